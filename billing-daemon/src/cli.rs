@@ -1,0 +1,109 @@
+//! The command line: what can be asked, and with which words.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::logging::LogFormat;
+
+/// Charges every hour of every virtual machine exactly once, beside a hosting panel.
+#[derive(Debug, Parser)]
+#[command(name = "billing-daemon", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// The jobs and their settings [default: ./jobs.toml, else /etc/billing-daemon/jobs.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Read settings that the environment lacks from here [default: ./.env]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) env_file: Option<PathBuf>,
+    /// How log lines look
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// What can be asked.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the jobs until SIGTERM or SIGINT
+    #[command(
+        after_help = "Example:\n  DATABASE_URL=postgres://billing@localhost/panel billing-daemon run --config jobs.toml"
+    )]
+    Run,
+    /// Bill a made-up fleet, twice, and audit it: needs nothing but this program
+    #[command(after_help = "Example:\n  billing-daemon demo --instances 10000")]
+    Demo(Demo),
+    /// Find everything that is wrong with jobs.toml and the environment
+    #[command(after_help = "Example:\n  billing-daemon check --config /etc/billing-daemon/jobs.toml")]
+    Check,
+    /// Create or undo the tables that billing needs
+    #[command(after_help = "Example:\n  DATABASE_URL=sqlite://billing.db billing-daemon migrate up")]
+    Migrate {
+        #[command(subcommand)]
+        action: Migrate,
+    },
+    /// Bill everything that is due, once, now
+    #[command(after_help = "Example:\n  billing-daemon bill --dry-run")]
+    Bill(Bill),
+    /// Check every invariant of the ledger; exits 1 if one is broken
+    #[command(after_help = "Example:\n  billing-daemon audit --json | jq .violations")]
+    Audit {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum Migrate {
+    /// Add what is missing
+    #[command(after_help = "Example:\n  billing-daemon migrate up")]
+    Up,
+    /// Remove what is ours, the record of every charge included; the panel's tables stay
+    #[command(after_help = "Example:\n  billing-daemon migrate down --yes")]
+    Down {
+        /// Mean it
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show what is applied
+    #[command(after_help = "Example:\n  billing-daemon migrate status")]
+    Status,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bill {
+    /// Do everything and roll it back
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Charge instances with more due hours than the catch-up limit, too
+    #[arg(long)]
+    pub(crate) approve_catch_up: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// How many machines to make up, for a fifth as many organizations
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=5_000_000))]
+    pub(crate) instances: u32,
+    /// Which fleet to make up: the same number makes the same fleet
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// An empty database to use instead of a temporary file
+    #[arg(long, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    pub(crate) json: bool,
+}

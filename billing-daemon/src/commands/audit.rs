@@ -1,0 +1,28 @@
+//! `audit`: every invariant of the ledger, and each row that breaks one.
+
+use super::{database, environment, log, quiet_filter, say};
+use crate::{
+    Plugins,
+    cli::Common,
+    exit::{Exit, Failure},
+    logging::LogOutput,
+    runtime,
+};
+
+pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> Result<(), Failure> {
+    let environment = environment(common)?;
+    let database = database(common, plugins, &environment)?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    let opened = runtime::open(&database).await?;
+    let audit =
+        billing_jobs::audit::audit(&opened.db).await.map_err(|error| Failure::database("audit", &error))?;
+    if json {
+        say(serde_json::to_string(&audit).expect("text and numbers are always JSON"));
+    } else {
+        for violation in &audit.violations {
+            say(format!("{}: {}", violation.check, violation.detail));
+        }
+        say(format!("{} rows checked, {} violations", audit.checked, audit.violations.len()));
+    }
+    if audit.violations.is_empty() { Ok(()) } else { Err(Failure::silent(Exit::Negative)) }
+}

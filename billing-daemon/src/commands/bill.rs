@@ -1,0 +1,262 @@
+//! `bill`: one billing run, now, under the same lease and fence as the daemon's.
+
+use std::{
+    io::IsTerminal,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use billing_jobs::{
+    BILLING_JOB,
+    billing::{Bill, Biller, BillingError, BillingParams, Mode, Run, Settings, details},
+};
+use billing_scheduler::{
+    Claim, Clock, JobContext, Lease, Occurrence, RunRecord, RunStatus, StopHandle, StopReason, Store,
+    StoreError, SystemClock, Trigger,
+};
+use chrono::{DateTime, SubsecRound, Utc};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{config_file, config_from, database, environment, log, quiet_filter, say, seconds};
+use crate::{
+    Plugins,
+    cli::{self, Common},
+    database::Database,
+    exit::{Exit, Failure},
+    identity::Identity,
+    logging::LogOutput,
+    runtime::{self, Opened},
+    store::SeaOrmStore,
+};
+
+/// How long the lease of a run by hand lasts without renewal.
+const LEASE_TTL: Duration = Duration::from_secs(10);
+
+pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::Bill) -> Result<(), Failure> {
+    let environment = environment(common)?;
+    let settings = match config_file(common) {
+        Some(path) => settings(&config_from(&path, plugins, &environment)?.jobs)?,
+        None => Settings::default(),
+    };
+    let database = database(common, plugins, &environment)?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    let opened = runtime::open(&database).await?;
+    let bar = progress_bar(None);
+    let once = Once {
+        as_of: None,
+        dry_run: options.dry_run,
+        approve_catch_up: options.approve_catch_up,
+        settings,
+        progress: &|instances| bar.inc(instances),
+    };
+    let (bill, took) = bill_once(&opened, &database, &once).await?;
+    bar.finish_and_clear();
+    let totals = bill.totals;
+    if options.json {
+        say(json!({
+            "charged": totals.charged,
+            "held": totals.held,
+            "hours": totals.hours,
+            "amount": totals.amount.to_string(),
+            "seconds": seconds(took),
+            "dry_run": options.dry_run,
+        }));
+    } else {
+        let verb = if options.dry_run { "would charge" } else { "charged" };
+        say(format!(
+            "{verb} {} for {} hours of {} machines; {} held; {} s",
+            totals.amount,
+            totals.hours,
+            totals.charged,
+            totals.held,
+            seconds(took)
+        ));
+    }
+    match bill.stopped {
+        None => Ok(()),
+        Some(reason) => {
+            let message = format!(
+                "stopped before the end: {reason}; what was charged stays, run it again for the rest"
+            );
+            Err(Failure::new(Exit::TryAgain, message))
+        }
+    }
+}
+
+/// The settings of the billing job in the configuration, if it has one.
+fn settings(jobs: &[(billing_scheduler::JobSpec, serde_json::Value)]) -> Result<Settings, Failure> {
+    let Some((_, params)) = jobs.iter().find(|(spec, _)| spec.kind == BILLING_JOB) else {
+        return Ok(Settings::default());
+    };
+    let params: BillingParams = serde_json::from_value(params.clone()).map_err(|error| {
+        Failure::new(Exit::Configuration, format!("parameters of `{BILLING_JOB}`: {error}"))
+    })?;
+    Ok((&params).into())
+}
+
+/// One run by hand.
+pub(super) struct Once<'a> {
+    pub(super) as_of: Option<DateTime<Utc>>,
+    pub(super) dry_run: bool,
+    pub(super) approve_catch_up: bool,
+    pub(super) settings: Settings,
+    pub(super) progress: &'a (dyn Fn(u64) + Sync),
+}
+
+/// Bills once; returns what it came to and how long it took.
+pub(super) async fn bill_once(
+    opened: &Opened,
+    database: &Database,
+    once: &Once<'_>,
+) -> Result<(Bill, Duration), Failure> {
+    let biller = Biller::new(opened.db.clone(), opened.panel, once.settings);
+    if once.dry_run {
+        let started = Instant::now();
+        let stop = || None;
+        let bill = biller.bill(&run(once, Uuid::now_v7(), Mode::DryRun, &stop)).await.map_err(failed)?;
+        return Ok((bill, started.elapsed()));
+    }
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let holder = Identity::of_process(None).instance;
+    let store = SeaOrmStore::new(opened.db.clone(), database.clone(), holder, LEASE_TTL, Arc::clone(&clock));
+    let sent = clock.monotonic();
+    let lease = match store.acquire(BILLING_JOB, clock.now().trunc_subsecs(0)).await.map_err(no_store)? {
+        Claim::Held(lease) => lease,
+        Claim::Busy { holder } => {
+            let message = format!("billing is being run by {holder}: try again when it is done");
+            return Err(Failure::new(Exit::TryAgain, message));
+        }
+    };
+    let stop = StopHandle::new();
+    stop.trust_lease_until(sent + LEASE_TTL);
+    let occurrence = Occurrence { job: BILLING_JOB.to_owned(), scheduled_at: clock.now().trunc_subsecs(0) };
+    let ctx = JobContext::new(occurrence, 1, lease.fence, Arc::clone(&clock), stop);
+    let billing = bill_and_record(&biller, &store, &lease, &ctx, once);
+    let result = tokio::select! {
+        result = billing => result,
+        never = keep(&store, &lease, &ctx, &*clock) => match never {},
+    };
+    store.release(&lease).await.map_err(no_store)?;
+    result
+}
+
+async fn bill_and_record(
+    biller: &Biller,
+    store: &SeaOrmStore,
+    lease: &Lease,
+    ctx: &JobContext,
+    once: &Once<'_>,
+) -> Result<(Bill, Duration), Failure> {
+    let started_at = ctx.clock().now();
+    let started = Instant::now();
+    let stop = || ctx.stop_requested();
+    let result = biller.bill(&run(once, ctx.run_id, Mode::Commit(lease.fence), &stop)).await;
+    let took = started.elapsed();
+    let (status, items, details, error) = match &result {
+        Ok(bill) if bill.stopped.is_none() => {
+            (RunStatus::Done, bill.totals.charged, details(&bill.totals, bill.as_of), None)
+        }
+        Ok(bill) => (RunStatus::Interrupted, bill.totals.charged, serde_json::Value::Null, None),
+        Err(error) => (RunStatus::Dead, 0, serde_json::Value::Null, Some(error.to_string())),
+    };
+    if status == RunStatus::Done {
+        biller
+            .mark_worked(lease.fence)
+            .await
+            .map_err(|error| Failure::database("note that billing works", &error))?;
+    }
+    let record = RunRecord {
+        id: ctx.run_id,
+        job: BILLING_JOB.to_owned(),
+        per_node: false,
+        scheduled_at: ctx.occurrence.scheduled_at,
+        status,
+        trigger: Trigger::Manual,
+        attempt: 1,
+        fence: lease.fence,
+        started_at,
+        finished_at: ctx.clock().now(),
+        items,
+        reason: Some("billed by hand".to_owned()),
+        error,
+        details,
+    };
+    store.record(Some(lease), &record, &lease.state).await.map_err(no_store)?;
+    result.map(|bill| (bill, took)).map_err(failed)
+}
+
+/// Renews the lease, and passes on the wish to stop.
+async fn keep(
+    store: &SeaOrmStore,
+    lease: &Lease,
+    ctx: &JobContext,
+    clock: &dyn Clock,
+) -> std::convert::Infallible {
+    loop {
+        let interrupted = tokio::select! {
+            signal = tokio::signal::ctrl_c() => signal.is_ok(),
+            () = clock.sleep(lease.ttl / 3) => false,
+        };
+        if interrupted {
+            ctx.stop_handle().stop(StopReason::Drain);
+        }
+        let sent = clock.monotonic();
+        match store.renew(lease).await {
+            Ok(()) => ctx.stop_handle().trust_lease_until(sent + lease.ttl),
+            Err(StoreError::LeaseLost { .. }) => ctx.stop_handle().stop(StopReason::LeaseLost),
+            // The lease runs out by itself if this goes on.
+            Err(_) => {}
+        }
+    }
+}
+
+fn run<'a>(
+    once: &'a Once<'_>,
+    id: Uuid,
+    mode: Mode,
+    stop: &'a (dyn Fn() -> Option<StopReason> + Sync),
+) -> Run<'a> {
+    Run {
+        id,
+        mode,
+        as_of: once.as_of,
+        catch_up_approved: once.approve_catch_up,
+        stop,
+        progress: once.progress,
+    }
+}
+
+fn failed(error: BillingError) -> Failure {
+    match error {
+        BillingError::Database { doing, source } => Failure::database(doing, &source),
+        BillingError::Fenced | BillingError::Unposted { .. } => Failure::new(Exit::TryAgain, error),
+    }
+}
+
+fn no_store(error: StoreError) -> Failure {
+    match error {
+        StoreError::LeaseLost { .. } => Failure::new(Exit::TryAgain, error),
+        StoreError::AlreadyFinished { .. } => Failure::new(Exit::Internal, error),
+        StoreError::Unavailable(error) => match error.downcast_ref::<sea_orm::DbErr>() {
+            Some(error) => Failure::database("reach the lease of billing", error),
+            None => Failure::new(Exit::Unavailable, error),
+        },
+    }
+}
+
+/// A bar on a terminal, nothing elsewhere.
+pub(super) fn progress_bar(length: Option<u64>) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let template = match length {
+        Some(_) => "{msg} {wide_bar} {human_pos}/{human_len} machines",
+        None => "{spinner} {human_pos} machines billed",
+    };
+    let style = ProgressStyle::with_template(template).expect("a template of this program is valid");
+    ProgressBar::with_draw_target(length, target).with_style(style)
+}

@@ -1,0 +1,222 @@
+//! `demo`: a made-up fleet billed twice and audited, on a database of its own.
+
+mod fleet;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use billing_jobs::{
+    audit::{Audit, audit},
+    billing::{Biller, Settings, Totals},
+};
+use chrono::{DateTime, Utc};
+use sea_orm::{ConnectionTrait, DbErr, Statement};
+use serde_json::json;
+
+use super::{
+    bill::{Once, bill_once, progress_bar},
+    engine, environment, log, quiet_filter, say, seconds,
+};
+use crate::{
+    cli::{self, Common},
+    database::{Database, Pool},
+    database_url::DatabaseUrl,
+    exit::{Exit, Failure},
+    logging::LogOutput,
+    runtime::{self, Opened},
+};
+
+/// What the demo showed.
+struct Shown {
+    first: Totals,
+    took: Duration,
+    second: Totals,
+    audit: Audit,
+    reasons: BTreeMap<String, u64>,
+}
+
+pub(super) async fn execute(common: &Common, options: &cli::Demo) -> Result<(), Failure> {
+    let environment = environment(common)?;
+    let place = Place::of(options)?;
+    let database = Database::new(place.url.clone());
+    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    let db = database.connect(Pool::Single).await?;
+    migration::up(&db, None).await?;
+    db.close().await.map_err(|error| Failure::database("close the database", &error))?;
+    let opened = runtime::open(&database).await?;
+    refuse_what_is_in_use(&opened).await?;
+    let shown = show(&opened, &database, options).await?;
+    let engine = engine(opened.panel);
+    opened.db.close().await.map_err(|error| Failure::database("close the database", &error))?;
+    if options.json {
+        say(json!({
+            "instances": options.instances,
+            "charged": shown.first.charged,
+            "held": shown.first.held,
+            "hours": shown.first.hours,
+            "amount": shown.first.amount.to_string(),
+            "seconds": seconds(shown.took),
+            "second_run_charged": shown.second.charged,
+            "audit": { "checked": shown.audit.checked, "violations": shown.audit.violations.len() },
+        }));
+    } else {
+        report(options, engine, &place, &shown);
+    }
+    place.tidy(options.json);
+    let double = shown.second.charged > 0;
+    if double || !shown.audit.violations.is_empty() { Err(Failure::silent(Exit::Negative)) } else { Ok(()) }
+}
+
+/// Where the demo's database is.
+struct Place {
+    url: DatabaseUrl,
+    folder: Option<PathBuf>,
+}
+
+impl Place {
+    fn of(options: &cli::Demo) -> Result<Self, Failure> {
+        let bad = |error: &dyn std::fmt::Display| Failure::new(Exit::Configuration, error);
+        if let Some(url) = &options.database_url {
+            let url: DatabaseUrl = url.parse().map_err(|error| bad(&error))?;
+            return Ok(Self { url: url.creating(), folder: None });
+        }
+        let folder = tempfile::Builder::new()
+            .prefix("billing-demo-")
+            .tempdir()
+            .map_err(|error| Failure::new(Exit::Internal, format!("no temporary folder: {error}")))?
+            .keep();
+        let url = format!("sqlite://{}?mode=rwc", folder.join("demo.db").display());
+        Ok(Self { url: url.parse().map_err(|error| bad(&error))?, folder: Some(folder) })
+    }
+
+    /// A person may look into the database afterwards; a script has no use for it.
+    fn tidy(&self, script: bool) {
+        if let Some(folder) = self.folder.as_ref().filter(|_| script) {
+            // What cannot be removed from a temporary folder is left to the system.
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+}
+
+async fn refuse_what_is_in_use(opened: &Opened) -> Result<(), Failure> {
+    let sql = "SELECT (SELECT count(*) FROM organizations) + (SELECT count(*) FROM vps_plans) AS n";
+    let row = opened.db.query_one_raw(Statement::from_string(opened.panel.backend, sql)).await;
+    let used: Result<i64, DbErr> = row.and_then(|row| row.map_or(Ok(0), |row| row.try_get("", "n")));
+    match used {
+        Ok(0) => Ok(()),
+        Ok(_) => {
+            let message =
+                "this database has organizations or plans already: the demo only fills an empty one";
+            Err(Failure::new(Exit::Configuration, message))
+        }
+        Err(error) => Err(Failure::database("look whether the database is empty", &error)),
+    }
+}
+
+async fn show(opened: &Opened, database: &Database, options: &cli::Demo) -> Result<Shown, Failure> {
+    let biller = Biller::new(opened.db.clone(), opened.panel, Settings::default());
+    let as_of =
+        biller.now().await.map_err(|error| Failure::database("ask the database for its time", &error))?;
+    let bar = progress_bar(Some(u64::from(options.instances)));
+    bar.set_message("making up");
+    fleet::seed(&opened.db, options.instances, options.seed, as_of, &|made| bar.inc(made))
+        .await
+        .map_err(|error| Failure::database("make up a fleet", &error))?;
+    bar.set_position(0);
+    bar.set_message("billing");
+    let (first, took) = bill(opened, database, as_of, &|done| bar.inc(done)).await?;
+    bar.finish_and_clear();
+    let (second, _) = bill(opened, database, as_of, &|_| {}).await?;
+    let audit = audit(&opened.db).await.map_err(|error| Failure::database("audit", &error))?;
+    let reasons = reasons(opened).await.map_err(|error| Failure::database("count what is held", &error))?;
+    Ok(Shown { first, took, second, audit, reasons })
+}
+
+async fn bill(
+    opened: &Opened,
+    database: &Database,
+    as_of: DateTime<Utc>,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(Totals, Duration), Failure> {
+    let once = Once {
+        as_of: Some(as_of),
+        dry_run: false,
+        approve_catch_up: false,
+        settings: Settings::default(),
+        progress,
+    };
+    let (bill, took) = bill_once(opened, database, &once).await?;
+    Ok((bill.totals, took))
+}
+
+async fn reasons(opened: &Opened) -> Result<BTreeMap<String, u64>, DbErr> {
+    let sql = "SELECT reason, count(*) AS n FROM billing_holds WHERE closed_at IS NULL GROUP BY reason";
+    let rows = opened.db.query_all_raw(Statement::from_string(opened.panel.backend, sql)).await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get("", "reason")?, row.try_get::<i64>("", "n")?.unsigned_abs())))
+        .collect()
+}
+
+fn report(options: &cli::Demo, engine: &str, place: &Place, shown: &Shown) {
+    let Shown { first, took, second, audit, reasons } = shown;
+    say(format!(
+        "A made-up fleet of {} machines of {} organizations, on {engine}\n",
+        grouped(u64::from(options.instances)),
+        grouped(u64::from(fleet::organizations(options.instances))),
+    ));
+    say(format!(
+        "  charged     {:>9}  machines: {} hours for ${}, in {} s",
+        grouped(first.charged),
+        grouped(first.hours),
+        first.amount,
+        seconds(*took)
+    ));
+    say(format!("  held        {:>9}  machines, each with its reason:", grouped(first.held)));
+    for (reason, count) in reasons {
+        say(format!("              {:>9}    {:<21} {}", grouped(*count), reason, meaning(reason)));
+    }
+    say(format!(
+        "  second run  {:>9}  charged as of the same instant: no hour is charged twice",
+        grouped(second.charged)
+    ));
+    say(format!(
+        "  audit       {:>9}  rows checked, {} violations",
+        grouped(audit.checked),
+        audit.violations.len()
+    ));
+    for violation in &audit.violations {
+        say(format!("              {}: {}", violation.check, violation.detail));
+    }
+    say("\nTry next:");
+    if let Some(folder) = &place.folder {
+        let url = format!("sqlite://{}", folder.join("demo.db").display());
+        say(format!("  export DATABASE_URL={url}"));
+    }
+    say("  billing-daemon bill --approve-catch-up --dry-run   what the machines over the catch-up limit owe");
+    say("  billing-daemon audit                               every invariant of the ledger");
+    say("  billing-daemon run                                 the daemon itself, as jobs.toml says");
+}
+
+fn meaning(reason: &str) -> &'static str {
+    match reason {
+        "no_wallet" => "the organization has no wallet",
+        "duplicate_wallets" => "the organization has several",
+        "insufficient_balance" => "the wallet does not cover the next hour",
+        "no_price" => "the plan's price is NULL",
+        "unknown_plan" => "the machine names a plan that does not exist",
+        "catch_up_limit" => "more than 72 hours are due: waits for approval",
+        _ => "",
+    }
+}
+
+/// `12345` as `12,345`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

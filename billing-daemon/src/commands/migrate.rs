@@ -1,0 +1,44 @@
+//! `migrate`: the schema, up, down, and how it stands.
+
+use super::{database, environment, log, quiet_filter, say};
+use crate::{
+    Plugins,
+    cli::{Common, Migrate},
+    database::{Database, Pool},
+    exit::{Exit, Failure},
+    logging::LogOutput,
+};
+
+pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Migrate) -> Result<(), Failure> {
+    let environment = environment(common)?;
+    let mut database = database(common, plugins, &environment)?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    if action == Migrate::Up {
+        database = Database::new(database.url().creating());
+    }
+    if action == (Migrate::Down { yes: false }) {
+        let message = "this deletes the record of every charge, meter and hold (the panel's own tables stay): \
+                       say `billing-daemon migrate down --yes` if you mean it";
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    let db = database.connect(Pool::Single).await?;
+    match action {
+        Migrate::Up => report("applied", &migration::up(&db, None).await?),
+        Migrate::Down { .. } => report("undone", &migration::down(&db, None).await?),
+        Migrate::Status => {
+            for (name, applied) in migration::status(&db).await? {
+                say(format!("{}  {name}", if applied { "applied" } else { "pending" }));
+            }
+        }
+    }
+    db.close().await.map_err(|error| Failure::database("close the database", &error))
+}
+
+fn report(what: &str, names: &[String]) {
+    if names.is_empty() {
+        say("nothing to do");
+    }
+    for name in names {
+        say(format!("{what}  {name}"));
+    }
+}

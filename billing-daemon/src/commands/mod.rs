@@ -1,0 +1,154 @@
+//! One file a command; here is what they share.
+
+mod audit;
+mod bill;
+mod check;
+mod demo;
+mod migrate;
+mod run;
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use billing_jobs::{Services, panel::Panel};
+use billing_scheduler::{Clock, Registry, SystemClock};
+
+use crate::{
+    Plugins,
+    cli::{Cli, Command, Common},
+    config::{Config, Diagnostic},
+    database::Database,
+    database_url::DatabaseUrl,
+    environment::Environment,
+    exit::{Exit, Failure},
+    logging::{self, LogFilter, LogOutput},
+};
+
+/// Where the configuration of an installed daemon is.
+const INSTALLED_CONFIG: &str = "/etc/billing-daemon/jobs.toml";
+/// And the one beside which somebody works.
+const LOCAL_CONFIG: &str = "jobs.toml";
+
+/// Does what the command line says.
+pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> {
+    let common = &cli.common;
+    match cli.command {
+        Command::Run => run::execute(common, plugins).await,
+        Command::Demo(demo) => demo::execute(common, &demo).await,
+        Command::Check => check::execute(common, plugins),
+        Command::Migrate { action } => migrate::execute(common, plugins, action).await,
+        Command::Bill(bill) => bill::execute(common, plugins, &bill).await,
+        Command::Audit { json } => audit::execute(common, plugins, json).await,
+    }
+}
+
+/// Prints a line of a command's answer. A reader that has gone away is no error.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
+/// Prints a line for the person at the terminal.
+pub(crate) fn complain(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+fn environment(common: &Common) -> Result<Environment, Failure> {
+    Environment::of_process(common.env_file.as_deref()).map_err(|problems| refused(&problems))
+}
+
+/// Prints every problem on a line of its own.
+fn refused(problems: &[Diagnostic]) -> Failure {
+    for problem in problems {
+        complain(&problem.to_string());
+    }
+    let plural = if problems.len() == 1 { "problem" } else { "problems" };
+    Failure::new(Exit::Configuration, format!("{} {plural}: nothing was started", problems.len()))
+}
+
+/// The file to read: the one that was named, or the first of the usual ones that exists.
+fn config_file(common: &Common) -> Option<PathBuf> {
+    let usual = || [LOCAL_CONFIG, INSTALLED_CONFIG].iter().map(PathBuf::from).find(|path| path.exists());
+    common.config.clone().or_else(usual)
+}
+
+/// The configuration, which must exist.
+fn config(common: &Common, plugins: &Plugins, environment: &Environment) -> Result<Config, Failure> {
+    let path = config_file(common).ok_or_else(|| {
+        let message = format!("no {LOCAL_CONFIG} here and no {INSTALLED_CONFIG}: name one with --config");
+        Failure::new(Exit::Configuration, message)
+    })?;
+    config_from(&path, plugins, environment)
+}
+
+fn config_from(path: &Path, plugins: &Plugins, environment: &Environment) -> Result<Config, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let exit = match error.kind() {
+            io::ErrorKind::PermissionDenied => Exit::Permission,
+            _ => Exit::Configuration,
+        };
+        Failure::new(exit, format!("cannot read {}: {error}", path.display()))
+    })?;
+    let mut registry = Registry::new();
+    billing_jobs::register(&mut registry, &Services::detached());
+    plugins.register(&mut registry);
+    let config = Config::load(&text, &path.display().to_string(), environment, &registry, SystemClock.now())
+        .map_err(|problems| refused(&problems))?;
+    for warning in &config.warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    Ok(config)
+}
+
+/// The database for commands that need no jobs: from the environment, or else from the configuration.
+fn database(common: &Common, plugins: &Plugins, environment: &Environment) -> Result<Database, Failure> {
+    let url = environment.database_url().map_err(|problem| refused(&[problem]))?;
+    let url = match (url, config_file(common)) {
+        (Some(url), _) => Some(url),
+        (None, Some(path)) => config_from(&path, plugins, environment)?.daemon.database_url,
+        (None, None) => None,
+    };
+    Ok(Database::new(required(url)?))
+}
+
+fn required(url: Option<DatabaseUrl>) -> Result<DatabaseUrl, Failure> {
+    url.ok_or_else(|| {
+        let message = "DATABASE_URL is not set: put it into the environment, into .env or, as `database-url`, into the \
+                       [daemon] section of jobs.toml; for example DATABASE_URL=sqlite://billing.db";
+        Failure::new(Exit::Configuration, message)
+    })
+}
+
+/// Sends log lines where they belong: for a command that prints data, all to stderr.
+fn log(
+    common: &Common,
+    output: LogOutput,
+    filter: &LogFilter,
+    database: Option<&Database>,
+) -> Result<(), Failure> {
+    let secrets = database.map(|database| database.url().secrets()).unwrap_or_default();
+    logging::init(common.log_format, output, filter, secrets)
+        .map_err(|error| Failure::new(Exit::Internal, format!("cannot log: {error}")))
+}
+
+/// The log level for a command that is not the daemon: the environment's, else warnings.
+fn quiet_filter(environment: &Environment) -> Result<LogFilter, Failure> {
+    let filter = environment.log_filter().map_err(|problem| refused(&[problem]))?;
+    Ok(filter.unwrap_or_else(|| "warn".parse().expect("`warn` is a level")))
+}
+
+/// Seconds with milliseconds, for people and for JSON.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1_000.0).round() / 1_000.0
+}
+
+/// Which database, in words.
+fn engine(panel: Panel) -> &'static str {
+    match panel.backend {
+        sea_orm::DbBackend::Sqlite => "SQLite",
+        _ => "PostgreSQL",
+    }
+}

@@ -1,0 +1,76 @@
+//! The `[daemon]` table: what concerns the process rather than a job.
+
+use std::{fmt::Display, str::FromStr, time::Duration};
+
+use serde_spanned::Spanned;
+
+use super::report::{Report, Section};
+use crate::{database_url::DatabaseUrl, environment::Environment, logging::LogFilter};
+
+/// The settings of the process, from the environment and, beneath it, `[daemon]`.
+#[derive(Clone, Debug)]
+pub struct DaemonSettings {
+    /// The database, if either names one.
+    pub database_url: Option<DatabaseUrl>,
+    /// Which events are logged.
+    pub log_filter: LogFilter,
+    /// How long a shutdown waits for the batch in hand.
+    pub drain_timeout: Duration,
+    /// How long a job stays with a daemon that died; renewed every third of it.
+    pub lease_ttl: Duration,
+}
+
+/// A shorter lease runs out between two renewals that a busy database delays.
+const SHORTEST_LEASE: Duration = Duration::from_secs(3);
+
+pub(super) const KEYS: [&str; 4] = ["database-url", "log-level", "drain-timeout", "lease-ttl"];
+
+impl Default for DaemonSettings {
+    fn default() -> Self {
+        Self {
+            database_url: None,
+            log_filter: LogFilter::default(),
+            drain_timeout: Duration::from_secs(30),
+            lease_ttl: Duration::from_secs(10),
+        }
+    }
+}
+
+impl DaemonSettings {
+    /// What `[daemon]` says, where the environment does not say otherwise.
+    pub(super) fn read(
+        report: &Report<'_>,
+        section: Option<&Section<'_, '_>>,
+        environment: &Environment,
+    ) -> Self {
+        let mut settings = Self::default();
+        if let Some(section) = section {
+            settings.database_url = parsed(section, "database-url");
+            settings.log_filter = parsed(section, "log-level").unwrap_or_default();
+            if let Some(timeout) = section.duration("drain-timeout") {
+                settings.drain_timeout = timeout.into_inner();
+            }
+            if let Some(ttl) = section.duration("lease-ttl") {
+                if *ttl.get_ref() < SHORTEST_LEASE {
+                    let message = "`lease-ttl` must be at least 3s, or a lease ends before it can be renewed";
+                    report.at(&ttl.span(), message);
+                }
+                settings.lease_ttl = ttl.into_inner();
+            }
+        }
+        if let Some(url) = report.accept(environment.database_url()).flatten() {
+            settings.database_url = Some(url);
+        }
+        if let Some(filter) = report.accept(environment.log_filter()).flatten() {
+            settings.log_filter = filter;
+        }
+        settings
+    }
+}
+
+fn parsed<T: FromStr<Err: Display>>(section: &Section<'_, '_>, key: &str) -> Option<T> {
+    let text = section.string(key)?;
+    section
+        .parsed(key, &text, |text| text.parse().map_err(|error: T::Err| error.to_string()))
+        .map(Spanned::into_inner)
+}

@@ -1,0 +1,127 @@
+//! The operator's file, `jobs.toml`, parsed once into what the scheduler takes, with everything wrong in it told at once.
+
+mod daemon;
+mod diagnostic;
+mod duration;
+mod job;
+mod panel;
+mod params;
+mod position;
+mod report;
+mod schedule;
+mod suggest;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use billing_scheduler::{JobSpec, Registry};
+use chrono::{DateTime, Utc};
+use serde_spanned::Spanned;
+use toml::de::{DeTable, DeValue, Error};
+
+pub use daemon::DaemonSettings;
+pub use diagnostic::{Diagnostic, Place};
+pub(crate) use suggest::did_you_mean;
+
+use crate::environment::Environment;
+use job::Draft;
+use report::{Report, Section, mismatch};
+
+/// What the daemon runs, and how.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The process.
+    pub daemon: DaemonSettings,
+    /// The enabled jobs with their parameters, which their kinds have accepted; at least one.
+    pub jobs: Vec<(JobSpec, serde_json::Value)>,
+    /// The minutes between two runs of billing, rounded up; `None` without billing.
+    pub billing_interval_minutes: Option<u64>,
+    /// What works, but hardly as intended.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Config {
+    /// Reads `text`, which came from the file `file_name`. The environment wins over it. `now` is where the search for long
+    /// gaps in the schedule of billing begins.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in the order of the file; at least one thing.
+    pub fn load(
+        text: &str,
+        file_name: &str,
+        environment: &Environment,
+        registry: &Registry,
+        now: DateTime<Utc>,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let report = Report::new(file_name, text);
+        let (root, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            report_syntax(&report, &errors);
+            return Err(report.finish());
+        }
+        let root = Section::new(&report, root.get_ref(), 0..0, &["daemon", "job"]);
+        let section = root.table("daemon", "a table", &daemon::KEYS);
+        let daemon = DaemonSettings::read(&report, section.as_ref(), environment);
+        let jobs = jobs(&report, &root);
+        let read = |job| Draft::read(&report, registry, job);
+        let mut drafts: Vec<_> = jobs.unwrap_or_default().iter().filter_map(read).collect();
+        check_unique(&report, &drafts);
+        let all_read = jobs.is_some_and(|jobs| jobs.len() == drafts.len());
+        if all_read && !drafts.iter().any(|job| job.enabled) {
+            let message =
+                "no job is enabled: write a [[job]] with `name`, `kind` and `schedule`, or enable one";
+            report.push(Diagnostic::new(Place::file(file_name), message));
+        }
+        panel::check_names(&report, &drafts);
+        panel::check_scope(&report, &drafts);
+        let interval = report.accept(environment.billing_interval()).flatten();
+        let mut warnings: Vec<_> =
+            interval.and_then(|interval| panel::apply_interval(&mut drafts, interval)).into_iter().collect();
+        panel::check_gaps(&report, &drafts, now);
+        warnings.extend(panel::unseen_billing(&report, registry, &drafts));
+
+        let jobs: Vec<_> = drafts.into_iter().filter(|job| job.enabled).filter_map(Draft::into_job).collect();
+        let problems = report.finish();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let billing_interval_minutes = panel::interval_minutes(&jobs, now);
+        Ok(Self { daemon, jobs, billing_interval_minutes, warnings })
+    }
+}
+
+/// One error a line: what follows the first on a line mostly follows from it.
+fn report_syntax(report: &Report<'_>, errors: &[Error]) {
+    let mut lines = Vec::new();
+    for error in errors {
+        let span = error.span().unwrap_or_default();
+        let line = report.place(&span).line;
+        if !lines.contains(&line) {
+            lines.push(line);
+            report.at(&span, error.message());
+        }
+    }
+}
+
+/// Every `[[job]]`; `None`, and a report, if `job` is something else.
+fn jobs<'r, 't>(report: &Report<'_>, root: &Section<'r, 't>) -> Option<&'r [Spanned<DeValue<'t>>]> {
+    let Some(value) = root.value("job") else { return Some(&[]) };
+    if let DeValue::Array(jobs) = value.get_ref() {
+        return Some(jobs);
+    }
+    report.at(&value.span(), mismatch("job", "written as [[job]]", value.get_ref()));
+    None
+}
+
+fn check_unique(report: &Report<'_>, jobs: &[Draft<'_>]) {
+    let mut seen = BTreeMap::new();
+    for name in jobs.iter().filter_map(|job| job.name.as_ref()) {
+        let place = report.place(&name.span());
+        if let Some(first) = seen.get(name.get_ref()) {
+            report.at(&name.span(), format!("a job named `{}` is at {first} already", name.get_ref()));
+        } else {
+            seen.insert(*name.get_ref(), place);
+        }
+    }
+}

@@ -1,0 +1,516 @@
+//! What an operator reads when `jobs.toml` is wrong: rows of a text and the diagnostics that it gives.
+
+use std::{ffi::OsString, path::Path, time::Duration};
+
+use async_trait::async_trait;
+use billing_scheduler::{Job, JobContext, JobError, Misfire, Outcome, Registry, Retry, Schedule, Scope};
+use chrono::{DateTime, TimeZone, Utc};
+use proptest::prelude::*;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Config;
+use crate::{config::Diagnostic, environment::Environment};
+
+const SHIPPED: &str = include_str!("../../../jobs.toml");
+
+struct Nothing;
+
+#[async_trait]
+impl Job for Nothing {
+    async fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
+        Ok(Outcome::done(0))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[expect(dead_code, reason = "only the types are of interest")]
+struct Billing {
+    max_catch_up_hours: Option<u32>,
+    daily_backup_factor: Option<String>,
+    batch_instances: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only the types are of interest")]
+struct Greet {
+    name: String,
+    #[serde(default)]
+    times: Vec<u32>,
+    #[serde(default)]
+    style: Style,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Style {
+    bold: bool,
+    size: u8,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nought {}
+
+fn registry() -> Registry {
+    let mut registry = Registry::new();
+    registry.register("billing", |_: Billing| Nothing);
+    registry.register("greet", |_: Greet| Nothing);
+    registry.register("heartbeat", |_: Nought| Nothing);
+    registry.register("stale-daemons", |_: Nought| Nothing);
+    registry
+}
+
+fn now() -> DateTime<Utc> {
+    Utc.with_ymd_and_hms(2026, 3, 1, 12, 0, 0).single().expect("no ambiguity in UTC")
+}
+
+fn load(text: &str, variables: &[(&str, &str)]) -> Result<Config, Vec<Diagnostic>> {
+    let lookup = |name: &str| {
+        variables.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
+    };
+    let environment = Environment::load(lookup, Path::new("/nowhere"), None).expect("readable");
+    Config::load(text, "jobs.toml", &environment, &registry(), now())
+}
+
+fn lines(diagnostics: &[Diagnostic]) -> Vec<String> {
+    diagnostics.iter().map(ToString::to_string).collect()
+}
+
+/// Asserts that `text` gives exactly these diagnostics.
+#[track_caller]
+fn check_with(text: &str, variables: &[(&str, &str)], expected: &[&str]) {
+    let found = load(text, variables).err().map(|problems| lines(&problems)).unwrap_or_default();
+    assert_eq!(found, expected, "{text}");
+}
+
+#[track_caller]
+fn check(text: &str, expected: &[&str]) {
+    check_with(text, &[], expected);
+}
+
+/// A job that is right but for `lines`; they begin in line 4.
+fn job(lines: &str) -> String {
+    format!("[[job]]\nname = \"a\"\nkind = \"stale-daemons\"\n{lines}")
+}
+
+/// A billing job with this schedule, in line 4.
+fn billing(schedule: &str) -> String {
+    format!("[[job]]\nname = \"billing\"\nkind = \"billing\"\nschedule = {schedule}\n")
+}
+
+#[test]
+fn the_shipped_file_is_right() {
+    // The parameters behind `#` are those of the kinds, which have tests of their own.
+    let config = load(SHIPPED, &[]).map_err(|problems| lines(&problems)).expect("no problem");
+    assert_eq!(config.warnings, []);
+    assert_eq!(config.billing_interval_minutes, Some(60));
+    assert_eq!(config.daemon.drain_timeout, Duration::from_secs(30));
+    assert_eq!(config.daemon.lease_ttl, Duration::from_secs(10));
+    let names: Vec<_> = config.jobs.iter().map(|(spec, _)| (spec.name.as_str(), spec.scope)).collect();
+    let expected =
+        [("billing", Scope::Cluster), ("heartbeat", Scope::Node), ("stale-daemons", Scope::Cluster)];
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn every_key_that_the_shipped_file_shows_is_one() {
+    let uncommented: Vec<_> = SHIPPED
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(setting) if setting.contains(" = ") && !setting.starts_with(' ') => setting,
+            _ => line,
+        })
+        .filter(|line| !["failing-after", "dead-after", "keep"].iter().any(|key| line.starts_with(key)))
+        .collect();
+    let config = load(&uncommented.join("\n"), &[]).map_err(|problems| lines(&problems)).expect("no problem");
+    let url = config.daemon.database_url.expect("it was behind a #");
+    assert_eq!(url.to_string(), "postgres://billing@localhost/panel");
+    let expected = json!({ "max-catch-up-hours": 72, "daily-backup-factor": "1", "batch-instances": 5000 });
+    assert_eq!(config.jobs[0].1, expected);
+}
+
+#[test]
+fn every_key_of_a_job_arrives() {
+    let text = r#"
+        [[job]]
+        name = "hello_1"
+        kind = "greet"
+        schedule = { cron = "0 30 2 * * *", timezone = "Europe/Berlin" }
+        scope = "node"
+        misfire = "catch-up"
+        run-at-start = true
+        timeout = "1h 30m"
+        retry = { max-attempts = 2, backoff = "1s", max-backoff = "1m" }
+        [job.params]
+        name = "Ada"
+        times = [1, 0x10]
+        style = { bold = true }
+        [[job]]
+        name = "off"
+        kind = "stale-daemons"
+        schedule.every = "1h"
+        enabled = false
+        "#;
+    let config = load(text, &[]).map_err(|problems| lines(&problems)).expect("no problem");
+    let [(spec, params)] = config.jobs.as_slice() else { panic!("a disabled job is left out") };
+    assert_eq!((spec.name.as_str(), spec.kind.as_str()), ("hello_1", "greet"));
+    assert_eq!(format!("{:?}", spec.schedule), "Cron(0 30 2 * * * in Europe/Berlin)");
+    assert_eq!((spec.scope, spec.misfire, spec.run_at_start), (Scope::Node, Misfire::CatchUp, true));
+    assert_eq!(spec.timeout, Duration::from_mins(90));
+    let retry =
+        Retry { max_attempts: 2, backoff: Duration::from_secs(1), max_backoff: Duration::from_mins(1) };
+    assert_eq!(spec.retry, retry);
+    assert_eq!(*params, json!({ "name": "Ada", "times": [1, 16], "style": { "bold": true } }));
+    assert_eq!(config.billing_interval_minutes, None);
+}
+
+#[test]
+fn the_environment_wins() {
+    let text = format!(
+        "[daemon]\ndatabase-url = \"sqlite://a.db\"\nlog-level = \"warn\"\n{}",
+        billing("{ every = \"1h\" }")
+    );
+    let config = load(&text, &[]).expect("no problem");
+    assert_eq!(config.daemon.database_url.expect("one").expose(), "sqlite://a.db");
+    assert_eq!(config.daemon.log_filter, "warn".parse().expect("a level"));
+    let variables =
+        [("DATABASE_URL", "sqlite://b.db"), ("LOG_LEVEL", "DEBUG"), ("BILLING_INTERVAL_MINUTES", "15")];
+    let config = load(&text, &variables).expect("no problem");
+    assert_eq!(config.daemon.database_url.expect("one").expose(), "sqlite://b.db");
+    assert_eq!(config.daemon.log_filter, "debug".parse().expect("a level"));
+    assert!(
+        matches!(config.jobs[0].0.schedule, Schedule::Every(period) if period == Duration::from_mins(15))
+    );
+    assert_eq!(config.billing_interval_minutes, Some(15));
+}
+
+#[test]
+fn bad_variables_are_told_with_the_rest() {
+    check_with(
+        &job("shedule = { every = \"1h\" }"),
+        &[("DATABASE_URL", "mysql://u:s3cret@h/d"), ("LOG_LEVEL", "loud"), ("BILLING_INTERVAL_MINUTES", "0")],
+        &[
+            "environment: BILLING_INTERVAL_MINUTES: `0` is no whole number of minutes from 1 to 525600",
+            "environment: DATABASE_URL: the database URL begins with `mysql:`, which is not supported: use postgres:// or sqlite://",
+            "environment: LOG_LEVEL: unknown log level `loud`, use error, warn, info, debug or trace",
+            "jobs.toml:1:1: missing key `schedule`",
+            "jobs.toml:4:1: unknown key `shedule`, did you mean `schedule`?",
+        ],
+    );
+}
+
+const HOURLY: &str = "schedule = { every = \"1h\" }\n";
+
+#[test]
+fn syntax() {
+    check("[[job]]\nname = \"a", &["jobs.toml:2:10: invalid basic string, expected `\"`"]);
+    check(&format!("\u{feff}{}", job(HOURLY).replace('\n', "\r\n")), &[]);
+    check("[[job]]\nname = \"a\"\nname = \"b\"", &["jobs.toml:3:1: duplicate key"]);
+    check(
+        "# ü\n\"ü\" = a\nkind = = 3 4\njob = [\n1,,2]\n[daemon",
+        &[
+            "jobs.toml:2:7: string values must be quoted, expected literal string",
+            "jobs.toml:3:8: extra `=`, expected nothing",
+            "jobs.toml:5:3: extra comma in array, expected value",
+            "jobs.toml:6:8: unclosed table, expected `]`",
+        ],
+    );
+}
+
+#[test]
+fn unknown_keys_and_wrong_types() {
+    check(
+        "jobs = 1\n[daemon]\nlease_ttl = 1\nbanana = 1\n[[job]]",
+        &[
+            "jobs.toml:1:1: unknown key `jobs`, did you mean `job`?",
+            "jobs.toml:3:1: unknown key `lease_ttl`, did you mean `lease-ttl`?",
+            "jobs.toml:4:1: unknown key `banana`, known: `database-url`, `log-level`, `drain-timeout`, `lease-ttl`",
+            "jobs.toml:5:1: missing key `kind`",
+            "jobs.toml:5:1: missing key `name`",
+            "jobs.toml:5:1: missing key `schedule`",
+        ],
+    );
+    check(
+        "daemon = 1\njob = [1, { nam = \"a\", kind = 2, schedule = \"1h\" }]",
+        &[
+            "jobs.toml:1:10: `daemon` must be a table, not an integer",
+            "jobs.toml:2:8: `job` must be a table, not an integer",
+            "jobs.toml:2:11: missing key `name`",
+            "jobs.toml:2:13: unknown key `nam`, did you mean `name`?",
+            "jobs.toml:2:31: `kind` must be a string, not an integer",
+            "jobs.toml:2:45: `schedule` must be a table such as { every = \"1h\" } or { cron = \"0 * * * *\" }, not a string",
+        ],
+    );
+    check(
+        &job(&format!(
+            "{HOURLY}scope = 1\nrun-at-start = \"true\"\nenabled = 1\ntimeout = 600\nretry = 3\nparams = []"
+        )),
+        &[
+            "jobs.toml:5:9: `scope` must be a string, not an integer",
+            "jobs.toml:6:16: `run-at-start` must be true or false, not a string",
+            "jobs.toml:7:11: `enabled` must be true or false, not an integer",
+            "jobs.toml:8:11: `timeout` must be a duration in quotes such as \"5m\", not an integer",
+            "jobs.toml:9:9: `retry` must be a table such as { max-attempts = 5, backoff = \"15s\", max-backoff = \"5m\" }, not an integer",
+            "jobs.toml:10:10: `params` must be a table, not an array",
+        ],
+    );
+    check("[job]\nname = \"a\"", &["jobs.toml:1:1: `job` must be written as [[job]], not a table"]);
+}
+
+#[test]
+fn no_enabled_job() {
+    let nothing =
+        "jobs.toml: no job is enabled: write a [[job]] with `name`, `kind` and `schedule`, or enable one";
+    check("", &[nothing]);
+    check(&job(&format!("{HOURLY}enabled = false")), &[nothing]);
+}
+
+#[test]
+fn names_and_kinds() {
+    check(
+        &format!("{}[[job]]\nname = \"Ä b\"\nkind = \"heartbaet\"\n{HOURLY}", job(HOURLY).repeat(2)),
+        &[
+            "jobs.toml:6:8: a job named `a` is at jobs.toml:2:8 already",
+            "jobs.toml:10:8: `name`: `Ä b` is no job name: use a-z, 0-9, _ and -",
+            "jobs.toml:11:8: unknown kind `heartbaet`, did you mean `heartbeat`?",
+        ],
+    );
+    check(
+        &format!("[[job]]\nname = \"a\"\nkind = \"mine-bitcoin\"\n{HOURLY}"),
+        &[
+            "jobs.toml:3:8: unknown kind `mine-bitcoin`, known: `billing`, `greet`, `heartbeat`, `stale-daemons`",
+        ],
+    );
+}
+
+#[test]
+fn words_and_numbers() {
+    check(
+        &job(&format!(
+            "{HOURLY}scope = \"nodes\"\nmisfire = \"later\"\nretry = {{ max-attempts = 0, backoff = \"10m\" }}\n"
+        )),
+        &[
+            "jobs.toml:5:9: `scope` cannot be `nodes`, did you mean `node`?",
+            "jobs.toml:6:11: `misfire` cannot be `later`, known: `coalesce`, `catch-up`, `skip`",
+            "jobs.toml:7:26: `max-attempts` must be at least 1 and at most 4294967295, not 0",
+            "jobs.toml:7:39: `backoff` is longer than `max-backoff`, which is 5m",
+        ],
+    );
+}
+
+#[test]
+fn durations() {
+    check(
+        &job(&format!(
+            "{HOURLY}timeout = \"0s\"\nretry = {{ backoff = \"-1s\", max-backoff = \"1 month\", max-backof = \"1h\" }}\n"
+        )),
+        &[
+            "jobs.toml:5:11: `timeout`: `0s` is no time at all: write how long, for example `5m`",
+            "jobs.toml:6:21: `backoff`: `-1s` is negative: write how long, for example `5m`",
+            "jobs.toml:6:42: `max-backoff`: `1 month`: months and years have no fixed length: write days, for example `30d`",
+            "jobs.toml:6:53: unknown key `max-backof`, did you mean `max-backoff`?",
+        ],
+    );
+}
+
+#[test]
+fn the_daemon_table() {
+    let daemon = r#"
+        [daemon]
+        lease-ttl = "2s"
+        drain-timeout = "half an hour"
+        log-level = "inof"
+        database-url = "postgres://ada:s3/cret@db/panel""#;
+    check(
+        &format!("{}{daemon}", job(HOURLY)),
+        &[
+            "jobs.toml:7:21: `lease-ttl` must be at least 3s, or a lease ends before it can be renewed",
+            "jobs.toml:8:25: `drain-timeout`: `half an hour` is no duration: write numbers with units, for example `90s`, `15m`, `1h 30m` or `30d`",
+            "jobs.toml:9:21: `log-level`: unknown log level `inof`, did you mean `info`?",
+            "jobs.toml:10:24: `database-url`: the database URL is malformed (invalid port number): write postgres://user:password@host:5432/database, with / in a password as %2F, or sqlite://file",
+        ],
+    );
+}
+
+#[test]
+fn schedules() {
+    for (schedule, expected) in [
+        ("{}", r#"12: `schedule` must be a table such as { every = "1h" } or { cron = "0 * * * *" }"#),
+        (r#"{ every = "1h", cron = "@daily" }"#, "28: `every` and `cron` exclude each other: remove one"),
+        (
+            r#"{ every = "1h", timezone = "UTC" }"#,
+            "28: `timezone` goes with `cron` only: `every` counts from 1970-01-01 in UTC",
+        ),
+        (
+            r#"{ every = "500ms" }"#,
+            "22: `every`: a period must be a whole number of seconds and at least one, not 500ms",
+        ),
+        (r#"{ every = "0s" }"#, "22: `every`: `0s` is no time at all: write how long, for example `5m`"),
+        (r#"{ every = "-5m" }"#, "22: `every`: `-5m` is negative: write how long, for example `5m`"),
+        (
+            r#"{ every = "1M" }"#,
+            "22: `every`: `1M`: months and years have no fixed length: write days, for example `30d`",
+        ),
+        ("{ cron = 5 }", "21: `cron` must be a string, not an integer"),
+        (
+            r#"{ cron = "a b" }"#,
+            "21: `a b` is no cron expression: Invalid pattern: Pattern must have between 5 and 7 fields.",
+        ),
+        (r#"{ cron = "0 0 30 2 *" }"#, "21: `0 0 30 2 *` never comes: no such date exists"),
+        (
+            r#"{ cron = "@daily", timezone = "europe/berln" }"#,
+            "42: unknown time zone `europe/berln`, did you mean `Europe/Berlin`?",
+        ),
+        (
+            r#"{ cron = "@daily", timezone = "Mars" }"#,
+            "42: unknown time zone `Mars`: use a name of the IANA database such as `Europe/Berlin` or `UTC`",
+        ),
+    ] {
+        check(&job(&format!("schedule = {schedule}")), &[&format!("jobs.toml:4:{expected}")]);
+    }
+    check(
+        &job(r#"schedule = { cron = "61 0 * * * *", timezone = "Europe/Berlni" }"#),
+        &[
+            "jobs.toml:4:21: `61 0 * * * *` is no cron expression: Component error: Number out of bounds.",
+            "jobs.toml:4:48: unknown time zone `Europe/Berlni`, did you mean `Europe/Berlin`?",
+        ],
+    );
+}
+
+#[test]
+fn parameters() {
+    let greet = |params: &str| format!("[[job]]\nname = \"a\"\nkind = \"greet\"\n{HOURLY}{params}");
+    check(&greet(""), &["jobs.toml:1:1: parameters of kind `greet`: missing field `name`"]);
+    check(&greet("[job.params]\n"), &["jobs.toml:5:1: parameters of kind `greet`: missing field `name`"]);
+    check(
+        &greet("params.name = 3"),
+        &[
+            "jobs.toml:5:15: parameters of kind `greet` at `name`: invalid type: integer `3`, expected a string",
+        ],
+    );
+    check(
+        &greet(
+            "[job.params]\nnam = \"a\"\nwhom = 1\ntimes = [1, \"2\"]\nstyle = { bald = true, size = 256 }",
+        ),
+        &[
+            "jobs.toml:6:1: kind `greet` has no parameter `nam`, did you mean `name`?",
+            "jobs.toml:7:1: kind `greet` has no parameter `whom`, known: `name`, `times`, `style`",
+            "jobs.toml:8:13: parameters of kind `greet` at `times.1`: invalid type: string \"2\", expected u32",
+            "jobs.toml:9:11: kind `greet` has no parameter `bald`, did you mean `bold`?",
+            "jobs.toml:9:31: parameters of kind `greet` at `style.size`: invalid value: integer `256`, expected u8",
+        ],
+    );
+    check(
+        &greet("[job.params]\nname = \"a\"\nsize = 99999999999999999999\ntimes = [inf]"),
+        &[
+            "jobs.toml:7:8: this number is too large, or none: write another",
+            "jobs.toml:8:10: this number is too large, or none: write another",
+        ],
+    );
+    check(
+        &job("schedule.every = \"1h\"\nparams.x = 1"),
+        &["jobs.toml:5:8: kind `stale-daemons` has no parameter `x`, there are none"],
+    );
+}
+
+#[test]
+fn the_job_of_kind_billing_is_one_and_has_its_name() {
+    let right = billing("{ every = \"1h\" }");
+    let renamed = right.replace("name = \"billing\"", "name = \"b\"");
+    let other = right.replace("kind = \"billing\"", "kind = \"stale-daemons\"");
+    check(&renamed, &["jobs.toml:2:8: the job of kind `billing` must be named `billing`"]);
+    check(
+        &other,
+        &["jobs.toml:2:8: only the job of kind `billing` may be named `billing`: choose another name"],
+    );
+    check(&right.repeat(2), &["jobs.toml:6:8: a job named `billing` is at jobs.toml:2:8 already"]);
+    check(
+        &(right.clone() + &renamed),
+        &["jobs.toml:7:8: only one job may be of kind `billing`: jobs.toml:1:1 is one"],
+    );
+    check(
+        &(right + "scope = \"node\""),
+        &["jobs.toml:5:9: kind `billing` runs once for all daemons: its `scope` must be `cluster`"],
+    );
+}
+
+#[test]
+fn billing_that_leaves_the_panel_alone_for_too_long_must_say_so() {
+    let refused = |place: &str, who: &str, gap: &str| {
+        format!(
+            "{place}: {who} has no run for {gap}, but the panel takes billing back 90 minutes after the last heartbeat, so run it at least every 90 minutes, or set `allow-long-gaps = true` if that is intended"
+        )
+    };
+    for schedule in ["{ every = \"90m\" }", "{ cron = \"*/30 * * * *\" }", "{ cron = \"* * * * * *\" }"] {
+        check(&billing(schedule), &[]);
+    }
+    for (schedule, column, gap) in [
+        ("{ every = \"91m\" }", 22, "1h 31m (from 2026-03-01T13:10:00Z to 2026-03-01T14:41:00Z)"),
+        (
+            "{ cron = \"0 8-18 * * *\", timezone = \"Europe/Berlin\" }",
+            21,
+            "14h (from 2026-03-01T17:00:00Z to 2026-03-02T07:00:00Z)",
+        ),
+        ("{ cron = \"0 0 29 2 *\" }", 21, "35064h (from 2028-02-29T00:00:00Z to 2032-02-29T00:00:00Z)"),
+    ] {
+        let problem = refused(&format!("jobs.toml:4:{column}"), "`schedule`", gap);
+        check(&billing(schedule), &[&problem]);
+        check(&billing(schedule).replace("billing", "heartbeat"), &[&problem]);
+        check(&(billing(schedule) + "allow-long-gaps = false"), &[&problem]);
+        check(&(billing(schedule) + "allow-long-gaps = true"), &[]);
+        check(&(billing(schedule) + "enabled = false\n" + &job(HOURLY)), &[]);
+    }
+    let two_hours = [("BILLING_INTERVAL_MINUTES", "120")];
+    let hourly = billing("{ every = \"1h\" }");
+    let gap = "2h (from 2026-03-01T14:00:00Z to 2026-03-01T16:00:00Z)";
+    check_with(&hourly, &two_hours, &[&refused("environment", "BILLING_INTERVAL_MINUTES", gap)]);
+    check_with(&(hourly + "allow-long-gaps = true"), &two_hours, &[]);
+    check(
+        &job(&format!("{HOURLY}allow-long-gaps = true")),
+        &["jobs.toml:5:1: `allow-long-gaps` is for the kinds `billing` and `heartbeat` only: remove it"],
+    );
+}
+
+#[test]
+fn what_is_hardly_intended_gives_a_warning() {
+    let warnings = |text: &str, variables: &[(&str, &str)]| {
+        load(text, variables).map(|config| lines(&config.warnings)).map_err(|problems| lines(&problems))
+    };
+    let billing = billing("{ every = \"1h\" }");
+    let heartbeat = job(HOURLY).replace("stale-daemons", "heartbeat");
+    let unseen = "jobs.toml:1:1: billing runs without an enabled job of kind `heartbeat`: a panel that listens for one bills as well";
+    assert_eq!(warnings(&billing, &[]), Ok(vec![unseen.to_owned()]));
+    assert_eq!(warnings(&format!("{billing}{heartbeat}enabled = false"), &[]), Ok(vec![unseen.to_owned()]));
+    assert_eq!(warnings(&format!("{billing}{heartbeat}"), &[]), Ok(vec![]));
+    let ineffective =
+        "environment: BILLING_INTERVAL_MINUTES has no effect: no enabled job is of kind `billing`";
+    assert_eq!(
+        warnings(&job(HOURLY), &[("BILLING_INTERVAL_MINUTES", "30")]),
+        Ok(vec![ineffective.to_owned()])
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = load(&String::from_utf8_lossy(&bytes), &[]);
+    }
+
+    #[test]
+    fn no_damage_to_a_file_makes_it_panic(
+        pieces in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..40, r#"[\[\]{}="'#.,a1\n -]{0,4}"#), 1..5),
+    ) {
+        let mut text = SHIPPED.replace("\n# ", "\n");
+        for (at, length, with) in pieces {
+            let start = text.floor_char_boundary(at.index(text.len()));
+            let end = text.ceil_char_boundary((start + length).min(text.len()));
+            text.replace_range(start..end, &with);
+        }
+        if let Err(problems) = load(&text, &[]) {
+            prop_assert!(!problems.is_empty());
+        }
+    }
+}

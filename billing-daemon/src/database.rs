@@ -1,0 +1,125 @@
+//! Opening the database: the pool's limits, and patience while it cannot be reached.
+
+use std::{str::FromStr, time::Duration};
+
+use sea_orm::{
+    ConnectOptions, DatabaseConnection, DbBackend, DbErr, RuntimeErr,
+    sqlx::{
+        self, ConnectOptions as _, Connection as _,
+        postgres::PgConnectOptions,
+        sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+    },
+};
+use tracing::warn;
+
+use crate::database_url::DatabaseUrl;
+
+/// The waits between attempts to connect at start: five attempts in all.
+const WAITS: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
+/// How long a connection may take to open, or a statement may wait for one.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a writer waits for another one's transaction on SQLite.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A database that can be opened.
+#[derive(Clone, Debug)]
+pub struct Database {
+    url: DatabaseUrl,
+}
+
+/// How many connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// A few, for all jobs.
+    Shared,
+    /// One.
+    Single,
+}
+
+/// The database did not open.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open {url}: {message}")]
+pub struct ConnectError {
+    url: String,
+    message: String,
+    /// What the driver said; its text may hold the password.
+    pub source: DbErr,
+}
+
+impl Database {
+    /// The database at `url`.
+    #[must_use]
+    pub fn new(url: DatabaseUrl) -> Self {
+        Self { url }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn url(&self) -> &DatabaseUrl {
+        &self.url
+    }
+
+    /// Opens a pool, at the first attempt or not at all.
+    pub async fn connect(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
+        // A pool tries again until its time is up and then only says that it is: one plain connection first tells why.
+        self.knock().await.map_err(|source| self.failed(source))?;
+        let mut options = ConnectOptions::new(self.url.expose());
+        options
+            .max_connections(match (pool, self.url.backend()) {
+                (Pool::Single, _) => 1,
+                (Pool::Shared, DbBackend::Sqlite) => 4,
+                (Pool::Shared, _) => 6,
+            })
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .sqlx_logging(false)
+            .map_sqlx_sqlite_opts(|options| {
+                options
+                    .journal_mode(SqliteJournalMode::Wal)
+                    .synchronous(SqliteSynchronous::Full)
+                    .busy_timeout(BUSY_TIMEOUT)
+                    .foreign_keys(true)
+            })
+            // PgBouncer in transaction mode gives each transaction another server, where our statements are not prepared.
+            .map_sqlx_postgres_opts(|options| {
+                options.statement_cache_capacity(0).application_name("billing-daemon")
+            });
+        sea_orm::Database::connect(options).await.map_err(|source| self.failed(source))
+    }
+
+    /// Opens a pool, trying again after 1, 2, 4 and 8 seconds.
+    pub async fn connect_patiently(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
+        for wait in WAITS {
+            match self.connect(pool).await {
+                Ok(db) => return Ok(db),
+                Err(error) => {
+                    warn!("{error}; next attempt in {} s", wait.as_secs());
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+        self.connect(pool).await
+    }
+
+    async fn knock(&self) -> Result<(), DbErr> {
+        let refused = |error: sqlx::Error| DbErr::Conn(RuntimeErr::SqlxError(error.into()));
+        let knock = async {
+            if self.url.backend() == DbBackend::Sqlite {
+                let options = SqliteConnectOptions::from_str(self.url.expose())?;
+                options.connect().await?.close().await
+            } else {
+                let options = PgConnectOptions::from_str(self.url.expose())?;
+                options.connect().await?.close().await
+            }
+        };
+        tokio::time::timeout(ACQUIRE_TIMEOUT, knock)
+            .await
+            .map_err(|_| refused(sqlx::Error::PoolTimedOut))?
+            .map_err(refused)
+    }
+
+    fn failed(&self, source: DbErr) -> ConnectError {
+        let message = self.url.redact(&source.to_string());
+        ConnectError { url: self.url.to_string(), message, source }
+    }
+}

@@ -1,0 +1,288 @@
+//! The address of the database, which carries a password that must not be seen.
+
+use std::{fmt, ops::Range, str::FromStr};
+
+use percent_encoding::percent_decode_str;
+use sea_orm::DbBackend;
+use url::Url;
+
+/// What stands for a secret.
+pub(crate) const MASK: &str = "***";
+
+/// The URL of a database. Its `Debug` and `Display` show `***` in place of the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DatabaseUrl {
+    text: String,
+    backend: DbBackend,
+}
+
+/// Why a text is no URL of a database. No variant repeats the text: it may hold a password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DatabaseUrlError {
+    /// There is no `scheme:`.
+    #[error("the database URL has no scheme: begin it with postgres:// or sqlite://")]
+    NoScheme,
+    /// A scheme of something else.
+    #[error("the database URL begins with `{0}:`, which is not supported: use postgres:// or sqlite://")]
+    Scheme(String),
+    /// A character that cannot stand in a URL as it is.
+    #[error(
+        "the database URL has a blank or a control character: write it as % and its two digits, a blank as %20"
+    )]
+    Blank,
+    /// A character of the password, or of a name, that ended it early.
+    #[error(
+        "the database URL has `@` or `#` where it cannot be: in a user name or password write @ as %40, # as %23, / as %2F, ? as %3F and : as %3A"
+    )]
+    Unescaped,
+    /// More than one server.
+    #[error("the database URL names several hosts: give one, or a proxy in front of them")]
+    SeveralHosts,
+    /// A file without a name.
+    #[error("the database URL names no file: write sqlite://billing.db, or sqlite::memory:")]
+    NoFile,
+    /// Anything else that is not as a URL should be.
+    #[error(
+        "the database URL is malformed ({0}): write postgres://user:password@host:5432/database, with / in a password as %2F, or sqlite://file"
+    )]
+    Malformed(url::ParseError),
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = DatabaseUrlError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        use DatabaseUrlError as Error;
+        let text = text.trim();
+        let (scheme, rest) = text.split_once(':').ok_or(Error::NoScheme)?;
+        // What stands before the first colon is shown only if it looks like a scheme: it could be anything.
+        let named = scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+        let backend = match scheme.to_ascii_lowercase().as_str() {
+            "postgres" | "postgresql" => DbBackend::Postgres,
+            "sqlite" => DbBackend::Sqlite,
+            _ if named && rest.starts_with("//") => return Err(Error::Scheme(scheme.to_owned())),
+            _ => return Err(Error::NoScheme),
+        };
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(Error::Blank);
+        }
+        // SeaORM panics at a URL that this parser refuses.
+        let parsed = Url::parse(text).map_err(Error::Malformed)?;
+        match (backend, rest.strip_prefix("//")) {
+            (DbBackend::Sqlite, name) => {
+                if matches!(name.unwrap_or(rest).chars().next(), None | Some('?')) {
+                    return Err(Error::NoFile);
+                }
+            }
+            (_, None) => return Err(Error::NoScheme),
+            (_, Some(rest)) => {
+                if parsed.fragment().is_some() || rest[authority_end(rest)..].contains('@') {
+                    return Err(Error::Unescaped);
+                }
+                if parsed.host_str().is_some_and(|host| host.contains(',')) {
+                    return Err(Error::SeveralHosts);
+                }
+            }
+        }
+        Ok(Self { text: text.to_owned(), backend })
+    }
+}
+
+impl DatabaseUrl {
+    /// The URL with its password, for connecting and nothing else.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.text
+    }
+
+    /// Which database speaks there.
+    #[must_use]
+    pub fn backend(&self) -> DbBackend {
+        self.backend
+    }
+
+    /// The same database, created if it is a file that does not exist. A mode that the URL states stays.
+    #[must_use]
+    pub fn creating(&self) -> Self {
+        let (file, query) =
+            self.text.split_once('?').map_or((self.text.as_str(), None), |(a, b)| (a, Some(b)));
+        let stated = query.is_some_and(|query| query.split('&').any(|pair| pair.starts_with("mode=")));
+        if self.backend != DbBackend::Sqlite || stated || file.ends_with(":memory:") {
+            return self.clone();
+        }
+        let separator = if query.is_some() { '&' } else { '?' };
+        Self { text: format!("{}{separator}mode=rwc", self.text), backend: self.backend }
+    }
+
+    /// `text` with `***` wherever this URL's password stands, encoded as in the URL or decoded. For errors of the
+    /// database layer, which may repeat what they were given.
+    #[must_use]
+    pub fn redact(&self, text: &str) -> String {
+        self.secrets().iter().fold(text.to_owned(), |text, secret| text.replace(secret, MASK))
+    }
+
+    /// Every way in which the password may be written, the longest first.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<String> {
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let mut secrets = Vec::new();
+        for range in secret_ranges(&self.text) {
+            let written = &self.text[range];
+            for secret in [written.to_owned(), decoded(written), decoded(&written.replace('+', " "))] {
+                // As it stands in a quoted string, of JSON or of Rust's `{:?}`.
+                let quoted = format!("{secret:?}");
+                secrets.push(quoted[1..quoted.len() - 1].to_owned());
+                secrets.push(secret);
+            }
+        }
+        secrets.retain(|secret| !secret.is_empty());
+        secrets.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        secrets.dedup();
+        secrets
+    }
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = 0;
+        for secret in secret_ranges(&self.text) {
+            f.write_str(&self.text[shown..secret.start])?;
+            f.write_str(MASK)?;
+            shown = secret.end;
+        }
+        f.write_str(&self.text[shown..])
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DatabaseUrl({self})")
+    }
+}
+
+/// Where in a URL its passwords stand: the one of the user, and those among the options.
+fn secret_ranges(url: &str) -> Vec<Range<usize>> {
+    let mut ranges = Vec::new();
+    if let Some(start) = url.find("://").map(|at| at + 3) {
+        let authority = &url[start..start + authority_end(&url[start..])];
+        if let Some(at) = authority.rfind('@')
+            && let Some(colon) = authority[..at].find(':')
+        {
+            ranges.push(start + colon + 1..start + at);
+        }
+    }
+    let mut start = url.find('?').map_or(url.len(), |at| at + 1);
+    for pair in url[start..].split('&') {
+        if let Some((key, value)) = pair.split_once('=') {
+            let key = percent_decode_str(key).decode_utf8_lossy().to_ascii_lowercase();
+            if key.contains("pass") {
+                ranges.push(start + pair.len() - value.len()..start + pair.len());
+            }
+        }
+        start += pair.len() + 1;
+    }
+    ranges
+}
+
+/// Where user, password, host and port end in what follows `//`.
+fn authority_end(rest: &str) -> usize {
+    rest.find(['/', '?', '#']).unwrap_or(rest.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> DatabaseUrl {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for (text, shown) in [
+            ("postgres://ada:s3cret@db:5432/panel", "postgres://ada:***@db:5432/panel"),
+            ("postgresql://ada:s3%40cret@db/panel", "postgresql://ada:***@db/panel"),
+            ("postgres://ada:s3@cret@db/panel", "postgres://ada:***@db/panel"),
+            ("postgres://ada:s3:cret@[::1]/panel", "postgres://ada:***@[::1]/panel"),
+            ("postgres://ada@db/panel", "postgres://ada@db/panel"),
+            (
+                "postgres:///panel?host=/run/postgresql&password=s3cret&user=ada",
+                "postgres:///panel?host=/run/postgresql&password=***&user=ada",
+            ),
+            ("postgres://db/panel?sslp%61ssword=s3cret", "postgres://db/panel?sslp%61ssword=***"),
+            ("sqlite:///var/lib/billing.db?mode=rwc", "sqlite:///var/lib/billing.db?mode=rwc"),
+            ("sqlite::memory:", "sqlite::memory:"),
+        ] {
+            assert_eq!(url(text).to_string(), shown);
+            assert_eq!(format!("{:?}", url(text)), format!("DatabaseUrl({shown})"));
+            assert_eq!(url(text).expose(), text);
+        }
+    }
+
+    #[test]
+    fn a_text_is_scrubbed_of_the_password_in_every_form() {
+        let scrub = |url_text: &str, text: &str| url(url_text).redact(text);
+        let encoded = "postgres://ada:a%22b%2Fc@db/panel";
+        assert_eq!(
+            scrub(encoded, "cannot open postgres://ada:a%22b%2Fc@db"),
+            "cannot open postgres://ada:***@db"
+        );
+        assert_eq!(scrub(encoded, r#"password a"b/c is wrong"#), "password *** is wrong");
+        assert_eq!(scrub(encoded, r#"Options { password: "a\"b/c" }"#), r#"Options { password: "***" }"#);
+        assert_eq!(scrub("postgres://db/panel?password=a+b", "wrong: a b, a+b"), "wrong: ***, ***");
+        assert_eq!(scrub("postgres://ada:@db/panel", "nothing to hide"), "nothing to hide");
+    }
+
+    #[test]
+    fn what_is_no_database_url_is_refused_without_repeating_it() {
+        for (text, reason) in [
+            ("", "the database URL has no scheme: begin it with postgres:// or sqlite://"),
+            ("s3cret", "the database URL has no scheme: begin it with postgres:// or sqlite://"),
+            ("db:5432/s3cret", "the database URL has no scheme: begin it with postgres:// or sqlite://"),
+            ("postgres:s3cret", "the database URL has no scheme: begin it with postgres:// or sqlite://"),
+            (
+                "mysql://ada:s3cret@db/panel",
+                "the database URL begins with `mysql:`, which is not supported: use postgres:// or sqlite://",
+            ),
+            (
+                "postgres://ada:s3 cret@db/panel",
+                "the database URL has a blank or a control character: write it as % and its two digits, a blank as %20",
+            ),
+            (
+                "postgres://a,b/panel",
+                "the database URL names several hosts: give one, or a proxy in front of them",
+            ),
+            ("sqlite://", "the database URL names no file: write sqlite://billing.db, or sqlite::memory:"),
+            (
+                "sqlite:?mode=rwc",
+                "the database URL names no file: write sqlite://billing.db, or sqlite::memory:",
+            ),
+            (
+                "postgres://ada:s3/cret@db/panel",
+                "the database URL is malformed (invalid port number): write postgres://user:password@host:5432/database, with / in a password as %2F, or sqlite://file",
+            ),
+        ] {
+            assert_eq!(text.parse::<DatabaseUrl>().expect_err(text).to_string(), reason, "{text}");
+        }
+        for text in
+            ["postgres://ada:12#s3cret@db", "postgres://ada:12/s3cret@db", "postgres://ada:12?s3cret@db"]
+        {
+            assert_eq!(text.parse::<DatabaseUrl>(), Err(DatabaseUrlError::Unescaped), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_created_only_when_asked() {
+        for (text, creating) in [
+            ("sqlite://billing.db", "sqlite://billing.db?mode=rwc"),
+            ("sqlite:billing.db?cache=private", "sqlite:billing.db?cache=private&mode=rwc"),
+            ("sqlite://billing.db?mode=ro", "sqlite://billing.db?mode=ro"),
+            ("sqlite::memory:", "sqlite::memory:"),
+            ("postgres://db/panel", "postgres://db/panel"),
+        ] {
+            assert_eq!(url(text).creating().expose(), creating);
+        }
+        assert_eq!(url("sqlite://billing.db").backend(), DbBackend::Sqlite);
+        assert_eq!(url("postgresql://db/panel").backend(), DbBackend::Postgres);
+    }
+}

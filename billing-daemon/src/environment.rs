@@ -1,0 +1,229 @@
+//! The settings of the original daemon: variables of the process, or of an `.env` file beside it.
+
+mod dotenv;
+
+use std::{ffi::OsString, fmt, fs, io::ErrorKind, path::Path, time::Duration};
+
+use crate::{
+    config::{Diagnostic, Place},
+    database_url::DatabaseUrl,
+    logging::LogFilter,
+};
+
+const DATABASE_URL: &str = "DATABASE_URL";
+const BILLING_INTERVAL_MINUTES: &str = "BILLING_INTERVAL_MINUTES";
+const LOG_LEVEL: &str = "LOG_LEVEL";
+const NAMES: [&str; 3] = [DATABASE_URL, BILLING_INTERVAL_MINUTES, LOG_LEVEL];
+
+/// What the environment says, as text; it is read when it is asked for, so that a command is not stopped by a variable
+/// that it does not use.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    settings: Vec<Setting>,
+}
+
+#[derive(Clone)]
+struct Setting {
+    name: &'static str,
+    value: String,
+    place: Place,
+}
+
+/// `BILLING_INTERVAL_MINUTES`, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BillingInterval {
+    /// How long.
+    pub period: Duration,
+    /// Where it was said.
+    pub place: Place,
+}
+
+impl Environment {
+    /// The variables of this process, and those of `.env` in its working directory or of `env_file`.
+    ///
+    /// # Errors
+    /// Everything that cannot be read, line by line.
+    pub fn of_process(env_file: Option<&Path>) -> Result<Self, Vec<Diagnostic>> {
+        Self::load(|name| std::env::var_os(name), Path::new(""), env_file)
+    }
+
+    /// The variables that `lookup` knows, and beneath them those of `env_file`, which must exist, or else of the `.env` in
+    /// `directory`, which need not. An empty variable counts as unset.
+    ///
+    /// # Errors
+    /// Everything that cannot be read, line by line.
+    pub fn load(
+        lookup: impl Fn(&str) -> Option<OsString>,
+        directory: &Path,
+        env_file: Option<&Path>,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let mut problems = Vec::new();
+        let mut settings = Vec::new();
+        for name in NAMES {
+            let place = Place::environment();
+            match lookup(name).map(OsString::into_string) {
+                Some(Ok(value)) => settings.push(Setting { name, value, place }),
+                Some(Err(_)) => problems.push(Diagnostic::new(place, format!("{name} is not UTF-8"))),
+                None => {}
+            }
+        }
+        match read(directory, env_file) {
+            Ok((file, text)) => {
+                // The first setting of a name counts, and of a name that a file gives twice the last.
+                for variable in dotenv::parse(&text, &file, &mut problems).into_iter().rev() {
+                    if let Some(name) = NAMES.into_iter().find(|name| *name == variable.name) {
+                        settings.push(Setting { name, value: variable.value, place: variable.place });
+                    }
+                }
+            }
+            Err(problem) => problems.push(problem),
+        }
+        settings.retain(|setting| !setting.value.trim().is_empty());
+        if problems.is_empty() { Ok(Self { settings }) } else { Err(problems) }
+    }
+
+    /// `DATABASE_URL`.
+    pub fn database_url(&self) -> Result<Option<DatabaseUrl>, Diagnostic> {
+        self.parsed(DATABASE_URL, |text| text.parse::<DatabaseUrl>().map_err(|error| error.to_string()))
+    }
+
+    /// `LOG_LEVEL`.
+    pub fn log_filter(&self) -> Result<Option<LogFilter>, Diagnostic> {
+        self.parsed(LOG_LEVEL, |text| text.parse::<LogFilter>().map_err(|error| error.to_string()))
+    }
+
+    /// `BILLING_INTERVAL_MINUTES`.
+    pub fn billing_interval(&self) -> Result<Option<BillingInterval>, Diagnostic> {
+        const YEAR: u64 = 365 * 24 * 60;
+        let period = self.parsed(BILLING_INTERVAL_MINUTES, |text| {
+            let minutes = text.parse().ok().filter(|minutes| (1..=YEAR).contains(minutes));
+            minutes
+                .map(Duration::from_mins)
+                .ok_or_else(|| format!("`{text}` is no whole number of minutes from 1 to {YEAR}"))
+        })?;
+        let place = self.setting(BILLING_INTERVAL_MINUTES).map(|setting| setting.place.clone());
+        Ok(period.zip(place).map(|(period, place)| BillingInterval { period, place }))
+    }
+
+    fn parsed<T>(
+        &self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Diagnostic> {
+        let Some(setting) = self.setting(name) else { return Ok(None) };
+        let problem = |message| Diagnostic::new(setting.place.clone(), format!("{name}: {message}"));
+        parse(setting.value.trim()).map(Some).map_err(problem)
+    }
+
+    fn setting(&self, name: &str) -> Option<&Setting> {
+        self.settings.iter().find(|setting| setting.name == name)
+    }
+}
+
+impl fmt::Debug for Setting {
+    /// Without the value: it may be a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.name, self.place)
+    }
+}
+
+/// The name and the text of the file to read; no text if it need not exist and does not.
+fn read(directory: &Path, env_file: Option<&Path>) -> Result<(String, String), Diagnostic> {
+    let default = directory.join(".env");
+    let path = env_file.unwrap_or(&default);
+    let file = path.display().to_string();
+    match fs::read_to_string(path) {
+        Ok(text) => Ok((file, text)),
+        Err(error) if error.kind() == ErrorKind::NotFound && env_file.is_none() => Ok((file, String::new())),
+        Err(error) => Err(Diagnostic::new(Place::file(&file), format!("cannot be read: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The environment of `process` in a folder with this `.env`.
+    fn load(process: &[(&str, &str)], file: Option<&str>) -> Result<Environment, Vec<Diagnostic>> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        if let Some(text) = file {
+            fs::write(folder.path().join(".env"), text).expect("a writable folder");
+        }
+        let lookup =
+            |name: &str| process.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        let mut environment = Environment::load(lookup, folder.path(), None);
+        let places = match &mut environment {
+            Ok(environment) => environment.settings.iter_mut().map(|setting| &mut setting.place).collect(),
+            Err(problems) => problems.iter_mut().map(|problem| &mut problem.place).collect::<Vec<_>>(),
+        };
+        for place in places {
+            place.source = place.source.rsplit('/').next().unwrap_or_default().to_owned();
+        }
+        environment
+    }
+
+    #[test]
+    fn the_process_wins_over_the_file_and_empty_counts_as_unset() {
+        for (process, file, expected) in [
+            (None, None, None),
+            (None, Some("BILLING_INTERVAL_MINUTES=30"), Some((30, ".env:1"))),
+            (Some("15"), Some("BILLING_INTERVAL_MINUTES=30"), Some((15, "environment"))),
+            (Some(""), Some("\nBILLING_INTERVAL_MINUTES=30"), Some((30, ".env:2"))),
+            (Some(" "), None, None),
+            (None, Some("BILLING_INTERVAL_MINUTES="), None),
+            (None, Some("BILLING_INTERVAL_MINUTES=30\nBILLING_INTERVAL_MINUTES=45"), Some((45, ".env:2"))),
+        ] {
+            let process: Vec<_> =
+                process.map(|value| (BILLING_INTERVAL_MINUTES, value)).into_iter().collect();
+            let interval = load(&process, file).expect("readable").billing_interval().expect("a number");
+            let read = interval.map(|interval| (interval.period.as_secs() / 60, interval.place.to_string()));
+            assert_eq!(
+                read,
+                expected.map(|(minutes, place)| (minutes, place.to_owned())),
+                "{process:?} {file:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_bad_value_is_told_with_its_place_when_it_is_asked_for() {
+        let file = "DATABASE_URL='mysql://ada:s3cret@db/panel'\nBILLING_INTERVAL_MINUTES=0\nLOG_LEVEL=loud";
+        let environment = load(&[(LOG_LEVEL, "inof")], Some(file)).expect("readable");
+        assert_eq!(
+            environment.database_url().expect_err("unsupported").to_string(),
+            ".env:1: DATABASE_URL: the database URL begins with `mysql:`, which is not supported: use postgres:// or sqlite://"
+        );
+        assert_eq!(
+            environment.billing_interval().expect_err("zero").to_string(),
+            ".env:2: BILLING_INTERVAL_MINUTES: `0` is no whole number of minutes from 1 to 525600"
+        );
+        assert_eq!(
+            environment.log_filter().expect_err("unknown").to_string(),
+            "environment: LOG_LEVEL: unknown log level `inof`, did you mean `info`?"
+        );
+        for interval in ["-5", "1.5", "60m", "99999999999999999999"] {
+            let environment = load(&[(BILLING_INTERVAL_MINUTES, interval)], None).expect("readable");
+            assert!(environment.billing_interval().is_err(), "{interval}");
+        }
+        assert!(!format!("{environment:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn a_file_that_was_asked_for_must_exist_and_be_readable() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let missing = folder.path().join("other.env");
+        let problems = Environment::load(|_| None, folder.path(), Some(&missing)).expect_err("missing");
+        assert!(problems[0].to_string().contains("other.env: cannot be read: "), "{problems:?}");
+        let problems = load(&[], Some("A=1\nDATABASE_URL")).expect_err("malformed");
+        assert_eq!(problems[0].to_string(), ".env:2: expected NAME=value");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_that_is_not_text_is_told() {
+        use std::os::unix::ffi::OsStringExt;
+        let lookup = |name: &str| (name == DATABASE_URL).then(|| OsString::from_vec(vec![0xff]));
+        let problems = Environment::load(lookup, Path::new(""), None).expect_err("not text");
+        assert_eq!(problems[0].to_string(), "environment: DATABASE_URL is not UTF-8");
+    }
+}

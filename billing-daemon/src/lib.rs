@@ -1,0 +1,79 @@
+//! The daemon as a library: configuration, the SeaORM store, the runtime and the command line. `main.rs` is one call of
+//! [`main`]; a daemon with plugins of its own is the same call with [`Plugins`].
+
+mod cli;
+mod commands;
+pub mod config;
+pub mod database;
+pub mod database_url;
+pub mod environment;
+pub mod exit;
+pub mod identity;
+pub mod logging;
+pub mod platform;
+mod ringer;
+pub mod runtime;
+pub mod store;
+
+use std::process::ExitCode;
+
+use billing_scheduler::Registry;
+use clap::Parser;
+
+pub use cli::Cli;
+
+/// Functions that make further kinds of jobs known.
+#[derive(Clone, Debug, Default)]
+pub struct Plugins {
+    register: Vec<fn(&mut Registry)>,
+}
+
+impl Plugins {
+    /// Only the jobs that ship.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// With one more plugin.
+    #[must_use]
+    pub fn with(mut self, register: fn(&mut Registry)) -> Self {
+        self.register.push(register);
+        self
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        for register in &self.register {
+            register(registry);
+        }
+    }
+}
+
+/// The whole program: reads the command line and does what it says.
+#[must_use]
+pub fn main(plugins: &Plugins) -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let usage = error.use_stderr();
+            // Nothing is left to tell anybody if not even this can be printed.
+            let _ = error.print();
+            return if usage { exit::Exit::Usage.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&exit::Failure::new(exit::Exit::Internal, format!("no runtime: {error}"))),
+    };
+    match runtime.block_on(commands::execute(cli, plugins)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure),
+    }
+}
+
+fn fail(failure: &exit::Failure) -> ExitCode {
+    if !failure.message.is_empty() {
+        commands::complain(&failure.message);
+    }
+    failure.exit.into()
+}

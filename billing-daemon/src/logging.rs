@@ -1,0 +1,406 @@
+//! What the daemon says while it runs: a line for people or an object for queries, and never a secret.
+
+use std::{
+    borrow::Cow,
+    fmt::{self, Write as _},
+    io,
+    str::FromStr,
+    sync::Arc,
+};
+
+use billing_scheduler::{Clock, SystemClock};
+use clap::ValueEnum;
+use tracing::{
+    Dispatch, Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields, MakeWriter, format::Writer, time::FormatTime,
+        writer::BoxMakeWriter,
+    },
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    util::{SubscriberInitExt, TryInitError},
+};
+
+use crate::{config::did_you_mean, database_url::MASK};
+
+/// How an event is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum)]
+pub enum LogFormat {
+    /// `[2025-01-15T10:30:00.000Z] [INFO] message`: the sentence alone.
+    #[default]
+    Text,
+    /// One JSON object on a line, with every field of the event and of its spans.
+    Json,
+}
+
+/// Where events go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LogOutput {
+    /// Errors and warnings to the standard error, the rest to the standard output.
+    #[default]
+    Split,
+    /// All to the standard error: the standard output is for a command's data.
+    Stderr,
+}
+
+/// Which events are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFilter(String);
+
+/// Why a text is no [`LogFilter`].
+#[derive(Debug, thiserror::Error)]
+pub enum LogFilterError {
+    /// A word that is no level.
+    #[error("unknown log level `{word}`, {hint}")]
+    Level {
+        /// As written.
+        word: String,
+        /// What to write instead.
+        hint: String,
+    },
+    /// Not of the form `target=level`.
+    #[error(
+        "cannot read the log filter `{0}`: write a level, or target=level pairs such as billing_daemon=debug,sqlx=warn"
+    )]
+    Directive(String),
+}
+
+const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
+impl FromStr for LogFilter {
+    type Err = LogFilterError;
+
+    /// Reads a level (`error`, `warn`, `info`, `debug` or `trace`, in any case), or directives of `tracing` such as
+    /// `billing_daemon=debug,sqlx=warn`; what these do not name stays at `info`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let (directives, words): (Vec<&str>, Vec<&str>) = parts.partition(|part| part.contains(['=', '[']));
+        let mut level = "info".to_owned();
+        for word in words {
+            level = word.to_ascii_lowercase();
+            if !LEVELS.contains(&level.as_str()) {
+                let hint = did_you_mean(word, LEVELS)
+                    .unwrap_or_else(|| "use error, warn, info, debug or trace".to_owned());
+                return Err(LogFilterError::Level { word: word.to_owned(), hint });
+            }
+        }
+        // The database layer tells every statement, which is said only to those who ask for it by name.
+        let statements = if level == "error" { "error" } else { "warn" };
+        let defaults = format!("{level},sqlx={statements},sea_orm={statements}");
+        let filter = [vec![defaults.as_str()], directives].concat().join(",");
+        EnvFilter::try_new(&filter).map_err(|_| LogFilterError::Directive(text.to_owned()))?;
+        Ok(Self(filter))
+    }
+}
+
+impl Default for LogFilter {
+    fn default() -> Self {
+        "info".parse().expect("`info` is a level")
+    }
+}
+
+/// Sends all events of the process to its standard streams, with `***` in place of each of `secrets`.
+///
+/// # Errors
+/// It was done before.
+pub fn init(
+    format: LogFormat,
+    output: LogOutput,
+    filter: &LogFilter,
+    secrets: Vec<String>,
+) -> Result<(), TryInitError> {
+    let out = match output {
+        LogOutput::Split => BoxMakeWriter::new(io::stdout),
+        LogOutput::Stderr => BoxMakeWriter::new(io::stderr),
+    };
+    let sinks = Sinks::new(out, BoxMakeWriter::new(io::stderr), secrets);
+    dispatch(format, filter, sinks, Arc::new(SystemClock)).try_init()
+}
+
+fn dispatch(format: LogFormat, filter: &LogFilter, sinks: Sinks, clock: Arc<dyn Clock>) -> Dispatch {
+    let time = Time(clock);
+    // A failure to write a line must not end in a second one, which could panic: the reader of the stream may be gone.
+    let layer = tracing_subscriber::fmt::layer().with_writer(sinks).log_internal_errors(false);
+    let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
+        LogFormat::Text => Box::new(layer.event_format(Line(time))),
+        LogFormat::Json => {
+            Box::new(layer.json().flatten_event(true).with_current_span(false).with_timer(time))
+        }
+    };
+    Dispatch::new(Registry::default().with(layer.with_filter(EnvFilter::new(&filter.0))))
+}
+
+/// The time of an event, as the original wrote it.
+struct Time(Arc<dyn Clock>);
+
+impl FormatTime for Time {
+    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
+        write!(w, "{}", self.0.now().format("%Y-%m-%dT%H:%M:%S%.3fZ"))
+    }
+}
+
+/// The original's line.
+struct Line(Time);
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut sentence = Sentence::default();
+        event.record(&mut sentence);
+        writer.write_char('[')?;
+        self.0.format_time(&mut writer)?;
+        write!(writer, "] [{}] ", event.metadata().level())?;
+        // A name from the database with a line break in it must not look like a line of the log.
+        for c in sentence.text().chars() {
+            if c.is_control() { write!(writer, "{}", c.escape_default())? } else { writer.write_char(c)? }
+        }
+        writeln!(writer)
+    }
+}
+
+/// An event's message, or its fields if it has none.
+#[derive(Default)]
+struct Sentence {
+    message: String,
+    fields: String,
+}
+
+impl Sentence {
+    fn text(&self) -> &str {
+        if self.message.is_empty() { self.fields.trim_start() } else { &self.message }
+    }
+}
+
+impl Visit for Sentence {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Writing to a string does not fail.
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
+    }
+}
+
+/// The streams, and the last look at what goes there.
+struct Sinks {
+    out: BoxMakeWriter,
+    err: BoxMakeWriter,
+    secrets: Vec<String>,
+}
+
+impl Sinks {
+    fn new(out: BoxMakeWriter, err: BoxMakeWriter, mut secrets: Vec<String>) -> Self {
+        // To hide a password of three letters would only garble the words that contain it.
+        secrets.retain(|secret| secret.chars().count() > 3);
+        Self { out, err, secrets }
+    }
+}
+
+impl<'a> MakeWriter<'a> for Sinks {
+    type Writer = Masking<'a>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Masking { sink: self.err.make_writer(), secrets: &self.secrets }
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Self::Writer {
+        let stream = if *meta.level() <= Level::WARN { &self.err } else { &self.out };
+        Masking { sink: stream.make_writer(), secrets: &self.secrets }
+    }
+}
+
+struct Masking<'a> {
+    sink: Box<dyn io::Write + 'a>,
+    secrets: &'a [String],
+}
+
+impl io::Write for Masking<'_> {
+    /// Gets a whole event at once, so that no secret is cut in two.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut text = String::from_utf8_lossy(bytes);
+        for secret in self.secrets {
+            if text.contains(secret) {
+                text = Cow::Owned(text.replace(secret, MASK));
+            }
+        }
+        self.sink.write_all(text.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use billing_scheduler::ManualClock;
+    use chrono::{TimeZone, Utc};
+    use tracing::{debug, error, info, info_span, trace, warn};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Shared {
+        fn text(&self) -> String {
+            String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+        }
+    }
+
+    impl io::Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What `say` writes to the standard output and to the standard error.
+    fn written(format: LogFormat, filter: &str, say: impl FnOnce()) -> (String, String) {
+        let (out, err) = (Shared::default(), Shared::default());
+        let (o, e) = (out.clone(), err.clone());
+        let sinks = Sinks::new(
+            BoxMakeWriter::new(move || o.clone()),
+            BoxMakeWriter::new(move || e.clone()),
+            vec!["s3cret".to_owned(), "abc".to_owned()],
+        );
+        let at = Utc.with_ymd_and_hms(2025, 1, 15, 10, 30, 0).single().expect("no ambiguity in UTC");
+        let filter = filter.parse().expect("a filter");
+        tracing::dispatcher::with_default(
+            &dispatch(format, &filter, sinks, Arc::new(ManualClock::at(at))),
+            say,
+        );
+        (out.text(), err.text())
+    }
+
+    fn every_level() {
+        error!("one");
+        warn!("two");
+        info!(job.name = "billing", items = 3, "three");
+        debug!("four");
+        trace!("five");
+        warn!(target: "sqlx::query", "six");
+        info!(target: "sqlx::query", "seven");
+        debug!(target: "sea_orm::driver", "eight");
+    }
+
+    #[test]
+    fn a_line_reads_as_the_originals_and_goes_to_its_stream() {
+        let (out, err) = written(LogFormat::Text, "trace", every_level);
+        assert_eq!(
+            out,
+            "[2025-01-15T10:30:00.000Z] [INFO] three\n\
+             [2025-01-15T10:30:00.000Z] [DEBUG] four\n\
+             [2025-01-15T10:30:00.000Z] [TRACE] five\n"
+        );
+        assert_eq!(
+            err,
+            "[2025-01-15T10:30:00.000Z] [ERROR] one\n\
+             [2025-01-15T10:30:00.000Z] [WARN] two\n\
+             [2025-01-15T10:30:00.000Z] [WARN] six\n"
+        );
+    }
+
+    #[test]
+    fn a_filter_lets_through_what_it_says_and_statements_only_by_name() {
+        for (filter, passing) in [
+            ("error", "one"),
+            ("WARN", "one two six"),
+            ("info", "one two three six"),
+            ("billing_daemon=debug", "one two three four six"),
+            ("Debug, sqlx=info", "one two three four six seven"),
+            ("error,sea_orm=debug", "one eight"),
+            ("billing_daemon=off", "six"),
+        ] {
+            let (out, err) = written(LogFormat::Text, filter, every_level);
+            let lines = format!("{out}{err}");
+            for word in ["one", "two", "three", "four", "five", "six", "seven", "eight"] {
+                let expected = passing.split(' ').any(|passing| passing == word);
+                assert_eq!(lines.contains(word), expected, "`{word}` with the filter {filter}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for (text, reason) in [
+            ("verbose", "unknown log level `verbose`, use error, warn, info, debug or trace"),
+            ("inof", "unknown log level `inof`, did you mean `info`?"),
+            ("sqlx=debug,warning", "unknown log level `warning`, use error, warn, info, debug or trace"),
+            (
+                "sqlx=loud",
+                "cannot read the log filter `sqlx=loud`: write a level, or target=level pairs such as billing_daemon=debug,sqlx=warn",
+            ),
+        ] {
+            assert_eq!(text.parse::<LogFilter>().expect_err(text).to_string(), reason);
+        }
+    }
+
+    #[test]
+    fn json_has_the_fields_of_the_event_and_of_its_spans() {
+        let (out, _) = written(LogFormat::Json, "info", || {
+            let _run = info_span!("run", job.name = "billing").entered();
+            info!(items = 3, "charged {} instances", 3);
+        });
+        let object: serde_json::Value = serde_json::from_str(&out).expect("one object");
+        assert_eq!(
+            object,
+            serde_json::json!({
+                "timestamp": "2025-01-15T10:30:00.000Z",
+                "level": "INFO",
+                "message": "charged 3 instances",
+                "items": 3,
+                "target": "billing_daemon::logging::tests",
+                "spans": [{ "name": "run", "job.name": "billing" }],
+            })
+        );
+    }
+
+    #[test]
+    fn no_secret_is_written_in_either_format() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let (out, err) = written(format, "info", || {
+                let _span = info_span!("connect", url = "postgres://ada:s3cret@db").entered();
+                info!(password = "s3cret", "the password is s3cret");
+                error!("s3cret is wrong; abc is too short to be hidden");
+            });
+            assert!(!out.contains("s3cret") && !err.contains("s3cret"), "{out}{err}");
+            assert!(out.contains("the password is ***") && err.contains("abc"), "{out}{err}");
+        }
+    }
+
+    #[test]
+    fn one_event_is_one_line_and_one_without_a_message_shows_its_fields() {
+        let (out, _) = written(LogFormat::Text, "info", || {
+            info!("label `a\n[2025-01-15T10:30:00.000Z] [ERROR] b\u{1b}[2J`");
+            info!(rows = 3, table = "wallets");
+        });
+        assert_eq!(
+            out,
+            "[2025-01-15T10:30:00.000Z] [INFO] label `a\\n[2025-01-15T10:30:00.000Z] [ERROR] b\\u{1b}[2J`\n\
+             [2025-01-15T10:30:00.000Z] [INFO] rows=3 table=wallets\n"
+        );
+    }
+}

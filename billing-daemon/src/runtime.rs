@@ -1,0 +1,185 @@
+//! The daemon itself: rings the scheduler until a signal comes, then drains it.
+
+use std::{sync::Arc, time::Duration};
+
+use billing_jobs::{BILLING_JOB, Services, panel::Panel, status::StatusRow};
+use billing_scheduler::{Clock, Registry, Scheduler, SystemClock};
+use sea_orm::DatabaseConnection;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
+
+use crate::{
+    Plugins,
+    config::Config,
+    database::{Database, Pool},
+    exit::{Exit, Failure},
+    identity::Identity,
+    platform::Platform,
+    ringer::Ringer,
+    store::SeaOrmStore,
+};
+
+/// A drain that was cut short by a second signal ends the process with 128 and the signal's number, as a shell would say it.
+const SIGNALLED: i32 = 128;
+
+/// Everything that billing works with, opened and checked. Nothing was written yet.
+pub struct Opened {
+    /// The panel's database.
+    pub db: DatabaseConnection,
+    /// Which schema it has.
+    pub panel: Panel,
+}
+
+/// Opens `database`, and refuses a schema that does not fit this program.
+pub async fn open(database: &Database) -> Result<Opened, Failure> {
+    let db = database.connect_patiently(Pool::Shared).await?;
+    migration::check(&db).await?;
+    let panel =
+        Panel::detect(&db).await.map_err(|error| Failure::database("read the panel's schema", &error))?;
+    Ok(Opened { db, panel })
+}
+
+/// Runs the jobs of `config` until SIGTERM or SIGINT.
+pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Result<(), Failure> {
+    if Platform::current().is_none() {
+        warn!("unknown operating system `{}`: it is treated as Linux", std::env::consts::OS);
+    }
+    let mut signals = Signals::listen()?;
+    let Opened { db, panel } = tokio::select! {
+        opened = open(&database) => opened?,
+        name = signals.next() => {
+            info!("{name} before the start: nothing was begun");
+            return Ok(());
+        }
+    };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let identity = Identity::of_process(config.billing_interval_minutes);
+    let status =
+        Arc::new(StatusRow::new(db.clone(), &identity.instance, &identity.hostname, &identity.metadata));
+    let services = Services {
+        db: db.clone(),
+        panel,
+        status: Arc::clone(&status),
+        started: clock.monotonic(),
+        billing_interval: Duration::from_secs(60 * config.billing_interval_minutes.unwrap_or(60)),
+        clock: Arc::clone(&clock),
+    };
+    let mut registry = Registry::new();
+    billing_jobs::register(&mut registry, &services);
+    plugins.register(&mut registry);
+
+    let ttl = config.daemon.lease_ttl;
+    let drain_timeout = config.daemon.drain_timeout;
+    let store = SeaOrmStore::new(db.clone(), database, &identity.instance, ttl, Arc::clone(&clock));
+    let jobs = config.jobs;
+    let bills = jobs.iter().any(|(spec, _)| spec.kind == BILLING_JOB);
+    let names: Vec<String> = jobs.iter().map(|(spec, _)| spec.name.clone()).collect();
+    let scheduler = Scheduler::build(&registry, jobs, Arc::new(store), clock)
+        .map_err(|error| Failure::new(Exit::Configuration, error))?;
+    let renewals = Renewals::start(scheduler.clone(), ttl / 3)?;
+    let mut ringer =
+        Ringer::start().await.map_err(|error| Failure::new(Exit::Internal, format!("no ringer: {error}")))?;
+    info!(
+        instance = %identity.instance,
+        panel = %panel.generation,
+        "billing-daemon {} runs {} as {} beside a panel of generation {}",
+        env!("CARGO_PKG_VERSION"),
+        names.join(", "),
+        identity.instance,
+        panel.generation,
+    );
+    if !bills {
+        warn!("no job of kind `{BILLING_JOB}` is enabled: this daemon charges nothing");
+    }
+
+    let name = loop {
+        tokio::select! {
+            () = ringer.ring() => scheduler.tick(),
+            name = signals.next() => break name,
+        }
+    };
+    info!("{name}: nothing new starts; waiting up to {} s for the batch in hand", drain_timeout.as_secs());
+    let drained = tokio::select! {
+        report = scheduler.drain(drain_timeout) => report,
+        name = signals.next() => {
+            error!("{name} while stopping: stopping at once");
+            std::process::exit(SIGNALLED + signals.last);
+        }
+    };
+    ringer.stop().await;
+    renewals.stop();
+    let stopped = status.stop().await;
+    db.close().await.map_err(|error| Failure::database("close the database", &error))?;
+    stopped.map_err(|error| Failure::database("write that the daemon stopped", &error))?;
+    if drained.abandoned > 0 {
+        let message =
+            format!("stopped, but {} runs did not end in time and run again later", drained.abandoned);
+        return Err(Failure::new(Exit::Internal, message));
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    last: i32,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|error| Failure::new(Exit::Internal, format!("cannot listen to signals: {error}")))
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            last: 0,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        let (kind, name) = tokio::select! {
+            _ = self.terminate.recv() => (SignalKind::terminate(), "SIGTERM"),
+            _ = self.interrupt.recv() => (SignalKind::interrupt(), "SIGINT"),
+        };
+        self.last = kind.as_raw_value();
+        name
+    }
+}
+
+/// Renews leases from a thread of its own: a job that blocks every thread of the runtime does not lose its lease.
+struct Renewals {
+    stop: tokio::sync::oneshot::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Renewals {
+    fn start(scheduler: Scheduler, every: Duration) -> Result<Self, Failure> {
+        let internal =
+            |error| Failure::new(Exit::Internal, format!("cannot start the renewal of leases: {error}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(internal)?;
+        let (stop, mut stopped) = tokio::sync::oneshot::channel();
+        let renew = async move {
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(every) => scheduler.renew_leases().await,
+                    _ = &mut stopped => return,
+                }
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("lease-renewal".to_owned())
+            .spawn(move || runtime.block_on(renew))
+            .map_err(internal)?;
+        Ok(Self { stop, thread })
+    }
+
+    fn stop(self) {
+        // Both fail only if the thread has ended already.
+        let _ = self.stop.send(());
+        let _ = self.thread.join();
+    }
+}

@@ -1,0 +1,35 @@
+//! What a billing run did, commit by commit: its totals are the sums of these rows.
+
+use sea_orm::entity::prelude::*;
+
+use crate::types::{Id, Instant};
+
+/// A committed batch. Money is in ten-thousandths.
+#[sea_orm::model]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "billing_batches")]
+pub struct Model {
+    /// Its key.
+    #[sea_orm(primary_key)]
+    pub id: i64,
+    /// Its run.
+    pub run_id: Id,
+    /// The fencing token it was committed under.
+    pub fence: i64,
+    /// Up to when hours were due.
+    pub as_of: Instant,
+    /// How many machines were looked at.
+    pub instances: i32,
+    /// How many were charged.
+    pub charges: i32,
+    /// How many were held.
+    pub held: i32,
+    /// How many hours were charged.
+    pub hours: i64,
+    /// What was taken.
+    pub amount: i64,
+    /// When it was written.
+    pub created_at: Instant,
+}
+
+impl ActiveModelBehavior for ActiveModel {}

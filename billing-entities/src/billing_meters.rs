@@ -1,0 +1,29 @@
+//! What is carried from charge to charge of one machine.
+
+use sea_orm::entity::prelude::*;
+
+use crate::types::{Id, Instant};
+
+/// The meter of a machine. `rate` and `carry` are in 1/730 of a millionth.
+#[sea_orm::model]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "billing_meters")]
+pub struct Model {
+    /// The machine.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub instance_id: Id,
+    /// Who pays for it.
+    pub organization_id: Id,
+    /// Up to when it is charged.
+    pub billed_through: Instant,
+    /// What the last charge left over.
+    pub carry: i64,
+    /// The price of the hours that follow `billed_through`.
+    pub rate: i64,
+    /// Prices seen while hours were unpaid: pairs of microseconds since 1970 and rate.
+    pub rate_changes: Option<Json>,
+    /// When the machine was last there.
+    pub seen_at: Instant,
+}
+
+impl ActiveModelBehavior for ActiveModel {}

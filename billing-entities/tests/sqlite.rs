@@ -1,0 +1,388 @@
+//! What is in a row is what an entity reads, and what of it can be written is found again.
+
+use billing_entities::*;
+use sea_orm::prelude::{DateTimeUtc, Uuid};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, Database, DatabaseConnection, EntityTrait, QueryFilter,
+    Set,
+};
+use tempfile::TempDir;
+
+/// One row of each table. `AT` is an instant of the panel, `1795341600123456` the same one of ours.
+const ROWS: &str = r#"
+INSERT INTO users VALUES ('00000000-0000-4000-8000-000000000001', 'a@example.com', 'Ada', 'admin', AT, NULL);
+INSERT INTO organizations (id, name, slug, owner_id, settings, website, created_at, updated_at) VALUES
+    ('00000000-0000-4000-8000-000000000002', 'Acme', 'acme', '00000000-0000-4000-8000-000000000001',
+    '{"theme":"dark"}', 'acme.example', AT, AT);
+INSERT INTO wallets VALUES
+    ('00000000-0000-4000-8000-000000000003', '00000000-0000-4000-8000-000000000002', 123456, 'EUR', NULL, NULL);
+INSERT INTO vps_plans (id, name, provider_plan_id, base_price, markup_price, specifications, active, created_at,
+    updated_at) VALUES ('00000000-0000-4000-8000-000000000004', 'Small', 's-1', 50000, NULL, '{"cores":1}', TRUE,
+    NULL, NULL);
+INSERT INTO vps_instances (id, organization_id, plan_id, provider_instance_id, label, status, configuration,
+    last_billed_at, created_at, updated_at) VALUES ('00000000-0000-4000-8000-000000000005',
+    '00000000-0000-4000-8000-000000000002', 's-1', '77', 'web', NULL, NULL, AT, '2026-11-22 10:00:00', NULL);
+INSERT INTO payment_transactions VALUES ('00000000-0000-4000-8000-000000000006',
+    '00000000-0000-4000-8000-000000000002', -123456, 'EUR', 'wallet_debit', 'internal', NULL, 'completed', 'Web',
+    '{"balance_before":1}', NULL, NULL);
+INSERT INTO vps_billing_cycles VALUES ('00000000-0000-4000-8000-000000000007',
+    '00000000-0000-4000-8000-000000000005', '00000000-0000-4000-8000-000000000002', AT, AT, 50000, 123456,
+    'billed', '00000000-0000-4000-8000-000000000006', NULL, NULL, NULL);
+INSERT INTO billing_daemon_status VALUES (8, 'host-1', 'running', AT, TRUE, 9, 123456, 50000, NULL, AT, NULL, NULL,
+    NULL, NULL);
+INSERT INTO billing_job_state VALUES ('billing', 1, 'me', 1795341600123456, 1795341600123456, 1795341600123456,
+    NULL, 2, NULL, 1795341600123456);
+INSERT INTO billing_fences VALUES ('billing', 3, NULL);
+INSERT INTO billing_job_runs VALUES ('00000000-0000-4000-8000-000000000009', 'billing', '', 1795341600123456,
+    'done', 'manual', 1, 2, 'me', 1795341600123456, 1795341600123456, 3, 4, NULL, NULL, '{"amount":5}');
+INSERT INTO billing_batches VALUES (1, '00000000-0000-4000-8000-000000000009', 2, 1795341600123456, 3, 4, 5, 6, 7,
+    1795341600123456);
+INSERT INTO billing_charges VALUES (1795341600123456, '00000000-0000-4000-8000-000000000005',
+    '00000000-0000-4000-8000-000000000002', 1, 2, 3, 4, 5, NULL);
+INSERT INTO billing_meters VALUES ('00000000-0000-4000-8000-000000000005', '00000000-0000-4000-8000-000000000002',
+    1795341600123456, 1, 9223372036854775807, '[[1,2]]', 1795341600123456);
+INSERT INTO billing_holds VALUES (1, '00000000-0000-4000-8000-000000000005',
+    '00000000-0000-4000-8000-000000000002', 'web', 'unknown_plan', NULL, 2, NULL, 1795341600123456,
+    1795341600123456, NULL);
+INSERT INTO billing_wallets VALUES ('00000000-0000-4000-8000-000000000003',
+    '00000000-0000-4000-8000-000000000002', 1, -2, 1795341600123456);
+"#;
+
+async fn filled() -> (TempDir, DatabaseConnection) {
+    let dir = TempDir::new().expect("the system has a folder for temporary files");
+    let url = format!("sqlite://{}?mode=rwc", dir.path().join("billing.db").display());
+    let db = Database::connect(url).await.expect("a new file opens");
+    migration::up(&db, None).await.expect("an empty database can be migrated");
+    let rows = ROWS.replace("AT", "'2026-11-22T10:00:00.123456+00:00'");
+    db.execute_unprepared(&rows).await.expect("the rows fit the tables");
+    (dir, db)
+}
+
+fn id(number: u128) -> Id {
+    Id(Uuid::from_u128(0x4000_8000_0000_0000_0000 + number))
+}
+
+fn at() -> DateTimeUtc {
+    DateTimeUtc::from_timestamp_micros(1_795_341_600_123_456).expect("a year of four digits")
+}
+
+fn json(text: &str) -> sea_orm::JsonValue {
+    text.parse().expect("it is JSON")
+}
+
+/// The table holds exactly this row.
+#[track_caller]
+fn check<M: PartialEq + std::fmt::Debug>(rows: Result<Vec<M>, sea_orm::DbErr>, row: M) {
+    assert_eq!(rows.expect("the table can be read"), [row]);
+}
+
+#[tokio::test]
+async fn customers_and_their_wallets_are_read() {
+    let (_dir, db) = filled().await;
+    check(
+        users::Entity::find().all(&db).await,
+        users::Model {
+            id: id(1),
+            email: "a@example.com".to_owned(),
+            name: "Ada".to_owned(),
+            role: "admin".to_owned(),
+            created_at: Some(at()),
+            updated_at: None,
+        },
+    );
+    check(
+        organizations::Entity::find().all(&db).await,
+        organizations::Model {
+            id: id(2),
+            name: "Acme".to_owned(),
+            slug: "acme".to_owned(),
+            owner_id: id(1),
+            settings: Some(json(r#"{"theme":"dark"}"#)),
+            website: Some("acme.example".to_owned()),
+            address: None,
+            tax_id: None,
+            created_at: Some(at()),
+            updated_at: Some(at()),
+        },
+    );
+    check(
+        wallets::Entity::find().all(&db).await,
+        wallets::Model {
+            id: id(3),
+            organization_id: id(2),
+            balance: Some(Money(123_456)),
+            currency: Some("EUR".to_owned()),
+            created_at: None,
+            updated_at: None,
+        },
+    );
+}
+
+#[tokio::test]
+async fn machines_and_their_bills_are_read() {
+    let (_dir, db) = filled().await;
+    check(
+        vps_plans::Entity::find().all(&db).await,
+        vps_plans::Model {
+            id: id(4),
+            name: "Small".to_owned(),
+            provider_plan_id: "s-1".to_owned(),
+            provider_id: None,
+            base_price: Some(Money(50_000)),
+            markup_price: None,
+            specifications: json(r#"{"cores":1}"#),
+            active: true,
+            created_at: None,
+            updated_at: None,
+        },
+    );
+    check(
+        vps_instances::Entity::find().all(&db).await,
+        vps_instances::Model {
+            id: id(5),
+            organization_id: id(2),
+            plan_id: "s-1".to_owned(),
+            provider_instance_id: "77".to_owned(),
+            label: "web".to_owned(),
+            status: None,
+            configuration: None,
+            last_billed_at: Some(at()),
+            created_at: DateTimeUtc::from_timestamp(1_795_341_600, 0),
+            updated_at: None,
+        },
+    );
+    check(
+        payment_transactions::Entity::find().all(&db).await,
+        payment_transactions::Model {
+            id: id(6),
+            organization_id: id(2),
+            amount: Money(-123_456),
+            currency: Some("EUR".to_owned()),
+            payment_method: "wallet_debit".to_owned(),
+            payment_provider: "internal".to_owned(),
+            provider_transaction_id: None,
+            status: "completed".to_owned(),
+            description: Some("Web".to_owned()),
+            metadata: Some(json(r#"{"balance_before":1}"#)),
+            created_at: None,
+            updated_at: None,
+        },
+    );
+    check(
+        vps_billing_cycles::Entity::find().all(&db).await,
+        vps_billing_cycles::Model {
+            id: id(7),
+            vps_instance_id: id(5),
+            organization_id: id(2),
+            billing_period_start: at(),
+            billing_period_end: at(),
+            hourly_rate: Money(50_000),
+            total_amount: Money(123_456),
+            status: Some("billed".to_owned()),
+            payment_transaction_id: Some(id(6)),
+            metadata: None,
+            created_at: None,
+            updated_at: None,
+        },
+    );
+    check(
+        billing_daemon_status::Entity::find().all(&db).await,
+        billing_daemon_status::Model {
+            id: 8,
+            daemon_instance_id: "host-1".to_owned(),
+            status: "running".to_owned(),
+            last_run_at: Some(at()),
+            last_run_success: Some(true),
+            instances_billed: Some(9),
+            total_amount: Some(Money(123_456)),
+            total_hours: Some(Hours(50_000)),
+            error_message: None,
+            started_at: Some(at()),
+            heartbeat_at: None,
+            metadata: None,
+            created_at: None,
+            updated_at: None,
+        },
+    );
+}
+
+#[tokio::test]
+async fn jobs_and_runs_are_read() {
+    let (_dir, db) = filled().await;
+    let now = Instant(at());
+    check(
+        billing_job_state::Entity::find().all(&db).await,
+        billing_job_state::Model {
+            job: "billing".to_owned(),
+            fence: 1,
+            holder: Some("me".to_owned()),
+            expires_at: Some(now),
+            cursor_at: now,
+            retry_scheduled_at: Some(now),
+            retry_not_before: None,
+            failed_attempts: 2,
+            last_error: None,
+            updated_at: now,
+        },
+    );
+    check(
+        billing_fences::Entity::find().all(&db).await,
+        billing_fences::Model { job: "billing".to_owned(), fence: 3, worked_at: None },
+    );
+    check(
+        billing_job_runs::Entity::find().all(&db).await,
+        billing_job_runs::Model {
+            id: id(9),
+            job: "billing".to_owned(),
+            node: String::new(),
+            scheduled_at: now,
+            status: "done".to_owned(),
+            triggered_by: "manual".to_owned(),
+            attempt: 1,
+            fence: 2,
+            daemon: "me".to_owned(),
+            started_at: now,
+            finished_at: now,
+            lateness_ms: 3,
+            items: 4,
+            reason: None,
+            error: None,
+            details: Some(json(r#"{"amount":5}"#)),
+        },
+    );
+    check(
+        billing_batches::Entity::find().all(&db).await,
+        billing_batches::Model {
+            id: 1,
+            run_id: id(9),
+            fence: 2,
+            as_of: now,
+            instances: 3,
+            charges: 4,
+            held: 5,
+            hours: 6,
+            amount: 7,
+            created_at: now,
+        },
+    );
+}
+
+#[tokio::test]
+async fn charges_meters_and_holds_are_read() {
+    let (_dir, db) = filled().await;
+    let now = Instant(at());
+    check(
+        billing_charges::Entity::find().all(&db).await,
+        billing_charges::Model {
+            period_start: now,
+            instance_id: id(5),
+            organization_id: id(2),
+            batch_id: 1,
+            hours: 2,
+            rate: 3,
+            amount: 4,
+            carry: 5,
+            payment_transaction_id: None,
+        },
+    );
+    check(
+        billing_meters::Entity::find().all(&db).await,
+        billing_meters::Model {
+            instance_id: id(5),
+            organization_id: id(2),
+            billed_through: now,
+            carry: 1,
+            rate: i64::MAX,
+            rate_changes: Some(json("[[1,2]]")),
+            seen_at: now,
+        },
+    );
+    check(
+        billing_holds::Entity::find().all(&db).await,
+        billing_holds::Model {
+            id: 1,
+            instance_id: id(5),
+            organization_id: id(2),
+            label: "web".to_owned(),
+            reason: "unknown_plan".to_owned(),
+            detail: None,
+            hours_due: 2,
+            amount_due: None,
+            opened_at: now,
+            seen_at: now,
+            closed_at: None,
+        },
+    );
+    check(
+        billing_wallets::Entity::find().all(&db).await,
+        billing_wallets::Model {
+            wallet_id: id(3),
+            organization_id: id(2),
+            opening_balance: 1,
+            opening_ledger: -2,
+            opened_at: now,
+        },
+    );
+}
+
+#[tokio::test]
+async fn rows_are_found_and_written_by_id() {
+    let (_dir, db) = filled().await;
+    let organization = organizations::ActiveModel {
+        id: Set(id(20)),
+        name: Set("Zeta".to_owned()),
+        slug: Set("zeta".to_owned()),
+        owner_id: Set(id(1)),
+        created_at: Set(Some(at())),
+        ..Default::default()
+    };
+    let inserted = organization.insert(&db).await.unwrap();
+    assert_eq!((inserted.id, inserted.created_at), (id(20), Some(at())));
+    let found = organizations::Entity::find_by_id(id(20)).one(&db).await.unwrap();
+    assert_eq!(found, Some(inserted));
+
+    let some = organizations::COLUMN.id.is_in([id(20), id(21)]);
+    assert_eq!(organizations::Entity::find().filter(some).all(&db).await.unwrap().len(), 1);
+    let no_provider = vps_plans::COLUMN.provider_id.eq(None::<Id>);
+    assert_eq!(vps_plans::Entity::find().filter(no_provider).all(&db).await.unwrap().len(), 1);
+
+    let plan =
+        vps_plans::ActiveModel { id: Set(id(4)), provider_id: Set(Some(id(30))), ..Default::default() };
+    assert_eq!(plan.update(&db).await.unwrap().provider_id, Some(id(30)));
+    let deleted = organizations::Entity::delete_by_id(id(20)).exec(&db).await.unwrap();
+    assert_eq!(deleted.rows_affected, 1);
+}
+
+#[tokio::test]
+async fn a_cycle_leads_to_its_machine_and_its_organization() {
+    let (_dir, db) = filled().await;
+    let cycle = vps_billing_cycles::Entity::load()
+        .with((vps_instances::Entity, organizations::Entity))
+        .with(payment_transactions::Entity)
+        .one(&db)
+        .await
+        .unwrap()
+        .expect("there is one");
+    let machine = cycle.vps_instance.into_option().expect("it was loaded");
+    assert_eq!(machine.organization.into_option().expect("it was loaded").name, "Acme");
+    assert_eq!(cycle.payment_transaction.into_option().expect("it was loaded").amount, Money(-123_456));
+}
+
+#[tokio::test]
+async fn money_and_instants_of_ours_compare_as_numbers_on_sqlite() {
+    let (_dir, db) = filled().await;
+    for (balance, found) in [(99_999, 1), (123_456, 0), (1_000_000, 0)] {
+        let richer = wallets::COLUMN.balance.gt(Money(balance));
+        assert_eq!(wallets::Entity::find().filter(richer).all(&db).await.unwrap().len(), found, "{balance}");
+    }
+    let charge = billing_charges::Entity::find_by_id((Instant(at()), id(5))).one(&db).await.unwrap();
+    assert!(charge.is_some());
+}
+
+#[tokio::test]
+async fn a_value_of_another_form_is_named_in_the_error() {
+    let (_dir, db) = filled().await;
+    db.execute_unprepared("UPDATE billing_holds SET organization_id = 'acme'").await.unwrap();
+    let error = billing_holds::Entity::find().one(&db).await.unwrap_err().to_string();
+    assert!(error.contains("holds `acme`, which is not a hyphenated uuid"), "{error}");
+}

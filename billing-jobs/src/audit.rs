@@ -1,0 +1,336 @@
+//! Invariants that hold at any time, each as a query for what breaks it.
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, TransactionTrait};
+use serde::Serialize;
+
+use crate::{
+    BILLING_JOB,
+    billing::sqlite_micros,
+    db::{code, statement},
+};
+
+/// What an audit found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Audit {
+    /// How many rows were held against an invariant.
+    pub checked: u64,
+    /// Each row that breaks one.
+    pub violations: Vec<Violation>,
+}
+
+/// A row that breaks an invariant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Violation {
+    /// Which invariant.
+    pub check: String,
+    /// What is wrong, with the row's keys.
+    pub detail: String,
+}
+
+/// No more violations of one invariant than these are listed; a further line counts the rest.
+const LISTED: usize = 100;
+
+struct Check {
+    name: &'static str,
+    /// How many rows are held against it.
+    count: &'static str,
+    /// `detail` of each row that breaks it.
+    broken: String,
+}
+
+#[expect(clippy::too_many_lines, reason = "a list, of which each entry is read by itself")]
+fn checks(w: Words) -> Vec<Check> {
+    vec![
+    Check {
+        name: "charge_arithmetic",
+        count: "SELECT count(*) AS n FROM billing_charges",
+        broken: format!(
+                "SELECT 'charge of instance ' || instance_id || ' from ' || period_start || ': '
+                        || carried || ' carried, plus ' || hours || ' h at ' || rate || ' is not ' || amount
+                        || ' and ' || carry || ' carried on' AS detail
+                   FROM (SELECT c.*, coalesce(lag(c.carry) OVER (PARTITION BY c.instance_id ORDER BY c.period_start), 0)
+                                     AS carried
+                           FROM billing_charges c) AS x
+                  WHERE carried + {wide_rate} * hours <> {wide_amount} * 73000 + carry",
+                wide_rate = w.wide("rate"),
+                wide_amount = w.wide("amount"),
+            ),
+    },
+    Check {
+        name: "charges_contiguous",
+        count: "SELECT count(*) AS n FROM billing_charges",
+        broken: format!(
+                "SELECT 'instance ' || instance_id || ': a charge ends at ' || ended || ' and the next begins at '
+                        || period_start AS detail
+                   FROM (SELECT c.instance_id, c.period_start,
+                                lag({end}) OVER (PARTITION BY c.instance_id ORDER BY c.period_start) AS ended
+                           FROM billing_charges c) AS x
+                  WHERE ended > period_start
+                     OR (ended < period_start
+                         AND EXISTS (SELECT 1 FROM vps_instances i WHERE i.id = x.instance_id)
+                         AND NOT EXISTS (SELECT 1 FROM vps_billing_cycles y
+                                          WHERE y.vps_instance_id = x.instance_id AND y.status = 'billed'
+                                            AND {at_billing_period_start} < x.period_start
+                                            AND {at_billing_period_end} > x.ended))",
+                at_billing_period_start = w.at("y.billing_period_start"),
+                at_billing_period_end = w.at("y.billing_period_end"),
+                end = w.end(),
+            ),
+    },
+    Check {
+        name: "charges_within_life",
+        count: "SELECT count(*) AS n FROM billing_charges",
+        broken: format!(
+                "SELECT 'instance ' || c.instance_id || ': the charge from ' || c.period_start
+                        || ' begins before the instance or ends in the future' AS detail
+                   FROM billing_charges c LEFT JOIN vps_instances i ON i.id = c.instance_id
+                  WHERE {end} > {now} OR c.period_start < {at_created_at}",
+                at_created_at = w.at("i.created_at"),
+                end = w.end(),
+                now = w.now(),
+            ),
+    },
+    Check {
+        name: "watermark",
+        count: "SELECT count(*) AS n FROM billing_meters",
+        broken: format!(
+                "SELECT 'instance ' || m.instance_id || ': the meter stands at ' || m.billed_through
+                        || ', charges reach ' || coalesce(CAST(c.ended AS TEXT), 'nothing') || ', the panel believes '
+                        || coalesce(CAST({anchor} AS TEXT), 'nothing') AS detail
+                   FROM billing_meters m
+                   LEFT JOIN (SELECT instance_id, max({end}) AS ended FROM billing_charges c GROUP BY instance_id) c
+                          ON c.instance_id = m.instance_id
+                   LEFT JOIN vps_instances i ON i.id = m.instance_id
+                  WHERE m.billed_through < c.ended
+                     OR {anchor} < m.billed_through",
+                anchor = w.at("coalesce(i.last_billed_at, i.created_at)"),
+                end = w.end(),
+            ),
+    },
+    Check {
+        name: "charge_without_meter",
+        count: "SELECT count(DISTINCT instance_id) AS n FROM billing_charges",
+        broken: "SELECT DISTINCT 'instance ' || c.instance_id || ' has charges and no meter' AS detail
+                   FROM billing_charges c
+                  WHERE NOT EXISTS (SELECT 1 FROM billing_meters m WHERE m.instance_id = c.instance_id)".to_owned(),
+    },
+    Check {
+        name: "charge_in_ledger",
+        count: "SELECT count(*) AS n FROM billing_charges",
+        broken: format!(
+                "SELECT 'instance ' || c.instance_id || ': the charge from ' || c.period_start
+                        || ' is not in payment_transactions with the same amount' AS detail
+                   FROM billing_charges c LEFT JOIN payment_transactions t ON t.id = c.payment_transaction_id
+                  WHERE (c.amount > 0 OR c.payment_transaction_id IS NOT NULL)
+                    AND (t.id IS NULL OR {amount} <> -c.amount OR t.organization_id <> c.organization_id)
+                    AND EXISTS (SELECT 1 FROM organizations o WHERE o.id = c.organization_id)",
+                amount = w.money("t.amount"),
+            ),
+    },
+    Check {
+        name: "charge_in_cycles",
+        count: "SELECT count(*) AS n FROM billing_charges",
+        broken: format!(
+                "SELECT 'instance ' || c.instance_id || ': the charge from ' || c.period_start || ' has '
+                        || count(y.id) || ' billed cycles instead of one' AS detail
+                   FROM billing_charges c
+                   JOIN vps_instances i ON i.id = c.instance_id
+                   LEFT JOIN vps_billing_cycles y
+                          ON y.vps_instance_id = c.instance_id AND y.status = 'billed'
+                         AND {at_billing_period_start} = c.period_start AND {total_amount} = c.amount
+                  GROUP BY c.instance_id, c.period_start
+                 HAVING count(y.id) <> 1",
+                at_billing_period_start = w.at("y.billing_period_start"),
+                total_amount = w.money("y.total_amount"),
+            ),
+    },
+    Check {
+        name: "ledger_chain",
+        count: "SELECT count(*) AS n FROM billing_charges WHERE payment_transaction_id IS NOT NULL",
+        broken: format!(
+                "SELECT 'payment transaction ' || t.id || ': balance_before and balance_after do not differ by its amount'
+                        AS detail
+                   FROM billing_charges c JOIN payment_transactions t ON t.id = c.payment_transaction_id
+                  WHERE {balance_before} + {amount} <> {balance_after}
+                     OR {balance_before} IS NULL OR {balance_after} IS NULL",
+                amount = w.money("t.amount"),
+                balance_before = w.metadata("balance_before"),
+                balance_after = w.metadata("balance_after"),
+            ),
+    },
+    Check {
+        name: "wallet_balance",
+        count: "SELECT count(*) AS n FROM billing_wallets",
+        broken: format!(
+                "SELECT 'wallet ' || b.wallet_id || ': the balance changed by '
+                        || coalesce(CAST({balance} - b.opening_balance AS TEXT), 'nothing that can be counted')
+                        || ' ten-thousandths since it was first charged, the ledger by '
+                        || b.ledger - b.opening_ledger AS detail
+                   FROM (SELECT b.*, coalesce((SELECT sum({amount}) FROM payment_transactions t
+                                                WHERE t.organization_id = b.organization_id AND t.status = 'completed'), 0)
+                                     AS ledger
+                           FROM billing_wallets b) AS b
+                   JOIN wallets w ON w.id = b.wallet_id
+                  WHERE w.balance IS NULL OR {balance} - b.opening_balance <> b.ledger - b.opening_ledger",
+                balance = w.money("w.balance"),
+                amount = w.money("t.amount"),
+            ),
+    },
+    Check {
+        name: "batch_totals",
+        count: "SELECT count(*) AS n FROM billing_batches",
+        broken: "SELECT 'batch ' || b.id || ': its row says ' || b.charges || ' charges, ' || b.hours || ' h, '
+                        || b.amount || ', its charges ' || coalesce(c.charges, 0) || ', '
+                        || coalesce(c.hours, 0) || ' h, ' || coalesce(c.amount, 0) AS detail
+                   FROM billing_batches b
+                   LEFT JOIN (SELECT batch_id, count(*) AS charges, count(DISTINCT instance_id) AS instances,
+                                     sum(hours) AS hours, sum(amount) AS amount
+                                FROM billing_charges GROUP BY batch_id) c ON c.batch_id = b.id
+                  WHERE b.charges <> coalesce(c.charges, 0) OR b.instances <> coalesce(c.instances, 0)
+                     OR b.hours <> coalesce(c.hours, 0) OR b.amount <> coalesce(c.amount, 0)".to_owned(),
+    },
+    Check {
+        name: "charge_without_batch",
+        count: "SELECT count(DISTINCT batch_id) AS n FROM billing_charges",
+        broken: "SELECT DISTINCT 'charges of batch ' || c.batch_id || ', which has no row' AS detail
+                   FROM billing_charges c
+                  WHERE NOT EXISTS (SELECT 1 FROM billing_batches b WHERE b.id = c.batch_id)".to_owned(),
+    },
+    Check {
+        name: "run_totals",
+        count: "SELECT count(*) AS n FROM billing_job_runs WHERE job = $1 AND status = 'done'",
+        broken: format!(
+                "SELECT 'run ' || r.id || ': its row says ' || coalesce({charged}, 'nothing') || ' instances, '
+                        || coalesce({hours}, 'no') || ' h, its batches ' || coalesce(b.charged, 0) || ', '
+                        || coalesce(b.hours, 0) || ' h' AS detail
+                   FROM billing_job_runs r
+                   LEFT JOIN (SELECT run_id, sum(instances) AS charged, sum(hours) AS hours FROM billing_batches
+                               GROUP BY run_id) b ON b.run_id = r.id
+                  WHERE r.job = $1 AND r.status = 'done' AND r.items <> coalesce(b.charged, 0)",
+                charged = w.run("charged"),
+                hours = w.run("hours"),
+            ),
+    },
+    Check {
+        name: "due_charged_or_held",
+        count: "SELECT count(*) AS n FROM vps_instances",
+        broken: format!(
+                "SELECT 'instance ' || i.id || ' had hours due at the last finished run, and is neither charged nor held'
+                        AS detail
+                   FROM vps_instances i
+                   LEFT JOIN billing_meters m ON m.instance_id = i.id
+                  WHERE {start}
+                        <= (SELECT {an_hour_before} FROM billing_batches b
+                              JOIN billing_job_runs r ON r.id = b.run_id AND r.status = 'done')
+                    AND NOT EXISTS (SELECT 1 FROM billing_holds h WHERE h.instance_id = i.id AND h.closed_at IS NULL)",
+                start = w.start(),
+                an_hour_before = w.an_hour_before("max(b.as_of)"),
+            ),
+    },
+    ]
+}
+
+/// Checks every invariant. Changes nothing.
+pub async fn audit(db: &DatabaseConnection) -> Result<Audit, DbErr> {
+    let mut audit = Audit::default();
+    let words = Words { sqlite: db.get_database_backend() == DbBackend::Sqlite };
+    for check in checks(words) {
+        let query = |sql: &str| {
+            let parameters = sql.contains("$1").then(|| BILLING_JOB.into());
+            statement(db, sql, parameters)
+        };
+        let counted: i64 =
+            db.query_one_raw(query(check.count)).await?.map_or(Ok(0), |row| row.try_get("", "n"))?;
+        audit.checked += counted.unsigned_abs();
+        let broken = db.query_all_raw(query(&check.broken)).await?;
+        for row in broken.iter().take(LISTED) {
+            audit.violations.push(violation(check.name, row.try_get::<String>("", "detail")?));
+        }
+        if broken.len() > LISTED {
+            audit.violations.push(violation(check.name, format!("and {} more", broken.len() - LISTED)));
+        }
+    }
+    audit.checked += 1;
+    audit.violations.extend(unique_key(db).await?);
+    Ok(audit)
+}
+
+fn violation(check: &str, detail: String) -> Violation {
+    Violation { check: check.to_owned(), detail }
+}
+
+/// The key of charges is there and refuses a second charge of the same hour: tried, and rolled back.
+async fn unique_key(db: &DatabaseConnection) -> Result<Option<Violation>, DbErr> {
+    let txn = db.begin().await?;
+    let again = "INSERT INTO billing_charges SELECT * FROM billing_charges LIMIT 1";
+    let result = txn.execute_raw(statement(&txn, again, [])).await;
+    txn.rollback().await?;
+    match result {
+        Ok(inserted) if inserted.rows_affected() == 0 => Ok(None),
+        Ok(_) => {
+            Ok(Some(violation("unique_key", "the same hour of an instance can be charged twice".to_owned())))
+        }
+        // Unique violation, on PostgreSQL and on SQLite.
+        Err(error) if matches!(code(&error).as_deref(), Some("23505" | "1555" | "2067")) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the two databases spell differently.
+#[derive(Clone, Copy)]
+struct Words {
+    sqlite: bool,
+}
+
+impl Words {
+    fn choose(self, sqlite: String, postgres: String) -> String {
+        if self.sqlite { sqlite } else { postgres }
+    }
+
+    /// Where the charge `c` ends.
+    fn end(self) -> String {
+        let sqlite = "(c.period_start + c.hours * 3600000000)".to_owned();
+        self.choose(sqlite, "(c.period_start + c.hours * interval '1 hour')".to_owned())
+    }
+
+    /// An amount of the panel's in ten-thousandths.
+    fn money(self, column: &str) -> String {
+        self.choose(column.to_owned(), format!("({column} * 10000)"))
+    }
+
+    /// A number whose product with another may be larger than 64 bits.
+    fn wide(self, column: &str) -> String {
+        self.choose(column.to_owned(), format!("{column}::numeric"))
+    }
+
+    /// An instant of the panel's, to be compared with ours.
+    fn at(self, column: &str) -> String {
+        self.choose(sqlite_micros(column), column.to_owned())
+    }
+
+    /// An amount in the metadata of the ledger row `t`, in ten-thousandths.
+    fn metadata(self, key: &str) -> String {
+        let sqlite = format!("CAST(round((t.metadata ->> '$.{key}') * 10000) AS INTEGER)");
+        self.choose(sqlite, format!("((t.metadata ->> '{key}')::numeric * 10000)"))
+    }
+
+    /// A figure in the details of the run `r`.
+    fn run(self, key: &str) -> String {
+        self.choose(format!("(r.details ->> '$.{key}')"), format!("(r.details ->> '{key}')"))
+    }
+
+    /// Where the next charge of the instance `i` with the meter `m` begins.
+    fn start(self) -> String {
+        let anchor = self.at("coalesce(i.last_billed_at, i.created_at)");
+        let sqlite = format!("max({anchor}, coalesce(m.billed_through, {anchor}))");
+        self.choose(sqlite, format!("greatest({anchor}, m.billed_through)"))
+    }
+
+    fn an_hour_before(self, instant: &str) -> String {
+        self.choose(format!("{instant} - 3600000000"), format!("{instant} - interval '1 hour'"))
+    }
+
+    fn now(self) -> &'static str {
+        if self.sqlite { "CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)" } else { "now()" }
+    }
+}

@@ -1,0 +1,577 @@
+//! What to write for a batch of wallets, decided from what was read under their locks: pure.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::{
+    hold::{Hold, Reason},
+    money::{Carry, Money, Rate, WalletUnit, cost, covered_hours},
+    period::{HOUR, Micros, Rates, whole_hours},
+    price::{HourlyRate, PriceList},
+};
+
+/// A wallet as it was read under lock.
+#[derive(Clone, Debug)]
+pub(super) struct Wallet {
+    /// Its id.
+    pub(super) id: String,
+    /// Whose it is.
+    pub(super) organization: String,
+    /// `None` if it is NULL or no number.
+    pub(super) balance: Option<Money>,
+    /// Three letters.
+    pub(super) currency: String,
+    /// Whether the audit knows what the wallet held when it was first charged.
+    pub(super) opened: bool,
+}
+
+/// An instance that may be due, as it was read under its wallet's lock.
+#[derive(Clone, Debug)]
+pub(super) struct Instance {
+    /// Its id.
+    pub(super) id: String,
+    /// Who pays.
+    pub(super) organization: String,
+    /// What people call it.
+    pub(super) label: String,
+    /// Which plan it names.
+    pub(super) plan: String,
+    /// `daily`, `weekly`, `none`; `None` where the panel has no backups.
+    pub(super) backup_frequency: Option<String>,
+    /// The panel's `last_billed_at`, exactly as it stands.
+    pub(super) last_billed_at: Option<Micros>,
+    /// The panel's `created_at`.
+    pub(super) created_at: Option<Micros>,
+    /// Whether one of the two is there and is no instant.
+    pub(super) invalid_time: bool,
+    /// Whether the panel still has it. An instance that is gone is charged up to when it was last seen.
+    pub(super) gone: bool,
+    /// What is carried from charge to charge.
+    pub(super) meter: Option<Meter>,
+    /// Whether a hold is open.
+    pub(super) held: bool,
+}
+
+/// What is carried from charge to charge of one instance.
+#[derive(Clone, Debug)]
+pub(super) struct Meter {
+    /// Every hour up to here is charged.
+    pub(super) billed_through: Micros,
+    /// What was owed and is less than the wallet can hold.
+    pub(super) carry: Carry,
+    /// The rates from there on.
+    pub(super) rates: Rates,
+    /// When the instance was last seen with hours due.
+    pub(super) seen_at: Micros,
+}
+
+/// What decides beside the rows.
+#[derive(Debug)]
+pub(super) struct Terms<'a> {
+    /// Hours that ended by then are due.
+    pub(super) as_of: Micros,
+    /// What instances cost.
+    pub(super) prices: &'a PriceList,
+    /// What a wallet can hold.
+    pub(super) unit: WalletUnit,
+    /// More due hours than these are held until approved; `None`: approved.
+    pub(super) max_catch_up_hours: Option<i64>,
+    /// Why the database refused the instances of this batch, if it did: they are held.
+    pub(super) refused: Option<&'a str>,
+}
+
+/// Everything that a batch writes. Each list becomes one statement.
+#[derive(Debug, Default)]
+pub(super) struct Posting {
+    /// New rows of the ledger of hours, each with its rows in the panel's tables.
+    pub(super) charges: Vec<ChargeRow>,
+    /// Instances whose meter begins.
+    pub(super) new_meters: Vec<MeterRow>,
+    /// Instances whose meter moves.
+    pub(super) meters: Vec<MeterRow>,
+    /// The panel's own mark of what is billed.
+    pub(super) anchors: Vec<AnchorRow>,
+    /// Instances whose anchor was behind our watermark: their missing cycle rows are written.
+    pub(super) repairs: Vec<RepairRow>,
+    /// Due and not charged.
+    pub(super) holds: Vec<HoldRow>,
+    /// Instances whose hold ends.
+    pub(super) releases: Vec<String>,
+    /// New balances.
+    pub(super) wallets: Vec<WalletRow>,
+    /// Wallets that are charged for the first time.
+    pub(super) openings: Vec<String>,
+    /// The sums of the above.
+    pub(super) totals: Totals,
+}
+
+/// What a batch, or a run, came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Instances with at least one charged hour.
+    pub charged: u64,
+    /// Charges, of which an instance has several if its price changed.
+    pub charges: u64,
+    /// Instances with hours that are due and not charged.
+    pub held: u64,
+    /// Charged hours.
+    pub hours: u64,
+    /// Charged money.
+    pub amount: Money,
+}
+
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.charged += other.charged;
+        self.charges += other.charges;
+        self.held += other.held;
+        self.hours += other.hours;
+        self.amount.0 += other.amount.0;
+    }
+}
+
+/// One charge with what the panel's tables say of it.
+#[derive(Debug, Serialize)]
+pub(super) struct ChargeRow {
+    /// The instance.
+    pub(super) instance: String,
+    /// Who pays.
+    pub(super) organization: String,
+    /// Where the charged hours begin.
+    pub(super) start: Micros,
+    /// How many there are.
+    pub(super) hours: i64,
+    /// What one costs.
+    pub(super) rate: Rate,
+    /// What they cost together, after what was carried.
+    pub(super) amount: Money,
+    /// What is carried on.
+    pub(super) carry: Carry,
+    /// The id of the wallet's ledger row; none if nothing was taken.
+    pub(super) ledger: Option<Uuid>,
+    /// The id of the cycle row; none if the panel no longer has the instance.
+    pub(super) cycle: Option<Uuid>,
+    /// Of the wallet.
+    pub(super) currency: String,
+    /// What the ledger row says.
+    pub(super) description: String,
+    /// The ledger row's metadata, JSON.
+    pub(super) ledger_metadata: String,
+    /// The cycle row's metadata, JSON.
+    pub(super) cycle_metadata: String,
+    /// Rounded to four decimals, for the cycle row.
+    pub(super) hourly_rate: String,
+}
+
+/// A meter's new values.
+#[derive(Debug, Serialize)]
+pub(super) struct MeterRow {
+    /// The instance.
+    pub(super) instance: String,
+    /// Who pays.
+    pub(super) organization: String,
+    /// What the watermark must still be.
+    pub(super) billed_through_before: Option<Micros>,
+    /// What it becomes.
+    pub(super) billed_through: Micros,
+    /// What is carried on.
+    pub(super) carry: Carry,
+    /// Of the next hour.
+    pub(super) rate: Rate,
+    /// Later rates, JSON; none if there are none.
+    pub(super) rate_changes: Option<String>,
+    /// When the instance was last seen with hours due.
+    pub(super) seen_at: Micros,
+}
+
+/// An instance's new `last_billed_at`.
+#[derive(Debug, Serialize)]
+pub(super) struct AnchorRow {
+    /// The instance.
+    pub(super) instance: String,
+    /// What it must still be.
+    pub(super) before: Option<Micros>,
+    /// What it becomes.
+    pub(super) after: Micros,
+}
+
+/// Charges of ours that the panel's cycles may lack: those that begin in `[since, until)`.
+#[derive(Debug, Serialize)]
+pub(super) struct RepairRow {
+    /// The instance.
+    pub(super) instance: String,
+    /// Where the panel believes that billing stands.
+    pub(super) since: Micros,
+    /// Where it does.
+    pub(super) until: Micros,
+}
+
+/// An open hold.
+#[derive(Debug, Serialize)]
+pub(super) struct HoldRow {
+    /// The instance.
+    pub(super) instance: String,
+    /// Who would pay.
+    pub(super) organization: String,
+    /// What people call the instance.
+    pub(super) label: String,
+    /// Why.
+    pub(super) reason: &'static str,
+    /// What exactly.
+    pub(super) detail: String,
+    /// Hours that are due and not charged.
+    pub(super) hours: i64,
+    /// What they cost, if that can be said.
+    pub(super) amount: Option<Money>,
+}
+
+/// A wallet's new balance.
+#[derive(Debug, Serialize)]
+pub(super) struct WalletRow {
+    /// The wallet.
+    pub(super) wallet: String,
+    /// What its balance must still be.
+    pub(super) before: Money,
+    /// What it becomes.
+    pub(super) after: Money,
+}
+
+/// Hours of one instance that can be priced.
+struct DueHours {
+    start: Micros,
+    hours: i64,
+    carry: Carry,
+    rates: Rates,
+    /// What the price is made of now; none for an instance that is gone.
+    rate: Option<HourlyRate>,
+}
+
+/// Decides for one batch. `instances` are ordered by organization, and within one by age, oldest first.
+#[must_use]
+pub(super) fn decide(terms: &Terms<'_>, wallets: &[Wallet], instances: Vec<Instance>) -> Posting {
+    let mut posting = Posting::default();
+    let mut by_organization: HashMap<&str, Vec<&Wallet>> = HashMap::new();
+    for wallet in wallets {
+        by_organization.entry(&wallet.organization).or_default().push(wallet);
+    }
+    let mut instances = instances.into_iter().peekable();
+    while let Some(first) = instances.peek() {
+        let organization = first.organization.clone();
+        let mut purse = Purse::of(by_organization.get(organization.as_str()).map_or(&[], Vec::as_slice));
+        while let Some(instance) = instances.next_if(|next| next.organization == organization) {
+            settle_instance(terms, &mut posting, &mut purse, instance);
+        }
+        if let Purse::Open { wallet, balance } = purse
+            && wallet.balance != Some(balance)
+        {
+            let before = wallet.balance.unwrap_or_default();
+            posting.wallets.push(WalletRow { wallet: wallet.id.clone(), before, after: balance });
+            if !wallet.opened {
+                posting.openings.push(wallet.id.clone());
+            }
+        }
+    }
+    posting
+}
+
+/// The money of one organization while its instances are charged.
+enum Purse<'a> {
+    Open { wallet: &'a Wallet, balance: Money },
+    Shut(Hold),
+}
+
+impl<'a> Purse<'a> {
+    fn of(wallets: &[&'a Wallet]) -> Self {
+        match wallets {
+            [] => Self::Shut(Hold::new(Reason::NoWallet, "the organization has no wallet")),
+            [wallet] => match wallet.balance {
+                Some(balance) => Self::Open { wallet, balance },
+                None => Self::Shut(Hold::new(
+                    Reason::InvalidBalance,
+                    format!("the balance of wallet {} is no amount of money", wallet.id),
+                )),
+            },
+            several => Self::Shut(Hold::new(
+                Reason::DuplicateWallets,
+                format!("the organization has {} wallets; keep one", several.len()),
+            )),
+        }
+    }
+}
+
+fn settle_instance(terms: &Terms<'_>, posting: &mut Posting, purse: &mut Purse<'_>, mut instance: Instance) {
+    let due = match due_hours(terms, &instance) {
+        Ok(Some(due)) => due,
+        Ok(None) => {
+            not_due(posting, instance);
+            return;
+        }
+        Err((hold, hours)) => {
+            touch_meter(terms, posting, &instance);
+            hold_whole(posting, &mut instance, &hold, hours, None);
+            return;
+        }
+    };
+    let blocked = match purse {
+        Purse::Shut(hold) => Some(hold.clone()),
+        Purse::Open { .. } if terms.refused.is_some() => {
+            terms.refused.map(|detail| Hold::new(Reason::Failed, detail))
+        }
+        Purse::Open { .. } => terms.max_catch_up_hours.filter(|limit| due.hours > *limit).map(|limit| {
+            let detail = format!(
+                "{} hours are due, more than the {limit} that are charged without approval: \
+                 see `billing-daemon bill --approve-catch-up --dry-run`",
+                due.hours
+            );
+            Hold::new(Reason::CatchUpLimit, detail)
+        }),
+    };
+    let mut cursor = Cursor { at: due.start, carry: due.carry };
+    let mut hold = blocked;
+    if let (None, Purse::Open { wallet, balance }) = (&hold, purse) {
+        hold = charge_what_is_covered(terms, posting, wallet, balance, &instance, &due, &mut cursor);
+    }
+    let left = due.hours - (cursor.at - due.start) / HOUR;
+    posting.totals.charged += u64::from(left < due.hours);
+    write_meter(terms, posting, &instance, &due, &cursor);
+    move_anchor(posting, &instance, cursor.at);
+    match hold {
+        Some(hold) => {
+            let amount = cost_of(&due, &cursor, left, terms.unit);
+            hold_whole(posting, &mut instance, &hold, left, amount);
+        }
+        None if instance.held => posting.releases.push(instance.id),
+        None => {}
+    }
+}
+
+/// How far the charges of one instance have come.
+struct Cursor {
+    at: Micros,
+    carry: Carry,
+}
+
+/// Charges from the oldest hour on until the wallet is empty; says why if hours are left.
+fn charge_what_is_covered(
+    terms: &Terms<'_>,
+    posting: &mut Posting,
+    wallet: &Wallet,
+    balance: &mut Money,
+    instance: &Instance,
+    due: &DueHours,
+    cursor: &mut Cursor,
+) -> Option<Hold> {
+    for stretch in due.rates.stretches(due.start, due.hours) {
+        let covered = covered_hours(*balance, stretch.rate, stretch.hours, cursor.carry, terms.unit);
+        if covered > 0 {
+            let Some((amount, carry)) = cost(stretch.rate, covered, cursor.carry, terms.unit) else {
+                return Some(Hold::new(Reason::InvalidPrice, "the amount is larger than a wallet can hold"));
+            };
+            let before = *balance;
+            *balance = Money(balance.0 - amount.0);
+            let charge = Charge { start: cursor.at, hours: covered, rate: stretch.rate, amount, carry };
+            posting.charges.push(charge_row(wallet, instance, due, &charge, before, *balance));
+            posting.totals.charges += 1;
+            posting.totals.hours += covered.unsigned_abs();
+            posting.totals.amount.0 += amount.0;
+            *cursor = Cursor { at: cursor.at + covered * HOUR, carry };
+        }
+        if covered < stretch.hours {
+            let detail =
+                format!("the wallet holds {balance} {} and does not cover the next hour", wallet.currency);
+            return Some(Hold::new(Reason::InsufficientBalance, detail));
+        }
+    }
+    None
+}
+
+struct Charge {
+    start: Micros,
+    hours: i64,
+    rate: Rate,
+    amount: Money,
+    carry: Carry,
+}
+
+fn charge_row(
+    wallet: &Wallet,
+    instance: &Instance,
+    due: &DueHours,
+    charge: &Charge,
+    before: Money,
+    after: Money,
+) -> ChargeRow {
+    // The parts are known for the price of today; an older one is shown as a whole.
+    let parts = due.rate.filter(|rate| rate.total == charge.rate);
+    let (base, backup) = parts.map_or((charge.rate, Rate(0)), |rate| (rate.base, rate.backup));
+    let label = serde_json::Value::from(instance.label.as_str());
+    let frequency = serde_json::Value::from(instance.backup_frequency.as_deref().unwrap_or("none"));
+    let cycle_metadata = format!(
+        r#"{{"hours_charged":{},"elapsed_hours":{},"base_hourly_rate":{},"backup_hourly_rate":{},"backup_frequency":{frequency},"vps_label":{label}}}"#,
+        charge.hours,
+        due.hours,
+        base.per_hour(6),
+        backup.per_hour(6),
+    );
+    ChargeRow {
+        instance: instance.id.clone(),
+        organization: instance.organization.clone(),
+        start: charge.start,
+        hours: charge.hours,
+        rate: charge.rate,
+        amount: charge.amount,
+        carry: charge.carry,
+        ledger: (charge.amount.0 > 0).then(Uuid::now_v7),
+        cycle: (!instance.gone).then(Uuid::now_v7),
+        currency: wallet.currency.clone(),
+        description: format!("VPS Hourly Billing - {} ({}h)", instance.label, charge.hours),
+        ledger_metadata: format!(r#"{{"balance_before":{before},"balance_after":{after}}}"#),
+        cycle_metadata,
+        hourly_rate: charge.rate.per_hour(4),
+    }
+}
+
+fn cost_of(due: &DueHours, from: &Cursor, hours: i64, unit: WalletUnit) -> Option<Money> {
+    let mut total = Money(0);
+    let mut carry = from.carry;
+    for stretch in due.rates.stretches(from.at, hours) {
+        let (amount, rest) = cost(stretch.rate, stretch.hours, carry, unit)?;
+        total.0 = total.0.checked_add(amount.0)?;
+        carry = rest;
+    }
+    Some(total)
+}
+
+/// The hours of `instance` that can be priced, or the hold and how many hours it concerns.
+fn due_hours(terms: &Terms<'_>, instance: &Instance) -> Result<Option<DueHours>, (Hold, i64)> {
+    let watermark = instance.meter.as_ref().map(|meter| meter.billed_through);
+    let anchor = instance.last_billed_at.or(instance.created_at);
+    let (start, until) = if instance.gone {
+        // Nothing says what it would have cost but its meter.
+        let Some(meter) = &instance.meter else { return Ok(None) };
+        (meter.billed_through, meter.seen_at)
+    } else {
+        let Some(anchor) = anchor.filter(|_| !instance.invalid_time) else {
+            return Err((
+                Hold::new(Reason::InvalidTime, "neither last_billed_at nor created_at is a time"),
+                0,
+            ));
+        };
+        (watermark.map_or(anchor, |watermark| watermark.max(anchor)), terms.as_of)
+    };
+    let hours = whole_hours(start, until);
+    if hours == 0 {
+        return Ok(None);
+    }
+    let rate = if instance.gone {
+        None
+    } else {
+        let rate = terms.prices.rate(&instance.plan, instance.backup_frequency.as_deref());
+        Some(rate.map_err(|hold| (hold, hours))?)
+    };
+    let (carry, rates) = match (&instance.meter, rate) {
+        (Some(meter), rate) => {
+            let mut rates = meter.rates.clone();
+            if let Some(rate) = rate {
+                rates.see(rate.total, terms.as_of);
+            }
+            (meter.carry, rates)
+        }
+        (None, Some(rate)) => (Carry(0), Rates::constant(rate.total)),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(DueHours { start, hours, carry, rates, rate }))
+}
+
+fn not_due(posting: &mut Posting, instance: Instance) {
+    if let Some(meter) = &instance.meter {
+        move_anchor(posting, &instance, meter.billed_through);
+    }
+    if instance.held {
+        posting.releases.push(instance.id);
+    }
+}
+
+/// Moves the panel's anchor to where our charges reach, and mends what its tables lack before that.
+fn move_anchor(posting: &mut Posting, instance: &Instance, billed_through: Micros) {
+    let Some(anchor) = instance.last_billed_at.or(instance.created_at).filter(|_| !instance.gone) else {
+        return;
+    };
+    if anchor >= billed_through {
+        return;
+    }
+    let row =
+        AnchorRow { instance: instance.id.clone(), before: instance.last_billed_at, after: billed_through };
+    posting.anchors.push(row);
+    let watermark = instance.meter.as_ref().map_or(anchor, |meter| meter.billed_through);
+    if anchor < watermark {
+        posting.repairs.push(RepairRow { instance: instance.id.clone(), since: anchor, until: watermark });
+    }
+}
+
+fn write_meter(
+    terms: &Terms<'_>,
+    posting: &mut Posting,
+    instance: &Instance,
+    due: &DueHours,
+    cursor: &Cursor,
+) {
+    let mut rates = due.rates.clone();
+    rates.forget_before(cursor.at);
+    // What is gone was not seen now, and owes nothing for the time since.
+    let seen_at =
+        instance.meter.as_ref().filter(|_| instance.gone).map_or(terms.as_of, |meter| meter.seen_at);
+    let row = MeterRow {
+        instance: instance.id.clone(),
+        organization: instance.organization.clone(),
+        billed_through_before: instance.meter.as_ref().map(|meter| meter.billed_through),
+        billed_through: cursor.at,
+        carry: cursor.carry,
+        rate: rates.first,
+        rate_changes: rates_json(&rates),
+        seen_at,
+    };
+    if instance.meter.is_some() { posting.meters.push(row) } else { posting.new_meters.push(row) }
+}
+
+/// Notes that an instance was there, though its hours cannot be priced now.
+fn touch_meter(terms: &Terms<'_>, posting: &mut Posting, instance: &Instance) {
+    if let Some(meter) = &instance.meter {
+        posting.meters.push(MeterRow {
+            instance: instance.id.clone(),
+            organization: instance.organization.clone(),
+            billed_through_before: Some(meter.billed_through),
+            billed_through: meter.billed_through,
+            carry: meter.carry,
+            rate: meter.rates.first,
+            rate_changes: rates_json(&meter.rates),
+            seen_at: terms.as_of,
+        });
+    }
+}
+
+fn rates_json(rates: &Rates) -> Option<String> {
+    (!rates.changes.is_empty())
+        .then(|| serde_json::to_string(&rates.changes).expect("pairs of integers are always JSON"))
+}
+
+fn hold_whole(
+    posting: &mut Posting,
+    instance: &mut Instance,
+    hold: &Hold,
+    hours: i64,
+    amount: Option<Money>,
+) {
+    posting.totals.held += 1;
+    posting.holds.push(HoldRow {
+        instance: std::mem::take(&mut instance.id),
+        organization: std::mem::take(&mut instance.organization),
+        label: std::mem::take(&mut instance.label),
+        reason: hold.reason.as_str(),
+        detail: hold.detail.clone(),
+        hours,
+        amount,
+    });
+}

@@ -1,0 +1,454 @@
+//! Billing: every due hour charged once, batch by batch, each batch in one transaction under the fence.
+
+mod decide;
+mod job;
+mod post;
+mod postgres;
+mod read;
+mod sqlite;
+mod statements;
+
+use std::time::Duration;
+
+use billing_scheduler::{FencingToken, StopReason};
+use chrono::{DateTime, Utc};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Value};
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use self::{
+    decide::{Posting, Terms, decide},
+    post::{PostError, Stamp, post},
+    statements::Statements,
+};
+use crate::{
+    BILLING_JOB,
+    db::{Fault, begin, fault, statement},
+    fence,
+    panel::Panel,
+    period::Micros,
+    price::{DailyBackupFactor, PriceList},
+};
+
+pub(crate) use self::sqlite::micros as sqlite_micros;
+pub use self::{
+    decide::Totals,
+    job::{Billing, BillingParams, details},
+};
+
+/// How often a batch is tried again before it is given up or taken apart.
+const ATTEMPTS: u32 = 5;
+/// The wait after the first conflict; it doubles.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+
+/// How a fleet is billed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// An instance with more due hours is held until approved.
+    pub max_catch_up_hours: u32,
+    /// What daily backups cost, in tenths of the price of weekly ones.
+    pub daily_backup_factor: DailyBackupFactor,
+    /// About how many instances one transaction bills.
+    pub batch_instances: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_catch_up_hours: 72,
+            daily_backup_factor: DailyBackupFactor::default(),
+            batch_instances: 5_000,
+        }
+    }
+}
+
+/// One pass over the fleet.
+pub struct Run<'a> {
+    /// The id of the run's row.
+    pub id: Uuid,
+    /// The claim under which it writes.
+    pub mode: Mode,
+    /// Hours that ended by then are due; the database's clock decides if it is not given.
+    pub as_of: Option<DateTime<Utc>>,
+    /// Whether instances with more due hours than the limit are charged as well.
+    pub catch_up_approved: bool,
+    /// Asked before each batch.
+    pub stop: &'a (dyn Fn() -> Option<StopReason> + Sync),
+    /// Told after each batch how many instances it looked at.
+    pub progress: &'a (dyn Fn(u64) + Sync),
+}
+
+/// Whether a run is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Commit under this claim of the billing job.
+    Commit(FencingToken),
+    /// Do everything and roll it back. Needs no claim.
+    DryRun,
+}
+
+/// What a run came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bill {
+    /// The sums of what was committed (or, in a dry run, would have been).
+    pub totals: Totals,
+    /// Until when hours were due.
+    pub as_of: DateTime<Utc>,
+    /// Why it ended before the whole fleet was looked at.
+    pub stopped: Option<StopReason>,
+}
+
+/// Why a run did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BillingError {
+    /// Another daemon has claimed the job since.
+    #[error("the fence of this run is no longer the newest: another daemon bills")]
+    Fenced,
+    /// The database failed.
+    #[error("could not {doing}: {source}")]
+    Database {
+        /// What was being done.
+        doing: &'static str,
+        /// What it said.
+        source: DbErr,
+    },
+    /// Some batches found somebody in their way each time. Everything else is billed.
+    #[error("{batches} batches could not be posted, everything else was: {last}")]
+    Unposted {
+        /// How many.
+        batches: usize,
+        /// The last reason.
+        last: String,
+    },
+}
+
+impl BillingError {
+    fn database(doing: &'static str) -> impl Fn(DbErr) -> Self {
+        move |source| Self::Database { doing, source }
+    }
+}
+
+/// Bills the fleet of one database.
+#[derive(Debug)]
+pub struct Biller {
+    db: DatabaseConnection,
+    panel: Panel,
+    sql: Statements,
+    settings: Settings,
+}
+
+/// What one transaction works on.
+#[derive(Clone, Debug)]
+struct Batch {
+    /// The first and the last organization of a range.
+    first: String,
+    last: String,
+    /// Of these, only the instances with these ids.
+    only: Option<Vec<String>>,
+    /// They are to be held because the database refused them.
+    refused: Option<String>,
+}
+
+/// Why one attempt at a batch failed.
+struct Failure {
+    kind: Kind,
+    message: String,
+    /// What the batch had to do with.
+    instances: Vec<String>,
+}
+
+enum Kind {
+    Fenced,
+    /// What was read was no longer so when it was written.
+    Stale,
+    Database(Fault, DbErr),
+}
+
+impl Biller {
+    /// A biller for the database behind `db`, whose schema is `panel`.
+    #[must_use]
+    pub fn new(db: DatabaseConnection, panel: Panel, settings: Settings) -> Self {
+        Self { sql: Statements::of(panel), db, panel, settings }
+    }
+
+    /// The clock by which hours end: the database's.
+    pub async fn now(&self) -> Result<DateTime<Utc>, DbErr> {
+        let row = self.db.query_one_raw(statement(&self.db, &self.sql.now, [])).await?;
+        let micros: i64 = row.ok_or_else(|| DbErr::RecordNotFound("now".to_owned()))?.try_get("", "now")?;
+        DateTime::from_timestamp_micros(micros).ok_or_else(|| DbErr::Type(format!("{micros} is no time")))
+    }
+
+    /// Charges every hour that is due, or holds its instance with a reason.
+    ///
+    /// # Errors
+    /// Batches that were committed before an error stay committed; another run goes on from there.
+    pub async fn bill(&self, run: &Run<'_>) -> Result<Bill, BillingError> {
+        let as_of = match run.as_of {
+            Some(as_of) => as_of,
+            None => self.now().await.map_err(BillingError::database("ask the database for its time"))?,
+        };
+        let prices = self.prices().await.map_err(BillingError::database("read the plans"))?;
+        let pass = Pass { biller: self, run, as_of: as_of.timestamp_micros(), prices };
+        let mut totals = Totals::default();
+        let mut unposted: Vec<String> = Vec::new();
+        let mut stopped = None;
+        let mut after = None;
+        while let Some(range) = pass.next_range(after.as_deref()).await? {
+            after = Some(range.last.clone());
+            let mut work = vec![range];
+            while let Some(batch) = work.pop() {
+                stopped = (run.stop)();
+                if stopped.is_some() {
+                    break;
+                }
+                match pass.post_or_split(batch).await? {
+                    Posted::Done(batch_totals) => totals += batch_totals,
+                    Posted::Split(halves) => work.extend(halves.into_iter().rev()),
+                    Posted::InTheWay(reason) => unposted.push(reason),
+                }
+            }
+            if stopped.is_some() {
+                break;
+            }
+        }
+        if let Mode::Commit(_) = run.mode {
+            // A batch whose commit was not answered is counted by its row, not by us.
+            totals = self.totals_of(run.id).await.map_err(BillingError::database("sum up the run"))?;
+        }
+        match unposted.pop() {
+            Some(last) => Err(BillingError::Unposted { batches: unposted.len() + 1, last }),
+            None => Ok(Bill { totals, as_of, stopped }),
+        }
+    }
+
+    /// What the run with this id has committed so far.
+    pub async fn totals_of(&self, run: Uuid) -> Result<Totals, DbErr> {
+        let values: [Value; 1] = [run.to_string().into()];
+        let row = self.db.query_one_raw(statement(&self.db, &self.sql.run_totals, values)).await?;
+        read::totals(&row.ok_or_else(|| DbErr::RecordNotFound("a sum".to_owned()))?)
+    }
+
+    /// Notes under `fence` that billing works: heartbeats, and the panel's own biller, go by it.
+    pub async fn mark_worked(&self, fence: FencingToken) -> Result<(), DbErr> {
+        let values: [Value; 2] = [BILLING_JOB.into(), fence.0.into()];
+        self.db.execute_raw(statement(&self.db, &self.sql.mark_worked, values)).await?;
+        Ok(())
+    }
+
+    async fn prices(&self) -> Result<PriceList, DbErr> {
+        let rows = self.db.query_all_raw(statement(&self.db, &self.sql.plans, [])).await?;
+        let plans =
+            rows.iter().map(|row| read::plan(row, self.panel.backups)).collect::<Result<Vec<_>, _>>()?;
+        Ok(PriceList::new(plans, self.settings.daily_backup_factor))
+    }
+}
+
+/// A run under way, with what it read once.
+struct Pass<'a> {
+    biller: &'a Biller,
+    run: &'a Run<'a>,
+    as_of: Micros,
+    prices: PriceList,
+}
+
+enum Posted {
+    Done(Totals),
+    Split(Vec<Batch>),
+    InTheWay(String),
+}
+
+impl Pass<'_> {
+    /// The next organizations with about one batch of instances to look at.
+    async fn next_range(&self, after: Option<&str>) -> Result<Option<Batch>, BillingError> {
+        let Biller { db, sql, settings, panel, .. } = self.biller;
+        let (query, after) = match after {
+            Some(after) => (sql.next_organizations.clone(), after),
+            None => (sql.next_organizations.replace(" > ", " >= "), smallest_id(*panel)),
+        };
+        let values = [self.as_of.into(), after.into(), i64::from(settings.batch_instances).into()];
+        let query = statement(db, &query, values);
+        let mut wait = FIRST_WAIT;
+        for attempt in 1.. {
+            match db.query_one_raw(query.clone()).await {
+                Ok(row) => {
+                    let read = || -> Result<Option<(String, String)>, DbErr> {
+                        let Some(row) = row else { return Ok(None) };
+                        let first: Option<String> = row.try_get("", "first")?;
+                        let last: Option<String> = row.try_get("", "last")?;
+                        Ok(first.zip(last))
+                    };
+                    let range = read().map_err(BillingError::database("read who is due"))?;
+                    return Ok(range.map(|(first, last)| Batch { first, last, only: None, refused: None }));
+                }
+                Err(error) if attempt < ATTEMPTS && fault(&error) != Fault::Broken => {
+                    tokio::time::sleep(wait).await;
+                    wait *= 2;
+                }
+                Err(source) => return Err(BillingError::Database { doing: "find who is due", source }),
+            }
+        }
+        unreachable!("the loop above has no end but its returns")
+    }
+
+    /// Posts a batch, however often somebody is in the way; takes it apart if the database refuses its rows.
+    async fn post_or_split(&self, batch: Batch) -> Result<Posted, BillingError> {
+        let mut wait = FIRST_WAIT;
+        let mut attempt = 1;
+        loop {
+            let failure = match self.try_post(&batch).await {
+                Ok(posting_totals) => return Ok(Posted::Done(posting_totals)),
+                Err(failure) => failure,
+            };
+            debug!(attempt, "a batch was rolled back: {}", failure.message);
+            let again = attempt < ATTEMPTS;
+            match failure.kind {
+                Kind::Fenced => return Err(BillingError::Fenced),
+                Kind::Stale | Kind::Database(Fault::Conflict | Fault::Lost, _) if again => {}
+                // A row that was read may have been deleted or charged by somebody meanwhile: once more before judging.
+                Kind::Database(Fault::Rows, _) if attempt == 1 => {}
+                Kind::Database(Fault::Broken | Fault::Lost, source) => {
+                    return Err(BillingError::Database { doing: "post a batch", source });
+                }
+                Kind::Database(Fault::Conflict, _) => return Ok(Posted::InTheWay(failure.message)),
+                Kind::Stale | Kind::Database(Fault::Rows, _) => return take_apart(&batch, failure),
+            }
+            tokio::time::sleep(wait).await;
+            wait *= 2;
+            attempt += 1;
+        }
+    }
+
+    async fn try_post(&self, batch: &Batch) -> Result<Totals, Failure> {
+        let txn = begin(&self.biller.db).await.map_err(|error| Failure::of(error, Vec::new()))?;
+        let mut instances = Vec::new();
+        let result = self.fill(&txn, batch, &mut instances).await;
+        match result {
+            Ok(posting) => {
+                let end = match self.run.mode {
+                    Mode::Commit(_) => txn.commit().await,
+                    Mode::DryRun => txn.rollback().await,
+                };
+                end.map_err(|error| Failure::of(error, Vec::new()))?;
+                (self.run.progress)(instances.len() as u64);
+                Ok(posting.totals)
+            }
+            Err(kind) => {
+                // The first error is the one to tell; after it a rollback has nothing to add.
+                let _ = txn.rollback().await;
+                let message = match &kind {
+                    Kind::Fenced => "fenced".to_owned(),
+                    Kind::Stale => "what was read had changed when it was written".to_owned(),
+                    Kind::Database(_, error) => error.to_string(),
+                };
+                Err(Failure { kind, message, instances })
+            }
+        }
+    }
+
+    /// Everything of one transaction but its end.
+    async fn fill(
+        &self,
+        txn: &sea_orm::DatabaseTransaction,
+        batch: &Batch,
+        seen: &mut Vec<String>,
+    ) -> Result<Posting, Kind> {
+        let Biller { sql, settings, panel, .. } = self.biller;
+        let fence = match self.run.mode {
+            Mode::Commit(fence) => fence.0,
+            Mode::DryRun => 0,
+        };
+        if let Some(limits) = &sql.settings {
+            txn.query_one_raw(statement(txn, limits, [fence.into()])).await?;
+        }
+        if let Mode::Commit(fence) = self.run.mode
+            && !fence::is_newest(txn, &sql.check_fence, fence).await?
+        {
+            return Err(Kind::Fenced);
+        }
+        let range: [Value; 2] = [batch.first.as_str().into(), batch.last.as_str().into()];
+        let wallets = txn.query_all_raw(statement(txn, &sql.lock_wallets, range.clone())).await?;
+        let wallets = wallets.iter().map(read::wallet).collect::<Result<Vec<_>, _>>()?;
+        let mut values = vec![self.as_of.into()];
+        values.extend(range);
+        let query = match &batch.only {
+            None => &sql.read_due,
+            Some(only) => {
+                values.push(serde_json::Value::from(only.as_slice()).to_string().into());
+                &sql.read_due_of
+            }
+        };
+        let instances = txn.query_all_raw(statement(txn, query, values)).await?;
+        let instances = instances.iter().map(read::instance).collect::<Result<Vec<_>, _>>()?;
+        seen.extend(instances.iter().map(|instance| instance.id.clone()));
+        let terms = Terms {
+            as_of: self.as_of,
+            prices: &self.prices,
+            unit: panel.unit,
+            max_catch_up_hours: (!self.run.catch_up_approved)
+                .then_some(i64::from(settings.max_catch_up_hours)),
+            refused: batch.refused.as_deref(),
+        };
+        let posting = decide(&terms, &wallets, instances);
+        let stamp = Stamp { run: self.run.id, fence, as_of: self.as_of };
+        match post(txn, sql, stamp, &posting).await {
+            Ok(()) => Ok(posting),
+            Err(PostError::Database(error)) => Err(error.into()),
+            Err(PostError::Count { table, expected, found }) => {
+                debug!(table, expected, found, "{found} rows of {table} were written instead of {expected}");
+                Err(Kind::Stale)
+            }
+        }
+    }
+}
+
+impl From<DbErr> for Kind {
+    fn from(error: DbErr) -> Self {
+        Self::Database(fault(&error), error)
+    }
+}
+
+impl Failure {
+    fn of(error: DbErr, instances: Vec<String>) -> Self {
+        Self { message: error.to_string(), kind: error.into(), instances }
+    }
+}
+
+/// Halves a refused batch until the culprit is alone; that one is held.
+fn take_apart(batch: &Batch, failure: Failure) -> Result<Posted, BillingError> {
+    let Failure { mut instances, message, kind } = failure;
+    let part = |only: Vec<String>, refused: Option<String>| Batch {
+        first: batch.first.clone(),
+        last: batch.last.clone(),
+        only: Some(only),
+        refused,
+    };
+    match instances.len() {
+        // Not even the hold can be written, or nothing was read: no half of it will do better.
+        _ if batch.refused.is_some() => Err(unpostable(kind, &message)),
+        0 => Err(unpostable(kind, &message)),
+        1 => {
+            warn!(instance.id = %instances[0], "instance {} is held: {message}", instances[0]);
+            Ok(Posted::Split(vec![part(instances, Some(message))]))
+        }
+        many => {
+            let second = instances.split_off(many / 2);
+            Ok(Posted::Split(vec![part(instances, None), part(second, None)]))
+        }
+    }
+}
+
+fn unpostable(kind: Kind, message: &str) -> BillingError {
+    let source = match kind {
+        Kind::Database(_, source) => source,
+        Kind::Fenced | Kind::Stale => DbErr::RecordNotUpdated,
+    };
+    debug!("{message}");
+    BillingError::Database { doing: "post a batch", source }
+}
+
+fn smallest_id(panel: Panel) -> &'static str {
+    match panel.backend {
+        sea_orm::DbBackend::Sqlite => "",
+        _ => "00000000-0000-0000-0000-000000000000",
+    }
+}

@@ -1,0 +1,215 @@
+//! A billing run's statements for SQLite: the same as PostgreSQL's, over integers and `json_each`.
+//!
+//! A transaction of ours is the only writer from its first statement on, so that what was read cannot change before it is
+//! written; the compare-and-set of the watermark and of the balance stays all the same.
+
+use super::statements::Statements;
+
+/// Microseconds since 1970 of the panel's text; NULL for NULL and for what is no time. `unixepoch(.., 'subsec')` keeps
+/// milliseconds only, so the fraction is read from the text.
+pub(crate) fn micros(column: &str) -> String {
+    format!(
+        "(unixepoch({column}) * 1000000
+          + CASE WHEN substr({column}, 20, 1) = '.'
+                 THEN CAST(round(CAST('0' || substr({column}, 20, 7) AS REAL) * 1000000) AS INTEGER) ELSE 0 END)"
+    )
+}
+
+/// An integer of 10^-`decimals` as decimal text; NULL for NULL.
+fn decimal(column: &str, decimals: u32) -> String {
+    let one = 10_i64.pow(decimals);
+    format!(
+        "CASE WHEN {column} IS NOT NULL
+              THEN printf('%s%d.%0{decimals}d', iif({column} < 0, '-', ''), abs({column}) / {one}, abs({column}) % {one})
+         END"
+    )
+}
+
+/// The panel's text for an instant in microseconds since 1970.
+fn instant(micros: &str) -> String {
+    format!(
+        "(strftime('%Y-%m-%dT%H:%M:%S', {micros} / 1000000, 'unixepoch')
+          || printf('.%06d+00:00', {micros} % 1000000))"
+    )
+}
+
+const NOW_TEXT: &str = "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')";
+
+/// The rows of the first parameter, with the named fields of each as columns of `d`.
+fn rows(fields: &str) -> String {
+    let columns: Vec<String> =
+        fields.split_whitespace().map(|field| format!("value ->> '$.{field}' AS {field}")).collect();
+    format!("(SELECT {} FROM json_each(?1)) AS d", columns.join(", "))
+}
+
+fn read_due(only: &str) -> String {
+    format!(
+        "SELECT i.id AS id, i.organization_id AS organization, i.label AS label, i.plan_id AS plan,
+                i.backup_frequency AS backup_frequency, {billed} AS last_billed_at, {created} AS created_at,
+                (coalesce(i.last_billed_at, i.created_at) IS NOT NULL
+                    AND unixepoch(coalesce(i.last_billed_at, i.created_at)) IS NULL) AS invalid_time,
+                0 AS gone, m.billed_through AS billed_through, m.carry AS carry, m.rate AS rate,
+                m.rate_changes AS rate_changes, m.seen_at AS seen_at, h.id IS NOT NULL AS held,
+                i.organization_id AS o, {created} AS age
+           FROM vps_instances i
+           LEFT JOIN billing_meters m ON m.instance_id = i.id
+           LEFT JOIN billing_holds h ON h.instance_id = i.id AND h.closed_at IS NULL
+          WHERE i.organization_id BETWEEN ?2 AND ?3 {only}
+            AND (coalesce(unixepoch(coalesce(i.last_billed_at, i.created_at)), 0) <= ?1 / 1000000 - 3600
+                 OR h.id IS NOT NULL)
+         UNION ALL
+         SELECT i.instance_id, i.organization_id, i.label, '', NULL, NULL, NULL, 0, 1, m.billed_through, m.carry, m.rate,
+                m.rate_changes, m.seen_at, 1, i.organization_id, i.opened_at
+           FROM billing_holds i
+           LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
+          WHERE i.closed_at IS NULL AND i.organization_id BETWEEN ?2 AND ?3 {gone_only}
+            AND NOT EXISTS (SELECT 1 FROM vps_instances v WHERE v.id = i.instance_id)
+          ORDER BY o, age, id",
+        billed = micros("i.last_billed_at"),
+        created = micros("i.created_at"),
+        gone_only = only.replace("i.id", "i.instance_id"),
+    )
+}
+
+#[expect(clippy::too_many_lines, reason = "a list of statements, of which each is read by itself")]
+pub(super) fn statements() -> Statements {
+    Statements {
+        now: "SELECT CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER) AS now".to_owned(),
+        plans: format!(
+            "SELECT id, provider_plan_id, {base} AS base, {markup} AS markup, {backup} AS backup, {upcharge} AS upcharge
+               FROM vps_plans",
+            base = decimal("base_price", 4),
+            markup = decimal("markup_price", 4),
+            backup = decimal("backup_price_hourly", 6),
+            upcharge = decimal("backup_upcharge_hourly", 6),
+        ),
+        next_organizations: "SELECT min(organization) AS first, max(organization) AS last FROM (
+                 SELECT organization FROM (
+                     SELECT * FROM (SELECT organization_id AS organization FROM vps_instances
+                       WHERE organization_id > ?2
+                         AND coalesce(unixepoch(coalesce(last_billed_at, created_at)), 0) <= ?1 / 1000000 - 3600
+                       ORDER BY organization_id LIMIT ?3)
+                     UNION ALL
+                     SELECT * FROM (SELECT organization_id FROM billing_holds
+                       WHERE closed_at IS NULL AND organization_id > ?2
+                       ORDER BY organization_id LIMIT ?3))
+                 ORDER BY organization LIMIT ?3)"
+            .to_owned(),
+        settings: None,
+        check_fence: "SELECT 1 AS newest FROM billing_fences f JOIN billing_job_state s ON s.job = f.job
+             WHERE f.job = ?1 AND f.fence = ?2 AND s.fence = ?2"
+            .to_owned(),
+        lock_wallets: "SELECT w.id AS id, w.organization_id AS organization, w.balance AS balance,
+                    coalesce(w.currency, 'USD') AS currency,
+                    EXISTS (SELECT 1 FROM billing_wallets b WHERE b.wallet_id = w.id) AS opened
+               FROM wallets w
+              WHERE w.organization_id BETWEEN ?1 AND ?2
+              ORDER BY w.id"
+            .to_owned(),
+        read_due: read_due(""),
+        read_due_of: read_due("AND i.id IN (SELECT value FROM json_each(?4))"),
+        insert_batch: "INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, amount)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING id"
+            .to_owned(),
+        insert_openings: "INSERT INTO billing_wallets (wallet_id, organization_id, opening_balance, opening_ledger)
+             SELECT w.id, w.organization_id, w.balance,
+                    coalesce((SELECT sum(t.amount) FROM payment_transactions t
+                               WHERE t.organization_id = w.organization_id AND t.status = 'completed'), 0)
+               FROM wallets w WHERE w.id IN (SELECT value FROM json_each(?1))"
+            .to_owned(),
+        insert_ledger: format!(
+            "INSERT INTO payment_transactions (id, organization_id, amount, currency, payment_method,
+                                               payment_provider, status, description, metadata)
+             SELECT d.ledger, d.organization, -d.amount, d.currency, 'wallet_debit', 'internal', 'completed',
+                    d.description, d.ledger_metadata
+               FROM {} WHERE d.ledger IS NOT NULL",
+            rows("ledger organization amount currency description ledger_metadata"),
+        ),
+        // `WHERE true` tells the parser that ON belongs to the INSERT and not to a join.
+        insert_charges: format!(
+            "INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount,
+                                          carry, payment_transaction_id)
+             SELECT d.start, d.instance, d.organization, ?2, d.hours, d.rate, d.amount, d.carry, d.ledger
+               FROM {} WHERE true ON CONFLICT DO NOTHING",
+            rows("instance organization start hours rate amount carry ledger"),
+        ),
+        insert_cycles: format!(
+            "INSERT INTO vps_billing_cycles (id, vps_instance_id, organization_id, billing_period_start,
+                                             billing_period_end, hourly_rate, total_amount, status,
+                                             payment_transaction_id, metadata)
+             SELECT d.cycle, d.instance, d.organization, {start}, {end}, (d.rate + 36500) / 73000, d.amount, 'billed',
+                    d.ledger, d.cycle_metadata
+               FROM {rows} WHERE d.cycle IS NOT NULL",
+            start = instant("d.start"),
+            end = instant("(d.start + d.hours * 3600000000)"),
+            rows = rows("cycle instance organization start hours rate amount ledger cycle_metadata"),
+        ),
+        insert_meters: format!(
+            "INSERT INTO billing_meters (instance_id, organization_id, billed_through, carry, rate, rate_changes, seen_at)
+             SELECT d.instance, d.organization, d.billed_through, d.carry, d.rate, d.rate_changes, d.seen_at
+               FROM {} WHERE true ON CONFLICT DO NOTHING",
+            rows(METER),
+        ),
+        update_meters: format!(
+            "UPDATE billing_meters
+                SET organization_id = d.organization, billed_through = d.billed_through, carry = d.carry,
+                    rate = d.rate, rate_changes = d.rate_changes, seen_at = d.seen_at
+               FROM {}
+              WHERE billing_meters.instance_id = d.instance
+                AND billing_meters.billed_through = d.billed_through_before",
+            rows(METER),
+        ),
+        update_anchors: format!(
+            "UPDATE vps_instances SET last_billed_at = {after}, updated_at = {NOW_TEXT}
+               FROM {rows} WHERE vps_instances.id = d.instance",
+            after = instant("d.after"),
+            rows = rows("instance after"),
+        ),
+        repair_cycles: format!(
+            "INSERT INTO vps_billing_cycles (vps_instance_id, organization_id, billing_period_start,
+                                             billing_period_end, hourly_rate, total_amount, status,
+                                             payment_transaction_id, metadata)
+             SELECT c.instance_id, c.organization_id, {start}, {end}, (c.rate + 36500) / 73000, c.amount, 'billed',
+                    c.payment_transaction_id, json_object('hours_charged', c.hours, 'repaired', json('true'))
+               FROM {rows}
+               JOIN billing_charges c ON c.instance_id = d.instance
+                    AND c.period_start >= d.since AND c.period_start < d.until
+              WHERE NOT EXISTS (SELECT 1 FROM vps_billing_cycles y
+                                 WHERE y.vps_instance_id = c.instance_id AND y.status = 'billed'
+                                   AND y.billing_period_start = {start})",
+            start = instant("c.period_start"),
+            end = instant("(c.period_start + c.hours * 3600000000)"),
+            rows = rows("instance since until"),
+        ),
+        upsert_holds: format!(
+            "INSERT INTO billing_holds (instance_id, organization_id, label, reason, detail, hours_due, amount_due,
+                                        opened_at, seen_at)
+             SELECT d.instance, d.organization, d.label, d.reason, d.detail, d.hours, d.amount, ?2, ?2
+               FROM {} WHERE true
+             ON CONFLICT (instance_id) WHERE closed_at IS NULL DO UPDATE
+                SET organization_id = excluded.organization_id, label = excluded.label, reason = excluded.reason,
+                    detail = excluded.detail, hours_due = excluded.hours_due, amount_due = excluded.amount_due,
+                    seen_at = excluded.seen_at",
+            rows("instance organization label reason detail hours amount"),
+        ),
+        close_holds: "UPDATE billing_holds SET closed_at = ?2
+              WHERE closed_at IS NULL AND instance_id IN (SELECT value FROM json_each(?1))"
+            .to_owned(),
+        update_wallets: format!(
+            "UPDATE wallets SET balance = d.after, updated_at = {NOW_TEXT}
+               FROM {} WHERE wallets.id = d.wallet AND wallets.balance = d.before",
+            rows("wallet before after"),
+        ),
+        run_totals: "SELECT coalesce(sum(instances), 0) AS charged, coalesce(sum(charges), 0) AS charges,
+                    coalesce(sum(held), 0) AS held, coalesce(sum(hours), 0) AS hours,
+                    coalesce(sum(amount), 0) AS amount
+               FROM billing_batches WHERE run_id = ?1"
+            .to_owned(),
+        mark_worked: "UPDATE billing_fences SET worked_at = CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)
+              WHERE job = ?1 AND fence = ?2"
+            .to_owned(),
+    }
+}
+
+const METER: &str =
+    "instance organization billed_through_before billed_through carry rate rate_changes seen_at";

@@ -1,0 +1,65 @@
+//! The statements of a billing run: one of each kind, in the words of either database.
+
+use sea_orm::DbBackend;
+
+use super::{postgres, sqlite};
+use crate::panel::Panel;
+
+/// SQL of a run. Lists of rows go in as one JSON array; each statement's comment names its parameters.
+#[derive(Debug)]
+pub(super) struct Statements {
+    /// `() -> now` in microseconds.
+    pub(super) now: String,
+    /// `() -> id, provider_plan_id, base, markup, backup, upcharge`, prices as text.
+    pub(super) plans: String,
+    /// `(as_of, after, limit) -> first, last`: the organizations after `after` that have about `limit` instances due or
+    /// held.
+    pub(super) next_organizations: String,
+    /// `(fence) -> settings`: the transaction's limits; none on SQLite.
+    pub(super) settings: Option<String>,
+    /// `(job, fence) -> 1` if that number is still the newest.
+    pub(super) check_fence: String,
+    /// `(first, last) -> id, organization, balance, currency, opened`, locked in the order of their ids.
+    pub(super) lock_wallets: String,
+    /// `(as_of, first, last) -> ...`: what may be due, oldest first within an organization.
+    pub(super) read_due: String,
+    /// The same for the instances of a JSON array of ids only: `(as_of, first, last, ids)`.
+    pub(super) read_due_of: String,
+    /// `(run, fence, as_of, instances, charges, held, hours, amount) -> id`.
+    pub(super) insert_batch: String,
+    /// `(ids of wallets)`: what they hold before their first charge.
+    pub(super) insert_openings: String,
+    /// `(charges)`: the wallets' ledger.
+    pub(super) insert_ledger: String,
+    /// `(charges, batch)`: the ledger of hours.
+    pub(super) insert_charges: String,
+    /// `(charges)`: the panel's cycles.
+    pub(super) insert_cycles: String,
+    /// `(meters)`.
+    pub(super) insert_meters: String,
+    /// `(meters)`: moves each from the watermark that was read.
+    pub(super) update_meters: String,
+    /// `(anchors)`: moves `last_billed_at` from the value that was read.
+    pub(super) update_anchors: String,
+    /// `(repairs)`: cycles that our charges lack.
+    pub(super) repair_cycles: String,
+    /// `(holds, as_of)`: opens holds or refreshes open ones.
+    pub(super) upsert_holds: String,
+    /// `(ids of instances, as_of)`.
+    pub(super) close_holds: String,
+    /// `(wallets)`: moves each from the balance that was read.
+    pub(super) update_wallets: String,
+    /// `(run) -> charged, charges, held, hours, amount`.
+    pub(super) run_totals: String,
+    /// `(job, fence)`: billing worked just now.
+    pub(super) mark_worked: String,
+}
+
+impl Statements {
+    pub(super) fn of(panel: Panel) -> Self {
+        match panel.backend {
+            DbBackend::Sqlite => sqlite::statements(),
+            _ => postgres::statements(panel),
+        }
+    }
+}

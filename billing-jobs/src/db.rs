@@ -1,0 +1,129 @@
+//! How the jobs talk to the database: raw statements, rows that are missing, and what an error means.
+
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value, sqlx,
+};
+
+/// What to do about an error of the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Somebody was in the way: the same again, soon.
+    Conflict,
+    /// The connection, or the answer, is lost: again on another one.
+    Lost,
+    /// The rows were refused: others may be accepted.
+    Rows,
+    /// Nothing will work until somebody mends it.
+    Broken,
+}
+
+/// Tells what `error` means. The one place that does.
+#[must_use]
+pub fn fault(error: &DbErr) -> Fault {
+    let source = match error {
+        DbErr::Conn(RuntimeErr::SqlxError(source))
+        | DbErr::Exec(RuntimeErr::SqlxError(source))
+        | DbErr::Query(RuntimeErr::SqlxError(source)) => source,
+        DbErr::ConnectionAcquire(_) => return Fault::Lost,
+        _ => return Fault::Broken,
+    };
+    match &**source {
+        sqlx::Error::Database(error) => {
+            let code = error.code().unwrap_or_default();
+            match error.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
+                Some(_) => sqlite_fault(&code),
+                None => postgres_fault(&code),
+            }
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => Fault::Lost,
+        _ => Fault::Broken,
+    }
+}
+
+fn postgres_fault(sqlstate: &str) -> Fault {
+    match sqlstate {
+        // Serialization failure, deadlock, lock timeout, statement timeout.
+        "40001" | "40P01" | "55P03" | "57014" => Fault::Conflict,
+        // Connection errors, administrator's shutdown, starting up, too many clients, read-only (a standby).
+        "57P01" | "57P02" | "57P03" | "53300" | "25006" | "25P03" => Fault::Lost,
+        code if code.starts_with("08") => Fault::Lost,
+        // Data exceptions, constraints, and what a trigger raises.
+        code if ["22", "23", "44", "P0"].iter().any(|class| code.starts_with(class)) => Fault::Rows,
+        _ => Fault::Broken,
+    }
+}
+
+fn sqlite_fault(code: &str) -> Fault {
+    // The low byte is the primary code.
+    match code.parse::<u32>().unwrap_or_default() & 0xff {
+        // Busy, locked.
+        5 | 6 => Fault::Conflict,
+        // Too big, constraint, mismatch, range.
+        18 | 19 | 20 | 25 => Fault::Rows,
+        _ => Fault::Broken,
+    }
+}
+
+/// The SQLSTATE of PostgreSQL, or the extended result code of SQLite.
+#[must_use]
+pub fn code(error: &DbErr) -> Option<String> {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(source))
+        | DbErr::Exec(RuntimeErr::SqlxError(source))
+        | DbErr::Query(RuntimeErr::SqlxError(source)) => {
+            source.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned))
+        }
+        _ => None,
+    }
+}
+
+/// A statement with its parameters.
+pub(crate) fn statement(
+    db: &impl ConnectionTrait,
+    sql: &str,
+    values: impl IntoIterator<Item = Value>,
+) -> Statement {
+    Statement::from_sql_and_values(db.get_database_backend(), sql, values)
+}
+
+/// Begins a transaction that may write: on SQLite it takes the one place for a writer at once, and waits for it.
+pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
+    let sqlite_transaction_mode =
+        (db.get_database_backend() == DbBackend::Sqlite).then_some(SqliteTransactionMode::Immediate);
+    db.begin_with_options(TransactionOptions { sqlite_transaction_mode, ..Default::default() }).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_database_says_what_to_do() {
+        let postgres = [
+            ("40001", Fault::Conflict),
+            ("55P03", Fault::Conflict),
+            ("57P01", Fault::Lost),
+            ("08006", Fault::Lost),
+            ("25006", Fault::Lost),
+            ("22003", Fault::Rows),
+            ("23505", Fault::Rows),
+            ("P0001", Fault::Rows),
+            ("42501", Fault::Broken),
+            ("53100", Fault::Broken),
+        ];
+        for (code, expected) in postgres {
+            assert_eq!(postgres_fault(code), expected, "{code}");
+        }
+        for (code, expected) in
+            [("5", Fault::Conflict), ("517", Fault::Conflict), ("2067", Fault::Rows), ("13", Fault::Broken)]
+        {
+            assert_eq!(sqlite_fault(code), expected, "{code}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The heartbeat means that billing works, not that a process exists.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use billing_scheduler::{Job, JobContext, JobError, Outcome};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr};
+use serde::Deserialize;
+use tracing::{error, info};
+
+use crate::{BILLING_JOB, Services, db::statement, params};
+
+/// The parameters of kind `heartbeat`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct HeartbeatParams {
+    /// When billing has not worked for this long, the panel is told to bill by itself.
+    #[serde(deserialize_with = "params::duration")]
+    pub failing_after: Duration,
+}
+
+impl Default for HeartbeatParams {
+    fn default() -> Self {
+        Self { failing_after: Duration::from_mins(75) }
+    }
+}
+
+/// What a beat is decided from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// How long this process has run.
+    pub since_start: Duration,
+    /// How long ago any daemon's billing worked.
+    pub since_worked: Option<Duration>,
+    /// How the latest billing run failed, if it did.
+    pub last_error: Option<String>,
+}
+
+/// What to tell the panel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pulse {
+    /// Billing works.
+    Beat,
+    /// It does not, but the panel need not step in yet.
+    Failing(String),
+    /// It has not for too long: the panel bills from its next look on.
+    GiveBack(String),
+}
+
+/// Decides from `facts` what the panel is told. A process that has just started may beat for one `billing_interval` before
+/// its first result.
+#[must_use]
+pub fn pulse(facts: &Facts, failing_after: Duration, billing_interval: Duration) -> Pulse {
+    let fresh = facts.since_start < billing_interval;
+    let stalled = facts.since_worked.is_none_or(|since| since > failing_after) && !fresh;
+    let message = match (&facts.last_error, facts.since_worked) {
+        (Some(error), _) => format!("the last billing run failed: {error}"),
+        (None, Some(since)) => format!("billing has not worked for {} minutes", since.as_secs() / 60),
+        (None, None) => "no billing run has worked since the start".to_owned(),
+    };
+    match (stalled, &facts.last_error) {
+        (true, _) => Pulse::GiveBack(message),
+        (false, Some(_)) => Pulse::Failing(message),
+        (false, None) => Pulse::Beat,
+    }
+}
+
+/// The job of kind `heartbeat`.
+#[derive(Debug)]
+pub struct Heartbeat {
+    services: Services,
+    params: HeartbeatParams,
+}
+
+impl Heartbeat {
+    /// Beats for the process of `services`.
+    #[must_use]
+    pub fn new(services: Services, params: HeartbeatParams) -> Self {
+        Self { services, params }
+    }
+
+    async fn facts(&self) -> Result<Facts, DbErr> {
+        let db = &self.services.db;
+        let sql = match db.get_database_backend() {
+            DbBackend::Sqlite => {
+                "SELECT max(0, CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) - f.worked_at / 1000) AS age_ms,
+                        s.last_error
+                   FROM billing_job_state s LEFT JOIN billing_fences f ON f.job = s.job WHERE s.job = $1"
+            }
+            _ => {
+                "SELECT greatest(0, extract(epoch FROM now() - f.worked_at) * 1000)::bigint AS age_ms, s.last_error
+                   FROM billing_job_state s LEFT JOIN billing_fences f ON f.job = s.job WHERE s.job = $1"
+            }
+        };
+        let row = db.query_one_raw(statement(db, sql, [BILLING_JOB.into()])).await?;
+        let (age_ms, last_error): (Option<i64>, Option<String>) = match row {
+            Some(row) => (row.try_get("", "age_ms")?, row.try_get("", "last_error")?),
+            None => (None, None),
+        };
+        Ok(Facts {
+            since_start: self.services.clock.monotonic().saturating_sub(self.services.started),
+            since_worked: age_ms.map(|ms| Duration::from_millis(ms.unsigned_abs())),
+            last_error,
+        })
+    }
+}
+
+#[async_trait]
+impl Job for Heartbeat {
+    async fn run(&self, _ctx: &JobContext) -> Result<Outcome, JobError> {
+        let status = &self.services.status;
+        let facts = self.facts().await.map_err(JobError::retry)?;
+        let written = match pulse(&facts, self.params.failing_after, self.services.billing_interval) {
+            Pulse::Beat => status.beat().await,
+            Pulse::Failing(message) => {
+                info!("no heartbeat: {message}");
+                status.fail(&message).await
+            }
+            Pulse::GiveBack(message) => {
+                error!("billing is handed back to the panel: {message}");
+                match status.fail(&message).await {
+                    Ok(()) => status.give_back().await,
+                    failed => failed,
+                }
+            }
+        };
+        written.map_err(JobError::retry)?;
+        Ok(Outcome::done(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_panel_is_told_whether_billing_works() {
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        let rows = [
+            // A fresh process may beat for one interval before its first result.
+            (59, None, None, "beat"),
+            (60, None, None, "give back"),
+            (59, Some(600), None, "beat"),
+            (60, Some(76), None, "give back"),
+            (60, Some(75), None, "beat"),
+            // What cannot bill does not beat, however fresh it is.
+            (0, None, Some("refused"), "failing"),
+            (500, Some(10), Some("refused"), "failing"),
+            (500, Some(76), Some("refused"), "give back"),
+        ];
+        for (since_start, since_worked, last_error, expected) in rows {
+            let facts = Facts {
+                since_start: minutes(since_start),
+                since_worked: since_worked.map(minutes),
+                last_error: last_error.map(str::to_owned),
+            };
+            let told = match pulse(&facts, minutes(75), minutes(60)) {
+                Pulse::Beat => "beat",
+                Pulse::Failing(_) => "failing",
+                Pulse::GiveBack(_) => "give back",
+            };
+            assert_eq!(told, expected, "{facts:?}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Why an instance that is due was not charged.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// A reason, as it stands in the table of holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The organization has no wallet.
+    NoWallet,
+    /// The organization has several wallets, and which one pays is not ours to choose.
+    DuplicateWallets,
+    /// The wallet's balance is NULL or no number.
+    InvalidBalance,
+    /// The instance names a plan that does not exist.
+    UnknownPlan,
+    /// The instance names several plans with different prices.
+    AmbiguousPlan,
+    /// A price that is needed is NULL.
+    NoPrice,
+    /// A price is negative, no number, or too large.
+    InvalidPrice,
+    /// Neither the last billing nor the creation of the instance has a usable time.
+    InvalidTime,
+    /// More hours are due than may be charged without approval.
+    CatchUpLimit,
+    /// The wallet does not cover the next hour.
+    InsufficientBalance,
+    /// The database refused the charge.
+    Failed,
+}
+
+impl Reason {
+    /// The word kept in the database.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoWallet => "no_wallet",
+            Self::DuplicateWallets => "duplicate_wallets",
+            Self::InvalidBalance => "invalid_balance",
+            Self::UnknownPlan => "unknown_plan",
+            Self::AmbiguousPlan => "ambiguous_plan",
+            Self::NoPrice => "no_price",
+            Self::InvalidPrice => "invalid_price",
+            Self::InvalidTime => "invalid_time",
+            Self::CatchUpLimit => "catch_up_limit",
+            Self::InsufficientBalance => "insufficient_balance",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A reason with what a person needs to mend it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Why.
+    pub reason: Reason,
+    /// What exactly.
+    pub detail: String,
+}
+
+impl Hold {
+    /// Held for `reason`.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}

@@ -1,0 +1,76 @@
+//! The jobs that ship with the daemon, as one plugin: billing, the heartbeat that the panel reads, and the clean-up after
+//! daemons that died. [`register`] makes them known; [`billing`] and [`audit`] also serve without a scheduler.
+
+pub mod audit;
+pub mod billing;
+mod db;
+mod fence;
+mod heartbeat;
+pub mod hold;
+pub mod money;
+pub mod panel;
+mod params;
+pub mod period;
+pub mod price;
+mod stale_daemons;
+pub mod status;
+
+use std::{sync::Arc, time::Duration};
+
+use billing_scheduler::{Clock, Registry, SystemClock};
+use sea_orm::DatabaseConnection;
+
+pub use db::{Fault, begin, code, fault};
+pub use heartbeat::{Facts, Heartbeat, HeartbeatParams, Pulse, pulse};
+pub use stale_daemons::{StaleDaemons, StaleDaemonsParams};
+
+use crate::{billing::Billing, panel::Panel, status::StatusRow};
+
+/// The name of the billing job, and the kind: its lease and fence guard the one ledger of a database, so there is one.
+pub const BILLING_JOB: &str = "billing";
+
+/// What the jobs work with.
+#[derive(Clone, Debug)]
+pub struct Services {
+    /// The panel's database.
+    pub db: DatabaseConnection,
+    /// Which schema it has.
+    pub panel: Panel,
+    /// This process's row in the panel's table of daemons.
+    pub status: Arc<StatusRow>,
+    /// When the process started, by [`Clock::monotonic`].
+    pub started: Duration,
+    /// The longest time between two scheduled billings.
+    pub billing_interval: Duration,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Services {
+    /// No database: enough to read and check the parameters of jobs, and nothing else.
+    #[must_use]
+    pub fn detached() -> Self {
+        let db = DatabaseConnection::default();
+        Self {
+            status: Arc::new(StatusRow::new(db.clone(), "", "", &serde_json::Value::Null)),
+            db,
+            panel: Panel::OURS_ON_SQLITE,
+            started: Duration::ZERO,
+            billing_interval: Duration::ZERO,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+/// Makes the kinds `billing`, `heartbeat` and `stale-daemons` known.
+///
+/// # Panics
+/// If one of them is known already.
+pub fn register(registry: &mut Registry, services: &Services) {
+    let own = services.clone();
+    registry.register(BILLING_JOB, move |params| Billing::new(&own, &params));
+    let own = services.clone();
+    registry.register("heartbeat", move |params| Heartbeat::new(own.clone(), params));
+    let own = services.clone();
+    registry.register("stale-daemons", move |params| StaleDaemons::new(&own, params));
+}

@@ -1,0 +1,136 @@
+//! Which hours are due, and which rate each of them has.
+
+use crate::money::Rate;
+
+/// Microseconds since 1970-01-01T00:00:00Z.
+pub type Micros = i64;
+
+/// Microseconds in an hour.
+pub const HOUR: Micros = 3_600_000_000;
+
+/// How many whole hours lie between `start` and `now`; 0 if `start` is in the future.
+#[must_use]
+pub fn whole_hours(start: Micros, now: Micros) -> i64 {
+    (i128::from(now) - i128::from(start))
+        .max(0)
+        .try_into()
+        .map_or(i64::MAX / HOUR, |elapsed: i64| elapsed / HOUR)
+}
+
+/// Hours in a row at one rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// How many.
+    pub hours: i64,
+    /// At which rate.
+    pub rate: Rate,
+}
+
+/// The rates of an instance from its watermark on: one in force, and later ones with the time when each was first seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rates {
+    /// Of the first hour that is not billed.
+    pub first: Rate,
+    /// (first seen, rate), oldest first. An hour that ended before a rate was first seen keeps the older one.
+    pub changes: Vec<(Micros, Rate)>,
+}
+
+impl Rates {
+    /// One rate, since ever.
+    #[must_use]
+    pub fn constant(rate: Rate) -> Self {
+        Self { first: rate, changes: Vec::new() }
+    }
+
+    /// Notes that `rate` is in force at `now`.
+    pub fn see(&mut self, rate: Rate, now: Micros) {
+        let latest = self.changes.last().map_or(self.first, |(_, rate)| *rate);
+        if latest != rate {
+            self.changes.push((now, rate));
+        }
+    }
+
+    /// Splits `hours` from `start` on into stretches of one rate.
+    pub fn stretches(&self, start: Micros, hours: i64) -> impl Iterator<Item = Stretch> + '_ {
+        let end = start.saturating_add(hours.saturating_mul(HOUR));
+        let mut from = start;
+        let bounds = self.changes.iter().map(|(seen_at, rate)| (*seen_at, Some(*rate)));
+        let mut rate = self.first;
+        bounds.chain([(Micros::MAX, None)]).filter_map(move |(seen_at, next)| {
+            // The last hour that ended when the new rate was seen is the last one at the old rate.
+            let until =
+                if seen_at < start { start } else { start.saturating_add((seen_at - start) / HOUR * HOUR) };
+            let until = until.min(end);
+            let stretch = Stretch { hours: (until - from).max(0) / HOUR, rate };
+            from = from.max(until);
+            rate = next.unwrap_or(rate);
+            (stretch.hours > 0).then_some(stretch)
+        })
+    }
+
+    /// What remains to be known when everything before `billed_through` is billed.
+    pub fn forget_before(&mut self, billed_through: Micros) {
+        let next_end = billed_through.saturating_add(HOUR);
+        let settled = self.changes.iter().take_while(|(seen_at, _)| *seen_at < next_end).count();
+        if let Some((_, rate)) = self.changes.drain(..settled).next_back() {
+            self.first = rate;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_hours_are_due() {
+        let rows = [
+            (0, HOUR - 1, 0),
+            (0, HOUR, 1),
+            (5, 2 * HOUR + 4, 1),
+            (HOUR, 0, 0),
+            (i64::MIN, i64::MAX, i64::MAX / HOUR),
+        ];
+        for (start, now, hours) in rows {
+            assert_eq!(whole_hours(start, now), hours, "from {start} to {now}");
+        }
+    }
+
+    fn split(rates: &Rates, start_h: i64, hours: i64) -> Vec<(i64, i64)> {
+        rates.stretches(start_h * HOUR, hours).map(|stretch| (stretch.hours, stretch.rate.0)).collect()
+    }
+
+    #[test]
+    fn past_hours_keep_their_price() {
+        let mut rates = Rates::constant(Rate(10));
+        assert_eq!(split(&rates, 0, 5), [(5, 10)]);
+        // Seen in the middle of the fourth hour: that hour has not ended, so it has the new rate.
+        rates.see(Rate(20), 3 * HOUR + 1);
+        assert_eq!(split(&rates, 0, 5), [(3, 10), (2, 20)]);
+        assert_eq!(split(&rates, 0, 3), [(3, 10)]);
+        rates.see(Rate(20), 4 * HOUR);
+        rates.see(Rate(30), 4 * HOUR + 1);
+        assert_eq!(split(&rates, 0, 6), [(3, 10), (1, 20), (2, 30)]);
+        rates.forget_before(4 * HOUR);
+        assert_eq!(rates, Rates::constant(Rate(30)));
+    }
+
+    #[test]
+    fn a_rate_seen_just_when_an_hour_ended_is_not_that_hours() {
+        let mut rates = Rates::constant(Rate(10));
+        rates.see(Rate(20), 3 * HOUR);
+        assert_eq!(split(&rates, 0, 4), [(3, 10), (1, 20)]);
+        rates.forget_before(HOUR);
+        assert_eq!(rates.changes.len(), 1, "two hours at the old rate are still to be billed");
+        rates.forget_before(3 * HOUR);
+        assert_eq!(rates, Rates::constant(Rate(20)));
+    }
+
+    #[test]
+    fn two_changes_within_an_hour_count_once() {
+        let mut rates = Rates::constant(Rate(10));
+        rates.see(Rate(20), HOUR + 1);
+        rates.see(Rate(30), HOUR + 2);
+        assert_eq!(split(&rates, 0, 3), [(1, 10), (2, 30)]);
+    }
+}

@@ -1,0 +1,51 @@
+//! Tidies the panel's table of daemons: one row a process would otherwise stay for ever.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
+use serde::Deserialize;
+
+use crate::{Services, params, status::StatusRow};
+
+/// The parameters of kind `stale-daemons`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct StaleDaemonsParams {
+    /// A daemon that has written nothing for this long is marked as stopped.
+    #[serde(deserialize_with = "params::duration")]
+    pub dead_after: Duration,
+    /// The row of a stopped daemon is deleted after this long.
+    #[serde(deserialize_with = "params::duration")]
+    pub keep: Duration,
+}
+
+impl Default for StaleDaemonsParams {
+    fn default() -> Self {
+        Self { dead_after: Duration::from_mins(10), keep: Duration::from_hours(30 * 24) }
+    }
+}
+
+/// The job of kind `stale-daemons`.
+#[derive(Debug)]
+pub struct StaleDaemons {
+    status: Arc<StatusRow>,
+    params: StaleDaemonsParams,
+}
+
+impl StaleDaemons {
+    /// Tidies the table of `services`' database.
+    #[must_use]
+    pub fn new(services: &Services, params: StaleDaemonsParams) -> Self {
+        Self { status: Arc::clone(&services.status), params }
+    }
+}
+
+#[async_trait]
+impl Job for StaleDaemons {
+    async fn run(&self, _ctx: &JobContext) -> Result<Outcome, JobError> {
+        let marked = self.status.mark_dead(self.params.dead_after).await.map_err(JobError::retry)?;
+        let pruned = self.status.prune(self.params.keep).await.map_err(JobError::retry)?;
+        Ok(Outcome::Done { items: marked + pruned, details: json!({ "marked": marked, "pruned": pruned }) })
+    }
+}

@@ -1,0 +1,209 @@
+//! This process's row in the panel's table of daemons: what the panel reads to decide whether it bills itself.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Value};
+
+use crate::{BILLING_JOB, billing::Totals, db::statement};
+
+/// A daemon that has written nothing for this long is taken for dead: two beats and a half.
+pub const ALIVE_WITHIN: Duration = Duration::from_secs(150);
+
+/// One process's row of `billing_daemon_status`.
+#[derive(Debug)]
+pub struct StatusRow {
+    db: DatabaseConnection,
+    instance: String,
+    hostname: String,
+    metadata: String,
+}
+
+impl StatusRow {
+    /// The row named `instance`, on this host; `metadata` is what the row tells of the process.
+    #[must_use]
+    pub fn new(
+        db: DatabaseConnection,
+        instance: impl Into<String>,
+        hostname: impl Into<String>,
+        metadata: &serde_json::Value,
+    ) -> Self {
+        Self { db, instance: instance.into(), hostname: hostname.into(), metadata: metadata.to_string() }
+    }
+
+    /// The name of the row, unique to this process.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Billing works: the panel leaves it to us.
+    pub async fn beat(&self) -> Result<(), DbErr> {
+        let sql = format!(
+            "INSERT INTO billing_daemon_status
+                 (daemon_instance_id, status, started_at, heartbeat_at, metadata, created_at, updated_at)
+             VALUES ($1, 'running', {now}, {now}, {metadata}, {now}, {now})
+             ON CONFLICT (daemon_instance_id) DO UPDATE
+                SET status = 'running', heartbeat_at = {now}, error_message = NULL, updated_at = {now}",
+            now = self.now(),
+            metadata = self.json("$2"),
+        );
+        self.execute(&sql, [self.instance.as_str().into(), self.metadata.as_str().into()]).await
+    }
+
+    /// Billing does not work: the row says so, and its last heartbeat ages.
+    pub async fn fail(&self, message: &str) -> Result<(), DbErr> {
+        let sql = format!(
+            "INSERT INTO billing_daemon_status
+                 (daemon_instance_id, status, started_at, heartbeat_at, metadata, error_message, created_at, updated_at)
+             VALUES ($1, 'error', {now}, NULL, {metadata}, $3, {now}, {now})
+             ON CONFLICT (daemon_instance_id) DO UPDATE
+                SET status = 'error', error_message = excluded.error_message, updated_at = {now}",
+            now = self.now(),
+            metadata = self.json("$2"),
+        );
+        self.execute(&sql, [self.instance.as_str().into(), self.metadata.as_str().into(), message.into()])
+            .await
+    }
+
+    /// Hands billing back: no row of any daemon has a heartbeat, so the panel takes over at its next look.
+    pub async fn give_back(&self) -> Result<(), DbErr> {
+        let sql = format!(
+            "UPDATE billing_daemon_status SET heartbeat_at = NULL, updated_at = {} WHERE heartbeat_at IS NOT NULL",
+            self.now()
+        );
+        self.execute(&sql, []).await
+    }
+
+    /// A billing run of this process ended: its figures are the ledger's sums for that run.
+    pub async fn run_ended(&self, totals: Totals, error: Option<&str>) -> Result<(), DbErr> {
+        let (amount, hours) = match self.db.get_database_backend() {
+            DbBackend::Sqlite => ("$5", "$6"),
+            _ => ("$5 * 0.0001", "$6::numeric"),
+        };
+        let sql = format!(
+            "INSERT INTO billing_daemon_status
+                 (daemon_instance_id, status, last_run_at, last_run_success, instances_billed, total_amount, total_hours,
+                  error_message, started_at, heartbeat_at, metadata, created_at, updated_at)
+             VALUES ($1, CASE WHEN $3 THEN 'running' ELSE 'error' END, {now}, $3, {charged}, {amount}, {hours}, $7,
+                     {now}, NULL, {metadata}, {now}, {now})
+             ON CONFLICT (daemon_instance_id) DO UPDATE
+                SET status = excluded.status, last_run_at = excluded.last_run_at,
+                    last_run_success = excluded.last_run_success, instances_billed = excluded.instances_billed,
+                    total_amount = excluded.total_amount, total_hours = excluded.total_hours,
+                    error_message = excluded.error_message, updated_at = {now}",
+            now = self.now(),
+            metadata = self.json("$2"),
+            charged = match self.db.get_database_backend() {
+                DbBackend::Sqlite => "$4",
+                _ => "$4::bigint::int",
+            },
+        );
+        let values = [
+            self.instance.as_str().into(),
+            self.metadata.as_str().into(),
+            error.is_none().into(),
+            i64::try_from(totals.charged).unwrap_or(i64::MAX).into(),
+            totals.amount.0.into(),
+            i64::try_from(totals.hours).unwrap_or(i64::MAX).into(),
+            error.into(),
+        ];
+        self.execute(&sql, values).await
+    }
+
+    /// A clean stop: the last run's figures stay, and nothing of ours keeps the panel waiting. Dead rows of this host lose
+    /// their heartbeat; if no other daemon is alive, all rows do, and the panel may bill at once.
+    pub async fn stop(&self) -> Result<(), DbErr> {
+        let now = self.now();
+        let sql = format!(
+            "UPDATE billing_daemon_status SET status = 'stopped', heartbeat_at = NULL, updated_at = {now}
+              WHERE daemon_instance_id = $1"
+        );
+        self.execute(&sql, [self.instance.as_str().into()]).await?;
+        let silent = self.silent_since("$1");
+        let hostname = match self.db.get_database_backend() {
+            DbBackend::Sqlite => "metadata ->> '$.hostname'",
+            _ => "metadata ->> 'hostname'",
+        };
+        let sql = format!(
+            "UPDATE billing_daemon_status SET status = 'stopped', heartbeat_at = NULL, updated_at = {now}
+              WHERE status <> 'stopped' AND {hostname} = $2 AND {silent}"
+        );
+        let alive_within = alive_within_seconds();
+        self.execute(&sql, [alive_within.into(), self.hostname.as_str().into()]).await?;
+        let sql = format!(
+            "SELECT count(*) AS others FROM billing_daemon_status WHERE status <> 'stopped' AND NOT ({silent})"
+        );
+        let row = self.db.query_one_raw(statement(&self.db, &sql, [alive_within.into()])).await?;
+        let others: i64 = row.map_or(Ok(0), |row| row.try_get("", "others"))?;
+        if others == 0 {
+            self.give_back().await?;
+            let sql = "UPDATE billing_fences SET worked_at = NULL WHERE job = $1";
+            self.execute(sql, [BILLING_JOB.into()]).await?;
+        }
+        Ok(())
+    }
+
+    /// Marks rows of daemons that have written nothing for `dead_after` as stopped; returns how many.
+    pub async fn mark_dead(&self, dead_after: Duration) -> Result<u64, DbErr> {
+        let sql = format!(
+            "UPDATE billing_daemon_status SET status = 'stopped', heartbeat_at = NULL, updated_at = {}
+              WHERE status <> 'stopped' AND {}",
+            self.now(),
+            self.silent_since("$1")
+        );
+        self.affected(&sql, [seconds(dead_after).into()]).await
+    }
+
+    /// Deletes rows of daemons that stopped longer than `keep` ago; returns how many.
+    pub async fn prune(&self, keep: Duration) -> Result<u64, DbErr> {
+        let sql = format!(
+            "DELETE FROM billing_daemon_status WHERE status = 'stopped' AND {}",
+            self.silent_since("$1")
+        );
+        self.affected(&sql, [seconds(keep).into()]).await
+    }
+
+    /// A condition: the row was not written for the parameter's number of seconds.
+    fn silent_since(&self, seconds: &str) -> String {
+        match self.db.get_database_backend() {
+            DbBackend::Sqlite => {
+                format!(
+                    "coalesce(unixepoch(updated_at), unixepoch(created_at), 0) < unixepoch('now') - {seconds}"
+                )
+            }
+            _ => format!(
+                "coalesce(updated_at, created_at, '-infinity') < now() - {seconds} * interval '1 second'"
+            ),
+        }
+    }
+
+    fn now(&self) -> &'static str {
+        match self.db.get_database_backend() {
+            DbBackend::Sqlite => "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')",
+            _ => "now()",
+        }
+    }
+
+    fn json(&self, parameter: &str) -> String {
+        match self.db.get_database_backend() {
+            DbBackend::Sqlite => parameter.to_owned(),
+            _ => format!("{parameter}::jsonb"),
+        }
+    }
+
+    async fn execute(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<(), DbErr> {
+        self.affected(sql, values).await.map(drop)
+    }
+
+    async fn affected(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, DbErr> {
+        Ok(self.db.execute_raw(statement(&self.db, sql, values)).await?.rows_affected())
+    }
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn alive_within_seconds() -> i64 {
+    seconds(ALIVE_WITHIN)
+}

@@ -1,0 +1,125 @@
+//! The only place that asks what time it is, so that tests can move it.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, SubsecRound, Utc};
+use tokio::sync::watch;
+
+/// Where the scheduler and its jobs get their time from.
+#[async_trait]
+pub trait Clock: fmt::Debug + Send + Sync + 'static {
+    /// The wall clock in UTC, in whole microseconds: what databases can keep.
+    fn now(&self) -> DateTime<Utc>;
+
+    /// Time since an arbitrary origin that never goes back and goes on while the machine is suspended.
+    fn monotonic(&self) -> Duration;
+
+    /// Returns when [`Clock::monotonic`] has grown by `duration`.
+    async fn sleep(&self, duration: Duration);
+}
+
+/// The machine's clocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+#[async_trait]
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now().trunc_subsecs(6)
+    }
+
+    fn monotonic(&self) -> Duration {
+        monotonic()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+}
+
+#[cfg(all(target_os = "linux", feature = "runtime"))]
+fn monotonic() -> Duration {
+    // CLOCK_MONOTONIC stands still while the machine sleeps, and a lease does not.
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(not(all(target_os = "linux", feature = "runtime")))]
+fn monotonic() -> Duration {
+    use std::{sync::OnceLock, time::Instant};
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    ORIGIN.get_or_init(Instant::now).elapsed()
+}
+
+/// A clock that stands still until it is told to move.
+#[derive(Clone, Debug)]
+pub struct ManualClock {
+    times: Arc<Mutex<Times>>,
+    moved: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Times {
+    wall: DateTime<Utc>,
+    monotonic: Duration,
+}
+
+impl ManualClock {
+    /// A clock that shows `wall`.
+    #[must_use]
+    pub fn at(wall: DateTime<Utc>) -> Self {
+        Self {
+            times: Arc::new(Mutex::new(Times { wall, monotonic: Duration::ZERO })),
+            moved: watch::Sender::new(()),
+        }
+    }
+
+    /// Lets `duration` pass, on the wall and on the monotonic clock, and wakes whoever slept until then.
+    pub fn advance(&self, duration: Duration) {
+        self.change(|times| {
+            times.wall += duration;
+            times.monotonic += duration;
+        });
+    }
+
+    /// Sets the wall clock, forwards or back, as an administrator would: no time passes.
+    pub fn set_wall(&self, wall: DateTime<Utc>) {
+        self.change(|times| times.wall = wall);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Times)) {
+        change(&mut self.times.lock().unwrap_or_else(PoisonError::into_inner));
+        self.moved.send_replace(());
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Times) -> T) -> T {
+        read(&self.times.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[async_trait]
+impl Clock for ManualClock {
+    fn now(&self) -> DateTime<Utc> {
+        self.read(|times| times.wall)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.read(|times| times.monotonic)
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let wake_at = self.monotonic() + duration;
+        let mut moved = self.moved.subscribe();
+        while self.monotonic() < wake_at {
+            if moved.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What a plugin implements, and what it is given for one run.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::{Clock, ManualClock};
+
+/// Any error of a job's own.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// A piece of recurring work.
+#[async_trait]
+pub trait Job: Send + Sync + 'static {
+    /// One occurrence. May be called again for the same one (after a crash, an interruption, a retry): be idempotent and
+    /// derive everything from `ctx.occurrence`. Look at [`JobContext::stop_requested`] between steps, and return
+    /// [`Outcome::Interrupted`] when it says so.
+    ///
+    /// # Errors
+    /// [`JobError::Retry`] when another attempt may help, [`JobError::Fatal`] when it cannot.
+    async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError>;
+}
+
+/// What identifies a run, however late it starts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Occurrence {
+    /// The job's name in the configuration.
+    pub job: String,
+    /// When it was due, in whole seconds.
+    pub scheduled_at: DateTime<Utc>,
+}
+
+impl fmt::Display for Occurrence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` of {}", self.job, self.scheduled_at.format("%Y-%m-%dT%H:%M:%SZ"))
+    }
+}
+
+/// The number of a claim of a job's lease: greater than every earlier one. Work is committed only under the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FencingToken(pub i64);
+
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How a run ended that did not fail.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The occurrence is finished with.
+    Done {
+        /// How many things were worked on, for the history.
+        items: u64,
+        /// The job's own figures, kept with the run's row.
+        details: serde_json::Value,
+    },
+    /// Asked to stop before the end: the same occurrence runs again, and no attempt is counted.
+    Interrupted {
+        /// How many things were worked on before the stop.
+        items: u64,
+    },
+}
+
+impl Outcome {
+    /// Finished, with nothing to tell but the number of things worked on.
+    #[must_use]
+    pub fn done(items: u64) -> Self {
+        Self::Done { items, details: serde_json::Value::Null }
+    }
+}
+
+/// How a run failed.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// Another attempt may succeed.
+    #[error("{0}")]
+    Retry(#[source] BoxError),
+    /// No attempt will: the occurrence becomes a dead letter.
+    #[error("{0}")]
+    Fatal(#[source] BoxError),
+}
+
+impl JobError {
+    /// A failure that may pass.
+    pub fn retry(error: impl Into<BoxError>) -> Self {
+        Self::Retry(error.into())
+    }
+
+    /// A failure that will not pass by itself.
+    pub fn fatal(error: impl Into<BoxError>) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+/// Why a run is asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// The process is about to end.
+    Drain,
+    /// The job's lease is lost, or too old to be trusted: somebody else may be about to start.
+    LeaseLost,
+    /// The run took longer than it may.
+    Timeout,
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Drain => "the daemon is shutting down",
+            Self::LeaseLost => "the lease of the job is lost",
+            Self::Timeout => "the run exceeded its timeout",
+        })
+    }
+}
+
+/// The other end of a run's stop signal and of its lease's deadline.
+#[derive(Clone, Debug)]
+pub struct StopHandle {
+    reason: watch::Sender<Option<StopReason>>,
+    lease_until_ms: Arc<AtomicU64>,
+}
+
+impl StopHandle {
+    /// Nothing asks to stop, and the lease has no end.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { reason: watch::Sender::new(None), lease_until_ms: Arc::new(AtomicU64::new(u64::MAX)) }
+    }
+
+    /// Asks the run to stop. The first reason stays.
+    pub fn stop(&self, reason: StopReason) {
+        self.reason.send_if_modified(|current| {
+            let first = current.is_none();
+            if first {
+                *current = Some(reason);
+            }
+            first
+        });
+    }
+
+    /// From `deadline` on, told by [`Clock::monotonic`], the lease is not to be trusted any more.
+    pub fn trust_lease_until(&self, deadline: Duration) {
+        let millis = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        self.lease_until_ms.store(millis, Ordering::SeqCst);
+    }
+}
+
+impl Default for StopHandle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a job knows about the run it is in.
+#[derive(Clone, Debug)]
+pub struct JobContext {
+    /// Which scheduled time of which job this is.
+    pub occurrence: Occurrence,
+    /// The id under which this run will be recorded.
+    pub run_id: Uuid,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// The number of the claim under which this run may write.
+    pub fence: FencingToken,
+    clock: Arc<dyn Clock>,
+    stop: StopHandle,
+}
+
+impl JobContext {
+    /// A run as the scheduler makes one.
+    #[must_use]
+    pub fn new(
+        occurrence: Occurrence,
+        attempt: u32,
+        fence: FencingToken,
+        clock: Arc<dyn Clock>,
+        stop: StopHandle,
+    ) -> Self {
+        Self { occurrence, run_id: Uuid::now_v7(), attempt, fence, clock, stop }
+    }
+
+    /// A first attempt at `scheduled_at`, on a clock that shows the same and under the fence 1: for tests of a job.
+    #[must_use]
+    pub fn for_test(job: &str, scheduled_at: DateTime<Utc>) -> Self {
+        Self::new(
+            Occurrence { job: job.to_owned(), scheduled_at },
+            1,
+            FencingToken(1),
+            Arc::new(ManualClock::at(scheduled_at)),
+            StopHandle::new(),
+        )
+    }
+
+    /// The clock that the scheduler goes by.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// The signal that this run listens to, for code that stops it (tests, wrappers).
+    #[must_use]
+    pub fn stop_handle(&self) -> &StopHandle {
+        &self.stop
+    }
+
+    /// Whether to start nothing more, and why.
+    #[must_use]
+    pub fn stop_requested(&self) -> Option<StopReason> {
+        let asked = *self.stop.reason.borrow();
+        asked.or_else(|| {
+            let now_ms = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
+            (now_ms >= self.stop.lease_until_ms.load(Ordering::SeqCst)).then_some(StopReason::LeaseLost)
+        })
+    }
+
+    /// Returns when the run is asked to stop.
+    pub async fn stopped(&self) -> StopReason {
+        let mut reason = self.stop.reason.subscribe();
+        let asked = reason.wait_for(Option::is_some).await.ok().and_then(|reason| *reason);
+        asked.unwrap_or(StopReason::Drain)
+    }
+}

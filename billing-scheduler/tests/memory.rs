@@ -1,0 +1,37 @@
+//! The in-memory store passes the suite that every store must pass.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use billing_scheduler::{
+    ManualClock, MemoryStore, Store,
+    chrono::DateTime,
+    conformance::{Bench, check_all},
+};
+
+struct Memory {
+    clock: ManualClock,
+    store: MemoryStore,
+}
+
+#[async_trait]
+impl Bench for Memory {
+    fn stores(&self) -> (Arc<dyn Store>, Arc<dyn Store>) {
+        (Arc::new(self.store.as_holder("a")), Arc::new(self.store.as_holder("b")))
+    }
+
+    async fn expire(&self, _job: &str) {
+        self.clock.advance(Duration::from_secs(10));
+    }
+
+    async fn runs(&self, job: &str) -> u64 {
+        self.store.runs().iter().filter(|run| run.job == job).count() as u64
+    }
+}
+
+#[tokio::test]
+async fn the_memory_store_keeps_every_promise_of_a_store() {
+    let clock = ManualClock::at(DateTime::UNIX_EPOCH);
+    let store = MemoryStore::new(Arc::new(clock.clone()));
+    check_all(&Memory { clock, store }).await;
+}

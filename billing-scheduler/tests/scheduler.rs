@@ -1,0 +1,302 @@
+//! Turns of jobs on a manual clock: no test here waits for real time.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use billing_scheduler::{
+    Claim, Clock, FencingToken, Job, JobContext, JobError, JobSpec, ManualClock, MemoryStore, Occurrence,
+    Outcome, Registry, RunStatus, Schedule, Scheduler, Scope, StopHandle, StopReason, Store,
+    chrono::{DateTime, TimeDelta, Utc},
+    serde_json::json,
+};
+use tokio::sync::Notify;
+
+fn at(clock: &str) -> DateTime<Utc> {
+    format!("2026-01-05T{clock}Z").parse().expect("a time of day")
+}
+
+/// What the next runs shall do; `Done` when the list is empty.
+#[derive(Clone, Copy)]
+enum Act {
+    Done,
+    Fail,
+    Panic,
+    WaitForStop,
+    Hang,
+}
+
+#[derive(Clone, Default)]
+struct Script {
+    acts: Arc<Mutex<VecDeque<Act>>>,
+    seen: Arc<Mutex<Vec<(DateTime<Utc>, u32)>>>,
+    stopped_by: Arc<Mutex<Option<StopReason>>>,
+    started: Arc<Notify>,
+}
+
+#[async_trait]
+impl Job for Script {
+    async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
+        self.seen.lock().unwrap().push((ctx.occurrence.scheduled_at, ctx.attempt));
+        let act = self.acts.lock().unwrap().pop_front().unwrap_or(Act::Done);
+        self.started.notify_one();
+        match act {
+            Act::Done => Ok(Outcome::done(1)),
+            Act::Fail => Err(JobError::retry("boom")),
+            Act::Panic => panic!("the plugin has a bug"),
+            Act::WaitForStop => {
+                let reason = ctx.stopped().await;
+                *self.stopped_by.lock().unwrap() = Some(reason);
+                Ok(Outcome::Interrupted { items: 0 })
+            }
+            Act::Hang => std::future::pending().await,
+        }
+    }
+}
+
+struct World {
+    clock: ManualClock,
+    store: MemoryStore,
+    script: Script,
+    scheduler: Scheduler,
+}
+
+impl World {
+    fn new(now: &str, acts: &[Act], change: impl FnOnce(&mut JobSpec)) -> Self {
+        let clock = ManualClock::at(at(now));
+        let store = MemoryStore::new(Arc::new(clock.clone()));
+        let script =
+            Script { acts: Arc::new(Mutex::new(acts.iter().copied().collect())), ..Script::default() };
+        let mut world = Self { scheduler: build(&store, &clock, &script, |_| {}), clock, store, script };
+        world.scheduler = build(&world.store, &world.clock, &world.script, change);
+        world
+    }
+
+    async fn tick(&self) {
+        self.scheduler.tick();
+        self.scheduler.idle().await;
+    }
+
+    async fn tick_at(&self, clock: &str) {
+        self.clock.advance((at(clock) - self.clock.now()).to_std().expect("forwards"));
+        self.tick().await;
+    }
+
+    fn seen(&self) -> Vec<(DateTime<Utc>, u32)> {
+        self.script.seen.lock().unwrap().clone()
+    }
+
+    fn statuses(&self) -> Vec<RunStatus> {
+        self.store.runs().iter().map(|run| run.status).collect()
+    }
+}
+
+fn build(
+    store: &MemoryStore,
+    clock: &ManualClock,
+    script: &Script,
+    change: impl FnOnce(&mut JobSpec),
+) -> Scheduler {
+    let mut registry = Registry::new();
+    let script = script.clone();
+    registry.register("script", move |_: billing_scheduler::serde_json::Value| script.clone());
+    let mut spec = JobSpec::new("job", "script", Schedule::every(Duration::from_secs(3600)).expect("valid"));
+    change(&mut spec);
+    Scheduler::build(&registry, [(spec, json!({}))], Arc::new(store.clone()), Arc::new(clock.clone()))
+        .expect("known kind")
+}
+
+#[tokio::test]
+async fn a_job_runs_at_its_scheduled_time_and_not_before() {
+    let world = World::new("13:30:00", &[], |_| {});
+    world.tick().await;
+    world.tick_at("13:59:58").await;
+    assert!(world.seen().is_empty());
+    world.tick_at("14:00:00").await;
+    world.tick_at("14:00:01").await;
+    assert_eq!(world.seen(), [(at("14:00:00"), 1)]);
+}
+
+#[tokio::test]
+async fn a_tick_arms_what_is_due_before_the_next_and_fires_it_at_its_instant() {
+    let world = World::new("13:30:00", &[], |_| {});
+    world.tick().await;
+    world.clock.advance(Duration::from_millis(29 * 60_000 + 59_400));
+    world.scheduler.tick();
+    tokio::task::yield_now().await;
+    assert!(world.seen().is_empty(), "armed, not fired");
+    world.clock.advance(Duration::from_millis(600));
+    world.scheduler.idle().await;
+    let run = &world.store.runs()[0];
+    assert_eq!((run.scheduled_at, run.started_at), (at("14:00:00"), at("14:00:00")));
+}
+
+#[tokio::test]
+async fn a_job_that_never_ran_starts_at_once_only_if_told_to() {
+    let world = World::new("13:30:00", &[], |spec| spec.run_at_start = true);
+    world.tick().await;
+    assert_eq!(world.seen(), [(at("13:00:00"), 1)]);
+}
+
+#[tokio::test]
+async fn after_an_outage_the_latest_scheduled_time_stands_for_the_missed_ones() {
+    let world = World::new("13:30:00", &[], |_| {});
+    world.tick().await;
+    world.tick_at("17:10:00").await;
+    assert_eq!(world.seen(), [(at("17:00:00"), 1)]);
+    assert_eq!(
+        world.store.runs()[0].reason.as_deref(),
+        Some("stands for every scheduled time since 2026-01-05 14:00:00 UTC")
+    );
+}
+
+#[tokio::test]
+async fn a_failure_is_retried_after_its_wait_and_recorded_each_time() {
+    let world = World::new("13:59:00", &[Act::Fail, Act::Fail], |_| {});
+    world.tick().await;
+    for clock in ["14:00:00", "14:00:10", "14:00:15", "14:00:30", "14:00:45"] {
+        world.tick_at(clock).await;
+    }
+    assert_eq!(world.seen(), [(at("14:00:00"), 1), (at("14:00:00"), 2), (at("14:00:00"), 3)]);
+    assert_eq!(world.statuses(), [RunStatus::Retrying, RunStatus::Retrying, RunStatus::Done]);
+}
+
+#[tokio::test]
+async fn a_dead_letter_does_not_stop_the_next_scheduled_time() {
+    let world = World::new("13:59:00", &[Act::Fail], |spec| spec.retry.max_attempts = 1);
+    world.tick().await;
+    world.tick_at("14:00:00").await;
+    world.tick_at("15:00:00").await;
+    assert_eq!(world.statuses(), [RunStatus::Dead, RunStatus::Done]);
+}
+
+#[tokio::test]
+async fn a_panic_harms_only_its_own_run() {
+    let world = World::new("13:59:00", &[Act::Panic], |_| {});
+    world.tick().await;
+    world.tick_at("14:00:00").await;
+    assert_eq!(world.store.runs()[0].error.as_deref(), Some("the job panicked: the plugin has a bug"));
+    world.tick_at("14:00:15").await;
+    assert_eq!(world.statuses(), [RunStatus::Retrying, RunStatus::Done]);
+}
+
+#[tokio::test]
+async fn a_timeout_is_a_failure_even_if_the_job_stops_politely() {
+    for act in [Act::WaitForStop, Act::Hang] {
+        let world = World::new("13:59:00", &[act], |_| {});
+        world.tick().await;
+        world.clock.advance(Duration::from_mins(1));
+        world.scheduler.tick();
+        world.script.started.notified().await;
+        // Renewals go on meanwhile, as the daemon's thread would have them.
+        let mut idle = Box::pin(world.scheduler.idle());
+        for _ in 0..700 {
+            tokio::select! {
+                biased;
+                () = &mut idle => break,
+                () = tokio::task::yield_now() => {}
+            }
+            world.clock.advance(Duration::from_secs(1));
+            world.scheduler.renew_leases().await;
+        }
+        assert_eq!(world.statuses(), [RunStatus::Retrying]);
+        assert_eq!(world.store.runs()[0].error.as_deref(), Some("the run exceeded its timeout of 600 s"));
+    }
+}
+
+#[tokio::test]
+async fn a_drain_interrupts_without_counting_an_attempt_and_the_next_process_finishes() {
+    let world = World::new("13:59:00", &[Act::WaitForStop], |_| {});
+    world.tick().await;
+    world.clock.advance(Duration::from_mins(1));
+    world.scheduler.tick();
+    world.script.started.notified().await;
+    let report = world.scheduler.drain(Duration::from_secs(30)).await;
+    assert_eq!(report.abandoned, 0);
+    assert_eq!(*world.script.stopped_by.lock().unwrap(), Some(StopReason::Drain));
+    world.tick_at("14:00:05").await;
+    assert_eq!(world.seen().len(), 1, "a drained scheduler starts nothing");
+
+    let next = build(&world.store.as_holder("next"), &world.clock, &world.script, |_| {});
+    next.tick();
+    next.idle().await;
+    assert_eq!(world.seen(), [(at("14:00:00"), 1), (at("14:00:00"), 1)]);
+    assert_eq!(world.statuses(), [RunStatus::Interrupted, RunStatus::Done]);
+}
+
+#[tokio::test]
+async fn a_job_that_ignores_the_drain_is_abandoned_after_the_grace() {
+    let world = World::new("13:59:00", &[Act::Hang], |_| {});
+    world.tick().await;
+    world.clock.advance(Duration::from_mins(1));
+    world.scheduler.tick();
+    world.script.started.notified().await;
+    let drain = world.scheduler.drain(Duration::from_secs(30));
+    let pass_time = async {
+        tokio::task::yield_now().await;
+        world.clock.advance(Duration::from_secs(30));
+    };
+    let (report, ()) = tokio::join!(drain, pass_time);
+    assert_eq!(report.abandoned, 1);
+}
+
+#[tokio::test]
+async fn two_daemons_never_run_the_same_occurrence_twice() {
+    let world = World::new("13:59:00", &[], |_| {});
+    let other = build(&world.store.as_holder("other"), &world.clock, &world.script, |_| {});
+    for minute in 0..240 {
+        world.clock.set_wall(at("13:59:00") + TimeDelta::minutes(minute));
+        for scheduler in [&world.scheduler, &other] {
+            scheduler.tick();
+        }
+        world.scheduler.idle().await;
+        other.idle().await;
+    }
+    let times: Vec<_> = world.seen().into_iter().map(|(time, _)| time).collect();
+    assert_eq!(times, [at("14:00:00"), at("15:00:00"), at("16:00:00"), at("17:00:00")]);
+}
+
+#[tokio::test]
+async fn a_lost_lease_stops_the_run_and_its_result_is_not_recorded() {
+    let world = World::new("13:59:00", &[Act::WaitForStop], |_| {});
+    world.tick().await;
+    world.clock.advance(Duration::from_mins(1));
+    world.scheduler.tick();
+    world.script.started.notified().await;
+    // Nobody renews for longer than the lease, and another daemon takes over.
+    world.clock.advance(Duration::from_secs(11));
+    let other = world.store.as_holder("other");
+    assert!(matches!(other.acquire("job", at("13:00:00")).await, Ok(Claim::Held(_))));
+    world.scheduler.renew_leases().await;
+    world.scheduler.idle().await;
+    assert_eq!(*world.script.stopped_by.lock().unwrap(), Some(StopReason::LeaseLost));
+    assert!(world.store.runs().is_empty());
+}
+
+#[tokio::test]
+async fn a_holder_distrusts_its_lease_before_it_ends() {
+    let clock = ManualClock::at(at("14:00:00"));
+    let occurrence = Occurrence { job: "job".to_owned(), scheduled_at: at("14:00:00") };
+    let ctx = JobContext::new(occurrence, 1, FencingToken(1), Arc::new(clock.clone()), StopHandle::new());
+    ctx.stop_handle().trust_lease_until(Duration::from_secs(8));
+    clock.advance(Duration::from_millis(7_999));
+    assert_eq!(ctx.stop_requested(), None);
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(ctx.stop_requested(), Some(StopReason::LeaseLost));
+}
+
+#[tokio::test]
+async fn a_node_job_runs_on_each_daemon() {
+    let node = |spec: &mut JobSpec| spec.scope = Scope::Node;
+    let world = World::new("13:59:00", &[], node);
+    let other = build(&world.store.as_holder("other"), &world.clock, &world.script, node);
+    for clock in ["13:59:00", "14:00:00", "15:00:00"] {
+        world.tick_at(clock).await;
+        other.tick();
+        other.idle().await;
+    }
+    assert_eq!(world.seen().len(), 4);
+}

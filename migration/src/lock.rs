@@ -1,0 +1,39 @@
+//! Two migrators at once collide on every database, so each does its work in one transaction that shuts out others.
+
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::sea_orm::{
+    ConnectionTrait, DatabaseTransaction, DbBackend, IsolationLevel, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait,
+};
+
+/// The number is "billing" in ASCII. The lock ends with the transaction, so that it also works behind PgBouncer.
+/// A migrator may wait for another one, but not for a lock on a table: behind it the panel would wait as well.
+const LOCK: &str = "
+    SET LOCAL lock_timeout = '60s';
+    SELECT pg_advisory_xact_lock(27700462113877607);
+    SET LOCAL lock_timeout = '5s'";
+
+/// Waits until no other migrator is at work. Schema changes are transactional on both databases, so a failure
+/// half-way leaves nothing behind.
+pub(crate) async fn begin<'c>(
+    db: impl IntoSchemaManagerConnection<'c>,
+) -> Result<DatabaseTransaction, DbErr> {
+    let db = db.into_database_executor();
+    let mut options = TransactionOptions::default();
+    match db.get_database_backend() {
+        // A stricter default would keep the snapshot of before the wait.
+        DbBackend::Postgres => options.isolation_level = Some(IsolationLevel::ReadCommitted),
+        // This is the lock on SQLite; sqlx waits for it five seconds.
+        DbBackend::Sqlite => options.sqlite_transaction_mode = Some(SqliteTransactionMode::Immediate),
+        _ => return Err(unsupported()),
+    }
+    let transaction = db.begin_with_options(options).await?;
+    if transaction.get_database_backend() == DbBackend::Postgres {
+        transaction.execute_unprepared(LOCK).await?;
+    }
+    Ok(transaction)
+}
+
+pub(crate) fn unsupported() -> DbErr {
+    DbErr::Migration("the schema exists for PostgreSQL and SQLite only: use one of these".to_owned())
+}

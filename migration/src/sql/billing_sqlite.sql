@@ -1,0 +1,121 @@
+-- What is ours, as on PostgreSQL: money in ten-thousandths, `rate` and `carry` in 1/730 of a millionth, instants in
+-- microseconds since 1970 in UTC. No foreign key leads to the panel's tables, so that a
+-- deleted machine cannot take its history along.
+
+-- One row per job: who holds its lease, and what of its schedule is finished with.
+CREATE TABLE IF NOT EXISTS billing_job_state (
+    job TEXT PRIMARY KEY NOT NULL,
+    fence INTEGER NOT NULL DEFAULT 0,
+    holder TEXT,
+    expires_at INTEGER,
+    cursor_at INTEGER NOT NULL,
+    retry_scheduled_at INTEGER,
+    retry_not_before INTEGER,
+    failed_attempts INTEGER NOT NULL DEFAULT 0 CHECK (failed_attempts >= 0),
+    last_error TEXT,
+    updated_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER))
+) STRICT;
+
+-- One row per job: the newest number whose work may be committed. Billing locks it FOR SHARE, so renewal of the
+-- lease, which would wait behind that, happens in the other table.
+CREATE TABLE IF NOT EXISTS billing_fences (
+    job TEXT PRIMARY KEY NOT NULL,
+    fence INTEGER NOT NULL DEFAULT 0,
+    worked_at INTEGER
+) STRICT;
+
+-- Every scheduled time leaves a row. `node` is empty for a job that runs once for all daemons.
+CREATE TABLE IF NOT EXISTS billing_job_runs (
+    id TEXT PRIMARY KEY NOT NULL,
+    job TEXT NOT NULL,
+    node TEXT NOT NULL DEFAULT '',
+    scheduled_at INTEGER NOT NULL,
+    status TEXT NOT NULL
+        CHECK (status IN ('done', 'retrying', 'dead', 'interrupted', 'skipped', 'missed', 'paused')),
+    triggered_by TEXT NOT NULL DEFAULT 'schedule' CHECK (triggered_by IN ('schedule', 'manual', 'replay')),
+    attempt INTEGER NOT NULL DEFAULT 0,
+    fence INTEGER NOT NULL,
+    daemon TEXT NOT NULL,
+    started_at INTEGER NOT NULL,
+    finished_at INTEGER NOT NULL,
+    lateness_ms INTEGER NOT NULL DEFAULT 0,
+    items INTEGER NOT NULL DEFAULT 0,
+    reason TEXT,
+    error TEXT,
+    details TEXT
+) STRICT;
+CREATE UNIQUE INDEX IF NOT EXISTS billing_job_runs_finished_once
+    ON billing_job_runs (job, node, scheduled_at)
+    WHERE status IN ('done', 'dead') AND triggered_by = 'schedule';
+CREATE INDEX IF NOT EXISTS billing_job_runs_by_job ON billing_job_runs (job, started_at DESC);
+
+-- One row per committed batch of a billing run. The totals of a run are the sums of its batches.
+CREATE TABLE IF NOT EXISTS billing_batches (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    run_id TEXT NOT NULL,
+    fence INTEGER NOT NULL,
+    as_of INTEGER NOT NULL,
+    instances INTEGER NOT NULL CHECK (instances >= 0),
+    charges INTEGER NOT NULL CHECK (charges >= 0),
+    held INTEGER NOT NULL CHECK (held >= 0),
+    hours INTEGER NOT NULL CHECK (hours >= 0),
+    amount INTEGER NOT NULL CHECK (amount >= 0),
+    created_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER))
+) STRICT;
+CREATE INDEX IF NOT EXISTS billing_batches_by_run ON billing_batches (run_id);
+
+-- The ledger of hours: append-only. The order of the key matters: new periods go to its right edge.
+CREATE TABLE IF NOT EXISTS billing_charges (
+    period_start INTEGER NOT NULL,
+    instance_id TEXT NOT NULL,
+    organization_id TEXT NOT NULL,
+    batch_id INTEGER NOT NULL,
+    hours INTEGER NOT NULL CHECK (hours > 0),
+    rate INTEGER NOT NULL CHECK (rate >= 0),
+    amount INTEGER NOT NULL CHECK (amount >= 0),
+    carry INTEGER NOT NULL CHECK (carry >= 0),
+    payment_transaction_id TEXT,
+    PRIMARY KEY (period_start, instance_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER IF NOT EXISTS billing_charges_no_update BEFORE UPDATE ON billing_charges
+BEGIN SELECT RAISE(ABORT, 'billing_charges is append-only: a charge is corrected by a refund, never by an UPDATE'); END;
+CREATE TRIGGER IF NOT EXISTS billing_charges_no_delete BEFORE DELETE ON billing_charges
+BEGIN SELECT RAISE(ABORT, 'billing_charges is append-only: a charge is corrected by a refund, never by a DELETE'); END;
+
+-- What is carried from charge to charge of one instance. `rate_changes` lists [seen at, rate] (microseconds since
+-- 1970, rate) of prices seen while hours were still unpaid: hours that ended before keep the older rate.
+CREATE TABLE IF NOT EXISTS billing_meters (
+    instance_id TEXT PRIMARY KEY NOT NULL,
+    organization_id TEXT NOT NULL,
+    billed_through INTEGER NOT NULL,
+    carry INTEGER NOT NULL CHECK (carry >= 0),
+    rate INTEGER NOT NULL CHECK (rate >= 0),
+    rate_changes TEXT,
+    seen_at INTEGER NOT NULL
+) STRICT;
+
+-- Why an instance that is due was not charged: one open row per instance, closed when it was.
+CREATE TABLE IF NOT EXISTS billing_holds (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    instance_id TEXT NOT NULL,
+    organization_id TEXT NOT NULL,
+    label TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    detail TEXT,
+    hours_due INTEGER NOT NULL CHECK (hours_due >= 0),
+    amount_due INTEGER CHECK (amount_due >= 0),
+    opened_at INTEGER NOT NULL,
+    seen_at INTEGER NOT NULL,
+    closed_at INTEGER
+) STRICT;
+CREATE UNIQUE INDEX IF NOT EXISTS billing_holds_one_open ON billing_holds (instance_id) WHERE closed_at IS NULL;
+
+-- What a wallet held, and what the panel's ledger said of it, when we first charged it: the audit measures from here.
+CREATE TABLE IF NOT EXISTS billing_wallets (
+    wallet_id TEXT PRIMARY KEY NOT NULL,
+    organization_id TEXT NOT NULL,
+    opening_balance INTEGER NOT NULL,
+    opening_ledger INTEGER NOT NULL,
+    opened_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER))
+) STRICT;

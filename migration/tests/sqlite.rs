@@ -1,0 +1,225 @@
+//! The migrations on SQLite: what they make, what they leave, and what they refuse.
+
+use migration::{MigrationError, Migrator, SchemaError, check, down, status, up};
+use sea_orm_migration::MigratorTrait;
+use sea_orm_migration::sea_orm::{
+    ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement,
+};
+use tempfile::TempDir;
+
+const PANEL: [&str; 8] = [
+    "billing_daemon_status",
+    "organizations",
+    "payment_transactions",
+    "users",
+    "vps_billing_cycles",
+    "vps_instances",
+    "vps_plans",
+    "wallets",
+];
+const OURS: [&str; 9] = [
+    "billing_batches",
+    "billing_charges",
+    "billing_fences",
+    "billing_holds",
+    "billing_job_runs",
+    "billing_job_state",
+    "billing_meters",
+    "billing_migrations",
+    "billing_wallets",
+];
+
+const NAMES: [&str; 2] = ["m20261122_000001_panel_tables", "m20261122_000002_billing_tables"];
+
+async fn open(dir: &TempDir) -> DatabaseConnection {
+    let path = dir.path().join("billing.db");
+    Database::connect(format!("sqlite://{}?mode=rwc", path.display())).await.expect("a new file opens")
+}
+
+async fn empty() -> (TempDir, DatabaseConnection) {
+    let dir = TempDir::new().expect("the system has a folder for temporary files");
+    let db = open(&dir).await;
+    (dir, db)
+}
+
+async fn migrated() -> (TempDir, DatabaseConnection) {
+    let (dir, db) = empty().await;
+    up(&db, None).await.expect("an empty database can be migrated");
+    (dir, db)
+}
+
+async fn strings(db: &DatabaseConnection, sql: &str) -> Vec<String> {
+    let rows =
+        db.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await.expect("the query runs");
+    rows.iter().map(|row| row.try_get_by_index(0).expect("the first column is text")).collect()
+}
+
+async fn tables(db: &DatabaseConnection) -> Vec<String> {
+    strings(
+        db,
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name",
+    )
+    .await
+}
+
+fn sorted(names: impl IntoIterator<Item = &'static str>) -> Vec<&'static str> {
+    let mut names: Vec<_> = names.into_iter().collect();
+    names.sort_unstable();
+    names
+}
+
+async fn insert_wallet(db: &DatabaseConnection, balance: &str) -> Result<(), DbErr> {
+    db.execute_unprepared(&format!(
+        "INSERT INTO users (id, email, name) VALUES ('u', 'u@example.com', 'U') ON CONFLICT DO NOTHING;
+         INSERT INTO organizations (id, name, slug, owner_id) VALUES ('o', 'O', 'o', 'u') ON CONFLICT DO NOTHING;
+         INSERT INTO wallets (organization_id, balance) VALUES ('o', {balance});"
+    ))
+    .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn up_makes_every_table_once() {
+    let (_dir, db) = empty().await;
+    assert_eq!(up(&db, None).await.unwrap(), NAMES);
+    assert_eq!(tables(&db).await, sorted(PANEL.into_iter().chain(OURS)));
+    assert_eq!(up(&db, None).await.unwrap(), [""; 0]);
+    check(&db).await.unwrap();
+}
+
+#[tokio::test]
+async fn steps_limit_how_far_up_and_down_go() {
+    let (_dir, db) = empty().await;
+    assert_eq!(up(&db, Some(1)).await.unwrap(), NAMES[..1]);
+    assert_eq!(status(&db).await.unwrap(), [(NAMES[0].to_owned(), true), (NAMES[1].to_owned(), false)]);
+    assert_eq!(up(&db, Some(5)).await.unwrap(), NAMES[1..]);
+    assert_eq!(down(&db, Some(1)).await.unwrap(), NAMES[1..]);
+    assert_eq!(down(&db, Some(0)).await.unwrap(), [""; 0]);
+    assert_eq!(status(&db).await.unwrap(), [(NAMES[0].to_owned(), true), (NAMES[1].to_owned(), false)]);
+}
+
+#[tokio::test]
+async fn down_removes_what_is_ours_and_leaves_the_panel_its_rows() {
+    let (_dir, db) = migrated().await;
+    insert_wallet(&db, "12345").await.unwrap();
+    db.execute_unprepared("INSERT INTO billing_fences (job) VALUES ('billing')").await.unwrap();
+
+    for _ in 0..2 {
+        down(&db, None).await.unwrap();
+        assert_eq!(tables(&db).await, PANEL);
+    }
+    up(&db, None).await.unwrap();
+    assert_eq!(strings(&db, "SELECT CAST(balance AS TEXT) FROM wallets").await, ["12345"]);
+    assert_eq!(strings(&db, "SELECT job FROM billing_fences").await, [""; 0]);
+    check(&db).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn four_migrators_at_once_apply_each_migration_once() {
+    let (dir, db) = empty().await;
+    for (round, expected) in [(0, OURS.len() + PANEL.len()), (1, PANEL.len()), (2, OURS.len() + PANEL.len())]
+    {
+        let mut migrators = Vec::new();
+        for _ in 0..4 {
+            let db = open(&dir).await;
+            migrators.push(tokio::spawn(async move {
+                if round == 1 { down(&db, None).await } else { up(&db, None).await }
+            }));
+        }
+        let mut changed = 0;
+        for migrator in migrators {
+            changed += migrator.await.expect("no migrator panics").unwrap().len();
+        }
+        assert_eq!((round, changed), (round, NAMES.len()));
+        assert_eq!(tables(&db).await.len(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_failure_half_way_leaves_nothing_behind() {
+    let (_dir, db) = empty().await;
+    // An index cannot be made under this name, which comes late in the second script.
+    db.execute_unprepared("CREATE TABLE billing_holds_one_open (x)").await.unwrap();
+    assert!(matches!(up(&db, None).await, Err(MigrationError::Database(_))));
+    assert_eq!(tables(&db).await, ["billing_holds_one_open"]);
+}
+
+#[tokio::test]
+async fn check_tells_what_to_do_and_writes_nothing() {
+    async fn refused(db: &DatabaseConnection) -> String {
+        let before = tables(db).await;
+        let message = check(db).await.unwrap_err().to_string();
+        assert_eq!(tables(db).await, before);
+        message
+    }
+
+    let (_dir, db) = empty().await;
+    assert_eq!(refused(&db).await, "the database has no billing schema: run `billing-daemon migrate up`");
+    up(&db, Some(1)).await.unwrap();
+    assert_eq!(
+        refused(&db).await,
+        "the billing schema is older than this program (it lacks m20261122_000002_billing_tables): run \
+         `billing-daemon migrate up`"
+    );
+    up(&db, None).await.unwrap();
+    db.execute_unprepared("INSERT INTO billing_migrations VALUES ('m29990101_000001_later', 0)")
+        .await
+        .unwrap();
+    assert_eq!(
+        refused(&db).await,
+        "the billing schema is newer than this program (which does not know m29990101_000001_later): install a \
+         newer billing-daemon, or undo these with the version that applied them"
+    );
+    for result in [up(&db, None).await, down(&db, None).await] {
+        assert!(matches!(result, Err(MigrationError::Schema(SchemaError::Newer { .. }))));
+    }
+    assert_eq!(status(&db).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn what_would_drop_the_panels_tables_is_refused() {
+    let (_dir, db) = migrated().await;
+    insert_wallet(&db, "1").await.unwrap();
+    for (name, result) in [
+        ("fresh", Migrator::fresh(&db).await),
+        ("refresh", Migrator::refresh(&db).await),
+        ("reset", Migrator::reset(&db).await),
+    ] {
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains(&format!("`{name}` is refused")), "{message}");
+    }
+    assert_eq!(tables(&db).await.len(), PANEL.len() + OURS.len());
+    assert_eq!(strings(&db, "SELECT CAST(balance AS TEXT) FROM wallets").await, ["1"]);
+}
+
+#[tokio::test]
+async fn seaorms_own_way_in_is_the_same() {
+    let (_dir, db) = empty().await;
+    Migrator::up(&db, None).await.unwrap();
+    check(&db).await.unwrap();
+    Migrator::down(&db, None).await.unwrap();
+    assert_eq!(tables(&db).await, PANEL);
+}
+
+#[tokio::test]
+async fn money_is_never_a_floating_point_number() {
+    let (_dir, db) = migrated().await;
+    let error = insert_wallet(&db, "0.5").await.unwrap_err().to_string();
+    assert!(error.contains("cannot store REAL value in INTEGER column wallets.balance"), "{error}");
+    insert_wallet(&db, "5000").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_charge_is_neither_updated_nor_deleted() {
+    let (_dir, db) = migrated().await;
+    let insert =
+        "INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate,
+        amount, carry) VALUES (0, 'i', 'o', 1, 1, 0, 0, 0) ON CONFLICT DO NOTHING";
+    for added in [1, 0] {
+        assert_eq!(db.execute_unprepared(insert).await.unwrap().rows_affected(), added);
+    }
+    for sql in ["UPDATE billing_charges SET amount = 1", "DELETE FROM billing_charges"] {
+        let error = db.execute_unprepared(sql).await.unwrap_err().to_string();
+        assert!(error.contains("billing_charges is append-only"), "{error}");
+    }
+}

@@ -1,0 +1,3 @@
+//! One binary for everything end to end, so that one PostgreSQL server serves it all.
+
+mod harness;

@@ -1,0 +1,191 @@
+//! One front to every kind of database, so that a check is written once and runs on all of them.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectOptions, ConnectionTrait, DatabaseConnection, DbBackend};
+
+use crate::{Database, Login, Panel, Postgres, Sqlite};
+
+/// Two of these for each test that runs stay far below the hundred that the server takes.
+const POOL_SIZE: u32 = 5;
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A migrated database, what kind it is, and a way around the daemon to look into it.
+#[derive(Debug)]
+pub struct Db {
+    /// Under which the daemon reaches it.
+    pub url: String,
+    /// Whose tables it has: [`Panel::Empty`] if our migrations made them.
+    pub panel: Panel,
+    admin: DatabaseConnection,
+    place: Place,
+}
+
+/// Keeps the database there for as long as the test runs.
+#[derive(Debug)]
+enum Place {
+    Sqlite(#[expect(dead_code, reason = "held for its drop")] Sqlite),
+    Postgres(Database),
+}
+
+impl Db {
+    /// An SQLite database with our own tables.
+    pub async fn sqlite() -> Self {
+        let file = Sqlite::migrated().await;
+        let admin = file.connect().await;
+        Self { url: file.url(), panel: Panel::Empty, admin, place: Place::Sqlite(file) }
+    }
+
+    /// A PostgreSQL database with our own tables, reached as their owner.
+    pub async fn postgres() -> Self {
+        Self::panel(Panel::Empty, Login::Owner).await
+    }
+
+    /// Generation 1 of the panel, reached as the owner of its tables.
+    pub async fn g1_owner() -> Self {
+        Self::panel(Panel::G1, Login::Owner).await
+    }
+
+    /// Generation 1 of the panel, reached as the daemon's own role.
+    pub async fn g1_role() -> Self {
+        Self::panel(Panel::G1, Login::Billing).await
+    }
+
+    /// Generation 2 of the panel, reached as the owner of its tables.
+    pub async fn g2_owner() -> Self {
+        Self::panel(Panel::G2, Login::Owner).await
+    }
+
+    /// Generation 2 of the panel, reached as the daemon's own role.
+    pub async fn g2_role() -> Self {
+        Self::panel(Panel::G2, Login::Billing).await
+    }
+
+    /// Generation 3 of the panel, reached as the owner of its tables.
+    pub async fn g3_owner() -> Self {
+        Self::panel(Panel::G3, Login::Owner).await
+    }
+
+    /// Generation 3 of the panel, reached as the daemon's own role.
+    pub async fn g3_role() -> Self {
+        Self::panel(Panel::G3, Login::Billing).await
+    }
+
+    /// A PostgreSQL database with the tables of a panel, reached by the given login.
+    pub async fn panel(panel: Panel, login: Login) -> Self {
+        let database = Postgres::migrated(panel).await;
+        let admin = database.connect(Login::Admin).await;
+        Self { url: database.url(login), panel, admin, place: Place::Postgres(database) }
+    }
+
+    /// Connects as the daemon does: under row-level security, if the login is bound by it.
+    pub async fn connect(&self) -> DatabaseConnection {
+        connect(&self.url).await
+    }
+
+    /// Connects past every grant and policy, to arrange and to look.
+    #[must_use]
+    pub fn admin(&self) -> &DatabaseConnection {
+        &self.admin
+    }
+
+    /// The URL for another login. The same one on SQLite, which has no logins.
+    #[must_use]
+    pub fn url_for(&self, login: Login) -> String {
+        match &self.place {
+            Place::Sqlite(_) => self.url.clone(),
+            Place::Postgres(database) => database.url(login),
+        }
+    }
+
+    /// Runs statements past every grant and policy, in the dialect of this database.
+    pub async fn execute(&self, sql: &str) {
+        if let Err(error) = self.admin.execute_unprepared(sql).await {
+            panic!("{error}, in:\n{sql}");
+        }
+    }
+
+    /// Which dialect of SQL it speaks.
+    #[must_use]
+    pub fn backend(&self) -> DbBackend {
+        self.admin.get_database_backend()
+    }
+
+    /// Whether instances and plans have the backup columns.
+    #[must_use]
+    pub fn has_backups(&self) -> bool {
+        self.panel != Panel::G1
+    }
+
+    /// The smallest amount that a wallet can hold, in ten-thousandths: a cent, or one of these.
+    #[must_use]
+    pub fn wallet_unit(&self) -> i64 {
+        match self.panel {
+            Panel::G1 | Panel::G2 => 100,
+            Panel::G3 | Panel::Empty => 1,
+        }
+    }
+}
+
+/// A small pool of connections, silent in the log.
+pub async fn connect(url: &str) -> DatabaseConnection {
+    let mut options = ConnectOptions::new(url);
+    options.max_connections(POOL_SIZE).acquire_timeout(ACQUIRE_TIMEOUT).sqlx_logging(false);
+    // Boxed, or the futures of the tests nest deeper than the compiler follows.
+    match Box::pin(sea_orm::Database::connect(options)).await {
+        Ok(connection) => connection,
+        Err(error) => panic!("connecting to {url} failed: {error}"),
+    }
+}
+
+/// Brings a database to our newest schema.
+pub async fn migrate(url: &str) {
+    let connection = connect(url).await;
+    if let Err(error) = Box::pin(migration::up(&connection, None)).await {
+        panic!("migrating {url} failed: {error}");
+    }
+    connection.close().await.expect("a connection that answers can be closed");
+}
+
+/// Makes a test of one check for each variant named: `check::sqlite`, `check::g3_role`. The macros below name them.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! on_variants {
+    ($check:ident: $($variant:ident),+) => {
+        mod $check {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $variant() {
+                    super::$check(&$crate::Db::$variant().await).await;
+                }
+            )+
+        }
+    };
+}
+
+/// Runs each named check (an `async fn(&Db)` of the same module) on every kind of database there is.
+#[macro_export]
+macro_rules! on_every_database {
+    ($($check:ident),+ $(,)?) => {$(
+        $crate::on_variants!(
+            $check: sqlite, postgres, g1_owner, g1_role, g2_owner, g2_role, g3_owner, g3_role
+        );
+    )+};
+}
+
+/// Runs each named check (an `async fn(&Db)` of the same module) on SQLite and on PostgreSQL, with our own tables.
+#[macro_export]
+macro_rules! on_every_engine {
+    ($($check:ident),+ $(,)?) => {$(
+        $crate::on_variants!($check: sqlite, postgres);
+    )+};
+}
+
+/// Runs each named check (an `async fn(&Db)` of the same module) on the panel's tables of each generation, as their
+/// owner and as the daemon's own role.
+#[macro_export]
+macro_rules! on_every_panel {
+    ($($check:ident),+ $(,)?) => {$(
+        $crate::on_variants!($check: g1_owner, g1_role, g2_owner, g2_role, g3_owner, g3_role);
+    )+};
+}

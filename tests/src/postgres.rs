@@ -1,0 +1,330 @@
+//! A private PostgreSQL server for the tests of one process, and a database of its own for each of them.
+//!
+//! The server is started on first use, never as root and never on a port or in a folder that something else uses. It
+//! ends with the process, also when that is killed (`watchdog.sh`).
+
+use std::{
+    env, fs,
+    io::{self, BufRead, BufReader, Write},
+    net::{Ipv4Addr, TcpListener},
+    os::unix::{
+        fs::{MetadataExt, chown},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use sea_orm::{ConnectionTrait, DatabaseConnection};
+use tokio::sync::OnceCell;
+
+use crate::{connect, migrate};
+
+/// The role that owns the panel's tables.
+pub const OWNER_ROLE: &str = "panel_owner";
+
+/// The role of a daemon that may do what billing needs and nothing else.
+pub const BILLING_ROLE: &str = "billing_run";
+
+/// A free port may be taken by another process before the server has it.
+const PORTS_TRIED: usize = 5;
+
+const HOW_TO_INSTALL: &str = "on Debian and Ubuntu: `apt-get install postgresql`; `scripts/test.sh` does it";
+
+static SERVER: OnceLock<Result<Postgres, StartError>> = OnceLock::new();
+
+/// What is in a database before our migrations: the panel's schema of one generation, or nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Panel {
+    /// No panel: our migrations make its tables.
+    Empty,
+    /// October 2025: cents, no backups, has the daemon's status table.
+    G1,
+    /// November 2025: cents and backups.
+    G2,
+    /// May 2026: hundredths of a cent, row-level security.
+    G3,
+}
+
+impl Panel {
+    fn schema(self) -> &'static str {
+        match self {
+            Self::Empty => "",
+            Self::G1 => include_str!("../schemas/g1.sql"),
+            Self::G2 => include_str!("../schemas/g2.sql"),
+            Self::G3 => include_str!("../schemas/g3.sql"),
+        }
+    }
+}
+
+/// As whom to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Login {
+    /// The server's superuser: nothing is refused, row-level security does not apply.
+    Admin,
+    /// [`OWNER_ROLE`].
+    Owner,
+    /// [`BILLING_ROLE`].
+    Billing,
+}
+
+impl Login {
+    fn role(self) -> &'static str {
+        match self {
+            Self::Admin => "postgres",
+            Self::Owner => OWNER_ROLE,
+            Self::Billing => BILLING_ROLE,
+        }
+    }
+}
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The programs are not installed.
+    #[error(
+        "found no PostgreSQL server (`initdb`, `pg_ctl`, `postgres`) on PATH or in /usr/lib/postgresql; {HOW_TO_INSTALL}"
+    )]
+    NotInstalled,
+    /// PostgreSQL refuses to run as root, and there is nobody else to run it as.
+    #[error(
+        "PostgreSQL does not run as root, and /etc/passwd has neither a user `postgres` nor `nobody`; {HOW_TO_INSTALL}"
+    )]
+    NoUser,
+    /// The cluster could not be made, or the server did not start on any port.
+    #[error("{doing} in {} failed:\n{log}", folder.display())]
+    Server {
+        /// What was being done.
+        doing: &'static str,
+        /// The folder of the server.
+        folder: PathBuf,
+        /// What the programs said.
+        log: String,
+    },
+    /// The folder or the watchdog could not be made.
+    #[error("preparing the PostgreSQL server of the tests failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// The server of this process.
+#[derive(Debug)]
+pub struct Postgres {
+    folder: PathBuf,
+    port: u16,
+    /// The name of each template: by panel, without and with our migrations.
+    templates: [[OnceCell<String>; 2]; 4],
+    roles: OnceCell<()>,
+    databases_made: AtomicU32,
+    /// Databases whose tests have ended, dropped before the next one is made so that the disk stays small.
+    finished: Mutex<Vec<String>>,
+    /// Holds the pipe that keeps the server alive.
+    _watchdog: Child,
+}
+
+impl Postgres {
+    /// The server of this process, started when it is first asked for.
+    pub fn server() -> &'static Self {
+        match SERVER.get_or_init(Self::start) {
+            Ok(server) => server,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// A database with the panel's schema as the panel leaves it.
+    pub async fn database(panel: Panel) -> Database {
+        let server = Self::server();
+        let name = server.copy(server.bare_template(panel).await).await;
+        Database { name, server }
+    }
+
+    /// A database with the panel's schema and our migrations on top, and what [`BILLING_ROLE`] needs granted to it.
+    pub async fn migrated(panel: Panel) -> Database {
+        let server = Self::server();
+        let name = server.copy(server.migrated_template(panel).await).await;
+        Database { name, server }
+    }
+
+    /// The folder of the server: its cluster is in `data`, its log in `log`.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The port on 127.0.0.1 that the server listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn start() -> Result<Self, StartError> {
+        let programs = find_programs().ok_or(StartError::NotInstalled)?;
+        let folder = tempfile::Builder::new().prefix("billing-e2e-").tempdir()?;
+        let mut watchdog = Command::new("sh");
+        watchdog.args(["-c", include_str!("watchdog.sh"), "watchdog"]).arg(programs).arg(folder.path());
+        // A process group of its own, so that Ctrl-C and a test runner's signals reach the tests alone.
+        watchdog.process_group(0).current_dir("/");
+        watchdog.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+            watchdog.env_remove(name);
+        }
+        // The folder is as new as our rights are: it belongs to whoever we are.
+        if fs::metadata(folder.path())?.uid() == 0 {
+            let (uid, gid) = unprivileged_user().ok_or(StartError::NoUser)?;
+            chown(folder.path(), Some(uid), Some(gid))?;
+            watchdog.uid(uid).gid(gid);
+        }
+        let mut watchdog = watchdog.spawn()?;
+        let port = start_cluster(&mut watchdog, folder.path())?;
+        Ok(Self {
+            // From here on the watchdog alone removes it, since nothing in this process survives a `kill -9`.
+            folder: folder.keep(),
+            port,
+            templates: Default::default(),
+            roles: OnceCell::new(),
+            databases_made: AtomicU32::new(0),
+            finished: Mutex::default(),
+            _watchdog: watchdog,
+        })
+    }
+
+    async fn bare_template(&self, panel: Panel) -> &str {
+        let make = || async {
+            let name = self.copy("template0").await;
+            self.run(Login::Owner, &name, panel.schema()).await;
+            self.grant(&name).await;
+            name
+        };
+        self.templates[panel as usize][0].get_or_init(make).await
+    }
+
+    async fn migrated_template(&self, panel: Panel) -> &str {
+        let make = || async {
+            let name = self.copy(self.bare_template(panel).await).await;
+            migrate(&self.url(Login::Owner, &name)).await;
+            self.grant(&name).await;
+            name
+        };
+        self.templates[panel as usize][1].get_or_init(make).await
+    }
+
+    /// Copies a template and returns the copy's name.
+    async fn copy(&self, template: &str) -> String {
+        let name = format!("e2e_{}", self.databases_made.fetch_add(1, Ordering::Relaxed));
+        let finished = std::mem::take(&mut *self.finished.lock().unwrap_or_else(PoisonError::into_inner));
+        let drops = finished.iter().map(|name| format!("DROP DATABASE {name} WITH (FORCE)"));
+        let create = format!("CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER_ROLE}");
+        self.roles.get_or_init(|| self.make_roles()).await;
+        // One at a time: neither statement may be part of a transaction, and several in one message are.
+        for statement in drops.chain([create]) {
+            self.run(Login::Admin, "postgres", &statement).await;
+        }
+        name
+    }
+
+    async fn make_roles(&self) {
+        let roles = format!("CREATE ROLE {OWNER_ROLE} LOGIN; CREATE ROLE {BILLING_ROLE} LOGIN");
+        self.run(Login::Admin, "postgres", &roles).await;
+    }
+
+    async fn grant(&self, database: &str) {
+        self.run(Login::Owner, database, include_str!("grants.sql")).await;
+    }
+
+    async fn run(&self, login: Login, database: &str, sql: &str) {
+        let connection = connect(&self.url(login, database)).await;
+        if let Err(error) = connection.execute_unprepared(sql).await {
+            panic!("{error}, in:\n{sql}");
+        }
+        connection.close().await.expect("a connection that answers can be closed");
+    }
+
+    fn url(&self, login: Login, database: &str) -> String {
+        format!("postgres://{}@127.0.0.1:{}/{database}", login.role(), self.port)
+    }
+}
+
+/// A database of one test. Dropped some time after the test has dropped this.
+#[derive(Debug)]
+pub struct Database {
+    name: String,
+    server: &'static Postgres,
+}
+
+impl Database {
+    /// The URL under which a login reaches it.
+    #[must_use]
+    pub fn url(&self, login: Login) -> String {
+        self.server.url(login, &self.name)
+    }
+
+    /// A small pool of connections to it.
+    pub async fn connect(&self, login: Login) -> DatabaseConnection {
+        connect(&self.url(login)).await
+    }
+
+    /// Grants [`BILLING_ROLE`] what it needs of the tables that exist by now. Only a test that migrates by itself
+    /// has to ask for it.
+    pub async fn grant(&self) {
+        self.server.grant(&self.name).await;
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let mut finished = self.server.finished.lock().unwrap_or_else(PoisonError::into_inner);
+        finished.push(std::mem::take(&mut self.name));
+    }
+}
+
+/// Hears the watchdog make the cluster and start it, and returns the port.
+fn start_cluster(watchdog: &mut Child, folder: &Path) -> Result<u16, StartError> {
+    let (Some(mut ports), Some(answers)) = (watchdog.stdin.as_ref(), watchdog.stdout.take()) else {
+        unreachable!("both are pipes");
+    };
+    let mut answers = BufReader::new(answers).lines();
+    let mut heard = |word: &str| Ok::<_, io::Error>(answers.next().transpose()?.as_deref() == Some(word));
+    let failed = |doing| StartError::Server {
+        doing,
+        folder: folder.to_owned(),
+        log: fs::read_to_string(folder.join("log")).unwrap_or_else(|error| {
+            format!("there is no log ({error}); may the user that runs PostgreSQL enter this folder?")
+        }),
+    };
+    if !heard("made")? {
+        return Err(failed("making a PostgreSQL cluster"));
+    }
+    for _ in 0..PORTS_TRIED {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        writeln!(ports, "{port}")?;
+        if heard("up")? {
+            return Ok(port);
+        }
+    }
+    Err(failed("starting a PostgreSQL server"))
+}
+
+/// The folder of `initdb`, `pg_ctl` and `postgres`: on the PATH, or the newest of those that Debian installs beside it.
+fn find_programs() -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut versions: Vec<(u32, PathBuf)> = versions
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .collect();
+    versions.sort_unstable_by(|a, b| b.cmp(a));
+    env::split_paths(&path)
+        .chain(versions.into_iter().map(|(_, folder)| folder))
+        .find(|folder| ["initdb", "pg_ctl", "postgres"].iter().all(|program| folder.join(program).is_file()))
+}
+
+/// The user and group ids of `postgres`, or else of `nobody`.
+fn unprivileged_user() -> Option<(u32, u32)> {
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    let ids_of = |name: &str| {
+        let mut fields =
+            users.lines().map(|line| line.split(':')).find(|line| line.clone().next() == Some(name))?;
+        Some((fields.nth(2)?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    ids_of("postgres").or_else(|| ids_of("nobody"))
+}

@@ -1,0 +1,39 @@
+//! An SQLite database of its own, in a file, for each test.
+
+use sea_orm::DatabaseConnection;
+use tempfile::TempDir;
+
+use crate::{connect, migrate};
+
+/// A database file, gone when this is dropped.
+#[derive(Debug)]
+pub struct Sqlite {
+    folder: TempDir,
+}
+
+impl Sqlite {
+    /// An empty database.
+    #[must_use]
+    pub fn database() -> Self {
+        let folder = tempfile::Builder::new().prefix("billing-e2e-").tempdir();
+        Self { folder: folder.expect("a folder for the database is made") }
+    }
+
+    /// A database with our migrations.
+    pub async fn migrated() -> Self {
+        let database = Self::database();
+        migrate(&database.url()).await;
+        database
+    }
+
+    /// Its URL. The file is made by the first that connects.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("sqlite://{}?mode=rwc", self.folder.path().join("billing.db").display())
+    }
+
+    /// A small pool of connections to it.
+    pub async fn connect(&self) -> DatabaseConnection {
+        connect(&self.url()).await
+    }
+}
