@@ -13,6 +13,7 @@ pub mod logging;
 pub mod platform;
 mod ringer;
 pub mod runtime;
+mod signals;
 pub mod store;
 
 use std::process::ExitCode;

@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use billing_jobs::{BILLING_JOB, Services, panel::Panel, status::StatusRow};
 use billing_scheduler::{Clock, Registry, Scheduler, SystemClock};
 use sea_orm::DatabaseConnection;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -16,11 +15,9 @@ use crate::{
     identity::Identity,
     platform::Platform,
     ringer::Ringer,
+    signals::Signals,
     store::SeaOrmStore,
 };
-
-/// A drain that was cut short by a second signal ends the process with 128 and the signal's number, as a shell would say it.
-const SIGNALLED: i32 = 128;
 
 /// Everything that billing works with, opened and checked. Nothing was written yet.
 pub struct Opened {
@@ -44,11 +41,12 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
     if Platform::current().is_none() {
         warn!("unknown operating system `{}`: it is treated as Linux", std::env::consts::OS);
     }
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::listen()
+        .map_err(|error| Failure::new(Exit::Internal, format!("cannot listen to signals: {error}")))?;
     let Opened { db, panel } = tokio::select! {
         opened = open(&database) => opened?,
-        name = signals.next() => {
-            info!("{name} before the start: nothing was begun");
+        signal = signals.next() => {
+            info!("{signal} before the start: nothing was begun");
             return Ok(());
         }
     };
@@ -92,18 +90,18 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
         warn!("no job of kind `{BILLING_JOB}` is enabled: this daemon charges nothing");
     }
 
-    let name = loop {
+    let signal = loop {
         tokio::select! {
             () = ringer.ring() => scheduler.tick(),
-            name = signals.next() => break name,
+            signal = signals.next() => break signal,
         }
     };
-    info!("{name}: nothing new starts; waiting up to {} s for the batch in hand", drain_timeout.as_secs());
+    info!("{signal}: nothing new starts; waiting up to {} s for the batch in hand", drain_timeout.as_secs());
     let drained = tokio::select! {
         report = scheduler.drain(drain_timeout) => report,
-        name = signals.next() => {
-            error!("{name} while stopping: stopping at once");
-            std::process::exit(SIGNALLED + signals.last);
+        second = signals.next() => {
+            error!("{second} while stopping: stopping at once");
+            std::process::exit(second.exit_code());
         }
     };
     ringer.stop().await;
@@ -118,36 +116,6 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
     }
     info!("stopped");
     Ok(())
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    last: i32,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind)
-                .map_err(|error| Failure::new(Exit::Internal, format!("cannot listen to signals: {error}")))
-        };
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            last: 0,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        let (kind, name) = tokio::select! {
-            _ = self.terminate.recv() => (SignalKind::terminate(), "SIGTERM"),
-            _ = self.interrupt.recv() => (SignalKind::interrupt(), "SIGINT"),
-        };
-        self.last = kind.as_raw_value();
-        name
-    }
 }
 
 /// Renews leases from a thread of its own: a job that blocks every thread of the runtime does not lose its lease.

@@ -22,8 +22,6 @@ use crate::{
 
 /// A tick arms everything that is due before the next one.
 const RING: TimeDelta = TimeDelta::seconds(1);
-/// How long before its end a lease is no longer trusted by its holder.
-const LEASE_MARGIN: Duration = Duration::from_secs(2);
 /// How long a run that exceeded its timeout may take to stop by itself.
 const TIMEOUT_GRACE: Duration = Duration::from_secs(30);
 /// The longest wait before the store is asked again after it failed.
@@ -136,7 +134,7 @@ impl Scheduler {
         for (lease, stop) in held {
             let sent = self.inner.clock.monotonic();
             match self.inner.store.renew(&lease).await {
-                Ok(()) => stop.trust_lease_until(trusted_until(sent, lease.ttl)),
+                Ok(()) => stop.trust_lease_until(lease.trusted_until(sent)),
                 Err(StoreError::LeaseLost { .. }) => {
                     stop.stop(StopReason::LeaseLost);
                     warn!(job.name = %lease.job, fence = %lease.fence, "job `{}` lost its lease: it stops", lease.job);
@@ -201,7 +199,7 @@ impl Inner {
                 let sent = self.clock.monotonic();
                 match self.store.acquire(&spec.name, first_cursor).await {
                     Ok(Claim::Held(lease)) => {
-                        stop.trust_lease_until(trusted_until(sent, lease.ttl));
+                        stop.trust_lease_until(lease.trusted_until(sent));
                         Some(lease)
                     }
                     Ok(Claim::Busy { holder }) => {
@@ -362,11 +360,6 @@ fn first_cursor(spec: &JobSpec, now: DateTime<Utc>) -> DateTime<Utc> {
         Ok(Some(last)) => last - TimeDelta::seconds(1),
         Ok(None) | Err(_) => now,
     }
-}
-
-fn trusted_until(sent: Duration, ttl: Duration) -> Duration {
-    // Of a lease too short for the margin, half is trusted.
-    sent + ttl.saturating_sub(LEASE_MARGIN).max(ttl / 2)
 }
 
 fn skipped(

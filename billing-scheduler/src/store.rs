@@ -8,6 +8,9 @@ use uuid::Uuid;
 
 use crate::FencingToken;
 
+/// How long before its end a lease is no longer trusted by its holder.
+const LEASE_MARGIN: Duration = Duration::from_secs(2);
+
 /// Where jobs' leases, cursors and history live. The suite behind the feature `conformance` proves an
 /// implementation.
 #[async_trait]
@@ -59,6 +62,15 @@ pub struct Lease {
     pub ttl: Duration,
     /// Where the job's schedule stands.
     pub state: JobState,
+}
+
+impl Lease {
+    /// Until when, by [`Clock::monotonic`](crate::Clock::monotonic), the holder may start work if the claim or the last
+    /// renewal was sent at `sent`: two seconds less than the lease, or half of a short one.
+    #[must_use]
+    pub fn trusted_until(&self, sent: Duration) -> Duration {
+        sent + self.ttl.saturating_sub(LEASE_MARGIN).max(self.ttl / 2)
+    }
 }
 
 /// Where the schedule of a job stands.

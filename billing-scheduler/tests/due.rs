@@ -13,7 +13,7 @@ fn at(clock: &str) -> DateTime<Utc> {
 }
 
 fn hourly(misfire: Misfire) -> JobSpec {
-    let schedule = Schedule::every(Duration::from_secs(3600)).expect("valid");
+    let schedule = Schedule::every(Duration::from_hours(1)).expect("valid");
     JobSpec { misfire, ..JobSpec::new("billing", "billing", schedule) }
 }
 

@@ -32,7 +32,7 @@ fn cron(text: &str, zone: &str) -> Schedule {
 
 #[test]
 fn every_is_anchored_to_full_periods_in_utc() {
-    let hourly = Schedule::every(Duration::from_secs(3600)).expect("valid");
+    let hourly = Schedule::every(Duration::from_hours(1)).expect("valid");
     check(&hourly, "2026-01-01T13:59:59.999Z", &["2026-01-01T14:00:00Z", "2026-01-01T15:00:00Z"]);
     check(&hourly, "2026-01-01T14:00:00Z", &["2026-01-01T15:00:00Z"]);
     check(&hourly, "1969-12-31T23:30:00Z", &["1970-01-01T00:00:00Z"]);
@@ -143,6 +143,6 @@ fn the_first_gap_wider_than_a_limit_is_found() {
         let gap = Gap { after: utc(after), until: Some(utc(until)) };
         assert_eq!(cron(text, "UTC").gap_above(limit, from), Ok(Some(gap)), "{text}");
     }
-    let slow = Schedule::every(Duration::from_secs(2 * 3600)).expect("valid");
+    let slow = Schedule::every(Duration::from_hours(2)).expect("valid");
     assert!(slow.gap_above(limit, from).expect("computable").is_some());
 }

@@ -29,10 +29,13 @@ enum Act {
     Hang,
 }
 
+/// A scheduled time, and which attempt at it.
+type Attempt = (DateTime<Utc>, u32);
+
 #[derive(Clone, Default)]
 struct Script {
     acts: Arc<Mutex<VecDeque<Act>>>,
-    seen: Arc<Mutex<Vec<(DateTime<Utc>, u32)>>>,
+    seen: Arc<Mutex<Vec<Attempt>>>,
     stopped_by: Arc<Mutex<Option<StopReason>>>,
     started: Arc<Notify>,
 }
@@ -85,7 +88,7 @@ impl World {
         self.tick().await;
     }
 
-    fn seen(&self) -> Vec<(DateTime<Utc>, u32)> {
+    fn seen(&self) -> Vec<Attempt> {
         self.script.seen.lock().unwrap().clone()
     }
 
@@ -103,7 +106,7 @@ fn build(
     let mut registry = Registry::new();
     let script = script.clone();
     registry.register("script", move |_: billing_scheduler::serde_json::Value| script.clone());
-    let mut spec = JobSpec::new("job", "script", Schedule::every(Duration::from_secs(3600)).expect("valid"));
+    let mut spec = JobSpec::new("job", "script", Schedule::every(Duration::from_hours(1)).expect("valid"));
     change(&mut spec);
     Scheduler::build(&registry, [(spec, json!({}))], Arc::new(store.clone()), Arc::new(clock.clone()))
         .expect("known kind")

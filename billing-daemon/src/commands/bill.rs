@@ -1,6 +1,7 @@
 //! `bill`: one billing run, now, under the same lease and fence as the daemon's.
 
 use std::{
+    convert::Infallible,
     io::IsTerminal,
     sync::Arc,
     time::{Duration, Instant},
@@ -28,6 +29,7 @@ use crate::{
     identity::Identity,
     logging::LogOutput,
     runtime::{self, Opened},
+    signals::Signals,
     store::SeaOrmStore,
 };
 
@@ -118,6 +120,8 @@ pub(super) async fn bill_once(
         let bill = biller.bill(&run(once, Uuid::now_v7(), Mode::DryRun, &stop)).await.map_err(failed)?;
         return Ok((bill, started.elapsed()));
     }
+    let signals = Signals::listen()
+        .map_err(|error| Failure::new(Exit::Internal, format!("cannot listen to signals: {error}")))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let holder = Identity::of_process(None).instance;
     let store = SeaOrmStore::new(opened.db.clone(), database.clone(), holder, LEASE_TTL, Arc::clone(&clock));
@@ -130,13 +134,13 @@ pub(super) async fn bill_once(
         }
     };
     let stop = StopHandle::new();
-    stop.trust_lease_until(sent + LEASE_TTL);
+    stop.trust_lease_until(lease.trusted_until(sent));
     let occurrence = Occurrence { job: BILLING_JOB.to_owned(), scheduled_at: clock.now().trunc_subsecs(0) };
     let ctx = JobContext::new(occurrence, 1, lease.fence, Arc::clone(&clock), stop);
     let billing = bill_and_record(&biller, &store, &lease, &ctx, once);
     let result = tokio::select! {
         result = billing => result,
-        never = keep(&store, &lease, &ctx, &*clock) => match never {},
+        never = keep(&store, &lease, &ctx, &*clock, signals) => match never {},
     };
     store.release(&lease).await.map_err(no_store)?;
     result
@@ -193,18 +197,16 @@ async fn keep(
     lease: &Lease,
     ctx: &JobContext,
     clock: &dyn Clock,
-) -> std::convert::Infallible {
+    mut signals: Signals,
+) -> Infallible {
     loop {
-        let interrupted = tokio::select! {
-            signal = tokio::signal::ctrl_c() => signal.is_ok(),
-            () = clock.sleep(lease.ttl / 3) => false,
-        };
-        if interrupted {
-            ctx.stop_handle().stop(StopReason::Drain);
+        tokio::select! {
+            _ = signals.next() => ctx.stop_handle().stop(StopReason::Drain),
+            () = clock.sleep(lease.ttl / 3) => {}
         }
         let sent = clock.monotonic();
         match store.renew(lease).await {
-            Ok(()) => ctx.stop_handle().trust_lease_until(sent + lease.ttl),
+            Ok(()) => ctx.stop_handle().trust_lease_until(lease.trusted_until(sent)),
             Err(StoreError::LeaseLost { .. }) => ctx.stop_handle().stop(StopReason::LeaseLost),
             // The lease runs out by itself if this goes on.
             Err(_) => {}

@@ -4,12 +4,13 @@ mod fleet;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use billing_entities::{billing_holds, organizations, vps_plans};
 use billing_jobs::{
     audit::{Audit, audit},
     billing::{Biller, Settings, Totals},
 };
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DbErr, Statement};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, PaginatorTrait, QueryFilter, QuerySelect};
 use serde_json::json;
 
 use super::{
@@ -31,7 +32,7 @@ struct Shown {
     took: Duration,
     second: Totals,
     audit: Audit,
-    reasons: BTreeMap<String, u64>,
+    reasons: BTreeMap<String, i64>,
 }
 
 pub(super) async fn execute(common: &Common, options: &cli::Demo) -> Result<(), Failure> {
@@ -98,12 +99,13 @@ impl Place {
 }
 
 async fn refuse_what_is_in_use(opened: &Opened) -> Result<(), Failure> {
-    let sql = "SELECT (SELECT count(*) FROM organizations) + (SELECT count(*) FROM vps_plans) AS n";
-    let row = opened.db.query_one_raw(Statement::from_string(opened.panel.backend, sql)).await;
-    let used: Result<i64, DbErr> = row.and_then(|row| row.map_or(Ok(0), |row| row.try_get("", "n")));
-    match used {
-        Ok(0) => Ok(()),
-        Ok(_) => {
+    let used = async {
+        Ok(organizations::Entity::find().count(&opened.db).await? > 0
+            || vps_plans::Entity::find().count(&opened.db).await? > 0)
+    };
+    match used.await {
+        Ok(false) => Ok(()),
+        Ok(true) => {
             let message =
                 "this database has organizations or plans already: the demo only fills an empty one";
             Err(Failure::new(Exit::Configuration, message))
@@ -148,12 +150,18 @@ async fn bill(
     Ok((bill.totals, took))
 }
 
-async fn reasons(opened: &Opened) -> Result<BTreeMap<String, u64>, DbErr> {
-    let sql = "SELECT reason, count(*) AS n FROM billing_holds WHERE closed_at IS NULL GROUP BY reason";
-    let rows = opened.db.query_all_raw(Statement::from_string(opened.panel.backend, sql)).await?;
-    rows.iter()
-        .map(|row| Ok((row.try_get("", "reason")?, row.try_get::<i64>("", "n")?.unsigned_abs())))
-        .collect()
+/// How many machines are held, by reason.
+async fn reasons(opened: &Opened) -> Result<BTreeMap<String, i64>, DbErr> {
+    let counted = billing_holds::Entity::find()
+        .filter(billing_holds::Column::ClosedAt.is_null())
+        .select_only()
+        .column(billing_holds::Column::Reason)
+        .column_as(billing_holds::Column::Id.count(), "machines")
+        .group_by(billing_holds::Column::Reason)
+        .into_tuple::<(String, i64)>()
+        .all(&opened.db)
+        .await?;
+    Ok(counted.into_iter().collect())
 }
 
 fn report(options: &cli::Demo, engine: &str, place: &Place, shown: &Shown) {
@@ -172,7 +180,12 @@ fn report(options: &cli::Demo, engine: &str, place: &Place, shown: &Shown) {
     ));
     say(format!("  held        {:>9}  machines, each with its reason:", grouped(first.held)));
     for (reason, count) in reasons {
-        say(format!("              {:>9}    {:<21} {}", grouped(*count), reason, meaning(reason)));
+        say(format!(
+            "              {:>9}    {:<21} {}",
+            grouped(count.unsigned_abs()),
+            reason,
+            meaning(reason)
+        ));
     }
     say(format!(
         "  second run  {:>9}  charged as of the same instant: no hour is charged twice",
