@@ -79,7 +79,7 @@ on_every_database!(a_fleet_is_read_as_it_was_seeded, the_daemon_reads_what_the_f
 #[tokio::test]
 async fn the_role_of_the_daemon_may_do_what_billing_needs_and_nothing_else() {
     for panel in [Panel::Empty, Panel::G1, Panel::G2, Panel::G3] {
-        let db = Db::panel(panel, Login::Billing).await;
+        let db = Db::with_panel(panel, Login::Billing).await;
         let fleet = Fleet::new(&db);
         let org = fleet.wallet("1.00").await;
         let plan = fleet.plan(Plan::monthly("5.00")).await;

@@ -6,7 +6,7 @@ use sea_orm::{ConnectOptions, ConnectionTrait, DatabaseConnection, DbBackend};
 
 use crate::{Database, Login, Panel, Postgres, Sqlite};
 
-/// Two of these for each test that runs stay far below the hundred that the server takes.
+/// Two of these for each test that runs at once stay below what the server takes, also on a large machine.
 const POOL_SIZE: u32 = 5;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -38,41 +38,41 @@ impl Db {
 
     /// A PostgreSQL database with our own tables, reached as their owner.
     pub async fn postgres() -> Self {
-        Self::panel(Panel::Empty, Login::Owner).await
+        Self::with_panel(Panel::Empty, Login::Owner).await
     }
 
     /// Generation 1 of the panel, reached as the owner of its tables.
     pub async fn g1_owner() -> Self {
-        Self::panel(Panel::G1, Login::Owner).await
+        Self::with_panel(Panel::G1, Login::Owner).await
     }
 
     /// Generation 1 of the panel, reached as the daemon's own role.
     pub async fn g1_role() -> Self {
-        Self::panel(Panel::G1, Login::Billing).await
+        Self::with_panel(Panel::G1, Login::Billing).await
     }
 
     /// Generation 2 of the panel, reached as the owner of its tables.
     pub async fn g2_owner() -> Self {
-        Self::panel(Panel::G2, Login::Owner).await
+        Self::with_panel(Panel::G2, Login::Owner).await
     }
 
     /// Generation 2 of the panel, reached as the daemon's own role.
     pub async fn g2_role() -> Self {
-        Self::panel(Panel::G2, Login::Billing).await
+        Self::with_panel(Panel::G2, Login::Billing).await
     }
 
     /// Generation 3 of the panel, reached as the owner of its tables.
     pub async fn g3_owner() -> Self {
-        Self::panel(Panel::G3, Login::Owner).await
+        Self::with_panel(Panel::G3, Login::Owner).await
     }
 
     /// Generation 3 of the panel, reached as the daemon's own role.
     pub async fn g3_role() -> Self {
-        Self::panel(Panel::G3, Login::Billing).await
+        Self::with_panel(Panel::G3, Login::Billing).await
     }
 
     /// A PostgreSQL database with the tables of a panel, reached by the given login.
-    pub async fn panel(panel: Panel, login: Login) -> Self {
+    pub async fn with_panel(panel: Panel, login: Login) -> Self {
         let database = Postgres::migrated(panel).await;
         let admin = database.connect(Login::Admin).await;
         Self { url: database.url(login), panel, admin, place: Place::Postgres(database) }

@@ -28,10 +28,12 @@
 
 pub mod db;
 pub mod postgres;
+pub mod process;
 pub mod seed;
 pub mod sqlite;
 
 pub use db::{Db, connect, migrate};
 pub use postgres::{BILLING_ROLE, Database, Login, OWNER_ROLE, Panel, Postgres};
-pub use seed::{Amount, Fleet, Instance, Plan};
+pub use process::{Ended, Program, Running, eventually};
+pub use seed::{Amount, ChargeRow, CycleRow, Fleet, HoldRow, Instance, LedgerRow, Plan};
 pub use sqlite::Sqlite;

@@ -14,7 +14,7 @@ async fn main() -> io::Result<()> {
         "g3" => Panel::G3,
         _ => return Err(io::Error::other("which database? (postgres, g1, g2, g3)")),
     };
-    let db = Db::panel(panel, Login::Owner).await;
+    let db = Db::with_panel(panel, Login::Owner).await;
     let server = Postgres::server();
     println!("{}\n{}", server.folder().display(), server.port());
     for login in [Login::Admin, Login::Owner, Login::Billing] {

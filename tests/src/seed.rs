@@ -1,7 +1,7 @@
 //! Small fleets to bill, and what became of them, in the same words on every kind of database.
 //!
 //! Amounts are ten-thousandths of the wallet's currency wherever they are integers, and decimal text where a person
-//! writes them. What differs between the databases (ids, money, instants) is converted in [`Row`] and the readers here.
+//! writes them. What differs between the databases (ids, money, instants) is converted in `Row` and the readers here.
 
 use std::fmt::Display;
 
@@ -127,8 +127,12 @@ impl Instance {
 pub struct LedgerRow {
     /// In ten-thousandths; a debit is negative.
     pub amount: i64,
+    /// In which currency.
+    pub currency: String,
     /// `wallet_debit` for a charge of ours.
     pub method: String,
+    /// `internal` for a charge of ours.
+    pub provider: String,
     /// `completed` for a charge of ours.
     pub status: String,
     /// What the customer reads.
@@ -154,6 +158,32 @@ pub struct CycleRow {
     pub payment_transaction_id: Option<Uuid>,
     /// What the panel's invoices show.
     pub metadata: serde_json::Value,
+}
+
+/// A row of our ledger of hours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChargeRow {
+    /// The first instant of the charged hours.
+    pub start: DateTime<Utc>,
+    /// How many there are.
+    pub hours: i64,
+    /// In ten-thousandths.
+    pub amount: i64,
+}
+
+/// Why an instance that is due was not charged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldRow {
+    /// One word.
+    pub reason: String,
+    /// What exactly.
+    pub detail: String,
+    /// Hours that are due and not charged.
+    pub hours: i64,
+    /// What they cost in ten-thousandths, if that can be said.
+    pub amount: Option<i64>,
+    /// Whether it still holds.
+    pub open: bool,
 }
 
 /// Seeds and reads one database, past every grant and policy.
@@ -280,7 +310,8 @@ impl<'a> Fleet<'a> {
     /// The organization's ledger, oldest first.
     pub async fn ledger(&self, org: Uuid) -> Vec<LedgerRow> {
         let sql = format!(
-            "SELECT {} AS amount_units, payment_method, status, description, CAST(metadata AS text) AS metadata
+            "SELECT {} AS amount_units, currency, payment_method, payment_provider, status, description,
+                 CAST(metadata AS text) AS metadata
              FROM payment_transactions WHERE organization_id = $1 ORDER BY created_at, description, id",
             self.amount_of("amount")
         );
@@ -288,7 +319,9 @@ impl<'a> Fleet<'a> {
         rows.iter()
             .map(|row| LedgerRow {
                 amount: get(row, "amount_units"),
+                currency: get(row, "currency"),
                 method: get(row, "payment_method"),
+                provider: get(row, "payment_provider"),
                 status: get(row, "status"),
                 description: get::<Option<String>>(row, "description").unwrap_or_default(),
                 metadata: json(row, "metadata"),
@@ -316,6 +349,42 @@ impl<'a> Fleet<'a> {
                 payment_transaction_id: get::<Option<String>>(row, "payment_transaction_id")
                     .map(|id| id.parse().expect("an id is a UUID")),
                 metadata: json(row, "metadata"),
+            })
+            .collect()
+    }
+
+    /// Our charges of the instance in the order of their hours. They outlive the instance.
+    pub async fn charges(&self, instance: Uuid) -> Vec<ChargeRow> {
+        let start = match self.db.backend() {
+            DbBackend::Sqlite => "period_start",
+            _ => "CAST(extract(epoch FROM period_start) * 1000000 AS bigint)",
+        };
+        let sql = format!(
+            "SELECT {start} AS start_micros, CAST(hours AS bigint) AS hours, amount
+             FROM billing_charges WHERE instance_id = $1 ORDER BY period_start"
+        );
+        let rows = self.query(&sql, [self.id(instance)]).await;
+        rows.iter()
+            .map(|row| ChargeRow {
+                start: DateTime::from_timestamp_micros(get(row, "start_micros")).expect("a time"),
+                hours: get(row, "hours"),
+                amount: get(row, "amount"),
+            })
+            .collect()
+    }
+
+    /// Every hold that the instance ever had, oldest first. They outlive the instance.
+    pub async fn holds(&self, instance: Uuid) -> Vec<HoldRow> {
+        let sql = "SELECT reason, detail, hours_due, amount_due, closed_at IS NULL AS is_open
+             FROM billing_holds WHERE instance_id = $1 ORDER BY id";
+        let rows = self.query(sql, [self.id(instance)]).await;
+        rows.iter()
+            .map(|row| HoldRow {
+                reason: get(row, "reason"),
+                detail: get::<Option<String>>(row, "detail").unwrap_or_default(),
+                hours: get(row, "hours_due"),
+                amount: get(row, "amount_due"),
+                open: get(row, "is_open"),
             })
             .collect()
     }

@@ -28,7 +28,7 @@ fsync = off
 full_page_writes = off
 synchronous_commit = off
 max_wal_size = 128MB
-max_connections = 100
+max_connections = 400
 CONF
 echo made
 

@@ -1,0 +1,241 @@
+//! Programs under test: started with nothing but what a test gives them, heard line by line, ended by signals.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::{Child, Command},
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+/// How long anything that a test waits for may take. Only a failure takes that long.
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+
+/// A program with a folder to work in and an environment of its own.
+#[derive(Debug)]
+pub struct Program {
+    path: PathBuf,
+    folder: TempDir,
+    environment: Vec<(String, String)>,
+}
+
+/// A program that was started. Killed when this is dropped.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    lines: watch::Receiver<Vec<Line>>,
+}
+
+/// What a program said, and what it ended with.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// The exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// The lines of its standard output.
+    pub out: Vec<String>,
+    /// The lines of its standard error.
+    pub err: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Line {
+    stream: Stream,
+    text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stream {
+    Out,
+    Err,
+}
+
+impl Program {
+    /// The program at `path`, in an empty folder and an empty environment.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let folder = tempfile::Builder::new().prefix("billing-e2e-").tempdir();
+        let folder = folder.expect("a folder to work in is made");
+        Self { path: path.into(), folder, environment: Vec::new() }
+    }
+
+    /// With this variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With this file in its folder.
+    #[must_use]
+    pub fn file(self, name: &str, text: &str) -> Self {
+        std::fs::write(self.folder.path().join(name), text).expect("a file in a folder of ours is written");
+        self
+    }
+
+    /// The folder it works in.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts it with these arguments, separated by blanks.
+    #[must_use]
+    pub fn start(&self, arguments: &str) -> Running {
+        Running::of(self.command(arguments).spawn().expect("the program starts"))
+    }
+
+    /// Runs it with these arguments, separated by blanks, until it ends.
+    pub async fn run(&self, arguments: &str) -> Ended {
+        self.start(arguments).ended().await
+    }
+
+    /// The same as a command that was not started yet.
+    #[must_use]
+    pub fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(&self.path);
+        command
+            .args(arguments.split_whitespace())
+            .current_dir(self.folder())
+            .env_clear()
+            .env("TMPDIR", self.folder())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+}
+
+impl Running {
+    fn of(mut child: Child) -> Self {
+        let (said, lines) = watch::channel(Vec::new());
+        let out = child.stdout.take().expect("its output is a pipe");
+        let err = child.stderr.take().expect("its errors are a pipe");
+        tokio::spawn(listen(out, Stream::Out, said.clone()));
+        tokio::spawn(listen(err, Stream::Err, said));
+        Self { child, lines }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("a program that was not waited for has an id")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("a program of ours can be signalled");
+    }
+
+    /// Waits for a line with this text in it, on either stream, and returns the first.
+    pub async fn says(&self, text: &str) -> String {
+        self.says_times(text, 1).await
+    }
+
+    /// Waits until so many lines have this text in them, and returns the last of them.
+    pub async fn says_times(&self, text: &str, times: usize) -> String {
+        let mut lines = self.lines.clone();
+        let nth = |lines: &[Line]| {
+            lines.iter().map(|line| &line.text).filter(|line| line.contains(text)).nth(times - 1).cloned()
+        };
+        let heard = timeout(PATIENCE, lines.wait_for(|lines| nth(lines).is_some())).await;
+        if let Ok(Ok(lines)) = heard {
+            return nth(&lines).expect("it was there a moment ago");
+        }
+        panic!("waited for line {times} with `{text}` among these:\n{}", self.transcript());
+    }
+
+    /// The lines so far with this text in them.
+    #[must_use]
+    pub fn said(&self, text: &str) -> Vec<String> {
+        let lines = self.lines.borrow();
+        lines.iter().map(|line| &line.text).filter(|line| line.contains(text)).cloned().collect()
+    }
+
+    /// Whether it is still there.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().expect("a program of ours can be asked").is_none()
+    }
+
+    /// Waits for its end.
+    pub async fn ended(mut self) -> Ended {
+        let Ok(status) = timeout(PATIENCE, self.child.wait()).await else {
+            panic!("waited for the end of a program that said:\n{}", self.transcript());
+        };
+        // The pipes end with the last process that holds them.
+        while let Ok(changed) = timeout(PATIENCE, self.lines.changed()).await {
+            if changed.is_err() {
+                break;
+            }
+        }
+        let lines = self.lines.borrow();
+        let of = |stream| {
+            lines.iter().filter(move |line| line.stream == stream).map(|line| line.text.clone()).collect()
+        };
+        Ended {
+            code: status.expect("a program of ours can be waited for").code(),
+            out: of(Stream::Out),
+            err: of(Stream::Err),
+        }
+    }
+
+    /// Asks it to end, by SIGTERM, and waits until it does.
+    pub async fn terminated(self) -> Ended {
+        self.signal(Signal::TERM);
+        self.ended().await
+    }
+
+    fn transcript(&self) -> String {
+        self.lines.borrow().iter().map(|line| format!("  {}\n", line.text)).collect()
+    }
+}
+
+impl Ended {
+    /// All lines of both streams, those of the standard output first.
+    #[must_use]
+    pub fn text(&self) -> String {
+        [self.out.as_slice(), &self.err].concat().join("\n")
+    }
+
+    /// Fails the test unless it ended with this code.
+    #[track_caller]
+    pub fn expect_code(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}", self.text());
+        self
+    }
+}
+
+async fn listen(stream: impl AsyncRead + Unpin, which: Stream, said: watch::Sender<Vec<Line>>) {
+    let mut lines = BufReader::new(stream).lines();
+    while let Ok(Some(text)) = lines.next_line().await {
+        said.send_modify(|lines| lines.push(Line { stream: which, text }));
+    }
+}
+
+/// Looks again and again until there is something to see.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let waiting = async {
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            sleep(POLL).await;
+        }
+    };
+    match timeout(PATIENCE, waiting).await {
+        Ok(seen) => seen,
+        Err(_) => panic!("waited {PATIENCE:?} until {what}"),
+    }
+}
