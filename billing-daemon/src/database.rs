@@ -2,6 +2,7 @@
 
 use std::{str::FromStr, time::Duration};
 
+use billing_jobs::{Fault, fault};
 use sea_orm::{
     ConnectOptions, DatabaseConnection, DbBackend, DbErr, RuntimeErr,
     sqlx::{
@@ -80,18 +81,17 @@ impl Database {
                     .busy_timeout(BUSY_TIMEOUT)
                     .foreign_keys(true)
             })
-            // PgBouncer in transaction mode gives each transaction another server, where our statements are not prepared.
-            .map_sqlx_postgres_opts(|options| {
-                options.statement_cache_capacity(0).application_name("billing-daemon")
-            });
+            .map_sqlx_postgres_opts(behind_a_pooler);
         sea_orm::Database::connect(options).await.map_err(|source| self.failed(source))
     }
 
-    /// Opens a pool, trying again after 1, 2, 4 and 8 seconds.
+    /// Opens a pool, trying again after 1, 2, 4 and 8 seconds if the database cannot be reached.
     pub async fn connect_patiently(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
         for wait in WAITS {
             match self.connect(pool).await {
                 Ok(db) => return Ok(db),
+                // A wrong password does not mend itself.
+                Err(error) if fault(&error.source) != Fault::Lost => return Err(error),
                 Err(error) => {
                     warn!("{error}; next attempt in {} s", wait.as_secs());
                     tokio::time::sleep(wait).await;
@@ -108,7 +108,7 @@ impl Database {
                 let options = SqliteConnectOptions::from_str(self.url.expose())?;
                 options.connect().await?.close().await
             } else {
-                let options = PgConnectOptions::from_str(self.url.expose())?;
+                let options = behind_a_pooler(PgConnectOptions::from_str(self.url.expose())?);
                 options.connect().await?.close().await
             }
         };
@@ -122,4 +122,10 @@ impl Database {
         let message = self.url.redact(&source.to_string());
         ConnectError { url: self.url.to_string(), message, source }
     }
+}
+
+/// PgBouncer in transaction mode gives each transaction another server, where our statements are not prepared, and refuses
+/// start-up parameters that it does not know.
+fn behind_a_pooler(options: PgConnectOptions) -> PgConnectOptions {
+    options.statement_cache_capacity(0).extra_float_digits(None).application_name("billing-daemon")
 }

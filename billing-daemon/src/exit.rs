@@ -67,7 +67,8 @@ impl Failure {
 
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
-        Self::new(Exit::Unavailable, error)
+        let refused = billing_jobs::code(&error.source).is_some_and(|code| code.starts_with("28"));
+        Self::new(if refused { Exit::Permission } else { Exit::Unavailable }, error)
     }
 }
 

@@ -88,9 +88,9 @@ impl FromStr for LogFilter {
                 return Err(LogFilterError::Level { word: word.to_owned(), hint });
             }
         }
-        // The database layer tells every statement, which is said only to those who ask for it by name.
-        let statements = if level == "error" { "error" } else { "warn" };
-        let defaults = format!("{level},sqlx={statements},sea_orm={statements}");
+        // The database layer tells every statement and the ringer its own start: said only to those who ask by name.
+        let others = if level == "error" { "error" } else { "warn" };
+        let defaults = format!("{level},sqlx={others},sea_orm={others},tokio_cron_scheduler={others}");
         let filter = [vec![defaults.as_str()], directives].concat().join(",");
         EnvFilter::try_new(&filter).map_err(|_| LogFilterError::Directive(text.to_owned()))?;
         Ok(Self(filter))

@@ -90,6 +90,8 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
         warn!("no job of kind `{BILLING_JOB}` is enabled: this daemon charges nothing");
     }
 
+    // The first ring may be a second away, and a panel waits for the first heartbeat.
+    scheduler.tick();
     let signal = loop {
         tokio::select! {
             () = ringer.ring() => scheduler.tick(),

@@ -1,12 +1,12 @@
 //! Invariants that hold at any time, each as a query for what breaks it.
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, TransactionTrait};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr};
 use serde::Serialize;
 
 use crate::{
     BILLING_JOB,
     billing::sqlite_micros,
-    db::{code, statement},
+    db::{begin, begin_read, code, statement},
 };
 
 /// What an audit found.
@@ -234,15 +234,16 @@ fn checks(w: Words) -> Vec<Check> {
 pub async fn audit(db: &DatabaseConnection) -> Result<Audit, DbErr> {
     let mut audit = Audit::default();
     let words = Words { sqlite: db.get_database_backend() == DbBackend::Sqlite };
+    let txn = begin_read(db).await?;
     for check in checks(words) {
         let query = |sql: &str| {
             let parameters = sql.contains("$1").then(|| BILLING_JOB.into());
-            statement(db, sql, parameters)
+            statement(&txn, sql, parameters)
         };
-        let counted: i64 =
-            db.query_one_raw(query(check.count)).await?.map_or(Ok(0), |row| row.try_get("", "n"))?;
+        let counted = txn.query_one_raw(query(check.count)).await?;
+        let counted: i64 = counted.map_or(Ok(0), |row| row.try_get("", "n"))?;
         audit.checked += counted.unsigned_abs();
-        let broken = db.query_all_raw(query(&check.broken)).await?;
+        let broken = txn.query_all_raw(query(&check.broken)).await?;
         for row in broken.iter().take(LISTED) {
             audit.violations.push(violation(check.name, row.try_get::<String>("", "detail")?));
         }
@@ -250,6 +251,7 @@ pub async fn audit(db: &DatabaseConnection) -> Result<Audit, DbErr> {
             audit.violations.push(violation(check.name, format!("and {} more", broken.len() - LISTED)));
         }
     }
+    txn.rollback().await?;
     audit.checked += 1;
     audit.violations.extend(unique_key(db).await?);
     Ok(audit)
@@ -261,7 +263,7 @@ fn violation(check: &str, detail: String) -> Violation {
 
 /// The key of charges is there and refuses a second charge of the same hour: tried, and rolled back.
 async fn unique_key(db: &DatabaseConnection) -> Result<Option<Violation>, DbErr> {
-    let txn = db.begin().await?;
+    let txn = begin(db).await?;
     let again = "INSERT INTO billing_charges SELECT * FROM billing_charges LIMIT 1";
     let result = txn.execute_raw(statement(&txn, again, [])).await;
     txn.rollback().await?;

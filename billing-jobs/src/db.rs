@@ -1,7 +1,7 @@
 //! How the jobs talk to the database: raw statements, rows that are missing, and what an error means.
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, RuntimeErr,
     SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value, sqlx,
 };
 
@@ -52,7 +52,8 @@ fn postgres_fault(sqlstate: &str) -> Fault {
         "40001" | "40P01" | "55P03" | "57014" => Fault::Conflict,
         // Connection errors, administrator's shutdown, starting up, too many clients, read-only (a standby).
         "57P01" | "57P02" | "57P03" | "53300" | "25006" | "25P03" => Fault::Lost,
-        code if code.starts_with("08") => Fault::Lost,
+        // A protocol violation is a pooler's way to refuse us, and stays.
+        code if code.starts_with("08") && code != "08P01" => Fault::Lost,
         // Data exceptions, constraints, and what a trigger raises.
         code if ["22", "23", "44", "P0"].iter().any(|class| code.starts_with(class)) => Fault::Rows,
         _ => Fault::Broken,
@@ -92,11 +93,59 @@ pub(crate) fn statement(
     Statement::from_sql_and_values(db.get_database_backend(), sql, values)
 }
 
+/// What each transaction on PostgreSQL begins with. Behind a pooler in transaction mode every transaction may have another
+/// server, and one that served somebody else may still have statements prepared under the names that sqlx uses; they are
+/// forgotten first. For the same reason there is no statement outside a transaction.
+macro_rules! limits {
+    ($statement:literal) => {
+        concat!(
+            "DEALLOCATE ALL; SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '",
+            $statement,
+            "'; SET LOCAL idle_in_transaction_session_timeout = '60s'"
+        )
+    };
+}
+
 /// Begins a transaction that may write: on SQLite it takes the one place for a writer at once, and waits for it.
 pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
-    let sqlite_transaction_mode =
-        (db.get_database_backend() == DbBackend::Sqlite).then_some(SqliteTransactionMode::Immediate);
-    db.begin_with_options(TransactionOptions { sqlite_transaction_mode, ..Default::default() }).await
+    let sqlite = db.get_database_backend() == DbBackend::Sqlite;
+    let sqlite_transaction_mode = sqlite.then_some(SqliteTransactionMode::Immediate);
+    let options = TransactionOptions { sqlite_transaction_mode, ..Default::default() };
+    let txn = db.begin_with_options(options).await?;
+    if !sqlite {
+        txn.execute_unprepared(limits!("60s")).await?;
+    }
+    Ok(txn)
+}
+
+/// Begins a transaction that only reads, and may take its time.
+pub async fn begin_read(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
+    let txn = db.begin().await?;
+    if txn.get_database_backend() != DbBackend::Sqlite {
+        txn.execute_unprepared(limits!("10min")).await?;
+    }
+    Ok(txn)
+}
+
+/// The rows of a statement that only reads, in a transaction of its own.
+pub async fn query_all(db: &DatabaseConnection, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+    let txn = begin_read(db).await?;
+    let rows = txn.query_all_raw(statement).await?;
+    txn.commit().await?;
+    Ok(rows)
+}
+
+/// The first row of a statement that only reads, in a transaction of its own.
+pub async fn query_one(db: &DatabaseConnection, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+    Ok(query_all(db, statement).await?.into_iter().next())
+}
+
+/// How many rows a statement changed, in a transaction of its own.
+pub async fn execute(db: &DatabaseConnection, statement: Statement) -> Result<u64, DbErr> {
+    let txn = begin(db).await?;
+    let result = txn.execute_raw(statement).await?;
+    txn.commit().await?;
+    Ok(result.rows_affected())
 }
 
 #[cfg(test)]

@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use billing_scheduler::{Job, JobContext, JobError, Outcome};
-use sea_orm::{ConnectionTrait, DbBackend, DbErr};
+use sea_orm::{DbBackend, DbErr};
 use serde::Deserialize;
 use tracing::{error, info};
 
-use crate::{BILLING_JOB, Services, db::statement, params};
+use crate::{
+    BILLING_JOB, Services,
+    db::{query_one, statement},
+    params,
+};
 
 /// The parameters of kind `heartbeat`.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -92,7 +96,7 @@ impl Heartbeat {
                    FROM billing_job_state s LEFT JOIN billing_fences f ON f.job = s.job WHERE s.job = $1"
             }
         };
-        let row = db.query_one_raw(statement(db, sql, [BILLING_JOB.into()])).await?;
+        let row = query_one(db, statement(db, sql, [BILLING_JOB.into()])).await?;
         let (age_ms, last_error): (Option<i64>, Option<String>) = match row {
             Some(row) => (row.try_get("", "age_ms")?, row.try_get("", "last_error")?),
             None => (None, None),

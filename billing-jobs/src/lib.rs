@@ -14,13 +14,18 @@ pub mod period;
 pub mod price;
 mod stale_daemons;
 pub mod status;
+#[cfg(feature = "testing")]
+pub mod testing;
+#[cfg(not(feature = "testing"))]
+#[path = "inert.rs"]
+mod testing;
 
 use std::{sync::Arc, time::Duration};
 
 use billing_scheduler::{Clock, Registry, SystemClock};
 use sea_orm::DatabaseConnection;
 
-pub use db::{Fault, begin, code, fault};
+pub use db::{Fault, begin, begin_read, code, execute, fault, query_all, query_one};
 pub use heartbeat::{Facts, Heartbeat, HeartbeatParams, Pulse, pulse};
 pub use stale_daemons::{StaleDaemons, StaleDaemonsParams};
 

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, Statement};
 
-use crate::money::WalletUnit;
+use crate::{db::query_one, money::WalletUnit};
 
 /// A generation of the panel's schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,12 +53,12 @@ impl Panel {
     };
 
     /// Reads the catalog. Changes nothing.
-    pub async fn detect(db: &impl ConnectionTrait) -> Result<Self, DbErr> {
+    pub async fn detect(db: &DatabaseConnection) -> Result<Self, DbErr> {
         let backend = db.get_database_backend();
         if backend == DbBackend::Sqlite {
             return Ok(Self::OURS_ON_SQLITE);
         }
-        let row = db.query_one_raw(Statement::from_string(backend, CATALOG)).await?;
+        let row = query_one(db, Statement::from_string(backend, CATALOG)).await?;
         let row = row.ok_or_else(|| DbErr::RecordNotFound("the catalog answered with no row".to_owned()))?;
         let scale: i32 = row.try_get("", "scale")?;
         let backups: bool = row.try_get("", "backups")?;

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Value};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, Value};
 
-use crate::{BILLING_JOB, billing::Totals, db::statement};
+use crate::{
+    BILLING_JOB,
+    billing::Totals,
+    db::{execute, query_one, statement},
+};
 
 /// A daemon that has written nothing for this long is taken for dead: two beats and a half.
 pub const ALIVE_WITHIN: Duration = Duration::from_secs(150);
@@ -133,7 +137,7 @@ impl StatusRow {
         let sql = format!(
             "SELECT count(*) AS others FROM billing_daemon_status WHERE status <> 'stopped' AND NOT ({silent})"
         );
-        let row = self.db.query_one_raw(statement(&self.db, &sql, [alive_within.into()])).await?;
+        let row = query_one(&self.db, statement(&self.db, &sql, [alive_within.into()])).await?;
         let others: i64 = row.map_or(Ok(0), |row| row.try_get("", "others"))?;
         if others == 0 {
             self.give_back().await?;
@@ -196,7 +200,7 @@ impl StatusRow {
     }
 
     async fn affected(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, DbErr> {
-        Ok(self.db.execute_raw(statement(&self.db, sql, values)).await?.rows_affected())
+        execute(&self.db, statement(&self.db, sql, values)).await
     }
 }
 

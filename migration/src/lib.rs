@@ -95,14 +95,14 @@ where
 
 /// Each migration, in order, and whether it is applied. Writes nothing.
 pub async fn status(db: &DatabaseConnection) -> Result<Vec<(String, bool)>, SchemaError> {
-    let ledger = Ledger::read(db).await?;
+    let ledger = Ledger::look(db).await?;
     let applied = ledger.applied.iter().map(|name| (name.clone(), true));
     Ok(applied.chain(ledger.pending().map(|name| (name.clone(), false))).collect())
 }
 
 /// Whether the schema is exactly the one that this program knows. Writes nothing.
 pub async fn check(db: &DatabaseConnection) -> Result<(), SchemaError> {
-    let ledger = Ledger::read(db).await?;
+    let ledger = Ledger::look(db).await?;
     if ledger.applied.is_empty() {
         return Err(SchemaError::Missing);
     }
@@ -194,6 +194,14 @@ struct Ledger {
 }
 
 impl Ledger {
+    /// Reads in a transaction of its own.
+    async fn look(db: &DatabaseConnection) -> Result<Self, DbErr> {
+        let transaction = lock::begin_read(db).await?;
+        let ledger = Self::read(&transaction).await?;
+        transaction.rollback().await?;
+        Ok(ledger)
+    }
+
     /// SeaORM's own readers create the table first, or call a newer schema an error of the file system.
     async fn read<'c>(db: impl IntoSchemaManagerConnection<'c>) -> Result<Self, DbErr> {
         let manager = SchemaManager::new(db);

@@ -9,9 +9,22 @@ use sea_orm_migration::sea_orm::{
 /// The number is "billing" in ASCII. The lock ends with the transaction, so that it also works behind PgBouncer.
 /// A migrator may wait for another one, but not for a lock on a table: behind it the panel would wait as well.
 const LOCK: &str = "
+    DEALLOCATE ALL;
     SET LOCAL lock_timeout = '60s';
     SELECT pg_advisory_xact_lock(27700462113877607);
     SET LOCAL lock_timeout = '5s'";
+
+/// A transaction that only reads. A server that a pooler gave to somebody else before may still have statements prepared under
+/// the names that sqlx uses.
+pub(crate) async fn begin_read<'c>(
+    db: impl IntoSchemaManagerConnection<'c>,
+) -> Result<DatabaseTransaction, DbErr> {
+    let transaction = db.into_database_executor().begin().await?;
+    if transaction.get_database_backend() == DbBackend::Postgres {
+        transaction.execute_unprepared("DEALLOCATE ALL").await?;
+    }
+    Ok(transaction)
+}
 
 /// Waits until no other migrator is at work. Schema changes are transactional on both databases, so a failure
 /// half-way leaves nothing behind.

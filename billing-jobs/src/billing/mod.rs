@@ -2,6 +2,8 @@
 
 mod decide;
 mod job;
+#[cfg(feature = "testing")]
+mod mutations;
 mod post;
 mod postgres;
 mod read;
@@ -18,16 +20,17 @@ use uuid::Uuid;
 
 use self::{
     decide::{Posting, Terms, decide},
-    post::{PostError, Stamp, post},
+    post::{PostError, Stamp, post, post_apart},
     statements::Statements,
 };
 use crate::{
     BILLING_JOB,
-    db::{Fault, begin, fault, statement},
+    db::{Fault, begin, execute, fault, query_all, query_one, statement},
     fence,
     panel::Panel,
     period::Micros,
     price::{DailyBackupFactor, PriceList},
+    testing,
 };
 
 pub(crate) use self::sqlite::micros as sqlite_micros;
@@ -173,7 +176,7 @@ impl Biller {
 
     /// The clock by which hours end: the database's.
     pub async fn now(&self) -> Result<DateTime<Utc>, DbErr> {
-        let row = self.db.query_one_raw(statement(&self.db, &self.sql.now, [])).await?;
+        let row = query_one(&self.db, statement(&self.db, &self.sql.now, [])).await?;
         let micros: i64 = row.ok_or_else(|| DbErr::RecordNotFound("now".to_owned()))?.try_get("", "now")?;
         DateTime::from_timestamp_micros(micros).ok_or_else(|| DbErr::Type(format!("{micros} is no time")))
     }
@@ -211,7 +214,7 @@ impl Biller {
                 break;
             }
         }
-        if let Mode::Commit(_) = run.mode {
+        if matches!(run.mode, Mode::Commit(_)) && !testing::mutated("totals-from-memory") {
             // A batch whose commit was not answered is counted by its row, not by us.
             totals = self.totals_of(run.id).await.map_err(BillingError::database("sum up the run"))?;
         }
@@ -224,19 +227,18 @@ impl Biller {
     /// What the run with this id has committed so far.
     pub async fn totals_of(&self, run: Uuid) -> Result<Totals, DbErr> {
         let values: [Value; 1] = [run.to_string().into()];
-        let row = self.db.query_one_raw(statement(&self.db, &self.sql.run_totals, values)).await?;
+        let row = query_one(&self.db, statement(&self.db, &self.sql.run_totals, values)).await?;
         read::totals(&row.ok_or_else(|| DbErr::RecordNotFound("a sum".to_owned()))?)
     }
 
     /// Notes under `fence` that billing works: heartbeats, and the panel's own biller, go by it.
     pub async fn mark_worked(&self, fence: FencingToken) -> Result<(), DbErr> {
         let values: [Value; 2] = [BILLING_JOB.into(), fence.0.into()];
-        self.db.execute_raw(statement(&self.db, &self.sql.mark_worked, values)).await?;
-        Ok(())
+        execute(&self.db, statement(&self.db, &self.sql.mark_worked, values)).await.map(drop)
     }
 
     async fn prices(&self) -> Result<PriceList, DbErr> {
-        let rows = self.db.query_all_raw(statement(&self.db, &self.sql.plans, [])).await?;
+        let rows = query_all(&self.db, statement(&self.db, &self.sql.plans, [])).await?;
         let plans =
             rows.iter().map(|row| read::plan(row, self.panel.backups)).collect::<Result<Vec<_>, _>>()?;
         Ok(PriceList::new(plans, self.settings.daily_backup_factor))
@@ -269,7 +271,7 @@ impl Pass<'_> {
         let query = statement(db, &query, values);
         let mut wait = FIRST_WAIT;
         for attempt in 1.. {
-            match db.query_one_raw(query.clone()).await {
+            match query_one(db, query.clone()).await {
                 Ok(row) => {
                     let read = || -> Result<Option<(String, String)>, DbErr> {
                         let Some(row) = row else { return Ok(None) };
@@ -319,16 +321,27 @@ impl Pass<'_> {
     }
 
     async fn try_post(&self, batch: &Batch) -> Result<Totals, Failure> {
+        testing::batch_begins();
+        testing::before_statement();
         let txn = begin(&self.biller.db).await.map_err(|error| Failure::of(error, Vec::new()))?;
         let mut instances = Vec::new();
-        let result = self.fill(&txn, batch, &mut instances).await;
+        let mut result = self.fill(&txn, batch, &mut instances).await;
+        if testing::mutated("retry-without-rollback") && matches!(result, Err(Kind::Stale)) {
+            result = self.fill(&txn, batch, &mut instances).await;
+        }
         match result {
             Ok(posting) => {
+                testing::before_statement();
                 let end = match self.run.mode {
                     Mode::Commit(_) => txn.commit().await,
                     Mode::DryRun => txn.rollback().await,
                 };
                 end.map_err(|error| Failure::of(error, Vec::new()))?;
+                if let Err(PostError::Database(error)) =
+                    post_apart(&self.biller.db, &self.biller.sql, &posting).await
+                {
+                    return Err(Failure::of(error, Vec::new()));
+                }
                 (self.run.progress)(instances.len() as u64);
                 Ok(posting.totals)
             }
@@ -358,18 +371,18 @@ impl Pass<'_> {
             Mode::DryRun => 0,
         };
         if let Some(limits) = &sql.settings {
+            testing::before_statement();
             txn.query_one_raw(statement(txn, limits, [fence.into()])).await?;
         }
+        testing::before_statement();
         if let Mode::Commit(fence) = self.run.mode
             && !fence::is_newest(txn, &sql.check_fence, fence).await?
         {
             return Err(Kind::Fenced);
         }
         let range: [Value; 2] = [batch.first.as_str().into(), batch.last.as_str().into()];
-        let wallets = txn.query_all_raw(statement(txn, &sql.lock_wallets, range.clone())).await?;
-        let wallets = wallets.iter().map(read::wallet).collect::<Result<Vec<_>, _>>()?;
         let mut values = vec![self.as_of.into()];
-        values.extend(range);
+        values.extend(range.clone());
         let query = match &batch.only {
             None => &sql.read_due,
             Some(only) => {
@@ -377,7 +390,20 @@ impl Pass<'_> {
                 &sql.read_due_of
             }
         };
-        let instances = txn.query_all_raw(statement(txn, query, values)).await?;
+        let query = statement(txn, query, values);
+        let mut stale = None;
+        if testing::mutated("stale-due-list") {
+            stale = Some(txn.query_all_raw(query.clone()).await?);
+            testing::linger().await;
+        }
+        testing::before_statement();
+        let wallets = txn.query_all_raw(statement(txn, &sql.lock_wallets, range)).await?;
+        let wallets = wallets.iter().map(read::wallet).collect::<Result<Vec<_>, _>>()?;
+        testing::before_statement();
+        let instances = match stale {
+            Some(stale) => stale,
+            None => txn.query_all_raw(query).await?,
+        };
         let instances = instances.iter().map(read::instance).collect::<Result<Vec<_>, _>>()?;
         seen.extend(instances.iter().map(|instance| instance.id.clone()));
         let terms = Terms {
@@ -389,6 +415,7 @@ impl Pass<'_> {
             refused: batch.refused.as_deref(),
         };
         let posting = decide(&terms, &wallets, instances);
+        testing::linger().await;
         let stamp = Stamp { run: self.run.id, fence, as_of: self.as_of };
         match post(txn, sql, stamp, &posting).await {
             Ok(()) => Ok(posting),

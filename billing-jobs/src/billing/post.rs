@@ -1,11 +1,15 @@
 //! The only module that writes money: one transaction, every row counted.
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, Value};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, Value};
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::{decide::Posting, statements::Statements};
-use crate::{db::statement, period::Micros};
+use crate::{
+    db::{begin, statement},
+    period::Micros,
+    testing,
+};
 
 /// Why a posting must be rolled back.
 #[derive(Debug)]
@@ -47,8 +51,9 @@ pub(super) async fn post(
     let taken = posting.charges.iter().filter(|charge| charge.ledger.is_some()).count();
     write.some_rows(&sql.insert_ledger, "payment_transactions", &posting.charges, taken, None).await?;
     write.rows(&sql.insert_charges, "billing_charges", &posting.charges, Some(batch)).await?;
-    let present = posting.charges.iter().filter(|charge| charge.cycle.is_some()).count();
-    write.some_rows(&sql.insert_cycles, "vps_billing_cycles", &posting.charges, present, None).await?;
+    if !testing::mutated("cycles-apart") {
+        write.cycles(sql, posting).await?;
+    }
     write.rows(&sql.insert_meters, "billing_meters", &posting.new_meters, None).await?;
     write.rows(&sql.update_meters, "billing_meters", &posting.meters, None).await?;
     write.rows(&sql.update_anchors, "vps_instances", &posting.anchors, None).await?;
@@ -58,7 +63,32 @@ pub(super) async fn post(
     }
     write.rows(&sql.upsert_holds, "billing_holds", &posting.holds, Some(stamp.as_of)).await?;
     write.rows(&sql.close_holds, "billing_holds", &posting.releases, Some(stamp.as_of)).await?;
-    write.rows(&sql.update_wallets, "wallets", &posting.wallets, None).await
+    if testing::mutated("debit-apart") {
+        return Ok(());
+    }
+    write.wallets(sql, posting).await
+}
+
+/// Writes what [`post`] left out for a test: as a biller does that has never heard of transactions.
+pub(super) async fn post_apart(
+    db: &DatabaseConnection,
+    sql: &Statements,
+    posting: &Posting,
+) -> Result<(), PostError> {
+    for (mutation, cycles) in [("cycles-apart", true), ("debit-apart", false)] {
+        if testing::mutated(mutation) {
+            testing::linger().await;
+            let txn = begin(db).await?;
+            let write = Writer { txn: &txn };
+            if cycles {
+                write.cycles(sql, posting).await?
+            } else {
+                write.wallets(sql, posting).await?
+            }
+            txn.commit().await?;
+        }
+    }
+    Ok(())
 }
 
 struct Writer<'a> {
@@ -78,9 +108,19 @@ impl Writer<'_> {
             count(totals.hours),
             totals.amount.0.into(),
         ];
+        testing::before_statement();
         let row = self.txn.query_one_raw(statement(self.txn, sql, values)).await?;
         let row = row.ok_or(PostError::Count { table: "billing_batches", expected: 1, found: 0 })?;
         Ok(row.try_get("", "id")?)
+    }
+
+    async fn cycles(&self, sql: &Statements, posting: &Posting) -> Result<(), PostError> {
+        let present = posting.charges.iter().filter(|charge| charge.cycle.is_some()).count();
+        self.some_rows(&sql.insert_cycles, "vps_billing_cycles", &posting.charges, present, None).await
+    }
+
+    async fn wallets(&self, sql: &Statements, posting: &Posting) -> Result<(), PostError> {
+        self.rows(&sql.update_wallets, "wallets", &posting.wallets, None).await
     }
 
     /// One row of `table` for each of `rows`.
@@ -107,11 +147,16 @@ impl Writer<'_> {
             return Ok(());
         }
         let found = self.run(sql, json(rows), second).await?;
-        if found == expected as u64 { Ok(()) } else { Err(PostError::Count { table, expected, found }) }
+        if found == expected as u64 || testing::mutated("no-count-check") {
+            Ok(())
+        } else {
+            Err(PostError::Count { table, expected, found })
+        }
     }
 
     async fn run(&self, sql: &str, rows: String, second: Option<i64>) -> Result<u64, DbErr> {
         let values = [Some(rows.into()), second.map(Value::from)].into_iter().flatten();
+        testing::before_statement();
         Ok(self.txn.execute_raw(statement(self.txn, sql, values)).await?.rows_affected())
     }
 }

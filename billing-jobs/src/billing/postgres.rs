@@ -85,9 +85,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
             hour_ago = instant("($1 - 3600000000)"),
         ),
         settings: Some(
-            "SELECT set_config('lock_timeout', '5s', true), set_config('statement_timeout', '60s', true),
-                    set_config('idle_in_transaction_session_timeout', '60s', true),
-                    set_config('app.current_user_is_admin', 'true', true),
+            "SELECT set_config('app.current_user_is_admin', 'true', true),
                     set_config('random_page_cost', '1.1', true),
                     set_config('billing.fence', $1::text, true)"
                 .to_owned(),

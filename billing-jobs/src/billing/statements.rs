@@ -15,7 +15,7 @@ pub(super) struct Statements {
     /// `(as_of, after, limit) -> first, last`: the organizations after `after` that have about `limit` instances due or
     /// held.
     pub(super) next_organizations: String,
-    /// `(fence) -> settings`: the transaction's limits; none on SQLite.
+    /// `(fence)`: what else holds for the transaction; none on SQLite.
     pub(super) settings: Option<String>,
     /// `(job, fence) -> 1` if that number is still the newest.
     pub(super) check_fence: String,
@@ -57,9 +57,12 @@ pub(super) struct Statements {
 
 impl Statements {
     pub(super) fn of(panel: Panel) -> Self {
-        match panel.backend {
+        let statements = match panel.backend {
             DbBackend::Sqlite => sqlite::statements(),
             _ => postgres::statements(panel),
-        }
+        };
+        #[cfg(feature = "testing")]
+        let statements = statements.as_tested();
+        statements
     }
 }

@@ -1,9 +1,10 @@
 //! A made-up fleet, the same for the same seed: plans from $2 to $160, machines from minutes to weeks old, and every awkward
 //! case that a panel's database has in store.
 
+use billing_jobs::begin;
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement, TransactionTrait};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Statement};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -76,9 +77,10 @@ pub(super) async fn seed(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(), DbErr> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let insert = Insert { db };
     let plans = plans(&mut rng);
-    insert.rows(PLAN_ROWS, &plans).await?;
+    let txn = begin(db).await?;
+    Insert { db: &txn }.rows(PLAN_ROWS, &plans).await?;
+    txn.commit().await?;
     let count = organizations(instances);
     let mut made = 0;
     let mut first = 0;
@@ -94,7 +96,7 @@ pub(super) async fn seed(
                 made += 1;
             }
         }
-        let txn = db.begin().await?;
+        let txn = begin(db).await?;
         let insert = Insert { db: &txn };
         for sql in [USER_ROWS, ORGANIZATION_ROWS, WALLET_ROWS, SECOND_WALLET_ROWS] {
             insert.rows(sql, &organizations).await?;
@@ -207,11 +209,11 @@ const MACHINE_ROWS: &str = "INSERT INTO vps_instances (id, organization_id, plan
     SELECT {id}, {uuid:organization}, {text:plan}, {text:provider}, {text:label}, {text:status}, {text:backups},
            {time:created}, {time:billed} FROM {rows}";
 
-struct Insert<'a, C> {
-    db: &'a C,
+struct Insert<'a> {
+    db: &'a DatabaseTransaction,
 }
 
-impl<C: ConnectionTrait> Insert<'_, C> {
+impl Insert<'_> {
     async fn rows<T: Serialize>(&self, template: &str, rows: &[T]) -> Result<(), DbErr> {
         let backend = self.db.get_database_backend();
         let rows = serde_json::to_string(rows).expect("rows of text and integers are always JSON");

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use billing_entities::{billing_holds, organizations, vps_plans};
 use billing_jobs::{
     audit::{Audit, audit},
+    begin_read,
     billing::{Biller, Settings, Totals},
 };
 use chrono::{DateTime, Utc};
@@ -100,8 +101,11 @@ impl Place {
 
 async fn refuse_what_is_in_use(opened: &Opened) -> Result<(), Failure> {
     let used = async {
-        Ok(organizations::Entity::find().count(&opened.db).await? > 0
-            || vps_plans::Entity::find().count(&opened.db).await? > 0)
+        let txn = begin_read(&opened.db).await?;
+        let used = organizations::Entity::find().count(&txn).await? > 0
+            || vps_plans::Entity::find().count(&txn).await? > 0;
+        txn.rollback().await?;
+        Ok(used)
     };
     match used.await {
         Ok(false) => Ok(()),
@@ -152,6 +156,7 @@ async fn bill(
 
 /// How many machines are held, by reason.
 async fn reasons(opened: &Opened) -> Result<BTreeMap<String, i64>, DbErr> {
+    let txn = begin_read(&opened.db).await?;
     let counted = billing_holds::Entity::find()
         .filter(billing_holds::Column::ClosedAt.is_null())
         .select_only()
@@ -159,8 +164,9 @@ async fn reasons(opened: &Opened) -> Result<BTreeMap<String, i64>, DbErr> {
         .column_as(billing_holds::Column::Id.count(), "machines")
         .group_by(billing_holds::Column::Reason)
         .into_tuple::<(String, i64)>()
-        .all(&opened.db)
+        .all(&txn)
         .await?;
+    txn.rollback().await?;
     Ok(counted.into_iter().collect())
 }
 

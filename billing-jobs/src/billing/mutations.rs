@@ -1,0 +1,31 @@
+//! Statements without one of their guards: what the fault campaign proves the guards with.
+
+use super::statements::Statements;
+use crate::testing::{clock, instead, lock_timeout_ms, without};
+
+impl Statements {
+    /// With the campaign's clock, and without the guards that it leaves out.
+    pub(super) fn as_tested(mut self) -> Self {
+        if let Some(clock) = clock() {
+            clock.clone_into(&mut self.now);
+        }
+        if let (Some(ms), Some(settings)) = (lock_timeout_ms(), &mut self.settings) {
+            *settings = settings.replace("'5s'", &format!("'{ms}ms'"));
+        }
+        // PostgreSQL numbers its parameters with a dollar sign, SQLite with a question mark.
+        let number = if self.settings.is_some() { "$" } else { "?" };
+        let fences = format!("AND f.fence = {number}2 AND s.fence = {number}2");
+        instead("no-fence-check", &mut self.check_fence, &fences, &format!("AND {number}2 > 0"));
+        if self.settings.is_some() {
+            without("no-wallet-lock", &mut self.lock_wallets, "FOR NO KEY UPDATE OF w");
+            let unchanged = "AND m.billed_through = (timestamptz 'epoch' + d.billed_through_before * interval '1 microsecond')";
+            without("no-watermark-compare", &mut self.update_meters, unchanged);
+            without("no-balance-compare", &mut self.update_wallets, "AND w.balance = d.before * 0.0001");
+        } else {
+            let unchanged = "AND billing_meters.billed_through = d.billed_through_before";
+            without("no-watermark-compare", &mut self.update_meters, unchanged);
+            without("no-balance-compare", &mut self.update_wallets, "AND wallets.balance = d.before");
+        }
+        self
+    }
+}
