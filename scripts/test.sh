@@ -54,6 +54,10 @@ command -v cc >/dev/null || install build-essential gcc build-base gcc
 has_postgres || install postgresql postgresql-server postgresql postgresql
 has_postgres || die "PostgreSQL is installed, but initdb, pg_ctl and postgres are not on PATH together: add their folder"
 
+# Debian keeps it where only root's PATH leads.
+export PATH=$PATH:/usr/sbin
+command -v pgbouncer >/dev/null || install pgbouncer pgbouncer pgbouncer pgbouncer
+
 say "cargo test --workspace --locked $*"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -96,12 +96,15 @@ pub(crate) fn statement(
 /// What each transaction on PostgreSQL begins with. Behind a pooler in transaction mode every transaction may have another
 /// server, and one that served somebody else may still have statements prepared under the names that sqlx uses; they are
 /// forgotten first. For the same reason there is no statement outside a transaction.
+/// A process that is paused inside a transaction keeps its successor waiting until the server ends it for being idle.
 macro_rules! limits {
-    ($statement:literal) => {
+    ($statement:literal, $idle:literal) => {
         concat!(
             "DEALLOCATE ALL; SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '",
             $statement,
-            "'; SET LOCAL idle_in_transaction_session_timeout = '60s'"
+            "'; SET LOCAL idle_in_transaction_session_timeout = '",
+            $idle,
+            "'"
         )
     };
 }
@@ -113,7 +116,7 @@ pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr
     let options = TransactionOptions { sqlite_transaction_mode, ..Default::default() };
     let txn = db.begin_with_options(options).await?;
     if !sqlite {
-        txn.execute_unprepared(limits!("60s")).await?;
+        txn.execute_unprepared(limits!("60s", "10s")).await?;
     }
     Ok(txn)
 }
@@ -122,7 +125,7 @@ pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr
 pub async fn begin_read(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     let txn = db.begin().await?;
     if txn.get_database_backend() != DbBackend::Sqlite {
-        txn.execute_unprepared(limits!("10min")).await?;
+        txn.execute_unprepared(limits!("10min", "60s")).await?;
     }
     Ok(txn)
 }

@@ -2,13 +2,15 @@
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::{
-    ConnectionTrait, DatabaseTransaction, DbBackend, IsolationLevel, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait,
+    ConnectionTrait, DatabaseTransaction, DbBackend, SqliteTransactionMode, TransactionOptions,
+    TransactionTrait,
 };
 
 /// The number is "billing" in ASCII. The lock ends with the transaction, so that it also works behind PgBouncer.
+/// A stricter isolation by default would keep the snapshot of before the wait.
 /// A migrator may wait for another one, but not for a lock on a table: behind it the panel would wait as well.
 const LOCK: &str = "
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     DEALLOCATE ALL;
     SET LOCAL lock_timeout = '60s';
     SELECT pg_advisory_xact_lock(27700462113877607);
@@ -34,8 +36,7 @@ pub(crate) async fn begin<'c>(
     let db = db.into_database_executor();
     let mut options = TransactionOptions::default();
     match db.get_database_backend() {
-        // A stricter default would keep the snapshot of before the wait.
-        DbBackend::Postgres => options.isolation_level = Some(IsolationLevel::ReadCommitted),
+        DbBackend::Postgres => {}
         // This is the lock on SQLite; sqlx waits for it five seconds.
         DbBackend::Sqlite => options.sqlite_transaction_mode = Some(SqliteTransactionMode::Immediate),
         _ => return Err(unsupported()),

@@ -64,7 +64,8 @@ CREATE TABLE IF NOT EXISTS billing_batches (
 );
 CREATE INDEX IF NOT EXISTS billing_batches_by_run ON billing_batches (run_id);
 
--- The ledger of hours: append-only. The order of the key matters: new periods go to its right edge.
+-- The ledger of hours: append-only. The order of the key matters: new periods go to its right edge. `by_panel` marks what
+-- the panel's own biller charged behind the fence: amount and hours are its own, `rate` is what they come to.
 CREATE TABLE IF NOT EXISTS billing_charges (
     period_start timestamptz NOT NULL,
     instance_id uuid NOT NULL,
@@ -75,6 +76,7 @@ CREATE TABLE IF NOT EXISTS billing_charges (
     amount bigint NOT NULL CHECK (amount >= 0),
     carry bigint NOT NULL CHECK (carry >= 0),
     payment_transaction_id uuid,
+    by_panel boolean NOT NULL DEFAULT false,
     PRIMARY KEY (period_start, instance_id)
 );
 
@@ -88,15 +90,17 @@ CREATE TRIGGER billing_charges_append_only BEFORE UPDATE OR DELETE OR TRUNCATE O
     FOR EACH STATEMENT EXECUTE FUNCTION billing_charges_are_append_only();
 
 -- What is carried from charge to charge of one instance. `rate_changes` lists [seen at, rate] (microseconds since
--- 1970, rate) of prices seen while hours were still unpaid: hours that ended before keep the older rate.
+-- 1970, rate) of prices seen while hours were still unpaid: hours that ended before keep the older rate. `rate` is unset
+-- where nobody has priced the instance yet; `panel_debited_at` is when the panel's own biller last moved the meter.
 CREATE TABLE IF NOT EXISTS billing_meters (
     instance_id uuid PRIMARY KEY,
     organization_id uuid NOT NULL,
     billed_through timestamptz NOT NULL,
     carry bigint NOT NULL CHECK (carry >= 0),
-    rate bigint NOT NULL CHECK (rate >= 0),
+    rate bigint CHECK (rate >= 0),
     rate_changes jsonb,
-    seen_at timestamptz NOT NULL
+    seen_at timestamptz NOT NULL,
+    panel_debited_at timestamptz
 ) WITH (fillfactor = 80);
 
 -- Why an instance that is due was not charged: one open row per instance, closed when it was.

@@ -64,7 +64,8 @@ CREATE TABLE IF NOT EXISTS billing_batches (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS billing_batches_by_run ON billing_batches (run_id);
 
--- The ledger of hours: append-only. The order of the key matters: new periods go to its right edge.
+-- The ledger of hours: append-only. The order of the key matters: new periods go to its right edge. `by_panel` marks what
+-- the panel's own biller charged behind the fence: amount and hours are its own, `rate` is what they come to.
 CREATE TABLE IF NOT EXISTS billing_charges (
     period_start INTEGER NOT NULL,
     instance_id TEXT NOT NULL,
@@ -75,6 +76,7 @@ CREATE TABLE IF NOT EXISTS billing_charges (
     amount INTEGER NOT NULL CHECK (amount >= 0),
     carry INTEGER NOT NULL CHECK (carry >= 0),
     payment_transaction_id TEXT,
+    by_panel INTEGER NOT NULL DEFAULT 0 CHECK (by_panel IN (0, 1)),
     PRIMARY KEY (period_start, instance_id)
 ) STRICT, WITHOUT ROWID;
 
@@ -84,15 +86,17 @@ CREATE TRIGGER IF NOT EXISTS billing_charges_no_delete BEFORE DELETE ON billing_
 BEGIN SELECT RAISE(ABORT, 'billing_charges is append-only: a charge is corrected by a refund, never by a DELETE'); END;
 
 -- What is carried from charge to charge of one instance. `rate_changes` lists [seen at, rate] (microseconds since
--- 1970, rate) of prices seen while hours were still unpaid: hours that ended before keep the older rate.
+-- 1970, rate) of prices seen while hours were still unpaid: hours that ended before keep the older rate. `rate` is unset
+-- where nobody has priced the instance yet; `panel_debited_at` is when the panel's own biller last moved the meter.
 CREATE TABLE IF NOT EXISTS billing_meters (
     instance_id TEXT PRIMARY KEY NOT NULL,
     organization_id TEXT NOT NULL,
     billed_through INTEGER NOT NULL,
     carry INTEGER NOT NULL CHECK (carry >= 0),
-    rate INTEGER NOT NULL CHECK (rate >= 0),
+    rate INTEGER CHECK (rate >= 0),
     rate_changes TEXT,
-    seen_at INTEGER NOT NULL
+    seen_at INTEGER NOT NULL,
+    panel_debited_at INTEGER
 ) STRICT;
 
 -- Why an instance that is due was not charged: one open row per instance, closed when it was.

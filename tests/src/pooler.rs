@@ -1,0 +1,84 @@
+//! A private PgBouncer in transaction mode before the private PostgreSQL server.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::{fs::MetadataExt, process::CommandExt},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::{BILLING_ROLE, Db, Login, OWNER_ROLE, Postgres};
+
+/// How long it may take to listen. Only a failure takes that long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Gives each transaction whichever of its few servers is free. Stopped when dropped.
+#[derive(Debug)]
+pub struct Pooler {
+    child: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Pooler {
+    /// Starts one with this many servers for each database and login.
+    #[must_use]
+    pub fn start(servers: u32) -> Self {
+        let postgres = Postgres::server();
+        let folder = tempfile::Builder::new().prefix("billing-e2e-").tempdir().expect("a folder is made");
+        let port = free_port();
+        let users: String =
+            ["postgres", OWNER_ROLE, BILLING_ROLE].map(|user| format!("\"{user}\" \"\"\n")).concat();
+        let settings = format!(
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir =\nauth_type = trust\nauth_file = {users_file}\npool_mode = transaction\n\
+             default_pool_size = {servers}\nmax_client_conn = 200\n",
+            postgres.port(),
+            users_file = folder.path().join("users").display(),
+        );
+        fs::write(folder.path().join("users"), users).expect("a file in a folder of ours is written");
+        fs::write(folder.path().join("pgbouncer.ini"), settings)
+            .expect("a file in a folder of ours is written");
+        // It refuses to run as root: it is whoever the server is.
+        let server = fs::metadata(postgres.folder()).expect("the server's folder is there");
+        std::os::unix::fs::chown(folder.path(), Some(server.uid()), Some(server.gid()))
+            .expect("a folder of ours");
+        let mut command = Command::new("pgbouncer");
+        command.arg("-q").arg(folder.path().join("pgbouncer.ini")).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        if fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
+            command.uid(server.uid()).gid(server.gid());
+        }
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("pgbouncer: {error}; install the package `pgbouncer`"));
+        let pooler = Self { child, port, _folder: folder };
+        let begun = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(begun.elapsed() < PATIENCE, "pgbouncer does not listen");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        pooler
+    }
+
+    /// The URL under which a login reaches a database through it.
+    #[must_use]
+    pub fn url(&self, db: &Db, login: Login) -> String {
+        let direct = format!("127.0.0.1:{}", Postgres::server().port());
+        db.url_for(login).replace(&direct, &format!("127.0.0.1:{}", self.port))
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+    listener.local_addr().expect("a listener has an address").port()
+}
