@@ -1,6 +1,6 @@
 //! The command line: what can be asked, and with which words.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -53,6 +53,17 @@ pub(crate) enum Command {
     /// Bill everything that is due, once, now
     #[command(after_help = "Example:\n  billing-daemon bill --dry-run")]
     Bill(Bill),
+    /// Hold the panel's own biller back while ours works (PostgreSQL)
+    #[command(
+        after_help = "Example:\n  DATABASE_URL=postgres://panel_owner@localhost/panel billing-daemon fence install"
+    )]
+    Fence {
+        #[command(subcommand)]
+        action: Fence,
+    },
+    /// Go on with a database that was restored from a backup
+    #[command(after_help = "Example:\n  billing-daemon accept-restore")]
+    AcceptRestore,
     /// Check every invariant of the ledger; exits 1 if one is broken
     #[command(after_help = "Example:\n  billing-daemon audit --json | jq .violations")]
     Audit {
@@ -77,6 +88,39 @@ pub(crate) enum Migrate {
     /// Show what is applied
     #[command(after_help = "Example:\n  billing-daemon migrate status")]
     Status,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum Fence {
+    /// Put the fence up, or bring it up to date; takes the rights of the owner of payment_transactions
+    #[command(after_help = "Example:\n  billing-daemon fence install --after 90m")]
+    Install {
+        /// After which silence of ours the panel may bill; longer than the time between two billings
+        #[arg(long, value_name = "DURATION", default_value = "90m", value_parser = silence)]
+        after: Duration,
+    },
+    /// Take the fence down, and nothing else
+    #[command(after_help = "Example:\n  billing-daemon fence remove")]
+    Remove,
+    /// Show how the fence stands; exits 1 if it is off
+    #[command(after_help = "Example:\n  billing-daemon fence status --json")]
+    Status {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A duration in whole seconds, from a minute to a year.
+fn silence(text: &str) -> Result<Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|error| format!("{error}: write `90m`, for example"))?;
+    let (shortest, longest) = (Duration::from_mins(1), Duration::from_hours(365 * 24));
+    if duration.subsec_nanos() == 0 && (shortest..=longest).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err("write whole seconds, at least `1m` and at most `365d`".to_owned())
+    }
 }
 
 #[derive(Debug, Args)]

@@ -1,15 +1,15 @@
 //! The daemon itself: rings the scheduler until a signal comes, then drains it.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use billing_jobs::{BILLING_JOB, Services, panel::Panel, status::StatusRow};
+use billing_jobs::{BILLING_JOB, Services, panel::Panel, restore::LastCommit, status::StatusRow};
 use billing_scheduler::{Clock, Registry, Scheduler, SystemClock};
 use sea_orm::DatabaseConnection;
 use tracing::{error, info, warn};
 
 use crate::{
     Plugins,
-    config::Config,
+    config::{Config, DaemonSettings},
     database::{Database, Pool},
     exit::{Exit, Failure},
     identity::Identity,
@@ -36,6 +36,15 @@ pub async fn open(database: &Database) -> Result<Opened, Failure> {
     Ok(Opened { db, panel })
 }
 
+/// Where this machine notes what it committed last: in `state-dir`, or in the folder that systemd gives a service.
+#[must_use]
+pub fn last_commit(settings: &DaemonSettings, database: &Database) -> Option<LastCommit> {
+    let of_service =
+        || std::env::var_os("STATE_DIRECTORY").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let folder = settings.state_dir.clone().or_else(of_service)?;
+    Some(LastCommit::new(&folder, database.url().to_string()))
+}
+
 /// Runs the jobs of `config` until SIGTERM or SIGINT.
 pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Result<(), Failure> {
     if Platform::current().is_none() {
@@ -60,6 +69,7 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
         status: Arc::clone(&status),
         started: clock.monotonic(),
         billing_interval: Duration::from_secs(60 * config.billing_interval_minutes.unwrap_or(60)),
+        last_commit: last_commit(&config.daemon, &database),
         clock: Arc::clone(&clock),
     };
     let mut registry = Registry::new();

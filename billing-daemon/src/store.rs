@@ -438,7 +438,12 @@ impl Sql {
     /// Without the guards that the fault campaign leaves out.
     fn as_tested(mut self) -> Self {
         use billing_jobs::testing::{instead, without};
-        instead("claim-unexpired", &mut self.claim, "(holder IS NULL OR expires_at <=", "(true OR expires_at <=");
+        instead(
+            "claim-unexpired",
+            &mut self.claim,
+            "(holder IS NULL OR expires_at <=",
+            "(true OR expires_at <=",
+        );
         instead("fence-not-raised", &mut self.raise, "SET fence = $2", "SET fence = fence");
         let newest = "AND EXISTS (SELECT 1 FROM billing_fences f WHERE f.job = $1 AND f.fence = $2)";
         without("record-unfenced", &mut self.record, newest);

@@ -18,12 +18,14 @@ pub struct Model {
     pub billed_through: Instant,
     /// What the last charge left over.
     pub carry: i64,
-    /// The price of the hours that follow `billed_through`.
-    pub rate: i64,
+    /// The price of the hours that follow `billed_through`; unset where nobody has priced the machine yet.
+    pub rate: Option<i64>,
     /// Prices seen while hours were unpaid: pairs of microseconds since 1970 and rate.
     pub rate_changes: Option<Json>,
     /// When the machine was last there.
     pub seen_at: Instant,
+    /// When the panel's own biller last moved the meter.
+    pub panel_debited_at: Option<Instant>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

@@ -38,9 +38,9 @@ INSERT INTO billing_job_runs VALUES ('00000000-0000-4000-8000-000000000009', 'bi
 INSERT INTO billing_batches VALUES (1, '00000000-0000-4000-8000-000000000009', 2, 1795341600123456, 3, 4, 5, 6, 7,
     1795341600123456);
 INSERT INTO billing_charges VALUES (1795341600123456, '00000000-0000-4000-8000-000000000005',
-    '00000000-0000-4000-8000-000000000002', 1, 2, 3, 4, 5, NULL);
+    '00000000-0000-4000-8000-000000000002', 1, 2, 3, 4, 5, NULL, TRUE);
 INSERT INTO billing_meters VALUES ('00000000-0000-4000-8000-000000000005', '00000000-0000-4000-8000-000000000002',
-    1795341600123456, 1, 9223372036854775807, '[[1,2]]', 1795341600123456);
+    1795341600123456, 1, 9223372036854775807, '[[1,2]]', 1795341600123456, NULL);
 INSERT INTO billing_holds VALUES (1, '00000000-0000-4000-8000-000000000005',
     '00000000-0000-4000-8000-000000000002', 'web', 'unknown_plan', NULL, 2, NULL, 1795341600123456,
     1795341600123456, NULL);
@@ -283,6 +283,7 @@ async fn charges_meters_and_holds_are_read() {
             amount: 4,
             carry: 5,
             payment_transaction_id: None,
+            by_panel: true,
         },
     );
     check(
@@ -292,9 +293,10 @@ async fn charges_meters_and_holds_are_read() {
             organization_id: id(2),
             billed_through: now,
             carry: 1,
-            rate: i64::MAX,
+            rate: Some(i64::MAX),
             rate_changes: Some(json("[[1,2]]")),
             seen_at: now,
+            panel_debited_at: None,
         },
     );
     check(

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::{
     BILLING_JOB,
-    billing::sqlite_micros,
+    billing::{milliseconds, sqlite_micros},
     db::{begin, begin_read, code, statement},
 };
 
@@ -51,7 +51,8 @@ fn checks(w: Words) -> Vec<Check> {
                    FROM (SELECT c.*, coalesce(lag(c.carry) OVER (PARTITION BY c.instance_id ORDER BY c.period_start), 0)
                                      AS carried
                            FROM billing_charges c) AS x
-                  WHERE carried + {wide_rate} * hours <> {wide_amount} * 73000 + carry",
+                  WHERE (NOT by_panel AND carried + {wide_rate} * hours <> {wide_amount} * 73000 + carry)
+                     OR (by_panel AND carry <> carried)",
                 wide_rate = w.wide("rate"),
                 wide_amount = w.wide("amount"),
             ),
@@ -98,12 +99,18 @@ fn checks(w: Words) -> Vec<Check> {
                         || ', charges reach ' || coalesce(CAST(c.ended AS TEXT), 'nothing') || ', the panel believes '
                         || coalesce(CAST({anchor} AS TEXT), 'nothing') AS detail
                    FROM billing_meters m
-                   LEFT JOIN (SELECT instance_id, max({end}) AS ended FROM billing_charges c GROUP BY instance_id) c
+                   LEFT JOIN (SELECT instance_id, max({end}) AS ended,
+                                     max(CASE WHEN by_panel THEN {end} END) AS panel_ended
+                                FROM billing_charges c GROUP BY instance_id) c
                           ON c.instance_id = m.instance_id
                    LEFT JOIN vps_instances i ON i.id = m.instance_id
                   WHERE m.billed_through < c.ended
-                     OR {anchor} < m.billed_through",
+                     OR ({panels_anchor} < {panels_watermark}
+                         AND {panels_anchor} >= coalesce({panels_last}, {panels_anchor}))",
                 anchor = w.at("coalesce(i.last_billed_at, i.created_at)"),
+                panels_last = w.panels("c.panel_ended"),
+                panels_anchor = w.panels(&w.at("coalesce(i.last_billed_at, i.created_at)")),
+                panels_watermark = w.panels("m.billed_through"),
                 end = w.end(),
             ),
     },
@@ -137,11 +144,16 @@ fn checks(w: Words) -> Vec<Check> {
                    JOIN vps_instances i ON i.id = c.instance_id
                    LEFT JOIN vps_billing_cycles y
                           ON y.vps_instance_id = c.instance_id AND y.status = 'billed'
-                         AND {at_billing_period_start} = c.period_start AND {total_amount} = c.amount
-                  GROUP BY c.instance_id, c.period_start
-                 HAVING count(y.id) <> 1",
-                at_billing_period_start = w.at("y.billing_period_start"),
+                         AND {cycle_start} = {charge_start} AND {total_amount} = c.amount
+                  GROUP BY c.instance_id, c.period_start, c.hours, c.by_panel, {anchor}
+                 HAVING count(y.id) <> 1
+                    AND NOT (c.by_panel AND count(y.id) = 0 AND {panels_anchor} < {panels_end})",
+                cycle_start = w.panels(&w.at("y.billing_period_start")),
+                charge_start = w.panels("c.period_start"),
                 total_amount = w.money("y.total_amount"),
+                anchor = w.at("coalesce(i.last_billed_at, i.created_at)"),
+                panels_anchor = w.panels(&w.at("coalesce(i.last_billed_at, i.created_at)")),
+                panels_end = w.panels(&w.end()),
             ),
     },
     Check {
@@ -151,8 +163,9 @@ fn checks(w: Words) -> Vec<Check> {
                 "SELECT 'payment transaction ' || t.id || ': balance_before and balance_after do not differ by its amount'
                         AS detail
                    FROM billing_charges c JOIN payment_transactions t ON t.id = c.payment_transaction_id
-                  WHERE {balance_before} + {amount} <> {balance_after}
-                     OR {balance_before} IS NULL OR {balance_after} IS NULL",
+                  WHERE NOT c.by_panel
+                    AND ({balance_before} + {amount} <> {balance_after}
+                         OR {balance_before} IS NULL OR {balance_after} IS NULL)",
                 amount = w.money("t.amount"),
                 balance_before = w.metadata("balance_before"),
                 balance_after = w.metadata("balance_after"),
@@ -165,7 +178,7 @@ fn checks(w: Words) -> Vec<Check> {
                 "SELECT 'wallet ' || b.wallet_id || ': the balance changed by '
                         || coalesce(CAST({balance} - b.opening_balance AS TEXT), 'nothing that can be counted')
                         || ' ten-thousandths since it was first charged, the ledger by '
-                        || b.ledger - b.opening_ledger AS detail
+                        || (b.ledger - b.opening_ledger) AS detail
                    FROM (SELECT b.*, coalesce((SELECT sum({amount}) FROM payment_transactions t
                                                 WHERE t.organization_id = b.organization_id AND t.status = 'completed'), 0)
                                      AS ledger
@@ -308,6 +321,11 @@ impl Words {
     /// An instant of the panel's, to be compared with ours.
     fn at(self, column: &str) -> String {
         self.choose(sqlite_micros(column), column.to_owned())
+    }
+
+    /// An instant of PostgreSQL as the panel knows it, which reckons in milliseconds.
+    fn panels(self, instant: &str) -> String {
+        self.choose(instant.to_owned(), milliseconds(instant))
     }
 
     /// An amount in the metadata of the ledger row `t`, in ten-thousandths.

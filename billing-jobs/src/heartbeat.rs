@@ -80,7 +80,9 @@ impl Heartbeat {
     /// Beats for the process of `services`.
     #[must_use]
     pub fn new(services: Services, params: HeartbeatParams) -> Self {
-        Self { services, params }
+        // Shorter than the wait for the next run, it would hand billing back between two runs that work.
+        let shortest = services.billing_interval * 5 / 4;
+        Self { params: HeartbeatParams { failing_after: params.failing_after.max(shortest) }, services }
     }
 
     async fn facts(&self) -> Result<Facts, DbErr> {

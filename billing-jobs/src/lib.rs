@@ -4,7 +4,7 @@
 pub mod audit;
 pub mod billing;
 mod db;
-mod fence;
+pub mod fence;
 mod heartbeat;
 pub mod hold;
 pub mod money;
@@ -12,6 +12,7 @@ pub mod panel;
 mod params;
 pub mod period;
 pub mod price;
+pub mod restore;
 mod stale_daemons;
 pub mod status;
 #[cfg(feature = "testing")]
@@ -29,7 +30,7 @@ pub use db::{Fault, begin, begin_read, code, execute, fault, query_all, query_on
 pub use heartbeat::{Facts, Heartbeat, HeartbeatParams, Pulse, pulse};
 pub use stale_daemons::{StaleDaemons, StaleDaemonsParams};
 
-use crate::{billing::Billing, panel::Panel, status::StatusRow};
+use crate::{billing::Billing, panel::Panel, restore::LastCommit, status::StatusRow};
 
 /// The name of the billing job, and the kind: its lease and fence guard the one ledger of a database, so there is one.
 pub const BILLING_JOB: &str = "billing";
@@ -47,6 +48,8 @@ pub struct Services {
     pub started: Duration,
     /// The longest time between two scheduled billings.
     pub billing_interval: Duration,
+    /// What this machine committed last, if that is kept.
+    pub last_commit: Option<LastCommit>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
 }
@@ -62,6 +65,7 @@ impl Services {
             panel: Panel::OURS_ON_SQLITE,
             started: Duration::ZERO,
             billing_interval: Duration::ZERO,
+            last_commit: None,
             clock: Arc::new(SystemClock),
         }
     }

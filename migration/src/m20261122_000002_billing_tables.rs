@@ -16,6 +16,8 @@ const DROP_TABLES: &str = "
     DROP TABLE IF EXISTS billing_holds;
     DROP TABLE IF EXISTS billing_wallets;";
 
+const DROP_FENCE: &str = include_str!("sql/drop_fence.sql");
+
 const DROP_FUNCTION: &str = "DROP FUNCTION IF EXISTS billing_charges_are_append_only();";
 
 /// The panel's tables that billing reads by organization. Not every generation has these indexes.
@@ -47,7 +49,7 @@ impl MigrationTrait for Migration {
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let indexes =
             BY_ORGANIZATION.map(|table| format!("DROP INDEX IF EXISTS {};", index_name(table))).concat();
-        crate::run(manager, &[DROP_TABLES, DROP_FUNCTION, &indexes].concat(), DROP_TABLES).await
+        crate::run(manager, &[DROP_FENCE, DROP_TABLES, DROP_FUNCTION, &indexes].concat(), DROP_TABLES).await
     }
 }
 

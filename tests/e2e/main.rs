@@ -1,3 +1,13 @@
 //! One binary for everything end to end, so that one PostgreSQL server serves it all.
 
+mod billing;
+mod campaign;
+mod commands;
+mod daemon;
+mod fence;
 mod harness;
+mod leases;
+mod pooler;
+mod restore;
+mod schema;
+mod store;

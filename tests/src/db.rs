@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectOptions, ConnectionTrait, DatabaseConnection, DbBackend};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait as _,
+};
 
 use crate::{Database, Login, Panel, Postgres, Sqlite};
 
@@ -73,7 +76,15 @@ impl Db {
 
     /// A PostgreSQL database with the tables of a panel, reached by the given login.
     pub async fn with_panel(panel: Panel, login: Login) -> Self {
-        let database = Postgres::migrated(panel).await;
+        Self::of(Postgres::migrated(panel).await, panel, login).await
+    }
+
+    /// The same on a server of its own.
+    pub async fn on_server(server: &'static Postgres, panel: Panel, login: Login) -> Self {
+        Self::of(server.migrated_database(panel).await, panel, login).await
+    }
+
+    async fn of(database: Database, panel: Panel, login: Login) -> Self {
         let admin = database.connect(Login::Admin).await;
         Self { url: database.url(login), panel, admin, place: Place::Postgres(database) }
     }
@@ -103,6 +114,17 @@ impl Db {
         if let Err(error) = self.admin.execute_unprepared(sql).await {
             panic!("{error}, in:\n{sql}");
         }
+    }
+
+    /// Begins a transaction past every grant and policy. On SQLite it is the only writer from its beginning on.
+    ///
+    /// # Errors
+    /// If the database does not answer, or does not let anybody write.
+    pub async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
+        let sqlite_transaction_mode =
+            (self.backend() == DbBackend::Sqlite).then_some(SqliteTransactionMode::Immediate);
+        let options = TransactionOptions { sqlite_transaction_mode, ..Default::default() };
+        self.admin.begin_with_options(options).await
     }
 
     /// Which dialect of SQL it speaks.

@@ -27,12 +27,16 @@
 #![expect(clippy::missing_panics_doc, reason = "the harness panics to fail the test that called it")]
 
 pub mod db;
+pub mod faults;
+pub mod panel_biller;
+pub mod pooler;
 pub mod postgres;
 pub mod process;
 pub mod seed;
 pub mod sqlite;
 
 pub use db::{Db, connect, migrate};
+pub use pooler::Pooler;
 pub use postgres::{BILLING_ROLE, Database, Login, OWNER_ROLE, Panel, Postgres};
 pub use process::{Ended, Program, Running, eventually};
 pub use seed::{Amount, ChargeRow, CycleRow, Fleet, HoldRow, Instance, LedgerRow, Plan};

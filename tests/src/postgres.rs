@@ -5,20 +5,23 @@
 
 use std::{
     env, fs,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Lines, Write},
     net::{Ipv4Addr, TcpListener},
     os::unix::{
         fs::{MetadataExt, chown},
         process::CommandExt,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     sync::{
         Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    thread::sleep,
+    time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 use tokio::sync::OnceCell;
 
@@ -32,6 +35,7 @@ pub const BILLING_ROLE: &str = "billing_run";
 
 /// A free port may be taken by another process before the server has it.
 const PORTS_TRIED: usize = 5;
+const POLL: Duration = Duration::from_millis(10);
 
 const HOW_TO_INSTALL: &str = "on Debian and Ubuntu: `apt-get install postgresql`; `scripts/test.sh` does it";
 
@@ -121,8 +125,15 @@ pub struct Postgres {
     databases_made: AtomicU32,
     /// Databases whose tests have ended, dropped before the next one is made so that the disk stays small.
     finished: Mutex<Vec<String>>,
-    /// Holds the pipe that keeps the server alive.
-    _watchdog: Child,
+    /// Its input keeps the server alive; none once the server was taken away.
+    watchdog: Mutex<Option<Watchdog>>,
+}
+
+/// The script that starts the server and takes it away.
+#[derive(Debug)]
+struct Watchdog {
+    child: Child,
+    answers: Lines<BufReader<ChildStdout>>,
 }
 
 impl Postgres {
@@ -131,6 +142,48 @@ impl Postgres {
         match SERVER.get_or_init(Self::start) {
             Ok(server) => server,
             Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// A server of its own, for a test that stops it. What it answered as committed survives that, unlike on the shared one.
+    pub async fn private() -> &'static Self {
+        let server = match Self::start() {
+            Ok(server) => Box::leak(Box::new(server)),
+            Err(error) => panic!("{error}"),
+        };
+        server.run(Login::Admin, "postgres", "ALTER SYSTEM SET synchronous_commit = on").await;
+        server.run(Login::Admin, "postgres", "SELECT pg_reload_conf()").await;
+        server
+    }
+
+    /// Stops the server as a power failure would, and starts it again.
+    ///
+    /// # Errors
+    /// If it does not come back.
+    pub fn restart(&self) -> Result<(), StartError> {
+        let pid_file = fs::read_to_string(self.folder.join("data/postmaster.pid"))?;
+        let pid = pid_file.lines().next().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
+        kill_process(pid.expect("a server that runs has a process id"), Signal::QUIT)
+            .map_err(io::Error::from)?;
+        while self.folder.join("data/postmaster.pid").exists() {
+            sleep(POLL);
+        }
+        let mut watchdog = self.watchdog.lock().unwrap_or_else(PoisonError::into_inner);
+        let watchdog = watchdog.as_mut().expect("the server was not taken away");
+        for _ in 0..PORTS_TRIED {
+            if watchdog.start(self.port)? {
+                return Ok(());
+            }
+        }
+        Err(failed("starting the PostgreSQL server again", &self.folder))
+    }
+
+    /// Takes a private server away.
+    pub fn take_away(&self) {
+        if let Some(mut watchdog) = self.watchdog.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            drop(watchdog.child.stdin.take());
+            // It ends whether or not anybody waits for it.
+            let _ = watchdog.child.wait();
         }
     }
 
@@ -143,9 +196,13 @@ impl Postgres {
 
     /// A database with the panel's schema and our migrations on top, and what [`BILLING_ROLE`] needs granted to it.
     pub async fn migrated(panel: Panel) -> Database {
-        let server = Self::server();
-        let name = server.copy(server.migrated_template(panel).await).await;
-        Database { name, server }
+        Self::server().migrated_database(panel).await
+    }
+
+    /// The same on this server.
+    pub async fn migrated_database(&'static self, panel: Panel) -> Database {
+        let name = self.copy(self.migrated_template(panel).await).await;
+        Database { name, server: self }
     }
 
     /// The folder of the server: its cluster is in `data`, its log in `log`.
@@ -176,6 +233,8 @@ impl Postgres {
             watchdog.uid(uid).gid(gid);
         }
         let mut watchdog = watchdog.spawn()?;
+        let answers = watchdog.stdout.take().expect("its output is a pipe");
+        let mut watchdog = Watchdog { child: watchdog, answers: BufReader::new(answers).lines() };
         let port = start_cluster(&mut watchdog, folder.path())?;
         Ok(Self {
             // From here on the watchdog alone removes it, since nothing in this process survives a `kill -9`.
@@ -185,7 +244,7 @@ impl Postgres {
             roles: OnceCell::new(),
             databases_made: AtomicU32::new(0),
             finished: Mutex::default(),
-            _watchdog: watchdog,
+            watchdog: Mutex::new(Some(watchdog)),
         })
     }
 
@@ -278,31 +337,37 @@ impl Drop for Database {
     }
 }
 
+impl Watchdog {
+    fn heard(&mut self, word: &str) -> io::Result<bool> {
+        Ok(self.answers.next().transpose()?.as_deref() == Some(word))
+    }
+
+    /// Whether the server started on this port.
+    fn start(&mut self, port: u16) -> io::Result<bool> {
+        writeln!(self.child.stdin.as_ref().expect("its input is a pipe"), "{port}")?;
+        self.heard("up")
+    }
+}
+
 /// Hears the watchdog make the cluster and start it, and returns the port.
-fn start_cluster(watchdog: &mut Child, folder: &Path) -> Result<u16, StartError> {
-    let (Some(mut ports), Some(answers)) = (watchdog.stdin.as_ref(), watchdog.stdout.take()) else {
-        unreachable!("both are pipes");
-    };
-    let mut answers = BufReader::new(answers).lines();
-    let mut heard = |word: &str| Ok::<_, io::Error>(answers.next().transpose()?.as_deref() == Some(word));
-    let failed = |doing| StartError::Server {
-        doing,
-        folder: folder.to_owned(),
-        log: fs::read_to_string(folder.join("log")).unwrap_or_else(|error| {
-            format!("there is no log ({error}); may the user that runs PostgreSQL enter this folder?")
-        }),
-    };
-    if !heard("made")? {
-        return Err(failed("making a PostgreSQL cluster"));
+fn start_cluster(watchdog: &mut Watchdog, folder: &Path) -> Result<u16, StartError> {
+    if !watchdog.heard("made")? {
+        return Err(failed("making a PostgreSQL cluster", folder));
     }
     for _ in 0..PORTS_TRIED {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        writeln!(ports, "{port}")?;
-        if heard("up")? {
+        if watchdog.start(port)? {
             return Ok(port);
         }
     }
-    Err(failed("starting a PostgreSQL server"))
+    Err(failed("starting a PostgreSQL server", folder))
+}
+
+fn failed(doing: &'static str, folder: &Path) -> StartError {
+    let log = fs::read_to_string(folder.join("log")).unwrap_or_else(|error| {
+        format!("there is no log ({error}); may the user that runs PostgreSQL enter this folder?")
+    });
+    StartError::Server { doing, folder: folder.to_owned(), log }
 }
 
 /// The folder of `initdb`, `pg_ctl` and `postgres`: on the PATH, or the newest of those that Debian installs beside it.

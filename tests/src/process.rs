@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,14 +18,14 @@ use tokio::{
 };
 
 /// How long anything that a test waits for may take. Only a failure takes that long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(20);
 
 /// A program with a folder to work in and an environment of its own.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Program {
     path: PathBuf,
-    folder: TempDir,
+    folder: Arc<TempDir>,
     environment: Vec<(String, String)>,
 }
 
@@ -33,6 +34,8 @@ pub struct Program {
 pub struct Running {
     child: Child,
     lines: watch::Receiver<Vec<Line>>,
+    /// Outlives the program that works in it.
+    _folder: Arc<TempDir>,
 }
 
 /// What a program said, and what it ended with.
@@ -64,7 +67,7 @@ impl Program {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let folder = tempfile::Builder::new().prefix("billing-e2e-").tempdir();
         let folder = folder.expect("a folder to work in is made");
-        Self { path: path.into(), folder, environment: Vec::new() }
+        Self { path: path.into(), folder: Arc::new(folder), environment: Vec::new() }
     }
 
     /// With this variable.
@@ -91,7 +94,13 @@ impl Program {
     /// Starts it with these arguments, separated by blanks.
     #[must_use]
     pub fn start(&self, arguments: &str) -> Running {
-        Running::of(self.command(arguments).spawn().expect("the program starts"))
+        let mut child = self.command(arguments).spawn().expect("the program starts");
+        let (said, lines) = watch::channel(Vec::new());
+        let out = child.stdout.take().expect("its output is a pipe");
+        let err = child.stderr.take().expect("its errors are a pipe");
+        tokio::spawn(listen(out, Stream::Out, said.clone()));
+        tokio::spawn(listen(err, Stream::Err, said));
+        Running { child, lines, _folder: Arc::clone(&self.folder) }
     }
 
     /// Runs it with these arguments, separated by blanks, until it ends.
@@ -118,15 +127,6 @@ impl Program {
 }
 
 impl Running {
-    fn of(mut child: Child) -> Self {
-        let (said, lines) = watch::channel(Vec::new());
-        let out = child.stdout.take().expect("its output is a pipe");
-        let err = child.stderr.take().expect("its errors are a pipe");
-        tokio::spawn(listen(out, Stream::Out, said.clone()));
-        tokio::spawn(listen(err, Stream::Err, said));
-        Self { child, lines }
-    }
-
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -135,8 +135,15 @@ impl Running {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(pid, signal).expect("a program of ours can be signalled");
+        assert!(self.try_signal(signal), "the program should be there, but it said:\n{}", self.transcript());
+    }
+
+    /// Sends it a signal, if it is still there.
+    #[must_use]
+    pub fn try_signal(&self, signal: Signal) -> bool {
+        // A program that ended keeps its id until it is waited for, which only `ended` and `is_alive` do.
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
     }
 
     /// Waits for a line with this text in it, on either stream, and returns the first.
@@ -198,7 +205,7 @@ impl Running {
     }
 
     fn transcript(&self) -> String {
-        self.lines.borrow().iter().map(|line| format!("  {}\n", line.text)).collect()
+        self.lines.borrow().iter().map(|line| line.text.as_str()).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -211,6 +218,11 @@ impl Ended {
 
     /// Fails the test unless it ended with this code.
     #[track_caller]
+    #[expect(
+        clippy::must_use_candidate,
+        clippy::return_self_not_must_use,
+        reason = "that it ended so is often all that a test asks"
+    )]
     pub fn expect_code(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}", self.text());
         self
@@ -234,8 +246,5 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
             sleep(POLL).await;
         }
     };
-    match timeout(PATIENCE, waiting).await {
-        Ok(seen) => seen,
-        Err(_) => panic!("waited {PATIENCE:?} until {what}"),
-    }
+    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} until {what}"))
 }

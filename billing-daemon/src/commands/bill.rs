@@ -10,6 +10,7 @@ use std::{
 use billing_jobs::{
     BILLING_JOB,
     billing::{Bill, Biller, BillingError, BillingParams, Mode, Run, Settings, details},
+    restore::LastCommit,
 };
 use billing_scheduler::{
     Claim, Clock, JobContext, Lease, Occurrence, RunRecord, RunStatus, StopHandle, StopReason, Store,
@@ -24,6 +25,7 @@ use super::{config_file, config_from, database, environment, log, quiet_filter, 
 use crate::{
     Plugins,
     cli::{self, Common},
+    config::DaemonSettings,
     database::Database,
     exit::{Exit, Failure},
     identity::Identity,
@@ -38,9 +40,12 @@ const LEASE_TTL: Duration = Duration::from_secs(10);
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::Bill) -> Result<(), Failure> {
     let environment = environment(common)?;
-    let settings = match config_file(common) {
-        Some(path) => settings(&config_from(&path, plugins, &environment)?.jobs)?,
-        None => Settings::default(),
+    let (settings, daemon) = match config_file(common) {
+        Some(path) => {
+            let config = config_from(&path, plugins, &environment)?;
+            (settings(&config.jobs)?, config.daemon)
+        }
+        None => (Settings::default(), DaemonSettings::default()),
     };
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
@@ -51,6 +56,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
         dry_run: options.dry_run,
         approve_catch_up: options.approve_catch_up,
         settings,
+        last_commit: runtime::last_commit(&daemon, &database),
         progress: &|instances| bar.inc(instances),
     };
     let (bill, took) = bill_once(&opened, &database, &once).await?;
@@ -104,6 +110,7 @@ pub(super) struct Once<'a> {
     pub(super) dry_run: bool,
     pub(super) approve_catch_up: bool,
     pub(super) settings: Settings,
+    pub(super) last_commit: Option<LastCommit>,
     pub(super) progress: &'a (dyn Fn(u64) + Sync),
 }
 
@@ -113,7 +120,8 @@ pub(super) async fn bill_once(
     database: &Database,
     once: &Once<'_>,
 ) -> Result<(Bill, Duration), Failure> {
-    let biller = Biller::new(opened.db.clone(), opened.panel, once.settings);
+    let biller =
+        Biller::new(opened.db.clone(), opened.panel, once.settings).remembering(once.last_commit.clone());
     if once.dry_run {
         let started = Instant::now();
         let stop = || None;
@@ -234,6 +242,9 @@ fn failed(error: BillingError) -> Failure {
     match error {
         BillingError::Database { doing, source } => Failure::database(doing, &source),
         BillingError::Fenced | BillingError::Unposted { .. } => Failure::new(Exit::TryAgain, error),
+        BillingError::Restored { .. } | BillingError::LastCommit { .. } => {
+            Failure::new(Exit::Configuration, error)
+        }
     }
 }
 

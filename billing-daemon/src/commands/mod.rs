@@ -1,9 +1,11 @@
 //! One file a command; here is what they share.
 
+mod accept_restore;
 mod audit;
 mod bill;
 mod check;
 mod demo;
+pub(crate) mod fence;
 mod migrate;
 mod run;
 
@@ -20,7 +22,7 @@ use billing_scheduler::{Clock, Registry, SystemClock};
 use crate::{
     Plugins,
     cli::{Cli, Command, Common},
-    config::{Config, Diagnostic},
+    config::{Config, DaemonSettings, Diagnostic},
     database::Database,
     database_url::DatabaseUrl,
     environment::Environment,
@@ -42,6 +44,8 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
         Command::Check => check::execute(common, plugins),
         Command::Migrate { action } => migrate::execute(common, plugins, action).await,
         Command::Bill(bill) => bill::execute(common, plugins, &bill).await,
+        Command::Fence { action } => fence::execute(common, plugins, action).await,
+        Command::AcceptRestore => accept_restore::execute(common, plugins).await,
         Command::Audit { json } => audit::execute(common, plugins, json).await,
     }
 }
@@ -101,6 +105,18 @@ fn config_from(path: &Path, plugins: &Plugins, environment: &Environment) -> Res
         complain(&format!("warning: {warning}"));
     }
     Ok(config)
+}
+
+/// The settings of the process: the configuration's, if there is one.
+fn daemon_settings(
+    common: &Common,
+    plugins: &Plugins,
+    environment: &Environment,
+) -> Result<DaemonSettings, Failure> {
+    match config_file(common) {
+        Some(path) => Ok(config_from(&path, plugins, environment)?.daemon),
+        None => Ok(DaemonSettings::default()),
+    }
 }
 
 /// The database for commands that need no jobs: from the environment, or else from the configuration.

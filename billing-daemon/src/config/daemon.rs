@@ -1,6 +1,6 @@
 //! The `[daemon]` table: what concerns the process rather than a job.
 
-use std::{fmt::Display, str::FromStr, time::Duration};
+use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 
 use serde_spanned::Spanned;
 
@@ -18,12 +18,14 @@ pub struct DaemonSettings {
     pub drain_timeout: Duration,
     /// How long a job stays with a daemon that died; renewed every third of it.
     pub lease_ttl: Duration,
+    /// Where this machine keeps what it must know beside the database.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// A shorter lease runs out between two renewals that a busy database delays.
 const SHORTEST_LEASE: Duration = Duration::from_secs(3);
 
-pub(super) const KEYS: [&str; 4] = ["database-url", "log-level", "drain-timeout", "lease-ttl"];
+pub(super) const KEYS: [&str; 5] = ["database-url", "log-level", "drain-timeout", "lease-ttl", "state-dir"];
 
 impl Default for DaemonSettings {
     fn default() -> Self {
@@ -32,6 +34,7 @@ impl Default for DaemonSettings {
             log_filter: LogFilter::default(),
             drain_timeout: Duration::from_secs(30),
             lease_ttl: Duration::from_secs(10),
+            state_dir: None,
         }
     }
 }
@@ -50,6 +53,7 @@ impl DaemonSettings {
             if let Some(timeout) = section.duration("drain-timeout") {
                 settings.drain_timeout = timeout.into_inner();
             }
+            settings.state_dir = section.string("state-dir").map(|folder| PathBuf::from(folder.into_inner()));
             if let Some(ttl) = section.duration("lease-ttl") {
                 if *ttl.get_ref() < SHORTEST_LEASE {
                     let message = "`lease-ttl` must be at least 3s, or a lease ends before it can be renewed";

@@ -13,6 +13,10 @@ use crate::{
     testing,
 };
 
+/// How long the panel's own biller may take from its debit to the cycle and the anchor, which it writes in a second transaction.
+/// Whoever mends them in between doubles the cycle.
+const SECOND_TRANSACTION: Micros = 5 * 60 * 1_000_000;
+
 /// A wallet as it was read under lock.
 #[derive(Clone, Debug)]
 pub(super) struct Wallet {
@@ -62,10 +66,12 @@ pub(super) struct Meter {
     pub(super) billed_through: Micros,
     /// What was owed and is less than the wallet can hold.
     pub(super) carry: Carry,
-    /// The rates from there on.
-    pub(super) rates: Rates,
+    /// The rates from there on; `None` if only the panel's own biller ever charged the instance, which tells no rate.
+    pub(super) rates: Option<Rates>,
     /// When the instance was last seen with hours due.
     pub(super) seen_at: Micros,
+    /// When the panel's own biller last moved the watermark.
+    pub(super) panel_debited_at: Option<Micros>,
 }
 
 /// What decides beside the rows.
@@ -179,8 +185,8 @@ pub(super) struct MeterRow {
     pub(super) billed_through: Micros,
     /// What is carried on.
     pub(super) carry: Carry,
-    /// Of the next hour.
-    pub(super) rate: Rate,
+    /// Of the next hour, if it is known.
+    pub(super) rate: Option<Rate>,
     /// Later rates, JSON; none if there are none.
     pub(super) rate_changes: Option<String>,
     /// When the instance was last seen with hours due.
@@ -306,11 +312,18 @@ fn settle_instance(terms: &Terms<'_>, posting: &mut Posting, purse: &mut Purse<'
     let due = match due_hours(terms, &instance) {
         Ok(Some(due)) => due,
         Ok(None) => {
-            not_due(posting, instance);
+            match terms.refused {
+                // What the database refuses may be the mending of the anchor, so that is left.
+                Some(detail) => {
+                    hold_whole(posting, &mut instance, &Hold::new(Reason::Failed, detail), 0, None);
+                }
+                None => not_due(terms, posting, instance),
+            }
             return;
         }
         Err((hold, hours)) => {
             touch_meter(terms, posting, &instance);
+            mend_anchor(terms, posting, &instance);
             hold_whole(posting, &mut instance, &hold, hours, None);
             return;
         }
@@ -337,7 +350,7 @@ fn settle_instance(terms: &Terms<'_>, posting: &mut Posting, purse: &mut Purse<'
     let left = due.hours - (cursor.at - due.start) / HOUR;
     posting.totals.charged += u64::from(left < due.hours);
     write_meter(terms, posting, &instance, &due, &cursor);
-    move_anchor(posting, &instance, cursor.at);
+    move_anchor(terms, posting, &instance, cursor.at);
     match hold {
         Some(hold) => {
             let amount = cost_of(&due, &cursor, left, terms.unit);
@@ -473,35 +486,40 @@ fn due_hours(terms: &Terms<'_>, instance: &Instance) -> Result<Option<DueHours>,
         let rate = terms.prices.rate(&instance.plan, instance.backup_frequency.as_deref());
         Some(rate.map_err(|hold| (hold, hours))?)
     };
-    let (carry, rates) = match (&instance.meter, rate) {
-        (Some(meter), rate) => {
-            let mut rates = meter.rates.clone();
+    let carry = instance.meter.as_ref().map_or(Carry(0), |meter| meter.carry);
+    let known = instance.meter.as_ref().and_then(|meter| meter.rates.clone());
+    let rates = match (known, rate) {
+        (Some(mut rates), rate) => {
             if let Some(rate) = rate {
                 rates.see(rate.total, terms.as_of);
             }
-            (meter.carry, rates)
+            rates
         }
-        (None, Some(rate)) => (Carry(0), Rates::constant(rate.total)),
+        (None, Some(rate)) => Rates::constant(rate.total),
         (None, None) => return Ok(None),
     };
     Ok(Some(DueHours { start, hours, carry, rates, rate }))
 }
 
-fn not_due(posting: &mut Posting, instance: Instance) {
-    if let Some(meter) = &instance.meter {
-        move_anchor(posting, &instance, meter.billed_through);
-    }
+fn not_due(terms: &Terms<'_>, posting: &mut Posting, instance: Instance) {
+    mend_anchor(terms, posting, &instance);
     if instance.held {
         posting.releases.push(instance.id);
     }
 }
 
+/// Tells the panel how far the instance is charged, if it believes less.
+fn mend_anchor(terms: &Terms<'_>, posting: &mut Posting, instance: &Instance) {
+    if let Some(meter) = &instance.meter {
+        move_anchor(terms, posting, instance, meter.billed_through);
+    }
+}
+
 /// Moves the panel's anchor to where our charges reach, and mends what its tables lack before that.
-fn move_anchor(posting: &mut Posting, instance: &Instance, billed_through: Micros) {
-    let Some(anchor) = instance.last_billed_at.or(instance.created_at).filter(|_| !instance.gone) else {
-        return;
-    };
-    if anchor >= billed_through || testing::mutated("anchor-stays") {
+fn move_anchor(terms: &Terms<'_>, posting: &mut Posting, instance: &Instance, billed_through: Micros) {
+    let known = !instance.gone && !instance.invalid_time && terms.refused.is_none();
+    let Some(anchor) = instance.last_billed_at.or(instance.created_at).filter(|_| known) else { return };
+    if anchor >= billed_through || testing::mutated("anchor-stays") || panel_is_at_it(terms, instance, anchor) {
         return;
     }
     let row =
@@ -511,6 +529,15 @@ fn move_anchor(posting: &mut Posting, instance: &Instance, billed_through: Micro
     if anchor < watermark {
         posting.repairs.push(RepairRow { instance: instance.id.clone(), since: anchor, until: watermark });
     }
+}
+
+/// Whether the panel's own biller has debited, and may still be about to write the cycle and the anchor itself.
+fn panel_is_at_it(terms: &Terms<'_>, instance: &Instance, anchor: Micros) -> bool {
+    let Some(meter) = &instance.meter else { return false };
+    // It writes milliseconds.
+    let unwritten = anchor.div_euclid(1_000) < meter.billed_through.div_euclid(1_000);
+    let just_now = |debited_at| terms.as_of.saturating_sub(debited_at) < SECOND_TRANSACTION;
+    unwritten && meter.panel_debited_at.is_some_and(just_now)
 }
 
 fn write_meter(
@@ -531,7 +558,7 @@ fn write_meter(
         billed_through_before: instance.meter.as_ref().map(|meter| meter.billed_through),
         billed_through: cursor.at,
         carry: cursor.carry,
-        rate: rates.first,
+        rate: Some(rates.first),
         rate_changes: rates_json(&rates),
         seen_at,
     };
@@ -547,8 +574,8 @@ fn touch_meter(terms: &Terms<'_>, posting: &mut Posting, instance: &Instance) {
             billed_through_before: Some(meter.billed_through),
             billed_through: meter.billed_through,
             carry: meter.carry,
-            rate: meter.rates.first,
-            rate_changes: rates_json(&meter.rates),
+            rate: meter.rates.as_ref().map(|rates| rates.first),
+            rate_changes: meter.rates.as_ref().and_then(rates_json),
             seen_at: terms.as_of,
         });
     }

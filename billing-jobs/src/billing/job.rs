@@ -51,7 +51,8 @@ impl Billing {
     /// Bills the fleet of `services`' database.
     #[must_use]
     pub fn new(services: &Services, params: &BillingParams) -> Self {
-        let biller = Biller::new(services.db.clone(), services.panel, params.into());
+        let biller = Biller::new(services.db.clone(), services.panel, params.into())
+            .remembering(services.last_commit.clone());
         Self { biller, status: Arc::clone(&services.status) }
     }
 

@@ -10,7 +10,7 @@ mod read;
 mod sqlite;
 mod statements;
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use billing_scheduler::{FencingToken, StopReason};
 use chrono::{DateTime, Utc};
@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use self::{
-    decide::{Posting, Terms, decide},
+    decide::{Instance, Posting, Terms, Wallet, decide},
     post::{PostError, Stamp, post, post_apart},
     statements::Statements,
 };
@@ -30,14 +30,15 @@ use crate::{
     panel::Panel,
     period::Micros,
     price::{DailyBackupFactor, PriceList},
+    restore::LastCommit,
     testing,
 };
 
-pub(crate) use self::sqlite::micros as sqlite_micros;
 pub use self::{
     decide::Totals,
     job::{Billing, BillingParams, details},
 };
+pub(crate) use self::{postgres::milliseconds, sqlite::micros as sqlite_micros};
 
 /// How often a batch is tried again before it is given up or taken apart.
 const ATTEMPTS: u32 = 5;
@@ -115,6 +116,27 @@ pub enum BillingError {
         /// What it said.
         source: DbErr,
     },
+    /// The database is older than what was committed to it.
+    #[error(
+        "the database ends at batch {here}, but this machine committed batch {remembered}: a backup was restored, or this is \
+         another database; see what is missing, then say `billing-daemon accept-restore`"
+    )]
+    Restored {
+        /// The last batch in the database.
+        here: i64,
+        /// The last one that this machine knows of.
+        remembered: i64,
+    },
+    /// What this machine committed last cannot be read.
+    #[error(
+        "cannot read {file}, which says what was committed last: {source}; mend it, or remove it if it is lost"
+    )]
+    LastCommit {
+        /// Where it is.
+        file: String,
+        /// What is wrong.
+        source: std::io::Error,
+    },
     /// Some batches found somebody in their way each time. Everything else is billed.
     #[error("{batches} batches could not be posted, everything else was: {last}")]
     Unposted {
@@ -138,6 +160,7 @@ pub struct Biller {
     panel: Panel,
     sql: Statements,
     settings: Settings,
+    last_commit: Option<LastCommit>,
 }
 
 /// What one transaction works on.
@@ -164,6 +187,8 @@ enum Kind {
     Fenced,
     /// What was read was no longer so when it was written.
     Stale,
+    /// There are wallets that could not be locked: a policy hides them from writers, and they are not missing.
+    HiddenWallets,
     Database(Fault, DbErr),
 }
 
@@ -171,7 +196,13 @@ impl Biller {
     /// A biller for the database behind `db`, whose schema is `panel`.
     #[must_use]
     pub fn new(db: DatabaseConnection, panel: Panel, settings: Settings) -> Self {
-        Self { sql: Statements::of(panel), db, panel, settings }
+        Self { sql: Statements::of(panel), db, panel, settings, last_commit: None }
+    }
+
+    /// The same biller, which refuses a database that is older than what this machine committed to it.
+    #[must_use]
+    pub fn remembering(self, last_commit: Option<LastCommit>) -> Self {
+        Self { last_commit, ..self }
     }
 
     /// The clock by which hours end: the database's.
@@ -186,6 +217,39 @@ impl Biller {
     /// # Errors
     /// Batches that were committed before an error stay committed; another run goes on from there.
     pub async fn bill(&self, run: &Run<'_>) -> Result<Bill, BillingError> {
+        let Some(last_commit) = self.last_commit.as_ref().filter(|_| run.mode != Mode::DryRun) else {
+            return self.pass_over(run).await;
+        };
+        self.refuse_a_restored_database(last_commit).await?;
+        let result = self.pass_over(run).await;
+        let remembered = match self.last_batch().await {
+            Ok(batch) => last_commit.set(batch).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = remembered {
+            warn!(error, "could not note the last commit in {}: {error}", last_commit.file().display());
+        }
+        result
+    }
+
+    async fn refuse_a_restored_database(&self, last_commit: &LastCommit) -> Result<(), BillingError> {
+        let remembered = last_commit.batch().map_err(|source| BillingError::LastCommit {
+            file: last_commit.file().display().to_string(),
+            source,
+        })?;
+        let here = self.last_batch().await.map_err(BillingError::database("look for the last batch"))?;
+        if here < remembered { Err(BillingError::Restored { here, remembered }) } else { Ok(()) }
+    }
+
+    /// The number of the last batch in the database; 0 if there is none.
+    pub async fn last_batch(&self) -> Result<i64, DbErr> {
+        let sql = "SELECT coalesce(max(id), 0) AS batch FROM billing_batches";
+        let row = query_one(&self.db, statement(&self.db, sql, [])).await?;
+        row.map_or(Ok(0), |row| row.try_get("", "batch"))
+    }
+
+    /// One pass over all organizations.
+    async fn pass_over(&self, run: &Run<'_>) -> Result<Bill, BillingError> {
         let as_of = match run.as_of {
             Some(as_of) => as_of,
             None => self.now().await.map_err(BillingError::database("ask the database for its time"))?,
@@ -305,13 +369,16 @@ impl Pass<'_> {
             let again = attempt < ATTEMPTS;
             match failure.kind {
                 Kind::Fenced => return Err(BillingError::Fenced),
-                Kind::Stale | Kind::Database(Fault::Conflict | Fault::Lost, _) if again => {}
+                Kind::Stale | Kind::HiddenWallets | Kind::Database(Fault::Conflict | Fault::Lost, _)
+                    if again => {}
                 // A row that was read may have been deleted or charged by somebody meanwhile: once more before judging.
                 Kind::Database(Fault::Rows, _) if attempt == 1 => {}
                 Kind::Database(Fault::Broken | Fault::Lost, source) => {
                     return Err(BillingError::Database { doing: "post a batch", source });
                 }
-                Kind::Database(Fault::Conflict, _) => return Ok(Posted::InTheWay(failure.message)),
+                Kind::HiddenWallets | Kind::Database(Fault::Conflict, _) => {
+                    return Ok(Posted::InTheWay(failure.message));
+                }
                 Kind::Stale | Kind::Database(Fault::Rows, _) => return take_apart(&batch, failure),
             }
             tokio::time::sleep(wait).await;
@@ -336,7 +403,8 @@ impl Pass<'_> {
                     Mode::Commit(_) => txn.commit().await,
                     Mode::DryRun => txn.rollback().await,
                 };
-                end.map_err(|error| Failure::of(error, Vec::new()))?;
+                // What is refused only now is taken apart like what is refused at once.
+                end.map_err(|error| Failure::of(error, instances.clone()))?;
                 if let Err(PostError::Database(error)) =
                     post_apart(&self.biller.db, &self.biller.sql, &posting).await
                 {
@@ -351,6 +419,9 @@ impl Pass<'_> {
                 let message = match &kind {
                     Kind::Fenced => "fenced".to_owned(),
                     Kind::Stale => "what was read had changed when it was written".to_owned(),
+                    Kind::HiddenWallets => {
+                        "row-level security lets this login see wallets and not change them".to_owned()
+                    }
                     Kind::Database(_, error) => error.to_string(),
                 };
                 Err(Failure { kind, message, instances })
@@ -367,12 +438,12 @@ impl Pass<'_> {
     ) -> Result<Posting, Kind> {
         let Biller { sql, settings, panel, .. } = self.biller;
         let fence = match self.run.mode {
-            Mode::Commit(fence) => fence.0,
-            Mode::DryRun => 0,
+            Mode::Commit(fence) => Some(fence.0),
+            Mode::DryRun => None,
         };
         if let Some(limits) = &sql.settings {
             testing::before_statement();
-            txn.query_one_raw(statement(txn, limits, [fence.into()])).await?;
+            txn.query_one_raw(statement(txn, limits, [fence.into(), BILLING_JOB.into()])).await?;
         }
         testing::before_statement();
         if let Mode::Commit(fence) = self.run.mode
@@ -406,6 +477,9 @@ impl Pass<'_> {
         };
         let instances = instances.iter().map(read::instance).collect::<Result<Vec<_>, _>>()?;
         seen.extend(instances.iter().map(|instance| instance.id.clone()));
+        if self.hides_wallets(txn, &wallets, &instances).await? {
+            return Err(Kind::HiddenWallets);
+        }
         let terms = Terms {
             as_of: self.as_of,
             prices: &self.prices,
@@ -416,7 +490,7 @@ impl Pass<'_> {
         };
         let posting = decide(&terms, &wallets, instances);
         testing::linger().await;
-        let stamp = Stamp { run: self.run.id, fence, as_of: self.as_of };
+        let stamp = Stamp { run: self.run.id, fence: fence.unwrap_or_default(), as_of: self.as_of };
         match post(txn, sql, stamp, &posting).await {
             Ok(()) => Ok(posting),
             Err(PostError::Database(error)) => Err(error.into()),
@@ -425,6 +499,30 @@ impl Pass<'_> {
                 Err(Kind::Stale)
             }
         }
+    }
+}
+
+impl Pass<'_> {
+    /// Whether organizations of `instances` that seem to have no wallet have one which only a writer does not see.
+    async fn hides_wallets(
+        &self,
+        txn: &sea_orm::DatabaseTransaction,
+        wallets: &[Wallet],
+        instances: &[Instance],
+    ) -> Result<bool, DbErr> {
+        let Some(sql) = &self.biller.sql.any_wallet else { return Ok(false) };
+        let found: HashSet<&str> = wallets.iter().map(|wallet| wallet.organization.as_str()).collect();
+        let without: HashSet<&str> = instances
+            .iter()
+            .map(|instance| instance.organization.as_str())
+            .filter(|organization| !found.contains(organization))
+            .collect();
+        if without.is_empty() {
+            return Ok(false);
+        }
+        let without = serde_json::Value::from_iter(without).to_string();
+        testing::before_statement();
+        Ok(txn.query_one_raw(statement(txn, sql, [without.into()])).await?.is_some())
     }
 }
 
@@ -467,7 +565,7 @@ fn take_apart(batch: &Batch, failure: Failure) -> Result<Posted, BillingError> {
 fn unpostable(kind: Kind, message: &str) -> BillingError {
     let source = match kind {
         Kind::Database(_, source) => source,
-        Kind::Fenced | Kind::Stale => DbErr::RecordNotUpdated,
+        Kind::Fenced | Kind::Stale | Kind::HiddenWallets => DbErr::RecordNotUpdated,
     };
     debug!("{message}");
     BillingError::Database { doing: "post a batch", source }

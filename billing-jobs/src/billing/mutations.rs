@@ -10,7 +10,11 @@ impl Statements {
             clock.clone_into(&mut self.now);
         }
         if let (Some(ms), Some(settings)) = (lock_timeout_ms(), &mut self.settings) {
-            *settings = settings.replace("'5s'", &format!("'{ms}ms'"));
+            *settings = settings.replacen(
+                "SELECT",
+                &format!("SELECT set_config('lock_timeout', '{ms}ms', true),"),
+                1,
+            );
         }
         // PostgreSQL numbers its parameters with a dollar sign, SQLite with a question mark.
         let number = if self.settings.is_some() { "$" } else { "?" };

@@ -18,6 +18,11 @@ fn ten_thousandths(column: &str) -> String {
     format!("CASE WHEN abs({column}) < 100000000000000 THEN ({column} * 10000)::bigint END")
 }
 
+/// What the panel, which reckons in milliseconds, makes of a `timestamptz`.
+pub(crate) fn milliseconds(column: &str) -> String {
+    format!("date_trunc('milliseconds', {column})")
+}
+
 fn rows(columns: &str) -> String {
     format!("jsonb_to_recordset($1::jsonb) AS d({columns})")
 }
@@ -27,9 +32,10 @@ fn read_due(panel: Panel, only: &str) -> String {
     format!(
         "SELECT i.id::text AS id, i.organization_id::text AS organization, i.label, i.plan_id AS plan,
                 {backup_frequency} AS backup_frequency, {billed} AS last_billed_at, {created} AS created_at,
-                NOT isfinite(coalesce(i.last_billed_at, i.created_at)) AS invalid_time,
+                coalesce(NOT isfinite(coalesce(i.last_billed_at, i.created_at)), false) AS invalid_time,
                 false AS gone, {through} AS billed_through, m.carry, m.rate, m.rate_changes::text AS rate_changes,
-                {seen} AS seen_at, h.id IS NOT NULL AS held, i.organization_id AS o, i.created_at AS age, i.id AS i
+                {seen} AS seen_at, {debited} AS panel_debited_at, h.id IS NOT NULL AS held,
+                i.organization_id AS o, i.created_at AS age, i.id AS i
            FROM vps_instances i
            LEFT JOIN billing_meters m ON m.instance_id = i.id
            LEFT JOIN billing_holds h ON h.instance_id = i.id AND h.closed_at IS NULL
@@ -38,7 +44,7 @@ fn read_due(panel: Panel, only: &str) -> String {
                  OR coalesce(i.last_billed_at, i.created_at) IS NULL)
          UNION ALL
          SELECT i.instance_id::text, i.organization_id::text, i.label, '', NULL, NULL, NULL, false, true, {through}, m.carry,
-                m.rate, m.rate_changes::text, {seen}, true, i.organization_id, i.opened_at, i.instance_id
+                m.rate, m.rate_changes::text, {seen}, {debited}, true, i.organization_id, i.opened_at, i.instance_id
            FROM billing_holds i
            LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
           WHERE i.closed_at IS NULL AND i.organization_id BETWEEN $2::uuid AND $3::uuid {gone_only}
@@ -48,6 +54,7 @@ fn read_due(panel: Panel, only: &str) -> String {
         created = micros("i.created_at"),
         through = micros("m.billed_through"),
         seen = micros("m.seen_at"),
+        debited = micros("m.panel_debited_at"),
         hour_ago = instant("($1 - 3600000000)"),
         gone_only = only.replace("i.id", "i.instance_id"),
     )
@@ -87,7 +94,8 @@ pub(super) fn statements(panel: Panel) -> Statements {
         settings: Some(
             "SELECT set_config('app.current_user_is_admin', 'true', true),
                     set_config('random_page_cost', '1.1', true),
-                    set_config('billing.fence', $1::text, true)"
+                    set_config('billing.fence', coalesce($1::text, (
+                        SELECT fence::text FROM billing_fences WHERE job = $2 FOR SHARE), ''), true)"
                 .to_owned(),
         ),
         check_fence: "SELECT 1 AS newest FROM billing_fences f JOIN billing_job_state s ON s.job = f.job
@@ -101,6 +109,11 @@ pub(super) fn statements(panel: Panel) -> Statements {
               WHERE w.organization_id BETWEEN $1::uuid AND $2::uuid
               ORDER BY w.id FOR NO KEY UPDATE OF w",
             balance = ten_thousandths("w.balance"),
+        ),
+        any_wallet: Some(
+            "SELECT 1 AS any_wallet FROM wallets
+              WHERE organization_id IN (SELECT value::uuid FROM jsonb_array_elements_text($1::jsonb)) LIMIT 1"
+                .to_owned(),
         ),
         read_due: read_due(panel, ""),
         read_due_of: read_due(panel, only),
@@ -193,7 +206,9 @@ pub(super) fn statements(panel: Panel) -> Statements {
                     AND c.period_start >= {since} AND c.period_start < {until}
               WHERE NOT EXISTS (SELECT FROM vps_billing_cycles y
                                  WHERE y.vps_instance_id = c.instance_id AND y.status = 'billed'
-                                   AND y.billing_period_start = c.period_start)",
+                                   AND {cycle_start} = {charge_start})",
+            cycle_start = milliseconds("y.billing_period_start"),
+            charge_start = milliseconds("c.period_start"),
             since = instant("d.since"),
             until = instant("d.until"),
             rows = rows("instance uuid, since bigint, until bigint"),

@@ -57,11 +57,13 @@ fn meter(row: &QueryResult) -> Result<Option<Meter>, DbErr> {
     let changes: Option<String> = row.try_get("", "rate_changes")?;
     let changes = changes.map(|text| serde_json::from_str(&text)).transpose();
     let changes = changes.map_err(|error| DbErr::Type(format!("billing_meters.rate_changes: {error}")))?;
+    let first: Option<i64> = row.try_get("", "rate")?;
     Ok(Some(Meter {
         billed_through,
         carry: Carry(row.try_get("", "carry")?),
-        rates: Rates { first: Rate(row.try_get("", "rate")?), changes: changes.unwrap_or_default() },
+        rates: first.map(|first| Rates { first: Rate(first), changes: changes.unwrap_or_default() }),
         seen_at: row.try_get("", "seen_at")?,
+        panel_debited_at: row.try_get("", "panel_debited_at")?,
     }))
 }
 

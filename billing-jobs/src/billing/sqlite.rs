@@ -49,7 +49,8 @@ fn read_due(only: &str) -> String {
                 (coalesce(i.last_billed_at, i.created_at) IS NOT NULL
                     AND unixepoch(coalesce(i.last_billed_at, i.created_at)) IS NULL) AS invalid_time,
                 0 AS gone, m.billed_through AS billed_through, m.carry AS carry, m.rate AS rate,
-                m.rate_changes AS rate_changes, m.seen_at AS seen_at, h.id IS NOT NULL AS held,
+                m.rate_changes AS rate_changes, m.seen_at AS seen_at, m.panel_debited_at AS panel_debited_at,
+                h.id IS NOT NULL AS held,
                 i.organization_id AS o, {created} AS age
            FROM vps_instances i
            LEFT JOIN billing_meters m ON m.instance_id = i.id
@@ -59,7 +60,7 @@ fn read_due(only: &str) -> String {
                  OR h.id IS NOT NULL)
          UNION ALL
          SELECT i.instance_id, i.organization_id, i.label, '', NULL, NULL, NULL, 0, 1, m.billed_through, m.carry, m.rate,
-                m.rate_changes, m.seen_at, 1, i.organization_id, i.opened_at
+                m.rate_changes, m.seen_at, m.panel_debited_at, 1, i.organization_id, i.opened_at
            FROM billing_holds i
            LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
           WHERE i.closed_at IS NULL AND i.organization_id BETWEEN ?2 AND ?3 {gone_only}
@@ -106,6 +107,7 @@ pub(super) fn statements() -> Statements {
               WHERE w.organization_id BETWEEN ?1 AND ?2
               ORDER BY w.id"
             .to_owned(),
+        any_wallet: None,
         read_due: read_due(""),
         read_due_of: read_due("AND i.id IN (SELECT value FROM json_each(?4))"),
         insert_batch: "INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, amount)

@@ -15,12 +15,15 @@ pub(super) struct Statements {
     /// `(as_of, after, limit) -> first, last`: the organizations after `after` that have about `limit` instances due or
     /// held.
     pub(super) next_organizations: String,
-    /// `(fence)`: what else holds for the transaction; none on SQLite.
+    /// `(fence, job)`: what else holds for the transaction. Without a number of its own, for it is rolled back anyway, it borrows
+    /// the one in force and keeps that in force. None on SQLite.
     pub(super) settings: Option<String>,
     /// `(job, fence) -> 1` if that number is still the newest.
     pub(super) check_fence: String,
     /// `(first, last) -> id, organization, balance, currency, opened`, locked in the order of their ids.
     pub(super) lock_wallets: String,
+    /// `(organizations) -> 1` if any of them has a wallet, locked or not; none on SQLite, which hides nothing.
+    pub(super) any_wallet: Option<String>,
     /// `(as_of, first, last) -> ...`: what may be due, oldest first within an organization.
     pub(super) read_due: String,
     /// The same for the instances of a JSON array of ids only: `(as_of, first, last, ids)`.

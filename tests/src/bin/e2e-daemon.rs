@@ -1,12 +1,15 @@
 //! The daemon under test: the one that ships, with two kinds of jobs more that no customer needs.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use async_trait::async_trait;
 use billing_daemon::Plugins;
 use billing_scheduler::{Job, JobContext, JobError, Outcome, Registry};
 use serde::Deserialize;
 use tracing::info;
+
+/// Longer than the shortest lease.
+const BLOCKED: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,8 +37,26 @@ impl Job for Stubborn {
     }
 }
 
+/// Blocks every thread of the runtime for five seconds.
+struct Block;
+
+#[async_trait]
+impl Job for Block {
+    async fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
+        info!("blocks every thread");
+        let threads = std::thread::available_parallelism().map_or(64, usize::from);
+        for _ in 1..threads {
+            tokio::spawn(async { std::thread::sleep(BLOCKED) });
+        }
+        std::thread::sleep(BLOCKED);
+        info!("blocks no more");
+        Ok(Outcome::done(1))
+    }
+}
+
 fn kinds(registry: &mut Registry) {
     registry.register("test.tick", |_: Nothing| Tick);
+    registry.register("test.block", |_: Nothing| Block);
     registry.register("test.stubborn", |_: Nothing| Stubborn);
 }
 

@@ -148,6 +148,7 @@ async fn bill(
         dry_run: false,
         approve_catch_up: false,
         settings: Settings::default(),
+        last_commit: None,
         progress,
     };
     let (bill, took) = bill_once(opened, database, &once).await?;

@@ -1,7 +1,12 @@
-//! The start of every transaction that moves money: the number under which it may, and its limits.
+//! Whose work may be committed: the number under which a transaction of ours begins, and the trigger that holds the panel's
+//! own biller to the same rule.
+
+mod trigger;
 
 use billing_scheduler::FencingToken;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
+
+pub use self::trigger::{FenceError, FenceStatus, Installed, install, remove, status};
 
 use crate::{BILLING_JOB, db::statement};
 

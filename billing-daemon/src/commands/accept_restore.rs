@@ -1,0 +1,40 @@
+//! `accept-restore`: billing goes on from where a restored database stands.
+
+use billing_jobs::billing::{Biller, Settings};
+
+use super::{daemon_settings, database, environment, log, quiet_filter, say};
+use crate::{
+    Plugins,
+    cli::Common,
+    exit::{Exit, Failure},
+    logging::LogOutput,
+    runtime,
+};
+
+pub(super) async fn execute(common: &Common, plugins: &Plugins) -> Result<(), Failure> {
+    let environment = environment(common)?;
+    let database = database(common, plugins, &environment)?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    let settings = daemon_settings(common, plugins, &environment)?;
+    let last_commit = runtime::last_commit(&settings, &database).ok_or_else(|| {
+        let message =
+            "nothing is noted on this machine: set `state-dir` in the [daemon] section of jobs.toml";
+        Failure::new(Exit::Configuration, message)
+    })?;
+    let noted = |error| Failure::new(Exit::Internal, format!("{}: {error}", last_commit.file().display()));
+    let opened = runtime::open(&database).await?;
+    let biller = Biller::new(opened.db, opened.panel, Settings::default());
+    let here =
+        biller.last_batch().await.map_err(|error| Failure::database("look for the last batch", &error))?;
+    let before = last_commit.batch().map_err(noted)?;
+    last_commit.set(here).map_err(noted)?;
+    if here < before {
+        say(format!(
+            "accepted: the database ends at batch {here}; batches {} to {before} are gone",
+            here + 1
+        ));
+    } else {
+        say(format!("nothing to accept: the database ends at batch {here}, and batch {before} was noted"));
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+
+-- For each internal debit of an hour that enters the wallets' ledger, unless its transaction has passed already (see the
+-- trigger's condition). Whoever debits, the hours go into our ledger or the debit is rolled back.
+DECLARE
+    silence CONSTANT interval := make_interval(secs => TG_ARGV[0]::integer);
+    ours record;
+    kept boolean := false;
+    alone boolean := false;
+    tries integer := 0;
+    said text[];
+    taken numeric;
+    machines uuid[];
+    panel_anchor timestamptz;
+    watermark timestamptz;
+    carried bigint;
+    charge_start timestamptz;
+    charge_end timestamptz;
+    batch bigint;
+BEGIN
+    -- Ours: it carries the number in force, which stays in force until it ends. Its next rows need not ask again.
+    PERFORM FROM billing_fences f
+      WHERE f.job = 'billing' AND f.fence::text = current_setting('billing.fence', true) FOR SHARE;
+    IF FOUND THEN
+        PERFORM set_config('billing.fence_kept', txid_current()::text, true);
+        RETURN NEW;
+    END IF;
+
+    -- The panel's own biller, or code of ours that forgot the fence. Looks, takes the row, and looks again.
+    LOOP
+        SELECT f.fence AS number, f.worked_at, coalesce(s.fence, 0) AS claimed, coalesce(s.fence = f.fence, false) AS in_force
+          INTO ours
+          FROM billing_fences f LEFT JOIN billing_job_state s ON s.job = f.job
+         WHERE f.job = 'billing';
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'the fence has lost its row in billing_fences, so nobody may debit an hour'
+                USING ERRCODE = 'BF002', HINT = 'Run `billing-daemon fence install` again.';
+        END IF;
+        IF ours.worked_at > clock_timestamp() - silence THEN
+            RAISE EXCEPTION 'billing-daemon charges the hours of this database: it worked % ago, and the panel may charge them '
+                            'when it has not for %', date_trunc('second', clock_timestamp() - ours.worked_at), silence
+                USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. This ends with the last daemon.';
+        END IF;
+        EXIT WHEN kept;
+        IF NOT ours.in_force THEN
+            -- Nobody's batch can be under way, so whoever holds the row lets go of it by himself.
+            PERFORM FROM billing_fences f WHERE f.job = 'billing' FOR SHARE;
+            kept := true;
+        ELSE
+            -- A batch of ours may hold the row and wait for the wallet that this transaction has locked: never wait for it.
+            PERFORM FROM billing_fences f WHERE f.job = 'billing' FOR NO KEY UPDATE SKIP LOCKED;
+            kept := FOUND;
+            alone := FOUND;
+            IF NOT kept THEN
+                tries := tries + 1;
+                IF tries > 40 THEN
+                    RAISE EXCEPTION 'billing-daemon is charging the hours of this database right now'
+                        USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. Try again when it is done.';
+                END IF;
+                PERFORM pg_sleep(0.01);
+            END IF;
+        END IF;
+    END LOOP;
+    IF ours.in_force AND NOT alone THEN
+        RAISE EXCEPTION 'billing-daemon has just begun to charge the hours of this database again'
+            USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. Try again when it is done.';
+    END IF;
+    IF ours.in_force THEN
+        -- With a number that nobody holds, a daemon that wakes up later is shut out until it claims anew. Once is enough.
+        ours.number := 1 + greatest(ours.number, ours.claimed);
+        UPDATE billing_fences f SET fence = ours.number WHERE f.job = 'billing';
+    END IF;
+    -- A panel that hangs before its commit would keep every daemon out.
+    IF current_setting('idle_in_transaction_session_timeout')::interval NOT BETWEEN '1 ms' AND '30 s' THEN
+        PERFORM set_config('idle_in_transaction_session_timeout', '30s', true);
+    END IF;
+
+    said := regexp_match(NEW.description, '^VPS Hourly Billing - (.*) \(([0-9]{1,6})h\)$');
+    IF said IS NULL OR said[2]::integer < 1 THEN
+        RAISE EXCEPTION 'the debit `%` does not say how many hours of which machine it pays', NEW.description
+            USING ERRCODE = 'BF002', HINT = 'Describe it as `VPS Hourly Billing - {label} ({hours}h)`.';
+    END IF;
+    taken := -NEW.amount * 10000;
+    IF NEW.status IS DISTINCT FROM 'completed' OR taken IS NULL
+       OR NOT (taken >= 0 AND taken < 10000000000000 AND taken = trunc(taken)) THEN
+        RAISE EXCEPTION 'the debit `%` of % with status % is no completed payment', NEW.description, NEW.amount, NEW.status
+            USING ERRCODE = 'BF002', HINT = 'Book a debit as completed, with an amount of zero or less.';
+    END IF;
+
+    SELECT array_agg(v.id), min(v.anchor) INTO machines, panel_anchor
+      FROM (SELECT i.id, coalesce(i.last_billed_at, i.created_at) AS anchor
+              FROM vps_instances i
+             WHERE i.organization_id = NEW.organization_id AND i.label = said[1]
+             ORDER BY i.id LIMIT 2 FOR NO KEY UPDATE) AS v;
+    IF cardinality(machines) IS DISTINCT FROM 1 THEN
+        RAISE EXCEPTION '% of organization % is called `%`, so the debit `%` cannot be charged to one',
+                CASE WHEN machines IS NULL THEN 'no machine' ELSE 'more than one machine' END,
+                NEW.organization_id, said[1], NEW.description
+            USING ERRCODE = 'BF002', HINT = 'Give each machine of an organization a label of its own.';
+    END IF;
+    SELECT m.billed_through, m.carry INTO watermark, carried
+      FROM billing_meters m WHERE m.instance_id = machines[1] FOR NO KEY UPDATE;
+
+    charge_start := greatest(panel_anchor, watermark);
+    charge_end := charge_start + make_interval(hours => said[2]::integer);
+    IF charge_start IS NULL OR NOT isfinite(charge_start) OR charge_end > clock_timestamp() THEN
+        RAISE EXCEPTION 'the debit `%` pays for hours that are not due: machine % is charged up to %',
+                NEW.description, machines[1], coalesce(charge_start::text, 'no known time')
+            USING ERRCODE = 'BF002',
+                  HINT = 'Nothing was taken from the wallet. Where last_billed_at is behind, billing-daemon mends it.';
+    END IF;
+
+    INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, amount)
+    VALUES (NEW.id, ours.number, clock_timestamp(), 1, 1, 0, said[2]::integer, taken)
+    RETURNING id INTO batch;
+    INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount, carry,
+                                 payment_transaction_id, by_panel)
+    VALUES (charge_start, machines[1], NEW.organization_id, batch, said[2]::integer,
+            trunc(taken * 73000 / said[2]::integer), taken, coalesce(carried, 0), NEW.id, true);
+    IF watermark IS NULL THEN
+        INSERT INTO billing_meters (instance_id, organization_id, billed_through, carry, seen_at, panel_debited_at)
+        VALUES (machines[1], NEW.organization_id, charge_end, 0, clock_timestamp(), clock_timestamp());
+    ELSE
+        UPDATE billing_meters m
+           SET organization_id = NEW.organization_id, billed_through = charge_end, seen_at = clock_timestamp(),
+               panel_debited_at = clock_timestamp()
+         WHERE m.instance_id = machines[1];
+    END IF;
+    RETURN NEW;
+END

@@ -1,0 +1,234 @@
+//! The fence inside the database: a trigger on the wallets' ledger that the unmodified panel cannot go around.
+//!
+//! It fires for the panel's hourly debits alone, by their method, provider and description; see `body.sql` for what it does
+//! with them. It acts with the rights of whoever owns the ledger, so the panel's login needs none on our tables.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr};
+
+use crate::{
+    BILLING_JOB,
+    db::{begin, begin_read, statement},
+};
+
+/// What the function of the trigger does.
+const BODY: &str = include_str!("body.sql");
+
+/// The rows that the trigger fires for. A transaction that passed once has its own id in `billing.fence_kept`.
+const CONDITION: &str = "NEW.payment_method = 'wallet_debit' AND NEW.payment_provider = 'internal'
+    AND NEW.description LIKE 'VPS Hourly Billing - %'
+    AND current_setting('billing.fence_kept', true) IS DISTINCT FROM txid_current()::text";
+
+/// Who owns the ledger, whether we may act for him, and where things are.
+const PLACE: &str = "
+    SELECT quote_ident(r.rolname) AS owner, pg_has_role(r.oid, 'MEMBER') AS may_act,
+           quote_ident(current_user::text) AS login, t.oid::regclass::text AS ledger, quote_ident(o.nspname) AS schema,
+           CASE WHEN n.oid = o.oid THEN quote_ident(o.nspname)
+                ELSE quote_ident(o.nspname) || ', ' || quote_ident(n.nspname) END AS path
+      FROM pg_class t
+      JOIN pg_namespace n ON n.oid = t.relnamespace
+      JOIN pg_roles r ON r.oid = t.relowner
+      JOIN pg_class c ON c.oid = to_regclass('billing_charges')
+      JOIN pg_namespace o ON o.oid = c.relnamespace
+     WHERE t.oid = to_regclass('payment_transactions')";
+
+/// What the function needs and the current role lacks, as statements for whoever can mend it.
+const LACKING: &str = "
+    SELECT format('GRANT %s ON %s TO %I', string_agg(privilege, ', '), relation::regclass, current_user) AS wanted
+      FROM (VALUES ('billing_fences', 'SELECT'), ('billing_fences', 'INSERT'), ('billing_fences', 'UPDATE'),
+                   ('billing_job_state', 'SELECT'), ('billing_batches', 'SELECT'), ('billing_batches', 'INSERT'),
+                   ('billing_charges', 'INSERT'), ('billing_meters', 'SELECT'), ('billing_meters', 'INSERT'),
+                   ('billing_meters', 'UPDATE'), ('vps_instances', 'SELECT'), ('vps_instances', 'UPDATE'))
+             AS needed (relation, privilege)
+     WHERE NOT has_table_privilege(relation::regclass, privilege)
+     GROUP BY relation
+    UNION ALL
+    SELECT format('GRANT CREATE, USAGE ON SCHEMA %I TO %I', n.nspname, current_user)
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.oid = to_regclass('billing_charges') AND NOT has_schema_privilege(n.oid, 'CREATE')
+     ORDER BY wanted";
+
+/// The trigger as it stands, if it does.
+const STATUS: &str = "
+    SELECT t.tgenabled IN ('O', 'A') AS enabled, split_part(encode(t.tgargs, 'escape'), '\\000', 1) AS after_seconds,
+           p.prosrc AS body, p.prosecdef AND array_to_string(p.proconfig, ';') LIKE 'search_path=pg_catalog, %' AS confined
+      FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+     WHERE t.tgrelid = to_regclass('payment_transactions') AND t.tgname = 'billing_fence' AND NOT t.tgisinternal";
+
+/// Why the fence could not be put up, taken down or looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum FenceError {
+    /// SQLite has no logins and no panel beside it.
+    #[error(
+        "the fence is for PostgreSQL: on SQLite no panel writes to the database, so there is nobody to fence off"
+    )]
+    NotPostgres,
+    /// One of the tables is not where the connection looks for it.
+    #[error(
+        "the database has no payment_transactions or no billing_charges: run `billing-daemon migrate up` first"
+    )]
+    NoTables,
+    /// The trigger belongs to the ledger's owner.
+    #[error(
+        "{ledger} belongs to {owner}, which alone can change its triggers: run this as {owner}, or say \
+         `GRANT {owner} TO {login}` first"
+    )]
+    NotOwner {
+        /// The table.
+        ledger: String,
+        /// Whose it is.
+        owner: String,
+        /// Who asked.
+        login: String,
+    },
+    /// The trigger would fail at its work.
+    #[error("{owner} lacks rights that the fence needs: run `{}` as their owner, and then this again", .grants.join("; "))]
+    Rights {
+        /// Who owns the ledger.
+        owner: String,
+        /// What would give them.
+        grants: Vec<String>,
+    },
+    /// The database refused.
+    #[error(transparent)]
+    Database(#[from] DbErr),
+}
+
+/// How the fence stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FenceStatus {
+    /// Whether there is one.
+    pub installed: bool,
+    /// Whether it works.
+    pub enabled: bool,
+    /// After which silence of ours the panel may bill.
+    pub after: Option<Duration>,
+    /// Whether it is not the one that this program would install.
+    pub outdated: bool,
+}
+
+impl FenceStatus {
+    /// Whether an hourly debit of the panel's goes through it.
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        self.installed && self.enabled
+    }
+}
+
+/// What [`install`] came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// What was there before.
+    pub before: FenceStatus,
+    /// Whether anything had to be done.
+    pub changed: bool,
+    /// With whose rights the fence acts.
+    pub owner: String,
+    /// Whether the login that asked is the owner himself.
+    pub by_owner: bool,
+}
+
+/// Puts the fence up in one transaction, or brings it up to date. `after` is how long billing of ours must not have worked
+/// before the panel may bill; it counts in whole seconds.
+pub async fn install(db: &DatabaseConnection, after: Duration) -> Result<Installed, FenceError> {
+    let (txn, place) = open(db).await?;
+    let grants = txn.query_all_raw(statement(&txn, LACKING, [])).await?;
+    let grants = grants.iter().map(|row| row.try_get("", "wanted")).collect::<Result<Vec<String>, _>>()?;
+    if !grants.is_empty() {
+        return Err(FenceError::Rights { owner: place.owner, grants });
+    }
+    let row = "INSERT INTO billing_fences (job) VALUES ($1) ON CONFLICT DO NOTHING";
+    txn.execute_raw(statement(&txn, row, [BILLING_JOB.into()])).await?;
+    let before = read(&txn).await?;
+    let after = Duration::from_secs(after.as_secs());
+    let changed = before.outdated || !before.is_on() || before.after != Some(after);
+    if changed {
+        let Place { schema, path, ledger, .. } = &place;
+        let seconds = after.as_secs();
+        // The panel waits for as long as this holds the table: everything but the last two statements comes before.
+        let sql = format!(
+            "CREATE OR REPLACE FUNCTION {schema}.billing_fence() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+                 SET search_path = pg_catalog, {path}, pg_temp AS $billing_fence${BODY}$billing_fence$;
+             REVOKE ALL ON FUNCTION {schema}.billing_fence() FROM PUBLIC;
+             DROP TRIGGER IF EXISTS billing_fence ON {ledger};
+             CREATE TRIGGER billing_fence BEFORE INSERT ON {ledger} FOR EACH ROW WHEN ({CONDITION})
+                 EXECUTE FUNCTION {schema}.billing_fence('{seconds}')"
+        );
+        txn.execute_unprepared(&sql).await?;
+    }
+    txn.commit().await?;
+    Ok(Installed { before, changed, by_owner: place.owner == place.login, owner: place.owner })
+}
+
+/// Takes the fence down, and nothing else. Returns whether there was one.
+pub async fn remove(db: &DatabaseConnection) -> Result<bool, FenceError> {
+    let (txn, place) = open(db).await?;
+    let there = read(&txn).await?.installed;
+    let Place { schema, ledger, .. } = place;
+    txn.execute_unprepared(&format!(
+        "DROP TRIGGER IF EXISTS billing_fence ON {ledger}; DROP FUNCTION IF EXISTS {schema}.billing_fence()"
+    ))
+    .await?;
+    txn.commit().await?;
+    Ok(there)
+}
+
+/// How the fence stands. There is none on SQLite.
+pub async fn status(db: &DatabaseConnection) -> Result<FenceStatus, DbErr> {
+    if db.get_database_backend() == DbBackend::Sqlite {
+        return Ok(FenceStatus::default());
+    }
+    let txn = begin_read(db).await?;
+    let status = read(&txn).await?;
+    txn.commit().await?;
+    Ok(status)
+}
+
+async fn read(txn: &DatabaseTransaction) -> Result<FenceStatus, DbErr> {
+    let Some(row) = txn.query_one_raw(statement(txn, STATUS, [])).await? else {
+        return Ok(FenceStatus::default());
+    };
+    let after: String = row.try_get("", "after_seconds")?;
+    let body: String = row.try_get("", "body")?;
+    let confined: bool = row.try_get::<Option<bool>>("", "confined")?.unwrap_or(false);
+    Ok(FenceStatus {
+        installed: true,
+        enabled: row.try_get("", "enabled")?,
+        after: after.parse().ok().map(Duration::from_secs),
+        outdated: body != BODY || !confined,
+    })
+}
+
+struct Place {
+    owner: String,
+    login: String,
+    ledger: String,
+    /// Where the function belongs.
+    schema: String,
+    /// Where it finds its tables.
+    path: String,
+}
+
+/// A transaction that acts for the owner of the ledger.
+async fn open(db: &DatabaseConnection) -> Result<(DatabaseTransaction, Place), FenceError> {
+    if db.get_database_backend() == DbBackend::Sqlite {
+        return Err(FenceError::NotPostgres);
+    }
+    let txn = begin(db).await?;
+    let row = txn.query_one_raw(statement(&txn, PLACE, [])).await?.ok_or(FenceError::NoTables)?;
+    let text = |column| row.try_get::<String>("", column);
+    let place = Place {
+        owner: text("owner")?,
+        login: text("login")?,
+        ledger: text("ledger")?,
+        schema: text("schema")?,
+        path: text("path")?,
+    };
+    if !row.try_get::<bool>("", "may_act")? {
+        let Place { owner, login, ledger, .. } = place;
+        return Err(FenceError::NotOwner { ledger, owner, login });
+    }
+    txn.execute_unprepared(&format!("SET LOCAL ROLE {}", place.owner)).await?;
+    Ok((txn, place))
+}

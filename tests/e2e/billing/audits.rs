@@ -1,0 +1,197 @@
+//! The audit finds whatever else could have gone wrong: every way to tamper with the books breaks an invariant.
+
+use billing_jobs::audit::audit;
+use e2e::{Db, Fleet, Instance, Plan, on_variants};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
+use uuid::Uuid;
+
+use super::{CENT, Daemon, TEN_CENTS_AN_HOUR, assert_sound, connect, hour, money};
+
+/// What the audit reads and is tampered with.
+const TABLES: [&str; 10] = [
+    "wallets",
+    "vps_instances",
+    "payment_transactions",
+    "vps_billing_cycles",
+    "billing_charges",
+    "billing_meters",
+    "billing_holds",
+    "billing_batches",
+    "billing_wallets",
+    "billing_job_runs",
+];
+
+/// One instance that paid two charges, the first of one hour and the second of two, and one that could not pay.
+struct Books {
+    paid: Uuid,
+    unpaid: Uuid,
+    /// Who has no money.
+    poor: Uuid,
+}
+
+impl Books {
+    async fn on(db: &Db) -> Self {
+        let fleet = Fleet::new(db);
+        let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+        let (rich, poor) = (fleet.wallet("100.00").await, fleet.wallet("0.00").await);
+        let paid = fleet.instance(Instance::new(rich, plan, hour(0))).await;
+        let unpaid = fleet.instance(Instance::new(poor, plan, hour(0))).await;
+        let daemon = Daemon::of(db).await;
+        daemon.bill(hour(1)).await;
+        daemon.bill(hour(3)).await;
+        assert_sound(db).await;
+        Self { paid, unpaid, poor }
+    }
+}
+
+/// Statements that tamper with the books, and the invariants that each breaks.
+fn tamperings(db: &Db, books: &Books) -> Vec<(String, &'static [&'static str])> {
+    let Books { paid, unpaid, poor } = books;
+    // What is ours has integers on SQLite, where the panel's tables have text.
+    let sqlite = db.backend() == DbBackend::Sqlite;
+    let panels = |hours| format!("'{}'", hour(hours).to_rfc3339());
+    let ours = |hours| if sqlite { hour(hours).timestamp_micros().to_string() } else { panels(hours) };
+    let half_an_hour = if sqlite { "1800000000" } else { "interval '30 minutes'" };
+    let second_charge =
+        |set: &str| format!("UPDATE billing_charges SET {set} WHERE period_start = {}", ours(1));
+    let instance = |set: &str| format!("UPDATE vps_instances SET {set} WHERE id = '{paid}'");
+    let meter = |set: &str| format!("UPDATE billing_meters SET {set} WHERE instance_id = '{paid}'");
+    let ledger = |set: &str| format!("UPDATE payment_transactions SET {set}");
+    let cycles = |set: &str| format!("UPDATE vps_billing_cycles SET {set}");
+    let wallet = |set: &str| format!("UPDATE wallets SET {set} WHERE organization_id <> '{poor}'");
+    let batch = |set: &str| format!("UPDATE billing_batches SET {set} WHERE id = 1");
+    let cent = money(db, 1);
+    let cycle = "vps_instance_id, organization_id, billing_period_start, billing_period_end, hourly_rate, \
+                 total_amount, status";
+    let far_future = 1_000 * 365 * 24;
+    vec![
+        (second_charge("carry = carry + 1"), &["charge_arithmetic"]),
+        (second_charge("rate = rate + 1"), &["charge_arithmetic"]),
+        (
+            second_charge(&format!("amount = amount + {CENT}")),
+            &["charge_arithmetic", "charge_in_ledger", "charge_in_cycles", "batch_totals"],
+        ),
+        (second_charge("hours = hours + 1"), &["charge_arithmetic", "watermark", "batch_totals"]),
+        (
+            second_charge(&format!("period_start = period_start - {half_an_hour}")),
+            &["charges_contiguous", "charge_in_cycles"],
+        ),
+        (
+            second_charge(&format!("period_start = period_start + {half_an_hour}")),
+            &["watermark", "charge_in_cycles"],
+        ),
+        (
+            second_charge(&format!("period_start = {}", ours(far_future))),
+            &["charges_within_life", "watermark", "charge_in_cycles"],
+        ),
+        (second_charge(&format!("instance_id = '{unpaid}'")), &["watermark", "charge_in_cycles"]),
+        (second_charge(&format!("organization_id = '{poor}'")), &["charge_in_ledger"]),
+        (second_charge("payment_transaction_id = NULL"), &["charge_in_ledger"]),
+        (second_charge("batch_id = 1"), &["batch_totals"]),
+        (format!("DELETE FROM billing_charges WHERE period_start = {}", ours(1)), &["batch_totals"]),
+        (instance(&format!("created_at = {}", panels(2))), &["charges_within_life"]),
+        (instance("last_billed_at = NULL"), &["watermark"]),
+        (meter(&format!("billed_through = {}", ours(2))), &["watermark"]),
+        (meter(&format!("billed_through = {}", ours(4))), &["watermark"]),
+        (format!("DELETE FROM billing_meters WHERE instance_id = '{paid}'"), &["charge_without_meter"]),
+        (
+            ledger(&format!("amount = amount - {cent}")),
+            &["charge_in_ledger", "ledger_chain", "wallet_balance"],
+        ),
+        (ledger(&format!("organization_id = '{poor}'")), &["charge_in_ledger", "wallet_balance"]),
+        (ledger("status = 'failed'"), &["wallet_balance"]),
+        (ledger(r#"metadata = '{"balance_before": 1, "balance_after": 1}'"#), &["ledger_chain"]),
+        (ledger("metadata = NULL"), &["ledger_chain"]),
+        (
+            format!(
+                "INSERT INTO payment_transactions
+                     (organization_id, amount, payment_method, payment_provider, status)
+                 SELECT organization_id, {cent}, 'paypal', 'paypal', 'completed' FROM wallets"
+            ),
+            &["wallet_balance"],
+        ),
+        ("DELETE FROM vps_billing_cycles".to_owned(), &["charge_in_cycles"]),
+        (cycles("status = 'failed'"), &["charge_in_cycles"]),
+        (cycles(&format!("total_amount = total_amount + {cent}")), &["charge_in_cycles"]),
+        (
+            format!("INSERT INTO vps_billing_cycles ({cycle}) SELECT {cycle} FROM vps_billing_cycles"),
+            &["charge_in_cycles"],
+        ),
+        (wallet(&format!("balance = balance + {cent}")), &["wallet_balance"]),
+        (wallet("balance = NULL"), &["wallet_balance"]),
+        (batch("hours = hours + 1"), &["batch_totals"]),
+        (batch("amount = amount + 1"), &["batch_totals"]),
+        (batch("charges = charges + 1"), &["batch_totals"]),
+        (batch("instances = instances + 1"), &["batch_totals", "run_totals"]),
+        ("DELETE FROM billing_batches WHERE id = 1".to_owned(), &["charge_without_batch", "run_totals"]),
+        ("UPDATE billing_job_runs SET items = items + 1".to_owned(), &["run_totals"]),
+        (format!("UPDATE billing_holds SET closed_at = {}", ours(3)), &["due_charged_or_held"]),
+        (format!("DELETE FROM billing_holds WHERE instance_id = '{unpaid}'"), &["due_charged_or_held"]),
+    ]
+}
+
+/// Which invariants are broken, in the order in which they are checked.
+async fn broken(connection: &DatabaseConnection) -> Vec<String> {
+    let audit = audit(connection).await.expect("the audit runs");
+    assert!(audit.checked > 0);
+    let mut checks: Vec<String> = audit.violations.into_iter().map(|violation| violation.check).collect();
+    checks.dedup();
+    checks
+}
+
+async fn the_audit_finds_every_kind_of_tampering(db: &Db) {
+    let books = Books::on(db).await;
+    let (lift, without_keys, with_keys) = match db.backend() {
+        DbBackend::Sqlite => (
+            "DROP TRIGGER billing_charges_no_update; DROP TRIGGER billing_charges_no_delete",
+            "PRAGMA foreign_keys = OFF",
+            "PRAGMA foreign_keys = ON",
+        ),
+        _ => (
+            "DROP TRIGGER billing_charges_append_only ON billing_charges",
+            "SET session_replication_role = replica",
+            "RESET session_replication_role",
+        ),
+    };
+    db.execute(lift).await;
+    let save = TABLES.map(|table| format!("CREATE TABLE saved_{table} AS SELECT * FROM {table};")).concat();
+    db.execute(&save).await;
+    let restore =
+        TABLES.map(|table| format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM saved_{table};"));
+    let restore = format!("{without_keys}; {} {with_keys}", restore.concat());
+    let (_, connection) = connect(&db.url).await;
+
+    for (tampering, expected) in tamperings(db, &books) {
+        db.execute(&tampering).await;
+        assert_eq!(broken(&connection).await, expected, "{tampering}");
+        db.execute(&restore).await;
+    }
+    assert_sound(db).await;
+}
+
+async fn the_audit_finds_that_the_key_of_charges_is_gone(db: &Db) {
+    Books::on(db).await;
+    db.execute(match db.backend() {
+        DbBackend::Sqlite => {
+            "CREATE TABLE keyless AS SELECT * FROM billing_charges; DROP TABLE billing_charges;
+             ALTER TABLE keyless RENAME TO billing_charges"
+        }
+        _ => "ALTER TABLE billing_charges DROP CONSTRAINT billing_charges_pkey",
+    })
+    .await;
+    assert_eq!(broken(&connect(&db.url).await.1).await, ["unique_key"]);
+}
+
+async fn a_charge_is_never_changed_or_deleted(db: &Db) {
+    Books::on(db).await;
+    let (_, daemon) = connect(&db.url).await;
+    for statement in ["UPDATE billing_charges SET amount = 0", "DELETE FROM billing_charges"] {
+        let refusal = daemon.execute_unprepared(statement).await.expect_err(statement).to_string();
+        assert!(refusal.contains("billing_charges is append-only"), "{refusal}");
+    }
+    assert_sound(db).await;
+}
+
+on_variants!(the_audit_finds_every_kind_of_tampering: sqlite, postgres, g1_role);
+on_variants!(the_audit_finds_that_the_key_of_charges_is_gone: sqlite, postgres, g1_role);
+on_variants!(a_charge_is_never_changed_or_deleted: sqlite, postgres, g1_role);

@@ -1,0 +1,271 @@
+//! What cannot be charged is held with a reason, and nobody else is.
+
+use billing_jobs::billing::{Bill, Settings};
+use e2e::{Db, Fleet, Instance, Plan, on_every_database, on_every_engine};
+use sea_orm::DbBackend;
+use uuid::Uuid;
+
+use super::{
+    CENT, Daemon, Order, TEN_CENTS_AN_HOUR, assert_sound, charged, contents, hold_of, hour, money, number,
+    usd,
+};
+
+/// An instance that is to be held, in a wallet of a hundred with another one that is to be billed.
+struct Case {
+    name: &'static str,
+    reason: &'static str,
+    org: Uuid,
+    plan: Uuid,
+    instance: Uuid,
+}
+
+async fn case(fleet: &Fleet<'_>, name: &'static str, reason: &'static str, plan: Plan) -> Case {
+    let org = fleet.wallet("100.00").await;
+    let good = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    fleet.instance(Instance::new(org, good, hour(0))).await;
+    let plan = fleet.plan(plan).await;
+    let instance = fleet.instance(Instance::new(org, plan, hour(0)).label(name)).await;
+    Case { name, reason, org, plan, instance }
+}
+
+/// B8
+async fn a_price_that_is_no_price_holds_its_instance_and_leaves_the_wallet_alone(db: &Db) {
+    let fleet = Fleet::new(db);
+    let price = || Plan::monthly(TEN_CENTS_AN_HOUR);
+    let mut cases = vec![
+        case(&fleet, "no base price", "no_price", Plan::unpriced()).await,
+        case(&fleet, "a negative base price", "invalid_price", Plan::monthly("-5.00")).await,
+        case(&fleet, "a negative markup", "invalid_price", price().markup("-0.01")).await,
+        case(&fleet, "no markup", "no_price", price()).await,
+    ];
+    let no_markup = cases[3].plan;
+    db.execute(&format!("UPDATE vps_plans SET markup_price = NULL WHERE id = '{no_markup}'")).await;
+    if db.backend() != DbBackend::Sqlite {
+        for column in ["base_price", "markup_price"] {
+            let case = case(&fleet, column, "invalid_price", price()).await;
+            db.execute(&format!("UPDATE vps_plans SET {column} = 'NaN' WHERE id = '{}'", case.plan)).await;
+            cases.push(case);
+        }
+    }
+    if db.has_backups() {
+        cases.push(case(&fleet, "a negative backup", "invalid_price", price().backup_hourly("-0.01")).await);
+    }
+    let daemon = Daemon::of(db).await;
+
+    let count = u64::try_from(cases.len()).expect("a few");
+    let totals = daemon.bill(hour(3)).await;
+
+    assert_eq!((totals.charged, totals.held), (count, count));
+    for case in &cases {
+        let hold = hold_of(&fleet, case.instance).await;
+        assert_eq!((hold.reason.as_str(), hold.hours, hold.amount), (case.reason, 3, None), "{}", case.name);
+        assert!(hold.detail.contains(&case.plan.to_string()), "{}: {}", case.name, hold.detail);
+        assert_eq!(charged(&fleet, case.instance).await, (0, 0, 0), "{}", case.name);
+        assert_eq!(fleet.balance(case.org).await, usd("99.70"), "{}", case.name);
+    }
+
+    db.execute("UPDATE vps_plans SET markup_price = 0").await;
+    if db.has_backups() {
+        db.execute("UPDATE vps_plans SET backup_price_hourly = 0").await;
+    }
+    for case in &cases {
+        fleet.reprice(case.plan, Some(TEN_CENTS_AN_HOUR)).await;
+    }
+    assert_eq!(daemon.bill(hour(4)).await.held, 0);
+    for case in cases {
+        assert_eq!(charged(&fleet, case.instance).await, (1, 4, 40 * CENT), "{}", case.name);
+        assert_eq!(fleet.holds(case.instance).await.iter().filter(|hold| hold.open).count(), 0);
+    }
+    assert_sound(db).await;
+}
+
+/// B12
+async fn an_unknown_plan_holds_its_instance_and_is_not_billed_at_a_guess(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("100.00").await;
+    let good = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    fleet.instance(Instance::new(org, good, hour(0))).await;
+    let unheard_of = fleet.instance(Instance::new(org, "g6-unheard-of", hour(0))).await;
+    let empty = fleet.instance(Instance::new(org, "", hour(0))).await;
+    let daemon = Daemon::of(db).await;
+
+    let totals = daemon.bill(hour(2)).await;
+
+    assert_eq!((totals.charged, totals.held), (1, 2));
+    for (instance, detail) in [(unheard_of, "no plan `g6-unheard-of`"), (empty, "no plan ``")] {
+        let hold = hold_of(&fleet, instance).await;
+        assert_eq!((hold.reason.as_str(), hold.detail.as_str()), ("unknown_plan", detail));
+    }
+    assert_eq!(fleet.balance(org).await, usd("99.80"));
+
+    fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR).provider_plan_id("g6-unheard-of")).await;
+    daemon.bill(hour(3)).await;
+    assert_eq!(charged(&fleet, unheard_of).await, (1, 3, 30 * CENT));
+    assert_sound(db).await;
+}
+
+/// B12
+async fn a_plan_is_found_by_its_id_and_by_its_providers_name_for_it(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("100.00").await;
+    let nano = |price| Plan::monthly(price).provider_plan_id("nano");
+    let small = fleet.plan(Plan::monthly("146.00").provider_plan_id("small")).await;
+    let nanos = [fleet.plan(nano("73.00")).await, fleet.plan(nano("73.00")).await];
+    let rows =
+        [(small.to_string(), 20), ("small".into(), 20), (nanos[1].to_string(), 10), ("nano".into(), 10)];
+    let mut instances = Vec::new();
+    for (plan, _) in &rows {
+        instances.push(fleet.instance(Instance::new(org, plan, hour(0))).await);
+    }
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(1)).await;
+    for ((plan, cents), instance) in rows.iter().zip(&instances) {
+        assert_eq!(charged(&fleet, *instance).await, (1, 1, cents * CENT), "{plan}");
+    }
+
+    // From now on it depends on the plan what the name costs, and a guess could be wrong.
+    fleet.reprice(nanos[0], Some("219.00")).await;
+    let totals = daemon.bill(hour(2)).await;
+    assert_eq!((totals.charged, totals.held), (3, 1));
+    assert_eq!(hold_of(&fleet, instances[3]).await.reason, "ambiguous_plan");
+    assert_sound(db).await;
+}
+
+/// B14
+async fn without_one_wallet_that_can_pay_an_organization_is_held_and_nobody_is_debited(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let none = fleet.organization().await;
+    let two = fleet.wallet("100.00").await;
+    fleet.wallet_of(two, "50.00").await;
+    let null = fleet.wallet("100.00").await;
+    db.execute(&format!("UPDATE wallets SET balance = NULL WHERE organization_id = '{null}'")).await;
+    let mut rows = vec![(none, "no_wallet"), (two, "duplicate_wallets"), (null, "invalid_balance")];
+    if db.backend() != DbBackend::Sqlite {
+        let nan = fleet.wallet("100.00").await;
+        db.execute(&format!("UPDATE wallets SET balance = 'NaN' WHERE organization_id = '{nan}'")).await;
+        rows.push((nan, "invalid_balance"));
+    }
+    let mut instances = Vec::new();
+    for (org, _) in &rows {
+        instances.push(fleet.instance(Instance::new(*org, plan, hour(0))).await);
+    }
+    let solvent = fleet.wallet("100.00").await;
+    fleet.instance(Instance::new(solvent, plan, hour(0))).await;
+    let daemon = Daemon::of(db).await;
+
+    let totals = daemon.bill(hour(2)).await;
+
+    assert_eq!((totals.charged, totals.held), (1, rows.len() as u64));
+    for ((_, reason), instance) in rows.iter().zip(&instances) {
+        let hold = hold_of(&fleet, *instance).await;
+        assert_eq!((hold.reason.as_str(), hold.hours, hold.amount), (*reason, 2, Some(20 * CENT)));
+        assert_eq!(fleet.cycles(*instance).await, []);
+    }
+    assert_eq!(fleet.balances(two).await, [usd("50.00"), usd("100.00")]);
+    assert_eq!(number(db, "SELECT count(*) FROM payment_transactions").await, 1);
+
+    fleet.wallet_of(none, "100.00").await;
+    let more_than = money(db, 5_000);
+    db.execute(&format!("DELETE FROM wallets WHERE organization_id = '{two}' AND balance > {more_than}"))
+        .await;
+    daemon.bill(hour(3)).await;
+    for instance in &instances[..2] {
+        assert_eq!(charged(&fleet, *instance).await, (1, 3, 30 * CENT));
+    }
+    assert_eq!(fleet.balance(two).await, usd("49.70"));
+    assert_sound(db).await;
+}
+
+async fn a_time_that_is_no_time_holds_its_instance(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("100.00").await;
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let mut rows = vec![("NULL", "NULL", "held")];
+    if db.backend() == DbBackend::Sqlite {
+        rows.extend([("'yesterday'", "'2025-03-01T00:00:00Z'", "held"), ("NULL", "''", "held")]);
+    } else {
+        rows.extend([
+            ("'-infinity'", "now()", "held"),
+            ("NULL", "'-infinity'", "held"),
+            // As if it were billed for ever.
+            ("'infinity'", "now()", "left alone"),
+            ("NULL", "'infinity'", "left alone"),
+        ]);
+    }
+    let mut instances = Vec::new();
+    for (billed, created, _) in &rows {
+        let instance = fleet.instance(Instance::new(org, plan, hour(0))).await;
+        let times = format!("SET last_billed_at = {billed}, created_at = {created}");
+        db.execute(&format!("UPDATE vps_instances {times} WHERE id = '{instance}'")).await;
+        instances.push(instance);
+    }
+    let good = fleet.instance(Instance::new(org, plan, hour(0))).await;
+
+    let totals = Daemon::of(db).await.bill(hour(2)).await;
+
+    assert_eq!(charged(&fleet, good).await, (1, 2, 20 * CENT));
+    assert_eq!(totals.charged, 1);
+    for ((billed, created, what), instance) in rows.iter().zip(&instances) {
+        let holds = fleet.holds(*instance).await;
+        let reasons: Vec<&str> = holds.iter().map(|hold| hold.reason.as_str()).collect();
+        let expected: &[&str] = if *what == "held" { &["invalid_time"] } else { &[] };
+        assert_eq!(reasons, expected, "billed {billed}, created {created}");
+        assert_eq!(charged(&fleet, *instance).await, (0, 0, 0));
+    }
+    assert_sound(db).await;
+}
+
+async fn more_hours_than_the_limit_are_held_whole_until_they_are_approved(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("100.00").await;
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let long = fleet.instance(Instance::new(org, plan, hour(0))).await;
+    let short = fleet.instance(Instance::new(org, plan, hour(1))).await;
+    let daemon = Daemon::of(db).await;
+
+    let totals = daemon.bill(hour(73)).await;
+
+    assert_eq!((totals.charged, totals.hours, totals.held), (1, 72, 1));
+    assert_eq!(charged(&fleet, short).await, (1, 72, usd("7.20")));
+    let hold = hold_of(&fleet, long).await;
+    assert_eq!((hold.reason.as_str(), hold.hours, hold.amount), ("catch_up_limit", 73, Some(usd("7.30"))));
+    assert!(hold.detail.contains("--approve-catch-up"), "it says what to do: {}", hold.detail);
+
+    let before = contents(db).await;
+    let approved = Order::approved_by(hour(74));
+    let preview = daemon.preview(&approved).await;
+    assert_eq!((preview.charged, preview.hours, preview.amount.0), (2, 75, usd("7.50")));
+    assert_eq!(contents(db).await, before, "a dry run writes nothing at all");
+
+    assert_eq!(daemon.bill(hour(74)).await.hours, 1, "without approval it is still held");
+    let Bill { totals, .. } = daemon.carry_out(&approved).await.expect("the approved run comes to its end");
+    assert_eq!((totals.charged, totals.hours), (1, 74));
+    assert_eq!(charged(&fleet, long).await, (1, 74, usd("7.40")));
+    assert!(!fleet.holds(long).await[0].open);
+    assert_sound(db).await;
+}
+
+async fn the_catch_up_limit_is_a_setting(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("100.00").await;
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    fleet.instance(Instance::new(org, plan, hour(0))).await;
+    for (limit, hours) in [(3, 0), (4, 4)] {
+        let settings = Settings { max_catch_up_hours: limit, ..Settings::default() };
+        assert_eq!(Daemon::with(db, settings).await.bill(hour(4)).await.hours, hours);
+    }
+    assert_sound(db).await;
+}
+
+on_every_database!(
+    a_price_that_is_no_price_holds_its_instance_and_leaves_the_wallet_alone,
+    an_unknown_plan_holds_its_instance_and_is_not_billed_at_a_guess,
+    without_one_wallet_that_can_pay_an_organization_is_held_and_nobody_is_debited,
+);
+on_each_kind!(
+    a_plan_is_found_by_its_id_and_by_its_providers_name_for_it,
+    a_time_that_is_no_time_holds_its_instance,
+    more_hours_than_the_limit_are_held_whole_until_they_are_approved,
+);
+on_every_engine!(the_catch_up_limit_is_a_setting);

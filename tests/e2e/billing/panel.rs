@@ -1,0 +1,137 @@
+//! The panel beside us: it moves anchors, instances and machines as it likes, and no hour is charged twice for it.
+
+use e2e::{ChargeRow, Db, Fleet, Instance, Plan};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{CENT, Daemon, TEN_CENTS_AN_HOUR, assert_sound, charged, hold_of, hour, minute, number, usd};
+
+/// The panel bills these whole hours itself, as its built-in biller does.
+async fn panel_bills(db: &Db, fleet: &Fleet<'_>, org: Uuid, instance: Uuid, from: i64, hours: i64) {
+    let amount = super::money(db, 10 * hours);
+    let (start, end) = (hour(from).to_rfc3339(), hour(from + hours).to_rfc3339());
+    let before = fleet.balance(org).await;
+    for sql in [
+        format!("UPDATE wallets SET balance = balance - {amount} WHERE organization_id = '{org}'"),
+        format!(
+            "INSERT INTO payment_transactions
+                 (organization_id, amount, payment_method, payment_provider, status, description)
+             VALUES ('{org}', -{amount}, 'wallet_debit', 'internal', 'completed', 'VPS Hourly Billing - x ({hours}h)')"
+        ),
+        format!(
+            "INSERT INTO vps_billing_cycles
+                 (vps_instance_id, organization_id, billing_period_start, billing_period_end, hourly_rate,
+                  total_amount, status)
+             VALUES ('{instance}', '{org}', '{start}', '{end}', {}, {amount}, 'billed')",
+            super::money(db, 10)
+        ),
+        format!("UPDATE vps_instances SET last_billed_at = '{end}' WHERE id = '{instance}'"),
+    ] {
+        db.execute(&sql).await;
+    }
+    assert_eq!(fleet.balance(org).await, before - 10 * CENT * hours);
+}
+
+async fn hours_that_the_panel_billed_meanwhile_are_not_billed_again(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("100.00").await;
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let instance = fleet.instance(Instance::new(org, plan, hour(0))).await;
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(2)).await;
+    panel_bills(db, &fleet, org, instance, 2, 3).await;
+
+    assert_eq!(daemon.bill(hour(5)).await.hours, 0);
+    daemon.bill(hour(7)).await;
+
+    let amount = 20 * CENT;
+    let expected = [0, 5].map(|start| ChargeRow { start: hour(start), hours: 2, amount });
+    assert_eq!(fleet.charges(instance).await, expected);
+    assert_eq!(fleet.balance(org).await, usd("100.00") - 70 * CENT);
+    assert_sound(db).await;
+}
+
+async fn an_anchor_that_was_set_back_is_repaired_and_nothing_is_charged(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("100.00").await;
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let instance = fleet.instance(Instance::new(org, plan, hour(0))).await;
+    let daemon = Daemon::of(db).await;
+    for hours in [2, 3, 6] {
+        daemon.bill(hour(hours)).await;
+    }
+    let cycles = fleet.cycles(instance).await;
+
+    // As a restore of the panel's tables alone would: two cycles lost, and the anchor where it was before them.
+    let lost = hour(2).to_rfc3339();
+    db.execute(&format!("DELETE FROM vps_billing_cycles WHERE billing_period_start >= '{lost}'")).await;
+    db.execute(&format!("UPDATE vps_instances SET last_billed_at = '{lost}'")).await;
+    let totals = daemon.bill(hour(6)).await;
+
+    assert_eq!((totals.charged, totals.held, totals.amount.0), (0, 0, 0));
+    assert_eq!(fleet.balance(org).await, usd("99.40"));
+    assert_eq!(fleet.last_billed_at(instance).await, Some(hour(6)));
+    let repaired = fleet.cycles(instance).await;
+    assert_eq!(repaired.len(), 3);
+    for (repaired, lost) in repaired.iter().zip(&cycles).skip(1) {
+        assert_eq!(
+            (repaired.start, repaired.end, repaired.status.as_str()),
+            (lost.start, lost.end, "billed")
+        );
+        assert_eq!((repaired.hourly_rate, repaired.total), (lost.hourly_rate, lost.total));
+        assert_eq!(repaired.payment_transaction_id, lost.payment_transaction_id);
+        let hours = (lost.end - lost.start).num_hours();
+        assert_eq!(repaired.metadata["hours_charged"], json!(hours));
+    }
+    assert_sound(db).await;
+
+    // With hours due besides, and the cycles in place.
+    db.execute("UPDATE vps_instances SET last_billed_at = NULL").await;
+    daemon.bill(hour(7)).await;
+    assert_eq!(charged(&fleet, instance).await, (4, 7, 70 * CENT));
+    assert_eq!(fleet.cycles(instance).await.len(), 4);
+    assert_sound(db).await;
+}
+
+async fn whoever_has_an_instance_when_it_is_billed_pays(db: &Db) {
+    let fleet = Fleet::new(db);
+    let (giver, taker) = (fleet.wallet("0.20").await, fleet.wallet("10.00").await);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let instance = fleet.instance(Instance::new(giver, plan, hour(0))).await;
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(3)).await;
+    assert_eq!(hold_of(&fleet, instance).await.hours, 1);
+
+    db.execute(&format!("UPDATE vps_instances SET organization_id = '{taker}' WHERE id = '{instance}'"))
+        .await;
+    daemon.bill(hour(4)).await;
+
+    assert_eq!((fleet.balance(giver).await, fleet.balance(taker).await), (0, usd("9.80")));
+    assert_eq!(number(db, "SELECT count(*) FROM billing_holds WHERE closed_at IS NULL").await, 0);
+    assert_sound(db).await;
+}
+
+async fn an_organization_that_is_deleted_takes_nobody_with_it(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let (gone, stays) = (fleet.wallet("0.05").await, fleet.wallet("10.00").await);
+    let orphan = fleet.instance(Instance::new(gone, plan, hour(0))).await;
+    let other = fleet.instance(Instance::new(stays, plan, hour(0))).await;
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(1)).await;
+
+    db.execute(&format!("DELETE FROM organizations WHERE id = '{gone}'")).await;
+    daemon.bill(minute(130)).await;
+
+    let hold = hold_of(&fleet, orphan).await;
+    assert_eq!((hold.reason.as_str(), hold.hours), ("no_wallet", 2));
+    assert_eq!(charged(&fleet, other).await, (2, 2, 20 * CENT));
+    assert_sound(db).await;
+}
+
+on_each_kind!(
+    hours_that_the_panel_billed_meanwhile_are_not_billed_again,
+    an_anchor_that_was_set_back_is_repaired_and_nothing_is_charged,
+    whoever_has_an_instance_when_it_is_billed_pays,
+    an_organization_that_is_deleted_takes_nobody_with_it,
+);

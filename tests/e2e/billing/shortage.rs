@@ -1,0 +1,154 @@
+//! Too little money: what the wallet covers is charged, the rest waits in one hold, and deletion forgives nothing.
+
+use e2e::{ChargeRow, Db, Fleet, HoldRow, Instance, Plan, on_every_database};
+
+use super::{CENT, Daemon, TEN_CENTS_AN_HOUR, assert_sound, charged, hold_of, hour, minute, number, usd};
+
+/// B9
+async fn a_wallet_pays_the_whole_hours_that_it_covers_for_the_oldest_instance_first(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("0.55").await;
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let young = fleet.instance(Instance::new(org, plan, minute(1))).await;
+    let old = fleet.instance(Instance::new(org, plan, hour(0))).await;
+
+    let totals = Daemon::of(db).await.bill(minute(241)).await;
+
+    assert_eq!((totals.charged, totals.hours, totals.held), (2, 5, 1));
+    assert_eq!(charged(&fleet, old).await, (1, 4, 40 * CENT));
+    assert_eq!(fleet.holds(old).await, []);
+    assert_eq!(charged(&fleet, young).await, (1, 1, 10 * CENT));
+    let hold = hold_of(&fleet, young).await;
+    assert_eq!((hold.reason.as_str(), hold.hours, hold.amount), ("insufficient_balance", 3, Some(30 * CENT)));
+    assert_eq!(hold.detail, "the wallet holds 0.05 USD and does not cover the next hour");
+    assert_eq!(fleet.balance(org).await, 5 * CENT);
+    assert_eq!(fleet.last_billed_at(young).await, Some(minute(61)));
+    assert_sound(db).await;
+}
+
+/// B9
+async fn an_empty_wallet_leaves_one_open_hold_and_no_failed_rows(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("0.09").await;
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let instance = fleet.instance(Instance::new(org, plan, hour(0))).await;
+    let daemon = Daemon::of(db).await;
+
+    for hours in 1..=5 {
+        assert_eq!(daemon.bill(hour(hours)).await.held, 1);
+        let hold = hold_of(&fleet, instance).await;
+        assert_eq!((hold.hours, hold.amount), (hours, Some(10 * CENT * hours)));
+    }
+    assert_eq!(fleet.ledger(org).await, []);
+    assert_eq!(fleet.cycles(instance).await, []);
+    assert_eq!(fleet.last_billed_at(instance).await, None);
+
+    fleet.top_up(org, "0.25").await;
+    daemon.bill(hour(6)).await;
+    assert_eq!(charged(&fleet, instance).await, (1, 3, 30 * CENT), "what the wallet covers, at the next run");
+    assert_eq!(hold_of(&fleet, instance).await.hours, 3);
+
+    fleet.top_up(org, "10.00").await;
+    daemon.bill(hour(6)).await;
+    assert_eq!(charged(&fleet, instance).await, (2, 6, 60 * CENT));
+    assert!(
+        matches!(&fleet.holds(instance).await[..], [HoldRow { open: false, .. }]),
+        "and the hold is closed"
+    );
+    assert_eq!(fleet.balance(org).await, usd("9.74"));
+    assert_eq!(number(db, "SELECT count(*) FROM payment_transactions WHERE status <> 'completed'").await, 0);
+    assert_sound(db).await;
+}
+
+async fn a_wallet_below_zero_pays_nothing_and_sinks_no_further(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("-3.00").await;
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let instance = fleet.instance(Instance::new(org, plan, hour(0))).await;
+    let free = fleet.plan(Plan::monthly("0.00")).await;
+    let free = fleet.instance(Instance::new(org, free, hour(0))).await;
+
+    Daemon::of(db).await.bill(hour(2)).await;
+
+    assert_eq!(hold_of(&fleet, instance).await.reason, "insufficient_balance");
+    assert_eq!(charged(&fleet, free).await, (1, 2, 0), "what is free needs no money");
+    assert_eq!(fleet.balance(org).await, usd("-3.00"));
+    assert_sound(db).await;
+}
+
+/// B11
+async fn a_deleted_instance_is_charged_up_to_when_it_was_last_seen(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("0.20").await;
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let instance = fleet.instance(Instance::new(org, plan, hour(0)).label("gone")).await;
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(2)).await;
+    daemon.bill(hour(7)).await;
+    assert_eq!(hold_of(&fleet, instance).await.hours, 5);
+
+    fleet.delete(instance).await;
+    daemon.bill(hour(9)).await;
+    assert_eq!(
+        hold_of(&fleet, instance).await.hours,
+        5,
+        "nothing is owed for the time since it was last seen"
+    );
+
+    fleet.top_up(org, "0.35").await;
+    daemon.bill(hour(20)).await;
+    assert_eq!(hold_of(&fleet, instance).await.hours, 2);
+    fleet.top_up(org, "10.00").await;
+    daemon.bill(hour(30)).await;
+    daemon.bill(hour(40)).await;
+
+    let rows = [(0, 2), (2, 3), (5, 2)];
+    let expected =
+        rows.map(|(start, hours)| ChargeRow { start: hour(start), hours, amount: hours * 10 * CENT });
+    assert_eq!(fleet.charges(instance).await, expected, "its history is ours to keep");
+    let debits = fleet.ledger(org).await;
+    let mut debits: Vec<_> =
+        debits.iter().filter(|row| row.amount < 0).map(|row| row.description.as_str()).collect();
+    debits.sort_unstable();
+    let expected = [
+        "VPS Hourly Billing - gone (2h)",
+        "VPS Hourly Billing - gone (2h)",
+        "VPS Hourly Billing - gone (3h)",
+    ];
+    assert_eq!(debits, expected);
+    assert_eq!(number(db, "SELECT count(*) FROM vps_billing_cycles").await, 0);
+    assert!(matches!(&fleet.holds(instance).await[..], [HoldRow { open: false, .. }]));
+    assert_eq!(fleet.balance(org).await, usd("9.85"));
+    assert_sound(db).await;
+}
+
+/// B11
+async fn a_deleted_instance_that_owed_nothing_leaves_its_history_and_no_debt(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("10.00").await;
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let paid = fleet.instance(Instance::new(org, plan, hour(0))).await;
+    let never_priced = fleet.instance(Instance::new(org, "unheard-of", hour(0))).await;
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(2)).await;
+
+    fleet.delete(paid).await;
+    fleet.delete(never_priced).await;
+    let totals = daemon.bill(hour(9)).await;
+
+    assert_eq!((totals.charged, totals.held), (0, 0));
+    assert_eq!(charged(&fleet, paid).await, (1, 2, 20 * CENT));
+    assert_eq!(charged(&fleet, never_priced).await, (0, 0, 0), "what it would have cost is not known");
+    assert!(!fleet.holds(never_priced).await[0].open);
+    assert_sound(db).await;
+}
+
+on_every_database!(
+    a_wallet_pays_the_whole_hours_that_it_covers_for_the_oldest_instance_first,
+    an_empty_wallet_leaves_one_open_hold_and_no_failed_rows,
+    a_deleted_instance_is_charged_up_to_when_it_was_last_seen,
+);
+on_each_kind!(
+    a_wallet_below_zero_pays_nothing_and_sinks_no_further,
+    a_deleted_instance_that_owed_nothing_leaves_its_history_and_no_debt,
+);

@@ -1,0 +1,155 @@
+//! The fault campaign in short, and the proof that it can fail: each guard that is left out of the daemons is missed.
+
+use std::{env, time::Duration};
+
+use e2e::faults::{self, Engine, Fault, Options, Report};
+
+fn options(engine: Engine, seconds: u64) -> Options {
+    Options::new(engine, Duration::from_secs(seconds), 1, env!("CARGO_BIN_EXE_faults").into())
+}
+
+/// `FAULTS_SECONDS` makes the campaigns longer.
+fn seconds() -> u64 {
+    env::var("FAULTS_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
+}
+
+async fn check_clean(options: &Options) -> Report {
+    let report = faults::run(options).await;
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(report.hours_due, report.hours_charged + report.hours_held, "{report}");
+    assert!(report.hours_charged > 0, "nothing was billed:\n{report}");
+    report
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_campaign_on_sqlite_finds_nothing() {
+    let report = check_clean(&options(Engine::Sqlite, seconds())).await;
+    assert!(report.kills + report.pauses > 0, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_campaign_on_postgres_finds_nothing() {
+    let report = check_clean(&options(Engine::Postgres, seconds())).await;
+    assert!(report.kills + report.pauses > 0, "{report}");
+}
+
+/// What the campaign counts that a daemon without a guard does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Double,
+    Lost,
+    WalletsOff,
+    /// A rule was broken, of which a finding says this.
+    Rule(&'static str),
+}
+
+/// Guards that are left out together, and how that is found. Where several are, one alone is not missed: another layer holds.
+struct Mutation {
+    guards: &'static str,
+    engine: Engine,
+    faults: &'static [Fault],
+    /// How long a batch waits between what it reads and what it writes.
+    linger_ms: u32,
+    seconds: u64,
+    sabotage: &'static [&'static str],
+    found: Found,
+}
+
+impl Mutation {
+    const fn new(guards: &'static str, found: Found) -> Self {
+        Self {
+            guards,
+            engine: Engine::Postgres,
+            faults: &[],
+            linger_ms: 30,
+            seconds: 5,
+            sabotage: &[],
+            found,
+        }
+    }
+
+    const fn on_sqlite(self) -> Self {
+        Self { engine: Engine::Sqlite, ..self }
+    }
+
+    const fn faults(self, seconds: u64, faults: &'static [Fault]) -> Self {
+        Self { seconds, faults, ..self }
+    }
+
+    const fn sabotage(self, sabotage: &'static [&'static str]) -> Self {
+        Self { sabotage, ..self }
+    }
+
+    async fn check(self) {
+        let mut options = options(self.engine, self.seconds)
+            .faults(self.faults)
+            .environment("BILLING_LINGER_MS", &self.linger_ms.to_string());
+        if !self.guards.is_empty() {
+            options = options.mutated(self.guards);
+        }
+        options.sabotage = self.sabotage.iter().map(|sql| (*sql).to_owned()).collect();
+        options.pace_ms = 5..20;
+        options.panel = false;
+        options.patience = Duration::from_secs(12);
+        let report = faults::run(&options).await;
+        let found = match self.found {
+            Found::Double => report.double > 0,
+            Found::Lost => report.lost > 0,
+            Found::WalletsOff => report.wallets_off > 0,
+            Found::Rule(text) => report.findings.iter().any(|finding| finding.contains(text)),
+        };
+        assert!(found, "nothing of the kind {:?} was found without {}:\n{report}", self.found, self.guards);
+    }
+}
+
+macro_rules! mutations {
+    ($($name:ident: $mutation:expr;)+) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            $mutation.check().await;
+        }
+    )+};
+}
+
+const NO_KEY: &str = "ALTER TABLE billing_charges DROP CONSTRAINT billing_charges_pkey";
+
+mutations! {
+    // Layer 2, the fence. Alone it is not missed: who lost the lease stops by its own clock. So everybody claims at once.
+    who_ignores_the_fence_commits_after_a_newer_holder:
+        Mutation::new("claim-unexpired,no-fence-check", Found::Rule("was committed under the number"));
+    who_ignores_the_fence_commits_after_a_newer_holder_on_sqlite:
+        Mutation::new("claim-unexpired,no-fence-check", Found::Rule("was committed under the number")).on_sqlite();
+    without_a_raised_fence_nobody_bills: Mutation::new("fence-not-raised", Found::Lost);
+    a_run_recorded_without_a_lease_overlaps_another:
+        Mutation::new("record-unfenced", Found::Rule("before an older holder's was recorded"))
+            .faults(10, &[Fault::Pause]);
+
+    // Layer 1, the ledger, without any holder: the key, the watermark, the anchor and the counts each hold alone.
+    without_its_key_the_ledger_takes_an_hour_twice:
+        Mutation::new("", Found::Rule("unique_key")).sabotage(&[NO_KEY]);
+    a_stale_list_charges_twice:
+        Mutation::new(
+            "claim-unexpired,no-fence-check,stale-due-list,no-watermark-compare,no-count-check",
+            Found::Double,
+        )
+        .sabotage(&[NO_KEY]);
+    rows_that_nobody_counts_take_money_for_nothing:
+        Mutation::new("claim-unexpired,no-fence-check,stale-due-list,no-count-check", Found::WalletsOff);
+    hours_from_the_anchor_alone_begin_again: Mutation::new("anchor-only", Found::Double);
+    an_anchor_that_stays_misleads_the_panel: Mutation::new("anchor-stays", Found::Rule("watermark"));
+
+    // Money: the lock and the comparison of the balance each hold alone.
+    a_balance_from_before_a_top_up_is_written_back:
+        Mutation::new("no-wallet-lock,no-balance-compare", Found::WalletsOff);
+    a_debit_of_its_own_is_lost_by_a_kill:
+        Mutation::new("debit-apart", Found::WalletsOff).faults(6, &[Fault::KillAny, Fault::KillTheHolder]);
+    a_debit_of_its_own_is_lost_by_a_kill_on_sqlite:
+        Mutation::new("debit-apart", Found::WalletsOff).faults(6, &[Fault::KillAny, Fault::KillTheHolder]).on_sqlite();
+    cycles_of_their_own_are_lost_by_a_kill:
+        Mutation::new("cycles-apart", Found::Rule("billed cycles")).faults(6, &[Fault::KillAny, Fault::KillTheHolder]);
+
+    // One transaction, and what is known of it.
+    a_retry_without_a_rollback_keeps_half_a_batch: Mutation::new("retry-without-rollback", Found::WalletsOff);
+    totals_from_memory_miss_a_lost_answer:
+        Mutation::new("totals-from-memory", Found::Rule("its batches")).faults(6, &[Fault::LoseCommits]);
+}

@@ -1,0 +1,99 @@
+//! `demo`: the same fleet for the same seed on every database, and none that is in use.
+
+use e2e::{Login, Panel, Postgres, Sqlite, connect};
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
+use serde_json::{Value, json};
+
+use super::{json, keys};
+use crate::daemon::program;
+
+/// What a demo says of a fleet with all the awkward cases, apart from how long it took.
+async fn figures(arguments: &str) -> Value {
+    let program = program();
+    let mut shown =
+        json(&program.run(&format!("demo --instances 250 --json {arguments}")).await.expect_code(0));
+    assert_eq!(
+        keys(&shown),
+        ["amount", "audit", "charged", "held", "hours", "instances", "second_run_charged", "seconds"]
+    );
+    assert_eq!(keys(&shown["audit"]), ["checked", "violations"]);
+    let seconds = shown.as_object_mut().and_then(|shown| shown.remove("seconds"));
+    assert!(seconds.is_some_and(|seconds| seconds.is_f64()));
+    let left = std::fs::read_dir(program.folder()).expect("a folder of ours is read").count();
+    assert_eq!(left, 0, "a script has no use for the demo's database");
+    shown
+}
+
+async fn number(db: &DatabaseConnection, sql: &str) -> i64 {
+    let sql = format!("SELECT CAST(({sql}) AS bigint)");
+    let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await;
+    row.expect("the query is valid").expect("there is a row").try_get_by_index(0).expect("a number")
+}
+
+#[tokio::test]
+async fn the_demo_shows_the_same_fleet_for_the_same_seed_on_every_database() {
+    let shown = figures("").await;
+    assert_eq!(figures("--seed 1").await, shown, "1 is the seed that is not given");
+    assert_ne!(figures("--seed 2").await, shown);
+    assert_eq!(shown["instances"], 250);
+    assert_eq!(shown["second_run_charged"], 0);
+    assert_eq!(shown["audit"]["violations"], 0);
+
+    let file = Sqlite::database();
+    let postgres = Postgres::database(Panel::Empty).await;
+    for url in [file.url(), postgres.url(Login::Owner)] {
+        assert_eq!(figures(&format!("--database-url {url}")).await, shown, "{url}");
+        let db = connect(&url).await;
+        let charged = number(&db, "SELECT count(DISTINCT instance_id) FROM billing_charges").await;
+        let held = number(&db, "SELECT count(*) FROM billing_holds WHERE closed_at IS NULL").await;
+        let hours = number(&db, "SELECT sum(hours) FROM billing_charges").await;
+        let amount = number(&db, "SELECT sum(amount) FROM billing_charges").await;
+        assert_eq!(shown["charged"], charged);
+        assert_eq!(shown["held"], held);
+        assert_eq!(shown["hours"], hours);
+        assert_eq!(shown["amount"], json!(format!("{}.{:04}", amount / 10_000, amount % 10_000)));
+        let waiting = "SELECT count(*) FROM vps_instances i
+                        WHERE NOT EXISTS (SELECT 1 FROM billing_charges c WHERE CAST(c.instance_id AS text) = CAST(i.id AS text))
+                          AND NOT EXISTS (SELECT 1 FROM billing_holds h WHERE CAST(h.instance_id AS text) = CAST(i.id AS text))";
+        let both = "SELECT count(DISTINCT h.instance_id) FROM billing_holds h
+                      JOIN billing_charges c ON CAST(c.instance_id AS text) = CAST(h.instance_id AS text)";
+        assert_eq!(
+            charged + held - number(&db, both).await + number(&db, waiting).await,
+            250,
+            "nobody is forgotten"
+        );
+        assert!(held > 0 && charged > held, "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_demo_for_a_person_says_where_to_look_next() {
+    let program = program();
+    let ended = program.run("demo --instances 250").await.expect_code(0);
+    assert_eq!(ended.out[0], "A made-up fleet of 250 machines of 50 organizations, on SQLite");
+    assert!(
+        ended.text().contains("charged as of the same instant: no hour is charged twice"),
+        "{}",
+        ended.text()
+    );
+    let url = ended.out.iter().find_map(|line| line.trim().strip_prefix("export DATABASE_URL="));
+    let next = crate::daemon::program().env("DATABASE_URL", url.expect("it says where its database is"));
+    next.run("audit").await.expect_code(0);
+}
+
+#[tokio::test]
+async fn the_demo_refuses_a_database_that_is_in_use() {
+    let used = Sqlite::migrated().await;
+    let db = used.connect().await;
+    db.execute_unprepared("INSERT INTO vps_plans (name, provider_plan_id) VALUES ('Plan', 'plan')")
+        .await
+        .expect("a plan");
+    let ended = program().run(&format!("demo --database-url {}", used.url())).await.expect_code(78);
+    assert_eq!(
+        ended.err,
+        ["this database has organizations or plans already: the demo only fills an empty one"]
+    );
+    for table in ["vps_instances", "organizations", "billing_charges", "billing_job_state"] {
+        assert_eq!(number(&db, &format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
+    }
+}

@@ -1,0 +1,24 @@
+//! What each command prints, and what it ends with.
+
+mod books;
+mod demo;
+mod output;
+mod refusals;
+mod secrets;
+
+use e2e::Ended;
+use serde_json::Value;
+
+/// The one line of JSON that a command printed.
+#[track_caller]
+fn json(ended: &Ended) -> Value {
+    assert_eq!(ended.out.len(), 1, "{}", ended.text());
+    serde_json::from_str(&ended.out[0]).unwrap_or_else(|error| panic!("{error}: {}", ended.text()))
+}
+
+/// The keys of a JSON object, in alphabetical order.
+fn keys(object: &Value) -> Vec<&str> {
+    let mut keys: Vec<_> = object.as_object().expect("an object").keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    keys
+}

@@ -1,0 +1,141 @@
+//! How the log looks, and that nobody has to read it.
+
+use std::process::Stdio;
+
+use chrono::NaiveDateTime;
+use e2e::{Db, Ended, Program, process::Signal};
+use serde_json::Value;
+
+use crate::daemon::{BILLING, HEARTBEAT, daemon, program, seed};
+
+/// A daemon that has something to say on every level: billing fails, and is given up.
+async fn eventful(db: &Db) -> Program {
+    seed(db, 1).await;
+    db.execute("REVOKE INSERT ON payment_transactions FROM billing_run").await;
+    let once = BILLING.replace("max-attempts = 100", "max-attempts = 2");
+    daemon(db, &[&once, HEARTBEAT]).env("LOG_LEVEL", "debug")
+}
+
+async fn run(program: &Program, arguments: &str) -> Ended {
+    let running = program.start(arguments);
+    running.says("and is given up").await;
+    running.says("`heartbeat` done").await;
+    running.terminated().await.expect_code(0)
+}
+
+#[tokio::test]
+async fn a_log_line_reads_as_the_originals_and_goes_to_the_stream_of_its_level() {
+    let db = Db::g1_role().await;
+    let ended = run(&eventful(&db).await, "run").await;
+    for (lines, levels) in [(&ended.out, ["INFO", "DEBUG"]), (&ended.err, ["WARN", "ERROR"])] {
+        for line in lines {
+            let rest = line.strip_prefix('[').and_then(|line| line.split_once("Z] ["));
+            let (time, rest) = rest.unwrap_or_else(|| panic!("no time: {line}"));
+            let is_time = NaiveDateTime::parse_from_str(time, "%Y-%m-%dT%H:%M:%S%.3f").is_ok();
+            assert!(is_time && time.len() == "2025-01-15T10:30:00.000".len(), "{line}");
+            let (level, message) = rest.split_once("] ").unwrap_or_else(|| panic!("no level: {line}"));
+            assert!(levels.contains(&level) && !message.is_empty(), "{line}");
+        }
+        for level in levels {
+            assert!(
+                lines.iter().any(|line| line.contains(&format!("] [{level}] "))),
+                "no {level}: {}",
+                ended.text()
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_log_in_json_is_one_object_a_line() {
+    let db = Db::g1_role().await;
+    let ended = run(&eventful(&db).await, "run --log-format json").await;
+    for (lines, levels) in [(&ended.out, ["INFO", "DEBUG"]), (&ended.err, ["WARN", "ERROR"])] {
+        for line in lines {
+            let event: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            for key in ["timestamp", "message", "target"] {
+                assert!(event[key].as_str().is_some_and(|text| !text.is_empty()), "{line}");
+            }
+            assert!(levels.contains(&event["level"].as_str().unwrap_or_default()), "{line}");
+        }
+    }
+    let failed = ended.err.iter().find(|line| line.contains("attempt 1 of 2")).expect("it failed once");
+    let event: Value = serde_json::from_str(failed).expect("an object");
+    assert_eq!((&event["job.name"], &event["attempt"]), (&Value::from("billing"), &Value::from(1)));
+}
+
+#[tokio::test]
+async fn what_a_command_answers_is_not_mixed_with_its_log() {
+    let db = Db::sqlite().await;
+    seed(&db, 1).await;
+    let program = program().env("DATABASE_URL", &db.url).env("LOG_LEVEL", "trace,sqlx=trace");
+    for command in ["bill --json", "audit --json", "bill --json --log-format json"] {
+        let ended = program.run(command).await.expect_code(0);
+        assert_eq!(ended.out.len(), 1, "{command}: {}", ended.text());
+        assert!(serde_json::from_str::<Value>(&ended.out[0]).is_ok(), "{}", ended.text());
+        assert!(!ended.err.is_empty(), "{command} logs");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_has_gone_away_is_no_error() {
+    let db = Db::sqlite().await;
+    let program = daemon(&db, &[BILLING, HEARTBEAT]);
+    for command in [
+        "demo --instances 10",
+        "demo --instances 10 --json",
+        "bill",
+        "audit",
+        "check",
+        "migrate status",
+        "--help",
+        "--version",
+    ] {
+        for deaf in [false, true] {
+            let mut command_ = program.command(command);
+            command_.stdout(gone());
+            if deaf {
+                command_.stderr(gone());
+            }
+            let output = command_.output().await.expect("the program starts");
+            let err = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(0), "{command}: {err}");
+            assert!(!err.contains("panicked"), "{command}: {err}");
+        }
+    }
+    // What is wrong has its exit code even if nobody can be told.
+    for (command, code) in [("frobnicate", 64), ("check --config other.toml", 78)] {
+        let status = program
+            .command(command)
+            .stdout(gone())
+            .stderr(gone())
+            .status()
+            .await
+            .expect("the program starts");
+        assert_eq!(status.code(), Some(code), "{command}");
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_goes_on_when_nobody_reads_its_log() {
+    let db = Db::sqlite().await;
+    seed(&db, 1).await;
+    let program = daemon(&db, &[BILLING, HEARTBEAT]).env("LOG_LEVEL", "debug");
+    let mut child = program.command("run").stdout(gone()).stderr(gone()).spawn().expect("the program starts");
+    let beats =
+        "SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL AND last_run_success";
+    e2e::eventually("it bills and beats", async || {
+        (crate::daemon::ask(&db, beats).await == "1").then_some(())
+    })
+    .await;
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(pid.expect("it is there"), Signal::TERM).expect("it is ours");
+    assert_eq!(child.wait().await.expect("it is ours").code(), Some(0));
+}
+
+/// A pipe that nobody reads from.
+fn gone() -> Stdio {
+    let (reader, writer) = std::io::pipe().expect("a pipe is made");
+    drop(reader);
+    writer.into()
+}

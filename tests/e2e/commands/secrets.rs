@@ -1,0 +1,125 @@
+//! The password of the database is in no output of any command, whatever happens.
+
+use std::fs;
+
+use e2e::{Db, Login, Postgres, eventually, process::Signal};
+use sea_orm::ConnectOptions;
+
+use crate::daemon::{BILLING, HEARTBEAT, TICK, program, seed};
+
+const JOBS: [&str; 3] = [BILLING, HEARTBEAT, TICK];
+/// With characters that a URL must write otherwise.
+const PASSWORD: &str = r#"c4n4ry"/h1dd3n"#;
+const WRITTEN: &str = "c4n4ry%22%2Fh1dd3n";
+
+/// Fails the test if any part of the password is in a text.
+#[track_caller]
+fn check_silent(what: &str, text: &str) {
+    for part in ["c4n4ry", "h1dd3n"] {
+        assert!(!text.contains(part), "{what} says the password:\n{text}");
+    }
+}
+
+/// A role that needs the password: the server of the tests trusts everybody else.
+async fn guarded(db: &Db) {
+    db.execute(&format!("CREATE ROLE keeper LOGIN PASSWORD '{PASSWORD}' IN ROLE billing_run")).await;
+    let file = Postgres::server().folder().join("data/pg_hba.conf");
+    let rules = fs::read_to_string(&file).expect("the server's rules are read");
+    let rule = "host all keeper 127.0.0.1/32 scram-sha-256\n";
+    fs::write(&file, [rule, &rules].concat()).expect("the server's rules are written");
+    db.execute("SELECT pg_reload_conf()").await;
+    let open = db.url_for(Login::Billing).replace("billing_run@", "keeper@");
+    eventually("the rule is in force", async || {
+        let mut options = ConnectOptions::new(&open);
+        options.max_connections(1).sqlx_logging(false);
+        sea_orm::Database::connect(options).await.is_err().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_password_is_said_by_no_command() {
+    let db = Db::g1_role().await;
+    seed(&db, 2).await;
+    guarded(&db).await;
+    let url = db.url_for(Login::Billing).replace("billing_run@", &format!("keeper:{WRITTEN}@"));
+    let right = program().env("DATABASE_URL", &url).env("LOG_LEVEL", "trace,sqlx=trace,sea_orm=trace");
+    let right = right.file("jobs.toml", &JOBS.concat());
+    for format in ["text", "json"] {
+        let running = right.start(&format!("run --log-format {format}"));
+        running.says("job `tick` done").await;
+        let ended = running.terminated().await.expect_code(0);
+        check_silent("run", &ended.text());
+        for command in ["bill", "bill --json", "bill --dry-run", "audit --json", "check", "migrate status"] {
+            let ended = right.run(&format!("{command} --log-format {format}")).await.expect_code(0);
+            check_silent(command, &ended.text());
+        }
+        // The role may not migrate.
+        let ended = right.run(&format!("migrate down --yes --log-format {format}")).await.expect_code(77);
+        check_silent("migrate down", &ended.text());
+    }
+
+    let closed = url.replace(&format!(":{}/", Postgres::server().port()), ":1/");
+    let elsewhere = format!("{url}_not");
+    let wrong = url.replace(WRITTEN, &format!("{WRITTEN}-not"));
+    let option =
+        db.url_for(Login::Billing).replace("billing_run@", "keeper@") + "?password=" + WRITTEN + "-not";
+    for (what, url) in
+        [("no server", &closed), ("no database", &elsewhere), ("wrong", &wrong), ("wrong option", &option)]
+    {
+        let program = program().env("DATABASE_URL", url).env("LOG_LEVEL", "trace,sqlx=trace,sea_orm=trace");
+        let program = program.file("jobs.toml", &JOBS.concat());
+        for command in ["migrate status", "migrate up"] {
+            let ended = program.run(command).await;
+            assert_ne!(ended.code, Some(0), "{what}");
+            assert!(ended.text().contains("cannot open postgres://keeper"), "{what}: {}", ended.text());
+            check_silent(what, &ended.text());
+        }
+        for command in ["run", "bill", "audit"] {
+            let running = program.start(command);
+            running.says("cannot open postgres://keeper").await;
+            // It may have given up by itself.
+            let _ = running.try_signal(Signal::TERM);
+            check_silent(what, &running.ended().await.text());
+        }
+        let ended = program.run("check").await.expect_code(0);
+        check_silent(what, &ended.text());
+    }
+}
+
+#[tokio::test]
+async fn a_password_is_said_by_no_diagnostic() {
+    for text in [
+        "database-url = \"postgres://me:c4n4ry-h1dd3n@db:port/panel\"",
+        "database-url = \"postgres://me:c4n4ry/h1dd3n@db/panel\"",
+        "database-url = \"postgres://me:c4n4ry#h1dd3n@db/panel\"",
+        "database-url = \"mysql://me:c4n4ry-h1dd3n@db/panel\"",
+        "database-url = \"postgres://me:c4n4ry-h1dd3n@db/panel",
+        "database-url = postgres://me:c4n4ry-h1dd3n@db/panel",
+        "database-url = [\"postgres://me:c4n4ry-h1dd3n@db/panel\"]",
+        "databaseurl = \"postgres://me:c4n4ry-h1dd3n@db/panel\"",
+        "log-level = \"loud\"\ndatabase-url = \"postgres://me:c4n4ry-h1dd3n@db/panel\"",
+    ] {
+        let program = program().file("jobs.toml", &format!("[daemon]\n{text}\n{BILLING}"));
+        for command in ["check", "run", "bill", "audit", "migrate status"] {
+            let ended = program.run(command).await.expect_code(78);
+            check_silent(command, &ended.text());
+        }
+    }
+    for url in
+        ["postgres://me:c4n4ry-h1dd3n@db:port/panel", "c4n4ry-h1dd3n", "postgres://me:c4n4ry h1dd3n@db/panel"]
+    {
+        let as_variable = program().env("DATABASE_URL", url).file("jobs.toml", BILLING);
+        let as_file = program().file(".env", &format!("DATABASE_URL={url}\n")).file("jobs.toml", BILLING);
+        let malformed = program().file(".env", &format!("DATABASE_URL '{url}\n")).file("jobs.toml", BILLING);
+        for program in [as_variable, as_file, malformed] {
+            for command in ["check", "audit"] {
+                let ended = program.run(command).await.expect_code(78);
+                check_silent(command, &ended.text());
+            }
+        }
+    }
+    let url = "postgres://me:c4n4ry-h1dd3n@db:port/panel";
+    let ended = program().run(&format!("demo --database-url {url}")).await.expect_code(78);
+    check_silent("demo", &ended.text());
+}

@@ -1,0 +1,61 @@
+//! The settings of the original, which keep working, and the one of its intervals that could not.
+
+use e2e::Db;
+
+use super::{HEARTBEAT, ask, daemon, program};
+
+const HOURLY: &str = r#"
+[[job]]
+name = "billing"
+kind = "billing"
+schedule = { every = "1h" }
+run-at-start = true
+"#;
+
+/// Fault D10: an interval above 90 minutes hands billing back to the panel between any two runs.
+#[tokio::test]
+async fn an_interval_that_hands_billing_back_is_refused_unless_it_is_meant() {
+    let db = Db::sqlite().await;
+    let meant = format!("{HOURLY}allow-long-gaps = true\n");
+    for (minutes, jobs, refused) in [("91", HOURLY, true), ("90", HOURLY, false), ("91", &meant, false)] {
+        let program = daemon(&db, &[jobs, HEARTBEAT]).env("BILLING_INTERVAL_MINUTES", minutes);
+        if refused {
+            let ended = program.run("run").await.expect_code(78);
+            let message = "environment: BILLING_INTERVAL_MINUTES has no run for 1h 31m";
+            assert!(ended.err[0].starts_with(message), "{}", ended.text());
+            assert_eq!(ask(&db, "SELECT count(*) FROM billing_job_state").await, "0", "nothing was begun");
+        } else {
+            let running = program.start("run");
+            running.says("runs billing, heartbeat as").await;
+            running.terminated().await.expect_code(0);
+        }
+    }
+}
+
+/// What the original read from `.env`, and from the environment before it, does the same here.
+#[tokio::test]
+async fn the_originals_settings_are_read_from_the_environment_and_from_a_file() {
+    for (in_environment, minutes, level) in [(false, "30", "DEBUG"), (true, "15", "INFO")] {
+        let db = Db::g1_role().await;
+        let file = format!(
+            "# the original's\nexport DATABASE_URL='{}'\nBILLING_INTERVAL_MINUTES=30\nLOG_LEVEL=debug # loud\n",
+            db.url
+        );
+        let mut program = program().file(".env", &file).file("jobs.toml", &[HOURLY, HEARTBEAT].concat());
+        if in_environment {
+            program = program.env("BILLING_INTERVAL_MINUTES", "15").env("LOG_LEVEL", "info");
+        }
+        let running = program.start("run");
+        running.says("job `billing` done").await;
+        let interval = "SELECT metadata ->> 'billingIntervalMinutes' FROM billing_daemon_status";
+        assert_eq!(ask(&db, interval).await, minutes);
+        let next =
+            "SELECT max(extract(epoch FROM scheduled_at)::bigint % (60 * $minutes)) FROM billing_job_runs
+                     WHERE job = 'billing'"
+                .replace("$minutes", minutes);
+        assert_eq!(ask(&db, &next).await, "0", "it is the schedule, too");
+        let ended = running.terminated().await.expect_code(0);
+        let debug = ended.out.iter().any(|line| line.contains("] [DEBUG] "));
+        assert_eq!(debug, level == "DEBUG", "{}", ended.text());
+    }
+}

@@ -1,0 +1,169 @@
+//! How a daemon ends: politely, at once, or not by its own will; and what the next one makes of it.
+
+use e2e::{Db, eventually, on_variants, process::Signal};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, TransactionTrait};
+use uuid::Uuid;
+
+use super::{
+    BILLING, HEARTBEAT, HOURS, SHORT_LEASE, ask, check_all_charged_once, check_audit, daemon, rows, seed,
+    until_it_waits_for_a_lock,
+};
+
+const STUBBORN: &str = r#"
+[[job]]
+name = "stubborn"
+kind = "test.stubborn"
+schedule = { every = "365d" }
+run-at-start = true
+"#;
+
+/// Fault D2: the original abandoned the run in progress while its log claimed a graceful stop.
+async fn sigterm_in_the_middle_of_a_run_ends_it_after_the_batch_in_hand(db: &Db) {
+    let organizations = seed(db, 8).await;
+    let obstacle = Obstacle::before_the_fifth(db, &organizations).await;
+    let daemon_ = daemon(db, &[BILLING, HEARTBEAT]);
+    let running = daemon_.start("run");
+    obstacle.is_met(db).await;
+    running.signal(Signal::TERM);
+    running.says("SIGTERM: nothing new starts").await;
+    obstacle.remove(db).await;
+    let ended = running.ended().await.expect_code(0);
+    let billed: usize = ask(db, "SELECT count(*) FROM billing_charges").await.parse().expect("a count");
+    let sentence = format!("billing stopped after {billed} instances: the daemon is shutting down");
+    assert!(ended.text().contains(&sentence), "{}", ended.text());
+    // On SQLite the signal may have come just before the fifth.
+    assert!(billed == 5 || (billed == 4 && db.backend() == DbBackend::Sqlite), "{billed}");
+    check_charged(db, &organizations[..billed]).await;
+    let run = "status || ' ' || items || ' ' || attempt FROM billing_job_runs WHERE job = 'billing'";
+    assert_eq!(rows(db, run).await, [format!("interrupted {billed} 1")]);
+    let told =
+        "status || ' ' || (heartbeat_at IS NULL) || ' ' || instances_billed FROM billing_daemon_status";
+    assert_eq!(rows(db, told).await, [format!("stopped {} {billed}", yes(db))]);
+
+    let running = daemon_.start("run");
+    let left = organizations.len() - billed;
+    running.says(&format!("charged 0.{0:02} for {0} hours of {left} instances", 3 * left)).await;
+    running.says("job `billing` done").await;
+    running.terminated().await.expect_code(0);
+    check_all_charged_once(db, &organizations).await;
+    let finished = "status || ' ' || items || ' ' || attempt FROM billing_job_runs WHERE job = 'billing' ORDER BY started_at";
+    assert_eq!(
+        rows(db, finished).await,
+        [format!("interrupted {billed} 1"), format!("done {left} 1")],
+        "an interruption is no attempt"
+    );
+    let times = "SELECT count(DISTINCT scheduled_at) FROM billing_job_runs WHERE job = 'billing'";
+    assert_eq!(ask(db, times).await, "1", "it is the same occurrence");
+}
+
+/// Fault B2: a crash between the debit and its cycle charged again at each retry.
+async fn kill_9_in_the_middle_of_a_run_neither_loses_nor_repeats_a_charge(db: &Db) {
+    let organizations = seed(db, 8).await;
+    let obstacle = Obstacle::before_the_fifth(db, &organizations).await;
+    let daemon_ = daemon(db, &[SHORT_LEASE, BILLING, HEARTBEAT]);
+    let running = daemon_.start("run");
+    obstacle.is_met(db).await;
+    running.signal(Signal::KILL);
+    assert_eq!(running.ended().await.code, None);
+    obstacle.remove(db).await;
+    check_charged(db, &organizations[..4]).await;
+    assert_eq!(ask(db, "SELECT count(*) FROM billing_job_runs WHERE job = 'billing'").await, "0");
+
+    // The lease of the dead one has to run out first.
+    let running = daemon_.start("run");
+    running.says("charged 0.12 for 12 hours of 4 instances").await;
+    running.terminated().await.expect_code(0);
+    check_all_charged_once(db, &organizations).await;
+}
+
+on_variants!(sigterm_in_the_middle_of_a_run_ends_it_after_the_batch_in_hand: sqlite, g1_role, g3_role);
+on_variants!(kill_9_in_the_middle_of_a_run_neither_loses_nor_repeats_a_charge: sqlite, g1_role, g3_role);
+
+async fn check_charged(db: &Db, organizations: &[Uuid]) {
+    let charged =
+        "CAST(organization_id AS text) || ' ' || hours FROM billing_charges ORDER BY organization_id";
+    let expected: Vec<_> = organizations.iter().map(|org| format!("{org} {HOURS}")).collect();
+    assert_eq!(rows(db, charged).await, expected, "whole batches and nothing else");
+    check_audit(db).await;
+}
+
+fn yes(db: &Db) -> &'static str {
+    if db.backend() == DbBackend::Sqlite { "1" } else { "true" }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_daemon_at_once() {
+    let db = Db::sqlite().await;
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        let running = daemon(&db, &[STUBBORN]).start("run");
+        running.says("stubborn from now on").await;
+        running.signal(Signal::TERM);
+        running.says("waiting up to 30 s for the batch in hand").await;
+        running.signal(signal);
+        let ended = running.ended().await.expect_code(code);
+        assert!(
+            ended.err.iter().any(|line| line.contains("while stopping: stopping at once")),
+            "{}",
+            ended.text()
+        );
+        db.execute("DELETE FROM billing_job_state").await;
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_does_not_end_in_time_is_left_and_told_of() {
+    let db = Db::g1_role().await;
+    let jobs = ["[daemon]\ndrain-timeout = '1s'\n", STUBBORN, HEARTBEAT];
+    let running = daemon(&db, &jobs).start("run");
+    running.says("stubborn from now on").await;
+    let beats = "SELECT status FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
+    eventually("it beats", async || (ask(&db, beats).await == "running").then_some(())).await;
+    let ended = running.terminated().await.expect_code(70);
+    let sentence = "stopped, but 1 runs did not end in time and run again later";
+    assert_eq!(ended.err.last().map(String::as_str), Some(sentence), "{}", ended.text());
+    assert_eq!(rows(&db, "status FROM billing_daemon_status WHERE heartbeat_at IS NULL").await, ["stopped"]);
+}
+
+/// Keeps a billing run from its fifth batch for as long as a test needs.
+enum Obstacle {
+    /// A locked wallet.
+    Lock(DatabaseTransaction),
+    /// A trigger that takes its time.
+    Trigger,
+}
+
+impl Obstacle {
+    async fn before_the_fifth(db: &Db, organizations: &[Uuid]) -> Self {
+        if db.backend() == DbBackend::Sqlite {
+            db.execute(
+                "CREATE TRIGGER slow AFTER INSERT ON billing_batches WHEN (SELECT count(*) FROM billing_batches) = 5
+                 BEGIN
+                     SELECT count(*) FROM (WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 3000000)
+                                           SELECT n FROM c);
+                 END",
+            )
+            .await;
+            return Self::Trigger;
+        }
+        let lock = db.admin().begin().await.expect("a transaction begins");
+        let wallet = format!("SELECT FROM wallets WHERE organization_id = '{}' FOR UPDATE", organizations[4]);
+        lock.execute_unprepared(&wallet).await.expect("a wallet is locked");
+        Self::Lock(lock)
+    }
+
+    /// Waits until four batches are committed and, where that can be seen, the fifth has begun.
+    async fn is_met(&self, db: &Db) {
+        let batches = "SELECT count(*) FROM billing_batches";
+        eventually("four are billed", async || (ask(db, batches).await == "4").then_some(())).await;
+        if let Self::Lock(_) = self {
+            until_it_waits_for_a_lock(db).await;
+        }
+    }
+
+    async fn remove(self, db: &Db) {
+        match self {
+            Self::Lock(lock) => lock.rollback().await.expect("a lock is given back"),
+            Self::Trigger => db.execute("DROP TRIGGER slow").await,
+        }
+    }
+}

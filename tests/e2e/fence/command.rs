@@ -1,0 +1,1 @@
+//! `billing-daemon fence` and what it changes.

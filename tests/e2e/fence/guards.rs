@@ -1,0 +1,173 @@
+//! Each guard of the fence is needed: with it a scene ends well, and without it the same scene does not.
+
+use std::pin::Pin;
+
+use billing_jobs::billing::BillingError;
+use e2e::{
+    Db, Login,
+    panel_biller::{Crash, Outcome},
+};
+use sea_orm::{ConnectionTrait, TransactionTrait};
+use tokio::join;
+use uuid::Uuid;
+
+use super::{Daemon, debit, fence, number, panel, seed, silent_for};
+use crate::daemon::{ask, rows};
+
+/// What is played, on a database with the fence; whether it ends well.
+type Scene = for<'a> fn(&'a Db) -> Pin<Box<dyn Future<Output = bool> + 'a>>;
+
+/// A guard, its text in the function, what stands there instead, and the scene that then goes wrong.
+const GUARDS: [(&str, &str, &str, Scene); 9] = [
+    ("silence", "ours.worked_at > clock_timestamp() - silence", "false", |db| Box::pin(a_healthy_daemon(db))),
+    ("raise", "SET fence = ours.number", "SET fence = f.fence", |db| Box::pin(a_daemon_that_wakes_up(db))),
+    ("due", "OR charge_end > clock_timestamp()", "", |db| Box::pin(a_stale_list(db))),
+    ("watermark", "greatest(panel_anchor, watermark)", "panel_anchor", |db| Box::pin(a_crash(db))),
+    ("one machine", "cardinality(machines) IS DISTINCT FROM 1", "machines IS NULL", |db| Box::pin(two_of_a_name(db))),
+    (
+        "its organization",
+        "i.organization_id = NEW.organization_id AND",
+        "i.organization_id <> NEW.organization_id AND",
+        |db| Box::pin(a_name_elsewhere(db)),
+    ),
+    ("never wait", "FOR NO KEY UPDATE SKIP LOCKED", "FOR NO KEY UPDATE", |db| Box::pin(a_batch_that_wants_the_wallet(db))),
+    (
+        "number in force",
+        "f.fence::text = current_setting('billing.fence', true)",
+        "current_setting('billing.fence', true) <> ''",
+        |db| Box::pin(an_old_number(db)),
+    ),
+    ("kept in force", "current_setting('billing.fence', true) FOR SHARE", "current_setting('billing.fence', true)", |db| {
+        Box::pin(a_claim_meanwhile(db))
+    }),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_guard_of_the_fence_is_needed() {
+    for (guard, text, instead, scene) in GUARDS {
+        for (without, expected) in [(false, true), (true, false)] {
+            let db = Db::g3_role().await;
+            fence(&db).await;
+            if without {
+                let function = ask(&db, "SELECT pg_get_functiondef('billing_fence'::regproc)").await;
+                assert!(function.contains(text), "the fence has no `{text}`");
+                db.execute(&function.replace(text, instead)).await;
+            }
+            let well = scene(&db).await;
+            assert_eq!(well, expected, "guard `{guard}`, left out: {without}");
+        }
+    }
+}
+
+async fn a_healthy_daemon(db: &Db) -> bool {
+    Daemon::of(db).await.bill().await.expect("it bills");
+    seed(db, 1, 1, 2).await;
+    panel(db, &db.url_for(Login::Owner)).await.pass().await.billed == 0
+}
+
+async fn a_daemon_that_wakes_up(db: &Db) -> bool {
+    let daemon = Daemon::of(db).await;
+    let old = daemon.claim().await;
+    seed(db, 1, 1, 2).await;
+    assert_eq!(panel(db, &db.url_for(Login::Owner)).await.pass().await.billed, 1);
+    seed(db, 1, 1, 2).await;
+    matches!(daemon.bill_under(old.fence).await, Err(BillingError::Fenced))
+}
+
+async fn a_stale_list(db: &Db) -> bool {
+    seed(db, 1, 1, 2).await;
+    let panel = panel(db, &db.url_for(Login::Owner)).await;
+    let due = panel.due().await.remove(0);
+    Daemon::of(db).await.bill().await.expect("it bills");
+    silent_for(db, 91).await;
+    panel.bill(&due, Crash::Never).await != Outcome::Billed
+}
+
+/// The panel dies after its debit of one hour; started again, it wants both of them.
+async fn a_crash(db: &Db) -> bool {
+    seed(db, 1, 1, 2).await;
+    let panel = panel(db, &db.url_for(Login::Owner)).await;
+    let mut due = panel.due().await.remove(0);
+    due.hours = 1;
+    panel.bill(&due, Crash::AfterDebit).await;
+    due.hours = 2;
+    let refused = panel.bill(&due, Crash::Never).await;
+    // The unique key would refuse it all the same, in words that help nobody.
+    matches!(refused, Outcome::Failed(why) if why.contains("not due"))
+}
+
+async fn two_of_a_name(db: &Db) -> bool {
+    seed(db, 1, 2, 2).await;
+    db.execute("UPDATE vps_instances SET label = 'web'").await;
+    panel(db, &db.url_for(Login::Owner)).await.pass().await.billed == 0
+}
+
+async fn a_name_elsewhere(db: &Db) -> bool {
+    seed(db, 2, 1, 2).await;
+    db.execute("UPDATE vps_instances SET label = 'web'").await;
+    panel(db, &db.url_for(Login::Owner)).await.pass().await;
+    number(db, "SELECT count(*) FROM billing_charges c JOIN vps_instances i ON i.id = c.instance_id
+                 WHERE i.organization_id = c.organization_id").await == 2
+}
+
+/// A batch of ours holds the fence and waits for the wallet; the panel's debit holds the wallet and comes to the fence.
+async fn a_batch_that_wants_the_wallet(db: &Db) -> bool {
+    seed(db, 1, 1, 2).await;
+    let daemon = Daemon::of(db).await;
+    daemon.claim().await;
+    let wallet = "UPDATE wallets SET balance = balance - 0.02";
+    let (batch, panel) = (daemon.db.begin().await, e2e::connect(&db.url_for(Login::Owner)).await);
+    let (batch, debit) = (batch.expect("it begins"), panel.begin().await.expect("it begins"));
+    batch.execute_unprepared("SET LOCAL app.current_user_is_admin = 'true'").await.expect("a setting");
+    batch.execute_unprepared("SELECT FROM billing_fences FOR SHARE").await.expect("the row is there");
+    debit.execute_unprepared(wallet).await.expect("the wallet is free");
+    let insert = "INSERT INTO payment_transactions
+             (organization_id, amount, payment_method, payment_provider, status, description)
+         SELECT organization_id, -0.02, 'wallet_debit', 'internal', 'completed',
+                'VPS Hourly Billing - ' || label || ' (2h)' FROM vps_instances";
+    let debit = async {
+        let debited = debit.execute_unprepared(insert).await;
+        debit.rollback().await.expect("it ends");
+        debited
+    };
+    let (debited, batch) = join!(debit, batch.execute_unprepared(wallet));
+    batch.is_ok() && debited.is_err_and(|refused| refused.to_string().contains("right now"))
+}
+
+async fn an_old_number(db: &Db) -> bool {
+    seed(db, 1, 1, 2).await;
+    let daemon = Daemon::of(db).await;
+    let old = daemon.claim().await;
+    daemon.let_go(&old).await;
+    daemon.bill().await.expect("it bills");
+    db.execute("UPDATE vps_instances SET last_billed_at = last_billed_at - interval '1 hour'").await;
+    !passes_under(db, &daemon, old.fence.0).await
+}
+
+/// While a debit of ours is not committed, nobody else can come into force.
+async fn a_claim_meanwhile(db: &Db) -> bool {
+    seed(db, 1, 1, 2).await;
+    let daemon = Daemon::of(db).await;
+    let lease = daemon.claim().await;
+    let txn = daemon.db.begin().await.expect("it begins");
+    let settings = format!(
+        "SET LOCAL app.current_user_is_admin = 'true'; SET LOCAL billing.fence = '{}'",
+        lease.fence.0
+    );
+    txn.execute_unprepared(&settings).await.expect("settings");
+    debit(&txn, organization(db).await, "-0.02", "VPS Hourly Billing - web (2h)").await.expect("it passes");
+    let raise = "SET lock_timeout = '100ms'; UPDATE billing_fences SET fence = fence + 1";
+    db.admin().execute_unprepared(raise).await.is_err()
+}
+
+async fn passes_under(db: &Db, daemon: &Daemon, number: i64) -> bool {
+    let txn = daemon.db.begin().await.expect("it begins");
+    let settings =
+        format!("SET LOCAL app.current_user_is_admin = 'true'; SET LOCAL billing.fence = '{number}'");
+    txn.execute_unprepared(&settings).await.expect("settings");
+    debit(&txn, organization(db).await, "-0.02", "VPS Hourly Billing - web (2h)").await.is_ok()
+}
+
+async fn organization(db: &Db) -> Uuid {
+    rows(db, "id::text FROM organizations").await[0].parse().expect("an id")
+}

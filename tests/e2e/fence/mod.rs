@@ -1,0 +1,156 @@
+//! The fence inside the database, with the panel's own biller unmodified on the other side of it.
+
+mod command;
+mod guards;
+mod labels;
+mod takeover;
+mod together;
+
+use std::{sync::Arc, time::Duration};
+
+use billing_daemon::{
+    database::{Database, Pool},
+    store::SeaOrmStore,
+};
+use billing_jobs::{
+    BILLING_JOB,
+    billing::{Bill, Biller, BillingError, Mode, Run, Settings},
+    fence,
+    panel::Panel,
+};
+use billing_scheduler::{Claim, FencingToken, Lease, Store, SystemClock};
+use chrono::TimeDelta;
+use e2e::{Db, Fleet, Instance, Login, Plan, panel_biller::PanelBiller};
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
+use uuid::Uuid;
+
+use crate::daemon::{ask, now};
+
+/// After which silence the panel may bill.
+const AFTER: Duration = Duration::from_mins(90);
+
+/// One daemon's view of a database.
+pub(crate) struct Daemon {
+    db: DatabaseConnection,
+    store: SeaOrmStore,
+    panel: Panel,
+}
+
+impl Daemon {
+    pub(crate) async fn of(db: &Db) -> Self {
+        let database = Database::new(db.url.parse().expect("the harness has a valid URL"));
+        let connection = Box::pin(database.connect(Pool::Shared)).await.expect("the daemon connects");
+        let panel = Panel::detect(&connection).await.expect("the catalog is readable");
+        let holder = Uuid::new_v4().to_string();
+        let clock = Arc::new(SystemClock);
+        let store = SeaOrmStore::new(connection.clone(), database, holder, Duration::from_secs(60), clock);
+        Self { db: connection, store, panel }
+    }
+
+    /// A run from claim to release. Returns the hours that it charged.
+    pub(crate) async fn bill(&self) -> Result<u64, BillingError> {
+        let lease = self.claim().await;
+        let bill = self.bill_under(lease.fence).await;
+        if bill.is_ok() {
+            self.biller().mark_worked(lease.fence).await.expect("the fence row is writable");
+        }
+        self.store.release(&lease).await.expect("released");
+        Ok(bill?.totals.hours)
+    }
+
+    /// A run under a claim that was made before, however long ago.
+    async fn bill_under(&self, fence: FencingToken) -> Result<Bill, BillingError> {
+        self.run(Mode::Commit(fence)).await
+    }
+
+    async fn run(&self, mode: Mode) -> Result<Bill, BillingError> {
+        let run = Run {
+            id: Uuid::now_v7(),
+            mode,
+            as_of: None,
+            catch_up_approved: false,
+            stop: &|| None,
+            progress: &|_| {},
+        };
+        self.biller().bill(&run).await
+    }
+
+    async fn claim(&self) -> Lease {
+        // The panel may raise the fence above a claim that is half made.
+        for _ in 0..100 {
+            match self.store.acquire(BILLING_JOB, chrono::DateTime::UNIX_EPOCH).await {
+                Ok(Claim::Held(lease)) => return lease,
+                Ok(Claim::Busy { .. }) => {}
+                Err(error) => panic!("billing cannot be claimed: {error}"),
+            }
+        }
+        panic!("billing is not free");
+    }
+
+    async fn let_go(&self, lease: &Lease) {
+        self.store.release(lease).await.expect("released");
+    }
+
+    fn biller(&self) -> Biller {
+        Biller::new(self.db.clone(), self.panel, Settings::default())
+    }
+}
+
+/// Puts the fence up, as the owner of the panel's tables.
+pub(crate) async fn fence(db: &Db) {
+    let owner = e2e::connect(&db.url_for(Login::Owner)).await;
+    fence::install(&owner, AFTER).await.expect("the owner may");
+}
+
+/// A process of the panel that logs in with this URL.
+pub(crate) async fn panel(db: &Db, url: &str) -> PanelBiller {
+    PanelBiller::new(e2e::connect(url).await, db.panel)
+}
+
+/// Lets it be this long since billing of ours last worked.
+pub(crate) async fn silent_for(db: &Db, minutes: u32) {
+    let sql = "UPDATE billing_fences SET worked_at = now() - interval '1 minute' *";
+    db.execute(&format!("{sql} {minutes}")).await;
+}
+
+/// So many organizations of so many instances each at a cent an hour, of which each has `hours` due. They were created at no
+/// full millisecond.
+pub(crate) async fn seed(db: &Db, organizations: usize, instances: usize, hours: i64) -> Vec<Uuid> {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly("7.30")).await;
+    let created = now(db).await - TimeDelta::minutes(60 * hours + 30) + TimeDelta::microseconds(123_456);
+    let mut ids = Vec::new();
+    for _ in 0..organizations {
+        let org = fleet.wallet("100.00").await;
+        for _ in 0..instances {
+            ids.push(fleet.instance(Instance::new(org, plan, created).backups("none")).await);
+        }
+    }
+    ids
+}
+
+/// What all wallets hold together, in cents.
+async fn cents(db: &Db) -> i64 {
+    number(db, "SELECT sum(balance * 100)::bigint FROM wallets").await
+}
+
+async fn number(db: &Db, sql: &str) -> i64 {
+    ask(db, sql).await.parse().unwrap_or_else(|error| panic!("{error}: {sql}"))
+}
+
+/// Every invariant of the ledger holds, as the daemon sees it.
+async fn assert_sound(db: &Db) {
+    let audit = billing_jobs::audit::audit(&db.connect().await).await.expect("the audit runs");
+    assert_eq!(audit.violations, []);
+}
+
+/// An hourly debit as one statement, by whoever this connection is. The error, if it is refused.
+async fn debit(db: &impl ConnectionTrait, org: Uuid, amount: &str, description: &str) -> Result<(), String> {
+    let sql = "INSERT INTO payment_transactions
+             (organization_id, amount, payment_method, payment_provider, status, description)
+         VALUES ($1, $2::text::numeric, 'wallet_debit', 'internal', 'completed', $3)";
+    let values = [org.into(), amount.into(), description.into()];
+    let inserted =
+        db.execute_raw(Statement::from_sql_and_values(db.get_database_backend(), sql, values)).await;
+    inserted.map(drop).map_err(|error| error.to_string())
+}

@@ -1,0 +1,305 @@
+//! Who charges when: the daemon while it works, the panel once it has not for long enough, and nobody twice.
+
+use billing_jobs::billing::{BillingError, Mode};
+use e2e::{
+    Db, Fleet, Instance, Login, Plan, on_every_panel,
+    panel_biller::{Crash, Outcome},
+};
+use sea_orm::{ConnectionTrait, TransactionTrait};
+use uuid::Uuid;
+
+use super::{Daemon, assert_sound, cents, debit, fence, number, panel, seed, silent_for};
+use crate::daemon::{ask, now, rows};
+
+const BY_PANEL: &str = "SELECT count(*) FROM billing_charges WHERE by_panel";
+const FAILED_CYCLES: &str = "SELECT count(*) FROM vps_billing_cycles WHERE status = 'failed'";
+const FENCE: &str = "SELECT fence FROM billing_fences WHERE job = 'billing'";
+
+/// The panel's process, and the daemon's; each has its own login or both have the same.
+async fn the_panel_charges_once_billing_has_not_worked_for_long_enough(db: &Db) {
+    fence(db).await;
+    let daemon = Daemon::of(db).await;
+    daemon.bill().await.expect("there is nothing to bill");
+    for (round, login) in [(1, db.url_for(Login::Owner)), (2, db.url.clone())] {
+        let panel = panel(db, &login).await;
+        let due = seed(db, 5, 3, 2).await.len();
+        let (before, charged) = (cents(db).await, number(db, BY_PANEL).await);
+        let old = daemon.claim().await;
+        daemon.biller().mark_worked(old.fence).await.expect("billing works");
+
+        let pass = panel.pass().await;
+        assert_eq!((pass.billed, pass.failed.len()), (0, due));
+        for reason in &pass.failed {
+            assert!(reason.contains("billing-daemon charges the hours of this database"), "{reason}");
+        }
+        assert_eq!(cents(db).await, before, "the wallets are untouched");
+        assert_eq!(number(db, FAILED_CYCLES).await, 30 * round - 15);
+        silent_for(db, 89).await;
+        assert_eq!(panel.pass().await.billed, 0, "89 minutes are not 90");
+
+        silent_for(db, 91).await;
+        let pass = panel.pass().await;
+        assert_eq!((pass.billed, pass.failed), (due, vec![]));
+        assert_eq!(cents(db).await, before - 2 * 15, "two hours of each at a cent");
+        assert_eq!(number(db, BY_PANEL).await, charged + 15);
+        assert_eq!(number(db, FENCE).await, old.fence.0 + 1, "raised once, and not for each debit");
+        assert_sound(db).await;
+
+        seed(db, 1, 1, 3).await;
+        let refused = daemon.bill_under(old.fence).await;
+        assert!(matches!(refused, Err(BillingError::Fenced)), "{refused:?}");
+        daemon.let_go(&old).await;
+        assert_eq!(daemon.bill().await.expect("a new claim bills"), 3, "what the panel left");
+        assert_eq!(panel.pass().await.billed, 0);
+        assert_sound(db).await;
+    }
+}
+
+async fn a_daemon_continues_exactly_where_the_panel_stopped(db: &Db) {
+    fence(db).await;
+    let panel = panel(db, &db.url_for(Login::Owner)).await;
+    let instance = seed(db, 1, 1, 5).await[0];
+    for hours in [2, 1] {
+        let mut due = panel.due().await.remove(0);
+        due.hours = hours;
+        assert_eq!(panel.bill(&due, Crash::Never).await, Outcome::Billed);
+        assert_sound(db).await;
+    }
+    let daemon = Daemon::of(db).await;
+    assert_eq!(daemon.bill().await.expect("it bills"), 2);
+
+    let charges = Fleet::new(db).charges(instance).await;
+    assert_eq!(charges.iter().map(|charge| charge.hours).collect::<Vec<_>>(), [2, 1, 2]);
+    assert_eq!(cents(db).await, 100_00 - 5);
+    assert_sound(db).await;
+}
+
+/// What the panel charged tells no price: it rounds each hour, and the daemon does not take that over.
+async fn the_panels_rounding_is_not_taken_for_a_price(db: &Db) {
+    fence(db).await;
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("100.00").await;
+    // 1.37 cents an hour, of which the panel takes 1 or 2 in its first generations.
+    let plan = fleet.plan(Plan::monthly("10.00")).await;
+    let created = now(db).await - chrono::TimeDelta::minutes(60 * 40 + 30);
+    let instance = fleet.instance(Instance::new(org, plan, created).backups("none")).await;
+    let panel = panel(db, &db.url_for(Login::Owner)).await;
+    let mut due = panel.due().await.remove(0);
+    due.hours = 3;
+    assert_eq!(panel.bill(&due, Crash::Never).await, Outcome::Billed);
+    assert_eq!(Daemon::of(db).await.bill().await.expect("it bills"), 37);
+
+    let charges = fleet.charges(instance).await;
+    assert_eq!(charges.len(), 2, "37 hours at one price");
+    // 37 hours of 10.00 / 730, rounded down to what a wallet holds.
+    let unit = db.wallet_unit();
+    assert_eq!(charges[1].amount, 37 * 100_000 / 730 / unit * unit);
+    assert_sound(db).await;
+}
+
+/// Fault B2: a crash between the two transactions charged again at each retry.
+async fn an_hour_whose_debit_the_panel_did_not_live_to_record_is_charged_once(db: &Db) {
+    fence(db).await;
+    let url = db.url_for(Login::Owner);
+    let instance = seed(db, 1, 1, 2).await[0];
+    let fleet = Fleet::new(db);
+    let crashed = panel(db, &url).await;
+    let due = crashed.due().await.remove(0);
+    assert_eq!(crashed.bill(&due, Crash::BeforeDebit).await, Outcome::Crashed);
+    assert_eq!((cents(db).await, number(db, BY_PANEL).await), (100_00, 0), "it left nothing behind");
+    assert_eq!(crashed.bill(&due, Crash::AfterDebit).await, Outcome::Crashed);
+    assert_sound(db).await;
+
+    let restarted = panel(db, &url).await;
+    for _ in 0..3 {
+        let pass = restarted.pass().await;
+        assert!(pass.billed == 0 && pass.failed[0].contains("pays for hours that are not due"), "{pass:?}");
+    }
+    assert_eq!(cents(db).await, 99_98);
+
+    // The second transaction could still come, and write the cycle itself.
+    let daemon = Daemon::of(db).await;
+    assert_eq!(daemon.bill().await.expect("it bills"), 0);
+    let billed = async || fleet.cycles(instance).await.into_iter().filter(|cycle| cycle.status == "billed");
+    assert_eq!(billed().await.count(), 0);
+    assert_sound(db).await;
+
+    db.execute("UPDATE billing_meters SET panel_debited_at = panel_debited_at - interval '5 minutes'").await;
+    for _ in 0..2 {
+        assert_eq!(daemon.bill().await.expect("it bills"), 0);
+        let repaired: Vec<_> = billed().await.collect();
+        assert_eq!(repaired.len(), 1);
+        assert_eq!((repaired[0].total, (repaired[0].end - repaired[0].start).num_hours()), (200, 2));
+        assert_eq!(fleet.last_billed_at(instance).await, Some(repaired[0].end));
+        let paid = ask(db, "SELECT id FROM payment_transactions").await;
+        assert_eq!(repaired[0].payment_transaction_id.map(|id| id.to_string()), Some(paid));
+    }
+    assert_eq!(cents(db).await, 99_98);
+    assert_sound(db).await;
+}
+
+/// The daemon comes back between the panel's two transactions.
+async fn a_second_transaction_that_comes_late_finds_its_cycle_unwritten(db: &Db) {
+    fence(db).await;
+    let instance = seed(db, 1, 1, 2).await[0];
+    let panel = panel(db, &db.url_for(Login::Owner)).await;
+    let due = panel.due().await.remove(0);
+    let daemon = Daemon::of(db).await;
+    let transaction = panel.first_transaction(&due).await.expect("billing is silent");
+    assert_eq!(daemon.bill().await.expect("it bills"), 0);
+    panel.second_transaction(&due, transaction).await;
+    assert_eq!(daemon.bill().await.expect("it bills"), 0);
+    assert_eq!(Fleet::new(db).cycles(instance).await.len(), 1);
+    assert_sound(db).await;
+}
+
+async fn a_list_that_went_stale_charges_nothing_twice(db: &Db) {
+    fence(db).await;
+    seed(db, 3, 2, 2).await;
+    let panel = panel(db, &db.url_for(Login::Owner)).await;
+    let list = panel.due().await;
+    assert_eq!(Daemon::of(db).await.bill().await.expect("it bills"), 12);
+    silent_for(db, 91).await;
+    for due in &list {
+        let outcome = panel.bill(due, Crash::Never).await;
+        assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("not due")), "{outcome:?}");
+    }
+    assert_eq!((cents(db).await, number(db, BY_PANEL).await), (3 * 100_00 - 12, 0));
+    assert_sound(db).await;
+}
+
+/// A daemon that is paused between the check of its number and its commit.
+async fn a_batch_under_way_is_neither_waited_for_nor_overtaken(db: &Db) {
+    fence(db).await;
+    seed(db, 5, 3, 2).await;
+    let daemon = Daemon::of(db).await;
+    let old = daemon.claim().await;
+    silent_for(db, 91).await;
+    let batch = daemon.db.begin().await.expect("a transaction begins");
+    let keep = format!("SELECT set_config('billing.fence', '{}', true)", old.fence.0);
+    batch.execute_unprepared(&keep).await.expect("a setting is set");
+    batch.execute_unprepared("SELECT FROM billing_fences FOR SHARE").await.expect("the row is there");
+
+    let panel = panel(db, &db.url_for(Login::Owner)).await;
+    let pass = panel.pass().await;
+    assert_eq!((pass.billed, pass.failed.len()), (0, 15));
+    assert!(pass.failed[0].contains("right now"), "{pass:?}");
+    batch.rollback().await.expect("it ends");
+    assert_eq!(panel.pass().await.billed, 15);
+    seed(db, 1, 1, 2).await;
+    let refused = daemon.bill_under(old.fence).await;
+    assert!(matches!(refused, Err(BillingError::Fenced)), "{refused:?}");
+    assert_eq!(cents(db).await, 6 * 100_00 - 30);
+}
+
+/// Even our own code cannot forget the fence: without the number in force it is treated as the panel is.
+async fn a_debit_under_an_old_number_or_none_is_no_debit_of_ours(db: &Db) {
+    fence(db).await;
+    seed(db, 1, 1, 2).await;
+    let org: Uuid = rows(db, "id::text FROM organizations").await[0].parse().expect("an id");
+    let label = rows(db, "label FROM vps_instances").await.remove(0);
+    let description = format!("VPS Hourly Billing - {label} (2h)");
+    let daemon = Daemon::of(db).await;
+    let old = daemon.claim().await;
+    daemon.let_go(&old).await;
+    let current = daemon.claim().await;
+    daemon.biller().mark_worked(current.fence).await.expect("billing works");
+    for (number, passes) in [
+        (None, false),
+        (Some(old.fence.0), false),
+        (Some(current.fence.0 + 1), false),
+        (Some(current.fence.0), true),
+    ] {
+        let txn = daemon.db.begin().await.expect("a transaction begins");
+        txn.execute_unprepared("SET LOCAL app.current_user_is_admin = 'true'").await.expect("a setting");
+        if let Some(number) = number {
+            let sql = format!("SELECT set_config('billing.fence', '{number}', true)");
+            txn.execute_unprepared(&sql).await.expect("a setting");
+        }
+        let debited = debit(&txn, org, "-0.02", &description).await;
+        assert_eq!(debited.is_ok(), passes, "{number:?}: {debited:?}");
+        txn.rollback().await.expect("it ends");
+        // Behind a pooler the next transaction may be anybody's.
+        assert!(debit(&daemon.db, org, "-0.02", &description).await.is_err());
+    }
+}
+
+async fn what_is_no_hourly_debit_passes_whoever_bills(db: &Db) {
+    fence(db).await;
+    seed(db, 1, 1, 2).await;
+    let daemon = Daemon::of(db).await;
+    assert_eq!(daemon.bill().await.expect("it bills"), 2);
+    let owner = e2e::connect(&db.url_for(Login::Owner)).await;
+    let before = ask(db, "SELECT count(*) FROM payment_transactions").await;
+    for silence in [0, 91] {
+        silent_for(db, silence).await;
+        for (method, provider, amount, description) in [
+            ("wallet_debit", "internal", "-0.01", "'VPS Creation - web (Initial Hour)'"),
+            ("wallet_debit", "internal", "-1.00", "'Egress - web (3h)'"),
+            ("wallet_debit", "internal", "-1.00", "'vps hourly billing - web (3h)'"),
+            ("wallet_debit", "internal", "-1.00", "NULL"),
+            ("paypal", "paypal", "25.00", "'Wallet top-up'"),
+            ("paypal", "paypal", "25.00", "'VPS Hourly Billing - web (1h)'"),
+            ("wallet_debit", "stripe", "-0.01", "'VPS Hourly Billing - web (1h)'"),
+            ("refund", "internal", "0.01", "'VPS Hourly Billing - web (1h)'"),
+        ] {
+            let sql = format!(
+                "INSERT INTO payment_transactions
+                     (organization_id, amount, payment_method, payment_provider, status, description)
+                 SELECT id, {amount}, '{method}', '{provider}', 'completed', {description} FROM organizations"
+            );
+            owner.execute_unprepared(&sql).await.unwrap_or_else(|error| panic!("{description}: {error}"));
+        }
+    }
+    let expected = before.parse::<u32>().expect("a number") + 16;
+    assert_eq!(ask(db, "SELECT count(*) FROM payment_transactions").await, expected.to_string());
+    assert_eq!(number(db, BY_PANEL).await, 0);
+}
+
+async fn a_dry_run_passes_the_fence_and_leaves_it_as_it_was(db: &Db) {
+    fence(db).await;
+    seed(db, 2, 2, 2).await;
+    let daemon = Daemon::of(db).await;
+    for worked in [false, true] {
+        if worked {
+            let lease = daemon.claim().await;
+            daemon.biller().mark_worked(lease.fence).await.expect("billing works");
+            daemon.let_go(&lease).await;
+        }
+        let fence = ask(db, FENCE).await;
+        let bill = daemon.run(Mode::DryRun).await.expect("it comes to its end");
+        assert_eq!((bill.totals.charged, bill.totals.held, bill.totals.hours), (4, 0, 8));
+        assert_eq!((cents(db).await, ask(db, FENCE).await), (200_00, fence));
+    }
+}
+
+/// Before any daemon of ours ever ran, and after the last one stopped cleanly.
+async fn where_no_daemon_works_the_panel_bills_at_once(db: &Db) {
+    fence(db).await;
+    let panel = panel(db, &db.url_for(Login::Owner)).await;
+    seed(db, 1, 2, 2).await;
+    assert_eq!(panel.pass().await.billed, 2);
+    assert_eq!(number(db, FENCE).await, 0, "nobody was there to be shut out");
+    let daemon = Daemon::of(db).await;
+    daemon.bill().await.expect("it bills");
+    seed(db, 1, 2, 2).await;
+    assert_eq!(panel.pass().await.billed, 0);
+    db.execute("UPDATE billing_fences SET worked_at = NULL").await;
+    assert_eq!(panel.pass().await.billed, 2);
+    assert_sound(db).await;
+}
+
+on_every_panel!(
+    the_panel_charges_once_billing_has_not_worked_for_long_enough,
+    a_daemon_continues_exactly_where_the_panel_stopped,
+    the_panels_rounding_is_not_taken_for_a_price,
+    an_hour_whose_debit_the_panel_did_not_live_to_record_is_charged_once,
+    a_dry_run_passes_the_fence_and_leaves_it_as_it_was,
+    a_debit_under_an_old_number_or_none_is_no_debit_of_ours,
+);
+
+e2e::on_variants!(a_second_transaction_that_comes_late_finds_its_cycle_unwritten: g1_role, g3_role);
+e2e::on_variants!(a_list_that_went_stale_charges_nothing_twice: g1_role, g3_role);
+e2e::on_variants!(a_batch_under_way_is_neither_waited_for_nor_overtaken: g1_role, g3_owner);
+e2e::on_variants!(what_is_no_hourly_debit_passes_whoever_bills: g1_owner, g3_role);
+e2e::on_variants!(where_no_daemon_works_the_panel_bills_at_once: g2_role, g3_owner);

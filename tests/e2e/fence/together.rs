@@ -1,0 +1,58 @@
+//! Panel and daemon at the same time: nobody waits for ever, and no hour is charged twice.
+
+use e2e::{
+    Db, Login, on_variants,
+    panel_biller::{Crash, Outcome},
+};
+use futures_util::future::join_all;
+
+use super::{Daemon, assert_sound, cents, fence, number, panel, seed, silent_for};
+
+/// Four processes of the panel bill the same fleet while a daemon that was silent for long comes back.
+async fn many_debits_of_the_panel_and_a_daemon_that_returns_charge_each_hour_once(db: &Db) {
+    fence(db).await;
+    let machines = seed(db, 12, 3, 4).await.len();
+    let daemon = Daemon::of(db).await;
+    // Somebody's number is in force, so the first debit has to shut it out.
+    let lease = daemon.claim().await;
+    daemon.let_go(&lease).await;
+    silent_for(db, 91).await;
+    let url = db.url_for(Login::Owner);
+    let panels = join_all((0..4).map(|_| panel(db, &url))).await;
+    // The panel loses updates of one wallet by itself, so each process has organizations of its own.
+    let list = panels[0].due().await;
+    let shares = panels.iter().enumerate().map(async |(share, panel)| {
+        for due in list.iter().filter(|due| usize::from(due.organization.as_bytes()[15]) % 4 == share) {
+            let mut due = due.clone();
+            // Hour by hour, so that there is something left when the daemon comes.
+            for hours in [1; 4] {
+                due.hours = hours;
+                if panel.bill(&due, Crash::Never).await != Outcome::Billed {
+                    break;
+                }
+                due.start_ms += 3_600_000;
+            }
+        }
+    });
+    let returning = async {
+        // A debit in between shuts it out, and it begins again.
+        while daemon.bill().await.is_err() {}
+    };
+    tokio::join!(join_all(shares), returning);
+
+    assert_eq!(number(db, "SELECT sum(hours) FROM billing_charges").await, 4 * 36);
+    assert_eq!(
+        number(db, "SELECT count(*) FROM billing_meters").await,
+        i64::try_from(machines).expect("small")
+    );
+    assert_eq!(cents(db).await, 12 * 100_00 - 4 * 36, "each hour at a cent");
+    db.execute("UPDATE billing_meters SET panel_debited_at = panel_debited_at - interval '5 minutes'").await;
+    daemon.bill().await.expect("it bills");
+    assert_sound(db).await;
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    assert_eq!(number(db, deadlocks).await, 0);
+}
+
+on_variants!(
+    many_debits_of_the_panel_and_a_daemon_that_returns_charge_each_hour_once: g1_role, g2_owner, g3_role, g3_owner
+);

@@ -1,0 +1,186 @@
+//! The store in a database keeps the promises of a store, and its leases survive what databases do.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use billing_daemon::{
+    database::{Database, Pool},
+    store::SeaOrmStore,
+};
+use billing_scheduler::{
+    Claim, Lease, ManualClock, Store, StoreError, SystemClock,
+    conformance::{Bench, check_all},
+};
+use chrono::{DateTime, Utc};
+use e2e::{Db, eventually, on_every_engine, on_variants};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, TransactionTrait};
+
+use crate::daemon::ask;
+
+const TTL: Duration = Duration::from_secs(10);
+const CURSOR: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
+async fn the_store_keeps_every_promise_of_a_store(db: &Db) {
+    let stores = (store(db, "one").await, store(db, "other").await);
+    check_all(&Stores { db, stores }).await;
+}
+
+on_variants!(the_store_keeps_every_promise_of_a_store: sqlite, postgres, g1_role, g3_role);
+
+async fn a_lease_is_taken_over_although_the_databases_clock_was_set_back(db: &Db) {
+    let clock = ManualClock::at(CURSOR);
+    let (one, other) = (store(db, "one").await, store_with(db, "other", clock.clone()).await);
+    let lease = held(&one).await;
+    let far = match db.backend() {
+        DbBackend::Sqlite => "expires_at + 86400000000",
+        _ => "expires_at + interval '1 day'",
+    };
+    db.execute(&format!("UPDATE billing_job_state SET expires_at = {far}")).await;
+    assert_busy(&other, "one").await;
+    // Whoever renews is alive, whatever the database's clock shows.
+    clock.advance(TTL * 3 / 2);
+    assert_busy(&other, "one").await;
+    one.renew(&lease).await.expect("the lease is in force");
+    clock.advance(TTL);
+    assert_busy(&other, "one").await;
+    clock.advance(TTL * 2);
+    assert_busy(&other, "one").await;
+    clock.advance(Duration::from_millis(1));
+    let taken = held(&other).await;
+    assert!(taken.fence > lease.fence);
+    assert!(matches!(one.renew(&lease).await, Err(StoreError::LeaseLost { .. })));
+    other.renew(&taken).await.expect("the lease is in force");
+}
+
+async fn of_many_first_claims_of_two_new_jobs_one_each_wins(db: &Db) {
+    let stores = [store(db, "one").await, store(db, "other").await];
+    let mut claims = Vec::new();
+    for n in 0..24 {
+        let store = Arc::clone(&stores[n / 2 % 2]);
+        let job = ["first", "second"][n % 2];
+        claims.push(tokio::spawn(async move { (job, store.acquire(job, CURSOR).await) }));
+    }
+    let mut winners = Vec::new();
+    for claim in claims {
+        let (job, answer) = claim.await.expect("a claim does not panic");
+        if let Claim::Held(lease) = answer.expect("the database answers") {
+            winners.push((job, lease.fence.0));
+        }
+    }
+    winners.sort_unstable();
+    assert_eq!(winners, [("first", 1), ("second", 1)]);
+    for table in ["billing_job_state", "billing_fences"] {
+        let fences = format!("SELECT count(*) || ' rows, newest ' || max(fence) FROM {table}");
+        assert_eq!(ask(db, &fences).await, "2 rows, newest 1", "{table}");
+    }
+}
+
+async fn a_lease_is_renewed_while_every_connection_of_the_pool_is_busy(db: &Db) {
+    let (pool, database) = open(db).await;
+    let store = SeaOrmStore::new(pool.clone(), database, "one", TTL, Arc::new(SystemClock));
+    let lease = held(&store).await;
+    let mut busy = Vec::new();
+    // Each reads what a renewal writes, and on PostgreSQL holds the fence as a batch of billing does.
+    let locking = if db.backend() == DbBackend::Sqlite { "" } else { " FOR SHARE OF f" };
+    let join = "SELECT 1 FROM billing_fences f JOIN billing_job_state s ON s.job = f.job";
+    for _ in 0..connections(&pool) {
+        let transaction = pool.begin().await.expect("a transaction begins");
+        transaction.execute_unprepared(&format!("{join}{locking}")).await.expect("a row is read");
+        busy.push(transaction);
+    }
+    let before = ask(db, "SELECT expires_at FROM billing_job_state").await;
+    store.renew(&lease).await.expect("a renewal has a connection of its own");
+    assert_ne!(ask(db, "SELECT expires_at FROM billing_job_state").await, before);
+    drop(busy);
+}
+
+on_every_engine!(
+    a_lease_is_taken_over_although_the_databases_clock_was_set_back,
+    of_many_first_claims_of_two_new_jobs_one_each_wins,
+    a_lease_is_renewed_while_every_connection_of_the_pool_is_busy,
+);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_take_over_waits_for_the_old_holders_transaction_in_flight() {
+    let db = Db::g1_role().await;
+    let (one, other) = (store(&db, "one").await, store(&db, "other").await);
+    let old = held(&one).await;
+    let work = db.admin().begin().await.expect("a transaction begins");
+    work.execute_unprepared("SELECT FROM billing_fences WHERE fence = 1 FOR SHARE")
+        .await
+        .expect("a batch begins");
+    db.execute("UPDATE billing_job_state SET expires_at = now()").await;
+    let take_over = tokio::spawn(async move { held(&other).await });
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND wait_event_type = 'Lock'
+                      AND query LIKE 'UPDATE billing_fences%'";
+    eventually("it waits", async || (ask(&db, waiting).await == "1").then_some(())).await;
+    assert_eq!(ask(&db, "SELECT fence FROM billing_fences").await, "1", "the old number is still the newest");
+    assert!(!take_over.is_finished());
+    work.commit().await.expect("the batch is committed");
+    let new = take_over.await.expect("a claim does not panic");
+    assert!(new.fence > old.fence);
+}
+
+/// Two processes' views of the store of one database.
+struct Stores<'a> {
+    db: &'a Db,
+    stores: (Arc<SeaOrmStore>, Arc<SeaOrmStore>),
+}
+
+#[async_trait]
+impl Bench for Stores<'_> {
+    fn stores(&self) -> (Arc<dyn Store>, Arc<dyn Store>) {
+        (Arc::clone(&self.stores.0) as _, Arc::clone(&self.stores.1) as _)
+    }
+
+    async fn expire(&self, job: &str) {
+        let past = if self.db.backend() == DbBackend::Sqlite { "0" } else { "timestamptz 'epoch'" };
+        self.db
+            .execute(&format!("UPDATE billing_job_state SET expires_at = {past} WHERE job = '{job}'"))
+            .await;
+    }
+
+    async fn runs(&self, job: &str) -> u64 {
+        let count = format!("SELECT count(*) FROM billing_job_runs WHERE job = '{job}'");
+        ask(self.db, &count).await.parse().expect("a count is a number")
+    }
+}
+
+async fn open(db: &Db) -> (DatabaseConnection, Database) {
+    let database = Database::new(db.url.parse().expect("the URL of a database of ours"));
+    let pool = database.connect(Pool::Shared).await.expect("a database of ours opens");
+    (pool, database)
+}
+
+async fn store(db: &Db, holder: &str) -> Arc<SeaOrmStore> {
+    let (pool, database) = open(db).await;
+    Arc::new(SeaOrmStore::new(pool, database, holder, TTL, Arc::new(SystemClock)))
+}
+
+async fn store_with(db: &Db, holder: &str, clock: ManualClock) -> SeaOrmStore {
+    let (pool, database) = open(db).await;
+    SeaOrmStore::new(pool, database, holder, TTL, Arc::new(clock))
+}
+
+async fn held(store: &SeaOrmStore) -> Lease {
+    match store.acquire("billing", CURSOR).await.expect("the database answers") {
+        Claim::Held(lease) => lease,
+        Claim::Busy { holder } => panic!("the lease should be free, but {holder} has it"),
+    }
+}
+
+async fn assert_busy(store: &SeaOrmStore, by: &str) {
+    match store.acquire("billing", CURSOR).await.expect("the database answers") {
+        Claim::Busy { holder } => assert_eq!(holder, by),
+        Claim::Held(lease) => panic!("the lease should be held, but was given under fence {}", lease.fence),
+    }
+}
+
+/// How many there can be at most.
+fn connections(pool: &DatabaseConnection) -> u32 {
+    match pool.get_database_backend() {
+        DbBackend::Sqlite => pool.get_sqlite_connection_pool().options().get_max_connections(),
+        _ => pool.get_postgres_connection_pool().options().get_max_connections(),
+    }
+}

@@ -1,0 +1,97 @@
+//! The fault campaign: real daemons bill a fleet whose clock runs fast, while everything around them fails.
+//!
+//! [`run`] is one campaign. What must hold afterwards is counted by [`model`] from what the campaign itself did, with no
+//! line of the billing code; [`billing_jobs::audit`] is asked as well.
+
+mod campaign;
+mod daemons;
+mod fleet;
+mod injections;
+mod model;
+mod panel;
+mod proxy;
+mod report;
+mod server;
+mod tables;
+
+use std::{ops::Range, path::PathBuf, time::Duration};
+
+pub use campaign::run;
+pub use injections::Fault;
+pub use proxy::Proxy;
+pub use report::{Failover, Report};
+
+/// Which database the daemons share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Two daemons on one file.
+    Sqlite,
+    /// Three daemons on a server of their own, behind a proxy.
+    Postgres,
+}
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// On which database.
+    pub engine: Engine,
+    /// How long faults are injected.
+    pub duration: Duration,
+    /// What everything random follows from.
+    pub seed: u64,
+    /// The program of a daemon: built with the feature `testing`.
+    pub daemon: PathBuf,
+    /// Further variables of the daemons' environment.
+    pub environment: Vec<(String, String)>,
+    /// Statements that break the schema before the start.
+    pub sabotage: Vec<String>,
+    /// What may go wrong, each equally often.
+    pub faults: Vec<Fault>,
+    /// Whether the panel's own biller runs beside, behind the fence. It does so on PostgreSQL only.
+    pub panel: bool,
+    /// How many milliseconds lie between two things that customers do.
+    pub pace_ms: Range<u64>,
+    /// How many machines there are at the start.
+    pub machines: usize,
+    /// How long the daemons may take to bill everything in the end.
+    pub patience: Duration,
+}
+
+impl Options {
+    /// A campaign as it is run by hand.
+    #[must_use]
+    pub fn new(engine: Engine, duration: Duration, seed: u64, daemon: PathBuf) -> Self {
+        Self {
+            engine,
+            duration,
+            seed,
+            daemon,
+            environment: Vec::new(),
+            sabotage: Vec::new(),
+            faults: Fault::all(engine),
+            panel: true,
+            pace_ms: 20..120,
+            machines: 60,
+            patience: Duration::from_secs(120),
+        }
+    }
+
+    /// With these faults alone.
+    #[must_use]
+    pub fn faults(self, faults: &[Fault]) -> Self {
+        Self { faults: faults.to_vec(), ..self }
+    }
+
+    /// With daemons that leave out these guards, whose names are separated by commas.
+    #[must_use]
+    pub fn mutated(self, names: &str) -> Self {
+        self.environment("BILLING_MUTATION", names)
+    }
+
+    /// With this variable in the daemons' environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}

@@ -1,0 +1,300 @@
+//! What must hold after a campaign, from its own journal and the final tables: no line of the billing code is used.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use chrono::DateTime;
+use uuid::Uuid;
+
+use super::{
+    fleet::{HOUR, Journal, Machine, Micros, PlanLog},
+    report::Report,
+    tables::{Charge, Cycle, Tables},
+};
+
+/// A price may have been read so long before the transaction that charges it began, or seen in the run before.
+const OLD_PRICES: Duration = Duration::from_secs(20);
+/// A monthly price in cents is this rate in 1/730 of a millionth an hour; 73,000 of these are a ten-thousandth.
+const RATE_PER_CENT: i64 = 10_000;
+const RATE_PER_TEN_THOUSANDTH: i128 = 73_000;
+
+/// Counts into `report` what is wrong at `now`, the fleet's time.
+pub(super) fn check(report: &mut Report, journal: &Journal, tables: &Tables, now: Micros) {
+    Model { report, journal, tables, now }.check();
+}
+
+struct Model<'a> {
+    report: &'a mut Report,
+    journal: &'a Journal,
+    tables: &'a Tables,
+    now: Micros,
+}
+
+impl Model<'_> {
+    fn check(&mut self) {
+        let (journal, tables) = (self.journal, self.tables);
+        let mut charges: BTreeMap<Uuid, Vec<&Charge>> = BTreeMap::new();
+        for charge in &tables.charges {
+            charges.entry(charge.machine).or_default().push(charge);
+        }
+        let mut cycles: BTreeMap<Uuid, Vec<&Cycle>> = BTreeMap::new();
+        for cycle in &tables.cycles {
+            cycles.entry(cycle.machine).or_default().push(cycle);
+        }
+        let finished = finished_runs(tables);
+        let debited = hours_debited(tables);
+        for (id, machine) in &journal.machines {
+            let charges = charges.remove(id).unwrap_or_default();
+            self.hours(*id, machine, &charges, &finished);
+            self.prices(*id, machine, &charges);
+            self.panel_rows(*id, machine, &charges, &cycles.remove(id).unwrap_or_default(), &debited);
+        }
+        for id in charges.keys().chain(cycles.keys()) {
+            self.report.violate(format!("machine {id} is charged and was never made"));
+        }
+        self.wallets();
+        self.runs();
+        self.fences();
+        self.report.instances = journal.machines.len() as u64;
+    }
+
+    /// Every hour that ended is charged once or held.
+    fn hours(&mut self, id: Uuid, machine: &Machine, charges: &[&Charge], finished: &[(Micros, Micros)]) {
+        let mut at = machine.created;
+        let mut charged = 0;
+        for charge in charges {
+            let end = charge.start + charge.hours * HOUR;
+            if charge.start < at {
+                let twice = ((end.min(at) - charge.start) / HOUR).max(1);
+                self.report.double += twice.unsigned_abs();
+                self.report
+                    .find(format!("machine {id}: {twice} hours from {} on are charged again", charge.start));
+            }
+            if charge.start > at {
+                let lost = ((charge.start - at) / HOUR).max(1);
+                self.report.lost += lost.unsigned_abs();
+                self.report.find(format!(
+                    "machine {id}: {lost} hours before {} are charged to nobody",
+                    charge.start
+                ));
+            }
+            charged += (end - at.max(charge.start)) / HOUR;
+            at = at.max(end);
+        }
+        let held = self.tables.holds.get(&id).copied().unwrap_or_default();
+        let accounted = (at - machine.created) / HOUR + held;
+        let (least, most) = match machine.deleted {
+            None => {
+                let due = (self.now - machine.created) / HOUR;
+                (due, due)
+            }
+            // Nobody sees a machine that is gone: its hours end when a run saw it last, and at the latest when it went.
+            Some(deleted) => {
+                let seen = finished
+                    .iter()
+                    .filter(|(finished, _)| *finished < deleted.begun)
+                    .map(|(_, as_of)| *as_of)
+                    .max();
+                let least = (seen.unwrap_or(machine.created) - machine.created) / HOUR;
+                (least, (deleted.by - machine.created) / HOUR)
+            }
+        };
+        if accounted < least {
+            let lost = least - accounted;
+            self.report.lost += lost.unsigned_abs();
+            self.report.find(format!("machine {id}: {lost} of {least} hours are neither charged nor held"));
+        }
+        if accounted > most {
+            let more = accounted - most;
+            self.report.double += more.unsigned_abs();
+            self.report.find(format!("machine {id}: {more} hours are charged or held that never ended"));
+        }
+        self.report.hours_due += accounted.clamp(least, most.max(least)).unsigned_abs();
+        self.report.hours_charged += charged.unsigned_abs();
+        self.report.hours_held += held.unsigned_abs();
+    }
+
+    /// Every charge costs what its hours cost at a price that was in force, and nothing is rounded away.
+    fn prices(&mut self, id: Uuid, machine: &Machine, charges: &[&Charge]) {
+        let mut owed: i128 = 0;
+        let mut paid: i128 = 0;
+        let mut seen: Option<Micros> = None;
+        // The panel rounds each of its charges by itself; what is carried passes over them.
+        for charge in charges.iter().filter(|charge| !charge.by_panel) {
+            owed += i128::from(charge.rate) * i128::from(charge.hours);
+            paid += i128::from(charge.amount);
+            if paid != owed / RATE_PER_TEN_THOUSANDTH {
+                self.report.violate(format!("machine {id}: {paid} ten-thousandths are paid up to the charge from {}, {owed} u are owed", charge.start));
+                break;
+            }
+            if charge.organization != machine.organization {
+                self.report.violate(format!("machine {id}: organization {} pays", charge.organization));
+            }
+            let Some(batch) = self.tables.batches.get(&charge.batch) else { continue };
+            // An hour has the price that was seen last before it ended, however late it is charged.
+            let ended = self.real(charge.start + HOUR);
+            let since = seen.unwrap_or(batch.begun).min(ended) - micros(OLD_PRICES);
+            if !was_in_force(&self.journal.plans[machine.plan], charge.rate, since, batch.begun) {
+                self.report.violate(format!(
+                    "machine {id}: the charge from {} has a rate of {} u that the plan never had then",
+                    charge.start, charge.rate
+                ));
+            }
+            if charge.start + charge.hours * HOUR > batch.as_of {
+                self.report
+                    .violate(format!("machine {id}: the charge from {} is for hours to come", charge.start));
+            }
+            seen = Some(batch.begun);
+        }
+    }
+
+    /// The real time at which the fleet's clock showed this at the latest.
+    fn real(&self, at: Micros) -> Micros {
+        let clock = &self.journal.clock;
+        let later = clock.partition_point(|(_, shown)| *shown <= at);
+        clock.get(later.saturating_sub(1)).map_or(0, |(real, _)| *real)
+    }
+
+    /// The panel's ledger and cycles say the same as our charges.
+    fn panel_rows(
+        &mut self,
+        id: Uuid,
+        machine: &Machine,
+        charges: &[&Charge],
+        cycles: &[&Cycle],
+        debited: &BTreeMap<&str, i64>,
+    ) {
+        let hours: i64 = charges.iter().filter(|charge| charge.amount > 0).map(|charge| charge.hours).sum();
+        let ledger = debited.get(machine.label.as_str()).copied().unwrap_or_default();
+        if ledger != hours {
+            self.report.violate(format!(
+                "machine {id}: {hours} hours are charged, and the ledger has debits for {ledger}"
+            ));
+        }
+        if machine.deleted.is_some() {
+            return;
+        }
+        let same = charges.len() == cycles.len()
+            && charges.iter().zip(cycles).all(|(charge, cycle)| {
+                // The panel writes milliseconds.
+                let precision = if charge.by_panel { 1_000 } else { 1 };
+                (charge.start - cycle.start).abs() < precision
+                    && (charge.start + charge.hours * HOUR - cycle.end).abs() < precision
+                    && charge.amount == cycle.amount
+            });
+        if !same {
+            let (charges, cycles) = (charges.len(), cycles.len());
+            self.report.violate(format!(
+                "machine {id}: there are {charges} charges and {cycles} billed cycles, or they differ"
+            ));
+        }
+    }
+
+    /// A wallet holds what was paid in, less what was charged; the panel's ledger says the same.
+    fn wallets(&mut self) {
+        let mut charged: BTreeMap<Uuid, i64> = BTreeMap::new();
+        for charge in &self.tables.charges {
+            *charged.entry(charge.organization).or_default() += charge.amount;
+        }
+        let mut debited: BTreeMap<Uuid, i64> = BTreeMap::new();
+        for entry in self.tables.ledger.iter().filter(|entry| entry.amount < 0) {
+            *debited.entry(entry.organization).or_default() -= entry.amount;
+        }
+        for (organization, paid_in) in &self.journal.wallets {
+            let charged = charged.get(organization).copied().unwrap_or_default();
+            let debited = debited.get(organization).copied().unwrap_or_default();
+            let expected = paid_in - charged;
+            let found = self.tables.wallets.get(organization).copied();
+            if found != Some(expected) || debited != charged {
+                self.report.wallets_off += 1;
+                self.report.find(format!("the wallet of {organization} holds {found:?} and should hold {expected}; {charged} are charged, and {debited} debited"));
+            }
+        }
+    }
+
+    /// A run's row says what its batches say.
+    fn runs(&mut self) {
+        let mut batches: BTreeMap<Uuid, i64> = BTreeMap::new();
+        for batch in self.tables.batches.values() {
+            *batches.entry(batch.run).or_default() += batch.machines;
+        }
+        for run in self.tables.runs.iter().filter(|run| run.status == "done") {
+            let charged = batches.get(&run.id).copied().unwrap_or_default();
+            if run.items != charged {
+                self.report.violate(format!(
+                    "run {} says that it charged {} machines, its batches {charged}",
+                    run.id, run.items
+                ));
+            }
+        }
+    }
+
+    /// Only the newest holder commits: numbers never go back, and runs of one job never overlap.
+    fn fences(&mut self) {
+        let mut newest = 0;
+        for (id, batch) in &self.tables.batches {
+            if batch.fence < newest {
+                self.report.violate(format!(
+                    "batch {id} was committed under the number {} after one under {newest}",
+                    batch.fence
+                ));
+            }
+            newest = newest.max(batch.fence);
+        }
+        let mut ended = BTreeMap::new();
+        for run in &self.tables.runs {
+            ended
+                .entry(run.fence)
+                .and_modify(|end: &mut Micros| *end = run.finished.max(*end))
+                .or_insert(run.finished);
+        }
+        let overlapping: BTreeSet<Uuid> = self
+            .tables
+            .runs
+            .iter()
+            .filter(|run| ended.range(..run.fence).any(|(_, end)| *end > run.started))
+            .map(|run| run.id)
+            .collect();
+        for run in overlapping {
+            self.report.violate(format!("run {run} began before an older holder's was recorded"));
+        }
+    }
+}
+
+/// When each run that was done had finished, by the real time, and until when it had billed, by the fleet's.
+fn finished_runs(tables: &Tables) -> Vec<(Micros, Micros)> {
+    let done = tables.runs.iter().filter(|run| run.status == "done");
+    done.filter_map(|run| {
+        let as_of = DateTime::parse_from_rfc3339(run.details.get("as_of")?.as_str()?).ok()?;
+        Some((run.finished, as_of.timestamp_micros()))
+    })
+    .collect()
+}
+
+/// The hours of each label's debits, as their descriptions say: `VPS Hourly Billing - {label} ({n}h)`.
+fn hours_debited(tables: &Tables) -> BTreeMap<&str, i64> {
+    let mut debited = BTreeMap::new();
+    for entry in &tables.ledger {
+        let parts =
+            entry.description.strip_prefix("VPS Hourly Billing - ").and_then(|rest| rest.rsplit_once(" ("));
+        if let Some((label, hours)) = parts {
+            let hours: i64 = hours.trim_end_matches("h)").parse().unwrap_or_default();
+            *debited.entry(label).or_default() += hours;
+        }
+    }
+    debited
+}
+
+/// Whether the plan had a price of this rate at any time between the two.
+fn was_in_force(plan: &PlanLog, rate: i64, since: Micros, until: Micros) -> bool {
+    plan.prices.iter().enumerate().any(|(number, price)| {
+        let ended = plan.prices.get(number + 1).map_or(Micros::MAX, |next| next.since.1);
+        price.cents * RATE_PER_CENT == rate && price.since.0 <= until && ended >= since
+    })
+}
+
+fn micros(duration: Duration) -> Micros {
+    Micros::try_from(duration.as_micros()).unwrap_or(Micros::MAX)
+}
