@@ -53,6 +53,16 @@ pub(crate) enum Command {
     /// Bill everything that is due, once, now
     #[command(after_help = "Example:\n  billing-daemon bill --dry-run")]
     Bill(Bill),
+    /// Take the fleet over from the panel's own biller
+    #[command(after_help = "Example:\n  billing-daemon adopt --dry-run")]
+    Adopt(Adopt),
+    /// Hand billing back to the panel, once no daemon runs
+    #[command(after_help = "Example:\n  billing-daemon release")]
+    Release {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Hold the panel's own biller back while ours works (PostgreSQL)
     #[command(
         after_help = "Example:\n  DATABASE_URL=postgres://panel_owner@localhost/panel billing-daemon fence install"
@@ -88,6 +98,16 @@ pub(crate) enum Migrate {
     /// Show what is applied
     #[command(after_help = "Example:\n  billing-daemon migrate status")]
     Status,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Adopt {
+    /// Say what would change, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]

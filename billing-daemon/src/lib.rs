@@ -1,6 +1,7 @@
 //! The daemon as a library: configuration, the SeaORM store, the runtime and the command line. `main.rs` is one call of
 //! [`main`]; a daemon with plugins of its own is the same call with [`Plugins`].
 
+mod beside;
 mod cli;
 mod commands;
 pub mod config;

@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     Plugins,
+    beside::Beside,
     config::{Config, DaemonSettings},
     database::{Database, Pool},
     exit::{Exit, Failure},
@@ -59,6 +60,11 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
             return Ok(());
         }
     };
+    let bills = config.jobs.iter().any(|(spec, _)| spec.kind == BILLING_JOB);
+    let beside = Beside::look(&Opened { db: db.clone(), panel }).await?;
+    if bills {
+        beside.check(config.daemon.panel_billing)?;
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let identity = Identity::of_process(config.billing_interval_minutes);
     let status =
@@ -80,7 +86,6 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
     let drain_timeout = config.daemon.drain_timeout;
     let store = SeaOrmStore::new(db.clone(), database, &identity.instance, ttl, Arc::clone(&clock));
     let jobs = config.jobs;
-    let bills = jobs.iter().any(|(spec, _)| spec.kind == BILLING_JOB);
     let names: Vec<String> = jobs.iter().map(|(spec, _)| spec.name.clone()).collect();
     let scheduler = Scheduler::build(&registry, jobs, Arc::new(store), clock)
         .map_err(|error| Failure::new(Exit::Configuration, error))?;
@@ -90,12 +95,14 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
     info!(
         instance = %identity.instance,
         panel = %panel.generation,
-        "billing-daemon {} runs {} as {} beside a panel of generation {}",
+        "billing-daemon {} runs {} as {}, {beside}",
         env!("CARGO_PKG_VERSION"),
         names.join(", "),
         identity.instance,
-        panel.generation,
     );
+    if bills && let Some(interval) = config.billing_interval_minutes.map(Duration::from_mins) {
+        beside.warn_of_gaps(interval);
+    }
     if !bills {
         warn!("no job of kind `{BILLING_JOB}` is enabled: this daemon charges nothing");
     }

@@ -7,6 +7,7 @@ mod db;
 pub mod fence;
 mod heartbeat;
 pub mod hold;
+mod may_bill;
 pub mod money;
 pub mod panel;
 mod params;
@@ -28,6 +29,7 @@ use sea_orm::DatabaseConnection;
 
 pub use db::{Fault, begin, begin_read, code, execute, fault, query_all, query_one};
 pub use heartbeat::{Facts, Heartbeat, HeartbeatParams, Pulse, pulse};
+pub use may_bill::{PANELS_PATIENCE, may_bill};
 pub use stale_daemons::{StaleDaemons, StaleDaemonsParams};
 
 use crate::{billing::Billing, panel::Panel, restore::LastCommit, status::StatusRow};

@@ -167,18 +167,8 @@ impl StatusRow {
         self.affected(&sql, [seconds(keep).into()]).await
     }
 
-    /// A condition: the row was not written for the parameter's number of seconds.
     fn silent_since(&self, seconds: &str) -> String {
-        match self.db.get_database_backend() {
-            DbBackend::Sqlite => {
-                format!(
-                    "coalesce(unixepoch(updated_at), unixepoch(created_at), 0) < unixepoch('now') - {seconds}"
-                )
-            }
-            _ => format!(
-                "coalesce(updated_at, created_at, '-infinity') < now() - {seconds} * interval '1 second'"
-            ),
-        }
+        silent_since(self.db.get_database_backend(), seconds)
     }
 
     fn now(&self) -> &'static str {
@@ -201,6 +191,16 @@ impl StatusRow {
 
     async fn affected(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, DbErr> {
         execute(&self.db, statement(&self.db, sql, values)).await
+    }
+}
+
+/// A condition: the row was not written for the parameter's number of seconds.
+pub(crate) fn silent_since(backend: DbBackend, seconds: &str) -> String {
+    match backend {
+        DbBackend::Sqlite => {
+            format!("coalesce(unixepoch(updated_at), unixepoch(created_at), 0) < unixepoch('now') - {seconds}")
+        }
+        _ => format!("coalesce(updated_at, created_at, '-infinity') < now() - {seconds} * interval '1 second'"),
     }
 }
 

@@ -38,7 +38,10 @@ const JUST_NOW: TimeDelta = TimeDelta::minutes(1);
 /// The schedule could not be computed. That never means that the job has no more runs.
 pub fn due(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Result<Due, ScheduleError> {
     if let Some(retrying) = state.retrying {
-        return Ok(if retrying.not_before <= now {
+        // No wait is that long: a clock that was ahead has been set back since.
+        let wait_is_void = TimeDelta::from_std(spec.retry.max_backoff)
+            .is_ok_and(|longest| retrying.not_before.signed_duration_since(now) > longest);
+        return Ok(if retrying.not_before <= now || wait_is_void {
             Due::Now {
                 scheduled_at: retrying.scheduled_at,
                 attempt: retrying.failed_attempts + 1,

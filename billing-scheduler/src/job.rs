@@ -225,10 +225,23 @@ impl JobContext {
         })
     }
 
-    /// Returns when the run is asked to stop.
+    /// Returns when the run is asked to stop, or its lease is not to be trusted any more.
     pub async fn stopped(&self) -> StopReason {
         let mut reason = self.stop.reason.subscribe();
-        let asked = reason.wait_for(Option::is_some).await.ok().and_then(|reason| *reason);
-        asked.unwrap_or(StopReason::Drain)
+        loop {
+            if let Some(reason) = self.stop_requested() {
+                return reason;
+            }
+            // A renewal may move the deadline meanwhile; then there is another one to wait for.
+            let deadline = Duration::from_millis(self.stop.lease_until_ms.load(Ordering::SeqCst));
+            let left = deadline.saturating_sub(self.clock.monotonic());
+            tokio::select! {
+                biased;
+                asked = reason.wait_for(Option::is_some) => {
+                    return asked.ok().and_then(|asked| *asked).unwrap_or(StopReason::Drain);
+                }
+                () = self.clock.sleep(left) => {}
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -47,7 +47,10 @@ struct Inner {
     entries: Vec<Entry>,
     closed: AtomicBool,
     turns: Mutex<JoinSet<()>>,
-    running: Mutex<HashMap<usize, Running>>,
+    /// In the order of the jobs, so that a simulation repeats itself.
+    running: Mutex<BTreeMap<usize, Running>>,
+    /// What the wall clock and the monotonic one showed at the last tick.
+    last_tick: Mutex<Option<(DateTime<Utc>, Duration)>>,
 }
 
 struct Entry {
@@ -98,6 +101,7 @@ impl Scheduler {
             closed: AtomicBool::new(false),
             turns: Mutex::default(),
             running: Mutex::default(),
+            last_tick: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -111,10 +115,14 @@ impl Scheduler {
             return;
         }
         let now = self.inner.clock.now();
+        let set_back = self.inner.clock_was_set_back(now);
         let mut turns = lock(&self.inner.turns);
         while turns.try_join_next().is_some() {}
         for (index, entry) in self.inner.entries.iter().enumerate() {
             let mut look = lock(&entry.look);
+            if set_back {
+                look.at = None;
+            }
             if look.busy || look.at.is_some_and(|at| at > now + RING) {
                 continue;
             }
@@ -176,6 +184,16 @@ impl Scheduler {
 }
 
 impl Inner {
+    /// Whether less time has passed on the wall than in truth since the last tick: times noted before are too late then.
+    fn clock_was_set_back(&self, now: DateTime<Utc>) -> bool {
+        let monotonic = self.clock.monotonic();
+        let Some((then, monotonic_then)) = lock(&self.last_tick).replace((now, monotonic)) else {
+            return false;
+        };
+        let passed = TimeDelta::from_std(monotonic.saturating_sub(monotonic_then));
+        passed.is_ok_and(|passed| passed - (now - then) > RING)
+    }
+
     async fn armed_turn(self: Arc<Self>, index: usize, at: DateTime<Utc>) {
         // Whatever happens in here, the job is looked at again.
         let mut look_again = LookAgain { inner: &self, index, at: self.clock.now() + RING };
@@ -267,6 +285,10 @@ impl Inner {
                     let occurrence = Occurrence { job: spec.name.clone(), scheduled_at };
                     let ctx =
                         JobContext::new(occurrence, attempt, fence, Arc::clone(&self.clock), stop.clone());
+                    if ctx.stop_requested().is_some() {
+                        // The claim was answered late, or an earlier run of this turn was told to stop: the next turn goes on.
+                        return Ok(now + RING);
+                    }
                     let (id, started_at) = (ctx.run_id, now);
                     let result = self.execute(entry, ctx).await;
                     let finished_at = self.clock.now();
@@ -292,7 +314,11 @@ impl Inner {
                     (record, settled.state)
                 }
             };
-            self.store.record(lease, &record, &next).await?;
+            match self.store.record(lease, &record, &next).await {
+                // Only this node runs it: an answer was lost, and what it recorded then was this very occurrence.
+                Err(StoreError::AlreadyFinished { .. }) if lease.is_none() => {}
+                recorded => recorded?,
+            }
             *state = next;
             if record.status == RunStatus::Interrupted {
                 return Ok(self.clock.now() + RING);

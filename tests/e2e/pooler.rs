@@ -2,7 +2,9 @@
 
 use e2e::{Db, Login, Pooler, eventually};
 
-use crate::daemon::{BILLING, HEARTBEAT, SHORT_LEASE, TICK, ask, check_all_charged_once, program, seed};
+use crate::daemon::{
+    BILLING, HEARTBEAT, SHORT_LEASE, TICK, ask, beside, check_all_charged_once, program, seed,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_daemons_behind_a_pooler_with_two_servers_charge_each_hour_once() {
@@ -10,7 +12,7 @@ async fn three_daemons_behind_a_pooler_with_two_servers_charge_each_hour_once() 
     let organizations = seed(&db, 40).await;
     let pooler = Pooler::start(2);
     let url = pooler.url(&db, Login::Billing);
-    let jobs = [SHORT_LEASE, BILLING, HEARTBEAT, TICK].concat();
+    let jobs = beside(&db, &[SHORT_LEASE, BILLING, HEARTBEAT, TICK].concat());
     let daemons: Vec<_> =
         (0..3).map(|_| program().env("DATABASE_URL", &url).file("jobs.toml", &jobs).start("run")).collect();
     eventually("the fleet is billed, by one of the daemons", async || {

@@ -21,9 +21,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{config_file, config_from, database, environment, log, quiet_filter, say, seconds};
+use super::{complain, config_file, config_from, database, environment, log, quiet_filter, say, seconds};
 use crate::{
     Plugins,
+    beside::Beside,
     cli::{self, Common},
     config::DaemonSettings,
     database::Database,
@@ -50,6 +51,13 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
     let opened = runtime::open(&database).await?;
+    let beside = Beside::look(&opened).await?;
+    if !options.dry_run {
+        beside.check(daemon.panel_billing)?;
+    }
+    if beside.concerns_anybody() {
+        complain(&beside.to_string());
+    }
     let bar = progress_bar(None);
     let once = Once {
         as_of: None,
@@ -94,7 +102,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
 }
 
 /// The settings of the billing job in the configuration, if it has one.
-fn settings(jobs: &[(billing_scheduler::JobSpec, serde_json::Value)]) -> Result<Settings, Failure> {
+pub(super) fn settings(jobs: &[(billing_scheduler::JobSpec, serde_json::Value)]) -> Result<Settings, Failure> {
     let Some((_, params)) = jobs.iter().find(|(spec, _)| spec.kind == BILLING_JOB) else {
         return Ok(Settings::default());
     };

@@ -1,12 +1,15 @@
 //! One file a command; here is what they share.
 
 mod accept_restore;
+mod adopt;
 mod audit;
 mod bill;
 mod check;
 mod demo;
 pub(crate) mod fence;
+mod handover;
 mod migrate;
+mod release;
 mod run;
 
 use std::{
@@ -44,6 +47,8 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
         Command::Check => check::execute(common, plugins),
         Command::Migrate { action } => migrate::execute(common, plugins, action).await,
         Command::Bill(bill) => bill::execute(common, plugins, &bill).await,
+        Command::Adopt(options) => adopt::execute(common, plugins, &options).await,
+        Command::Release { json } => release::execute(common, plugins, json).await,
         Command::Fence { action } => fence::execute(common, plugins, action).await,
         Command::AcceptRestore => accept_restore::execute(common, plugins).await,
         Command::Audit { json } => audit::execute(common, plugins, json).await,

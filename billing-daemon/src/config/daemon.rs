@@ -20,12 +20,25 @@ pub struct DaemonSettings {
     pub lease_ttl: Duration,
     /// Where this machine keeps what it must know beside the database.
     pub state_dir: Option<PathBuf>,
+    /// What is known of the panel's own billing.
+    pub panel_billing: PanelBilling,
+}
+
+/// Whether a panel beside this daemon bills by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PanelBilling {
+    /// It does, for all we know: it must read the heartbeat, or the fence must hold it back.
+    #[default]
+    On,
+    /// The operator has switched it off.
+    Off,
 }
 
 /// A shorter lease runs out between two renewals that a busy database delays.
 const SHORTEST_LEASE: Duration = Duration::from_secs(3);
 
-pub(super) const KEYS: [&str; 5] = ["database-url", "log-level", "drain-timeout", "lease-ttl", "state-dir"];
+pub(super) const KEYS: [&str; 6] =
+    ["database-url", "log-level", "drain-timeout", "lease-ttl", "state-dir", "panel-billing"];
 
 impl Default for DaemonSettings {
     fn default() -> Self {
@@ -35,6 +48,7 @@ impl Default for DaemonSettings {
             drain_timeout: Duration::from_secs(30),
             lease_ttl: Duration::from_secs(10),
             state_dir: None,
+            panel_billing: PanelBilling::default(),
         }
     }
 }
@@ -54,6 +68,10 @@ impl DaemonSettings {
                 settings.drain_timeout = timeout.into_inner();
             }
             settings.state_dir = section.string("state-dir").map(|folder| PathBuf::from(folder.into_inner()));
+            let words = [("on", PanelBilling::On), ("off", PanelBilling::Off)];
+            if let Some(billing) = section.choice("panel-billing", &words) {
+                settings.panel_billing = billing.into_inner();
+            }
             if let Some(ttl) = section.duration("lease-ttl") {
                 if *ttl.get_ref() < SHORTEST_LEASE {
                     let message = "`lease-ttl` must be at least 3s, or a lease ends before it can be renewed";

@@ -20,7 +20,7 @@ use chrono::{DateTime, Utc};
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue, Error};
 
-pub use daemon::DaemonSettings;
+pub use daemon::{DaemonSettings, PanelBilling};
 pub use diagnostic::{Diagnostic, Place};
 pub(crate) use suggest::did_you_mean;
 

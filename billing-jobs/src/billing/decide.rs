@@ -15,7 +15,7 @@ use crate::{
 
 /// How long the panel's own biller may take from its debit to the cycle and the anchor, which it writes in a second transaction.
 /// Whoever mends them in between doubles the cycle.
-const SECOND_TRANSACTION: Micros = 5 * 60 * 1_000_000;
+pub(super) const SECOND_TRANSACTION: Micros = 5 * 60 * 1_000_000;
 
 /// A wallet as it was read under lock.
 #[derive(Clone, Debug)]

@@ -1,12 +1,15 @@
 //! Billing: every due hour charged once, batch by batch, each batch in one transaction under the fence.
 
+mod adopt;
 mod decide;
+mod handover;
 mod job;
 #[cfg(feature = "testing")]
 mod mutations;
 mod post;
 mod postgres;
 mod read;
+mod release;
 mod sqlite;
 mod statements;
 
@@ -35,8 +38,11 @@ use crate::{
 };
 
 pub use self::{
+    adopt::{Adoption, Findings},
     decide::Totals,
+    handover::HandoverError,
     job::{Billing, BillingParams, details},
+    release::Release,
 };
 pub(crate) use self::{postgres::milliseconds, sqlite::micros as sqlite_micros};
 

@@ -4,7 +4,7 @@ use super::statements::Statements;
 use crate::panel::Panel;
 
 /// Microseconds since 1970 of a `timestamptz`; NULL for NULL and for the infinities.
-fn micros(column: &str) -> String {
+pub(super) fn micros(column: &str) -> String {
     format!("CASE WHEN isfinite({column}) THEN (extract(epoch FROM {column}) * 1000000)::bigint END")
 }
 

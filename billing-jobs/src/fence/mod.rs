@@ -6,6 +6,7 @@ mod trigger;
 use billing_scheduler::FencingToken;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
 
+pub(crate) use self::trigger::is_up;
 pub use self::trigger::{FenceError, FenceStatus, Installed, install, remove, status};
 
 use crate::{BILLING_JOB, db::statement};

@@ -185,7 +185,15 @@ pub async fn status(db: &DatabaseConnection) -> Result<FenceStatus, DbErr> {
     Ok(status)
 }
 
-async fn read(txn: &DatabaseTransaction) -> Result<FenceStatus, DbErr> {
+/// Whether the fence is on, asked without a transaction, so that the connection of an application is left as it was.
+pub(crate) async fn is_up(db: &impl ConnectionTrait) -> Result<bool, DbErr> {
+    if db.get_database_backend() == DbBackend::Sqlite {
+        return Ok(false);
+    }
+    Ok(read(db).await?.is_on())
+}
+
+async fn read(txn: &impl ConnectionTrait) -> Result<FenceStatus, DbErr> {
     let Some(row) = txn.query_one_raw(statement(txn, STATUS, [])).await? else {
         return Ok(FenceStatus::default());
     };

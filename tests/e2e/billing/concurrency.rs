@@ -11,6 +11,7 @@ use sea_orm::{ConnectionTrait, TransactionTrait};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Barrier,
 };
 use uuid::Uuid;
 
@@ -39,11 +40,16 @@ async fn runners_at_once_charge_each_hour_once(db: &Db) {
     let fence = Daemon::of(db).await.claim().await.fence;
 
     for (round, runners) in [(1, 2), (2, 8)] {
+        let start = Arc::new(Barrier::new(runners));
         let mut running = Vec::new();
         for runner in 0..runners {
             // Batches of all sizes, so that they meet in every way.
-            let daemon = Daemon::with_batches_of(db, [5_000, 30, 7, 100][runner % 4]).await;
-            running.push(tokio::spawn(async move { daemon.bill_under(fence, hour(round)).await }));
+            let daemon = Daemon::with_batches_of(db, [5_000, 5_000, 30, 7][runner % 4]).await;
+            let start = Arc::clone(&start);
+            running.push(tokio::spawn(async move {
+                start.wait().await;
+                daemon.bill_under(fence, hour(round)).await
+            }));
         }
         let mut together = 0;
         for runner in running {

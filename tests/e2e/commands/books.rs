@@ -1,17 +1,26 @@
 //! `bill` and `audit`: what is charged by hand, what would be, and what does not add up.
 
 use chrono::TimeDelta;
-use e2e::{Db, Fleet, Instance, Plan, Program, eventually, on_every_engine, on_variants, process::Signal};
+use e2e::{
+    Db, Fleet, Instance, Panel, Plan, Program, eventually, on_every_engine, on_variants, process::Signal,
+};
 use sea_orm::{ConnectionTrait, DbBackend, TransactionTrait};
 use serde_json::{Value, json};
 
 use super::{json, keys};
 use crate::daemon::{
-    ask, check_all_charged_once, check_audit, now, program, rows, seed, until_it_waits_for_a_lock,
+    ask, beside, check_all_charged_once, check_audit, now, program, rows, seed, until_it_waits_for_a_lock,
 };
 
 fn with(db: &Db) -> Program {
-    program().env("DATABASE_URL", &db.url)
+    let program = program().env("DATABASE_URL", &db.url);
+    match db.panel {
+        Panel::Empty | Panel::G1 => program,
+        Panel::G2 | Panel::G3 => {
+            let jobs = "[[job]]\nname = 'billing'\nkind = 'billing'\nschedule = { every = '1h' }\n";
+            program.file("jobs.toml", &beside(db, jobs))
+        }
+    }
 }
 
 /// What `bill --json` says, apart from how long it took.
@@ -55,7 +64,7 @@ async fn what_is_beyond_the_catch_up_limit_waits_for_approval(db: &Db) {
     let held = json!({ "charged": 0, "held": 1, "hours": 0, "amount": "0.00", "dry_run": false });
     assert_eq!(bill(db, "").await, held);
     let jobs = "[[job]]\nname = 'billing'\nkind = 'billing'\nschedule = { every = '1h' }\nparams = { max-catch-up-hours = 99 }\n";
-    let shown = json(&with(db).file("jobs.toml", jobs).run("bill --json").await.expect_code(0));
+    let shown = json(&with(db).file("jobs.toml", &beside(db, jobs)).run("bill --json").await.expect_code(0));
     assert_eq!(shown["held"], 1, "the limit is the configuration's");
     let expected = json!({ "charged": 1, "held": 0, "hours": 100, "amount": "1.00", "dry_run": true });
     assert_eq!(bill(db, "--approve-catch-up --dry-run").await, expected);

@@ -97,7 +97,8 @@ async fn a_reader_that_has_gone_away_is_no_error() {
             if deaf {
                 command_.stderr(gone());
             }
-            let output = command_.output().await.expect("the program starts");
+            let child = command_.spawn().expect("the program starts");
+            let output = child.wait_with_output().await.expect("the program is waited for");
             let err = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(0), "{command}: {err}");
             assert!(!err.contains("panicked"), "{command}: {err}");

@@ -115,10 +115,13 @@ async fn rows_of_daemons_have_names_of_their_own_and_are_tidied_away(db: &Db) {
         (names.len() == 2).then_some(names)
     })
     .await;
+    let mut random = Vec::new();
     for daemon in [&one, &other] {
         let prefix = format!("{}-{}-", hostname(), daemon.pid());
         let name = names.iter().find_map(|name| name.strip_prefix(&prefix)).expect("host and process");
         assert!(name.len() == 12 && name.chars().all(|c| c.is_ascii_hexdigit()), "{name} is random");
+        assert!(!random.contains(&name), "{name} is new each time");
+        random.push(name);
         let metadata = ask(
             db,
             &format!(

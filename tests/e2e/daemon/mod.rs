@@ -7,7 +7,7 @@ mod several;
 mod stopping;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use e2e::{Db, Fleet, Instance, Plan, Program, eventually};
+use e2e::{Db, Fleet, Instance, Panel, Plan, Program, eventually};
 use sea_orm::{ConnectionTrait, Statement};
 use uuid::Uuid;
 
@@ -51,7 +51,18 @@ pub(crate) const HOURS: i64 = 3;
 
 /// The daemon under test, with the plugins of its own binary, for this database.
 pub(crate) fn daemon(db: &Db, jobs: &[&str]) -> Program {
-    program().env("DATABASE_URL", &db.url).file("jobs.toml", &jobs.concat())
+    program().env("DATABASE_URL", &db.url).file("jobs.toml", &beside(db, &jobs.concat()))
+}
+
+/// These jobs, with what lets them charge beside a panel of a generation that reads no heartbeat: no panel of a test bills by
+/// itself, and few have the fence.
+pub(crate) fn beside(db: &Db, jobs: &str) -> String {
+    let setting = "[daemon]\npanel-billing = \"off\"\n";
+    match db.panel {
+        Panel::Empty | Panel::G1 => jobs.to_owned(),
+        Panel::G2 | Panel::G3 if jobs.contains("[daemon]\n") => jobs.replacen("[daemon]\n", setting, 1),
+        Panel::G2 | Panel::G3 => format!("{setting}{jobs}"),
+    }
 }
 
 /// The same without a database and without jobs.

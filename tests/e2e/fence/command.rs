@@ -1,1 +1,177 @@
-//! `billing-daemon fence` and what it changes.
+//! `billing-daemon fence`: who may put it up, what it changes, and what is left when it is gone.
+
+use e2e::{Db, Ended, Login, on_variants};
+
+use super::{assert_sound, fence, number, panel, seed, silent_for};
+use crate::daemon::{ask, program, rows};
+
+/// Everything that a fence could add or change outside our own tables.
+const CATALOG: &str = "pg_get_triggerdef(oid) || tgenabled::text FROM pg_trigger WHERE NOT tgisinternal
+    UNION ALL SELECT pg_get_functiondef(oid) || coalesce(proacl::text, '') FROM pg_proc
+               WHERE pronamespace = 'public'::regnamespace AND prokind = 'f'
+    UNION ALL SELECT relname::text || coalesce(relacl::text, '') FROM pg_class WHERE relnamespace = 'public'::regnamespace
+    ORDER BY 1";
+
+async fn run(url: &str, arguments: &str) -> Ended {
+    program().env("DATABASE_URL", url).run(arguments).await
+}
+
+async fn the_fence_goes_up_once_and_comes_down_whole(db: &Db) {
+    let owner = db.url_for(Login::Owner);
+    let before = rows(db, CATALOG).await;
+    let said = run(&owner, "fence status").await.expect_code(1);
+    assert_eq!(said.out, ["the fence is off: `billing-daemon fence install` puts it up"]);
+    assert_eq!(run(&owner, "fence remove").await.expect_code(0).out, ["there is no fence: nothing to do"]);
+
+    let said = run(&owner, "fence install").await.expect_code(0);
+    assert_eq!(said.out[0], "the fence is installed");
+    assert!(said.out[1].ends_with("once it has not worked for 1h 30m"), "{}", said.text());
+    assert!(said.out[2].contains("a login of its own"), "{}", said.text());
+    let up = rows(db, CATALOG).await;
+    assert_eq!(up.len(), before.len() + 2, "one trigger and one function");
+    let said = run(&owner, "fence install").await.expect_code(0);
+    assert_eq!(said.out[0], "the fence is installed already: nothing to do");
+    assert_eq!(rows(db, CATALOG).await, up);
+
+    // Anybody may look.
+    let said = run(&db.url, "fence status --json").await.expect_code(0);
+    assert_eq!(said.out, [r#"{"after_seconds":5400,"enabled":true,"installed":true,"outdated":false}"#]);
+    let said = run(&owner, "fence install --after 2h").await.expect_code(0);
+    assert_eq!(said.out[0], "the fence is brought up to date");
+    let said = run(&db.url, "fence status").await.expect_code(0);
+    assert_eq!(said.out, ["the fence is on (the panel may bill after 2h of silence)"]);
+
+    assert_eq!(run(&owner, "fence remove").await.expect_code(0).out, ["the fence is removed"]);
+    assert_eq!(rows(db, CATALOG).await, before);
+}
+
+async fn a_fence_that_is_disabled_or_of_another_version_is_told_and_mended(db: &Db) {
+    let owner = db.url_for(Login::Owner);
+    fence(db).await;
+    db.execute("ALTER TABLE payment_transactions DISABLE TRIGGER billing_fence").await;
+    let said = run(&db.url, "fence status").await.expect_code(1);
+    assert!(said.out[0].contains("disabled"), "{}", said.text());
+    run(&owner, "fence install").await.expect_code(0);
+    run(&db.url, "fence status").await.expect_code(0);
+
+    let function = ask(db, "SELECT pg_get_functiondef('billing_fence'::regproc)").await;
+    for older in [
+        function.replace("BEGIN", "BEGIN -- as it was"),
+        function.replace("SET search_path", "-- SET search_path"),
+    ] {
+        db.execute(&older).await;
+        let said = run(&db.url, "fence status --json").await.expect_code(0);
+        assert!(said.out[0].contains(r#""outdated":true"#), "{}", said.text());
+        run(&owner, "fence install").await.expect_code(0);
+        let said = run(&db.url, "fence status --json").await.expect_code(0);
+        assert!(said.out[0].contains(r#""outdated":false"#), "{}", said.text());
+    }
+}
+
+on_variants!(the_fence_goes_up_once_and_comes_down_whole: g1_role, g2_owner, g3_role);
+on_variants!(a_fence_that_is_disabled_or_of_another_version_is_told_and_mended: g3_role);
+
+#[tokio::test]
+async fn whoever_may_not_put_the_fence_up_is_told_who_may() {
+    let db = Db::g3_role().await;
+    for arguments in ["fence install", "fence remove"] {
+        let said = run(&db.url, arguments).await.expect_code(77);
+        let sentence = "payment_transactions belongs to panel_owner, which alone can change its triggers: run this as \
+                        panel_owner, or say `GRANT panel_owner TO billing_run` first";
+        assert_eq!(said.err, [sentence]);
+    }
+    // The owner of the ledger, where our tables belong to somebody else.
+    let owner = db.url_for(Login::Owner);
+    db.execute(
+        "ALTER TABLE billing_meters OWNER TO postgres; ALTER TABLE billing_charges OWNER TO postgres;
+         REVOKE CREATE ON SCHEMA public FROM pg_database_owner; REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+    )
+    .await;
+    let said = run(&owner, "fence install").await.expect_code(77);
+    let grants = "GRANT CREATE, USAGE ON SCHEMA public TO panel_owner; GRANT INSERT ON billing_charges TO panel_owner; \
+                  GRANT SELECT, INSERT, UPDATE ON billing_meters TO panel_owner";
+    assert_eq!(
+        said.err,
+        [format!(
+            "panel_owner lacks rights that the fence needs: run `{grants}` as their owner, and then this again"
+        )]
+    );
+    db.execute(grants).await;
+    run(&owner, "fence install").await.expect_code(0);
+    seed(&db, 1, 1, 2).await;
+    assert_eq!(panel(&db, &owner).await.pass().await.billed, 1, "with the rights of the owner");
+}
+
+#[tokio::test]
+async fn a_superuser_puts_the_fence_up_with_the_rights_of_the_ledgers_owner() {
+    let db = Db::g3_role().await;
+    let said = run(&db.url_for(Login::Admin), "fence install").await.expect_code(0);
+    assert!(said.out[2].contains("acts with the rights of panel_owner"), "{}", said.text());
+    let owner = "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE proname = 'billing_fence'";
+    assert_eq!(ask(&db, owner).await, "panel_owner");
+    let executable = "SELECT has_function_privilege('billing_run', 'billing_fence()', 'EXECUTE')";
+    assert_eq!(ask(&db, executable).await, "false", "nobody else puts it on another table");
+}
+
+#[tokio::test]
+async fn a_table_that_is_in_use_is_not_waited_for_for_ever() {
+    let db = Db::g1_role().await;
+    let busy = e2e::connect(&db.url_for(Login::Owner)).await;
+    let txn = sea_orm::TransactionTrait::begin(&busy).await.expect("it begins");
+    let lock = "LOCK TABLE payment_transactions IN ROW EXCLUSIVE MODE";
+    sea_orm::ConnectionTrait::execute_unprepared(&txn, lock).await.expect("it is free");
+    let said = run(&db.url_for(Login::Owner), "fence install").await.expect_code(75);
+    assert!(said.err[0].contains("lock timeout"), "{}", said.text());
+    run(&db.url, "fence status").await.expect_code(1);
+}
+
+#[tokio::test]
+async fn on_sqlite_there_is_nobody_to_fence_off() {
+    let db = Db::sqlite().await;
+    for arguments in ["fence install", "fence remove", "fence status", "fence status --json"] {
+        let said = run(&db.url, arguments).await.expect_code(78);
+        assert!(
+            said.out.is_empty() && said.err[0].starts_with("the fence is for PostgreSQL"),
+            "{}",
+            said.text()
+        );
+    }
+}
+
+#[tokio::test]
+async fn migrating_down_takes_the_fence_along_or_is_refused() {
+    let db = Db::g3_role().await;
+    fence(&db).await;
+    db.execute("ALTER TABLE payment_transactions OWNER TO postgres").await;
+    let owner = db.url_for(Login::Owner);
+    let said = run(&owner, "migrate down --yes").await.expect_code(77);
+    assert!(said.text().contains("belongs to postgres"), "{}", said.text());
+    assert!(number(&db, "SELECT count(*) FROM pg_tables WHERE tablename = 'billing_charges'").await == 1);
+
+    db.execute("ALTER TABLE payment_transactions OWNER TO panel_owner").await;
+    run(&owner, "migrate down --yes").await.expect_code(0);
+    seed(&db, 1, 1, 2).await;
+    assert_eq!(panel(&db, &owner).await.pass().await.billed, 1, "without our tables");
+    assert_eq!(number(&db, "SELECT count(*) FROM pg_proc WHERE proname LIKE 'billing%'").await, 0);
+}
+
+/// The whole program, with the fence up: bills, previews and audits as if there were none.
+#[tokio::test]
+async fn the_daemons_commands_work_behind_the_fence() {
+    let db = Db::g3_role().await;
+    fence(&db).await;
+    seed(&db, 2, 2, 2).await;
+    let said = run(&db.url, "bill --dry-run").await.expect_code(0);
+    assert!(
+        said.out[0].starts_with("would charge 0.08 for 8 hours of 4 machines; 0 held"),
+        "{}",
+        said.text()
+    );
+    let said = run(&db.url, "bill").await.expect_code(0);
+    assert!(said.out[0].starts_with("charged 0.08 for 8 hours of 4 machines; 0 held"), "{}", said.text());
+    silent_for(&db, 91).await;
+    seed(&db, 1, 1, 2).await;
+    assert_eq!(panel(&db, &db.url_for(Login::Owner)).await.pass().await.billed, 1);
+    run(&db.url, "audit").await.expect_code(0);
+    assert_sound(&db).await;
+}

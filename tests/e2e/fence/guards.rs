@@ -23,23 +23,30 @@ const GUARDS: [(&str, &str, &str, Scene); 9] = [
     ("raise", "SET fence = ours.number", "SET fence = f.fence", |db| Box::pin(a_daemon_that_wakes_up(db))),
     ("due", "OR charge_end > clock_timestamp()", "", |db| Box::pin(a_stale_list(db))),
     ("watermark", "greatest(panel_anchor, watermark)", "panel_anchor", |db| Box::pin(a_crash(db))),
-    ("one machine", "cardinality(machines) IS DISTINCT FROM 1", "machines IS NULL", |db| Box::pin(two_of_a_name(db))),
+    ("one machine", "cardinality(machines) IS DISTINCT FROM 1", "machines IS NULL", |db| {
+        Box::pin(two_of_a_name(db))
+    }),
     (
         "its organization",
         "i.organization_id = NEW.organization_id AND",
         "i.organization_id <> NEW.organization_id AND",
         |db| Box::pin(a_name_elsewhere(db)),
     ),
-    ("never wait", "FOR NO KEY UPDATE SKIP LOCKED", "FOR NO KEY UPDATE", |db| Box::pin(a_batch_that_wants_the_wallet(db))),
+    ("never wait", "FOR NO KEY UPDATE SKIP LOCKED", "FOR NO KEY UPDATE", |db| {
+        Box::pin(a_batch_that_wants_the_wallet(db))
+    }),
     (
         "number in force",
         "f.fence::text = current_setting('billing.fence', true)",
         "current_setting('billing.fence', true) <> ''",
         |db| Box::pin(an_old_number(db)),
     ),
-    ("kept in force", "current_setting('billing.fence', true) FOR SHARE", "current_setting('billing.fence', true)", |db| {
-        Box::pin(a_claim_meanwhile(db))
-    }),
+    (
+        "kept in force",
+        "current_setting('billing.fence', true) FOR SHARE",
+        "current_setting('billing.fence', true)",
+        |db| Box::pin(a_claim_meanwhile(db)),
+    ),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -106,8 +113,13 @@ async fn a_name_elsewhere(db: &Db) -> bool {
     seed(db, 2, 1, 2).await;
     db.execute("UPDATE vps_instances SET label = 'web'").await;
     panel(db, &db.url_for(Login::Owner)).await.pass().await;
-    number(db, "SELECT count(*) FROM billing_charges c JOIN vps_instances i ON i.id = c.instance_id
-                 WHERE i.organization_id = c.organization_id").await == 2
+    number(
+        db,
+        "SELECT count(*) FROM billing_charges c JOIN vps_instances i ON i.id = c.instance_id
+                 WHERE i.organization_id = c.organization_id",
+    )
+    .await
+        == 2
 }
 
 /// A batch of ours holds the fence and waits for the wallet; the panel's debit holds the wallet and comes to the fence.

@@ -2,7 +2,9 @@
 
 mod command;
 mod guards;
+mod handover;
 mod labels;
+mod start;
 mod takeover;
 mod together;
 

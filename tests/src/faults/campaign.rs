@@ -59,7 +59,7 @@ pub async fn run(options: &Options) -> Report {
     let panel = async {
         match options.engine {
             Engine::Postgres if options.panel => panel::bill(&server, seed.wrapping_add(2), &stopped).await,
-            _ => Report::default(),
+            _ => panel::Billed::default(),
         }
     };
     let campaign = async {
@@ -87,16 +87,20 @@ pub async fn run(options: &Options) -> Report {
     let (exits, stuck) = daemons.stop().await;
 
     let mut report = injector.counts();
-    let Fleet { journal, report: done, .. } = fleet;
+    let Fleet { mut journal, report: done, .. } = fleet;
     report.seed = options.seed;
     report.top_ups = done.top_ups;
     report.plan_changes = done.plan_changes;
     report.creations = done.creations;
     report.deletions = done.deletions;
     report.set_backs = done.set_backs;
-    report.panel_attempts = billed.panel_attempts;
-    report.panel_refused = billed.panel_refused;
-    report.panel_charged = billed.panel_charged;
+    report.panel_attempts = billed.attempts;
+    report.panel_refused = billed.refused;
+    report.panel_charged = billed.charged;
+    report.panel_overwrites = billed.overwritten.len() as u64;
+    for (organization, amount) in billed.overwritten {
+        *journal.wallets.entry(organization).or_default() += amount;
+    }
     if !finished {
         report.violate(format!(
             "no run of all daemons billed everything within {} s",

@@ -18,6 +18,7 @@ use tokio::{
 
 const CONFIGURATION: &str = r#"
 [daemon]
+panel-billing = "off"
 lease-ttl = "3s"
 drain-timeout = "20s"
 

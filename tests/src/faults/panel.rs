@@ -1,13 +1,13 @@
 //! The panel's own biller beside the daemons, behind the fence: refused while they work, heard when they are silent.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement};
 use tokio::{sync::watch, time::sleep};
 use uuid::Uuid;
 
-use super::{report::Report, server::Server};
+use super::server::Server;
 use crate::{
     Login, Panel, connect,
     panel_biller::{Crash, Due, Outcome, PanelBiller},
@@ -20,6 +20,16 @@ const WRITES_FROM: &str = "charge_start :=";
 const REAL_TIME: &str = "clock_timestamp()";
 const FLEETS_TIME: &str =
     "(SELECT timestamptz 'epoch' + c.now_micros * interval '1 microsecond' FROM public.campaign_clock c)";
+
+/// What became of the panel's debits.
+#[derive(Debug, Default)]
+pub(super) struct Billed {
+    pub(super) attempts: u64,
+    pub(super) refused: u64,
+    pub(super) charged: u64,
+    /// By how much wallets are off after the panel read a balance, a daemon charged, and the panel wrote that balance back.
+    pub(super) overwritten: BTreeMap<Uuid, i64>,
+}
 
 /// Puts the fence up, and lets it write by the fleet's clock.
 pub(super) async fn fence_off(server: &Server) {
@@ -41,11 +51,11 @@ pub(super) async fn fence_off(server: &Server) {
 }
 
 /// Bills as the panel does, from lists that may be old, until it is told to stop; returns what became of it.
-pub(super) async fn bill(server: &Server, seed: u64, stop: &watch::Receiver<bool>) -> Report {
+pub(super) async fn bill(server: &Server, seed: u64, stop: &watch::Receiver<bool>) -> Billed {
     let mut rng = StdRng::seed_from_u64(seed);
     let connection = connect(&server.db.url_for(Login::Owner)).await;
     let biller = PanelBiller::new(connection, Panel::G3);
-    let mut report = Report::default();
+    let mut billed = Billed::default();
     while !*stop.borrow() {
         let wait = rng.random_range(50..500);
         sleep(Duration::from_millis(wait)).await;
@@ -68,21 +78,37 @@ pub(super) async fn bill(server: &Server, seed: u64, stop: &watch::Receiver<bool
             if !is_there(server, due.instance).await {
                 continue;
             }
+            let before = strayed(server, due.organization).await;
             match biller.bill(due, crash).await {
                 Outcome::Failed(reason) if reason == "insufficient_balance" => {}
                 Outcome::Crashed if crash == Crash::BeforeDebit => {}
                 Outcome::Billed | Outcome::Crashed => {
-                    report.panel_attempts += 1;
-                    report.panel_charged += 1;
+                    billed.attempts += 1;
+                    billed.charged += 1;
                 }
                 Outcome::Failed(_) => {
-                    report.panel_attempts += 1;
-                    report.panel_refused += 1;
+                    billed.attempts += 1;
+                    billed.refused += 1;
                 }
+            }
+            let overwritten = strayed(server, due.organization).await - before;
+            if overwritten != 0 {
+                *billed.overwritten.entry(due.organization).or_default() += overwritten;
             }
         }
     }
-    report
+    billed
+}
+
+/// By how much the wallet of an organization differs from its ledger, at one instant.
+async fn strayed(server: &Server, organization: Uuid) -> i64 {
+    let sql = format!(
+        "SELECT CAST((w.balance - coalesce((SELECT sum(t.amount) FROM payment_transactions t
+                                              WHERE t.organization_id = w.organization_id), 0)) * 10000 AS bigint) AS by
+           FROM wallets w WHERE w.organization_id = '{organization}'"
+    );
+    let row = row(server.db.admin(), &sql).await.ok().flatten();
+    row.and_then(|row| row.try_get("", "by").ok()).expect("the server stays while it is calm")
 }
 
 /// What the panel takes for due, by the fleet's clock.

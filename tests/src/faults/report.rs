@@ -41,6 +41,8 @@ pub struct Report {
     pub failover_seconds: Failover,
     /// Rules that were broken besides, the audit's among them.
     pub violations: u64,
+    /// Wallets that the panel wrote back over a charge of a daemon's: its own fault, which the fence does not mend.
+    pub panel_overwrites: u64,
     /// Answers to a COMMIT that were lost.
     pub lost_commits: u64,
     /// Daemons that were asked to end.
@@ -137,8 +139,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "the panel: {} debits tried, {} refused, {} charged",
-            self.panel_attempts, self.panel_refused, self.panel_charged
+            "the panel: {} debits tried, {} refused, {} charged, {} wallets overwritten",
+            self.panel_attempts, self.panel_refused, self.panel_charged, self.panel_overwrites
         )?;
         let Failover { p50, max } = self.failover_seconds;
         writeln!(f, "take-over after a kill: {p50} s (p50), {max} s at most")?;

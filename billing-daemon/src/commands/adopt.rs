@@ -1,0 +1,93 @@
+//! `adopt`: from the panel's biller to ours.
+
+use billing_jobs::billing::{Adoption, Biller};
+use serde_json::{Map, Value, json};
+
+use super::{
+    bill, config_file, config_from, database, environment,
+    handover::{failed, table},
+    log, quiet_filter, say,
+};
+use crate::{
+    Plugins,
+    beside::Beside,
+    cli::{Adopt, Common},
+    exit::Failure,
+    logging::LogOutput,
+    runtime,
+};
+
+/// Of each kind of finding no more than these are printed.
+const PRINTED: usize = 5;
+
+pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Adopt) -> Result<(), Failure> {
+    let environment = environment(common)?;
+    let settings = match config_file(common) {
+        Some(path) => bill::settings(&config_from(&path, plugins, &environment)?.jobs)?,
+        None => billing_jobs::billing::Settings::default(),
+    };
+    let database = database(common, plugins, &environment)?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    let opened = runtime::open(&database).await?;
+    let beside = Beside::look(&opened).await?;
+    let biller = Biller::new(opened.db, opened.panel, settings);
+    let adoption = biller.adopt(!options.dry_run).await.map_err(failed)?;
+    if options.json {
+        say(in_json(&adoption, beside, options.dry_run));
+    } else {
+        say(in_words(&adoption, beside, options.dry_run));
+    }
+    Ok(())
+}
+
+fn in_json(adoption: &Adoption, beside: Beside, dry_run: bool) -> Value {
+    let findings: Map<String, Value> =
+        adoption.findings.iter().map(|(kind, findings)| ((*kind).to_owned(), json!(findings))).collect();
+    json!({
+        "dry_run": dry_run,
+        "as_of": adoption.as_of,
+        "generation": beside.generation.to_string(),
+        "panel": beside.inhabited,
+        "fence": beside.fence.is_on(),
+        "wallets": adoption.wallets,
+        "baselines": adoption.baselines,
+        "drift": adoption.drift.to_string(),
+        "machines": adoption.machines,
+        "meters": adoption.meters,
+        "due_machines": adoption.due_machines,
+        "due_hours": adoption.due_hours,
+        "due_amount": adoption.due_amount.to_string(),
+        "findings": findings,
+    })
+}
+
+fn in_words(adoption: &Adoption, beside: Beside, dry_run: bool) -> String {
+    let drifting = adoption.findings.get("drift").map_or(0, |findings| findings.count);
+    let mut rows = vec![
+        ["wallets".to_owned(), adoption.wallets.to_string(), String::new()],
+        ["  baselines".to_owned(), adoption.baselines.to_string(), "the audit measures from here".to_owned()],
+        ["  drifting".to_owned(), drifting.to_string(), format!("by {} in all", adoption.drift)],
+        ["machines".to_owned(), adoption.machines.to_string(), String::new()],
+        ["  meters".to_owned(), adoption.meters.to_string(), "set where the panel stopped".to_owned()],
+        [
+            "  due".to_owned(),
+            adoption.due_machines.to_string(),
+            format!("{} hours, {}", adoption.due_hours, adoption.due_amount),
+        ],
+    ];
+    for (kind, findings) in &adoption.findings {
+        let printed = findings.listed.iter().take(PRINTED).cloned();
+        let printed: Vec<String> = printed.collect();
+        let more = findings.count - printed.len() as u64;
+        let more = (more > 0).then(|| format!("and {more} more: see --json"));
+        let mut sentences = printed.into_iter().chain(more);
+        rows.push([(*kind).to_owned(), findings.count.to_string(), sentences.next().unwrap_or_default()]);
+        rows.extend(sentences.map(|sentence| [String::new(), String::new(), sentence]));
+    }
+    let end = if dry_run {
+        "nothing was changed: this was a dry run"
+    } else {
+        "adopted; what is listed above is held until it is mended"
+    };
+    format!("{beside}\n{}{end}", table(&rows))
+}

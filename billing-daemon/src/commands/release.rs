@@ -1,0 +1,61 @@
+//! `release`: from our biller back to the panel's.
+
+use billing_jobs::billing::{Biller, Release, Settings};
+use serde_json::json;
+
+use super::{
+    database, environment,
+    handover::{failed, table},
+    log, quiet_filter, say,
+};
+use crate::{
+    Plugins,
+    beside::Beside,
+    cli::Common,
+    exit::Failure,
+    logging::LogOutput,
+    runtime,
+};
+
+pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> Result<(), Failure> {
+    let environment = environment(common)?;
+    let database = database(common, plugins, &environment)?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    let opened = runtime::open(&database).await?;
+    let beside = Beside::look(&opened).await?;
+    let release =
+        Biller::new(opened.db, opened.panel, Settings::default()).release().await.map_err(failed)?;
+    if json {
+        say(json!({
+            "anchors": release.anchors,
+            "cycles": release.cycles,
+            "left_alone": release.left_alone,
+            "held": release.held,
+            "held_hours": release.held_hours,
+            "held_amount": release.held_amount.to_string(),
+            "daemons": release.heartbeats,
+            "fence": beside.fence.is_on(),
+        }));
+    } else {
+        say(in_words(release, beside));
+    }
+    Ok(())
+}
+
+fn in_words(release: Release, beside: Beside) -> String {
+    let held = format!("{} hours, {}: the panel goes by its own rules", release.held_hours, release.held_amount);
+    let rows = [
+        ("anchors", release.anchors, "last_billed_at moved to where our charges reach"),
+        ("cycles", release.cycles, "written where the panel had none"),
+        ("left alone", release.left_alone, "the panel has just debited them and writes the rest itself"),
+        ("held", release.held, &held),
+        ("daemons", release.heartbeats, "no longer keep the panel waiting"),
+    ];
+    let rows = rows.map(|(what, count, about)| [what.to_owned(), count.to_string(), about.to_owned()]);
+    let fence = if beside.fence.is_on() {
+        "\nthe fence is on, and lets the panel charge into our ledger; for good: `billing-daemon fence remove`"
+    } else {
+        ""
+    };
+    format!("{}released: the panel may bill from its next look on{fence}", table(&rows))
+}

@@ -1,0 +1,75 @@
+//! What both ways of a hand-over between the panel's biller and ours begin with: nobody bills meanwhile.
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult};
+
+use super::statements::Statements;
+use crate::{
+    BILLING_JOB,
+    db::{begin, statement},
+};
+
+/// Why billing was not handed over. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum HandoverError {
+    /// A run is under way.
+    #[error("billing is being run by {holder}: try again when it is done")]
+    Busy {
+        /// Which daemon, or command.
+        holder: String,
+    },
+    /// A daemon would take billing up again.
+    #[error("the daemon {instance} is alive and would go on billing: stop it first")]
+    Alive {
+        /// Its row in `billing_daemon_status`.
+        instance: String,
+    },
+    /// The database failed.
+    #[error("could not {doing}: {source}")]
+    Database {
+        /// What was being done.
+        doing: &'static str,
+        /// What it said.
+        source: DbErr,
+    },
+}
+
+impl HandoverError {
+    pub(super) fn database(doing: &'static str) -> impl Fn(DbErr) -> Self {
+        move |source| Self::Database { doing, source }
+    }
+}
+
+/// Begins a transaction until whose end no billing of ours is committed, if none is under way.
+pub(super) async fn begin_alone(
+    db: &DatabaseConnection,
+    sql: &Statements,
+) -> Result<DatabaseTransaction, HandoverError> {
+    let failed = HandoverError::database("keep others from billing");
+    let txn = begin(db).await.map_err(&failed)?;
+    if let Some(settings) = &sql.settings {
+        // Under no number: nothing is debited here.
+        let values = [0_i64.into(), BILLING_JOB.into()];
+        txn.query_one_raw(statement(&txn, settings, values)).await.map_err(&failed)?;
+    }
+    let row = "INSERT INTO billing_fences (job) VALUES ($1) ON CONFLICT DO NOTHING";
+    txn.execute_raw(statement(&txn, row, [BILLING_JOB.into()])).await.map_err(&failed)?;
+    let (lock, now) = match txn.get_database_backend() {
+        DbBackend::Sqlite => ("", "CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)"),
+        _ => ("FOR NO KEY UPDATE", "now()"),
+    };
+    let fence = format!("SELECT fence FROM billing_fences WHERE job = $1 {lock}");
+    txn.query_one_raw(statement(&txn, &fence, [BILLING_JOB.into()])).await.map_err(&failed)?;
+    let lease = format!(
+        "SELECT holder FROM billing_job_state WHERE job = $1 AND holder IS NOT NULL AND expires_at > {now}"
+    );
+    let lease = txn.query_one_raw(statement(&txn, &lease, [BILLING_JOB.into()])).await.map_err(&failed)?;
+    match lease {
+        None => Ok(txn),
+        Some(row) => Err(HandoverError::Busy { holder: row.try_get("", "holder").map_err(&failed)? }),
+    }
+}
+
+/// All rows of a query without parameters.
+pub(super) async fn all(txn: &DatabaseTransaction, sql: &str) -> Result<Vec<QueryResult>, DbErr> {
+    txn.query_all_raw(statement(txn, sql, [])).await
+}

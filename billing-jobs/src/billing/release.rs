@@ -1,0 +1,135 @@
+//! From our biller back to the panel's: its tables say everything that ours do, and nothing of ours keeps it waiting.
+
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Value};
+use serde::Serialize;
+
+use super::{
+    Biller,
+    decide::{AnchorRow, RepairRow, SECOND_TRANSACTION},
+    handover::{HandoverError, all, begin_alone},
+    postgres, sqlite,
+};
+use crate::{
+    BILLING_JOB,
+    db::statement,
+    money::Money,
+    period::Micros,
+    status::{ALIVE_WITHIN, silent_since},
+};
+
+/// What a release changed, and what it leaves to the panel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Release {
+    /// Machines whose `last_billed_at` was moved to where our charges reach.
+    pub anchors: u64,
+    /// Cycles that the panel lacked and has now.
+    pub cycles: u64,
+    /// Machines that the panel itself has just debited: it writes their cycle and anchor, or a daemon does later.
+    pub left_alone: u64,
+    /// Machines that are due and were not charged, for the reasons that `billing_holds` has. The panel goes by its own rules.
+    pub held: u64,
+    /// Their hours.
+    pub held_hours: u64,
+    /// What these cost, as far as that can be said.
+    pub held_amount: Money,
+    /// Rows of daemons that a panel no longer waits for.
+    pub heartbeats: u64,
+}
+
+impl Biller {
+    /// Hands billing back to the panel: it may charge from its next look on.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn release(&self) -> Result<Release, HandoverError> {
+        let failed = HandoverError::database("hand billing back");
+        let as_of = self.now().await.map_err(&failed)?.timestamp_micros();
+        let txn = begin_alone(&self.db, &self.sql).await?;
+        if let Some(instance) = alive(&txn).await.map_err(&failed)? {
+            return Err(HandoverError::Alive { instance });
+        }
+        let release = self.give_back(&txn, as_of).await.map_err(&failed)?;
+        txn.commit().await.map_err(&failed)?;
+        Ok(release)
+    }
+
+    async fn give_back(&self, txn: &DatabaseTransaction, as_of: Micros) -> Result<Release, DbErr> {
+        let mut release = Release::default();
+        let (mut anchors, mut repairs) = (Vec::new(), Vec::new());
+        for row in all(txn, &behind_sql(txn.get_database_backend())).await? {
+            let instance: String = row.try_get("", "id")?;
+            let anchor: Option<Micros> = row.try_get("", "anchor")?;
+            let after: Micros = row.try_get("", "billed_through")?;
+            let debited: Option<Micros> = row.try_get("", "panel_debited_at")?;
+            if debited.is_some_and(|at| as_of.saturating_sub(at) < SECOND_TRANSACTION) {
+                release.left_alone += 1;
+                continue;
+            }
+            if let Some(since) = anchor {
+                repairs.push(RepairRow { instance: instance.clone(), since, until: after });
+            }
+            anchors.push(AnchorRow { instance, before: row.try_get("", "last_billed_at")?, after });
+        }
+        release.cycles = run(txn, &self.sql.repair_cycles, &repairs).await?;
+        release.anchors = run(txn, &self.sql.update_anchors, &anchors).await?;
+        let holds = "SELECT count(*) AS held, CAST(coalesce(sum(hours_due), 0) AS bigint) AS hours,
+                            CAST(coalesce(sum(amount_due), 0) AS bigint) AS amount
+                       FROM billing_holds WHERE closed_at IS NULL";
+        for row in all(txn, holds).await? {
+            release.held = row.try_get::<i64>("", "held")?.unsigned_abs();
+            release.held_hours = row.try_get::<i64>("", "hours")?.unsigned_abs();
+            release.held_amount = Money(row.try_get("", "amount")?);
+        }
+        // Rows of daemons that died would seem alive, for having been written just now.
+        let heartbeats = "UPDATE billing_daemon_status SET heartbeat_at = NULL, status = 'stopped'
+                           WHERE heartbeat_at IS NOT NULL OR status <> 'stopped'";
+        release.heartbeats = txn.execute_raw(statement(txn, heartbeats, [])).await?.rows_affected();
+        // Whoever still holds a number, asleep somewhere, is shut out.
+        let fence = "UPDATE billing_fences
+                        SET worked_at = NULL,
+                            fence = fence + CASE WHEN fence = (SELECT s.fence FROM billing_job_state s WHERE s.job = $1)
+                                                 THEN 1 ELSE 0 END
+                      WHERE job = $1";
+        txn.execute_raw(statement(txn, fence, [BILLING_JOB.into()])).await?;
+        Ok(release)
+    }
+}
+
+/// A daemon that has written its row lately.
+async fn alive(txn: &DatabaseTransaction) -> Result<Option<String>, DbErr> {
+    let sql = format!(
+        "SELECT daemon_instance_id AS instance FROM billing_daemon_status WHERE status <> 'stopped' AND NOT ({})",
+        silent_since(txn.get_database_backend(), "$1")
+    );
+    let within = i64::try_from(ALIVE_WITHIN.as_secs()).unwrap_or(i64::MAX);
+    let row = txn.query_one_raw(statement(txn, &sql, [within.into()])).await?;
+    row.map(|row| row.try_get("", "instance")).transpose()
+}
+
+/// How many rows the statement wrote for these.
+async fn run<T: Serialize>(txn: &DatabaseTransaction, sql: &str, rows: &[T]) -> Result<u64, DbErr> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let rows: Value =
+        serde_json::to_string(rows).expect("rows of text and integers are always JSON").into();
+    Ok(txn.execute_raw(statement(txn, sql, [rows])).await?.rows_affected())
+}
+
+/// Machines whose anchor is behind our watermark.
+fn behind_sql(backend: DbBackend) -> String {
+    let (id, anchor, through) = match backend {
+        DbBackend::Sqlite => ("i.id", sqlite::micros("coalesce(i.last_billed_at, i.created_at)"), "m.billed_through".to_owned()),
+        _ => ("i.id::text", postgres::micros("coalesce(i.last_billed_at, i.created_at)"), postgres::micros("m.billed_through")),
+    };
+    let (billed, debited) = match backend {
+        DbBackend::Sqlite => (sqlite::micros("i.last_billed_at"), "m.panel_debited_at".to_owned()),
+        _ => (postgres::micros("i.last_billed_at"), postgres::micros("m.panel_debited_at")),
+    };
+    format!(
+        "SELECT {id} AS id, {billed} AS last_billed_at, {anchor} AS anchor, {through} AS billed_through,
+                {debited} AS panel_debited_at
+           FROM billing_meters m JOIN vps_instances i ON i.id = m.instance_id
+          WHERE {anchor} IS NULL OR {anchor} < {through}"
+    )
+}

@@ -1,0 +1,152 @@
+//! Faults aimed at the worst moments of a billing transaction.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use e2e::{
+    Db, Ended, Fleet, Instance, Login, Panel, Plan, Postgres, Program, eventually, faults::Proxy,
+    on_every_engine,
+};
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use crate::daemon::{BILLING, ask, beside, check_all_charged_once, check_audit, now, program, seed};
+
+/// More statements than a batch has.
+const STATEMENTS: usize = 40;
+const LOST_ANSWERS: u64 = 100;
+
+/// One organization for each thing that a batch can do.
+struct Customers {
+    rich: Uuid,
+    poor: Uuid,
+    machines: Vec<Uuid>,
+}
+
+impl Customers {
+    /// A second batch writes to every table: charges of meters old and new, an anchor behind, and holds that open and close.
+    async fn seed(db: &Db) -> Self {
+        let fleet = Fleet::new(db);
+        let plan = fleet.plan(Plan::monthly("7.30")).await;
+        let created = now(db).await - TimeDelta::minutes(3 * 60 + 30);
+        let (rich, poor) = (fleet.wallet("10.00").await, fleet.wallet("0.01").await);
+        let anchored = fleet.instance(Instance::new(rich, plan, created)).await;
+        let short = fleet.instance(Instance::new(poor, plan, created)).await;
+        bill(db, None).await.expect_code(0);
+        fleet.top_up(poor, "0.03").await;
+        let behind = match db.backend() {
+            sea_orm::DbBackend::Sqlite => "created_at",
+            _ => "created_at + interval '1 hour'",
+        };
+        db.execute(&format!("UPDATE vps_instances SET last_billed_at = {behind} WHERE id = '{anchored}'"))
+            .await;
+        let newer = fleet.instance(Instance::new(rich, plan, created)).await;
+        let beyond = fleet.instance(Instance::new(poor, plan, created + TimeDelta::hours(1))).await;
+        Self { rich, poor, machines: vec![anchored, short, newer, beyond] }
+    }
+
+    /// What is charged in the end: the hours of each machine, and what is left in the wallets.
+    async fn charged(&self, db: &Db) -> (Vec<i64>, i64, i64) {
+        let fleet = Fleet::new(db);
+        let mut hours = Vec::new();
+        for machine in &self.machines {
+            hours.push(fleet.charges(*machine).await.iter().map(|charge| charge.hours).sum());
+        }
+        (hours, fleet.balance(self.rich).await, fleet.balance(self.poor).await)
+    }
+}
+
+/// Bills once, and dies before this statement.
+async fn bill(db: &Db, abort_at: Option<usize>) -> Ended {
+    let mut program = program().env("DATABASE_URL", &db.url);
+    if let Some(number) = abort_at {
+        program = program.env("BILLING_ABORT_AT", &number.to_string());
+    }
+    program.run("bill").await
+}
+
+async fn a_death_before_any_statement_of_a_batch_changes_nothing(db: &Db) {
+    for number in 1..STATEMENTS {
+        let customers = Customers::seed(db).await;
+        let before = customers.charged(db).await;
+        let ended = bill(db, Some(number)).await;
+        if ended.code == Some(0) {
+            assert!(number > 12, "a batch has more than {number} statements");
+            return;
+        }
+        assert_eq!(ended.code, None, "{}", ended.text());
+        assert_eq!(customers.charged(db).await, before, "before statement {number}");
+        // Nobody waits here for what the dead one holds.
+        db.execute("UPDATE billing_job_state SET holder = NULL, expires_at = NULL").await;
+        bill(db, None).await.expect_code(0);
+        assert_eq!(customers.charged(db).await, (vec![3, 3, 3, 1], 99_400, 0), "after statement {number}");
+        check_audit(db).await;
+    }
+    panic!("a batch has no end");
+}
+
+async fn storms_of_locks_delay_and_lose_nothing(db: &Db) {
+    let orgs = seed(db, 20).await;
+    let daemon = program()
+        .env("DATABASE_URL", &db.url)
+        .env("BILLING_LOCK_TIMEOUT_MS", "20")
+        .file("jobs.toml", BILLING)
+        .start("run");
+    // Before that it turns an SQLite file to its own kind of journal, for which nobody may be in it.
+    daemon.says(" runs billing ").await;
+    let storm = async {
+        loop {
+            let transaction = db.begin().await.expect("a transaction begins");
+            let lock = "UPDATE wallets SET currency = currency";
+            if sea_orm::ConnectionTrait::execute_unprepared(&transaction, lock).await.is_ok() {
+                sleep(Duration::from_millis(60)).await;
+            }
+            transaction.rollback().await.expect("nothing was changed");
+            sleep(Duration::from_millis(30)).await;
+        }
+    };
+    tokio::select! {
+        () = storm => {}
+        () = all_charged(db, orgs.len()) => {}
+        () = sleep(Duration::from_secs(40)) => panic!("{:?}", daemon.said("")),
+    }
+    daemon.terminated().await;
+    check_all_charged_once(db, &orgs).await;
+}
+
+on_every_engine!(
+    a_death_before_any_statement_of_a_batch_changes_nothing,
+    storms_of_locks_delay_and_lose_nothing
+);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_lost_answers_to_a_commit_charge_nothing_twice() {
+    let db = Db::with_panel(Panel::G3, Login::Billing).await;
+    let orgs = seed(&db, 150).await;
+    let server = Postgres::server().port();
+    let proxy = Proxy::start(server).await.expect("a port is free");
+    let url = db.url.replace(&format!(":{server}/"), &format!(":{}/", proxy.port()));
+    let daemon = Program::new(env!("CARGO_BIN_EXE_e2e-daemon"))
+        .env("DATABASE_URL", &url)
+        .file("jobs.toml", &beside(&db, BILLING))
+        .start("run");
+    for lost in 0..LOST_ANSWERS {
+        proxy.lose_batches(1);
+        eventually("an answer is lost", async || (proxy.lost_commits() > lost).then_some(())).await;
+    }
+    all_charged(&db, orgs.len()).await;
+    daemon.terminated().await.expect_code(0);
+    assert_eq!(proxy.lost_commits(), LOST_ANSWERS);
+    check_all_charged_once(&db, &orgs).await;
+}
+
+/// Waits until so many instances are charged, and a run has come to its end.
+async fn all_charged(db: &Db, instances: usize) {
+    let done = "SELECT count(*) FROM billing_job_runs WHERE job = 'billing' AND status = 'done'";
+    let charged = "SELECT count(*) FROM billing_charges";
+    eventually("everything is billed", async || {
+        let all = ask(db, charged).await == instances.to_string();
+        (all && ask(db, done).await != "0").then_some(())
+    })
+    .await;
+}

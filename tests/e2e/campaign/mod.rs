@@ -1,0 +1,37 @@
+//! The fault campaign in short, the proof that it can find something, and faults aimed at the worst moments.
+
+mod aimed;
+mod mutations;
+
+use std::{env, time::Duration};
+
+use e2e::faults::{self, Engine, Options, Report};
+
+fn options(engine: Engine, seconds: u64) -> Options {
+    Options::new(engine, Duration::from_secs(seconds), 1, env!("CARGO_BIN_EXE_faults").into())
+}
+
+/// `FAULTS_SECONDS` makes the campaigns longer.
+fn seconds() -> u64 {
+    env::var("FAULTS_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
+}
+
+async fn check_clean(options: &Options) -> Report {
+    let report = faults::run(options).await;
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(report.hours_due, report.hours_charged + report.hours_held, "{report}");
+    assert!(report.hours_charged > 0, "nothing was billed:\n{report}");
+    report
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_campaign_on_sqlite_finds_nothing() {
+    let report = check_clean(&options(Engine::Sqlite, seconds())).await;
+    assert!(report.kills + report.pauses > 0, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_campaign_on_postgres_finds_nothing() {
+    let report = check_clean(&options(Engine::Postgres, seconds())).await;
+    assert!(report.kills + report.pauses > 0, "{report}");
+}

@@ -1,0 +1,263 @@
+//! `adopt` and `release`: from the panel's biller to ours, and back.
+
+use billing_jobs::billing::{Adoption, Biller, BillingError, HandoverError, Settings};
+use chrono::TimeDelta;
+use e2e::{
+    Db, Ended, Fleet, Instance, Login, Plan, on_every_database, on_every_engine, on_variants,
+    panel_biller::Crash,
+};
+use sea_orm::DbBackend;
+use uuid::Uuid;
+
+use super::{Daemon, assert_sound, fence, number, panel, seed};
+use crate::daemon::{ask, now, program, rows};
+
+async fn run(db: &Db, arguments: &str) -> Ended {
+    program().env("DATABASE_URL", &db.url).run(arguments).await
+}
+
+async fn adopt(db: &Db, commit: bool) -> Adoption {
+    let Daemon { db, panel, .. } = Daemon::of(db).await;
+    Biller::new(db, panel, Settings::default()).adopt(commit).await.expect("nobody bills")
+}
+
+fn found(adoption: &Adoption) -> Vec<(&'static str, u64)> {
+    adoption.findings.iter().map(|(kind, findings)| (*kind, findings.count)).collect()
+}
+
+/// Everything that can be wrong with a fleet, once; and an organization with nothing wrong but its drift, returned.
+async fn a_fleet_with_faults(db: &Db) -> Uuid {
+    let fleet = Fleet::new(db);
+    let created = now(db).await - TimeDelta::minutes(150);
+    let plan = fleet.plan(Plan::monthly("7.30")).await;
+    let unpriced = fleet.plan(Plan::unpriced()).await;
+    let org = fleet.wallet("99.00").await;
+    fleet.top_up(org, "1.00").await;
+    for (label, last_billed_at) in [("one", None), ("two", Some(created + TimeDelta::hours(1)))] {
+        let instance = Instance::new(org, plan, created).label(label).backups("none");
+        fleet.instance(last_billed_at.map_or(instance.clone(), |at| instance.billed(at))).await;
+    }
+    fleet.instance(Instance::new(org, unpriced, created).label("unpriced").backups("none")).await;
+    fleet.instance(Instance::new(org, "no-such-plan", created).label("unknown")).await;
+    let late = created - TimeDelta::hours(100);
+    fleet.instance(Instance::new(org, plan, late).label("late").backups("none")).await;
+    let timeless = fleet.instance(Instance::new(org, plan, created).label("timeless")).await;
+    db.execute(&format!("UPDATE vps_instances SET created_at = NULL WHERE id = '{timeless}'")).await;
+    let poor = fleet.organization().await;
+    fleet.instance(Instance::new(poor, plan, created).label("poor").backups("none")).await;
+    let twice = fleet.wallet("5.00").await;
+    fleet.wallet_of(twice, "5.00").await;
+    fleet.instance(Instance::new(twice, plan, created).label("twice").backups("none")).await;
+    org
+}
+
+const METERS: &str = "SELECT count(*) FROM billing_meters";
+const BASELINES: &str = "SELECT count(*) FROM billing_wallets";
+
+async fn an_adoption_tells_what_is_wrong_and_begins_where_the_panel_stopped(db: &Db) {
+    let org = a_fleet_with_faults(db).await;
+    for commit in [false, true] {
+        let adoption = adopt(db, commit).await;
+        assert_eq!((adoption.wallets, adoption.baselines, adoption.drift.0), (3, 1, 990_000));
+        assert_eq!((adoption.machines, adoption.meters), (8, 7));
+        // Two hours of each machine, one of `two`, and a hundred more of `late`.
+        assert_eq!((adoption.due_machines, adoption.due_hours), (7, 113));
+        // Those that can be priced, at a cent.
+        assert_eq!(adoption.due_amount.0, 100 * 109);
+        let expected = [
+            ("catch_up_limit", 1),
+            ("drift", 1),
+            ("duplicate_wallets", 2),
+            ("invalid_time", 1),
+            ("no_price", 1),
+            ("no_wallet", 1),
+            ("plan_without_price", 1),
+            ("unknown_plan", 1),
+        ];
+        assert_eq!(found(&adoption), expected);
+        let written = if commit { ("7", "1") } else { ("0", "0") };
+        assert_eq!((ask(db, METERS).await.as_str(), ask(db, BASELINES).await.as_str()), written);
+    }
+    let again = adopt(db, true).await;
+    assert_eq!((again.wallets, again.baselines, again.machines, again.meters), (3, 0, 8, 0));
+    assert_eq!(again.due_hours, 113);
+    assert!(!again.findings.contains_key("drift"), "it is written down");
+    assert_sound(db).await;
+
+    let daemon = Daemon::of(db).await;
+    assert_eq!(daemon.bill().await.expect("it bills"), 3, "`one` and `two`");
+    assert_eq!(Fleet::new(db).balance(org).await, 99_97 * 100);
+    assert_sound(db).await;
+}
+
+/// Whatever the panel does to the price or to the anchor afterwards.
+async fn what_was_due_at_the_adoption_keeps_its_price_and_is_charged_once(db: &Db) {
+    let fleet = Fleet::new(db);
+    let created = now(db).await - TimeDelta::minutes(150);
+    let (org, plan) = (fleet.wallet("100.00").await, fleet.plan(Plan::monthly("7.30")).await);
+    let instance = fleet.instance(Instance::new(org, plan, created).billed(created + TimeDelta::hours(1)).backups("none"));
+    let instance = instance.await;
+    adopt(db, true).await;
+    fleet.reprice(plan, Some("730.00")).await;
+    db.execute("UPDATE vps_instances SET last_billed_at = NULL").await;
+    assert_eq!(Daemon::of(db).await.bill().await.expect("it bills"), 1);
+    assert_eq!(fleet.balance(org).await, 99_99 * 100);
+    assert_eq!(fleet.last_billed_at(instance).await, Some(created + TimeDelta::hours(2)));
+    assert_sound(db).await;
+}
+
+/// A machine that nobody could price when it was adopted costs what it costs when somebody can.
+async fn a_machine_without_a_price_is_charged_once_it_has_one(db: &Db) {
+    let fleet = Fleet::new(db);
+    let created = now(db).await - TimeDelta::minutes(150);
+    let (org, plan) = (fleet.wallet("100.00").await, fleet.plan(Plan::unpriced()).await);
+    fleet.instance(Instance::new(org, plan, created).backups("none")).await;
+    adopt(db, true).await;
+    let daemon = Daemon::of(db).await;
+    assert_eq!(daemon.bill().await.expect("it bills"), 0);
+    assert_eq!(ask(db, "SELECT reason FROM billing_holds").await, "no_price");
+    fleet.reprice(plan, Some("7.30")).await;
+    assert_eq!(daemon.bill().await.expect("it bills"), 2);
+    assert_eq!(fleet.balance(org).await, 99_98 * 100);
+    assert_sound(db).await;
+}
+
+async fn nothing_is_handed_over_while_somebody_bills(db: &Db) {
+    seed(db, 1, 1, 2).await;
+    let daemon = Daemon::of(db).await;
+    let lease = daemon.claim().await;
+    for command in ["adopt", "adopt --dry-run", "release"] {
+        let said = run(db, command).await.expect_code(75);
+        assert!(said.err[0].starts_with("billing is being run by "), "{}", said.text());
+    }
+    daemon.let_go(&lease).await;
+    let now = if db.backend() == DbBackend::Sqlite { "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')" } else { "now()" };
+    db.execute(&format!(
+        "INSERT INTO billing_daemon_status (daemon_instance_id, status, heartbeat_at, created_at, updated_at)
+         VALUES ('alive-1', 'running', {now}, {now}, {now})"
+    ))
+    .await;
+    let said = run(db, "release").await.expect_code(75);
+    assert_eq!(said.err, ["the daemon alive-1 is alive and would go on billing: stop it first"]);
+    assert_eq!(ask(db, METERS).await, "0");
+    run(db, "adopt").await.expect_code(0);
+    db.execute("UPDATE billing_daemon_status SET status = 'stopped'").await;
+    run(db, "release").await.expect_code(0);
+}
+
+async fn a_release_leaves_the_panel_everything_that_it_needs(db: &Db) {
+    let instances = seed(db, 2, 1, 3).await;
+    let fleet = Fleet::new(db);
+    let daemon = Daemon::of(db).await;
+    assert_eq!(daemon.bill().await.expect("it bills"), 6);
+    let old = daemon.claim().await;
+    daemon.let_go(&old).await;
+    let reach = fleet.last_billed_at(instances[0]).await;
+    // As a restore of the panel's tables alone would; and a daemon that was killed long ago.
+    db.execute("UPDATE vps_instances SET last_billed_at = NULL").await;
+    db.execute("DELETE FROM vps_billing_cycles").await;
+    let long_ago = if db.backend() == DbBackend::Sqlite { "'2020-01-01T00:00:00+00:00'" } else { "'2020-01-01'" };
+    db.execute(&format!(
+        "INSERT INTO billing_daemon_status (daemon_instance_id, status, heartbeat_at, created_at, updated_at)
+         VALUES ('dead-1', 'running', {long_ago}, {long_ago}, {long_ago})"
+    ))
+    .await;
+    let fence_before = number(db, "SELECT fence FROM billing_fences").await;
+
+    for (round, expected) in [(2, "2 2 1"), (0, "0 0 0")] {
+        let said = run(db, "release --json").await.expect_code(0);
+        let shown: serde_json::Value = serde_json::from_str(&said.out[0]).expect("one object");
+        let counts = ["anchors", "cycles", "daemons"].map(|key| shown[key].to_string()).join(" ");
+        assert_eq!(counts, expected, "{}", said.text());
+        assert_eq!(shown["held"], 0);
+        for instance in &instances {
+            assert_eq!(fleet.last_billed_at(*instance).await, reach);
+            assert_eq!(fleet.cycles(*instance).await.len(), 1, "{round}");
+        }
+        assert_eq!(ask(db, "SELECT worked_at FROM billing_fences").await, "-");
+        assert_eq!(rows(db, "status FROM billing_daemon_status WHERE heartbeat_at IS NULL").await, ["stopped"]);
+        assert_eq!(number(db, "SELECT fence FROM billing_fences").await, fence_before + 1);
+    }
+    seed(db, 1, 1, 2).await;
+    let refused = daemon.bill_under(old.fence).await;
+    assert!(matches!(refused, Err(BillingError::Fenced)), "{refused:?}");
+    assert_eq!(daemon.bill().await.expect("a new claim bills"), 2);
+    assert_sound(db).await;
+}
+
+on_every_database!(an_adoption_tells_what_is_wrong_and_begins_where_the_panel_stopped);
+on_variants!(what_was_due_at_the_adoption_keeps_its_price_and_is_charged_once: sqlite, g1_role, g3_role);
+on_every_engine!(
+    a_machine_without_a_price_is_charged_once_it_has_one,
+    nothing_is_handed_over_while_somebody_bills
+);
+on_variants!(a_release_leaves_the_panel_everything_that_it_needs: sqlite, postgres, g1_role, g2_owner, g3_role);
+
+#[tokio::test]
+async fn behind_the_fence_the_panel_bills_at_once_after_a_release() {
+    let db = Db::g3_role().await;
+    fence(&db).await;
+    seed(&db, 1, 1, 2).await;
+    assert_eq!(Daemon::of(&db).await.bill().await.expect("it bills"), 2);
+    seed(&db, 1, 2, 2).await;
+    let panel = panel(&db, &db.url_for(Login::Owner)).await;
+    assert_eq!(panel.pass().await.billed, 0);
+    let said = run(&db, "release").await.expect_code(0);
+    assert!(said.out.last().is_some_and(|line| line.contains("fence remove")), "{}", said.text());
+    let due = panel.due().await;
+    panel.bill(&due[0], Crash::AfterDebit).await;
+    let said = run(&db, "release").await.expect_code(0);
+    let left = said.out.iter().find(|line| line.starts_with("left alone")).expect("a row");
+    assert!(left.contains(" 1 "), "{}", said.text());
+    assert_eq!(panel.pass().await.billed, 1);
+    assert_sound(&db).await;
+}
+
+#[tokio::test]
+async fn an_adoption_is_told_in_a_table_and_as_json() {
+    let db = Db::g3_role().await;
+    a_fleet_with_faults(&db).await;
+    db.execute("UPDATE vps_instances SET label = 'one' WHERE label = 'two'").await;
+    let said = run(&db, "adopt --dry-run").await.expect_code(0);
+    assert!(said.err.is_empty(), "{}", said.text());
+    let starts = [
+        "beside a panel of generation G3; the fence is off",
+        "wallets             3",
+        "  baselines         1  the audit measures from here",
+        "  drifting          1  by 99.00 in all",
+        "machines            8",
+        "  meters            7  set where the panel stopped",
+        "  due               7  113 hours, 1.09",
+        "catch_up_limit      1  machine late (",
+        "drift               1  wallet ",
+        "duplicate_label     1  2 machines of organization ",
+        "duplicate_wallets   2  organization ",
+        "                       organization ",
+        "invalid_time        1  machine timeless (",
+        "no_price            1  machine unpriced (",
+        "no_wallet           1  machine poor (",
+        "plan_without_price  1  plan `",
+        "unknown_plan        1  machine unknown (",
+        "nothing was changed: this was a dry run",
+    ];
+    assert_eq!(said.out.len(), starts.len(), "{}", said.text());
+    for (line, start) in said.out.iter().zip(starts) {
+        assert!(line.starts_with(start), "`{start}` is not how this begins: {line}");
+    }
+    let said = run(&db, "adopt --json").await.expect_code(0);
+    let shown: serde_json::Value = serde_json::from_str(&said.out[0]).expect("one object");
+    assert_eq!((&shown["generation"], &shown["panel"], &shown["fence"]), (&"G3".into(), &true.into(), &false.into()));
+    assert_eq!((&shown["dry_run"], &shown["meters"], &shown["drift"]), (&false.into(), &7.into(), &"99.00".into()));
+    assert_eq!(shown["findings"]["duplicate_wallets"]["count"], 2);
+    assert_eq!(number(&db, METERS).await, 7);
+}
+
+/// An error of the library says what to do, without a command around it.
+#[tokio::test]
+async fn a_hand_over_in_the_middle_of_a_run_is_refused_by_the_library_too() {
+    let db = Db::sqlite().await;
+    let daemon = Daemon::of(&db).await;
+    let _lease = daemon.claim().await;
+    let refused = daemon.biller().adopt(true).await;
+    assert!(matches!(&refused, Err(HandoverError::Busy { .. })), "{refused:?}");
+}

@@ -1,0 +1,89 @@
+//! Beside which panel the daemon starts, and what it says of it.
+
+use e2e::{Db, Login, Program, on_variants};
+
+use super::{fence, seed};
+use crate::daemon::{BILLING, HEARTBEAT, ask, program};
+
+fn with(db: &Db, jobs: &str) -> Program {
+    program().env("DATABASE_URL", &db.url).file("jobs.toml", jobs)
+}
+
+/// The panels of these generations read no heartbeat.
+async fn beside_a_panel_that_bills_by_itself_nothing_is_charged_without_a_fence_or_a_word(db: &Db) {
+    seed(db, 1, 2, 2).await;
+    let jobs = [BILLING, HEARTBEAT].concat();
+    let generation = format!("{:?}", db.panel);
+    for command in ["run", "bill", "bill --json"] {
+        let said = with(db, &jobs).run(command).await.expect_code(78);
+        assert!(said.out.is_empty() && said.err.len() == 1, "{command}: {}", said.text());
+        for part in [generation.as_str(), "billing-daemon fence install", "`panel-billing = \"off\"`"] {
+            assert!(said.err[0].contains(part), "{command}: {}", said.text());
+        }
+    }
+    let nothing = "SELECT count(*) FROM billing_job_state";
+    assert_eq!(ask(db, nothing).await, "0", "nothing was begun");
+    with(db, &jobs).run("bill --dry-run").await.expect_code(0);
+    with(db, &jobs).run("audit").await.expect_code(0);
+    with(db, &jobs).run("check").await.expect_code(0);
+
+    // Its operator has switched the panel's billing off.
+    let off = format!("[daemon]\npanel-billing = \"off\"\n{jobs}");
+    let daemon = with(db, &off).start("run");
+    daemon.says(&format!("beside a panel of generation {generation}; the fence is off")).await;
+    daemon.says("charged 0.04 for 4 hours of 2 instances, 0 held").await;
+    daemon.terminated().await.expect_code(0);
+
+    seed(db, 1, 2, 2).await;
+    fence(db).await;
+    let said = with(db, &jobs).run("bill").await.expect_code(0);
+    let found = format!(
+        "beside a panel of generation {generation}; the fence is on (the panel may bill after 1h 30m of silence)"
+    );
+    assert_eq!(said.err, [found.clone()]);
+    let daemon = with(db, &jobs).start("run");
+    daemon.says(&found).await;
+    daemon.terminated().await.expect_code(0);
+
+    db.execute("ALTER TABLE payment_transactions DISABLE TRIGGER billing_fence").await;
+    with(db, &jobs).run("bill").await.expect_code(78);
+}
+
+on_variants!(
+    beside_a_panel_that_bills_by_itself_nothing_is_charged_without_a_fence_or_a_word: g2_role, g3_role, g3_owner
+);
+
+#[tokio::test]
+async fn a_panel_that_reads_the_heartbeat_or_none_at_all_is_no_obstacle() {
+    for (db, found) in [
+        (Db::g1_role().await, "beside a panel of generation G1; the fence is off"),
+        (Db::postgres().await, "on tables of generation G3 without a panel"),
+        (Db::sqlite().await, "on tables of generation G3 without a panel"),
+    ] {
+        let daemon = with(&db, BILLING).start("run");
+        daemon.says(found).await;
+        daemon.terminated().await.expect_code(0);
+    }
+}
+
+/// A database of the panel's in which our migration made what was missing, and one with a table of that name alone.
+#[tokio::test]
+async fn one_table_that_only_a_panel_makes_is_enough_to_be_careful() {
+    let db = Db::with_panel(e2e::Panel::Empty, Login::Billing).await;
+    with(&db, BILLING).run("bill").await.expect_code(0);
+    for table in ["schema_migrations", "activity_logs"] {
+        db.execute(&format!("CREATE TABLE {table} (id integer)")).await;
+        with(&db, BILLING).run("bill").await.expect_code(78);
+        db.execute(&format!("DROP TABLE {table}")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_fence_that_opens_between_two_billings_is_warned_of() {
+    let db = Db::g3_role().await;
+    fence(&db).await;
+    let jobs = BILLING.replace("365d", "90m");
+    let daemon = with(&db, &jobs).start("run");
+    daemon.says("the panel will bill in between").await;
+    daemon.terminated().await.expect_code(0);
+}
