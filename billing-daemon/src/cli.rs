@@ -112,7 +112,7 @@ pub(crate) struct Adopt {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub(crate) enum Fence {
-    /// Put the fence up, or bring it up to date; takes the rights of the owner of payment_transactions
+    /// Put the fence up, or bring it up to date; takes the rights of the owner of the ledger
     #[command(after_help = "Example:\n  billing-daemon fence install --after 90m")]
     Install {
         /// After which silence of ours the panel may bill; longer than the time between two billings

@@ -69,7 +69,7 @@ impl SeaOrmStore {
     ) -> Self {
         let sql = Sql::of(db.get_database_backend());
         #[cfg(feature = "testing")]
-        let sql = sql.as_tested();
+        let sql = sql.tested();
         Self {
             db,
             renewals: OnceCell::new(),
@@ -436,7 +436,7 @@ impl Sql {
 #[cfg(feature = "testing")]
 impl Sql {
     /// Without the guards that the fault campaign leaves out.
-    fn as_tested(mut self) -> Self {
+    fn tested(mut self) -> Self {
         use billing_jobs::testing::{instead, without};
         instead(
             "claim-unexpired",

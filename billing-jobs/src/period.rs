@@ -58,9 +58,9 @@ impl Rates {
         let mut rate = self.first;
         bounds.chain([(Micros::MAX, None)]).filter_map(move |(seen_at, next)| {
             // The last hour that ended when the new rate was seen is the last one at the old rate.
-            let until =
-                if seen_at < start { start } else { start.saturating_add((seen_at - start) / HOUR * HOUR) };
-            let until = until.min(end);
+            // Of a start before 1970 the end of time is more than `Micros::MAX` away.
+            let ended = seen_at.saturating_sub(start).max(0) / HOUR * HOUR;
+            let until = start.saturating_add(ended).min(end);
             let stretch = Stretch { hours: (until - from).max(0) / HOUR, rate };
             from = from.max(until);
             rate = next.unwrap_or(rate);

@@ -198,9 +198,13 @@ impl StatusRow {
 pub(crate) fn silent_since(backend: DbBackend, seconds: &str) -> String {
     match backend {
         DbBackend::Sqlite => {
-            format!("coalesce(unixepoch(updated_at), unixepoch(created_at), 0) < unixepoch('now') - {seconds}")
+            format!(
+                "coalesce(unixepoch(updated_at), unixepoch(created_at), 0) < unixepoch('now') - {seconds}"
+            )
         }
-        _ => format!("coalesce(updated_at, created_at, '-infinity') < now() - {seconds} * interval '1 second'"),
+        _ => {
+            format!("coalesce(updated_at, created_at, '-infinity') < now() - {seconds} * interval '1 second'")
+        }
     }
 }
 

@@ -18,8 +18,9 @@ use std::{
 
 use async_trait::async_trait;
 use billing_scheduler::{
-    Claim, Clock, Job, JobContext, JobError, JobSpec, JobState, Lease, ManualClock, MemoryStore, Misfire,
-    Outcome, Registry, Retry, RunRecord, RunStatus, Schedule, Scheduler, Scope, Store, StoreError,
+    Claim, Clock, FencingToken, Job, JobContext, JobError, JobSpec, JobState, Lease, ManualClock,
+    MemoryStore, Misfire, Occurrence, Outcome, Registry, Retry, RunRecord, RunStatus, Schedule, Scheduler,
+    Scope, StopHandle, StopReason, Store, StoreError,
     chrono::{DateTime, TimeDelta, Utc},
     serde_json::{Value, json},
 };
@@ -98,8 +99,10 @@ fn tell(seed: u64, logged: bool) -> Story {
         .expect("a runtime without drivers");
     let world = World::new(seed, logged);
     runtime.block_on(world.run(&idle));
-    let mut plot = world.plot();
-    Story { log: std::mem::take(&mut plot.log), wrong: plot.wrong.take() }
+    drop(runtime);
+    // The daemons in it know the world, and would keep it for ever.
+    let plot = std::mem::take(&mut *world.plot());
+    Story { log: plot.log, wrong: plot.wrong }
 }
 
 /// Chance that depends on the seed and on what it is for, and on nothing else: so a story does not change its course with the
@@ -712,13 +715,13 @@ impl FaultyStore {
             server.sleep(None, delay).await;
             let mut result = None;
             for _ in 0..deliveries {
-                let served = serve();
-                let outcome = served.as_ref().err();
+                let reply = serve();
+                let outcome = reply.as_ref().err();
                 server.log(format_args!(
                     "{daemon} {verb} `{job}`: {}",
                     outcome.map_or(String::from("ok"), ToString::to_string)
                 ));
-                result = Some(served);
+                result = Some(reply);
             }
             // Nobody may be waiting any more.
             drop(answers.send(result));
@@ -812,7 +815,9 @@ impl World {
         };
         job.fence = lease.fence.0;
         drop(plot);
-        wrong.into_iter().for_each(|wrong| self.wrong(wrong));
+        if let Some(wrong) = wrong {
+            self.wrong(wrong);
+        }
     }
 
     fn witness_record(&self, run: &RunRecord, next: &JobState) {
@@ -836,11 +841,34 @@ impl World {
             wrong.push(format!("{} of `{}` is finished twice", run.scheduled_at, run.job));
         }
         drop(plot);
-        wrong.into_iter().for_each(|wrong| self.wrong(wrong));
+        for wrong in wrong {
+            self.wrong(wrong);
+        }
     }
 
     /// The databases' unique index: one finished run of each node at one scheduled time.
     fn first_of_its_node(&self, life: Life, run: &RunRecord) -> bool {
         !ends(run) || self.plot().finished_by_node.entry(life).or_default().insert(run.scheduled_at)
     }
+}
+
+#[tokio::test]
+async fn a_run_that_only_waits_is_told_when_its_lease_ends() {
+    let clock = ManualClock::at(beginning());
+    let occurrence = Occurrence { job: "each".to_owned(), scheduled_at: beginning() };
+    let ctx = JobContext::new(occurrence, 1, FencingToken(1), Arc::new(clock.clone()), StopHandle::new());
+    ctx.stop_handle().trust_lease_until(Duration::from_secs(8));
+    let told = pin!(ctx.stopped());
+    let renewed = async {
+        clock.advance(Duration::from_secs(7));
+        tokio::task::yield_now().await;
+        ctx.stop_handle().trust_lease_until(Duration::from_secs(11));
+        for _ in 0..4 {
+            clock.advance(Duration::from_secs(1));
+            tokio::task::yield_now().await;
+        }
+        clock.monotonic()
+    };
+    let (reason, _) = tokio::join!(told, renewed);
+    assert_eq!((reason, clock.monotonic()), (StopReason::LeaseLost, Duration::from_secs(11)));
 }

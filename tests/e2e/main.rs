@@ -1,6 +1,8 @@
 //! One binary for everything end to end, so that one PostgreSQL server serves it all.
 
 mod billing;
+// Minutes long, and more so on a busy machine: run with `--features campaign`.
+#[cfg(feature = "campaign")]
 mod campaign;
 mod commands;
 mod daemon;

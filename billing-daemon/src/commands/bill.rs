@@ -102,7 +102,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
 }
 
 /// The settings of the billing job in the configuration, if it has one.
-pub(super) fn settings(jobs: &[(billing_scheduler::JobSpec, serde_json::Value)]) -> Result<Settings, Failure> {
+pub(super) fn settings(
+    jobs: &[(billing_scheduler::JobSpec, serde_json::Value)],
+) -> Result<Settings, Failure> {
     let Some((_, params)) = jobs.iter().find(|(spec, _)| spec.kind == BILLING_JOB) else {
         return Ok(Settings::default());
     };

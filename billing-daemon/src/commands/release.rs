@@ -8,14 +8,7 @@ use super::{
     handover::{failed, table},
     log, quiet_filter, say,
 };
-use crate::{
-    Plugins,
-    beside::Beside,
-    cli::Common,
-    exit::Failure,
-    logging::LogOutput,
-    runtime,
-};
+use crate::{Plugins, beside::Beside, cli::Common, exit::Failure, logging::LogOutput, runtime};
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> Result<(), Failure> {
     let environment = environment(common)?;
@@ -43,7 +36,8 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
 }
 
 fn in_words(release: Release, beside: Beside) -> String {
-    let held = format!("{} hours, {}: the panel goes by its own rules", release.held_hours, release.held_amount);
+    let held =
+        format!("{} hours, {}: the panel goes by its own rules", release.held_hours, release.held_amount);
     let rows = [
         ("anchors", release.anchors, "last_billed_at moved to where our charges reach"),
         ("cycles", release.cycles, "written where the panel had none"),

@@ -132,7 +132,10 @@ impl Work<'_> {
             if balance != ledger {
                 self.adoption.drift.0 += balance - ledger;
                 let (balance, ledger) = (Money(balance), Money(ledger));
-                self.find("drift", format!("wallet {wallet} holds {balance}, and its ledger comes to {ledger}"));
+                self.find(
+                    "drift",
+                    format!("wallet {wallet} holds {balance}, and its ledger comes to {ledger}"),
+                );
             }
             fresh.push(wallet);
         }
@@ -162,7 +165,8 @@ impl Work<'_> {
         if self.txn.get_database_backend() == DbBackend::Sqlite {
             return Ok(());
         }
-        let sql = "SELECT organization_id::text AS organization, label, count(*) AS machines FROM vps_instances
+        let sql =
+            "SELECT organization_id::text AS organization, label, count(*) AS machines FROM vps_instances
                     GROUP BY organization_id, label HAVING count(*) > 1 ORDER BY 1, 2";
         for row in all(self.txn, sql).await? {
             let (organization, label): (String, String) =
@@ -181,7 +185,8 @@ impl Work<'_> {
         let as_of = self.adoption.as_of.timestamp_micros();
         let mut meters = Vec::new();
         for row in page {
-            let (id, organization): (String, String) = (row.try_get("", "id")?, row.try_get("", "organization")?);
+            let (id, organization): (String, String) =
+                (row.try_get("", "id")?, row.try_get("", "organization")?);
             let name = format!("machine {} ({id})", row.try_get::<String>("", "label")?);
             self.adoption.machines += 1;
             if !self.purses.contains_key(&organization) {
@@ -210,7 +215,9 @@ impl Work<'_> {
             }
             let limit = i64::from(self.biller.settings.max_catch_up_hours);
             if hours > limit {
-                let sentence = format!("{name}: {hours} hours are due, more than the {limit} that are charged without approval");
+                let sentence = format!(
+                    "{name}: {hours} hours are due, more than the {limit} that are charged without approval"
+                );
                 self.find("catch_up_limit", sentence);
             }
             if watermark.is_none() {

@@ -519,7 +519,8 @@ fn mend_anchor(terms: &Terms<'_>, posting: &mut Posting, instance: &Instance) {
 fn move_anchor(terms: &Terms<'_>, posting: &mut Posting, instance: &Instance, billed_through: Micros) {
     let known = !instance.gone && !instance.invalid_time && terms.refused.is_none();
     let Some(anchor) = instance.last_billed_at.or(instance.created_at).filter(|_| known) else { return };
-    if anchor >= billed_through || testing::mutated("anchor-stays") || panel_is_at_it(terms, instance, anchor) {
+    if anchor >= billed_through || testing::mutated("anchor-stays") || panel_is_at_it(terms, instance, anchor)
+    {
         return;
     }
     let row =
@@ -604,3 +605,6 @@ fn hold_whole(
         amount,
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use crate::testing::{clock, instead, lock_timeout_ms, without};
 
 impl Statements {
     /// With the campaign's clock, and without the guards that it leaves out.
-    pub(super) fn as_tested(mut self) -> Self {
+    pub(super) fn tested(mut self) -> Self {
         if let Some(clock) = clock() {
             clock.clone_into(&mut self.now);
         }

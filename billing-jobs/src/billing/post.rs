@@ -81,9 +81,9 @@ pub(super) async fn post_apart(
             let txn = begin(db).await?;
             let write = Writer { txn: &txn };
             if cycles {
-                write.cycles(sql, posting).await?
+                write.cycles(sql, posting).await?;
             } else {
-                write.wallets(sql, posting).await?
+                write.wallets(sql, posting).await?;
             }
             txn.commit().await?;
         }

@@ -111,16 +111,23 @@ async fn run<T: Serialize>(txn: &DatabaseTransaction, sql: &str, rows: &[T]) -> 
     if rows.is_empty() {
         return Ok(0);
     }
-    let rows: Value =
-        serde_json::to_string(rows).expect("rows of text and integers are always JSON").into();
+    let rows: Value = serde_json::to_string(rows).expect("rows of text and integers are always JSON").into();
     Ok(txn.execute_raw(statement(txn, sql, [rows])).await?.rows_affected())
 }
 
 /// Machines whose anchor is behind our watermark.
 fn behind_sql(backend: DbBackend) -> String {
     let (id, anchor, through) = match backend {
-        DbBackend::Sqlite => ("i.id", sqlite::micros("coalesce(i.last_billed_at, i.created_at)"), "m.billed_through".to_owned()),
-        _ => ("i.id::text", postgres::micros("coalesce(i.last_billed_at, i.created_at)"), postgres::micros("m.billed_through")),
+        DbBackend::Sqlite => (
+            "i.id",
+            sqlite::micros("coalesce(i.last_billed_at, i.created_at)"),
+            "m.billed_through".to_owned(),
+        ),
+        _ => (
+            "i.id::text",
+            postgres::micros("coalesce(i.last_billed_at, i.created_at)"),
+            postgres::micros("m.billed_through"),
+        ),
     };
     let (billed, debited) = match backend {
         DbBackend::Sqlite => (sqlite::micros("i.last_billed_at"), "m.panel_debited_at".to_owned()),

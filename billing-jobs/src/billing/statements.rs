@@ -65,7 +65,7 @@ impl Statements {
             _ => postgres::statements(panel),
         };
         #[cfg(feature = "testing")]
-        let statements = statements.as_tested();
+        let statements = statements.tested();
         statements
     }
 }

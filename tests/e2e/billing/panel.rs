@@ -93,6 +93,27 @@ async fn an_anchor_that_was_set_back_is_repaired_and_nothing_is_charged(db: &Db)
     assert_sound(db).await;
 }
 
+async fn an_anchor_is_repaired_though_the_price_is_missing(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("100.00").await;
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let instance = fleet.instance(Instance::new(org, plan, hour(0))).await;
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(2)).await;
+    db.execute("UPDATE vps_instances SET last_billed_at = NULL").await;
+    fleet.reprice(plan, None).await;
+
+    daemon.bill(hour(3)).await;
+
+    assert_eq!(hold_of(&fleet, instance).await.reason, "no_price");
+    assert_eq!(
+        fleet.last_billed_at(instance).await,
+        Some(hour(2)),
+        "or the panel would bill from its creation on"
+    );
+    assert_sound(db).await;
+}
+
 async fn whoever_has_an_instance_when_it_is_billed_pays(db: &Db) {
     let fleet = Fleet::new(db);
     let (giver, taker) = (fleet.wallet("0.20").await, fleet.wallet("10.00").await);
@@ -132,6 +153,7 @@ async fn an_organization_that_is_deleted_takes_nobody_with_it(db: &Db) {
 on_each_kind!(
     hours_that_the_panel_billed_meanwhile_are_not_billed_again,
     an_anchor_that_was_set_back_is_repaired_and_nothing_is_charged,
+    an_anchor_is_repaired_though_the_price_is_missing,
     whoever_has_an_instance_when_it_is_billed_pays,
     an_organization_that_is_deleted_takes_nobody_with_it,
 );

@@ -17,7 +17,7 @@ fn seconds() -> u64 {
 }
 
 async fn check_clean(options: &Options) -> Report {
-    let report = faults::run(options).await;
+    let report = Box::pin(faults::run(options)).await;
     assert!(report.is_clean(), "{report}");
     assert_eq!(report.hours_due, report.hours_charged + report.hours_held, "{report}");
     assert!(report.hours_charged > 0, "nothing was billed:\n{report}");

@@ -46,7 +46,7 @@ impl Mutation {
     }
 
     const fn faults(self, seconds: u64, faults: &'static [Fault]) -> Self {
-        Self { seconds, faults, ..self }
+        Self { faults, seconds, ..self }
     }
 
     const fn sabotage(self, sabotage: &'static [&'static str]) -> Self {
@@ -60,11 +60,12 @@ impl Mutation {
         if !self.guards.is_empty() {
             options = options.mutated(self.guards);
         }
+        options.keep_logs = false;
         options.sabotage = self.sabotage.iter().map(|sql| (*sql).to_owned()).collect();
         options.pace_ms = 5..20;
         options.panel = false;
         options.patience = Duration::from_secs(12);
-        let report = faults::run(&options).await;
+        let report = Box::pin(faults::run(&options)).await;
         let found = match self.found {
             Found::Double => report.double > 0,
             Found::Lost => report.lost > 0,
@@ -142,7 +143,7 @@ impl Layer {
             .environment("BILLING_LINGER_MS", "30");
         options.pace_ms = 5..20;
         options.panel = false;
-        let report = faults::run(&options).await;
+        let report = Box::pin(faults::run(&options)).await;
         let harmless = report.double == 0 && report.lost == 0 && report.wallets_off == 0;
         assert!(harmless && (self.headless || report.is_clean()), "{}:\n{report}", self.guards);
     }

@@ -81,7 +81,7 @@ async fn what_a_command_answers_is_not_mixed_with_its_log() {
 async fn a_reader_that_has_gone_away_is_no_error() {
     let db = Db::sqlite().await;
     let program = daemon(&db, &[BILLING, HEARTBEAT]);
-    for command in [
+    for arguments in [
         "demo --instances 10",
         "demo --instances 10 --json",
         "bill",
@@ -92,16 +92,16 @@ async fn a_reader_that_has_gone_away_is_no_error() {
         "--version",
     ] {
         for deaf in [false, true] {
-            let mut command_ = program.command(command);
-            command_.stdout(gone());
+            let mut command = program.command(arguments);
+            command.stdout(gone());
             if deaf {
-                command_.stderr(gone());
+                command.stderr(gone());
             }
-            let child = command_.spawn().expect("the program starts");
+            let child = command.spawn().expect("the program starts");
             let output = child.wait_with_output().await.expect("the program is waited for");
             let err = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(output.status.code(), Some(0), "{command}: {err}");
-            assert!(!err.contains("panicked"), "{command}: {err}");
+            assert_eq!(output.status.code(), Some(0), "{arguments}: {err}");
+            assert!(!err.contains("panicked"), "{arguments}: {err}");
         }
     }
     // What is wrong has its exit code even if nobody can be told.

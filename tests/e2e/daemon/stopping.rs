@@ -21,8 +21,8 @@ run-at-start = true
 async fn sigterm_in_the_middle_of_a_run_ends_it_after_the_batch_in_hand(db: &Db) {
     let organizations = seed(db, 8).await;
     let obstacle = Obstacle::before_the_fifth(db, &organizations).await;
-    let daemon_ = daemon(db, &[BILLING, HEARTBEAT]);
-    let running = daemon_.start("run");
+    let program = daemon(db, &[BILLING, HEARTBEAT]);
+    let running = program.start("run");
     obstacle.is_met(db).await;
     running.signal(Signal::TERM);
     running.says("SIGTERM: nothing new starts").await;
@@ -40,7 +40,7 @@ async fn sigterm_in_the_middle_of_a_run_ends_it_after_the_batch_in_hand(db: &Db)
         "status || ' ' || (heartbeat_at IS NULL) || ' ' || instances_billed FROM billing_daemon_status";
     assert_eq!(rows(db, told).await, [format!("stopped {} {billed}", yes(db))]);
 
-    let running = daemon_.start("run");
+    let running = program.start("run");
     let left = organizations.len() - billed;
     running.says(&format!("charged 0.{0:02} for {0} hours of {left} instances", 3 * left)).await;
     running.says("job `billing` done").await;
@@ -60,8 +60,8 @@ async fn sigterm_in_the_middle_of_a_run_ends_it_after_the_batch_in_hand(db: &Db)
 async fn kill_9_in_the_middle_of_a_run_neither_loses_nor_repeats_a_charge(db: &Db) {
     let organizations = seed(db, 8).await;
     let obstacle = Obstacle::before_the_fifth(db, &organizations).await;
-    let daemon_ = daemon(db, &[SHORT_LEASE, BILLING, HEARTBEAT]);
-    let running = daemon_.start("run");
+    let program = daemon(db, &[SHORT_LEASE, BILLING, HEARTBEAT]);
+    let running = program.start("run");
     obstacle.is_met(db).await;
     running.signal(Signal::KILL);
     assert_eq!(running.ended().await.code, None);
@@ -70,7 +70,7 @@ async fn kill_9_in_the_middle_of_a_run_neither_loses_nor_repeats_a_charge(db: &D
     assert_eq!(ask(db, "SELECT count(*) FROM billing_job_runs WHERE job = 'billing'").await, "0");
 
     // The lease of the dead one has to run out first.
-    let running = daemon_.start("run");
+    let running = program.start("run");
     running.says("charged 0.12 for 12 hours of 4 instances").await;
     running.terminated().await.expect_code(0);
     check_all_charged_once(db, &organizations).await;

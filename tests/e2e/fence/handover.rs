@@ -95,7 +95,8 @@ async fn what_was_due_at_the_adoption_keeps_its_price_and_is_charged_once(db: &D
     let fleet = Fleet::new(db);
     let created = now(db).await - TimeDelta::minutes(150);
     let (org, plan) = (fleet.wallet("100.00").await, fleet.plan(Plan::monthly("7.30")).await);
-    let instance = fleet.instance(Instance::new(org, plan, created).billed(created + TimeDelta::hours(1)).backups("none"));
+    let instance = fleet
+        .instance(Instance::new(org, plan, created).billed(created + TimeDelta::hours(1)).backups("none"));
     let instance = instance.await;
     adopt(db, true).await;
     fleet.reprice(plan, Some("730.00")).await;
@@ -131,7 +132,11 @@ async fn nothing_is_handed_over_while_somebody_bills(db: &Db) {
         assert!(said.err[0].starts_with("billing is being run by "), "{}", said.text());
     }
     daemon.let_go(&lease).await;
-    let now = if db.backend() == DbBackend::Sqlite { "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')" } else { "now()" };
+    let now = if db.backend() == DbBackend::Sqlite {
+        "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')"
+    } else {
+        "now()"
+    };
     db.execute(&format!(
         "INSERT INTO billing_daemon_status (daemon_instance_id, status, heartbeat_at, created_at, updated_at)
          VALUES ('alive-1', 'running', {now}, {now}, {now})"
@@ -156,7 +161,8 @@ async fn a_release_leaves_the_panel_everything_that_it_needs(db: &Db) {
     // As a restore of the panel's tables alone would; and a daemon that was killed long ago.
     db.execute("UPDATE vps_instances SET last_billed_at = NULL").await;
     db.execute("DELETE FROM vps_billing_cycles").await;
-    let long_ago = if db.backend() == DbBackend::Sqlite { "'2020-01-01T00:00:00+00:00'" } else { "'2020-01-01'" };
+    let long_ago =
+        if db.backend() == DbBackend::Sqlite { "'2020-01-01T00:00:00+00:00'" } else { "'2020-01-01'" };
     db.execute(&format!(
         "INSERT INTO billing_daemon_status (daemon_instance_id, status, heartbeat_at, created_at, updated_at)
          VALUES ('dead-1', 'running', {long_ago}, {long_ago}, {long_ago})"
@@ -175,7 +181,10 @@ async fn a_release_leaves_the_panel_everything_that_it_needs(db: &Db) {
             assert_eq!(fleet.cycles(*instance).await.len(), 1, "{round}");
         }
         assert_eq!(ask(db, "SELECT worked_at FROM billing_fences").await, "-");
-        assert_eq!(rows(db, "status FROM billing_daemon_status WHERE heartbeat_at IS NULL").await, ["stopped"]);
+        assert_eq!(
+            rows(db, "status FROM billing_daemon_status WHERE heartbeat_at IS NULL").await,
+            ["stopped"]
+        );
         assert_eq!(number(db, "SELECT fence FROM billing_fences").await, fence_before + 1);
     }
     seed(db, 1, 1, 2).await;
@@ -246,8 +255,14 @@ async fn an_adoption_is_told_in_a_table_and_as_json() {
     }
     let said = run(&db, "adopt --json").await.expect_code(0);
     let shown: serde_json::Value = serde_json::from_str(&said.out[0]).expect("one object");
-    assert_eq!((&shown["generation"], &shown["panel"], &shown["fence"]), (&"G3".into(), &true.into(), &false.into()));
-    assert_eq!((&shown["dry_run"], &shown["meters"], &shown["drift"]), (&false.into(), &7.into(), &"99.00".into()));
+    assert_eq!(
+        (&shown["generation"], &shown["panel"], &shown["fence"]),
+        (&"G3".into(), &true.into(), &false.into())
+    );
+    assert_eq!(
+        (&shown["dry_run"], &shown["meters"], &shown["drift"]),
+        (&false.into(), &7.into(), &"99.00".into())
+    );
     assert_eq!(shown["findings"]["duplicate_wallets"]["count"], 2);
     assert_eq!(number(&db, METERS).await, 7);
 }

@@ -1,9 +1,11 @@
 //! The fence inside the database, with the panel's own biller unmodified on the other side of it.
 
 mod command;
+mod cost;
 mod guards;
 mod handover;
 mod labels;
+mod may_bill;
 mod start;
 mod takeover;
 mod together;
@@ -45,7 +47,7 @@ impl Daemon {
         let panel = Panel::detect(&connection).await.expect("the catalog is readable");
         let holder = Uuid::new_v4().to_string();
         let clock = Arc::new(SystemClock);
-        let store = SeaOrmStore::new(connection.clone(), database, holder, Duration::from_secs(60), clock);
+        let store = SeaOrmStore::new(connection.clone(), database, holder, Duration::from_mins(1), clock);
         Self { db: connection, store, panel }
     }
 

@@ -40,7 +40,7 @@ async fn beside_a_panel_that_bills_by_itself_nothing_is_charged_without_a_fence_
     let found = format!(
         "beside a panel of generation {generation}; the fence is on (the panel may bill after 1h 30m of silence)"
     );
-    assert_eq!(said.err, [found.clone()]);
+    assert_eq!(said.err, std::slice::from_ref(&found));
     let daemon = with(db, &jobs).start("run");
     daemon.says(&found).await;
     daemon.terminated().await.expect_code(0);

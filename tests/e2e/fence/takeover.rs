@@ -70,7 +70,7 @@ async fn a_daemon_continues_exactly_where_the_panel_stopped(db: &Db) {
 
     let charges = Fleet::new(db).charges(instance).await;
     assert_eq!(charges.iter().map(|charge| charge.hours).collect::<Vec<_>>(), [2, 1, 2]);
-    assert_eq!(cents(db).await, 100_00 - 5);
+    assert_eq!(cents(db).await, 10_000 - 5);
     assert_sound(db).await;
 }
 
@@ -106,7 +106,7 @@ async fn an_hour_whose_debit_the_panel_did_not_live_to_record_is_charged_once(db
     let crashed = panel(db, &url).await;
     let due = crashed.due().await.remove(0);
     assert_eq!(crashed.bill(&due, Crash::BeforeDebit).await, Outcome::Crashed);
-    assert_eq!((cents(db).await, number(db, BY_PANEL).await), (100_00, 0), "it left nothing behind");
+    assert_eq!((cents(db).await, number(db, BY_PANEL).await), (10_000, 0), "it left nothing behind");
     assert_eq!(crashed.bill(&due, Crash::AfterDebit).await, Outcome::Crashed);
     assert_sound(db).await;
 
@@ -164,7 +164,7 @@ async fn a_list_that_went_stale_charges_nothing_twice(db: &Db) {
         let outcome = panel.bill(due, Crash::Never).await;
         assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("not due")), "{outcome:?}");
     }
-    assert_eq!((cents(db).await, number(db, BY_PANEL).await), (3 * 100_00 - 12, 0));
+    assert_eq!((cents(db).await, number(db, BY_PANEL).await), (3 * 10_000 - 12, 0));
     assert_sound(db).await;
 }
 
@@ -189,7 +189,7 @@ async fn a_batch_under_way_is_neither_waited_for_nor_overtaken(db: &Db) {
     seed(db, 1, 1, 2).await;
     let refused = daemon.bill_under(old.fence).await;
     assert!(matches!(refused, Err(BillingError::Fenced)), "{refused:?}");
-    assert_eq!(cents(db).await, 6 * 100_00 - 30);
+    assert_eq!(cents(db).await, 6 * 10_000 - 30);
 }
 
 /// Even our own code cannot forget the fence: without the number in force it is treated as the panel is.
@@ -269,7 +269,7 @@ async fn a_dry_run_passes_the_fence_and_leaves_it_as_it_was(db: &Db) {
         let fence = ask(db, FENCE).await;
         let bill = daemon.run(Mode::DryRun).await.expect("it comes to its end");
         assert_eq!((bill.totals.charged, bill.totals.held, bill.totals.hours), (4, 0, 8));
-        assert_eq!((cents(db).await, ask(db, FENCE).await), (200_00, fence));
+        assert_eq!((cents(db).await, ask(db, FENCE).await), (20_000, fence));
     }
 }
 

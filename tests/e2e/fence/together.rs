@@ -45,7 +45,7 @@ async fn many_debits_of_the_panel_and_a_daemon_that_returns_charge_each_hour_onc
         number(db, "SELECT count(*) FROM billing_meters").await,
         i64::try_from(machines).expect("small")
     );
-    assert_eq!(cents(db).await, 12 * 100_00 - 4 * 36, "each hour at a cent");
+    assert_eq!(cents(db).await, 12 * 10_000 - 4 * 36, "each hour at a cent");
     db.execute("UPDATE billing_meters SET panel_debited_at = panel_debited_at - interval '5 minutes'").await;
     daemon.bill().await.expect("it bills");
     assert_sound(db).await;

@@ -28,6 +28,7 @@ pub enum Beside {
 
 /// What the trigger does about a debit of the panel, beside refusing it while billing of ours works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each guard is there or not, whatever the others are")]
 pub struct Trigger {
     /// When it raises the fence row with no holder.
     pub raises_fence: Raises,
@@ -56,6 +57,7 @@ pub enum Raises {
 
 /// Which of the guards are in place, and who takes part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each guard is there or not, whatever the others are")]
 pub struct Guards {
     /// The fence.
     pub check: Check,

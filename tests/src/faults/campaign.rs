@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs a campaign: faults for as long as the options say, then none until everything is billed, and then the count.
 ///
-/// The daemons' logs are kept, and their place is told, if anything is found.
+/// The daemons' logs are kept if the options say so and anything is found, and their place is told.
 ///
 /// # Panics
 /// If the campaign itself cannot go on.
@@ -116,7 +116,7 @@ pub async fn run(options: &Options) -> Report {
     for violation in audit.violations {
         report.violate(format!("audit: {}: {}", violation.check, violation.detail));
     }
-    if !report.is_clean() {
+    if options.keep_logs && !report.is_clean() {
         let logs = folder.keep();
         report.find(format!("daemons that ended by themselves: {exits:?}; logs: {}", logs.display()));
     }

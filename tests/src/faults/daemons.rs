@@ -41,7 +41,7 @@ run-at-start = true
 /// By what the daemons tell until when billing is due: nothing but the campaign moves this clock.
 const CLOCK: &str = "SELECT now_micros AS now FROM campaign_clock";
 /// How long a daemon may take to end when it is asked to.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const SUPERVISE_EVERY: Duration = Duration::from_millis(200);
 
 /// All daemons of a campaign.

@@ -284,12 +284,12 @@ impl<'a> Fleet<'a> {
 }
 
 /// Moves the fleet's clock on until it is told to stop; returns what it showed at which real time.
-pub(super) async fn tick(server: &Server, stop: &watch::Receiver<bool>) -> Vec<(Micros, Micros)> {
+pub(super) async fn tick(server: &Server, ended: &watch::Receiver<bool>) -> Vec<(Micros, Micros)> {
     let db = &server.db;
     let sql = format!("UPDATE campaign_clock SET now_micros = now_micros + {STEP} RETURNING now_micros");
     let step = Statement::from_string(db.backend(), sql);
     let mut shown = vec![(real_now(), now(db).await)];
-    while !*stop.borrow() {
+    while !*ended.borrow() {
         sleep(STEP_EVERY).await;
         // Between the panel's two transactions there are milliseconds, and not hours.
         let _calm = server.calm.lock().await;

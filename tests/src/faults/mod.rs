@@ -53,6 +53,8 @@ pub struct Options {
     pub pace_ms: Range<u64>,
     /// How many machines there are at the start.
     pub machines: usize,
+    /// Whether the daemons' logs are kept if anything is found.
+    pub keep_logs: bool,
     /// How long the daemons may take to bill everything in the end.
     pub patience: Duration,
 }
@@ -72,7 +74,8 @@ impl Options {
             panel: true,
             pace_ms: 20..120,
             machines: 60,
-            patience: Duration::from_secs(120),
+            keep_logs: true,
+            patience: Duration::from_mins(2),
         }
     }
 
@@ -85,7 +88,7 @@ impl Options {
     /// With daemons that leave out these guards, whose names are separated by commas.
     #[must_use]
     pub fn mutated(self, names: &str) -> Self {
-        self.environment("BILLING_MUTATION", names)
+        Self { keep_logs: false, ..self.environment("BILLING_MUTATION", names) }
     }
 
     /// With this variable in the daemons' environment.

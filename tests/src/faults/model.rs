@@ -63,7 +63,7 @@ impl Model<'_> {
     /// Every hour that ended is charged once or held.
     fn hours(&mut self, id: Uuid, machine: &Machine, charges: &[&Charge], finished: &[(Micros, Micros)]) {
         let mut at = machine.created;
-        let mut charged = 0;
+        let mut settled = 0;
         for charge in charges {
             let end = charge.start + charge.hours * HOUR;
             if charge.start < at {
@@ -80,7 +80,7 @@ impl Model<'_> {
                     charge.start
                 ));
             }
-            charged += (end - at.max(charge.start)) / HOUR;
+            settled += (end - at.max(charge.start)) / HOUR;
             at = at.max(end);
         }
         let held = self.tables.holds.get(&id).copied().unwrap_or_default();
@@ -112,7 +112,7 @@ impl Model<'_> {
             self.report.find(format!("machine {id}: {more} hours are charged or held that never ended"));
         }
         self.report.hours_due += accounted.clamp(least, most.max(least)).unsigned_abs();
-        self.report.hours_charged += charged.unsigned_abs();
+        self.report.hours_charged += settled.unsigned_abs();
         self.report.hours_held += held.unsigned_abs();
     }
 

@@ -55,7 +55,7 @@ pub(super) async fn bill(server: &Server, seed: u64, stop: &watch::Receiver<bool
     let mut rng = StdRng::seed_from_u64(seed);
     let connection = connect(&server.db.url_for(Login::Owner)).await;
     let biller = PanelBiller::new(connection, Panel::G3);
-    let mut billed = Billed::default();
+    let mut came_to = Billed::default();
     while !*stop.borrow() {
         let wait = rng.random_range(50..500);
         sleep(Duration::from_millis(wait)).await;
@@ -83,21 +83,21 @@ pub(super) async fn bill(server: &Server, seed: u64, stop: &watch::Receiver<bool
                 Outcome::Failed(reason) if reason == "insufficient_balance" => {}
                 Outcome::Crashed if crash == Crash::BeforeDebit => {}
                 Outcome::Billed | Outcome::Crashed => {
-                    billed.attempts += 1;
-                    billed.charged += 1;
+                    came_to.attempts += 1;
+                    came_to.charged += 1;
                 }
                 Outcome::Failed(_) => {
-                    billed.attempts += 1;
-                    billed.refused += 1;
+                    came_to.attempts += 1;
+                    came_to.refused += 1;
                 }
             }
             let overwritten = strayed(server, due.organization).await - before;
             if overwritten != 0 {
-                *billed.overwritten.entry(due.organization).or_default() += overwritten;
+                *came_to.overwritten.entry(due.organization).or_default() += overwritten;
             }
         }
     }
-    billed
+    came_to
 }
 
 /// By how much the wallet of an organization differs from its ledger, at one instant.

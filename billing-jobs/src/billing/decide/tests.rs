@@ -1,0 +1,387 @@
+//! Whatever happens to a fleet, each of its hours is charged once and at its price: checked against a model that goes hour by
+//! hour in exact fractions.
+
+use std::collections::HashMap;
+
+use num_bigint::BigInt;
+use num_rational::BigRational;
+use proptest::{collection::vec, option, prelude::*};
+
+use super::*;
+use crate::price::{DailyBackupFactor, Plan};
+
+/// The organizations, in order: two that can pay, and three that cannot.
+const ORGANIZATIONS: [&str; 5] = ["a", "b", "nobody", "null", "two"];
+
+/// Something that happens between two runs, or a run.
+#[derive(Clone, Debug)]
+enum Event {
+    TimePasses(Micros),
+    TopUp { organization: usize, amount: i64 },
+    PriceChanges { plan: usize, price: Option<i64> },
+    PanelMovesAnchor { machine: usize, hours: i64 },
+    Deleted { machine: usize },
+    Run { approved: bool, refused: bool },
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    let machine = 0..6_usize;
+    prop_oneof![
+        4 => (0..5 * HOUR).prop_map(Event::TimePasses),
+        1 => (0..200 * HOUR).prop_map(Event::TimePasses),
+        2 => (0..2_usize, 0..100_000_i64).prop_map(|(organization, amount)| Event::TopUp { organization, amount }),
+        2 => (0..3_usize, option::weighted(0.8, 0..90_000_000_i64))
+            .prop_map(|(plan, price)| Event::PriceChanges { plan, price }),
+        1 => (machine.clone(), 1..4_i64).prop_map(|(machine, hours)| Event::PanelMovesAnchor { machine, hours }),
+        1 => machine.prop_map(|machine| Event::Deleted { machine }),
+        6 => (any::<bool>(), prop::bool::weighted(0.1)).prop_map(|(approved, refused)| Event::Run { approved, refused }),
+    ]
+}
+
+/// What the database holds, and what it should.
+struct World {
+    now: Micros,
+    unit: WalletUnit,
+    /// Millionths a month.
+    plans: [Option<i64>; 3],
+    balances: HashMap<&'static str, Money>,
+    opened: HashMap<String, bool>,
+    machines: Vec<Machine>,
+}
+
+struct Machine {
+    row: Instance,
+    plan: usize,
+    /// Where the next hour begins that is not charged.
+    next: Option<Micros>,
+    /// The rate of the hours before anything was seen, and what was seen when.
+    seen: Vec<(Micros, i64)>,
+    /// When it was last seen with hours due.
+    seen_at: Micros,
+    carry: BigRational,
+}
+
+/// An amount of the currency.
+fn exact(numerator: i64, denominator: i64) -> BigRational {
+    BigRational::new(BigInt::from(numerator), BigInt::from(denominator))
+}
+
+fn of_money(money: Money) -> BigRational {
+    exact(money.0, 10_000)
+}
+
+fn of_u(u: i64) -> BigRational {
+    exact(u, 730_000_000)
+}
+
+impl World {
+    fn new(unit: WalletUnit, balances: [i64; 2], machines: &[(usize, usize, Micros)]) -> Self {
+        let machine = |(place, &(organization, plan, age)): (usize, &(usize, usize, Micros))| Machine {
+            row: Instance {
+                id: format!("machine {place}"),
+                organization: ORGANIZATIONS[organization].to_owned(),
+                label: "web".to_owned(),
+                plan: format!("plan {plan}"),
+                backup_frequency: None,
+                last_billed_at: None,
+                created_at: Some(-age),
+                invalid_time: false,
+                gone: false,
+                meter: None,
+                held: false,
+            },
+            plan,
+            next: None,
+            seen: Vec::new(),
+            seen_at: 0,
+            carry: exact(0, 1),
+        };
+        let mut machines: Vec<_> = machines.iter().enumerate().map(machine).collect();
+        machines.sort_by_key(|machine| (machine.row.organization.clone(), machine.row.created_at));
+        Self {
+            now: 0,
+            unit,
+            plans: [Some(5_000_000), Some(123_456_789), Some(0)],
+            balances: HashMap::from([("a", Money(balances[0])), ("b", Money(balances[1]))]),
+            opened: HashMap::new(),
+            machines,
+        }
+    }
+
+    fn wallets(&self) -> Vec<Wallet> {
+        let wallet = |id: &str, organization: &str, balance| Wallet {
+            id: id.to_owned(),
+            organization: organization.to_owned(),
+            balance,
+            currency: "USD".to_owned(),
+            opened: self.opened.contains_key(id),
+        };
+        vec![
+            wallet("a", "a", Some(self.balances["a"])),
+            wallet("b", "b", Some(self.balances["b"])),
+            wallet("null", "null", None),
+            wallet("first", "two", Some(Money(1_000_000))),
+            wallet("second", "two", Some(Money(1_000_000))),
+        ]
+    }
+
+    fn happen(&mut self, event: &Event) -> Result<(), TestCaseError> {
+        match *event {
+            Event::TimePasses(micros) => self.now += micros,
+            Event::TopUp { organization, amount } => {
+                let cents = if self.unit == WalletUnit::Cent { amount / 100 * 100 } else { amount };
+                self.balances.entry(ORGANIZATIONS[organization]).and_modify(|balance| balance.0 += cents);
+            }
+            Event::PriceChanges { plan, price } => self.plans[plan] = price,
+            Event::PanelMovesAnchor { machine, hours } => {
+                let Some(Machine { row, .. }) = self.machines.get_mut(machine) else { return Ok(()) };
+                let anchor = row.last_billed_at.or(row.created_at).unwrap_or_default() + hours * HOUR;
+                if anchor <= self.now {
+                    row.last_billed_at = Some(anchor);
+                }
+            }
+            Event::Deleted { machine } => {
+                if let Some(machine) = self.machines.get_mut(machine) {
+                    machine.row.gone = true;
+                    machine.row.last_billed_at = None;
+                    machine.row.created_at = None;
+                }
+            }
+            Event::Run { approved, refused } => return self.run(approved, refused),
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, approved: bool, refused: bool) -> Result<(), TestCaseError> {
+        let plans = self.plans.iter().enumerate().map(|(place, price)| Plan {
+            id: format!("plan {place}"),
+            base_price: price.map(|price| format!("{}.{:06}", price / 1_000_000, price % 1_000_000)),
+            markup_price: Some("0".to_owned()),
+            ..Plan::default()
+        });
+        let prices = PriceList::new(plans, DailyBackupFactor::default());
+        let terms = Terms {
+            as_of: self.now,
+            prices: &prices,
+            unit: self.unit,
+            max_catch_up_hours: (!approved).then_some(72),
+            refused: refused.then_some("no"),
+        };
+        // What is gone is only read while it is held.
+        let instances: Vec<_> = self
+            .machines
+            .iter()
+            .map(|machine| &machine.row)
+            .filter(|row| !row.gone || row.held)
+            .cloned()
+            .collect();
+        let read: Vec<_> = instances.iter().map(|instance| instance.id.clone()).collect();
+        let posting = decide(&terms, &self.wallets(), instances);
+        let mut balances = self.balances.clone();
+        let mut expected_totals = Totals::default();
+        let mut model = std::mem::take(&mut self.machines);
+        for machine in model.iter_mut().filter(|machine| read.contains(&machine.row.id)) {
+            let price = self.plans[machine.plan];
+            let purse = if refused { None } else { balances.get_mut(machine.row.organization.as_str()) };
+            let expected = machine.bill(&terms, price, purse);
+            expected.compare(machine, &posting)?;
+            expected_totals.charged += u64::from(!expected.charged.is_empty());
+            expected_totals.held += u64::from(expected.left > 0 || expected.refused_to_mend);
+            expected_totals.hours += expected.charged.len() as u64;
+            machine.store(&posting);
+        }
+        for (organization, balance) in &balances {
+            let before = self.balances[organization];
+            let row = posting.wallets.iter().find(|row| row.wallet == *organization);
+            let written = row.map(|row| (row.before, row.after));
+            prop_assert_eq!(written, (before != *balance).then_some((before, *balance)));
+            prop_assert!(balance.0 >= before.0.min(0), "{organization} owes");
+            let opening = posting.openings.iter().any(|wallet| wallet == organization);
+            prop_assert_eq!(opening, row.is_some() && !self.opened.contains_key(*organization));
+            if opening {
+                self.opened.insert((*organization).to_owned(), true);
+            }
+            expected_totals.amount.0 += before.0 - balance.0;
+        }
+        expected_totals.charges = posting.charges.len() as u64;
+        prop_assert_eq!(posting.totals, expected_totals);
+        prop_assert_eq!(
+            posting.charges.iter().map(|charge| charge.amount.0).sum::<i64>(),
+            expected_totals.amount.0
+        );
+        self.balances = balances;
+        self.machines = model;
+        Ok(())
+    }
+}
+
+/// What one run should do about one machine.
+struct Expected {
+    /// The start and the rate of each hour.
+    charged: Vec<(Micros, i64)>,
+    amount: BigRational,
+    /// Hours that are due and not charged, and what they cost.
+    left: i64,
+    left_amount: Option<BigRational>,
+    /// Where the hours of this run begin; none if none is due.
+    start: Option<Micros>,
+    refused_to_mend: bool,
+}
+
+impl Machine {
+    /// The rule, hour by hour.
+    fn bill(&mut self, terms: &Terms<'_>, price: Option<i64>, purse: Option<&mut Money>) -> Expected {
+        let mut expected = Expected {
+            charged: Vec::new(),
+            amount: exact(0, 1),
+            left: 0,
+            left_amount: None,
+            start: None,
+            refused_to_mend: false,
+        };
+        let start = if self.row.gone {
+            self.next
+        } else {
+            self.next.max(self.row.last_billed_at.or(self.row.created_at))
+        };
+        let until = if self.row.gone { self.seen_at } else { terms.as_of };
+        let Some(start) = start.filter(|start| until - start >= HOUR) else {
+            expected.refused_to_mend = terms.refused.is_some();
+            return expected;
+        };
+        let hours = (until - start) / HOUR;
+        if !self.row.gone {
+            let Some(price) = price else {
+                expected.left = hours;
+                if self.next.is_some() {
+                    self.seen_at = terms.as_of;
+                }
+                return expected;
+            };
+            self.seen.push((if self.next.is_none() { Micros::MIN } else { terms.as_of }, price));
+            self.seen_at = terms.as_of;
+        }
+        let rate_of = |hour: i64| {
+            let end = start + (hour + 1) * HOUR;
+            self.seen.iter().rfind(|(at, _)| *at < end).or(self.seen.first()).map_or(0, |(_, rate)| *rate)
+        };
+        let may = terms.max_catch_up_hours.is_none_or(|limit| hours <= limit);
+        let mut hour = 0;
+        if let Some(balance) = purse.filter(|_| may) {
+            while hour < hours {
+                let (amount, carry) = due_now(&self.carry, rate_of(hour), terms.unit);
+                if amount > of_money(Money(balance.0.max(0))) {
+                    break;
+                }
+                let cost = (&amount * exact(10_000, 1)).to_integer();
+                balance.0 -= i64::try_from(cost).expect("less than the balance");
+                expected.charged.push((start + hour * HOUR, rate_of(hour)));
+                expected.amount += amount;
+                self.carry = carry;
+                hour += 1;
+            }
+        }
+        expected.left = hours - hour;
+        let owed = (hour..hours).fold(self.carry.clone(), |sum, hour| sum + of_u(rate_of(hour)));
+        expected.left_amount = Some(due_now(&owed, 0, terms.unit).0);
+        expected.start = Some(start);
+        self.next = Some(start + hour * HOUR);
+        expected
+    }
+
+    /// Writes what was posted into the machine's rows.
+    fn store(&mut self, posting: &Posting) {
+        let id = self.row.id.clone();
+        if let Some(row) = posting.new_meters.iter().chain(&posting.meters).find(|row| row.instance == id) {
+            let changes = row.rate_changes.as_deref().map(|text| serde_json::from_str(text).expect("ours"));
+            let rates = row.rate.map(|first| Rates { first, changes: changes.unwrap_or_default() });
+            self.row.meter = Some(Meter {
+                billed_through: row.billed_through,
+                carry: row.carry,
+                rates,
+                seen_at: row.seen_at,
+                panel_debited_at: None,
+            });
+        }
+        if let Some(row) = posting.anchors.iter().find(|row| row.instance == id) {
+            self.row.last_billed_at = Some(row.after);
+        }
+        self.row.held = posting.holds.iter().any(|row| row.instance == id)
+            || self.row.held && !posting.releases.contains(&id);
+    }
+}
+
+/// What is due for one more hour, and what is carried on.
+fn due_now(carry: &BigRational, rate: i64, unit: WalletUnit) -> (BigRational, BigRational) {
+    let smallest = match unit {
+        WalletUnit::Cent => exact(1, 100),
+        WalletUnit::HundredthOfCent => exact(1, 10_000),
+    };
+    let owed = carry + of_u(rate);
+    let amount = (&owed / &smallest).floor() * smallest;
+    (amount.clone(), owed - amount)
+}
+
+impl Expected {
+    fn compare(&self, machine: &Machine, posting: &Posting) -> Result<(), TestCaseError> {
+        let id = &machine.row.id;
+        let charges: Vec<_> = posting.charges.iter().filter(|charge| charge.instance == *id).collect();
+        let hours: Vec<_> = charges
+            .iter()
+            .flat_map(|charge| (0..charge.hours).map(|hour| (charge.start + hour * HOUR, charge.rate.0)))
+            .collect();
+        prop_assert_eq!(&hours, &self.charged, "{} is charged for other hours", id);
+        let amount = charges.iter().fold(exact(0, 1), |sum, charge| sum + of_money(charge.amount));
+        prop_assert_eq!(&amount, &self.amount, "{} is charged otherwise", id);
+        let hold = posting.holds.iter().find(|hold| hold.instance == *id);
+        prop_assert_eq!(hold.is_some(), self.left > 0 || self.refused_to_mend, "hold of {}", id);
+        if let Some(hold) = hold {
+            prop_assert_eq!(hold.hours, self.left);
+            prop_assert_eq!(hold.amount.map(of_money), self.left_amount.clone());
+        }
+        let released = posting.releases.contains(id);
+        prop_assert_eq!(
+            released,
+            machine.row.held && self.left == 0 && !self.refused_to_mend,
+            "release of {}",
+            id
+        );
+        let mut meters = posting.new_meters.iter().chain(&posting.meters).filter(|row| row.instance == *id);
+        let meter = meters.next();
+        prop_assert!(meters.next().is_none(), "{id} has two meters");
+        let before = machine.row.meter.as_ref().map(|meter| meter.billed_through);
+        if let Some(meter) = meter {
+            prop_assert_eq!(meter.billed_through_before, before);
+            prop_assert_eq!(of_u(meter.carry.0), machine.carry.clone());
+            prop_assert_eq!(meter.seen_at, machine.seen_at);
+        }
+        if self.start.is_some() {
+            let through = meter.map(|meter| meter.billed_through);
+            prop_assert_eq!(through, machine.next, "the watermark of {}", id);
+            // The panel is told, unless it knows.
+            let anchor = posting.anchors.iter().find(|row| row.instance == *id).map(|row| row.after);
+            let told = anchor.or(machine.row.last_billed_at).or(machine.row.created_at);
+            prop_assert!(machine.row.gone || posting_refused(posting, id) || told == machine.next);
+        }
+        Ok(())
+    }
+}
+
+fn posting_refused(posting: &Posting, id: &str) -> bool {
+    posting.holds.iter().any(|hold| hold.instance == id && hold.reason == Reason::Failed.as_str())
+}
+
+proptest! {
+    #[test]
+    fn each_hour_of_a_fleet_is_charged_once_and_at_its_price(
+        unit in prop_oneof![Just(WalletUnit::Cent), Just(WalletUnit::HundredthOfCent)],
+        balances in [-50..20_000_i64, 0..2_000_000_i64],
+        machines in vec((0..5_usize, 0..3_usize, 0..30 * HOUR), 1..6),
+        story in vec(events(), 1..40),
+    ) {
+        let mut world = World::new(unit, balances, &machines);
+        for event in &story {
+            world.happen(event)?;
+        }
+    }
+}
