@@ -1,6 +1,6 @@
 //! The fault campaign: real daemons bill a fleet whose clock runs fast, while everything around them fails.
 //!
-//! [`run`] is one campaign. What must hold afterwards is counted by [`model`] from what the campaign itself did, with no
+//! [`run`] is one campaign. What must hold afterwards is counted by `model` from what the campaign itself did, with no
 //! line of the billing code; [`billing_jobs::audit`] is asked as well.
 
 mod campaign;
