@@ -1,8 +1,10 @@
 
 -- For each internal debit of an hour that enters the wallets' ledger, unless its transaction has passed already (see the
 -- trigger's condition). Whoever debits, the hours go into our ledger or the debit is rolled back.
+-- It runs with its owner's rights: where the built-in function or operator does not fit exactly, one that somebody put beside
+-- the tables could take its place. So these are named in full, or their arguments are cast until they fit.
 DECLARE
-    silence CONSTANT interval := make_interval(secs => TG_ARGV[0]::integer);
+    silence CONSTANT interval := pg_catalog.make_interval(secs => TG_ARGV[0]::integer);
     ours record;
     kept boolean := false;
     alone boolean := false;
@@ -37,7 +39,7 @@ BEGIN
         END IF;
         IF ours.worked_at > clock_timestamp() - silence THEN
             RAISE EXCEPTION 'billing-daemon charges the hours of this database: it worked % ago, and the panel may charge them '
-                            'when it has not for %', date_trunc('second', clock_timestamp() - ours.worked_at), silence
+                            'when it has not for %', pg_catalog.date_trunc('second', clock_timestamp() - ours.worked_at), silence
                 USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. This ends with the last daemon.';
         END IF;
         EXIT WHEN kept;
@@ -66,7 +68,7 @@ BEGIN
     END IF;
     IF ours.in_force THEN
         -- With a number that nobody holds, a daemon that wakes up later is shut out until it claims anew. Once is enough.
-        ours.number := 1 + greatest(ours.number, ours.claimed);
+        ours.number := 1::bigint + greatest(ours.number, ours.claimed);
         UPDATE billing_fences f SET fence = ours.number WHERE f.job = 'billing';
     END IF;
     -- A panel that hangs before its commit would keep every daemon out.
@@ -74,24 +76,24 @@ BEGIN
         PERFORM set_config('idle_in_transaction_session_timeout', '30s', true);
     END IF;
 
-    said := regexp_match(NEW.description, '^VPS Hourly Billing - (.*) \(([0-9]{1,6})h\)$');
+    said := pg_catalog.regexp_match(NEW.description, '^VPS Hourly Billing - (.*) \(([0-9]{1,6})h\)$');
     IF said IS NULL OR said[2]::integer < 1 THEN
         RAISE EXCEPTION 'the debit `%` does not say how many hours of which machine it pays', NEW.description
             USING ERRCODE = 'BF002', HINT = 'Describe it as `VPS Hourly Billing - {label} ({hours}h)`.';
     END IF;
-    taken := -NEW.amount * 10000;
-    IF NEW.status IS DISTINCT FROM 'completed' OR taken IS NULL
-       OR NOT (taken >= 0 AND taken < 10000000000000 AND taken = trunc(taken)) THEN
+    taken := -NEW.amount * 10000.0;
+    IF NEW.status::text IS DISTINCT FROM 'completed' OR taken IS NULL
+       OR NOT (taken >= 0.0 AND taken < 10000000000000.0 AND taken = trunc(taken)) THEN
         RAISE EXCEPTION 'the debit `%` of % with status % is no completed payment', NEW.description, NEW.amount, NEW.status
             USING ERRCODE = 'BF002', HINT = 'Book a debit as completed, with an amount of zero or less.';
     END IF;
 
-    SELECT array_agg(v.id), min(v.anchor) INTO machines, panel_anchor
+    SELECT pg_catalog.array_agg(v.id), pg_catalog.min(v.anchor) INTO machines, panel_anchor
       FROM (SELECT i.id, coalesce(i.last_billed_at, i.created_at) AS anchor
               FROM vps_instances i
-             WHERE i.organization_id = NEW.organization_id AND i.label = said[1]
+             WHERE i.organization_id = NEW.organization_id AND i.label::text = said[1]
              ORDER BY i.id LIMIT 2 FOR NO KEY UPDATE) AS v;
-    IF cardinality(machines) IS DISTINCT FROM 1 THEN
+    IF pg_catalog.cardinality(machines) IS DISTINCT FROM 1 THEN
         RAISE EXCEPTION '% of organization % is called `%`, so the debit `%` cannot be charged to one',
                 CASE WHEN machines IS NULL THEN 'no machine' ELSE 'more than one machine' END,
                 NEW.organization_id, said[1], NEW.description
@@ -101,7 +103,7 @@ BEGIN
       FROM billing_meters m WHERE m.instance_id = machines[1] FOR NO KEY UPDATE;
 
     charge_start := greatest(panel_anchor, watermark);
-    charge_end := charge_start + make_interval(hours => said[2]::integer);
+    charge_end := charge_start + pg_catalog.make_interval(hours => said[2]::integer);
     IF charge_start IS NULL OR NOT isfinite(charge_start) OR charge_end > clock_timestamp() THEN
         RAISE EXCEPTION 'the debit `%` pays for hours that are not due: machine % is charged up to %',
                 NEW.description, machines[1], coalesce(charge_start::text, 'no known time')
@@ -115,7 +117,7 @@ BEGIN
     INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount, carry,
                                  payment_transaction_id, by_panel)
     VALUES (charge_start, machines[1], NEW.organization_id, batch, said[2]::integer,
-            trunc(taken * 73000 / said[2]::integer), taken, coalesce(carried, 0), NEW.id, true);
+            trunc(taken * 73000.0 / said[2]::numeric), taken, coalesce(carried, 0), NEW.id, true);
     IF watermark IS NULL THEN
         INSERT INTO billing_meters (instance_id, organization_id, billed_through, carry, seen_at, panel_debited_at)
         VALUES (machines[1], NEW.organization_id, charge_end, 0, clock_timestamp(), clock_timestamp());

@@ -16,14 +16,15 @@ use crate::{
 const BODY: &str = include_str!("body.sql");
 
 /// The rows that the trigger fires for. A transaction that passed once has its own id in `billing.fence_kept`.
-const CONDITION: &str = "NEW.payment_method = 'wallet_debit' AND NEW.payment_provider = 'internal'
-    AND NEW.description LIKE 'VPS Hourly Billing - %'
+const CONDITION: &str =
+    "NEW.payment_method::text = 'wallet_debit' AND NEW.payment_provider::text = 'internal'
+    AND NEW.description::text LIKE 'VPS Hourly Billing - %'
     AND current_setting('billing.fence_kept', true) IS DISTINCT FROM txid_current()::text";
 
 /// Who owns the ledger, whether we may act for him, and where things are.
 const PLACE: &str = "
     SELECT quote_ident(r.rolname) AS owner, pg_has_role(r.oid, 'MEMBER') AS may_act,
-           quote_ident(current_user::text) AS login, t.oid::regclass::text AS ledger, quote_ident(o.nspname) AS schema,
+           quote_ident(current_user::text) AS login, format('%I.%I', n.nspname, t.relname) AS ledger, quote_ident(o.nspname) AS schema,
            CASE WHEN n.oid = o.oid THEN quote_ident(o.nspname)
                 ELSE quote_ident(o.nspname) || ', ' || quote_ident(n.nspname) END AS path
       FROM pg_class t
@@ -148,7 +149,8 @@ pub async fn install(db: &DatabaseConnection, after: Duration) -> Result<Install
         let seconds = after.as_secs();
         // The panel waits for as long as this holds the table: everything but the last two statements comes before.
         let sql = format!(
-            "CREATE OR REPLACE FUNCTION {schema}.billing_fence() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+            "SET LOCAL search_path = pg_catalog, pg_temp;
+             CREATE OR REPLACE FUNCTION {schema}.billing_fence() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
                  SET search_path = pg_catalog, {path}, pg_temp AS $billing_fence${BODY}$billing_fence$;
              REVOKE ALL ON FUNCTION {schema}.billing_fence() FROM PUBLIC;
              DROP TRIGGER IF EXISTS billing_fence ON {ledger};

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use e2e::faults::{self, Engine, Fault};
+use e2e::faults::{self, Engine, Fault, Options, Report};
 
 use super::options;
+
+/// In so many campaigns a guard that is left out is missed, or it is not needed.
+const CAMPAIGNS: u64 = 4;
 
 /// What the campaign counts that a daemon without a guard does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,26 +56,43 @@ impl Mutation {
         Self { sabotage, ..self }
     }
 
+    /// Looks for it in several campaigns: what is random may miss once.
     async fn check(self) {
+        let mut reports = Vec::new();
+        for seed in 1..=CAMPAIGNS {
+            let report = Box::pin(faults::run(&self.options(seed))).await;
+            if self.is_found(&report) {
+                return;
+            }
+            reports.push(report.to_string());
+        }
+        let Self { found, guards, .. } = self;
+        panic!("nothing of the kind {found:?} was found without `{guards}`:\n{}", reports.join("\n"));
+    }
+
+    fn options(&self, seed: u64) -> Options {
         let mut options = options(self.engine, self.seconds)
             .faults(self.faults)
             .environment("BILLING_LINGER_MS", &self.linger_ms.to_string());
         if !self.guards.is_empty() {
             options = options.mutated(self.guards);
         }
-        options.keep_logs = false;
+        options.seed = seed;
         options.sabotage = self.sabotage.iter().map(|sql| (*sql).to_owned()).collect();
+        options.keep_logs = false;
         options.pace_ms = 5..20;
         options.panel = false;
         options.patience = Duration::from_secs(12);
-        let report = Box::pin(faults::run(&options)).await;
-        let found = match self.found {
+        options
+    }
+
+    fn is_found(&self, report: &Report) -> bool {
+        match self.found {
             Found::Double => report.double > 0,
             Found::Lost => report.lost > 0,
             Found::WalletsOff => report.wallets_off > 0,
             Found::Rule(text) => report.findings.iter().any(|finding| finding.contains(text)),
-        };
-        assert!(found, "nothing of the kind {:?} was found without {}:\n{report}", self.found, self.guards);
+        }
     }
 }
 
@@ -120,7 +140,7 @@ mutations! {
     a_debit_of_its_own_is_lost_by_a_kill_on_sqlite:
         Mutation::new("debit-apart", Found::WalletsOff).faults(6, &[Fault::KillAny, Fault::KillTheHolder]).on_sqlite();
     cycles_of_their_own_are_lost_by_a_kill:
-        Mutation::new("cycles-apart", Found::Rule("billed cycles")).faults(6, &[Fault::KillAny, Fault::KillTheHolder]);
+        Mutation::new("cycles-apart", Found::Rule("billed cycles")).faults(6, &[Fault::KillTheHolder]);
 
     // One transaction, and what is known of it.
     a_retry_without_a_rollback_keeps_half_a_batch: Mutation::new("retry-without-rollback", Found::WalletsOff);

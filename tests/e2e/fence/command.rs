@@ -2,7 +2,7 @@
 
 use e2e::{Db, Ended, Login, on_variants};
 
-use super::{assert_sound, fence, number, panel, seed, silent_for};
+use super::{assert_sound, debit, fence, number, panel, seed, silent_for};
 use crate::daemon::{ask, program, rows};
 
 /// Everything that a fence could add or change outside our own tables.
@@ -29,9 +29,15 @@ async fn the_fence_goes_up_once_and_comes_down_whole(db: &Db) {
     assert!(said.out[2].contains("a login of its own"), "{}", said.text());
     let up = rows(db, CATALOG).await;
     assert_eq!(up.len(), before.len() + 2, "one trigger and one function");
+    let identity = "SELECT oid FROM pg_trigger WHERE tgname = 'billing_fence'";
+    let first = ask(db, identity).await;
     let said = run(&owner, "fence install").await.expect_code(0);
     assert_eq!(said.out[0], "the fence is installed already: nothing to do");
-    assert_eq!(rows(db, CATALOG).await, up);
+    assert_eq!(
+        (rows(db, CATALOG).await, ask(db, identity).await),
+        (up, first),
+        "the table was not even locked"
+    );
 
     // Anybody may look.
     let said = run(&db.url, "fence status --json").await.expect_code(0);
@@ -76,7 +82,7 @@ async fn whoever_may_not_put_the_fence_up_is_told_who_may() {
     let db = Db::g3_role().await;
     for arguments in ["fence install", "fence remove"] {
         let said = run(&db.url, arguments).await.expect_code(77);
-        let sentence = "payment_transactions belongs to panel_owner, which alone can change its triggers: run this as \
+        let sentence = "public.payment_transactions belongs to panel_owner, which alone can change its triggers: run this as \
                         panel_owner, or say `GRANT panel_owner TO billing_run` first";
         assert_eq!(said.err, [sentence]);
     }
@@ -153,6 +159,59 @@ async fn migrating_down_takes_the_fence_along_or_is_refused() {
     seed(&db, 1, 1, 2).await;
     assert_eq!(panel(&db, &owner).await.pass().await.billed, 1, "without our tables");
     assert_eq!(number(&db, "SELECT count(*) FROM pg_proc WHERE proname LIKE 'billing%'").await, 0);
+}
+
+/// The fence has its owner's rights: whoever may only create functions beside the tables does not get them by it.
+#[tokio::test]
+async fn nobody_puts_a_function_of_his_own_in_the_place_of_a_built_in_one() {
+    let db = Db::g3_role().await;
+    seed(&db, 1, 1, 2).await;
+    let org = rows(&db, "id::text FROM organizations").await[0].parse().expect("an id");
+    let label = rows(&db, "label::text FROM vps_instances").await.remove(0);
+    db.execute("GRANT CREATE ON SCHEMA public TO billing_run").await;
+    let stranger = db.connect().await;
+    for (name, arguments, result) in [
+        ("stolen", "numeric, integer", "numeric"),
+        ("stolen_equal", "varchar, text", "boolean"),
+        ("stolen_equal", "varchar, varchar", "boolean"),
+        ("cardinality", "uuid[]", "integer"),
+        ("array_agg", "uuid", "uuid[]"),
+        ("make_interval", "hours integer", "interval"),
+        ("regexp_match", "text, varchar", "text[]"),
+    ] {
+        let sql = format!(
+            "CREATE FUNCTION {name}({arguments}) RETURNS {result} LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'hijacked by {name}({arguments})'; END $$"
+        );
+        sea_orm::ConnectionTrait::execute_unprepared(&stranger, &sql).await.expect("it may");
+    }
+    for (operator, left, right, function) in [
+        ("*", "numeric", "integer", "stolen"),
+        ("=", "varchar", "text", "stolen_equal"),
+        ("=", "varchar", "varchar", "stolen_equal"),
+    ] {
+        let sql = format!(
+            "CREATE OPERATOR {operator} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = {function})"
+        );
+        sea_orm::ConnectionTrait::execute_unprepared(&stranger, &sql).await.expect("it may");
+    }
+    fence(&db).await;
+    let owner = e2e::connect(&db.url_for(Login::Owner)).await;
+    let description = format!("VPS Hourly Billing - {label} (2h)");
+    assert_eq!(debit(&owner, org, "-0.02", &description).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_fence_that_lost_its_row_lets_nobody_debit_and_says_so() {
+    let db = Db::g1_role().await;
+    fence(&db).await;
+    seed(&db, 1, 1, 2).await;
+    db.execute("DELETE FROM billing_fences").await;
+    let panel = panel(&db, &db.url_for(Login::Owner)).await;
+    let pass = panel.pass().await;
+    assert!(pass.billed == 0 && pass.failed[0].contains("has lost its row in billing_fences"), "{pass:?}");
+    run(&db.url_for(Login::Owner), "fence install").await.expect_code(0);
+    assert_eq!(panel.pass().await.billed, 1);
 }
 
 /// The whole program, with the fence up: bills, previews and audits as if there were none.

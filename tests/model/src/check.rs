@@ -3,7 +3,8 @@
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 
 use crate::{
-    model::{Action, Protocol},
+    action::Action,
+    model::Protocol,
     properties,
     state::State,
     variant::{Size, Variant},

@@ -1,7 +1,12 @@
 #![doc = include_str!("../README.md")]
 
+pub mod action;
 pub mod check;
+mod daemon;
+mod locks;
 pub mod model;
+mod money;
+mod panel;
 pub mod properties;
 pub mod state;
 pub mod variant;

@@ -14,6 +14,10 @@ fn holds(name: &str) {
     let finding = explore(variant, variant.size, 1);
     assert!(finding.broken.is_empty(), "{name} breaks: {:?}", finding.broken);
     assert!(finding.impossible.is_empty(), "{name} never comes to: {:?}", finding.impossible);
+    let row = format!("| `{name}` |");
+    let row = include_str!("../README.md").lines().find(|line| line.starts_with(&row));
+    let states = format!("| {} |", finding.states);
+    assert!(row.is_some_and(|row| row.contains(&states)), "the README should say `{states}` of {name}");
 }
 
 #[test]

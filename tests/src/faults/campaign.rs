@@ -67,14 +67,13 @@ pub async fn run(options: &Options) -> Report {
             sleep(options.duration).await;
             stop.send_replace(true);
         };
-        let ((), (), (), clock, billed) = tokio::join!(
+        let ((), (), (), (), billed) = tokio::join!(
             time,
             faults,
             fleet.live(options.pace_ms.clone(), &stopped),
             fleet::tick(&server, &stopped),
             panel
         );
-        fleet.journal.clock = clock;
         if let Some((_, proxy)) = &server.postgres {
             proxy.relent();
         }

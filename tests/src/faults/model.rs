@@ -14,7 +14,7 @@ use super::{
     tables::{Charge, Cycle, Tables},
 };
 
-/// A price may have been read so long before the transaction that charges it began, or seen in the run before.
+/// A price may have been read so long before the transaction that charges it began.
 const OLD_PRICES: Duration = Duration::from_secs(20);
 /// A monthly price in cents is this rate in 1/730 of a millionth an hour; 73,000 of these are a ten-thousandth.
 const RATE_PER_CENT: i64 = 10_000;
@@ -120,7 +120,7 @@ impl Model<'_> {
     fn prices(&mut self, id: Uuid, machine: &Machine, charges: &[&Charge]) {
         let mut owed: i128 = 0;
         let mut paid: i128 = 0;
-        let mut seen: Option<Micros> = None;
+        let mut seen: Vec<(Micros, Micros)> = Vec::new();
         // The panel rounds each of its charges by itself; what is carried passes over them.
         for charge in charges.iter().filter(|charge| !charge.by_panel) {
             owed += i128::from(charge.rate) * i128::from(charge.hours);
@@ -133,9 +133,11 @@ impl Model<'_> {
                 self.report.violate(format!("machine {id}: organization {} pays", charge.organization));
             }
             let Some(batch) = self.tables.batches.get(&charge.batch) else { continue };
-            // An hour has the price that was seen last before it ended, however late it is charged.
-            let ended = self.real(charge.start + HOUR);
-            let since = seen.unwrap_or(batch.begun).min(ended) - micros(OLD_PRICES);
+            // An hour has the price that was seen last before it ended, however late it is charged; the last charge that was
+            // made before it ended is the last time for sure that anything was seen.
+            let ended = charge.start + HOUR;
+            let since = seen.iter().rev().find(|(as_of, _)| *as_of < ended).map_or(0, |(_, begun)| *begun);
+            let since = since - micros(OLD_PRICES);
             if !was_in_force(&self.journal.plans[machine.plan], charge.rate, since, batch.begun) {
                 self.report.violate(format!(
                     "machine {id}: the charge from {} has a rate of {} u that the plan never had then",
@@ -146,15 +148,8 @@ impl Model<'_> {
                 self.report
                     .violate(format!("machine {id}: the charge from {} is for hours to come", charge.start));
             }
-            seen = Some(batch.begun);
+            seen.push((batch.as_of, batch.begun));
         }
-    }
-
-    /// The real time at which the fleet's clock showed this at the latest.
-    fn real(&self, at: Micros) -> Micros {
-        let clock = &self.journal.clock;
-        let later = clock.partition_point(|(_, shown)| *shown <= at);
-        clock.get(later.saturating_sub(1)).map_or(0, |(real, _)| *real)
     }
 
     /// The panel's ledger and cycles say the same as our charges.

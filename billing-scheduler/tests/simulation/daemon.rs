@@ -1,0 +1,78 @@
+//! One daemon: its scheduler and its clocks.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use billing_scheduler::{
+    Clock, JobSpec, Misfire, Registry, Retry, Schedule, Scheduler, Scope,
+    chrono::{DateTime, Utc},
+    serde_json::{Value, json},
+};
+
+use crate::{
+    act::Act,
+    store::FaultyStore,
+    world::{Life, World},
+};
+
+/// How long a run may take.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a failed occurrence is tried.
+pub(crate) const MAX_ATTEMPTS: u32 = 3;
+
+impl World {
+    pub(crate) fn scheduler(self: &Arc<Self>, life: Life) -> Scheduler {
+        let mut registry = Registry::new();
+        let world = Arc::clone(self);
+        registry.register("act", move |_: Value| Act { world: Arc::clone(&world), life });
+        let spec = |name: &str, seconds, misfire, scope| {
+            let schedule = Schedule::every(Duration::from_secs(seconds)).expect("a period");
+            let retry = Retry {
+                max_attempts: MAX_ATTEMPTS,
+                backoff: Duration::from_secs(2),
+                max_backoff: Duration::from_secs(5),
+            };
+            let spec = JobSpec::new(name, "act", schedule);
+            (JobSpec { misfire, scope, timeout: TIMEOUT, retry, ..spec }, json!({}))
+        };
+        let specs = [
+            spec("each", 15, Misfire::CatchUp, Scope::Cluster),
+            spec("latest", 40, Misfire::Coalesce, Scope::Cluster),
+            spec("own", 20, Misfire::CatchUp, Scope::Node),
+        ];
+        let holder = format!("{}.{}", life.daemon, life.life);
+        let store = FaultyStore { world: Arc::clone(self), life, store: self.store.as_holder(holder) };
+        Scheduler::build(&registry, specs, Arc::new(store), self.clock(life)).expect("a known kind")
+    }
+
+    pub(crate) fn clock(self: &Arc<Self>, life: Life) -> Arc<dyn Clock> {
+        Arc::new(DaemonClock { world: Arc::clone(self), life })
+    }
+}
+
+/// A process's clocks: the wall clock may be wrong, and whoever sleeps sleeps through a pause.
+pub(crate) struct DaemonClock {
+    world: Arc<World>,
+    life: Life,
+}
+
+impl fmt::Debug for DaemonClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the clock of {}", self.life.daemon)
+    }
+}
+
+#[async_trait]
+impl Clock for DaemonClock {
+    fn now(&self) -> DateTime<Utc> {
+        self.world.wall(self.life.daemon)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.world.now()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.world.sleep(Some(self.life), duration).await;
+    }
+}

@@ -1,0 +1,36 @@
+//! Who has to wait for whom.
+
+use crate::{
+    model::Protocol,
+    state::{Daemon, FenceLock, Panel, Posting, State},
+    variant::Check,
+};
+
+impl Protocol {
+    /// Whether changing the fence row has to wait.
+    pub(crate) fn fence_is_held(&self, state: &State) -> bool {
+        let by_daemons = self.guards.check == Check::Locked
+            && (state.in_flight.is_some()
+                || state
+                    .daemons
+                    .iter()
+                    .any(|daemon| matches!(daemon, Daemon::Begun(_) | Daemon::Charging(..))));
+        by_daemons
+            || matches!(
+                state.panel,
+                Panel::Posting(_, _, Posting { fence: FenceLock::Shared | FenceLock::Raised(_), .. })
+            )
+    }
+}
+
+/// Whether somebody's transaction has written the fence row.
+pub(crate) fn fence_is_changing(state: &State) -> bool {
+    matches!(state.panel, Panel::Posting(_, _, Posting { fence: FenceLock::Raised(_), .. }))
+}
+
+/// Whether somebody's transaction holds the wallet.
+pub(crate) fn wallet_is_locked(state: &State) -> bool {
+    state.in_flight.is_some()
+        || matches!(state.panel, Panel::Posting(..))
+        || state.daemons.iter().any(|daemon| matches!(daemon, Daemon::Charging(..)))
+}
