@@ -38,6 +38,13 @@ pub(crate) enum Command {
         after_help = "Example:\n  DATABASE_URL=postgres://billing@localhost/panel billing-daemon run --config jobs.toml"
     )]
     Run,
+    /// Show how billing stands; exits 0 only if all is well
+    #[command(after_help = "Example:\n  billing-daemon status --json | jq -r '.problems[].message'")]
+    Status {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Bill a made-up fleet, twice, and audit it: needs nothing but this program
     #[command(after_help = "Example:\n  billing-daemon demo --instances 10000")]
     Demo(Demo),

@@ -15,6 +15,7 @@ pub mod platform;
 mod ringer;
 pub mod runtime;
 mod signals;
+pub mod status;
 pub mod store;
 
 use std::process::ExitCode;

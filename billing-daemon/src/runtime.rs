@@ -30,7 +30,15 @@ pub struct Opened {
 
 /// Opens `database`, and refuses a schema that does not fit this program.
 pub async fn open(database: &Database) -> Result<Opened, Failure> {
-    let db = database.connect_patiently(Pool::Shared).await?;
+    checked(database.connect_patiently(Pool::Shared).await?).await
+}
+
+/// The same without patience, for whoever wants to know how it is now.
+pub async fn open_at_once(database: &Database) -> Result<Opened, Failure> {
+    checked(database.connect(Pool::Shared).await?).await
+}
+
+async fn checked(db: DatabaseConnection) -> Result<Opened, Failure> {
     migration::check(&db).await?;
     let panel =
         Panel::detect(&db).await.map_err(|error| Failure::database("read the panel's schema", &error))?;

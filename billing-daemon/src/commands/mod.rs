@@ -11,6 +11,7 @@ mod handover;
 mod migrate;
 mod release;
 mod run;
+mod status;
 
 use std::{
     fmt::Display,
@@ -43,6 +44,7 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
     let common = &cli.common;
     match cli.command {
         Command::Run => run::execute(common, plugins).await,
+        Command::Status { json } => status::execute(common, plugins, json).await,
         Command::Demo(demo) => demo::execute(common, &demo).await,
         Command::Check => check::execute(common, plugins),
         Command::Migrate { action } => migrate::execute(common, plugins, action).await,
@@ -159,6 +161,11 @@ fn log(
 fn quiet_filter(environment: &Environment) -> Result<LogFilter, Failure> {
     let filter = environment.log_filter().map_err(|problem| refused(&[problem]))?;
     Ok(filter.unwrap_or_else(|| "warn".parse().expect("`warn` is a level")))
+}
+
+/// How many columns the reader has: the terminal's, or 80 where there is none.
+fn width() -> usize {
+    console::Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns))
 }
 
 /// Seconds with milliseconds, for people and for JSON.

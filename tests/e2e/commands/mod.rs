@@ -5,6 +5,7 @@ mod demo;
 mod output;
 mod refusals;
 mod secrets;
+mod status;
 
 use e2e::Ended;
 use serde_json::Value;

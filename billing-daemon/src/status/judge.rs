@@ -1,0 +1,234 @@
+//! What of a status somebody should do something about.
+
+use std::time::Duration;
+
+use billing_jobs::{HeartbeatParams, hold::Reason};
+use chrono::{DateTime, Utc};
+
+use super::{Expected, Life, Problem, Status, ago, of_length};
+
+/// Everything in `status` that is not as it should be.
+#[must_use]
+pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut found = |kind, message| problems.push(Problem { kind, message });
+    let since = |at: DateTime<Utc>| (status.as_of - at).to_std().unwrap_or_default();
+    let interval = expected.billing_interval.unwrap_or(Duration::from_hours(1));
+
+    if !status.daemons.iter().any(|daemon| daemon.state.is_there()) {
+        found("no_daemon", "no daemon is alive: start one with `billing-daemon run`".to_owned());
+    }
+    for daemon in &status.daemons {
+        let heard = daemon.heard_at.map_or_else(String::new, |at| format!(" for {}", of_length(since(at))));
+        match (daemon.state, &daemon.error) {
+            (Life::Dead, _) => found(
+                "daemon_dead",
+                format!("{} has said nothing{heard}: see its log, and start it again", daemon.instance),
+            ),
+            (Life::Failing, error) => found(
+                "daemon_failing",
+                format!("{}: {}", daemon.instance, error.as_deref().unwrap_or("it says that billing fails")),
+            ),
+            (Life::Alive | Life::Stopped, _) => {}
+        }
+    }
+    // As the heartbeat does: see `Heartbeat`.
+    let patience = HeartbeatParams::default().failing_after.max(interval * 5 / 4);
+    match status.worked_at.map(since) {
+        None => found(
+            "billing_silent",
+            "no billing run has ended well yet, or the last daemon handed billing back".to_owned(),
+        ),
+        Some(silence) if silence > interval + interval / 4 => found(
+            "billing_silent",
+            format!(
+                "billing has not worked for {}; the panel is told to bill by itself after {}",
+                of_length(silence),
+                of_length(patience)
+            ),
+        ),
+        Some(_) => {}
+    }
+    if let Some(run) = &status.last_run
+        && matches!(run.status.as_str(), "retrying" | "dead" | "skipped" | "missed")
+    {
+        let reason = run.error.as_deref().unwrap_or("no reason is known");
+        found(
+            "billing_failed",
+            format!("the last billing run, {}, is {}: {reason}", ago(since(run.finished_at)), run.status),
+        );
+    }
+    let (panel, fence) = (&status.panel, status.panel.fence);
+    let on = fence.installed && fence.enabled;
+    if panel.inhabited && panel.generation != "G1" && !on && !panel.billing_off {
+        let message = format!(
+            "the panel, of generation {}, bills by itself and nothing holds it back: `billing-daemon fence install`",
+            panel.generation
+        );
+        found("fence", message);
+    } else if on && fence.outdated {
+        let message =
+            "the fence is not as this program would install it: `billing-daemon fence install`".to_owned();
+        found("fence", message);
+    }
+    for held in &status.holds {
+        // A customer who owes is no fault of anybody who runs this.
+        if held.reason != Reason::InsufficientBalance.as_str() {
+            let machines = if held.owed.instances == 1 { "machine is" } else { "machines are" };
+            let message = format!("{} {machines} held for `{}`", held.owed.instances, held.reason);
+            found("held", message);
+        }
+    }
+    for job in &status.jobs {
+        if let Some(late) = job.late_seconds {
+            let late = of_length(Duration::from_secs(late));
+            found("job_late", format!("job `{}` is {late} late, and nobody is at it", job.name));
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::status::{Bills, Daemon, FenceState, Held, JobStatus, Owed, PanelStatus, RunStatus};
+
+    fn now() -> DateTime<Utc> {
+        DateTime::from_timestamp_secs(1_800_000_000).expect("a time")
+    }
+
+    fn minutes_ago(minutes: i64) -> DateTime<Utc> {
+        now() - TimeDelta::minutes(minutes)
+    }
+
+    fn daemon(state: Life) -> Daemon {
+        Daemon {
+            instance: "web-1".to_owned(),
+            host: None,
+            version: None,
+            state,
+            heard_at: Some(minutes_ago(4)),
+            heartbeat_at: None,
+            started_at: None,
+            bills: Bills::No,
+            error: None,
+        }
+    }
+
+    fn run(status: &str) -> RunStatus {
+        RunStatus {
+            id: Uuid::nil(),
+            scheduled_at: minutes_ago(10),
+            started_at: minutes_ago(10),
+            finished_at: minutes_ago(10),
+            status: status.to_owned(),
+            trigger: "schedule".to_owned(),
+            attempt: 1,
+            lateness_ms: 0,
+            daemon: "web-1".to_owned(),
+            error: None,
+            totals: None,
+        }
+    }
+
+    fn job(late_seconds: Option<u64>) -> JobStatus {
+        JobStatus {
+            name: "billing".to_owned(),
+            cursor: None,
+            holder: None,
+            fence: 1,
+            due_at: None,
+            late_seconds,
+            failed_attempts: 0,
+            last_error: None,
+            last_run: None,
+        }
+    }
+
+    fn held(reason: &str) -> Held {
+        let owed = Owed { instances: 2, hours: 3, amount: "0.03".to_owned() };
+        Held { reason: reason.to_owned(), since: minutes_ago(60), owed }
+    }
+
+    fn healthy() -> Status {
+        Status {
+            ok: true,
+            problems: Vec::new(),
+            as_of: now(),
+            version: String::new(),
+            engine: String::new(),
+            schema: String::new(),
+            panel: PanelStatus {
+                generation: "G1".to_owned(),
+                inhabited: true,
+                billing_off: false,
+                fence: FenceState::default(),
+            },
+            worked_at: Some(minutes_ago(59)),
+            last_run: Some(run("done")),
+            arrears: Owed::default(),
+            holds: vec![held("insufficient_balance")],
+            daemons: vec![daemon(Life::Alive), daemon(Life::Stopped)],
+            jobs: vec![job(None)],
+        }
+    }
+
+    /// The kinds of what is found in a healthy status after this change.
+    fn check(what: &str, change: impl FnOnce(&mut Status), expected: &[&str]) {
+        let mut status = healthy();
+        change(&mut status);
+        let found = problems(&status, &Expected::default());
+        let kinds: Vec<_> = found.iter().map(|problem| problem.kind).collect();
+        assert_eq!(kinds, expected, "{what}");
+    }
+
+    #[test]
+    fn what_needs_somebody_is_a_problem_and_the_rest_is_not() {
+        let on = FenceState { installed: true, enabled: true, after_seconds: Some(5400), outdated: false };
+        check("healthy", |_| {}, &[]);
+        check("interrupted", |status| status.last_run = Some(run("interrupted")), &[]);
+        check("never billed", |status| status.last_run = None, &[]);
+        check("late", |status| status.jobs = vec![job(Some(61))], &["job_late"]);
+        check("dead run", |status| status.last_run = Some(run("dead")), &["billing_failed"]);
+        check("retrying", |status| status.last_run = Some(run("retrying")), &["billing_failed"]);
+        check("silent", |status| status.worked_at = Some(minutes_ago(76)), &["billing_silent"]);
+        check("just in time", |status| status.worked_at = Some(minutes_ago(74)), &[]);
+        check("handed back", |status| status.worked_at = None, &["billing_silent"]);
+        check("nobody", |status| status.daemons = vec![daemon(Life::Stopped)], &["no_daemon"]);
+        check("all dead", |status| status.daemons = vec![daemon(Life::Dead)], &["no_daemon", "daemon_dead"]);
+        check("one died", |status| status.daemons.push(daemon(Life::Dead)), &["daemon_dead"]);
+        check("one fails", |status| status.daemons = vec![daemon(Life::Failing)], &["daemon_failing"]);
+        check("a price is missing", |status| status.holds.push(held("no_price")), &["held"]);
+        check("G3 unfenced", |status| status.panel.generation = "G3".to_owned(), &["fence"]);
+        check(
+            "G3 fenced",
+            |status| {
+                status.panel.generation = "G3".to_owned();
+                status.panel.fence = on;
+            },
+            &[],
+        );
+        check(
+            "G3 switched off",
+            |status| {
+                status.panel.generation = "G3".to_owned();
+                status.panel.billing_off = true;
+            },
+            &[],
+        );
+        check("outdated", |status| status.panel.fence = FenceState { outdated: true, ..on }, &["fence"]);
+    }
+
+    #[test]
+    fn a_longer_interval_has_a_longer_patience() {
+        let expected = Expected { billing_interval: Some(Duration::from_hours(6)), ..Expected::default() };
+        let mut status = healthy();
+        status.worked_at = Some(minutes_ago(6 * 60 + 89));
+        assert_eq!(problems(&status, &expected), []);
+        status.worked_at = Some(minutes_ago(6 * 60 + 91));
+        assert_eq!(problems(&status, &expected).len(), 1);
+    }
+}

@@ -1,0 +1,249 @@
+//! How billing stands: read once, judged by one pure function, and shown alike by the command line, the HTTP interface and
+//! the metrics.
+
+mod judge;
+mod read;
+mod show;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+pub use judge::problems;
+pub use read::read;
+pub(crate) use show::{ago, in_words, of_length};
+
+use crate::config::{Config, PanelBilling};
+
+/// What the configuration says that a judgement needs. Without a configuration, the rows alone are judged.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    /// The enabled jobs.
+    pub jobs: Vec<billing_scheduler::JobSpec>,
+    /// The time between two billings.
+    pub billing_interval: Option<Duration>,
+    /// What is known of the panel's own billing.
+    pub panel_billing: PanelBilling,
+}
+
+impl From<&Config> for Expected {
+    fn from(config: &Config) -> Self {
+        Self {
+            jobs: config.jobs.iter().map(|(spec, _)| spec.clone()).collect(),
+            billing_interval: config.billing_interval_minutes.map(Duration::from_mins),
+            panel_billing: config.daemon.panel_billing,
+        }
+    }
+}
+
+/// How billing stands. Amounts are decimal text.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Status {
+    /// Whether there is nothing to do about it.
+    pub ok: bool,
+    /// What there is to do about it.
+    pub problems: Vec<Problem>,
+    /// When this was read, by the database's clock.
+    pub as_of: DateTime<Utc>,
+    /// Of this program.
+    pub version: String,
+    /// Which database.
+    pub engine: String,
+    /// The newest migration that is applied.
+    pub schema: String,
+    /// Who else bills here.
+    pub panel: PanelStatus,
+    /// When a billing run last ended well.
+    pub worked_at: Option<DateTime<Utc>>,
+    /// The last run of billing.
+    pub last_run: Option<RunStatus>,
+    /// What machines owe that are held because their wallets are too small.
+    pub arrears: Owed,
+    /// What is held, by reason.
+    pub holds: Vec<Held>,
+    /// The daemons that this database knows, the newest first.
+    pub daemons: Vec<Daemon>,
+    /// The jobs that the database or the configuration knows.
+    pub jobs: Vec<JobStatus>,
+}
+
+/// Something that somebody should do something about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Problem {
+    /// One word, for programs.
+    pub kind: &'static str,
+    /// One sentence, for people.
+    pub message: String,
+}
+
+/// The panel beside us.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct PanelStatus {
+    /// `G1`, `G2` or `G3`.
+    pub generation: String,
+    /// Whether a panel made these tables, or our own migration did.
+    pub inhabited: bool,
+    /// Whether the panel's own billing is said to be off.
+    pub billing_off: bool,
+    /// What holds the panel's own biller back.
+    pub fence: FenceState,
+}
+
+/// The fence inside the database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FenceState {
+    /// Whether there is one.
+    pub installed: bool,
+    /// Whether it works.
+    pub enabled: bool,
+    /// After which silence of ours the panel may bill.
+    pub after_seconds: Option<u64>,
+    /// Whether it is not the one that this program would install.
+    pub outdated: bool,
+}
+
+/// One daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Daemon {
+    /// Its name, unique to the process.
+    pub instance: String,
+    /// Its machine.
+    pub host: Option<String>,
+    /// Of the program.
+    pub version: Option<String>,
+    /// Whether it lives.
+    pub state: Life,
+    /// When it was last heard of: since then it is dead, if it is.
+    pub heard_at: Option<DateTime<Utc>>,
+    /// When it last told the panel that billing works.
+    pub heartbeat_at: Option<DateTime<Utc>>,
+    /// When it started.
+    pub started_at: Option<DateTime<Utc>>,
+    /// Whether it bills, or could be the next to do so.
+    pub bills: Bills,
+    /// What it complains of.
+    pub error: Option<String>,
+}
+
+/// Whether a daemon lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Life {
+    /// It does, and billing works.
+    Alive,
+    /// It does, and says that billing does not work.
+    Failing,
+    /// It ended, or its end was noticed.
+    Stopped,
+    /// It has said nothing for too long.
+    Dead,
+}
+
+impl Life {
+    /// Whether it can take a job.
+    #[must_use]
+    pub fn is_there(self) -> bool {
+        matches!(self, Self::Alive | Self::Failing)
+    }
+}
+
+/// A daemon's part in billing. There is no leader: of those that could, the first to look takes the next run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Bills {
+    /// It is at it.
+    Now,
+    /// It may be the next.
+    Next,
+    /// It is dead, or not configured to.
+    No,
+}
+
+/// The last run of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct RunStatus {
+    /// Which.
+    pub id: Uuid,
+    /// Its scheduled time.
+    pub scheduled_at: DateTime<Utc>,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: DateTime<Utc>,
+    /// How it ended: `done`, `retrying`, `dead`, `interrupted`, `skipped`, ...
+    pub status: String,
+    /// What started it: `schedule`, `manual`, ...
+    pub trigger: String,
+    /// Which attempt it was.
+    pub attempt: i32,
+    /// How late it began.
+    pub lateness_ms: i64,
+    /// Who ran it.
+    pub daemon: String,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// What it committed; of billing alone.
+    pub totals: Option<Totals>,
+}
+
+/// What a billing run committed: the sums of its batches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Totals {
+    /// How many machines were charged.
+    pub charged: u64,
+    /// How many were held.
+    pub held: u64,
+    /// For how many hours.
+    pub hours: u64,
+    /// How much.
+    pub amount: String,
+}
+
+/// What is owed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Owed {
+    /// By how many machines.
+    pub instances: u64,
+    /// For how many hours.
+    pub hours: u64,
+    /// How much, as far as it can be priced.
+    pub amount: String,
+}
+
+/// What is held for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Held {
+    /// The reason's word.
+    pub reason: String,
+    /// Since when the oldest of them is held.
+    pub since: DateTime<Utc>,
+    /// What is owed.
+    #[serde(flatten)]
+    pub owed: Owed,
+}
+
+/// One job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct JobStatus {
+    /// Its name.
+    pub name: String,
+    /// Up to where its schedule is finished with.
+    pub cursor: Option<DateTime<Utc>>,
+    /// Who is at it.
+    pub holder: Option<String>,
+    /// The newest number of its lease.
+    pub fence: i64,
+    /// What is due next, as far as the configuration says; in the past if it is late.
+    pub due_at: Option<DateTime<Utc>>,
+    /// How late it is, in seconds, if it is and nobody is at it.
+    pub late_seconds: Option<u64>,
+    /// How many attempts at the current occurrence failed.
+    pub failed_attempts: i32,
+    /// Why the last one failed.
+    pub last_error: Option<String>,
+    /// How its last run ended.
+    pub last_run: Option<RunStatus>,
+}

@@ -1,0 +1,227 @@
+//! A status as text for a terminal.
+
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+
+use super::{Bills, Daemon, FenceState, JobStatus, Life, RunStatus, Status, Totals};
+
+/// Stopped daemons are listed for this long.
+const STOPPED_SHOWN: TimeDelta = TimeDelta::days(1);
+/// The narrowest column of text that is still read.
+const NARROWEST: usize = 30;
+
+/// The status in lines of at most `width` columns, where words allow it.
+pub(crate) fn in_words(status: &Status, width: usize) -> String {
+    let mut lines = Lines { width, text: String::new() };
+    lines.add(
+        "billing",
+        &match status.problems.len() {
+            0 => "all is well".to_owned(),
+            1 => "1 problem".to_owned(),
+            many => format!("{many} problems"),
+        },
+    );
+    for problem in &status.problems {
+        lines.add("", &format!("- {}", problem.message));
+    }
+    let since = |at: DateTime<Utc>| (status.as_of - at).to_std().unwrap_or_default();
+    lines.add("last run", &status.last_run.as_ref().map_or("none yet".to_owned(), |last| run(last, &since)));
+    if let Some(totals) = status.last_run.as_ref().and_then(|last| last.totals.as_ref()) {
+        let Totals { charged, held, hours, amount } = totals;
+        lines.add("", &format!("charged {amount} for {hours} hours of {charged} machines, {held} held"));
+    }
+    let worked = status.worked_at.map_or("not since the last clean stop".to_owned(), |at| ago(since(at)));
+    lines.add("worked", &worked);
+    if status.holds.is_empty() {
+        lines.add("held", "nothing");
+    }
+    let widths = [
+        status.holds.iter().map(|held| held.owed.instances.to_string().len()).max().unwrap_or(0),
+        status.holds.iter().map(|held| held.reason.len()).max().unwrap_or(0),
+    ];
+    for (n, held) in status.holds.iter().enumerate() {
+        let [count, reason] = widths;
+        let owed = &held.owed;
+        let line = format!(
+            "{:>count$}  {:reason$}  {} h, {}, since {}",
+            owed.instances,
+            held.reason,
+            owed.hours,
+            owed.amount,
+            ago(since(held.since))
+        );
+        lines.add(if n == 0 { "held" } else { "" }, &line);
+    }
+    let panel = &status.panel;
+    let whose = if panel.inhabited { "a panel lives here" } else { "our own tables" };
+    let off = if panel.billing_off { "; its billing is said to be off" } else { "" };
+    lines.add("panel", &format!("{}, {whose}{off}", panel.generation));
+    let nobody = !panel.inhabited && !panel.fence.installed;
+    lines.add("fence", &if nobody { "none, and nobody to hold back".to_owned() } else { fence(panel.fence) });
+    lines.add(
+        "schema",
+        &format!("{} on {}, read by version {}", status.schema, status.engine, status.version),
+    );
+    daemons(&mut lines, status, &since);
+    for (n, job) in status.jobs.iter().enumerate() {
+        let width = status.jobs.iter().map(|job| job.name.len()).max().unwrap_or(0);
+        let line = format!("{:width$}  {}", job.name, of_job(job, status.as_of, &since));
+        lines.add(if n == 0 { "jobs" } else { "" }, &line);
+    }
+    lines.text
+}
+
+fn daemons(lines: &mut Lines, status: &Status, since: &impl Fn(DateTime<Utc>) -> Duration) {
+    let is_recent = |daemon: &&Daemon| {
+        daemon.state != Life::Stopped || daemon.heard_at.is_some_and(|at| status.as_of - at <= STOPPED_SHOWN)
+    };
+    let recent: Vec<_> = status.daemons.iter().filter(is_recent).collect();
+    if recent.is_empty() {
+        lines.add("daemons", "none");
+    }
+    for (n, daemon) in recent.iter().enumerate() {
+        let heard = daemon.heard_at.map_or("never".to_owned(), |at| ago(since(at)));
+        let state = match daemon.state {
+            Life::Alive => format!("alive, heard of {heard}"),
+            Life::Failing => format!("alive and failing, heard of {heard}"),
+            Life::Stopped => format!("stopped {heard}"),
+            Life::Dead => format!("dead, heard of {heard}"),
+        };
+        let bills = match daemon.bills {
+            Bills::Now => ", bills now",
+            Bills::Next => ", may bill next",
+            Bills::No => "",
+        };
+        let host = daemon.host.as_deref().unwrap_or("an unknown host");
+        let version = daemon.version.as_deref().unwrap_or("unknown");
+        lines.add(if n == 0 { "daemons" } else { "" }, &daemon.instance);
+        lines.add("", &format!("  {state}{bills}; on {host}, version {version}"));
+    }
+}
+
+fn run(run: &RunStatus, since: &impl Fn(DateTime<Utc>) -> Duration) -> String {
+    let took = (run.finished_at - run.started_at).num_milliseconds();
+    let took = format!("{}.{} s", took / 1_000, took % 1_000 / 100);
+    let by_hand = if run.trigger == "manual" { " by hand" } else { "" };
+    format!(
+        "{}{by_hand} for {}, {} in {took}",
+        run.status,
+        run.scheduled_at.to_rfc3339_opts(SecondsFormat::Secs, true),
+        ago(since(run.finished_at)),
+    )
+}
+
+fn of_job(job: &JobStatus, as_of: DateTime<Utc>, since: &impl Fn(DateTime<Utc>) -> Duration) -> String {
+    let last = job
+        .last_run
+        .as_ref()
+        .map_or("never ran".to_owned(), |run| format!("{} {}", run.status, ago(since(run.finished_at))));
+    let next = match (job.late_seconds, &job.holder, job.due_at) {
+        (Some(late), _, _) => format!("; {} late", of_length(Duration::from_secs(late))),
+        (None, Some(holder), _) => format!("; run by {holder}"),
+        (None, None, Some(due)) if due > as_of => {
+            format!("; next in {}", of_length((due - as_of).to_std().unwrap_or_default()))
+        }
+        (None, None, Some(_)) => "; due".to_owned(),
+        (None, None, None) => String::new(),
+    };
+    format!("{last}{next}")
+}
+
+fn fence(fence: FenceState) -> String {
+    let after =
+        fence.after_seconds.map_or("an unknown time".to_owned(), |s| of_length(Duration::from_secs(s)));
+    match fence {
+        FenceState { installed: false, .. } => "off".to_owned(),
+        FenceState { enabled: false, .. } => "there, but disabled".to_owned(),
+        FenceState { outdated: true, .. } => format!("on after {after} of silence, but outdated"),
+        _ => format!("on: the panel may bill after {after} of silence"),
+    }
+}
+
+/// `12 s ago`.
+pub(crate) fn ago(length: Duration) -> String {
+    format!("{} ago", of_length(length))
+}
+
+/// A length of time in its two largest units: `12 s`, `4 min`, `3 h 20 min`, `5 d 2 h`.
+pub(crate) fn of_length(length: Duration) -> String {
+    let seconds = length.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    let two = |many: u64, unit: &str, rest: u64, part: &str| {
+        if rest == 0 { format!("{many} {unit}") } else { format!("{many} {unit} {rest} {part}") }
+    };
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{minutes} min"),
+        7_200..172_800 => two(hours, "h", minutes % 60, "min"),
+        _ => two(days, "d", hours % 24, "h"),
+    }
+}
+
+/// A column of words and one of text, which is wrapped.
+struct Lines {
+    width: usize,
+    text: String,
+}
+
+impl Lines {
+    const WORDS: usize = 10;
+
+    fn add(&mut self, word: &str, text: &str) {
+        let room = self.width.saturating_sub(Self::WORDS).max(NARROWEST);
+        let indent = text.len() - text.trim_start().len();
+        let mut word = word;
+        for line in wrapped(text, room, indent + 2) {
+            self.text += format!("{word:width$}{line}", width = Self::WORDS).trim_end();
+            self.text.push('\n');
+            word = "";
+        }
+    }
+}
+
+/// Lines of at most `room` characters; each but the first begins with `indent` blanks. A longer word is left whole.
+fn wrapped(text: &str, room: usize, indent: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    for word in text.split_inclusive(' ') {
+        let fits = line.chars().count() + word.trim_end().chars().count() <= room;
+        if !fits && !line.trim().is_empty() {
+            lines.push(std::mem::replace(&mut line, " ".repeat(indent)));
+        }
+        line += word;
+    }
+    lines.push(line);
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_is_told_in_its_two_largest_units() {
+        for (seconds, told) in [
+            (0, "0 s"),
+            (119, "119 s"),
+            (120, "2 min"),
+            (7_199, "119 min"),
+            (7_200, "2 h"),
+            (12_000, "3 h 20 min"),
+            (172_799, "47 h 59 min"),
+            (172_800, "2 d"),
+            (180_000, "2 d 2 h"),
+        ] {
+            assert_eq!(of_length(Duration::from_secs(seconds)), told);
+        }
+    }
+
+    #[test]
+    fn text_is_wrapped_between_words() {
+        let text = "one two three four";
+        assert_eq!(wrapped(text, 9, 2), ["one two ", "  three ", "  four"]);
+        assert_eq!(wrapped("  a-very-long-word", 5, 4), ["  a-very-long-word"]);
+        assert_eq!(wrapped("", 5, 2), [""]);
+    }
+}

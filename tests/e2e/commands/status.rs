@@ -1,0 +1,179 @@
+//! `status`: what it shows of a fleet that is well, and of one that is not.
+
+use chrono::TimeDelta;
+use e2e::{Db, Ended, Fleet, Instance, Plan, Program, eventually, on_every_engine, on_variants};
+use sea_orm::DbBackend;
+use serde_json::{Value, json};
+
+use super::{json, keys};
+use crate::daemon::{BILLING, HEARTBEAT, SHORT_LEASE, ask, daemon, now, program, seed};
+
+const DAILY: &str = r#"
+[[job]]
+name = "daily"
+kind = "test.tick"
+schedule = { every = "1d" }
+"#;
+
+async fn status(program: &Program, code: i32) -> Value {
+    json(&program.run("status --json").await.expect_code(code))
+}
+
+/// The kinds of what is wrong.
+fn problems(status: &Value) -> Vec<&str> {
+    let problems = status["problems"].as_array().expect("a list").iter();
+    problems.map(|problem| problem["kind"].as_str().expect("a word")).collect()
+}
+
+/// An instance that is on a plan without a price, and one whose wallet is empty.
+async fn held(db: &Db) {
+    let fleet = Fleet::new(db);
+    let hours_ago = now(db).await - TimeDelta::minutes(150);
+    let unpriced = fleet.plan(Plan::unpriced()).await;
+    fleet.instance(Instance::new(fleet.wallet("1.00").await, unpriced, hours_ago)).await;
+    let priced = fleet.plan(Plan::monthly("7.30")).await;
+    fleet.instance(Instance::new(fleet.wallet("0.00").await, priced, hours_ago)).await;
+}
+
+async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) {
+    let program = daemon(db, &[BILLING, HEARTBEAT, DAILY]);
+    seed(db, 2).await;
+    let before = status(&program, 1).await;
+    assert_eq!(problems(&before), ["no_daemon", "billing_silent"], "{before}");
+    assert_eq!((&before["last_run"], &before["worked_at"]), (&Value::Null, &Value::Null));
+
+    let running = program.start("run");
+    running.says("job `billing` done").await;
+    // The heartbeat of a process that has just started may have come before the end of its first run.
+    let well = eventually("all is well", async || {
+        let ended = program.run("status --json").await;
+        (ended.code == Some(0)).then(|| json(&ended))
+    })
+    .await;
+    assert_eq!(
+        keys(&well),
+        [
+            "arrears",
+            "as_of",
+            "daemons",
+            "engine",
+            "holds",
+            "jobs",
+            "last_run",
+            "ok",
+            "panel",
+            "problems",
+            "schema",
+            "version",
+            "worked_at"
+        ]
+    );
+    assert_eq!((&well["ok"], &well["holds"]), (&json!(true), &json!([])));
+    let run = &well["last_run"];
+    assert_eq!((&run["status"], &run["trigger"]), (&json!("done"), &json!("schedule")));
+    assert_eq!(run["totals"], json!({ "charged": 2, "held": 0, "hours": 6, "amount": "0.06" }));
+    let daemons = well["daemons"].as_array().expect("a list");
+    assert_eq!(daemons.len(), 1);
+    assert_eq!((&daemons[0]["state"], &daemons[0]["bills"]), (&json!("alive"), &json!("next")));
+    assert_eq!(daemons[0]["version"], well["version"]);
+    let jobs = well["jobs"].as_array().expect("a list");
+    let names: Vec<_> = jobs.iter().map(|job| job["name"].as_str().expect("text")).collect();
+    assert_eq!(names, ["billing", "daily", "heartbeat"]);
+    assert_eq!(jobs[0]["last_run"]["id"], run["id"]);
+    assert!(jobs.iter().all(|job| job["late_seconds"].is_null()), "{well}");
+
+    let said = program.run("status").await.expect_code(0);
+    assert!(said.err.is_empty() && said.out[0] == "billing   all is well", "{}", said.text());
+    assert!(said.out.iter().all(|line| line.chars().count() <= 80), "it fits the terminal: {}", said.text());
+    let says = |said: &Ended, text: &str| assert!(said.text().contains(text), "no `{text}`: {}", said.text());
+    says(&said, "charged 0.06 for 6 hours of 2 machines");
+    says(&said, "may bill next");
+
+    running.terminated().await.expect_code(0);
+    let after = status(&program, 1).await;
+    assert_eq!(problems(&after), ["no_daemon", "billing_silent"], "{after}");
+    assert_eq!(after["daemons"][0]["state"], "stopped");
+    assert_eq!(after["last_run"]["totals"]["charged"], 2, "the last run is not forgotten");
+}
+
+async fn what_is_held_is_told_by_reason_and_arrears_are_no_fault(db: &Db) {
+    held(db).await;
+    let program = daemon(db, &[BILLING, HEARTBEAT]);
+    program.run("bill").await.expect_code(0);
+    let shown = status(&program, 1).await;
+    assert_eq!(problems(&shown), ["no_daemon", "held"], "{shown}");
+    let message = shown["problems"][1]["message"].as_str().expect("text");
+    assert_eq!(message, "1 machine is held for `no_price`");
+    assert_eq!(shown["arrears"], json!({ "instances": 1, "hours": 2, "amount": "0.02" }));
+    let held: Vec<_> =
+        shown["holds"].as_array().expect("a list").iter().map(|held| &held["reason"]).collect();
+    assert_eq!(held, ["insufficient_balance", "no_price"]);
+    let said = program.run("status").await.expect_code(1);
+    assert!(said.text().contains("insufficient_balance  2 h, 0.02, since "), "{}", said.text());
+}
+
+/// A daemon that was killed, and a job that nobody runs since.
+async fn a_death_and_what_is_late_since_are_told(db: &Db) {
+    let (ago, soon) = match db.backend() {
+        DbBackend::Sqlite => {
+            ("(unixepoch('now') - 200) * 1000000", "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '-3 minutes')")
+        }
+        _ => ("now() - interval '200 seconds'", "now() - interval '3 minutes'"),
+    };
+    db.execute(&format!(
+        "INSERT INTO billing_job_state (job, fence, cursor_at) VALUES ('tick', 3, {ago});
+         INSERT INTO billing_daemon_status (daemon_instance_id, status, heartbeat_at, metadata, created_at, updated_at)
+         VALUES ('killed', 'running', {soon}, '{{\"hostname\": \"h\", \"billingIntervalMinutes\": 60}}', {soon}, {soon})"
+    ))
+    .await;
+    let tick = "[[job]]\nname = 'tick'\nkind = 'test.tick'\nschedule = { every = '1s' }\n";
+    let program = daemon(db, &[SHORT_LEASE, BILLING, tick]);
+    let shown = status(&program, 1).await;
+    assert_eq!(problems(&shown), ["no_daemon", "daemon_dead", "billing_silent", "job_late"], "{shown}");
+    assert_eq!(
+        (&shown["daemons"][0]["state"], &shown["daemons"][0]["bills"]),
+        (&json!("dead"), &json!("no"))
+    );
+    let late = shown["jobs"].as_array().expect("a list").iter().find(|job| job["name"] == "tick");
+    let late = late.expect("it is known")["late_seconds"].as_u64().expect("a number");
+    assert!((199..260).contains(&late), "{late}");
+    // Whoever is at it is not late.
+    let later = match db.backend() {
+        DbBackend::Sqlite => "(unixepoch('now') + 60) * 1000000",
+        _ => "now() + interval '1 minute'",
+    };
+    db.execute(&format!("UPDATE billing_job_state SET holder = 'killed', expires_at = {later}")).await;
+    let shown = status(&program, 1).await;
+    assert_eq!(problems(&shown), ["no_daemon", "daemon_dead", "billing_silent"], "{shown}");
+}
+
+async fn looking_changes_nothing_and_needs_no_more_than_reading(db: &Db) {
+    seed(db, 1).await;
+    let fences = "SELECT count(*) FROM billing_fences";
+    let before = ask(db, fences).await;
+    let jobs = program().env("DATABASE_URL", &db.url).file("jobs.toml", BILLING);
+    let shown = status(&jobs, 1).await;
+    assert_eq!(shown["panel"]["generation"], format!("{:?}", db.panel), "{shown}");
+    assert_eq!(shown["panel"]["inhabited"], true);
+    let unfenced = problems(&shown).contains(&"fence");
+    assert_eq!(unfenced, db.panel != e2e::Panel::G1, "{shown}");
+    let off = jobs.file("jobs.toml", &format!("[daemon]\npanel-billing = 'off'\n{BILLING}"));
+    assert!(!problems(&status(&off, 1).await).contains(&"fence"));
+    assert_eq!(ask(db, fences).await, before);
+}
+
+on_every_engine!(
+    all_is_well_while_a_daemon_bills_and_not_before_and_not_after,
+    what_is_held_is_told_by_reason_and_arrears_are_no_fault,
+    a_death_and_what_is_late_since_are_told,
+);
+on_variants!(looking_changes_nothing_and_needs_no_more_than_reading: g1_role, g2_role, g3_role);
+
+#[tokio::test]
+async fn a_database_that_does_not_answer_or_does_not_fit_has_a_code_of_its_own() {
+    let gone = program().env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
+    gone.run("status").await.expect_code(69);
+    let folder = program();
+    let url = format!("sqlite://{}/empty.db?mode=rwc", folder.folder().display());
+    folder.env("DATABASE_URL", &url).run("status").await.expect_code(78);
+}
