@@ -1,5 +1,6 @@
 //! One binary for everything end to end, so that one PostgreSQL server serves it all.
 
+mod bench;
 mod billing;
 // Minutes long, and more so on a busy machine: run with `--features campaign`.
 #[cfg(feature = "campaign")]

@@ -26,6 +26,7 @@
 
 #![expect(clippy::missing_panics_doc, reason = "the harness panics to fail the test that called it")]
 
+pub mod bench;
 pub mod db;
 pub mod faults;
 pub mod panel_biller;

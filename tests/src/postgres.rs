@@ -156,6 +156,18 @@ impl Postgres {
         server
     }
 
+    /// A server of its own with these lines of configuration.
+    pub async fn durable(settings: &[&str]) -> &'static Self {
+        let server = Self::private().await;
+        for setting in settings {
+            server.run(Login::Admin, "postgres", &format!("ALTER SYSTEM SET {setting}")).await;
+        }
+        if let Err(error) = server.restart() {
+            panic!("{error}");
+        }
+        server
+    }
+
     /// Stops the server as a power failure would, and starts it again.
     ///
     /// # Errors

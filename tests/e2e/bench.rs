@@ -1,0 +1,28 @@
+//! The benchmark is no timed test: it is run small, to see that it works.
+
+use e2e::Program;
+use serde_json::Value;
+
+async fn a_small_benchmark_ends_with_one_line_of_json(database: &str) {
+    let program = Program::new(env!("CARGO_BIN_EXE_bench-billing"))
+        .env("PATH", &std::env::var("PATH").unwrap_or_default());
+    let arguments =
+        format!("--database {database} --instances 60 --history 100 --rounds 1 --sample 5 --hours 2 --json");
+    let ended = program.run(&arguments).await.expect_code(0);
+    let report: Value = serde_json::from_str(&ended.out.join("\n")).expect("one line of JSON");
+    assert_eq!(report["database"], database);
+    assert_eq!((&report["instances"], &report["history"]), (&60.into(), &100.into()));
+    for figure in ["ours_per_s", "original_per_s", "floor_per_s", "vs_original", "vs_floor", "rss_mb"] {
+        assert!(report[figure].as_f64().is_some_and(|figure| figure > 0.0), "{figure} in {report}");
+    }
+}
+
+#[tokio::test]
+async fn it_measures_sqlite() {
+    a_small_benchmark_ends_with_one_line_of_json("sqlite").await;
+}
+
+#[tokio::test]
+async fn it_measures_postgres() {
+    a_small_benchmark_ends_with_one_line_of_json("postgres").await;
+}

@@ -1,0 +1,107 @@
+//! The fleet of a benchmark: made of its own numbers, so that every database gets the same one.
+
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use uuid::Uuid;
+
+/// As many wallets as a fifth of the machines.
+const MACHINES_PER_ORGANIZATION: u32 = 5;
+/// 2026-01-01T00:00:00Z in milliseconds: until then, less up to an hour, every machine is billed.
+const EPOCH_MS: i64 = 1_767_225_600_000;
+const HOUR_MS: i64 = 3_600_000;
+
+/// Name, base price and markup in ten-thousandths a month, backup price in millionths an hour: those of the demo.
+pub(super) const PLANS: [(&str, i64, i64, i64); 10] = [
+    ("nano", 15_000, 5_000, 0),
+    ("micro", 40_000, 10_000, 1_370),
+    ("small", 80_000, 20_000, 2_740),
+    ("standard", 150_000, 50_000, 4_110),
+    ("medium", 240_000, 60_000, 5_479),
+    ("large", 400_000, 100_000, 8_219),
+    ("compute", 480_000, 130_000, 9_589),
+    ("memory", 700_000, 200_000, 13_699),
+    ("xlarge", 960_000, 240_000, 16_438),
+    ("dedicated", 1_280_000, 320_000, 21_918),
+];
+const ROLES: [&str; 6] = ["web", "db", "mail", "cache", "build", "vpn"];
+
+/// The instant up to which the `hour`th run bills, in microseconds: a machine has exactly one more hour due each hour.
+pub(super) fn as_of_micros(hour: u32) -> i64 {
+    (EPOCH_MS + i64::from(hour) * HOUR_MS) * 1_000
+}
+
+/// An organization with its wallet and its machines.
+pub(super) struct Organization {
+    pub(super) user: Uuid,
+    pub(super) id: Uuid,
+    pub(super) wallet: Uuid,
+    pub(super) slug: String,
+    /// In ten-thousandths.
+    pub(super) balance: i64,
+    pub(super) machines: Vec<Machine>,
+}
+
+/// A machine that is billed up to less than an hour before the first run.
+pub(super) struct Machine {
+    pub(super) id: Uuid,
+    pub(super) plan: String,
+    pub(super) label: String,
+    pub(super) status: &'static str,
+    pub(super) backups: &'static str,
+    pub(super) created_ms: i64,
+    pub(super) billed_ms: i64,
+}
+
+/// The id of a plan.
+pub(super) fn plan_id(index: usize) -> Uuid {
+    Uuid::from_u128(0x7000_0000_0000_4000_8000_0000_0000_0000 + index as u128)
+}
+
+/// All organizations of a fleet of so many machines, in no order.
+pub(super) fn organizations(instances: u32) -> impl Iterator<Item = Organization> {
+    let mut rng = StdRng::seed_from_u64(1);
+    let mut made = 0;
+    (0..instances.div_ceil(MACHINES_PER_ORGANIZATION)).map(move |index| {
+        let machines = (0..MACHINES_PER_ORGANIZATION.min(instances - made)).map(|_| {
+            made += 1;
+            machine(&mut rng, made)
+        });
+        let machines = machines.collect();
+        Organization {
+            user: random_id(&mut rng),
+            id: random_id(&mut rng),
+            wallet: random_id(&mut rng),
+            slug: format!("customer-{index}"),
+            balance: rng.random_range(10_000..90_000) * 10_000,
+            machines,
+        }
+    })
+}
+
+fn machine(rng: &mut StdRng, number: u32) -> Machine {
+    let plan = rng.random_range(0..PLANS.len());
+    let billed_ms = EPOCH_MS - rng.random_range(0..HOUR_MS);
+    Machine {
+        id: random_id(rng),
+        // The panel refers to a plan by either of its names.
+        plan: if number.is_multiple_of(3) {
+            format!("g6-{}", PLANS[plan].0)
+        } else {
+            plan_id(plan).to_string()
+        },
+        label: format!("{}-{number:07}", ROLES[rng.random_range(0..ROLES.len())]),
+        status: ["running", "running", "running", "offline", "stopped"][rng.random_range(0..5)],
+        backups: ["none", "weekly", "daily"][rng.random_range(0..3)],
+        created_ms: billed_ms - rng.random_range(1..2_000) * HOUR_MS,
+        billed_ms,
+    }
+}
+
+fn random_id(rng: &mut StdRng) -> Uuid {
+    uuid::Builder::from_random_bytes(rng.random()).into_uuid()
+}
+
+/// The panel's text for an instant.
+pub(super) fn text(milliseconds: i64) -> String {
+    let instant = chrono::DateTime::from_timestamp_millis(milliseconds).expect("a time of this century");
+    instant.to_rfc3339_opts(chrono::SecondsFormat::Micros, false)
+}

@@ -1,0 +1,77 @@
+//! How fast a fleet is billed:
+//! `cargo run --release -p e2e --bin bench-billing -- --database postgres --instances 100000 --json`.
+
+use std::{env, process::ExitCode};
+
+use clap::{Parser, ValueEnum};
+use e2e::bench::{self, Engine, Options};
+
+/// Bills a made-up fleet: our way, the original's way, and as fast as the database can write the same rows.
+#[derive(Parser)]
+struct Cli {
+    /// Which database: a server of its own, or a file.
+    #[arg(long, value_enum)]
+    database: Kind,
+    /// How many machines are due, with a fifth as many wallets.
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(10..))]
+    instances: u32,
+    /// How many charges of earlier hours are there before.
+    #[arg(long, value_name = "ROWS", default_value_t = 0)]
+    history: u32,
+    /// How many hours of each machine are due in each round.
+    #[arg(long, value_name = "H", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    hours: u32,
+    /// How many connections bill at once; the daemon adapts it by itself otherwise.
+    #[arg(long, value_name = "C")]
+    connections: Option<u32>,
+    /// How many machines one transaction bills; the daemon adapts it by itself otherwise.
+    #[arg(long, value_name = "N")]
+    batch: Option<u32>,
+    /// How many rounds are measured after the warm-up.
+    #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// How many machines of each round are billed the original's way.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    sample: u32,
+    /// End with one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+fn main() -> ExitCode {
+    // The benchmark starts this same program as the daemon that bills.
+    if env::var_os(bench::BILLS).is_some() {
+        let code = billing_daemon::main(&billing_daemon::Plugins::none());
+        eprintln!("{}", bench::peak_memory());
+        return code;
+    }
+    let cli = Cli::parse();
+    let options = Options {
+        engine: match cli.database {
+            Kind::Sqlite => Engine::Sqlite,
+            Kind::Postgres => Engine::Postgres,
+        },
+        instances: cli.instances,
+        history: cli.history,
+        hours: cli.hours,
+        connections: cli.connections,
+        batch: cli.batch,
+        rounds: cli.rounds,
+        sample: cli.sample,
+        program: env::current_exe().expect("a program knows where it is"),
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    let report = runtime.block_on(bench::run(&options));
+    if cli.json {
+        println!("{}", serde_json::to_string(&report).expect("numbers are always JSON"));
+    } else {
+        println!("{report}");
+    }
+    ExitCode::SUCCESS
+}
