@@ -25,6 +25,9 @@ pub(crate) struct Common {
     /// Read settings that the environment lacks from here [default: ./.env]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) env_file: Option<PathBuf>,
+    /// Go on although others may read a file with a password in it
+    #[arg(long, global = true)]
+    pub(crate) allow_readable_secrets: bool,
     /// How log lines look
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub(crate) log_format: LogFormat,

@@ -55,6 +55,12 @@ impl Database {
         Self { url }
     }
 
+    /// The same, created if it is a file that does not exist.
+    #[must_use]
+    pub fn creating(&self) -> Self {
+        Self::new(self.url.creating())
+    }
+
     /// Where it is.
     #[must_use]
     pub fn url(&self) -> &DatabaseUrl {

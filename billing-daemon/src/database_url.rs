@@ -1,9 +1,12 @@
 //! The address of the database, which carries a password that must not be seen.
 
-use std::{fmt, ops::Range, str::FromStr};
+use std::{fmt, net::IpAddr, ops::Range, path::PathBuf, str::FromStr};
 
 use percent_encoding::percent_decode_str;
-use sea_orm::DbBackend;
+use sea_orm::{
+    DbBackend,
+    sqlx::postgres::{PgConnectOptions, PgSslMode},
+};
 use url::Url;
 
 /// What stands for a secret.
@@ -112,6 +115,30 @@ impl DatabaseUrl {
         }
         let separator = if query.is_some() { '&' } else { '?' };
         Self { text: format!("{}{separator}mode=rwc", self.text), backend: self.backend }
+    }
+
+    /// The machine that the database is on, if that is another one and need not prove by a certificate that it is it.
+    #[must_use]
+    pub fn unverified_host(&self) -> Option<String> {
+        if self.backend == DbBackend::Sqlite {
+            return None;
+        }
+        let options = PgConnectOptions::from_str(&self.text).ok()?;
+        let host = options.get_host().trim_start_matches('[').trim_end_matches(']');
+        let is_here = options.get_socket().is_some()
+            || host.starts_with('/')
+            || host.eq_ignore_ascii_case("localhost")
+            || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        let is_verified = matches!(options.get_ssl_mode(), PgSslMode::VerifyFull);
+        (!is_here && !is_verified).then(|| host.to_owned())
+    }
+
+    /// The file with the key of our own certificate, if the URL names one.
+    #[must_use]
+    pub fn key_file(&self) -> Option<PathBuf> {
+        let url = Url::parse(&self.text).ok().filter(|_| self.backend != DbBackend::Sqlite)?;
+        let key = url.query_pairs().find(|(key, _)| matches!(&**key, "sslkey" | "ssl-key"));
+        key.map(|(_, file)| PathBuf::from(&*file))
     }
 
     /// `text` with `***` wherever this URL's password stands, encoded as in the URL or decoded. For errors of the
@@ -268,6 +295,32 @@ mod tests {
             ["postgres://ada:12#s3cret@db", "postgres://ada:12/s3cret@db", "postgres://ada:12?s3cret@db"]
         {
             assert_eq!(text.parse::<DatabaseUrl>(), Err(DatabaseUrlError::Unescaped), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_database_elsewhere_must_prove_that_it_is_the_one() {
+        for (text, host) in [
+            ("postgres://ada@db/panel", Some("db")),
+            ("postgres://ada@db/panel?sslmode=require", Some("db")),
+            ("postgres://ada@db/panel?sslmode=verify-ca", Some("db")),
+            ("postgres://ada@db/panel?sslmode=verify-full", None),
+            ("postgres://ada@db/panel?ssl-mode=verify-full&sslrootcert=/ca.pem", None),
+            ("postgres://ada@10.0.0.7/panel", Some("10.0.0.7")),
+            ("postgres://ada@[2001:db8::1]/panel", Some("2001:db8::1")),
+            ("postgres://ada@localhost/panel", None),
+            ("postgres://ada@LOCALHOST/panel", None),
+            ("postgres://ada@localhost.example.com/panel", Some("localhost.example.com")),
+            ("postgres://ada@127.0.0.1:6432/panel", None),
+            ("postgres://ada@127.9.9.9/panel", None),
+            ("postgres://ada@[::1]/panel", None),
+            ("postgres:///panel?host=/run/postgresql", None),
+            ("postgres:///panel?host=db", Some("db")),
+            ("postgres://localhost/panel?host=db", Some("db")),
+            ("postgres://%2Frun%2Fpostgresql/panel", None),
+            ("sqlite://billing.db", None),
+        ] {
+            assert_eq!(url(text).unverified_host().as_deref(), host, "{text}");
         }
     }
 

@@ -1,16 +1,30 @@
-//! The settings of the original daemon: variables of the process, or of an `.env` file beside it.
+//! The settings of the original daemon: variables of the process, or of an `.env` file beside it. The address of the database,
+//! which has a password in it, may also come from a file of its own or from the credentials that systemd hands over.
 
 mod dotenv;
 
-use std::{ffi::OsString, fmt, fs, io::ErrorKind, path::Path, time::Duration};
+use std::{
+    ffi::OsString,
+    fmt, fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::{
     config::{Diagnostic, Place},
     database_url::DatabaseUrl,
     logging::LogFilter,
+    secret_file,
 };
 
 const DATABASE_URL: &str = "DATABASE_URL";
+/// Names a file that has nothing but the URL in it.
+const DATABASE_URL_FILE: &str = "DATABASE_URL_FILE";
+/// The folder that systemd's `LoadCredential=` fills.
+const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+/// The credential.
+const CREDENTIAL: &str = "database-url";
 const BILLING_INTERVAL_MINUTES: &str = "BILLING_INTERVAL_MINUTES";
 const LOG_LEVEL: &str = "LOG_LEVEL";
 const NAMES: [&str; 3] = [DATABASE_URL, BILLING_INTERVAL_MINUTES, LOG_LEVEL];
@@ -20,6 +34,8 @@ const NAMES: [&str; 3] = [DATABASE_URL, BILLING_INTERVAL_MINUTES, LOG_LEVEL];
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
     settings: Vec<Setting>,
+    /// Files with a secret in them, as far as any was read.
+    secret_files: Vec<PathBuf>,
 }
 
 #[derive(Clone)]
@@ -48,7 +64,8 @@ impl Environment {
     }
 
     /// The variables that `lookup` knows, and beneath them those of `env_file`, which must exist, or else of the `.env` in
-    /// `directory`, which need not. An empty variable counts as unset.
+    /// `directory`, which need not. An empty variable counts as unset. Where the process has no `DATABASE_URL`, the file that
+    /// `DATABASE_URL_FILE` names stands in for it, or else the credential `database-url` of systemd.
     ///
     /// # Errors
     /// Everything that cannot be read, line by line.
@@ -67,11 +84,24 @@ impl Environment {
                 None => {}
             }
         }
+        let mut secret_files = Vec::new();
+        match of_its_own_file(&lookup) {
+            Ok(Some((path, value))) => {
+                let place = Place::file(&path.display().to_string());
+                settings.push(Setting { name: DATABASE_URL, value, place });
+                secret_files.push(path);
+            }
+            Ok(None) => {}
+            Err(problem) => problems.push(problem),
+        }
         match read(directory, env_file) {
             Ok((file, text)) => {
                 // The first setting of a name counts, and of a name that a file gives twice the last.
                 for variable in dotenv::parse(&text, &file, &mut problems).into_iter().rev() {
                     if let Some(name) = NAMES.into_iter().find(|name| *name == variable.name) {
+                        if name == DATABASE_URL && holds_a_secret(&variable.value) {
+                            secret_files.push(PathBuf::from(&file));
+                        }
                         settings.push(Setting { name, value: variable.value, place: variable.place });
                     }
                 }
@@ -79,7 +109,13 @@ impl Environment {
             Err(problem) => problems.push(problem),
         }
         settings.retain(|setting| !setting.value.trim().is_empty());
-        if problems.is_empty() { Ok(Self { settings }) } else { Err(problems) }
+        if problems.is_empty() { Ok(Self { settings, secret_files }) } else { Err(problems) }
+    }
+
+    /// Every file with a secret in it that was read and that others may read as well, in words.
+    #[must_use]
+    pub fn exposed(&self) -> Vec<String> {
+        self.secret_files.iter().filter_map(|file| secret_file::exposed(file)).collect()
     }
 
     /// `DATABASE_URL`.
@@ -124,6 +160,31 @@ impl fmt::Debug for Setting {
     /// Without the value: it may be a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {}", self.name, self.place)
+    }
+}
+
+fn holds_a_secret(url: &str) -> bool {
+    url.trim().parse::<DatabaseUrl>().is_ok_and(|url| !url.secrets().is_empty())
+}
+
+/// The address of the database, if the process has it in a file of its own, and which file that is.
+fn of_its_own_file(
+    lookup: impl Fn(&str) -> Option<OsString>,
+) -> Result<Option<(PathBuf, String)>, Diagnostic> {
+    let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
+    if set(DATABASE_URL).is_some() {
+        return Ok(None);
+    }
+    let named = set(DATABASE_URL_FILE).map(PathBuf::from);
+    let credential = || set(CREDENTIALS_DIRECTORY).map(|folder| PathBuf::from(folder).join(CREDENTIAL));
+    let must_exist = named.is_some();
+    let Some(path) = named.or_else(credential) else { return Ok(None) };
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some((path, text.trim().to_owned()))),
+        Err(error) if error.kind() == ErrorKind::NotFound && !must_exist => Ok(None),
+        Err(error) => {
+            Err(Diagnostic::new(Place::file(&path.display().to_string()), format!("cannot be read: {error}")))
+        }
     }
 }
 
@@ -206,6 +267,33 @@ mod tests {
             assert!(environment.billing_interval().is_err(), "{interval}");
         }
         assert!(!format!("{environment:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn the_address_of_the_database_may_come_from_a_file_of_its_own() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let credentials = folder.path().display().to_string();
+        fs::write(path("file"), "sqlite://from-file.db\n").expect("a writable folder");
+        fs::write(path("database-url"), "sqlite://from-credential.db\n").expect("a writable folder");
+        let (file, missing, in_dotenv) =
+            (path("file"), path("missing"), "DATABASE_URL=sqlite://from-dotenv.db");
+        for (process, expected) in [
+            (vec![("DATABASE_URL", "sqlite://a.db"), ("DATABASE_URL_FILE", &file)], "sqlite://a.db"),
+            (vec![("DATABASE_URL", ""), ("DATABASE_URL_FILE", &file)], "sqlite://from-file.db"),
+            (
+                vec![("CREDENTIALS_DIRECTORY", &credentials), ("DATABASE_URL_FILE", &file)],
+                "sqlite://from-file.db",
+            ),
+            (vec![("CREDENTIALS_DIRECTORY", &credentials)], "sqlite://from-credential.db"),
+            (vec![("CREDENTIALS_DIRECTORY", "/nowhere")], "sqlite://from-dotenv.db"),
+            (vec![], "sqlite://from-dotenv.db"),
+        ] {
+            let read = load(&process, Some(in_dotenv)).expect("readable").database_url().expect("a URL");
+            assert_eq!(read.expect("there is one").expose(), expected, "{process:?}");
+        }
+        let problems = load(&[("DATABASE_URL_FILE", &missing)], Some(in_dotenv)).expect_err("missing");
+        assert!(problems[0].to_string().contains("missing: cannot be read: "), "{problems:?}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod logging;
 pub mod platform;
 mod ringer;
 pub mod runtime;
+pub mod secret_file;
 mod signals;
 pub mod status;
 pub mod store;

@@ -1,9 +1,10 @@
 //! What the daemon says while it runs: a line for people or an object for queries, and never a secret.
 
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     borrow::Cow,
     fmt::{self, Write as _},
-    io,
+    io, panic,
     str::FromStr,
     sync::Arc,
 };
@@ -11,7 +12,7 @@ use std::{
 use billing_scheduler::{Clock, SystemClock};
 use clap::ValueEnum;
 use tracing::{
-    Dispatch, Event, Level, Metadata, Subscriber,
+    Dispatch, Event, Level, Metadata, Subscriber, error,
     field::{Field, Visit},
 };
 use tracing_subscriber::{
@@ -118,7 +119,18 @@ pub fn init(
         LogOutput::Stderr => BoxMakeWriter::new(io::stderr),
     };
     let sinks = Sinks::new(out, BoxMakeWriter::new(io::stderr), secrets);
-    dispatch(format, filter, sinks, Arc::new(SystemClock)).try_init()
+    dispatch(format, filter, sinks, Arc::new(SystemClock)).try_init()?;
+    // What a library panics with may repeat what it was given, so panics take the way of all other lines.
+    panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::capture();
+        let backtrace = if backtrace.status() == BacktraceStatus::Captured {
+            backtrace.to_string()
+        } else {
+            String::new()
+        };
+        error!(target: "billing_daemon::panic", backtrace, "{panic}");
+    }));
+    Ok(())
 }
 
 fn dispatch(format: LogFormat, filter: &LogFilter, sinks: Sinks, clock: Arc<dyn Clock>) -> Dispatch {
@@ -254,7 +266,7 @@ mod tests {
 
     use billing_scheduler::ManualClock;
     use chrono::{TimeZone, Utc};
-    use tracing::{debug, error, info, info_span, trace, warn};
+    use tracing::{debug, info, info_span, trace, warn};
 
     use super::*;
 

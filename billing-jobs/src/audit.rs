@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::{
     BILLING_JOB,
     billing::{milliseconds, sqlite_micros},
-    db::{begin, begin_read, code, statement},
+    db::{begin, begin_read, code, query_one, statement},
 };
 
 /// What an audit found.
@@ -287,8 +287,21 @@ async fn unique_key(db: &DatabaseConnection) -> Result<Option<Violation>, DbErr>
         }
         // Unique violation, on PostgreSQL and on SQLite.
         Err(error) if matches!(code(&error).as_deref(), Some("23505" | "1555" | "2067")) => Ok(None),
+        // A login that only reads cannot try it: the catalog has to do.
+        Err(error) if code(&error).as_deref() == Some("42501") => unique_key_by_catalog(db).await,
         Err(error) => Err(error),
     }
+}
+
+async fn unique_key_by_catalog(db: &DatabaseConnection) -> Result<Option<Violation>, DbErr> {
+    let sql = "SELECT 1 AS found FROM pg_index
+                WHERE indrelid = to_regclass('billing_charges') AND indisunique AND indisvalid AND indpred IS NULL
+                  AND indkey::text = (SELECT string_agg(attnum::text, ' ' ORDER BY attname DESC) FROM pg_attribute
+                                       WHERE attrelid = indrelid AND attname IN ('period_start', 'instance_id'))";
+    let found = query_one(db, statement(db, sql, [])).await?;
+    let missing =
+        || violation("unique_key", "no unique index on the hour and the instance of a charge".to_owned());
+    Ok(found.is_none().then(missing))
 }
 
 /// What the two databases spell differently.

@@ -22,8 +22,8 @@ const POLL: Duration = Duration::from_millis(20);
 const BECOME_ADMIN: &str = "SET LOCAL app.current_user_is_admin = 'true'";
 const CREDIT: &str = "UPDATE wallets SET balance = balance + 1";
 const BOOK: &str = "INSERT INTO payment_transactions \
-     (organization_id, amount, payment_method, payment_provider, status) \
-     SELECT organization_id, 1, 'wallet_debit', 'internal', 'completed' FROM wallets";
+     (organization_id, amount, payment_method, payment_provider, status, description) \
+     SELECT organization_id, -1, 'wallet_debit', 'internal', 'completed', 'VPS Hourly Billing - a (1h)' FROM wallets";
 const REWRITE: &str = "UPDATE payment_transactions SET amount = 0";
 
 fn at(instant: &str) -> DateTime<Utc> {
@@ -97,7 +97,6 @@ async fn the_role_of_the_daemon_may_do_what_billing_needs_and_nothing_else() {
             "INSERT INTO billing_daemon_status (daemon_instance_id, status) VALUES ('one', 'running')",
             "DELETE FROM billing_daemon_status",
             "INSERT INTO billing_fences (job) VALUES ('billing')",
-            "DELETE FROM billing_fences",
         ] {
             assert_eq!(rows_changed(&transaction, allowed).await, 1, "{panel:?}: {allowed}");
         }
@@ -107,8 +106,73 @@ async fn the_role_of_the_daemon_may_do_what_billing_needs_and_nothing_else() {
             "DELETE FROM vps_instances",
             REWRITE,
             "DELETE FROM vps_billing_cycles",
+            "UPDATE wallets SET organization_id = organization_id",
+            "INSERT INTO wallets (organization_id) SELECT organization_id FROM wallets",
+            "UPDATE vps_instances SET plan_id = 'cheaper'",
+            "INSERT INTO payment_transactions (organization_id, amount, payment_method, payment_provider, status, created_at) \
+             SELECT organization_id, -1, 'wallet_debit', 'internal', 'completed', now() FROM wallets",
+            "UPDATE vps_billing_cycles SET total_amount = 0",
+            "SELECT * FROM users",
+            "UPDATE billing_charges SET amount = 0",
+            "DELETE FROM billing_charges",
+            "TRUNCATE billing_charges",
+            "UPDATE billing_batches SET amount = 0",
+            "DELETE FROM billing_holds",
+            "DELETE FROM billing_fences",
             "DELETE FROM billing_migrations",
             "CREATE TABLE not_ours (id integer)",
+            "ALTER TABLE billing_charges DISABLE TRIGGER ALL",
+            "DROP TABLE billing_charges",
+        ] {
+            let error = role.execute_unprepared(refused).await.expect_err(refused).to_string();
+            let refusal = error.contains("permission denied") || error.contains("must be owner");
+            assert!(refusal, "{panel:?}: {refused}: {error}");
+        }
+    }
+}
+
+/// The setting that opens the panel's policies is anybody's to make.
+#[tokio::test]
+async fn the_role_of_the_daemon_debits_hours_and_books_nothing_else_where_policies_are_on() {
+    let db = Db::g3_role().await;
+    Fleet::new(&db).wallet("1.00").await;
+    let role = db.connect().await;
+    let transaction = role.begin().await.expect("a transaction begins");
+    rows_changed(&transaction, BECOME_ADMIN).await;
+    assert_eq!(rows_changed(&transaction, BOOK).await, 1);
+    transaction.rollback().await.expect("it is rolled back");
+    for (change, with) in [
+        ("-1", "1"),
+        ("'wallet_debit'", "'paypal'"),
+        ("'internal'", "'paypal'"),
+        ("'completed'", "'refunded'"),
+        ("VPS Hourly Billing", "Wallet top-up"),
+    ] {
+        let transaction = role.begin().await.expect("a transaction begins");
+        rows_changed(&transaction, BECOME_ADMIN).await;
+        let book = BOOK.replacen(change, with, 1);
+        assert_ne!(book, BOOK);
+        let error = transaction.execute_unprepared(&book).await.expect_err(&book).to_string();
+        assert!(error.contains("billing_run_debits"), "{book}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn the_role_that_reads_sees_everything_of_ours_and_writes_nothing() {
+    for panel in [Panel::Empty, Panel::G1, Panel::G2, Panel::G3] {
+        let db = Db::with_panel(panel, Login::Reading).await;
+        Fleet::new(&db).wallet("1.00").await;
+        let role = db.connect().await;
+        assert_eq!(ask(&role, "SELECT count(*) FROM wallets").await, "1", "{panel:?}");
+        assert_eq!(ask(&role, "SELECT count(*) FROM billing_charges").await, "0", "{panel:?}");
+        for refused in [
+            CREDIT,
+            BOOK,
+            "SELECT FROM wallets FOR UPDATE",
+            "INSERT INTO billing_fences (job) VALUES ('billing')",
+            "INSERT INTO billing_daemon_status (daemon_instance_id, status) VALUES ('one', 'running')",
+            "DELETE FROM billing_job_runs",
+            "SELECT * FROM users",
         ] {
             let error = role.execute_unprepared(refused).await.expect_err(refused).to_string();
             assert!(error.contains("permission denied"), "{panel:?}: {refused}: {error}");

@@ -38,7 +38,7 @@ pub mod sqlite;
 
 pub use db::{Db, connect, migrate};
 pub use pooler::Pooler;
-pub use postgres::{BILLING_ROLE, Database, Login, OWNER_ROLE, Panel, Postgres};
+pub use postgres::{BILLING_ROLE, Database, Login, OWNER_ROLE, Panel, Postgres, READING_ROLE, operations};
 pub use process::{Ended, Program, Running, eventually};
 pub use seed::{Amount, ChargeRow, CycleRow, Fleet, HoldRow, Instance, LedgerRow, Plan};
 pub use sqlite::Sqlite;

@@ -8,7 +8,7 @@ use std::{
     io::{self, BufRead, BufReader, Lines, Write},
     net::{Ipv4Addr, TcpListener},
     os::unix::{
-        fs::{MetadataExt, chown},
+        fs::{MetadataExt, PermissionsExt, chown},
         process::CommandExt,
     },
     path::{Path, PathBuf},
@@ -32,6 +32,12 @@ pub const OWNER_ROLE: &str = "panel_owner";
 
 /// The role of a daemon that may do what billing needs and nothing else.
 pub const BILLING_ROLE: &str = "billing_run";
+
+/// The role that may look.
+pub const READING_ROLE: &str = "billing_read";
+
+/// Where the roles, and what is granted to them, are written down.
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
 
 /// A free port may be taken by another process before the server has it.
 const PORTS_TRIED: usize = 5;
@@ -74,6 +80,8 @@ pub enum Login {
     Owner,
     /// [`BILLING_ROLE`].
     Billing,
+    /// [`READING_ROLE`].
+    Reading,
 }
 
 impl Login {
@@ -82,6 +90,7 @@ impl Login {
             Self::Admin => "postgres",
             Self::Owner => OWNER_ROLE,
             Self::Billing => BILLING_ROLE,
+            Self::Reading => READING_ROLE,
         }
     }
 }
@@ -199,6 +208,24 @@ impl Postgres {
         }
     }
 
+    /// Lets clients speak TLS to the server under this certificate, as PEM.
+    ///
+    /// # Errors
+    /// If the files cannot be written.
+    pub async fn serve_tls(&self, certificate: &str, key: &str) -> io::Result<()> {
+        let data = self.folder.join("data");
+        let owner = fs::metadata(&data)?;
+        for (name, pem) in [("server.crt", certificate), ("server.key", key)] {
+            let file = data.join(name);
+            fs::write(&file, pem)?;
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+            chown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        self.run(Login::Admin, "postgres", "ALTER SYSTEM SET ssl = on").await;
+        self.run(Login::Admin, "postgres", "SELECT pg_reload_conf()").await;
+        Ok(())
+    }
+
     /// A database with the panel's schema as the panel leaves it.
     pub async fn database(panel: Panel) -> Database {
         let server = Self::server();
@@ -264,7 +291,6 @@ impl Postgres {
         let make = || async {
             let name = self.copy("template0").await;
             self.run(Login::Owner, &name, panel.schema()).await;
-            self.grant(&name).await;
             name
         };
         self.templates[panel as usize][0].get_or_init(make).await
@@ -295,12 +321,14 @@ impl Postgres {
     }
 
     async fn make_roles(&self) {
-        let roles = format!("CREATE ROLE {OWNER_ROLE} LOGIN; CREATE ROLE {BILLING_ROLE} LOGIN");
-        self.run(Login::Admin, "postgres", &roles).await;
+        self.run(Login::Admin, "postgres", &format!("CREATE ROLE {OWNER_ROLE} LOGIN")).await;
+        self.run(Login::Admin, "postgres", &operations("create")).await;
     }
 
     async fn grant(&self, database: &str) {
-        self.run(Login::Owner, database, include_str!("grants.sql")).await;
+        for section in ["panel", "billing", "policies"] {
+            self.run(Login::Owner, database, &operations(section)).await;
+        }
     }
 
     async fn run(&self, login: Login, database: &str, sql: &str) {
@@ -314,6 +342,17 @@ impl Postgres {
     fn url(&self, login: Login, database: &str) -> String {
         format!("postgres://{}@127.0.0.1:{}/{database}", login.role(), self.port)
     }
+}
+
+/// The statements that the operator's manual marks with this name.
+///
+/// # Panics
+/// If it marks none.
+#[must_use]
+pub fn operations(name: &str) -> String {
+    let marked = OPERATIONS.split_once(&format!("<!-- sql: {name} -->\n```sql\n"));
+    let sql = marked.and_then(|(_, rest)| rest.split_once("\n```")).map(|(sql, _)| sql.to_owned());
+    sql.unwrap_or_else(|| panic!("docs/operations.md marks no statements as `{name}`"))
 }
 
 /// A database of one test. Dropped some time after the test has dropped this.

@@ -23,7 +23,7 @@ const PRINTED: usize = 5;
 pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Adopt) -> Result<(), Failure> {
     let environment = environment(common)?;
     let settings = match config_file(common) {
-        Some(path) => bill::settings(&config_from(&path, plugins, &environment)?.jobs)?,
+        Some(path) => bill::settings(&config_from(common, &path, plugins, &environment)?.jobs)?,
         None => billing_jobs::billing::Settings::default(),
     };
     let database = database(common, plugins, &environment)?;

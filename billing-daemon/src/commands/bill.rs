@@ -43,7 +43,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
     let environment = environment(common)?;
     let (settings, daemon) = match config_file(common) {
         Some(path) => {
-            let config = config_from(&path, plugins, &environment)?;
+            let config = config_from(common, &path, plugins, &environment)?;
             (settings(&config.jobs)?, config.daemon)
         }
         None => (Settings::default(), DaemonSettings::default()),

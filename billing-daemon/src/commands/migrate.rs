@@ -4,7 +4,7 @@ use super::{database, environment, log, quiet_filter, say};
 use crate::{
     Plugins,
     cli::{Common, Migrate},
-    database::{Database, Pool},
+    database::Pool,
     exit::{Exit, Failure},
     logging::LogOutput,
 };
@@ -14,7 +14,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Migrate)
     let mut database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
     if action == Migrate::Up {
-        database = Database::new(database.url().creating());
+        database = database.creating();
     }
     if action == (Migrate::Down { yes: false }) {
         let message = "this deletes the record of every charge, meter and hold (the panel's own tables stay): \

@@ -32,6 +32,7 @@ use crate::{
     environment::Environment,
     exit::{Exit, Failure},
     logging::{self, LogFilter, LogOutput},
+    secret_file,
 };
 
 /// Where the configuration of an installed daemon is.
@@ -68,7 +69,37 @@ pub(crate) fn complain(line: &str) {
 }
 
 fn environment(common: &Common) -> Result<Environment, Failure> {
-    Environment::of_process(common.env_file.as_deref()).map_err(|problems| refused(&problems))
+    let environment =
+        Environment::of_process(common.env_file.as_deref()).map_err(|problems| refused(&problems))?;
+    refuse_exposed(common, environment.exposed())?;
+    Ok(environment)
+}
+
+/// Refuses secrets that others may read, unless the person at the command line says otherwise.
+fn refuse_exposed(common: &Common, exposed: Vec<String>) -> Result<(), Failure> {
+    match exposed.into_iter().next() {
+        Some(exposed) if !common.allow_readable_secrets => Err(Failure::new(Exit::Configuration, exposed)),
+        _ => Ok(()),
+    }
+}
+
+/// The database at `url`, if there is a way to it that nobody else can listen to or stand in for.
+fn reach(common: &Common, url: DatabaseUrl, daemon: &DaemonSettings) -> Result<Database, Failure> {
+    refuse_exposed(
+        common,
+        url.key_file().and_then(|file| secret_file::exposed(&file)).into_iter().collect(),
+    )?;
+    match url.unverified_host() {
+        Some(host) if !daemon.allow_unverified_database => {
+            let message = format!(
+                "the database is on {host}, and nothing proves that whoever answers there is it: add \
+                 `?sslmode=verify-full&sslrootcert=/path/of/ca.pem` to its URL, or say `allow-unverified-database = true` in \
+                 the [daemon] section of jobs.toml if the network between is yours alone"
+            );
+            Err(Failure::new(Exit::Configuration, message))
+        }
+        _ => Ok(Database::new(url)),
+    }
 }
 
 /// Prints every problem on a line of its own.
@@ -92,10 +123,15 @@ fn config(common: &Common, plugins: &Plugins, environment: &Environment) -> Resu
         let message = format!("no {LOCAL_CONFIG} here and no {INSTALLED_CONFIG}: name one with --config");
         Failure::new(Exit::Configuration, message)
     })?;
-    config_from(&path, plugins, environment)
+    config_from(common, &path, plugins, environment)
 }
 
-fn config_from(path: &Path, plugins: &Plugins, environment: &Environment) -> Result<Config, Failure> {
+fn config_from(
+    common: &Common,
+    path: &Path,
+    plugins: &Plugins,
+    environment: &Environment,
+) -> Result<Config, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         let exit = match error.kind() {
             io::ErrorKind::PermissionDenied => Exit::Permission,
@@ -108,6 +144,14 @@ fn config_from(path: &Path, plugins: &Plugins, environment: &Environment) -> Res
     plugins.register(&mut registry);
     let config = Config::load(&text, &path.display().to_string(), environment, &registry, SystemClock.now())
         .map_err(|problems| refused(&problems))?;
+    if config
+        .daemon
+        .database_url
+        .as_ref()
+        .is_some_and(|url| url.secrets().iter().any(|secret| text.contains(secret)))
+    {
+        refuse_exposed(common, secret_file::exposed(path).into_iter().collect())?;
+    }
     for warning in &config.warnings {
         complain(&format!("warning: {warning}"));
     }
@@ -121,7 +165,7 @@ fn daemon_settings(
     environment: &Environment,
 ) -> Result<DaemonSettings, Failure> {
     match config_file(common) {
-        Some(path) => Ok(config_from(&path, plugins, environment)?.daemon),
+        Some(path) => Ok(config_from(common, &path, plugins, environment)?.daemon),
         None => Ok(DaemonSettings::default()),
     }
 }
@@ -129,12 +173,13 @@ fn daemon_settings(
 /// The database for commands that need no jobs: from the environment, or else from the configuration.
 fn database(common: &Common, plugins: &Plugins, environment: &Environment) -> Result<Database, Failure> {
     let url = environment.database_url().map_err(|problem| refused(&[problem]))?;
-    let url = match (url, config_file(common)) {
-        (Some(url), _) => Some(url),
-        (None, Some(path)) => config_from(&path, plugins, environment)?.daemon.database_url,
-        (None, None) => None,
+    // A URL of the environment's that is safe needs no configuration, which may be broken.
+    let daemon = match (&url, config_file(common)) {
+        (Some(url), _) if url.unverified_host().is_none() => DaemonSettings::default(),
+        (_, Some(path)) => config_from(common, &path, plugins, environment)?.daemon,
+        (_, None) => DaemonSettings::default(),
     };
-    Ok(Database::new(required(url)?))
+    reach(common, required(url.or_else(|| daemon.database_url.clone()))?, &daemon)
 }
 
 fn required(url: Option<DatabaseUrl>) -> Result<DatabaseUrl, Failure> {

@@ -13,7 +13,7 @@ use crate::{
 pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> Result<(), Failure> {
     let environment = environment(common)?;
     let expected = if let Some(path) = config_file(common) {
-        Expected::from(&config_from(&path, plugins, &environment)?)
+        Expected::from(&config_from(common, &path, plugins, &environment)?)
     } else {
         complain("without a jobs.toml, nobody can tell which jobs are late: name one with --config");
         Expected::default()

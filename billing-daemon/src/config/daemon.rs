@@ -22,6 +22,8 @@ pub struct DaemonSettings {
     pub state_dir: Option<PathBuf>,
     /// What is known of the panel's own billing.
     pub panel_billing: PanelBilling,
+    /// Whether a database elsewhere may do without proving that it is the one.
+    pub allow_unverified_database: bool,
 }
 
 /// Whether a panel beside this daemon bills by itself.
@@ -37,8 +39,15 @@ pub enum PanelBilling {
 /// A shorter lease runs out between two renewals that a busy database delays.
 const SHORTEST_LEASE: Duration = Duration::from_secs(3);
 
-pub(super) const KEYS: [&str; 6] =
-    ["database-url", "log-level", "drain-timeout", "lease-ttl", "state-dir", "panel-billing"];
+pub(super) const KEYS: [&str; 7] = [
+    "database-url",
+    "log-level",
+    "drain-timeout",
+    "lease-ttl",
+    "state-dir",
+    "panel-billing",
+    "allow-unverified-database",
+];
 
 impl Default for DaemonSettings {
     fn default() -> Self {
@@ -49,6 +58,7 @@ impl Default for DaemonSettings {
             lease_ttl: Duration::from_secs(10),
             state_dir: None,
             panel_billing: PanelBilling::default(),
+            allow_unverified_database: false,
         }
     }
 }
@@ -72,6 +82,8 @@ impl DaemonSettings {
             if let Some(billing) = section.choice("panel-billing", &words) {
                 settings.panel_billing = billing.into_inner();
             }
+            settings.allow_unverified_database =
+                section.boolean("allow-unverified-database").unwrap_or_default();
             if let Some(ttl) = section.duration("lease-ttl") {
                 if *ttl.get_ref() < SHORTEST_LEASE {
                     let message = "`lease-ttl` must be at least 3s, or a lease ends before it can be renewed";

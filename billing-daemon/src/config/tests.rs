@@ -227,7 +227,7 @@ fn unknown_keys_and_wrong_types() {
         &[
             "jobs.toml:1:1: unknown key `jobs`, did you mean `job`?",
             "jobs.toml:3:1: unknown key `lease_ttl`, did you mean `lease-ttl`?",
-            "jobs.toml:4:1: unknown key `banana`, known: `database-url`, `log-level`, `drain-timeout`, `lease-ttl`, `state-dir`, `panel-billing`",
+            "jobs.toml:4:1: unknown key `banana`, known: `database-url`, `log-level`, `drain-timeout`, `lease-ttl`, `state-dir`, `panel-billing`, `allow-unverified-database`",
             "jobs.toml:5:1: missing key `kind`",
             "jobs.toml:5:1: missing key `name`",
             "jobs.toml:5:1: missing key `schedule`",

@@ -6,6 +6,7 @@ mod output;
 mod refusals;
 mod secrets;
 mod status;
+mod tls;
 
 use e2e::Ended;
 use serde_json::Value;

@@ -46,10 +46,13 @@ async fn a_check_tells_everything_that_is_wrong_and_where() {
 
 #[tokio::test]
 async fn a_check_of_what_is_right_says_so_and_touches_nothing() {
-    let program = program().env("DATABASE_URL", "postgres://me:secret@nowhere/panel");
+    let program = program().env("DATABASE_URL", "postgres://me:secret@nowhere/panel?sslmode=verify-full");
     let program = program.file("jobs.toml", &[BILLING, HEARTBEAT].concat());
     let ended = program.run("check").await.expect_code(0);
-    assert_eq!(ended.out, ["ok: 2 jobs (billing, heartbeat) on postgres://me:***@nowhere/panel"]);
+    assert_eq!(
+        ended.out,
+        ["ok: 2 jobs (billing, heartbeat) on postgres://me:***@nowhere/panel?sslmode=verify-full"]
+    );
     assert!(ended.err.is_empty(), "{}", ended.text());
 
     let program = program.file("other.toml", BILLING).env("BILLING_INTERVAL_MINUTES", "0");

@@ -1,6 +1,6 @@
 //! The password of the database is in no output of any command, whatever happens.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use e2e::{Db, Login, Postgres, eventually, process::Signal};
 use sea_orm::ConnectOptions;
@@ -84,6 +84,70 @@ async fn a_password_is_said_by_no_command() {
         }
         let ended = program.run("check").await.expect_code(0);
         check_silent(what, &ended.text());
+    }
+}
+
+#[tokio::test]
+async fn a_password_is_said_by_no_panic_and_by_no_list_of_processes() {
+    let db = Db::g1_role().await;
+    let url = db.url_for(Login::Billing).replace("billing_run@", &format!("billing_run:{WRITTEN}@"));
+    let blurt =
+        "[[job]]\nname = 'blurt'\nkind = 'test.blurt'\nschedule = { every = '1s' }\nrun-at-start = true\n";
+    let jobs = [blurt, HEARTBEAT].concat();
+    for backtrace in ["0", "1"] {
+        let program =
+            program().env("DATABASE_URL", &url).env("RUST_BACKTRACE", backtrace).file("jobs.toml", &jobs);
+        let running = program.start("run");
+        running.says("panicked at").await;
+        running.says("the job panicked: cannot go on with postgres://billing_run:***@").await;
+        check_silent("a panic", &running.terminated().await.expect_code(0).text());
+    }
+    let program = program().file("url", &url).file("jobs.toml", &[HEARTBEAT, TICK].concat());
+    let file = program.folder().join("url");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("our own file");
+    let running = program.env("DATABASE_URL_FILE", &file.display().to_string()).start("run");
+    running.says("job `tick` done").await;
+    for list in ["cmdline", "environ", "comm"] {
+        let shown = fs::read(format!("/proc/{}/{list}", running.pid())).expect("a process of ours");
+        check_silent(list, &String::from_utf8_lossy(&shown));
+    }
+    check_silent("run", &running.terminated().await.expect_code(0).text());
+}
+
+#[tokio::test]
+async fn a_file_with_a_password_that_others_may_read_is_refused() {
+    let db = Db::g1_role().await;
+    let url = db.url_for(Login::Billing).replace("billing_run@", &format!("billing_run:{WRITTEN}@"));
+    let in_config = format!("[daemon]\ndatabase-url = \"{url}\"\n{BILLING}{HEARTBEAT}");
+    let jobs = [BILLING, HEARTBEAT].concat();
+    let cases = [
+        ("url", program().file("url", &url).file("jobs.toml", &jobs)),
+        ("database-url", program().file("database-url", &url).file("jobs.toml", &jobs)),
+        (".env", program().file(".env", &format!("DATABASE_URL={url}\n")).file("jobs.toml", &jobs)),
+        ("jobs.toml", program().file("jobs.toml", &in_config)),
+    ];
+    for (name, program) in cases {
+        let file = program.folder().join(name);
+        let folder = program.folder().display().to_string();
+        let program = match name {
+            "url" => program.env("DATABASE_URL_FILE", &file.display().to_string()),
+            "database-url" => program.env("CREDENTIALS_DIRECTORY", &folder),
+            _ => program,
+        };
+        let mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("our own file");
+        for command in ["check", "status", "audit"] {
+            mode(0o644);
+            let ended = program.run(command).await.expect_code(78);
+            let message = format!("{name} holds a secret and has mode 0644");
+            assert!(ended.text().contains(&message), "{command}: {}", ended.text());
+            check_silent(name, &ended.text());
+            let ended = program.run(&format!("{command} --allow-readable-secrets")).await;
+            assert_ne!(ended.code, Some(78), "{command}: {}", ended.text());
+            mode(0o640);
+            let ended = program.run(command).await;
+            assert_ne!(ended.code, Some(78), "{command}: {}", ended.text());
+            check_silent(name, &ended.text());
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `status`: what it shows of a fleet that is well, and of one that is not.
 
 use chrono::TimeDelta;
-use e2e::{Db, Ended, Fleet, Instance, Plan, Program, eventually, on_every_engine, on_variants};
+use e2e::{Db, Ended, Fleet, Instance, Login, Plan, Program, eventually, on_every_engine, on_variants};
 use sea_orm::DbBackend;
 use serde_json::{Value, json};
 
@@ -151,15 +151,20 @@ async fn looking_changes_nothing_and_needs_no_more_than_reading(db: &Db) {
     seed(db, 1).await;
     let fences = "SELECT count(*) FROM billing_fences";
     let before = ask(db, fences).await;
-    let jobs = program().env("DATABASE_URL", &db.url).file("jobs.toml", BILLING);
+    let reader = db.url_for(Login::Reading);
+    let jobs = program().env("DATABASE_URL", &reader).file("jobs.toml", BILLING);
     let shown = status(&jobs, 1).await;
     assert_eq!(shown["panel"]["generation"], format!("{:?}", db.panel), "{shown}");
     assert_eq!(shown["panel"]["inhabited"], true);
     let unfenced = problems(&shown).contains(&"fence");
     assert_eq!(unfenced, db.panel != e2e::Panel::G1, "{shown}");
-    let off = jobs.file("jobs.toml", &format!("[daemon]\npanel-billing = 'off'\n{BILLING}"));
+    let off = jobs.clone().file("jobs.toml", &format!("[daemon]\npanel-billing = 'off'\n{BILLING}"));
     assert!(!problems(&status(&off, 1).await).contains(&"fence"));
+    jobs.run("audit").await.expect_code(0);
     assert_eq!(ask(db, fences).await, before);
+    db.execute("ALTER TABLE billing_charges DROP CONSTRAINT billing_charges_pkey").await;
+    let ended = jobs.run("audit").await.expect_code(1);
+    assert!(ended.out[0].starts_with("unique_key: "), "{}", ended.text());
 }
 
 on_every_engine!(

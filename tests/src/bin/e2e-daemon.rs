@@ -1,4 +1,4 @@
-//! The daemon under test: the one that ships, with two kinds of jobs more that no customer needs.
+//! The daemon under test: the one that ships, with a few kinds of jobs more that no customer needs.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -54,10 +54,21 @@ impl Job for Block {
     }
 }
 
+/// Panics with what it should never say.
+struct Blurt;
+
+#[async_trait]
+impl Job for Blurt {
+    async fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
+        panic!("cannot go on with {}", std::env::var("DATABASE_URL").unwrap_or_default())
+    }
+}
+
 fn kinds(registry: &mut Registry) {
     registry.register("test.tick", |_: Nothing| Tick);
     registry.register("test.block", |_: Nothing| Block);
     registry.register("test.stubborn", |_: Nothing| Stubborn);
+    registry.register("test.blurt", |_: Nothing| Blurt);
 }
 
 fn main() -> ExitCode {

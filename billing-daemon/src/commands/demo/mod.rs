@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     cli::{self, Common},
+    config::DaemonSettings,
     database::{Database, Pool},
     database_url::DatabaseUrl,
     exit::{Exit, Failure},
@@ -39,7 +40,7 @@ struct Shown {
 pub(super) async fn execute(common: &Common, options: &cli::Demo) -> Result<(), Failure> {
     let environment = environment(common)?;
     let place = Place::of(options)?;
-    let database = Database::new(place.url.clone());
+    let database = super::reach(common, place.url.clone(), &DaemonSettings::default())?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
     let db = database.connect(Pool::Single).await?;
     migration::up(&db, None).await?;
