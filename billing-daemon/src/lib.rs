@@ -19,7 +19,7 @@ mod signals;
 pub mod status;
 pub mod store;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use billing_scheduler::Registry;
 use clap::Parser;
@@ -53,6 +53,9 @@ impl Plugins {
     }
 }
 
+/// How long what is left of abandoned jobs may take to be dropped.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// The whole program: reads the command line and does what it says.
 #[must_use]
 pub fn main(plugins: &Plugins) -> ExitCode {
@@ -69,7 +72,10 @@ pub fn main(plugins: &Plugins) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&exit::Failure::new(exit::Exit::Internal, format!("no runtime: {error}"))),
     };
-    match runtime.block_on(commands::execute(cli, plugins)) {
+    let result = runtime.block_on(commands::execute(cli, plugins));
+    // A job that blocks its thread and does not stop was given its time; without this the process would wait for it.
+    runtime.shutdown_timeout(LAST_WORDS);
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),
     }

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 use crate::{Clock, ManualClock};
@@ -176,6 +176,9 @@ pub struct JobContext {
     pub fence: FencingToken,
     clock: Arc<dyn Clock>,
     stop: StopHandle,
+    reported: Arc<Mutex<serde_json::Value>>,
+    #[expect(dead_code, reason = "held for its drop")]
+    held: Option<Arc<oneshot::Sender<()>>>,
 }
 
 impl JobContext {
@@ -188,7 +191,8 @@ impl JobContext {
         clock: Arc<dyn Clock>,
         stop: StopHandle,
     ) -> Self {
-        Self { occurrence, run_id: Uuid::now_v7(), attempt, fence, clock, stop }
+        let run_id = Uuid::now_v7();
+        Self { occurrence, run_id, attempt, fence, clock, stop, reported: Arc::default(), held: None }
     }
 
     /// A first attempt at `scheduled_at`, on a clock that shows the same and under the fence 1: for tests of a job.
@@ -213,6 +217,24 @@ impl JobContext {
     #[must_use]
     pub fn stop_handle(&self) -> &StopHandle {
         &self.stop
+    }
+
+    /// The job's own figures so far, for the run's row. They are kept however the run ends, so that a run that fails, or is
+    /// given up, still tells how far it came; each report replaces the one before, and the details of [`Outcome::Done`] all.
+    pub fn report(&self, details: serde_json::Value) {
+        *self.reported.lock().unwrap_or_else(PoisonError::into_inner) = details;
+    }
+
+    /// What was reported last.
+    #[must_use]
+    pub fn reported(&self) -> serde_json::Value {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same run; `held` is dropped with the last copy of this context.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn holding(&self, held: oneshot::Sender<()>) -> Self {
+        Self { held: Some(Arc::new(held)), ..self.clone() }
     }
 
     /// Whether to start nothing more, and why.

@@ -1,13 +1,22 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(
+    not(feature = "runtime"),
+    allow(rustdoc::broken_intra_doc_links, reason = "the front page shows the runtime, too")
+)]
 
+mod blocking;
 mod clock;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 #[cfg(feature = "runtime")]
 mod due;
+#[cfg(feature = "runtime")]
+mod guard;
 mod job;
 #[cfg(feature = "runtime")]
 mod memory;
+#[cfg(feature = "runtime")]
+mod middleware;
 mod registry;
 #[cfg(feature = "runtime")]
 mod schedule;
@@ -19,10 +28,13 @@ mod settle;
 mod spec;
 #[cfg(feature = "runtime")]
 mod store;
+#[cfg(feature = "runtime")]
+mod trace;
 
 pub use chrono;
 pub use serde_json;
 
+pub use blocking::BlockingJob;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use job::{
     BoxError, FencingToken, Job, JobContext, JobError, Occurrence, Outcome, StopHandle, StopReason,
@@ -34,6 +46,8 @@ pub use due::{Due, due};
 #[cfg(feature = "runtime")]
 pub use memory::MemoryStore;
 #[cfg(feature = "runtime")]
+pub use middleware::{Middleware, Next};
+#[cfg(feature = "runtime")]
 pub use schedule::{Gap, Schedule, ScheduleError};
 #[cfg(feature = "runtime")]
 pub use scheduler::{DrainReport, Scheduler};
@@ -43,3 +57,5 @@ pub use settle::{Settled, settle};
 pub use spec::{JobSpec, Misfire, Retry, Scope};
 #[cfg(feature = "runtime")]
 pub use store::{Claim, JobState, Lease, Retrying, RunRecord, RunStatus, Store, StoreError, Trigger};
+#[cfg(feature = "runtime")]
+pub use trace::Tracing;

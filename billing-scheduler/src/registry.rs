@@ -5,12 +5,16 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 
-use crate::Job;
+#[cfg(feature = "runtime")]
+use crate::Middleware;
+use crate::{BlockingJob, Job, blocking::Blocking};
 
 /// The kinds of jobs that a configuration may name. A plugin is a function that fills one.
 #[derive(Default)]
 pub struct Registry {
     kinds: BTreeMap<String, Kind>,
+    #[cfg(feature = "runtime")]
+    middleware: Vec<Arc<dyn Middleware>>,
 }
 
 struct Kind {
@@ -81,6 +85,32 @@ impl Registry {
         };
         let clash = self.kinds.insert(kind.to_owned(), kind_of_job).is_some();
         assert!(!clash, "job kind `{kind}` is registered twice: give one of the plugins' kinds another name");
+    }
+
+    /// Makes `kind` known as [`Registry::register`] does, for a job that blocks: each run has a thread of its own.
+    ///
+    /// # Panics
+    /// If the kind is registered already.
+    pub fn register_blocking<P, J>(&mut self, kind: &str, make: impl Fn(P) -> J + Send + Sync + 'static)
+    where
+        P: DeserializeOwned,
+        J: BlockingJob,
+    {
+        self.register(kind, move |params| Blocking::new(make(params)));
+    }
+
+    /// Puts `middleware` around each run of each job. The first one is the outermost.
+    #[cfg(feature = "runtime")]
+    pub fn layer(&mut self, middleware: impl Middleware) {
+        self.middleware.push(Arc::new(middleware));
+    }
+
+    /// Everything that surrounds a run, the outermost first.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn middleware(&self) -> Vec<Arc<dyn Middleware>> {
+        std::iter::once(Arc::new(crate::Tracing) as Arc<dyn Middleware>)
+            .chain(self.middleware.iter().cloned())
+            .collect()
     }
 
     /// Makes a job of `kind` from its parameters. No parameters are an empty object.

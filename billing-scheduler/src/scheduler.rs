@@ -1,8 +1,8 @@
 //! Turns of jobs: acquire, due, run, record, ask again, release. Catch-up, restart and take-over are this one path.
 
 use std::{
-    any::Any,
     collections::BTreeMap,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,19 +11,19 @@ use std::{
 };
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use tokio::task::{JoinError, JoinSet};
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tokio::task::JoinSet;
+use tracing::{debug, error, warn};
 
 use crate::{
     BuildError, Claim, Clock, Due, FencingToken, Job, JobContext, JobError, JobSpec, JobState, Lease,
-    Occurrence, Outcome, Registry, RunRecord, RunStatus, Scope, StopHandle, StopReason, Store, StoreError,
-    Trigger, due, settle,
+    Middleware, Next, Occurrence, Outcome, Registry, RunRecord, RunStatus, Scope, StopHandle, StopReason,
+    Store, StoreError, Trigger, due,
+    guard::{Guarded, Leftover, catch, contained},
+    settle,
 };
 
 /// A tick arms everything that is due before the next one.
 const RING: TimeDelta = TimeDelta::seconds(1);
-/// How long a run that exceeded its timeout may take to stop by itself.
-const TIMEOUT_GRACE: Duration = Duration::from_secs(30);
 /// The longest wait before the store is asked again after it failed.
 const MAX_STORE_BACKOFF: TimeDelta = TimeDelta::seconds(30);
 
@@ -44,6 +44,7 @@ pub struct DrainReport {
 struct Inner {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
+    middleware: Vec<Arc<dyn Middleware>>,
     entries: Vec<Entry>,
     closed: AtomicBool,
     turns: Mutex<JoinSet<()>>,
@@ -70,6 +71,8 @@ struct Look {
     store_failures: u32,
     /// Where the schedule stands, for a job that each node runs by itself.
     local: Option<JobState>,
+    /// A run that was given up and may still be there.
+    leftover: Option<Leftover>,
 }
 
 struct Running {
@@ -97,6 +100,7 @@ impl Scheduler {
         let inner = Inner {
             store,
             clock,
+            middleware: registry.middleware(),
             entries,
             closed: AtomicBool::new(false),
             turns: Mutex::default(),
@@ -202,6 +206,25 @@ impl Inner {
         }
         if !self.closed.load(Ordering::SeqCst) {
             look_again.at = self.turn(index).await;
+            self.wait_for_leftover(index).await;
+        }
+    }
+
+    /// Waits for the end of a run that was given up. Its lease is free for other processes meanwhile, but in this one the job
+    /// stays as it is: one that never gives its threads back would take them all, one run after the other.
+    async fn wait_for_leftover(&self, index: usize) {
+        let entry = &self.entries[index];
+        let Some(leftover) = lock(&entry.look).leftover.take() else { return };
+        let name = &entry.spec.name;
+        let mut ended = pin!(leftover.ended());
+        tokio::select! {
+            biased;
+            () = &mut ended => {}
+            () = self.clock.sleep(Duration::from_secs(1)) => {
+                error!(job.name = %name, "job `{name}` exceeded its timeout and does not stop: it will not run here until it does");
+                ended.await;
+                warn!(job.name = %name, "job `{name}` has stopped at last, and runs again");
+            }
         }
     }
 
@@ -277,10 +300,7 @@ impl Inner {
             let (record, next) = match decision {
                 Due::Later(at) => return Ok(at),
                 Due::Never => return Ok(now + TimeDelta::days(1)),
-                Due::Skip { from, until } => {
-                    info!(job.name = %spec.name, %from, %until, "job `{}` skips what it missed until {until}", spec.name);
-                    (skipped(spec, fence, from, until, now), JobState::at(until))
-                }
+                Due::Skip { from, until } => (skipped(spec, fence, from, until, now), JobState::at(until)),
                 Due::Now { scheduled_at, attempt, coalesced_from } => {
                     let occurrence = Occurrence { job: spec.name.clone(), scheduled_at };
                     let ctx =
@@ -290,7 +310,7 @@ impl Inner {
                         return Ok(now + RING);
                     }
                     let (id, started_at) = (ctx.run_id, now);
-                    let result = self.execute(entry, ctx).await;
+                    let result = self.execute(entry, &ctx).await;
                     let finished_at = self.clock.now();
                     let settled = settle(spec, state, scheduled_at, attempt, result, finished_at);
                     let record = RunRecord {
@@ -308,12 +328,12 @@ impl Inner {
                         reason: coalesced_from
                             .map(|from| format!("stands for every scheduled time since {from}")),
                         error: settled.error,
-                        details: settled.details,
+                        details: if settled.details.is_null() { ctx.reported() } else { settled.details },
                     };
-                    tell(spec, &record);
                     (record, settled.state)
                 }
             };
+            self.settled(spec, &record);
             match self.store.record(lease, &record, &next).await {
                 // Only this node runs it: an answer was lost, and what it recorded then was this very occurrence.
                 Err(StoreError::AlreadyFinished { .. }) if lease.is_none() => {}
@@ -326,22 +346,19 @@ impl Inner {
         }
     }
 
-    async fn execute(&self, entry: &Entry, ctx: JobContext) -> Result<Outcome, JobError> {
-        let spec = &entry.spec;
-        let job = Arc::clone(&entry.job);
-        let stop = ctx.stop_handle().clone();
-        let span = info_span!("run", job.name = %spec.name, scheduled_at = %ctx.occurrence.scheduled_at, run.id = %ctx.run_id);
-        let mut task = tokio::spawn(async move { job.run(&ctx).await }.instrument(span));
-        tokio::select! {
-            result = &mut task => return result.unwrap_or_else(|error| Err(panicked(error))),
-            () = self.clock.sleep(spec.timeout) => stop.stop(StopReason::Timeout),
+    async fn execute(&self, entry: &Entry, ctx: &JobContext) -> Result<Outcome, JobError> {
+        let guarded = Guarded::new(Arc::clone(&entry.job), entry.spec.timeout);
+        let result = contained(Next::through(&self.middleware, &guarded).run(ctx)).await;
+        lock(&entry.look).leftover = guarded.into_leftover();
+        result
+    }
+
+    fn settled(&self, spec: &JobSpec, run: &RunRecord) {
+        for middleware in &self.middleware {
+            if let Err(panic) = catch(|| middleware.settled(spec, run)) {
+                error!(job.name = %spec.name, "a middleware panicked when job `{}` was settled: {panic}", spec.name);
+            }
         }
-        // A timeout counts as a failure even if the job stops politely, or it could go on for ever.
-        tokio::select! {
-            _ = &mut task => {}
-            () = self.clock.sleep(TIMEOUT_GRACE) => task.abort(),
-        }
-        Err(JobError::retry(format!("the run exceeded its timeout of {} s", spec.timeout.as_secs())))
     }
 
     fn store_failed(&self, entry: &Entry, error: &StoreError) -> DateTime<Utc> {
@@ -411,38 +428,6 @@ fn skipped(
         error: None,
         details: serde_json::Value::Null,
     }
-}
-
-fn tell(spec: &JobSpec, run: &RunRecord) {
-    let name = &spec.name;
-    let ms = (run.finished_at - run.started_at).num_milliseconds();
-    let error = run.error.as_deref().unwrap_or_default();
-    match run.status {
-        RunStatus::Done if run.per_node => debug!(job.name = %name, ms, "job `{name}` done"),
-        RunStatus::Done => info!(job.name = %name, items = run.items, ms, "job `{name}` done in {ms} ms"),
-        RunStatus::Interrupted => {
-            info!(job.name = %name, ms, "job `{name}` interrupted: the same occurrence runs again");
-        }
-        RunStatus::Retrying => {
-            warn!(job.name = %name, attempt = run.attempt, error, "job `{name}` failed, attempt {} of {}: {error}", run.attempt, spec.retry.max_attempts);
-        }
-        RunStatus::Dead | RunStatus::Skipped => {
-            error!(job.name = %name, attempt = run.attempt, error, "job `{name}` failed and is given up for {}: {error}", run.scheduled_at);
-        }
-    }
-}
-
-fn panicked(error: JoinError) -> JobError {
-    let message = match error.try_into_panic() {
-        Ok(panic) => format!("the job panicked: {}", panic_message(&*panic)),
-        Err(error) => format!("the job was cancelled: {error}"),
-    };
-    JobError::retry(message)
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -24,7 +24,6 @@ fn at(clock: &str) -> DateTime<Utc> {
 enum Act {
     Done,
     Fail,
-    Panic,
     WaitForStop,
     Hang,
 }
@@ -49,7 +48,6 @@ impl Job for Script {
         match act {
             Act::Done => Ok(Outcome::done(1)),
             Act::Fail => Err(JobError::retry("boom")),
-            Act::Panic => panic!("the plugin has a bug"),
             Act::WaitForStop => {
                 let reason = ctx.stopped().await;
                 *self.stopped_by.lock().unwrap() = Some(reason);
@@ -174,16 +172,6 @@ async fn a_dead_letter_does_not_stop_the_next_scheduled_time() {
     world.tick_at("14:00:00").await;
     world.tick_at("15:00:00").await;
     assert_eq!(world.statuses(), [RunStatus::Dead, RunStatus::Done]);
-}
-
-#[tokio::test]
-async fn a_panic_harms_only_its_own_run() {
-    let world = World::new("13:59:00", &[Act::Panic], |_| {});
-    world.tick().await;
-    world.tick_at("14:00:00").await;
-    assert_eq!(world.store.runs()[0].error.as_deref(), Some("the job panicked: the plugin has a bug"));
-    world.tick_at("14:00:15").await;
-    assert_eq!(world.statuses(), [RunStatus::Retrying, RunStatus::Done]);
 }
 
 #[tokio::test]

@@ -124,6 +124,16 @@ async fn a_job_that_does_not_end_in_time_is_left_and_told_of() {
     assert_eq!(rows(&db, "status FROM billing_daemon_status WHERE heartbeat_at IS NULL").await, ["stopped"]);
 }
 
+/// Nothing ends a thread from outside but the end of its process.
+#[tokio::test]
+async fn a_job_that_never_gives_its_thread_back_does_not_keep_the_daemon_from_ending() {
+    let db = Db::sqlite().await;
+    let running = daemon(&db, &["[daemon]\ndrain-timeout = '1s'\n", &STUBBORN.replace("stubborn", "stuck")])
+        .start("run");
+    running.says("stuck from now on").await;
+    running.terminated().await.expect_code(70);
+}
+
 /// Keeps a billing run from its fifth batch for as long as a test needs.
 enum Obstacle {
     /// A locked wallet.

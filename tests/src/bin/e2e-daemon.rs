@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use async_trait::async_trait;
 use billing_daemon::Plugins;
-use billing_scheduler::{Job, JobContext, JobError, Outcome, Registry};
+use billing_scheduler::{BlockingJob, Job, JobContext, JobError, Outcome, Registry};
 use serde::Deserialize;
 use tracing::info;
 
@@ -64,11 +64,24 @@ impl Job for Blurt {
     }
 }
 
+/// Has a thread of its own, and never gives it back.
+struct Stuck;
+
+impl BlockingJob for Stuck {
+    fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
+        info!("stuck from now on");
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
 fn kinds(registry: &mut Registry) {
     registry.register("test.tick", |_: Nothing| Tick);
     registry.register("test.block", |_: Nothing| Block);
     registry.register("test.stubborn", |_: Nothing| Stubborn);
     registry.register("test.blurt", |_: Nothing| Blurt);
+    registry.register_blocking("test.stuck", |_: Nothing| Stuck);
 }
 
 fn main() -> ExitCode {

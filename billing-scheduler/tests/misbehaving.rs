@@ -1,0 +1,360 @@
+//! Plugins that do what they should not, beside one that behaves: whatever they do, the harm is theirs.
+
+use std::{
+    fmt,
+    panic::panic_any,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use billing_scheduler::{
+    BlockingJob, Claim, Clock, Job, JobContext, JobError, JobSpec, ManualClock, MemoryStore, Outcome,
+    Registry, RunRecord, RunStatus, Schedule, Scheduler, StopReason, Store,
+    chrono::{DateTime, Utc},
+    serde_json::{Value, json},
+};
+use tokio::sync::watch;
+
+fn at(clock: &str) -> DateTime<Utc> {
+    format!("2026-01-05T{clock}Z").parse().expect("a time of day")
+}
+
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        // A second panic on the way of a first one would end the process, in any program.
+        assert!(std::thread::panicking(), "dropped");
+    }
+}
+
+/// An error that panics when it is shown, or when it is dropped.
+#[derive(Debug)]
+enum BadError {
+    Shown,
+    Dropped(BombInside),
+}
+
+#[derive(Debug)]
+struct BombInside;
+
+impl Drop for BombInside {
+    fn drop(&mut self) {
+        drop(Bomb);
+    }
+}
+
+impl fmt::Display for BadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shown => panic!("shown"),
+            Self::Dropped(_) => f.write_str("an error"),
+        }
+    }
+}
+
+impl std::error::Error for BadError {}
+
+#[derive(Clone, Copy, Debug)]
+enum Sin {
+    PanicsWithText,
+    PanicsWithANumber,
+    PanicsWithABomb,
+    PanicsInADrop,
+    FailsWithWhatCannotBeShown,
+    FailsWithWhatCannotBeDropped,
+    NeverEnds,
+    NeverEndsAndPanicsWhenItIsGivenUp,
+}
+
+/// Sins once, and is good from then on.
+struct Sinner {
+    sin: Sin,
+    runs: AtomicU32,
+    started: watch::Sender<u32>,
+}
+
+#[async_trait]
+impl Job for Sinner {
+    async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
+        ctx.report(json!({ "step": 1 }));
+        let earlier = self.runs.fetch_add(1, Ordering::SeqCst);
+        self.started.send_replace(earlier + 1);
+        if earlier > 0 {
+            return Ok(Outcome::done(1));
+        }
+        match self.sin {
+            Sin::PanicsWithText => panic!("the plugin has a bug"),
+            Sin::PanicsWithANumber => panic_any(42),
+            Sin::PanicsWithABomb => panic_any(Bomb),
+            Sin::PanicsInADrop => drop(Bomb),
+            Sin::FailsWithWhatCannotBeShown => return Err(JobError::retry(BadError::Shown)),
+            Sin::FailsWithWhatCannotBeDropped => return Err(JobError::retry(BadError::Dropped(BombInside))),
+            Sin::NeverEnds => std::future::pending::<()>().await,
+            Sin::NeverEndsAndPanicsWhenItIsGivenUp => {
+                let _bomb = Bomb;
+                std::future::pending::<()>().await;
+            }
+        }
+        unreachable!("it sinned");
+    }
+}
+
+struct Good;
+
+#[async_trait]
+impl Job for Good {
+    async fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
+        Ok(Outcome::done(1))
+    }
+}
+
+struct World {
+    clock: ManualClock,
+    store: MemoryStore,
+    scheduler: Scheduler,
+}
+
+impl World {
+    /// A job `good` and jobs of the kind `bad`, each due at 14:00 of a clock that shows 13:59.
+    async fn new(bad: &[&str], register: impl FnOnce(&mut Registry)) -> Self {
+        let clock = ManualClock::at(at("13:59:00"));
+        let store = MemoryStore::new(Arc::new(clock.clone()));
+        let mut registry = Registry::new();
+        registry.register("good", |_: Value| Good);
+        register(&mut registry);
+        let hourly = || Schedule::every(Duration::from_hours(1)).expect("whole seconds");
+        let bad = bad.iter().map(|name| (JobSpec::new(*name, "bad", hourly()), json!({})));
+        let good = (JobSpec::new("good", "good", hourly()), json!({}));
+        let jobs: Vec<_> = bad.chain([good]).collect();
+        let (stored, told) = (Arc::new(store.clone()), Arc::new(clock.clone()));
+        let scheduler = Scheduler::build(&registry, jobs, stored, told).expect("known kinds");
+        scheduler.tick();
+        scheduler.idle().await;
+        Self { clock, store, scheduler }
+    }
+
+    async fn of(sin: Sin) -> (Self, watch::Receiver<u32>) {
+        let (started, runs) = watch::channel(0);
+        let register = |registry: &mut Registry| {
+            registry.register("bad", move |_: Value| Sinner {
+                sin,
+                runs: AtomicU32::new(0),
+                started: started.clone(),
+            });
+        };
+        (Self::new(&["bad"], register).await, runs)
+    }
+
+    fn advance_to(&self, clock: &str) {
+        self.clock.advance((at(clock) - self.clock.now()).to_std().expect("forwards"));
+        self.scheduler.tick();
+    }
+
+    fn runs(&self, job: &str) -> Vec<RunRecord> {
+        self.store.runs().into_iter().filter(|run| run.job == job).collect()
+    }
+
+    fn statuses(&self, job: &str) -> Vec<RunStatus> {
+        self.runs(job).iter().map(|run| run.status).collect()
+    }
+
+    /// Lets time pass, leases renewed, until the runs of `job` are so many.
+    async fn pass_time_until(&self, job: &str, runs: usize) {
+        for _ in 0..2_000 {
+            if self.runs(job).len() >= runs {
+                return;
+            }
+            self.clock.advance(Duration::from_secs(1));
+            self.scheduler.renew_leases().await;
+            tokio::task::yield_now().await;
+        }
+        panic!("`{job}` has {} runs", self.runs(job).len());
+    }
+}
+
+/// What a run that sinned leaves in the history.
+async fn check(sin: Sin, expected: &str) {
+    let (world, mut started) = World::of(sin).await;
+    world.advance_to("14:00:00");
+    started.wait_for(|runs| *runs == 1).await.expect("it is there");
+    world.pass_time_until("good", 1).await;
+    world.pass_time_until("bad", 1).await;
+    world.scheduler.idle().await;
+    let run = &world.runs("bad")[0];
+    assert_eq!(run.error.as_deref(), Some(expected), "{sin:?}");
+    assert_eq!(run.status, RunStatus::Retrying, "{sin:?}");
+    assert_eq!(run.details, json!({ "step": 1 }), "what was reported is kept, {sin:?}");
+    assert_eq!(world.statuses("good"), [RunStatus::Done], "{sin:?}");
+    // The lease is free, and the next attempt is as any other.
+    world.clock.advance(Duration::from_secs(15));
+    world.scheduler.tick();
+    world.scheduler.idle().await;
+    assert_eq!(world.statuses("bad"), [RunStatus::Retrying, RunStatus::Done], "{sin:?}");
+    assert_eq!(*started.borrow(), 2, "{sin:?}");
+}
+
+#[tokio::test]
+async fn a_plugin_that_panics_harms_only_its_own_run() {
+    check(Sin::PanicsWithText, "the job panicked: the plugin has a bug").await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_panics_with_what_is_no_text_harms_only_its_own_run() {
+    check(Sin::PanicsWithANumber, "the job panicked: no message").await;
+}
+
+#[tokio::test]
+async fn a_plugin_whose_panic_panics_once_more_when_it_is_dropped_harms_only_its_own_run() {
+    check(Sin::PanicsWithABomb, "the job panicked: no message").await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_panics_in_a_drop_harms_only_its_own_run() {
+    check(Sin::PanicsInADrop, "the job panicked: dropped").await;
+}
+
+#[tokio::test]
+async fn a_plugin_whose_error_cannot_be_shown_harms_only_its_own_run() {
+    let expected = "the job failed, and telling how panicked: shown";
+    check(Sin::FailsWithWhatCannotBeShown, expected).await;
+}
+
+#[tokio::test]
+async fn a_plugin_whose_error_cannot_be_dropped_harms_only_its_own_run() {
+    check(Sin::FailsWithWhatCannotBeDropped, "an error").await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_never_ends_and_ignores_every_signal_is_given_up() {
+    check(Sin::NeverEnds, "the run exceeded its timeout of 600 s").await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_panics_when_it_is_given_up_harms_only_its_own_run() {
+    check(Sin::NeverEndsAndPanicsWhenItIsGivenUp, "the run exceeded its timeout of 600 s").await;
+}
+
+/// Blocks its thread until the gate opens, and looks at nothing meanwhile, or at the stop signal.
+#[derive(Clone, Default)]
+struct Gate {
+    open: Arc<(Mutex<bool>, Condvar)>,
+    inside: watch::Sender<u32>,
+}
+
+struct Blocker {
+    gate: Gate,
+    polite: bool,
+}
+
+impl Gate {
+    fn open(&self) {
+        *self.open.0.lock().expect("nobody panics in there") = true;
+        self.open.1.notify_all();
+    }
+
+    async fn holds(&self, blockers: u32) {
+        self.inside.subscribe().wait_for(|inside| *inside == blockers).await.expect("it is there");
+    }
+
+    fn register(&self, polite: bool) -> impl FnOnce(&mut Registry) {
+        let gate = self.clone();
+        move |registry| {
+            registry.register_blocking("bad", move |_: Value| Blocker { gate: gate.clone(), polite });
+        }
+    }
+}
+
+impl BlockingJob for Blocker {
+    fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
+        self.gate.inside.send_modify(|inside| *inside += 1);
+        let (open, opened) = &*self.gate.open;
+        let mut open = open.lock().expect("nobody panics in there");
+        while !*open {
+            if self.polite && ctx.stop_requested() == Some(StopReason::Drain) {
+                return Ok(Outcome::Interrupted { items: 0 });
+            }
+            open = opened.wait_timeout(open, Duration::from_millis(5)).expect("nobody panics in there").0;
+        }
+        Ok(Outcome::done(1))
+    }
+}
+
+/// On one thread for all jobs that do not block.
+#[tokio::test]
+async fn jobs_that_declare_to_block_keep_nobody_waiting() {
+    let gate = Gate::default();
+    let world = World::new(&["bad-1", "bad-2", "bad-3", "bad-4"], gate.register(false)).await;
+    world.advance_to("14:00:00");
+    gate.holds(4).await;
+    while world.runs("good").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(world.runs("bad-1").is_empty(), "they are still there");
+    gate.open();
+    world.scheduler.idle().await;
+    for job in ["bad-1", "bad-2", "bad-3", "bad-4"] {
+        assert_eq!(world.statuses(job), [RunStatus::Done]);
+    }
+}
+
+#[tokio::test]
+async fn a_blocking_job_sees_that_it_is_to_stop() {
+    let gate = Gate::default();
+    let world = World::new(&["bad"], gate.register(true)).await;
+    world.advance_to("14:00:00");
+    gate.holds(1).await;
+    assert_eq!(world.scheduler.drain(Duration::from_mins(1)).await.abandoned, 0);
+    assert_eq!(world.statuses("bad"), [RunStatus::Interrupted]);
+}
+
+#[tokio::test]
+async fn a_panic_of_a_blocking_job_harms_only_its_own_run() {
+    struct Panics;
+    impl BlockingJob for Panics {
+        fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
+            panic!("in a thread of its own")
+        }
+    }
+    let world = World::new(&["bad"], |registry| registry.register_blocking("bad", |_: Value| Panics)).await;
+    world.advance_to("14:00:00");
+    world.scheduler.idle().await;
+    let error = world.runs("bad")[0].error.clone();
+    assert_eq!(error.as_deref(), Some("the job panicked: in a thread of its own"));
+}
+
+#[tokio::test]
+async fn a_blocking_job_that_does_not_stop_takes_one_thread_and_leaves_its_job_to_other_processes() {
+    let gate = Gate::default();
+    let world = World::new(&["bad"], gate.register(false)).await;
+    world.advance_to("14:00:00");
+    gate.holds(1).await;
+    world.pass_time_until("bad", 1).await;
+    let error = world.runs("bad")[0].error.clone();
+    assert_eq!(error.as_deref(), Some("the run exceeded its timeout of 600 s"));
+    // Its next attempts are due, and the thread is still there.
+    for _ in 0..100 {
+        world.clock.advance(Duration::from_mins(1));
+        world.scheduler.tick();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(*gate.inside.borrow(), 1, "no second thread");
+    assert_eq!(world.statuses("good"), [RunStatus::Done, RunStatus::Done]);
+    let other = world.store.as_holder("other");
+    let Ok(Claim::Held(lease)) = other.acquire("bad", at("13:00:00")).await else {
+        panic!("it should be free")
+    };
+    other.release(&lease).await.expect("it is ours");
+
+    gate.open();
+    world.scheduler.idle().await;
+    world.clock.advance(Duration::from_secs(1));
+    world.scheduler.tick();
+    world.scheduler.idle().await;
+    assert_eq!(world.statuses("bad")[..2], [RunStatus::Retrying, RunStatus::Done]);
+}
