@@ -84,7 +84,7 @@ impl Database {
                 options
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(SqliteSynchronous::Full)
-                    .busy_timeout(BUSY_TIMEOUT)
+                    .busy_timeout(busy_timeout())
                     .foreign_keys(true)
             })
             .map_sqlx_postgres_opts(behind_a_pooler);
@@ -128,6 +128,14 @@ impl Database {
         let message = self.url.redact(&source.to_string());
         ConnectError { url: self.url.to_string(), message, source }
     }
+}
+
+fn busy_timeout() -> Duration {
+    #[cfg(feature = "testing")]
+    if let Some(ms) = billing_jobs::testing::lock_timeout_ms() {
+        return Duration::from_millis(ms);
+    }
+    BUSY_TIMEOUT
 }
 
 /// PgBouncer in transaction mode gives each transaction another server, where our statements are not prepared, and refuses

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | `BILLING_CLOCK` | a query whose column `now` is the time up to which billing is due, in microseconds |
 //! | `BILLING_MUTATION` | names of guards to leave out, separated by commas: see [`MUTATIONS`] |
-//! | `BILLING_LINGER_MS` | how long a batch waits between what it reads and what it writes |
-//! | `BILLING_LOCK_TIMEOUT_MS` | the lock timeout of a billing transaction |
+//! | `BILLING_LINGER_MS` | how long a batch waits before it begins, and between what it reads and what it writes |
+//! | `BILLING_LOCK_TIMEOUT_MS` | the lock timeout of a billing transaction; on SQLite, of any |
 //! | `BILLING_ABORT_AT` | the process aborts before this statement of a batch, counted from 1; the commit is one |
 
 use std::{
@@ -94,7 +94,8 @@ pub(crate) fn clock() -> Option<&'static str> {
     CLOCK.as_deref()
 }
 
-pub(crate) fn lock_timeout_ms() -> Option<u64> {
+/// The lock timeout of a billing transaction, if it is another one than usual.
+pub fn lock_timeout_ms() -> Option<u64> {
     *LOCK_TIMEOUT_MS
 }
 

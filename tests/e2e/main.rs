@@ -2,8 +2,6 @@
 
 mod bench;
 mod billing;
-// Minutes long, and more so on a busy machine: run with `--features campaign`.
-#[cfg(feature = "campaign")]
 mod campaign;
 mod commands;
 mod daemon;

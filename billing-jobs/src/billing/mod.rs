@@ -394,12 +394,14 @@ impl Pass<'_> {
     }
 
     async fn try_post(&self, batch: &Batch) -> Result<Totals, Failure> {
+        testing::linger().await;
         testing::batch_begins();
         testing::before_statement();
         let txn = begin(&self.biller.db).await.map_err(|error| Failure::of(error, Vec::new()))?;
         let mut instances = Vec::new();
         let mut result = self.fill(&txn, batch, &mut instances).await;
         if testing::mutated("retry-without-rollback") && matches!(result, Err(Kind::Stale)) {
+            instances.clear();
             result = self.fill(&txn, batch, &mut instances).await;
         }
         match result {

@@ -17,6 +17,8 @@ use super::{
 };
 use crate::Db;
 
+/// A campaign that waits for runs waits no longer than this.
+const LONGEST: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs a campaign: faults for as long as the options say, then none until everything is billed, and then the count.
@@ -65,6 +67,7 @@ pub async fn run(options: &Options) -> Report {
     let campaign = async {
         let time = async {
             sleep(options.duration).await;
+            until_so_many_runs(&server.db, options.runs).await;
             stop.send_replace(true);
         };
         let ((), (), (), (), billed) = tokio::join!(
@@ -120,6 +123,23 @@ pub async fn run(options: &Options) -> Report {
         report.find(format!("daemons that ended by themselves: {exits:?}; logs: {}", logs.display()));
     }
     report
+}
+
+/// Waits until so many runs of billing have ended, or it takes too long.
+async fn until_so_many_runs(db: &Db, runs: u64) {
+    let sql = "SELECT count(*) AS n FROM billing_job_runs WHERE job = 'billing'";
+    let query = Statement::from_string(db.backend(), sql);
+    let begun = Instant::now();
+    while runs > 0 && begun.elapsed() < LONGEST {
+        let row = db.admin().query_one_raw(query.clone()).await.ok().flatten();
+        if row
+            .and_then(|row| row.try_get::<i64>("", "n").ok())
+            .is_some_and(|ended| ended.unsigned_abs() >= runs)
+        {
+            return;
+        }
+        sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Waits until two runs in a row came to their end that billed everything up to `now`, the fleet's time.

@@ -37,6 +37,8 @@ pub struct Options {
     pub engine: Engine,
     /// How long faults are injected.
     pub duration: Duration,
+    /// They go on until so many runs of billing have ended as well, however slow the machine is; but not for ever.
+    pub runs: u64,
     /// What everything random follows from.
     pub seed: u64,
     /// The program of a daemon: built with the feature `testing`.
@@ -66,6 +68,7 @@ impl Options {
         Self {
             engine,
             duration,
+            runs: 0,
             seed,
             daemon,
             environment: Vec::new(),

@@ -1,0 +1,106 @@
+//! A daemon that sleeps through its lease in the middle of a batch, and wakes up when another one has billed.
+
+use chrono::TimeDelta;
+use e2e::{Db, Ended, Fleet, Instance, eventually, on_every_engine, process::Signal};
+use sea_orm::DbBackend;
+use uuid::Uuid;
+
+use crate::daemon::{
+    BILLING, HOURS, ask, beside, check_all_charged_once, check_audit, daemon, now, program, rows, seed,
+    until_it_waits_for_a_lock,
+};
+
+const LEASE: &str = "[daemon]\nlease-ttl = \"3s\"\n";
+const FENCED: &str = "a batch was rolled back: fenced";
+
+/// What the sleeper left behind.
+struct Woken {
+    organizations: Vec<Uuid>,
+    /// Charges of machines that were made when the successor had ended its run.
+    late_charges: String,
+    ended: Ended,
+}
+
+/// Puts a daemon to sleep in a batch, without some of its guards; wakes it when its successor has billed everything and
+/// every customer has one machine more, for which nobody but the sleeper would charge.
+async fn sleep_through_a_take_over(db: &Db, mutation: &str) -> Woken {
+    let organizations = seed(db, 4).await;
+    let program = daemon(db, &[LEASE, BILLING]).env("LOG_LEVEL", "debug");
+    // Waits in each batch, so that there is time to come in between.
+    let sleeper =
+        program.clone().env("BILLING_LINGER_MS", "400").env("BILLING_MUTATION", mutation).start("run");
+    let charges = "SELECT count(*) FROM billing_charges";
+    eventually("the first one is billed", async || (ask(db, charges).await != "0").then_some(())).await;
+
+    // On SQLite the sleeper then waits before its transaction, since nobody else could write after that; on PostgreSQL in
+    // the middle of one, which the server ends.
+    let obstacle = db.begin().await.expect("a transaction begins");
+    let lock = "UPDATE wallets SET currency = currency";
+    sea_orm::ConnectionTrait::execute_unprepared(&obstacle, lock)
+        .await
+        .expect("nobody holds wallets for long");
+    if db.backend() == DbBackend::Postgres {
+        until_it_waits_for_a_lock(db).await;
+    }
+    sleeper.signal(Signal::STOP);
+    obstacle.rollback().await.expect("nothing was changed");
+
+    let successor = program.start("run");
+    successor.says("job `billing` done").await;
+    check_all_charged_once(db, &organizations).await;
+    let fleet = Fleet::new(db);
+    // A plan that the sleeper knows: it has read the prices already.
+    let plan: Uuid = ask(db, "SELECT id FROM vps_plans").await.parse().expect("an id is a UUID");
+    let created = now(db).await - TimeDelta::minutes(HOURS * 60 + 30);
+    for organization in &organizations {
+        fleet.instance(Instance::new(*organization, plan, created)).await;
+    }
+    sleeper.signal(Signal::CONT);
+    sleeper.says("another daemon").await;
+    let late_charges = format!("SELECT count(*) - {} FROM billing_charges", organizations.len());
+    let late_charges = ask(db, &late_charges).await;
+    successor.terminated().await.expect_code(0);
+    Woken { organizations, late_charges, ended: sleeper.terminated().await.expect_code(0) }
+}
+
+async fn a_daemon_that_sleeps_through_its_lease_commits_nothing_any_more(db: &Db) {
+    let woken = sleep_through_a_take_over(db, "").await;
+    assert_eq!(woken.late_charges, "0", "{}", woken.ended.text());
+    assert!(woken.ended.text().contains(FENCED), "{}", woken.ended.text());
+    let runs = "status FROM billing_job_runs WHERE job = 'billing'";
+    assert_eq!(rows(db, runs).await, ["done"], "only the successor's is recorded");
+    check_two_machines_charged_once(db, &woken).await;
+}
+
+async fn without_the_fence_a_sleeper_commits_under_its_old_number(db: &Db) {
+    let woken = sleep_through_a_take_over(db, "no-fence-check").await;
+    assert_ne!(woken.late_charges, "0", "{}", woken.ended.text());
+    // The ledger holds without the fence: nothing is charged again.
+    check_two_machines_charged_once(db, &woken).await;
+}
+
+/// Bills what is left, after which each machine of every customer is charged once.
+async fn check_two_machines_charged_once(db: &Db, woken: &Woken) {
+    program()
+        .env("DATABASE_URL", &db.url)
+        .file("jobs.toml", &beside(db, BILLING))
+        .run("bill")
+        .await
+        .expect_code(0);
+    let charged = "count(*) || ' ' || count(DISTINCT instance_id) || ' ' || sum(hours) FROM billing_charges";
+    let machines = 2 * woken.organizations.len();
+    assert_eq!(rows(db, charged).await, [format!("{machines} {machines} {}", 3 * machines)]);
+    check_audit(db).await;
+}
+
+async fn without_the_fence_a_sleeper_records_a_run_that_is_not_its_own(db: &Db) {
+    sleep_through_a_take_over(db, "record-unfenced").await;
+    let runs = "count(*) || '' FROM billing_job_runs WHERE job = 'billing'";
+    assert_ne!(rows(db, runs).await, ["1"]);
+}
+
+on_every_engine!(
+    a_daemon_that_sleeps_through_its_lease_commits_nothing_any_more,
+    without_the_fence_a_sleeper_commits_under_its_old_number,
+    without_the_fence_a_sleeper_records_a_run_that_is_not_its_own,
+);
