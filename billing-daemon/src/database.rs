@@ -1,6 +1,6 @@
 //! Opening the database: the pool's limits, and patience while it cannot be reached.
 
-use std::{str::FromStr, time::Duration};
+use std::{fmt::Display, str::FromStr, time::Duration};
 
 use billing_jobs::{Fault, fault};
 use sea_orm::{
@@ -87,24 +87,18 @@ impl Database {
                     .busy_timeout(busy_timeout())
                     .foreign_keys(true)
             })
-            .map_sqlx_postgres_opts(behind_a_pooler);
+            .map_sqlx_postgres_opts(behind_a_pooler)
+            // A future that was dropped half-way leaves something to be sent on its connection, at least a ROLLBACK. Nobody
+            // else gets that connection.
+            .map_sqlx_postgres_pool_opts(|pool| {
+                pool.after_release(|connection, _| Box::pin(async { Ok(!connection.should_flush()) }))
+            });
         sea_orm::Database::connect(options).await.map_err(|source| self.failed(source))
     }
 
-    /// Opens a pool, trying again after 1, 2, 4 and 8 seconds if the database cannot be reached.
+    /// Opens a pool, trying again after 1, 2, 4 and 8 seconds if the database cannot be reached or somebody is in the way.
     pub async fn connect_patiently(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
-        for wait in WAITS {
-            match self.connect(pool).await {
-                Ok(db) => return Ok(db),
-                // A wrong password does not mend itself.
-                Err(error) if fault(&error.source) != Fault::Lost => return Err(error),
-                Err(error) => {
-                    warn!("{error}; next attempt in {} s", wait.as_secs());
-                    tokio::time::sleep(wait).await;
-                }
-            }
-        }
-        self.connect(pool).await
+        patiently(async || self.connect(pool).await, |error| Some(&error.source)).await
     }
 
     async fn knock(&self) -> Result<(), DbErr> {
@@ -112,7 +106,7 @@ impl Database {
         let knock = async {
             if self.url.backend() == DbBackend::Sqlite {
                 let options = SqliteConnectOptions::from_str(self.url.expose())?;
-                options.connect().await?.close().await
+                options.busy_timeout(busy_timeout()).connect().await?.close().await
             } else {
                 let options = behind_a_pooler(PgConnectOptions::from_str(self.url.expose())?);
                 options.connect().await?.close().await
@@ -128,6 +122,28 @@ impl Database {
         let message = self.url.redact(&source.to_string());
         ConnectError { url: self.url.to_string(), message, source }
     }
+}
+
+/// Tries again after 1, 2, 4 and 8 seconds while `attempt` fails by what passes: a lost connection, or somebody in the way. Two
+/// daemons that start together on one SQLite file may be in each other's. A wrong password does not mend itself.
+pub(crate) async fn patiently<T, E: Display>(
+    mut attempt: impl AsyncFnMut() -> Result<T, E>,
+    source: impl Fn(&E) -> Option<&DbErr>,
+) -> Result<T, E> {
+    for wait in WAITS {
+        match attempt().await {
+            Err(error)
+                if source(&error)
+                    .map(fault)
+                    .is_some_and(|fault| matches!(fault, Fault::Lost | Fault::Conflict)) =>
+            {
+                warn!("{error}; next attempt in {} s", wait.as_secs());
+                tokio::time::sleep(wait).await;
+            }
+            result => return result,
+        }
+    }
+    attempt().await
 }
 
 fn busy_timeout() -> Duration {

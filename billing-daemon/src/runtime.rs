@@ -4,14 +4,15 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use billing_jobs::{BILLING_JOB, Services, panel::Panel, restore::LastCommit, status::StatusRow};
 use billing_scheduler::{Clock, Registry, Scheduler, SystemClock};
-use sea_orm::DatabaseConnection;
+use migration::SchemaError;
+use sea_orm::{DatabaseConnection, DbErr};
 use tracing::{error, info, warn};
 
 use crate::{
     Plugins,
     beside::Beside,
     config::{Config, DaemonSettings},
-    database::{Database, Pool},
+    database::{Database, Pool, patiently},
     exit::{Exit, Failure},
     identity::Identity,
     platform::Platform,
@@ -19,6 +20,9 @@ use crate::{
     signals::Signals,
     store::SeaOrmStore,
 };
+
+/// How long connections may take to close in the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Everything that billing works with, opened and checked. Nothing was written yet.
 pub struct Opened {
@@ -30,19 +34,30 @@ pub struct Opened {
 
 /// Opens `database`, and refuses a schema that does not fit this program.
 pub async fn open(database: &Database) -> Result<Opened, Failure> {
-    checked(database.connect_patiently(Pool::Shared).await?).await
+    let db = database.connect_patiently(Pool::Shared).await?;
+    patiently(async || migration::check(&db).await, of_database).await?;
+    let panel = patiently(async || Panel::detect(&db).await, |error| Some(error)).await;
+    with_panel(db, panel)
 }
 
 /// The same without patience, for whoever wants to know how it is now.
 pub async fn open_at_once(database: &Database) -> Result<Opened, Failure> {
-    checked(database.connect(Pool::Shared).await?).await
+    let db = database.connect(Pool::Shared).await?;
+    migration::check(&db).await?;
+    let panel = Panel::detect(&db).await;
+    with_panel(db, panel)
 }
 
-async fn checked(db: DatabaseConnection) -> Result<Opened, Failure> {
-    migration::check(&db).await?;
-    let panel =
-        Panel::detect(&db).await.map_err(|error| Failure::database("read the panel's schema", &error))?;
+fn with_panel(db: DatabaseConnection, panel: Result<Panel, DbErr>) -> Result<Opened, Failure> {
+    let panel = panel.map_err(|error| Failure::database("read the panel's schema", &error))?;
     Ok(Opened { db, panel })
+}
+
+fn of_database(error: &SchemaError) -> Option<&DbErr> {
+    match error {
+        SchemaError::Database(error) => Some(error),
+        SchemaError::Missing | SchemaError::Older { .. } | SchemaError::Newer { .. } => None,
+    }
 }
 
 /// Where this machine notes what it committed last: in `state-dir`, or in the folder that systemd gives a service.
@@ -134,7 +149,10 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
     ringer.stop().await;
     renewals.stop();
     let stopped = status.stop().await;
-    db.close().await.map_err(|error| Failure::database("close the database", &error))?;
+    // A run that was left may never give its connection back; the end of the process takes that away.
+    if let Ok(closed) = tokio::time::timeout(CLOSE_TIMEOUT, db.close()).await {
+        closed.map_err(|error| Failure::database("close the database", &error))?;
+    }
     stopped.map_err(|error| Failure::database("write that the daemon stopped", &error))?;
     if drained.abandoned > 0 {
         let message =

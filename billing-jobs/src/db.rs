@@ -111,23 +111,34 @@ macro_rules! limits {
 
 /// Begins a transaction that may write: on SQLite it takes the one place for a writer at once, and waits for it.
 pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
-    let sqlite = db.get_database_backend() == DbBackend::Sqlite;
-    let sqlite_transaction_mode = sqlite.then_some(SqliteTransactionMode::Immediate);
-    let options = TransactionOptions { sqlite_transaction_mode, ..Default::default() };
-    let txn = db.begin_with_options(options).await?;
-    if !sqlite {
-        txn.execute_unprepared(limits!("60s", "10s")).await?;
-    }
-    Ok(txn)
+    begin_under(db, SqliteTransactionMode::Immediate, limits!("60s", "10s")).await
 }
 
 /// Begins a transaction that only reads, and may take its time.
 pub async fn begin_read(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
-    let txn = db.begin().await?;
-    if txn.get_database_backend() != DbBackend::Sqlite {
-        txn.execute_unprepared(limits!("10min", "60s")).await?;
-    }
-    Ok(txn)
+    begin_under(db, SqliteTransactionMode::Deferred, limits!("10min", "60s")).await
+}
+
+/// In a task of its own, which goes on if its caller is dropped: a BEGIN whose answer nobody waited for would stay open on a
+/// connection that the next one gets. (What is dropped later is rolled back by its transaction.)
+async fn begin_under(
+    db: &DatabaseConnection,
+    sqlite_transaction_mode: SqliteTransactionMode,
+    limits: &'static str,
+) -> Result<DatabaseTransaction, DbErr> {
+    let db = db.clone();
+    let begin = tokio::spawn(async move {
+        let sqlite = db.get_database_backend() == DbBackend::Sqlite;
+        let sqlite_transaction_mode = sqlite.then_some(sqlite_transaction_mode);
+        let txn = db
+            .begin_with_options(TransactionOptions { sqlite_transaction_mode, ..Default::default() })
+            .await?;
+        if !sqlite {
+            txn.execute_unprepared(limits).await?;
+        }
+        Ok(txn)
+    });
+    begin.await.unwrap_or_else(|error| Err(DbErr::Custom(format!("a transaction did not begin: {error}"))))
 }
 
 /// The rows of a statement that only reads, in a transaction of its own.

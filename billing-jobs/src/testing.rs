@@ -95,6 +95,7 @@ pub(crate) fn clock() -> Option<&'static str> {
 }
 
 /// The lock timeout of a billing transaction, if it is another one than usual.
+#[must_use]
 pub fn lock_timeout_ms() -> Option<u64> {
     *LOCK_TIMEOUT_MS
 }

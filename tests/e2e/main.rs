@@ -3,6 +3,7 @@
 mod bench;
 mod billing;
 mod campaign;
+mod cancelled;
 mod commands;
 mod daemon;
 mod fence;

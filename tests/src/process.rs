@@ -3,7 +3,8 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    thread,
     time::Duration,
 };
 
@@ -27,6 +28,16 @@ pub struct Program {
     path: PathBuf,
     folder: Arc<TempDir>,
     environment: Vec<(String, String)>,
+}
+
+/// What each program that runs has said so far, and on which thread, which is which test, it was started.
+static RUNNING: Mutex<Vec<Heard>> = Mutex::new(Vec::new());
+
+#[derive(Debug)]
+struct Heard {
+    test: thread::ThreadId,
+    folder: Weak<TempDir>,
+    lines: watch::Receiver<Vec<Line>>,
 }
 
 /// A program that was started. Killed when this is dropped.
@@ -100,6 +111,11 @@ impl Program {
         let err = child.stderr.take().expect("its errors are a pipe");
         tokio::spawn(listen(out, Stream::Out, said.clone()));
         tokio::spawn(listen(err, Stream::Err, said));
+        let test = thread::current().id();
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|heard| heard.folder.strong_count() > 0);
+        running.push(Heard { test, folder: Arc::downgrade(&self.folder), lines: lines.clone() });
+        drop(running);
         Running { child, lines, _folder: Arc::clone(&self.folder) }
     }
 
@@ -205,8 +221,21 @@ impl Running {
     }
 
     fn transcript(&self) -> String {
-        self.lines.borrow().iter().map(|line| line.text.as_str()).collect::<Vec<_>>().join("\n")
+        transcript(&self.lines)
     }
+}
+
+fn transcript(lines: &watch::Receiver<Vec<Line>>) -> String {
+    lines.borrow().iter().map(|line| line.text.as_str()).collect::<Vec<_>>().join("\n")
+}
+
+/// What the programs of this test have said.
+fn transcripts() -> String {
+    let test = thread::current().id();
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let said = running.iter().filter(|heard| heard.test == test && heard.folder.strong_count() > 0);
+    let said: Vec<String> = said.map(|heard| transcript(&heard.lines)).collect();
+    said.iter().fold(String::new(), |all, one| all + "\n--- a program of this test said:\n" + one)
 }
 
 impl Ended {
@@ -246,5 +275,7 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
             sleep(POLL).await;
         }
     };
-    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} until {what}"))
+    timeout(PATIENCE, waiting)
+        .await
+        .unwrap_or_else(|_| panic!("waited {PATIENCE:?} until {what}{}", transcripts()))
 }

@@ -1,7 +1,6 @@
 //! `bill`: one billing run, now, under the same lease and fence as the daemon's.
 
 use std::{
-    convert::Infallible,
     io::IsTerminal,
     sync::Arc,
     time::{Duration, Instant},
@@ -19,6 +18,7 @@ use billing_scheduler::{
 use chrono::{DateTime, SubsecRound, Utc};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{complain, config_file, config_from, database, environment, log, quiet_filter, say, seconds};
@@ -155,11 +155,14 @@ pub(super) async fn bill_once(
     stop.trust_lease_until(lease.trusted_until(sent));
     let occurrence = Occurrence { job: BILLING_JOB.to_owned(), scheduled_at: clock.now().trunc_subsecs(0) };
     let ctx = JobContext::new(occurrence, 1, lease.fence, Arc::clone(&clock), stop);
-    let billing = bill_and_record(&biller, &store, &lease, &ctx, once);
-    let result = tokio::select! {
-        result = billing => result,
-        never = keep(&store, &lease, &ctx, &*clock, signals) => match never {},
+    let done = Notify::new();
+    let billing = async {
+        let result = bill_and_record(&biller, &store, &lease, &ctx, once).await;
+        done.notify_one();
+        result
     };
+    // The renewal in hand is finished and not dropped.
+    let (result, ()) = tokio::join!(billing, keep(&store, &lease, &ctx, &*clock, signals, &done));
     store.release(&lease).await.map_err(no_store)?;
     result
 }
@@ -209,16 +212,18 @@ async fn bill_and_record(
     result.map(|bill| (bill, took)).map_err(failed)
 }
 
-/// Renews the lease, and passes on the wish to stop.
+/// Renews the lease until the run is done, and passes on the wish to stop.
 async fn keep(
     store: &SeaOrmStore,
     lease: &Lease,
     ctx: &JobContext,
     clock: &dyn Clock,
     mut signals: Signals,
-) -> Infallible {
+    done: &Notify,
+) {
     loop {
         tokio::select! {
+            () = done.notified() => return,
             _ = signals.next() => ctx.stop_handle().stop(StopReason::Drain),
             () = clock.sleep(lease.ttl / 3) => {}
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use e2e::{
     Db, Ended, Fleet, Instance, Login, Panel, Plan, Postgres, Program, eventually, faults::Proxy,
-    on_every_engine,
+    on_every_engine, process::Signal,
 };
 use sea_orm::DbBackend;
 use tokio::time::sleep;
@@ -86,6 +86,29 @@ async fn a_death_before_any_statement_of_a_batch_changes_nothing(db: &Db) {
     panic!("a batch has no end");
 }
 
+/// What a death between two transactions leaves behind, where one should be; the audit sees it.
+async fn what_is_written_apart_is_lost_by_a_kill(db: &Db) {
+    for (mutation, missed) in
+        [("", None), ("debit-apart", Some("wallet_balance: ")), ("cycles-apart", Some("charge_in_cycles: "))]
+    {
+        seed(db, 1).await;
+        let charges = "SELECT count(*) FROM billing_charges";
+        let before = ask(db, charges).await;
+        let program = program().env("DATABASE_URL", &db.url).env("BILLING_MUTATION", mutation);
+        let running = program.clone().env("BILLING_LINGER_MS", "700").start("bill");
+        eventually("it is charged", async || (ask(db, charges).await != before).then_some(())).await;
+        running.signal(Signal::KILL);
+        running.ended().await;
+        db.execute("UPDATE billing_job_state SET holder = NULL, expires_at = NULL").await;
+        program.env("BILLING_MUTATION", "").run("bill").await.expect_code(0);
+        let audit = self::program().env("DATABASE_URL", &db.url).run("audit").await;
+        match missed {
+            None => drop(audit.expect_code(0)),
+            Some(rule) => assert!(audit.text().contains(rule), "{mutation}:\n{}", audit.text()),
+        }
+    }
+}
+
 async fn storms_of_locks_delay_and_lose_nothing(db: &Db) {
     let orgs = seed(db, 20).await;
     let daemon = program()
@@ -126,7 +149,8 @@ async fn storms_of_locks_delay_and_lose_nothing(db: &Db) {
 
 on_every_engine!(
     a_death_before_any_statement_of_a_batch_changes_nothing,
-    storms_of_locks_delay_and_lose_nothing
+    what_is_written_apart_is_lost_by_a_kill,
+    storms_of_locks_delay_and_lose_nothing,
 );
 
 /// A run that counts what it remembers, instead of what it committed, misses a batch whose commit was not answered.

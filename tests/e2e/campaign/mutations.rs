@@ -10,7 +10,7 @@ use super::options;
 const CAMPAIGNS: u64 = 4;
 /// So many runs of billing does a campaign last at least, however slow the machine is.
 const RUNS: u64 = 5;
-const KILLS: &[Fault] = &[Fault::KillTheHolder];
+const KILLS: &[Fault] = &[Fault::KillAny, Fault::KillTheHolder];
 
 /// What the campaign counts that a daemon without a guard does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,6 @@ enum Found {
 /// Guards that are left out together, and how that is found. Where several are, one alone is not missed: another layer holds.
 struct Mutation {
     guards: &'static str,
-    engine: Engine,
     faults: &'static [Fault],
     /// How long a batch waits between what it reads and what it writes, and a writer without a transaction between two.
     linger_ms: u32,
@@ -40,7 +39,6 @@ impl Mutation {
     const fn new(guards: &'static str, found: Found) -> Self {
         Self {
             guards,
-            engine: Engine::Postgres,
             faults: &[],
             linger_ms: 30,
             machines: 60,
@@ -49,10 +47,6 @@ impl Mutation {
             sabotage: &[],
             found,
         }
-    }
-
-    const fn on_sqlite(self) -> Self {
-        Self { engine: Engine::Sqlite, ..self }
     }
 
     /// Killed in the long pause after a commit.
@@ -89,7 +83,7 @@ impl Mutation {
     }
 
     fn options(&self, seed: u64) -> Options {
-        let mut options = options(self.engine, self.seconds)
+        let mut options = options(Engine::Postgres, self.seconds)
             .faults(self.faults)
             .environment("BILLING_LINGER_MS", &self.linger_ms.to_string());
         if !self.guards.is_empty() {
@@ -151,10 +145,6 @@ mutations! {
     a_balance_from_before_a_top_up_is_written_back:
         Mutation::new("no-wallet-lock,no-balance-compare", Found::WalletsOff);
     a_debit_of_its_own_is_lost_by_a_kill: Mutation::new("debit-apart", Found::WalletsOff).killed();
-    a_debit_of_its_own_is_lost_by_a_kill_on_sqlite:
-        Mutation::new("debit-apart", Found::WalletsOff).killed().on_sqlite();
-    cycles_of_their_own_are_lost_by_a_kill:
-        Mutation::new("cycles-apart", Found::Rule("billed cycles")).killed();
 
     // One transaction, and nothing of it is left when it is tried again.
     a_retry_without_a_rollback_keeps_half_a_batch:

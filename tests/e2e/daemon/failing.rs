@@ -2,8 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use e2e::{Db, Postgres, eventually, on_variants, process::Signal};
-use sea_orm::{ConnectionTrait, TransactionTrait};
+use e2e::{Db, Postgres, connect, eventually, on_variants, process::Signal};
+use sea_orm::{ConnectionTrait, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -115,6 +115,29 @@ async fn a_daemon_that_waits_for_its_database_ends_when_asked() {
         let ended = daemon.ended().await.expect_code(0);
         assert!(ended.text().contains("before the start: nothing was begun"), "{}", ended.text());
     }
+}
+
+/// Somebody has the whole file to himself: a daemon that starts then, as a second one does beside it, waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_sqlite_file_that_is_locked_at_the_start_is_waited_for() {
+    let db = Db::sqlite().await;
+    let organizations = seed(&db, 2).await;
+    let connection = connect(&db.url).await;
+    let exclusive = connection.begin_with_options(TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Exclusive),
+        ..TransactionOptions::default()
+    });
+    let exclusive = exclusive.await.expect("nobody else is in the file");
+    let daemon = daemon(&db, &[BILLING]).env("BILLING_LOCK_TIMEOUT_MS", "100").start("run");
+    let warning = daemon.says("next attempt in 1 s").await;
+    assert!(
+        warning.contains("] [WARN] cannot open sqlite:") && warning.contains("database is locked"),
+        "{warning}"
+    );
+    exclusive.rollback().await.expect("nothing was changed");
+    daemon.says("job `billing` done").await;
+    daemon.terminated().await.expect_code(0);
+    check_all_charged_once(&db, &organizations).await;
 }
 
 /// Stands between a daemon and the PostgreSQL server, and can fail as a network does.
