@@ -5,6 +5,8 @@
 )]
 
 mod blocking;
+#[cfg(feature = "runtime")]
+mod chance;
 mod clock;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -42,13 +44,13 @@ pub use job::{
 pub use registry::{BuildError, Registry};
 
 #[cfg(feature = "runtime")]
-pub use due::{Due, due};
+pub use due::{Due, SkipReason, Skipped, due};
 #[cfg(feature = "runtime")]
 pub use memory::MemoryStore;
 #[cfg(feature = "runtime")]
 pub use middleware::{Middleware, Next};
 #[cfg(feature = "runtime")]
-pub use schedule::{Gap, Schedule, ScheduleError};
+pub use schedule::{Dst, DstFold, DstGap, Gap, Schedule, ScheduleError, ZoneDifference};
 #[cfg(feature = "runtime")]
 pub use scheduler::{DrainReport, Scheduler};
 #[cfg(feature = "runtime")]

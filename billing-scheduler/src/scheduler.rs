@@ -16,8 +16,8 @@ use tracing::{debug, error, warn};
 
 use crate::{
     BuildError, Claim, Clock, Due, FencingToken, Job, JobContext, JobError, JobSpec, JobState, Lease,
-    Middleware, Next, Occurrence, Outcome, Registry, RunRecord, RunStatus, Scope, StopHandle, StopReason,
-    Store, StoreError, Trigger, due,
+    Middleware, Next, Occurrence, Outcome, Registry, RunRecord, RunStatus, Scope, Skipped, StopHandle,
+    StopReason, Store, StoreError, Trigger, due,
     guard::{Guarded, Leftover, catch, contained},
     settle,
 };
@@ -300,7 +300,7 @@ impl Inner {
             let (record, next) = match decision {
                 Due::Later(at) => return Ok(at),
                 Due::Never => return Ok(now + TimeDelta::days(1)),
-                Due::Skip { from, until } => (skipped(spec, fence, from, until, now), JobState::at(until)),
+                Due::Skip(skip) => (skipped(spec, fence, &skip, now), JobState::at(skip.until)),
                 Due::Now { scheduled_at, attempt, coalesced_from } => {
                     let occurrence = Occurrence { job: spec.name.clone(), scheduled_at };
                     let ctx =
@@ -405,18 +405,12 @@ fn first_cursor(spec: &JobSpec, now: DateTime<Utc>) -> DateTime<Utc> {
     }
 }
 
-fn skipped(
-    spec: &JobSpec,
-    fence: FencingToken,
-    from: DateTime<Utc>,
-    until: DateTime<Utc>,
-    now: DateTime<Utc>,
-) -> RunRecord {
+fn skipped(spec: &JobSpec, fence: FencingToken, skip: &Skipped, now: DateTime<Utc>) -> RunRecord {
     RunRecord {
         id: uuid::Uuid::now_v7(),
         job: spec.name.clone(),
         per_node: spec.scope == Scope::Node,
-        scheduled_at: until,
+        scheduled_at: skip.until,
         status: RunStatus::Skipped,
         trigger: Trigger::Schedule,
         attempt: 0,
@@ -424,9 +418,9 @@ fn skipped(
         started_at: now,
         finished_at: now,
         items: 0,
-        reason: Some(format!("missed since {from}, and the job's misfire policy is to skip")),
+        reason: Some(skip.to_string()),
         error: None,
-        details: serde_json::Value::Null,
+        details: serde_json::json!({ "from": skip.from, "until": skip.until, "count": skip.count }),
     }
 }
 

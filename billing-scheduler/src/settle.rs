@@ -50,7 +50,7 @@ pub fn settle(
             details: serde_json::Value::Null,
         },
         Err(error @ JobError::Retry(_)) if attempt < spec.retry.max_attempts => {
-            let wait = TimeDelta::from_std(spec.retry.wait_after(attempt)).unwrap_or(TimeDelta::MAX);
+            let wait = TimeDelta::from_std(spec.wait_after(scheduled_at, attempt)).unwrap_or(TimeDelta::MAX);
             let not_before = now.checked_add_signed(wait).unwrap_or(DateTime::<Utc>::MAX_UTC);
             let retrying = Retrying { scheduled_at, failed_attempts: attempt, not_before };
             let state = JobState { cursor: state.cursor, retrying: Some(retrying) };

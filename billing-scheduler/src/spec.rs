@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use crate::Schedule;
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::{Schedule, chance::Chance};
 
 /// One job: which code runs, when, and what happens when it does not go well.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct JobSpec {
     /// Unique within the daemons that share a store.
     pub name: String,
@@ -17,6 +19,15 @@ pub struct JobSpec {
     pub scope: Scope,
     /// What becomes of scheduled times that passed without a run.
     pub misfire: Misfire,
+    /// How late a run may start, counted from its scheduled time. A scheduled time that is older is not run. `None`: however
+    /// late, but for [`Misfire::Skip`], which has [`JobSpec::grace`] of its own.
+    pub misfire_grace: Option<Duration>,
+    /// With [`Misfire::CatchUp`]: how many scheduled times may wait at most, from 1 to [`Skipped::MANY`](crate::Skipped::MANY).
+    /// Older ones are passed over.
+    pub catch_up_limit: u32,
+    /// Each run starts up to this long after its scheduled time. How long exactly is the same on every machine and at every
+    /// try, and the scheduled time stays what it is. Zero: at the scheduled time.
+    pub jitter: Duration,
     /// Whether a job that never ran is due at once instead of at its next scheduled time.
     pub run_at_start: bool,
     /// How long one run may take.
@@ -44,7 +55,7 @@ pub enum Misfire {
     Coalesce,
     /// Each runs, oldest first.
     CatchUp,
-    /// None runs, unless it is due just now (less than a minute ago).
+    /// None runs, unless it is due just now: within its grace, which is a minute if none is set.
     Skip,
 }
 
@@ -57,16 +68,24 @@ pub struct Retry {
     pub backoff: Duration,
     /// Never longer than this.
     pub max_backoff: Duration,
+    /// By how many percent a wait is shortened at most, so that what failed together is not tried again together. How much
+    /// exactly is the same on every machine.
+    pub jitter_percent: u8,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { max_attempts: 5, backoff: Duration::from_secs(15), max_backoff: Duration::from_mins(5) }
+        Self {
+            max_attempts: 5,
+            backoff: Duration::from_secs(15),
+            max_backoff: Duration::from_mins(5),
+            jitter_percent: 20,
+        }
     }
 }
 
 impl Retry {
-    /// How long to wait after `failed_attempts` failures.
+    /// How long to wait after `failed_attempts` failures, before it is shortened by chance.
     #[must_use]
     pub fn wait_after(&self, failed_attempts: u32) -> Duration {
         let doublings = failed_attempts.saturating_sub(1).min(31);
@@ -75,6 +94,9 @@ impl Retry {
 }
 
 impl JobSpec {
+    /// How many scheduled times a job catches up at most, if nothing else is said.
+    pub const CATCH_UP_LIMIT: u32 = 1_000;
+
     /// A job with the defaults: cluster scope, coalesced misfires, ten minutes, five attempts.
     #[must_use]
     pub fn new(name: impl Into<String>, kind: impl Into<String>, schedule: Schedule) -> Self {
@@ -84,9 +106,43 @@ impl JobSpec {
             schedule,
             scope: Scope::default(),
             misfire: Misfire::default(),
+            misfire_grace: None,
+            catch_up_limit: Self::CATCH_UP_LIMIT,
+            jitter: Duration::ZERO,
             run_at_start: false,
             timeout: Duration::from_mins(10),
             retry: Retry::default(),
         }
+    }
+
+    /// How late a run may start, counted from its scheduled time; `None`: however late.
+    #[must_use]
+    pub fn grace(&self) -> Option<Duration> {
+        // Younger than this it is late, not missed.
+        let just_now = Duration::from_mins(1);
+        let of_its_own = (self.misfire == Misfire::Skip).then(|| self.jitter.saturating_add(just_now));
+        self.misfire_grace.or(of_its_own)
+    }
+
+    /// When the run of `scheduled_at` starts at the earliest: that much later as its jitter says.
+    #[must_use]
+    pub fn starts_at(&self, scheduled_at: DateTime<Utc>) -> DateTime<Utc> {
+        if self.jitter.is_zero() {
+            return scheduled_at;
+        }
+        let delay = Chance::of(&self.name, scheduled_at, 0).below(self.jitter);
+        TimeDelta::from_std(delay)
+            .ok()
+            .and_then(|delay| scheduled_at.checked_add_signed(delay))
+            .unwrap_or(scheduled_at)
+    }
+
+    /// How long to wait after `failed_attempts` failures of `scheduled_at`.
+    #[must_use]
+    pub fn wait_after(&self, scheduled_at: DateTime<Utc>, failed_attempts: u32) -> Duration {
+        let longest = self.retry.wait_after(failed_attempts);
+        let share = u32::from(self.retry.jitter_percent.min(100));
+        let jitter = longest.saturating_mul(share) / 100;
+        longest.saturating_sub(Chance::of(&self.name, scheduled_at, failed_attempts).below(jitter))
     }
 }

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use billing_scheduler::{
-    Due, JobError, JobSpec, JobState, Misfire, Outcome, Retrying, RunStatus, Schedule,
-    chrono::{DateTime, Utc},
+    Due, JobError, JobSpec, JobState, Misfire, Outcome, Retry, Retrying, RunStatus, Schedule, SkipReason,
+    Skipped,
+    chrono::{DateTime, TimeDelta, Utc},
     due, settle,
 };
+use proptest::prelude::*;
 
 fn at(clock: &str) -> DateTime<Utc> {
     format!("2026-01-05T{clock}Z").parse().expect("a time of day")
@@ -21,9 +23,14 @@ fn now(clock: &str, attempt: u32, coalesced_from: Option<&str>) -> Due {
     Due::Now { scheduled_at: at(clock), attempt, coalesced_from: coalesced_from.map(at) }
 }
 
+fn skip(from: &str, until: &str, count: u32, because: SkipReason) -> Due {
+    Due::Skip(Skipped { from: at(from), until: at(until), count, because })
+}
+
 #[test]
 fn due_is_decided_by_cursor_policy_and_time_alone() {
     use Misfire::{CatchUp, Coalesce, Skip};
+    use SkipReason::Policy;
     let rows = [
         (Coalesce, "13:00:00", "13:59:59", Due::Later(at("14:00:00"))),
         (Coalesce, "13:00:00", "14:00:00", now("14:00:00", 1, None)),
@@ -32,16 +39,221 @@ fn due_is_decided_by_cursor_policy_and_time_alone() {
         (CatchUp, "13:00:00", "17:10:00", now("14:00:00", 1, None)),
         (CatchUp, "16:00:00", "17:10:00", now("17:00:00", 1, None)),
         (Skip, "13:00:00", "14:00:30", now("14:00:00", 1, None)),
-        (Skip, "13:00:00", "14:10:00", Due::Skip { from: at("14:00:00"), until: at("14:00:00") }),
-        (Skip, "13:00:00", "17:10:00", Due::Skip { from: at("14:00:00"), until: at("17:00:00") }),
+        (Skip, "13:00:00", "14:10:00", skip("14:00:00", "14:00:00", 1, Policy)),
+        (Skip, "13:00:00", "17:10:00", skip("14:00:00", "17:00:00", 4, Policy)),
         // A fresh one stays when older ones are passed over.
-        (Skip, "13:00:00", "17:00:10", Due::Skip { from: at("14:00:00"), until: at("16:00:00") }),
+        (Skip, "13:00:00", "17:00:10", skip("14:00:00", "16:00:00", 3, Policy)),
         // A clock that was set back finds the cursor in the future: nothing runs twice.
         (Coalesce, "14:00:00", "12:30:00", Due::Later(at("15:00:00"))),
     ];
     for (misfire, cursor, clock, expected) in rows {
         let decided = due(&hourly(misfire), &JobState::at(at(cursor)), at(clock));
         assert_eq!(decided, Ok(expected), "{misfire:?} at {clock} with the cursor at {cursor}");
+    }
+}
+
+#[test]
+fn a_scheduled_time_that_is_later_than_its_grace_is_not_run() {
+    use Misfire::{CatchUp, Coalesce, Skip};
+    let (ten_minutes, two_hours) = (Duration::from_mins(10), Duration::from_hours(2));
+    let (short, long) = (SkipReason::Grace(ten_minutes), SkipReason::Grace(two_hours));
+    let rows = [
+        (Coalesce, ten_minutes, "14:10:00", now("14:00:00", 1, None)),
+        (Coalesce, ten_minutes, "14:10:01", skip("14:00:00", "14:00:00", 1, short)),
+        (Coalesce, ten_minutes, "17:00:00", now("17:00:00", 1, Some("14:00:00"))),
+        (Coalesce, ten_minutes, "17:30:00", skip("14:00:00", "17:00:00", 4, short)),
+        (CatchUp, ten_minutes, "14:10:01", skip("14:00:00", "14:00:00", 1, short)),
+        (CatchUp, two_hours, "15:59:00", now("14:00:00", 1, None)),
+        // 15:00 is just within its grace.
+        (CatchUp, two_hours, "17:00:00", skip("14:00:00", "14:00:00", 1, long)),
+        (Skip, two_hours, "15:59:00", skip("14:00:00", "14:00:00", 1, SkipReason::Policy)),
+        (Skip, ten_minutes, "14:09:00", now("14:00:00", 1, None)),
+        (Skip, ten_minutes, "14:11:00", skip("14:00:00", "14:00:00", 1, short)),
+    ];
+    for (misfire, grace, clock, expected) in rows {
+        let spec = JobSpec { misfire_grace: Some(grace), ..hourly(misfire) };
+        let decided = due(&spec, &JobState::at(at("13:00:00")), at(clock));
+        assert_eq!(decided, Ok(expected), "{misfire:?} within {grace:?} at {clock}");
+    }
+}
+
+#[test]
+fn no_more_scheduled_times_wait_than_are_to_be_caught_up() {
+    let rows = [
+        (1, "14:59:00", now("14:00:00", 1, None)),
+        (1, "16:10:00", skip("14:00:00", "15:00:00", 2, SkipReason::CatchUpLimit(1))),
+        (3, "16:10:00", now("14:00:00", 1, None)),
+        (3, "20:10:00", skip("14:00:00", "17:00:00", 4, SkipReason::CatchUpLimit(3))),
+    ];
+    for (catch_up_limit, clock, expected) in rows {
+        for schedule in
+            [Schedule::every(Duration::from_hours(1)), Schedule::cron("0 * * * *", "Europe/Berlin")]
+        {
+            let schedule = schedule.expect("valid");
+            let spec = JobSpec { catch_up_limit, schedule, ..hourly(Misfire::CatchUp) };
+            let decided = due(&spec, &JobState::at(at("13:00:00")), at(clock));
+            assert_eq!(decided, Ok(expected.clone()), "{catch_up_limit} at {clock}");
+        }
+    }
+}
+
+#[test]
+fn what_was_passed_over_is_told_in_a_sentence() {
+    let rows = [
+        (1, SkipReason::Policy, "a scheduled time was missed, and the job's misfire policy is to skip"),
+        (
+            4,
+            SkipReason::Grace(Duration::from_mins(10)),
+            "4 scheduled times were missed since 2026-01-05 14:00:00 UTC by more than the grace of 600 s",
+        ),
+        (
+            Skipped::MANY,
+            SkipReason::CatchUpLimit(24),
+            "10000 scheduled times or more were missed since 2026-01-05 14:00:00 UTC, and only the latest 24 are caught up",
+        ),
+    ];
+    for (count, because, expected) in rows {
+        let skipped = Skipped { from: at("14:00:00"), until: at("17:00:00"), count, because };
+        assert_eq!(skipped.to_string(), expected);
+    }
+}
+
+#[test]
+fn a_job_with_jitter_starts_a_little_later_and_keeps_its_scheduled_time() {
+    let jitter = Duration::from_mins(20);
+    let spec = JobSpec { jitter, ..hourly(Misfire::CatchUp) };
+    let state = JobState::at(at("13:00:00"));
+    let starts_at = spec.starts_at(at("14:00:00"));
+    assert!((at("14:00:01")..at("14:20:00")).contains(&starts_at), "{starts_at}");
+    assert_eq!(due(&spec, &state, at("14:00:00")), Ok(Due::Later(starts_at)));
+    assert_eq!(due(&spec, &state, starts_at - TimeDelta::milliseconds(1)), Ok(Due::Later(starts_at)));
+    assert_eq!(due(&spec, &state, starts_at), Ok(now("14:00:00", 1, None)));
+    let other = JobSpec { name: "heartbeat".to_owned(), ..spec.clone() };
+    assert_ne!(other.starts_at(at("14:00:00")), starts_at);
+    assert_ne!(spec.starts_at(at("15:00:00")) - at("15:00:00"), starts_at - at("14:00:00"));
+    // What waits for its own start is not run, nor stood for, by one that came before it.
+    let coalesced = JobSpec { misfire: Misfire::Coalesce, ..spec };
+    let decided = due(&coalesced, &state, at("16:00:00"));
+    assert_eq!(decided, Ok(now("15:00:00", 1, Some("14:00:00"))));
+}
+
+#[test]
+fn a_single_time_runs_once_and_never_again() {
+    let spec =
+        JobSpec { schedule: Schedule::at(at("14:00:00")).expect("valid"), ..hourly(Misfire::Coalesce) };
+    let rows = [
+        ("13:00:00", "13:30:00", Due::Later(at("14:00:00"))),
+        ("13:00:00", "19:30:00", now("14:00:00", 1, None)),
+        ("14:00:00", "19:30:00", Due::Never),
+    ];
+    for (cursor, clock, expected) in rows {
+        assert_eq!(due(&spec, &JobState::at(at(cursor)), at(clock)), Ok(expected), "{cursor}, {clock}");
+    }
+}
+
+#[test]
+fn ten_years_of_missed_seconds_cost_no_more_than_one() {
+    let (cursor, clock) = (at("14:00:00") - TimeDelta::days(3_652), at("14:00:00"));
+    for text in ["* * * * * *", "* * * * * 1-5", "*/7 1-59 * * * *", "0 0 29 2 *"] {
+        for misfire in [Misfire::Coalesce, Misfire::CatchUp, Misfire::Skip] {
+            for misfire_grace in [None, Some(Duration::from_hours(30 * 24))] {
+                let schedule = Schedule::cron(text, "America/New_York").expect("valid");
+                let spec = JobSpec { schedule: schedule.clone(), misfire_grace, ..hourly(misfire) };
+                let mut state = JobState::at(cursor);
+                // A few steps at most lead to a run, or to nothing that is left to do.
+                let ended = (0..4).any(|_| match due(&spec, &state, clock).expect("computable") {
+                    Due::Skip(skipped) => {
+                        assert!(skipped.until > state.cursor && skipped.until <= clock, "{skipped:?}");
+                        state = JobState::at(skipped.until);
+                        false
+                    }
+                    Due::Now { scheduled_at, .. } => {
+                        assert!(scheduled_at > state.cursor && scheduled_at <= clock, "{scheduled_at}");
+                        true
+                    }
+                    Due::Later(at) => at > clock,
+                    Due::Never => false,
+                });
+                assert!(ended, "{text}, {misfire:?}, {misfire_grace:?}");
+            }
+        }
+    }
+}
+
+/// A schedule, a policy and a stretch of time without any run.
+fn outages() -> impl Strategy<Value = (JobSpec, DateTime<Utc>, DateTime<Utc>)> {
+    const TEXTS: [&str; 5] =
+        ["*/10 * * * *", "0 1,2,3 * * *", "30 2 * * *", "*/45 */5 * * * *", "0 9 * * 1-5"];
+    let schedule =
+        (prop::sample::select(&TEXTS[..]), any::<bool>(), 60_u64..7_200).prop_map(|(text, every, period)| {
+            let schedule = if every {
+                Schedule::every(Duration::from_secs(period))
+            } else {
+                Schedule::cron(text, "Europe/Berlin")
+            };
+            schedule.expect("valid")
+        });
+    let misfire = prop::sample::select(&[Misfire::Coalesce, Misfire::CatchUp, Misfire::Skip][..]);
+    let grace = prop::option::of((60_u64..200_000).prop_map(Duration::from_secs));
+    // Around the night when clocks go back, and the one when they go forward.
+    let begin = prop::sample::select(&[1_792_800_000_i64, 1_774_700_000, 1_767_600_000][..]);
+    (schedule, misfire, grace, 1_u32..30, 0_u64..60, begin, 0_i64..90_000, 1_i64..200_000).prop_map(
+        |(schedule, misfire, misfire_grace, catch_up_limit, jitter, begin, after, length)| {
+            let jitter = Duration::from_secs(jitter);
+            let spec =
+                JobSpec { misfire_grace, catch_up_limit, jitter, ..JobSpec::new("job", "kind", schedule) };
+            let begin = DateTime::from_timestamp(begin + after, 0).expect("in range");
+            (JobSpec { misfire, ..spec }, begin, begin + TimeDelta::seconds(length))
+        },
+    )
+}
+
+proptest! {
+    /// Suspended, down, busy, or with a clock that jumped: after any stretch without runs, each scheduled time in it is
+    /// accounted for exactly once, in order: it ran, a later run stands for it, or a row says why it was passed over.
+    #[test]
+    fn whatever_passed_is_run_or_stood_for_or_passed_over_exactly_once((spec, begin, end) in outages()) {
+        let mut missed = Vec::new();
+        let mut at = begin;
+        while let Some(next) = spec.schedule.next_after(at).expect("computable").filter(|next| *next <= end) {
+            missed.push(next);
+            at = next;
+        }
+        let mut accounted = Vec::new();
+        let between = |from, until| missed.iter().copied().filter(move |time| (from..=until).contains(time));
+        let (mut state, mut runs) = (JobState::at(begin), 0);
+        loop {
+            match due(&spec, &state, end).expect("computable") {
+                Due::Now { scheduled_at, coalesced_from, .. } => {
+                    accounted.extend(between(coalesced_from.unwrap_or(scheduled_at), scheduled_at));
+                    prop_assert!(spec.starts_at(scheduled_at) <= end);
+                    if let Some(grace) = spec.grace() {
+                        prop_assert!(end - scheduled_at <= TimeDelta::from_std(grace).expect("short"));
+                    }
+                    runs += 1;
+                    state = JobState::at(scheduled_at);
+                }
+                Due::Skip(skipped) => {
+                    let passed: Vec<_> = between(skipped.from, skipped.until).collect();
+                    prop_assert_eq!(passed.len(), skipped.count as usize);
+                    accounted.extend(passed);
+                    state = JobState::at(skipped.until);
+                }
+                Due::Later(starts_at) => {
+                    prop_assert!(starts_at > end);
+                    break;
+                }
+                Due::Never => prop_assert!(false, "these schedules never end"),
+            }
+        }
+        // Only what waits for its jitter is left.
+        let waiting = missed.split_off(accounted.len());
+        prop_assert!(waiting.iter().all(|time| end - *time < TimeDelta::from_std(spec.jitter).expect("short")));
+        prop_assert_eq!(&accounted, &missed);
+        match spec.misfire {
+            Misfire::Coalesce | Misfire::Skip => prop_assert!(runs <= 1),
+            Misfire::CatchUp => prop_assert!(runs <= spec.catch_up_limit),
+        }
     }
 }
 
@@ -56,7 +268,8 @@ fn a_failed_occurrence_is_tried_again_after_its_wait_and_before_newer_ones() {
 
 #[test]
 fn a_result_moves_the_cursor_only_when_the_occurrence_is_finished_with() {
-    let spec = hourly(Misfire::Coalesce);
+    let retry = Retry { jitter_percent: 0, ..Retry::default() };
+    let spec = JobSpec { retry, ..hourly(Misfire::Coalesce) };
     let state = JobState::at(at("13:00:00"));
     let settle = |attempt, result| settle(&spec, &state, at("14:00:00"), attempt, result, at("14:00:10"));
 
@@ -80,7 +293,20 @@ fn a_result_moves_the_cursor_only_when_the_occurrence_is_finished_with() {
 
 #[test]
 fn waits_between_attempts_double_up_to_a_cap() {
-    let retry = billing_scheduler::Retry::default();
+    let retry = Retry::default();
     let waits: Vec<u64> = [1, 2, 3, 4, 5, 6, 40].iter().map(|n| retry.wait_after(*n).as_secs()).collect();
     assert_eq!(waits, [15, 30, 60, 120, 240, 300, 300]);
+}
+
+#[test]
+fn what_failed_together_is_not_tried_again_together() {
+    let job = |name: &str| JobSpec { name: name.to_owned(), ..hourly(Misfire::Coalesce) };
+    let names: Vec<String> = (0..20).map(|number| format!("job {number}")).collect();
+    let mut waits: Vec<_> = names.iter().map(|name| job(name).wait_after(at("14:00:00"), 1)).collect();
+    assert!(waits.iter().all(|wait| (12_000..=15_000).contains(&wait.as_millis())), "{waits:?}");
+    assert_eq!(waits[3], job("job 3").wait_after(at("14:00:00"), 1), "every machine waits alike");
+    waits.sort();
+    waits.dedup();
+    assert!(waits.len() > 15, "{waits:?}");
+    assert_ne!(job("a").wait_after(at("14:00:00"), 9), job("a").wait_after(at("14:00:00"), 10));
 }

@@ -39,6 +39,133 @@ fn every_is_anchored_to_full_periods_in_utc() {
 }
 
 #[test]
+fn an_offset_moves_every_time_of_a_period() {
+    let hourly = Schedule::every(Duration::from_hours(1)).expect("valid");
+    let five_past = hourly.clone().offset(Duration::from_mins(5)).expect("valid");
+    check(&five_past, "2026-01-01T14:05:00Z", &["2026-01-01T15:05:00Z", "2026-01-01T16:05:00Z"]);
+    check(&five_past, "1970-01-01T00:00:00Z", &["1970-01-01T00:05:00Z"]);
+    assert_eq!(five_past.last_until(utc("2026-01-01T15:04:59Z")), Ok(Some(utc("2026-01-01T14:05:00Z"))));
+    for offset in [Duration::from_hours(1), Duration::from_millis(1), Duration::MAX] {
+        assert_eq!(hourly.clone().offset(offset), Err(ScheduleError::Offset(offset)));
+    }
+    let daily = cron("@daily", "UTC");
+    assert!(matches!(daily.offset(Duration::from_mins(5)), Err(ScheduleError::Offset(_))));
+}
+
+#[test]
+fn a_single_time_comes_once() {
+    let once = Schedule::at(utc("2026-12-01T00:00:00Z")).expect("whole");
+    check(&once, "2026-01-01T00:00:00Z", &["2026-12-01T00:00:00Z"]);
+    assert_eq!(once.next_after(utc("2026-12-01T00:00:00Z")), Ok(None));
+    assert_eq!(once.last_until(utc("2027-01-01T00:00:00Z")), Ok(Some(utc("2026-12-01T00:00:00Z"))));
+    assert_eq!(once.last_until(utc("2026-11-30T23:59:59Z")), Ok(None));
+    assert!(once.is_once());
+    let half = utc("2026-12-01T00:00:00.5Z");
+    assert_eq!(Schedule::at(half), Err(ScheduleError::Fraction(half)));
+}
+
+#[test]
+fn a_list_is_due_whenever_one_of_it_is_and_once_if_several_are() {
+    let list = Schedule::any([
+        cron("0 12 * * *", "UTC"),
+        Schedule::every(Duration::from_hours(8)).expect("valid"),
+        Schedule::at(utc("2026-01-01T16:00:00Z")).expect("whole"),
+        Schedule::at(utc("2026-01-01T13:30:00Z")).expect("whole"),
+    ])
+    .expect("not empty");
+    check(
+        &list,
+        "2026-01-01T08:00:00Z",
+        &["2026-01-01T12:00:00Z", "2026-01-01T13:30:00Z", "2026-01-01T16:00:00Z", "2026-01-02T00:00:00Z"],
+    );
+    assert_eq!(list.count(utc("2026-01-01T08:00:00Z"), utc("2026-01-02T00:00:00Z"), 9), Ok(4));
+    assert_eq!(Schedule::any([]), Err(ScheduleError::Empty));
+}
+
+#[test]
+fn a_window_leaves_out_what_is_before_and_after_it() {
+    let hourly = Schedule::every(Duration::from_hours(1)).expect("valid");
+    let (begin, end) = (utc("2026-01-01T14:00:00Z"), utc("2026-01-01T16:00:00Z"));
+    let window = hourly.clone().within(Some(begin), Some(end)).expect("valid");
+    check(
+        &window,
+        "2025-01-01T00:00:00Z",
+        &["2026-01-01T14:00:00Z", "2026-01-01T15:00:00Z", "2026-01-01T16:00:00Z"],
+    );
+    assert_eq!(window.next_after(end), Ok(None));
+    assert_eq!(window.last_until(utc("2030-01-01T00:00:00Z")), Ok(Some(end)));
+    assert_eq!(window.last_until(begin - TimeDelta::seconds(1)), Ok(None));
+    assert_eq!(
+        hourly.within(Some(end), Some(begin)),
+        Err(ScheduleError::Window { not_before: end, not_after: begin })
+    );
+    let leap_day = cron("0 0 29 2 *", "UTC");
+    let never = ScheduleError::NeverWithin("0 0 29 2 * in UTC".to_owned());
+    assert_eq!(
+        leap_day.within(Some(utc("2025-01-01T00:00:00Z")), Some(utc("2027-12-31T00:00:00Z"))),
+        Err(never)
+    );
+}
+
+#[test]
+fn a_schedule_says_what_it_is() {
+    let every = |seconds| Schedule::every(Duration::from_secs(seconds)).expect("valid");
+    let rows = [
+        (every(5_400), "every 1h 30m"),
+        (every(86_400).offset(Duration::from_mins(5)).expect("valid"), "every 1d, 5m after"),
+        (cron(" 0 30 2 * * * ", "Europe/Berlin"), "0 30 2 * * * in Europe/Berlin"),
+        (
+            Schedule::any([
+                every(60),
+                cron("@daily", "UTC").within(None, Some(utc("2030-01-01T00:00:00Z"))).expect("valid"),
+            ])
+            .expect("two"),
+            "every 1m; @daily in UTC, not after 2030-01-01T00:00:00Z",
+        ),
+    ];
+    for (schedule, expected) in rows {
+        assert_eq!(schedule.to_string(), expected);
+    }
+    assert_eq!(cron("@daily", "UTC"), cron("@daily", "UTC"));
+    assert_ne!(cron("@daily", "UTC"), cron("@daily", "Europe/Berlin"));
+}
+
+#[test]
+fn the_shortest_time_between_two_runs_is_found() {
+    let from = utc("2026-01-05T00:00:00Z");
+    let rows = [
+        (cron("0 9,17 * * *", "UTC"), Some(8 * 3_600)),
+        (cron("0 0,23 * * *", "Europe/Berlin"), Some(3_600)),
+        (Schedule::every(Duration::from_secs(90)).expect("valid"), Some(90)),
+        (Schedule::at(utc("2026-12-01T00:00:00Z")).expect("whole"), None),
+    ];
+    for (schedule, seconds) in rows {
+        assert_eq!(schedule.shortest_gap(from), Ok(seconds.map(TimeDelta::seconds)), "{schedule}");
+    }
+}
+
+#[test]
+fn no_instant_is_too_early_or_too_late_to_ask_about() {
+    for schedule in [
+        cron("30 2 * * *", "Europe/Berlin"),
+        Schedule::every(Duration::from_hours(1)).expect("valid"),
+        Schedule::any([cron("@hourly", "UTC"), Schedule::at(utc("2026-12-01T00:00:00Z")).expect("whole")])
+            .expect("two"),
+    ] {
+        for instant in [
+            DateTime::<Utc>::MIN_UTC,
+            DateTime::<Utc>::MAX_UTC,
+            utc("-9998-01-01T00:00:00Z"),
+            utc("9998-12-31T23:59:59Z"),
+        ] {
+            // Whatever the answer is, there is one.
+            let _ = (schedule.next_after(instant), schedule.last_until(instant));
+            let _ = schedule.count(instant, instant, 10);
+        }
+    }
+}
+
+#[test]
 fn a_skipped_fixed_time_runs_at_the_first_instant_after_the_gap() {
     check(
         &cron("30 2 * * *", "Europe/Berlin"),
@@ -107,6 +234,9 @@ fn what_is_no_schedule_is_refused() {
     for (text, zone) in [("61 * * * *", "UTC"), ("nonsense", "UTC"), ("* * *", "UTC"), ("", "UTC")] {
         assert!(matches!(Schedule::cron(text, zone), Err(ScheduleError::Cron { .. })), "{text}");
     }
+    for text in ["0 0 0 1 1 * 2027", "@reboot", "0 25 * * *", "@hourly @daily"] {
+        assert!(matches!(Schedule::cron(text, "UTC"), Err(ScheduleError::Cron { .. })), "{text}");
+    }
     assert_eq!(
         Schedule::cron("0 0 30 2 *", "UTC").err(),
         Some(ScheduleError::NeverComes("0 0 30 2 *".to_owned()))
@@ -145,4 +275,32 @@ fn the_first_gap_wider_than_a_limit_is_found() {
     }
     let slow = Schedule::every(Duration::from_hours(2)).expect("valid");
     assert!(slow.gap_above(limit, from).expect("computable").is_some());
+}
+
+#[test]
+fn a_job_says_what_becomes_of_its_times_when_clocks_change() {
+    use billing_scheduler::{
+        Dst,
+        DstFold::{self, Both, First, Last},
+        DstGap::{self, Shift, Skip},
+    };
+    let with = |text: &str, gap: Option<DstGap>, fold: Option<DstFold>| {
+        Schedule::cron_with(text, "Europe/Berlin", Dst { gap, fold }).expect("valid")
+    };
+    let (spring, autumn) = ("2026-03-29T00:00:00Z", "2026-10-24T23:59:59Z");
+    let rows = [
+        (with("30 2 * * *", Some(Shift), None), spring, ["2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"]),
+        (with("30 2 * * *", Some(Skip), None), spring, ["2026-03-30T00:30:00Z", "2026-03-31T00:30:00Z"]),
+        (with("30 * * * *", Some(Shift), None), spring, ["2026-03-29T00:30:00Z", "2026-03-29T01:00:00Z"]),
+        (with("30 2 * * *", None, Some(First)), autumn, ["2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"]),
+        (with("30 2 * * *", None, Some(Last)), autumn, ["2026-10-25T01:30:00Z", "2026-10-26T01:30:00Z"]),
+        (with("30 2 * * *", None, Some(Both)), autumn, ["2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z"]),
+        (with("30 * * * *", None, Some(First)), autumn, ["2026-10-25T00:30:00Z", "2026-10-25T02:30:00Z"]),
+        (with("30 * * * *", None, Some(Last)), autumn, ["2026-10-25T01:30:00Z", "2026-10-25T02:30:00Z"]),
+        // A list of hours names them: what is skipped comes at the end of the gap, together with what is due there anyway.
+        (with("0 1,2,3 * * *", None, None), spring, ["2026-03-29T01:00:00Z", "2026-03-29T23:00:00Z"]),
+    ];
+    for (schedule, after, expected) in rows {
+        check(&schedule, after, &expected);
+    }
 }

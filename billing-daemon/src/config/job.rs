@@ -2,7 +2,8 @@
 
 use std::{ops::Range, time::Duration};
 
-use billing_scheduler::{JobSpec, Misfire, Registry, Retry, Schedule, Scope};
+use billing_scheduler::{JobSpec, Misfire, Registry, Retry, Schedule, Scope, Skipped};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use serde_spanned::Spanned;
 use toml::de::DeValue;
@@ -14,12 +15,19 @@ use super::{
     suggest::one_of,
 };
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 18] = [
     "name",
     "kind",
     "schedule",
+    "not-before",
+    "not-after",
+    "dst-gap",
+    "dst-fold",
+    "jitter",
     "scope",
     "misfire",
+    "misfire-grace",
+    "catch-up-limit",
     "run-at-start",
     "timeout",
     "retry",
@@ -38,11 +46,20 @@ pub(super) struct Draft<'r> {
     /// Where the key stands, and what it says.
     pub(super) allow_long_gaps: Option<Spanned<bool>>,
     pub(super) scope: Option<Spanned<Scope>>,
-    misfire: Misfire,
+    policy: Policy,
     run_at_start: bool,
     timeout: Option<Duration>,
     retry: Retry,
     params: Value,
+}
+
+/// What becomes of scheduled times, and how late they may be.
+#[derive(Default)]
+struct Policy {
+    misfire: Misfire,
+    grace: Option<Duration>,
+    catch_up_limit: Option<u32>,
+    jitter: Option<Duration>,
 }
 
 /// When a job runs, and who says so.
@@ -57,6 +74,7 @@ impl<'r> Draft<'r> {
         report: &'r Report<'_>,
         registry: &Registry,
         value: &'r Spanned<DeValue<'_>>,
+        now: DateTime<Utc>,
     ) -> Option<Self> {
         let job = Section::of(report, "job", value, "a table", &KEYS)?;
         job.require(&["name", "kind", "schedule"]);
@@ -73,11 +91,13 @@ impl<'r> Draft<'r> {
         let params = kind.as_ref().map_or(Value::Null, |kind| {
             params::read(report, registry, kind.get_ref(), job.value("params"), &header)
         });
+        let schedule = schedule::read(&job);
+        let policy = policy(&job, schedule.as_ref().map(Spanned::get_ref), now);
         let gaps = job.boolean("allow-long-gaps").zip(job.key("allow-long-gaps"));
         Some(Self {
             name,
             kind,
-            timing: schedule::read(&job).map(|schedule| Timing {
+            timing: schedule.map(|schedule| Timing {
                 place: report.place(&schedule.span()),
                 schedule: schedule.into_inner(),
                 said_by: "`schedule`",
@@ -85,16 +105,7 @@ impl<'r> Draft<'r> {
             enabled: job.boolean("enabled").unwrap_or(true),
             allow_long_gaps: gaps.map(|(allowed, span)| Spanned::new(span, allowed)),
             scope: job.choice("scope", &[("cluster", Scope::Cluster), ("node", Scope::Node)]),
-            misfire: job
-                .choice(
-                    "misfire",
-                    &[
-                        ("coalesce", Misfire::Coalesce),
-                        ("catch-up", Misfire::CatchUp),
-                        ("skip", Misfire::Skip),
-                    ],
-                )
-                .map_or(Misfire::default(), Spanned::into_inner),
+            policy,
             run_at_start: job.boolean("run-at-start").unwrap_or_default(),
             timeout: job.duration("timeout").map(Spanned::into_inner),
             retry: retry(&job),
@@ -111,7 +122,10 @@ impl<'r> Draft<'r> {
     pub(super) fn into_job(self) -> Option<(JobSpec, Value)> {
         let mut spec = JobSpec::new(self.name?.into_inner(), self.kind?.into_inner(), self.timing?.schedule);
         spec.scope = self.scope.map_or(spec.scope, Spanned::into_inner);
-        spec.misfire = self.misfire;
+        spec.misfire = self.policy.misfire;
+        spec.misfire_grace = self.policy.grace;
+        spec.catch_up_limit = self.policy.catch_up_limit.unwrap_or(spec.catch_up_limit);
+        spec.jitter = self.policy.jitter.unwrap_or(spec.jitter);
         spec.run_at_start = self.run_at_start;
         spec.timeout = self.timeout.unwrap_or(spec.timeout);
         spec.retry = self.retry;
@@ -128,12 +142,60 @@ fn checked_name(name: &str) -> Result<&str, String> {
     }
 }
 
+/// Reads how misfires are treated, and refuses what contradicts itself or the schedule.
+fn policy(job: &Section<'_, '_>, schedule: Option<&Schedule>, now: DateTime<Utc>) -> Policy {
+    let report = job.report();
+    let words = [("coalesce", Misfire::Coalesce), ("catch-up", Misfire::CatchUp), ("skip", Misfire::Skip)];
+    let misfire = job.choice("misfire", &words);
+    let grace = job.duration("misfire-grace");
+    let limit = job.number("catch-up-limit", 1..=Skipped::MANY);
+    let jitter = job.duration("jitter");
+
+    let catches_up = misfire.as_ref().filter(|misfire| *misfire.get_ref() == Misfire::CatchUp);
+    if let (Some(misfire), true) = (catches_up, schedule.is_some_and(Schedule::is_once)) {
+        let message =
+            "`catch-up` has nothing to catch up: a single `at` comes once, so use `coalesce` or `skip`";
+        report.at(&misfire.span(), message);
+    }
+    if let (Some(limit), None) = (job.key("catch-up-limit"), catches_up) {
+        report.at(&limit, "`catch-up-limit` goes with `misfire = \"catch-up\"` only: remove it");
+    }
+    if let (Some(grace), Some(jitter)) = (&grace, &jitter)
+        && grace.get_ref() < jitter.get_ref()
+    {
+        let jitter = humantime::format_duration(*jitter.get_ref());
+        let message = format!(
+            "`misfire-grace` is shorter than `jitter`, which is {jitter}: some runs would be too late before they start"
+        );
+        report.at(&grace.span(), message);
+    }
+    let shortest = schedule.and_then(|schedule| schedule.shortest_gap(now).ok()?);
+    if let (Some(jitter), Some(shortest)) = (&jitter, shortest.and_then(|gap| TimeDelta::to_std(&gap).ok()))
+        && *jitter.get_ref() > shortest
+    {
+        let shortest = humantime::format_duration(shortest);
+        let message =
+            format!("`jitter` is longer than the shortest time between two runs, which is {shortest}");
+        report.at(&jitter.span(), message);
+    }
+    Policy {
+        misfire: misfire.map(Spanned::into_inner).unwrap_or_default(),
+        grace: grace.map(Spanned::into_inner),
+        catch_up_limit: limit.map(Spanned::into_inner),
+        jitter: jitter.map(Spanned::into_inner),
+    }
+}
+
 fn retry(job: &Section<'_, '_>) -> Retry {
     let expected = "a table such as { max-attempts = 5, backoff = \"15s\", max-backoff = \"5m\" }";
     let mut retry = Retry::default();
-    let Some(section) = job.table("retry", expected, &["max-attempts", "backoff", "max-backoff"]) else {
+    let keys = ["max-attempts", "backoff", "max-backoff", "jitter-percent"];
+    let Some(section) = job.table("retry", expected, &keys) else {
         return retry;
     };
+    let percent =
+        section.number("jitter-percent", 0..=100).and_then(|percent| u8::try_from(percent.into_inner()).ok());
+    retry.jitter_percent = percent.unwrap_or(retry.jitter_percent);
     retry.max_attempts = section.count("max-attempts").unwrap_or(retry.max_attempts);
     retry.max_backoff = section.duration("max-backoff").map_or(retry.max_backoff, Spanned::into_inner);
     if let Some(backoff) = section.duration("backoff") {

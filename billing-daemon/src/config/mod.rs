@@ -16,7 +16,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use billing_scheduler::{JobSpec, Registry};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue, Error};
 
@@ -64,7 +64,7 @@ impl Config {
         let section = root.table("daemon", "a table", &daemon::KEYS);
         let daemon = DaemonSettings::read(&report, section.as_ref(), environment);
         let jobs = jobs(&report, &root);
-        let read = |job| Draft::read(&report, registry, job);
+        let read = |job| Draft::read(&report, registry, job, now);
         let mut drafts: Vec<_> = jobs.unwrap_or_default().iter().filter_map(read).collect();
         check_unique(&report, &drafts);
         let all_read = jobs.is_some_and(|jobs| jobs.len() == drafts.len());
@@ -80,6 +80,7 @@ impl Config {
             interval.and_then(|interval| panel::apply_interval(&mut drafts, interval)).into_iter().collect();
         panel::check_gaps(&report, &drafts, now);
         warnings.extend(panel::unseen_billing(&report, registry, &drafts));
+        warnings.extend(differing_zones(&drafts, now));
 
         let jobs: Vec<_> = drafts.into_iter().filter(|job| job.enabled).filter_map(Draft::into_job).collect();
         let problems = report.finish();
@@ -112,6 +113,26 @@ fn jobs<'r, 't>(report: &Report<'_>, root: &Section<'r, 't>) -> Option<&'r [Span
     }
     report.at(&value.span(), mismatch("job", "written as [[job]]", value.get_ref()));
     None
+}
+
+/// Warns once of each time zone whose rules have changed since this program was built, or since this machine was updated.
+fn differing_zones(jobs: &[Draft<'_>], now: DateTime<Utc>) -> Vec<Diagnostic> {
+    let mut zones = BTreeMap::new();
+    for timing in jobs.iter().filter(|job| job.enabled).filter_map(|job| job.timing.as_ref()) {
+        for difference in timing.schedule.zone_differences(now) {
+            zones.entry(difference.zone).or_insert((&timing.place, difference.from));
+        }
+    }
+    let warning = |(zone, (place, from)): (String, (&Place, DateTime<Utc>))| {
+        let from = from.to_rfc3339_opts(SecondsFormat::Secs, true);
+        let message = format!(
+            "from {from} on, the rules of {zone} on this machine differ from those that this program was built with: \
+             the machine's are used"
+        );
+        let hint = "so update its time zone data if they are the older ones".to_owned();
+        Diagnostic::new(place.clone(), message).hint(Some(hint))
+    };
+    zones.into_iter().map(warning).collect()
 }
 
 fn check_unique(report: &Report<'_>, jobs: &[Draft<'_>]) {

@@ -1,7 +1,12 @@
 //! Reads a parsed TOML tree key by key, so that everything wrong in it is told at once, each with its place.
 
-use std::{cell::RefCell, ops::Range, time::Duration};
+use std::{
+    cell::RefCell,
+    ops::{Range, RangeInclusive},
+    time::Duration,
+};
 
+use chrono::{DateTime, Utc};
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -125,15 +130,37 @@ impl<'r, 't> Section<'r, 't> {
 
     /// A whole number from 1.
     pub(super) fn count(&self, key: &str) -> Option<u32> {
+        self.number(key, 1..=u32::MAX).map(Spanned::into_inner)
+    }
+
+    /// A whole number within `limits`.
+    pub(super) fn number(&self, key: &str, limits: RangeInclusive<u32>) -> Option<Spanned<u32>> {
         let number = self.typed(key, "a whole number", DeValue::as_integer)?;
-        let count = u32::from_str_radix(number.get_ref().as_str(), number.get_ref().radix());
-        let count = count.ok().filter(|count| *count > 0);
-        if count.is_none() {
+        let read = u32::from_str_radix(number.get_ref().as_str(), number.get_ref().radix());
+        let read = read.ok().filter(|read| limits.contains(read));
+        if read.is_none() {
+            let (least, most) = (limits.start(), limits.end());
             let message =
-                format!("`{key}` must be at least 1 and at most {}, not {}", u32::MAX, number.get_ref());
+                format!("`{key}` must be at least {least} and at most {most}, not {}", number.get_ref());
             self.report.at(&number.span(), message);
         }
-        count
+        read.map(|read| Spanned::new(number.span(), read))
+    }
+
+    /// An instant in quotes or as TOML writes it, with its offset from UTC.
+    pub(super) fn instant(&self, key: &str) -> Option<Spanned<DateTime<Utc>>> {
+        let expected = "a time with its offset from UTC such as \"2026-12-01T00:00:00Z\"";
+        let text = self.typed(key, expected, |value| match value {
+            DeValue::String(text) => Some(text.trim().to_owned()),
+            DeValue::Datetime(time) => Some(time.to_string()),
+            _ => None,
+        })?;
+        let span = text.span();
+        let instant = DateTime::parse_from_rfc3339(text.get_ref()).ok();
+        if instant.is_none() {
+            self.report.at(&span, format!("`{key}` must be {expected}, not {}", text.get_ref()));
+        }
+        instant.map(|instant| Spanned::new(span, instant.to_utc()))
     }
 
     pub(super) fn duration(&self, key: &str) -> Option<Spanned<Duration>> {

@@ -3,7 +3,9 @@
 use std::{ffi::OsString, path::Path, time::Duration};
 
 use async_trait::async_trait;
-use billing_scheduler::{Job, JobContext, JobError, Misfire, Outcome, Registry, Retry, Schedule, Scope};
+use billing_scheduler::{
+    Dst, DstFold, DstGap, Job, JobContext, JobError, Misfire, Outcome, Registry, Retry, Schedule, Scope,
+};
 use chrono::{DateTime, TimeZone, Utc};
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -65,6 +67,10 @@ fn registry() -> Registry {
 
 fn now() -> DateTime<Utc> {
     Utc.with_ymd_and_hms(2026, 3, 1, 12, 0, 0).single().expect("no ambiguity in UTC")
+}
+
+fn instant(text: &str) -> DateTime<Utc> {
+    text.parse().expect("an RFC 3339 instant")
 }
 
 fn load(text: &str, variables: &[(&str, &str)]) -> Result<Config, Vec<Diagnostic>> {
@@ -139,11 +145,18 @@ fn every_key_of_a_job_arrives() {
         name = "hello_1"
         kind = "greet"
         schedule = { cron = "0 30 2 * * *", timezone = "Europe/Berlin" }
+        dst-gap = "skip"
+        dst-fold = "last"
+        not-before = 2026-12-01T01:00:00+01:00
+        not-after = "2030-01-01T00:00:00Z"
+        jitter = "5m"
         scope = "node"
         misfire = "catch-up"
+        misfire-grace = "2h"
+        catch-up-limit = 24
         run-at-start = true
         timeout = "1h 30m"
-        retry = { max-attempts = 2, backoff = "1s", max-backoff = "1m" }
+        retry = { max-attempts = 2, backoff = "1s", max-backoff = "1m", jitter-percent = 0 }
         [job.params]
         name = "Ada"
         times = [1, 0x10]
@@ -157,11 +170,21 @@ fn every_key_of_a_job_arrives() {
     let config = load(text, &[]).map_err(|problems| lines(&problems)).expect("no problem");
     let [(spec, params)] = config.jobs.as_slice() else { panic!("a disabled job is left out") };
     assert_eq!((spec.name.as_str(), spec.kind.as_str()), ("hello_1", "greet"));
-    assert_eq!(format!("{:?}", spec.schedule), "Cron(0 30 2 * * * in Europe/Berlin)");
+    let dst = Dst { gap: Some(DstGap::Skip), fold: Some(DstFold::Last) };
+    let schedule = Schedule::cron_with("0 30 2 * * *", "Europe/Berlin", dst).and_then(|schedule| {
+        schedule.within(Some(instant("2026-12-01T00:00:00Z")), Some(instant("2030-01-01T00:00:00Z")))
+    });
+    assert_eq!(Ok(&spec.schedule), schedule.as_ref());
+    assert_eq!((spec.misfire_grace, spec.catch_up_limit), (Some(Duration::from_hours(2)), 24));
+    assert_eq!(spec.jitter, Duration::from_mins(5));
     assert_eq!((spec.scope, spec.misfire, spec.run_at_start), (Scope::Node, Misfire::CatchUp, true));
     assert_eq!(spec.timeout, Duration::from_mins(90));
-    let retry =
-        Retry { max_attempts: 2, backoff: Duration::from_secs(1), max_backoff: Duration::from_mins(1) };
+    let retry = Retry {
+        max_attempts: 2,
+        backoff: Duration::from_secs(1),
+        max_backoff: Duration::from_mins(1),
+        jitter_percent: 0,
+    };
     assert_eq!(spec.retry, retry);
     assert_eq!(*params, json!({ "name": "Ada", "times": [1, 16], "style": { "bold": true } }));
     assert_eq!(config.billing_interval_minutes, None);
@@ -181,9 +204,7 @@ fn the_environment_wins() {
     let config = load(&text, &variables).expect("no problem");
     assert_eq!(config.daemon.database_url.expect("one").expose(), "sqlite://b.db");
     assert_eq!(config.daemon.log_filter, "debug".parse().expect("a level"));
-    assert!(
-        matches!(config.jobs[0].0.schedule, Schedule::Every(period) if period == Duration::from_mins(15))
-    );
+    assert_eq!(Ok(&config.jobs[0].0.schedule), Schedule::every(Duration::from_mins(15)).as_ref());
     assert_eq!(config.billing_interval_minutes, Some(15));
 }
 
@@ -241,7 +262,7 @@ fn unknown_keys_and_wrong_types() {
             "jobs.toml:2:11: missing key `name`",
             "jobs.toml:2:13: unknown key `nam`, did you mean `name`?",
             "jobs.toml:2:31: `kind` must be a string, not an integer",
-            "jobs.toml:2:45: `schedule` must be a table such as { every = \"1h\" } or { cron = \"0 * * * *\" }, not a string",
+            "jobs.toml:2:45: `schedule` must be a table such as { every = \"1h\" }, { cron = \"0 * * * *\" } or { at = \"2026-12-01T00:00:00Z\" }, or a list of them, not a string",
         ],
     );
     check(
@@ -338,7 +359,10 @@ fn the_daemon_table() {
 #[test]
 fn schedules() {
     for (schedule, expected) in [
-        ("{}", r#"12: `schedule` must be a table such as { every = "1h" } or { cron = "0 * * * *" }"#),
+        (
+            "{}",
+            r#"12: `schedule` must be a table such as { every = "1h" }, { cron = "0 * * * *" } or { at = "2026-12-01T00:00:00Z" }, or a list of them"#,
+        ),
         (r#"{ every = "1h", cron = "@daily" }"#, "28: `every` and `cron` exclude each other: remove one"),
         (
             r#"{ every = "1h", timezone = "UTC" }"#,
@@ -346,7 +370,7 @@ fn schedules() {
         ),
         (
             r#"{ every = "500ms" }"#,
-            "22: `every`: a period must be a whole number of seconds and at least one, not 500ms",
+            "22: `every`: a period must be a whole number of seconds, at least one and at most ten years, not 500ms",
         ),
         (r#"{ every = "0s" }"#, "22: `every`: `0s` is no time at all: write how long, for example `5m`"),
         (r#"{ every = "-5m" }"#, "22: `every`: `-5m` is negative: write how long, for example `5m`"),
@@ -357,7 +381,7 @@ fn schedules() {
         ("{ cron = 5 }", "21: `cron` must be a string, not an integer"),
         (
             r#"{ cron = "a b" }"#,
-            "21: `a b` is no cron expression: Invalid pattern: Pattern must have between 5 and 7 fields.",
+            "21: `a b` is no cron expression: it has 2 fields: write 5 (minute, hour, day, month, weekday), 6 with seconds in front, or a nickname such as @hourly",
         ),
         (r#"{ cron = "0 0 30 2 *" }"#, "21: `0 0 30 2 *` never comes: no such date exists"),
         (
@@ -378,6 +402,183 @@ fn schedules() {
             "jobs.toml:4:48: unknown time zone `Europe/Berlni`, did you mean `Europe/Berlin`?",
         ],
     );
+}
+
+#[test]
+fn schedules_of_every_kind() {
+    let every = |seconds| Schedule::every(Duration::from_secs(seconds)).expect("valid");
+    let at = |text| Schedule::at(instant(text)).expect("whole");
+    let window = |schedule: Schedule, begin: Option<&str>, end: Option<&str>| {
+        schedule.within(begin.map(instant), end.map(instant)).expect("not empty")
+    };
+    let berlin = |fold| {
+        let dst = Dst { gap: None, fold };
+        Schedule::cron_with("30 2 * * *", "Europe/Berlin", dst).expect("valid")
+    };
+    let list = |schedules: &[Schedule]| Schedule::any(schedules.to_vec()).expect("not empty");
+    let rows = [
+        (r#"{ every = "1h", offset = "5m" }"#, every(3_600).offset(Duration::from_mins(5)).expect("shorter")),
+        (r#"{ at = "2026-12-01T01:00:00+01:00" }"#, at("2026-12-01T00:00:00Z")),
+        ("{ at = 2026-12-01T00:00:00Z }", at("2026-12-01T00:00:00Z")),
+        (
+            r#"[{ every = "1h" }, { at = 2026-12-01T00:00:00Z }]"#,
+            list(&[every(3_600), at("2026-12-01T00:00:00Z")]),
+        ),
+        (r#"[{ every = "1h" }]"#, every(3_600)),
+        (
+            r#"[{ every = "1h", not-after = 2026-11-30T23:00:00Z }, { every = "30m", not-before = 2026-12-01T00:00:00Z }]"#,
+            list(&[
+                window(every(3_600), None, Some("2026-11-30T23:00:00Z")),
+                window(every(1_800), Some("2026-12-01T00:00:00Z"), None),
+            ]),
+        ),
+        (
+            "{ cron = \"30 2 * * *\", timezone = \"Europe/Berlin\" }\ndst-fold = \"last\"",
+            berlin(Some(DstFold::Last)),
+        ),
+        (
+            "[{ cron = \"30 2 * * *\", timezone = \"Europe/Berlin\", dst-fold = \"both\" }, { every = \"1h\" }]\ndst-fold = \"last\"",
+            list(&[berlin(Some(DstFold::Both)), every(3_600)]),
+        ),
+    ];
+    for (text, expected) in rows {
+        let config = load(&job(&format!("schedule = {text}")), &[]);
+        let config = config.map_err(|problems| lines(&problems)).expect("no problem");
+        assert_eq!(config.jobs[0].0.schedule, expected, "{text}");
+    }
+}
+
+#[test]
+fn what_contradicts_itself_in_a_schedule() {
+    for (schedule, expected) in [
+        (
+            r#"{ every = "1h", offset = "1h" }"#,
+            "37: `offset`: an offset must be a whole number of seconds and shorter than the period, not 3600s",
+        ),
+        (
+            r#"{ cron = "@daily", offset = "5m" }"#,
+            "31: `offset` goes with `every` only: write the minute into the cron text",
+        ),
+        (
+            r#"{ every = "1h", dst-gap = "skip" }"#,
+            "28: `dst-gap` goes with `cron` only: `every` counts from 1970-01-01 in UTC",
+        ),
+        (
+            r#"{ at = "2026-12-01T00:00:00Z", timezone = "Europe/Berlin" }"#,
+            "43: `timezone` goes with `cron` only: `at` names its own offset from UTC",
+        ),
+        (
+            r#"{ at = 2026-12-01T00:00:00Z, every = "1h" }"#,
+            "41: `every` and `at` exclude each other: remove one",
+        ),
+        (
+            "{ at = 2026-12-01T00:00:00 }",
+            "19: `at` must be a time with its offset from UTC such as \"2026-12-01T00:00:00Z\", not 2026-12-01T00:00:00",
+        ),
+        (
+            r#"{ at = "2026-02-30T00:00:00Z" }"#,
+            "19: `at` must be a time with its offset from UTC such as \"2026-12-01T00:00:00Z\", not 2026-02-30T00:00:00Z",
+        ),
+        (
+            "{ at = 1 }",
+            "19: `at` must be a time with its offset from UTC such as \"2026-12-01T00:00:00Z\", not an integer",
+        ),
+        (
+            "{ at = 2026-12-01T00:00:00.5Z }",
+            "19: `at`: a scheduled time is a whole second, not 2026-12-01T00:00:00.500Z",
+        ),
+        (
+            r#"{ cron = "0 0 29 2 *", not-before = 2025-01-01T00:00:00Z, not-after = 2027-01-01T00:00:00Z }"#,
+            "21: `0 0 29 2 * in UTC` never comes between `not-before` and `not-after`",
+        ),
+        (
+            "{ at = 2026-12-01T00:00:00Z, not-before = 2027-01-01T00:00:00Z }",
+            "19: `at 2026-12-01T00:00:00Z` never comes after `not-before`",
+        ),
+        (
+            r#"{ every = "1h", not-before = 2027-01-01T00:00:00Z, not-after = 2026-01-01T00:00:00Z }"#,
+            "75: `not-after` is before `not-before`: nothing would ever run",
+        ),
+        (
+            "[]",
+            "12: `schedule` is empty: it must be a table such as { every = \"1h\" }, { cron = \"0 * * * *\" } or { at = \"2026-12-01T00:00:00Z\" }, or a list of them",
+        ),
+        (
+            "[{ every = \"1h\" }, 3]",
+            "31: `schedule` must be a table such as { every = \"1h\" }, { cron = \"0 * * * *\" } or { at = \"2026-12-01T00:00:00Z\" }, or a list of them, not an integer",
+        ),
+        (
+            r#"[{ every = "1h" }, { every = "0s" }]"#,
+            "41: `every`: `0s` is no time at all: write how long, for example `5m`",
+        ),
+        (
+            r#"{ cron = "@daily", dst-fold = "never" }"#,
+            "42: `dst-fold` cannot be `never`, known: `first`, `last`, `both`",
+        ),
+        (
+            r#"{ cron = "@reboot" }"#,
+            "21: `@reboot` is no cron expression: no such nickname: use @hourly, @daily, @weekly, @monthly or @yearly",
+        ),
+    ] {
+        check(&job(&format!("schedule = {schedule}")), &[&format!("jobs.toml:4:{expected}")]);
+    }
+}
+
+#[test]
+fn what_contradicts_itself_in_a_policy() {
+    let at = "schedule = { at = 2026-12-01T00:00:00Z }\n";
+    let cron = "schedule = { cron = \"0 9,10 * * *\" }\n";
+    for (text, expected) in [
+        (
+            format!("{at}misfire = \"catch-up\""),
+            "5:11: `catch-up` has nothing to catch up: a single `at` comes once, so use `coalesce` or `skip`",
+        ),
+        (
+            format!("{HOURLY}misfire-grace = \"1m\"\njitter = \"5m\""),
+            "5:17: `misfire-grace` is shorter than `jitter`, which is 5m: some runs would be too late before they start",
+        ),
+        (
+            format!("{HOURLY}jitter = \"61m\""),
+            "5:10: `jitter` is longer than the shortest time between two runs, which is 1h",
+        ),
+        (
+            format!("{cron}jitter = \"2h\""),
+            "5:10: `jitter` is longer than the shortest time between two runs, which is 1h",
+        ),
+        (
+            format!("{HOURLY}catch-up-limit = 10"),
+            "5:1: `catch-up-limit` goes with `misfire = \"catch-up\"` only: remove it",
+        ),
+        (
+            format!("{HOURLY}misfire = \"skip\"\ncatch-up-limit = 10"),
+            "6:1: `catch-up-limit` goes with `misfire = \"catch-up\"` only: remove it",
+        ),
+        (
+            format!("{HOURLY}misfire = \"catch-up\"\ncatch-up-limit = 10001"),
+            "6:18: `catch-up-limit` must be at least 1 and at most 10000, not 10001",
+        ),
+        (
+            format!("{HOURLY}dst-gap = \"skip\""),
+            "5:1: `dst-gap` goes with `cron` only: no clock changes for the others",
+        ),
+        (
+            format!("{HOURLY}not-after = 2026-01-01T00:00:00Z\nnot-before = 2027-01-01T00:00:00Z"),
+            "5:13: `not-after` is before `not-before`: nothing would ever run",
+        ),
+        (
+            format!("{at}not-after = 2026-01-01T00:00:00Z"),
+            "4:19: `at 2026-12-01T00:00:00Z` never comes before `not-after`",
+        ),
+        (
+            format!("{HOURLY}retry = {{ jitter-percent = 101 }}"),
+            "5:28: `jitter-percent` must be at least 0 and at most 100, not 101",
+        ),
+    ] {
+        check(&job(&text), &[&format!("jobs.toml:{expected}")]);
+    }
+    check(&job(&format!("{HOURLY}misfire-grace = \"5m\"\njitter = \"5m\"")), &[]);
+    check(&job(&format!("{HOURLY}jitter = \"1h\"")), &[]);
+    check(&job(&format!("{at}misfire = \"skip\"\nmisfire-grace = \"1d\"\njitter = \"1h\"")), &[]);
 }
 
 #[test]

@@ -1,23 +1,35 @@
 //! Cron texts on a real calendar: croner matches local times, the zone's transitions say which instants those are.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    fmt,
+    ops::RangeInclusive,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
-use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use croner::{
     Cron,
     errors::CronError,
-    parser::{CronParser, Seconds},
+    parser::{CronParser, Seconds, Year},
 };
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::tz::TimeZone;
 
-use super::ScheduleError;
+use super::{Dst, DstFold, DstGap, ScheduleError, zone};
 
 /// A cron text in a time zone.
 #[derive(Clone)]
-pub struct CronSchedule {
-    text: Arc<str>,
-    cron: Arc<Cron>,
+pub(super) struct CronSchedule {
+    parsed: Arc<Parsed>,
     zone: TimeZone,
+    gap: DstGap,
+    fold: DstFold,
+}
+
+/// What a text says, in no zone. Equal texts share it: it takes some 6 kB.
+struct Parsed {
+    text: String,
+    cron: Cron,
     hour: Hour,
 }
 
@@ -28,52 +40,57 @@ enum Hour {
     Wildcard,
 }
 
-/// A stretch of time in which a zone keeps one offset from UTC.
-struct Stretch {
-    offset: TimeDelta,
-    /// Local times from here up to the second value happened already, in the stretch before.
-    repeated: Option<(NaiveDateTime, NaiveDateTime)>,
-    /// Where the next one begins, and its offset.
-    next: Option<(DateTime<Utc>, TimeDelta)>,
-}
+/// In seconds since 1970, what croner searches: a week into the year 1 up to the year 5000.
+const CALENDAR: RangeInclusive<i64> = -62_135_000_000..=95_617_584_000;
+
+/// Every text that is in use.
+static PARSED: Mutex<Option<HashMap<String, Weak<Parsed>>>> = Mutex::new(None);
 
 impl CronSchedule {
-    pub(super) fn parse(text: &str, zone_name: &str) -> Result<Self, ScheduleError> {
-        let text = text.trim();
-        let refused = |reason: String| ScheduleError::Cron { text: text.to_owned(), reason };
-        let parser = CronParser::builder().seconds(Seconds::Optional).build();
-        let cron = parser.parse(text).map_err(|error| refused(error.to_string()))?;
-        let unknown_zone = || ScheduleError::Zone(zone_name.to_owned());
-        zone_name.parse::<chrono_tz::Tz>().map_err(|_| unknown_zone())?;
-        let zone = TimeZone::get(zone_name).map_err(|_| unknown_zone())?;
-        let schedule = Self { text: text.into(), cron: Arc::new(cron), zone, hour: hour_of(text) };
-        match schedule.cron.find_next_occurrence(&DateTime::UNIX_EPOCH.naive_utc(), true) {
-            Ok(_) => Ok(schedule),
-            Err(CronError::TimeSearchLimitExceeded) => Err(ScheduleError::NeverComes(text.to_owned())),
-            Err(error) => Err(refused(error.to_string())),
-        }
+    pub(super) fn parse(text: &str, zone_name: &str, dst: Dst) -> Result<Self, ScheduleError> {
+        let parsed = Parsed::shared(text.trim())?;
+        let zone = zone::named(zone_name)?;
+        let (gap, fold) = parsed.hour.as_cron_has_it();
+        Ok(Self { parsed, zone, gap: dst.gap.unwrap_or(gap), fold: dst.fold.unwrap_or(fold) })
     }
 
+    pub(super) fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
+
+    /// Searches stretch by stretch of one offset. In each, a local time is one instant.
     pub(super) fn next_after(&self, instant: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, ScheduleError> {
-        let Some(start) = DateTime::from_timestamp(instant.timestamp(), 0) else { return Ok(None) };
-        let (mut from, mut inclusive) = (start, false);
+        if instant.timestamp() > *CALENDAR.end() {
+            let reason = "no time is known after the year 4999".to_owned();
+            return Err(ScheduleError::Search { text: self.parsed.text.clone(), after: instant, reason });
+        }
+        let start = instant.timestamp().max(*CALENDAR.start());
+        let mut from = DateTime::from_timestamp(start, 0).expect("chrono's range is wider than croner's");
+        let mut inclusive = false;
         loop {
-            let stretch = self.stretch(from);
-            let local = self.next_local((from + stretch.offset).naive_utc(), inclusive, instant)?;
-            let at = local.and_utc() - stretch.offset;
-            let Some((end, next_offset)) = stretch.next.filter(|(end, _)| at >= *end) else {
-                if self.hour == Hour::Fixed && stretch.repeated.is_some_and(|(a, b)| (a..b).contains(&local))
-                {
-                    (from, inclusive) = (at, false);
-                    continue;
+            let offset = zone::offset_at(&self.zone, from);
+            let local = self.next_local((from + offset).naive_utc(), inclusive, instant)?;
+            let at = local.and_utc() - offset;
+            let end = zone::next_transition(&self.zone, from);
+            if let Some(end) = end.filter(|end| at >= *end) {
+                let skipped = local < (end + zone::offset_at(&self.zone, end)).naive_utc();
+                if skipped && self.gap == DstGap::Shift {
+                    return Ok(Some(end));
                 }
-                return Ok(Some(at));
-            };
-            let skipped = local < (end + next_offset).naive_utc();
-            if skipped && self.hour == Hour::Fixed {
-                return Ok(Some(end));
+                (from, inclusive) = (end, true);
+                continue;
             }
-            (from, inclusive) = (end, true);
+            (from, inclusive) = match self.fold {
+                DstFold::First => match zone::repeated_until(&self.zone, from, offset) {
+                    Some(unique) if at < unique => (unique, true),
+                    _ => return Ok(Some(at)),
+                },
+                DstFold::Last => match end {
+                    Some(end) if at >= end - (offset - zone::offset_at(&self.zone, end)) => (end, true),
+                    _ => return Ok(Some(at)),
+                },
+                DstFold::Both => return Ok(Some(at)),
+            };
         }
     }
 
@@ -83,55 +100,107 @@ impl CronSchedule {
         inclusive: bool,
         after: DateTime<Utc>,
     ) -> Result<NaiveDateTime, ScheduleError> {
-        self.cron.find_next_occurrence(&from, inclusive).map_err(|error| ScheduleError::Search {
-            text: self.text.to_string(),
+        self.parsed.cron.find_next_occurrence(&from, inclusive).map_err(|error| ScheduleError::Search {
+            text: self.parsed.text.clone(),
             after,
             reason: error.to_string(),
         })
     }
+}
 
-    fn stretch(&self, instant: DateTime<Utc>) -> Stretch {
-        let offset = self.offset_at(instant);
-        let next = self.zone.following(timestamp(instant)).next().map(|transition| {
-            let end = utc(transition.timestamp());
-            (end, self.offset_at(end))
-        });
-        // `preceding` is exclusive, and a stretch may begin at this very instant.
-        let before = self.zone.preceding(timestamp(instant + TimeDelta::seconds(1))).next();
-        let repeated = before.map(|transition| utc(transition.timestamp())).and_then(|begin| {
-            let earlier = self.offset_at(begin - TimeDelta::seconds(1));
-            (earlier > offset).then(|| ((begin + offset).naive_utc(), (begin + earlier).naive_utc()))
-        });
-        Stretch { offset, repeated, next }
-    }
-
-    fn offset_at(&self, instant: DateTime<Utc>) -> TimeDelta {
-        TimeDelta::seconds(i64::from(self.zone.to_offset(timestamp(instant)).seconds()))
+impl Hour {
+    fn as_cron_has_it(self) -> (DstGap, DstFold) {
+        match self {
+            Self::Fixed => (DstGap::Shift, DstFold::First),
+            Self::Wildcard => (DstGap::Skip, DstFold::Both),
+        }
     }
 }
 
-impl std::fmt::Debug for CronSchedule {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} in {}", self.text, self.zone.iana_name().unwrap_or("?"))
+impl PartialEq for CronSchedule {
+    fn eq(&self, other: &Self) -> bool {
+        self.parsed.text == other.parsed.text
+            && self.zone == other.zone
+            && (self.gap, self.fold) == (other.gap, other.fold)
     }
 }
 
-fn hour_of(text: &str) -> Hour {
-    let fields: Vec<&str> = text.split_whitespace().collect();
-    let wildcard = match fields.as_slice() {
-        [nickname] => nickname.eq_ignore_ascii_case("@hourly"),
-        [_, hour, _, _, _] | [_, _, hour, ..] => hour.starts_with(['*', '?']),
-        _ => true,
-    };
-    if wildcard { Hour::Wildcard } else { Hour::Fixed }
+impl fmt::Debug for CronSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
-fn timestamp(instant: DateTime<Utc>) -> Timestamp {
-    let limits = Timestamp::MIN.as_second()..=Timestamp::MAX.as_second();
-    Timestamp::from_second(instant.timestamp().clamp(*limits.start(), *limits.end()))
-        .expect("the number was clamped to what a timestamp can hold")
+impl fmt::Display for CronSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.parsed.text, self.zone.iana_name().unwrap_or("?"))?;
+        let (gap, fold) = self.parsed.hour.as_cron_has_it();
+        match self.gap {
+            own if own == gap => {}
+            DstGap::Shift => f.write_str(", dst-gap shift")?,
+            DstGap::Skip => f.write_str(", dst-gap skip")?,
+        }
+        match self.fold {
+            own if own == fold => Ok(()),
+            DstFold::First => f.write_str(", dst-fold first"),
+            DstFold::Last => f.write_str(", dst-fold last"),
+            DstFold::Both => f.write_str(", dst-fold both"),
+        }
+    }
 }
 
-fn utc(timestamp: Timestamp) -> DateTime<Utc> {
-    DateTime::from_timestamp(timestamp.as_second(), 0).expect("chrono's range is wider than jiff's")
+impl Parsed {
+    fn shared(text: &str) -> Result<Arc<Self>, ScheduleError> {
+        let mut texts = PARSED.lock().unwrap_or_else(PoisonError::into_inner);
+        let texts = texts.get_or_insert_default();
+        if let Some(known) = texts.get(text).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        let parsed = Arc::new(Self::read(text)?);
+        if texts.len() == texts.capacity() {
+            texts.retain(|_, known| known.strong_count() > 0);
+        }
+        texts.insert(text.to_owned(), Arc::downgrade(&parsed));
+        Ok(parsed)
+    }
+
+    fn read(text: &str) -> Result<Self, ScheduleError> {
+        let refused = |reason: String| ScheduleError::Cron { text: text.to_owned(), reason };
+        let fields: Vec<&str> = text.split_whitespace().collect();
+        let (plain, hour) = match fields.as_slice() {
+            [nickname] if nickname.starts_with('@') => nickname_of(nickname).map_err(refused)?,
+            [_, hour, _, _, _] | [_, _, hour, _, _, _] => (text, hour_of(hour)),
+            _ => {
+                let reason = format!(
+                    "it has {} fields: write 5 (minute, hour, day, month, weekday), 6 with seconds in front, \
+                     or a nickname such as @hourly",
+                    fields.len()
+                );
+                return Err(refused(reason));
+            }
+        };
+        let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
+        let cron = parser.parse(plain).map_err(|error| refused(error.to_string()))?;
+        // The calendar repeats itself after 400 years, and the search goes on for longer.
+        match cron.find_next_occurrence(&DateTime::UNIX_EPOCH.naive_utc(), true) {
+            Ok(_) => Ok(Self { text: text.to_owned(), cron, hour }),
+            Err(CronError::TimeSearchLimitExceeded) => Err(ScheduleError::NeverComes(text.to_owned())),
+            Err(error) => Err(refused(error.to_string())),
+        }
+    }
+}
+
+fn hour_of(field: &str) -> Hour {
+    if field.starts_with('*') { Hour::Wildcard } else { Hour::Fixed }
+}
+
+fn nickname_of(text: &str) -> Result<(&'static str, Hour), String> {
+    match text.to_ascii_lowercase().as_str() {
+        "@hourly" => Ok(("0 * * * *", Hour::Wildcard)),
+        "@daily" | "@midnight" => Ok(("0 0 * * *", Hour::Fixed)),
+        "@weekly" => Ok(("0 0 * * 0", Hour::Fixed)),
+        "@monthly" => Ok(("0 0 1 * *", Hour::Fixed)),
+        "@yearly" | "@annually" => Ok(("0 0 1 1 *", Hour::Fixed)),
+        _ => Err("no such nickname: use @hourly, @daily, @weekly, @monthly or @yearly".to_owned()),
+    }
 }

@@ -31,6 +31,7 @@ impl World {
                 max_attempts: MAX_ATTEMPTS,
                 backoff: Duration::from_secs(2),
                 max_backoff: Duration::from_secs(5),
+                ..Retry::default()
             };
             let spec = JobSpec::new(name, "act", schedule);
             (JobSpec { misfire, scope, timeout: TIMEOUT, retry, ..spec }, json!({}))
