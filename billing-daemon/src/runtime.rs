@@ -103,6 +103,7 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
     };
     let mut registry = Registry::new();
     billing_jobs::register(&mut registry, &services);
+    billing_kinds::register(&mut registry);
     plugins.register(&mut registry);
 
     let ttl = config.daemon.lease_ttl;

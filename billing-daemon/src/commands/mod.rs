@@ -141,6 +141,7 @@ fn config_from(
     })?;
     let mut registry = Registry::new();
     billing_jobs::register(&mut registry, &Services::detached());
+    billing_kinds::register(&mut registry);
     plugins.register(&mut registry);
     let config = Config::load(&text, &path.display().to_string(), environment, &registry, SystemClock.now())
         .map_err(|problems| refused(&problems))?;

@@ -1,6 +1,7 @@
 //! The daemon as a process, against the faults of the one that it succeeds.
 
 mod failing;
+mod kinds;
 mod life;
 mod settings;
 mod several;

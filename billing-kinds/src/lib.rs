@@ -1,0 +1,24 @@
+#![doc = include_str!("../README.md")]
+
+#[cfg(unix)]
+mod command;
+mod http;
+mod params;
+mod secret;
+
+use billing_scheduler::Registry;
+
+#[cfg(unix)]
+pub use command::{Command, CommandParams};
+pub use http::{Http, HttpError, HttpParams, Method, Request};
+pub use secret::{Secret, SecretError};
+
+/// Makes the kinds `command` (on Unix) and `http` known.
+///
+/// # Panics
+/// If one of them is known already.
+pub fn register(registry: &mut Registry) {
+    #[cfg(unix)]
+    registry.register("command", Command::new);
+    registry.register("http", Http::new);
+}

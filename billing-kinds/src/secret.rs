@@ -1,0 +1,93 @@
+//! Text that may be a secret: where it is, rather than what it is.
+
+use std::{env, fmt, fs, io, path::PathBuf};
+
+use serde::{Deserialize, Deserializer, de};
+
+/// Text, or where to read it. Never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// Written out.
+    Text(String),
+    /// A variable of this process's environment.
+    Env(String),
+    /// A file, without its last line break.
+    File(PathBuf),
+}
+
+/// A secret that is not where it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// No such variable, or not text.
+    #[error("the environment has no variable `{0}`: set it, and restart")]
+    Env(String),
+    /// No such file, or not for us, or not text.
+    #[error("cannot read {}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Secret {
+    /// What it is now.
+    pub fn read(&self) -> Result<String, SecretError> {
+        match self {
+            Self::Text(text) => Ok(text.clone()),
+            Self::Env(name) => env::var(name).map_err(|_| SecretError::Env(name.clone())),
+            Self::File(path) => {
+                let text = fs::read_to_string(path)
+                    .map_err(|source| SecretError::File { path: path.clone(), source })?;
+                let line = text.strip_suffix('\n').unwrap_or(&text);
+                Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(_) => f.write_str("***"),
+            Self::Env(name) => write!(f, "${name}"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        enum Source {
+            Env(String),
+            File(PathBuf),
+        }
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Secret;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text, { env = \"NAME\" } or { file = \"/path\" }")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Secret, E> {
+                Ok(Secret::Text(text.to_owned()))
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Secret, A::Error> {
+                let source = Source::deserialize(de::value::MapAccessDeserializer::new(map));
+                Ok(match source.map_err(|_| de::Error::invalid_type(de::Unexpected::Map, &self))? {
+                    Source::Env(name) => Secret::Env(name),
+                    Source::File(path) => Secret::File(path),
+                })
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}

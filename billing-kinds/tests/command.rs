@@ -1,0 +1,265 @@
+//! The kind `command`, with real processes.
+#![cfg(unix)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use billing_scheduler::{
+    FencingToken, Job, JobContext, JobError, Occurrence, Outcome, Registry, StopHandle, StopReason,
+    SystemClock,
+    chrono::{DateTime, Utc},
+    serde_json::{Value, json},
+};
+use rustix::process::{Pid, test_kill_process};
+
+fn job(params: Value) -> Arc<dyn Job> {
+    let mut registry = Registry::new();
+    billing_kinds::register(&mut registry);
+    registry.build("command", params).expect("the parameters fit")
+}
+
+/// A job that lets `sh` read `script`.
+fn shell(script: &str) -> Arc<dyn Job> {
+    job(json!({ "argv": ["sh", "-c", script] }))
+}
+
+fn context() -> JobContext {
+    let scheduled_at: DateTime<Utc> = "2026-01-05T14:00:00Z".parse().expect("an instant");
+    let occurrence = Occurrence { job: "backup".to_owned(), scheduled_at };
+    JobContext::new(occurrence, 2, FencingToken(1), Arc::new(SystemClock), StopHandle::new())
+}
+
+async fn run(job: &Arc<dyn Job>) -> (Result<Outcome, JobError>, Value) {
+    let ctx = context();
+    let result = job.run(&ctx).await;
+    (result, ctx.reported())
+}
+
+/// Waits for a file with a process id in it.
+async fn pid_in(path: &Path) -> Pid {
+    for _ in 0..3_000 {
+        if let Some(pid) = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()) {
+            return Pid::from_raw(pid).expect("a process id is not 0");
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("waited for {}", path.display());
+}
+
+/// Whether a process is there, be it as a zombie.
+fn exists(pid: Pid) -> bool {
+    test_kill_process(pid).is_ok()
+}
+
+/// Waits until a process that is not our child was ended, and taken away by whoever adopted it.
+async fn gone(pid: Pid) {
+    let dead = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+        stat.map_or(true, |stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
+    };
+    for _ in 0..3_000 {
+        if dead() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("process {pid:?} is still there");
+}
+
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder is made");
+    let path = folder.path().to_owned();
+    (folder, path)
+}
+
+#[tokio::test]
+async fn what_a_command_says_and_how_it_ends_is_in_the_runs_details() {
+    let (result, details) = run(&shell("echo out; printf 'e\\0r' >&2")).await;
+    let expected =
+        json!({ "exit_code": 0, "signal": null, "stdout": "out\n", "stderr": "e\u{fffd}r", "cut": false });
+    assert_eq!(details, expected);
+    assert_eq!(result.expect("it works"), Outcome::Done { items: 1, details: expected });
+    let (result, details) = run(&shell("echo why >&2; exit 3")).await;
+    assert_eq!(result.expect_err("it fails").to_string(), "`sh` exited with code 3: why");
+    assert_eq!((&details["exit_code"], &details["stderr"]), (&json!(3), &json!("why\n")));
+}
+
+#[tokio::test]
+async fn only_the_end_of_a_long_output_is_kept_and_the_command_is_not_held_up() {
+    let params = json!({
+        "argv": ["sh", "-c", "yes | head -c 1000000; echo end; yes 2>/dev/null | head -c 300000 >&2"],
+        "max-output": 10,
+    });
+    let (result, details) = run(&job(params)).await;
+    assert!(result.is_ok(), "{result:?}");
+    assert_eq!((&details["stdout"], &details["cut"]), (&json!("y\ny\ny\nend\n"), &json!(true)));
+    assert_eq!(details["stderr"].as_str().map(str::len), Some(10));
+}
+
+#[tokio::test]
+async fn no_shell_reads_the_arguments() {
+    let (_, details) = run(&job(json!({ "argv": ["printf", "%s|", "$HOME; echo *", "a b"] }))).await;
+    assert_eq!(details["stdout"], "$HOME; echo *|a b|");
+}
+
+#[tokio::test]
+async fn a_command_finds_nothing_of_our_environment_but_what_it_is_given() {
+    let (_folder, path) = folder();
+    let secret = path.join("token");
+    fs::write(&secret, "s3cret\n").expect("a file is written");
+    let environment = json!({
+        "GREETING": "hello",
+        "TOKEN": { "file": secret },
+        "MANIFEST": { "env": "CARGO_PKG_NAME" },
+    });
+    let (_, details) =
+        run(&job(json!({ "argv": ["env"], "environment": environment, "working-directory": "/" }))).await;
+    let mut names: Vec<_> = details["stdout"].as_str().expect("text").lines().collect();
+    names.retain(|line| !line.starts_with("JOB_RUN_ID="));
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "GREETING=hello",
+            "JOB_ATTEMPT=2",
+            "JOB_NAME=backup",
+            "JOB_SCHEDULED_AT=2026-01-05T14:00:00Z",
+            "MANIFEST=billing-kinds",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "TOKEN=s3cret",
+        ]
+    );
+    let (_, details) = run(&job(json!({ "argv": ["pwd"], "working-directory": path }))).await;
+    let printed = details["stdout"].as_str().expect("text").trim_end();
+    assert_eq!(fs::canonicalize(printed).ok(), fs::canonicalize(&path).ok());
+}
+
+#[tokio::test]
+async fn an_exit_code_says_whether_to_try_again() {
+    let none = json!({});
+    let retry = json!({ "retry-exit-codes": [4] });
+    let fatal = json!({ "fatal-exit-codes": [4, 75] });
+    for (codes, script, again) in [
+        (&none, "exit 75", true),
+        (&none, "exit 4", true),
+        (&none, "kill -9 $$", true),
+        (&retry, "exit 4", true),
+        (&retry, "exit 75", true),
+        (&retry, "exit 5", false),
+        (&retry, "kill -9 $$", true),
+        (&fatal, "exit 4", false),
+        (&fatal, "exit 75", false),
+        (&fatal, "exit 5", true),
+    ] {
+        let mut params = codes.clone();
+        params["argv"] = json!(["sh", "-c", script]);
+        let error = run(&job(params)).await.0.expect_err("it fails");
+        assert_eq!(matches!(error, JobError::Retry(_)), again, "{codes} {script}: {error}");
+    }
+    let (result, _) = run(&job(json!({ "argv": ["/no/such/program"] }))).await;
+    let error = result.expect_err("it cannot start");
+    assert!(matches!(error, JobError::Fatal(_)), "{error}");
+    assert!(error.to_string().starts_with("cannot start `/no/such/program`: "), "{error}");
+}
+
+#[tokio::test]
+async fn a_command_that_is_asked_to_stop_may_end_by_itself() {
+    let (_folder, path) = folder();
+    let (ready, ended) = (path.join("ready"), path.join("ended"));
+    let script = format!(
+        "trap 'echo 1 > {ended}; exit 1' TERM; echo $$ > {ready}; while :; do sleep 0.01; done",
+        ended = ended.display(),
+        ready = ready.display(),
+    );
+    let (job, ctx) = (shell(&script), context());
+    let stop = async {
+        let pid = pid_in(&ready).await;
+        ctx.stop_handle().stop(StopReason::Drain);
+        pid
+    };
+    let (result, pid) = tokio::join!(job.run(&ctx), stop);
+    assert_eq!(result.expect("no failure"), Outcome::Interrupted { items: 0 });
+    assert!(ended.exists(), "it ended by itself");
+    assert!(!exists(pid), "no zombie is left");
+}
+
+#[tokio::test]
+async fn a_command_that_ignores_the_wish_is_killed_with_everything_it_started() {
+    let (_folder, path) = folder();
+    let (leader, child) = (path.join("leader"), path.join("child"));
+    let script = format!(
+        "trap '' TERM; (trap '' TERM; sleep 600 & echo $! > {child}; wait) & echo $$ > {leader}; while :; do sleep 0.01; done",
+        child = child.display(),
+        leader = leader.display(),
+    );
+    let job = job(json!({ "argv": ["sh", "-c", script], "stop-grace": "100ms" }));
+    let ctx = context();
+    let stop = async {
+        let pids = (pid_in(&leader).await, pid_in(&child).await);
+        ctx.stop_handle().stop(StopReason::Timeout);
+        pids
+    };
+    let (result, (leader, child)) = tokio::join!(job.run(&ctx), stop);
+    assert_eq!(result.expect("no failure"), Outcome::Interrupted { items: 0 });
+    assert_eq!(ctx.reported()["signal"], 9);
+    assert!(!exists(leader), "no zombie is left");
+    gone(child).await;
+}
+
+#[tokio::test]
+async fn what_a_command_leaves_behind_ends_with_it_and_holds_nobody_up() {
+    let (_folder, path) = folder();
+    let child = path.join("child");
+    let job = shell(&format!("sleep 600 & echo $! > {}; echo done", child.display()));
+    let (result, details) = run(&job).await;
+    assert!(result.is_ok(), "{result:?}");
+    assert_eq!(details["stdout"], "done\n");
+    gone(pid_in(&child).await).await;
+}
+
+/// As when the scheduler gives a run up, or the daemon ends.
+#[tokio::test]
+async fn a_run_that_is_dropped_leaves_no_process() {
+    let (_folder, path) = folder();
+    let (leader, child) = (path.join("leader"), path.join("child"));
+    let script = format!("sleep 600 & echo $! > {}; echo $$ > {}; wait", child.display(), leader.display());
+    let job = shell(&script);
+    let task = tokio::spawn(async move { job.run(&context()).await });
+    let pids = (pid_in(&leader).await, pid_in(&child).await);
+    task.abort();
+    assert!(task.await.expect_err("it was aborted").is_cancelled());
+    gone(pids.0).await;
+    gone(pids.1).await;
+}
+
+#[test]
+fn wrong_parameters_are_told_with_their_place() {
+    let mut registry = Registry::new();
+    billing_kinds::register(&mut registry);
+    for (params, expected) in [
+        (json!({}), "parameters of kind `command`: missing field `argv`"),
+        (
+            json!({ "argv": [] }),
+            "parameters of kind `command` at `argv`: name a program, for example [\"/usr/bin/true\"]",
+        ),
+        (
+            json!({ "argv": ["a"], "stop-grace": "1m" }),
+            "parameters of kind `command` at `stop-grace`: must be at most 25s, or the run is given up before",
+        ),
+        (
+            json!({ "argv": ["a"], "environment": { "A": 1 } }),
+            "parameters of kind `command` at `environment.A`: invalid type: integer `1`, expected text, { env = \"NAME\" } or { file = \"/path\" }",
+        ),
+        (
+            json!({ "argv": ["a"], "max-output": 10_000_000 }),
+            "parameters of kind `command` at `max-output`: must be at most 1048576 bytes: each run keeps them for ever",
+        ),
+    ] {
+        let error = registry.check("command", params).expect_err("refused").to_string();
+        assert_eq!(error, expected);
+    }
+}
