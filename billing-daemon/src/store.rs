@@ -59,6 +59,9 @@ struct Sql {
 
 impl SeaOrmStore {
     /// The store behind `db`, for the process named `holder`, whose leases last `ttl`.
+    ///
+    /// `db` is a pool that [`Database::connect`] opened: each transaction begins by forgetting prepared statements, for the sake
+    /// of PgBouncer, so a pool that caches them fails on PostgreSQL with SQLSTATE 26000.
     #[must_use]
     pub fn new(
         db: DatabaseConnection,
