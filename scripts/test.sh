@@ -58,6 +58,10 @@ has_postgres || die "PostgreSQL is installed, but initdb, pg_ctl and postgres ar
 export PATH=$PATH:/usr/sbin
 command -v pgbouncer >/dev/null || install pgbouncer pgbouncer pgbouncer pgbouncer
 
+# The library that moves a server's clock, where the harness looks for it (tests/src/postgres.rs).
+has_faketime() { compgen -G '/usr/lib*/faketime/libfaketime.so.1' || compgen -G '/usr/lib/*/faketime/libfaketime.so.1' || compgen -G '/usr/local/lib/faketime/libfaketime.so.1'; } >/dev/null
+has_faketime || install faketime libfaketime libfaketime libfaketime
+
 say "cargo test --workspace --locked $*"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -16,6 +16,20 @@ pub struct Cli {
     pub(crate) command: Command,
 }
 
+/// What is wrong with the command line, where that would repeat an argument that may hold a password.
+pub(crate) fn without_secrets(
+    error: &clap::Error,
+    arguments: impl Iterator<Item = String>,
+) -> Option<String> {
+    let text = error.render().to_string();
+    let secret = |argument: &String| argument.contains("://") || argument.contains("password");
+    let told = arguments.filter(secret).fold(text.clone(), |text, argument| {
+        let value = argument.split_once('=').filter(|(name, _)| name.starts_with('-'));
+        text.replace(value.map_or(argument.as_str(), |(_, value)| value), "***")
+    });
+    (told != text).then_some(told)
+}
+
 /// What every command takes.
 #[derive(Debug, Args)]
 pub(crate) struct Common {

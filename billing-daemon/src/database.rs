@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
-use billing_jobs::{Fault, fault};
+use billing_jobs::{Fault, explained, fault};
 use sea_orm::{
     ConnectOptions, DatabaseConnection, DbBackend, DbErr, RuntimeErr,
     sqlx::{
@@ -119,7 +119,7 @@ impl Database {
     }
 
     fn failed(&self, source: DbErr) -> ConnectError {
-        let message = self.url.redact(&source.to_string());
+        let message = self.url.redact(&explained(&source));
         ConnectError { url: self.url.to_string(), message, source }
     }
 }

@@ -61,7 +61,7 @@ impl Failure {
             _ if billing_jobs::code(error).as_deref() == Some("42501") => Exit::Permission,
             _ => Exit::Internal,
         };
-        Self::new(exit, format!("could not {doing}: {error}"))
+        Self::new(exit, format!("could not {doing}: {}", billing_jobs::explained(error)))
     }
 }
 

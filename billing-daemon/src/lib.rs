@@ -63,8 +63,11 @@ pub fn main(plugins: &Plugins) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let usage = error.use_stderr();
-            // Nothing is left to tell anybody if not even this can be printed.
-            let _ = error.print();
+            match cli::without_secrets(&error, std::env::args().skip(1)) {
+                Some(text) => commands::complain(text.trim_end()),
+                // Nothing is left to tell anybody if not even this can be printed.
+                None => drop(error.print()),
+            }
             return if usage { exit::Exit::Usage.into() } else { ExitCode::SUCCESS };
         }
     };

@@ -115,6 +115,17 @@ fn checks(w: Words) -> Vec<Check> {
             ),
     },
     Check {
+        name: "meter_carry",
+        count: "SELECT count(*) AS n FROM billing_meters",
+        broken: "SELECT 'instance ' || m.instance_id || ': the meter carries ' || m.carry || ', its last charge '
+                        || coalesce(CAST(c.carry AS TEXT), 'nothing') AS detail
+                   FROM billing_meters m
+                   LEFT JOIN (SELECT instance_id, carry,
+                                     row_number() OVER (PARTITION BY instance_id ORDER BY period_start DESC) AS age
+                                FROM billing_charges) c ON c.instance_id = m.instance_id AND c.age = 1
+                  WHERE m.carry <> coalesce(c.carry, 0)".to_owned(),
+    },
+    Check {
         name: "charge_without_meter",
         count: "SELECT count(DISTINCT instance_id) AS n FROM billing_charges",
         broken: "SELECT DISTINCT 'instance ' || c.instance_id || ' has charges and no meter' AS detail
@@ -190,6 +201,15 @@ fn checks(w: Words) -> Vec<Check> {
             ),
     },
     Check {
+        name: "wallet_without_opening",
+        count: "SELECT count(DISTINCT organization_id) AS n FROM billing_charges",
+        broken: "SELECT DISTINCT 'organization ' || c.organization_id || ': its wallet was charged, and what it held before is gone'
+                        AS detail
+                   FROM billing_charges c JOIN wallets w ON w.organization_id = c.organization_id
+                  WHERE c.payment_transaction_id IS NOT NULL AND NOT c.by_panel
+                    AND NOT EXISTS (SELECT 1 FROM billing_wallets b WHERE b.organization_id = c.organization_id)".to_owned(),
+    },
+    Check {
         name: "batch_totals",
         count: "SELECT count(*) AS n FROM billing_batches",
         broken: "SELECT 'batch ' || b.id || ': its row says ' || b.charges || ' charges, ' || b.hours || ' h, '
@@ -214,14 +234,23 @@ fn checks(w: Words) -> Vec<Check> {
         count: "SELECT count(*) AS n FROM billing_job_runs WHERE job = $1 AND status = 'done'",
         broken: format!(
                 "SELECT 'run ' || r.id || ': its row says ' || coalesce({charged}, 'nothing') || ' instances, '
-                        || coalesce({hours}, 'no') || ' h, its batches ' || coalesce(b.charged, 0) || ', '
-                        || coalesce(b.hours, 0) || ' h' AS detail
+                        || coalesce({hours}, 'no') || ' h, ' || coalesce({amount}, 'nothing') || ', its batches '
+                        || coalesce(b.charged, 0) || ', ' || coalesce(b.hours, 0) || ' h, ' || coalesce(b.amount, 0)
+                        || ' ten-thousandths' AS detail
                    FROM billing_job_runs r
-                   LEFT JOIN (SELECT run_id, sum(instances) AS charged, sum(hours) AS hours FROM billing_batches
-                               GROUP BY run_id) b ON b.run_id = r.id
-                  WHERE r.job = $1 AND r.status = 'done' AND r.items <> coalesce(b.charged, 0)",
+                   LEFT JOIN (SELECT run_id, sum(instances) AS charged, sum(hours) AS hours, sum(amount) AS amount
+                                FROM billing_batches GROUP BY run_id) b ON b.run_id = r.id
+                  WHERE r.job = $1 AND r.status = 'done'
+                    AND (r.items <> coalesce(b.charged, 0)
+                         OR coalesce({said_charged}, -1) <> coalesce(b.charged, 0)
+                         OR coalesce({said_hours}, -1) <> coalesce(b.hours, 0)
+                         OR coalesce({said_amount}, -1) <> coalesce(b.amount, 0))",
                 charged = w.run("charged"),
                 hours = w.run("hours"),
+                amount = w.run("amount"),
+                said_charged = w.number(&w.run("charged"), 1),
+                said_hours = w.number(&w.run("hours"), 1),
+                said_amount = w.number(&w.run("amount"), 10_000),
             ),
     },
     Check {
@@ -350,6 +379,14 @@ impl Words {
     /// A figure in the details of the run `r`.
     fn run(self, key: &str) -> String {
         self.choose(format!("(r.details ->> '$.{key}')"), format!("(r.details ->> '{key}')"))
+    }
+
+    /// A text that is a number, so many times.
+    fn number(self, text: &str, times: u32) -> String {
+        self.choose(
+            format!("CAST(round({text} * {times}.0) AS INTEGER)"),
+            format!("({text}::numeric * {times})"),
+        )
     }
 
     /// Where the next charge of the instance `i` with the meter `m` begins.

@@ -84,6 +84,39 @@ pub fn code(error: &DbErr) -> Option<String> {
     }
 }
 
+/// What the database said, and what to do about it where that is not plain from its words.
+#[must_use]
+pub fn explained(error: &DbErr) -> String {
+    match code(error).as_deref().and_then(advice) {
+        Some(advice) => format!("{error}; {advice}"),
+        None => error.to_string(),
+    }
+}
+
+fn advice(code: &str) -> Option<&'static str> {
+    let of_sqlite = code.parse::<u32>().ok().filter(|_| code.len() < 5).map(|code| code & 0xff);
+    match (of_sqlite, code) {
+        (Some(8), _) => {
+            Some("let this user write the file and its folder, or take `mode=ro` out of DATABASE_URL")
+        }
+        (Some(10), _) => {
+            Some("look for a full or failing disk under the file; billing goes on by itself once it works")
+        }
+        (Some(11 | 26), _) => Some(
+            "the file is damaged: stop the daemon, restore a backup, then say `billing-daemon accept-restore`",
+        ),
+        (Some(13), _) => Some("free space on its disk; billing goes on by itself"),
+        (Some(14), _) => Some("if the file is missing, create it with `billing-daemon migrate up`"),
+        (_, "53100") => Some("free space on the database server's disk; billing goes on by itself"),
+        (_, "25006") => Some(
+            "this server takes no writes: name the primary in DATABASE_URL, or look for default_transaction_read_only",
+        ),
+        (_, "42501") => Some("grant this login what the README lists under \"Beside a panel\""),
+        (_, "42P01") => Some("if the table is one of ours, run `billing-daemon migrate up`"),
+        _ => None,
+    }
+}
+
 /// A statement with its parameters.
 pub(crate) fn statement(
     db: &impl ConnectionTrait,
@@ -165,6 +198,27 @@ pub async fn execute(db: &DatabaseConnection, statement: Statement) -> Result<u6
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_can_be_mended_is_explained() {
+        // A code of PostgreSQL may be all digits.
+        for (code, advised) in [
+            ("13", Some("free space")),
+            ("778", Some("failing disk")),
+            ("1032", Some("write the file")),
+            ("53100", Some("free space on the database server")),
+            ("25006", Some("takes no writes")),
+            ("23505", None),
+            ("5", None),
+        ] {
+            let advice = advice(code);
+            assert!(
+                advised.is_none_or(|words| advice.is_some_and(|advice| advice.contains(words)))
+                    && advice.is_some() == advised.is_some(),
+                "{code}: {advice:?}"
+            );
+        }
+    }
 
     #[test]
     fn an_error_of_the_database_says_what_to_do() {

@@ -27,7 +27,7 @@ use std::{sync::Arc, time::Duration};
 use billing_scheduler::{Clock, Registry, SystemClock};
 use sea_orm::DatabaseConnection;
 
-pub use db::{Fault, begin, begin_read, code, execute, fault, query_all, query_one};
+pub use db::{Fault, begin, begin_read, code, execute, explained, fault, query_all, query_one};
 pub use heartbeat::{Facts, Heartbeat, HeartbeatParams, Pulse, pulse};
 pub use may_bill::{PANELS_PATIENCE, may_bill};
 pub use stale_daemons::{StaleDaemons, StaleDaemonsParams};

@@ -1,4 +1,5 @@
-//! What the fault campaign may break on purpose. Without the feature `testing` nothing of it is compiled.
+//! What the fault campaign may break on purpose. Without the feature `testing` nothing of it is compiled. A build of the whole
+//! workspace compiles it into every program; there it does nothing, for only the programs of the tests call [`enable`].
 //!
 //! | variable | effect |
 //! |---|---|
@@ -15,7 +16,7 @@ use std::{
     str::FromStr,
     sync::{
         LazyLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -40,7 +41,7 @@ pub const MUTATIONS: [(&str, &str); 15] = [
 ];
 
 static MUTATED: LazyLock<BTreeSet<&str>> = LazyLock::new(|| {
-    let names = env::var("BILLING_MUTATION").unwrap_or_default();
+    let names = var("BILLING_MUTATION").unwrap_or_default();
     let names = names.split(',').filter(|name| !name.is_empty());
     names
         .map(|name| match MUTATIONS.iter().find(|(known, _)| *known == name) {
@@ -49,15 +50,26 @@ static MUTATED: LazyLock<BTreeSet<&str>> = LazyLock::new(|| {
         })
         .collect()
 });
-static CLOCK: LazyLock<Option<String>> = LazyLock::new(|| env::var("BILLING_CLOCK").ok());
+static CLOCK: LazyLock<Option<String>> = LazyLock::new(|| var("BILLING_CLOCK"));
 static LINGER: LazyLock<Option<Duration>> =
     LazyLock::new(|| number("BILLING_LINGER_MS").map(Duration::from_millis));
 static LOCK_TIMEOUT_MS: LazyLock<Option<u64>> = LazyLock::new(|| number("BILLING_LOCK_TIMEOUT_MS"));
 static ABORT_AT: LazyLock<Option<u64>> = LazyLock::new(|| number("BILLING_ABORT_AT"));
 static STATEMENTS: AtomicU64 = AtomicU64::new(0);
 
+static ENABLED: AtomicBool = AtomicBool::new(false);
+
+/// From here on the environment may break things: the first thing that a program of the tests does.
+pub fn enable() {
+    ENABLED.store(true, Ordering::Relaxed);
+}
+
+fn var(name: &str) -> Option<String> {
+    if ENABLED.load(Ordering::Relaxed) { env::var(name).ok() } else { None }
+}
+
 fn number<T: FromStr>(name: &str) -> Option<T> {
-    let text = env::var(name).ok()?;
+    let text = var(name)?;
     let Ok(number) = text.parse() else { panic!("{name}: `{text}` is no number") };
     Some(number)
 }

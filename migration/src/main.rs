@@ -71,8 +71,9 @@ async fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let text = error.render().to_string();
             // Nobody is left to tell when even this cannot be printed.
-            let _ = error.print();
+            let _ = if redact(&text) == text { error.print() } else { write!(stderr(), "{}", redact(&text)) };
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };

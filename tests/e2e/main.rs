@@ -2,8 +2,10 @@
 
 mod bench;
 mod billing;
+mod broken;
 mod campaign;
 mod cancelled;
+mod clocks;
 mod commands;
 mod daemon;
 mod fence;
@@ -13,3 +15,4 @@ mod pooler;
 mod restore;
 mod schema;
 mod store;
+mod takeover;

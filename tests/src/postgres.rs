@@ -156,7 +156,21 @@ impl Postgres {
 
     /// A server of its own, for a test that stops it. What it answered as committed survives that, unlike on the shared one.
     pub async fn private() -> &'static Self {
-        let server = match Self::start() {
+        Self::leak(Self::start()).await
+    }
+
+    /// The same, with a clock that [`Postgres::set_clock`] moves.
+    pub async fn with_clock() -> &'static Self {
+        let Some(library) = find_faketime() else {
+            panic!(
+                "found no libfaketime; on Debian and Ubuntu: `apt-get install faketime`; `scripts/test.sh` does it"
+            );
+        };
+        Self::leak(Self::start_with(Some(&library))).await
+    }
+
+    async fn leak(started: Result<Self, StartError>) -> &'static Self {
+        let server = match started {
             Ok(server) => Box::leak(Box::new(server)),
             Err(error) => panic!("{error}"),
         };
@@ -175,6 +189,11 @@ impl Postgres {
             panic!("{error}");
         }
         server
+    }
+
+    /// Moves its clock so many seconds away from the true time.
+    pub fn set_clock(&self, seconds: i64) {
+        write_clock(&self.folder, seconds).expect("a file in a folder of ours is written");
     }
 
     /// Stops the server as a power failure would, and starts it again.
@@ -255,6 +274,10 @@ impl Postgres {
     }
 
     fn start() -> Result<Self, StartError> {
+        Self::start_with(None)
+    }
+
+    fn start_with(faketime: Option<&Path>) -> Result<Self, StartError> {
         let programs = find_programs().ok_or(StartError::NotInstalled)?;
         let folder = tempfile::Builder::new().prefix("billing-e2e-").tempdir()?;
         let mut watchdog = Command::new("sh");
@@ -264,6 +287,12 @@ impl Postgres {
         watchdog.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
             watchdog.env_remove(name);
+        }
+        if let Some(library) = faketime {
+            write_clock(folder.path(), 0)?;
+            watchdog.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", folder.path().join("clock"));
+            // The time of every look, and of no other clock than the one that shows the time.
+            watchdog.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
         // The folder is as new as our rights are: it belongs to whoever we are.
         if fs::metadata(folder.path())?.uid() == 0 {
@@ -432,6 +461,20 @@ fn find_programs() -> Option<PathBuf> {
     env::split_paths(&path)
         .chain(versions.into_iter().map(|(_, folder)| folder))
         .find(|folder| ["initdb", "pg_ctl", "postgres"].iter().all(|program| folder.join(program).is_file()))
+}
+
+/// Debian has it in a folder of the machine's architecture.
+fn find_faketime() -> Option<PathBuf> {
+    let of_architectures = fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
+    let folders = ["/usr/lib", "/usr/lib64", "/usr/local/lib"].into_iter().map(PathBuf::from);
+    let files = folders.chain(of_architectures).map(|folder| folder.join("faketime/libfaketime.so.1"));
+    files.into_iter().find(|file| file.is_file())
+}
+
+/// Whole at any time, for it is read at every look at the clock.
+fn write_clock(folder: &Path, seconds: i64) -> io::Result<()> {
+    fs::write(folder.join("clock.new"), format!("{seconds:+}"))?;
+    fs::rename(folder.join("clock.new"), folder.join("clock"))
 }
 
 /// The user and group ids of `postgres`, or else of `nobody`.

@@ -28,7 +28,7 @@ use self::{
 };
 use crate::{
     BILLING_JOB,
-    db::{Fault, begin, execute, fault, query_all, query_one, statement},
+    db::{Fault, begin, execute, explained, fault, query_all, query_one, statement},
     fence,
     panel::Panel,
     period::Micros,
@@ -115,7 +115,7 @@ pub enum BillingError {
     #[error("the fence of this run is no longer the newest: another daemon bills")]
     Fenced,
     /// The database failed.
-    #[error("could not {doing}: {source}")]
+    #[error("could not {doing}: {}", explained(source))]
     Database {
         /// What was being done.
         doing: &'static str,

@@ -60,12 +60,20 @@ fn tamperings(db: &Db, books: &Books) -> Vec<(String, &'static [&'static str])> 
     let cycles = |set: &str| format!("UPDATE vps_billing_cycles SET {set}");
     let wallet = |set: &str| format!("UPDATE wallets SET {set} WHERE organization_id <> '{poor}'");
     let batch = |set: &str| format!("UPDATE billing_batches SET {set} WHERE id = 1");
+    let details = |figure: &str| {
+        let set = if sqlite {
+            format!("json_set(details, '$.{figure}', 99)")
+        } else {
+            format!("jsonb_set(details, '{{{figure}}}', '99')")
+        };
+        format!("UPDATE billing_job_runs SET details = {set}")
+    };
     let cent = money(db, 1);
     let cycle = "vps_instance_id, organization_id, billing_period_start, billing_period_end, hourly_rate, \
                  total_amount, status";
     let far_future = 1_000 * 365 * 24;
     vec![
-        (second_charge("carry = carry + 1"), &["charge_arithmetic"]),
+        (second_charge("carry = carry + 1"), &["charge_arithmetic", "meter_carry"]),
         (second_charge("rate = rate + 1"), &["charge_arithmetic"]),
         (
             second_charge(&format!("amount = amount + {CENT}")),
@@ -85,12 +93,16 @@ fn tamperings(db: &Db, books: &Books) -> Vec<(String, &'static [&'static str])> 
             &["charges_within_life", "watermark", "charge_in_cycles"],
         ),
         (second_charge(&format!("instance_id = '{unpaid}'")), &["watermark", "charge_in_cycles"]),
-        (second_charge(&format!("organization_id = '{poor}'")), &["charge_in_ledger"]),
+        (
+            second_charge(&format!("organization_id = '{poor}'")),
+            &["charge_in_ledger", "wallet_without_opening"],
+        ),
         (second_charge("payment_transaction_id = NULL"), &["charge_in_ledger"]),
         (second_charge("batch_id = 1"), &["batch_totals"]),
         (format!("DELETE FROM billing_charges WHERE period_start = {}", ours(1)), &["batch_totals"]),
         (instance(&format!("created_at = {}", panels(2))), &["charges_within_life"]),
         (instance("last_billed_at = NULL"), &["watermark"]),
+        (meter("carry = carry + 1"), &["meter_carry"]),
         (meter(&format!("billed_through = {}", ours(2))), &["watermark"]),
         (meter(&format!("billed_through = {}", ours(4))), &["watermark"]),
         (format!("DELETE FROM billing_meters WHERE instance_id = '{paid}'"), &["charge_without_meter"]),
@@ -119,12 +131,16 @@ fn tamperings(db: &Db, books: &Books) -> Vec<(String, &'static [&'static str])> 
         ),
         (wallet(&format!("balance = balance + {cent}")), &["wallet_balance"]),
         (wallet("balance = NULL"), &["wallet_balance"]),
-        (batch("hours = hours + 1"), &["batch_totals"]),
-        (batch("amount = amount + 1"), &["batch_totals"]),
+        ("DELETE FROM billing_wallets".to_owned(), &["wallet_without_opening"]),
+        (batch("hours = hours + 1"), &["batch_totals", "run_totals"]),
+        (batch("amount = amount + 1"), &["batch_totals", "run_totals"]),
         (batch("charges = charges + 1"), &["batch_totals"]),
         (batch("instances = instances + 1"), &["batch_totals", "run_totals"]),
         ("DELETE FROM billing_batches WHERE id = 1".to_owned(), &["charge_without_batch", "run_totals"]),
         ("UPDATE billing_job_runs SET items = items + 1".to_owned(), &["run_totals"]),
+        (details("charged"), &["run_totals"]),
+        (details("hours"), &["run_totals"]),
+        (details("amount"), &["run_totals"]),
         (format!("UPDATE billing_holds SET closed_at = {}", ours(3)), &["due_charged_or_held"]),
         (format!("DELETE FROM billing_holds WHERE instance_id = '{unpaid}'"), &["due_charged_or_held"]),
     ]

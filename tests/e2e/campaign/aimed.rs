@@ -86,6 +86,21 @@ async fn a_death_before_any_statement_of_a_batch_changes_nothing(db: &Db) {
     panic!("a batch has no end");
 }
 
+/// A build of the whole workspace compiles into the shipped program what tests break, and it must do nothing there.
+#[tokio::test]
+async fn a_program_that_ships_cannot_be_broken_by_its_environment() {
+    let db = Db::sqlite().await;
+    let organizations = seed(&db, 2).await;
+    let shipped = program()
+        .env("E2E_AS_SHIPPED", "1")
+        .env("DATABASE_URL", &db.url)
+        .env("BILLING_ABORT_AT", "1")
+        .env("BILLING_MUTATION", "debit-apart,cycles-apart,no-such-mutation")
+        .env("BILLING_CLOCK", "SELECT 0 AS now");
+    shipped.run("bill").await.expect_code(0);
+    check_all_charged_once(&db, &organizations).await;
+}
+
 /// What a death between two transactions leaves behind, where one should be; the audit sees it.
 async fn what_is_written_apart_is_lost_by_a_kill(db: &Db) {
     for (mutation, missed) in

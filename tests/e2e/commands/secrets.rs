@@ -187,3 +187,21 @@ async fn a_password_is_said_by_no_diagnostic() {
     let ended = program().run(&format!("demo --database-url {url}")).await.expect_code(78);
     check_silent("demo", &ended.text());
 }
+
+/// What is wrong with a command line is told without what may be a password in it.
+#[tokio::test]
+async fn an_argument_that_does_not_belong_there_is_not_repeated() {
+    let url = "postgres://me:s3cret@db/panel";
+    for arguments in [
+        format!("bill {url}"),
+        url.to_owned(),
+        format!("migrate {url}"),
+        format!("demo --instances {url}"),
+        format!("demo --instances={url}"),
+        "bill host=db password=s3cret".to_owned(),
+    ] {
+        let refused = program().run(&arguments).await.expect_code(64);
+        assert!(!refused.text().contains("s3cret"), "{}", refused.text());
+        assert!(refused.text().contains("error: "), "{}", refused.text());
+    }
+}

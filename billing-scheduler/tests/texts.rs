@@ -1,0 +1,37 @@
+//! Whatever is written as a cron text, it is read or refused, and what is read keeps its order. `PROPTEST_CASES` tries more.
+
+use billing_scheduler::Schedule;
+use chrono::{DateTime, Utc};
+use proptest::prelude::*;
+
+/// Whole seconds, some of them beside a change of the clocks in Paris.
+const INSTANTS: [i64; 4] = [0, 1_774_746_000, 1_792_890_000, 1_800_000_000];
+
+fn check(text: &str) {
+    let Ok(schedule) = Schedule::cron(text, "Europe/Paris") else { return };
+    for at in INSTANTS.map(|seconds| DateTime::<Utc>::from_timestamp(seconds, 0).expect("an instant")) {
+        if let Ok(Some(next)) = schedule.next_after(at) {
+            assert!(next > at, "`{text}`: {next} comes after {at}");
+        }
+        if let Ok(Some(last)) = schedule.last_until(at) {
+            assert!(last <= at, "`{text}`: {last} comes until {at}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+        check(&String::from_utf8_lossy(&bytes));
+    }
+
+    #[test]
+    fn no_text_that_looks_like_cron_makes_it_panic(text in "[-0-9*/,?LW#@A-Z ]{0,24}") {
+        check(&text);
+    }
+
+    #[test]
+    fn no_fields_make_it_panic(fields in prop::collection::vec(r"\*|\*/[0-9]{1,2}|[0-9]{1,2}(-[0-9]{1,2})?|[0-9],[0-9]|L|[1-7]#[1-5]|15W", 5..7)) {
+        check(&fields.join(" "));
+    }
+}

@@ -1,0 +1,153 @@
+//! Databases that are full, damaged, missing or not to be written: each is told with what to do, nothing is lost, and billing
+//! goes on when it can.
+
+use e2e::{Db, Program, eventually, on_every_engine, on_variants, process::Signal};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use sea_orm::DbBackend;
+
+use crate::daemon::{BILLING, HEARTBEAT, ask, check_all_charged_once, daemon, program, seed};
+
+/// A file may not grow, and later it may: what a full disk does to whoever writes, by means that need no privilege.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_takes_no_more_delays_billing_and_loses_nothing() {
+    let db = Db::sqlite().await;
+    let organizations = seed(&db, 40).await;
+    // As a failing disk does, the limit answers with an error instead of a signal.
+    let limited = format!("trap '' XFSZ\nulimit -S -f 2000\nexec {} run\n", env!("CARGO_BIN_EXE_e2e-daemon"));
+    let daemon = Program::new("/bin/sh")
+        .env("DATABASE_URL", &db.url)
+        .file("limited.sh", &limited)
+        .file("jobs.toml", BILLING)
+        .start("limited.sh");
+    let failed = daemon.says("job `billing` failed").await;
+    assert!(failed.contains("look for a full or failing disk under the file"), "{failed}");
+    let pid = i32::try_from(daemon.pid()).ok().and_then(Pid::from_raw);
+    prlimit(pid, Resource::Fsize, Rlimit { current: None, maximum: None })
+        .expect("a soft limit may be raised");
+    daemon.says("job `billing` done").await;
+    daemon.terminated().await.expect_code(0);
+    check_all_charged_once(&db, &organizations).await;
+}
+
+async fn a_server_that_has_no_room_delays_billing_and_loses_nothing(db: &Db) {
+    let organizations = seed(db, 3).await;
+    db.execute(
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$;
+         CREATE TRIGGER full_disk BEFORE INSERT ON vps_billing_cycles FOR EACH ROW EXECUTE FUNCTION full_disk()",
+    )
+    .await;
+    let daemon = daemon(db, &[BILLING, HEARTBEAT]).start("run");
+    let failed = daemon.says("job `billing` failed").await;
+    assert!(
+        failed.contains("No space left on device")
+            && failed.contains("; free space on the database server's disk"),
+        "{failed}"
+    );
+    assert_eq!(ask(db, "SELECT count(*) FROM billing_charges").await, "0");
+    daemon.says("no heartbeat: the last billing run failed").await;
+    db.execute("DROP TRIGGER full_disk ON vps_billing_cycles").await;
+    daemon.says("job `billing` done").await;
+    daemon.terminated().await.expect_code(0);
+    check_all_charged_once(db, &organizations).await;
+}
+
+on_variants!(a_server_that_has_no_room_delays_billing_and_loses_nothing: g1_role, g3_role);
+
+/// A standby, or a server or role that is told to write nothing; a file that is only read.
+async fn what_takes_no_writes_is_told_and_billed_later(db: &Db) {
+    let organizations = seed(db, 2).await;
+    let sqlite = db.backend() == DbBackend::Sqlite;
+    let read_only = "default_transaction_read_only";
+    let (url, advice) = if sqlite {
+        (db.url.replace("mode=rwc", "mode=ro"), "take `mode=ro` out of DATABASE_URL")
+    } else {
+        let name = ask(db, "SELECT current_database()").await;
+        db.execute(&format!("ALTER DATABASE {name} SET {read_only} = on")).await;
+        (db.url.clone(), "this server takes no writes: name the primary in DATABASE_URL")
+    };
+    let refused = program().env("DATABASE_URL", &url).run("bill").await;
+    assert!(refused.code.is_some_and(|code| code != 0), "{}", refused.text());
+    assert!(refused.text().contains(advice), "{}", refused.text());
+    assert_eq!(ask(db, "SELECT count(*) FROM billing_charges").await, "0");
+    if !sqlite {
+        let name = ask(db, "SELECT current_database()").await;
+        db.execute(&format!("SET {read_only} = off; ALTER DATABASE {name} RESET {read_only}")).await;
+    }
+    program().env("DATABASE_URL", &db.url).run("bill").await.expect_code(0);
+    check_all_charged_once(db, &organizations).await;
+}
+
+on_every_engine!(what_takes_no_writes_is_told_and_billed_later);
+
+#[tokio::test]
+async fn a_file_that_is_damaged_or_missing_is_told_with_what_to_do() {
+    let program = program().file("damaged.db", &"this is no database\n".repeat(500));
+    for (url, command, advice) in [
+        ("sqlite://damaged.db", "bill", "the file is damaged: stop the daemon, restore a backup"),
+        ("sqlite://missing.db", "bill", "if the file is missing, create it with `billing-daemon migrate up`"),
+        (
+            "sqlite://missing.db",
+            "audit",
+            "if the file is missing, create it with `billing-daemon migrate up`",
+        ),
+        ("sqlite://no/such/folder.db?mode=rwc", "bill", "if the file is missing"),
+    ] {
+        let refused = program.clone().env("DATABASE_URL", url).run(command).await;
+        assert!(refused.code.is_some_and(|code| code != 0), "{url}: {}", refused.text());
+        assert!(refused.text().contains(advice), "{url}: {}", refused.text());
+    }
+}
+
+/// Rights to look and to bill are enough when nothing is pending.
+async fn a_schema_that_is_up_to_date_needs_no_owner(db: &Db) {
+    let migrated = program().env("DATABASE_URL", &db.url).run("migrate up").await.expect_code(0);
+    assert_eq!(migrated.out, ["nothing to do"]);
+}
+
+on_variants!(a_schema_that_is_up_to_date_needs_no_owner: sqlite, g1_role, g3_role);
+
+/// A row of the list of migrations is gone, as after a restore of one table.
+async fn a_schema_that_is_half_there_is_refused(db: &Db) {
+    seed(db, 1).await;
+    db.execute(
+        "DELETE FROM billing_migrations WHERE version = (SELECT max(version) FROM billing_migrations)",
+    )
+    .await;
+    for command in ["bill", "run"] {
+        let program = daemon(db, &[BILLING, HEARTBEAT]);
+        let refused = program.run(command).await.expect_code(78);
+        assert!(refused.text().contains("run `billing-daemon migrate up`"), "{}", refused.text());
+    }
+    assert_eq!(ask(db, "SELECT count(*) FROM billing_charges").await, "0");
+}
+
+on_every_engine!(a_schema_that_is_half_there_is_refused);
+
+/// Killed while it writes, again and again: the file is whole each time, and in the end everything is charged once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_in_the_middle_of_writes_leaves_a_whole_file() {
+    let db = Db::sqlite().await;
+    let organizations = seed(&db, 60).await;
+    let charges = "SELECT count(*) FROM billing_charges";
+    let mut before = String::new();
+    for _ in 0..8 {
+        db.execute("UPDATE billing_job_state SET holder = NULL, expires_at = NULL").await;
+        let daemon = daemon(&db, &[BILLING]).start("run");
+        let more = async || {
+            let now = ask(&db, charges).await;
+            (now != before).then_some(now)
+        };
+        before = eventually("something is charged", more).await;
+        daemon.signal(Signal::KILL);
+        daemon.ended().await;
+        assert_eq!(ask(&db, "SELECT integrity_check FROM pragma_integrity_check").await, "ok");
+        if before == "60" {
+            break;
+        }
+    }
+    db.execute("UPDATE billing_job_state SET holder = NULL, expires_at = NULL").await;
+    program().env("DATABASE_URL", &db.url).run("bill").await.expect_code(0);
+    check_all_charged_once(&db, &organizations).await;
+}
