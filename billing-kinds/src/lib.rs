@@ -4,6 +4,8 @@
 mod command;
 mod http;
 mod params;
+#[cfg(feature = "pings")]
+mod pings;
 mod secret;
 
 use billing_scheduler::Registry;
@@ -11,6 +13,8 @@ use billing_scheduler::Registry;
 #[cfg(unix)]
 pub use command::{Command, CommandParams};
 pub use http::{Http, HttpError, HttpParams, Method, Request};
+#[cfg(feature = "pings")]
+pub use pings::{Ping, Pings};
 pub use secret::{Secret, SecretError};
 
 /// Makes the kinds `command` (on Unix) and `http` known.
