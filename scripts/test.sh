@@ -57,6 +57,8 @@ has_postgres || die "PostgreSQL is installed, but initdb, pg_ctl and postgres ar
 # Debian keeps it where only root's PATH leads.
 export PATH=$PATH:/usr/sbin
 command -v pgbouncer >/dev/null || install pgbouncer pgbouncer pgbouncer pgbouncer
+# It tries the alerts. 20 MB for that are not for everybody: without it, that one test is skipped and says so.
+command -v promtool >/dev/null || say "promtool is missing (on Debian: apt-get install prometheus): nobody tries the alerts"
 
 # The library that moves a server's clock, where the harness looks for it (tests/src/postgres.rs).
 has_faketime() { compgen -G '/usr/lib*/faketime/libfaketime.so.1' || compgen -G '/usr/lib/*/faketime/libfaketime.so.1' || compgen -G '/usr/local/lib/faketime/libfaketime.so.1'; } >/dev/null

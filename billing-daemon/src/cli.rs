@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand};
 
 use crate::logging::LogFormat;
@@ -31,7 +32,7 @@ pub(crate) fn without_secrets(
 }
 
 /// What every command takes.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Common {
     /// The jobs and their settings [default: ./jobs.toml, else /etc/billing-daemon/jobs.toml]
     #[arg(long, global = true, value_name = "FILE")]
@@ -61,6 +62,15 @@ pub(crate) enum Command {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
+    },
+    /// Look for everything that could keep billing from working; exits 1 if something does
+    #[command(after_help = "Example:\n  billing-daemon doctor --bundle support")]
+    Doctor(Doctor),
+    /// Take charges apart
+    #[command(after_help = "Example:\n  billing-daemon charges explain web-1 --at 2026-05-01T12:30:00Z")]
+    Charges {
+        #[command(subcommand)]
+        action: Charges,
     },
     /// Bill a made-up fleet, twice, and audit it: needs nothing but this program
     #[command(after_help = "Example:\n  billing-daemon demo --instances 10000")]
@@ -122,6 +132,32 @@ pub(crate) enum Migrate {
     /// Show what is applied
     #[command(after_help = "Example:\n  billing-daemon migrate status")]
     Status,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write a new folder with what a helper needs to see, without passwords
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) bundle: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Charges {
+    /// Show one charge or hold: hours, price, what was carried, wallet, run
+    #[command(after_help = "Example:\n  billing-daemon charges explain web-1 --at 2026-05-01T12:30:00Z")]
+    Explain {
+        /// The machine: its id, or its label if no other has it
+        instance: String,
+        /// An instant in the hours that are asked about [default: the last charge]
+        #[arg(long, value_name = "TIME")]
+        at: Option<DateTime<Utc>>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Args)]

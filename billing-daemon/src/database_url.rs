@@ -133,6 +133,19 @@ impl DatabaseUrl {
         (!is_here && !is_verified).then(|| host.to_owned())
     }
 
+    /// The file of an SQLite database, if it is one.
+    #[must_use]
+    pub fn file(&self) -> Option<PathBuf> {
+        let name = self
+            .text
+            .split('?')
+            .next()?
+            .strip_prefix("sqlite:")
+            .filter(|_| self.backend == DbBackend::Sqlite)?;
+        let name = name.strip_prefix("//").unwrap_or(name);
+        (name != ":memory:").then(|| PathBuf::from(percent_decode_str(name).decode_utf8_lossy().into_owned()))
+    }
+
     /// The file with the key of our own certificate, if the URL names one.
     #[must_use]
     pub fn key_file(&self) -> Option<PathBuf> {

@@ -14,10 +14,12 @@ use crate::{
     config::{Config, DaemonSettings},
     database::{Database, Pool, patiently},
     exit::{Exit, Failure},
+    http::{HttpSettings, Server, Shared},
     identity::Identity,
     platform::Platform,
     ringer::Ringer,
     signals::Signals,
+    status::Expected,
     store::SeaOrmStore,
 };
 
@@ -25,6 +27,7 @@ use crate::{
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Everything that billing works with, opened and checked. Nothing was written yet.
+#[derive(Clone, Debug)]
 pub struct Opened {
     /// The panel's database.
     pub db: DatabaseConnection,
@@ -84,10 +87,15 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
         }
     };
     let bills = config.jobs.iter().any(|(spec, _)| spec.kind == BILLING_JOB);
-    let beside = Beside::look(&Opened { db: db.clone(), panel }).await?;
+    let opened = Opened { db: db.clone(), panel };
+    let beside = Beside::look(&opened).await?;
     if bills {
         beside.check(config.daemon.panel_billing)?;
     }
+    let server = match &config.http {
+        Some(settings) => Some(serve(settings, opened, Expected::from(&config)).await?),
+        None => None,
+    };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let identity = Identity::of_process(config.billing_interval_minutes);
     let status =
@@ -149,6 +157,9 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
     };
     ringer.stop().await;
     renewals.stop();
+    if let Some(server) = server {
+        server.stop().await;
+    }
     let stopped = status.stop().await;
     // A run that was left may never give its connection back; the end of the process takes that away.
     if let Ok(closed) = tokio::time::timeout(CLOSE_TIMEOUT, db.close()).await {
@@ -162,6 +173,22 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
     }
     info!("stopped");
     Ok(())
+}
+
+/// Begins to measure, and to answer who asks.
+async fn serve(settings: &HttpSettings, opened: Opened, expected: Expected) -> Result<Server, Failure> {
+    let internal =
+        |error: &dyn std::fmt::Display| Failure::new(Exit::Internal, format!("cannot measure: {error}"));
+    let recorder = crate::metrics::recorder().map_err(|error| internal(&error))?;
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|error| internal(&error))?;
+    crate::metrics::build_info();
+    let shared = Shared::new(opened, expected, handle);
+    Server::start(settings, shared).await.map_err(|error| {
+        let message =
+            format!("cannot answer HTTP, as `listen` in the [http] section of jobs.toml says: {error}");
+        Failure::new(Exit::Configuration, message)
+    })
 }
 
 /// Renews leases from a thread of its own: a job that blocks every thread of the runtime does not lose its lease.

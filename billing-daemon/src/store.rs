@@ -20,7 +20,10 @@ use sea_orm::{
 };
 use tokio::sync::OnceCell;
 
-use crate::database::{Database, Pool};
+use crate::{
+    database::{Database, Pool},
+    metrics as measured,
+};
 
 /// The store of one process.
 pub struct SeaOrmStore {
@@ -270,10 +273,14 @@ impl Store for SeaOrmStore {
             Err(error) => return Err(unavailable(error)),
         };
         if self.db.get_database_backend() == DbBackend::Sqlite {
+            measured::claimed(job);
             return Ok(Claim::Held(lease));
         }
         match self.raise_alone(&lease).await {
-            Ok(true) => Ok(Claim::Held(lease)),
+            Ok(true) => {
+                measured::claimed(job);
+                Ok(Claim::Held(lease))
+            }
             Ok(false) => {
                 self.release(&lease).await?;
                 Ok(Claim::Busy { holder: "another daemon".to_owned() })
@@ -305,8 +312,14 @@ impl Store for SeaOrmStore {
         next: &JobState,
     ) -> Result<(), StoreError> {
         match self.write_record(lease, run, next).await {
-            Ok(()) => Ok(()),
-            Err(Refused::LeaseLost) => Err(StoreError::LeaseLost { job: run.job.clone(), fence: run.fence }),
+            Ok(()) => {
+                measured::recorded(run);
+                Ok(())
+            }
+            Err(Refused::LeaseLost) => {
+                measured::fenced_off(&run.job);
+                Err(StoreError::LeaseLost { job: run.job.clone(), fence: run.fence })
+            }
             Err(Refused::Database(error)) if is_unique_violation(&error) => {
                 Err(StoreError::AlreadyFinished { job: run.job.clone(), scheduled_at: run.scheduled_at })
             }
@@ -321,10 +334,12 @@ impl Store for SeaOrmStore {
 }
 
 fn unavailable(error: DbErr) -> StoreError {
+    measured::failed(fault(&error));
     StoreError::Unavailable(BoxError::from(error))
 }
 
 fn lost(lease: &Lease) -> StoreError {
+    measured::fenced_off(&lease.job);
     StoreError::LeaseLost { job: lease.job.clone(), fence: lease.fence }
 }
 

@@ -33,6 +33,21 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Each of them.
+    pub const ALL: [Self; 11] = [
+        Self::NoWallet,
+        Self::DuplicateWallets,
+        Self::InvalidBalance,
+        Self::UnknownPlan,
+        Self::AmbiguousPlan,
+        Self::NoPrice,
+        Self::InvalidPrice,
+        Self::InvalidTime,
+        Self::CatchUpLimit,
+        Self::InsufficientBalance,
+        Self::Failed,
+    ];
+
     /// The word kept in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {

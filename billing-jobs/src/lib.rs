@@ -2,6 +2,7 @@
 //! daemons that died. [`register`] makes them known; [`billing`] and [`audit`] also serve without a scheduler.
 
 pub mod audit;
+mod audit_job;
 pub mod billing;
 mod db;
 pub mod fence;
@@ -27,6 +28,7 @@ use std::{sync::Arc, time::Duration};
 use billing_scheduler::{Clock, Registry, SystemClock};
 use sea_orm::DatabaseConnection;
 
+pub use audit_job::{AuditJob, AuditParams};
 pub use db::{Fault, begin, begin_read, code, execute, explained, fault, query_all, query_one};
 pub use heartbeat::{Facts, Heartbeat, HeartbeatParams, Pulse, pulse};
 pub use may_bill::{PANELS_PATIENCE, may_bill};
@@ -73,7 +75,7 @@ impl Services {
     }
 }
 
-/// Makes the kinds `billing`, `heartbeat` and `stale-daemons` known.
+/// Makes the kinds `audit`, `billing`, `heartbeat` and `stale-daemons` known.
 ///
 /// # Panics
 /// If one of them is known already.
@@ -84,4 +86,6 @@ pub fn register(registry: &mut Registry, services: &Services) {
     registry.register("heartbeat", move |params| Heartbeat::new(own.clone(), params));
     let own = services.clone();
     registry.register("stale-daemons", move |params| StaleDaemons::new(&own, params));
+    let own = services.clone();
+    registry.register("audit", move |params| AuditJob::new(&own, params));
 }

@@ -4,8 +4,10 @@ mod accept_restore;
 mod adopt;
 mod audit;
 mod bill;
+mod charges;
 mod check;
 mod demo;
+mod doctor;
 pub(crate) mod fence;
 mod handover;
 mod migrate;
@@ -45,6 +47,8 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
     let common = &cli.common;
     match cli.command {
         Command::Run => run::execute(common, plugins).await,
+        Command::Doctor(options) => doctor::execute(common, plugins, &options).await,
+        Command::Charges { action } => charges::execute(common, plugins, action).await,
         Command::Status { json } => status::execute(common, plugins, json).await,
         Command::Demo(demo) => demo::execute(common, &demo).await,
         Command::Check => check::execute(common, plugins),
@@ -139,12 +143,7 @@ fn config_from(
         };
         Failure::new(exit, format!("cannot read {}: {error}", path.display()))
     })?;
-    let mut registry = Registry::new();
-    billing_jobs::register(&mut registry, &Services::detached());
-    billing_kinds::register(&mut registry);
-    plugins.register(&mut registry);
-    let config = Config::load(&text, &path.display().to_string(), environment, &registry, SystemClock.now())
-        .map_err(|problems| refused(&problems))?;
+    let config = load(&text, path, plugins, environment).map_err(|problems| refused(&problems))?;
     if config
         .daemon
         .database_url
@@ -157,6 +156,20 @@ fn config_from(
         complain(&format!("warning: {warning}"));
     }
     Ok(config)
+}
+
+/// What `text`, which is that of the file `path`, says.
+fn load(
+    text: &str,
+    path: &Path,
+    plugins: &Plugins,
+    environment: &Environment,
+) -> Result<Config, Vec<Diagnostic>> {
+    let mut registry = Registry::new();
+    billing_jobs::register(&mut registry, &Services::detached());
+    billing_kinds::register(&mut registry);
+    plugins.register(&mut registry);
+    Config::load(text, &path.display().to_string(), environment, &registry, SystemClock.now())
 }
 
 /// The settings of the process: the configuration's, if there is one.

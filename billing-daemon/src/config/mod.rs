@@ -3,6 +3,7 @@
 mod daemon;
 mod diagnostic;
 mod duration;
+mod http;
 mod job;
 mod panel;
 mod params;
@@ -24,7 +25,7 @@ pub use daemon::{DaemonSettings, PanelBilling};
 pub use diagnostic::{Diagnostic, Place};
 pub(crate) use suggest::did_you_mean;
 
-use crate::environment::Environment;
+use crate::{environment::Environment, http::HttpSettings};
 use job::Draft;
 use report::{Report, Section, mismatch};
 
@@ -35,6 +36,8 @@ pub struct Config {
     pub daemon: DaemonSettings,
     /// The enabled jobs with their parameters, which their kinds have accepted; at least one.
     pub jobs: Vec<(JobSpec, serde_json::Value)>,
+    /// Whether and where HTTP is answered.
+    pub http: Option<HttpSettings>,
     /// The minutes between two runs of billing, rounded up; `None` without billing.
     pub billing_interval_minutes: Option<u64>,
     /// What works, but hardly as intended.
@@ -60,9 +63,10 @@ impl Config {
             report_syntax(&report, &errors);
             return Err(report.finish());
         }
-        let root = Section::new(&report, root.get_ref(), 0..0, &["daemon", "job"]);
+        let root = Section::new(&report, root.get_ref(), 0..0, &["daemon", "http", "job"]);
         let section = root.table("daemon", "a table", &daemon::KEYS);
         let daemon = DaemonSettings::read(&report, section.as_ref(), environment);
+        let http = http::read(&root);
         let jobs = jobs(&report, &root);
         let read = |job| Draft::read(&report, registry, job, now);
         let mut drafts: Vec<_> = jobs.unwrap_or_default().iter().filter_map(read).collect();
@@ -88,7 +92,7 @@ impl Config {
             return Err(problems);
         }
         let billing_interval_minutes = panel::interval_minutes(&jobs, now);
-        Ok(Self { daemon, jobs, billing_interval_minutes, warnings })
+        Ok(Self { daemon, jobs, http, billing_interval_minutes, warnings })
     }
 }
 

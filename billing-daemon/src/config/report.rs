@@ -124,6 +124,14 @@ impl<'r, 't> Section<'r, 't> {
         self.typed(key, "a string", DeValue::as_str)
     }
 
+    pub(super) fn strings(&self, key: &str) -> Option<Vec<String>> {
+        let texts = |value: &'r DeValue<'t>| {
+            let values = value.as_array()?.iter();
+            values.map(|value| value.get_ref().as_str().map(str::to_owned)).collect()
+        };
+        self.typed(key, "a list of strings", texts).map(Spanned::into_inner)
+    }
+
     pub(super) fn boolean(&self, key: &str) -> Option<bool> {
         self.typed(key, "true or false", DeValue::as_bool).map(Spanned::into_inner)
     }

@@ -58,6 +58,7 @@ struct Nought {}
 
 fn registry() -> Registry {
     let mut registry = Registry::new();
+    registry.register("audit", |_: Nought| Nothing);
     registry.register("billing", |_: Billing| Nothing);
     registry.register("greet", |_: Greet| Nothing);
     registry.register("heartbeat", |_: Nought| Nothing);
@@ -127,6 +128,7 @@ fn every_key_that_the_shipped_file_shows_is_one() {
         .lines()
         .map(|line| match line.strip_prefix("# ") {
             Some(setting) if setting.contains(" = ") && !setting.starts_with(' ') => setting,
+            Some(header) if header.starts_with('[') && header.ends_with(']') => header,
             _ => line,
         })
         .filter(|line| !["failing-after", "dead-after", "keep"].iter().any(|key| line.starts_with(key)))
@@ -136,6 +138,8 @@ fn every_key_that_the_shipped_file_shows_is_one() {
     assert_eq!(url.to_string(), "postgres://billing@localhost/panel");
     let expected = json!({ "max-catch-up-hours": 72, "daily-backup-factor": "1", "batch-instances": 5000 });
     assert_eq!(config.jobs[0].1, expected);
+    assert_eq!(config.http.expect("it was behind a #").listen.to_string(), "127.0.0.1:9464");
+    assert!(config.jobs.iter().any(|(spec, _)| spec.kind == "audit"));
 }
 
 #[test]
@@ -302,7 +306,7 @@ fn names_and_kinds() {
     check(
         &format!("[[job]]\nname = \"a\"\nkind = \"mine-bitcoin\"\n{HOURLY}"),
         &[
-            "jobs.toml:3:8: unknown kind `mine-bitcoin`, known: `billing`, `greet`, `heartbeat`, `stale-daemons`",
+            "jobs.toml:3:8: unknown kind `mine-bitcoin`, known: `audit`, `billing`, `greet`, `heartbeat`, `stale-daemons`",
         ],
     );
 }

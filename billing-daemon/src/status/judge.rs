@@ -90,91 +90,11 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
 
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
-    use uuid::Uuid;
-
     use super::*;
-    use crate::status::{Bills, Daemon, FenceState, Held, JobStatus, Owed, PanelStatus, RunStatus};
-
-    fn now() -> DateTime<Utc> {
-        DateTime::from_timestamp_secs(1_800_000_000).expect("a time")
-    }
-
-    fn minutes_ago(minutes: i64) -> DateTime<Utc> {
-        now() - TimeDelta::minutes(minutes)
-    }
-
-    fn daemon(state: Life) -> Daemon {
-        Daemon {
-            instance: "web-1".to_owned(),
-            host: None,
-            version: None,
-            state,
-            heard_at: Some(minutes_ago(4)),
-            heartbeat_at: None,
-            started_at: None,
-            bills: Bills::No,
-            error: None,
-        }
-    }
-
-    fn run(status: &str) -> RunStatus {
-        RunStatus {
-            id: Uuid::nil(),
-            scheduled_at: minutes_ago(10),
-            started_at: minutes_ago(10),
-            finished_at: minutes_ago(10),
-            status: status.to_owned(),
-            trigger: "schedule".to_owned(),
-            attempt: 1,
-            lateness_ms: 0,
-            daemon: "web-1".to_owned(),
-            error: None,
-            totals: None,
-        }
-    }
-
-    fn job(late_seconds: Option<u64>) -> JobStatus {
-        JobStatus {
-            name: "billing".to_owned(),
-            cursor: None,
-            holder: None,
-            fence: 1,
-            due_at: None,
-            late_seconds,
-            failed_attempts: 0,
-            last_error: None,
-            last_run: None,
-        }
-    }
-
-    fn held(reason: &str) -> Held {
-        let owed = Owed { instances: 2, hours: 3, amount: "0.03".to_owned() };
-        Held { reason: reason.to_owned(), since: minutes_ago(60), owed }
-    }
-
-    fn healthy() -> Status {
-        Status {
-            ok: true,
-            problems: Vec::new(),
-            as_of: now(),
-            version: String::new(),
-            engine: String::new(),
-            schema: String::new(),
-            panel: PanelStatus {
-                generation: "G1".to_owned(),
-                inhabited: true,
-                billing_off: false,
-                fence: FenceState::default(),
-            },
-            worked_at: Some(minutes_ago(59)),
-            last_run: Some(run("done")),
-            arrears: Owed::default(),
-            holds: vec![held("insufficient_balance")],
-            daemons: vec![daemon(Life::Alive), daemon(Life::Stopped)],
-            jobs: vec![job(None)],
-        }
-    }
+    use crate::status::{
+        FenceState,
+        testing::{daemon, healthy, held, job, minutes_ago, run},
+    };
 
     /// The kinds of what is found in a healthy status after this change.
     fn check(what: &str, change: impl FnOnce(&mut Status), expected: &[&str]) {

@@ -4,6 +4,8 @@
 mod judge;
 mod read;
 mod show;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::time::Duration;
 
@@ -13,8 +15,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use judge::problems;
-pub use read::read;
-pub(crate) use show::{ago, in_words, of_length};
+pub use read::{read, runs};
+pub(crate) use show::{ago, in_words, of_length, wrapped};
 
 use crate::config::{Config, PanelBilling};
 
@@ -167,6 +169,8 @@ pub enum Bills {
 pub struct RunStatus {
     /// Which.
     pub id: Uuid,
+    /// Its job.
+    pub job: String,
     /// Its scheduled time.
     pub scheduled_at: DateTime<Utc>,
     /// When it began.
@@ -185,6 +189,9 @@ pub struct RunStatus {
     pub daemon: String,
     /// Why it failed.
     pub error: Option<String>,
+    /// What the job tells of it.
+    #[schema(value_type = Object)]
+    pub details: Option<serde_json::Value>,
     /// What it committed; of billing alone.
     pub totals: Option<Totals>,
 }

@@ -16,7 +16,8 @@ use billing_jobs::{
 use billing_scheduler::{JobSpec, Scope};
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{
-    ColumnTrait, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement,
+    ColumnTrait, Condition, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    Statement,
 };
 
 use super::{
@@ -118,20 +119,32 @@ fn is_held(expires_at: Option<Instant>, as_of: DateTime<Utc>) -> bool {
     expires_at.is_some_and(|Instant(until)| until > as_of)
 }
 
+/// The newest runs, of one job or of all.
+pub async fn runs(db: &DatabaseConnection, job: Option<&str>, limit: u64) -> Result<Vec<RunStatus>, Failure> {
+    newest(db, job, limit).await.map_err(|error| Failure::database("read the history", &error))
+}
+
 async fn last_run(db: &DatabaseConnection, job: &str) -> Result<Option<RunStatus>, DbErr> {
+    Ok(newest(db, Some(job), 1).await?.pop())
+}
+
+async fn newest(db: &DatabaseConnection, job: Option<&str>, limit: u64) -> Result<Vec<RunStatus>, DbErr> {
     use billing_job_runs::Column;
     let txn = begin_read(db).await?;
-    let run = billing_job_runs::Entity::find()
-        .filter(Column::Job.eq(job))
+    let of_job = job.map(|job| Column::Job.eq(job));
+    let runs = billing_job_runs::Entity::find()
+        .filter(Condition::all().add_option(of_job))
         .order_by_desc(Column::StartedAt)
-        .one(&txn)
+        .limit(limit)
+        .all(&txn)
         .await?;
     txn.commit().await?;
-    Ok(run.map(|run| {
+    let run_status = |run: billing_job_runs::Model| {
         let (Id(id), Instant(scheduled_at)) = (run.id, run.scheduled_at);
         let (Instant(started_at), Instant(finished_at)) = (run.started_at, run.finished_at);
         RunStatus {
             id,
+            job: run.job,
             scheduled_at,
             started_at,
             finished_at,
@@ -141,9 +154,11 @@ async fn last_run(db: &DatabaseConnection, job: &str) -> Result<Option<RunStatus
             lateness_ms: run.lateness_ms,
             daemon: run.daemon,
             error: run.error,
+            details: run.details,
             totals: None,
         }
-    }))
+    };
+    Ok(runs.into_iter().map(run_status).collect())
 }
 
 async fn daemons(

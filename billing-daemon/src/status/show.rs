@@ -182,7 +182,7 @@ impl Lines {
 }
 
 /// Lines of at most `room` characters; each but the first begins with `indent` blanks. A longer word is left whole.
-fn wrapped(text: &str, room: usize, indent: usize) -> Vec<String> {
+pub(crate) fn wrapped(text: &str, room: usize, indent: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
     for word in text.split_inclusive(' ') {

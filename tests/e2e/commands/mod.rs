@@ -1,7 +1,10 @@
 //! What each command prints, and what it ends with.
 
 mod books;
+mod charges;
 mod demo;
+mod doctor;
+mod http;
 mod output;
 mod refusals;
 mod secrets;

@@ -1,0 +1,26 @@
+//! `charges`: what was taken, and why.
+
+use super::{database, environment, log, quiet_filter, say};
+use crate::{
+    Plugins,
+    cli::{Charges, Common},
+    exit::Failure,
+    explain,
+    logging::LogOutput,
+    runtime,
+};
+
+pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Charges) -> Result<(), Failure> {
+    let Charges::Explain { instance, at, json } = action;
+    let environment = environment(common)?;
+    let database = database(common, plugins, &environment)?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    let opened = runtime::open_at_once(&database).await?;
+    let explanation = explain::explain(&opened, &instance, at).await?;
+    if json {
+        say(serde_json::to_string(&explanation).expect("text and numbers are always JSON"));
+    } else {
+        say(explain::in_words(&explanation).trim_end());
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! The `[http]` table: whether and where questions are answered.
+
+use super::report::Section;
+use crate::http::HttpSettings;
+
+const KEYS: [&str; 2] = ["listen", "allowed-hosts"];
+
+/// What `[http]` says, if it is there.
+pub(super) fn read(root: &Section<'_, '_>) -> Option<HttpSettings> {
+    let section = root.table("http", "a table", &KEYS)?;
+    section.require(&["listen"]);
+    let allowed_hosts = section.strings("allowed-hosts").unwrap_or_default();
+    let text = section.string("listen")?;
+    let listen = section.parsed("listen", &text, str::parse)?;
+    Some(HttpSettings { listen: listen.into_inner(), allowed_hosts })
+}

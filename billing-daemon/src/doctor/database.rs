@@ -1,0 +1,195 @@
+//! The database: whether it answers, what it lets us do, and what is wrong in the panel's books.
+
+use std::time::Instant;
+
+use billing_jobs::{
+    begin,
+    billing::{Biller, Settings},
+    panel::Panel,
+    query_one,
+};
+use billing_scheduler::{Clock, SystemClock};
+use chrono::TimeDelta;
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
+
+use super::{Finding, rights};
+use crate::{
+    beside::Beside,
+    database::{Database, Pool},
+    runtime::Opened,
+    status::{Expected, Life, Status},
+};
+
+/// By how much the database's clock and ours may differ before somebody should know.
+const CLOCKS_AGREE: TimeDelta = TimeDelta::seconds(2);
+
+/// Everything about the database, and how billing stands if that could be read.
+pub(crate) async fn examine(database: &Database, expected: &Expected) -> (Vec<Finding>, Option<Status>) {
+    let mut findings = Vec::new();
+    let before = Instant::now();
+    let db = match database.connect(Pool::Shared).await {
+        Ok(db) => db,
+        Err(error) => {
+            let advice = "is the server up, the address right, the password valid, and this machine allowed by \
+                          pg_hba.conf?";
+            findings.push(Finding::fail("database", error.to_string(), advice));
+            return (findings, None);
+        }
+    };
+    let took = before.elapsed().as_millis();
+    findings.push(Finding::ok("database", format!("{} answers, in {took} ms", database.url())));
+    if let Err(error) = migration::check(&db).await {
+        let advice = "the message says what to run; migrations need the login that owns the panel's tables";
+        findings.push(Finding::fail("schema", error.to_string(), advice));
+        return (findings, None);
+    }
+    findings.push(Finding::ok("schema", "as this program expects it"));
+    match rest(db, expected, &mut findings).await {
+        Ok(status) => (findings, Some(status)),
+        Err(message) => {
+            findings.push(Finding::fail(
+                "questions",
+                message,
+                "give the rights that are missing, then run this again",
+            ));
+            (findings, None)
+        }
+    }
+}
+
+async fn rest(
+    db: DatabaseConnection,
+    expected: &Expected,
+    findings: &mut Vec<Finding>,
+) -> Result<Status, String> {
+    let text = |error: DbErr| error.to_string();
+    let panel = Panel::detect(&db).await.map_err(text)?;
+    let opened = Opened { db, panel };
+    findings.push(clock(&opened).await.map_err(text)?);
+    let rights = rights::examine(&opened.db).await.map_err(text)?;
+    let may_write = rights.iter().all(|finding| finding.verdict != super::Verdict::Fail);
+    findings.extend(rights);
+    if panel.row_security && may_write {
+        findings.push(row_security(&opened.db).await.map_err(text)?);
+    }
+    for books in BOOKS {
+        findings.push(of_books(&opened.db, books).await.map_err(text)?);
+    }
+    let beside = Beside::look(&opened).await.map_err(|failure| failure.message)?;
+    findings.push(match beside.check(expected.panel_billing) {
+        Ok(()) => Finding::ok("who else bills", beside.to_string()),
+        Err(failure) => Finding::fail("who else bills", failure.message, "the message says what to do"),
+    });
+    let status = crate::status::read(&opened, expected).await.map_err(|failure| failure.message)?;
+    findings.push(daemons(&status));
+    Ok(status)
+}
+
+async fn clock(opened: &Opened) -> Result<Finding, DbErr> {
+    let biller = Biller::new(opened.db.clone(), opened.panel, Settings::default());
+    let before = SystemClock.now();
+    let theirs = biller.now().await?;
+    let after = SystemClock.now();
+    let ours = before + (after - before) / 2;
+    let off = (theirs - ours).abs();
+    // Nobody knows at which moment between question and answer the database looked.
+    let uncertain = (after - before) / 2;
+    let shown = format!("{}.{} s", off.num_seconds(), off.subsec_nanos().unsigned_abs() / 100_000_000);
+    if off <= CLOCKS_AGREE + uncertain {
+        return Ok(Finding::ok("clocks", format!("the database's differs from ours by {shown}")));
+    }
+    Ok(Finding::warn(
+        "clocks",
+        format!("the database's differs from ours by {shown}"),
+        "hours are charged by the database's clock, jobs start by ours: let NTP set both",
+    ))
+}
+
+/// Row-level security makes a write that it forbids change nothing, without an error: so it is tried, and rolled back.
+async fn row_security(db: &DatabaseConnection) -> Result<Finding, DbErr> {
+    let txn = begin(db).await?;
+    txn.execute_unprepared("SET LOCAL app.current_user_is_admin = 'true'").await?;
+    let sql = "SELECT (SELECT count(*) FROM (SELECT FROM wallets LIMIT 1) w) AS seen,
+                      (SELECT count(*) FROM (SELECT FROM wallets ORDER BY id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) w) AS locked,
+                      (SELECT count(*) FROM (SELECT FROM wallets ORDER BY id LIMIT 1 FOR KEY SHARE) w) AS writable";
+    let row = txn.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
+    txn.rollback().await?;
+    let count = |column: &str| row.as_ref().map_or(Ok(0), |row| row.try_get::<i64>("", column));
+    let (seen, writable) = (count("seen")?, count("writable")?.max(count("locked")?));
+    if seen == 0 || writable > 0 {
+        return Ok(Finding::ok("row-level security", "lets this login change wallets while it bills"));
+    }
+    Ok(Finding::fail(
+        "row-level security",
+        "this login sees wallets and cannot change them, whatever it sets",
+        "as the tables' owner: CREATE POLICY billing_run_wallets ON wallets FOR UPDATE TO billing_run USING (true);",
+    ))
+}
+
+/// What is wrong in the panel's books, counted.
+struct Books {
+    check: &'static str,
+    count: &'static str,
+    what: &'static str,
+    advice: &'static str,
+}
+
+const BOOKS: [Books; 4] = [
+    Books {
+        check: "one wallet each",
+        count: "SELECT count(*) AS n FROM (SELECT organization_id FROM wallets GROUP BY organization_id
+                                            HAVING count(*) > 1) AS several",
+        what: "organizations with several wallets",
+        advice: "their machines are held until one wallet is left: merge them in the panel",
+    },
+    Books {
+        check: "a wallet each",
+        count: "SELECT count(*) AS n FROM vps_instances i
+                 WHERE NOT EXISTS (SELECT 1 FROM wallets w WHERE w.organization_id = i.organization_id)",
+        what: "machines of organizations without a wallet",
+        advice: "they are held until there is one",
+    },
+    Books {
+        check: "a plan each",
+        count: "SELECT count(*) AS n FROM vps_instances i
+                 WHERE NOT EXISTS (SELECT 1 FROM vps_plans p
+                                    WHERE CAST(p.id AS text) = i.plan_id OR p.provider_plan_id = i.plan_id)",
+        what: "machines on a plan that does not exist",
+        advice: "they are held: add the plan, or correct `plan_id`",
+    },
+    Books {
+        check: "a price each",
+        count: "SELECT count(*) AS n FROM vps_instances i
+                 WHERE EXISTS (SELECT 1 FROM vps_plans p
+                                WHERE (CAST(p.id AS text) = i.plan_id OR p.provider_plan_id = i.plan_id)
+                                  AND p.base_price IS NULL)",
+        what: "machines on a plan without a price",
+        advice: "they are held: set `base_price`, to 0 if it is free",
+    },
+];
+
+async fn of_books(db: &DatabaseConnection, books: Books) -> Result<Finding, DbErr> {
+    let row = query_one(db, Statement::from_string(db.get_database_backend(), books.count)).await?;
+    let count: i64 = row.map_or(Ok(0), |row| row.try_get("", "n"))?;
+    let message = format!("{}: {count}", books.what);
+    Ok(if count == 0 {
+        Finding::ok(books.check, message)
+    } else {
+        Finding::warn(books.check, message, books.advice)
+    })
+}
+
+fn daemons(status: &Status) -> Finding {
+    let there = status.daemons.iter().filter(|daemon| daemon.state.is_there()).count();
+    let dead = status.daemons.iter().filter(|daemon| daemon.state == Life::Dead).count();
+    let message = format!("{there} alive, {dead} dead");
+    if there > 0 && dead == 0 {
+        Finding::ok("daemons", message)
+    } else {
+        Finding::warn(
+            "daemons",
+            message,
+            "start one with `billing-daemon run`; `billing-daemon status` tells more",
+        )
+    }
+}

@@ -1,0 +1,136 @@
+//! What the login may do, held against what billing needs: the same columns as in `docs/operations.md`.
+
+use billing_jobs::{query_all, query_one};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, Statement};
+
+use super::Finding;
+
+/// Table, privilege, and its columns; all of them if none is named.
+const NEEDED: [(&str, &str, &[&str]); 28] = [
+    ("organizations", "SELECT", &[]),
+    ("wallets", "SELECT", &[]),
+    ("wallets", "UPDATE", &["balance", "updated_at"]),
+    ("vps_plans", "SELECT", &[]),
+    ("vps_instances", "SELECT", &[]),
+    ("vps_instances", "UPDATE", &["last_billed_at", "updated_at"]),
+    ("payment_transactions", "SELECT", &[]),
+    (
+        "payment_transactions",
+        "INSERT",
+        &[
+            "id",
+            "organization_id",
+            "amount",
+            "currency",
+            "payment_method",
+            "payment_provider",
+            "status",
+            "description",
+            "metadata",
+        ],
+    ),
+    ("vps_billing_cycles", "SELECT", &[]),
+    (
+        "vps_billing_cycles",
+        "INSERT",
+        &[
+            "id",
+            "vps_instance_id",
+            "organization_id",
+            "billing_period_start",
+            "billing_period_end",
+            "hourly_rate",
+            "total_amount",
+            "status",
+            "payment_transaction_id",
+            "metadata",
+        ],
+    ),
+    ("billing_daemon_status", "SELECT, INSERT, UPDATE, DELETE", &[]),
+    ("billing_migrations", "SELECT", &[]),
+    ("billing_job_state", "SELECT", &[]),
+    ("billing_job_state", "INSERT", &[]),
+    ("billing_job_state", "UPDATE", &[]),
+    ("billing_fences", "SELECT", &[]),
+    ("billing_fences", "INSERT", &[]),
+    ("billing_fences", "UPDATE", &[]),
+    ("billing_job_runs", "SELECT", &[]),
+    ("billing_job_runs", "INSERT", &[]),
+    ("billing_batches", "SELECT", &[]),
+    ("billing_batches", "INSERT", &[]),
+    ("billing_charges", "SELECT", &[]),
+    ("billing_charges", "INSERT", &[]),
+    ("billing_meters", "SELECT, INSERT, UPDATE", &[]),
+    ("billing_holds", "SELECT, INSERT, UPDATE", &[]),
+    ("billing_wallets", "SELECT", &[]),
+    ("billing_wallets", "INSERT", &[]),
+];
+
+/// Each right by itself, with the GRANT that would give it.
+pub(super) async fn examine(db: &DatabaseConnection) -> Result<Vec<Finding>, DbErr> {
+    if db.get_database_backend() == DbBackend::Sqlite {
+        return Ok(vec![Finding::ok("rights", "SQLite has no logins: whoever may write the file may bill")]);
+    }
+    let mut findings = Vec::new();
+    for (table, privileges, columns) in NEEDED {
+        for privilege in privileges.split(", ") {
+            findings.push(right(db, table, privilege, columns).await?);
+        }
+    }
+    findings.push(owner(db).await?);
+    Ok(findings)
+}
+
+async fn right(
+    db: &DatabaseConnection,
+    table: &str,
+    privilege: &str,
+    columns: &[&str],
+) -> Result<Finding, DbErr> {
+    let allowed = if columns.is_empty() {
+        "has_table_privilege(current_user, c.oid, $2)".to_owned()
+    } else {
+        let each =
+            columns.iter().map(|column| format!("has_column_privilege(current_user, c.oid, '{column}', $2)"));
+        each.collect::<Vec<_>>().join(" AND ")
+    };
+    let sql = format!(
+        "SELECT coalesce((SELECT {allowed} FROM pg_class c WHERE c.oid = to_regclass($1)), false) AS allowed,
+                quote_ident(current_user::text) AS login"
+    );
+    let values = [table.into(), privilege.into()];
+    let row = query_one(db, Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
+    let row = row.ok_or_else(|| DbErr::RecordNotFound("the catalog answered with no row".to_owned()))?;
+    let check = format!("{privilege} on {table}");
+    if row.try_get("", "allowed")? {
+        return Ok(Finding::ok(check, "granted"));
+    }
+    let login: String = row.try_get("", "login")?;
+    let columns = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
+    Ok(Finding::fail(
+        check,
+        format!("{login} may not"),
+        format!("as the tables' owner: GRANT {privilege}{columns} ON {table} TO {login};"),
+    ))
+}
+
+/// More rights than needed are no hindrance, but a stolen password is worth more.
+async fn owner(db: &DatabaseConnection) -> Result<Finding, DbErr> {
+    let sql = "SELECT r.rolsuper AS super, pg_has_role(t.relowner, 'MEMBER') AS owner
+                 FROM pg_roles r, pg_class t
+                WHERE r.rolname = current_user AND t.oid = to_regclass('payment_transactions')";
+    let rows = query_all(db, Statement::from_string(DbBackend::Postgres, sql)).await?;
+    let any = |column: &str| rows.iter().any(|row| row.try_get("", column).unwrap_or(false));
+    let who = match (any("super"), any("owner")) {
+        (true, _) => "a superuser",
+        (false, true) => "the owner of the panel's tables",
+        (false, false) => {
+            return Ok(Finding::ok("too many rights", "this login owns nothing of the panel's"));
+        }
+    };
+    Ok(Finding::warn(
+        "too many rights",
+        format!("this login is {who}, and could rewrite the ledger or drop the fence"),
+        "run the daemon under a login of its own: docs/operations.md has its GRANTs",
+    ))
+}

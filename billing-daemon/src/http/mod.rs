@@ -1,0 +1,292 @@
+//! What a monitor, a panel or Prometheus may ask over HTTP: read-only, on loopback or a Unix socket, off unless configured.
+
+mod answers;
+mod guard;
+mod openapi;
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    extract::connect_info::Connected,
+    http::StatusCode,
+    middleware,
+    routing::{MethodRouter, get},
+    serve::IncomingStream,
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::{Mutex, oneshot},
+    task::JoinHandle,
+};
+use tower_http::{limit::RequestBodyLimitLayer, timeout::TimeoutLayer};
+use tracing::{info, warn};
+
+use crate::{
+    exit::Failure,
+    runtime::Opened,
+    status::{self, Expected, Status},
+};
+use guard::Guard;
+pub use openapi::document;
+
+/// No question has a body worth reading.
+const BODY: usize = 4 << 10;
+/// How long an answer may take.
+const TIME: Duration = Duration::from_secs(15);
+/// How long what was read is told again, so that a crowd of readers costs the database no more than one.
+const FRESH: Duration = Duration::from_secs(2);
+/// Samples of distributions are summed up this often, also when nobody asks.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// On this loopback address.
+    Tcp(SocketAddr),
+    /// On this socket.
+    Unix(PathBuf),
+}
+
+/// The `[http]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// Where to listen.
+    pub listen: Listen,
+    /// Names under which this machine may be asked, beside those of loopback.
+    pub allowed_hosts: Vec<String>,
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = Path::new(path);
+            return if path.is_absolute() {
+                Ok(Self::Unix(path.to_owned()))
+            } else {
+                Err(format!("`{text}` names no socket: write `unix:/run/billing-daemon/http.sock`"))
+            };
+        }
+        let address: SocketAddr = text.parse().map_err(|_| {
+            format!("`{text}` is no address: write `127.0.0.1:9464` or `unix:/path/of/a.sock`")
+        })?;
+        if address.ip().is_loopback() {
+            Ok(Self::Tcp(address))
+        } else {
+            Err(format!(
+                "`{text}` can be reached from other machines, and nothing here asks who they are: listen on 127.0.0.1 or \
+                 [::1], and let a proxy with TLS and logins lead there"
+            ))
+        }
+    }
+}
+
+/// What every answer is made from.
+pub(crate) struct Shared {
+    opened: Opened,
+    expected: Expected,
+    metrics: PrometheusHandle,
+    last: Mutex<Option<(Instant, Arc<Status>)>>,
+}
+
+impl Shared {
+    pub(crate) fn new(opened: Opened, expected: Expected, metrics: PrometheusHandle) -> Arc<Self> {
+        Arc::new(Self { opened, expected, metrics, last: Mutex::default() })
+    }
+
+    /// How billing stands now, or did a moment ago.
+    async fn status(&self) -> Result<Arc<Status>, Failure> {
+        let mut last = self.last.lock().await;
+        if let Some((read, status)) = &*last
+            && read.elapsed() < FRESH
+        {
+            return Ok(Arc::clone(status));
+        }
+        let status = Arc::new(status::read(&self.opened, &self.expected).await?);
+        *last = Some((Instant::now(), Arc::clone(&status)));
+        Ok(status)
+    }
+}
+
+/// Every path.
+fn routes() -> [(&'static str, MethodRouter<Arc<Shared>>); 8] {
+    [
+        ("/healthz", get(answers::healthz)),
+        ("/readyz", get(answers::readyz)),
+        ("/metrics", get(answers::metrics)),
+        ("/api/status", get(answers::status)),
+        ("/api/jobs", get(answers::jobs)),
+        ("/api/runs", get(answers::runs)),
+        ("/api/health/billing-daemon", get(answers::panels_health)),
+        ("/api/openapi.json", get(answers::openapi)),
+    ]
+}
+
+/// Every path, and who may ask.
+fn router(shared: Arc<Shared>, guard: Guard) -> Router {
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, (path, answer)| router.route(path, answer))
+        .fallback(answers::nothing)
+        .layer(RequestBodyLimitLayer::new(BODY))
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIME))
+        .layer(middleware::from_fn_with_state(Arc::new(guard), guard::check))
+        .with_state(shared)
+}
+
+/// Who asks, as far as the transport tells.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Peer {
+    /// Somebody on this machine.
+    Loopback,
+    /// This user.
+    User(Option<u32>),
+}
+
+impl Connected<IncomingStream<'_, TcpListener>> for Peer {
+    fn connect_info(_: IncomingStream<'_, TcpListener>) -> Self {
+        Self::Loopback
+    }
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self::User(stream.io().peer_cred().ok().map(|peer| peer.uid()))
+    }
+}
+
+/// The server, until it is stopped.
+pub(crate) struct Server {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+    socket: Option<PathBuf>,
+}
+
+impl Server {
+    pub(crate) async fn start(settings: &HttpSettings, shared: Arc<Shared>) -> std::io::Result<Self> {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        let metrics = shared.metrics.clone();
+        let router = router(shared, Guard::new(settings));
+        let service = router.into_make_service_with_connect_info::<Peer>();
+        let (serving, socket): (std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>, _) =
+            match &settings.listen {
+                Listen::Tcp(address) => {
+                    let listener = TcpListener::bind(address).await?;
+                    info!("answering HTTP on {}", listener.local_addr()?);
+                    (
+                        Box::pin(
+                            axum::serve(listener, service).with_graceful_shutdown(stopped).into_future(),
+                        ),
+                        None,
+                    )
+                }
+                Listen::Unix(path) => {
+                    remove_left_over(path).await?;
+                    let listener = UnixListener::bind(path)?;
+                    info!("answering HTTP on {}", path.display());
+                    let serving =
+                        axum::serve(listener, service).with_graceful_shutdown(stopped).into_future();
+                    (Box::pin(serving), Some(path.clone()))
+                }
+            };
+        let task = tokio::spawn(async move {
+            let upkeep = async {
+                loop {
+                    tokio::time::sleep(UPKEEP).await;
+                    metrics.run_upkeep();
+                }
+            };
+            tokio::select! {
+                ended = serving => if let Err(error) = ended {
+                    warn!(%error, "HTTP is answered no more: {error}");
+                },
+                () = upkeep => {}
+            }
+        });
+        Ok(Self { stop, task, socket })
+    }
+
+    pub(crate) async fn stop(self) {
+        let _ = self.stop.send(());
+        // Somebody may hold a connection open for ever.
+        let abort = self.task.abort_handle();
+        if tokio::time::timeout(Duration::from_secs(1), self.task).await.is_err() {
+            abort.abort();
+        }
+        if let Some(socket) = self.socket {
+            let _ = std::fs::remove_file(socket);
+        }
+    }
+}
+
+/// A socket that nobody answers on was left by a daemon that died.
+async fn remove_left_over(path: &Path) -> std::io::Result<()> {
+    match tokio::net::UnixStream::connect(path).await {
+        Ok(_) => Err(std::io::Error::new(
+            std::io::ErrorKind::AddrInUse,
+            format!("another process answers on {}", path.display()),
+        )),
+        Err(_) if path.exists() => {
+            use std::os::unix::fs::FileTypeExt;
+            if std::fs::symlink_metadata(path)?.file_type().is_socket() {
+                std::fs::remove_file(path)
+            } else {
+                let message = format!("{} is there and no socket", path.display());
+                Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, message))
+            }
+        }
+        Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_is_described_and_nothing_else() {
+        let described: Vec<_> = document().paths.paths.into_keys().collect();
+        let mut there: Vec<_> = routes().into_iter().map(|(path, _)| path).collect();
+        there.sort_unstable();
+        assert_eq!(described, there);
+    }
+
+    #[test]
+    fn only_this_machine_may_ask() {
+        for (text, accepted) in [
+            ("127.0.0.1:9464", true),
+            ("[::1]:9464", true),
+            ("unix:/run/billing-daemon/http.sock", true),
+            ("0.0.0.0:9464", false),
+            ("10.0.0.1:9464", false),
+            ("[::]:9464", false),
+            ("unix:http.sock", false),
+            ("localhost:9464", false),
+            ("9464", false),
+        ] {
+            assert_eq!(text.parse::<Listen>().is_ok(), accepted, "{text}");
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! What is measured, under which names: the one place that knows them.
+
+use billing_jobs::{Fault, hold::Reason};
+use billing_scheduler::{RunRecord, RunStatus};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
+
+use crate::status::Status;
+
+/// One metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// As it is exported.
+    pub name: &'static str,
+    /// What it counts or shows.
+    pub kind: Kind,
+    /// For people.
+    pub help: &'static str,
+}
+
+/// How a metric behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+    /// A distribution of seconds.
+    Seconds,
+}
+
+const BUILD_INFO: &str = "billing_daemon_build_info";
+const RUNS: &str = "billing_daemon_runs_total";
+const RUN_DURATION: &str = "billing_daemon_run_duration_seconds";
+const RUN_LATENESS: &str = "billing_daemon_run_lateness_seconds";
+const MISFIRES: &str = "billing_daemon_misfires_total";
+const CHARGED_INSTANCES: &str = "billing_daemon_charged_instances_total";
+const CHARGED_HOURS: &str = "billing_daemon_charged_hours_total";
+const CHARGED_AMOUNT: &str = "billing_daemon_charged_ten_thousandths_total";
+const LEASE_CHANGES: &str = "billing_daemon_lease_changes_total";
+const FENCE_REFUSALS: &str = "billing_daemon_fence_refusals_total";
+const DATABASE_ERRORS: &str = "billing_daemon_database_errors_total";
+const RELOADS: &str = "billing_daemon_config_reloads_total";
+const HELD_INSTANCES: &str = "billing_daemon_held_instances";
+const ARREARS_INSTANCES: &str = "billing_daemon_arrears_instances";
+const ARREARS_AMOUNT: &str = "billing_daemon_arrears_amount";
+const DAEMONS_ALIVE: &str = "billing_daemon_daemons_alive";
+const JOBS_LATE: &str = "billing_daemon_jobs_late";
+const PROBLEMS: &str = "billing_daemon_problems";
+const HEARTBEAT: &str = "billing_daemon_heartbeat_timestamp_seconds";
+const LAST_SUCCESS: &str = "billing_daemon_last_success_timestamp_seconds";
+const INTERVAL: &str = "billing_daemon_billing_interval_seconds";
+const AUDIT_VIOLATIONS: &str = "billing_daemon_audit_violations";
+
+/// Every metric there is.
+pub const ALL: [Metric; 22] = [
+    Metric { name: BUILD_INFO, kind: Kind::Gauge, help: "always 1; its label is the version" },
+    Metric { name: RUNS, kind: Kind::Counter, help: "runs of this daemon by job and how they ended" },
+    Metric { name: RUN_DURATION, kind: Kind::Seconds, help: "how long runs took" },
+    Metric {
+        name: RUN_LATENESS,
+        kind: Kind::Seconds,
+        help: "how long after their scheduled time runs began",
+    },
+    Metric { name: MISFIRES, kind: Kind::Counter, help: "scheduled times that passed without a run" },
+    Metric { name: CHARGED_INSTANCES, kind: Kind::Counter, help: "machines charged by runs of this daemon" },
+    Metric { name: CHARGED_HOURS, kind: Kind::Counter, help: "hours charged by runs of this daemon" },
+    Metric {
+        name: CHARGED_AMOUNT,
+        kind: Kind::Counter,
+        help: "money charged by runs of this daemon, in ten-thousandths of the currency",
+    },
+    Metric { name: LEASE_CHANGES, kind: Kind::Counter, help: "leases of jobs that this daemon claimed" },
+    Metric {
+        name: FENCE_REFUSALS,
+        kind: Kind::Counter,
+        help: "work that was refused because another daemon had claimed the job",
+    },
+    Metric {
+        name: DATABASE_ERRORS,
+        kind: Kind::Counter,
+        help: "errors of the database at leases and history, by what they mean",
+    },
+    Metric {
+        name: RELOADS,
+        kind: Kind::Counter,
+        help: "times that jobs.toml was read again, by whether it was accepted",
+    },
+    Metric {
+        name: HELD_INSTANCES,
+        kind: Kind::Gauge,
+        help: "machines that are due and not charged, by reason",
+    },
+    Metric { name: ARREARS_INSTANCES, kind: Kind::Gauge, help: "machines whose wallets are too small" },
+    Metric { name: ARREARS_AMOUNT, kind: Kind::Gauge, help: "what those owe, in the currency" },
+    Metric { name: DAEMONS_ALIVE, kind: Kind::Gauge, help: "daemons on this database that live" },
+    Metric {
+        name: JOBS_LATE,
+        kind: Kind::Gauge,
+        help: "jobs that should have begun a minute ago and that nobody runs",
+    },
+    Metric { name: PROBLEMS, kind: Kind::Gauge, help: "what `billing-daemon status` complains of" },
+    Metric {
+        name: HEARTBEAT,
+        kind: Kind::Gauge,
+        help: "when any daemon last told the panel that billing works; 0 if it was taken back",
+    },
+    Metric {
+        name: LAST_SUCCESS,
+        kind: Kind::Gauge,
+        help: "when a billing run last ended well; 0 if none has since the last clean stop",
+    },
+    Metric { name: INTERVAL, kind: Kind::Gauge, help: "the time between two billings" },
+    Metric {
+        name: AUDIT_VIOLATIONS,
+        kind: Kind::Gauge,
+        help: "rows that broke an invariant at the last audit by a job",
+    },
+];
+
+/// Seconds that a run may take, from a heartbeat to the largest fleet.
+const DURATIONS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+
+/// A recorder that renders for Prometheus. Nothing is recorded until it is installed.
+///
+/// # Errors
+/// Never, as long as the buckets above are in order.
+pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &DURATIONS)?
+        .build_recorder();
+    metrics::with_local_recorder(&recorder, describe);
+    Ok(recorder)
+}
+
+fn describe() {
+    for Metric { name, kind, help } in ALL {
+        match kind {
+            Kind::Counter => describe_counter!(name, help),
+            Kind::Gauge => describe_gauge!(name, help),
+            Kind::Seconds => describe_histogram!(name, Unit::Seconds, help),
+        }
+    }
+}
+
+/// This program.
+pub fn build_info() {
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// A run was written to the history.
+#[expect(clippy::cast_precision_loss, reason = "milliseconds of a run are far below 2^52")]
+pub fn recorded(run: &RunRecord) {
+    let job = run.job.clone();
+    counter!(RUNS, "job" => job.clone(), "status" => run.status.as_str()).increment(1);
+    // What was passed over took no time.
+    if run.attempt == 0 || run.status == RunStatus::Skipped {
+        counter!(MISFIRES, "job" => job).increment(1);
+        return;
+    }
+    let took = (run.finished_at - run.started_at).num_milliseconds().max(0);
+    histogram!(RUN_DURATION, "job" => job.clone()).record(took as f64 / 1_000.0);
+    if run.attempt == 1 {
+        histogram!(RUN_LATENESS, "job" => job).record(run.lateness_ms() as f64 / 1_000.0);
+    }
+    let figure = |key: &str| run.details.get(key);
+    let money = figure("amount").and_then(serde_json::Value::as_str);
+    if let Some(amount) = money.and_then(|text| text.parse::<billing_jobs::money::Money>().ok()) {
+        let count = |key| figure(key).and_then(serde_json::Value::as_u64).unwrap_or_default();
+        counter!(CHARGED_INSTANCES).increment(count("charged"));
+        counter!(CHARGED_HOURS).increment(count("hours"));
+        counter!(CHARGED_AMOUNT).increment(amount.0.unsigned_abs());
+    }
+}
+
+/// The lease of a job was claimed.
+pub fn claimed(job: &str) {
+    counter!(LEASE_CHANGES, "job" => job.to_owned()).increment(1);
+}
+
+/// Work of a job was refused, because another daemon has claimed it since.
+pub fn fenced_off(job: &str) {
+    counter!(FENCE_REFUSALS, "job" => job.to_owned()).increment(1);
+}
+
+/// The database failed.
+pub fn failed(fault: Fault) {
+    let means = match fault {
+        Fault::Conflict => "conflict",
+        Fault::Lost => "lost",
+        Fault::Rows => "rows",
+        Fault::Broken => "broken",
+    };
+    counter!(DATABASE_ERRORS, "means" => means).increment(1);
+}
+
+/// The configuration was read again.
+pub fn reloaded(accepted: bool) {
+    counter!(RELOADS, "result" => if accepted { "accepted" } else { "refused" }).increment(1);
+}
+
+/// How billing stands, looked up when it is asked for.
+#[expect(clippy::cast_precision_loss, reason = "counts of machines and seconds are far below 2^52")]
+pub fn standing(status: &Status, billing_interval: Option<std::time::Duration>) {
+    for reason in Reason::ALL {
+        let held = status.holds.iter().find(|held| held.reason == reason.as_str());
+        let instances = held.map_or(0, |held| held.owed.instances);
+        gauge!(HELD_INSTANCES, "reason" => reason.as_str()).set(instances as f64);
+    }
+    gauge!(ARREARS_INSTANCES).set(status.arrears.instances as f64);
+    gauge!(ARREARS_AMOUNT).set(status.arrears.amount.parse().unwrap_or(f64::NAN));
+    let alive = status.daemons.iter().filter(|daemon| daemon.state.is_there()).count();
+    gauge!(DAEMONS_ALIVE).set(alive as f64);
+    gauge!(JOBS_LATE).set(status.jobs.iter().filter(|job| job.late_seconds.is_some()).count() as f64);
+    gauge!(PROBLEMS).set(status.problems.len() as f64);
+    let heartbeat = status.daemons.iter().filter_map(|daemon| daemon.heartbeat_at).max();
+    gauge!(HEARTBEAT).set(heartbeat.map_or(0, |at| at.timestamp()) as f64);
+    gauge!(LAST_SUCCESS).set(status.worked_at.map_or(0, |at| at.timestamp()) as f64);
+    if let Some(interval) = billing_interval {
+        gauge!(INTERVAL).set(interval.as_secs_f64());
+    }
+    let runs = status.jobs.iter().filter_map(|job| job.last_run.as_ref());
+    let violations = runs.filter_map(|run| run.details.as_ref()?.get("violations")?.as_u64()).max();
+    if let Some(violations) = violations {
+        gauge!(AUDIT_VIOLATIONS).set(violations as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
+
+    use billing_scheduler::{FencingToken, Trigger};
+    use chrono::{DateTime, TimeDelta, Utc};
+    use serde_json::json;
+
+    use super::*;
+
+    const ALERTS: &str = include_str!("../../dashboards/alerts.yml");
+    const DASHBOARD: &str = include_str!("../../dashboards/grafana.json");
+    const MANUAL: &str = include_str!("../../docs/operations.md");
+
+    fn run(status: RunStatus, attempt: u32, details: serde_json::Value) -> RunRecord {
+        let at = DateTime::<Utc>::from_timestamp_secs(1_800_000_000).expect("a time");
+        RunRecord {
+            id: uuid::Uuid::nil(),
+            job: "billing".to_owned(),
+            per_node: false,
+            scheduled_at: at,
+            status,
+            trigger: Trigger::Schedule,
+            attempt,
+            fence: FencingToken(1),
+            started_at: at + TimeDelta::milliseconds(250),
+            finished_at: at + TimeDelta::milliseconds(2_250),
+            items: 3,
+            reason: None,
+            error: None,
+            details,
+        }
+    }
+
+    /// What is rendered after `what` happened.
+    fn rendered(what: impl FnOnce()) -> String {
+        let recorder = recorder().expect("the buckets are in order");
+        metrics::with_local_recorder(&recorder, what);
+        recorder.handle().render()
+    }
+
+    #[track_caller]
+    fn shows(text: &str, line: &str) {
+        assert!(text.lines().any(|shown| shown == line), "no `{line}` in:\n{text}");
+    }
+
+    #[test]
+    fn a_run_is_counted_with_what_it_charged() {
+        let details = json!({ "charged": 3, "held": 1, "hours": 9, "amount": "0.0901", "as_of": "x" });
+        let text = rendered(|| {
+            recorded(&run(RunStatus::Done, 1, details));
+            recorded(&run(RunStatus::Retrying, 1, json!(null)));
+            recorded(&run(RunStatus::Done, 2, json!(null)));
+            recorded(&run(RunStatus::Skipped, 0, json!(null)));
+        });
+        shows(&text, r#"billing_daemon_runs_total{job="billing",status="done"} 2"#);
+        shows(&text, r#"billing_daemon_runs_total{job="billing",status="retrying"} 1"#);
+        shows(&text, r#"billing_daemon_run_duration_seconds_sum{job="billing"} 6"#);
+        shows(&text, r#"billing_daemon_run_duration_seconds_bucket{job="billing",le="5"} 3"#);
+        shows(&text, r#"billing_daemon_run_lateness_seconds_count{job="billing"} 2"#);
+        shows(&text, r#"billing_daemon_misfires_total{job="billing"} 1"#);
+        shows(&text, "billing_daemon_charged_instances_total 3");
+        shows(&text, "billing_daemon_charged_hours_total 9");
+        shows(&text, "billing_daemon_charged_ten_thousandths_total 901");
+    }
+
+    #[test]
+    fn every_reason_to_hold_has_its_line_also_when_nothing_is_held() {
+        let status = crate::status::testing::healthy();
+        let text = rendered(|| standing(&status, Some(Duration::from_hours(1))));
+        shows(&text, r#"billing_daemon_held_instances{reason="insufficient_balance"} 2"#);
+        shows(&text, r#"billing_daemon_held_instances{reason="no_price"} 0"#);
+        shows(&text, "billing_daemon_billing_interval_seconds 3600");
+        shows(&text, "billing_daemon_daemons_alive 1");
+        assert_eq!(text.matches("billing_daemon_held_instances{").count(), Reason::ALL.len());
+    }
+
+    /// The names of ours in a text, without what Prometheus appends to a distribution's.
+    fn names(text: &str) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for (at, _) in text.match_indices("billing_daemon_") {
+            let end =
+                text[at..].find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len() - at);
+            let name = &text[at..at + end];
+            let known = |name: &str| ALL.iter().any(|metric| metric.name == name);
+            let base = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end))
+                .filter(|name| known(name));
+            names.insert(base.unwrap_or(name).to_owned());
+        }
+        names
+    }
+
+    #[test]
+    fn alerts_and_dashboard_ask_for_metrics_that_exist_and_leave_none_out() {
+        let known: BTreeSet<_> = ALL.iter().map(|metric| metric.name.to_owned()).collect();
+        assert_eq!(known.len(), ALL.len(), "no name twice");
+        for (file, text) in [("alerts.yml", ALERTS), ("grafana.json", DASHBOARD)] {
+            let unknown: Vec<_> = names(text).into_iter().filter(|name| !known.contains(name)).collect();
+            assert!(unknown.is_empty(), "{file} asks for {unknown:?}, which nobody exports");
+        }
+        let shown: BTreeSet<_> = names(ALERTS).union(&names(DASHBOARD)).cloned().collect();
+        let unseen: Vec<_> = known.difference(&shown).collect();
+        assert!(unseen.is_empty(), "neither dashboard nor alerts show {unseen:?}");
+        let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).expect("the dashboard is JSON");
+        assert!(dashboard["panels"].as_array().is_some_and(|panels| panels.len() > 5));
+    }
+
+    #[test]
+    fn every_alert_has_its_page_in_the_manual() {
+        let alerts: Vec<_> =
+            ALERTS.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+        assert_eq!(alerts.len(), 6);
+        for alert in alerts {
+            assert!(
+                MANUAL.contains(&format!("\n### {alert}\n")),
+                "docs/operations.md says nothing of {alert}"
+            );
+            let anchor = format!("docs/operations.md#{}", alert.to_ascii_lowercase());
+            assert!(ALERTS.contains(&anchor), "{alert} does not lead to its page");
+        }
+    }
+
+    #[test]
+    fn the_alerts_fire_when_they_should() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards");
+        let tested =
+            Command::new("promtool").args(["test", "rules", "alerts.test.yml"]).current_dir(folder).output();
+        match tested {
+            Ok(tested) => {
+                let said = [tested.stdout, tested.stderr].concat();
+                assert!(tested.status.success(), "{}", String::from_utf8_lossy(&said));
+            }
+            Err(_) => eprintln!(
+                "SKIPPED: promtool is not installed (on Debian: apt-get install prometheus), so nobody tried the alerts"
+            ),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! A status of a fleet that is well, for tests to spoil.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::{Bills, Daemon, FenceState, Held, JobStatus, Life, Owed, PanelStatus, RunStatus, Status};
+
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp_secs(1_800_000_000).expect("a time")
+}
+
+pub(crate) fn minutes_ago(minutes: i64) -> DateTime<Utc> {
+    now() - TimeDelta::minutes(minutes)
+}
+
+pub(crate) fn daemon(state: Life) -> Daemon {
+    Daemon {
+        instance: "web-1".to_owned(),
+        host: None,
+        version: None,
+        state,
+        heard_at: Some(minutes_ago(4)),
+        heartbeat_at: None,
+        started_at: None,
+        bills: Bills::No,
+        error: None,
+    }
+}
+
+pub(crate) fn run(status: &str) -> RunStatus {
+    RunStatus {
+        id: Uuid::nil(),
+        job: "billing".to_owned(),
+        scheduled_at: minutes_ago(10),
+        started_at: minutes_ago(10),
+        finished_at: minutes_ago(10),
+        status: status.to_owned(),
+        trigger: "schedule".to_owned(),
+        attempt: 1,
+        lateness_ms: 0,
+        daemon: "web-1".to_owned(),
+        error: None,
+        details: None,
+        totals: None,
+    }
+}
+
+pub(crate) fn job(late_seconds: Option<u64>) -> JobStatus {
+    JobStatus {
+        name: "billing".to_owned(),
+        cursor: None,
+        holder: None,
+        fence: 1,
+        due_at: None,
+        late_seconds,
+        failed_attempts: 0,
+        last_error: None,
+        last_run: None,
+    }
+}
+
+pub(crate) fn held(reason: &str) -> Held {
+    let owed = Owed { instances: 2, hours: 3, amount: "0.03".to_owned() };
+    Held { reason: reason.to_owned(), since: minutes_ago(60), owed }
+}
+
+pub(crate) fn healthy() -> Status {
+    Status {
+        ok: true,
+        problems: Vec::new(),
+        as_of: now(),
+        version: String::new(),
+        engine: String::new(),
+        schema: String::new(),
+        panel: PanelStatus {
+            generation: "G1".to_owned(),
+            inhabited: true,
+            billing_off: false,
+            fence: FenceState::default(),
+        },
+        worked_at: Some(minutes_ago(59)),
+        last_run: Some(run("done")),
+        arrears: Owed::default(),
+        holds: vec![held("insufficient_balance")],
+        daemons: vec![daemon(Life::Alive), daemon(Life::Stopped)],
+        jobs: vec![job(None)],
+    }
+}

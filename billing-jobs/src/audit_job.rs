@@ -1,0 +1,40 @@
+//! The audit as a job: what `billing-daemon audit` finds, found by itself.
+
+use async_trait::async_trait;
+use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
+use sea_orm::DatabaseConnection;
+use serde::Deserialize;
+use tracing::error;
+
+use crate::{Services, audit::audit};
+
+/// The parameters of kind `audit`: none.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditParams {}
+
+/// The job of kind `audit`.
+#[derive(Debug)]
+pub struct AuditJob {
+    db: DatabaseConnection,
+}
+
+impl AuditJob {
+    /// Audits the database of `services`.
+    #[must_use]
+    pub fn new(services: &Services, _: AuditParams) -> Self {
+        Self { db: services.db.clone() }
+    }
+}
+
+#[async_trait]
+impl Job for AuditJob {
+    async fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
+        let audit = audit(&self.db).await.map_err(JobError::retry)?;
+        for violation in &audit.violations {
+            error!(audit.check = %violation.check, "{}: {}", violation.check, violation.detail);
+        }
+        let details = json!({ "checked": audit.checked, "violations": audit.violations.len() });
+        Ok(Outcome::Done { items: audit.checked, details })
+    }
+}

@@ -1,0 +1,103 @@
+//! `charges explain`: one charge or hold taken apart.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use e2e::{Db, Fleet, Instance, Plan, on_every_engine, on_variants};
+use serde_json::json;
+
+use super::json;
+use crate::daemon::{BILLING, ask, daemon, now};
+
+fn at(value: &serde_json::Value) -> DateTime<Utc> {
+    value.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no time: {value}"))
+}
+
+async fn a_charge_is_taken_apart_to_the_last_fraction(db: &Db) {
+    let fleet = Fleet::new(db);
+    let (org, plan) = (fleet.wallet("1.00").await, fleet.plan(Plan::monthly("5.00").markup("0.11")).await);
+    let created = now(db).await - TimeDelta::minutes(3 * 60 + 30);
+    let billed = created + TimeDelta::hours(1);
+    let machine = fleet.instance(Instance::new(org, plan, created).billed(billed).label("web-1")).await;
+    let program = daemon(db, &[BILLING]);
+    program.run("bill").await.expect_code(0);
+
+    let shown = json(&program.run("charges explain web-1 --json").await.expect_code(0));
+    let charge = &shown["charge"];
+    assert_eq!(shown["instance"], machine.to_string());
+    assert_eq!((&shown["label"], &shown["deleted"]), (&json!("web-1"), &json!(false)));
+    assert_eq!(shown["plan"]["monthly"], "5.11");
+    assert_eq!(
+        (at(&charge["period_start"]), at(&charge["period_end"])),
+        (billed, billed + TimeDelta::hours(2))
+    );
+    assert_eq!(at(&shown["billed_through"]), billed + TimeDelta::hours(2));
+    // 5.11 a month are 0.007 an hour; a panel of cents takes 1 and carries 0.004.
+    let cents = db.wallet_unit() == 100;
+    assert_eq!(charge["hourly_price"], "0.007000");
+    assert_eq!((&charge["rate"], &charge["carry_before"]), (&json!(5_110_000), &json!(0)));
+    let (amount, carry, after) = if cents { ("0.01", 2_920_000, "0.99") } else { ("0.0140", 0, "0.986") };
+    assert_eq!((&charge["amount"], &charge["carry_after"]), (&json!(amount), &json!(carry)));
+    assert_eq!((&charge["adds_up"], &charge["by_panel"]), (&json!(true), &json!(false)));
+    let money = |value: &serde_json::Value| value.as_str().and_then(|text| text.parse::<f64>().ok());
+    assert_eq!(money(&charge["ledger"]["balance_before"]), Some(1.0), "{shown}");
+    assert_eq!(money(&charge["ledger"]["balance_after"]), after.parse().ok(), "{shown}");
+    assert_eq!(charge["ledger"]["description"], "VPS Hourly Billing - web-1 (2h)");
+    let run = ask(db, "SELECT id FROM billing_job_runs").await;
+    let batch = &charge["batch"];
+    assert_eq!((&batch["run"], &batch["trigger"]), (&json!(run), &json!("manual")), "{shown}");
+    assert_eq!(charge["cycle"]["id"], ask(db, "SELECT id FROM vps_billing_cycles").await, "{shown}");
+
+    let said = program.run(&format!("charges explain {machine}")).await.expect_code(0);
+    assert!(
+        said.text().contains("0.007000 (5.11 a month of 730 hours, backups included)"),
+        "{}",
+        said.text()
+    );
+    assert!(said.text().contains("adds up   exactly"), "{}", said.text());
+
+    // Each hour has one charge.
+    let inside = (billed + TimeDelta::minutes(90)).to_rfc3339();
+    let same =
+        json(&program.run(&format!("charges explain web-1 --json --at {inside}")).await.expect_code(0));
+    assert_eq!(same["charge"], *charge);
+    let before = (billed - TimeDelta::minutes(1)).to_rfc3339();
+    let ended = program.run(&format!("charges explain web-1 --at {before}")).await.expect_code(1);
+    assert!(ended.text().contains("was neither charged nor held at"), "{}", ended.text());
+
+    // What is left when the machine is deleted.
+    fleet.delete(machine).await;
+    let gone = json(&program.run(&format!("charges explain {machine} --json")).await.expect_code(0));
+    assert_eq!((&gone["deleted"], &gone["charge"]["amount"]), (&json!(true), &json!(amount)));
+    assert_eq!(gone["charge"]["cycle"], serde_json::Value::Null);
+    program.run("charges explain web-1").await.expect_code(1);
+}
+
+async fn a_hold_is_taken_apart(db: &Db) {
+    let fleet = Fleet::new(db);
+    let created = now(db).await - TimeDelta::minutes(150);
+    let plan = fleet.plan(Plan::monthly("7.30")).await;
+    let poor = Instance::new(fleet.wallet("0.01").await, plan, created).label("poor");
+    fleet.instance(poor).await;
+    for _ in 0..2 {
+        let twin = Instance::new(fleet.wallet("9.00").await, plan, created).label("twin");
+        fleet.instance(twin).await;
+    }
+    let program = daemon(db, &[BILLING]);
+    program.run("bill").await.expect_code(0);
+    let shown = json(&program.run("charges explain poor --json").await.expect_code(0));
+    assert_eq!(shown["charge"]["amount"], "0.01", "the hour that it could pay");
+    let hold = &shown["hold"];
+    assert_eq!((&hold["reason"], &hold["hours_due"]), (&json!("insufficient_balance"), &json!(1)), "{shown}");
+    assert_eq!((&hold["amount_due"], &hold["closed_at"]), (&json!("0.01"), &serde_json::Value::Null));
+    let said = program.run("charges explain poor").await.expect_code(0);
+    assert!(said.text().contains("held        insufficient_balance: "), "{}", said.text());
+    let ended = program.run("charges explain twin").await.expect_code(64);
+    assert!(ended.text().contains("several machines are labelled `twin`"), "{}", ended.text());
+    program.run("charges explain 0191e6a0-0000-7000-8000-000000000000").await.expect_code(1);
+}
+
+on_every_engine!(a_charge_is_taken_apart_to_the_last_fraction, a_hold_is_taken_apart);
+on_variants!(a_charge_of_a_panel: g1_role, g3_role);
+
+async fn a_charge_of_a_panel(db: &Db) {
+    a_charge_is_taken_apart_to_the_last_fraction(db).await;
+}

@@ -1,0 +1,171 @@
+//! `doctor`: what it finds, and what it gives away.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use chrono::TimeDelta;
+use e2e::{Db, Fleet, Instance, Login, Plan, Program, on_every_engine, on_variants, operations};
+use serde_json::Value;
+
+use super::json;
+use crate::daemon::{BILLING, HEARTBEAT, beside, daemon, now, program, seed};
+
+async fn findings(program: &Program, code: i32) -> Vec<Value> {
+    let shown = json(&program.run("doctor --json").await.expect_code(code));
+    assert_eq!(shown["ok"], code == 0);
+    shown["findings"].as_array().expect("a list").clone()
+}
+
+/// What is not well, and how badly.
+fn wrong(findings: &[Value]) -> Vec<String> {
+    let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+    let wrong = findings.iter().filter(|finding| finding["verdict"] != "ok");
+    wrong.map(|finding| format!("{} {}", text(finding, "verdict"), text(finding, "check"))).collect()
+}
+
+/// What depends on the machine that the tests run on.
+const OF_THE_MACHINE: [&str; 6] = ["service", "restart", "watchdog", "stopping", "time zones", "disk"];
+
+fn without_machine(wrong: Vec<String>) -> Vec<String> {
+    wrong.into_iter().filter(|wrong| !OF_THE_MACHINE.iter().any(|check| wrong.ends_with(check))).collect()
+}
+
+async fn a_database_with_the_documented_roles_is_well(db: &Db) {
+    seed(db, 1).await;
+    let found = findings(&daemon(db, &[BILLING, HEARTBEAT]), 0).await;
+    assert_eq!(without_machine(wrong(&found)), ["warn daemons"], "{found:#?}");
+    let said = daemon(db, &[BILLING, HEARTBEAT]).run("doctor").await.expect_code(0);
+    assert!(said.out.last().is_some_and(|line| line.ends_with(" 0 failed")), "{}", said.text());
+    // A path is not taken apart.
+    let fits = |line: &String| line.chars().count() <= 80 || line.contains('/');
+    assert!(said.out.iter().all(fits), "{}", said.text());
+}
+
+async fn what_is_wrong_in_the_books_is_counted(db: &Db) {
+    let fleet = Fleet::new(db);
+    let (priced, unpriced) = (fleet.plan(Plan::monthly("5.00")).await, fleet.plan(Plan::unpriced()).await);
+    let org = fleet.wallet("1.00").await;
+    fleet.wallet_of(org, "2.00").await;
+    let created = now(db).await - TimeDelta::minutes(30);
+    fleet.instance(Instance::new(org, unpriced, created)).await;
+    fleet.instance(Instance::new(org, "no-such-plan", created)).await;
+    fleet.instance(Instance::new(fleet.organization().await, priced, created)).await;
+    let found = findings(&daemon(db, &[BILLING, HEARTBEAT]), 0).await;
+    let expected = [
+        "warn one wallet each",
+        "warn a wallet each",
+        "warn a plan each",
+        "warn a price each",
+        "warn daemons",
+    ];
+    let mut found_wrong = without_machine(wrong(&found));
+    found_wrong.retain(|wrong| wrong != "warn too many rights");
+    assert_eq!(found_wrong, expected);
+    let one = found.iter().find(|finding| finding["check"] == "a price each").expect("it was looked at");
+    assert_eq!(one["message"], "machines on a plan without a price: 1");
+}
+
+/// Each right that the manual grants is missed when it is gone, and the advice is what gives it back.
+async fn a_right_that_is_missing_is_told_with_its_grant(db: &Db) {
+    let program = daemon(db, &[BILLING, HEARTBEAT]);
+    for (revoked, check) in [
+        ("UPDATE (balance) ON wallets", "UPDATE on wallets"),
+        ("INSERT ON payment_transactions", "INSERT on payment_transactions"),
+        ("SELECT ON vps_plans", "SELECT on vps_plans"),
+        ("INSERT ON billing_charges", "INSERT on billing_charges"),
+        ("UPDATE ON billing_fences", "UPDATE on billing_fences"),
+        ("DELETE ON billing_daemon_status", "DELETE on billing_daemon_status"),
+    ] {
+        db.execute(&format!("REVOKE {revoked} FROM billing_run")).await;
+        let found = findings(&program, 1).await;
+        let failed = found.iter().find(|finding| finding["verdict"] == "fail").expect("something failed");
+        assert_eq!(failed["check"], check, "{revoked}");
+        let advice = failed["advice"].as_str().expect("text");
+        let grant = advice.split_once(": ").expect("a statement").1;
+        db.execute(grant).await;
+        let again = findings(&program, 0).await;
+        assert!(!wrong(&again).iter().any(|wrong| wrong.starts_with("fail")), "{grant}");
+    }
+}
+
+async fn a_policy_that_hides_wallets_from_writers_is_noticed(db: &Db) {
+    seed(db, 1).await;
+    let program = daemon(db, &[BILLING, HEARTBEAT]);
+    db.execute("CREATE POLICY nobody ON wallets AS RESTRICTIVE FOR UPDATE TO billing_run USING (false)")
+        .await;
+    let found = findings(&program, 1).await;
+    assert!(wrong(&found).contains(&"fail row-level security".to_owned()), "{found:#?}");
+    db.execute("DROP POLICY nobody ON wallets").await;
+    findings(&program, 0).await;
+}
+
+async fn an_owner_is_told_that_he_may_too_much(db: &Db) {
+    let jobs = beside(db, &[BILLING, HEARTBEAT].concat());
+    let owner = program().env("DATABASE_URL", &db.url_for(Login::Owner)).file("jobs.toml", &jobs);
+    assert!(wrong(&findings(&owner, 0).await).contains(&"warn too many rights".to_owned()));
+    assert!(!operations("panel").contains("ALL"), "the manual gives nobody everything");
+}
+
+async fn a_biller_beside_us_is_a_failure(db: &Db) {
+    let alone = program().env("DATABASE_URL", &db.url).file("jobs.toml", &[BILLING, HEARTBEAT].concat());
+    let expected = db.panel != e2e::Panel::G1;
+    let found = findings(&alone, i32::from(expected)).await;
+    assert_eq!(wrong(&found).contains(&"fail who else bills".to_owned()), expected, "{found:#?}");
+}
+
+on_every_engine!(what_is_wrong_in_the_books_is_counted);
+on_variants!(a_database_with_the_documented_roles_is_well: sqlite, g1_role, g2_role, g3_role);
+on_variants!(a_right_that_is_missing_is_told_with_its_grant: g1_role, g3_role);
+on_variants!(a_policy_that_hides_wallets_from_writers_is_noticed: g3_role);
+on_variants!(an_owner_is_told_that_he_may_too_much: g1_role, g3_role);
+on_variants!(a_biller_beside_us_is_a_failure: g1_role, g2_role, g3_role);
+
+#[tokio::test]
+async fn what_keeps_a_daemon_from_starting_is_found_all_at_once() {
+    let program = program()
+        .env("DATABASE_URL", "postgres://me@127.0.0.1:1/none")
+        .file("jobs.toml", "[daemon]\nbanana = 1\nlog-level = 'loud'\n");
+    let found = findings(&program, 1).await;
+    let failed: Vec<_> = wrong(&found).into_iter().filter(|wrong| wrong.starts_with("fail")).collect();
+    assert!(failed.iter().filter(|wrong| *wrong == "fail jobs.toml").count() >= 3, "{failed:?}");
+    assert!(failed.contains(&"fail database".to_owned()), "{failed:?}");
+}
+
+#[tokio::test]
+async fn a_bundle_has_what_helps_and_no_secret() {
+    let db = Db::g1_role().await;
+    seed(&db, 2).await;
+    let url = db.url_for(Login::Billing).replace("billing_run@", "billing_run:c4n4ry@");
+    let jobs = format!(
+        "# smtp://me:c4n4ry@mail\n[daemon]\ndatabase-url = \"{url}\"\n{BILLING}{HEARTBEAT}# api-token = c4n4ry\n"
+    )
+    .replace("# api-token = c4n4ry\n", "");
+    let program = program().file("jobs.toml", &jobs);
+    // Others may read the password: doctor says so, and looks nevertheless.
+    let config = program.folder().join("jobs.toml");
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).expect("our own file");
+    let found = findings(&program, 1).await;
+    assert!(wrong(&found).contains(&"fail secrets".to_owned()), "{found:#?}");
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).expect("our own file");
+    program.run("bill").await.expect_code(0);
+    let ended = program.run("doctor --bundle support").await.expect_code(0);
+    assert!(!ended.text().contains("c4n4ry"), "{}", ended.text());
+    let folder = program.folder().join("support");
+    assert_eq!(fs::metadata(&folder).expect("it is there").permissions().mode() & 0o777, 0o700);
+    let mut names = Vec::new();
+    for file in fs::read_dir(&folder).expect("it is a folder") {
+        let path = file.expect("it can be listed").path();
+        let text = fs::read_to_string(&path).expect("it is text");
+        assert!(!text.contains("c4n4ry"), "{} has the password:\n{text}", path.display());
+        if path.extension().is_some_and(|extension| extension == "json") {
+            serde_json::from_str::<Value>(&text).expect("it is JSON");
+        }
+        names.push(path.file_name().expect("it has a name").to_string_lossy().into_owned());
+    }
+    names.sort();
+    assert_eq!(names, ["doctor.json", "jobs.toml", "runs.json", "status.json", "version.txt"]);
+    let runs: Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("runs.json")).expect("text")).expect("JSON");
+    assert_eq!(runs[0]["job"], "billing");
+    // What is there is not overwritten.
+    program.run("doctor --bundle support").await.expect_code(70);
+}

@@ -1,0 +1,198 @@
+//! What the daemon answers over HTTP, and whom.
+
+use std::os::unix::fs::MetadataExt;
+
+use e2e::{Db, Running, eventually, on_every_engine};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+};
+
+use super::keys;
+use crate::daemon::{BILLING, HEARTBEAT, daemon, seed};
+
+const HTTP: &str = "[http]\nlisten = \"127.0.0.1:0\"\nallowed-hosts = [\"billing.internal\"]\n";
+const AUDIT: &str = "[[job]]\nname = 'audit'\nkind = 'audit'\nschedule = { every = '1s' }\n";
+
+struct Answer {
+    status: u16,
+    headers: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+}
+
+async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, line: &str, host: &str) -> Answer {
+    let request = format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("the server reads");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("the server answers");
+    let (headers, body) = text.split_once("\r\n\r\n").expect("headers end");
+    let status = headers.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    Answer { status, headers: headers.to_ascii_lowercase(), body: body.to_owned() }
+}
+
+/// Where a daemon listens.
+async fn address(daemon: &Running) -> String {
+    let line = daemon.says("answering HTTP on ").await;
+    line.rsplit_once(' ').expect("an address ends the line").1.to_owned()
+}
+
+async fn get(address: &str, path: &str) -> Answer {
+    let stream = TcpStream::connect(address).await.expect("the daemon listens");
+    exchange(stream, &format!("GET {path}"), "localhost").await
+}
+
+async fn the_daemon_tells_how_billing_stands(db: &Db) {
+    seed(db, 2).await;
+    let program = daemon(db, &[HTTP, BILLING, HEARTBEAT, AUDIT]);
+    let running = program.start("run");
+    let address = address(&running).await;
+    running.says("job `billing` done").await;
+    running.says("job `audit` done").await;
+    eventually("all is well", async || {
+        let answer = get(&address, "/api/status").await;
+        (answer.status == 200 && answer.json()["ok"] == true).then_some(())
+    })
+    .await;
+
+    assert_eq!(get(&address, "/healthz").await.body, "ok\n");
+    let ready = get(&address, "/readyz").await;
+    assert_eq!((ready.status, ready.body.as_str()), (200, "ready\n"));
+    let said = super::json(&program.run("status --json").await.expect_code(0));
+    let status = get(&address, "/api/status").await.json();
+    assert_eq!(keys(&status), keys(&said), "the command and the interface tell the same");
+    assert_eq!(status["last_run"], said["last_run"]);
+    let jobs = get(&address, "/api/jobs").await.json();
+    assert_eq!(jobs.as_array().map(Vec::len), Some(3));
+    let runs = get(&address, "/api/runs?job=billing&limit=10").await.json();
+    assert_eq!((runs.as_array().map(Vec::len), &runs[0]["id"]), (Some(1), &status["last_run"]["id"]));
+    assert_eq!(get(&address, "/api/runs?limit=many").await.status, 400);
+
+    // As the original's panel reads it.
+    let health = get(&address, "/api/health/billing-daemon").await.json();
+    assert_eq!(
+        keys(&health),
+        ["instances_billed", "last_run_at", "last_run_success", "status", "total_amount", "total_hours"]
+    );
+    assert_eq!((&health["status"], &health["last_run_success"]), (&json!("running"), &json!(true)));
+    assert_eq!((&health["instances_billed"], &health["total_amount"]), (&json!(2), &json!(0.06)));
+
+    // What was read is told again for two seconds, so the first audit may be missing at first.
+    let metrics = eventually("the audit is told", async || {
+        let metrics = get(&address, "/metrics").await.body;
+        metrics.contains("\nbilling_daemon_audit_violations ").then_some(metrics)
+    })
+    .await;
+    for line in [
+        "billing_daemon_runs_total{job=\"billing\",status=\"done\"} 1",
+        "billing_daemon_charged_instances_total 2",
+        "billing_daemon_charged_hours_total 6",
+        "billing_daemon_charged_ten_thousandths_total 600",
+        "billing_daemon_held_instances{reason=\"no_price\"} 0",
+        "billing_daemon_audit_violations 0",
+        "billing_daemon_daemons_alive 1",
+        "billing_daemon_problems 0",
+        "# TYPE billing_daemon_run_duration_seconds histogram",
+    ] {
+        assert!(metrics.lines().any(|shown| shown == line), "no `{line}` in:\n{metrics}");
+    }
+    assert!(metrics.contains("billing_daemon_build_info{version="), "{metrics}");
+    assert!(metrics.contains("billing_daemon_lease_changes_total{job=\"billing\"} "), "{metrics}");
+
+    let document = get(&address, "/api/openapi.json").await.json();
+    for path in document["paths"].as_object().expect("paths").keys() {
+        let answer = get(&address, path).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        assert!(!answer.headers.contains("access-control-"), "no page of another site reads this");
+    }
+    running.terminated().await.expect_code(0);
+}
+
+async fn what_keeps_billing_from_working_keeps_the_daemon_from_being_ready(db: &Db) {
+    seed(db, 1).await;
+    let running = daemon(db, &[HTTP, BILLING, HEARTBEAT, AUDIT]).start("run");
+    let address = address(&running).await;
+    running.says("job `billing` done").await;
+    db.execute("UPDATE billing_job_runs SET status = 'dead', error = 'on purpose' WHERE job = 'billing'")
+        .await;
+    let refused = eventually("it is not ready", async || {
+        let answer = get(&address, "/readyz").await;
+        (answer.status == 503).then_some(answer)
+    })
+    .await;
+    assert!(refused.body.contains("billing_failed: "), "{}", refused.body);
+    assert_eq!(get(&address, "/healthz").await.status, 200, "the process lives");
+    assert_eq!(get(&address, "/metrics").await.status, 200);
+}
+
+on_every_engine!(
+    the_daemon_tells_how_billing_stands,
+    what_keeps_billing_from_working_keeps_the_daemon_from_being_ready,
+);
+
+#[tokio::test]
+async fn who_asks_in_the_wrong_way_gets_nothing() {
+    let db = Db::sqlite().await;
+    let running = daemon(&db, &[HTTP, BILLING, HEARTBEAT]).start("run");
+    let address = address(&running).await;
+    for (line, host, status) in [
+        ("GET /healthz", "evil.example", 421),
+        ("GET /healthz", "localhost.evil.example", 421),
+        ("GET /healthz", "billing.internal", 200),
+        ("GET /healthz", "127.0.0.1:1", 200),
+        ("POST /api/jobs", "localhost", 405),
+        ("DELETE /api/runs", "localhost", 405),
+        ("OPTIONS /api/status", "localhost", 405),
+        ("GET /", "localhost", 404),
+        ("GET /api/../../etc/passwd", "localhost", 404),
+    ] {
+        let stream = TcpStream::connect(&address).await.expect("the daemon listens");
+        let answer = exchange(stream, line, host).await;
+        assert_eq!(answer.status, status, "{line} of {host}: {}", answer.body);
+    }
+    let crowd = futures_util::future::join_all((0..400).map(|_| get(&address, "/healthz"))).await;
+    let refused = crowd.iter().filter(|answer| answer.status == 429).count();
+    assert!(refused > 0, "nobody may ask without end");
+    running.terminated().await.expect_code(0);
+}
+
+#[tokio::test]
+async fn a_socket_is_there_while_the_daemon_lives() {
+    let db = Db::sqlite().await;
+    let program = daemon(&db, &["[http]\nlisten = \"unix:@\"\n", BILLING, HEARTBEAT]);
+    let socket = program.folder().join("http.sock");
+    let jobs = std::fs::read_to_string(program.folder().join("jobs.toml")).expect("it was written");
+    let program = program.file("jobs.toml", &jobs.replace('@', &socket.display().to_string()));
+    for leave_behind in [true, false] {
+        let running = program.start("run");
+        running.says("answering HTTP on ").await;
+        assert_eq!(std::fs::metadata(&socket).expect("it is there").mode() & 0o170_000, 0o140_000);
+        let stream = UnixStream::connect(&socket).await.expect("the daemon listens");
+        let answer = exchange(stream, "GET /healthz", "whatever").await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let second = program.run("run").await.expect_code(78);
+        assert!(second.text().contains("another process answers on"), "{}", second.text());
+        if leave_behind {
+            running.signal(e2e::process::Signal::KILL);
+            running.ended().await;
+            assert!(socket.exists());
+        } else {
+            running.terminated().await.expect_code(0);
+            assert!(!socket.exists());
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_other_machines_reach_is_refused() {
+    let db = Db::sqlite().await;
+    let program = daemon(&db, &["[http]\nlisten = \"0.0.0.0:9464\"\n", BILLING]);
+    let ended = program.run("check").await.expect_code(78);
+    assert!(ended.text().contains("can be reached from other machines"), "{}", ended.text());
+}
