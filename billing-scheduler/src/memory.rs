@@ -1,7 +1,7 @@
 //! A store that forgets everything when the process ends: for tests, and for applications without a database.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -24,6 +24,8 @@ pub struct MemoryStore {
 struct Shared {
     jobs: HashMap<String, Row>,
     runs: Vec<RunRecord>,
+    /// Occurrences that were done or given up under a lease.
+    finished: HashSet<(String, DateTime<Utc>)>,
 }
 
 #[derive(Debug)]
@@ -117,13 +119,9 @@ impl Store for MemoryStore {
             if !newest {
                 return Err(Self::lost(lease));
             }
-            let ends = |run: &RunRecord| {
-                matches!(run.status, RunStatus::Done | RunStatus::Dead) && run.trigger == Trigger::Schedule
-            };
-            let same = |other: &RunRecord| {
-                other.job == run.job && other.scheduled_at == run.scheduled_at && ends(other)
-            };
-            if ends(run) && shared.runs.iter().any(same) {
+            let ends = matches!(run.status, RunStatus::Done | RunStatus::Dead);
+            let occurrence = (run.job.clone(), run.scheduled_at);
+            if ends && run.trigger == Trigger::Schedule && !shared.finished.insert(occurrence) {
                 return Err(StoreError::AlreadyFinished {
                     job: run.job.clone(),
                     scheduled_at: run.scheduled_at,
