@@ -20,6 +20,11 @@ const WAITS: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
 /// How long a connection may take to open, or a statement may wait for one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a connection to SQLite keeps of the file, in KiB as a negative number: the pages that one batch changes. With less they
+/// would be written again and again before it is committed.
+const SQLITE_CACHE: &str = "-32768";
+/// After how many pages the log is written back into the file. Batches in a row change the same pages.
+const SQLITE_CHECKPOINT: &str = "16384";
 /// How long a writer waits for another one's transaction on SQLite.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -86,6 +91,8 @@ impl Database {
                     .synchronous(SqliteSynchronous::Full)
                     .busy_timeout(busy_timeout())
                     .foreign_keys(true)
+                    .pragma("cache_size", SQLITE_CACHE)
+                    .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT)
             })
             .map_sqlx_postgres_opts(behind_a_pooler)
             // A future that was dropped half-way leaves something to be sent on its connection, at least a ROLLBACK. Nobody

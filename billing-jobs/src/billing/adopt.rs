@@ -11,7 +11,7 @@ use super::{
     Biller,
     decide::MeterRow,
     handover::{HandoverError, all, begin_alone},
-    postgres, read, sqlite,
+    postgres, read, rows, sqlite,
 };
 use crate::{
     db::statement,
@@ -222,8 +222,8 @@ impl Work<'_> {
             }
             if watermark.is_none() {
                 meters.push(MeterRow {
-                    instance: id,
-                    organization,
+                    instance: id.into(),
+                    organization: organization.into(),
                     billed_through_before: None,
                     billed_through: anchor,
                     carry: Carry(0),
@@ -233,8 +233,8 @@ impl Work<'_> {
                 });
             }
         }
-        let rows = serde_json::to_string(&meters).expect("rows of text and integers are always JSON");
-        let inserted = statement(self.txn, &self.biller.sql.insert_meters, [rows.into()]);
+        let rows = rows::meters(self.txn.get_database_backend(), &meters).values();
+        let inserted = statement(self.txn, &self.biller.sql.insert_meters, rows);
         self.adoption.meters += self.txn.execute_raw(inserted).await?.rows_affected();
         Ok(())
     }

@@ -1,10 +1,9 @@
 //! What to write for a batch of wallets, decided from what was read under their locks: pure.
 
-use std::collections::HashMap;
-
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::rows::Id;
 use crate::{
     hold::{Hold, Reason},
     money::{Carry, Money, Rate, WalletUnit, cost, covered_hours},
@@ -21,9 +20,9 @@ pub(super) const SECOND_TRANSACTION: Micros = 5 * 60 * 1_000_000;
 #[derive(Clone, Debug)]
 pub(super) struct Wallet {
     /// Its id.
-    pub(super) id: String,
+    pub(super) id: Id,
     /// Whose it is.
-    pub(super) organization: String,
+    pub(super) organization: Id,
     /// `None` if it is NULL or no number.
     pub(super) balance: Option<Money>,
     /// Three letters.
@@ -36,9 +35,9 @@ pub(super) struct Wallet {
 #[derive(Clone, Debug)]
 pub(super) struct Instance {
     /// Its id.
-    pub(super) id: String,
+    pub(super) id: Id,
     /// Who pays.
-    pub(super) organization: String,
+    pub(super) organization: Id,
     /// What people call it.
     pub(super) label: String,
     /// Which plan it names.
@@ -91,9 +90,9 @@ pub(super) struct Terms<'a> {
 
 /// Everything that a batch writes. Each list becomes one statement.
 #[derive(Debug, Default)]
-pub(super) struct Posting {
+pub(super) struct Posting<'a> {
     /// New rows of the ledger of hours, each with its rows in the panel's tables.
-    pub(super) charges: Vec<ChargeRow>,
+    pub(super) charges: Vec<ChargeRow<'a>>,
     /// Instances whose meter begins.
     pub(super) new_meters: Vec<MeterRow>,
     /// Instances whose meter moves.
@@ -103,13 +102,13 @@ pub(super) struct Posting {
     /// Instances whose anchor was behind our watermark: their missing cycle rows are written.
     pub(super) repairs: Vec<RepairRow>,
     /// Due and not charged.
-    pub(super) holds: Vec<HoldRow>,
+    pub(super) holds: Vec<HoldRow<'a>>,
     /// Instances whose hold ends.
-    pub(super) releases: Vec<String>,
+    pub(super) releases: Vec<Id>,
     /// New balances.
     pub(super) wallets: Vec<WalletRow>,
     /// Wallets that are charged for the first time.
-    pub(super) openings: Vec<String>,
+    pub(super) openings: Vec<Id>,
     /// The sums of the above.
     pub(super) totals: Totals,
 }
@@ -140,45 +139,45 @@ impl std::ops::AddAssign for Totals {
 }
 
 /// One charge with what the panel's tables say of it.
-#[derive(Debug, Serialize)]
-pub(super) struct ChargeRow {
-    /// The instance.
-    pub(super) instance: String,
-    /// Who pays.
-    pub(super) organization: String,
+#[derive(Debug)]
+pub(super) struct ChargeRow<'a> {
+    /// Whose hours.
+    pub(super) instance: &'a Instance,
+    /// Which pays.
+    pub(super) wallet: &'a Wallet,
     /// Where the charged hours begin.
     pub(super) start: Micros,
     /// How many there are.
     pub(super) hours: i64,
+    /// How many were due in all.
+    pub(super) elapsed_hours: i64,
     /// What one costs.
     pub(super) rate: Rate,
+    /// The machine's part of that, or all of it where the parts are not known.
+    pub(super) base_rate: Rate,
+    /// The backups' part.
+    pub(super) backup_rate: Rate,
     /// What they cost together, after what was carried.
     pub(super) amount: Money,
     /// What is carried on.
     pub(super) carry: Carry,
+    /// What the wallet held.
+    pub(super) balance_before: Money,
+    /// What it holds then.
+    pub(super) balance_after: Money,
     /// The id of the wallet's ledger row; none if nothing was taken.
     pub(super) ledger: Option<Uuid>,
     /// The id of the cycle row; none if the panel no longer has the instance.
     pub(super) cycle: Option<Uuid>,
-    /// Of the wallet.
-    pub(super) currency: String,
-    /// What the ledger row says.
-    pub(super) description: String,
-    /// The ledger row's metadata, JSON.
-    pub(super) ledger_metadata: String,
-    /// The cycle row's metadata, JSON.
-    pub(super) cycle_metadata: String,
-    /// Rounded to four decimals, for the cycle row.
-    pub(super) hourly_rate: String,
 }
 
 /// A meter's new values.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(super) struct MeterRow {
     /// The instance.
-    pub(super) instance: String,
+    pub(super) instance: Id,
     /// Who pays.
-    pub(super) organization: String,
+    pub(super) organization: Id,
     /// What the watermark must still be.
     pub(super) billed_through_before: Option<Micros>,
     /// What it becomes.
@@ -194,10 +193,10 @@ pub(super) struct MeterRow {
 }
 
 /// An instance's new `last_billed_at`.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(super) struct AnchorRow {
     /// The instance.
-    pub(super) instance: String,
+    pub(super) instance: Id,
     /// What it must still be.
     pub(super) before: Option<Micros>,
     /// What it becomes.
@@ -205,10 +204,10 @@ pub(super) struct AnchorRow {
 }
 
 /// Charges of ours that the panel's cycles may lack: those that begin in `[since, until)`.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(super) struct RepairRow {
     /// The instance.
-    pub(super) instance: String,
+    pub(super) instance: Id,
     /// Where the panel believes that billing stands.
     pub(super) since: Micros,
     /// Where it does.
@@ -216,14 +215,10 @@ pub(super) struct RepairRow {
 }
 
 /// An open hold.
-#[derive(Debug, Serialize)]
-pub(super) struct HoldRow {
-    /// The instance.
-    pub(super) instance: String,
-    /// Who would pay.
-    pub(super) organization: String,
-    /// What people call the instance.
-    pub(super) label: String,
+#[derive(Debug)]
+pub(super) struct HoldRow<'a> {
+    /// Who is held.
+    pub(super) instance: &'a Instance,
     /// Why.
     pub(super) reason: &'static str,
     /// What exactly.
@@ -235,10 +230,10 @@ pub(super) struct HoldRow {
 }
 
 /// A wallet's new balance.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(super) struct WalletRow {
     /// The wallet.
-    pub(super) wallet: String,
+    pub(super) wallet: Id,
     /// What its balance must still be.
     pub(super) before: Money,
     /// What it becomes.
@@ -257,17 +252,17 @@ struct DueHours {
 
 /// Decides for one batch. `instances` are ordered by organization, and within one by age, oldest first.
 #[must_use]
-pub(super) fn decide(terms: &Terms<'_>, wallets: &[Wallet], instances: Vec<Instance>) -> Posting {
-    let mut posting = Posting::default();
-    let mut by_organization: HashMap<&str, Vec<&Wallet>> = HashMap::new();
-    for wallet in wallets {
-        by_organization.entry(&wallet.organization).or_default().push(wallet);
-    }
-    let mut instances = instances.into_iter().peekable();
-    while let Some(first) = instances.peek() {
-        let organization = first.organization.clone();
-        let mut purse = Purse::of(by_organization.get(organization.as_str()).map_or(&[], Vec::as_slice));
-        while let Some(instance) = instances.next_if(|next| next.organization == organization) {
+pub(super) fn decide<'a>(terms: &Terms<'_>, wallets: &'a [Wallet], instances: &'a [Instance]) -> Posting<'a> {
+    let mut posting = Posting::for_batch(wallets.len(), instances.len());
+    let mut by_organization: Vec<&Wallet> = wallets.iter().collect();
+    by_organization.sort_by_key(|wallet| &wallet.organization);
+    for of_one in instances.chunk_by(|one, next| one.organization == next.organization) {
+        let organization = &of_one[0].organization;
+        let first = by_organization.partition_point(|wallet| wallet.organization < *organization);
+        let after =
+            first + by_organization[first..].partition_point(|wallet| wallet.organization == *organization);
+        let mut purse = Purse::of(&by_organization[first..after]);
+        for instance in of_one {
             settle_instance(terms, &mut posting, &mut purse, instance);
         }
         if let Purse::Open { wallet, balance } = purse
@@ -281,6 +276,19 @@ pub(super) fn decide(terms: &Terms<'_>, wallets: &[Wallet], instances: Vec<Insta
         }
     }
     posting
+}
+
+impl Posting<'_> {
+    /// With room for one charge of each instance, so that none of them allocates.
+    fn for_batch(wallets: usize, instances: usize) -> Self {
+        Self {
+            charges: Vec::with_capacity(instances),
+            meters: Vec::with_capacity(instances),
+            anchors: Vec::with_capacity(instances),
+            wallets: Vec::with_capacity(wallets),
+            ..Self::default()
+        }
+    }
 }
 
 /// The money of one organization while its instances are charged.
@@ -308,23 +316,28 @@ impl<'a> Purse<'a> {
     }
 }
 
-fn settle_instance(terms: &Terms<'_>, posting: &mut Posting, purse: &mut Purse<'_>, mut instance: Instance) {
-    let due = match due_hours(terms, &instance) {
+fn settle_instance<'a>(
+    terms: &Terms<'_>,
+    posting: &mut Posting<'a>,
+    purse: &mut Purse<'a>,
+    instance: &'a Instance,
+) {
+    let due = match due_hours(terms, instance) {
         Ok(Some(due)) => due,
         Ok(None) => {
             match terms.refused {
                 // What the database refuses may be the mending of the anchor, so that is left.
                 Some(detail) => {
-                    hold_whole(posting, &mut instance, &Hold::new(Reason::Failed, detail), 0, None);
+                    hold_whole(posting, instance, &Hold::new(Reason::Failed, detail), 0, None);
                 }
                 None => not_due(terms, posting, instance),
             }
             return;
         }
         Err((hold, hours)) => {
-            touch_meter(terms, posting, &instance);
-            mend_anchor(terms, posting, &instance);
-            hold_whole(posting, &mut instance, &hold, hours, None);
+            touch_meter(terms, posting, instance);
+            mend_anchor(terms, posting, instance);
+            hold_whole(posting, instance, &hold, hours, None);
             return;
         }
     };
@@ -345,18 +358,18 @@ fn settle_instance(terms: &Terms<'_>, posting: &mut Posting, purse: &mut Purse<'
     let mut cursor = Cursor { at: due.start, carry: due.carry };
     let mut hold = blocked;
     if let (None, Purse::Open { wallet, balance }) = (&hold, purse) {
-        hold = charge_what_is_covered(terms, posting, wallet, balance, &instance, &due, &mut cursor);
+        hold = charge_what_is_covered(terms, posting, wallet, balance, instance, &due, &mut cursor);
     }
     let left = due.hours - (cursor.at - due.start) / HOUR;
     posting.totals.charged += u64::from(left < due.hours);
-    write_meter(terms, posting, &instance, &due, &cursor);
-    move_anchor(terms, posting, &instance, cursor.at);
+    write_meter(terms, posting, instance, &due, &cursor);
+    move_anchor(terms, posting, instance, cursor.at);
     match hold {
         Some(hold) => {
             let amount = cost_of(&due, &cursor, left, terms.unit);
-            hold_whole(posting, &mut instance, &hold, left, amount);
+            hold_whole(posting, instance, &hold, left, amount);
         }
-        None if instance.held => posting.releases.push(instance.id),
+        None if instance.held => posting.releases.push(instance.id.clone()),
         None => {}
     }
 }
@@ -368,12 +381,12 @@ struct Cursor {
 }
 
 /// Charges from the oldest hour on until the wallet is empty; says why if hours are left.
-fn charge_what_is_covered(
+fn charge_what_is_covered<'a>(
     terms: &Terms<'_>,
-    posting: &mut Posting,
-    wallet: &Wallet,
+    posting: &mut Posting<'a>,
+    wallet: &'a Wallet,
     balance: &mut Money,
-    instance: &Instance,
+    instance: &'a Instance,
     due: &DueHours,
     cursor: &mut Cursor,
 ) -> Option<Hold> {
@@ -409,41 +422,32 @@ struct Charge {
     carry: Carry,
 }
 
-fn charge_row(
-    wallet: &Wallet,
-    instance: &Instance,
+fn charge_row<'a>(
+    wallet: &'a Wallet,
+    instance: &'a Instance,
     due: &DueHours,
     charge: &Charge,
     before: Money,
     after: Money,
-) -> ChargeRow {
+) -> ChargeRow<'a> {
     // The parts are known for the price of today; an older one is shown as a whole.
     let parts = due.rate.filter(|rate| rate.total == charge.rate);
-    let (base, backup) = parts.map_or((charge.rate, Rate(0)), |rate| (rate.base, rate.backup));
-    let label = serde_json::Value::from(instance.label.as_str());
-    let frequency = serde_json::Value::from(instance.backup_frequency.as_deref().unwrap_or("none"));
-    let cycle_metadata = format!(
-        r#"{{"hours_charged":{},"elapsed_hours":{},"base_hourly_rate":{},"backup_hourly_rate":{},"backup_frequency":{frequency},"vps_label":{label}}}"#,
-        charge.hours,
-        due.hours,
-        base.per_hour(6),
-        backup.per_hour(6),
-    );
+    let (base_rate, backup_rate) = parts.map_or((charge.rate, Rate(0)), |rate| (rate.base, rate.backup));
     ChargeRow {
-        instance: instance.id.clone(),
-        organization: instance.organization.clone(),
+        instance,
+        wallet,
         start: charge.start,
         hours: charge.hours,
+        elapsed_hours: due.hours,
         rate: charge.rate,
+        base_rate,
+        backup_rate,
         amount: charge.amount,
         carry: charge.carry,
+        balance_before: before,
+        balance_after: after,
         ledger: (charge.amount.0 > 0).then(Uuid::now_v7),
         cycle: (!instance.gone).then(Uuid::now_v7),
-        currency: wallet.currency.clone(),
-        description: format!("VPS Hourly Billing - {} ({}h)", instance.label, charge.hours),
-        ledger_metadata: format!(r#"{{"balance_before":{before},"balance_after":{after}}}"#),
-        cycle_metadata,
-        hourly_rate: charge.rate.per_hour(4),
     }
 }
 
@@ -501,22 +505,22 @@ fn due_hours(terms: &Terms<'_>, instance: &Instance) -> Result<Option<DueHours>,
     Ok(Some(DueHours { start, hours, carry, rates, rate }))
 }
 
-fn not_due(terms: &Terms<'_>, posting: &mut Posting, instance: Instance) {
-    mend_anchor(terms, posting, &instance);
+fn not_due(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance) {
+    mend_anchor(terms, posting, instance);
     if instance.held {
-        posting.releases.push(instance.id);
+        posting.releases.push(instance.id.clone());
     }
 }
 
 /// Tells the panel how far the instance is charged, if it believes less.
-fn mend_anchor(terms: &Terms<'_>, posting: &mut Posting, instance: &Instance) {
+fn mend_anchor(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance) {
     if let Some(meter) = &instance.meter {
         move_anchor(terms, posting, instance, meter.billed_through);
     }
 }
 
 /// Moves the panel's anchor to where our charges reach, and mends what its tables lack before that.
-fn move_anchor(terms: &Terms<'_>, posting: &mut Posting, instance: &Instance, billed_through: Micros) {
+fn move_anchor(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance, billed_through: Micros) {
     let known = !instance.gone && !instance.invalid_time && terms.refused.is_none();
     let Some(anchor) = instance.last_billed_at.or(instance.created_at).filter(|_| known) else { return };
     if anchor >= billed_through || testing::mutated("anchor-stays") || panel_is_at_it(terms, instance, anchor)
@@ -543,7 +547,7 @@ fn panel_is_at_it(terms: &Terms<'_>, instance: &Instance, anchor: Micros) -> boo
 
 fn write_meter(
     terms: &Terms<'_>,
-    posting: &mut Posting,
+    posting: &mut Posting<'_>,
     instance: &Instance,
     due: &DueHours,
     cursor: &Cursor,
@@ -567,7 +571,7 @@ fn write_meter(
 }
 
 /// Notes that an instance was there, though its hours cannot be priced now.
-fn touch_meter(terms: &Terms<'_>, posting: &mut Posting, instance: &Instance) {
+fn touch_meter(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance) {
     if let Some(meter) = &instance.meter {
         posting.meters.push(MeterRow {
             instance: instance.id.clone(),
@@ -587,18 +591,16 @@ fn rates_json(rates: &Rates) -> Option<String> {
         .then(|| serde_json::to_string(&rates.changes).expect("pairs of integers are always JSON"))
 }
 
-fn hold_whole(
-    posting: &mut Posting,
-    instance: &mut Instance,
+fn hold_whole<'a>(
+    posting: &mut Posting<'a>,
+    instance: &'a Instance,
     hold: &Hold,
     hours: i64,
     amount: Option<Money>,
 ) {
     posting.totals.held += 1;
     posting.holds.push(HoldRow {
-        instance: std::mem::take(&mut instance.id),
-        organization: std::mem::take(&mut instance.organization),
-        label: std::mem::take(&mut instance.label),
+        instance,
         reason: hold.reason.as_str(),
         detail: hold.detail.clone(),
         hours,

@@ -1,6 +1,6 @@
 //! Billing as a job: one run over the fleet, told to the panel's status row.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use async_trait::async_trait;
 use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
@@ -19,14 +19,21 @@ pub struct BillingParams {
     /// What daily backups cost, as a multiple of the plan's hourly backup price: text with at most one decimal.
     #[serde(deserialize_with = "params::tenths")]
     pub daily_backup_factor: i64,
-    /// About how many instances one transaction bills.
-    pub batch_instances: u32,
+    /// About how many instances one transaction bills; it adapts if this is not set.
+    pub batch_instances: Option<NonZeroU32>,
+    /// How many transactions are under way at once; it adapts if this is not set.
+    pub connections: Option<NonZeroU32>,
 }
 
 impl Default for BillingParams {
     fn default() -> Self {
-        let Settings { max_catch_up_hours, daily_backup_factor, batch_instances } = Settings::default();
-        Self { max_catch_up_hours, daily_backup_factor: daily_backup_factor.0, batch_instances }
+        let Settings { max_catch_up_hours, daily_backup_factor, .. } = Settings::default();
+        Self {
+            max_catch_up_hours,
+            daily_backup_factor: daily_backup_factor.0,
+            batch_instances: None,
+            connections: None,
+        }
     }
 }
 
@@ -35,7 +42,8 @@ impl From<&BillingParams> for Settings {
         Self {
             max_catch_up_hours: params.max_catch_up_hours,
             daily_backup_factor: DailyBackupFactor(params.daily_backup_factor),
-            batch_instances: params.batch_instances.max(1),
+            batch_instances: params.batch_instances.map(NonZeroU32::get),
+            connections: params.connections.map(NonZeroU32::get),
         }
     }
 }

@@ -6,29 +6,38 @@ mod handover;
 mod job;
 #[cfg(feature = "testing")]
 mod mutations;
+mod pace;
 mod post;
 mod postgres;
 mod read;
 mod release;
+mod rows;
 mod sqlite;
 mod statements;
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
 
 use billing_scheduler::{FencingToken, StopReason};
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Value};
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, Value};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use self::{
-    decide::{Instance, Posting, Terms, Wallet, decide},
+    decide::{Instance as Machine, Posting, Terms, Wallet, decide},
+    pace::Pace,
     post::{PostError, Stamp, post, post_apart},
+    rows::Id,
     statements::Statements,
 };
 use crate::{
     BILLING_JOB,
-    db::{Fault, begin, execute, explained, fault, query_all, query_one, statement},
+    db::{Fault, begin, begin_read, execute, explained, fault, query_all, query_one, statement},
     fence,
     panel::Panel,
     period::Micros,
@@ -58,8 +67,10 @@ pub struct Settings {
     pub max_catch_up_hours: u32,
     /// What daily backups cost, in tenths of the price of weekly ones.
     pub daily_backup_factor: DailyBackupFactor,
-    /// About how many instances one transaction bills.
-    pub batch_instances: u32,
+    /// About how many instances one transaction bills; it adapts if this is not set.
+    pub batch_instances: Option<u32>,
+    /// How many transactions are under way at once; it adapts if this is not set.
+    pub connections: Option<u32>,
 }
 
 impl Default for Settings {
@@ -67,7 +78,8 @@ impl Default for Settings {
         Self {
             max_catch_up_hours: 72,
             daily_backup_factor: DailyBackupFactor::default(),
-            batch_instances: 5_000,
+            batch_instances: None,
+            connections: None,
         }
     }
 }
@@ -167,6 +179,8 @@ pub struct Biller {
     sql: Statements,
     settings: Settings,
     last_commit: Option<LastCommit>,
+    /// What was learned about how the database answers.
+    pace: Mutex<Pace>,
 }
 
 /// What one transaction works on.
@@ -176,9 +190,16 @@ struct Batch {
     first: String,
     last: String,
     /// Of these, only the instances with these ids.
-    only: Option<Vec<String>>,
+    only: Option<Vec<Id>>,
     /// They are to be held because the database refused them.
     refused: Option<String>,
+}
+
+/// What a transaction has read under its locks.
+struct Read {
+    wallets: Vec<Wallet>,
+    /// Ordered by organization.
+    instances: Vec<Machine>,
 }
 
 /// Why one attempt at a batch failed.
@@ -186,7 +207,7 @@ struct Failure {
     kind: Kind,
     message: String,
     /// What the batch had to do with.
-    instances: Vec<String>,
+    instances: Vec<Id>,
 }
 
 enum Kind {
@@ -202,7 +223,9 @@ impl Biller {
     /// A biller for the database behind `db`, whose schema is `panel`.
     #[must_use]
     pub fn new(db: DatabaseConnection, panel: Panel, settings: Settings) -> Self {
-        Self { sql: Statements::of(panel), db, panel, settings, last_commit: None }
+        let one_writer = panel.backend == DbBackend::Sqlite;
+        let pace = Pace::new(settings.batch_instances, settings.connections, one_writer);
+        Self { sql: Statements::of(panel), db, panel, settings, last_commit: None, pace: Mutex::new(pace) }
     }
 
     /// The same biller, which refuses a database that is older than what this machine committed to it.
@@ -262,28 +285,9 @@ impl Biller {
         };
         let prices = self.prices().await.map_err(BillingError::database("read the plans"))?;
         let pass = Pass { biller: self, run, as_of: as_of.timestamp_micros(), prices };
-        let mut totals = Totals::default();
-        let mut unposted: Vec<String> = Vec::new();
-        let mut stopped = None;
-        let mut after = None;
-        while let Some(range) = pass.next_range(after.as_deref()).await? {
-            after = Some(range.last.clone());
-            let mut work = vec![range];
-            while let Some(batch) = work.pop() {
-                stopped = (run.stop)();
-                if stopped.is_some() {
-                    break;
-                }
-                match pass.post_or_split(batch).await? {
-                    Posted::Done(batch_totals) => totals += batch_totals,
-                    Posted::Split(halves) => work.extend(halves.into_iter().rev()),
-                    Posted::InTheWay(reason) => unposted.push(reason),
-                }
-            }
-            if stopped.is_some() {
-                break;
-            }
-        }
+        let mut over = Over::default();
+        pass.whole_fleet(&mut over).await?;
+        let Over { mut totals, mut unposted, stopped } = over;
         if matches!(run.mode, Mode::Commit(_)) && !testing::mutated("totals-from-memory") {
             // A batch whose commit was not answered is counted by its row, not by us.
             totals = self.totals_of(run.id).await.map_err(BillingError::database("sum up the run"))?;
@@ -307,6 +311,10 @@ impl Biller {
         execute(&self.db, statement(&self.db, &self.sql.mark_worked, values)).await.map(drop)
     }
 
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn prices(&self) -> Result<PriceList, DbErr> {
         let rows = query_all(&self.db, statement(&self.db, &self.sql.plans, [])).await?;
         let plans =
@@ -323,25 +331,113 @@ struct Pass<'a> {
     prices: PriceList,
 }
 
+/// What a pass has come to so far.
+#[derive(Default)]
+struct Over {
+    totals: Totals,
+    /// Why batches were left.
+    unposted: Vec<String>,
+    stopped: Option<StopReason>,
+}
+
+/// What a pass waits for.
+enum Step {
+    /// The next organizations, if there are any.
+    Range(Option<Batch>),
+    /// A range is done: with so many instances, after so long.
+    Billed(Over, usize, Duration),
+}
+
 enum Posted {
-    Done(Totals),
+    Done(Totals, usize),
     Split(Vec<Batch>),
     InTheWay(String),
 }
 
 impl Pass<'_> {
+    /// Goes through all organizations in order, with as many transactions under way as the pace allows. Whatever happens, those
+    /// that are under way are waited for: one that is dropped would leave its connection in the middle of an answer.
+    async fn whole_fleet(&self, over: &mut Over) -> Result<(), BillingError> {
+        let mut pace = self.biller.pace().clone();
+        pace.begin();
+        let began = Instant::now();
+        let mut error = None;
+        let mut next: Option<Batch> = None;
+        let mut billing = 0;
+        let mut steps: FuturesUnordered<BoxFuture<'_, Result<Step, BillingError>>> = FuturesUnordered::new();
+        // The next range is looked for while the one before is billed.
+        steps.push(Box::pin(self.next_range(None, pace.batch())));
+        while let Some(step) = steps.next().await {
+            match step {
+                Ok(Step::Range(range)) => next = range,
+                Ok(Step::Billed(part, instances, took)) => {
+                    billing -= 1;
+                    pace.done(instances, took, began.elapsed());
+                    over.totals += part.totals;
+                    over.unposted.extend(part.unposted);
+                    over.stopped = over.stopped.or(part.stopped);
+                }
+                Err(failed) => error = error.or(Some(failed)),
+            }
+            if error.is_none() && over.stopped.is_none() && billing < pace.connections() {
+                over.stopped = next.as_ref().and_then(|_| (self.run.stop)());
+                if let Some(range) = next.take().filter(|_| over.stopped.is_none()) {
+                    steps.push(Box::pin(self.next_range(Some(range.last.clone()), pace.batch())));
+                    steps.push(Box::pin(self.bill_range(range)));
+                    billing += 1;
+                }
+            }
+        }
+        *self.biller.pace() = pace;
+        error.map_or(Ok(()), Err)
+    }
+
+    /// Bills the instances of a range, in one transaction unless the database refuses some of them.
+    async fn bill_range(&self, range: Batch) -> Result<Step, BillingError> {
+        let began = Instant::now();
+        let mut over = Over::default();
+        let mut instances = 0;
+        let mut work = vec![range];
+        while let Some(batch) = work.pop() {
+            match self.post_or_split(batch).await? {
+                Posted::Done(totals, posted) => {
+                    over.totals += totals;
+                    instances += posted;
+                }
+                Posted::Split(halves) => work.extend(halves.into_iter().rev()),
+                Posted::InTheWay(reason) => over.unposted.push(reason),
+            }
+            if !work.is_empty() {
+                over.stopped = (self.run.stop)();
+            }
+            if over.stopped.is_some() {
+                break;
+            }
+        }
+        Ok(Step::Billed(over, instances, began.elapsed()))
+    }
+
     /// The next organizations with about one batch of instances to look at.
-    async fn next_range(&self, after: Option<&str>) -> Result<Option<Batch>, BillingError> {
-        let Biller { db, sql, settings, panel, .. } = self.biller;
+    async fn next_range(&self, after: Option<String>, batch: u32) -> Result<Step, BillingError> {
+        let Biller { db, sql, panel, .. } = self.biller;
         let (query, after) = match after {
             Some(after) => (sql.next_organizations.clone(), after),
-            None => (sql.next_organizations.replace(" > ", " >= "), smallest_id(*panel)),
+            None => (sql.next_organizations.replace(" > ", " >= "), smallest_id(*panel).to_owned()),
         };
-        let values = [self.as_of.into(), after.into(), i64::from(settings.batch_instances).into()];
+        let values = [self.as_of.into(), after.into(), i64::from(batch).into()];
         let query = statement(db, &query, values);
+        let read = async || -> Result<Option<QueryResult>, DbErr> {
+            let txn = begin_read(db).await?;
+            if let Some(settings) = &sql.plan_settings {
+                txn.query_one_raw(statement(&txn, settings, [])).await?;
+            }
+            let row = txn.query_one_raw(query.clone()).await?;
+            txn.commit().await?;
+            Ok(row)
+        };
         let mut wait = FIRST_WAIT;
         for attempt in 1.. {
-            match query_one(db, query.clone()).await {
+            match read().await {
                 Ok(row) => {
                     let read = || -> Result<Option<(String, String)>, DbErr> {
                         let Some(row) = row else { return Ok(None) };
@@ -350,7 +446,8 @@ impl Pass<'_> {
                         Ok(first.zip(last))
                     };
                     let range = read().map_err(BillingError::database("read who is due"))?;
-                    return Ok(range.map(|(first, last)| Batch { first, last, only: None, refused: None }));
+                    let batch = |(first, last)| Batch { first, last, only: None, refused: None };
+                    return Ok(Step::Range(range.map(batch)));
                 }
                 Err(error) if attempt < ATTEMPTS && fault(&error) != Fault::Broken => {
                     tokio::time::sleep(wait).await;
@@ -368,7 +465,7 @@ impl Pass<'_> {
         let mut attempt = 1;
         loop {
             let failure = match self.try_post(&batch).await {
-                Ok(posting_totals) => return Ok(Posted::Done(posting_totals)),
+                Ok((totals, instances)) => return Ok(Posted::Done(totals, instances)),
                 Err(failure) => failure,
             };
             debug!(attempt, "a batch was rolled back: {}", failure.message);
@@ -393,17 +490,18 @@ impl Pass<'_> {
         }
     }
 
-    async fn try_post(&self, batch: &Batch) -> Result<Totals, Failure> {
+    async fn try_post(&self, batch: &Batch) -> Result<(Totals, usize), Failure> {
         testing::linger().await;
         testing::batch_begins();
         testing::before_statement();
         let txn = begin(&self.biller.db).await.map_err(|error| Failure::of(error, Vec::new()))?;
-        let mut instances = Vec::new();
-        let mut result = self.fill(&txn, batch, &mut instances).await;
+        let (read, again) = (OnceLock::new(), OnceLock::new());
+        let mut result = self.fill(&txn, batch, &read).await;
         if testing::mutated("retry-without-rollback") && matches!(result, Err(Kind::Stale)) {
-            instances.clear();
-            result = self.fill(&txn, batch, &mut instances).await;
+            result = self.fill(&txn, batch, &again).await;
         }
+        let read_instances = || read.get().map_or(&[][..], |read: &Read| &read.instances);
+        let instances = || read_instances().iter().map(|instance| instance.id.clone()).collect();
         match result {
             Ok(posting) => {
                 testing::before_statement();
@@ -412,14 +510,14 @@ impl Pass<'_> {
                     Mode::DryRun => txn.rollback().await,
                 };
                 // What is refused only now is taken apart like what is refused at once.
-                end.map_err(|error| Failure::of(error, instances.clone()))?;
+                end.map_err(|error| Failure::of(error, instances()))?;
                 if let Err(PostError::Database(error)) =
                     post_apart(&self.biller.db, &self.biller.sql, &posting).await
                 {
                     return Err(Failure::of(error, Vec::new()));
                 }
-                (self.run.progress)(instances.len() as u64);
-                Ok(posting.totals)
+                (self.run.progress)(read_instances().len() as u64);
+                Ok((posting.totals, read_instances().len()))
             }
             Err(kind) => {
                 // The first error is the one to tell; after it a rollback has nothing to add.
@@ -432,19 +530,19 @@ impl Pass<'_> {
                     }
                     Kind::Database(_, error) => error.to_string(),
                 };
-                Err(Failure { kind, message, instances })
+                Err(Failure { kind, message, instances: instances() })
             }
         }
     }
 
     /// Everything of one transaction but its end.
-    async fn fill(
+    async fn fill<'a>(
         &self,
         txn: &sea_orm::DatabaseTransaction,
         batch: &Batch,
-        seen: &mut Vec<String>,
-    ) -> Result<Posting, Kind> {
-        let Biller { sql, settings, panel, .. } = self.biller;
+        read: &'a OnceLock<Read>,
+    ) -> Result<Posting<'a>, Kind> {
+        let Biller { sql, .. } = self.biller;
         let fence = match self.run.mode {
             Mode::Commit(fence) => Some(fence.0),
             Mode::DryRun => None,
@@ -465,7 +563,7 @@ impl Pass<'_> {
         let query = match &batch.only {
             None => &sql.read_due,
             Some(only) => {
-                values.push(serde_json::Value::from(only.as_slice()).to_string().into());
+                values.push(serde_json::to_string(only).expect("text is always JSON").into());
                 &sql.read_due_of
             }
         };
@@ -484,19 +582,11 @@ impl Pass<'_> {
             None => txn.query_all_raw(query).await?,
         };
         let instances = instances.iter().map(read::instance).collect::<Result<Vec<_>, _>>()?;
-        seen.extend(instances.iter().map(|instance| instance.id.clone()));
-        if self.hides_wallets(txn, &wallets, &instances).await? {
+        let read = read.get_or_init(|| Read { wallets, instances });
+        if self.hides_wallets(txn, read).await? {
             return Err(Kind::HiddenWallets);
         }
-        let terms = Terms {
-            as_of: self.as_of,
-            prices: &self.prices,
-            unit: panel.unit,
-            max_catch_up_hours: (!self.run.catch_up_approved)
-                .then_some(i64::from(settings.max_catch_up_hours)),
-            refused: batch.refused.as_deref(),
-        };
-        let posting = decide(&terms, &wallets, instances);
+        let posting = self.decide(batch, read);
         testing::linger().await;
         let stamp = Stamp { run: self.run.id, fence: fence.unwrap_or_default(), as_of: self.as_of };
         match post(txn, sql, stamp, &posting).await {
@@ -511,24 +601,32 @@ impl Pass<'_> {
 }
 
 impl Pass<'_> {
+    fn decide<'a>(&self, batch: &Batch, read: &'a Read) -> Posting<'a> {
+        let Biller { settings, panel, .. } = self.biller;
+        let limit = i64::from(settings.max_catch_up_hours);
+        let terms = Terms {
+            as_of: self.as_of,
+            prices: &self.prices,
+            unit: panel.unit,
+            max_catch_up_hours: (!self.run.catch_up_approved).then_some(limit),
+            refused: batch.refused.as_deref(),
+        };
+        decide(&terms, &read.wallets, &read.instances)
+    }
+
     /// Whether organizations of `instances` that seem to have no wallet have one which only a writer does not see.
-    async fn hides_wallets(
-        &self,
-        txn: &sea_orm::DatabaseTransaction,
-        wallets: &[Wallet],
-        instances: &[Instance],
-    ) -> Result<bool, DbErr> {
+    async fn hides_wallets(&self, txn: &sea_orm::DatabaseTransaction, read: &Read) -> Result<bool, DbErr> {
         let Some(sql) = &self.biller.sql.any_wallet else { return Ok(false) };
-        let found: HashSet<&str> = wallets.iter().map(|wallet| wallet.organization.as_str()).collect();
-        let without: HashSet<&str> = instances
-            .iter()
-            .map(|instance| instance.organization.as_str())
+        let found: HashSet<&Id> = read.wallets.iter().map(|wallet| &wallet.organization).collect();
+        let of_instances = read.instances.chunk_by(|one, next| one.organization == next.organization);
+        let without: Vec<&Id> = of_instances
+            .map(|instances| &instances[0].organization)
             .filter(|organization| !found.contains(organization))
             .collect();
         if without.is_empty() {
             return Ok(false);
         }
-        let without = serde_json::Value::from_iter(without).to_string();
+        let without = serde_json::to_string(&without).expect("text is always JSON");
         testing::before_statement();
         Ok(txn.query_one_raw(statement(txn, sql, [without.into()])).await?.is_some())
     }
@@ -541,7 +639,7 @@ impl From<DbErr> for Kind {
 }
 
 impl Failure {
-    fn of(error: DbErr, instances: Vec<String>) -> Self {
+    fn of(error: DbErr, instances: Vec<Id>) -> Self {
         Self { message: error.to_string(), kind: error.into(), instances }
     }
 }
@@ -549,7 +647,7 @@ impl Failure {
 /// Halves a refused batch until the culprit is alone; that one is held.
 fn take_apart(batch: &Batch, failure: Failure) -> Result<Posted, BillingError> {
     let Failure { mut instances, message, kind } = failure;
-    let part = |only: Vec<String>, refused: Option<String>| Batch {
+    let part = |only: Vec<Id>, refused: Option<String>| Batch {
         first: batch.first.clone(),
         last: batch.last.clone(),
         only: Some(only),
@@ -581,7 +679,7 @@ fn unpostable(kind: Kind, message: &str) -> BillingError {
 
 fn smallest_id(panel: Panel) -> &'static str {
     match panel.backend {
-        sea_orm::DbBackend::Sqlite => "",
+        DbBackend::Sqlite => "",
         _ => "00000000-0000-0000-0000-000000000000",
     }
 }

@@ -1,10 +1,13 @@
 //! The only module that writes money: one transaction, every row counted.
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, Value};
-use serde::Serialize;
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Value};
 use uuid::Uuid;
 
-use super::{decide::Posting, statements::Statements};
+use super::{
+    decide::Posting,
+    rows::{self, Id, Rows},
+    statements::Statements,
+};
 use crate::{
     db::{begin, statement},
     period::Micros,
@@ -43,26 +46,39 @@ pub(super) async fn post(
     txn: &DatabaseTransaction,
     sql: &Statements,
     stamp: Stamp,
-    posting: &Posting,
+    posting: &Posting<'_>,
 ) -> Result<(), PostError> {
-    let write = Writer { txn };
+    let write = Writer::of(txn);
+    let on = write.backend;
     let batch = write.batch(&sql.insert_batch, stamp, posting).await?;
-    write.rows(&sql.insert_openings, "billing_wallets", &posting.openings, None).await?;
+    write.ids(&sql.insert_openings, "billing_wallets", &posting.openings, None).await?;
     let taken = posting.charges.iter().filter(|charge| charge.ledger.is_some()).count();
-    write.some_rows(&sql.insert_ledger, "payment_transactions", &posting.charges, taken, None).await?;
-    write.rows(&sql.insert_charges, "billing_charges", &posting.charges, Some(batch)).await?;
+    write
+        .rows(&sql.insert_ledger, "payment_transactions", taken, None, || rows::ledger(on, &posting.charges))
+        .await?;
+    write
+        .rows(&sql.insert_charges, "billing_charges", posting.charges.len(), Some(batch), || {
+            rows::charges(on, &posting.charges)
+        })
+        .await?;
     if !testing::mutated("cycles-apart") {
         write.cycles(sql, posting).await?;
     }
-    write.rows(&sql.insert_meters, "billing_meters", &posting.new_meters, None).await?;
-    write.rows(&sql.update_meters, "billing_meters", &posting.meters, None).await?;
-    write.rows(&sql.update_anchors, "vps_instances", &posting.anchors, None).await?;
+    let meters = [(&sql.insert_meters, &posting.new_meters), (&sql.update_meters, &posting.meters)];
+    for (sql, meters) in meters {
+        write.rows(sql, "billing_meters", meters.len(), None, || rows::meters(on, meters)).await?;
+    }
+    let anchors = &posting.anchors;
+    write
+        .rows(&sql.update_anchors, "vps_instances", anchors.len(), None, || rows::anchors(on, anchors))
+        .await?;
     if !posting.repairs.is_empty() {
         // How many cycles are missing is not known beforehand.
-        write.run(&sql.repair_cycles, json(&posting.repairs), None).await?;
+        write.run(&sql.repair_cycles, None, rows::repairs(on, &posting.repairs).values()).await?;
     }
-    write.rows(&sql.upsert_holds, "billing_holds", &posting.holds, Some(stamp.as_of)).await?;
-    write.rows(&sql.close_holds, "billing_holds", &posting.releases, Some(stamp.as_of)).await?;
+    let (holds, as_of) = (&posting.holds, Some(stamp.as_of));
+    write.rows(&sql.upsert_holds, "billing_holds", holds.len(), as_of, || rows::holds(on, holds)).await?;
+    write.ids(&sql.close_holds, "billing_holds", &posting.releases, as_of).await?;
     if testing::mutated("debit-apart") {
         return Ok(());
     }
@@ -73,13 +89,13 @@ pub(super) async fn post(
 pub(super) async fn post_apart(
     db: &DatabaseConnection,
     sql: &Statements,
-    posting: &Posting,
+    posting: &Posting<'_>,
 ) -> Result<(), PostError> {
     for (mutation, cycles) in [("cycles-apart", true), ("debit-apart", false)] {
         if testing::mutated(mutation) {
             testing::linger().await;
             let txn = begin(db).await?;
-            let write = Writer { txn: &txn };
+            let write = Writer::of(&txn);
             if cycles {
                 write.cycles(sql, posting).await?;
             } else {
@@ -93,10 +109,15 @@ pub(super) async fn post_apart(
 
 struct Writer<'a> {
     txn: &'a DatabaseTransaction,
+    backend: DbBackend,
 }
 
-impl Writer<'_> {
-    async fn batch(&self, sql: &str, stamp: Stamp, posting: &Posting) -> Result<i64, PostError> {
+impl<'a> Writer<'a> {
+    fn of(txn: &'a DatabaseTransaction) -> Self {
+        Self { txn, backend: txn.get_database_backend() }
+    }
+
+    async fn batch(&self, sql: &str, stamp: Stamp, posting: &Posting<'_>) -> Result<i64, PostError> {
         let totals = posting.totals;
         let values: [Value; 8] = [
             stamp.run.to_string().into(),
@@ -114,57 +135,64 @@ impl Writer<'_> {
         Ok(row.try_get("", "id")?)
     }
 
-    async fn cycles(&self, sql: &Statements, posting: &Posting) -> Result<(), PostError> {
+    async fn cycles(&self, sql: &Statements, posting: &Posting<'_>) -> Result<(), PostError> {
         let present = posting.charges.iter().filter(|charge| charge.cycle.is_some()).count();
-        self.some_rows(&sql.insert_cycles, "vps_billing_cycles", &posting.charges, present, None).await
+        let rows = || rows::cycles(self.backend, &posting.charges);
+        self.rows(&sql.insert_cycles, "vps_billing_cycles", present, None, rows).await
     }
 
-    async fn wallets(&self, sql: &Statements, posting: &Posting) -> Result<(), PostError> {
-        self.rows(&sql.update_wallets, "wallets", &posting.wallets, None).await
+    async fn wallets(&self, sql: &Statements, posting: &Posting<'_>) -> Result<(), PostError> {
+        let rows = || rows::wallets(self.backend, &posting.wallets);
+        self.rows(&sql.update_wallets, "wallets", posting.wallets.len(), None, rows).await
     }
 
-    /// One row of `table` for each of `rows`.
-    async fn rows<T: Serialize>(
+    /// One row of `table` for each of `expected` rows.
+    async fn rows(
         &self,
         sql: &str,
         table: &'static str,
-        rows: &[T],
-        second: Option<i64>,
-    ) -> Result<(), PostError> {
-        self.some_rows(sql, table, rows, rows.len(), second).await
-    }
-
-    /// A row of `table` for `expected` of `rows`.
-    async fn some_rows<T: Serialize>(
-        &self,
-        sql: &str,
-        table: &'static str,
-        rows: &[T],
         expected: usize,
-        second: Option<i64>,
+        first: Option<i64>,
+        rows: impl FnOnce() -> Rows,
     ) -> Result<(), PostError> {
         if expected == 0 {
             return Ok(());
         }
-        let found = self.run(sql, json(rows), second).await?;
-        if found == expected as u64 || testing::mutated("no-count-check") {
-            Ok(())
-        } else {
-            Err(PostError::Count { table, expected, found })
-        }
+        let found = self.run(sql, first, rows().values()).await?;
+        counted(table, expected, found)
     }
 
-    async fn run(&self, sql: &str, rows: String, second: Option<i64>) -> Result<u64, DbErr> {
-        let values = [Some(rows.into()), second.map(Value::from)].into_iter().flatten();
+    /// One row of `table` for each of `ids`.
+    async fn ids(
+        &self,
+        sql: &str,
+        table: &'static str,
+        ids: &[Id],
+        first: Option<i64>,
+    ) -> Result<(), PostError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let list = serde_json::to_string(ids).expect("text is always JSON");
+        let found = self.run(sql, first, vec![list.into()]).await?;
+        counted(table, ids.len(), found)
+    }
+
+    async fn run(&self, sql: &str, first: Option<i64>, rows: Vec<Value>) -> Result<u64, DbErr> {
+        let values = first.map(Value::from).into_iter().chain(rows);
         testing::before_statement();
         Ok(self.txn.execute_raw(statement(self.txn, sql, values)).await?.rows_affected())
     }
 }
 
-fn count(number: u64) -> Value {
-    i64::try_from(number).unwrap_or(i64::MAX).into()
+fn counted(table: &'static str, expected: usize, found: u64) -> Result<(), PostError> {
+    if found == expected as u64 || testing::mutated("no-count-check") {
+        Ok(())
+    } else {
+        Err(PostError::Count { table, expected, found })
+    }
 }
 
-fn json<T: Serialize>(rows: &[T]) -> String {
-    serde_json::to_string(rows).expect("rows of text and integers are always JSON")
+fn count(number: u64) -> Value {
+    i64::try_from(number).unwrap_or(i64::MAX).into()
 }

@@ -1,7 +1,13 @@
 //! A billing run's statements for PostgreSQL.
 
-use super::statements::Statements;
+use super::{rows, rows::postgres_rows as d, statements::Statements};
 use crate::panel::Panel;
+
+/// A batch is a small part of the fleet, and each of its statements finds its rows by an index. Without this a planner whose
+/// statistics are old reads a whole table in every batch; nor is any of them worth compiling.
+const BY_INDEX: &str =
+    "set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+     set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true)";
 
 /// Microseconds since 1970 of a `timestamptz`; NULL for NULL and for the infinities.
 pub(super) fn micros(column: &str) -> String {
@@ -23,19 +29,12 @@ pub(crate) fn milliseconds(column: &str) -> String {
     format!("date_trunc('milliseconds', {column})")
 }
 
-fn rows(columns: &str) -> String {
-    format!("jsonb_to_recordset($1::jsonb) AS d({columns})")
-}
-
 fn read_due(panel: Panel, only: &str) -> String {
     let backup_frequency = if panel.backups { "i.backup_frequency" } else { "NULL::text" };
     format!(
-        "SELECT i.id::text AS id, i.organization_id::text AS organization, i.label, i.plan_id AS plan,
-                {backup_frequency} AS backup_frequency, {billed} AS last_billed_at, {created} AS created_at,
-                coalesce(NOT isfinite(coalesce(i.last_billed_at, i.created_at)), false) AS invalid_time,
-                false AS gone, {through} AS billed_through, m.carry, m.rate, m.rate_changes::text AS rate_changes,
-                {seen} AS seen_at, {debited} AS panel_debited_at, h.id IS NOT NULL AS held,
-                i.organization_id AS o, i.created_at AS age, i.id AS i
+        "SELECT i.id, i.organization_id, i.label, i.plan_id, {backup_frequency}, i.last_billed_at, i.created_at, false,
+                m.billed_through, m.carry, m.rate, m.rate_changes::text, m.seen_at, m.panel_debited_at,
+                h.id IS NOT NULL, i.created_at AS age
            FROM vps_instances i
            LEFT JOIN billing_meters m ON m.instance_id = i.id
            LEFT JOIN billing_holds h ON h.instance_id = i.id AND h.closed_at IS NULL
@@ -43,18 +42,13 @@ fn read_due(panel: Panel, only: &str) -> String {
             AND (coalesce(i.last_billed_at, i.created_at) <= {hour_ago} OR h.id IS NOT NULL
                  OR coalesce(i.last_billed_at, i.created_at) IS NULL)
          UNION ALL
-         SELECT i.instance_id::text, i.organization_id::text, i.label, '', NULL, NULL, NULL, false, true, {through}, m.carry,
-                m.rate, m.rate_changes::text, {seen}, {debited}, true, i.organization_id, i.opened_at, i.instance_id
+         SELECT i.instance_id, i.organization_id, i.label, '', NULL, NULL, NULL, true, m.billed_through, m.carry, m.rate,
+                m.rate_changes::text, m.seen_at, m.panel_debited_at, true, i.opened_at
            FROM billing_holds i
            LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
           WHERE i.closed_at IS NULL AND i.organization_id BETWEEN $2::uuid AND $3::uuid {gone_only}
             AND NOT EXISTS (SELECT FROM vps_instances v WHERE v.id = i.instance_id)
-          ORDER BY o, age, i",
-        billed = micros("i.last_billed_at"),
-        created = micros("i.created_at"),
-        through = micros("m.billed_through"),
-        seen = micros("m.seen_at"),
-        debited = micros("m.panel_debited_at"),
+          ORDER BY 2, age, 1",
         hour_ago = instant("($1 - 3600000000)"),
         gone_only = only.replace("i.id", "i.instance_id"),
     )
@@ -91,20 +85,18 @@ pub(super) fn statements(panel: Panel) -> Statements {
                       ORDER BY organization LIMIT $3) AS batch",
             hour_ago = instant("($1 - 3600000000)"),
         ),
-        settings: Some(
-            "SELECT set_config('app.current_user_is_admin', 'true', true),
-                    set_config('random_page_cost', '1.1', true),
+        plan_settings: Some(format!("SELECT {BY_INDEX}")),
+        settings: Some(format!(
+            "SELECT set_config('app.current_user_is_admin', 'true', true), {BY_INDEX},
                     set_config('billing.fence', coalesce($1::text, (
                         SELECT fence::text FROM billing_fences WHERE job = $2 FOR SHARE), ''), true)"
-                .to_owned(),
-        ),
+        )),
         check_fence: "SELECT 1 AS newest FROM billing_fences f JOIN billing_job_state s ON s.job = f.job
              WHERE f.job = $1 AND f.fence = $2 AND s.fence = $2 FOR SHARE OF f"
             .to_owned(),
         lock_wallets: format!(
-            "SELECT w.id::text AS id, w.organization_id::text AS organization, {balance} AS balance,
-                    coalesce(w.currency, 'USD') AS currency,
-                    EXISTS (SELECT FROM billing_wallets b WHERE b.wallet_id = w.id) AS opened
+            "SELECT w.id, w.organization_id, {balance}, coalesce(w.currency, 'USD'),
+                    EXISTS (SELECT FROM billing_wallets b WHERE b.wallet_id = w.id)
                FROM wallets w
               WHERE w.organization_id BETWEEN $1::uuid AND $2::uuid
               ORDER BY w.id FOR NO KEY UPDATE OF w",
@@ -135,36 +127,29 @@ pub(super) fn statements(panel: Panel) -> Statements {
             "INSERT INTO payment_transactions (id, organization_id, amount, currency, payment_method,
                                                payment_provider, status, description, metadata)
              SELECT d.ledger, d.organization, d.amount * -0.0001, d.currency, 'wallet_debit', 'internal',
-                    'completed', d.description, d.ledger_metadata::jsonb
-               FROM {rows} WHERE d.ledger IS NOT NULL",
-            rows = rows(
-                "ledger uuid, organization uuid, amount bigint, currency text, description text, ledger_metadata text"
-            ),
+                    'completed', d.description, d.metadata::jsonb
+               FROM {}",
+            d(1, rows::LEDGER),
         ),
         insert_charges: format!(
             "INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount,
                                           carry, payment_transaction_id)
-             SELECT {start}, d.instance, d.organization, $2, d.hours, d.rate, d.amount, d.carry, d.ledger
+             SELECT {start}, d.instance, d.organization, $1, d.hours, d.rate, d.amount, d.carry, d.ledger
                FROM {rows}
              ON CONFLICT DO NOTHING",
             start = instant("d.start"),
-            rows = rows(
-                "instance uuid, organization uuid, start bigint, hours int, rate bigint, amount bigint, carry bigint,
-                 ledger uuid"
-            ),
+            rows = d(2, rows::CHARGES),
         ),
         insert_cycles: format!(
             "INSERT INTO vps_billing_cycles (id, vps_instance_id, organization_id, billing_period_start,
                                              billing_period_end, hourly_rate, total_amount, status,
                                              payment_transaction_id, metadata)
-             SELECT d.cycle, d.instance, d.organization, {start}, {start} + d.hours * interval '1 hour', d.hourly_rate,
-                    d.amount * 0.0001, 'billed', d.ledger, d.cycle_metadata::jsonb
-               FROM {rows} WHERE d.cycle IS NOT NULL",
+             SELECT d.cycle, d.instance, d.organization, {start}, {end}, (d.rate + 36500) / 73000 * 0.0001,
+                    d.amount * 0.0001, 'billed', d.ledger, d.metadata::jsonb
+               FROM {rows}",
             start = instant("d.start"),
-            rows = rows(
-                "cycle uuid, instance uuid, organization uuid, start bigint, hours int, hourly_rate numeric,
-                 amount bigint, ledger uuid, cycle_metadata text"
-            ),
+            end = instant("(d.start + d.hours * 3600000000)"),
+            rows = d(1, rows::CYCLES),
         ),
         insert_meters: format!(
             "INSERT INTO billing_meters (instance_id, organization_id, billed_through, carry, rate, rate_changes, seen_at)
@@ -173,7 +158,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
              ON CONFLICT DO NOTHING",
             through = instant("d.billed_through"),
             seen = instant("d.seen_at"),
-            rows = rows(METER),
+            rows = d(1, rows::METERS),
         ),
         update_meters: format!(
             "UPDATE billing_meters m
@@ -184,7 +169,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
             through = instant("d.billed_through"),
             seen = instant("d.seen_at"),
             before = instant("d.billed_through_before"),
-            rows = rows(METER),
+            rows = d(1, rows::METERS),
         ),
         update_anchors: format!(
             "UPDATE vps_instances i SET last_billed_at = {after}, updated_at = now()
@@ -192,7 +177,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
               WHERE i.id = d.instance AND i.last_billed_at IS NOT DISTINCT FROM {before}",
             after = instant("d.after"),
             before = instant("d.before"),
-            rows = rows("instance uuid, before bigint, after bigint"),
+            rows = d(1, rows::ANCHORS),
         ),
         repair_cycles: format!(
             "INSERT INTO vps_billing_cycles (vps_instance_id, organization_id, billing_period_start,
@@ -211,7 +196,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
             charge_start = milliseconds("c.period_start"),
             since = instant("d.since"),
             until = instant("d.until"),
-            rows = rows("instance uuid, since bigint, until bigint"),
+            rows = d(1, rows::REPAIRS),
         ),
         upsert_holds: format!(
             "INSERT INTO billing_holds (instance_id, organization_id, label, reason, detail, hours_due, amount_due,
@@ -222,22 +207,20 @@ pub(super) fn statements(panel: Panel) -> Statements {
                 SET organization_id = excluded.organization_id, label = excluded.label, reason = excluded.reason,
                     detail = excluded.detail, hours_due = excluded.hours_due, amount_due = excluded.amount_due,
                     seen_at = excluded.seen_at",
-            as_of = instant("$2"),
-            rows = rows(
-                "instance uuid, organization uuid, label text, reason text, detail text, hours bigint, amount bigint"
-            ),
+            as_of = instant("$1"),
+            rows = d(2, rows::HOLDS),
         ),
         close_holds: format!(
             "UPDATE billing_holds SET closed_at = {as_of}
               WHERE closed_at IS NULL
-                AND instance_id IN (SELECT value::uuid FROM jsonb_array_elements_text($1::jsonb))",
-            as_of = instant("$2"),
+                AND instance_id IN (SELECT value::uuid FROM jsonb_array_elements_text($2::jsonb))",
+            as_of = instant("$1"),
         ),
         update_wallets: format!(
             "UPDATE wallets w SET balance = d.after * 0.0001, updated_at = now()
                FROM {rows}
               WHERE w.id = d.wallet AND w.balance = d.before * 0.0001",
-            rows = rows("wallet uuid, before bigint, after bigint"),
+            rows = d(1, rows::WALLETS),
         ),
         run_totals: "SELECT coalesce(sum(instances), 0)::bigint AS charged, coalesce(sum(charges), 0)::bigint AS charges,
                     coalesce(sum(held), 0)::bigint AS held, coalesce(sum(hours), 0)::bigint AS hours,
@@ -247,7 +230,3 @@ pub(super) fn statements(panel: Panel) -> Statements {
         mark_worked: "UPDATE billing_fences SET worked_at = now() WHERE job = $1 AND fence = $2".to_owned(),
     }
 }
-
-const METER: &str =
-    "instance uuid, organization uuid, billed_through_before bigint, billed_through bigint, carry bigint,
-                     rate bigint, rate_changes text, seen_at bigint";

@@ -1,13 +1,14 @@
 //! From our biller back to the panel's: its tables say everything that ours do, and nothing of ours keeps it waiting.
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Value};
-use serde::Serialize;
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr};
 
 use super::{
     Biller,
     decide::{AnchorRow, RepairRow, SECOND_TRANSACTION},
     handover::{HandoverError, all, begin_alone},
-    postgres, sqlite,
+    postgres,
+    rows::{self, Id, Rows},
+    sqlite,
 };
 use crate::{
     BILLING_JOB,
@@ -57,7 +58,7 @@ impl Biller {
         let mut release = Release::default();
         let (mut anchors, mut repairs) = (Vec::new(), Vec::new());
         for row in all(txn, &behind_sql(txn.get_database_backend())).await? {
-            let instance: String = row.try_get("", "id")?;
+            let instance = Id::from(row.try_get::<String>("", "id")?);
             let anchor: Option<Micros> = row.try_get("", "anchor")?;
             let after: Micros = row.try_get("", "billed_through")?;
             let debited: Option<Micros> = row.try_get("", "panel_debited_at")?;
@@ -70,8 +71,13 @@ impl Biller {
             }
             anchors.push(AnchorRow { instance, before: row.try_get("", "last_billed_at")?, after });
         }
-        release.cycles = run(txn, &self.sql.repair_cycles, &repairs).await?;
-        release.anchors = run(txn, &self.sql.update_anchors, &anchors).await?;
+        let on = txn.get_database_backend();
+        if !repairs.is_empty() {
+            release.cycles = run(txn, &self.sql.repair_cycles, rows::repairs(on, &repairs)).await?;
+        }
+        if !anchors.is_empty() {
+            release.anchors = run(txn, &self.sql.update_anchors, rows::anchors(on, &anchors)).await?;
+        }
         let holds = "SELECT count(*) AS held, CAST(coalesce(sum(hours_due), 0) AS bigint) AS hours,
                             CAST(coalesce(sum(amount_due), 0) AS bigint) AS amount
                        FROM billing_holds WHERE closed_at IS NULL";
@@ -107,12 +113,8 @@ async fn alive(txn: &DatabaseTransaction) -> Result<Option<String>, DbErr> {
 }
 
 /// How many rows the statement wrote for these.
-async fn run<T: Serialize>(txn: &DatabaseTransaction, sql: &str, rows: &[T]) -> Result<u64, DbErr> {
-    if rows.is_empty() {
-        return Ok(0);
-    }
-    let rows: Value = serde_json::to_string(rows).expect("rows of text and integers are always JSON").into();
-    Ok(txn.execute_raw(statement(txn, sql, [rows])).await?.rows_affected())
+async fn run(txn: &DatabaseTransaction, sql: &str, rows: Rows) -> Result<u64, DbErr> {
+    Ok(txn.execute_raw(statement(txn, sql, rows.values())).await?.rows_affected())
 }
 
 /// Machines whose anchor is behind our watermark.

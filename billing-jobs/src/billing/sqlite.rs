@@ -3,7 +3,7 @@
 //! A transaction of ours is the only writer from its first statement on, so that what was read cannot change before it is
 //! written; the compare-and-set of the watermark and of the balance stays all the same.
 
-use super::statements::Statements;
+use super::{rows, rows::sqlite_rows as d, statements::Statements};
 
 /// Microseconds since 1970 of the panel's text; NULL for NULL and for what is no time. `unixepoch(.., 'subsec')` keeps
 /// milliseconds only, so the fraction is read from the text.
@@ -35,23 +35,13 @@ fn instant(micros: &str) -> String {
 
 const NOW_TEXT: &str = "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')";
 
-/// The rows of the first parameter, with the named fields of each as columns of `d`.
-fn rows(fields: &str) -> String {
-    let columns: Vec<String> =
-        fields.split_whitespace().map(|field| format!("value ->> '$.{field}' AS {field}")).collect();
-    format!("(SELECT {} FROM json_each(?1)) AS d", columns.join(", "))
-}
-
 fn read_due(only: &str) -> String {
     format!(
-        "SELECT i.id AS id, i.organization_id AS organization, i.label AS label, i.plan_id AS plan,
-                i.backup_frequency AS backup_frequency, {billed} AS last_billed_at, {created} AS created_at,
+        "SELECT i.id, i.organization_id, i.label, i.plan_id, i.backup_frequency, {billed}, {created},
                 (coalesce(i.last_billed_at, i.created_at) IS NOT NULL
-                    AND unixepoch(coalesce(i.last_billed_at, i.created_at)) IS NULL) AS invalid_time,
-                0 AS gone, m.billed_through AS billed_through, m.carry AS carry, m.rate AS rate,
-                m.rate_changes AS rate_changes, m.seen_at AS seen_at, m.panel_debited_at AS panel_debited_at,
-                h.id IS NOT NULL AS held,
-                i.organization_id AS o, {created} AS age
+                    AND unixepoch(coalesce(i.last_billed_at, i.created_at)) IS NULL) AS invalid_time, 0 AS gone,
+                m.billed_through, m.carry, m.rate, m.rate_changes, m.seen_at, m.panel_debited_at, h.id IS NOT NULL,
+                {created} AS age
            FROM vps_instances i
            LEFT JOIN billing_meters m ON m.instance_id = i.id
            LEFT JOIN billing_holds h ON h.instance_id = i.id AND h.closed_at IS NULL
@@ -60,12 +50,12 @@ fn read_due(only: &str) -> String {
                  OR h.id IS NOT NULL)
          UNION ALL
          SELECT i.instance_id, i.organization_id, i.label, '', NULL, NULL, NULL, 0, 1, m.billed_through, m.carry, m.rate,
-                m.rate_changes, m.seen_at, m.panel_debited_at, 1, i.organization_id, i.opened_at
+                m.rate_changes, m.seen_at, m.panel_debited_at, 1, i.opened_at
            FROM billing_holds i
            LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
           WHERE i.closed_at IS NULL AND i.organization_id BETWEEN ?2 AND ?3 {gone_only}
             AND NOT EXISTS (SELECT 1 FROM vps_instances v WHERE v.id = i.instance_id)
-          ORDER BY o, age, id",
+          ORDER BY 2, age, 1",
         billed = micros("i.last_billed_at"),
         created = micros("i.created_at"),
         gone_only = only.replace("i.id", "i.instance_id"),
@@ -96,13 +86,13 @@ pub(super) fn statements() -> Statements {
                        ORDER BY organization_id LIMIT ?3))
                  ORDER BY organization LIMIT ?3)"
             .to_owned(),
+        plan_settings: None,
         settings: None,
         check_fence: "SELECT 1 AS newest FROM billing_fences f JOIN billing_job_state s ON s.job = f.job
              WHERE f.job = ?1 AND f.fence = ?2 AND s.fence = ?2"
             .to_owned(),
-        lock_wallets: "SELECT w.id AS id, w.organization_id AS organization, w.balance AS balance,
-                    coalesce(w.currency, 'USD') AS currency,
-                    EXISTS (SELECT 1 FROM billing_wallets b WHERE b.wallet_id = w.id) AS opened
+        lock_wallets: "SELECT w.id, w.organization_id, w.balance, coalesce(w.currency, 'USD'),
+                    EXISTS (SELECT 1 FROM billing_wallets b WHERE b.wallet_id = w.id)
                FROM wallets w
               WHERE w.organization_id BETWEEN ?1 AND ?2
               ORDER BY w.id"
@@ -123,34 +113,34 @@ pub(super) fn statements() -> Statements {
             "INSERT INTO payment_transactions (id, organization_id, amount, currency, payment_method,
                                                payment_provider, status, description, metadata)
              SELECT d.ledger, d.organization, -d.amount, d.currency, 'wallet_debit', 'internal', 'completed',
-                    d.description, d.ledger_metadata
-               FROM {} WHERE d.ledger IS NOT NULL",
-            rows("ledger organization amount currency description ledger_metadata"),
+                    d.description, d.metadata
+               FROM {}",
+            d(1, rows::LEDGER),
         ),
         // `WHERE true` tells the parser that ON belongs to the INSERT and not to a join.
         insert_charges: format!(
             "INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount,
                                           carry, payment_transaction_id)
-             SELECT d.start, d.instance, d.organization, ?2, d.hours, d.rate, d.amount, d.carry, d.ledger
+             SELECT d.start, d.instance, d.organization, ?1, d.hours, d.rate, d.amount, d.carry, d.ledger
                FROM {} WHERE true ON CONFLICT DO NOTHING",
-            rows("instance organization start hours rate amount carry ledger"),
+            d(2, rows::CHARGES),
         ),
         insert_cycles: format!(
             "INSERT INTO vps_billing_cycles (id, vps_instance_id, organization_id, billing_period_start,
                                              billing_period_end, hourly_rate, total_amount, status,
                                              payment_transaction_id, metadata)
              SELECT d.cycle, d.instance, d.organization, {start}, {end}, (d.rate + 36500) / 73000, d.amount, 'billed',
-                    d.ledger, d.cycle_metadata
-               FROM {rows} WHERE d.cycle IS NOT NULL",
+                    d.ledger, d.metadata
+               FROM {rows}",
             start = instant("d.start"),
             end = instant("(d.start + d.hours * 3600000000)"),
-            rows = rows("cycle instance organization start hours rate amount ledger cycle_metadata"),
+            rows = d(1, rows::CYCLES),
         ),
         insert_meters: format!(
             "INSERT INTO billing_meters (instance_id, organization_id, billed_through, carry, rate, rate_changes, seen_at)
              SELECT d.instance, d.organization, d.billed_through, d.carry, d.rate, d.rate_changes, d.seen_at
                FROM {} WHERE true ON CONFLICT DO NOTHING",
-            rows(METER),
+            d(1, rows::METERS),
         ),
         update_meters: format!(
             "UPDATE billing_meters
@@ -159,13 +149,13 @@ pub(super) fn statements() -> Statements {
                FROM {}
               WHERE billing_meters.instance_id = d.instance
                 AND billing_meters.billed_through = d.billed_through_before",
-            rows(METER),
+            d(1, rows::METERS),
         ),
         update_anchors: format!(
             "UPDATE vps_instances SET last_billed_at = {after}, updated_at = {NOW_TEXT}
                FROM {rows} WHERE vps_instances.id = d.instance",
             after = instant("d.after"),
-            rows = rows("instance after"),
+            rows = d(1, rows::ANCHORS),
         ),
         repair_cycles: format!(
             "INSERT INTO vps_billing_cycles (vps_instance_id, organization_id, billing_period_start,
@@ -181,26 +171,26 @@ pub(super) fn statements() -> Statements {
                                    AND y.billing_period_start = {start})",
             start = instant("c.period_start"),
             end = instant("(c.period_start + c.hours * 3600000000)"),
-            rows = rows("instance since until"),
+            rows = d(1, rows::REPAIRS),
         ),
         upsert_holds: format!(
             "INSERT INTO billing_holds (instance_id, organization_id, label, reason, detail, hours_due, amount_due,
                                         opened_at, seen_at)
-             SELECT d.instance, d.organization, d.label, d.reason, d.detail, d.hours, d.amount, ?2, ?2
+             SELECT d.instance, d.organization, d.label, d.reason, d.detail, d.hours, d.amount, ?1, ?1
                FROM {} WHERE true
              ON CONFLICT (instance_id) WHERE closed_at IS NULL DO UPDATE
                 SET organization_id = excluded.organization_id, label = excluded.label, reason = excluded.reason,
                     detail = excluded.detail, hours_due = excluded.hours_due, amount_due = excluded.amount_due,
                     seen_at = excluded.seen_at",
-            rows("instance organization label reason detail hours amount"),
+            d(2, rows::HOLDS),
         ),
-        close_holds: "UPDATE billing_holds SET closed_at = ?2
-              WHERE closed_at IS NULL AND instance_id IN (SELECT value FROM json_each(?1))"
+        close_holds: "UPDATE billing_holds SET closed_at = ?1
+              WHERE closed_at IS NULL AND instance_id IN (SELECT value FROM json_each(?2))"
             .to_owned(),
         update_wallets: format!(
             "UPDATE wallets SET balance = d.after, updated_at = {NOW_TEXT}
                FROM {} WHERE wallets.id = d.wallet AND wallets.balance = d.before",
-            rows("wallet before after"),
+            d(1, rows::WALLETS),
         ),
         run_totals: "SELECT coalesce(sum(instances), 0) AS charged, coalesce(sum(charges), 0) AS charges,
                     coalesce(sum(held), 0) AS held, coalesce(sum(hours), 0) AS hours,
@@ -212,6 +202,3 @@ pub(super) fn statements() -> Statements {
             .to_owned(),
     }
 }
-
-const METER: &str =
-    "instance organization billed_through_before billed_through carry rate rate_changes seen_at";

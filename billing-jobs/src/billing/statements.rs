@@ -5,7 +5,7 @@ use sea_orm::DbBackend;
 use super::{postgres, sqlite};
 use crate::panel::Panel;
 
-/// SQL of a run. Lists of rows go in as one JSON array; each statement's comment names its parameters.
+/// SQL of a run. Each statement's comment names its parameters; a list of rows is as many of them as `rows` makes of it.
 #[derive(Debug)]
 pub(super) struct Statements {
     /// `() -> now` in microseconds.
@@ -15,26 +15,28 @@ pub(super) struct Statements {
     /// `(as_of, after, limit) -> first, last`: the organizations after `after` that have about `limit` instances due or
     /// held.
     pub(super) next_organizations: String,
+    /// `()`: how statements over part of a fleet are planned. None on SQLite.
+    pub(super) plan_settings: Option<String>,
     /// `(fence, job)`: what else holds for the transaction. Without a number of its own, for it is rolled back anyway, it borrows
     /// the one in force and keeps that in force. None on SQLite.
     pub(super) settings: Option<String>,
     /// `(job, fence) -> 1` if that number is still the newest.
     pub(super) check_fence: String,
-    /// `(first, last) -> id, organization, balance, currency, opened`, locked in the order of their ids.
+    /// `(first, last) -> id, organization, balance, currency, opened` by place, locked in the order of their ids.
     pub(super) lock_wallets: String,
     /// `(organizations) -> 1` if any of them has a wallet, locked or not; none on SQLite, which hides nothing.
     pub(super) any_wallet: Option<String>,
-    /// `(as_of, first, last) -> ...`: what may be due, oldest first within an organization.
+    /// `(as_of, first, last) -> ...`, as `read::instance` reads it: what may be due, oldest first within an organization.
     pub(super) read_due: String,
     /// The same for the instances of a JSON array of ids only: `(as_of, first, last, ids)`.
     pub(super) read_due_of: String,
     /// `(run, fence, as_of, instances, charges, held, hours, amount) -> id`.
     pub(super) insert_batch: String,
-    /// `(ids of wallets)`: what they hold before their first charge.
+    /// `(ids of wallets)`, a JSON array: what they hold before their first charge.
     pub(super) insert_openings: String,
     /// `(charges)`: the wallets' ledger.
     pub(super) insert_ledger: String,
-    /// `(charges, batch)`: the ledger of hours.
+    /// `(batch, charges)`: the ledger of hours.
     pub(super) insert_charges: String,
     /// `(charges)`: the panel's cycles.
     pub(super) insert_cycles: String,
@@ -46,9 +48,9 @@ pub(super) struct Statements {
     pub(super) update_anchors: String,
     /// `(repairs)`: cycles that our charges lack.
     pub(super) repair_cycles: String,
-    /// `(holds, as_of)`: opens holds or refreshes open ones.
+    /// `(as_of, holds)`: opens holds or refreshes open ones.
     pub(super) upsert_holds: String,
-    /// `(ids of instances, as_of)`.
+    /// `(as_of, ids of instances)`, the ids as a JSON array.
     pub(super) close_holds: String,
     /// `(wallets)`: moves each from the balance that was read.
     pub(super) update_wallets: String,

@@ -114,7 +114,7 @@ impl Daemon {
 
     /// A daemon that bills about this many instances in a transaction.
     async fn with_batches_of(db: &Db, batch_instances: u32) -> Self {
-        Self::with(db, Settings { batch_instances, ..Settings::default() }).await
+        Self::with(db, Settings { batch_instances: Some(batch_instances), ..Settings::default() }).await
     }
 
     /// Bills every hour that ended by then.

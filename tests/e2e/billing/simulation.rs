@@ -93,7 +93,8 @@ impl<'a> World<'a> {
     /// A run that may be stopped between its batches, or be a dry one; says whether it came to its end.
     async fn bill(&mut self) -> bool {
         let settings = Settings {
-            batch_instances: self.dice.pick(&[1, 2, 5_000]),
+            batch_instances: self.dice.pick(&[Some(1), Some(2), None]),
+            connections: self.dice.pick(&[Some(1), Some(3), None]),
             max_catch_up_hours: self.dice.pick(&[4, 1_000]),
             ..Settings::default()
         };

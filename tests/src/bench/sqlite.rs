@@ -64,7 +64,8 @@ fn open(file: &PathBuf) -> Connection {
     let connection = Connection::open(file).expect("a database of ours opens");
     connection
         .execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;",
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;
+             PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 16384;",
         )
         .expect("SQLite knows these");
     connection

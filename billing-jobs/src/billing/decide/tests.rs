@@ -78,8 +78,8 @@ impl World {
     fn new(unit: WalletUnit, balances: [i64; 2], machines: &[(usize, usize, Micros)]) -> Self {
         let machine = |(place, &(organization, plan, age)): (usize, &(usize, usize, Micros))| Machine {
             row: Instance {
-                id: format!("machine {place}"),
-                organization: ORGANIZATIONS[organization].to_owned(),
+                id: format!("machine {place}").into(),
+                organization: ORGANIZATIONS[organization].into(),
                 label: "web".to_owned(),
                 plan: format!("plan {plan}"),
                 backup_frequency: None,
@@ -110,8 +110,8 @@ impl World {
 
     fn wallets(&self) -> Vec<Wallet> {
         let wallet = |id: &str, organization: &str, balance| Wallet {
-            id: id.to_owned(),
-            organization: organization.to_owned(),
+            id: id.into(),
+            organization: organization.into(),
             balance,
             currency: "USD".to_owned(),
             opened: self.opened.contains_key(id),
@@ -176,13 +176,15 @@ impl World {
             .cloned()
             .collect();
         let read: Vec<_> = instances.iter().map(|instance| instance.id.clone()).collect();
-        let posting = decide(&terms, &self.wallets(), instances);
+        let wallets = self.wallets();
+        let posting = decide(&terms, &wallets, &instances);
         let mut balances = self.balances.clone();
         let mut expected_totals = Totals::default();
         let mut model = std::mem::take(&mut self.machines);
         for machine in model.iter_mut().filter(|machine| read.contains(&machine.row.id)) {
             let price = self.plans[machine.plan];
-            let purse = if refused { None } else { balances.get_mut(machine.row.organization.as_str()) };
+            let purse =
+                if refused { None } else { balances.get_mut(machine.row.organization.to_string().as_str()) };
             let expected = machine.bill(&terms, price, purse);
             expected.compare(machine, &posting)?;
             expected_totals.charged += u64::from(!expected.charged.is_empty());
@@ -192,11 +194,11 @@ impl World {
         }
         for (organization, balance) in &balances {
             let before = self.balances[organization];
-            let row = posting.wallets.iter().find(|row| row.wallet == *organization);
+            let row = posting.wallets.iter().find(|row| row.wallet == Id::from(*organization));
             let written = row.map(|row| (row.before, row.after));
             prop_assert_eq!(written, (before != *balance).then_some((before, *balance)));
             prop_assert!(balance.0 >= before.0.min(0), "{organization} owes");
-            let opening = posting.openings.iter().any(|wallet| wallet == organization);
+            let opening = posting.openings.iter().any(|wallet| *wallet == Id::from(*organization));
             prop_assert_eq!(opening, row.is_some() && !self.opened.contains_key(*organization));
             if opening {
                 self.opened.insert((*organization).to_owned(), true);
@@ -290,7 +292,7 @@ impl Machine {
     }
 
     /// Writes what was posted into the machine's rows.
-    fn store(&mut self, posting: &Posting) {
+    fn store(&mut self, posting: &Posting<'_>) {
         let id = self.row.id.clone();
         if let Some(row) = posting.new_meters.iter().chain(&posting.meters).find(|row| row.instance == id) {
             let changes = row.rate_changes.as_deref().map(|text| serde_json::from_str(text).expect("ours"));
@@ -306,7 +308,7 @@ impl Machine {
         if let Some(row) = posting.anchors.iter().find(|row| row.instance == id) {
             self.row.last_billed_at = Some(row.after);
         }
-        self.row.held = posting.holds.iter().any(|row| row.instance == id)
+        self.row.held = posting.holds.iter().any(|row| row.instance.id == id)
             || self.row.held && !posting.releases.contains(&id);
     }
 }
@@ -323,9 +325,9 @@ fn due_now(carry: &BigRational, rate: i64, unit: WalletUnit) -> (BigRational, Bi
 }
 
 impl Expected {
-    fn compare(&self, machine: &Machine, posting: &Posting) -> Result<(), TestCaseError> {
+    fn compare(&self, machine: &Machine, posting: &Posting<'_>) -> Result<(), TestCaseError> {
         let id = &machine.row.id;
-        let charges: Vec<_> = posting.charges.iter().filter(|charge| charge.instance == *id).collect();
+        let charges: Vec<_> = posting.charges.iter().filter(|charge| charge.instance.id == *id).collect();
         let hours: Vec<_> = charges
             .iter()
             .flat_map(|charge| (0..charge.hours).map(|hour| (charge.start + hour * HOUR, charge.rate.0)))
@@ -333,7 +335,7 @@ impl Expected {
         prop_assert_eq!(&hours, &self.charged, "{} is charged for other hours", id);
         let amount = charges.iter().fold(exact(0, 1), |sum, charge| sum + of_money(charge.amount));
         prop_assert_eq!(&amount, &self.amount, "{} is charged otherwise", id);
-        let hold = posting.holds.iter().find(|hold| hold.instance == *id);
+        let hold = posting.holds.iter().find(|hold| hold.instance.id == *id);
         prop_assert_eq!(hold.is_some(), self.left > 0 || self.refused_to_mend, "hold of {}", id);
         if let Some(hold) = hold {
             prop_assert_eq!(hold.hours, self.left);
@@ -367,8 +369,8 @@ impl Expected {
     }
 }
 
-fn posting_refused(posting: &Posting, id: &str) -> bool {
-    posting.holds.iter().any(|hold| hold.instance == id && hold.reason == Reason::Failed.as_str())
+fn posting_refused(posting: &Posting<'_>, id: &Id) -> bool {
+    posting.holds.iter().any(|hold| hold.instance.id == *id && hold.reason == Reason::Failed.as_str())
 }
 
 proptest! {

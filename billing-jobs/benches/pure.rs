@@ -1,0 +1,60 @@
+//! What a run decides for one machine: its price, what its wallet covers, what is taken and what is carried on.
+
+use std::hint::black_box;
+
+use billing_jobs::{
+    money::{Carry, Money, Rate, WalletUnit, cost, covered_hours},
+    period::{HOUR, Rates},
+    price::{BackupPrices, DailyBackupFactor, Plan, PriceList},
+};
+use criterion::{Criterion, criterion_group, criterion_main};
+
+const FIVE_DOLLARS: Rate = Rate(5_000_000);
+const UNIT: WalletUnit = WalletUnit::HundredthOfCent;
+
+fn plans() -> impl Iterator<Item = Plan> {
+    (0..20).map(|number| Plan {
+        id: format!("70000000-0000-4000-8000-{number:012}"),
+        provider_plan_id: format!("g6-{number}"),
+        base_price: Some(format!("{number}.00")),
+        markup_price: Some("1.50".to_owned()),
+        backups: Some(BackupPrices {
+            price: Some("0.001370".to_owned()),
+            upcharge: Some("0.000500".to_owned()),
+        }),
+    })
+}
+
+fn price(criterion: &mut Criterion) {
+    let list = PriceList::new(plans(), DailyBackupFactor::default());
+    criterion.bench_function("price by the plan's id", |bencher| {
+        bencher.iter(|| list.rate(black_box("70000000-0000-4000-8000-000000000007"), Some("daily")));
+    });
+    criterion.bench_function("price by the provider's name", |bencher| {
+        bencher.iter(|| list.rate(black_box("g6-7"), None));
+    });
+}
+
+fn money(criterion: &mut Criterion) {
+    criterion.bench_function("allocation: how many hours a wallet covers", |bencher| {
+        bencher.iter(|| covered_hours(black_box(Money(1_000)), FIVE_DOLLARS, 72, Carry(12_345), UNIT));
+    });
+    criterion.bench_function("carry: what hours cost, and what is carried on", |bencher| {
+        bencher.iter(|| cost(black_box(FIVE_DOLLARS), 1, Carry(12_345), UNIT));
+    });
+}
+
+fn rates(criterion: &mut Criterion) {
+    let constant = Rates::constant(FIVE_DOLLARS);
+    let mut changed = constant.clone();
+    changed.see(Rate(6_000_000), 30 * HOUR);
+    criterion.bench_function("72 hours at one rate", |bencher| {
+        bencher.iter(|| black_box(&constant).stretches(0, 72).count());
+    });
+    criterion.bench_function("72 hours at two rates", |bencher| {
+        bencher.iter(|| black_box(&changed).stretches(0, 72).count());
+    });
+}
+
+criterion_group!(benches, price, money, rates);
+criterion_main!(benches);

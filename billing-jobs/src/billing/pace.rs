@@ -1,0 +1,170 @@
+//! How many machines a transaction bills, and how many transactions are under way: adapted to how the database answers. Pure.
+
+use std::time::Duration;
+
+/// A customer who tops up a wallet waits for at most one transaction, so it should be short, and yet long enough for its own
+/// cost not to matter.
+const TARGET: Duration = Duration::from_millis(100);
+/// On SQLite each transaction waits for the disk, and writes pages that the next one would have touched as well.
+const TARGET_OF_ONE_WRITER: Duration = Duration::from_millis(200);
+const FIRST_BATCH: u32 = 2_000;
+const BATCHES: std::ops::RangeInclusive<u32> = 250..=10_000;
+/// Beyond these the connections that other jobs need would be taken.
+const MOST_CONNECTIONS: u32 = 4;
+/// How many batches of each connection are measured before one more is tried.
+const MEASURED: u32 = 3;
+/// What one more connection must gain to stay.
+const GAIN: f64 = 1.1;
+
+/// Adapts within a run, and from run to run.
+#[derive(Clone, Debug)]
+pub(super) struct Pace {
+    batch: u32,
+    batch_is_fixed: bool,
+    target: Duration,
+    connections: u32,
+    most_connections: u32,
+    /// Whether the number of connections stays.
+    settled: bool,
+    /// What came of the batches since the number of connections changed.
+    batches: u32,
+    instances: u64,
+    /// When the first of them began.
+    since: Duration,
+    /// Instances a second with one connection fewer.
+    before: Option<f64>,
+}
+
+impl Pace {
+    /// With what the configuration has fixed. Where there can be only one writer, there is only one connection.
+    pub(super) fn new(batch: Option<u32>, connections: Option<u32>, one_writer: bool) -> Self {
+        let most = if one_writer { 1 } else { MOST_CONNECTIONS };
+        let fixed = connections.map(|connections| connections.clamp(1, most));
+        Self {
+            batch: batch.unwrap_or(FIRST_BATCH).max(1),
+            batch_is_fixed: batch.is_some(),
+            target: if one_writer { TARGET_OF_ONE_WRITER } else { TARGET },
+            connections: fixed.unwrap_or(1),
+            most_connections: most,
+            settled: one_writer || fixed.is_some(),
+            batches: 0,
+            instances: 0,
+            since: Duration::ZERO,
+            before: None,
+        }
+    }
+
+    /// About how many instances the next transaction should bill.
+    pub(super) fn batch(&self) -> u32 {
+        self.batch
+    }
+
+    /// How many transactions may be under way.
+    pub(super) fn connections(&self) -> usize {
+        self.connections as usize
+    }
+
+    /// A run begins: what was measured before the pause counts no more.
+    pub(super) fn begin(&mut self) {
+        self.measure_from(Duration::ZERO);
+    }
+
+    /// A batch of so many instances is done that took so long and ended `now`, in time since the run began.
+    pub(super) fn done(&mut self, instances: usize, took: Duration, now: Duration) {
+        let instances = u32::try_from(instances).unwrap_or(u32::MAX);
+        // The last batch of a fleet tells nothing.
+        if instances < self.batch / 2 {
+            return;
+        }
+        if !self.batch_is_fixed {
+            let in_time = f64::from(instances) * self.target.as_secs_f64() / took.as_secs_f64().max(1e-6);
+            let next = in_time.clamp(f64::from(self.batch) / 2.0, f64::from(self.batch) * 2.0);
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "at most twice the largest batch"
+            )]
+            let next = next as u32;
+            self.batch = next.clamp(*BATCHES.start(), *BATCHES.end());
+        }
+        self.batches += 1;
+        self.instances += u64::from(instances);
+        if !self.settled && self.batches >= MEASURED * self.connections {
+            self.adapt_connections(now);
+        }
+    }
+
+    fn adapt_connections(&mut self, now: Duration) {
+        let seconds = now.saturating_sub(self.since).as_secs_f64().max(1e-6);
+        #[expect(clippy::cast_precision_loss, reason = "a number of instances within one run")]
+        let speed = self.instances as f64 / seconds;
+        let worse = self.before.is_some_and(|before| speed < before * GAIN);
+        if worse {
+            // To try again and again would cost more than it could gain.
+            self.connections -= 1;
+            self.settled = true;
+        } else if self.connections < self.most_connections {
+            self.connections += 1;
+            self.before = Some(speed);
+        } else {
+            self.settled = true;
+        }
+        self.measure_from(now);
+    }
+
+    fn measure_from(&mut self, now: Duration) {
+        (self.batches, self.instances, self.since) = (0, 0, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bills with a database that takes so many microseconds for an instance, and gives up to `useful` connections all of that.
+    fn bill(pace: &mut Pace, instances: u32, micros: u64, useful: u32) {
+        let mut left = instances;
+        let mut now = Duration::ZERO;
+        while left > 0 {
+            let batch = pace.batch().min(left);
+            left -= batch;
+            let connections = u32::try_from(pace.connections()).expect("a few");
+            let share = u64::from(connections.div_ceil(useful));
+            let took = Duration::from_micros(u64::from(batch) * micros * share);
+            now += took / connections;
+            pace.done(batch as usize, took, now);
+        }
+    }
+
+    #[test]
+    fn a_transaction_takes_about_a_tenth_of_a_second_within_bounds() {
+        for (micros, expected) in [(10, 10_000), (20, 5_000), (100, 1_000), (1_000, 250)] {
+            let mut pace = Pace::new(None, Some(1), false);
+            bill(&mut pace, 100_000, micros, 1);
+            assert_eq!(pace.batch(), expected, "{micros} us each");
+        }
+    }
+
+    #[test]
+    fn connections_are_added_for_as_long_as_they_help() {
+        for (useful, expected) in [(1, 1), (2, 2), (8, 4)] {
+            let mut pace = Pace::new(None, None, false);
+            bill(&mut pace, 200_000, 20, useful);
+            assert_eq!(pace.connections(), expected, "{useful} could be of use");
+        }
+    }
+
+    #[test]
+    fn what_is_configured_stays() {
+        let mut pace = Pace::new(Some(123), Some(3), false);
+        bill(&mut pace, 100_000, 1_000, 1);
+        assert_eq!((pace.batch(), pace.connections()), (123, 3));
+    }
+
+    #[test]
+    fn one_writer_has_one_connection() {
+        let mut pace = Pace::new(None, Some(3), true);
+        bill(&mut pace, 100_000, 10, 8);
+        assert_eq!(pace.connections(), 1);
+    }
+}

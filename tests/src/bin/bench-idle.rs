@@ -1,0 +1,95 @@
+//! What a daemon costs that has nothing to do: `cargo run --release -p e2e --bin bench-idle -- --seconds 60`.
+//!
+//! It runs the three jobs that ship on an empty, migrated PostgreSQL database: billing each hour, the heartbeat each minute, the
+//! clean-up each ten minutes.
+
+use std::{env, fs, process::ExitCode, time::Duration};
+
+use clap::Parser;
+use e2e::{Db, Program, eventually};
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+/// Set for the process that is the daemon.
+const DAEMON: &str = "BENCH_DAEMON";
+
+/// Measures an idle daemon.
+#[derive(Parser)]
+struct Cli {
+    /// For how long.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+}
+
+fn main() -> ExitCode {
+    if env::var_os(DAEMON).is_some() {
+        return billing_daemon::main(&billing_daemon::Plugins::none());
+    }
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    println!("{}", runtime.block_on(measure(Duration::from_secs(cli.seconds))));
+    ExitCode::SUCCESS
+}
+
+async fn measure(duration: Duration) -> serde_json::Value {
+    let db = Db::postgres().await;
+    let program = Program::new(env::current_exe().expect("a program knows where it is"))
+        .env(DAEMON, "1")
+        .env("DATABASE_URL", &db.url)
+        .file("jobs.toml", include_str!("../../../jobs.toml"));
+    let began = Instant::now();
+    let mut daemon = program.start("run");
+    let heartbeat = "SELECT count(*) AS n FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
+    eventually("it beats", async || (number(&db, heartbeat).await > 0).then_some(())).await;
+    let start_ms = began.elapsed().as_millis();
+    daemon.says("charged 0.00 for 0 hours").await;
+    // What a start leaves behind is over by then.
+    sleep(Duration::from_secs(3)).await;
+    let pid = daemon.pid();
+    let (ticks, transactions) = (ticks(pid), committed(&db).await);
+    sleep(duration).await;
+    assert!(daemon.is_alive(), "the daemon ended");
+    let per_second = f64::from(u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100));
+    #[expect(clippy::cast_precision_loss, reason = "a number of hundredths of a second")]
+    let cpu_seconds = (self::ticks(pid) - ticks) as f64 / per_second;
+    // The figures of PostgreSQL are a second old at most; those of this connection are taken off.
+    let transactions = committed(&db).await - transactions;
+    let figures = json!({
+        "start_to_heartbeat_ms": start_ms,
+        "seconds": duration.as_secs(),
+        "cpu_percent_of_a_core": (cpu_seconds / duration.as_secs_f64() * 1e5).round() / 1e3,
+        "rss_mb": resident_mb(pid),
+        "transactions": transactions,
+    });
+    daemon.terminated().await.expect_code(0);
+    figures
+}
+
+async fn number(db: &Db, sql: &str) -> i64 {
+    let row = db.admin().query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await;
+    row.expect("the question is valid").expect("there is a row").try_get("", "n").expect("a number")
+}
+
+/// Transactions of the daemon's database so far.
+async fn committed(db: &Db) -> i64 {
+    number(
+        db,
+        "SELECT xact_commit + xact_rollback AS n FROM pg_stat_database WHERE datname = current_database()",
+    )
+    .await
+}
+
+/// Of processors, in user mode and in the kernel.
+fn ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the daemon runs");
+    let fields: Vec<&str> = stat.rsplit_once(") ").expect("a name in brackets").1.split(' ').collect();
+    fields[11..=12].iter().map(|field| field.parse::<u64>().expect("a number")).sum()
+}
+
+fn resident_mb(pid: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says it");
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number of kB");
+    (kib / 102.4).round() / 10.0
+}
