@@ -13,6 +13,7 @@ macro_rules! on_each_kind {
 mod audits;
 mod concurrency;
 mod guards;
+mod history;
 mod holds;
 mod money;
 mod panel;
