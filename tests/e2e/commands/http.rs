@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::keys;
-use crate::daemon::{BILLING, HEARTBEAT, daemon, seed};
+use crate::daemon::{BILLING, HEARTBEAT, ask, daemon, seed};
 
 const HTTP: &str = "[http]\nlisten = \"127.0.0.1:0\"\nallowed-hosts = [\"billing.internal\"]\n";
 const AUDIT: &str = "[[job]]\nname = 'audit'\nkind = 'audit'\nschedule = { every = '1s' }\n";
@@ -119,6 +119,9 @@ async fn what_keeps_billing_from_working_keeps_the_daemon_from_being_ready(db: &
     let running = daemon(db, &[HTTP, BILLING, HEARTBEAT, AUDIT]).start("run");
     let address = address(&running).await;
     running.says("job `billing` done").await;
+    // It is said before it is written.
+    let recorded = "SELECT count(*) FROM billing_job_runs WHERE job = 'billing'";
+    eventually("the run is recorded", async || (ask(db, recorded).await == "1").then_some(())).await;
     db.execute("UPDATE billing_job_runs SET status = 'dead', error = 'on purpose' WHERE job = 'billing'")
         .await;
     let refused = eventually("it is not ready", async || {
