@@ -18,7 +18,7 @@ pub(crate) const SHORT_LEASE: &str = r#"
 lease-ttl = "4s"
 "#;
 
-/// Billing once, at the start, in small batches: the next occurrence is months away.
+/// Billing once, at the start, in small batches one after the other: the next occurrence is months away.
 pub(crate) const BILLING: &str = r#"
 [[job]]
 name = "billing"
@@ -27,7 +27,7 @@ schedule = { every = "365d" }
 allow-long-gaps = true
 run-at-start = true
 retry = { max-attempts = 100, backoff = "1s", max-backoff = "1s" }
-params = { batch-instances = 1 }
+params = { batch-instances = 1, connections = 1 }
 "#;
 
 pub(crate) const HEARTBEAT: &str = r#"
