@@ -2,8 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use chrono::{DateTime, Utc};
+use billing_scheduler::RunStatus;
+use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Args, Parser, Subcommand};
+use uuid::Uuid;
 
 use crate::logging::LogFormat;
 
@@ -71,6 +73,18 @@ pub(crate) enum Command {
     Charges {
         #[command(subcommand)]
         action: Charges,
+    },
+    /// See how jobs stand, and control them; no daemon need run for it
+    #[command(after_help = "Example:\n  billing-daemon jobs list")]
+    Jobs {
+        #[command(subcommand)]
+        action: Jobs,
+    },
+    /// See what ran, and what did not and why
+    #[command(after_help = "Example:\n  billing-daemon runs list --status dead --since 7d")]
+    Runs {
+        #[command(subcommand)]
+        action: Runs,
     },
     /// Bill a made-up fleet, twice, and audit it: needs nothing but this program
     #[command(after_help = "Example:\n  billing-daemon demo --instances 10000")]
@@ -230,4 +244,231 @@ pub(crate) struct Demo {
     /// Print one JSON object as the last line
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What can be done with jobs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Jobs {
+    /// Show every job, when it runs next and how its last run ended
+    #[command(
+        after_help = "Example:\n  billing-daemon jobs list --json | jq -r '.[] | select(.late) | .job'"
+    )]
+    List {
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one job and its last runs
+    #[command(after_help = "Example:\n  billing-daemon jobs show billing")]
+    Show {
+        /// Its name
+        #[arg(value_name = "NAME")]
+        job: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the next scheduled times of a job, or of any cron text
+    #[command(
+        after_help = "Example:\n  billing-daemon jobs next --cron '30 2 * * *' --timezone Europe/Berlin --from 2027-03-27T00:00:00Z"
+    )]
+    Next(Next),
+    /// Run nothing of a job by schedule until it is resumed; a run under way goes on
+    #[command(
+        after_help = "Example:\n  billing-daemon jobs pause billing --reason 'prices are being corrected'"
+    )]
+    Pause(Pause),
+    /// Go on with a paused job at its next scheduled time
+    #[command(after_help = "Example:\n  billing-daemon jobs resume billing")]
+    Resume(Cancel),
+    /// Run a job once, now, beside its schedule and even if it is paused
+    #[command(after_help = "Example:\n  billing-daemon jobs trigger billing --wait")]
+    Trigger(Trigger),
+    /// Stop the run of a job that is under way, or give up its retry; withdraw what was asked for
+    #[command(after_help = "Example:\n  billing-daemon jobs cancel billing --reason 'wrong prices'")]
+    Cancel(Cancel),
+    /// Run one scheduled time of a job again
+    #[command(after_help = "Example:\n  billing-daemon jobs replay billing 2026-11-22T15:00:00Z --wait")]
+    Replay(Replay),
+    /// Say why a job did not run, or how it did
+    #[command(after_help = "Example:\n  billing-daemon jobs explain billing --at 2026-11-22T15:00:00Z")]
+    Explain(Explain),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Next {
+    /// A job of jobs.toml
+    #[arg(value_name = "NAME", conflicts_with = "cron")]
+    pub(crate) job: Option<String>,
+    /// A cron text instead, of 5 or 6 fields; needs no jobs.toml
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) cron: Option<String>,
+    /// The time zone of the cron text [default: UTC]
+    #[arg(long, value_name = "ZONE", requires = "cron")]
+    pub(crate) timezone: Option<String>,
+    /// Begin here, this instant included [default: now]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) from: Option<DateTime<Utc>>,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) count: u32,
+    /// Print one JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What every request has.
+#[derive(Debug, Args)]
+pub(crate) struct Asked {
+    /// The job
+    #[arg(value_name = "NAME")]
+    pub(crate) job: String,
+    /// Who asks, for the record [default: the user and the host]
+    #[arg(long = "as", value_name = "WHO")]
+    by: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pause {
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+    /// Why, for whoever wonders later
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trigger {
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// Wait for the run and show how it ended; exits 1 unless it is done
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+    /// Which scheduled time, as `runs list` shows it
+    #[arg(value_name = "TIME", value_parser = time)]
+    pub(crate) scheduled_time: DateTime<Utc>,
+    /// Also if it is done already
+    #[arg(long)]
+    pub(crate) again: bool,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// Wait for the run and show how it ended; exits 1 unless it is done
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// The job
+    #[arg(value_name = "NAME")]
+    pub(crate) job: String,
+    /// Which scheduled time [default: the latest]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) at: Option<DateTime<Utc>>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+macro_rules! signed {
+    ($($request:ty),*) => {
+        $(impl $request {
+            /// Who asks, if that is said.
+            pub(crate) fn by(&self) -> Option<&str> {
+                self.asked.by.as_deref()
+            }
+        })*
+    };
+}
+
+signed!(Pause, Cancel, Trigger, Replay);
+
+/// What can be done with runs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Runs {
+    /// List runs, and scheduled times without one, newest first
+    #[command(after_help = "Example:\n  billing-daemon runs list --job billing --since 2d")]
+    List {
+        /// Of this job
+        #[arg(long, value_name = "NAME")]
+        job: Option<String>,
+        /// That ended so: done, retrying, dead, interrupted, skipped, missed or paused
+        #[arg(long, value_name = "STATUS", value_parser = status)]
+        status: Option<RunStatus>,
+        /// That started since this time, or so long ago
+        #[arg(long, value_name = "TIME|DURATION", value_parser = since)]
+        since: Option<Since>,
+        /// At most so many; 0 for all
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show everything about one run
+    #[command(after_help = "Example:\n  billing-daemon runs show 0199a6b2-7c1e-7d30-9c1f-2b7f0d8e4a55")]
+    Show {
+        /// Its id
+        id: Uuid,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A time, or a length before now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Since {
+    Time(DateTime<Utc>),
+    Ago(Duration),
+}
+
+impl Since {
+    pub(crate) fn before(self, now: DateTime<Utc>) -> DateTime<Utc> {
+        match self {
+            Self::Time(at) => at,
+            Self::Ago(duration) => now - duration,
+        }
+    }
+}
+
+fn since(text: &str) -> Result<Since, String> {
+    let ago = humantime::parse_duration(text).ok().filter(|ago| ago.as_secs() < 100 * 365 * 86_400);
+    let either = ago.map(Since::Ago).or_else(|| time(text).ok().map(Since::Time));
+    either.ok_or_else(|| "write `2d`, or a time such as `2026-11-22T15:00:00Z`".to_owned())
+}
+
+/// An instant as RFC 3339 has it, or a date for its midnight in UTC.
+fn time(text: &str) -> Result<DateTime<Utc>, String> {
+    let midnight = || text.parse().ok().and_then(|day: NaiveDate| day.and_hms_opt(0, 0, 0));
+    let instant = DateTime::parse_from_rfc3339(text).map(|at| at.to_utc()).ok();
+    let either = instant.or_else(|| midnight().map(|at| at.and_utc()));
+    either.ok_or_else(|| "write a time such as `2026-11-22T15:00:00Z`".to_owned())
+}
+
+fn status(text: &str) -> Result<RunStatus, String> {
+    let words = || RunStatus::ALL.map(RunStatus::as_str).join(", ");
+    RunStatus::of(text).ok_or_else(|| format!("write one of {}", words()))
 }

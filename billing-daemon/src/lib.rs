@@ -16,6 +16,7 @@ pub mod identity;
 pub mod logging;
 pub mod metrics;
 pub mod platform;
+pub mod reload;
 mod ringer;
 pub mod runtime;
 pub mod secret_file;

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use billing_jobs::{BILLING_JOB, Services, panel::Panel, restore::LastCommit, status::StatusRow};
-use billing_scheduler::{Clock, Registry, Scheduler, SystemClock};
+use billing_scheduler::{Clock, JobSpec, Registry, Scheduler, SystemClock};
 use migration::SchemaError;
 use sea_orm::{DatabaseConnection, DbErr};
 use tracing::{error, info, warn};
@@ -17,14 +17,18 @@ use crate::{
     http::{HttpSettings, Server, Shared},
     identity::Identity,
     platform::Platform,
+    reload::{Source, waiting},
     ringer::Ringer,
-    signals::Signals,
+    signals::{Hangups, Signals},
     status::Expected,
     store::SeaOrmStore,
 };
 
 /// How long connections may take to close in the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The kind of the job that tells the panel that billing works.
+const HEARTBEAT: &str = "heartbeat";
 
 /// Everything that billing works with, opened and checked. Nothing was written yet.
 #[derive(Clone, Debug)]
@@ -72,13 +76,19 @@ pub fn last_commit(settings: &DaemonSettings, database: &Database) -> Option<Las
     Some(LastCommit::new(&folder, database.url().to_string()))
 }
 
-/// Runs the jobs of `config` until SIGTERM or SIGINT.
-pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Result<(), Failure> {
+/// Runs the jobs of `config` until SIGTERM or SIGINT, and those of its `source`, if there is one, when that changes.
+pub async fn run(
+    config: Config,
+    mut source: Option<Source>,
+    database: Database,
+    plugins: &Plugins,
+) -> Result<(), Failure> {
     if Platform::current().is_none() {
         warn!("unknown operating system `{}`: it is treated as Linux", std::env::consts::OS);
     }
-    let mut signals = Signals::listen()
-        .map_err(|error| Failure::new(Exit::Internal, format!("cannot listen to signals: {error}")))?;
+    let deaf = |error| Failure::new(Exit::Internal, format!("cannot listen to signals: {error}"));
+    let mut signals = Signals::listen().map_err(deaf)?;
+    let mut hangups = Hangups::listen().map_err(deaf)?;
     let Opened { db, panel } = tokio::select! {
         opened = open(&database) => opened?,
         signal = signals.next() => {
@@ -109,13 +119,9 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
         last_commit: last_commit(&config.daemon, &database),
         clock: Arc::clone(&clock),
     };
-    let mut registry = Registry::new();
-    billing_jobs::register(&mut registry, &services);
-    billing_kinds::register(&mut registry);
-    plugins.register(&mut registry);
-
-    let ttl = config.daemon.lease_ttl;
-    let drain_timeout = config.daemon.drain_timeout;
+    let registry = registry(&services, plugins);
+    let daemon = config.daemon;
+    let ttl = daemon.lease_ttl;
     let store = SeaOrmStore::new(db.clone(), database, &identity.instance, ttl, Arc::clone(&clock));
     let jobs = config.jobs;
     let names: Vec<String> = jobs.iter().map(|(spec, _)| spec.name.clone()).collect();
@@ -139,14 +145,20 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
         warn!("no job of kind `{BILLING_JOB}` is enabled: this daemon charges nothing");
     }
 
+    let mut in_force = InForce { services, plugins, opened: Opened { db: db.clone(), panel }, bills, daemon };
     // The first ring may be a second away, and a panel waits for the first heartbeat.
     scheduler.tick();
     let signal = loop {
         tokio::select! {
-            () = ringer.ring() => scheduler.tick(),
+            () = ringer.ring() => {
+                scheduler.tick();
+                in_force.follow(&scheduler, source.as_mut()).await;
+            }
+            () = hangups.next() => in_force.reload(&scheduler, source.as_mut()).await,
             signal = signals.next() => break signal,
         }
     };
+    let drain_timeout = in_force.daemon.drain_timeout;
     info!("{signal}: nothing new starts; waiting up to {} s for the batch in hand", drain_timeout.as_secs());
     let drained = tokio::select! {
         report = scheduler.drain(drain_timeout) => report,
@@ -161,10 +173,7 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
         server.stop().await;
     }
     let stopped = status.stop().await;
-    // A run that was left may never give its connection back; the end of the process takes that away.
-    if let Ok(closed) = tokio::time::timeout(CLOSE_TIMEOUT, db.close()).await {
-        closed.map_err(|error| Failure::database("close the database", &error))?;
-    }
+    close(db).await?;
     stopped.map_err(|error| Failure::database("write that the daemon stopped", &error))?;
     if drained.abandoned > 0 {
         let message =
@@ -173,6 +182,12 @@ pub async fn run(config: Config, database: Database, plugins: &Plugins) -> Resul
     }
     info!("stopped");
     Ok(())
+}
+
+async fn close(db: DatabaseConnection) -> Result<(), Failure> {
+    // A run that was left may never give its connection back; the end of the process takes that away.
+    let Ok(closed) = tokio::time::timeout(CLOSE_TIMEOUT, db.close()).await else { return Ok(()) };
+    closed.map_err(|error| Failure::database("close the database", &error))
 }
 
 /// Begins to measure, and to answer who asks.
@@ -189,6 +204,108 @@ async fn serve(settings: &HttpSettings, opened: Opened, expected: Expected) -> R
             format!("cannot answer HTTP, as `listen` in the [http] section of jobs.toml says: {error}");
         Failure::new(Exit::Configuration, message)
     })
+}
+
+fn registry(services: &Services, plugins: &Plugins) -> Registry {
+    let mut registry = Registry::new();
+    billing_jobs::register(&mut registry, services);
+    billing_kinds::register(&mut registry);
+    plugins.register(&mut registry);
+    registry
+}
+
+/// What the jobs of a running daemon are made with.
+struct InForce<'a> {
+    services: Services,
+    plugins: &'a Plugins,
+    opened: Opened,
+    bills: bool,
+    daemon: DaemonSettings,
+}
+
+impl InForce<'_> {
+    /// Reads the configuration again if its file has changed.
+    async fn follow(&mut self, scheduler: &Scheduler, source: Option<&mut Source>) {
+        if let Some(source) = source
+            && source.has_changed()
+        {
+            self.reload(scheduler, Some(source)).await;
+        }
+    }
+
+    /// Reads the configuration again and puts it into force, or says why not.
+    async fn reload(&mut self, scheduler: &Scheduler, source: Option<&mut Source>) {
+        if let Some(source) = source {
+            crate::metrics::reloaded(self.accept(scheduler, source).await);
+        } else {
+            info!("this daemon has no file to read again");
+        }
+    }
+
+    /// Whether what the file says now is in force.
+    async fn accept(&mut self, scheduler: &Scheduler, source: &mut Source) -> bool {
+        let name = source.name();
+        let config = match source.read_again() {
+            Ok(config) => config,
+            Err(problems) => {
+                for problem in &problems {
+                    error!("{problem}");
+                }
+                let plural = if problems.len() == 1 { "problem" } else { "problems" };
+                error!(
+                    reloaded = false,
+                    "{name} has {} {plural}: everything stays as it was",
+                    problems.len()
+                );
+                return false;
+            }
+        };
+        for warning in &config.warnings {
+            warn!("{warning}");
+        }
+        let bills = config.jobs.iter().any(|(spec, _)| spec.kind == BILLING_JOB);
+        if bills && !self.bills {
+            let beside = match Beside::look(&self.opened).await {
+                Ok(beside) => beside.check(self.daemon.panel_billing),
+                Err(failure) => Err(failure),
+            };
+            if let Err(failure) = beside {
+                error!(reloaded = false, "{}; everything stays as it was", failure.message);
+                return false;
+            }
+        }
+        let interval = Duration::from_secs(60 * config.billing_interval_minutes.unwrap_or(60));
+        let other_interval = interval != self.services.billing_interval;
+        let services = Services { billing_interval: interval, ..self.services.clone() };
+        let registry = registry(&services, self.plugins);
+        // The heartbeat goes by the time between two billings.
+        let renew = |spec: &JobSpec| other_interval && spec.kind == HEARTBEAT;
+        let changes = match scheduler.reload(&registry, config.jobs, renew) {
+            Ok(changes) => changes,
+            Err(error) => {
+                error!(reloaded = false, "{name}: {error}; everything stays as it was");
+                return false;
+            }
+        };
+        (self.services, self.bills) = (services, bills);
+        if changes.is_empty() {
+            info!(reloaded = true, "{name} was read again: no job is different");
+        } else {
+            for change in changes.to_string().lines() {
+                info!("{name}: {change}");
+            }
+            info!(reloaded = true, "{name} is in force");
+        }
+        if !self.bills {
+            warn!("no job of kind `{BILLING_JOB}` is enabled: this daemon charges nothing");
+        }
+        let waiting = waiting(&self.daemon, &config.daemon);
+        if !waiting.is_empty() {
+            warn!("{name}: `{}` of [daemon] comes into force at the next start", waiting.join("`, `"));
+        }
+        self.daemon.drain_timeout = config.daemon.drain_timeout;
+        true
+    }
 }
 
 /// Renews leases from a thread of its own: a job that blocks every thread of the runtime does not lose its lease.

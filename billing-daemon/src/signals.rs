@@ -1,4 +1,4 @@
-//! The signals that end the daemon, on every system.
+//! The signals that end the daemon, on every system, and the one that makes it read its configuration again.
 
 use std::{fmt, io};
 
@@ -25,6 +25,29 @@ impl fmt::Display for Ending {
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
         })
+    }
+}
+
+/// Asks for the configuration to be read again, where the system has a signal for that.
+pub(crate) struct Hangups {
+    #[cfg(unix)]
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Hangups {
+    pub(crate) fn listen() -> io::Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            hangup: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?,
+        })
+    }
+
+    pub(crate) async fn next(&mut self) {
+        #[cfg(unix)]
+        if self.hangup.recv().await.is_some() {
+            return;
+        }
+        std::future::pending::<()>().await;
     }
 }
 

@@ -2,6 +2,11 @@
 //!
 //! A lease row says who may work, by the database's clock; a fence row says whose work may be committed, by number alone.
 //! They are two rows because every billing transaction holds the fence row `FOR SHARE`, and a renewal must not wait for that.
+//! What people ask for is in `control`, and the record of it in `audit`.
+
+pub mod audit;
+mod control;
+mod dialect;
 
 use std::{
     collections::HashMap,
@@ -12,7 +17,8 @@ use std::{
 use async_trait::async_trait;
 use billing_jobs::{Fault, begin, code, execute, fault};
 use billing_scheduler::{
-    BoxError, Claim, Clock, FencingToken, JobState, Lease, Retrying, RunRecord, RunStatus, Store, StoreError,
+    BoxError, Claim, Clock, FencingToken, JobRow, JobState, Lease, Plan, Receipt, Request, Retrying,
+    RunFilter, RunRecord, RunRow, RunStatus, Store, StoreError, Wishes,
 };
 use chrono::{DateTime, Utc};
 use sea_orm::{
@@ -24,6 +30,7 @@ use crate::{
     database::{Database, Pool},
     metrics as measured,
 };
+use dialect::Dialect;
 
 /// The store of one process.
 pub struct SeaOrmStore {
@@ -56,6 +63,7 @@ struct Sql {
     raise: String,
     renew: String,
     record: String,
+    close: Option<String>,
     append: String,
     release: String,
 }
@@ -173,11 +181,18 @@ impl SeaOrmStore {
                 matches!(run.status, RunStatus::Done | RunStatus::Retrying | RunStatus::Dead).into(),
                 run.error.as_deref().into(),
             ];
+            let request = run.request.map(|request| request.to_string());
+            let closing = self.sql.close.is_none().then(|| request.clone().into());
+            let values = values.into_iter().chain(closing);
             if txn.execute_raw(self.statement(&self.sql.record, values)).await?.rows_affected() != 1 {
                 return Err(Refused::LeaseLost);
             }
+            if let Some(close) = &self.sql.close {
+                let values: [Value; 3] = [lease.job.as_str().into(), lease.fence.0.into(), request.into()];
+                txn.execute_raw(self.statement(close, values)).await?;
+            }
         }
-        let values: [Value; 16] = [
+        let values: [Value; 19] = [
             run.id.to_string().into(),
             run.job.as_str().into(),
             if run.per_node { self.holder.as_str() } else { "" }.into(),
@@ -194,28 +209,26 @@ impl SeaOrmStore {
             run.reason.as_deref().into(),
             run.error.as_deref().into(),
             (!run.details.is_null()).then(|| run.details.to_string()).into(),
+            run.stretch.map(|stretch| stretch.from.timestamp_micros()).into(),
+            run.stretch.map_or(1, |stretch| i64::from(stretch.count)).into(),
+            run.request.map(|request| request.to_string()).into(),
         ];
         txn.execute_raw(self.statement(&self.sql.append, values)).await?;
         Ok(())
     }
 
     fn lease(&self, job: &str, row: &QueryResult) -> Result<Lease, DbErr> {
-        let scheduled_at: Option<i64> = row.try_get("", "retry_scheduled_at")?;
-        let not_before: Option<i64> = row.try_get("", "retry_not_before")?;
-        let failed_attempts: i64 = row.try_get("", "failed_attempts")?;
-        let retrying = match scheduled_at.zip(not_before) {
-            None => None,
-            Some((scheduled_at, not_before)) => Some(Retrying {
-                scheduled_at: instant(scheduled_at)?,
-                not_before: instant(not_before)?,
-                failed_attempts: u32::try_from(failed_attempts).unwrap_or(u32::MAX),
-            }),
-        };
+        let pauses: Option<String> = row.try_get("", "pauses")?;
+        let requests: Option<String> = row.try_get("", "requests")?;
+        let requests = control::requests(requests.as_deref())?;
         Ok(Lease {
             job: job.to_owned(),
             fence: FencingToken(row.try_get("", "fence")?),
             ttl: self.ttl,
-            state: JobState { cursor: instant(row.try_get("", "cursor_at")?)?, retrying },
+            state: state(row)?,
+            plan: expected(row)?,
+            pauses: control::pauses(pauses.as_deref())?.into_iter().map(|(_, pause)| pause).collect(),
+            requests,
         })
     }
 
@@ -239,12 +252,6 @@ impl SeaOrmStore {
 
     fn statement(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
         Statement::from_sql_and_values(self.db.get_database_backend(), sql, values)
-    }
-
-    fn by_lease(&self, sql: &str, lease: &Lease) -> Statement {
-        let values: [Value; 3] =
-            [lease.job.as_str().into(), lease.fence.0.into(), self.holder.as_str().into()];
-        self.statement(sql, values)
     }
 }
 
@@ -328,9 +335,59 @@ impl Store for SeaOrmStore {
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        execute(&self.db, self.by_lease(&self.sql.release, lease)).await.map_err(unavailable)?;
+        let plan = lease.plan.as_ref();
+        let micros = |at: Option<DateTime<Utc>>| at.map(|at| at.timestamp_micros());
+        let values: [Value; 7] = [
+            lease.job.as_str().into(),
+            lease.fence.0.into(),
+            self.holder.as_str().into(),
+            plan.map(|plan| plan.schedule.as_str()).into(),
+            plan.and_then(|plan| micros(plan.next_at)).into(),
+            plan.and_then(|plan| micros(plan.late_at)).into(),
+            plan.and_then(|plan| micros(plan.stuck_at)).into(),
+        ];
+        execute(&self.db, self.statement(&self.sql.release, values)).await.map_err(unavailable)?;
         Ok(())
     }
+
+    async fn wishes(&self, known: Option<i64>) -> Result<Option<Wishes>, StoreError> {
+        control::wishes(&self.db, known).await.map_err(unavailable)
+    }
+
+    async fn request(&self, request: &Request) -> Result<Receipt, StoreError> {
+        control::request(&self.db, request).await.map_err(unavailable)
+    }
+
+    async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
+        control::jobs(&self.db).await.map_err(unavailable)
+    }
+
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+        control::runs(&self.db, filter).await.map_err(unavailable)
+    }
+}
+
+/// Where the schedule of a job stands, from its row.
+fn state(row: &QueryResult) -> Result<JobState, DbErr> {
+    let scheduled_at: Option<i64> = row.try_get("", "retry_scheduled_at")?;
+    let not_before: Option<i64> = row.try_get("", "retry_not_before")?;
+    let failed_attempts: i64 = row.try_get("", "failed_attempts")?;
+    let retrying = match scheduled_at.zip(not_before) {
+        None => None,
+        Some((scheduled_at, not_before)) => Some(Retrying {
+            scheduled_at: instant(scheduled_at)?,
+            not_before: instant(not_before)?,
+            failed_attempts: u32::try_from(failed_attempts).unwrap_or(u32::MAX),
+        }),
+    };
+    Ok(JobState { cursor: instant(row.try_get("", "cursor_at")?)?, retrying })
+}
+
+/// What is expected of a job, from its row.
+fn expected(row: &QueryResult) -> Result<Option<Plan>, DbErr> {
+    let Some(schedule) = row.try_get("", "schedule")? else { return Ok(None) };
+    let at = |column| row.try_get::<Option<i64>>("", column)?.map(instant).transpose();
+    Ok(Some(Plan { schedule, next_at: at("next_at")?, late_at: at("late_at")?, stuck_at: at("stuck_at")? }))
 }
 
 fn unavailable(error: DbErr) -> StoreError {
@@ -357,32 +414,19 @@ fn millis(duration: Duration) -> i64 {
 
 impl Sql {
     fn of(backend: DbBackend) -> Self {
-        let sqlite = backend == DbBackend::Sqlite;
-        let now = if sqlite { "CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)" } else { "now()" };
-        let in_ms = |parameter: &str| {
-            if sqlite {
-                format!("{now} + {parameter} * 1000")
-            } else {
-                format!("now() + {parameter} * interval '1 millisecond'")
-            }
-        };
-        let at = |parameter: &str| {
-            if sqlite {
-                parameter.to_owned()
-            } else {
-                format!("timestamptz 'epoch' + {parameter} * interval '1 microsecond'")
-            }
-        };
-        let micros = |column: &str| {
-            if sqlite {
-                column.to_owned()
-            } else {
-                format!("(extract(epoch FROM {column}) * 1000000)::bigint")
-            }
-        };
-        let cast = |parameter: &str, kind: &str| {
-            if sqlite { parameter.to_owned() } else { format!("{parameter}::{kind}") }
-        };
+        let dialect = Dialect::of(backend);
+        let now = dialect.now();
+        let at = |parameter: &str| dialect.at(parameter);
+        let micros = |column: &str| dialect.micros(column);
+        let cast = |parameter: &str, kind: &str| dialect.cast(parameter, kind);
+        let in_ms = |parameter: &str| dialect.in_ms(parameter);
+        let state = dialect.state_columns("");
+        let (pauses, requests) = (
+            dialect.pauses(
+                "p.job = billing_job_state.job AND (p.resumed_at IS NULL OR p.resumed_at > cursor_at)",
+            ),
+            dialect.requests("q.job = billing_job_state.job AND q.kind <> 'cancel'"),
+        );
         let claim = |condition: &str| {
             format!(
                 "UPDATE billing_job_state
@@ -390,17 +434,20 @@ impl Sql {
                         expires_at = {expires}, updated_at = {now}
                    FROM (SELECT job AS fenced, fence AS newest FROM billing_fences) AS f
                   WHERE f.fenced = job AND job = $1 AND {condition}
-              RETURNING fence, {cursor} AS cursor_at, {scheduled} AS retry_scheduled_at,
-                        {not_before} AS retry_not_before, {failed} AS failed_attempts",
+              RETURNING fence, {state}, {pauses} AS pauses, {requests} AS requests",
                 expires = in_ms("$3"),
-                cursor = micros("cursor_at"),
-                scheduled = micros("retry_scheduled_at"),
-                not_before = micros("retry_not_before"),
-                failed = cast("failed_attempts", "bigint"),
             )
         };
         let newest = "job = $1 AND fence = $2 AND holder = $3
                       AND EXISTS (SELECT 1 FROM billing_fences f WHERE f.job = $1 AND f.fence = $2)";
+        // The request that a run answers, and every wish to cancel it.
+        let closed = |request: &str| {
+            format!(
+                "DELETE FROM billing_job_requests
+                  WHERE job = $1 AND (id = {} OR kind = 'cancel' AND fence BETWEEN 1 AND $2)",
+                cast(request, "uuid")
+            )
+        };
         Self {
             insert_state: format!(
                 "INSERT INTO billing_job_state (job, cursor_at) VALUES ($1, {}) ON CONFLICT DO NOTHING",
@@ -421,7 +468,7 @@ impl Sql {
                 in_ms("$4")
             ),
             record: format!(
-                "UPDATE billing_job_state
+                "{close} UPDATE billing_job_state
                     SET cursor_at = {cursor}, retry_scheduled_at = {scheduled}, retry_not_before = {not_before},
                         failed_attempts = {failed}, last_error = CASE WHEN $8 THEN {error} ELSE last_error END,
                         updated_at = {now}
@@ -431,22 +478,34 @@ impl Sql {
                 not_before = at("$6"),
                 failed = cast("$7", "int"),
                 error = cast("$9", "text"),
+                close = if dialect.is_sqlite() { String::new() } else { format!("WITH closed AS ({})", closed("$10")) },
             ),
+            close: dialect.is_sqlite().then(|| closed("$3")),
             append: format!(
                 "INSERT INTO billing_job_runs (id, job, node, scheduled_at, status, triggered_by, attempt, fence, daemon,
-                                               started_at, finished_at, lateness_ms, items, reason, error, details)
+                                               started_at, finished_at, lateness_ms, items, reason, error, details,
+                                               scheduled_from, scheduled_count, request_id)
                  VALUES ({id}, $2, $3, {scheduled}, $5, $6, {attempt}, $8, $9, {started}, {finished}, $12, $13, $14, $15,
-                         {details})",
+                         {details}, {from}, $18, {request})",
                 id = cast("$1", "uuid"),
                 scheduled = at("$4"),
                 attempt = cast("$7", "int"),
                 started = at("$10"),
                 finished = at("$11"),
                 details = cast("$16", "jsonb"),
+                from = at("$17"),
+                request = cast("$19", "uuid"),
             ),
-            release: "UPDATE billing_job_state SET holder = NULL, expires_at = NULL
-                       WHERE job = $1 AND fence = $2 AND holder = $3"
-                .to_owned(),
+            release: format!(
+                "UPDATE billing_job_state
+                    SET holder = NULL, expires_at = NULL, schedule = {schedule}, next_at = {next}, late_at = {late},
+                        stuck_at = {stuck}
+                  WHERE job = $1 AND fence = $2 AND holder = $3",
+                schedule = cast("$4", "text"),
+                next = at("$5"),
+                late = at("$6"),
+                stuck = at("$7"),
+            ),
         }
     }
 }

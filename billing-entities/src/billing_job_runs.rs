@@ -42,6 +42,12 @@ pub struct Model {
     pub error: Option<String>,
     /// What its job tells of it.
     pub details: Option<Json>,
+    /// The first scheduled time of a stretch of them in one row.
+    pub scheduled_from: Option<Instant>,
+    /// How many scheduled times they are.
+    pub scheduled_count: i64,
+    /// What it answers.
+    pub request_id: Option<Id>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

@@ -30,6 +30,14 @@ pub struct Model {
     pub last_error: Option<String>,
     /// When the row last changed.
     pub updated_at: Instant,
+    /// The schedule that its last turn went by, as text.
+    pub schedule: Option<String>,
+    /// The first scheduled time that is not finished with.
+    pub next_at: Option<Instant>,
+    /// When that is late, if nobody runs it.
+    pub late_at: Option<Instant>,
+    /// When it is late even if somebody does.
+    pub stuck_at: Option<Instant>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

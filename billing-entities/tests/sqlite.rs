@@ -31,10 +31,16 @@ INSERT INTO vps_billing_cycles VALUES ('00000000-0000-4000-8000-000000000007',
 INSERT INTO billing_daemon_status VALUES (8, 'host-1', 'running', AT, TRUE, 9, 123456, 50000, NULL, AT, NULL, NULL,
     NULL, NULL);
 INSERT INTO billing_job_state VALUES ('billing', 1, 'me', 1795341600123456, 1795341600123456, 1795341600123456,
-    NULL, 2, NULL, 1795341600123456);
+    NULL, 2, NULL, 1795341600123456, 'every 1h', 1795341600123456, NULL, 1795341600123456);
 INSERT INTO billing_fences VALUES ('billing', 3, NULL);
 INSERT INTO billing_job_runs VALUES ('00000000-0000-4000-8000-000000000009', 'billing', '', 1795341600123456,
-    'done', 'manual', 1, 2, 'me', 1795341600123456, 1795341600123456, 3, 4, NULL, NULL, '{"amount":5}');
+    'done', 'manual', 1, 2, 'me', 1795341600123456, 1795341600123456, 3, 4, NULL, NULL, '{"amount":5}', NULL, 1,
+    NULL);
+INSERT INTO billing_job_pauses VALUES ('00000000-0000-4000-8000-000000000010', 'billing', 1795341600123456, 'ada', NULL,
+    NULL, NULL);
+INSERT INTO billing_job_requests VALUES ('00000000-0000-4000-8000-000000000011', 'billing', 'replay', 1795341600123456,
+    NULL, 1795341600123456, 'ada', 'tea');
+INSERT INTO billing_job_audit VALUES (1, 1795341600123456, 'ada', 'pause', 'billing', NULL, '{}', '', 'abc');
 INSERT INTO billing_batches VALUES (1, '00000000-0000-4000-8000-000000000009', 2, 1795341600123456, 3, 4, 5, 6, 7,
     1795341600123456);
 INSERT INTO billing_charges VALUES (1795341600123456, '00000000-0000-4000-8000-000000000005',
@@ -223,6 +229,10 @@ async fn jobs_and_runs_are_read() {
             failed_attempts: 2,
             last_error: None,
             updated_at: now,
+            schedule: Some("every 1h".to_owned()),
+            next_at: Some(now),
+            late_at: None,
+            stuck_at: Some(now),
         },
     );
     check(
@@ -248,6 +258,9 @@ async fn jobs_and_runs_are_read() {
             reason: None,
             error: None,
             details: Some(json(r#"{"amount":5}"#)),
+            scheduled_from: None,
+            scheduled_count: 1,
+            request_id: None,
         },
     );
     check(
@@ -263,6 +276,51 @@ async fn jobs_and_runs_are_read() {
             hours: 6,
             amount: 7,
             created_at: now,
+        },
+    );
+}
+
+#[tokio::test]
+async fn what_was_asked_of_jobs_is_read() {
+    let (_dir, db) = filled().await;
+    let now = Instant(at());
+    check(
+        billing_job_pauses::Entity::find().all(&db).await,
+        billing_job_pauses::Model {
+            id: id(0x10),
+            job: "billing".to_owned(),
+            paused_at: now,
+            paused_by: "ada".to_owned(),
+            reason: None,
+            resumed_at: None,
+            resumed_by: None,
+        },
+    );
+    check(
+        billing_job_requests::Entity::find().all(&db).await,
+        billing_job_requests::Model {
+            id: id(0x11),
+            job: "billing".to_owned(),
+            kind: "replay".to_owned(),
+            scheduled_at: Some(now),
+            fence: None,
+            requested_at: now,
+            requested_by: "ada".to_owned(),
+            reason: Some("tea".to_owned()),
+        },
+    );
+    check(
+        billing_job_audit::Entity::find().all(&db).await,
+        billing_job_audit::Model {
+            id: 1,
+            at: now,
+            actor: "ada".to_owned(),
+            action: "pause".to_owned(),
+            job: "billing".to_owned(),
+            reason: None,
+            details: "{}".to_owned(),
+            previous_hash: String::new(),
+            hash: "abc".to_owned(),
         },
     );
 }

@@ -14,6 +14,7 @@ pub mod panel;
 mod params;
 pub mod period;
 pub mod price;
+mod prune_history;
 pub mod restore;
 mod stale_daemons;
 pub mod status;
@@ -29,9 +30,10 @@ use billing_scheduler::{Clock, Registry, SystemClock};
 use sea_orm::DatabaseConnection;
 
 pub use audit_job::{AuditJob, AuditParams};
-pub use db::{Fault, begin, begin_read, code, execute, explained, fault, query_all, query_one};
+pub use db::{Fault, begin, begin_read, code, execute, explained, fault, peek, query_all, query_one};
 pub use heartbeat::{Facts, Heartbeat, HeartbeatParams, Pulse, pulse};
 pub use may_bill::{PANELS_PATIENCE, may_bill};
+pub use prune_history::{PruneHistory, PruneHistoryParams};
 pub use stale_daemons::{StaleDaemons, StaleDaemonsParams};
 
 use crate::{billing::Billing, panel::Panel, restore::LastCommit, status::StatusRow};
@@ -75,7 +77,7 @@ impl Services {
     }
 }
 
-/// Makes the kinds `audit`, `billing`, `heartbeat` and `stale-daemons` known.
+/// Makes the kinds `audit`, `billing`, `heartbeat`, `stale-daemons` and `prune-history` known.
 ///
 /// # Panics
 /// If one of them is known already.
@@ -88,4 +90,6 @@ pub fn register(registry: &mut Registry, services: &Services) {
     registry.register("stale-daemons", move |params| StaleDaemons::new(&own, params));
     let own = services.clone();
     registry.register("audit", move |params| AuditJob::new(&own, params));
+    let own = services.clone();
+    registry.register("prune-history", move |params| PruneHistory::new(&own, params));
 }

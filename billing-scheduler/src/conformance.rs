@@ -7,7 +7,8 @@ use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use uuid::Uuid;
 
 use crate::{
-    Claim, FencingToken, JobState, Lease, RunRecord, RunStatus, Store, StoreError, Trigger, store::Retrying,
+    Claim, FencingToken, JobState, Lease, Pause, Plan, Receipt, Request, Retrying, RunFilter, RunRecord,
+    RunStatus, Store, StoreError, Stretch, Trigger, What,
 };
 
 /// Gives the suite two processes' views of one store, and lets leases run out.
@@ -40,6 +41,13 @@ pub async fn check_all(bench: &dyn Bench) {
     every_attempt_leaves_a_row(bench).await;
     a_node_run_needs_no_lease(bench).await;
     of_many_claims_one_wins(bench).await;
+    a_plan_is_left_with_the_lease(bench).await;
+    the_history_is_read_as_it_was_written(bench).await;
+    a_pause_is_seen_by_whoever_claims_and_by_whoever_asks(bench).await;
+    a_request_is_open_until_a_run_answers_it(bench).await;
+    a_wish_to_cancel_names_the_claim_in_force(bench).await;
+    a_job_shows_how_it_stands(bench).await;
+    of_many_requests_none_is_lost(bench).await;
 }
 
 fn noon() -> DateTime<Utc> {
@@ -55,20 +63,12 @@ async fn held(store: &dyn Store, job: &str) -> Lease {
 
 fn run(lease: &Lease, scheduled_at: DateTime<Utc>, status: RunStatus) -> RunRecord {
     RunRecord {
-        id: Uuid::now_v7(),
-        job: lease.job.clone(),
-        per_node: false,
-        scheduled_at,
-        status,
-        trigger: Trigger::Schedule,
         attempt: 1,
         fence: lease.fence,
-        started_at: scheduled_at,
         finished_at: scheduled_at + TimeDelta::milliseconds(1500),
         items: 3,
-        reason: None,
-        error: None,
         details: serde_json::json!({ "amount": "1.25" }),
+        ..RunRecord::new(&lease.job, scheduled_at, status, Trigger::Schedule, scheduled_at)
     }
 }
 
@@ -197,6 +197,9 @@ async fn a_node_run_needs_no_lease(bench: &dyn Bench) {
         fence: FencingToken(0),
         ttl: Duration::ZERO,
         state: JobState::at(noon()),
+        plan: None,
+        pauses: Vec::new(),
+        requests: Vec::new(),
     };
     let at = noon() + TimeDelta::hours(1);
     for store in [a, b] {
@@ -220,4 +223,240 @@ async fn of_many_claims_one_wins(bench: &dyn Bench) {
         won += u32::from(matches!(answer, Claim::Held(_)));
     }
     assert_eq!(won, 1, "of claims made at once exactly one wins");
+}
+
+fn request(job: &str, what: What, minutes: i64) -> Request {
+    Request {
+        id: Uuid::now_v7(),
+        job: job.to_owned(),
+        what,
+        by: "ada@desk".to_owned(),
+        reason: Some("a test".to_owned()),
+        at: noon() + TimeDelta::minutes(minutes),
+    }
+}
+
+async fn accepted(store: &dyn Store, request: &Request) {
+    let receipt = store.request(request).await.expect("the store answers");
+    assert_eq!(receipt, Receipt::Accepted, "{request:?} changes something");
+}
+
+async fn unchanged(store: &dyn Store, request: &Request) {
+    let receipt = store.request(request).await.expect("the store answers");
+    assert!(matches!(receipt, Receipt::Unchanged(_)), "{request:?} changes nothing");
+}
+
+/// The revision, and what is open for `job`.
+async fn wishes(store: &dyn Store, job: &str) -> (i64, Option<Pause>, Vec<Request>) {
+    let wishes = store.wishes(None).await.expect("the store answers").expect("everything is news");
+    let paused = wishes.paused.into_iter().find(|(paused, _)| paused == job).map(|(_, pause)| pause);
+    let requests = wishes.requests.into_iter().filter(|request| request.job == job).collect();
+    (wishes.revision, paused, requests)
+}
+
+async fn a_plan_is_left_with_the_lease(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let mut lease = held(&*a, "planned").await;
+    assert_eq!(lease.plan, None, "nothing is expected of a new job");
+    let next_at = Some(noon() + TimeDelta::hours(1));
+    let plan = Plan {
+        schedule: "every 1h".to_owned(),
+        next_at,
+        late_at: next_at.map(|at| at + TimeDelta::minutes(1)),
+        stuck_at: None,
+    };
+    lease.plan = Some(plan.clone());
+    a.release(&lease).await.expect("the store answers");
+    let mut stale = lease;
+    let lease = held(&*b, "planned").await;
+    assert_eq!(lease.plan, Some(plan.clone()), "the plan comes back as it was left");
+    stale.plan = None;
+    a.release(&stale).await.expect("releasing a lost lease is no error");
+    b.release(&lease).await.expect("the store answers");
+    assert_eq!(held(&*b, "planned").await.plan, Some(plan), "an old holder leaves no plan");
+}
+
+async fn the_history_is_read_as_it_was_written(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let lease = held(&*a, "history").await;
+    let at = |hours| noon() + TimeDelta::hours(hours);
+    let stretch = Stretch { from: at(2), count: 3 };
+    let asked = Uuid::now_v7();
+    let rows = [
+        RunRecord { reason: Some("early".to_owned()), ..run(&lease, at(1), RunStatus::Done) },
+        RunRecord {
+            stretch: Some(stretch),
+            details: serde_json::Value::Null,
+            ..run(&lease, at(4), RunStatus::Paused)
+        },
+        RunRecord {
+            request: Some(asked),
+            trigger: Trigger::Replay,
+            error: Some("boom".to_owned()),
+            ..run(&lease, at(5), RunStatus::Dead)
+        },
+        run(&lease, at(6), RunStatus::Missed),
+    ];
+    for row in &rows {
+        a.record(Some(&lease), row, &JobState::at(row.scheduled_at)).await.expect("each is recorded");
+    }
+    let job = Some("history".to_owned());
+    let all = RunFilter { job, ..RunFilter::default() };
+    let dead = Some(RunStatus::Dead);
+    for (filter, expected) in [
+        (all.clone(), vec![3, 2, 1, 0]),
+        (RunFilter { limit: 2, ..all.clone() }, vec![3, 2]),
+        (RunFilter { status: dead, ..all.clone() }, vec![2]),
+        (RunFilter { since: Some(at(5)), ..all.clone() }, vec![3, 2]),
+        (RunFilter { scheduled_at: Some(at(3)), ..all.clone() }, vec![1]),
+        (RunFilter { scheduled_at: Some(at(5)), ..all.clone() }, vec![2]),
+        (RunFilter { id: Some(rows[0].id), ..RunFilter::default() }, vec![0]),
+        (RunFilter { request: Some(asked), ..RunFilter::default() }, vec![2]),
+        (RunFilter { job: Some("nobody's".to_owned()), ..RunFilter::default() }, vec![]),
+    ] {
+        let found = b.runs(&filter).await.expect("the store answers");
+        assert!(found.iter().all(|row| !row.daemon.is_empty()), "a row says who wrote it");
+        let found: Vec<_> = found.into_iter().map(|row| row.run).collect();
+        let expected: Vec<_> = expected.into_iter().map(|index: usize| rows[index].clone()).collect();
+        assert_eq!(found, expected, "the rows of {filter:?}, newest first");
+    }
+}
+
+async fn a_pause_is_seen_by_whoever_claims_and_by_whoever_asks(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let (known, nothing, _) = wishes(&*b, "pausing").await;
+    assert_eq!(nothing, None, "nobody paused it yet");
+    assert_eq!(b.wishes(Some(known)).await.expect("the store answers"), None, "what is known is no news");
+    unchanged(&*a, &request("pausing", What::Resume, 0)).await;
+    assert_eq!(b.wishes(Some(known)).await.expect("the store answers"), None, "no change is no news");
+    let pause = request("pausing", What::Pause, 30);
+    accepted(&*a, &pause).await;
+    unchanged(&*b, &request("pausing", What::Pause, 40)).await;
+    let mut expected = Pause { since: pause.at, until: None, by: pause.by, reason: pause.reason };
+    let (revision, paused, _) = wishes(&*b, "pausing").await;
+    assert!(revision > known, "each request is news");
+    assert_eq!(paused, Some(expected.clone()), "whoever asks sees the pause");
+    let lease = held(&*b, "pausing").await;
+    assert_eq!(lease.pauses, [expected.clone()], "whoever claims sees it, too");
+    b.release(&lease).await.expect("the store answers");
+
+    accepted(&*b, &request("pausing", What::Resume, 90)).await;
+    assert_eq!(wishes(&*a, "pausing").await.1, None, "it is resumed");
+    expected.until = Some(noon() + TimeDelta::minutes(90));
+    let lease = held(&*a, "pausing").await;
+    assert_eq!(lease.pauses, [expected.clone()], "the claim sees the pause until the cursor is behind it");
+    let row = run(&lease, noon() + TimeDelta::minutes(60), RunStatus::Paused);
+    a.record(Some(&lease), &row, &JobState::at(noon() + TimeDelta::minutes(60))).await.expect("recorded");
+    a.release(&lease).await.expect("the store answers");
+    let lease = held(&*a, "pausing").await;
+    assert_eq!(lease.pauses, [expected], "it may hold more");
+    let behind = noon() + TimeDelta::minutes(120);
+    let row = run(&lease, behind, RunStatus::Done);
+    a.record(Some(&lease), &row, &JobState::at(behind)).await.expect("recorded");
+    a.release(&lease).await.expect("the store answers");
+    assert_eq!(held(&*a, "pausing").await.pauses, [], "what is finished with is forgotten");
+}
+
+async fn a_request_is_open_until_a_run_answers_it(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let scheduled_at = noon() - TimeDelta::hours(3);
+    let asked = [request("asked", What::Trigger, 1), request("asked", What::Replay { scheduled_at }, 2)];
+    for request in &asked {
+        accepted(&*a, request).await;
+    }
+    assert_eq!(wishes(&*b, "asked").await.2, asked, "whoever asks sees them, oldest first");
+    let lease = held(&*b, "asked").await;
+    assert_eq!(lease.requests, asked, "whoever claims sees them, too");
+    let unfinished = run(&lease, asked[0].at, RunStatus::Interrupted);
+    b.record(Some(&lease), &unfinished, &lease.state).await.expect("the newest fence records");
+    b.release(&lease).await.expect("the store answers");
+    let lease = held(&*a, "asked").await;
+    assert_eq!(lease.requests, asked, "a run that does not answer leaves it open");
+    let trigger = Trigger::Manual;
+    let answer =
+        RunRecord { request: Some(asked[0].id), trigger, ..run(&lease, asked[0].at, RunStatus::Done) };
+    a.record(Some(&lease), &answer, &lease.state).await.expect("the newest fence records");
+    a.release(&lease).await.expect("the store answers");
+    let lease = held(&*b, "asked").await;
+    assert_eq!(lease.requests, asked[1..], "an answered one is closed");
+    assert_eq!(lease.state, JobState::at(noon()), "and moves no cursor");
+    let trigger = Trigger::Replay;
+    let answer =
+        RunRecord { request: Some(asked[1].id), trigger, ..run(&lease, scheduled_at, RunStatus::Done) };
+    b.record(Some(&lease), &answer, &lease.state).await.expect("the newest fence records");
+    let again = RunRecord { id: Uuid::now_v7(), request: None, ..answer };
+    b.record(Some(&lease), &again, &lease.state)
+        .await
+        .expect("a scheduled time may be replayed again and again");
+    assert_eq!(wishes(&*a, "asked").await.2, [], "nothing is left");
+}
+
+async fn a_wish_to_cancel_names_the_claim_in_force(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let cancel = What::Cancel { fence: FencingToken(0) };
+    accepted(&*b, &request("of-nodes", cancel, 0)).await;
+    let of_nodes = wishes(&*a, "of-nodes").await.2;
+    assert_eq!(of_nodes[0].what, cancel, "without a claim, it is meant for each node");
+
+    let mut lease = held(&*a, "cancelled").await;
+    let (schedule, never) = ("every 1h".to_owned(), None);
+    lease.plan = Some(Plan { schedule, next_at: never, late_at: never, stuck_at: never });
+    a.release(&lease).await.expect("the store answers");
+    unchanged(&*b, &request("cancelled", cancel, 0)).await;
+    accepted(&*b, &request("cancelled", What::Trigger, 0)).await;
+    let lease = held(&*a, "cancelled").await;
+    let ask = request("cancelled", cancel, 1);
+    accepted(&*b, &ask).await;
+    let meant = Request { what: What::Cancel { fence: lease.fence }, ..ask };
+    assert_eq!(
+        wishes(&*a, "cancelled").await.2,
+        [meant],
+        "it names the claim, and what was asked for is gone"
+    );
+    let stopped = run(&lease, noon() + TimeDelta::hours(1), RunStatus::Interrupted);
+    a.record(Some(&lease), &stopped, &JobState::at(stopped.scheduled_at)).await.expect("recorded");
+    a.release(&lease).await.expect("the store answers");
+    assert_eq!(wishes(&*a, "cancelled").await.2, [], "it ends with the run that it stops");
+    assert_eq!(held(&*b, "cancelled").await.requests, [], "and is never run");
+}
+
+async fn a_job_shows_how_it_stands(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let stands = async |store: &dyn Store| {
+        let jobs = store.jobs().await.expect("the store answers");
+        assert!(jobs.is_sorted_by_key(|row| row.job.clone()), "jobs come by name");
+        jobs.into_iter().find(|row| row.job == "shown").expect("it was claimed")
+    };
+    let lease = held(&*a, "shown").await;
+    let row = stands(&*b).await;
+    assert_eq!((row.state, row.plan, row.paused, row.last), (JobState::at(noon()), None, None, None));
+    let holder = row.held.expect("it is held");
+    assert_eq!(holder.fence, lease.fence, "the holder's claim is shown");
+    let (done, at) =
+        (run(&lease, noon() + TimeDelta::hours(1), RunStatus::Done), noon() + TimeDelta::hours(1));
+    a.record(Some(&lease), &done, &JobState::at(at)).await.expect("the newest fence records");
+    a.release(&lease).await.expect("the store answers");
+    accepted(&*b, &request("shown", What::Pause, 70)).await;
+    let row = stands(&*b).await;
+    assert_eq!((row.state, row.held), (JobState::at(at), None), "the schedule moved, and nobody has it");
+    assert_eq!(row.last.map(|last| last.run), Some(done), "its last run is shown");
+    assert_eq!(row.paused.map(|pause| pause.since), Some(noon() + TimeDelta::minutes(70)));
+}
+
+async fn of_many_requests_none_is_lost(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let (before, ..) = wishes(&*a, "many").await;
+    let asking: Vec<_> = (0..16)
+        .map(|n| {
+            let store = Arc::clone(if n % 2 == 0 { &a } else { &b });
+            tokio::spawn(async move { store.request(&request("many", What::Trigger, 0)).await })
+        })
+        .collect();
+    for asked in asking {
+        let receipt = asked.await.expect("asking does not panic").expect("the store answers");
+        assert_eq!(receipt, Receipt::Accepted);
+    }
+    let (after, _, requests) = wishes(&*a, "many").await;
+    assert_eq!(requests.len(), 16, "each is open");
+    assert!(after >= before + 16, "and each was news");
 }

@@ -18,8 +18,8 @@ use tracing::Instrument;
 
 use crate::{Job, JobContext, JobError, Outcome, StopReason};
 
-/// How long a run that exceeded its timeout may take to stop by itself.
-const TIMEOUT_GRACE: Duration = Duration::from_secs(30);
+/// How long a run that exceeded its timeout, or was cancelled, may take to stop by itself.
+const STOP_GRACE: Duration = Duration::from_secs(30);
 
 /// A job for one run: in a task of its own, with a timeout.
 pub(crate) struct Guarded {
@@ -56,20 +56,25 @@ impl Job for Guarded {
         let (job, own) = (Arc::clone(&self.job), ctx.holding(held));
         let run = async move { job.run(&own).await };
         let mut task = Task(tokio::spawn(run.in_current_span()));
-        tokio::select! {
+        let timeout = tokio::select! {
             result = &mut task.0 => return result.unwrap_or_else(|error| Err(panicked(error))),
-            () = ctx.clock().sleep(self.timeout) => ctx.stop_handle().stop(StopReason::Timeout),
-        }
-        // A timeout counts as a failure even if the job stops politely, or it could go on for ever.
-        tokio::select! {
-            _ = &mut task.0 => {}
-            () = ctx.clock().sleep(TIMEOUT_GRACE) => {
+            () = ctx.stop_handle().cancelled() => None,
+            () = ctx.clock().sleep(self.timeout) => {
+                ctx.stop_handle().stop(StopReason::Timeout);
+                Some(JobError::retry(format!("the run exceeded its timeout of {} s", self.timeout.as_secs())))
+            }
+        };
+        let result = tokio::select! {
+            result = &mut task.0 => result.unwrap_or_else(|error| Err(panicked(error))),
+            () = ctx.clock().sleep(STOP_GRACE) => {
                 task.0.abort();
                 let leftover = Leftover { task, contexts };
                 *self.leftover.lock().unwrap_or_else(PoisonError::into_inner) = Some(leftover);
+                Err(JobError::retry("the run did not stop when it was asked to, and was abandoned"))
             }
-        }
-        Err(JobError::retry(format!("the run exceeded its timeout of {} s", self.timeout.as_secs())))
+        };
+        // A timeout counts as a failure even if the job stops politely, or it could go on for ever.
+        timeout.map_or(result, Err)
     }
 }
 

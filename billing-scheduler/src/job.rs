@@ -113,6 +113,8 @@ pub enum StopReason {
     LeaseLost,
     /// The run took longer than it may.
     Timeout,
+    /// Somebody asked for it.
+    Cancelled,
 }
 
 impl fmt::Display for StopReason {
@@ -121,6 +123,7 @@ impl fmt::Display for StopReason {
             Self::Drain => "the daemon is shutting down",
             Self::LeaseLost => "the lease of the job is lost",
             Self::Timeout => "the run exceeded its timeout",
+            Self::Cancelled => "the run was cancelled",
         })
     }
 }
@@ -148,6 +151,13 @@ impl StopHandle {
             }
             first
         });
+    }
+
+    /// Returns when somebody cancels the run.
+    #[cfg(feature = "runtime")]
+    pub(crate) async fn cancelled(&self) {
+        // The sender lives as long as this handle.
+        let _ = self.reason.subscribe().wait_for(|reason| *reason == Some(StopReason::Cancelled)).await;
     }
 
     /// From `deadline` on, told by [`Clock::monotonic`], the lease is not to be trusted any more.

@@ -11,6 +11,8 @@ mod clock;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 #[cfg(feature = "runtime")]
+mod control;
+#[cfg(feature = "runtime")]
 mod due;
 #[cfg(feature = "runtime")]
 mod guard;
@@ -21,6 +23,8 @@ mod memory;
 mod middleware;
 mod registry;
 #[cfg(feature = "runtime")]
+mod reload;
+#[cfg(feature = "runtime")]
 mod schedule;
 #[cfg(feature = "runtime")]
 mod scheduler;
@@ -28,6 +32,8 @@ mod scheduler;
 mod settle;
 #[cfg(feature = "runtime")]
 mod spec;
+#[cfg(feature = "runtime")]
+mod step;
 #[cfg(feature = "runtime")]
 mod store;
 #[cfg(feature = "runtime")]
@@ -44,11 +50,15 @@ pub use job::{
 pub use registry::{BuildError, Registry};
 
 #[cfg(feature = "runtime")]
+pub use control::{Control, Holder, JobRow, Late, Pause, Receipt, Request, RunFilter, RunRow, What, Wishes};
+#[cfg(feature = "runtime")]
 pub use due::{Due, SkipReason, Skipped, due};
 #[cfg(feature = "runtime")]
 pub use memory::MemoryStore;
 #[cfg(feature = "runtime")]
 pub use middleware::{Middleware, Next};
+#[cfg(feature = "runtime")]
+pub use reload::{Change, Changes};
 #[cfg(feature = "runtime")]
 pub use schedule::{Dst, DstFold, DstGap, Gap, Schedule, ScheduleError, ZoneDifference};
 #[cfg(feature = "runtime")]
@@ -58,6 +68,8 @@ pub use settle::{Settled, settle};
 #[cfg(feature = "runtime")]
 pub use spec::{JobSpec, Misfire, Retry, Scope};
 #[cfg(feature = "runtime")]
-pub use store::{Claim, JobState, Lease, Retrying, RunRecord, RunStatus, Store, StoreError, Trigger};
+pub use store::{
+    Claim, JobState, Lease, Plan, Retrying, RunRecord, RunStatus, Store, StoreError, Stretch, Trigger,
+};
 #[cfg(feature = "runtime")]
 pub use trace::Tracing;

@@ -1,7 +1,7 @@
 //! A store that forgets everything when the process ends: for tests, and for applications without a database.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -9,7 +9,10 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use crate::{Claim, Clock, FencingToken, JobState, Lease, RunRecord, RunStatus, Store, StoreError, Trigger};
+use crate::{
+    Claim, Clock, FencingToken, Holder, JobRow, JobState, Lease, Pause, Plan, Receipt, Request, RunFilter,
+    RunRecord, RunRow, RunStatus, Store, StoreError, Trigger, What, Wishes,
+};
 
 /// Jobs' leases, cursors and history in this process's memory. Clones share it; each has a holder's name of its own.
 #[derive(Clone, Debug)]
@@ -22,8 +25,13 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Shared {
-    jobs: HashMap<String, Row>,
-    runs: Vec<RunRecord>,
+    jobs: BTreeMap<String, Row>,
+    runs: Vec<RunRow>,
+    pauses: Vec<(String, Pause)>,
+    /// What is asked for and not answered.
+    requests: Vec<Request>,
+    /// All that was ever asked for.
+    audit: Vec<Request>,
     /// Occurrences that were done or given up under a lease.
     finished: HashSet<(String, DateTime<Utc>)>,
 }
@@ -33,6 +41,7 @@ struct Row {
     fence: i64,
     held: Option<(String, Duration)>,
     state: JobState,
+    plan: Option<Plan>,
 }
 
 impl MemoryStore {
@@ -57,7 +66,13 @@ impl MemoryStore {
     /// The history, oldest first.
     #[must_use]
     pub fn runs(&self) -> Vec<RunRecord> {
-        self.lock().runs.clone()
+        self.lock().runs.iter().map(|row| row.run.clone()).collect()
+    }
+
+    /// Everything that was ever asked for, oldest first.
+    #[must_use]
+    pub fn audit(&self) -> Vec<Request> {
+        self.lock().audit.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -78,6 +93,7 @@ impl Store for MemoryStore {
             fence: 0,
             held: None,
             state: JobState::at(first_cursor),
+            plan: None,
         });
         if let Some((holder, expires_at)) = &row.held
             && *expires_at > now
@@ -86,12 +102,14 @@ impl Store for MemoryStore {
         }
         row.fence += 1;
         row.held = Some((self.holder.clone(), now + self.ttl));
-        Ok(Claim::Held(Lease {
-            job: job.to_owned(),
-            fence: FencingToken(row.fence),
-            ttl: self.ttl,
-            state: row.state.clone(),
-        }))
+        let (fence, state, plan) = (FencingToken(row.fence), row.state.clone(), row.plan.clone());
+        let pauses = shared.pauses.iter().filter(|(paused, _)| paused == job).map(|(_, pause)| pause);
+        let concerns = |pause: &&Pause| pause.until.is_none_or(|until| state.cursor < until);
+        let pauses = pauses.filter(concerns).cloned().collect();
+        let is_to_run =
+            |request: &&Request| request.job == job && !matches!(request.what, What::Cancel { .. });
+        let requests = shared.requests.iter().filter(is_to_run).cloned().collect();
+        Ok(Claim::Held(Lease { job: job.to_owned(), fence, ttl: self.ttl, state, plan, pauses, requests }))
     }
 
     async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
@@ -130,8 +148,13 @@ impl Store for MemoryStore {
             if let Some(row) = shared.jobs.get_mut(&lease.job) {
                 row.state = next.clone();
             }
+            shared.requests.retain(|request| {
+                request.job != run.job
+                    || !matches!(request.what, What::Cancel { fence } if fence.0 > 0 && fence <= run.fence)
+            });
         }
-        shared.runs.push(run.clone());
+        shared.requests.retain(|request| Some(request.id) != run.request);
+        shared.runs.push(RunRow { run: run.clone(), daemon: self.holder.clone() });
         Ok(())
     }
 
@@ -139,7 +162,92 @@ impl Store for MemoryStore {
         let mut shared = self.lock();
         if let Some(row) = shared.jobs.get_mut(&lease.job).filter(|row| row.fence == lease.fence.0) {
             row.held = None;
+            row.plan.clone_from(&lease.plan);
         }
         Ok(())
+    }
+
+    async fn wishes(&self, known: Option<i64>) -> Result<Option<Wishes>, StoreError> {
+        let shared = self.lock();
+        let revision = i64::try_from(shared.audit.len()).unwrap_or(i64::MAX);
+        if known == Some(revision) {
+            return Ok(None);
+        }
+        let open = |(_, pause): &&(String, Pause)| pause.until.is_none();
+        let paused = shared.pauses.iter().filter(open).cloned().collect();
+        Ok(Some(Wishes { revision, paused, requests: shared.requests.clone() }))
+    }
+
+    async fn request(&self, request: &Request) -> Result<Receipt, StoreError> {
+        let now = self.clock.monotonic();
+        let mut shared = self.lock();
+        let Shared { jobs, pauses, requests, audit, .. } = &mut *shared;
+        let mut open = pauses.iter_mut().filter(|(job, pause)| *job == request.job && pause.until.is_none());
+        match (request.what, open.next()) {
+            (What::Pause, Some((_, pause))) => {
+                return Ok(Receipt::Unchanged(format!("it is {pause}, since {}", pause.since)));
+            }
+            (What::Pause, None) => pauses.push((
+                request.job.clone(),
+                Pause {
+                    since: request.at,
+                    until: None,
+                    by: request.by.clone(),
+                    reason: request.reason.clone(),
+                },
+            )),
+            (What::Resume, Some((_, pause))) => pause.until = Some(request.at),
+            (What::Resume, None) => return Ok(Receipt::Unchanged("it is not paused".to_owned())),
+            (What::Trigger | What::Replay { .. }, _) => requests.push(request.clone()),
+            (What::Cancel { .. }, _) => {
+                let held = |row: &Row| row.held.as_ref().is_some_and(|(_, until)| *until > now);
+                // A job that each node runs by itself has no plan, and the claim that is meant is none.
+                let fence = match jobs.get(&request.job) {
+                    Some(row) if held(row) => Some(FencingToken(row.fence)),
+                    Some(row) if row.plan.is_some() => None,
+                    _ => Some(FencingToken(0)),
+                };
+                let before = requests.len();
+                requests.retain(|open| open.job != request.job || matches!(open.what, What::Cancel { .. }));
+                let withdrawn = requests.len() < before;
+                match fence {
+                    Some(fence) => requests.push(Request { what: What::Cancel { fence }, ..request.clone() }),
+                    None if withdrawn => {}
+                    None => return Ok(Receipt::Unchanged("nobody runs it".to_owned())),
+                }
+            }
+        }
+        audit.push(request.clone());
+        Ok(Receipt::Accepted)
+    }
+
+    async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
+        let (now, wall) = (self.clock.monotonic(), self.clock.now());
+        let shared = self.lock();
+        let held = |row: &Row| {
+            let (name, until) = row.held.as_ref().filter(|(_, until)| *until > now)?;
+            let fence = FencingToken(row.fence);
+            Some(Holder { name: name.clone(), fence, until: wall + until.saturating_sub(now) })
+        };
+        let paused = |job: &str| {
+            let open = shared.pauses.iter().find(|(paused, pause)| paused == job && pause.until.is_none());
+            open.map(|(_, pause)| pause.clone())
+        };
+        let row = |(job, row): (&String, &Row)| JobRow {
+            job: job.clone(),
+            state: row.state.clone(),
+            plan: row.plan.clone(),
+            held: held(row),
+            paused: paused(job),
+            last: shared.runs.iter().rfind(|last| last.run.job == *job).cloned(),
+        };
+        Ok(shared.jobs.iter().map(row).collect())
+    }
+
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+        let shared = self.lock();
+        let limit = if filter.limit == 0 { usize::MAX } else { filter.limit as usize };
+        let matches = |row: &&RunRow| filter.matches(&row.run);
+        Ok(shared.runs.iter().rev().filter(matches).take(limit).cloned().collect())
     }
 }

@@ -1,10 +1,10 @@
 //! Turns of jobs: acquire, due, run, record, ask again, release. Catch-up, restart and take-over are this one path.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -12,18 +12,22 @@ use std::{
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tokio::task::JoinSet;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
-    BuildError, Claim, Clock, Due, FencingToken, Job, JobContext, JobError, JobSpec, JobState, Lease,
-    Middleware, Next, Occurrence, Outcome, Registry, RunRecord, RunStatus, Scope, Skipped, StopHandle,
-    StopReason, Store, StoreError, Trigger, due,
+    BuildError, Changes, Claim, Clock, Control, FencingToken, Job, JobContext, JobError, JobSpec, JobState,
+    Late, Lease, Middleware, Next, Occurrence, Outcome, Pause, Plan, Registry, Request, RunRecord, RunStatus,
+    Scope, StopHandle, StopReason, Store, StoreError, Trigger, What, Wishes,
     guard::{Guarded, Leftover, catch, contained},
+    reload::changes,
     settle,
+    step::{Pass, Run, Standing, Step, leave, plan, removed, step, stretch},
 };
 
 /// A tick arms everything that is due before the next one.
 const RING: TimeDelta = TimeDelta::seconds(1);
+/// Late jobs are looked for at each so many-th question to the store.
+const LATE_EVERY: u32 = 10;
 /// The longest wait before the store is asked again after it failed.
 const MAX_STORE_BACKOFF: TimeDelta = TimeDelta::seconds(30);
 
@@ -45,19 +49,32 @@ struct Inner {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     middleware: Vec<Arc<dyn Middleware>>,
-    entries: Vec<Entry>,
+    entries: RwLock<Vec<Arc<Entry>>>,
     closed: AtomicBool,
     turns: Mutex<JoinSet<()>>,
+    /// The question to the store what people ask for: one at a time.
+    questions: Mutex<JoinSet<()>>,
     /// In the order of the jobs, so that a simulation repeats itself.
-    running: Mutex<BTreeMap<usize, Running>>,
+    running: Mutex<BTreeMap<String, Running>>,
+    wishes: Mutex<Option<Wishes>>,
+    watch: Mutex<Watch>,
     /// What the wall clock and the monotonic one showed at the last tick.
     last_tick: Mutex<Option<(DateTime<Utc>, Duration)>>,
 }
 
 struct Entry {
-    spec: JobSpec,
-    job: Arc<dyn Job>,
+    name: String,
+    definition: Mutex<Arc<Definition>>,
+    /// The configuration does not have it any more.
+    removed: AtomicBool,
     look: Mutex<Look>,
+}
+
+/// What a configuration says about a job. A run keeps the one that it began with.
+struct Definition {
+    spec: JobSpec,
+    params: serde_json::Value,
+    job: Arc<dyn Job>,
 }
 
 /// When to look at a job next, and what is remembered between two looks.
@@ -65,12 +82,16 @@ struct Entry {
 struct Look {
     /// A turn is armed or under way.
     busy: bool,
+    /// Something came meanwhile: look again as soon as it ends.
+    again: bool,
     /// `None`: at once.
     at: Option<DateTime<Utc>>,
     /// How many times in a row the store failed.
     store_failures: u32,
     /// Where the schedule stands, for a job that each node runs by itself.
-    local: Option<JobState>,
+    local: Option<(JobState, Option<Plan>)>,
+    /// When it was paused since this process runs.
+    pauses: Vec<Pause>,
     /// A run that was given up and may still be there.
     leftover: Option<Leftover>,
 }
@@ -78,6 +99,17 @@ struct Look {
 struct Running {
     stop: StopHandle,
     lease: Option<Lease>,
+    /// Who cancelled it and why, in a sentence.
+    cancelled: Option<String>,
+}
+
+/// What is remembered about questions to the store.
+#[derive(Default)]
+struct Watch {
+    asked: u32,
+    failed: bool,
+    /// Late jobs that were reported already.
+    late: BTreeSet<(String, DateTime<Utc>)>,
 }
 
 impl Scheduler {
@@ -92,25 +124,26 @@ impl Scheduler {
     ) -> Result<Self, BuildError> {
         let entries = specs
             .into_iter()
-            .map(|(spec, params)| {
-                let job = registry.build(&spec.kind, params)?;
-                Ok(Entry { spec, job, look: Mutex::default() })
-            })
+            .map(|(spec, params)| Ok(Arc::new(Entry::new(Definition::build(registry, spec, params)?))))
             .collect::<Result<Vec<_>, BuildError>>()?;
         let inner = Inner {
             store,
             clock,
             middleware: registry.middleware(),
-            entries,
+            entries: RwLock::new(entries),
             closed: AtomicBool::new(false),
             turns: Mutex::default(),
+            questions: Mutex::default(),
             running: Mutex::default(),
+            wishes: Mutex::default(),
+            watch: Mutex::default(),
             last_tick: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Starts a turn for each job that is due before the next tick; each fires at its exact instant. Never waits.
+    /// Starts a turn for each job that is due before the next tick; each fires at its exact instant. Asks the store what people
+    /// want. Never waits.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -120,20 +153,73 @@ impl Scheduler {
         }
         let now = self.inner.clock.now();
         let set_back = self.inner.clock_was_set_back(now);
-        let mut turns = lock(&self.inner.turns);
-        while turns.try_join_next().is_some() {}
-        for (index, entry) in self.inner.entries.iter().enumerate() {
-            let mut look = lock(&entry.look);
-            if set_back {
-                look.at = None;
+        {
+            let mut turns = lock(&self.inner.turns);
+            while turns.try_join_next().is_some() {}
+            for entry in self.inner.entries().iter() {
+                if set_back {
+                    lock(&entry.look).at = None;
+                }
+                self.inner.arm(entry, now, &mut turns);
             }
-            if look.busy || look.at.is_some_and(|at| at > now + RING) {
-                continue;
-            }
-            look.busy = true;
-            let at = look.at.unwrap_or(now);
-            turns.spawn(Arc::clone(&self.inner).armed_turn(index, at));
         }
+        self.inner.ask();
+    }
+
+    /// Puts another configuration into force, and tells what it changes. Runs under way go on as they began; a job that is there no
+    /// more is not run again. With an edited schedule, a scheduled time that passed under the old one without a run still runs,
+    /// and those of the new one that passed before the edit do not.
+    ///
+    /// A job is made anew if its kind, its parameters or `renew` say so, and keeps what it remembers otherwise.
+    ///
+    /// # Errors
+    /// A job cannot be made. Nothing has changed then.
+    pub fn reload(
+        &self,
+        registry: &Registry,
+        specs: impl IntoIterator<Item = (JobSpec, serde_json::Value)>,
+        renew: impl Fn(&JobSpec) -> bool,
+    ) -> Result<Changes, BuildError> {
+        let specs: Vec<_> = specs.into_iter().collect();
+        let inner = &self.inner;
+        let mut entries = inner.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let present: Vec<_> = entries.iter().filter(|entry| !entry.is_removed()).cloned().collect();
+        let definitions: Vec<_> = present.iter().map(|entry| entry.definition()).collect();
+        let before = definitions.iter().map(|definition| (&definition.spec, &definition.params));
+        let changes = changes(before, specs.iter().map(|(spec, params)| (spec, params)));
+        let mut made = Vec::new();
+        for (spec, params) in specs {
+            let old = definitions.iter().find(|old| old.spec.name == spec.name);
+            let old = old.filter(|old| old.spec.kind == spec.kind && old.params == params && !renew(&spec));
+            made.push(match old {
+                Some(old) => Definition { spec, params, job: Arc::clone(&old.job) },
+                None => Definition::build(registry, spec, params)?,
+            });
+        }
+        for entry in present.iter().filter(|entry| changes.removed.contains(&entry.name)) {
+            entry.removed.store(true, Ordering::SeqCst);
+            lock(&entry.look).look_again();
+        }
+        for definition in made {
+            let is_changed = changes.changed.iter().any(|change| change.job == definition.spec.name);
+            match entries.iter().find(|entry| entry.name == definition.spec.name) {
+                Some(entry) => {
+                    let was_removed = entry.removed.swap(false, Ordering::SeqCst);
+                    *lock(&entry.definition) = Arc::new(definition);
+                    if is_changed || was_removed {
+                        lock(&entry.look).look_again();
+                    }
+                }
+                None => entries.push(Arc::new(Entry::new(definition))),
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Controls these jobs, and those of every other process on the same store, in the name of `by`.
+    #[must_use]
+    pub fn control(&self, by: impl Into<String>) -> Control {
+        Control::new(Arc::clone(&self.inner.store), Arc::clone(&self.inner.clock), by)
     }
 
     /// Extends the lease of every turn under way. Call it about every third of a lease, from a thread that no job can
@@ -161,10 +247,12 @@ impl Scheduler {
     /// Waits until no turn is armed or under way: for tests and one-off runs.
     pub async fn idle(&self) {
         loop {
+            let mut questions = std::mem::take(&mut *lock(&self.inner.questions));
             let mut turns = std::mem::take(&mut *lock(&self.inner.turns));
-            if turns.is_empty() {
+            if turns.is_empty() && questions.is_empty() {
                 return;
             }
+            while questions.join_next().await.is_some() {}
             while turns.join_next().await.is_some() {}
         }
     }
@@ -176,7 +264,12 @@ impl Scheduler {
             running.stop.stop(StopReason::Drain);
         }
         let mut turns = std::mem::take(&mut *lock(&self.inner.turns));
-        let all_done = async { while turns.join_next().await.is_some() {} };
+        // A question is not cancelled either: the connection that it is asked on would be lost with it.
+        let mut questions = std::mem::take(&mut *lock(&self.inner.questions));
+        let all_done = async {
+            while turns.join_next().await.is_some() {}
+            while questions.join_next().await.is_some() {}
+        };
         tokio::select! {
             () = all_done => {}
             () = self.inner.clock.sleep(grace) => {}
@@ -198,30 +291,53 @@ impl Inner {
         passed.is_ok_and(|passed| passed - (now - then) > RING)
     }
 
-    async fn armed_turn(self: Arc<Self>, index: usize, at: DateTime<Utc>) {
+    fn entries(&self) -> RwLockReadGuard<'_, Vec<Arc<Entry>>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a turn if it is time to look.
+    fn arm(self: &Arc<Self>, entry: &Arc<Entry>, now: DateTime<Utc>, turns: &mut JoinSet<()>) {
+        let mut look = lock(&entry.look);
+        if look.busy || look.at.is_some_and(|at| at > now + RING) {
+            return;
+        }
+        look.busy = true;
+        let at = look.at.unwrap_or(now);
+        turns.spawn(Arc::clone(self).armed_turn(Arc::clone(entry), at));
+    }
+
+    /// Looks at a job now, or as soon as its turn under way ends.
+    fn wake(self: &Arc<Self>, entry: &Arc<Entry>) {
+        if self.closed.load(Ordering::SeqCst) {
+            return;
+        }
+        lock(&entry.look).look_again();
+        self.arm(entry, self.clock.now(), &mut lock(&self.turns));
+    }
+
+    async fn armed_turn(self: Arc<Self>, entry: Arc<Entry>, at: DateTime<Utc>) {
         // Whatever happens in here, the job is looked at again.
-        let mut look_again = LookAgain { inner: &self, index, at: self.clock.now() + RING };
+        let mut look_again = LookAgain { inner: &self, entry: &entry, at: self.clock.now() + RING };
         if let Ok(wait) = (at - self.clock.now()).to_std() {
             self.clock.sleep(wait).await;
         }
         if !self.closed.load(Ordering::SeqCst) {
-            look_again.at = self.turn(index).await;
-            self.wait_for_leftover(index).await;
+            look_again.at = self.turn(&entry).await;
+            self.wait_for_leftover(&entry).await;
         }
     }
 
     /// Waits for the end of a run that was given up. Its lease is free for other processes meanwhile, but in this one the job
     /// stays as it is: one that never gives its threads back would take them all, one run after the other.
-    async fn wait_for_leftover(&self, index: usize) {
-        let entry = &self.entries[index];
+    async fn wait_for_leftover(&self, entry: &Entry) {
         let Some(leftover) = lock(&entry.look).leftover.take() else { return };
-        let name = &entry.spec.name;
+        let name = &entry.name;
         let mut ended = pin!(leftover.ended());
         tokio::select! {
             biased;
             () = &mut ended => {}
             () = self.clock.sleep(Duration::from_secs(1)) => {
-                error!(job.name = %name, "job `{name}` exceeded its timeout and does not stop: it will not run here until it does");
+                error!(job.name = %name, "job `{name}` was asked to stop and does not: it will not run here until it does");
                 ended.await;
                 warn!(job.name = %name, "job `{name}` has stopped at last, and runs again");
             }
@@ -229,125 +345,243 @@ impl Inner {
     }
 
     /// One turn of one job; returns when to look at it next.
-    async fn turn(&self, index: usize) -> DateTime<Utc> {
-        let entry = &self.entries[index];
-        let spec = &entry.spec;
-        let first_cursor = first_cursor(spec, self.clock.now());
-        let stop = StopHandle::new();
-        let lease = match spec.scope {
-            Scope::Node => None,
-            Scope::Cluster => {
-                let sent = self.clock.monotonic();
-                match self.store.acquire(&spec.name, first_cursor).await {
-                    Ok(Claim::Held(lease)) => {
-                        stop.trust_lease_until(lease.trusted_until(sent));
-                        Some(lease)
-                    }
-                    Ok(Claim::Busy { holder }) => {
-                        debug!(job.name = %spec.name, %holder, "job `{}` is run by {holder}", spec.name);
-                        return self.clock.now() + RING;
-                    }
-                    Err(error) => return self.store_failed(entry, &error),
+    async fn turn(self: &Arc<Self>, entry: &Entry) -> DateTime<Utc> {
+        let definition = entry.definition();
+        if entry.is_removed() {
+            return self.leave(&definition.spec).await;
+        }
+        match definition.spec.scope {
+            Scope::Cluster => self.turn_under_lease(entry, &definition).await,
+            Scope::Node => {
+                // What a person asks for runs once, on the node that claims it.
+                if self.is_asked_for(&entry.name) {
+                    self.turn_under_lease(entry, &definition).await;
                 }
+                self.turn_of_node(entry, &definition).await
             }
+        }
+    }
+
+    async fn turn_under_lease(&self, entry: &Entry, definition: &Definition) -> DateTime<Utc> {
+        let spec = &definition.spec;
+        let began = self.clock.now();
+        let stop = StopHandle::new();
+        let sent = self.clock.monotonic();
+        let mut lease = match self.store.acquire(&spec.name, first_cursor(spec, began)).await {
+            Ok(Claim::Held(lease)) => lease,
+            Ok(Claim::Busy { holder }) => {
+                debug!(job.name = %spec.name, %holder, "job `{}` is run by {holder}", spec.name);
+                return self.clock.now() + RING;
+            }
+            Err(error) => return self.store_failed(entry, &error),
         };
-        let mut state = match &lease {
-            Some(lease) => lease.state.clone(),
-            None => lock(&entry.look).local.take().unwrap_or_else(|| JobState::at(first_cursor)),
+        stop.trust_lease_until(lease.trusted_until(sent));
+        self.forget_answered(&spec.name, &lease.requests);
+        let mut standing = Standing {
+            began,
+            state: lease.state.clone(),
+            plan: lease.plan.take(),
+            pauses: std::mem::take(&mut lease.pauses),
+            requests: std::mem::take(&mut lease.requests),
         };
-        lock(&self.running).insert(index, Running { stop: stop.clone(), lease: lease.clone() });
-        let look_at = self.run_what_is_due(entry, lease.as_ref(), &stop, &mut state).await;
-        lock(&self.running).remove(&index);
-        let look_at = match look_at {
+        let look_at = self.steps(entry, definition, Some(&lease), &stop, &mut standing).await;
+        if spec.scope == Scope::Cluster {
+            lease.plan = leave(spec, &standing);
+        }
+        if let Err(error) = self.store.release(&lease).await {
+            warn!(job.name = %spec.name, %error, "could not release the lease of job `{}`: {error}", spec.name);
+        }
+        look_at
+    }
+
+    /// Nothing is expected of a job that was removed. If it comes back, what passed meanwhile was not due.
+    async fn leave(&self, spec: &JobSpec) -> DateTime<Utc> {
+        let now = self.clock.now();
+        if spec.scope == Scope::Cluster {
+            let Ok(Claim::Held(mut lease)) = self.store.acquire(&spec.name, first_cursor(spec, now)).await
+            else {
+                return now + RING;
+            };
+            lease.plan = lease.plan.as_ref().map(|plan| removed(plan, now));
+            if self.store.release(&lease).await.is_err() {
+                return now + RING;
+            }
+        }
+        DateTime::<Utc>::MAX_UTC
+    }
+
+    async fn turn_of_node(self: &Arc<Self>, entry: &Entry, definition: &Definition) -> DateTime<Utc> {
+        let spec = &definition.spec;
+        if lock(&self.wishes).is_none() {
+            // It may be paused, and nobody has asked yet.
+            self.ask_once().await;
+        }
+        let began = self.clock.now();
+        let (state, plan) =
+            lock(&entry.look).local.take().unwrap_or_else(|| (JobState::at(first_cursor(spec, began)), None));
+        let pauses = {
+            let mut look = lock(&entry.look);
+            look.pauses.retain(|pause| pause.until.is_none_or(|until| state.cursor < until));
+            look.pauses.clone()
+        };
+        let mut standing = Standing { began, state, plan, pauses, requests: Vec::new() };
+        let look_at = self.steps(entry, definition, None, &StopHandle::new(), &mut standing).await;
+        let plan = leave(spec, &standing);
+        lock(&entry.look).local = Some((standing.state, plan));
+        look_at
+    }
+
+    /// Steps until there is nothing to do; returns when to look again.
+    async fn steps(
+        &self,
+        entry: &Entry,
+        definition: &Definition,
+        lease: Option<&Lease>,
+        stop: &StopHandle,
+        standing: &mut Standing,
+    ) -> DateTime<Utc> {
+        let running = Running { stop: stop.clone(), lease: lease.cloned(), cancelled: None };
+        lock(&self.running).insert(entry.name.clone(), running);
+        if let Some(lease) = lease {
+            self.cancel_known(lease);
+        }
+        let look_at = self.take_steps(entry, definition, lease, stop, standing).await;
+        lock(&self.running).remove(&entry.name);
+        match look_at {
             Ok(at) => {
                 lock(&entry.look).store_failures = 0;
                 at
             }
             Err(error) => self.store_failed(entry, &error),
-        };
-        match &lease {
-            None => lock(&entry.look).local = Some(state),
-            Some(lease) => {
-                if let Err(error) = self.store.release(lease).await {
-                    warn!(job.name = %spec.name, %error, "could not release the lease of job `{}`: {error}", spec.name);
-                }
-            }
         }
-        look_at
     }
 
-    async fn run_what_is_due(
+    async fn take_steps(
         &self,
         entry: &Entry,
+        definition: &Definition,
         lease: Option<&Lease>,
         stop: &StopHandle,
-        state: &mut JobState,
+        standing: &mut Standing,
     ) -> Result<DateTime<Utc>, StoreError> {
-        let spec = &entry.spec;
+        let spec = &definition.spec;
+        let fence = lease.map_or(FencingToken(0), |lease| lease.fence);
         loop {
             let now = self.clock.now();
             if self.closed.load(Ordering::SeqCst) {
                 return Ok(now + RING);
             }
-            let decision = match due(spec, state, now) {
-                Ok(decision) => decision,
+            if spec.scope == Scope::Node && lease.is_some() && standing.requests.is_empty() {
+                return Ok(now);
+            }
+            let next = match step(spec, standing, now) {
+                Ok(next) => next,
                 Err(error) => {
                     error!(job.name = %spec.name, %error, "job `{}` is not scheduled: {error}", spec.name);
                     return Ok(now + TimeDelta::minutes(1));
                 }
             };
-            let fence = lease.map_or(FencingToken(0), |lease| lease.fence);
-            let (record, next) = match decision {
-                Due::Later(at) => return Ok(at),
-                Due::Never => return Ok(now + TimeDelta::days(1)),
-                Due::Skip(skip) => (skipped(spec, fence, &skip, now), JobState::at(skip.until)),
-                Due::Now { scheduled_at, attempt, coalesced_from } => {
-                    let occurrence = Occurrence { job: spec.name.clone(), scheduled_at };
-                    let ctx =
-                        JobContext::new(occurrence, attempt, fence, Arc::clone(&self.clock), stop.clone());
+            let (record, state, adopts) = match next {
+                Step::Wait(at) => return Ok(at),
+                Step::Pass(pass) => {
+                    let state = pass.state(standing.state.cursor);
+                    (passed(spec, &pass, now), state, pass.adopts)
+                }
+                Step::Refuse { request, reason } => {
+                    (refused(spec, &request, reason, now), standing.state.clone(), false)
+                }
+                Step::Run(run) => {
+                    let occurrence = Occurrence { job: spec.name.clone(), scheduled_at: run.scheduled_at };
+                    let ctx = JobContext::new(
+                        occurrence,
+                        run.attempt,
+                        fence,
+                        Arc::clone(&self.clock),
+                        stop.clone(),
+                    );
                     if ctx.stop_requested().is_some() {
                         // The claim was answered late, or an earlier run of this turn was told to stop: the next turn goes on.
                         return Ok(now + RING);
                     }
-                    let (id, started_at) = (ctx.run_id, now);
-                    let result = self.execute(entry, &ctx).await;
-                    let finished_at = self.clock.now();
-                    let settled = settle(spec, state, scheduled_at, attempt, result, finished_at);
-                    let record = RunRecord {
-                        id,
-                        job: spec.name.clone(),
-                        per_node: spec.scope == Scope::Node,
-                        scheduled_at,
-                        status: settled.status,
-                        trigger: Trigger::Schedule,
-                        attempt,
-                        fence,
-                        started_at,
-                        finished_at,
-                        items: settled.items,
-                        reason: coalesced_from
-                            .map(|from| format!("stands for every scheduled time since {from}")),
-                        error: settled.error,
-                        details: if settled.details.is_null() { ctx.reported() } else { settled.details },
-                    };
-                    (record, settled.state)
+                    let (record, state) = self.run(entry, definition, &run, &ctx, &standing.state).await;
+                    (record, state, run.adopts)
                 }
             };
+            let record = RunRecord { fence, per_node: spec.scope == Scope::Node, ..record };
             self.settled(spec, &record);
-            match self.store.record(lease, &record, &next).await {
+            match self.store.record(lease, &record, &state).await {
                 // Only this node runs it: an answer was lost, and what it recorded then was this very occurrence.
                 Err(StoreError::AlreadyFinished { .. }) if lease.is_none() => {}
                 recorded => recorded?,
             }
-            *state = next;
+            standing.state = state;
+            if let Some(answered) = record.request {
+                standing.requests.retain(|request| request.id != answered);
+                self.forget_answered(&spec.name, &standing.requests);
+            }
             if record.status == RunStatus::Interrupted {
                 return Ok(self.clock.now() + RING);
+            }
+            if adopts {
+                standing.plan = Some(plan(spec, &standing.state));
             }
         }
     }
 
-    async fn execute(&self, entry: &Entry, ctx: &JobContext) -> Result<Outcome, JobError> {
-        let guarded = Guarded::new(Arc::clone(&entry.job), entry.spec.timeout);
+    /// Makes a run; returns its row and where the schedule stands after it.
+    async fn run(
+        &self,
+        entry: &Entry,
+        definition: &Definition,
+        run: &Run,
+        ctx: &JobContext,
+        state: &JobState,
+    ) -> (RunRecord, JobState) {
+        let spec = &definition.spec;
+        let (id, started_at) = (ctx.run_id, self.clock.now());
+        let result = self.execute(entry, definition, ctx).await;
+        let finished_at = self.clock.now();
+        let finished = matches!(result, Ok(Outcome::Done { .. }));
+        let cancelled = lock(&self.running).get(&spec.name).and_then(|running| running.cancelled.clone());
+        let cancelled = cancelled.filter(|_| !finished);
+        let mut settled = settle(spec, state, run.scheduled_at, run.attempt, result, finished_at);
+        if cancelled.is_some() {
+            // Whoever cancels a run does not want it again.
+            settled.status = RunStatus::Interrupted;
+            settled.state = JobState::at(state.cursor.max(run.scheduled_at));
+        }
+        if run.trigger != Trigger::Schedule {
+            // Whoever asked sees how it ended, and asks again if it should be tried again.
+            if settled.status == RunStatus::Retrying {
+                settled.status = RunStatus::Dead;
+            }
+            settled.state = state.clone();
+        }
+        // What a drain interrupts is still to be done.
+        let is_open = settled.status == RunStatus::Interrupted && cancelled.is_none();
+        let reason = [run.reason.clone(), cancelled].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        let record = RunRecord {
+            id,
+            stretch: run.since.and_then(|since| stretch(&spec.schedule, since, run.scheduled_at)),
+            attempt: run.attempt,
+            finished_at,
+            items: settled.items,
+            request: run.request.filter(|_| !is_open),
+            reason: Some(reason).filter(|reason| !reason.is_empty()),
+            error: settled.error,
+            details: if settled.details.is_null() { ctx.reported() } else { settled.details },
+            ..RunRecord::new(&spec.name, run.scheduled_at, settled.status, run.trigger, started_at)
+        };
+        (record, settled.state)
+    }
+
+    async fn execute(
+        &self,
+        entry: &Entry,
+        definition: &Definition,
+        ctx: &JobContext,
+    ) -> Result<Outcome, JobError> {
+        let guarded = Guarded::new(Arc::clone(&definition.job), definition.spec.timeout);
         let result = contained(Next::through(&self.middleware, &guarded).run(ctx)).await;
         lock(&entry.look).leftover = guarded.into_leftover();
         result
@@ -362,7 +596,7 @@ impl Inner {
     }
 
     fn store_failed(&self, entry: &Entry, error: &StoreError) -> DateTime<Utc> {
-        let name = &entry.spec.name;
+        let name = &entry.name;
         let mut look = lock(&entry.look);
         let wait = (RING * 2_i32.pow(look.store_failures.min(5))).min(MAX_STORE_BACKOFF);
         look.store_failures += 1;
@@ -378,19 +612,208 @@ impl Inner {
     }
 }
 
+/// What people ask for.
+impl Inner {
+    /// Asks the store, unless it has not answered the last time yet.
+    fn ask(self: &Arc<Self>) {
+        let mut questions = lock(&self.questions);
+        while questions.try_join_next().is_some() {}
+        if questions.is_empty() {
+            let inner = Arc::clone(self);
+            questions.spawn(async move {
+                inner.ask_once().await;
+                inner.look_for_late_jobs().await;
+            });
+        }
+    }
+
+    async fn ask_once(self: &Arc<Self>) {
+        let known = lock(&self.wishes).as_ref().map(|wishes| wishes.revision);
+        let failed = match self.store.wishes(known).await {
+            Ok(None) => false,
+            Ok(Some(wishes)) => {
+                self.obey(&wishes);
+                false
+            }
+            Err(error) => {
+                // The jobs themselves tell it again and again.
+                debug!(%error, "cannot ask the store what is wished for: {error}");
+                true
+            }
+        };
+        let has_failed = std::mem::replace(&mut lock(&self.watch).failed, failed);
+        if failed && !has_failed {
+            warn!("the store does not answer what is wished for: requests are obeyed when it does");
+        }
+    }
+
+    /// Stops what was cancelled and wakes the jobs of which anything new is asked.
+    fn obey(self: &Arc<Self>, wishes: &Wishes) {
+        let known = {
+            let mut known = lock(&self.wishes);
+            if known.as_ref().is_some_and(|known| known.revision >= wishes.revision) {
+                return;
+            }
+            known.replace(wishes.clone())
+        };
+        let is_first = known.is_none();
+        let known = known.unwrap_or_default();
+        let is_new = |request: &&Request| known.requests.iter().all(|old| old.id != request.id);
+        let mut concerned = BTreeSet::new();
+        for request in wishes.requests.iter().filter(is_new) {
+            match request.what {
+                What::Cancel { fence } => {
+                    self.cancel(request, |lease| lease.map_or(!is_first, |lease| lease.fence == fence));
+                }
+                _ => drop(concerned.insert(&request.job)),
+            }
+        }
+        for (job, pause) in &wishes.paused {
+            if !known.paused.contains(&(job.clone(), pause.clone())) {
+                concerned.insert(job);
+            }
+        }
+        let resumed = known.paused.iter().map(|(job, _)| job);
+        concerned.extend(resumed.filter(|job| wishes.paused.iter().all(|(paused, _)| paused != *job)));
+        if concerned.is_empty() {
+            return;
+        }
+        let entries: Vec<_> =
+            self.entries().iter().filter(|entry| concerned.contains(&entry.name)).cloned().collect();
+        for entry in entries {
+            let paused = wishes.paused.iter().find(|(job, _)| *job == entry.name).map(|(_, pause)| pause);
+            lock(&entry.look).remember_pause(paused, self.clock.now());
+            self.wake(&entry);
+        }
+    }
+
+    /// Stops the run of the job that `request` names, if it is the one that is meant.
+    fn cancel(&self, request: &Request, is_meant: impl Fn(Option<&Lease>) -> bool) {
+        if let Some(running) = lock(&self.running).get_mut(&request.job)
+            && running.cancelled.is_none()
+            && is_meant(running.lease.as_ref())
+        {
+            running.cancelled = Some(request.sentence());
+            running.stop.stop(StopReason::Cancelled);
+            info!(job.name = %request.job, by = %request.by, "the run of job `{}` is {}", request.job, request.sentence());
+        }
+    }
+
+    /// A wish to cancel this very claim may have come before its run was there to be stopped.
+    fn cancel_known(&self, lease: &Lease) {
+        let what = What::Cancel { fence: lease.fence };
+        let known = lock(&self.wishes).as_ref().and_then(|wishes| {
+            wishes.requests.iter().find(|request| request.job == lease.job && request.what == what).cloned()
+        });
+        if let Some(request) = known {
+            self.cancel(&request, |_| true);
+        }
+    }
+
+    fn is_asked_for(&self, job: &str) -> bool {
+        let runs = |request: &Request| request.job == job && !matches!(request.what, What::Cancel { .. });
+        lock(&self.wishes).as_ref().is_some_and(|wishes| wishes.requests.iter().any(runs))
+    }
+
+    /// Of the requests of `job`, only these are open.
+    fn forget_answered(&self, job: &str, open: &[Request]) {
+        if let Some(wishes) = &mut *lock(&self.wishes) {
+            let is_open = |request: &Request| {
+                matches!(request.what, What::Cancel { .. }) || open.iter().any(|open| open.id == request.id)
+            };
+            wishes.requests.retain(|request| request.job != job || is_open(request));
+        }
+    }
+
+    /// Reports each job of ours that is late, once, whoever should have run it.
+    async fn look_for_late_jobs(&self) {
+        {
+            let mut watch = lock(&self.watch);
+            watch.asked = (watch.asked + 1) % LATE_EVERY;
+            if watch.asked != 0 || watch.failed {
+                return;
+            }
+        }
+        let Ok(rows) = self.store.jobs().await else { return };
+        let now = self.clock.now();
+        let ours: BTreeSet<String> = self
+            .entries()
+            .iter()
+            .filter(|entry| !entry.is_removed())
+            .map(|entry| entry.name.clone())
+            .collect();
+        let late: Vec<Late> =
+            rows.iter().filter(|row| ours.contains(&row.job)).filter_map(|row| row.late(now)).collect();
+        let mut watch = lock(&self.watch);
+        let key = |late: &Late| (late.job.clone(), late.scheduled_at);
+        let known = std::mem::replace(&mut watch.late, late.iter().map(key).collect());
+        for late in late.iter().filter(|late| !known.contains(&key(late))) {
+            error!(job.name = %late.job, scheduled_at = %late.scheduled_at, late = true, "{late}");
+        }
+        for (job, scheduled_at) in known.difference(&watch.late) {
+            info!(job.name = %job, %scheduled_at, late = false, "job `{job}` is late no more");
+        }
+    }
+}
+
+impl Entry {
+    fn new(definition: Definition) -> Self {
+        Self {
+            name: definition.spec.name.clone(),
+            definition: Mutex::new(Arc::new(definition)),
+            removed: AtomicBool::new(false),
+            look: Mutex::default(),
+        }
+    }
+
+    fn definition(&self) -> Arc<Definition> {
+        Arc::clone(&lock(&self.definition))
+    }
+
+    fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::SeqCst)
+    }
+}
+
+impl Definition {
+    fn build(registry: &Registry, spec: JobSpec, params: serde_json::Value) -> Result<Self, BuildError> {
+        let job = registry.build(&spec.kind, params.clone())?;
+        Ok(Self { spec, params, job })
+    }
+}
+
+impl Look {
+    /// At once, or as soon as the turn under way ends.
+    fn look_again(&mut self) {
+        self.at = None;
+        self.again = self.busy;
+    }
+
+    /// A node's own memory of the pauses of its jobs: without a lease, nobody else remembers for it.
+    fn remember_pause(&mut self, paused: Option<&Pause>, now: DateTime<Utc>) {
+        let open = self.pauses.iter_mut().find(|pause| pause.until.is_none());
+        match (open, paused) {
+            (Some(open), None) => open.until = Some(now),
+            (None, Some(pause)) => self.pauses.push(pause.clone()),
+            (Some(open), Some(pause)) => *open = pause.clone(),
+            (None, None) => {}
+        }
+    }
+}
+
 /// Sets the next look at a job when its turn ends, also if that ends by a panic.
 struct LookAgain<'a> {
     inner: &'a Inner,
-    index: usize,
+    entry: &'a Entry,
     at: DateTime<Utc>,
 }
 
 impl Drop for LookAgain<'_> {
     fn drop(&mut self) {
-        lock(&self.inner.running).remove(&self.index);
-        let mut look = lock(&self.inner.entries[self.index].look);
+        lock(&self.inner.running).remove(&self.entry.name);
+        let mut look = lock(&self.entry.look);
         look.busy = false;
-        look.at = Some(self.at);
+        look.at = Some(self.at).filter(|_| !std::mem::take(&mut look.again));
     }
 }
 
@@ -405,22 +828,23 @@ fn first_cursor(spec: &JobSpec, now: DateTime<Utc>) -> DateTime<Utc> {
     }
 }
 
-fn skipped(spec: &JobSpec, fence: FencingToken, skip: &Skipped, now: DateTime<Utc>) -> RunRecord {
+fn passed(spec: &JobSpec, pass: &Pass, now: DateTime<Utc>) -> RunRecord {
     RunRecord {
-        id: uuid::Uuid::now_v7(),
-        job: spec.name.clone(),
-        per_node: spec.scope == Scope::Node,
-        scheduled_at: skip.until,
-        status: RunStatus::Skipped,
-        trigger: Trigger::Schedule,
-        attempt: 0,
-        fence,
-        started_at: now,
-        finished_at: now,
-        items: 0,
-        reason: Some(skip.to_string()),
-        error: None,
-        details: serde_json::json!({ "from": skip.from, "until": skip.until, "count": skip.count }),
+        stretch: stretch(&spec.schedule, pass.from, pass.until),
+        reason: Some(pass.reason.clone()),
+        ..RunRecord::new(&spec.name, pass.until, pass.status, Trigger::Schedule, now)
+    }
+}
+
+fn refused(spec: &JobSpec, request: &Request, reason: String, now: DateTime<Utc>) -> RunRecord {
+    let (scheduled_at, trigger) = match request.what {
+        What::Replay { scheduled_at } => (scheduled_at, Trigger::Replay),
+        _ => (request.at.trunc_subsecs(0), Trigger::Manual),
+    };
+    RunRecord {
+        request: Some(request.id),
+        reason: Some(reason),
+        ..RunRecord::new(&spec.name, scheduled_at, RunStatus::Missed, trigger, now)
     }
 }
 

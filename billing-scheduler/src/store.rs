@@ -1,4 +1,4 @@
-//! What survives a restart: one row per job, four verbs on it.
+//! What survives a restart: one row per job and four verbs on it, what people ask of it, and the history.
 
 use std::time::Duration;
 
@@ -6,7 +6,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::FencingToken;
+use crate::{
+    FencingToken,
+    control::{JobRow, Pause, Receipt, Request, RunFilter, RunRow, Wishes},
+};
 
 /// How long before its end a lease is no longer trusted by its holder.
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
@@ -28,15 +31,29 @@ pub trait Store: Send + Sync + 'static {
     async fn renew(&self, lease: &Lease) -> Result<(), StoreError>;
 
     /// Appends a run to the history and moves the job's state, both or neither. Without a lease (a job that runs on every
-    /// node) only the history grows.
+    /// node) only the history grows. The request that the run answers is closed with it, and so is every wish to cancel it.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`] if the lease's token is no longer the newest; nothing is written then.
     async fn record(&self, lease: Option<&Lease>, run: &RunRecord, next: &JobState)
     -> Result<(), StoreError>;
 
-    /// Gives a lease back, so that the next claim needs no waiting. Does nothing if it is lost.
+    /// Gives a lease back, so that the next claim needs no waiting, and leaves its plan. Does nothing if it is lost.
     async fn release(&self, lease: &Lease) -> Result<(), StoreError>;
+
+    /// What people ask of all jobs, if that changed since the revision `known`. Called about once a second: one cheap question.
+    async fn wishes(&self, known: Option<i64>) -> Result<Option<Wishes>, StoreError>;
+
+    /// Writes down who asked for what and why, for ever, and makes it a wish. The answer tells if there was nothing to do: a
+    /// job that is paused is not paused again. A wish to cancel names the claim that is in force, and withdraws what was asked
+    /// for before and has not begun.
+    async fn request(&self, request: &Request) -> Result<Receipt, StoreError>;
+
+    /// How every job stands that was ever claimed or paused, by name.
+    async fn jobs(&self) -> Result<Vec<JobRow>, StoreError>;
+
+    /// Rows of the history, newest first.
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError>;
 }
 
 /// The answer to a claim.
@@ -62,6 +79,25 @@ pub struct Lease {
     pub ttl: Duration,
     /// Where the job's schedule stands.
     pub state: JobState,
+    /// What the last turn expected, and, once this one has changed it, what is left at its release.
+    pub plan: Option<Plan>,
+    /// The pauses that concern what is not finished with, oldest first.
+    pub pauses: Vec<Pause>,
+    /// What is to be run beside the schedule, oldest first.
+    pub requests: Vec<Request>,
+}
+
+/// What is expected of a job, so that anybody can tell from its row if it is late.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The schedule that says so, as text: another text is another schedule.
+    pub schedule: String,
+    /// The first scheduled time that is not finished with.
+    pub next_at: Option<DateTime<Utc>>,
+    /// When it is late, if nobody runs it.
+    pub late_at: Option<DateTime<Utc>>,
+    /// When it is late even if somebody does.
+    pub stuck_at: Option<DateTime<Utc>>,
 }
 
 impl Lease {
@@ -112,11 +148,32 @@ pub enum RunStatus {
     Dead,
     /// Stopped before the end; the same occurrence runs again.
     Interrupted,
-    /// Passed over by policy.
+    /// Passed over by policy, or because the schedule was changed.
     Skipped,
+    /// Nobody was there in time.
+    Missed,
+    /// It came while the job was paused.
+    Paused,
 }
 
 impl RunStatus {
+    /// Each of them.
+    pub const ALL: [Self; 7] = [
+        Self::Done,
+        Self::Retrying,
+        Self::Dead,
+        Self::Interrupted,
+        Self::Skipped,
+        Self::Missed,
+        Self::Paused,
+    ];
+
+    /// The status that is kept as this word.
+    #[must_use]
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == word)
+    }
+
     /// The word kept in the store.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -126,6 +183,8 @@ impl RunStatus {
             Self::Dead => "dead",
             Self::Interrupted => "interrupted",
             Self::Skipped => "skipped",
+            Self::Missed => "missed",
+            Self::Paused => "paused",
         }
     }
 }
@@ -136,19 +195,42 @@ pub enum Trigger {
     /// Its scheduled time came.
     #[default]
     Schedule,
-    /// A person asked for it.
+    /// A person asked for a run now.
     Manual,
+    /// A person asked for this scheduled time again.
+    Replay,
 }
 
 impl Trigger {
+    /// The trigger that is kept as this word.
+    #[must_use]
+    pub fn of(word: &str) -> Option<Self> {
+        [Self::Schedule, Self::Manual, Self::Replay].into_iter().find(|trigger| trigger.as_str() == word)
+    }
+
     /// The word kept in the store.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Schedule => "schedule",
             Self::Manual => "manual",
+            Self::Replay => "replay",
         }
     }
+}
+
+/// Several scheduled times in one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The first of them; the last is the row's own.
+    pub from: DateTime<Utc>,
+    /// How many they are. No more than [`Stretch::COUNTED`] are counted.
+    pub count: u32,
+}
+
+impl Stretch {
+    /// Up to here the scheduled times of a stretch are counted.
+    pub const COUNTED: u32 = 100_000;
 }
 
 /// One row of the history.
@@ -162,6 +244,8 @@ pub struct RunRecord {
     pub per_node: bool,
     /// Which occurrence.
     pub scheduled_at: DateTime<Utc>,
+    /// The scheduled times before it that this row stands for as well.
+    pub stretch: Option<Stretch>,
     /// How it ended.
     pub status: RunStatus,
     /// What started it.
@@ -176,7 +260,9 @@ pub struct RunRecord {
     pub finished_at: DateTime<Utc>,
     /// How many things were worked on.
     pub items: u64,
-    /// Why it was skipped, interrupted or is dead.
+    /// The request that it answers.
+    pub request: Option<Uuid>,
+    /// Why it was skipped, missed, paused or interrupted, or who asked for it.
     pub reason: Option<String>,
     /// What failed.
     pub error: Option<String>,
@@ -185,6 +271,41 @@ pub struct RunRecord {
 }
 
 impl RunRecord {
+    /// A row about `scheduled_at` for which nothing has run, written at `now`.
+    #[must_use]
+    pub fn new(
+        job: &str,
+        scheduled_at: DateTime<Utc>,
+        status: RunStatus,
+        trigger: Trigger,
+        now: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            job: job.to_owned(),
+            per_node: false,
+            scheduled_at,
+            stretch: None,
+            status,
+            trigger,
+            attempt: 0,
+            fence: FencingToken(0),
+            started_at: now,
+            finished_at: now,
+            items: 0,
+            request: None,
+            reason: None,
+            error: None,
+            details: serde_json::Value::Null,
+        }
+    }
+
+    /// How long it ran.
+    #[must_use]
+    pub fn duration(&self) -> Duration {
+        (self.finished_at - self.started_at).to_std().unwrap_or_default()
+    }
+
     /// How late the run began, in milliseconds; 0 if it began early.
     #[must_use]
     pub fn lateness_ms(&self) -> i64 {

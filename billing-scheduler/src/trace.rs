@@ -26,7 +26,8 @@ impl Middleware for Tracing {
             RunStatus::Done if run.per_node => debug!(job.name = %name, ms, "job `{name}` done"),
             RunStatus::Done => info!(job.name = %name, items = run.items, ms, "job `{name}` done in {ms} ms"),
             RunStatus::Interrupted => {
-                info!(job.name = %name, ms, "job `{name}` interrupted: the same occurrence runs again");
+                let reason = run.reason.as_deref().unwrap_or("the same occurrence runs again");
+                info!(job.name = %name, ms, "job `{name}` interrupted: {reason}");
             }
             RunStatus::Retrying => {
                 warn!(job.name = %name, attempt = run.attempt, error, "job `{name}` failed, attempt {} of {}: {error}", run.attempt, spec.retry.max_attempts);
@@ -34,9 +35,11 @@ impl Middleware for Tracing {
             RunStatus::Dead => {
                 error!(job.name = %name, attempt = run.attempt, error, "job `{name}` failed and is given up for {}: {error}", run.scheduled_at);
             }
-            RunStatus::Skipped => {
-                let until = run.scheduled_at;
-                info!(job.name = %name, %until, "job `{name}` skips what it missed until {until}");
+            RunStatus::Skipped | RunStatus::Missed | RunStatus::Paused => {
+                let from = run.stretch.map_or(run.scheduled_at, |stretch| stretch.from);
+                let (status, until) = (run.status.as_str(), run.scheduled_at);
+                let reason = run.reason.as_deref().unwrap_or_default();
+                info!(job.name = %name, status, %from, %until, "job `{name}`: {status} from {from} until {until}: {reason}");
             }
         }
     }

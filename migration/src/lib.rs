@@ -6,6 +6,7 @@
 mod lock;
 mod m20261122_000001_panel_tables;
 mod m20261122_000002_billing_tables;
+mod m20261122_000003_job_control;
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DynIden};
@@ -182,6 +183,7 @@ impl MigratorTrait for Unlocked {
         vec![
             Box::new(m20261122_000001_panel_tables::Migration),
             Box::new(m20261122_000002_billing_tables::Migration),
+            Box::new(m20261122_000003_job_control::Migration),
         ]
     }
 

@@ -28,14 +28,17 @@ fn a_database_goes_up_and_down() {
     let url = Some(url.as_str());
     let first = "m20261122_000001_panel_tables";
     let second = "m20261122_000002_billing_tables";
+    let third = "m20261122_000003_job_control";
 
     check(&["up", "-n", "1"], url, 0, &format!("applied {first}\n"));
-    let table = format!("migration                        state\n{first}    applied\n{second}  pending\n");
+    let table = format!(
+        "migration                        state\n{first}    applied\n{second}  pending\n{third}     pending\n"
+    );
     check(&["status"], url, 0, &table);
-    check(&[], url, 0, &format!("applied {second}\n"));
+    check(&[], url, 0, &format!("applied {second}\napplied {third}\n"));
     check(&["up"], url, 0, "nothing to do\n");
-    check(&["down", "-n", "1"], url, 0, &format!("undone {second}\n"));
-    check(&["down", "--num", "9"], url, 0, &format!("undone {first}\n"));
+    check(&["down", "-n", "1"], url, 0, &format!("undone {third}\n"));
+    check(&["down", "--num", "9"], url, 0, &format!("undone {second}\nundone {first}\n"));
     check(&["down"], url, 0, "nothing to do\n");
 }
 

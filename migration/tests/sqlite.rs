@@ -17,11 +17,14 @@ const PANEL: [&str; 8] = [
     "vps_plans",
     "wallets",
 ];
-const OURS: [&str; 9] = [
+const OURS: [&str; 12] = [
     "billing_batches",
     "billing_charges",
     "billing_fences",
     "billing_holds",
+    "billing_job_audit",
+    "billing_job_pauses",
+    "billing_job_requests",
     "billing_job_runs",
     "billing_job_state",
     "billing_meters",
@@ -29,7 +32,8 @@ const OURS: [&str; 9] = [
     "billing_wallets",
 ];
 
-const NAMES: [&str; 2] = ["m20261122_000001_panel_tables", "m20261122_000002_billing_tables"];
+const NAMES: [&str; 3] =
+    ["m20261122_000001_panel_tables", "m20261122_000002_billing_tables", "m20261122_000003_job_control"];
 
 async fn open(dir: &TempDir) -> DatabaseConnection {
     let path = dir.path().join("billing.db");
@@ -91,11 +95,16 @@ async fn up_makes_every_table_once() {
 async fn steps_limit_how_far_up_and_down_go() {
     let (_dir, db) = empty().await;
     assert_eq!(up(&db, Some(1)).await.unwrap(), NAMES[..1]);
-    assert_eq!(status(&db).await.unwrap(), [(NAMES[0].to_owned(), true), (NAMES[1].to_owned(), false)]);
+    let applied = async |count: usize| {
+        let expected: Vec<_> =
+            NAMES.iter().enumerate().map(|(index, name)| ((*name).to_owned(), index < count)).collect();
+        assert_eq!(status(&db).await.unwrap(), expected);
+    };
+    applied(1).await;
     assert_eq!(up(&db, Some(5)).await.unwrap(), NAMES[1..]);
-    assert_eq!(down(&db, Some(1)).await.unwrap(), NAMES[1..]);
+    assert_eq!(down(&db, Some(1)).await.unwrap(), NAMES[2..]);
     assert_eq!(down(&db, Some(0)).await.unwrap(), [""; 0]);
-    assert_eq!(status(&db).await.unwrap(), [(NAMES[0].to_owned(), true), (NAMES[1].to_owned(), false)]);
+    applied(2).await;
 }
 
 #[tokio::test]
@@ -158,8 +167,8 @@ async fn check_tells_what_to_do_and_writes_nothing() {
     up(&db, Some(1)).await.unwrap();
     assert_eq!(
         refused(&db).await,
-        "the billing schema is older than this program (it lacks m20261122_000002_billing_tables): run \
-         `billing-daemon migrate up`"
+        "the billing schema is older than this program (it lacks m20261122_000002_billing_tables, \
+         m20261122_000003_job_control): run `billing-daemon migrate up`"
     );
     up(&db, None).await.unwrap();
     db.execute_unprepared("INSERT INTO billing_migrations VALUES ('m29990101_000001_later', 0)")
@@ -173,7 +182,7 @@ async fn check_tells_what_to_do_and_writes_nothing() {
     for result in [up(&db, None).await, down(&db, None).await] {
         assert!(matches!(result, Err(MigrationError::Schema(SchemaError::Newer { .. }))));
     }
-    assert_eq!(status(&db).await.unwrap().len(), 3);
+    assert_eq!(status(&db).await.unwrap().len(), NAMES.len() + 1);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod campaign;
 mod cancelled;
 mod clocks;
 mod commands;
+mod control;
 mod daemon;
 mod fence;
 mod harness;

@@ -200,7 +200,7 @@ async fn nothing_starts_on_a_schema_that_does_not_fit() {
         let up = "run `billing-daemon migrate up`";
         for (state, sentence) in [
             ("missing", format!("the database has no billing schema: {up}")),
-            ("older", format!("the billing schema is older than this program (it lacks m20261122_000002_billing_tables): {up}")),
+            ("older", format!("the billing schema is older than this program (it lacks m20261122_000002_billing_tables, m20261122_000003_job_control): {up}")),
             ("newer", "the billing schema is newer than this program (which does not know m29990101_000001_later): install a \
                        newer billing-daemon, or undo these with the version that applied them".to_owned()),
         ] {

@@ -192,21 +192,17 @@ async fn bill_and_record(
             .await
             .map_err(|error| Failure::database("note that billing works", &error))?;
     }
+    let scheduled_at = ctx.occurrence.scheduled_at;
     let record = RunRecord {
         id: ctx.run_id,
-        job: BILLING_JOB.to_owned(),
-        per_node: false,
-        scheduled_at: ctx.occurrence.scheduled_at,
-        status,
-        trigger: Trigger::Manual,
         attempt: 1,
         fence: lease.fence,
-        started_at,
         finished_at: ctx.clock().now(),
         items,
         reason: Some("billed by hand".to_owned()),
         error,
         details,
+        ..RunRecord::new(BILLING_JOB, scheduled_at, status, Trigger::Manual, started_at)
     };
     store.record(Some(lease), &record, &lease.state).await.map_err(no_store)?;
     result.map(|bill| (bill, took)).map_err(failed)

@@ -10,10 +10,13 @@ mod demo;
 mod doctor;
 pub(crate) mod fence;
 mod handover;
+mod jobs;
 mod migrate;
 mod release;
 mod run;
+mod runs;
 mod status;
+mod table;
 
 use std::{
     fmt::Display,
@@ -34,6 +37,7 @@ use crate::{
     environment::Environment,
     exit::{Exit, Failure},
     logging::{self, LogFilter, LogOutput},
+    reload::Source,
     secret_file,
 };
 
@@ -50,6 +54,8 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
         Command::Doctor(options) => doctor::execute(common, plugins, &options).await,
         Command::Charges { action } => charges::execute(common, plugins, action).await,
         Command::Status { json } => status::execute(common, plugins, json).await,
+        Command::Jobs { action } => jobs::execute(common, plugins, &action).await,
+        Command::Runs { action } => runs::execute(common, plugins, &action).await,
         Command::Demo(demo) => demo::execute(common, &demo).await,
         Command::Check => check::execute(common, plugins),
         Command::Migrate { action } => migrate::execute(common, plugins, action).await,
@@ -121,13 +127,17 @@ fn config_file(common: &Common) -> Option<PathBuf> {
     common.config.clone().or_else(usual)
 }
 
-/// The configuration, which must exist.
-fn config(common: &Common, plugins: &Plugins, environment: &Environment) -> Result<Config, Failure> {
-    let path = config_file(common).ok_or_else(|| {
+/// The same, which must be there.
+fn existing_config_file(common: &Common) -> Result<PathBuf, Failure> {
+    config_file(common).ok_or_else(|| {
         let message = format!("no {LOCAL_CONFIG} here and no {INSTALLED_CONFIG}: name one with --config");
         Failure::new(Exit::Configuration, message)
-    })?;
-    config_from(common, &path, plugins, environment)
+    })
+}
+
+/// The configuration, which must exist.
+fn config(common: &Common, plugins: &Plugins, environment: &Environment) -> Result<Config, Failure> {
+    config_from(common, &existing_config_file(common)?, plugins, environment)
 }
 
 fn config_from(
@@ -136,21 +146,30 @@ fn config_from(
     plugins: &Plugins,
     environment: &Environment,
 ) -> Result<Config, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    config_of(common, &source(path, plugins, environment)?)
+}
+
+/// The file at `path`, which must be readable.
+fn source(path: &Path, plugins: &Plugins, environment: &Environment) -> Result<Source, Failure> {
+    Source::open(path, environment.clone(), plugins).map_err(|error| {
         let exit = match error.kind() {
             io::ErrorKind::PermissionDenied => Exit::Permission,
             _ => Exit::Configuration,
         };
         Failure::new(exit, format!("cannot read {}: {error}", path.display()))
-    })?;
-    let config = load(&text, path, plugins, environment).map_err(|problems| refused(&problems))?;
+    })
+}
+
+/// What `source` says.
+fn config_of(common: &Common, source: &Source) -> Result<Config, Failure> {
+    let config = source.config().map_err(|problems| refused(&problems))?;
     if config
         .daemon
         .database_url
         .as_ref()
-        .is_some_and(|url| url.secrets().iter().any(|secret| text.contains(secret)))
+        .is_some_and(|url| url.secrets().iter().any(|secret| source.text().contains(secret)))
     {
-        refuse_exposed(common, secret_file::exposed(path).into_iter().collect())?;
+        refuse_exposed(common, secret_file::exposed(source.path()).into_iter().collect())?;
     }
     for warning in &config.warnings {
         complain(&format!("warning: {warning}"));

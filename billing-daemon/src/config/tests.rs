@@ -63,6 +63,7 @@ fn registry() -> Registry {
     registry.register("billing", |_: Billing| Nothing);
     registry.register("greet", |_: Greet| Nothing);
     registry.register("heartbeat", |_: Nought| Nothing);
+    registry.register("prune-history", |_: Nought| Nothing);
     registry.register("stale-daemons", |_: Nought| Nothing);
     registry
 }
@@ -118,8 +119,12 @@ fn the_shipped_file_is_right() {
     assert_eq!(config.daemon.drain_timeout, Duration::from_secs(30));
     assert_eq!(config.daemon.lease_ttl, Duration::from_secs(10));
     let names: Vec<_> = config.jobs.iter().map(|(spec, _)| (spec.name.as_str(), spec.scope)).collect();
-    let expected =
-        [("billing", Scope::Cluster), ("heartbeat", Scope::Node), ("stale-daemons", Scope::Cluster)];
+    let expected = [
+        ("billing", Scope::Cluster),
+        ("heartbeat", Scope::Node),
+        ("stale-daemons", Scope::Cluster),
+        ("prune-history", Scope::Cluster),
+    ];
     assert_eq!(names, expected);
 }
 
@@ -307,7 +312,7 @@ fn names_and_kinds() {
     check(
         &format!("[[job]]\nname = \"a\"\nkind = \"mine-bitcoin\"\n{HOURLY}"),
         &[
-            "jobs.toml:3:8: unknown kind `mine-bitcoin`, known: `audit`, `billing`, `greet`, `heartbeat`, `stale-daemons`",
+            "jobs.toml:3:8: unknown kind `mine-bitcoin`, known: `audit`, `billing`, `greet`, `heartbeat`, `prune-history`, `stale-daemons`",
         ],
     );
 }

@@ -245,8 +245,10 @@ pub struct JobStatus {
     pub fence: i64,
     /// What is due next, as far as the configuration says; in the past if it is late.
     pub due_at: Option<DateTime<Utc>>,
-    /// How late it is, in seconds, if it is and nobody is at it.
+    /// How late it is, in seconds, if it is and nobody is at it. A paused job is not late.
     pub late_seconds: Option<u64>,
+    /// Who paused it and why, if it is paused.
+    pub paused: Option<String>,
     /// How many attempts at the current occurrence failed.
     pub failed_attempts: i32,
     /// Why the last one failed.

@@ -246,16 +246,33 @@ async fn jobs(
         fence: 0,
         due_at: None,
         late_seconds: None,
+        paused: None,
         failed_attempts: 0,
         last_error: None,
         last_run: None,
     });
     jobs.extend(unseen);
     jobs.sort_by(|a, b| a.name.cmp(&b.name));
+    let paused = paused(db).await?;
     for job in &mut jobs {
         job.last_run = last_run(db, &job.name).await?;
+        job.paused = paused.get(&job.name).cloned();
+        job.late_seconds = job.late_seconds.filter(|_| job.paused.is_none());
     }
     Ok(jobs)
+}
+
+/// The paused jobs, each with who paused it and why.
+async fn paused(db: &DatabaseConnection) -> Result<BTreeMap<String, String>, DbErr> {
+    let open = "SELECT job, paused_by, reason FROM billing_job_pauses WHERE resumed_at IS NULL";
+    let rows = query_all(db, Statement::from_string(db.get_database_backend(), open)).await?;
+    let paused = rows.iter().map(|row| {
+        let (by, reason): (String, Option<String>) =
+            (row.try_get("", "paused_by")?, row.try_get("", "reason")?);
+        let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        Ok((row.try_get("", "job")?, format!("paused by {by}{reason}")))
+    });
+    paused.collect()
 }
 
 fn job(state: billing_job_state::Model, spec: Option<&JobSpec>, as_of: DateTime<Utc>) -> JobStatus {
@@ -275,6 +292,7 @@ fn job(state: billing_job_state::Model, spec: Option<&JobSpec>, as_of: DateTime<
         fence: state.fence,
         due_at,
         late_seconds: late.map(|late| late.num_seconds().unsigned_abs()),
+        paused: None,
         failed_attempts: state.failed_attempts,
         last_error: state.last_error,
         last_run: None,

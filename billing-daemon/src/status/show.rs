@@ -117,6 +117,9 @@ fn of_job(job: &JobStatus, as_of: DateTime<Utc>, since: &impl Fn(DateTime<Utc>) 
         .last_run
         .as_ref()
         .map_or("never ran".to_owned(), |run| format!("{} {}", run.status, ago(since(run.finished_at))));
+    if let Some(paused) = &job.paused {
+        return format!("{last}; {paused}");
+    }
     let next = match (job.late_seconds, &job.holder, job.due_at) {
         (Some(late), _, _) => format!("; {} late", of_length(Duration::from_secs(late))),
         (None, Some(holder), _) => format!("; run by {holder}"),

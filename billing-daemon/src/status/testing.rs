@@ -53,6 +53,7 @@ pub(crate) fn job(late_seconds: Option<u64>) -> JobStatus {
         fence: 1,
         due_at: None,
         late_seconds,
+        paused: None,
         failed_attempts: 0,
         last_error: None,
         last_run: None,

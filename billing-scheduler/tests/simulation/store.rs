@@ -9,7 +9,8 @@ use std::{
 
 use async_trait::async_trait;
 use billing_scheduler::{
-    Claim, JobState, Lease, MemoryStore, RunRecord, Store, StoreError,
+    Claim, JobRow, JobState, Lease, MemoryStore, Receipt, Request, RunFilter, RunRecord, RunRow, Store,
+    StoreError, Wishes,
     chrono::{DateTime, Utc},
 };
 use tokio::sync::oneshot;
@@ -158,5 +159,24 @@ impl Store for FaultyStore {
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         let (store, held) = (self.store.clone(), lease.clone());
         self.ask("releases", &lease.job, move || at_once(store.release(&held))).await
+    }
+
+    async fn wishes(&self, known: Option<i64>) -> Result<Option<Wishes>, StoreError> {
+        let store = self.store.clone();
+        self.ask("asks", "", move || at_once(store.wishes(known))).await
+    }
+
+    async fn request(&self, request: &Request) -> Result<Receipt, StoreError> {
+        let (store, request) = (self.store.clone(), request.clone());
+        let job = request.job.clone();
+        self.ask("requests", &job, move || at_once(store.request(&request))).await
+    }
+
+    async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
+        self.store.jobs().await
+    }
+
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+        Store::runs(&self.store, filter).await
     }
 }

@@ -188,19 +188,12 @@ fn record(id: Uuid, lease: &Lease, result: &Result<Bill, BillingError>) -> RunRe
     let at = lease.state.cursor;
     RunRecord {
         id,
-        job: BILLING_JOB.to_owned(),
-        per_node: false,
-        scheduled_at: at,
-        status,
-        trigger: Trigger::Manual,
         attempt: 1,
         fence: lease.fence,
-        started_at: at,
-        finished_at: at,
         items,
-        reason: None,
         error: result.as_ref().err().map(ToString::to_string),
         details,
+        ..RunRecord::new(BILLING_JOB, at, status, Trigger::Manual, at)
     }
 }
 

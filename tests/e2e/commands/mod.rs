@@ -16,7 +16,7 @@ use serde_json::Value;
 
 /// The one line of JSON that a command printed.
 #[track_caller]
-fn json(ended: &Ended) -> Value {
+pub(crate) fn json(ended: &Ended) -> Value {
     assert_eq!(ended.out.len(), 1, "{}", ended.text());
     serde_json::from_str(&ended.out[0]).unwrap_or_else(|error| panic!("{error}: {}", ended.text()))
 }

@@ -146,7 +146,7 @@ async fn every_refusal_has_its_exit_code() {
 
 #[tokio::test]
 async fn help_and_version_are_answers_and_no_errors() {
-    let commands = ["run", "demo", "check", "migrate", "bill", "audit"];
+    let commands = ["run", "demo", "check", "migrate", "bill", "audit", "jobs", "runs"];
     let ended = program().run("--help").await.expect_code(0);
     for command in commands {
         assert!(ended.out.iter().any(|line| line.trim().starts_with(command)), "{command}: {}", ended.text());

@@ -37,6 +37,29 @@ impl Job for Stubborn {
     }
 }
 
+/// Says that it began, and waits until it is asked to stop.
+struct Patient;
+
+#[async_trait]
+impl Job for Patient {
+    async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
+        info!("patient from now on");
+        let reason = ctx.stopped().await;
+        info!("patient no more: {reason}");
+        Ok(Outcome::Interrupted { items: 3 })
+    }
+}
+
+/// Fails, for good.
+struct Broken;
+
+#[async_trait]
+impl Job for Broken {
+    async fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
+        Err(JobError::fatal("broken as designed"))
+    }
+}
+
 /// Blocks every thread of the runtime for five seconds.
 struct Block;
 
@@ -78,6 +101,8 @@ impl BlockingJob for Stuck {
 
 fn kinds(registry: &mut Registry) {
     registry.register("test.tick", |_: Nothing| Tick);
+    registry.register("test.patient", |_: Nothing| Patient);
+    registry.register("test.broken", |_: Nothing| Broken);
     registry.register("test.block", |_: Nothing| Block);
     registry.register("test.stubborn", |_: Nothing| Stubborn);
     registry.register("test.blurt", |_: Nothing| Blurt);

@@ -1,0 +1,217 @@
+//! `jobs`: how they stand, when they run, and what is asked of them. Everything goes through the database: a daemon that
+//! runs need not be reached, and none need run.
+
+mod ask;
+mod explain;
+mod list;
+mod next;
+
+use std::sync::Arc;
+
+use billing_scheduler::{
+    Clock, Control, JobRow, JobSpec, Pause, RunFilter, RunRow, Store, StoreError, SystemClock,
+};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Value, json};
+
+use super::{config_file, database, environment, log, quiet_filter, runs::run_in_json};
+use crate::{
+    Plugins,
+    cli::{Common, Jobs},
+    config::did_you_mean,
+    exit::{Exit, Failure},
+    identity::Identity,
+    logging::LogOutput,
+    platform,
+    reload::Source,
+    runtime::{self, Opened},
+    store::SeaOrmStore,
+};
+
+pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Jobs) -> Result<(), Failure> {
+    match action {
+        Jobs::Next(options) => next::execute(common, plugins, options),
+        Jobs::List { json } => list::list(&Desk::open(common, plugins, None).await?, *json).await,
+        Jobs::Show { job, json } => list::show(&Desk::open(common, plugins, None).await?, job, *json).await,
+        Jobs::Pause(asked) => ask::pause(&Desk::open(common, plugins, asked.by()).await?, asked).await,
+        Jobs::Resume(asked) => ask::resume(&Desk::open(common, plugins, asked.by()).await?, asked).await,
+        Jobs::Cancel(asked) => ask::cancel(&Desk::open(common, plugins, asked.by()).await?, asked).await,
+        Jobs::Trigger(asked) => ask::trigger(&Desk::open(common, plugins, asked.by()).await?, asked).await,
+        Jobs::Replay(asked) => ask::replay(&Desk::open(common, plugins, asked.by()).await?, asked).await,
+        Jobs::Explain(options) => explain::execute(&Desk::open(common, plugins, None).await?, options).await,
+    }
+}
+
+/// Where one asks: the database, and the jobs of the configuration if there is one.
+pub(super) struct Desk {
+    pub(super) control: Control,
+    pub(super) opened: Opened,
+    store: Arc<dyn Store>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// `None` without a configuration that can be read.
+    pub(super) specs: Option<Vec<JobSpec>>,
+}
+
+/// A job as the database and the configuration know it.
+pub(super) struct Job {
+    pub(super) name: String,
+    pub(super) spec: Option<JobSpec>,
+    pub(super) row: Option<JobRow>,
+    pub(super) paused: Option<Pause>,
+    pub(super) last: Option<RunRow>,
+}
+
+impl Desk {
+    /// Opens the database; what is asked is signed with `by`, or else with the name of whoever is logged in.
+    pub(super) async fn open(common: &Common, plugins: &Plugins, by: Option<&str>) -> Result<Self, Failure> {
+        let environment = environment(common)?;
+        let database = database(common, plugins, &environment)?;
+        log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+        // A file with a mistake in it is no reason not to pause a job.
+        let source = config_file(common).and_then(|path| Source::open(&path, environment, plugins).ok());
+        let config = source.and_then(|source| source.config().ok());
+        let ttl = config.as_ref().map_or_else(Default::default, |config| config.daemon.clone()).lease_ttl;
+        let opened = runtime::open_at_once(&database).await?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let holder = Identity::of_process(None).instance;
+        let store: Arc<dyn Store> =
+            Arc::new(SeaOrmStore::new(opened.db.clone(), database, holder, ttl, Arc::clone(&clock)));
+        let by = by.map_or_else(whoever_is_here, str::to_owned);
+        let control = Control::new(Arc::clone(&store), Arc::clone(&clock), by);
+        let specs = config.map(|config| config.jobs.into_iter().map(|(spec, _)| spec).collect());
+        Ok(Self { control, opened, store, clock, specs })
+    }
+
+    /// Every job that the database or the configuration knows, by name.
+    pub(super) async fn jobs(&self) -> Result<Vec<Job>, Failure> {
+        let rows = self.control.jobs().await.map_err(no_store)?;
+        let wishes = self.store.wishes(None).await.map_err(no_store)?.unwrap_or_default();
+        let specs = self.specs.iter().flatten();
+        let mut names: Vec<&str> = rows.iter().map(|row| row.job.as_str()).collect();
+        names.extend(specs.clone().map(|spec| spec.name.as_str()));
+        names.extend(wishes.paused.iter().map(|(job, _)| job.as_str()));
+        names.sort_unstable();
+        names.dedup();
+        let mut jobs = Vec::new();
+        for name in names {
+            let row = rows.iter().find(|row| row.job == name).cloned();
+            let paused = wishes.paused.iter().find(|(job, _)| job == name).map(|(_, pause)| pause.clone());
+            let last = match row.as_ref().and_then(|row| row.last.clone()) {
+                Some(last) => Some(last),
+                // Of a job that each node runs by itself there is no row.
+                None => self
+                    .runs(&RunFilter { job: Some(name.to_owned()), limit: 1, ..RunFilter::default() })
+                    .await?
+                    .pop(),
+            };
+            let spec = specs.clone().find(|spec| spec.name == name).cloned();
+            jobs.push(Job { name: name.to_owned(), spec, row, paused, last });
+        }
+        Ok(jobs)
+    }
+
+    /// The job called `name`, which must be known.
+    pub(super) async fn job(&self, name: &str) -> Result<Job, Failure> {
+        let mut jobs = self.jobs().await?;
+        if let Some(index) = jobs.iter().position(|job| job.name == name) {
+            return Ok(jobs.swap_remove(index));
+        }
+        let hint = did_you_mean(name, jobs.iter().map(|job| job.name.as_str()));
+        let hint = hint.map(|hint| format!(", {hint}")).unwrap_or_default();
+        Err(Failure::new(
+            Exit::Usage,
+            format!("neither the database nor jobs.toml knows a job `{name}`{hint}"),
+        ))
+    }
+
+    pub(super) async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, Failure> {
+        self.control.runs(filter).await.map_err(no_store)
+    }
+}
+
+impl Job {
+    /// How it stands, in one word or two.
+    pub(super) fn word(&self, known: bool, now: DateTime<Utc>) -> &'static str {
+        let row = self.row.as_ref();
+        let held = row.and_then(|row| row.held.as_ref()).is_some_and(|held| held.until > now);
+        if self.spec.is_none() && known {
+            "not configured"
+        } else if row.is_some_and(|row| row.late(now).is_some()) {
+            "late"
+        } else if held {
+            "running"
+        } else if self.paused.is_some() {
+            "paused"
+        } else if row.is_some_and(|row| row.state.retrying.is_some()) {
+            "retrying"
+        } else {
+            "waiting"
+        }
+    }
+
+    /// The first scheduled time that is not finished with; of a job that each node runs by itself, the next one.
+    pub(super) fn next_at(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let planned = self.row.as_ref().and_then(|row| row.plan.as_ref()).map(|plan| plan.next_at);
+        let computed = || self.spec.as_ref().and_then(|spec| spec.schedule.next_after(now).ok().flatten());
+        planned.unwrap_or_else(computed)
+    }
+
+    fn schedule(&self) -> String {
+        let planned =
+            || self.row.as_ref().and_then(|row| row.plan.as_ref()).map(|plan| plan.schedule.clone());
+        self.spec.as_ref().map(|spec| spec.schedule.to_string()).or_else(planned).unwrap_or_default()
+    }
+
+    fn in_json(&self, known: bool, now: DateTime<Utc>) -> Value {
+        let row = self.row.as_ref();
+        let held = row.and_then(|row| row.held.as_ref()).filter(|held| held.until > now);
+        json!({
+            "job": self.name,
+            "kind": self.spec.as_ref().map(|spec| &spec.kind),
+            "state": self.word(known, now),
+            "schedule": self.schedule(),
+            "next_at": self.next_at(now).map(instant),
+            "late": row.is_some_and(|row| row.late(now).is_some()),
+            "cursor": row.map(|row| instant(row.state.cursor)),
+            "held": held.map(|held| json!({
+                "by": held.name, "fence": held.fence.0, "until": instant(held.until),
+            })),
+            "paused": self.paused.as_ref().map(|pause| json!({
+                "by": pause.by, "since": instant(pause.since), "reason": pause.reason,
+            })),
+            "retrying": row.and_then(|row| row.state.retrying).map(|retrying| json!({
+                "scheduled_at": instant(retrying.scheduled_at),
+                "failed_attempts": retrying.failed_attempts,
+                "not_before": instant(retrying.not_before),
+            })),
+            "last": self.last.as_ref().map(run_in_json),
+        })
+    }
+}
+
+/// An instant as programs read it.
+pub(super) fn instant(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+/// An instant as people read it, in UTC.
+pub(super) fn shown(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+pub(super) fn no_store(error: StoreError) -> Failure {
+    match error {
+        StoreError::Unavailable(source) => match source.downcast::<sea_orm::DbErr>() {
+            Ok(error) => Failure::database("ask the database", &error),
+            Err(other) => Failure::new(Exit::Internal, other),
+        },
+        other => Failure::new(Exit::TryAgain, other),
+    }
+}
+
+/// The person at the keyboard, also behind sudo, and the machine.
+fn whoever_is_here() -> String {
+    let name = ["SUDO_USER", "USER", "LOGNAME", "USERNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| "somebody".to_owned());
+    format!("{name}@{}", platform::hostname())
+}

@@ -1,0 +1,63 @@
+//! `jobs next`: when a schedule comes. For a cron text it needs neither a job nor a database nor a file.
+
+use billing_scheduler::{Clock, Schedule, ScheduleError, SystemClock};
+use chrono::{SecondsFormat, SubsecRound, TimeDelta};
+use serde_json::{Value, json};
+
+use crate::{
+    Plugins,
+    cli::{Common, Next},
+    commands::{config, environment, say},
+    config::did_you_mean,
+    exit::{Exit, Failure},
+};
+
+pub(super) fn execute(common: &Common, plugins: &Plugins, options: &Next) -> Result<(), Failure> {
+    let schedule = match (&options.job, &options.cron) {
+        (Some(job), None) => of_job(common, plugins, job)?,
+        (None, Some(cron)) => Schedule::cron(cron, options.timezone.as_deref().unwrap_or("UTC"))
+            .map_err(|error| Failure::new(Exit::Usage, error))?,
+        _ => {
+            let message =
+                "name a job of jobs.toml, or a schedule with --cron \"30 2 * * *\" --timezone Europe/Berlin";
+            return Err(Failure::new(Exit::Usage, message));
+        }
+    };
+    // The instant itself counts, and scheduled times are whole seconds.
+    let from = options.from.unwrap_or_else(|| SystemClock.now());
+    let mut at = from.trunc_subsecs(0);
+    if at == from {
+        at -= TimeDelta::seconds(1);
+    }
+    let mut times = Vec::new();
+    for _ in 0..options.count {
+        match schedule.next_after(at) {
+            Ok(Some(next)) => at = next,
+            Ok(None) => break,
+            Err(error) => return Err(uncomputable(&error)),
+        }
+        times.push(at.to_rfc3339_opts(SecondsFormat::Secs, true));
+    }
+    if options.json {
+        say(Value::Array(times.into_iter().map(|at| json!({ "scheduled_at": at })).collect()));
+    } else if times.is_empty() {
+        say("never again");
+    } else {
+        say(times.join("\n"));
+    }
+    Ok(())
+}
+
+fn of_job(common: &Common, plugins: &Plugins, name: &str) -> Result<Schedule, Failure> {
+    let jobs = config(common, plugins, &environment(common)?)?.jobs;
+    if let Some((spec, _)) = jobs.iter().find(|(spec, _)| spec.name == name) {
+        return Ok(spec.schedule.clone());
+    }
+    let hint = did_you_mean(name, jobs.iter().map(|(spec, _)| spec.name.as_str()));
+    let hint = hint.map(|hint| format!(", {hint}")).unwrap_or_default();
+    Err(Failure::new(Exit::Usage, format!("jobs.toml has no enabled job `{name}`{hint}")))
+}
+
+fn uncomputable(error: &ScheduleError) -> Failure {
+    Failure::new(Exit::Internal, error)
+}

@@ -1,0 +1,164 @@
+//! `runs`: what ran, and what did not.
+
+use billing_scheduler::{RunFilter, RunRow, RunStatus};
+use serde_json::{Value, json};
+
+use super::{
+    jobs::{Desk, instant, shown},
+    say,
+    table::table,
+    width,
+};
+use crate::{
+    Plugins,
+    cli::{Common, Runs},
+    exit::{Exit, Failure},
+};
+
+pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Runs) -> Result<(), Failure> {
+    let desk = Desk::open(common, plugins, None).await?;
+    match action {
+        Runs::List { job, status, since, limit, json } => {
+            let filter = RunFilter {
+                job: job.clone(),
+                status: *status,
+                since: since.as_ref().map(|since| since.before(desk.clock.now())),
+                limit: *limit,
+                ..RunFilter::default()
+            };
+            let rows = desk.runs(&filter).await?;
+            if *json {
+                say(rows.iter().map(run_in_json).collect::<Value>());
+            } else {
+                say(in_table(&rows, true, width()).trim_end());
+            }
+        }
+        Runs::Show { id, json } => {
+            let filter = RunFilter { id: Some(*id), ..RunFilter::default() };
+            let Some(row) = desk.runs(&filter).await?.pop() else {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    format!("there is no run {id}: `runs list` shows some"),
+                ));
+            };
+            say(if *json { run_in_json(&row).to_string() } else { in_words(&row) });
+        }
+    }
+    Ok(())
+}
+
+/// A table of runs, newest first.
+pub(super) fn in_table(rows: &[RunRow], with_job: bool, width: usize) -> String {
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let run = &row.run;
+            let status = if run.attempt > 1 {
+                format!("{} #{}", run.status.as_str(), run.attempt)
+            } else {
+                run.status.as_str().to_owned()
+            };
+            [
+                run.id.to_string(),
+                run.job.clone(),
+                shown(run.scheduled_at),
+                status,
+                run.trigger.as_str().to_owned(),
+                if has_run(run.status) { took(row) } else { String::new() },
+                run.items.to_string(),
+                about(row),
+            ]
+        })
+        .collect();
+    if with_job {
+        let heads = ["ID", "JOB", "SCHEDULED (UTC)", "STATUS", "TRIGGER", "TOOK", "ITEMS", "ABOUT"];
+        return table(heads, &rows, width);
+    }
+    let heads = ["ID", "SCHEDULED (UTC)", "STATUS", "TRIGGER", "TOOK", "ITEMS", "ABOUT"];
+    let without = |[id, _, at, status, trigger, took, items, about]: [String; 8]| {
+        [id, at, status, trigger, took, items, about]
+    };
+    table(heads, &rows.into_iter().map(without).collect::<Vec<_>>(), width)
+}
+
+fn has_run(status: RunStatus) -> bool {
+    !matches!(status, RunStatus::Skipped | RunStatus::Missed | RunStatus::Paused)
+}
+
+fn took(row: &RunRow) -> String {
+    format!("{:.1} s", row.run.duration().as_secs_f64())
+}
+
+/// What failed, or why it ended so, and which scheduled times it stands for.
+fn about(row: &RunRow) -> String {
+    let stretch =
+        row.run.stretch.map(|stretch| format!("{} times since {}", stretch.count, shown(stretch.from)));
+    let parts = [row.run.error.clone(), row.run.reason.clone(), stretch];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+/// A run in one line: `billing of 2026-11-22 15:00:00: done, 12 items in 0.3 s`.
+pub(super) fn sentence(row: &RunRow) -> String {
+    let run = &row.run;
+    let about = about(row);
+    let about = if about.is_empty() { about } else { format!("; {about}") };
+    format!(
+        "{} of {} UTC: {}, {} items in {}{about}",
+        run.job,
+        shown(run.scheduled_at),
+        run.status.as_str(),
+        run.items,
+        took(row)
+    )
+}
+
+fn in_words(row: &RunRow) -> String {
+    let run = &row.run;
+    let stretch = run.stretch.map(|stretch| format!("{} UTC, {} times", shown(stretch.from), stretch.count));
+    let details = (!run.details.is_null()).then(|| run.details.to_string());
+    let lines = [
+        ("run", Some(run.id.to_string())),
+        ("job", Some(run.job.clone())),
+        ("scheduled", Some(format!("{} UTC", shown(run.scheduled_at)))),
+        ("since", stretch),
+        ("status", Some(run.status.as_str().to_owned())),
+        ("trigger", Some(run.trigger.as_str().to_owned())),
+        ("attempt", (run.attempt > 0).then(|| run.attempt.to_string())),
+        ("daemon", Some(row.daemon.clone())),
+        ("fence", (run.fence.0 > 0).then(|| run.fence.to_string())),
+        ("started", Some(format!("{} UTC, {} ms late", shown(run.started_at), run.lateness_ms()))),
+        ("took", has_run(run.status).then(|| took(row))),
+        ("items", Some(run.items.to_string())),
+        ("reason", run.reason.clone()),
+        ("error", run.error.clone()),
+        ("details", details),
+    ];
+    let line = |(key, value): (&str, Option<String>)| value.map(|value| format!("{key:9} {value}"));
+    lines.into_iter().filter_map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A run as programs read it.
+pub(super) fn run_in_json(row: &RunRow) -> Value {
+    let run = &row.run;
+    json!({
+        "id": run.id,
+        "job": run.job,
+        "scheduled_at": instant(run.scheduled_at),
+        "scheduled_from": run.stretch.map(|stretch| instant(stretch.from)),
+        "scheduled_count": run.stretch.map_or(1, |stretch| stretch.count),
+        "status": run.status.as_str(),
+        "trigger": run.trigger.as_str(),
+        "attempt": run.attempt,
+        "fence": run.fence.0,
+        "daemon": row.daemon,
+        "started_at": instant(run.started_at),
+        "finished_at": instant(run.finished_at),
+        "lateness_ms": run.lateness_ms(),
+        "duration_ms": u64::try_from(run.duration().as_millis()).unwrap_or(u64::MAX),
+        "items": run.items,
+        "request": run.request,
+        "reason": run.reason,
+        "error": run.error,
+        "details": run.details,
+    })
+}

@@ -1,0 +1,193 @@
+//! The configuration while the daemon runs: noticed when its file changes, read again, and put into force or refused.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use billing_scheduler::{Clock, Registry, SystemClock};
+
+use crate::{
+    Plugins,
+    config::{Config, DaemonSettings, Diagnostic, Place},
+    environment::Environment,
+};
+
+/// Where the configuration came from, so that it can be read again.
+///
+/// The file is looked at once a second. That costs one call of the system, and works where notifications do not reach: network
+/// file systems, bind mounts of containers, editors and configuration managers that put another file in its place.
+#[derive(Clone, Debug)]
+pub struct Source {
+    path: PathBuf,
+    environment: Environment,
+    plugins: Plugins,
+    /// The text that was read last, whether it was good or not.
+    text: String,
+    look: Option<Look>,
+    /// The file looked different at the last look, and may still be being written.
+    unsettled: bool,
+}
+
+/// What a look at a file tells without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Look {
+    modified: Option<SystemTime>,
+    size: u64,
+    /// Another number is another file, even of the same size and written at the same moment.
+    file: u64,
+}
+
+impl Look {
+    fn at(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self { modified: metadata.modified().ok(), size: metadata.len(), file: number(&metadata) })
+    }
+}
+
+#[cfg(unix)]
+fn number(metadata: &fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(metadata)
+}
+
+#[cfg(not(unix))]
+fn number(_: &fs::Metadata) -> u64 {
+    0
+}
+
+impl Source {
+    /// The file at `path`, whose text is read beneath `environment`.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn open(path: &Path, environment: Environment, plugins: &Plugins) -> io::Result<Self> {
+        let look = Look::at(path);
+        let text = fs::read_to_string(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            environment,
+            plugins: plugins.clone(),
+            text,
+            look,
+            unsettled: false,
+        })
+    }
+
+    /// Its name, as messages have it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its text, as it was read last.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What it says.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn config(&self) -> Result<Config, Vec<Diagnostic>> {
+        let mut registry = Registry::new();
+        billing_jobs::register(&mut registry, &billing_jobs::Services::detached());
+        billing_kinds::register(&mut registry);
+        self.plugins.register(&mut registry);
+        Config::load(&self.text, &self.name(), &self.environment, &registry, SystemClock.now())
+    }
+
+    /// Whether the file has another text than before, and nobody is writing it any more. Call it about once a second.
+    pub fn has_changed(&mut self) -> bool {
+        let look = Look::at(&self.path);
+        if look != self.look {
+            self.look = look;
+            self.unsettled = true;
+            return false;
+        }
+        if !std::mem::take(&mut self.unsettled) {
+            return false;
+        }
+        fs::read_to_string(&self.path).is_ok_and(|text| text != self.text)
+    }
+
+    /// Reads the file again.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it; it may be that it cannot be read.
+    pub fn read_again(&mut self) -> Result<Config, Vec<Diagnostic>> {
+        self.look = Look::at(&self.path);
+        self.text = fs::read_to_string(&self.path).map_err(|error| {
+            vec![Diagnostic::new(Place::file(&self.name()), format!("cannot be read: {error}"))]
+        })?;
+        self.config()
+    }
+}
+
+/// The keys of `[daemon]` whose new values wait for the next start.
+pub(crate) fn waiting(before: &DaemonSettings, after: &DaemonSettings) -> Vec<&'static str> {
+    let url = |settings: &DaemonSettings| settings.database_url.as_ref().map(|url| url.expose().to_owned());
+    let keys = [
+        ("database-url", url(before) != url(after)),
+        ("log-level", before.log_filter != after.log_filter),
+        ("lease-ttl", before.lease_ttl != after.lease_ttl),
+        ("state-dir", before.state_dir != after.state_dir),
+        ("allow-unverified-database", before.allow_unverified_database != after.allow_unverified_database),
+        ("panel-billing", before.panel_billing != after.panel_billing),
+    ];
+    keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_waits_for_the_next_start_is_told() {
+        let before = DaemonSettings::default();
+        let drain = DaemonSettings { drain_timeout: Duration::from_secs(1), ..before.clone() };
+        assert_eq!(waiting(&before, &drain), [""; 0], "a drain that comes takes as long as it says then");
+        let after = DaemonSettings {
+            lease_ttl: Duration::from_mins(1),
+            database_url: Some("sqlite://billing.db".parse().expect("a URL")),
+            log_filter: "debug".parse().expect("a level"),
+            ..before.clone()
+        };
+        assert_eq!(waiting(&before, &after), ["database-url", "log-level", "lease-ttl"]);
+    }
+
+    #[test]
+    fn a_file_is_read_again_when_it_is_another_and_settled() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("jobs.toml");
+        fs::write(&path, "one").expect("written");
+        let environment = Environment::of_process(None).expect("an environment");
+        let mut source = Source::open(&path, environment, &Plugins::none()).expect("it is there");
+        assert!(!source.has_changed() && !source.has_changed());
+        fs::write(&path, "another").expect("written");
+        assert!(!source.has_changed(), "it may still be being written");
+        assert!(source.has_changed());
+        assert!(source.read_again().is_err(), "`another` is no configuration");
+        assert!(!source.has_changed() && !source.has_changed(), "what is wrong is told once");
+        let other = folder.path().join("other");
+        fs::write(&other, "a third").expect("written");
+        fs::rename(&other, &path).expect("put in its place");
+        assert!(!source.has_changed());
+        assert!(source.has_changed());
+        fs::remove_file(&path).expect("removed");
+        assert!(!source.has_changed() && !source.has_changed(), "nothing to read is no news");
+        fs::write(&path, "a third").expect("written");
+        source.read_again().expect_err("no configuration");
+        fs::write(&path, "a third").expect("written");
+        assert!(!source.has_changed() && !source.has_changed(), "the same text is no change");
+    }
+}

@@ -1,0 +1,337 @@
+//! What people ask of jobs, and what they are shown of them.
+
+use std::time::Duration;
+
+use billing_jobs::{begin, begin_read, peek, query_all};
+use billing_scheduler::{
+    FencingToken, Holder, JobRow, Pause, Receipt, Request, RunFilter, RunRecord, RunRow, RunStatus, Stretch,
+    Trigger, What, Wishes,
+};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, Statement, Value,
+};
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use super::{audit, dialect::Dialect, expected, instant, is_unique_violation, state};
+
+/// Of requests at the same time, each that loses begins again; so many may be at it.
+const ATTEMPTS: u32 = 50;
+const WAIT: Duration = Duration::from_millis(5);
+
+/// The newest request. Asked about once a second: one round trip, and one page of an index.
+const REVISION: &str = "SELECT coalesce(max(id), 0) AS revision FROM billing_job_audit";
+
+pub(super) async fn wishes(db: &DatabaseConnection, known: Option<i64>) -> Result<Option<Wishes>, DbErr> {
+    if known.is_some() && known == peek(db, REVISION).await? {
+        return Ok(None);
+    }
+    let dialect = Dialect::of(db.get_database_backend());
+    // One statement, so that it is all of one moment.
+    let sql = format!(
+        "SELECT r.revision, {} AS pauses, {} AS requests FROM ({REVISION}) r",
+        dialect.pauses("p.resumed_at IS NULL"),
+        dialect.requests("true"),
+    );
+    let rows = query_all(db, Statement::from_string(db.get_database_backend(), sql)).await?;
+    let row = rows.first().ok_or_else(|| DbErr::RecordNotFound("the newest request".to_owned()))?;
+    let text = |column| row.try_get::<Option<String>>("", column);
+    Ok(Some(Wishes {
+        revision: row.try_get("", "revision")?,
+        paused: pauses(text("pauses")?.as_deref())?,
+        requests: requests(text("requests")?.as_deref())?,
+    }))
+}
+
+pub(super) async fn request(db: &DatabaseConnection, request: &Request) -> Result<Receipt, DbErr> {
+    for attempt in 1.. {
+        let txn = begin(db).await?;
+        let done = async {
+            let receipt = obey(&txn, request).await?;
+            if receipt == Receipt::Accepted {
+                audit::append(&txn, request).await?;
+            }
+            Ok(receipt)
+        };
+        match done.await {
+            Ok(receipt) => {
+                txn.commit().await?;
+                return Ok(receipt);
+            }
+            Err(error) => {
+                // The first error is the one to tell; after it a rollback has nothing to add.
+                let _ = txn.rollback().await;
+                if attempt == ATTEMPTS || !is_unique_violation(&error) {
+                    return Err(error);
+                }
+                tokio::time::sleep(WAIT).await;
+            }
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+async fn obey(txn: &DatabaseTransaction, request: &Request) -> Result<Receipt, DbErr> {
+    let dialect = Dialect::of(txn.get_database_backend());
+    let unchanged = |why: &str| Ok(Receipt::Unchanged(why.to_owned()));
+    let (id, job, by) = (request.id.to_string(), request.job.as_str(), request.by.as_str());
+    let (at, reason) = (request.at.timestamp_micros(), request.reason.as_deref());
+    match request.what {
+        What::Pause => {
+            let open = format!("SELECT {} AS pauses", dialect.pauses("p.job = $1 AND p.resumed_at IS NULL"));
+            let row = txn.query_one_raw(statement(txn, &open, [job.into()])).await?;
+            let open: Option<String> = row.map_or(Ok(None), |row| row.try_get("", "pauses"))?;
+            if let Some((_, pause)) = pauses(open.as_deref())?.first() {
+                return unchanged(&format!("it is {pause}, since {}", pause.since));
+            }
+            let insert = format!(
+                "INSERT INTO billing_job_pauses (id, job, paused_at, paused_by, reason)
+                 VALUES ({}, $2, {}, $4, $5)",
+                dialect.cast("$1", "uuid"),
+                dialect.at("$3")
+            );
+            let values: [Value; 5] = [id.into(), job.into(), at.into(), by.into(), reason.into()];
+            txn.execute_raw(statement(txn, &insert, values)).await?;
+        }
+        What::Resume => {
+            let resume = format!(
+                "UPDATE billing_job_pauses SET resumed_at = {}, resumed_by = $3
+                  WHERE job = $1 AND resumed_at IS NULL",
+                dialect.at("$2")
+            );
+            let values: [Value; 3] = [job.into(), at.into(), by.into()];
+            if txn.execute_raw(statement(txn, &resume, values)).await?.rows_affected() == 0 {
+                return unchanged("it is not paused");
+            }
+        }
+        What::Trigger | What::Replay { .. } => open(txn, request, None).await?,
+        What::Cancel { .. } => {
+            let withdraw = "DELETE FROM billing_job_requests WHERE job = $1 AND kind <> 'cancel'";
+            let withdrawn = txn.execute_raw(statement(txn, withdraw, [job.into()])).await?.rows_affected();
+            // A job that each node runs by itself has no plan, and the claim that is meant is none.
+            let claim = format!(
+                "SELECT CASE WHEN holder IS NOT NULL AND expires_at > {} THEN fence
+                             WHEN schedule IS NULL THEN 0 ELSE -1 END AS fence
+                   FROM billing_job_state WHERE job = $1",
+                dialect.now()
+            );
+            let row = txn.query_one_raw(statement(txn, &claim, [job.into()])).await?;
+            let fence: i64 = row.map_or(Ok(0), |row| row.try_get("", "fence"))?;
+            let stale = format!(
+                "DELETE FROM billing_job_requests WHERE kind = 'cancel' AND requested_at < {}",
+                dialect.in_ms("$1")
+            );
+            txn.execute_raw(statement(txn, &stale, [(-3_600_000_i64).into()])).await?;
+            if fence >= 0 {
+                open(txn, request, Some(fence)).await?;
+            } else if withdrawn == 0 {
+                return unchanged("nobody runs it");
+            }
+        }
+    }
+    Ok(Receipt::Accepted)
+}
+
+async fn open(txn: &DatabaseTransaction, request: &Request, fence: Option<i64>) -> Result<(), DbErr> {
+    let dialect = Dialect::of(txn.get_database_backend());
+    let insert = format!(
+        "INSERT INTO billing_job_requests
+                (id, job, kind, scheduled_at, fence, requested_at, requested_by, reason)
+         VALUES ({}, $2, $3, {}, {}, {}, $7, $8)",
+        dialect.cast("$1", "uuid"),
+        dialect.at("$4"),
+        dialect.cast("$5", "bigint"),
+        dialect.at("$6")
+    );
+    let scheduled_at = match request.what {
+        What::Replay { scheduled_at } => Some(scheduled_at.timestamp_micros()),
+        _ => None,
+    };
+    let values: [Value; 8] = [
+        request.id.to_string().into(),
+        request.job.as_str().into(),
+        request.what.as_str().into(),
+        scheduled_at.into(),
+        fence.into(),
+        request.at.timestamp_micros().into(),
+        request.by.as_str().into(),
+        request.reason.as_deref().into(),
+    ];
+    txn.execute_raw(statement(txn, &insert, values)).await?;
+    Ok(())
+}
+
+pub(super) async fn jobs(db: &DatabaseConnection) -> Result<Vec<JobRow>, DbErr> {
+    let dialect = Dialect::of(db.get_database_backend());
+    let states = format!(
+        "SELECT s.job, s.fence, {state}, {expires} AS expires_at,
+                CASE WHEN s.holder IS NOT NULL AND s.expires_at > {now} THEN s.holder END AS holder,
+                {pauses} AS pauses
+           FROM billing_job_state s",
+        state = dialect.state_columns("s."),
+        expires = dialect.micros("s.expires_at"),
+        now = dialect.now(),
+        pauses = dialect.pauses("p.job = s.job AND p.resumed_at IS NULL"),
+    );
+    let newest = format!(
+        "SELECT {} FROM billing_job_state s JOIN billing_job_runs r ON r.id =
+                (SELECT n.id FROM billing_job_runs n WHERE n.job = s.job ORDER BY n.started_at DESC, n.id DESC LIMIT 1)",
+        run_columns(dialect)
+    );
+    let txn = begin_read(db).await?;
+    let states = txn.query_all_raw(statement(&txn, &states, [])).await?;
+    let newest = txn.query_all_raw(statement(&txn, &newest, [])).await?;
+    txn.commit().await?;
+    let mut runs = newest.iter().map(run).collect::<Result<Vec<_>, _>>()?;
+    let mut jobs = Vec::new();
+    for row in &states {
+        let job: String = row.try_get("", "job")?;
+        let open: Option<String> = row.try_get("", "pauses")?;
+        let held = match row.try_get::<Option<String>>("", "holder")? {
+            None => None,
+            Some(name) => Some(Holder {
+                name,
+                fence: FencingToken(row.try_get("", "fence")?),
+                until: instant(row.try_get("", "expires_at")?)?,
+            }),
+        };
+        let last = runs.iter().position(|row| row.run.job == job).map(|index| runs.swap_remove(index));
+        jobs.push(JobRow {
+            state: state(row)?,
+            plan: expected(row)?,
+            held,
+            paused: pauses(open.as_deref())?.pop().map(|(_, pause)| pause),
+            last,
+            job,
+        });
+    }
+    // A database may have an order of its own for text.
+    jobs.sort_unstable_by(|a, b| a.job.cmp(&b.job));
+    Ok(jobs)
+}
+
+pub(super) async fn runs(db: &DatabaseConnection, filter: &RunFilter) -> Result<Vec<RunRow>, DbErr> {
+    let dialect = Dialect::of(db.get_database_backend());
+    let RunFilter { id, job, status, since, scheduled_at, request, limit } = filter;
+    let mut conditions: Vec<String> = Vec::new();
+    let mut values: Vec<Value> = Vec::new();
+    let mut condition = |value: Value, condition: &dyn Fn(&str) -> String| {
+        values.push(value);
+        conditions.push(condition(&format!("${}", values.len())));
+    };
+    if let Some(id) = id {
+        condition(id.to_string().into(), &|id| format!("r.id = {}", dialect.cast(id, "uuid")));
+    }
+    if let Some(job) = job {
+        condition(job.as_str().into(), &|job| format!("r.job = {job}"));
+    }
+    if let Some(status) = status {
+        condition(status.as_str().into(), &|status| format!("r.status = {status}"));
+    }
+    if let Some(since) = since {
+        condition(since.timestamp_micros().into(), &|at| format!("r.started_at >= {}", dialect.at(at)));
+    }
+    if let Some(at) = scheduled_at {
+        condition(at.timestamp_micros().into(), &|at| {
+            let at = dialect.at(at);
+            format!("coalesce(r.scheduled_from, r.scheduled_at) <= {at} AND r.scheduled_at >= {at}")
+        });
+    }
+    if let Some(request) = request {
+        condition(request.to_string().into(), &|id| format!("r.request_id = {}", dialect.cast(id, "uuid")));
+    }
+    let all =
+        if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
+    let limit = if *limit == 0 { String::new() } else { format!("LIMIT {limit}") };
+    let sql = format!(
+        "SELECT {} FROM billing_job_runs r {all} ORDER BY r.started_at DESC, r.id DESC {limit}",
+        run_columns(dialect)
+    );
+    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
+    query_all(db, statement).await?.iter().map(run).collect()
+}
+
+fn run_columns(dialect: Dialect) -> String {
+    let micros = |column: &str| format!("{} AS {column}", dialect.micros(&format!("r.{column}")));
+    let text = |column: &str| format!("{} AS {column}", dialect.cast(&format!("r.{column}"), "text"));
+    format!(
+        "r.job, r.node, r.status, r.triggered_by, r.fence, r.daemon, r.items, r.reason, r.error, r.scheduled_count,
+         {}, {}, {} AS attempt",
+        ["scheduled_at", "scheduled_from", "started_at", "finished_at"].map(micros).join(", "),
+        ["id", "request_id", "details"].map(text).join(", "),
+        dialect.cast("r.attempt", "bigint"),
+    )
+}
+
+fn run(row: &QueryResult) -> Result<RunRow, DbErr> {
+    let text = |column| row.try_get::<String>("", column);
+    let at = |column| instant(row.try_get("", column)?);
+    let number = |column| row.try_get::<i64>("", column);
+    let unknown = |what: &str| DbErr::Type(format!("{what} in billing_job_runs is none that is known"));
+    let from: Option<i64> = row.try_get("", "scheduled_from")?;
+    let details: Option<String> = row.try_get("", "details")?;
+    let request: Option<String> = row.try_get("", "request_id")?;
+    let stretch = match from {
+        None => None,
+        Some(from) => Some(Stretch {
+            from: instant(from)?,
+            count: u32::try_from(number("scheduled_count")?).unwrap_or(u32::MAX),
+        }),
+    };
+    let run = RunRecord {
+        id: Uuid::parse_str(&text("id")?).map_err(|_| unknown("an id"))?,
+        job: text("job")?,
+        per_node: !text("node")?.is_empty(),
+        scheduled_at: at("scheduled_at")?,
+        stretch,
+        status: RunStatus::of(&text("status")?).ok_or_else(|| unknown("a status"))?,
+        trigger: Trigger::of(&text("triggered_by")?).ok_or_else(|| unknown("a trigger"))?,
+        attempt: u32::try_from(number("attempt")?).unwrap_or_default(),
+        fence: FencingToken(number("fence")?),
+        started_at: at("started_at")?,
+        finished_at: at("finished_at")?,
+        items: number("items")?.unsigned_abs(),
+        request: request.and_then(|id| Uuid::parse_str(&id).ok()),
+        reason: row.try_get("", "reason")?,
+        error: row.try_get("", "error")?,
+        details: details.and_then(|details| serde_json::from_str(&details).ok()).unwrap_or_default(),
+    };
+    Ok(RunRow { run, daemon: text("daemon")? })
+}
+
+/// The pauses in a text of [`Dialect::pauses`], oldest first, each with its job.
+pub(super) fn pauses(text: Option<&str>) -> Result<Vec<(String, Pause)>, DbErr> {
+    type Row = (String, i64, Option<i64>, String, Option<String>);
+    let mut pauses = Vec::new();
+    for (job, since, until, by, reason) in list::<Row>(text)? {
+        let (since, until) = (instant(since)?, until.map(instant).transpose()?);
+        pauses.push((job, Pause { since, until, by, reason }));
+    }
+    pauses.sort_by_key(|(_, pause)| pause.since);
+    Ok(pauses)
+}
+
+/// The requests in a text of [`Dialect::requests`], oldest first.
+pub(super) fn requests(text: Option<&str>) -> Result<Vec<Request>, DbErr> {
+    type Row = (Uuid, String, String, Option<i64>, Option<i64>, i64, String, Option<String>);
+    let mut requests = Vec::new();
+    for (id, job, kind, scheduled_at, fence, at, by, reason) in list::<Row>(text)? {
+        let what = match (kind.as_str(), scheduled_at, fence) {
+            ("replay", Some(at), _) => What::Replay { scheduled_at: instant(at)? },
+            ("cancel", _, Some(fence)) => What::Cancel { fence: FencingToken(fence) },
+            _ => What::Trigger,
+        };
+        requests.push(Request { id, job, what, by, reason, at: instant(at)? });
+    }
+    requests.sort_by_key(|request| (request.at, request.id));
+    Ok(requests)
+}
+
+fn list<T: DeserializeOwned>(text: Option<&str>) -> Result<Vec<T>, DbErr> {
+    let Some(text) = text else { return Ok(Vec::new()) };
+    serde_json::from_str(text).map_err(|error| DbErr::Type(format!("a list of the database: {error}")))
+}
+
+fn statement(txn: &DatabaseTransaction, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
+    Statement::from_sql_and_values(txn.get_database_backend(), sql, values)
+}

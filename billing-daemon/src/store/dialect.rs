@@ -1,0 +1,96 @@
+//! What the two databases write differently: instants, which are microseconds since 1970 to us, and lists in one column.
+
+use sea_orm::DbBackend;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+impl Dialect {
+    pub(super) fn of(backend: DbBackend) -> Self {
+        if backend == DbBackend::Sqlite { Self::Sqlite } else { Self::Postgres }
+    }
+
+    pub(super) fn is_sqlite(self) -> bool {
+        self == Self::Sqlite
+    }
+
+    /// The database's present.
+    pub(super) fn now(self) -> &'static str {
+        match self {
+            Self::Sqlite => "CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)",
+            Self::Postgres => "now()",
+        }
+    }
+
+    /// So many milliseconds from now.
+    pub(super) fn in_ms(self, parameter: &str) -> String {
+        match self {
+            Self::Sqlite => format!("{} + {parameter} * 1000", self.now()),
+            Self::Postgres => format!("now() + {parameter} * interval '1 millisecond'"),
+        }
+    }
+
+    /// The instant of so many microseconds.
+    pub(super) fn at(self, parameter: &str) -> String {
+        match self {
+            Self::Sqlite => parameter.to_owned(),
+            Self::Postgres => format!("timestamptz 'epoch' + {parameter} * interval '1 microsecond'"),
+        }
+    }
+
+    /// The microseconds of an instant.
+    pub(super) fn micros(self, instant: &str) -> String {
+        match self {
+            Self::Sqlite => instant.to_owned(),
+            Self::Postgres => format!("(extract(epoch FROM {instant}) * 1000000)::bigint"),
+        }
+    }
+
+    /// A parameter, or a column, of a type that PostgreSQL is to be told.
+    pub(super) fn cast(self, value: &str, kind: &str) -> String {
+        match self {
+            Self::Sqlite => value.to_owned(),
+            Self::Postgres => format!("{value}::{kind}"),
+        }
+    }
+
+    /// What the state of a job and its plan are read from.
+    pub(super) fn state_columns(self, table: &str) -> String {
+        let micros = |column: &str| format!("{} AS {column}", self.micros(&format!("{table}{column}")));
+        let instants =
+            ["cursor_at", "retry_scheduled_at", "retry_not_before", "next_at", "late_at", "stuck_at"];
+        format!(
+            "{}, {} AS failed_attempts, {table}schedule",
+            instants.map(micros).join(", "),
+            self.cast(&format!("{table}failed_attempts"), "bigint"),
+        )
+    }
+
+    /// The pauses `p` for which the condition holds, as one text for [`pauses`](super::control::pauses).
+    pub(super) fn pauses(self, condition: &str) -> String {
+        let (since, until) = (self.micros("p.paused_at"), self.micros("p.resumed_at"));
+        let columns = format!("p.job, {since}, {until}, p.paused_by, p.reason");
+        self.list(&columns, "billing_job_pauses p", condition)
+    }
+
+    /// The requests `q` for which the condition holds, as one text for [`requests`](super::control::requests).
+    pub(super) fn requests(self, condition: &str) -> String {
+        let (scheduled, at) = (self.micros("q.scheduled_at"), self.micros("q.requested_at"));
+        let columns = format!("q.id, q.job, q.kind, {scheduled}, q.fence, {at}, q.requested_by, q.reason");
+        self.list(&columns, "billing_job_requests q", condition)
+    }
+
+    fn list(self, columns: &str, table: &str, condition: &str) -> String {
+        match self {
+            Self::Sqlite => {
+                format!("(SELECT json_group_array(json_array({columns})) FROM {table} WHERE {condition})")
+            }
+            Self::Postgres => {
+                format!("(SELECT json_agg(json_build_array({columns}))::text FROM {table} WHERE {condition})")
+            }
+        }
+    }
+}

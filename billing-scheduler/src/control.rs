@@ -1,0 +1,341 @@
+//! What people ask of a job beside its schedule: to pause, to go on, to run now, to stop, to run again.
+
+use std::{fmt, sync::Arc};
+
+use chrono::{DateTime, SubsecRound, Utc};
+use uuid::Uuid;
+
+use crate::{
+    Claim, Clock, FencingToken, JobState, RunRecord, RunStatus, Store, StoreError, Trigger, store::Plan,
+};
+
+/// One thing that somebody asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Unique; the run that answers it carries it.
+    pub id: Uuid,
+    /// Of which job.
+    pub job: String,
+    /// What.
+    pub what: What,
+    /// Who.
+    pub by: String,
+    /// Why, in that person's words.
+    pub reason: Option<String>,
+    /// When, by the clock of whoever asked, in whole microseconds.
+    pub at: DateTime<Utc>,
+}
+
+/// What can be asked of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Run nothing by schedule until it is resumed.
+    Pause,
+    /// Go on with the next scheduled time.
+    Resume,
+    /// Run once now, beside the schedule.
+    Trigger,
+    /// Run this scheduled time again, beside the schedule.
+    Replay {
+        /// Which.
+        scheduled_at: DateTime<Utc>,
+    },
+    /// Stop the run under way; it is not run again. What was asked for and has not begun is withdrawn.
+    Cancel {
+        /// The claim that is meant, which the store fills in; 0 for the runs of a job that each node runs by itself.
+        fence: FencingToken,
+    },
+}
+
+impl What {
+    /// The word kept in the store.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Trigger => "trigger",
+            Self::Replay { .. } => "replay",
+            Self::Cancel { .. } => "cancel",
+        }
+    }
+}
+
+impl Request {
+    /// As the reason of a run's row: `asked for by ada@desk: after the outage`.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let verb = if matches!(self.what, What::Cancel { .. }) { "cancelled" } else { "asked for" };
+        signed(verb, &self.by, self.reason.as_deref())
+    }
+}
+
+fn signed(verb: &str, by: &str, reason: Option<&str>) -> String {
+    match reason {
+        Some(reason) => format!("{verb} by {by}: {reason}"),
+        None => format!("{verb} by {by}"),
+    }
+}
+
+/// A time in which a job runs nothing by schedule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// Scheduled times from here on are not run.
+    pub since: DateTime<Utc>,
+    /// Scheduled times from here on are; `None` while it is paused.
+    pub until: Option<DateTime<Utc>>,
+    /// Who paused it.
+    pub by: String,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+impl fmt::Display for Pause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&signed("paused", &self.by, self.reason.as_deref()))
+    }
+}
+
+/// What is asked of all jobs at the moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Grows with each request.
+    pub revision: i64,
+    /// Which jobs are paused.
+    pub paused: Vec<(String, Pause)>,
+    /// What is to be run or stopped, oldest first.
+    pub requests: Vec<Request>,
+}
+
+/// Whether a request changed anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Receipt {
+    /// It is written down, and obeyed within two seconds by a process that runs the job.
+    Accepted,
+    /// Nothing had to be done, and why.
+    Unchanged(String),
+}
+
+/// How a job stands in the store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobRow {
+    /// Its name.
+    pub job: String,
+    /// Where its schedule stands.
+    pub state: JobState,
+    /// What is expected of it, as its last turn left it.
+    pub plan: Option<Plan>,
+    /// Who runs it now.
+    pub held: Option<Holder>,
+    /// Whether it is paused.
+    pub paused: Option<Pause>,
+    /// The newest row of its history.
+    pub last: Option<RunRow>,
+}
+
+/// Who has a job's lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The process, as it calls itself.
+    pub name: String,
+    /// Under which claim.
+    pub fence: FencingToken,
+    /// Until when, unless it is renewed.
+    pub until: DateTime<Utc>,
+}
+
+/// A row of the history, and which process wrote it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunRow {
+    /// What happened.
+    pub run: RunRecord,
+    /// Who wrote it.
+    pub daemon: String,
+}
+
+/// Which rows of the history. Every condition that is set holds for each of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    /// With this id.
+    pub id: Option<Uuid>,
+    /// Of this job.
+    pub job: Option<String>,
+    /// That ended so.
+    pub status: Option<RunStatus>,
+    /// That started then or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Of this scheduled time, or of a stretch of them that holds it.
+    pub scheduled_at: Option<DateTime<Utc>>,
+    /// That answers this request.
+    pub request: Option<Uuid>,
+    /// At most so many, the newest; 0 is no limit.
+    pub limit: u32,
+}
+
+impl RunFilter {
+    /// Whether every condition holds for `run`.
+    #[must_use]
+    pub fn matches(&self, run: &RunRecord) -> bool {
+        let from = run.stretch.map_or(run.scheduled_at, |stretch| stretch.from);
+        self.id.is_none_or(|id| id == run.id)
+            && self.job.as_ref().is_none_or(|job| *job == run.job)
+            && self.status.is_none_or(|status| status == run.status)
+            && self.since.is_none_or(|since| since <= run.started_at)
+            && self.scheduled_at.is_none_or(|at| (from..=run.scheduled_at).contains(&at))
+            && self.request.is_none_or(|request| Some(request) == run.request)
+    }
+}
+
+/// A job that should have run and did not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Late {
+    /// Its name.
+    pub job: String,
+    /// Which scheduled time is waited for.
+    pub scheduled_at: DateTime<Utc>,
+    /// Who is at it, and does not come to an end.
+    pub held_by: Option<String>,
+}
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { job, scheduled_at, held_by } = self;
+        match held_by {
+            None => write!(f, "job `{job}` is late: nobody runs what was due at {scheduled_at}"),
+            Some(holder) => {
+                write!(
+                    f,
+                    "job `{job}` is late: {holder} is at what was due at {scheduled_at} and does not end"
+                )
+            }
+        }
+    }
+}
+
+impl JobRow {
+    /// Whether it should have run by `now` and did not: its plan's grace is over and nobody is at it, or whoever is at it has
+    /// been for longer than a run may take. A paused job is not late.
+    #[must_use]
+    pub fn late(&self, now: DateTime<Utc>) -> Option<Late> {
+        let plan = self.plan.as_ref().filter(|_| self.paused.is_none())?;
+        let scheduled_at = plan.next_at?;
+        let held = self.held.as_ref().filter(|held| held.until > now);
+        let deadline = if held.is_some() { plan.stuck_at } else { plan.late_at };
+        (deadline? < now).then(|| Late {
+            job: self.job.clone(),
+            scheduled_at,
+            held_by: held.map(|held| held.name.clone()),
+        })
+    }
+}
+
+/// Controls jobs through the store alone, in the name of somebody: the processes that run them see it there.
+#[derive(Clone)]
+pub struct Control {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    by: String,
+}
+
+impl Control {
+    /// What is done through it is signed with `by`.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, by: impl Into<String>) -> Self {
+        Self { store, clock, by: by.into() }
+    }
+
+    /// Runs nothing of `job` by schedule until it is resumed. A run under way goes on.
+    pub async fn pause(&self, job: &str, reason: &str) -> Result<Receipt, StoreError> {
+        self.ask(job, What::Pause, Some(reason)).await.map(|(receipt, _)| receipt)
+    }
+
+    /// Goes on with the first scheduled time that is still to come. What came while the job was paused is recorded as paused.
+    pub async fn resume(&self, job: &str, reason: Option<&str>) -> Result<Receipt, StoreError> {
+        self.ask(job, What::Resume, reason).await.map(|(receipt, _)| receipt)
+    }
+
+    /// Runs `job` once, now, even if it is paused. The id is that of the request: [`RunFilter::request`] finds its run.
+    pub async fn trigger(&self, job: &str, reason: Option<&str>) -> Result<Uuid, StoreError> {
+        self.ask(job, What::Trigger, reason).await.map(|(_, id)| id)
+    }
+
+    /// Runs one scheduled time of `job` again.
+    pub async fn replay(
+        &self,
+        job: &str,
+        scheduled_at: DateTime<Utc>,
+        reason: Option<&str>,
+    ) -> Result<Uuid, StoreError> {
+        self.ask(job, What::Replay { scheduled_at }, reason).await.map(|(_, id)| id)
+    }
+
+    /// Stops the run of `job` that is under way, or gives up one that waits to be tried again, and withdraws what was asked for
+    /// and has not begun.
+    pub async fn cancel(&self, job: &str, reason: Option<&str>) -> Result<Receipt, StoreError> {
+        let fence = FencingToken(0);
+        let (receipt, id) = self.ask(job, What::Cancel { fence }, reason).await?;
+        let row = self.jobs().await?.into_iter().find(|row| row.job == job);
+        let Some(row) = row.filter(|row| row.state.retrying.is_some()) else { return Ok(receipt) };
+        // Nobody is at it, so there is nobody to ask: the retry is given up here, as a turn of the job would do it.
+        let Claim::Held(lease) = self.store.acquire(job, row.state.cursor).await? else {
+            return Ok(receipt);
+        };
+        let given_up = match lease.state.retrying {
+            None => Ok(receipt),
+            Some(retrying) => {
+                let now = self.clock.now();
+                let state = JobState::at(lease.state.cursor.max(retrying.scheduled_at));
+                let run = RunRecord {
+                    fence: lease.fence,
+                    attempt: retrying.failed_attempts,
+                    reason: Some(signed("cancelled", &self.by, reason)),
+                    request: Some(id),
+                    ..RunRecord::new(
+                        job,
+                        retrying.scheduled_at,
+                        RunStatus::Interrupted,
+                        Trigger::Schedule,
+                        now,
+                    )
+                };
+                self.store.record(Some(&lease), &run, &state).await.map(|()| Receipt::Accepted)
+            }
+        };
+        self.store.release(&lease).await?;
+        given_up
+    }
+
+    /// How every job stands that the store knows, by name.
+    pub async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
+        self.store.jobs().await
+    }
+
+    /// The jobs that should have run and did not, whoever should have run them.
+    pub async fn late(&self) -> Result<Vec<Late>, StoreError> {
+        let now = self.clock.now();
+        Ok(self.jobs().await?.iter().filter_map(|row| row.late(now)).collect())
+    }
+
+    /// Rows of the history, newest first.
+    pub async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+        self.store.runs(filter).await
+    }
+
+    async fn ask(&self, job: &str, what: What, reason: Option<&str>) -> Result<(Receipt, Uuid), StoreError> {
+        let request = Request {
+            id: Uuid::now_v7(),
+            job: job.to_owned(),
+            what,
+            by: self.by.clone(),
+            reason: reason.map(str::to_owned),
+            at: self.clock.now().trunc_subsecs(6),
+        };
+        Ok((self.store.request(&request).await?, request.id))
+    }
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").field("by", &self.by).finish_non_exhaustive()
+    }
+}

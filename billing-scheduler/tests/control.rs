@@ -1,0 +1,421 @@
+//! What people ask of jobs, on a manual clock: no test here waits for real time.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use billing_scheduler::{
+    Clock, Control, Job, JobContext, JobError, JobSpec, ManualClock, MemoryStore, Misfire, Outcome, Receipt,
+    Registry, RunFilter, RunRecord, Schedule, Scheduler, Scope, StopReason,
+    chrono::{DateTime, Utc},
+    serde_json::{Value, json},
+};
+use tokio::sync::Notify;
+
+fn at(clock: &str) -> DateTime<Utc> {
+    format!("2026-01-05T{clock}Z").parse().expect("a time of day")
+}
+
+#[derive(Clone, Copy)]
+enum Act {
+    Fail,
+    WaitForStop,
+    Hang,
+}
+
+/// What the runs do, one after the other; nothing when the list is empty.
+#[derive(Clone, Default)]
+struct Script {
+    acts: Arc<Mutex<VecDeque<Act>>>,
+    stopped_by: Arc<Mutex<Option<StopReason>>>,
+    started: Arc<Notify>,
+}
+
+#[async_trait]
+impl Job for Script {
+    async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
+        let act = self.acts.lock().unwrap().pop_front();
+        self.started.notify_one();
+        match act {
+            None => Ok(Outcome::done(1)),
+            Some(Act::Fail) => Err(JobError::retry("boom")),
+            Some(Act::WaitForStop) => {
+                *self.stopped_by.lock().unwrap() = Some(ctx.stopped().await);
+                Ok(Outcome::Interrupted { items: 7 })
+            }
+            Some(Act::Hang) => std::future::pending().await,
+        }
+    }
+}
+
+struct World {
+    clock: ManualClock,
+    store: MemoryStore,
+    script: Script,
+    scheduler: Scheduler,
+    control: Control,
+}
+
+impl World {
+    fn new(now: &str, acts: &[Act], change: impl FnOnce(&mut JobSpec)) -> Self {
+        let clock = ManualClock::at(at(now));
+        let store = MemoryStore::new(Arc::new(clock.clone()));
+        let script =
+            Script { acts: Arc::new(Mutex::new(acts.iter().copied().collect())), ..Script::default() };
+        let mut spec = JobSpec::new("job", "script", hourly());
+        change(&mut spec);
+        let scheduler = daemon(&store, &clock, &script, spec);
+        let control = scheduler.control("ada");
+        Self { clock, store, script, scheduler, control }
+    }
+
+    async fn tick(&self) {
+        self.scheduler.tick();
+        self.scheduler.idle().await;
+    }
+
+    /// Two seconds, in which a scheduler looks twice: whatever was asked for is obeyed then.
+    async fn two_seconds(&self) {
+        for _ in 0..2 {
+            self.clock.advance(Duration::from_secs(1));
+            self.tick().await;
+        }
+    }
+
+    async fn tick_at(&self, clock: &str) {
+        self.clock.advance((at(clock) - self.clock.now()).to_std().expect("forwards"));
+        self.tick().await;
+    }
+
+    /// Advances to `clock`, starts what is due and waits until it has begun.
+    async fn begin_at(&self, clock: &str) {
+        self.clock.advance((at(clock) - self.clock.now()).to_std().expect("forwards"));
+        self.scheduler.tick();
+        self.script.started.notified().await;
+    }
+
+    /// The history in short: status, trigger, scheduled time, and the first one of a stretch.
+    fn history(&self) -> Vec<String> {
+        self.store.runs().iter().map(short).collect()
+    }
+}
+
+fn short(run: &RunRecord) -> String {
+    let stretch =
+        run.stretch.map(|stretch| format!(" {} since {}", stretch.count, stretch.from.format("%H:%M")));
+    let (status, trigger) = (run.status.as_str(), run.trigger.as_str());
+    format!("{status} {trigger} {}{}", run.scheduled_at.format("%H:%M"), stretch.unwrap_or_default())
+}
+
+fn hourly() -> Schedule {
+    Schedule::every(Duration::from_hours(1)).expect("valid")
+}
+
+fn registry(script: &Script) -> Registry {
+    let mut registry = Registry::new();
+    let script = script.clone();
+    registry.register("script", move |_: Value| script.clone());
+    registry
+}
+
+fn daemon(store: &MemoryStore, clock: &ManualClock, script: &Script, spec: JobSpec) -> Scheduler {
+    let (store, clock) = (Arc::new(store.clone()), Arc::new(clock.clone()));
+    Scheduler::build(&registry(script), [(spec, json!({}))], store, clock).expect("known kind")
+}
+
+#[tokio::test]
+async fn a_paused_job_leaves_one_row_for_the_pause_and_goes_on_without_a_burst() {
+    for misfire in [Misfire::Coalesce, Misfire::CatchUp, Misfire::Skip] {
+        let world = World::new("13:30:00", &[], |spec| spec.misfire = misfire);
+        world.tick().await;
+        assert_eq!(world.control.pause("job", "the panel is upgraded").await.unwrap(), Receipt::Accepted);
+        for clock in ["14:00:00", "15:00:00", "16:00:00", "16:30:00"] {
+            world.tick_at(clock).await;
+        }
+        assert!(world.history().is_empty(), "nothing runs while it is paused");
+        let again = world.control.pause("job", "again").await.unwrap();
+        assert!(
+            matches!(again, Receipt::Unchanged(why) if why.contains("paused by ada: the panel is upgraded"))
+        );
+        assert_eq!(world.control.resume("job", None).await.unwrap(), Receipt::Accepted);
+        world.two_seconds().await;
+        assert_eq!(world.history(), ["paused schedule 16:00 3 since 14:00"], "{misfire:?}");
+        assert_eq!(world.store.runs()[0].reason.as_deref(), Some("paused by ada: the panel is upgraded"));
+        world.tick_at("17:00:00").await;
+        assert_eq!(world.history()[1..], ["done schedule 17:00"], "{misfire:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_job_is_paused_for_every_process_at_once() {
+    let world = World::new("13:30:00", &[], |_| {});
+    let spec = JobSpec::new("job", "script", hourly());
+    let other = daemon(&world.store.as_holder("other"), &world.clock, &world.script, spec);
+    world.tick().await;
+    other.tick();
+    other.idle().await;
+    // Nobody looks between this and the scheduled time.
+    world.clock.set_wall(at("13:59:59"));
+    world.control.pause("job", "now").await.unwrap();
+    world.clock.set_wall(at("14:00:00"));
+    world.tick().await;
+    other.tick();
+    other.idle().await;
+    assert!(world.history().is_empty());
+}
+
+#[tokio::test]
+async fn a_run_by_hand_is_made_once_beside_the_schedule_even_if_the_job_is_paused() {
+    let world = World::new("13:30:00", &[], |_| {});
+    let spec = JobSpec::new("job", "script", hourly());
+    let other = daemon(&world.store.as_holder("other"), &world.clock, &world.script, spec);
+    for scheduler in [&world.scheduler, &other] {
+        scheduler.tick();
+        scheduler.idle().await;
+    }
+    world.control.pause("job", "tea").await.unwrap();
+    let request = world.control.trigger("job", Some("to see it")).await.unwrap();
+    for _ in 0..3 {
+        world.clock.advance(Duration::from_secs(1));
+        for scheduler in [&world.scheduler, &other] {
+            scheduler.tick();
+        }
+        world.scheduler.idle().await;
+        other.idle().await;
+    }
+    assert_eq!(world.history(), ["done manual 13:30"]);
+    let filter = RunFilter { request: Some(request), ..RunFilter::default() };
+    let answer = &world.control.runs(&filter).await.unwrap()[0];
+    assert_eq!(answer.run.reason.as_deref(), Some("asked for by ada: to see it"));
+    world.control.resume("job", None).await.unwrap();
+    world.tick_at("14:00:00").await;
+    world.two_seconds().await;
+    assert_eq!(world.history()[1..], ["done schedule 14:00"], "the schedule did not notice");
+}
+
+#[tokio::test]
+async fn a_run_by_hand_never_overlaps_the_run_under_way() {
+    let world = World::new("13:59:00", &[Act::WaitForStop], |_| {});
+    world.tick().await;
+    world.begin_at("14:00:00").await;
+    let scheduled = world.store.runs().len();
+    world.control.trigger("job", None).await.unwrap();
+    for _ in 0..5 {
+        world.clock.advance(Duration::from_secs(1));
+        world.scheduler.tick();
+        world.scheduler.renew_leases().await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.store.runs().len(), scheduled, "the first one is still at it");
+    world.control.cancel("job", None).await.unwrap();
+    world.two_seconds().await;
+    assert_eq!(
+        world.history(),
+        ["interrupted schedule 14:00"],
+        "a cancellation withdraws what has not begun"
+    );
+    world.control.trigger("job", None).await.unwrap();
+    world.two_seconds().await;
+    assert_eq!(world.history()[1..], ["done manual 14:00"]);
+}
+
+#[tokio::test]
+async fn a_cancelled_run_stops_is_recorded_so_and_is_not_run_again() {
+    for (act, items, error) in [
+        (Act::WaitForStop, 7, None),
+        (Act::Hang, 0, Some("the run did not stop when it was asked to, and was abandoned")),
+    ] {
+        let world = World::new("13:59:00", &[act], |_| {});
+        world.tick().await;
+        world.begin_at("14:00:00").await;
+        assert_eq!(world.control.cancel("job", Some("wrong prices")).await.unwrap(), Receipt::Accepted);
+        let mut idle = Box::pin(async {
+            for _ in 0..40 {
+                world.clock.advance(Duration::from_secs(1));
+                world.scheduler.tick();
+                world.scheduler.renew_leases().await;
+                for _ in 0..10 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        (&mut idle).await;
+        world.scheduler.idle().await;
+        assert_eq!(world.history(), ["interrupted schedule 14:00"]);
+        let run = &world.store.runs()[0];
+        assert_eq!(run.reason.as_deref(), Some("cancelled by ada: wrong prices"));
+        assert_eq!((run.items, run.error.as_deref()), (items, error));
+        if items == 7 {
+            assert_eq!(*world.script.stopped_by.lock().unwrap(), Some(StopReason::Cancelled));
+        }
+        world.tick_at("15:00:00").await;
+        assert_eq!(world.history()[1..], ["done schedule 15:00"], "the next scheduled time is another one");
+    }
+}
+
+#[tokio::test]
+async fn a_cancellation_of_what_does_not_run_says_so_and_one_of_a_retry_gives_it_up() {
+    let world = World::new("13:59:00", &[Act::Fail], |_| {});
+    world.tick().await;
+    let nothing = Receipt::Unchanged("nobody runs it".to_owned());
+    assert_eq!(world.control.cancel("job", None).await.unwrap(), nothing);
+    world.tick_at("14:00:00").await;
+    assert_eq!(world.control.cancel("job", None).await.unwrap(), Receipt::Accepted);
+    world.tick_at("14:30:00").await;
+    assert_eq!(world.history(), ["retrying schedule 14:00", "interrupted schedule 14:00"]);
+    world.tick_at("15:00:00").await;
+    assert_eq!(world.history()[2..], ["done schedule 15:00"]);
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_replayed_and_fails_without_a_retry() {
+    let world = World::new("13:59:00", &[Act::Fail, Act::Fail], |spec| spec.retry.max_attempts = 1);
+    world.tick().await;
+    world.tick_at("14:00:00").await;
+    for _ in 0..2 {
+        world.control.replay("job", at("14:00:00"), Some("mended")).await.unwrap();
+        world.two_seconds().await;
+    }
+    assert_eq!(world.history(), ["dead schedule 14:00", "dead replay 14:00", "done replay 14:00"]);
+    assert_eq!(world.control.jobs().await.unwrap()[0].state.cursor, at("14:00:00"), "the cursor stays");
+}
+
+#[tokio::test]
+async fn a_run_by_hand_that_a_shutdown_interrupts_is_made_again() {
+    let world = World::new("13:30:00", &[Act::WaitForStop], |_| {});
+    world.tick().await;
+    world.control.trigger("job", None).await.unwrap();
+    world.clock.advance(Duration::from_secs(1));
+    world.scheduler.tick();
+    world.script.started.notified().await;
+    world.scheduler.drain(Duration::from_secs(30)).await;
+    let spec = JobSpec::new("job", "script", hourly());
+    let next = daemon(&world.store.as_holder("next"), &world.clock, &world.script, spec);
+    next.tick();
+    next.idle().await;
+    assert_eq!(world.history(), ["interrupted manual 13:30", "done manual 13:30"]);
+    let ids: Vec<_> = world.store.runs().iter().map(|run| run.request.is_some()).collect();
+    assert_eq!(ids, [false, true], "only the second answers");
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_took_for_an_hour_is_missed() {
+    let world = World::new("13:30:00", &[], |_| {});
+    world.control.trigger("job", None).await.unwrap();
+    world.clock.advance(Duration::from_secs(3_601));
+    world.tick().await;
+    assert_eq!(world.history(), ["missed manual 13:30"]);
+    let reason = world.store.runs()[0].reason.clone();
+    assert_eq!(reason.as_deref(), Some("asked for by ada, and nobody was there for an hour"));
+}
+
+#[tokio::test]
+async fn a_job_of_each_node_is_paused_on_each_and_run_by_hand_on_one() {
+    let node = |spec: &mut JobSpec| {
+        spec.scope = Scope::Node;
+        spec.misfire = Misfire::CatchUp;
+    };
+    let world = World::new("13:30:00", &[], node);
+    let mut spec = JobSpec::new("job", "script", hourly());
+    node(&mut spec);
+    let other = daemon(&world.store.as_holder("other"), &world.clock, &world.script, spec);
+    let both_at = async |clock: &str| {
+        world.tick_at(clock).await;
+        other.tick();
+        other.idle().await;
+    };
+    both_at("13:30:00").await;
+    world.control.pause("job", "tea").await.unwrap();
+    for clock in ["13:59:00", "14:00:00", "15:00:00"] {
+        both_at(clock).await;
+    }
+    assert!(world.history().is_empty());
+    world.control.trigger("job", None).await.unwrap();
+    both_at("15:00:01").await;
+    both_at("15:00:02").await;
+    assert_eq!(world.history(), ["done manual 15:00"], "one of them did it");
+    world.control.resume("job", None).await.unwrap();
+    both_at("15:30:00").await;
+    both_at("15:30:01").await;
+    assert_eq!(world.history()[1..], ["paused schedule 15:00 2 since 14:00"; 2]);
+    both_at("16:00:00").await;
+    assert_eq!(world.history()[3..], ["done schedule 16:00"; 2]);
+}
+
+#[tokio::test]
+async fn a_pause_from_before_the_start_holds_for_a_job_of_each_node() {
+    let world = World::new("14:00:00", &[], |spec| {
+        spec.scope = Scope::Node;
+        spec.run_at_start = true;
+    });
+    world.control.pause("job", "tea").await.unwrap();
+    world.tick().await;
+    world.two_seconds().await;
+    assert!(world.history().is_empty());
+}
+
+#[tokio::test]
+async fn a_job_that_should_have_run_is_late_for_everybody_until_it_has() {
+    let world = World::new("13:59:00", &[], |_| {});
+    world.tick().await;
+    let late = async || world.control.late().await.unwrap();
+    world.clock.set_wall(at("14:01:00"));
+    assert_eq!(late().await, []);
+    world.clock.set_wall(at("14:01:01"));
+    let found = late().await;
+    assert_eq!(found[0].scheduled_at, at("14:00:00"));
+    assert_eq!(
+        found[0].to_string(),
+        "job `job` is late: nobody runs what was due at 2026-01-05 14:00:00 UTC"
+    );
+    world.control.pause("job", "tea").await.unwrap();
+    assert_eq!(late().await, [], "what is paused is not waited for");
+    world.control.resume("job", None).await.unwrap();
+    world.tick().await;
+    assert_eq!(world.history(), ["done schedule 14:00"], "it was due before the pause");
+    assert_eq!(late().await, []);
+}
+
+#[tokio::test]
+async fn a_run_that_does_not_end_makes_its_job_late_although_somebody_is_at_it() {
+    let world = World::new("13:59:00", &[Act::Hang], |spec| spec.timeout = Duration::from_hours(2));
+    world.tick().await;
+    world.begin_at("14:00:00").await;
+    let late = async || world.control.late().await.unwrap();
+    for minutes in 1..=122 {
+        for _ in 0..12 {
+            world.clock.advance(Duration::from_secs(5));
+            world.scheduler.renew_leases().await;
+        }
+        // The lease is kept by a thread of its own, whatever the run does.
+        assert_eq!(late().await.len(), usize::from(minutes > 121), "after {minutes} minutes");
+    }
+    assert_eq!(late().await[0].held_by.as_deref(), Some("memory"));
+}
+
+#[tokio::test]
+async fn everything_that_was_asked_for_is_on_record() {
+    let world = World::new("13:30:00", &[], |_| {});
+    world.control.pause("job", "tea").await.unwrap();
+    world.control.pause("job", "more tea").await.unwrap();
+    world.control.trigger("job", None).await.unwrap();
+    world.control.resume("job", Some("done")).await.unwrap();
+    let audit: Vec<_> = world
+        .store
+        .audit()
+        .into_iter()
+        .map(|request| (request.what.as_str(), request.by, request.reason.unwrap_or_default()))
+        .collect();
+    let ada = || "ada".to_owned();
+    assert_eq!(
+        audit,
+        [
+            ("pause", ada(), "tea".to_owned()),
+            ("trigger", ada(), String::new()),
+            ("resume", ada(), "done".to_owned())
+        ]
+    );
+}

@@ -1,0 +1,63 @@
+//! What people ask of jobs, who asked for it, and what the history and the state of a job need for it.
+
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend};
+
+#[derive(DeriveMigrationName)]
+pub(crate) struct Migration;
+
+/// Columns of tables that are there already: table, column, and its type on PostgreSQL and on SQLite.
+const COLUMNS: [(&str, &str, &str, &str); 7] = [
+    ("billing_job_state", "schedule", "text", "TEXT"),
+    ("billing_job_state", "next_at", "timestamptz", "INTEGER"),
+    ("billing_job_state", "late_at", "timestamptz", "INTEGER"),
+    ("billing_job_state", "stuck_at", "timestamptz", "INTEGER"),
+    ("billing_job_runs", "scheduled_from", "timestamptz", "INTEGER"),
+    ("billing_job_runs", "scheduled_count", "bigint NOT NULL DEFAULT 1", "INTEGER NOT NULL DEFAULT 1"),
+    ("billing_job_runs", "request_id", "uuid", "TEXT"),
+];
+
+const DROP_TABLES: &str = "
+    DROP TABLE IF EXISTS billing_job_requests;
+    DROP TABLE IF EXISTS billing_job_pauses;
+    DROP TABLE IF EXISTS billing_job_audit;";
+
+const DROP_FUNCTION: &str = "DROP FUNCTION IF EXISTS billing_job_audit_is_append_only();";
+
+/// Indexes on the columns above, which SQLite does not drop along with them.
+const DROP_INDEXES: &str = "
+    DROP INDEX IF EXISTS billing_job_runs_by_request;
+    DROP INDEX IF EXISTS billing_job_runs_by_time;";
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for (table, column, postgres, sqlite) in COLUMNS {
+            if !manager.has_column(table, column).await? {
+                let kind = if is_sqlite(manager) { sqlite } else { postgres };
+                execute(manager, &format!("ALTER TABLE {table} ADD COLUMN {column} {kind}")).await?;
+            }
+        }
+        crate::run(manager, include_str!("sql/control_postgres.sql"), include_str!("sql/control_sqlite.sql"))
+            .await
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let postgres = [DROP_INDEXES, DROP_TABLES, DROP_FUNCTION].concat();
+        crate::run(manager, &postgres, &[DROP_INDEXES, DROP_TABLES].concat()).await?;
+        for (table, column, ..) in COLUMNS {
+            if manager.has_column(table, column).await? {
+                execute(manager, &format!("ALTER TABLE {table} DROP COLUMN {column}")).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_sqlite(manager: &SchemaManager<'_>) -> bool {
+    manager.get_database_backend() == DbBackend::Sqlite
+}
+
+async fn execute(manager: &SchemaManager<'_>, sql: &str) -> Result<(), DbErr> {
+    manager.get_connection().execute_unprepared(sql).await.map(drop)
+}

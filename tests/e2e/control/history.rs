@@ -1,0 +1,195 @@
+//! What is shown of jobs: when they come, how they stand, and why one did not run.
+
+use e2e::{Db, eventually, on_every_engine};
+
+use super::{BROKEN, PATIENT, ask, started, text, until_history_has, with};
+use crate::{
+    commands::json,
+    daemon::{HEARTBEAT, TICK, program},
+};
+
+#[tokio::test]
+async fn the_next_times_of_a_cron_text_need_no_job_no_database_and_no_file() {
+    let bare = program();
+    let berlin = "--timezone Europe/Berlin --count 3 --from 2027-03-27T00:00:00Z";
+    let mut command = bare.command(&format!("jobs next --json {berlin}"));
+    command.arg("--cron").arg("30 2 * * *");
+    let output = command.output().await.expect("the program runs");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout).trim(),
+        r#"[{"scheduled_at":"2027-03-27T01:30:00Z"},{"scheduled_at":"2027-03-28T01:00:00Z"},{"scheduled_at":"2027-03-29T00:30:00Z"}]"#,
+        "on the 28th half past two does not exist, and the first instant after the gap stands for it"
+    );
+    let ended =
+        bare.run("jobs next --cron @hourly --from 2026-11-22T15:00:00Z --count 2").await.expect_code(0);
+    assert_eq!(ended.out, ["2026-11-22T15:00:00Z", "2026-11-22T16:00:00Z"], "the instant itself counts");
+    for (arguments, said) in [
+        ("", "name a job of jobs.toml, or a schedule with --cron"),
+        ("--cron @never", "`@never` is no cron expression"),
+        ("--cron @daily --timezone Europe/Berln", "unknown time zone `Europe/Berln`"),
+        ("--cron @daily --from yesterday", "write a time such as `2026-11-22T15:00:00Z`"),
+        ("--cron @daily --count 0", "invalid value '0' for '--count <N>'"),
+        ("--timezone UTC", "--cron <TEXT>"),
+    ] {
+        let refused = bare.run(&format!("jobs next {arguments}")).await.expect_code(64);
+        assert!(refused.text().contains(said), "{arguments}: {}", refused.text());
+        assert!(refused.out.is_empty(), "{arguments}: {}", refused.text());
+    }
+    let of_job = bare.file("jobs.toml", TICK).env("DATABASE_URL", "sqlite://billing.db");
+    let ended = of_job.run("jobs next tick --from 2026-11-22 --count 1 --json").await.expect_code(0);
+    assert_eq!(json(&ended)[0]["scheduled_at"], "2026-11-22T00:00:00Z");
+}
+
+async fn every_job_is_listed_with_how_it_stands(db: &Db) {
+    let jobs = BROKEN.replace("\"365d\" }", "\"365d\" }\nrun-at-start = true");
+    let program = with(db, &[TICK, PATIENT, HEARTBEAT, &jobs]);
+    let before = ask(&program, "jobs list").await;
+    let states: Vec<_> = before.as_array().expect("a list").iter().map(|job| text(&job["state"])).collect();
+    assert_eq!(states, ["waiting"; 4], "before anything ran");
+    let daemon = started(&program).await;
+    until_history_has(&program, "broken", "dead schedule").await;
+    ask(&program, "jobs pause heartbeat --reason tea").await;
+    ask(&program, "jobs trigger patient").await;
+    daemon.says("patient from now on").await;
+    let listed = ask(&program, "jobs list").await;
+    let listed = listed.as_array().expect("a list");
+    let short: Vec<_> = listed
+        .iter()
+        .map(|job| format!("{} {} {}", text(&job["job"]), text(&job["state"]), text(&job["schedule"])))
+        .collect();
+    assert_eq!(short[0], "broken waiting every 365d");
+    assert_eq!(short[1], "heartbeat paused every 1s", "which each node runs by itself");
+    assert_eq!(short[2], "patient running every 365d");
+    assert!(short[3].starts_with("tick "), "{short:?}");
+    assert_eq!(listed[0]["last"]["error"], "broken as designed");
+    let table = program.run("jobs list").await.expect_code(0);
+    assert!(table.out[0].starts_with("JOB        STATE    SCHEDULE    NEXT (UTC)"), "{}", table.text());
+    assert!(table.out.iter().all(|line| line.chars().count() <= 100), "{}", table.text());
+    daemon.terminated().await.expect_code(0);
+
+    let fewer = with(db, &[TICK]);
+    let gone = ask(&fewer, "jobs show broken").await;
+    assert_eq!(text(&gone["state"]), "not configured");
+    assert!(gone["runs"].as_array().is_some_and(|runs| !runs.is_empty()), "its history stays: {gone}");
+}
+
+async fn a_job_that_nobody_runs_is_late_and_explained(db: &Db) {
+    let program = with(db, &[TICK, HEARTBEAT]);
+    let daemon = started(&program).await;
+    until_history_has(&program, "tick", "done schedule").await;
+    let done = &ask(&program, "runs list --job tick --status done --limit 1").await[0];
+    let at = text(&done["scheduled_at"]);
+    let answer = ask(&program, &format!("jobs explain tick --at {at}")).await;
+    assert_eq!(text(&answer["answer"]), "done", "{answer}");
+    ask(&program, "jobs pause tick --reason tea").await;
+    eventually("the pause explains it", async || {
+        let answer = ask(&program, "jobs explain tick").await;
+        (text(&answer["answer"]) == "paused").then_some(())
+    })
+    .await;
+    ask(&program, "jobs resume tick").await;
+    until_history_has(&program, "tick", "paused schedule").await;
+    daemon.terminated().await.expect_code(0);
+    let past = match db.backend() {
+        sea_orm::DbBackend::Sqlite => "CAST(unixepoch('now') * 1000000 AS INTEGER) - 61000000",
+        _ => "now() - interval '61 s'",
+    };
+    db.execute(&format!("UPDATE billing_job_state SET late_at = {past} WHERE job = 'tick'")).await;
+    let job = ask(&program, "jobs show tick").await;
+    assert_eq!(
+        (text(&job["state"]), &job["late"]),
+        ("late", &true.into()),
+        "the rows tell it, without a daemon"
+    );
+    eventually("nobody is there", async || {
+        let answer = ask(&program, "jobs explain tick").await;
+        (text(&answer["answer"]) == "no_daemon").then_some(())
+    })
+    .await;
+    let future = ask(&program, "jobs explain tick --at 2199-01-01T00:00:00Z").await;
+    assert_eq!(text(&future["answer"]), "not_yet");
+}
+
+async fn a_daemon_reports_a_late_job_wherever_the_fault_is(db: &Db) {
+    let program = with(db, &["[daemon]\nlease-ttl = \"3s\"\n", TICK]);
+    let daemon = started(&program).await;
+    until_history_has(&program, "tick", "done schedule").await;
+    // Another process has the job, renews its lease, and does nothing.
+    let (far, past) = match db.backend() {
+        sea_orm::DbBackend::Sqlite => ("9999999999999999", "1"),
+        _ => ("now() + interval '1 day'", "timestamptz 'epoch'"),
+    };
+    let stuck = format!(
+        "UPDATE billing_job_state SET holder = 'stuck', fence = fence + 1, expires_at = {far}, next_at = {past},
+                late_at = {past}, stuck_at = {past} WHERE job = 'tick'"
+    );
+    // Whoever does not renew is replaced, so it renews.
+    eventually("it is reported", async || {
+        db.execute(&stuck).await;
+        (!daemon.said("is late").is_empty()).then_some(())
+    })
+    .await;
+    let line = daemon.says("is late").await;
+    assert!(line.contains("[ERROR]") && line.contains("stuck is at what was due at 1970-01-01"), "{line}");
+    daemon.terminated().await.expect_code(0);
+}
+
+/// Old rows and too many rows go; the newest of a job, and the newest that is done, stay.
+async fn the_history_is_pruned_to_its_bounds(db: &Db) {
+    let days_ago = |days: u32| match db.backend() {
+        sea_orm::DbBackend::Sqlite => {
+            format!("CAST(unixepoch('now') * 1000000 AS INTEGER) - {days} * 86400000000")
+        }
+        _ => format!("now() - {days} * interval '1 day'"),
+    };
+    let mut row = 0;
+    for (job, status, days) in [
+        ("quiet", "done", 400),
+        ("quiet", "dead", 300),
+        ("quiet", "dead", 200),
+        ("busy", "done", 91),
+        ("busy", "done", 89),
+        ("busy", "done", 3),
+        ("busy", "done", 2),
+        ("busy", "done", 1),
+    ] {
+        row += 1;
+        let at = days_ago(days);
+        db.execute(&format!(
+            "INSERT INTO billing_job_runs (id, job, scheduled_at, status, fence, daemon, started_at, finished_at)
+             VALUES ('00000000-0000-4000-8000-00000000000{row}', '{job}', {at}, '{status}', 1, 'x', {at}, {at})"
+        ))
+        .await;
+    }
+    let job = |rows| {
+        format!(
+            "[[job]]\nname = \"prune\"\nkind = \"prune-history\"\nschedule = {{ every = \"365d\" }}\nparams = {{ keep-rows = {rows} }}\n"
+        )
+    };
+    let left = async || {
+        let left = "job || ' ' || status || ' ' || count(*) FROM billing_job_runs WHERE job <> 'prune' GROUP BY job, status ORDER BY 1";
+        crate::daemon::rows(db, left).await
+    };
+    for (rows, pruned, remain) in [
+        (100, 2, ["busy done 4", "quiet dead 1", "quiet done 1"]),
+        (3, 1, ["busy done 3", "quiet dead 1", "quiet done 1"]),
+        // The job prunes its own history, too: of its two rows the older one.
+        (1, 3, ["busy done 1", "quiet dead 1", "quiet done 1"]),
+    ] {
+        let program = with(db, &[&job(rows)]);
+        let daemon = started(&program).await;
+        let run = ask(&program, "jobs trigger prune --wait").await;
+        assert_eq!(
+            (&run["run"]["items"], left().await),
+            (&pruned.into(), remain.map(str::to_owned).to_vec())
+        );
+        daemon.terminated().await.expect_code(0);
+    }
+}
+
+on_every_engine!(
+    the_history_is_pruned_to_its_bounds,
+    every_job_is_listed_with_how_it_stands,
+    a_job_that_nobody_runs_is_late_and_explained,
+    a_daemon_reports_a_late_job_wherever_the_fault_is,
+);

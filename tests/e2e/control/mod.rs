@@ -1,0 +1,69 @@
+//! Jobs controlled through the database while a daemon runs them, and the daemon's configuration changed under it.
+
+mod asking;
+mod history;
+mod record;
+mod reloading;
+
+use std::time::Duration;
+
+use e2e::{Db, Program, Running, eventually};
+use serde_json::Value;
+
+use crate::{commands::json, daemon::program};
+
+/// Comes once in a year, and waits to be asked to stop.
+pub(super) const PATIENT: &str = r#"
+[[job]]
+name = "patient"
+kind = "test.patient"
+schedule = { every = "365d" }
+"#;
+
+pub(super) const BROKEN: &str = r#"
+[[job]]
+name = "broken"
+kind = "test.broken"
+schedule = { every = "365d" }
+"#;
+
+/// How soon a daemon obeys. A busy machine is given as much again.
+pub(super) const OBEYED: Duration = Duration::from_secs(4);
+
+/// These jobs on this database.
+pub(super) fn with(db: &Db, jobs: &[&str]) -> Program {
+    program().env("DATABASE_URL", &db.url).env("USER", "ada").file("jobs.toml", &jobs.concat())
+}
+
+/// The program's answer in JSON.
+pub(super) async fn ask(program: &Program, arguments: &str) -> Value {
+    json(&program.run(&format!("{arguments} --json")).await.expect_code(0))
+}
+
+/// The rows of a job in short, newest first: status, trigger and how many scheduled times.
+pub(super) async fn history(program: &Program, job: &str) -> Vec<String> {
+    let runs = ask(program, &format!("runs list --job {job} --limit 0")).await;
+    let short = |run: &Value| {
+        format!("{} {} {}", text(&run["status"]), text(&run["trigger"]), run["scheduled_count"])
+    };
+    runs.as_array().expect("a list").iter().map(short).collect()
+}
+
+pub(super) fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
+}
+
+/// A daemon that has begun with its jobs.
+pub(super) async fn started(program: &Program) -> Running {
+    let running = program.start("run");
+    running.says(" runs ").await;
+    running
+}
+
+/// Waits until a job has a row that begins so.
+pub(super) async fn until_history_has(program: &Program, job: &str, row: &str) {
+    eventually(&format!("`{job}` has {row}"), async || {
+        history(program, job).await.iter().any(|found| found.starts_with(row)).then_some(())
+    })
+    .await;
+}

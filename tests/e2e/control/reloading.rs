@@ -1,0 +1,106 @@
+//! jobs.toml edited under a running daemon.
+
+use e2e::{Db, eventually, on_every_engine, process::Signal};
+
+use super::{PATIENT, ask, history, started, text, until_history_has, with};
+use crate::daemon::TICK;
+
+const YEARLY: &str = r#"
+[[job]]
+name = "tick"
+kind = "test.tick"
+schedule = { every = "365d" }
+"#;
+
+async fn an_edited_file_comes_into_force_without_disturbing_what_runs(db: &Db) {
+    let program = with(db, &[YEARLY, PATIENT]);
+    let daemon = started(&program).await;
+    ask(&program, "jobs trigger patient").await;
+    daemon.says("patient from now on").await;
+    let edited = [
+        TICK,
+        PATIENT,
+        "\n[[job]]\nname = \"second\"\nkind = \"test.tick\"\nschedule = { every = \"1s\" }\n",
+    ];
+    let program = program.file("jobs.toml", &edited.concat());
+    daemon.says("jobs.toml: second: added").await;
+    daemon.says("jobs.toml: tick: schedule every 365d -> every 1s").await;
+    daemon.says("jobs.toml is in force").await;
+    until_history_has(&program, "tick", "done schedule").await;
+    until_history_has(&program, "second", "done schedule").await;
+    assert_eq!(text(&ask(&program, "jobs show patient").await["state"]), "running", "it noticed nothing");
+
+    let program = program.file("jobs.toml", &[YEARLY, PATIENT].concat());
+    daemon.says("jobs.toml: second: removed").await;
+    daemon.says("jobs.toml: tick: schedule every 1s -> every 365d").await;
+    eventually("nothing is expected of either", async || {
+        let late = crate::daemon::ask(
+            db,
+            "SELECT count(*) FROM billing_job_state WHERE job = 'second' AND late_at IS NOT NULL",
+        )
+        .await;
+        (late == "0").then_some(())
+    })
+    .await;
+    let runs = history(&program, "second").await.len();
+    assert_eq!(text(&ask(&program, "jobs show patient").await["state"]), "running");
+    ask(&program, "jobs cancel patient").await;
+    until_history_has(&program, "patient", "interrupted manual").await;
+    assert_eq!(history(&program, "second").await.len(), runs, "what was removed runs no more");
+    daemon.terminated().await.expect_code(0);
+}
+
+async fn a_new_schedule_fires_nothing_that_was_not_due(db: &Db) {
+    let program = with(db, &[YEARLY]);
+    let daemon = started(&program).await;
+    eventually("it has begun", async || {
+        let plan = crate::daemon::ask(db, "SELECT schedule FROM billing_job_state WHERE job = 'tick'").await;
+        (plan == "every 365d").then_some(())
+    })
+    .await;
+    // As if it had been in force for a minute.
+    let minute_ago = match db.backend() {
+        sea_orm::DbBackend::Sqlite => "cursor_at - 60000000",
+        _ => "cursor_at - interval '1 minute'",
+    };
+    db.execute(&format!("UPDATE billing_job_state SET cursor_at = {minute_ago}")).await;
+    let program = program.file("jobs.toml", TICK);
+    daemon.says("jobs.toml is in force").await;
+    until_history_has(&program, "tick", "done schedule").await;
+    let all = history(&program, "tick").await;
+    let first = all.last().expect("it has rows");
+    let count: u32 = first.rsplit(' ').next().and_then(|count| count.parse().ok()).expect("a count");
+    assert!(first.starts_with("skipped schedule") && count >= 60, "{all:?}");
+    let runs = ask(&program, "runs list --job tick --limit 0").await;
+    let skipped = runs.as_array().and_then(|runs| runs.last()).expect("it has rows");
+    assert_eq!(text(&skipped["reason"]), "was not due by the schedule before (every 365d)");
+    daemon.terminated().await.expect_code(0);
+}
+
+on_every_engine!(
+    an_edited_file_comes_into_force_without_disturbing_what_runs,
+    a_new_schedule_fires_nothing_that_was_not_due,
+);
+
+#[tokio::test]
+async fn a_file_with_mistakes_leaves_everything_as_it_was_and_says_where_they_are() {
+    let db = Db::sqlite().await;
+    let program = with(&db, &[TICK]);
+    let daemon = started(&program).await;
+    let program = program.file("jobs.toml", &TICK.replace("every = \"1s\"", "every = \"soon\""));
+    let line = daemon.says("jobs.toml:5:22: `every`").await;
+    assert!(line.contains("[ERROR]"), "{line}");
+    daemon.says("jobs.toml has 1 problem: everything stays as it was").await;
+    let runs = history(&program, "tick").await.len();
+    eventually("it goes on", async || (history(&program, "tick").await.len() > runs).then_some(())).await;
+    // By signal, a file is read at once, changed or not.
+    daemon.signal(Signal::HUP);
+    daemon.says_times("jobs.toml has 1 problem: everything stays as it was", 2).await;
+    let settings = "[daemon]\nlease-ttl = \"7s\"\ndrain-timeout = \"5s\"\n";
+    let _program = program.file("jobs.toml", &[settings, TICK].concat());
+    daemon.signal(Signal::HUP);
+    daemon.says("jobs.toml was read again: no job is different").await;
+    daemon.says("jobs.toml: `lease-ttl` of [daemon] comes into force at the next start").await;
+    let ended = daemon.terminated().await.expect_code(0);
+    assert!(ended.text().contains("waiting up to 5 s for the batch in hand"), "{}", ended.text());
+}
