@@ -168,6 +168,8 @@ impl SeaOrmStore {
         run: &RunRecord,
         next: &JobState,
     ) -> Result<(), Refused> {
+        let (reason, error) = (run.reason.as_deref().map(storable), run.error.as_deref().map(storable));
+        let details = (!run.details.is_null()).then(|| storable_json(&run.details).to_string());
         if let Some(lease) = lease {
             let retrying = next.retrying;
             let values: [Value; 9] = [
@@ -179,7 +181,7 @@ impl SeaOrmStore {
                 retrying.map(|retrying| retrying.not_before.timestamp_micros()).into(),
                 i64::from(retrying.map_or(0, |retrying| retrying.failed_attempts)).into(),
                 matches!(run.status, RunStatus::Done | RunStatus::Retrying | RunStatus::Dead).into(),
-                run.error.as_deref().into(),
+                error.clone().into(),
             ];
             let request = run.request.map(|request| request.to_string());
             let closing = self.sql.close.is_none().then(|| request.clone().into());
@@ -206,9 +208,9 @@ impl SeaOrmStore {
             run.finished_at.timestamp_micros().into(),
             run.lateness_ms().into(),
             i64::try_from(run.items).unwrap_or(i64::MAX).into(),
-            run.reason.as_deref().into(),
-            run.error.as_deref().into(),
-            (!run.details.is_null()).then(|| run.details.to_string()).into(),
+            reason.into(),
+            error.into(),
+            details.into(),
             run.stretch.map(|stretch| stretch.from.timestamp_micros()).into(),
             run.stretch.map_or(1, |stretch| i64::from(stretch.count)).into(),
             run.request.map(|request| request.to_string()).into(),
@@ -252,6 +254,23 @@ impl SeaOrmStore {
 
     fn statement(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
         Statement::from_sql_and_values(self.db.get_database_backend(), sql, values)
+    }
+}
+
+/// A plugin's text as PostgreSQL takes it, which has no place for a NUL: an occurrence must not repeat for ever because of one.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+fn storable_json(value: &serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => Value::String(storable(text)),
+        Value::Array(values) => values.iter().map(storable_json).collect(),
+        Value::Object(fields) => {
+            fields.iter().map(|(key, value)| (storable(key), storable_json(value))).collect()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
     }
 }
 

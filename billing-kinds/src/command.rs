@@ -301,7 +301,7 @@ impl Tail {
     /// Without what a database cannot keep.
     fn text(&self) -> String {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&seen.bytes).replace('\0', "\u{fffd}")
+        String::from_utf8_lossy(&seen.bytes).into_owned()
     }
 
     fn is_cut(&self) -> bool {

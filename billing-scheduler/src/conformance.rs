@@ -39,6 +39,7 @@ pub async fn check_all(bench: &dyn Bench) {
     recording_moves_the_state_with_the_row(bench).await;
     an_occurrence_is_finished_once(bench).await;
     every_attempt_leaves_a_row(bench).await;
+    no_text_of_a_job_keeps_its_run_from_being_recorded(bench).await;
     a_node_run_needs_no_lease(bench).await;
     of_many_claims_one_wins(bench).await;
     a_plan_is_left_with_the_lease(bench).await;
@@ -188,6 +189,23 @@ async fn every_attempt_leaves_a_row(bench: &dyn Bench) {
             .expect("each is recorded");
     }
     assert_eq!(bench.runs("attempts").await, 4, "each attempt at one occurrence has a row");
+}
+
+async fn no_text_of_a_job_keeps_its_run_from_being_recorded(bench: &dyn Bench) {
+    let (a, _) = bench.stores();
+    let lease = held(&*a, "wordy").await;
+    let text = "a NUL \0, \u{1f980} and \\u0000";
+    let wordy = RunRecord {
+        reason: Some(text.to_owned()),
+        error: Some(text.to_owned()),
+        details: serde_json::json!({ text: [text] }),
+        ..run(&lease, noon() + TimeDelta::hours(1), RunStatus::Dead)
+    };
+    a.record(Some(&lease), &wordy, &JobState::at(wordy.scheduled_at)).await.expect("any text is recorded");
+    let rows = a.runs(&RunFilter { job: Some("wordy".to_owned()), ..RunFilter::default() }).await;
+    let error = rows.expect("the store answers").remove(0).run.error.expect("it is there");
+    assert!(error.ends_with(", \u{1f980} and \\u0000"), "what a store has a place for is kept: {error:?}");
+    a.release(&lease).await.expect("the store answers");
 }
 
 async fn a_node_run_needs_no_lease(bench: &dyn Bench) {

@@ -7,7 +7,7 @@ use billing_jobs::begin_read;
 use sea_orm::{DbErr, EntityTrait, QueryOrder, QuerySelect};
 use serde_json::{Value, json};
 
-use super::{config_file, load, log, quiet_filter, reach, say, width};
+use super::{config_file, log, quiet_filter, reach, say, width};
 use crate::{
     Plugins,
     cli::{Common, Doctor},
@@ -18,6 +18,7 @@ use crate::{
     environment::Environment,
     exit::{Exit, Failure},
     logging::LogOutput,
+    reload::Source,
     secret_file,
     status::{Expected, Status, wrapped},
 };
@@ -77,14 +78,14 @@ fn configuration(
     findings: &mut Vec<Finding>,
 ) -> Option<Config> {
     let advice = "correct it; `billing-daemon check` reads it again";
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
+    let source = match Source::open(path, environment.clone(), plugins) {
+        Ok(source) => source,
         Err(error) => {
             findings.push(Finding::fail("jobs.toml", format!("{}: {error}", path.display()), advice));
             return None;
         }
     };
-    match load(&text, path, plugins, environment) {
+    match source.config() {
         Ok(config) => {
             let names: Vec<_> = config.jobs.iter().map(|(spec, _)| spec.name.as_str()).collect();
             let message = format!("{}: {} jobs ({})", path.display(), names.len(), names.join(", "));

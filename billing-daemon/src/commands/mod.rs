@@ -25,8 +25,7 @@ use std::{
     time::Duration,
 };
 
-use billing_jobs::{Services, panel::Panel};
-use billing_scheduler::{Clock, Registry, SystemClock};
+use billing_jobs::panel::Panel;
 
 use crate::{
     Plugins,
@@ -175,20 +174,6 @@ fn config_of(common: &Common, source: &Source) -> Result<Config, Failure> {
         complain(&format!("warning: {warning}"));
     }
     Ok(config)
-}
-
-/// What `text`, which is that of the file `path`, says.
-fn load(
-    text: &str,
-    path: &Path,
-    plugins: &Plugins,
-    environment: &Environment,
-) -> Result<Config, Vec<Diagnostic>> {
-    let mut registry = Registry::new();
-    billing_jobs::register(&mut registry, &Services::detached());
-    billing_kinds::register(&mut registry);
-    plugins.register(&mut registry);
-    Config::load(text, &path.display().to_string(), environment, &registry, SystemClock.now())
 }
 
 /// The settings of the process: the configuration's, if there is one.

@@ -5,8 +5,6 @@ mod history;
 mod record;
 mod reloading;
 
-use std::time::Duration;
-
 use e2e::{Db, Program, Running, eventually};
 use serde_json::Value;
 
@@ -26,9 +24,6 @@ name = "broken"
 kind = "test.broken"
 schedule = { every = "365d" }
 "#;
-
-/// How soon a daemon obeys. A busy machine is given as much again.
-pub(super) const OBEYED: Duration = Duration::from_secs(4);
 
 /// These jobs on this database.
 pub(super) fn with(db: &Db, jobs: &[&str]) -> Program {
@@ -64,6 +59,15 @@ pub(super) async fn started(program: &Program) -> Running {
 pub(super) async fn until_history_has(program: &Program, job: &str, row: &str) {
     eventually(&format!("`{job}` has {row}"), async || {
         history(program, job).await.iter().any(|found| found.starts_with(row)).then_some(())
+    })
+    .await;
+}
+
+/// Waits until a job has left so many rows more.
+pub(super) async fn until_history_grew(program: &Program, job: &str, rows: usize) {
+    let before = history(program, job).await.len();
+    eventually(&format!("`{job}` has {rows} rows more"), async || {
+        (history(program, job).await.len() >= before + rows).then_some(())
     })
     .await;
 }

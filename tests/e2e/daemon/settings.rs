@@ -1,6 +1,6 @@
 //! The settings of the original, which keep working, and the one of its intervals that could not.
 
-use e2e::Db;
+use e2e::{Db, eventually};
 
 use super::{HEARTBEAT, ask, daemon, program};
 
@@ -49,11 +49,12 @@ async fn the_originals_settings_are_read_from_the_environment_and_from_a_file() 
         running.says("job `billing` done").await;
         let interval = "SELECT metadata ->> 'billingIntervalMinutes' FROM billing_daemon_status";
         assert_eq!(ask(&db, interval).await, minutes);
-        let next =
-            "SELECT max(extract(epoch FROM scheduled_at)::bigint % (60 * $minutes)) FROM billing_job_runs
-                     WHERE job = 'billing'"
-                .replace("$minutes", minutes);
-        assert_eq!(ask(&db, &next).await, "0", "it is the schedule, too");
+        // The row of a run is written after the job has said that it is done.
+        let aligned = format!(
+            "SELECT extract(epoch FROM max(scheduled_at))::bigint % (60 * {minutes}) FROM billing_job_runs
+             WHERE job = 'billing'"
+        );
+        eventually("it is the schedule, too", async || (ask(&db, &aligned).await == "0").then_some(())).await;
         let ended = running.terminated().await.expect_code(0);
         let debug = ended.out.iter().any(|line| line.contains("] [DEBUG] "));
         assert_eq!(debug, level == "DEBUG", "{}", ended.text());
