@@ -14,6 +14,7 @@ pub mod explain;
 pub mod http;
 pub mod identity;
 pub mod logging;
+mod manager;
 pub mod metrics;
 pub mod platform;
 pub mod reload;

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use billing_jobs::{BILLING_JOB, Services, panel::Panel, restore::LastCommit, status::StatusRow};
-use billing_scheduler::{Clock, JobSpec, Registry, Scheduler, SystemClock};
+use billing_scheduler::{Clock, DrainReport, JobSpec, Registry, Scheduler, SystemClock};
 use migration::SchemaError;
 use sea_orm::{DatabaseConnection, DbErr};
 use tracing::{error, info, warn};
@@ -16,16 +16,20 @@ use crate::{
     exit::{Exit, Failure},
     http::{HttpSettings, Server, Shared},
     identity::Identity,
+    manager::{LastBilling, Manager, Message, Pulse},
     platform::Platform,
     reload::{Source, waiting},
     ringer::Ringer,
-    signals::{Hangups, Signals},
+    signals::{Ending, Hangups, Signals},
     status::Expected,
     store::SeaOrmStore,
 };
 
 /// How long connections may take to close in the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What ending takes beside the batch in hand: requests over HTTP, the last row, the connections.
+const END_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The kind of the job that tells the panel that billing works.
 const HEARTBEAT: &str = "heartbeat";
@@ -79,18 +83,20 @@ pub fn last_commit(settings: &DaemonSettings, database: &Database) -> Option<Las
 /// Runs the jobs of `config` until SIGTERM or SIGINT, and those of its `source`, if there is one, when that changes.
 pub async fn run(
     config: Config,
-    mut source: Option<Source>,
+    source: Option<Source>,
     database: Database,
     plugins: &Plugins,
 ) -> Result<(), Failure> {
     if Platform::current().is_none() {
         warn!("unknown operating system `{}`: it is treated as Linux", std::env::consts::OS);
     }
+    let manager = Manager::of_process();
     let deaf = |error| Failure::new(Exit::Internal, format!("cannot listen to signals: {error}"));
     let mut signals = Signals::listen().map_err(deaf)?;
     let mut hangups = Hangups::listen().map_err(deaf)?;
     let Opened { db, panel } = tokio::select! {
         opened = open(&database) => opened?,
+        never = manager.told_to_wait_for("the database") => match never {},
         signal = signals.next() => {
             info!("{signal} before the start: nothing was begun");
             return Ok(());
@@ -119,7 +125,9 @@ pub async fn run(
         last_commit: last_commit(&config.daemon, &database),
         clock: Arc::clone(&clock),
     };
-    let registry = registry(&services, plugins);
+    let mut registry = registry(&services, plugins);
+    let last_billing = LastBilling::default();
+    registry.layer(last_billing.clone());
     let daemon = config.daemon;
     let ttl = daemon.lease_ttl;
     let store = SeaOrmStore::new(db.clone(), database, &identity.instance, ttl, Arc::clone(&clock));
@@ -145,28 +153,23 @@ pub async fn run(
         warn!("no job of kind `{BILLING_JOB}` is enabled: this daemon charges nothing");
     }
 
-    let mut in_force = InForce { services, plugins, opened: Opened { db: db.clone(), panel }, bills, daemon };
-    // The first ring may be a second away, and a panel waits for the first heartbeat.
-    scheduler.tick();
-    let signal = loop {
-        tokio::select! {
-            () = ringer.ring() => {
-                scheduler.tick();
-                in_force.follow(&scheduler, source.as_mut()).await;
-            }
-            () = hangups.next() => in_force.reload(&scheduler, source.as_mut()).await,
-            signal = signals.next() => break signal,
-        }
+    let opened = Opened { db: db.clone(), panel };
+    let mut in_force = InForce {
+        services,
+        plugins,
+        opened,
+        bills,
+        daemon,
+        jobs: names.len(),
+        manager: &manager,
+        last_billing,
     };
+    let signal = in_force.until_signal(&scheduler, &mut ringer, source, &mut hangups, &mut signals).await;
     let drain_timeout = in_force.daemon.drain_timeout;
+    manager.tell(Message::Stopping { within: drain_timeout + END_TIMEOUT });
+    manager.tell_status(&format_args!("stops after {signal}: waits for the batch in hand"));
     info!("{signal}: nothing new starts; waiting up to {} s for the batch in hand", drain_timeout.as_secs());
-    let drained = tokio::select! {
-        report = scheduler.drain(drain_timeout) => report,
-        second = signals.next() => {
-            error!("{second} while stopping: stopping at once");
-            std::process::exit(second.exit_code());
-        }
-    };
+    let drained = drain(&scheduler, drain_timeout, &mut signals).await;
     ringer.stop().await;
     renewals.stop();
     if let Some(server) = server {
@@ -182,6 +185,17 @@ pub async fn run(
     }
     info!("stopped");
     Ok(())
+}
+
+/// Waits for what runs; a second signal ends the process at once.
+async fn drain(scheduler: &Scheduler, timeout: Duration, signals: &mut Signals) -> DrainReport {
+    tokio::select! {
+        report = scheduler.drain(timeout) => report,
+        second = signals.next() => {
+            error!("{second} while stopping: stopping at once");
+            std::process::exit(second.exit_code());
+        }
+    }
 }
 
 async fn close(db: DatabaseConnection) -> Result<(), Failure> {
@@ -221,9 +235,44 @@ struct InForce<'a> {
     opened: Opened,
     bills: bool,
     daemon: DaemonSettings,
+    jobs: usize,
+    manager: &'a Manager,
+    last_billing: LastBilling,
 }
 
 impl InForce<'_> {
+    /// Rings the scheduler, and puts what changes into force, until a signal ends that.
+    async fn until_signal(
+        &mut self,
+        scheduler: &Scheduler,
+        ringer: &mut Ringer,
+        mut source: Option<Source>,
+        hangups: &mut Hangups,
+        signals: &mut Signals,
+    ) -> Ending {
+        let mut pulse = Pulse::new(self.manager.watchdog());
+        // The first ring may be a second away, and a panel waits for the first heartbeat.
+        scheduler.tick();
+        self.manager.tell(Message::Ready);
+        loop {
+            self.tell_status();
+            tokio::select! {
+                () = ringer.ring() => {
+                    scheduler.tick();
+                    pulse.ticked(self.manager);
+                    self.follow(scheduler, source.as_mut()).await;
+                }
+                () = hangups.next() => self.reload(scheduler, source.as_mut()).await,
+                signal = signals.next() => return signal,
+            }
+        }
+    }
+
+    /// Tells the service manager what the daemon does.
+    fn tell_status(&self) {
+        self.manager.tell_status(&self.last_billing.beside(self.jobs));
+    }
+
     /// Reads the configuration again if its file has changed.
     async fn follow(&mut self, scheduler: &Scheduler, source: Option<&mut Source>) {
         if let Some(source) = source
@@ -236,7 +285,10 @@ impl InForce<'_> {
     /// Reads the configuration again and puts it into force, or says why not.
     async fn reload(&mut self, scheduler: &Scheduler, source: Option<&mut Source>) {
         if let Some(source) = source {
-            crate::metrics::reloaded(self.accept(scheduler, source).await);
+            self.manager.tell(Message::Reloading);
+            let accepted = self.accept(scheduler, source).await;
+            crate::metrics::reloaded(accepted);
+            self.manager.tell(Message::Ready);
         } else {
             info!("this daemon has no file to read again");
         }
@@ -280,6 +332,7 @@ impl InForce<'_> {
         let registry = registry(&services, self.plugins);
         // The heartbeat goes by the time between two billings.
         let renew = |spec: &JobSpec| other_interval && spec.kind == HEARTBEAT;
+        let jobs = config.jobs.len();
         let changes = match scheduler.reload(&registry, config.jobs, renew) {
             Ok(changes) => changes,
             Err(error) => {
@@ -287,7 +340,7 @@ impl InForce<'_> {
                 return false;
             }
         };
-        (self.services, self.bills) = (services, bills);
+        (self.services, self.bills, self.jobs) = (services, bills, jobs);
         if changes.is_empty() {
             info!(reloaded = true, "{name} was read again: no job is different");
         } else {

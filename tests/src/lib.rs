@@ -29,6 +29,7 @@
 pub mod bench;
 pub mod db;
 pub mod faults;
+pub mod manager;
 pub mod panel_biller;
 pub mod pooler;
 pub mod postgres;

@@ -3,6 +3,7 @@
 mod failing;
 mod kinds;
 mod life;
+mod manager;
 mod settings;
 mod several;
 mod stopping;

@@ -77,6 +77,27 @@ impl Job for Block {
     }
 }
 
+/// Holds every thread that runs jobs, and never gives one back.
+struct Hang;
+
+#[async_trait]
+impl Job for Hang {
+    async fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
+        info!("hangs from now on");
+        // What a thread spawned last waits for that thread, and no other takes it: so one more.
+        for _ in 0..tokio::runtime::Handle::current().metrics().num_workers() {
+            tokio::spawn(async { hang() });
+        }
+        hang()
+    }
+}
+
+fn hang() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
 /// Panics with what it should never say.
 struct Blurt;
 
@@ -104,6 +125,7 @@ fn kinds(registry: &mut Registry) {
     registry.register("test.patient", |_: Nothing| Patient);
     registry.register("test.broken", |_: Nothing| Broken);
     registry.register("test.block", |_: Nothing| Block);
+    registry.register("test.hang", |_: Nothing| Hang);
     registry.register("test.stubborn", |_: Nothing| Stubborn);
     registry.register("test.blurt", |_: Nothing| Blurt);
     registry.register_blocking("test.stuck", |_: Nothing| Stuck);

@@ -1,0 +1,90 @@
+//! The one line about the daemon that a service manager shows.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use billing_jobs::BILLING_JOB;
+use billing_scheduler::{JobSpec, Middleware, RunRecord, RunStatus};
+use serde_json::Value;
+
+/// What the last billing of this process came to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LastBilling {
+    sentence: Arc<Mutex<Option<String>>>,
+}
+
+impl Middleware for LastBilling {
+    fn settled(&self, spec: &JobSpec, run: &RunRecord) {
+        if spec.kind == BILLING_JOB
+            && let Some(sentence) = sentence(run)
+        {
+            *self.sentence.lock().unwrap_or_else(PoisonError::into_inner) = Some(sentence);
+        }
+    }
+}
+
+impl LastBilling {
+    /// The line for a daemon with so many jobs.
+    pub(crate) fn beside(&self, jobs: usize) -> impl fmt::Display {
+        let sentence = self.sentence.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let plural = if jobs == 1 { "job" } else { "jobs" };
+        format!("{jobs} {plural}; {}", sentence.as_deref().unwrap_or("no billing by this process yet"))
+    }
+}
+
+/// One run of billing. An error stays in the log: everybody on the machine may see this.
+fn sentence(run: &RunRecord) -> Option<String> {
+    let at = run.finished_at.format("%Y-%m-%d %H:%M:%S UTC");
+    let figure = |key: &str| match run.details.get(key) {
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+        None => "?".to_owned(),
+    };
+    match run.status {
+        RunStatus::Done => Some(format!(
+            "billing at {at} charged {} for {} hours of {} instances, {} held",
+            figure("amount"),
+            figure("hours"),
+            figure("charged"),
+            figure("held"),
+        )),
+        RunStatus::Retrying | RunStatus::Dead => Some(format!("billing failed at {at}: the log says why")),
+        RunStatus::Interrupted => Some(format!("billing was interrupted at {at}")),
+        RunStatus::Skipped | RunStatus::Missed | RunStatus::Paused => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use billing_scheduler::Trigger;
+    use chrono::{TimeZone as _, Utc};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_line_tells_of_the_last_billing_and_of_no_error() {
+        let told = |status, details: Value| {
+            let at = Utc.with_ymd_and_hms(2026, 5, 1, 12, 0, 3).single().expect("no ambiguity in UTC");
+            let mut run = RunRecord::new("billing", at, status, Trigger::Schedule, at);
+            (run.details, run.error) = (details, Some("no route to 10.0.0.7".to_owned()));
+            sentence(&run)
+        };
+        let figures = json!({ "charged": 3, "held": 1, "hours": 9, "amount": "0.09" });
+        for (status, sentence) in [
+            (
+                RunStatus::Done,
+                Some("billing at 2026-05-01 12:00:03 UTC charged 0.09 for 9 hours of 3 instances, 1 held"),
+            ),
+            (RunStatus::Retrying, Some("billing failed at 2026-05-01 12:00:03 UTC: the log says why")),
+            (RunStatus::Dead, Some("billing failed at 2026-05-01 12:00:03 UTC: the log says why")),
+            (RunStatus::Interrupted, Some("billing was interrupted at 2026-05-01 12:00:03 UTC")),
+            (RunStatus::Paused, None),
+        ] {
+            assert_eq!(told(status, figures.clone()).as_deref(), sentence, "{status:?}");
+        }
+        assert_eq!(LastBilling::default().beside(1).to_string(), "1 job; no billing by this process yet");
+    }
+}
