@@ -38,3 +38,11 @@ impl Identity {
         }
     }
 }
+
+/// The person at the keyboard, also behind sudo, and the machine.
+#[must_use]
+pub fn whoever_is_here() -> String {
+    let name = ["SUDO_USER", "USER", "LOGNAME", "USERNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| "somebody".to_owned());
+    format!("{name}@{}", platform::hostname())
+}

@@ -16,6 +16,7 @@ pub mod identity;
 pub mod logging;
 mod manager;
 pub mod metrics;
+mod on_record;
 pub mod platform;
 pub mod reload;
 mod ringer;

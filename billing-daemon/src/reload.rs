@@ -86,6 +86,20 @@ impl Source {
         &self.path
     }
 
+    /// Whose it is.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn owner(&self) -> Option<u32> {
+        fs::metadata(&self.path).ok().map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata))
+    }
+
+    /// Files belong to nobody in particular here.
+    #[cfg(not(unix))]
+    #[must_use]
+    pub fn owner(&self) -> Option<u32> {
+        None
+    }
+
     /// Its text, as it was read last.
     #[must_use]
     pub fn text(&self) -> &str {

@@ -17,6 +17,7 @@ use crate::{
     http::{HttpSettings, Server, Shared},
     identity::Identity,
     manager::{LastBilling, Manager, Message, Pulse},
+    on_record::Reloads,
     platform::Platform,
     reload::{Source, waiting},
     ringer::Ringer,
@@ -155,6 +156,7 @@ pub async fn run(
 
     let opened = Opened { db: db.clone(), panel };
     let mut in_force = InForce {
+        reloads: Reloads::new(&services, source.as_ref()),
         services,
         plugins,
         opened,
@@ -175,7 +177,7 @@ pub async fn run(
     if let Some(server) = server {
         server.stop().await;
     }
-    let stopped = status.stop().await;
+    let (stopped, ()) = tokio::join!(status.stop(), in_force.reloads.finish());
     close(db).await?;
     stopped.map_err(|error| Failure::database("write that the daemon stopped", &error))?;
     if drained.abandoned > 0 {
@@ -238,6 +240,7 @@ struct InForce<'a> {
     jobs: usize,
     manager: &'a Manager,
     last_billing: LastBilling,
+    reloads: Reloads,
 }
 
 impl InForce<'_> {
@@ -357,6 +360,7 @@ impl InForce<'_> {
             warn!("{name}: `{}` of [daemon] comes into force at the next start", waiting.join("`, `"));
         }
         self.daemon.drain_timeout = config.daemon.drain_timeout;
+        self.reloads.accepted(source, &changes);
         true
     }
 }

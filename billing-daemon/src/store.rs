@@ -2,9 +2,8 @@
 //!
 //! A lease row says who may work, by the database's clock; a fence row says whose work may be committed, by number alone.
 //! They are two rows because every billing transaction holds the fence row `FOR SHARE`, and a renewal must not wait for that.
-//! What people ask for is in `control`, and the record of it in `audit`.
+//! What people ask for is in `control`.
 
-pub mod audit;
 mod control;
 mod dialect;
 

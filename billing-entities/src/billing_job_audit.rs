@@ -1,4 +1,4 @@
-//! Everything that was ever asked of a job: a chain of hashes.
+//! Everything that people ever changed or asked of a job: a chain of hashes.
 
 use sea_orm::entity::prelude::*;
 
@@ -16,7 +16,7 @@ pub struct Model {
     pub at: Instant,
     /// Who.
     pub actor: String,
-    /// `pause`, `resume`, `trigger`, `replay` or `cancel`.
+    /// `pause`, `resume`, `trigger`, `replay`, `cancel`, `bill`, `adopt`, `release`, `reload`, ...
     pub action: String,
     /// Of which job.
     pub job: String,

@@ -7,6 +7,7 @@ use crate::{
     BILLING_JOB,
     billing::{milliseconds, sqlite_micros},
     db::{begin, begin_read, code, query_one, statement},
+    record,
 };
 
 /// What an audit found.
@@ -296,6 +297,14 @@ pub async fn audit(db: &DatabaseConnection) -> Result<Audit, DbErr> {
     txn.rollback().await?;
     audit.checked += 1;
     audit.violations.extend(unique_key(db).await?);
+    let chain = record::verify(db).await?;
+    audit.checked += chain.rows;
+    audit.violations.extend(chain.broken.map(|id| {
+        let detail = format!(
+            "row {id} of billing_job_audit, which says who changed what, is not what was written, or the row before it is gone"
+        );
+        violation("record_chain", detail)
+    }));
     Ok(audit)
 }
 

@@ -15,6 +15,7 @@ mod params;
 pub mod period;
 pub mod price;
 mod prune_history;
+pub mod record;
 pub mod restore;
 mod stale_daemons;
 pub mod status;

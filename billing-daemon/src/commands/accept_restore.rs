@@ -1,12 +1,18 @@
 //! `accept-restore`: billing goes on from where a restored database stands.
 
-use billing_jobs::billing::{Biller, Settings};
+use billing_jobs::{
+    BILLING_JOB,
+    billing::{Biller, Settings},
+    record::{self, Entry},
+};
+use serde_json::json;
 
 use super::{daemon_settings, database, environment, log, quiet_filter, say};
 use crate::{
     Plugins,
     cli::Common,
     exit::{Exit, Failure},
+    identity::whoever_is_here,
     logging::LogOutput,
     runtime,
 };
@@ -23,10 +29,22 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins) -> Result<(), Fa
     })?;
     let noted = |error| Failure::new(Exit::Internal, format!("{}: {error}", last_commit.file().display()));
     let opened = runtime::open(&database).await?;
-    let biller = Biller::new(opened.db, opened.panel, Settings::default());
+    let biller = Biller::new(opened.db.clone(), opened.panel, Settings::default());
     let here =
         biller.last_batch().await.map_err(|error| Failure::database("look for the last batch", &error))?;
     let before = last_commit.batch().map_err(noted)?;
+    if here < before {
+        let entry = Entry {
+            by: whoever_is_here(),
+            action: "accept a restore",
+            job: BILLING_JOB.to_owned(),
+            reason: None,
+            details: json!({ "before": { "batch": before }, "after": { "batch": here } }),
+        };
+        record::note(&opened.db, &entry)
+            .await
+            .map_err(|error| Failure::database("put it on record", &error))?;
+    }
     last_commit.set(here).map_err(noted)?;
     if here < before {
         say(format!(

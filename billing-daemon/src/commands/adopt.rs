@@ -13,6 +13,7 @@ use crate::{
     beside::Beside,
     cli::{Adopt, Common},
     exit::Failure,
+    identity::whoever_is_here,
     logging::LogOutput,
     runtime,
 };
@@ -31,7 +32,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Adopt)
     let opened = runtime::open(&database).await?;
     let beside = Beside::look(&opened).await?;
     let biller = Biller::new(opened.db, opened.panel, settings);
-    let adoption = biller.adopt(!options.dry_run).await.map_err(failed)?;
+    let adoption = biller.adopt(!options.dry_run, &whoever_is_here()).await.map_err(failed)?;
     if options.json {
         say(in_json(&adoption, beside, options.dry_run));
     } else {

@@ -9,6 +9,7 @@ use std::{
 use billing_jobs::{
     BILLING_JOB,
     billing::{Bill, Biller, BillingError, BillingParams, Mode, Run, Settings, details},
+    record::{self, Entry},
     restore::LastCommit,
 };
 use billing_scheduler::{
@@ -17,6 +18,7 @@ use billing_scheduler::{
 };
 use chrono::{DateTime, SubsecRound, Utc};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use sea_orm::DatabaseConnection;
 use serde_json::json;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -29,7 +31,7 @@ use crate::{
     config::DaemonSettings,
     database::Database,
     exit::{Exit, Failure},
-    identity::Identity,
+    identity::{Identity, whoever_is_here},
     logging::LogOutput,
     runtime::{self, Opened},
     signals::Signals,
@@ -157,7 +159,7 @@ pub(super) async fn bill_once(
     let ctx = JobContext::new(occurrence, 1, lease.fence, Arc::clone(&clock), stop);
     let done = Notify::new();
     let billing = async {
-        let result = bill_and_record(&biller, &store, &lease, &ctx, once).await;
+        let result = bill_and_record(&opened.db, &biller, &store, &lease, &ctx, once).await;
         done.notify_one();
         result
     };
@@ -168,12 +170,16 @@ pub(super) async fn bill_once(
 }
 
 async fn bill_and_record(
+    db: &DatabaseConnection,
     biller: &Biller,
     store: &SeaOrmStore,
     lease: &Lease,
     ctx: &JobContext,
     once: &Once<'_>,
 ) -> Result<(Bill, Duration), Failure> {
+    record::note(db, &entry(ctx, once))
+        .await
+        .map_err(|error| Failure::database("put it on record", &error))?;
     let started_at = ctx.clock().now();
     let started = Instant::now();
     let stop = || ctx.stop_requested();
@@ -206,6 +212,17 @@ async fn bill_and_record(
     };
     store.record(Some(lease), &record, &lease.state).await.map_err(no_store)?;
     result.map(|bill| (bill, took)).map_err(failed)
+}
+
+/// What is put on record before a run by hand.
+fn entry(ctx: &JobContext, once: &Once<'_>) -> Entry {
+    Entry {
+        by: whoever_is_here(),
+        action: "bill",
+        job: BILLING_JOB.to_owned(),
+        reason: None,
+        details: json!({ "run": ctx.run_id, "approve_catch_up": once.approve_catch_up }),
+    }
 }
 
 /// Renews the lease until the run is done, and passes on the wish to stop.

@@ -11,6 +11,7 @@ use crate::{
     Plugins,
     cli::{Common, Fence},
     exit::{Exit, Failure},
+    identity::whoever_is_here,
     logging::LogOutput,
     runtime::{self, Opened},
 };
@@ -23,7 +24,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Fence) -
     match action {
         Fence::Install { after } => install(&db, after).await,
         Fence::Remove => {
-            let was_there = fence::remove(&db).await.map_err(|error| failed("remove the fence", error))?;
+            let was_there = fence::remove(&db, &whoever_is_here())
+                .await
+                .map_err(|error| failed("remove the fence", error))?;
             say(if was_there { "the fence is removed" } else { "there is no fence: nothing to do" });
             Ok(())
         }
@@ -32,8 +35,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Fence) -
 }
 
 async fn install(db: &DatabaseConnection, after: Duration) -> Result<(), Failure> {
-    let Installed { before, changed, owner, by_owner } =
-        fence::install(db, after).await.map_err(|error| failed("install the fence", error))?;
+    let Installed { before, changed, owner, by_owner } = fence::install(db, after, &whoever_is_here())
+        .await
+        .map_err(|error| failed("install the fence", error))?;
     let done = match (before.installed, changed) {
         (false, _) => "the fence is installed",
         (true, true) => "the fence is brought up to date",

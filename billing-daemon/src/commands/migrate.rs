@@ -1,11 +1,16 @@
 //! `migrate`: the schema, up, down, and how it stands.
 
+use billing_jobs::record::{self, Entry};
+use sea_orm::DatabaseConnection;
+use serde_json::json;
+
 use super::{database, environment, log, quiet_filter, say};
 use crate::{
     Plugins,
     cli::{Common, Migrate},
     database::Pool,
     exit::{Exit, Failure},
+    identity::whoever_is_here,
     logging::LogOutput,
 };
 
@@ -23,7 +28,13 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Migrate)
     }
     let db = database.connect(Pool::Single).await?;
     match action {
-        Migrate::Up => report("applied", &migration::up(&db, None).await?),
+        Migrate::Up => {
+            let applied = migration::up(&db, None).await?;
+            if !applied.is_empty() {
+                on_record(&db, &applied).await?;
+            }
+            report("applied", &applied);
+        }
         Migrate::Down { .. } => report("undone", &migration::down(&db, None).await?),
         Migrate::Status => {
             for (name, applied) in migration::status(&db).await? {
@@ -32,6 +43,17 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Migrate)
         }
     }
     db.close().await.map_err(|error| Failure::database("close the database", &error))
+}
+
+async fn on_record(db: &DatabaseConnection, applied: &[String]) -> Result<(), Failure> {
+    let entry = Entry {
+        by: whoever_is_here(),
+        action: "migrate up",
+        job: String::new(),
+        reason: None,
+        details: json!({ "after": { "applied": applied } }),
+    };
+    record::note(db, &entry).await.map_err(|error| Failure::database("put it on record", &error))
 }
 
 fn report(what: &str, names: &[String]) {

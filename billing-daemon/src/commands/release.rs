@@ -8,7 +8,10 @@ use super::{
     handover::{failed, table},
     log, quiet_filter, say,
 };
-use crate::{Plugins, beside::Beside, cli::Common, exit::Failure, logging::LogOutput, runtime};
+use crate::{
+    Plugins, beside::Beside, cli::Common, exit::Failure, identity::whoever_is_here, logging::LogOutput,
+    runtime,
+};
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> Result<(), Failure> {
     let environment = environment(common)?;
@@ -16,8 +19,8 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
     log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
     let opened = runtime::open(&database).await?;
     let beside = Beside::look(&opened).await?;
-    let release =
-        Biller::new(opened.db, opened.panel, Settings::default()).release().await.map_err(failed)?;
+    let biller = Biller::new(opened.db, opened.panel, Settings::default());
+    let release = biller.release(&whoever_is_here()).await.map_err(failed)?;
     if json {
         say(json!({
             "anchors": release.anchors,

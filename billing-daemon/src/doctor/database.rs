@@ -7,6 +7,7 @@ use billing_jobs::{
     billing::{Biller, Settings},
     panel::Panel,
     query_one,
+    record::{self, Chain},
 };
 use billing_scheduler::{Clock, SystemClock};
 use chrono::TimeDelta;
@@ -75,6 +76,7 @@ async fn rest(
     for books in BOOKS {
         findings.push(of_books(&opened.db, books).await.map_err(text)?);
     }
+    findings.push(on_record(&opened.db).await.map_err(text)?);
     let beside = Beside::look(&opened).await.map_err(|failure| failure.message)?;
     findings.push(match beside.check(expected.panel_billing) {
         Ok(()) => Finding::ok("who else bills", beside.to_string()),
@@ -176,6 +178,19 @@ async fn of_books(db: &DatabaseConnection, books: Books) -> Result<Finding, DbEr
         Finding::ok(books.check, message)
     } else {
         Finding::warn(books.check, message, books.advice)
+    })
+}
+
+/// What people changed is on record, and nobody has changed the record.
+async fn on_record(db: &DatabaseConnection) -> Result<Finding, DbErr> {
+    let Chain { rows, broken } = record::verify(db).await?;
+    Ok(match broken {
+        None => Finding::ok("record of changes", format!("{rows} rows, each as it was written")),
+        Some(id) => Finding::fail(
+            "record of changes",
+            format!("row {id} of billing_job_audit is not what was written, or the row before it is gone"),
+            "compare it with a backup: whoever changed it had the rights of the tables' owner",
+        ),
     })
 }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use billing_jobs::{begin, begin_read, peek, query_all};
+use billing_jobs::{
+    begin, begin_read, peek, query_all,
+    record::{self, Entry},
+};
 use billing_scheduler::{
     FencingToken, Holder, JobRow, Pause, Receipt, Request, RunFilter, RunRecord, RunRow, RunStatus, Stretch,
     Trigger, What, Wishes,
@@ -11,9 +14,10 @@ use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, Statement, Value,
 };
 use serde::de::DeserializeOwned;
+use serde_json::{Value as JsonValue, json};
 use uuid::Uuid;
 
-use super::{audit, dialect::Dialect, expected, instant, is_unique_violation, state};
+use super::{dialect::Dialect, expected, instant, is_unique_violation, state};
 
 /// Of requests at the same time, each that loses begins again; so many may be at it.
 const ATTEMPTS: u32 = 50;
@@ -47,11 +51,13 @@ pub(super) async fn request(db: &DatabaseConnection, request: &Request) -> Resul
     for attempt in 1.. {
         let txn = begin(db).await?;
         let done = async {
-            let receipt = obey(&txn, request).await?;
-            if receipt == Receipt::Accepted {
-                audit::append(&txn, request).await?;
-            }
-            Ok(receipt)
+            Ok(match obey(&txn, request).await? {
+                Obeyed::Unchanged(why) => Receipt::Unchanged(why),
+                Obeyed::Changed { before, after } => {
+                    record::append(&txn, &entry(request, &before, &after)).await?;
+                    Receipt::Accepted
+                }
+            })
         };
         match done.await {
             Ok(receipt) => {
@@ -71,17 +77,31 @@ pub(super) async fn request(db: &DatabaseConnection, request: &Request) -> Resul
     unreachable!("the last attempt returns")
 }
 
-async fn obey(txn: &DatabaseTransaction, request: &Request) -> Result<Receipt, DbErr> {
+/// What a request came to.
+enum Obeyed {
+    Unchanged(String),
+    Changed { before: JsonValue, after: JsonValue },
+}
+
+fn entry(request: &Request, before: &JsonValue, after: &JsonValue) -> Entry {
+    Entry {
+        by: request.by.clone(),
+        action: request.what.as_str(),
+        job: request.job.clone(),
+        reason: request.reason.clone(),
+        details: json!({ "request": request.id, "before": before, "after": after }),
+    }
+}
+
+async fn obey(txn: &DatabaseTransaction, request: &Request) -> Result<Obeyed, DbErr> {
     let dialect = Dialect::of(txn.get_database_backend());
-    let unchanged = |why: &str| Ok(Receipt::Unchanged(why.to_owned()));
+    let unchanged = |why: &str| Ok(Obeyed::Unchanged(why.to_owned()));
+    let changed = |before: JsonValue, after: JsonValue| Ok(Obeyed::Changed { before, after });
     let (id, job, by) = (request.id.to_string(), request.job.as_str(), request.by.as_str());
     let (at, reason) = (request.at.timestamp_micros(), request.reason.as_deref());
     match request.what {
         What::Pause => {
-            let open = format!("SELECT {} AS pauses", dialect.pauses("p.job = $1 AND p.resumed_at IS NULL"));
-            let row = txn.query_one_raw(statement(txn, &open, [job.into()])).await?;
-            let open: Option<String> = row.map_or(Ok(None), |row| row.try_get("", "pauses"))?;
-            if let Some((_, pause)) = pauses(open.as_deref())?.first() {
+            if let Some(pause) = open_pause(txn, job).await? {
                 return unchanged(&format!("it is {pause}, since {}", pause.since));
             }
             let insert = format!(
@@ -92,8 +112,10 @@ async fn obey(txn: &DatabaseTransaction, request: &Request) -> Result<Receipt, D
             );
             let values: [Value; 5] = [id.into(), job.into(), at.into(), by.into(), reason.into()];
             txn.execute_raw(statement(txn, &insert, values)).await?;
+            changed(json!("not paused"), json!("paused"))
         }
         What::Resume => {
+            let Some(pause) = open_pause(txn, job).await? else { return unchanged("it is not paused") };
             let resume = format!(
                 "UPDATE billing_job_pauses SET resumed_at = {}, resumed_by = $3
                   WHERE job = $1 AND resumed_at IS NULL",
@@ -103,20 +125,32 @@ async fn obey(txn: &DatabaseTransaction, request: &Request) -> Result<Receipt, D
             if txn.execute_raw(statement(txn, &resume, values)).await?.rows_affected() == 0 {
                 return unchanged("it is not paused");
             }
+            changed(json!(pause.to_string()), json!("not paused"))
         }
-        What::Trigger | What::Replay { .. } => open(txn, request, None).await?,
+        What::Trigger => {
+            open(txn, request, None).await?;
+            changed(JsonValue::Null, json!("asked for"))
+        }
+        What::Replay { scheduled_at } => {
+            open(txn, request, None).await?;
+            changed(JsonValue::Null, json!({ "scheduled_at": scheduled_at }))
+        }
         What::Cancel { .. } => {
             let withdraw = "DELETE FROM billing_job_requests WHERE job = $1 AND kind <> 'cancel'";
             let withdrawn = txn.execute_raw(statement(txn, withdraw, [job.into()])).await?.rows_affected();
             // A job that each node runs by itself has no plan, and the claim that is meant is none.
             let claim = format!(
                 "SELECT CASE WHEN holder IS NOT NULL AND expires_at > {} THEN fence
-                             WHEN schedule IS NULL THEN 0 ELSE -1 END AS fence
+                             WHEN schedule IS NULL THEN 0 ELSE -1 END AS fence, {} AS retrying
                    FROM billing_job_state WHERE job = $1",
-                dialect.now()
+                dialect.now(),
+                dialect.micros("retry_scheduled_at"),
             );
             let row = txn.query_one_raw(statement(txn, &claim, [job.into()])).await?;
-            let fence: i64 = row.map_or(Ok(0), |row| row.try_get("", "fence"))?;
+            let (fence, retrying): (i64, Option<i64>) = match row {
+                Some(row) => (row.try_get("", "fence")?, row.try_get("", "retrying")?),
+                None => (0, None),
+            };
             let stale = format!(
                 "DELETE FROM billing_job_requests WHERE kind = 'cancel' AND requested_at < {}",
                 dialect.in_ms("$1")
@@ -124,12 +158,25 @@ async fn obey(txn: &DatabaseTransaction, request: &Request) -> Result<Receipt, D
             txn.execute_raw(statement(txn, &stale, [(-3_600_000_i64).into()])).await?;
             if fence >= 0 {
                 open(txn, request, Some(fence)).await?;
-            } else if withdrawn == 0 {
+            } else if withdrawn == 0 && retrying.is_none() {
                 return unchanged("nobody runs it");
             }
+            let retrying = retrying.map(instant).transpose()?;
+            changed(
+                json!({ "asked_for": withdrawn, "fence": (fence > 0).then_some(fence), "retrying": retrying }),
+                json!("cancelled"),
+            )
         }
     }
-    Ok(Receipt::Accepted)
+}
+
+/// The pause that is in force.
+async fn open_pause(txn: &DatabaseTransaction, job: &str) -> Result<Option<Pause>, DbErr> {
+    let dialect = Dialect::of(txn.get_database_backend());
+    let open = format!("SELECT {} AS pauses", dialect.pauses("p.job = $1 AND p.resumed_at IS NULL"));
+    let row = txn.query_one_raw(statement(txn, &open, [job.into()])).await?;
+    let open: Option<String> = row.map_or(Ok(None), |row| row.try_get("", "pauses"))?;
+    Ok(pauses(open.as_deref())?.pop().map(|(_, pause)| pause))
 }
 
 async fn open(txn: &DatabaseTransaction, request: &Request, fence: Option<i64>) -> Result<(), DbErr> {

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, HashMap};
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
 use serde::Serialize;
+use serde_json::json;
 
 use super::{
     Biller,
     decide::MeterRow,
-    handover::{HandoverError, all, begin_alone},
+    handover::{HandoverError, all, begin_alone, entry},
     postgres, read, rows, sqlite,
 };
 use crate::{
@@ -18,6 +19,7 @@ use crate::{
     money::{Carry, Money, cost},
     period::{Micros, whole_hours},
     price::PriceList,
+    record,
 };
 
 /// Machines, or wallets, that are read or written at a time.
@@ -61,11 +63,11 @@ pub struct Findings {
 
 impl Biller {
     /// Takes the fleet over from the panel's biller, or, unless `commit`, only tells what that would change. What was taken over
-    /// before stays as it is.
+    /// before stays as it is. What is changed goes on record as the work of `by`.
     ///
     /// # Errors
     /// Nothing was changed.
-    pub async fn adopt(&self, commit: bool) -> Result<Adoption, HandoverError> {
+    pub async fn adopt(&self, commit: bool, by: &str) -> Result<Adoption, HandoverError> {
         let failed = HandoverError::database("take the fleet over");
         let as_of = self.now().await.map_err(&failed)?;
         let prices = self.prices().await.map_err(&failed)?;
@@ -74,7 +76,16 @@ impl Biller {
         let mut work = Work { biller: self, txn: &txn, prices, purses: HashMap::new(), adoption };
         work.everything().await.map_err(&failed)?;
         let adoption = work.adoption;
-        if commit { txn.commit().await } else { txn.rollback().await }.map_err(&failed)?;
+        if commit {
+            let details = json!({
+                "after": { "baselines": adoption.baselines, "meters": adoption.meters, "as_of": adoption.as_of },
+            });
+            record::append(&txn, &entry("adopt", by, details)).await.map_err(&failed)?;
+            txn.commit().await
+        } else {
+            txn.rollback().await
+        }
+        .map_err(&failed)?;
         Ok(adoption)
     }
 }

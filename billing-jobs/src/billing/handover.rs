@@ -6,6 +6,7 @@ use super::statements::Statements;
 use crate::{
     BILLING_JOB,
     db::{begin, statement},
+    record::Entry,
 };
 
 /// Why billing was not handed over. Nothing was changed.
@@ -67,6 +68,11 @@ pub(super) async fn begin_alone(
         None => Ok(txn),
         Some(row) => Err(HandoverError::Busy { holder: row.try_get("", "holder").map_err(&failed)? }),
     }
+}
+
+/// What goes on record of a hand-over.
+pub(super) fn entry(action: &'static str, by: &str, details: serde_json::Value) -> Entry {
+    Entry { by: by.to_owned(), action, job: BILLING_JOB.to_owned(), reason: None, details }
 }
 
 /// All rows of a query without parameters.

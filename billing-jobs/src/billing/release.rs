@@ -1,11 +1,12 @@
 //! From our biller back to the panel's: its tables say everything that ours do, and nothing of ours keeps it waiting.
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr};
+use serde_json::json;
 
 use super::{
     Biller,
     decide::{AnchorRow, RepairRow, SECOND_TRANSACTION},
-    handover::{HandoverError, all, begin_alone},
+    handover::{HandoverError, all, begin_alone, entry},
     postgres,
     rows::{self, Id, Rows},
     sqlite,
@@ -15,6 +16,7 @@ use crate::{
     db::statement,
     money::Money,
     period::Micros,
+    record,
     status::{ALIVE_WITHIN, silent_since},
 };
 
@@ -38,11 +40,11 @@ pub struct Release {
 }
 
 impl Biller {
-    /// Hands billing back to the panel: it may charge from its next look on.
+    /// Hands billing back to the panel: it may charge from its next look on. That goes on record as the work of `by`.
     ///
     /// # Errors
     /// Nothing was changed.
-    pub async fn release(&self) -> Result<Release, HandoverError> {
+    pub async fn release(&self, by: &str) -> Result<Release, HandoverError> {
         let failed = HandoverError::database("hand billing back");
         let as_of = self.now().await.map_err(&failed)?.timestamp_micros();
         let txn = begin_alone(&self.db, &self.sql).await?;
@@ -50,6 +52,11 @@ impl Biller {
             return Err(HandoverError::Alive { instance });
         }
         let release = self.give_back(&txn, as_of).await.map_err(&failed)?;
+        let details = json!({
+            "before": { "heartbeats": release.heartbeats },
+            "after": { "heartbeats": 0, "anchors": release.anchors, "cycles": release.cycles },
+        });
+        record::append(&txn, &entry("release", by, details)).await.map_err(&failed)?;
         txn.commit().await.map_err(&failed)?;
         Ok(release)
     }

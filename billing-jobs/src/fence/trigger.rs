@@ -6,10 +6,12 @@
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr};
+use serde_json::json;
 
 use crate::{
     BILLING_JOB,
     db::{begin, begin_read, statement},
+    record::{self, Entry},
 };
 
 /// What the function of the trigger does.
@@ -40,7 +42,8 @@ const LACKING: &str = "
       FROM (VALUES ('billing_fences', 'SELECT'), ('billing_fences', 'INSERT'), ('billing_fences', 'UPDATE'),
                    ('billing_job_state', 'SELECT'), ('billing_batches', 'SELECT'), ('billing_batches', 'INSERT'),
                    ('billing_charges', 'INSERT'), ('billing_meters', 'SELECT'), ('billing_meters', 'INSERT'),
-                   ('billing_meters', 'UPDATE'), ('vps_instances', 'SELECT'), ('vps_instances', 'UPDATE'))
+                   ('billing_meters', 'UPDATE'), ('vps_instances', 'SELECT'), ('vps_instances', 'UPDATE'),
+                   ('billing_job_audit', 'SELECT'), ('billing_job_audit', 'INSERT'))
              AS needed (relation, privilege)
      WHERE NOT has_table_privilege(relation::regclass, privilege)
      GROUP BY relation
@@ -131,8 +134,8 @@ pub struct Installed {
 }
 
 /// Puts the fence up in one transaction, or brings it up to date. `after` is how long billing of ours must not have worked
-/// before the panel may bill; it counts in whole seconds.
-pub async fn install(db: &DatabaseConnection, after: Duration) -> Result<Installed, FenceError> {
+/// before the panel may bill; it counts in whole seconds. What is changed goes on record as the work of `by`.
+pub async fn install(db: &DatabaseConnection, after: Duration, by: &str) -> Result<Installed, FenceError> {
     let (txn, place) = open(db).await?;
     let grants = txn.query_all_raw(statement(&txn, LACKING, [])).await?;
     let grants = grants.iter().map(|row| row.try_get("", "wanted")).collect::<Result<Vec<String>, _>>()?;
@@ -145,6 +148,8 @@ pub async fn install(db: &DatabaseConnection, after: Duration) -> Result<Install
     let after = Duration::from_secs(after.as_secs());
     let changed = before.outdated || !before.is_on() || before.after != Some(after);
     if changed {
+        let now = FenceStatus { installed: true, enabled: true, after: Some(after), outdated: false };
+        record::append(&txn, &entry("install the fence", by, before, now)).await?;
         let Place { schema, path, ledger, .. } = &place;
         let seconds = after.as_secs();
         // The panel waits for as long as this holds the table: everything but the last two statements comes before.
@@ -163,17 +168,33 @@ pub async fn install(db: &DatabaseConnection, after: Duration) -> Result<Install
     Ok(Installed { before, changed, by_owner: place.owner == place.login, owner: place.owner })
 }
 
-/// Takes the fence down, and nothing else. Returns whether there was one.
-pub async fn remove(db: &DatabaseConnection) -> Result<bool, FenceError> {
+fn entry(action: &'static str, by: &str, before: FenceStatus, after: FenceStatus) -> Entry {
+    let fence = |status: FenceStatus| {
+        json!({
+            "installed": status.installed,
+            "enabled": status.enabled,
+            "after_seconds": status.after.map(|after| after.as_secs()),
+            "outdated": status.outdated,
+        })
+    };
+    let details = json!({ "before": fence(before), "after": fence(after) });
+    Entry { by: by.to_owned(), action, job: BILLING_JOB.to_owned(), reason: None, details }
+}
+
+/// Takes the fence down, and nothing else, in the name of `by`. Returns whether there was one.
+pub async fn remove(db: &DatabaseConnection, by: &str) -> Result<bool, FenceError> {
     let (txn, place) = open(db).await?;
-    let there = read(&txn).await?.installed;
+    let before = read(&txn).await?;
     let Place { schema, ledger, .. } = place;
     txn.execute_unprepared(&format!(
         "DROP TRIGGER IF EXISTS billing_fence ON {ledger}; DROP FUNCTION IF EXISTS {schema}.billing_fence()"
     ))
     .await?;
+    if before.installed {
+        record::append(&txn, &entry("remove the fence", by, before, FenceStatus::default())).await?;
+    }
     txn.commit().await?;
-    Ok(there)
+    Ok(before.installed)
 }
 
 /// How the fence stands. There is none on SQLite.

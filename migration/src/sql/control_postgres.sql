@@ -30,8 +30,8 @@ CREATE TABLE IF NOT EXISTS billing_job_requests (
 );
 CREATE INDEX IF NOT EXISTS billing_job_requests_by_job ON billing_job_requests (job);
 
--- Everything that was ever asked of a job: append-only. Ids have no gaps, and each row holds the hash of the row before it
--- (see the audit module of billing-daemon), so that a row that was changed or taken out is found.
+-- Everything that people ever changed or asked of a job: append-only. Ids have no gaps, and each row holds the hash of the row
+-- before it (see the record module of billing-jobs), so that a row that was changed or taken out is found.
 CREATE TABLE IF NOT EXISTS billing_job_audit (
     id bigint PRIMARY KEY,
     at timestamptz NOT NULL,

@@ -1,14 +1,14 @@
-//! Who asked for what is on record, and the record shows if somebody changed it.
+//! Who changed what is on record, and the record shows if somebody changed it.
 
-use billing_daemon::{
-    database::{Database, Pool},
-    store::audit::first_broken_link,
-};
-use e2e::{Db, on_every_engine};
-use sea_orm::{ConnectionTrait, DbBackend};
+use std::collections::BTreeMap;
 
-use super::{ask, with};
-use crate::daemon::{TICK, rows};
+use billing_daemon::database::{Database, Pool};
+use billing_jobs::record::{Chain, Entry, note, verify};
+use e2e::{Db, Login, on_every_engine, on_variants};
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+
+use super::{BROKEN, ask, with};
+use crate::daemon::{TICK, rows, seed};
 
 async fn every_request_is_one_link_of_a_chain_that_shows_what_was_changed(db: &Db) {
     let program = with(db, &[TICK]);
@@ -23,7 +23,7 @@ async fn every_request_is_one_link_of_a_chain_that_shows_what_was_changed(db: &D
     assert_eq!((found[0].as_str(), found[2].as_str()), ("1 grace pause tick tea", "3 grace resume tick -"));
     let daemon = Database::new(db.url.parse().expect("the URL of a database of ours"));
     let daemon = daemon.connect(Pool::Single).await.expect("it opens");
-    let broken = async || first_broken_link(&daemon).await.expect("it answers");
+    let broken = async || verify(&daemon).await.expect("it answers").broken;
     assert_eq!(broken().await, None);
 
     for change in [
@@ -42,8 +42,108 @@ async fn every_request_is_one_link_of_a_chain_that_shows_what_was_changed(db: &D
     .await;
     db.execute("UPDATE billing_job_audit SET actor = 'nobody' WHERE id = 2").await;
     assert_eq!(broken().await, Some(2), "it was changed");
+    let audit = program.run("audit").await.expect_code(1);
+    assert!(audit.text().contains("record_chain: row 2 of billing_job_audit"), "{}", audit.text());
+    let doctor = program.run("doctor").await.expect_code(1);
+    assert!(doctor.text().contains("row 2 of billing_job_audit"), "{}", doctor.text());
     db.execute("DELETE FROM billing_job_audit WHERE id = 2").await;
     assert_eq!(broken().await, Some(3), "its predecessor is gone");
 }
 
-on_every_engine!(every_request_is_one_link_of_a_chain_that_shows_what_was_changed);
+/// Who did what, oldest first, and the details of it.
+const CHANGES: &str =
+    "actor || ' ' || action || ' ' || job || ' ' || details FROM billing_job_audit ORDER BY id";
+
+async fn what_a_person_changes_is_on_record(db: &Db) {
+    let program = with(db, &["[daemon]\nstate-dir = \".\"\npanel-billing = \"off\"\n", BROKEN])
+        .env("DATABASE_URL", &db.url_for(Login::Owner));
+    seed(db, 2).await;
+    for looking in ["bill --dry-run", "adopt --dry-run", "status", "jobs list", "charges explain 1"] {
+        program.run(looking).await;
+    }
+    assert_eq!(rows(db, CHANGES).await, [""; 0], "whoever looks changes nothing");
+
+    program.run("adopt").await.expect_code(0);
+    program.run("bill --approve-catch-up").await.expect_code(0);
+    program.run("release").await.expect_code(0);
+    let noted = std::fs::read_to_string(program.folder().join("last-commit.json")).expect("billing noted it");
+    let mut noted: BTreeMap<String, i64> = serde_json::from_str(&noted).expect("JSON");
+    for batch in noted.values_mut() {
+        *batch = 99;
+    }
+    let noted = serde_json::to_string(&noted).expect("JSON");
+    program.clone().file("last-commit.json", &noted).run("accept-restore").await.expect_code(0);
+    program.run("accept-restore").await.expect_code(0);
+    let mut expected = vec![
+        (" adopt billing ", r#""baselines":2"#),
+        (" bill billing ", r#""approve_catch_up":true"#),
+        (" release billing ", r#""cycles":0"#),
+        (" accept a restore billing ", r#","before":{"batch":99}}"#),
+    ];
+    if db.backend() == DbBackend::Postgres {
+        for command in
+            ["fence install", "fence install", "fence install --after 2h", "fence remove", "fence remove"]
+        {
+            program.run(command).await.expect_code(0);
+        }
+        expected.extend([
+            (" install the fence billing ", r#""before":{"after_seconds":null,"#),
+            (" install the fence billing ", r#""before":{"after_seconds":5400,"#),
+            (" remove the fence billing ", r#""before":{"after_seconds":7200,"#),
+        ]);
+    }
+    let found = rows(db, CHANGES).await;
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (row, (did, details)) in found.iter().zip(expected) {
+        assert!(
+            row.starts_with("ada@") && row.contains(did) && row.contains(details),
+            "{row} is not {did}{details}"
+        );
+    }
+    program.run("audit").await.expect_code(0);
+}
+
+#[tokio::test]
+async fn a_migration_that_was_applied_is_on_record() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = format!("sqlite://{}/new.db", folder.path().display());
+    let program = crate::daemon::program().env("DATABASE_URL", &url).env("USER", "ada");
+    program.run("migrate up").await.expect_code(0);
+    program.run("migrate up").await.expect_code(0);
+    let db = e2e::db::connect(&url).await;
+    let rows = db
+        .query_all_raw(Statement::from_string(
+            DbBackend::Sqlite,
+            "SELECT actor, action, details FROM billing_job_audit",
+        ))
+        .await
+        .expect("it answers");
+    let text = |column| rows[0].try_get::<String>("", column).expect("text");
+    assert_eq!((rows.len(), text("action").as_str()), (1, "migrate up"));
+    assert!(
+        text("actor").starts_with("ada@") && text("details").contains("job_control"),
+        "{}",
+        text("details")
+    );
+}
+
+/// Many at once: each has its place, and none of them fails.
+async fn changes_at_the_same_moment_stand_one_after_the_other(db: &Db) {
+    let daemon = Database::new(db.url.parse().expect("the URL of a database of ours"));
+    let daemon = daemon.connect(Pool::Shared).await.expect("it opens");
+    let mut all = tokio::task::JoinSet::new();
+    for number in 0..24 {
+        let (daemon, by) = (daemon.clone(), format!("ada {number}"));
+        let entry =
+            Entry { by, action: "test", job: String::new(), reason: None, details: serde_json::json!({}) };
+        all.spawn(async move { note(&daemon, &entry).await.expect("it finds its place") });
+    }
+    all.join_all().await;
+    assert_eq!(verify(&daemon).await.expect("it answers"), Chain { rows: 24, broken: None });
+}
+
+on_every_engine!(
+    every_request_is_one_link_of_a_chain_that_shows_what_was_changed,
+    changes_at_the_same_moment_stand_one_after_the_other,
+);
+on_variants!(what_a_person_changes_is_on_record: sqlite, postgres, g1_role, g3_role);

@@ -26,6 +26,11 @@ async fn an_edited_file_comes_into_force_without_disturbing_what_runs(db: &Db) {
     daemon.says("jobs.toml: second: added").await;
     daemon.says("jobs.toml: tick: schedule every 365d -> every 1s").await;
     daemon.says("jobs.toml is in force").await;
+    let record = eventually("it is on record", async || {
+        crate::daemon::rows(db, "details FROM billing_job_audit WHERE action = 'reload'").await.pop()
+    })
+    .await;
+    assert!(record.contains("tick: schedule every 365d -> every 1s"), "{record}");
     until_history_has(&program, "tick", "done schedule").await;
     until_history_has(&program, "second", "done schedule").await;
     assert_eq!(text(&ask(&program, "jobs show patient").await["state"]), "running", "it noticed nothing");

@@ -18,7 +18,7 @@ async fn run(db: &Db, arguments: &str) -> Ended {
 
 async fn adopt(db: &Db, commit: bool) -> Adoption {
     let Daemon { db, panel, .. } = Daemon::of(db).await;
-    Biller::new(db, panel, Settings::default()).adopt(commit).await.expect("nobody bills")
+    Biller::new(db, panel, Settings::default()).adopt(commit, "ada").await.expect("nobody bills")
 }
 
 fn found(adoption: &Adoption) -> Vec<(&'static str, u64)> {
@@ -273,6 +273,6 @@ async fn a_hand_over_in_the_middle_of_a_run_is_refused_by_the_library_too() {
     let db = Db::sqlite().await;
     let daemon = Daemon::of(&db).await;
     let _lease = daemon.claim().await;
-    let refused = daemon.biller().adopt(true).await;
+    let refused = daemon.biller().adopt(true, "ada").await;
     assert!(matches!(&refused, Err(HandoverError::Busy { .. })), "{refused:?}");
 }

@@ -103,7 +103,7 @@ impl Daemon {
 /// Puts the fence up, as the owner of the panel's tables.
 pub(crate) async fn fence(db: &Db) {
     let owner = e2e::connect(&db.url_for(Login::Owner)).await;
-    fence::install(&owner, AFTER).await.expect("the owner may");
+    fence::install(&owner, AFTER, "ada").await.expect("the owner may");
 }
 
 /// A process of the panel that logs in with this URL.

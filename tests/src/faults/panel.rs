@@ -35,7 +35,9 @@ pub(super) struct Billed {
 pub(super) async fn fence_off(server: &Server) {
     let owner = connect(&server.db.url_for(Login::Owner)).await;
     // The daemons' transactions want connections that remember no statements.
-    billing_jobs::fence::install(&owner, SILENCE).await.expect("the owner may put up the fence");
+    billing_jobs::fence::install(&owner, SILENCE, "the campaign")
+        .await
+        .expect("the owner may put up the fence");
     owner.close().await.expect("a connection that answers can be closed");
     let sql = "SELECT pg_get_functiondef('billing_fence'::regproc) AS definition";
     let definition: String = row(server.db.admin(), sql)

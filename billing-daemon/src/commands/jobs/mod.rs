@@ -20,9 +20,8 @@ use crate::{
     cli::{Common, Jobs},
     config::did_you_mean,
     exit::{Exit, Failure},
-    identity::Identity,
+    identity::{Identity, whoever_is_here},
     logging::LogOutput,
-    platform,
     reload::Source,
     runtime::{self, Opened},
     store::SeaOrmStore,
@@ -207,11 +206,4 @@ pub(super) fn no_store(error: StoreError) -> Failure {
         },
         other => Failure::new(Exit::TryAgain, other),
     }
-}
-
-/// The person at the keyboard, also behind sudo, and the machine.
-fn whoever_is_here() -> String {
-    let name = ["SUDO_USER", "USER", "LOGNAME", "USERNAME"].iter().find_map(|name| std::env::var(name).ok());
-    let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| "somebody".to_owned());
-    format!("{name}@{}", platform::hostname())
 }

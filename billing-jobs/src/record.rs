@@ -1,0 +1,183 @@
+//! The record of what people changed: append-only, each row with the hash of the row before it.
+//!
+//! Its table is `billing_job_audit`. Whoever may bill may add to it and read it, and nobody may change it; that nobody did, the
+//! chain shows. It cannot show that rows were cut off at its end: compare the newest id with a copy kept elsewhere.
+
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value,
+};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::db::{begin, query_all, statement};
+
+/// One change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Who made it.
+    pub by: String,
+    /// What was done, in a word or two.
+    pub action: &'static str,
+    /// To which job; empty if it concerns all of them.
+    pub job: String,
+    /// Why, in that person's words.
+    pub reason: Option<String>,
+    /// What exactly: an object, with what was `before` and what is `after` where that can be said.
+    pub details: serde_json::Value,
+}
+
+/// How often a row is tried whose place others took at the same moment.
+const ATTEMPTS: u32 = 50;
+/// How many rows are held in memory while the chain is walked.
+const PAGE: i64 = 1_000;
+
+/// One row, as its hash sees it.
+struct Link<'a> {
+    id: i64,
+    at: i64,
+    actor: &'a str,
+    action: &'a str,
+    job: &'a str,
+    reason: Option<&'a str>,
+    details: &'a str,
+    previous: &'a str,
+}
+
+impl Link<'_> {
+    /// Over the JSON array of the row's columns.
+    fn hash(&self) -> String {
+        let Self { id, at, actor, action, job, reason, details, previous } = self;
+        fingerprint(&json!([id, at, actor, action, job, reason, details, previous]).to_string())
+    }
+}
+
+/// The SHA-256 of `text` in hexadecimal digits: tells texts apart that may hold secrets.
+#[must_use]
+pub fn fingerprint(text: &str) -> String {
+    let mut digits = String::new();
+    for byte in Sha256::digest(text) {
+        digits.extend([format!("{byte:02x}")]);
+    }
+    digits
+}
+
+/// Appends `entry`, in the transaction that makes the change. Call it last: whoever appends meanwhile waits for the end.
+pub async fn append(txn: &DatabaseTransaction, entry: &Entry) -> Result<(), DbErr> {
+    // The operands' types are spelled out: where the owner's rights are borrowed, nobody's operator may take the place of a
+    // built-in one that does not fit exactly.
+    let (now, at) = match txn.get_database_backend() {
+        DbBackend::Sqlite => ("CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)", "$2"),
+        _ => (
+            "(extract(epoch FROM now()) * 1000000::numeric)::bigint",
+            "timestamptz 'epoch' + $2::float8 * interval '1 microsecond'",
+        ),
+    };
+    let newest = format!(
+        "SELECT {now} AS at, coalesce((SELECT max(id) FROM billing_job_audit), 0) AS id,
+                coalesce((SELECT hash FROM billing_job_audit ORDER BY id DESC LIMIT 1), '') AS hash"
+    );
+    let insert = format!(
+        "INSERT INTO billing_job_audit (id, at, actor, action, job, reason, details, previous_hash, hash)
+         VALUES ($1, {at}, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING"
+    );
+    let details = entry.details.to_string();
+    for _ in 0..ATTEMPTS {
+        let row = txn.query_one_raw(statement(txn, &newest, [])).await?;
+        let row = row.ok_or_else(|| DbErr::RecordNotFound("the end of the record".to_owned()))?;
+        let (id, previous): (i64, String) = (row.try_get("", "id")?, row.try_get("", "hash")?);
+        let link = Link {
+            id: id + 1,
+            at: row.try_get("", "at")?,
+            actor: &entry.by,
+            action: entry.action,
+            job: &entry.job,
+            reason: entry.reason.as_deref(),
+            details: &details,
+            previous: &previous,
+        };
+        let values: [Value; 9] = [
+            link.id.into(),
+            link.at.into(),
+            link.actor.into(),
+            link.action.into(),
+            link.job.into(),
+            link.reason.into(),
+            link.details.into(),
+            link.previous.into(),
+            link.hash().into(),
+        ];
+        // Of two at once, the later one waits for the end of the earlier one and then finds its place taken.
+        if txn.execute_raw(statement(txn, &insert, values)).await?.rows_affected() == 1 {
+            return Ok(());
+        }
+    }
+    Err(DbErr::RecordNotInserted)
+}
+
+/// Appends `entry` for a change that was made outside of the database.
+pub async fn note(db: &DatabaseConnection, entry: &Entry) -> Result<(), DbErr> {
+    let txn = begin(db).await?;
+    append(&txn, entry).await?;
+    txn.commit().await
+}
+
+/// How the chain stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// How many rows there are up to the first that is broken, or in all.
+    pub rows: u64,
+    /// The id of the first row that is not what it was when it was written, or whose predecessor is gone.
+    pub broken: Option<i64>,
+}
+
+/// Walks the chain from its beginning.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn verify(db: &DatabaseConnection) -> Result<Chain, DbErr> {
+    let at = match db.get_database_backend() {
+        DbBackend::Sqlite => "at",
+        _ => "(extract(epoch FROM at) * 1000000::numeric)::bigint",
+    };
+    let page = format!(
+        "SELECT id, {at} AS at, actor, action, job, reason, details, previous_hash, hash
+           FROM billing_job_audit WHERE id > $1 ORDER BY id LIMIT $2"
+    );
+    let mut chain = Chain::default();
+    let (mut last, mut previous) = (0, String::new());
+    loop {
+        let rows = query_all(db, statement(db, &page, [last.into(), PAGE.into()])).await?;
+        for row in &rows {
+            chain.rows += 1;
+            let (id, hash) = link(row, &previous)?;
+            if id != last + 1 || hash.is_none() {
+                chain.broken = Some(id);
+                return Ok(chain);
+            }
+            (last, previous) = (id, hash.unwrap_or_default());
+        }
+        if rows.is_empty() {
+            return Ok(chain);
+        }
+    }
+}
+
+/// The id of a row and its hash, if it is what was written after `previous`.
+fn link(row: &QueryResult, previous: &str) -> Result<(i64, Option<String>), DbErr> {
+    let text = |column| row.try_get::<String>("", column);
+    let (actor, action, job, details) = (text("actor")?, text("action")?, text("job")?, text("details")?);
+    let reason: Option<String> = row.try_get("", "reason")?;
+    let link = Link {
+        id: row.try_get("", "id")?,
+        at: row.try_get("", "at")?,
+        actor: &actor,
+        action: &action,
+        job: &job,
+        reason: reason.as_deref(),
+        details: &details,
+        previous,
+    };
+    let hash = text("hash")?;
+    let sound = text("previous_hash")? == previous && link.hash() == hash;
+    Ok((link.id, sound.then_some(hash)))
+}
