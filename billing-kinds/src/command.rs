@@ -298,7 +298,6 @@ impl Tail {
         }
     }
 
-    /// Without what a database cannot keep.
     fn text(&self) -> String {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&seen.bytes).into_owned()

@@ -4,6 +4,8 @@
 //! the balance and writing it back, and books that; the second writes the cycle and moves `last_billed_at`. It reckons in the
 //! milliseconds and the binary floating point of its language. It neither asks for a heartbeat nor knows of our tables.
 
+use std::time::Duration;
+
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement,
     TransactionTrait, Value,
@@ -22,6 +24,8 @@ const UNKNOWN_PLAN: f64 = 0.027;
 pub struct PanelBiller {
     db: DatabaseConnection,
     generation: Panel,
+    /// From reading a balance to writing it back.
+    pause: Duration,
 }
 
 /// An instance as the list of what is due had it, however long ago that was read.
@@ -39,6 +43,13 @@ pub struct Due {
     pub start_ms: i64,
     /// The price of one.
     pub rate: f64,
+}
+
+/// The panel's first transaction, with the balance that it has read.
+#[derive(Debug)]
+pub struct Read {
+    txn: DatabaseTransaction,
+    balance: f64,
 }
 
 /// Where the process dies.
@@ -79,11 +90,54 @@ impl Due {
     }
 }
 
+impl Read {
+    /// The end of the first transaction: writes balance and debit, and commits.
+    pub async fn finish(self, due: &Due) -> Result<Uuid, String> {
+        let (txn, debit) = self.write(due, due.amount()).await?;
+        txn.commit().await.map_err(failed)?;
+        Ok(debit)
+    }
+
+    async fn write(self, due: &Due, amount: f64) -> Result<(DatabaseTransaction, Uuid), String> {
+        let Self { txn, balance: before } = self;
+        // Anything compared with NaN is false.
+        if before < amount {
+            return Err("insufficient_balance".to_owned());
+        }
+        let after = before - amount;
+        let update =
+            "UPDATE wallets SET balance = $1::text::numeric, updated_at = now() WHERE organization_id = $2";
+        let values = [after.to_string().into(), due.organization.into()];
+        txn.execute_raw(of(update, values)).await.map_err(failed)?;
+        let insert = "INSERT INTO payment_transactions
+                 (organization_id, amount, currency, payment_method, payment_provider, status, description, metadata)
+             VALUES ($1, -($2::text::numeric), 'USD', 'wallet_debit', 'internal', 'completed', $3, $4::text::jsonb)
+             RETURNING id";
+        let number = |number: f64| if number.is_nan() { "null".to_owned() } else { number.to_string() };
+        let metadata =
+            format!(r#"{{"balance_before":{},"balance_after":{}}}"#, number(before), number(after));
+        let values = [
+            due.organization.into(),
+            amount.to_string().into(),
+            format!("VPS Hourly Billing - {} ({}h)", due.label, due.hours).into(),
+            metadata.into(),
+        ];
+        let row = txn.query_one_raw(of(insert, values)).await.map_err(failed)?;
+        Ok((txn, get(&row.expect("an INSERT answers with its row"), "id")))
+    }
+}
+
 impl PanelBiller {
     /// The biller of this generation, on the panel's own connection.
     #[must_use]
     pub fn new(db: DatabaseConnection, generation: Panel) -> Self {
-        Self { db, generation }
+        Self { db, generation, pause: Duration::ZERO }
+    }
+
+    /// The same, but it takes this long from reading a balance to writing it back.
+    #[must_use]
+    pub fn pausing(self, pause: Duration) -> Self {
+        Self { pause, ..self }
     }
 
     /// One hourly pass over everything that is due.
@@ -172,39 +226,23 @@ impl PanelBiller {
 
     /// None if the process died in it.
     async fn debit(&self, due: &Due, amount: f64, crash: Crash) -> Result<Option<Uuid>, String> {
-        let failed = |error: DbErr| error.to_string();
-        let txn = self.begin().await.map_err(failed)?;
-        let wallet = "SELECT balance::float8 AS balance FROM wallets WHERE organization_id = $1";
-        let wallet = txn.query_one_raw(of(wallet, [due.organization.into()])).await.map_err(failed)?;
-        let before: f64 = get(&wallet.ok_or("no wallet")?, "balance");
-        // Anything compared with NaN is false.
-        if before < amount {
-            return Err("insufficient_balance".to_owned());
-        }
-        let after = before - amount;
-        let update =
-            "UPDATE wallets SET balance = $1::text::numeric, updated_at = now() WHERE organization_id = $2";
-        let values = [after.to_string().into(), due.organization.into()];
-        txn.execute_raw(of(update, values)).await.map_err(failed)?;
-        let insert = "INSERT INTO payment_transactions
-                 (organization_id, amount, currency, payment_method, payment_provider, status, description, metadata)
-             VALUES ($1, -($2::text::numeric), 'USD', 'wallet_debit', 'internal', 'completed', $3, $4::text::jsonb)
-             RETURNING id";
-        let number = |number: f64| if number.is_nan() { "null".to_owned() } else { number.to_string() };
-        let metadata =
-            format!(r#"{{"balance_before":{},"balance_after":{}}}"#, number(before), number(after));
-        let values = [
-            due.organization.into(),
-            amount.to_string().into(),
-            format!("VPS Hourly Billing - {} ({}h)", due.label, due.hours).into(),
-            metadata.into(),
-        ];
-        let row = txn.query_one_raw(of(insert, values)).await.map_err(failed)?;
+        let read = self.read_balance(due).await?;
+        tokio::time::sleep(self.pause).await;
+        let (txn, debit) = read.write(due, amount).await?;
         if crash == Crash::BeforeDebit {
             return Ok(None);
         }
         txn.commit().await.map_err(failed)?;
-        Ok(Some(get(&row.expect("an INSERT answers with its row"), "id")))
+        Ok(Some(debit))
+    }
+
+    /// The beginning of the first transaction: the balance is read, and nothing is locked.
+    pub async fn read_balance(&self, due: &Due) -> Result<Read, String> {
+        let txn = self.begin().await.map_err(failed)?;
+        let wallet = "SELECT balance::float8 AS balance FROM wallets WHERE organization_id = $1";
+        let wallet = txn.query_one_raw(of(wallet, [due.organization.into()])).await.map_err(failed)?;
+        let balance = get(&wallet.ok_or("no wallet")?, "balance");
+        Ok(Read { txn, balance })
     }
 
     async fn write_cycle(&self, due: &Due, amount: f64, transaction: Uuid) -> Result<(), DbErr> {
@@ -258,6 +296,11 @@ impl PanelBiller {
         }
         Ok(txn)
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is mapped over results")]
+fn failed(error: DbErr) -> String {
+    error.to_string()
 }
 
 fn of<const N: usize>(sql: &str, values: [Value; N]) -> Statement {

@@ -9,6 +9,7 @@ DECLARE
     kept boolean := false;
     alone boolean := false;
     tries integer := 0;
+    overwritten text[];
     said text[];
     taken numeric;
     machines uuid[];
@@ -65,6 +66,16 @@ BEGIN
     IF ours.in_force AND NOT alone THEN
         RAISE EXCEPTION 'billing-daemon has just begun to charge the hours of this database again'
             USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. Try again when it is done.';
+    END IF;
+    -- The panel wrote back what it had read without a lock, less its debit. Whatever came in between is gone from the wallet, be
+    -- it a charge of ours or a payment: what it read, by its own words, must be what it overwrote.
+    overwritten := pg_catalog.string_to_array(current_setting('billing.overwritten', true), ' ');
+    IF overwritten[1] = NEW.organization_id::text
+       AND NEW.metadata -> 'balance_before'::text
+           IS DISTINCT FROM coalesce(pg_catalog.to_jsonb(nullif(overwritten[2], '')::numeric), 'null'::jsonb) THEN
+        RAISE EXCEPTION 'the wallet of organization % held % when it was read, and % when it was written',
+                NEW.organization_id, NEW.metadata ->> 'balance_before'::text, overwritten[2]
+            USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. Read its balance again.';
     END IF;
     IF ours.in_force THEN
         -- With a number that nobody holds, a daemon that wakes up later is shut out until it claims anew. Once is enough.

@@ -1,7 +1,8 @@
 //! The fence inside the database: a trigger on the wallets' ledger that the unmodified panel cannot go around.
 //!
 //! It fires for the panel's hourly debits alone, by their method, provider and description; see `body.sql` for what it does
-//! with them. It acts with the rights of whoever owns the ledger, so the panel's login needs none on our tables.
+//! with them. It acts with the rights of whoever owns the ledger, so the panel's login needs none on our tables. A second one, on
+//! the wallets, remembers what a balance was until the transaction that writes it ends (`balance.sql`).
 
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::{
 
 /// What the function of the trigger does.
 const BODY: &str = include_str!("body.sql");
+/// What the function of the trigger on the wallets does.
+const BALANCE_BODY: &str = include_str!("balance.sql");
 
 /// The rows that the trigger fires for. A transaction that passed once has its own id in `billing.fence_kept`.
 const CONDITION: &str =
@@ -23,10 +26,15 @@ const CONDITION: &str =
     AND NEW.description::text LIKE 'VPS Hourly Billing - %'
     AND current_setting('billing.fence_kept', true) IS DISTINCT FROM txid_current()::text";
 
+/// The wallets' rows that are noted. Ours are not: their transaction has the number under which it began.
+const BALANCE_CONDITION: &str = "coalesce(current_setting('billing.fence', true), '') = ''";
+
 /// Who owns the ledger, whether we may act for him, and where things are.
 const PLACE: &str = "
     SELECT quote_ident(r.rolname) AS owner, pg_has_role(r.oid, 'MEMBER') AS may_act,
-           quote_ident(current_user::text) AS login, format('%I.%I', n.nspname, t.relname) AS ledger, quote_ident(o.nspname) AS schema,
+           quote_ident(current_user::text) AS login, format('%I.%I', n.nspname, t.relname) AS ledger,
+           (SELECT format('%I.%I', n.nspname, w.relname) FROM pg_class w JOIN pg_namespace n ON n.oid = w.relnamespace
+             WHERE w.oid = to_regclass('wallets')) AS wallets, quote_ident(o.nspname) AS schema,
            CASE WHEN n.oid = o.oid THEN quote_ident(o.nspname)
                 ELSE quote_ident(o.nspname) || ', ' || quote_ident(n.nspname) END AS path
       FROM pg_class t
@@ -34,7 +42,7 @@ const PLACE: &str = "
       JOIN pg_roles r ON r.oid = t.relowner
       JOIN pg_class c ON c.oid = to_regclass('billing_charges')
       JOIN pg_namespace o ON o.oid = c.relnamespace
-     WHERE t.oid = to_regclass('payment_transactions')";
+     WHERE t.oid = to_regclass('payment_transactions') AND to_regclass('wallets') IS NOT NULL";
 
 /// What the function needs and the current role lacks, as statements for whoever can mend it.
 const LACKING: &str = "
@@ -51,13 +59,22 @@ const LACKING: &str = "
     SELECT format('GRANT CREATE, USAGE ON SCHEMA %I TO %I', n.nspname, current_user)
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.oid = to_regclass('billing_charges') AND NOT has_schema_privilege(n.oid, 'CREATE')
+    UNION ALL
+    SELECT format('ALTER TABLE %s OWNER TO %I', w.oid::regclass, current_user)
+      FROM pg_class w WHERE w.oid = to_regclass('wallets') AND NOT pg_has_role(w.relowner, 'USAGE')
      ORDER BY wanted";
 
-/// The trigger as it stands, if it does.
+/// The triggers as they stand, if the ledger's does.
 const STATUS: &str = "
-    SELECT t.tgenabled IN ('O', 'A') AS enabled, split_part(encode(t.tgargs, 'escape'), '\\000', 1) AS after_seconds,
-           p.prosrc AS body, p.prosecdef AND array_to_string(p.proconfig, ';') LIKE 'search_path=pg_catalog, %' AS confined
-      FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+    SELECT t.tgenabled IN ('O', 'A') AND coalesce(b.tgenabled IN ('O', 'A'), true) AS enabled,
+           split_part(encode(t.tgargs, 'escape'), '\\000', 1) AS after_seconds,
+           p.prosrc AS body, p.prosecdef AND array_to_string(p.proconfig, ';') LIKE 'search_path=pg_catalog, %' AS confined,
+           n.prosrc AS balance_body
+      FROM pg_trigger t
+      JOIN pg_proc p ON p.oid = t.tgfoid
+      LEFT JOIN pg_trigger b
+        ON b.tgrelid = to_regclass('wallets') AND b.tgname = 'billing_fence_balance' AND NOT b.tgisinternal
+      LEFT JOIN pg_proc n ON n.oid = b.tgfoid
      WHERE t.tgrelid = to_regclass('payment_transactions') AND t.tgname = 'billing_fence' AND NOT t.tgisinternal";
 
 /// Why the fence could not be put up, taken down or looked at.
@@ -70,7 +87,7 @@ pub enum FenceError {
     NotPostgres,
     /// One of the tables is not where the connection looks for it.
     #[error(
-        "the database has no payment_transactions or no billing_charges: run `billing-daemon migrate up` first"
+        "the database has no payment_transactions, no wallets or no billing_charges: run `billing-daemon migrate up` first"
     )]
     NoTables,
     /// The trigger belongs to the ledger's owner.
@@ -150,14 +167,19 @@ pub async fn install(db: &DatabaseConnection, after: Duration, by: &str) -> Resu
     if changed {
         let now = FenceStatus { installed: true, enabled: true, after: Some(after), outdated: false };
         record::append(&txn, &entry("install the fence", by, before, now)).await?;
-        let Place { schema, path, ledger, .. } = &place;
+        let Place { schema, path, ledger, wallets, .. } = &place;
         let seconds = after.as_secs();
-        // The panel waits for as long as this holds the table: everything but the last two statements comes before.
+        // The panel waits for as long as this holds its tables: everything else comes before. It locks the wallets first as well.
         let sql = format!(
             "SET LOCAL search_path = pg_catalog, pg_temp;
              CREATE OR REPLACE FUNCTION {schema}.billing_fence() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
                  SET search_path = pg_catalog, {path}, pg_temp AS $billing_fence${BODY}$billing_fence$;
-             REVOKE ALL ON FUNCTION {schema}.billing_fence() FROM PUBLIC;
+             CREATE OR REPLACE FUNCTION {schema}.billing_fence_balance() RETURNS trigger LANGUAGE plpgsql
+                 AS $billing_fence${BALANCE_BODY}$billing_fence$;
+             REVOKE ALL ON FUNCTION {schema}.billing_fence(), {schema}.billing_fence_balance() FROM PUBLIC;
+             DROP TRIGGER IF EXISTS billing_fence_balance ON {wallets};
+             CREATE TRIGGER billing_fence_balance BEFORE UPDATE OF balance ON {wallets} FOR EACH ROW
+                 WHEN ({BALANCE_CONDITION}) EXECUTE FUNCTION {schema}.billing_fence_balance();
              DROP TRIGGER IF EXISTS billing_fence ON {ledger};
              CREATE TRIGGER billing_fence BEFORE INSERT ON {ledger} FOR EACH ROW WHEN ({CONDITION})
                  EXECUTE FUNCTION {schema}.billing_fence('{seconds}')"
@@ -185,9 +207,10 @@ fn entry(action: &'static str, by: &str, before: FenceStatus, after: FenceStatus
 pub async fn remove(db: &DatabaseConnection, by: &str) -> Result<bool, FenceError> {
     let (txn, place) = open(db).await?;
     let before = read(&txn).await?;
-    let Place { schema, ledger, .. } = place;
+    let Place { schema, ledger, wallets, .. } = place;
     txn.execute_unprepared(&format!(
-        "DROP TRIGGER IF EXISTS billing_fence ON {ledger}; DROP FUNCTION IF EXISTS {schema}.billing_fence()"
+        "DROP TRIGGER IF EXISTS billing_fence_balance ON {wallets}; DROP TRIGGER IF EXISTS billing_fence ON {ledger};
+         DROP FUNCTION IF EXISTS {schema}.billing_fence(), {schema}.billing_fence_balance()"
     ))
     .await?;
     if before.installed {
@@ -222,12 +245,13 @@ async fn read(txn: &impl ConnectionTrait) -> Result<FenceStatus, DbErr> {
     };
     let after: String = row.try_get("", "after_seconds")?;
     let body: String = row.try_get("", "body")?;
+    let balance_body: Option<String> = row.try_get("", "balance_body")?;
     let confined: bool = row.try_get::<Option<bool>>("", "confined")?.unwrap_or(false);
     Ok(FenceStatus {
         installed: true,
         enabled: row.try_get("", "enabled")?,
         after: after.parse().ok().map(Duration::from_secs),
-        outdated: body != BODY || !confined,
+        outdated: body != BODY || balance_body.as_deref() != Some(BALANCE_BODY) || !confined,
     })
 }
 
@@ -235,9 +259,10 @@ struct Place {
     owner: String,
     login: String,
     ledger: String,
-    /// Where the function belongs.
+    wallets: String,
+    /// Where the functions belong.
     schema: String,
-    /// Where it finds its tables.
+    /// Where they find their tables.
     path: String,
 }
 
@@ -253,6 +278,7 @@ async fn open(db: &DatabaseConnection) -> Result<(DatabaseTransaction, Place), F
         owner: text("owner")?,
         login: text("login")?,
         ledger: text("ledger")?,
+        wallets: text("wallets")?,
         schema: text("schema")?,
         path: text("path")?,
     };

@@ -13,6 +13,7 @@ BEGIN
                       HINT = format('Run `billing-daemon fence remove` as %s first.', owner);
         END IF;
         DROP TRIGGER billing_fence ON payment_transactions;
+        DROP TRIGGER IF EXISTS billing_fence_balance ON wallets;
     END IF;
-    DROP FUNCTION IF EXISTS billing_fence();
+    DROP FUNCTION IF EXISTS billing_fence(), billing_fence_balance();
 END $$;

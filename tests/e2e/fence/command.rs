@@ -28,7 +28,7 @@ async fn the_fence_goes_up_once_and_comes_down_whole(db: &Db) {
     assert!(said.out[1].ends_with("once it has not worked for 1h 30m"), "{}", said.text());
     assert!(said.out[2].contains("a login of its own"), "{}", said.text());
     let up = rows(db, CATALOG).await;
-    assert_eq!(up.len(), before.len() + 2, "one trigger and one function");
+    assert_eq!(up.len(), before.len() + 4, "two triggers and their functions");
     let identity = "SELECT oid FROM pg_trigger WHERE tgname = 'billing_fence'";
     let first = ask(db, identity).await;
     let said = run(&owner, "fence install").await.expect_code(0);
@@ -60,10 +60,18 @@ async fn a_fence_that_is_disabled_or_of_another_version_is_told_and_mended(db: &
     run(&owner, "fence install").await.expect_code(0);
     run(&db.url, "fence status").await.expect_code(0);
 
+    db.execute("ALTER TABLE wallets DISABLE TRIGGER billing_fence_balance").await;
+    let said = run(&db.url, "fence status").await.expect_code(1);
+    assert!(said.out[0].contains("disabled"), "{}", said.text());
+    run(&owner, "fence install").await.expect_code(0);
+
     let function = ask(db, "SELECT pg_get_functiondef('billing_fence'::regproc)").await;
+    let on_wallets = ask(db, "SELECT pg_get_functiondef('billing_fence_balance'::regproc)").await;
     for older in [
         function.replace("BEGIN", "BEGIN -- as it was"),
         function.replace("SET search_path", "-- SET search_path"),
+        on_wallets.replace("BEGIN", "BEGIN -- as it was"),
+        "DROP TRIGGER billing_fence_balance ON wallets".to_owned(),
     ] {
         db.execute(&older).await;
         let said = run(&db.url, "fence status --json").await.expect_code(0);

@@ -1,4 +1,4 @@
-//! What the fence costs an insert: `cargo test --release -p e2e --test e2e -- --ignored --nocapture fence::cost`.
+//! What the fence costs an insert, and a balance that is written: `cargo test --release -p e2e --test e2e -- --ignored --nocapture fence::cost`.
 
 use std::time::{Duration, Instant};
 
@@ -58,20 +58,48 @@ async fn what_the_fence_costs_an_insert() {
             rows: ROWS,
         },
     ] {
-        let mut took = [Vec::new(), Vec::new()];
-        for _ in 0..ROUNDS {
-            for (with, took) in took.iter_mut().enumerate() {
-                let enable = if with == 1 { "ENABLE" } else { "DISABLE" };
-                db.execute(&format!("ALTER TABLE payment_transactions {enable} TRIGGER billing_fence")).await;
-                took.push(measure(&owner, org, &inserts).await);
-            }
-        }
-        let [without, with] = took.map(|mut took| {
-            took.sort_unstable();
-            took[ROUNDS / 2].as_secs_f64() * 1e6 / f64::from(inserts.rows)
-        });
+        let [without, with] = compare(&db, inserts.rows, async || measure(&owner, org, &inserts).await).await;
         println!("{}: {without:.1} us without the fence, {with:.1} us with it", inserts.what);
     }
+    db.execute(&format!(
+        "INSERT INTO wallets (organization_id, balance) SELECT '{org}', 1 FROM generate_series(2, {ROWS}) AS n"
+    ))
+    .await;
+    for (what, settings) in [
+        ("a balance that we write, in bulk", format!("SET LOCAL billing.fence = '{number}'")),
+        ("a balance that anybody else writes, in bulk", "SELECT".to_owned()),
+    ] {
+        let update = async || {
+            let txn = owner.begin().await.expect("it begins");
+            txn.execute_unprepared(&settings).await.expect("a setting");
+            let began = Instant::now();
+            txn.execute_unprepared("UPDATE wallets SET balance = balance + 1").await.expect("they are free");
+            let took = began.elapsed();
+            txn.rollback().await.expect("it ends");
+            took
+        };
+        let [without, with] = compare(&db, ROWS, update).await;
+        println!("{what}: {without:.1} us without the fence, {with:.1} us with it");
+    }
+}
+
+/// What each of so many rows takes in microseconds without the fence, and with it: the median of alternating rounds.
+async fn compare(db: &Db, rows: u32, measure: impl AsyncFn() -> Duration) -> [f64; 2] {
+    let mut took = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        for (enable, took) in ["DISABLE", "ENABLE"].into_iter().zip(&mut took) {
+            db.execute(&format!(
+                "ALTER TABLE payment_transactions {enable} TRIGGER billing_fence;
+                 ALTER TABLE wallets {enable} TRIGGER billing_fence_balance"
+            ))
+            .await;
+            took.push(measure().await);
+        }
+    }
+    took.map(|mut took| {
+        took.sort_unstable();
+        took[ROUNDS / 2].as_secs_f64() * 1e6 / f64::from(rows)
+    })
 }
 
 async fn measure(owner: &DatabaseConnection, org: uuid::Uuid, inserts: &Inserts) -> Duration {

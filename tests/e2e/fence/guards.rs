@@ -18,7 +18,7 @@ use crate::daemon::{ask, rows};
 type Scene = for<'a> fn(&'a Db) -> Pin<Box<dyn Future<Output = bool> + 'a>>;
 
 /// A guard, its text in the function, what stands there instead, and the scene that then goes wrong.
-const GUARDS: [(&str, &str, &str, Scene); 9] = [
+const GUARDS: [(&str, &str, &str, Scene); 10] = [
     ("silence", "ours.worked_at > clock_timestamp() - silence", "false", |db| Box::pin(a_healthy_daemon(db))),
     ("raise", "SET fence = ours.number", "SET fence = f.fence", |db| Box::pin(a_daemon_that_wakes_up(db))),
     ("due", "OR charge_end > clock_timestamp()", "", |db| Box::pin(a_stale_list(db))),
@@ -35,6 +35,12 @@ const GUARDS: [(&str, &str, &str, Scene); 9] = [
     ("never wait", "FOR NO KEY UPDATE SKIP LOCKED", "FOR NO KEY UPDATE", |db| {
         Box::pin(a_batch_that_wants_the_wallet(db))
     }),
+    (
+        "what it overwrote",
+        "IS DISTINCT FROM coalesce(pg_catalog.to_jsonb(nullif(overwritten[2], '')::numeric), 'null'::jsonb)",
+        "IS NULL",
+        |db| Box::pin(a_charge_since_it_was_read(db)),
+    ),
     (
         "number in force",
         "f.fence::text = current_setting('billing.fence', true)",
@@ -144,6 +150,17 @@ async fn a_batch_that_wants_the_wallet(db: &Db) -> bool {
     };
     let (debited, batch) = join!(debit, batch.execute_unprepared(wallet));
     batch.is_ok() && debited.is_err_and(|refused| refused.to_string().contains("right now"))
+}
+
+/// A charge of ours for one machine, between the reading and the writing of the panel's debit for another.
+async fn a_charge_since_it_was_read(db: &Db) -> bool {
+    seed(db, 1, 2, 2).await;
+    let panel = panel(db, &db.url_for(Login::Owner)).await;
+    let due = panel.due().await.remove(0);
+    let read = panel.read_balance(&due).await.expect("the wallet is there");
+    db.execute("UPDATE wallets SET balance = balance - 0.05").await;
+    let refused = read.finish(&due).await.is_err();
+    refused && number(db, "SELECT (balance * 100)::bigint FROM wallets").await == 9_995
 }
 
 async fn an_old_number(db: &Db) -> bool {

@@ -1,5 +1,6 @@
 //! The fence inside the database, with the panel's own biller unmodified on the other side of it.
 
+mod balance;
 mod command;
 mod cost;
 mod guards;

@@ -1,6 +1,6 @@
 //! The panel's own biller beside the daemons, behind the fence: refused while they work, heard when they are silent.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement};
@@ -15,6 +15,8 @@ use crate::{
 
 /// So long may no billing of ours have worked before the panel charges. In a panel's database it is 90 minutes.
 const SILENCE: Duration = Duration::from_secs(4);
+/// So long does the panel take from reading a balance to writing it back, in which daemons charge and customers pay.
+const BETWEEN_READ_AND_WRITE: Duration = Duration::from_millis(100);
 /// The part of the fence that writes begins here. What it writes has the fleet's time; what it decides by has the real one.
 const WRITES_FROM: &str = "charge_start :=";
 const REAL_TIME: &str = "clock_timestamp()";
@@ -27,8 +29,8 @@ pub(super) struct Billed {
     pub(super) attempts: u64,
     pub(super) refused: u64,
     pub(super) charged: u64,
-    /// By how much wallets are off after the panel read a balance, a daemon charged, and the panel wrote that balance back.
-    pub(super) overwritten: BTreeMap<Uuid, i64>,
+    /// Of the refused ones, those that would have written a balance back over a charge or a payment.
+    pub(super) overwrites_refused: u64,
 }
 
 /// Puts the fence up, and lets it write by the fleet's clock.
@@ -56,13 +58,12 @@ pub(super) async fn fence_off(server: &Server) {
 pub(super) async fn bill(server: &Server, seed: u64, stop: &watch::Receiver<bool>) -> Billed {
     let mut rng = StdRng::seed_from_u64(seed);
     let connection = connect(&server.db.url_for(Login::Owner)).await;
-    let biller = PanelBiller::new(connection, Panel::G3);
+    let biller = PanelBiller::new(connection, Panel::G3).pausing(BETWEEN_READ_AND_WRITE);
     let mut came_to = Billed::default();
     while !*stop.borrow() {
         let wait = rng.random_range(50..500);
         sleep(Duration::from_millis(wait)).await;
-        // A list is minutes old and not hours: the clock stands until it is worked off, and only daemons bill in between.
-        // What the panel itself loses by reading a balance and writing it back is no concern of ours either.
+        // A list is minutes old and not hours: the clock stands until it is worked off.
         let _calm = server.calm.lock().await;
         let Ok(list) = due(server).await else { continue };
         let age = rng.random_range(0..60);
@@ -80,37 +81,25 @@ pub(super) async fn bill(server: &Server, seed: u64, stop: &watch::Receiver<bool
             if !is_there(server, due.instance).await {
                 continue;
             }
-            let before = strayed(server, due.organization).await;
-            match biller.bill(due, crash).await {
+            server.panel_reads(Some(due.organization));
+            let outcome = biller.bill(due, crash).await;
+            server.panel_reads(None);
+            match outcome {
                 Outcome::Failed(reason) if reason == "insufficient_balance" => {}
                 Outcome::Crashed if crash == Crash::BeforeDebit => {}
                 Outcome::Billed | Outcome::Crashed => {
                     came_to.attempts += 1;
                     came_to.charged += 1;
                 }
-                Outcome::Failed(_) => {
+                Outcome::Failed(reason) => {
                     came_to.attempts += 1;
                     came_to.refused += 1;
+                    came_to.overwrites_refused += u64::from(reason.contains("when it was read, and"));
                 }
-            }
-            let overwritten = strayed(server, due.organization).await - before;
-            if overwritten != 0 {
-                *came_to.overwritten.entry(due.organization).or_default() += overwritten;
             }
         }
     }
     came_to
-}
-
-/// By how much the wallet of an organization differs from its ledger, at one instant.
-async fn strayed(server: &Server, organization: Uuid) -> i64 {
-    let sql = format!(
-        "SELECT CAST((w.balance - coalesce((SELECT sum(t.amount) FROM payment_transactions t
-                                              WHERE t.organization_id = w.organization_id), 0)) * 10000 AS bigint) AS by
-           FROM wallets w WHERE w.organization_id = '{organization}'"
-    );
-    let row = row(server.db.admin(), &sql).await.ok().flatten();
-    row.and_then(|row| row.try_get("", "by").ok()).expect("the server stays while it is calm")
 }
 
 /// What the panel takes for due, by the fleet's clock.

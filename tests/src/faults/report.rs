@@ -41,8 +41,8 @@ pub struct Report {
     pub failover_seconds: Failover,
     /// Rules that were broken besides, the audit's among them.
     pub violations: u64,
-    /// Wallets that the panel wrote back over a charge of a daemon's: its own fault, which the fence does not mend.
-    pub panel_overwrites: u64,
+    /// Of the refused debits, those that would have written a balance back over a charge or a payment.
+    pub panel_overwrites_refused: u64,
     /// Answers to a COMMIT that were lost.
     pub lost_commits: u64,
     /// Daemons that were asked to end.
@@ -139,8 +139,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "the panel: {} debits tried, {} refused, {} charged, {} wallets overwritten",
-            self.panel_attempts, self.panel_refused, self.panel_charged, self.panel_overwrites
+            "the panel: {} debits tried, {} refused ({} of them for a balance that was read too early), {} charged",
+            self.panel_attempts, self.panel_refused, self.panel_overwrites_refused, self.panel_charged
         )?;
         let Failover { p50, max } = self.failover_seconds;
         writeln!(f, "take-over after a kill: {p50} s (p50), {max} s at most")?;

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use tokio::sync::Mutex;
-
-use crate::{Db, Login, Panel, Postgres};
+use uuid::Uuid;
 
 use super::{Engine, Fault, Proxy};
+use crate::{Db, Login, Panel, Postgres};
 
 /// The most connections that the daemons' role may have.
 pub(super) const ROLE_CONNECTIONS: u32 = 30;
@@ -20,6 +20,8 @@ pub(super) struct Server {
     is_own: bool,
     /// Held while something must not be disturbed: see where it is taken.
     pub(super) calm: Mutex<()>,
+    /// Whose balance the panel has read and not yet written.
+    read_by_panel: std::sync::Mutex<Option<Uuid>>,
 }
 
 impl Server {
@@ -27,12 +29,24 @@ impl Server {
     pub(super) async fn start(engine: Engine, faults: &[Fault]) -> Self {
         let is_own = faults.iter().any(|fault| fault.needs_own_server());
         let server = match engine {
-            Engine::Sqlite => Self { db: Db::sqlite().await, postgres: None, is_own, calm: Mutex::default() },
+            Engine::Sqlite => Self {
+                db: Db::sqlite().await,
+                postgres: None,
+                is_own,
+                calm: Mutex::default(),
+                read_by_panel: std::sync::Mutex::default(),
+            },
             Engine::Postgres => {
                 let postgres = if is_own { Postgres::private().await } else { Postgres::server() };
                 let db = Db::on_server(postgres, Panel::G3, Login::Billing).await;
                 let proxy = Proxy::start(postgres.port()).await.expect("a port is free");
-                Self { db, postgres: Some((postgres, proxy)), is_own, calm: Mutex::default() }
+                Self {
+                    db,
+                    postgres: Some((postgres, proxy)),
+                    is_own,
+                    calm: Mutex::default(),
+                    read_by_panel: std::sync::Mutex::default(),
+                }
             }
         };
         server
@@ -50,6 +64,16 @@ impl Server {
             server.db.execute(&limit).await;
         }
         server
+    }
+
+    /// The panel has read, or written, a balance of this organization.
+    pub(super) fn panel_reads(&self, organization: Option<Uuid>) {
+        *self.read_by_panel.lock().expect("nobody panics with it") = organization;
+    }
+
+    /// Whose balance the panel has read and not yet written.
+    pub(super) fn read_by_panel(&self) -> Option<Uuid> {
+        *self.read_by_panel.lock().expect("nobody panics with it")
     }
 
     /// Under which the daemons reach it: through the proxy, if there is one.

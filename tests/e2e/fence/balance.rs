@@ -1,0 +1,125 @@
+//! The panel reads a balance without a lock and writes it back, less its debit: it never writes over what came in between.
+
+use chrono::TimeDelta;
+use e2e::{
+    Db, Fleet, Instance, Login, Plan, eventually, on_variants,
+    panel_biller::{Crash, Due, Outcome},
+};
+use sea_orm::{ConnectionTrait, TransactionTrait};
+use uuid::Uuid;
+
+use super::{Daemon, assert_sound, cents, fence, number, panel, silent_for};
+use crate::daemon::now;
+
+const CENT: &str = "7.30";
+
+/// A machine of this organization that costs a cent an hour, of which so many are due.
+async fn machine(db: &Db, org: Uuid, hours: i64) -> Uuid {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(CENT)).await;
+    let created = now(db).await - TimeDelta::minutes(60 * hours + 30);
+    fleet.instance(Instance::new(org, plan, created).backups("none")).await
+}
+
+/// How the panel sees it.
+async fn due(db: &Db, machine: Uuid) -> Due {
+    let panel = panel(db, &db.url_for(Login::Owner)).await;
+    let due = panel.due().await.into_iter().find(|due| due.instance == machine);
+    due.expect("it is due")
+}
+
+/// A daemon that was silent for long charges in that very moment. What the panel then writes may be what the wallet holds already.
+async fn a_charge_is_not_overwritten(db: &Db) {
+    fence(db).await;
+    let daemon = Daemon::of(db).await;
+    let panel = panel(db, &db.url_for(Login::Owner)).await;
+    for hours in [1, 2, 5] {
+        let org = Fleet::new(db).wallet("100.00").await;
+        let ours = due(db, machine(db, org, 2).await).await;
+        silent_for(db, 91).await;
+        let old = daemon.claim().await;
+        let read = panel.read_balance(&ours).await.expect("the wallet is there");
+        assert_eq!(daemon.bill_under(old.fence).await.expect("it bills").totals.hours, 2);
+
+        let theirs = due(db, machine(db, org, hours).await).await;
+        let refused = read.finish(&theirs).await.expect_err("it read 100.00");
+        assert!(refused.contains("when it was read, and 99.98"), "{refused}");
+        daemon.let_go(&old).await;
+        assert_eq!(Fleet::new(db).balance(org).await, 999_800, "the charge is still taken");
+        assert_eq!(panel.bill(&theirs, Crash::Never).await, Outcome::Billed, "at its next look");
+        assert_eq!(Fleet::new(db).balance(org).await, 999_800 - 100 * hours);
+        assert_sound(db).await;
+    }
+}
+
+/// The panel wants the wallet while a batch of ours holds it.
+async fn a_charge_that_the_panel_waited_for_is_not_overwritten(db: &Db) {
+    fence(db).await;
+    let org = Fleet::new(db).wallet("100.00").await;
+    let theirs = due(db, machine(db, org, 2).await).await;
+    let daemon = Daemon::of(db).await;
+    let number_in_force = daemon.claim().await.fence.0;
+    silent_for(db, 91).await;
+    let panel = panel(db, &db.url_for(Login::Owner)).await;
+    let read = panel.read_balance(&theirs).await.expect("the wallet is there");
+
+    let batch = daemon.db.begin().await.expect("a transaction begins");
+    let charge = format!(
+        "SET LOCAL app.current_user_is_admin = 'true'; SET LOCAL billing.fence = '{number_in_force}';
+         UPDATE wallets SET balance = balance - 0.02"
+    );
+    batch.execute_unprepared(&charge).await.expect("the wallet is free");
+    let commit = async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                        WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'UPDATE wallets%'";
+        eventually("the panel waits for the wallet", async || (number(db, waiting).await == 1).then_some(()))
+            .await;
+        batch.commit().await.expect("it ends");
+    };
+    let (refused, ()) = tokio::join!(read.finish(&theirs), commit);
+    assert!(refused.is_err_and(|refused| refused.contains("when it was read, and 99.98")));
+    assert_eq!(cents(db).await, 9_998);
+}
+
+async fn a_payment_is_not_overwritten_either(db: &Db) {
+    fence(db).await;
+    let org = Fleet::new(db).wallet("100.00").await;
+    let theirs = due(db, machine(db, org, 2).await).await;
+    let panel = panel(db, &db.url_for(Login::Owner)).await;
+    let read = panel.read_balance(&theirs).await.expect("the wallet is there");
+    Fleet::new(db).top_up(org, "50.00").await;
+    let refused = read.finish(&theirs).await.expect_err("it read 100.00");
+    assert!(refused.contains("when it was read, and 150.00"), "{refused}");
+    assert_eq!(panel.bill(&theirs, Crash::Never).await, Outcome::Billed);
+    assert_eq!(cents(db).await, 14_998);
+    assert_sound(db).await;
+}
+
+/// What others do in a transaction of theirs is noted for its own debits alone, and by nobody else ever seen.
+async fn a_balance_that_was_noted_is_forgotten_with_its_transaction(db: &Db) {
+    fence(db).await;
+    let org = Fleet::new(db).wallet("100.00").await;
+    let owner = e2e::connect(&db.url_for(Login::Owner)).await;
+    let write = "UPDATE wallets SET balance = balance + 1";
+    let noted = "SELECT current_setting('billing.overwritten', true) AS noted";
+    let ask = async |db: &sea_orm::DatabaseTransaction| {
+        let query = sea_orm::Statement::from_string(db.get_database_backend(), noted);
+        let row = db.query_one_raw(query).await.expect("it answers").expect("one row");
+        row.try_get::<Option<String>>("", "noted").expect("a text").unwrap_or_default()
+    };
+    for (setting, expected) in [("SELECT", true), ("SET LOCAL billing.fence = '7'", false)] {
+        let txn = owner.begin().await.expect("it begins");
+        txn.execute_unprepared(setting).await.expect("a setting");
+        txn.execute_unprepared(write).await.expect("the wallet is free");
+        assert_eq!(ask(&txn).await.starts_with(&org.to_string()), expected, "{setting}");
+        txn.commit().await.expect("it ends");
+        let txn = owner.begin().await.expect("it begins");
+        assert_eq!(ask(&txn).await, "");
+        txn.rollback().await.expect("it ends");
+    }
+}
+
+on_variants!(a_charge_is_not_overwritten: g1_role, g2_owner, g3_role);
+on_variants!(a_charge_that_the_panel_waited_for_is_not_overwritten: g1_role, g3_role);
+on_variants!(a_payment_is_not_overwritten_either: g2_owner, g3_role);
+on_variants!(a_balance_that_was_noted_is_forgotten_with_its_transaction: g3_owner);
