@@ -7,7 +7,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
 
-use crate::logging::LogFormat;
+use crate::{logging::LogFormat, service::System};
 
 /// Charges every hour of every virtual machine exactly once, beside a hosting panel.
 #[derive(Debug, Parser)]
@@ -57,7 +57,18 @@ pub(crate) enum Command {
     #[command(
         after_help = "Example:\n  DATABASE_URL=postgres://billing@localhost/panel billing-daemon run --config jobs.toml"
     )]
-    Run,
+    Run {
+        /// Answer to the service manager of Windows, which started this process
+        #[cfg(windows)]
+        #[arg(long, hide = true)]
+        as_service: bool,
+    },
+    /// Install the daemon as a service of this system, start it and stop it
+    #[command(after_help = "Example:\n  billing-daemon service install --dry-run")]
+    Service {
+        #[command(subcommand)]
+        action: Service,
+    },
     /// Show how billing stands; exits 0 only if all is well
     #[command(after_help = "Example:\n  billing-daemon status --json | jq -r '.problems[].message'")]
     Status {
@@ -129,6 +140,47 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+impl Cli {
+    /// Whether a service manager started this process that must be answered.
+    #[cfg(windows)]
+    pub(crate) fn is_service(&self) -> bool {
+        matches!(self.command, Command::Run { as_service: true })
+    }
+}
+
+/// What can be done with the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum Service {
+    /// Write what the system needs to start the daemon at each boot; it is not started yet
+    #[command(after_help = "Example:\n  sudo billing-daemon service install")]
+    Install(OfService),
+    /// Stop the service and take away what installing wrote; configuration and data stay
+    #[command(after_help = "Example:\n  sudo billing-daemon service uninstall")]
+    Uninstall(OfService),
+    /// Start the service
+    #[command(after_help = "Example:\n  billing-daemon service start --user")]
+    Start(OfService),
+    /// Stop the service; it finishes the batch in hand
+    #[command(after_help = "Example:\n  sudo billing-daemon service stop")]
+    Stop(OfService),
+    /// Show what the service manager knows of it; exits 1 unless it runs
+    #[command(after_help = "Example:\n  billing-daemon service status")]
+    Status(OfService),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
+pub(crate) struct OfService {
+    /// A service of this user alone, without root
+    #[arg(long)]
+    pub(crate) user: bool,
+    /// Print what would be written and run, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// As on another system
+    #[arg(long, value_name = "SYSTEM", value_enum, requires = "dry_run", hide = true)]
+    pub(crate) system: Option<System>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]

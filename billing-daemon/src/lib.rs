@@ -22,6 +22,7 @@ pub mod reload;
 mod ringer;
 pub mod runtime;
 pub mod secret_file;
+mod service;
 mod signals;
 pub mod status;
 pub mod store;
@@ -78,22 +79,35 @@ pub fn main(plugins: &Plugins) -> ExitCode {
             return if usage { exit::Exit::Usage.into() } else { ExitCode::SUCCESS };
         }
     };
+    #[cfg(windows)]
+    if cli.is_service() {
+        let plugins = plugins.clone();
+        return manager::windows::serve(move || act(cli, &plugins)).unwrap_or_else(|error| {
+            let message =
+                format!("the service manager did not start this process: {error}; leave out --as-service");
+            complain_of(&exit::Failure::new(exit::Exit::Usage, message)).into()
+        });
+    }
+    act(cli, plugins).into()
+}
+
+/// Does what the command line says, and returns the exit code.
+fn act(cli: Cli, plugins: &Plugins) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&exit::Failure::new(exit::Exit::Internal, format!("no runtime: {error}"))),
+        Err(error) => {
+            return complain_of(&exit::Failure::new(exit::Exit::Internal, format!("no runtime: {error}")));
+        }
     };
     let result = runtime.block_on(commands::execute(cli, plugins));
     // A job that blocks its thread and does not stop was given its time; without this the process would wait for it.
     runtime.shutdown_timeout(LAST_WORDS);
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => fail(&failure),
-    }
+    result.map_or_else(|failure| complain_of(&failure), |()| 0)
 }
 
-fn fail(failure: &exit::Failure) -> ExitCode {
+fn complain_of(failure: &exit::Failure) -> u8 {
     if !failure.message.is_empty() {
         commands::complain(&failure.message);
     }
-    failure.exit.into()
+    failure.exit as u8
 }

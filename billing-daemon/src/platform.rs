@@ -43,6 +43,17 @@ impl fmt::Display for Platform {
     }
 }
 
+/// The number of the user that this process acts for; 0, as of root, where users have none.
+#[cfg(unix)]
+pub(crate) fn uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+#[cfg(not(unix))]
+pub(crate) fn uid() -> u32 {
+    0
+}
+
 /// This machine's name.
 #[must_use]
 pub fn hostname() -> String {

@@ -51,6 +51,14 @@ impl Hangups {
     }
 }
 
+/// The wish of a service manager that has no signals.
+async fn of_manager() {
+    #[cfg(windows)]
+    crate::manager::windows::stop_requested().await;
+    #[cfg(not(windows))]
+    std::future::pending::<()>().await;
+}
+
 /// Listens from its making on: a signal that comes between two calls of `next` is not lost.
 pub(crate) struct Signals {
     #[cfg(unix)]
@@ -80,6 +88,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Ending::Terminate,
             _ = self.interrupt.recv() => Ending::Interrupt,
+            () = of_manager() => Ending::Terminate,
         }
     }
 }

@@ -15,6 +15,7 @@ mod migrate;
 mod release;
 mod run;
 mod runs;
+mod service;
 mod status;
 mod table;
 
@@ -49,7 +50,8 @@ const LOCAL_CONFIG: &str = "jobs.toml";
 pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> {
     let common = &cli.common;
     match cli.command {
-        Command::Run => run::execute(common, plugins).await,
+        Command::Run { .. } => run::execute(common, plugins).await,
+        Command::Service { action } => service::execute(action),
         Command::Doctor(options) => doctor::execute(common, plugins, &options).await,
         Command::Charges { action } => charges::execute(common, plugins, action).await,
         Command::Status { json } => status::execute(common, plugins, json).await,

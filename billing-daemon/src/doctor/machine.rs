@@ -58,9 +58,19 @@ pub(crate) fn examine(machine: &Machine) -> Vec<Finding> {
     findings
 }
 
-fn space(folder: &Path) -> Option<Finding> {
+#[cfg(unix)]
+fn free_space(folder: &Path) -> Option<u64> {
     let statistics = rustix::fs::statvfs(folder).ok()?;
-    let free = statistics.f_bavail.saturating_mul(statistics.f_frsize);
+    Some(statistics.f_bavail.saturating_mul(statistics.f_frsize))
+}
+
+#[cfg(not(unix))]
+fn free_space(_: &Path) -> Option<u64> {
+    None
+}
+
+fn space(folder: &Path) -> Option<Finding> {
+    let free = free_space(folder)?;
     let message = format!("{} MB free where {} is", free >> 20, folder.display());
     Some(match free {
         0..TOO_LITTLE => Finding::fail("disk", message, "free some, or nothing can be committed"),
@@ -120,7 +130,7 @@ fn zones() -> Finding {
 fn unit(unit: Option<&(PathBuf, String)>, drain_timeout: Duration) -> Vec<Finding> {
     let Some((path, text)) = unit else {
         let advice =
-            "install systemd/billing-daemon.service, or see to it yourself that the daemon is started again";
+            "`billing-daemon service install`, or see to it yourself that the daemon is started again";
         return vec![Finding::warn("service", "no systemd unit is installed", advice)];
     };
     let value = |key: &str| {

@@ -35,7 +35,7 @@ impl Guard {
             own.into_iter().chain(settings.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()));
         Self {
             hosts: matches!(settings.listen, Listen::Tcp(_)).then(|| hosts.collect()),
-            uid: rustix::process::geteuid().as_raw(),
+            uid: crate::platform::uid(),
             budget: Mutex::new(Budget { left: BURST, at: Instant::now() }),
         }
     }

@@ -3,11 +3,13 @@
 mod answers;
 mod guard;
 mod openapi;
+mod socket;
 
 use std::{
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
+    pin::Pin,
     str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,7 +25,7 @@ use axum::{
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
-    net::{TcpListener, UnixListener},
+    net::TcpListener,
     sync::{Mutex, oneshot},
     task::JoinHandle,
 };
@@ -159,6 +161,7 @@ pub(crate) enum Peer {
     /// Somebody on this machine.
     Loopback,
     /// This user.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "only a Unix socket tells"))]
     User(Option<u32>),
 }
 
@@ -168,11 +171,8 @@ impl Connected<IncomingStream<'_, TcpListener>> for Peer {
     }
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self::User(stream.io().peer_cred().ok().map(|peer| peer.uid()))
-    }
-}
+/// Answering, to its end.
+type Serving = Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>;
 
 /// The server, until it is stopped.
 pub(crate) struct Server {
@@ -190,27 +190,15 @@ impl Server {
         let metrics = shared.metrics.clone();
         let router = router(shared, Guard::new(settings));
         let service = router.into_make_service_with_connect_info::<Peer>();
-        let (serving, socket): (std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>, _) =
-            match &settings.listen {
-                Listen::Tcp(address) => {
-                    let listener = TcpListener::bind(address).await?;
-                    info!("answering HTTP on {}", listener.local_addr()?);
-                    (
-                        Box::pin(
-                            axum::serve(listener, service).with_graceful_shutdown(stopped).into_future(),
-                        ),
-                        None,
-                    )
-                }
-                Listen::Unix(path) => {
-                    remove_left_over(path).await?;
-                    let listener = UnixListener::bind(path)?;
-                    info!("answering HTTP on {}", path.display());
-                    let serving =
-                        axum::serve(listener, service).with_graceful_shutdown(stopped).into_future();
-                    (Box::pin(serving), Some(path.clone()))
-                }
-            };
+        let (serving, socket): (Serving, _) = match &settings.listen {
+            Listen::Tcp(address) => {
+                let listener = TcpListener::bind(address).await?;
+                info!("answering HTTP on {}", listener.local_addr()?);
+                let serving = axum::serve(listener, service).with_graceful_shutdown(stopped).into_future();
+                (Box::pin(serving), None)
+            }
+            Listen::Unix(path) => (socket::serve(path, service, stopped).await?, Some(path.clone())),
+        };
         let task = tokio::spawn(async move {
             let upkeep = async {
                 loop {
@@ -238,26 +226,6 @@ impl Server {
         if let Some(socket) = self.socket {
             let _ = std::fs::remove_file(socket);
         }
-    }
-}
-
-/// A socket that nobody answers on was left by a daemon that died.
-async fn remove_left_over(path: &Path) -> std::io::Result<()> {
-    match tokio::net::UnixStream::connect(path).await {
-        Ok(_) => Err(std::io::Error::new(
-            std::io::ErrorKind::AddrInUse,
-            format!("another process answers on {}", path.display()),
-        )),
-        Err(_) if path.exists() => {
-            use std::os::unix::fs::FileTypeExt;
-            if std::fs::symlink_metadata(path)?.file_type().is_socket() {
-                std::fs::remove_file(path)
-            } else {
-                let message = format!("{} is there and no socket", path.display());
-                Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, message))
-            }
-        }
-        Err(_) => Ok(()),
     }
 }
 

@@ -4,6 +4,8 @@ mod pulse;
 #[cfg(unix)]
 mod systemd;
 mod told;
+#[cfg(windows)]
+pub(crate) mod windows;
 
 use std::{
     convert::Infallible,
@@ -16,6 +18,8 @@ use tracing::warn;
 
 #[cfg(unix)]
 use systemd::Channel;
+#[cfg(windows)]
+use windows::Channel;
 
 pub(crate) use pulse::Pulse;
 pub(crate) use told::LastBilling;
@@ -112,10 +116,10 @@ impl Manager {
 }
 
 /// Where there is none of the service managers that we know.
-#[cfg(not(unix))]
+#[cfg(not(any(unix, windows)))]
 enum Channel {}
 
-#[cfg(not(unix))]
+#[cfg(not(any(unix, windows)))]
 impl Channel {
     fn of_process() -> std::io::Result<Option<Self>> {
         Ok(None)

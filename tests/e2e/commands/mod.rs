@@ -8,6 +8,7 @@ mod http;
 mod output;
 mod refusals;
 mod secrets;
+mod service;
 mod status;
 mod tls;
 

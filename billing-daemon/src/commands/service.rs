@@ -1,0 +1,174 @@
+//! `service`: the daemon as a service of the system.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::{complain, say};
+use crate::{
+    cli::Service,
+    exit::{Exit, Failure},
+    platform::uid,
+    service::{Action, Machine, Plan, Step, System, User, plan},
+};
+
+/// Where packages put the unit.
+const PACKAGED: [&str; 2] =
+    ["/usr/lib/systemd/system/billing-daemon.service", "/lib/systemd/system/billing-daemon.service"];
+
+pub(super) fn execute(service: Service) -> Result<(), Failure> {
+    let (action, place) = match service {
+        Service::Install(place) => (Action::Install, place),
+        Service::Uninstall(place) => (Action::Uninstall, place),
+        Service::Start(place) => (Action::Start, place),
+        Service::Stop(place) => (Action::Stop, place),
+        Service::Status(place) => (Action::Status, place),
+    };
+    let here = System::current();
+    let system = place.system.or(here).ok_or_else(|| {
+        let os = std::env::consts::OS;
+        let message = format!("no service manager of {os} is known: let yours run `billing-daemon run`");
+        Failure::new(Exit::Configuration, message)
+    })?;
+    let machine = machine(system, here == Some(system), place.user)?;
+    let plan = plan(action, &machine);
+    if place.dry_run {
+        show(&plan);
+        return Ok(());
+    }
+    if let Some(obstacle) = plan.obstacles.first() {
+        let exit = if machine.user.is_none() && !machine.is_privileged {
+            Exit::Permission
+        } else {
+            Exit::Configuration
+        };
+        return Err(Failure::new(exit, obstacle));
+    }
+    for step in &plan.steps {
+        if action != Action::Status {
+            say(step);
+        }
+        carry_out(step, action)?;
+    }
+    tell_next(&plan);
+    Ok(())
+}
+
+fn machine(system: System, is_here: bool, of_user: bool) -> Result<Machine, Failure> {
+    let internal = |error: io::Error| {
+        Failure::new(Exit::Internal, format!("cannot tell where this program is: {error}"))
+    };
+    let program = if is_here { std::env::current_exe().map_err(internal)? } else { system.usual_program() };
+    let packaged = || PACKAGED.iter().map(PathBuf::from).find(|unit| unit.exists());
+    Ok(Machine {
+        system,
+        program,
+        user: of_user.then(user).transpose()?,
+        is_privileged: is_privileged(),
+        is_running: !is_here || system != System::Systemd || Path::new("/run/systemd/system").exists(),
+        packaged: if is_here && system == System::Systemd { packaged() } else { None },
+    })
+}
+
+fn user() -> Result<User, Failure> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = folder("HOME").ok_or_else(|| {
+        Failure::new(Exit::Configuration, "HOME is not set: say whose service it is, as in `HOME=/home/ada`")
+    })?;
+    let config = folder("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config"));
+    Ok(User { home, config, uid: uid() })
+}
+
+/// Where nobody can tell, the tools that are run refuse by themselves.
+fn is_privileged() -> bool {
+    uid() == 0
+}
+
+fn show(plan: &Plan) {
+    for step in &plan.steps {
+        match step {
+            Step::Write { text, .. } => {
+                say(format!("{step}:"));
+                for line in text.lines() {
+                    say(format!("    {line}").trim_end());
+                }
+            }
+            other => say(other),
+        }
+    }
+    for obstacle in &plan.obstacles {
+        complain(&format!("this would be refused: {obstacle}"));
+    }
+    tell_next(plan);
+}
+
+fn tell_next(plan: &Plan) {
+    if !plan.next.is_empty() {
+        complain("then:");
+    }
+    for next in &plan.next {
+        complain(&format!("  {next}"));
+    }
+}
+
+fn carry_out(step: &Step, action: Action) -> Result<(), Failure> {
+    let failed = |error: io::Error| {
+        let exit = match error.kind() {
+            io::ErrorKind::PermissionDenied => Exit::Permission,
+            _ => Exit::Internal,
+        };
+        Failure::new(exit, format!("could not {step}: {error}"))
+    };
+    match step {
+        Step::Folder { path, private } => make_folder(path, *private).map_err(failed),
+        Step::Write { path, text } => path
+            .parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::write(path, text))
+            .map_err(failed),
+        Step::Begin { path, text, private } => begin(path, text, *private).map_err(failed),
+        Step::Remove { path } => match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+            _ => Ok(()),
+        },
+        Step::Run { command, may_fail } => {
+            let (program, arguments) = command.split_first().expect("a command names its program");
+            let status = Command::new(program).args(arguments).status().map_err(failed)?;
+            match (status.success() || *may_fail, action) {
+                (true, _) => Ok(()),
+                // It said so itself.
+                (false, Action::Status) => Err(Failure::silent(Exit::Negative)),
+                (false, _) => {
+                    Err(Failure::new(Exit::Internal, format!("could not {step}: {status}; see above why")))
+                }
+            }
+        }
+    }
+}
+
+fn make_folder(path: &Path, private: bool) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, if private { 0o700 } else { 0o755 });
+    #[cfg(not(unix))]
+    let _ = private;
+    builder.create(path)
+}
+
+/// Writes a file unless there is one; a private one is nobody else's from its first moment on.
+fn begin(path: &Path, text: &str, private: bool) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, if private { 0o600 } else { 0o644 });
+    #[cfg(not(unix))]
+    let _ = private;
+    match options.open(path) {
+        Ok(mut file) => io::Write::write_all(&mut file, text.as_bytes()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,61 @@
+//! A Unix socket to answer on, where the system has them.
+
+use std::{io, path::Path};
+
+use axum::{Router, extract::connect_info::IntoMakeServiceWithConnectInfo};
+
+use super::{Peer, Serving};
+
+type Service = IntoMakeServiceWithConnectInfo<Router, Peer>;
+
+/// Answers on the socket at `path` until `stopped`.
+#[cfg(unix)]
+pub(super) async fn serve(
+    path: &Path,
+    service: Service,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<Serving> {
+    remove_left_over(path).await?;
+    let listener = tokio::net::UnixListener::bind(path)?;
+    tracing::info!("answering HTTP on {}", path.display());
+    Ok(Box::pin(axum::serve(listener, service).with_graceful_shutdown(stopped).into_future()))
+}
+
+#[cfg(not(unix))]
+#[expect(clippy::unused_async, reason = "where there are sockets, it waits for them")]
+pub(super) async fn serve(_: &Path, _: Service, _: impl Future<Output = ()>) -> io::Result<Serving> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this system has no such sockets: listen on 127.0.0.1:9464",
+    ))
+}
+
+#[cfg(unix)]
+impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, tokio::net::UnixListener>>
+    for Peer
+{
+    fn connect_info(stream: axum::serve::IncomingStream<'_, tokio::net::UnixListener>) -> Self {
+        Self::User(stream.io().peer_cred().ok().map(|peer| peer.uid()))
+    }
+}
+
+/// A socket that nobody answers on was left by a daemon that died.
+#[cfg(unix)]
+async fn remove_left_over(path: &Path) -> io::Result<()> {
+    match tokio::net::UnixStream::connect(path).await {
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!("another process answers on {}", path.display()),
+        )),
+        Err(_) if path.exists() => {
+            use std::os::unix::fs::FileTypeExt;
+            if std::fs::symlink_metadata(path)?.file_type().is_socket() {
+                std::fs::remove_file(path)
+            } else {
+                let message = format!("{} is there and no socket", path.display());
+                Err(io::Error::new(io::ErrorKind::AlreadyExists, message))
+            }
+        }
+        Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,166 @@
+//! Linux: the units that ship.
+
+use std::path::{Path, PathBuf};
+
+use super::{Action, Machine, Plan, Step, System, User, to_do};
+
+const UNIT: &str = include_str!("../../../systemd/billing-daemon.service");
+const TEMPLATE: &str = include_str!("../../../systemd/billing-daemon@.service");
+const USER_UNIT: &str = include_str!("../../../systemd/user/billing-daemon.service");
+const SYSUSERS: &str = include_str!("../../../systemd/sysusers.d/billing-daemon.conf");
+const TMPFILES: &str = include_str!("../../../systemd/tmpfiles.d/billing-daemon.conf");
+
+const SERVICE: &str = "billing-daemon.service";
+const UNIT_AT: &str = "/etc/systemd/system/billing-daemon.service";
+const TEMPLATE_AT: &str = "/etc/systemd/system/billing-daemon@.service";
+const SYSUSERS_AT: &str = "/etc/sysusers.d/billing-daemon.conf";
+const TMPFILES_AT: &str = "/etc/tmpfiles.d/billing-daemon.conf";
+const JOBS_AT: &str = "/etc/billing-daemon/jobs.toml";
+const SECRET_AT: &str = "/etc/billing-daemon/database-url";
+/// What the unit's service cannot see: `ProtectHome` and `PrivateTmp`.
+const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
+
+pub(super) fn plan(action: Action, machine: &Machine) -> Plan {
+    let mut plan = match (&machine.user, &machine.packaged) {
+        (Some(user), _) => of_user(action, machine, user),
+        (None, Some(unit)) => of_package(action, unit),
+        (None, None) => of_machine(action, machine),
+    };
+    if !machine.is_running {
+        plan.obstacles.push(
+            "systemd does not run here: let the supervisor that does run `billing-daemon run`".to_owned(),
+        );
+    }
+    plan
+}
+
+fn of_machine(action: Action, machine: &Machine) -> Plan {
+    match action {
+        Action::Install => installed(machine),
+        Action::Uninstall => Plan::of([
+            Step::try_run(["systemctl", "disable", "--now", SERVICE]),
+            Step::remove(UNIT_AT),
+            Step::remove(TEMPLATE_AT),
+            Step::remove(SYSUSERS_AT),
+            Step::remove(TMPFILES_AT),
+            Step::run(["systemctl", "daemon-reload"]),
+        ]),
+        _ => Plan::of([control(action)]),
+    }
+}
+
+fn installed(machine: &Machine) -> Plan {
+    let mut plan = Plan {
+        steps: vec![
+            Step::write(UNIT_AT, running(UNIT, &machine.program)),
+            Step::write(TEMPLATE_AT, running(TEMPLATE, &machine.program)),
+            Step::write(SYSUSERS_AT, SYSUSERS),
+            Step::write(TMPFILES_AT, TMPFILES),
+            Step::run(["systemd-sysusers", SYSUSERS_AT]),
+            Step::run(["systemd-tmpfiles", "--create", TMPFILES_AT]),
+            Step::jobs(JOBS_AT),
+            Step::run(["systemctl", "daemon-reload"]),
+            Step::run(["systemctl", "enable", SERVICE]),
+        ],
+        obstacles: Vec::new(),
+        next: to_do(Path::new(SECRET_AT), Path::new(JOBS_AT), false),
+    };
+    if HIDDEN.iter().any(|folder| machine.program.starts_with(folder)) {
+        let program = machine.program.display();
+        plan.obstacles.push(format!(
+            "the service would not see {program}: `install -m 755 {program} /usr/local/bin/billing-daemon`, and run that"
+        ));
+    }
+    plan
+}
+
+/// The package owns the units: they are only switched on.
+fn of_package(action: Action, unit: &Path) -> Plan {
+    let unit = unit.display();
+    match action {
+        Action::Install => Plan {
+            steps: vec![Step::run(["systemctl", "enable", SERVICE])],
+            obstacles: Vec::new(),
+            next: to_do(Path::new(SECRET_AT), Path::new(JOBS_AT), false),
+        },
+        Action::Uninstall => Plan {
+            steps: vec![Step::run(["systemctl", "disable", "--now", SERVICE])],
+            next: vec![format!("{unit} is the package's: `apt-get remove billing-daemon` removes it")],
+            ..Plan::default()
+        },
+        _ => Plan::of([control(action)]),
+    }
+}
+
+fn of_user(action: Action, machine: &Machine, user: &User) -> Plan {
+    let unit: PathBuf = user.config.join("systemd/user").join(SERVICE);
+    let folder = user.config.join(super::NAME);
+    let (jobs, secret) = (folder.join("jobs.toml"), folder.join("database-url"));
+    match action {
+        Action::Install => {
+            let mut next = to_do(&secret, &jobs, true);
+            next.push("`loginctl enable-linger`, so that it runs when you are not logged in".to_owned());
+            Plan {
+                steps: vec![
+                    Step::write(unit, running(USER_UNIT, &machine.program)),
+                    Step::private_folder(folder),
+                    Step::secret(secret),
+                    Step::jobs(jobs),
+                    Step::run(["systemctl", "--user", "daemon-reload"]),
+                    Step::run(["systemctl", "--user", "enable", SERVICE]),
+                ],
+                obstacles: Vec::new(),
+                next,
+            }
+        }
+        Action::Uninstall => Plan::of([
+            Step::try_run(["systemctl", "--user", "disable", "--now", SERVICE]),
+            Step::remove(unit),
+            Step::run(["systemctl", "--user", "daemon-reload"]),
+        ]),
+        Action::Start => Plan::of([Step::run(["systemctl", "--user", "start", SERVICE])]),
+        Action::Stop => Plan::of([Step::run(["systemctl", "--user", "stop", SERVICE])]),
+        Action::Status => Plan::of([Step::run(["systemctl", "--user", "--no-pager", "status", SERVICE])]),
+    }
+}
+
+fn control(action: Action) -> Step {
+    match action {
+        Action::Start => Step::run(["systemctl", "start", SERVICE]),
+        Action::Stop => Step::run(["systemctl", "stop", SERVICE]),
+        _ => Step::run(["systemctl", "--no-pager", "status", SERVICE]),
+    }
+}
+
+/// The unit, for a program that is somewhere else than where a package has it.
+fn running(unit: &str, program: &Path) -> String {
+    let usual = format!("ExecStart={}", System::Systemd.usual_program().display());
+    unit.replace(&usual, &format!("ExecStart={}", word(program)))
+}
+
+/// A path as a word of a command in a unit: `%` begins a specifier there, and blanks end the word.
+fn word(path: &Path) -> String {
+    let text = path.display().to_string().replace('%', "%%");
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./+%".contains(c);
+    if text.chars().all(is_plain) {
+        text
+    } else {
+        format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\"").replace('$', "$$"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_with_an_unusual_name_is_still_one_word() {
+        for (path, expected) in [
+            ("/usr/bin/billing-daemon", "/usr/bin/billing-daemon"),
+            ("/opt/50%/billing", "/opt/50%%/billing"),
+            ("/opt/my panel/b\"d", r#""/opt/my panel/b\"d""#),
+        ] {
+            assert_eq!(word(Path::new(path)), expected);
+        }
+    }
+}

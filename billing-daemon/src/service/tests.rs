@@ -1,0 +1,187 @@
+use super::*;
+
+fn machine(system: System) -> Machine {
+    Machine {
+        system,
+        program: system.usual_program(),
+        user: None,
+        is_privileged: true,
+        is_running: true,
+        packaged: None,
+    }
+}
+
+fn ada(system: System) -> Machine {
+    let home = PathBuf::from("/home/ada");
+    let user = User { config: home.join(".config"), home, uid: 1000 };
+    Machine { user: Some(user), is_privileged: false, ..machine(system) }
+}
+
+fn written(plan: &Plan, at: &str) -> String {
+    let texts: Vec<_> = plan
+        .steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::Write { path, text } if path == Path::new(at) => Some(text.clone()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(texts.len(), 1, "{at} is written once by {:?}", plan.steps);
+    texts.concat()
+}
+
+fn shown(plan: &Plan) -> Vec<String> {
+    plan.steps.iter().map(Step::to_string).collect()
+}
+
+#[test]
+fn the_unit_that_is_written_is_the_one_that_ships() {
+    let plan = plan(Action::Install, &machine(System::Systemd));
+    let unit = include_str!("../../../systemd/billing-daemon.service");
+    let template = include_str!("../../../systemd/billing-daemon@.service");
+    assert_eq!(written(&plan, "/etc/systemd/system/billing-daemon.service"), unit);
+    assert_eq!(written(&plan, "/etc/systemd/system/billing-daemon@.service"), template);
+    assert!(plan.obstacles.is_empty(), "{:?}", plan.obstacles);
+    assert_eq!(
+        shown(&plan)[4..],
+        [
+            "run systemd-sysusers /etc/sysusers.d/billing-daemon.conf",
+            "run systemd-tmpfiles --create /etc/tmpfiles.d/billing-daemon.conf",
+            &format!(
+                "write /etc/billing-daemon/jobs.toml, the {} lines that ship, unless it is there",
+                JOBS.lines().count()
+            ),
+            "run systemctl daemon-reload",
+            "run systemctl enable billing-daemon.service",
+        ]
+    );
+}
+
+#[test]
+fn a_program_somewhere_else_is_what_the_unit_runs() {
+    for user in [false, true] {
+        let base = if user { ada(System::Systemd) } else { machine(System::Systemd) };
+        let elsewhere = Machine { program: PathBuf::from("/usr/local/bin/billing-daemon"), ..base };
+        let at = if user { "/home/ada/.config/systemd/user" } else { "/etc/systemd/system" };
+        let unit = written(&plan(Action::Install, &elsewhere), &format!("{at}/billing-daemon.service"));
+        assert!(unit.contains("\nExecStart=/usr/local/bin/billing-daemon run --config "), "{unit}");
+    }
+}
+
+#[test]
+fn both_units_of_a_machine_differ_in_their_places_alone() {
+    let directives = |unit: &str| {
+        let lines = unit.lines().filter(|line| !line.starts_with(['#', '[']) && line.contains('='));
+        let lines = lines.map(|line| line.replace("/%i", "").replace(" of %i", "").replace("%i", ""));
+        lines.filter(|line| !line.starts_with("Alias=")).collect::<Vec<_>>()
+    };
+    let unit = directives(include_str!("../../../systemd/billing-daemon.service"));
+    assert_eq!(directives(include_str!("../../../systemd/billing-daemon@.service")), unit);
+    assert!(unit.len() > 40, "{unit:?}");
+}
+
+#[test]
+fn what_stands_in_the_way_is_told_with_what_to_do() {
+    let usual = machine(System::Systemd);
+    let anybody = Machine { is_privileged: false, ..usual.clone() };
+    let in_home = Machine { program: PathBuf::from("/home/ada/billing-daemon"), ..usual.clone() };
+    let elsewhere = Machine { is_running: false, ..usual.clone() };
+    for (action, machine, told) in [
+        (Action::Install, &usual, ""),
+        (Action::Install, &anybody, "run it again with sudo, or with --user"),
+        (Action::Start, &anybody, "run it again with sudo, or with --user"),
+        (Action::Status, &anybody, ""),
+        (
+            Action::Install,
+            &in_home,
+            "`install -m 755 /home/ada/billing-daemon /usr/local/bin/billing-daemon`",
+        ),
+        (Action::Uninstall, &in_home, ""),
+        (Action::Install, &elsewhere, "systemd does not run here"),
+        (Action::Install, &ada(System::Systemd), ""),
+        (Action::Install, &ada(System::Windows), "run it again without --user, as Administrator"),
+        (
+            Action::Start,
+            &Machine { is_privileged: false, ..self::machine(System::Windows) },
+            "run it again as Administrator",
+        ),
+    ] {
+        let obstacles = plan(action, machine).obstacles.join("; ");
+        assert!(
+            obstacles.contains(told) && told.is_empty() == obstacles.is_empty(),
+            "{action:?}: {obstacles}"
+        );
+    }
+}
+
+#[test]
+fn units_of_a_package_are_switched_on_and_off_and_nothing_else() {
+    let packaged = Machine {
+        packaged: Some(PathBuf::from("/lib/systemd/system/billing-daemon.service")),
+        ..machine(System::Systemd)
+    };
+    assert_eq!(shown(&plan(Action::Install, &packaged)), ["run systemctl enable billing-daemon.service"]);
+    let removed = plan(Action::Uninstall, &packaged);
+    assert_eq!(shown(&removed), ["run systemctl disable --now billing-daemon.service"]);
+    assert!(removed.next[0].contains("apt-get remove"), "{:?}", removed.next);
+}
+
+/// Whatever installing writes as ours, removing takes away, and nothing of the operator's.
+#[test]
+fn removing_takes_away_what_installing_wrote_and_leaves_what_is_the_operators() {
+    for machine in [
+        machine(System::Systemd),
+        machine(System::Launchd),
+        machine(System::Windows),
+        ada(System::Systemd),
+        ada(System::Launchd),
+    ] {
+        let wrote = plan(Action::Install, &machine).steps.into_iter().filter_map(|step| match step {
+            Step::Write { path, .. } => Some(path),
+            _ => None,
+        });
+        let removed = plan(Action::Uninstall, &machine).steps.into_iter().filter_map(|step| match step {
+            Step::Remove { path } => Some(path),
+            _ => None,
+        });
+        assert_eq!(wrote.collect::<Vec<_>>(), removed.collect::<Vec<_>>(), "{machine:?}");
+    }
+}
+
+#[test]
+fn launchd_gets_a_list_that_starts_nothing_before_it_is_asked() {
+    let strange = Machine { program: PathBuf::from("/opt/A&B/billing-daemon"), ..machine(System::Launchd) };
+    let plan = plan(Action::Install, &strange);
+    let list = written(&plan, "/Library/LaunchDaemons/billing-daemon.plist");
+    for part in [
+        "<array><string>/opt/A&amp;B/billing-daemon</string><string>run</string><string>--config</string>",
+        "<string>/usr/local/etc/billing-daemon/jobs.toml</string></array>",
+        "<key>DATABASE_URL_FILE</key><string>/usr/local/etc/billing-daemon/database-url</string>",
+        "<key>UserName</key>\n    <string>daemon</string>",
+    ] {
+        assert!(list.contains(part), "{part} in {list}");
+    }
+    assert_eq!(shown(&plan).last().map(String::as_str), Some("run launchctl disable system/billing-daemon"));
+    let start = super::plan(Action::Start, &ada(System::Launchd));
+    assert_eq!(
+        shown(&start),
+        [
+            "run launchctl enable gui/1000/billing-daemon",
+            "run launchctl bootstrap gui/1000 /home/ada/Library/LaunchAgents/billing-daemon.plist",
+        ]
+    );
+}
+
+#[test]
+fn windows_gets_a_service_with_an_account_of_its_own() {
+    let plan = plan(Action::Install, &machine(System::Windows));
+    let shown = shown(&plan).join("\n");
+    for part in [
+        r#"binPath= '"C:\Program Files\billing-daemon\billing-daemon.exe" run --as-service --config "C:\ProgramData\billing-daemon\jobs.toml"'"#,
+        r"obj= 'NT SERVICE\billing-daemon'",
+        r"run sc.exe failureflag billing-daemon 1",
+        r"run icacls.exe C:\ProgramData\billing-daemon\database-url /inheritance:r",
+    ] {
+        assert!(shown.contains(part), "{part} in\n{shown}");
+    }
+}

@@ -1,0 +1,102 @@
+//! Windows: a service with an account of its own, made by the tools that every Windows has.
+
+use super::{Action, Machine, NAME, Plan, Step, to_do};
+
+/// Windows makes this account together with the service; it has no password.
+const ACCOUNT: &str = r"NT SERVICE\billing-daemon";
+/// By number, for their names differ by language: administrators, and the system itself.
+const ADMINISTRATORS: &str = "*S-1-5-32-544:F";
+const SYSTEM: &str = "*S-1-5-18:F";
+const FOLDER: &str = r"C:\ProgramData\billing-daemon";
+const JOBS: &str = r"C:\ProgramData\billing-daemon\jobs.toml";
+const SECRET: &str = r"C:\ProgramData\billing-daemon\database-url";
+const STATE: &str = r"C:\ProgramData\billing-daemon\state";
+const KEY: &str = r"HKLM\SYSTEM\CurrentControlSet\Services\billing-daemon";
+
+pub(super) fn plan(action: Action, machine: &Machine) -> Plan {
+    let mut plan = match action {
+        Action::Install => installed(machine),
+        Action::Uninstall => {
+            Plan::of([Step::try_run(["sc.exe", "stop", NAME]), Step::run(["sc.exe", "delete", NAME])])
+        }
+        Action::Start => Plan::of([Step::run(["sc.exe", "start", NAME])]),
+        Action::Stop => Plan::of([Step::run(["sc.exe", "stop", NAME])]),
+        Action::Status => Plan::of([Step::run(["sc.exe", "query", NAME])]),
+    };
+    if machine.user.is_some() {
+        plan.obstacles.push(
+            "Windows has no services of a single user: run it again without --user, as Administrator"
+                .to_owned(),
+        );
+    }
+    plan
+}
+
+fn installed(machine: &Machine) -> Plan {
+    let command = format!("\"{}\" run --as-service --config \"{JOBS}\"", machine.program.display());
+    let environment = format!(r"DATABASE_URL_FILE={SECRET}\0STATE_DIRECTORY={STATE}");
+    let may_read = format!("{ACCOUNT}:R");
+    let may_write = format!("{ACCOUNT}:(OI)(CI)M");
+    Plan {
+        steps: vec![
+            Step::folder(FOLDER),
+            Step::folder(STATE),
+            Step::jobs(JOBS),
+            Step::secret(SECRET),
+            Step::run([
+                "sc.exe",
+                "create",
+                NAME,
+                "type=",
+                "own",
+                "start=",
+                "delayed-auto",
+                "obj=",
+                ACCOUNT,
+                "DisplayName=",
+                NAME,
+                "binPath=",
+                &command,
+            ]),
+            Step::run(["sc.exe", "description", NAME, "Hourly billing of virtual machines"]),
+            // Milliseconds until each of the first three restarts; a run of five minutes forgets them.
+            Step::run([
+                "sc.exe",
+                "failure",
+                NAME,
+                "reset=",
+                "300",
+                "actions=",
+                "restart/10000/restart/10000/restart/60000",
+            ]),
+            // A daemon that ends with an exit code has failed as well.
+            Step::run(["sc.exe", "failureflag", NAME, "1"]),
+            Step::run([
+                "reg.exe",
+                "add",
+                KEY,
+                "/v",
+                "Environment",
+                "/t",
+                "REG_MULTI_SZ",
+                "/d",
+                &environment,
+                "/f",
+            ]),
+            Step::run(["icacls.exe", STATE, "/grant", &may_write]),
+            Step::run([
+                "icacls.exe",
+                SECRET,
+                "/inheritance:r",
+                "/grant:r",
+                ADMINISTRATORS,
+                "/grant:r",
+                SYSTEM,
+                "/grant:r",
+                &may_read,
+            ]),
+        ],
+        obstacles: Vec::new(),
+        next: to_do(SECRET.as_ref(), JOBS.as_ref(), false),
+    }
+}

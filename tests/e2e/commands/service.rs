@@ -1,0 +1,94 @@
+//! The daemon as a service of every system that it runs on, as far as that can be shown without one.
+
+use e2e::{Ended, Program};
+
+use crate::daemon::program;
+
+const UNIT: &str = include_str!("../../../systemd/billing-daemon.service");
+
+async fn shown(arguments: &str) -> Ended {
+    program().env("HOME", "/home/ada").run(&format!("service {arguments} --dry-run")).await.expect_code(0)
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}").trim_end().to_owned() + "\n").collect()
+}
+
+#[tokio::test]
+async fn a_dry_run_on_linux_shows_the_unit_that_ships() {
+    let install = shown("install --system systemd").await;
+    let out = install.out.join("\n");
+    let program = env!("CARGO_BIN_EXE_e2e-daemon");
+    let unit = UNIT.replace("ExecStart=/usr/bin/billing-daemon", &format!("ExecStart={program}"));
+    let told = format!("write /etc/systemd/system/billing-daemon.service:\n{}", indented(&unit));
+    assert!(out.starts_with(&told), "{out}");
+    for line in [
+        "run systemd-sysusers /etc/sysusers.d/billing-daemon.conf",
+        "run systemd-tmpfiles --create /etc/tmpfiles.d/billing-daemon.conf",
+        "run systemctl daemon-reload",
+        "run systemctl enable billing-daemon.service",
+    ] {
+        assert!(install.out.iter().any(|said| said == line), "{line} in\n{out}");
+    }
+    assert!(!out.contains("systemctl start"), "nothing is started before it is configured");
+    assert!(
+        install.err.join("\n").contains("write the database's address into /etc/billing-daemon/database-url")
+    );
+    assert!(!std::path::Path::new("/etc/systemd/system/billing-daemon.service").exists());
+
+    let of_user = shown("install --user --system systemd").await.out;
+    assert_eq!(of_user[0], "write /home/ada/.config/systemd/user/billing-daemon.service:");
+    assert!(of_user.iter().any(|line| line == "run systemctl --user enable billing-daemon.service"));
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_what_macos_and_windows_would_be_told() {
+    for (arguments, lines) in [
+        (
+            "install --system launchd",
+            &[
+                "write /Library/LaunchDaemons/billing-daemon.plist:",
+                "run launchctl disable system/billing-daemon",
+            ][..],
+        ),
+        ("start --system launchd", &["run launchctl enable system/billing-daemon"]),
+        ("uninstall --system launchd", &["remove /Library/LaunchDaemons/billing-daemon.plist"]),
+        ("install --user --system launchd", &["write /home/ada/Library/LaunchAgents/billing-daemon.plist:"]),
+        (
+            "install --system windows",
+            &["run sc.exe failureflag billing-daemon 1", r"make the folder C:\ProgramData\billing-daemon"],
+        ),
+        ("stop --system windows", &["run sc.exe stop billing-daemon"]),
+        ("status --system windows", &["run sc.exe query billing-daemon"]),
+        ("uninstall --system windows", &["run sc.exe delete billing-daemon"]),
+        ("status --system systemd", &["run systemctl --no-pager status billing-daemon.service"]),
+        ("stop --user --system systemd", &["run systemctl --user stop billing-daemon.service"]),
+    ] {
+        let said = shown(arguments).await;
+        for line in lines {
+            assert!(said.out.iter().any(|said| said == line), "{arguments}: {line} in\n{}", said.text());
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_systems_plan_is_never_carried_out() {
+    let said = program().run("service install --system windows").await.expect_code(64);
+    assert!(said.text().contains("--dry-run"), "{}", said.text());
+}
+
+#[tokio::test]
+async fn a_service_that_cannot_be_installed_says_what_to_do_instead() {
+    if std::path::Path::new("/run/systemd/system").exists() {
+        return;
+    }
+    let program: Program = program().env("HOME", "/home/ada");
+    let said = program.run("service start --user").await.expect_code(78);
+    assert_eq!(
+        said.err,
+        ["systemd does not run here: let the supervisor that does run `billing-daemon run`"]
+    );
+    assert!(said.out.is_empty(), "{}", said.text());
+    let homeless = crate::daemon::program().run("service start --user").await.expect_code(78);
+    assert!(homeless.text().contains("HOME is not set"), "{}", homeless.text());
+}
