@@ -244,9 +244,8 @@ impl Work<'_> {
                 });
             }
         }
-        let rows = rows::meters(self.txn.get_database_backend(), &meters).values();
-        let inserted = statement(self.txn, &self.biller.sql.insert_meters, rows);
-        self.adoption.meters += self.txn.execute_raw(inserted).await?.rows_affected();
+        let rows = rows::meters(self.txn.get_database_backend(), rows::NEW_METERS, &meters);
+        self.adoption.meters += rows.run(self.txn, &self.biller.sql.insert_meters).await?;
         Ok(())
     }
 

@@ -26,9 +26,14 @@ impl Statements {
             without("no-watermark-compare", &mut self.update_meters, unchanged);
             without("no-balance-compare", &mut self.update_wallets, "AND w.balance = d.before * 0.0001");
         } else {
-            let unchanged = "AND billing_meters.billed_through = d.billed_through_before";
-            without("no-watermark-compare", &mut self.update_meters, unchanged);
-            without("no-balance-compare", &mut self.update_wallets, "AND wallets.balance = d.before");
+            // The parameter stays, for they are counted.
+            instead(
+                "no-watermark-compare",
+                &mut self.update_meters,
+                "AND billed_through = ?",
+                "AND ? IS NOT NULL",
+            );
+            instead("no-balance-compare", &mut self.update_wallets, "AND balance = ?", "AND ? IS NOT NULL");
         }
         self
     }

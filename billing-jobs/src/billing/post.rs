@@ -54,31 +54,32 @@ pub(super) async fn post(
     write.ids(&sql.insert_openings, "billing_wallets", &posting.openings, None).await?;
     let taken = posting.charges.iter().filter(|charge| charge.ledger.is_some()).count();
     write
-        .rows(&sql.insert_ledger, "payment_transactions", taken, None, || rows::ledger(on, &posting.charges))
+        .rows(&sql.insert_ledger, "payment_transactions", taken, || rows::ledger(on, &posting.charges))
         .await?;
     write
-        .rows(&sql.insert_charges, "billing_charges", posting.charges.len(), Some(batch), || {
-            rows::charges(on, &posting.charges)
+        .rows(&sql.insert_charges, "billing_charges", posting.charges.len(), || {
+            rows::charges(on, batch, &posting.charges)
         })
         .await?;
     if !testing::mutated("cycles-apart") {
         write.cycles(sql, posting).await?;
     }
-    let meters = [(&sql.insert_meters, &posting.new_meters), (&sql.update_meters, &posting.meters)];
-    for (sql, meters) in meters {
-        write.rows(sql, "billing_meters", meters.len(), None, || rows::meters(on, meters)).await?;
+    let meters = [
+        (&sql.insert_meters, rows::NEW_METERS, &posting.new_meters),
+        (&sql.update_meters, rows::METERS, &posting.meters),
+    ];
+    for (sql, fields, meters) in meters {
+        write.rows(sql, "billing_meters", meters.len(), || rows::meters(on, fields, meters)).await?;
     }
     let anchors = &posting.anchors;
-    write
-        .rows(&sql.update_anchors, "vps_instances", anchors.len(), None, || rows::anchors(on, anchors))
-        .await?;
+    write.rows(&sql.update_anchors, "vps_instances", anchors.len(), || rows::anchors(on, anchors)).await?;
     if !posting.repairs.is_empty() {
         // How many cycles are missing is not known beforehand.
-        write.run(&sql.repair_cycles, None, rows::repairs(on, &posting.repairs).values()).await?;
+        rows::repairs(on, &posting.repairs).run(txn, &sql.repair_cycles).await?;
     }
-    let (holds, as_of) = (&posting.holds, Some(stamp.as_of));
-    write.rows(&sql.upsert_holds, "billing_holds", holds.len(), as_of, || rows::holds(on, holds)).await?;
-    write.ids(&sql.close_holds, "billing_holds", &posting.releases, as_of).await?;
+    let (holds, as_of) = (&posting.holds, stamp.as_of);
+    write.rows(&sql.upsert_holds, "billing_holds", holds.len(), || rows::holds(on, as_of, holds)).await?;
+    write.ids(&sql.close_holds, "billing_holds", &posting.releases, Some(as_of)).await?;
     if testing::mutated("debit-apart") {
         return Ok(());
     }
@@ -138,12 +139,12 @@ impl<'a> Writer<'a> {
     async fn cycles(&self, sql: &Statements, posting: &Posting<'_>) -> Result<(), PostError> {
         let present = posting.charges.iter().filter(|charge| charge.cycle.is_some()).count();
         let rows = || rows::cycles(self.backend, &posting.charges);
-        self.rows(&sql.insert_cycles, "vps_billing_cycles", present, None, rows).await
+        self.rows(&sql.insert_cycles, "vps_billing_cycles", present, rows).await
     }
 
     async fn wallets(&self, sql: &Statements, posting: &Posting<'_>) -> Result<(), PostError> {
         let rows = || rows::wallets(self.backend, &posting.wallets);
-        self.rows(&sql.update_wallets, "wallets", posting.wallets.len(), None, rows).await
+        self.rows(&sql.update_wallets, "wallets", posting.wallets.len(), rows).await
     }
 
     /// One row of `table` for each of `expected` rows.
@@ -152,13 +153,12 @@ impl<'a> Writer<'a> {
         sql: &str,
         table: &'static str,
         expected: usize,
-        first: Option<i64>,
         rows: impl FnOnce() -> Rows,
     ) -> Result<(), PostError> {
         if expected == 0 {
             return Ok(());
         }
-        let found = self.run(sql, first, rows().values()).await?;
+        let found = rows().run(self.txn, sql).await?;
         counted(table, expected, found)
     }
 
@@ -174,14 +174,10 @@ impl<'a> Writer<'a> {
             return Ok(());
         }
         let list = serde_json::to_string(ids).expect("text is always JSON");
-        let found = self.run(sql, first, vec![list.into()]).await?;
-        counted(table, ids.len(), found)
-    }
-
-    async fn run(&self, sql: &str, first: Option<i64>, rows: Vec<Value>) -> Result<u64, DbErr> {
-        let values = first.map(Value::from).into_iter().chain(rows);
+        let values = first.map(Value::from).into_iter().chain([list.into()]);
         testing::before_statement();
-        Ok(self.txn.execute_raw(statement(self.txn, sql, values)).await?.rows_affected())
+        let found = self.txn.execute_raw(statement(self.txn, sql, values)).await?.rows_affected();
+        counted(table, ids.len(), found)
     }
 }
 

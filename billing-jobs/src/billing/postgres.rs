@@ -129,16 +129,16 @@ pub(super) fn statements(panel: Panel) -> Statements {
              SELECT d.ledger, d.organization, d.amount * -0.0001, d.currency, 'wallet_debit', 'internal',
                     'completed', d.description, d.metadata::jsonb
                FROM {}",
-            d(1, rows::LEDGER),
+            d(rows::LEDGER),
         ),
         insert_charges: format!(
             "INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount,
                                           carry, payment_transaction_id)
-             SELECT {start}, d.instance, d.organization, $1, d.hours, d.rate, d.amount, d.carry, d.ledger
+             SELECT {start}, d.instance, d.organization, d.batch, d.hours, d.rate, d.amount, d.carry, d.ledger
                FROM {rows}
              ON CONFLICT DO NOTHING",
             start = instant("d.start"),
-            rows = d(2, rows::CHARGES),
+            rows = d(rows::CHARGES),
         ),
         insert_cycles: format!(
             "INSERT INTO vps_billing_cycles (id, vps_instance_id, organization_id, billing_period_start,
@@ -149,7 +149,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
                FROM {rows}",
             start = instant("d.start"),
             end = instant("(d.start + d.hours * 3600000000)"),
-            rows = d(1, rows::CYCLES),
+            rows = d(rows::CYCLES),
         ),
         insert_meters: format!(
             "INSERT INTO billing_meters (instance_id, organization_id, billed_through, carry, rate, rate_changes, seen_at)
@@ -158,7 +158,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
              ON CONFLICT DO NOTHING",
             through = instant("d.billed_through"),
             seen = instant("d.seen_at"),
-            rows = d(1, rows::METERS),
+            rows = d(rows::NEW_METERS),
         ),
         update_meters: format!(
             "UPDATE billing_meters m
@@ -169,7 +169,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
             through = instant("d.billed_through"),
             seen = instant("d.seen_at"),
             before = instant("d.billed_through_before"),
-            rows = d(1, rows::METERS),
+            rows = d(rows::METERS),
         ),
         update_anchors: format!(
             "UPDATE vps_instances i SET last_billed_at = {after}, updated_at = now()
@@ -177,7 +177,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
               WHERE i.id = d.instance AND i.last_billed_at IS NOT DISTINCT FROM {before}",
             after = instant("d.after"),
             before = instant("d.before"),
-            rows = d(1, rows::ANCHORS),
+            rows = d(rows::ANCHORS),
         ),
         repair_cycles: format!(
             "INSERT INTO vps_billing_cycles (vps_instance_id, organization_id, billing_period_start,
@@ -196,19 +196,20 @@ pub(super) fn statements(panel: Panel) -> Statements {
             charge_start = milliseconds("c.period_start"),
             since = instant("d.since"),
             until = instant("d.until"),
-            rows = d(1, rows::REPAIRS),
+            rows = d(rows::REPAIRS),
         ),
         upsert_holds: format!(
             "INSERT INTO billing_holds (instance_id, organization_id, label, reason, detail, hours_due, amount_due,
                                         opened_at, seen_at)
-             SELECT d.instance, d.organization, d.label, d.reason, d.detail, d.hours, d.amount, {as_of}, {as_of}
+             SELECT d.instance, d.organization, d.label, d.reason, d.detail, d.hours, d.amount, {opened}, {seen}
                FROM {rows}
              ON CONFLICT (instance_id) WHERE closed_at IS NULL DO UPDATE
                 SET organization_id = excluded.organization_id, label = excluded.label, reason = excluded.reason,
                     detail = excluded.detail, hours_due = excluded.hours_due, amount_due = excluded.amount_due,
                     seen_at = excluded.seen_at",
-            as_of = instant("$1"),
-            rows = d(2, rows::HOLDS),
+            opened = instant("d.opened_at"),
+            seen = instant("d.seen_at"),
+            rows = d(rows::HOLDS),
         ),
         close_holds: format!(
             "UPDATE billing_holds SET closed_at = {as_of}
@@ -220,7 +221,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
             "UPDATE wallets w SET balance = d.after * 0.0001, updated_at = now()
                FROM {rows}
               WHERE w.id = d.wallet AND w.balance = d.before * 0.0001",
-            rows = d(1, rows::WALLETS),
+            rows = d(rows::WALLETS),
         ),
         run_totals: "SELECT coalesce(sum(instances), 0)::bigint AS charged, coalesce(sum(charges), 0)::bigint AS charges,
                     coalesce(sum(held), 0)::bigint AS held, coalesce(sum(hours), 0)::bigint AS hours,

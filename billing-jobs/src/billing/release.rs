@@ -8,7 +8,7 @@ use super::{
     decide::{AnchorRow, RepairRow, SECOND_TRANSACTION},
     handover::{HandoverError, all, begin_alone, entry},
     postgres,
-    rows::{self, Id, Rows},
+    rows::{self, Id},
     sqlite,
 };
 use crate::{
@@ -80,10 +80,10 @@ impl Biller {
         }
         let on = txn.get_database_backend();
         if !repairs.is_empty() {
-            release.cycles = run(txn, &self.sql.repair_cycles, rows::repairs(on, &repairs)).await?;
+            release.cycles = rows::repairs(on, &repairs).run(txn, &self.sql.repair_cycles).await?;
         }
         if !anchors.is_empty() {
-            release.anchors = run(txn, &self.sql.update_anchors, rows::anchors(on, &anchors)).await?;
+            release.anchors = rows::anchors(on, &anchors).run(txn, &self.sql.update_anchors).await?;
         }
         let holds = "SELECT count(*) AS held, CAST(coalesce(sum(hours_due), 0) AS bigint) AS hours,
                             CAST(coalesce(sum(amount_due), 0) AS bigint) AS amount
@@ -117,11 +117,6 @@ async fn alive(txn: &DatabaseTransaction) -> Result<Option<String>, DbErr> {
     let within = i64::try_from(ALIVE_WITHIN.as_secs()).unwrap_or(i64::MAX);
     let row = txn.query_one_raw(statement(txn, &sql, [within.into()])).await?;
     row.map(|row| row.try_get("", "instance")).transpose()
-}
-
-/// How many rows the statement wrote for these.
-async fn run(txn: &DatabaseTransaction, sql: &str, rows: Rows) -> Result<u64, DbErr> {
-    Ok(txn.execute_raw(statement(txn, sql, rows.values())).await?.rows_affected())
 }
 
 /// Machines whose anchor is behind our watermark.

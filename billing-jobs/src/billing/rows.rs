@@ -1,12 +1,19 @@
-//! Lists of rows as parameters of a statement: an array for each column on PostgreSQL, one JSON array of rows on SQLite.
+//! Lists of rows on their way into a table: on PostgreSQL one statement with an array for each column, on SQLite, where a
+//! statement costs next to nothing and a list must be taken apart first, a statement for each row.
 
 use std::{fmt, sync::Arc};
 
-use sea_orm::{DbBackend, Value, sea_query::ArrayType};
+use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Value, sea_query::ArrayType};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use super::decide::{AnchorRow, ChargeRow, HoldRow, MeterRow, RepairRow, WalletRow};
+use crate::{
+    db::statement,
+    period::{HOUR, Micros},
+    testing,
+};
 
 /// The id of a row of the panel's. Copied without allocation.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,7 +87,8 @@ pub(super) enum Kind {
     MaybeText,
 }
 
-/// The columns of a list of rows, in order.
+/// The columns of a list of rows, in order. SQLite's statements have their placeholders in the same order; it keeps instants of
+/// the panel's as text, and then has the end of a period instead of its hours.
 pub(super) type Fields = &'static [(&'static str, Kind)];
 
 pub(super) const LEDGER: Fields = &[
@@ -92,6 +100,7 @@ pub(super) const LEDGER: Fields = &[
     ("metadata", Kind::Text),
 ];
 pub(super) const CHARGES: Fields = &[
+    ("batch", Kind::Number),
     ("instance", Kind::Id),
     ("organization", Kind::Id),
     ("start", Kind::Number),
@@ -112,18 +121,29 @@ pub(super) const CYCLES: Fields = &[
     ("ledger", Kind::MaybeId),
     ("metadata", Kind::Text),
 ];
-pub(super) const METERS: Fields = &[
-    ("instance", Kind::Id),
+/// A meter that begins; one that moves has what its watermark must still be as well.
+pub(super) const NEW_METERS: Fields = &[
     ("organization", Kind::Id),
-    ("billed_through_before", Kind::MaybeNumber),
     ("billed_through", Kind::Number),
     ("carry", Kind::Number),
     ("rate", Kind::MaybeNumber),
     ("rate_changes", Kind::MaybeText),
     ("seen_at", Kind::Number),
+    ("instance", Kind::Id),
 ];
+pub(super) const METERS: Fields = &[
+    ("organization", Kind::Id),
+    ("billed_through", Kind::Number),
+    ("carry", Kind::Number),
+    ("rate", Kind::MaybeNumber),
+    ("rate_changes", Kind::MaybeText),
+    ("seen_at", Kind::Number),
+    ("instance", Kind::Id),
+    ("billed_through_before", Kind::MaybeNumber),
+];
+/// SQLite, where nobody else can have written since, does without `before`.
 pub(super) const ANCHORS: Fields =
-    &[("instance", Kind::Id), ("before", Kind::MaybeNumber), ("after", Kind::Number)];
+    &[("after", Kind::Number), ("instance", Kind::Id), ("before", Kind::MaybeNumber)];
 pub(super) const REPAIRS: Fields =
     &[("instance", Kind::Id), ("since", Kind::Number), ("until", Kind::Number)];
 pub(super) const HOLDS: Fields = &[
@@ -134,15 +154,17 @@ pub(super) const HOLDS: Fields = &[
     ("detail", Kind::Text),
     ("hours", Kind::Number),
     ("amount", Kind::MaybeNumber),
+    ("opened_at", Kind::Number),
+    ("seen_at", Kind::Number),
 ];
-pub(super) const WALLETS: Fields = &[("wallet", Kind::Id), ("before", Kind::Number), ("after", Kind::Number)];
+pub(super) const WALLETS: Fields = &[("after", Kind::Number), ("wallet", Kind::Id), ("before", Kind::Number)];
 
-/// The rows of the parameters from the `first` on, as `d`, on PostgreSQL.
-pub(super) fn postgres_rows(first: usize, fields: Fields) -> String {
+/// The rows of a statement's parameters, as `d`, on PostgreSQL.
+pub(super) fn postgres_rows(fields: Fields) -> String {
     let mut arrays = Vec::new();
     let mut names = Vec::new();
     let mut columns = Vec::new();
-    for (number, (name, kind)) in fields.iter().enumerate() {
+    for (number, (name, kind)) in (1..).zip(fields) {
         let (of, column) = match kind {
             Kind::Id => ("uuid", (*name).to_owned()),
             Kind::MaybeId => ("uuid", format!("nullif({name}, '{}')", Id::NONE)),
@@ -151,7 +173,7 @@ pub(super) fn postgres_rows(first: usize, fields: Fields) -> String {
             Kind::Text => ("text", (*name).to_owned()),
             Kind::MaybeText => ("text", format!("nullif({name}, '')")),
         };
-        arrays.push(format!("${}::{of}[]", first + number));
+        arrays.push(format!("${number}::{of}[]"));
         names.push(*name);
         columns.push(format!("{column} AS {name}"));
     }
@@ -159,26 +181,56 @@ pub(super) fn postgres_rows(first: usize, fields: Fields) -> String {
     format!("(SELECT {columns} FROM unnest({arrays}) AS a({names})) AS d")
 }
 
-/// The rows of the parameter with this number, as `d`, on SQLite.
-pub(super) fn sqlite_rows(number: usize, fields: Fields) -> String {
-    let columns: Vec<String> =
-        fields.iter().enumerate().map(|(place, (name, _))| format!("value ->> {place} AS {name}")).collect();
-    format!("(SELECT {} FROM json_each(?{number})) AS d", columns.join(", "))
-}
+/// How many of SQLite's statements go to it at once: each is prepared that many times and kept, and no more than these are.
+const AT_ONCE: [usize; 3] = [64, 8, 1];
 
-/// Rows on their way into a statement.
+/// Rows on their way into a table.
 pub(super) enum Rows {
-    Arrays { fields: Fields, columns: Vec<Vec<Value>>, filled: usize },
-    Json { text: String, count: usize, first: bool },
+    Arrays {
+        fields: Fields,
+        columns: Vec<Vec<Value>>,
+        filled: usize,
+    },
+    /// One row after the other.
+    Flat {
+        rows: usize,
+        values: Vec<Value>,
+    },
 }
 
 impl Rows {
     pub(super) fn new(backend: DbBackend, fields: Fields, capacity: usize) -> Self {
         if backend == DbBackend::Sqlite {
-            Self::Json { text: "[".to_owned(), count: 0, first: true }
+            Self::Flat { rows: 0, values: Vec::with_capacity(capacity * fields.len()) }
         } else {
             let columns = fields.iter().map(|_| Vec::with_capacity(capacity)).collect();
             Self::Arrays { fields, columns, filled: 0 }
+        }
+    }
+
+    /// Has `sql` write them all; says how many rows it changed.
+    pub(super) async fn run(self, txn: &DatabaseTransaction, sql: &str) -> Result<u64, DbErr> {
+        match self {
+            Self::Arrays { fields, columns, .. } => {
+                testing::before_statement();
+                let values = fields.iter().zip(columns).map(|((_, kind), values)| array(*kind, values));
+                Ok(txn.execute_raw(statement(txn, sql, values)).await?.rows_affected())
+            }
+            Self::Flat { rows, values } => {
+                let width = values.len().checked_div(rows).unwrap_or_default();
+                let mut values = values.into_iter();
+                let (mut left, mut changed) = (rows, 0);
+                for at_once in AT_ONCE {
+                    let sql = format!("{sql};").repeat(at_once);
+                    for _ in 0..left / at_once {
+                        testing::before_statement();
+                        let values = values.by_ref().take(width * at_once);
+                        changed += txn.execute_raw(statement(txn, &sql, values)).await?.rows_affected();
+                    }
+                    left %= at_once;
+                }
+                Ok(changed)
+            }
         }
     }
 
@@ -186,109 +238,85 @@ impl Rows {
     fn begin(&mut self) -> &mut Self {
         match self {
             Self::Arrays { filled, .. } => *filled = 0,
-            Self::Json { text, count, first } => {
-                text.push_str(if *count == 0 { "[" } else { "],[" });
-                *count += 1;
-                *first = true;
-            }
+            Self::Flat { rows, .. } => *rows += 1,
         }
         self
     }
 
-    fn push(&mut self, value: impl FnOnce() -> Value, json: impl FnOnce(&mut String)) -> &mut Self {
+    fn push(&mut self, array: impl FnOnce() -> Value, flat: impl FnOnce() -> Value) -> &mut Self {
         match self {
             Self::Arrays { columns, filled, .. } => {
-                columns[*filled].push(value());
+                columns[*filled].push(array());
                 *filled += 1;
             }
-            Self::Json { text, first, .. } => {
-                if !std::mem::take(first) {
-                    text.push(',');
-                }
-                json(text);
-            }
+            Self::Flat { values, .. } => values.push(flat()),
         }
         self
     }
 
     fn id(&mut self, id: &Id) -> &mut Self {
-        self.push(
-            || id.uuid().into(),
-            |json| match id {
-                Id::Uuid(uuid) => quote_uuid(json, *uuid),
-                Id::Text(text) => quote(json, text),
-            },
-        )
+        self.push(|| id.uuid().into(), || id.to_string().into())
     }
 
     fn uuid(&mut self, id: Option<Uuid>) -> &mut Self {
-        self.push(
-            || id.unwrap_or(Id::NONE).into(),
-            |json| match id {
-                Some(uuid) => quote_uuid(json, uuid),
-                None => json.push_str("null"),
-            },
-        )
+        self.push(|| id.unwrap_or(Id::NONE).into(), || id.map(|id| id.to_string()).into())
     }
 
     fn number(&mut self, number: impl Into<Option<i64>>) -> &mut Self {
         let number = number.into();
-        self.push(
-            || number.unwrap_or(i64::MAX).into(),
-            |json| match number {
-                Some(number) => write(json, format_args!("{number}")),
-                None => json.push_str("null"),
-            },
-        )
+        self.push(|| number.unwrap_or(i64::MAX).into(), || number.into())
     }
 
     fn text(&mut self, text: String) -> &mut Self {
         match self {
-            Self::Arrays { .. } => self.push(|| text.into(), |_| {}),
-            Self::Json { .. } => self.push(|| Value::Bool(None), |json| quote(json, &text)),
+            Self::Arrays { .. } => self.push(|| text.into(), || Value::String(None)),
+            Self::Flat { values, .. } => {
+                values.push(text.into());
+                self
+            }
         }
     }
 
     fn maybe_text(&mut self, text: Option<&str>) -> &mut Self {
-        self.push(
-            || text.unwrap_or_default().into(),
-            |json| match text {
-                Some(text) => quote(json, text),
-                None => json.push_str("null"),
-            },
-        )
+        self.push(|| text.unwrap_or_default().into(), || text.map(str::to_owned).into())
     }
 
-    /// The parameters.
-    pub(super) fn values(self) -> Vec<Value> {
+    /// An instant of the panel's.
+    fn instant(&mut self, micros: Micros) -> &mut Self {
+        self.push(|| micros.into(), || instant(micros).into())
+    }
+
+    /// So many hours of the panel's.
+    fn period(&mut self, start: Micros, hours: i64) -> &mut Self {
+        self.instant(start).push(|| hours.into(), || instant(start + hours * HOUR).into())
+    }
+
+    /// Only where others may have written since.
+    fn guard(&mut self, before: Option<i64>) -> &mut Self {
         match self {
-            Self::Json { mut text, count, .. } => {
-                text.push_str(if count == 0 { "]" } else { "]]" });
-                vec![text.into()]
-            }
-            Self::Arrays { fields, columns, .. } => {
-                let array = |((_, kind), values): (&(&str, Kind), Vec<Value>)| {
-                    let of = match kind {
-                        Kind::Id | Kind::MaybeId => ArrayType::Uuid,
-                        Kind::Number | Kind::MaybeNumber => ArrayType::BigInt,
-                        Kind::Text | Kind::MaybeText => ArrayType::String,
-                    };
-                    Value::Array(of, Some(Box::new(values)))
-                };
-                fields.iter().zip(columns).map(array).collect()
-            }
+            Self::Arrays { .. } => self.number(before),
+            Self::Flat { .. } => self,
         }
     }
 }
 
-fn write(text: &mut String, arguments: fmt::Arguments<'_>) {
-    fmt::Write::write_fmt(text, arguments).expect("a string takes everything");
+fn array(kind: Kind, values: Vec<Value>) -> Value {
+    let of = match kind {
+        Kind::Id | Kind::MaybeId => ArrayType::Uuid,
+        Kind::Number | Kind::MaybeNumber => ArrayType::BigInt,
+        Kind::Text | Kind::MaybeText => ArrayType::String,
+    };
+    Value::Array(of, Some(Box::new(values)))
 }
 
-fn quote_uuid(json: &mut String, uuid: Uuid) {
-    json.push('"');
-    json.push_str(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
-    json.push('"');
+/// The panel's text for an instant on SQLite; none, which its columns refuse, for what is no time of four-digit years.
+fn instant(micros: Micros) -> Option<String> {
+    let instant = DateTime::<Utc>::from_timestamp_micros(micros)?;
+    (0..=9999).contains(&instant.year()).then(|| instant.to_rfc3339_opts(SecondsFormat::Micros, false))
+}
+
+fn write(text: &mut String, arguments: fmt::Arguments<'_>) {
+    fmt::Write::write_fmt(text, arguments).expect("a string takes everything");
 }
 
 /// `text` as a string of JSON.
@@ -328,10 +356,11 @@ pub(super) fn ledger(backend: DbBackend, charges: &[ChargeRow<'_>]) -> Rows {
     rows
 }
 
-pub(super) fn charges(backend: DbBackend, charges: &[ChargeRow<'_>]) -> Rows {
+pub(super) fn charges(backend: DbBackend, batch: i64, charges: &[ChargeRow<'_>]) -> Rows {
     let mut rows = Rows::new(backend, CHARGES, charges.len());
     for charge in charges {
         rows.begin()
+            .number(batch)
             .id(&charge.instance.id)
             .id(&charge.instance.organization)
             .number(charge.start)
@@ -367,8 +396,7 @@ pub(super) fn cycles(backend: DbBackend, charges: &[ChargeRow<'_>]) -> Rows {
             .uuid(charge.cycle)
             .id(&instance.id)
             .id(&instance.organization)
-            .number(charge.start)
-            .number(charge.hours)
+            .period(charge.start, charge.hours)
             .number(charge.rate.0)
             .number(charge.amount.0)
             .uuid(charge.ledger)
@@ -377,18 +405,21 @@ pub(super) fn cycles(backend: DbBackend, charges: &[ChargeRow<'_>]) -> Rows {
     rows
 }
 
-pub(super) fn meters(backend: DbBackend, meters: &[MeterRow]) -> Rows {
-    let mut rows = Rows::new(backend, METERS, meters.len());
+/// Of meters that all begin, or all move.
+pub(super) fn meters(backend: DbBackend, fields: Fields, meters: &[MeterRow]) -> Rows {
+    let mut rows = Rows::new(backend, fields, meters.len());
     for meter in meters {
         rows.begin()
-            .id(&meter.instance)
             .id(&meter.organization)
-            .number(meter.billed_through_before)
             .number(meter.billed_through)
             .number(meter.carry.0)
             .number(meter.rate.map(|rate| rate.0))
             .maybe_text(meter.rate_changes.as_deref())
-            .number(meter.seen_at);
+            .number(meter.seen_at)
+            .id(&meter.instance);
+        if fields.len() > NEW_METERS.len() {
+            rows.number(meter.billed_through_before);
+        }
     }
     rows
 }
@@ -396,7 +427,7 @@ pub(super) fn meters(backend: DbBackend, meters: &[MeterRow]) -> Rows {
 pub(super) fn anchors(backend: DbBackend, anchors: &[AnchorRow]) -> Rows {
     let mut rows = Rows::new(backend, ANCHORS, anchors.len());
     for anchor in anchors {
-        rows.begin().id(&anchor.instance).number(anchor.before).number(anchor.after);
+        rows.begin().instant(anchor.after).id(&anchor.instance).guard(anchor.before);
     }
     rows
 }
@@ -409,7 +440,7 @@ pub(super) fn repairs(backend: DbBackend, repairs: &[RepairRow]) -> Rows {
     rows
 }
 
-pub(super) fn holds(backend: DbBackend, holds: &[HoldRow<'_>]) -> Rows {
+pub(super) fn holds(backend: DbBackend, seen_at: Micros, holds: &[HoldRow<'_>]) -> Rows {
     let mut rows = Rows::new(backend, HOLDS, holds.len());
     for hold in holds {
         rows.begin()
@@ -419,7 +450,9 @@ pub(super) fn holds(backend: DbBackend, holds: &[HoldRow<'_>]) -> Rows {
             .text(hold.reason.to_owned())
             .text(hold.detail.clone())
             .number(hold.hours)
-            .number(hold.amount.map(|amount| amount.0));
+            .number(hold.amount.map(|amount| amount.0))
+            .number(seen_at)
+            .number(seen_at);
     }
     rows
 }
@@ -427,7 +460,7 @@ pub(super) fn holds(backend: DbBackend, holds: &[HoldRow<'_>]) -> Rows {
 pub(super) fn wallets(backend: DbBackend, wallets: &[WalletRow]) -> Rows {
     let mut rows = Rows::new(backend, WALLETS, wallets.len());
     for wallet in wallets {
-        rows.begin().id(&wallet.wallet).number(wallet.before.0).number(wallet.after.0);
+        rows.begin().number(wallet.after.0).id(&wallet.wallet).number(wallet.before.0);
     }
     rows
 }
@@ -451,17 +484,23 @@ mod tests {
     }
 
     #[test]
-    fn rows_for_sqlite_are_json_whatever_is_in_them() {
+    fn what_is_quoted_is_json_whatever_is_in_it() {
         for label in ["web", "a \"quoted\" \\ name", "two\nlines\u{1}", "größer 🦀", ""] {
-            let mut rows = Rows::new(DbBackend::Sqlite, HOLDS, 2);
-            for hours in [1, 2] {
-                rows.begin().id(&label.into()).number(hours).text(label.to_owned()).number(None).uuid(None);
-            }
-            let values = rows.values();
-            let [Value::String(Some(json))] = values.as_slice() else { panic!("{values:?} is no text") };
-            let read: serde_json::Value = serde_json::from_str(json).expect("JSON");
-            let row = |hours: i64| serde_json::json!([label, hours, label, null, null]);
-            assert_eq!(read, serde_json::json!([row(1), row(2)]));
+            let mut json = String::new();
+            quote(&mut json, label);
+            assert_eq!(serde_json::from_str::<String>(&json).expect("JSON"), label);
+        }
+    }
+
+    #[test]
+    fn an_instant_of_the_panels_on_sqlite_has_microseconds() {
+        for (micros, text) in [
+            (0, Some("1970-01-01T00:00:00.000000+00:00")),
+            (1_767_225_599_000_001, Some("2025-12-31T23:59:59.000001+00:00")),
+            (-1, Some("1969-12-31T23:59:59.999999+00:00")),
+            (i64::MAX, None),
+        ] {
+            assert_eq!(instant(micros).as_deref(), text);
         }
     }
 }

@@ -1,9 +1,9 @@
-//! A billing run's statements for SQLite: the same as PostgreSQL's, over integers and `json_each`.
+//! A billing run's statements for SQLite: the same as PostgreSQL's, over integers, and one for each row that is written.
 //!
 //! A transaction of ours is the only writer from its first statement on, so that what was read cannot change before it is
 //! written; the compare-and-set of the watermark and of the balance stays all the same.
 
-use super::{rows, rows::sqlite_rows as d, statements::Statements};
+use super::statements::Statements;
 
 /// Microseconds since 1970 of the panel's text; NULL for NULL and for what is no time. `unixepoch(.., 'subsec')` keeps
 /// milliseconds only, so the fraction is read from the text.
@@ -109,61 +109,35 @@ pub(super) fn statements() -> Statements {
                                WHERE t.organization_id = w.organization_id AND t.status = 'completed'), 0)
                FROM wallets w WHERE w.id IN (SELECT value FROM json_each(?1))"
             .to_owned(),
-        insert_ledger: format!(
-            "INSERT INTO payment_transactions (id, organization_id, amount, currency, payment_method,
-                                               payment_provider, status, description, metadata)
-             SELECT d.ledger, d.organization, -d.amount, d.currency, 'wallet_debit', 'internal', 'completed',
-                    d.description, d.metadata
-               FROM {}",
-            d(1, rows::LEDGER),
-        ),
-        // `WHERE true` tells the parser that ON belongs to the INSERT and not to a join.
-        insert_charges: format!(
-            "INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount,
-                                          carry, payment_transaction_id)
-             SELECT d.start, d.instance, d.organization, ?1, d.hours, d.rate, d.amount, d.carry, d.ledger
-               FROM {} WHERE true ON CONFLICT DO NOTHING",
-            d(2, rows::CHARGES),
-        ),
-        insert_cycles: format!(
-            "INSERT INTO vps_billing_cycles (id, vps_instance_id, organization_id, billing_period_start,
+        insert_ledger: "INSERT INTO payment_transactions (id, organization_id, amount, currency, description, metadata,
+                                               payment_method, payment_provider, status)
+             VALUES (?, ?, -?, ?, ?, ?, 'wallet_debit', 'internal', 'completed')"
+            .to_owned(),
+        insert_charges: "INSERT INTO billing_charges (batch_id, instance_id, organization_id, period_start, hours, rate,
+                                          amount, carry, payment_transaction_id)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+            .to_owned(),
+        insert_cycles: "INSERT INTO vps_billing_cycles (id, vps_instance_id, organization_id, billing_period_start,
                                              billing_period_end, hourly_rate, total_amount, status,
                                              payment_transaction_id, metadata)
-             SELECT d.cycle, d.instance, d.organization, {start}, {end}, (d.rate + 36500) / 73000, d.amount, 'billed',
-                    d.ledger, d.metadata
-               FROM {rows}",
-            start = instant("d.start"),
-            end = instant("(d.start + d.hours * 3600000000)"),
-            rows = d(1, rows::CYCLES),
-        ),
-        insert_meters: format!(
-            "INSERT INTO billing_meters (instance_id, organization_id, billed_through, carry, rate, rate_changes, seen_at)
-             SELECT d.instance, d.organization, d.billed_through, d.carry, d.rate, d.rate_changes, d.seen_at
-               FROM {} WHERE true ON CONFLICT DO NOTHING",
-            d(1, rows::METERS),
-        ),
-        update_meters: format!(
-            "UPDATE billing_meters
-                SET organization_id = d.organization, billed_through = d.billed_through, carry = d.carry,
-                    rate = d.rate, rate_changes = d.rate_changes, seen_at = d.seen_at
-               FROM {}
-              WHERE billing_meters.instance_id = d.instance
-                AND billing_meters.billed_through = d.billed_through_before",
-            d(1, rows::METERS),
-        ),
-        update_anchors: format!(
-            "UPDATE vps_instances SET last_billed_at = {after}, updated_at = {NOW_TEXT}
-               FROM {rows} WHERE vps_instances.id = d.instance",
-            after = instant("d.after"),
-            rows = d(1, rows::ANCHORS),
-        ),
+             VALUES (?, ?, ?, ?, ?, (? + 36500) / 73000, ?, 'billed', ?, ?)"
+            .to_owned(),
+        insert_meters: "INSERT INTO billing_meters (organization_id, billed_through, carry, rate, rate_changes, seen_at,
+                                         instance_id)
+             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+            .to_owned(),
+        update_meters: "UPDATE billing_meters
+                SET organization_id = ?, billed_through = ?, carry = ?, rate = ?, rate_changes = ?, seen_at = ?
+              WHERE instance_id = ? AND billed_through = ?"
+            .to_owned(),
+        update_anchors: format!("UPDATE vps_instances SET last_billed_at = ?, updated_at = {NOW_TEXT} WHERE id = ?"),
         repair_cycles: format!(
             "INSERT INTO vps_billing_cycles (vps_instance_id, organization_id, billing_period_start,
                                              billing_period_end, hourly_rate, total_amount, status,
                                              payment_transaction_id, metadata)
              SELECT c.instance_id, c.organization_id, {start}, {end}, (c.rate + 36500) / 73000, c.amount, 'billed',
                     c.payment_transaction_id, json_object('hours_charged', c.hours, 'repaired', json('true'))
-               FROM {rows}
+               FROM (SELECT ? AS instance, ? AS since, ? AS until) AS d
                JOIN billing_charges c ON c.instance_id = d.instance
                     AND c.period_start >= d.since AND c.period_start < d.until
               WHERE NOT EXISTS (SELECT 1 FROM vps_billing_cycles y
@@ -171,26 +145,20 @@ pub(super) fn statements() -> Statements {
                                    AND y.billing_period_start = {start})",
             start = instant("c.period_start"),
             end = instant("(c.period_start + c.hours * 3600000000)"),
-            rows = d(1, rows::REPAIRS),
         ),
-        upsert_holds: format!(
-            "INSERT INTO billing_holds (instance_id, organization_id, label, reason, detail, hours_due, amount_due,
+        upsert_holds: "INSERT INTO billing_holds (instance_id, organization_id, label, reason, detail, hours_due, amount_due,
                                         opened_at, seen_at)
-             SELECT d.instance, d.organization, d.label, d.reason, d.detail, d.hours, d.amount, ?1, ?1
-               FROM {} WHERE true
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (instance_id) WHERE closed_at IS NULL DO UPDATE
                 SET organization_id = excluded.organization_id, label = excluded.label, reason = excluded.reason,
                     detail = excluded.detail, hours_due = excluded.hours_due, amount_due = excluded.amount_due,
-                    seen_at = excluded.seen_at",
-            d(2, rows::HOLDS),
-        ),
+                    seen_at = excluded.seen_at"
+            .to_owned(),
         close_holds: "UPDATE billing_holds SET closed_at = ?1
               WHERE closed_at IS NULL AND instance_id IN (SELECT value FROM json_each(?2))"
             .to_owned(),
         update_wallets: format!(
-            "UPDATE wallets SET balance = d.after, updated_at = {NOW_TEXT}
-               FROM {} WHERE wallets.id = d.wallet AND wallets.balance = d.before",
-            d(1, rows::WALLETS),
+            "UPDATE wallets SET balance = ?, updated_at = {NOW_TEXT} WHERE id = ? AND balance = ?"
         ),
         run_totals: "SELECT coalesce(sum(instances), 0) AS charged, coalesce(sum(charges), 0) AS charges,
                     coalesce(sum(held), 0) AS held, coalesce(sum(hours), 0) AS hours,

@@ -5,7 +5,8 @@ use sea_orm::DbBackend;
 use super::{postgres, sqlite};
 use crate::panel::Panel;
 
-/// SQL of a run. Each statement's comment names its parameters; a list of rows is as many of them as `rows` makes of it.
+/// SQL of a run. Each statement's comment names its parameters. One that takes rows takes an array for each column of them on
+/// PostgreSQL, and a single one on SQLite: see `rows`.
 #[derive(Debug)]
 pub(super) struct Statements {
     /// `() -> now` in microseconds.
@@ -36,7 +37,7 @@ pub(super) struct Statements {
     pub(super) insert_openings: String,
     /// `(charges)`: the wallets' ledger.
     pub(super) insert_ledger: String,
-    /// `(batch, charges)`: the ledger of hours.
+    /// `(charges)`: the ledger of hours.
     pub(super) insert_charges: String,
     /// `(charges)`: the panel's cycles.
     pub(super) insert_cycles: String,
@@ -48,7 +49,7 @@ pub(super) struct Statements {
     pub(super) update_anchors: String,
     /// `(repairs)`: cycles that our charges lack.
     pub(super) repair_cycles: String,
-    /// `(as_of, holds)`: opens holds or refreshes open ones.
+    /// `(holds)`: opens holds or refreshes open ones.
     pub(super) upsert_holds: String,
     /// `(as_of, ids of instances)`, the ids as a JSON array.
     pub(super) close_holds: String,

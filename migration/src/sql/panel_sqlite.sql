@@ -78,7 +78,6 @@ CREATE TABLE IF NOT EXISTS vps_instances (
     updated_at TEXT DEFAULT (strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now'))
 ) STRICT;
 CREATE INDEX IF NOT EXISTS idx_vps_instances_organization_id ON vps_instances (organization_id);
-CREATE INDEX IF NOT EXISTS idx_vps_instances_last_billed_at ON vps_instances (last_billed_at);
 
 CREATE TABLE IF NOT EXISTS payment_transactions (
     id TEXT PRIMARY KEY NOT NULL DEFAULT (lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-' ||
