@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# Builds the Debian package, lets lintian judge it, and lives a package's life with it on this machine: installed, configured, used
+# with SQLite for one billing, removed and purged.
+#
+#   scripts/package.sh [--profile dev] [--build-only]
+#
+# Installing takes root, and a machine where nothing of billing-daemon is installed yet; without them that part is skipped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '==> %s\n' "$*"; }
+skip() { printf 'SKIPPED: %s\n' "$*"; exit 0; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+profile=release
+build_only=no
+while [[ $# -gt 0 ]]; do
+    case $1 in
+    --profile) profile=${2:?a profile, as in --profile dev}; shift 2 ;;
+    --build-only) build_only=yes; shift ;;
+    *) die "usage: scripts/package.sh [--profile dev] [--build-only]" ;;
+    esac
+done
+# Cargo calls the folder of this one profile differently.
+folder=$profile
+[[ $profile != dev ]] || folder=debug
+
+command -v dpkg-deb >/dev/null || skip "dpkg-deb is missing: this is no Debian; nobody builds the package"
+export PATH=$PWD/target/tools/bin:$PATH
+if ! command -v cargo-deb >/dev/null; then
+    say "installing cargo-deb (10 minutes at most)"
+    # A build for one use: quick to make rather than quick to run.
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        timeout 600 cargo install --quiet --locked --root target/tools --target-dir target/tools cargo-deb ||
+        skip "cargo-deb could not be installed; nobody builds the package"
+fi
+
+say "building"
+cargo build --quiet --locked --package billing-daemon --profile "$profile"
+generated=$PWD/target/package
+rm -rf "$generated"
+mkdir -p "$generated/man" "$generated/completions"
+program=$generated/billing-daemon
+strip -o "$program" "target/$folder/billing-daemon"
+"$program" man --dir "$generated/man"
+"$program" completions bash >"$generated/completions/billing-daemon"
+"$program" completions zsh >"$generated/completions/_billing-daemon"
+"$program" completions fish >"$generated/completions/billing-daemon.fish"
+package=$generated/billing-daemon.deb
+# What goes into the package is ready, whatever it was built with.
+cargo deb --quiet --package billing-daemon --no-build --no-strip --output "$package"
+say "$(dpkg-deb --show --showformat '${Package} ${Version} ${Architecture}, ${Installed-Size} KB' "$package")"
+
+if command -v lintian >/dev/null; then
+    say "lintian"
+    # It has an opinion on who runs it.
+    lintian --allow-root --fail-on error "$package"
+else
+    echo "SKIPPED: lintian is missing (on Debian: apt-get install lintian); nobody judges the package"
+fi
+[[ $build_only = no ]] || exit 0
+
+[[ $EUID -eq 0 ]] || skip "installing takes root; nobody tries the package"
+for tool in systemd-sysusers systemd-tmpfiles; do
+    command -v $tool >/dev/null || skip "$tool is missing (on Debian: apt-get install systemd); nobody tries the package"
+done
+for path in /etc/billing-daemon /var/lib/billing-daemon /usr/bin/billing-daemon; do
+    [[ ! -e $path ]] || skip "$path is there: the package is tried where nothing of it is installed"
+done
+
+work=$(mktemp -d)
+daemon=
+clean_up() {
+    [[ -z $daemon ]] || kill -9 "$daemon" 2>/dev/null || true
+    dpkg --purge billing-daemon >/dev/null 2>&1 || true
+    rm -rf "$work" /var/lib/billing-daemon
+}
+trap clean_up EXIT
+
+say "installing"
+dpkg --install "$package"
+[[ $(stat --format '%a %U' /etc/billing-daemon/database-url) = "600 root" ]] || die "others may read the database's address"
+[[ $(stat --format '%a %U' /var/lib/billing-daemon) = "750 billing-daemon" ]] || die "the folder for state is not the daemon's"
+[[ -z $(find /etc/systemd/system -name '*billing*' 2>/dev/null) ]] || die "it is enabled before it is configured"
+grep -q billing-daemon /usr/share/bash-completion/completions/billing-daemon || die "nothing completes the command line"
+zcat /usr/share/man/man1/billing-daemon.1.gz | grep -q 'billing' || die "there is no manual"
+
+say "using it"
+address=sqlite:///var/lib/billing-daemon/billing.db?mode=rwc
+# As the unit does: another user, a copy of the address that is this user's alone, a folder for state.
+as_daemon=(
+    setpriv --reuid billing-daemon --regid billing-daemon --clear-groups --no-new-privs
+    env --ignore-environment --chdir=/var/lib/billing-daemon CREDENTIALS_DIRECTORY="$work"
+    STATE_DIRECTORY=/var/lib/billing-daemon /usr/bin/billing-daemon
+)
+chmod 755 "$work"
+printf '%s\n' "$address" >"$work/database-url"
+chown billing-daemon "$work/database-url"
+chmod 400 "$work/database-url"
+"${as_daemon[@]}" migrate up
+"${as_daemon[@]}" check
+"${as_daemon[@]}" run >"$work/log" 2>&1 &
+daemon=$!
+for _ in $(seq 600); do
+    grep -q 'job `billing` done' "$work/log" && "${as_daemon[@]}" status >"$work/status" 2>&1 && break
+    sleep 0.1
+done
+cat "$work/log" "$work/status"
+"${as_daemon[@]}" status >/dev/null || die "billing does not stand well after a minute"
+kill -TERM "$daemon"
+wait "$daemon" || die "the daemon did not end well"
+daemon=
+"${as_daemon[@]}" audit
+
+say "installing it again, as an upgrade does"
+echo "# a change by the operator" >>/etc/billing-daemon/jobs.toml
+dpkg --install "$package"
+tail -n 1 /etc/billing-daemon/jobs.toml | grep -q 'by the operator' || die "an upgrade loses the operator's jobs.toml"
+
+say "removing and purging it"
+dpkg --remove billing-daemon
+[[ -e /etc/billing-daemon/jobs.toml && -e /var/lib/billing-daemon/billing.db ]] || die "removing takes configuration or data"
+dpkg --purge billing-daemon
+[[ -e /var/lib/billing-daemon/billing.db ]] || die "purging takes the database, which is somebody's money"
+rm /var/lib/billing-daemon/billing.db*
+rmdir /var/lib/billing-daemon || die "purging leaves something of ours: $(ls /var/lib/billing-daemon)"
+left=$(find /etc /usr /lib /var/lib /run -xdev -iname '*billing-daemon*' -not -path '*/cargo/*' 2>/dev/null || true)
+[[ -z $left ]] || die "purging leaves: $left"
+say "nothing is left but the user billing-daemon, which no package of Debian removes"
