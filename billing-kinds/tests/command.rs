@@ -78,7 +78,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 
 #[tokio::test]
 async fn what_a_command_says_and_how_it_ends_is_in_the_runs_details() {
-    let (result, details) = run(&shell("echo out; printf 'e\\0r' >&2")).await;
+    let (result, details) = run(&shell("echo out; printf 'e\\377r' >&2")).await;
     let expected =
         json!({ "exit_code": 0, "signal": null, "stdout": "out\n", "stderr": "e\u{fffd}r", "cut": false });
     assert_eq!(details, expected);
