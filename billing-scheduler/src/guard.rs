@@ -58,7 +58,7 @@ impl Job for Guarded {
         let mut task = Task(tokio::spawn(run.in_current_span()));
         let timeout = tokio::select! {
             result = &mut task.0 => return result.unwrap_or_else(|error| Err(panicked(error))),
-            () = ctx.stop_handle().cancelled() => None,
+            () = ctx.stop_handle().told(StopReason::Cancelled) => None,
             () = ctx.clock().sleep(self.timeout) => {
                 ctx.stop_handle().stop(StopReason::Timeout);
                 Some(JobError::retry(format!("the run exceeded its timeout of {} s", self.timeout.as_secs())))

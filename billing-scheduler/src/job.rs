@@ -153,11 +153,11 @@ impl StopHandle {
         });
     }
 
-    /// Returns when somebody cancels the run.
+    /// Returns when the run is asked to stop for this reason.
     #[cfg(feature = "runtime")]
-    pub(crate) async fn cancelled(&self) {
+    pub(crate) async fn told(&self, expected: StopReason) {
         // The sender lives as long as this handle.
-        let _ = self.reason.subscribe().wait_for(|reason| *reason == Some(StopReason::Cancelled)).await;
+        let _ = self.reason.subscribe().wait_for(|reason| *reason == Some(expected)).await;
     }
 
     /// From `deadline` on, told by [`Clock::monotonic`], the lease is not to be trusted any more.

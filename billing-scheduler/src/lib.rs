@@ -4,7 +4,11 @@
     allow(rustdoc::broken_intra_doc_links, reason = "the front page shows the runtime, too")
 )]
 
+#[cfg(feature = "runtime")]
+mod agenda;
 mod blocking;
+#[cfg(feature = "runtime")]
+mod burst;
 #[cfg(feature = "runtime")]
 mod chance;
 mod clock;

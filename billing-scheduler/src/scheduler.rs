@@ -11,21 +11,26 @@ use std::{
 };
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use tokio::task::JoinSet;
+use tokio::{runtime::Handle, task::JoinSet};
 use tracing::{debug, error, info, warn};
 
 use crate::{
     BuildError, Changes, Claim, Clock, Control, FencingToken, Job, JobContext, JobError, JobSpec, JobState,
     Late, Lease, Middleware, Next, Occurrence, Outcome, Pause, Plan, Registry, Request, RunRecord, RunStatus,
     Scope, StopHandle, StopReason, Store, StoreError, Trigger, What, Wishes,
+    agenda::{Agenda, Look},
+    burst::Burst,
     guard::{Guarded, Leftover, catch, contained},
     reload::changes,
     settle,
     step::{Pass, Run, Standing, Step, leave, plan, removed, step, stretch},
 };
 
-/// A tick arms everything that is due before the next one.
+/// How soon the next tick comes.
 const RING: TimeDelta = TimeDelta::seconds(1);
+/// A tick arms everything that is due up to so much later: until the next one comes, and long enough that what follows it
+/// at once is claimed by then.
+const AHEAD: TimeDelta = TimeDelta::milliseconds(1_250);
 /// Late jobs are looked for at each so many-th question to the store.
 const LATE_EVERY: u32 = 10;
 /// The longest wait before the store is asked again after it failed.
@@ -50,12 +55,14 @@ struct Inner {
     clock: Arc<dyn Clock>,
     middleware: Vec<Arc<dyn Middleware>>,
     entries: RwLock<Vec<Arc<Entry>>>,
+    /// Of the jobs by their place in `entries`.
+    agenda: Mutex<Agenda>,
     closed: AtomicBool,
     turns: Mutex<JoinSet<()>>,
     /// The question to the store what people ask for: one at a time.
     questions: Mutex<JoinSet<()>>,
-    /// In the order of the jobs, so that a simulation repeats itself.
-    running: Mutex<BTreeMap<String, Running>>,
+    /// By the place of the job, and in that order, so that a simulation repeats itself.
+    running: Mutex<BTreeMap<usize, Running>>,
     wishes: Mutex<Option<Wishes>>,
     watch: Mutex<Watch>,
     /// What the wall clock and the monotonic one showed at the last tick.
@@ -64,10 +71,12 @@ struct Inner {
 
 struct Entry {
     name: String,
+    /// In the entries and in the agenda.
+    place: usize,
     definition: Mutex<Arc<Definition>>,
     /// The configuration does not have it any more.
     removed: AtomicBool,
-    look: Mutex<Look>,
+    memory: Mutex<Memory>,
 }
 
 /// What a configuration says about a job. A run keeps the one that it began with.
@@ -77,15 +86,9 @@ struct Definition {
     job: Arc<dyn Job>,
 }
 
-/// When to look at a job next, and what is remembered between two looks.
+/// What is remembered between two looks at a job.
 #[derive(Default)]
-struct Look {
-    /// A turn is armed or under way.
-    busy: bool,
-    /// Something came meanwhile: look again as soon as it ends.
-    again: bool,
-    /// `None`: at once.
-    at: Option<DateTime<Utc>>,
+struct Memory {
     /// How many times in a row the store failed.
     store_failures: u32,
     /// Where the schedule stands, for a job that each node runs by itself.
@@ -96,7 +99,23 @@ struct Look {
     leftover: Option<Leftover>,
 }
 
+/// One turn of one job.
+struct Turn {
+    inner: Arc<Inner>,
+    entry: Arc<Entry>,
+    definition: Arc<Definition>,
+    /// When the job is expected to be due; the begin of the turn, if that has passed.
+    at: DateTime<Utc>,
+    /// Those that are due then.
+    burst: Arc<Burst>,
+    /// It takes the place of another one that is late, until it has decided.
+    is_in_crowd: AtomicBool,
+    /// When to look at the job next.
+    next: DateTime<Utc>,
+}
+
 struct Running {
+    job: Arc<Entry>,
     stop: StopHandle,
     lease: Option<Lease>,
     /// Who cancelled it and why, in a sentence.
@@ -122,15 +141,20 @@ impl Scheduler {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, BuildError> {
+        let mut agenda = Agenda::default();
         let entries = specs
             .into_iter()
-            .map(|(spec, params)| Ok(Arc::new(Entry::new(Definition::build(registry, spec, params)?))))
+            .map(|(spec, params)| {
+                let definition = Definition::build(registry, spec, params)?;
+                Ok(Arc::new(Entry::new(agenda.add(), definition)))
+            })
             .collect::<Result<Vec<_>, BuildError>>()?;
         let inner = Inner {
             store,
             clock,
             middleware: registry.middleware(),
             entries: RwLock::new(entries),
+            agenda: Mutex::new(agenda),
             closed: AtomicBool::new(false),
             turns: Mutex::default(),
             questions: Mutex::default(),
@@ -152,17 +176,10 @@ impl Scheduler {
             return;
         }
         let now = self.inner.clock.now();
-        let set_back = self.inner.clock_was_set_back(now);
-        {
-            let mut turns = lock(&self.inner.turns);
-            while turns.try_join_next().is_some() {}
-            for entry in self.inner.entries().iter() {
-                if set_back {
-                    lock(&entry.look).at = None;
-                }
-                self.inner.arm(entry, now, &mut turns);
-            }
+        if self.inner.clock_was_set_back(now) {
+            lock(&self.inner.agenda).look_at_all();
         }
+        self.inner.arm(now, now + AHEAD);
         self.inner.ask();
     }
 
@@ -198,7 +215,7 @@ impl Scheduler {
         }
         for entry in present.iter().filter(|entry| changes.removed.contains(&entry.name)) {
             entry.removed.store(true, Ordering::SeqCst);
-            lock(&entry.look).look_again();
+            lock(&inner.agenda).look_again(entry.place);
         }
         for definition in made {
             let is_changed = changes.changed.iter().any(|change| change.job == definition.spec.name);
@@ -207,10 +224,10 @@ impl Scheduler {
                     let was_removed = entry.removed.swap(false, Ordering::SeqCst);
                     *lock(&entry.definition) = Arc::new(definition);
                     if is_changed || was_removed {
-                        lock(&entry.look).look_again();
+                        lock(&inner.agenda).look_again(entry.place);
                     }
                 }
-                None => entries.push(Arc::new(Entry::new(definition))),
+                None => entries.push(Arc::new(Entry::new(lock(&inner.agenda).add(), definition))),
             }
         }
         Ok(changes)
@@ -295,42 +312,62 @@ impl Inner {
         self.entries.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a turn if it is time to look.
-    fn arm(self: &Arc<Self>, entry: &Arc<Entry>, now: DateTime<Utc>, turns: &mut JoinSet<()>) {
-        let mut look = lock(&entry.look);
-        if look.busy || look.at.is_some_and(|at| at > now + RING) {
+    /// Starts a turn for each job that is to be looked at up to `until`.
+    fn arm(self: &Arc<Self>, now: DateTime<Utc>, until: DateTime<Utc>) {
+        let looks = lock(&self.agenda).take(now, until);
+        if looks.is_empty() {
             return;
         }
-        look.busy = true;
-        let at = look.at.unwrap_or(now);
-        turns.spawn(Arc::clone(self).armed_turn(Arc::clone(entry), at));
+        let mut turns = lock(&self.turns);
+        while turns.try_join_next().is_some() {}
+        let entries = self.entries();
+        for together in looks.chunk_by(|a, b| a.at == b.at) {
+            let burst = Arc::default();
+            for look in together {
+                let entry = Arc::clone(&entries[look.job]);
+                turns.spawn(Arc::clone(self).look(entry, *look, Arc::clone(&burst)));
+            }
+        }
     }
 
     /// Looks at a job now, or as soon as its turn under way ends.
-    fn wake(self: &Arc<Self>, entry: &Arc<Entry>) {
-        if self.closed.load(Ordering::SeqCst) {
-            return;
-        }
-        lock(&entry.look).look_again();
-        self.arm(entry, self.clock.now(), &mut lock(&self.turns));
+    fn wake(self: &Arc<Self>, entry: &Entry) {
+        lock(&self.agenda).look_again(entry.place);
+        self.arm_late();
     }
 
-    async fn armed_turn(self: Arc<Self>, entry: Arc<Entry>, at: DateTime<Utc>) {
-        // Whatever happens in here, the job is looked at again.
-        let mut look_again = LookAgain { inner: &self, entry: &entry, at: self.clock.now() + RING };
-        if let Ok(wait) = (at - self.clock.now()).to_std() {
-            self.clock.sleep(wait).await;
+    /// Starts turns of jobs whose time has passed, as far as there is room for them.
+    fn arm_late(self: &Arc<Self>) {
+        // A turn may be dropped together with its runtime.
+        if !self.closed.load(Ordering::SeqCst) && Handle::try_current().is_ok() {
+            let now = self.clock.now();
+            self.arm(now, now);
         }
-        if !self.closed.load(Ordering::SeqCst) {
-            look_again.at = self.turn(&entry).await;
-            self.wait_for_leftover(&entry).await;
+    }
+
+    async fn look(self: Arc<Self>, entry: Arc<Entry>, look: Look, burst: Arc<Burst>) {
+        let now = self.clock.now();
+        // However this ends, the job is looked at again.
+        let mut turn = Turn {
+            definition: entry.definition(),
+            entry,
+            at: if look.is_late { now } else { look.at },
+            burst,
+            is_in_crowd: AtomicBool::new(look.is_late),
+            next: now + RING,
+            inner: self,
+        };
+        let inner = &turn.inner;
+        if !inner.closed.load(Ordering::SeqCst) {
+            turn.next = inner.turn(&turn).await;
+            turn.inner.wait_for_leftover(&turn.entry).await;
         }
     }
 
     /// Waits for the end of a run that was given up. Its lease is free for other processes meanwhile, but in this one the job
     /// stays as it is: one that never gives its threads back would take them all, one run after the other.
     async fn wait_for_leftover(&self, entry: &Entry) {
-        let Some(leftover) = lock(&entry.look).leftover.take() else { return };
+        let Some(leftover) = lock(&entry.memory).leftover.take() else { return };
         let name = &entry.name;
         let mut ended = pin!(leftover.ended());
         tokio::select! {
@@ -345,25 +382,25 @@ impl Inner {
     }
 
     /// One turn of one job; returns when to look at it next.
-    async fn turn(self: &Arc<Self>, entry: &Entry) -> DateTime<Utc> {
-        let definition = entry.definition();
-        if entry.is_removed() {
-            return self.leave(&definition.spec).await;
+    async fn turn(self: &Arc<Self>, turn: &Turn) -> DateTime<Utc> {
+        let spec = &turn.definition.spec;
+        if turn.entry.is_removed() {
+            return self.leave(spec).await;
         }
-        match definition.spec.scope {
-            Scope::Cluster => self.turn_under_lease(entry, &definition).await,
+        match spec.scope {
+            Scope::Cluster => self.turn_under_lease(turn).await,
             Scope::Node => {
                 // What a person asks for runs once, on the node that claims it.
-                if self.is_asked_for(&entry.name) {
-                    self.turn_under_lease(entry, &definition).await;
+                if self.is_asked_for(&spec.name) {
+                    self.turn_under_lease(turn).await;
                 }
-                self.turn_of_node(entry, &definition).await
+                self.turn_of_node(turn).await
             }
         }
     }
 
-    async fn turn_under_lease(&self, entry: &Entry, definition: &Definition) -> DateTime<Utc> {
-        let spec = &definition.spec;
+    async fn turn_under_lease(&self, turn: &Turn) -> DateTime<Utc> {
+        let spec = &turn.definition.spec;
         let began = self.clock.now();
         let stop = StopHandle::new();
         let sent = self.clock.monotonic();
@@ -373,7 +410,7 @@ impl Inner {
                 debug!(job.name = %spec.name, %holder, "job `{}` is run by {holder}", spec.name);
                 return self.clock.now() + RING;
             }
-            Err(error) => return self.store_failed(entry, &error),
+            Err(error) => return self.store_failed(&turn.entry, &error),
         };
         stop.trust_lease_until(lease.trusted_until(sent));
         self.forget_answered(&spec.name, &lease.requests);
@@ -384,14 +421,14 @@ impl Inner {
             pauses: std::mem::take(&mut lease.pauses),
             requests: std::mem::take(&mut lease.requests),
         };
-        let look_at = self.steps(entry, definition, Some(&lease), &stop, &mut standing).await;
+        let next = self.steps(turn, Some(&lease), &stop, &mut standing).await;
         if spec.scope == Scope::Cluster {
             lease.plan = leave(spec, &standing);
         }
         if let Err(error) = self.store.release(&lease).await {
             warn!(job.name = %spec.name, %error, "could not release the lease of job `{}`: {error}", spec.name);
         }
-        look_at
+        next
     }
 
     /// Nothing is expected of a job that was removed. If it comes back, what passed meanwhile was not due.
@@ -410,46 +447,49 @@ impl Inner {
         DateTime::<Utc>::MAX_UTC
     }
 
-    async fn turn_of_node(self: &Arc<Self>, entry: &Entry, definition: &Definition) -> DateTime<Utc> {
-        let spec = &definition.spec;
+    async fn turn_of_node(self: &Arc<Self>, turn: &Turn) -> DateTime<Utc> {
+        let (entry, spec) = (&turn.entry, &turn.definition.spec);
         if lock(&self.wishes).is_none() {
             // It may be paused, and nobody has asked yet.
             self.ask_once().await;
         }
         let began = self.clock.now();
-        let (state, plan) =
-            lock(&entry.look).local.take().unwrap_or_else(|| (JobState::at(first_cursor(spec, began)), None));
+        let (state, plan) = lock(&entry.memory)
+            .local
+            .take()
+            .unwrap_or_else(|| (JobState::at(first_cursor(spec, began)), None));
         let pauses = {
-            let mut look = lock(&entry.look);
-            look.pauses.retain(|pause| pause.until.is_none_or(|until| state.cursor < until));
-            look.pauses.clone()
+            let mut memory = lock(&entry.memory);
+            memory.pauses.retain(|pause| pause.until.is_none_or(|until| state.cursor < until));
+            memory.pauses.clone()
         };
         let mut standing = Standing { began, state, plan, pauses, requests: Vec::new() };
-        let look_at = self.steps(entry, definition, None, &StopHandle::new(), &mut standing).await;
+        let next = self.steps(turn, None, &StopHandle::new(), &mut standing).await;
         let plan = leave(spec, &standing);
-        lock(&entry.look).local = Some((standing.state, plan));
-        look_at
+        lock(&entry.memory).local = Some((standing.state, plan));
+        next
     }
 
     /// Steps until there is nothing to do; returns when to look again.
     async fn steps(
         &self,
-        entry: &Entry,
-        definition: &Definition,
+        turn: &Turn,
         lease: Option<&Lease>,
         stop: &StopHandle,
         standing: &mut Standing,
     ) -> DateTime<Utc> {
-        let running = Running { stop: stop.clone(), lease: lease.cloned(), cancelled: None };
-        lock(&self.running).insert(entry.name.clone(), running);
+        let entry = &turn.entry;
+        let running =
+            Running { job: Arc::clone(entry), stop: stop.clone(), lease: lease.cloned(), cancelled: None };
+        lock(&self.running).insert(entry.place, running);
         if let Some(lease) = lease {
             self.cancel_known(lease);
         }
-        let look_at = self.take_steps(entry, definition, lease, stop, standing).await;
-        lock(&self.running).remove(&entry.name);
-        match look_at {
+        let next = self.take_steps(turn, lease, stop, standing).await;
+        lock(&self.running).remove(&entry.place);
+        match next {
             Ok(at) => {
-                lock(&entry.look).store_failures = 0;
+                lock(&entry.memory).store_failures = 0;
                 at
             }
             Err(error) => self.store_failed(entry, &error),
@@ -458,14 +498,14 @@ impl Inner {
 
     async fn take_steps(
         &self,
-        entry: &Entry,
-        definition: &Definition,
+        turn: &Turn,
         lease: Option<&Lease>,
         stop: &StopHandle,
         standing: &mut Standing,
     ) -> Result<DateTime<Utc>, StoreError> {
-        let spec = &definition.spec;
+        let spec = &turn.definition.spec;
         let fence = lease.map_or(FencingToken(0), |lease| lease.fence);
+        let mut seat = None;
         loop {
             let now = self.clock.now();
             if self.closed.load(Ordering::SeqCst) {
@@ -481,8 +521,26 @@ impl Inner {
                     return Ok(now + TimeDelta::minutes(1));
                 }
             };
+            if !matches!(next, Step::Wait(_)) {
+                seat = None;
+            }
             let (record, state, adopts) = match next {
-                Step::Wait(at) => return Ok(at),
+                Step::Wait(at) => {
+                    // It was claimed in the second before, so that it begins at its instant.
+                    let Some(wait) = (at - now).to_std().ok().filter(|_| at <= turn.at && at - now <= AHEAD)
+                    else {
+                        return Ok(at);
+                    };
+                    seat.get_or_insert_with(|| turn.burst.sit());
+                    tokio::select! {
+                        () = self.clock.sleep(wait) => {}
+                        () = stop.told(StopReason::Drain) => {}
+                    }
+                    if lock(&self.agenda).is_wanted_again(turn.entry.place) {
+                        return Ok(now);
+                    }
+                    continue;
+                }
                 Step::Pass(pass) => {
                     let state = pass.state(standing.state.cursor);
                     (passed(spec, &pass, now), state, pass.adopts)
@@ -499,11 +557,13 @@ impl Inner {
                         Arc::clone(&self.clock),
                         stop.clone(),
                     );
-                    if ctx.stop_requested().is_some() {
+                    if ctx.stop_requested().is_some_and(|reason| reason != StopReason::Cancelled) {
                         // The claim was answered late, or an earlier run of this turn was told to stop: the next turn goes on.
                         return Ok(now + RING);
                     }
-                    let (record, state) = self.run(entry, definition, &run, &ctx, &standing.state).await;
+                    turn.leave_crowd();
+                    let (record, state) = self.run(turn, &run, &ctx, &standing.state).await;
+                    turn.burst.all_begun().await;
                     (record, state, run.adopts)
                 }
             };
@@ -529,20 +589,18 @@ impl Inner {
     }
 
     /// Makes a run; returns its row and where the schedule stands after it.
-    async fn run(
-        &self,
-        entry: &Entry,
-        definition: &Definition,
-        run: &Run,
-        ctx: &JobContext,
-        state: &JobState,
-    ) -> (RunRecord, JobState) {
-        let spec = &definition.spec;
+    async fn run(&self, turn: &Turn, run: &Run, ctx: &JobContext, state: &JobState) -> (RunRecord, JobState) {
+        let spec = &turn.definition.spec;
         let (id, started_at) = (ctx.run_id, self.clock.now());
-        let result = self.execute(entry, definition, ctx).await;
+        let result = match ctx.stop_requested() {
+            // It was cancelled before it began.
+            Some(_) => Ok(Outcome::Interrupted { items: 0 }),
+            None => self.execute(turn, ctx).await,
+        };
         let finished_at = self.clock.now();
         let finished = matches!(result, Ok(Outcome::Done { .. }));
-        let cancelled = lock(&self.running).get(&spec.name).and_then(|running| running.cancelled.clone());
+        let cancelled =
+            lock(&self.running).get(&turn.entry.place).and_then(|running| running.cancelled.clone());
         let cancelled = cancelled.filter(|_| !finished);
         let mut settled = settle(spec, state, run.scheduled_at, run.attempt, result, finished_at);
         if cancelled.is_some() {
@@ -575,15 +633,13 @@ impl Inner {
         (record, settled.state)
     }
 
-    async fn execute(
-        &self,
-        entry: &Entry,
-        definition: &Definition,
-        ctx: &JobContext,
-    ) -> Result<Outcome, JobError> {
+    async fn execute(&self, turn: &Turn, ctx: &JobContext) -> Result<Outcome, JobError> {
+        let definition = &turn.definition;
         let guarded = Guarded::new(Arc::clone(&definition.job), definition.spec.timeout);
         let result = contained(Next::through(&self.middleware, &guarded).run(ctx)).await;
-        lock(&entry.look).leftover = guarded.into_leftover();
+        if let Some(leftover) = guarded.into_leftover() {
+            lock(&turn.entry.memory).leftover = Some(leftover);
+        }
         result
     }
 
@@ -597,9 +653,9 @@ impl Inner {
 
     fn store_failed(&self, entry: &Entry, error: &StoreError) -> DateTime<Utc> {
         let name = &entry.name;
-        let mut look = lock(&entry.look);
-        let wait = (RING * 2_i32.pow(look.store_failures.min(5))).min(MAX_STORE_BACKOFF);
-        look.store_failures += 1;
+        let mut memory = lock(&entry.memory);
+        let wait = (RING * 2_i32.pow(memory.store_failures.min(5))).min(MAX_STORE_BACKOFF);
+        memory.store_failures += 1;
         match error {
             StoreError::LeaseLost { .. } | StoreError::AlreadyFinished { .. } => {
                 warn!(job.name = %name, %error, "{error}: another daemon goes on with it");
@@ -682,14 +738,15 @@ impl Inner {
             self.entries().iter().filter(|entry| concerned.contains(&entry.name)).cloned().collect();
         for entry in entries {
             let paused = wishes.paused.iter().find(|(job, _)| *job == entry.name).map(|(_, pause)| pause);
-            lock(&entry.look).remember_pause(paused, self.clock.now());
+            lock(&entry.memory).remember_pause(paused, self.clock.now());
             self.wake(&entry);
         }
     }
 
     /// Stops the run of the job that `request` names, if it is the one that is meant.
     fn cancel(&self, request: &Request, is_meant: impl Fn(Option<&Lease>) -> bool) {
-        if let Some(running) = lock(&self.running).get_mut(&request.job)
+        if let Some(running) =
+            lock(&self.running).values_mut().find(|running| running.job.name == request.job)
             && running.cancelled.is_none()
             && is_meant(running.lease.as_ref())
         {
@@ -757,12 +814,13 @@ impl Inner {
 }
 
 impl Entry {
-    fn new(definition: Definition) -> Self {
+    fn new(place: usize, definition: Definition) -> Self {
         Self {
             name: definition.spec.name.clone(),
+            place,
             definition: Mutex::new(Arc::new(definition)),
             removed: AtomicBool::new(false),
-            look: Mutex::default(),
+            memory: Mutex::default(),
         }
     }
 
@@ -782,13 +840,7 @@ impl Definition {
     }
 }
 
-impl Look {
-    /// At once, or as soon as the turn under way ends.
-    fn look_again(&mut self) {
-        self.at = None;
-        self.again = self.busy;
-    }
-
+impl Memory {
     /// A node's own memory of the pauses of its jobs: without a lease, nobody else remembers for it.
     fn remember_pause(&mut self, paused: Option<&Pause>, now: DateTime<Utc>) {
         let open = self.pauses.iter_mut().find(|pause| pause.until.is_none());
@@ -801,19 +853,28 @@ impl Look {
     }
 }
 
-/// Sets the next look at a job when its turn ends, also if that ends by a panic.
-struct LookAgain<'a> {
-    inner: &'a Inner,
-    entry: &'a Entry,
-    at: DateTime<Utc>,
+impl Turn {
+    /// What it does from here on may take any time: others that are late go on.
+    fn leave_crowd(&self) {
+        if self.is_in_crowd.swap(false, Ordering::SeqCst) {
+            lock(&self.inner.agenda).leave_crowd();
+            self.inner.arm_late();
+        }
+    }
 }
 
-impl Drop for LookAgain<'_> {
+/// The end of a turn, also if it is by a panic.
+impl Drop for Turn {
     fn drop(&mut self) {
-        lock(&self.inner.running).remove(&self.entry.name);
-        let mut look = lock(&self.entry.look);
-        look.busy = false;
-        look.at = Some(self.at).filter(|_| !std::mem::take(&mut look.again));
+        lock(&self.inner.running).remove(&self.entry.place);
+        {
+            let mut agenda = lock(&self.inner.agenda);
+            agenda.put(self.entry.place, self.next);
+            if *self.is_in_crowd.get_mut() {
+                agenda.leave_crowd();
+            }
+        }
+        self.inner.arm_late();
     }
 }
 
