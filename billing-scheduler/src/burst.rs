@@ -1,33 +1,46 @@
-//! Runs that are due at the same instant: each begins before any of them is written down.
+//! Turns that wait for one instant: one timer wakes them all, and each run begins before any of them is written down.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use tokio::sync::Notify;
 
-/// The turns that wait for one instant.
+/// The turns whose jobs are due at one instant.
 #[derive(Debug, Default)]
 pub(crate) struct Burst {
+    has_come: AtomicBool,
+    comes: Notify,
     waiting: AtomicUsize,
     begun: Notify,
 }
 
-/// One of them: it waits until this is dropped. While it has it, it waits for nothing but the instant, or others would wait
-/// for that, too.
+/// That a turn waits for the instant, or has not begun its run since. Whoever has it waits for nothing else.
 pub(crate) struct Seat(Arc<Burst>);
 
 impl Burst {
-    pub(crate) fn sit(self: &Arc<Self>) -> Seat {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        Seat(Arc::clone(self))
+    /// The instant has come.
+    pub(crate) fn begin(&self) {
+        self.has_come.store(true, Ordering::SeqCst);
+        self.comes.notify_waiters();
     }
 
-    /// Returns when nobody waits for the instant any more.
+    /// Returns at the instant.
+    pub(crate) async fn instant(self: &Arc<Self>) -> Seat {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let seat = Seat(Arc::clone(self));
+        // Listens before it looks, so that it misses nothing.
+        let comes = self.comes.notified();
+        if !self.has_come.load(Ordering::SeqCst) {
+            comes.await;
+        }
+        seat
+    }
+
+    /// Returns when nobody has a seat any more.
     pub(crate) async fn all_begun(&self) {
         loop {
-            // Whoever leaves last tells those who asked before it looks for them.
             let begun = self.begun.notified();
             if self.waiting.load(Ordering::SeqCst) == 0 {
                 return;

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::{
     sync::oneshot,
-    task::{JoinError, JoinHandle},
+    task::{JoinError, JoinHandle, yield_now},
 };
 use tracing::Instrument;
 
@@ -56,6 +56,12 @@ impl Job for Guarded {
         let (job, own) = (Arc::clone(&self.job), ctx.holding(held));
         let run = async move { job.run(&own).await };
         let mut task = Task(tokio::spawn(run.in_current_span()));
+        // Most runs are over before anybody needs to watch them.
+        tokio::select! {
+            biased;
+            result = &mut task.0 => return result.unwrap_or_else(|error| Err(panicked(error))),
+            () = yield_now() => {}
+        }
         let timeout = tokio::select! {
             result = &mut task.0 => return result.unwrap_or_else(|error| Err(panicked(error))),
             () = ctx.stop_handle().told(StopReason::Cancelled) => None,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use tokio::{runtime::Handle, task::JoinSet};
+use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 use tracing::{debug, error, info, warn};
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     Late, Lease, Middleware, Next, Occurrence, Outcome, Pause, Plan, Registry, Request, RunRecord, RunStatus,
     Scope, StopHandle, StopReason, Store, StoreError, Trigger, What, Wishes,
     agenda::{Agenda, Look},
-    burst::Burst,
+    burst::{Burst, Seat},
     guard::{Guarded, Leftover, catch, contained},
     reload::changes,
     settle,
@@ -57,7 +57,7 @@ struct Inner {
     entries: RwLock<Vec<Arc<Entry>>>,
     /// Of the jobs by their place in `entries`.
     agenda: Mutex<Agenda>,
-    closed: AtomicBool,
+    closed: watch::Sender<bool>,
     turns: Mutex<JoinSet<()>>,
     /// The question to the store what people ask for: one at a time.
     questions: Mutex<JoinSet<()>>,
@@ -155,7 +155,7 @@ impl Scheduler {
             middleware: registry.middleware(),
             entries: RwLock::new(entries),
             agenda: Mutex::new(agenda),
-            closed: AtomicBool::new(false),
+            closed: watch::Sender::new(false),
             turns: Mutex::default(),
             questions: Mutex::default(),
             running: Mutex::default(),
@@ -172,7 +172,7 @@ impl Scheduler {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn tick(&self) {
-        if self.inner.closed.load(Ordering::SeqCst) {
+        if self.inner.is_closed() {
             return;
         }
         let now = self.inner.clock.now();
@@ -276,7 +276,7 @@ impl Scheduler {
 
     /// Starts nothing new, asks every run to stop, and waits for at most `grace` until they did.
     pub async fn drain(&self, grace: Duration) -> DrainReport {
-        self.inner.closed.store(true, Ordering::SeqCst);
+        self.inner.closed.send_replace(true);
         for running in lock(&self.inner.running).values() {
             running.stop.stop(StopReason::Drain);
         }
@@ -322,12 +322,34 @@ impl Inner {
         while turns.try_join_next().is_some() {}
         let entries = self.entries();
         for together in looks.chunk_by(|a, b| a.at == b.at) {
-            let burst = Arc::default();
+            let burst = Arc::<Burst>::default();
+            if !together[0].is_late {
+                turns.spawn(Arc::clone(self).await_instant(together[0].at, Arc::clone(&burst)));
+            }
             for look in together {
                 let entry = Arc::clone(&entries[look.job]);
                 turns.spawn(Arc::clone(self).look(entry, *look, Arc::clone(&burst)));
             }
         }
+    }
+
+    /// Begins a burst at its instant, or when the scheduler is drained.
+    async fn await_instant(self: Arc<Self>, at: DateTime<Utc>, burst: Arc<Burst>) {
+        let mut closed = self.closed.subscribe();
+        loop {
+            let wait = at - self.clock.now();
+            // What is farther away was not so when it was armed: the clock was set.
+            let Some(wait) = wait.to_std().ok().filter(|_| wait <= AHEAD) else { break };
+            tokio::select! {
+                () = self.clock.sleep(wait) => {}
+                _ = closed.wait_for(|closed| *closed) => break,
+            }
+        }
+        burst.begin();
+    }
+
+    fn is_closed(&self) -> bool {
+        *self.closed.borrow()
     }
 
     /// Looks at a job now, or as soon as its turn under way ends.
@@ -339,7 +361,7 @@ impl Inner {
     /// Starts turns of jobs whose time has passed, as far as there is room for them.
     fn arm_late(self: &Arc<Self>) {
         // A turn may be dropped together with its runtime.
-        if !self.closed.load(Ordering::SeqCst) && Handle::try_current().is_ok() {
+        if !self.is_closed() && Handle::try_current().is_ok() {
             let now = self.clock.now();
             self.arm(now, now);
         }
@@ -358,7 +380,7 @@ impl Inner {
             inner: self,
         };
         let inner = &turn.inner;
-        if !inner.closed.load(Ordering::SeqCst) {
+        if !inner.is_closed() {
             turn.next = inner.turn(&turn).await;
             turn.inner.wait_for_leftover(&turn.entry).await;
         }
@@ -505,68 +527,68 @@ impl Inner {
     ) -> Result<DateTime<Utc>, StoreError> {
         let spec = &turn.definition.spec;
         let fence = lease.map_or(FencingToken(0), |lease| lease.fence);
-        let mut seat = None;
         loop {
-            let now = self.clock.now();
-            if self.closed.load(Ordering::SeqCst) {
+            let mut now = self.clock.now();
+            if self.is_closed() {
                 return Ok(now + RING);
             }
             if spec.scope == Scope::Node && lease.is_some() && standing.requests.is_empty() {
                 return Ok(now);
             }
-            let next = match step(spec, standing, now) {
+            let next = step(spec, standing, now);
+            let instant = match next {
+                Ok(Step::Wait(at)) if at <= turn.at && at - now <= AHEAD => Some(at),
+                _ => None,
+            };
+            // Everything but the start itself is done before the instant.
+            let next = instant.map_or(next, |at| step(spec, standing, at));
+            let next = match next {
                 Ok(next) => next,
                 Err(error) => {
                     error!(job.name = %spec.name, %error, "job `{}` is not scheduled: {error}", spec.name);
                     return Ok(now + TimeDelta::minutes(1));
                 }
             };
-            if !matches!(next, Step::Wait(_)) {
-                seat = None;
-            }
-            let (record, state, adopts) = match next {
-                Step::Wait(at) => {
-                    // It was claimed in the second before, so that it begins at its instant.
-                    let Some(wait) = (at - now).to_std().ok().filter(|_| at <= turn.at && at - now <= AHEAD)
-                    else {
-                        return Ok(at);
-                    };
-                    seat.get_or_insert_with(|| turn.burst.sit());
-                    tokio::select! {
-                        () = self.clock.sleep(wait) => {}
-                        () = stop.told(StopReason::Drain) => {}
-                    }
-                    if lock(&self.agenda).is_wanted_again(turn.entry.place) {
-                        return Ok(now);
-                    }
+            let ctx = match &next {
+                Step::Run(run) => Some(self.context(spec, run, fence, stop)),
+                _ => None,
+            };
+            let mut seat = None;
+            if let Some(at) = instant {
+                seat = Some(turn.burst.instant().await);
+                now = self.clock.now();
+                if self.is_closed() || lock(&self.agenda).is_wanted_again(turn.entry.place) {
+                    return Ok(now);
+                }
+                if now < at {
+                    return Ok(at);
+                }
+                if now - at >= RING {
+                    // More may have become due since.
                     continue;
                 }
-                Step::Pass(pass) => {
+            }
+            let (record, state, adopts) = match (next, ctx) {
+                (Step::Wait(at), _) => return Ok(at),
+                (Step::Pass(pass), _) => {
                     let state = pass.state(standing.state.cursor);
                     (passed(spec, &pass, now), state, pass.adopts)
                 }
-                Step::Refuse { request, reason } => {
+                (Step::Refuse { request, reason }, _) => {
                     (refused(spec, &request, reason, now), standing.state.clone(), false)
                 }
-                Step::Run(run) => {
-                    let occurrence = Occurrence { job: spec.name.clone(), scheduled_at: run.scheduled_at };
-                    let ctx = JobContext::new(
-                        occurrence,
-                        run.attempt,
-                        fence,
-                        Arc::clone(&self.clock),
-                        stop.clone(),
-                    );
+                (Step::Run(run), ctx) => {
+                    let ctx = ctx.unwrap_or_else(|| self.context(spec, &run, fence, stop));
                     if ctx.stop_requested().is_some_and(|reason| reason != StopReason::Cancelled) {
                         // The claim was answered late, or an earlier run of this turn was told to stop: the next turn goes on.
                         return Ok(now + RING);
                     }
                     turn.leave_crowd();
-                    let (record, state) = self.run(turn, &run, &ctx, &standing.state).await;
-                    turn.burst.all_begun().await;
+                    let (record, state) = self.run(turn, &run, &ctx, seat.take(), &standing.state).await;
                     (record, state, run.adopts)
                 }
             };
+            drop(seat);
             let record = RunRecord { fence, per_node: spec.scope == Scope::Node, ..record };
             self.settled(spec, &record);
             match self.store.record(lease, &record, &state).await {
@@ -588,16 +610,30 @@ impl Inner {
         }
     }
 
+    fn context(&self, spec: &JobSpec, run: &Run, fence: FencingToken, stop: &StopHandle) -> JobContext {
+        let occurrence = Occurrence { job: spec.name.clone(), scheduled_at: run.scheduled_at };
+        JobContext::new(occurrence, run.attempt, fence, Arc::clone(&self.clock), stop.clone())
+    }
+
     /// Makes a run; returns its row and where the schedule stands after it.
-    async fn run(&self, turn: &Turn, run: &Run, ctx: &JobContext, state: &JobState) -> (RunRecord, JobState) {
+    async fn run(
+        &self,
+        turn: &Turn,
+        run: &Run,
+        ctx: &JobContext,
+        seat: Option<Seat>,
+        state: &JobState,
+    ) -> (RunRecord, JobState) {
         let spec = &turn.definition.spec;
-        let (id, started_at) = (ctx.run_id, self.clock.now());
+        let started_at = self.clock.now();
+        drop(seat);
         let result = match ctx.stop_requested() {
             // It was cancelled before it began.
             Some(_) => Ok(Outcome::Interrupted { items: 0 }),
             None => self.execute(turn, ctx).await,
         };
         let finished_at = self.clock.now();
+        turn.burst.all_begun().await;
         let finished = matches!(result, Ok(Outcome::Done { .. }));
         let cancelled =
             lock(&self.running).get(&turn.entry.place).and_then(|running| running.cancelled.clone());
@@ -619,7 +655,6 @@ impl Inner {
         let is_open = settled.status == RunStatus::Interrupted && cancelled.is_none();
         let reason = [run.reason.clone(), cancelled].into_iter().flatten().collect::<Vec<_>>().join("; ");
         let record = RunRecord {
-            id,
             stretch: run.since.and_then(|since| stretch(&spec.schedule, since, run.scheduled_at)),
             attempt: run.attempt,
             finished_at,
@@ -628,7 +663,7 @@ impl Inner {
             reason: Some(reason).filter(|reason| !reason.is_empty()),
             error: settled.error,
             details: if settled.details.is_null() { ctx.reported() } else { settled.details },
-            ..RunRecord::new(&spec.name, run.scheduled_at, settled.status, run.trigger, started_at)
+            ..RunRecord::of(ctx.run_id, &spec.name, run.scheduled_at, settled.status, run.trigger, started_at)
         };
         (record, settled.state)
     }

@@ -149,7 +149,7 @@ fn answer(request: &Request, now: DateTime<Utc>) -> Step {
 /// came into force are not run.
 fn edited(spec: &JobSpec, job: &Standing) -> Result<Option<Step>, ScheduleError> {
     let JobState { cursor, .. } = job.state;
-    let Some(plan) = job.plan.as_ref().filter(|plan| plan.schedule != spec.schedule.to_string()) else {
+    let Some(plan) = job.plan.as_ref().filter(|plan| !spec.schedule.reads(&plan.schedule)) else {
         return Ok(None);
     };
     let before = &plan.schedule;

@@ -280,8 +280,19 @@ impl RunRecord {
         trigger: Trigger,
         now: DateTime<Utc>,
     ) -> Self {
+        Self::of(Uuid::now_v7(), job, scheduled_at, status, trigger, now)
+    }
+
+    pub(crate) fn of(
+        id: Uuid,
+        job: &str,
+        scheduled_at: DateTime<Utc>,
+        status: RunStatus,
+        trigger: Trigger,
+        now: DateTime<Utc>,
+    ) -> Self {
         Self {
-            id: Uuid::now_v7(),
+            id,
             job: job.to_owned(),
             per_node: false,
             scheduled_at,

@@ -3,7 +3,11 @@
 mod cron;
 mod zone;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Timelike, Utc};
 
@@ -381,6 +385,24 @@ impl Schedule {
             }
             Rule::Within(window) => window.schedule.zone_differences(from),
         }
+    }
+}
+
+impl Schedule {
+    /// Whether it is written as `text`.
+    pub(crate) fn reads(&self, text: &str) -> bool {
+        let mut rest = Rest(text);
+        write!(rest, "{self}").is_ok() && rest.0.is_empty()
+    }
+}
+
+/// What of a text was not written yet. Writing anything else fails.
+struct Rest<'t>(&'t str);
+
+impl fmt::Write for Rest<'_> {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        self.0 = self.0.strip_prefix(part).ok_or(fmt::Error)?;
+        Ok(())
     }
 }
 
