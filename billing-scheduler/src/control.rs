@@ -312,8 +312,7 @@ impl Control {
 
     /// The jobs that should have run and did not, whoever should have run them.
     pub async fn late(&self) -> Result<Vec<Late>, StoreError> {
-        let now = self.clock.now();
-        Ok(self.jobs().await?.iter().filter_map(|row| row.late(now)).collect())
+        self.store.late(self.clock.now()).await
     }
 
     /// Rows of the history, newest first.

@@ -1,7 +1,7 @@
 //! A store that forgets everything when the process ends: for tests, and for applications without a database.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    Claim, Clock, FencingToken, Holder, JobRow, JobState, Lease, Pause, Plan, Receipt, Request, RunFilter,
-    RunRecord, RunRow, RunStatus, Store, StoreError, Trigger, What, Wishes,
+    Claim, Clock, FencingToken, Holder, JobRow, JobState, Late, Lease, Pause, Plan, Receipt, Request,
+    RunFilter, RunRecord, RunRow, RunStatus, Store, StoreError, Trigger, What, Wishes,
 };
 
 /// Jobs' leases, cursors and history in this process's memory. Clones share it; each has a holder's name of its own.
@@ -25,7 +25,7 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Shared {
-    jobs: BTreeMap<String, Row>,
+    jobs: HashMap<String, Row>,
     runs: Vec<RunRow>,
     pauses: Vec<(String, Pause)>,
     /// What is asked for and not answered.
@@ -39,9 +39,19 @@ struct Shared {
 #[derive(Debug)]
 struct Row {
     fence: i64,
-    held: Option<(String, Duration)>,
+    held: Option<Box<(String, Duration)>>,
     state: JobState,
     plan: Option<Plan>,
+    /// The place of its newest run in the history.
+    last: Option<usize>,
+}
+
+impl Row {
+    /// Who has its lease, and until when on the monotonic clock.
+    fn holder(&self, now: Duration) -> Option<(&str, Duration)> {
+        let (name, until) = self.held.as_deref()?;
+        (*until > now).then_some((name, *until))
+    }
 }
 
 impl MemoryStore {
@@ -84,24 +94,40 @@ impl MemoryStore {
     }
 }
 
+impl Shared {
+    fn show(&self, job: &str, row: &Row, now: Duration, wall: DateTime<Utc>) -> JobRow {
+        let open = self.pauses.iter().find(|(paused, pause)| paused == job && pause.until.is_none());
+        JobRow {
+            job: job.to_owned(),
+            state: row.state.clone(),
+            plan: row.plan.clone(),
+            held: row.holder(now).map(|(name, until)| Holder {
+                name: name.to_owned(),
+                fence: FencingToken(row.fence),
+                until: wall + until.saturating_sub(now),
+            }),
+            paused: open.map(|(_, pause)| pause.clone()),
+            last: row.last.map(|place| self.runs[place].clone()),
+        }
+    }
+}
+
 #[async_trait]
 impl Store for MemoryStore {
     async fn acquire(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Claim, StoreError> {
         let now = self.clock.monotonic();
         let mut shared = self.lock();
-        let row = shared.jobs.entry(job.to_owned()).or_insert_with(|| Row {
-            fence: 0,
-            held: None,
-            state: JobState::at(first_cursor),
-            plan: None,
-        });
-        if let Some((holder, expires_at)) = &row.held
-            && *expires_at > now
-        {
-            return Ok(Claim::Busy { holder: holder.clone() });
+        if !shared.jobs.contains_key(job) {
+            let last = shared.runs.iter().rposition(|row| row.run.job == job);
+            let new = Row { fence: 0, held: None, state: JobState::at(first_cursor), plan: None, last };
+            shared.jobs.insert(job.to_owned(), new);
+        }
+        let row = shared.jobs.get_mut(job).expect("it is there or was just inserted");
+        if let Some((holder, _)) = row.holder(now) {
+            return Ok(Claim::Busy { holder: holder.to_owned() });
         }
         row.fence += 1;
-        row.held = Some((self.holder.clone(), now + self.ttl));
+        row.held = Some(Box::new((self.holder.clone(), now + self.ttl)));
         let (fence, state, plan) = (FencingToken(row.fence), row.state.clone(), row.plan.clone());
         let pauses = shared.pauses.iter().filter(|(paused, _)| paused == job).map(|(_, pause)| pause);
         let concerns = |pause: &&Pause| pause.until.is_none_or(|until| state.cursor < until);
@@ -116,7 +142,7 @@ impl Store for MemoryStore {
         let now = self.clock.monotonic();
         let mut shared = self.lock();
         let row = shared.jobs.get_mut(&lease.job).filter(|row| row.fence == lease.fence.0);
-        match row.and_then(|row| row.held.as_mut()) {
+        match row.and_then(|row| row.held.as_deref_mut()) {
             Some((_, expires_at)) if *expires_at > now => {
                 *expires_at = now + self.ttl;
                 Ok(())
@@ -154,6 +180,10 @@ impl Store for MemoryStore {
             });
         }
         shared.requests.retain(|request| Some(request.id) != run.request);
+        let place = shared.runs.len();
+        if let Some(row) = shared.jobs.get_mut(&run.job) {
+            row.last = Some(place);
+        }
         shared.runs.push(RunRow { run: run.clone(), daemon: self.holder.clone() });
         Ok(())
     }
@@ -200,10 +230,9 @@ impl Store for MemoryStore {
             (What::Resume, None) => return Ok(Receipt::Unchanged("it is not paused".to_owned())),
             (What::Trigger | What::Replay { .. }, _) => requests.push(request.clone()),
             (What::Cancel { .. }, _) => {
-                let held = |row: &Row| row.held.as_ref().is_some_and(|(_, until)| *until > now);
                 // A job that each node runs by itself has no plan, and the claim that is meant is none.
                 let fence = match jobs.get(&request.job) {
-                    Some(row) if held(row) => Some(FencingToken(row.fence)),
+                    Some(row) if row.holder(now).is_some() => Some(FencingToken(row.fence)),
                     Some(row) if row.plan.is_some() => None,
                     _ => Some(FencingToken(0)),
                 };
@@ -224,24 +253,24 @@ impl Store for MemoryStore {
     async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
         let (now, wall) = (self.clock.monotonic(), self.clock.now());
         let shared = self.lock();
-        let held = |row: &Row| {
-            let (name, until) = row.held.as_ref().filter(|(_, until)| *until > now)?;
-            let fence = FencingToken(row.fence);
-            Some(Holder { name: name.clone(), fence, until: wall + until.saturating_sub(now) })
+        let mut jobs: Vec<JobRow> =
+            shared.jobs.iter().map(|(job, row)| shared.show(job, row, now, wall)).collect();
+        jobs.sort_unstable_by(|a, b| a.job.cmp(&b.job));
+        Ok(jobs)
+    }
+
+    async fn late(&self, wall: DateTime<Utc>) -> Result<Vec<Late>, StoreError> {
+        let now = self.clock.monotonic();
+        let shared = self.lock();
+        // Hardly ever is one late, and a row is much to copy.
+        let may_be = |row: &Row| {
+            row.plan.as_ref().is_some_and(|plan| plan.late_at.is_some_and(|late_at| late_at < wall))
         };
-        let paused = |job: &str| {
-            let open = shared.pauses.iter().find(|(paused, pause)| paused == job && pause.until.is_none());
-            open.map(|(_, pause)| pause.clone())
-        };
-        let row = |(job, row): (&String, &Row)| JobRow {
-            job: job.clone(),
-            state: row.state.clone(),
-            plan: row.plan.clone(),
-            held: held(row),
-            paused: paused(job),
-            last: shared.runs.iter().rfind(|last| last.run.job == *job).cloned(),
-        };
-        Ok(shared.jobs.iter().map(row).collect())
+        let rows = shared.jobs.iter().filter(|(_, row)| may_be(row));
+        let mut late: Vec<Late> =
+            rows.filter_map(|(job, row)| shared.show(job, row, now, wall).late(wall)).collect();
+        late.sort_unstable_by(|a, b| a.job.cmp(&b.job));
+        Ok(late)
     }
 
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {

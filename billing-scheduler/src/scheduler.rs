@@ -1,7 +1,7 @@
 //! Turns of jobs: acquire, due, run, record, ask again, release. Catch-up, restart and take-over are this one path.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
@@ -76,7 +76,7 @@ struct Entry {
     definition: Mutex<Arc<Definition>>,
     /// The configuration does not have it any more.
     removed: AtomicBool,
-    memory: Mutex<Memory>,
+    memory: Mutex<Option<Box<Memory>>>,
 }
 
 /// What a configuration says about a job. A run keeps the one that it began with.
@@ -339,7 +339,9 @@ impl Inner {
         loop {
             let wait = at - self.clock.now();
             // What is farther away was not so when it was armed: the clock was set.
-            let Some(wait) = wait.to_std().ok().filter(|_| wait <= AHEAD) else { break };
+            let Some(wait) = wait.to_std().ok().filter(|left| !left.is_zero() && wait <= AHEAD) else {
+                break;
+            };
             tokio::select! {
                 () = self.clock.sleep(wait) => {}
                 _ = closed.wait_for(|closed| *closed) => break,
@@ -389,7 +391,8 @@ impl Inner {
     /// Waits for the end of a run that was given up. Its lease is free for other processes meanwhile, but in this one the job
     /// stays as it is: one that never gives its threads back would take them all, one run after the other.
     async fn wait_for_leftover(&self, entry: &Entry) {
-        let Some(leftover) = lock(&entry.memory).leftover.take() else { return };
+        let leftover = lock(&entry.memory).as_mut().and_then(|memory| memory.leftover.take());
+        let Some(leftover) = leftover else { return };
         let name = &entry.name;
         let mut ended = pin!(leftover.ended());
         tokio::select! {
@@ -476,19 +479,17 @@ impl Inner {
             self.ask_once().await;
         }
         let began = self.clock.now();
-        let (state, plan) = lock(&entry.memory)
-            .local
-            .take()
+        let (state, plan) = entry
+            .remember(|memory| memory.local.take())
             .unwrap_or_else(|| (JobState::at(first_cursor(spec, began)), None));
-        let pauses = {
-            let mut memory = lock(&entry.memory);
+        let pauses = entry.remember(|memory| {
             memory.pauses.retain(|pause| pause.until.is_none_or(|until| state.cursor < until));
             memory.pauses.clone()
-        };
+        });
         let mut standing = Standing { began, state, plan, pauses, requests: Vec::new() };
         let next = self.steps(turn, None, &StopHandle::new(), &mut standing).await;
         let plan = leave(spec, &standing);
-        lock(&entry.memory).local = Some((standing.state, plan));
+        entry.remember(|memory| memory.local = Some((standing.state, plan)));
         next
     }
 
@@ -511,7 +512,9 @@ impl Inner {
         lock(&self.running).remove(&entry.place);
         match next {
             Ok(at) => {
-                lock(&entry.memory).store_failures = 0;
+                if let Some(memory) = &mut *lock(&entry.memory) {
+                    memory.store_failures = 0;
+                }
                 at
             }
             Err(error) => self.store_failed(entry, &error),
@@ -673,7 +676,7 @@ impl Inner {
         let guarded = Guarded::new(Arc::clone(&definition.job), definition.spec.timeout);
         let result = contained(Next::through(&self.middleware, &guarded).run(ctx)).await;
         if let Some(leftover) = guarded.into_leftover() {
-            lock(&turn.entry.memory).leftover = Some(leftover);
+            turn.entry.remember(|memory| memory.leftover = Some(leftover));
         }
         result
     }
@@ -688,9 +691,11 @@ impl Inner {
 
     fn store_failed(&self, entry: &Entry, error: &StoreError) -> DateTime<Utc> {
         let name = &entry.name;
-        let mut memory = lock(&entry.memory);
-        let wait = (RING * 2_i32.pow(memory.store_failures.min(5))).min(MAX_STORE_BACKOFF);
-        memory.store_failures += 1;
+        let failures = entry.remember(|memory| {
+            memory.store_failures += 1;
+            memory.store_failures - 1
+        });
+        let wait = (RING * 2_i32.pow(failures.min(5))).min(MAX_STORE_BACKOFF);
         match error {
             StoreError::LeaseLost { .. } | StoreError::AlreadyFinished { .. } => {
                 warn!(job.name = %name, %error, "{error}: another daemon goes on with it");
@@ -773,7 +778,8 @@ impl Inner {
             self.entries().iter().filter(|entry| concerned.contains(&entry.name)).cloned().collect();
         for entry in entries {
             let paused = wishes.paused.iter().find(|(job, _)| *job == entry.name).map(|(_, pause)| pause);
-            lock(&entry.memory).remember_pause(paused, self.clock.now());
+            let now = self.clock.now();
+            entry.remember(|memory| memory.remember_pause(paused, now));
             self.wake(&entry);
         }
     }
@@ -826,16 +832,13 @@ impl Inner {
                 return;
             }
         }
-        let Ok(rows) = self.store.jobs().await else { return };
-        let now = self.clock.now();
-        let ours: BTreeSet<String> = self
-            .entries()
-            .iter()
-            .filter(|entry| !entry.is_removed())
-            .map(|entry| entry.name.clone())
-            .collect();
-        let late: Vec<Late> =
-            rows.iter().filter(|row| ours.contains(&row.job)).filter_map(|row| row.late(now)).collect();
+        let Ok(mut late) = self.store.late(self.clock.now()).await else { return };
+        if !late.is_empty() {
+            let entries = self.entries();
+            let ours = entries.iter().filter(|entry| !entry.is_removed()).map(|entry| entry.name.as_str());
+            let ours: HashSet<&str> = ours.collect();
+            late.retain(|late| ours.contains(late.job.as_str()));
+        }
         let mut watch = lock(&self.watch);
         let key = |late: &Late| (late.job.clone(), late.scheduled_at);
         let known = std::mem::replace(&mut watch.late, late.iter().map(key).collect());
@@ -857,6 +860,11 @@ impl Entry {
             removed: AtomicBool::new(false),
             memory: Mutex::default(),
         }
+    }
+
+    /// Most jobs have nothing to remember, and many jobs have much memory.
+    fn remember<T>(&self, change: impl FnOnce(&mut Memory) -> T) -> T {
+        change(lock(&self.memory).get_or_insert_default())
     }
 
     fn definition(&self) -> Arc<Definition> {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     FencingToken,
-    control::{JobRow, Pause, Receipt, Request, RunFilter, RunRow, Wishes},
+    control::{JobRow, Late, Pause, Receipt, Request, RunFilter, RunRow, Wishes},
 };
 
 /// How long before its end a lease is no longer trusted by its holder.
@@ -51,6 +51,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// How every job stands that was ever claimed or paused, by name.
     async fn jobs(&self) -> Result<Vec<JobRow>, StoreError>;
+
+    /// The jobs that should have run by `now` and did not, by name. Asked every ten seconds.
+    async fn late(&self, now: DateTime<Utc>) -> Result<Vec<Late>, StoreError> {
+        Ok(self.jobs().await?.iter().filter_map(|row| row.late(now)).collect())
+    }
 
     /// Rows of the history, newest first.
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError>;
