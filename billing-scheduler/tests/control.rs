@@ -419,3 +419,77 @@ async fn everything_that_was_asked_for_is_on_record() {
         ]
     );
 }
+
+/// A job that is claimed for 14:00, half a second before.
+async fn claimed_ahead() -> World {
+    let world = World::new("13:30:00", &[], |_| {});
+    world.tick().await;
+    world.clock.advance(Duration::from_millis(1_799_500));
+    world.scheduler.tick();
+    while world.control.jobs().await.unwrap()[0].held.is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert!(world.history().is_empty());
+    world
+}
+
+#[tokio::test]
+async fn a_job_that_is_paused_between_its_claim_and_its_instant_does_not_run() {
+    let world = claimed_ahead().await;
+    world.control.pause("job", "wait").await.unwrap();
+    world.clock.advance(Duration::from_millis(400));
+    world.scheduler.tick();
+    tokio::task::yield_now().await;
+    world.clock.advance(Duration::from_millis(100));
+    world.scheduler.idle().await;
+    world.two_seconds().await;
+    assert!(world.history().is_empty());
+    world.control.resume("job", None).await.unwrap();
+    world.two_seconds().await;
+    assert_eq!(world.history(), ["paused schedule 14:00"]);
+}
+
+#[tokio::test]
+async fn a_run_that_is_cancelled_between_its_claim_and_its_instant_is_recorded_and_not_made() {
+    let world = claimed_ahead().await;
+    assert_eq!(world.control.cancel("job", Some("not today")).await.unwrap(), Receipt::Accepted);
+    world.clock.advance(Duration::from_millis(400));
+    world.scheduler.tick();
+    tokio::task::yield_now().await;
+    world.clock.advance(Duration::from_millis(100));
+    world.scheduler.idle().await;
+    assert_eq!(world.history(), ["interrupted schedule 14:00"]);
+    assert_eq!(world.store.runs()[0].reason.as_deref(), Some("cancelled by ada: not today"));
+    assert_eq!(world.store.runs()[0].items, 0);
+    world.tick_at("15:00:00").await;
+    assert_eq!(world.history()[1..], ["done schedule 15:00"]);
+}
+
+#[tokio::test]
+async fn a_job_that_is_removed_between_its_claim_and_its_instant_does_not_run() {
+    let world = claimed_ahead().await;
+    world.scheduler.reload(&registry(&world.script), [], |_| false).unwrap();
+    world.clock.advance(Duration::from_millis(500));
+    world.scheduler.idle().await;
+    world.two_seconds().await;
+    assert!(world.history().is_empty());
+}
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_an_instant_that_is_still_to_come() {
+    let world = claimed_ahead().await;
+    let report = world.scheduler.drain(Duration::from_secs(30)).await;
+    assert_eq!(report.abandoned, 0);
+    assert_eq!(world.control.jobs().await.unwrap()[0].held, None, "its lease is free");
+    assert!(world.history().is_empty());
+}
+
+#[tokio::test]
+async fn a_claim_ahead_is_given_back_when_the_clock_is_set_back() {
+    let world = claimed_ahead().await;
+    world.clock.set_wall(at("12:00:00"));
+    world.clock.advance(Duration::from_millis(500));
+    world.scheduler.idle().await;
+    assert_eq!(world.control.jobs().await.unwrap()[0].held, None);
+    assert!(world.history().is_empty());
+}

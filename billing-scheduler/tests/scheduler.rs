@@ -291,3 +291,26 @@ async fn a_node_job_runs_on_each_daemon() {
     }
     assert_eq!(world.seen().len(), 4);
 }
+
+#[tokio::test]
+async fn a_crowd_of_late_jobs_is_run_to_the_last_one() {
+    let clock = ManualClock::at(at("13:59:00"));
+    let store = MemoryStore::new(Arc::new(clock.clone()));
+    let script = Script::default();
+    let mut registry = Registry::new();
+    let made = script.clone();
+    registry.register("script", move |_: billing_scheduler::serde_json::Value| made.clone());
+    let hourly = Schedule::every(Duration::from_hours(1)).expect("valid");
+    let specs =
+        (0..2_000).map(|job| (JobSpec::new(format!("job {job}"), "script", hourly.clone()), json!({})));
+    let scheduler = Scheduler::build(&registry, specs, Arc::new(store.clone()), Arc::new(clock.clone()))
+        .expect("known kind");
+    scheduler.tick();
+    scheduler.idle().await;
+    assert_eq!(store.jobs().await.expect("it answers").len(), 2_000, "one tick looks at each");
+    clock.advance(Duration::from_mins(10));
+    scheduler.tick();
+    scheduler.idle().await;
+    assert_eq!(script.seen.lock().unwrap().len(), 2_000, "one tick runs each");
+    assert_eq!(store.runs().len(), 2_000);
+}

@@ -1,5 +1,7 @@
 //! Pause, resume, trigger, cancel and replay, as people type them.
 
+use std::time::Duration;
+
 use e2e::{Db, Login, Pooler, on_every_engine};
 
 use super::{BROKEN, PATIENT, ask, history, started, text, until_history_grew, until_history_has, with};
@@ -118,6 +120,8 @@ async fn jobs_are_controlled_behind_a_pooler_with_one_server_for_each_transactio
     ask(&program, "jobs pause tick --reason tea").await;
     let run = ask(&program, "jobs trigger tick --wait").await;
     assert_eq!(text(&run["run"]["status"]), "done");
+    // A scheduled time comes while it is paused.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
     ask(&program, "jobs resume tick").await;
     until_history_has(&program, "tick", "paused schedule").await;
     for daemon in daemons {
