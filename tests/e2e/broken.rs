@@ -1,11 +1,13 @@
 //! Databases that are full, damaged, missing or not to be written: each is told with what to do, nothing is lost, and billing
 //! goes on when it can.
 
-use e2e::{Db, Program, eventually, on_every_engine, on_variants, process::Signal};
+use e2e::{
+    Db, Login, Panel, Postgres, Program, SmallDisk, eventually, on_every_engine, on_variants, process::Signal,
+};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use sea_orm::DbBackend;
 
-use crate::daemon::{BILLING, HEARTBEAT, ask, check_all_charged_once, daemon, program, seed};
+use crate::daemon::{BILLING, HEARTBEAT, ask, check_all_charged_once, daemon, program, rows, seed};
 
 /// A file may not grow, and later it may: what a full disk does to whoever writes, by means that need no privilege.
 #[cfg(target_os = "linux")]
@@ -25,6 +27,64 @@ async fn a_disk_that_takes_no_more_delays_billing_and_loses_nothing() {
     let pid = i32::try_from(daemon.pid()).ok().and_then(Pid::from_raw);
     prlimit(pid, Resource::Fsize, Rlimit { current: None, maximum: None })
         .expect("a soft limit may be raised");
+    daemon.says("job `billing` done").await;
+    daemon.terminated().await.expect_code(0);
+    check_all_charged_once(&db, &organizations).await;
+}
+
+/// The table of cycles is on a disk of its own, which is full.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_disk_is_really_full_delays_billing_and_loses_nothing() {
+    let Some(disk) = SmallDisk::of(8) else { return };
+    let server = Postgres::private().await;
+    disk.belongs_to_owner_of(server.folder());
+    let db = Db::on_server(server, Panel::G1, Login::Billing).await;
+    let organizations = seed(&db, 3).await;
+    db.execute(&format!("CREATE TABLESPACE small LOCATION '{}'", disk.path().display())).await;
+    db.execute("ALTER TABLE vps_billing_cycles SET TABLESPACE small").await;
+    disk.fill();
+    let daemon = daemon(&db, &[BILLING, HEARTBEAT]).start("run");
+    let failed = daemon.says("job `billing` failed").await;
+    assert!(
+        failed.contains("No space left on device")
+            && failed.contains("; free space on the database server's disk"),
+        "{failed}"
+    );
+    daemon.says("no heartbeat: the last billing run failed").await;
+    assert_eq!(ask(&db, "SELECT count(*) FROM billing_charges").await, "0");
+    disk.make_room();
+    daemon.says("job `billing` done").await;
+    daemon.terminated().await.expect_code(0);
+    check_all_charged_once(&db, &organizations).await;
+    drop(db);
+    server.take_away();
+}
+
+/// Under row-level security, an UPDATE that no policy allows changes nothing and says nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_no_policy_lets_write_is_told_and_billed_later() {
+    let db = Db::g3_role().await;
+    let organizations = seed(&db, 3).await;
+    let wallets = "FROM pg_policies WHERE tablename = 'wallets'";
+    let policies =
+        rows(&db, &format!("format('ALTER POLICY %I ON wallets TO ', policyname) {wallets}")).await;
+    assert!(!policies.is_empty(), "the panel protects its wallets");
+    for policy in &policies {
+        db.execute(&format!("{policy} panel_owner")).await;
+    }
+    db.execute("CREATE POLICY look ON wallets FOR SELECT USING (true)").await;
+    let daemon = daemon(&db, &[BILLING, HEARTBEAT]).start("run");
+    let failed = daemon.says("job `billing` failed").await;
+    assert!(
+        failed.contains("row-level security lets this login see wallets and not change them"),
+        "{failed}"
+    );
+    daemon.says("no heartbeat: the last billing run failed").await;
+    assert_eq!(ask(&db, "SELECT count(*) FROM billing_charges").await, "0");
+    db.execute("DROP POLICY look ON wallets").await;
+    for policy in &policies {
+        db.execute(&format!("{policy} PUBLIC")).await;
+    }
     daemon.says("job `billing` done").await;
     daemon.terminated().await.expect_code(0);
     check_all_charged_once(&db, &organizations).await;

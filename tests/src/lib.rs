@@ -35,6 +35,7 @@ pub mod pooler;
 pub mod postgres;
 pub mod process;
 pub mod seed;
+pub mod small_disk;
 pub mod sqlite;
 
 pub use db::{Db, connect, migrate};
@@ -42,4 +43,5 @@ pub use pooler::Pooler;
 pub use postgres::{BILLING_ROLE, Database, Login, OWNER_ROLE, Panel, Postgres, READING_ROLE, operations};
 pub use process::{Ended, Program, Running, eventually};
 pub use seed::{Amount, ChargeRow, CycleRow, Fleet, HoldRow, Instance, LedgerRow, Plan};
+pub use small_disk::SmallDisk;
 pub use sqlite::Sqlite;

@@ -1,0 +1,70 @@
+//! A file system of a few megabytes, for tests that fill a disk.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, chown},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use tempfile::TempDir;
+
+/// It is gone when this is dropped.
+#[derive(Debug)]
+pub struct SmallDisk {
+    folder: TempDir,
+}
+
+impl SmallDisk {
+    /// None where nobody lets us mount one, which is said: it takes root's rights.
+    #[must_use]
+    pub fn of(mebibytes: u32) -> Option<Self> {
+        let folder =
+            tempfile::Builder::new().prefix("billing-e2e-disk-").tempdir().expect("a folder is made");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "billing-e2e"]).arg(folder.path());
+        let mounted = mount.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self { folder });
+        }
+        println!("not tested: nobody but root may mount a disk to fill");
+        None
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Gives it to whoever owns `other`.
+    pub fn belongs_to_owner_of(&self, other: &Path) {
+        let owner = fs::metadata(other).expect("it is there");
+        chown(self.path(), Some(owner.uid()), Some(owner.gid())).expect("root may");
+    }
+
+    /// Leaves no room.
+    pub fn fill(&self) {
+        let mut ballast = File::create(self.ballast()).expect("there is room for a name");
+        for size in [65_536, 4_096] {
+            while ballast.write_all(&vec![0; size]).is_ok() {}
+        }
+    }
+
+    /// Takes away what [`SmallDisk::fill`] put there.
+    pub fn make_room(&self) {
+        fs::remove_file(self.ballast()).expect("it was filled");
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.path().join("ballast")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Whoever still has a file open keeps it until he closes that.
+        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+    }
+}
