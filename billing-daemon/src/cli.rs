@@ -2,22 +2,44 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use billing_scheduler::RunStatus;
+use billing_scheduler::{RunStatus, duration};
 use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use uuid::Uuid;
 
 use crate::{logging::LogFormat, service::System};
 
 /// Charges every hour of every virtual machine exactly once, beside a hosting panel.
 #[derive(Debug, Parser)]
-#[command(name = "billing-daemon", version, arg_required_else_help = true)]
+#[command(
+    name = "billing-daemon",
+    version,
+    arg_required_else_help = true,
+    after_help = "Example:\n  billing-daemon demo",
+    after_long_help = AFTERWORD
+)]
 pub struct Cli {
     #[command(flatten)]
     pub(crate) common: Common,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+/// What holds for every command.
+const AFTERWORD: &str = "\
+Environment:
+  DATABASE_URL              postgres://user:password@host:5432/panel or sqlite://billing.db
+  DATABASE_URL_FILE         a file that holds it instead
+  BILLING_INTERVAL_MINUTES  replaces the schedule of the job of kind `billing`
+  LOG_LEVEL                 error, warn, info, debug or trace, or target=level pairs
+
+Exit codes:
+  0 done, 1 a finding, 64 wrong usage, 69 database unavailable, 70 internal, 75 try again, 77 a right is missing,
+  78 configuration or schema
+
+Example:
+  billing-daemon demo";
 
 /// What is wrong with the command line, where that would repeat an argument that may hold a password.
 pub(crate) fn without_secrets(
@@ -103,6 +125,32 @@ pub(crate) enum Command {
     /// Find everything that is wrong with jobs.toml and the environment
     #[command(after_help = "Example:\n  billing-daemon check --config /etc/billing-daemon/jobs.toml")]
     Check,
+    /// Print the JSON Schema of jobs.toml, by which editors complete and check it
+    #[command(after_help = "Example:\n  billing-daemon schema > jobs.schema.json")]
+    Schema,
+    /// Print what completes this command line in a shell
+    #[command(
+        after_help = "Example:\n  billing-daemon completions bash > /etc/bash_completion.d/billing-daemon"
+    )]
+    Completions {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page, or write those of all commands
+    #[command(after_help = "Example:\n  billing-daemon man --dir /usr/local/share/man/man1")]
+    Man {
+        /// Write a page for each command into this folder, which must exist
+        #[arg(long, value_name = "FOLDER")]
+        dir: Option<PathBuf>,
+    },
+    /// Show what this program is: its version, what it was built for, and the schema that it needs
+    #[command(after_help = "Example:\n  billing-daemon version --json | jq -r .schema")]
+    Version {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Create or undo the tables that billing needs
     #[command(after_help = "Example:\n  DATABASE_URL=sqlite://billing.db billing-daemon migrate up")]
     Migrate {
@@ -259,8 +307,7 @@ pub(crate) enum Fence {
 
 /// A duration in whole seconds, from a minute to a year.
 fn silence(text: &str) -> Result<Duration, String> {
-    let duration =
-        humantime::parse_duration(text).map_err(|error| format!("{error}: write `90m`, for example"))?;
+    let duration = duration::parse(text)?;
     let (shortest, longest) = (Duration::from_mins(1), Duration::from_hours(365 * 24));
     if duration.subsec_nanos() == 0 && (shortest..=longest).contains(&duration) {
         Ok(duration)
@@ -507,8 +554,7 @@ impl Since {
 }
 
 fn since(text: &str) -> Result<Since, String> {
-    let ago = humantime::parse_duration(text).ok().filter(|ago| ago.as_secs() < 100 * 365 * 86_400);
-    let either = ago.map(Since::Ago).or_else(|| time(text).ok().map(Since::Time));
+    let either = duration::parse(text).map(Since::Ago).ok().or_else(|| time(text).ok().map(Since::Time));
     either.ok_or_else(|| "write `2d`, or a time such as `2026-11-22T15:00:00Z`".to_owned())
 }
 
@@ -523,4 +569,54 @@ fn time(text: &str) -> Result<DateTime<Utc>, String> {
 fn status(text: &str) -> Result<RunStatus, String> {
     let words = || RunStatus::ALL.map(RunStatus::as_str).join(", ");
     RunStatus::of(text).ok_or_else(|| format!("write one of {}", words()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// The words of a line, as a shell reads it, as far as the examples go.
+    fn words(line: &str) -> Vec<String> {
+        let mut quoted = false;
+        let words = line.split(|c: char| {
+            quoted ^= c == '\'';
+            c == ' ' && !quoted
+        });
+        words.map(|word| word.replace('\'', "")).collect()
+    }
+
+    fn commands(command: &clap::Command, path: &str, found: &mut Vec<(String, String)>) {
+        let path = format!("{path} {}", command.get_name()).trim_start().to_owned();
+        found.push((path.clone(), command.clone().render_help().to_string()));
+        for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
+            commands(command, &path, found);
+        }
+    }
+
+    #[test]
+    fn the_help_of_each_command_has_one_example_that_is_a_command_line_of_it() {
+        let mut found = Vec::new();
+        commands(&Cli::command(), "", &mut found);
+        assert!(found.iter().any(|(path, _)| path == "billing-daemon jobs trigger"), "{found:?}");
+        for (path, help) in found {
+            let (_, examples) =
+                help.split_once("\nExample:\n").unwrap_or_else(|| panic!("{path} has no example: {help}"));
+            let lines: Vec<_> = examples.lines().filter(|line| !line.is_empty()).collect();
+            let [example] = lines.as_slice() else { panic!("{path} has not one example: {examples}") };
+            let all = words(example.trim());
+            let before =
+                |word: &&String| word.as_str() == "sudo" || word.contains('=') && !word.starts_with('-');
+            let line = all.iter().skip_while(before);
+            let line: Vec<_> =
+                line.take_while(|word| !["|", ">"].contains(&word.as_str())).cloned().collect();
+            let parsed = Cli::try_parse_from(&line);
+            assert!(parsed.is_ok(), "{path}: {example}: {}", parsed.expect_err("it is"));
+            assert!(
+                line.join(" ").starts_with(&path),
+                "{path} has the example of another command: {example}"
+            );
+        }
+    }
 }

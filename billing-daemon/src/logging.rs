@@ -70,7 +70,7 @@ pub enum LogFilterError {
     Directive(String),
 }
 
-const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+pub(crate) const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 impl FromStr for LogFilter {
     type Err = LogFilterError;

@@ -11,8 +11,13 @@ use billing_scheduler::{Clock, Registry, SystemClock};
 use crate::{
     Plugins,
     config::{Config, DaemonSettings, Diagnostic, Place},
+    database_url::DatabaseUrl,
     environment::Environment,
+    http::HttpSettings,
 };
+
+/// What concerns the process rather than a job.
+type OfProcess<'a> = (&'a DaemonSettings, Option<&'a HttpSettings>);
 
 /// Where the configuration came from, so that it can be read again.
 ///
@@ -111,10 +116,7 @@ impl Source {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn config(&self) -> Result<Config, Vec<Diagnostic>> {
-        let mut registry = Registry::new();
-        billing_jobs::register(&mut registry, &billing_jobs::Services::detached());
-        billing_kinds::register(&mut registry);
-        self.plugins.register(&mut registry);
+        let registry = known_kinds(&self.plugins);
         Config::load(&self.text, &self.name(), &self.environment, &registry, SystemClock.now())
     }
 
@@ -145,18 +147,49 @@ impl Source {
     }
 }
 
-/// The keys of `[daemon]` whose new values wait for the next start.
-pub(crate) fn waiting(before: &DaemonSettings, after: &DaemonSettings) -> Vec<&'static str> {
-    let url = |settings: &DaemonSettings| settings.database_url.as_ref().map(|url| url.expose().to_owned());
-    let keys = [
-        ("database-url", url(before) != url(after)),
-        ("log-level", before.log_filter != after.log_filter),
-        ("lease-ttl", before.lease_ttl != after.lease_ttl),
-        ("state-dir", before.state_dir != after.state_dir),
-        ("allow-unverified-database", before.allow_unverified_database != after.allow_unverified_database),
-        ("panel-billing", before.panel_billing != after.panel_billing),
-    ];
-    keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+/// Every kind that a configuration may name, without a database: enough to read parameters.
+pub(crate) fn known_kinds(plugins: &Plugins) -> Registry {
+    let mut registry = Registry::new();
+    billing_jobs::register(&mut registry, &billing_jobs::Services::detached());
+    billing_kinds::register(&mut registry);
+    plugins.register(&mut registry);
+    registry
+}
+
+/// The settings of the process whose new values wait for the next start.
+pub(crate) fn waiting(before: OfProcess<'_>, after: OfProcess<'_>) -> Vec<String> {
+    // Whoever adds a setting is told to add it here, unless it comes into force at once.
+    let of_daemon = |DaemonSettings {
+                         database_url,
+                         log_filter,
+                         drain_timeout: _,
+                         lease_ttl,
+                         state_dir,
+                         panel_billing,
+                         allow_unverified_database,
+                     }: &DaemonSettings| {
+        [
+            ("database-url", format!("{:?}", database_url.as_ref().map(DatabaseUrl::expose))),
+            ("log-level", format!("{log_filter:?}")),
+            ("lease-ttl", format!("{lease_ttl:?}")),
+            ("state-dir", format!("{state_dir:?}")),
+            ("panel-billing", format!("{panel_billing:?}")),
+            ("allow-unverified-database", format!("{allow_unverified_database:?}")),
+        ]
+    };
+    let of_http = |http: Option<&HttpSettings>| match http {
+        None => [("listen", None), ("allowed-hosts", Some("[]".to_owned()))],
+        Some(HttpSettings { listen, allowed_hosts }) => {
+            [("listen", Some(listen.to_string())), ("allowed-hosts", Some(format!("{allowed_hosts:?}")))]
+        }
+    };
+    let daemon = of_daemon(before.0).into_iter().zip(of_daemon(after.0));
+    let daemon =
+        daemon.filter(|(before, after)| before != after).map(|((key, _), _)| format!("`{key}` of [daemon]"));
+    let http = of_http(before.1).into_iter().zip(of_http(after.1));
+    let http =
+        http.filter(|(before, after)| before != after).map(|((key, _), _)| format!("`{key}` of [http]"));
+    daemon.chain(http).collect()
 }
 
 #[cfg(test)]
@@ -164,19 +197,43 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::config::PanelBilling;
 
     #[test]
     fn what_waits_for_the_next_start_is_told() {
         let before = DaemonSettings::default();
-        let drain = DaemonSettings { drain_timeout: Duration::from_secs(1), ..before.clone() };
-        assert_eq!(waiting(&before, &drain), [""; 0], "a drain that comes takes as long as it says then");
-        let after = DaemonSettings {
-            lease_ttl: Duration::from_mins(1),
-            database_url: Some("sqlite://billing.db".parse().expect("a URL")),
+        let other = DaemonSettings {
+            database_url: Some("sqlite://other.db".parse().expect("a URL")),
             log_filter: "debug".parse().expect("a level"),
-            ..before.clone()
+            drain_timeout: Duration::from_secs(5),
+            lease_ttl: Duration::from_secs(7),
+            state_dir: Some("/elsewhere".into()),
+            panel_billing: PanelBilling::Off,
+            allow_unverified_database: true,
         };
-        assert_eq!(waiting(&before, &after), ["database-url", "log-level", "lease-ttl"]);
+        let http =
+            HttpSettings { listen: "127.0.0.1:1".parse().expect("an address"), allowed_hosts: Vec::new() };
+        let elsewhere = HttpSettings { listen: "unix:/a".parse().expect("a socket"), ..http.clone() };
+        let named = HttpSettings { allowed_hosts: vec!["a".to_owned()], ..http.clone() };
+        assert_eq!(waiting((&before, Some(&http)), (&before, Some(&http))), [""; 0]);
+        let all = [
+            "`database-url` of [daemon]",
+            "`log-level` of [daemon]",
+            "`lease-ttl` of [daemon]",
+            "`state-dir` of [daemon]",
+            "`panel-billing` of [daemon]",
+            "`allow-unverified-database` of [daemon]",
+        ];
+        assert_eq!(waiting((&before, None), (&other, None)), all);
+        for (before_http, after_http, expected) in [
+            (None, Some(&http), ["`listen` of [http]"].as_slice()),
+            (Some(&http), None, &["`listen` of [http]"]),
+            (Some(&http), Some(&elsewhere), &["`listen` of [http]"]),
+            (Some(&http), Some(&named), &["`allowed-hosts` of [http]"]),
+            (None, Some(&named), &["`listen` of [http]", "`allowed-hosts` of [http]"]),
+        ] {
+            assert_eq!(waiting((&before, before_http), (&before, after_http)), expected);
+        }
     }
 
     #[test]

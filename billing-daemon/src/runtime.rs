@@ -1,8 +1,13 @@
 //! The daemon itself: rings the scheduler until a signal comes, then drains it.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use billing_jobs::{BILLING_JOB, Services, panel::Panel, restore::LastCommit, status::StatusRow};
+use billing_kinds::Pings;
 use billing_scheduler::{Clock, DrainReport, JobSpec, Registry, Scheduler, SystemClock};
 use migration::SchemaError;
 use sea_orm::{DatabaseConnection, DbErr};
@@ -109,8 +114,9 @@ pub async fn run(
     if bills {
         beside.check(config.daemon.panel_billing)?;
     }
+    let expected = Arc::new(RwLock::new(Arc::new(Expected::from(&config))));
     let server = match &config.http {
-        Some(settings) => Some(serve(settings, opened, Expected::from(&config)).await?),
+        Some(settings) => Some(serve(settings, opened, Arc::clone(&expected)).await?),
         None => None,
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -129,7 +135,9 @@ pub async fn run(
     let mut registry = registry(&services, plugins);
     let last_billing = LastBilling::default();
     registry.layer(last_billing.clone());
-    let daemon = config.daemon;
+    let pings = Pings::new(config.pings).map_err(|error| silent_jobs(&error))?;
+    registry.layer(pings.clone());
+    let (daemon, http) = (config.daemon, config.http);
     let ttl = daemon.lease_ttl;
     let store = SeaOrmStore::new(db.clone(), database, &identity.instance, ttl, Arc::clone(&clock));
     let jobs = config.jobs;
@@ -139,20 +147,7 @@ pub async fn run(
     let renewals = Renewals::start(scheduler.clone(), ttl / 3)?;
     let mut ringer =
         Ringer::start().await.map_err(|error| Failure::new(Exit::Internal, format!("no ringer: {error}")))?;
-    info!(
-        instance = %identity.instance,
-        panel = %panel.generation,
-        "billing-daemon {} runs {} as {}, {beside}",
-        env!("CARGO_PKG_VERSION"),
-        names.join(", "),
-        identity.instance,
-    );
-    if bills && let Some(interval) = config.billing_interval_minutes.map(Duration::from_mins) {
-        beside.warn_of_gaps(interval);
-    }
-    if !bills {
-        warn!("no job of kind `{BILLING_JOB}` is enabled: this daemon charges nothing");
-    }
+    announce(&identity, &names, bills, config.billing_interval_minutes, (&panel, &beside));
 
     let opened = Opened { db: db.clone(), panel };
     let mut in_force = InForce {
@@ -165,6 +160,9 @@ pub async fn run(
         jobs: names.len(),
         manager: &manager,
         last_billing,
+        http,
+        expected,
+        pings,
     };
     let signal = in_force.until_signal(&scheduler, &mut ringer, source, &mut hangups, &mut signals).await;
     let drain_timeout = in_force.daemon.drain_timeout;
@@ -177,7 +175,8 @@ pub async fn run(
     if let Some(server) = server {
         server.stop().await;
     }
-    let (stopped, ()) = tokio::join!(status.stop(), in_force.reloads.finish());
+    let signs = last_signs(in_force.pings.clone());
+    let (stopped, (), ()) = tokio::join!(status.stop(), in_force.reloads.finish(), signs);
     close(db).await?;
     stopped.map_err(|error| Failure::database("write that the daemon stopped", &error))?;
     if drained.abandoned > 0 {
@@ -187,6 +186,30 @@ pub async fn run(
     }
     info!("stopped");
     Ok(())
+}
+
+/// Says what runs, and where.
+fn announce(
+    identity: &Identity,
+    jobs: &[String],
+    bills: bool,
+    interval_minutes: Option<u64>,
+    (panel, beside): (&Panel, &Beside),
+) {
+    info!(
+        instance = %identity.instance,
+        panel = %panel.generation,
+        "billing-daemon {} runs {} as {}, {beside}",
+        env!("CARGO_PKG_VERSION"),
+        jobs.join(", "),
+        identity.instance,
+    );
+    if bills && let Some(interval) = interval_minutes.map(Duration::from_mins) {
+        beside.warn_of_gaps(interval);
+    }
+    if !bills {
+        warn!("no job of kind `{BILLING_JOB}` is enabled: this daemon charges nothing");
+    }
 }
 
 /// Waits for what runs; a second signal ends the process at once.
@@ -200,6 +223,12 @@ async fn drain(scheduler: &Scheduler, timeout: Duration, signals: &mut Signals) 
     }
 }
 
+/// Waits for the last signs of jobs, which a slow server may take its time for.
+async fn last_signs(pings: Pings) {
+    // This fails only if it panics, and then that is told already.
+    let _ = tokio::task::spawn_blocking(move || pings.close()).await;
+}
+
 async fn close(db: DatabaseConnection) -> Result<(), Failure> {
     // A run that was left may never give its connection back; the end of the process takes that away.
     let Ok(closed) = tokio::time::timeout(CLOSE_TIMEOUT, db.close()).await else { return Ok(()) };
@@ -207,7 +236,11 @@ async fn close(db: DatabaseConnection) -> Result<(), Failure> {
 }
 
 /// Begins to measure, and to answer who asks.
-async fn serve(settings: &HttpSettings, opened: Opened, expected: Expected) -> Result<Server, Failure> {
+async fn serve(
+    settings: &HttpSettings,
+    opened: Opened,
+    expected: Arc<RwLock<Arc<Expected>>>,
+) -> Result<Server, Failure> {
     let internal =
         |error: &dyn std::fmt::Display| Failure::new(Exit::Internal, format!("cannot measure: {error}"));
     let recorder = crate::metrics::recorder().map_err(|error| internal(&error))?;
@@ -220,6 +253,10 @@ async fn serve(settings: &HttpSettings, opened: Opened, expected: Expected) -> R
             format!("cannot answer HTTP, as `listen` in the [http] section of jobs.toml says: {error}");
         Failure::new(Exit::Configuration, message)
     })
+}
+
+fn silent_jobs(error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Internal, format!("no thread for the signs of jobs: {error}"))
 }
 
 fn registry(services: &Services, plugins: &Plugins) -> Registry {
@@ -241,6 +278,10 @@ struct InForce<'a> {
     manager: &'a Manager,
     last_billing: LastBilling,
     reloads: Reloads,
+    http: Option<HttpSettings>,
+    /// What those who answer over HTTP judge by.
+    expected: Arc<RwLock<Arc<Expected>>>,
+    pings: Pings,
 }
 
 impl InForce<'_> {
@@ -331,6 +372,11 @@ impl InForce<'_> {
         }
         let interval = Duration::from_secs(60 * config.billing_interval_minutes.unwrap_or(60));
         let other_interval = interval != self.services.billing_interval;
+        let expected = Arc::new(Expected {
+            // What waits for the next start is not in force.
+            panel_billing: self.daemon.panel_billing,
+            ..Expected::from(&config)
+        });
         let services = Services { billing_interval: interval, ..self.services.clone() };
         let registry = registry(&services, self.plugins);
         // The heartbeat goes by the time between two billings.
@@ -344,20 +390,32 @@ impl InForce<'_> {
             }
         };
         (self.services, self.bills, self.jobs) = (services, bills, jobs);
-        if changes.is_empty() {
+        *self.expected.write().unwrap_or_else(PoisonError::into_inner) = expected;
+        let signs = self.pings.replace(config.pings).unwrap_or_else(|error| {
+            error!("{name}: {}; signs go where they went", silent_jobs(&error).message);
+            Vec::new()
+        });
+        // What came or went with its job was told with it.
+        let present = |job: &&String| !changes.added.contains(*job) && !changes.removed.contains(*job);
+        let signs: Vec<_> = signs.iter().filter(present).collect();
+        if changes.is_empty() && signs.is_empty() {
             info!(reloaded = true, "{name} was read again: no job is different");
         } else {
             for change in changes.to_string().lines() {
                 info!("{name}: {change}");
+            }
+            for job in signs {
+                info!("{name}: {job}: ping");
             }
             info!(reloaded = true, "{name} is in force");
         }
         if !self.bills {
             warn!("no job of kind `{BILLING_JOB}` is enabled: this daemon charges nothing");
         }
-        let waiting = waiting(&self.daemon, &config.daemon);
+        let waiting = waiting((&self.daemon, self.http.as_ref()), (&config.daemon, config.http.as_ref()));
         if !waiting.is_empty() {
-            warn!("{name}: `{}` of [daemon] comes into force at the next start", waiting.join("`, `"));
+            let verb = if waiting.len() == 1 { "comes" } else { "come" };
+            warn!("{name}: {} {verb} into force at the next start", waiting.join(", "));
         }
         self.daemon.drain_timeout = config.daemon.drain_timeout;
         self.reloads.accepted(source, &changes);

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
+use schemars::JsonSchema;
 use sea_orm::DatabaseConnection;
 use serde::Deserialize;
 use tracing::error;
@@ -9,7 +10,7 @@ use tracing::error;
 use crate::{Services, audit::audit};
 
 /// The parameters of kind `audit`: none.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuditParams {}
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use billing_scheduler::{Job, JobContext, JobError, Outcome};
+use schemars::JsonSchema;
 use sea_orm::{DbBackend, DbErr};
 use serde::Deserialize;
 use tracing::{error, info};
@@ -15,11 +16,12 @@ use crate::{
 };
 
 /// The parameters of kind `heartbeat`.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct HeartbeatParams {
     /// When billing has not worked for this long, the panel is told to bill by itself.
-    #[serde(deserialize_with = "params::duration")]
+    #[serde(with = "billing_scheduler::duration")]
+    #[schemars(schema_with = "params::duration_schema")]
     pub failing_after: Duration,
 }
 

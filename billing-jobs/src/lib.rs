@@ -28,6 +28,7 @@ mod testing;
 use std::{sync::Arc, time::Duration};
 
 use billing_scheduler::{Clock, Registry, SystemClock};
+use schemars::schema_for;
 use sea_orm::DatabaseConnection;
 
 pub use audit_job::{AuditJob, AuditParams};
@@ -37,7 +38,12 @@ pub use may_bill::{PANELS_PATIENCE, may_bill};
 pub use prune_history::{PruneHistory, PruneHistoryParams};
 pub use stale_daemons::{StaleDaemons, StaleDaemonsParams};
 
-use crate::{billing::Billing, panel::Panel, restore::LastCommit, status::StatusRow};
+use crate::{
+    billing::{Billing, BillingParams},
+    panel::Panel,
+    restore::LastCommit,
+    status::StatusRow,
+};
 
 /// The name of the billing job, and the kind: its lease and fence guard the one ledger of a database, so there is one.
 pub const BILLING_JOB: &str = "billing";
@@ -93,4 +99,9 @@ pub fn register(registry: &mut Registry, services: &Services) {
     registry.register("audit", move |params| AuditJob::new(&own, params));
     let own = services.clone();
     registry.register("prune-history", move |params| PruneHistory::new(&own, params));
+    registry.describe(BILLING_JOB, || schema_for!(BillingParams).to_value());
+    registry.describe("heartbeat", || schema_for!(HeartbeatParams).to_value());
+    registry.describe("stale-daemons", || schema_for!(StaleDaemonsParams).to_value());
+    registry.describe("audit", || schema_for!(AuditParams).to_value());
+    registry.describe("prune-history", || schema_for!(PruneHistoryParams).to_value());
 }

@@ -1,42 +1,36 @@
-//! Durations in a job's parameters, as people write them: `75m`, `30d`.
+//! What the parameters of several kinds have in common, as people write it and as editors are told.
 
-use std::{fmt, time::Duration};
+use billing_scheduler::duration;
+use schemars::{Schema, SchemaGenerator, json_schema};
 
-use serde::{Deserialize, Deserializer, de};
-
-/// Reads a duration such as `90s`, `75m` or `30d`; zero is refused.
-pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    struct Visitor;
-
-    impl de::Visitor<'_> for Visitor {
-        type Value = Duration;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a duration such as `75m`")
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
-            let duration = humantime::parse_duration(text)
-                .map_err(|error| E::custom(format!("`{text}` is no duration such as `75m`: {error}")))?;
-            if duration.is_zero() {
-                Err(E::custom("a duration must be longer than nothing"))
-            } else {
-                Ok(duration)
-            }
-        }
-    }
-
-    deserializer.deserialize_str(Visitor)
+/// A duration, to an editor.
+pub(crate) fn duration_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "pattern": duration::PATTERN })
 }
 
-/// Reads a factor with at most one decimal, such as `"1.5"`, in tenths.
-pub(crate) fn tenths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let factor = text.parse::<rust_decimal::Decimal>().ok().map(|factor| factor * rust_decimal::Decimal::TEN);
-    factor
-        .filter(|tenths| tenths.fract().is_zero() && !tenths.is_sign_negative())
-        .and_then(|tenths| i64::try_from(tenths).ok())
-        .ok_or_else(|| {
-            de::Error::custom(format!("`{text}` is no factor with at most one decimal, such as \"1.5\""))
-        })
+/// A factor with at most one decimal, to an editor.
+pub(crate) fn tenths_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "pattern": r"^\+?([0-9]+(\.[0-9]0*)?|\.[0-9]0*)$" })
+}
+
+/// A factor with at most one decimal, such as `"1.5"`, in tenths.
+pub(crate) mod tenths {
+    use rust_decimal::Decimal;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let factor = text.parse::<Decimal>().ok().map(|factor| factor * Decimal::TEN);
+        factor
+            .filter(|tenths| tenths.fract().is_zero() && !tenths.is_sign_negative())
+            .and_then(|tenths| i64::try_from(tenths).ok())
+            .ok_or_else(|| {
+                de::Error::custom(format!("`{text}` is no factor with at most one decimal, such as \"1.5\""))
+            })
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(crate) fn serialize<S: Serializer>(tenths: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Decimal::new(*tenths, 1).normalize())
+    }
 }

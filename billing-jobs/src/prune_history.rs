@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
+use schemars::JsonSchema;
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, Value};
 use serde::Deserialize;
 
@@ -18,11 +19,12 @@ use crate::{
 const BATCH: i64 = 1_000;
 
 /// The parameters of kind `prune-history`.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct PruneHistoryParams {
     /// Rows that are older go.
-    #[serde(deserialize_with = "params::duration")]
+    #[serde(with = "billing_scheduler::duration")]
+    #[schemars(schema_with = "params::duration_schema")]
     pub keep: Duration,
     /// Of each job, no more than this many rows stay.
     pub keep_rows: std::num::NonZeroU32,

@@ -4,19 +4,22 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{Services, params, status::StatusRow};
 
 /// The parameters of kind `stale-daemons`.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct StaleDaemonsParams {
     /// A daemon that has written nothing for this long is marked as stopped.
-    #[serde(deserialize_with = "params::duration")]
+    #[serde(with = "billing_scheduler::duration")]
+    #[schemars(schema_with = "params::duration_schema")]
     pub dead_after: Duration,
     /// The row of a stopped daemon is deleted after this long.
-    #[serde(deserialize_with = "params::duration")]
+    #[serde(with = "billing_scheduler::duration")]
+    #[schemars(schema_with = "params::duration_schema")]
     pub keep: Duration,
 }
 

@@ -11,11 +11,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
+use billing_scheduler::{Job, JobContext, JobError, Outcome, duration, serde_json::json};
 use rustix::{
     io::Errno,
     process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -38,28 +39,31 @@ const MOST_OUTPUT: usize = 1024 * 1024;
 const SHOWN: usize = 300;
 
 /// The parameters of kind `command`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct CommandParams {
     /// The program and its arguments.
     #[serde(deserialize_with = "argv")]
+    #[schemars(length(min = 1))]
     pub argv: Vec<String>,
     /// Where it runs; the daemon's own working directory if none is named.
     #[serde(default)]
     pub working_directory: Option<PathBuf>,
-    /// All that it finds in its environment besides `PATH` and what tells it about the run.
+    /// All that the program finds in its environment besides `PATH` and what tells it about the run.
     #[serde(default)]
     pub environment: BTreeMap<String, Secret>,
-    /// Between the wish to stop and the end.
-    #[serde(default = "ten_seconds", deserialize_with = "grace")]
+    /// How long after SIGTERM it is killed; at most 25s.
+    #[serde(default = "ten_seconds", serialize_with = "duration::serialize", deserialize_with = "grace")]
+    #[schemars(schema_with = "params::duration_schema")]
     pub stop_grace: Duration,
     /// How many bytes are kept of the end of each stream.
     #[serde(default = "kept", deserialize_with = "max_output")]
+    #[schemars(range(max = MOST_OUTPUT))]
     pub max_output: usize,
-    /// If any are named, only these codes are tried again.
+    /// If any are named, only runs that end with these codes are tried again.
     #[serde(default)]
     pub retry_exit_codes: Option<BTreeSet<i32>>,
-    /// These are not.
+    /// Runs that end with these codes are never tried again.
     #[serde(default)]
     pub fatal_exit_codes: BTreeSet<i32>,
 }
@@ -90,7 +94,7 @@ fn argv<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Er
 }
 
 fn grace<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let grace = params::duration(deserializer)?;
+    let grace = duration::deserialize(deserializer)?;
     if grace > LONGEST_GRACE {
         return Err(de::Error::custom("must be at most 25s, or the run is given up before"));
     }

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use async_trait::async_trait;
 use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use ureq::http::{Uri, uri::InvalidUri};
 
 use crate::{Secret, SecretError, params};
@@ -15,30 +16,32 @@ const MAX_ANSWER: u64 = 16 * 1024;
 const SHOWN: usize = 200;
 
 /// The parameters of kind `http`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct HttpParams {
-    /// Where to.
+    /// Where the request goes.
     pub url: Secret,
-    /// How.
+    /// How it is made.
     #[serde(default)]
     pub method: Method,
-    /// With these.
+    /// What it has for headers.
     #[serde(default)]
     pub headers: BTreeMap<String, Secret>,
-    /// And this.
+    /// What is sent with it.
     #[serde(default)]
     pub body: Option<String>,
-    /// What counts as done; any 2xx if none is named.
+    /// Which statuses count as done; any 2xx if none is named.
     #[serde(default)]
+    #[schemars(inner(range(max = 65_535)))]
     pub expect_status: Vec<u16>,
-    /// For everything, from the name to the last byte.
-    #[serde(default = "half_a_minute", deserialize_with = "params::duration")]
+    /// How long everything may take, from the look-up of the name to the last byte.
+    #[serde(default = "half_a_minute", with = "billing_scheduler::duration")]
+    #[schemars(schema_with = "params::duration_schema")]
     pub timeout: Duration,
 }
 
 /// What is asked of a server.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "UPPERCASE")]
 #[expect(missing_docs, reason = "HTTP documents them")]
 pub enum Method {

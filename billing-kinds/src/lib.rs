@@ -9,6 +9,7 @@ mod pings;
 mod secret;
 
 use billing_scheduler::Registry;
+use schemars::schema_for;
 
 #[cfg(unix)]
 pub use command::{Command, CommandParams};
@@ -23,6 +24,10 @@ pub use secret::{Secret, SecretError};
 /// If one of them is known already.
 pub fn register(registry: &mut Registry) {
     #[cfg(unix)]
-    registry.register("command", Command::new);
+    {
+        registry.register("command", Command::new);
+        registry.describe("command", || schema_for!(CommandParams).to_value());
+    }
     registry.register("http", Http::new);
+    registry.describe("http", || schema_for!(HttpParams).to_value());
 }

@@ -3,13 +3,18 @@
 
 use std::{
     collections::BTreeMap,
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, channel, sync_channel},
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, channel, sync_channel},
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use billing_scheduler::{JobContext, JobError, JobSpec, Middleware, Next, Outcome, RunRecord, RunStatus};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::{debug, warn};
 
@@ -21,7 +26,7 @@ const WAITING: usize = 16;
 const LAST_SIGNS: Duration = Duration::from_secs(5);
 
 /// Where a job's signs go.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Ping {
     /// Asked for when an occurrence is done, and only then.
@@ -32,12 +37,14 @@ pub struct Ping {
     /// Asked for when an occurrence is given up. A failure that is tried again is none yet.
     #[serde(default)]
     pub fail: Option<Secret>,
-    /// For one request.
-    #[serde(default = "ten_seconds", deserialize_with = "params::duration")]
+    /// How long one request may take.
+    #[serde(default = "ten_seconds", with = "billing_scheduler::duration")]
+    #[schemars(schema_with = "params::duration_schema")]
     pub timeout: Duration,
 }
 
-/// The [`Middleware`] that gives signs of jobs. No run waits for one or fails by one.
+/// The [`Middleware`] that gives signs of jobs. No run waits for one or fails by one. A clone gives the same signs: whoever keeps
+/// one may say of other jobs, or elsewhere, while they run.
 ///
 /// ```
 /// use billing_kinds::{Ping, Pings, Secret};
@@ -51,17 +58,25 @@ pub struct Ping {
 /// registry.layer(Pings::new([("billing".to_owned(), billing)])?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pings {
-    jobs: BTreeMap<String, Line>,
+    lines: Arc<Lines>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    by_job: Mutex<BTreeMap<String, Line>>,
+    /// What is no longer used closes these when it has sent its last sign.
+    retired: Mutex<Vec<Receiver<()>>>,
 }
 
 /// One job's thread, which sends in order.
 #[derive(Debug)]
 struct Line {
+    ping: Ping,
     signs: SyncSender<Sign>,
     /// Closes with the thread.
-    ended: std::sync::Mutex<Receiver<()>>,
+    ended: Receiver<()>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +87,7 @@ enum Sign {
 }
 
 fn ten_seconds() -> Duration {
-    Duration::from_secs(10)
+    Ping::TIMEOUT
 }
 
 impl Pings {
@@ -80,28 +95,87 @@ impl Pings {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn new(jobs: impl IntoIterator<Item = (String, Ping)>) -> std::io::Result<Self> {
-        let line = |(job, ping): (String, Ping)| {
-            let (signs, waiting) = sync_channel(WAITING);
-            let (end, ended) = channel();
-            let name = job.clone();
-            thread::Builder::new().name("pings".to_owned()).spawn(move || {
-                for sign in waiting {
-                    ping.send(&name, sign);
-                }
-                drop(end);
-            })?;
-            Ok((job, Line { signs, ended: std::sync::Mutex::new(ended) }))
-        };
-        Ok(Self { jobs: jobs.into_iter().map(line).collect::<std::io::Result<_>>()? })
+    pub fn new(jobs: impl IntoIterator<Item = (String, Ping)>) -> io::Result<Self> {
+        let pings = Self { lines: Arc::default() };
+        pings.replace(jobs)?;
+        Ok(pings)
+    }
+
+    /// Signs of these jobs from now on, and of no others. What was to be sent before is still sent to where it was to go. Returns
+    /// the names of the jobs for which something is different.
+    ///
+    /// # Errors
+    /// The system gives no thread. Nothing has changed then.
+    pub fn replace(&self, jobs: impl IntoIterator<Item = (String, Ping)>) -> io::Result<Vec<String>> {
+        let jobs: BTreeMap<String, Ping> = jobs.into_iter().collect();
+        let mut lines = lock(&self.lines.by_job);
+        let is_kept = |job: &str, ping: &Ping| lines.get(job).is_some_and(|line| line.ping == *ping);
+        let new = jobs.iter().filter(|(job, ping)| !is_kept(job, ping));
+        let new: Vec<_> = new
+            .map(|(job, ping)| Ok((job.clone(), Line::start(job.clone(), ping.clone())?)))
+            .collect::<io::Result<_>>()?;
+        let mut changed: Vec<_> = new.iter().map(|(job, _)| job.clone()).collect();
+        changed.extend(lines.keys().filter(|job| !jobs.contains_key(*job)).cloned());
+        changed.sort_unstable();
+        let old: Vec<_> = changed.iter().filter_map(|job| lines.remove(job)).collect();
+        lock(&self.lines.retired).extend(old.into_iter().map(|line| line.ended));
+        lines.extend(new);
+        Ok(changed)
+    }
+
+    /// Waits a little for what is still to be sent, and sends nothing after: the last sign of a daemon that stops should not be
+    /// an alarm. Blocks; dropping the last clone does the same.
+    pub fn close(&self) {
+        self.lines.close();
     }
 
     fn give(&self, job: &str, sign: Sign) {
-        let Some(line) = self.jobs.get(job) else { return };
+        let lines = lock(&self.lines.by_job);
+        let Some(line) = lines.get(job) else { return };
         if let Err(TrySendError::Full(_)) = line.signs.try_send(sign) {
             warn!(job.name = %job, "the signs of job `{job}` wait for a slow server: one is left out");
         }
     }
+}
+
+impl Line {
+    fn start(job: String, ping: Ping) -> io::Result<Self> {
+        let (signs, waiting) = sync_channel(WAITING);
+        let (end, ended) = channel();
+        let to = ping.clone();
+        thread::Builder::new().name("pings".to_owned()).spawn(move || {
+            for sign in waiting {
+                to.send(&job, sign);
+            }
+            drop(end);
+        })?;
+        Ok(Self { ping, signs, ended })
+    }
+}
+
+impl Lines {
+    fn close(&self) {
+        let mut retired = std::mem::take(&mut *lock(&self.retired));
+        // Without its sender, a thread ends after its last sign.
+        retired.extend(std::mem::take(&mut *lock(&self.by_job)).into_values().map(|line| line.ended));
+        let until = Instant::now() + LAST_SIGNS;
+        for ended in retired {
+            let left = until.saturating_duration_since(Instant::now());
+            if ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+                warn!("signs of jobs were not sent in time");
+            }
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]
@@ -120,20 +194,10 @@ impl Middleware for Pings {
     }
 }
 
-impl Drop for Pings {
-    /// Waits a little for what is still to be sent: the last sign of a daemon that stops should not be an alarm.
-    fn drop(&mut self) {
-        for line in std::mem::take(&mut self.jobs).into_values() {
-            drop(line.signs);
-            let ended = line.ended.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if ended.recv_timeout(LAST_SIGNS) == Err(RecvTimeoutError::Timeout) {
-                warn!("signs of jobs were not sent in time");
-            }
-        }
-    }
-}
-
 impl Ping {
+    /// How long one request may take if nothing else is said.
+    pub const TIMEOUT: Duration = Duration::from_secs(10);
+
     fn send(&self, job: &str, sign: Sign) {
         let place = match sign {
             Sign::Start => self.start.as_ref(),

@@ -1,7 +1,8 @@
 //! Text that may be a secret: where it is, rather than what it is.
 
-use std::{env, fmt, fs, io, path::PathBuf};
+use std::{borrow::Cow, env, fmt, fs, io, path::PathBuf};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
 /// Text, or where to read it. Never shown.
@@ -54,6 +55,31 @@ impl fmt::Debug for Secret {
             Self::Env(name) => write!(f, "${name}"),
             Self::File(path) => write!(f, "{}", path.display()),
         }
+    }
+}
+
+impl JsonSchema for Secret {
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let source = |key: &str, description: &str| {
+            json_schema!({
+                "type": "object",
+                "properties": { key: { "type": "string", "description": description } },
+                "required": [key],
+                "additionalProperties": false,
+            })
+        };
+        json_schema!({
+            "description": "Text, or where to read it. Never shown.",
+            "anyOf": [
+                { "type": "string" },
+                source("env", "A variable of the daemon's environment."),
+                source("file", "A file, without its last line break."),
+            ],
+        })
     }
 }
 

@@ -18,6 +18,7 @@ pub mod conformance;
 mod control;
 #[cfg(feature = "runtime")]
 mod due;
+pub mod duration;
 #[cfg(feature = "runtime")]
 mod guard;
 mod job;

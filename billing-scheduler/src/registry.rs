@@ -20,6 +20,7 @@ pub struct Registry {
 struct Kind {
     check: fn(serde_json::Value) -> Result<(), ParamsError>,
     build: Box<Build>,
+    schema: Option<fn() -> serde_json::Value>,
 }
 
 type Build = dyn Fn(serde_json::Value) -> Result<Arc<dyn Job>, ParamsError> + Send + Sync;
@@ -82,6 +83,7 @@ impl Registry {
         let kind_of_job = Kind {
             check: |params| typed::<P>(params).map(drop),
             build: Box::new(move |params| typed(params).map(|params| Arc::new(make(params)) as Arc<dyn Job>)),
+            schema: None,
         };
         let clash = self.kinds.insert(kind.to_owned(), kind_of_job).is_some();
         assert!(!clash, "job kind `{kind}` is registered twice: give one of the plugins' kinds another name");
@@ -97,6 +99,43 @@ impl Registry {
         J: BlockingJob,
     {
         self.register(kind, move |params| Blocking::new(make(params)));
+    }
+
+    /// Says how the parameters of `kind` look, as a JSON Schema: for editors, which complete and check a configuration by it.
+    /// The crate `schemars` derives one; it stands by itself, and what it refers to is under its own `$defs`.
+    ///
+    /// ```
+    /// # use billing_scheduler::{Job, JobContext, JobError, Outcome, Registry};
+    /// # struct Greet;
+    /// # #[async_trait::async_trait]
+    /// # impl Job for Greet {
+    /// #     async fn run(&self, _: &JobContext) -> Result<Outcome, JobError> { Ok(Outcome::done(1)) }
+    /// # }
+    /// # #[derive(serde::Deserialize)]
+    /// # struct Params { name: String }
+    /// # let mut registry = Registry::new();
+    /// # registry.register("acme.greet", |_: Params| Greet);
+    /// registry.describe("acme.greet", || {
+    ///     serde_json::json!({
+    ///         "type": "object",
+    ///         "properties": { "name": { "type": "string", "description": "Whom." } },
+    ///         "required": ["name"],
+    ///     })
+    /// });
+    /// ```
+    ///
+    /// # Panics
+    /// If nothing registers the kind.
+    pub fn describe(&mut self, kind: &str, schema: fn() -> serde_json::Value) {
+        let known = self.kinds.get_mut(kind);
+        known.unwrap_or_else(|| panic!("job kind `{kind}` is described but not registered")).schema =
+            Some(schema);
+    }
+
+    /// How the parameters of `kind` look, if it is known and somebody said so.
+    #[must_use]
+    pub fn schema(&self, kind: &str) -> Option<serde_json::Value> {
+        self.kinds.get(kind)?.schema.map(|schema| schema())
     }
 
     /// Puts `middleware` around each run of each job. The first one is the outermost.

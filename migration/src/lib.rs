@@ -97,6 +97,12 @@ where
     Ok(names)
 }
 
+/// The name of the newest migration that this program knows.
+#[must_use]
+pub fn newest() -> String {
+    Unlocked::migrations().last().map(|migration| migration.name().to_owned()).unwrap_or_default()
+}
+
 /// Each migration, in order, and whether it is applied. Writes nothing.
 pub async fn status(db: &DatabaseConnection) -> Result<Vec<(String, bool)>, SchemaError> {
     let ledger = Ledger::look(db).await?;

@@ -6,18 +6,22 @@ mod audit;
 mod bill;
 mod charges;
 mod check;
+mod completions;
 mod demo;
 mod doctor;
 pub(crate) mod fence;
 mod handover;
 mod jobs;
+mod man;
 mod migrate;
 mod release;
 mod run;
 mod runs;
+mod schema;
 mod service;
 mod status;
 mod table;
+mod version;
 
 use std::{
     fmt::Display,
@@ -59,6 +63,19 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
         Command::Runs { action } => runs::execute(common, plugins, &action).await,
         Command::Demo(demo) => demo::execute(common, &demo).await,
         Command::Check => check::execute(common, plugins),
+        Command::Schema => {
+            schema::execute(plugins);
+            Ok(())
+        }
+        Command::Completions { shell } => {
+            completions::execute(shell);
+            Ok(())
+        }
+        Command::Version { json } => {
+            version::execute(json);
+            Ok(())
+        }
+        Command::Man { dir } => man::execute(dir.as_deref()),
         Command::Migrate { action } => migrate::execute(common, plugins, action).await,
         Command::Bill(bill) => bill::execute(common, plugins, &bill).await,
         Command::Adopt(options) => adopt::execute(common, plugins, &options).await,
@@ -72,6 +89,11 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
 /// Prints a line of a command's answer. A reader that has gone away is no error.
 fn say(line: impl Display) {
     let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
+/// Prints an answer that is a file's content, as it is.
+fn print(content: &[u8]) {
+    let _ = io::stdout().lock().write_all(content);
 }
 
 /// Prints a line for the person at the terminal.

@@ -49,6 +49,9 @@ pub(super) const KEYS: [&str; 7] = [
     "allow-unverified-database",
 ];
 
+pub(super) const PANEL_BILLING: [(&str, PanelBilling); 2] =
+    [("on", PanelBilling::On), ("off", PanelBilling::Off)];
+
 impl Default for DaemonSettings {
     fn default() -> Self {
         Self {
@@ -78,8 +81,7 @@ impl DaemonSettings {
                 settings.drain_timeout = timeout.into_inner();
             }
             settings.state_dir = section.string("state-dir").map(|folder| PathBuf::from(folder.into_inner()));
-            let words = [("on", PanelBilling::On), ("off", PanelBilling::Off)];
-            if let Some(billing) = section.choice("panel-billing", &words) {
+            if let Some(billing) = section.choice("panel-billing", &PANEL_BILLING) {
                 settings.panel_billing = billing.into_inner();
             }
             settings.allow_unverified_database =

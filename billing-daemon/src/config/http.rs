@@ -3,7 +3,7 @@
 use super::report::Section;
 use crate::http::HttpSettings;
 
-const KEYS: [&str; 2] = ["listen", "allowed-hosts"];
+pub(super) const KEYS: [&str; 2] = ["listen", "allowed-hosts"];
 
 /// What `[http]` says, if it is there.
 pub(super) fn read(root: &Section<'_, '_>) -> Option<HttpSettings> {

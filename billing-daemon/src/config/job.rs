@@ -2,6 +2,7 @@
 
 use std::{ops::Range, time::Duration};
 
+use billing_kinds::{Ping, Secret};
 use billing_scheduler::{JobSpec, Misfire, Registry, Retry, Schedule, Scope, Skipped};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
@@ -15,7 +16,7 @@ use super::{
     suggest::one_of,
 };
 
-const KEYS: [&str; 18] = [
+pub(super) const KEYS: [&str; 19] = [
     "name",
     "kind",
     "schedule",
@@ -33,8 +34,17 @@ const KEYS: [&str; 18] = [
     "retry",
     "enabled",
     "allow-long-gaps",
+    "ping",
     "params",
 ];
+
+pub(super) const RETRY_KEYS: [&str; 4] = ["max-attempts", "backoff", "max-backoff", "jitter-percent"];
+pub(super) const PING_KEYS: [&str; 4] = ["url", "start", "fail", "timeout"];
+/// The keys that a job cannot be without.
+pub(super) const REQUIRED: [&str; 3] = ["name", "kind", "schedule"];
+pub(super) const SCOPE: [(&str, Scope); 2] = [("cluster", Scope::Cluster), ("node", Scope::Node)];
+pub(super) const MISFIRE: [(&str, Misfire); 3] =
+    [("coalesce", Misfire::Coalesce), ("catch-up", Misfire::CatchUp), ("skip", Misfire::Skip)];
 
 /// A job as far as it could be read. What is missing was reported.
 pub(super) struct Draft<'r> {
@@ -50,6 +60,7 @@ pub(super) struct Draft<'r> {
     run_at_start: bool,
     timeout: Option<Duration>,
     retry: Retry,
+    ping: Option<Ping>,
     params: Value,
 }
 
@@ -77,7 +88,7 @@ impl<'r> Draft<'r> {
         now: DateTime<Utc>,
     ) -> Option<Self> {
         let job = Section::of(report, "job", value, "a table", &KEYS)?;
-        job.require(&["name", "kind", "schedule"]);
+        job.require(&REQUIRED);
         let header = job.span().clone();
         let name = job.string("name").and_then(|name| job.parsed("name", &name, checked_name));
         let kind = job.string("kind").filter(|kind| {
@@ -104,11 +115,12 @@ impl<'r> Draft<'r> {
             }),
             enabled: job.boolean("enabled").unwrap_or(true),
             allow_long_gaps: gaps.map(|(allowed, span)| Spanned::new(span, allowed)),
-            scope: job.choice("scope", &[("cluster", Scope::Cluster), ("node", Scope::Node)]),
+            scope: job.choice("scope", &SCOPE),
             policy,
             run_at_start: job.boolean("run-at-start").unwrap_or_default(),
             timeout: job.duration("timeout").map(Spanned::into_inner),
             retry: retry(&job),
+            ping: ping(&job),
             params,
             header,
         })
@@ -118,8 +130,8 @@ impl<'r> Draft<'r> {
         self.kind.as_ref().is_some_and(|own| *own.get_ref() == kind)
     }
 
-    /// The job; `None` if something was reported that it cannot be without.
-    pub(super) fn into_job(self) -> Option<(JobSpec, Value)> {
+    /// The job, and where its signs go; `None` if something was reported that it cannot be without.
+    pub(super) fn into_job(self) -> Option<(JobSpec, Value, Option<Ping>)> {
         let mut spec = JobSpec::new(self.name?.into_inner(), self.kind?.into_inner(), self.timing?.schedule);
         spec.scope = self.scope.map_or(spec.scope, Spanned::into_inner);
         spec.misfire = self.policy.misfire;
@@ -129,8 +141,30 @@ impl<'r> Draft<'r> {
         spec.run_at_start = self.run_at_start;
         spec.timeout = self.timeout.unwrap_or(spec.timeout);
         spec.retry = self.retry;
-        Some((spec, self.params))
+        Some((spec, self.params, self.ping))
     }
+}
+
+/// Reads where a job gives signs of life.
+fn ping(job: &Section<'_, '_>) -> Option<Ping> {
+    let expected = "a table such as { url = \"https://hc-ping.com/...\" }";
+    let section = job.table("ping", expected, &PING_KEYS)?;
+    section.require(&["url"]);
+    let place = |key: &str| {
+        let (span, place) = (section.value(key)?.span(), section.secret(key)?);
+        let is_url = |text: &str| ["http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
+        if matches!(&place, Secret::Text(text) if !is_url(text)) {
+            // Not what it says instead: it may be a secret.
+            let message = format!(
+                "`{key}` is no URL of http: write https://... or where to read it, {{ env = \"NAME\" }}"
+            );
+            section.report().at(&span, message);
+        }
+        Some(place)
+    };
+    let (url, start, fail) = (place("url"), place("start"), place("fail"));
+    let timeout = section.duration("timeout").map_or(Ping::TIMEOUT, Spanned::into_inner);
+    Some(Ping { url: url?, start, fail, timeout })
 }
 
 fn checked_name(name: &str) -> Result<&str, String> {
@@ -145,8 +179,7 @@ fn checked_name(name: &str) -> Result<&str, String> {
 /// Reads how misfires are treated, and refuses what contradicts itself or the schedule.
 fn policy(job: &Section<'_, '_>, schedule: Option<&Schedule>, now: DateTime<Utc>) -> Policy {
     let report = job.report();
-    let words = [("coalesce", Misfire::Coalesce), ("catch-up", Misfire::CatchUp), ("skip", Misfire::Skip)];
-    let misfire = job.choice("misfire", &words);
+    let misfire = job.choice("misfire", &MISFIRE);
     let grace = job.duration("misfire-grace");
     let limit = job.number("catch-up-limit", 1..=Skipped::MANY);
     let jitter = job.duration("jitter");
@@ -189,8 +222,7 @@ fn policy(job: &Section<'_, '_>, schedule: Option<&Schedule>, now: DateTime<Utc>
 fn retry(job: &Section<'_, '_>) -> Retry {
     let expected = "a table such as { max-attempts = 5, backoff = \"15s\", max-backoff = \"5m\" }";
     let mut retry = Retry::default();
-    let keys = ["max-attempts", "backoff", "max-backoff", "jitter-percent"];
-    let Some(section) = job.table("retry", expected, &keys) else {
+    let Some(section) = job.table("retry", expected, &RETRY_KEYS) else {
         return retry;
     };
     let percent =

@@ -2,7 +2,6 @@
 
 mod daemon;
 mod diagnostic;
-mod duration;
 mod http;
 mod job;
 mod panel;
@@ -10,12 +9,14 @@ mod params;
 mod position;
 mod report;
 mod schedule;
+mod schema;
 mod suggest;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
+use billing_kinds::Ping;
 use billing_scheduler::{JobSpec, Registry};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_spanned::Spanned;
@@ -23,6 +24,7 @@ use toml::de::{DeTable, DeValue, Error};
 
 pub use daemon::{DaemonSettings, PanelBilling};
 pub use diagnostic::{Diagnostic, Place};
+pub use schema::schema;
 pub(crate) use suggest::did_you_mean;
 
 use crate::{environment::Environment, http::HttpSettings};
@@ -36,6 +38,8 @@ pub struct Config {
     pub daemon: DaemonSettings,
     /// The enabled jobs with their parameters, which their kinds have accepted; at least one.
     pub jobs: Vec<(JobSpec, serde_json::Value)>,
+    /// Where the jobs that do so give signs of life, by their names.
+    pub pings: BTreeMap<String, Ping>,
     /// Whether and where HTTP is answered.
     pub http: Option<HttpSettings>,
     /// The minutes between two runs of billing, rounded up; `None` without billing.
@@ -86,13 +90,17 @@ impl Config {
         warnings.extend(panel::unseen_billing(&report, registry, &drafts));
         warnings.extend(differing_zones(&drafts, now));
 
-        let jobs: Vec<_> = drafts.into_iter().filter(|job| job.enabled).filter_map(Draft::into_job).collect();
+        let (mut jobs, mut pings) = (Vec::new(), BTreeMap::new());
+        for (spec, params, ping) in drafts.into_iter().filter(|job| job.enabled).filter_map(Draft::into_job) {
+            pings.extend(ping.map(|ping| (spec.name.clone(), ping)));
+            jobs.push((spec, params));
+        }
         let problems = report.finish();
         if !problems.is_empty() {
             return Err(problems);
         }
         let billing_interval_minutes = panel::interval_minutes(&jobs, now);
-        Ok(Self { daemon, jobs, http, billing_interval_minutes, warnings })
+        Ok(Self { daemon, jobs, pings, http, billing_interval_minutes, warnings })
     }
 }
 

@@ -11,13 +11,18 @@ use super::{
 use crate::environment::BillingInterval;
 
 /// The kind that charges. Its job goes by the same name, and there is one at most: the fence of the money has that name.
-const BILLING: &str = "billing";
+pub(super) const BILLING: &str = "billing";
 /// The kind that tells the panel that billing works.
 const HEARTBEAT: &str = "heartbeat";
 /// The variable that sets the period of billing.
 const INTERVAL: &str = "BILLING_INTERVAL_MINUTES";
 /// How long after the last heartbeat the panel bills by itself.
 const PATIENCE: TimeDelta = TimeDelta::minutes(90);
+
+/// Whether the panel takes billing back if jobs of this kind are silent for too long.
+pub(super) fn is_watched(kind: &str) -> bool {
+    [BILLING, HEARTBEAT].contains(&kind)
+}
 
 /// The job of kind `billing` has its name for itself.
 pub(super) fn check_names(report: &Report<'_>, jobs: &[Draft<'_>]) {
@@ -59,7 +64,7 @@ pub(super) fn apply_interval(jobs: &mut [Draft<'_>], interval: BillingInterval) 
 /// Billing and its heartbeat may not leave the panel alone for longer than its patience, unless that is asked for.
 pub(super) fn check_gaps(report: &Report<'_>, jobs: &[Draft<'_>], now: DateTime<Utc>) {
     for job in jobs {
-        let watched = job.is_of(BILLING) || job.is_of(HEARTBEAT);
+        let watched = job.kind.as_ref().is_some_and(|kind| is_watched(kind.get_ref()));
         match (&job.allow_long_gaps, &job.timing) {
             (Some(allowed), _) if !watched && job.kind.is_some() => {
                 let message = format!(

@@ -6,11 +6,13 @@ use std::{
     time::Duration,
 };
 
+use billing_kinds::Secret;
+use billing_scheduler::duration;
 use chrono::{DateTime, Utc};
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Diagnostic, Place, duration, position::position, suggest::one_of};
+use super::{Diagnostic, Place, position::position, suggest::one_of};
 
 /// A file, and what is wrong with it so far.
 pub(super) struct Report<'t> {
@@ -130,6 +132,24 @@ impl<'r, 't> Section<'r, 't> {
             values.map(|value| value.get_ref().as_str().map(str::to_owned)).collect()
         };
         self.typed(key, "a list of strings", texts).map(Spanned::into_inner)
+    }
+
+    /// Text, or where to read it.
+    pub(super) fn secret(&self, key: &str) -> Option<Secret> {
+        let value = self.value(key)?;
+        let expected = "text, { env = \"NAME\" } or { file = \"/path\" }";
+        if let DeValue::String(text) = value.get_ref() {
+            return Some(Secret::Text(text.to_string()));
+        }
+        let source = Self::of(self.report, key, value, expected, &["env", "file"])?;
+        match (source.value("env"), source.value("file")) {
+            (Some(_), None) => source.string("env").map(|name| Secret::Env(name.into_inner().to_owned())),
+            (None, Some(_)) => source.string("file").map(|path| Secret::File(path.into_inner().into())),
+            _ => {
+                self.report.at(&value.span(), format!("`{key}` must be {expected}"));
+                None
+            }
+        }
     }
 
     pub(super) fn boolean(&self, key: &str) -> Option<bool> {

@@ -13,10 +13,14 @@ use super::{
 };
 
 const EXPECTED: &str = "a table such as { every = \"1h\" }, { cron = \"0 * * * *\" } or { at = \"2026-12-01T00:00:00Z\" }, or a list of them";
-const KEYS: [&str; 9] =
+pub(super) const KEYS: [&str; 9] =
     ["every", "offset", "cron", "timezone", "at", "dst-gap", "dst-fold", "not-before", "not-after"];
 /// The keys that say what kind of schedule a table is; there is one of them.
 const KINDS: [&str; 3] = ["every", "cron", "at"];
+
+pub(super) const GAP: [(&str, DstGap); 2] = [("shift", DstGap::Shift), ("skip", DstGap::Skip)];
+pub(super) const FOLD: [(&str, DstFold); 3] =
+    [("first", DstFold::First), ("last", DstFold::Last), ("both", DstFold::Both)];
 
 /// Reads `schedule` and the keys of the job that go with it. The span is that of what says when.
 pub(super) fn read(job: &Section<'_, '_>) -> Option<Spanned<Schedule>> {
@@ -139,9 +143,8 @@ fn cron(section: &Section<'_, '_>, of_the_job: Dst) -> Option<Spanned<Schedule>>
 }
 
 fn dst(section: &Section<'_, '_>) -> Dst {
-    let gap = section.choice("dst-gap", &[("shift", DstGap::Shift), ("skip", DstGap::Skip)]);
-    let folds = [("first", DstFold::First), ("last", DstFold::Last), ("both", DstFold::Both)];
-    let fold = section.choice("dst-fold", &folds);
+    let gap = section.choice("dst-gap", &GAP);
+    let fold = section.choice("dst-fold", &FOLD);
     Dst { gap: gap.map(Spanned::into_inner), fold: fold.map(Spanned::into_inner) }
 }
 

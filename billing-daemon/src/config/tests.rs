@@ -1,18 +1,21 @@
 //! What an operator reads when `jobs.toml` is wrong: rows of a text and the diagnostics that it gives.
 
-use std::{ffi::OsString, path::Path, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, path::Path, time::Duration};
 
 use async_trait::async_trait;
+use billing_kinds::{Ping, Secret};
 use billing_scheduler::{
     Dst, DstFold, DstGap, Job, JobContext, JobError, Misfire, Outcome, Registry, Retry, Schedule, Scope,
+    duration,
 };
 use chrono::{DateTime, TimeZone, Utc};
 use proptest::prelude::*;
+use schemars::{JsonSchema, schema_for};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::Config;
-use crate::{config::Diagnostic, environment::Environment};
+use super::{Config, schema};
+use crate::{Plugins, config::Diagnostic, environment::Environment, reload::known_kinds};
 
 const SHIPPED: &str = include_str!("../../../jobs.toml");
 
@@ -25,7 +28,7 @@ impl Job for Nothing {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[expect(dead_code, reason = "only the types are of interest")]
 struct Billing {
@@ -35,7 +38,7 @@ struct Billing {
     connections: Option<u32>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "only the types are of interest")]
 struct Greet {
@@ -46,14 +49,14 @@ struct Greet {
     style: Style,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Style {
     bold: bool,
     size: u8,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Nought {}
 
@@ -65,6 +68,9 @@ fn registry() -> Registry {
     registry.register("heartbeat", |_: Nought| Nothing);
     registry.register("prune-history", |_: Nought| Nothing);
     registry.register("stale-daemons", |_: Nought| Nothing);
+    registry.describe("billing", || schema_for!(Billing).to_value());
+    registry.describe("greet", || schema_for!(Greet).to_value());
+    registry.describe("stale-daemons", || schema_for!(Nought).to_value());
     registry
 }
 
@@ -93,6 +99,57 @@ fn lines(diagnostics: &[Diagnostic]) -> Vec<String> {
 fn check_with(text: &str, variables: &[(&str, &str)], expected: &[&str]) {
     let found = load(text, variables).err().map(|problems| lines(&problems)).unwrap_or_default();
     assert_eq!(found, expected, "{text}");
+    check_schema(text, &found);
+}
+
+/// What only whoever knows the whole file, the time or the database of time zones can say.
+const BEYOND_A_SCHEMA: [&str; 21] = [
+    "environment: ",
+    "`backoff` is longer than",
+    "must be at least 3s",
+    "the database URL is malformed",
+    "a period must be a whole number of seconds",
+    "an offset must be a whole number of seconds",
+    "no time at all",
+    "never comes",
+    "unknown time zone",
+    "Component error",
+    "whole second, not",
+    "not 2026-02-30",
+    "`not-after` is before",
+    "has nothing to catch up",
+    "`misfire-grace` is shorter",
+    "`jitter` is longer",
+    "goes with `cron` only: no clock changes",
+    "already",
+    "has no run",
+    "is no URL of http",
+    "this number is too large, or none",
+];
+
+/// Asserts that an editor that has our schema refuses `text` if it can, and only if the daemon does.
+#[track_caller]
+fn check_schema(text: &str, refusals: &[String]) {
+    // A file without any job is refused, one without an enabled job is not.
+    if refusals.iter().any(|refusal| refusal.contains("no job is enabled")) {
+        return;
+    }
+    let Ok(file) = toml::from_str::<toml::Table>(text.trim_start_matches('\u{feff}')) else { return };
+    let accepted = jsonschema::is_valid(&schema(&registry()), &as_editors_see(toml::Value::Table(file)));
+    let beyond = |refusal: &String| BEYOND_A_SCHEMA.iter().any(|part| refusal.contains(part));
+    assert_eq!(accepted, refusals.iter().all(beyond), "{text}: {refusals:?}");
+}
+
+/// The same in JSON, with texts in place of times.
+fn as_editors_see(value: toml::Value) -> Value {
+    match value {
+        toml::Value::Datetime(time) => time.to_string().into(),
+        toml::Value::Array(values) => values.into_iter().map(as_editors_see).collect(),
+        toml::Value::Table(entries) => {
+            entries.into_iter().map(|(key, value)| (key, as_editors_see(value))).collect()
+        }
+        other => serde_json::to_value(other).expect("the rest is JSON, too"),
+    }
 }
 
 #[track_caller]
@@ -167,6 +224,7 @@ fn every_key_of_a_job_arrives() {
         run-at-start = true
         timeout = "1h 30m"
         retry = { max-attempts = 2, backoff = "1s", max-backoff = "1m", jitter-percent = 0 }
+        ping = { url = { env = "PING_URL" }, fail = "https://hc-ping.com/1/fail", timeout = "3s" }
         [job.params]
         name = "Ada"
         times = [1, 0x10]
@@ -175,6 +233,7 @@ fn every_key_of_a_job_arrives() {
         name = "off"
         kind = "stale-daemons"
         schedule.every = "1h"
+        ping = { url = "http://off" }
         enabled = false
         "#;
     let config = load(text, &[]).map_err(|problems| lines(&problems)).expect("no problem");
@@ -197,7 +256,51 @@ fn every_key_of_a_job_arrives() {
     };
     assert_eq!(spec.retry, retry);
     assert_eq!(*params, json!({ "name": "Ada", "times": [1, 16], "style": { "bold": true } }));
+    let ping = Ping {
+        url: Secret::Env("PING_URL".to_owned()),
+        start: None,
+        fail: Some(Secret::Text("https://hc-ping.com/1/fail".to_owned())),
+        timeout: Duration::from_secs(3),
+    };
+    assert_eq!(config.pings, BTreeMap::from([("hello_1".to_owned(), ping)]), "a disabled job gives no signs");
     assert_eq!(config.billing_interval_minutes, None);
+}
+
+#[test]
+fn the_schema_that_the_shipped_file_names_is_what_the_command_prints() {
+    let printed = format!("{:#}", schema(&known_kinds(&Plugins::none())));
+    let committed = include_str!("../../../jobs.schema.json");
+    assert!(printed == committed.trim_end(), "run `billing-daemon schema > jobs.schema.json`");
+    assert!(SHIPPED.starts_with("#:schema ./jobs.schema.json\n"));
+}
+
+#[test]
+fn places_of_signs() {
+    for (ping, expected) in [
+        ("1", "5:8: `ping` must be a table such as { url = \"https://hc-ping.com/...\" }, not an integer"),
+        ("{ start = \"http://a\" }", "5:8: missing key `url`"),
+        (
+            "{ url = 1 }",
+            "5:16: `url` must be text, { env = \"NAME\" } or { file = \"/path\" }, not an integer",
+        ),
+        ("{ url = {} }", "5:16: `url` must be text, { env = \"NAME\" } or { file = \"/path\" }"),
+        (
+            "{ url = { env = \"A\", file = \"/b\" } }",
+            "5:16: `url` must be text, { env = \"NAME\" } or { file = \"/path\" }",
+        ),
+        ("{ url = { file = 1 } }", "5:25: `file` must be a string, not an integer"),
+        (
+            "{ url = \"http://a\", fail = \"s3cret\" }",
+            "5:35: `fail` is no URL of http: write https://... or where to read it, { env = \"NAME\" }",
+        ),
+        ("{ url = \"http://a\", fial = \"http://b\" }", "5:28: unknown key `fial`, did you mean `fail`?"),
+        (
+            "{ url = \"http://a\", timeout = \"0s\" }",
+            "5:38: `timeout`: `0s` is no time at all: write how long, for example `5m`",
+        ),
+    ] {
+        check(&job(&format!("{HOURLY}ping = {ping}")), &[&format!("jobs.toml:{expected}")]);
+    }
 }
 
 #[test]
@@ -704,7 +807,89 @@ fn what_is_hardly_intended_gives_a_warning() {
     );
 }
 
+#[test]
+fn the_schema_has_every_key_and_accepts_the_shipped_file() {
+    let schema = schema(&registry());
+    let keys =
+        |of: &Value| of["properties"].as_object().expect("a table").keys().cloned().collect::<Vec<_>>();
+    let sorted = |keys: &[&str]| {
+        let mut keys: Vec<_> = keys.iter().map(|key| (*key).to_owned()).collect();
+        keys.sort_unstable();
+        keys
+    };
+    let of = &schema["properties"];
+    assert_eq!(keys(&schema), ["daemon", "http", "job"]);
+    assert_eq!(keys(&of["daemon"]), sorted(&super::daemon::KEYS));
+    assert_eq!(keys(&of["http"]), sorted(&super::http::KEYS));
+    assert_eq!(keys(&of["job"]["items"]), sorted(&super::job::KEYS));
+    assert_eq!(keys(&of["job"]["items"]["properties"]["retry"]), sorted(&super::job::RETRY_KEYS));
+    assert_eq!(keys(&schema["$defs"]["ping"]), sorted(&super::job::PING_KEYS));
+    let mut of_schedules: Vec<_> =
+        ["every", "cron", "at"].iter().flat_map(|kind| keys(&schema["$defs"][kind])).collect();
+    of_schedules.sort_unstable();
+    of_schedules.dedup();
+    assert_eq!(of_schedules, sorted(&super::schedule::KEYS));
+    check_schema(SHIPPED, &[]);
+}
+
+#[test]
+fn what_the_schema_calls_a_default_is_what_the_daemon_does_without() {
+    let schema = schema(&registry());
+    let properties = &schema["properties"];
+    let keys = |of: &Value| -> Vec<(String, String)> {
+        let entries = of["properties"].as_object().expect("a table").iter();
+        let told = entries.filter_map(|(key, of)| Some((key.clone(), of.get("default")?.to_string())));
+        told.collect()
+    };
+    let cron = "schedule = { cron = \"@hourly\" }\n";
+    let without = job(cron);
+    let mut tried = 0;
+    let mut same = |text: String| {
+        // A limit of catching up is for jobs that catch up.
+        let text = text.replace("catch-up-limit", "misfire = \"catch-up\"\ncatch-up-limit");
+        let without = if text.contains("catch-up-limit") {
+            format!("{without}misfire = \"catch-up\"")
+        } else {
+            without.clone()
+        };
+        let show = |text: &str| {
+            format!("{:?}", load(text, &[]).map_err(|problems| lines(&problems)).expect("right"))
+        };
+        assert_eq!(show(&text).replace("10:8", ""), show(&without), "{text}");
+        tried += 1;
+    };
+    for (key, default) in keys(&properties["daemon"]) {
+        same(format!("{without}[daemon]\n{key} = {default}"));
+    }
+    let item = &properties["job"]["items"];
+    for (key, default) in keys(item).iter().filter(|(key, _)| key != "allow-long-gaps") {
+        same(format!("{without}{key} = {default}"));
+    }
+    for (key, default) in keys(&item["properties"]["retry"]) {
+        same(format!("{without}retry = {{ {key} = {default} }}"));
+    }
+    for (key, default) in keys(&schema["$defs"]["cron"]) {
+        same(without.replace(" }", &format!(", {key} = {default} }}")));
+    }
+    assert!(tried >= 15, "{tried} defaults");
+}
+
 proptest! {
+    #[test]
+    fn what_an_editor_takes_for_a_duration_is_one(
+        parts in prop::collection::vec(("[0-9]{1,3}", "(\\.[0-9])?", "[a-zM]{1,7}", " ?"), 1..3),
+    ) {
+        let text: String = parts.into_iter().map(|(whole, tenths, unit, gap)| whole + &tenths + &unit + &gap).collect();
+        let matches = jsonschema::is_valid(&json!({ "pattern": duration::PATTERN }), &json!(text));
+        match duration::parse(&text) {
+            Ok(_) => prop_assert!(matches, "{}", text),
+            Err(error) => prop_assert!(
+                !matches || error.contains("no time at all") || error.contains("longer than ten years") || text.contains('.'),
+                "{}: {}", text, error
+            ),
+        }
+    }
+
     #[test]
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = load(&String::from_utf8_lossy(&bytes), &[]);

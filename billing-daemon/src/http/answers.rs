@@ -72,7 +72,7 @@ pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Answer<Response
 pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     // What this process counted is worth telling also while the database is away.
     if let Ok(status) = shared.status().await {
-        measured::standing(&status, shared.expected.billing_interval);
+        measured::standing(&status, shared.expected().billing_interval);
     }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, shared.metrics.render()).into_response()

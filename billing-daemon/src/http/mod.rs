@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     str::FromStr,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -105,14 +105,23 @@ impl FromStr for Listen {
 /// What every answer is made from.
 pub(crate) struct Shared {
     opened: Opened,
-    expected: Expected,
+    expected: Arc<RwLock<Arc<Expected>>>,
     metrics: PrometheusHandle,
     last: Mutex<Option<(Instant, Arc<Status>)>>,
 }
 
 impl Shared {
-    pub(crate) fn new(opened: Opened, expected: Expected, metrics: PrometheusHandle) -> Arc<Self> {
+    pub(crate) fn new(
+        opened: Opened,
+        expected: Arc<RwLock<Arc<Expected>>>,
+        metrics: PrometheusHandle,
+    ) -> Arc<Self> {
         Arc::new(Self { opened, expected, metrics, last: Mutex::default() })
+    }
+
+    /// What the configuration in force says.
+    fn expected(&self) -> Arc<Expected> {
+        Arc::clone(&self.expected.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How billing stands now, or did a moment ago.
@@ -123,7 +132,7 @@ impl Shared {
         {
             return Ok(Arc::clone(status));
         }
-        let status = Arc::new(status::read(&self.opened, &self.expected).await?);
+        let status = Arc::new(status::read(&self.opened, &self.expected()).await?);
         *last = Some((Instant::now(), Arc::clone(&status)));
         Ok(status)
     }

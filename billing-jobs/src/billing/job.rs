@@ -4,6 +4,7 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use async_trait::async_trait;
 use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::{info, warn};
 
@@ -11,13 +12,14 @@ use super::{Bill, Biller, Mode, Run, Settings, Totals};
 use crate::{Services, params, price::DailyBackupFactor, status::StatusRow};
 
 /// The parameters of kind `billing`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct BillingParams {
     /// An instance with more due hours is held until approved.
     pub max_catch_up_hours: u32,
     /// What daily backups cost, as a multiple of the plan's hourly backup price: text with at most one decimal.
-    #[serde(deserialize_with = "params::tenths")]
+    #[serde(with = "params::tenths")]
+    #[schemars(schema_with = "params::tenths_schema")]
     pub daily_backup_factor: i64,
     /// About how many instances one transaction bills; it adapts if this is not set.
     pub batch_instances: Option<NonZeroU32>,

@@ -3,6 +3,7 @@
 mod books;
 mod charges;
 mod demo;
+mod described;
 mod doctor;
 mod http;
 mod output;

@@ -101,11 +101,14 @@ async fn a_file_with_mistakes_leaves_everything_as_it_was_and_says_where_they_ar
     // By signal, a file is read at once, changed or not.
     daemon.signal(Signal::HUP);
     daemon.says_times("jobs.toml has 1 problem: everything stays as it was", 2).await;
-    let settings = "[daemon]\nlease-ttl = \"7s\"\ndrain-timeout = \"5s\"\n";
+    let settings =
+        "[daemon]\nlease-ttl = \"7s\"\ndrain-timeout = \"5s\"\n[http]\nlisten = \"127.0.0.1:9464\"\n";
     let _program = program.file("jobs.toml", &[settings, TICK].concat());
     daemon.signal(Signal::HUP);
     daemon.says("jobs.toml was read again: no job is different").await;
-    daemon.says("jobs.toml: `lease-ttl` of [daemon] comes into force at the next start").await;
+    daemon
+        .says("jobs.toml: `lease-ttl` of [daemon], `listen` of [http] come into force at the next start")
+        .await;
     let ended = daemon.terminated().await.expect_code(0);
     assert!(ended.text().contains("waiting up to 5 s for the batch in hand"), "{}", ended.text());
 }

@@ -4,6 +4,7 @@ mod failing;
 mod kinds;
 mod life;
 mod manager;
+mod pings;
 mod settings;
 mod several;
 mod stopping;

@@ -1,0 +1,15 @@
+//! `completions`: what completes the command line in a shell.
+
+use clap::CommandFactory;
+use clap_complete::{Shell, generate};
+
+use super::print;
+use crate::cli::Cli;
+
+pub(super) fn execute(shell: Shell) {
+    let mut script = Vec::new();
+    generate(shell, &mut Cli::command(), "billing-daemon", &mut script);
+    // clap_complete 4.6 writes the hyphen of a program's name in two ways, and then its script finds no command.
+    let script = String::from_utf8_lossy(&script).replace("billing__subcmd__daemon", "billing__daemon");
+    print(script.as_bytes());
+}

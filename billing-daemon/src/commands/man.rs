@@ -1,0 +1,25 @@
+//! `man`: the manual, made from the help.
+
+use std::path::Path;
+
+use clap::CommandFactory;
+use clap_mangen::Man;
+
+use super::print;
+use crate::{
+    cli::Cli,
+    exit::{Exit, Failure},
+};
+
+pub(super) fn execute(folder: Option<&Path>) -> Result<(), Failure> {
+    if let Some(folder) = folder {
+        return clap_mangen::generate_to(Cli::command(), folder).map_err(|error| {
+            Failure::new(Exit::Configuration, format!("cannot write into {}: {error}", folder.display()))
+        });
+    }
+    let mut page = Vec::new();
+    let written = Man::new(Cli::command()).render(&mut page);
+    written.map_err(|error| Failure::new(Exit::Internal, format!("no manual: {error}")))?;
+    print(&page);
+    Ok(())
+}
