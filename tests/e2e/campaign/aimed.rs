@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::daemon::{BILLING, ask, beside, check_all_charged_once, check_audit, now, program, seed};
 
 /// More statements than a batch has.
-const STATEMENTS: usize = 40;
+const STATEMENTS: usize = 200;
 const LOST_ANSWERS: u64 = 100;
 
 /// One organization for each thing that a batch can do.
