@@ -323,7 +323,10 @@ impl Inner {
         let entries = self.entries();
         for together in looks.chunk_by(|a, b| a.at == b.at) {
             let burst = Arc::<Burst>::default();
-            if !together[0].is_late {
+            if together[0].is_late {
+                // Also for a turn that finds, after a clock was set back, that its instant is still to come.
+                burst.begin();
+            } else {
                 turns.spawn(Arc::clone(self).await_instant(together[0].at, Arc::clone(&burst)));
             }
             for look in together {
