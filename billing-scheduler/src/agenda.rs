@@ -97,8 +97,11 @@ impl Agenda {
         self.jobs[job] == Place::BusyAgain
     }
 
-    /// Times noted so far mean nothing any more.
+    /// Times noted so far mean nothing any more, nor do those that looks under way come to.
     pub(crate) fn look_at_all(&mut self) {
+        for place in self.jobs.iter_mut().filter(|place| **place == Place::Busy) {
+            *place = Place::BusyAgain;
+        }
         for (_, job) in std::mem::take(&mut self.looks) {
             self.put(job, AT_ONCE);
         }
@@ -137,6 +140,12 @@ mod tests {
         assert_eq!(take(&mut agenda, 2, 3), [0; 0], "they are looked at");
         agenda.look_at_all();
         assert_eq!(take(&mut agenda, -100, -99), [0]);
+        agenda.put(2, second(3_000));
+        assert_eq!(
+            take(&mut agenda, -100, -99),
+            [2],
+            "what a look came to that began before is not to be trusted"
+        );
     }
 
     #[test]

@@ -107,6 +107,14 @@ pub struct Wishes {
     pub requests: Vec<Request>,
 }
 
+impl Wishes {
+    /// The pause of a job that is in force.
+    #[must_use]
+    pub fn pause_of(&self, job: &str) -> Option<&Pause> {
+        self.paused.iter().find(|(paused, _)| paused == job).map(|(_, pause)| pause)
+    }
+}
+
 /// Whether a request changed anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Receipt {

@@ -13,6 +13,7 @@ use std::{
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 use tracing::{debug, error, info, warn};
+use uuid::Uuid;
 
 use crate::{
     BuildError, Changes, Claim, Clock, Control, FencingToken, Job, JobContext, JobError, JobSpec, JobState,
@@ -413,16 +414,19 @@ impl Inner {
     async fn turn(self: &Arc<Self>, turn: &Turn) -> DateTime<Utc> {
         let spec = &turn.definition.spec;
         if turn.entry.is_removed() {
-            return self.leave(spec).await;
+            return self.leave(turn).await;
         }
         match spec.scope {
             Scope::Cluster => self.turn_under_lease(turn).await,
             Scope::Node => {
                 // What a person asks for runs once, on the node that claims it.
+                let mut asked = None;
                 if self.is_asked_for(&spec.name) {
-                    self.turn_under_lease(turn).await;
+                    asked = Some(self.turn_under_lease(turn).await);
                 }
-                self.turn_of_node(turn).await
+                let next = self.turn_of_node(turn).await;
+                // It may still be to do, if somebody else had the claim.
+                asked.filter(|_| self.is_asked_for(&spec.name)).map_or(next, |at| at.min(next))
             }
         }
     }
@@ -431,6 +435,7 @@ impl Inner {
         let spec = &turn.definition.spec;
         let began = self.clock.now();
         let stop = StopHandle::new();
+        let asked_for = self.asked_for(&spec.name);
         let sent = self.clock.monotonic();
         let mut lease = match self.store.acquire(&spec.name, first_cursor(spec, began)).await {
             Ok(Claim::Held(lease)) => lease,
@@ -441,7 +446,8 @@ impl Inner {
             Err(error) => return self.store_failed(&turn.entry, &error),
         };
         stop.trust_lease_until(lease.trusted_until(sent));
-        self.forget_answered(&spec.name, &lease.requests);
+        let is_open = |id: &Uuid| lease.requests.iter().any(|request| request.id == *id);
+        self.forget(asked_for.into_iter().filter(|id| !is_open(id)));
         let mut standing = Standing {
             began,
             state: lease.state.clone(),
@@ -460,9 +466,16 @@ impl Inner {
     }
 
     /// Nothing is expected of a job that was removed. If it comes back, what passed meanwhile was not due.
-    async fn leave(&self, spec: &JobSpec) -> DateTime<Utc> {
+    async fn leave(&self, turn: &Turn) -> DateTime<Utc> {
+        let spec = &turn.definition.spec;
         let now = self.clock.now();
-        if spec.scope == Scope::Cluster {
+        if spec.scope == Scope::Node {
+            turn.entry.remember(|memory| {
+                if let Some((_, plan)) = &mut memory.local {
+                    *plan = plan.as_ref().map(|plan| removed(plan, now));
+                }
+            });
+        } else {
             let Ok(Claim::Held(mut lease)) = self.store.acquire(&spec.name, first_cursor(spec, now)).await
             else {
                 return now + RING;
@@ -482,6 +495,9 @@ impl Inner {
             self.ask_once().await;
         }
         let began = self.clock.now();
+        // The job may be newer than the pause.
+        let in_force = lock(&self.wishes).as_ref().and_then(|wishes| wishes.pause_of(&spec.name).cloned());
+        entry.remember(|memory| memory.remember_pause(in_force.as_ref(), began));
         let (state, plan) = entry
             .remember(|memory| memory.local.take())
             .unwrap_or_else(|| (JobState::at(first_cursor(spec, began)), None));
@@ -533,10 +549,15 @@ impl Inner {
     ) -> Result<DateTime<Utc>, StoreError> {
         let spec = &turn.definition.spec;
         let fence = lease.map_or(FencingToken(0), |lease| lease.fence);
+        let mut has_run = false;
         loop {
             let mut now = self.clock.now();
             if self.is_closed() {
                 return Ok(now + RING);
+            }
+            if lock(&self.agenda).is_wanted_again(turn.entry.place) {
+                // It may be paused or gone, or asked for: the next turn knows.
+                return Ok(now);
             }
             if spec.scope == Scope::Node && lease.is_some() && standing.requests.is_empty() {
                 return Ok(now);
@@ -563,14 +584,11 @@ impl Inner {
             if let Some(at) = instant {
                 seat = Some(turn.burst.instant().await);
                 now = self.clock.now();
-                if self.is_closed() || lock(&self.agenda).is_wanted_again(turn.entry.place) {
-                    return Ok(now);
-                }
                 if now < at {
                     return Ok(at);
                 }
-                if now - at >= RING {
-                    // More may have become due since.
+                if now - at >= RING || lock(&self.agenda).is_wanted_again(turn.entry.place) {
+                    // More may have become due since, or somebody asks for something.
                     continue;
                 }
             }
@@ -585,10 +603,11 @@ impl Inner {
                 }
                 (Step::Run(run), ctx) => {
                     let ctx = ctx.unwrap_or_else(|| self.context(spec, &run, fence, stop));
-                    if ctx.stop_requested().is_some_and(|reason| reason != StopReason::Cancelled) {
+                    if ctx.stop_requested().is_some_and(|reason| has_run || reason != StopReason::Cancelled) {
                         // The claim was answered late, or an earlier run of this turn was told to stop: the next turn goes on.
                         return Ok(now + RING);
                     }
+                    has_run = true;
                     turn.leave_crowd();
                     let (record, state) = self.run(turn, &run, &ctx, seat.take(), &standing.state).await;
                     (record, state, run.adopts)
@@ -605,7 +624,7 @@ impl Inner {
             standing.state = state;
             if let Some(answered) = record.request {
                 standing.requests.retain(|request| request.id != answered);
-                self.forget_answered(&spec.name, &standing.requests);
+                self.forget([answered]);
             }
             if record.status == RunStatus::Interrupted {
                 return Ok(self.clock.now() + RING);
@@ -780,9 +799,8 @@ impl Inner {
         let entries: Vec<_> =
             self.entries().iter().filter(|entry| concerned.contains(&entry.name)).cloned().collect();
         for entry in entries {
-            let paused = wishes.paused.iter().find(|(job, _)| *job == entry.name).map(|(_, pause)| pause);
             let now = self.clock.now();
-            entry.remember(|memory| memory.remember_pause(paused, now));
+            entry.remember(|memory| memory.remember_pause(wishes.pause_of(&entry.name), now));
             self.wake(&entry);
         }
     }
@@ -811,18 +829,24 @@ impl Inner {
         }
     }
 
-    fn is_asked_for(&self, job: &str) -> bool {
-        let runs = |request: &Request| request.job == job && !matches!(request.what, What::Cancel { .. });
-        lock(&self.wishes).as_ref().is_some_and(|wishes| wishes.requests.iter().any(runs))
+    /// What is known to be asked for, beside the cancellation of a claim.
+    fn asked_for(&self, job: &str) -> Vec<Uuid> {
+        let runs = |request: &&Request| request.job == job && !matches!(request.what, What::Cancel { .. });
+        let wishes = lock(&self.wishes);
+        let requests = wishes.iter().flat_map(|wishes| &wishes.requests);
+        requests.filter(runs).map(|request| request.id).collect()
     }
 
-    /// Of the requests of `job`, only these are open.
-    fn forget_answered(&self, job: &str, open: &[Request]) {
+    fn is_asked_for(&self, job: &str) -> bool {
+        !self.asked_for(job).is_empty()
+    }
+
+    /// These requests are answered. What was asked for since is not.
+    fn forget(&self, answered: impl IntoIterator<Item = Uuid>) {
         if let Some(wishes) = &mut *lock(&self.wishes) {
-            let is_open = |request: &Request| {
-                matches!(request.what, What::Cancel { .. }) || open.iter().any(|open| open.id == request.id)
-            };
-            wishes.requests.retain(|request| request.job != job || is_open(request));
+            for id in answered {
+                wishes.requests.retain(|request| request.id != id);
+            }
         }
     }
 

@@ -74,7 +74,7 @@ pub(crate) fn step(spec: &JobSpec, job: &Standing, now: DateTime<Utc>) -> Result
         return Ok(answer(request, now));
     }
     let is_paused =
-        job.pauses.iter().any(|pause| pause.since <= now && pause.until.is_none_or(|until| now < until));
+        job.pauses.iter().any(|pause| pause.until.is_none_or(|until| pause.since <= now && now < until));
     if is_paused {
         return Ok(Step::Wait(now + PAUSED));
     }

@@ -23,6 +23,10 @@ fn at(clock: &str) -> DateTime<Utc> {
 enum Act {
     Fail,
     WaitForStop,
+    /// Ends well when it is asked to stop.
+    Finish,
+    /// Ends well when it is told to go on.
+    Pause,
     Hang,
 }
 
@@ -32,6 +36,7 @@ struct Script {
     acts: Arc<Mutex<VecDeque<Act>>>,
     stopped_by: Arc<Mutex<Option<StopReason>>>,
     started: Arc<Notify>,
+    go_on: Arc<Notify>,
 }
 
 #[async_trait]
@@ -45,6 +50,14 @@ impl Job for Script {
             Some(Act::WaitForStop) => {
                 *self.stopped_by.lock().unwrap() = Some(ctx.stopped().await);
                 Ok(Outcome::Interrupted { items: 7 })
+            }
+            Some(Act::Finish) => {
+                ctx.stopped().await;
+                Ok(Outcome::done(1))
+            }
+            Some(Act::Pause) => {
+                self.go_on.notified().await;
+                Ok(Outcome::done(1))
             }
             Some(Act::Hang) => std::future::pending().await,
         }
@@ -95,6 +108,19 @@ impl World {
         self.clock.advance((at(clock) - self.clock.now()).to_std().expect("forwards"));
         self.scheduler.tick();
         self.script.started.notified().await;
+    }
+
+    /// The scheduler asks what is wished for, while a run is under way.
+    async fn ask(&self) {
+        self.scheduler.tick();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn go_on(&self) {
+        self.script.go_on.notify_one();
+        self.scheduler.idle().await;
     }
 
     /// The history in short: status, trigger, scheduled time, and the first one of a stretch.
@@ -491,5 +517,126 @@ async fn a_claim_ahead_is_given_back_when_the_clock_is_set_back() {
     world.clock.advance(Duration::from_millis(500));
     world.scheduler.idle().await;
     assert_eq!(world.control.jobs().await.unwrap()[0].held, None);
+    assert!(world.history().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_asked_for_is_obeyed_between_two_runs_that_are_caught_up() {
+    for pauses in [true, false] {
+        let world = World::new("13:30:00", &[Act::Pause], |spec| spec.misfire = Misfire::CatchUp);
+        world.tick().await;
+        world.begin_at("17:00:00").await;
+        if pauses {
+            world.control.pause("job", "wait").await.unwrap();
+        } else {
+            world.scheduler.reload(&registry(&world.script), [], |_| false).unwrap();
+        }
+        world.ask().await;
+        world.go_on().await;
+        world.two_seconds().await;
+        assert_eq!(world.history(), ["done schedule 14:00"], "three more are due: {pauses}");
+    }
+}
+
+#[tokio::test]
+async fn a_cancellation_that_comes_too_late_leaves_the_next_scheduled_time_alone() {
+    let world = World::new("13:30:00", &[Act::Finish], |spec| spec.misfire = Misfire::CatchUp);
+    world.tick().await;
+    world.begin_at("15:00:00").await;
+    world.control.cancel("job", None).await.unwrap();
+    world.tick().await;
+    world.two_seconds().await;
+    assert_eq!(world.history(), ["done schedule 14:00", "done schedule 15:00"]);
+}
+
+#[tokio::test]
+async fn a_cancellation_is_for_the_claim_that_it_names() {
+    let world = World::new("13:30:00", &[Act::Pause, Act::Pause], |_| {});
+    world.tick().await;
+    world.begin_at("14:00:00").await;
+    world.control.cancel("job", None).await.unwrap();
+    // Nobody has asked yet, and the run is over.
+    world.go_on().await;
+    world.begin_at("15:00:00").await;
+    world.ask().await;
+    world.go_on().await;
+    assert_eq!(world.history(), ["done schedule 14:00", "done schedule 15:00"]);
+}
+
+#[tokio::test]
+async fn a_pause_holds_whatever_the_clock_says_of_its_begin() {
+    let world = World::new("13:30:00", &[], |_| {});
+    world.tick().await;
+    let ahead = Arc::new(ManualClock::at(at("19:00:00")));
+    let bob = Control::new(Arc::new(world.store.clone()), ahead, "bob");
+    bob.pause("job", "wait").await.unwrap();
+    world.tick_at("14:00:00").await;
+    assert!(world.history().is_empty());
+}
+
+fn each_node(spec: &mut JobSpec) {
+    spec.scope = Scope::Node;
+    spec.misfire = Misfire::CatchUp;
+}
+
+#[tokio::test]
+async fn what_one_node_began_and_did_not_finish_is_done_by_another_at_once() {
+    let world = World::new("13:30:00", &[Act::WaitForStop], each_node);
+    let mut spec = JobSpec::new("job", "script", hourly());
+    each_node(&mut spec);
+    let other = daemon(&world.store.as_holder("other"), &world.clock, &world.script, spec);
+    let other_looks = async || {
+        world.clock.advance(Duration::from_secs(1));
+        other.tick();
+        other.idle().await;
+    };
+    world.tick().await;
+    other_looks().await;
+    world.control.trigger("job", None).await.unwrap();
+    world.begin_at("13:30:02").await;
+    other_looks().await;
+    world.scheduler.drain(Duration::from_secs(30)).await;
+    other_looks().await;
+    other_looks().await;
+    assert_eq!(world.history(), ["interrupted manual 13:30", "done manual 13:30"]);
+}
+
+#[tokio::test]
+async fn what_is_asked_of_a_node_while_it_runs_by_hand_is_not_forgotten() {
+    let world = World::new("13:30:00", &[Act::Pause], each_node);
+    world.tick().await;
+    world.control.trigger("job", None).await.unwrap();
+    world.begin_at("13:30:01").await;
+    world.control.trigger("job", None).await.unwrap();
+    world.ask().await;
+    world.go_on().await;
+    world.two_seconds().await;
+    assert_eq!(world.history(), ["done manual 13:30"; 2]);
+}
+
+#[tokio::test]
+async fn what_passes_while_a_job_of_each_node_is_not_configured_is_not_due() {
+    let world = World::new("13:30:00", &[], each_node);
+    world.tick().await;
+    world.scheduler.reload(&registry(&world.script), [], |_| false).unwrap();
+    world.tick().await;
+    world.clock.set_wall(at("17:30:00"));
+    let mut spec = JobSpec::new("job", "script", hourly());
+    each_node(&mut spec);
+    world.scheduler.reload(&registry(&world.script), [(spec, json!({}))], |_| false).unwrap();
+    world.two_seconds().await;
+    assert_eq!(world.history(), ["skipped schedule 17:00 4 since 14:00"]);
+}
+
+#[tokio::test]
+async fn a_job_of_each_node_that_is_configured_while_it_is_paused_does_not_run() {
+    let world = World::new("13:30:00", &[], |_| {});
+    world.control.pause("own", "not yet").await.unwrap();
+    world.two_seconds().await;
+    let mut own = JobSpec::new("own", "script", hourly());
+    each_node(&mut own);
+    own.run_at_start = true;
+    world.scheduler.reload(&registry(&world.script), [(own, json!({}))], |_| false).unwrap();
+    world.two_seconds().await;
     assert!(world.history().is_empty());
 }

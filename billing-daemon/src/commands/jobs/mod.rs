@@ -94,7 +94,7 @@ impl Desk {
         let mut jobs = Vec::new();
         for name in names {
             let row = rows.iter().find(|row| row.job == name).cloned();
-            let paused = wishes.paused.iter().find(|(job, _)| job == name).map(|(_, pause)| pause.clone());
+            let paused = wishes.pause_of(name).cloned();
             let last = match row.as_ref().and_then(|row| row.last.clone()) {
                 Some(last) => Some(last),
                 // Of a job that each node runs by itself there is no row.
