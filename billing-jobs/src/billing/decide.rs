@@ -3,7 +3,7 @@
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::rows::Id;
+use super::id::Id;
 use crate::{
     hold::{Hold, Reason},
     money::{Carry, Money, Rate, WalletUnit, cost, covered_hours},

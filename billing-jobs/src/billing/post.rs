@@ -5,7 +5,8 @@ use uuid::Uuid;
 
 use super::{
     decide::Posting,
-    rows::{self, Id, Rows},
+    id::Id,
+    rows::{self, Rows},
     statements::Statements,
 };
 use crate::{

@@ -10,7 +10,7 @@ use sea_orm::{
 
 use super::{
     decide::{Instance, Meter, Totals, Wallet},
-    rows::Id,
+    id::Id,
 };
 use crate::{
     money::{Carry, Money, Rate},

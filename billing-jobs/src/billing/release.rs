@@ -7,9 +7,8 @@ use super::{
     Biller,
     decide::{AnchorRow, RepairRow, SECOND_TRANSACTION},
     handover::{HandoverError, all, begin_alone, entry},
-    postgres,
-    rows::{self, Id},
-    sqlite,
+    id::Id,
+    postgres, rows, sqlite,
 };
 use crate::{
     BILLING_JOB,

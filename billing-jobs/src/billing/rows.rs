@@ -1,80 +1,19 @@
 //! Lists of rows on their way into a table: on PostgreSQL one statement with an array for each column, on SQLite, where a
 //! statement costs next to nothing and a list must be taken apart first, a statement for each row.
 
-use std::{fmt, sync::Arc};
-
 use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Value, sea_query::ArrayType};
-use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
-use super::decide::{AnchorRow, ChargeRow, HoldRow, MeterRow, RepairRow, WalletRow};
+use super::{
+    decide::{AnchorRow, ChargeRow, HoldRow, MeterRow, RepairRow, WalletRow},
+    id::Id,
+};
 use crate::{
     db::statement,
     period::{HOUR, Micros},
     testing,
 };
-
-/// The id of a row of the panel's. Copied without allocation.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Id {
-    Uuid(Uuid),
-    /// SQLite takes any text for an id, and what is no UUID in its usual form must come back as it was.
-    Text(Arc<str>),
-}
-
-impl Id {
-    /// What stands for a missing id among others.
-    const NONE: Uuid = Uuid::nil();
-
-    fn uuid(&self) -> Uuid {
-        match self {
-            Self::Uuid(uuid) => *uuid,
-            // There is no such row on PostgreSQL: the count of rows will tell.
-            Self::Text(_) => Self::NONE,
-        }
-    }
-}
-
-impl From<&str> for Id {
-    fn from(text: &str) -> Self {
-        let mut buffer = Uuid::encode_buffer();
-        match Uuid::try_parse(text) {
-            Ok(uuid) if uuid.hyphenated().encode_lower(&mut buffer) == text => Self::Uuid(uuid),
-            _ => Self::Text(text.into()),
-        }
-    }
-}
-
-impl From<String> for Id {
-    fn from(text: String) -> Self {
-        text.as_str().into()
-    }
-}
-
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Uuid(uuid) => uuid.fmt(f),
-            Self::Text(text) => f.pad(text),
-        }
-    }
-}
-
-impl fmt::Debug for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for Id {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Uuid(uuid) => uuid.serialize(serializer),
-            Self::Text(text) => serializer.serialize_str(text),
-        }
-    }
-}
 
 /// What a column holds. One that may lack a value has something else stand for it in an array, which cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,16 +60,7 @@ pub(super) const CYCLES: Fields = &[
     ("ledger", Kind::MaybeId),
     ("metadata", Kind::Text),
 ];
-/// A meter that begins; one that moves has what its watermark must still be as well.
-pub(super) const NEW_METERS: Fields = &[
-    ("organization", Kind::Id),
-    ("billed_through", Kind::Number),
-    ("carry", Kind::Number),
-    ("rate", Kind::MaybeNumber),
-    ("rate_changes", Kind::MaybeText),
-    ("seen_at", Kind::Number),
-    ("instance", Kind::Id),
-];
+/// Of a meter that moves.
 pub(super) const METERS: Fields = &[
     ("organization", Kind::Id),
     ("billed_through", Kind::Number),
@@ -141,6 +71,8 @@ pub(super) const METERS: Fields = &[
     ("instance", Kind::Id),
     ("billed_through_before", Kind::MaybeNumber),
 ];
+/// One that begins has no watermark to be found at.
+pub(super) const NEW_METERS: Fields = METERS.split_at(METERS.len() - 1).0;
 /// SQLite, where nobody else can have written since, does without `before`.
 pub(super) const ANCHORS: Fields =
     &[("after", Kind::Number), ("instance", Kind::Id), ("before", Kind::MaybeNumber)];
@@ -315,25 +247,9 @@ fn instant(micros: Micros) -> Option<String> {
     (0..=9999).contains(&instant.year()).then(|| instant.to_rfc3339_opts(SecondsFormat::Micros, false))
 }
 
-fn write(text: &mut String, arguments: fmt::Arguments<'_>) {
-    fmt::Write::write_fmt(text, arguments).expect("a string takes everything");
-}
-
 /// `text` as a string of JSON.
-fn quote(json: &mut String, text: &str) {
-    json.push('"');
-    let mut rest = text;
-    while let Some(at) = rest.find(|c: char| c == '"' || c == '\\' || c < ' ') {
-        json.push_str(&rest[..at]);
-        match rest.as_bytes()[at] {
-            b'"' => json.push_str("\\\""),
-            b'\\' => json.push_str("\\\\"),
-            control => write(json, format_args!("\\u{control:04x}")),
-        }
-        rest = &rest[at + 1..];
-    }
-    json.push_str(rest);
-    json.push('"');
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("text is always JSON")
 }
 
 pub(super) fn ledger(backend: DbBackend, charges: &[ChargeRow<'_>]) -> Rows {
@@ -377,21 +293,16 @@ pub(super) fn cycles(backend: DbBackend, charges: &[ChargeRow<'_>]) -> Rows {
     let mut rows = Rows::new(backend, CYCLES, charges.len());
     for charge in charges.iter().filter(|charge| charge.cycle.is_some()) {
         let instance = charge.instance;
-        let mut metadata = String::with_capacity(192);
-        write(
-            &mut metadata,
-            format_args!(
-                r#"{{"hours_charged":{},"elapsed_hours":{},"base_hourly_rate":{},"backup_hourly_rate":{},"backup_frequency":"#,
-                charge.hours,
-                charge.elapsed_hours,
-                charge.base_rate.per_hour(6),
-                charge.backup_rate.per_hour(6),
-            ),
+        // By hand, for the rates are exact: JSON would make binary floating point of them.
+        let metadata = format!(
+            r#"{{"hours_charged":{},"elapsed_hours":{},"base_hourly_rate":{},"backup_hourly_rate":{},"backup_frequency":{},"vps_label":{}}}"#,
+            charge.hours,
+            charge.elapsed_hours,
+            charge.base_rate.per_hour(6),
+            charge.backup_rate.per_hour(6),
+            quoted(instance.backup_frequency.as_deref().unwrap_or("none")),
+            quoted(&instance.label),
         );
-        quote(&mut metadata, instance.backup_frequency.as_deref().unwrap_or("none"));
-        metadata.push_str(r#","vps_label":"#);
-        quote(&mut metadata, &instance.label);
-        metadata.push('}');
         rows.begin()
             .uuid(charge.cycle)
             .id(&instance.id)
@@ -468,29 +379,6 @@ pub(super) fn wallets(backend: DbBackend, wallets: &[WalletRow]) -> Rows {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_id_comes_back_as_it_was() {
-        for text in [
-            "0198c1f2-6a70-7000-8000-00000000002a",
-            "0198C1F2-6A70-7000-8000-00000000002A",
-            "0198c1f26a7070008000-00000000002a",
-            "machine 1",
-            "",
-        ] {
-            assert_eq!(Id::from(text).to_string(), text);
-        }
-        assert!(matches!(Id::from("0198c1f2-6a70-7000-8000-00000000002a"), Id::Uuid(_)));
-    }
-
-    #[test]
-    fn what_is_quoted_is_json_whatever_is_in_it() {
-        for label in ["web", "a \"quoted\" \\ name", "two\nlines\u{1}", "größer 🦀", ""] {
-            let mut json = String::new();
-            quote(&mut json, label);
-            assert_eq!(serde_json::from_str::<String>(&json).expect("JSON"), label);
-        }
-    }
 
     #[test]
     fn an_instant_of_the_panels_on_sqlite_has_microseconds() {

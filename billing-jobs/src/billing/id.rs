@@ -1,0 +1,86 @@
+//! The ids of the panel's rows: nearly always UUIDs, and on SQLite whatever somebody put there.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+/// The id of a row of the panel's. Copied without allocation.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Id {
+    Uuid(Uuid),
+    /// SQLite takes any text for an id, and what is no UUID in its usual form must come back as it was.
+    Text(Arc<str>),
+}
+
+impl Id {
+    /// What stands for a missing id among others.
+    pub(super) const NONE: Uuid = Uuid::nil();
+
+    pub(super) fn uuid(&self) -> Uuid {
+        match self {
+            Self::Uuid(uuid) => *uuid,
+            // There is no such row on PostgreSQL: the count of rows will tell.
+            Self::Text(_) => Self::NONE,
+        }
+    }
+}
+
+impl From<&str> for Id {
+    fn from(text: &str) -> Self {
+        let mut buffer = Uuid::encode_buffer();
+        match Uuid::try_parse(text) {
+            Ok(uuid) if uuid.hyphenated().encode_lower(&mut buffer) == text => Self::Uuid(uuid),
+            _ => Self::Text(text.into()),
+        }
+    }
+}
+
+impl From<String> for Id {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uuid(uuid) => uuid.fmt(f),
+            Self::Text(text) => f.pad(text),
+        }
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Uuid(uuid) => uuid.serialize(serializer),
+            Self::Text(text) => serializer.serialize_str(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_comes_back_as_it_was() {
+        for text in [
+            "0198c1f2-6a70-7000-8000-00000000002a",
+            "0198C1F2-6A70-7000-8000-00000000002A",
+            "0198c1f26a7070008000-00000000002a",
+            "machine 1",
+            "",
+        ] {
+            assert_eq!(Id::from(text).to_string(), text);
+        }
+        assert!(matches!(Id::from("0198c1f2-6a70-7000-8000-00000000002a"), Id::Uuid(_)));
+    }
+}

@@ -1,0 +1,431 @@
+//! One pass over the fleet: which range is next, and a batch from BEGIN to COMMIT, again, or taken apart.
+
+use std::{
+    collections::HashSet,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use billing_scheduler::StopReason;
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Value};
+use tracing::{debug, warn};
+
+use super::{
+    Biller, BillingError, Mode, Run,
+    decide::{Instance as Machine, Posting, Terms, Totals, Wallet, decide},
+    id::Id,
+    post::{PostError, Stamp, post, post_apart},
+    read,
+};
+use crate::{
+    BILLING_JOB,
+    db::{Fault, begin, begin_read, fault, statement},
+    fence,
+    panel::Panel,
+    period::Micros,
+    price::PriceList,
+    testing,
+};
+
+/// How often a batch is tried again before it is given up or taken apart.
+const ATTEMPTS: u32 = 5;
+/// The wait after the first conflict; it doubles.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+
+/// A run under way, with what it read once.
+pub(super) struct Pass<'a> {
+    pub(super) biller: &'a Biller,
+    pub(super) run: &'a Run<'a>,
+    pub(super) as_of: Micros,
+    pub(super) prices: PriceList,
+}
+
+/// What a pass has come to so far.
+#[derive(Default)]
+pub(super) struct Over {
+    pub(super) totals: Totals,
+    /// Why batches were left.
+    pub(super) unposted: Vec<String>,
+    pub(super) stopped: Option<StopReason>,
+}
+
+/// What one transaction works on.
+#[derive(Clone, Debug)]
+struct Batch {
+    /// The first and the last organization of a range.
+    first: String,
+    last: String,
+    /// Of these, only the instances with these ids.
+    only: Option<Vec<Id>>,
+    /// They are to be held because the database refused them.
+    refused: Option<String>,
+}
+
+/// What a transaction has read under its locks.
+struct Read {
+    wallets: Vec<Wallet>,
+    /// Ordered by organization.
+    instances: Vec<Machine>,
+}
+
+/// Why one attempt at a batch failed.
+struct Failure {
+    kind: Kind,
+    message: String,
+    /// What the batch had to do with.
+    instances: Vec<Id>,
+}
+
+enum Kind {
+    Fenced,
+    /// What was read was no longer so when it was written.
+    Stale,
+    /// There are wallets that could not be locked: a policy hides them from writers, and they are not missing.
+    HiddenWallets,
+    Database(Fault, DbErr),
+}
+
+/// What a pass waits for.
+enum Step {
+    /// The next organizations, if there are any.
+    Range(Option<Batch>),
+    /// A range is done: with so many instances, after so long.
+    Billed(Over, usize, Duration),
+}
+
+enum Posted {
+    Done(Totals, usize),
+    Split(Vec<Batch>),
+    InTheWay(String),
+}
+
+impl Pass<'_> {
+    /// Goes through all organizations in order, with as many transactions under way as the pace allows. Whatever happens, those
+    /// that are under way are waited for: one that is dropped would leave its connection in the middle of an answer.
+    pub(super) async fn whole_fleet(&self, over: &mut Over) -> Result<(), BillingError> {
+        let mut pace = self.biller.pace().clone();
+        pace.begin();
+        let began = Instant::now();
+        let mut error = None;
+        let mut next: Option<Batch> = None;
+        let mut billing = 0;
+        let mut steps: FuturesUnordered<BoxFuture<'_, Result<Step, BillingError>>> = FuturesUnordered::new();
+        // The next range is looked for while the one before is billed.
+        steps.push(Box::pin(self.next_range(None, pace.batch())));
+        while let Some(step) = steps.next().await {
+            match step {
+                Ok(Step::Range(range)) => next = range,
+                Ok(Step::Billed(part, instances, took)) => {
+                    billing -= 1;
+                    pace.done(instances, took, began.elapsed());
+                    over.totals += part.totals;
+                    over.unposted.extend(part.unposted);
+                    over.stopped = over.stopped.or(part.stopped);
+                }
+                Err(failed) => error = error.or(Some(failed)),
+            }
+            if error.is_none() && over.stopped.is_none() && billing < pace.connections() {
+                over.stopped = next.as_ref().and_then(|_| (self.run.stop)());
+                if let Some(range) = next.take().filter(|_| over.stopped.is_none()) {
+                    steps.push(Box::pin(self.next_range(Some(range.last.clone()), pace.batch())));
+                    steps.push(Box::pin(self.bill_range(range)));
+                    billing += 1;
+                }
+            }
+        }
+        *self.biller.pace() = pace;
+        error.map_or(Ok(()), Err)
+    }
+
+    /// Bills the instances of a range, in one transaction unless the database refuses some of them.
+    async fn bill_range(&self, range: Batch) -> Result<Step, BillingError> {
+        let began = Instant::now();
+        let mut over = Over::default();
+        let mut instances = 0;
+        let mut work = vec![range];
+        while let Some(batch) = work.pop() {
+            match self.post_or_split(batch).await? {
+                Posted::Done(totals, posted) => {
+                    over.totals += totals;
+                    instances += posted;
+                }
+                Posted::Split(halves) => work.extend(halves.into_iter().rev()),
+                Posted::InTheWay(reason) => over.unposted.push(reason),
+            }
+            if !work.is_empty() {
+                over.stopped = (self.run.stop)();
+            }
+            if over.stopped.is_some() {
+                break;
+            }
+        }
+        Ok(Step::Billed(over, instances, began.elapsed()))
+    }
+
+    /// The next organizations with about one batch of instances to look at.
+    async fn next_range(&self, after: Option<String>, batch: u32) -> Result<Step, BillingError> {
+        let Biller { db, sql, panel, .. } = self.biller;
+        let (query, after) = match after {
+            Some(after) => (sql.next_organizations.clone(), after),
+            None => (sql.next_organizations.replace(" > ", " >= "), smallest_id(*panel).to_owned()),
+        };
+        let values = [self.as_of.into(), after.into(), i64::from(batch).into()];
+        let query = statement(db, &query, values);
+        let read = async || -> Result<Option<QueryResult>, DbErr> {
+            let txn = begin_read(db).await?;
+            if let Some(settings) = &sql.plan_settings {
+                txn.query_one_raw(statement(&txn, settings, [])).await?;
+            }
+            let row = txn.query_one_raw(query.clone()).await?;
+            txn.commit().await?;
+            Ok(row)
+        };
+        let mut wait = FIRST_WAIT;
+        for attempt in 1.. {
+            match read().await {
+                Ok(row) => {
+                    let read = || -> Result<Option<(String, String)>, DbErr> {
+                        let Some(row) = row else { return Ok(None) };
+                        let first: Option<String> = row.try_get("", "first")?;
+                        let last: Option<String> = row.try_get("", "last")?;
+                        Ok(first.zip(last))
+                    };
+                    let range = read().map_err(BillingError::database("read who is due"))?;
+                    let batch = |(first, last)| Batch { first, last, only: None, refused: None };
+                    return Ok(Step::Range(range.map(batch)));
+                }
+                Err(error) if attempt < ATTEMPTS && fault(&error) != Fault::Broken => {
+                    tokio::time::sleep(wait).await;
+                    wait *= 2;
+                }
+                Err(source) => return Err(BillingError::Database { doing: "find who is due", source }),
+            }
+        }
+        unreachable!("the loop above has no end but its returns")
+    }
+
+    /// Posts a batch, however often somebody is in the way; takes it apart if the database refuses its rows.
+    async fn post_or_split(&self, batch: Batch) -> Result<Posted, BillingError> {
+        let mut wait = FIRST_WAIT;
+        let mut attempt = 1;
+        loop {
+            let failure = match self.try_post(&batch).await {
+                Ok((totals, instances)) => return Ok(Posted::Done(totals, instances)),
+                Err(failure) => failure,
+            };
+            debug!(attempt, "a batch was rolled back: {}", failure.message);
+            let again = attempt < ATTEMPTS;
+            match failure.kind {
+                Kind::Fenced => return Err(BillingError::Fenced),
+                Kind::Stale | Kind::HiddenWallets | Kind::Database(Fault::Conflict | Fault::Lost, _)
+                    if again => {}
+                // A row that was read may have been deleted or charged by somebody meanwhile: once more before judging.
+                Kind::Database(Fault::Rows, _) if attempt == 1 => {}
+                Kind::Database(Fault::Broken | Fault::Lost, source) => {
+                    return Err(BillingError::Database { doing: "post a batch", source });
+                }
+                Kind::HiddenWallets | Kind::Database(Fault::Conflict, _) => {
+                    return Ok(Posted::InTheWay(failure.message));
+                }
+                Kind::Stale | Kind::Database(Fault::Rows, _) => return take_apart(&batch, failure),
+            }
+            tokio::time::sleep(wait).await;
+            wait *= 2;
+            attempt += 1;
+        }
+    }
+
+    async fn try_post(&self, batch: &Batch) -> Result<(Totals, usize), Failure> {
+        testing::linger().await;
+        testing::batch_begins();
+        testing::before_statement();
+        let txn = begin(&self.biller.db).await.map_err(|error| Failure::of(error, Vec::new()))?;
+        let (read, again) = (OnceLock::new(), OnceLock::new());
+        let mut result = self.fill(&txn, batch, &read).await;
+        if testing::mutated("retry-without-rollback") && matches!(result, Err(Kind::Stale)) {
+            result = self.fill(&txn, batch, &again).await;
+        }
+        let read_instances = || read.get().map_or(&[][..], |read: &Read| &read.instances);
+        let instances = || read_instances().iter().map(|instance| instance.id.clone()).collect();
+        match result {
+            Ok(posting) => {
+                testing::before_statement();
+                let end = match self.run.mode {
+                    Mode::Commit(_) => txn.commit().await,
+                    Mode::DryRun => txn.rollback().await,
+                };
+                // What is refused only now is taken apart like what is refused at once.
+                end.map_err(|error| Failure::of(error, instances()))?;
+                if let Err(PostError::Database(error)) =
+                    post_apart(&self.biller.db, &self.biller.sql, &posting).await
+                {
+                    return Err(Failure::of(error, Vec::new()));
+                }
+                (self.run.progress)(read_instances().len() as u64);
+                Ok((posting.totals, read_instances().len()))
+            }
+            Err(kind) => {
+                // The first error is the one to tell; after it a rollback has nothing to add.
+                let _ = txn.rollback().await;
+                let message = match &kind {
+                    Kind::Fenced => "fenced".to_owned(),
+                    Kind::Stale => "what was read had changed when it was written".to_owned(),
+                    Kind::HiddenWallets => {
+                        "row-level security lets this login see wallets and not change them".to_owned()
+                    }
+                    Kind::Database(_, error) => error.to_string(),
+                };
+                Err(Failure { kind, message, instances: instances() })
+            }
+        }
+    }
+
+    /// Everything of one transaction but its end.
+    async fn fill<'a>(
+        &self,
+        txn: &sea_orm::DatabaseTransaction,
+        batch: &Batch,
+        read: &'a OnceLock<Read>,
+    ) -> Result<Posting<'a>, Kind> {
+        let Biller { sql, .. } = self.biller;
+        let fence = match self.run.mode {
+            Mode::Commit(fence) => Some(fence.0),
+            Mode::DryRun => None,
+        };
+        if let Some(limits) = &sql.settings {
+            testing::before_statement();
+            txn.query_one_raw(statement(txn, limits, [fence.into(), BILLING_JOB.into()])).await?;
+        }
+        testing::before_statement();
+        if let Mode::Commit(fence) = self.run.mode
+            && !fence::is_newest(txn, &sql.check_fence, fence).await?
+        {
+            return Err(Kind::Fenced);
+        }
+        let range: [Value; 2] = [batch.first.as_str().into(), batch.last.as_str().into()];
+        let mut values = vec![self.as_of.into()];
+        values.extend(range.clone());
+        let query = match &batch.only {
+            None => &sql.read_due,
+            Some(only) => {
+                values.push(serde_json::to_string(only).expect("text is always JSON").into());
+                &sql.read_due_of
+            }
+        };
+        let query = statement(txn, query, values);
+        let mut stale = None;
+        if testing::mutated("stale-due-list") {
+            stale = Some(txn.query_all_raw(query.clone()).await?);
+            testing::linger().await;
+        }
+        testing::before_statement();
+        let wallets = txn.query_all_raw(statement(txn, &sql.lock_wallets, range)).await?;
+        let wallets = wallets.iter().map(read::wallet).collect::<Result<Vec<_>, _>>()?;
+        testing::before_statement();
+        let instances = match stale {
+            Some(stale) => stale,
+            None => txn.query_all_raw(query).await?,
+        };
+        let instances = instances.iter().map(read::instance).collect::<Result<Vec<_>, _>>()?;
+        let read = read.get_or_init(|| Read { wallets, instances });
+        if self.hides_wallets(txn, read).await? {
+            return Err(Kind::HiddenWallets);
+        }
+        let posting = self.decide(batch, read);
+        testing::linger().await;
+        let stamp = Stamp { run: self.run.id, fence: fence.unwrap_or_default(), as_of: self.as_of };
+        match post(txn, sql, stamp, &posting).await {
+            Ok(()) => Ok(posting),
+            Err(PostError::Database(error)) => Err(error.into()),
+            Err(PostError::Count { table, expected, found }) => {
+                debug!(table, expected, found, "{found} rows of {table} were written instead of {expected}");
+                Err(Kind::Stale)
+            }
+        }
+    }
+}
+
+impl Pass<'_> {
+    fn decide<'a>(&self, batch: &Batch, read: &'a Read) -> Posting<'a> {
+        let Biller { settings, panel, .. } = self.biller;
+        let limit = i64::from(settings.max_catch_up_hours);
+        let terms = Terms {
+            as_of: self.as_of,
+            prices: &self.prices,
+            unit: panel.unit,
+            max_catch_up_hours: (!self.run.catch_up_approved).then_some(limit),
+            refused: batch.refused.as_deref(),
+        };
+        decide(&terms, &read.wallets, &read.instances)
+    }
+
+    /// Whether organizations of `instances` that seem to have no wallet have one which only a writer does not see.
+    async fn hides_wallets(&self, txn: &sea_orm::DatabaseTransaction, read: &Read) -> Result<bool, DbErr> {
+        let Some(sql) = &self.biller.sql.any_wallet else { return Ok(false) };
+        let found: HashSet<&Id> = read.wallets.iter().map(|wallet| &wallet.organization).collect();
+        let of_instances = read.instances.chunk_by(|one, next| one.organization == next.organization);
+        let without: Vec<&Id> = of_instances
+            .map(|instances| &instances[0].organization)
+            .filter(|organization| !found.contains(organization))
+            .collect();
+        if without.is_empty() {
+            return Ok(false);
+        }
+        let without = serde_json::to_string(&without).expect("text is always JSON");
+        testing::before_statement();
+        Ok(txn.query_one_raw(statement(txn, sql, [without.into()])).await?.is_some())
+    }
+}
+
+impl From<DbErr> for Kind {
+    fn from(error: DbErr) -> Self {
+        Self::Database(fault(&error), error)
+    }
+}
+
+impl Failure {
+    fn of(error: DbErr, instances: Vec<Id>) -> Self {
+        Self { message: error.to_string(), kind: error.into(), instances }
+    }
+}
+
+/// Halves a refused batch until the culprit is alone; that one is held.
+fn take_apart(batch: &Batch, failure: Failure) -> Result<Posted, BillingError> {
+    let Failure { mut instances, message, kind } = failure;
+    let part = |only: Vec<Id>, refused: Option<String>| Batch {
+        first: batch.first.clone(),
+        last: batch.last.clone(),
+        only: Some(only),
+        refused,
+    };
+    match instances.len() {
+        // Not even the hold can be written, or nothing was read: no half of it will do better.
+        _ if batch.refused.is_some() => Err(unpostable(kind, &message)),
+        0 => Err(unpostable(kind, &message)),
+        1 => {
+            warn!(instance.id = %instances[0], "instance {} is held: {message}", instances[0]);
+            Ok(Posted::Split(vec![part(instances, Some(message))]))
+        }
+        many => {
+            let second = instances.split_off(many / 2);
+            Ok(Posted::Split(vec![part(instances, None), part(second, None)]))
+        }
+    }
+}
+
+fn unpostable(kind: Kind, message: &str) -> BillingError {
+    let source = match kind {
+        Kind::Database(_, source) => source,
+        Kind::Fenced | Kind::Stale | Kind::HiddenWallets => DbErr::RecordNotUpdated,
+    };
+    debug!("{message}");
+    BillingError::Database { doing: "post a batch", source }
+}
+
+fn smallest_id(panel: Panel) -> &'static str {
+    match panel.backend {
+        DbBackend::Sqlite => "",
+        _ => "00000000-0000-0000-0000-000000000000",
+    }
+}
