@@ -11,7 +11,9 @@ use sea_orm::DbBackend;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use crate::daemon::{BILLING, ask, beside, check_all_charged_once, check_audit, now, program, seed};
+use crate::daemon::{
+    BILLING, ask, beside, check_all_charged_once, check_audit, free_all_jobs, now, program, seed,
+};
 
 /// More statements than a batch has.
 const STATEMENTS: usize = 200;
@@ -77,8 +79,7 @@ async fn a_death_before_any_statement_of_a_batch_changes_nothing(db: &Db) {
         }
         assert_eq!(ended.code, None, "{}", ended.text());
         assert_eq!(customers.charged(db).await, before, "before statement {number}");
-        // Nobody waits here for what the dead one holds.
-        db.execute("UPDATE billing_job_state SET holder = NULL, expires_at = NULL").await;
+        free_all_jobs(db).await;
         bill(db, None).await.expect_code(0);
         assert_eq!(customers.charged(db).await, (vec![3, 3, 3, 1], 99_400, 0), "after statement {number}");
         check_audit(db).await;
@@ -114,7 +115,7 @@ async fn what_is_written_apart_is_lost_by_a_kill(db: &Db) {
         eventually("it is charged", async || (ask(db, charges).await != before).then_some(())).await;
         running.signal(Signal::KILL);
         running.ended().await;
-        db.execute("UPDATE billing_job_state SET holder = NULL, expires_at = NULL").await;
+        free_all_jobs(db).await;
         program.env("BILLING_MUTATION", "").run("bill").await.expect_code(0);
         let audit = self::program().env("DATABASE_URL", &db.url).run("audit").await;
         match missed {
@@ -129,6 +130,8 @@ async fn storms_of_locks_delay_and_lose_nothing(db: &Db) {
     let daemon = program()
         .env("DATABASE_URL", &db.url)
         .env("BILLING_LOCK_TIMEOUT_MS", "20")
+        // So that the storm comes while it bills.
+        .env("BILLING_LINGER_MS", "25")
         .env("LOG_LEVEL", "debug")
         .file("jobs.toml", BILLING)
         .start("run");
@@ -147,7 +150,6 @@ async fn storms_of_locks_delay_and_lose_nothing(db: &Db) {
     tokio::select! {
         () = storm => {}
         () = all_charged(db, orgs.len()) => {}
-        () = sleep(Duration::from_secs(50)) => panic!("{:?}", daemon.said("")),
     }
     let refused = match db.backend() {
         DbBackend::Sqlite => {

@@ -95,9 +95,5 @@ async fn a_hold_is_taken_apart(db: &Db) {
     program.run("charges explain 0191e6a0-0000-7000-8000-000000000000").await.expect_code(1);
 }
 
-on_every_engine!(a_charge_is_taken_apart_to_the_last_fraction, a_hold_is_taken_apart);
-on_variants!(a_charge_of_a_panel: g1_role, g3_role);
-
-async fn a_charge_of_a_panel(db: &Db) {
-    a_charge_is_taken_apart_to_the_last_fraction(db).await;
-}
+on_variants!(a_charge_is_taken_apart_to_the_last_fraction: sqlite, postgres, g1_role, g3_role);
+on_every_engine!(a_hold_is_taken_apart);

@@ -135,10 +135,7 @@ async fn a_bundle_has_what_helps_and_no_secret() {
     let db = Db::g1_role().await;
     seed(&db, 2).await;
     let url = db.url_for(Login::Billing).replace("billing_run@", "billing_run:c4n4ry@");
-    let jobs = format!(
-        "# smtp://me:c4n4ry@mail\n[daemon]\ndatabase-url = \"{url}\"\n{BILLING}{HEARTBEAT}# api-token = c4n4ry\n"
-    )
-    .replace("# api-token = c4n4ry\n", "");
+    let jobs = format!("# smtp://me:c4n4ry@mail\n[daemon]\ndatabase-url = \"{url}\"\n{BILLING}{HEARTBEAT}");
     let program = program().file("jobs.toml", &jobs);
     // Others may read the password: doctor says so, and looks nevertheless.
     let config = program.folder().join("jobs.toml");

@@ -8,7 +8,7 @@ use e2e::{
     process::Signal,
 };
 
-use super::{BILLING, HEARTBEAT, TICK, daemon, program, seed};
+use super::{BILLING, HEARTBEAT, STUBBORN, TICK, daemon, program, seed};
 
 /// Holds every thread that runs jobs, for as long as the process lives.
 const HANG: &str = r#"
@@ -16,17 +16,6 @@ const HANG: &str = r#"
 name = "hang"
 kind = "test.hang"
 schedule = { every = "365d" }
-"#;
-
-const STUBBORN: &str = r#"
-[daemon]
-drain-timeout = "90s"
-
-[[job]]
-name = "stubborn"
-kind = "test.stubborn"
-schedule = { every = "365d" }
-run-at-start = true
 "#;
 
 async fn ready(manager: &mut Manager) {
@@ -89,7 +78,8 @@ fn monotonic_usec() -> u64 {
 async fn a_drain_that_may_take_longer_than_the_unit_allows_asks_for_its_time() {
     let db = Db::sqlite().await;
     let mut manager = Manager::listen(At::Path);
-    let running = manager.manages(daemon(&db, &[STUBBORN])).start("run");
+    let running =
+        manager.manages(daemon(&db, &["[daemon]\ndrain-timeout = \"90s\"\n", STUBBORN])).start("run");
     running.says("stubborn from now on").await;
     running.signal(Signal::TERM);
     manager.told("STOPPING=1").await;

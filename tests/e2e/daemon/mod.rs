@@ -49,6 +49,15 @@ schedule = { every = "1s" }
 misfire = "catch-up"
 "#;
 
+/// Begins at once, and never ends, whoever asks.
+pub(crate) const STUBBORN: &str = r#"
+[[job]]
+name = "stubborn"
+kind = "test.stubborn"
+schedule = { every = "365d" }
+run-at-start = true
+"#;
+
 /// The hours that each instance of [`seed`] has due.
 pub(crate) const HOURS: i64 = 3;
 
@@ -110,6 +119,11 @@ pub(crate) async fn rows(db: &Db, selected: &str) -> Vec<String> {
     let rows = db.admin().query_all_raw(Statement::from_string(db.backend(), &sql)).await;
     let rows = rows.unwrap_or_else(|error| panic!("{error}, in:\n{sql}"));
     rows.iter().map(|row| row.try_get_by_index(0).expect("the first column is text")).collect()
+}
+
+/// Nobody holds a job any more: for a test that does not wait until what a dead daemon held expires.
+pub(crate) async fn free_all_jobs(db: &Db) {
+    db.execute("UPDATE billing_job_state SET holder = NULL, expires_at = NULL").await;
 }
 
 /// Waits until a transaction of the daemon's waits for a lock on PostgreSQL.

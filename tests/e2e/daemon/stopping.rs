@@ -5,17 +5,9 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, TransactionTrait}
 use uuid::Uuid;
 
 use super::{
-    BILLING, HEARTBEAT, HOURS, SHORT_LEASE, ask, check_all_charged_once, check_audit, daemon, rows, seed,
-    until_it_waits_for_a_lock,
+    BILLING, HEARTBEAT, HOURS, SHORT_LEASE, STUBBORN, ask, check_all_charged_once, check_audit, daemon, rows,
+    seed, until_it_waits_for_a_lock,
 };
-
-const STUBBORN: &str = r#"
-[[job]]
-name = "stubborn"
-kind = "test.stubborn"
-schedule = { every = "365d" }
-run-at-start = true
-"#;
 
 /// Fault D2: the original abandoned the run in progress while its log claimed a graceful stop.
 async fn sigterm_in_the_middle_of_a_run_ends_it_after_the_batch_in_hand(db: &Db) {
