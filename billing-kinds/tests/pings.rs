@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use axum::{Router, extract::State, http::Uri};
 use billing_kinds::{Ping, Pings};
 use billing_scheduler::{
-    Job, JobContext, JobError, JobSpec, ManualClock, MemoryStore, Outcome, Registry, Schedule, Scheduler,
+    Job, JobContext, JobError, JobSpec, ManualClock, MemoryStore, Outcome, Registry, RunStatus, Schedule,
+    Scheduler,
     chrono::{DateTime, Utc},
     serde_json::{self, Value, json},
 };
@@ -46,8 +47,9 @@ async fn server() -> (Heard, String) {
     (heard, url)
 }
 
-/// Runs the jobs `watched` and `other`, which fail so often, with two attempts, and waits for the last sign.
-async fn run(failures: u32, ping: Value) {
+/// Runs the jobs `watched` and `other`, which fail so often, with two attempts, and waits for the last sign. Returns what is on
+/// record of `watched`.
+async fn run(failures: u32, ping: Value) -> Vec<RunStatus> {
     let ping: Ping = serde_json::from_value(ping).expect("the parameters fit");
     let start: DateTime<Utc> = "2026-01-05T13:59:00Z".parse().expect("an instant");
     let clock = ManualClock::at(start);
@@ -61,8 +63,8 @@ async fn run(failures: u32, ping: Value) {
         spec.retry.max_attempts = 2;
         (spec, json!(failures))
     });
-    let scheduler =
-        Scheduler::build(&registry, jobs, Arc::new(store), Arc::new(clock.clone())).expect("known kinds");
+    let scheduler = Scheduler::build(&registry, jobs, Arc::new(store.clone()), Arc::new(clock.clone()))
+        .expect("known kinds");
     for seconds in [0, 60, 15, 15] {
         clock.advance(Duration::from_secs(seconds));
         scheduler.tick();
@@ -71,6 +73,7 @@ async fn run(failures: u32, ping: Value) {
     // The last owner waits for what is still to be sent, on a thread that the server does not need.
     let ending = tokio::task::spawn_blocking(move || drop((scheduler, registry)));
     ending.await.expect("it ends");
+    store.runs().iter().filter(|run| run.job == "watched").map(|run| run.status).collect()
 }
 
 #[tokio::test]
@@ -98,8 +101,23 @@ async fn without_more_urls_only_success_is_told() {
 
 #[tokio::test]
 async fn a_run_neither_fails_nor_waits_if_nobody_hears_its_signs() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let silent = (silent.local_addr().expect("it has one"), silent);
     let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let closed = nobody.local_addr().expect("it has one");
     drop(nobody);
-    run(0, json!({ "url": format!("http://{closed}/"), "start": { "env": "NO_SUCH_VARIABLE" } })).await;
+    let unset = json!({ "env": "NO_SUCH_VARIABLE" });
+    for ping in [
+        json!({ "url": format!("http://{closed}/"), "start": unset, "fail": unset }),
+        // It is connected to, and never answers.
+        json!({ "url": format!("http://{}/", silent.0), "start": format!("http://{}/", silent.0), "timeout": "1s" }),
+    ] {
+        for (failures, expected) in [
+            (0, [RunStatus::Done].as_slice()),
+            (1, &[RunStatus::Retrying, RunStatus::Done]),
+            (2, &[RunStatus::Retrying, RunStatus::Dead]),
+        ] {
+            assert_eq!(run(failures, ping.clone()).await, expected, "{failures} failures, {ping}");
+        }
+    }
 }

@@ -452,9 +452,12 @@ async fn claimed_ahead() -> World {
     world.tick().await;
     world.clock.advance(Duration::from_millis(1_799_500));
     world.scheduler.tick();
-    while world.control.jobs().await.unwrap()[0].held.is_none() {
-        tokio::task::yield_now().await;
-    }
+    let claimed = async {
+        while world.control.jobs().await.unwrap()[0].held.is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), claimed).await.expect("it is claimed");
     assert!(world.history().is_empty());
     world
 }

@@ -46,6 +46,7 @@ impl Guard {
         peer: Peer,
         method: &Method,
         headers: &HeaderMap,
+        now: Instant,
     ) -> Option<(StatusCode, &'static str)> {
         if let Peer::User(uid) = peer
             && !uid.is_some_and(|uid| uid == 0 || uid == self.uid)
@@ -62,7 +63,7 @@ impl Guard {
             return Some((StatusCode::METHOD_NOT_ALLOWED, "nothing can be changed here\n"));
         }
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        (!budget.spend(Instant::now())).then_some((StatusCode::TOO_MANY_REQUESTS, "ask less often\n"))
+        (!budget.spend(now)).then_some((StatusCode::TOO_MANY_REQUESTS, "ask less often\n"))
     }
 }
 
@@ -98,7 +99,7 @@ pub(super) async fn check(
     request: Request<Body>,
     next: Next,
 ) -> Response {
-    if let Some(refusal) = guard.refusal(peer, request.method(), request.headers()) {
+    if let Some(refusal) = guard.refusal(peer, request.method(), request.headers(), Instant::now()) {
         return refusal.into_response();
     }
     let mut response = next.run(request).await;
@@ -127,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_question_under_another_name_is_not_answered() {
-        let guard = guard("127.0.0.1:9464");
+        let (guard, now) = (guard("127.0.0.1:9464"), Instant::now());
         for (host, answered) in [
             ("127.0.0.1:9464", true),
             ("localhost", true),
@@ -139,14 +140,14 @@ mod tests {
             ("127.0.0.1@evil.example", false),
             ("", false),
         ] {
-            let refusal = guard.refusal(Peer::Loopback, &Method::GET, &named(host));
+            let refusal = guard.refusal(Peer::Loopback, &Method::GET, &named(host), now);
             assert_eq!(refusal.is_none(), answered, "{host}");
         }
         let mut twice = named("localhost");
         twice.append(header::HOST, "evil.example".parse().expect("a header"));
-        assert!(guard.refusal(Peer::Loopback, &Method::GET, &twice).is_some());
-        assert!(guard.refusal(Peer::Loopback, &Method::GET, &HeaderMap::new()).is_some());
-        let post = guard.refusal(Peer::Loopback, &Method::POST, &named("localhost"));
+        assert!(guard.refusal(Peer::Loopback, &Method::GET, &twice, now).is_some());
+        assert!(guard.refusal(Peer::Loopback, &Method::GET, &HeaderMap::new(), now).is_some());
+        let post = guard.refusal(Peer::Loopback, &Method::POST, &named("localhost"), now);
         assert_eq!(post.map(|(status, _)| status), Some(StatusCode::METHOD_NOT_ALLOWED));
     }
 
@@ -156,9 +157,23 @@ mod tests {
         let own = rustix::process::geteuid().as_raw();
         for (uid, answered) in [(Some(0), true), (Some(own), true), (Some(own + 4_711), false), (None, false)]
         {
-            let refusal = guard.refusal(Peer::User(uid), &Method::GET, &HeaderMap::new());
+            let refusal = guard.refusal(Peer::User(uid), &Method::GET, &HeaderMap::new(), Instant::now());
             assert_eq!(refusal.is_none(), answered, "{uid:?}");
         }
+    }
+
+    #[test]
+    fn whoever_asks_without_end_is_refused_until_he_waits() {
+        let (guard, now) = (guard("127.0.0.1:9464"), Instant::now());
+        let refused = |now| {
+            let refusal = guard.refusal(Peer::Loopback, &Method::GET, &named("localhost"), now);
+            refusal.map(|(status, _)| status)
+        };
+        for number in 0..1_000 {
+            let expected = (number >= 200).then_some(StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(refused(now), expected, "question {number}");
+        }
+        assert_eq!(refused(now + Duration::from_secs(1)), None);
     }
 
     #[test]

@@ -55,9 +55,10 @@ async fn the_daemon_tells_how_billing_stands(db: &Db) {
     let address = address(&running).await;
     running.says("job `billing` done").await;
     running.says("job `audit` done").await;
-    eventually("all is well", async || {
+    eventually("all is well, and the run is recorded", async || {
         let answer = get(&address, "/api/status").await;
-        (answer.status == 200 && answer.json()["ok"] == true).then_some(())
+        let status = (answer.status == 200).then(|| answer.json())?;
+        (status["ok"] == true && !status["last_run"].is_null()).then_some(())
     })
     .await;
 
@@ -159,9 +160,6 @@ async fn who_asks_in_the_wrong_way_gets_nothing() {
         let answer = exchange(stream, line, host).await;
         assert_eq!(answer.status, status, "{line} of {host}: {}", answer.body);
     }
-    let crowd = futures_util::future::join_all((0..400).map(|_| get(&address, "/healthz"))).await;
-    let refused = crowd.iter().filter(|answer| answer.status == 429).count();
-    assert!(refused > 0, "nobody may ask without end");
     running.terminated().await.expect_code(0);
 }
 
