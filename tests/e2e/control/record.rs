@@ -55,11 +55,12 @@ const CHANGES: &str =
     "actor || ' ' || action || ' ' || job || ' ' || details FROM billing_job_audit ORDER BY id";
 
 async fn what_a_person_changes_is_on_record(db: &Db) {
-    let program = with(db, &["[daemon]\nstate-dir = \".\"\npanel-billing = \"off\"\n", BROKEN])
-        .env("DATABASE_URL", &db.url_for(Login::Owner));
+    let program =
+        with(db, &["[daemon]\nstate-dir = \".\"\n", BROKEN]).env("DATABASE_URL", &db.url_for(Login::Owner));
     seed(db, 2).await;
     for looking in ["bill --dry-run", "adopt --dry-run", "status", "jobs list", "charges explain 1"] {
-        program.run(looking).await;
+        let ended = program.run(looking).await;
+        assert!(matches!(ended.code, Some(0 | 1)), "{looking}: {}", ended.text());
     }
     assert_eq!(rows(db, CHANGES).await, [""; 0], "whoever looks changes nothing");
 

@@ -47,8 +47,13 @@ async fn the_originals_settings_are_read_from_the_environment_and_from_a_file() 
         }
         let running = program.start("run");
         running.says("job `billing` done").await;
-        let interval = "SELECT metadata ->> 'billingIntervalMinutes' FROM billing_daemon_status";
-        assert_eq!(ask(&db, interval).await, minutes);
+        let interval = "SELECT metadata ->> 'billingIntervalMinutes' FROM billing_daemon_status
+                         WHERE heartbeat_at IS NOT NULL";
+        let told = eventually("it beats", async || {
+            let told = ask(&db, interval).await;
+            (told != "-").then_some(told)
+        });
+        assert_eq!(told.await, minutes);
         // The row of a run is written after the job has said that it is done.
         let aligned = format!(
             "SELECT extract(epoch FROM max(scheduled_at))::bigint % (60 * {minutes}) FROM billing_job_runs
