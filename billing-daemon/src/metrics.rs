@@ -228,7 +228,7 @@ pub fn standing(status: &Status, billing_interval: Option<std::time::Duration>) 
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
+    use std::{collections::BTreeSet, time::Duration};
 
     use billing_scheduler::{FencingToken, Trigger};
     use chrono::{DateTime, TimeDelta, Utc};
@@ -349,22 +349,6 @@ mod tests {
             );
             let anchor = format!("docs/operations.md#{}", alert.to_ascii_lowercase());
             assert!(ALERTS.contains(&anchor), "{alert} does not lead to its page");
-        }
-    }
-
-    #[test]
-    fn the_alerts_fire_when_they_should() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards");
-        let tested =
-            Command::new("promtool").args(["test", "rules", "alerts.test.yml"]).current_dir(folder).output();
-        match tested {
-            Ok(tested) => {
-                let said = [tested.stdout, tested.stderr].concat();
-                assert!(tested.status.success(), "{}", String::from_utf8_lossy(&said));
-            }
-            Err(_) => eprintln!(
-                "SKIPPED: promtool is not installed (on Debian: apt-get install prometheus), so nobody tried the alerts"
-            ),
         }
     }
 }

@@ -35,6 +35,7 @@ pub mod pooler;
 pub mod postgres;
 pub mod process;
 pub mod seed;
+mod skipped;
 pub mod small_disk;
 pub mod sqlite;
 
@@ -43,5 +44,6 @@ pub use pooler::Pooler;
 pub use postgres::{BILLING_ROLE, Database, Login, OWNER_ROLE, Panel, Postgres, READING_ROLE, operations};
 pub use process::{Ended, Program, Running, eventually};
 pub use seed::{Amount, ChargeRow, CycleRow, Fleet, HoldRow, Instance, LedgerRow, Plan};
+pub use skipped::skipped;
 pub use small_disk::SmallDisk;
 pub use sqlite::Sqlite;

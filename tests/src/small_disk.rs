@@ -10,6 +10,8 @@ use std::{
 
 use tempfile::TempDir;
 
+use crate::skipped;
+
 /// It is gone when this is dropped.
 #[derive(Debug)]
 pub struct SmallDisk {
@@ -28,7 +30,7 @@ impl SmallDisk {
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self { folder });
         }
-        println!("not tested: nobody but root may mount a disk to fill");
+        skipped("nobody but root may mount a disk to fill");
         None
     }
 

@@ -1,8 +1,8 @@
-//! What the program says of itself: to editors, to shells, to readers of manuals.
+//! What the program says of itself: to editors, to shells, to readers of manuals, to Prometheus.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
-use e2e::Program;
+use e2e::{Program, skipped};
 use serde_json::Value;
 
 use super::{json, keys};
@@ -65,9 +65,7 @@ async fn editors_accept_what_the_daemon_accepts_and_refuse_what_it_refuses() {
         for (tool, arguments) in [("taplo", ["lint"].as_slice()), ("tombi", &["lint", "--offline"])] {
             let linted = Command::new(tool).args(arguments).arg(&name).current_dir(program.folder()).output();
             match linted {
-                Err(_) => {
-                    eprintln!("SKIPPED: {tool} is not installed: nobody tries {name} as an editor does");
-                }
+                Err(_) => skipped(&format!("{tool} is not installed: nobody tries {name} as an editor does")),
                 Ok(output) => {
                     let said = String::from_utf8_lossy(&output.stderr).into_owned()
                         + &String::from_utf8_lossy(&output.stdout);
@@ -91,7 +89,7 @@ async fn a_shell_completes_nested_commands() {
     let script = program.run("completions bash").await.expect_code(0).out.join("\n");
     let ask = "COMP_WORDS=(billing-daemon jobs tr); COMP_CWORD=2; _billing__daemon billing-daemon tr jobs; echo ${COMPREPLY[@]}";
     match Command::new("bash").args(["--norc", "-c", &format!("{script}\n{ask}")]).output() {
-        Err(_) => eprintln!("SKIPPED: there is no bash to complete anything"),
+        Err(_) => skipped("there is no bash to complete anything"),
         Ok(output) => assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "trigger", "{output:?}"),
     }
 }
@@ -139,4 +137,22 @@ async fn a_version_tells_what_the_program_was_built_for_and_which_schema_it_need
     );
     let text = program.run("version").await.expect_code(0).text();
     assert!(text.contains(&schema) && text.contains("features  testing"), "{text}");
+}
+
+#[test]
+fn the_alerts_fire_when_they_should() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards");
+    let tested =
+        Command::new("promtool").args(["test", "rules", "alerts.test.yml"]).current_dir(folder).output();
+    match tested {
+        Err(_) => {
+            skipped(
+                "promtool is not installed (on Debian: apt-get install prometheus): nobody tries the alerts",
+            );
+        }
+        Ok(tested) => {
+            let said = [tested.stdout, tested.stderr].concat();
+            assert!(tested.status.success(), "{}", String::from_utf8_lossy(&said));
+        }
+    }
 }
