@@ -1,4 +1,4 @@
-//! The benchmark is no timed test: it is run small, to see that it works.
+//! A benchmark is no timed test: it is run small, to see that it works.
 
 use e2e::Program;
 use serde_json::Value;
@@ -25,4 +25,39 @@ async fn it_measures_sqlite() {
 #[tokio::test]
 async fn it_measures_postgres() {
     a_small_benchmark_ends_with_one_line_of_json("postgres").await;
+}
+
+#[tokio::test]
+async fn it_measures_what_the_fence_costs() {
+    let program = Program::new(env!("CARGO_BIN_EXE_bench-fence"))
+        .env("PATH", &std::env::var("PATH").unwrap_or_default());
+    let ended = program.run("--rows 20 --rounds 1").await.expect_code(0);
+    let report: Value = serde_json::from_str(&ended.out.join("\n")).expect("one line of JSON");
+    let figures = [
+        "debit_of_ours_us",
+        "debit_of_the_panel_us",
+        "other_row_us",
+        "balance_of_ours_us",
+        "other_balance_us",
+    ];
+    for figure in figures {
+        for what in ["without", "with"] {
+            let each = &report[figure][what];
+            assert!(each.as_f64().is_some_and(|each| each > 0.0), "{figure} {what} in {report}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_measures_how_long_a_job_is_left_alone() {
+    let program = Program::new(env!("CARGO_BIN_EXE_bench-takeover"));
+    let ended = program.run("--database sqlite --rounds 1 --leases 3").await.expect_code(0);
+    let report: Value = serde_json::from_str(&ended.out.join("\n")).expect("one line of JSON");
+    for figure in [
+        &report["holder_killed"][0]["s"],
+        &report["late_after_idle_killed_s"],
+        &report["late_after_idle_stopped_s"],
+    ] {
+        assert!(figure["median"].is_f64() && figure["max"] == figure["median"], "{report}");
+    }
 }

@@ -16,4 +16,3 @@ mod pooler;
 mod restore;
 mod schema;
 mod store;
-mod takeover;

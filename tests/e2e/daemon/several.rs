@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use e2e::{Db, eventually, on_every_engine};
+use e2e::{Db, eventually, on_every_engine, process::Signal};
+use sea_orm::DbBackend;
 
-use super::{BILLING, HEARTBEAT, TICK, ask, check_all_charged_once, daemon, rows, seed};
+use super::{
+    BILLING, HEARTBEAT, SHORT_LEASE, STUBBORN, TICK, ask, check_all_charged_once, daemon, rows, seed,
+};
 
 /// Fault D9: runs of the original overlapped, and there was no lease and no fence.
 async fn two_daemons_never_run_the_same_occurrence_twice(db: &Db) {
@@ -33,4 +36,45 @@ async fn two_daemons_never_run_the_same_occurrence_twice(db: &Db) {
     check_all_charged_once(db, &organizations).await;
 }
 
-on_every_engine!(two_daemons_never_run_the_same_occurrence_twice);
+/// What one daemon held when it ended, the other begins again, and no scheduled time of anything is left out.
+async fn another_daemon_goes_on(db: &Db, signal: Signal) {
+    let patient = STUBBORN.replace("stubborn", "patient");
+    let program = daemon(db, &[SHORT_LEASE, &patient, TICK]);
+    let holder = program.start("run");
+    holder.says("patient from now on").await;
+    let other = program.start("run");
+    other.says("runs patient, tick as").await;
+    holder.signal(signal);
+    let code = holder.ended().await.code;
+    assert_eq!(code, if signal == Signal::TERM { Some(0) } else { None });
+    other.says("patient from now on").await;
+    other.says_times("tick of", 3).await;
+    other.terminated().await.expect_code(0);
+
+    let occurrences = "SELECT count(DISTINCT scheduled_at) FROM billing_job_runs WHERE job = 'patient'";
+    assert_eq!(ask(db, occurrences).await, "1", "it is the same occurrence");
+    let seconds = match db.backend() {
+        DbBackend::Sqlite => "(max(scheduled_at) - min(scheduled_at)) / 1000000 + 1",
+        _ => "extract(epoch FROM max(scheduled_at) - min(scheduled_at))::bigint + 1",
+    };
+    let ticks = format!(
+        "count(*) || ' of ' || ({seconds}) FROM billing_job_runs WHERE job = 'tick' AND status = 'done'"
+    );
+    let found = rows(db, &ticks).await.remove(0);
+    let (done, due) = found.split_once(" of ").expect("two numbers");
+    assert_eq!(done, due, "each second is done once");
+}
+
+async fn another_daemon_goes_on_after_a_kill(db: &Db) {
+    another_daemon_goes_on(db, Signal::KILL).await;
+}
+
+async fn another_daemon_goes_on_after_a_clean_end(db: &Db) {
+    another_daemon_goes_on(db, Signal::TERM).await;
+}
+
+on_every_engine!(
+    two_daemons_never_run_the_same_occurrence_twice,
+    another_daemon_goes_on_after_a_kill,
+    another_daemon_goes_on_after_a_clean_end,
+);

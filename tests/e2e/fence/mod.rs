@@ -2,7 +2,6 @@
 
 mod balance;
 mod command;
-mod cost;
 mod guards;
 mod handover;
 mod labels;
