@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::{
     BILLING_JOB,
     billing::{milliseconds, sqlite_micros},
-    db::{begin, begin_read, code, query_one, statement},
+    db::{SQLITE_NOW, begin, begin_read, code, query_one, statement},
     record,
 };
 
@@ -410,6 +410,6 @@ impl Words {
     }
 
     fn now(self) -> &'static str {
-        if self.sqlite { "CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)" } else { "now()" }
+        if self.sqlite { SQLITE_NOW } else { "now()" }
     }
 }

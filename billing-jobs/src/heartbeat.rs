@@ -12,7 +12,6 @@ use tracing::{error, info};
 use crate::{
     BILLING_JOB, Services,
     db::{query_one, statement},
-    params,
 };
 
 /// The parameters of kind `heartbeat`.
@@ -21,7 +20,7 @@ use crate::{
 pub struct HeartbeatParams {
     /// When billing has not worked for this long, the panel is told to bill by itself.
     #[serde(with = "billing_scheduler::duration")]
-    #[schemars(schema_with = "params::duration_schema")]
+    #[schemars(with = "String", regex(pattern = billing_scheduler::duration::PATTERN))]
     pub failing_after: Duration,
 }
 

@@ -1,26 +1,16 @@
-//! What the parameters of several kinds have in common, as people write it and as editors are told.
-
-use billing_scheduler::duration;
-use schemars::{Schema, SchemaGenerator, json_schema};
-
-/// A duration, to an editor.
-pub(crate) fn duration_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "pattern": duration::PATTERN })
-}
-
-/// A factor with at most one decimal, to an editor.
-pub(crate) fn tenths_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "pattern": r"^\+?([0-9]+(\.[0-9]0*)?|\.[0-9]0*)$" })
-}
+//! Parameters as people write them, and as editors are told.
 
 /// A factor with at most one decimal, such as `"1.5"`, in tenths.
 pub(crate) mod tenths {
     use rust_decimal::Decimal;
     use serde::{Deserialize, Deserializer, Serializer, de};
 
+    /// The same, to an editor.
+    pub(crate) const PATTERN: &str = r"^\+?([0-9]+(\.[0-9]0*)?|\.[0-9]0*)$";
+
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let factor = text.parse::<Decimal>().ok().map(|factor| factor * Decimal::TEN);
+        let factor = text.parse::<Decimal>().ok().and_then(|factor| factor.checked_mul(Decimal::TEN));
         factor
             .filter(|tenths| tenths.fract().is_zero() && !tenths.is_sign_negative())
             .and_then(|tenths| i64::try_from(tenths).ok())
@@ -32,5 +22,30 @@ pub(crate) mod tenths {
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     pub(crate) fn serialize<S: Serializer>(tenths: &i64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&Decimal::new(*tenths, 1).normalize())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    #[derive(serde::Deserialize)]
+    struct Params(#[serde(with = "super::tenths")] i64);
+
+    fn tenths(text: &str) -> Result<i64, String> {
+        from_value(json!(text)).map(|Params(tenths)| tenths).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_factor_is_read_in_tenths_and_whatever_is_none_is_refused() {
+        for (text, expected) in
+            [("1", 10), ("1.5", 15), ("+.50", 5), ("0", 0), ("922337203685477580.7", i64::MAX)]
+        {
+            assert_eq!(tenths(text), Ok(expected), "{text}");
+        }
+        for text in ["1.55", "-1", "one", "", "922337203685477580.8", "79228162514264337593543950335"] {
+            let error = tenths(text).expect_err(text);
+            assert!(error.contains(&format!("`{text}` is no factor")), "{error}");
+        }
     }
 }

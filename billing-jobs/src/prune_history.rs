@@ -11,8 +11,7 @@ use serde::Deserialize;
 
 use crate::{
     Services,
-    db::{execute, query_one, statement},
-    params,
+    db::{SQLITE_NOW, execute, query_one, statement},
 };
 
 /// So many rows are deleted in one transaction, so that nobody waits for it.
@@ -24,7 +23,7 @@ const BATCH: i64 = 1_000;
 pub struct PruneHistoryParams {
     /// Rows that are older go.
     #[serde(with = "billing_scheduler::duration")]
-    #[schemars(schema_with = "params::duration_schema")]
+    #[schemars(with = "String", regex(pattern = billing_scheduler::duration::PATTERN))]
     pub keep: Duration,
     /// Of each job, no more than this many rows stay.
     pub keep_rows: std::num::NonZeroU32,
@@ -62,8 +61,8 @@ impl PruneHistory {
     /// Deletes one batch of what is too old or too much of `job`; returns how many rows.
     async fn prune(&self, job: &str) -> Result<u64, DbErr> {
         let (age, later) = match self.db.get_database_backend() {
-            DbBackend::Sqlite => ("CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER) - $2 * 1000", "max"),
-            _ => ("now() - $2 * interval '1 millisecond'", "greatest"),
+            DbBackend::Sqlite => (format!("{SQLITE_NOW} - $2 * 1000"), "max"),
+            _ => ("now() - $2 * interval '1 millisecond'".to_owned(), "greatest"),
         };
         let newest = |condition: &str| {
             format!(

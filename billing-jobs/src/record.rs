@@ -9,7 +9,7 @@ use sea_orm::{
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::db::{begin, query_all, statement};
+use crate::db::{SQLITE_NOW, begin, query_all, statement};
 
 /// One change.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +66,7 @@ pub async fn append(txn: &DatabaseTransaction, entry: &Entry) -> Result<(), DbEr
     // The operands' types are spelled out: where the owner's rights are borrowed, nobody's operator may take the place of a
     // built-in one that does not fit exactly.
     let (now, at) = match txn.get_database_backend() {
-        DbBackend::Sqlite => ("CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)", "$2"),
+        DbBackend::Sqlite => (SQLITE_NOW, "$2"),
         _ => (
             "(extract(epoch FROM now()) * 1000000::numeric)::bigint",
             "timestamptz 'epoch' + $2::float8 * interval '1 microsecond'",

@@ -7,7 +7,7 @@ use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::{Services, params, status::StatusRow};
+use crate::{Services, status::StatusRow};
 
 /// The parameters of kind `stale-daemons`.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
@@ -15,11 +15,11 @@ use crate::{Services, params, status::StatusRow};
 pub struct StaleDaemonsParams {
     /// A daemon that has written nothing for this long is marked as stopped.
     #[serde(with = "billing_scheduler::duration")]
-    #[schemars(schema_with = "params::duration_schema")]
+    #[schemars(with = "String", regex(pattern = billing_scheduler::duration::PATTERN))]
     pub dead_after: Duration,
     /// The row of a stopped daemon is deleted after this long.
     #[serde(with = "billing_scheduler::duration")]
-    #[schemars(schema_with = "params::duration_schema")]
+    #[schemars(with = "String", regex(pattern = billing_scheduler::duration::PATTERN))]
     pub keep: Duration,
 }
 

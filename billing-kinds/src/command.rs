@@ -24,7 +24,7 @@ use tokio::{
     task::{JoinSet, spawn_blocking},
 };
 
-use crate::{Secret, params};
+use crate::Secret;
 
 /// Where programs are looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -54,7 +54,7 @@ pub struct CommandParams {
     pub environment: BTreeMap<String, Secret>,
     /// How long after SIGTERM it is killed; at most 25s.
     #[serde(default = "ten_seconds", serialize_with = "duration::serialize", deserialize_with = "grace")]
-    #[schemars(schema_with = "params::duration_schema")]
+    #[schemars(with = "String", regex(pattern = duration::PATTERN))]
     pub stop_grace: Duration,
     /// How many bytes are kept of the end of each stream.
     #[serde(default = "kept", deserialize_with = "max_output")]

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ureq::http::{Uri, uri::InvalidUri};
 
-use crate::{Secret, SecretError, params};
+use crate::{Secret, SecretError};
 
 /// How much of an answer is read.
 const MAX_ANSWER: u64 = 16 * 1024;
@@ -36,7 +36,7 @@ pub struct HttpParams {
     pub expect_status: Vec<u16>,
     /// How long everything may take, from the look-up of the name to the last byte.
     #[serde(default = "half_a_minute", with = "billing_scheduler::duration")]
-    #[schemars(schema_with = "params::duration_schema")]
+    #[schemars(with = "String", regex(pattern = billing_scheduler::duration::PATTERN))]
     pub timeout: Duration,
 }
 

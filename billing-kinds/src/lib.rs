@@ -3,7 +3,6 @@
 #[cfg(unix)]
 mod command;
 mod http;
-mod params;
 #[cfg(feature = "pings")]
 mod pings;
 mod secret;

@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::{debug, warn};
 
-use crate::{Method, Request, Secret, params};
+use crate::{Method, Request, Secret};
 
 /// How many signs of one job may wait for a slow server. What does not fit is left out: silence is the alarm.
 const WAITING: usize = 16;
@@ -39,7 +39,7 @@ pub struct Ping {
     pub fail: Option<Secret>,
     /// How long one request may take.
     #[serde(default = "ten_seconds", with = "billing_scheduler::duration")]
-    #[schemars(schema_with = "params::duration_schema")]
+    #[schemars(with = "String", regex(pattern = billing_scheduler::duration::PATTERN))]
     pub timeout: Duration,
 }
 

@@ -5,7 +5,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBacken
 use super::statements::Statements;
 use crate::{
     BILLING_JOB,
-    db::{begin, statement},
+    db::{SQLITE_NOW, begin, statement},
     record::Entry,
 };
 
@@ -55,7 +55,7 @@ pub(super) async fn begin_alone(
     let row = "INSERT INTO billing_fences (job) VALUES ($1) ON CONFLICT DO NOTHING";
     txn.execute_raw(statement(&txn, row, [BILLING_JOB.into()])).await.map_err(&failed)?;
     let (lock, now) = match txn.get_database_backend() {
-        DbBackend::Sqlite => ("", "CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)"),
+        DbBackend::Sqlite => ("", SQLITE_NOW),
         _ => ("FOR NO KEY UPDATE", "now()"),
     };
     let fence = format!("SELECT fence FROM billing_fences WHERE job = $1 {lock}");

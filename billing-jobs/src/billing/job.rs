@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::{info, warn};
 
-use super::{Bill, Biller, Mode, Run, Settings, Totals};
+use super::{Bill, Biller, Mode, Run, Settings, Totals, pace::MOST_CONNECTIONS};
 use crate::{Services, params, price::DailyBackupFactor, status::StatusRow};
 
 /// The parameters of kind `billing`.
@@ -19,11 +19,12 @@ pub struct BillingParams {
     pub max_catch_up_hours: u32,
     /// What daily backups cost, as a multiple of the plan's hourly backup price: text with at most one decimal.
     #[serde(with = "params::tenths")]
-    #[schemars(schema_with = "params::tenths_schema")]
+    #[schemars(with = "String", regex(pattern = params::tenths::PATTERN))]
     pub daily_backup_factor: i64,
     /// About how many instances one transaction bills; it adapts if this is not set.
     pub batch_instances: Option<NonZeroU32>,
-    /// How many transactions are under way at once; it adapts if this is not set.
+    /// How many transactions are under way at once, at most four, and on SQLite one; it adapts if this is not set.
+    #[schemars(range(max = MOST_CONNECTIONS))]
     pub connections: Option<NonZeroU32>,
 }
 

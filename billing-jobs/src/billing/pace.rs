@@ -10,7 +10,7 @@ const TARGET_OF_ONE_WRITER: Duration = Duration::from_millis(200);
 const FIRST_BATCH: u32 = 2_000;
 const BATCHES: std::ops::RangeInclusive<u32> = 250..=10_000;
 /// Beyond these the connections that other jobs need would be taken.
-const MOST_CONNECTIONS: u32 = 4;
+pub(super) const MOST_CONNECTIONS: u32 = 4;
 /// How many batches of each connection are measured before one more is tried.
 const MEASURED: u32 = 3;
 /// What one more connection must gain to stay.

@@ -4,6 +4,7 @@
 //! written; the compare-and-set of the watermark and of the balance stays all the same.
 
 use super::statements::Statements;
+use crate::db::SQLITE_NOW;
 
 /// Microseconds since 1970 of the panel's text; NULL for NULL and for what is no time. `unixepoch(.., 'subsec')` keeps
 /// milliseconds only, so the fraction is read from the text.
@@ -65,7 +66,7 @@ fn read_due(only: &str) -> String {
 #[expect(clippy::too_many_lines, reason = "a list of statements, of which each is read by itself")]
 pub(super) fn statements() -> Statements {
     Statements {
-        now: "SELECT CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER) AS now".to_owned(),
+        now: format!("SELECT {SQLITE_NOW} AS now"),
         plans: format!(
             "SELECT id, provider_plan_id, {base} AS base, {markup} AS markup, {backup} AS backup, {upcharge} AS upcharge
                FROM vps_plans",
@@ -165,8 +166,6 @@ pub(super) fn statements() -> Statements {
                     coalesce(sum(amount), 0) AS amount
                FROM billing_batches WHERE run_id = ?1"
             .to_owned(),
-        mark_worked: "UPDATE billing_fences SET worked_at = CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)
-              WHERE job = ?1 AND fence = ?2"
-            .to_owned(),
+        mark_worked: format!("UPDATE billing_fences SET worked_at = {SQLITE_NOW} WHERE job = ?1 AND fence = ?2"),
     }
 }
