@@ -30,6 +30,18 @@ verify() {
 verify verify "$folder"/systemd/billing-daemon.service "$folder/systemd/billing-daemon@panel.service"
 verify --user verify "$folder"/systemd/user/*.service
 
+# What a reload runs is another package's: ours must ask for it.
+if command -v dpkg-query >/dev/null; then
+    depends=$(sed -n 's/^depends = "\(.*\)"$/\1/p' billing-daemon/Cargo.toml)
+    for program in $(sed -n 's/^ExecReload=\([^ ]*\).*/\1/p' systemd/*.service systemd/user/*.service | sort -u); do
+        package=$(dpkg-query --search "*${program##*/bin}" | sed -n "s|^\([^:]*\): .*/bin/${program##*/}$|\1|p" | head -n 1)
+        if [[ -z $package || ", $depends," != *", $package,"* ]]; then
+            echo "a reload runs $program of the package \`$package\`, which ours does not depend on: $depends" >&2
+            exit 1
+        fi
+    done
+fi
+
 for unit in systemd/*.service; do
     # The threshold is in tenths.
     systemd-analyze security --offline=true --threshold=10 --no-pager "$unit" | tail -n 1

@@ -66,13 +66,14 @@ pub(super) fn plan(action: Action, machine: &Machine) -> Plan {
 fn installed(program: &Path, places: &Places, service: &str) -> Plan {
     let jobs = places.configuration.join("jobs.toml");
     let secret = places.configuration.join("database-url");
-    let mut steps = vec![
-        Step::folder(&places.configuration),
+    // A user has one folder for both.
+    let mut steps = if places.is_user { Vec::new() } else { vec![Step::folder(&places.configuration)] };
+    steps.extend([
         Step::private_folder(&places.state),
         Step::jobs(&jobs),
         Step::secret(&secret),
         Step::write(&places.list, list(program, places, &jobs, &secret)),
-    ];
+    ]);
     if !places.is_user {
         let (state, secret) = (places.state.display().to_string(), secret.display().to_string());
         steps.push(Step::run(["chown", SERVICE_USER, &state, &secret]));

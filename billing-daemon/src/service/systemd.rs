@@ -11,6 +11,9 @@ const SYSUSERS: &str = include_str!("../../../systemd/sysusers.d/billing-daemon.
 const TMPFILES: &str = include_str!("../../../systemd/tmpfiles.d/billing-daemon.conf");
 
 const SERVICE: &str = "billing-daemon.service";
+const INSTANCES: &str = "billing-daemon@*.service";
+/// Disabled by this name, every instance is.
+const TEMPLATE_SERVICE: &str = "billing-daemon@.service";
 const UNIT_AT: &str = "/etc/systemd/system/billing-daemon.service";
 const TEMPLATE_AT: &str = "/etc/systemd/system/billing-daemon@.service";
 const SYSUSERS_AT: &str = "/etc/sysusers.d/billing-daemon.conf";
@@ -37,14 +40,12 @@ pub(super) fn plan(action: Action, machine: &Machine) -> Plan {
 fn of_machine(action: Action, machine: &Machine) -> Plan {
     match action {
         Action::Install => installed(machine),
-        Action::Uninstall => Plan::of([
-            Step::try_run(["systemctl", "disable", "--now", SERVICE]),
-            Step::remove(UNIT_AT),
-            Step::remove(TEMPLATE_AT),
-            Step::remove(SYSUSERS_AT),
-            Step::remove(TMPFILES_AT),
-            Step::run(["systemctl", "daemon-reload"]),
-        ]),
+        Action::Uninstall => {
+            let mut steps = switched_off().to_vec();
+            steps.extend([UNIT_AT, TEMPLATE_AT, SYSUSERS_AT, TMPFILES_AT].map(Step::remove));
+            steps.push(Step::run(["systemctl", "daemon-reload"]));
+            Plan { steps, ..Plan::default() }
+        }
         _ => Plan::of([control(action)]),
     }
 }
@@ -74,6 +75,15 @@ fn installed(machine: &Machine) -> Plan {
     plan
 }
 
+/// None of the daemons of this machine runs, or will.
+fn switched_off() -> [Step; 3] {
+    [
+        Step::try_run(["systemctl", "disable", "--now", SERVICE]),
+        Step::try_run(["systemctl", "stop", INSTANCES]),
+        Step::try_run(["systemctl", "disable", TEMPLATE_SERVICE]),
+    ]
+}
+
 /// The package owns the units: they are only switched on.
 fn of_package(action: Action, unit: &Path) -> Plan {
     let unit = unit.display();
@@ -84,7 +94,7 @@ fn of_package(action: Action, unit: &Path) -> Plan {
             next: to_do(Path::new(SECRET_AT), Path::new(JOBS_AT), false),
         },
         Action::Uninstall => Plan {
-            steps: vec![Step::run(["systemctl", "disable", "--now", SERVICE])],
+            steps: switched_off().to_vec(),
             next: vec![format!("{unit} is the package's: `apt-get remove billing-daemon` removes it")],
             ..Plan::default()
         },

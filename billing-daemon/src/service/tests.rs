@@ -72,12 +72,48 @@ fn a_program_somewhere_else_is_what_the_unit_runs() {
 fn both_units_of_a_machine_differ_in_their_places_alone() {
     let directives = |unit: &str| {
         let lines = unit.lines().filter(|line| !line.starts_with(['#', '[']) && line.contains('='));
-        let lines = lines.map(|line| line.replace("/%i", "").replace(" of %i", "").replace("%i", ""));
+        let lines = lines.map(|line| {
+            ["/%i", "-%i", " of %i"].iter().fold(line.to_owned(), |line, of| line.replace(of, ""))
+        });
         lines.filter(|line| !line.starts_with("Alias=")).collect::<Vec<_>>()
     };
     let unit = directives(include_str!("../../../systemd/billing-daemon.service"));
     assert_eq!(directives(include_str!("../../../systemd/billing-daemon@.service")), unit);
     assert!(unit.len() > 40, "{unit:?}");
+}
+
+/// systemd removes a runtime folder whole when its unit stops.
+#[test]
+fn no_units_runtime_folder_lies_inside_of_anothers() {
+    let folder = |unit: &'static str| {
+        let folder =
+            unit.lines().find_map(|line| line.strip_prefix("RuntimeDirectory=")).expect("it has one");
+        Path::new(folder)
+    };
+    let one = folder(include_str!("../../../systemd/billing-daemon.service"));
+    let instance = folder(include_str!("../../../systemd/billing-daemon@.service"));
+    assert!(!instance.starts_with(one), "{} in {}", instance.display(), one.display());
+}
+
+#[test]
+fn removing_the_service_leaves_none_of_several_panels_running_or_enabled() {
+    let removed = shown(&plan(Action::Uninstall, &machine(System::Systemd)));
+    let place = |step: &str| removed.iter().position(|shown| shown == step);
+    let stopped = place("run systemctl stop billing-daemon@*.service");
+    let disabled = place("run systemctl disable billing-daemon@.service");
+    let gone = place("remove /etc/systemd/system/billing-daemon@.service");
+    assert!(stopped.is_some() && stopped < disabled && disabled < gone, "{removed:?}");
+}
+
+#[test]
+fn a_user_of_macos_has_one_folder_and_it_is_private() {
+    let folders =
+        plan(Action::Install, &ada(System::Launchd)).steps.into_iter().filter_map(|step| match step {
+            Step::Folder { path, private } => Some((path, private)),
+            _ => None,
+        });
+    let expected = PathBuf::from("/home/ada/Library/Application Support/billing-daemon");
+    assert_eq!(folders.collect::<Vec<_>>(), [(expected, true)]);
 }
 
 #[test]
@@ -122,7 +158,12 @@ fn units_of_a_package_are_switched_on_and_off_and_nothing_else() {
     };
     assert_eq!(shown(&plan(Action::Install, &packaged)), ["run systemctl enable billing-daemon.service"]);
     let removed = plan(Action::Uninstall, &packaged);
-    assert_eq!(shown(&removed), ["run systemctl disable --now billing-daemon.service"]);
+    let switched_off = [
+        "run systemctl disable --now billing-daemon.service",
+        "run systemctl stop billing-daemon@*.service",
+        "run systemctl disable billing-daemon@.service",
+    ];
+    assert_eq!(shown(&removed), switched_off);
     assert!(removed.next[0].contains("apt-get remove"), "{:?}", removed.next);
 }
 
