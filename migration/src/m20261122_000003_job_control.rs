@@ -24,8 +24,9 @@ const DROP_TABLES: &str = "
 
 const DROP_FUNCTION: &str = "DROP FUNCTION IF EXISTS billing_job_audit_is_append_only();";
 
-/// Indexes on the columns above, which SQLite does not drop along with them.
+/// Indexes on tables and columns that are there already; SQLite does not drop them along with a column.
 const DROP_INDEXES: &str = "
+    DROP INDEX IF EXISTS billing_holds_open_by_organization;
     DROP INDEX IF EXISTS billing_job_runs_by_request;
     DROP INDEX IF EXISTS billing_job_runs_by_time;";
 

@@ -118,7 +118,6 @@ CREATE TABLE IF NOT EXISTS billing_holds (
     closed_at timestamptz
 );
 CREATE UNIQUE INDEX IF NOT EXISTS billing_holds_one_open ON billing_holds (instance_id) WHERE closed_at IS NULL;
-CREATE INDEX IF NOT EXISTS billing_holds_open_by_organization ON billing_holds (organization_id) WHERE closed_at IS NULL;
 
 -- What a wallet held, and what the panel's ledger said of it, when we first charged it: the audit measures from here.
 CREATE TABLE IF NOT EXISTS billing_wallets (

@@ -2,6 +2,9 @@
 CREATE INDEX IF NOT EXISTS billing_job_runs_by_request ON billing_job_runs (request_id) WHERE request_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS billing_job_runs_by_time ON billing_job_runs (started_at DESC);
 
+-- Whose machines are held, for a batch of organizations.
+CREATE INDEX IF NOT EXISTS billing_holds_open_by_organization ON billing_holds (organization_id) WHERE closed_at IS NULL;
+
 -- When a job was paused, by whom and why; open while it is. One that is over is history, and counts until the cursor of the
 -- job is behind it.
 CREATE TABLE IF NOT EXISTS billing_job_pauses (
