@@ -63,12 +63,20 @@ pub const ALL: [Metric; 22] = [
         help: "how long after their scheduled time runs began",
     },
     Metric { name: MISFIRES, kind: Kind::Counter, help: "scheduled times that passed without a run" },
-    Metric { name: CHARGED_INSTANCES, kind: Kind::Counter, help: "machines charged by runs of this daemon" },
-    Metric { name: CHARGED_HOURS, kind: Kind::Counter, help: "hours charged by runs of this daemon" },
+    Metric {
+        name: CHARGED_INSTANCES,
+        kind: Kind::Counter,
+        help: "machines charged, counted anew by each run of this daemon that ended well",
+    },
+    Metric {
+        name: CHARGED_HOURS,
+        kind: Kind::Counter,
+        help: "hours charged by runs of this daemon that ended well",
+    },
     Metric {
         name: CHARGED_AMOUNT,
         kind: Kind::Counter,
-        help: "money charged by runs of this daemon, in ten-thousandths of the currency",
+        help: "money charged by runs of this daemon that ended well, in ten-thousandths of the currency",
     },
     Metric { name: LEASE_CHANGES, kind: Kind::Counter, help: "leases of jobs that this daemon claimed" },
     Metric {
@@ -114,7 +122,7 @@ pub const ALL: [Metric; 22] = [
     Metric {
         name: AUDIT_VIOLATIONS,
         kind: Kind::Gauge,
-        help: "rows that broke an invariant at the last audit by a job",
+        help: "rows that broke an invariant at the last audit by a job that came to its end",
     },
 ];
 
@@ -219,9 +227,8 @@ pub fn standing(status: &Status, billing_interval: Option<std::time::Duration>) 
     if let Some(interval) = billing_interval {
         gauge!(INTERVAL).set(interval.as_secs_f64());
     }
-    let runs = status.jobs.iter().filter_map(|job| job.last_run.as_ref());
-    let violations = runs.filter_map(|run| run.details.as_ref()?.get("violations")?.as_u64()).max();
-    if let Some(violations) = violations {
+    let audit = status.last_audit.as_ref().and_then(|run| run.details.as_ref());
+    if let Some(violations) = audit.and_then(|details| details.get("violations")?.as_u64()) {
         gauge!(AUDIT_VIOLATIONS).set(violations as f64);
     }
 }
@@ -303,6 +310,22 @@ mod tests {
         shows(&text, "billing_daemon_billing_interval_seconds 3600");
         shows(&text, "billing_daemon_daemons_alive 1");
         assert_eq!(text.matches("billing_daemon_held_instances{").count(), Reason::ALL.len());
+    }
+
+    #[test]
+    fn violations_are_those_of_the_last_audit_that_came_to_its_end() {
+        let audit =
+            |details| Some(crate::status::RunStatus { details, ..crate::status::testing::run("done") });
+        let text = rendered(|| {
+            let mut status = crate::status::testing::healthy();
+            status.last_audit = audit(Some(json!({ "checked": 9, "violations": 3 })));
+            // A later run of it that failed.
+            status.jobs[0].last_run = audit(None);
+            standing(&status, None);
+        });
+        shows(&text, "billing_daemon_audit_violations 3");
+        let text = rendered(|| standing(&crate::status::testing::healthy(), None));
+        assert!(!text.contains("\nbilling_daemon_audit_violations "), "nobody audited: {text}");
     }
 
     /// The names of ours in a text, without what Prometheus appends to a distribution's.

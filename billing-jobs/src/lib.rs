@@ -1,5 +1,6 @@
-//! The jobs that ship with the daemon, as one plugin: billing, the heartbeat that the panel reads, and the clean-up after
-//! daemons that died. [`register`] makes them known; [`billing`] and [`audit`] also serve without a scheduler.
+//! The jobs that ship with the daemon, as one plugin: billing, the audit of its books, the heartbeat that the panel reads, the
+//! clean-up after daemons that died and the pruning of history. [`register`] makes them known; [`billing`] and [`audit`] also
+//! serve without a scheduler.
 
 pub mod audit;
 mod audit_job;
@@ -47,6 +48,9 @@ use crate::{
 
 /// The name of the billing job, and the kind: its lease and fence guard the one ledger of a database, so there is one.
 pub const BILLING_JOB: &str = "billing";
+
+/// The kind of the job that audits.
+pub const AUDIT_KIND: &str = "audit";
 
 /// What the jobs work with.
 #[derive(Clone, Debug)]
@@ -96,12 +100,12 @@ pub fn register(registry: &mut Registry, services: &Services) {
     let own = services.clone();
     registry.register("stale-daemons", move |params| StaleDaemons::new(&own, params));
     let own = services.clone();
-    registry.register("audit", move |params| AuditJob::new(&own, params));
+    registry.register(AUDIT_KIND, move |params| AuditJob::new(&own, params));
     let own = services.clone();
     registry.register("prune-history", move |params| PruneHistory::new(&own, params));
     registry.describe(BILLING_JOB, || schema_for!(BillingParams).to_value());
     registry.describe("heartbeat", || schema_for!(HeartbeatParams).to_value());
     registry.describe("stale-daemons", || schema_for!(StaleDaemonsParams).to_value());
-    registry.describe("audit", || schema_for!(AuditParams).to_value());
+    registry.describe(AUDIT_KIND, || schema_for!(AuditParams).to_value());
     registry.describe("prune-history", || schema_for!(PruneHistoryParams).to_value());
 }

@@ -62,6 +62,8 @@ pub struct Status {
     pub worked_at: Option<DateTime<Utc>>,
     /// The last run of billing.
     pub last_run: Option<RunStatus>,
+    /// The last audit by a job that came to its end. One that failed since says nothing of the books.
+    pub last_audit: Option<RunStatus>,
     /// What machines owe that are held because their wallets are too small.
     pub arrears: Owed,
     /// What is held, by reason.

@@ -6,7 +6,7 @@ use billing_entities::{
     Id, Instant, billing_daemon_status, billing_fences, billing_job_runs, billing_job_state,
 };
 use billing_jobs::{
-    BILLING_JOB, begin_read,
+    AUDIT_KIND, BILLING_JOB, begin_read,
     billing::{Biller, Settings},
     hold::Reason,
     money::Money,
@@ -74,6 +74,7 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
         },
         worked_at: worked_at(db).await.map_err(failed)?,
         last_run,
+        last_audit: last_audit(db, expected).await.map_err(failed)?,
         arrears: arrears.map_or_else(
             || Owed { amount: Money(0).to_string(), ..Owed::default() },
             |held| held.owed.clone(),
@@ -121,20 +122,33 @@ fn is_held(expires_at: Option<Instant>, as_of: DateTime<Utc>) -> bool {
 
 /// The newest runs, of one job or of all.
 pub async fn runs(db: &DatabaseConnection, job: Option<&str>, limit: u64) -> Result<Vec<RunStatus>, Failure> {
-    newest(db, job, limit).await.map_err(|error| Failure::database("read the history", &error))
+    newest(db, of_job(job), limit).await.map_err(|error| Failure::database("read the history", &error))
 }
 
 async fn last_run(db: &DatabaseConnection, job: &str) -> Result<Option<RunStatus>, DbErr> {
-    Ok(newest(db, Some(job), 1).await?.pop())
+    Ok(newest(db, of_job(Some(job)), 1).await?.pop())
 }
 
-async fn newest(db: &DatabaseConnection, job: Option<&str>, limit: u64) -> Result<Vec<RunStatus>, DbErr> {
-    use billing_job_runs::Column;
+async fn last_audit(db: &DatabaseConnection, expected: &Expected) -> Result<Option<RunStatus>, DbErr> {
+    let audits = expected.jobs.iter().filter(|spec| spec.kind == AUDIT_KIND);
+    let mut newest_of_each = Vec::new();
+    // Of each by itself: the index of the history begins with the job.
+    for spec in audits {
+        let done = of_job(Some(&spec.name)).add(billing_job_runs::Column::Status.eq("done"));
+        newest_of_each.extend(newest(db, done, 1).await?);
+    }
+    Ok(newest_of_each.into_iter().max_by_key(|run| run.started_at))
+}
+
+fn of_job(job: Option<&str>) -> Condition {
+    Condition::all().add_option(job.map(|job| billing_job_runs::Column::Job.eq(job)))
+}
+
+async fn newest(db: &DatabaseConnection, which: Condition, limit: u64) -> Result<Vec<RunStatus>, DbErr> {
     let txn = begin_read(db).await?;
-    let of_job = job.map(|job| Column::Job.eq(job));
     let runs = billing_job_runs::Entity::find()
-        .filter(Condition::all().add_option(of_job))
-        .order_by_desc(Column::StartedAt)
+        .filter(which)
+        .order_by_desc(billing_job_runs::Column::StartedAt)
         .limit(limit)
         .all(&txn)
         .await?;

@@ -81,6 +81,7 @@ pub(crate) fn healthy() -> Status {
         },
         worked_at: Some(minutes_ago(59)),
         last_run: Some(run("done")),
+        last_audit: None,
         arrears: Owed::default(),
         holds: vec![held("insufficient_balance")],
         daemons: vec![daemon(Life::Alive), daemon(Life::Stopped)],

@@ -59,6 +59,7 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
             "engine",
             "holds",
             "jobs",
+            "last_audit",
             "last_run",
             "ok",
             "panel",
@@ -147,6 +148,40 @@ async fn a_death_and_what_is_late_since_are_told(db: &Db) {
     assert_eq!(problems(&shown), ["no_daemon", "daemon_dead", "billing_silent"], "{shown}");
 }
 
+/// One that failed since says nothing of the books, and neither does a job of another kind.
+async fn the_last_audit_that_came_to_its_end_is_the_one_that_counts(db: &Db) {
+    let ago = |minutes: u32| match db.backend() {
+        DbBackend::Sqlite => format!("(unixepoch('now') - {minutes} * 60) * 1000000"),
+        _ => format!("now() - {minutes} * interval '1 minute'"),
+    };
+    for (row, (job, status, minutes, details)) in [
+        ("books", "done", 50, r#"'{"checked": 9, "violations": 7}'"#),
+        ("again", "done", 40, r#"'{"checked": 9, "violations": 2}'"#),
+        ("books", "retrying", 30, "NULL"),
+        ("daily", "done", 20, r#"'{"violations": 5}'"#),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let at = ago(minutes);
+        db.execute(&format!(
+            "INSERT INTO billing_job_runs (id, job, scheduled_at, status, fence, daemon, started_at, finished_at, details)
+             VALUES ('00000000-0000-4000-8000-00000000000{row}', '{job}', {at}, '{status}', 1, 'x', {at}, {at}, {details})"
+        ))
+        .await;
+    }
+    let audit =
+        |name: &str| format!("[[job]]\nname = '{name}'\nkind = 'audit'\nschedule = {{ every = '1d' }}\n");
+    let shown = status(&daemon(db, &[&audit("books"), &audit("again"), DAILY]), 1).await;
+    assert_eq!(
+        (&shown["last_audit"]["job"], &shown["last_audit"]["details"]["violations"]),
+        (&json!("again"), &json!(2))
+    );
+    let shown = status(&daemon(db, &[&audit("books"), DAILY]), 1).await;
+    assert_eq!(shown["last_audit"]["details"]["violations"], 7, "{shown}");
+    assert_eq!(status(&daemon(db, &[DAILY]), 1).await["last_audit"], Value::Null);
+}
+
 async fn looking_changes_nothing_and_needs_no_more_than_reading(db: &Db) {
     seed(db, 1).await;
     let fences = "SELECT count(*) FROM billing_fences";
@@ -171,6 +206,7 @@ on_every_engine!(
     all_is_well_while_a_daemon_bills_and_not_before_and_not_after,
     what_is_held_is_told_by_reason_and_arrears_are_no_fault,
     a_death_and_what_is_late_since_are_told,
+    the_last_audit_that_came_to_its_end_is_the_one_that_counts,
 );
 on_variants!(looking_changes_nothing_and_needs_no_more_than_reading: g1_role, g2_role, g3_role);
 
