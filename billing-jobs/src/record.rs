@@ -134,7 +134,17 @@ pub struct Chain {
 ///
 /// # Errors
 /// The database does not answer.
+#[expect(clippy::missing_panics_doc, reason = "it has no reason to stop")]
 pub async fn verify(db: &DatabaseConnection) -> Result<Chain, DbErr> {
+    let chain = verify_until(db, || false).await?;
+    Ok(chain.expect("it has no reason to stop"))
+}
+
+/// The same, unless `stop` says between two pages that there is no more time.
+pub(crate) async fn verify_until(
+    db: &DatabaseConnection,
+    stop: impl Fn() -> bool + Send + Sync,
+) -> Result<Option<Chain>, DbErr> {
     let at = match db.get_database_backend() {
         DbBackend::Sqlite => "at",
         _ => "(extract(epoch FROM at) * 1000000::numeric)::bigint",
@@ -146,18 +156,21 @@ pub async fn verify(db: &DatabaseConnection) -> Result<Chain, DbErr> {
     let mut chain = Chain::default();
     let (mut last, mut previous) = (0, String::new());
     loop {
+        if stop() {
+            return Ok(None);
+        }
         let rows = query_all(db, statement(db, &page, [last.into(), PAGE.into()])).await?;
         for row in &rows {
             chain.rows += 1;
             let (id, hash) = link(row, &previous)?;
             if id != last + 1 || hash.is_none() {
                 chain.broken = Some(id);
-                return Ok(chain);
+                return Ok(Some(chain));
             }
             (last, previous) = (id, hash.unwrap_or_default());
         }
         if rows.is_empty() {
-            return Ok(chain);
+            return Ok(Some(chain));
         }
     }
 }

@@ -1,6 +1,12 @@
 //! The audit finds whatever else could have gone wrong: every way to tamper with the books breaks an invariant.
 
-use billing_jobs::audit::audit;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use billing_jobs::{
+    AuditJob, AuditParams, Services,
+    audit::{audit, audit_until},
+};
+use billing_scheduler::{Job as _, JobContext, Outcome, StopReason};
 use e2e::{Db, Fleet, Instance, Plan, on_variants};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
 use uuid::Uuid;
@@ -185,6 +191,32 @@ async fn the_audit_finds_every_kind_of_tampering(db: &Db) {
     assert_sound(db).await;
 }
 
+/// Whoever stops a daemon does not wait for the rest of an audit.
+async fn an_audit_stops_before_whichever_step_it_is_told_to(db: &Db) {
+    Books::on(db).await;
+    let (_, connection) = connect(&db.url).await;
+    let mut steps = 0;
+    loop {
+        let asked = AtomicUsize::new(0);
+        let stop = || asked.fetch_add(1, Relaxed) == steps;
+        let ended = audit_until(&connection, stop).await.expect("the audit runs");
+        if let Some(audit) = ended {
+            assert_eq!(audit.violations, [], "nothing was left behind");
+            break;
+        }
+        assert_eq!(asked.into_inner(), steps + 1, "not a step is taken after that");
+        steps += 1;
+    }
+    // Each invariant, the key of charges, and each page of the record.
+    assert!(steps >= 17, "{steps} steps");
+
+    let job = AuditJob::new(&Services { db: connection, ..Services::detached() }, AuditParams {});
+    let context = JobContext::for_test("audit", hour(4));
+    context.stop_handle().stop(StopReason::Drain);
+    let ended = job.run(&context).await.expect("it is no failure");
+    assert!(matches!(ended, Outcome::Interrupted { items: 0 }), "{ended:?}");
+}
+
 async fn the_audit_finds_that_the_key_of_charges_is_gone(db: &Db) {
     Books::on(db).await;
     db.execute(match db.backend() {
@@ -209,5 +241,6 @@ async fn a_charge_is_never_changed_or_deleted(db: &Db) {
 }
 
 on_variants!(the_audit_finds_every_kind_of_tampering: sqlite, postgres, g1_role);
+on_variants!(an_audit_stops_before_whichever_step_it_is_told_to: sqlite, g1_role);
 on_variants!(the_audit_finds_that_the_key_of_charges_is_gone: sqlite, postgres, g1_role);
 on_variants!(a_charge_is_never_changed_or_deleted: sqlite, postgres, g1_role);
