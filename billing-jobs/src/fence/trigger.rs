@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult};
 use serde_json::json;
 
 use crate::{
@@ -44,7 +44,7 @@ const PLACE: &str = "
       JOIN pg_namespace o ON o.oid = c.relnamespace
      WHERE t.oid = to_regclass('payment_transactions') AND to_regclass('wallets') IS NOT NULL";
 
-/// What the function needs and the current role lacks, as statements for whoever can mend it.
+/// What the fence, or without $1 only going on record, needs and the current role lacks, as statements for whoever can mend it.
 const LACKING: &str = "
     SELECT format('GRANT %s ON %s TO %I', string_agg(privilege, ', '), relation::regclass, current_user) AS wanted
       FROM (VALUES ('billing_fences', 'SELECT'), ('billing_fences', 'INSERT'), ('billing_fences', 'UPDATE'),
@@ -53,29 +53,30 @@ const LACKING: &str = "
                    ('billing_meters', 'UPDATE'), ('vps_instances', 'SELECT'), ('vps_instances', 'UPDATE'),
                    ('billing_job_audit', 'SELECT'), ('billing_job_audit', 'INSERT'))
              AS needed (relation, privilege)
-     WHERE NOT has_table_privilege(relation::regclass, privilege)
+     WHERE NOT has_table_privilege(relation::regclass, privilege) AND ($1 OR relation = 'billing_job_audit')
      GROUP BY relation
     UNION ALL
     SELECT format('GRANT CREATE, USAGE ON SCHEMA %I TO %I', n.nspname, current_user)
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.oid = to_regclass('billing_charges') AND NOT has_schema_privilege(n.oid, 'CREATE')
+     WHERE $1 AND c.oid = to_regclass('billing_charges') AND NOT has_schema_privilege(n.oid, 'CREATE')
     UNION ALL
     SELECT format('ALTER TABLE %s OWNER TO %I', w.oid::regclass, current_user)
-      FROM pg_class w WHERE w.oid = to_regclass('wallets') AND NOT pg_has_role(w.relowner, 'USAGE')
+      FROM pg_class w WHERE $1 AND w.oid = to_regclass('wallets') AND NOT pg_has_role(w.relowner, 'USAGE')
      ORDER BY wanted";
 
-/// The triggers as they stand, if the ledger's does.
+/// The triggers on the tables $1 and $2 as they stand, if the first does.
 const STATUS: &str = "
     SELECT t.tgenabled IN ('O', 'A') AND coalesce(b.tgenabled IN ('O', 'A'), true) AS enabled,
            split_part(encode(t.tgargs, 'escape'), '\\000', 1) AS after_seconds,
            p.prosrc AS body, p.prosecdef AND array_to_string(p.proconfig, ';') LIKE 'search_path=pg_catalog, %' AS confined,
-           n.prosrc AS balance_body
+           n.prosrc AS balance_body, pg_get_triggerdef(t.oid) AS fires, pg_get_triggerdef(b.oid) AS balance_fires,
+           obj_description(t.oid, 'pg_trigger'::name) AS fired
       FROM pg_trigger t
       JOIN pg_proc p ON p.oid = t.tgfoid
       LEFT JOIN pg_trigger b
-        ON b.tgrelid = to_regclass('wallets') AND b.tgname = 'billing_fence_balance' AND NOT b.tgisinternal
+        ON b.tgrelid = to_regclass($2::text)::oid AND b.tgname = 'billing_fence_balance' AND NOT b.tgisinternal
       LEFT JOIN pg_proc n ON n.oid = b.tgfoid
-     WHERE t.tgrelid = to_regclass('payment_transactions') AND t.tgname = 'billing_fence' AND NOT t.tgisinternal";
+     WHERE t.tgrelid = to_regclass($1::text)::oid AND t.tgname = 'billing_fence' AND NOT t.tgisinternal";
 
 /// Why the fence could not be put up, taken down or looked at.
 #[derive(Debug, thiserror::Error)]
@@ -103,8 +104,8 @@ pub enum FenceError {
         /// Who asked.
         login: String,
     },
-    /// The trigger would fail at its work.
-    #[error("{owner} lacks rights that the fence needs: run `{}` as their owner, and then this again", .grants.join("; "))]
+    /// The trigger would fail at its work, or the change could not go on record.
+    #[error("{owner} lacks rights that this needs: run `{}` as their owner, and then this again", .grants.join("; "))]
     Rights {
         /// Who owns the ledger.
         owner: String,
@@ -154,11 +155,7 @@ pub struct Installed {
 /// before the panel may bill; it counts in whole seconds. What is changed goes on record as the work of `by`.
 pub async fn install(db: &DatabaseConnection, after: Duration, by: &str) -> Result<Installed, FenceError> {
     let (txn, place) = open(db).await?;
-    let grants = txn.query_all_raw(statement(&txn, LACKING, [])).await?;
-    let grants = grants.iter().map(|row| row.try_get("", "wanted")).collect::<Result<Vec<String>, _>>()?;
-    if !grants.is_empty() {
-        return Err(FenceError::Rights { owner: place.owner, grants });
-    }
+    check_rights(&txn, &place, true).await?;
     let row = "INSERT INTO billing_fences (job) VALUES ($1) ON CONFLICT DO NOTHING";
     txn.execute_raw(statement(&txn, row, [BILLING_JOB.into()])).await?;
     let before = read(&txn).await?;
@@ -185,6 +182,10 @@ pub async fn install(db: &DatabaseConnection, after: Duration, by: &str) -> Resu
                  EXECUTE FUNCTION {schema}.billing_fence('{seconds}')"
         );
         txn.execute_unprepared(&sql).await?;
+        let row = look(&txn, ledger, wallets).await?;
+        let row = row.ok_or_else(|| DbErr::RecordNotFound("the trigger just made".to_owned()))?;
+        let fires = fires_when(&row)?;
+        txn.execute_unprepared(&format!("COMMENT ON TRIGGER billing_fence ON {ledger} IS '{fires}'")).await?;
     }
     txn.commit().await?;
     Ok(Installed { before, changed, by_owner: place.owner == place.login, owner: place.owner })
@@ -207,6 +208,9 @@ fn entry(action: &'static str, by: &str, before: FenceStatus, after: FenceStatus
 pub async fn remove(db: &DatabaseConnection, by: &str) -> Result<bool, FenceError> {
     let (txn, place) = open(db).await?;
     let before = read(&txn).await?;
+    if before.installed {
+        check_rights(&txn, &place, false).await?;
+    }
     let Place { schema, ledger, wallets, .. } = place;
     txn.execute_unprepared(&format!(
         "DROP TRIGGER IF EXISTS billing_fence_balance ON {wallets}; DROP TRIGGER IF EXISTS billing_fence ON {ledger};
@@ -239,20 +243,44 @@ pub(crate) async fn is_up(db: &impl ConnectionTrait) -> Result<bool, DbErr> {
     Ok(read(db).await?.is_on())
 }
 
+/// Whether the current role may do what the fence needs, or only go on record.
+async fn check_rights(txn: &DatabaseTransaction, place: &Place, all: bool) -> Result<(), FenceError> {
+    let grants = txn.query_all_raw(statement(txn, LACKING, [all.into()])).await?;
+    let grants = grants.iter().map(|row| row.try_get("", "wanted")).collect::<Result<Vec<String>, _>>()?;
+    if grants.is_empty() { Ok(()) } else { Err(FenceError::Rights { owner: place.owner.clone(), grants }) }
+}
+
+async fn look(txn: &impl ConnectionTrait, ledger: &str, wallets: &str) -> Result<Option<QueryResult>, DbErr> {
+    txn.query_one_raw(statement(txn, STATUS, [ledger.into(), wallets.into()])).await
+}
+
 async fn read(txn: &impl ConnectionTrait) -> Result<FenceStatus, DbErr> {
-    let Some(row) = txn.query_one_raw(statement(txn, STATUS, [])).await? else {
+    let Some(row) = look(txn, "payment_transactions", "wallets").await? else {
         return Ok(FenceStatus::default());
     };
-    let after: String = row.try_get("", "after_seconds")?;
-    let body: String = row.try_get("", "body")?;
-    let balance_body: Option<String> = row.try_get("", "balance_body")?;
-    let confined: bool = row.try_get::<Option<bool>>("", "confined")?.unwrap_or(false);
+    let text = |column| row.try_get::<Option<String>>("", column);
+    let after = text("after_seconds")?.and_then(|seconds| seconds.parse().ok());
     Ok(FenceStatus {
         installed: true,
         enabled: row.try_get("", "enabled")?,
-        after: after.parse().ok().map(Duration::from_secs),
-        outdated: body != BODY || balance_body.as_deref() != Some(BALANCE_BODY) || !confined,
+        after: after.map(Duration::from_secs),
+        outdated: text("body")?.as_deref() != Some(BODY)
+            || text("balance_body")?.as_deref() != Some(BALANCE_BODY)
+            || row.try_get::<Option<bool>>("", "confined")? != Some(true)
+            || text("fired")? != Some(fires_when(&row)?),
     })
+}
+
+/// What tells apart when the triggers fire. The server writes a condition in words of its own, which nobody foresees, so what this
+/// comes to is noted as the comment on the trigger when it is made; what we said goes into it as well.
+fn fires_when(row: &QueryResult) -> Result<String, DbErr> {
+    let fires = |column| -> Result<Option<String>, DbErr> {
+        let definition: Option<String> = row.try_get("", column)?;
+        // What it runs is compared by itself.
+        Ok(definition.and_then(|definition| definition.split(" EXECUTE ").next().map(str::to_owned)))
+    };
+    let all = json!([CONDITION, BALANCE_CONDITION, fires("fires")?, fires("balance_fires")?]);
+    Ok(record::fingerprint(&all.to_string()))
 }
 
 struct Place {

@@ -67,12 +67,21 @@ async fn a_fence_that_is_disabled_or_of_another_version_is_told_and_mended(db: &
 
     let function = ask(db, "SELECT pg_get_functiondef('billing_fence'::regproc)").await;
     let on_wallets = ask(db, "SELECT pg_get_functiondef('billing_fence_balance'::regproc)").await;
+    let again = |trigger: String| trigger.replacen("CREATE TRIGGER", "CREATE OR REPLACE TRIGGER", 1);
+    let definition = "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname =";
+    let on_ledger = again(ask(db, &format!("{definition} 'billing_fence'")).await);
+    let on_wallets_when = again(ask(db, &format!("{definition} 'billing_fence_balance'")).await);
     for older in [
         function.replace("BEGIN", "BEGIN -- as it was"),
         function.replace("SET search_path", "-- SET search_path"),
         on_wallets.replace("BEGIN", "BEGIN -- as it was"),
         "DROP TRIGGER billing_fence_balance ON wallets".to_owned(),
+        on_ledger.replace(" AND (new.description ~~ 'VPS Hourly Billing - %'::text)", ""),
+        on_ledger.replace("BEFORE INSERT", "AFTER INSERT"),
+        on_wallets_when.replace("= ''::text)", "= 'never'::text)"),
+        "COMMENT ON TRIGGER billing_fence ON payment_transactions IS NULL".to_owned(),
     ] {
+        assert!(older != on_ledger && older != on_wallets_when, "nothing is replaced in {older}");
         db.execute(&older).await;
         let said = run(&db.url, "fence status --json").await.expect_code(0);
         assert!(said.out[0].contains(r#""outdated":true"#), "{}", said.text());
@@ -107,13 +116,36 @@ async fn whoever_may_not_put_the_fence_up_is_told_who_may() {
     assert_eq!(
         said.err,
         [format!(
-            "panel_owner lacks rights that the fence needs: run `{grants}` as their owner, and then this again"
+            "panel_owner lacks rights that this needs: run `{grants}` as their owner, and then this again"
         )]
     );
     db.execute(grants).await;
     run(&owner, "fence install").await.expect_code(0);
     seed(&db, 1, 1, 2).await;
     assert_eq!(panel(&db, &owner).await.pass().await.billed, 1, "with the rights of the owner");
+}
+
+/// An older version kept no record, so the owner of the panel's tables could do without rights on it.
+#[tokio::test]
+async fn whoever_cannot_put_the_removal_on_record_is_told_which_rights_are_missing() {
+    let db = Db::g3_role().await;
+    fence(&db).await;
+    db.execute(
+        "ALTER TABLE billing_job_audit OWNER TO postgres; ALTER TABLE billing_charges OWNER TO postgres",
+    )
+    .await;
+    let owner = db.url_for(Login::Owner);
+    let said = run(&owner, "fence remove").await.expect_code(77);
+    let grant = "GRANT SELECT, INSERT ON billing_job_audit TO panel_owner";
+    assert_eq!(
+        said.err,
+        [format!(
+            "panel_owner lacks rights that this needs: run `{grant}` as their owner, and then this again"
+        )]
+    );
+    run(&db.url, "fence status").await.expect_code(0);
+    db.execute(grant).await;
+    assert_eq!(run(&owner, "fence remove").await.expect_code(0).out, ["the fence is removed"]);
 }
 
 #[tokio::test]
