@@ -90,6 +90,13 @@ pub struct Pause {
     pub reason: Option<String>,
 }
 
+impl Pause {
+    /// Whether it is over, and this scheduled time came while it lasted.
+    pub(crate) fn has_passed_over(&self, at: DateTime<Utc>) -> bool {
+        self.since <= at && self.until.is_some_and(|until| at < until)
+    }
+}
+
 impl fmt::Display for Pause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&signed("paused", &self.by, self.reason.as_deref()))

@@ -81,6 +81,9 @@ pub(crate) fn step(spec: &JobSpec, job: &Standing, now: DateTime<Utc>) -> Result
     if job.state.retrying.is_some() {
         return obey(spec, &job.state, now);
     }
+    if let Some(step) = edited(spec, job)? {
+        return Ok(step);
+    }
     let cursor = job.state.cursor;
     for pause in &job.pauses {
         let Some(until) = pause.until.filter(|until| cursor < *until && pause.since <= now) else { continue };
@@ -94,9 +97,6 @@ pub(crate) fn step(spec: &JobSpec, job: &Standing, now: DateTime<Utc>) -> Result
         if let Some((from, until)) = between(&spec.schedule, cursor, until - TICK)? {
             return Ok(Step::Pass(Pass::new(RunStatus::Paused, from, until, pause.to_string())));
         }
-    }
-    if let Some(step) = edited(spec, job)? {
-        return Ok(step);
     }
     obey(spec, &job.state, now)
 }
@@ -154,6 +154,10 @@ fn edited(spec: &JobSpec, job: &Standing) -> Result<Option<Step>, ScheduleError>
     };
     let before = &plan.schedule;
     let left = plan.next_at.filter(|at| cursor < *at && *at <= job.began);
+    let pause = |at| job.pauses.iter().find(|pause| pause.has_passed_over(at));
+    if let Some((paused, pause)) = left.and_then(|at| Some((at, pause(at)?))) {
+        return Ok(Some(Step::Pass(Pass::new(RunStatus::Paused, paused, paused, pause.to_string()))));
+    }
     let reason = format!("was due by the schedule before ({before})");
     if let Some(stale) = left.filter(|at| is_stale(spec, *at, job.began)) {
         return Ok(Some(Step::Pass(Pass::new(RunStatus::Skipped, stale, stale, reason))));
@@ -407,6 +411,25 @@ mod tests {
         // The same text is the same schedule: what passed is a misfire.
         let same = Job { cursor: "08:00:00", plan: Some(("every 1h", "09:00:00")), ..Job::default() };
         check(same, "10:45:00", "schedule run of 10:00");
+    }
+
+    #[test]
+    fn a_schedule_that_is_edited_while_the_job_is_paused_fires_nothing_by_surprise() {
+        let job = |cursor, since, plan| Job {
+            cursor,
+            pauses: vec![pause(since, Some("14:05:00"))],
+            plan: Some(plan),
+            ..Job::default()
+        };
+        // The hours before the pause were not due by the schedule of then.
+        let daily = ("daily", "23:00:00");
+        check(job("08:00:00", "10:40:00", daily), "14:10:00", "skipped from 09:00 until 14:00");
+        // 10:30 was due before the pause, and not done.
+        let half = ("every 30m", "10:30:00");
+        check(job("10:00:00", "10:40:00", half), "14:10:00", "skipped from 11:00 until 14:00 except 10:30");
+        // It came while the job was paused.
+        check(job("10:00:00", "10:20:00", half), "14:10:00", "paused from 10:30 until 10:30");
+        check(job("10:30:00", "10:20:00", half), "14:10:00", "skipped from 11:00 until 14:00");
     }
 
     #[test]

@@ -35,8 +35,14 @@ impl Job for Act {
         if ctx.attempt > MAX_ATTEMPTS {
             world.wrong(format!("attempt {} of {}", ctx.attempt, ctx.occurrence));
         }
+        let began = world.now();
+        let is_seen = job != "own" && dice.roll(20) == 0;
+        if is_seen {
+            world.plan_to_cancel(ctx, dice.time(0, 500));
+        }
         let part = if world.is_calm() { 0 } else { dice.roll(100) };
         let (steps, listens) = match part {
+            _ if is_seen => (5, true),
             0..70 => (1 + dice.roll(3), true),
             70..85 => (5 + dice.roll(20), true),
             85..95 => (5 + dice.roll(20), false),
@@ -52,6 +58,7 @@ impl Job for Act {
         for _ in 0..steps {
             ctx.clock().sleep(dice.time(50, 1_500)).await;
             world.check_alone(*life, ctx);
+            world.check_told(ctx, began);
             if listens && ctx.stop_requested().is_some() {
                 return Ok(Outcome::Interrupted { items: 0 });
             }

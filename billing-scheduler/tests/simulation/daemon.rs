@@ -1,6 +1,10 @@
 //! One daemon: its scheduler and its clocks.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use billing_scheduler::{
@@ -22,9 +26,21 @@ pub(crate) const MAX_ATTEMPTS: u32 = 3;
 
 impl World {
     pub(crate) fn scheduler(self: &Arc<Self>, life: Life) -> Scheduler {
+        let holder = format!("{}.{}", life.daemon, life.life);
+        let store = FaultyStore { world: Arc::clone(self), life, store: self.store.as_holder(holder) };
+        Scheduler::build(&self.registry(life), self.specs(life.daemon), Arc::new(store), self.clock(life))
+            .expect("a known kind")
+    }
+
+    pub(crate) fn registry(self: &Arc<Self>, life: Life) -> Registry {
         let mut registry = Registry::new();
         let world = Arc::clone(self);
         registry.register("act", move |_: Value| Act { world: Arc::clone(&world), life });
+        registry
+    }
+
+    /// The jobs, as this daemon is told to run them at present.
+    pub(crate) fn specs(&self, daemon: usize) -> [(JobSpec, Value); 3] {
         let spec = |name: &str, seconds, misfire, scope| {
             let schedule = Schedule::every(Duration::from_secs(seconds)).expect("a period");
             let retry = Retry {
@@ -36,14 +52,11 @@ impl World {
             let spec = JobSpec::new(name, "act", schedule);
             (JobSpec { misfire, scope, timeout: TIMEOUT, retry, ..spec }, json!({}))
         };
-        let specs = [
+        [
             spec("each", 15, Misfire::CatchUp, Scope::Cluster),
-            spec("latest", 40, Misfire::Coalesce, Scope::Cluster),
+            spec("latest", self.period_s[daemon].load(Ordering::Relaxed), Misfire::Coalesce, Scope::Cluster),
             spec("own", 20, Misfire::CatchUp, Scope::Node),
-        ];
-        let holder = format!("{}.{}", life.daemon, life.life);
-        let store = FaultyStore { world: Arc::clone(self), life, store: self.store.as_holder(holder) };
-        Scheduler::build(&registry, specs, Arc::new(store), self.clock(life)).expect("a known kind")
+        ]
     }
 
     pub(crate) fn clock(self: &Arc<Self>, life: Life) -> Arc<dyn Clock> {

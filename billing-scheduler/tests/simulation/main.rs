@@ -5,6 +5,7 @@ mod act;
 mod clocks;
 mod daemon;
 mod dice;
+mod people;
 mod store;
 mod witness;
 mod world;

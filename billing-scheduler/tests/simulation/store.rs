@@ -106,7 +106,7 @@ impl FaultyStore {
     }
 }
 
-fn at_once<T>(verb: impl Future<Output = T>) -> T {
+pub(crate) fn at_once<T>(verb: impl Future<Output = T>) -> T {
     match pin!(verb).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => answer,
         Poll::Pending => unreachable!("the memory store does not wait"),
@@ -121,6 +121,7 @@ impl Store for FaultyStore {
             let claim = at_once(store.acquire(&name, first_cursor))?;
             if let Claim::Held(lease) = &claim {
                 world.witness_claim(lease);
+                world.note_pauses(lease);
             }
             Ok(claim)
         })
@@ -147,8 +148,10 @@ impl Store for FaultyStore {
                     scheduled_at: row.scheduled_at,
                 });
             }
+            let before = lease.as_ref().and_then(|lease| world.state_of(&lease.job));
             at_once(store.record(lease.as_ref(), &row, &next))?;
             if lease.is_some() {
+                world.witness_for_people(&row, before.as_ref(), &next);
                 world.witness_record(&row, &next);
             }
             Ok(())

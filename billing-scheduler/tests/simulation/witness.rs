@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use billing_scheduler::{JobContext, JobState, Lease, RunRecord, RunStatus, Schedule};
+use billing_scheduler::{JobContext, JobState, Lease, RunRecord, RunStatus, Schedule, Trigger};
 
 use crate::world::{LATEST, Life, Witnessed, World};
 
 impl World {
     /// What must be so when everything has been well for a while.
     pub(crate) fn look_back(&self) {
+        let mut wrong = self.what_people_miss();
         let mut plot = self.plot();
         let due = self.wall(0) - LATEST;
-        let mut wrong = Vec::new();
         for name in ["each", "latest"] {
             let Some(job) = plot.jobs.get(name) else {
                 wrong.push(format!("job `{name}` never ran"));
@@ -29,7 +29,7 @@ impl World {
                 if at > each.cursor {
                     break;
                 }
-                if !plot.finished.contains(&("each".to_owned(), at)) {
+                if !plot.finished.contains(&("each".to_owned(), at)) && !plot.people.know_of("each", at) {
                     wrong.push(format!("{at} of job `each` is lost"));
                 }
             }
@@ -72,7 +72,7 @@ impl World {
 }
 
 fn ends(run: &RunRecord) -> bool {
-    matches!(run.status, RunStatus::Done | RunStatus::Dead)
+    run.trigger == Trigger::Schedule && matches!(run.status, RunStatus::Done | RunStatus::Dead)
 }
 
 /// What is checked at each change of the store.

@@ -6,25 +6,27 @@ use std::{
     future::pending,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use billing_scheduler::{
-    JobContext, ManualClock, MemoryStore, Scheduler,
+    JobContext, ManualClock, MemoryStore, Scheduler, What,
     chrono::{DateTime, TimeDelta, Utc},
 };
 use tokio::sync::{Notify, oneshot};
 
-use crate::dice::Dice;
+use crate::{dice::Dice, people::People};
 
 /// How many daemons there are.
-const DAEMONS: usize = 3;
+pub(crate) const DAEMONS: usize = 3;
+/// How often the job `latest` runs, in seconds, until somebody edits it.
+pub(crate) const PERIOD_S: u64 = 40;
 /// How long things go wrong.
-const STORM: Duration = Duration::from_mins(3);
+pub(crate) const STORM: Duration = Duration::from_mins(3);
 /// How long they go right afterwards.
-const CALM: Duration = Duration::from_mins(2);
+pub(crate) const CALM: Duration = Duration::from_mins(2);
 /// By then at the latest, whatever was due is done.
 pub(crate) const LATEST: TimeDelta = TimeDelta::minutes(1);
 
@@ -35,6 +37,10 @@ pub(crate) struct World {
     pub(crate) now: AtomicU64,
     /// How far each daemon's wall clock is off, in milliseconds.
     pub(crate) skew: [AtomicI64; DAEMONS],
+    /// Whether anybody sets a clock during the storm.
+    pub(crate) clocks_jump: AtomicBool,
+    /// How often each daemon runs the job `latest`, in seconds.
+    pub(crate) period_s: [AtomicU64; DAEMONS],
     pub(crate) store: MemoryStore,
     pub(crate) store_clock: ManualClock,
     pub(crate) plot: Mutex<Plot>,
@@ -56,6 +62,7 @@ pub(crate) struct Plot {
     pub(crate) finished: HashSet<(String, DateTime<Utc>)>,
     pub(crate) finished_by_node: HashMap<Life, HashSet<DateTime<Utc>>>,
     pub(crate) runs_under_way: Vec<(Life, JobContext)>,
+    pub(crate) people: People,
 }
 
 #[derive(Default)]
@@ -90,6 +97,8 @@ pub(crate) enum Event {
     Die(usize),
     Drain(usize),
     Jump(usize, i64),
+    Ask(&'static str, What),
+    Edit(usize, u64),
     Calm,
     /// Of a task of that process, or of a request on its way to the store.
     Wake(Option<Life>, oneshot::Sender<()>),
@@ -104,6 +113,8 @@ impl World {
             seed,
             now: AtomicU64::new(0),
             skew: Default::default(),
+            clocks_jump: AtomicBool::new(false),
+            period_s: std::array::from_fn(|_| AtomicU64::new(PERIOD_S)),
             store,
             store_clock,
             plot: Mutex::new(plot),
@@ -158,7 +169,7 @@ impl World {
         self.look_back();
     }
 
-    fn plan(&self, after: Duration, event: Event) {
+    pub(crate) fn plan(&self, after: Duration, event: Event) {
         let mut plot = self.plot();
         plot.planned += 1;
         let key = (self.now() + after, plot.planned);
@@ -176,12 +187,16 @@ impl World {
                 let event = match dice.roll(8) {
                     0 | 1 => Event::Die(daemon),
                     2 => Event::Drain(daemon),
-                    3 | 4 => Event::Jump(daemon, i64::try_from(dice.roll(600_000)).expect("small") - 300_000),
+                    3 | 4 => {
+                        self.clocks_jump.store(true, Ordering::Relaxed);
+                        Event::Jump(daemon, i64::try_from(dice.roll(600_000)).expect("small") - 300_000)
+                    }
                     _ => Event::Pause(daemon, dice.time(500, 40_000)),
                 };
                 self.plan(at, event);
             }
         }
+        self.plan_what_people_do();
         self.plan(STORM, Event::Calm);
     }
 
@@ -205,13 +220,19 @@ impl World {
                 self.look_at_the_wall(daemon);
                 self.skew[daemon].fetch_add(ms, Ordering::Relaxed);
             }
+            Event::Ask(job, what) => self.ask(job, what),
+            Event::Edit(daemon, period_s) => self.edit(daemon, period_s),
             Event::Calm => {
                 self.log(format_args!("the storm is over"));
+                for job in ["each", "latest", "own"] {
+                    self.ask(job, What::Resume);
+                }
                 for daemon in 0..DAEMONS {
                     self.look_at_the_wall(daemon);
                     self.skew[daemon].store(0, Ordering::Relaxed);
                     self.resume(daemon);
                     self.start(daemon);
+                    self.edit(daemon, self.period_s[0].load(Ordering::Relaxed));
                 }
             }
             Event::Wake(life, sleeper) => {
