@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
-use billing_jobs::{Fault, explained, fault};
+use billing_jobs::{Fault, code, explained, fault};
 use sea_orm::{
     ConnectOptions, DatabaseConnection, DbBackend, DbErr, RuntimeErr,
     sqlx::{
@@ -131,8 +131,8 @@ impl Database {
     }
 }
 
-/// Tries again after 1, 2, 4 and 8 seconds while `attempt` fails by what passes: a lost connection, or somebody in the way. Two
-/// daemons that start together on one SQLite file may be in each other's. A wrong password does not mend itself.
+/// Tries again after 1, 2, 4 and 8 seconds while `attempt` fails by what passes: a lost connection, somebody in the way, or a full
+/// disk. Two daemons that start together on one SQLite file may be in each other's. A wrong password does not mend itself.
 pub(crate) async fn patiently<T, E: Display>(
     mut attempt: impl AsyncFnMut() -> Result<T, E>,
     source: impl Fn(&E) -> Option<&DbErr>,
@@ -140,9 +140,9 @@ pub(crate) async fn patiently<T, E: Display>(
     for wait in WAITS {
         match attempt().await {
             Err(error)
-                if source(&error)
-                    .map(fault)
-                    .is_some_and(|fault| matches!(fault, Fault::Lost | Fault::Conflict)) =>
+                if source(&error).is_some_and(|source| {
+                    matches!(fault(source), Fault::Lost | Fault::Conflict) || is_full(source)
+                }) =>
             {
                 warn!("{error}; next attempt in {} s", wait.as_secs());
                 tokio::time::sleep(wait).await;
@@ -151,6 +151,11 @@ pub(crate) async fn patiently<T, E: Display>(
         }
     }
     attempt().await
+}
+
+/// Whether the database says that its disk is full.
+fn is_full(error: &DbErr) -> bool {
+    matches!(code(error).as_deref(), Some("13" | "53100"))
 }
 
 fn busy_timeout() -> Duration {

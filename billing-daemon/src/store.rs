@@ -14,7 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use billing_jobs::{Fault, begin, code, execute, fault};
+use billing_jobs::{Fault, begin, code, execute, explained, fault};
 use billing_scheduler::{
     BoxError, Claim, Clock, FencingToken, JobRow, JobState, Lease, Plan, Receipt, Request, Retrying,
     RunFilter, RunRecord, RunRow, RunStatus, Store, StoreError, Wishes,
@@ -410,8 +410,13 @@ fn expected(row: &QueryResult) -> Result<Option<Plan>, DbErr> {
 
 fn unavailable(error: DbErr) -> StoreError {
     measured::failed(fault(&error));
-    StoreError::Unavailable(BoxError::from(error))
+    StoreError::Unavailable(BoxError::from(Unanswered(error)))
 }
+
+/// What kept the database from answering; it says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", explained(.0))]
+pub(crate) struct Unanswered(#[source] pub(crate) DbErr);
 
 fn lost(lease: &Lease) -> StoreError {
     measured::fenced_off(&lease.job);

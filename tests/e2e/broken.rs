@@ -34,6 +34,24 @@ async fn a_disk_that_takes_no_more_delays_billing_and_loses_nothing() {
     check_all_charged_once(&db, &organizations).await;
 }
 
+/// No page more fits on the disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_really_full_delays_billing_and_loses_nothing() {
+    let Some(disk) = SmallDisk::of(8) else { return };
+    let db = Db::sqlite_in(disk.path()).await;
+    let organizations = seed(&db, 40).await;
+    disk.fill();
+    let daemon = daemon(&db, &[BILLING]).start("run");
+    let full = daemon.says("database or disk is full").await;
+    let advice = "free space on its disk; billing goes on by itself";
+    assert!(full.contains(advice) && full.contains("next attempt in 1 s"), "{full}");
+    disk.make_room();
+    daemon.says("job `billing` done").await;
+    daemon.terminated().await.expect_code(0);
+    assert_eq!(ask(&db, "SELECT integrity_check FROM pragma_integrity_check").await, "ok");
+    check_all_charged_once(&db, &organizations).await;
+}
+
 /// The table of cycles is on a disk of its own, which is full.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_whose_disk_is_really_full_delays_billing_and_loses_nothing() {
@@ -60,6 +78,39 @@ async fn a_server_whose_disk_is_really_full_delays_billing_and_loses_nothing() {
     check_all_charged_once(&db, &organizations).await;
     drop(db);
     server.take_away();
+}
+
+/// A hot standby, as `DATABASE_URL` may name after a fail-over, or before one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_is_told_and_billed_once_it_is_promoted() {
+    let primary = Postgres::private().await;
+    let on_primary = Db::on_server(primary, Panel::G1, Login::Billing).await;
+    let organizations = seed(&on_primary, 3).await;
+    let standby = primary.standby();
+    let db = on_primary.on_standby(standby).await;
+    let refused = program().env("DATABASE_URL", &db.url).run("bill").await;
+    assert!(refused.code.is_some_and(|code| code != 0), "{}", refused.text());
+    let advice = "this server takes no writes: name the primary in DATABASE_URL";
+    assert!(refused.text().contains(advice), "{}", refused.text());
+
+    let daemon = daemon(&db, &[BILLING, HEARTBEAT]).start("run");
+    let told = daemon.says("job `billing` cannot reach its store").await;
+    assert!(told.contains(advice), "{told}");
+    for db in [&on_primary, &db] {
+        assert_eq!(ask(db, "SELECT count(*) FROM billing_charges").await, "0");
+        assert_eq!(
+            ask(db, "SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL").await,
+            "0"
+        );
+    }
+    standby.promote().await;
+    daemon.says("job `billing` done").await;
+    daemon.terminated().await.expect_code(0);
+    check_all_charged_once(&db, &organizations).await;
+    assert_eq!(ask(&on_primary, "SELECT count(*) FROM billing_charges").await, "0");
+    drop((db, on_primary));
+    standby.take_away();
+    primary.take_away();
 }
 
 /// Under row-level security, an UPDATE that no policy allows changes nothing and says nothing.
@@ -135,7 +186,7 @@ async fn what_takes_no_writes_is_told_and_billed_later(db: &Db) {
     assert_eq!(ask(db, "SELECT count(*) FROM billing_charges").await, "0");
     if !sqlite {
         let name = ask(db, "SELECT current_database()").await;
-        db.execute(&format!("SET {read_only} = off; ALTER DATABASE {name} RESET {read_only}")).await;
+        db.execute(&format!("BEGIN READ WRITE; ALTER DATABASE {name} RESET {read_only}; COMMIT")).await;
     }
     program().env("DATABASE_URL", &db.url).run("bill").await.expect_code(0);
     check_all_charged_once(db, &organizations).await;

@@ -1,6 +1,6 @@
 //! One front to every kind of database, so that a check is written once and runs on all of them.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
@@ -34,7 +34,15 @@ enum Place {
 impl Db {
     /// An SQLite database with our own tables.
     pub async fn sqlite() -> Self {
-        let file = Sqlite::migrated().await;
+        Self::in_file(Sqlite::migrated().await).await
+    }
+
+    /// The same in this folder.
+    pub async fn sqlite_in(place: &Path) -> Self {
+        Self::in_file(Sqlite::migrated_in(place).await).await
+    }
+
+    async fn in_file(file: Sqlite) -> Self {
         let admin = file.connect().await;
         Self { url: file.url(), panel: Panel::Empty, admin, place: Place::Sqlite(file) }
     }
@@ -82,6 +90,18 @@ impl Db {
     /// The same on a server of its own.
     pub async fn on_server(server: &'static Postgres, panel: Panel, login: Login) -> Self {
         Self::of(server.migrated_database(panel).await, panel, login).await
+    }
+
+    /// The same database on a standby of its server.
+    ///
+    /// # Panics
+    /// On SQLite.
+    pub async fn on_standby(&self, standby: &'static Postgres) -> Self {
+        let Place::Postgres(database) = &self.place else { panic!("SQLite has no standby") };
+        let mut replica = Self::of(database.on(standby), self.panel, Login::Billing).await;
+        let ports = [database.server_port(), standby.port()].map(|port| format!(":{port}/"));
+        replica.url = self.url.replace(&ports[0], &ports[1]);
+        replica
     }
 
     async fn of(database: Database, panel: Panel, login: Login) -> Self {

@@ -138,6 +138,16 @@ pub struct Postgres {
     watchdog: Mutex<Option<Watchdog>>,
 }
 
+/// What a server is to be.
+#[derive(Clone, Copy)]
+enum Kind<'a> {
+    Plain,
+    /// With this library before its clock.
+    WithClock(&'a Path),
+    /// Of the server on this port.
+    StandbyOf(u16),
+}
+
 /// The script that starts the server and takes it away.
 #[derive(Debug)]
 struct Watchdog {
@@ -166,7 +176,7 @@ impl Postgres {
                 "found no libfaketime; on Debian and Ubuntu: `apt-get install faketime`; `scripts/test.sh` does it"
             );
         };
-        Self::leak(Self::start_with(Some(&library))).await
+        Self::leak(Self::start_with(Kind::WithClock(&library))).await
     }
 
     async fn leak(started: Result<Self, StartError>) -> &'static Self {
@@ -177,6 +187,23 @@ impl Postgres {
         server.run(Login::Admin, "postgres", "ALTER SYSTEM SET synchronous_commit = on").await;
         server.run(Login::Admin, "postgres", "SELECT pg_reload_conf()").await;
         server
+    }
+
+    /// A standby of this server: it follows, and takes no writes until [`Postgres::promote`].
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn standby(&self) -> &'static Self {
+        match Self::start_with(Kind::StandbyOf(self.port)) {
+            Ok(standby) => Box::leak(Box::new(standby)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Makes a standby a primary.
+    pub async fn promote(&self) {
+        self.run(Login::Admin, "postgres", "SELECT pg_promote()").await;
     }
 
     /// A server of its own with these lines of configuration.
@@ -274,10 +301,10 @@ impl Postgres {
     }
 
     fn start() -> Result<Self, StartError> {
-        Self::start_with(None)
+        Self::start_with(Kind::Plain)
     }
 
-    fn start_with(faketime: Option<&Path>) -> Result<Self, StartError> {
+    fn start_with(kind: Kind<'_>) -> Result<Self, StartError> {
         let programs = find_programs().ok_or(StartError::NotInstalled)?;
         let folder = tempfile::Builder::new().prefix("billing-e2e-").tempdir()?;
         let mut watchdog = Command::new("sh");
@@ -288,7 +315,10 @@ impl Postgres {
         for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
             watchdog.env_remove(name);
         }
-        if let Some(library) = faketime {
+        if let Kind::StandbyOf(port) = kind {
+            watchdog.arg(port.to_string());
+        }
+        if let Kind::WithClock(library) = kind {
             write_clock(folder.path(), 0)?;
             watchdog.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", folder.path().join("clock"));
             // The time of every look, and of no other clock than the one that shows the time.
@@ -396,6 +426,15 @@ impl Database {
     #[must_use]
     pub fn url(&self, login: Login) -> String {
         self.server.url(login, &self.name)
+    }
+
+    /// The same database on a standby of its server.
+    pub(crate) fn on(&self, standby: &'static Postgres) -> Self {
+        Self { name: self.name.clone(), server: standby }
+    }
+
+    pub(crate) fn server_port(&self) -> u16 {
+        self.server.port
     }
 
     /// A small pool of connections to it.

@@ -1,5 +1,7 @@
 //! An SQLite database of its own, in a file, for each test.
 
+use std::path::Path;
+
 use sea_orm::DatabaseConnection;
 use tempfile::TempDir;
 
@@ -15,13 +17,22 @@ impl Sqlite {
     /// An empty database.
     #[must_use]
     pub fn database() -> Self {
-        let folder = tempfile::Builder::new().prefix("billing-e2e-").tempdir();
+        Self::database_in(&std::env::temp_dir())
+    }
+
+    fn database_in(place: &Path) -> Self {
+        let folder = tempfile::Builder::new().prefix("billing-e2e-").tempdir_in(place);
         Self { folder: folder.expect("a folder for the database is made") }
     }
 
     /// A database with our migrations.
     pub async fn migrated() -> Self {
-        let database = Self::database();
+        Self::migrated_in(&std::env::temp_dir()).await
+    }
+
+    /// The same in this folder.
+    pub async fn migrated_in(place: &Path) -> Self {
+        let database = Self::database_in(place);
         migrate(&database.url()).await;
         database
     }

@@ -35,7 +35,7 @@ use crate::{
     logging::LogOutput,
     runtime::{self, Opened},
     signals::Signals,
-    store::SeaOrmStore,
+    store::{SeaOrmStore, Unanswered},
 };
 
 /// How long the lease of a run by hand lasts without renewal.
@@ -280,8 +280,8 @@ fn no_store(error: StoreError) -> Failure {
     match error {
         StoreError::LeaseLost { .. } => Failure::new(Exit::TryAgain, error),
         StoreError::AlreadyFinished { .. } => Failure::new(Exit::Internal, error),
-        StoreError::Unavailable(error) => match error.downcast_ref::<sea_orm::DbErr>() {
-            Some(error) => Failure::database("reach the lease of billing", error),
+        StoreError::Unavailable(error) => match error.downcast_ref::<Unanswered>() {
+            Some(error) => Failure::database("reach the lease of billing", &error.0),
             None => Failure::new(Exit::Unavailable, error),
         },
     }

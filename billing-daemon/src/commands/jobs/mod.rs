@@ -24,7 +24,7 @@ use crate::{
     logging::LogOutput,
     reload::Source,
     runtime::{self, Opened},
-    store::SeaOrmStore,
+    store::{SeaOrmStore, Unanswered},
 };
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Jobs) -> Result<(), Failure> {
@@ -200,8 +200,8 @@ pub(super) fn shown(at: DateTime<Utc>) -> String {
 
 pub(super) fn no_store(error: StoreError) -> Failure {
     match error {
-        StoreError::Unavailable(source) => match source.downcast::<sea_orm::DbErr>() {
-            Ok(error) => Failure::database("ask the database", &error),
+        StoreError::Unavailable(source) => match source.downcast::<Unanswered>() {
+            Ok(error) => Failure::database("ask the database", &error.0),
             Err(other) => Failure::new(Exit::Internal, other),
         },
         other => Failure::new(Exit::TryAgain, other),
