@@ -16,6 +16,9 @@ use billing_scheduler::{
 };
 use tokio::net::TcpListener;
 
+/// How long a run may take. Only a failure takes that long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 type Heard = Arc<Mutex<Vec<String>>>;
 
 /// Fails as often as its parameter says.
@@ -50,6 +53,11 @@ async fn server() -> (Heard, String) {
 /// Runs the jobs `watched` and `other`, which fail so often, with two attempts, and waits for the last sign. Returns what is on
 /// record of `watched`.
 async fn run(failures: u32, ping: Value) -> Vec<RunStatus> {
+    run_beside(None, failures, ping).await
+}
+
+/// The same while this takes connections and answers none, until the runs are over.
+async fn run_beside(silent: Option<TcpListener>, failures: u32, ping: Value) -> Vec<RunStatus> {
     let ping: Ping = serde_json::from_value(ping).expect("the parameters fit");
     let start: DateTime<Utc> = "2026-01-05T13:59:00Z".parse().expect("an instant");
     let clock = ManualClock::at(start);
@@ -68,8 +76,10 @@ async fn run(failures: u32, ping: Value) -> Vec<RunStatus> {
     for seconds in [0, 60, 15, 15] {
         clock.advance(Duration::from_secs(seconds));
         scheduler.tick();
-        scheduler.idle().await;
+        let idle = tokio::time::timeout(PATIENCE, scheduler.idle());
+        idle.await.expect("no run waits for its signs");
     }
+    drop(silent);
     // The last owner waits for what is still to be sent, on a thread that the server does not need.
     let ending = tokio::task::spawn_blocking(move || drop((scheduler, registry)));
     ending.await.expect("it ends");
@@ -99,25 +109,23 @@ async fn without_more_urls_only_success_is_told() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_neither_fails_nor_waits_if_nobody_hears_its_signs() {
-    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-    let silent = (silent.local_addr().expect("it has one"), silent);
     let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let closed = nobody.local_addr().expect("it has one");
     drop(nobody);
     let unset = json!({ "env": "NO_SUCH_VARIABLE" });
-    for ping in [
-        json!({ "url": format!("http://{closed}/"), "start": unset, "fail": unset }),
-        // It is connected to, and never answers.
-        json!({ "url": format!("http://{}/", silent.0), "start": format!("http://{}/", silent.0), "timeout": "1s" }),
+    for (failures, expected) in [
+        (0, [RunStatus::Done].as_slice()),
+        (1, &[RunStatus::Retrying, RunStatus::Done]),
+        (2, &[RunStatus::Retrying, RunStatus::Dead]),
     ] {
-        for (failures, expected) in [
-            (0, [RunStatus::Done].as_slice()),
-            (1, &[RunStatus::Retrying, RunStatus::Done]),
-            (2, &[RunStatus::Retrying, RunStatus::Dead]),
-        ] {
-            assert_eq!(run(failures, ping.clone()).await, expected, "{failures} failures, {ping}");
-        }
+        let ping = json!({ "url": format!("http://{closed}/"), "start": unset, "fail": unset });
+        assert_eq!(run(failures, ping).await, expected, "{failures} failures, and nobody is there");
+        let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let url = format!("http://{}/", silent.local_addr().expect("it has one"));
+        let ping = json!({ "url": url, "start": url, "fail": url, "timeout": "1m" });
+        let found = run_beside(Some(silent), failures, ping).await;
+        assert_eq!(found, expected, "{failures} failures, and nobody answers");
     }
 }
