@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the Debian package, lets lintian judge it, and lives a package's life with it on this machine: installed, configured, used
-# with SQLite for one billing, removed and purged.
+# with SQLite to bill three machines, removed and purged.
 #
 #   scripts/package.sh [--profile dev] [--build-only]
 #
@@ -64,6 +64,7 @@ fi
 for tool in systemd-sysusers systemd-tmpfiles; do
     command -v $tool >/dev/null || skip "$tool is missing (on Debian: apt-get install systemd); nobody tries the package"
 done
+command -v sqlite3 >/dev/null || skip "sqlite3 is missing (on Debian: apt-get install sqlite3); nobody tries the package"
 for path in /etc/billing-daemon /var/lib/billing-daemon /usr/bin/billing-daemon; do
     [[ ! -e $path ]] || skip "$path is there: the package is tried where nothing of it is installed"
 done
@@ -78,7 +79,9 @@ clean_up() {
 trap clean_up EXIT
 
 say "installing"
-dpkg --install "$package"
+# A small image of Debian leaves manuals out unless it is asked.
+install_package() { dpkg --path-include='/usr/share/man/*' --install "$package"; }
+install_package
 [[ $(stat --format '%a %U' /etc/billing-daemon/database-url) = "600 root" ]] || die "others may read the database's address"
 [[ $(stat --format '%a %U' /var/lib/billing-daemon) = "750 billing-daemon" ]] || die "the folder for state is not the daemon's"
 [[ -z $(find /etc/systemd/system -name '*billing*' 2>/dev/null) ]] || die "it is enabled before it is configured"
@@ -88,17 +91,29 @@ zcat /usr/share/man/man1/billing-daemon.1.gz | grep -q 'billing' || die "there i
 say "using it"
 address=sqlite:///var/lib/billing-daemon/billing.db?mode=rwc
 # As the unit does: another user, a copy of the address that is this user's alone, a folder for state.
-as_daemon=(
+as_user=(
     setpriv --reuid billing-daemon --regid billing-daemon --clear-groups --no-new-privs
     env --ignore-environment --chdir=/var/lib/billing-daemon CREDENTIALS_DIRECTORY="$work"
-    STATE_DIRECTORY=/var/lib/billing-daemon /usr/bin/billing-daemon
+    STATE_DIRECTORY=/var/lib/billing-daemon
 )
+as_daemon=("${as_user[@]}" /usr/bin/billing-daemon)
 chmod 755 "$work"
 printf '%s\n' "$address" >"$work/database-url"
 chown billing-daemon "$work/database-url"
 chmod 400 "$work/database-url"
 "${as_daemon[@]}" migrate up
 "${as_daemon[@]}" check
+# Three machines at a cent an hour, of which each has two hours due.
+"${as_user[@]}" "$(command -v sqlite3)" /var/lib/billing-daemon/billing.db "
+    INSERT INTO users (id, email, name) VALUES ('ada', 'ada@example.org', 'Ada');
+    INSERT INTO organizations (id, name, slug, owner_id) VALUES ('org', 'Org', 'org', 'ada');
+    INSERT INTO wallets (organization_id, balance) VALUES ('org', 100000);
+    INSERT INTO vps_plans (id, name, provider_plan_id, base_price) VALUES ('plan', 'Plan', 'plan', 73000);
+    INSERT INTO vps_instances (organization_id, plan_id, provider_instance_id, label, status, backup_frequency, created_at)
+    SELECT 'org', 'plan', value, 'machine ' || value, 'running', 'none',
+           strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '-150 minutes')
+      FROM json_each('[1, 2, 3]')"
+: >"$work/status"
 "${as_daemon[@]}" run >"$work/log" 2>&1 &
 daemon=$!
 for _ in $(seq 600); do
@@ -111,10 +126,11 @@ kill -TERM "$daemon"
 wait "$daemon" || die "the daemon did not end well"
 daemon=
 "${as_daemon[@]}" audit
+grep -q 'charged 0.06 for 6 hours of 3 machines' "$work/status" || die "it did not charge what was due"
 
 say "installing it again, as an upgrade does"
 echo "# a change by the operator" >>/etc/billing-daemon/jobs.toml
-dpkg --install "$package"
+install_package
 tail -n 1 /etc/billing-daemon/jobs.toml | grep -q 'by the operator' || die "an upgrade loses the operator's jobs.toml"
 
 say "removing and purging it"
