@@ -140,7 +140,7 @@ pub struct JobRow {
     pub state: JobState,
     /// What is expected of it, as its last turn left it.
     pub plan: Option<Plan>,
-    /// Who runs it now.
+    /// Who runs it now. A lease that has expired holds nothing.
     pub held: Option<Holder>,
     /// Whether it is paused.
     pub paused: Option<Pause>,
@@ -234,12 +234,11 @@ impl JobRow {
     pub fn late(&self, now: DateTime<Utc>) -> Option<Late> {
         let plan = self.plan.as_ref().filter(|_| self.paused.is_none())?;
         let scheduled_at = plan.next_at?;
-        let held = self.held.as_ref().filter(|held| held.until > now);
-        let deadline = if held.is_some() { plan.stuck_at } else { plan.late_at };
+        let deadline = if self.held.is_some() { plan.stuck_at } else { plan.late_at };
         (deadline? < now).then(|| Late {
             job: self.job.clone(),
             scheduled_at,
-            held_by: held.map(|held| held.name.clone()),
+            held_by: self.held.as_ref().map(|held| held.name.clone()),
         })
     }
 }
@@ -287,13 +286,15 @@ impl Control {
     /// Stops the run of `job` that is under way, or gives up one that waits to be tried again, and withdraws what was asked for
     /// and has not begun.
     pub async fn cancel(&self, job: &str, reason: Option<&str>) -> Result<Receipt, StoreError> {
-        let fence = FencingToken(0);
-        let (receipt, id) = self.ask(job, What::Cancel { fence }, reason).await?;
+        let what = What::Cancel { fence: FencingToken(0) };
+        let (receipt, id) = self.ask(job, what, reason).await?;
         let row = self.jobs().await?.into_iter().find(|row| row.job == job);
-        let Some(row) = row.filter(|row| row.state.retrying.is_some()) else { return Ok(receipt) };
+        let waits = |row: &JobRow| row.state.retrying.is_some() && row.held.is_none();
+        let Some(row) = row.filter(waits) else { return Ok(receipt) };
         // Nobody is at it, so there is nobody to ask: the retry is given up here, as a turn of the job would do it.
         let Claim::Held(lease) = self.store.acquire(job, row.state.cursor).await? else {
-            return Ok(receipt);
+            // Somebody has begun with it since, and is asked.
+            return self.ask(job, what, reason).await.map(|(receipt, _)| receipt);
         };
         let given_up = match lease.state.retrying {
             None => Ok(receipt),

@@ -4,8 +4,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::{
-    Due, JobSpec, JobState, Pause, Plan, Request, Retrying, RunStatus, Schedule, ScheduleError, SkipReason,
-    Stretch, Trigger, What, due,
+    Due, JobSpec, JobState, Pause, Plan, Request, Retrying, RunRecord, RunStatus, Schedule, ScheduleError,
+    SkipReason, Stretch, Trigger, What, due,
 };
 
 /// What a turn goes by: the lease's view of a job, or a node's own.
@@ -257,6 +257,40 @@ pub(crate) fn plan(spec: &JobSpec, state: &JobState) -> Plan {
         next_at,
         late_at,
         stuck_at: late_at.and_then(|at| at.checked_add_signed(timeout)),
+    }
+}
+
+/// Where the schedule of a job begins that nobody has run yet.
+pub(crate) fn first_cursor(spec: &JobSpec, now: DateTime<Utc>) -> DateTime<Utc> {
+    let now = whole_second(now);
+    if !spec.run_at_start {
+        return now;
+    }
+    match spec.schedule.last_until(now) {
+        Ok(Some(last)) => last - TimeDelta::seconds(1),
+        Ok(None) | Err(_) => now,
+    }
+}
+
+/// The row of scheduled times without a run.
+pub(crate) fn passed(spec: &JobSpec, pass: &Pass, now: DateTime<Utc>) -> RunRecord {
+    RunRecord {
+        stretch: stretch(&spec.schedule, pass.from, pass.until),
+        reason: Some(pass.reason.clone()),
+        ..RunRecord::new(&spec.name, pass.until, pass.status, Trigger::Schedule, now)
+    }
+}
+
+/// The row that answers a request which is not obeyed.
+pub(crate) fn refused(spec: &JobSpec, request: &Request, reason: String, now: DateTime<Utc>) -> RunRecord {
+    let (scheduled_at, trigger) = match request.what {
+        What::Replay { scheduled_at } => (scheduled_at, Trigger::Replay),
+        _ => (whole_second(request.at), Trigger::Manual),
+    };
+    RunRecord {
+        request: Some(request.id),
+        reason: Some(reason),
+        ..RunRecord::new(&spec.name, scheduled_at, RunStatus::Missed, trigger, now)
     }
 }
 

@@ -49,7 +49,7 @@ pub trait Store: Send + Sync + 'static {
     /// for before and has not begun.
     async fn request(&self, request: &Request) -> Result<Receipt, StoreError>;
 
-    /// How every job stands that was ever claimed or paused, by name.
+    /// How every job stands that was ever claimed, by name.
     async fn jobs(&self) -> Result<Vec<JobRow>, StoreError>;
 
     /// The jobs that should have run by `now` and did not, by name. Asked every ten seconds.

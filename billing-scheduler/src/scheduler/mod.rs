@@ -1,0 +1,311 @@
+//! Turns of jobs: acquire, due, run, record, ask again, release. Catch-up, restart and take-over are this one path.
+
+mod entry;
+mod turn;
+mod wishes;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, atomic::Ordering},
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::{runtime::Handle, sync::watch, task::JoinSet};
+use tracing::warn;
+
+use self::{
+    entry::{Definition, Entry},
+    turn::Running,
+    wishes::Watch,
+};
+use crate::{
+    BuildError, Changes, Clock, Control, JobSpec, Lease, Middleware, Registry, StopHandle, StopReason, Store,
+    StoreError, Wishes, agenda::Agenda, burst::Burst, reload::changes,
+};
+
+/// How soon the next tick comes.
+const RING: TimeDelta = TimeDelta::seconds(1);
+/// A tick arms everything that is due up to so much later: until the next one comes, and long enough that what follows it
+/// at once is claimed by then.
+const AHEAD: TimeDelta = TimeDelta::milliseconds(1_250);
+
+/// Runs jobs when they are due. It does not own the time: something calls [`Scheduler::tick`] about once a second, and
+/// something else, on a thread of its own, [`Scheduler::renew_leases`].
+#[derive(Clone)]
+pub struct Scheduler {
+    inner: Arc<Inner>,
+}
+
+/// What became of the turns in hand when the scheduler was drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainReport {
+    /// Turns that did not end in time and were abandoned. Their occurrences run again.
+    pub abandoned: usize,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    middleware: Vec<Arc<dyn Middleware>>,
+    entries: RwLock<Vec<Arc<Entry>>>,
+    /// Of the jobs by their place in `entries`.
+    agenda: Mutex<Agenda>,
+    closed: watch::Sender<bool>,
+    turns: Mutex<JoinSet<()>>,
+    /// The question to the store what people ask for: one at a time.
+    questions: Mutex<JoinSet<()>>,
+    /// By the place of the job, and in that order, so that a simulation repeats itself.
+    running: Mutex<BTreeMap<usize, Running>>,
+    wishes: Mutex<Option<Wishes>>,
+    watch: Mutex<Watch>,
+    /// What the wall clock and the monotonic one showed at the last tick.
+    last_tick: Mutex<Option<(DateTime<Utc>, Duration)>>,
+}
+
+impl Scheduler {
+    /// Makes the jobs of `specs` from the kinds in `registry`.
+    ///
+    /// `params` gives the parameters of a job by its name.
+    pub fn build(
+        registry: &Registry,
+        specs: impl IntoIterator<Item = (JobSpec, serde_json::Value)>,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, BuildError> {
+        let mut agenda = Agenda::default();
+        let entries = specs
+            .into_iter()
+            .map(|(spec, params)| {
+                let definition = Definition::build(registry, spec, params)?;
+                Ok(Arc::new(Entry::new(agenda.add(), definition)))
+            })
+            .collect::<Result<Vec<_>, BuildError>>()?;
+        let inner = Inner {
+            store,
+            clock,
+            middleware: registry.middleware(),
+            entries: RwLock::new(entries),
+            agenda: Mutex::new(agenda),
+            closed: watch::Sender::new(false),
+            turns: Mutex::default(),
+            questions: Mutex::default(),
+            running: Mutex::default(),
+            wishes: Mutex::default(),
+            watch: Mutex::default(),
+            last_tick: Mutex::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Starts a turn for each job that is due before the next tick; each fires at its exact instant. Asks the store what people
+    /// want. Never waits.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn tick(&self) {
+        if self.inner.is_closed() {
+            return;
+        }
+        let now = self.inner.clock.now();
+        if self.inner.clock_was_set_back(now) {
+            lock(&self.inner.agenda).look_at_all();
+        }
+        self.inner.arm(now, now + AHEAD);
+        self.inner.ask();
+    }
+
+    /// Puts another configuration into force, and tells what it changes. Runs under way go on as they began; a job that is there no
+    /// more is not run again. With an edited schedule, a scheduled time that passed under the old one without a run still runs,
+    /// and those of the new one that passed before the edit do not.
+    ///
+    /// A job is made anew if its kind, its parameters or `renew` say so, and keeps what it remembers otherwise.
+    ///
+    /// # Errors
+    /// A job cannot be made. Nothing has changed then.
+    pub fn reload(
+        &self,
+        registry: &Registry,
+        specs: impl IntoIterator<Item = (JobSpec, serde_json::Value)>,
+        renew: impl Fn(&JobSpec) -> bool,
+    ) -> Result<Changes, BuildError> {
+        let specs: Vec<_> = specs.into_iter().collect();
+        let inner = &self.inner;
+        let mut entries = inner.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let present: Vec<_> = entries.iter().filter(|entry| !entry.is_removed()).cloned().collect();
+        let definitions: Vec<_> = present.iter().map(|entry| entry.definition()).collect();
+        let before = definitions.iter().map(|definition| (&definition.spec, &definition.params));
+        let changes = changes(before, specs.iter().map(|(spec, params)| (spec, params)));
+        let mut made = Vec::new();
+        for (spec, params) in specs {
+            let old = definitions.iter().find(|old| old.spec.name == spec.name);
+            let old = old.filter(|old| old.spec.kind == spec.kind && old.params == params && !renew(&spec));
+            made.push(match old {
+                Some(old) => Definition { spec, params, job: Arc::clone(&old.job) },
+                None => Definition::build(registry, spec, params)?,
+            });
+        }
+        for entry in present.iter().filter(|entry| changes.removed.contains(&entry.name)) {
+            entry.removed.store(true, Ordering::SeqCst);
+            lock(&inner.agenda).look_again(entry.place);
+        }
+        for definition in made {
+            let is_changed = changes.changed.iter().any(|change| change.job == definition.spec.name);
+            match entries.iter().find(|entry| entry.name == definition.spec.name) {
+                Some(entry) => {
+                    let was_removed = entry.removed.swap(false, Ordering::SeqCst);
+                    *lock(&entry.definition) = Arc::new(definition);
+                    if is_changed || was_removed {
+                        lock(&inner.agenda).look_again(entry.place);
+                    }
+                }
+                None => entries.push(Arc::new(Entry::new(lock(&inner.agenda).add(), definition))),
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Controls these jobs, and those of every other process on the same store, in the name of `by`.
+    #[must_use]
+    pub fn control(&self, by: impl Into<String>) -> Control {
+        Control::new(Arc::clone(&self.inner.store), Arc::clone(&self.inner.clock), by)
+    }
+
+    /// Extends the lease of every turn under way. Call it about every third of a lease, from a thread that no job can
+    /// block.
+    pub async fn renew_leases(&self) {
+        let held: Vec<(Lease, StopHandle)> = lock(&self.inner.running)
+            .values()
+            .filter_map(|running| Some((running.lease.clone()?, running.stop.clone())))
+            .collect();
+        for (lease, stop) in held {
+            let sent = self.inner.clock.monotonic();
+            match self.inner.store.renew(&lease).await {
+                Ok(()) => stop.trust_lease_until(lease.trusted_until(sent)),
+                Err(StoreError::LeaseLost { .. }) => {
+                    stop.stop(StopReason::LeaseLost);
+                    warn!(job.name = %lease.job, fence = %lease.fence, "job `{}` lost its lease: it stops", lease.job);
+                }
+                Err(error) => {
+                    warn!(job.name = %lease.job, %error, "could not renew the lease of job `{}`: {error}", lease.job);
+                }
+            }
+        }
+    }
+
+    /// Waits until no turn is armed or under way: for tests and one-off runs.
+    pub async fn idle(&self) {
+        loop {
+            let mut questions = std::mem::take(&mut *lock(&self.inner.questions));
+            let mut turns = std::mem::take(&mut *lock(&self.inner.turns));
+            if turns.is_empty() && questions.is_empty() {
+                return;
+            }
+            while questions.join_next().await.is_some() {}
+            while turns.join_next().await.is_some() {}
+        }
+    }
+
+    /// Starts nothing new, asks every run to stop, and waits for at most `grace` until they did.
+    pub async fn drain(&self, grace: Duration) -> DrainReport {
+        self.inner.closed.send_replace(true);
+        for running in lock(&self.inner.running).values() {
+            running.stop.stop(StopReason::Drain);
+        }
+        let mut turns = std::mem::take(&mut *lock(&self.inner.turns));
+        // A question is not cancelled either: the connection that it is asked on would be lost with it.
+        let mut questions = std::mem::take(&mut *lock(&self.inner.questions));
+        let all_done = async {
+            while turns.join_next().await.is_some() {}
+            while questions.join_next().await.is_some() {}
+        };
+        tokio::select! {
+            () = all_done => {}
+            () = self.inner.clock.sleep(grace) => {}
+        }
+        let abandoned = turns.len();
+        turns.abort_all();
+        DrainReport { abandoned }
+    }
+}
+
+impl Inner {
+    /// Whether less time has passed on the wall than in truth since the last tick: times noted before are too late then.
+    fn clock_was_set_back(&self, now: DateTime<Utc>) -> bool {
+        let monotonic = self.clock.monotonic();
+        let Some((then, monotonic_then)) = lock(&self.last_tick).replace((now, monotonic)) else {
+            return false;
+        };
+        let passed = TimeDelta::from_std(monotonic.saturating_sub(monotonic_then));
+        passed.is_ok_and(|passed| passed - (now - then) > RING)
+    }
+
+    fn entries(&self) -> RwLockReadGuard<'_, Vec<Arc<Entry>>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a turn for each job that is to be looked at up to `until`.
+    fn arm(self: &Arc<Self>, now: DateTime<Utc>, until: DateTime<Utc>) {
+        let looks = lock(&self.agenda).take(now, until);
+        if looks.is_empty() {
+            return;
+        }
+        let mut turns = lock(&self.turns);
+        while turns.try_join_next().is_some() {}
+        let entries = self.entries();
+        for together in looks.chunk_by(|a, b| a.at == b.at) {
+            let burst = Arc::<Burst>::default();
+            if together[0].is_late {
+                // Also for a turn that finds, after a clock was set back, that its instant is still to come.
+                burst.begin();
+            } else {
+                turns.spawn(Arc::clone(self).await_instant(together[0].at, Arc::clone(&burst)));
+            }
+            for look in together {
+                let entry = Arc::clone(&entries[look.job]);
+                turns.spawn(Arc::clone(self).look(entry, *look, Arc::clone(&burst)));
+            }
+        }
+    }
+
+    /// Begins a burst at its instant, or when the scheduler is drained.
+    async fn await_instant(self: Arc<Self>, at: DateTime<Utc>, burst: Arc<Burst>) {
+        let mut closed = self.closed.subscribe();
+        loop {
+            let wait = at - self.clock.now();
+            // What is farther away was not so when it was armed: the clock was set.
+            let Some(wait) = wait.to_std().ok().filter(|left| !left.is_zero() && wait <= AHEAD) else {
+                break;
+            };
+            tokio::select! {
+                () = self.clock.sleep(wait) => {}
+                _ = closed.wait_for(|closed| *closed) => break,
+            }
+        }
+        burst.begin();
+    }
+
+    fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    /// Looks at a job now, or as soon as its turn under way ends.
+    fn wake(self: &Arc<Self>, entry: &Entry) {
+        lock(&self.agenda).look_again(entry.place);
+        self.arm_late();
+    }
+
+    /// Starts turns of jobs whose time has passed, as far as there is room for them.
+    fn arm_late(self: &Arc<Self>) {
+        // A turn may be dropped together with its runtime.
+        if !self.is_closed() && Handle::try_current().is_ok() {
+            let now = self.clock.now();
+            self.arm(now, now);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing in here leaves a lock's value half changed when it panics.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,438 @@
+//! A turn of one job: acquire, step, run, record, step again, release.
+
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tracing::{debug, error, warn};
+use uuid::Uuid;
+
+use super::{
+    AHEAD, Inner, RING,
+    entry::{Definition, Entry},
+    lock,
+};
+use crate::{
+    Claim, FencingToken, JobContext, JobError, JobSpec, JobState, Lease, Next, Occurrence, Outcome,
+    RunRecord, RunStatus, Scope, StopHandle, StopReason, StoreError, Trigger,
+    agenda::Look,
+    burst::{Burst, Seat},
+    guard::{Guarded, catch, contained},
+    settle,
+    step::{Run, Standing, Step, first_cursor, leave, passed, plan, refused, removed, step, stretch},
+};
+
+/// The longest wait before the store is asked again after it failed.
+const MAX_STORE_BACKOFF: TimeDelta = TimeDelta::seconds(30);
+
+/// One turn of one job.
+pub(super) struct Turn {
+    inner: Arc<Inner>,
+    entry: Arc<Entry>,
+    definition: Arc<Definition>,
+    /// When the job is expected to be due; the begin of the turn, if that has passed.
+    at: DateTime<Utc>,
+    /// Those that are due then.
+    burst: Arc<Burst>,
+    /// It takes the place of another one that is late, until it has decided.
+    is_in_crowd: AtomicBool,
+    /// When to look at the job next.
+    next: DateTime<Utc>,
+}
+
+pub(super) struct Running {
+    pub(super) job: Arc<Entry>,
+    pub(super) stop: StopHandle,
+    pub(super) lease: Option<Lease>,
+    /// Who cancelled it and why, in a sentence.
+    pub(super) cancelled: Option<String>,
+}
+
+impl Inner {
+    pub(super) async fn look(self: Arc<Self>, entry: Arc<Entry>, look: Look, burst: Arc<Burst>) {
+        let now = self.clock.now();
+        // However this ends, the job is looked at again.
+        let mut turn = Turn {
+            definition: entry.definition(),
+            entry,
+            at: if look.is_late { now } else { look.at },
+            burst,
+            is_in_crowd: AtomicBool::new(look.is_late),
+            next: now + RING,
+            inner: self,
+        };
+        let inner = &turn.inner;
+        if !inner.is_closed() {
+            turn.next = inner.turn(&turn).await;
+            turn.inner.wait_for_leftover(&turn.entry).await;
+        }
+    }
+
+    /// Waits for the end of a run that was given up. Its lease is free for other processes meanwhile, but in this one the job
+    /// stays as it is: one that never gives its threads back would take them all, one run after the other.
+    async fn wait_for_leftover(&self, entry: &Entry) {
+        let leftover = lock(&entry.memory).as_mut().and_then(|memory| memory.leftover.take());
+        let Some(leftover) = leftover else { return };
+        let name = &entry.name;
+        let mut ended = pin!(leftover.ended());
+        tokio::select! {
+            biased;
+            () = &mut ended => {}
+            () = self.clock.sleep(Duration::from_secs(1)) => {
+                error!(job.name = %name, "job `{name}` was asked to stop and does not: it will not run here until it does");
+                ended.await;
+                warn!(job.name = %name, "job `{name}` has stopped at last, and runs again");
+            }
+        }
+    }
+
+    /// One turn of one job; returns when to look at it next.
+    async fn turn(self: &Arc<Self>, turn: &Turn) -> DateTime<Utc> {
+        let spec = &turn.definition.spec;
+        if turn.entry.is_removed() {
+            return self.leave(turn).await;
+        }
+        match spec.scope {
+            Scope::Cluster => self.turn_under_lease(turn).await,
+            Scope::Node => {
+                // What a person asks for runs once, on the node that claims it.
+                let mut asked = None;
+                if self.is_asked_for(&spec.name) {
+                    asked = Some(self.turn_under_lease(turn).await);
+                }
+                let next = self.turn_of_node(turn).await;
+                // It may still be to do, if somebody else had the claim.
+                asked.filter(|_| self.is_asked_for(&spec.name)).map_or(next, |at| at.min(next))
+            }
+        }
+    }
+
+    async fn turn_under_lease(&self, turn: &Turn) -> DateTime<Utc> {
+        let spec = &turn.definition.spec;
+        let began = self.clock.now();
+        let stop = StopHandle::new();
+        let asked_for = self.asked_for(&spec.name);
+        let sent = self.clock.monotonic();
+        let mut lease = match self.store.acquire(&spec.name, first_cursor(spec, began)).await {
+            Ok(Claim::Held(lease)) => lease,
+            Ok(Claim::Busy { holder }) => {
+                debug!(job.name = %spec.name, %holder, "job `{}` is run by {holder}", spec.name);
+                return self.clock.now() + RING;
+            }
+            Err(error) => return self.store_failed(&turn.entry, &error),
+        };
+        stop.trust_lease_until(lease.trusted_until(sent));
+        let is_open = |id: &Uuid| lease.requests.iter().any(|request| request.id == *id);
+        self.forget(asked_for.into_iter().filter(|id| !is_open(id)));
+        let mut standing = Standing {
+            began,
+            state: lease.state.clone(),
+            plan: lease.plan.take(),
+            pauses: std::mem::take(&mut lease.pauses),
+            requests: std::mem::take(&mut lease.requests),
+        };
+        let next = self.steps(turn, Some(&lease), &stop, &mut standing).await;
+        if spec.scope == Scope::Cluster {
+            lease.plan = leave(spec, &standing);
+        }
+        if let Err(error) = self.store.release(&lease).await {
+            warn!(job.name = %spec.name, %error, "could not release the lease of job `{}`: {error}", spec.name);
+        }
+        next
+    }
+
+    /// Nothing is expected of a job that was removed. If it comes back, what passed meanwhile was not due.
+    async fn leave(&self, turn: &Turn) -> DateTime<Utc> {
+        let spec = &turn.definition.spec;
+        let now = self.clock.now();
+        if spec.scope == Scope::Node {
+            turn.entry.remember(|memory| {
+                if let Some((_, plan)) = &mut memory.local {
+                    *plan = plan.as_ref().map(|plan| removed(plan, now));
+                }
+            });
+        } else {
+            let Ok(Claim::Held(mut lease)) = self.store.acquire(&spec.name, first_cursor(spec, now)).await
+            else {
+                return now + RING;
+            };
+            lease.plan = lease.plan.as_ref().map(|plan| removed(plan, now));
+            if self.store.release(&lease).await.is_err() {
+                return now + RING;
+            }
+        }
+        DateTime::<Utc>::MAX_UTC
+    }
+
+    async fn turn_of_node(self: &Arc<Self>, turn: &Turn) -> DateTime<Utc> {
+        let (entry, spec) = (&turn.entry, &turn.definition.spec);
+        if lock(&self.wishes).is_none() {
+            // It may be paused, and nobody has asked yet.
+            self.ask_once().await;
+        }
+        let began = self.clock.now();
+        // The job may be newer than the pause.
+        let in_force = lock(&self.wishes).as_ref().and_then(|wishes| wishes.pause_of(&spec.name).cloned());
+        entry.remember(|memory| memory.remember_pause(in_force.as_ref(), began));
+        let (state, plan) = entry
+            .remember(|memory| memory.local.take())
+            .unwrap_or_else(|| (JobState::at(first_cursor(spec, began)), None));
+        let pauses = entry.remember(|memory| {
+            memory.pauses.retain(|pause| pause.until.is_none_or(|until| state.cursor < until));
+            memory.pauses.clone()
+        });
+        let mut standing = Standing { began, state, plan, pauses, requests: Vec::new() };
+        let next = self.steps(turn, None, &StopHandle::new(), &mut standing).await;
+        let plan = leave(spec, &standing);
+        entry.remember(|memory| memory.local = Some((standing.state, plan)));
+        next
+    }
+
+    /// Steps until there is nothing to do; returns when to look again.
+    async fn steps(
+        &self,
+        turn: &Turn,
+        lease: Option<&Lease>,
+        stop: &StopHandle,
+        standing: &mut Standing,
+    ) -> DateTime<Utc> {
+        let entry = &turn.entry;
+        let running =
+            Running { job: Arc::clone(entry), stop: stop.clone(), lease: lease.cloned(), cancelled: None };
+        lock(&self.running).insert(entry.place, running);
+        if let Some(lease) = lease {
+            self.cancel_known(lease);
+        }
+        let next = self.take_steps(turn, lease, stop, standing).await;
+        lock(&self.running).remove(&entry.place);
+        match next {
+            Ok(at) => {
+                if let Some(memory) = &mut *lock(&entry.memory) {
+                    memory.store_failures = 0;
+                }
+                at
+            }
+            Err(error) => self.store_failed(entry, &error),
+        }
+    }
+
+    async fn take_steps(
+        &self,
+        turn: &Turn,
+        lease: Option<&Lease>,
+        stop: &StopHandle,
+        standing: &mut Standing,
+    ) -> Result<DateTime<Utc>, StoreError> {
+        let spec = &turn.definition.spec;
+        let fence = lease.map_or(FencingToken(0), |lease| lease.fence);
+        let mut has_run = false;
+        loop {
+            let mut now = self.clock.now();
+            if self.is_closed() {
+                return Ok(now + RING);
+            }
+            if lock(&self.agenda).is_wanted_again(turn.entry.place) {
+                // It may be paused or gone, or asked for: the next turn knows.
+                return Ok(now);
+            }
+            if spec.scope == Scope::Node && lease.is_some() && standing.requests.is_empty() {
+                return Ok(now);
+            }
+            let next = step(spec, standing, now);
+            let instant = match next {
+                Ok(Step::Wait(at)) if at <= turn.at && at - now <= AHEAD => Some(at),
+                _ => None,
+            };
+            // Everything but the start itself is done before the instant.
+            let next = instant.map_or(next, |at| step(spec, standing, at));
+            let next = match next {
+                Ok(next) => next,
+                Err(error) => {
+                    error!(job.name = %spec.name, %error, "job `{}` is not scheduled: {error}", spec.name);
+                    return Ok(now + TimeDelta::minutes(1));
+                }
+            };
+            let ctx = match &next {
+                Step::Run(run) => Some(self.context(spec, run, fence, stop)),
+                _ => None,
+            };
+            let mut seat = None;
+            if let Some(at) = instant {
+                seat = Some(turn.burst.instant().await);
+                now = self.clock.now();
+                if now < at {
+                    return Ok(at);
+                }
+                if now - at >= RING || lock(&self.agenda).is_wanted_again(turn.entry.place) {
+                    // More may have become due since, or somebody asks for something.
+                    continue;
+                }
+            }
+            let (record, state, adopts) = match (next, ctx) {
+                (Step::Wait(at), _) => return Ok(at),
+                (Step::Pass(pass), _) => {
+                    let state = pass.state(standing.state.cursor);
+                    (passed(spec, &pass, now), state, pass.adopts)
+                }
+                (Step::Refuse { request, reason }, _) => {
+                    (refused(spec, &request, reason, now), standing.state.clone(), false)
+                }
+                (Step::Run(run), ctx) => {
+                    let ctx = ctx.unwrap_or_else(|| self.context(spec, &run, fence, stop));
+                    if ctx.stop_requested().is_some_and(|reason| has_run || reason != StopReason::Cancelled) {
+                        // The claim was answered late, or an earlier run of this turn was told to stop: the next turn goes on.
+                        return Ok(now + RING);
+                    }
+                    has_run = true;
+                    turn.leave_crowd();
+                    let (record, state) = self.run(turn, &run, &ctx, seat.take(), &standing.state).await;
+                    (record, state, run.adopts)
+                }
+            };
+            drop(seat);
+            let record = RunRecord { fence, per_node: spec.scope == Scope::Node, ..record };
+            self.settled(spec, &record);
+            match self.store.record(lease, &record, &state).await {
+                // Only this node runs it: an answer was lost, and what it recorded then was this very occurrence.
+                Err(StoreError::AlreadyFinished { .. }) if lease.is_none() => {}
+                recorded => recorded?,
+            }
+            standing.state = state;
+            if let Some(answered) = record.request {
+                standing.requests.retain(|request| request.id != answered);
+                self.forget([answered]);
+            }
+            if record.status == RunStatus::Interrupted {
+                return Ok(self.clock.now() + RING);
+            }
+            if adopts {
+                standing.plan = Some(plan(spec, &standing.state));
+            }
+        }
+    }
+
+    fn context(&self, spec: &JobSpec, run: &Run, fence: FencingToken, stop: &StopHandle) -> JobContext {
+        let occurrence = Occurrence { job: spec.name.clone(), scheduled_at: run.scheduled_at };
+        JobContext::new(occurrence, run.attempt, fence, Arc::clone(&self.clock), stop.clone())
+    }
+
+    /// Makes a run; returns its row and where the schedule stands after it.
+    async fn run(
+        &self,
+        turn: &Turn,
+        run: &Run,
+        ctx: &JobContext,
+        seat: Option<Seat>,
+        state: &JobState,
+    ) -> (RunRecord, JobState) {
+        let spec = &turn.definition.spec;
+        let started_at = self.clock.now();
+        drop(seat);
+        let result = match ctx.stop_requested() {
+            // It was cancelled before it began.
+            Some(_) => Ok(Outcome::Interrupted { items: 0 }),
+            None => self.execute(turn, ctx).await,
+        };
+        let finished_at = self.clock.now();
+        turn.burst.all_begun().await;
+        let finished = matches!(result, Ok(Outcome::Done { .. }));
+        let cancelled =
+            lock(&self.running).get(&turn.entry.place).and_then(|running| running.cancelled.clone());
+        let cancelled = cancelled.filter(|_| !finished);
+        let mut settled = settle(spec, state, run.scheduled_at, run.attempt, result, finished_at);
+        if cancelled.is_some() {
+            // Whoever cancels a run does not want it again.
+            settled.status = RunStatus::Interrupted;
+            settled.state = JobState::at(state.cursor.max(run.scheduled_at));
+        }
+        if run.trigger != Trigger::Schedule {
+            // Whoever asked sees how it ended, and asks again if it should be tried again.
+            if settled.status == RunStatus::Retrying {
+                settled.status = RunStatus::Dead;
+            }
+            settled.state = state.clone();
+        }
+        // What a drain interrupts is still to be done.
+        let is_open = settled.status == RunStatus::Interrupted && cancelled.is_none();
+        let reason = [run.reason.clone(), cancelled].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        let record = RunRecord {
+            stretch: run.since.and_then(|since| stretch(&spec.schedule, since, run.scheduled_at)),
+            attempt: run.attempt,
+            finished_at,
+            items: settled.items,
+            request: run.request.filter(|_| !is_open),
+            reason: Some(reason).filter(|reason| !reason.is_empty()),
+            error: settled.error,
+            details: if settled.details.is_null() { ctx.reported() } else { settled.details },
+            ..RunRecord::of(ctx.run_id, &spec.name, run.scheduled_at, settled.status, run.trigger, started_at)
+        };
+        (record, settled.state)
+    }
+
+    async fn execute(&self, turn: &Turn, ctx: &JobContext) -> Result<Outcome, JobError> {
+        let definition = &turn.definition;
+        let guarded = Guarded::new(Arc::clone(&definition.job), definition.spec.timeout);
+        let result = contained(Next::through(&self.middleware, &guarded).run(ctx)).await;
+        if let Some(leftover) = guarded.into_leftover() {
+            turn.entry.remember(|memory| memory.leftover = Some(leftover));
+        }
+        result
+    }
+
+    fn settled(&self, spec: &JobSpec, run: &RunRecord) {
+        for middleware in &self.middleware {
+            if let Err(panic) = catch(|| middleware.settled(spec, run)) {
+                error!(job.name = %spec.name, "a middleware panicked when job `{}` was settled: {panic}", spec.name);
+            }
+        }
+    }
+
+    fn store_failed(&self, entry: &Entry, error: &StoreError) -> DateTime<Utc> {
+        let name = &entry.name;
+        let failures = entry.remember(|memory| {
+            memory.store_failures += 1;
+            memory.store_failures - 1
+        });
+        let wait = (RING * 2_i32.pow(failures.min(5))).min(MAX_STORE_BACKOFF);
+        match error {
+            StoreError::LeaseLost { .. } | StoreError::AlreadyFinished { .. } => {
+                warn!(job.name = %name, %error, "{error}: another daemon goes on with it");
+            }
+            StoreError::Unavailable(_) => {
+                error!(job.name = %name, %error, "job `{name}` cannot reach its store, next try in {} s: {error}", wait.num_seconds());
+            }
+        }
+        self.clock.now() + wait
+    }
+}
+
+impl Turn {
+    /// What it does from here on may take any time: others that are late go on.
+    fn leave_crowd(&self) {
+        if self.is_in_crowd.swap(false, Ordering::SeqCst) {
+            lock(&self.inner.agenda).leave_crowd();
+            self.inner.arm_late();
+        }
+    }
+}
+
+/// The end of a turn, also if it is by a panic.
+impl Drop for Turn {
+    fn drop(&mut self) {
+        lock(&self.inner.running).remove(&self.entry.place);
+        {
+            let mut agenda = lock(&self.inner.agenda);
+            agenda.put(self.entry.place, self.next);
+            if *self.is_in_crowd.get_mut() {
+                agenda.leave_crowd();
+            }
+        }
+        self.inner.arm_late();
+    }
+}
