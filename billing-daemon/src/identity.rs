@@ -37,6 +37,11 @@ impl Identity {
             hostname,
         }
     }
+
+    /// Since a configuration was read again, billing has another time between two runs, or none.
+    pub fn bills_every(&mut self, minutes: Option<u64>) {
+        self.metadata["billingIntervalMinutes"] = json!(minutes);
+    }
 }
 
 /// The person at the keyboard, also behind sudo, and the machine.

@@ -13,6 +13,7 @@ pub mod exit;
 pub mod explain;
 pub mod http;
 pub mod identity;
+mod known_jobs;
 pub mod logging;
 mod manager;
 pub mod metrics;

@@ -131,7 +131,10 @@ impl Source {
         if !std::mem::take(&mut self.unsettled) {
             return false;
         }
-        fs::read_to_string(&self.path).is_ok_and(|text| text != self.text)
+        let text = fs::read_to_string(&self.path);
+        // A file that cannot be read now may be there again without looking different.
+        self.unsettled = text.is_err();
+        text.is_ok_and(|text| text != self.text)
     }
 
     /// Reads the file again.
@@ -149,11 +152,7 @@ impl Source {
 
 /// Every kind that a configuration may name, without a database: enough to read parameters.
 pub(crate) fn known_kinds(plugins: &Plugins) -> Registry {
-    let mut registry = Registry::new();
-    billing_jobs::register(&mut registry, &billing_jobs::Services::detached());
-    billing_kinds::register(&mut registry);
-    plugins.register(&mut registry);
-    registry
+    crate::runtime::registry(&billing_jobs::Services::detached(), plugins)
 }
 
 /// The settings of the process whose new values wait for the next start.

@@ -31,6 +31,9 @@ use crate::{
     store::SeaOrmStore,
 };
 
+/// How long a database may take to tell who else bills, when a configuration is read again.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long connections may take to close in the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -153,6 +156,7 @@ pub async fn run(
     let mut in_force = InForce {
         reloads: Reloads::new(&services, source.as_ref()),
         services,
+        identity,
         plugins,
         opened,
         bills,
@@ -259,7 +263,7 @@ fn silent_jobs(error: &std::io::Error) -> Failure {
     Failure::new(Exit::Internal, format!("no thread for the signs of jobs: {error}"))
 }
 
-fn registry(services: &Services, plugins: &Plugins) -> Registry {
+pub(crate) fn registry(services: &Services, plugins: &Plugins) -> Registry {
     let mut registry = Registry::new();
     billing_jobs::register(&mut registry, services);
     billing_kinds::register(&mut registry);
@@ -270,6 +274,7 @@ fn registry(services: &Services, plugins: &Plugins) -> Registry {
 /// What the jobs of a running daemon are made with.
 struct InForce<'a> {
     services: Services,
+    identity: Identity,
     plugins: &'a Plugins,
     opened: Opened,
     bills: bool,
@@ -338,6 +343,24 @@ impl InForce<'_> {
         }
     }
 
+    /// Who else bills, if the database tells that soon: until then, nothing is rung.
+    async fn look_beside(&self) -> Result<Beside, Failure> {
+        // What is asked of a database is never given up half-way: nobody waits for it any more.
+        let opened = self.opened.clone();
+        let look = tokio::spawn(async move { Beside::look(&opened).await });
+        match tokio::time::timeout(LOOK_TIMEOUT, look).await {
+            Ok(Ok(beside)) => beside,
+            Ok(Err(panic)) => Err(Failure::new(Exit::Internal, panic)),
+            Err(_) => {
+                let seconds = LOOK_TIMEOUT.as_secs();
+                Err(Failure::new(
+                    Exit::TryAgain,
+                    format!("the database did not say in {seconds} s who else bills"),
+                ))
+            }
+        }
+    }
+
     /// Whether what the file says now is in force.
     async fn accept(&mut self, scheduler: &Scheduler, source: &mut Source) -> bool {
         let name = source.name();
@@ -361,11 +384,8 @@ impl InForce<'_> {
         }
         let bills = config.jobs.iter().any(|(spec, _)| spec.kind == BILLING_JOB);
         if bills && !self.bills {
-            let beside = match Beside::look(&self.opened).await {
-                Ok(beside) => beside.check(self.daemon.panel_billing),
-                Err(failure) => Err(failure),
-            };
-            if let Err(failure) = beside {
+            let beside = self.look_beside().await;
+            if let Err(failure) = beside.and_then(|beside| beside.check(self.daemon.panel_billing)) {
                 error!(reloaded = false, "{}; everything stays as it was", failure.message);
                 return false;
             }
@@ -390,6 +410,8 @@ impl InForce<'_> {
             }
         };
         (self.services, self.bills, self.jobs) = (services, bills, jobs);
+        self.identity.bills_every(config.billing_interval_minutes);
+        self.services.status.tell(&self.identity.metadata);
         *self.expected.write().unwrap_or_else(PoisonError::into_inner) = expected;
         let signs = self.pings.replace(config.pings).unwrap_or_else(|error| {
             error!("{name}: {}; signs go where they went", silent_jobs(&error).message);

@@ -4,7 +4,7 @@
 //! They are two rows because every billing transaction holds the fence row `FOR SHARE`, and a renewal must not wait for that.
 //! What people ask for is in `control`.
 
-mod control;
+pub(crate) mod control;
 mod dialect;
 
 use std::{
@@ -16,7 +16,7 @@ use std::{
 use async_trait::async_trait;
 use billing_jobs::{Fault, begin, code, execute, explained, fault};
 use billing_scheduler::{
-    BoxError, Claim, Clock, FencingToken, JobRow, JobState, Lease, Plan, Receipt, Request, Retrying,
+    BoxError, Claim, Clock, FencingToken, JobRow, JobState, Late, Lease, Plan, Receipt, Request, Retrying,
     RunFilter, RunRecord, RunRow, RunStatus, Store, StoreError, Wishes,
 };
 use chrono::{DateTime, Utc};
@@ -378,6 +378,10 @@ impl Store for SeaOrmStore {
 
     async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
         control::jobs(&self.db).await.map_err(unavailable)
+    }
+
+    async fn late(&self, now: DateTime<Utc>) -> Result<Vec<Late>, StoreError> {
+        control::late(&self.db, now).await.map_err(unavailable)
     }
 
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {

@@ -1,6 +1,9 @@
 //! This process's row in the panel's table of daemons: what the panel reads to decide whether it bills itself.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, Value};
 
@@ -19,7 +22,7 @@ pub struct StatusRow {
     db: DatabaseConnection,
     instance: String,
     hostname: String,
-    metadata: String,
+    metadata: Mutex<String>,
 }
 
 impl StatusRow {
@@ -31,7 +34,17 @@ impl StatusRow {
         hostname: impl Into<String>,
         metadata: &serde_json::Value,
     ) -> Self {
-        Self { db, instance: instance.into(), hostname: hostname.into(), metadata: metadata.to_string() }
+        let metadata = Mutex::new(metadata.to_string());
+        Self { db, instance: instance.into(), hostname: hostname.into(), metadata }
+    }
+
+    /// What the row tells of the process is this from its next writing on.
+    pub fn tell(&self, metadata: &serde_json::Value) {
+        *self.metadata.lock().unwrap_or_else(PoisonError::into_inner) = metadata.to_string();
+    }
+
+    fn metadata(&self) -> String {
+        self.metadata.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The name of the row, unique to this process.
@@ -47,11 +60,12 @@ impl StatusRow {
                  (daemon_instance_id, status, started_at, heartbeat_at, metadata, created_at, updated_at)
              VALUES ($1, 'running', {now}, {now}, {metadata}, {now}, {now})
              ON CONFLICT (daemon_instance_id) DO UPDATE
-                SET status = 'running', heartbeat_at = {now}, error_message = NULL, updated_at = {now}",
+                SET status = 'running', heartbeat_at = {now}, metadata = excluded.metadata, error_message = NULL,
+                    updated_at = {now}",
             now = self.now(),
             metadata = self.json("$2"),
         );
-        self.execute(&sql, [self.instance.as_str().into(), self.metadata.as_str().into()]).await
+        self.execute(&sql, [self.instance.as_str().into(), self.metadata().into()]).await
     }
 
     /// Billing does not work: the row says so, and its last heartbeat ages.
@@ -65,8 +79,7 @@ impl StatusRow {
             now = self.now(),
             metadata = self.json("$2"),
         );
-        self.execute(&sql, [self.instance.as_str().into(), self.metadata.as_str().into(), message.into()])
-            .await
+        self.execute(&sql, [self.instance.as_str().into(), self.metadata().into(), message.into()]).await
     }
 
     /// Hands billing back: no row of any daemon has a heartbeat, so the panel takes over at its next look.
@@ -104,7 +117,7 @@ impl StatusRow {
         );
         let values = [
             self.instance.as_str().into(),
-            self.metadata.as_str().into(),
+            self.metadata().into(),
             error.is_none().into(),
             i64::try_from(totals.charged).unwrap_or(i64::MAX).into(),
             totals.amount.0.into(),

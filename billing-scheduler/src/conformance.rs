@@ -435,7 +435,19 @@ async fn a_wish_to_cancel_names_the_claim_in_force(bench: &dyn Bench) {
     a.record(Some(&lease), &stopped, &JobState::at(stopped.scheduled_at)).await.expect("recorded");
     a.release(&lease).await.expect("the store answers");
     assert_eq!(wishes(&*a, "cancelled").await.2, [], "it ends with the run that it stops");
-    assert_eq!(held(&*b, "cancelled").await.requests, [], "and is never run");
+    let lease = held(&*b, "cancelled").await;
+    assert_eq!(lease.requests, [], "and is never run");
+    let retrying = Retrying { scheduled_at: noon(), failed_attempts: 1, not_before: noon() };
+    let failed = run(&lease, noon(), RunStatus::Retrying);
+    let waits = JobState { retrying: Some(retrying), ..lease.state.clone() };
+    b.record(Some(&lease), &failed, &waits).await.expect("recorded");
+    b.release(&lease).await.expect("the store answers");
+    accepted(&*a, &request("cancelled", cancel, 2)).await;
+    assert_eq!(
+        wishes(&*a, "cancelled").await.2,
+        [],
+        "nobody is at what waits to be tried again, so nobody is asked"
+    );
 }
 
 async fn a_job_shows_how_it_stands(bench: &dyn Bench) {
@@ -445,7 +457,9 @@ async fn a_job_shows_how_it_stands(bench: &dyn Bench) {
         assert!(jobs.is_sorted_by_key(|row| row.job.clone()), "jobs come by name");
         jobs.into_iter().find(|row| row.job == "shown").expect("it was claimed")
     };
-    let lease = held(&*a, "shown").await;
+    let mut lease = held(&*a, "shown").await;
+    let late = async || b.late(noon()).await.expect("the store answers");
+    assert_eq!(late().await, []);
     let row = stands(&*b).await;
     assert_eq!((row.state, row.plan, row.paused, row.last), (JobState::at(noon()), None, None, None));
     let holder = row.held.expect("it is held");
@@ -453,8 +467,18 @@ async fn a_job_shows_how_it_stands(bench: &dyn Bench) {
     let (done, at) =
         (run(&lease, noon() + TimeDelta::hours(1), RunStatus::Done), noon() + TimeDelta::hours(1));
     a.record(Some(&lease), &done, &JobState::at(at)).await.expect("the newest fence records");
+    let ago = |minutes| Some(noon() - TimeDelta::minutes(minutes));
+    let schedule = "every 1h".to_owned();
+    lease.plan = Some(Plan { schedule, next_at: ago(60), late_at: ago(59), stuck_at: ago(-60) });
+    a.release(&lease).await.expect("the store answers");
+    let found = late().await;
+    assert_eq!(found.len(), 1, "it is the only one whose plan is overdue");
+    assert_eq!((&*found[0].job, Some(found[0].scheduled_at), &found[0].held_by), ("shown", ago(60), &None));
+    let lease = held(&*a, "shown").await;
+    assert_eq!(late().await, [], "somebody is at it, and may be");
     a.release(&lease).await.expect("the store answers");
     accepted(&*b, &request("shown", What::Pause, 70)).await;
+    assert_eq!(late().await, [], "what is paused is not late");
     let row = stands(&*b).await;
     assert_eq!((row.state, row.held), (JobState::at(at), None), "the schedule moved, and nobody has it");
     assert_eq!(row.last.map(|last| last.run), Some(done), "its last run is shown");

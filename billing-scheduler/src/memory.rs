@@ -231,7 +231,8 @@ impl Store for MemoryStore {
             (What::Trigger | What::Replay { .. }, _) => requests.push(request.clone()),
             (What::Cancel { .. }, _) => {
                 // A job that each node runs by itself has no plan, and the claim that is meant is none.
-                let fence = match jobs.get(&request.job) {
+                let row = jobs.get(&request.job);
+                let fence = match row {
                     Some(row) if row.holder(now).is_some() => Some(FencingToken(row.fence)),
                     Some(row) if row.plan.is_some() => None,
                     _ => Some(FencingToken(0)),
@@ -241,7 +242,7 @@ impl Store for MemoryStore {
                 let withdrawn = requests.len() < before;
                 match fence {
                     Some(fence) => requests.push(Request { what: What::Cancel { fence }, ..request.clone() }),
-                    None if withdrawn => {}
+                    None if withdrawn || row.is_some_and(|row| row.state.retrying.is_some()) => {}
                     None => return Ok(Receipt::Unchanged("nobody runs it".to_owned())),
                 }
             }

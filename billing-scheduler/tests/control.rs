@@ -767,7 +767,8 @@ async fn a_retry_that_begins_while_it_is_cancelled_is_stopped() {
     let store = SlowAnswers::of(&world.store);
     let bob = Control::new(Arc::new(store.clone()), Arc::new(world.clock.clone()), "bob");
     world.tick().await;
-    world.tick_at("14:00:00").await;
+    world.begin_at("14:00:00").await;
+    world.scheduler.idle().await;
     assert_eq!(world.history(), ["retrying schedule 14:00"]);
     store.keep("jobs");
     let cancelled = tokio::spawn(async move { bob.cancel("job", None).await });
@@ -793,7 +794,8 @@ async fn what_became_due_while_an_instant_was_waited_for_is_one_run_with_it() {
 async fn the_cancellation_of_a_retry_under_way_is_on_record_once() {
     let world = World::new("13:30:00", &[Act::Fail, Act::WaitForStop], |_| {});
     world.tick().await;
-    world.tick_at("14:00:00").await;
+    world.begin_at("14:00:00").await;
+    world.scheduler.idle().await;
     world.begin_at("14:10:00").await;
     world.control.cancel("job", None).await.unwrap();
     world.two_seconds().await;

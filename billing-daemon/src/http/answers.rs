@@ -97,7 +97,7 @@ pub(super) struct Which {
     /// Of this job alone.
     job: Option<String>,
     /// So many, the newest: 50, and 500 at most.
-    limit: Option<u64>,
+    limit: Option<u32>,
 }
 
 /// The history, the newest first.
@@ -111,7 +111,7 @@ pub(super) async fn runs(
     State(shared): State<Arc<Shared>>,
     Query(which): Query<Which>,
 ) -> Answer<Json<Vec<RunStatus>>> {
-    let limit = which.limit.unwrap_or(50).min(500);
+    let limit = which.limit.unwrap_or(50).clamp(1, 500);
     Ok(Json(read_runs(&shared.opened.db, which.job.as_deref(), limit).await?))
 }
 

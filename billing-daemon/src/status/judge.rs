@@ -50,9 +50,11 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
         Some(_) => {}
     }
     if let Some(run) = &status.last_run
-        && matches!(run.status.as_str(), "retrying" | "dead" | "skipped" | "missed")
+        // What a person asked for and nobody did in time is no billing that failed.
+        && (matches!(run.status.as_str(), "retrying" | "dead")
+            || run.trigger == "schedule" && matches!(run.status.as_str(), "skipped" | "missed"))
     {
-        let reason = run.error.as_deref().unwrap_or("no reason is known");
+        let reason = run.error.as_deref().or(run.reason.as_deref()).unwrap_or("no reason is known");
         found(
             "billing_failed",
             format!("the last billing run, {}, is {}: {reason}", ago(since(run.finished_at)), run.status),
@@ -82,7 +84,14 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
     for job in &status.jobs {
         if let Some(late) = job.late_seconds {
             let late = of_length(Duration::from_secs(late));
-            found("job_late", format!("job `{}` is {late} late, and nobody is at it", job.name));
+            let who = match &job.holder {
+                None => "nobody is at it".to_owned(),
+                Some(holder) => format!("{holder} is at it and does not end"),
+            };
+            found(
+                "job_late",
+                format!("job `{}` is {late} late: {who}; see `jobs explain {}`", job.name, job.name),
+            );
         }
     }
     problems

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use judge::problems;
+pub(crate) use read::daemons_alive;
 pub use read::{read, runs};
 pub(crate) use show::{ago, in_words, of_length, wrapped};
 
@@ -184,11 +185,13 @@ pub struct RunStatus {
     /// What started it: `schedule`, `manual`, ...
     pub trigger: String,
     /// Which attempt it was.
-    pub attempt: i32,
+    pub attempt: u32,
     /// How late it began.
     pub lateness_ms: i64,
     /// Who ran it.
     pub daemon: String,
+    /// Why it was skipped, missed, paused or interrupted, or who asked for it.
+    pub reason: Option<String>,
     /// Why it failed.
     pub error: Option<String>,
     /// What the job tells of it.
@@ -243,18 +246,17 @@ pub struct JobStatus {
     pub cursor: Option<DateTime<Utc>>,
     /// Who is at it.
     pub holder: Option<String>,
-    /// The newest number of its lease.
-    pub fence: i64,
-    /// What is due next, as far as the configuration says; in the past if it is late.
+    /// Under which claim.
+    pub fence: Option<i64>,
+    /// When its next run, or the next attempt at one that failed, may begin; in the past if it is late.
     pub due_at: Option<DateTime<Utc>>,
-    /// How late it is, in seconds, if it is and nobody is at it. A paused job is not late.
+    /// How late it is, in seconds, if it is: its grace is over and nobody is at it, or whoever is at it does not end. A paused
+    /// job is not late.
     pub late_seconds: Option<u64>,
     /// Who paused it and why, if it is paused.
     pub paused: Option<String>,
     /// How many attempts at the current occurrence failed.
-    pub failed_attempts: i32,
-    /// Why the last one failed.
-    pub last_error: Option<String>,
+    pub failed_attempts: u32,
     /// How its last run ended.
     pub last_run: Option<RunStatus>,
 }

@@ -1,10 +1,6 @@
 //! Reads how billing stands. Changes nothing.
 
-use std::collections::BTreeMap;
-
-use billing_entities::{
-    Id, Instant, billing_daemon_status, billing_fences, billing_job_runs, billing_job_state,
-};
+use billing_entities::{Instant, billing_daemon_status, billing_fences};
 use billing_jobs::{
     AUDIT_KIND, BILLING_JOB, begin_read,
     billing::{Biller, Settings},
@@ -13,23 +9,24 @@ use billing_jobs::{
     query_all,
     status::ALIVE_WITHIN,
 };
-use billing_scheduler::{JobSpec, Scope};
-use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::{
-    ColumnTrait, Condition, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    Statement,
-};
+use billing_scheduler::{RunFilter, RunRow};
+use chrono::{DateTime, Utc};
+use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect, Statement};
 
 use super::{
     Bills, Daemon, Expected, FenceState, Held, JobStatus, Life, Owed, PanelStatus, RunStatus, Status, Totals,
     problems,
 };
-use crate::{beside::Beside, exit::Failure, runtime::Opened};
+use crate::{
+    beside::Beside,
+    exit::Failure,
+    known_jobs::{KnownJob, known_jobs},
+    runtime::Opened,
+    store::control,
+};
 
 /// No more daemons are shown than these, the newest.
 const DAEMONS: u64 = 100;
-/// A job is late when it should have begun longer ago than this.
-const LATE_AFTER: TimeDelta = TimeDelta::seconds(60);
 
 /// How billing stands on the database that was opened, held against what is expected.
 pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failure> {
@@ -38,11 +35,10 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
     let biller = Biller::new(db.clone(), *panel, Settings::default());
     let as_of = biller.now().await.map_err(failed)?;
     let beside = Beside::look(opened).await?;
-    let job_rows = states(db).await.map_err(failed)?;
-    let billing = job_rows.iter().find(|state| state.job == BILLING_JOB);
-    let biller_now =
-        billing.and_then(|state| state.holder.clone().filter(|_| is_held(state.expires_at, as_of)));
-    let mut last_run = last_run(db, BILLING_JOB).await.map_err(failed)?;
+    let known = known_jobs(db, &expected.jobs).await.map_err(failed)?;
+    let jobs = jobs(known, as_of, !expected.jobs.is_empty());
+    let billing = jobs.iter().find(|job| job.name == BILLING_JOB);
+    let mut last_run = billing.and_then(|job| job.last_run.clone());
     if let Some(run) = &mut last_run {
         let totals = biller.totals_of(run.id).await.map_err(failed)?;
         run.totals = Some(Totals {
@@ -79,8 +75,8 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
             || Owed { amount: Money(0).to_string(), ..Owed::default() },
             |held| held.owed.clone(),
         ),
-        daemons: daemons(db, as_of, biller_now.as_deref()).await.map_err(failed)?,
-        jobs: jobs(db, as_of, job_rows, expected).await.map_err(failed)?,
+        daemons: daemons(db, as_of, billing.and_then(|job| job.holder.as_deref())).await.map_err(failed)?,
+        jobs,
         holds,
     };
     status.problems = problems(&status, expected);
@@ -108,25 +104,12 @@ async fn worked_at(db: &DatabaseConnection) -> Result<Option<DateTime<Utc>>, DbE
     Ok(fence.and_then(|fence| fence.worked_at).map(|Instant(at)| at))
 }
 
-async fn states(db: &DatabaseConnection) -> Result<Vec<billing_job_state::Model>, DbErr> {
-    let txn = begin_read(db).await?;
-    let states =
-        billing_job_state::Entity::find().order_by_asc(billing_job_state::Column::Job).all(&txn).await?;
-    txn.commit().await?;
-    Ok(states)
-}
-
-fn is_held(expires_at: Option<Instant>, as_of: DateTime<Utc>) -> bool {
-    expires_at.is_some_and(|Instant(until)| until > as_of)
-}
-
 /// The newest runs, of one job or of all.
-pub async fn runs(db: &DatabaseConnection, job: Option<&str>, limit: u64) -> Result<Vec<RunStatus>, Failure> {
-    newest(db, of_job(job), limit).await.map_err(|error| Failure::database("read the history", &error))
-}
-
-async fn last_run(db: &DatabaseConnection, job: &str) -> Result<Option<RunStatus>, DbErr> {
-    Ok(newest(db, of_job(Some(job)), 1).await?.pop())
+pub async fn runs(db: &DatabaseConnection, job: Option<&str>, limit: u32) -> Result<Vec<RunStatus>, Failure> {
+    let newest = RunFilter { job: job.map(str::to_owned), limit, ..RunFilter::default() };
+    let runs = control::runs(db, &newest).await;
+    let runs = runs.map_err(|error| Failure::database("read the history", &error))?;
+    Ok(runs.into_iter().map(run_status).collect())
 }
 
 async fn last_audit(db: &DatabaseConnection, expected: &Expected) -> Result<Option<RunStatus>, DbErr> {
@@ -134,45 +117,40 @@ async fn last_audit(db: &DatabaseConnection, expected: &Expected) -> Result<Opti
     let mut newest_of_each = Vec::new();
     // Of each by itself: the index of the history begins with the job.
     for spec in audits {
-        let done = of_job(Some(&spec.name)).add(billing_job_runs::Column::Status.eq("done"));
-        newest_of_each.extend(newest(db, done, 1).await?);
+        let (job, status) = (Some(spec.name.clone()), Some(billing_scheduler::RunStatus::Done));
+        let done = RunFilter { job, status, limit: 1, ..RunFilter::default() };
+        newest_of_each.extend(control::runs(db, &done).await?);
     }
-    Ok(newest_of_each.into_iter().max_by_key(|run| run.started_at))
+    Ok(newest_of_each.into_iter().max_by_key(|row| row.run.started_at).map(run_status))
 }
 
-fn of_job(job: Option<&str>) -> Condition {
-    Condition::all().add_option(job.map(|job| billing_job_runs::Column::Job.eq(job)))
+fn run_status(row: RunRow) -> RunStatus {
+    let RunRow { run, daemon } = row;
+    RunStatus {
+        id: run.id,
+        lateness_ms: run.lateness_ms(),
+        job: run.job,
+        scheduled_at: run.scheduled_at,
+        started_at: run.started_at,
+        finished_at: run.finished_at,
+        status: run.status.as_str().to_owned(),
+        trigger: run.trigger.as_str().to_owned(),
+        attempt: run.attempt,
+        daemon,
+        reason: run.reason,
+        error: run.error,
+        details: Some(run.details).filter(|details| !details.is_null()),
+        totals: None,
+    }
 }
 
-async fn newest(db: &DatabaseConnection, which: Condition, limit: u64) -> Result<Vec<RunStatus>, DbErr> {
-    let txn = begin_read(db).await?;
-    let runs = billing_job_runs::Entity::find()
-        .filter(which)
-        .order_by_desc(billing_job_runs::Column::StartedAt)
-        .limit(limit)
-        .all(&txn)
-        .await?;
-    txn.commit().await?;
-    let run_status = |run: billing_job_runs::Model| {
-        let (Id(id), Instant(scheduled_at)) = (run.id, run.scheduled_at);
-        let (Instant(started_at), Instant(finished_at)) = (run.started_at, run.finished_at);
-        RunStatus {
-            id,
-            job: run.job,
-            scheduled_at,
-            started_at,
-            finished_at,
-            status: run.status,
-            trigger: run.triggered_by,
-            attempt: run.attempt,
-            lateness_ms: run.lateness_ms,
-            daemon: run.daemon,
-            error: run.error,
-            details: run.details,
-            totals: None,
-        }
-    };
-    Ok(runs.into_iter().map(run_status).collect())
+/// How many daemons are alive.
+pub(crate) async fn daemons_alive(opened: &Opened) -> Result<usize, Failure> {
+    let failed = |error| Failure::database("read which daemons are alive", &error);
+    let biller = Biller::new(opened.db.clone(), opened.panel, Settings::default());
+    let as_of = biller.now().await.map_err(failed)?;
+    let daemons = daemons(&opened.db, as_of, None).await.map_err(failed)?;
+    Ok(daemons.iter().filter(|daemon| daemon.state.is_there()).count())
 }
 
 async fn daemons(
@@ -239,76 +217,24 @@ async fn holds(db: &DatabaseConnection) -> Result<Vec<Held>, DbErr> {
     held.collect()
 }
 
-async fn jobs(
-    db: &DatabaseConnection,
-    as_of: DateTime<Utc>,
-    states: Vec<billing_job_state::Model>,
-    expected: &Expected,
-) -> Result<Vec<JobStatus>, DbErr> {
-    let mut specs: BTreeMap<&str, &JobSpec> =
-        expected.jobs.iter().map(|spec| (spec.name.as_str(), spec)).collect();
-    let mut jobs = Vec::new();
-    for state in states {
-        let spec = specs.remove(state.job.as_str());
-        jobs.push(job(state, spec, as_of));
-    }
-    // Those that have no row: what each node runs, and what never ran.
-    let unseen = specs.into_values().map(|spec| JobStatus {
-        name: spec.name.clone(),
-        cursor: None,
-        holder: None,
-        fence: 0,
-        due_at: None,
-        late_seconds: None,
-        paused: None,
-        failed_attempts: 0,
-        last_error: None,
-        last_run: None,
-    });
-    jobs.extend(unseen);
-    jobs.sort_by(|a, b| a.name.cmp(&b.name));
-    let paused = paused(db).await?;
-    for job in &mut jobs {
-        job.last_run = last_run(db, &job.name).await?;
-        job.paused = paused.get(&job.name).cloned();
-        job.late_seconds = job.late_seconds.filter(|_| job.paused.is_none());
-    }
-    Ok(jobs)
-}
-
-/// The paused jobs, each with who paused it and why.
-async fn paused(db: &DatabaseConnection) -> Result<BTreeMap<String, String>, DbErr> {
-    let open = "SELECT job, paused_by, reason FROM billing_job_pauses WHERE resumed_at IS NULL";
-    let rows = query_all(db, Statement::from_string(db.get_database_backend(), open)).await?;
-    let paused = rows.iter().map(|row| {
-        let (by, reason): (String, Option<String>) =
-            (row.try_get("", "paused_by")?, row.try_get("", "reason")?);
-        let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
-        Ok((row.try_get("", "job")?, format!("paused by {by}{reason}")))
-    });
-    paused.collect()
-}
-
-fn job(state: billing_job_state::Model, spec: Option<&JobSpec>, as_of: DateTime<Utc>) -> JobStatus {
-    let Instant(cursor) = state.cursor_at;
-    let held = is_held(state.expires_at, as_of);
-    let due_at = match (spec, state.retry_not_before) {
-        (_, Some(Instant(not_before))) => Some(not_before),
-        (Some(spec), None) if spec.scope == Scope::Cluster => spec.schedule.next_after(cursor).ok().flatten(),
-        _ => None,
+fn jobs(known: Vec<KnownJob>, as_of: DateTime<Utc>, is_configured: bool) -> Vec<JobStatus> {
+    let status = |job: KnownJob| {
+        // A job that was taken out of the configuration leaves its row behind.
+        let is_expected = job.spec.is_some() || !is_configured;
+        let late = job.late(as_of).filter(|_| is_expected);
+        let retrying = job.row.as_ref().and_then(|row| row.state.retrying);
+        let held = job.row.as_ref().and_then(|row| row.held.as_ref());
+        JobStatus {
+            cursor: job.row_of_all().map(|row| row.state.cursor),
+            holder: held.map(|held| held.name.clone()),
+            fence: held.map(|held| held.fence.0),
+            due_at: retrying.map(|retrying| retrying.not_before).or_else(|| job.next_at(as_of)),
+            late_seconds: late.map(|late| (as_of - late.scheduled_at).num_seconds().unsigned_abs()),
+            paused: job.paused.as_ref().map(ToString::to_string),
+            failed_attempts: retrying.map_or(0, |retrying| retrying.failed_attempts),
+            last_run: job.last.map(run_status),
+            name: job.name,
+        }
     };
-    // Only what is configured is late: a job that was taken out leaves its row behind.
-    let late = due_at.map(|due| as_of - due).filter(|late| *late > LATE_AFTER && !held && spec.is_some());
-    JobStatus {
-        name: state.job,
-        cursor: Some(cursor),
-        holder: state.holder.filter(|_| held),
-        fence: state.fence,
-        due_at,
-        late_seconds: late.map(|late| late.num_seconds().unsigned_abs()),
-        paused: None,
-        failed_attempts: state.failed_attempts,
-        last_error: state.last_error,
-        last_run: None,
-    }
+    known.into_iter().map(status).collect()
 }

@@ -39,6 +39,7 @@ pub(crate) fn run(status: &str) -> RunStatus {
         attempt: 1,
         lateness_ms: 0,
         daemon: "web-1".to_owned(),
+        reason: None,
         error: None,
         details: None,
         totals: None,
@@ -50,12 +51,11 @@ pub(crate) fn job(late_seconds: Option<u64>) -> JobStatus {
         name: "billing".to_owned(),
         cursor: None,
         holder: None,
-        fence: 1,
+        fence: None,
         due_at: None,
         late_seconds,
         paused: None,
         failed_attempts: 0,
-        last_error: None,
         last_run: None,
     }
 }

@@ -1,15 +1,16 @@
 //! What people ask of jobs, and what they are shown of them.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use billing_jobs::{
     begin, begin_read, peek, query_all,
     record::{self, Entry},
 };
 use billing_scheduler::{
-    FencingToken, Holder, JobRow, Pause, Receipt, Request, RunFilter, RunRecord, RunRow, RunStatus, Stretch,
-    Trigger, What, Wishes,
+    FencingToken, Holder, JobRow, Late, Pause, Receipt, Request, RunFilter, RunRecord, RunRow, RunStatus,
+    Stretch, Trigger, What, Wishes,
 };
+use chrono::{DateTime, Utc};
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, Statement, Value,
 };
@@ -26,7 +27,7 @@ const WAIT: Duration = Duration::from_millis(5);
 /// The newest request. Asked about once a second: one round trip, and one page of an index.
 const REVISION: &str = "SELECT coalesce(max(id), 0) AS revision FROM billing_job_audit";
 
-pub(super) async fn wishes(db: &DatabaseConnection, known: Option<i64>) -> Result<Option<Wishes>, DbErr> {
+pub(crate) async fn wishes(db: &DatabaseConnection, known: Option<i64>) -> Result<Option<Wishes>, DbErr> {
     if known.is_some() && known == peek(db, REVISION).await? {
         return Ok(None);
     }
@@ -208,56 +209,75 @@ async fn open(txn: &DatabaseTransaction, request: &Request, fence: Option<i64>) 
     Ok(())
 }
 
-pub(super) async fn jobs(db: &DatabaseConnection) -> Result<Vec<JobRow>, DbErr> {
+pub(crate) async fn jobs(db: &DatabaseConnection) -> Result<Vec<JobRow>, DbErr> {
+    let newest = format!(
+        "SELECT {} FROM billing_job_state s JOIN billing_job_runs r ON r.id =
+                (SELECT n.id FROM billing_job_runs n WHERE n.job = s.job ORDER BY n.started_at DESC, n.id DESC LIMIT 1)",
+        run_columns(Dialect::of(db.get_database_backend()))
+    );
+    let txn = begin_read(db).await?;
+    let mut jobs = rows(&txn, "true", &[]).await?;
+    let newest = txn.query_all_raw(statement(&txn, &newest, [])).await?;
+    txn.commit().await?;
+    let newest = newest.iter().map(|row| run(row).map(|row| (row.run.job.clone(), row)));
+    let mut newest = newest.collect::<Result<HashMap<_, _>, _>>()?;
+    for row in &mut jobs {
+        row.last = newest.remove(&row.job);
+    }
+    Ok(jobs)
+}
+
+pub(super) async fn late(db: &DatabaseConnection, now: DateTime<Utc>) -> Result<Vec<Late>, DbErr> {
     let dialect = Dialect::of(db.get_database_backend());
+    let txn = begin_read(db).await?;
+    // Who is at it is late no sooner than if nobody were.
+    let overdue =
+        rows(&txn, &format!("s.late_at < {}", dialect.at("$1")), &[now.timestamp_micros().into()]).await?;
+    txn.commit().await?;
+    Ok(overdue.iter().filter_map(|row| row.late(now)).collect())
+}
+
+/// The jobs for which the condition holds, by name, without their last runs.
+async fn rows(txn: &DatabaseTransaction, condition: &str, values: &[Value]) -> Result<Vec<JobRow>, DbErr> {
+    let dialect = Dialect::of(txn.get_database_backend());
     let states = format!(
         "SELECT s.job, s.fence, {state}, {expires} AS expires_at,
                 CASE WHEN s.holder IS NOT NULL AND s.expires_at > {now} THEN s.holder END AS holder,
                 {pauses} AS pauses
-           FROM billing_job_state s",
+           FROM billing_job_state s WHERE {condition}",
         state = dialect.state_columns("s."),
         expires = dialect.micros("s.expires_at"),
         now = dialect.now(),
         pauses = dialect.pauses("p.job = s.job AND p.resumed_at IS NULL"),
     );
-    let newest = format!(
-        "SELECT {} FROM billing_job_state s JOIN billing_job_runs r ON r.id =
-                (SELECT n.id FROM billing_job_runs n WHERE n.job = s.job ORDER BY n.started_at DESC, n.id DESC LIMIT 1)",
-        run_columns(dialect)
-    );
-    let txn = begin_read(db).await?;
-    let states = txn.query_all_raw(statement(&txn, &states, [])).await?;
-    let newest = txn.query_all_raw(statement(&txn, &newest, [])).await?;
-    txn.commit().await?;
-    let mut runs = newest.iter().map(run).collect::<Result<Vec<_>, _>>()?;
-    let mut jobs = Vec::new();
-    for row in &states {
-        let job: String = row.try_get("", "job")?;
-        let open: Option<String> = row.try_get("", "pauses")?;
-        let held = match row.try_get::<Option<String>>("", "holder")? {
-            None => None,
-            Some(name) => Some(Holder {
-                name,
-                fence: FencingToken(row.try_get("", "fence")?),
-                until: instant(row.try_get("", "expires_at")?)?,
-            }),
-        };
-        let last = runs.iter().position(|row| row.run.job == job).map(|index| runs.swap_remove(index));
-        jobs.push(JobRow {
-            state: state(row)?,
-            plan: expected(row)?,
-            held,
-            paused: pauses(open.as_deref())?.pop().map(|(_, pause)| pause),
-            last,
-            job,
-        });
-    }
+    let states = txn.query_all_raw(statement(txn, &states, values.iter().cloned())).await?;
+    let mut jobs = states.iter().map(job).collect::<Result<Vec<_>, _>>()?;
     // A database may have an order of its own for text.
     jobs.sort_unstable_by(|a, b| a.job.cmp(&b.job));
     Ok(jobs)
 }
 
-pub(super) async fn runs(db: &DatabaseConnection, filter: &RunFilter) -> Result<Vec<RunRow>, DbErr> {
+fn job(row: &QueryResult) -> Result<JobRow, DbErr> {
+    let open: Option<String> = row.try_get("", "pauses")?;
+    let held = match row.try_get::<Option<String>>("", "holder")? {
+        None => None,
+        Some(name) => Some(Holder {
+            name,
+            fence: FencingToken(row.try_get("", "fence")?),
+            until: instant(row.try_get("", "expires_at")?)?,
+        }),
+    };
+    Ok(JobRow {
+        job: row.try_get("", "job")?,
+        state: state(row)?,
+        plan: expected(row)?,
+        held,
+        paused: pauses(open.as_deref())?.pop().map(|(_, pause)| pause),
+        last: None,
+    })
+}
+
+pub(crate) async fn runs(db: &DatabaseConnection, filter: &RunFilter) -> Result<Vec<RunRow>, DbErr> {
     let dialect = Dialect::of(db.get_database_backend());
     let RunFilter { id, job, status, since, scheduled_at, request, limit } = filter;
     let mut conditions: Vec<String> = Vec::new();

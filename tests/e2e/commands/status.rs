@@ -121,16 +121,26 @@ async fn a_death_and_what_is_late_since_are_told(db: &Db) {
         }
         _ => ("now() - interval '200 seconds'", "now() - interval '3 minutes'"),
     };
+    // Each of them was waited for; but each node runs `own` by itself now, and `gone` is configured no more.
+    let waits = |job| {
+        format!(
+            "INSERT INTO billing_job_state (job, fence, cursor_at, schedule, next_at, late_at, stuck_at)
+             VALUES ('{job}', 3, {ago}, 'every 1s', {ago}, {ago}, {ago});"
+        )
+    };
+    db.execute(&["tick", "own", "gone"].map(waits).concat()).await;
     db.execute(&format!(
-        "INSERT INTO billing_job_state (job, fence, cursor_at) VALUES ('tick', 3, {ago});
-         INSERT INTO billing_daemon_status (daemon_instance_id, status, heartbeat_at, metadata, created_at, updated_at)
+        "INSERT INTO billing_daemon_status (daemon_instance_id, status, heartbeat_at, metadata, created_at, updated_at)
          VALUES ('killed', 'running', {soon}, '{{\"hostname\": \"h\", \"billingIntervalMinutes\": 60}}', {soon}, {soon})"
     ))
     .await;
     let tick = "[[job]]\nname = 'tick'\nkind = 'test.tick'\nschedule = { every = '1s' }\n";
-    let program = daemon(db, &[SHORT_LEASE, BILLING, tick]);
+    let own = tick.replace("'tick'", "'own'") + "scope = 'node'\n";
+    let program = daemon(db, &[SHORT_LEASE, BILLING, tick, &own]);
     let shown = status(&program, 1).await;
     assert_eq!(problems(&shown), ["no_daemon", "daemon_dead", "billing_silent", "job_late"], "{shown}");
+    let message = shown["problems"][3]["message"].as_str().expect("text");
+    assert!(message.contains("`tick`") && message.contains("nobody is at it"), "{message}");
     assert_eq!(
         (&shown["daemons"][0]["state"], &shown["daemons"][0]["bills"]),
         (&json!("dead"), &json!("no"))
@@ -138,12 +148,16 @@ async fn a_death_and_what_is_late_since_are_told(db: &Db) {
     let late = shown["jobs"].as_array().expect("a list").iter().find(|job| job["name"] == "tick");
     let late = late.expect("it is known")["late_seconds"].as_u64().expect("a number");
     assert!((199..260).contains(&late), "{late}");
-    // Whoever is at it is not late.
+    // Whoever is at it and does not end is late as well.
     let later = match db.backend() {
         DbBackend::Sqlite => "(unixepoch('now') + 60) * 1000000",
         _ => "now() + interval '1 minute'",
     };
     db.execute(&format!("UPDATE billing_job_state SET holder = 'killed', expires_at = {later}")).await;
+    let shown = status(&program, 1).await;
+    let message = shown["problems"][3]["message"].as_str().expect("text");
+    assert!(message.contains("killed is at it and does not end"), "{message}");
+    db.execute(&format!("UPDATE billing_job_state SET stuck_at = {later}")).await;
     let shown = status(&program, 1).await;
     assert_eq!(problems(&shown), ["no_daemon", "daemon_dead", "billing_silent"], "{shown}");
 }

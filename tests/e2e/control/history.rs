@@ -112,7 +112,9 @@ async fn a_job_that_nobody_runs_is_late_and_explained(db: &Db) {
 }
 
 async fn a_daemon_reports_a_late_job_wherever_the_fault_is(db: &Db) {
-    let program = with(db, &["[daemon]\nlease-ttl = \"3s\"\n", TICK]);
+    // Of what each node runs by itself, a row is left from when it was not so.
+    let own = TICK.replace("\"tick\"", "\"own\"") + "scope = \"node\"\n";
+    let program = with(db, &["[daemon]\nlease-ttl = \"3s\"\n", TICK, &own]);
     let daemon = started(&program).await;
     until_history_has(&program, "tick", "done schedule").await;
     // Another process has the job, renews its lease, and does nothing.
@@ -124,6 +126,11 @@ async fn a_daemon_reports_a_late_job_wherever_the_fault_is(db: &Db) {
         "UPDATE billing_job_state SET holder = 'stuck', fence = fence + 1, expires_at = {far}, next_at = {past},
                 late_at = {past}, stuck_at = {past} WHERE job = 'tick'"
     );
+    db.execute(&format!(
+        "INSERT INTO billing_job_state (job, cursor_at, schedule, next_at, late_at, stuck_at)
+         VALUES ('own', {past}, 'every 1s', {past}, {past}, {past})"
+    ))
+    .await;
     // Whoever does not renew is replaced, so it renews.
     eventually("it is reported", async || {
         db.execute(&stuck).await;
@@ -132,6 +139,7 @@ async fn a_daemon_reports_a_late_job_wherever_the_fault_is(db: &Db) {
     .await;
     let line = daemon.says("is late").await;
     assert!(line.contains("[ERROR]") && line.contains("stuck is at what was due at 1970-01-01"), "{line}");
+    assert!(daemon.said("`own` is late").is_empty(), "what each node runs by itself is told by no row");
     daemon.terminated().await.expect_code(0);
 }
 

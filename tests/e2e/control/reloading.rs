@@ -3,7 +3,7 @@
 use e2e::{Db, eventually, on_every_engine, process::Signal};
 
 use super::{PATIENT, ask, history, started, text, until_a_second_begins, until_history_has, with};
-use crate::daemon::TICK;
+use crate::daemon::{BILLING, HEARTBEAT, TICK, beside};
 
 const YEARLY: &str = r#"
 [[job]]
@@ -55,6 +55,21 @@ async fn an_edited_file_comes_into_force_without_disturbing_what_runs(db: &Db) {
     daemon.terminated().await.expect_code(0);
 }
 
+async fn a_daemon_whose_edited_file_has_billing_tells_so(db: &Db) {
+    let program = with(db, &[TICK, HEARTBEAT]);
+    let daemon = started(&program).await;
+    let interval = "SELECT metadata ->> 'billingIntervalMinutes' FROM billing_daemon_status";
+    until_history_has(&program, "heartbeat", "done schedule").await;
+    assert_eq!(crate::daemon::ask(db, interval).await, "-", "it has no billing");
+    let _program = program.file("jobs.toml", &beside(db, &[BILLING, HEARTBEAT].concat()));
+    daemon.says("jobs.toml is in force").await;
+    eventually("its row tells of it", async || {
+        (crate::daemon::ask(db, interval).await == (365 * 24 * 60).to_string()).then_some(())
+    })
+    .await;
+    daemon.terminated().await.expect_code(0);
+}
+
 async fn a_new_schedule_fires_nothing_that_was_not_due(db: &Db) {
     let program = with(db, &[YEARLY]);
     let daemon = started(&program).await;
@@ -85,6 +100,7 @@ async fn a_new_schedule_fires_nothing_that_was_not_due(db: &Db) {
 on_every_engine!(
     an_edited_file_comes_into_force_without_disturbing_what_runs,
     a_new_schedule_fires_nothing_that_was_not_due,
+    a_daemon_whose_edited_file_has_billing_tells_so,
 );
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use billing_scheduler::{Receipt, RunFilter, RunRow, RunStatus};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Desk, Job, no_store, shown};
+use super::{Desk, no_store, shown};
 use crate::{
     cli::{Asked, Cancel, Pause, Replay, Trigger},
     commands::{
@@ -15,6 +15,7 @@ use crate::{
         say,
     },
     exit::{Exit, Failure},
+    known_jobs::KnownJob,
 };
 
 /// How often the answer is looked for.
@@ -97,7 +98,7 @@ pub(super) async fn replay(desk: &Desk, options: &Replay) -> Result<(), Failure>
 }
 
 /// Says what was asked for, or waits for how it ends.
-async fn asked_for(desk: &Desk, job: &Job, asked: &Asked, wait: bool, id: Uuid) -> Result<(), Failure> {
+async fn asked_for(desk: &Desk, job: &KnownJob, asked: &Asked, wait: bool, id: Uuid) -> Result<(), Failure> {
     if !wait {
         if asked.json {
             say(json!({ "job": job.name, "request": id }));

@@ -4,13 +4,17 @@ use billing_scheduler::{RunFilter, RunStatus, Schedule};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 
-use super::{Desk, Job, shown};
+use super::{Desk, shown};
 use crate::{
     cli::Explain,
     commands::{runs::sentence, say},
     exit::Failure,
-    status::{self, Expected},
+    known_jobs::KnownJob,
+    status::daemons_alive,
 };
+
+/// So long a run may take to begin.
+const JUST_NOW: TimeDelta = TimeDelta::seconds(3);
 
 pub(super) async fn execute(desk: &Desk, options: &Explain) -> Result<(), Failure> {
     let (job, now) = (desk.job(&options.job).await?, desk.clock.now());
@@ -23,13 +27,12 @@ pub(super) async fn execute(desk: &Desk, options: &Explain) -> Result<(), Failur
             desk.runs(&RunFilter { job, scheduled_at: Some(at), ..RunFilter::default() }).await?
         }
     };
-    let status = status::read(&desk.opened, &Expected::default()).await?;
     let facts = Facts {
         at,
         now,
         runs: &runs.iter().map(|row| (row.run.status, sentence(row))).collect::<Vec<_>>(),
         is_configured: desk.specs.as_ref().map(|_| job.spec.is_some()),
-        daemons: status.daemons.iter().filter(|daemon| daemon.state.is_there()).count(),
+        daemons: daemons_alive(&desk.opened).await?,
         job: &job,
     };
     let (word, answer) = explain(&facts);
@@ -55,7 +58,7 @@ struct Facts<'a> {
     is_configured: Option<bool>,
     /// How many daemons are alive.
     daemons: usize,
-    job: &'a Job,
+    job: &'a KnownJob,
 }
 
 /// The answer in a word, and in a sentence.
@@ -93,10 +96,15 @@ fn explain(facts: &Facts<'_>) -> (&'static str, String) {
             next.map(|next| format!("; the next one after it is {} UTC", shown(next))).unwrap_or_default();
         return ("no_scheduled_time", format!("is no scheduled time of `{}`{next}", spec.schedule));
     }
-    let Some(row) = &job.row else {
+    let Some(row) = job.row_of_all() else {
         return match (daemons, &job.paused) {
             (0, _) => say("no_daemon", "no daemon is alive"),
+            _ if now - at < JUST_NOW => say("just_now", "is due just now"),
             (_, Some(pause)) => ("paused", format!("the job is {pause}, since {} UTC", shown(pause.since))),
+            _ if job.is_of_node() => say(
+                "no_node",
+                "each node runs the job by itself, and none has a row of this: none was alive then that has it in its jobs.toml",
+            ),
             _ => say(
                 "never_claimed",
                 "no daemon has begun with the job: none that is alive has it in its jobs.toml",
@@ -116,7 +124,7 @@ fn explain(facts: &Facts<'_>) -> (&'static str, String) {
     if let Some(pause) = &job.paused {
         return ("paused", format!("the job is {pause}, since {} UTC", shown(pause.since)));
     }
-    if let Some(held) = row.held.as_ref().filter(|held| held.until > now) {
+    if let Some(held) = &row.held {
         let (name, until) = (&held.name, shown(held.until));
         return (
             "held",
@@ -133,10 +141,10 @@ fn explain(facts: &Facts<'_>) -> (&'static str, String) {
     if daemons == 0 {
         return say("no_daemon", "no daemon is alive");
     }
-    if now - at < TimeDelta::seconds(3) {
+    if now - at < JUST_NOW {
         return say("just_now", "is due just now");
     }
-    let known = if row.late(now).is_some() { "late: " } else { "" };
+    let known = if job.late(now).is_some() { "late: " } else { "" };
     (
         "late",
         format!(
@@ -154,7 +162,7 @@ pub(super) fn is_time_of(schedule: &Schedule, at: DateTime<Utc>) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use billing_scheduler::{FencingToken, Holder, JobRow, JobSpec, JobState, Pause, Retrying};
+    use billing_scheduler::{FencingToken, Holder, JobRow, JobSpec, JobState, Pause, Retrying, Scope};
 
     use super::*;
 
@@ -162,15 +170,15 @@ mod tests {
         format!("2026-01-05T{clock}Z").parse().expect("a time of day")
     }
 
-    fn hourly() -> Job {
+    fn hourly() -> KnownJob {
         let schedule = Schedule::every(Duration::from_hours(1)).expect("valid");
         let state = JobState::at(at("13:00:00"));
         let row = JobRow { job: "job".to_owned(), state, plan: None, held: None, paused: None, last: None };
         let spec = Some(JobSpec::new("job", "kind", schedule));
-        Job { name: "job".to_owned(), spec, row: Some(row), paused: None, last: None }
+        KnownJob { name: "job".to_owned(), spec, row: Some(row), paused: None, last: None }
     }
 
-    fn change(change: impl FnOnce(&mut Job, &mut JobRow)) -> Job {
+    fn change(change: impl FnOnce(&mut KnownJob, &mut JobRow)) -> KnownJob {
         let mut job = hourly();
         let mut row = job.row.take().expect("it has one");
         change(&mut job, &mut row);
@@ -190,9 +198,11 @@ mod tests {
             |of: &str| Retrying { scheduled_at: at(of), failed_attempts: 2, not_before: at("14:20:00") };
         let held =
             |until: &str| Holder { name: "host-7".to_owned(), fence: FencingToken(4), until: at(until) };
-        let unknown = Job { spec: None, ..hourly() };
-        let unclaimed = Job { row: None, ..hourly() };
-        let rows: [(&str, Job, usize, &str, &str); 14] = [
+        let unknown = KnownJob { spec: None, ..hourly() };
+        let mut of_node = hourly();
+        of_node.spec.as_mut().expect("it has one").scope = Scope::Node;
+        let unclaimed = KnownJob { row: None, ..hourly() };
+        let rows: [(&str, KnownJob, usize, &str, &str); 14] = [
             ("15:00:00", hourly(), 1, "not_yet", "is still to come"),
             ("14:00:00", hourly(), 1, "late", "due and nobody is at it, although 1 daemons are alive"),
             ("14:00:00", hourly(), 0, "no_daemon", "no daemon is alive"),
@@ -205,11 +215,12 @@ mod tests {
             ),
             ("12:00:00", hourly(), 1, "no_row", "until 2026-01-05 13:00:00 UTC is finished with"),
             ("14:00:00", unknown, 1, "not_configured", "has it disabled"),
+            ("14:00:00", of_node, 1, "no_node", "each node runs the job by itself"),
             ("14:00:00", unclaimed, 1, "never_claimed", "none that is alive has it"),
-            ("14:00:00", Job { row: None, ..hourly() }, 0, "no_daemon", "no daemon is alive"),
+            ("14:00:00", KnownJob { row: None, ..hourly() }, 0, "no_daemon", "no daemon is alive"),
             (
                 "14:00:00",
-                Job { paused: Some(pause.clone()), ..hourly() },
+                KnownJob { paused: Some(pause.clone()), ..hourly() },
                 1,
                 "paused",
                 "paused by ada: tea, since 2026-01-05 12:30:00",
@@ -221,7 +232,6 @@ mod tests {
                 "held",
                 "host-7 holds the job's lease until 2026-01-05 14:10:05",
             ),
-            ("14:00:00", change(|_, row| row.held = Some(held("14:09:59"))), 1, "late", "nobody is at it"),
             (
                 "14:00:00",
                 change(|_, row| row.state.retrying = Some(retrying("14:00:00"))),

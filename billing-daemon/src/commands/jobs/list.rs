@@ -3,7 +3,7 @@
 use billing_scheduler::RunFilter;
 use serde_json::Value;
 
-use super::{Desk, Job, shown};
+use super::{Desk, shown};
 use crate::{
     commands::{
         runs::{self, run_in_json},
@@ -12,6 +12,7 @@ use crate::{
         width,
     },
     exit::Failure,
+    known_jobs::KnownJob,
 };
 
 /// How many of its last runs a job is shown with.
@@ -42,7 +43,7 @@ pub(super) async fn list(desk: &Desk, json: bool) -> Result<(), Failure> {
 }
 
 /// What there is to say of a job besides.
-fn about(job: &Job) -> String {
+fn about(job: &KnownJob) -> String {
     if let Some(pause) = &job.paused {
         return pause.to_string();
     }
@@ -77,11 +78,11 @@ pub(super) async fn show(desk: &Desk, name: &str, json: bool) -> Result<(), Fail
             let failed = retrying.failed_attempts;
             lines.push(("retrying", format!("{at} UTC failed {failed} times, again from {not_before} UTC")));
         }
-        if let Some(held) = row.held.as_ref().filter(|held| held.until > now) {
+        if let Some(held) = &row.held {
             lines.push(("held", format!("by {} under fence {}", held.name, held.fence)));
         }
-        lines.extend(row.late(now).map(|late| ("late", late.to_string())));
     }
+    lines.extend(job.late(now).map(|late| ("late", late.to_string())));
     if let Some(pause) = &job.paused {
         lines.push(("paused", format!("{pause}, since {} UTC", shown(pause.since))));
     }

@@ -8,9 +8,7 @@ mod next;
 
 use std::sync::Arc;
 
-use billing_scheduler::{
-    Clock, Control, JobRow, JobSpec, Pause, RunFilter, RunRow, Store, StoreError, SystemClock,
-};
+use billing_scheduler::{Clock, Control, JobSpec, RunFilter, RunRow, Store, StoreError, SystemClock};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
@@ -21,6 +19,7 @@ use crate::{
     config::did_you_mean,
     exit::{Exit, Failure},
     identity::{Identity, whoever_is_here},
+    known_jobs::{KnownJob, known_jobs},
     logging::LogOutput,
     reload::Source,
     runtime::{self, Opened},
@@ -45,19 +44,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Jobs) -
 pub(super) struct Desk {
     pub(super) control: Control,
     pub(super) opened: Opened,
-    store: Arc<dyn Store>,
     pub(super) clock: Arc<dyn Clock>,
     /// `None` without a configuration that can be read.
     pub(super) specs: Option<Vec<JobSpec>>,
-}
-
-/// A job as the database and the configuration know it.
-pub(super) struct Job {
-    pub(super) name: String,
-    pub(super) spec: Option<JobSpec>,
-    pub(super) row: Option<JobRow>,
-    pub(super) paused: Option<Pause>,
-    pub(super) last: Option<RunRow>,
 }
 
 impl Desk {
@@ -76,41 +65,19 @@ impl Desk {
         let store: Arc<dyn Store> =
             Arc::new(SeaOrmStore::new(opened.db.clone(), database, holder, ttl, Arc::clone(&clock)));
         let by = by.map_or_else(whoever_is_here, str::to_owned);
-        let control = Control::new(Arc::clone(&store), Arc::clone(&clock), by);
+        let control = Control::new(store, Arc::clone(&clock), by);
         let specs = config.map(|config| config.jobs.into_iter().map(|(spec, _)| spec).collect());
-        Ok(Self { control, opened, store, clock, specs })
+        Ok(Self { control, opened, clock, specs })
     }
 
     /// Every job that the database or the configuration knows, by name.
-    pub(super) async fn jobs(&self) -> Result<Vec<Job>, Failure> {
-        let rows = self.control.jobs().await.map_err(no_store)?;
-        let wishes = self.store.wishes(None).await.map_err(no_store)?.unwrap_or_default();
-        let specs = self.specs.iter().flatten();
-        let mut names: Vec<&str> = rows.iter().map(|row| row.job.as_str()).collect();
-        names.extend(specs.clone().map(|spec| spec.name.as_str()));
-        names.extend(wishes.paused.iter().map(|(job, _)| job.as_str()));
-        names.sort_unstable();
-        names.dedup();
-        let mut jobs = Vec::new();
-        for name in names {
-            let row = rows.iter().find(|row| row.job == name).cloned();
-            let paused = wishes.pause_of(name).cloned();
-            let last = match row.as_ref().and_then(|row| row.last.clone()) {
-                Some(last) => Some(last),
-                // Of a job that each node runs by itself there is no row.
-                None => self
-                    .runs(&RunFilter { job: Some(name.to_owned()), limit: 1, ..RunFilter::default() })
-                    .await?
-                    .pop(),
-            };
-            let spec = specs.clone().find(|spec| spec.name == name).cloned();
-            jobs.push(Job { name: name.to_owned(), spec, row, paused, last });
-        }
-        Ok(jobs)
+    pub(super) async fn jobs(&self) -> Result<Vec<KnownJob>, Failure> {
+        let jobs = known_jobs(&self.opened.db, self.specs.as_deref().unwrap_or_default()).await;
+        jobs.map_err(|error| Failure::database("read the jobs", &error))
     }
 
     /// The job called `name`, which must be known.
-    pub(super) async fn job(&self, name: &str) -> Result<Job, Failure> {
+    pub(super) async fn job(&self, name: &str) -> Result<KnownJob, Failure> {
         let mut jobs = self.jobs().await?;
         if let Some(index) = jobs.iter().position(|job| job.name == name) {
             return Ok(jobs.swap_remove(index));
@@ -128,16 +95,15 @@ impl Desk {
     }
 }
 
-impl Job {
+impl KnownJob {
     /// How it stands, in one word or two.
     pub(super) fn word(&self, known: bool, now: DateTime<Utc>) -> &'static str {
         let row = self.row.as_ref();
-        let held = row.and_then(|row| row.held.as_ref()).is_some_and(|held| held.until > now);
         if self.spec.is_none() && known {
             "not configured"
-        } else if row.is_some_and(|row| row.late(now).is_some()) {
+        } else if self.late(now).is_some() {
             "late"
-        } else if held {
+        } else if row.is_some_and(|row| row.held.is_some()) {
             "running"
         } else if self.paused.is_some() {
             "paused"
@@ -148,13 +114,6 @@ impl Job {
         }
     }
 
-    /// The first scheduled time that is not finished with; of a job that each node runs by itself, the next one.
-    pub(super) fn next_at(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let planned = self.row.as_ref().and_then(|row| row.plan.as_ref()).map(|plan| plan.next_at);
-        let computed = || self.spec.as_ref().and_then(|spec| spec.schedule.next_after(now).ok().flatten());
-        planned.unwrap_or_else(computed)
-    }
-
     fn schedule(&self) -> String {
         let planned =
             || self.row.as_ref().and_then(|row| row.plan.as_ref()).map(|plan| plan.schedule.clone());
@@ -163,14 +122,14 @@ impl Job {
 
     fn in_json(&self, known: bool, now: DateTime<Utc>) -> Value {
         let row = self.row.as_ref();
-        let held = row.and_then(|row| row.held.as_ref()).filter(|held| held.until > now);
+        let held = row.and_then(|row| row.held.as_ref());
         json!({
             "job": self.name,
             "kind": self.spec.as_ref().map(|spec| &spec.kind),
             "state": self.word(known, now),
             "schedule": self.schedule(),
             "next_at": self.next_at(now).map(instant),
-            "late": row.is_some_and(|row| row.late(now).is_some()),
+            "late": self.late(now).is_some(),
             "cursor": row.map(|row| instant(row.state.cursor)),
             "held": held.map(|held| json!({
                 "by": held.name, "fence": held.fence.0, "until": instant(held.until),
