@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use billing_jobs::money::Money;
 use billing_scheduler::{RunStatus, duration};
 use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Args, Parser, Subcommand};
@@ -324,6 +325,9 @@ pub(crate) struct Bill {
     /// Charge instances with more due hours than the catch-up limit, too
     #[arg(long)]
     pub(crate) approve_catch_up: bool,
+    /// Charge what a run has announced that waits because it is far more than usual; say the amount that was announced
+    #[arg(long, value_name = "AMOUNT", conflicts_with = "dry_run")]
+    pub(crate) approve: Option<Money>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

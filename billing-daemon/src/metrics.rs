@@ -50,10 +50,11 @@ const PROBLEMS: &str = "billing_daemon_problems";
 const HEARTBEAT: &str = "billing_daemon_heartbeat_timestamp_seconds";
 const LAST_SUCCESS: &str = "billing_daemon_last_success_timestamp_seconds";
 const INTERVAL: &str = "billing_daemon_billing_interval_seconds";
+const SPIKE_AMOUNT: &str = "billing_daemon_spike_amount";
 const AUDIT_VIOLATIONS: &str = "billing_daemon_audit_violations";
 
 /// Every metric there is.
-pub const ALL: [Metric; 22] = [
+pub const ALL: [Metric; 23] = [
     Metric { name: BUILD_INFO, kind: Kind::Gauge, help: "always 1; its label is the version" },
     Metric { name: RUNS, kind: Kind::Counter, help: "runs of this daemon by job and how they ended" },
     Metric { name: RUN_DURATION, kind: Kind::Seconds, help: "how long runs took" },
@@ -119,6 +120,11 @@ pub const ALL: [Metric; 22] = [
         help: "when a billing run last ended well; 0 if none has since the last clean stop",
     },
     Metric { name: INTERVAL, kind: Kind::Gauge, help: "the time between two billings" },
+    Metric {
+        name: SPIKE_AMOUNT,
+        kind: Kind::Gauge,
+        help: "what the last billing run would charge and waits to be told to, in the currency; 0 if none waits",
+    },
     Metric {
         name: AUDIT_VIOLATIONS,
         kind: Kind::Gauge,
@@ -227,6 +233,8 @@ pub fn standing(status: &Status, billing_interval: Option<std::time::Duration>) 
     if let Some(interval) = billing_interval {
         gauge!(INTERVAL).set(interval.as_secs_f64());
     }
+    let spike = status.last_run.as_ref().and_then(|run| run.spike()?.parse().ok());
+    gauge!(SPIKE_AMOUNT).set(spike.unwrap_or(0.0));
     let audit = status.last_audit.as_ref().and_then(|run| run.details.as_ref());
     if let Some(violations) = audit.and_then(|details| details.get("violations")?.as_u64()) {
         gauge!(AUDIT_VIOLATIONS).set(violations as f64);
@@ -364,7 +372,7 @@ mod tests {
     fn every_alert_has_its_page_in_the_manual() {
         let alerts: Vec<_> =
             ALERTS.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
-        assert_eq!(alerts.len(), 6);
+        assert_eq!(alerts.len(), 7);
         for alert in alerts {
             assert!(
                 MANUAL.contains(&format!("\n### {alert}\n")),

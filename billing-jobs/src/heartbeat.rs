@@ -39,6 +39,8 @@ pub struct Facts {
     pub since_worked: Option<Duration>,
     /// How the latest billing run failed, if it did.
     pub last_error: Option<String>,
+    /// Whether that run waits for somebody to approve what it would charge.
+    pub spike: bool,
 }
 
 /// What to tell the panel.
@@ -48,6 +50,8 @@ pub enum Pulse {
     Beat,
     /// It does not, but the panel need not step in yet.
     Failing(String),
+    /// It could, and waits for somebody to approve a spike: the panel would charge the same, so it is kept waiting.
+    Hold(String),
     /// It has not for too long: the panel bills from its next look on.
     GiveBack(String),
 }
@@ -63,6 +67,9 @@ pub fn pulse(facts: &Facts, failing_after: Duration, billing_interval: Duration)
         (None, Some(since)) => format!("billing has not worked for {} minutes", since.as_secs() / 60),
         (None, None) => "no billing run has worked since the start".to_owned(),
     };
+    if facts.spike && facts.last_error.is_some() {
+        return Pulse::Hold(message);
+    }
     match (stalled, &facts.last_error) {
         (true, _) => Pulse::GiveBack(message),
         (false, Some(_)) => Pulse::Failing(message),
@@ -91,23 +98,32 @@ impl Heartbeat {
         let sql = match db.get_database_backend() {
             DbBackend::Sqlite => {
                 "SELECT max(0, CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) - f.worked_at / 1000) AS age_ms,
-                        s.last_error
+                        s.last_error,
+                        coalesce((SELECT r.details ->> '$.spike' FROM billing_job_runs r
+                                   WHERE r.job = s.job AND r.status IN ('done', 'dead', 'retrying')
+                                   ORDER BY r.started_at DESC, r.id DESC LIMIT 1), '') <> '' AS spike
                    FROM billing_job_state s LEFT JOIN billing_fences f ON f.job = s.job WHERE s.job = $1"
             }
             _ => {
-                "SELECT greatest(0, extract(epoch FROM now() - f.worked_at) * 1000)::bigint AS age_ms, s.last_error
+                "SELECT greatest(0, extract(epoch FROM now() - f.worked_at) * 1000)::bigint AS age_ms, s.last_error,
+                        coalesce((SELECT r.details ->> 'spike' FROM billing_job_runs r
+                                   WHERE r.job = s.job AND r.status IN ('done', 'dead', 'retrying')
+                                   ORDER BY r.started_at DESC, r.id DESC LIMIT 1), '') <> '' AS spike
                    FROM billing_job_state s LEFT JOIN billing_fences f ON f.job = s.job WHERE s.job = $1"
             }
         };
         let row = query_one(db, statement(db, sql, [BILLING_JOB.into()])).await?;
-        let (age_ms, last_error): (Option<i64>, Option<String>) = match row {
-            Some(row) => (row.try_get("", "age_ms")?, row.try_get("", "last_error")?),
-            None => (None, None),
+        let (age_ms, last_error, spike): (Option<i64>, Option<String>, bool) = match row {
+            Some(row) => {
+                (row.try_get("", "age_ms")?, row.try_get("", "last_error")?, row.try_get("", "spike")?)
+            }
+            None => (None, None, false),
         };
         Ok(Facts {
             since_start: self.services.clock.monotonic().saturating_sub(self.services.started),
             since_worked: age_ms.map(|ms| Duration::from_millis(ms.unsigned_abs())),
             last_error,
+            spike,
         })
     }
 }
@@ -122,6 +138,10 @@ impl Job for Heartbeat {
             Pulse::Failing(message) => {
                 info!("no heartbeat: {message}");
                 status.fail(&message).await
+            }
+            Pulse::Hold(message) => {
+                info!("billing waits for an approval, and the panel for billing: {message}");
+                status.hold(&message).await
             }
             Pulse::GiveBack(message) => {
                 error!("billing is handed back to the panel: {message}");
@@ -154,16 +174,21 @@ mod tests {
             (0, None, Some("refused"), "failing"),
             (500, Some(10), Some("refused"), "failing"),
             (500, Some(76), Some("refused"), "give back"),
+            // Neither of us charges a spike that nobody has looked at.
+            (0, None, Some("spike"), "hold"),
+            (500, Some(10_000), Some("spike"), "hold"),
         ];
         for (since_start, since_worked, last_error, expected) in rows {
             let facts = Facts {
                 since_start: minutes(since_start),
                 since_worked: since_worked.map(minutes),
                 last_error: last_error.map(str::to_owned),
+                spike: last_error == Some("spike"),
             };
             let told = match pulse(&facts, minutes(75), minutes(60)) {
                 Pulse::Beat => "beat",
                 Pulse::Failing(_) => "failing",
+                Pulse::Hold(_) => "hold",
                 Pulse::GiveBack(_) => "give back",
             };
             assert_eq!(told, expected, "{facts:?}");

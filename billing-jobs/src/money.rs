@@ -43,7 +43,7 @@ pub enum WalletUnit {
 }
 
 impl WalletUnit {
-    fn ten_thousandths(self) -> i64 {
+    pub(crate) fn ten_thousandths(self) -> i64 {
         match self {
             Self::Cent => 100,
             Self::HundredthOfCent => 1,

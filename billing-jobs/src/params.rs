@@ -25,12 +25,36 @@ pub(crate) mod tenths {
     }
 }
 
+/// An amount of money with at most four decimals, such as `"10.00"`.
+pub(crate) mod money {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use crate::money::Money;
+
+    /// The same, to an editor.
+    pub(crate) const PATTERN: &str = r"^\+?([0-9]+(\.[0-9]{0,4}0*)?|\.[0-9]{1,4}0*)$";
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Money, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let amount = text.parse::<Money>().ok().filter(|amount| amount.0 >= 0);
+        amount.ok_or_else(|| de::Error::custom(format!("`{text}` is no amount such as \"10.00\"")))
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(crate) fn serialize<S: Serializer>(amount: &Money, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(amount)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{from_value, json};
 
     #[derive(serde::Deserialize)]
     struct Params(#[serde(with = "super::tenths")] i64);
+
+    #[derive(serde::Deserialize)]
+    struct Amount(#[serde(with = "super::money")] crate::money::Money);
 
     fn tenths(text: &str) -> Result<i64, String> {
         from_value(json!(text)).map(|Params(tenths)| tenths).map_err(|error| error.to_string())
@@ -46,6 +70,17 @@ mod tests {
         for text in ["1.55", "-1", "one", "", "922337203685477580.8", "79228162514264337593543950335"] {
             let error = tenths(text).expect_err(text);
             assert!(error.contains(&format!("`{text}` is no factor")), "{error}");
+        }
+    }
+    #[test]
+    fn an_amount_is_read_exactly_and_whatever_is_none_is_refused() {
+        let amount = |text: &str| from_value(json!(text)).map(|Amount(amount)| amount.0);
+        for (text, expected) in [("10.00", 100_000), ("0", 0), ("0.0001", 1), ("+1.5", 15_000)] {
+            assert_eq!(amount(text).expect(text), expected, "{text}");
+        }
+        for text in ["-1", "0.00001", "ten", "", "922337203685477.5808"] {
+            let error = amount(text).expect_err(text).to_string();
+            assert!(error.contains(&format!("`{text}` is no amount")), "{error}");
         }
     }
 }

@@ -82,6 +82,16 @@ impl StatusRow {
         self.execute(&sql, [self.instance.as_str().into(), self.metadata().into(), message.into()]).await
     }
 
+    /// Billing waits for an approval: the row says so, and the panel leaves it to us all the same.
+    pub async fn hold(&self, message: &str) -> Result<(), DbErr> {
+        self.fail(message).await?;
+        let sql = format!(
+            "UPDATE billing_daemon_status SET heartbeat_at = {} WHERE daemon_instance_id = $1",
+            self.now()
+        );
+        self.execute(&sql, [self.instance.as_str().into()]).await
+    }
+
     /// Hands billing back: no row of any daemon has a heartbeat, so the panel takes over at its next look.
     pub async fn give_back(&self) -> Result<(), DbErr> {
         let sql = format!(

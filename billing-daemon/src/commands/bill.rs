@@ -8,7 +8,8 @@ use std::{
 
 use billing_jobs::{
     BILLING_JOB,
-    billing::{Bill, Biller, BillingError, BillingParams, Mode, Run, Settings, details},
+    billing::{Bill, Biller, BillingError, BillingParams, Mode, Run, Settings, brake, details, spike},
+    money::Money,
     record::{self, Entry},
     restore::LastCommit,
 };
@@ -60,6 +61,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
     if beside.concerns_anybody() {
         complain(&beside.to_string());
     }
+    if let Some(amount) = options.approve {
+        approve(&opened.db, amount).await?;
+    }
     let bar = progress_bar(None);
     let once = Once {
         as_of: None,
@@ -101,6 +105,22 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
             Err(Failure::new(Exit::TryAgain, message))
         }
     }
+}
+
+/// Approves the run that was announced, if it is the one that the person has seen.
+async fn approve(db: &DatabaseConnection, amount: Money) -> Result<(), Failure> {
+    let failed = |error| Failure::database("approve what was announced", &error);
+    let Some(announced) = brake::announced(db).await.map_err(failed)? else {
+        return Err(Failure::new(Exit::Usage, "no run waits for an approval: leave out `--approve`"));
+    };
+    if announced.sum.amount != amount {
+        let message = format!(
+            "what waits for an approval is {} for {} hours, not {amount}: look again, then say `--approve {}`",
+            announced.sum.amount, announced.sum.hours, announced.sum.amount
+        );
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    brake::approve(db, announced, &whoever_is_here()).await.map_err(failed)
 }
 
 /// The settings of the billing job in the configuration, if it has one.
@@ -190,7 +210,13 @@ async fn bill_and_record(
             (RunStatus::Done, bill.totals.charged, details(&bill.totals, bill.as_of), None)
         }
         Ok(bill) => (RunStatus::Interrupted, bill.totals.charged, serde_json::Value::Null, None),
-        Err(error) => (RunStatus::Dead, 0, serde_json::Value::Null, Some(error.to_string())),
+        Err(error) => {
+            let details = match error {
+                BillingError::Spike { sum, limit } => spike(*sum, *limit),
+                _ => serde_json::Value::Null,
+            };
+            (RunStatus::Dead, 0, details, Some(error.to_string()))
+        }
     };
     if status == RunStatus::Done {
         biller
@@ -269,7 +295,10 @@ fn run<'a>(
 fn failed(error: BillingError) -> Failure {
     match error {
         BillingError::Database { doing, source } => Failure::database(doing, &source),
-        BillingError::Fenced | BillingError::Unposted { .. } => Failure::new(Exit::TryAgain, error),
+        BillingError::Fenced | BillingError::Unposted { .. } | BillingError::Overrun { .. } => {
+            Failure::new(Exit::TryAgain, error)
+        }
+        BillingError::Spike { .. } => Failure::new(Exit::Negative, error),
         BillingError::Restored { .. } | BillingError::LastCommit { .. } => {
             Failure::new(Exit::Configuration, error)
         }

@@ -36,6 +36,8 @@ struct Billing {
     daily_backup_factor: Option<String>,
     batch_instances: Option<u32>,
     connections: Option<u32>,
+    spike_factor: Option<String>,
+    spike_floor: Option<String>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -199,7 +201,10 @@ fn every_key_that_the_shipped_file_shows_is_one() {
     let config = load(&uncommented.join("\n"), &[]).map_err(|problems| lines(&problems)).expect("no problem");
     let url = config.daemon.database_url.expect("it was behind a #");
     assert_eq!(url.to_string(), "postgres://billing@localhost/panel");
-    let expected = json!({ "max-catch-up-hours": 72, "daily-backup-factor": "1", "batch-instances": 5000, "connections": 2 });
+    let expected = json!({
+        "max-catch-up-hours": 72, "daily-backup-factor": "1", "batch-instances": 5000, "connections": 2,
+        "spike-factor": "3", "spike-floor": "10.00",
+    });
     assert_eq!(config.jobs[0].1, expected);
     assert_eq!(config.http.expect("it was behind a #").listen.to_string(), "127.0.0.1:9464");
     assert!(config.jobs.iter().any(|(spec, _)| spec.kind == "audit"));

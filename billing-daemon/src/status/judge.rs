@@ -56,7 +56,7 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
     {
         let reason = run.error.as_deref().or(run.reason.as_deref()).unwrap_or("no reason is known");
         found(
-            "billing_failed",
+            if run.spike().is_some() { "spike" } else { "billing_failed" },
             format!("the last billing run, {}, is {}: {reason}", ago(since(run.finished_at)), run.status),
         );
     }

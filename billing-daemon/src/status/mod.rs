@@ -201,6 +201,14 @@ pub struct RunStatus {
     pub totals: Option<Totals>,
 }
 
+impl RunStatus {
+    /// What this run would charge, if it waits for an approval of that.
+    #[must_use]
+    pub fn spike(&self) -> Option<&str> {
+        self.details.as_ref()?.get("spike")?.get("amount")?.as_str()
+    }
+}
+
 /// What a billing run committed: the sums of its batches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Totals {

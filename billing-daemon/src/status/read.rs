@@ -48,6 +48,11 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
             amount: totals.amount.to_string(),
         });
     }
+    // While a spike waits, the panel is kept waiting as if billing worked.
+    let worked_at = match last_run.as_ref().and_then(RunStatus::spike) {
+        None => worked_at(db).await.map_err(failed)?,
+        Some(_) => last_done(db, BILLING_JOB).await.map_err(failed)?.map(|row| row.run.finished_at),
+    };
     let holds = holds(db).await.map_err(failed)?;
     let arrears = holds.iter().find(|held| held.reason == Reason::InsufficientBalance.as_str());
     let mut status = Status {
@@ -68,7 +73,7 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
                 outdated: beside.fence.outdated,
             },
         },
-        worked_at: worked_at(db).await.map_err(failed)?,
+        worked_at,
         last_run,
         last_audit: last_audit(db, expected).await.map_err(failed)?,
         arrears: arrears.map_or_else(
@@ -117,11 +122,16 @@ async fn last_audit(db: &DatabaseConnection, expected: &Expected) -> Result<Opti
     let mut newest_of_each = Vec::new();
     // Of each by itself: the index of the history begins with the job.
     for spec in audits {
-        let (job, status) = (Some(spec.name.clone()), Some(billing_scheduler::RunStatus::Done));
-        let done = RunFilter { job, status, limit: 1, ..RunFilter::default() };
-        newest_of_each.extend(control::runs(db, &done).await?);
+        newest_of_each.extend(last_done(db, &spec.name).await?);
     }
     Ok(newest_of_each.into_iter().max_by_key(|row| row.run.started_at).map(run_status))
+}
+
+/// The run of `job` that ended well last.
+async fn last_done(db: &DatabaseConnection, job: &str) -> Result<Option<RunRow>, DbErr> {
+    let (job, status) = (Some(job.to_owned()), Some(billing_scheduler::RunStatus::Done));
+    let done = RunFilter { job, status, limit: 1, ..RunFilter::default() };
+    Ok(control::runs(db, &done).await?.pop())
 }
 
 fn run_status(row: RunRow) -> RunStatus {

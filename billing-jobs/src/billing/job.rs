@@ -8,8 +8,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::{info, warn};
 
-use super::{Bill, Biller, Mode, Run, Settings, Totals, pace::MOST_CONNECTIONS};
-use crate::{Services, params, price::DailyBackupFactor, status::StatusRow};
+use super::{Bill, Biller, BillingError, Mode, Run, Settings, Totals, brake::Sum, pace::MOST_CONNECTIONS};
+use crate::{Services, money::Money, params, price::DailyBackupFactor, status::StatusRow};
 
 /// The parameters of kind `billing`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -26,16 +26,28 @@ pub struct BillingParams {
     /// How many transactions are under way at once, at most four, and on SQLite one; it adapts if this is not set.
     #[schemars(range(max = MOST_CONNECTIONS))]
     pub connections: Option<NonZeroU32>,
+    /// A run that charges more for an hour than the recent ones by this factor waits for an approval: text with at most one decimal;
+    /// `"0"`: none does.
+    #[serde(with = "params::tenths")]
+    #[schemars(with = "String", regex(pattern = params::tenths::PATTERN))]
+    pub spike_factor: i64,
+    /// What a run may charge in any case: an amount as text.
+    #[serde(with = "params::money")]
+    #[schemars(with = "String", regex(pattern = params::money::PATTERN))]
+    pub spike_floor: Money,
 }
 
 impl Default for BillingParams {
     fn default() -> Self {
-        let Settings { max_catch_up_hours, daily_backup_factor, .. } = Settings::default();
+        let Settings { max_catch_up_hours, daily_backup_factor, spike_factor, spike_floor, .. } =
+            Settings::default();
         Self {
             max_catch_up_hours,
             daily_backup_factor: daily_backup_factor.0,
             batch_instances: None,
             connections: None,
+            spike_factor,
+            spike_floor,
         }
     }
 }
@@ -47,6 +59,8 @@ impl From<&BillingParams> for Settings {
             daily_backup_factor: DailyBackupFactor(params.daily_backup_factor),
             batch_instances: params.batch_instances.map(NonZeroU32::get),
             connections: params.connections.map(NonZeroU32::get),
+            spike_factor: params.spike_factor,
+            spike_floor: params.spike_floor,
         }
     }
 }
@@ -111,13 +125,26 @@ impl Job for Billing {
                 Ok(Outcome::Done { items: totals.charged, details: details(&totals, as_of) })
             }
             Err(error) => {
+                if let BillingError::Spike { sum, limit } = &error {
+                    ctx.report(spike(*sum, *limit));
+                    // The panel would charge the same prices, and asks nobody: it is kept waiting for as long as this run waits.
+                    self.biller.mark_worked(ctx.fence).await.map_err(JobError::retry)?;
+                }
                 let sentence = error.to_string();
                 let totals = self.biller.totals_of(ctx.run_id).await.unwrap_or_default();
                 self.tell(totals, Some(&sentence)).await;
-                Err(JobError::retry(error))
+                // A spike is one until somebody has looked; the next run comes by itself.
+                let fatal = matches!(error, BillingError::Spike { .. });
+                Err(if fatal { JobError::fatal(error) } else { JobError::retry(error) })
             }
         }
     }
+}
+
+/// The figures of a run that waits for an approval, as they stand in its row.
+#[must_use]
+pub fn spike(sum: Sum, limit: Money) -> billing_scheduler::serde_json::Value {
+    json!({ "spike": { "amount": sum.amount.to_string(), "hours": sum.hours, "limit": limit.to_string() } })
 }
 
 /// A run's figures as they stand in its row.

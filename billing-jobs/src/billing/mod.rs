@@ -1,6 +1,7 @@
 //! Billing: every due hour charged once, batch by batch, each batch in one transaction under the fence.
 
 mod adopt;
+pub mod brake;
 mod decide;
 mod handover;
 mod id;
@@ -26,6 +27,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use self::{
+    brake::Brake,
     pace::Pace,
     pass::{Over, Pass},
     statements::Statements,
@@ -33,6 +35,7 @@ use self::{
 use crate::{
     BILLING_JOB,
     db::{execute, explained, query_all, query_one, statement},
+    money::Money,
     panel::Panel,
     price::{DailyBackupFactor, PriceList},
     restore::LastCommit,
@@ -43,7 +46,7 @@ pub use self::{
     adopt::{Adoption, Findings},
     decide::Totals,
     handover::HandoverError,
-    job::{Billing, BillingParams, details},
+    job::{Billing, BillingParams, details, spike},
     release::Release,
 };
 pub(crate) use self::{postgres::milliseconds, sqlite::micros as sqlite_micros};
@@ -59,6 +62,10 @@ pub struct Settings {
     pub batch_instances: Option<u32>,
     /// How many transactions are under way at once; it adapts if this is not set.
     pub connections: Option<u32>,
+    /// A run that charges more for an hour than the recent ones by this factor, in tenths, waits for an approval; 0: none does.
+    pub spike_factor: i64,
+    /// What a run may charge in any case.
+    pub spike_floor: Money,
 }
 
 impl Default for Settings {
@@ -68,6 +75,8 @@ impl Default for Settings {
             daily_backup_factor: DailyBackupFactor::default(),
             batch_instances: None,
             connections: None,
+            spike_factor: 30,
+            spike_floor: Money(100_000),
         }
     }
 }
@@ -142,6 +151,30 @@ pub enum BillingError {
         file: String,
         /// What is wrong.
         source: std::io::Error,
+    },
+    /// Nothing was charged.
+    #[error(
+        "this run would charge {} for {} hours of machines, and by what the last runs charged for an hour {limit} would be much \
+         already: nothing was charged. Look at `billing-daemon bill --dry-run` and at the prices, then say `billing-daemon bill \
+         --approve {}`",
+        .sum.amount, .sum.hours, .sum.amount
+    )]
+    Spike {
+        /// What it would charge.
+        sum: brake::Sum,
+        /// What is not looked at twice.
+        limit: Money,
+    },
+    /// What was announced does not cover the batches that are left.
+    #[error(
+        "this run charged {charged}, and its next batch would go beyond the {ceiling} that it may charge by what was due when it \
+         began: the rest waits for the next run"
+    )]
+    Overrun {
+        /// What is charged already.
+        charged: Money,
+        /// What may be charged.
+        ceiling: Money,
     },
     /// Some batches found somebody in their way each time. Everything else is billed.
     #[error("{batches} batches could not be posted, everything else was: {last}")]
@@ -236,7 +269,11 @@ impl Biller {
             None => self.now().await.map_err(BillingError::database("ask the database for its time"))?,
         };
         let prices = self.prices().await.map_err(BillingError::database("read the plans"))?;
-        let pass = Pass { biller: self, run, as_of: as_of.timestamp_micros(), prices };
+        let mut pass =
+            Pass { biller: self, run, as_of: as_of.timestamp_micros(), prices, brake: Brake::default() };
+        if run.mode != Mode::DryRun {
+            pass.brake = Brake::of(&pass).await?;
+        }
         let mut over = Over::default();
         pass.whole_fleet(&mut over).await?;
         let Over { mut totals, mut unposted, stopped } = over;

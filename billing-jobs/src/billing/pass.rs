@@ -8,11 +8,12 @@ use std::{
 
 use billing_scheduler::StopReason;
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Value};
 use tracing::{debug, warn};
 
 use super::{
     Biller, BillingError, Mode, Run,
+    brake::Brake,
     decide::{Instance as Machine, Posting, Terms, Totals, Wallet, decide},
     id::Id,
     post::{PostError, Stamp, post, post_apart},
@@ -39,6 +40,7 @@ pub(super) struct Pass<'a> {
     pub(super) run: &'a Run<'a>,
     pub(super) as_of: Micros,
     pub(super) prices: PriceList,
+    pub(super) brake: Brake,
 }
 
 /// What a pass has come to so far.
@@ -52,10 +54,10 @@ pub(super) struct Over {
 
 /// What one transaction works on.
 #[derive(Clone, Debug)]
-struct Batch {
+pub(super) struct Batch {
     /// The first and the last organization of a range.
-    first: String,
-    last: String,
+    pub(super) first: String,
+    pub(super) last: String,
     /// Of these, only the instances with these ids.
     only: Option<Vec<Id>>,
     /// They are to be held because the database refused them.
@@ -63,10 +65,10 @@ struct Batch {
 }
 
 /// What a transaction has read under its locks.
-struct Read {
-    wallets: Vec<Wallet>,
+pub(super) struct Read {
+    pub(super) wallets: Vec<Wallet>,
     /// Ordered by organization.
-    instances: Vec<Machine>,
+    pub(super) instances: Vec<Machine>,
 }
 
 /// Why one attempt at a batch failed.
@@ -83,6 +85,8 @@ enum Kind {
     Stale,
     /// There are wallets that could not be locked: a policy hides them from writers, and they are not missing.
     HiddenWallets,
+    /// The run would charge more than it may.
+    Overrun,
     Database(Fault, DbErr),
 }
 
@@ -112,7 +116,7 @@ impl Pass<'_> {
         let mut billing = 0;
         let mut steps: FuturesUnordered<BoxFuture<'_, Result<Step, BillingError>>> = FuturesUnordered::new();
         // The next range is looked for while the one before is billed.
-        steps.push(Box::pin(self.next_range(None, pace.batch())));
+        steps.push(Box::pin(self.look_ahead(None, pace.batch())));
         while let Some(step) = steps.next().await {
             match step {
                 Ok(Step::Range(range)) => next = range,
@@ -128,7 +132,7 @@ impl Pass<'_> {
             if error.is_none() && over.stopped.is_none() && billing < pace.connections() {
                 over.stopped = next.as_ref().and_then(|_| (self.run.stop)());
                 if let Some(range) = next.take().filter(|_| over.stopped.is_none()) {
-                    steps.push(Box::pin(self.next_range(Some(range.last.clone()), pace.batch())));
+                    steps.push(Box::pin(self.look_ahead(Some(range.last.clone()), pace.batch())));
                     steps.push(Box::pin(self.bill_range(range)));
                     billing += 1;
                 }
@@ -136,6 +140,10 @@ impl Pass<'_> {
         }
         *self.biller.pace() = pace;
         error.map_or(Ok(()), Err)
+    }
+
+    async fn look_ahead(&self, after: Option<String>, batch: u32) -> Result<Step, BillingError> {
+        self.next_range(after, batch).await.map(Step::Range)
     }
 
     /// Bills the instances of a range, in one transaction unless the database refuses some of them.
@@ -164,7 +172,11 @@ impl Pass<'_> {
     }
 
     /// The next organizations with about one batch of instances to look at.
-    async fn next_range(&self, after: Option<String>, batch: u32) -> Result<Step, BillingError> {
+    pub(super) async fn next_range(
+        &self,
+        after: Option<String>,
+        batch: u32,
+    ) -> Result<Option<Batch>, BillingError> {
         let Biller { db, sql, panel, .. } = self.biller;
         let (query, after) = match after {
             Some(after) => (sql.next_organizations.clone(), after),
@@ -172,7 +184,7 @@ impl Pass<'_> {
         };
         let values = [self.as_of.into(), after.into(), i64::from(batch).into()];
         let query = statement(db, &query, values);
-        let read = async || -> Result<Option<QueryResult>, DbErr> {
+        let read = || async {
             let txn = begin_read(db).await?;
             if let Some(settings) = &sql.plan_settings {
                 txn.query_one_raw(statement(&txn, settings, [])).await?;
@@ -181,28 +193,37 @@ impl Pass<'_> {
             txn.commit().await?;
             Ok(row)
         };
+        let row = self.insist("find who is due", read).await?;
+        let ends = || -> Result<Option<(String, String)>, DbErr> {
+            let Some(row) = row else { return Ok(None) };
+            let (first, last): (Option<String>, Option<String>) =
+                (row.try_get("", "first")?, row.try_get("", "last")?);
+            Ok(first.zip(last))
+        };
+        let ends = ends().map_err(BillingError::database("read who is due"))?;
+        Ok(ends.map(|(first, last)| Batch { first, last, only: None, refused: None }))
+    }
+
+    /// Reads something, however often somebody is in the way.
+    pub(super) async fn insist<T, F: Future<Output = Result<T, DbErr>>>(
+        &self,
+        doing: &'static str,
+        read: impl Fn() -> F,
+    ) -> Result<T, BillingError> {
         let mut wait = FIRST_WAIT;
-        for attempt in 1.. {
+        let mut attempt = 1;
+        loop {
             match read().await {
-                Ok(row) => {
-                    let read = || -> Result<Option<(String, String)>, DbErr> {
-                        let Some(row) = row else { return Ok(None) };
-                        let first: Option<String> = row.try_get("", "first")?;
-                        let last: Option<String> = row.try_get("", "last")?;
-                        Ok(first.zip(last))
-                    };
-                    let range = read().map_err(BillingError::database("read who is due"))?;
-                    let batch = |(first, last)| Batch { first, last, only: None, refused: None };
-                    return Ok(Step::Range(range.map(batch)));
-                }
+                Ok(result) => return Ok(result),
                 Err(error) if attempt < ATTEMPTS && fault(&error) != Fault::Broken => {
-                    tokio::time::sleep(wait).await;
-                    wait *= 2;
+                    debug!(attempt, "could not {doing}: {error}");
                 }
-                Err(source) => return Err(BillingError::Database { doing: "find who is due", source }),
+                Err(source) => return Err(BillingError::Database { doing, source }),
             }
+            tokio::time::sleep(wait).await;
+            wait *= 2;
+            attempt += 1;
         }
-        unreachable!("the loop above has no end but its returns")
     }
 
     /// Posts a batch, however often somebody is in the way; takes it apart if the database refuses its rows.
@@ -218,6 +239,7 @@ impl Pass<'_> {
             let again = attempt < ATTEMPTS;
             match failure.kind {
                 Kind::Fenced => return Err(BillingError::Fenced),
+                Kind::Overrun => return Err(self.brake.overrun()),
                 Kind::Stale | Kind::HiddenWallets | Kind::Database(Fault::Conflict | Fault::Lost, _)
                     if again => {}
                 // A row that was read may have been deleted or charged by somebody meanwhile: once more before judging.
@@ -256,7 +278,10 @@ impl Pass<'_> {
                     Mode::DryRun => txn.rollback().await,
                 };
                 // What is refused only now is taken apart like what is refused at once.
-                end.map_err(|error| Failure::of(error, instances()))?;
+                end.map_err(|error| {
+                    self.brake.give_back(posting.totals.amount);
+                    Failure::of(error, instances())
+                })?;
                 if let Err(PostError::Database(error)) =
                     post_apart(&self.biller.db, &self.biller.sql, &posting).await
                 {
@@ -270,6 +295,7 @@ impl Pass<'_> {
                 let _ = txn.rollback().await;
                 let message = match &kind {
                     Kind::Fenced => "fenced".to_owned(),
+                    Kind::Overrun => "more would be charged than was announced".to_owned(),
                     Kind::Stale => "what was read had changed when it was written".to_owned(),
                     Kind::HiddenWallets => {
                         "row-level security lets this login see wallets and not change them".to_owned()
@@ -336,6 +362,7 @@ impl Pass<'_> {
         testing::linger().await;
         let stamp = Stamp { run: self.run.id, fence: fence.unwrap_or_default(), as_of: self.as_of };
         match post(txn, sql, stamp, &posting).await {
+            Ok(()) if !self.brake.admits(posting.totals.amount) => Err(Kind::Overrun),
             Ok(()) => Ok(posting),
             Err(PostError::Database(error)) => Err(error.into()),
             Err(PostError::Count { table, expected, found }) => {
@@ -347,7 +374,7 @@ impl Pass<'_> {
 }
 
 impl Pass<'_> {
-    fn decide<'a>(&self, batch: &Batch, read: &'a Read) -> Posting<'a> {
+    pub(super) fn decide<'a>(&self, batch: &Batch, read: &'a Read) -> Posting<'a> {
         let Biller { settings, panel, .. } = self.biller;
         let limit = i64::from(settings.max_catch_up_hours);
         let terms = Terms {
@@ -417,7 +444,7 @@ fn take_apart(batch: &Batch, failure: Failure) -> Result<Posted, BillingError> {
 fn unpostable(kind: Kind, message: &str) -> BillingError {
     let source = match kind {
         Kind::Database(_, source) => source,
-        Kind::Fenced | Kind::Stale | Kind::HiddenWallets => DbErr::RecordNotUpdated,
+        Kind::Fenced | Kind::Stale | Kind::HiddenWallets | Kind::Overrun => DbErr::RecordNotUpdated,
     };
     debug!("{message}");
     BillingError::Database { doing: "post a batch", source }

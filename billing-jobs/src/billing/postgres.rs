@@ -15,12 +15,12 @@ pub(super) fn micros(column: &str) -> String {
 }
 
 /// A `timestamptz` from microseconds since 1970.
-fn instant(micros: &str) -> String {
+pub(super) fn instant(micros: &str) -> String {
     format!("(timestamptz 'epoch' + {micros} * interval '1 microsecond')")
 }
 
 /// Ten-thousandths of a `numeric`; NULL for NULL, NaN and what is too large to count.
-fn ten_thousandths(column: &str) -> String {
+pub(super) fn ten_thousandths(column: &str) -> String {
     format!("CASE WHEN abs({column}) < 100000000000000 THEN ({column} * 10000)::bigint END")
 }
 

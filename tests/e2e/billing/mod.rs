@@ -11,6 +11,7 @@ macro_rules! on_each_kind {
 }
 
 mod audits;
+mod brake;
 mod concurrency;
 mod guards;
 mod history;

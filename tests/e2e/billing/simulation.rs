@@ -96,6 +96,8 @@ impl<'a> World<'a> {
             batch_instances: self.dice.pick(&[Some(1), Some(2), None]),
             connections: self.dice.pick(&[Some(1), Some(3), None]),
             max_catch_up_hours: self.dice.pick(&[4, 1_000]),
+            // Plans are changed at random here, for any other.
+            spike_factor: 0,
             ..Settings::default()
         };
         let daemon = Daemon::with(self.db, settings).await;

@@ -10,6 +10,7 @@ mod output;
 mod refusals;
 mod secrets;
 mod service;
+mod spike;
 mod status;
 mod tls;
 

@@ -127,10 +127,11 @@ async fn measure(bench: &mut impl Bench, options: &Options) -> Report {
         bench.settle().await;
         let original = bench.original(sample, hours).await;
         eprintln!(
-            "{} ours {:.0}/s, {:.1} us of the server each; floor {:.0}/s; original {:.0}/s",
+            "{} ours {:.0}/s, {:.1} us of the server each, {:.1} % of the time to bound the run; floor {:.0}/s; original {:.0}/s",
             if round == 0 { "warm-up:".to_owned() } else { format!("round {round}:") },
             instances / bill.seconds,
             used.0 * 1e6 / instances,
+            100.0 * bill.brake_seconds / bill.seconds,
             instances / floor,
             f64::from(sample) / original,
         );

@@ -25,6 +25,9 @@ pub(super) struct Bill {
     pub(super) seconds: f64,
     #[serde(skip)]
     pub(super) peak_mb: f64,
+    /// Of these, to hold the run against those before it; the first has none.
+    #[serde(skip)]
+    pub(super) brake_seconds: f64,
 }
 
 impl Ours {
@@ -50,6 +53,7 @@ impl Ours {
             .current_dir(self.folder.path())
             .env_clear()
             .envs([("DATABASE_URL", self.url.as_str()), ("BILLING_CLOCK", &clock), (BILLS, "1")])
+            .env("LOG_LEVEL", "warn,billing_jobs::billing::brake=debug")
             .kill_on_drop(true)
             .output()
             .await
@@ -62,6 +66,8 @@ impl Ours {
             err.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the process says its peak");
         let kib: f64 = peak.trim().trim_end_matches(" kB").parse().expect("a number of kB");
         bill.peak_mb = kib / 1024.0;
+        let said = err.lines().find_map(|line| line.strip_suffix(" ms")?.rsplit(' ').next());
+        bill.brake_seconds = said.map_or(0.0, |ms| ms.parse::<f64>().expect("a number of ms") / 1000.0);
         bill
     }
 }

@@ -1,0 +1,177 @@
+//! A run that would charge far more than usual charges nothing until somebody has looked.
+
+use billing_jobs::{
+    billing::{
+        BillingError, Settings,
+        brake::{Announced, Sum, announced, approve},
+    },
+    money::Money,
+};
+use e2e::{Db, Fleet, Instance, Plan};
+use sea_orm::DbBackend;
+
+use super::{
+    Daemon, Order, TEN_CENTS_AN_HOUR, Then, add_instances, assert_sound, hour, money, number, trigger, usd,
+};
+
+const CHARGES: &str = "SELECT count(*) FROM billing_charges";
+
+async fn price(db: &Db, cents: i64) {
+    db.execute(&format!("UPDATE vps_plans SET base_price = {}", money(db, cents))).await;
+}
+
+/// What the run announced that it would charge, and did not.
+async fn spike(db: &Db, daemon: &Daemon, order: &Order<'_>) -> Sum {
+    let before = number(db, CHARGES).await;
+    let result = daemon.carry_out(order).await;
+    let Err(BillingError::Spike { sum, .. }) = result else { panic!("no spike: {result:?}") };
+    assert_eq!(number(db, CHARGES).await, before, "nothing was charged");
+    sum
+}
+
+async fn waiting(daemon: &Daemon) -> Option<Announced> {
+    announced(&daemon.db).await.expect("the record is readable")
+}
+
+async fn a_slipped_digit_charges_nothing_and_leaves_no_trace_once_it_is_corrected(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let org = fleet.wallet("10000.00").await;
+    add_instances(db, org, plan, 100).await;
+    let daemon = Daemon::of(db).await;
+    assert_eq!(daemon.bill(hour(1)).await.amount.0, usd("10.00"), "there is nothing to compare with");
+    price(db, 73_000).await;
+    for hours in 2..5 {
+        let sum = spike(db, &daemon, &Order::by(hour(hours))).await;
+        assert_eq!(sum, Sum { amount: Money(usd("100.00") * (hours - 1)), hours: 100 * (hours - 1) });
+        assert_eq!(waiting(&daemon).await.map(|waiting| waiting.sum), Some(sum));
+    }
+    price(db, 7_300).await;
+    assert_eq!(
+        daemon.bill(hour(5)).await.amount.0,
+        usd("40.00"),
+        "no hour at the wrong price, and none lost"
+    );
+    assert_sound(db).await;
+}
+
+async fn what_was_approved_is_charged_and_nothing_beyond(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let org = fleet.wallet("100000.00").await;
+    add_instances(db, org, plan, 100).await;
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(1)).await;
+    price(db, 73_000).await;
+    spike(db, &daemon, &Order::by(hour(2))).await;
+    approve(&daemon.db, waiting(&daemon).await.expect("it was announced"), "ada")
+        .await
+        .expect("it is on record");
+    assert_eq!(waiting(&daemon).await, None);
+
+    price(db, 730_000).await;
+    spike(db, &daemon, &Order::by(hour(2))).await;
+    price(db, 73_000).await;
+    // Machines that came meanwhile are approved at the same price.
+    assert_eq!(daemon.bill(hour(4)).await.amount.0, usd("30.00"), "hours of before the new price was seen");
+    assert_eq!(daemon.bill(hour(5)).await.amount.0, usd("100.00"));
+
+    // A day later it is forgotten; what was charged since is not.
+    db.execute(match db.backend() {
+        DbBackend::Sqlite => {
+            "DROP TRIGGER billing_job_audit_no_update;
+             UPDATE billing_job_audit SET at = at - 25 * 3600000000"
+        }
+        _ => {
+            "ALTER TABLE billing_job_audit DISABLE TRIGGER ALL;
+             UPDATE billing_job_audit SET at = at - interval '25 hours'"
+        }
+    })
+    .await;
+    assert_eq!(daemon.bill(hour(6)).await.amount.0, usd("100.00"));
+    db.execute("DELETE FROM billing_job_runs WHERE details ->> 'amount' <> '10.00'").await;
+    spike(db, &daemon, &Order::by(hour(7))).await;
+}
+
+async fn more_hours_and_more_machines_are_no_spike(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let org = fleet.wallet("100000.00").await;
+    add_instances(db, org, plan, 100).await;
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(1)).await;
+    assert_eq!(daemon.bill(hour(31)).await.amount.0, usd("300.00"), "an outage of thirty hours");
+    add_instances(db, org, plan, 400).await;
+    assert_eq!(daemon.bill(hour(32)).await.amount.0, usd("1290.00"), "five times the fleet");
+    price(db, 14_600).await;
+    assert_eq!(daemon.bill(hour(33)).await.amount.0, usd("50.00"));
+    assert_eq!(daemon.bill(hour(34)).await.amount.0, usd("100.00"), "twice the price");
+}
+
+/// Hours that nobody can pay are many and cheap: on average they would make the dear ones look usual.
+async fn a_spike_does_not_hide_behind_arrears(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let (rich, poor) = (fleet.wallet("100000.00").await, fleet.wallet("0.00").await);
+    add_instances(db, rich, plan, 100).await;
+    add_instances(db, poor, plan, 100).await;
+    let daemon = Daemon::of(db).await;
+    for hours in [1, 30, 60] {
+        daemon.bill(hour(hours)).await;
+    }
+    let dear = fleet.plan(Plan::monthly("730.00")).await;
+    db.execute(&format!("UPDATE vps_instances SET plan_id = '{dear}' WHERE organization_id = '{rich}'"))
+        .await;
+    assert_eq!(spike(db, &daemon, &Order::by(hour(61))).await.hours, 100);
+}
+
+/// What is decided later than the sum is held against it.
+async fn a_run_stops_where_it_would_exceed_what_was_due_when_it_began(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let first = fleet.wallet("100.00").await;
+    let daemon = {
+        let settings = Settings {
+            spike_floor: Money(1),
+            batch_instances: Some(1),
+            connections: Some(1),
+            ..Settings::default()
+        };
+        Daemon::with(db, settings).await
+    };
+    fleet.instance(Instance::new(first, plan, hour(0))).await;
+    daemon.bill(hour(1)).await;
+    let dear = fleet.plan(Plan::monthly("7300.00")).await;
+    for _ in 0..2 {
+        let org = fleet.wallet("100.00").await;
+        fleet.instance(Instance::new(org, plan, hour(1))).await;
+    }
+    let change = format!("UPDATE vps_instances SET plan_id = '{dear}' WHERE last_billed_at IS NULL");
+    trigger(db, "meanwhile", "AFTER INSERT ON billing_batches", "true", &Then::Run(&change)).await;
+    let result = daemon.carry_out(&Order::by(hour(2))).await;
+    let Err(BillingError::Overrun { charged, .. }) = result else { panic!("{result:?}") };
+    assert!(charged.0 <= usd("0.20"), "{charged}");
+    assert_eq!(number(db, "SELECT sum(amount) FROM billing_charges").await, usd("0.10") + charged.0);
+    assert_sound(db).await;
+}
+
+async fn without_a_factor_everything_is_charged(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let org = fleet.wallet("10000.00").await;
+    add_instances(db, org, plan, 100).await;
+    let daemon = Daemon::with(db, Settings { spike_factor: 0, ..Settings::default() }).await;
+    daemon.bill(hour(1)).await;
+    price(db, 73_000).await;
+    daemon.bill(hour(2)).await;
+    assert_eq!(daemon.bill(hour(3)).await.amount.0, usd("100.00"));
+}
+
+on_each_kind!(
+    a_slipped_digit_charges_nothing_and_leaves_no_trace_once_it_is_corrected,
+    what_was_approved_is_charged_and_nothing_beyond,
+    more_hours_and_more_machines_are_no_spike,
+    a_spike_does_not_hide_behind_arrears,
+    a_run_stops_where_it_would_exceed_what_was_due_when_it_began,
+    without_a_factor_everything_is_charged,
+);

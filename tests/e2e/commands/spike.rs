@@ -1,0 +1,70 @@
+//! A run that waits for an approval: what the commands and the panel are told of it.
+
+use e2e::{Db, Fleet, Instance, Plan, eventually, on_variants};
+
+use crate::daemon::{ask, daemon, now, seed};
+
+const JOBS: &str = "
+[[job]]
+name = \"billing\"
+kind = \"billing\"
+schedule = { every = \"1s\" }
+run-at-start = true
+
+[job.params]
+spike-floor = \"0.01\"
+
+[[job]]
+name = \"heartbeat\"
+kind = \"heartbeat\"
+schedule = { every = \"1s\" }
+scope = \"node\"
+run-at-start = true
+";
+
+async fn a_spike_waits_for_the_amount_that_a_person_has_seen(db: &Db) {
+    let program = daemon(db, &[JOBS]);
+    seed(db, 2).await;
+    program.run("bill").await.expect_code(0);
+    let fleet = Fleet::new(db);
+    let (plan, org) = (fleet.plan(Plan::monthly("7300.00")).await, fleet.wallet("1000.00").await);
+    let created = now(db).await - chrono::TimeDelta::minutes(150);
+    fleet.instance(Instance::new(org, plan, created)).await;
+    let charges = "SELECT count(*) FROM billing_charges";
+    let before = ask(db, charges).await;
+
+    // The panel would charge the same: it is kept waiting, and told why.
+    db.execute("UPDATE billing_fences SET worked_at = NULL").await;
+    let running = program.start("run");
+    running.says("then say `billing-daemon bill --approve 20.00`").await;
+    eventually("the heartbeat goes on, with the reason", async || {
+        let told = ask(
+            db,
+            "SELECT count(*) FROM billing_daemon_status
+              WHERE status = 'error' AND heartbeat_at IS NOT NULL AND error_message LIKE '%--approve 20.00%'",
+        )
+        .await;
+        (told == "1").then_some(())
+    })
+    .await;
+    assert_eq!(ask(db, "SELECT count(*) FROM billing_fences WHERE worked_at IS NOT NULL").await, "1");
+    let status = program.run("status --json").await.expect_code(1);
+    let status: serde_json::Value = serde_json::from_str(&status.out[0]).expect("JSON");
+    let problems = status["problems"].as_array().expect("a list");
+    assert!(problems.iter().any(|problem| problem["kind"] == "spike"), "{problems:?}");
+    running.terminated().await.expect_code(0);
+    assert_eq!(ask(db, charges).await, before);
+
+    let refused = program.run("bill").await.expect_code(1);
+    assert!(refused.text().contains("nothing was charged"), "{}", refused.text());
+    let refused = program.run("bill --approve 19.00").await.expect_code(64);
+    assert!(refused.text().contains("is 20.00 for 2 hours, not 19.00"), "{}", refused.text());
+    assert_eq!(ask(db, charges).await, before);
+    let done = program.run("bill --approve 20.00").await.expect_code(0);
+    assert!(done.out[0].starts_with("charged 20.00 for 2 hours of 1 machines"), "{}", done.text());
+    let refused = program.run("bill --approve 20.00").await.expect_code(64);
+    assert!(refused.text().contains("no run waits for an approval"), "{}", refused.text());
+    program.run("audit").await.expect_code(0);
+}
+
+on_variants!(a_spike_waits_for_the_amount_that_a_person_has_seen: sqlite, g1_role);
