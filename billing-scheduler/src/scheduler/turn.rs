@@ -52,6 +52,8 @@ pub(super) struct Running {
     pub(super) lease: Option<Lease>,
     /// Who cancelled it and why, in a sentence.
     pub(super) cancelled: Option<String>,
+    /// When a run followed another one under this claim, by the monotonic clock.
+    pub(super) followed_at: Option<Duration>,
 }
 
 impl Inner {
@@ -203,8 +205,13 @@ impl Inner {
         standing: &mut Standing,
     ) -> DateTime<Utc> {
         let entry = &turn.entry;
-        let running =
-            Running { job: Arc::clone(entry), stop: stop.clone(), lease: lease.cloned(), cancelled: None };
+        let running = Running {
+            job: Arc::clone(entry),
+            stop: stop.clone(),
+            lease: lease.cloned(),
+            cancelled: None,
+            followed_at: None,
+        };
         lock(&self.running).insert(entry.place, running);
         if let Some(lease) = lease {
             self.cancel_known(lease);
@@ -288,6 +295,9 @@ impl Inner {
                     if ctx.stop_requested().is_some_and(|reason| has_run || reason != StopReason::Cancelled) {
                         // The claim was answered late, or an earlier run of this turn was told to stop: the next turn goes on.
                         return Ok(now + RING);
+                    }
+                    if has_run && let Some(running) = lock(&self.running).get_mut(&turn.entry.place) {
+                        running.followed_at = Some(self.clock.monotonic());
                     }
                     has_run = true;
                     turn.leave_crowd();

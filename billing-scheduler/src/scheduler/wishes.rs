@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
@@ -41,10 +42,14 @@ impl Inner {
 
     pub(super) async fn ask_once(self: &Arc<Self>) {
         let known = lock(&self.wishes).as_ref().map(|wishes| wishes.revision);
+        let asked_at = self.clock.monotonic();
         let failed = match self.store.wishes(known).await {
             Ok(None) => false,
             Ok(Some(wishes)) => {
-                self.obey(&wishes);
+                // The next answer tells what is meant.
+                if !self.is_ambiguous(&wishes, asked_at) {
+                    self.obey(&wishes);
+                }
                 false
             }
             Err(error) => {
@@ -57,6 +62,19 @@ impl Inner {
         if failed && !has_failed {
             warn!("the store does not answer what is wished for: requests are obeyed when it does");
         }
+    }
+
+    /// Whether a run that `wishes` cancel may be over, and another one of the same claim be under way since they were asked for.
+    fn is_ambiguous(&self, wishes: &Wishes, asked_at: Duration) -> bool {
+        lock(&self.running).values().any(|running| {
+            let cancels = |request: &Request| {
+                let fence = running.lease.as_ref().map(|lease| lease.fence);
+                let means_its_claim =
+                    matches!(request.what, What::Cancel { fence: meant } if fence == Some(meant));
+                request.job == running.job.name && means_its_claim
+            };
+            running.followed_at.is_some_and(|at| at >= asked_at) && wishes.requests.iter().any(cancels)
+        })
     }
 
     /// Stops what was cancelled and wakes the jobs of which anything new is asked.

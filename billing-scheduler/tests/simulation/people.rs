@@ -65,6 +65,8 @@ struct Cancel {
     job: &'static str,
     fence: FencingToken,
     at: Duration,
+    /// The first run under that claim that ended since.
+    meant: Option<Uuid>,
 }
 
 impl World {
@@ -120,7 +122,7 @@ impl World {
                     people.triggered.remove(&request.id);
                 }
                 let claim = held.map(|held| held.fence);
-                people.cancels.extend(claim.map(|fence| Cancel { job, fence, at: self.now() }));
+                people.cancels.extend(claim.map(|fence| Cancel { job, fence, at: self.now(), meant: None }));
             }
             What::Replay { .. } => {}
         }
@@ -291,8 +293,10 @@ impl People {
         if self.cancelled.get(&(job.clone(), at)).is_some_and(|cancelled| *cancelled != run.id) {
             wrong.push(format!("{at} of `{job}` was cancelled, and is run again"));
         }
+        let wishes = self.cancels.iter_mut().filter(|cancel| cancel.job == job && cancel.fence == run.fence);
+        let is_meant = wishes.fold(false, |is, cancel| is | (*cancel.meant.get_or_insert(run.id) == run.id));
         if is_cancelled(run) {
-            if !self.cancels.iter().any(|cancel| cancel.job == job && cancel.fence == run.fence) {
+            if !is_meant {
                 wrong.push(format!("{at} of `{job}` is cancelled, and nobody wanted that"));
             }
             self.cancelled.insert((job.clone(), at), run.id);
@@ -324,6 +328,10 @@ impl People {
         }
         if run.status == RunStatus::Retrying {
             wrong.push(format!("a run of `{job}` that was asked for is tried again by itself"));
+        }
+        let wishes = self.cancels.iter_mut().filter(|cancel| cancel.job == job && cancel.fence == run.fence);
+        for cancel in wishes {
+            cancel.meant.get_or_insert(run.id);
         }
         if let Some(id) = run.request {
             self.answered.insert(id);
