@@ -177,10 +177,15 @@ pub(crate) fn waiting(before: OfProcess<'_>, after: OfProcess<'_>) -> Vec<String
         ]
     };
     let of_http = |http: Option<&HttpSettings>| match http {
-        None => [("listen", None), ("allowed-hosts", Some("[]".to_owned()))],
-        Some(HttpSettings { listen, allowed_hosts }) => {
-            [("listen", Some(listen.to_string())), ("allowed-hosts", Some(format!("{allowed_hosts:?}")))]
+        None => {
+            let none = || Some("[]".to_owned());
+            [("listen", None), ("allowed-hosts", none()), ("allowed-uids", none())]
         }
+        Some(HttpSettings { listen, allowed_hosts, allowed_uids }) => [
+            ("listen", Some(listen.to_string())),
+            ("allowed-hosts", Some(format!("{allowed_hosts:?}"))),
+            ("allowed-uids", Some(format!("{allowed_uids:?}"))),
+        ],
     };
     let daemon = of_daemon(before.0).into_iter().zip(of_daemon(after.0));
     let daemon =
@@ -210,10 +215,14 @@ mod tests {
             panel_billing: PanelBilling::Off,
             allow_unverified_database: true,
         };
-        let http =
-            HttpSettings { listen: "127.0.0.1:1".parse().expect("an address"), allowed_hosts: Vec::new() };
+        let http = HttpSettings {
+            listen: "127.0.0.1:1".parse().expect("an address"),
+            allowed_hosts: Vec::new(),
+            allowed_uids: Vec::new(),
+        };
         let elsewhere = HttpSettings { listen: "unix:/a".parse().expect("a socket"), ..http.clone() };
         let named = HttpSettings { allowed_hosts: vec!["a".to_owned()], ..http.clone() };
+        let shared = HttpSettings { allowed_uids: vec![33], ..http.clone() };
         assert_eq!(waiting((&before, Some(&http)), (&before, Some(&http))), [""; 0]);
         let all = [
             "`database-url` of [daemon]",
@@ -229,6 +238,7 @@ mod tests {
             (Some(&http), None, &["`listen` of [http]"]),
             (Some(&http), Some(&elsewhere), &["`listen` of [http]"]),
             (Some(&http), Some(&named), &["`allowed-hosts` of [http]"]),
+            (Some(&http), Some(&shared), &["`allowed-uids` of [http]"]),
             (None, Some(&named), &["`listen` of [http]", "`allowed-hosts` of [http]"]),
         ] {
             assert_eq!(waiting((&before, before_http), (&before, after_http)), expected);

@@ -134,6 +134,17 @@ impl<'r, 't> Section<'r, 't> {
         self.typed(key, "a list of strings", texts).map(Spanned::into_inner)
     }
 
+    pub(super) fn numbers(&self, key: &str) -> Option<Vec<u32>> {
+        let numbers = |value: &'r DeValue<'t>| {
+            let number = |value: &'r Spanned<DeValue<'t>>| {
+                let number = value.get_ref().as_integer()?;
+                u32::from_str_radix(number.as_str(), number.radix()).ok()
+            };
+            value.as_array()?.iter().map(number).collect()
+        };
+        self.typed(key, "a list of whole numbers", numbers).map(Spanned::into_inner)
+    }
+
     /// Text, or where to read it.
     pub(super) fn secret(&self, key: &str) -> Option<Secret> {
         let value = self.value(key)?;

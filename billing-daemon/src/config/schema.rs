@@ -116,6 +116,12 @@ fn http_table() -> Value {
                 "items": { "type": "string" },
                 "default": [],
             },
+            "allowed-uids": {
+                "description": "Numbers of users that may ask on a Unix socket, beside root and the daemon's own user.",
+                "type": "array",
+                "items": { "type": "integer", "minimum": 0, "maximum": u32::MAX },
+                "default": [],
+            },
         },
     })
 }

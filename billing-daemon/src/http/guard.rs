@@ -23,8 +23,8 @@ const PER_SECOND: f64 = 100.0;
 pub(crate) struct Guard {
     /// None on a Unix socket, which no browser can be lured to.
     hosts: Option<Vec<String>>,
-    /// The user that we are.
-    uid: u32,
+    /// Who may ask on a Unix socket: root, the user that we are, and whom the configuration names.
+    uids: Vec<u32>,
     budget: Mutex<Budget>,
 }
 
@@ -35,7 +35,7 @@ impl Guard {
             own.into_iter().chain(settings.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()));
         Self {
             hosts: matches!(settings.listen, Listen::Tcp(_)).then(|| hosts.collect()),
-            uid: crate::platform::uid(),
+            uids: [0, crate::platform::uid()].iter().chain(&settings.allowed_uids).copied().collect(),
             budget: Mutex::new(Budget { left: BURST, at: Instant::now() }),
         }
     }
@@ -49,9 +49,11 @@ impl Guard {
         now: Instant,
     ) -> Option<(StatusCode, &'static str)> {
         if let Peer::User(uid) = peer
-            && !uid.is_some_and(|uid| uid == 0 || uid == self.uid)
+            && !uid.is_some_and(|uid| self.uids.contains(&uid))
         {
-            return Some((StatusCode::FORBIDDEN, "this socket is for root and for the user of the daemon\n"));
+            let message = "this socket is for root, the user of the daemon, and those that `allowed-uids` in the [http] \
+                           section of jobs.toml names\n";
+            return Some((StatusCode::FORBIDDEN, message));
         }
         if let Some(hosts) = &self.hosts
             && !is_allowed(headers, hosts)
@@ -116,8 +118,12 @@ mod tests {
     use super::*;
 
     fn guard(listen: &str) -> Guard {
+        guard_with(listen, Vec::new())
+    }
+
+    fn guard_with(listen: &str, allowed_uids: Vec<u32>) -> Guard {
         let listen = listen.parse().expect("an address");
-        Guard::new(&HttpSettings { listen, allowed_hosts: vec!["Billing.internal".to_owned()] })
+        Guard::new(&HttpSettings { listen, allowed_hosts: vec!["Billing.internal".to_owned()], allowed_uids })
     }
 
     fn named(host: &str) -> HeaderMap {
@@ -152,13 +158,22 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_for_root_and_for_us() {
-        let guard = guard("unix:/run/http.sock");
+    fn a_socket_is_for_root_and_for_us_and_for_those_that_are_named() {
         let own = rustix::process::geteuid().as_raw();
-        for (uid, answered) in [(Some(0), true), (Some(own), true), (Some(own + 4_711), false), (None, false)]
-        {
+        let (none, one) = (Vec::new(), vec![own + 4_711]);
+        for (allowed, uid, answered) in [
+            (&none, Some(0), true),
+            (&none, Some(own), true),
+            (&none, Some(own + 4_711), false),
+            (&none, None, false),
+            (&one, Some(0), true),
+            (&one, Some(own + 4_711), true),
+            (&one, Some(own + 4_712), false),
+            (&one, None, false),
+        ] {
+            let guard = guard_with("unix:/run/http.sock", allowed.clone());
             let refusal = guard.refusal(Peer::User(uid), &Method::GET, &HeaderMap::new(), Instant::now());
-            assert_eq!(refusal.is_none(), answered, "{uid:?}");
+            assert_eq!(refusal.is_none(), answered, "{uid:?} of {allowed:?}");
         }
     }
 

@@ -65,6 +65,8 @@ pub struct HttpSettings {
     pub listen: Listen,
     /// Names under which this machine may be asked, beside those of loopback.
     pub allowed_hosts: Vec<String>,
+    /// Numbers of users that may ask on a Unix socket, beside root and the user of the daemon.
+    pub allowed_uids: Vec<u32>,
 }
 
 impl fmt::Display for Listen {
@@ -206,7 +208,10 @@ impl Server {
                 let serving = axum::serve(listener, service).with_graceful_shutdown(stopped).into_future();
                 (Box::pin(serving), None)
             }
-            Listen::Unix(path) => (socket::serve(path, service, stopped).await?, Some(path.clone())),
+            Listen::Unix(path) => {
+                let shared = !settings.allowed_uids.is_empty();
+                (socket::serve(path, shared, service, stopped).await?, Some(path.clone()))
+            }
         };
         let task = tokio::spawn(async move {
             let upkeep = async {

@@ -8,22 +8,28 @@ use super::{Peer, Serving};
 
 type Service = IntoMakeServiceWithConnectInfo<Router, Peer>;
 
-/// Answers on the socket at `path` until `stopped`.
+/// Answers on the socket at `path` until `stopped`; on one that is shared, users beside root and ours can ask, and the guard says which
+/// of them are answered.
 #[cfg(unix)]
 pub(super) async fn serve(
     path: &Path,
+    shared: bool,
     service: Service,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<Serving> {
     remove_left_over(path).await?;
     let listener = tokio::net::UnixListener::bind(path)?;
+    if shared {
+        // Whatever the umask says: to connect is to write.
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+    }
     tracing::info!("answering HTTP on {}", path.display());
     Ok(Box::pin(axum::serve(listener, service).with_graceful_shutdown(stopped).into_future()))
 }
 
 #[cfg(not(unix))]
 #[expect(clippy::unused_async, reason = "where there are sockets, it waits for them")]
-pub(super) async fn serve(_: &Path, _: Service, _: impl Future<Output = ()>) -> io::Result<Serving> {
+pub(super) async fn serve(_: &Path, _: bool, _: Service, _: impl Future<Output = ()>) -> io::Result<Serving> {
     Err(io::Error::new(
         io::ErrorKind::Unsupported,
         "this system has no such sockets: listen on 127.0.0.1:9464",

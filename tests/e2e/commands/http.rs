@@ -166,14 +166,14 @@ async fn who_asks_in_the_wrong_way_gets_nothing() {
 #[tokio::test]
 async fn a_socket_is_there_while_the_daemon_lives() {
     let db = Db::sqlite().await;
-    let program = daemon(&db, &["[http]\nlisten = \"unix:@\"\n", BILLING, HEARTBEAT]);
+    let program = daemon(&db, &["[http]\nlisten = \"unix:@\"\nallowed-uids = [1]\n", BILLING, HEARTBEAT]);
     let socket = program.folder().join("http.sock");
     let jobs = std::fs::read_to_string(program.folder().join("jobs.toml")).expect("it was written");
     let program = program.file("jobs.toml", &jobs.replace('@', &socket.display().to_string()));
     for leave_behind in [true, false] {
         let running = program.start("run");
         running.says("answering HTTP on ").await;
-        assert_eq!(std::fs::metadata(&socket).expect("it is there").mode() & 0o170_000, 0o140_000);
+        assert_eq!(std::fs::metadata(&socket).expect("it is there").mode(), 0o140_666);
         let stream = UnixStream::connect(&socket).await.expect("the daemon listens");
         let answer = exchange(stream, "GET /healthz", "whatever").await;
         assert_eq!(answer.status, 200, "{}", answer.body);
