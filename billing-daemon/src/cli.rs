@@ -68,9 +68,9 @@ pub(crate) struct Common {
     /// Go on although others may read a file with a password in it
     #[arg(long, global = true)]
     pub(crate) allow_readable_secrets: bool,
-    /// How log lines look
-    #[arg(long, global = true, value_enum, default_value = "text")]
-    pub(crate) log_format: LogFormat,
+    /// How log lines look [default: fields for the journal where it is systemd's, else text]
+    #[arg(long, global = true, value_enum)]
+    pub(crate) log_format: Option<LogFormat>,
 }
 
 /// What can be asked.

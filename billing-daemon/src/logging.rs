@@ -1,5 +1,8 @@
 //! What the daemon says while it runs: a line for people or an object for queries, and never a secret.
 
+#[cfg(unix)]
+mod journal;
+
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     borrow::Cow,
@@ -104,22 +107,30 @@ impl Default for LogFilter {
     }
 }
 
-/// Sends all events of the process to its standard streams, with `***` in place of each of `secrets`.
+/// Sends all events of the process to its standard streams, or to the journal where the standard error leads there and no other
+/// format is asked for, with `***` in place of each of `secrets`.
 ///
 /// # Errors
 /// It was done before.
 pub fn init(
-    format: LogFormat,
+    format: Option<LogFormat>,
     output: LogOutput,
     filter: &LogFilter,
     secrets: Vec<String>,
 ) -> Result<(), TryInitError> {
+    let secrets = worth_hiding(secrets);
     let out = match output {
         LogOutput::Split => BoxMakeWriter::new(io::stdout),
         LogOutput::Stderr => BoxMakeWriter::new(io::stderr),
     };
-    let sinks = Sinks::new(out, BoxMakeWriter::new(io::stderr), secrets);
-    dispatch(format, filter, sinks, Arc::new(SystemClock)).try_init()?;
+    let journal = if format.is_none() { journal(&secrets) } else { None };
+    if let Some(journal) = journal {
+        let journal = journal.with_filter(EnvFilter::new(&filter.0));
+        Dispatch::new(Registry::default().with(journal)).try_init()?;
+    } else {
+        let sinks = Sinks { out, err: BoxMakeWriter::new(io::stderr), secrets };
+        dispatch(format.unwrap_or_default(), filter, sinks, Arc::new(SystemClock)).try_init()?;
+    }
     // What a library panics with may repeat what it was given, so panics take the way of all other lines.
     panic::set_hook(Box::new(|panic| {
         let backtrace = Backtrace::capture();
@@ -131,6 +142,16 @@ pub fn init(
         error!(target: "billing_daemon::panic", backtrace, "{panic}");
     }));
     Ok(())
+}
+
+#[cfg(unix)]
+fn journal(secrets: &[String]) -> Option<journal::Journal> {
+    journal::Journal::of_this_process(secrets)
+}
+
+#[cfg(not(unix))]
+fn journal(_: &[String]) -> Option<tracing_subscriber::layer::Identity> {
+    None
 }
 
 fn dispatch(format: LogFormat, filter: &LogFilter, sinks: Sinks, clock: Arc<dyn Clock>) -> Dispatch {
@@ -216,14 +237,6 @@ struct Sinks {
     secrets: Vec<String>,
 }
 
-impl Sinks {
-    fn new(out: BoxMakeWriter, err: BoxMakeWriter, mut secrets: Vec<String>) -> Self {
-        // To hide a password of three letters would only garble the words that contain it.
-        secrets.retain(|secret| secret.chars().count() > 3);
-        Self { out, err, secrets }
-    }
-}
-
 impl<'a> MakeWriter<'a> for Sinks {
     type Writer = Masking<'a>;
 
@@ -237,6 +250,22 @@ impl<'a> MakeWriter<'a> for Sinks {
     }
 }
 
+/// To hide a password of three letters would only garble the words that contain it.
+fn worth_hiding(mut secrets: Vec<String>) -> Vec<String> {
+    secrets.retain(|secret| secret.chars().count() > 3);
+    secrets
+}
+
+fn masked<'a>(text: &'a str, secrets: &[String]) -> Cow<'a, str> {
+    let mut text = Cow::Borrowed(text);
+    for secret in secrets {
+        if text.contains(secret) {
+            text = Cow::Owned(text.replace(secret, MASK));
+        }
+    }
+    text
+}
+
 struct Masking<'a> {
     sink: Box<dyn io::Write + 'a>,
     secrets: &'a [String],
@@ -245,13 +274,7 @@ struct Masking<'a> {
 impl io::Write for Masking<'_> {
     /// Gets a whole event at once, so that no secret is cut in two.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut text = String::from_utf8_lossy(bytes);
-        for secret in self.secrets {
-            if text.contains(secret) {
-                text = Cow::Owned(text.replace(secret, MASK));
-            }
-        }
-        self.sink.write_all(text.as_bytes())?;
+        self.sink.write_all(masked(&String::from_utf8_lossy(bytes), self.secrets).as_bytes())?;
         Ok(bytes.len())
     }
 
@@ -293,11 +316,11 @@ mod tests {
     fn written(format: LogFormat, filter: &str, say: impl FnOnce()) -> (String, String) {
         let (out, err) = (Shared::default(), Shared::default());
         let (o, e) = (out.clone(), err.clone());
-        let sinks = Sinks::new(
-            BoxMakeWriter::new(move || o.clone()),
-            BoxMakeWriter::new(move || e.clone()),
-            vec!["s3cret".to_owned(), "abc".to_owned()],
-        );
+        let sinks = Sinks {
+            out: BoxMakeWriter::new(move || o.clone()),
+            err: BoxMakeWriter::new(move || e.clone()),
+            secrets: worth_hiding(vec!["s3cret".to_owned(), "abc".to_owned()]),
+        };
         let at = Utc.with_ymd_and_hms(2025, 1, 15, 10, 30, 0).single().expect("no ambiguity in UTC");
         let filter = filter.parse().expect("a filter");
         tracing::dispatcher::with_default(
