@@ -70,6 +70,30 @@ async fn a_check_of_what_is_right_says_so_and_touches_nothing() {
     );
 }
 
+/// A file of time zone data that says nothing but this: two hours, for ever.
+fn two_hours_for_ever() -> String {
+    // Twice a header, the number of types and of letters, a type (7,200 seconds, no summer time, name 0) and its name.
+    let header = format!("TZif2{}\0\0\0\u{1}\0\0\0\u{4}", "\0".repeat(15 + 4 * 4));
+    let block = format!("{header}\0\0\u{1c}\u{20}\0\0XST\0");
+    format!("{block}{block}\nXST-2\n")
+}
+
+#[tokio::test]
+async fn a_zone_whose_rules_are_others_on_this_machine_is_told() {
+    let cron = |zone: &str| {
+        let schedule = format!("schedule = {{ cron = \"0 30 2 * * *\", timezone = \"{zone}\" }}");
+        BILLING.replace("schedule = { every = \"1h\" }", &(schedule + "\nallow-long-gaps = true"))
+    };
+    let program =
+        program().env("DATABASE_URL", "sqlite://billing.db").file("jobs.toml", &cron("Europe/Berlin"));
+    std::fs::create_dir(program.folder().join("Europe")).expect("a folder of ours");
+    let program = program.file("Europe/Berlin", &two_hours_for_ever()).file("UTC", &two_hours_for_ever());
+    let zones = program.folder().display().to_string();
+    let ended = program.env("TZDIR", &zones).run("check").await.expect_code(0);
+    let said = ended.err.iter().find(|line| line.contains("Europe/Berlin")).expect("it is told");
+    assert!(said.starts_with("warning: jobs.toml:4:") && said.contains("the machine's are used"), "{said}");
+}
+
 #[tokio::test]
 async fn every_refusal_has_its_exit_code() {
     let missing = "DATABASE_URL is not set: put it into the environment, into .env or, as `database-url`, into the [daemon] \
