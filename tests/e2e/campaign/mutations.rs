@@ -160,6 +160,21 @@ mutations! {
         Mutation::new("retry-without-rollback", Found::WalletsOff).sabotage(ONE_IS_GONE);
 }
 
+/// What the panel read of a balance it writes back, less its debit. The second trigger of the fence notes what it overwrites.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_that_does_not_see_balances_lets_the_panel_write_old_ones_back() {
+    for seed in 1..=CAMPAIGNS {
+        let mut options = options(Engine::Postgres, 20);
+        options.seed = seed;
+        options.keep_logs = false;
+        options.sabotage = vec!["DROP TRIGGER billing_fence_balance ON wallets".to_owned()];
+        if Box::pin(faults::run(&options)).await.wallets_off > 0 {
+            return;
+        }
+    }
+    panic!("no wallet was off although nobody saw what the panel overwrote");
+}
+
 /// Guards that are left out together, while a further layer holds: no hour is charged twice or lost, and no wallet is off.
 struct Layer {
     guards: &'static str,

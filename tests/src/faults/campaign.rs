@@ -30,13 +30,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub async fn run(options: &Options) -> Report {
     let folder = tempfile::Builder::new().prefix("billing-faults-").tempdir().expect("a folder is made");
     let server = Server::start(options.engine, &options.faults).await;
-    for sabotage in &options.sabotage {
-        server.db.execute(sabotage).await;
-    }
     let rng = StdRng::seed_from_u64(options.seed);
     let mut fleet = Fleet::found(&server, rng, options.machines).await;
     if options.engine == Engine::Postgres && options.panel {
         panel::fence_off(&server).await;
+    }
+    for sabotage in &options.sabotage {
+        server.db.execute(sabotage).await;
     }
     let count = match options.engine {
         Engine::Sqlite => 2,
