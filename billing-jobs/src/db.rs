@@ -1,8 +1,10 @@
 //! How the jobs talk to the database: raw statements, rows that are missing, and what an error means.
 
+use std::time::Duration;
+
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, RuntimeErr,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value, sqlx,
+    SqliteTransactionMode, SqlxSqliteConnector, Statement, TransactionOptions, TransactionTrait, Value, sqlx,
 };
 
 /// What to do about an error of the database.
@@ -148,6 +150,26 @@ macro_rules! limits {
 /// Begins a transaction that may write: on SQLite it takes the one place for a writer at once, and waits for it.
 pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     begin_under(db, SqliteTransactionMode::Immediate, limits!("60s", "10s")).await
+}
+
+/// Begins a transaction that reads first and then writes. On SQLite it takes the one place for a writer with its first write, and
+/// that is a conflict if anybody else is about to write or has written since its first read.
+pub(crate) async fn begin_reading(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
+    begin_under(db, SqliteTransactionMode::Deferred, limits!("60s", "10s")).await
+}
+
+/// How long a transaction waits for the one before it on the same connection.
+const ALONE_FOR: Duration = Duration::from_mins(2);
+
+/// The same database for one task that writes much, until it is closed. On SQLite that is a connection of its own: what each
+/// connection keeps of the file counts no more once another one has written.
+pub(crate) fn alone(db: &DatabaseConnection) -> DatabaseConnection {
+    if db.get_database_backend() != DbBackend::Sqlite {
+        return db.clone();
+    }
+    let options = db.get_sqlite_connection_pool().connect_options();
+    let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).acquire_timeout(ALONE_FOR);
+    SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with((*options).clone()))
 }
 
 /// Begins a transaction that only reads, and may take its time.

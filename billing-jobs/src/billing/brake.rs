@@ -303,6 +303,7 @@ async fn look(pass: &Pass<'_>, first: &str, last: &str) -> Result<Read, DbErr> {
     Ok(Read {
         wallets: wallets.iter().map(read::wallet).collect::<Result<_, _>>()?,
         instances: instances.iter().map(read::instance).collect::<Result<_, _>>()?,
+        at: Instant::now(),
     })
 }
 

@@ -34,7 +34,7 @@ use self::{
 };
 use crate::{
     BILLING_JOB,
-    db::{execute, explained, query_all, query_one, statement},
+    db::{alone, execute, explained, query_all, query_one, statement},
     money::Money,
     panel::Panel,
     price::{DailyBackupFactor, PriceList},
@@ -269,13 +269,25 @@ impl Biller {
             None => self.now().await.map_err(BillingError::database("ask the database for its time"))?,
         };
         let prices = self.prices().await.map_err(BillingError::database("read the plans"))?;
-        let mut pass =
-            Pass { biller: self, run, as_of: as_of.timestamp_micros(), prices, brake: Brake::default() };
+        let mut pass = Pass {
+            biller: self,
+            db: alone(&self.db),
+            turn: Mutex::default(),
+            run,
+            as_of: as_of.timestamp_micros(),
+            prices,
+            brake: Brake::default(),
+        };
         if run.mode != Mode::DryRun {
             pass.brake = Brake::of(&pass).await?;
         }
         let mut over = Over::default();
-        pass.whole_fleet(&mut over).await?;
+        let result = pass.whole_fleet(&mut over).await;
+        if self.panel.backend == DbBackend::Sqlite {
+            // Nothing is lost if that fails: the connection is closed when it is dropped, too.
+            let _ = pass.db.close().await;
+        }
+        result?;
         let Over { mut totals, mut unposted, stopped } = over;
         if matches!(run.mode, Mode::Commit(_)) && !testing::mutated("totals-from-memory") {
             // A batch whose commit was not answered is counted by its row, not by us.

@@ -5,8 +5,6 @@ use std::time::Duration;
 /// A customer who tops up a wallet waits for at most one transaction, so it should be short, and yet long enough for its own
 /// cost not to matter.
 const TARGET: Duration = Duration::from_millis(100);
-/// On SQLite each transaction waits for the disk, and writes pages that the next one would have touched as well.
-const TARGET_OF_ONE_WRITER: Duration = Duration::from_millis(200);
 const FIRST_BATCH: u32 = 2_000;
 const BATCHES: std::ops::RangeInclusive<u32> = 250..=10_000;
 /// Beyond these the connections that other jobs need would be taken.
@@ -21,7 +19,6 @@ const GAIN: f64 = 1.1;
 pub(super) struct Pace {
     batch: u32,
     batch_is_fixed: bool,
-    target: Duration,
     connections: u32,
     most_connections: u32,
     /// Whether the number of connections stays.
@@ -43,7 +40,6 @@ impl Pace {
         Self {
             batch: batch.unwrap_or(FIRST_BATCH).max(1),
             batch_is_fixed: batch.is_some(),
-            target: if one_writer { TARGET_OF_ONE_WRITER } else { TARGET },
             connections: fixed.unwrap_or(1),
             most_connections: most,
             settled: one_writer || fixed.is_some(),
@@ -77,7 +73,7 @@ impl Pace {
             return;
         }
         if !self.batch_is_fixed {
-            let in_time = f64::from(instances) * self.target.as_secs_f64() / took.as_secs_f64().max(1e-6);
+            let in_time = f64::from(instances) * TARGET.as_secs_f64() / took.as_secs_f64().max(1e-6);
             let next = in_time.clamp(f64::from(self.batch) / 2.0, f64::from(self.batch) * 2.0);
             #[expect(
                 clippy::cast_possible_truncation,
@@ -115,6 +111,19 @@ impl Pace {
     fn measure_from(&mut self, now: Duration) {
         (self.batches, self.instances, self.since) = (0, 0, now);
     }
+}
+
+/// For how long SQLite's one writer must leave its place free after it has held it for so long, so that everybody who waits comes by
+/// meanwhile: SQLite asks again after 1, 2, 5, 10, 15, 20, 25, 25, 25, 50, 50 ms, and then every 100 ms.
+pub(super) fn pause_after(held: Duration) -> Duration {
+    let asks_again_after = match held.as_millis() {
+        0..=3 => 5,
+        4..=18 => 15,
+        19..=128 => 25,
+        129..=228 => 50,
+        _ => 100,
+    };
+    Duration::from_millis(asks_again_after)
 }
 
 #[cfg(test)]
@@ -159,6 +168,26 @@ mod tests {
         let mut pace = Pace::new(Some(123), Some(3), false);
         bill(&mut pace, 100_000, 1_000, 1);
         assert_eq!((pace.batch(), pace.connections()), (123, 3));
+    }
+
+    #[test]
+    fn whoever_waits_for_sqlite_asks_at_least_once_while_it_is_free() {
+        // As in `sqliteDefaultBusyCallback` of SQLite's main.c.
+        let sleeps = [1, 2, 5, 10, 15, 20, 25, 25, 25, 50, 50].into_iter().chain(std::iter::repeat(100));
+        for held in 1..2_000 {
+            let pause = pause_after(Duration::from_millis(held)).as_millis();
+            for asked_first in 0..held {
+                let asked = sleeps.clone().scan(asked_first, |at, sleep| {
+                    *at += sleep;
+                    Some(*at)
+                });
+                let free = asked.into_iter().find(|at| *at >= held).expect("it goes on asking");
+                assert!(
+                    u128::from(free) <= u128::from(held) + pause,
+                    "held {held} ms, asked after {asked_first}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use std::{
     collections::HashSet,
-    sync::OnceLock,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use billing_scheduler::StopReason;
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Value};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Value};
 use tracing::{debug, warn};
 
 use super::{
@@ -16,12 +16,13 @@ use super::{
     brake::Brake,
     decide::{Instance as Machine, Posting, Terms, Totals, Wallet, decide},
     id::Id,
+    pace,
     post::{PostError, Stamp, post, post_apart},
     read,
 };
 use crate::{
     BILLING_JOB,
-    db::{Fault, begin, begin_read, fault, statement},
+    db::{Fault, begin, begin_read, begin_reading, fault, statement},
     fence,
     panel::Panel,
     period::Micros,
@@ -37,10 +38,24 @@ const FIRST_WAIT: Duration = Duration::from_millis(20);
 /// A run under way, with what it read once.
 pub(super) struct Pass<'a> {
     pub(super) biller: &'a Biller,
+    /// Where it writes; see [`alone`](crate::db::alone).
+    pub(super) db: DatabaseConnection,
+    pub(super) turn: Mutex<Turn>,
     pub(super) run: &'a Run<'a>,
     pub(super) as_of: Micros,
     pub(super) prices: PriceList,
     pub(super) brake: Brake,
+}
+
+/// The last time that this pass was the one writer of SQLite.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Turn {
+    /// How long nobody else could write.
+    held: Duration,
+    /// Until when.
+    ended: Option<Instant>,
+    /// How long it had read before.
+    reading: Duration,
 }
 
 /// What a pass has come to so far.
@@ -69,6 +84,8 @@ pub(super) struct Read {
     pub(super) wallets: Vec<Wallet>,
     /// Ordered by organization.
     pub(super) instances: Vec<Machine>,
+    /// When all of it was there.
+    pub(super) at: Instant,
 }
 
 /// Why one attempt at a batch failed.
@@ -94,12 +111,13 @@ enum Kind {
 enum Step {
     /// The next organizations, if there are any.
     Range(Option<Batch>),
-    /// A range is done: with so many instances, after so long.
+    /// A range is done: with so many instances, in transactions that kept others waiting for so long.
     Billed(Over, usize, Duration),
 }
 
 enum Posted {
-    Done(Totals, usize),
+    /// So many instances in a transaction that kept others waiting for so long.
+    Done(Totals, usize, Duration),
     Split(Vec<Batch>),
     InTheWay(String),
 }
@@ -148,15 +166,15 @@ impl Pass<'_> {
 
     /// Bills the instances of a range, in one transaction unless the database refuses some of them.
     async fn bill_range(&self, range: Batch) -> Result<Step, BillingError> {
-        let began = Instant::now();
         let mut over = Over::default();
-        let mut instances = 0;
+        let (mut instances, mut held) = (0, Duration::ZERO);
         let mut work = vec![range];
         while let Some(batch) = work.pop() {
             match self.post_or_split(batch).await? {
-                Posted::Done(totals, posted) => {
+                Posted::Done(totals, posted, took) => {
                     over.totals += totals;
                     instances += posted;
+                    held += took;
                 }
                 Posted::Split(halves) => work.extend(halves.into_iter().rev()),
                 Posted::InTheWay(reason) => over.unposted.push(reason),
@@ -168,7 +186,7 @@ impl Pass<'_> {
                 break;
             }
         }
-        Ok(Step::Billed(over, instances, began.elapsed()))
+        Ok(Step::Billed(over, instances, held))
     }
 
     /// The next organizations with about one batch of instances to look at.
@@ -177,7 +195,8 @@ impl Pass<'_> {
         after: Option<String>,
         batch: u32,
     ) -> Result<Option<Batch>, BillingError> {
-        let Biller { db, sql, panel, .. } = self.biller;
+        let Biller { sql, panel, .. } = self.biller;
+        let db = &self.db;
         let (query, after) = match after {
             Some(after) => (sql.next_organizations.clone(), after),
             None => (sql.next_organizations.replace(" > ", " >= "), smallest_id(*panel).to_owned()),
@@ -230,13 +249,21 @@ impl Pass<'_> {
     async fn post_or_split(&self, batch: Batch) -> Result<Posted, BillingError> {
         let mut wait = FIRST_WAIT;
         let mut attempt = 1;
+        // To read and to decide before the one place for a writer is taken leaves it free meanwhile. If somebody else writes
+        // just then it was in vain, so the next attempt takes it first.
+        let mut reading_first = self.biller.panel.backend == DbBackend::Sqlite;
         loop {
-            let failure = match self.try_post(&batch).await {
-                Ok((totals, instances)) => return Ok(Posted::Done(totals, instances)),
+            let failure = match self.try_post(&batch, reading_first).await {
+                Ok(done) => return Ok(done),
                 Err(failure) => failure,
             };
             debug!(attempt, "a batch was rolled back: {}", failure.message);
             let again = attempt < ATTEMPTS;
+            if std::mem::take(&mut reading_first)
+                && matches!(failure.kind, Kind::Database(Fault::Conflict, _))
+            {
+                continue;
+            }
             match failure.kind {
                 Kind::Fenced => return Err(BillingError::Fenced),
                 Kind::Overrun => return Err(self.brake.overrun()),
@@ -258,11 +285,16 @@ impl Pass<'_> {
         }
     }
 
-    async fn try_post(&self, batch: &Batch) -> Result<(Totals, usize), Failure> {
+    async fn try_post(&self, batch: &Batch, reading_first: bool) -> Result<Posted, Failure> {
+        if reading_first {
+            self.give_way().await;
+        }
         testing::linger().await;
         testing::batch_begins();
         testing::before_statement();
-        let txn = begin(&self.biller.db).await.map_err(|error| Failure::of(error, Vec::new()))?;
+        let began = Instant::now();
+        let txn = if reading_first { begin_reading(&self.db).await } else { begin(&self.db).await };
+        let txn = txn.map_err(|error| Failure::of(error, Vec::new()))?;
         let (read, again) = (OnceLock::new(), OnceLock::new());
         let mut result = self.fill(&txn, batch, &read).await;
         if testing::mutated("retry-without-rollback") && matches!(result, Err(Kind::Stale)) {
@@ -282,13 +314,18 @@ impl Pass<'_> {
                     self.brake.give_back(posting.totals.amount);
                     Failure::of(error, instances())
                 })?;
+                let ended = Instant::now();
                 if let Err(PostError::Database(error)) =
                     post_apart(&self.biller.db, &self.biller.sql, &posting).await
                 {
                     return Err(Failure::of(error, Vec::new()));
                 }
+                let reading = read.get().map_or(Duration::ZERO, |read| read.at - began);
+                let held =
+                    (ended - began).saturating_sub(if reading_first { reading } else { Duration::ZERO });
+                *self.turn() = Turn { held, ended: Some(ended), reading };
                 (self.run.progress)(read_instances().len() as u64);
-                Ok((posting.totals, read_instances().len()))
+                Ok(Posted::Done(posting.totals, read_instances().len(), held))
             }
             Err(kind) => {
                 // The first error is the one to tell; after it a rollback has nothing to add.
@@ -305,6 +342,17 @@ impl Pass<'_> {
                 Err(Failure { kind, message, instances: instances() })
             }
         }
+    }
+
+    /// Leaves the place of SQLite's one writer free for as long as somebody who waits for it may sleep, unless reading takes as long.
+    async fn give_way(&self) {
+        let Turn { held, ended, reading } = *self.turn();
+        let Some(ended) = ended else { return };
+        tokio::time::sleep(pace::pause_after(held).saturating_sub(ended.elapsed() + reading)).await;
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Everything of one transaction but its end.
@@ -354,7 +402,7 @@ impl Pass<'_> {
             None => txn.query_all_raw(query).await?,
         };
         let instances = instances.iter().map(read::instance).collect::<Result<Vec<_>, _>>()?;
-        let read = read.get_or_init(|| Read { wallets, instances });
+        let read = read.get_or_init(|| Read { wallets, instances, at: Instant::now() });
         if self.hides_wallets(txn, read).await? {
             return Err(Kind::HiddenWallets);
         }

@@ -1,5 +1,5 @@
-//! Lists of rows on their way into a table: on PostgreSQL one statement with an array for each column, on SQLite, where a
-//! statement costs next to nothing and a list must be taken apart first, a statement for each row.
+//! Lists of rows on their way into a table: on PostgreSQL one statement with an array for each column, on SQLite, which has no
+//! arrays, statements over so many rows of placeholders. Each statement there is two threads waking each other.
 
 use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Value, sea_query::ArrayType};
@@ -113,8 +113,25 @@ pub(super) fn postgres_rows(fields: Fields) -> String {
     format!("(SELECT {columns} FROM unnest({arrays}) AS a({names})) AS d")
 }
 
-/// How many of SQLite's statements go to it at once: each is prepared that many times and kept, and no more than these are.
+/// How many rows a statement of SQLite's has: each of these is prepared once and kept.
 const AT_ONCE: [usize; 3] = [64, 8, 1];
+
+/// How many of so many rows each statement of SQLite's has.
+fn shares(rows: usize) -> impl Iterator<Item = usize> {
+    let mut left = rows;
+    AT_ONCE.into_iter().flat_map(move |at_once| {
+        let statements = left / at_once;
+        left %= at_once;
+        std::iter::repeat_n(at_once, statements)
+    })
+}
+
+/// SQLite's statement `sql`, which has one row of placeholders in braces, for so many rows.
+pub(super) fn sqlite_rows(sql: &str, rows: usize) -> String {
+    let (before, rest) = sql.split_once('{').expect("a statement over rows has one in braces");
+    let (row, after) = rest.split_once('}').expect("a brace that opens is closed");
+    format!("{before}{}{after}", vec![row; rows].join(", "))
+}
 
 /// Rows on their way into a table.
 pub(super) enum Rows {
@@ -151,15 +168,12 @@ impl Rows {
             Self::Flat { rows, values } => {
                 let width = values.len().checked_div(rows).unwrap_or_default();
                 let mut values = values.into_iter();
-                let (mut left, mut changed) = (rows, 0);
-                for at_once in AT_ONCE {
-                    let sql = format!("{sql};").repeat(at_once);
-                    for _ in 0..left / at_once {
-                        testing::before_statement();
-                        let values = values.by_ref().take(width * at_once);
-                        changed += txn.execute_raw(statement(txn, &sql, values)).await?.rows_affected();
-                    }
-                    left %= at_once;
+                let mut changed = 0;
+                for at_once in shares(rows) {
+                    testing::before_statement();
+                    let values = values.by_ref().take(width * at_once);
+                    let statement = statement(txn, &sqlite_rows(sql, at_once), values);
+                    changed += txn.execute_raw(statement).await?.rows_affected();
                 }
                 Ok(changed)
             }

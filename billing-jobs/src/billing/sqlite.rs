@@ -1,7 +1,7 @@
-//! A billing run's statements for SQLite: the same as PostgreSQL's, over integers, and one for each row that is written.
+//! A billing run's statements for SQLite: the same as PostgreSQL's, over integers. What stands in braces is one of many rows.
 //!
-//! A transaction of ours is the only writer from its first statement on, so that what was read cannot change before it is
-//! written; the compare-and-set of the watermark and of the balance stays all the same.
+//! A transaction that writes has read the newest there was, or SQLite refuses its first write: what was read cannot change before
+//! it is written. The compare-and-set of the watermark and of the balance stays all the same.
 
 use super::statements::Statements;
 use crate::db::SQLITE_NOW;
@@ -112,35 +112,40 @@ pub(super) fn statements() -> Statements {
             .to_owned(),
         insert_ledger: "INSERT INTO payment_transactions (id, organization_id, amount, currency, description, metadata,
                                                payment_method, payment_provider, status)
-             VALUES (?, ?, -?, ?, ?, ?, 'wallet_debit', 'internal', 'completed')"
+             VALUES {(?, ?, -?, ?, ?, ?, 'wallet_debit', 'internal', 'completed')}"
             .to_owned(),
         insert_charges: "INSERT INTO billing_charges (batch_id, instance_id, organization_id, period_start, hours, rate,
                                           amount, carry, payment_transaction_id)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+             VALUES {(?, ?, ?, ?, ?, ?, ?, ?, ?)} ON CONFLICT DO NOTHING"
             .to_owned(),
         insert_cycles: "INSERT INTO vps_billing_cycles (id, vps_instance_id, organization_id, billing_period_start,
                                              billing_period_end, hourly_rate, total_amount, status,
                                              payment_transaction_id, metadata)
-             VALUES (?, ?, ?, ?, ?, (? + 36500) / 73000, ?, 'billed', ?, ?)"
+             VALUES {(?, ?, ?, ?, ?, (? + 36500) / 73000, ?, 'billed', ?, ?)}"
             .to_owned(),
         insert_meters: "INSERT INTO billing_meters (organization_id, billed_through, carry, rate, rate_changes, seen_at,
                                          instance_id)
-             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+             VALUES {(?, ?, ?, ?, ?, ?, ?)} ON CONFLICT DO NOTHING"
             .to_owned(),
         update_meters: "UPDATE billing_meters
-                SET organization_id = ?, billed_through = ?, carry = ?, rate = ?, rate_changes = ?, seen_at = ?
-              WHERE instance_id = ? AND billed_through = ?"
+                SET organization_id = d.column1, billed_through = d.column2, carry = d.column3, rate = d.column4,
+                    rate_changes = d.column5, seen_at = d.column6
+               FROM (VALUES {(?, ?, ?, ?, ?, ?, ?, ?)}) AS d
+              WHERE billing_meters.instance_id = d.column7 AND billing_meters.billed_through = d.column8"
             .to_owned(),
-        update_anchors: format!("UPDATE vps_instances SET last_billed_at = ?, updated_at = {NOW_TEXT} WHERE id = ?"),
+        update_anchors: format!(
+            "UPDATE vps_instances SET last_billed_at = d.column1, updated_at = {NOW_TEXT} FROM (VALUES {{(?, ?)}}) AS d
+              WHERE vps_instances.id = d.column2"
+        ),
         repair_cycles: format!(
             "INSERT INTO vps_billing_cycles (vps_instance_id, organization_id, billing_period_start,
                                              billing_period_end, hourly_rate, total_amount, status,
                                              payment_transaction_id, metadata)
              SELECT c.instance_id, c.organization_id, {start}, {end}, (c.rate + 36500) / 73000, c.amount, 'billed',
                     c.payment_transaction_id, json_object('hours_charged', c.hours, 'repaired', json('true'))
-               FROM (SELECT ? AS instance, ? AS since, ? AS until) AS d
-               JOIN billing_charges c ON c.instance_id = d.instance
-                    AND c.period_start >= d.since AND c.period_start < d.until
+               FROM (VALUES {{(?, ?, ?)}}) AS d
+               JOIN billing_charges c ON c.instance_id = d.column1
+                    AND c.period_start >= d.column2 AND c.period_start < d.column3
               WHERE NOT EXISTS (SELECT 1 FROM vps_billing_cycles y
                                  WHERE y.vps_instance_id = c.instance_id AND y.status = 'billed'
                                    AND y.billing_period_start = {start})",
@@ -149,7 +154,7 @@ pub(super) fn statements() -> Statements {
         ),
         upsert_holds: "INSERT INTO billing_holds (instance_id, organization_id, label, reason, detail, hours_due, amount_due,
                                         opened_at, seen_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+             VALUES {(?, ?, ?, ?, ?, ?, ?, ?, ?)}
              ON CONFLICT (instance_id) WHERE closed_at IS NULL DO UPDATE
                 SET organization_id = excluded.organization_id, label = excluded.label, reason = excluded.reason,
                     detail = excluded.detail, hours_due = excluded.hours_due, amount_due = excluded.amount_due,
@@ -159,7 +164,8 @@ pub(super) fn statements() -> Statements {
               WHERE closed_at IS NULL AND instance_id IN (SELECT value FROM json_each(?2))"
             .to_owned(),
         update_wallets: format!(
-            "UPDATE wallets SET balance = ?, updated_at = {NOW_TEXT} WHERE id = ? AND balance = ?"
+            "UPDATE wallets SET balance = d.column1, updated_at = {NOW_TEXT} FROM (VALUES {{(?, ?, ?)}}) AS d
+              WHERE wallets.id = d.column2 AND wallets.balance = d.column3"
         ),
         run_totals: "SELECT coalesce(sum(instances), 0) AS charged, coalesce(sum(charges), 0) AS charges,
                     coalesce(sum(held), 0) AS held, coalesce(sum(hours), 0) AS hours,
@@ -167,5 +173,72 @@ pub(super) fn statements() -> Statements {
                FROM billing_batches WHERE run_id = ?1"
             .to_owned(),
         mark_worked: format!("UPDATE billing_fences SET worked_at = {SQLITE_NOW} WHERE job = ?1 AND fence = ?2"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::{ConnectionTrait as _, Database, DbBackend, Statement};
+
+    use super::*;
+    use crate::billing::rows::sqlite_rows;
+
+    /// What may be read from end to end: the few plans, and what a statement was given itself or has found already.
+    const SMALL: [&str; 6] = ["vps_plans", "json_each", "d", "CONSTANT", "-ROW", "(subquery"];
+
+    /// A step of a plan that reads all of something that grows with the fleet or its history.
+    fn reads_whole(step: &str) -> bool {
+        let Some(read) = step.strip_prefix("SCAN ") else { return step.contains("AUTOMATIC") };
+        // The rows of a VALUES are told with their number first.
+        let what = read.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+        !SMALL.iter().any(|small| what.starts_with(small))
+    }
+
+    #[tokio::test]
+    async fn no_statement_reads_a_table_that_grows_from_end_to_end() {
+        let db = Database::connect("sqlite::memory:").await.expect("a database in memory");
+        for schema in [
+            include_str!("../../../migration/src/sql/panel_sqlite.sql"),
+            include_str!("../../../migration/src/sql/billing_sqlite.sql"),
+            "ALTER TABLE billing_job_runs ADD COLUMN request_id TEXT",
+            include_str!("../../../migration/src/sql/control_sqlite.sql"),
+        ] {
+            db.execute_unprepared(schema).await.expect("the schema is valid");
+        }
+        let s = statements();
+        let of_a_run = [
+            s.now,
+            s.plans,
+            s.next_organizations,
+            s.check_fence,
+            s.lock_wallets,
+            s.read_due,
+            s.read_due_of,
+            s.insert_batch,
+            s.insert_openings,
+            s.insert_ledger,
+            s.insert_charges,
+            s.insert_cycles,
+            s.insert_meters,
+            s.update_meters,
+            s.update_anchors,
+            s.upsert_holds,
+            s.close_holds,
+            s.update_wallets,
+            s.run_totals,
+            s.mark_worked,
+        ];
+        for sql in of_a_run {
+            let sql = if sql.contains('{') { sqlite_rows(&sql, 64) } else { sql };
+            let explain = Statement::from_string(DbBackend::Sqlite, format!("EXPLAIN QUERY PLAN {sql}"));
+            for row in db.query_all_raw(explain).await.expect("the statement is valid") {
+                let step: String = row.try_get("", "detail").expect("a plan in words");
+                // A cycle that waits for a ledger row would be looked for, but only while one does, and none ever does.
+                if sql.starts_with("INSERT INTO payment_transactions") && step == "SCAN vps_billing_cycles" {
+                    continue;
+                }
+                assert!(!reads_whole(&step), "{step}: {}", &sql[..sql.len().min(300)]);
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use super::{postgres, sqlite};
 use crate::panel::Panel;
 
 /// SQL of a run. Each statement's comment names its parameters. One that takes rows takes an array for each column of them on
-/// PostgreSQL, and a single one on SQLite: see `rows`.
+/// PostgreSQL, and on SQLite rows of placeholders, of which it has one in braces: see `rows`.
 #[derive(Debug)]
 pub(super) struct Statements {
     /// `() -> now` in microseconds.

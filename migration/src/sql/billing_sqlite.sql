@@ -64,8 +64,10 @@ CREATE TABLE IF NOT EXISTS billing_batches (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS billing_batches_by_run ON billing_batches (run_id);
 
--- The ledger of hours: append-only. The order of the key matters: new periods go to its right edge. `by_panel` marks what
--- the panel's own biller charged behind the fence: amount and hours are its own, `rate` is what they come to.
+-- The ledger of hours: append-only. The order of the key matters: new periods go to its right edge. Rows lie as they come, apart
+-- from the key: a batch goes by wallets, and changes a seventh less of the file than if rows lay in the order of the key.
+-- `by_panel` marks what the panel's own biller charged behind the fence: amount and hours are its own, `rate` is what they
+-- come to.
 CREATE TABLE IF NOT EXISTS billing_charges (
     period_start INTEGER NOT NULL,
     instance_id TEXT NOT NULL,
@@ -78,7 +80,7 @@ CREATE TABLE IF NOT EXISTS billing_charges (
     payment_transaction_id TEXT,
     by_panel INTEGER NOT NULL DEFAULT 0 CHECK (by_panel IN (0, 1)),
     PRIMARY KEY (period_start, instance_id)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE TRIGGER IF NOT EXISTS billing_charges_no_update BEFORE UPDATE ON billing_charges
 BEGIN SELECT RAISE(ABORT, 'billing_charges is append-only: a charge is corrected by a refund, never by an UPDATE'); END;

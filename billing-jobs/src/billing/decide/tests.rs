@@ -387,3 +387,64 @@ proptest! {
         }
     }
 }
+
+/// How often memory is allocated to decide for so many machines, five to a wallet, each with an hour due.
+fn allocations_for(machines: u128) -> u64 {
+    let plan = Plan {
+        id: "plan".to_owned(),
+        provider_plan_id: "g6".to_owned(),
+        base_price: Some("5.00".to_owned()),
+        markup_price: Some("0.00".to_owned()),
+        backups: None,
+    };
+    let prices = PriceList::new([plan], DailyBackupFactor::default());
+    let terms = Terms {
+        as_of: HOUR,
+        prices: &prices,
+        unit: WalletUnit::Cent,
+        max_catch_up_hours: None,
+        refused: None,
+    };
+    let id = |number| Id::Uuid(Uuid::from_u128(number));
+    let wallets: Vec<_> = (0..machines / 5)
+        .map(|number| Wallet {
+            id: id(number),
+            organization: id(number),
+            balance: Some(Money(1_000_000)),
+            currency: "USD".to_owned(),
+            opened: true,
+        })
+        .collect();
+    let instances: Vec<_> = (0..machines)
+        .map(|number| Instance {
+            id: id(number),
+            organization: id(number / 5),
+            label: "web".to_owned(),
+            plan: "plan".to_owned(),
+            backup_frequency: None,
+            last_billed_at: Some(0),
+            created_at: Some(0),
+            invalid_time: false,
+            gone: false,
+            meter: Some(Meter {
+                billed_through: 0,
+                carry: Carry(0),
+                rates: Some(Rates::constant(Rate(5_000_000))),
+                seen_at: 0,
+                panel_debited_at: None,
+            }),
+            held: false,
+        })
+        .collect();
+    let allocated = allocation_counter::measure(|| {
+        let posting = decide(&terms, &wallets, &instances);
+        assert_eq!(posting.charges.len() as u128, machines);
+        assert_eq!(posting.anchors.len() as u128, machines);
+    });
+    allocated.count_total
+}
+
+#[test]
+fn a_decision_allocates_its_lists_and_nothing_for_a_machine() {
+    assert_eq!(allocations_for(50_000), allocations_for(5_000));
+}
