@@ -335,6 +335,11 @@ impl People {
         }
         if let Some(id) = run.request {
             self.answered.insert(id);
+            if run.status == RunStatus::Interrupted && !is_cancelled(run) {
+                wrong.push(format!(
+                    "a run of `{job}` that was asked for did not end, and nobody is to repeat it"
+                ));
+            }
             let ends = matches!(run.status, RunStatus::Done | RunStatus::Dead);
             if ends && *self.answers.entry(id).or_insert(run.id) != run.id {
                 wrong.push(format!("a run of `{job}` that was asked for once ended twice"));
