@@ -1,6 +1,10 @@
 //! What is measured, under which names: the one place that knows them.
 
-use billing_jobs::{Fault, hold::Reason};
+pub use billing_jobs::measured::{failed, fenced_off};
+use billing_jobs::{
+    hold::Reason,
+    measured::{DATABASE_ERRORS, FENCE_REFUSALS},
+};
 use billing_scheduler::{RunRecord, RunStatus};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
@@ -38,8 +42,6 @@ const CHARGED_INSTANCES: &str = "billing_daemon_charged_instances_total";
 const CHARGED_HOURS: &str = "billing_daemon_charged_hours_total";
 const CHARGED_AMOUNT: &str = "billing_daemon_charged_ten_thousandths_total";
 const LEASE_CHANGES: &str = "billing_daemon_lease_changes_total";
-const FENCE_REFUSALS: &str = "billing_daemon_fence_refusals_total";
-const DATABASE_ERRORS: &str = "billing_daemon_database_errors_total";
 const RELOADS: &str = "billing_daemon_config_reloads_total";
 const HELD_INSTANCES: &str = "billing_daemon_held_instances";
 const ARREARS_INSTANCES: &str = "billing_daemon_arrears_instances";
@@ -88,7 +90,7 @@ pub const ALL: [Metric; 23] = [
     Metric {
         name: DATABASE_ERRORS,
         kind: Kind::Counter,
-        help: "errors of the database at leases and history, by what they mean",
+        help: "errors of the database at leases, history and billing, by what they mean",
     },
     Metric {
         name: RELOADS,
@@ -190,22 +192,6 @@ pub fn recorded(run: &RunRecord) {
 /// The lease of a job was claimed.
 pub fn claimed(job: &str) {
     counter!(LEASE_CHANGES, "job" => job.to_owned()).increment(1);
-}
-
-/// Work of a job was refused, because another daemon has claimed it since.
-pub fn fenced_off(job: &str) {
-    counter!(FENCE_REFUSALS, "job" => job.to_owned()).increment(1);
-}
-
-/// The database failed.
-pub fn failed(fault: Fault) {
-    let means = match fault {
-        Fault::Conflict => "conflict",
-        Fault::Lost => "lost",
-        Fault::Rows => "rows",
-        Fault::Broken => "broken",
-    };
-    counter!(DATABASE_ERRORS, "means" => means).increment(1);
 }
 
 /// The configuration was read again.

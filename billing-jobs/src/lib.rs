@@ -10,6 +10,7 @@ pub mod fence;
 mod heartbeat;
 pub mod hold;
 mod may_bill;
+pub mod measured;
 pub mod money;
 pub mod panel;
 mod params;

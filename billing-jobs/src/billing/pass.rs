@@ -23,7 +23,7 @@ use super::{
 use crate::{
     BILLING_JOB,
     db::{Fault, begin, begin_read, begin_reading, fault, statement},
-    fence,
+    fence, measured,
     panel::Panel,
     period::Micros,
     price::PriceList,
@@ -264,6 +264,7 @@ impl Pass<'_> {
             {
                 continue;
             }
+            failure.count();
             match failure.kind {
                 Kind::Fenced => return Err(BillingError::Fenced),
                 Kind::Overrun => return Err(self.brake.overrun()),
@@ -460,6 +461,15 @@ impl From<DbErr> for Kind {
 }
 
 impl Failure {
+    /// Counts it for whoever watches.
+    fn count(&self) {
+        match &self.kind {
+            Kind::Fenced => measured::fenced_off(BILLING_JOB),
+            Kind::Database(fault, _) => measured::failed(*fault),
+            Kind::Overrun | Kind::Stale | Kind::HiddenWallets => {}
+        }
+    }
+
     fn of(error: DbErr, instances: Vec<Id>) -> Self {
         Self { message: error.to_string(), kind: error.into(), instances }
     }

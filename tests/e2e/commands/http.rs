@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use e2e::{Db, Running, eventually, on_every_engine};
+use sea_orm::ConnectionTrait as _;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -133,6 +134,25 @@ async fn what_keeps_billing_from_working_keeps_the_daemon_from_being_ready(db: &
     assert!(refused.body.contains("billing_failed: "), "{}", refused.body);
     assert_eq!(get(&address, "/healthz").await.status, 200, "the process lives");
     assert_eq!(get(&address, "/metrics").await.status, 200);
+}
+
+/// Somebody holds the wallets: no lease is in the way of that, so it is billing's own errors that are told.
+#[tokio::test]
+async fn the_errors_of_a_batch_are_counted() {
+    let db = Db::g1_role().await;
+    seed(&db, 2).await;
+    let held = db.begin().await.expect("a transaction begins");
+    held.execute_unprepared("UPDATE wallets SET currency = currency").await.expect("the wallets are there");
+    let running = daemon(&db, &[HTTP, BILLING]).env("BILLING_LOCK_TIMEOUT_MS", "20").start("run");
+    let address = address(&running).await;
+    eventually("it is told", async || {
+        let metrics = get(&address, "/metrics").await.body;
+        metrics.contains("\nbilling_daemon_database_errors_total{means=\"conflict\"} ").then_some(())
+    })
+    .await;
+    held.rollback().await.expect("nothing was changed");
+    running.says("job `billing` done").await;
+    running.terminated().await.expect_code(0);
 }
 
 on_every_engine!(

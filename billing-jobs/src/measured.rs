@@ -1,0 +1,26 @@
+//! What is counted of the database at work, through the facade `metrics`: without a recorder this does nothing.
+
+use metrics::counter;
+
+use crate::db::Fault;
+
+/// Work that was refused because another daemon had claimed the job, by `job`.
+pub const FENCE_REFUSALS: &str = "billing_daemon_fence_refusals_total";
+/// Errors of the database, by what each of them `means`.
+pub const DATABASE_ERRORS: &str = "billing_daemon_database_errors_total";
+
+/// Work of a job was refused, because another daemon has claimed it since.
+pub fn fenced_off(job: &str) {
+    counter!(FENCE_REFUSALS, "job" => job.to_owned()).increment(1);
+}
+
+/// The database failed.
+pub fn failed(fault: Fault) {
+    let means = match fault {
+        Fault::Conflict => "conflict",
+        Fault::Lost => "lost",
+        Fault::Rows => "rows",
+        Fault::Broken => "broken",
+    };
+    counter!(DATABASE_ERRORS, "means" => means).increment(1);
+}
