@@ -120,7 +120,7 @@ fn advice(code: &str) -> Option<&'static str> {
 }
 
 /// Now on SQLite, in microseconds since 1970.
-pub(crate) const SQLITE_NOW: &str = "CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)";
+pub const SQLITE_NOW: &str = "CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)";
 
 /// A statement with its parameters.
 pub(crate) fn statement(

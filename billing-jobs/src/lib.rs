@@ -34,7 +34,9 @@ use schemars::schema_for;
 use sea_orm::DatabaseConnection;
 
 pub use audit_job::{AuditJob, AuditParams};
-pub use db::{Fault, begin, begin_read, code, execute, explained, fault, peek, query_all, query_one};
+pub use db::{
+    Fault, SQLITE_NOW, begin, begin_read, code, execute, explained, fault, peek, query_all, query_one,
+};
 pub use heartbeat::{Facts, Heartbeat, HeartbeatParams, Pulse, pulse};
 pub use may_bill::{PANELS_PATIENCE, may_bill};
 pub use prune_history::{PruneHistory, PruneHistoryParams};

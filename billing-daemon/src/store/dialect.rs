@@ -1,5 +1,6 @@
 //! What the two databases write differently: instants, which are microseconds since 1970 to us, and lists in one column.
 
+use billing_jobs::SQLITE_NOW;
 use sea_orm::DbBackend;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ impl Dialect {
     /// The database's present.
     pub(super) fn now(self) -> &'static str {
         match self {
-            Self::Sqlite => "CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)",
+            Self::Sqlite => SQLITE_NOW,
             Self::Postgres => "now()",
         }
     }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     BILLING_JOB,
-    db::{begin_read, query_all, query_one, statement},
+    db::{SQLITE_NOW, begin_read, query_all, query_one, statement},
     money::{Carry, Money, Rate, cost},
     panel::Panel,
     period::Micros,
@@ -295,8 +295,7 @@ async fn look(pass: &Pass<'_>, first: &str, last: &str) -> Result<Read, DbErr> {
     if let Some(settings) = &sql.plan_settings {
         txn.query_one_raw(statement(&txn, settings, [])).await?;
     }
-    let without_lock = sql.lock_wallets.replace("FOR NO KEY UPDATE OF w", "");
-    let wallets = txn.query_all_raw(statement(&txn, &without_lock, [first.into(), last.into()])).await?;
+    let wallets = txn.query_all_raw(statement(&txn, &sql.read_wallets, [first.into(), last.into()])).await?;
     let values: [Value; 3] = [pass.as_of.into(), first.into(), last.into()];
     let instances = txn.query_all_raw(statement(&txn, &sql.read_due, values)).await?;
     txn.commit().await?;
@@ -328,8 +327,8 @@ async fn announce(db: &DatabaseConnection, pass: &Pass<'_>, sum: Sum, limit: Mon
 /// The newest row of this action, and how many hours old it is.
 async fn newest(db: &DatabaseConnection, action: &str) -> Result<Option<(Announced, i64)>, DbErr> {
     let age = match db.get_database_backend() {
-        DbBackend::Sqlite => "(CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER) - at) / 3600000000",
-        _ => "floor(extract(epoch FROM now() - at) / 3600)::bigint",
+        DbBackend::Sqlite => format!("({SQLITE_NOW} - at) / 3600000000"),
+        _ => "floor(extract(epoch FROM now() - at) / 3600)::bigint".to_owned(),
     };
     let sql = format!(
         "SELECT id, details, {age} AS age FROM billing_job_audit WHERE action = $1 AND job = $2 ORDER BY id DESC LIMIT 1"

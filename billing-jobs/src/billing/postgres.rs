@@ -62,6 +62,14 @@ pub(super) fn statements(panel: Panel) -> Statements {
         ("NULL::text", "NULL::text")
     };
     let only = "AND i.id IN (SELECT value::uuid FROM jsonb_array_elements_text($4::jsonb))";
+    let read_wallets = format!(
+        "SELECT w.id, w.organization_id, {balance}, coalesce(w.currency, 'USD'),
+                EXISTS (SELECT FROM billing_wallets b WHERE b.wallet_id = w.id)
+           FROM wallets w
+          WHERE w.organization_id BETWEEN $1::uuid AND $2::uuid
+          ORDER BY w.id",
+        balance = ten_thousandths("w.balance"),
+    );
     Statements {
         now: format!("SELECT {} AS now", micros("now()")),
         plans: format!(
@@ -94,14 +102,8 @@ pub(super) fn statements(panel: Panel) -> Statements {
         check_fence: "SELECT 1 AS newest FROM billing_fences f JOIN billing_job_state s ON s.job = f.job
              WHERE f.job = $1 AND f.fence = $2 AND s.fence = $2 FOR SHARE OF f"
             .to_owned(),
-        lock_wallets: format!(
-            "SELECT w.id, w.organization_id, {balance}, coalesce(w.currency, 'USD'),
-                    EXISTS (SELECT FROM billing_wallets b WHERE b.wallet_id = w.id)
-               FROM wallets w
-              WHERE w.organization_id BETWEEN $1::uuid AND $2::uuid
-              ORDER BY w.id FOR NO KEY UPDATE OF w",
-            balance = ten_thousandths("w.balance"),
-        ),
+        lock_wallets: format!("{read_wallets} FOR NO KEY UPDATE OF w"),
+        read_wallets,
         any_wallet: Some(
             "SELECT 1 AS any_wallet FROM wallets
               WHERE organization_id IN (SELECT value::uuid FROM jsonb_array_elements_text($1::jsonb)) LIMIT 1"

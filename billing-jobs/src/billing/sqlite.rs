@@ -36,6 +36,13 @@ fn instant(micros: &str) -> String {
 
 const NOW_TEXT: &str = "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')";
 
+/// A transaction that writes is alone, so that nothing needs a lock of its own.
+const READ_WALLETS: &str = "SELECT w.id, w.organization_id, w.balance, coalesce(w.currency, 'USD'),
+            EXISTS (SELECT 1 FROM billing_wallets b WHERE b.wallet_id = w.id)
+       FROM wallets w
+      WHERE w.organization_id BETWEEN ?1 AND ?2
+      ORDER BY w.id";
+
 fn read_due(only: &str) -> String {
     format!(
         "SELECT i.id, i.organization_id, i.label, i.plan_id, i.backup_frequency, {billed}, {created},
@@ -92,12 +99,8 @@ pub(super) fn statements() -> Statements {
         check_fence: "SELECT 1 AS newest FROM billing_fences f JOIN billing_job_state s ON s.job = f.job
              WHERE f.job = ?1 AND f.fence = ?2 AND s.fence = ?2"
             .to_owned(),
-        lock_wallets: "SELECT w.id, w.organization_id, w.balance, coalesce(w.currency, 'USD'),
-                    EXISTS (SELECT 1 FROM billing_wallets b WHERE b.wallet_id = w.id)
-               FROM wallets w
-              WHERE w.organization_id BETWEEN ?1 AND ?2
-              ORDER BY w.id"
-            .to_owned(),
+        read_wallets: READ_WALLETS.to_owned(),
+        lock_wallets: READ_WALLETS.to_owned(),
         any_wallet: None,
         read_due: read_due(""),
         read_due_of: read_due("AND i.id IN (SELECT value FROM json_each(?4))"),

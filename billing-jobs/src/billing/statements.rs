@@ -23,7 +23,9 @@ pub(super) struct Statements {
     pub(super) settings: Option<String>,
     /// `(job, fence) -> 1` if that number is still the newest.
     pub(super) check_fence: String,
-    /// `(first, last) -> id, organization, balance, currency, opened` by place, locked in the order of their ids.
+    /// `(first, last) -> id, organization, balance, currency, opened` by place.
+    pub(super) read_wallets: String,
+    /// The same, locked in the order of their ids.
     pub(super) lock_wallets: String,
     /// `(organizations) -> 1` if any of them has a wallet, locked or not; none on SQLite, which hides nothing.
     pub(super) any_wallet: Option<String>,

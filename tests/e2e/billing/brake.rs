@@ -9,6 +9,7 @@ use billing_jobs::{
 };
 use e2e::{Db, Fleet, Instance, Plan};
 use sea_orm::DbBackend;
+use uuid::Uuid;
 
 use super::{
     Daemon, Order, TEN_CENTS_AN_HOUR, Then, add_instances, assert_sound, hour, money, number, trigger, usd,
@@ -29,15 +30,21 @@ async fn spike(db: &Db, daemon: &Daemon, order: &Order<'_>) -> Sum {
     sum
 }
 
+/// A hundred machines at ten cents an hour, of one wallet that holds so much: whose it is, and their plan.
+async fn hundred_machines(db: &Db, balance: &str) -> (Uuid, Uuid) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let org = fleet.wallet(balance).await;
+    add_instances(db, org, plan, 100).await;
+    (org, plan)
+}
+
 async fn waiting(daemon: &Daemon) -> Option<Announced> {
     announced(&daemon.db).await.expect("the record is readable")
 }
 
 async fn a_slipped_digit_charges_nothing_and_leaves_no_trace_once_it_is_corrected(db: &Db) {
-    let fleet = Fleet::new(db);
-    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
-    let org = fleet.wallet("10000.00").await;
-    add_instances(db, org, plan, 100).await;
+    hundred_machines(db, "10000.00").await;
     let daemon = Daemon::of(db).await;
     assert_eq!(daemon.bill(hour(1)).await.amount.0, usd("10.00"), "there is nothing to compare with");
     price(db, 73_000).await;
@@ -56,10 +63,7 @@ async fn a_slipped_digit_charges_nothing_and_leaves_no_trace_once_it_is_correcte
 }
 
 async fn what_was_approved_is_charged_and_nothing_beyond(db: &Db) {
-    let fleet = Fleet::new(db);
-    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
-    let org = fleet.wallet("100000.00").await;
-    add_instances(db, org, plan, 100).await;
+    hundred_machines(db, "100000.00").await;
     let daemon = Daemon::of(db).await;
     daemon.bill(hour(1)).await;
     price(db, 73_000).await;
@@ -94,10 +98,7 @@ async fn what_was_approved_is_charged_and_nothing_beyond(db: &Db) {
 }
 
 async fn more_hours_and_more_machines_are_no_spike(db: &Db) {
-    let fleet = Fleet::new(db);
-    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
-    let org = fleet.wallet("100000.00").await;
-    add_instances(db, org, plan, 100).await;
+    let (org, plan) = hundred_machines(db, "100000.00").await;
     let daemon = Daemon::of(db).await;
     daemon.bill(hour(1)).await;
     assert_eq!(daemon.bill(hour(31)).await.amount.0, usd("300.00"), "an outage of thirty hours");
@@ -156,10 +157,7 @@ async fn a_run_stops_where_it_would_exceed_what_was_due_when_it_began(db: &Db) {
 }
 
 async fn without_a_factor_everything_is_charged(db: &Db) {
-    let fleet = Fleet::new(db);
-    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
-    let org = fleet.wallet("10000.00").await;
-    add_instances(db, org, plan, 100).await;
+    hundred_machines(db, "10000.00").await;
     let daemon = Daemon::with(db, Settings { spike_factor: 0, ..Settings::default() }).await;
     daemon.bill(hour(1)).await;
     price(db, 73_000).await;

@@ -1,0 +1,173 @@
+//! What happens while an answer of the store is on its way.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use billing_scheduler::{
+    Claim, Control, JobRow, JobSpec, JobState, Lease, MemoryStore, Misfire, Receipt, Request, RunFilter,
+    RunRecord, RunRow, StopReason, Store, StoreError, Wishes,
+    chrono::{DateTime, Utc},
+};
+use tokio::sync::Notify;
+
+use super::{Act, World, at, daemon, hourly};
+
+/// A store whose next answer to one question is on its way for as long as a test wants.
+#[derive(Clone)]
+struct SlowAnswers {
+    store: MemoryStore,
+    slow: Arc<Mutex<Option<&'static str>>>,
+    asked: Arc<Notify>,
+    go_on: Arc<Notify>,
+}
+
+impl SlowAnswers {
+    fn of(store: &MemoryStore) -> Self {
+        Self { store: store.clone(), slow: Arc::default(), asked: Arc::default(), go_on: Arc::default() }
+    }
+
+    fn keep(&self, question: &'static str) {
+        *self.slow.lock().unwrap() = Some(question);
+    }
+
+    async fn answer<T>(&self, question: &'static str, answer: T) -> T {
+        let is_slow = self.slow.lock().unwrap().take_if(|slow| *slow == question).is_some();
+        if is_slow {
+            self.asked.notify_one();
+            self.go_on.notified().await;
+        }
+        answer
+    }
+}
+
+#[async_trait]
+impl Store for SlowAnswers {
+    async fn acquire(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Claim, StoreError> {
+        let claim = self.store.acquire(job, first_cursor).await;
+        self.answer("acquire", claim).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
+        self.store.renew(lease).await
+    }
+
+    async fn record(
+        &self,
+        lease: Option<&Lease>,
+        run: &RunRecord,
+        next: &JobState,
+    ) -> Result<(), StoreError> {
+        self.store.record(lease, run, next).await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        self.store.release(lease).await
+    }
+
+    async fn wishes(&self, known: Option<i64>) -> Result<Option<Wishes>, StoreError> {
+        let wishes = self.store.wishes(known).await;
+        self.answer("wishes", wishes).await
+    }
+
+    async fn request(&self, request: &Request) -> Result<Receipt, StoreError> {
+        self.store.request(request).await
+    }
+
+    async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
+        let jobs = self.store.jobs().await;
+        self.answer("jobs", jobs).await
+    }
+
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+        Store::runs(&self.store, filter).await
+    }
+}
+
+/// A world whose scheduler is answered by a store that can be slow.
+fn slow_world(acts: &[Act], change: impl FnOnce(&mut JobSpec)) -> (World, SlowAnswers) {
+    let world = World::new("13:30:00", acts, |_| {});
+    let mut spec = JobSpec::new("job", "script", hourly());
+    change(&mut spec);
+    let store = SlowAnswers::of(&world.store);
+    let scheduler = daemon(&store, &world.clock, &world.script, spec);
+    (World { scheduler, ..world }, store)
+}
+
+#[tokio::test]
+async fn a_cancellation_that_is_heard_of_late_leaves_the_next_claim_alone() {
+    let (world, store) = slow_world(&[Act::Pause, Act::WaitForStop], |_| {});
+    world.tick().await;
+    world.begin_at("14:00:00").await;
+    world.control.cancel("job", None).await.unwrap();
+    store.keep("wishes");
+    world.scheduler.tick();
+    store.asked.notified().await;
+    // The run ends and the next one begins while the answer is on its way.
+    world.script.go_on.notify_one();
+    while world.history().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    world.begin_at("15:00:00").await;
+    store.go_on.notify_one();
+    world.ask().await;
+    world.scheduler.drain(Duration::from_secs(30)).await;
+    assert_eq!(world.history(), ["done schedule 14:00", "interrupted schedule 15:00"]);
+    assert_eq!(*world.script.stopped_by.lock().unwrap(), Some(StopReason::Drain));
+}
+
+#[tokio::test]
+async fn a_cancellation_that_is_heard_of_late_leaves_the_next_run_of_the_same_claim_alone() {
+    let (world, store) = slow_world(&[Act::Pause, Act::WaitForStop], |spec| spec.misfire = Misfire::CatchUp);
+    world.tick().await;
+    world.begin_at("15:00:00").await;
+    world.control.cancel("job", None).await.unwrap();
+    store.keep("wishes");
+    world.scheduler.tick();
+    store.asked.notified().await;
+    // The run of 14:00 ends and that of 15:00 begins while the answer is on its way.
+    world.script.go_on.notify_one();
+    world.script.started.notified().await;
+    store.go_on.notify_one();
+    world.ask().await;
+    world.scheduler.drain(Duration::from_secs(30)).await;
+    assert_eq!(world.history(), ["done schedule 14:00", "interrupted schedule 15:00"]);
+    assert_eq!(*world.script.stopped_by.lock().unwrap(), Some(StopReason::Drain));
+}
+
+#[tokio::test]
+async fn a_run_is_cancelled_whose_claim_is_answered_after_the_cancellation_was_heard_of() {
+    let (world, store) = slow_world(&[], |_| {});
+    world.tick().await;
+    world.clock.set_wall(at("14:00:00"));
+    store.keep("acquire");
+    world.scheduler.tick();
+    store.asked.notified().await;
+    world.control.cancel("job", Some("no")).await.unwrap();
+    world.ask().await;
+    store.go_on.notify_one();
+    world.scheduler.idle().await;
+    assert_eq!(world.history(), ["interrupted schedule 14:00"]);
+}
+
+#[tokio::test]
+async fn a_retry_that_begins_while_it_is_cancelled_is_stopped() {
+    let world = World::new("13:30:00", &[Act::Fail, Act::WaitForStop], |_| {});
+    let store = SlowAnswers::of(&world.store);
+    let bob = Control::new(Arc::new(store.clone()), Arc::new(world.clock.clone()), "bob");
+    world.tick().await;
+    world.begin_at("14:00:00").await;
+    world.scheduler.idle().await;
+    assert_eq!(world.history(), ["retrying schedule 14:00"]);
+    store.keep("jobs");
+    let cancelled = tokio::spawn(async move { bob.cancel("job", None).await });
+    store.asked.notified().await;
+    world.begin_at("14:10:00").await;
+    store.go_on.notify_one();
+    assert_eq!(cancelled.await.unwrap().unwrap(), Receipt::Accepted);
+    world.two_seconds().await;
+    assert_eq!(world.history()[1..], ["interrupted schedule 14:00"]);
+    assert_eq!(*world.script.stopped_by.lock().unwrap(), Some(StopReason::Cancelled));
+}
