@@ -35,6 +35,7 @@ pub(crate) struct Hangups {
 }
 
 impl Hangups {
+    #[cfg_attr(not(unix), expect(clippy::unnecessary_wraps, reason = "where there are signals it can fail"))]
     pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self {
             #[cfg(unix)]
