@@ -2,6 +2,7 @@
 
 pub use billing_jobs::measured::{failed, fenced_off};
 use billing_jobs::{
+    Fault,
     hold::Reason,
     measured::{DATABASE_ERRORS, FENCE_REFUSALS},
 };
@@ -43,6 +44,8 @@ const CHARGED_HOURS: &str = "billing_daemon_charged_hours_total";
 const CHARGED_AMOUNT: &str = "billing_daemon_charged_ten_thousandths_total";
 const LEASE_CHANGES: &str = "billing_daemon_lease_changes_total";
 const RELOADS: &str = "billing_daemon_config_reloads_total";
+const ACCEPTED: &str = "accepted";
+const REFUSED: &str = "refused";
 const HELD_INSTANCES: &str = "billing_daemon_held_instances";
 const ARREARS_INSTANCES: &str = "billing_daemon_arrears_instances";
 const ARREARS_AMOUNT: &str = "billing_daemon_arrears_amount";
@@ -119,7 +122,7 @@ pub const ALL: [Metric; 23] = [
     Metric {
         name: LAST_SUCCESS,
         kind: Kind::Gauge,
-        help: "when a billing run last ended well; 0 if none has since the last clean stop",
+        help: "when a billing run last ended well; if none ever has, when the oldest living daemon began",
     },
     Metric { name: INTERVAL, kind: Kind::Gauge, help: "the time between two billings" },
     Metric {
@@ -159,9 +162,31 @@ fn describe() {
     }
 }
 
-/// This program.
-pub fn build_info() {
+/// The daemon begins: its name is there, and whatever it counts, at zero. Prometheus sees no step from a count that is not there to
+/// its first one, so the first reload that is refused would go unnoticed.
+pub fn begin() {
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    for name in [CHARGED_INSTANCES, CHARGED_HOURS, CHARGED_AMOUNT] {
+        counter!(name).increment(0);
+    }
+    for result in [ACCEPTED, REFUSED] {
+        counter!(RELOADS, "result" => result).increment(0);
+    }
+    for fault in Fault::ALL {
+        counter!(DATABASE_ERRORS, "means" => fault.as_str()).increment(0);
+    }
+}
+
+/// These jobs are in force from now on.
+pub fn in_force(jobs: &[String]) {
+    for job in jobs {
+        for status in RunStatus::ALL {
+            counter!(RUNS, "job" => job.clone(), "status" => status.as_str()).increment(0);
+        }
+        for name in [MISFIRES, LEASE_CHANGES, FENCE_REFUSALS] {
+            counter!(name, "job" => job.clone()).increment(0);
+        }
+    }
 }
 
 /// A run was written to the history.
@@ -196,7 +221,7 @@ pub fn claimed(job: &str) {
 
 /// The configuration was read again.
 pub fn reloaded(accepted: bool) {
-    counter!(RELOADS, "result" => if accepted { "accepted" } else { "refused" }).increment(1);
+    counter!(RELOADS, "result" => if accepted { ACCEPTED } else { REFUSED }).increment(1);
 }
 
 /// How billing stands, looked up when it is asked for.
@@ -215,7 +240,16 @@ pub fn standing(status: &Status, billing_interval: Option<std::time::Duration>) 
     gauge!(PROBLEMS).set(status.problems.len() as f64);
     let heartbeat = status.daemons.iter().filter_map(|daemon| daemon.heartbeat_at).max();
     gauge!(HEARTBEAT).set(heartbeat.map_or(0, |at| at.timestamp()) as f64);
-    gauge!(LAST_SUCCESS).set(status.worked_at.map_or(0, |at| at.timestamp()) as f64);
+    let began = || {
+        status
+            .daemons
+            .iter()
+            .filter(|daemon| daemon.state.is_there())
+            .filter_map(|daemon| daemon.started_at)
+            .min()
+    };
+    let success = status.worked_at.or_else(began);
+    gauge!(LAST_SUCCESS).set(success.map_or(0, |at| at.timestamp()) as f64);
     if let Some(interval) = billing_interval {
         gauge!(INTERVAL).set(interval.as_secs_f64());
     }
@@ -293,6 +327,22 @@ mod tests {
         shows(&text, "billing_daemon_charged_instances_total 3");
         shows(&text, "billing_daemon_charged_hours_total 9");
         shows(&text, "billing_daemon_charged_ten_thousandths_total 901");
+    }
+
+    #[test]
+    fn whatever_is_counted_is_there_before_it_happens() {
+        let text = rendered(|| {
+            begin();
+            in_force(&["billing".to_owned()]);
+        });
+        for Metric { name, .. } in ALL.iter().filter(|metric| metric.kind == Kind::Counter) {
+            let mut lines = text.lines().filter(|line| line.starts_with(name)).peekable();
+            assert!(lines.peek().is_some(), "nobody counts {name} from the start");
+            assert!(lines.all(|line| line.ends_with(" 0")), "{name} begins with something");
+        }
+        shows(&text, r#"billing_daemon_config_reloads_total{result="refused"} 0"#);
+        shows(&text, r#"billing_daemon_runs_total{job="billing",status="dead"} 0"#);
+        shows(&text, r#"billing_daemon_database_errors_total{means="lost"} 0"#);
     }
 
     #[test]

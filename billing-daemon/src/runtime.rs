@@ -145,6 +145,7 @@ pub async fn run(
     let store = SeaOrmStore::new(db.clone(), database, &identity.instance, ttl, Arc::clone(&clock));
     let jobs = config.jobs;
     let names: Vec<String> = jobs.iter().map(|(spec, _)| spec.name.clone()).collect();
+    crate::metrics::in_force(&names);
     let scheduler = Scheduler::build(&registry, jobs, Arc::new(store), clock)
         .map_err(|error| Failure::new(Exit::Configuration, error))?;
     let renewals = Renewals::start(scheduler.clone(), ttl / 3)?;
@@ -250,7 +251,7 @@ async fn serve(
     let recorder = crate::metrics::recorder().map_err(|error| internal(&error))?;
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|error| internal(&error))?;
-    crate::metrics::build_info();
+    crate::metrics::begin();
     let shared = Shared::new(opened, expected, handle);
     Server::start(settings, shared).await.map_err(|error| {
         let message =
@@ -409,6 +410,7 @@ impl InForce<'_> {
                 return false;
             }
         };
+        crate::metrics::in_force(&changes.added);
         (self.services, self.bills, self.jobs) = (services, bills, jobs);
         self.identity.bills_every(config.billing_interval_minutes);
         self.services.status.tell(&self.identity.metadata);

@@ -20,6 +20,22 @@ pub enum Fault {
     Broken,
 }
 
+impl Fault {
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Conflict, Self::Lost, Self::Rows, Self::Broken];
+
+    /// The word under which it is counted.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            Self::Lost => "lost",
+            Self::Rows => "rows",
+            Self::Broken => "broken",
+        }
+    }
+}
+
 /// Tells what `error` means. The one place that does.
 #[must_use]
 pub fn fault(error: &DbErr) -> Fault {
