@@ -5,7 +5,7 @@ use std::time::Duration;
 use billing_jobs::{HeartbeatParams, hold::Reason};
 use chrono::{DateTime, Utc};
 
-use super::{Expected, Life, Problem, Status, ago, of_length};
+use super::{Bills, Daemon, Expected, Life, Problem, Status, ago, of_length};
 
 /// Everything in `status` that is not as it should be.
 #[must_use]
@@ -35,10 +35,9 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
     // As the heartbeat does: see `Heartbeat`.
     let patience = HeartbeatParams::default().failing_after.max(interval * 5 / 4);
     match status.worked_at.map(since) {
-        None => found(
-            "billing_silent",
-            "no billing run has ended well yet, or the last daemon handed billing back".to_owned(),
-        ),
+        // As the heartbeat does as well: whoever has just begun may wait for the first time that is due.
+        None if status.daemons.iter().any(|daemon| is_new(daemon, status.as_of, interval)) => {}
+        None => found("billing_silent", "no billing run has ended well yet".to_owned()),
         Some(silence) if silence > interval + interval / 4 => found(
             "billing_silent",
             format!(
@@ -97,6 +96,12 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
     problems
 }
 
+/// Whether `daemon` lives, bills, and has had no full interval for it.
+fn is_new(daemon: &Daemon, now: DateTime<Utc>, interval: Duration) -> bool {
+    let bills = daemon.state.is_there() && daemon.bills != Bills::No;
+    bills && daemon.started_at.is_some_and(|at| (now - at).to_std().unwrap_or_default() < interval)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,7 +130,16 @@ mod tests {
         check("retrying", |status| status.last_run = Some(run("retrying")), &["billing_failed"]);
         check("silent", |status| status.worked_at = Some(minutes_ago(76)), &["billing_silent"]);
         check("just in time", |status| status.worked_at = Some(minutes_ago(74)), &[]);
-        check("handed back", |status| status.worked_at = None, &["billing_silent"]);
+        check("nothing worked", |status| status.worked_at = None, &["billing_silent"]);
+        for (minutes, bills, expected) in [
+            (59, Bills::Next, [].as_slice()),
+            (60, Bills::Next, &["billing_silent"]),
+            (59, Bills::No, &["billing_silent"]),
+        ] {
+            let young = Daemon { started_at: Some(minutes_ago(minutes)), bills, ..daemon(Life::Alive) };
+            let begin = |status: &mut Status| (status.worked_at, status.daemons) = (None, vec![young]);
+            check("it has only begun", begin, expected);
+        }
         check("nobody", |status| status.daemons = vec![daemon(Life::Stopped)], &["no_daemon"]);
         check("all dead", |status| status.daemons = vec![daemon(Life::Dead)], &["no_daemon", "daemon_dead"]);
         check("one died", |status| status.daemons.push(daemon(Life::Dead)), &["daemon_dead"]);

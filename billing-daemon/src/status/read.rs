@@ -48,10 +48,12 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
             amount: totals.amount.to_string(),
         });
     }
-    // While a spike waits, the panel is kept waiting as if billing worked.
-    let worked_at = match last_run.as_ref().and_then(RunStatus::spike) {
-        None => worked_at(db).await.map_err(failed)?,
-        Some(_) => last_done(db, BILLING_JOB).await.map_err(failed)?.map(|row| row.run.finished_at),
+    // What the panel is told says less: it is kept waiting while a spike waits, and let go on after a clean stop.
+    let waits = last_run.as_ref().is_some_and(|run| run.spike().is_some());
+    let told = if waits { None } else { worked_at(db).await.map_err(failed)? };
+    let worked_at = match told {
+        Some(at) => Some(at),
+        None => last_done(db, BILLING_JOB).await.map_err(failed)?.map(|row| row.run.finished_at),
     };
     let holds = holds(db).await.map_err(failed)?;
     let arrears = holds.iter().find(|held| held.reason == Reason::InsufficientBalance.as_str());

@@ -31,7 +31,7 @@ pub(crate) fn in_words(status: &Status, width: usize) -> String {
         let Totals { charged, held, hours, amount } = totals;
         lines.add("", &format!("charged {amount} for {hours} hours of {charged} machines, {held} held"));
     }
-    let worked = status.worked_at.map_or("not since the last clean stop".to_owned(), |at| ago(since(at)));
+    let worked = status.worked_at.map_or("never yet".to_owned(), |at| ago(since(at)));
     lines.add("worked", &worked);
     if status.holds.is_empty() {
         lines.add("held", "nothing");
