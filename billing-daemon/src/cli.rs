@@ -81,6 +81,9 @@ pub(crate) enum Command {
         after_help = "Example:\n  DATABASE_URL=postgres://billing@localhost/panel billing-daemon run --config jobs.toml"
     )]
     Run {
+        /// Log into this file instead of the standard streams; at 10 MiB another one is begun, and nine are kept beside it
+        #[arg(long, value_name = "FILE")]
+        log_file: Option<PathBuf>,
         /// Answer to the service manager of Windows, which started this process
         #[cfg(windows)]
         #[arg(long, hide = true)]
@@ -195,7 +198,7 @@ impl Cli {
     /// Whether a service manager started this process that must be answered.
     #[cfg(windows)]
     pub(crate) fn is_service(&self) -> bool {
-        matches!(self.command, Command::Run { as_service: true })
+        matches!(self.command, Command::Run { as_service: true, .. })
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the daemon says while it runs: a line for people or an object for queries, and never a secret.
 
+mod file;
 #[cfg(unix)]
 mod journal;
 
@@ -8,8 +9,9 @@ use std::{
     borrow::Cow,
     fmt::{self, Write as _},
     io, panic,
+    path::Path,
     str::FromStr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use billing_scheduler::{Clock, SystemClock};
@@ -17,6 +19,7 @@ use clap::ValueEnum;
 use tracing::{
     Dispatch, Event, Level, Metadata, Subscriber, error,
     field::{Field, Visit},
+    warn,
 };
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
@@ -30,6 +33,7 @@ use tracing_subscriber::{
 };
 
 use crate::{config::did_you_mean, database_url::MASK};
+use file::LogFile;
 
 /// How an event is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum)]
@@ -107,8 +111,48 @@ impl Default for LogFilter {
     }
 }
 
-/// Sends all events of the process to its standard streams, or to the journal where the standard error leads there and no other
-/// format is asked for, with `***` in place of each of `secrets`.
+/// The file that takes what would go to the standard streams, once one is named.
+static OWN_FILE: OnceLock<OwnFile> = OnceLock::new();
+
+struct OwnFile {
+    file: Arc<LogFile>,
+    format: LogFormat,
+    secrets: OnceLock<Vec<String>>,
+}
+
+impl OwnFile {
+    /// For what `was_said` to a person already, and for what was not.
+    fn sinks(&self, was_said: bool) -> Sinks {
+        let stream = || {
+            let file = Arc::clone(&self.file);
+            BoxMakeWriter::new(move || ToFile { file: Arc::clone(&file), was_said })
+        };
+        let secrets = self.secrets.get().cloned().unwrap_or_default();
+        Sinks { out: stream(), err: stream(), secrets }
+    }
+}
+
+/// Lets the file at `path` take all events, and what [`note`] is given before there are any: a service of Windows has no standard
+/// streams. If it cannot be written, the standard error says so, and takes them.
+pub(crate) fn to_file(path: &Path, format: Option<LogFormat>) {
+    let file = Arc::new(LogFile::new(path));
+    // Where nobody reads the standard error, there is nobody to tell.
+    let _ = file.begin(&mut io::stderr());
+    let own = OwnFile { file, format: format.unwrap_or_default(), secrets: OnceLock::new() };
+    assert!(OWN_FILE.set(own).is_ok(), "one command names one file");
+}
+
+/// Adds to the log's own file, if there is one, what is said to a person on the standard error as well.
+pub(crate) fn note(level: Level, line: &str) {
+    let Some(own) = OWN_FILE.get() else { return };
+    let once = dispatch(own.format, &LogFilter::default(), own.sinks(true), Arc::new(SystemClock));
+    tracing::dispatcher::with_default(&once, || {
+        if level == Level::WARN { warn!("{line}") } else { error!("{line}") }
+    });
+}
+
+/// Sends all events of the process to its standard streams, to the file that [`to_file`] named, or to the journal where the standard
+/// error leads there and no other format is asked for, with `***` in place of each of `secrets`.
 ///
 /// # Errors
 /// It was done before.
@@ -124,7 +168,10 @@ pub fn init(
         LogOutput::Stderr => BoxMakeWriter::new(io::stderr),
     };
     let journal = if format.is_none() { journal(&secrets) } else { None };
-    if let Some(journal) = journal {
+    if let Some(own) = OWN_FILE.get() {
+        let _ = own.secrets.set(secrets);
+        dispatch(own.format, filter, own.sinks(false), Arc::new(SystemClock)).try_init()?;
+    } else if let Some(journal) = journal {
         let journal = journal.with_filter(EnvFilter::new(&filter.0));
         Dispatch::new(Registry::default().with(journal)).try_init()?;
     } else {
@@ -250,6 +297,23 @@ impl<'a> MakeWriter<'a> for Sinks {
     }
 }
 
+/// The log's own file, which gets a whole event at once.
+struct ToFile {
+    file: Arc<LogFile>,
+    was_said: bool,
+}
+
+impl io::Write for ToFile {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        self.file.add(event, self.was_said, &mut io::stderr())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// To hide a password of three letters would only garble the words that contain it.
 fn worth_hiding(mut secrets: Vec<String>) -> Vec<String> {
     secrets.retain(|secret| secret.chars().count() > 3);
@@ -289,7 +353,7 @@ mod tests {
 
     use billing_scheduler::ManualClock;
     use chrono::{TimeZone, Utc};
-    use tracing::{debug, info, info_span, trace, warn};
+    use tracing::{debug, info, info_span, trace};
 
     use super::*;
 

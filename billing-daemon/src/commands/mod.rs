@@ -31,6 +31,7 @@ use std::{
 };
 
 use billing_jobs::panel::Panel;
+use tracing::Level;
 
 use crate::{
     Plugins,
@@ -54,7 +55,7 @@ const LOCAL_CONFIG: &str = "jobs.toml";
 pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> {
     let common = &cli.common;
     match cli.command {
-        Command::Run { .. } => run::execute(common, plugins).await,
+        Command::Run { log_file, .. } => run::execute(common, plugins, log_file.as_deref()).await,
         Command::Service { action } => service::execute(action),
         Command::Doctor(options) => doctor::execute(common, plugins, &options).await,
         Command::Charges { action } => charges::execute(common, plugins, action).await,
@@ -96,9 +97,16 @@ fn print(content: &[u8]) {
     let _ = io::stdout().lock().write_all(content);
 }
 
-/// Prints a line for the person at the terminal.
+/// Prints a line for the person at the terminal; a daemon's is in its log as well.
 pub(crate) fn complain(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
+    logging::note(Level::ERROR, line);
+}
+
+/// The same for what hinders nothing.
+fn warn_of(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "warning: {line}");
+    logging::note(Level::WARN, line);
 }
 
 fn environment(common: &Common) -> Result<Environment, Failure> {
@@ -195,7 +203,7 @@ fn config_of(common: &Common, source: &Source) -> Result<Config, Failure> {
         refuse_exposed(common, secret_file::exposed(source.path()).into_iter().collect())?;
     }
     for warning in &config.warnings {
-        complain(&format!("warning: {warning}"));
+        warn_of(&warning.to_string());
     }
     Ok(config)
 }

@@ -1,9 +1,25 @@
 //! `run`: the daemon.
 
-use super::{config_of, environment, existing_config_file, log, reach, required, source};
-use crate::{Plugins, cli::Common, exit::Failure, logging::LogOutput, runtime};
+use std::path::Path;
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins) -> Result<(), Failure> {
+use super::{config_of, environment, existing_config_file, log, reach, required, source};
+use crate::{
+    Plugins,
+    cli::Common,
+    exit::Failure,
+    logging::{self, LogOutput},
+    runtime,
+};
+
+pub(super) async fn execute(
+    common: &Common,
+    plugins: &Plugins,
+    log_file: Option<&Path>,
+) -> Result<(), Failure> {
+    // Before anything can go wrong that somebody should read there.
+    if let Some(file) = log_file {
+        logging::to_file(file, common.log_format);
+    }
     let environment = environment(common)?;
     let source = source(&existing_config_file(common)?, plugins, &environment)?;
     let config = config_of(common, &source)?;

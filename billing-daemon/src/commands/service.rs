@@ -11,7 +11,7 @@ use crate::{
     cli::Service,
     exit::{Exit, Failure},
     platform::uid,
-    service::{Action, Machine, Plan, Step, System, User, plan},
+    service::{Action, Machine, Plan, Step, System, User, log, plan},
 };
 
 /// Where packages put the unit.
@@ -36,6 +36,8 @@ pub(super) fn execute(service: Service) -> Result<(), Failure> {
     let plan = plan(action, &machine);
     if place.dry_run {
         show(&plan);
+        tell_next(&plan);
+        tell_log(action, &machine);
         return Ok(());
     }
     if let Some(obstacle) = plan.obstacles.first() {
@@ -46,14 +48,18 @@ pub(super) fn execute(service: Service) -> Result<(), Failure> {
         };
         return Err(Failure::new(exit, obstacle));
     }
-    for step in &plan.steps {
+    let done = plan.steps.iter().try_for_each(|step| {
         if action != Action::Status {
             say(step);
         }
-        carry_out(step, action)?;
+        carry_out(step, action)
+    });
+    if done.is_ok() {
+        tell_next(&plan);
     }
-    tell_next(&plan);
-    Ok(())
+    // All the more if it does not run.
+    tell_log(action, &machine);
+    done
 }
 
 fn machine(system: System, is_here: bool, of_user: bool) -> Result<Machine, Failure> {
@@ -101,7 +107,6 @@ fn show(plan: &Plan) {
     for obstacle in &plan.obstacles {
         complain(&format!("this would be refused: {obstacle}"));
     }
-    tell_next(plan);
 }
 
 fn tell_next(plan: &Plan) {
@@ -110,6 +115,15 @@ fn tell_next(plan: &Plan) {
     }
     for next in &plan.next {
         complain(&format!("  {next}"));
+    }
+}
+
+fn tell_log(action: Action, machine: &Machine) {
+    match action {
+        Action::Install | Action::Start | Action::Status => {
+            complain(&format!("its log: {}", log(machine)));
+        }
+        Action::Uninstall | Action::Stop => {}
     }
 }
 

@@ -63,6 +63,10 @@ pub(super) fn plan(action: Action, machine: &Machine) -> Plan {
     }
 }
 
+pub(super) fn log(user: Option<&User>) -> PathBuf {
+    Places::of(user).log
+}
+
 fn installed(program: &Path, places: &Places, service: &str) -> Plan {
     let jobs = places.configuration.join("jobs.toml");
     let secret = places.configuration.join("database-url");

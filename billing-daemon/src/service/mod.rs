@@ -204,6 +204,16 @@ pub(crate) fn plan(action: Action, machine: &Machine) -> Plan {
     plan
 }
 
+/// Where one reads what the service did.
+pub(crate) fn log(machine: &Machine) -> String {
+    match (machine.system, &machine.user) {
+        (System::Systemd, None) => format!("journalctl --unit {NAME}"),
+        (System::Systemd, Some(_)) => format!("journalctl --user --unit {NAME}"),
+        (System::Launchd, user) => launchd::log(user.as_ref()).display().to_string(),
+        (System::Windows, _) => windows::LOG.to_owned(),
+    }
+}
+
 /// What is left to do between installing and starting.
 fn to_do(secret: &Path, jobs: &Path, user: bool) -> Vec<String> {
     let flag = if user { " --user" } else { "" };

@@ -218,11 +218,34 @@ fn windows_gets_a_service_with_an_account_of_its_own() {
     let plan = plan(Action::Install, &machine(System::Windows));
     let shown = shown(&plan).join("\n");
     for part in [
-        r#"binPath= '"C:\Program Files\billing-daemon\billing-daemon.exe" run --as-service --config "C:\ProgramData\billing-daemon\jobs.toml"'"#,
+        r#"binPath= '"C:\Program Files\billing-daemon\billing-daemon.exe" run --as-service --config "C:\ProgramData\billing-daemon\jobs.toml" --log-file "C:\ProgramData\billing-daemon\logs\billing-daemon.log"'"#,
+        r"make the folder C:\ProgramData\billing-daemon\logs",
+        r"run icacls.exe C:\ProgramData\billing-daemon\logs /grant 'NT SERVICE\billing-daemon:(OI)(CI)M'",
         r"obj= 'NT SERVICE\billing-daemon'",
         r"run sc.exe failureflag billing-daemon 1",
         r"run icacls.exe C:\ProgramData\billing-daemon\database-url /inheritance:r",
     ] {
         assert!(shown.contains(part), "{part} in\n{shown}");
+    }
+}
+
+/// What the plan lets the service write is what people are told to read.
+#[test]
+fn the_log_that_is_told_is_where_the_service_writes_it() {
+    for (machine, told) in [
+        (machine(System::Systemd), "journalctl --unit billing-daemon"),
+        (ada(System::Systemd), "journalctl --user --unit billing-daemon"),
+        (machine(System::Launchd), "/usr/local/var/lib/billing-daemon/billing-daemon.log"),
+        (ada(System::Launchd), "/home/ada/Library/Logs/billing-daemon.log"),
+        (machine(System::Windows), r"C:\ProgramData\billing-daemon\logs\billing-daemon.log"),
+    ] {
+        assert_eq!(log(&machine), told);
+        let steps = plan(Action::Install, &machine).steps.into_iter();
+        let texts = steps.map(|step| match step {
+            Step::Write { text, .. } => text,
+            other => other.to_string(),
+        });
+        let written = texts.collect::<Vec<_>>().join("\n");
+        assert!(written.contains(told) || machine.system == System::Systemd, "{told} in {written}");
     }
 }

@@ -11,6 +11,8 @@ const FOLDER: &str = r"C:\ProgramData\billing-daemon";
 const JOBS: &str = r"C:\ProgramData\billing-daemon\jobs.toml";
 const SECRET: &str = r"C:\ProgramData\billing-daemon\database-url";
 const STATE: &str = r"C:\ProgramData\billing-daemon\state";
+const LOGS: &str = r"C:\ProgramData\billing-daemon\logs";
+pub(super) const LOG: &str = r"C:\ProgramData\billing-daemon\logs\billing-daemon.log";
 const KEY: &str = r"HKLM\SYSTEM\CurrentControlSet\Services\billing-daemon";
 
 pub(super) fn plan(action: Action, machine: &Machine) -> Plan {
@@ -33,7 +35,11 @@ pub(super) fn plan(action: Action, machine: &Machine) -> Plan {
 }
 
 fn installed(machine: &Machine) -> Plan {
-    let command = format!("\"{}\" run --as-service --config \"{JOBS}\"", machine.program.display());
+    // A service has no standard streams.
+    let command = format!(
+        "\"{}\" run --as-service --config \"{JOBS}\" --log-file \"{LOG}\"",
+        machine.program.display()
+    );
     let environment = format!(r"DATABASE_URL_FILE={SECRET}\0STATE_DIRECTORY={STATE}");
     let may_read = format!("{ACCOUNT}:R");
     let may_write = format!("{ACCOUNT}:(OI)(CI)M");
@@ -41,6 +47,7 @@ fn installed(machine: &Machine) -> Plan {
         steps: vec![
             Step::folder(FOLDER),
             Step::folder(STATE),
+            Step::folder(LOGS),
             Step::jobs(JOBS),
             Step::secret(SECRET),
             Step::run([
@@ -84,6 +91,7 @@ fn installed(machine: &Machine) -> Plan {
                 "/f",
             ]),
             Step::run(["icacls.exe", STATE, "/grant", &may_write]),
+            Step::run(["icacls.exe", LOGS, "/grant", &may_write]),
             Step::run([
                 "icacls.exe",
                 SECRET,

@@ -115,6 +115,22 @@ async fn a_password_is_said_by_no_panic_and_by_no_list_of_processes() {
 }
 
 #[tokio::test]
+async fn a_password_is_in_no_log_file() {
+    let db = Db::g1_role().await;
+    let url = db.url_for(Login::Billing).replace("billing_run@", &format!("billing_run:{WRITTEN}@"));
+    let blurt =
+        "[[job]]\nname = 'blurt'\nkind = 'test.blurt'\nschedule = { every = '1s' }\nrun-at-start = true\n";
+    let program = program().env("DATABASE_URL", &url).file("jobs.toml", blurt);
+    let running = program.start("run --log-file log");
+    let file = program.folder().join("log");
+    let masked = "the job panicked: cannot go on with postgres://billing_run:***@";
+    let has_it = async || fs::read_to_string(&file).ok().filter(|log| log.contains(masked));
+    eventually("the log has the panic", has_it).await;
+    check_silent("a daemon", &running.terminated().await.expect_code(0).text());
+    check_silent("the log", &fs::read_to_string(&file).expect("text"));
+}
+
+#[tokio::test]
 async fn a_file_with_a_password_that_others_may_read_is_refused() {
     let db = Db::g1_role().await;
     let url = db.url_for(Login::Billing).replace("billing_run@", &format!("billing_run:{WRITTEN}@"));

@@ -72,6 +72,22 @@ async fn a_dry_run_shows_what_macos_and_windows_would_be_told() {
 }
 
 #[tokio::test]
+async fn people_are_told_where_the_log_is() {
+    let windows = r"its log: C:\ProgramData\billing-daemon\logs\billing-daemon.log";
+    for (arguments, told) in [
+        ("install --system windows", Some(windows)),
+        ("status --system windows", Some(windows)),
+        ("start --user --system systemd", Some("its log: journalctl --user --unit billing-daemon")),
+        ("stop --system windows", None),
+        ("uninstall --system windows", None),
+    ] {
+        let said = shown(arguments).await;
+        let log = said.err.iter().find(|line| line.contains("log: ")).map(String::as_str);
+        assert_eq!(log, told, "{arguments}: {}", said.text());
+    }
+}
+
+#[tokio::test]
 async fn another_systems_plan_is_never_carried_out() {
     let said = program().run("service install --system windows").await.expect_code(64);
     assert!(said.text().contains("--dry-run"), "{}", said.text());

@@ -3,6 +3,7 @@
 mod failing;
 mod kinds;
 mod life;
+mod log_file;
 mod manager;
 mod pings;
 mod settings;
