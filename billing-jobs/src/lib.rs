@@ -26,6 +26,7 @@ pub mod testing;
 #[cfg(not(feature = "testing"))]
 #[path = "inert.rs"]
 mod testing;
+mod trace;
 
 use std::{sync::Arc, time::Duration};
 

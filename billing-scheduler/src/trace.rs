@@ -1,23 +1,43 @@
 //! What the scheduler says about runs: a span around each, and a line when it ends.
 
-use async_trait::async_trait;
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{
+    Span, debug, error,
+    field::{Empty, display},
+    info, info_span, warn,
+};
 
-use crate::{JobContext, JobError, JobSpec, Middleware, Next, Outcome, RunRecord, RunStatus};
+use crate::{JobContext, JobSpec, Middleware, RunRecord, RunStatus};
 
-/// The outermost [`Middleware`] of every scheduler: the span `run` with `job.name`, `scheduled_at` and `run.id`, and one
-/// event for each result.
+/// The outermost [`Middleware`] of every scheduler: one event for each result. Around each run, until it is written down, is the
+/// span `run` with `job.name`, `job.kind`, `scheduled_at`, `run.id` and `attempt`; once it is known how the run ended it also has
+/// the `outcome`, the `items` that were worked on, and the `error` of one that failed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tracing;
 
-#[async_trait]
-impl Middleware for Tracing {
-    async fn run(&self, ctx: &JobContext, next: Next<'_>) -> Result<Outcome, JobError> {
-        let occurrence = &ctx.occurrence;
-        let span = info_span!("run", job.name = %occurrence.job, scheduled_at = %occurrence.scheduled_at, run.id = %ctx.run_id);
-        next.run(ctx).instrument(span).await
-    }
+/// The span of a run that is about to begin.
+pub(crate) fn span(spec: &JobSpec, ctx: &JobContext) -> Span {
+    info_span!(
+        "run",
+        job.name = %spec.name,
+        job.kind = %spec.kind,
+        scheduled_at = %ctx.occurrence.scheduled_at,
+        run.id = %ctx.run_id,
+        attempt = ctx.attempt,
+        outcome = Empty,
+        items = Empty,
+        error = Empty,
+    )
+}
 
+/// Tells `span` how its run ended.
+pub(crate) fn ended(span: &Span, run: &RunRecord) {
+    span.record("outcome", run.status.as_str()).record("items", run.items);
+    if let Some(error) = &run.error {
+        span.record("error", display(error));
+    }
+}
+
+impl Middleware for Tracing {
     fn settled(&self, spec: &JobSpec, run: &RunRecord) {
         let name = &spec.name;
         let ms = (run.finished_at - run.started_at).num_milliseconds();

@@ -23,7 +23,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use billing_scheduler::{FencingToken, StopReason};
 use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, Value};
-use tracing::warn;
+use tracing::{Instrument as _, warn};
 use uuid::Uuid;
 
 use self::{
@@ -39,7 +39,7 @@ use crate::{
     panel::Panel,
     price::{DailyBackupFactor, PriceList},
     restore::LastCommit,
-    testing,
+    testing, trace,
 };
 
 pub use self::{
@@ -266,9 +266,9 @@ impl Biller {
     async fn pass_over(&self, run: &Run<'_>) -> Result<Bill, BillingError> {
         let as_of = match run.as_of {
             Some(as_of) => as_of,
-            None => self.now().await.map_err(BillingError::database("ask the database for its time"))?,
+            None => self.ask("ask the database for its time", self.now()).await?,
         };
-        let prices = self.prices().await.map_err(BillingError::database("read the plans"))?;
+        let prices = self.ask("read the plans", self.prices()).await?;
         let mut pass = Pass {
             biller: self,
             db: alone(&self.db),
@@ -291,12 +291,22 @@ impl Biller {
         let Over { mut totals, mut unposted, stopped } = over;
         if matches!(run.mode, Mode::Commit(_)) && !testing::mutated("totals-from-memory") {
             // A batch whose commit was not answered is counted by its row, not by us.
-            totals = self.totals_of(run.id).await.map_err(BillingError::database("sum up the run"))?;
+            totals = self.ask("sum up the run", self.totals_of(run.id)).await?;
         }
         match unposted.pop() {
             Some(last) => Err(BillingError::Unposted { batches: unposted.len() + 1, last }),
             None => Ok(Bill { totals, as_of, stopped }),
         }
+    }
+
+    /// What the database answers, as a step of a run.
+    async fn ask<T>(
+        &self,
+        doing: &'static str,
+        question: impl Future<Output = Result<T, DbErr>>,
+    ) -> Result<T, BillingError> {
+        let answer = question.instrument(trace::step(self.panel.backend, doing)).await;
+        answer.map_err(BillingError::database(doing))
     }
 
     /// What the run with this id has committed so far.

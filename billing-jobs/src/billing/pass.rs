@@ -9,7 +9,7 @@ use std::{
 use billing_scheduler::StopReason;
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Value};
-use tracing::{debug, warn};
+use tracing::{Instrument as _, debug, warn};
 
 use super::{
     Biller, BillingError, Mode, Run,
@@ -27,7 +27,7 @@ use crate::{
     panel::Panel,
     period::Micros,
     price::PriceList,
-    testing,
+    testing, trace,
 };
 
 /// How often a batch is tried again before it is given up or taken apart.
@@ -232,7 +232,7 @@ impl Pass<'_> {
         let mut wait = FIRST_WAIT;
         let mut attempt = 1;
         loop {
-            match read().await {
+            match read().instrument(trace::step(self.biller.panel.backend, doing)).await {
                 Ok(result) => return Ok(result),
                 Err(error) if attempt < ATTEMPTS && fault(&error) != Fault::Broken => {
                     debug!(attempt, "could not {doing}: {error}");
@@ -253,10 +253,19 @@ impl Pass<'_> {
         // just then it was in vain, so the next attempt takes it first.
         let mut reading_first = self.biller.panel.backend == DbBackend::Sqlite;
         loop {
-            let failure = match self.try_post(&batch, reading_first).await {
-                Ok(done) => return Ok(done),
+            if reading_first {
+                self.give_way().await;
+            }
+            let span = trace::batch(attempt);
+            let failure = match self.try_post(&batch, reading_first).instrument(span.clone()).await {
+                Ok((totals, instances, held)) => {
+                    trace::posted(&span, instances, &totals);
+                    return Ok(Posted::Done(totals, instances, held));
+                }
                 Err(failure) => failure,
             };
+            trace::rolled_back(&span, &failure.message);
+            drop(span);
             debug!(attempt, "a batch was rolled back: {}", failure.message);
             let again = attempt < ATTEMPTS;
             if std::mem::take(&mut reading_first)
@@ -286,15 +295,19 @@ impl Pass<'_> {
         }
     }
 
-    async fn try_post(&self, batch: &Batch, reading_first: bool) -> Result<Posted, Failure> {
-        if reading_first {
-            self.give_way().await;
-        }
+    /// One transaction: what it came to, how many instances it looked at, and for how long it kept others waiting.
+    async fn try_post(
+        &self,
+        batch: &Batch,
+        reading_first: bool,
+    ) -> Result<(Totals, usize, Duration), Failure> {
+        let step = |doing| trace::step(self.biller.panel.backend, doing);
         testing::linger().await;
         testing::batch_begins();
         testing::before_statement();
         let began = Instant::now();
-        let txn = if reading_first { begin_reading(&self.db).await } else { begin(&self.db).await };
+        let txn = async { if reading_first { begin_reading(&self.db).await } else { begin(&self.db).await } };
+        let txn = txn.instrument(step("begin")).await;
         let txn = txn.map_err(|error| Failure::of(error, Vec::new()))?;
         let (read, again) = (OnceLock::new(), OnceLock::new());
         let mut result = self.fill(&txn, batch, &read).await;
@@ -307,8 +320,8 @@ impl Pass<'_> {
             Ok(posting) => {
                 testing::before_statement();
                 let end = match self.run.mode {
-                    Mode::Commit(_) => txn.commit().await,
-                    Mode::DryRun => txn.rollback().await,
+                    Mode::Commit(_) => txn.commit().instrument(step("commit")).await,
+                    Mode::DryRun => txn.rollback().instrument(step("roll back")).await,
                 };
                 // What is refused only now is taken apart like what is refused at once.
                 end.map_err(|error| {
@@ -326,11 +339,11 @@ impl Pass<'_> {
                     (ended - began).saturating_sub(if reading_first { reading } else { Duration::ZERO });
                 *self.turn() = Turn { held, ended: Some(ended), reading };
                 (self.run.progress)(read_instances().len() as u64);
-                Ok(Posted::Done(posting.totals, read_instances().len(), held))
+                Ok((posting.totals, read_instances().len(), held))
             }
             Err(kind) => {
                 // The first error is the one to tell; after it a rollback has nothing to add.
-                let _ = txn.rollback().await;
+                let _ = txn.rollback().instrument(step("roll back")).await;
                 let message = match &kind {
                     Kind::Fenced => "fenced".to_owned(),
                     Kind::Overrun => "more would be charged than was announced".to_owned(),
@@ -363,18 +376,20 @@ impl Pass<'_> {
         batch: &Batch,
         read: &'a OnceLock<Read>,
     ) -> Result<Posting<'a>, Kind> {
-        let Biller { sql, .. } = self.biller;
+        let Biller { sql, panel, .. } = self.biller;
+        let step = |doing| trace::step(panel.backend, doing);
         let fence = match self.run.mode {
             Mode::Commit(fence) => Some(fence.0),
             Mode::DryRun => None,
         };
         if let Some(limits) = &sql.settings {
             testing::before_statement();
-            txn.query_one_raw(statement(txn, limits, [fence.into(), BILLING_JOB.into()])).await?;
+            let limits = statement(txn, limits, [fence.into(), BILLING_JOB.into()]);
+            txn.query_one_raw(limits).instrument(step("set limits")).await?;
         }
         testing::before_statement();
         if let Mode::Commit(fence) = self.run.mode
-            && !fence::is_newest(txn, &sql.check_fence, fence).await?
+            && !fence::is_newest(txn, &sql.check_fence, fence).instrument(step("check the fence")).await?
         {
             return Err(Kind::Fenced);
         }
@@ -395,12 +410,13 @@ impl Pass<'_> {
             testing::linger().await;
         }
         testing::before_statement();
-        let wallets = txn.query_all_raw(statement(txn, &sql.lock_wallets, range)).await?;
+        let wallets = txn.query_all_raw(statement(txn, &sql.lock_wallets, range));
+        let wallets = wallets.instrument(step("lock wallets")).await?;
         let wallets = wallets.iter().map(read::wallet).collect::<Result<Vec<_>, _>>()?;
         testing::before_statement();
         let instances = match stale {
             Some(stale) => stale,
-            None => txn.query_all_raw(query).await?,
+            None => txn.query_all_raw(query).instrument(step("read what is due")).await?,
         };
         let instances = instances.iter().map(read::instance).collect::<Result<Vec<_>, _>>()?;
         let read = read.get_or_init(|| Read { wallets, instances, at: Instant::now() });

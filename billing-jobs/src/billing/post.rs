@@ -1,6 +1,7 @@
 //! The only module that writes money: one transaction, every row counted.
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Value};
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
 use crate::{
     db::{begin, statement},
     period::Micros,
-    testing,
+    testing, trace,
 };
 
 /// Why a posting must be rolled back.
@@ -76,7 +77,8 @@ pub(super) async fn post(
     write.rows(&sql.update_anchors, "vps_instances", anchors.len(), || rows::anchors(on, anchors)).await?;
     if !posting.repairs.is_empty() {
         // How many cycles are missing is not known beforehand.
-        rows::repairs(on, &posting.repairs).run(txn, &sql.repair_cycles).await?;
+        let repairs = rows::repairs(on, &posting.repairs).run(txn, &sql.repair_cycles);
+        repairs.instrument(trace::write(on, "vps_billing_cycles")).await?;
     }
     let (holds, as_of) = (&posting.holds, stamp.as_of);
     write.rows(&sql.upsert_holds, "billing_holds", holds.len(), || rows::holds(on, as_of, holds)).await?;
@@ -132,8 +134,9 @@ impl<'a> Writer<'a> {
             totals.amount.0.into(),
         ];
         testing::before_statement();
-        let row = self.txn.query_one_raw(statement(self.txn, sql, values)).await?;
-        let row = row.ok_or(PostError::Count { table: "billing_batches", expected: 1, found: 0 })?;
+        let (table, statement) = ("billing_batches", statement(self.txn, sql, values));
+        let row = self.txn.query_one_raw(statement).instrument(trace::write(self.backend, table)).await?;
+        let row = row.ok_or(PostError::Count { table, expected: 1, found: 0 })?;
         Ok(row.try_get("", "id")?)
     }
 
@@ -159,7 +162,7 @@ impl<'a> Writer<'a> {
         if expected == 0 {
             return Ok(());
         }
-        let found = rows().run(self.txn, sql).await?;
+        let found = rows().run(self.txn, sql).instrument(trace::write(self.backend, table)).await?;
         counted(table, expected, found)
     }
 
@@ -177,8 +180,9 @@ impl<'a> Writer<'a> {
         let list = serde_json::to_string(ids).expect("text is always JSON");
         let values = first.map(Value::from).into_iter().chain([list.into()]);
         testing::before_statement();
-        let found = self.txn.execute_raw(statement(self.txn, sql, values)).await?.rows_affected();
-        counted(table, ids.len(), found)
+        let written = self.txn.execute_raw(statement(self.txn, sql, values));
+        let written = written.instrument(trace::write(self.backend, table)).await?;
+        counted(table, ids.len(), written.rows_affected())
     }
 }
 

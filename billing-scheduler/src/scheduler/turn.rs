@@ -10,7 +10,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tracing::{debug, error, warn};
+use tracing::{Instrument, Span, debug, error, warn};
 use uuid::Uuid;
 
 use super::{
@@ -26,6 +26,7 @@ use crate::{
     guard::{Guarded, catch, contained},
     settle,
     step::{Run, Standing, Step, first_cursor, leave, passed, plan, refused, removed, step, stretch},
+    trace,
 };
 
 /// The longest wait before the store is asked again after it failed.
@@ -281,6 +282,7 @@ impl Inner {
                     continue;
                 }
             }
+            let mut span = Span::none();
             let (record, state, adopts) = match (next, ctx) {
                 (Step::Wait(at), _) => return Ok(at),
                 (Step::Pass(pass), _) => {
@@ -301,14 +303,17 @@ impl Inner {
                     }
                     has_run = true;
                     turn.leave_crowd();
-                    let (record, state) = self.run(turn, &run, &ctx, seat.take(), &standing.state).await;
+                    span = trace::span(spec, &ctx);
+                    let run_to_its_end = self.run(turn, &run, &ctx, seat.take(), &standing.state);
+                    let (record, state) = run_to_its_end.instrument(span.clone()).await;
+                    trace::ended(&span, &record);
                     (record, state, run.adopts)
                 }
             };
             drop(seat);
             let record = RunRecord { fence, per_node: spec.scope == Scope::Node, ..record };
             self.settled(spec, &record);
-            match self.store.record(lease, &record, &state).await {
+            match self.store.record(lease, &record, &state).instrument(span).await {
                 // Only this node runs it: an answer was lost, and what it recorded then was this very occurrence.
                 Err(StoreError::AlreadyFinished { .. }) if lease.is_none() => {}
                 recorded => recorded?,

@@ -1,0 +1,65 @@
+//! The spans of billing, beneath the scheduler's `run`: each attempt at a batch, and each thing that the database is asked on the
+//! way. They are for traces, so their level is `debug`: a log at `info` neither pays for them nor shows them. Names of tables
+//! and of steps are all that they tell of a statement.
+
+use sea_orm::DbBackend;
+use tracing::{
+    Span, debug_span,
+    field::{Empty, display},
+};
+
+use crate::billing::Totals;
+
+/// One attempt at a batch, from BEGIN to COMMIT or ROLLBACK.
+pub(crate) fn batch(attempt: u32) -> Span {
+    debug_span!(
+        "batch",
+        attempt,
+        instances = Empty,
+        charged = Empty,
+        charges = Empty,
+        held = Empty,
+        hours = Empty,
+        amount = Empty,
+        error = Empty,
+    )
+}
+
+/// What a batch came to that looked at so many instances.
+pub(crate) fn posted(batch: &Span, instances: usize, totals: &Totals) {
+    batch
+        .record("instances", instances)
+        .record("charged", totals.charged)
+        .record("charges", totals.charges)
+        .record("held", totals.held)
+        .record("hours", totals.hours)
+        .record("amount", display(totals.amount));
+}
+
+/// Why a batch was rolled back.
+pub(crate) fn rolled_back(batch: &Span, reason: &str) {
+    batch.record("error", reason);
+}
+
+/// One step at the database.
+pub(crate) fn step(backend: DbBackend, doing: &'static str) -> Span {
+    debug_span!("database", db.system.name = system(backend), db.operation.name = doing)
+}
+
+/// The rows of one table, written.
+pub(crate) fn write(backend: DbBackend, table: &'static str) -> Span {
+    debug_span!(
+        "database",
+        db.system.name = system(backend),
+        db.operation.name = "write",
+        db.collection.name = table,
+    )
+}
+
+/// As OpenTelemetry calls it.
+fn system(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::Sqlite => "sqlite",
+        _ => "postgresql",
+    }
+}
