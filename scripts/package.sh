@@ -36,7 +36,7 @@ if ! command -v cargo-deb >/dev/null; then
 fi
 
 say "building"
-cargo build --quiet --locked --package billing-daemon --profile "$profile"
+cargo build --quiet --locked --package billing-daemon --features otel --profile "$profile"
 generated=$PWD/target/package
 rm -rf "$generated"
 mkdir -p "$generated/man" "$generated/completions"

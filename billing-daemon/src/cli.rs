@@ -34,6 +34,8 @@ Environment:
   DATABASE_URL_FILE         a file that holds it instead
   BILLING_INTERVAL_MINUTES  replaces the schedule of the job of kind `billing`
   LOG_LEVEL                 error, warn, info, debug or trace, or target=level pairs
+  OTEL_EXPORTER_OTLP_ENDPOINT
+                            where `run` sends traces, such as http://127.0.0.1:4318 (see docs/operations.md)
 
 Exit codes:
   0 done, 1 a finding, 64 wrong usage, 69 database unavailable, 70 internal, 75 try again, 77 a right is missing,
@@ -103,7 +105,7 @@ pub(crate) enum Command {
         json: bool,
     },
     /// Look for everything that could keep billing from working; exits 1 if something does
-    #[command(after_help = "Example:\n  billing-daemon doctor --bundle support.tar.gz")]
+    #[command(after_help = "Example:\n  billing-daemon doctor --bundle support")]
     Doctor(Doctor),
     /// Take charges apart
     #[command(after_help = "Example:\n  billing-daemon charges explain web-1 --at 2026-05-01T12:30:00Z")]
@@ -257,8 +259,8 @@ pub(crate) struct Doctor {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
-    /// Write a new file, a .tar.gz, with what a helper needs to see, without passwords
-    #[arg(long, value_name = "FILE")]
+    /// Write a new folder with what a helper needs to see, without passwords
+    #[arg(long, value_name = "FOLDER")]
     pub(crate) bundle: Option<PathBuf>,
 }
 

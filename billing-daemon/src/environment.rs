@@ -1,5 +1,6 @@
 //! The settings of the original daemon: variables of the process, or of an `.env` file beside it. The address of the database,
-//! which has a password in it, may also come from a file of its own or from the credentials that systemd hands over.
+//! which has a password in it, may also come from a file of its own or from the credentials that systemd hands over. And those of
+//! OpenTelemetry, by the names that it gave them.
 
 mod dotenv;
 
@@ -28,6 +29,39 @@ const CREDENTIAL: &str = "database-url";
 const BILLING_INTERVAL_MINUTES: &str = "BILLING_INTERVAL_MINUTES";
 const LOG_LEVEL: &str = "LOG_LEVEL";
 const NAMES: [&str; 3] = [DATABASE_URL, BILLING_INTERVAL_MINUTES, LOG_LEVEL];
+
+/// Where traces go, or else all that OpenTelemetry sends.
+const COLLECTORS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+const OTEL_SDK_DISABLED: &str = "OTEL_SDK_DISABLED";
+const OTEL_TRACES_EXPORTER: &str = "OTEL_TRACES_EXPORTER";
+/// What else is said about traces, as OpenTelemetry names it; keys to a collector are among the headers.
+const OF_TRACES: [&str; 25] = [
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    COLLECTORS[0],
+    COLLECTORS[1],
+    OTEL_SDK_DISABLED,
+    OTEL_TRACES_EXPORTER,
+    "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY",
+    "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+    "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    "OTEL_BSP_MAX_QUEUE_SIZE",
+    "OTEL_BSP_SCHEDULE_DELAY",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_SERVICE_NAME",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+];
 
 /// What the environment says, as text; it is read when it is asked for, so that a command is not stopped by a variable
 /// that it does not use.
@@ -76,7 +110,7 @@ impl Environment {
     ) -> Result<Self, Vec<Diagnostic>> {
         let mut problems = Vec::new();
         let mut settings = Vec::new();
-        for name in NAMES {
+        for name in names() {
             let place = Place::environment();
             match lookup(name).map(OsString::into_string) {
                 Some(Ok(value)) => settings.push(Setting { name, value, place }),
@@ -98,8 +132,12 @@ impl Environment {
             Ok((file, text)) => {
                 // The first setting of a name counts, and of a name that a file gives twice the last.
                 for variable in dotenv::parse(&text, &file, &mut problems).into_iter().rev() {
-                    if let Some(name) = NAMES.into_iter().find(|name| *name == variable.name) {
-                        if name == DATABASE_URL && holds_a_secret(&variable.value) {
+                    if let Some(name) = names().find(|name| *name == variable.name) {
+                        let is_secret = match name {
+                            DATABASE_URL => holds_a_secret(&variable.value),
+                            name => name.ends_with("_HEADERS"),
+                        };
+                        if is_secret {
                             secret_files.push(PathBuf::from(&file));
                         }
                         settings.push(Setting { name, value: variable.value, place: variable.place });
@@ -116,16 +154,6 @@ impl Environment {
     #[must_use]
     pub fn exposed(&self) -> Vec<String> {
         self.secret_files.iter().filter_map(|file| secret_file::exposed(file)).collect()
-    }
-
-    /// The names of what is set, each with where, without the values.
-    #[must_use]
-    pub fn known(&self) -> Vec<String> {
-        NAMES
-            .into_iter()
-            .filter_map(|name| self.setting(name))
-            .map(|setting| format!("{setting:?}"))
-            .collect()
     }
 
     /// `DATABASE_URL`.
@@ -151,14 +179,43 @@ impl Environment {
         Ok(period.zip(place).map(|(period, place)| BillingInterval { period, place }))
     }
 
+    /// Where traces are to go, with the name of the variable that says so; nowhere if they are switched off.
+    pub(crate) fn collector(&self) -> Option<(&'static str, &str)> {
+        let is = |name, value| self.text(name).is_some_and(|text| text.eq_ignore_ascii_case(value));
+        if is(OTEL_SDK_DISABLED, "true") || is(OTEL_TRACES_EXPORTER, "none") {
+            return None;
+        }
+        COLLECTORS.into_iter().find_map(|name| Some((name, self.text(name)?)))
+    }
+
+    /// The variable that says this of traces, or else of all that OpenTelemetry sends.
+    #[cfg(feature = "otel")]
+    pub(crate) fn of_traces(&self, setting: &str) -> Option<&'static str> {
+        let set = |prefix: &str| {
+            let is_it = |name: &&str| name.strip_prefix(prefix) == Some(setting);
+            OF_TRACES.into_iter().find(is_it).filter(|name| self.text(name).is_some())
+        };
+        set("OTEL_EXPORTER_OTLP_TRACES_").or_else(|| set("OTEL_EXPORTER_OTLP_"))
+    }
+
+    /// What a variable says.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.setting(name).map(|setting| setting.value.trim())
+    }
+
+    /// What is wrong with a variable.
+    pub(crate) fn problem(&self, name: &str, message: &str) -> Diagnostic {
+        let place = self.setting(name).map_or_else(Place::environment, |setting| setting.place.clone());
+        Diagnostic::new(place, format!("{name}: {message}"))
+    }
+
     fn parsed<T>(
         &self,
         name: &str,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<Option<T>, Diagnostic> {
-        let Some(setting) = self.setting(name) else { return Ok(None) };
-        let problem = |message| Diagnostic::new(setting.place.clone(), format!("{name}: {message}"));
-        parse(setting.value.trim()).map(Some).map_err(problem)
+        let Some(text) = self.text(name) else { return Ok(None) };
+        parse(text).map(Some).map_err(|message| self.problem(name, &message))
     }
 
     fn setting(&self, name: &str) -> Option<&Setting> {
@@ -171,6 +228,10 @@ impl fmt::Debug for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {}", self.name, self.place)
     }
+}
+
+fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().chain(OF_TRACES)
 }
 
 fn holds_a_secret(url: &str) -> bool {

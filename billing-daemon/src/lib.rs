@@ -27,6 +27,7 @@ mod service;
 mod signals;
 pub mod status;
 pub mod store;
+mod traces;
 
 use std::{process::ExitCode, time::Duration};
 

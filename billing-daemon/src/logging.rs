@@ -32,7 +32,7 @@ use tracing_subscriber::{
     util::{SubscriberInitExt, TryInitError},
 };
 
-use crate::{config::did_you_mean, database_url::MASK};
+use crate::{config::did_you_mean, database_url::MASK, traces::Listener};
 use file::LogFile;
 
 /// How an event is written.
@@ -105,12 +105,6 @@ impl FromStr for LogFilter {
     }
 }
 
-impl fmt::Display for LogFilter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 impl Default for LogFilter {
     fn default() -> Self {
         "info".parse().expect("`info` is a level")
@@ -151,14 +145,15 @@ pub(crate) fn to_file(path: &Path, format: Option<LogFormat>) {
 /// Adds to the log's own file, if there is one, what is said to a person on the standard error as well.
 pub(crate) fn note(level: Level, line: &str) {
     let Some(own) = OWN_FILE.get() else { return };
-    let once = dispatch(own.format, &LogFilter::default(), own.sinks(true), Arc::new(SystemClock));
-    tracing::dispatcher::with_default(&once, || {
+    let lines = lines(own.format, own.sinks(true), Arc::new(SystemClock));
+    tracing::dispatcher::with_default(&dispatch(lines, &LogFilter::default(), None), || {
         if level == Level::WARN { warn!("{line}") } else { error!("{line}") }
     });
 }
 
 /// Sends all events of the process to its standard streams, to the file that [`to_file`] named, or to the journal where the standard
-/// error leads there and no other format is asked for, with `***` in place of each of `secrets`.
+/// error leads there and no other format is asked for, with `***` in place of each of `secrets`. `listener`, if there is
+/// one, hears of spans and events as well, whatever `filter` says of the log.
 ///
 /// # Errors
 /// It was done before.
@@ -167,6 +162,7 @@ pub fn init(
     output: LogOutput,
     filter: &LogFilter,
     secrets: Vec<String>,
+    listener: Option<Listener>,
 ) -> Result<(), TryInitError> {
     let secrets = worth_hiding(secrets);
     let out = match output {
@@ -174,16 +170,16 @@ pub fn init(
         LogOutput::Stderr => BoxMakeWriter::new(io::stderr),
     };
     let journal = if format.is_none() { journal(&secrets) } else { None };
-    if let Some(own) = OWN_FILE.get() {
+    let log = if let Some(own) = OWN_FILE.get() {
         let _ = own.secrets.set(secrets);
-        dispatch(own.format, filter, own.sinks(false), Arc::new(SystemClock)).try_init()?;
+        lines(own.format, own.sinks(false), Arc::new(SystemClock))
     } else if let Some(journal) = journal {
-        let journal = journal.with_filter(EnvFilter::new(&filter.0));
-        Dispatch::new(Registry::default().with(journal)).try_init()?;
+        journal.boxed()
     } else {
         let sinks = Sinks { out, err: BoxMakeWriter::new(io::stderr), secrets };
-        dispatch(format.unwrap_or_default(), filter, sinks, Arc::new(SystemClock)).try_init()?;
-    }
+        lines(format.unwrap_or_default(), sinks, Arc::new(SystemClock))
+    };
+    dispatch(log, filter, listener).try_init()?;
     // What a library panics with may repeat what it was given, so panics take the way of all other lines.
     panic::set_hook(Box::new(|panic| {
         let backtrace = Backtrace::capture();
@@ -207,17 +203,20 @@ fn journal(_: &[String]) -> Option<tracing_subscriber::layer::Identity> {
     None
 }
 
-fn dispatch(format: LogFormat, filter: &LogFilter, sinks: Sinks, clock: Arc<dyn Clock>) -> Dispatch {
+/// The log, as far as `filter` lets it, and whoever listens beside it.
+fn dispatch(log: Listener, filter: &LogFilter, listener: Option<Listener>) -> Dispatch {
+    let log = log.with_filter(EnvFilter::new(&filter.0)).boxed();
+    Dispatch::new(Registry::default().with([Some(log), listener].into_iter().flatten().collect::<Vec<_>>()))
+}
+
+fn lines(format: LogFormat, sinks: Sinks, clock: Arc<dyn Clock>) -> Listener {
     let time = Time(clock);
     // A failure to write a line must not end in a second one, which could panic: the reader of the stream may be gone.
     let layer = tracing_subscriber::fmt::layer().with_writer(sinks).log_internal_errors(false);
-    let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
-        LogFormat::Text => Box::new(layer.event_format(Line(time))),
-        LogFormat::Json => {
-            Box::new(layer.json().flatten_event(true).with_current_span(false).with_timer(time))
-        }
-    };
-    Dispatch::new(Registry::default().with(layer.with_filter(EnvFilter::new(&filter.0))))
+    match format {
+        LogFormat::Text => layer.event_format(Line(time)).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_timer(time).boxed(),
+    }
 }
 
 /// The time of an event, as the original wrote it.
@@ -321,12 +320,12 @@ impl io::Write for ToFile {
 }
 
 /// To hide a password of three letters would only garble the words that contain it.
-fn worth_hiding(mut secrets: Vec<String>) -> Vec<String> {
+pub(crate) fn worth_hiding(mut secrets: Vec<String>) -> Vec<String> {
     secrets.retain(|secret| secret.chars().count() > 3);
     secrets
 }
 
-fn masked<'a>(text: &'a str, secrets: &[String]) -> Cow<'a, str> {
+pub(crate) fn masked<'a>(text: &'a str, secrets: &[String]) -> Cow<'a, str> {
     let mut text = Cow::Borrowed(text);
     for secret in secrets {
         if text.contains(secret) {
@@ -393,10 +392,8 @@ mod tests {
         };
         let at = Utc.with_ymd_and_hms(2025, 1, 15, 10, 30, 0).single().expect("no ambiguity in UTC");
         let filter = filter.parse().expect("a filter");
-        tracing::dispatcher::with_default(
-            &dispatch(format, &filter, sinks, Arc::new(ManualClock::at(at))),
-            say,
-        );
+        let lines = lines(format, sinks, Arc::new(ManualClock::at(at)));
+        tracing::dispatcher::with_default(&dispatch(lines, &filter, None), say);
         (out.text(), err.text())
     }
 

@@ -11,7 +11,7 @@ use billing_kinds::Pings;
 use billing_scheduler::{Clock, DrainReport, JobSpec, Registry, Scheduler, SystemClock};
 use migration::SchemaError;
 use sea_orm::{DatabaseConnection, DbErr};
-use tracing::{error, info, warn};
+use tracing::{Instrument as _, Span, debug_span, error, field::Empty, info, warn};
 
 use crate::{
     Plugins,
@@ -89,12 +89,13 @@ pub fn last_commit(settings: &DaemonSettings, database: &Database) -> Option<Las
     Some(LastCommit::new(&folder, database.url().to_string()))
 }
 
-/// Runs the jobs of `config` until SIGTERM or SIGINT, and those of its `source`, if there is one, when that changes.
+/// Runs the jobs of `config` as `identity` until SIGTERM or SIGINT, and those of its `source`, if there is one, when that changes.
 pub async fn run(
     config: Config,
     source: Option<Source>,
     database: Database,
     plugins: &Plugins,
+    identity: Identity,
 ) -> Result<(), Failure> {
     if Platform::current().is_none() {
         warn!("unknown operating system `{}`: it is treated as Linux", std::env::consts::OS);
@@ -123,7 +124,6 @@ pub async fn run(
         None => None,
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let identity = Identity::of_process(config.billing_interval_minutes);
     let status =
         Arc::new(StatusRow::new(db.clone(), &identity.instance, &identity.hostname, &identity.metadata));
     let services = Services {
@@ -336,7 +336,9 @@ impl InForce<'_> {
     async fn reload(&mut self, scheduler: &Scheduler, source: Option<&mut Source>) {
         if let Some(source) = source {
             self.manager.tell(Message::Reloading);
-            let accepted = self.accept(scheduler, source).await;
+            let span = debug_span!("reload", config.file = source.name(), outcome = Empty, error = Empty);
+            let accepted = self.accept(scheduler, source).instrument(span.clone()).await;
+            tell_outcome(&span, accepted);
             crate::metrics::reloaded(accepted);
             self.manager.tell(Message::Ready);
         } else {
@@ -444,6 +446,14 @@ impl InForce<'_> {
         self.daemon.drain_timeout = config.daemon.drain_timeout;
         self.reloads.accepted(source, &changes);
         true
+    }
+}
+
+fn tell_outcome(reload: &Span, accepted: bool) {
+    if accepted {
+        reload.record("outcome", "accepted");
+    } else {
+        reload.record("outcome", "refused").record("error", "everything stays as it was");
     }
 }
 

@@ -44,6 +44,7 @@ use crate::{
     logging::{self, LogFilter, LogOutput},
     reload::Source,
     secret_file,
+    traces::Traces,
 };
 
 /// Where the configuration of an installed daemon is.
@@ -247,8 +248,20 @@ fn log(
     filter: &LogFilter,
     database: Option<&Database>,
 ) -> Result<(), Failure> {
-    let secrets = database.map(|database| database.url().secrets()).unwrap_or_default();
-    logging::init(common.log_format, output, filter, secrets)
+    log_beside(common, output, filter, database, None)
+}
+
+/// The same beside traces, whose secrets are not said either.
+fn log_beside(
+    common: &Common,
+    output: LogOutput,
+    filter: &LogFilter,
+    database: Option<&Database>,
+    traces: Option<&Traces>,
+) -> Result<(), Failure> {
+    let of_database = database.map(|database| database.url().secrets()).unwrap_or_default();
+    let secrets = [of_database, traces.map(Traces::secrets).unwrap_or_default()].concat();
+    logging::init(common.log_format, output, filter, secrets, traces.and_then(Traces::listener))
         .map_err(|error| Failure::new(Exit::Internal, format!("cannot log: {error}")))
 }
 

@@ -2,13 +2,17 @@
 
 use std::path::Path;
 
-use super::{config_of, environment, existing_config_file, log, reach, required, source};
+use tracing::warn;
+
+use super::{config_of, environment, existing_config_file, log_beside, reach, required, source};
 use crate::{
     Plugins,
     cli::Common,
     exit::Failure,
+    identity::Identity,
     logging::{self, LogOutput},
     runtime,
+    traces::Traces,
 };
 
 pub(super) async fn execute(
@@ -24,6 +28,13 @@ pub(super) async fn execute(
     let source = source(&existing_config_file(common)?, plugins, &environment)?;
     let config = config_of(common, &source)?;
     let database = reach(common, required(config.daemon.database_url.clone())?, &config.daemon)?;
-    log(common, LogOutput::Split, &config.daemon.log_filter, Some(&database))?;
-    runtime::run(config, Some(source), database, plugins).await
+    let identity = Identity::of_process(config.billing_interval_minutes);
+    let traces = Traces::of(&environment, &identity, &database.url().secrets());
+    log_beside(common, LogOutput::Split, &config.daemon.log_filter, Some(&database), Some(&traces))?;
+    for warning in traces.warnings() {
+        warn!("{warning}");
+    }
+    let result = runtime::run(config, Some(source), database, plugins, identity).await;
+    traces.finish().await;
+    result
 }

@@ -4,6 +4,7 @@ mod answers;
 mod guard;
 mod openapi;
 mod socket;
+mod traced;
 
 use std::{
     fmt,
@@ -163,6 +164,7 @@ fn router(shared: Arc<Shared>, guard: Guard) -> Router {
         .layer(RequestBodyLimitLayer::new(BODY))
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIME))
         .layer(middleware::from_fn_with_state(Arc::new(guard), guard::check))
+        .layer(middleware::from_fn(traced::answer))
         .with_state(shared)
 }
 

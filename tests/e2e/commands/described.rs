@@ -136,7 +136,7 @@ async fn a_version_tells_what_the_program_was_built_for_and_which_schema_it_need
         applied.text()
     );
     let text = program.run("version").await.expect_code(0).text();
-    assert!(text.contains(&schema) && text.contains("features  testing"), "{text}");
+    assert!(text.contains(&schema) && text.contains("features  otel, testing"), "{text}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod pings;
 mod settings;
 mod several;
 mod stopping;
+mod traces;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use e2e::{Db, Fleet, Instance, Panel, Plan, Program, eventually};

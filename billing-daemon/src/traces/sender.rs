@@ -1,0 +1,141 @@
+//! What listens to spans and sends them, in the background.
+
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use opentelemetry::{
+    InstrumentationScope, KeyValue, propagation::TextMapPropagator, trace::TracerProvider as _,
+};
+use opentelemetry_http::HeaderExtractor;
+use opentelemetry_otlp::{Protocol, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_sdk::{
+    Resource,
+    propagation::TraceContextPropagator,
+    trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider},
+};
+use tracing::{Level, Span, level_filters::LevelFilter};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::{Layer as _, filter::Targets};
+
+use super::{Listener, client::Client, exporter::Exporter, settings::Settings};
+use crate::{environment::Environment, identity::Identity, logging::worth_hiding};
+
+/// How long the last spans may take to be sent.
+const FINISH: Duration = Duration::from_secs(3);
+
+/// Crates whose spans and events are worth a trace at `debug`. Of others, those of plugins say what matters at `info`.
+const OURS: [&str; 4] = ["billing_daemon", "billing_jobs", "billing_kinds", "billing_scheduler"];
+/// Libraries that say too much at `info`.
+const QUIET: [&str; 3] = ["sqlx", "sea_orm", "tokio_cron_scheduler"];
+
+/// The spans of this process, on their way to a collector, if there is one.
+pub(crate) struct Traces {
+    provider: Option<SdkTracerProvider>,
+    secrets: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Traces {
+    /// To the collector that `environment` names, as those of `identity`, without `secrets`.
+    pub(crate) fn of(environment: &Environment, identity: &Identity, secrets: &[String]) -> Self {
+        let none = |warnings| Self { provider: None, secrets: Vec::new(), warnings };
+        let settings = match Settings::of(environment) {
+            Ok(None) => return none(Vec::new()),
+            Ok(Some(settings)) => settings,
+            Err(problems) => return none(problems.iter().map(not_sent).collect()),
+        };
+        let hidden = worth_hiding([secrets, &settings.secrets()].concat());
+        match provider(&settings, identity, hidden) {
+            Ok(provider) => {
+                Self { provider: Some(provider), secrets: settings.secrets(), warnings: Vec::new() }
+            }
+            Err(error) => none(vec![not_sent(error)]),
+        }
+    }
+
+    /// What the log must not say.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        self.secrets.clone()
+    }
+
+    /// What hears of spans beside the log.
+    pub(crate) fn listener(&self) -> Option<Listener> {
+        let scope = InstrumentationScope::builder("billing-daemon").with_version(env!("CARGO_PKG_VERSION"));
+        let tracer = self.provider.as_ref()?.tracer_with_scope(scope.build());
+        let levels = Targets::new()
+            .with_default(Level::INFO)
+            .with_targets(OURS.map(|target| (target, LevelFilter::DEBUG)))
+            .with_targets(QUIET.map(|target| (target, LevelFilter::WARN)));
+        let listener = tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            // Nothing here asks OpenTelemetry which span it is in.
+            .with_context_activation(false);
+        Some(listener.with_filter(levels).boxed())
+    }
+
+    /// What somebody should know who expects traces.
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Sends what is left, if the collector takes it soon.
+    pub(crate) async fn finish(self) {
+        if let Some(provider) = self.provider {
+            // Whoever sends has said what went wrong, and nothing waits for it.
+            let _ = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FINISH)).await;
+        }
+    }
+}
+
+fn not_sent(problem: impl std::fmt::Display) -> String {
+    format!("{problem}; until then no traces are sent")
+}
+
+fn provider(
+    settings: &Settings,
+    identity: &Identity,
+    secrets: Vec<String>,
+) -> Result<SdkTracerProvider, opentelemetry_otlp::ExporterBuildError> {
+    let client = Client::new(settings);
+    let otlp = opentelemetry_otlp::SpanExporter::builder()
+        .with_http()
+        .with_http_client(client.clone())
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(settings.endpoint.as_str())
+        .with_headers(settings.headers.iter().cloned().collect())
+        .with_timeout(settings.timeout)
+        .build()?;
+    let exporter = Exporter::new(otlp, client, settings.endpoint.to_string(), secrets);
+    let batches = BatchConfigBuilder::default()
+        .with_scheduled_delay(settings.delay)
+        .with_max_queue_size(settings.queue)
+        .with_max_export_batch_size(settings.batch)
+        .build();
+    let resource = Resource::builder_empty()
+        .with_attributes([
+            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+            KeyValue::new("service.instance.id", identity.instance.clone()),
+            KeyValue::new("host.name", identity.hostname.clone()),
+            KeyValue::new("process.pid", i64::from(std::process::id())),
+            KeyValue::new("telemetry.sdk.name", "opentelemetry"),
+            KeyValue::new("telemetry.sdk.language", "rust"),
+        ])
+        .with_attributes(settings.resource.clone())
+        .build();
+    Ok(SdkTracerProvider::builder()
+        .with_sampler(settings.sampler.clone())
+        .with_resource(resource)
+        .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batches).build())
+        .build())
+}
+
+/// Makes `span` a part of the trace that `headers` name, if they name one and anybody listens.
+pub(crate) fn go_on_with(span: &Span, headers: &HeaderMap) {
+    if headers.contains_key("traceparent") {
+        // Without a listener there is no trace to go on with.
+        let _ = span.set_parent(TraceContextPropagator::new().extract(&HeaderExtractor(headers)));
+    }
+}

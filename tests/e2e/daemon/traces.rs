@@ -1,0 +1,459 @@
+//! The daemon's traces, as a collector of our own gets them.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use e2e::{Db, Program, eventually, on_every_engine, process::Signal};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::{AnyValue, KeyValue, any_value},
+    trace::v1 as otlp,
+};
+use prost::Message as _;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{BILLING, HEARTBEAT, TICK, ask, check_all_charged_once, daemon, seed};
+
+const ERROR: i32 = otlp::status::StatusCode::Error as i32;
+
+/// Says what the environment says, and is in no output.
+const KEY: &str = "c4n4ry-of-the-collector";
+
+type Fields = HashMap<String, String>;
+
+/// A span, as it arrived.
+#[derive(Clone, Debug)]
+struct Span {
+    trace: String,
+    id: String,
+    /// Empty if it is the root.
+    parent: String,
+    name: String,
+    kind: i32,
+    fields: Fields,
+    /// What was said within, each with its fields.
+    events: Vec<(String, Fields)>,
+    status: i32,
+    description: String,
+    /// Whose it is.
+    resource: Arc<Fields>,
+}
+
+impl Span {
+    #[track_caller]
+    fn field(&self, name: &str) -> &str {
+        self.fields.get(name).unwrap_or_else(|| panic!("{name} is not in {self:?}"))
+    }
+}
+
+fn hex(id: &[u8]) -> String {
+    id.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+fn fields(attributes: &[KeyValue]) -> Fields {
+    attributes
+        .iter()
+        .map(|attribute| {
+            let value = match &attribute.value {
+                Some(AnyValue { value: Some(any_value::Value::StringValue(text)) }) => text.clone(),
+                Some(AnyValue { value: Some(any_value::Value::IntValue(number)) }) => number.to_string(),
+                other => format!("{other:?}"),
+            };
+            (attribute.key.clone(), value)
+        })
+        .collect()
+}
+
+fn spans(request: &ExportTraceServiceRequest) -> Vec<Span> {
+    let mut spans = Vec::new();
+    for group in &request.resource_spans {
+        let resource = group.resource.as_ref().map(|resource| fields(&resource.attributes));
+        let resource = Arc::new(resource.unwrap_or_default());
+        for span in group.scope_spans.iter().flat_map(|scope| &scope.spans) {
+            let status = span.status.clone().unwrap_or_default();
+            spans.push(Span {
+                trace: hex(&span.trace_id),
+                id: hex(&span.span_id),
+                parent: hex(&span.parent_span_id),
+                name: span.name.clone(),
+                kind: span.kind,
+                fields: fields(&span.attributes),
+                events: span
+                    .events
+                    .iter()
+                    .map(|event| (event.name.clone(), fields(&event.attributes)))
+                    .collect(),
+                status: status.code,
+                description: status.message,
+                resource: Arc::clone(&resource),
+            });
+        }
+    }
+    spans
+}
+
+/// How a collector answers.
+#[derive(Clone, Copy, Debug)]
+enum Manner {
+    Takes,
+    Refuses,
+    /// It reads, and never says anything.
+    Silent,
+}
+
+#[derive(Clone)]
+struct Collector {
+    url: String,
+    manner: Arc<Mutex<Manner>>,
+    heard: Arc<Mutex<Heard>>,
+}
+
+#[derive(Default)]
+struct Heard {
+    /// The heads of the requests, in lower case.
+    requests: Vec<String>,
+    spans: Vec<Span>,
+}
+
+impl Collector {
+    fn start(manner: Manner) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let url = format!("http://{}", listener.local_addr().expect("it has one"));
+        let collector = Self { url, manner: Arc::new(Mutex::new(manner)), heard: Arc::default() };
+        let own = collector.clone();
+        // It ends with the process of the test.
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (own, stream) = (own.clone(), stream.expect("a connection"));
+                thread::spawn(move || own.listen(&stream));
+            }
+        });
+        collector
+    }
+
+    fn behave(&self, manner: Manner) {
+        *self.manner.lock().expect("nobody panics in there") = manner;
+    }
+
+    /// Answers one connection until it is closed.
+    fn listen(&self, mut stream: &TcpStream) {
+        let mut reader = BufReader::new(stream);
+        loop {
+            let (mut head, mut length) = (String::new(), 0);
+            loop {
+                let mut line = String::new();
+                if reader.read_line(&mut line).is_ok_and(|bytes| bytes == 0) || line.is_empty() {
+                    return;
+                }
+                let line = line.trim().to_ascii_lowercase();
+                if let Some(number) = line.strip_prefix("content-length: ") {
+                    length = number.parse().expect("a number");
+                }
+                if line.is_empty() {
+                    break;
+                }
+                head = head + &line + "\n";
+            }
+            let mut body = vec![0; length];
+            if reader.read_exact(&mut body).is_err() {
+                return;
+            }
+            let manner = *self.manner.lock().expect("nobody panics in there");
+            let request = ExportTraceServiceRequest::decode(&body[..]).expect("it is OTLP");
+            let mut got = self.heard.lock().expect("nobody panics in there");
+            got.requests.push(head);
+            if matches!(manner, Manner::Takes) {
+                got.spans.extend(spans(&request));
+            }
+            drop(got);
+            let status = match manner {
+                Manner::Takes => "200 OK",
+                Manner::Refuses => "401 Unauthorized",
+                Manner::Silent => continue,
+            };
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+            if stream.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn requests(&self) -> Vec<String> {
+        self.heard.lock().expect("nobody panics in there").requests.clone()
+    }
+
+    fn spans(&self) -> Vec<Span> {
+        self.heard.lock().expect("nobody panics in there").spans.clone()
+    }
+
+    /// Those with this name.
+    fn named(&self, name: &str) -> Vec<Span> {
+        self.spans().into_iter().filter(|span| span.name == name).collect()
+    }
+
+    /// The first with this name, when it comes.
+    async fn hears(&self, name: &str) -> Span {
+        eventually(&format!("the collector hears of `{name}`"), async || self.named(name).into_iter().next())
+            .await
+    }
+}
+
+/// `program`, which sends its traces to `collector` at once.
+fn traced(program: Program, collector: &Collector) -> Program {
+    program.env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url).env("OTEL_BSP_SCHEDULE_DELAY", "20")
+}
+
+/// Those in `spans` right below `parent`.
+fn below<'a>(spans: &'a [Span], parent: &Span) -> Vec<&'a Span> {
+    spans.iter().filter(|span| span.parent == parent.id && span.trace == parent.trace).collect()
+}
+
+#[track_caller]
+fn only<'a>(spans: &[&'a Span], name: &str) -> &'a Span {
+    let named: Vec<&&Span> = spans.iter().filter(|span| span.name == name).collect();
+    let [span] = named[..] else { panic!("{} spans are called `{name}` among {spans:?}", named.len()) };
+    span
+}
+
+async fn a_run_of_billing_is_a_trace_from_its_plan_to_its_commits(db: &Db) {
+    let organizations = seed(db, 3).await;
+    let collector = Collector::start(Manner::Takes);
+    // So much later that nothing is sent before the end, which sends what is left.
+    let program = daemon(db, &[BILLING])
+        .env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &format!("{}/custom", collector.url))
+        .env("OTEL_BSP_SCHEDULE_DELAY", "3600000")
+        .env("OTEL_SERVICE_NAME", "billing-of-a-test")
+        .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test%20bed")
+        .env("OTEL_EXPORTER_OTLP_HEADERS", &format!("authorization=Bearer%20{KEY}"));
+    let running = program.start("run --log-format json");
+    running.says("job `billing` done").await;
+    eventually("the run is recorded", async || {
+        (ask(db, "SELECT count(*) FROM billing_job_runs WHERE status = 'done'").await == "1").then_some(())
+    })
+    .await;
+    assert!(collector.requests().is_empty(), "nobody waits for others to be sent with");
+    let ended = running.terminated().await.expect_code(0);
+    check_all_charged_once(db, &organizations).await;
+
+    let requests = collector.requests();
+    assert!(requests[0].starts_with("post /custom http/1.1"), "{requests:?}");
+    assert!(requests[0].contains(&format!("authorization: bearer {KEY}")), "{requests:?}");
+    assert!(requests[0].contains("content-type: application/x-protobuf"), "{requests:?}");
+    let spans = collector.spans();
+    let roots: Vec<&Span> = spans.iter().filter(|span| span.parent.is_empty()).collect();
+    let run = only(&roots, "run billing");
+    for (name, value) in [
+        ("job.name", "billing"),
+        ("job.kind", "billing"),
+        ("attempt", "1"),
+        ("outcome", "done"),
+        ("items", "3"),
+        ("run.id", &ask(db, "SELECT id FROM billing_job_runs WHERE job = 'billing'").await),
+    ] {
+        assert_eq!(run.field(name), value, "{name}");
+    }
+    assert!(run.field("scheduled_at").ends_with(" UTC"), "{run:?}");
+    assert_eq!(run.status, 0, "{run:?}");
+    for (name, value) in [("service.name", "billing-of-a-test"), ("deployment.environment.name", "test bed")]
+    {
+        assert_eq!(run.resource.get(name).map(String::as_str), Some(value));
+    }
+    for name in ["service.instance.id", "service.version", "host.name", "process.pid"] {
+        assert!(run.resource.get(name).is_some_and(|value| !value.is_empty()), "{name}: {:?}", run.resource);
+    }
+    assert!(
+        run.events.iter().any(|(said, _)| said == "charged 0.09 for 9 hours of 3 instances, 0 held"),
+        "{run:?}"
+    );
+
+    let of_run = below(&spans, run);
+    for step in ["ask the database for its time", "read the plans", "sum up the run"] {
+        only(&of_run, step);
+    }
+    let batches: Vec<&&Span> = of_run.iter().filter(|span| span.name == "batch").collect();
+    let posted: Vec<&&&Span> = batches.iter().filter(|batch| batch.status == 0).collect();
+    assert_eq!(posted.len(), 3, "a batch an organization: {batches:?}");
+    let system = if db.backend() == sea_orm::DbBackend::Sqlite { "sqlite" } else { "postgresql" };
+    for batch in posted {
+        for (name, value) in [
+            ("instances", "1"),
+            ("charged", "1"),
+            ("charges", "1"),
+            ("held", "0"),
+            ("hours", "3"),
+            ("amount", "0.03"),
+        ] {
+            assert_eq!(batch.field(name), value, "{name}");
+        }
+        let steps = below(&spans, batch);
+        for step in
+            ["begin", "lock wallets", "read what is due", "write billing_charges", "write wallets", "commit"]
+        {
+            let step = only(&steps, step);
+            assert_eq!(step.kind, otlp::span::SpanKind::Client as i32, "{step:?}");
+            assert_eq!(step.field("db.system.name"), system);
+        }
+    }
+    // What is for traces alone makes the log neither longer nor noisier, and the key is in neither.
+    for line in &ended.out {
+        let line: Value = serde_json::from_str(line).expect("an object a line");
+        let names = line["spans"].as_array().into_iter().flatten().map(|span| span["name"].clone());
+        assert!(names.clone().all(|name| name == "run"), "{line}");
+    }
+    assert!(!ended.text().contains(KEY) && !format!("{spans:?}").contains(KEY), "{}", ended.text());
+}
+
+async fn a_run_that_fails_is_an_error_without_a_secret(db: &Db) {
+    let collector = Collector::start(Manner::Takes);
+    let broken = |kind: &str, start: &str| {
+        format!(
+            "[[job]]\nname = '{kind}'\nkind = 'test.{kind}'\nschedule = {{ every = '365d' }}\nrun-at-start = {start}\n"
+        )
+    };
+    let jobs = [broken("broken", "true"), broken("blurt", "true")].concat();
+    // The job panics with the address of the database, and that of SQLite has no password.
+    let secret = (db.backend() != sea_orm::DbBackend::Sqlite).then_some("c4n4ry");
+    let url = secret.map_or(db.url.clone(), |secret| db.url.replacen('@', &format!(":{secret}@"), 1));
+    let program = traced(daemon(db, &[&jobs]).env("DATABASE_URL", &url), &collector);
+    let running = program.start("run");
+    let broken = collector.hears("run broken").await;
+    assert_eq!((broken.status, broken.description.as_str()), (ERROR, "broken as designed"));
+    assert_eq!(broken.field("outcome"), "dead");
+    let blurt = collector.hears("run blurt").await;
+    assert_eq!(blurt.status, ERROR);
+    assert!(blurt.description.starts_with("the job panicked: cannot go on with "), "{blurt:?}");
+    assert!(blurt.events.iter().any(|(said, _)| said.contains("panicked at")), "{blurt:?}");
+    running.terminated().await.expect_code(0);
+    if let Some(secret) = secret {
+        assert!(blurt.description.contains(":***@"), "{blurt:?}");
+        let all = format!("{:?}", collector.spans());
+        assert!(!all.contains(secret), "{all}");
+    }
+}
+
+on_every_engine!(
+    a_run_of_billing_is_a_trace_from_its_plan_to_its_commits,
+    a_run_that_fails_is_an_error_without_a_secret,
+);
+
+#[tokio::test]
+async fn a_question_over_http_and_a_reload_are_spans() {
+    let db = Db::sqlite().await;
+    let collector = Collector::start(Manner::Takes);
+    let http = "[http]\nlisten = \"127.0.0.1:0\"\n";
+    let program = traced(daemon(&db, &[http, TICK]), &collector);
+    let running = program.start("run");
+    let address = running.says("answering HTTP on ").await;
+    let address = address.rsplit_once(' ').expect("an address ends the line").1.to_owned();
+    let asked = async |method: &str, path: &str, more: &str| {
+        let mut stream = tokio::net::TcpStream::connect(&address).await.expect("the daemon listens");
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n");
+        stream.write_all(request.as_bytes()).await.expect("the server reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("the server answers");
+    };
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    asked("GET", "/healthz?key=s3cret", &format!("traceparent: 00-{trace}-00f067aa0ba902b7-01\r\n")).await;
+    asked("FROBNICATE", "/nowhere", "").await;
+    let answered = collector.hears("GET /healthz").await;
+    assert_eq!(answered.kind, otlp::span::SpanKind::Server as i32);
+    assert_eq!(
+        (answered.field("http.route"), answered.field("http.response.status_code")),
+        ("/healthz", "200")
+    );
+    assert_eq!((answered.trace.as_str(), answered.parent.as_str()), (trace, "00f067aa0ba902b7"));
+    let refused = collector.hears("_OTHER").await;
+    assert_eq!(refused.field("http.response.status_code"), "405");
+    assert!(refused.parent.is_empty() && refused.trace != trace, "{refused:?}");
+
+    let program = program.file("jobs.toml", &[http, TICK, "# edited\n"].concat());
+    running.signal(Signal::HUP);
+    running.says("was read again: no job is different").await;
+    let _program = program.file("jobs.toml", "[[job]]\n");
+    running.signal(Signal::HUP);
+    running.says("everything stays as it was").await;
+    let reloads =
+        eventually("two reloads", async || Some(collector.named("reload")).filter(|all| all.len() == 2))
+            .await;
+    assert_eq!((reloads[0].field("outcome"), reloads[0].status), ("accepted", 0));
+    assert_eq!((reloads[1].field("outcome"), reloads[1].status), ("refused", ERROR));
+    running.terminated().await.expect_code(0);
+    let all = format!("{:?}", collector.spans());
+    assert!(!all.contains("s3cret"), "what is asked for is no part of a name: {all}");
+}
+
+#[tokio::test]
+async fn a_collector_that_is_away_disturbs_nobody_and_is_told_of_once() {
+    let db = Db::sqlite().await;
+    let organizations = seed(&db, 2).await;
+    let collector = Collector::start(Manner::Refuses);
+    let program = traced(daemon(&db, &[BILLING, HEARTBEAT, TICK]), &collector);
+    let running = program.env("OTEL_EXPORTER_OTLP_HEADERS", &format!("x-key={KEY}")).start("run");
+    running.says("job `billing` done").await;
+    eventually("it was sent several times", async || (collector.requests().len() >= 4).then_some(())).await;
+    let warning = format!(
+        "cannot send traces to {}/v1/traces: it answered 401 Unauthorized; spans are lost",
+        collector.url
+    );
+    assert_eq!(running.said("cannot send traces").len(), 1);
+    assert_eq!(running.said(&warning).len(), 1, "{:?}", running.said("traces"));
+    collector.behave(Manner::Takes);
+    running.says(&format!("traces go to {}/v1/traces again", collector.url)).await;
+    collector.hears("run tick").await;
+    let ended = running.terminated().await.expect_code(0);
+    assert!(!ended.text().contains(KEY), "{}", ended.text());
+    check_all_charged_once(&db, &organizations).await;
+    // What sends makes no spans of its own.
+    let known = ["run ", "batch", "reload"];
+    let spans = collector.spans();
+    let roots = spans.iter().filter(|span| span.parent.is_empty());
+    for root in roots {
+        assert!(known.iter().any(|known| root.name.starts_with(known)), "{root:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_never_answers_holds_up_neither_a_run_nor_the_end() {
+    let db = Db::sqlite().await;
+    let organizations = seed(&db, 2).await;
+    let collector = Collector::start(Manner::Silent);
+    // It would wait for an answer for an hour.
+    let program =
+        traced(daemon(&db, &[BILLING, TICK]), &collector).env("OTEL_EXPORTER_OTLP_TIMEOUT", "3600000");
+    let program = program.env("OTEL_BSP_MAX_QUEUE_SIZE", "4").env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1");
+    let running = program.start("run");
+    running.says("job `billing` done").await;
+    eventually("a request waits", async || (!collector.requests().is_empty()).then_some(())).await;
+    // More than there is room for.
+    running.says_times("job `tick` done", 3).await;
+    running.terminated().await.expect_code(0);
+    check_all_charged_once(&db, &organizations).await;
+}
+
+#[tokio::test]
+async fn a_wrong_setting_of_traces_is_told_and_stops_nothing() {
+    let db = Db::sqlite().await;
+    let collector = Collector::start(Manner::Takes);
+    let program = traced(daemon(&db, &[TICK]), &collector);
+    let wrong = program.clone().env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc").env("OTEL_TRACES_SAMPLER", "some");
+    let running = wrong.start("run");
+    let told =
+        running.says("environment: OTEL_EXPORTER_OTLP_PROTOCOL: only `http/protobuf` is spoken here").await;
+    assert!(told.contains("[WARN]") && told.ends_with("; until then no traces are sent"), "{told}");
+    running.says("environment: OTEL_TRACES_SAMPLER: `some` is unknown here").await;
+    running.says("job `tick` done").await;
+    running.terminated().await.expect_code(0);
+    for (name, value) in [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_SAMPLER", "always_off")] {
+        let running = program.clone().env(name, value).start("run");
+        running.says("job `tick` done").await;
+        running.terminated().await.expect_code(0);
+    }
+    assert!(collector.requests().is_empty(), "{:?}", collector.requests());
+}
