@@ -105,7 +105,7 @@ pub(crate) enum Command {
         json: bool,
     },
     /// Look for everything that could keep billing from working; exits 1 if something does
-    #[command(after_help = "Example:\n  billing-daemon doctor --bundle support")]
+    #[command(after_help = "Example:\n  billing-daemon doctor --bundle support.tar.gz")]
     Doctor(Doctor),
     /// Take charges apart
     #[command(after_help = "Example:\n  billing-daemon charges explain web-1 --at 2026-05-01T12:30:00Z")]
@@ -259,8 +259,8 @@ pub(crate) struct Doctor {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
-    /// Write a new folder with what a helper needs to see, without passwords
-    #[arg(long, value_name = "FOLDER")]
+    /// Write a new file, a .tar.gz, with what a helper needs to see, without passwords
+    #[arg(long, value_name = "FILE")]
     pub(crate) bundle: Option<PathBuf>,
 }
 

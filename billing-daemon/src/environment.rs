@@ -156,6 +156,16 @@ impl Environment {
         self.secret_files.iter().filter_map(|file| secret_file::exposed(file)).collect()
     }
 
+    /// The names of what is set, each with where, without the values.
+    #[must_use]
+    pub fn known(&self) -> Vec<String> {
+        NAMES
+            .into_iter()
+            .filter_map(|name| self.setting(name))
+            .map(|setting| format!("{setting:?}"))
+            .collect()
+    }
+
     /// `DATABASE_URL`.
     pub fn database_url(&self) -> Result<Option<DatabaseUrl>, Diagnostic> {
         self.parsed(DATABASE_URL, |text| text.parse::<DatabaseUrl>().map_err(|error| error.to_string()))

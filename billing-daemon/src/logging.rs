@@ -105,6 +105,12 @@ impl FromStr for LogFilter {
     }
 }
 
+impl fmt::Display for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl Default for LogFilter {
     fn default() -> Self {
         "info".parse().expect("`info` is a level")

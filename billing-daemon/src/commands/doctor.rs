@@ -1,13 +1,17 @@
 //! `doctor`: what could keep billing from working, and what to do about it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
-use billing_entities::billing_job_runs;
+use billing_entities::{billing_job_audit, billing_job_runs};
 use billing_jobs::begin_read;
-use sea_orm::{DbErr, EntityTrait, QueryOrder, QuerySelect};
+use billing_scheduler::{Clock, SystemClock};
+use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect};
 use serde_json::{Value, json};
 
-use super::{config_file, log, quiet_filter, reach, say, width};
+use super::{config_file, log, quiet_filter, reach, say, version, width};
 use crate::{
     Plugins,
     cli::{Common, Doctor},
@@ -17,6 +21,7 @@ use crate::{
     doctor::{Bundle, Finding, Machine, Verdict, examine_database, examine_machine},
     environment::Environment,
     exit::{Exit, Failure},
+    http::HttpSettings,
     logging::LogOutput,
     reload::Source,
     secret_file,
@@ -25,6 +30,8 @@ use crate::{
 
 /// Of the history, a bundle has so many runs.
 const RUNS: u64 = 500;
+/// And of what people did, so many entries.
+const ENTRIES: u64 = 200;
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor) -> Result<(), Failure> {
     let mut findings = Vec::new();
@@ -56,12 +63,19 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor
     } else {
         print(&findings);
     }
-    if let Some(folder) = &options.bundle {
-        let bundled = bundle(folder, file.as_deref(), database.as_ref(), &findings, status.as_ref()).await;
-        bundled.map_err(|message| Failure::new(Exit::Internal, message))?;
+    if let Some(path) = &options.bundle {
+        let known = Known {
+            environment: &environment,
+            file: file.as_deref(),
+            config: config.as_ref(),
+            database: database.as_ref(),
+            findings: &findings,
+            status: status.as_ref(),
+        };
+        bundle(path, &known).await?;
         super::complain(&format!(
-            "{} holds what a helper needs, without passwords: look through it before you give it away",
-            folder.display()
+            "{} holds what a helper needs, without passwords: look through it before you give it away, and send the log along",
+            path.display()
         ));
     }
     if worst(&findings) == Verdict::Fail { Err(Failure::silent(Exit::Negative)) } else { Ok(()) }
@@ -202,46 +216,103 @@ fn line(finding: &Finding) {
     }
 }
 
-async fn bundle(
-    folder: &Path,
-    config: Option<&Path>,
-    database: Option<&Database>,
-    findings: &[Finding],
-    status: Option<&Status>,
-) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("cannot write {}: {error}", folder.display());
-    let bundle = Bundle::create(folder, database.map(Database::url)).map_err(failed)?;
-    bundle.json("doctor.json", &findings).map_err(failed)?;
-    if let Some(status) = status {
-        bundle.json("status.json", status).map_err(failed)?;
-    }
-    if let Some(text) = config.and_then(|path| std::fs::read_to_string(path).ok()) {
-        bundle.text("jobs.toml", &text).map_err(failed)?;
-    }
-    if let (Some(database), true) = (database, status.is_some()) {
-        let runs = runs(database).await.unwrap_or_else(|error| vec![json!({ "error": error })]);
-        bundle.json("runs.json", &runs).map_err(failed)?;
-    }
-    let about = format!(
-        "billing-daemon {}\n{} {}\n",
-        env!("CARGO_PKG_VERSION"),
-        std::env::consts::OS,
-        std::env::consts::ARCH
-    );
-    bundle.text("version.txt", &about).map_err(failed)
+/// What is known of the daemon, for somebody who cannot look at it.
+struct Known<'a> {
+    environment: &'a Environment,
+    file: Option<&'a Path>,
+    config: Option<&'a Config>,
+    database: Option<&'a Database>,
+    findings: &'a [Finding],
+    status: Option<&'a Status>,
 }
 
-async fn runs(database: &Database) -> Result<Vec<Value>, String> {
-    let text = |error: DbErr| error.to_string();
-    let db = database.connect(Pool::Single).await.map_err(|error| error.to_string())?;
-    let txn = begin_read(&db).await.map_err(text)?;
+async fn bundle(path: &Path, known: &Known<'_>) -> Result<(), Failure> {
+    let mut bundle = Bundle::new(known.database.map(Database::url));
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    bundle.text("version.txt", &format!("{}\nsystem    {os} {arch}\n", version::in_words().join("\n")));
+    bundle.json("doctor.json", &Ok(known.findings));
+    bundle.json("settings.json", &Ok(settings(known)));
+    if let Some(text) = known.file.and_then(|path| std::fs::read_to_string(path).ok()) {
+        bundle.text("jobs.toml", &text);
+    }
+    if let Some(status) = known.status {
+        bundle.json("status.json", &Ok(status));
+    }
+    if let Some(database) = known.database {
+        // Without the database, `doctor.json` says why.
+        if let Ok(db) = database.connect(Pool::Single).await {
+            bundle.json("migrations.json", &migrations(&db).await);
+            if known.status.is_some() {
+                bundle.json("runs.json", &runs(&db).await.map_err(|error| error.to_string()));
+                bundle.json("record.json", &record(&db).await.map_err(|error| error.to_string()));
+            }
+            // Nothing was written.
+            let _ = db.close().await;
+        }
+    }
+    bundle.write(path, SystemClock.now()).map_err(|error| {
+        let exit = match error.kind() {
+            ErrorKind::PermissionDenied => Exit::Permission,
+            _ => Exit::Internal,
+        };
+        let message = match error.kind() {
+            ErrorKind::AlreadyExists => format!("{} is there already: name another file", path.display()),
+            _ => format!("cannot write {}: {error}", path.display()),
+        };
+        Failure::new(exit, message)
+    })
+}
+
+/// What is in force, whether the environment, jobs.toml or nobody said so.
+fn settings(known: &Known<'_>) -> Value {
+    let Known { environment, file, config, database, .. } = known;
+    let daemon = config.map(|config| {
+        // Whoever adds a setting is told to add it here.
+        let DaemonSettings {
+            database_url: _,
+            log_filter,
+            drain_timeout,
+            lease_ttl,
+            state_dir,
+            panel_billing,
+            allow_unverified_database,
+        } = &config.daemon;
+        json!({
+            "log-level": log_filter.to_string(),
+            "drain-timeout": humantime::format_duration(*drain_timeout).to_string(),
+            "lease-ttl": humantime::format_duration(*lease_ttl).to_string(),
+            "state-dir": state_dir,
+            "panel-billing": format!("{panel_billing:?}").to_lowercase(),
+            "allow-unverified-database": allow_unverified_database,
+            "billing-interval-minutes": config.billing_interval_minutes,
+        })
+    });
+    let http = config.and_then(|config| config.http.as_ref()).map(|http| {
+        let HttpSettings { listen, allowed_hosts, allowed_uids } = http;
+        json!({ "listen": listen.to_string(), "allowed-hosts": allowed_hosts, "allowed-uids": allowed_uids })
+    });
+    json!({
+        "file": file,
+        "set-by-the-environment": environment.known(),
+        "database": database.map(|database| database.url().to_string()),
+        "daemon": daemon,
+        "http": http,
+    })
+}
+
+async fn migrations(db: &DatabaseConnection) -> Result<Vec<Value>, String> {
+    let known = migration::status(db).await.map_err(|error| error.to_string())?;
+    Ok(known.into_iter().map(|(name, applied)| json!({ "name": name, "applied": applied })).collect())
+}
+
+async fn runs(db: &DatabaseConnection) -> Result<Vec<Value>, DbErr> {
+    let txn = begin_read(db).await?;
     let runs = billing_job_runs::Entity::find()
         .order_by_desc(billing_job_runs::Column::StartedAt)
         .limit(RUNS)
         .all(&txn)
-        .await
-        .map_err(text)?;
-    txn.commit().await.map_err(text)?;
+        .await?;
+    txn.commit().await?;
     let as_json = |run: billing_job_runs::Model| {
         json!({
             "id": run.id.0, "job": run.job, "node": run.node, "scheduled_at": run.scheduled_at.0, "status": run.status,
@@ -251,4 +322,24 @@ async fn runs(database: &Database) -> Result<Vec<Value>, String> {
         })
     };
     Ok(runs.into_iter().map(as_json).collect())
+}
+
+/// What people asked for and changed.
+async fn record(db: &DatabaseConnection) -> Result<Vec<Value>, DbErr> {
+    let txn = begin_read(db).await?;
+    let rows = billing_job_audit::Entity::find()
+        .order_by_desc(billing_job_audit::Column::Id)
+        .limit(ENTRIES)
+        .all(&txn)
+        .await?;
+    txn.commit().await?;
+    let as_json = |row: billing_job_audit::Model| {
+        // As JSON, so that each setting in it is on a line of its own.
+        let details = serde_json::from_str::<Value>(&row.details).unwrap_or_default();
+        json!({
+            "id": row.id, "at": row.at.0, "actor": row.actor, "action": row.action, "job": row.job,
+            "reason": row.reason, "details": details,
+        })
+    };
+    Ok(rows.into_iter().map(as_json).collect())
 }

@@ -4,24 +4,39 @@ use serde_json::json;
 
 use super::say;
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const TARGET: &str = env!("BUILD_TARGET");
+const PROFILE: &str = env!("BUILD_PROFILE");
+
 pub(super) fn execute(as_json: bool) {
-    let (version, target, profile) = (env!("CARGO_PKG_VERSION"), env!("BUILD_TARGET"), env!("BUILD_PROFILE"));
-    let features: Vec<&str> = env!("BUILD_FEATURES").split_whitespace().collect();
-    let schema = migration::newest();
     if as_json {
         say(json!({
-            "version": version,
-            "target": target,
-            "profile": profile,
-            "features": features,
-            "schema": schema,
+            "version": VERSION,
+            "target": TARGET,
+            "profile": PROFILE,
+            "features": features(),
+            "schema": migration::newest(),
         }));
     } else {
-        let features = if features.is_empty() { "none".to_owned() } else { features.join(", ") };
-        say(format!("billing-daemon {version}"));
-        say(format!("target    {target}"));
-        say(format!("profile   {profile}"));
-        say(format!("features  {features}"));
-        say(format!("schema    {schema}"));
+        for line in in_words() {
+            say(line);
+        }
     }
+}
+
+/// The same, a line each.
+pub(super) fn in_words() -> [String; 5] {
+    let features = features();
+    let features = if features.is_empty() { "none".to_owned() } else { features.join(", ") };
+    [
+        format!("billing-daemon {VERSION}"),
+        format!("target    {TARGET}"),
+        format!("profile   {PROFILE}"),
+        format!("features  {features}"),
+        format!("schema    {}", migration::newest()),
+    ]
+}
+
+fn features() -> Vec<&'static str> {
+    env!("BUILD_FEATURES").split_whitespace().collect()
 }

@@ -1,37 +1,59 @@
-//! What a person who helps needs to see, in one folder, without any secret.
+//! What a person who helps needs to see, in one file to attach to a mail, without any secret.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
+use chrono::{DateTime, Utc};
+use flate2::{Compression, GzBuilder, write::GzEncoder};
 use serde::Serialize;
+use tempfile::NamedTempFile;
 
 use crate::database_url::{DatabaseUrl, MASK};
 
-/// A folder of text that is scrubbed on its way.
-pub(crate) struct Bundle<'a> {
-    folder: &'a Path,
+/// Where the files are when the bundle is unpacked.
+const FOLDER: &str = "billing-daemon-support";
+
+/// Files of text, scrubbed on their way into an archive.
+pub(crate) struct Bundle {
     secrets: Vec<String>,
+    files: Vec<(&'static str, String)>,
 }
 
-impl<'a> Bundle<'a> {
-    /// A new folder, which nobody else may enter.
-    pub(crate) fn create(folder: &'a Path, url: Option<&DatabaseUrl>) -> io::Result<Self> {
-        fs::create_dir(folder)?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
-        }
-        Ok(Self { folder, secrets: url.map(DatabaseUrl::secrets).unwrap_or_default() })
+impl Bundle {
+    /// An empty one, of a daemon that works with the database at `url`.
+    pub(crate) fn new(url: Option<&DatabaseUrl>) -> Self {
+        Self { secrets: url.map(DatabaseUrl::secrets).unwrap_or_default(), files: Vec::new() }
     }
 
     /// Adds a file of text.
-    pub(crate) fn text(&self, name: &str, text: &str) -> io::Result<()> {
-        fs::write(self.folder.join(name), scrubbed(text, &self.secrets))
+    pub(crate) fn text(&mut self, name: &'static str, text: &str) {
+        self.files.push((name, scrubbed(text, &self.secrets)));
     }
 
-    /// Adds a file of JSON.
-    pub(crate) fn json(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
-        self.text(name, &serde_json::to_string_pretty(value)?)
+    /// Adds a file of JSON. What a database could not tell says why.
+    pub(crate) fn json<T: Serialize>(&mut self, name: &'static str, told: &Result<T, String>) {
+        let text = match told {
+            Ok(value) => serde_json::to_string_pretty(value),
+            Err(error) => serde_json::to_string_pretty(&serde_json::json!({ "error": error })),
+        };
+        // On many lines: what a setting holds is told by the name at the beginning of its line.
+        self.text(name, &text.unwrap_or_else(|error| error.to_string()));
+    }
+
+    /// Writes all of it into a new file at `path`, which nobody else may read: whole, or not at all.
+    pub(crate) fn write(self, path: &Path, at: DateTime<Utc>) -> io::Result<()> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let mut file = NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
+        let mut archive = tar::Builder::new(GzBuilder::new().write(&mut file, Compression::default()));
+        for (name, text) in &self.files {
+            let mut header = tar::Header::new_ustar();
+            header.set_mode(0o600);
+            header.set_size(u64::try_from(text.len()).map_err(io::Error::other)?);
+            header.set_mtime(u64::try_from(at.timestamp()).unwrap_or_default());
+            archive.append_data(&mut header, format!("{FOLDER}/{name}"), text.as_bytes())?;
+        }
+        archive.into_inner().and_then(GzEncoder::finish)?.as_file().sync_all()?;
+        // Neither a file that is there nor one that a link leads to is touched.
+        file.persist_noclobber(path).map(drop).map_err(|error| error.error)
     }
 }
 
@@ -84,7 +106,72 @@ fn without_setting(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, io::Read as _};
+
     use super::*;
+
+    fn written(path: &Path) -> io::Result<()> {
+        let mut bundle = Bundle::new(Some(&"postgres://ada:c4n4ry@db/panel".parse().expect("a URL")));
+        bundle.text("b.txt", "known c4n4ry");
+        bundle.json("a.json", &Ok(serde_json::json!({ "token": "t0ken", "rows": [1] })));
+        bundle.json::<()>("c.json", &Err("no rights of c4n4ry".to_owned()));
+        bundle.write(path, DateTime::from_timestamp_secs(1_000).expect("a time"))
+    }
+
+    #[test]
+    fn a_bundle_is_one_archive_of_scrubbed_files_in_their_order() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (one, other) = (folder.path().join("one.tar.gz"), folder.path().join("other.tar.gz"));
+        written(&one).expect("written");
+        written(&other).expect("written");
+        let read = |path: &Path| fs::read(path).expect("it is there");
+        assert_eq!(read(&one), read(&other), "what is the same looks the same");
+        let mut archive =
+            tar::Archive::new(flate2::read::GzDecoder::new(fs::File::open(&one).expect("it is there")));
+        let files: Vec<_> = archive
+            .entries()
+            .expect("an archive")
+            .map(|file| {
+                let mut file = file.expect("a file");
+                assert_eq!(file.header().mode().expect("a mode"), 0o600);
+                let mut text = String::new();
+                file.read_to_string(&mut text).expect("text");
+                (file.path().expect("a path").display().to_string(), text)
+            })
+            .collect();
+        let expected = [
+            ("billing-daemon-support/b.txt", "known ***"),
+            ("billing-daemon-support/a.json", "{\n  \"rows\": [\n    1\n  ],\n  \"token\": \"***\"\n}"),
+            ("billing-daemon-support/c.json", "{\n  \"error\": \"no rights of ***\"\n}"),
+        ];
+        assert_eq!(files, expected.map(|(name, text)| (name.to_owned(), text.to_owned())));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_there_is_not_touched_and_nothing_half_written_stays() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("there"), "mine").expect("written");
+        symlink(path("there"), path("link")).expect("a link");
+        symlink(path("nowhere"), path("dangling")).expect("a link");
+        for name in ["there", "link", "dangling"] {
+            let error = written(&path(name)).expect_err(name);
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{name}");
+        }
+        written(&path("missing/one")).expect_err("no folder");
+        assert_eq!(fs::read_to_string(path("there")).expect("text"), "mine");
+        written(&path("new")).expect("written");
+        let mode = fs::metadata(path("new")).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let mut names: Vec<_> = fs::read_dir(folder.path())
+            .expect("a folder")
+            .map(|file| file.expect("a file").file_name().into_string().expect("text"))
+            .collect();
+        names.sort();
+        assert_eq!(names, ["dangling", "link", "new", "there"]);
+    }
 
     #[test]
     fn no_secret_is_in_a_bundle() {

@@ -1,6 +1,6 @@
 //! `doctor`: what it finds, and what it gives away.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use chrono::TimeDelta;
 use e2e::{Db, Fleet, Instance, Login, Plan, Program, on_every_engine, on_variants, operations};
@@ -144,25 +144,90 @@ async fn a_bundle_has_what_helps_and_no_secret() {
     assert!(wrong(&found).contains(&"fail secrets".to_owned()), "{found:#?}");
     fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).expect("our own file");
     program.run("bill").await.expect_code(0);
-    let ended = program.run("doctor --bundle support").await.expect_code(0);
+    db.execute(
+        "UPDATE billing_job_runs SET error = 'no way to smtp://me:c4n4ry@mail', details = '{\"api-token\": \"c4n4ry\"}'",
+    )
+    .await;
+    program.run("jobs pause billing --reason smtp://me:c4n4ry@mail").await.expect_code(0);
+    let ended = program.run("doctor --bundle support.tar.gz").await.expect_code(0);
     assert!(!ended.text().contains("c4n4ry"), "{}", ended.text());
-    let folder = program.folder().join("support");
-    assert_eq!(fs::metadata(&folder).expect("it is there").permissions().mode() & 0o777, 0o700);
-    let mut names = Vec::new();
-    for file in fs::read_dir(&folder).expect("it is a folder") {
-        let path = file.expect("it can be listed").path();
-        let text = fs::read_to_string(&path).expect("it is text");
-        assert!(!text.contains("c4n4ry"), "{} has the password:\n{text}", path.display());
-        if path.extension().is_some_and(|extension| extension == "json") {
-            serde_json::from_str::<Value>(&text).expect("it is JSON");
-        }
-        names.push(path.file_name().expect("it has a name").to_string_lossy().into_owned());
+    let archive = program.folder().join("support.tar.gz");
+    assert_eq!(fs::metadata(&archive).expect("it is there").permissions().mode() & 0o777, 0o600);
+    let files = unpacked(&program, &archive);
+    let names: Vec<_> = files.keys().map(String::as_str).collect();
+    let expected = [
+        "doctor.json",
+        "jobs.toml",
+        "migrations.json",
+        "record.json",
+        "runs.json",
+        "settings.json",
+        "status.json",
+        "version.txt",
+    ];
+    assert_eq!(names, expected);
+    for (name, text) in &files {
+        assert!(!text.contains("c4n4ry"), "{name} has the password:\n{text}");
     }
-    names.sort();
-    assert_eq!(names, ["doctor.json", "jobs.toml", "runs.json", "status.json", "version.txt"]);
-    let runs: Value =
-        serde_json::from_str(&fs::read_to_string(folder.join("runs.json")).expect("text")).expect("JSON");
-    assert_eq!(runs[0]["job"], "billing");
+    // It was there to be hidden.
+    for (name, masked) in [
+        ("jobs.toml", "billing_run:***@"),
+        ("jobs.toml", "smtp://me:***@mail"),
+        ("settings.json", "billing_run:***@"),
+        ("runs.json", "\"api-token\": \"***\""),
+        ("runs.json", "no way to smtp://me:***@mail"),
+        ("record.json", "smtp://me:***@mail"),
+    ] {
+        assert!(files[name].contains(masked), "{masked} in {name}:\n{}", files[name]);
+    }
+    let json = |name: &str| {
+        serde_json::from_str::<Value>(&files[name]).unwrap_or_else(|error| panic!("{error}: {}", files[name]))
+    };
+    assert_eq!(json("runs.json")[0]["job"], "billing");
+    assert_eq!(json("record.json")[0]["action"], "pause");
+    assert_eq!(json("migrations.json")[0]["applied"], true);
+    assert_eq!(json("settings.json")["daemon"]["lease-ttl"], "10s");
+    assert!(json("status.json")["jobs"].is_array() && json("doctor.json").is_array());
+    assert!(files["version.txt"].starts_with("billing-daemon "), "{}", files["version.txt"]);
     // What is there is not overwritten.
-    program.run("doctor --bundle support").await.expect_code(70);
+    let before = fs::read(&archive).expect("it is there");
+    let again = program.run("doctor --bundle support.tar.gz").await.expect_code(70);
+    assert!(again.text().contains("support.tar.gz is there already"), "{}", again.text());
+    assert_eq!(fs::read(&archive).expect("it is there"), before);
+}
+
+/// The files of a bundle, as whoever gets it sees them.
+fn unpacked(program: &Program, archive: &Path) -> BTreeMap<String, String> {
+    let folder = program.folder().join("unpacked");
+    fs::create_dir(&folder).expect("our own folder");
+    let tar = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(&folder).status();
+    assert!(tar.expect("tar is there").success());
+    let files = fs::read_dir(folder.join("billing-daemon-support")).expect("it is a folder");
+    files
+        .map(|file| {
+            let path = file.expect("it can be listed").path();
+            let name = path.file_name().expect("it has a name").to_string_lossy().into_owned();
+            (name, fs::read_to_string(&path).expect("it is text"))
+        })
+        .collect()
+}
+
+/// A helper is asked when something does not work.
+#[tokio::test]
+async fn a_bundle_is_made_even_without_a_database() {
+    let program = program()
+        .env("DATABASE_URL", "postgres://me:c4n4ry@127.0.0.1:1/none")
+        .file("jobs.toml", "[daemon]\nbanana = 1\n");
+    let ended = program.run("doctor --bundle support.tar.gz").await.expect_code(1);
+    assert!(!ended.text().contains("c4n4ry"), "{}", ended.text());
+    let files = unpacked(&program, &program.folder().join("support.tar.gz"));
+    let names: Vec<_> = files.keys().map(String::as_str).collect();
+    assert_eq!(names, ["doctor.json", "jobs.toml", "settings.json", "version.txt"]);
+    assert!(files["settings.json"].contains("DATABASE_URL of environment"), "{}", files["settings.json"]);
+    assert!(
+        files["settings.json"].contains("postgres://me:***@127.0.0.1:1/none"),
+        "{}",
+        files["settings.json"]
+    );
+    assert!(files["doctor.json"].contains("unknown key `banana`"), "{}", files["doctor.json"]);
 }
