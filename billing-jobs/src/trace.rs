@@ -63,3 +63,20 @@ fn system(backend: DbBackend) -> &'static str {
         _ => "postgresql",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_that_nobody_hears_allocates_nothing() {
+        let spent = allocation_counter::measure(|| {
+            let batch = batch(1);
+            posted(&batch, 3, &Totals::default());
+            rolled_back(&batch, "no");
+            let _inside = step(DbBackend::Sqlite, "commit").entered();
+            drop(write(DbBackend::Postgres, "wallets"));
+        });
+        assert_eq!(spent.count_total, 0);
+    }
+}

@@ -26,6 +26,7 @@ use crate::{
     reload::Source,
     secret_file,
     status::{Expected, Status, wrapped},
+    traces,
 };
 
 /// Of the history, a bundle has so many runs.
@@ -51,6 +52,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor
     let database = database(common, &environment, &daemon, &mut findings);
     log(common, LogOutput::Stderr, &quiet_filter(&environment)?, database.as_ref())?;
     findings.extend(examine_machine(&machine(file.as_deref(), &environment, &daemon, database.as_ref())));
+    findings.extend(traces(&environment));
     let expected = config.as_ref().map(Expected::from).unwrap_or_default();
     let mut status = None;
     if let Some(database) = &database {
@@ -146,6 +148,17 @@ fn database(
         Err(failure) => {
             findings.push(Finding::fail("database", failure.message, "the message says what to do"));
             None
+        }
+    }
+}
+
+fn traces(environment: &Environment) -> Vec<Finding> {
+    match traces::outlook(environment) {
+        Ok(None) => Vec::new(),
+        Ok(Some(collector)) => vec![Finding::ok("traces", format!("go to {collector}"))],
+        Err(warnings) => {
+            let advice = "correct the environment; docs/operations.md lists its variables";
+            warnings.into_iter().map(|warning| Finding::warn("traces", warning, advice)).collect()
         }
     }
 }

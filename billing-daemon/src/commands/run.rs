@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use tracing::warn;
-
 use super::{config_of, environment, existing_config_file, log_beside, reach, required, source};
 use crate::{
     Plugins,
@@ -31,9 +29,7 @@ pub(super) async fn execute(
     let identity = Identity::of_process(config.billing_interval_minutes);
     let traces = Traces::of(&environment, &identity, &database.url().secrets());
     log_beside(common, LogOutput::Split, &config.daemon.log_filter, Some(&database), Some(&traces))?;
-    for warning in traces.warnings() {
-        warn!("{warning}");
-    }
+    traces.announce();
     let result = runtime::run(config, Some(source), database, plugins, identity).await;
     traces.finish().await;
     result

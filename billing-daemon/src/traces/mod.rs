@@ -15,9 +15,9 @@ mod settings;
 mod without;
 
 #[cfg(feature = "otel")]
-pub(crate) use sender::{Traces, go_on_with};
+pub(crate) use sender::{Traces, go_on_with, outlook};
 #[cfg(not(feature = "otel"))]
-pub(crate) use without::{Traces, go_on_with};
+pub(crate) use without::{Traces, go_on_with, outlook};
 
 /// What listens to spans beside the log.
 pub(crate) type Listener = Box<dyn Layer<Registry> + Send + Sync>;

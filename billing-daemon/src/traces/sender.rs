@@ -13,7 +13,7 @@ use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
     trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider},
 };
-use tracing::{Level, Span, level_filters::LevelFilter};
+use tracing::{Level, Span, info, level_filters::LevelFilter, warn};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{Layer as _, filter::Targets};
 
@@ -32,24 +32,23 @@ const QUIET: [&str; 3] = ["sqlx", "sea_orm", "tokio_cron_scheduler"];
 pub(crate) struct Traces {
     provider: Option<SdkTracerProvider>,
     secrets: Vec<String>,
-    warnings: Vec<String>,
+    /// Where they go, or what is wrong with that.
+    outlook: Result<Option<String>, Vec<String>>,
 }
 
 impl Traces {
     /// To the collector that `environment` names, as those of `identity`, without `secrets`.
     pub(crate) fn of(environment: &Environment, identity: &Identity, secrets: &[String]) -> Self {
-        let none = |warnings| Self { provider: None, secrets: Vec::new(), warnings };
-        let settings = match Settings::of(environment) {
-            Ok(None) => return none(Vec::new()),
-            Ok(Some(settings)) => settings,
-            Err(problems) => return none(problems.iter().map(not_sent).collect()),
-        };
+        let none = |outlook| Self { provider: None, secrets: Vec::new(), outlook };
+        let Ok(Some(settings)) = Settings::of(environment) else { return none(outlook(environment)) };
         let hidden = worth_hiding([secrets, &settings.secrets()].concat());
         match provider(&settings, identity, hidden) {
-            Ok(provider) => {
-                Self { provider: Some(provider), secrets: settings.secrets(), warnings: Vec::new() }
-            }
-            Err(error) => none(vec![not_sent(error)]),
+            Ok(provider) => Self {
+                provider: Some(provider),
+                secrets: settings.secrets(),
+                outlook: Ok(Some(settings.collector())),
+            },
+            Err(error) => none(Err(vec![not_sent(error)])),
         }
     }
 
@@ -76,9 +75,13 @@ impl Traces {
         Some(listener.with_filter(levels).boxed())
     }
 
-    /// What somebody should know who expects traces.
-    pub(crate) fn warnings(&self) -> &[String] {
-        &self.warnings
+    /// Says where they go, or why they do not.
+    pub(crate) fn announce(&self) {
+        match &self.outlook {
+            Ok(Some(collector)) => info!("traces go to {collector}"),
+            Ok(None) => {}
+            Err(warnings) => warnings.iter().for_each(|warning| warn!("{warning}")),
+        }
     }
 
     /// Sends what is left, if the collector takes it soon.
@@ -87,6 +90,14 @@ impl Traces {
             // Whoever sends has said what went wrong, and nothing waits for it.
             let _ = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FINISH)).await;
         }
+    }
+}
+
+/// Where traces would go from here, or everything that is wrong with that.
+pub(crate) fn outlook(environment: &Environment) -> Result<Option<String>, Vec<String>> {
+    match Settings::of(environment) {
+        Ok(settings) => Ok(settings.map(|settings| settings.collector())),
+        Err(problems) => Err(problems.iter().map(not_sent).collect()),
     }
 }
 
@@ -108,7 +119,7 @@ fn provider(
         .with_headers(settings.headers.iter().cloned().collect())
         .with_timeout(settings.timeout)
         .build()?;
-    let exporter = Exporter::new(otlp, client, settings.endpoint.to_string(), secrets);
+    let exporter = Exporter::new(otlp, client, settings.collector(), secrets);
     let batches = BatchConfigBuilder::default()
         .with_scheduled_delay(settings.delay)
         .with_max_queue_size(settings.queue)

@@ -95,6 +95,14 @@ impl Settings {
         }
     }
 
+    /// Where traces go, as it is said: what is asked there may be a key.
+    pub(super) fn collector(&self) -> String {
+        let mut url = self.endpoint.clone();
+        url.set_query(None);
+        url.set_fragment(None);
+        url.into()
+    }
+
     /// What must not be said: the values of headers, which may be keys.
     pub(super) fn secrets(&self) -> Vec<String> {
         let values = self.headers.iter().map(|(_, value)| value.as_str());
@@ -323,7 +331,7 @@ mod tests {
     #[test]
     fn what_is_said_is_what_is_used() {
         let settings = settings(&[
-            COLLECTOR,
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://a/traces?key=s3cret"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20s3cret-token,x-team=a"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "500"),
             ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "700"),
@@ -335,6 +343,8 @@ mod tests {
         .expect("nothing is wrong")
         .expect("there is a collector");
         assert_eq!(settings.headers[0].1, "Bearer s3cret-token");
+        assert_eq!(settings.endpoint.as_str(), "https://a/traces?key=s3cret");
+        assert_eq!(settings.collector(), "https://a/traces");
         assert_eq!(settings.secrets(), ["Bearer s3cret-token", "s3cret-token"]);
         assert_eq!(settings.timeout, Duration::from_millis(700));
         assert_eq!(settings.delay, Duration::from_millis(50));

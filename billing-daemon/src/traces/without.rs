@@ -1,20 +1,20 @@
 //! What stands in for traces in a program that was built without.
 
 use axum::http::HeaderMap;
-use tracing::Span;
+use tracing::{Span, warn};
 
 use super::Listener;
 use crate::{environment::Environment, identity::Identity};
 
 /// Nothing to send.
 pub(crate) struct Traces {
-    warnings: Vec<String>,
+    outlook: Result<Option<String>, Vec<String>>,
 }
 
 impl Traces {
     /// Looks whether somebody expects traces.
     pub(crate) fn of(environment: &Environment, _: &Identity, _: &[String]) -> Self {
-        Self { warnings: super::not_built_in(environment).into_iter().collect() }
+        Self { outlook: outlook(environment) }
     }
 
     /// Nothing that the log must not say.
@@ -29,14 +29,21 @@ impl Traces {
         None
     }
 
-    /// What somebody should know who expects traces.
-    pub(crate) fn warnings(&self) -> &[String] {
-        &self.warnings
+    /// Says why nothing is sent, to whoever expects it.
+    pub(crate) fn announce(&self) {
+        for warning in self.outlook.as_ref().err().into_iter().flatten() {
+            warn!("{warning}");
+        }
     }
 
     /// Nothing is left to send.
     #[expect(clippy::unused_async, reason = "with the feature it takes a moment")]
     pub(crate) async fn finish(self) {}
+}
+
+/// Nowhere from here; that is wrong if somebody names a collector.
+pub(crate) fn outlook(environment: &Environment) -> Result<Option<String>, Vec<String>> {
+    super::not_built_in(environment).map_or(Ok(None), |warning| Err(vec![warning]))
 }
 
 /// Nobody goes on with a trace.

@@ -396,6 +396,7 @@ async fn a_collector_that_is_away_disturbs_nobody_and_is_told_of_once() {
     let collector = Collector::start(Manner::Refuses);
     let program = traced(daemon(&db, &[BILLING, HEARTBEAT, TICK]), &collector);
     let running = program.env("OTEL_EXPORTER_OTLP_HEADERS", &format!("x-key={KEY}")).start("run");
+    running.says(&format!("[INFO] traces go to {}/v1/traces", collector.url)).await;
     running.says("job `billing` done").await;
     eventually("it was sent several times", async || (collector.requests().len() >= 4).then_some(())).await;
     let warning = format!(
@@ -450,6 +451,13 @@ async fn a_wrong_setting_of_traces_is_told_and_stops_nothing() {
     running.says("environment: OTEL_TRACES_SAMPLER: `some` is unknown here").await;
     running.says("job `tick` done").await;
     running.terminated().await.expect_code(0);
+    let checked = wrong.run("check").await.expect_code(0);
+    assert!(
+        checked.err.iter().any(|line| line.starts_with("warning: ") && line.contains("PROTOCOL")),
+        "{checked:?}"
+    );
+    let examined = wrong.run("doctor").await;
+    assert!(examined.text().contains("OTEL_TRACES_SAMPLER: `some` is unknown here"), "{}", examined.text());
     for (name, value) in [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_SAMPLER", "always_off")] {
         let running = program.clone().env(name, value).start("run");
         running.says("job `tick` done").await;
