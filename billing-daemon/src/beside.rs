@@ -15,6 +15,9 @@ use crate::{
     runtime::Opened,
 };
 
+/// How long a database may take to tell who else bills, when a configuration is read again: until then, nothing is rung.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What was found at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Beside {
@@ -30,6 +33,11 @@ impl Beside {
         let failed = |error| Failure::database("find out who else bills", &error);
         let inhabited = panel::is_inhabited(db).await.map_err(failed)?;
         Ok(Self { generation: panel.generation, inhabited, fence: fence::status(db).await.map_err(failed)? })
+    }
+
+    /// The same, if the database tells it soon.
+    pub(crate) async fn look_soon(opened: Opened) -> Result<Self, Failure> {
+        soon(LOOK_TIMEOUT, async move { Self::look(&opened).await }).await
     }
 
     /// Whether there is anything to tell.
@@ -78,9 +86,54 @@ impl fmt::Display for Beside {
     }
 }
 
+/// What `look` tells within `limit`. It goes on after that, for nobody: what is asked of a database is never given up half-way.
+async fn soon<T: Send + 'static>(
+    limit: Duration,
+    look: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(limit, tokio::spawn(look)).await {
+        Ok(Ok(told)) => told,
+        Ok(Err(panic)) => Err(Failure::new(Exit::Internal, panic)),
+        Err(_) => {
+            let limit = humantime::format_duration(limit);
+            Err(Failure::new(Exit::TryAgain, format!("the database did not say in {limit} who else bills")))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_database_that_does_not_answer_is_not_waited_for_and_its_answer_is_not_cut_off() {
+        let (go_on, gone_on) = oneshot::channel();
+        let (answered, answer) = oneshot::channel();
+        let look = async {
+            gone_on.await.expect("it is told to");
+            answered.send(()).expect("somebody waits for it here");
+            Ok(())
+        };
+        let told = soon(Duration::from_millis(10), look);
+        let told = tokio::time::timeout(Duration::from_mins(1), told).await.expect("it has a limit");
+        let failure = told.expect_err("nothing was told");
+        assert_eq!(failure.exit, Exit::TryAgain);
+        assert_eq!(failure.message, "the database did not say in 10ms who else bills");
+        go_on.send(()).expect("nobody gave it up");
+        answer.await.expect("it came to its end");
+    }
+
+    #[tokio::test]
+    async fn an_answer_in_time_is_told_as_it_is() {
+        let limit = Duration::from_mins(10);
+        assert_eq!(soon(limit, async { Ok(7) }).await.expect("told"), 7);
+        let refused = soon::<()>(limit, async { Err(Failure::new(Exit::Unavailable, "gone")) }).await;
+        assert_eq!(refused.expect_err("refused").message, "gone");
+        let panicked = soon::<()>(limit, async { panic!("a bug") }).await;
+        assert!(panicked.expect_err("a panic").message.contains("a bug"));
+    }
 
     const FENCE: FenceStatus =
         FenceStatus { installed: true, enabled: true, after: Some(Duration::from_mins(90)), outdated: false };

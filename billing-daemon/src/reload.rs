@@ -270,4 +270,26 @@ mod tests {
         fs::write(&path, "a third").expect("written");
         assert!(!source.has_changed() && !source.has_changed(), "the same text is no change");
     }
+
+    /// A right that was given back, or a network file system that is there again, changes nothing that a look tells. A test as root
+    /// can read everything but what is no text.
+    #[test]
+    fn a_file_that_could_not_be_read_is_read_once_it_can_be_though_it_looks_the_same() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("jobs.toml");
+        fs::write(&path, "one").expect("written");
+        let environment = Environment::of_process(None).expect("an environment");
+        let mut source = Source::open(&path, environment, &Plugins::none()).expect("it is there");
+        fs::write(&path, b"\xff\xff\xff\xff").expect("written");
+        let look = Look::at(&path).expect("it is there");
+        assert!(!source.has_changed(), "it may still be being written");
+        assert!(!source.has_changed() && !source.has_changed(), "it cannot be read");
+        fs::write(&path, "four").expect("written");
+        let file = fs::File::options().write(true).open(&path).expect("it is there");
+        file.set_modified(look.modified.expect("a time")).expect("our own file");
+        assert_eq!(Look::at(&path), Some(look), "it looks the same");
+        assert!(source.has_changed());
+        source.read_again().expect_err("`four` is no configuration");
+        assert!(!source.has_changed() && !source.has_changed(), "what was read is not read again");
+    }
 }

@@ -31,9 +31,6 @@ use crate::{
     store::SeaOrmStore,
 };
 
-/// How long a database may take to tell who else bills, when a configuration is read again.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// How long connections may take to close in the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -346,24 +343,6 @@ impl InForce<'_> {
         }
     }
 
-    /// Who else bills, if the database tells that soon: until then, nothing is rung.
-    async fn look_beside(&self) -> Result<Beside, Failure> {
-        // What is asked of a database is never given up half-way: nobody waits for it any more.
-        let opened = self.opened.clone();
-        let look = tokio::spawn(async move { Beside::look(&opened).await });
-        match tokio::time::timeout(LOOK_TIMEOUT, look).await {
-            Ok(Ok(beside)) => beside,
-            Ok(Err(panic)) => Err(Failure::new(Exit::Internal, panic)),
-            Err(_) => {
-                let seconds = LOOK_TIMEOUT.as_secs();
-                Err(Failure::new(
-                    Exit::TryAgain,
-                    format!("the database did not say in {seconds} s who else bills"),
-                ))
-            }
-        }
-    }
-
     /// Whether what the file says now is in force.
     async fn accept(&mut self, scheduler: &Scheduler, source: &mut Source) -> bool {
         let name = source.name();
@@ -387,7 +366,7 @@ impl InForce<'_> {
         }
         let bills = config.jobs.iter().any(|(spec, _)| spec.kind == BILLING_JOB);
         if bills && !self.bills {
-            let beside = self.look_beside().await;
+            let beside = Beside::look_soon(self.opened.clone()).await;
             if let Err(failure) = beside.and_then(|beside| beside.check(self.daemon.panel_billing)) {
                 error!(reloaded = false, "{}; everything stays as it was", failure.message);
                 return false;
