@@ -1,8 +1,16 @@
 //! What the daemon answers over HTTP, and whom.
 
-use std::os::unix::fs::MetadataExt;
+use std::{
+    fs,
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
+    path::Path,
+    process::Command,
+};
 
-use e2e::{Db, Running, eventually, on_every_engine};
+use e2e::{Db, Running, eventually, on_every_engine, skipped};
 use sea_orm::ConnectionTrait as _;
 use serde_json::{Value, json};
 use tokio::{
@@ -210,6 +218,62 @@ async fn a_socket_is_there_while_the_daemon_lives() {
             running.terminated().await.expect_code(0);
             assert!(!socket.exists());
         }
+    }
+}
+
+/// Users of no account, so that nothing else on this machine is theirs.
+const MONITOR: u32 = 64_001;
+const STRANGER: u32 = 64_002;
+
+/// What the unit says of the folder that the socket is in.
+fn runtime_folder_mode() -> u32 {
+    let unit = include_str!("../../../systemd/billing-daemon.service");
+    let mode = unit.lines().find_map(|line| line.strip_prefix("RuntimeDirectoryMode=")).expect("it says so");
+    u32::from_str_radix(mode, 8).expect("a mode")
+}
+
+/// The mode of a socket is wide for `allowed-uids`, so that it is the daemon that must tell users apart.
+#[tokio::test]
+async fn a_shared_socket_answers_the_users_that_are_named_and_nobody_else() {
+    if !rustix::process::geteuid().is_root() {
+        skipped("this is not root: nobody asks a shared socket as another user");
+        return;
+    }
+    let db = Db::sqlite().await;
+    // As systemd makes it, in a folder that everybody passes; the program that asks must be seen by those users as well.
+    let folder = tempfile::tempdir().expect("a folder");
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    mode(folder.path(), 0o755).expect("our own folder");
+    let asks = folder.path().join("ask-socket");
+    fs::copy(env!("CARGO_BIN_EXE_ask-socket"), &asks).expect("copied");
+    let runtime = folder.path().join("billing-daemon");
+    fs::create_dir(&runtime).expect("our own folder");
+    mode(&runtime, runtime_folder_mode()).expect("our own folder");
+    let socket = runtime.join("http.sock");
+    let answer = |uid: u32| {
+        let mut command = Command::new(&asks);
+        // A change of the user alone would leave root's groups.
+        let said = command.arg(&socket).arg("/healthz").uid(uid).gid(uid).current_dir("/").output();
+        let said = said.expect("the program runs");
+        let text = [said.stdout, said.stderr].concat();
+        String::from_utf8_lossy(&text).trim().to_owned()
+    };
+    for (allowed, named) in [
+        (format!("allowed-uids = [{MONITOR}]"), true),
+        ("allowed-uids = []".to_owned(), false),
+        (String::new(), false),
+    ] {
+        let http = format!("[http]\nlisten = \"unix:{}\"\n{allowed}\n", socket.display());
+        let running = daemon(&db, &[&http, BILLING, HEARTBEAT]).start("run");
+        running.says("answering HTTP on ").await;
+        for (uid, is_answered) in [(0, true), (MONITOR, named), (STRANGER, false)] {
+            let answer = answer(uid);
+            // By the mode of the socket, or by the daemon.
+            let refused = answer.contains("Permission denied") || answer == "HTTP/1.1 403 Forbidden";
+            let expected = if is_answered { answer == "HTTP/1.1 200 OK" } else { refused };
+            assert!(expected, "{uid} with `{allowed}`: {answer}");
+        }
+        running.terminated().await.expect_code(0);
     }
 }
 
