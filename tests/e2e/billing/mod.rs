@@ -13,6 +13,7 @@ macro_rules! on_each_kind {
 mod audits;
 mod brake;
 mod concurrency;
+mod giving_way;
 mod guards;
 mod history;
 mod holds;

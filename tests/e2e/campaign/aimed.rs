@@ -1,14 +1,11 @@
 //! Faults aimed at the worst moments of a billing transaction.
 
-use std::time::Duration;
-
 use chrono::TimeDelta;
 use e2e::{
     Db, Ended, Fleet, Instance, Login, Panel, Plan, Postgres, Program, eventually, faults::Proxy,
     on_every_engine, process::Signal,
 };
 use sea_orm::DbBackend;
-use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::daemon::{
@@ -18,6 +15,8 @@ use crate::daemon::{
 /// More statements than a batch has.
 const STATEMENTS: usize = 200;
 const LOST_ANSWERS: u64 = 100;
+/// Of a storm.
+const GUSTS: usize = 3;
 
 /// One organization for each thing that a batch can do.
 struct Customers {
@@ -125,32 +124,18 @@ async fn what_is_written_apart_is_lost_by_a_kill(db: &Db) {
     }
 }
 
-async fn storms_of_locks_delay_and_lose_nothing(db: &Db) {
-    let orgs = seed(db, 20).await;
+/// Each gust lasts until a batch was rolled back for it. The run goes on: its history has one attempt.
+async fn storms_of_locks_delay_batches_and_no_run(db: &Db) {
+    let orgs = seed(db, 60).await;
     let daemon = program()
         .env("DATABASE_URL", &db.url)
-        .env("BILLING_LOCK_TIMEOUT_MS", "20")
+        // Five attempts at a batch take long enough to notice the first.
+        .env("BILLING_LOCK_TIMEOUT_MS", "500")
         // So that the storm comes while it bills.
         .env("BILLING_LINGER_MS", "25")
         .env("LOG_LEVEL", "debug")
         .file("jobs.toml", BILLING)
         .start("run");
-    daemon.says(" runs billing ").await;
-    let storm = async {
-        loop {
-            let transaction = db.begin().await.expect("a transaction begins");
-            let lock = "UPDATE wallets SET currency = currency";
-            if sea_orm::ConnectionTrait::execute_unprepared(&transaction, lock).await.is_ok() {
-                sleep(Duration::from_millis(60)).await;
-            }
-            transaction.rollback().await.expect("nothing was changed");
-            sleep(Duration::from_millis(30)).await;
-        }
-    };
-    tokio::select! {
-        () = storm => {}
-        () = all_charged(db, orgs.len()) => {}
-    }
     let refused = match db.backend() {
         DbBackend::Sqlite => {
             "a batch was rolled back: Query Error: error returned from database: (code: 5) database is locked"
@@ -159,15 +144,29 @@ async fn storms_of_locks_delay_and_lose_nothing(db: &Db) {
             "a batch was rolled back: Query Error: error returned from database: canceling statement due to lock timeout"
         }
     };
-    assert!(!daemon.said(refused).is_empty(), "nobody was in the way:\n{}", daemon.said("").join("\n"));
+    for gust in 1..=GUSTS {
+        let under_way = format!("SELECT count(*) >= {} FROM billing_charges", 5 * gust);
+        let yes = if db.backend() == DbBackend::Sqlite { "1" } else { "true" };
+        eventually("it bills", async || (ask(db, &under_way).await == yes).then_some(())).await;
+        let refused_before = daemon.said(refused).len();
+        let transaction = db.begin().await.expect("a transaction begins");
+        let lock = "UPDATE wallets SET currency = currency";
+        sea_orm::ConnectionTrait::execute_unprepared(&transaction, lock).await.expect("its turn comes");
+        daemon.says_times(refused, refused_before + 1).await;
+        transaction.rollback().await.expect("nothing was changed");
+    }
+    all_charged(db, orgs.len()).await;
     daemon.terminated().await.expect_code(0);
+    let attempts =
+        "SELECT count(*) || ' ' || min(status) || ' at attempt ' || max(attempt) FROM billing_job_runs";
+    assert_eq!(ask(db, attempts).await, "1 done at attempt 1", "a batch is done again, and not its run");
     check_all_charged_once(db, &orgs).await;
 }
 
 on_every_engine!(
     a_death_before_any_statement_of_a_batch_changes_nothing,
     what_is_written_apart_is_lost_by_a_kill,
-    storms_of_locks_delay_and_lose_nothing,
+    storms_of_locks_delay_batches_and_no_run,
 );
 
 /// A run that counts what it remembers, instead of what it committed, misses a batch whose commit was not answered.
