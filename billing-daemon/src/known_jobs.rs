@@ -35,7 +35,7 @@ pub(crate) async fn known_jobs(db: &DatabaseConnection, specs: &[JobSpec]) -> Re
         let place = place(&mut jobs, &spec.name);
         jobs[place].spec = Some(spec.clone());
     }
-    for (name, pause) in control::wishes(db, None).await?.unwrap_or_default().paused {
+    for (name, pause) in control::wishes_now(db).await?.paused {
         let place = place(&mut jobs, &name);
         jobs[place].paused = Some(pause);
     }

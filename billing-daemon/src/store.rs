@@ -14,15 +14,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use billing_jobs::{Fault, begin, code, execute, explained, fault};
+use billing_jobs::{Fault, Line, begin, code, execute, explained, fault};
 use billing_scheduler::{
     BoxError, Claim, Clock, FencingToken, JobRow, JobState, Late, Lease, Plan, Receipt, Request, Retrying,
     RunFilter, RunRecord, RunRow, RunStatus, Store, StoreError, Wishes,
 };
 use chrono::{DateTime, Utc};
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement, Value,
-};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, Statement, Value};
 use tokio::sync::OnceCell;
 
 use crate::{
@@ -34,6 +32,8 @@ use dialect::Dialect;
 /// The store of one process.
 pub struct SeaOrmStore {
     db: DatabaseConnection,
+    /// What a job costs that is due, and the question of each second, is mostly round trips: they go over this.
+    line: Line,
     /// Of the thread that renews; opened there at the first renewal.
     renewals: OnceCell<DatabaseConnection>,
     database: Database,
@@ -65,6 +65,17 @@ struct Sql {
     close: Option<String>,
     append: String,
     release: String,
+    finish: String,
+}
+
+/// How many values the row of a run has.
+const RUN_VALUES: usize = 19;
+
+/// A claim that succeeded.
+struct Claimed {
+    lease: Lease,
+    /// Whether nothing can be committed under an older number any more.
+    raised: bool,
 }
 
 impl SeaOrmStore {
@@ -84,6 +95,7 @@ impl SeaOrmStore {
         #[cfg(feature = "testing")]
         let sql = sql.tested();
         Self {
+            line: Line::new(db.clone()),
             db,
             renewals: OnceCell::new(),
             database,
@@ -95,105 +107,116 @@ impl SeaOrmStore {
         }
     }
 
-    /// The first step: the lease row, under a new number.
-    async fn claim(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Claim, DbErr> {
-        let txn = begin(&self.db).await?;
-        let ttl_ms = millis(self.ttl);
-        let values: [Value; 3] = [job.into(), self.holder.as_str().into(), ttl_ms.into()];
-        let mut row = txn.query_one_raw(self.statement(&self.sql.claim, values.clone())).await?;
-        if row.is_none() {
-            let cursor = first_cursor.timestamp_micros();
-            txn.execute_raw(self.statement(&self.sql.insert_state, [job.into(), cursor.into()])).await?;
-            txn.execute_raw(self.statement(&self.sql.insert_fence, [job.into()])).await?;
-            row = txn.query_one_raw(self.statement(&self.sql.claim, values.clone())).await?;
+    /// The first step: the lease row, under a new number. Of somebody who holds it, the name.
+    async fn claim(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Result<Claimed, String>, DbErr> {
+        let values: [Value; 3] = [job.into(), self.holder.as_str().into(), millis(self.ttl).into()];
+        if let Some(claimed) = self.try_claim(job, &self.sql.claim, values.clone()).await? {
+            return Ok(Ok(claimed));
         }
-        if row.is_none()
-            && let Some(seen) = self.stuck(job)
-        {
-            let values = values.into_iter().chain([seen.fence.into(), seen.expires_at.into()]);
-            row = txn.query_one_raw(self.statement(&self.sql.claim_unchanged, values)).await?;
-        }
-        let claim = if let Some(row) = row {
-            let lease = self.lease(job, &row)?;
-            if txn.get_database_backend() == DbBackend::Sqlite {
-                // One writer: the number is raised in the same transaction.
-                self.raise(&txn, &lease).await?;
+        if let Some(seen) = self.stuck(job) {
+            let values = values.clone().into_iter().chain([seen.fence.into(), seen.expires_at.into()]);
+            if let Some(claimed) = self.try_claim(job, &self.sql.claim_unchanged, values).await? {
+                return Ok(Ok(claimed));
             }
-            Claim::Held(lease)
-        } else {
-            let row = txn.query_one_raw(self.statement(&self.sql.holder, [job.into()])).await?;
-            let row = row.ok_or_else(|| DbErr::RecordNotFound(format!("the state of job `{job}`")))?;
+        }
+        let holder = self.statement(&self.sql.holder, [job.into()]);
+        if let Some(row) = self.line.query_all(holder).await?.first() {
             self.look(job, row.try_get("", "fence")?, row.try_get("", "expires_at")?);
-            Claim::Busy { holder: row.try_get("", "holder")? }
-        };
+            if let Some(holder) = row.try_get("", "holder")? {
+                return Ok(Err(holder));
+            }
+        }
+        // It is new, or free since.
+        self.insert(job, first_cursor).await?;
+        let claimed = self.try_claim(job, &self.sql.claim, values).await?;
+        Ok(claimed.ok_or_else(|| "another daemon".to_owned()))
+    }
+
+    async fn try_claim(
+        &self,
+        job: &str,
+        sql: &str,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<Option<Claimed>, DbErr> {
+        let claim = self.statement(sql, values);
+        if self.db.get_database_backend() != DbBackend::Sqlite {
+            let rows = self.line.query_all(claim).await?;
+            let Some(row) = rows.first() else { return Ok(None) };
+            return Ok(Some(Claimed { lease: self.lease(job, row)?, raised: row.try_get("", "raised")? }));
+        }
+        let txn = begin(&self.db).await?;
+        let row = txn.query_one_raw(claim).await?;
+        let lease = row.map(|row| self.lease(job, &row)).transpose()?;
+        if let Some(lease) = &lease {
+            // One writer: the number is raised in the same transaction.
+            txn.execute_raw(self.raise(lease)).await?;
+        }
         txn.commit().await?;
-        Ok(claim)
+        Ok(lease.map(|lease| Claimed { lease, raised: true }))
+    }
+
+    /// The rows of a job that nobody has claimed yet.
+    async fn insert(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<(), DbErr> {
+        let txn = begin(&self.db).await?;
+        let cursor = first_cursor.timestamp_micros();
+        txn.execute_raw(self.statement(&self.sql.insert_state, [job.into(), cursor.into()])).await?;
+        txn.execute_raw(self.statement(&self.sql.insert_fence, [job.into()])).await?;
+        txn.commit().await
     }
 
     /// The second step: from its commit on, nothing can be committed under an older number. Waits for the old holder's
     /// transactions in flight.
-    async fn raise(&self, txn: &DatabaseTransaction, lease: &Lease) -> Result<bool, DbErr> {
-        let values: [Value; 2] = [lease.job.as_str().into(), lease.fence.0.into()];
-        Ok(txn.execute_raw(self.statement(&self.sql.raise, values)).await?.rows_affected() == 1)
+    fn raise(&self, lease: &Lease) -> Statement {
+        self.statement(&self.sql.raise, [lease.job.as_str().into(), lease.fence.0.into()])
     }
 
-    async fn raise_alone(&self, lease: &Lease) -> Result<bool, DbErr> {
-        let txn = begin(&self.db).await?;
-        let raised = self.raise(&txn, lease).await?;
-        txn.commit().await?;
-        Ok(raised)
-    }
-
+    /// Writes a run and where that leaves its job; `last` gives the lease back with it.
     async fn write_record(
         &self,
         lease: Option<&Lease>,
         run: &RunRecord,
         next: &JobState,
+        last: bool,
     ) -> Result<(), Refused> {
-        let txn = begin(&self.db).await?;
-        let refused = match self.fill_record(&txn, lease, run, next).await {
-            Ok(()) => return Ok(txn.commit().await?),
-            Err(refused) => refused,
+        let row = self.row(run);
+        let Some(lease) = lease else {
+            self.line.execute(self.statement(&self.sql.append, row)).await?;
+            return Ok(());
         };
-        // The first error is the one to tell; after it a rollback has nothing to add.
-        let _ = txn.rollback().await;
-        Err(refused)
-    }
-
-    async fn fill_record(
-        &self,
-        txn: &DatabaseTransaction,
-        lease: Option<&Lease>,
-        run: &RunRecord,
-        next: &JobState,
-    ) -> Result<(), Refused> {
-        let (reason, error) = (run.reason.as_deref().map(storable), run.error.as_deref().map(storable));
-        let details = (!run.details.is_null()).then(|| storable_json(&run.details).to_string());
-        if let Some(lease) = lease {
-            let retrying = next.retrying;
-            let values: [Value; 9] = [
-                lease.job.as_str().into(),
-                lease.fence.0.into(),
-                self.holder.as_str().into(),
-                next.cursor.timestamp_micros().into(),
-                retrying.map(|retrying| retrying.scheduled_at.timestamp_micros()).into(),
-                retrying.map(|retrying| retrying.not_before.timestamp_micros()).into(),
-                i64::from(retrying.map_or(0, |retrying| retrying.failed_attempts)).into(),
-                matches!(run.status, RunStatus::Done | RunStatus::Retrying | RunStatus::Dead).into(),
-                error.clone().into(),
-            ];
-            let request = run.request.map(|request| request.to_string());
-            let closing = self.sql.close.is_none().then(|| request.clone().into());
-            let values = values.into_iter().chain(closing);
-            if txn.execute_raw(self.statement(&self.sql.record, values)).await?.rows_affected() != 1 {
+        let state =
+            self.moved(lease, run, next).into_iter().chain(last.then(|| left(lease)).into_iter().flatten());
+        let sql = if last { &self.sql.finish } else { &self.sql.record };
+        let Some(close) = &self.sql.close else {
+            // One statement, which writes nothing if the lease is lost.
+            let values = row.into_iter().chain(state);
+            let written = self.line.execute(self.statement(sql, values)).await?;
+            return if written == 1 { Ok(()) } else { Err(Refused::LeaseLost) };
+        };
+        let txn = begin(&self.db).await?;
+        let statements = async {
+            if txn.execute_raw(self.statement(sql, state)).await?.rows_affected() != 1 {
                 return Err(Refused::LeaseLost);
             }
-            if let Some(close) = &self.sql.close {
-                let values: [Value; 3] = [lease.job.as_str().into(), lease.fence.0.into(), request.into()];
-                txn.execute_raw(self.statement(close, values)).await?;
+            let request = run.request.map(|request| request.to_string());
+            let values: [Value; 3] = [lease.job.as_str().into(), lease.fence.0.into(), request.into()];
+            txn.execute_raw(self.statement(close, values)).await?;
+            txn.execute_raw(self.statement(&self.sql.append, row)).await?;
+            Ok(())
+        };
+        match statements.await {
+            Ok(()) => Ok(txn.commit().await?),
+            Err(refused) => {
+                // The first error is the one to tell; after it a rollback has nothing to add.
+                let _ = txn.rollback().await;
+                Err(refused)
             }
         }
-        let values: [Value; 19] = [
+    }
+
+    /// The row of a run.
+    fn row(&self, run: &RunRecord) -> [Value; RUN_VALUES] {
+        let details = (!run.details.is_null()).then(|| storable_json(&run.details).to_string());
+        [
             run.id.to_string().into(),
             run.job.as_str().into(),
             if run.per_node { self.holder.as_str() } else { "" }.into(),
@@ -207,15 +230,52 @@ impl SeaOrmStore {
             run.finished_at.timestamp_micros().into(),
             run.lateness_ms().into(),
             i64::try_from(run.items).unwrap_or(i64::MAX).into(),
-            reason.into(),
-            error.into(),
+            run.reason.as_deref().map(storable).into(),
+            run.error.as_deref().map(storable).into(),
             details.into(),
             run.stretch.map(|stretch| stretch.from.timestamp_micros()).into(),
             run.stretch.map_or(1, |stretch| i64::from(stretch.count)).into(),
             run.request.map(|request| request.to_string()).into(),
-        ];
-        txn.execute_raw(self.statement(&self.sql.append, values)).await?;
-        Ok(())
+        ]
+    }
+
+    /// Where a job stands after a run.
+    fn moved(&self, lease: &Lease, run: &RunRecord, next: &JobState) -> [Value; 9] {
+        let retrying = next.retrying;
+        [
+            lease.job.as_str().into(),
+            lease.fence.0.into(),
+            self.holder.as_str().into(),
+            next.cursor.timestamp_micros().into(),
+            retrying.map(|retrying| retrying.scheduled_at.timestamp_micros()).into(),
+            retrying.map(|retrying| retrying.not_before.timestamp_micros()).into(),
+            i64::from(retrying.map_or(0, |retrying| retrying.failed_attempts)).into(),
+            matches!(run.status, RunStatus::Done | RunStatus::Retrying | RunStatus::Dead).into(),
+            run.error.as_deref().map(storable).into(),
+        ]
+    }
+
+    async fn record_or_finish(
+        &self,
+        lease: Option<&Lease>,
+        run: &RunRecord,
+        next: &JobState,
+        last: bool,
+    ) -> Result<(), StoreError> {
+        match self.write_record(lease, run, next, last).await {
+            Ok(()) => {
+                measured::recorded(run);
+                Ok(())
+            }
+            Err(Refused::LeaseLost) => {
+                measured::fenced_off(&run.job);
+                Err(StoreError::LeaseLost { job: run.job.clone(), fence: run.fence })
+            }
+            Err(Refused::Database(error)) if is_unique_violation(&error) => {
+                Err(StoreError::AlreadyFinished { job: run.job.clone(), scheduled_at: run.scheduled_at })
+            }
+            Err(Refused::Database(error)) => Err(unavailable(error)),
+        }
     }
 
     fn lease(&self, job: &str, row: &QueryResult) -> Result<Lease, DbErr> {
@@ -251,9 +311,25 @@ impl SeaOrmStore {
         seen.get(job).filter(|seen| now.saturating_sub(seen.since) > self.ttl * 2).cloned()
     }
 
+    fn dialect(&self) -> Dialect {
+        Dialect::of(self.db.get_database_backend())
+    }
+
     fn statement(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
         Statement::from_sql_and_values(self.db.get_database_backend(), sql, values)
     }
+}
+
+/// What is expected of a job whose lease is given back.
+fn left(lease: &Lease) -> [Value; 4] {
+    let plan = lease.plan.as_ref();
+    let micros = |at: Option<DateTime<Utc>>| at.map(|at| at.timestamp_micros());
+    [
+        plan.map(|plan| plan.schedule.as_str()).into(),
+        plan.and_then(|plan| micros(plan.next_at)).into(),
+        plan.and_then(|plan| micros(plan.late_at)).into(),
+        plan.and_then(|plan| micros(plan.stuck_at)).into(),
+    ]
 }
 
 /// A plugin's text as PostgreSQL takes it, which has no place for a NUL: an occurrence must not repeat for ever because of one.
@@ -288,25 +364,26 @@ impl From<DbErr> for Refused {
 #[async_trait]
 impl Store for SeaOrmStore {
     async fn acquire(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Claim, StoreError> {
-        let lease = match self.claim(job, first_cursor).await {
-            Ok(Claim::Held(lease)) => lease,
-            Ok(busy) => return Ok(busy),
+        let Claimed { lease, raised } = match self.claim(job, first_cursor).await {
+            Ok(Ok(claimed)) => claimed,
+            Ok(Err(holder)) => return Ok(Claim::Busy { holder }),
             // Another claim of the same row, or a new job's first one, was faster.
             Err(error) if matches!(fault(&error), Fault::Conflict | Fault::Rows) => {
                 return Ok(Claim::Busy { holder: "another daemon".to_owned() });
             }
             Err(error) => return Err(unavailable(error)),
         };
-        if self.db.get_database_backend() == DbBackend::Sqlite {
+        if raised {
             measured::claimed(job);
             return Ok(Claim::Held(lease));
         }
-        match self.raise_alone(&lease).await {
-            Ok(true) => {
+        // Somebody works under an older number.
+        match execute(&self.db, self.raise(&lease)).await {
+            Ok(1) => {
                 measured::claimed(job);
                 Ok(Claim::Held(lease))
             }
-            Ok(false) => {
+            Ok(_) => {
                 self.release(&lease).await?;
                 Ok(Claim::Busy { holder: "another daemon".to_owned() })
             }
@@ -336,40 +413,23 @@ impl Store for SeaOrmStore {
         run: &RunRecord,
         next: &JobState,
     ) -> Result<(), StoreError> {
-        match self.write_record(lease, run, next).await {
-            Ok(()) => {
-                measured::recorded(run);
-                Ok(())
-            }
-            Err(Refused::LeaseLost) => {
-                measured::fenced_off(&run.job);
-                Err(StoreError::LeaseLost { job: run.job.clone(), fence: run.fence })
-            }
-            Err(Refused::Database(error)) if is_unique_violation(&error) => {
-                Err(StoreError::AlreadyFinished { job: run.job.clone(), scheduled_at: run.scheduled_at })
-            }
-            Err(Refused::Database(error)) => Err(unavailable(error)),
-        }
+        self.record_or_finish(lease, run, next, false).await
+    }
+
+    async fn finish(&self, lease: &Lease, run: &RunRecord, next: &JobState) -> Result<(), StoreError> {
+        self.record_or_finish(Some(lease), run, next, true).await
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        let plan = lease.plan.as_ref();
-        let micros = |at: Option<DateTime<Utc>>| at.map(|at| at.timestamp_micros());
-        let values: [Value; 7] = [
-            lease.job.as_str().into(),
-            lease.fence.0.into(),
-            self.holder.as_str().into(),
-            plan.map(|plan| plan.schedule.as_str()).into(),
-            plan.and_then(|plan| micros(plan.next_at)).into(),
-            plan.and_then(|plan| micros(plan.late_at)).into(),
-            plan.and_then(|plan| micros(plan.stuck_at)).into(),
-        ];
-        execute(&self.db, self.statement(&self.sql.release, values)).await.map_err(unavailable)?;
+        let holder: [Value; 3] =
+            [lease.job.as_str().into(), lease.fence.0.into(), self.holder.as_str().into()];
+        let values = holder.into_iter().chain(left(lease));
+        self.line.execute(self.statement(&self.sql.release, values)).await.map_err(unavailable)?;
         Ok(())
     }
 
     async fn wishes(&self, known: Option<i64>) -> Result<Option<Wishes>, StoreError> {
-        control::wishes(&self.db, known).await.map_err(unavailable)
+        control::wishes(&self.line, self.dialect(), known).await.map_err(unavailable)
     }
 
     async fn request(&self, request: &Request) -> Result<Receipt, StoreError> {
@@ -381,7 +441,7 @@ impl Store for SeaOrmStore {
     }
 
     async fn late(&self, now: DateTime<Utc>) -> Result<Vec<Late>, StoreError> {
-        control::late(&self.db, now).await.map_err(unavailable)
+        control::late(&self.line, self.dialect(), now).await.map_err(unavailable)
     }
 
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
@@ -445,46 +505,17 @@ impl Sql {
         let now = dialect.now();
         let at = |parameter: &str| dialect.at(parameter);
         let micros = |column: &str| dialect.micros(column);
-        let cast = |parameter: &str, kind: &str| dialect.cast(parameter, kind);
         let in_ms = |parameter: &str| dialect.in_ms(parameter);
-        let state = dialect.state_columns("");
-        let (pauses, requests) = (
-            dialect.pauses(
-                "p.job = billing_job_state.job AND (p.resumed_at IS NULL OR p.resumed_at > cursor_at)",
-            ),
-            dialect.requests("q.job = billing_job_state.job AND q.kind <> 'cancel'"),
-        );
-        let claim = |condition: &str| {
-            format!(
-                "UPDATE billing_job_state
-                    SET fence = 1 + CASE WHEN fence > f.newest THEN fence ELSE f.newest END, holder = $2,
-                        expires_at = {expires}, updated_at = {now}
-                   FROM (SELECT job AS fenced, fence AS newest FROM billing_fences) AS f
-                  WHERE f.fenced = job AND job = $1 AND {condition}
-              RETURNING fence, {state}, {pauses} AS pauses, {requests} AS requests",
-                expires = in_ms("$3"),
-            )
-        };
-        let newest = "job = $1 AND fence = $2 AND holder = $3
-                      AND EXISTS (SELECT 1 FROM billing_fences f WHERE f.job = $1 AND f.fence = $2)";
-        // The request that a run answers, and every wish to cancel it.
-        let closed = |request: &str| {
-            format!(
-                "DELETE FROM billing_job_requests
-                  WHERE job = $1 AND (id = {} OR kind = 'cancel' AND fence BETWEEN 1 AND $2)",
-                cast(request, "uuid")
-            )
-        };
         Self {
             insert_state: format!(
                 "INSERT INTO billing_job_state (job, cursor_at) VALUES ($1, {}) ON CONFLICT DO NOTHING",
                 at("$2")
             ),
             insert_fence: "INSERT INTO billing_fences (job) VALUES ($1) ON CONFLICT DO NOTHING".to_owned(),
-            claim: claim(&format!("(holder IS NULL OR expires_at <= {now})")),
-            claim_unchanged: claim(&format!("fence = $4 AND {} = $5", micros("expires_at"))),
+            claim: claim(dialect, &format!("(holder IS NULL OR expires_at <= {now})")),
+            claim_unchanged: claim(dialect, &format!("fence = $4 AND {} = $5", micros("expires_at"))),
             holder: format!(
-                "SELECT coalesce(holder, 'nobody') AS holder, fence, coalesce({}, 0) AS expires_at
+                "SELECT CASE WHEN expires_at > {now} THEN holder END AS holder, fence, coalesce({}, 0) AS expires_at
                    FROM billing_job_state WHERE job = $1",
                 micros("expires_at")
             ),
@@ -494,47 +525,123 @@ impl Sql {
                   WHERE job = $1 AND fence = $2 AND holder = $3 AND expires_at > {now}",
                 in_ms("$4")
             ),
-            record: format!(
-                "{close} UPDATE billing_job_state
-                    SET cursor_at = {cursor}, retry_scheduled_at = {scheduled}, retry_not_before = {not_before},
-                        failed_attempts = {failed}, last_error = CASE WHEN $8 THEN {error} ELSE last_error END,
-                        updated_at = {now}
-                  WHERE {newest}",
-                cursor = at("$4"),
-                scheduled = at("$5"),
-                not_before = at("$6"),
-                failed = cast("$7", "int"),
-                error = cast("$9", "text"),
-                close = if dialect.is_sqlite() { String::new() } else { format!("WITH closed AS ({})", closed("$10")) },
-            ),
-            close: dialect.is_sqlite().then(|| closed("$3")),
-            append: format!(
-                "INSERT INTO billing_job_runs (id, job, node, scheduled_at, status, triggered_by, attempt, fence, daemon,
-                                               started_at, finished_at, lateness_ms, items, reason, error, details,
-                                               scheduled_from, scheduled_count, request_id)
-                 VALUES ({id}, $2, $3, {scheduled}, $5, $6, {attempt}, $8, $9, {started}, {finished}, $12, $13, $14, $15,
-                         {details}, {from}, $18, {request})",
-                id = cast("$1", "uuid"),
-                scheduled = at("$4"),
-                attempt = cast("$7", "int"),
-                started = at("$10"),
-                finished = at("$11"),
-                details = cast("$16", "jsonb"),
-                from = at("$17"),
-                request = cast("$19", "uuid"),
-            ),
+            record: record(dialect, false),
+            finish: record(dialect, true),
+            close: dialect.is_sqlite().then(|| {
+                let closed = closed(dialect, "$2", "$3");
+                format!("DELETE FROM billing_job_requests AS q WHERE q.job = $1 AND ({closed})")
+            }),
+            append: append(dialect),
             release: format!(
-                "UPDATE billing_job_state
-                    SET holder = NULL, expires_at = NULL, schedule = {schedule}, next_at = {next}, late_at = {late},
-                        stuck_at = {stuck}
-                  WHERE job = $1 AND fence = $2 AND holder = $3",
-                schedule = cast("$4", "text"),
-                next = at("$5"),
-                late = at("$6"),
-                stuck = at("$7"),
+                "UPDATE billing_job_state SET {} WHERE job = $1 AND fence = $2 AND holder = $3",
+                give_back(dialect, &["$4", "$5", "$6", "$7"].map(str::to_owned))
             ),
         }
     }
+}
+
+/// A claim of the lease row under this condition.
+fn claim(dialect: Dialect, condition: &str) -> String {
+    let claim = format!(
+        "UPDATE billing_job_state
+            SET fence = 1 + CASE WHEN fence > f.newest THEN fence ELSE f.newest END, holder = $2,
+                expires_at = {expires}, updated_at = {now}
+           FROM (SELECT job AS fenced, fence AS newest FROM billing_fences) AS f
+          WHERE f.fenced = job AND job = $1 AND {condition}
+      RETURNING fence, {state}, {pauses} AS pauses, {requests} AS requests",
+        expires = dialect.in_ms("$3"),
+        now = dialect.now(),
+        state = dialect.state_columns(""),
+        pauses = dialect
+            .pauses("p.job = billing_job_state.job AND (p.resumed_at IS NULL OR p.resumed_at > cursor_at)"),
+        requests = dialect.requests("q.job = billing_job_state.job AND q.kind <> 'cancel'"),
+    );
+    if dialect.is_sqlite() {
+        return claim;
+    }
+    // If nobody works under an older number, the fence is raised at once. Otherwise that takes a transaction of its own, and the
+    // claim is there for all to see while it waits.
+    format!(
+        "WITH claimed AS ({claim}),
+              free AS (SELECT f.job, c.fence FROM claimed c JOIN billing_fences f ON f.job = $1
+                          FOR NO KEY UPDATE OF f SKIP LOCKED),
+              raised AS (UPDATE billing_fences f SET fence = free.fence FROM free
+                          WHERE f.job = free.job AND f.fence < free.fence RETURNING f.job)
+         SELECT claimed.*, EXISTS (SELECT 1 FROM raised) AS raised FROM claimed"
+    )
+}
+
+/// The row of a run, from [`RUN_VALUES`] parameters.
+fn append(dialect: Dialect) -> String {
+    let (at, cast) = (|parameter| dialect.at(parameter), |parameter, kind| dialect.cast(parameter, kind));
+    format!(
+        "INSERT INTO billing_job_runs (id, job, node, scheduled_at, status, triggered_by, attempt, fence, daemon,
+                                       started_at, finished_at, lateness_ms, items, reason, error, details,
+                                       scheduled_from, scheduled_count, request_id)
+         SELECT {id}, $2, $3, {scheduled}, $5, $6, {attempt}, $8, $9, {started}, {finished}, $12, $13, $14, $15,
+                {details}, {from}, $18, {request}",
+        id = cast("$1", "uuid"),
+        scheduled = at("$4"),
+        attempt = cast("$7", "int"),
+        started = at("$10"),
+        finished = at("$11"),
+        details = cast("$16", "jsonb"),
+        from = at("$17"),
+        request = cast("$19", "uuid"),
+    )
+}
+
+/// Moves a job under the newest fence, and on PostgreSQL does everything else that a record does; with the `last` one of a turn the
+/// lease goes back.
+fn record(dialect: Dialect, last: bool) -> String {
+    // On PostgreSQL these parameters stand behind those of the run's row.
+    let numbered =
+        |number: usize| format!("${}", if dialect.is_sqlite() { number } else { RUN_VALUES + number });
+    let [job, fence, holder, cursor, scheduled, not_before, failed, ran, error] =
+        [1, 2, 3, 4, 5, 6, 7, 8, 9].map(numbered);
+    let left = [10, 11, 12, 13].map(numbered);
+    let moved = format!(
+        "UPDATE billing_job_state
+            SET cursor_at = {cursor}, retry_scheduled_at = {scheduled}, retry_not_before = {not_before},
+                failed_attempts = {failed}, last_error = CASE WHEN {ran} THEN {error} ELSE last_error END,
+                updated_at = {now}{left}
+          WHERE job = {job} AND fence = {fence} AND holder = {holder}
+            AND EXISTS (SELECT 1 FROM billing_fences f WHERE f.job = {job} AND f.fence = {fence})",
+        cursor = dialect.at(&cursor),
+        scheduled = dialect.at(&scheduled),
+        not_before = dialect.at(&not_before),
+        failed = dialect.cast(&failed, "int"),
+        error = dialect.cast(&error, "text"),
+        now = dialect.now(),
+        left = if last { format!(", {}", give_back(dialect, &left)) } else { String::new() },
+    );
+    if dialect.is_sqlite() {
+        return moved;
+    }
+    format!(
+        "WITH moved AS ({moved} RETURNING job),
+              closed AS (DELETE FROM billing_job_requests q USING moved WHERE q.job = moved.job AND ({closed}))
+         {append} FROM moved",
+        closed = closed(dialect, &fence, "$19"),
+        append = append(dialect),
+    )
+}
+
+/// The request `q` that a run answers, and every wish to cancel it.
+fn closed(dialect: Dialect, fence: &str, request: &str) -> String {
+    let request = dialect.cast(request, "uuid");
+    format!("q.id = {request} OR q.kind = 'cancel' AND q.fence BETWEEN 1 AND {fence}")
+}
+
+/// Nobody holds the job, and this is expected of it.
+fn give_back(dialect: Dialect, [schedule, next, late, stuck]: &[String; 4]) -> String {
+    format!(
+        "holder = NULL, expires_at = NULL, schedule = {schedule}, next_at = {next}, late_at = {late}, stuck_at = {stuck}",
+        schedule = dialect.cast(schedule, "text"),
+        next = dialect.at(next),
+        late = dialect.at(late),
+        stuck = dialect.at(stuck),
+    )
 }
 
 #[cfg(feature = "testing")]
@@ -549,9 +656,17 @@ impl Sql {
             "(true OR expires_at <=",
         );
         instead("fence-not-raised", &mut self.raise, "SET fence = $2", "SET fence = fence");
-        let newest = "AND EXISTS (SELECT 1 FROM billing_fences f WHERE f.job = $1 AND f.fence = $2)";
-        without("record-unfenced", &mut self.record, newest);
-        without("record-unfenced", &mut self.record, "AND fence = $2 AND holder = $3");
+        let [job, fence, holder] = if self.close.is_some() { [1, 2, 3] } else { [20, 21, 22] };
+        if self.close.is_none() {
+            instead("fence-not-raised", &mut self.claim, "SET fence = free.fence", "SET fence = f.fence");
+        }
+        let newest = format!(
+            "AND EXISTS (SELECT 1 FROM billing_fences f WHERE f.job = ${job} AND f.fence = ${fence})"
+        );
+        for sql in [&mut self.record, &mut self.finish] {
+            without("record-unfenced", sql, &newest);
+            without("record-unfenced", sql, &format!("AND fence = ${fence} AND holder = ${holder}"));
+        }
         self
     }
 }

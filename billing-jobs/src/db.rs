@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, RuntimeErr,
-    SqliteTransactionMode, SqlxSqliteConnector, Statement, TransactionOptions, TransactionTrait, Value, sqlx,
+    SqliteTransactionMode, SqlxSqliteConnector, Statement, TransactionOptions, TransactionTrait, Value,
+    sqlx::{self, ConnectOptions as _, PgConnection, PgExecutor},
 };
+use tokio::sync::Mutex;
 
 /// What to do about an error of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,6 +220,9 @@ async fn begin_under(
 
 /// The rows of a statement that only reads, in a transaction of its own.
 pub async fn query_all(db: &DatabaseConnection, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+    if db.get_database_backend() != DbBackend::Sqlite {
+        return Ok(at_once(db.get_postgres_connection_pool(), READING_ALONE, &statement).await?.rows);
+    }
     let txn = begin_read(db).await?;
     let rows = txn.query_all_raw(statement).await?;
     txn.commit().await?;
@@ -228,24 +234,119 @@ pub async fn query_one(db: &DatabaseConnection, statement: Statement) -> Result<
     Ok(query_all(db, statement).await?.into_iter().next())
 }
 
-/// The one number that a query without parameters answers with, at the least cost there is. On PostgreSQL that is a single
-/// round trip of the simple protocol, which prepares nothing: behind a pooler in transaction mode it needs no transaction.
-pub async fn peek(db: &DatabaseConnection, sql: &'static str) -> Result<Option<i64>, DbErr> {
-    if db.get_database_backend() == DbBackend::Sqlite {
-        let row = db.query_one_raw(Statement::from_string(DbBackend::Sqlite, sql)).await?;
-        return row.map(|row| row.try_get_by_index(0)).transpose();
-    }
-    let failed = |error: sqlx::Error| DbErr::Query(RuntimeErr::SqlxError(error.into()));
-    let row = sqlx::raw_sql(sql).fetch_optional(db.get_postgres_connection_pool()).await.map_err(failed)?;
-    row.map(|row| sqlx::Row::try_get(&row, 0)).transpose().map_err(failed)
-}
-
 /// How many rows a statement changed, in a transaction of its own.
 pub async fn execute(db: &DatabaseConnection, statement: Statement) -> Result<u64, DbErr> {
+    if db.get_database_backend() != DbBackend::Sqlite {
+        return Ok(at_once(db.get_postgres_connection_pool(), WRITING_ALONE, &statement).await?.affected);
+    }
     let txn = begin(db).await?;
     let result = txn.execute_raw(statement).await?;
     txn.commit().await?;
     Ok(result.rows_affected())
+}
+
+/// The limits of a statement that is alone in its transaction.
+const WRITING_ALONE: &str = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '60s'; ";
+const READING_ALONE: &str = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '10min'; ";
+
+/// What PostgreSQL answered.
+#[derive(Default)]
+struct Answer {
+    rows: Vec<QueryResult>,
+    affected: u64,
+}
+
+/// A statement with its limits as one message of the simple protocol, which is one transaction and one round trip, and prepares
+/// nothing that a pooler would have to know.
+async fn at_once(
+    connection: impl PgExecutor<'_>,
+    limits: &str,
+    statement: &Statement,
+) -> Result<Answer, DbErr> {
+    // The parameters are written into the text, quoted.
+    let text = sqlx::AssertSqlSafe(format!("{limits}{statement}"));
+    let mut answers = sqlx::raw_sql(text).fetch_many(connection);
+    let mut answer = Answer::default();
+    while let Some(part) = answers.try_next().await.map_err(failed)? {
+        match part {
+            sqlx::Either::Left(done) => answer.affected += done.rows_affected(),
+            sqlx::Either::Right(row) => answer.rows.push(row.into()),
+        }
+    }
+    Ok(answer)
+}
+
+fn failed(error: sqlx::Error) -> DbErr {
+    DbErr::Query(RuntimeErr::SqlxError(error.into()))
+}
+
+/// How long a statement waits for the one before it on a line. Most take a millisecond.
+const LINE_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// A connection beside the pool for short statements that are sent again and again. On PostgreSQL each costs one round trip: a pool
+/// asks its connections whether they live, before each use and after it.
+#[derive(Debug)]
+pub struct Line {
+    db: DatabaseConnection,
+    /// Empty while it is used, so that a statement which nobody waits for any more takes it along.
+    own: Mutex<Option<PgConnection>>,
+}
+
+impl Line {
+    /// To the database of this pool; it opens with the first statement.
+    #[must_use]
+    pub fn new(db: DatabaseConnection) -> Self {
+        Self { db, own: Mutex::default() }
+    }
+
+    /// As [`query_all`], also for a statement that changes rows and returns them.
+    pub async fn query_all(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        if self.db.get_database_backend() != DbBackend::Sqlite {
+            return Ok(self.send(WRITING_ALONE, &statement).await?.rows);
+        }
+        query_all(&self.db, statement).await
+    }
+
+    /// As [`execute`].
+    pub async fn execute(&self, statement: Statement) -> Result<u64, DbErr> {
+        if self.db.get_database_backend() != DbBackend::Sqlite {
+            return Ok(self.send(WRITING_ALONE, &statement).await?.affected);
+        }
+        execute(&self.db, statement).await
+    }
+
+    /// The one number that a query without parameters answers with, at the least cost there is.
+    pub async fn peek(&self, sql: &'static str) -> Result<Option<i64>, DbErr> {
+        let statement = Statement::from_string(self.db.get_database_backend(), sql);
+        let row = match self.db.get_database_backend() {
+            DbBackend::Sqlite => self.db.query_one_raw(statement).await?,
+            _ => self.send("", &statement).await?.rows.into_iter().next(),
+        };
+        row.map(|row| row.try_get_by_index(0)).transpose()
+    }
+
+    /// Over the pool if somebody else uses the line for long: his statement may wait for a lock.
+    async fn send(&self, limits: &str, statement: &Statement) -> Result<Answer, DbErr> {
+        let pool = self.db.get_postgres_connection_pool();
+        let Ok(mut own) = tokio::time::timeout(LINE_TIMEOUT, self.own.lock()).await else {
+            return at_once(pool, limits, statement).await;
+        };
+        let mut connection = match own.take() {
+            Some(connection) => connection,
+            None => open(pool).await.map_err(failed)?,
+        };
+        let answer = at_once(&mut connection, limits, statement).await;
+        if answer.as_ref().err().is_none_or(|error| fault(error) != Fault::Lost) {
+            *own = Some(connection);
+        }
+        answer
+    }
+}
+
+async fn open(pool: &sqlx::PgPool) -> Result<PgConnection, sqlx::Error> {
+    let options = pool.connect_options();
+    let opened = tokio::time::timeout(pool.options().get_acquire_timeout(), options.connect());
+    opened.await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ use sea_orm::DatabaseConnection;
 
 pub use audit_job::{AuditJob, AuditParams};
 pub use db::{
-    Fault, SQLITE_NOW, begin, begin_read, code, execute, explained, fault, peek, query_all, query_one,
+    Fault, Line, SQLITE_NOW, begin, begin_read, code, execute, explained, fault, query_all, query_one,
 };
 pub use heartbeat::{Facts, Heartbeat, HeartbeatParams, Pulse, pulse};
 pub use may_bill::{PANELS_PATIENCE, may_bill};

@@ -43,6 +43,7 @@ pub async fn check_all(bench: &dyn Bench) {
     a_node_run_needs_no_lease(bench).await;
     of_many_claims_one_wins(bench).await;
     a_plan_is_left_with_the_lease(bench).await;
+    the_last_record_of_a_turn_gives_the_lease_back(bench).await;
     the_history_is_read_as_it_was_written(bench).await;
     a_pause_is_seen_by_whoever_claims_and_by_whoever_asks(bench).await;
     a_request_is_open_until_a_run_answers_it(bench).await;
@@ -194,7 +195,7 @@ async fn every_attempt_leaves_a_row(bench: &dyn Bench) {
 async fn no_text_of_a_job_keeps_its_run_from_being_recorded(bench: &dyn Bench) {
     let (a, _) = bench.stores();
     let lease = held(&*a, "wordy").await;
-    let text = "a NUL \0, \u{1f980} and \\u0000";
+    let text = "a NUL \0, 'it''s' \"$1\"; -- \\' /* ? %s\n\u{1f980} and \\u0000";
     let wordy = RunRecord {
         reason: Some(text.to_owned()),
         error: Some(text.to_owned()),
@@ -204,7 +205,8 @@ async fn no_text_of_a_job_keeps_its_run_from_being_recorded(bench: &dyn Bench) {
     a.record(Some(&lease), &wordy, &JobState::at(wordy.scheduled_at)).await.expect("any text is recorded");
     let rows = a.runs(&RunFilter { job: Some("wordy".to_owned()), ..RunFilter::default() }).await;
     let error = rows.expect("the store answers").remove(0).run.error.expect("it is there");
-    assert!(error.ends_with(", \u{1f980} and \\u0000"), "what a store has a place for is kept: {error:?}");
+    let (_, kept) = text.split_once('\0').expect("there is one");
+    assert!(error.ends_with(kept), "what a store has a place for is kept: {error:?}");
     a.release(&lease).await.expect("the store answers");
 }
 
@@ -292,6 +294,45 @@ async fn a_plan_is_left_with_the_lease(bench: &dyn Bench) {
     a.release(&stale).await.expect("releasing a lost lease is no error");
     b.release(&lease).await.expect("the store answers");
     assert_eq!(held(&*b, "planned").await.plan, Some(plan), "an old holder leaves no plan");
+}
+
+async fn the_last_record_of_a_turn_gives_the_lease_back(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let asked = request("last", What::Trigger, 0);
+    accepted(&*a, &asked).await;
+    let mut lease = held(&*a, "last").await;
+    let at = noon() + TimeDelta::hours(1);
+    let plan = Plan {
+        schedule: "every 1h".to_owned(),
+        next_at: Some(at),
+        late_at: Some(at + TimeDelta::minutes(1)),
+        stuck_at: None,
+    };
+    lease.plan = Some(plan.clone());
+    let done = RunRecord { request: Some(asked.id), ..run(&lease, at, RunStatus::Done) };
+    a.finish(&lease, &done, &JobState::at(at)).await.expect("the newest fence records");
+    assert_eq!(bench.runs("last").await, 1, "it leaves its row");
+    assert_eq!(wishes(&*b, "last").await.2, [], "and closes the request that it answers");
+    let next = held(&*b, "last").await;
+    assert_eq!(next.state, JobState::at(at), "the state moves with the row");
+    assert_eq!(next.plan, Some(plan.clone()), "the plan is left");
+
+    lease.plan = None;
+    let late = run(&lease, at + TimeDelta::hours(1), RunStatus::Done);
+    let open = request("last", What::Trigger, 1);
+    accepted(&*a, &open).await;
+    let late = RunRecord { request: Some(open.id), ..late };
+    let answer = a.finish(&lease, &late, &JobState::at(late.scheduled_at)).await;
+    assert!(matches!(answer, Err(StoreError::LeaseLost { .. })), "an old fence records nothing");
+    assert_eq!(bench.runs("last").await, 1, "a refused record leaves no row");
+    assert_eq!(wishes(&*b, "last").await.2.len(), 1, "nor does it close a request");
+    let answer = a.acquire("last", noon()).await.expect("the store answers");
+    assert!(matches!(answer, Claim::Busy { .. }), "nor does it free the new one's lease");
+    let again = b.finish(&next, &done, &JobState::at(at)).await;
+    assert!(matches!(again, Err(StoreError::AlreadyFinished { .. })), "an occurrence is finished once");
+    b.release(&next).await.expect("the store answers");
+    let last = held(&*a, "last").await;
+    assert_eq!((last.state, last.plan), (JobState::at(at), Some(plan)), "nor does it move the job");
 }
 
 async fn the_history_is_read_as_it_was_written(bench: &dyn Bench) {

@@ -19,6 +19,18 @@ pub(crate) struct Standing {
     pub(crate) requests: Vec<Request>,
 }
 
+impl Standing {
+    /// The same after `record`, which leaves the job in `state`; `adopts` puts an edited schedule into force.
+    pub(crate) fn after(&self, spec: &JobSpec, record: &RunRecord, state: JobState, adopts: bool) -> Self {
+        let mut after = Self { state, ..self.clone() };
+        after.requests.retain(|request| Some(request.id) != record.request);
+        if adopts {
+            after.plan = Some(plan(spec, &after.state));
+        }
+        after
+    }
+}
+
 /// One step of a turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {

@@ -38,6 +38,13 @@ pub trait Store: Send + Sync + 'static {
     async fn record(&self, lease: Option<&Lease>, run: &RunRecord, next: &JobState)
     -> Result<(), StoreError>;
 
+    /// [`Store::record`] and [`Store::release`] in one, for the last run of a turn: both or neither, if a store can do that. If this
+    /// fails, the lease may or may not have been given back.
+    async fn finish(&self, lease: &Lease, run: &RunRecord, next: &JobState) -> Result<(), StoreError> {
+        self.record(Some(lease), run, next).await?;
+        self.release(lease).await
+    }
+
     /// Gives a lease back, so that the next claim needs no waiting, and leaves its plan. Does nothing if it is lost.
     async fn release(&self, lease: &Lease) -> Result<(), StoreError>;
 

@@ -11,6 +11,7 @@ mod control;
 mod daemon;
 mod fence;
 mod harness;
+mod idle;
 mod leases;
 mod pooler;
 mod restore;

@@ -113,7 +113,7 @@ async fn a_take_over_waits_for_the_old_holders_transaction_in_flight() {
     let take_over = tokio::spawn(async move { held(&other).await });
     let waiting = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND wait_event_type = 'Lock'
-                      AND query LIKE 'UPDATE billing_fences%'";
+                      AND query LIKE '%UPDATE billing_fences%'";
     eventually("it waits", async || (ask(&db, waiting).await == "1").then_some(())).await;
     assert_eq!(ask(&db, "SELECT fence FROM billing_fences").await, "1", "the old number is still the newest");
     assert!(!take_over.is_finished());

@@ -34,6 +34,7 @@ pub mod panel_biller;
 pub mod pooler;
 pub mod postgres;
 pub mod process;
+pub mod round_trips;
 pub mod seed;
 mod skipped;
 pub mod small_disk;

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use billing_jobs::{
-    begin, begin_read, peek, query_all,
+    Line, begin, begin_read, query_all,
     record::{self, Entry},
 };
 use billing_scheduler::{
@@ -27,25 +27,40 @@ const WAIT: Duration = Duration::from_millis(5);
 /// The newest request. Asked about once a second: one round trip, and one page of an index.
 const REVISION: &str = "SELECT coalesce(max(id), 0) AS revision FROM billing_job_audit";
 
-pub(crate) async fn wishes(db: &DatabaseConnection, known: Option<i64>) -> Result<Option<Wishes>, DbErr> {
-    if known.is_some() && known == peek(db, REVISION).await? {
+pub(super) async fn wishes(
+    line: &Line,
+    dialect: Dialect,
+    known: Option<i64>,
+) -> Result<Option<Wishes>, DbErr> {
+    if known.is_some() && known == line.peek(REVISION).await? {
         return Ok(None);
     }
-    let dialect = Dialect::of(db.get_database_backend());
-    // One statement, so that it is all of one moment.
+    wished(&line.query_all(all_wishes(dialect)).await?).map(Some)
+}
+
+/// What is asked of all jobs at the moment, for whoever asks once.
+pub(crate) async fn wishes_now(db: &DatabaseConnection) -> Result<Wishes, DbErr> {
+    wished(&query_all(db, all_wishes(Dialect::of(db.get_database_backend()))).await?)
+}
+
+/// One statement, so that it is all of one moment.
+fn all_wishes(dialect: Dialect) -> Statement {
     let sql = format!(
         "SELECT r.revision, {} AS pauses, {} AS requests FROM ({REVISION}) r",
         dialect.pauses("p.resumed_at IS NULL"),
         dialect.requests("true"),
     );
-    let rows = query_all(db, Statement::from_string(db.get_database_backend(), sql)).await?;
+    Statement::from_string(dialect.backend(), sql)
+}
+
+fn wished(rows: &[QueryResult]) -> Result<Wishes, DbErr> {
     let row = rows.first().ok_or_else(|| DbErr::RecordNotFound("the newest request".to_owned()))?;
     let text = |column| row.try_get::<Option<String>>("", column);
-    Ok(Some(Wishes {
+    Ok(Wishes {
         revision: row.try_get("", "revision")?,
         paused: pauses(text("pauses")?.as_deref())?,
         requests: requests(text("requests")?.as_deref())?,
-    }))
+    })
 }
 
 pub(super) async fn request(db: &DatabaseConnection, request: &Request) -> Result<Receipt, DbErr> {
@@ -216,7 +231,8 @@ pub(crate) async fn jobs(db: &DatabaseConnection) -> Result<Vec<JobRow>, DbErr> 
         run_columns(Dialect::of(db.get_database_backend()))
     );
     let txn = begin_read(db).await?;
-    let mut jobs = rows(&txn, "true", &[]).await?;
+    let states = states(Dialect::of(txn.get_database_backend()), "true", []);
+    let mut jobs = in_order(&txn.query_all_raw(states).await?)?;
     let newest = txn.query_all_raw(statement(&txn, &newest, [])).await?;
     txn.commit().await?;
     let newest = newest.iter().map(|row| run(row).map(|row| (row.run.job.clone(), row)));
@@ -227,20 +243,16 @@ pub(crate) async fn jobs(db: &DatabaseConnection) -> Result<Vec<JobRow>, DbErr> 
     Ok(jobs)
 }
 
-pub(super) async fn late(db: &DatabaseConnection, now: DateTime<Utc>) -> Result<Vec<Late>, DbErr> {
-    let dialect = Dialect::of(db.get_database_backend());
-    let txn = begin_read(db).await?;
+pub(super) async fn late(line: &Line, dialect: Dialect, now: DateTime<Utc>) -> Result<Vec<Late>, DbErr> {
     // Who is at it is late no sooner than if nobody were.
-    let overdue =
-        rows(&txn, &format!("s.late_at < {}", dialect.at("$1")), &[now.timestamp_micros().into()]).await?;
-    txn.commit().await?;
-    Ok(overdue.iter().filter_map(|row| row.late(now)).collect())
+    let condition = format!("s.late_at < {}", dialect.at("$1"));
+    let overdue = line.query_all(states(dialect, &condition, [now.timestamp_micros().into()])).await?;
+    Ok(in_order(&overdue)?.iter().filter_map(|row| row.late(now)).collect())
 }
 
-/// The jobs for which the condition holds, by name, without their last runs.
-async fn rows(txn: &DatabaseTransaction, condition: &str, values: &[Value]) -> Result<Vec<JobRow>, DbErr> {
-    let dialect = Dialect::of(txn.get_database_backend());
-    let states = format!(
+/// How the jobs stand for which the condition holds, without their last runs.
+fn states(dialect: Dialect, condition: &str, values: impl IntoIterator<Item = Value>) -> Statement {
+    let sql = format!(
         "SELECT s.job, s.fence, {state}, {expires} AS expires_at,
                 CASE WHEN s.holder IS NOT NULL AND s.expires_at > {now} THEN s.holder END AS holder,
                 {pauses} AS pauses
@@ -250,9 +262,12 @@ async fn rows(txn: &DatabaseTransaction, condition: &str, values: &[Value]) -> R
         now = dialect.now(),
         pauses = dialect.pauses("p.job = s.job AND p.resumed_at IS NULL"),
     );
-    let states = txn.query_all_raw(statement(txn, &states, values.iter().cloned())).await?;
+    Statement::from_sql_and_values(dialect.backend(), sql, values)
+}
+
+/// By name. A database may have an order of its own for text.
+fn in_order(states: &[QueryResult]) -> Result<Vec<JobRow>, DbErr> {
     let mut jobs = states.iter().map(job).collect::<Result<Vec<_>, _>>()?;
-    // A database may have an order of its own for text.
     jobs.sort_unstable_by(|a, b| a.job.cmp(&b.job));
     Ok(jobs)
 }

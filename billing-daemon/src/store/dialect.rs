@@ -14,6 +14,13 @@ impl Dialect {
         if backend == DbBackend::Sqlite { Self::Sqlite } else { Self::Postgres }
     }
 
+    pub(super) fn backend(self) -> DbBackend {
+        match self {
+            Self::Sqlite => DbBackend::Sqlite,
+            Self::Postgres => DbBackend::Postgres,
+        }
+    }
+
     pub(super) fn is_sqlite(self) -> bool {
         self == Self::Sqlite
     }

@@ -1,4 +1,4 @@
-//! A turn of one job: acquire, step, run, record, step again, release.
+//! A turn of one job: acquire, step, run, record, step again, release. The last record and the release are one request.
 
 use std::{
     pin::pin,
@@ -19,13 +19,13 @@ use super::{
     lock,
 };
 use crate::{
-    Claim, FencingToken, JobContext, JobError, JobSpec, JobState, Lease, Next, Occurrence, Outcome,
+    Claim, FencingToken, JobContext, JobError, JobSpec, JobState, Lease, Next, Occurrence, Outcome, Plan,
     RunRecord, RunStatus, Scope, StopHandle, StopReason, StoreError, Trigger,
     agenda::Look,
     burst::{Burst, Seat},
     guard::{Guarded, catch, contained},
     settle,
-    step::{Run, Standing, Step, first_cursor, leave, passed, plan, refused, removed, step, stretch},
+    step::{Run, Standing, Step, first_cursor, leave, passed, refused, removed, step, stretch},
     trace,
 };
 
@@ -55,6 +55,20 @@ pub(super) struct Running {
     pub(super) cancelled: Option<String>,
     /// When a run followed another one under this claim, by the monotonic clock.
     pub(super) followed_at: Option<Duration>,
+}
+
+/// How the steps of a turn ended.
+struct End {
+    /// When to look at the job again.
+    next: DateTime<Utc>,
+    /// The lease went back with the last record.
+    released: bool,
+}
+
+impl From<DateTime<Utc>> for End {
+    fn from(next: DateTime<Utc>) -> Self {
+        Self { next, released: false }
+    }
 }
 
 impl Inner {
@@ -140,10 +154,11 @@ impl Inner {
             pauses: std::mem::take(&mut lease.pauses),
             requests: std::mem::take(&mut lease.requests),
         };
-        let next = self.steps(turn, Some(&lease), &stop, &mut standing).await;
-        if spec.scope == Scope::Cluster {
-            lease.plan = leave(spec, &standing);
+        let End { next, released } = self.steps(turn, Some(&lease), &stop, &mut standing).await;
+        if released {
+            return next;
         }
+        lease.plan = left(spec, &standing);
         if let Err(error) = self.store.release(&lease).await {
             warn!(job.name = %spec.name, %error, "could not release the lease of job `{}`: {error}", spec.name);
         }
@@ -191,20 +206,20 @@ impl Inner {
             memory.pauses.clone()
         });
         let mut standing = Standing { began, state, plan, pauses, requests: Vec::new() };
-        let next = self.steps(turn, None, &StopHandle::new(), &mut standing).await;
+        let End { next, .. } = self.steps(turn, None, &StopHandle::new(), &mut standing).await;
         let plan = leave(spec, &standing);
         entry.remember(|memory| memory.local = Some((standing.state, plan)));
         next
     }
 
-    /// Steps until there is nothing to do; returns when to look again.
+    /// Steps until there is nothing to do.
     async fn steps(
         &self,
         turn: &Turn,
         lease: Option<&Lease>,
         stop: &StopHandle,
         standing: &mut Standing,
-    ) -> DateTime<Utc> {
+    ) -> End {
         let entry = &turn.entry;
         let running = Running {
             job: Arc::clone(entry),
@@ -217,16 +232,16 @@ impl Inner {
         if let Some(lease) = lease {
             self.cancel_known(lease);
         }
-        let next = self.take_steps(turn, lease, stop, standing).await;
+        let end = self.take_steps(turn, lease, stop, standing).await;
         lock(&self.running).remove(&entry.place);
-        match next {
-            Ok(at) => {
+        match end {
+            Ok(end) => {
                 if let Some(memory) = &mut *lock(&entry.memory) {
                     memory.store_failures = 0;
                 }
-                at
+                end
             }
-            Err(error) => self.store_failed(entry, &error),
+            Err(error) => self.store_failed(entry, &error).into(),
         }
     }
 
@@ -236,21 +251,21 @@ impl Inner {
         lease: Option<&Lease>,
         stop: &StopHandle,
         standing: &mut Standing,
-    ) -> Result<DateTime<Utc>, StoreError> {
+    ) -> Result<End, StoreError> {
         let spec = &turn.definition.spec;
         let fence = lease.map_or(FencingToken(0), |lease| lease.fence);
         let mut has_run = false;
         loop {
             let mut now = self.clock.now();
             if self.is_closed() {
-                return Ok(now + RING);
+                return Ok((now + RING).into());
             }
             if lock(&self.agenda).is_wanted_again(turn.entry.place) {
                 // It may be paused or gone, or asked for: the next turn knows.
-                return Ok(now);
+                return Ok(now.into());
             }
             if spec.scope == Scope::Node && lease.is_some() && standing.requests.is_empty() {
-                return Ok(now);
+                return Ok(now.into());
             }
             let next = step(spec, standing, now);
             let instant = match next {
@@ -263,7 +278,7 @@ impl Inner {
                 Ok(next) => next,
                 Err(error) => {
                     error!(job.name = %spec.name, %error, "job `{}` is not scheduled: {error}", spec.name);
-                    return Ok(now + TimeDelta::minutes(1));
+                    return Ok((now + TimeDelta::minutes(1)).into());
                 }
             };
             let ctx = match &next {
@@ -275,7 +290,7 @@ impl Inner {
                 seat = Some(turn.burst.instant().await);
                 now = self.clock.now();
                 if now < at {
-                    return Ok(at);
+                    return Ok(at.into());
                 }
                 if now - at >= RING || lock(&self.agenda).is_wanted_again(turn.entry.place) {
                     // More may have become due since, or somebody asks for something.
@@ -284,7 +299,7 @@ impl Inner {
             }
             let mut span = Span::none();
             let (record, state, adopts) = match (next, ctx) {
-                (Step::Wait(at), _) => return Ok(at),
+                (Step::Wait(at), _) => return Ok(at.into()),
                 (Step::Pass(pass), _) => {
                     let state = pass.state(standing.state.cursor);
                     (passed(spec, &pass, now), state, pass.adopts)
@@ -296,7 +311,7 @@ impl Inner {
                     let ctx = ctx.unwrap_or_else(|| self.context(spec, &run, fence, stop));
                     if ctx.stop_requested().is_some_and(|reason| has_run || reason != StopReason::Cancelled) {
                         // The claim was answered late, or an earlier run of this turn was told to stop: the next turn goes on.
-                        return Ok(now + RING);
+                        return Ok((now + RING).into());
                     }
                     if has_run && let Some(running) = lock(&self.running).get_mut(&turn.entry.place) {
                         running.followed_at = Some(self.clock.monotonic());
@@ -313,21 +328,26 @@ impl Inner {
             drop(seat);
             let record = RunRecord { fence, per_node: spec.scope == Scope::Node, ..record };
             self.settled(spec, &record);
-            match self.store.record(lease, &record, &state).instrument(span).await {
+            let after = standing.after(spec, &record, state, adopts);
+            if let Some(lease) = lease
+                && let Some(next) = over(spec, turn.at, &record, &after, self.clock.now())
+            {
+                // What is given back is not renewed.
+                lock(&self.running).remove(&turn.entry.place);
+                let lease = Lease { plan: left(spec, &after), ..lease.clone() };
+                self.store.finish(&lease, &record, &after.state).instrument(span).await?;
+                self.forget(record.request);
+                return Ok(End { next, released: true });
+            }
+            match self.store.record(lease, &record, &after.state).instrument(span).await {
                 // Only this node runs it: an answer was lost, and what it recorded then was this very occurrence.
                 Err(StoreError::AlreadyFinished { .. }) if lease.is_none() => {}
                 recorded => recorded?,
             }
-            standing.state = state;
-            if let Some(answered) = record.request {
-                standing.requests.retain(|request| request.id != answered);
-                self.forget([answered]);
-            }
+            *standing = after;
+            self.forget(record.request);
             if record.status == RunStatus::Interrupted {
-                return Ok(self.clock.now() + RING);
-            }
-            if adopts {
-                standing.plan = Some(plan(spec, &standing.state));
+                return Ok((self.clock.now() + RING).into());
             }
         }
     }
@@ -434,6 +454,28 @@ impl Turn {
             lock(&self.inner.agenda).leave_crowd();
             self.inner.arm_late();
         }
+    }
+}
+
+/// What is expected of a job when its lease goes back. Of one that each node runs by itself nothing is.
+fn left(spec: &JobSpec, standing: &Standing) -> Option<Plan> {
+    (spec.scope == Scope::Cluster).then(|| leave(spec, standing)).flatten()
+}
+
+/// When to look at a job again if its turn has nothing to do after `record`.
+fn over(
+    spec: &JobSpec,
+    at: DateTime<Utc>,
+    record: &RunRecord,
+    after: &Standing,
+    now: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    if record.status == RunStatus::Interrupted {
+        return Some(now + RING);
+    }
+    match step(spec, after, now) {
+        Ok(Step::Wait(next)) if next > at => Some(next),
+        _ => None,
     }
 }
 

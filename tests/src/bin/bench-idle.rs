@@ -1,12 +1,16 @@
 //! What a daemon costs that has nothing to do: `cargo run --release -p e2e --bin bench-idle -- --seconds 60`.
 //!
 //! It runs the three jobs that ship on an empty, migrated PostgreSQL database: billing each hour, the heartbeat each minute, the
-//! clean-up each ten minutes.
+//! clean-up each ten minutes. Between it and the server a proxy counts how many times it waits for an answer, and for which.
 
 use std::{env, fs, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use e2e::{Db, Program, eventually};
+use e2e::{
+    Db, Postgres, Program, eventually,
+    faults::Proxy,
+    round_trips::{QUESTION, by_cause},
+};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -34,9 +38,12 @@ fn main() -> ExitCode {
 
 async fn measure(duration: Duration) -> serde_json::Value {
     let db = Db::postgres().await;
+    let server = Postgres::server().port();
+    let proxy = Proxy::start(server).await.expect("a port is free");
+    let url = db.url.replace(&format!(":{server}/"), &format!(":{}/", proxy.port()));
     let program = Program::new(env::current_exe().expect("a program knows where it is"))
         .env(DAEMON, "1")
-        .env("DATABASE_URL", &db.url)
+        .env("DATABASE_URL", &url)
         .file("jobs.toml", include_str!("../../../jobs.toml"));
     let began = Instant::now();
     let mut daemon = program.start("run");
@@ -47,6 +54,7 @@ async fn measure(duration: Duration) -> serde_json::Value {
     // What a start leaves behind is over by then.
     sleep(Duration::from_secs(3)).await;
     let pid = daemon.pid();
+    let _ = proxy.round_trips();
     let (ticks, transactions) = (ticks(pid), committed(&db).await);
     sleep(duration).await;
     assert!(daemon.is_alive(), "the daemon ended");
@@ -55,15 +63,26 @@ async fn measure(duration: Duration) -> serde_json::Value {
     let cpu_seconds = (self::ticks(pid) - ticks) as f64 / per_second;
     // The figures of PostgreSQL are a second old at most; those of this connection are taken off.
     let transactions = committed(&db).await - transactions;
+    let trips = proxy.round_trips();
+    let by_cause = by_cause(&trips);
     let figures = json!({
         "start_to_heartbeat_ms": start_ms,
         "seconds": duration.as_secs(),
         "cpu_percent_of_a_core": (cpu_seconds / duration.as_secs_f64() * 1e5).round() / 1e3,
         "rss_mb": resident_mb(pid),
         "transactions": transactions,
+        "round_trips": trips.len(),
+        "round_trips_per_tick": per(trips.len(), by_cause.get(QUESTION).copied().unwrap_or_default()),
+        "round_trips_by_cause": by_cause,
     });
     daemon.terminated().await.expect_code(0);
     figures
+}
+
+/// A tick asks once what people want, so there were as many ticks as questions.
+#[expect(clippy::cast_precision_loss, reason = "a number of seconds")]
+fn per(trips: usize, ticks: usize) -> f64 {
+    (trips as f64 / ticks as f64 * 100.0).round() / 100.0
 }
 
 async fn number(db: &Db, sql: &str) -> i64 {

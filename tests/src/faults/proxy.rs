@@ -1,4 +1,5 @@
-//! A proxy before PostgreSQL that loses what it is told to lose: whole connections, or the answer to a COMMIT.
+//! A proxy before PostgreSQL that loses what it is told to lose: whole connections, or the answer to a COMMIT. It also knows how
+//! many times somebody waited for an answer.
 //!
 //! It understands just enough of the protocol: where a message begins and ends, and what a COMMIT and a
 //! `ReadyForQuery` look like.
@@ -7,7 +8,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -44,6 +45,8 @@ struct Shared {
     batches_to_lose: AtomicU64,
     lost: AtomicU64,
     cuts: AtomicU64,
+    /// What began each round trip, once somebody wants to know.
+    trips: Mutex<Option<Vec<String>>>,
     /// Each change cuts every connection that was open before it.
     cut: watch::Sender<u64>,
 }
@@ -62,6 +65,7 @@ impl Proxy {
             batches_to_lose: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             cuts: AtomicU64::new(0),
+            trips: Mutex::default(),
             cut: watch::Sender::new(0),
         });
         let listening = Arc::clone(&shared);
@@ -119,6 +123,25 @@ impl Proxy {
     pub fn cuts(&self) -> u64 {
         self.shared.cuts.load(Ordering::Relaxed)
     }
+
+    /// What began each round trip since the last time that this was asked, in order: the text of a query or of a statement to be
+    /// prepared, `connect`, or the type of a message without a text. What is sent before the server has answered is part of one.
+    #[must_use]
+    pub fn round_trips(&self) -> Vec<String> {
+        lock(&self.shared.trips).replace(Vec::new()).unwrap_or_default()
+    }
+}
+
+impl Shared {
+    fn begins_trip(&self, what: impl FnOnce() -> String) {
+        if let Some(trips) = &mut *lock(&self.trips) {
+            trips.push(what());
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Proxy {
@@ -126,6 +149,15 @@ impl Drop for Proxy {
         self.listener.abort();
         self.cut();
     }
+}
+
+/// Of one connection.
+#[derive(Default)]
+struct State {
+    /// The next answer is to be lost.
+    losing: AtomicBool,
+    /// The server waits for its client.
+    ready: AtomicBool,
 }
 
 async fn connect(client: TcpStream, shared: &Shared) -> io::Result<()> {
@@ -144,10 +176,11 @@ async fn connect(client: TcpStream, shared: &Shared) -> io::Result<()> {
         let answer = server.read_u8().await?;
         to_client.write_u8(answer).await?;
     }
-    let losing = AtomicBool::new(false);
+    shared.begins_trip(|| "connect".to_owned());
+    let state = State::default();
     tokio::select! {
-        ended = ask(&mut client, &mut to_server, shared, &losing) => ended,
-        ended = answer(&mut server, &mut to_client, shared, &losing) => ended,
+        ended = ask(&mut client, &mut to_server, shared, &state) => ended,
+        ended = answer(&mut server, &mut to_client, shared, &state) => ended,
     }
 }
 
@@ -155,15 +188,18 @@ async fn ask(
     client: &mut OwnedReadHalf,
     server: &mut OwnedWriteHalf,
     shared: &Shared,
-    losing: &AtomicBool,
+    state: &State,
 ) -> io::Result<()> {
     let mut batch = false;
     loop {
         let message = typed(client).await?;
+        if state.ready.swap(false, Ordering::SeqCst) && message.first() != Some(&b'X') {
+            shared.begins_trip(|| beginning(&message));
+        }
         batch |= message.windows(BATCH.len()).any(|window| window == BATCH);
         if is_commit(&message) {
             if take(&shared.to_lose) || (batch && take(&shared.batches_to_lose)) {
-                losing.store(true, Ordering::SeqCst);
+                state.losing.store(true, Ordering::SeqCst);
             }
             batch = false;
         }
@@ -175,17 +211,20 @@ async fn answer(
     server: &mut OwnedReadHalf,
     client: &mut OwnedWriteHalf,
     shared: &Shared,
-    losing: &AtomicBool,
+    state: &State,
 ) -> io::Result<()> {
     loop {
         let message = typed(server).await?;
-        if losing.load(Ordering::SeqCst) {
+        if state.losing.load(Ordering::SeqCst) {
             // The server is done with the COMMIT when it is ready for more: nobody will ever hear of it.
             if message.first() == Some(&b'Z') {
                 shared.lost.fetch_add(1, Ordering::Relaxed);
                 return Ok(());
             }
             continue;
+        }
+        if message.first() == Some(&b'Z') {
+            state.ready.store(true, Ordering::SeqCst);
         }
         client.write_all(&message).await?;
     }
@@ -196,14 +235,24 @@ fn take(left: &AtomicU64) -> bool {
     left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one).is_ok()
 }
 
-/// A query (`Q`), or a statement to be prepared (`P`: its name, then its text), that says COMMIT.
+/// A query, or a statement to be prepared, that says COMMIT.
 fn is_commit(message: &[u8]) -> bool {
-    let text = match message.split_first() {
+    text(message).is_some_and(|text| text.len() >= 6 && text[..6].eq_ignore_ascii_case(b"COMMIT"))
+}
+
+/// The text of a query (`Q`), or of a statement to be prepared (`P`: its name, then its text).
+fn text(message: &[u8]) -> Option<&[u8]> {
+    match message.split_first() {
         Some((b'Q', rest)) => rest.get(4..),
         Some((b'P', rest)) => rest.get(4..).and_then(|rest| rest.splitn(2, |byte| *byte == 0).nth(1)),
         _ => None,
-    };
-    text.is_some_and(|text| text.len() >= 6 && text[..6].eq_ignore_ascii_case(b"COMMIT"))
+    }
+}
+
+/// The text of a message, up to its end, or its type.
+fn beginning(message: &[u8]) -> String {
+    let text = text(message).and_then(|text| text.split(|byte| *byte == 0).next());
+    String::from_utf8_lossy(text.unwrap_or(&message[..message.len().min(1)])).into_owned()
 }
 
 /// A length, itself included, and what it counts.

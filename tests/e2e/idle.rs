@@ -1,0 +1,87 @@
+//! What a daemon asks of its database that has nothing to do, counted by a proxy before PostgreSQL. No time is measured: the
+//! questions are counted against the ticks that happened, each of which asks one.
+
+use std::collections::BTreeMap;
+
+use e2e::{
+    Db, Postgres, eventually,
+    faults::Proxy,
+    round_trips::{CLAIM, LAST_RECORD, LATE, NODE_RECORD, POOL, QUESTION, WORK, by_cause},
+};
+
+use crate::daemon::{HEARTBEAT, TICK, ask, daemon};
+
+/// Due in months, and claimed once, at the start.
+fn resting(jobs: usize) -> String {
+    let job = |number| {
+        format!(
+            "[[job]]\nname = \"resting-{number}\"\nkind = \"test.tick\"\nschedule = {{ every = \"365d\" }}\n"
+        )
+    };
+    (0..jobs).map(job).collect()
+}
+
+/// Waits until a row of the history satisfies `condition` at least so many times.
+async fn until_runs(db: &Db, condition: &str, least: usize) {
+    let enough = format!("SELECT count(*) >= {least} FROM billing_job_runs WHERE {condition}");
+    eventually("there were runs", async || (ask(db, &enough).await == "true").then_some(())).await;
+}
+
+/// What a daemon with these jobs asks, by what it is for, in which time of which something is due in each second.
+async fn asked_while(jobs: &str, until: impl AsyncFnOnce(&Db)) -> BTreeMap<String, usize> {
+    let db = Db::postgres().await;
+    let server = Postgres::server().port();
+    let proxy = Proxy::start(server).await.expect("a port is free");
+    let url = db.url.replace(&format!(":{server}/"), &format!(":{}/", proxy.port()));
+    let running = daemon(&db, &[jobs]).env("DATABASE_URL", &url).start("run");
+    let claimed = "SELECT count(*) FROM billing_job_state WHERE holder IS NULL AND schedule IS NOT NULL";
+    let expected = jobs.matches("[[job]]").count() - jobs.matches("scope = \"node\"").count();
+    eventually("every job was looked at", async || {
+        (ask(&db, claimed).await == expected.to_string()).then_some(())
+    })
+    .await;
+    // What the start has left in hand is over with the next runs.
+    until_runs(&db, "true", 2).await;
+    let _ = proxy.round_trips();
+    until(&db).await;
+    let asked = by_cause(&proxy.round_trips());
+    running.terminated().await.expect_code(0);
+    asked
+}
+
+fn of(asked: &BTreeMap<String, usize>, cause: &str) -> usize {
+    asked.get(cause).copied().unwrap_or_default()
+}
+
+fn assert_nothing_else(asked: &BTreeMap<String, usize>, known: &[&str]) {
+    let others: Vec<_> = asked.keys().filter(|cause| !known.contains(&cause.as_str())).collect();
+    assert_eq!(others, [""; 0], "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn between_its_times_a_job_asks_nothing_and_when_it_is_due_it_claims_and_records() {
+    let jobs = [TICK, &resting(20)].concat();
+    let asked = asked_while(&jobs, async |db| until_runs(db, "job = 'tick'", 14).await).await;
+    let ticks = of(&asked, QUESTION);
+    assert!(ticks >= 5, "{asked:?}");
+    // A job that is due in each second is due once in each tick; one run may be cut at either end.
+    for cause in [CLAIM, LAST_RECORD] {
+        assert!(of(&asked, cause).abs_diff(ticks) <= 2, "{cause}: {asked:?}");
+    }
+    assert!(of(&asked, LATE) <= ticks / 10 + 1, "{asked:?}");
+    // Two that meet wait for each other, and one that waits for long goes over the pool.
+    assert!(of(&asked, POOL) <= ticks, "{asked:?}");
+    assert_nothing_else(&asked, &[QUESTION, CLAIM, LAST_RECORD, LATE, POOL]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heartbeat_asks_how_billing_is_and_writes_that_down() {
+    let jobs = [HEARTBEAT, &resting(2)].concat();
+    let asked = asked_while(&jobs, async |db| until_runs(db, "job = 'heartbeat'", 12).await).await;
+    let beats = of(&asked, NODE_RECORD);
+    assert!(beats >= 5, "{asked:?}");
+    assert!(of(&asked, WORK) <= 2 * beats + 2, "{asked:?}");
+    // Its work goes over the pool, which asks before and after each use whether a connection lives.
+    assert!(of(&asked, POOL) <= 4 * beats + 4, "{asked:?}");
+    assert_nothing_else(&asked, &[QUESTION, NODE_RECORD, WORK, POOL, LATE]);
+}

@@ -1,0 +1,49 @@
+//! What a daemon's round trips to PostgreSQL are for, told from how they begin.
+
+use std::collections::BTreeMap;
+
+/// A text that only round trips for one purpose have, and that purpose. The first that fits counts.
+const CAUSES: [(&str, &str); 9] = [
+    ("max(id), 0) AS revision FROM billing_job_audit", QUESTION),
+    ("WHERE s.late_at <", LATE),
+    ("WITH claimed AS", CLAIM),
+    ("WITH moved AS", LAST_RECORD),
+    ("INSERT INTO billing_job_runs", NODE_RECORD),
+    ("SET holder = NULL", "release"),
+    ("billing_daemon_status", WORK),
+    ("AS age_ms", WORK),
+    ("connect", "connection"),
+];
+
+/// The question of each second, what people ask of all jobs.
+pub const QUESTION: &str = "question";
+/// The one of each ten seconds, which jobs are late.
+pub const LATE: &str = "late jobs";
+/// The claim of a job's lease.
+pub const CLAIM: &str = "claim";
+/// The row of a run that moves its job's cursor, and mostly gives the lease back.
+pub const LAST_RECORD: &str = "record";
+/// The row of a run that each node makes by itself.
+pub const NODE_RECORD: &str = "record of a node";
+/// What a heartbeat or a clean-up asks and writes.
+pub const WORK: &str = "work";
+/// A pool's question whether a connection lives.
+pub const POOL: &str = "pool";
+
+/// How many round trips there were for what. One that is for nothing known is under its own text.
+#[must_use]
+pub fn by_cause(trips: &[String]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for trip in trips {
+        *counts.entry(cause(trip)).or_default() += 1;
+    }
+    counts
+}
+
+fn cause(trip: &str) -> String {
+    if trip == "S" {
+        return POOL.to_owned();
+    }
+    let known = CAUSES.iter().find(|(text, _)| trip.contains(text));
+    known.map_or_else(|| trip.to_owned(), |(_, cause)| (*cause).to_owned())
+}
