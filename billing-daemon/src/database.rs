@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
-use billing_jobs::{Fault, code, explained, fault};
+use billing_jobs::{Fault, SQLITE_LOG_PAGES, code, explained, fault};
 use sea_orm::{
     ConnectOptions, DatabaseConnection, DbBackend, DbErr, RuntimeErr,
     sqlx::{
@@ -23,8 +23,6 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a connection to SQLite keeps of the file, in KiB as a negative number: the pages that one batch changes. With less they
 /// would be written again and again before it is committed.
 const SQLITE_CACHE: &str = "-32768";
-/// After how many pages the log is written back into the file. Batches in a row change the same pages.
-const SQLITE_CHECKPOINT: &str = "16384";
 /// How many rows SQLite's thread reads ahead of whoever asked for them: each time it must wait, two threads are woken.
 const SQLITE_ROWS: usize = 1_024;
 /// How long a writer waits for another one's transaction on SQLite.
@@ -97,7 +95,7 @@ impl Database {
                     // A statement over several rows notes what pages were before; in a file that is as much to write again.
                     .pragma("temp_store", "MEMORY")
                     .pragma("cache_size", SQLITE_CACHE)
-                    .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT)
+                    .pragma("wal_autocheckpoint", SQLITE_LOG_PAGES.to_string())
             })
             .map_sqlx_postgres_opts(behind_a_pooler)
             // A future that was dropped half-way leaves something to be sent on its connection, at least a ROLLBACK. Nobody

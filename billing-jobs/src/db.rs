@@ -180,15 +180,35 @@ pub(crate) async fn begin_reading(db: &DatabaseConnection) -> Result<DatabaseTra
 /// How long a transaction waits for the one before it on the same connection.
 const ALONE_FOR: Duration = Duration::from_mins(2);
 
+/// From how many pages on SQLite's log is written back into the file. Batches in a row change the same pages, so the more of them
+/// the log takes, the less is written in all; but whoever else commits meanwhile may have to write all of it back.
+pub const SQLITE_LOG_PAGES: u32 = 16_384;
+
 /// The same database for one task that writes much, until it is closed. On SQLite that is a connection of its own: what each
-/// connection keeps of the file counts no more once another one has written.
+/// connection keeps of the file counts no more once another one has written. Its commits leave the log alone: see [`write_back`].
 pub(crate) fn alone(db: &DatabaseConnection) -> DatabaseConnection {
     if db.get_database_backend() != DbBackend::Sqlite {
         return db.clone();
     }
     let options = db.get_sqlite_connection_pool().connect_options();
+    let options = (*options).clone().pragma("wal_autocheckpoint", "0");
     let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).acquire_timeout(ALONE_FOR);
-    SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with((*options).clone()))
+    SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with(options))
+}
+
+/// Writes SQLite's log back into the file if it is as long as `pages`: between two transactions of a connection that is
+/// [`alone`], when others may write. SQLite would do it by itself at the end of a commit, whose time is then no measure of how
+/// long others were kept waiting. Never a reason to fail: what could not be written back stays in the log.
+pub(crate) async fn write_back(db: &DatabaseConnection, pages: u32) -> Result<(), DbErr> {
+    if db.get_database_backend() != DbBackend::Sqlite {
+        return Ok(());
+    }
+    let log = db.query_one_raw(statement(db, "PRAGMA wal_checkpoint(NOOP)", [])).await?;
+    let length: i64 = log.map_or(Ok(0), |log| log.try_get("", "log"))?;
+    if length >= i64::from(pages) {
+        db.query_one_raw(statement(db, "PRAGMA wal_checkpoint(PASSIVE)", [])).await?;
+    }
+    Ok(())
 }
 
 /// Begins a transaction that only reads, and may take its time.
@@ -351,7 +371,41 @@ async fn open(pool: &sqlx::PgPool) -> Result<PgConnection, sqlx::Error> {
 
 #[cfg(test)]
 mod tests {
+    use sea_orm::Database;
+
     use super::*;
+
+    /// How many pages SQLite's log has, and how many of them are in the file as well.
+    async fn log(db: &DatabaseConnection) -> (i64, i64) {
+        let log = db.query_one_raw(statement(db, "PRAGMA wal_checkpoint(NOOP)", [])).await;
+        let log = log.expect("SQLite tells of its log").expect("in a row");
+        let pages = |column| log.try_get("", column).expect("a number of pages");
+        (pages("log"), pages("checkpointed"))
+    }
+
+    #[tokio::test]
+    async fn a_log_is_written_back_between_two_transactions_and_only_once_it_is_long() {
+        let folder = tempfile::tempdir().expect("a folder is made");
+        let url = format!("sqlite://{}?mode=rwc", folder.path().join("log.db").display());
+        let mut options = sea_orm::ConnectOptions::new(url);
+        options.map_sqlx_sqlite_opts(|options| {
+            let wal = sqlx::sqlite::SqliteJournalMode::Wal;
+            options.journal_mode(wal).pragma("wal_autocheckpoint", "8")
+        });
+        let db = alone(&Database::connect(options).await.expect("a file is made"));
+        let txn = begin(&db).await.expect("a transaction begins");
+        txn.execute_unprepared("CREATE TABLE much (what); INSERT INTO much VALUES (zeroblob(100000))")
+            .await
+            .expect("much is written");
+        txn.commit().await.expect("it is committed");
+        let (length, written_back) = log(&db).await;
+        assert!(length > 20 && written_back == 0, "the commit leaves {length} pages in the log");
+
+        write_back(&db, 1_000).await.expect("a short log");
+        assert_eq!(log(&db).await, (length, 0));
+        write_back(&db, 20).await.expect("a long log");
+        assert_eq!(log(&db).await, (length, length));
+    }
 
     #[test]
     fn what_can_be_mended_is_explained() {

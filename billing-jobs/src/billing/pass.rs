@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     BILLING_JOB,
-    db::{Fault, begin, begin_read, begin_reading, fault, statement},
+    db::{Fault, SQLITE_LOG_PAGES, begin, begin_read, begin_reading, fault, statement, write_back},
     fence, measured,
     panel::Panel,
     period::Micros,
@@ -338,6 +338,9 @@ impl Pass<'_> {
                 let held =
                     (ended - began).saturating_sub(if reading_first { reading } else { Duration::ZERO });
                 *self.turn() = Turn { held, ended: Some(ended), reading };
+                if let Err(error) = write_back(&self.db, SQLITE_LOG_PAGES).await {
+                    debug!("the log of the database was not written back: {error}");
+                }
                 (self.run.progress)(read_instances().len() as u64);
                 Ok((posting.totals, read_instances().len(), held))
             }
