@@ -92,8 +92,6 @@ impl Database {
                     .busy_timeout(busy_timeout())
                     .foreign_keys(true)
                     .row_buffer_size(SQLITE_ROWS)
-                    // A statement over several rows notes what pages were before; in a file that is as much to write again.
-                    .pragma("temp_store", "MEMORY")
                     .pragma("cache_size", SQLITE_CACHE)
                     .pragma("wal_autocheckpoint", SQLITE_LOG_PAGES.to_string())
             })

@@ -191,7 +191,9 @@ pub(crate) fn alone(db: &DatabaseConnection) -> DatabaseConnection {
         return db.clone();
     }
     let options = db.get_sqlite_connection_pool().connect_options();
-    let options = (*options).clone().pragma("wal_autocheckpoint", "0");
+    // A statement over several rows notes what pages were before; in a file that is as much to write again. Elsewhere it stays a
+    // file's, or to sort a whole fleet would take memory for all of it.
+    let options = (*options).clone().pragma("temp_store", "MEMORY").pragma("wal_autocheckpoint", "0");
     let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).acquire_timeout(ALONE_FOR);
     SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with(options))
 }
