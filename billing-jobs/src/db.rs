@@ -305,6 +305,10 @@ fn failed(error: sqlx::Error) -> DbErr {
 /// How long a statement waits for the one before it on a line. Most take a millisecond.
 const LINE_TIMEOUT: Duration = Duration::from_millis(20);
 
+/// By these a server says that it ends a connection, and that nothing of the statement is in force: it was told to, or it is about to
+/// begin anew.
+const ENDED: [&str; 2] = ["57P01", "57P02"];
+
 /// A connection beside the pool for short statements that are sent again and again. On PostgreSQL each costs one round trip: a pool
 /// asks its connections whether they live, before each use and after it.
 #[derive(Debug)]
@@ -357,11 +361,18 @@ impl Line {
             Some(connection) => connection,
             None => open(pool).await.map_err(failed)?,
         };
-        let answer = at_once(&mut connection, limits, statement).await;
-        if answer.as_ref().err().is_none_or(|error| fault(error) != Fault::Lost) {
-            *own = Some(connection);
+        match at_once(&mut connection, limits, statement).await {
+            // The server ended the connection while it was idle, or took back what was under way: it may be there again.
+            Err(error) if code(&error).is_some_and(|code| ENDED.contains(&code.as_str())) => {
+                drop(own);
+                at_once(pool, limits, statement).await
+            }
+            Err(error) if fault(&error) == Fault::Lost => Err(error),
+            answer => {
+                *own = Some(connection);
+                answer
+            }
         }
-        answer
     }
 }
 

@@ -8,7 +8,7 @@ use billing_daemon::{
     store::SeaOrmStore,
 };
 use billing_scheduler::{
-    Claim, Lease, ManualClock, Store, StoreError, SystemClock,
+    Claim, JobState, Lease, ManualClock, RunRecord, RunStatus, Store, StoreError, SystemClock, Trigger,
     conformance::{Bench, check_all},
 };
 use chrono::{DateTime, Utc};
@@ -99,6 +99,21 @@ on_every_engine!(
     of_many_first_claims_of_two_new_jobs_one_each_wins,
     a_lease_is_renewed_while_every_connection_of_the_pool_is_busy,
 );
+
+/// As when the server is restarted while a job works: what it did is written down all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_done_is_recorded_although_every_idle_connection_was_ended_meanwhile() {
+    let db = Db::g1_role().await;
+    let store = store(&db, "one").await;
+    let lease = held(&store).await;
+    let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                  WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle'";
+    eventually("they are idle", async || (ask(&db, ended).await != "0").then_some(())).await;
+    let done = RunRecord::new(&lease.job, CURSOR, RunStatus::Done, Trigger::Schedule, CURSOR);
+    let done = RunRecord { attempt: 1, fence: lease.fence, ..done };
+    store.finish(&lease, &done, &JobState::at(CURSOR)).await.expect("it is recorded");
+    assert_eq!(ask(&db, "SELECT count(*) FROM billing_job_runs").await, "1");
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_take_over_waits_for_the_old_holders_transaction_in_flight() {
