@@ -44,7 +44,8 @@ const PLACE: &str = "
       JOIN pg_namespace o ON o.oid = c.relnamespace
      WHERE t.oid = to_regclass('payment_transactions') AND to_regclass('wallets') IS NOT NULL";
 
-/// What the fence, or without $1 only going on record, needs and the current role lacks, as statements for whoever can mend it.
+/// What the fence, or without $1 only taking it down and going on record, needs and the current role lacks, as statements for
+/// whoever can mend it. Functions of the fence belong to somebody else if the ledger was given away since they were made.
 const LACKING: &str = "
     SELECT format('GRANT %s ON %s TO %I', string_agg(privilege, ', '), relation::regclass, current_user) AS wanted
       FROM (VALUES ('billing_fences', 'SELECT'), ('billing_fences', 'INSERT'), ('billing_fences', 'UPDATE'),
@@ -61,7 +62,12 @@ const LACKING: &str = "
      WHERE $1 AND c.oid = to_regclass('billing_charges') AND NOT has_schema_privilege(n.oid, 'CREATE')
     UNION ALL
     SELECT format('ALTER TABLE %s OWNER TO %I', w.oid::regclass, current_user)
-      FROM pg_class w WHERE $1 AND w.oid = to_regclass('wallets') AND NOT pg_has_role(w.relowner, 'USAGE')
+      FROM pg_class w WHERE w.oid = to_regclass('wallets') AND NOT pg_has_role(w.relowner, 'USAGE')
+    UNION ALL
+    SELECT format('ALTER FUNCTION %s OWNER TO %I', p.oid::regprocedure, current_user)
+      FROM pg_proc p JOIN pg_class c ON c.relnamespace = p.pronamespace
+     WHERE c.oid = to_regclass('billing_charges') AND p.proname IN ('billing_fence', 'billing_fence_balance')
+       AND p.pronargs = 0 AND NOT pg_has_role(p.proowner, 'USAGE')
      ORDER BY wanted";
 
 /// The triggers on the tables $1 and $2 as they stand, if the first does.
@@ -70,8 +76,9 @@ const STATUS: &str = "
            split_part(encode(t.tgargs, 'escape'), '\\000', 1) AS after_seconds,
            p.prosrc AS body, p.prosecdef AND array_to_string(p.proconfig, ';') LIKE 'search_path=pg_catalog, %' AS confined,
            n.prosrc AS balance_body, pg_get_triggerdef(t.oid) AS fires, pg_get_triggerdef(b.oid) AS balance_fires,
-           obj_description(t.oid, 'pg_trigger'::name) AS fired
+           obj_description(t.oid, 'pg_trigger'::name) AS fired, p.proowner = l.relowner AS of_owner
       FROM pg_trigger t
+      JOIN pg_class l ON l.oid = t.tgrelid
       JOIN pg_proc p ON p.oid = t.tgfoid
       LEFT JOIN pg_trigger b
         ON b.tgrelid = to_regclass($2::text)::oid AND b.tgname = 'billing_fence_balance' AND NOT b.tgisinternal
@@ -105,7 +112,10 @@ pub enum FenceError {
         login: String,
     },
     /// The trigger would fail at its work, or the change could not go on record.
-    #[error("{owner} lacks rights that this needs: run `{}` as their owner, and then this again", .grants.join("; "))]
+    #[error(
+        "{owner} lacks rights that this needs: run `{}` as their owner or, for an ALTER, as a superuser, and then this again",
+        .grants.join("; ")
+    )]
     Rights {
         /// Who owns the ledger.
         owner: String,
@@ -164,7 +174,7 @@ pub async fn install(db: &DatabaseConnection, after: Duration, by: &str) -> Resu
     if changed {
         let now = FenceStatus { installed: true, enabled: true, after: Some(after), outdated: false };
         record::append(&txn, &entry("install the fence", by, before, now)).await?;
-        let Place { schema, path, ledger, wallets, .. } = &place;
+        let Place { schema, path, ledger, wallets, owner, .. } = &place;
         let seconds = after.as_secs();
         // The panel waits for as long as this holds its tables: everything else comes before. It locks the wallets first as well.
         let sql = format!(
@@ -173,6 +183,8 @@ pub async fn install(db: &DatabaseConnection, after: Duration, by: &str) -> Resu
                  SET search_path = pg_catalog, {path}, pg_temp AS $billing_fence${BODY}$billing_fence$;
              CREATE OR REPLACE FUNCTION {schema}.billing_fence_balance() RETURNS trigger LANGUAGE plpgsql
                  AS $billing_fence${BALANCE_BODY}$billing_fence$;
+             ALTER FUNCTION {schema}.billing_fence() OWNER TO {owner};
+             ALTER FUNCTION {schema}.billing_fence_balance() OWNER TO {owner};
              REVOKE ALL ON FUNCTION {schema}.billing_fence(), {schema}.billing_fence_balance() FROM PUBLIC;
              DROP TRIGGER IF EXISTS billing_fence_balance ON {wallets};
              CREATE TRIGGER billing_fence_balance BEFORE UPDATE OF balance ON {wallets} FOR EACH ROW
@@ -267,6 +279,7 @@ async fn read(txn: &impl ConnectionTrait) -> Result<FenceStatus, DbErr> {
         outdated: text("body")?.as_deref() != Some(BODY)
             || text("balance_body")?.as_deref() != Some(BALANCE_BODY)
             || row.try_get::<Option<bool>>("", "confined")? != Some(true)
+            || !row.try_get::<bool>("", "of_owner")?
             || text("fired")? != Some(fires_when(&row)?),
     })
 }

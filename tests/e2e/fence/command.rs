@@ -116,7 +116,7 @@ async fn whoever_may_not_put_the_fence_up_is_told_who_may() {
     assert_eq!(
         said.err,
         [format!(
-            "panel_owner lacks rights that this needs: run `{grants}` as their owner, and then this again"
+            "panel_owner lacks rights that this needs: run `{grants}` as their owner or, for an ALTER, as a superuser, and then this again"
         )]
     );
     db.execute(grants).await;
@@ -140,12 +140,59 @@ async fn whoever_cannot_put_the_removal_on_record_is_told_which_rights_are_missi
     assert_eq!(
         said.err,
         [format!(
-            "panel_owner lacks rights that this needs: run `{grant}` as their owner, and then this again"
+            "panel_owner lacks rights that this needs: run `{grant}` as their owner or, for an ALTER, as a superuser, and then this again"
         )]
     );
     run(&db.url, "fence status").await.expect_code(0);
     db.execute(grant).await;
     assert_eq!(run(&owner, "fence remove").await.expect_code(0).out, ["the fence is removed"]);
+}
+
+/// The functions of the fence act with the rights of whom they belong to, and that is whoever owned the ledger when it went up.
+#[tokio::test]
+async fn a_ledger_that_was_given_away_leaves_a_fence_that_says_what_to_do() {
+    let db = Db::g3_role().await;
+    fence(&db).await;
+    let rows_of_ours = rows(&db, "tablename FROM pg_tables WHERE tablename LIKE 'billing%'").await.join(", ");
+    let role = format!("heir_{}", std::process::id());
+    db.execute(&format!(
+        "CREATE ROLE {role} LOGIN; GRANT CREATE, USAGE ON SCHEMA public TO {role};
+         ALTER TABLE payment_transactions OWNER TO {role}; ALTER TABLE wallets OWNER TO {role};
+         GRANT SELECT, INSERT, UPDATE ON {rows_of_ours} TO {role};
+         GRANT SELECT, UPDATE ON vps_instances TO {role};
+         GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}"
+    ))
+    .await;
+    let heir = db.url_for(Login::Owner).replace("panel_owner@", &format!("{role}@"));
+    let said = run(&heir, "fence status").await.expect_code(0);
+    assert!(said.out[0].ends_with("run `billing-daemon fence install`"), "{}", said.text());
+    let statements = format!(
+        "ALTER FUNCTION billing_fence() OWNER TO {role}; ALTER FUNCTION billing_fence_balance() OWNER TO {role}"
+    );
+    for arguments in ["fence install", "fence remove"] {
+        let said = run(&heir, arguments).await.expect_code(77);
+        let sentence = format!(
+            "{role} lacks rights that this needs: run `{statements}` as their owner or, for an ALTER, as a superuser, and then \
+             this again"
+        );
+        assert_eq!(said.err, [sentence], "{arguments}");
+    }
+    db.execute(&statements).await;
+    run(&heir, "fence install").await.expect_code(0);
+    let said = run(&heir, "fence status").await.expect_code(0);
+    assert_eq!(said.out, ["the fence is on (the panel may bill after 1h 30m of silence)"]);
+
+    // Who acts for both mends it by himself.
+    db.execute(&format!(
+        "ALTER FUNCTION billing_fence() OWNER TO panel_owner; ALTER FUNCTION billing_fence_balance() OWNER TO panel_owner;
+         GRANT panel_owner TO {role}"
+    ))
+    .await;
+    let said = run(&heir, "fence install").await.expect_code(0);
+    assert_eq!(said.out[0], "the fence is brought up to date");
+    let owner = "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE proname = 'billing_fence'";
+    assert_eq!(ask(&db, owner).await, role);
+    assert_eq!(run(&heir, "fence remove").await.expect_code(0).out, ["the fence is removed"]);
 }
 
 #[tokio::test]
