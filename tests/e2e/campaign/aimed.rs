@@ -136,13 +136,16 @@ async fn storms_of_locks_delay_batches_and_no_run(db: &Db) {
         .env("LOG_LEVEL", "debug")
         .file("jobs.toml", BILLING)
         .start("run");
-    let refused = match db.backend() {
-        DbBackend::Sqlite => {
-            "a batch was rolled back: Query Error: error returned from database: (code: 5) database is locked"
-        }
-        _ => {
-            "a batch was rolled back: Query Error: error returned from database: canceling statement due to lock timeout"
-        }
+    // On SQLite the first attempt reads before it is in anybody's way, and is not counted.
+    let (refused, times) = match db.backend() {
+        DbBackend::Sqlite => (
+            "a batch was rolled back: Query Error: error returned from database: (code: 5) database is locked",
+            2,
+        ),
+        _ => (
+            "a batch was rolled back: Query Error: error returned from database: canceling statement due to lock timeout",
+            1,
+        ),
     };
     for gust in 1..=GUSTS {
         let under_way = format!("SELECT count(*) >= {} FROM billing_charges", 5 * gust);
@@ -152,7 +155,7 @@ async fn storms_of_locks_delay_batches_and_no_run(db: &Db) {
         let transaction = db.begin().await.expect("a transaction begins");
         let lock = "UPDATE wallets SET currency = currency";
         sea_orm::ConnectionTrait::execute_unprepared(&transaction, lock).await.expect("its turn comes");
-        daemon.says_times(refused, refused_before + 1).await;
+        daemon.says_times(refused, refused_before + times).await;
         transaction.rollback().await.expect("nothing was changed");
     }
     all_charged(db, orgs.len()).await;
