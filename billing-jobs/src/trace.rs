@@ -66,7 +66,21 @@ fn system(backend: DbBackend) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use tracing::level_filters::LevelFilter;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
     use super::*;
+
+    #[test]
+    fn a_log_at_info_hears_of_no_batch_and_of_no_step() {
+        for (level, hears) in [(LevelFilter::INFO, false), (LevelFilter::DEBUG, true)] {
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(level), || {
+                let batch = batch(1);
+                let spans = [step(DbBackend::Sqlite, "commit"), write(DbBackend::Postgres, "wallets"), batch];
+                assert!(spans.iter().all(|span| span.is_disabled() != hears), "{level}: {spans:?}");
+            });
+        }
+    }
 
     #[test]
     fn a_span_that_nobody_hears_allocates_nothing() {
