@@ -157,7 +157,7 @@ pub(crate) fn note(level: Level, line: &str) {
     });
 }
 
-/// Sends all events of the process to its standard streams, to the file that [`to_file`] named, or to the journal where the standard
+/// Sends all events of the process to its standard streams, to the file that `to_file` named, or to the journal where the standard
 /// error leads there and no other format is asked for, with `***` in place of each of `secrets`. `listener`, if there is
 /// one, hears of spans and events as well, whatever `filter` says of the log.
 ///
