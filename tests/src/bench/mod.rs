@@ -151,6 +151,13 @@ async fn measure(bench: &mut impl Bench, options: &Options) -> Report {
         bill
     });
     peak_mb = peak_mb.max(bill.peak_mb);
+    eprintln!(
+        "beside top-ups: ours {:.0}/s; {} top-ups, {:.0} ms (p99), {:.0} ms (longest); at most {peak_mb:.0} MiB by now",
+        instances / bill.seconds,
+        waits.len(),
+        waits.quantile(0.99),
+        waits.quantile(1.0),
+    );
     bench.settle().await;
     let one_hour = ours.bill(ended + 1).await;
     bench.settle().await;
