@@ -2,10 +2,11 @@
 //!
 //! A lease row says who may work, by the database's clock; a fence row says whose work may be committed, by number alone.
 //! They are two rows because every billing transaction holds the fence row `FOR SHARE`, and a renewal must not wait for that.
-//! What people ask for is in `control`.
+//! What people ask for is in `control`, and the text of what is asked of the database in `statements`.
 
 pub(crate) mod control;
 mod dialect;
+mod statements;
 
 use std::{
     collections::HashMap,
@@ -28,6 +29,7 @@ use crate::{
     metrics as measured,
 };
 use dialect::Dialect;
+use statements::{RUN_VALUES, Sql};
 
 /// The store of one process.
 pub struct SeaOrmStore {
@@ -52,24 +54,6 @@ struct Seen {
     expires_at: i64,
     since: Duration,
 }
-
-struct Sql {
-    insert_state: String,
-    insert_fence: String,
-    claim: String,
-    claim_unchanged: String,
-    holder: String,
-    raise: String,
-    renew: String,
-    record: String,
-    close: Option<String>,
-    append: String,
-    release: String,
-    finish: String,
-}
-
-/// How many values the row of a run has.
-const RUN_VALUES: usize = 19;
 
 /// A claim that succeeded.
 struct Claimed {
@@ -497,176 +481,4 @@ fn instant(micros: i64) -> Result<DateTime<Utc>, DbErr> {
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-impl Sql {
-    fn of(backend: DbBackend) -> Self {
-        let dialect = Dialect::of(backend);
-        let now = dialect.now();
-        let at = |parameter: &str| dialect.at(parameter);
-        let micros = |column: &str| dialect.micros(column);
-        let in_ms = |parameter: &str| dialect.in_ms(parameter);
-        Self {
-            insert_state: format!(
-                "INSERT INTO billing_job_state (job, cursor_at) VALUES ($1, {}) ON CONFLICT DO NOTHING",
-                at("$2")
-            ),
-            insert_fence: "INSERT INTO billing_fences (job) VALUES ($1) ON CONFLICT DO NOTHING".to_owned(),
-            claim: claim(dialect, &format!("(holder IS NULL OR expires_at <= {now})")),
-            claim_unchanged: claim(dialect, &format!("fence = $4 AND {} = $5", micros("expires_at"))),
-            holder: format!(
-                "SELECT CASE WHEN expires_at > {now} THEN holder END AS holder, fence, coalesce({}, 0) AS expires_at
-                   FROM billing_job_state WHERE job = $1",
-                micros("expires_at")
-            ),
-            raise: "UPDATE billing_fences SET fence = $2 WHERE job = $1 AND fence < $2".to_owned(),
-            renew: format!(
-                "UPDATE billing_job_state SET expires_at = {}, updated_at = {now}
-                  WHERE job = $1 AND fence = $2 AND holder = $3 AND expires_at > {now}",
-                in_ms("$4")
-            ),
-            record: record(dialect, false),
-            finish: record(dialect, true),
-            close: dialect.is_sqlite().then(|| {
-                let closed = closed(dialect, "$2", "$3");
-                format!("DELETE FROM billing_job_requests AS q WHERE q.job = $1 AND ({closed})")
-            }),
-            append: append(dialect),
-            release: format!(
-                "UPDATE billing_job_state SET {} WHERE job = $1 AND fence = $2 AND holder = $3",
-                give_back(dialect, &["$4", "$5", "$6", "$7"].map(str::to_owned))
-            ),
-        }
-    }
-}
-
-/// A claim of the lease row under this condition.
-fn claim(dialect: Dialect, condition: &str) -> String {
-    let claim = format!(
-        "UPDATE billing_job_state
-            SET fence = 1 + CASE WHEN fence > f.newest THEN fence ELSE f.newest END, holder = $2,
-                expires_at = {expires}, updated_at = {now}
-           FROM (SELECT job AS fenced, fence AS newest FROM billing_fences) AS f
-          WHERE f.fenced = job AND job = $1 AND {condition}
-      RETURNING fence, {state}, {pauses} AS pauses, {requests} AS requests",
-        expires = dialect.in_ms("$3"),
-        now = dialect.now(),
-        state = dialect.state_columns(""),
-        pauses = dialect
-            .pauses("p.job = billing_job_state.job AND (p.resumed_at IS NULL OR p.resumed_at > cursor_at)"),
-        requests = dialect.requests("q.job = billing_job_state.job AND q.kind <> 'cancel'"),
-    );
-    if dialect.is_sqlite() {
-        return claim;
-    }
-    // If nobody works under an older number, the fence is raised at once. Otherwise that takes a transaction of its own, and the
-    // claim is there for all to see while it waits.
-    format!(
-        "WITH claimed AS ({claim}),
-              free AS (SELECT f.job, c.fence FROM claimed c JOIN billing_fences f ON f.job = $1
-                          FOR NO KEY UPDATE OF f SKIP LOCKED),
-              raised AS (UPDATE billing_fences f SET fence = free.fence FROM free
-                          WHERE f.job = free.job AND f.fence < free.fence RETURNING f.job)
-         SELECT claimed.*, EXISTS (SELECT 1 FROM raised) AS raised FROM claimed"
-    )
-}
-
-/// The row of a run, from [`RUN_VALUES`] parameters.
-fn append(dialect: Dialect) -> String {
-    let (at, cast) = (|parameter| dialect.at(parameter), |parameter, kind| dialect.cast(parameter, kind));
-    format!(
-        "INSERT INTO billing_job_runs (id, job, node, scheduled_at, status, triggered_by, attempt, fence, daemon,
-                                       started_at, finished_at, lateness_ms, items, reason, error, details,
-                                       scheduled_from, scheduled_count, request_id)
-         SELECT {id}, $2, $3, {scheduled}, $5, $6, {attempt}, $8, $9, {started}, {finished}, $12, $13, $14, $15,
-                {details}, {from}, $18, {request}",
-        id = cast("$1", "uuid"),
-        scheduled = at("$4"),
-        attempt = cast("$7", "int"),
-        started = at("$10"),
-        finished = at("$11"),
-        details = cast("$16", "jsonb"),
-        from = at("$17"),
-        request = cast("$19", "uuid"),
-    )
-}
-
-/// Moves a job under the newest fence, and on PostgreSQL does everything else that a record does; with the `last` one of a turn the
-/// lease goes back.
-fn record(dialect: Dialect, last: bool) -> String {
-    // On PostgreSQL these parameters stand behind those of the run's row.
-    let numbered =
-        |number: usize| format!("${}", if dialect.is_sqlite() { number } else { RUN_VALUES + number });
-    let [job, fence, holder, cursor, scheduled, not_before, failed, ran, error] =
-        [1, 2, 3, 4, 5, 6, 7, 8, 9].map(numbered);
-    let left = [10, 11, 12, 13].map(numbered);
-    let moved = format!(
-        "UPDATE billing_job_state
-            SET cursor_at = {cursor}, retry_scheduled_at = {scheduled}, retry_not_before = {not_before},
-                failed_attempts = {failed}, last_error = CASE WHEN {ran} THEN {error} ELSE last_error END,
-                updated_at = {now}{left}
-          WHERE job = {job} AND fence = {fence} AND holder = {holder}
-            AND EXISTS (SELECT 1 FROM billing_fences f WHERE f.job = {job} AND f.fence = {fence})",
-        cursor = dialect.at(&cursor),
-        scheduled = dialect.at(&scheduled),
-        not_before = dialect.at(&not_before),
-        failed = dialect.cast(&failed, "int"),
-        error = dialect.cast(&error, "text"),
-        now = dialect.now(),
-        left = if last { format!(", {}", give_back(dialect, &left)) } else { String::new() },
-    );
-    if dialect.is_sqlite() {
-        return moved;
-    }
-    format!(
-        "WITH moved AS ({moved} RETURNING job),
-              closed AS (DELETE FROM billing_job_requests q USING moved WHERE q.job = moved.job AND ({closed}))
-         {append} FROM moved",
-        closed = closed(dialect, &fence, "$19"),
-        append = append(dialect),
-    )
-}
-
-/// The request `q` that a run answers, and every wish to cancel it.
-fn closed(dialect: Dialect, fence: &str, request: &str) -> String {
-    let request = dialect.cast(request, "uuid");
-    format!("q.id = {request} OR q.kind = 'cancel' AND q.fence BETWEEN 1 AND {fence}")
-}
-
-/// Nobody holds the job, and this is expected of it.
-fn give_back(dialect: Dialect, [schedule, next, late, stuck]: &[String; 4]) -> String {
-    format!(
-        "holder = NULL, expires_at = NULL, schedule = {schedule}, next_at = {next}, late_at = {late}, stuck_at = {stuck}",
-        schedule = dialect.cast(schedule, "text"),
-        next = dialect.at(next),
-        late = dialect.at(late),
-        stuck = dialect.at(stuck),
-    )
-}
-
-#[cfg(feature = "testing")]
-impl Sql {
-    /// Without the guards that the fault campaign leaves out.
-    fn tested(mut self) -> Self {
-        use billing_jobs::testing::{instead, without};
-        instead(
-            "claim-unexpired",
-            &mut self.claim,
-            "(holder IS NULL OR expires_at <=",
-            "(true OR expires_at <=",
-        );
-        instead("fence-not-raised", &mut self.raise, "SET fence = $2", "SET fence = fence");
-        let [job, fence, holder] = if self.close.is_some() { [1, 2, 3] } else { [20, 21, 22] };
-        if self.close.is_none() {
-            instead("fence-not-raised", &mut self.claim, "SET fence = free.fence", "SET fence = f.fence");
-        }
-        let newest = format!(
-            "AND EXISTS (SELECT 1 FROM billing_fences f WHERE f.job = ${job} AND f.fence = ${fence})"
-        );
-        for sql in [&mut self.record, &mut self.finish] {
-            without("record-unfenced", sql, &newest);
-            without("record-unfenced", sql, &format!("AND fence = ${fence} AND holder = ${holder}"));
-        }
-        self
-    }
 }

@@ -17,7 +17,7 @@ use crate::daemon::{BILLING, program, seed};
 
 const MACHINES: u32 = 6_000;
 const BATCH: u32 = 100;
-/// Between two top-ups.
+/// Between two top-ups: customers come in the middle of a batch, and not only when one has just been committed.
 const PAUSE: Duration = Duration::from_millis(7);
 
 /// How many batches were committed before a top-up began and before it ended.
