@@ -30,6 +30,8 @@ pub struct Model {
     pub amount: i64,
     /// When it was written.
     pub created_at: Instant,
+    /// When the newest of its rows in the wallets' ledger was created; unset if the panel's own biller made it.
+    pub ledger_until: Option<Instant>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

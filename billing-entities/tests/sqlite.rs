@@ -42,7 +42,7 @@ INSERT INTO billing_job_requests VALUES ('00000000-0000-4000-8000-000000000011',
     NULL, 1795341600123456, 'ada', 'tea');
 INSERT INTO billing_job_audit VALUES (1, 1795341600123456, 'ada', 'pause', 'billing', NULL, '{}', '', 'abc');
 INSERT INTO billing_batches VALUES (1, '00000000-0000-4000-8000-000000000009', 2, 1795341600123456, 3, 4, 5, 6, 7,
-    1795341600123456);
+    1795341600123456, NULL);
 INSERT INTO billing_charges VALUES (1795341600123456, '00000000-0000-4000-8000-000000000005',
     '00000000-0000-4000-8000-000000000002', 1, 2, 3, 4, 5, NULL, TRUE);
 INSERT INTO billing_meters VALUES ('00000000-0000-4000-8000-000000000005', '00000000-0000-4000-8000-000000000002',
@@ -276,6 +276,7 @@ async fn jobs_and_runs_are_read() {
             hours: 6,
             amount: 7,
             created_at: now,
+            ledger_until: None,
         },
     );
 }

@@ -27,6 +27,7 @@ const NEEDED: [(&str, &str, &[&str]); 28] = [
             "status",
             "description",
             "metadata",
+            "created_at",
         ],
     ),
     ("vps_billing_cycles", "SELECT", &[]),

@@ -52,12 +52,12 @@ pub(super) async fn post(
 ) -> Result<(), PostError> {
     let write = Writer::of(txn);
     let on = write.backend;
-    let batch = write.batch(&sql.insert_batch, stamp, posting).await?;
+    let debits = rows::debits(&posting.charges);
+    let (batch, ledger_until) = write.batch(&sql.insert_batch, stamp, posting, debits).await?;
     write.ids(&sql.insert_openings, "billing_wallets", &posting.openings, None).await?;
-    let taken = posting.charges.iter().filter(|charge| charge.ledger.is_some()).count();
-    write
-        .rows(&sql.insert_ledger, "payment_transactions", taken, || rows::ledger(on, &posting.charges))
-        .await?;
+    let ledger = || rows::ledger(on, &posting.charges, ledger_until);
+    let expected = usize::try_from(debits).unwrap_or(usize::MAX);
+    write.rows(&sql.insert_ledger, "payment_transactions", expected, ledger).await?;
     write
         .rows(&sql.insert_charges, "billing_charges", posting.charges.len(), || {
             rows::charges(on, batch, &posting.charges)
@@ -121,9 +121,16 @@ impl<'a> Writer<'a> {
         Self { txn, backend: txn.get_database_backend() }
     }
 
-    async fn batch(&self, sql: &str, stamp: Stamp, posting: &Posting<'_>) -> Result<i64, PostError> {
+    /// The batch's row: its id, and the `created_at` of the last of its `debits`.
+    async fn batch(
+        &self,
+        sql: &str,
+        stamp: Stamp,
+        posting: &Posting<'_>,
+        debits: i64,
+    ) -> Result<(i64, Micros), PostError> {
         let totals = posting.totals;
-        let values: [Value; 8] = [
+        let values: [Value; 9] = [
             stamp.run.to_string().into(),
             stamp.fence.into(),
             stamp.as_of.into(),
@@ -132,12 +139,13 @@ impl<'a> Writer<'a> {
             count(totals.held),
             count(totals.hours),
             totals.amount.0.into(),
+            debits.into(),
         ];
         testing::before_statement();
         let (table, statement) = ("billing_batches", statement(self.txn, sql, values));
         let row = self.txn.query_one_raw(statement).instrument(trace::write(self.backend, table)).await?;
         let row = row.ok_or(PostError::Count { table, expected: 1, found: 0 })?;
-        Ok(row.try_get("", "id")?)
+        Ok((row.try_get("", "id")?, row.try_get("", "ledger_until")?))
     }
 
     async fn cycles(&self, sql: &Statements, posting: &Posting<'_>) -> Result<(), PostError> {

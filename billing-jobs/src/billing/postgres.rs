@@ -1,6 +1,10 @@
 //! A billing run's statements for PostgreSQL.
 
-use super::{rows, rows::postgres_rows as d, statements::Statements};
+use super::{
+    rows,
+    rows::postgres_rows as d,
+    statements::{LEDGER_HOURS_AHEAD, Statements},
+};
 use crate::panel::Panel;
 
 /// A batch is a small part of the fleet, and each of its statements finds its rows by an index. Without this a planner whose
@@ -112,9 +116,15 @@ pub(super) fn statements(panel: Panel) -> Statements {
         read_due: read_due(panel, ""),
         read_due_of: read_due(panel, only),
         insert_batch: format!(
-            "INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, amount)
-             VALUES ($1::uuid, $2, {as_of}, $4::bigint::int, $5::bigint::int, $6::bigint::int, $7, $8) RETURNING id",
+            "INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, amount, ledger_until)
+             VALUES ($1::uuid, $2, {as_of}, $4::bigint::int, $5::bigint::int, $6::bigint::int, $7, $8,
+                     greatest(statement_timestamp(),
+                              (SELECT max(ledger_until) FROM billing_batches
+                                WHERE ledger_until < statement_timestamp() + interval '{LEDGER_HOURS_AHEAD} hours'))
+                     + $9 * interval '1 microsecond')
+             RETURNING id, {ledger_until} AS ledger_until",
             as_of = instant("$3"),
+            ledger_until = micros("ledger_until"),
         ),
         insert_openings: format!(
             "INSERT INTO billing_wallets (wallet_id, organization_id, opening_balance, opening_ledger)
@@ -127,11 +137,12 @@ pub(super) fn statements(panel: Panel) -> Statements {
         ),
         insert_ledger: format!(
             "INSERT INTO payment_transactions (id, organization_id, amount, currency, payment_method,
-                                               payment_provider, status, description, metadata)
+                                               payment_provider, status, description, metadata, created_at)
              SELECT d.ledger, d.organization, d.amount * -0.0001, d.currency, 'wallet_debit', 'internal',
-                    'completed', d.description, d.metadata::jsonb
-               FROM {}",
-            d(rows::LEDGER),
+                    'completed', d.description, d.metadata::jsonb, {created_at}
+               FROM {rows}",
+            created_at = instant("d.created_at"),
+            rows = d(rows::LEDGER),
         ),
         insert_charges: format!(
             "INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount,

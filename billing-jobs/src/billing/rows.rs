@@ -37,6 +37,7 @@ pub(super) const LEDGER: Fields = &[
     ("currency", Kind::Text),
     ("description", Kind::Text),
     ("metadata", Kind::Text),
+    ("created_at", Kind::Number),
 ];
 pub(super) const CHARGES: Fields = &[
     ("batch", Kind::Number),
@@ -266,9 +267,13 @@ fn quoted(text: &str) -> String {
     serde_json::to_string(text).expect("text is always JSON")
 }
 
-pub(super) fn ledger(backend: DbBackend, charges: &[ChargeRow<'_>]) -> Rows {
+/// The debits of `charges`, the last of them created at `until` and each a microsecond after the one before it: the panel's invoice
+/// orders the rows of an organization by that alone.
+pub(super) fn ledger(backend: DbBackend, charges: &[ChargeRow<'_>], until: Micros) -> Rows {
     let mut rows = Rows::new(backend, LEDGER, charges.len());
+    let mut created_at = until - debits(charges);
     for charge in charges.iter().filter(|charge| charge.ledger.is_some()) {
+        created_at += 1;
         let instance = charge.instance;
         let description = format!("VPS Hourly Billing - {} ({}h)", instance.label, charge.hours);
         let metadata = format!(
@@ -281,9 +286,15 @@ pub(super) fn ledger(backend: DbBackend, charges: &[ChargeRow<'_>]) -> Rows {
             .number(charge.amount.0)
             .text(charge.wallet.currency.clone())
             .text(description)
-            .text(metadata);
+            .text(metadata)
+            .instant(created_at);
     }
     rows
+}
+
+/// How many of `charges` have a row in the wallets' ledger.
+pub(super) fn debits(charges: &[ChargeRow<'_>]) -> i64 {
+    charges.iter().map(|charge| i64::from(charge.ledger.is_some())).sum()
 }
 
 pub(super) fn charges(backend: DbBackend, batch: i64, charges: &[ChargeRow<'_>]) -> Rows {

@@ -3,7 +3,7 @@
 //! A transaction that writes has read the newest there was, or SQLite refuses its first write: what was read cannot change before
 //! it is written. The compare-and-set of the watermark and of the balance stays all the same.
 
-use super::statements::Statements;
+use super::statements::{LEDGER_HOURS_AHEAD, Statements};
 use crate::db::SQLITE_NOW;
 
 /// Microseconds since 1970 of the panel's text; NULL for NULL and for what is no time. `unixepoch(.., 'subsec')` keeps
@@ -104,9 +104,14 @@ pub(super) fn statements() -> Statements {
         any_wallet: None,
         read_due: read_due(""),
         read_due_of: read_due("AND i.id IN (SELECT value FROM json_each(?4))"),
-        insert_batch: "INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, amount)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING id"
-            .to_owned(),
+        insert_batch: format!(
+            "INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, amount, ledger_until)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,
+                     max({SQLITE_NOW},
+                         coalesce((SELECT max(ledger_until) FROM billing_batches
+                                    WHERE ledger_until < {SQLITE_NOW} + {LEDGER_HOURS_AHEAD} * 3600000000), 0)) + ?9)
+             RETURNING id, ledger_until"
+        ),
         insert_openings: "INSERT INTO billing_wallets (wallet_id, organization_id, opening_balance, opening_ledger)
              SELECT w.id, w.organization_id, w.balance,
                     coalesce((SELECT sum(t.amount) FROM payment_transactions t
@@ -114,8 +119,8 @@ pub(super) fn statements() -> Statements {
                FROM wallets w WHERE w.id IN (SELECT value FROM json_each(?1))"
             .to_owned(),
         insert_ledger: "INSERT INTO payment_transactions (id, organization_id, amount, currency, description, metadata,
-                                               payment_method, payment_provider, status)
-             VALUES {(?, ?, -?, ?, ?, ?, 'wallet_debit', 'internal', 'completed')}"
+                                               created_at, payment_method, payment_provider, status)
+             VALUES {(?, ?, -?, ?, ?, ?, ?, 'wallet_debit', 'internal', 'completed')}"
             .to_owned(),
         insert_charges: "INSERT INTO billing_charges (batch_id, instance_id, organization_id, period_start, hours, rate,
                                           amount, carry, payment_transaction_id)

@@ -5,6 +5,10 @@ use sea_orm::DbBackend;
 use super::{postgres, sqlite};
 use crate::panel::Panel;
 
+/// How far ahead of the clock a ledger row may be, so that it is newer than the rows before it although the clock was set back. Rows
+/// that are further ahead come from a clock that was plainly wrong, and are not followed.
+pub(super) const LEDGER_HOURS_AHEAD: i64 = 24;
+
 /// SQL of a run. Each statement's comment names its parameters. One that takes rows takes an array for each column of them on
 /// PostgreSQL, and on SQLite rows of placeholders, of which it has one in braces: see `rows`.
 #[derive(Debug)]
@@ -33,7 +37,8 @@ pub(super) struct Statements {
     pub(super) read_due: String,
     /// The same for the instances of a JSON array of ids only: `(as_of, first, last, ids)`.
     pub(super) read_due_of: String,
-    /// `(run, fence, as_of, instances, charges, held, hours, amount) -> id`.
+    /// `(run, fence, as_of, instances, charges, held, hours, amount, ledger rows) -> id, ledger_until`: the batch, and the
+    /// `created_at` of the last of its ledger rows. Every row is newer than those of all batches before it, by a microsecond each.
     pub(super) insert_batch: String,
     /// `(ids of wallets)`, a JSON array: what they hold before their first charge.
     pub(super) insert_openings: String,

@@ -49,7 +49,8 @@ CREATE UNIQUE INDEX IF NOT EXISTS billing_job_runs_finished_once
     WHERE status IN ('done', 'dead') AND triggered_by = 'schedule';
 CREATE INDEX IF NOT EXISTS billing_job_runs_by_job ON billing_job_runs (job, started_at DESC);
 
--- One row per committed batch of a billing run. The totals of a run are the sums of its batches.
+-- One row per committed batch of a billing run. The totals of a run are the sums of its batches. `ledger_until` is the
+-- `created_at` of the batch's newest row in payment_transactions: the rows of a later batch are newer, whatever the clock does.
 CREATE TABLE IF NOT EXISTS billing_batches (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     run_id TEXT NOT NULL,
@@ -60,9 +61,11 @@ CREATE TABLE IF NOT EXISTS billing_batches (
     held INTEGER NOT NULL CHECK (held >= 0),
     hours INTEGER NOT NULL CHECK (hours >= 0),
     amount INTEGER NOT NULL CHECK (amount >= 0),
-    created_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER))
+    created_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)),
+    ledger_until INTEGER
 ) STRICT;
 CREATE INDEX IF NOT EXISTS billing_batches_by_run ON billing_batches (run_id);
+CREATE INDEX IF NOT EXISTS billing_batches_by_ledger ON billing_batches (ledger_until);
 
 -- The ledger of hours: append-only. The order of the key matters: new periods go to its right edge. Rows lie as they come, apart
 -- from the key: a batch goes by wallets, and changes a seventh less of the file than if rows lay in the order of the key.

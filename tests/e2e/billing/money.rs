@@ -2,6 +2,7 @@
 
 use billing_jobs::billing::Settings;
 use e2e::{Db, Fleet, Instance, Plan, on_every_database};
+use sea_orm::DbBackend;
 
 use super::{CENT, Daemon, TEN_CENTS_AN_HOUR, add_instances, assert_sound, charged, hour, number, usd};
 
@@ -104,5 +105,78 @@ async fn an_hour_that_costs_less_than_the_wallet_can_hold_is_carried_on(db: &Db)
     assert_sound(db).await;
 }
 
+/// How many debits contradict the panel's G3 invoice, which computes the balance after each row from the order of `created_at` alone,
+/// and its wallet screen (G1 to G3), which shows the newest row first, by `created_at` and `id`, with the balances of its metadata.
+async fn misplaced_debits(db: &Db) -> [i64; 2] {
+    let metadata = |key: &str| match db.backend() {
+        DbBackend::Sqlite => format!("CAST(round((metadata ->> '$.{key}') * 10000) AS INTEGER)"),
+        _ => format!("(metadata ->> '{key}')::numeric"),
+    };
+    let (before, after) = (metadata("balance_before"), metadata("balance_after"));
+    let invoice = format!(
+        "SELECT count(*) FROM (
+             SELECT metadata, amount,
+                    (SELECT w.balance FROM wallets w WHERE w.organization_id = t.organization_id)
+                    - sum(amount) OVER (PARTITION BY organization_id)
+                    + sum(amount) OVER (PARTITION BY organization_id ORDER BY created_at) AS balance
+               FROM payment_transactions t WHERE status = 'completed') AS shown
+          WHERE amount < 0 AND balance <> {after}"
+    );
+    let screen = format!(
+        "SELECT count(*) FROM (
+             SELECT amount, {after} AS own_after, lead({before}) OVER newest AS next_before,
+                    lead(amount) OVER newest AS next_amount, {before} AS own_before
+               FROM payment_transactions WHERE status = 'completed'
+             WINDOW newest AS (PARTITION BY organization_id ORDER BY created_at DESC, id DESC)) AS shown
+          WHERE amount < 0 AND next_amount < 0 AND (own_after <> own_before + amount OR own_before <> next_before + next_amount)"
+    );
+    [number(db, &invoice).await, number(db, &screen).await]
+}
+
+async fn ledger_rows_follow_debit_order(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let orgs = [fleet.wallet("100.00").await, fleet.wallet("100.00").await];
+    for org in orgs {
+        add_instances(db, org, plan, 5).await;
+    }
+    let daemon = Daemon::with_batches_of(db, 3).await;
+    daemon.bill(hour(1)).await;
+    fleet.top_up(orgs[0], "7.00").await;
+    daemon.bill(hour(3)).await;
+    assert_eq!(misplaced_debits(db).await, [0, 0], "in one batch, and across batches");
+
+    // The clock was an hour ahead until now.
+    db.execute(match db.backend() {
+        DbBackend::Sqlite => {
+            "UPDATE payment_transactions
+                SET created_at = strftime('%Y-%m-%dT%H:%M', created_at, '+1 hour') || substr(created_at, 17);
+             UPDATE billing_batches SET ledger_until = ledger_until + 3600000000"
+        }
+        _ => {
+            "UPDATE payment_transactions SET created_at = created_at + interval '1 hour';
+             UPDATE billing_batches SET ledger_until = ledger_until + interval '1 hour'"
+        }
+    })
+    .await;
+    daemon.bill(hour(4)).await;
+    daemon.bill(hour(6)).await;
+    assert_eq!(number(db, "SELECT count(*) FROM payment_transactions WHERE amount < 0").await, 40);
+    assert_eq!(misplaced_debits(db).await, [0, 0], "after the clock was set back");
+
+    // It was years ahead for one batch: that one is not followed.
+    let (years, ahead) = match db.backend() {
+        DbBackend::Sqlite => {
+            ("ledger_until + 100000000000000", "created_at > strftime('%Y-%m-%dT%H:%M:%f', 'now', '+1 day')")
+        }
+        _ => ("ledger_until + interval '3 years'", "created_at > now() + interval '1 day'"),
+    };
+    db.execute(&format!("UPDATE billing_batches SET ledger_until = {years} WHERE id = 1")).await;
+    daemon.bill(hour(7)).await;
+    assert_eq!(number(db, &format!("SELECT count(*) FROM payment_transactions WHERE {ahead}")).await, 0);
+    assert_eq!(misplaced_debits(db).await, [0, 0], "after a clock that was years ahead");
+    assert_sound(db).await;
+}
+
 on_every_database!(a_month_of_outages_costs_its_price, a_wallet_moves_by_the_sum_of_its_charges);
-on_each_kind!(an_hour_that_costs_less_than_the_wallet_can_hold_is_carried_on);
+on_each_kind!(an_hour_that_costs_less_than_the_wallet_can_hold_is_carried_on, ledger_rows_follow_debit_order);
