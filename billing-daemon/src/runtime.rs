@@ -11,6 +11,7 @@ use billing_kinds::Pings;
 use billing_scheduler::{Clock, DrainReport, JobSpec, Registry, Scheduler, SystemClock};
 use migration::SchemaError;
 use sea_orm::{DatabaseConnection, DbErr};
+use tokio::task::{JoinError, JoinHandle, block_in_place};
 use tracing::{Instrument as _, Span, debug_span, error, field::Empty, info, warn};
 
 use crate::{
@@ -97,7 +98,7 @@ pub async fn run(
     if Platform::current().is_none() {
         warn!("unknown operating system `{}`: it is treated as Linux", std::env::consts::OS);
     }
-    let manager = Manager::of_process();
+    let manager = Arc::new(Manager::of_process());
     let deaf = |error| Failure::new(Exit::Internal, format!("cannot listen to signals: {error}"));
     let mut signals = Signals::listen().map_err(deaf)?;
     let mut hangups = Hangups::listen().map_err(deaf)?;
@@ -151,22 +152,25 @@ pub async fn run(
     announce(&identity, &names, bills, config.billing_interval_minutes, (&panel, &beside));
 
     let opened = Opened { db: db.clone(), panel };
-    let mut in_force = InForce {
+    let in_force = InForce {
         reloads: Reloads::new(&services, source.as_ref()),
         services,
         identity,
-        plugins,
+        plugins: plugins.clone(),
         opened,
         bills,
         daemon,
         jobs: names.len(),
-        manager: &manager,
+        manager: Arc::clone(&manager),
         last_billing,
+        source,
         http,
         expected,
         pings,
     };
-    let signal = in_force.until_signal(&scheduler, &mut ringer, source, &mut hangups, &mut signals).await;
+    let mut followed = Followed { in_force: Some(Box::new(in_force)), reload: None, again: false };
+    let signal = followed.until_signal(&scheduler, &manager, &mut ringer, &mut hangups, &mut signals).await;
+    let mut in_force = followed.finish().await;
     let drain_timeout = in_force.daemon.drain_timeout;
     manager.tell(Message::Stopping { within: drain_timeout + END_TIMEOUT });
     manager.tell_status(&format_args!("stops after {signal}: waits for the batch in hand"));
@@ -269,17 +273,101 @@ pub(crate) fn registry(services: &Services, plugins: &Plugins) -> Registry {
     registry
 }
 
+/// The configuration in force. While its file is read again, a task of its own has it: whoever ticks the scheduler waits
+/// for no validation.
+struct Followed {
+    /// `None` during a reload.
+    in_force: Option<Box<InForce>>,
+    reload: Option<JoinHandle<Box<InForce>>>,
+    /// A reload was requested during another one.
+    again: bool,
+}
+
+impl Followed {
+    /// Rings the scheduler, and puts what changes into force, until a signal ends that.
+    async fn until_signal(
+        &mut self,
+        scheduler: &Scheduler,
+        manager: &Manager,
+        ringer: &mut Ringer,
+        hangups: &mut Hangups,
+        signals: &mut Signals,
+    ) -> Ending {
+        let mut pulse = Pulse::new(manager.watchdog());
+        // The first ring may be a second away, and a panel waits for the first heartbeat.
+        scheduler.tick();
+        manager.tell(Message::Ready);
+        loop {
+            if let Some(in_force) = &self.in_force {
+                in_force.tell_status();
+            }
+            tokio::select! {
+                () = ringer.ring() => {
+                    scheduler.tick();
+                    pulse.ticked(manager);
+                    if self.in_force.as_mut().is_some_and(|in_force| in_force.has_changed()) {
+                        self.begin_reload(scheduler);
+                    }
+                }
+                () = hangups.next() => self.begin_reload(scheduler),
+                () = self.reloaded() => {
+                    if std::mem::take(&mut self.again) {
+                        self.begin_reload(scheduler);
+                    }
+                }
+                signal = signals.next() => return signal,
+            }
+        }
+    }
+
+    /// Begins a reload, or notes that another one is to follow.
+    fn begin_reload(&mut self, scheduler: &Scheduler) {
+        let Some(mut in_force) = self.in_force.take() else {
+            self.again = true;
+            return;
+        };
+        let scheduler = scheduler.clone();
+        self.reload = Some(tokio::spawn(async move {
+            in_force.reload(&scheduler).await;
+            in_force
+        }));
+    }
+
+    /// Returns when a reload has ended, and waits while there is none. Loses nothing if it is dropped.
+    async fn reloaded(&mut self) {
+        let Some(reload) = &mut self.reload else { return std::future::pending().await };
+        self.in_force = Some(ended(reload.await));
+        self.reload = None;
+    }
+
+    /// The configuration in force, after the reload in progress.
+    async fn finish(mut self) -> Box<InForce> {
+        loop {
+            match self.in_force.take() {
+                Some(in_force) => return in_force,
+                None => self.reloaded().await,
+            }
+        }
+    }
+}
+
+fn ended(reload: Result<Box<InForce>, JoinError>) -> Box<InForce> {
+    // Nothing cancels a reload.
+    reload.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
 /// What the jobs of a running daemon are made with.
-struct InForce<'a> {
+struct InForce {
     services: Services,
     identity: Identity,
-    plugins: &'a Plugins,
+    plugins: Plugins,
     opened: Opened,
     bills: bool,
     daemon: DaemonSettings,
     jobs: usize,
-    manager: &'a Manager,
+    manager: Arc<Manager>,
     last_billing: LastBilling,
+    source: Option<Source>,
     reloads: Reloads,
     http: Option<HttpSettings>,
     /// What those who answer over HTTP judge by.
@@ -287,57 +375,27 @@ struct InForce<'a> {
     pings: Pings,
 }
 
-impl InForce<'_> {
-    /// Rings the scheduler, and puts what changes into force, until a signal ends that.
-    async fn until_signal(
-        &mut self,
-        scheduler: &Scheduler,
-        ringer: &mut Ringer,
-        mut source: Option<Source>,
-        hangups: &mut Hangups,
-        signals: &mut Signals,
-    ) -> Ending {
-        let mut pulse = Pulse::new(self.manager.watchdog());
-        // The first ring may be a second away, and a panel waits for the first heartbeat.
-        scheduler.tick();
-        self.manager.tell(Message::Ready);
-        loop {
-            self.tell_status();
-            tokio::select! {
-                () = ringer.ring() => {
-                    scheduler.tick();
-                    pulse.ticked(self.manager);
-                    self.follow(scheduler, source.as_mut()).await;
-                }
-                () = hangups.next() => self.reload(scheduler, source.as_mut()).await,
-                signal = signals.next() => return signal,
-            }
-        }
-    }
-
+impl InForce {
     /// Tells the service manager what the daemon does.
     fn tell_status(&self) {
         self.manager.tell_status(&self.last_billing.beside(self.jobs));
     }
 
-    /// Reads the configuration again if its file has changed.
-    async fn follow(&mut self, scheduler: &Scheduler, source: Option<&mut Source>) {
-        if let Some(source) = source
-            && source.has_changed()
-        {
-            self.reload(scheduler, Some(source)).await;
-        }
+    /// Whether the file has another text than the one in force.
+    fn has_changed(&mut self) -> bool {
+        self.source.as_mut().is_some_and(Source::has_changed)
     }
 
     /// Reads the configuration again and puts it into force, or says why not.
-    async fn reload(&mut self, scheduler: &Scheduler, source: Option<&mut Source>) {
-        if let Some(source) = source {
+    async fn reload(&mut self, scheduler: &Scheduler) {
+        if let Some(mut source) = self.source.take() {
             self.manager.tell(Message::Reloading);
             let span = debug_span!("reload", config.file = source.name(), outcome = Empty, error = Empty);
-            let accepted = self.accept(scheduler, source).instrument(span.clone()).await;
+            let accepted = self.accept(scheduler, &mut source).instrument(span.clone()).await;
             tell_outcome(&span, accepted);
             crate::metrics::reloaded(accepted);
             self.manager.tell(Message::Ready);
+            self.source = Some(source);
         } else {
             info!("this daemon has no file to read again");
         }
@@ -346,7 +404,7 @@ impl InForce<'_> {
     /// Whether what the file says now is in force.
     async fn accept(&mut self, scheduler: &Scheduler, source: &mut Source) -> bool {
         let name = source.name();
-        let config = match source.read_again() {
+        let config = match block_in_place(|| source.read_again()) {
             Ok(config) => config,
             Err(problems) => {
                 for problem in &problems {
@@ -380,11 +438,11 @@ impl InForce<'_> {
             ..Expected::from(&config)
         });
         let services = Services { billing_interval: interval, ..self.services.clone() };
-        let registry = registry(&services, self.plugins);
+        let registry = registry(&services, &self.plugins);
         // The heartbeat goes by the time between two billings.
         let renew = |spec: &JobSpec| other_interval && spec.kind == HEARTBEAT;
         let jobs = config.jobs.len();
-        let changes = match scheduler.reload(&registry, config.jobs, renew) {
+        let changes = match block_in_place(|| scheduler.reload(&registry, config.jobs, renew)) {
             Ok(changes) => changes,
             Err(error) => {
                 error!(reloaded = false, "{name}: {error}; everything stays as it was");

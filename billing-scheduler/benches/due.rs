@@ -39,5 +39,22 @@ fn decision(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, next_after, decision);
+/// Texts of up to a kilobyte, valid and invalid. A text that nothing holds on to is read each time.
+fn validation(criterion: &mut Criterion) {
+    let texts = [
+        ("short", "0 30 2 * * 1-5".to_owned()),
+        ("kilobyte of a list", format!("{}0 * * * *", "0-59/1,".repeat(144))),
+        ("kilobyte of names", format!("0 0 * * {}SUN", "MON#1,".repeat(168))),
+        ("kilobyte of commas", ",".repeat(1_024)),
+        ("never", "0 0 30 2 *".to_owned()),
+    ];
+    for (name, text) in texts {
+        assert!(text.len() <= 1_024);
+        criterion.bench_function(&format!("validate, {name}"), |bencher| {
+            bencher.iter(|| Schedule::cron(black_box(&text), "UTC"));
+        });
+    }
+}
+
+criterion_group!(benches, next_after, decision, validation);
 criterion_main!(benches);

@@ -65,7 +65,9 @@ pub use middleware::{Middleware, Next};
 #[cfg(feature = "runtime")]
 pub use reload::{Change, Changes};
 #[cfg(feature = "runtime")]
-pub use schedule::{Dst, DstFold, DstGap, Gap, Schedule, ScheduleError, ZoneDifference};
+pub use schedule::{
+    CronError, CronField, Dst, DstFold, DstGap, Gap, Schedule, ScheduleError, ZoneDifference,
+};
 #[cfg(feature = "runtime")]
 pub use scheduler::{DrainReport, Scheduler};
 #[cfg(feature = "runtime")]

@@ -48,13 +48,13 @@ const DAYS: i64 = 30 * 3_600;
 const HOURS: i64 = 4 * 3_600;
 const MINUTES: i64 = 75 * 60;
 
-const ROWS: [Row; 15] = [
+const ROWS: [Row; 17] = [
     row("30 2 * * *", true, MINUTELY, DAYS, |t| t.clock() == (2, 30, 0)),
     row("@daily", true, MINUTELY, DAYS, |t| t.clock() == (0, 0, 0)),
     row("0 0 3 * * *", true, MINUTELY, DAYS, |t| t.clock() == (3, 0, 0)),
     row("0 0,1,2,3 * * *", true, MINUTELY, DAYS, |t| matches!(t.clock(), (0..=3, 0, 0))),
     row("15,45 0-3 * * *", true, MINUTELY, DAYS, |t| matches!(t.clock(), (0..=3, 15 | 45, 0))),
-    row("*/20 2 * * *", true, MINUTELY, DAYS, |t| matches!(t.clock(), (2, 0 | 20 | 40, 0))),
+    row("*/20 2 * * *", false, MINUTELY, DAYS, |t| matches!(t.clock(), (2, 0 | 20 | 40, 0))),
     row("30 1 * * SUN", true, MINUTELY, DAYS, |t| {
         t.clock() == (1, 30, 0) && t.date().weekday() == Weekday::Sun
     }),
@@ -69,9 +69,13 @@ const ROWS: [Row; 15] = [
         matches!(t.clock(), (_, 0 | 29 | 58, 0 | 20 | 40))
     }),
     row("10,50 59 1 * * *", true, SECONDLY, MINUTES, |t| matches!(t.clock(), (1, 59, 10 | 50))),
-    row("7 */30 0-2 1-7 * *", true, SECONDLY, MINUTES, |t| {
+    row("7 */30 0-2 1-7 * *", false, SECONDLY, MINUTES, |t| {
         matches!(t.clock(), (0..=2, 0 | 30, 7)) && t.date().day() < 8
     }),
+    row("*/20 10,40 0-2 * * *", false, SECONDLY, MINUTES, |t| {
+        matches!(t.clock(), (0..=2, 10 | 40, 0 | 20 | 40))
+    }),
+    row("7 0-40/20 0-2 * * *", true, SECONDLY, MINUTES, |t| matches!(t.clock(), (0..=2, 0 | 20 | 40, 7))),
 ];
 
 const fn row(text: &'static str, fixed: bool, step: i64, around: i64, names: fn(Local) -> bool) -> Row {

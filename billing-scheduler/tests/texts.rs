@@ -1,6 +1,6 @@
 //! Whatever is written as a cron text, it is read or refused, and what is read keeps its order. `PROPTEST_CASES` tries more.
 
-use billing_scheduler::Schedule;
+use billing_scheduler::{Schedule, ScheduleError};
 use chrono::{DateTime, Utc};
 use proptest::prelude::*;
 
@@ -8,7 +8,17 @@ use proptest::prelude::*;
 const INSTANTS: [i64; 4] = [0, 1_774_746_000, 1_792_890_000, 1_800_000_000];
 
 fn check(text: &str) {
-    let Ok(schedule) = Schedule::cron(text, "Europe/Paris") else { return };
+    let schedule = match Schedule::cron(text, "Europe/Paris") {
+        Ok(schedule) => schedule,
+        Err(ScheduleError::Cron(error)) => {
+            let part = text.get(error.at.clone());
+            assert!(part.is_some(), "`{text}`: {:?} is not a part of it", error.at);
+            assert!(!error.problem.contains("library"), "`{text}` is refused by the library alone: {error}");
+            assert!(!error.help.is_empty(), "`{text}`: {error}");
+            return;
+        }
+        Err(error) => panic!("`{text}`: {error}"),
+    };
     for at in INSTANTS.map(|seconds| DateTime::<Utc>::from_timestamp(seconds, 0).expect("an instant")) {
         if let Ok(Some(next)) = schedule.next_after(at) {
             assert!(next > at, "`{text}`: {next} comes after {at}");
@@ -31,7 +41,7 @@ proptest! {
     }
 
     #[test]
-    fn no_fields_make_it_panic(fields in prop::collection::vec(r"\*|\*/[0-9]{1,2}|[0-9]{1,2}(-[0-9]{1,2})?|[0-9],[0-9]|L|[1-7]#[1-5]|15W", 5..7)) {
+    fn no_fields_make_it_panic(fields in prop::collection::vec(r"\*|\*/[0-9]{1,2}|[0-9]{1,2}(-[0-9]{1,2})?|[0-9],[0-9]|L|LW|[1-7]#[1-5]|[0-7]L|15W|[1-9],L|MON|(sun|MON)-(FRI|SUN)|JAN-(MAR|dec)(/2)?", 5..7)) {
         check(&fields.join(" "));
     }
 }

@@ -46,6 +46,9 @@ pub(super) const SCOPE: [(&str, Scope); 2] = [("cluster", Scope::Cluster), ("nod
 pub(super) const MISFIRE: [(&str, Misfire); 3] =
     [("coalesce", Misfire::Coalesce), ("catch-up", Misfire::CatchUp), ("skip", Misfire::Skip)];
 
+/// The least `misfire-grace`: below it, how fast a lease is claimed decides whether a job runs.
+const LEAST_GRACE: Duration = Duration::from_millis(50);
+
 /// A job as far as it could be read. What is missing was reported.
 pub(super) struct Draft<'r> {
     pub(super) header: Range<usize>,
@@ -193,6 +196,13 @@ fn policy(job: &Section<'_, '_>, schedule: Option<&Schedule>, now: DateTime<Utc>
     if let (Some(limit), None) = (job.key("catch-up-limit"), catches_up) {
         report.at(&limit, "`catch-up-limit` goes with `misfire = \"catch-up\"` only: remove it");
     }
+    if let Some(grace) = grace.as_ref().filter(|grace| *grace.get_ref() < LEAST_GRACE) {
+        let least = humantime::format_duration(LEAST_GRACE);
+        report.at(
+            &grace.span(),
+            format!("`misfire-grace` must be at least {least}: a run may start that late"),
+        );
+    }
     if let (Some(grace), Some(jitter)) = (&grace, &jitter)
         && grace.get_ref() < jitter.get_ref()
     {
@@ -202,7 +212,7 @@ fn policy(job: &Section<'_, '_>, schedule: Option<&Schedule>, now: DateTime<Utc>
         );
         report.at(&grace.span(), message);
     }
-    let shortest = schedule.and_then(|schedule| schedule.shortest_gap(now).ok()?);
+    let shortest = jitter.as_ref().and(schedule).and_then(|schedule| schedule.shortest_gap(now).ok()?);
     if let (Some(jitter), Some(shortest)) = (&jitter, shortest.and_then(|gap| TimeDelta::to_std(&gap).ok()))
         && *jitter.get_ref() > shortest
     {

@@ -43,6 +43,12 @@ impl<'t> Report<'t> {
         Place { source: self.file.to_owned(), line: Some(line), column: Some(column) }
     }
 
+    /// The place of `part` of the string that is `text` and has the span `span`: its begin if it is written with escapes.
+    pub(super) fn part(&self, span: &Range<usize>, text: &str, part: &Range<usize>) -> Range<usize> {
+        let written = self.text.get(span.clone()).and_then(|written| written.find(text));
+        written.map_or_else(|| span.clone(), |at| span.start + at + part.start..span.end)
+    }
+
     /// A value that somebody else read, or else what is wrong with it.
     pub(super) fn accept<T>(&self, result: Result<T, Diagnostic>) -> Option<T> {
         result.map_err(|problem| self.push(problem)).ok()

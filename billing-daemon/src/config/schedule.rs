@@ -135,6 +135,11 @@ fn cron(section: &Section<'_, '_>, of_the_job: Dst) -> Option<Spanned<Schedule>>
     match Schedule::cron_with(cron.get_ref(), zone_name, dst) {
         Ok(schedule) => Some(Spanned::new(cron.span(), schedule)),
         Err(ScheduleError::Zone(_)) => None,
+        Err(ScheduleError::Cron(error)) => {
+            let place = section.report().part(&cron.span(), &error.text, &error.at);
+            section.report().with_hint(&place, error.to_string(), Some(error.help));
+            None
+        }
         Err(error) => {
             section.report().at(&cron.span(), error.to_string());
             None

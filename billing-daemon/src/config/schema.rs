@@ -160,7 +160,7 @@ fn job_keys(kinds: &[&str]) -> Value {
             &job::MISFIRE,
             default.misfire,
         ),
-        "misfire-grace": length("A scheduled time that is later than this is not run.", None),
+        "misfire-grace": length("A scheduled time that is later than this is not run; at least 50ms.", None),
         "catch-up-limit": {
             "description": "With `misfire = \"catch-up\"`: how many scheduled times may wait.",
             "type": "integer",
@@ -234,7 +234,7 @@ fn definitions() -> Map<String, Value> {
         (
             "cron",
             json!({
-                "description": "5 fields (minute, hour, day, month, weekday), 6 with seconds in front, or a nickname such as @hourly.",
+                "description": "5 fields (minute, hour, day of month, month, day of week), 6 with the second first, or a nickname such as @hourly.",
                 "type": "string",
                 "pattern": r"^\s*(@(hourly|daily|midnight|weekly|monthly|yearly|annually)|[^@\s]\S*(\s+\S+){4,5})\s*$",
                 "examples": ["0 5 * * * *", "30 2 * * *", "@hourly"],

@@ -105,7 +105,7 @@ fn check_with(text: &str, variables: &[(&str, &str)], expected: &[&str]) {
 }
 
 /// What only whoever knows the whole file, the time or the database of time zones can say.
-const BEYOND_A_SCHEMA: [&str; 21] = [
+const BEYOND_A_SCHEMA: [&str; 24] = [
     "environment: ",
     "`backoff` is longer than",
     "must be at least 3s",
@@ -115,7 +115,10 @@ const BEYOND_A_SCHEMA: [&str; 21] = [
     "no time at all",
     "never comes",
     "unknown time zone",
-    "Component error",
+    "has a space in its list",
+    "is the name of a day of the week",
+    "is not within",
+    "`misfire-grace` must be at least",
     "whole second, not",
     "not 2026-02-30",
     "`not-after` is before",
@@ -499,9 +502,25 @@ fn schedules() {
         ("{ cron = 5 }", "21: `cron` must be a string, not an integer"),
         (
             r#"{ cron = "a b" }"#,
-            "21: `a b` is no cron expression: it has 2 fields: write 5 (minute, hour, day, month, weekday), 6 with seconds in front, or a nickname such as @hourly",
+            "22: invalid cron text `a b`: it has 2 fields, write 5 fields (minute, hour, day of month, month, day of week), 6 with the second first, or a nickname such as @hourly",
         ),
-        (r#"{ cron = "0 0 30 2 *" }"#, "21: `0 0 30 2 *` never comes: no such date exists"),
+        (
+            r#"{ cron = "0 0 30 2 *" }"#,
+            "26: invalid cron text `0 0 30 2 *`: day of month `30` never comes: month `2` has at most 29 days, write an earlier day, or `L` for the last day of a month",
+        ),
+        (
+            r#"{ cron = "15, 45 * * * *" }"#,
+            "22: invalid cron text `15, 45 * * * *`: minute `15, 45` has a space in its list, write `15,45` without a space",
+        ),
+        (
+            r"{ cron = '  0 7 * SUN *' }",
+            "30: invalid cron text `  0 7 * SUN *`: month `SUN` is the name of a day of the week, move it to the field `day of week`, which is the last one",
+        ),
+        // With escapes in it, the text is not in the file as it is.
+        (
+            r#"{ cron = "0\t24 * * *" }"#,
+            "21: invalid cron text `0\\t24 * * *`: hour `24` is not within 0-23, use a number from 0 to 23",
+        ),
         (
             r#"{ cron = "@daily", timezone = "europe/berln" }"#,
             "42: unknown time zone `europe/berln`, did you mean `Europe/Berlin`?",
@@ -516,7 +535,7 @@ fn schedules() {
     check(
         &job(r#"schedule = { cron = "61 0 * * * *", timezone = "Europe/Berlni" }"#),
         &[
-            "jobs.toml:4:21: `61 0 * * * *` is no cron expression: Component error: Number out of bounds.",
+            "jobs.toml:4:22: invalid cron text `61 0 * * * *`: second `61` is not within 0-59, use a number from 0 to 59",
             "jobs.toml:4:48: unknown time zone `Europe/Berlni`, did you mean `Europe/Berlin`?",
         ],
     );
@@ -635,7 +654,7 @@ fn what_contradicts_itself_in_a_schedule() {
         ),
         (
             r#"{ cron = "@reboot" }"#,
-            "21: `@reboot` is no cron expression: no such nickname: use @hourly, @daily, @weekly, @monthly or @yearly",
+            "22: invalid cron text `@reboot`: `@reboot` is an unknown nickname, use `run-at-start` for a run at the start",
         ),
     ] {
         check(&job(&format!("schedule = {schedule}")), &[&format!("jobs.toml:4:{expected}")]);
@@ -650,6 +669,10 @@ fn what_contradicts_itself_in_a_policy() {
         (
             format!("{at}misfire = \"catch-up\""),
             "5:11: `catch-up` has nothing to catch up: a single `at` comes once, so use `coalesce` or `skip`",
+        ),
+        (
+            format!("{HOURLY}misfire-grace = \"49ms\""),
+            "5:17: `misfire-grace` must be at least 50ms: a run may start that late",
         ),
         (
             format!("{HOURLY}misfire-grace = \"1m\"\njitter = \"5m\""),
@@ -695,6 +718,7 @@ fn what_contradicts_itself_in_a_policy() {
         check(&job(&text), &[&format!("jobs.toml:{expected}")]);
     }
     check(&job(&format!("{HOURLY}misfire-grace = \"5m\"\njitter = \"5m\"")), &[]);
+    check(&job(&format!("{HOURLY}misfire-grace = \"50ms\"")), &[]);
     check(&job(&format!("{HOURLY}jitter = \"1h\"")), &[]);
     check(&job(&format!("{at}misfire = \"skip\"\nmisfire-grace = \"1d\"\njitter = \"1h\"")), &[]);
 }

@@ -1,4 +1,5 @@
-//! Cron texts on a real calendar: croner matches local times, the zone's transitions say which instants those are.
+//! Cron texts on a real calendar: our grammar says which texts are valid, croner matches local times, and the zone's
+//! transitions say which instants those are.
 
 use std::{
     collections::HashMap,
@@ -10,12 +11,11 @@ use std::{
 use chrono::{DateTime, NaiveDateTime, Utc};
 use croner::{
     Cron,
-    errors::CronError,
     parser::{CronParser, Seconds, Year},
 };
 use jiff::tz::TimeZone;
 
-use super::{Dst, DstFold, DstGap, ScheduleError, zone};
+use super::{Dst, DstFold, DstGap, ScheduleError, grammar, refusal::CronError, zone};
 
 /// A cron text in a time zone.
 #[derive(Clone)]
@@ -26,18 +26,12 @@ pub(super) struct CronSchedule {
     fold: DstFold,
 }
 
-/// What a text says, in no zone. Equal texts share it: it takes some 6 kB.
+/// What a text selects, in no zone. Equal texts share it: it takes some 6 kB.
 struct Parsed {
     text: String,
     cron: Cron,
-    hour: Hour,
-}
-
-/// Whether the hour field names hours or leaves them open, which decides what a repeated or skipped hour means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hour {
-    Fixed,
-    Wildcard,
+    /// The time of day is left open with `*`, which decides what a repeated or skipped hour means.
+    repeats: bool,
 }
 
 /// In seconds since 1970, what croner searches: a week into the year 1 up to the year 5000.
@@ -48,9 +42,9 @@ static PARSED: Mutex<Option<HashMap<String, Weak<Parsed>>>> = Mutex::new(None);
 
 impl CronSchedule {
     pub(super) fn parse(text: &str, zone_name: &str, dst: Dst) -> Result<Self, ScheduleError> {
-        let parsed = Parsed::shared(text.trim())?;
+        let parsed = Parsed::shared(text.trim()).map_err(|error| error.within(text))?;
         let zone = zone::named(zone_name)?;
-        let (gap, fold) = parsed.hour.as_cron_has_it();
+        let (gap, fold) = parsed.like_cron();
         Ok(Self { parsed, zone, gap: dst.gap.unwrap_or(gap), fold: dst.fold.unwrap_or(fold) })
     }
 
@@ -108,15 +102,6 @@ impl CronSchedule {
     }
 }
 
-impl Hour {
-    fn as_cron_has_it(self) -> (DstGap, DstFold) {
-        match self {
-            Self::Fixed => (DstGap::Shift, DstFold::First),
-            Self::Wildcard => (DstGap::Skip, DstFold::Both),
-        }
-    }
-}
-
 impl PartialEq for CronSchedule {
     fn eq(&self, other: &Self) -> bool {
         self.parsed.text == other.parsed.text
@@ -134,7 +119,7 @@ impl fmt::Debug for CronSchedule {
 impl fmt::Display for CronSchedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} in {}", self.parsed.text, self.zone.iana_name().unwrap_or("?"))?;
-        let (gap, fold) = self.parsed.hour.as_cron_has_it();
+        let (gap, fold) = self.parsed.like_cron();
         match self.gap {
             own if own == gap => {}
             DstGap::Shift => f.write_str(", dst-gap shift")?,
@@ -150,7 +135,7 @@ impl fmt::Display for CronSchedule {
 }
 
 impl Parsed {
-    fn shared(text: &str) -> Result<Arc<Self>, ScheduleError> {
+    fn shared(text: &str) -> Result<Arc<Self>, CronError> {
         let mut texts = PARSED.lock().unwrap_or_else(PoisonError::into_inner);
         let texts = texts.get_or_insert_default();
         if let Some(known) = texts.get(text).and_then(Weak::upgrade) {
@@ -164,43 +149,22 @@ impl Parsed {
         Ok(parsed)
     }
 
-    fn read(text: &str) -> Result<Self, ScheduleError> {
-        let refused = |reason: String| ScheduleError::Cron { text: text.to_owned(), reason };
-        let fields: Vec<&str> = text.split_whitespace().collect();
-        let (plain, hour) = match fields.as_slice() {
-            [nickname] if nickname.starts_with('@') => nickname_of(nickname).map_err(refused)?,
-            [_, hour, _, _, _] | [_, _, hour, _, _, _] => (text, hour_of(hour)),
-            _ => {
-                let reason = format!(
-                    "it has {} fields: write 5 (minute, hour, day, month, weekday), 6 with seconds in front, \
-                     or a nickname such as @hourly",
-                    fields.len()
-                );
-                return Err(refused(reason));
-            }
-        };
-        let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
-        let cron = parser.parse(plain).map_err(|error| refused(error.to_string()))?;
-        // The calendar repeats itself after 400 years, and the search goes on for longer.
-        match cron.find_next_occurrence(&DateTime::UNIX_EPOCH.naive_utc(), true) {
-            Ok(_) => Ok(Self { text: text.to_owned(), cron, hour }),
-            Err(CronError::TimeSearchLimitExceeded) => Err(ScheduleError::NeverComes(text.to_owned())),
-            Err(error) => Err(refused(error.to_string())),
-        }
+    fn read(text: &str) -> Result<Self, CronError> {
+        let fields = grammar::parse(text)?;
+        let parser = CronParser::builder().seconds(Seconds::Required).year(Year::Disallowed).build();
+        let cron = parser.parse(&fields.to_string()).map_err(|error| CronError {
+            text: text.to_owned(),
+            at: 0..text.len(),
+            field: None,
+            problem: format!("the cron library refuses it: {error}"),
+            help: "write it in another way".to_owned(),
+        })?;
+        Ok(Self { text: text.to_owned(), cron, repeats: fields.repeats })
     }
-}
 
-fn hour_of(field: &str) -> Hour {
-    if field.starts_with('*') { Hour::Wildcard } else { Hour::Fixed }
-}
-
-fn nickname_of(text: &str) -> Result<(&'static str, Hour), String> {
-    match text.to_ascii_lowercase().as_str() {
-        "@hourly" => Ok(("0 * * * *", Hour::Wildcard)),
-        "@daily" | "@midnight" => Ok(("0 0 * * *", Hour::Fixed)),
-        "@weekly" => Ok(("0 0 * * 0", Hour::Fixed)),
-        "@monthly" => Ok(("0 0 1 * *", Hour::Fixed)),
-        "@yearly" | "@annually" => Ok(("0 0 1 1 *", Hour::Fixed)),
-        _ => Err("no such nickname: use @hourly, @daily, @weekly, @monthly or @yearly".to_owned()),
+    /// The policy of cron(8): a job with times of day runs once at a skipped and once at a repeated time, and a job that
+    /// repeats over the day follows the wall clock.
+    fn like_cron(&self) -> (DstGap, DstFold) {
+        if self.repeats { (DstGap::Skip, DstFold::Both) } else { (DstGap::Shift, DstFold::First) }
     }
 }

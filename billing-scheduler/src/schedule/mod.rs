@@ -1,6 +1,8 @@
 //! When a job is due: pure arithmetic on instants, without a clock.
 
 mod cron;
+mod grammar;
+mod refusal;
 mod zone;
 
 use std::{
@@ -12,6 +14,8 @@ use std::{
 use chrono::{DateTime, SecondsFormat, TimeDelta, Timelike, Utc};
 
 use cron::CronSchedule;
+
+pub use refusal::{CronError, CronField};
 
 /// When a job is due. Scheduled times are whole seconds.
 ///
@@ -57,13 +61,14 @@ struct Window {
     not_after: Option<DateTime<Utc>>,
 }
 
-/// What becomes of a local time around a change of clocks. What is left open is as cron has it: an hour field that begins
-/// with `*` is a wildcard, and anything else is fixed, lists and ranges of hours included.
+/// What becomes of a local time around a change of clocks. The defaults are those of cron(8): a job whose second, minute or
+/// hour field begins with `*` repeats over the day, and any other job has times of day, also with lists and ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Dst {
-    /// A time that is skipped. If left open: [`DstGap::Shift`] for a fixed hour, [`DstGap::Skip`] for a wildcard.
+    /// A time that is skipped. The default is [`DstGap::Shift`] for times of day, [`DstGap::Skip`] for a job that repeats.
     pub gap: Option<DstGap>,
-    /// A time that comes twice. If left open: [`DstFold::First`] for a fixed hour, [`DstFold::Both`] for a wildcard.
+    /// A time that comes twice. The default is [`DstFold::First`] for times of day, [`DstFold::Both`] for a job that
+    /// repeats.
     pub fold: Option<DstFold>,
 }
 
@@ -96,20 +101,12 @@ pub enum ScheduleError {
     /// An offset that is no whole number of seconds below the period, or of a schedule that has no period.
     #[error("an offset must be a whole number of seconds and shorter than the period, not {0:?}")]
     Offset(Duration),
-    /// Text that is no cron expression.
-    #[error("`{text}` is no cron expression: {reason}")]
-    Cron {
-        /// As written.
-        text: String,
-        /// What the parser says.
-        reason: String,
-    },
+    /// An invalid cron text, or one that matches no day of any year.
+    #[error(transparent)]
+    Cron(#[from] CronError),
     /// A name that is no time zone, or one whose rules this machine does not have.
     #[error("unknown time zone `{0}`: use a name of the IANA database such as `Europe/Berlin` or `UTC`")]
     Zone(String),
-    /// An expression that matches no day of any year.
-    #[error("`{0}` never comes: no such date exists")]
-    NeverComes(String),
     /// A single time with a fraction of a second.
     #[error("a scheduled time is a whole second, not {}", .0.to_rfc3339_opts(SecondsFormat::AutoSi, true))]
     Fraction(DateTime<Utc>),
@@ -184,15 +181,40 @@ impl Schedule {
         }
     }
 
-    /// Due as `text` says (5 or 6 fields, or a nickname such as `@hourly`) in the IANA zone named `zone`.
+    /// Due at the times of the cron `text` in the IANA zone named `zone`.
     ///
-    /// Where clocks go forward, a time that is skipped runs at the first instant after the gap; where they go back, a
-    /// fixed hour runs once and a wildcard hour runs in both passes, as cron has it.
+    /// A text has five fields (minute, hour, day of month, month, day of week), six with the second first, or is a nickname:
+    /// `@hourly`, `@daily`, `@midnight`, `@weekly`, `@monthly`, `@yearly` or `@annually`. It has at most 1,024 bytes.
+    ///
+    /// | field | values | also |
+    /// |---|---|---|
+    /// | second, minute | 0-59 | |
+    /// | hour | 0-23 | |
+    /// | day of month | 1-31 | `L` the last day; `LW` the last day from Monday to Friday; `15W` the day from Monday to Friday nearest to the 15th, within the month |
+    /// | month | 1-12, JAN-DEC | |
+    /// | day of week | 0-7, SUN-SAT; 0 and 7 are Sunday | `FRIL` or `5L` the last Friday of a month; `MON#2` or `1#2` the second Monday |
+    ///
+    /// A field is `*` for every value, `*/n` for every nth value from the lowest on, or a list of values, ranges `a-b` and ranges
+    /// with a step `a-b/n`. Names have three letters in any case. `?` is `*`, in the two day fields. A `*` or `*/n` stands alone,
+    /// `L`, `W` and `#` are parts of a list but not of a range, and `L` and `LW` exclude each other. Not supported are `L-3`,
+    /// `a/n` without the end of the range, ranges that go backwards, years, `H` and `~`.
+    ///
+    /// **Day of month and day of week together mean OR**: `0 0 13 * FRI` is due on each 13th and on each Friday. A day field is
+    /// left out of that only if it is exactly `*` or `?`; `*/2` is not.
+    ///
+    /// **Where clocks change**, the defaults are those of cron(8). A job whose second, minute or hour field begins with `*`
+    /// repeats over the day and follows the wall clock: it does not run at skipped times, and runs in both passes of a repeated
+    /// hour. Any other job has times of day: a skipped one runs at the first instant after the gap, a repeated one once, in the
+    /// first pass.
+    ///
+    /// # Errors
+    /// [`ScheduleError::Cron`] names the field, the value, its place in the text and the correction. Validation takes time
+    /// linear in the text and does no search.
     pub fn cron(text: &str, zone: &str) -> Result<Self, ScheduleError> {
         Self::cron_with(text, zone, Dst::default())
     }
 
-    /// The same, with a say in what happens when clocks change.
+    /// Like [`Schedule::cron`], with a policy for skipped and repeated times.
     pub fn cron_with(text: &str, zone: &str, dst: Dst) -> Result<Self, ScheduleError> {
         CronSchedule::parse(text, zone, dst).map(|cron| Self(Rule::Cron(cron)))
     }

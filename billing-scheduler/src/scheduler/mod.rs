@@ -49,6 +49,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     middleware: Vec<Arc<dyn Middleware>>,
     entries: RwLock<Vec<Arc<Entry>>>,
+    /// Held during a reload.
+    reloading: Mutex<()>,
     /// Of the jobs by their place in `entries`.
     agenda: Mutex<Agenda>,
     closed: watch::Sender<bool>,
@@ -86,6 +88,7 @@ impl Scheduler {
             clock,
             middleware: registry.middleware(),
             entries: RwLock::new(entries),
+            reloading: Mutex::default(),
             agenda: Mutex::new(agenda),
             closed: watch::Sender::new(false),
             turns: Mutex::default(),
@@ -131,8 +134,9 @@ impl Scheduler {
     ) -> Result<Changes, BuildError> {
         let specs: Vec<_> = specs.into_iter().collect();
         let inner = &self.inner;
-        let mut entries = inner.entries.write().unwrap_or_else(PoisonError::into_inner);
-        let present: Vec<_> = entries.iter().filter(|entry| !entry.is_removed()).cloned().collect();
+        // Jobs are made, which validates their parameters, before any lock that a tick needs.
+        let _one_at_a_time = lock(&inner.reloading);
+        let present: Vec<_> = inner.entries().iter().filter(|entry| !entry.is_removed()).cloned().collect();
         let definitions: Vec<_> = present.iter().map(|entry| entry.definition()).collect();
         let before = definitions.iter().map(|definition| (&definition.spec, &definition.params));
         let changes = changes(before, specs.iter().map(|(spec, params)| (spec, params)));
@@ -145,6 +149,7 @@ impl Scheduler {
                 None => Definition::build(registry, spec, params)?,
             });
         }
+        let mut entries = inner.entries.write().unwrap_or_else(PoisonError::into_inner);
         for entry in present.iter().filter(|entry| changes.removed.contains(&entry.name)) {
             entry.removed.store(true, Ordering::SeqCst);
             lock(&inner.agenda).look_again(entry.place);

@@ -1,6 +1,7 @@
 //! jobs.toml edited under a running daemon.
 
 use e2e::{Db, eventually, on_every_engine, process::Signal};
+use serde_json::Value;
 
 use super::{PATIENT, ask, history, started, text, until_a_second_begins, until_history_has, with};
 use crate::daemon::{BILLING, HEARTBEAT, TICK, beside};
@@ -97,7 +98,27 @@ async fn a_new_schedule_fires_nothing_that_was_not_due(db: &Db) {
     daemon.terminated().await.expect_code(0);
 }
 
+/// Validation takes as long as a kind's parameters need, here longer than the scheduler waits for a tick.
+async fn slow_validation_delays_no_run(db: &Db) {
+    let slow = "\n[[job]]\nname = \"slow\"\nkind = \"test.slow-params\"\nschedule = { every = \"365d\" }\n\
+                params = { validated-in-ms = 4000 }\n";
+    let program = with(db, &[TICK]);
+    let daemon = started(&program).await;
+    until_history_has(&program, "tick", "done schedule").await;
+    let program = program.file("jobs.toml", &[TICK, slow].concat());
+    daemon.says_times("validates for 4000 ms", 2).await;
+    // It is validated when it is read, and once more when the job is made.
+    daemon.says("jobs.toml: slow: added").await;
+    let runs = ask(&program, "runs list --job tick --limit 0").await;
+    let late = |run: &&Value| run["lateness_ms"].as_i64().is_none_or(|lateness| lateness >= 1_000);
+    let runs = runs.as_array().expect("a list");
+    assert!(runs.len() > 7, "each second of the validation has a run: {runs:?}");
+    assert!(!runs.iter().any(|run| late(&run)), "{runs:?}");
+    daemon.terminated().await.expect_code(0);
+}
+
 on_every_engine!(
+    slow_validation_delays_no_run,
     an_edited_file_comes_into_force_without_disturbing_what_runs,
     a_new_schedule_fires_nothing_that_was_not_due,
     a_daemon_whose_edited_file_has_billing_tells_so,

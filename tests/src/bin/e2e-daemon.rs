@@ -15,6 +15,21 @@ const BLOCKED: Duration = Duration::from_secs(5);
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
+/// Parameters whose validation takes as long as they say.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SlowParams {
+    #[serde(rename = "validated-in-ms", deserialize_with = "slowly")]
+    _validated_in_ms: u64,
+}
+
+fn slowly<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let milliseconds = u64::deserialize(deserializer)?;
+    info!("validates for {milliseconds} ms");
+    std::thread::sleep(Duration::from_millis(milliseconds));
+    Ok(milliseconds)
+}
+
 /// Says which occurrence it is.
 struct Tick;
 
@@ -122,6 +137,7 @@ impl BlockingJob for Stuck {
 
 fn kinds(registry: &mut Registry) {
     registry.register("test.tick", |_: Nothing| Tick);
+    registry.register("test.slow-params", |_: SlowParams| Tick);
     registry.register("test.patient", |_: Nothing| Patient);
     registry.register("test.broken", |_: Nothing| Broken);
     registry.register("test.block", |_: Nothing| Block);

@@ -16,7 +16,7 @@ pub(super) fn execute(common: &Common, plugins: &Plugins, options: &Next) -> Res
     let schedule = match (&options.job, &options.cron) {
         (Some(job), None) => of_job(common, plugins, job)?,
         (None, Some(cron)) => Schedule::cron(cron, options.timezone.as_deref().unwrap_or("UTC"))
-            .map_err(|error| Failure::new(Exit::Usage, error))?,
+            .map_err(|error| Failure::new(Exit::Usage, with_help(&error)))?,
         _ => {
             let message =
                 "name a job of jobs.toml, or a schedule with --cron \"30 2 * * *\" --timezone Europe/Berlin";
@@ -56,6 +56,14 @@ fn of_job(common: &Common, plugins: &Plugins, name: &str) -> Result<Schedule, Fa
     let hint = did_you_mean(name, jobs.iter().map(|(spec, _)| spec.name.as_str()));
     let hint = hint.map(|hint| format!(", {hint}")).unwrap_or_default();
     Err(Failure::new(Exit::Usage, format!("jobs.toml has no enabled job `{name}`{hint}")))
+}
+
+/// The error and, for a cron text, its correction.
+fn with_help(error: &ScheduleError) -> String {
+    match error {
+        ScheduleError::Cron(error) => format!("{error}, {}", error.help),
+        error => error.to_string(),
+    }
 }
 
 fn uncomputable(error: &ScheduleError) -> Failure {
