@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use billing_jobs::money::Money;
+use billing_jobs::{hold::Reason, money::Money};
 use billing_scheduler::{RunStatus, duration};
 use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Args, Parser, Subcommand};
@@ -166,6 +166,12 @@ pub(crate) enum Command {
     /// Bill everything that is due, once, now
     #[command(after_help = "Example:\n  billing-daemon bill --dry-run")]
     Bill(Bill),
+    /// List held instances, accept a hold, or write one off
+    #[command(after_help = "Example:\n  billing-daemon holds list")]
+    Holds {
+        #[command(subcommand)]
+        action: Holds,
+    },
     /// Take the fleet over from the panel's own biller
     #[command(after_help = "Example:\n  billing-daemon adopt --dry-run")]
     Adopt(Adopt),
@@ -280,6 +286,69 @@ pub(crate) enum Charges {
     },
 }
 
+/// What can be done with holds.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Holds {
+    /// List every held instance, its debt, and what to do about it
+    #[command(after_help = "Example:\n  billing-daemon holds list --reason no_price --csv")]
+    List(HoldsList),
+    /// Accept the holds of instances: `status` lists them, and no longer counts them as problems
+    #[command(
+        after_help = "Example:\n  billing-daemon holds accept web-1 --reason 'free until March' --until 2027-03-01"
+    )]
+    Accept {
+        #[command(flatten)]
+        decision: Decision,
+        /// When the acceptance ends [default: with the hold]
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        until: Option<DateTime<Utc>>,
+    },
+    /// Close the holds of deleted instances: their hours are not charged any more
+    #[command(
+        after_help = "Example:\n  billing-daemon holds write-off 0199a6b2-7c1e-7d30-9c1f-2b7f0d8e4a55 --reason 'customer left'"
+    )]
+    WriteOff {
+        #[command(flatten)]
+        decision: Decision,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HoldsList {
+    /// Only instances held for this reason
+    #[arg(long, value_name = "REASON", value_parser = reason)]
+    pub(crate) reason: Option<Reason>,
+    /// Only instances of this organization: its id, slug or name
+    #[arg(long, value_name = "ORGANIZATION")]
+    pub(crate) organization: Option<String>,
+    /// Print one JSON array
+    #[arg(long, conflicts_with = "csv")]
+    pub(crate) json: bool,
+    /// Print CSV with a header line
+    #[arg(long)]
+    pub(crate) csv: bool,
+}
+
+/// A decision about holds.
+#[derive(Debug, Args)]
+pub(crate) struct Decision {
+    /// The held instances: an id, or a label that no other held instance has
+    #[arg(value_name = "INSTANCE", required = true)]
+    pub(crate) instances: Vec<String>,
+    /// The reason, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// Print one JSON object for each instance
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn reason(text: &str) -> Result<Reason, String> {
+    let words = || Reason::ALL.map(Reason::as_str).join(", ");
+    let known = Reason::ALL.into_iter().find(|reason| reason.as_str() == text);
+    known.ok_or_else(|| format!("use one of {}", words()))
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Adopt {
     /// Say what would change, and change nothing
@@ -327,9 +396,19 @@ pub(crate) struct Bill {
     /// Do everything and roll it back
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Charge instances with more due hours than the catch-up limit, too
-    #[arg(long)]
-    pub(crate) approve_catch_up: bool,
+    /// Approve the hours beyond the catch-up limit of these instances and organizations, for 24 hours: an id, a label, a slug or a
+    /// name
+    #[arg(long, value_name = "INSTANCE|ORGANIZATION", num_args = 0..)]
+    pub(crate) approve_catch_up: Option<Vec<String>>,
+    /// Approve the catch-up of every instance
+    #[arg(long, requires = "approve_catch_up")]
+    pub(crate) all: bool,
+    /// Do not approve an instance with more hours due than these
+    #[arg(long, value_name = "N", requires = "approve_catch_up")]
+    pub(crate) hours: Option<u32>,
+    /// The reason, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
     /// Charge what a run has announced that waits because it is far more than usual; say the amount that was announced
     #[arg(long, value_name = "AMOUNT", conflicts_with = "dry_run")]
     pub(crate) approve: Option<Money>,

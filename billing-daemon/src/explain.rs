@@ -142,6 +142,8 @@ pub struct Hold {
     pub seen_at: DateTime<Utc>,
     /// When the machine was charged after all.
     pub closed_at: Option<DateTime<Utc>>,
+    /// Why it was closed without a charge, if it was.
+    pub closed_reason: Option<String>,
 }
 
 /// Takes apart what was charged for `instance` - its id, or a label that only one machine has - at `at`, or last.
@@ -239,6 +241,7 @@ async fn read(
             opened_at: hold.opened_at.0,
             seen_at: hold.seen_at.0,
             closed_at: hold.closed_at.map(|Instant(at)| at),
+            closed_reason: hold.closed_reason.clone(),
         }),
     })
 }
@@ -381,7 +384,10 @@ pub fn in_words(explanation: &Explanation) -> String {
         rows.push(("  owed", format!("{amount} for {} hours", hold.hours_due)));
         rows.push(("  since", format!("{}, last seen {}", shown(hold.opened_at), shown(hold.seen_at))));
         if let Some(closed) = hold.closed_at {
-            rows.push(("  until", shown(closed)));
+            let uncharged = hold.closed_reason.as_ref();
+            let uncharged =
+                uncharged.map_or_else(String::new, |reason| format!(", closed without a charge: {reason}"));
+            rows.push(("  until", format!("{}{uncharged}", shown(closed))));
         }
     }
     rows.iter().map(|(word, text)| format!("{word:12}{text}\n")).collect::<Vec<_>>().concat()

@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod environment;
 pub mod exit;
 pub mod explain;
+mod holds;
 pub mod http;
 pub mod identity;
 mod known_jobs;
@@ -27,6 +28,7 @@ mod service;
 mod signals;
 pub mod status;
 pub mod store;
+mod subjects;
 mod traces;
 
 use std::{process::ExitCode, time::Duration};

@@ -42,8 +42,11 @@ const MISFIRES: &str = "billing_daemon_misfires_total";
 const CHARGED_INSTANCES: &str = "billing_daemon_charged_instances_total";
 const CHARGED_HOURS: &str = "billing_daemon_charged_hours_total";
 const CHARGED_AMOUNT: &str = "billing_daemon_charged_ten_thousandths_total";
+const UNCHARGED_HOURS: &str = "billing_daemon_uncharged_hours_total";
 const LEASE_CHANGES: &str = "billing_daemon_lease_changes_total";
 const RELOADS: &str = "billing_daemon_config_reloads_total";
+/// Why a run closes a debt without a charge.
+const UNCHARGED: [&str; 2] = ["instance_deleted", "instance_transferred"];
 const ACCEPTED: &str = "accepted";
 const REFUSED: &str = "refused";
 const HELD_INSTANCES: &str = "billing_daemon_held_instances";
@@ -59,7 +62,7 @@ const SPIKE_AMOUNT: &str = "billing_daemon_spike_amount";
 const AUDIT_VIOLATIONS: &str = "billing_daemon_audit_violations";
 
 /// Every metric there is.
-pub const ALL: [Metric; 23] = [
+pub const ALL: [Metric; 24] = [
     Metric { name: BUILD_INFO, kind: Kind::Gauge, help: "always 1; its label is the version" },
     Metric { name: RUNS, kind: Kind::Counter, help: "runs of this daemon by job and how they ended" },
     Metric { name: RUN_DURATION, kind: Kind::Seconds, help: "how long runs took" },
@@ -83,6 +86,11 @@ pub const ALL: [Metric; 23] = [
         name: CHARGED_AMOUNT,
         kind: Kind::Counter,
         help: "money charged by runs of this daemon that ended well, in ten-thousandths of the currency",
+    },
+    Metric {
+        name: UNCHARGED_HOURS,
+        kind: Kind::Counter,
+        help: "hours that runs of this daemon closed without a charge, by reason; an upper bound for deleted instances",
     },
     Metric { name: LEASE_CHANGES, kind: Kind::Counter, help: "leases of jobs that this daemon claimed" },
     Metric {
@@ -169,6 +177,9 @@ pub fn begin() {
     for name in [CHARGED_INSTANCES, CHARGED_HOURS, CHARGED_AMOUNT] {
         counter!(name).increment(0);
     }
+    for reason in UNCHARGED {
+        counter!(UNCHARGED_HOURS, "reason" => reason).increment(0);
+    }
     for result in [ACCEPTED, REFUSED] {
         counter!(RELOADS, "result" => result).increment(0);
     }
@@ -212,6 +223,10 @@ pub fn recorded(run: &RunRecord) {
         counter!(CHARGED_HOURS).increment(count("hours"));
         counter!(CHARGED_AMOUNT).increment(amount.0.unsigned_abs());
     }
+    for reason in UNCHARGED {
+        let hours = figure("uncharged").and_then(|uncharged| uncharged.get(reason)?.get("hours")?.as_u64());
+        counter!(UNCHARGED_HOURS, "reason" => reason).increment(hours.unwrap_or_default());
+    }
 }
 
 /// The lease of a job was claimed.
@@ -233,7 +248,8 @@ pub fn standing(status: &Status, billing_interval: Option<std::time::Duration>) 
         gauge!(HELD_INSTANCES, "reason" => reason.as_str()).set(instances as f64);
     }
     gauge!(ARREARS_INSTANCES).set(status.arrears.instances as f64);
-    gauge!(ARREARS_AMOUNT).set(status.arrears.amount.parse().unwrap_or(f64::NAN));
+    let amount = status.arrears.amount.as_ref().and_then(|amount| amount.parse().ok());
+    gauge!(ARREARS_AMOUNT).set(amount.unwrap_or(f64::NAN));
     let alive = status.daemons.iter().filter(|daemon| daemon.state.is_there()).count();
     gauge!(DAEMONS_ALIVE).set(alive as f64);
     gauge!(JOBS_LATE).set(status.jobs.iter().filter(|job| job.late_seconds.is_some()).count() as f64);
@@ -311,7 +327,11 @@ mod tests {
 
     #[test]
     fn a_run_is_counted_with_what_it_charged() {
-        let details = json!({ "charged": 3, "held": 1, "hours": 9, "amount": "0.0901", "as_of": "x" });
+        let uncharged =
+            json!({ "instance_deleted": { "instances": 1, "hours": 4, "amount": "0.04", "unpriced": 0 } });
+        let details = json!({
+            "charged": 3, "held": 1, "hours": 9, "amount": "0.0901", "as_of": "x", "uncharged": uncharged,
+        });
         let text = rendered(|| {
             recorded(&run(RunStatus::Done, 1, details));
             recorded(&run(RunStatus::Retrying, 1, json!(null)));
@@ -327,6 +347,8 @@ mod tests {
         shows(&text, "billing_daemon_charged_instances_total 3");
         shows(&text, "billing_daemon_charged_hours_total 9");
         shows(&text, "billing_daemon_charged_ten_thousandths_total 901");
+        shows(&text, r#"billing_daemon_uncharged_hours_total{reason="instance_deleted"} 4"#);
+        shows(&text, r#"billing_daemon_uncharged_hours_total{reason="instance_transferred"} 0"#);
     }
 
     #[test]

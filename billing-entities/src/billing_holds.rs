@@ -30,8 +30,18 @@ pub struct Model {
     pub opened_at: Instant,
     /// When it last held.
     pub seen_at: Instant,
-    /// When the machine was charged; unset while it is held.
+    /// When the instance was charged or no longer due; unset while it is held.
     pub closed_at: Option<Instant>,
+    /// Why it was closed without a charge: `instance_deleted`, `instance_transferred` or `written_off`.
+    pub closed_reason: Option<String>,
+    /// The reason under which an operator accepted the hold; the acceptance counts only while the hold has this reason.
+    pub accepted_for: Option<String>,
+    /// Until when it is accepted; without limit if unset.
+    pub accepted_until: Option<Instant>,
+    /// The operator who accepted it.
+    pub accepted_by: Option<String>,
+    /// The operator's words.
+    pub accepted_note: Option<String>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

@@ -26,6 +26,8 @@ pub struct Model {
     pub seen_at: Instant,
     /// When the panel's own biller last moved the meter.
     pub panel_debited_at: Option<Instant>,
+    /// When a run recorded that the panel deleted the instance.
+    pub deleted_at: Option<Instant>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

@@ -46,10 +46,10 @@ INSERT INTO billing_batches VALUES (1, '00000000-0000-4000-8000-000000000009', 2
 INSERT INTO billing_charges VALUES (1795341600123456, '00000000-0000-4000-8000-000000000005',
     '00000000-0000-4000-8000-000000000002', 1, 2, 3, 4, 5, NULL, TRUE);
 INSERT INTO billing_meters VALUES ('00000000-0000-4000-8000-000000000005', '00000000-0000-4000-8000-000000000002',
-    1795341600123456, 1, 9223372036854775807, '[[1,2]]', 1795341600123456, NULL);
+    1795341600123456, 1, 9223372036854775807, '[[1,2]]', 1795341600123456, NULL, 1795341600123456);
 INSERT INTO billing_holds VALUES (1, '00000000-0000-4000-8000-000000000005',
     '00000000-0000-4000-8000-000000000002', 'web', 'unknown_plan', NULL, 2, NULL, 1795341600123456,
-    1795341600123456, NULL);
+    1795341600123456, 1795341600123456, 'written_off', 'unknown_plan', 1795341600123456, 'ada', 'known');
 INSERT INTO billing_wallets VALUES ('00000000-0000-4000-8000-000000000003',
     '00000000-0000-4000-8000-000000000002', 1, -2, 1795341600123456);
 "#;
@@ -356,6 +356,7 @@ async fn charges_meters_and_holds_are_read() {
             rate_changes: Some(json("[[1,2]]")),
             seen_at: now,
             panel_debited_at: None,
+            deleted_at: Some(now),
         },
     );
     check(
@@ -371,7 +372,12 @@ async fn charges_meters_and_holds_are_read() {
             amount_due: None,
             opened_at: now,
             seen_at: now,
-            closed_at: None,
+            closed_at: Some(now),
+            closed_reason: Some("written_off".to_owned()),
+            accepted_for: Some("unknown_plan".to_owned()),
+            accepted_until: Some(now),
+            accepted_by: Some("ada".to_owned()),
+            accepted_note: Some("known".to_owned()),
         },
     );
     check(

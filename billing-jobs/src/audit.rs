@@ -8,6 +8,7 @@ use crate::{
     billing::{milliseconds, sqlite_micros},
     db::{SQLITE_NOW, begin, begin_read, code, query_one, statement},
     record,
+    uncharged::{Closed, Uncharged, uncharged},
 };
 
 /// What an audit found.
@@ -17,6 +18,13 @@ pub struct Audit {
     pub checked: u64,
     /// Each row that breaks one.
     pub violations: Vec<Violation>,
+    /// The debts that were ever closed without a charge, by reason. They break no invariant.
+    #[serde(serialize_with = "by_reason")]
+    pub uncharged: Vec<Uncharged>,
+}
+
+fn by_reason<S: serde::Serializer>(uncharged: &[Uncharged], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(uncharged.iter().map(|of_one| (&of_one.reason, &of_one.debt)))
 }
 
 /// A row that breaks an invariant.
@@ -308,6 +316,7 @@ pub async fn audit_until(
             audit.violations.push(violation(check.name, format!("and {} more", broken.len() - LISTED)));
         }
     }
+    audit.uncharged = uncharged(&txn, Closed::Since(0)).await?;
     txn.rollback().await?;
     if stop() {
         return Ok(None);

@@ -30,11 +30,13 @@ pub enum Reason {
     InsufficientBalance,
     /// The database refused the charge.
     Failed,
+    /// The panel deleted the instance before its last hours were charged. Such a hold is closed from the beginning.
+    InstanceDeleted,
 }
 
 impl Reason {
     /// Each of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NoWallet,
         Self::DuplicateWallets,
         Self::InvalidBalance,
@@ -46,6 +48,7 @@ impl Reason {
         Self::CatchUpLimit,
         Self::InsufficientBalance,
         Self::Failed,
+        Self::InstanceDeleted,
     ];
 
     /// The word kept in the database.
@@ -63,6 +66,7 @@ impl Reason {
             Self::CatchUpLimit => "catch_up_limit",
             Self::InsufficientBalance => "insufficient_balance",
             Self::Failed => "failed",
+            Self::InstanceDeleted => "instance_deleted",
         }
     }
 }

@@ -27,6 +27,7 @@ pub mod testing;
 #[path = "inert.rs"]
 mod testing;
 mod trace;
+pub mod uncharged;
 
 use std::{sync::Arc, time::Duration};
 

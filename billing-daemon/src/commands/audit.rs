@@ -1,6 +1,6 @@
 //! `audit`: every invariant of the ledger, and each row that breaks one.
 
-use super::{database, environment, log, quiet_filter, say};
+use super::{bill_report, database, environment, log, quiet_filter, say};
 use crate::{
     Plugins,
     cli::Common,
@@ -22,6 +22,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
         for violation in &audit.violations {
             say(format!("{}: {}", violation.check, violation.detail));
         }
+        audit.uncharged.iter().map(bill_report::uncharged).for_each(|line| say(line.trim_end()));
         say(format!("{} rows checked, {} violations", audit.checked, audit.violations.len()));
     }
     if audit.violations.is_empty() { Ok(()) } else { Err(Failure::silent(Exit::Negative)) }

@@ -8,8 +8,7 @@ use std::{
 
 use billing_jobs::{
     BILLING_JOB,
-    billing::{Bill, Biller, BillingError, BillingParams, Mode, Run, Settings, brake, details, spike},
-    money::Money,
+    billing::{Bill, Biller, BillingError, BillingParams, Mode, Run, Scope, Settings, details, spike},
     record::{self, Entry},
     restore::LastCommit,
 };
@@ -24,7 +23,10 @@ use serde_json::json;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{complain, config_file, config_from, database, environment, log, quiet_filter, say, seconds};
+use super::{
+    approvals, bill_report::Report, complain, config_file, config_from, database, environment, log,
+    quiet_filter, say, width,
+};
 use crate::{
     Plugins,
     beside::Beside,
@@ -61,42 +63,43 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
     if beside.concerns_anybody() {
         complain(&beside.to_string());
     }
+    let scope = approvals::scope(&opened.db, options).await?;
     if let Some(amount) = options.approve {
-        approve(&opened.db, amount).await?;
+        let biller = Biller::new(opened.db.clone(), opened.panel, settings);
+        approvals::approve_spike(&opened.db, &biller, amount).await?;
     }
+    let approved_until = match &scope {
+        Some(scope) if !options.dry_run => {
+            Some(approvals::record(&opened.db, scope, options.reason.as_deref()).await?)
+        }
+        _ => None,
+    };
     let bar = progress_bar(None);
     let once = Once {
         as_of: None,
         dry_run: options.dry_run,
-        approve_catch_up: options.approve_catch_up,
+        approved: scope.filter(|_| options.dry_run),
+        reason: options.reason.clone(),
         settings,
         last_commit: runtime::last_commit(&daemon, &database),
         progress: &|instances| bar.inc(instances),
     };
     let (bill, took) = bill_once(&opened, &database, &once).await?;
     bar.finish_and_clear();
-    let totals = bill.totals;
+    let report = Report {
+        bill: &bill,
+        took,
+        dry_run: options.dry_run,
+        approved_until,
+        max_catch_up_hours: settings.max_catch_up_hours,
+    };
     if options.json {
-        say(json!({
-            "charged": totals.charged,
-            "held": totals.held,
-            "hours": totals.hours,
-            "amount": totals.amount.to_string(),
-            "seconds": seconds(took),
-            "dry_run": options.dry_run,
-        }));
+        say(report.in_json());
     } else {
-        let verb = if options.dry_run { "would charge" } else { "charged" };
-        say(format!(
-            "{verb} {} for {} hours of {} machines; {} held; {} s",
-            totals.amount,
-            totals.hours,
-            totals.charged,
-            totals.held,
-            seconds(took)
-        ));
+        say(report.in_words(width()).trim_end());
     }
     match bill.stopped {
+        None if bill.spike.is_some() => Err(Failure::silent(Exit::Negative)),
         None => Ok(()),
         Some(reason) => {
             let message = format!(
@@ -105,22 +108,6 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
             Err(Failure::new(Exit::TryAgain, message))
         }
     }
-}
-
-/// Approves the run that was announced, if it is the one that the person has seen.
-async fn approve(db: &DatabaseConnection, amount: Money) -> Result<(), Failure> {
-    let failed = |error| Failure::database("approve what was announced", &error);
-    let Some(announced) = brake::announced(db).await.map_err(failed)? else {
-        return Err(Failure::new(Exit::Usage, "no run waits for an approval: leave out `--approve`"));
-    };
-    if announced.sum.amount != amount {
-        let message = format!(
-            "what waits for an approval is {} for {} hours, not {amount}: look again, then say `--approve {}`",
-            announced.sum.amount, announced.sum.hours, announced.sum.amount
-        );
-        return Err(Failure::new(Exit::Usage, message));
-    }
-    brake::approve(db, announced, &whoever_is_here()).await.map_err(failed)
 }
 
 /// The settings of the billing job in the configuration, if it has one.
@@ -140,7 +127,10 @@ pub(super) fn settings(
 pub(super) struct Once<'a> {
     pub(super) as_of: Option<DateTime<Utc>>,
     pub(super) dry_run: bool,
-    pub(super) approve_catch_up: bool,
+    /// What a dry run is to take as approved beyond the catch-up limit.
+    pub(super) approved: Option<Scope>,
+    /// Why, for the audit log.
+    pub(super) reason: Option<String>,
     pub(super) settings: Settings,
     pub(super) last_commit: Option<LastCommit>,
     pub(super) progress: &'a (dyn Fn(u64) + Sync),
@@ -206,13 +196,11 @@ async fn bill_and_record(
     let result = biller.bill(&run(once, ctx.run_id, Mode::Commit(lease.fence), &stop)).await;
     let took = started.elapsed();
     let (status, items, details, error) = match &result {
-        Ok(bill) if bill.stopped.is_none() => {
-            (RunStatus::Done, bill.totals.charged, details(&bill.totals, bill.as_of), None)
-        }
+        Ok(bill) if bill.stopped.is_none() => (RunStatus::Done, bill.totals.charged, details(bill), None),
         Ok(bill) => (RunStatus::Interrupted, bill.totals.charged, serde_json::Value::Null, None),
         Err(error) => {
             let details = match error {
-                BillingError::Spike { sum, limit } => spike(*sum, *limit),
+                BillingError::Spike(waiting) => spike(*waiting),
                 _ => serde_json::Value::Null,
             };
             (RunStatus::Dead, 0, details, Some(error.to_string()))
@@ -246,8 +234,8 @@ fn entry(ctx: &JobContext, once: &Once<'_>) -> Entry {
         by: whoever_is_here(),
         action: "bill",
         job: BILLING_JOB.to_owned(),
-        reason: None,
-        details: json!({ "run": ctx.run_id, "approve_catch_up": once.approve_catch_up }),
+        reason: once.reason.clone(),
+        details: json!({ "run": ctx.run_id }),
     }
 }
 
@@ -286,19 +274,20 @@ fn run<'a>(
         id,
         mode,
         as_of: once.as_of,
-        catch_up_approved: once.approve_catch_up,
+        approved: once.approved.as_ref(),
+        lists_beyond_limit: true,
         stop,
         progress: once.progress,
     }
 }
 
-fn failed(error: BillingError) -> Failure {
+pub(super) fn failed(error: BillingError) -> Failure {
     match error {
         BillingError::Database { doing, source } => Failure::database(doing, &source),
         BillingError::Fenced | BillingError::Unposted { .. } | BillingError::Overrun { .. } => {
             Failure::new(Exit::TryAgain, error)
         }
-        BillingError::Spike { .. } => Failure::new(Exit::Negative, error),
+        BillingError::Spike(_) => Failure::new(Exit::Negative, error),
         BillingError::Restored { .. } | BillingError::LastCommit { .. } => {
             Failure::new(Exit::Configuration, error)
         }

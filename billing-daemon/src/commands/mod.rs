@@ -2,8 +2,10 @@
 
 mod accept_restore;
 mod adopt;
+mod approvals;
 mod audit;
 mod bill;
+mod bill_report;
 mod charges;
 mod check;
 mod completions;
@@ -11,6 +13,7 @@ mod demo;
 mod doctor;
 pub(crate) mod fence;
 mod handover;
+mod holds;
 mod jobs;
 mod man;
 mod migrate;
@@ -80,6 +83,7 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
         Command::Man { dir } => man::execute(dir.as_deref()),
         Command::Migrate { action } => migrate::execute(common, plugins, action).await,
         Command::Bill(bill) => bill::execute(common, plugins, &bill).await,
+        Command::Holds { action } => holds::execute(common, plugins, &action).await,
         Command::Adopt(options) => adopt::execute(common, plugins, &options).await,
         Command::Release { json } => release::execute(common, plugins, json).await,
         Command::Fence { action } => fence::execute(common, plugins, action).await,

@@ -5,6 +5,7 @@ use std::time::Instant;
 use billing_jobs::{
     begin,
     billing::{Biller, Settings},
+    hold::Reason,
     panel::Panel,
     query_one,
     record::{self, Chain},
@@ -17,8 +18,9 @@ use super::{Finding, rights};
 use crate::{
     beside::Beside,
     database::{Database, Pool},
+    holds::advice,
     runtime::Opened,
-    status::{Expected, Life, Status},
+    status::{Expected, Held, Life, Status},
 };
 
 /// By how much the database's clock and ours may differ before somebody should know.
@@ -84,6 +86,7 @@ async fn rest(
     });
     let status = crate::status::read(&opened, expected).await.map_err(|failure| failure.message)?;
     findings.push(daemons(&status));
+    findings.extend(holds(&status));
     Ok(status)
 }
 
@@ -133,7 +136,8 @@ struct Books {
     check: &'static str,
     count: &'static str,
     what: &'static str,
-    advice: &'static str,
+    /// For which their instances are held.
+    reason: Reason,
 }
 
 const BOOKS: [Books; 4] = [
@@ -142,14 +146,14 @@ const BOOKS: [Books; 4] = [
         count: "SELECT count(*) AS n FROM (SELECT organization_id FROM wallets GROUP BY organization_id
                                             HAVING count(*) > 1) AS several",
         what: "organizations with several wallets",
-        advice: "their machines are held until one wallet is left: merge them in the panel",
+        reason: Reason::DuplicateWallets,
     },
     Books {
         check: "a wallet each",
         count: "SELECT count(*) AS n FROM vps_instances i
                  WHERE NOT EXISTS (SELECT 1 FROM wallets w WHERE w.organization_id = i.organization_id)",
         what: "machines of organizations without a wallet",
-        advice: "they are held until there is one",
+        reason: Reason::NoWallet,
     },
     Books {
         check: "a plan each",
@@ -157,7 +161,7 @@ const BOOKS: [Books; 4] = [
                  WHERE NOT EXISTS (SELECT 1 FROM vps_plans p
                                     WHERE CAST(p.id AS text) = i.plan_id OR p.provider_plan_id = i.plan_id)",
         what: "machines on a plan that does not exist",
-        advice: "they are held: add the plan, or correct `plan_id`",
+        reason: Reason::UnknownPlan,
     },
     Books {
         check: "a price each",
@@ -166,7 +170,7 @@ const BOOKS: [Books; 4] = [
                                 WHERE (CAST(p.id AS text) = i.plan_id OR p.provider_plan_id = i.plan_id)
                                   AND p.base_price IS NULL)",
         what: "machines on a plan without a price",
-        advice: "they are held: set `base_price`, to 0 if it is free",
+        reason: Reason::NoPrice,
     },
 ];
 
@@ -177,7 +181,7 @@ async fn of_books(db: &DatabaseConnection, books: Books) -> Result<Finding, DbEr
     Ok(if count == 0 {
         Finding::ok(books.check, message)
     } else {
-        Finding::warn(books.check, message, books.advice)
+        Finding::warn(books.check, message, advice(books.reason.as_str()))
     })
 }
 
@@ -192,6 +196,19 @@ async fn on_record(db: &DatabaseConnection) -> Result<Finding, DbErr> {
             "compare it with a backup: whoever changed it had the rights of the tables' owner",
         ),
     })
+}
+
+/// What is held and neither accepted nor the customer's own debt.
+fn holds(status: &Status) -> Vec<Finding> {
+    let open = |held: &&Held| {
+        held.owed.instances > held.accepted && held.reason != Reason::InsufficientBalance.as_str()
+    };
+    let finding = |held: &Held| {
+        let message = format!("{} for `{}`", held.owed.instances - held.accepted, held.reason);
+        Finding::warn("held instances", message, held.advice.clone())
+    };
+    let held: Vec<_> = status.holds.iter().filter(open).map(finding).collect();
+    if held.is_empty() { vec![Finding::ok("held instances", "none that needs an operator")] } else { held }
 }
 
 fn daemons(status: &Status) -> Finding {

@@ -73,10 +73,11 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
         found("fence", message);
     }
     for held in &status.holds {
+        let open = held.owed.instances.saturating_sub(held.accepted);
         // A customer who owes is no fault of anybody who runs this.
-        if held.reason != Reason::InsufficientBalance.as_str() {
-            let machines = if held.owed.instances == 1 { "machine is" } else { "machines are" };
-            let message = format!("{} {machines} held for `{}`", held.owed.instances, held.reason);
+        if open > 0 && held.reason != Reason::InsufficientBalance.as_str() {
+            let instances = if open == 1 { "instance is" } else { "instances are" };
+            let message = format!("{open} {instances} held for `{}`: {}", held.reason, held.advice);
             found("held", message);
         }
     }
@@ -106,7 +107,7 @@ fn is_new(daemon: &Daemon, now: DateTime<Utc>, interval: Duration) -> bool {
 mod tests {
     use super::*;
     use crate::status::{
-        FenceState,
+        FenceState, Held,
         testing::{daemon, healthy, held, job, minutes_ago, run},
     };
 
@@ -145,6 +146,10 @@ mod tests {
         check("one died", |status| status.daemons.push(daemon(Life::Dead)), &["daemon_dead"]);
         check("one fails", |status| status.daemons = vec![daemon(Life::Failing)], &["daemon_failing"]);
         check("a price is missing", |status| status.holds.push(held("no_price")), &["held"]);
+        for (accepted, expected) in [(1, &["held"][..]), (2, &[])] {
+            let hold = Held { accepted, ..held("no_price") };
+            check("some are accepted", |status| status.holds.push(hold), expected);
+        }
         check("G3 unfenced", |status| status.panel.generation = "G3".to_owned(), &["fence"]);
         check(
             "G3 fenced",

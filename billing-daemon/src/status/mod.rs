@@ -69,6 +69,8 @@ pub struct Status {
     pub arrears: Owed,
     /// What is held, by reason.
     pub holds: Vec<Held>,
+    /// What was closed without a charge during the last 30 days, by reason.
+    pub uncharged: Vec<Uncharged>,
     /// The daemons that this database knows, the newest first.
     pub daemons: Vec<Daemon>,
     /// The jobs that the database or the configuration knows.
@@ -229,8 +231,10 @@ pub struct Owed {
     pub instances: u64,
     /// For how many hours.
     pub hours: u64,
-    /// How much, as far as it can be priced.
-    pub amount: String,
+    /// How much, as far as it can be priced; unset if none of it can be.
+    pub amount: Option<String>,
+    /// Instances whose hours have no known price. They are not in `amount`.
+    pub unpriced: u64,
 }
 
 /// What is held for one reason.
@@ -241,6 +245,20 @@ pub struct Held {
     /// Since when the oldest of them is held.
     pub since: DateTime<Utc>,
     /// What is owed.
+    #[serde(flatten)]
+    pub owed: Owed,
+    /// Instances whose hold an operator has accepted.
+    pub accepted: u64,
+    /// What to do about the others.
+    pub advice: String,
+}
+
+/// What was closed without a charge for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Uncharged {
+    /// `instance_deleted`, `instance_transferred` or `written_off`.
+    pub reason: String,
+    /// The debt; an upper bound where instances were deleted between two runs.
     #[serde(flatten)]
     pub owed: Owed,
 }

@@ -8,23 +8,27 @@ use billing_jobs::{
     money::Money,
     query_all,
     status::ALIVE_WITHIN,
+    uncharged::{Closed, Debt},
 };
 use billing_scheduler::{RunFilter, RunRow};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect, Statement};
 
 use super::{
     Bills, Daemon, Expected, FenceState, Held, JobStatus, Life, Owed, PanelStatus, RunStatus, Status, Totals,
-    problems,
+    Uncharged, problems,
 };
 use crate::{
     beside::Beside,
     exit::Failure,
+    holds::{advice, is_accepted},
     known_jobs::{KnownJob, known_jobs},
     runtime::Opened,
     store::control,
 };
 
+/// What was closed without a charge is shown for this long.
+const UNCHARGED_SHOWN: TimeDelta = TimeDelta::days(30);
 /// No more daemons are shown than these, the newest.
 const DAEMONS: u64 = 100;
 
@@ -79,12 +83,13 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
         last_run,
         last_audit: last_audit(db, expected).await.map_err(failed)?,
         arrears: arrears.map_or_else(
-            || Owed { amount: Money(0).to_string(), ..Owed::default() },
+            || Owed { amount: Some(Money(0).to_string()), ..Owed::default() },
             |held| held.owed.clone(),
         ),
         daemons: daemons(db, as_of, billing.and_then(|job| job.holder.as_deref())).await.map_err(failed)?,
         jobs,
         holds,
+        uncharged: uncharged(db, as_of).await.map_err(failed)?,
     };
     status.problems = problems(&status, expected);
     status.ok = status.problems.is_empty();
@@ -212,21 +217,53 @@ fn daemon(row: billing_daemon_status::Model, as_of: DateTime<Utc>, bills_now: Op
 }
 
 async fn holds(db: &DatabaseConnection) -> Result<Vec<Held>, DbErr> {
-    let sql = "SELECT reason, min(opened_at) AS since, count(*) AS instances,
-                      CAST(sum(hours_due) AS bigint) AS hours, CAST(coalesce(sum(amount_due), 0) AS bigint) AS amount
-                 FROM billing_holds WHERE closed_at IS NULL GROUP BY reason ORDER BY reason";
-    let rows = query_all(db, Statement::from_string(db.get_database_backend(), sql)).await?;
+    let backend = db.get_database_backend();
+    let sql = format!(
+        "SELECT h.reason, min(h.opened_at) AS since, count(*) AS instances, count(*) - count(h.amount_due) AS unpriced,
+                CAST(sum(CASE WHEN {} THEN 1 ELSE 0 END) AS bigint) AS accepted,
+                CAST(coalesce(sum(h.hours_due), 0) AS bigint) AS hours,
+                CAST(coalesce(sum(h.amount_due), 0) AS bigint) AS amount
+           FROM billing_holds h WHERE h.closed_at IS NULL GROUP BY h.reason ORDER BY h.reason",
+        is_accepted(backend)
+    );
+    let rows = query_all(db, Statement::from_string(backend, sql)).await?;
     let held = rows.iter().map(|row| {
         let count = |column| row.try_get::<i64>("", column).map(i64::unsigned_abs);
         let Instant(since) = row.try_get("", "since")?;
-        let owed = Owed {
+        let reason: String = row.try_get("", "reason")?;
+        let debt = Debt {
             instances: count("instances")?,
             hours: count("hours")?,
-            amount: Money(row.try_get("", "amount")?).to_string(),
+            amount: Money(row.try_get("", "amount")?),
+            unpriced: count("unpriced")?,
         };
-        Ok(Held { reason: row.try_get("", "reason")?, since, owed })
+        let advice = advice(&reason).to_owned();
+        Ok(Held { reason, since, owed: debt.into(), accepted: count("accepted")?, advice })
     });
     held.collect()
+}
+
+async fn uncharged(db: &DatabaseConnection, as_of: DateTime<Utc>) -> Result<Vec<Uncharged>, DbErr> {
+    let since = (as_of - UNCHARGED_SHOWN).timestamp_micros();
+    let txn = begin_read(db).await?;
+    let closed = billing_jobs::uncharged::uncharged(&txn, Closed::Since(since)).await?;
+    txn.commit().await?;
+    let shown = |of_one: billing_jobs::uncharged::Uncharged| Uncharged {
+        reason: of_one.reason,
+        owed: of_one.debt.into(),
+    };
+    Ok(closed.into_iter().map(shown).collect())
+}
+
+impl From<Debt> for Owed {
+    fn from(debt: Debt) -> Self {
+        Self {
+            instances: debt.instances,
+            hours: debt.hours,
+            amount: debt.known_amount().map(|amount| amount.to_string()),
+            unpriced: debt.unpriced,
+        }
+    }
 }
 
 fn jobs(known: Vec<KnownJob>, as_of: DateTime<Utc>, is_configured: bool) -> Vec<JobStatus> {

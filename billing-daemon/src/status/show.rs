@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
-use super::{Bills, Daemon, FenceState, JobStatus, Life, RunStatus, Status, Totals};
+use super::{Bills, Daemon, FenceState, JobStatus, Life, Owed, RunStatus, Status, Totals, Uncharged};
 
 /// Stopped daemons are listed for this long.
 const STOPPED_SHOWN: TimeDelta = TimeDelta::days(1);
@@ -43,15 +43,26 @@ pub(crate) fn in_words(status: &Status, width: usize) -> String {
     for (n, held) in status.holds.iter().enumerate() {
         let [count, reason] = widths;
         let owed = &held.owed;
+        let accepted = match held.accepted {
+            0 => String::new(),
+            accepted if accepted == owed.instances => ", accepted".to_owned(),
+            accepted => format!(", {accepted} accepted"),
+        };
         let line = format!(
-            "{:>count$}  {:reason$}  {} h, {}, since {}",
+            "{:>count$}  {:reason$}  {} h, {}, since {}{accepted}",
             owed.instances,
             held.reason,
             owed.hours,
-            owed.amount,
+            amount(owed),
             ago(since(held.since))
         );
         lines.add(if n == 0 { "held" } else { "" }, &line);
+    }
+    for (n, Uncharged { reason, owed }) in status.uncharged.iter().enumerate() {
+        let up_to = if reason == "instance_deleted" { "up to " } else { "" };
+        let line =
+            format!("{up_to}{} h of {} instances, {}: {reason}", owed.hours, owed.instances, amount(owed));
+        lines.add(if n == 0 { "uncharged" } else { "" }, &line);
     }
     let panel = &status.panel;
     let whose = if panel.inhabited { "a panel lives here" } else { "our own tables" };
@@ -70,6 +81,15 @@ pub(crate) fn in_words(status: &Status, width: usize) -> String {
         lines.add(if n == 0 { "jobs" } else { "" }, &line);
     }
     lines.text
+}
+
+/// The amount, and that a part of it is unknown.
+fn amount(owed: &Owed) -> String {
+    match (&owed.amount, owed.unpriced) {
+        (None, _) => "unknown".to_owned(),
+        (Some(amount), 0) => amount.clone(),
+        (Some(amount), unpriced) => format!("{amount} and unknown for {unpriced}"),
+    }
 }
 
 fn daemons(lines: &mut Lines, status: &Status, since: &impl Fn(DateTime<Utc>) -> Duration) {
@@ -170,7 +190,7 @@ struct Lines {
 }
 
 impl Lines {
-    const WORDS: usize = 10;
+    const WORDS: usize = 11;
 
     fn add(&mut self, word: &str, text: &str) {
         let room = self.width.saturating_sub(Self::WORDS).max(NARROWEST);

@@ -61,8 +61,9 @@ pub(crate) fn job(late_seconds: Option<u64>) -> JobStatus {
 }
 
 pub(crate) fn held(reason: &str) -> Held {
-    let owed = Owed { instances: 2, hours: 3, amount: "0.03".to_owned() };
-    Held { reason: reason.to_owned(), since: minutes_ago(60), owed }
+    let owed = Owed { instances: 2, hours: 3, amount: Some("0.03".to_owned()), unpriced: 0 };
+    let advice = crate::holds::advice(reason).to_owned();
+    Held { reason: reason.to_owned(), since: minutes_ago(60), owed, accepted: 0, advice }
 }
 
 pub(crate) fn healthy() -> Status {
@@ -84,6 +85,7 @@ pub(crate) fn healthy() -> Status {
         last_audit: None,
         arrears: Owed::default(),
         holds: vec![held("insufficient_balance")],
+        uncharged: Vec::new(),
         daemons: vec![daemon(Life::Alive), daemon(Life::Stopped)],
         jobs: vec![job(None)],
     }

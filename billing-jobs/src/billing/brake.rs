@@ -56,6 +56,24 @@ pub struct Announced {
     pub sum: Sum,
 }
 
+/// A run that would charge far more than usual, and the most that it may charge without an approval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spike {
+    /// What is due at the prices that are known or, where that is more, at those of now. An approval names this amount.
+    pub sum: Sum,
+    /// The most that needs no approval.
+    pub limit: Money,
+}
+
+/// What is due, compared with recent runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Assessment {
+    /// The most that a run may charge; unset if there is nothing to compare with.
+    pub(super) ceiling: Option<Money>,
+    /// Set if it would charge more.
+    pub(super) waits: Option<Spike>,
+}
+
 /// What one run may charge.
 #[derive(Debug, Default)]
 pub(super) struct Brake {
@@ -91,37 +109,52 @@ impl Brake {
     /// What the run of `pass` may charge.
     ///
     /// # Errors
-    /// It would charge too much.
-    pub(super) async fn of(pass: &Pass<'_>) -> Result<Self, BillingError> {
-        let db = &pass.biller.db;
-        let settings = pass.biller.settings;
-        if settings.spike_factor == 0 {
-            return Ok(Self::default());
-        }
-        let recent = pass.insist("look at what the last runs charged", || recent(db)).await?;
-        if recent.is_empty() {
-            return Ok(Self::default());
-        }
-        let approved = pass.insist("look for an approval", || approved(db)).await?;
-        let limit = |hours| limit(settings, &recent, approved, hours);
-        let began = Instant::now();
-        let mut sum = pass.insist("add up what is due", || bound(pass)).await?;
-        let took_ms = began.elapsed().as_millis();
-        debug!(
-            took_ms,
-            "at most {} for {} hours are due; to find that took {took_ms} ms", sum.amount, sum.hours
-        );
-        if sum.amount > limit(sum.hours) {
-            sum = exact(pass).await?;
-        }
-        let limit = limit(sum.hours);
-        if sum.amount > limit {
-            let announced = announce(db, pass, sum, limit).await;
+    /// It would charge too much. That is announced in the audit log.
+    pub(super) async fn of(pass: &Pass<'_>, assessment: &Assessment) -> Result<Self, BillingError> {
+        if let Some(spike) = assessment.waits {
+            let by = format!("run {}", pass.run.id);
+            let announced = announce(&pass.biller.db, &by, spike).await;
             announced.map_err(BillingError::database("announce what this run would charge"))?;
-            return Err(BillingError::Spike { sum, limit });
+            return Err(BillingError::Spike(spike));
         }
-        Ok(Self { ceiling: Some(limit), charged: AtomicI64::new(0) })
+        Ok(Self { ceiling: assessment.ceiling, charged: AtomicI64::new(0) })
     }
+}
+
+/// Compares what is due with the recent runs. Changes nothing.
+pub(super) async fn assess(pass: &Pass<'_>) -> Result<Assessment, BillingError> {
+    let db = &pass.biller.db;
+    let settings = pass.biller.settings;
+    if settings.spike_factor == 0 {
+        return Ok(Assessment::default());
+    }
+    let recent = pass.insist("look at what the last runs charged", || recent(db)).await?;
+    if recent.is_empty() {
+        return Ok(Assessment::default());
+    }
+    let approved = pass.insist("look for an approval", || approved(db)).await?;
+    let limit = |hours| limit(settings, &recent, approved, hours);
+    let began = Instant::now();
+    let catch_up = i64::from(pass.biller.settings.max_catch_up_hours);
+    let bounded = pass.insist("add up what is due", || bound(pass, catch_up)).await?;
+    let took_ms = began.elapsed().as_millis();
+    debug!(
+        took_ms,
+        "at most {} for {} hours are due; to find that took {took_ms} ms", bounded.amount, bounded.hours
+    );
+    // The statement knows no approvals. Where they can make a difference, only the decision knows what they cover.
+    let everything = if pass.approvals.is_empty() {
+        bounded
+    } else {
+        pass.insist("add up what is due", || bound(pass, i64::MAX)).await?
+    };
+    let mut sum = bounded;
+    if everything != bounded || sum.amount > limit(sum.hours) {
+        sum = exact(pass).await?;
+    }
+    let limit = limit(sum.hours);
+    let waits = (sum.amount > limit).then_some(Spike { sum, limit });
+    Ok(Assessment { ceiling: Some(limit), waits })
 }
 
 /// What may be charged for so many hours: as much for each as the dearest of the recent runs, and a factor of that; at least the
@@ -162,14 +195,9 @@ async fn recent(db: &DatabaseConnection) -> Result<Vec<Sum>, DbErr> {
 
 /// What the run comes to at most, and for how many hours. Machines that are held because their wallet does not cover an hour count
 /// with what that holds, and not with their hours: however long they owe, they must not make a spike look small.
-async fn bound(pass: &Pass<'_>) -> Result<Sum, DbErr> {
-    let most = if pass.run.catch_up_approved {
-        i64::MAX
-    } else {
-        i64::from(pass.biller.settings.max_catch_up_hours)
-    };
+async fn bound(pass: &Pass<'_>, most_hours: i64) -> Result<Sum, DbErr> {
     let db = &pass.biller.db;
-    let values: [Value; 2] = [pass.as_of.into(), most.into()];
+    let values: [Value; 2] = [pass.as_of.into(), most_hours.into()];
     let groups = query_all(db, statement(db, &due(pass.biller.panel), values)).await?;
     let mut sum = Sum::default();
     for group in &groups {
@@ -309,13 +337,17 @@ async fn look(pass: &Pass<'_>, first: &str, last: &str) -> Result<Read, DbErr> {
 const ANNOUNCE: &str = "announce a spike";
 const APPROVE: &str = "approve a spike";
 
-/// Puts on record what waits for an approval, once for each sum.
-async fn announce(db: &DatabaseConnection, pass: &Pass<'_>, sum: Sum, limit: Money) -> Result<(), DbErr> {
+/// Logs in the audit log what waits for an approval, once for each sum.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn announce(db: &DatabaseConnection, by: &str, spike: Spike) -> Result<(), DbErr> {
+    let Spike { sum, limit } = spike;
     if newest(db, ANNOUNCE).await?.is_some_and(|(announced, _)| announced.sum == sum) {
         return Ok(());
     }
     let entry = Entry {
-        by: format!("run {}", pass.run.id),
+        by: by.to_owned(),
         action: ANNOUNCE,
         job: BILLING_JOB.to_owned(),
         reason: None,

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::id::Id;
+use super::{approvals::Approvals, id::Id};
 use crate::{
     hold::{Hold, Reason},
     money::{Carry, Money, Rate, WalletUnit, cost, covered_hours},
@@ -82,8 +82,10 @@ pub(super) struct Terms<'a> {
     pub(super) prices: &'a PriceList,
     /// What a wallet can hold.
     pub(super) unit: WalletUnit,
-    /// More due hours than these are held until approved; `None`: approved.
-    pub(super) max_catch_up_hours: Option<i64>,
+    /// More due hours than these are held until approved.
+    pub(super) max_catch_up_hours: i64,
+    /// The approvals in force.
+    pub(super) approvals: &'a Approvals,
     /// Why the database refused the instances of this batch, if it did: they are held.
     pub(super) refused: Option<&'a str>,
 }
@@ -105,12 +107,31 @@ pub(super) struct Posting<'a> {
     pub(super) holds: Vec<HoldRow<'a>>,
     /// Instances whose hold ends.
     pub(super) releases: Vec<Id>,
+    /// Instances whose hold ends without a charge: the panel deleted them, and the price of their hours was never known.
+    pub(super) deleted: Vec<Id>,
     /// New balances.
     pub(super) wallets: Vec<WalletRow>,
     /// Wallets that are charged for the first time.
     pub(super) openings: Vec<Id>,
+    /// Instances with more hours than the catch-up limit, whether approved or held for it.
+    pub(super) beyond_limit: Vec<BeyondLimitRow<'a>>,
     /// The sums of the above.
     pub(super) totals: Totals,
+}
+
+/// An instance with more hours than the catch-up limit.
+#[derive(Debug)]
+pub(super) struct BeyondLimitRow<'a> {
+    /// The instance.
+    pub(super) instance: &'a Instance,
+    /// The beginning of its due hours.
+    pub(super) start: Micros,
+    /// The due hours.
+    pub(super) hours: i64,
+    /// Their price.
+    pub(super) amount: Option<Money>,
+    /// Whether an approval covers them.
+    pub(super) approved: bool,
 }
 
 /// What a batch, or a run, came to.
@@ -346,14 +367,7 @@ fn settle_instance<'a>(
         Purse::Open { .. } if terms.refused.is_some() => {
             terms.refused.map(|detail| Hold::new(Reason::Failed, detail))
         }
-        Purse::Open { .. } => terms.max_catch_up_hours.filter(|limit| due.hours > *limit).map(|limit| {
-            let detail = format!(
-                "{} hours are due, more than the {limit} that are charged without approval: \
-                 see `billing-daemon bill --approve-catch-up --dry-run`",
-                due.hours
-            );
-            Hold::new(Reason::CatchUpLimit, detail)
-        }),
+        Purse::Open { .. } => beyond_catch_up_limit(terms, posting, instance, &due),
     };
     let mut cursor = Cursor { at: due.start, carry: due.carry };
     let mut hold = blocked;
@@ -372,6 +386,38 @@ fn settle_instance<'a>(
         None if instance.held => posting.releases.push(instance.id.clone()),
         None => {}
     }
+}
+
+/// The hold of an instance with more hours due than the catch-up limit, unless they are approved.
+fn beyond_catch_up_limit<'a>(
+    terms: &Terms<'_>,
+    posting: &mut Posting<'a>,
+    instance: &'a Instance,
+    due: &DueHours,
+) -> Option<Hold> {
+    let limit = terms.max_catch_up_hours;
+    if due.hours <= limit {
+        return None;
+    }
+    let through = terms.approvals.approved_through(&instance.id, &instance.organization, due.start);
+    // The hours since the approval count against the limit again.
+    let approved = through.is_some_and(|through| due.hours - whole_hours(due.start, through) <= limit);
+    let amount = cost_of(due, &Cursor { at: due.start, carry: due.carry }, due.hours, terms.unit);
+    posting.beyond_limit.push(BeyondLimitRow {
+        instance,
+        start: due.start,
+        hours: due.hours,
+        amount,
+        approved,
+    });
+    let detail = || {
+        format!(
+            "{} hours are due, more than the {limit} that are charged without approval: \
+             see `billing-daemon bill --dry-run --approve-catch-up {}`",
+            due.hours, instance.id
+        )
+    };
+    (!approved).then(|| Hold::new(Reason::CatchUpLimit, detail()))
 }
 
 /// How far the charges of one instance have come.
@@ -507,9 +553,20 @@ fn due_hours(terms: &Terms<'_>, instance: &Instance) -> Result<Option<DueHours>,
 
 fn not_due(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance) {
     mend_anchor(terms, posting, instance);
-    if instance.held {
-        posting.releases.push(instance.id.clone());
+    match instance.held {
+        true if is_lost(instance) => posting.deleted.push(instance.id.clone()),
+        true => posting.releases.push(instance.id.clone()),
+        false => {}
     }
+}
+
+/// Whether the instance was deleted with hours due that can never be charged, because no price of it was ever seen.
+fn is_lost(instance: &Instance) -> bool {
+    let unpriced = instance
+        .meter
+        .as_ref()
+        .is_none_or(|meter| meter.rates.is_none() && whole_hours(meter.billed_through, meter.seen_at) > 0);
+    instance.gone && unpriced
 }
 
 /// Tells the panel how far the instance is charged, if it believes less.

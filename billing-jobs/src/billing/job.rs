@@ -8,8 +8,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::{info, warn};
 
-use super::{Bill, Biller, BillingError, Mode, Run, Settings, Totals, brake::Sum, pace::MOST_CONNECTIONS};
-use crate::{Services, money::Money, params, price::DailyBackupFactor, status::StatusRow};
+use super::{Bill, Biller, BillingError, Mode, Run, Settings, Spike, Totals, pace::MOST_CONNECTIONS};
+use crate::{
+    Services, money::Money, params, price::DailyBackupFactor, status::StatusRow, uncharged::Uncharged,
+};
 
 /// The parameters of kind `billing`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -95,7 +97,8 @@ impl Job for Billing {
             id: ctx.run_id,
             mode: Mode::Commit(ctx.fence),
             as_of: None,
-            catch_up_approved: false,
+            approved: None,
+            lists_beyond_limit: false,
             stop: &|| ctx.stop_requested(),
             progress: &|_| {},
         };
@@ -108,7 +111,8 @@ impl Job for Billing {
                 self.tell(totals, None).await;
                 Ok(Outcome::Interrupted { items: totals.charged })
             }
-            Ok(Bill { totals, as_of, stopped: None }) => {
+            Ok(bill) => {
+                let totals = bill.totals;
                 self.biller.mark_worked(ctx.fence).await.map_err(JobError::retry)?;
                 self.tell(totals, None).await;
                 info!(
@@ -122,11 +126,21 @@ impl Job for Billing {
                     totals.charged,
                     totals.held,
                 );
-                Ok(Outcome::Done { items: totals.charged, details: details(&totals, as_of) })
+                for Uncharged { reason, debt } in &bill.uncharged {
+                    info!(
+                        reason,
+                        instances = debt.instances,
+                        hours = debt.hours,
+                        "{} instances with up to {} hours uncharged: {reason}",
+                        debt.instances,
+                        debt.hours,
+                    );
+                }
+                Ok(Outcome::Done { items: totals.charged, details: details(&bill) })
             }
             Err(error) => {
-                if let BillingError::Spike { sum, limit } = &error {
-                    ctx.report(spike(*sum, *limit));
+                if let BillingError::Spike(waiting) = &error {
+                    ctx.report(spike(*waiting));
                     // The panel would charge the same prices, and asks nobody: it is kept waiting for as long as this run waits.
                     self.biller.mark_worked(ctx.fence).await.map_err(JobError::retry)?;
                 }
@@ -134,7 +148,7 @@ impl Job for Billing {
                 let totals = self.biller.totals_of(ctx.run_id).await.unwrap_or_default();
                 self.tell(totals, Some(&sentence)).await;
                 // A spike is one until somebody has looked; the next run comes by itself.
-                let fatal = matches!(error, BillingError::Spike { .. });
+                let fatal = matches!(error, BillingError::Spike(_));
                 Err(if fatal { JobError::fatal(error) } else { JobError::retry(error) })
             }
         }
@@ -143,21 +157,23 @@ impl Job for Billing {
 
 /// The figures of a run that waits for an approval, as they stand in its row.
 #[must_use]
-pub fn spike(sum: Sum, limit: Money) -> billing_scheduler::serde_json::Value {
+pub fn spike(Spike { sum, limit }: Spike) -> billing_scheduler::serde_json::Value {
     json!({ "spike": { "amount": sum.amount.to_string(), "hours": sum.hours, "limit": limit.to_string() } })
 }
 
 /// A run's figures as they stand in its row.
 #[must_use]
-pub fn details(
-    totals: &Totals,
-    as_of: chrono::DateTime<chrono::Utc>,
-) -> billing_scheduler::serde_json::Value {
-    json!({
+pub fn details(Bill { totals, as_of, uncharged, .. }: &Bill) -> billing_scheduler::serde_json::Value {
+    let mut details = json!({
         "charged": totals.charged,
         "held": totals.held,
         "hours": totals.hours,
         "amount": totals.amount.to_string(),
         "as_of": as_of,
-    })
+    });
+    if !uncharged.is_empty() {
+        let by_reason = uncharged.iter().map(|uncharged| (uncharged.reason.clone(), json!(uncharged.debt)));
+        details["uncharged"] = by_reason.collect::<serde_json::Map<_, _>>().into();
+    }
+    details
 }

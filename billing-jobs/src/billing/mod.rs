@@ -1,8 +1,10 @@
 //! Billing: every due hour charged once, batch by batch, each batch in one transaction under the fence.
 
 mod adopt;
+mod approvals;
 pub mod brake;
 mod decide;
+mod deleted;
 mod handover;
 mod id;
 mod job;
@@ -23,11 +25,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use billing_scheduler::{FencingToken, StopReason};
 use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, Value};
+use serde::Serialize;
 use tracing::{Instrument as _, warn};
 use uuid::Uuid;
 
 use self::{
     brake::Brake,
+    decide::BeyondLimitRow,
     pace::Pace,
     pass::{Over, Pass},
     statements::Statements,
@@ -35,15 +39,19 @@ use self::{
 use crate::{
     BILLING_JOB,
     db::{alone, execute, explained, query_all, query_one, statement},
+    hold::Reason,
     money::Money,
     panel::Panel,
     price::{DailyBackupFactor, PriceList},
     restore::LastCommit,
     testing, trace,
+    uncharged::{Closed, Debt, Uncharged, uncharged as uncharged_in},
 };
 
 pub use self::{
     adopt::{Adoption, Findings},
+    approvals::{APPROVED_FOR, Scope, approve_catch_up},
+    brake::Spike,
     decide::Totals,
     handover::HandoverError,
     job::{Billing, BillingParams, details, spike},
@@ -89,8 +97,10 @@ pub struct Run<'a> {
     pub mode: Mode,
     /// Hours that ended by then are due; the database's clock decides if it is not given.
     pub as_of: Option<DateTime<Utc>>,
-    /// Whether instances with more due hours than the limit are charged as well.
-    pub catch_up_approved: bool,
+    /// What is approved beyond the catch-up limit besides the approvals on record: a dry run tries an approval.
+    pub approved: Option<&'a Scope>,
+    /// Whether the instances with more hours than the catch-up limit are listed.
+    pub lists_beyond_limit: bool,
     /// Asked before each batch.
     pub stop: &'a (dyn Fn() -> Option<StopReason> + Sync),
     /// Told after each batch how many instances it looked at.
@@ -107,7 +117,7 @@ pub enum Mode {
 }
 
 /// What a run came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bill {
     /// The sums of what was committed (or, in a dry run, would have been).
     pub totals: Totals,
@@ -115,6 +125,45 @@ pub struct Bill {
     pub as_of: DateTime<Utc>,
     /// Why it ended before the whole fleet was looked at.
     pub stopped: Option<StopReason>,
+    /// The debts that this run closed without a charge, by reason.
+    pub uncharged: Vec<Uncharged>,
+    /// The instances with more hours than the catch-up limit, by organization, if they are listed.
+    pub beyond_limit: Vec<BeyondLimit>,
+    /// Of a dry run: whether the run itself would wait for an approval.
+    pub spike: Option<Spike>,
+}
+
+/// An instance with more hours due than the catch-up limit.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct BeyondLimit {
+    /// The organization that pays for it.
+    pub organization: String,
+    /// The instance.
+    pub instance: String,
+    /// Its label.
+    pub label: String,
+    /// The beginning of the due hours.
+    pub start: DateTime<Utc>,
+    /// The due hours.
+    pub hours: i64,
+    /// Their price as decimal text; unset if it is unknown.
+    pub amount: Option<String>,
+    /// Whether an approval covers them. Otherwise the instance is held.
+    pub approved: bool,
+}
+
+impl From<&BeyondLimitRow<'_>> for BeyondLimit {
+    fn from(row: &BeyondLimitRow<'_>) -> Self {
+        Self {
+            organization: row.instance.organization.to_string(),
+            instance: row.instance.id.to_string(),
+            label: row.instance.label.clone(),
+            start: DateTime::from_timestamp_micros(row.start).unwrap_or_default(),
+            hours: row.hours,
+            amount: row.amount.map(|amount| amount.to_string()),
+            approved: row.approved,
+        }
+    }
 }
 
 /// Why a run did not come to its end.
@@ -154,17 +203,11 @@ pub enum BillingError {
     },
     /// Nothing was charged.
     #[error(
-        "this run would charge {} for {} hours of machines, and by what the last runs charged for an hour {limit} would be much \
-         already: nothing was charged. Look at `billing-daemon bill --dry-run` and at the prices, then say `billing-daemon bill \
-         --approve {}`",
-        .sum.amount, .sum.hours, .sum.amount
+        "nothing was charged, because at the current prices {} is due for {} hours, more than the {} that recent runs allow: \
+         check the prices and `billing-daemon bill --dry-run`, then run `billing-daemon bill --approve {}`",
+        .0.sum.amount, .0.sum.hours, .0.limit, .0.sum.amount
     )]
-    Spike {
-        /// What it would charge.
-        sum: brake::Sum,
-        /// What is not looked at twice.
-        limit: Money,
-    },
+    Spike(Spike),
     /// What was announced does not cover the batches that are left.
     #[error(
         "this run charged {charged}, and its next batch would go beyond the {ceiling} that it may charge by what was due when it \
@@ -268,35 +311,85 @@ impl Biller {
             Some(as_of) => as_of,
             None => self.ask("ask the database for its time", self.now()).await?,
         };
-        let prices = self.ask("read the plans", self.prices()).await?;
-        let mut pass = Pass {
-            biller: self,
-            db: alone(&self.db),
-            turn: Mutex::default(),
-            run,
-            as_of: as_of.timestamp_micros(),
-            prices,
-            brake: Brake::default(),
-        };
+        let mut pass = self.begin_pass(run, as_of).await?;
+        let mut spike = brake::assess(&pass).await?;
         if run.mode != Mode::DryRun {
-            pass.brake = Brake::of(&pass).await?;
+            pass.brake = Brake::of(&pass, &spike).await?;
+            spike.waits = None;
         }
         let mut over = Over::default();
-        let result = pass.whole_fleet(&mut over).await;
+        let mut result = pass.whole_fleet(&mut over).await;
+        let mut deleted = Debt::default();
+        if result.is_ok() && over.stopped.is_none() {
+            result = deleted::record_deleted(&pass).await.map(|debt| deleted = debt);
+        }
         if self.panel.backend == DbBackend::Sqlite {
             // Nothing is lost if that fails: the connection is closed when it is dropped, too.
             let _ = pass.db.close().await;
         }
         result?;
-        let Over { mut totals, mut unposted, stopped } = over;
+        let Over { mut totals, mut unposted, stopped, mut beyond_limit } = over;
+        beyond_limit.sort_unstable();
+        let mut uncharged = Vec::new();
+        if deleted.instances > 0 {
+            let reason = Reason::InstanceDeleted.to_string();
+            uncharged.push(Uncharged { reason, debt: deleted });
+        }
         if matches!(run.mode, Mode::Commit(_)) && !testing::mutated("totals-from-memory") {
             // A batch whose commit was not answered is counted by its row, not by us.
             totals = self.ask("sum up the run", self.totals_of(run.id)).await?;
+            let closed = Closed::By(as_of.timestamp_micros());
+            uncharged = self.ask("sum up what was closed", uncharged_in(&self.db, closed)).await?;
         }
         match unposted.pop() {
             Some(last) => Err(BillingError::Unposted { batches: unposted.len() + 1, last }),
-            None => Ok(Bill { totals, as_of, stopped }),
+            None => Ok(Bill { totals, as_of, stopped, uncharged, beyond_limit, spike: spike.waits }),
         }
+    }
+
+    /// Reads what a pass needs to know beforehand.
+    async fn begin_pass<'a>(
+        &'a self,
+        run: &'a Run<'a>,
+        as_of: DateTime<Utc>,
+    ) -> Result<Pass<'a>, BillingError> {
+        let prices = self.ask("read the plans", self.prices()).await?;
+        let as_of = as_of.timestamp_micros();
+        let approvals = approvals::in_force(&self.db, as_of);
+        let mut approvals = self.ask("read the approvals in force", approvals).await?;
+        if let Some(scope) = run.approved {
+            approvals.add(scope, as_of);
+        }
+        let turn = Mutex::default();
+        let brake = Brake::default();
+        Ok(Pass { biller: self, db: alone(&self.db), turn, run, as_of, prices, approvals, brake })
+    }
+
+    /// Returns what a run by `as_of` would wait for an approval of; now, if no time is given.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn spike(&self, as_of: Option<DateTime<Utc>>) -> Result<Option<Spike>, BillingError> {
+        let run = Run {
+            id: Uuid::nil(),
+            mode: Mode::DryRun,
+            as_of,
+            approved: None,
+            lists_beyond_limit: false,
+            stop: &|| None,
+            progress: &|_| {},
+        };
+        let as_of = match as_of {
+            Some(as_of) => as_of,
+            None => self.ask("ask the database for its time", self.now()).await?,
+        };
+        let pass = self.begin_pass(&run, as_of).await?;
+        let assessment = brake::assess(&pass).await;
+        if self.panel.backend == DbBackend::Sqlite {
+            // It only read.
+            let _ = pass.db.close().await;
+        }
+        Ok(assessment?.waits)
     }
 
     /// What the database answers, as a step of a run.

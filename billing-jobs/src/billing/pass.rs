@@ -12,7 +12,8 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Value};
 use tracing::{Instrument as _, debug, warn};
 
 use super::{
-    Biller, BillingError, Mode, Run,
+    BeyondLimit, Biller, BillingError, Mode, Run,
+    approvals::Approvals,
     brake::Brake,
     decide::{Instance as Machine, Posting, Terms, Totals, Wallet, decide},
     id::Id,
@@ -44,6 +45,7 @@ pub(super) struct Pass<'a> {
     pub(super) run: &'a Run<'a>,
     pub(super) as_of: Micros,
     pub(super) prices: PriceList,
+    pub(super) approvals: Approvals,
     pub(super) brake: Brake,
 }
 
@@ -62,6 +64,8 @@ pub(super) struct Turn {
 #[derive(Default)]
 pub(super) struct Over {
     pub(super) totals: Totals,
+    /// Instances with more hours than the catch-up limit, if they are listed.
+    pub(super) beyond_limit: Vec<BeyondLimit>,
     /// Why batches were left.
     pub(super) unposted: Vec<String>,
     pub(super) stopped: Option<StopReason>,
@@ -116,10 +120,19 @@ enum Step {
 }
 
 enum Posted {
-    /// So many instances in a transaction that kept others waiting for so long.
-    Done(Totals, usize, Duration),
+    Done(Done),
     Split(Vec<Batch>),
     InTheWay(String),
+}
+
+/// A transaction that came to its end.
+struct Done {
+    totals: Totals,
+    beyond_limit: Vec<BeyondLimit>,
+    /// How many instances it read.
+    instances: usize,
+    /// For how long it kept others waiting.
+    held: Duration,
 }
 
 impl Pass<'_> {
@@ -142,6 +155,7 @@ impl Pass<'_> {
                     billing -= 1;
                     pace.done(instances, took, began.elapsed());
                     over.totals += part.totals;
+                    over.beyond_limit.extend(part.beyond_limit);
                     over.unposted.extend(part.unposted);
                     over.stopped = over.stopped.or(part.stopped);
                 }
@@ -171,10 +185,11 @@ impl Pass<'_> {
         let mut work = vec![range];
         while let Some(batch) = work.pop() {
             match self.post_or_split(batch).await? {
-                Posted::Done(totals, posted, took) => {
-                    over.totals += totals;
-                    instances += posted;
-                    held += took;
+                Posted::Done(done) => {
+                    over.totals += done.totals;
+                    over.beyond_limit.extend(done.beyond_limit);
+                    instances += done.instances;
+                    held += done.held;
                 }
                 Posted::Split(halves) => work.extend(halves.into_iter().rev()),
                 Posted::InTheWay(reason) => over.unposted.push(reason),
@@ -258,9 +273,9 @@ impl Pass<'_> {
             }
             let span = trace::batch(attempt);
             let failure = match self.try_post(&batch, reading_first).instrument(span.clone()).await {
-                Ok((totals, instances, held)) => {
-                    trace::posted(&span, instances, &totals);
-                    return Ok(Posted::Done(totals, instances, held));
+                Ok(done) => {
+                    trace::posted(&span, done.instances, &done.totals);
+                    return Ok(Posted::Done(done));
                 }
                 Err(failure) => failure,
             };
@@ -295,12 +310,8 @@ impl Pass<'_> {
         }
     }
 
-    /// One transaction: what it came to, how many instances it looked at, and for how long it kept others waiting.
-    async fn try_post(
-        &self,
-        batch: &Batch,
-        reading_first: bool,
-    ) -> Result<(Totals, usize, Duration), Failure> {
+    /// One transaction.
+    async fn try_post(&self, batch: &Batch, reading_first: bool) -> Result<Done, Failure> {
         let step = |doing| trace::step(self.biller.panel.backend, doing);
         testing::linger().await;
         testing::batch_begins();
@@ -342,7 +353,9 @@ impl Pass<'_> {
                     debug!("the log of the database was not written back: {error}");
                 }
                 (self.run.progress)(read_instances().len() as u64);
-                Ok((posting.totals, read_instances().len(), held))
+                let listed = if self.run.lists_beyond_limit { &posting.beyond_limit[..] } else { &[] };
+                let beyond_limit = listed.iter().map(BeyondLimit::from).collect();
+                Ok(Done { totals: posting.totals, beyond_limit, instances: read_instances().len(), held })
             }
             Err(kind) => {
                 // The first error is the one to tell; after it a rollback has nothing to add.
@@ -449,7 +462,8 @@ impl Pass<'_> {
             as_of: self.as_of,
             prices: &self.prices,
             unit: panel.unit,
-            max_catch_up_hours: (!self.run.catch_up_approved).then_some(limit),
+            max_catch_up_hours: limit,
+            approvals: &self.approvals,
             refused: batch.refused.as_deref(),
         };
         decide(&terms, &read.wallets, &read.instances)

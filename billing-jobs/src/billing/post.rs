@@ -83,6 +83,7 @@ pub(super) async fn post(
     let (holds, as_of) = (&posting.holds, stamp.as_of);
     write.rows(&sql.upsert_holds, "billing_holds", holds.len(), || rows::holds(on, as_of, holds)).await?;
     write.ids(&sql.close_holds, "billing_holds", &posting.releases, Some(as_of)).await?;
+    write.ids(&sql.close_deleted_holds, "billing_holds", &posting.deleted, Some(as_of)).await?;
     if testing::mutated("debit-apart") {
         return Ok(());
     }

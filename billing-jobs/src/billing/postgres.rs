@@ -1,6 +1,7 @@
 //! A billing run's statements for PostgreSQL.
 
 use super::{
+    deleted::AT_MOST,
     rows,
     rows::postgres_rows as d,
     statements::{LEDGER_HOURS_AHEAD, Statements},
@@ -229,6 +230,38 @@ pub(super) fn statements(panel: Panel) -> Statements {
               WHERE closed_at IS NULL
                 AND instance_id IN (SELECT value::uuid FROM jsonb_array_elements_text($2::jsonb))",
             as_of = instant("$1"),
+        ),
+        close_deleted_holds: format!(
+            "UPDATE billing_holds SET closed_at = {as_of}, closed_reason = 'instance_deleted'
+              WHERE closed_at IS NULL
+                AND instance_id IN (SELECT value::uuid FROM jsonb_array_elements_text($2::jsonb))",
+            as_of = instant("$1"),
+        ),
+        deleted_meters: format!(
+            "SELECT m.instance_id, m.organization_id,
+                    EXISTS (SELECT FROM billing_holds h WHERE h.instance_id = m.instance_id AND h.closed_at IS NULL),
+                    m.billed_through, m.carry, m.rate, m.rate_changes::text, m.seen_at, m.panel_debited_at
+               FROM billing_meters m
+              WHERE m.billed_through <= {hour_ago} AND (m.deleted_at IS NULL OR m.deleted_at < m.seen_at)
+                AND NOT EXISTS (SELECT FROM vps_instances i WHERE i.id = m.instance_id)
+              LIMIT {AT_MOST}",
+            hour_ago = instant("($1 - 3600000000)"),
+        ),
+        mark_deleted: format!(
+            "UPDATE billing_meters SET deleted_at = {as_of}
+              WHERE (deleted_at IS NULL OR deleted_at < seen_at)
+                AND instance_id IN (SELECT value::uuid FROM jsonb_array_elements_text($2::jsonb))",
+            as_of = instant("$1"),
+        ),
+        insert_deleted_holds: format!(
+            "INSERT INTO billing_holds (instance_id, organization_id, label, reason, detail, hours_due, amount_due,
+                                        opened_at, seen_at, closed_at, closed_reason)
+             SELECT d.instance, d.organization, d.label, d.reason, d.detail, d.hours, d.amount, {opened}, {seen}, {seen},
+                    d.reason
+               FROM {rows}",
+            opened = instant("d.opened_at"),
+            seen = instant("d.seen_at"),
+            rows = d(rows::HOLDS),
         ),
         update_wallets: format!(
             "UPDATE wallets w SET balance = d.after * 0.0001, updated_at = now()

@@ -71,7 +71,7 @@ pub(super) fn instance(row: &QueryResult) -> Result<Instance, DbErr> {
 }
 
 /// Of the six columns from `first` on.
-fn meter(row: &QueryResult, first: usize) -> Result<Option<Meter>, DbErr> {
+pub(super) fn meter(row: &QueryResult, first: usize) -> Result<Option<Meter>, DbErr> {
     let finite = |place| Ok::<_, DbErr>(instant(row, place)?.and_then(Instant::micros));
     let Some(billed_through) = finite(first)? else { return Ok(None) };
     let changes: Option<String> = row.try_get_by_index(first + 3)?;
@@ -89,7 +89,7 @@ fn meter(row: &QueryResult, first: usize) -> Result<Option<Meter>, DbErr> {
 }
 
 /// An id in whichever form the database keeps it.
-fn id(row: &QueryResult, place: usize) -> Result<Id, DbErr> {
+pub(super) fn id(row: &QueryResult, place: usize) -> Result<Id, DbErr> {
     if row.try_as_pg_row().is_some() {
         Ok(Id::Uuid(row.try_get_by_index(place)?))
     } else {

@@ -3,7 +3,10 @@
 //! A transaction that writes has read the newest there was, or SQLite refuses its first write: what was read cannot change before
 //! it is written. The compare-and-set of the watermark and of the balance stays all the same.
 
-use super::statements::{LEDGER_HOURS_AHEAD, Statements};
+use super::{
+    deleted::AT_MOST,
+    statements::{LEDGER_HOURS_AHEAD, Statements},
+};
 use crate::db::SQLITE_NOW;
 
 /// Microseconds since 1970 of the panel's text; NULL for NULL and for what is no time. `unixepoch(.., 'subsec')` keeps
@@ -171,6 +174,27 @@ pub(super) fn statements() -> Statements {
         close_holds: "UPDATE billing_holds SET closed_at = ?1
               WHERE closed_at IS NULL AND instance_id IN (SELECT value FROM json_each(?2))"
             .to_owned(),
+        close_deleted_holds: "UPDATE billing_holds SET closed_at = ?1, closed_reason = 'instance_deleted'
+              WHERE closed_at IS NULL AND instance_id IN (SELECT value FROM json_each(?2))"
+            .to_owned(),
+        deleted_meters: format!(
+            "SELECT m.instance_id, m.organization_id,
+                    EXISTS (SELECT 1 FROM billing_holds h WHERE h.instance_id = m.instance_id AND h.closed_at IS NULL),
+                    m.billed_through, m.carry, m.rate, m.rate_changes, m.seen_at, m.panel_debited_at
+               FROM billing_meters m
+              WHERE m.billed_through <= ?1 - 3600000000 AND (m.deleted_at IS NULL OR m.deleted_at < m.seen_at)
+                AND NOT EXISTS (SELECT 1 FROM vps_instances i WHERE i.id = m.instance_id)
+              LIMIT {AT_MOST}"
+        ),
+        mark_deleted: "UPDATE billing_meters SET deleted_at = ?1
+              WHERE (deleted_at IS NULL OR deleted_at < seen_at)
+                AND instance_id IN (SELECT value FROM json_each(?2))"
+            .to_owned(),
+        insert_deleted_holds: "INSERT INTO billing_holds (instance_id, organization_id, label, reason, detail, hours_due,
+                                        amount_due, opened_at, seen_at, closed_at, closed_reason)
+             SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column9, column4
+               FROM (VALUES {(?, ?, ?, ?, ?, ?, ?, ?, ?)})"
+            .to_owned(),
         update_wallets: format!(
             "UPDATE wallets SET balance = d.column1, updated_at = {NOW_TEXT} FROM (VALUES {{(?, ?, ?)}}) AS d
               WHERE wallets.id = d.column2 AND wallets.balance = d.column3"
@@ -232,6 +256,9 @@ mod tests {
             s.update_anchors,
             s.upsert_holds,
             s.close_holds,
+            s.close_deleted_holds,
+            s.mark_deleted,
+            s.insert_deleted_holds,
             s.update_wallets,
             s.run_totals,
             s.mark_worked,

@@ -60,6 +60,15 @@ pub(super) struct Statements {
     pub(super) upsert_holds: String,
     /// `(as_of, ids of instances)`, the ids as a JSON array.
     pub(super) close_holds: String,
+    /// `(as_of, ids of instances)`: the same for instances that were deleted and can never be charged.
+    pub(super) close_deleted_holds: String,
+    /// `(as_of) -> ...`, as `deleted::read` reads it: meters of instances that the panel deleted since they were last seen, and
+    /// that had an hour or more to be charged.
+    pub(super) deleted_meters: String,
+    /// `(as_of, ids of instances)`: notes that their deletion is recorded.
+    pub(super) mark_deleted: String,
+    /// `(holds)`: inserts holds that are closed as `instance_deleted`.
+    pub(super) insert_deleted_holds: String,
     /// `(wallets)`: moves each from the balance that was read.
     pub(super) update_wallets: String,
     /// `(run) -> charged, charges, held, hours, amount`.

@@ -93,6 +93,7 @@ BEGIN SELECT RAISE(ABORT, 'billing_charges is append-only: a charge is corrected
 -- What is carried from charge to charge of one instance. `rate_changes` lists [seen at, rate] (microseconds since
 -- 1970, rate) of prices seen while hours were still unpaid: hours that ended before keep the older rate. `rate` is unset
 -- where nobody has priced the instance yet; `panel_debited_at` is when the panel's own biller last moved the meter.
+-- `deleted_at` is when a run recorded that the panel deleted the instance; an instance that was seen later was restored.
 CREATE TABLE IF NOT EXISTS billing_meters (
     instance_id TEXT PRIMARY KEY NOT NULL,
     organization_id TEXT NOT NULL,
@@ -101,10 +102,13 @@ CREATE TABLE IF NOT EXISTS billing_meters (
     rate INTEGER CHECK (rate >= 0),
     rate_changes TEXT,
     seen_at INTEGER NOT NULL,
-    panel_debited_at INTEGER
+    panel_debited_at INTEGER,
+    deleted_at INTEGER
 ) STRICT;
 
--- Why an instance that is due was not charged: one open row per instance, closed when it was.
+-- Why an instance that is due was not charged: one open row per instance, closed when it was charged or is no longer due.
+-- `closed_reason` is set where a hold was closed without a charge. An operator may accept a hold: the acceptance counts until
+-- `accepted_until` (unset: without limit), and only while `reason` is still `accepted_for`.
 CREATE TABLE IF NOT EXISTS billing_holds (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     instance_id TEXT NOT NULL,
@@ -116,9 +120,16 @@ CREATE TABLE IF NOT EXISTS billing_holds (
     amount_due INTEGER CHECK (amount_due >= 0),
     opened_at INTEGER NOT NULL,
     seen_at INTEGER NOT NULL,
-    closed_at INTEGER
+    closed_at INTEGER,
+    closed_reason TEXT CHECK (closed_reason IN ('instance_deleted', 'instance_transferred', 'written_off')),
+    accepted_for TEXT,
+    accepted_until INTEGER,
+    accepted_by TEXT,
+    accepted_note TEXT,
+    CHECK (closed_reason IS NULL OR closed_at IS NOT NULL)
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS billing_holds_one_open ON billing_holds (instance_id) WHERE closed_at IS NULL;
+CREATE INDEX IF NOT EXISTS billing_holds_uncharged ON billing_holds (closed_at) WHERE closed_reason IS NOT NULL;
 
 -- What a wallet held, and what the panel's ledger said of it, when we first charged it: the audit measures from here.
 CREATE TABLE IF NOT EXISTS billing_wallets (

@@ -2,7 +2,7 @@
 
 use billing_jobs::{
     billing::{
-        BillingError, Settings,
+        BillingError, Scope, Settings, Spike, approve_catch_up,
         brake::{Announced, Sum, announced, approve},
     },
     money::Money,
@@ -25,7 +25,7 @@ async fn price(db: &Db, cents: i64) {
 async fn spike(db: &Db, daemon: &Daemon, order: &Order<'_>) -> Sum {
     let before = number(db, CHARGES).await;
     let result = daemon.carry_out(order).await;
-    let Err(BillingError::Spike { sum, .. }) = result else { panic!("no spike: {result:?}") };
+    let Err(BillingError::Spike(Spike { sum, .. })) = result else { panic!("no spike: {result:?}") };
     assert_eq!(number(db, CHARGES).await, before, "nothing was charged");
     sum
 }
@@ -126,6 +126,25 @@ async fn a_spike_does_not_hide_behind_arrears(db: &Db) {
     assert_eq!(spike(db, &daemon, &Order::by(hour(61))).await.hours, 100);
 }
 
+/// The statement that bounds a run knows no approvals: what they add is decided one by one.
+async fn approved_catch_up_counts_towards_spike(db: &Db) {
+    hundred_machines(db, "10000.00").await;
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(1)).await;
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("100000.00").await;
+    let dear = fleet.plan(Plan::monthly("7300.00")).await;
+    fleet.instance(Instance::new(org, dear, hour(-100))).await;
+    assert_eq!(daemon.bill(hour(2)).await.held, 1, "beyond the limit, so not part of the run");
+    let scope = Scope { organizations: vec![org.to_string()], ..Scope::default() };
+    approve_catch_up(&daemon.db, &scope, "ada", Some("outage")).await.expect("it is recorded");
+    let sum = spike(db, &daemon, &Order::by(hour(3))).await;
+    assert_eq!(sum, Sum { amount: Money(usd("1040.00")), hours: 203 });
+    approve(&daemon.db, waiting(&daemon).await.expect("it was announced"), "ada").await.expect("recorded");
+    assert_eq!(daemon.bill(hour(3)).await.amount.0, usd("1040.00"));
+    assert_sound(db).await;
+}
+
 /// What is decided later than the sum is held against it.
 async fn a_run_stops_where_it_would_exceed_what_was_due_when_it_began(db: &Db) {
     let fleet = Fleet::new(db);
@@ -170,6 +189,7 @@ on_each_kind!(
     what_was_approved_is_charged_and_nothing_beyond,
     more_hours_and_more_machines_are_no_spike,
     a_spike_does_not_hide_behind_arrears,
+    approved_catch_up_counts_towards_spike,
     a_run_stops_where_it_would_exceed_what_was_due_when_it_began,
     without_a_factor_everything_is_charged,
 );

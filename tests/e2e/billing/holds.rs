@@ -1,6 +1,6 @@
 //! What cannot be charged is held with a reason, and nobody else is.
 
-use billing_jobs::billing::{Bill, Settings};
+use billing_jobs::billing::{Bill, Scope, Settings, approve_catch_up};
 use e2e::{Db, Fleet, Instance, Plan, on_every_database, on_every_engine};
 use sea_orm::DbBackend;
 use uuid::Uuid;
@@ -246,6 +246,51 @@ async fn more_hours_than_the_limit_are_held_whole_until_they_are_approved(db: &D
     assert_sound(db).await;
 }
 
+/// An approval is in the database, so that the next run of any daemon applies it.
+async fn recorded_approval_is_applied_by_any_run(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let (one, two) = (fleet.wallet("100.00").await, fleet.wallet("100.00").await);
+    let long = fleet.instance(Instance::new(one, plan, hour(0))).await;
+    let longer = fleet.instance(Instance::new(one, plan, hour(-100))).await;
+    let other = fleet.instance(Instance::new(two, plan, hour(0))).await;
+    let daemon = Daemon::of(db).await;
+    assert_eq!(daemon.bill(hour(100)).await.held, 3);
+    let approve = async |scope: Scope| {
+        approve_catch_up(&daemon.db, &scope, "ada", None).await.expect("it is recorded");
+    };
+    let instances = |instance: Uuid| Scope { instances: vec![instance.to_string()], ..Scope::default() };
+
+    approve(Scope { max_hours: Some(99), ..instances(long) }).await;
+    approve(instances(Uuid::nil())).await;
+    assert_eq!(Daemon::of(db).await.bill(hour(100)).await.held, 3, "none of the approvals covers one");
+    approve(Scope { organizations: vec![one.to_string()], max_hours: Some(150), ..Scope::default() }).await;
+    let last = number(db, "SELECT max(id) FROM billing_job_audit WHERE action = 'approve a catch-up'").await;
+    let age = |by: &str| match db.backend() {
+        DbBackend::Sqlite => format!(
+            "DROP TRIGGER IF EXISTS billing_job_audit_no_update;
+             UPDATE billing_job_audit SET at = at {by} 25 * 3600000000 WHERE id = {last}"
+        ),
+        _ => format!(
+            "ALTER TABLE billing_job_audit DISABLE TRIGGER ALL;
+             UPDATE billing_job_audit SET at = at {by} interval '25 hours' WHERE id = {last}"
+        ),
+    };
+    db.execute(&age("-")).await;
+    assert_eq!(Daemon::of(db).await.bill(hour(101)).await.held, 3, "an approval ends after a day");
+    db.execute(&age("+")).await;
+    let totals = Daemon::of(db).await.bill(hour(102)).await;
+    assert_eq!((totals.charged, totals.hours, totals.held), (1, 102, 2));
+    assert_eq!(charged(&fleet, long).await, (1, 102, usd("10.20")));
+
+    approve(instances(other)).await;
+    approve(Scope { all: true, max_hours: Some(203), ..Scope::default() }).await;
+    assert_eq!(daemon.bill(hour(103)).await.held, 0);
+    assert_eq!(charged(&fleet, longer).await, (1, 203, usd("20.30")));
+    assert_eq!(charged(&fleet, other).await, (1, 103, usd("10.30")));
+    assert_sound(db).await;
+}
+
 async fn the_catch_up_limit_is_a_setting(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
@@ -267,5 +312,6 @@ on_each_kind!(
     a_plan_is_found_by_its_id_and_by_its_providers_name_for_it,
     a_time_that_is_no_time_holds_its_instance,
     more_hours_than_the_limit_are_held_whole_until_they_are_approved,
+    recorded_approval_is_applied_by_any_run,
 );
 on_every_engine!(the_catch_up_limit_is_a_setting);

@@ -13,6 +13,7 @@ macro_rules! on_each_kind {
 mod audits;
 mod brake;
 mod concurrency;
+mod deleted;
 mod giving_way;
 mod guards;
 mod history;
@@ -34,7 +35,7 @@ use billing_daemon::{
 use billing_jobs::{
     BILLING_JOB,
     audit::audit,
-    billing::{Bill, Biller, BillingError, Mode, Run, Settings, Totals, details},
+    billing::{Bill, Biller, BillingError, Mode, Run, Scope, Settings, Totals, details},
     panel::Panel,
 };
 use billing_scheduler::{
@@ -81,19 +82,19 @@ struct Daemon {
 /// What a run is asked for.
 struct Order<'a> {
     as_of: DateTime<Utc>,
-    approve_catch_up: bool,
+    approved: Option<Scope>,
     stop: &'a (dyn Fn() -> Option<StopReason> + Sync),
 }
 
 impl Order<'_> {
     /// Everything that is due by then, unless it is too much.
     fn by(as_of: DateTime<Utc>) -> Self {
-        Self { as_of, approve_catch_up: false, stop: &|| None }
+        Self { as_of, approved: None, stop: &|| None }
     }
 
     /// However much it is.
     fn approved_by(as_of: DateTime<Utc>) -> Self {
-        Self { approve_catch_up: true, ..Self::by(as_of) }
+        Self { approved: Some(Scope { all: true, ..Scope::default() }), ..Self::by(as_of) }
     }
 }
 
@@ -164,7 +165,8 @@ impl Daemon {
             id,
             mode,
             as_of: Some(order.as_of),
-            catch_up_approved: order.approve_catch_up,
+            approved: order.approved.as_ref(),
+            lists_beyond_limit: true,
             stop: order.stop,
             progress: &|_| {},
         };
@@ -181,9 +183,7 @@ async fn connect(url: &str) -> (Database, DatabaseConnection) {
 
 fn record(id: Uuid, lease: &Lease, result: &Result<Bill, BillingError>) -> RunRecord {
     let (status, items, details) = match result {
-        Ok(bill) if bill.stopped.is_none() => {
-            (RunStatus::Done, bill.totals.charged, details(&bill.totals, bill.as_of))
-        }
+        Ok(bill) if bill.stopped.is_none() => (RunStatus::Done, bill.totals.charged, details(bill)),
         Ok(bill) => (RunStatus::Interrupted, bill.totals.charged, serde_json::Value::Null),
         Err(_) => (RunStatus::Dead, 0, serde_json::Value::Null),
     };

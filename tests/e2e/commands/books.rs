@@ -23,12 +23,21 @@ fn with(db: &Db) -> Program {
     }
 }
 
-/// What `bill --json` says, apart from how long it took.
+/// What `bill --json` prints.
+async fn bill_in_full(db: &Db, arguments: &str) -> Value {
+    json(&with(db).run(&format!("bill --json {arguments}")).await.expect_code(0))
+}
+
+/// The figures of `bill --json`, apart from how long it took.
 async fn bill(db: &Db, arguments: &str) -> Value {
-    let mut shown = json(&with(db).run(&format!("bill --json {arguments}")).await.expect_code(0));
-    assert_eq!(keys(&shown), ["amount", "charged", "dry_run", "held", "hours", "seconds"]);
-    let seconds = shown.as_object_mut().and_then(|shown| shown.remove("seconds"));
-    assert!(seconds.is_some_and(|seconds| seconds.is_f64()));
+    let mut shown = bill_in_full(db, arguments).await;
+    let figures = ["amount", "charged", "dry_run", "held", "hours"];
+    let others = ["approved_until", "beyond_limit", "seconds", "uncharged", "waits_for_approval"];
+    let mut all = [&figures[..], &others[..]].concat();
+    all.sort_unstable();
+    assert_eq!(keys(&shown), all);
+    assert!(shown["seconds"].is_f64());
+    shown.as_object_mut().expect("an object").retain(|key, _| figures.contains(&key.as_str()));
     shown
 }
 
@@ -67,9 +76,67 @@ async fn what_is_beyond_the_catch_up_limit_waits_for_approval(db: &Db) {
     let shown = json(&with(db).file("jobs.toml", &beside(db, jobs)).run("bill --json").await.expect_code(0));
     assert_eq!(shown["held"], 1, "the limit is the configuration's");
     let expected = json!({ "charged": 1, "held": 0, "hours": 100, "amount": "1.00", "dry_run": true });
-    assert_eq!(bill(db, "--approve-catch-up --dry-run").await, expected);
+    assert_eq!(bill(db, "--approve-catch-up --all --dry-run").await, expected);
     let expected = json!({ "charged": 1, "held": 0, "hours": 100, "amount": "1.00", "dry_run": false });
-    assert_eq!(bill(db, "--approve-catch-up").await, expected);
+    assert_eq!(bill(db, "--approve-catch-up --all").await, expected);
+}
+
+/// An approval names what it is for; what it covers is listed before and after.
+async fn catch_up_approval_covers_named_subjects_only(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly("7.30")).await;
+    let start = now(db).await - TimeDelta::minutes(100 * 60 + 30);
+    let (one, two) = (fleet.wallet("100.00").await, fleet.wallet("100.00").await);
+    let mut ids = Vec::new();
+    for (org, label) in [(one, "web-1"), (one, "web-2"), (two, "web-2"), (two, "web-3")] {
+        ids.push(fleet.instance(Instance::new(org, plan, start).label(label)).await);
+    }
+    for (arguments, says) in [
+        ("--approve-catch-up", "name the instances or organizations after `--approve-catch-up`"),
+        ("--approve-catch-up web-1 --all", "name the instances or organizations"),
+        ("--all", "--approve-catch-up"),
+        ("--hours 5", "--approve-catch-up"),
+        ("--approve-catch-up web-9", "no instance and no organization is named \"web-9\""),
+        ("--approve-catch-up web-2", "\"web-2\" is ambiguous, use an id: instance "),
+    ] {
+        let refused = with(db).run(&format!("bill {arguments}")).await.expect_code(64);
+        assert!(refused.text().contains(says), "{arguments}: {}", refused.text());
+    }
+    let listed = |shown: &Value| {
+        let listed = shown["beyond_limit"].as_array().expect("a list").iter();
+        let mut listed: Vec<_> = listed
+            .map(|row| {
+                assert_eq!((&row["hours"], &row["amount"]), (&json!(100), &json!("1.00")), "{row}");
+                assert!(row["start"].as_str().is_some_and(|start| start.ends_with('Z')), "{row}");
+                (row["label"].as_str().expect("text").to_owned(), row["approved"] == true)
+            })
+            .collect();
+        listed.sort_unstable();
+        listed
+    };
+    let state = |approved: [bool; 4]| {
+        ["web-1", "web-2", "web-2", "web-3"].map(str::to_owned).into_iter().zip(approved).collect::<Vec<_>>()
+    };
+    let shown = bill_in_full(db, "--dry-run").await;
+    assert_eq!(listed(&shown), state([false; 4]), "{shown}");
+    let shown = bill_in_full(db, "--dry-run --approve-catch-up web-1").await;
+    assert_eq!((listed(&shown), &shown["charged"]), (state([true, false, false, false]), &json!(1)));
+    let shown = bill_in_full(db, "--dry-run --approve-catch-up --all --hours 99").await;
+    assert_eq!(listed(&shown), state([false; 4]), "{shown}");
+    let said = with(db).run("bill --dry-run --approve-catch-up web-1 web-3").await.expect_code(0);
+    assert!(said.text().contains("4 instances have more than 72 hours due:"), "{}", said.text());
+    assert!(said.out.iter().all(|line| line.chars().count() <= 80), "{}", said.text());
+
+    let arguments = format!("--approve-catch-up web-1 {two} --hours 100 --reason outage");
+    let shown = bill_in_full(db, &arguments).await;
+    assert_eq!((&shown["charged"], &shown["held"]), (&json!(3), &json!(1)), "{shown}");
+    assert!(shown["approved_until"].is_string(), "{shown}");
+    let entry = "reason || ' ' || details FROM billing_job_audit WHERE action = 'approve a catch-up'";
+    let entry = rows(db, entry).await.remove(0);
+    for part in ["outage {", &ids[0].to_string(), &two.to_string(), r#""max_hours":100"#, "expires_at"] {
+        assert!(entry.contains(part), "no {part} in {entry}");
+    }
+    assert_eq!(bill(db, "").await["held"], 1, "the other instance of the first organization");
 }
 
 /// Fault D9: only one at a time may charge; but looking is free.
@@ -128,7 +195,7 @@ async fn an_audit_finds_what_was_tampered_with(db: &Db) {
     seed(db, 2).await;
     bill(db, "").await;
     let shown = json(&with(db).run("audit --json").await.expect_code(0));
-    assert_eq!(keys(&shown), ["checked", "violations"]);
+    assert_eq!(keys(&shown), ["checked", "uncharged", "violations"]);
     assert_eq!(shown["violations"], json!([]));
     let checked = shown["checked"].as_u64().expect("a number");
     assert!(checked > 10, "{shown}");
@@ -152,6 +219,7 @@ async fn an_audit_finds_what_was_tampered_with(db: &Db) {
 on_every_engine!(while_another_holds_the_lease_only_a_dry_run_bills, an_audit_finds_what_was_tampered_with);
 on_variants!(a_bill_is_charged_once_and_tells_what_it_came_to: sqlite, g1_role, g2_owner, g3_role);
 on_variants!(what_is_beyond_the_catch_up_limit_waits_for_approval: sqlite, g3_role);
+on_variants!(catch_up_approval_covers_named_subjects_only: sqlite, g1_role);
 
 #[tokio::test]
 async fn a_bill_that_is_asked_to_stop_keeps_whole_batches_and_says_so() {

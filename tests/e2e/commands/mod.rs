@@ -5,6 +5,7 @@ mod charges;
 mod demo;
 mod described;
 mod doctor;
+mod holds;
 mod http;
 mod output;
 mod refusals;

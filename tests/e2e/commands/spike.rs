@@ -36,7 +36,7 @@ async fn a_spike_waits_for_the_amount_that_a_person_has_seen(db: &Db) {
     // The panel would charge the same: it is kept waiting, and told why.
     db.execute("UPDATE billing_fences SET worked_at = NULL").await;
     let running = program.start("run");
-    running.says("then say `billing-daemon bill --approve 20.00`").await;
+    running.says("then run `billing-daemon bill --approve 20.00`").await;
     eventually("the heartbeat goes on, with the reason", async || {
         let told = ask(
             db,
@@ -57,6 +57,12 @@ async fn a_spike_waits_for_the_amount_that_a_person_has_seen(db: &Db) {
 
     let refused = program.run("bill").await.expect_code(1);
     assert!(refused.text().contains("nothing was charged"), "{}", refused.text());
+    let dry = program.run("bill --dry-run").await.expect_code(1);
+    assert!(dry.text().contains("--approve 20.00`"), "{}", dry.text());
+    let dry = program.run("bill --dry-run --json").await.expect_code(1);
+    let dry: serde_json::Value = serde_json::from_str(&dry.out[0]).expect("JSON");
+    let waits = &dry["waits_for_approval"];
+    assert_eq!((&waits["amount"], &waits["hours"]), (&"20.00".into(), &2.into()), "{dry}");
     let refused = program.run("bill --approve 19.00").await.expect_code(64);
     assert!(refused.text().contains("is 20.00 for 2 hours, not 19.00"), "{}", refused.text());
     assert_eq!(ask(db, charges).await, before);
@@ -67,4 +73,22 @@ async fn a_spike_waits_for_the_amount_that_a_person_has_seen(db: &Db) {
     program.run("audit").await.expect_code(0);
 }
 
+/// No run has announced it yet: what the dry run prints can be approved all the same.
+async fn dry_run_amount_can_be_approved(db: &Db) {
+    let program = daemon(db, &[JOBS]);
+    seed(db, 2).await;
+    program.run("bill").await.expect_code(0);
+    let fleet = Fleet::new(db);
+    let (plan, org) = (fleet.plan(Plan::monthly("7300.00")).await, fleet.wallet("1000.00").await);
+    let created = now(db).await - chrono::TimeDelta::minutes(150);
+    fleet.instance(Instance::new(org, plan, created)).await;
+    let dry = program.run("bill --dry-run").await.expect_code(1);
+    assert!(dry.text().contains("--approve 20.00`"), "{}", dry.text());
+    program.run("bill --approve 19.00").await.expect_code(64);
+    program.run("bill --approve 20.00").await.expect_code(0);
+    let approvals = "SELECT count(*) FROM billing_job_audit WHERE action = 'approve a spike'";
+    assert_eq!(ask(db, approvals).await, "1");
+}
+
 on_variants!(a_spike_waits_for_the_amount_that_a_person_has_seen: sqlite, g1_role);
+on_variants!(dry_run_amount_can_be_approved: sqlite, g1_role);

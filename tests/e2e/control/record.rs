@@ -70,7 +70,7 @@ async fn what_a_person_changes_is_on_record(db: &Db) {
     assert_eq!(rows(db, CHANGES).await, [""; 0], "whoever looks changes nothing");
 
     program.run("adopt").await.expect_code(0);
-    program.run("bill --approve-catch-up").await.expect_code(0);
+    program.run("bill --approve-catch-up --all --reason outage").await.expect_code(0);
     program.run("release").await.expect_code(0);
     let noted = std::fs::read_to_string(program.folder().join("last-commit.json")).expect("billing noted it");
     let mut noted: BTreeMap<String, i64> = serde_json::from_str(&noted).expect("JSON");
@@ -82,7 +82,8 @@ async fn what_a_person_changes_is_on_record(db: &Db) {
     program.run("accept-restore").await.expect_code(0);
     let mut expected = vec![
         (" adopt billing ", r#""baselines":2"#),
-        (" bill billing ", r#""approve_catch_up":true"#),
+        (" approve a catch-up billing ", r#""all":true"#),
+        (" bill billing ", r#""run":"#),
         (" release billing ", r#""cycles":0"#),
         (" accept a restore billing ", r#","before":{"batch":99}}"#),
     ];

@@ -72,7 +72,8 @@ impl Daemon {
             id: Uuid::now_v7(),
             mode,
             as_of: None,
-            catch_up_approved: false,
+            approved: None,
+            lists_beyond_limit: false,
             stop: &|| None,
             progress: &|_| {},
         };

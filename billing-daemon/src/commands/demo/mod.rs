@@ -147,7 +147,8 @@ async fn bill(
     let once = Once {
         as_of: Some(as_of),
         dry_run: false,
-        approve_catch_up: false,
+        approved: None,
+        reason: None,
         settings: Settings::default(),
         last_commit: None,
         progress,
@@ -212,9 +213,11 @@ fn report(options: &cli::Demo, engine: &str, place: &Place, shown: &Shown) {
         let url = format!("sqlite://{}", folder.join("demo.db").display());
         say(format!("  export DATABASE_URL={url}"));
     }
-    say("  billing-daemon bill --approve-catch-up --dry-run   what the machines over the catch-up limit owe");
-    say("  billing-daemon audit                               every invariant of the ledger");
-    say("  billing-daemon run                                 the daemon itself, as jobs.toml says");
+    say(
+        "  billing-daemon bill --dry-run --approve-catch-up --all   what the instances beyond the catch-up limit owe",
+    );
+    say("  billing-daemon audit                                    every invariant of the ledger");
+    say("  billing-daemon run                                      the daemon itself, as jobs.toml says");
 }
 
 fn meaning(reason: &str) -> &'static str {

@@ -8,7 +8,10 @@ use num_rational::BigRational;
 use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
-use crate::price::{DailyBackupFactor, Plan};
+use crate::{
+    billing::approvals::{Approvals, Scope},
+    price::{DailyBackupFactor, Plan},
+};
 
 /// The organizations, in order: two that can pay, and three that cannot.
 const ORGANIZATIONS: [&str; 5] = ["a", "b", "nobody", "null", "two"];
@@ -160,11 +163,16 @@ impl World {
             ..Plan::default()
         });
         let prices = PriceList::new(plans, DailyBackupFactor::default());
+        let mut approvals = Approvals::default();
+        if approved {
+            approvals.add(&Scope { all: true, ..Scope::default() }, self.now);
+        }
         let terms = Terms {
             as_of: self.now,
             prices: &prices,
             unit: self.unit,
-            max_catch_up_hours: (!approved).then_some(72),
+            max_catch_up_hours: 72,
+            approvals: &approvals,
             refused: refused.then_some("no"),
         };
         // What is gone is only read while it is held.
@@ -267,7 +275,7 @@ impl Machine {
             let end = start + (hour + 1) * HOUR;
             self.seen.iter().rfind(|(at, _)| *at < end).or(self.seen.first()).map_or(0, |(_, rate)| *rate)
         };
-        let may = terms.max_catch_up_hours.is_none_or(|limit| hours <= limit);
+        let may = hours <= terms.max_catch_up_hours || !terms.approvals.is_empty();
         let mut hour = 0;
         if let Some(balance) = purse.filter(|_| may) {
             while hour < hours {
@@ -309,7 +317,7 @@ impl Machine {
             self.row.last_billed_at = Some(row.after);
         }
         self.row.held = posting.holds.iter().any(|row| row.instance.id == id)
-            || self.row.held && !posting.releases.contains(&id);
+            || self.row.held && !posting.releases.contains(&id) && !posting.deleted.contains(&id);
     }
 }
 
@@ -341,7 +349,7 @@ impl Expected {
             prop_assert_eq!(hold.hours, self.left);
             prop_assert_eq!(hold.amount.map(of_money), self.left_amount.clone());
         }
-        let released = posting.releases.contains(id);
+        let released = posting.releases.contains(id) || posting.deleted.contains(id);
         prop_assert_eq!(
             released,
             machine.row.held && self.left == 0 && !self.refused_to_mend,
@@ -388,6 +396,38 @@ proptest! {
     }
 }
 
+#[test]
+fn hours_since_approval_count_against_limit() {
+    let plan = Plan {
+        id: "plan".to_owned(),
+        base_price: Some("5.00".to_owned()),
+        markup_price: Some("0".to_owned()),
+        ..Plan::default()
+    };
+    let prices = PriceList::new([plan], DailyBackupFactor::default());
+    let world = World::new(WalletUnit::Cent, [1_000_000, 0], &[(0, 0, 0)]);
+    let mut instance = world.machines[0].row.clone();
+    instance.plan = "plan".to_owned();
+    let instances = [instance];
+    let wallets = world.wallets();
+    let mut approvals = Approvals::default();
+    approvals.add(&Scope { all: true, ..Scope::default() }, 100 * HOUR + 1);
+    for (hours, charged) in [(72, 1), (100, 1), (172, 1), (173, 0)] {
+        let terms = Terms {
+            as_of: hours * HOUR,
+            prices: &prices,
+            unit: WalletUnit::Cent,
+            max_catch_up_hours: 72,
+            approvals: &approvals,
+            refused: None,
+        };
+        let posting = decide(&terms, &wallets, &instances);
+        assert_eq!(posting.charges.len(), charged, "{hours} h after the start, approved after 100 h");
+        let listed: Vec<_> = posting.beyond_limit.iter().map(|row| (row.hours, row.approved)).collect();
+        assert_eq!(listed, if hours > 72 { vec![(hours, charged == 1)] } else { Vec::new() });
+    }
+}
+
 /// How often memory is allocated to decide for so many machines, five to a wallet, each with an hour due.
 fn allocations_for(machines: u128) -> u64 {
     let plan = Plan {
@@ -402,7 +442,8 @@ fn allocations_for(machines: u128) -> u64 {
         as_of: HOUR,
         prices: &prices,
         unit: WalletUnit::Cent,
-        max_catch_up_hours: None,
+        max_catch_up_hours: 72,
+        approvals: &Approvals::default(),
         refused: None,
     };
     let id = |number| Id::Uuid(Uuid::from_u128(number));

@@ -1,0 +1,249 @@
+//! `holds`: the held instances, and what operators decide about them.
+
+use billing_scheduler::{Clock, SystemClock};
+use chrono::{DateTime, SecondsFormat, Utc};
+use sea_orm::DatabaseConnection;
+use serde_json::json;
+
+use super::{database, environment, log, quiet_filter, say, table::table, width};
+use crate::{
+    Plugins,
+    cli::{Common, Decision, Holds, HoldsList},
+    exit::{Exit, Failure},
+    holds::{Acceptance, Filter, HeldInstance, Pages, accept, write_off},
+    identity::whoever_is_here,
+    logging::LogOutput,
+    runtime,
+    status::wrapped,
+    subjects,
+};
+
+/// From this width on ids and organizations are printed.
+const WIDE: usize = 120;
+const CSV_HEAD: &str = "reason,since,instance,label,deleted,organization,organization_name,hours,amount,detail,advice,\
+                        accepted_by,accepted_until,accepted_note";
+
+pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Holds) -> Result<(), Failure> {
+    let environment = environment(common)?;
+    let database = database(common, plugins, &environment)?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    let db = runtime::open_at_once(&database).await?.db;
+    match action {
+        Holds::List(options) => list(&db, options).await,
+        Holds::Accept { decision, until } => {
+            if until.is_some_and(|until| until <= now()) {
+                return Err(Failure::new(Exit::Usage, "`--until` is in the past"));
+            }
+            let acceptance = Acceptance { by: &whoever_is_here(), note: &decision.reason, until: *until };
+            let holds = accept(&db, &decision.instances, acceptance).await?;
+            let end = until
+                .map_or_else(|| "until it is closed".to_owned(), |until| format!("until {}", shown(until)));
+            for hold in &holds {
+                report(
+                    decision,
+                    &hold.instance,
+                    &hold.label,
+                    &format!("`{}` is accepted {end}", hold.reason),
+                );
+            }
+            Ok(())
+        }
+        Holds::WriteOff { decision } => {
+            let holds = write_off(&db, &decision.instances, &whoever_is_here(), &decision.reason).await?;
+            for hold in &holds {
+                let amount = hold.amount().unwrap_or_else(|| "an unknown amount".to_owned());
+                report(decision, &hold.instance, &hold.label, &format!("{amount} written off"));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn report(decision: &Decision, instance: &str, label: &str, outcome: &str) {
+    if decision.json {
+        say(json!({ "instance": instance, "label": label, "outcome": outcome }));
+    } else {
+        say(format!("instance {instance} ({}): {outcome}", plain(label)));
+    }
+}
+
+async fn list(db: &DatabaseConnection, options: &HoldsList) -> Result<(), Failure> {
+    let failed = |error| Failure::database("read the holds", &error);
+    let organization = match &options.organization {
+        Some(name) => Some(subjects::organization(db, name).await?),
+        None => None,
+    };
+    let reason = options.reason.map(|reason| reason.to_string());
+    let mut pages = Pages::of(db, Filter { reason, organization }).await.map_err(failed)?;
+    let mut shown = Shown { options, width: width(), listed: 0, reason: None };
+    shown.begin();
+    loop {
+        let page = pages.next().await.map_err(failed)?;
+        if page.is_empty() {
+            break;
+        }
+        shown.page(&page);
+    }
+    shown.end();
+    Ok(())
+}
+
+/// The list as far as it is printed.
+struct Shown<'a> {
+    options: &'a HoldsList,
+    width: usize,
+    listed: usize,
+    reason: Option<String>,
+}
+
+impl Shown<'_> {
+    fn begin(&self) {
+        if self.options.csv {
+            say(CSV_HEAD);
+        }
+    }
+
+    fn page(&mut self, page: &[HeldInstance]) {
+        if self.options.json {
+            for held in page {
+                let comma = if self.listed == 0 { "[" } else { "," };
+                say(format!(
+                    "{comma}{}",
+                    serde_json::to_string(held).expect("text and numbers are always JSON")
+                ));
+                self.listed += 1;
+            }
+            return;
+        }
+        if self.options.csv {
+            for held in page {
+                say(csv(held));
+            }
+        } else {
+            say(self.in_words(page).trim_end());
+        }
+        self.listed += page.len();
+    }
+
+    fn end(&self) {
+        match (self.options.json, self.options.csv, self.listed) {
+            (true, _, 0) => say("[]"),
+            (true, ..) => say("]"),
+            (false, false, 0) => say("no instance is held"),
+            (false, ..) => {}
+        }
+    }
+
+    /// All of them have one reason; what to do is printed once for it.
+    fn in_words(&mut self, page: &[HeldInstance]) -> String {
+        let mut text = String::new();
+        let HeldInstance { reason, advice, .. } = &page[0];
+        if self.reason.as_ref() != Some(reason) {
+            text.push_str(if self.reason.is_some() { "\n" } else { "" });
+            text.extend([reason.as_str(), "\n"]);
+            for line in wrapped(&format!("  to do: {advice}"), self.width, 4) {
+                text.extend([line.trim_end(), "\n"]);
+            }
+            self.reason = Some(reason.clone());
+        }
+        text + &in_table(page, self.width)
+    }
+}
+
+fn in_table(page: &[HeldInstance], width: usize) -> String {
+    let cells = |held: &HeldInstance| {
+        let unknown = || "unknown".to_owned();
+        let hours = held.hours.map_or_else(unknown, |hours| hours.to_string());
+        let amount = held.amount.clone().unwrap_or_else(unknown);
+        let mut about = plain(held.detail.as_deref().unwrap_or_default());
+        if let Some(by) = &held.accepted_by {
+            let until =
+                held.accepted_until.map_or_else(String::new, |until| format!(" until {}", shown(until)));
+            let note = held.accepted_note.as_deref().unwrap_or_default();
+            about = format!("accepted by {}{until}: {}", plain(by), plain(note));
+        }
+        let gone = if held.deleted { ", deleted" } else { "" };
+        let organization = held.organization_name.as_deref().map_or_else(|| "deleted".to_owned(), plain);
+        [
+            shown(held.since),
+            format!("{hours:>7}"),
+            format!("{amount:>9}"),
+            organization,
+            held.instance.clone(),
+            format!("{}{gone}", plain(&held.label)),
+            about,
+        ]
+    };
+    let rows: Vec<_> = page.iter().map(cells).collect();
+    if width >= WIDE {
+        let heads = ["SINCE", "  HOURS", "   AMOUNT", "ORGANIZATION", "ID", "INSTANCE", "ABOUT"];
+        return table(heads, &rows, width);
+    }
+    let narrow =
+        |[since, hours, amount, _, _, label, about]: [String; 7]| [since, hours, amount, label, about];
+    let rows: Vec<_> = rows.into_iter().map(narrow).collect();
+    table(["SINCE", "  HOURS", "   AMOUNT", "INSTANCE", "ABOUT"], &rows, width)
+}
+
+fn csv(held: &HeldInstance) -> String {
+    let unknown = "unknown".to_owned();
+    let at = |at: Option<DateTime<Utc>>| at.map(shown).unwrap_or_default();
+    let cells = [
+        held.reason.clone(),
+        shown(held.since),
+        held.instance.clone(),
+        held.label.clone(),
+        held.deleted.to_string(),
+        held.organization.clone(),
+        held.organization_name.clone().unwrap_or_default(),
+        held.hours.map_or_else(|| unknown.clone(), |hours| hours.to_string()),
+        held.amount.clone().unwrap_or_else(|| unknown.clone()),
+        held.detail.clone().unwrap_or_default(),
+        held.advice.to_owned(),
+        held.accepted_by.clone().unwrap_or_default(),
+        at(held.accepted_until),
+        held.accepted_note.clone().unwrap_or_default(),
+    ];
+    cells.map(|cell| quoted(&cell)).join(",")
+}
+
+/// A cell as RFC 4180 quotes it. A spreadsheet must not take a customer's text for a formula.
+fn quoted(cell: &str) -> String {
+    let formula = if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { "'" } else { "" };
+    if formula.is_empty() && !cell.contains([',', '"', '\n', '\r']) {
+        return plain(cell);
+    }
+    format!("\"{formula}{}\"", plain(cell).replace('"', "\"\""))
+}
+
+/// Customer text without control characters.
+fn plain(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+fn shown(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+fn now() -> DateTime<Utc> {
+    SystemClock.now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn csv_cell_is_quoted_and_harmless() {
+        for (cell, expected) in [
+            ("web-1", "web-1"),
+            ("a,b", "\"a,b\""),
+            ("a \"b\"", "\"a \"\"b\"\"\""),
+            ("=1+1", "\"'=1+1\""),
+            ("a\nb", "\"a\\nb\""),
+            ("a\u{1b}[31mb", "a\\u{1b}[31mb"),
+        ] {
+            assert_eq!(quoted(cell), expected);
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Held instances: listed with what to do about each, accepted by an operator, or written off.
+
+mod advice;
+mod change;
+mod read;
+
+pub(crate) use advice::advice;
+pub(crate) use change::{Acceptance, accept, write_off};
+pub(crate) use read::{Filter, HeldInstance, Pages, is_accepted};
