@@ -61,7 +61,7 @@ pub(crate) fn without_secrets(
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Common {
-    /// The jobs and their settings [default: ./jobs.toml, else /etc/billing-daemon/jobs.toml]
+    /// The jobs and their settings [default: ./jobs.toml, else /etc/billing-daemon/jobs.toml, else built-in defaults]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Read settings that the environment lacks from here [default: ./.env]
@@ -130,7 +130,11 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Find everything that is wrong with jobs.toml and the environment
     #[command(after_help = "Example:\n  billing-daemon check --config /etc/billing-daemon/jobs.toml")]
-    Check,
+    Check {
+        /// Print the jobs.toml that is used where there is none, and check nothing
+        #[arg(long)]
+        print_defaults: bool,
+    },
     /// Print the JSON Schema of jobs.toml, by which editors complete and check it
     #[command(after_help = "Example:\n  billing-daemon schema > jobs.schema.json")]
     Schema,

@@ -8,9 +8,11 @@ use std::{
 
 use billing_scheduler::{Clock, Registry, SystemClock};
 
+use tracing::warn;
+
 use crate::{
     Plugins,
-    config::{Config, DaemonSettings, Diagnostic, Place},
+    config::{BUILT_IN, Config, DaemonSettings, Diagnostic, Place},
     database_url::DatabaseUrl,
     environment::Environment,
     http::HttpSettings,
@@ -25,7 +27,10 @@ type OfProcess<'a> = (&'a DaemonSettings, Option<&'a HttpSettings>);
 /// file systems, bind mounts of containers, editors and configuration managers that put another file in its place.
 #[derive(Clone, Debug)]
 pub struct Source {
-    path: PathBuf,
+    /// `None` while the built-in defaults are in force.
+    path: Option<PathBuf>,
+    /// Where a file may appear that replaces the built-in defaults, the preferred one first.
+    usual: Vec<PathBuf>,
     environment: Environment,
     plugins: Plugins,
     /// The text that was read last, whether it was good or not.
@@ -33,6 +38,8 @@ pub struct Source {
     look: Option<Look>,
     /// The file looked different at the last look, and may still be being written.
     unsettled: bool,
+    /// The file does not exist any more, and a log line says so.
+    is_gone: bool,
 }
 
 /// What a look at a file tells without reading it.
@@ -69,33 +76,46 @@ impl Source {
     pub fn open(path: &Path, environment: Environment, plugins: &Plugins) -> io::Result<Self> {
         let look = Look::at(path);
         let text = fs::read_to_string(path)?;
-        Ok(Self {
-            path: path.to_owned(),
+        Ok(Self { path: Some(path.to_owned()), look, ..Self::of_text(text, environment, plugins) })
+    }
+
+    /// The built-in defaults, until one of the `usual` files exists.
+    #[must_use]
+    pub fn built_in(usual: Vec<PathBuf>, environment: Environment, plugins: &Plugins) -> Self {
+        Self { usual, ..Self::of_text(BUILT_IN.to_owned(), environment, plugins) }
+    }
+
+    fn of_text(text: String, environment: Environment, plugins: &Plugins) -> Self {
+        Self {
+            path: None,
+            usual: Vec::new(),
             environment,
             plugins: plugins.clone(),
             text,
-            look,
+            look: None,
             unsettled: false,
-        })
+            is_gone: false,
+        }
     }
 
     /// Its name, as messages have it.
     #[must_use]
     pub fn name(&self) -> String {
-        self.path.display().to_string()
+        self.path.as_ref().map_or_else(|| "built-in defaults".to_owned(), |path| path.display().to_string())
     }
 
-    /// Where it is.
+    /// The file; `None` for the built-in defaults.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// Whose it is.
     #[cfg(unix)]
     #[must_use]
     pub fn owner(&self) -> Option<u32> {
-        fs::metadata(&self.path).ok().map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata))
+        let metadata = fs::metadata(self.path.as_ref()?).ok()?;
+        Some(std::os::unix::fs::MetadataExt::uid(&metadata))
     }
 
     /// Files belong to nobody in particular here.
@@ -122,7 +142,10 @@ impl Source {
 
     /// Whether the file has another text than before, and nobody is writing it any more. Call it about once a second.
     pub fn has_changed(&mut self) -> bool {
-        let look = Look::at(&self.path);
+        self.adopt_usual();
+        let Some(path) = &self.path else { return false };
+        let look = Look::at(path);
+        self.report_loss(look.is_none());
         if look != self.look {
             self.look = look;
             self.unsettled = true;
@@ -131,7 +154,7 @@ impl Source {
         if !std::mem::take(&mut self.unsettled) {
             return false;
         }
-        let text = fs::read_to_string(&self.path);
+        let text = self.path.as_ref().map_or_else(|| Ok(String::new()), fs::read_to_string);
         // A file that cannot be read now may be there again without looking different.
         self.unsettled = text.is_err();
         text.is_ok_and(|text| text != self.text)
@@ -142,12 +165,40 @@ impl Source {
     /// # Errors
     /// Everything that is wrong with it; it may be that it cannot be read.
     pub fn read_again(&mut self) -> Result<Config, Vec<Diagnostic>> {
-        self.look = Look::at(&self.path);
-        self.text = fs::read_to_string(&self.path).map_err(|error| {
-            vec![Diagnostic::new(Place::file(&self.name()), format!("cannot be read: {error}"))]
-        })?;
+        self.adopt_usual();
+        if let Some(path) = &self.path {
+            self.look = Look::at(path);
+            self.text = fs::read_to_string(path).map_err(|error| {
+                vec![Diagnostic::new(Place::file(&self.name()), format!("cannot be read: {error}"))]
+            })?;
+        }
         self.config()
     }
+
+    /// Follows the first of the usual files that exists, if none did before.
+    fn adopt_usual(&mut self) {
+        if self.path.is_none() {
+            self.path = self.usual.iter().find(|path| is_there(path)).cloned();
+        }
+    }
+
+    /// Logs once that the file does not exist any more. Its jobs keep running: an editor or a deployment may be replacing it,
+    /// and the built-in defaults are other jobs.
+    fn report_loss(&mut self, is_gone: bool) {
+        if is_gone && !self.is_gone {
+            let name = self.name();
+            warn!(
+                "{name} does not exist any more: what it said stays in force until the daemon is restarted"
+            );
+        }
+        self.is_gone = is_gone;
+    }
+}
+
+/// Whether there is a file at `path`, readable or not. One that cannot be inspected counts: whoever put it there expects it to
+/// be used.
+pub(crate) fn is_there(path: &Path) -> bool {
+    !fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Every kind that a configuration may name, without a database: enough to read parameters.
@@ -291,5 +342,35 @@ mod tests {
         assert!(source.has_changed());
         source.read_again().expect_err("`four` is no configuration");
         assert!(!source.has_changed() && !source.has_changed(), "what was read is not read again");
+    }
+
+    #[test]
+    fn built_in_source_follows_appearing_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let usual = ["jobs.toml", "installed.toml"].map(|name| folder.path().join(name));
+        let environment = || Environment::load(|_| None, folder.path(), None).expect("an empty environment");
+        let source = || Source::built_in(usual.to_vec(), environment(), &Plugins::none());
+        let mut followed = source();
+        assert_eq!((followed.name(), followed.path()), ("built-in defaults".to_owned(), None));
+        assert_eq!(followed.read_again().expect("valid").jobs.len(), 4);
+        assert!(!followed.has_changed() && !followed.has_changed(), "there is no file");
+
+        let one =
+            "[[job]]\nname = \"prune-history\"\nkind = \"prune-history\"\nschedule = { every = \"1h\" }\n";
+        fs::write(&usual[1], one).expect("written");
+        assert!(!followed.has_changed(), "it may still be being written");
+        assert!(followed.has_changed());
+        assert_eq!(followed.read_again().expect("valid").jobs.len(), 1);
+        assert_eq!(followed.path(), Some(&*usual[1]));
+        // A preferred file that appears later is for the next start, and one that vanishes leaves its jobs in force.
+        fs::write(&usual[0], BUILT_IN).expect("written");
+        fs::remove_file(&usual[1]).expect("removed");
+        assert!(!followed.has_changed() && !followed.has_changed() && followed.is_gone);
+        let problem = followed.read_again().expect_err("it is gone")[0].to_string();
+        assert!(problem.contains("installed.toml: cannot be read: "), "{problem}");
+        // A request to read again does not wait until the file has settled.
+        let mut requested = source();
+        assert_eq!(requested.read_again().expect("valid").jobs.len(), 4);
+        assert_eq!(requested.path(), Some(&*usual[0]));
     }
 }

@@ -7,7 +7,7 @@ use billing_jobs::{
 };
 use serde_json::json;
 
-use super::{daemon_settings, database, environment, log, quiet_filter, say};
+use super::{config, database, environment, log, quiet_filter, say};
 use crate::{
     Plugins,
     cli::Common,
@@ -21,7 +21,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins) -> Result<(), Fa
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
-    let settings = daemon_settings(common, plugins, &environment)?;
+    let settings = config(common, plugins, &environment)?.daemon;
     let last_commit = runtime::last_commit(&settings, &database).ok_or_else(|| {
         let message =
             "nothing is noted on this machine: set `state-dir` in the [daemon] section of jobs.toml";

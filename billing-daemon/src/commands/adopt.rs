@@ -4,7 +4,7 @@ use billing_jobs::billing::{Adoption, Biller};
 use serde_json::{Map, Value, json};
 
 use super::{
-    bill, config_file, config_from, database, environment,
+    bill, config, database, environment,
     handover::{failed, table},
     log, quiet_filter, say,
 };
@@ -23,10 +23,7 @@ const PRINTED: usize = 5;
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Adopt) -> Result<(), Failure> {
     let environment = environment(common)?;
-    let settings = match config_file(common) {
-        Some(path) => bill::settings(&config_from(common, &path, plugins, &environment)?.jobs)?,
-        None => billing_jobs::billing::Settings::default(),
-    };
+    let settings = bill::settings(&config(common, plugins, &environment)?.jobs)?;
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
     let opened = runtime::open(&database).await?;

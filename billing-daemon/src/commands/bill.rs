@@ -24,14 +24,13 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{
-    approvals, bill_report::Report, complain, config_file, config_from, database, environment, log,
-    quiet_filter, say, width,
+    approvals, bill_report::Report, built_in_notice, complain, config_of, database, environment, log,
+    quiet_filter, say, source, width,
 };
 use crate::{
     Plugins,
     beside::Beside,
     cli::{self, Common},
-    config::DaemonSettings,
     database::Database,
     exit::{Exit, Failure},
     identity::{Identity, whoever_is_here},
@@ -46,15 +45,14 @@ const LEASE_TTL: Duration = Duration::from_secs(10);
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::Bill) -> Result<(), Failure> {
     let environment = environment(common)?;
-    let (settings, daemon) = match config_file(common) {
-        Some(path) => {
-            let config = config_from(common, &path, plugins, &environment)?;
-            (settings(&config.jobs)?, config.daemon)
-        }
-        None => (Settings::default(), DaemonSettings::default()),
-    };
+    let source = source(common, plugins, &environment)?;
+    let config = config_of(common, &source)?;
+    let (settings, daemon) = (settings(&config.jobs)?, &config.daemon);
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    if source.path().is_none() {
+        complain(&built_in_notice(&config));
+    }
     let opened = runtime::open(&database).await?;
     let beside = Beside::look(&opened).await?;
     if !options.dry_run {
@@ -81,7 +79,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
         approved: scope.filter(|_| options.dry_run),
         reason: options.reason.clone(),
         settings,
-        last_commit: runtime::last_commit(&daemon, &database),
+        last_commit: runtime::last_commit(daemon, &database),
         progress: &|instances| bar.inc(instances),
     };
     let (bill, took) = bill_once(&opened, &database, &once).await?;

@@ -1,17 +1,23 @@
 //! `check`: everything that is wrong, before anything runs.
 
-use super::{complain, config, environment, reach, required, say};
-use crate::{Plugins, cli::Common, exit::Failure, traces};
+use super::{complain, config_of, environment, print, reach, required, say, source};
+use crate::{Plugins, cli::Common, config::BUILT_IN, exit::Failure, traces};
 
-pub(super) fn execute(common: &Common, plugins: &Plugins) -> Result<(), Failure> {
+pub(super) fn execute(common: &Common, plugins: &Plugins, print_defaults: bool) -> Result<(), Failure> {
+    if print_defaults {
+        print(BUILT_IN.as_bytes());
+        return Ok(());
+    }
     let environment = environment(common)?;
-    let config = config(common, plugins, &environment)?;
+    let source = source(common, plugins, &environment)?;
+    let config = config_of(common, &source)?;
     let url = required(config.daemon.database_url.clone())?;
     reach(common, url.clone(), &config.daemon)?;
     for warning in traces::outlook(&environment).err().into_iter().flatten() {
         complain(&format!("warning: {warning}"));
     }
     let names: Vec<&str> = config.jobs.iter().map(|(spec, _)| spec.name.as_str()).collect();
-    say(format!("ok: {} jobs ({}) on {url}", names.len(), names.join(", ")));
+    let origin = if source.path().is_none() { " of the built-in defaults" } else { "" };
+    say(format!("ok: {} jobs{origin} ({}) on {url}", names.len(), names.join(", ")));
     Ok(())
 }

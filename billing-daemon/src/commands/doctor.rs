@@ -11,7 +11,7 @@ use billing_scheduler::{Clock, SystemClock};
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect};
 use serde_json::{Value, json};
 
-use super::{config_file, log, quiet_filter, reach, say, version, width};
+use super::{log, quiet_filter, reach, say, source, version, width};
 use crate::{
     Plugins,
     cli::{Common, Doctor},
@@ -29,6 +29,8 @@ use crate::{
     traces,
 };
 
+/// What to do about a wrong configuration.
+const READ_AGAIN: &str = "correct it; `billing-daemon check` reads it again";
 /// Of the history, a bundle has so many runs.
 const RUNS: u64 = 500;
 /// And of what people did, so many entries.
@@ -42,16 +44,15 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor
         }
         Environment::default()
     });
-    let file = config_file(common);
-    let config = file.as_deref().and_then(|path| configuration(path, plugins, &environment, &mut findings));
-    if file.is_none() {
-        let advice = "name one with --config, or put it beside you: the repository has one with every key";
-        findings.push(Finding::warn("jobs.toml", "there is none", advice));
-    }
+    let source = source(common, plugins, &environment)
+        .map_err(|failure| findings.push(Finding::fail("jobs.toml", failure.message, READ_AGAIN)))
+        .ok();
+    let file = source.as_ref().and_then(Source::path);
+    let config = source.as_ref().and_then(|source| configuration(source, &mut findings));
     let daemon = config.as_ref().map_or_else(DaemonSettings::default, |config| config.daemon.clone());
     let database = database(common, &environment, &daemon, &mut findings);
     log(common, LogOutput::Stderr, &quiet_filter(&environment)?, database.as_ref())?;
-    findings.extend(examine_machine(&machine(file.as_deref(), &environment, &daemon, database.as_ref())));
+    findings.extend(examine_machine(&machine(file, &environment, &daemon, database.as_ref())));
     findings.extend(traces(&environment));
     let expected = config.as_ref().map(Expected::from).unwrap_or_default();
     let mut status = None;
@@ -68,7 +69,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor
     if let Some(path) = &options.bundle {
         let known = Known {
             environment: &environment,
-            file: file.as_deref(),
+            file,
             config: config.as_ref(),
             database: database.as_ref(),
             findings: &findings,
@@ -87,24 +88,11 @@ fn worst(findings: &[Finding]) -> Verdict {
     findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok)
 }
 
-fn configuration(
-    path: &Path,
-    plugins: &Plugins,
-    environment: &Environment,
-    findings: &mut Vec<Finding>,
-) -> Option<Config> {
-    let advice = "correct it; `billing-daemon check` reads it again";
-    let source = match Source::open(path, environment.clone(), plugins) {
-        Ok(source) => source,
-        Err(error) => {
-            findings.push(Finding::fail("jobs.toml", format!("{}: {error}", path.display()), advice));
-            return None;
-        }
-    };
+fn configuration(source: &Source, findings: &mut Vec<Finding>) -> Option<Config> {
     match source.config() {
         Ok(config) => {
             let names: Vec<_> = config.jobs.iter().map(|(spec, _)| spec.name.as_str()).collect();
-            let message = format!("{}: {} jobs ({})", path.display(), names.len(), names.join(", "));
+            let message = format!("{}: {} jobs ({})", source.name(), names.len(), names.join(", "));
             findings.push(Finding::ok("jobs.toml", message));
             for warning in &config.warnings {
                 findings.push(Finding::warn(
@@ -117,7 +105,7 @@ fn configuration(
         }
         Err(problems) => {
             for problem in problems {
-                findings.push(Finding::fail("jobs.toml", problem.to_string(), advice));
+                findings.push(Finding::fail("jobs.toml", problem.to_string(), READ_AGAIN));
             }
             None
         }

@@ -29,7 +29,7 @@ mod version;
 use std::{
     fmt::Display,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -45,7 +45,7 @@ use crate::{
     environment::Environment,
     exit::{Exit, Failure},
     logging::{self, LogFilter, LogOutput},
-    reload::Source,
+    reload::{Source, is_there},
     secret_file,
     traces::Traces,
 };
@@ -67,7 +67,7 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
         Command::Jobs { action } => jobs::execute(common, plugins, &action).await,
         Command::Runs { action } => runs::execute(common, plugins, &action).await,
         Command::Demo(demo) => demo::execute(common, &demo).await,
-        Command::Check => check::execute(common, plugins),
+        Command::Check { print_defaults } => check::execute(common, plugins, print_defaults),
         Command::Schema => {
             schema::execute(plugins);
             Ok(())
@@ -157,43 +157,42 @@ fn refused(problems: &[Diagnostic]) -> Failure {
     Failure::new(Exit::Configuration, format!("{} {plural}: nothing was started", problems.len()))
 }
 
-/// The file to read: the one that was named, or the first of the usual ones that exists.
+/// The file to read: the one that was named, or the first of the usual ones that exists. `None`: the built-in defaults.
 fn config_file(common: &Common) -> Option<PathBuf> {
-    let usual = || [LOCAL_CONFIG, INSTALLED_CONFIG].iter().map(PathBuf::from).find(|path| path.exists());
-    common.config.clone().or_else(usual)
+    common.config.clone().or_else(|| usual_files().into_iter().find(|path| is_there(path)))
 }
 
-/// The same, which must be there.
-fn existing_config_file(common: &Common) -> Result<PathBuf, Failure> {
-    config_file(common).ok_or_else(|| {
-        let message = format!("no {LOCAL_CONFIG} here and no {INSTALLED_CONFIG}: name one with --config");
-        Failure::new(Exit::Configuration, message)
-    })
+fn usual_files() -> Vec<PathBuf> {
+    [LOCAL_CONFIG, INSTALLED_CONFIG].iter().map(PathBuf::from).collect()
 }
 
-/// The configuration, which must exist.
+/// The configuration that `source` finds.
 fn config(common: &Common, plugins: &Plugins, environment: &Environment) -> Result<Config, Failure> {
-    config_from(common, &existing_config_file(common)?, plugins, environment)
+    config_of(common, &source(common, plugins, environment)?)
 }
 
-fn config_from(
-    common: &Common,
-    path: &Path,
-    plugins: &Plugins,
-    environment: &Environment,
-) -> Result<Config, Failure> {
-    config_of(common, &source(path, plugins, environment)?)
-}
-
-/// The file at `path`, which must be readable.
-fn source(path: &Path, plugins: &Plugins, environment: &Environment) -> Result<Source, Failure> {
-    Source::open(path, environment.clone(), plugins).map_err(|error| {
+/// The configuration file, which must be readable, or else the built-in defaults.
+fn source(common: &Common, plugins: &Plugins, environment: &Environment) -> Result<Source, Failure> {
+    let Some(path) = config_file(common) else {
+        return Ok(Source::built_in(usual_files(), environment.clone(), plugins));
+    };
+    Source::open(&path, environment.clone(), plugins).map_err(|error| {
         let exit = match error.kind() {
             io::ErrorKind::PermissionDenied => Exit::Permission,
             _ => Exit::Configuration,
         };
         Failure::new(exit, format!("cannot read {}: {error}", path.display()))
     })
+}
+
+/// Why the built-in defaults are in force, and what they are.
+fn built_in_notice(config: &Config) -> String {
+    let jobs: Vec<&str> = config.jobs.iter().map(|(spec, _)| spec.name.as_str()).collect();
+    format!(
+        "no ./{LOCAL_CONFIG} and no {INSTALLED_CONFIG}: using the built-in defaults ({}); `billing-daemon check \
+         --print-defaults` prints them",
+        jobs.join(", ")
+    )
 }
 
 /// What `source` says.
@@ -205,7 +204,7 @@ fn config_of(common: &Common, source: &Source) -> Result<Config, Failure> {
         .as_ref()
         .is_some_and(|url| url.secrets().iter().any(|secret| source.text().contains(secret)))
     {
-        refuse_exposed(common, secret_file::exposed(source.path()).into_iter().collect())?;
+        refuse_exposed(common, source.path().and_then(secret_file::exposed).into_iter().collect())?;
     }
     for warning in &config.warnings {
         warn_of(&warning.to_string());
@@ -213,26 +212,13 @@ fn config_of(common: &Common, source: &Source) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// The settings of the process: the configuration's, if there is one.
-fn daemon_settings(
-    common: &Common,
-    plugins: &Plugins,
-    environment: &Environment,
-) -> Result<DaemonSettings, Failure> {
-    match config_file(common) {
-        Some(path) => Ok(config_from(common, &path, plugins, environment)?.daemon),
-        None => Ok(DaemonSettings::default()),
-    }
-}
-
 /// The database for commands that need no jobs: from the environment, or else from the configuration.
 fn database(common: &Common, plugins: &Plugins, environment: &Environment) -> Result<Database, Failure> {
     let url = environment.database_url().map_err(|problem| refused(&[problem]))?;
     // A URL of the environment's that is safe needs no configuration, which may be broken.
-    let daemon = match (&url, config_file(common)) {
-        (Some(url), _) if url.unverified_host().is_none() => DaemonSettings::default(),
-        (_, Some(path)) => config_from(common, &path, plugins, environment)?.daemon,
-        (_, None) => DaemonSettings::default(),
+    let daemon = match &url {
+        Some(url) if url.unverified_host().is_none() => DaemonSettings::default(),
+        _ => config(common, plugins, environment)?.daemon,
     };
     reach(common, required(url.or_else(|| daemon.database_url.clone()))?, &daemon)
 }

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::{config_of, environment, existing_config_file, log_beside, reach, required, source};
+use tracing::info;
+
+use super::{built_in_notice, config_of, environment, log_beside, reach, required, source};
 use crate::{
     Plugins,
     cli::Common,
@@ -23,12 +25,15 @@ pub(super) async fn execute(
         logging::to_file(file, common.log_format);
     }
     let environment = environment(common)?;
-    let source = source(&existing_config_file(common)?, plugins, &environment)?;
+    let source = source(common, plugins, &environment)?;
     let config = config_of(common, &source)?;
     let database = reach(common, required(config.daemon.database_url.clone())?, &config.daemon)?;
     let identity = Identity::of_process(config.billing_interval_minutes);
     let traces = Traces::of(&environment, &identity, &database.url().secrets());
     log_beside(common, LogOutput::Split, &config.daemon.log_filter, Some(&database), Some(&traces))?;
+    if source.path().is_none() {
+        info!("{}", built_in_notice(&config));
+    }
     traces.announce();
     let result = runtime::run(config, Some(source), database, plugins, identity).await;
     traces.finish().await;

@@ -1,6 +1,8 @@
 //! `status`: how billing stands; a check for monitoring.
 
-use super::{complain, config_file, config_from, database, environment, log, quiet_filter, say, width};
+use super::{
+    built_in_notice, complain, config_of, database, environment, log, quiet_filter, say, source, width,
+};
 use crate::{
     Plugins,
     cli::Common,
@@ -12,12 +14,12 @@ use crate::{
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> Result<(), Failure> {
     let environment = environment(common)?;
-    let expected = if let Some(path) = config_file(common) {
-        Expected::from(&config_from(common, &path, plugins, &environment)?)
-    } else {
-        complain("without a jobs.toml, nobody can tell which jobs are late: name one with --config");
-        Expected::default()
-    };
+    let source = source(common, plugins, &environment)?;
+    let config = config_of(common, &source)?;
+    if source.path().is_none() {
+        complain(&built_in_notice(&config));
+    }
+    let expected = Expected::from(&config);
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
     let opened = runtime::open_at_once(&database).await?;

@@ -31,6 +31,9 @@ use crate::{environment::Environment, http::HttpSettings};
 use job::Draft;
 use report::{Report, Section, mismatch};
 
+/// The configuration of a daemon without a jobs.toml.
+pub const BUILT_IN: &str = include_str!("defaults.toml");
+
 /// What the daemon runs, and how.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -14,7 +14,7 @@ use schemars::{JsonSchema, schema_for};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Config, schema};
+use super::{BUILT_IN, Config, schema};
 use crate::{Plugins, config::Diagnostic, environment::Environment, reload::known_kinds};
 
 const SHIPPED: &str = include_str!("../../../jobs.toml");
@@ -938,4 +938,21 @@ proptest! {
             prop_assert!(!problems.is_empty());
         }
     }
+}
+
+/// Whoever begins with a jobs.toml gets the same as whoever begins without.
+#[test]
+fn built_in_defaults_match_shipped_file() {
+    let plugins = Plugins::none();
+    let environment = Environment::load(|_| None, Path::new("/nowhere"), None).expect("an empty environment");
+    let jobs = |text: &str| {
+        let config = Config::load(text, "built-in defaults", &environment, &known_kinds(&plugins), now());
+        let config = config.expect("both are valid");
+        assert!(config.warnings.is_empty() && config.http.is_none(), "{:?}", config.warnings);
+        (format!("{:?}", config.daemon), config.jobs.iter().map(|job| format!("{job:?}")).collect::<Vec<_>>())
+    };
+    assert_eq!(jobs(BUILT_IN), jobs(SHIPPED));
+    let broken = BUILT_IN.replace("every = \"1h\"", "every = \"1x\"");
+    let problems = Config::load(&broken, "built-in defaults", &environment, &known_kinds(&plugins), now());
+    assert!(problems.expect_err("no duration")[0].to_string().starts_with("built-in defaults:"));
 }

@@ -98,10 +98,9 @@ async fn a_zone_whose_rules_are_others_on_this_machine_is_told() {
 async fn every_refusal_has_its_exit_code() {
     let missing = "DATABASE_URL is not set: put it into the environment, into .env or, as `database-url`, into the [daemon] \
                    section of jobs.toml; for example DATABASE_URL=sqlite://billing.db";
-    let no_jobs = "no jobs.toml here and no /etc/billing-daemon/jobs.toml: name one with --config";
     let url = "DATABASE_URL=sqlite://billing.db";
     let file = &format!("jobs.toml={BILLING}{HEARTBEAT}");
-    let rows: [(&str, &[&str], i32, &str); 26] = [
+    let rows: [(&str, &[&str], i32, &str); 27] = [
         ("run", &[file], 78, missing),
         ("check", &[file], 78, missing),
         ("bill", &[file], 78, missing),
@@ -109,9 +108,10 @@ async fn every_refusal_has_its_exit_code() {
         ("audit", &[], 78, missing),
         ("migrate status", &[], 78, missing),
         ("migrate up", &["DATABASE_URL="], 78, missing),
-        ("run", &[url], 78, no_jobs),
-        ("check", &[url], 78, no_jobs),
+        ("bill", &[url], 69, "cannot open sqlite://billing.db: "),
         ("run --config other.toml", &[url, file], 78, "cannot read other.toml: No such file or directory"),
+        ("bill --config other.toml", &[url, file], 78, "cannot read other.toml: No such file or directory"),
+        ("check --config other.toml", &[url], 78, "cannot read other.toml: No such file or directory"),
         (
             "check --env-file other.env",
             &[url, file],

@@ -3,7 +3,7 @@
 use e2e::{Db, eventually, on_every_engine, on_variants};
 use sea_orm::DbBackend;
 
-use super::{BILLING, HEARTBEAT, ask, check_all_charged_once, daemon, rows, seed};
+use super::{BILLING, HEARTBEAT, ask, check_all_charged_once, daemon, program, rows, seed};
 
 const SHIPPED: &str = include_str!("../../../jobs.toml");
 
@@ -25,6 +25,31 @@ async fn a_daemon_as_it_ships_bills_beats_and_stays(db: &Db) {
     assert!(daemon.is_alive(), "nobody asked it to end");
     let ended = daemon.terminated().await.expect_code(0);
     assert!(ended.out.last().is_some_and(|line| line.ends_with("[INFO] stopped")), "{}", ended.text());
+    check_all_charged_once(db, &organizations).await;
+}
+
+/// As the original: its README promised that the address of the database is all that it needs.
+async fn database_url_alone_runs_built_in_jobs(db: &Db) {
+    let organizations = seed(db, 4).await;
+    let program = program().env("DATABASE_URL", &db.url);
+    let checked = program.run("check").await.expect_code(0);
+    let jobs = "4 jobs of the built-in defaults (billing, heartbeat, stale-daemons, prune-history)";
+    assert!(checked.out[0].starts_with(&format!("ok: {jobs} on ")), "{}", checked.text());
+    let printed = program.run("check --print-defaults").await.expect_code(0).out.join("\n");
+
+    let daemon = program.start("run");
+    daemon.says("no ./jobs.toml and no /etc/billing-daemon/jobs.toml: using the built-in defaults").await;
+    daemon.says("charged 0.12 for 12 hours of 4 instances, 0 held").await;
+    let beats = "SELECT status FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
+    eventually("it beats", async || (ask(db, beats).await == "running").then_some(())).await;
+    let billed = program.run("bill").await;
+    assert!(billed.code == Some(0) || billed.text().contains("billing is being run by"), "{}", billed.text());
+    assert!(billed.err[0].contains("using the built-in defaults (billing, "), "{}", billed.text());
+
+    // What is printed is a start for a file; it comes into force where it is put.
+    let _program = program.file("jobs.toml", &printed.replace("every = \"10m\"", "every = \"20m\""));
+    daemon.says("jobs.toml: stale-daemons: schedule every 10m -> every 20m").await;
+    daemon.terminated().await.expect_code(0);
     check_all_charged_once(db, &organizations).await;
 }
 
@@ -153,6 +178,7 @@ on_every_engine!(
     rows_of_daemons_have_names_of_their_own_and_are_tidied_away,
 );
 on_variants!(a_daemon_as_it_ships_bills_beats_and_stays: sqlite, g1_role, g2_role, g3_role);
+on_variants!(database_url_alone_runs_built_in_jobs: sqlite, g1_role);
 
 /// Writes the row of a daemon of this host, last written so long ago.
 async fn remember(db: &Db, name: &str, host: &str, status: &str, age: &str) {

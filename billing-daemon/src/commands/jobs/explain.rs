@@ -31,7 +31,7 @@ pub(super) async fn execute(desk: &Desk, options: &Explain) -> Result<(), Failur
         at,
         now,
         runs: &runs.iter().map(|row| (row.run.status, sentence(row))).collect::<Vec<_>>(),
-        is_configured: desk.specs.as_ref().map(|_| job.spec.is_some()),
+        is_configured: (desk.is_complete || job.spec.is_some()).then_some(job.spec.is_some()),
         daemons: daemons_alive(&desk.opened).await?,
         job: &job,
     };

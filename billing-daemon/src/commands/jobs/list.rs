@@ -19,7 +19,7 @@ use crate::{
 const RUNS_SHOWN: u32 = 5;
 
 pub(super) async fn list(desk: &Desk, json: bool) -> Result<(), Failure> {
-    let (jobs, now, known) = (desk.jobs().await?, desk.clock.now(), desk.specs.is_some());
+    let (jobs, now, known) = (desk.jobs().await?, desk.clock.now(), desk.is_complete);
     if json {
         say(Value::Array(jobs.iter().map(|job| job.in_json(known, now)).collect()));
         return Ok(());
@@ -56,7 +56,7 @@ fn about(job: &KnownJob) -> String {
 }
 
 pub(super) async fn show(desk: &Desk, name: &str, json: bool) -> Result<(), Failure> {
-    let (job, now, known) = (desk.job(name).await?, desk.clock.now(), desk.specs.is_some());
+    let (job, now, known) = (desk.job(name).await?, desk.clock.now(), desk.is_complete);
     let last = RunFilter { job: Some(name.to_owned()), limit: RUNS_SHOWN, ..RunFilter::default() };
     let last = desk.runs(&last).await?;
     if json {

@@ -12,7 +12,7 @@ use billing_scheduler::{Clock, Control, JobSpec, RunFilter, RunRow, Store, Store
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
-use super::{config_file, database, environment, log, quiet_filter, runs::run_in_json};
+use super::{database, environment, log, quiet_filter, runs::run_in_json, source};
 use crate::{
     Plugins,
     cli::{Common, Jobs},
@@ -21,7 +21,6 @@ use crate::{
     identity::{Identity, whoever_is_here},
     known_jobs::{KnownJob, known_jobs},
     logging::LogOutput,
-    reload::Source,
     runtime::{self, Opened},
     store::{SeaOrmStore, Unanswered},
 };
@@ -45,8 +44,10 @@ pub(super) struct Desk {
     pub(super) control: Control,
     pub(super) opened: Opened,
     pub(super) clock: Arc<dyn Clock>,
-    /// `None` without a configuration that can be read.
-    pub(super) specs: Option<Vec<JobSpec>>,
+    /// Those of the configuration, or of the built-in defaults; none if it cannot be read.
+    pub(super) specs: Vec<JobSpec>,
+    /// Whether a job that `specs` lack is not configured: without a file, the daemon may run with one that is elsewhere.
+    pub(super) is_complete: bool,
 }
 
 impl Desk {
@@ -56,7 +57,8 @@ impl Desk {
         let database = database(common, plugins, &environment)?;
         log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
         // A file with a mistake in it is no reason not to pause a job.
-        let source = config_file(common).and_then(|path| Source::open(&path, environment, plugins).ok());
+        let source = source(common, plugins, &environment).ok();
+        let is_file = source.as_ref().is_some_and(|source| source.path().is_some());
         let config = source.and_then(|source| source.config().ok());
         let ttl = config.as_ref().map_or_else(Default::default, |config| config.daemon.clone()).lease_ttl;
         let opened = runtime::open_at_once(&database).await?;
@@ -66,13 +68,14 @@ impl Desk {
             Arc::new(SeaOrmStore::new(opened.db.clone(), database, holder, ttl, Arc::clone(&clock)));
         let by = by.map_or_else(whoever_is_here, str::to_owned);
         let control = Control::new(store, Arc::clone(&clock), by);
-        let specs = config.map(|config| config.jobs.into_iter().map(|(spec, _)| spec).collect());
-        Ok(Self { control, opened, clock, specs })
+        let is_complete = is_file && config.is_some();
+        let specs = config.into_iter().flat_map(|config| config.jobs).map(|(spec, _)| spec).collect();
+        Ok(Self { control, opened, clock, specs, is_complete })
     }
 
     /// Every job that the database or the configuration knows, by name.
     pub(super) async fn jobs(&self) -> Result<Vec<KnownJob>, Failure> {
-        let jobs = known_jobs(&self.opened.db, self.specs.as_deref().unwrap_or_default()).await;
+        let jobs = known_jobs(&self.opened.db, &self.specs).await;
         jobs.map_err(|error| Failure::database("read the jobs", &error))
     }
 
