@@ -27,7 +27,8 @@ verify() {
         exit 1
     fi
 }
-verify verify "$folder"/systemd/billing-daemon.service "$folder/systemd/billing-daemon@panel.service"
+verify verify "$folder"/systemd/billing-daemon.service "$folder"/systemd/containerstacks-billing.service \
+    "$folder/systemd/billing-daemon@panel.service"
 verify --user verify "$folder"/systemd/user/*.service
 
 # What a reload runs is another package's: ours must ask for it.

@@ -78,7 +78,7 @@ pub(crate) struct Common {
 /// What can be asked.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the jobs until SIGTERM or SIGINT
+    /// Run the jobs until SIGTERM or SIGINT, then complete the runs in progress
     #[command(
         after_help = "Example:\n  DATABASE_URL=postgres://billing@localhost/panel billing-daemon run --config jobs.toml"
     )]
@@ -226,7 +226,7 @@ pub(crate) enum Service {
     /// Start the service
     #[command(after_help = "Example:\n  billing-daemon service start --user")]
     Start(OfService),
-    /// Stop the service; it finishes the batch in hand
+    /// Stop the service; runs in progress are completed first
     #[command(after_help = "Example:\n  sudo billing-daemon service stop")]
     Stop(OfService),
     /// Show what the service manager knows of it; exits 1 unless it runs
@@ -252,10 +252,10 @@ pub(crate) enum Migrate {
     /// Add what is missing
     #[command(after_help = "Example:\n  billing-daemon migrate up")]
     Up,
-    /// Remove what is ours, the record of every charge included; the panel's tables stay
+    /// Remove what `migrate up` created, the record of every charge included; tables that existed before stay
     #[command(after_help = "Example:\n  billing-daemon migrate down --yes")]
     Down {
-        /// Mean it
+        /// Confirm the deletion
         #[arg(long)]
         yes: bool,
     },

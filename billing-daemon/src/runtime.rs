@@ -8,7 +8,7 @@ use std::{
 
 use billing_jobs::{BILLING_JOB, Services, panel::Panel, restore::LastCommit, status::StatusRow};
 use billing_kinds::Pings;
-use billing_scheduler::{Clock, DrainReport, JobSpec, Registry, Scheduler, SystemClock};
+use billing_scheduler::{Clock, DrainReport, JobSpec, Registry, STOP_GRACE, Scheduler, SystemClock};
 use migration::SchemaError;
 use sea_orm::{DatabaseConnection, DbErr};
 use tokio::task::{JoinError, JoinHandle, block_in_place};
@@ -35,7 +35,7 @@ use crate::{
 /// How long connections may take to close in the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What ending takes beside the batch in hand: requests over HTTP, the last row, the connections.
+/// How long the end takes after the runs: requests over HTTP, the last row, the connections.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The kind of the job that tells the panel that billing works.
@@ -172,10 +172,11 @@ pub async fn run(
     let signal = followed.until_signal(&scheduler, &manager, &mut ringer, &mut hangups, &mut signals).await;
     let mut in_force = followed.finish().await;
     let drain_timeout = in_force.daemon.drain_timeout;
-    manager.tell(Message::Stopping { within: drain_timeout + END_TIMEOUT });
-    manager.tell_status(&format_args!("stops after {signal}: waits for the batch in hand"));
-    info!("{signal}: nothing new starts; waiting up to {} s for the batch in hand", drain_timeout.as_secs());
-    let drained = drain(&scheduler, drain_timeout, &mut signals).await;
+    manager.tell(Message::Stopping { within: drain_timeout + STOP_GRACE + END_TIMEOUT });
+    manager.tell_status(&format_args!("stopping after {signal}: runs in progress continue"));
+    info!("{signal}: nothing new starts; runs in progress continue for up to {} s", drain_timeout.as_secs());
+    let drain = drain(&scheduler, drain_timeout, &mut signals);
+    let drained = feeding_watchdog(drain, &mut ringer, &manager).await;
     ringer.stop().await;
     renewals.stop();
     if let Some(server) = server {
@@ -218,13 +219,38 @@ fn announce(
     }
 }
 
-/// Waits for what runs; a second signal ends the process at once.
+/// Waits for the end of the runs; a daemon that waits is not one that hangs.
+async fn feeding_watchdog(
+    drain: impl Future<Output = DrainReport>,
+    ringer: &mut Ringer,
+    manager: &Manager,
+) -> DrainReport {
+    let mut pulse = Pulse::new(manager.watchdog());
+    let mut drain = std::pin::pin!(drain);
+    loop {
+        tokio::select! {
+            report = &mut drain => return report,
+            () = ringer.ring() => pulse.ticked(manager),
+        }
+    }
+}
+
+/// Waits for the runs in progress. A second signal asks them to stop, and a third one ends the process at once.
 async fn drain(scheduler: &Scheduler, timeout: Duration, signals: &mut Signals) -> DrainReport {
+    let mut drained = std::pin::pin!(scheduler.drain(timeout));
+    let second = tokio::select! {
+        report = &mut drained => return report,
+        second = signals.next() => second,
+    };
+    warn!(
+        "{second} while stopping: runs in progress are asked to stop; another signal ends the process at once"
+    );
+    scheduler.interrupt();
     tokio::select! {
-        report = scheduler.drain(timeout) => report,
-        second = signals.next() => {
-            error!("{second} while stopping: stopping at once");
-            std::process::exit(second.exit_code());
+        report = drained => report,
+        third = signals.next() => {
+            error!("{third} while stopping: the process ends at once");
+            std::process::exit(third.exit_code());
         }
     }
 }

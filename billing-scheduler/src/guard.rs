@@ -18,8 +18,8 @@ use tracing::Instrument;
 
 use crate::{Job, JobContext, JobError, Outcome, StopReason};
 
-/// How long a run that exceeded its timeout, or was cancelled, may take to stop by itself.
-const STOP_GRACE: Duration = Duration::from_secs(30);
+/// How long a run that is asked to stop may take until it is abandoned.
+pub const STOP_GRACE: Duration = Duration::from_secs(30);
 
 /// A job for one run: in a task of its own, with a timeout.
 pub(crate) struct Guarded {

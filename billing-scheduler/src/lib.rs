@@ -59,6 +59,8 @@ pub use control::{Control, Holder, JobRow, Late, Pause, Receipt, Request, RunFil
 #[cfg(feature = "runtime")]
 pub use due::{Due, SkipReason, Skipped, due};
 #[cfg(feature = "runtime")]
+pub use guard::STOP_GRACE;
+#[cfg(feature = "runtime")]
 pub use memory::MemoryStore;
 #[cfg(feature = "runtime")]
 pub use middleware::{Middleware, Next};

@@ -8,8 +8,9 @@ use std::{
 
 use async_trait::async_trait;
 use billing_scheduler::{
-    Claim, Clock, FencingToken, Job, JobContext, JobError, JobSpec, ManualClock, MemoryStore, Occurrence,
-    Outcome, Registry, RunStatus, Schedule, Scheduler, Scope, StopHandle, StopReason, Store,
+    Claim, Clock, DrainReport, FencingToken, Job, JobContext, JobError, JobSpec, ManualClock, MemoryStore,
+    Misfire, Occurrence, Outcome, Registry, RunStatus, STOP_GRACE, Schedule, Scheduler, Scope, StopHandle,
+    StopReason, Store,
     chrono::{DateTime, TimeDelta, Utc},
     serde_json::json,
 };
@@ -25,6 +26,8 @@ enum Act {
     Done,
     Fail,
     WaitForStop,
+    /// Ends after this long, whatever it is asked.
+    Sleep(Duration),
     Hang,
 }
 
@@ -52,6 +55,10 @@ impl Job for Script {
                 let reason = ctx.stopped().await;
                 *self.stopped_by.lock().unwrap() = Some(reason);
                 Ok(Outcome::Interrupted { items: 0 })
+            }
+            Act::Sleep(time) => {
+                ctx.clock().sleep(time).await;
+                Ok(Outcome::done(1))
             }
             Act::Hang => std::future::pending().await,
         }
@@ -198,40 +205,98 @@ async fn a_timeout_is_a_failure_even_if_the_job_stops_politely() {
     }
 }
 
-#[tokio::test]
-async fn a_drain_interrupts_without_counting_an_attempt_and_the_next_process_finishes() {
-    let world = World::new("13:59:00", &[Act::WaitForStop], |_| {});
-    world.tick().await;
-    world.clock.advance(Duration::from_mins(1));
-    world.scheduler.tick();
-    world.script.started.notified().await;
-    let report = world.scheduler.drain(Duration::from_secs(30)).await;
-    assert_eq!(report.abandoned, 0);
-    assert_eq!(*world.script.stopped_by.lock().unwrap(), Some(StopReason::Drain));
-    world.tick_at("14:00:05").await;
-    assert_eq!(world.seen().len(), 1, "a drained scheduler starts nothing");
-
-    let next = build(&world.store.as_holder("next"), &world.clock, &world.script, |_| {});
-    next.tick();
-    next.idle().await;
-    assert_eq!(world.seen(), [(at("14:00:00"), 1), (at("14:00:00"), 1)]);
-    assert_eq!(world.statuses(), [RunStatus::Interrupted, RunStatus::Done]);
+impl World {
+    /// A world whose job runs, and will act so.
+    async fn running(act: Act) -> Self {
+        let world = Self::new("13:59:00", &[act], |_| {});
+        world.tick().await;
+        world.clock.advance(Duration::from_mins(1));
+        world.scheduler.tick();
+        world.script.started.notified().await;
+        world
+    }
 }
 
 #[tokio::test]
-async fn a_job_that_ignores_the_drain_is_abandoned_after_the_grace() {
-    let world = World::new("13:59:00", &[Act::Hang], |_| {});
-    world.tick().await;
-    world.clock.advance(Duration::from_mins(1));
-    world.scheduler.tick();
-    world.script.started.notified().await;
-    let drain = world.scheduler.drain(Duration::from_secs(30));
+async fn drain_completes_runs_before_timeout() {
+    let world = World::running(Act::Sleep(Duration::from_secs(59))).await;
+    let drain = world.scheduler.drain(Duration::from_mins(1));
     let pass_time = async {
-        tokio::task::yield_now().await;
-        world.clock.advance(Duration::from_secs(30));
+        for second in 1..=59 {
+            tokio::task::yield_now().await;
+            world.clock.advance(Duration::from_secs(1));
+            world.scheduler.tick();
+            assert_eq!(world.seen().len(), 1, "nothing starts in second {second}");
+        }
     };
     let (report, ()) = tokio::join!(drain, pass_time);
-    assert_eq!(report.abandoned, 1);
+    assert_eq!(report, DrainReport { abandoned: 0 });
+    assert_eq!(world.statuses(), [RunStatus::Done]);
+    assert_eq!(*world.script.stopped_by.lock().unwrap(), None, "the run was not asked to stop");
+}
+
+/// After the drain timeout, and at an interrupt before it.
+#[tokio::test]
+async fn drain_timeout_or_interrupt_stops_runs() {
+    for is_interrupted in [false, true] {
+        let world = World::running(Act::WaitForStop).await;
+        let drain = world.scheduler.drain(Duration::from_secs(5));
+        let pass_time = async {
+            tokio::task::yield_now().await;
+            world.clock.advance(Duration::from_secs(4));
+            tokio::task::yield_now().await;
+            assert_eq!(*world.script.stopped_by.lock().unwrap(), None, "the run continues");
+            if is_interrupted {
+                world.scheduler.interrupt();
+            } else {
+                world.clock.advance(Duration::from_secs(1));
+            }
+        };
+        let (report, ()) = tokio::join!(drain, pass_time);
+        assert_eq!(report, DrainReport { abandoned: 0 }, "{is_interrupted}");
+        assert_eq!(*world.script.stopped_by.lock().unwrap(), Some(StopReason::Drain));
+        world.tick_at("14:00:06").await;
+        assert_eq!(world.seen().len(), 1, "a drained scheduler starts nothing");
+
+        let next = build(&world.store.as_holder("next"), &world.clock, &world.script, |_| {});
+        next.tick();
+        next.idle().await;
+        assert_eq!(world.seen(), [(at("14:00:00"), 1), (at("14:00:00"), 1)], "no attempt is counted");
+        assert_eq!(world.statuses(), [RunStatus::Interrupted, RunStatus::Done]);
+    }
+}
+
+/// Catch-up runs follow one another under one claim.
+#[tokio::test]
+async fn drain_starts_no_further_catch_up_run() {
+    let act = Act::Sleep(Duration::from_secs(1));
+    let world = World::new("13:59:00", &[act, act], |spec| spec.misfire = Misfire::CatchUp);
+    world.tick().await;
+    world.clock.advance(Duration::from_hours(3));
+    world.scheduler.tick();
+    world.script.started.notified().await;
+    let drain = world.scheduler.drain(Duration::from_mins(1));
+    let pass_time = async {
+        tokio::task::yield_now().await;
+        world.clock.advance(Duration::from_secs(1));
+    };
+    let (report, ()) = tokio::join!(drain, pass_time);
+    assert_eq!(report, DrainReport { abandoned: 0 });
+    assert_eq!(world.seen().len(), 1, "the other two wait for the next process");
+}
+
+#[tokio::test]
+async fn unstoppable_run_is_abandoned_after_grace() {
+    let world = World::running(Act::Hang).await;
+    let drain = world.scheduler.drain(Duration::from_mins(1));
+    let pass_time = async {
+        for step in [Duration::from_mins(1), STOP_GRACE] {
+            tokio::task::yield_now().await;
+            world.clock.advance(step);
+        }
+    };
+    let (report, ()) = tokio::join!(drain, pass_time);
+    assert_eq!(report, DrainReport { abandoned: 1 });
 }
 
 #[tokio::test]

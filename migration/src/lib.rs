@@ -79,8 +79,8 @@ where
     Ok(names)
 }
 
-/// Undoes the last `steps` migrations, or all of them, and returns their names. It drops what is ours, including
-/// the record of every charge; the panel's tables stay.
+/// Undoes the last `steps` migrations, or all of them, and returns their names. It drops exactly what [`up`] created: the record
+/// of every charge, and those of the panel's tables that were missing. Tables that existed before stay.
 pub async fn down<'c, C>(db: C, steps: Option<u32>) -> Result<Vec<String>, MigrationError>
 where
     C: IntoSchemaManagerConnection<'c>,

@@ -1,19 +1,74 @@
-//! The panel's core tables, for a database without a panel: on a live one they are all there.
+//! The panel's core tables, for a database without a panel: on a live one they exist. What is created here is noted, so that
+//! `down` removes that and nothing of a panel's.
 
 use sea_orm_migration::prelude::*;
+use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, Statement};
 
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
+/// The tables of the script, in an order in which they can be dropped.
+const TABLES: [&str; 8] = [
+    "billing_daemon_status",
+    "vps_billing_cycles",
+    "payment_transactions",
+    "vps_instances",
+    "vps_plans",
+    "wallets",
+    "organizations",
+    "users",
+];
+
+/// Which tables `up` created, and in which schema. No login but the owner's may write to it: `down` drops what it names.
+const CREATE_NOTES: &str = "
+    CREATE TABLE IF NOT EXISTS billing_created_tables (name text NOT NULL PRIMARY KEY, in_schema text NOT NULL);";
+const DROP_NOTES: &str = "DROP TABLE IF EXISTS billing_created_tables;";
+
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let db = manager.get_connection();
+        let mut missing = Vec::new();
+        for table in TABLES {
+            if !exists(db, table).await? {
+                missing.push(table);
+            }
+        }
         crate::run(manager, include_str!("sql/panel_postgres.sql"), include_str!("sql/panel_sqlite.sql"))
-            .await
-    }
-
-    /// Nothing: these tables hold the panel's customers and their money, whoever made them.
-    async fn down(&self, _: &SchemaManager) -> Result<(), DbErr> {
+            .await?;
+        db.execute_unprepared(CREATE_NOTES).await?;
+        let schema =
+            if db.get_database_backend() == DbBackend::Postgres { "current_schema()" } else { "'main'" };
+        for table in missing {
+            let note =
+                format!("INSERT INTO billing_created_tables (name, in_schema) VALUES ('{table}', {schema})");
+            db.execute_unprepared(&note).await?;
+        }
         Ok(())
     }
+
+    /// Without CASCADE: what others built upon these tables stops it.
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let db = manager.get_connection();
+        for table in TABLES {
+            let created = format!("SELECT in_schema FROM billing_created_tables WHERE name = '{table}'");
+            let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), created)).await?;
+            if let Some(row) = row {
+                let schema: String = row.try_get("", "in_schema")?;
+                let schema = schema.replace('"', "\"\"");
+                db.execute_unprepared(&format!("DROP TABLE IF EXISTS \"{schema}\".{table}")).await?;
+            }
+        }
+        db.execute_unprepared(DROP_NOTES).await.map(drop)
+    }
+}
+
+/// Whether a statement that names the table finds one, in whichever schema of the search path.
+async fn exists(db: &SchemaManagerConnection<'_>, table: &str) -> Result<bool, DbErr> {
+    let backend = db.get_database_backend();
+    let sql = match backend {
+        DbBackend::Postgres => format!("SELECT 1 WHERE to_regclass('{table}') IS NOT NULL"),
+        _ => format!("SELECT 1 FROM sqlite_master WHERE type IN ('table', 'view') AND name = '{table}'"),
+    };
+    Ok(db.query_one_raw(Statement::from_string(backend, sql)).await?.is_some())
 }

@@ -41,7 +41,7 @@ enum Command {
         #[arg(short, long)]
         num: Option<u32>,
     },
-    /// Undo applied migrations, the last one first. The record of every charge goes; the panel's tables stay.
+    /// Undo applied migrations, the last one first: deletes what `up` created, the record of every charge included.
     Down {
         /// How many.
         #[arg(short, long, default_value_t = 1)]

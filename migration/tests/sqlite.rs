@@ -17,9 +17,10 @@ const PANEL: [&str; 8] = [
     "vps_plans",
     "wallets",
 ];
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "billing_batches",
     "billing_charges",
+    "billing_created_tables",
     "billing_fences",
     "billing_holds",
     "billing_job_audit",
@@ -108,26 +109,39 @@ async fn steps_limit_how_far_up_and_down_go() {
 }
 
 #[tokio::test]
-async fn down_removes_what_is_ours_and_leaves_the_panel_its_rows() {
+async fn down_removes_created_tables_with_rows() {
     let (_dir, db) = migrated().await;
     insert_wallet(&db, "12345").await.unwrap();
     db.execute_unprepared("INSERT INTO billing_fences (job) VALUES ('billing')").await.unwrap();
-
     for _ in 0..2 {
         down(&db, None).await.unwrap();
-        assert_eq!(tables(&db).await, PANEL);
+        assert_eq!(tables(&db).await, [""; 0]);
     }
     up(&db, None).await.unwrap();
-    assert_eq!(strings(&db, "SELECT CAST(balance AS TEXT) FROM wallets").await, ["12345"]);
+    assert_eq!(strings(&db, "SELECT CAST(balance AS TEXT) FROM wallets").await, [""; 0]);
     assert_eq!(strings(&db, "SELECT job FROM billing_fences").await, [""; 0]);
     check(&db).await.unwrap();
+}
+
+/// Tables that reference those of the panel were added by whoever uses the database now.
+#[tokio::test]
+async fn down_refuses_while_foreign_rows_depend() {
+    let (_dir, db) = migrated().await;
+    insert_wallet(&db, "12345").await.unwrap();
+    db.execute_unprepared(
+        "CREATE TABLE notes (org TEXT REFERENCES organizations (id)); INSERT INTO notes VALUES ('o')",
+    )
+    .await
+    .unwrap();
+    let before = tables(&db).await;
+    assert!(matches!(down(&db, None).await, Err(MigrationError::Database(_))));
+    assert_eq!(tables(&db).await, before, "nothing was changed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn four_migrators_at_once_apply_each_migration_once() {
     let (dir, db) = empty().await;
-    for (round, expected) in [(0, OURS.len() + PANEL.len()), (1, PANEL.len()), (2, OURS.len() + PANEL.len())]
-    {
+    for (round, expected) in [(0, OURS.len() + PANEL.len()), (1, 0), (2, OURS.len() + PANEL.len())] {
         let mut migrators = Vec::new();
         for _ in 0..4 {
             let db = open(&dir).await;
@@ -207,7 +221,7 @@ async fn seaorms_own_way_in_is_the_same() {
     Migrator::up(&db, None).await.unwrap();
     check(&db).await.unwrap();
     Migrator::down(&db, None).await.unwrap();
-    assert_eq!(tables(&db).await, PANEL);
+    assert_eq!(tables(&db).await, [""; 0]);
 }
 
 #[tokio::test]

@@ -101,19 +101,22 @@ async fn a_statement_that_nobody_waits_for_is_rolled_back_and_its_connection_thr
     assert_eq!(ask(db, "SELECT count(*) || ' ' || sum(id) FROM notes").await, "20 0");
 }
 
-/// A daemon whose run does not end in time ends all the same, and its batch was never there.
+/// A daemon that is ended at once leaves nothing of the batch in progress.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_that_is_left_at_the_end_is_rolled_back() {
     let db = &Db::postgres().await;
     let organizations = seed(db, 2).await;
-    let program = daemon(db, &["[daemon]\ndrain-timeout = \"1s\"\n", BILLING]);
+    let program = daemon(db, &[BILLING]);
     let running = program.clone().env("BILLING_LINGER_MS", "9000").start("run");
     let lingers = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                       AND application_name = 'billing-daemon' AND state = 'idle in transaction'
                       AND state_change < now() - interval '1 second'";
     eventually("a batch is open", async || (ask(db, lingers).await == "1").then_some(())).await;
-    running.signal(Signal::TERM);
-    running.ended().await.expect_code(70);
+    for answer in ["nothing new starts", "another signal ends the process at once"] {
+        running.signal(Signal::TERM);
+        running.says(answer).await;
+    }
+    running.terminated().await.expect_code(143);
     assert_eq!(ask(db, "SELECT count(*) FROM billing_charges").await, "0");
     free_all_jobs(db).await;
     let running = program.start("run");

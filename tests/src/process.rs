@@ -214,6 +214,15 @@ impl Running {
         }
     }
 
+    /// Asks it to end and its runs to stop, by SIGTERM twice, and waits until it does.
+    pub async fn interrupted(self) -> Ended {
+        self.signal(Signal::TERM);
+        // Two signals at once are one.
+        self.says("nothing new starts").await;
+        self.signal(Signal::TERM);
+        self.ended().await
+    }
+
     /// Asks it to end, by SIGTERM, and waits until it does.
     pub async fn terminated(self) -> Ended {
         self.signal(Signal::TERM);

@@ -22,8 +22,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Migrate)
         database = database.creating();
     }
     if action == (Migrate::Down { yes: false }) {
-        let message = "this deletes the record of every charge, meter and hold (the panel's own tables stay): \
-                       say `billing-daemon migrate down --yes` if you mean it";
+        let message = "this deletes the record of every charge, meter and hold, and those of the panel's tables that `migrate up` \
+                       created, with their rows (tables that existed before stay): say `billing-daemon migrate down --yes` if \
+                       you mean it";
         return Err(Failure::new(Exit::Usage, message));
     }
     let db = database.connect(Pool::Single).await?;

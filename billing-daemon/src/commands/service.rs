@@ -11,12 +11,22 @@ use crate::{
     cli::Service,
     exit::{Exit, Failure},
     platform::uid,
-    service::{Action, Machine, Plan, Step, System, User, log, plan},
+    service::{Action, Machine, OriginalUnit, Plan, Step, System, User, log, plan},
 };
 
 /// Where packages put the unit.
 const PACKAGED: [&str; 2] =
     ["/usr/lib/systemd/system/billing-daemon.service", "/lib/systemd/system/billing-daemon.service"];
+
+/// The name of the original daemon's unit, and where systemd looks for it: the first counts.
+const ORIGINAL: &str = "containerstacks-billing.service";
+const UNIT_FOLDERS: [&str; 5] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
 
 pub(super) fn execute(service: Service) -> Result<(), Failure> {
     let (action, place) = match service {
@@ -75,6 +85,19 @@ fn machine(system: System, is_here: bool, of_user: bool) -> Result<Machine, Fail
         is_privileged: is_privileged(),
         is_running: !is_here || system != System::Systemd || Path::new("/run/systemd/system").exists(),
         packaged: if is_here && system == System::Systemd { packaged() } else { None },
+        original: if is_here && system == System::Systemd { original() } else { None },
+    })
+}
+
+fn original() -> Option<OriginalUnit> {
+    let path =
+        UNIT_FOLDERS.iter().map(|folder| Path::new(folder).join(ORIGINAL)).find(|unit| unit.exists())?;
+    let wanted = Path::new(UNIT_FOLDERS[0]).join("multi-user.target.wants").join(ORIGINAL);
+    Some(OriginalUnit {
+        // One that cannot be read is not known to be ours.
+        text: fs::read_to_string(&path).unwrap_or_default(),
+        is_enabled: fs::symlink_metadata(wanted).is_ok(),
+        path,
     })
 }
 

@@ -14,7 +14,7 @@ pub struct DaemonSettings {
     pub database_url: Option<DatabaseUrl>,
     /// Which events are logged.
     pub log_filter: LogFilter,
-    /// How long a shutdown waits for the batch in hand.
+    /// How long runs in progress continue after a signal before they are asked to stop.
     pub drain_timeout: Duration,
     /// How long a job stays with a daemon that died; renewed every third of it.
     pub lease_ttl: Duration,
@@ -57,7 +57,7 @@ impl Default for DaemonSettings {
         Self {
             database_url: None,
             log_filter: LogFilter::default(),
-            drain_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_mins(1),
             lease_ttl: Duration::from_secs(10),
             state_dir: None,
             panel_billing: PanelBilling::default(),

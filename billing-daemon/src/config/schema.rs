@@ -75,7 +75,7 @@ fn daemon_table() -> Value {
                 ],
                 "default": "info",
             },
-            "drain-timeout": length("How long a shutdown waits for the batch in hand.", default.drain_timeout),
+            "drain-timeout": length("How long runs in progress continue after SIGTERM or SIGINT before they are asked to stop; billing stops after its batch then.", default.drain_timeout),
             "lease-ttl": length(
                 "How long the work of a daemon that died waits for another one; at least 3s.",
                 default.lease_ttl,

@@ -178,7 +178,7 @@ fn the_shipped_file_is_right() {
     let config = load(SHIPPED, &[]).map_err(|problems| lines(&problems)).expect("no problem");
     assert_eq!(config.warnings, []);
     assert_eq!(config.billing_interval_minutes, Some(60));
-    assert_eq!(config.daemon.drain_timeout, Duration::from_secs(30));
+    assert_eq!(config.daemon.drain_timeout, Duration::from_mins(1));
     assert_eq!(config.daemon.lease_ttl, Duration::from_secs(10));
     let names: Vec<_> = config.jobs.iter().map(|(spec, _)| (spec.name.as_str(), spec.scope)).collect();
     let expected = [

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use billing_scheduler::{Clock, SystemClock};
+use billing_scheduler::{Clock, STOP_GRACE, SystemClock};
 
 use super::Finding;
 
@@ -162,12 +162,13 @@ fn unit(unit: Option<&(PathBuf, String)>, drain_timeout: Duration) -> Vec<Findin
         .parse()
         .map(Duration::from_secs)
         .or_else(|_| humantime::parse_duration(stop));
-    if seconds.is_ok_and(|stop| stop <= drain_timeout) {
-        let drain = humantime::format_duration(drain_timeout);
+    let needed = drain_timeout + STOP_GRACE;
+    if let Some(stop) = seconds.ok().filter(|stop| *stop <= needed) {
+        let (stop, needed) = (humantime::format_duration(stop), humantime::format_duration(needed));
         findings.push(Finding::warn(
             "stopping",
-            format!("systemd kills the daemon after {stop} s, and a stop may take {drain}"),
-            "make TimeoutStopSec longer than `drain-timeout`",
+            format!("systemd kills the daemon after {stop}, and a stop may take {needed}"),
+            format!("set TimeoutStopSec to more than {needed}, or shorten `drain-timeout`"),
         ));
     }
     findings
@@ -187,10 +188,10 @@ mod tests {
             let wrong = findings.into_iter().filter(|finding| finding.verdict != Verdict::Ok);
             wrong.map(|finding| finding.check).collect::<Vec<_>>()
         };
-        let whole = "[Service]\nRestart=on-failure\nWatchdogSec=60\nTimeoutStopSec=60\n";
+        let whole = "[Service]\nRestart=on-failure\nWatchdogSec=60\nTimeoutStopSec=65\n";
         assert!(worst(whole).is_empty());
         assert_eq!(worst(&whole.replace("WatchdogSec=60\n", "")), ["watchdog"]);
-        assert_eq!(worst(&whole.replace("StopSec=60", "StopSec=30s")), ["stopping"]);
+        assert_eq!(worst(&whole.replace("StopSec=65", "StopSec=60s")), ["stopping"]);
         assert_eq!(worst(&whole.replace("Restart=on-failure", "Restart=no")), ["restart"]);
         assert_eq!(unit(None, drain)[0].verdict, Verdict::Warn);
     }

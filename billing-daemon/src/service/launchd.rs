@@ -113,8 +113,8 @@ fn list(program: &Path, places: &Places, jobs: &Path, secret: &Path) -> String {
     // Started again unless it ended because somebody stopped it.
     key("KeepAlive", "<dict><key>SuccessfulExit</key><false/></dict>");
     key("ThrottleInterval", "<integer>10</integer>");
-    // Seconds, and longer than `drain-timeout` in jobs.toml.
-    key("ExitTimeOut", "<integer>90</integer>");
+    // Seconds: `drain-timeout` in jobs.toml, and what the end takes after it.
+    key("ExitTimeOut", "<integer>120</integer>");
     // 077 in octal: what the daemon writes is its own alone.
     key("Umask", "<integer>63</integer>");
     key("StandardOutPath", &text(&places.log));

@@ -71,6 +71,16 @@ pub(crate) struct Machine {
     pub(crate) is_running: bool,
     /// The unit that a package brought along.
     pub(crate) packaged: Option<PathBuf>,
+    /// The unit under the name of the original daemon, if there is one.
+    pub(crate) original: Option<OriginalUnit>,
+}
+
+/// `containerstacks-billing.service`: the original's, or ours under that name.
+#[derive(Clone, Debug)]
+pub(crate) struct OriginalUnit {
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
+    pub(crate) is_enabled: bool,
 }
 
 /// One user's place on the machine.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Action, Machine, Plan, Step, System, User, to_do};
+use super::{Action, Machine, OriginalUnit, Plan, Step, System, User, to_do};
 
 const UNIT: &str = include_str!("../../../systemd/billing-daemon.service");
 const TEMPLATE: &str = include_str!("../../../systemd/billing-daemon@.service");
@@ -29,12 +29,45 @@ pub(super) fn plan(action: Action, machine: &Machine) -> Plan {
         (None, Some(unit)) => of_package(action, unit),
         (None, None) => of_machine(action, machine),
     };
+    if machine.user.is_none()
+        && let Some(unit) = &machine.original
+    {
+        plan.obstacles.extend(conflict(action, unit, &machine.program));
+    }
     if !machine.is_running {
         plan.obstacles.push(
             "systemd does not run here: let the supervisor that does run `billing-daemon run`".to_owned(),
         );
     }
     plan
+}
+
+/// Why the service must not be enabled or started next to `unit`.
+fn conflict(action: Action, unit: &OriginalUnit, program: &Path) -> Option<String> {
+    let path = unit.path.display();
+    match action {
+        Action::Install | Action::Start if !is_ours(&unit.text, program) => Some(format!(
+            "{path} runs another biller, and two must not be enabled together: `systemctl disable --now \
+             containerstacks-billing`, then `mv {path} {path}.old` and `systemctl daemon-reload`, and run this again"
+        )),
+        Action::Install if unit.is_enabled => Some(
+            "containerstacks-billing is enabled and runs this daemon already: keep it, or `systemctl disable --now \
+             containerstacks-billing` and run this again"
+                .to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+/// Whether the unit runs this daemon.
+fn is_ours(unit: &str, program: &Path) -> bool {
+    let command = unit.lines().filter_map(|line| line.trim().strip_prefix("ExecStart=")).next_back();
+    let command = command.unwrap_or_default().trim_start_matches(['-', '@', ':', '+', '!', ' ']);
+    let word = match command.strip_prefix('"') {
+        Some(quoted) => quoted.split('"').next(),
+        None => command.split_whitespace().next(),
+    };
+    word.map(Path::new).is_some_and(|word| word == program || word.ends_with(super::NAME))
 }
 
 fn of_machine(action: Action, machine: &Machine) -> Plan {

@@ -8,6 +8,7 @@ fn machine(system: System) -> Machine {
         is_privileged: true,
         is_running: true,
         packaged: None,
+        original: None,
     }
 }
 
@@ -75,11 +76,61 @@ fn both_units_of_a_machine_differ_in_their_places_alone() {
         let lines = lines.map(|line| {
             ["/%i", "-%i", " of %i"].iter().fold(line.to_owned(), |line, of| line.replace(of, ""))
         });
-        lines.filter(|line| !line.starts_with("Alias=")).collect::<Vec<_>>()
+        lines.collect::<Vec<_>>()
     };
     let unit = directives(include_str!("../../../systemd/billing-daemon.service"));
     assert_eq!(directives(include_str!("../../../systemd/billing-daemon@.service")), unit);
     assert!(unit.len() > 40, "{unit:?}");
+}
+
+/// journalctl does not resolve aliases, so the name of the original is a unit.
+#[test]
+fn unit_under_original_name_runs_same_daemon() {
+    let unit = include_str!("../../../systemd/billing-daemon.service");
+    let original = include_str!("../../../systemd/containerstacks-billing.service");
+    let lines = |unit: &'static str| unit.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let added: Vec<_> = lines(original).filter(|line| lines(unit).all(|known| known != *line)).collect();
+    assert_eq!(
+        added,
+        [
+            "Description=Hourly billing of virtual machines (billing-daemon)",
+            "Conflicts=billing-daemon.service",
+            "After=network-online.target postgresql.service time-sync.target billing-daemon.service",
+        ]
+    );
+    let removed = lines(unit).filter(|line| lines(original).all(|known| known != *line));
+    assert_eq!(removed.count(), 2, "of these, description and order");
+    assert!(!unit.contains("Alias="));
+}
+
+#[test]
+fn original_unit_of_another_biller_is_refused() {
+    let original = |exec: &str, is_enabled| {
+        let path = PathBuf::from("/etc/systemd/system/containerstacks-billing.service");
+        let text = format!("[Service]\nExecStart=/bin/false\nExecStart={exec}\n");
+        Machine {
+            original: Some(OriginalUnit { path, text, is_enabled }),
+            program: PathBuf::from("/opt/our billing/daemon"),
+            ..machine(System::Systemd)
+        }
+    };
+    let theirs = "runs another biller, and two must not be enabled together: `systemctl disable --now";
+    for (exec, is_enabled, action, told) in [
+        ("/usr/bin/node /opt/billing/index.js", false, Action::Install, theirs),
+        ("/usr/bin/node /opt/billing/index.js", true, Action::Start, theirs),
+        ("-/usr/bin/node /usr/bin/billing-daemon", true, Action::Install, theirs),
+        ("/usr/bin/node index.js", true, Action::Stop, ""),
+        ("/usr/bin/node index.js", true, Action::Uninstall, ""),
+        ("/usr/local/bin/billing-daemon run", false, Action::Install, ""),
+        ("\"/opt/our billing/daemon\" run", true, Action::Install, "runs this daemon already: keep it"),
+        ("!/usr/bin/billing-daemon run", true, Action::Start, ""),
+    ] {
+        let obstacles = plan(action, &original(exec, is_enabled)).obstacles.join("; ");
+        assert!(
+            obstacles.contains(told) && told.is_empty() == obstacles.is_empty(),
+            "{exec} {action:?}: {obstacles}"
+        );
+    }
 }
 
 /// systemd removes a runtime folder whole when its unit stops.

@@ -21,7 +21,7 @@ use self::{
 };
 use crate::{
     BuildError, Changes, Clock, Control, JobSpec, Lease, Middleware, Registry, StopHandle, StopReason, Store,
-    StoreError, Wishes, agenda::Agenda, burst::Burst, reload::changes,
+    StoreError, Wishes, agenda::Agenda, burst::Burst, guard::STOP_GRACE, reload::changes,
 };
 
 /// How soon the next tick comes.
@@ -37,11 +37,22 @@ pub struct Scheduler {
     inner: Arc<Inner>,
 }
 
-/// What became of the turns in hand when the scheduler was drained.
+/// What became of the runs in progress when the scheduler was drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainReport {
     /// Turns that did not end in time and were abandoned. Their occurrences run again.
     pub abandoned: usize,
+}
+
+/// The life of a scheduler, in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Jobs are started when they are due.
+    Open,
+    /// Nothing is started; runs in progress continue.
+    Draining,
+    /// Runs in progress are asked to stop.
+    Interrupting,
 }
 
 struct Inner {
@@ -53,7 +64,7 @@ struct Inner {
     reloading: Mutex<()>,
     /// Of the jobs by their place in `entries`.
     agenda: Mutex<Agenda>,
-    closed: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     turns: Mutex<JoinSet<()>>,
     /// The question to the store what people ask for: one at a time.
     questions: Mutex<JoinSet<()>>,
@@ -90,7 +101,7 @@ impl Scheduler {
             entries: RwLock::new(entries),
             reloading: Mutex::default(),
             agenda: Mutex::new(agenda),
-            closed: watch::Sender::new(false),
+            phase: watch::Sender::new(Phase::Open),
             turns: Mutex::default(),
             questions: Mutex::default(),
             running: Mutex::default(),
@@ -211,26 +222,54 @@ impl Scheduler {
         }
     }
 
-    /// Starts nothing new, asks every run to stop, and waits for at most `grace` until they did.
-    pub async fn drain(&self, grace: Duration) -> DrainReport {
-        self.inner.closed.send_replace(true);
-        for running in lock(&self.inner.running).values() {
-            running.stop.stop(StopReason::Drain);
-        }
-        let mut turns = std::mem::take(&mut *lock(&self.inner.turns));
+    /// Starts nothing new, and waits until the runs in progress have ended. After `timeout`, or at [`Scheduler::interrupt`],
+    /// they are asked to stop, and those that have not after another [`STOP_GRACE`] are abandoned.
+    pub async fn drain(&self, timeout: Duration) -> DrainReport {
+        let inner = &self.inner;
+        inner.phase.send_if_modified(|phase| {
+            let is_open = *phase == Phase::Open;
+            if is_open {
+                *phase = Phase::Draining;
+            }
+            is_open
+        });
+        let mut turns = std::mem::take(&mut *lock(&inner.turns));
         // A question is not cancelled either: the connection that it is asked on would be lost with it.
-        let mut questions = std::mem::take(&mut *lock(&self.inner.questions));
-        let all_done = async {
-            while turns.join_next().await.is_some() {}
-            while questions.join_next().await.is_some() {}
-        };
-        tokio::select! {
-            () = all_done => {}
-            () = self.inner.clock.sleep(grace) => {}
+        let mut questions = std::mem::take(&mut *lock(&inner.questions));
+        let mut phase = inner.phase.subscribe();
+        {
+            let mut all_done = std::pin::pin!(async {
+                while turns.join_next().await.is_some() {}
+                while questions.join_next().await.is_some() {}
+            });
+            let is_done = tokio::select! {
+                biased;
+                () = &mut all_done => true,
+                // The sender lives as long as this scheduler.
+                _ = phase.wait_for(|phase| *phase == Phase::Interrupting) => false,
+                () = inner.clock.sleep(timeout) => {
+                    let runs = inner.interrupt();
+                    warn!(runs, "{runs} runs did not end within {} s and are asked to stop", timeout.as_secs());
+                    false
+                }
+            };
+            if !is_done {
+                tokio::select! {
+                    biased;
+                    () = &mut all_done => {}
+                    () = inner.clock.sleep(STOP_GRACE) => {}
+                }
+            }
         }
         let abandoned = turns.len();
         turns.abort_all();
         DrainReport { abandoned }
+    }
+
+    /// Starts nothing new, and asks every run in progress to stop. A job stops where its work can be continued later, such as
+    /// between two batches.
+    pub fn interrupt(&self) {
+        self.inner.interrupt();
     }
 }
 
@@ -275,7 +314,7 @@ impl Inner {
 
     /// Begins a burst at its instant, or when the scheduler is drained.
     async fn await_instant(self: Arc<Self>, at: DateTime<Utc>, burst: Arc<Burst>) {
-        let mut closed = self.closed.subscribe();
+        let mut phase = self.phase.subscribe();
         loop {
             let wait = at - self.clock.now();
             // What is farther away was not so when it was armed: the clock was set.
@@ -284,14 +323,24 @@ impl Inner {
             };
             tokio::select! {
                 () = self.clock.sleep(wait) => {}
-                _ = closed.wait_for(|closed| *closed) => break,
+                _ = phase.wait_for(|phase| *phase != Phase::Open) => break,
             }
         }
         burst.begin();
     }
 
+    /// Asks every run in progress to stop; returns how many these are.
+    fn interrupt(&self) -> usize {
+        self.phase.send_replace(Phase::Interrupting);
+        let running = lock(&self.running);
+        for running in running.values() {
+            running.stop.stop(StopReason::Drain);
+        }
+        running.len()
+    }
+
     fn is_closed(&self) -> bool {
-        *self.closed.borrow()
+        *self.phase.borrow() != Phase::Open
     }
 
     /// Looks at a job now, or as soon as its turn under way ends.

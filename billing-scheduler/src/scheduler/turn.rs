@@ -309,8 +309,10 @@ impl Inner {
                 }
                 (Step::Run(run), ctx) => {
                     let ctx = ctx.unwrap_or_else(|| self.context(spec, &run, fence, stop));
-                    if ctx.stop_requested().is_some_and(|reason| has_run || reason != StopReason::Cancelled) {
-                        // The claim was answered late, or an earlier run of this turn was told to stop: the next turn goes on.
+                    let is_stopped =
+                        ctx.stop_requested().is_some_and(|reason| has_run || reason != StopReason::Cancelled);
+                    if is_stopped || self.is_closed() {
+                        // The claim was answered late, an earlier run of this turn was told to stop, or the process ends.
                         return Ok((now + RING).into());
                     }
                     if has_run && let Some(running) = lock(&self.running).get_mut(&turn.entry.place) {

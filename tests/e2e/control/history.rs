@@ -65,7 +65,7 @@ async fn every_job_is_listed_with_how_it_stands(db: &Db) {
     let table = program.run("jobs list").await.expect_code(0);
     assert!(table.out[0].starts_with("JOB        STATE    SCHEDULE    NEXT (UTC)"), "{}", table.text());
     assert!(table.out.iter().all(|line| line.chars().count() <= 100), "{}", table.text());
-    daemon.terminated().await.expect_code(0);
+    daemon.interrupted().await.expect_code(0);
 
     let fewer = with(db, &[TICK]);
     let gone = ask(&fewer, "jobs show broken").await;

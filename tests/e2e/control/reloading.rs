@@ -147,5 +147,5 @@ async fn a_file_with_mistakes_leaves_everything_as_it_was_and_says_where_they_ar
         .says("jobs.toml: `lease-ttl` of [daemon], `listen` of [http] come into force at the next start")
         .await;
     let ended = daemon.terminated().await.expect_code(0);
-    assert!(ended.text().contains("waiting up to 5 s for the batch in hand"), "{}", ended.text());
+    assert!(ended.text().contains("runs in progress continue for up to 5 s"), "{}", ended.text());
 }

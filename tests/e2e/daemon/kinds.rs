@@ -38,7 +38,7 @@ async fn a_command_ends_with_the_daemon(db: &Db) {
     let pid =
         eventually("it runs", async || std::fs::read_to_string(&file).ok().filter(|pid| pid.ends_with('\n')))
             .await;
-    running.terminated().await.expect_code(0);
+    running.interrupted().await.expect_code(0);
     assert!(!std::path::Path::new("/proc").join(pid.trim()).exists(), "no zombie and no orphan");
     let runs = "SELECT count(*) || ' ' || max(status) FROM billing_job_runs";
     assert_eq!(ask(db, runs).await, "1 interrupted");

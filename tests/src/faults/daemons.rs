@@ -20,7 +20,7 @@ const CONFIGURATION: &str = r#"
 [daemon]
 panel-billing = "off"
 lease-ttl = "3s"
-drain-timeout = "20s"
+drain-timeout = "5s"
 
 [[job]]
 name = "billing"
