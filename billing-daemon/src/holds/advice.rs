@@ -23,9 +23,9 @@ fn of(reason: Reason) -> &'static str {
         Reason::CatchUpLimit => {
             "check with `bill --dry-run --approve-catch-up INSTANCE`, then run it without `--dry-run`"
         }
-        Reason::InsufficientBalance => "none: the hours are charged after the customer's next payment",
+        Reason::InsufficientBalance => "nothing; the hours are charged after the customer's next payment",
         Reason::Failed => "correct the row that the database refuses; `holds list` shows its message",
-        Reason::InstanceDeleted => "none: the panel deleted the instance, and the hours cannot be charged",
+        Reason::InstanceDeleted => "nothing; the panel deleted the instance, and its hours cannot be charged",
     }
 }
 

@@ -60,8 +60,9 @@ pub(crate) fn in_words(status: &Status, width: usize) -> String {
     }
     for (n, Uncharged { reason, owed }) in status.uncharged.iter().enumerate() {
         let up_to = if reason == "instance_deleted" { "up to " } else { "" };
-        let line =
-            format!("{up_to}{} h of {} instances, {}: {reason}", owed.hours, owed.instances, amount(owed));
+        let instances = if owed.instances == 1 { "instance" } else { "instances" };
+        let (hours, count, amount) = (owed.hours, owed.instances, amount(owed));
+        let line = format!("{up_to}{hours} h of {count} {instances}, {amount}: {reason}");
         lines.add(if n == 0 { "uncharged" } else { "" }, &line);
     }
     let panel = &status.panel;
