@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
-use crate::{Clock, ManualClock};
+use crate::{Clock, ManualClock, Mask};
 
 /// Any error of a job's own.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -184,9 +184,12 @@ pub struct JobContext {
     pub attempt: u32,
     /// The number of the claim under which this run may write.
     pub fence: FencingToken,
+    /// The control request that this run answers; `None` if its scheduled time started it.
+    pub request: Option<Uuid>,
     clock: Arc<dyn Clock>,
     stop: StopHandle,
     reported: Arc<Mutex<serde_json::Value>>,
+    mask: Arc<Mutex<Mask>>,
     #[expect(dead_code, reason = "held for its drop")]
     held: Option<Arc<oneshot::Sender<()>>>,
 }
@@ -202,7 +205,44 @@ impl JobContext {
         stop: StopHandle,
     ) -> Self {
         let run_id = Uuid::now_v7();
-        Self { occurrence, run_id, attempt, fence, clock, stop, reported: Arc::default(), held: None }
+        Self {
+            occurrence,
+            run_id,
+            attempt,
+            fence,
+            request: None,
+            clock,
+            stop,
+            reported: Arc::default(),
+            mask: Arc::default(),
+            held: None,
+        }
+    }
+
+    /// The same run as the answer to a control request, if there is one.
+    #[must_use]
+    pub fn with_request(self, request: Option<Uuid>) -> Self {
+        Self { request, ..self }
+    }
+
+    /// The identity of what this run does, for receivers that discard repetitions: equal for every attempt at one scheduled time
+    /// and for every run of one control request, and different for any two of these.
+    ///
+    /// ```
+    /// # use billing_scheduler::JobContext;
+    /// let ctx = JobContext::for_test("report", "2026-01-05T14:00:00Z".parse()?);
+    /// assert_eq!(ctx.idempotency_key(), "report@1767621600");
+    /// let request = "0195a1f2-7c3d-7e4f-8a5b-6c7d8e9f0a1b".parse()?;
+    /// assert_eq!(ctx.with_request(Some(request)).idempotency_key(), "report@0195a1f2-7c3d-7e4f-8a5b-6c7d8e9f0a1b");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn idempotency_key(&self) -> String {
+        let Occurrence { job, scheduled_at } = &self.occurrence;
+        match self.request {
+            Some(request) => format!("{job}@{request}"),
+            None => format!("{job}@{}", scheduled_at.timestamp()),
+        }
     }
 
     /// A first attempt at `scheduled_at`, on a clock that shows the same and under the fence 1: for tests of a job.
@@ -239,6 +279,25 @@ impl JobContext {
     #[must_use]
     pub fn reported(&self) -> serde_json::Value {
         self.reported.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Hides `secrets` in the error and the details of this run before they are recorded: what a job hands to a program or a server
+    /// may come back in its output.
+    pub fn conceal<T: AsRef<str>>(&self, secrets: impl IntoIterator<Item = T>) {
+        self.mask.lock().unwrap_or_else(PoisonError::into_inner).add(secrets);
+    }
+
+    /// What hides the secrets of this run, for text that is cut, logged or sent by the job.
+    #[must_use]
+    pub fn mask(&self) -> Mask {
+        self.mask.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same run, in which `mask` hides its secrets as well.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn with_mask(self, mask: &Mask) -> Self {
+        self.mask.lock().unwrap_or_else(PoisonError::into_inner).join(mask);
+        self
     }
 
     /// The same run; `held` is dropped with the last copy of this context.

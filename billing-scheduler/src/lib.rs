@@ -22,6 +22,7 @@ pub mod duration;
 #[cfg(feature = "runtime")]
 mod guard;
 mod job;
+mod mask;
 #[cfg(feature = "runtime")]
 mod memory;
 #[cfg(feature = "runtime")]
@@ -52,7 +53,8 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use job::{
     BoxError, FencingToken, Job, JobContext, JobError, Occurrence, Outcome, StopHandle, StopReason,
 };
-pub use registry::{BuildError, Registry};
+pub use mask::{MASK, Mask};
+pub use registry::{BuildError, Registry, Remark, Severity};
 
 #[cfg(feature = "runtime")]
 pub use control::{Control, Holder, JobRow, Late, Pause, Receipt, Request, RunFilter, RunRow, What, Wishes};

@@ -1,18 +1,19 @@
 //! Which code runs for which kind, and how its parameters are typed.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 
 #[cfg(feature = "runtime")]
 use crate::Middleware;
-use crate::{BlockingJob, Job, blocking::Blocking};
+use crate::{BlockingJob, Job, Mask, blocking::Blocking};
 
 /// The kinds of jobs that a configuration may name. A plugin is a function that fills one.
 #[derive(Default)]
 pub struct Registry {
     kinds: BTreeMap<String, Kind>,
+    mask: Mask,
     #[cfg(feature = "runtime")]
     middleware: Vec<Arc<dyn Middleware>>,
 }
@@ -21,8 +22,34 @@ struct Kind {
     check: fn(serde_json::Value) -> Result<(), ParamsError>,
     build: Box<Build>,
     schema: Option<fn() -> serde_json::Value>,
+    inspect: Option<Box<Inspect>>,
+    secrets: Option<Box<Secrets>>,
 }
 
+/// What a kind finds in the parameters of a job that their types do not show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// Whether the job can work nevertheless.
+    pub severity: Severity,
+    /// The keys that lead to the parameter, an index of an array as its decimal number; empty if it is all of them.
+    pub path: Vec<String>,
+    /// What is wrong, in one sentence without a period.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+/// Whether a job can work in spite of a [`Remark`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// It can never work.
+    Error,
+    /// It cannot work here and now, or hardly as intended.
+    Warning,
+}
+
+type Inspect = dyn Fn(serde_json::Value, Duration) -> Vec<Remark> + Send + Sync;
+type Secrets = dyn Fn(serde_json::Value) -> Vec<String> + Send + Sync;
 type Build = dyn Fn(serde_json::Value) -> Result<Arc<dyn Job>, ParamsError> + Send + Sync;
 type ParamsError = serde_path_to_error::Error<serde_json::Error>;
 
@@ -84,6 +111,8 @@ impl Registry {
             check: |params| typed::<P>(params).map(drop),
             build: Box::new(move |params| typed(params).map(|params| Arc::new(make(params)) as Arc<dyn Job>)),
             schema: None,
+            inspect: None,
+            secrets: None,
         };
         let clash = self.kinds.insert(kind.to_owned(), kind_of_job).is_some();
         assert!(!clash, "job kind `{kind}` is registered twice: give one of the plugins' kinds another name");
@@ -127,15 +156,67 @@ impl Registry {
     /// # Panics
     /// If nothing registers the kind.
     pub fn describe(&mut self, kind: &str, schema: fn() -> serde_json::Value) {
-        let known = self.kinds.get_mut(kind);
-        known.unwrap_or_else(|| panic!("job kind `{kind}` is described but not registered")).schema =
-            Some(schema);
+        self.known(kind).schema = Some(schema);
     }
 
     /// How the parameters of `kind` look, if it is known and somebody said so.
     #[must_use]
     pub fn schema(&self, kind: &str) -> Option<serde_json::Value> {
         self.kinds.get(kind)?.schema.map(|schema| schema())
+    }
+
+    /// Adds what `kind` finds in parameters that their types do not show: what contradicts the job's timeout, which is the second
+    /// argument, or is missing on this host. Nothing that `inspect` does may change anything.
+    ///
+    /// # Panics
+    /// If nothing registers the kind.
+    pub fn inspect<P: DeserializeOwned>(
+        &mut self,
+        kind: &str,
+        inspect: impl Fn(&P, Duration) -> Vec<Remark> + Send + Sync + 'static,
+    ) {
+        self.known(kind).inspect = Some(Box::new(move |params, timeout| {
+            typed(params).map(|params| inspect(&params, timeout)).unwrap_or_default()
+        }));
+    }
+
+    /// What `kind` finds in the parameters of a job that may run for `timeout`. Nothing if they are not valid.
+    #[must_use]
+    pub fn remarks(&self, kind: &str, params: serde_json::Value, timeout: Duration) -> Vec<Remark> {
+        let inspect = self.kinds.get(kind).and_then(|kind| kind.inspect.as_ref());
+        inspect.map(|inspect| inspect(params, timeout)).unwrap_or_default()
+    }
+
+    /// Adds which secrets the parameters of `kind` lead to, for what shows a configuration or a log.
+    ///
+    /// # Panics
+    /// If nothing registers the kind.
+    pub fn secrets<P: DeserializeOwned>(
+        &mut self,
+        kind: &str,
+        secrets: impl Fn(&P) -> Vec<String> + Send + Sync + 'static,
+    ) {
+        self.known(kind).secrets =
+            Some(Box::new(move |params| typed(params).map(|params| secrets(&params)).unwrap_or_default()));
+    }
+
+    /// The secrets that the parameters of a job of `kind` lead to now. None if they are not valid.
+    #[must_use]
+    pub fn secrets_of(&self, kind: &str, params: serde_json::Value) -> Vec<String> {
+        let secrets = self.kinds.get(kind).and_then(|kind| kind.secrets.as_ref());
+        secrets.map(|secrets| secrets(params)).unwrap_or_default()
+    }
+
+    /// Hides `secrets` in the error and the details of every run of every job. A secret that a job reads itself is for
+    /// [`JobContext::conceal`](crate::JobContext::conceal).
+    pub fn conceal<T: AsRef<str>>(&mut self, secrets: impl IntoIterator<Item = T>) {
+        self.mask.add(secrets);
+    }
+
+    /// What hides the secrets of all jobs.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn mask(&self) -> &Mask {
+        &self.mask
     }
 
     /// Puts `middleware` around each run of each job. The first one is the outermost.
@@ -165,6 +246,11 @@ impl Registry {
     /// All kinds, in alphabetical order.
     pub fn kinds(&self) -> impl Iterator<Item = &str> {
         self.kinds.keys().map(String::as_str)
+    }
+
+    fn known(&mut self, kind: &str) -> &mut Kind {
+        let known = self.kinds.get_mut(kind);
+        known.unwrap_or_else(|| panic!("job kind `{kind}` is described but not registered"))
     }
 
     fn kind(&self, kind: &str) -> Result<&Kind, BuildError> {

@@ -97,6 +97,9 @@ impl JobSpec {
     /// How many scheduled times a job catches up at most, if nothing else is said.
     pub const CATCH_UP_LIMIT: u32 = 1_000;
 
+    /// How long one run may take, if nothing else is said.
+    pub const TIMEOUT: Duration = Duration::from_mins(10);
+
     /// A job with the defaults: cluster scope, coalesced misfires, ten minutes, five attempts.
     #[must_use]
     pub fn new(name: impl Into<String>, kind: impl Into<String>, schedule: Schedule) -> Self {
@@ -110,7 +113,7 @@ impl JobSpec {
             catch_up_limit: Self::CATCH_UP_LIMIT,
             jitter: Duration::ZERO,
             run_at_start: false,
-            timeout: Duration::from_mins(10),
+            timeout: Self::TIMEOUT,
             retry: Retry::default(),
         }
     }

@@ -20,8 +20,8 @@ use self::{
     wishes::Watch,
 };
 use crate::{
-    BuildError, Changes, Clock, Control, JobSpec, Lease, Middleware, Registry, StopHandle, StopReason, Store,
-    StoreError, Wishes, agenda::Agenda, burst::Burst, guard::STOP_GRACE, reload::changes,
+    BuildError, Changes, Clock, Control, JobSpec, Lease, Mask, Middleware, Registry, StopHandle, StopReason,
+    Store, StoreError, Wishes, agenda::Agenda, burst::Burst, guard::STOP_GRACE, reload::changes,
 };
 
 /// How soon the next tick comes.
@@ -59,6 +59,8 @@ struct Inner {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     middleware: Vec<Arc<dyn Middleware>>,
+    /// Hides secrets in what jobs return.
+    mask: Mutex<Mask>,
     entries: RwLock<Vec<Arc<Entry>>>,
     /// Held during a reload.
     reloading: Mutex<()>,
@@ -98,6 +100,7 @@ impl Scheduler {
             store,
             clock,
             middleware: registry.middleware(),
+            mask: Mutex::new(registry.mask().clone()),
             entries: RwLock::new(entries),
             reloading: Mutex::default(),
             agenda: Mutex::new(agenda),
@@ -161,6 +164,7 @@ impl Scheduler {
             });
         }
         let mut entries = inner.entries.write().unwrap_or_else(PoisonError::into_inner);
+        lock(&inner.mask).clone_from(registry.mask());
         for entry in present.iter().filter(|entry| changes.removed.contains(&entry.name)) {
             entry.removed.store(true, Ordering::SeqCst);
             lock(&inner.agenda).look_again(entry.place);

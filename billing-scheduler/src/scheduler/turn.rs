@@ -357,6 +357,8 @@ impl Inner {
     fn context(&self, spec: &JobSpec, run: &Run, fence: FencingToken, stop: &StopHandle) -> JobContext {
         let occurrence = Occurrence { job: spec.name.clone(), scheduled_at: run.scheduled_at };
         JobContext::new(occurrence, run.attempt, fence, Arc::clone(&self.clock), stop.clone())
+            .with_request(run.request)
+            .with_mask(&lock(&self.mask))
     }
 
     /// Makes a run; returns its row and where the schedule stands after it.
@@ -398,6 +400,10 @@ impl Inner {
         // What a drain interrupts is still to be done.
         let is_open = settled.status == RunStatus::Interrupted && cancelled.is_none();
         let reason = [run.reason.clone(), cancelled].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        // The one place where what a job returns becomes what everyone may read.
+        let mask = ctx.mask();
+        let mut details = if settled.details.is_null() { ctx.reported() } else { settled.details };
+        mask.apply_to_json(&mut details);
         let record = RunRecord {
             stretch: run.since.and_then(|since| stretch(&spec.schedule, since, run.scheduled_at)),
             attempt: run.attempt,
@@ -405,8 +411,8 @@ impl Inner {
             items: settled.items,
             request: run.request.filter(|_| !is_open),
             reason: Some(reason).filter(|reason| !reason.is_empty()),
-            error: settled.error,
-            details: if settled.details.is_null() { ctx.reported() } else { settled.details },
+            error: settled.error.map(|error| mask.apply(&error).into_owned()),
+            details,
             ..RunRecord::of(ctx.run_id, &spec.name, run.scheduled_at, settled.status, run.trigger, started_at)
         };
         (record, settled.state)

@@ -39,11 +39,14 @@ struct Script {
     stopped_by: Arc<Mutex<Option<StopReason>>>,
     started: Arc<Notify>,
     go_on: Arc<Notify>,
+    /// The identity of each run.
+    keys: Arc<Mutex<Vec<String>>>,
 }
 
 #[async_trait]
 impl Job for Script {
     async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
+        self.keys.lock().unwrap().push(ctx.idempotency_key());
         let act = self.acts.lock().unwrap().pop_front();
         self.started.notify_one();
         match act {
@@ -327,6 +330,42 @@ async fn a_run_by_hand_that_a_shutdown_interrupts_is_made_again() {
     assert_eq!(world.history(), ["interrupted manual 13:30", "done manual 13:30"]);
     let ids: Vec<_> = world.store.runs().iter().map(|run| run.request.is_some()).collect();
     assert_eq!(ids, [false, true], "only the second answers");
+}
+
+#[tokio::test]
+async fn idempotency_keys_follow_requests_not_attempts() {
+    let acts = [Act::Fail, Act::Fail, Act::WaitForStop];
+    let world = World::new("13:59:00", &acts, |spec| {
+        spec.retry.max_attempts = 2;
+        spec.retry.backoff = Duration::from_secs(1);
+    });
+    world.tick().await;
+    world.tick_at("14:00:00").await;
+    world.tick_at("14:00:02").await;
+    world.script.started.notified().await;
+    // A request that a shutdown interrupts is run again, and stays the same request.
+    let mut requests = vec![world.control.trigger("job", None).await.unwrap()];
+    world.clock.advance(Duration::from_secs(1));
+    world.scheduler.tick();
+    world.script.started.notified().await;
+    world.scheduler.drain(Duration::from_secs(30)).await;
+    let spec = JobSpec::new("job", "script", hourly());
+    let next = daemon(&world.store.as_holder("next"), &world.clock, &world.script, spec);
+    requests.extend([
+        world.control.trigger("job", None).await.unwrap(),
+        world.control.trigger("job", None).await.unwrap(),
+        world.control.replay("job", at("14:00:00"), None).await.unwrap(),
+    ]);
+    for _ in 0..2 {
+        next.tick();
+        next.idle().await;
+        world.clock.advance(Duration::from_secs(1));
+    }
+    let scheduled = "job@1767621600".to_owned();
+    let [first, second, third, replay] =
+        requests.try_into().map(|ids: [_; 4]| ids.map(|id| format!("job@{id}"))).unwrap();
+    let expected = [scheduled.clone(), scheduled, first.clone(), first, second, third, replay];
+    assert_eq!(*world.script.keys.lock().unwrap(), expected);
 }
 
 #[tokio::test]
