@@ -3,28 +3,29 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::unix::process::ExitStatusExt,
     path::PathBuf,
-    process::{Child, ExitStatus, Stdio},
+    process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use billing_scheduler::{Job, JobContext, JobError, Outcome, duration, serde_json::json};
-use rustix::{
-    io::Errno,
-    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid},
-};
+use billing_scheduler::{Job, JobContext, JobError, Mask, Outcome, duration, serde_json::json};
+use rustix::process::Signal;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::{ChildStderr, ChildStdout},
+    sync::oneshot,
     task::{JoinSet, spawn_blocking},
 };
 
-use crate::Secret;
+use crate::{
+    Secret, checked, concealed,
+    group::{self, GroupError},
+};
 
 /// Where programs are looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -47,10 +48,11 @@ pub struct CommandParams {
     #[schemars(length(min = 1))]
     pub argv: Vec<String>,
     /// Where it runs; the daemon's own working directory if none is named.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "folder")]
     pub working_directory: Option<PathBuf>,
     /// All that the program finds in its environment besides `PATH` and what tells it about the run.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "checked::environment")]
+    #[schemars(extend("propertyNames" = { "pattern": "^[^=]+$" }))]
     pub environment: BTreeMap<String, Secret>,
     /// How long after SIGTERM it is killed; at most 25s.
     #[serde(default = "ten_seconds", serialize_with = "duration::serialize", deserialize_with = "grace")]
@@ -93,6 +95,14 @@ fn argv<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Er
     Ok(argv)
 }
 
+fn folder<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let folder = PathBuf::deserialize(deserializer)?;
+    if folder.as_os_str().is_empty() || folder.to_string_lossy().contains('\0') {
+        return Err(de::Error::custom("name a folder, for example \"/var/backups\""));
+    }
+    Ok(Some(folder))
+}
+
 fn grace<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let grace = duration::deserialize(deserializer)?;
     if grace > LONGEST_GRACE {
@@ -109,6 +119,28 @@ fn max_output<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Er
     Ok(bytes)
 }
 
+impl CommandParams {
+    /// What the environment and files say now: never to be shown, wherever it turns up.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<String> {
+        let values =
+            self.environment.iter().filter(|(_, source)| !source.is_text()).filter_map(|(name, source)| {
+                let value = source.read().ok()?;
+                Some(concealed::of_entry(name, source, &value))
+            });
+        values.flatten().collect()
+    }
+
+    /// Where the program is looked for, unless that is read from elsewhere.
+    pub(crate) fn path(&self) -> Option<&str> {
+        match self.environment.get("PATH") {
+            None => Some(PATH),
+            Some(Secret::Text(path)) => Some(path),
+            Some(Secret::Env(_) | Secret::File(_)) => None,
+        }
+    }
+}
+
 impl Command {
     /// Runs what `params` say.
     #[must_use]
@@ -116,7 +148,8 @@ impl Command {
         Self { params }
     }
 
-    fn start(&self, ctx: &JobContext) -> Result<Child, JobError> {
+    /// The program with its environment, whose secrets `ctx` conceals from here on.
+    fn program(&self, ctx: &JobContext) -> Result<std::process::Command, JobError> {
         let params = &self.params;
         let (program, arguments) = params.argv.split_first().expect("the parameters name a program");
         let mut command = std::process::Command::new(program);
@@ -128,25 +161,38 @@ impl Command {
             .env("JOB_SCHEDULED_AT", ctx.occurrence.scheduled_at.format("%Y-%m-%dT%H:%M:%SZ").to_string())
             .env("JOB_ATTEMPT", ctx.attempt.to_string())
             .env("JOB_RUN_ID", ctx.run_id.to_string())
+            .env("JOB_REQUEST_ID", ctx.idempotency_key())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
-        for (name, value) in &params.environment {
-            command.env(name, value.read().map_err(JobError::retry)?);
+            .stderr(Stdio::piped());
+        let mut secrets = Vec::new();
+        for (name, source) in &params.environment {
+            let value = source.read().map_err(JobError::retry)?;
+            secrets.extend(concealed::of_entry(name, source, &value));
+            command.env(name, value);
         }
+        ctx.conceal(secrets);
         if let Some(folder) = &params.working_directory {
             command.current_dir(folder);
         }
-        command.spawn().map_err(|error| {
-            let message = format!("cannot start `{program}`: {error}");
-            match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput => {
-                    JobError::fatal(message)
-                }
-                _ => JobError::retry(message),
+        Ok(command)
+    }
+
+    fn failure(&self, error: GroupError) -> JobError {
+        let (message, error) = match error {
+            GroupError::Guard(error) => {
+                ("cannot start the guard that ends the program if the daemon is killed".to_owned(), error)
             }
-        })
+            GroupError::Program(error) => (format!("cannot start `{}`", self.params.argv[0]), error),
+            GroupError::Wait(error) => (format!("cannot wait for `{}`", self.params.argv[0]), error),
+        };
+        let message = format!("{message}: {error}");
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput => {
+                JobError::fatal(message)
+            }
+            _ => JobError::retry(message),
+        }
     }
 
     /// What an end means.
@@ -186,38 +232,45 @@ impl Command {
 #[async_trait]
 impl Job for Command {
     async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
-        let mut child = self.start(ctx)?;
-        let group = Group::of(&child);
-        let (stdout, stderr) = (Tail::new(self.params.max_output), Tail::new(self.params.max_output));
+        let program = self.program(ctx)?;
+        let mask = ctx.mask();
+        let (started, starts) = oneshot::channel();
+        let mut ended = spawn_blocking(move || group::run(program, started));
+        let Ok(mut started) = starts.await else {
+            let never = ended.await.map_err(JobError::retry)?;
+            return Err(
+                never.map_or_else(|error| self.failure(error), |_| JobError::retry("it was not started"))
+            );
+        };
+        let (stdout, stderr) =
+            (Tail::new(self.params.max_output, &mask), Tail::new(self.params.max_output, &mask));
         let mut readers = JoinSet::new();
         // Both are pipes: the program was started so.
-        if let Some(pipe) = child.stdout.take() {
+        if let Some(pipe) = started.stdout.take() {
             readers.spawn(stdout.clone().follow(ChildStdout::from_std(pipe).map_err(JobError::retry)?));
         }
-        if let Some(pipe) = child.stderr.take() {
+        if let Some(pipe) = started.stderr.take() {
             readers.spawn(stderr.clone().follow(ChildStderr::from_std(pipe).map_err(JobError::retry)?));
         }
-        let leader = Arc::clone(&group.0);
-        let mut ended = spawn_blocking(move || reap(&leader, child));
         let mut stopped = false;
         let status = tokio::select! {
             status = &mut ended => status,
             _ = ctx.stopped() => {
                 stopped = true;
-                group.signal(Signal::TERM);
+                started.group.signal(Signal::TERM);
                 tokio::select! {
                     status = &mut ended => status,
                     () = ctx.clock().sleep(self.params.stop_grace) => {
-                        group.signal(Signal::KILL);
+                        started.group.signal(Signal::KILL);
                         ended.await
                     }
                 }
             }
         };
-        let status = status.map_err(JobError::retry)?.map_err(JobError::retry)?;
+        let status = status.map_err(JobError::retry)?.map_err(|error| self.failure(error))?;
         let _ =
             tokio::time::timeout(LAST_OUTPUT, async { while readers.join_next().await.is_some() {} }).await;
-        let (out, err) = (stdout.text(), stderr.text());
+        let (out, err) = (stdout.text(&mask), stderr.text(&mask));
         ctx.report(json!({
             "exit_code": status.code(),
             "signal": status.signal(),
@@ -229,85 +282,46 @@ impl Job for Command {
     }
 }
 
-/// The number of a program's process group; `None` once its leader was waited for: it may be somebody else's then.
-type Leader = Arc<Mutex<Option<Pid>>>;
-
-/// A program and whatever it started. Killed when the run is dropped.
-struct Group(Leader);
-
-impl Group {
-    fn of(child: &Child) -> Self {
-        Self(Arc::new(Mutex::new(i32::try_from(child.id()).ok().and_then(Pid::from_raw))))
-    }
-
-    fn signal(&self, signal: Signal) {
-        signal_group(&self.0, signal);
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.signal(Signal::KILL);
-    }
-}
-
-fn signal_group(leader: &Leader, signal: Signal) {
-    if let Some(pid) = *leader.lock().unwrap_or_else(PoisonError::into_inner) {
-        // A group that is gone needs no signal.
-        let _ = kill_process_group(pid, signal);
-    }
-}
-
-/// Waits for the leader, ends what it left behind, and lets go of the group's number.
-fn reap(leader: &Leader, mut child: Child) -> io::Result<ExitStatus> {
-    let pid = *leader.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(pid) = pid {
-        // The leader stays a zombie, and its number the group's, until the rest is dealt with.
-        let waiting = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        while waitid(WaitId::Pid(pid), waiting).is_err_and(|error| error == Errno::INTR) {}
-    }
-    signal_group(leader, Signal::KILL);
-    let mut leader = leader.lock().unwrap_or_else(PoisonError::into_inner);
-    *leader = None;
-    child.wait()
-}
-
 /// The end of a stream.
 #[derive(Clone)]
 struct Tail {
+    /// How many bytes are shown.
     max: usize,
+    /// How many are kept before these, to recognize a secret that the cut divides.
+    reach: usize,
     seen: Arc<Mutex<Seen>>,
 }
 
 #[derive(Default)]
 struct Seen {
     bytes: Vec<u8>,
-    cut: bool,
+    total: usize,
 }
 
 impl Tail {
-    fn new(max: usize) -> Self {
-        Self { max, seen: Arc::default() }
+    fn new(max: usize, mask: &Mask) -> Self {
+        Self { max, reach: mask.reach(), seen: Arc::default() }
     }
 
     async fn follow(self, mut stream: impl AsyncRead + Unpin) {
         let mut chunk = vec![0; 8 * 1024];
         while let Ok(read @ 1..) = stream.read(&mut chunk).await {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.total += read;
             seen.bytes.extend_from_slice(&chunk[..read]);
-            if let Some(surplus) = seen.bytes.len().checked_sub(self.max).filter(|surplus| *surplus > 0) {
-                seen.bytes.drain(..surplus);
-                seen.cut = true;
-            }
+            let surplus = seen.bytes.len().saturating_sub(self.max + self.reach);
+            seen.bytes.drain(..surplus);
         }
     }
 
-    fn text(&self) -> String {
+    fn text(&self, mask: &Mask) -> String {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&seen.bytes).into_owned()
+        let end = seen.bytes.len();
+        let shown = mask.apply_within(&seen.bytes, end.saturating_sub(self.max)..end);
+        String::from_utf8_lossy(&shown).into_owned()
     }
 
     fn is_cut(&self) -> bool {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).cut
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).total > self.max
     }
 }

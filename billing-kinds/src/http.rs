@@ -1,43 +1,64 @@
 //! Calls a URL: a report, a webhook, a sign of life.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
+use billing_scheduler::{Job, JobContext, JobError, Outcome, duration, serde_json::json};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use ureq::http::{Uri, uri::InvalidUri};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use ureq::{
+    http::{self, Uri},
+    tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem},
+};
 
-use crate::{Secret, SecretError};
+use crate::{
+    Secret, SecretError, UrlError,
+    checked::{self, url},
+    concealed,
+};
 
-/// How much of an answer is read.
-const MAX_ANSWER: u64 = 16 * 1024;
+/// How much of an answer is kept to be shown.
+const KEPT: usize = 16 * 1024;
 /// How much of it an error shows.
 const SHOWN: usize = 200;
+/// The header by which a receiver recognizes a repetition (draft-ietf-httpapi-idempotency-key-header).
+const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 
 /// The parameters of kind `http`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct HttpParams {
-    /// Where the request goes.
+    /// Where the request goes: http:// or https://.
+    #[serde(deserialize_with = "checked::place")]
     pub url: Secret,
     /// How it is made.
     #[serde(default)]
     pub method: Method,
-    /// What it has for headers.
-    #[serde(default)]
+    /// What it has for headers. A header of the same name replaces one that the request would have otherwise.
+    #[serde(default, deserialize_with = "checked::headers")]
+    #[schemars(extend("propertyNames" = { "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$" }))]
     pub headers: BTreeMap<String, Secret>,
     /// What is sent with it.
     #[serde(default)]
-    pub body: Option<String>,
+    pub body: Option<Secret>,
     /// Which statuses count as done; any 2xx if none is named.
-    #[serde(default)]
-    #[schemars(inner(range(max = 65_535)))]
+    #[serde(default, deserialize_with = "statuses")]
+    #[schemars(inner(range(min = 100, max = 599)))]
     pub expect_status: Vec<u16>,
-    /// How long everything may take, from the look-up of the name to the last byte.
-    #[serde(default = "half_a_minute", with = "billing_scheduler::duration")]
-    #[schemars(with = "String", regex(pattern = billing_scheduler::duration::PATTERN))]
-    pub timeout: Duration,
+    /// How long everything may take, from the look-up of the name to the last byte of the answer; 30s if nothing is said, and never
+    /// longer than the job's own timeout.
+    #[serde(default, deserialize_with = "some_duration")]
+    #[schemars(with = "Option<String>", regex(pattern = duration::PATTERN))]
+    pub timeout: Option<Duration>,
+    /// Certificates in PEM: the authorities that are trusted in place of the public ones.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// What is asked of a server.
@@ -72,19 +93,44 @@ pub struct Request {
     pub body: Option<String>,
     /// For everything, from the name to the last byte.
     pub timeout: Duration,
+    /// The authorities that are trusted in place of the public ones.
+    pub ca_file: Option<PathBuf>,
+    /// How many bytes of the answer are kept.
+    pub kept: usize,
+}
+
+/// What a server answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The beginning of the body.
+    pub beginning: Vec<u8>,
+    /// How many bytes of the body arrived.
+    pub bytes: u64,
+    /// Why the body did not arrive completely, if it did not.
+    pub broken_off: Option<HttpError>,
 }
 
 /// Why a request got no answer. Says to which server, and nothing else of the URL.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// The URL is none.
-    #[error("the URL is malformed: {0}")]
-    Url(#[from] InvalidUri),
-    /// A header is none, or the URL is no http one.
+    /// The URL cannot be requested.
+    #[error("{0}")]
+    Url(#[from] UrlError),
+    /// A header is not valid.
     #[error("the request to {server} is malformed: a header or the URL is not valid")]
     Request {
         /// Its scheme and host.
         server: String,
+    },
+    /// The authorities cannot be read.
+    #[error("cannot read `ca-file` {}: {reason}", path.display())]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
     },
     /// The server could not be reached, or did not answer.
     #[error("no answer from {server}: {reason}")]
@@ -94,10 +140,47 @@ pub enum HttpError {
         /// What went wrong.
         reason: String,
     },
+    /// The answer began and did not end.
+    #[error("the answer of {server} broke off after {bytes} bytes: {reason}")]
+    BrokenOff {
+        /// Its scheme and host.
+        server: String,
+        /// How many bytes of the body arrived.
+        bytes: u64,
+        /// What went wrong.
+        reason: String,
+    },
 }
 
-fn half_a_minute() -> Duration {
-    Duration::from_secs(30)
+fn statuses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, D::Error> {
+    let statuses = Vec::<u16>::deserialize(deserializer)?;
+    match statuses.iter().find(|status| !(100..600).contains(*status)) {
+        Some(status) => Err(de::Error::custom(format!("no answer has status {status}: use 100 to 599"))),
+        None => Ok(statuses),
+    }
+}
+
+fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration::deserialize(deserializer).map(Some)
+}
+
+impl HttpParams {
+    /// How long everything may take if nothing is said.
+    pub const TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// What the environment and files say now: never to be shown, wherever it turns up.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<String> {
+        let read = |source: &Secret| (!source.is_text()).then(|| source.read().ok()).flatten();
+        let mut secrets: Vec<_> = read(&self.url).iter().flat_map(|url| concealed::of_url(url)).collect();
+        for (name, source) in &self.headers {
+            secrets.extend(read(source).iter().flat_map(|value| concealed::of_entry(name, source, value)));
+        }
+        if let Some(source) = &self.body {
+            secrets.extend(read(source).iter().flat_map(|body| concealed::of_body(source, body)));
+        }
+        secrets
+    }
 }
 
 impl Http {
@@ -109,21 +192,33 @@ impl Http {
 
     fn request(&self, ctx: &JobContext) -> Result<Request, SecretError> {
         let params = &self.params;
+        let url = params.url.read()?;
+        let mut secrets = concealed::of_url(&url);
         let mut headers = Vec::new();
-        for (name, value) in &params.headers {
-            headers.push((name.clone(), value.read()?));
+        for (name, source) in &params.headers {
+            let value = source.read()?;
+            secrets.extend(concealed::of_entry(name, source, &value));
+            headers.push((name.clone(), value));
         }
-        if !matches!(params.method, Method::Get | Method::Head) {
-            let occurrence = &ctx.occurrence;
-            let key = format!("\"{}@{}\"", occurrence.job, occurrence.scheduled_at.timestamp());
-            headers.push(("Idempotency-Key".to_owned(), key));
+        let is_own_key = |name: &String| name.eq_ignore_ascii_case(IDEMPOTENCY_KEY);
+        if !matches!(params.method, Method::Get | Method::Head) && !params.headers.keys().any(is_own_key) {
+            headers.push((IDEMPOTENCY_KEY.to_owned(), format!("\"{}\"", ctx.idempotency_key())));
         }
+        let mut body = None;
+        if let Some(source) = &params.body {
+            let text = source.read()?;
+            secrets.extend(concealed::of_body(source, &text));
+            body = Some(text);
+        }
+        ctx.conceal(secrets);
         Ok(Request {
-            url: params.url.read()?,
+            url,
             method: params.method,
             headers,
-            body: params.body.clone(),
-            timeout: params.timeout,
+            body,
+            timeout: params.timeout.unwrap_or(HttpParams::TIMEOUT),
+            ca_file: params.ca_file.clone(),
+            kept: KEPT + ctx.mask().reach(),
         })
     }
 
@@ -140,20 +235,28 @@ impl Job for Http {
         let server = server(&request.url);
         // A thread of its own, left alone when the run is to stop: the request's timeout ends it.
         let answer = tokio::task::spawn_blocking(move || request.send());
-        let (status, body) = tokio::select! {
+        let answer = tokio::select! {
             biased;
             _ = ctx.stopped() => return Ok(Outcome::Interrupted { items: 0 }),
-            answer = answer => match answer.map_err(JobError::retry)? {
-                Ok(answer) => answer,
-                Err(error @ HttpError::NoAnswer { .. }) => return Err(JobError::retry(error)),
-                Err(error) => return Err(JobError::fatal(error)),
-            },
+            answer = answer => answer.map_err(JobError::retry)?,
         };
-        ctx.report(json!({ "status": status, "bytes": body.len() }));
+        let Answer { status, beginning, bytes, broken_off } = answer.map_err(|error| match error {
+            HttpError::Url(_) | HttpError::Request { .. } => JobError::fatal(error),
+            HttpError::Authorities { .. } | HttpError::NoAnswer { .. } | HttpError::BrokenOff { .. } => {
+                JobError::retry(error)
+            }
+        })?;
+        ctx.report(json!({ "status": status, "bytes": bytes }));
         if self.expects(status) {
-            return Ok(Outcome::Done { items: 1, details: ctx.reported() });
+            return match broken_off {
+                None => Ok(Outcome::Done { items: 1, details: ctx.reported() }),
+                Some(error) => Err(JobError::retry(error)),
+            };
         }
-        let shown: String = body.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
+        let end = beginning.len().min(KEPT);
+        let shown = ctx.mask().apply_within(&beginning, 0..end);
+        let shown = String::from_utf8_lossy(&shown);
+        let shown: String = shown.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
         let message = format!("{server} answered with status {status}: {shown}");
         Err(match status {
             408 | 425 | 429 | 500..=599 => JobError::retry(message),
@@ -163,15 +266,20 @@ impl Job for Http {
 }
 
 impl Request {
-    /// Asks, waits, and gives the status and the beginning of the answer. Blocks its thread for at most its timeout.
-    pub fn send(self) -> Result<(u16, String), HttpError> {
+    /// Sends the request and reads the whole answer, of which it keeps the beginning. Blocks its thread for at most its timeout.
+    pub fn send(self) -> Result<Answer, HttpError> {
         let server = server(&self.url);
-        let uri: Uri = self.url.parse()?;
-        let mut builder = ureq::http::Request::builder().method(self.method.as_str()).uri(uri);
+        let mut builder = http::Request::builder().method(self.method.as_str()).uri(url(&self.url)?);
         for (name, value) in &self.headers {
             builder = builder.header(name, value);
         }
         let malformed = |_| HttpError::Request { server: server.clone() };
+        let mut tls = TlsConfig::builder();
+        if let Some(path) = &self.ca_file {
+            let unreadable =
+                |error: io::Error| HttpError::Authorities { path: path.clone(), reason: error.to_string() };
+            tls = tls.root_certs(RootCerts::new_with_certs(&authorities(path).map_err(unreadable)?));
+        }
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .timeout_global(Some(self.timeout))
             .max_redirects(0)
@@ -180,6 +288,7 @@ impl Request {
             .allow_non_standard_methods(true)
             .proxy(None)
             .user_agent(concat!("billing-daemon/", env!("CARGO_PKG_VERSION")))
+            .tls_config(tls.build())
             .build()
             .into();
         let sent = match self.body {
@@ -189,14 +298,41 @@ impl Request {
         let no_answer =
             |error: ureq::Error| HttpError::NoAnswer { server: server.clone(), reason: reason(&error) };
         let mut answer = sent.map_err(no_answer)?;
-        let mut bytes = Vec::new();
-        // An answer that breaks off has told its status all the same.
-        let _ = std::io::Read::read_to_end(
-            &mut std::io::Read::take(answer.body_mut().as_reader(), MAX_ANSWER),
-            &mut bytes,
-        );
-        Ok((answer.status().as_u16(), String::from_utf8_lossy(&bytes).into_owned()))
+        let status = answer.status().as_u16();
+        let (mut beginning, mut bytes, mut chunk) = (Vec::new(), 0, vec![0; 8 * 1024]);
+        let mut body = answer.body_mut().as_reader();
+        let broken_off = loop {
+            match body.read(&mut chunk) {
+                Ok(0) => break None,
+                Ok(read) => {
+                    let kept = read.min(self.kept.saturating_sub(beginning.len()));
+                    beginning.extend_from_slice(&chunk[..kept]);
+                    bytes += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Some(HttpError::BrokenOff { server, bytes, reason: error.to_string() }),
+            }
+        };
+        Ok(Answer { status, beginning, bytes, broken_off })
     }
+}
+
+/// The certificates in a file; at least one.
+pub(crate) fn authorities(path: &Path) -> io::Result<Vec<Certificate<'static>>> {
+    let text = fs::read(path)?;
+    let invalid = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not valid PEM");
+    let items = parse_pem(&text).collect::<Result<Vec<_>, _>>().map_err(invalid)?;
+    let certificates: Vec<_> = items
+        .into_iter()
+        .filter_map(|item| match item {
+            PemItem::Certificate(certificate) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if certificates.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it holds no certificate in PEM"));
+    }
+    Ok(certificates)
 }
 
 impl Method {

@@ -1,8 +1,13 @@
 #![doc = include_str!("../README.md")]
 
+mod checked;
 #[cfg(unix)]
 mod command;
+mod concealed;
+#[cfg(unix)]
+mod group;
 mod http;
+mod inspect;
 #[cfg(feature = "pings")]
 mod pings;
 mod secret;
@@ -10,9 +15,10 @@ mod secret;
 use billing_scheduler::Registry;
 use schemars::schema_for;
 
+pub use checked::{UrlError, check_url};
 #[cfg(unix)]
 pub use command::{Command, CommandParams};
-pub use http::{Http, HttpError, HttpParams, Method, Request};
+pub use http::{Answer, Http, HttpError, HttpParams, Method, Request};
 #[cfg(feature = "pings")]
 pub use pings::{Ping, Pings};
 pub use secret::{Secret, SecretError};
@@ -26,7 +32,11 @@ pub fn register(registry: &mut Registry) {
     {
         registry.register("command", Command::new);
         registry.describe("command", || schema_for!(CommandParams).to_value());
+        registry.inspect("command", |params: &CommandParams, _| inspect::command(params));
+        registry.secrets("command", CommandParams::secrets);
     }
     registry.register("http", Http::new);
     registry.describe("http", || schema_for!(HttpParams).to_value());
+    registry.inspect("http", inspect::http);
+    registry.secrets("http", HttpParams::secrets);
 }

@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::{debug, warn};
 
-use crate::{Method, Request, Secret};
+use crate::{Method, Request, Secret, checked, concealed};
 
 /// How many signs of one job may wait for a slow server. What does not fit is left out: silence is the alarm.
 const WAITING: usize = 16;
@@ -30,12 +30,13 @@ const LAST_SIGNS: Duration = Duration::from_secs(5);
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Ping {
     /// Asked for when an occurrence is done, and only then.
+    #[serde(deserialize_with = "checked::place")]
     pub url: Secret,
     /// Asked for when an attempt starts.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "checked::optional_place")]
     pub start: Option<Secret>,
     /// Asked for when an occurrence is given up. A failure that is tried again is none yet.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "checked::optional_place")]
     pub fail: Option<Secret>,
     /// How long one request may take.
     #[serde(default = "ten_seconds", with = "billing_scheduler::duration")]
@@ -198,6 +199,15 @@ impl Ping {
     /// How long one request may take if nothing else is said.
     pub const TIMEOUT: Duration = Duration::from_secs(10);
 
+    /// What of its URLs the environment and files say now: never to be shown, wherever it turns up.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<String> {
+        let places = [Some(&self.url), self.start.as_ref(), self.fail.as_ref()];
+        let urls = places.into_iter().flatten().filter(|place| !place.is_text());
+        let urls = urls.filter_map(|place| place.read().ok());
+        urls.flat_map(|url| concealed::of_url(&url)).collect()
+    }
+
     fn send(&self, job: &str, sign: Sign) {
         let place = match sign {
             Sign::Start => self.start.as_ref(),
@@ -212,11 +222,18 @@ impl Ping {
                 return;
             }
         };
-        let request =
-            Request { url, method: Method::Get, headers: Vec::new(), body: None, timeout: self.timeout };
-        match request.send() {
-            Ok((200..300, _)) => debug!(job.name = %job, "gave a sign of job `{job}`"),
-            Ok((status, _)) => {
+        let request = Request {
+            url,
+            method: Method::Get,
+            headers: Vec::new(),
+            body: None,
+            timeout: self.timeout,
+            ca_file: None,
+            kept: 0,
+        };
+        match request.send().map(|answer| answer.status) {
+            Ok(200..300) => debug!(job.name = %job, "gave a sign of job `{job}`"),
+            Ok(status) => {
                 warn!(job.name = %job, status, "a sign of job `{job}` was answered with status {status}");
             }
             Err(error) => warn!(job.name = %job, %error, "no sign of job `{job}`: {error}"),

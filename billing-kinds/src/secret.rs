@@ -48,6 +48,13 @@ impl Secret {
     }
 }
 
+impl Secret {
+    /// Whether it is written out in the configuration.
+    pub(crate) fn is_text(&self) -> bool {
+        matches!(self, Self::Text(_))
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -87,6 +94,11 @@ impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
 
+        /// Without the value, which may be the secret.
+        fn not_text<E: de::Error>(expected: &dyn de::Expected) -> E {
+            E::invalid_type(de::Unexpected::Other("a number or a boolean"), expected)
+        }
+
         #[derive(Deserialize)]
         #[serde(rename_all = "kebab-case")]
         enum Source {
@@ -101,16 +113,38 @@ impl<'de> Deserialize<'de> for Secret {
                 f.write_str("text, { env = \"NAME\" } or { file = \"/path\" }")
             }
 
+            fn visit_bool<E: de::Error>(self, _: bool) -> Result<Secret, E> {
+                Err(not_text(&self))
+            }
+
+            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Secret, E> {
+                Err(not_text(&self))
+            }
+
+            fn visit_u64<E: de::Error>(self, _: u64) -> Result<Secret, E> {
+                Err(not_text(&self))
+            }
+
+            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Secret, E> {
+                Err(not_text(&self))
+            }
+
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Secret, E> {
                 Ok(Secret::Text(text.to_owned()))
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Secret, A::Error> {
                 let source = Source::deserialize(de::value::MapAccessDeserializer::new(map));
-                Ok(match source.map_err(|_| de::Error::invalid_type(de::Unexpected::Map, &self))? {
-                    Source::Env(name) => Secret::Env(name),
-                    Source::File(path) => Secret::File(path),
-                })
+                match source.map_err(|_| de::Error::invalid_type(de::Unexpected::Map, &self))? {
+                    Source::Env(name) if name.is_empty() || name.contains(['=', '\0']) => {
+                        Err(de::Error::custom("`env` is not the name of a variable"))
+                    }
+                    Source::File(path) if path.as_os_str().is_empty() => {
+                        Err(de::Error::custom("`file` names no file"))
+                    }
+                    Source::Env(name) => Ok(Secret::Env(name)),
+                    Source::File(path) => Ok(Secret::File(path)),
+                }
             }
         }
 

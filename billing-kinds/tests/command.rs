@@ -9,7 +9,7 @@ use std::{
 };
 
 use billing_scheduler::{
-    FencingToken, Job, JobContext, JobError, Occurrence, Outcome, Registry, StopHandle, StopReason,
+    FencingToken, Job, JobContext, JobError, Occurrence, Outcome, Registry, Severity, StopHandle, StopReason,
     SystemClock,
     chrono::{DateTime, Utc},
     serde_json::{Value, json},
@@ -116,9 +116,14 @@ async fn a_command_finds_nothing_of_our_environment_but_what_it_is_given() {
         "TOKEN": { "file": secret },
         "MANIFEST": { "env": "CARGO_PKG_NAME" },
     });
-    let (_, details) =
-        run(&job(json!({ "argv": ["env"], "environment": environment, "working-directory": "/" }))).await;
-    let mut names: Vec<_> = details["stdout"].as_str().expect("text").lines().collect();
+    let found = path.join("environ");
+    let argv = json!(["cp", "/proc/self/environ", found]);
+    let (result, _) =
+        run(&job(json!({ "argv": argv, "environment": environment, "working-directory": "/" }))).await;
+    result.expect("it copies");
+    // Not from its output, in which values are masked.
+    let found = fs::read_to_string(found).expect("it was copied");
+    let mut names: Vec<_> = found.split_terminator('\0').collect();
     names.retain(|line| !line.starts_with("JOB_RUN_ID="));
     names.sort_unstable();
     assert_eq!(
@@ -127,6 +132,7 @@ async fn a_command_finds_nothing_of_our_environment_but_what_it_is_given() {
             "GREETING=hello",
             "JOB_ATTEMPT=2",
             "JOB_NAME=backup",
+            "JOB_REQUEST_ID=backup@1767621600",
             "JOB_SCHEDULED_AT=2026-01-05T14:00:00Z",
             "MANIFEST=billing-kinds",
             "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -136,6 +142,43 @@ async fn a_command_finds_nothing_of_our_environment_but_what_it_is_given() {
     let (_, details) = run(&job(json!({ "argv": ["pwd"], "working-directory": path }))).await;
     let printed = details["stdout"].as_str().expect("text").trim_end();
     assert_eq!(fs::canonicalize(printed).ok(), fs::canonicalize(&path).ok());
+}
+
+#[tokio::test]
+async fn secrets_are_masked_in_captured_output() {
+    let (_folder, path) = folder();
+    let file = path.join("key");
+    fs::write(&file, "first-line-of-it\nsecond-line-of-it\n").expect("a file is written");
+    let environment = json!({
+        "TOKEN": "s3cret/t0ken",
+        "LOGIN": "https://me:h1dd3n@host/",
+        "KEY": { "file": file },
+        "DEBUG": "true",
+        "SHORT": "abc",
+        "LANG": "C.UTF-8",
+    });
+    for (script, max, out) in [
+        ("echo \"$TOKEN\"", 100, "***\n"),
+        ("echo $DEBUG $SHORT $LANG", 100, "true abc C.UTF-8\n"),
+        ("echo \"$LOGIN\"; echo h1dd3n", 100, "***\n***\n"),
+        ("echo \"$KEY\" | sed 's/^/| /'", 100, "| ***\n| ***\n"),
+        ("echo s3cret%2Ft0ken 's3cret\\/t0ken'", 100, "*** ***\n"),
+        ("printf 'me:%s' \"$TOKEN\" | base64", 100, "bWU***\n"),
+        // In two writes, with a cut through it, and with one right before and after it.
+        ("printf s3cret; sleep 0.05; printf /t0ken", 100, "***"),
+        ("printf 'before s3cret/t0ken'", 5, "***"),
+        ("printf 'before s3cret/t0ken after'", 8, "*** after"),
+        ("printf 'before s3cret/t0ken'", 12, "***"),
+        ("yes s3cret/t0ken | head -n 100000", 3, "***\n"),
+    ] {
+        let params = json!({ "argv": ["sh", "-c", script], "environment": environment, "max-output": max });
+        let (result, details) = run(&job(params)).await;
+        assert!(result.is_ok(), "{script}: {result:?}");
+        assert_eq!(details["stdout"], out, "{script} with {max} bytes");
+    }
+    let params = json!({ "argv": ["sh", "-c", "echo \"no access with $TOKEN\" >&2; exit 1"], "environment": environment });
+    let error = run(&job(params)).await.0.expect_err("it fails");
+    assert_eq!(error.to_string(), "`sh` exited with code 1: no access with ***");
 }
 
 #[tokio::test]
@@ -252,7 +295,27 @@ fn wrong_parameters_are_told_with_their_place() {
         ),
         (
             json!({ "argv": ["a"], "environment": { "A": 1 } }),
-            "parameters of kind `command` at `environment.A`: invalid type: integer `1`, expected text, { env = \"NAME\" } or { file = \"/path\" }",
+            "parameters of kind `command` at `environment.A`: invalid type: a number or a boolean, expected text, { env = \"NAME\" } or { file = \"/path\" }",
+        ),
+        (
+            json!({ "argv": ["a"], "environment": { "A=B": "s3cret" } }),
+            "parameters of kind `command` at `environment.A=B`: `A=B` is not the name of a variable: it must have characters, and none of them = or NUL",
+        ),
+        (
+            json!({ "argv": ["a"], "environment": { "A": "s3cret\0" } }),
+            "parameters of kind `command` at `environment.A`: no variable can contain a NUL",
+        ),
+        (
+            json!({ "argv": ["a"], "environment": { "A": { "env": "" } } }),
+            "parameters of kind `command` at `environment.A`: `env` is not the name of a variable",
+        ),
+        (
+            json!({ "argv": ["a"], "environment": "A=s3cret" }),
+            "parameters of kind `command` at `environment`: invalid type: text, expected a table",
+        ),
+        (
+            json!({ "argv": ["a"], "working-directory": "" }),
+            "parameters of kind `command` at `working-directory`: name a folder, for example \"/var/backups\"",
         ),
         (
             json!({ "argv": ["a"], "max-output": 10_000_000 }),
@@ -261,5 +324,50 @@ fn wrong_parameters_are_told_with_their_place() {
     ] {
         let error = registry.check("command", params).expect_err("refused").to_string();
         assert_eq!(error, expected);
+    }
+}
+
+#[test]
+fn missing_programs_and_files_are_remarked() {
+    let (_folder, path) = folder();
+    fs::write(path.join("text"), "").expect("a file is written");
+    let mut registry = Registry::new();
+    billing_kinds::register(&mut registry);
+    let shown = path.display();
+    for (params, expected) in [
+        (json!({ "argv": ["sh"] }), None),
+        (json!({ "argv": ["/bin/sh"] }), None),
+        (
+            json!({ "argv": ["no-such-program"] }),
+            Some("argv.0: no program `no-such-program` in /usr/local/sbin:".to_owned()),
+        ),
+        (
+            json!({ "argv": ["sh"], "environment": { "PATH": path } }),
+            Some(format!("argv.0: no program `sh` in {shown}")),
+        ),
+        (json!({ "argv": ["x"], "environment": { "PATH": { "env": "X" } } }), None),
+        (json!({ "argv": [path] }), Some(format!("argv.0: {shown} is not a program"))),
+        (json!({ "argv": [path.join("text")] }), Some(format!("argv.0: {shown}/text is not a program"))),
+        (
+            json!({ "argv": ["./sh"], "working-directory": path }),
+            Some(format!("argv.0: {shown}/./sh is not a program")),
+        ),
+        (
+            json!({ "argv": ["./sh"], "working-directory": path.join("none") }),
+            Some(format!("working-directory: {shown}/none is not a folder")),
+        ),
+        (
+            json!({ "argv": ["sh"], "environment": { "A": { "file": path.join("none") } } }),
+            Some(format!("environment.A: {shown}/none does not exist")),
+        ),
+    ] {
+        let remarks = registry.remarks("command", params.clone(), Duration::from_secs(1));
+        let found = remarks.first().map(|remark| format!("{}: {}", remark.path.join("."), remark.message));
+        let is_expected = match (&found, &expected) {
+            (Some(found), Some(expected)) => found.starts_with(expected),
+            (found, expected) => found == expected,
+        };
+        assert!(is_expected && remarks.len() < 2, "{params}: {remarks:?}");
+        assert!(remarks.iter().all(|remark| remark.severity == Severity::Warning), "{params}: {remarks:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! The kind `http`, against a server on this machine.
 
 use std::{
+    io::{Read as _, Write as _},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,10 +13,12 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
 };
 use billing_scheduler::{
-    Job, JobContext, JobError, Outcome, Registry, StopReason,
+    Job, JobContext, JobError, Outcome, Registry, Severity, StopReason,
     chrono::{DateTime, Utc},
     serde_json::{Value, json},
 };
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{ServerConfig, ServerConnection, pki_types::PrivateKeyDer};
 use tokio::net::TcpListener;
 
 /// One request as the server saw it: the line, the headers in their order, the body.
@@ -60,6 +63,11 @@ async fn answer(State(server): State<Server>, request: Request) -> Response {
         "redirect" => Redirect::to("/elsewhere").into_response(),
         "slow" => std::future::pending().await,
         "long" => "x".repeat(10_000_000).into_response(),
+        "echo" => {
+            let seen = server.seen().pop().expect("this request");
+            (StatusCode::BAD_REQUEST, format!("{} {} {:?}", seen.line, seen.body, seen.headers))
+                .into_response()
+        }
         status => {
             let status = status.parse().ok().and_then(|status| StatusCode::from_u16(status).ok());
             (status.unwrap_or(StatusCode::OK), "an answer").into_response()
@@ -104,6 +112,27 @@ async fn a_request_is_made_as_the_parameters_say() {
 }
 
 #[tokio::test]
+async fn own_headers_replace_ours_in_any_case() {
+    let (server, url) = Server::start().await;
+    for (headers, expected) in [
+        (
+            json!({ "IDEMPOTENCY-key": "mine" }),
+            ["mine", concat!("billing-daemon/", env!("CARGO_PKG_VERSION"))],
+        ),
+        (json!({ "user-AGENT": "me" }), ["\"report@1767621600\"", "me"]),
+    ] {
+        let job = job(json!({ "url": url, "method": "PUT", "headers": headers }));
+        job.run(&context()).await.expect("it works");
+        let seen = server.seen().pop().expect("a request");
+        let sent = |name: &str| -> Vec<String> {
+            let sent = seen.headers.iter().filter(|(sent, _)| sent == name);
+            sent.map(|(_, value)| value.clone()).collect()
+        };
+        assert_eq!([sent("idempotency-key"), sent("user-agent")].concat(), expected, "{headers}");
+    }
+}
+
+#[tokio::test]
 async fn a_status_says_whether_it_worked_and_whether_to_try_again() {
     let (server, url) = Server::start().await;
     for (path, expected, outcome) in [
@@ -132,11 +161,175 @@ async fn a_status_says_whether_it_worked_and_whether_to_try_again() {
 }
 
 #[tokio::test]
-async fn an_answer_of_any_length_is_read_up_to_a_limit() {
+async fn long_answers_are_read_completely() {
     let (_, url) = Server::start().await;
     let ctx = context();
     job(json!({ "url": format!("{url}/long") })).run(&ctx).await.expect("it works");
-    assert_eq!(ctx.reported()["bytes"], 16 * 1024);
+    assert_eq!(ctx.reported()["bytes"], 10_000_000);
+}
+
+/// Answers every connection with this text, and closes it or not.
+fn raw_server(text: &'static str, closes: bool) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let url = format!("http://{}", listener.local_addr().expect("it has one"));
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            let mut request = [0; 1024];
+            // What a test does not send or does not read is not missed.
+            let _ = stream.read(&mut request);
+            let _ = stream.write_all(text.as_bytes());
+            if !closes {
+                open.push(stream);
+            }
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn incomplete_answers_are_failures() {
+    for (answer, closes, expected) in [
+        ("200 OK\r\nContent-Length: 3\r\n\r\nabc", false, Ok(3)),
+        (
+            "200 OK\r\nContent-Length: 9\r\n\r\nabc",
+            false,
+            Err("retry: the answer of SERVER broke off after 3 bytes: "),
+        ),
+        (
+            "200 OK\r\nContent-Length: 9\r\n\r\nabc",
+            true,
+            Err("retry: the answer of SERVER broke off after 3 bytes: "),
+        ),
+        ("200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", false, Ok(3)),
+        (
+            "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+            false,
+            Err("retry: the answer of SERVER broke off "),
+        ),
+        (
+            "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+            true,
+            Err("retry: the answer of SERVER broke off "),
+        ),
+        // Without a length, the end of the connection is the end of the answer.
+        ("200 OK\r\n\r\nabc", true, Ok(3)),
+        ("200 OK\r\n\r\nabc", false, Err("retry: the answer of SERVER broke off after 3 bytes: ")),
+        // A status that is not expected says more than an answer that breaks off.
+        (
+            "404 Not Found\r\nContent-Length: 9\r\n\r\nabc",
+            true,
+            Err("fatal: SERVER answered with status 404: abc"),
+        ),
+        ("200 OK\r\nContent-Le", true, Err("retry: no answer from SERVER: ")),
+    ] {
+        let url = raw_server(format!("HTTP/1.1 {answer}").leak(), closes);
+        let ctx = context();
+        let result = job(json!({ "url": url, "timeout": "300ms" })).run(&ctx).await;
+        let found = match result {
+            Ok(_) => Ok(ctx.reported()["bytes"].as_u64().expect("a number")),
+            Err(error @ JobError::Retry(_)) => Err(format!("retry: {error}")),
+            Err(error) => Err(format!("fatal: {error}")),
+        };
+        match (&found, expected.map_err(|expected| expected.replace("SERVER", &url))) {
+            (Err(found), Err(expected)) => assert!(found.starts_with(&expected), "{answer:?}: {found}"),
+            (found, expected) => assert_eq!(*found, expected, "{answer:?}"),
+        }
+    }
+}
+
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a certificate")
+}
+
+/// Answers with 204, and a certificate for this host by `authority`.
+fn tls_server(authority: &CertifiedIssuer<'static, KeyPair>) -> String {
+    let key = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
+    let certificate = params.signed_by(&key, authority).expect("a certificate");
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions of TLS")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .expect("a certificate and its key");
+    let config = Arc::new(config);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let url = format!("https://{}", listener.local_addr().expect("it has one"));
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut connection = ServerConnection::new(Arc::clone(&config)).expect("a connection");
+            let mut tls = rustls::Stream::new(&mut connection, &mut stream);
+            let mut request = [0; 1024];
+            // A client that does not trust us says so instead.
+            if tls.read(&mut request).is_ok() {
+                let _ = tls.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
+            }
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn ca_files_replace_public_authorities() {
+    let (ours, another) = (authority("ours"), authority("another"));
+    let url = tls_server(&ours);
+    let folder = tempfile::tempdir().expect("a folder is made");
+    let path = |name: &str| folder.path().join(name);
+    let both = [another.pem(), ours.pem()].concat();
+    for (name, text) in
+        [("ours", &ours.pem()), ("another", &another.pem()), ("both", &both), ("key", &"none".to_owned())]
+    {
+        std::fs::write(path(name), text).expect("a file is written");
+    }
+    for (params, expected) in [
+        (json!({ "ca-file": path("ours") }), ""),
+        (json!({ "ca-file": path("both") }), ""),
+        (json!({ "ca-file": path("another") }), "no answer from https://127.0.0.1:"),
+        (json!({}), "no answer from https://127.0.0.1:"),
+        (json!({ "ca-file": path("missing") }), "cannot read `ca-file` "),
+        (json!({ "ca-file": path("key") }), "cannot read `ca-file` "),
+    ] {
+        let mut all = params.clone();
+        all["url"] = json!(url);
+        match job(all).run(&context()).await {
+            Ok(_) => assert_eq!(expected, "", "{params}"),
+            Err(JobError::Retry(error)) => {
+                let error = error.to_string();
+                assert!(!expected.is_empty() && error.starts_with(expected), "{params}: {error}");
+            }
+            Err(error) => panic!("{params}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn contradictions_and_missing_files_are_remarked() {
+    let folder = tempfile::tempdir().expect("a folder is made");
+    let (text, none) = (folder.path().join("text"), folder.path().join("none"));
+    std::fs::write(&text, "no certificate").expect("a file is written");
+    let mut registry = Registry::new();
+    billing_kinds::register(&mut registry);
+    for (params, expected) in [
+        (json!({}), None),
+        (json!({ "timeout": "1m" }), None),
+        (json!({ "timeout": "61s" }), Some((Severity::Error, "timeout"))),
+        (json!({ "ca-file": text }), Some((Severity::Error, "ca-file"))),
+        (json!({ "ca-file": none }), Some((Severity::Warning, "ca-file"))),
+        (json!({ "body": { "file": none } }), Some((Severity::Warning, "body"))),
+        (json!({ "headers": { "A": { "file": none } } }), Some((Severity::Warning, "headers.A"))),
+        (json!({ "headers": { "A": { "file": text } } }), None),
+    ] {
+        let mut all = params.clone();
+        all["url"] = json!("http://a");
+        let found = registry.remarks("http", all, Duration::from_mins(1));
+        let found: Vec<_> = found.iter().map(|remark| (remark.severity, remark.path.join("."))).collect();
+        let found: Vec<_> = found.iter().map(|(severity, path)| (*severity, path.as_str())).collect();
+        assert_eq!(found, Vec::from_iter(expected), "{params}");
+    }
 }
 
 #[tokio::test]
@@ -163,6 +356,8 @@ async fn no_secret_of_a_request_is_told() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let closed = nobody.local_addr().expect("it has one");
     drop(nobody);
+    let secret = tempfile::NamedTempFile::new().expect("a file is made");
+    std::fs::write(secret.path(), r#"{"key": "s3cret-key"}"#).expect("it is written");
     let token = json!({ "X-Token": "s3cret" });
     for (params, expected) in [
         (
@@ -178,11 +373,14 @@ async fn no_secret_of_a_request_is_told() {
             json!({ "url": url.replace("http:", "https:") + "/s3cret" }),
             "no answer from https://127.0.0.1:".to_owned(),
         ),
-        (json!({ "url": "s3cret s3cret" }), "the URL is malformed: ".to_owned()),
-        (json!({ "url": "ftp://host/s3cret" }), String::new()),
         (
-            json!({ "url": url, "headers": { "X": "s3cret\n" } }),
-            format!("the request to {url} is malformed: "),
+            json!({
+                "url": format!("{}/echo?token=s3cret", url.replace("//", "//me:s3cret@")),
+                "method": "POST",
+                "headers": { "X": "Bearer s3cret-long", "Y": { "file": secret.path() } },
+                "body": { "file": secret.path() },
+            }),
+            format!("{url} answered with status 400: POST *** *** "),
         ),
         (
             json!({ "url": { "env": "NO_SUCH_VARIABLE" } }),
@@ -203,6 +401,54 @@ fn wrong_parameters_are_told_with_their_place() {
     billing_kinds::register(&mut registry);
     for (params, expected) in [
         (json!({}), "parameters of kind `http`: missing field `url`"),
+        (
+            json!({ "url": "s3cret" }),
+            "parameters of kind `http` at `url`: invalid URL: it must begin with http:// or https://",
+        ),
+        (
+            json!({ "url": "ftp://s3cret" }),
+            "parameters of kind `http` at `url`: invalid URL: it must begin with http:// or https://",
+        ),
+        (
+            json!({ "url": "http://s3cret s3cret" }),
+            "parameters of kind `http` at `url`: invalid URL: invalid uri character",
+        ),
+        (
+            json!({ "url": "http:///s3cret" }),
+            "parameters of kind `http` at `url`: invalid URL: invalid format",
+        ),
+        (
+            json!({ "url": "http://me:s3cret@:80/" }),
+            "parameters of kind `http` at `url`: invalid URL: it names no host",
+        ),
+        (
+            json!({ "url": "http://me:s3cret@[::1]:0" }),
+            "parameters of kind `http` at `url`: invalid URL: the port must be a number from 1 to 65535",
+        ),
+        (
+            json!({ "url": "http://a", "headers": { "A b": "s3cret" } }),
+            "parameters of kind `http` at `headers.A b`: `A b` is not a header name: use letters, digits and -",
+        ),
+        (
+            json!({ "url": "http://a", "headers": { "A": "s3cret\n" } }),
+            "parameters of kind `http` at `headers.A`: this is not a header value: use one line without control characters",
+        ),
+        (
+            json!({ "url": "http://a", "headers": { "A": "1", "a": "2" } }),
+            "parameters of kind `http` at `headers.a`: `a` and `A` are the same header: remove one",
+        ),
+        (
+            json!({ "url": "http://a", "headers": { "Content-length": "2" } }),
+            "parameters of kind `http` at `headers.Content-length`: `Content-length` follows from the body: remove it",
+        ),
+        (
+            json!({ "url": "http://a", "headers": "s3cret" }),
+            "parameters of kind `http` at `headers`: invalid type: text, expected a table",
+        ),
+        (
+            json!({ "url": "http://a", "expect-status": [200, 99] }),
+            "parameters of kind `http` at `expect-status`: no answer has status 99: use 100 to 599",
+        ),
         (
             json!({ "url": "http://a", "method": "get" }),
             "parameters of kind `http` at `method`: unknown variant `get`, expected one of `GET`, `HEAD`, `POST`, `PUT`, `PATCH`, `DELETE`",
