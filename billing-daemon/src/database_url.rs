@@ -2,15 +2,13 @@
 
 use std::{fmt, net::IpAddr, ops::Range, path::PathBuf, str::FromStr};
 
+use billing_scheduler::MASK;
 use percent_encoding::percent_decode_str;
 use sea_orm::{
     DbBackend,
     sqlx::postgres::{PgConnectOptions, PgSslMode},
 };
 use url::Url;
-
-/// What stands for a secret.
-pub(crate) const MASK: &str = "***";
 
 /// The URL of a database. Its `Debug` and `Display` show `***` in place of the password.
 #[derive(Clone, PartialEq, Eq)]

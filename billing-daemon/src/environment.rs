@@ -171,9 +171,18 @@ impl Environment {
         self.parsed(DATABASE_URL, |text| text.parse::<DatabaseUrl>().map_err(|error| error.to_string()))
     }
 
-    /// `LOG_LEVEL`.
-    pub fn log_filter(&self) -> Result<Option<LogFilter>, Diagnostic> {
-        self.parsed(LOG_LEVEL, |text| text.parse::<LogFilter>().map_err(|error| error.to_string()))
+    /// `LOG_LEVEL`. What is not a level means `info`, as in the original: see [`Environment::warnings`].
+    #[must_use]
+    pub fn log_filter(&self) -> Option<LogFilter> {
+        self.text(LOG_LEVEL).map(|text| text.parse().unwrap_or_default())
+    }
+
+    /// What is set and has no effect.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Diagnostic> {
+        let log_level = self.text(LOG_LEVEL).and_then(|text| text.parse::<LogFilter>().err());
+        let warning = |error| self.problem(LOG_LEVEL, &format!("{error}; `info` is used"));
+        log_level.map(warning).into_iter().collect()
     }
 
     /// `BILLING_INTERVAL_MINUTES`.
@@ -339,9 +348,11 @@ mod tests {
             environment.billing_interval().expect_err("zero").to_string(),
             ".env:2: BILLING_INTERVAL_MINUTES: `0` is no whole number of minutes from 1 to 525600"
         );
+        assert_eq!(environment.log_filter(), Some(LogFilter::default()), "as in the original");
+        let warnings: Vec<_> = environment.warnings().iter().map(ToString::to_string).collect();
         assert_eq!(
-            environment.log_filter().expect_err("unknown").to_string(),
-            "environment: LOG_LEVEL: unknown log level `inof`, did you mean `info`?"
+            warnings,
+            ["environment: LOG_LEVEL: unknown log level `inof`, did you mean `info`?; `info` is used"]
         );
         for interval in ["-5", "1.5", "60m", "99999999999999999999"] {
             let environment = load(&[(BILLING_INTERVAL_MINUTES, interval)], None).expect("readable");

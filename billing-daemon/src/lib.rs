@@ -4,6 +4,7 @@
 mod beside;
 mod cli;
 mod commands;
+pub mod concealed;
 pub mod config;
 pub mod database;
 pub mod database_url;

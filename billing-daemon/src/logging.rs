@@ -6,7 +6,6 @@ mod journal;
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
-    borrow::Cow,
     fmt::{self, Write as _},
     io, panic,
     path::Path,
@@ -32,7 +31,7 @@ use tracing_subscriber::{
     util::{SubscriberInitExt, TryInitError},
 };
 
-use crate::{config::did_you_mean, database_url::MASK, traces::Listener};
+use crate::{concealed::Concealed, config::did_you_mean, traces::Listener};
 use file::LogFile;
 
 /// How an event is written.
@@ -123,7 +122,7 @@ static OWN_FILE: OnceLock<OwnFile> = OnceLock::new();
 struct OwnFile {
     file: Arc<LogFile>,
     format: LogFormat,
-    secrets: OnceLock<Vec<String>>,
+    secrets: OnceLock<Concealed>,
 }
 
 impl OwnFile {
@@ -158,7 +157,7 @@ pub(crate) fn note(level: Level, line: &str) {
 }
 
 /// Sends all events of the process to its standard streams, to the file that `to_file` named, or to the journal where the standard
-/// error leads there and no other format is asked for, with `***` in place of each of `secrets`. `listener`, if there is
+/// error leads there and no other format is asked for, without `secrets`. `listener`, if there is
 /// one, hears of spans and events as well, whatever `filter` says of the log.
 ///
 /// # Errors
@@ -167,22 +166,21 @@ pub fn init(
     format: Option<LogFormat>,
     output: LogOutput,
     filter: &LogFilter,
-    secrets: Vec<String>,
+    secrets: &Concealed,
     listener: Option<Listener>,
 ) -> Result<(), TryInitError> {
-    let secrets = worth_hiding(secrets);
     let out = match output {
         LogOutput::Split => BoxMakeWriter::new(io::stdout),
         LogOutput::Stderr => BoxMakeWriter::new(io::stderr),
     };
-    let journal = if format.is_none() { journal(&secrets) } else { None };
+    let journal = if format.is_none() { journal(secrets) } else { None };
     let log = if let Some(own) = OWN_FILE.get() {
-        let _ = own.secrets.set(secrets);
+        let _ = own.secrets.set(secrets.clone());
         lines(own.format, own.sinks(false), Arc::new(SystemClock))
     } else if let Some(journal) = journal {
         journal.boxed()
     } else {
-        let sinks = Sinks { out, err: BoxMakeWriter::new(io::stderr), secrets };
+        let sinks = Sinks { out, err: BoxMakeWriter::new(io::stderr), secrets: secrets.clone() };
         lines(format.unwrap_or_default(), sinks, Arc::new(SystemClock))
     };
     dispatch(log, filter, listener).try_init()?;
@@ -200,12 +198,12 @@ pub fn init(
 }
 
 #[cfg(unix)]
-fn journal(secrets: &[String]) -> Option<journal::Journal> {
+fn journal(secrets: &Concealed) -> Option<journal::Journal> {
     journal::Journal::of_this_process(secrets)
 }
 
 #[cfg(not(unix))]
-fn journal(_: &[String]) -> Option<tracing_subscriber::layer::Identity> {
+fn journal(_: &Concealed) -> Option<tracing_subscriber::layer::Identity> {
     None
 }
 
@@ -292,7 +290,7 @@ impl Visit for Sentence {
 struct Sinks {
     out: BoxMakeWriter,
     err: BoxMakeWriter,
-    secrets: Vec<String>,
+    secrets: Concealed,
 }
 
 impl<'a> MakeWriter<'a> for Sinks {
@@ -325,31 +323,15 @@ impl io::Write for ToFile {
     }
 }
 
-/// To hide a password of three letters would only garble the words that contain it.
-pub(crate) fn worth_hiding(mut secrets: Vec<String>) -> Vec<String> {
-    secrets.retain(|secret| secret.chars().count() > 3);
-    secrets
-}
-
-pub(crate) fn masked<'a>(text: &'a str, secrets: &[String]) -> Cow<'a, str> {
-    let mut text = Cow::Borrowed(text);
-    for secret in secrets {
-        if text.contains(secret) {
-            text = Cow::Owned(text.replace(secret, MASK));
-        }
-    }
-    text
-}
-
 struct Masking<'a> {
     sink: Box<dyn io::Write + 'a>,
-    secrets: &'a [String],
+    secrets: &'a Concealed,
 }
 
 impl io::Write for Masking<'_> {
     /// Gets a whole event at once, so that no secret is cut in two.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.sink.write_all(masked(&String::from_utf8_lossy(bytes), self.secrets).as_bytes())?;
+        self.sink.write_all(self.secrets.apply(&String::from_utf8_lossy(bytes)).as_bytes())?;
         Ok(bytes.len())
     }
 
@@ -394,7 +376,7 @@ mod tests {
         let sinks = Sinks {
             out: BoxMakeWriter::new(move || o.clone()),
             err: BoxMakeWriter::new(move || e.clone()),
-            secrets: worth_hiding(vec!["s3cret".to_owned(), "abc".to_owned()]),
+            secrets: Concealed::new(["s3cret".to_owned(), "abc".to_owned()]),
         };
         let at = Utc.with_ymd_and_hms(2025, 1, 15, 10, 30, 0).single().expect("no ambiguity in UTC");
         let filter = filter.parse().expect("a filter");

@@ -17,6 +17,7 @@ use tracing::{Instrument as _, Span, debug_span, error, field::Empty, info, warn
 use crate::{
     Plugins,
     beside::Beside,
+    concealed::Concealed,
     config::{Config, DaemonSettings},
     database::{Database, Pool, patiently},
     exit::{Exit, Failure},
@@ -94,14 +95,13 @@ pub async fn run(
     database: Database,
     plugins: &Plugins,
     identity: Identity,
+    concealed: Concealed,
 ) -> Result<(), Failure> {
     if Platform::current().is_none() {
         warn!("unknown operating system `{}`: it is treated as Linux", std::env::consts::OS);
     }
     let manager = Arc::new(Manager::of_process());
-    let deaf = |error| Failure::new(Exit::Internal, format!("cannot listen to signals: {error}"));
-    let mut signals = Signals::listen().map_err(deaf)?;
-    let mut hangups = Hangups::listen().map_err(deaf)?;
+    let (mut signals, mut hangups) = listen()?;
     let Opened { db, panel } = tokio::select! {
         opened = open(&database) => opened?,
         never = manager.told_to_wait_for("the database") => match never {},
@@ -136,6 +136,8 @@ pub async fn run(
     let mut registry = registry(&services, plugins);
     let last_billing = LastBilling::default();
     registry.layer(last_billing.clone());
+    let password = database.url().secrets();
+    conceal(&mut registry, &config, &password, &concealed);
     let pings = Pings::new(config.pings).map_err(|error| silent_jobs(&error))?;
     registry.layer(pings.clone());
     let (daemon, http) = (config.daemon, config.http);
@@ -167,6 +169,8 @@ pub async fn run(
         http,
         expected,
         pings,
+        password,
+        concealed,
     };
     let mut followed = Followed { in_force: Some(Box::new(in_force)), reload: None, again: false };
     let signal = followed.until_signal(&scheduler, &manager, &mut ringer, &mut hangups, &mut signals).await;
@@ -186,6 +190,10 @@ pub async fn run(
     let (stopped, (), ()) = tokio::join!(status.stop(), in_force.reloads.finish(), signs);
     close(db).await?;
     stopped.map_err(|error| Failure::database("write that the daemon stopped", &error))?;
+    ended_in_time(drained)
+}
+
+fn ended_in_time(drained: DrainReport) -> Result<(), Failure> {
     if drained.abandoned > 0 {
         let message =
             format!("stopped, but {} runs did not end in time and run again later", drained.abandoned);
@@ -193,6 +201,11 @@ pub async fn run(
     }
     info!("stopped");
     Ok(())
+}
+
+fn listen() -> Result<(Signals, Hangups), Failure> {
+    let deaf = |error| Failure::new(Exit::Internal, format!("cannot listen to signals: {error}"));
+    Ok((Signals::listen().map_err(deaf)?, Hangups::listen().map_err(deaf)?))
 }
 
 /// Says what runs, and where.
@@ -382,6 +395,13 @@ fn ended(reload: Result<Box<InForce>, JoinError>) -> Box<InForce> {
     reload.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
+/// Hides the password of the database, and what the jobs of `config` hand to programs and servers, in the history and in the log.
+fn conceal(registry: &mut Registry, config: &Config, password: &[String], concealed: &Concealed) {
+    let secrets = config.secrets(registry);
+    registry.conceal(secrets.iter().chain(password));
+    concealed.add(secrets);
+}
+
 /// What the jobs of a running daemon are made with.
 struct InForce {
     services: Services,
@@ -399,6 +419,9 @@ struct InForce {
     /// What those who answer over HTTP judge by.
     expected: Arc<RwLock<Arc<Expected>>>,
     pings: Pings,
+    password: Vec<String>,
+    /// What no line of the log shows.
+    concealed: Concealed,
 }
 
 impl InForce {
@@ -464,7 +487,8 @@ impl InForce {
             ..Expected::from(&config)
         });
         let services = Services { billing_interval: interval, ..self.services.clone() };
-        let registry = registry(&services, &self.plugins);
+        let mut registry = registry(&services, &self.plugins);
+        conceal(&mut registry, &config, &self.password, &self.concealed);
         // The heartbeat goes by the time between two billings.
         let renew = |spec: &JobSpec| other_interval && spec.kind == HEARTBEAT;
         let jobs = config.jobs.len();

@@ -20,7 +20,7 @@ use crate::{
 pub(super) async fn execute(common: &Common, plugins: &Plugins) -> Result<(), Failure> {
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let settings = config(common, plugins, &environment)?.daemon;
     let last_commit = runtime::last_commit(&settings, &database).ok_or_else(|| {
         let message =

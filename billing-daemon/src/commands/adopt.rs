@@ -25,7 +25,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Adopt)
     let environment = environment(common)?;
     let settings = bill::settings(&config(common, plugins, &environment)?.jobs)?;
     let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let opened = runtime::open(&database).await?;
     let beside = Beside::look(&opened).await?;
     let biller = Biller::new(opened.db, opened.panel, settings);

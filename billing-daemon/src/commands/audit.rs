@@ -12,7 +12,7 @@ use crate::{
 pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> Result<(), Failure> {
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let opened = runtime::open(&database).await?;
     let audit =
         billing_jobs::audit::audit(&opened.db).await.map_err(|error| Failure::database("audit", &error))?;

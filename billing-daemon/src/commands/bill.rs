@@ -49,7 +49,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
     let config = config_of(common, &source)?;
     let (settings, daemon) = (settings(&config.jobs)?, &config.daemon);
     let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     if source.path().is_none() {
         complain(&built_in_notice(&config));
     }

@@ -14,7 +14,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Charges)
     let Charges::Explain { instance, at, json } = action;
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let opened = runtime::open_at_once(&database).await?;
     let explanation = explain::explain(&opened, &instance, at).await?;
     if json {

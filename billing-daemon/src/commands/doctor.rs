@@ -23,7 +23,7 @@ use crate::{
     exit::{Exit, Failure},
     http::HttpSettings,
     logging::LogOutput,
-    reload::Source,
+    reload::{Source, known_kinds},
     secret_file,
     status::{Expected, Status, wrapped},
     traces,
@@ -44,6 +44,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor
         }
         Environment::default()
     });
+    for warning in environment.warnings() {
+        findings.push(Finding::warn("environment", warning.to_string(), "correct it"));
+    }
     let source = source(common, plugins, &environment)
         .map_err(|failure| findings.push(Finding::fail("jobs.toml", failure.message, READ_AGAIN)))
         .ok();
@@ -51,7 +54,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor
     let config = source.as_ref().and_then(|source| configuration(source, &mut findings));
     let daemon = config.as_ref().map_or_else(DaemonSettings::default, |config| config.daemon.clone());
     let database = database(common, &environment, &daemon, &mut findings);
-    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, database.as_ref())?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment), database.as_ref())?;
     findings.extend(examine_machine(&machine(file, &environment, &daemon, database.as_ref())));
     findings.extend(traces(&environment));
     let expected = config.as_ref().map(Expected::from).unwrap_or_default();
@@ -75,7 +78,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor
             findings: &findings,
             status: status.as_ref(),
         };
-        bundle(path, &known).await?;
+        bundle(path, &known, plugins).await?;
         super::complain(&format!(
             "{} holds what a helper needs, without passwords: look through it before you give it away, and send the log along",
             path.display()
@@ -227,14 +230,16 @@ struct Known<'a> {
     status: Option<&'a Status>,
 }
 
-async fn bundle(path: &Path, known: &Known<'_>) -> Result<(), Failure> {
-    let mut bundle = Bundle::new(known.database.map(Database::url));
+async fn bundle(path: &Path, known: &Known<'_>, plugins: &Plugins) -> Result<(), Failure> {
+    let of_database = known.database.map(|database| database.url().secrets());
+    let of_jobs = known.config.map(|config| config.secrets(&known_kinds(plugins)));
+    let mut bundle = Bundle::new([of_database, of_jobs].into_iter().flatten().flatten());
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     bundle.text("version.txt", &format!("{}\nsystem    {os} {arch}\n", version::in_words().join("\n")));
     bundle.json("doctor.json", &Ok(known.findings));
     bundle.json("settings.json", &Ok(settings(known)));
     if let Some(text) = known.file.and_then(|path| std::fs::read_to_string(path).ok()) {
-        bundle.text("jobs.toml", &text);
+        bundle.toml("jobs.toml", &text);
     }
     if let Some(status) = known.status {
         bundle.json("status.json", &Ok(status));

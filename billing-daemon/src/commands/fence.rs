@@ -19,7 +19,7 @@ use crate::{
 pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Fence) -> Result<(), Failure> {
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let Opened { db, .. } = runtime::open(&database).await?;
     match action {
         Fence::Install { after } => install(&db, after).await,

@@ -26,7 +26,7 @@ const CSV_HEAD: &str = "reason,since,instance,label,deleted,organization,organiz
 pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Holds) -> Result<(), Failure> {
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let db = runtime::open_at_once(&database).await?.db;
     match action {
         Holds::List(options) => list(&db, options).await,

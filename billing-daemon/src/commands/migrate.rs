@@ -17,7 +17,7 @@ use crate::{
 pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Migrate) -> Result<(), Failure> {
     let environment = environment(common)?;
     let mut database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     if action == Migrate::Up {
         database = database.creating();
     }

@@ -39,6 +39,7 @@ use tracing::Level;
 use crate::{
     Plugins,
     cli::{Cli, Command, Common},
+    concealed::Concealed,
     config::{Config, DaemonSettings, Diagnostic},
     database::Database,
     database_url::DatabaseUrl,
@@ -117,6 +118,9 @@ fn warn_of(line: &str) {
 fn environment(common: &Common) -> Result<Environment, Failure> {
     let environment =
         Environment::of_process(common.env_file.as_deref()).map_err(|problems| refused(&problems))?;
+    for warning in environment.warnings() {
+        warn_of(&warning.to_string());
+    }
     refuse_exposed(common, environment.exposed())?;
     Ok(environment)
 }
@@ -238,27 +242,25 @@ fn log(
     filter: &LogFilter,
     database: Option<&Database>,
 ) -> Result<(), Failure> {
-    log_beside(common, output, filter, database, None)
+    let secrets = Concealed::new(database.map(|database| database.url().secrets()).unwrap_or_default());
+    log_without(common, output, filter, &secrets, None)
 }
 
-/// The same beside traces, whose secrets are not said either.
-fn log_beside(
+/// The same without these secrets, and next to traces.
+fn log_without(
     common: &Common,
     output: LogOutput,
     filter: &LogFilter,
-    database: Option<&Database>,
+    secrets: &Concealed,
     traces: Option<&Traces>,
 ) -> Result<(), Failure> {
-    let of_database = database.map(|database| database.url().secrets()).unwrap_or_default();
-    let secrets = [of_database, traces.map(Traces::secrets).unwrap_or_default()].concat();
     logging::init(common.log_format, output, filter, secrets, traces.and_then(Traces::listener))
         .map_err(|error| Failure::new(Exit::Internal, format!("cannot log: {error}")))
 }
 
 /// The log level for a command that is not the daemon: the environment's, else warnings.
-fn quiet_filter(environment: &Environment) -> Result<LogFilter, Failure> {
-    let filter = environment.log_filter().map_err(|problem| refused(&[problem]))?;
-    Ok(filter.unwrap_or_else(|| "warn".parse().expect("`warn` is a level")))
+fn quiet_filter(environment: &Environment) -> LogFilter {
+    environment.log_filter().unwrap_or_else(|| "warn".parse().expect("`warn` is a level"))
 }
 
 /// How many columns the reader has: the terminal's, or 80 where there is none.

@@ -16,7 +16,7 @@ use crate::{
 pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> Result<(), Failure> {
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let opened = runtime::open(&database).await?;
     let beside = Beside::look(&opened).await?;
     let biller = Biller::new(opened.db, opened.panel, Settings::default());

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use tracing::info;
 
-use super::{built_in_notice, config_of, environment, log_beside, reach, required, source};
+use super::{built_in_notice, config_of, environment, log_without, reach, required, source};
 use crate::{
     Plugins,
     cli::Common,
+    concealed::Concealed,
     exit::Failure,
     identity::Identity,
     logging::{self, LogOutput},
@@ -29,13 +30,14 @@ pub(super) async fn execute(
     let config = config_of(common, &source)?;
     let database = reach(common, required(config.daemon.database_url.clone())?, &config.daemon)?;
     let identity = Identity::of_process(config.billing_interval_minutes);
-    let traces = Traces::of(&environment, &identity, &database.url().secrets());
-    log_beside(common, LogOutput::Split, &config.daemon.log_filter, Some(&database), Some(&traces))?;
+    let secrets = Concealed::new(database.url().secrets());
+    let traces = Traces::of(&environment, &identity, &secrets);
+    log_without(common, LogOutput::Split, &config.daemon.log_filter, &secrets, Some(&traces))?;
     if source.path().is_none() {
         info!("{}", built_in_notice(&config));
     }
     traces.announce();
-    let result = runtime::run(config, Some(source), database, plugins, identity).await;
+    let result = runtime::run(config, Some(source), database, plugins, identity, secrets).await;
     traces.finish().await;
     result
 }

@@ -97,7 +97,7 @@ impl DaemonSettings {
         if let Some(url) = report.accept(environment.database_url()).flatten() {
             settings.database_url = Some(url);
         }
-        if let Some(filter) = report.accept(environment.log_filter()).flatten() {
+        if let Some(filter) = environment.log_filter() {
             settings.log_filter = filter;
         }
         settings

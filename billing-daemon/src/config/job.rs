@@ -2,7 +2,7 @@
 
 use std::{ops::Range, time::Duration};
 
-use billing_kinds::{Ping, Secret};
+use billing_kinds::{Ping, Secret, check_url};
 use billing_scheduler::{JobSpec, Misfire, Registry, Retry, Schedule, Scope, Skipped};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
@@ -102,12 +102,21 @@ impl<'r> Draft<'r> {
             }
             known
         });
+        let timeout = job.duration("timeout").map(Spanned::into_inner);
+        let warned = report.count_warnings();
         let params = kind.as_ref().map_or(Value::Null, |kind| {
-            params::read(report, registry, kind.get_ref(), job.value("params"), &header)
+            let kind = *kind.get_ref();
+            let params = params::read(report, registry, kind, job.value("params"), &header);
+            params::inspect(&job, registry, kind, &params, timeout.unwrap_or(JobSpec::TIMEOUT));
+            params
         });
         let schedule = schedule::read(&job);
         let policy = policy(&job, schedule.as_ref().map(Spanned::get_ref), now);
         let gaps = job.boolean("allow-long-gaps").zip(job.key("allow-long-gaps"));
+        let enabled = job.boolean("enabled").unwrap_or(true);
+        if !enabled {
+            report.forget_warnings(warned);
+        }
         Some(Self {
             name,
             kind,
@@ -116,12 +125,12 @@ impl<'r> Draft<'r> {
                 schedule: schedule.into_inner(),
                 said_by: "`schedule`",
             }),
-            enabled: job.boolean("enabled").unwrap_or(true),
+            enabled,
             allow_long_gaps: gaps.map(|(allowed, span)| Spanned::new(span, allowed)),
             scope: job.choice("scope", &SCOPE),
             policy,
             run_at_start: job.boolean("run-at-start").unwrap_or_default(),
-            timeout: job.duration("timeout").map(Spanned::into_inner),
+            timeout,
             retry: retry(&job),
             ping: ping(&job),
             params,
@@ -155,13 +164,11 @@ fn ping(job: &Section<'_, '_>) -> Option<Ping> {
     section.require(&["url"]);
     let place = |key: &str| {
         let (span, place) = (section.value(key)?.span(), section.secret(key)?);
-        let is_url = |text: &str| ["http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
-        if matches!(&place, Secret::Text(text) if !is_url(text)) {
-            // Not what it says instead: it may be a secret.
-            let message = format!(
-                "`{key}` is no URL of http: write https://... or where to read it, {{ env = \"NAME\" }}"
-            );
-            section.report().at(&span, message);
+        if let Secret::Text(text) = &place
+            && let Err(error) = check_url(text)
+        {
+            // The text itself may be a secret.
+            section.report().at(&span, format!("`{key}`: {error}"));
         }
         Some(place)
     };

@@ -64,7 +64,7 @@ impl Config {
         registry: &Registry,
         now: DateTime<Utc>,
     ) -> Result<Self, Vec<Diagnostic>> {
-        let report = Report::new(file_name, text);
+        let report = Report::new(file_name, text, now);
         let (root, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
             report_syntax(&report, &errors);
@@ -92,6 +92,7 @@ impl Config {
         panel::check_gaps(&report, &drafts, now);
         warnings.extend(panel::unseen_billing(&report, registry, &drafts));
         warnings.extend(differing_zones(&drafts, now));
+        warnings.extend(report.warnings());
 
         let (mut jobs, mut pings) = (Vec::new(), BTreeMap::new());
         for (spec, params, ping) in drafts.into_iter().filter(|job| job.enabled).filter_map(Draft::into_job) {
@@ -104,6 +105,16 @@ impl Config {
         }
         let billing_interval_minutes = panel::interval_minutes(&jobs, now);
         Ok(Self { daemon, jobs, pings, http, billing_interval_minutes, warnings })
+    }
+}
+
+impl Config {
+    /// What the environment and files say now that the jobs hand to programs and servers: never to be shown, wherever it turns up.
+    #[must_use]
+    pub fn secrets(&self, registry: &Registry) -> Vec<String> {
+        let of_jobs =
+            self.jobs.iter().flat_map(|(spec, params)| registry.secrets_of(&spec.kind, params.clone()));
+        of_jobs.chain(self.pings.values().flat_map(Ping::secrets)).collect()
     }
 }
 

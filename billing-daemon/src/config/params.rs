@@ -1,14 +1,14 @@
 //! The parameters of a job: any TOML, which only the job's kind can read.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
-use billing_scheduler::{BuildError, Registry};
+use billing_scheduler::{BuildError, Registry, Severity};
 use serde_json::Value;
 use serde_spanned::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::{
-    report::{Report, mismatch},
+    report::{Report, Section, mismatch},
     suggest::one_of,
 };
 
@@ -49,6 +49,26 @@ pub(super) fn read(
         }
     }
     json
+}
+
+/// Reports what `kind` finds in the `params` of a job that may run for `timeout`.
+pub(super) fn inspect(
+    job: &Section<'_, '_>,
+    registry: &Registry,
+    kind: &str,
+    params: &Value,
+    timeout: Duration,
+) {
+    let report = job.report();
+    for remark in registry.remarks(kind, params.clone(), timeout) {
+        let place = job.value("params").map(|params| locate(params, &remark.path).value);
+        let place = place.unwrap_or_else(|| job.span().clone());
+        let help = remark.help.map(|help| format!("so {help}"));
+        match remark.severity {
+            Severity::Error => report.with_hint(&place, remark.message, help),
+            Severity::Warning => report.warn(&place, remark.message, help),
+        }
+    }
 }
 
 /// The field of serde's message on an unknown one, and those that it knows.

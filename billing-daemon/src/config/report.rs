@@ -18,12 +18,20 @@ use super::{Diagnostic, Place, position::position, suggest::one_of};
 pub(super) struct Report<'t> {
     file: &'t str,
     text: &'t str,
+    now: DateTime<Utc>,
     found: RefCell<Vec<Diagnostic>>,
+    warnings: RefCell<Vec<Diagnostic>>,
 }
 
 impl<'t> Report<'t> {
-    pub(super) fn new(file: &'t str, text: &'t str) -> Self {
-        Self { file, text, found: RefCell::default() }
+    /// On `text`, which is read at `now`.
+    pub(super) fn new(file: &'t str, text: &'t str, now: DateTime<Utc>) -> Self {
+        Self { file, text, now, found: RefCell::default(), warnings: RefCell::default() }
+    }
+
+    /// When the file is read.
+    pub(super) fn now(&self) -> DateTime<Utc> {
+        self.now
     }
 
     pub(super) fn push(&self, diagnostic: Diagnostic) {
@@ -36,6 +44,28 @@ impl<'t> Report<'t> {
 
     pub(super) fn with_hint(&self, span: &Range<usize>, message: impl Into<String>, hint: Option<String>) {
         self.push(Diagnostic::new(self.place(span), message).hint(hint));
+    }
+
+    /// Reports what works, but hardly as intended.
+    pub(super) fn warn(&self, span: &Range<usize>, message: impl Into<String>, help: Option<String>) {
+        self.warnings.borrow_mut().push(Diagnostic::new(self.place(span), message).hint(help));
+    }
+
+    /// How many warnings there are.
+    pub(super) fn count_warnings(&self) -> usize {
+        self.warnings.borrow().len()
+    }
+
+    /// Forgets all but the first `count` warnings: the rest is about what is not used.
+    pub(super) fn forget_warnings(&self, count: usize) {
+        self.warnings.borrow_mut().truncate(count);
+    }
+
+    /// The warnings, in the order of the file.
+    pub(super) fn warnings(&self) -> Vec<Diagnostic> {
+        let mut warnings = self.warnings.take();
+        warnings.sort();
+        warnings
     }
 
     pub(super) fn place(&self, span: &Range<usize>) -> Place {

@@ -114,6 +114,7 @@ fn every(section: &Section<'_, '_>) -> Option<Spanned<Schedule>> {
 
 fn at(section: &Section<'_, '_>) -> Option<Spanned<Schedule>> {
     let instant = section.instant("at")?;
+    warn_of_past(section, "at", &instant);
     let schedule = accepted(section.report(), "at", &instant.span(), Schedule::at(*instant.get_ref()))?;
     Some(Spanned::new(instant.span(), schedule))
 }
@@ -160,6 +161,9 @@ fn within(section: &Section<'_, '_>, schedule: Schedule, place: &Range<usize>) -
         ((None, true), _) | (_, (None, true)) => return None,
         ((not_before, _), (not_after, _)) => (not_before, not_after),
     };
+    if let Some(limit) = &not_after {
+        warn_of_past(section, "not-after", limit);
+    }
     let at = |limit: &Option<Spanned<DateTime<Utc>>>| limit.as_ref().map(|limit| *limit.get_ref());
     match schedule.within(at(&not_before), at(&not_after)) {
         Ok(schedule) => Some(schedule),
@@ -181,6 +185,15 @@ fn within(section: &Section<'_, '_>, schedule: Schedule, place: &Range<usize>) -
             section.report().at(place, error.to_string());
             None
         }
+    }
+}
+
+/// Warns of an `at` or `not-after` after which the schedule has ended.
+fn warn_of_past(section: &Section<'_, '_>, key: &str, instant: &Spanned<DateTime<Utc>>) {
+    let report = section.report();
+    if *instant.get_ref() < report.now() {
+        let message = format!("`{key}` is in the past: only a run that was missed can still start");
+        report.warn(&instant.span(), message, Some("so correct or remove it".to_owned()));
     }
 }
 

@@ -128,7 +128,7 @@ const BEYOND_A_SCHEMA: [&str; 24] = [
     "goes with `cron` only: no clock changes",
     "already",
     "has no run",
-    "is no URL of http",
+    "invalid URL",
     "this number is too large, or none",
 ];
 
@@ -274,6 +274,92 @@ fn every_key_of_a_job_arrives() {
     assert_eq!(config.billing_interval_minutes, None);
 }
 
+/// What `check` reports of jobs of the kinds that need no Rust: what is refused, and what is a warning.
+#[test]
+fn kinds_report_what_cannot_work() {
+    let registry = known_kinds(&Plugins::none());
+    let environment = Environment::load(|_| None, Path::new("/nowhere"), None).expect("readable");
+    let http =
+        |lines: &str| format!("kind = 'http'\ntimeout = '1m'\nschedule.every = '1h'\n[job.params]\n{lines}");
+    let command = |lines: &str| format!("kind = 'command'\nschedule.every = '1h'\n[job.params]\n{lines}");
+    let tick = |schedule: &str| format!("kind = 'stale-daemons'\nschedule = {schedule}\n");
+    for (job, refused, warned) in [
+        (http("url = 'https://a'"), vec![], vec![]),
+        (
+            http("url = 's3cret'\nheaders.'a b' = 'x'\nheaders.B = \"s3cret\\u0000\"\nexpect-status = [42]"),
+            vec![
+                "7:7: parameters of kind `http` at `url`: invalid URL: it must begin with http:// or https://",
+                "8:17: parameters of kind `http` at `headers.a b`: `a b` is not a header name: use letters, digits and -",
+                "9:13: parameters of kind `http` at `headers.B`: this is not a header value: use one line without control characters",
+                "10:17: parameters of kind `http` at `expect-status`: no answer has status 42: use 100 to 599",
+            ],
+            vec![],
+        ),
+        (
+            http("url = 'https://a'\ntimeout = '2m'\nca-file = '/no/ca.pem'"),
+            vec![
+                "8:11: `timeout` is longer than the job's, which is 1m, so shorten it, or lengthen `timeout` of the job",
+            ],
+            vec![],
+        ),
+        (
+            http("url = 'https://a'\nca-file = '/no/ca.pem'"),
+            vec![],
+            vec![
+                "8:11: `ca-file` /no/ca.pem: No such file or directory (os error 2), so create it before the job runs, or correct the path",
+            ],
+        ),
+        (
+            command("argv = ['/no/such/program']"),
+            vec![],
+            vec![
+                "6:9: /no/such/program is not a program, so create it before the job runs, or correct the path",
+            ],
+        ),
+        (
+            command("argv = ['sh']\nenvironment = { 'A=B' = 's3cret' }"),
+            vec![
+                "7:25: parameters of kind `command` at `environment.A=B`: `A=B` is not the name of a variable: it must have characters, and none of them = or NUL",
+            ],
+            vec![],
+        ),
+        (tick("{ at = '2026-03-01T12:00:00Z' }"), vec![], vec![]),
+        (
+            tick("{ at = '2026-03-01T11:59:59Z' }"),
+            vec![],
+            vec![
+                "4:19: `at` is in the past: only a run that was missed can still start, so correct or remove it",
+            ],
+        ),
+        (
+            tick("[{ every = '1h', not-after = '2026-01-01T00:00:00Z' }, { every = '2h' }]"),
+            vec![],
+            vec![
+                "4:41: `not-after` is in the past: only a run that was missed can still start, so correct or remove it",
+            ],
+        ),
+        // What is not used is not warned of.
+        (format!("enabled = false\n{}", command("argv = ['/no/such/program']")), vec![], vec![]),
+    ] {
+        // Line 3 is the first of the job's own; another job is enabled.
+        let text = format!(
+            "[[job]]\nname = 'a'\n{job}\n[[job]]\nname = 'b'\nkind = 'stale-daemons'\nschedule.every = '1h'\n"
+        );
+        let expected =
+            |lines: Vec<&str>| lines.iter().map(|line| format!("jobs.toml:{line}")).collect::<Vec<_>>();
+        match Config::load(&text, "jobs.toml", &environment, &registry, now()) {
+            Ok(config) => {
+                assert_eq!(refused, [""; 0], "{text}");
+                assert_eq!(lines(&config.warnings), expected(warned), "{text}");
+            }
+            Err(problems) => {
+                assert_eq!(lines(&problems), expected(refused), "{text}");
+                assert!(!format!("{problems:?}").contains("s3cret"), "{problems:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_schema_that_the_shipped_file_names_is_what_the_command_prints() {
     let printed = format!("{:#}", schema(&known_kinds(&Plugins::none())));
@@ -299,7 +385,7 @@ fn places_of_signs() {
         ("{ url = { file = 1 } }", "5:25: `file` must be a string, not an integer"),
         (
             "{ url = \"http://a\", fail = \"s3cret\" }",
-            "5:35: `fail` is no URL of http: write https://... or where to read it, { env = \"NAME\" }",
+            "5:35: `fail`: invalid URL: it must begin with http:// or https://",
         ),
         ("{ url = \"http://a\", fial = \"http://b\" }", "5:28: unknown key `fial`, did you mean `fail`?"),
         (
@@ -337,7 +423,6 @@ fn bad_variables_are_told_with_the_rest() {
         &[
             "environment: BILLING_INTERVAL_MINUTES: `0` is no whole number of minutes from 1 to 525600",
             "environment: DATABASE_URL: the database URL begins with `mysql:`, which is not supported: use postgres:// or sqlite://",
-            "environment: LOG_LEVEL: unknown log level `loud`, use error, warn, info, debug or trace",
             "jobs.toml:1:1: missing key `schedule`",
             "jobs.toml:4:1: unknown key `shedule`, did you mean `schedule`?",
         ],

@@ -1,27 +1,35 @@
 //! What a person who helps needs to see, in one file to attach to a mail, without any secret.
 
-use std::{io, path::Path};
+use std::{io, ops::Range, path::Path};
 
+use billing_scheduler::{MASK, Mask};
 use chrono::{DateTime, Utc};
 use flate2::{Compression, GzBuilder, write::GzEncoder};
 use serde::Serialize;
+use serde_spanned::Spanned;
 use tempfile::NamedTempFile;
-
-use crate::database_url::{DatabaseUrl, MASK};
+use toml::de::{DeTable, DeValue};
 
 /// Where the files are when the bundle is unpacked.
 const FOLDER: &str = "billing-daemon-support";
 
 /// Files of text, scrubbed on their way into an archive.
 pub(crate) struct Bundle {
-    secrets: Vec<String>,
+    secrets: Mask,
     files: Vec<(&'static str, String)>,
 }
 
 impl Bundle {
-    /// An empty one, of a daemon that works with the database at `url`.
-    pub(crate) fn new(url: Option<&DatabaseUrl>) -> Self {
-        Self { secrets: url.map(DatabaseUrl::secrets).unwrap_or_default(), files: Vec::new() }
+    /// An empty one, of a daemon with these secrets.
+    pub(crate) fn new(secrets: impl IntoIterator<Item = String>) -> Self {
+        Self { secrets: Mask::new(secrets), files: Vec::new() }
+    }
+
+    /// Adds a file of TOML, without what it hands to programs and servers.
+    pub(crate) fn toml(&mut self, name: &'static str, text: &str) {
+        let shown = without_values(text);
+        let note = "# Left out: it is not valid TOML, so its secrets cannot be recognized.\n";
+        self.text(name, shown.as_deref().unwrap_or(note));
     }
 
     /// Adds a file of text.
@@ -59,9 +67,44 @@ impl Bundle {
 
 /// `text` without the secrets that are known, without the password of any URL, and without the value of any setting whose name
 /// says that it is one.
-fn scrubbed(text: &str, secrets: &[String]) -> String {
-    let known = secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, MASK));
-    known.split_inclusive('\n').map(|line| without_setting(&without_password(line))).collect()
+fn scrubbed(text: &str, secrets: &Mask) -> String {
+    secrets.apply(text).split_inclusive('\n').map(|line| without_setting(&without_password(line))).collect()
+}
+
+/// A jobs.toml without the values of headers, variables, URLs and bodies that are written out in it; `None` if it cannot be parsed.
+fn without_values(text: &str) -> Option<String> {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        return None;
+    }
+    let mut spans = Vec::new();
+    let jobs = root.get_ref().get("job").and_then(|jobs| jobs.get_ref().as_array());
+    for job in jobs.into_iter().flat_map(|jobs| jobs.iter()).filter_map(|job| job.get_ref().as_table()) {
+        let params = job.get("params").and_then(|params| params.get_ref().as_table());
+        let param = |key: &str| params.and_then(|params| params.get(key));
+        ["url", "body"].into_iter().filter_map(param).for_each(|value| written_out(value, &mut spans));
+        for entries in [param("headers"), param("environment"), job.get("ping")].into_iter().flatten() {
+            match entries.get_ref().as_table() {
+                Some(entries) => entries.values().for_each(|value| written_out(value, &mut spans)),
+                None => spans.push(entries.span()),
+            }
+        }
+    }
+    spans.sort_by_key(|span| span.start);
+    let (mut shown, mut at) = (String::new(), 0);
+    for span in spans {
+        shown += text.get(at..span.start)?;
+        shown.extend(["\"", MASK, "\""]);
+        at = span.end;
+    }
+    Some(shown + text.get(at..)?)
+}
+
+/// Adds where `value` is, unless it only names the variable or the file that has the value.
+fn written_out(value: &Spanned<DeValue<'_>>, spans: &mut Vec<Range<usize>>) {
+    if !value.get_ref().is_table() {
+        spans.push(value.span());
+    }
 }
 
 /// `scheme://user:password@` without the password.
@@ -111,7 +154,7 @@ mod tests {
     use super::*;
 
     fn written(path: &Path) -> io::Result<()> {
-        let mut bundle = Bundle::new(Some(&"postgres://ada:c4n4ry@db/panel".parse().expect("a URL")));
+        let mut bundle = Bundle::new(["c4n4ry".to_owned()]);
         bundle.text("b.txt", "known c4n4ry");
         bundle.json("a.json", &Ok(serde_json::json!({ "token": "t0ken", "rows": [1] })));
         bundle.json::<()>("c.json", &Err("no rights of c4n4ry".to_owned()));
@@ -174,6 +217,29 @@ mod tests {
     }
 
     #[test]
+    fn bundled_configuration_shows_no_value() {
+        for (line, shown) in [
+            ("params.url = 'https://h/s3cret'", "params.url = \"***\""),
+            ("params.url = \"\"\"\ns3cret\"\"\"", "params.url = \"***\""),
+            (
+                "params.headers = { A = 's3cret', 'B' = 17 }",
+                "params.headers = { A = \"***\", 'B' = \"***\" }",
+            ),
+            ("params.environment.env = 's3cret' # why", "params.environment.env = \"***\" # why"),
+            ("params.body = { env = 'BODY' }", "params.body = { env = 'BODY' }"),
+            ("params.argv = ['sh', '-c']", "params.argv = ['sh', '-c']"),
+            (
+                "ping = { url = 'https://p/s3cret', fail = { file = '/f' }, timeout = '3s' }",
+                "ping = { url = \"***\", fail = { file = '/f' }, timeout = \"***\" }",
+            ),
+        ] {
+            let whole = |line: &str| format!("[[job]]\nname = 'a'\n{line}\n[[job]]\nname = 'b'\n");
+            assert_eq!(without_values(&whole(line)), Some(whole(shown)));
+        }
+        assert_eq!(without_values("params.url = 's3cret"), None);
+    }
+
+    #[test]
     fn no_secret_is_in_a_bundle() {
         for (text, shown) in [
             ("url = \"postgres://a:pw@db/x\"", "url = \"postgres://a:***@db/x\""),
@@ -182,9 +248,9 @@ mod tests {
             ("smtp-password = \"x\"\nnext = 1\n", "smtp-password = \"***\"\nnext = 1\n"),
             ("  \"api_token\": \"x\",\n", "  \"api_token\": \"***\",\n"),
             ("# the password = is elsewhere", "# the password = is elsewhere"),
-            ("known abc", "known ***"),
+            ("known abcd", "known ***"),
         ] {
-            assert_eq!(scrubbed(text, &["abc".to_owned()]), shown);
+            assert_eq!(scrubbed(text, &Mask::new(["abcd"])), shown);
         }
     }
 }

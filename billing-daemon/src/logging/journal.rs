@@ -19,7 +19,8 @@ use tracing_subscriber::{
     registry::{LookupSpan, Scope},
 };
 
-use super::{Sentence, masked};
+use super::Sentence;
+use crate::concealed::Concealed;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// What the journal or we say under these names is not said by a field.
@@ -29,20 +30,20 @@ const LONGEST_NAME: usize = 64;
 
 pub(super) struct Journal {
     socket: UnixDatagram,
-    secrets: Vec<String>,
+    secrets: Concealed,
 }
 
 impl Journal {
     /// The journal, if what this process writes to the standard error goes there.
-    pub(super) fn of_this_process(secrets: &[String]) -> Option<Self> {
+    pub(super) fn of_this_process(secrets: &Concealed) -> Option<Self> {
         let stream = env::var("JOURNAL_STREAM").ok()?;
         if leads_to(io::stderr(), &stream) { Self::at(Path::new(SOCKET), secrets).ok() } else { None }
     }
 
-    fn at(socket: &Path, secrets: &[String]) -> io::Result<Self> {
+    fn at(socket: &Path, secrets: &Concealed) -> io::Result<Self> {
         let unconnected = UnixDatagram::unbound()?;
         unconnected.connect(socket)?;
-        Ok(Self { socket: unconnected, secrets: secrets.to_vec() })
+        Ok(Self { socket: unconnected, secrets: secrets.clone() })
     }
 }
 
@@ -54,7 +55,7 @@ fn leads_to(file: impl AsFd, stream: &str) -> bool {
 /// Fields as the journal wants them.
 struct Entry<'a> {
     bytes: Vec<u8>,
-    secrets: &'a [String],
+    secrets: &'a Concealed,
 }
 
 /// Those of a span, kept until an event in it.
@@ -62,7 +63,7 @@ struct OfSpan(Vec<u8>);
 
 impl Entry<'_> {
     fn put(&mut self, name: &str, value: &str) {
-        let value = masked(value, self.secrets);
+        let value = self.secrets.apply(value);
         self.bytes.extend(name.as_bytes());
         if value.contains('\n') {
             self.bytes.push(b'\n');
@@ -149,7 +150,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Journal {
         if self.socket.send(&entry.bytes).is_err() {
             // The journal restarts, or the event is too large: the stream leads there as well, and takes the sentence. If that
             // fails too, there is nobody left to tell.
-            let line = masked(sentence.text(), &self.secrets).escape_debug().to_string();
+            let line = self.secrets.apply(sentence.text()).escape_debug().to_string();
             let _ = writeln!(io::stderr(), "<{}>{line}", priority(*meta.level()));
         }
     }
@@ -170,7 +171,7 @@ mod tests {
         let path = folder.path().join("socket");
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_nonblocking(true).expect("a socket");
-        let journal = Journal::at(&path, &["s3cret".to_owned()]).expect("somebody listens");
+        let journal = Journal::at(&path, &Concealed::new(["s3cret".to_owned()])).expect("somebody listens");
         tracing::subscriber::with_default(Registry::default().with(journal), say);
         let mut buffer = vec![0; 1 << 16];
         let mut entries = Vec::new();

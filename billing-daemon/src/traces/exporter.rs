@@ -19,7 +19,7 @@ use opentelemetry_sdk::{
 use tracing::{info, warn};
 
 use super::client::Client;
-use crate::logging::masked;
+use crate::concealed::Concealed;
 
 /// How often it is said at most that nobody takes the spans.
 const SILENCE: Duration = Duration::from_mins(10);
@@ -30,7 +30,7 @@ pub(super) struct Exporter {
     otlp: opentelemetry_otlp::SpanExporter,
     client: Client,
     collector: String,
-    secrets: Vec<String>,
+    secrets: Concealed,
     health: Mutex<Health>,
 }
 
@@ -39,7 +39,7 @@ impl Exporter {
         otlp: opentelemetry_otlp::SpanExporter,
         client: Client,
         collector: String,
-        secrets: Vec<String>,
+        secrets: Concealed,
     ) -> Self {
         Self { otlp, client, collector, secrets, health: Mutex::default() }
     }
@@ -122,8 +122,8 @@ fn dress(span: &mut SpanData) {
     }
 }
 
-/// Puts `***` in place of each of `secrets`.
-fn hide(span: &mut SpanData, secrets: &[String]) {
+/// Hides `secrets`.
+fn hide(span: &mut SpanData, secrets: &Concealed) {
     hide_in(&mut span.name, secrets);
     if let Status::Error { description } = &mut span.status {
         hide_in(description, secrets);
@@ -135,15 +135,15 @@ fn hide(span: &mut SpanData, secrets: &[String]) {
     }
 }
 
-fn hide_in(text: &mut Cow<'static, str>, secrets: &[String]) {
-    if let Cow::Owned(hidden) = masked(text, secrets) {
+fn hide_in(text: &mut Cow<'static, str>, secrets: &Concealed) {
+    if let Cow::Owned(hidden) = secrets.apply(text) {
         *text = hidden.into();
     }
 }
 
-fn hide_in_all(attributes: &mut [KeyValue], secrets: &[String]) {
+fn hide_in_all(attributes: &mut [KeyValue], secrets: &Concealed) {
     let hide_in_text = |text: &mut StringValue| {
-        if let Cow::Owned(hidden) = masked(text.as_str(), secrets) {
+        if let Cow::Owned(hidden) = secrets.apply(text.as_str()) {
             *text = hidden.into();
         }
     };
@@ -254,7 +254,7 @@ mod tests {
         span.attributes.push(KeyValue::new("list", Value::Array(vec![StringValue::from("s3cret")].into())));
         let attributes = vec![KeyValue::new("text", "s3cret")];
         span.events.events.push(Event::new("said s3cret", std::time::UNIX_EPOCH, attributes, 0));
-        hide(&mut span, &["s3cret".to_owned()]);
+        hide(&mut span, &Concealed::new(["s3cret".to_owned()]));
         let shown = format!("{span:?}");
         assert!(!shown.contains("s3cret"), "{shown}");
         assert_eq!(shown.matches("***").count(), 6, "{shown}");

@@ -18,7 +18,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{Layer as _, filter::Targets};
 
 use super::{Listener, client::Client, exporter::Exporter, settings::Settings};
-use crate::{environment::Environment, identity::Identity, logging::worth_hiding};
+use crate::{concealed::Concealed, environment::Environment, identity::Identity};
 
 /// How long the last spans may take to be sent.
 const FINISH: Duration = Duration::from_secs(3);
@@ -31,30 +31,21 @@ const QUIET: [&str; 3] = ["sqlx", "sea_orm", "tokio_cron_scheduler"];
 /// The spans of this process, on their way to a collector, if there is one.
 pub(crate) struct Traces {
     provider: Option<SdkTracerProvider>,
-    secrets: Vec<String>,
     /// Where they go, or what is wrong with that.
     outlook: Result<Option<String>, Vec<String>>,
 }
 
 impl Traces {
-    /// To the collector that `environment` names, as those of `identity`, without `secrets`.
-    pub(crate) fn of(environment: &Environment, identity: &Identity, secrets: &[String]) -> Self {
-        let none = |outlook| Self { provider: None, secrets: Vec::new(), outlook };
+    /// To the collector that `environment` names, as those of `identity`, without `secrets`, to which those of the collector are
+    /// added.
+    pub(crate) fn of(environment: &Environment, identity: &Identity, secrets: &Concealed) -> Self {
+        let none = |outlook| Self { provider: None, outlook };
         let Ok(Some(settings)) = Settings::of(environment) else { return none(outlook(environment)) };
-        let hidden = worth_hiding([secrets, &settings.secrets()].concat());
-        match provider(&settings, identity, hidden) {
-            Ok(provider) => Self {
-                provider: Some(provider),
-                secrets: settings.secrets(),
-                outlook: Ok(Some(settings.collector())),
-            },
+        secrets.add(settings.secrets());
+        match provider(&settings, identity, secrets.clone()) {
+            Ok(provider) => Self { provider: Some(provider), outlook: Ok(Some(settings.collector())) },
             Err(error) => none(Err(vec![not_sent(error)])),
         }
-    }
-
-    /// What the log must not say.
-    pub(crate) fn secrets(&self) -> Vec<String> {
-        self.secrets.clone()
     }
 
     /// What hears of spans beside the log.
@@ -108,7 +99,7 @@ fn not_sent(problem: impl std::fmt::Display) -> String {
 fn provider(
     settings: &Settings,
     identity: &Identity,
-    secrets: Vec<String>,
+    secrets: Concealed,
 ) -> Result<SdkTracerProvider, opentelemetry_otlp::ExporterBuildError> {
     let client = Client::new(settings);
     let otlp = opentelemetry_otlp::SpanExporter::builder()

@@ -4,7 +4,7 @@ use axum::http::HeaderMap;
 use tracing::{Span, warn};
 
 use super::Listener;
-use crate::{environment::Environment, identity::Identity};
+use crate::{concealed::Concealed, environment::Environment, identity::Identity};
 
 /// Nothing to send.
 pub(crate) struct Traces {
@@ -13,14 +13,8 @@ pub(crate) struct Traces {
 
 impl Traces {
     /// Looks whether somebody expects traces.
-    pub(crate) fn of(environment: &Environment, _: &Identity, _: &[String]) -> Self {
+    pub(crate) fn of(environment: &Environment, _: &Identity, _: &Concealed) -> Self {
         Self { outlook: outlook(environment) }
-    }
-
-    /// Nothing that the log must not say.
-    #[expect(clippy::unused_self, reason = "with the feature it says what it was made with")]
-    pub(crate) fn secrets(&self) -> Vec<String> {
-        Vec::new()
     }
 
     /// Nobody hears of spans beside the log.

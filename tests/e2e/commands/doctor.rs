@@ -197,7 +197,7 @@ async fn a_bundle_has_what_helps_and_no_secret() {
 }
 
 /// The files of a bundle, as whoever gets it sees them.
-fn unpacked(program: &Program, archive: &Path) -> BTreeMap<String, String> {
+pub(super) fn unpacked(program: &Program, archive: &Path) -> BTreeMap<String, String> {
     let folder = program.folder().join("unpacked");
     fs::create_dir(&folder).expect("our own folder");
     let tar = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(&folder).status();

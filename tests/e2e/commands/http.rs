@@ -24,10 +24,10 @@ use crate::daemon::{BILLING, HEARTBEAT, ask, daemon, seed};
 const HTTP: &str = "[http]\nlisten = \"127.0.0.1:0\"\nallowed-hosts = [\"billing.internal\"]\n";
 const AUDIT: &str = "[[job]]\nname = 'audit'\nkind = 'audit'\nschedule = { every = '1s' }\n";
 
-struct Answer {
+pub(super) struct Answer {
     status: u16,
     headers: String,
-    body: String,
+    pub(super) body: String,
 }
 
 impl Answer {
@@ -47,12 +47,12 @@ async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, line: &str, h
 }
 
 /// Where a daemon listens.
-async fn address(daemon: &Running) -> String {
+pub(super) async fn address(daemon: &Running) -> String {
     let line = daemon.says("answering HTTP on ").await;
     line.rsplit_once(' ').expect("an address ends the line").1.to_owned()
 }
 
-async fn get(address: &str, path: &str) -> Answer {
+pub(super) async fn get(address: &str, path: &str) -> Answer {
     let stream = TcpStream::connect(address).await.expect("the daemon listens");
     exchange(stream, &format!("GET {path}"), "localhost").await
 }

@@ -2,10 +2,14 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use e2e::{Db, Login, Postgres, eventually, process::Signal};
+use e2e::{Db, Login, Postgres, eventually, on_every_engine, process::Signal};
 use sea_orm::ConnectOptions;
 
-use crate::daemon::{BILLING, HEARTBEAT, TICK, program, seed};
+use super::{
+    doctor::unpacked,
+    http::{address, get},
+};
+use crate::daemon::{BILLING, HEARTBEAT, TICK, ask, daemon, program, rows, seed};
 
 const JOBS: [&str; 3] = [BILLING, HEARTBEAT, TICK];
 /// With characters that a URL must write otherwise.
@@ -113,6 +117,134 @@ async fn a_password_is_said_by_no_panic_and_by_no_list_of_processes() {
     }
     check_silent("run", &running.terminated().await.expect_code(0).text());
 }
+
+/// A program and a server that show all that they are given: as it is, encoded, and on several lines.
+const LEAKING: &str = r#"
+[http]
+listen = "127.0.0.1:0"
+
+[[job]]
+name = "program"
+kind = "command"
+schedule = { every = "365d" }
+run-at-start = true
+retry = { max-attempts = 1 }
+ping = { url = "http://127.0.0.1:1/c4n4ry-of-a-ping" }
+[job.params]
+argv = ["sh", "-c", """
+  for value in "$INLINE" "$VARIABLE" "$FILE"; do
+    echo "$value"; echo "$value" >&2; echo "$value" | base64; printf 'user:%s' "$value" | base64
+  done
+  echo c4n4ry%20of%20the%20environment%2F
+  echo "denied: $VARIABLE" >&2; exit 3"""]
+environment.INLINE = "c4n4ry/inline"
+environment.VARIABLE = { env = "HANDED_OVER" }
+environment.FILE = { file = "handed-over" }
+
+[[job]]
+name = "server"
+kind = "http"
+schedule = { every = "365d" }
+run-at-start = true
+retry = { max-attempts = 1 }
+[job.params]
+url = "http://c4n4ry-user:h1dd3n-password@SERVER/c4n4ry/path?key=h1dd3n-query"
+method = "POST"
+headers = { Authorization = "Bearer c4n4ry-bearer", X-File = { env = "HANDED_OVER" } }
+body = { file = "body" }
+
+[[job]]
+name = "blurt"
+kind = "test.blurt"
+schedule = { every = "365d" }
+run-at-start = true
+retry = { max-attempts = 1 }
+"#;
+
+/// Answers each request with the request itself and status 400.
+async fn echoing_server() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("it has one").to_string();
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            // The last bytes of the only body that a test sends.
+            while !request.ends_with(b"}\n") {
+                let mut chunk = [0; 4096];
+                match stream.read(&mut chunk).await {
+                    Ok(read @ 1..) => request.extend_from_slice(&chunk[..read]),
+                    _ => break,
+                }
+            }
+            let head = format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n", request.len());
+            // A client that is gone reads no answer.
+            let _ = stream.write_all(&[head.into_bytes(), request].concat()).await;
+        }
+    });
+    address
+}
+
+async fn handed_over_values_are_shown_nowhere(db: &Db) {
+    let jobs = LEAKING.replace("SERVER", &echoing_server().await);
+    let url = match db.backend() {
+        sea_orm::DbBackend::Sqlite => db.url.clone(),
+        _ => db.url.replacen('@', &format!(":{WRITTEN}@"), 1),
+    };
+    for format in ["text", "json"] {
+        let program = daemon(db, &[&jobs, BILLING, HEARTBEAT])
+            .env("DATABASE_URL", &url)
+            .env("LOG_LEVEL", "debug")
+            .env("HANDED_OVER", "c4n4ry of the environment/")
+            .file("handed-over", "c4n4ry of a file\nwith h1dd3n lines\n")
+            .file("body", "{\"key\": \"h1dd3n-body\"}\n\n");
+        let running = program.start(&format!("run --log-format {format}"));
+        let address = address_of(&running, format).await;
+        let ended = "SELECT count(*) FROM billing_job_runs WHERE job IN ('program', 'server', 'blurt') AND status = 'dead'";
+        eventually("all have failed", async || (ask(db, ended).await == "3").then_some(())).await;
+        for path in ["/api/runs", "/api/jobs", "/api/status", "/metrics", "/readyz"] {
+            check_silent(path, &get(&address, path).await.body);
+        }
+        for command in [
+            "runs list --json",
+            "jobs list --json",
+            "jobs show program",
+            "jobs show server",
+            "status",
+            "check",
+        ] {
+            check_silent(command, &program.run(command).await.text());
+        }
+        let bundled = program.run("doctor --bundle support.tar.gz").await;
+        check_silent("doctor", &bundled.text());
+        for (name, text) in unpacked(&program, &program.folder().join("support.tar.gz")) {
+            check_silent(&name, &text);
+        }
+        let shown = running.terminated().await.expect_code(0).text();
+        check_silent("run", &shown);
+        assert!(shown.contains("denied: ***"), "what is no secret is shown: {shown}");
+        assert!(shown.contains("answered with status 400: POST ***"), "{shown}");
+        let stored =
+            rows(db, "coalesce(error, '') || coalesce(CAST(details AS text), '') FROM billing_job_runs")
+                .await;
+        assert!(stored.iter().any(|row| row.contains("denied: ***")), "{stored:?}");
+        check_silent("the history", &stored.concat());
+        check_silent("the jobs", &rows(db, "coalesce(last_error, '') FROM billing_job_state").await.concat());
+        db.execute("DELETE FROM billing_job_runs; DELETE FROM billing_job_state").await;
+    }
+}
+
+async fn address_of(daemon: &e2e::Running, format: &str) -> String {
+    if format == "text" {
+        return address(daemon).await;
+    }
+    let line = daemon.says("answering HTTP on ").await;
+    let event: serde_json::Value = serde_json::from_str(&line).expect("an object");
+    let message = event["message"].as_str().expect("text");
+    message.rsplit_once(' ').expect("an address ends the line").1.to_owned()
+}
+
+on_every_engine!(handed_over_values_are_shown_nowhere);
 
 #[tokio::test]
 async fn a_password_is_in_no_log_file() {

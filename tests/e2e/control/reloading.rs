@@ -56,6 +56,20 @@ async fn an_edited_file_comes_into_force_without_disturbing_what_runs(db: &Db) {
     daemon.terminated().await.expect_code(0);
 }
 
+#[tokio::test]
+async fn deleted_configuration_is_logged_once() {
+    let db = Db::sqlite().await;
+    let program = with(&db, &[TICK]);
+    let daemon = started(&program).await;
+    std::fs::remove_file(program.folder().join("jobs.toml")).expect("our own file");
+    daemon.says("jobs.toml does not exist any more").await;
+    let ticks = daemon.said("tick of ").len();
+    daemon.says_times("tick of ", ticks + 3).await;
+    let ended = daemon.terminated().await.expect_code(0);
+    let lines = ended.text().lines().filter(|line| line.contains("does not exist any more")).count();
+    assert_eq!(lines, 1, "{}", ended.text());
+}
+
 async fn a_daemon_whose_edited_file_has_billing_tells_so(db: &Db) {
     let program = with(db, &[TICK, HEARTBEAT]);
     let daemon = started(&program).await;

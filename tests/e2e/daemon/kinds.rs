@@ -1,8 +1,10 @@
 //! The kinds that need no Rust, as an operator uses them.
 
-use e2e::{Db, eventually, on_every_engine};
+use std::{fs, path::Path};
 
-use super::{ask, daemon};
+use e2e::{Db, eventually, on_every_engine, process::Signal};
+
+use super::{ask, daemon, free_all_jobs};
 
 const COMMAND: &str = r#"
 [[job]]
@@ -42,6 +44,65 @@ async fn a_command_ends_with_the_daemon(db: &Db) {
     assert!(!std::path::Path::new("/proc").join(pid.trim()).exists(), "no zombie and no orphan");
     let runs = "SELECT count(*) || ' ' || max(status) FROM billing_job_runs";
     assert_eq!(ask(db, runs).await, "1 interrupted");
+}
+
+/// Ends with none of the signals that a program can ignore, and starts another one that does not either.
+const CLINGING: &str = r#"
+[[job]]
+name = "clinging"
+kind = "command"
+schedule = { every = "365d" }
+run-at-start = true
+timeout = "1h"
+
+[job.params]
+argv = ["sh", "-c", """
+  if [ -e pid ]; then
+    for pid in $(cat pid child); do
+      if [ -e /proc/$pid ] && ! grep -q '^State:.Z' /proc/$pid/status; then echo $pid >> overlap; fi
+    done
+    echo done > again; exit
+  fi
+  trap 'echo asked > asked' TERM HUP INT
+  (trap '' TERM HUP INT; exec sleep 600) & echo $! > child
+  echo $$ > pid
+  while :; do sleep 0.02; done"""]
+stop-grace = "25s"
+"#;
+
+/// By kill -9, at any time and in the middle of a stop: what it started ends before another daemon repeats it.
+#[tokio::test]
+async fn killed_daemon_takes_its_programs_along() {
+    for stops in [false, true] {
+        let db = Db::sqlite().await;
+        let program = daemon(&db, &[CLINGING]);
+        let read = |name: &str| {
+            fs::read_to_string(program.folder().join(name)).ok().filter(|text| text.ends_with('\n'))
+        };
+        let running = program.start("run");
+        let pids = eventually("it runs", async || Some([read("child")?, read("pid")?])).await;
+        assert!(pids.iter().all(|pid| is_running(pid.trim())));
+        if stops {
+            running.signal(Signal::TERM);
+            eventually("it was asked to stop", async || read("asked")).await;
+        }
+        running.signal(Signal::KILL);
+        running.ended().await;
+        for pid in pids {
+            eventually("it ends", async || (!is_running(pid.trim())).then_some(())).await;
+        }
+        free_all_jobs(&db).await;
+        let running = program.start("run");
+        eventually("it is repeated", async || read("again")).await;
+        assert_eq!(read("overlap"), None, "the first run was over");
+        running.terminated().await.expect_code(0);
+    }
+}
+
+/// Whether a process is there, and not a zombie that its parent has not reaped.
+fn is_running(pid: &str) -> bool {
+    let stat = fs::read_to_string(Path::new("/proc").join(pid).join("stat"));
+    stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('Z')))
 }
 
 on_every_engine!(

@@ -32,6 +32,21 @@ async fn an_interval_that_hands_billing_back_is_refused_unless_it_is_meant() {
     }
 }
 
+#[tokio::test]
+async fn unknown_log_level_means_info() {
+    let db = Db::sqlite().await;
+    for level in ["loud", "sqlx=loud"] {
+        let program = daemon(&db, &[HOURLY, HEARTBEAT]).env("LOG_LEVEL", level);
+        let running = program.start("run");
+        running.says("warning: environment: LOG_LEVEL: ").await;
+        running.says("[INFO] billing-daemon ").await;
+        let ended = running.terminated().await.expect_code(0);
+        assert_eq!(ended.text().matches("`info` is used").count(), 1, "{}", ended.text());
+        let checked = program.run("check").await.expect_code(0);
+        assert!(checked.err[0].ends_with("; `info` is used"), "{}", checked.text());
+    }
+}
+
 /// What the original read from `.env`, and from the environment before it, does the same here.
 #[tokio::test]
 async fn the_originals_settings_are_read_from_the_environment_and_from_a_file() {

@@ -41,7 +41,7 @@ pub(super) async fn execute(common: &Common, options: &cli::Demo) -> Result<(), 
     let environment = environment(common)?;
     let place = Place::of(options)?;
     let database = super::reach(common, place.url.clone(), &DaemonSettings::default())?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let db = database.connect(Pool::Single).await?;
     migration::up(&db, None).await?;
     db.close().await.map_err(|error| Failure::database("close the database", &error))?;

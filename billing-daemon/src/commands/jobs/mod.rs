@@ -55,7 +55,7 @@ impl Desk {
     pub(super) async fn open(common: &Common, plugins: &Plugins, by: Option<&str>) -> Result<Self, Failure> {
         let environment = environment(common)?;
         let database = database(common, plugins, &environment)?;
-        log(common, LogOutput::Stderr, &quiet_filter(&environment)?, Some(&database))?;
+        log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
         // A file with a mistake in it is no reason not to pause a job.
         let source = source(common, plugins, &environment).ok();
         let is_file = source.as_ref().is_some_and(|source| source.path().is_some());
