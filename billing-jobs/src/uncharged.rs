@@ -49,6 +49,16 @@ impl Debt {
     pub fn known_amount(&self) -> Option<Money> {
         (self.unpriced < self.instances || self.instances == 0).then_some(self.amount)
     }
+
+    /// The amount for people; what is unknown is not counted as nothing.
+    #[must_use]
+    pub fn amount_in_words(&self) -> String {
+        match (self.known_amount(), self.unpriced) {
+            (None, _) => "unknown".to_owned(),
+            (Some(amount), 0) => amount.to_string(),
+            (Some(amount), unpriced) => format!("{amount} and an unknown amount of {unpriced}"),
+        }
+    }
 }
 
 /// Which closed debts are counted.

@@ -54,7 +54,8 @@ fn in_json(adoption: &Adoption, beside: Beside, dry_run: bool) -> Value {
         "meters": adoption.meters,
         "due_machines": adoption.due_machines,
         "due_hours": adoption.due_hours,
-        "due_amount": adoption.due_amount.to_string(),
+        "due_amount": adoption.due().known_amount().map(|amount| amount.to_string()),
+        "due_unpriced": adoption.due_unpriced,
         "findings": findings,
     })
 }
@@ -70,7 +71,7 @@ fn in_words(adoption: &Adoption, beside: Beside, dry_run: bool) -> String {
         [
             "  due".to_owned(),
             adoption.due_machines.to_string(),
-            format!("{} hours, {}", adoption.due_hours, adoption.due_amount),
+            format!("{} hours, {}", adoption.due_hours, adoption.due().amount_in_words()),
         ],
     ];
     for (kind, findings) in &adoption.findings {

@@ -95,13 +95,9 @@ fn waits(Spike { sum, limit }: Spike) -> String {
 
 /// One line about debts that were closed without a charge.
 pub(super) fn uncharged(Uncharged { reason, debt }: &Uncharged) -> String {
-    let Debt { instances, hours, amount, unpriced } = debt;
+    let Debt { instances, hours, .. } = debt;
     let plural = if *instances == 1 { "instance" } else { "instances" };
-    let amount = match (debt.known_amount(), unpriced) {
-        (None, _) => "unknown".to_owned(),
-        (Some(_), 0) => amount.to_string(),
-        (Some(amount), unpriced) => format!("{amount} and an unknown amount of {unpriced}"),
-    };
+    let amount = debt.amount_in_words();
     match reason.as_str() {
         "instance_deleted" => {
             format!("{instances} {plural} deleted with up to {hours} hours uncharged ({amount})\n")

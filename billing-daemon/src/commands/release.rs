@@ -28,7 +28,8 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
             "left_alone": release.left_alone,
             "held": release.held,
             "held_hours": release.held_hours,
-            "held_amount": release.held_amount.to_string(),
+            "held_amount": release.owed().known_amount().map(|amount| amount.to_string()),
+            "held_unpriced": release.held_unpriced,
             "daemons": release.heartbeats,
             "fence": beside.fence.is_on(),
         }));
@@ -39,8 +40,11 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
 }
 
 fn in_words(release: Release, beside: Beside) -> String {
-    let held =
-        format!("{} hours, {}: the panel goes by its own rules", release.held_hours, release.held_amount);
+    let held = format!(
+        "{} hours, {}: the panel goes by its own rules",
+        release.held_hours,
+        release.owed().amount_in_words()
+    );
     let rows = [
         ("anchors", release.anchors, "last_billed_at moved to where our charges reach"),
         ("cycles", release.cycles, "written where the panel had none"),

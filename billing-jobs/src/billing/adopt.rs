@@ -20,6 +20,7 @@ use crate::{
     period::{Micros, whole_hours},
     price::PriceList,
     record,
+    uncharged::Debt,
 };
 
 /// Machines, or wallets, that are read or written at a time.
@@ -48,6 +49,8 @@ pub struct Adoption {
     pub due_hours: u64,
     /// What they cost, as far as that can be said.
     pub due_amount: Money,
+    /// Machines with hours due that have no price. They are not in `due_amount`.
+    pub due_unpriced: u64,
     /// What is wrong, by kind.
     pub findings: BTreeMap<&'static str, Findings>,
 }
@@ -59,6 +62,15 @@ pub struct Findings {
     pub count: u64,
     /// The first of them, a sentence each.
     pub listed: Vec<String>,
+}
+
+impl Adoption {
+    /// What is due.
+    #[must_use]
+    pub fn due(&self) -> Debt {
+        let (hours, amount) = (self.due_hours, self.due_amount);
+        Debt { instances: self.due_machines, hours, amount, unpriced: self.due_unpriced }
+    }
 }
 
 impl Biller {
@@ -223,6 +235,7 @@ impl Work<'_> {
                 self.adoption.due_hours += hours.unsigned_abs();
                 let amount = rate.and_then(|rate| cost(rate, hours, Carry(0), self.biller.panel.unit));
                 self.adoption.due_amount.0 += amount.map_or(0, |(amount, _)| amount.0);
+                self.adoption.due_unpriced += u64::from(amount.is_none());
             }
             let limit = i64::from(self.biller.settings.max_catch_up_hours);
             if hours > limit {

@@ -17,6 +17,7 @@ use crate::{
     period::Micros,
     record,
     status::{ALIVE_WITHIN, silent_since},
+    uncharged::Debt,
 };
 
 /// What a release changed, and what it leaves to the panel.
@@ -34,8 +35,19 @@ pub struct Release {
     pub held_hours: u64,
     /// What these cost, as far as that can be said.
     pub held_amount: Money,
+    /// Held machines whose hours have no known price. They are not in `held_amount`.
+    pub held_unpriced: u64,
     /// Rows of daemons that a panel no longer waits for.
     pub heartbeats: u64,
+}
+
+impl Release {
+    /// What is held.
+    #[must_use]
+    pub fn owed(&self) -> Debt {
+        let (hours, amount) = (self.held_hours, self.held_amount);
+        Debt { instances: self.held, hours, amount, unpriced: self.held_unpriced }
+    }
 }
 
 impl Biller {
@@ -85,12 +97,14 @@ impl Biller {
             release.anchors = rows::anchors(on, &anchors).run(txn, &self.sql.update_anchors).await?;
         }
         let holds = "SELECT count(*) AS held, CAST(coalesce(sum(hours_due), 0) AS bigint) AS hours,
-                            CAST(coalesce(sum(amount_due), 0) AS bigint) AS amount
+                            CAST(coalesce(sum(amount_due), 0) AS bigint) AS amount,
+                            count(*) - count(amount_due) AS unpriced
                        FROM billing_holds WHERE closed_at IS NULL";
         for row in all(txn, holds).await? {
             release.held = row.try_get::<i64>("", "held")?.unsigned_abs();
             release.held_hours = row.try_get::<i64>("", "hours")?.unsigned_abs();
             release.held_amount = Money(row.try_get("", "amount")?);
+            release.held_unpriced = row.try_get::<i64>("", "unpriced")?.unsigned_abs();
         }
         // Rows of daemons that died would seem alive, for having been written just now.
         let heartbeats = "UPDATE billing_daemon_status SET heartbeat_at = NULL, status = 'stopped'

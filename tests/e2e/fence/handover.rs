@@ -63,7 +63,7 @@ async fn an_adoption_tells_what_is_wrong_and_begins_where_the_panel_stopped(db: 
         // Two hours of each machine, one of `two`, and a hundred more of `late`.
         assert_eq!((adoption.due_machines, adoption.due_hours), (7, 113));
         // Those that can be priced, at a cent.
-        assert_eq!(adoption.due_amount.0, 100 * 109);
+        assert_eq!((adoption.due_amount.0, adoption.due_unpriced), (100 * 109, 2));
         let expected = [
             ("catch_up_limit", 1),
             ("drift", 1),
