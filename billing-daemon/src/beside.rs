@@ -47,7 +47,7 @@ impl Beside {
 
     /// Refuses to charge beside a panel that would charge the same hours.
     pub(crate) fn check(self, billing: PanelBilling) -> Result<(), Failure> {
-        let safe = !self.inhabited || self.generation == Generation::G1 || self.fence.is_on();
+        let safe = !self.inhabited || self.generation == Generation::G1 || self.fence.effective;
         if safe || billing == PanelBilling::Off {
             return Ok(());
         }
@@ -62,7 +62,7 @@ impl Beside {
 
     /// A fence that opens between two billings of a healthy daemon holds nobody back.
     pub(crate) fn warn_of_gaps(self, interval: Duration) {
-        if self.fence.is_on()
+        if self.fence.effective
             && let Some(after) = self.fence.after.filter(|after| *after <= interval)
         {
             let (after, interval) = (humantime::format_duration(after), humantime::format_duration(interval));
@@ -135,18 +135,25 @@ mod tests {
         assert!(panicked.expect_err("a panic").message.contains("a bug"));
     }
 
-    const FENCE: FenceStatus =
-        FenceStatus { installed: true, enabled: true, after: Some(Duration::from_mins(90)), outdated: false };
+    const FENCE: FenceStatus = FenceStatus {
+        installed: true,
+        enabled: true,
+        effective: true,
+        after: Some(Duration::from_mins(90)),
+        outdated: false,
+    };
 
     #[test]
     fn only_a_panel_that_would_charge_the_same_hours_is_refused() {
         let off = FenceStatus::default();
-        let disabled = FenceStatus { enabled: false, ..FENCE };
+        let disabled = FenceStatus { enabled: false, effective: false, ..FENCE };
+        let other = FenceStatus { effective: false, outdated: true, ..FENCE };
         for (generation, inhabited, fence, billing, refused) in [
             (Generation::G1, true, off, PanelBilling::On, false),
             (Generation::G2, true, off, PanelBilling::On, true),
             (Generation::G3, true, off, PanelBilling::On, true),
             (Generation::G3, true, disabled, PanelBilling::On, true),
+            (Generation::G3, true, other, PanelBilling::On, true),
             (Generation::G3, true, FENCE, PanelBilling::On, false),
             (Generation::G3, true, off, PanelBilling::Off, false),
             (Generation::G3, false, off, PanelBilling::On, false),

@@ -42,7 +42,9 @@ pub mod sqlite;
 
 pub use db::{Db, connect, migrate};
 pub use pooler::Pooler;
-pub use postgres::{BILLING_ROLE, Database, Login, OWNER_ROLE, Panel, Postgres, READING_ROLE, operations};
+pub use postgres::{
+    BILLING_ROLE, Database, Login, OWNER_ROLE, Panel, Postgres, READING_ROLE, operations, postgres_command,
+};
 pub use process::{Ended, Program, Running, eventually};
 pub use seed::{Amount, ChargeRow, CycleRow, Fleet, HoldRow, Instance, LedgerRow, Plan};
 pub use skipped::skipped;

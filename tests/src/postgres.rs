@@ -502,6 +502,15 @@ fn find_programs() -> Option<PathBuf> {
         .find(|folder| ["initdb", "pg_ctl", "postgres"].iter().all(|program| folder.join(program).is_file()))
 }
 
+/// A command of PostgreSQL, such as `pg_dump`, of the version that the tests' servers have.
+///
+/// # Panics
+/// If PostgreSQL is not installed.
+#[must_use]
+pub fn postgres_command(name: &str) -> Command {
+    Command::new(find_programs().expect("a server of it runs").join(name))
+}
+
 /// Debian has it in a folder of the machine's architecture.
 fn find_faketime() -> Option<PathBuf> {
     let of_architectures = fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());

@@ -46,7 +46,7 @@ fn in_json(adoption: &Adoption, beside: Beside, dry_run: bool) -> Value {
         "as_of": adoption.as_of,
         "generation": beside.generation.to_string(),
         "panel": beside.inhabited,
-        "fence": beside.fence.is_on(),
+        "fence": beside.fence.effective,
         "wallets": adoption.wallets,
         "baselines": adoption.baselines,
         "drift": adoption.drift.to_string(),

@@ -75,13 +75,14 @@ async fn status(db: &DatabaseConnection, json: bool) -> Result<(), Failure> {
         say(json!({
             "installed": status.installed,
             "enabled": status.enabled,
+            "effective": status.effective,
             "after_seconds": status.after.map(|after| after.as_secs()),
             "outdated": status.outdated,
         }));
     } else {
         say(in_words(status));
     }
-    if status.is_on() { Ok(()) } else { Err(Failure::silent(Exit::Negative)) }
+    if status.effective { Ok(()) } else { Err(Failure::silent(Exit::Negative)) }
 }
 
 /// One sentence on how the fence stands, and what to do about it.
@@ -94,6 +95,10 @@ pub(crate) fn in_words(status: FenceStatus) -> String {
         }
         FenceStatus { enabled: false, .. } => {
             "the fence is there but disabled: `billing-daemon fence install` puts it up again".to_owned()
+        }
+        FenceStatus { effective: false, .. } => {
+            "the fence is not the one of this version, so nothing may rely on it: run `billing-daemon fence install`"
+                .to_owned()
         }
         FenceStatus { outdated: true, .. } => format!(
             "the fence is on (the panel may bill after {after} of silence), but not as this program would install it: \

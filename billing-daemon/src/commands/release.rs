@@ -31,7 +31,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
             "held_amount": release.owed().known_amount().map(|amount| amount.to_string()),
             "held_unpriced": release.held_unpriced,
             "daemons": release.heartbeats,
-            "fence": beside.fence.is_on(),
+            "fence": beside.fence.effective,
         }));
     } else {
         say(in_words(release, beside));
@@ -53,7 +53,7 @@ fn in_words(release: Release, beside: Beside) -> String {
         ("daemons", release.heartbeats, "no longer keep the panel waiting"),
     ];
     let rows = rows.map(|(what, count, about)| [what.to_owned(), count.to_string(), about.to_owned()]);
-    let fence = if beside.fence.is_on() {
+    let fence = if beside.fence.effective {
         "\nthe fence is on, and lets the panel charge into our ledger; for good: `billing-daemon fence remove`"
     } else {
         ""

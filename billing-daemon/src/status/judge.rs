@@ -60,14 +60,18 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
         );
     }
     let (panel, fence) = (&status.panel, status.panel.fence);
-    let on = fence.installed && fence.enabled;
-    if panel.inhabited && panel.generation != "G1" && !on && !panel.billing_off {
+    if panel.inhabited && panel.generation != "G1" && !fence.effective && !panel.billing_off {
+        let state = match (fence.installed, fence.enabled) {
+            (false, _) => "missing",
+            (true, false) => "disabled",
+            (true, true) => "not the one of this version",
+        };
         let message = format!(
-            "the panel, of generation {}, bills by itself and nothing holds it back: `billing-daemon fence install`",
+            "the panel, of generation {}, may charge the same hours, and the fence is {state}: run `billing-daemon fence install`",
             panel.generation
         );
         found("fence", message);
-    } else if on && fence.outdated {
+    } else if fence.installed && fence.outdated {
         let message =
             "the fence is not as this program would install it: `billing-daemon fence install`".to_owned();
         found("fence", message);
@@ -122,7 +126,13 @@ mod tests {
 
     #[test]
     fn what_needs_somebody_is_a_problem_and_the_rest_is_not() {
-        let on = FenceState { installed: true, enabled: true, after_seconds: Some(5400), outdated: false };
+        let on = FenceState {
+            installed: true,
+            enabled: true,
+            effective: true,
+            after_seconds: Some(5400),
+            outdated: false,
+        };
         check("healthy", |_| {}, &[]);
         check("interrupted", |status| status.last_run = Some(run("interrupted")), &[]);
         check("never billed", |status| status.last_run = None, &[]);

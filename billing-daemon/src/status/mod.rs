@@ -104,8 +104,10 @@ pub struct PanelStatus {
 pub struct FenceState {
     /// Whether there is one.
     pub installed: bool,
-    /// Whether it works.
+    /// Whether no trigger of it is disabled.
     pub enabled: bool,
+    /// Whether billing may rely on it: it is complete, enabled, and the one of this version.
+    pub effective: bool,
     /// After which silence of ours the panel may bill.
     pub after_seconds: Option<u64>,
     /// Whether it is not the one that this program would install.

@@ -75,6 +75,7 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
             fence: FenceState {
                 installed: beside.fence.installed,
                 enabled: beside.fence.enabled,
+                effective: beside.fence.effective,
                 after_seconds: beside.fence.after.map(|after| after.as_secs()),
                 outdated: beside.fence.outdated,
             },

@@ -159,6 +159,7 @@ fn fence(fence: FenceState) -> String {
     match fence {
         FenceState { installed: false, .. } => "off".to_owned(),
         FenceState { enabled: false, .. } => "there, but disabled".to_owned(),
+        FenceState { effective: false, .. } => "there, but not the one of this version".to_owned(),
         FenceState { outdated: true, .. } => format!("on after {after} of silence, but outdated"),
         _ => format!("on: the panel may bill after {after} of silence"),
     }

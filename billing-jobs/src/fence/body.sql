@@ -1,15 +1,23 @@
-
--- For each internal debit of an hour that enters the wallets' ledger, unless its transaction has passed already (see the
--- trigger's condition). Whoever debits, the hours go into our ledger or the debit is rolled back.
--- It runs with its owner's rights: where the built-in function or operator does not fit exactly, one that somebody put beside
+-- For each row that enters the wallets' ledger. An internal debit of hours by a transaction that does not carry the current fencing
+-- token goes into the charge ledger or is rolled back; the charge for a new instance only must not overwrite a balance that it did
+-- not read. Every other row passes.
+-- The panel's migrations may add, drop and retype columns. So the columns of the row are read as JSON: PostgreSQL refuses to retype
+-- a column that `WHEN` or `UPDATE OF` names, and `NEW.column` keeps the type that it had at the first call of a session and fails
+-- after a change. A new column of another table may have the name of a variable.
+-- It runs with its owner's rights: where a built-in function or operator does not fit exactly, another one that was created next to
 -- the tables could take its place. So these are named in full, or their arguments are cast until they fit.
+#variable_conflict use_variable
 DECLARE
     silence CONSTANT interval := pg_catalog.make_interval(secs => TG_ARGV[0]::integer);
+    debit jsonb;
+    description text;
+    organization uuid;
     ours record;
     kept boolean := false;
     alone boolean := false;
     tries integer := 0;
-    overwritten text[];
+    noted text[];
+    balance_before jsonb;
     said text[];
     taken numeric;
     machines uuid[];
@@ -20,63 +28,89 @@ DECLARE
     charge_end timestamptz;
     batch bigint;
 BEGIN
-    -- Ours: it carries the number in force, which stays in force until it ends. Its next rows need not ask again.
-    PERFORM FROM billing_fences f
-      WHERE f.job = 'billing' AND f.fence::text = current_setting('billing.fence', true) FOR SHARE;
-    IF FOUND THEN
-        PERFORM set_config('billing.fence_kept', txid_current()::text, true);
+    -- This transaction has passed already, and keeps the token current until it ends.
+    IF current_setting('billing.fence_kept', true) = txid_current()::text THEN
+        RETURN NEW;
+    END IF;
+    debit := pg_catalog.to_jsonb(NEW);
+    description := debit ->> 'description'::text;
+    IF debit ->> 'payment_method'::text IS DISTINCT FROM 'wallet_debit'
+       OR debit ->> 'payment_provider'::text IS DISTINCT FROM 'internal'
+       OR description IS NULL
+       OR NOT (description LIKE 'VPS Hourly Billing - %' OR description LIKE 'VPS Creation - %') THEN
+        RETURN NEW;
+    END IF;
+    organization := (debit ->> 'organization_id'::text)::uuid;
+
+    IF description LIKE 'VPS Hourly Billing - %' THEN
+        -- Ours: it carries the current token, which stays current until it ends. Its next rows need no check.
+        PERFORM FROM billing_fences f
+          WHERE f.job = 'billing' AND f.fence::text = current_setting('billing.fence', true) FOR SHARE;
+        IF FOUND THEN
+            PERFORM set_config('billing.fence_kept', txid_current()::text, true);
+            RETURN NEW;
+        END IF;
+
+        -- The panel's biller, or code of ours that forgot its token. Checks, locks the row, and checks again.
+        LOOP
+            SELECT f.fence AS number, f.worked_at, coalesce(s.fence, 0) AS claimed, coalesce(s.fence = f.fence, false) AS in_force
+              INTO ours
+              FROM billing_fences f LEFT JOIN billing_job_state s ON s.job = f.job
+             WHERE f.job = 'billing';
+            IF NOT FOUND THEN
+                RAISE EXCEPTION 'the fence has lost its row in billing_fences, so nobody may debit an hour'
+                    USING ERRCODE = 'BF002', HINT = 'Run `billing-daemon fence install` again.';
+            END IF;
+            IF ours.worked_at > clock_timestamp() - silence THEN
+                RAISE EXCEPTION 'billing-daemon charges the hours of this database: it worked % ago, and the panel may charge them '
+                                'when it has not for %',
+                        pg_catalog.date_trunc('second', clock_timestamp() - ours.worked_at), silence
+                    USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. This ends with the last daemon.';
+            END IF;
+            EXIT WHEN kept;
+            IF NOT ours.in_force THEN
+                -- No batch can be running, so every holder of the row releases it without waiting for this transaction.
+                PERFORM FROM billing_fences f WHERE f.job = 'billing' FOR SHARE;
+                kept := true;
+            ELSE
+                -- A batch of ours may hold the row and wait for the wallet that this transaction has locked: never wait for it.
+                PERFORM FROM billing_fences f WHERE f.job = 'billing' FOR NO KEY UPDATE SKIP LOCKED;
+                kept := FOUND;
+                alone := FOUND;
+                IF NOT kept THEN
+                    tries := tries + 1;
+                    IF tries > 40 THEN
+                        RAISE EXCEPTION 'billing-daemon is charging the hours of this database right now'
+                            USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. Try again when it is done.';
+                    END IF;
+                    PERFORM pg_sleep(0.01);
+                END IF;
+            END IF;
+        END LOOP;
+        IF ours.in_force AND NOT alone THEN
+            RAISE EXCEPTION 'billing-daemon has just begun to charge the hours of this database again'
+                USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. Try again when it is done.';
+        END IF;
+    END IF;
+
+    -- The panel wrote back what it had read without a lock, less its debit. A charge or a payment that came in between is gone from
+    -- the wallet then: what it read, by its own account, must be what it overwrote. Every known panel writes `balance_before` with
+    -- every debit; where it is missing, the wallet must have changed by the amount of the debit.
+    noted := pg_catalog.string_to_array(current_setting('billing.overwritten', true), ' ');
+    balance_before := debit -> 'metadata'::text -> 'balance_before'::text;
+    IF noted[1] = organization::text
+       AND CASE WHEN balance_before IS NOT NULL
+                THEN balance_before <> coalesce(pg_catalog.to_jsonb(nullif(noted[2], 'null')::numeric), 'null'::jsonb)
+                ELSE nullif(noted[3], 'null')::numeric
+                     IS DISTINCT FROM nullif(noted[2], 'null')::numeric + (debit ->> 'amount'::text)::numeric END THEN
+        RAISE EXCEPTION 'the wallet of organization % held % when it was read, and % when it was written',
+                organization, coalesce(balance_before::text, 'an unknown amount'), noted[2]
+            USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. Read its balance again.';
+    END IF;
+    IF description LIKE 'VPS Creation - %' THEN
         RETURN NEW;
     END IF;
 
-    -- The panel's own biller, or code of ours that forgot the fence. Looks, takes the row, and looks again.
-    LOOP
-        SELECT f.fence AS number, f.worked_at, coalesce(s.fence, 0) AS claimed, coalesce(s.fence = f.fence, false) AS in_force
-          INTO ours
-          FROM billing_fences f LEFT JOIN billing_job_state s ON s.job = f.job
-         WHERE f.job = 'billing';
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'the fence has lost its row in billing_fences, so nobody may debit an hour'
-                USING ERRCODE = 'BF002', HINT = 'Run `billing-daemon fence install` again.';
-        END IF;
-        IF ours.worked_at > clock_timestamp() - silence THEN
-            RAISE EXCEPTION 'billing-daemon charges the hours of this database: it worked % ago, and the panel may charge them '
-                            'when it has not for %', pg_catalog.date_trunc('second', clock_timestamp() - ours.worked_at), silence
-                USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. This ends with the last daemon.';
-        END IF;
-        EXIT WHEN kept;
-        IF NOT ours.in_force THEN
-            -- Nobody's batch can be under way, so whoever holds the row lets go of it by himself.
-            PERFORM FROM billing_fences f WHERE f.job = 'billing' FOR SHARE;
-            kept := true;
-        ELSE
-            -- A batch of ours may hold the row and wait for the wallet that this transaction has locked: never wait for it.
-            PERFORM FROM billing_fences f WHERE f.job = 'billing' FOR NO KEY UPDATE SKIP LOCKED;
-            kept := FOUND;
-            alone := FOUND;
-            IF NOT kept THEN
-                tries := tries + 1;
-                IF tries > 40 THEN
-                    RAISE EXCEPTION 'billing-daemon is charging the hours of this database right now'
-                        USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. Try again when it is done.';
-                END IF;
-                PERFORM pg_sleep(0.01);
-            END IF;
-        END IF;
-    END LOOP;
-    IF ours.in_force AND NOT alone THEN
-        RAISE EXCEPTION 'billing-daemon has just begun to charge the hours of this database again'
-            USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. Try again when it is done.';
-    END IF;
-    -- The panel wrote back what it had read without a lock, less its debit. Whatever came in between is gone from the wallet, be
-    -- it a charge of ours or a payment: what it read, by its own words, must be what it overwrote.
-    overwritten := pg_catalog.string_to_array(current_setting('billing.overwritten', true), ' ');
-    IF overwritten[1] = NEW.organization_id::text
-       AND NEW.metadata -> 'balance_before'::text
-           IS DISTINCT FROM coalesce(pg_catalog.to_jsonb(nullif(overwritten[2], '')::numeric), 'null'::jsonb) THEN
-        RAISE EXCEPTION 'the wallet of organization % held % when it was read, and % when it was written',
-                NEW.organization_id, NEW.metadata ->> 'balance_before'::text, overwritten[2]
-            USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. Read its balance again.';
-    END IF;
     IF ours.in_force THEN
         -- With a number that nobody holds, a daemon that wakes up later is shut out until it claims anew. Once is enough.
         ours.number := 1::bigint + greatest(ours.number, ours.claimed);
@@ -87,27 +121,28 @@ BEGIN
         PERFORM set_config('idle_in_transaction_session_timeout', '30s', true);
     END IF;
 
-    said := pg_catalog.regexp_match(NEW.description, '^VPS Hourly Billing - (.*) \(([0-9]{1,6})h\)$');
+    said := pg_catalog.regexp_match(description, '^VPS Hourly Billing - (.*) \(([0-9]{1,6})h\)$');
     IF said IS NULL OR said[2]::integer < 1 THEN
-        RAISE EXCEPTION 'the debit `%` does not say how many hours of which machine it pays', NEW.description
+        RAISE EXCEPTION 'the debit `%` does not say how many hours of which machine it pays', description
             USING ERRCODE = 'BF002', HINT = 'Describe it as `VPS Hourly Billing - {label} ({hours}h)`.';
     END IF;
-    taken := -NEW.amount * 10000.0;
-    IF NEW.status::text IS DISTINCT FROM 'completed' OR taken IS NULL
+    taken := -(debit ->> 'amount'::text)::numeric * 10000.0;
+    IF debit ->> 'status'::text IS DISTINCT FROM 'completed' OR taken IS NULL
        OR NOT (taken >= 0.0 AND taken < 10000000000000.0 AND taken = trunc(taken)) THEN
-        RAISE EXCEPTION 'the debit `%` of % with status % is no completed payment', NEW.description, NEW.amount, NEW.status
+        RAISE EXCEPTION 'the debit `%` of % with status % is no completed payment',
+                description, debit ->> 'amount'::text, debit ->> 'status'::text
             USING ERRCODE = 'BF002', HINT = 'Book a debit as completed, with an amount of zero or less.';
     END IF;
 
     SELECT pg_catalog.array_agg(v.id), pg_catalog.min(v.anchor) INTO machines, panel_anchor
       FROM (SELECT i.id, coalesce(i.last_billed_at, i.created_at) AS anchor
               FROM vps_instances i
-             WHERE i.organization_id = NEW.organization_id AND i.label::text = said[1]
+             WHERE i.organization_id = organization AND i.label::text = said[1]
              ORDER BY i.id LIMIT 2 FOR NO KEY UPDATE) AS v;
     IF pg_catalog.cardinality(machines) IS DISTINCT FROM 1 THEN
         RAISE EXCEPTION '% of organization % is called `%`, so the debit `%` cannot be charged to one',
                 CASE WHEN machines IS NULL THEN 'no machine' ELSE 'more than one machine' END,
-                NEW.organization_id, said[1], NEW.description
+                organization, said[1], description
             USING ERRCODE = 'BF002', HINT = 'Give each machine of an organization a label of its own.';
     END IF;
     SELECT m.billed_through, m.carry INTO watermark, carried
@@ -117,24 +152,25 @@ BEGIN
     charge_end := charge_start + pg_catalog.make_interval(hours => said[2]::integer);
     IF charge_start IS NULL OR NOT isfinite(charge_start) OR charge_end > clock_timestamp() THEN
         RAISE EXCEPTION 'the debit `%` pays for hours that are not due: machine % is charged up to %',
-                NEW.description, machines[1], coalesce(charge_start::text, 'no known time')
+                description, machines[1], coalesce(charge_start::text, 'no known time')
             USING ERRCODE = 'BF002',
                   HINT = 'Nothing was taken from the wallet. Where last_billed_at is behind, billing-daemon mends it.';
     END IF;
 
     INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, amount)
-    VALUES (NEW.id, ours.number, clock_timestamp(), 1, 1, 0, said[2]::integer, taken)
+    VALUES ((debit ->> 'id'::text)::uuid, ours.number, clock_timestamp(), 1, 1, 0, said[2]::integer, taken)
     RETURNING id INTO batch;
     INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount, carry,
                                  payment_transaction_id, by_panel)
-    VALUES (charge_start, machines[1], NEW.organization_id, batch, said[2]::integer,
-            trunc(taken * 73000.0 / said[2]::numeric), taken, coalesce(carried, 0), NEW.id, true);
+    VALUES (charge_start, machines[1], organization, batch, said[2]::integer,
+            trunc(taken * 73000.0 / said[2]::numeric), taken, coalesce(carried, 0),
+            (debit ->> 'id'::text)::uuid, true);
     IF watermark IS NULL THEN
         INSERT INTO billing_meters (instance_id, organization_id, billed_through, carry, seen_at, panel_debited_at)
-        VALUES (machines[1], NEW.organization_id, charge_end, 0, clock_timestamp(), clock_timestamp());
+        VALUES (machines[1], organization, charge_end, 0, clock_timestamp(), clock_timestamp());
     ELSE
         UPDATE billing_meters m
-           SET organization_id = NEW.organization_id, billed_through = charge_end, seen_at = clock_timestamp(),
+           SET organization_id = organization, billed_through = charge_end, seen_at = clock_timestamp(),
                panel_debited_at = clock_timestamp()
          WHERE m.instance_id = machines[1];
     END IF;

@@ -1,12 +1,14 @@
-//! The fence inside the database: a trigger on the wallets' ledger that the unmodified panel cannot go around.
+//! The fence inside the database: triggers that the unmodified panel cannot bypass.
 //!
-//! It fires for the panel's hourly debits alone, by their method, provider and description; see `body.sql` for what it does
-//! with them. It acts with the rights of whoever owns the ledger, so the panel's login needs none on our tables. A second one, on
-//! the wallets, remembers what a balance was until the transaction that writes it ends (`balance.sql`).
+//! The one on the wallets' ledger decides about the panel's debits, by their method, provider and description (`body.sql`). It acts
+//! with the rights of the ledger's owner, so the panel's login needs none on our tables. The one on the wallets notes what a balance
+//! was until the transaction that writes it ends (`balance.sql`).
+//!
+//! Their definitions name no column, so that the panel's migrations may alter every one: see `body.sql`.
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr};
 use serde_json::json;
 
 use crate::{
@@ -15,19 +17,10 @@ use crate::{
     record::{self, Entry},
 };
 
-/// What the function of the trigger does.
+/// The function of the trigger on the ledger.
 const BODY: &str = include_str!("body.sql");
-/// What the function of the trigger on the wallets does.
+/// The function of the trigger on the wallets.
 const BALANCE_BODY: &str = include_str!("balance.sql");
-
-/// The rows that the trigger fires for. A transaction that passed once has its own id in `billing.fence_kept`.
-const CONDITION: &str =
-    "NEW.payment_method::text = 'wallet_debit' AND NEW.payment_provider::text = 'internal'
-    AND NEW.description::text LIKE 'VPS Hourly Billing - %'
-    AND current_setting('billing.fence_kept', true) IS DISTINCT FROM txid_current()::text";
-
-/// The wallets' rows that are noted. Ours are not: their transaction has the number under which it began.
-const BALANCE_CONDITION: &str = "coalesce(current_setting('billing.fence', true), '') = ''";
 
 /// Who owns the ledger, whether we may act for him, and where things are.
 const PLACE: &str = "
@@ -70,20 +63,33 @@ const LACKING: &str = "
        AND p.pronargs = 0 AND NOT pg_has_role(p.proowner, 'USAGE')
      ORDER BY wanted";
 
-/// The triggers on the tables $1 and $2 as they stand, if the first does.
-const STATUS: &str = "
-    SELECT t.tgenabled IN ('O', 'A') AND coalesce(b.tgenabled IN ('O', 'A'), true) AS enabled,
-           split_part(encode(t.tgargs, 'escape'), '\\000', 1) AS after_seconds,
-           p.prosrc AS body, p.prosecdef AND array_to_string(p.proconfig, ';') LIKE 'search_path=pg_catalog, %' AS confined,
-           n.prosrc AS balance_body, pg_get_triggerdef(t.oid) AS fires, pg_get_triggerdef(b.oid) AS balance_fires,
-           obj_description(t.oid, 'pg_trigger'::name) AS fired, p.proowner = l.relowner AS of_owner
-      FROM pg_trigger t
-      JOIN pg_class l ON l.oid = t.tgrelid
-      JOIN pg_proc p ON p.oid = t.tgfoid
-      LEFT JOIN pg_trigger b
-        ON b.tgrelid = to_regclass($2::text)::oid AND b.tgname = 'billing_fence_balance' AND NOT b.tgisinternal
-      LEFT JOIN pg_proc n ON n.oid = b.tgfoid
-     WHERE t.tgrelid = to_regclass($1::text)::oid AND t.tgname = 'billing_fence' AND NOT t.tgisinternal";
+/// A query of one row: the triggers as the catalog has them, compared with what they should be. 7 is BEFORE INSERT and 19 BEFORE
+/// UPDATE, each FOR EACH ROW; a condition or a list of columns could let a debit through.
+fn status_sql() -> String {
+    let (body, balance_body) = (record::fingerprint(BODY), record::fingerprint(BALANCE_BODY));
+    format!("
+    SELECT coalesce(bool_or(t.oid IS NOT NULL AND g.decides), false) AS installed,
+           coalesce(bool_and(t.tgenabled IN ('O', 'A')), false) AS enabled,
+           coalesce(bool_and(t.tgenabled IN ('O', 'A') AND t.tgtype = g.fires AND t.tgqual IS NULL
+                             AND t.tgattr = ''::int2vector AND p.prosecdef = g.decides
+                             AND encode(sha256(convert_to(p.prosrc, 'UTF8')), 'hex') = g.body), false)
+             AND bool_and(t.oid IS NOT NULL) AS effective,
+           coalesce(bool_and(p.proowner = l.relowner AND array_to_string(p.proconfig, ';') LIKE 'search_path=pg_catalog, %')
+                        FILTER (WHERE g.decides), false) AS confined,
+           max(split_part(encode(t.tgargs, 'escape'), '\\000', 1)) AS after_seconds
+      FROM (VALUES ('payment_transactions', 'billing_fence', true, 7, '{body}'),
+                   ('wallets', 'billing_fence_balance', false, 19, '{balance_body}'))
+             AS g (relation, name, decides, fires, body)
+      LEFT JOIN pg_trigger t
+        ON t.tgrelid = to_regclass(g.relation)::oid AND t.tgname = g.name::name AND NOT t.tgisinternal
+      LEFT JOIN pg_class l ON l.oid = t.tgrelid
+      LEFT JOIN pg_proc p ON p.oid = t.tgfoid")
+}
+
+/// An expression: whether both triggers are in place, enabled, and those of this version.
+pub(crate) fn is_effective_sql() -> String {
+    format!("(SELECT guard.effective FROM ({}) AS guard)", status_sql())
+}
 
 /// Why the fence could not be put up, taken down or looked at.
 #[derive(Debug, thiserror::Error)]
@@ -127,25 +133,19 @@ pub enum FenceError {
     Database(#[from] DbErr),
 }
 
-/// How the fence stands.
+/// The state of the fence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FenceStatus {
-    /// Whether there is one.
+    /// Whether the trigger on the ledger exists.
     pub installed: bool,
-    /// Whether it works.
+    /// Whether no trigger of it is disabled.
     pub enabled: bool,
+    /// Whether both triggers exist, are enabled, and run the functions of this version: an hourly debit of the panel goes through it.
+    pub effective: bool,
     /// After which silence of ours the panel may bill.
     pub after: Option<Duration>,
     /// Whether it is not the one that this program would install.
     pub outdated: bool,
-}
-
-impl FenceStatus {
-    /// Whether an hourly debit of the panel's goes through it.
-    #[must_use]
-    pub fn is_on(self) -> bool {
-        self.installed && self.enabled
-    }
 }
 
 /// What [`install`] came to.
@@ -170,9 +170,15 @@ pub async fn install(db: &DatabaseConnection, after: Duration, by: &str) -> Resu
     txn.execute_raw(statement(&txn, row, [BILLING_JOB.into()])).await?;
     let before = read(&txn).await?;
     let after = Duration::from_secs(after.as_secs());
-    let changed = before.outdated || !before.is_on() || before.after != Some(after);
+    let changed = before.outdated || !before.effective || before.after != Some(after);
     if changed {
-        let now = FenceStatus { installed: true, enabled: true, after: Some(after), outdated: false };
+        let now = FenceStatus {
+            installed: true,
+            enabled: true,
+            effective: true,
+            after: Some(after),
+            outdated: false,
+        };
         record::append(&txn, &entry("install the fence", by, before, now)).await?;
         let Place { schema, path, ledger, wallets, owner, .. } = &place;
         let seconds = after.as_secs();
@@ -187,17 +193,13 @@ pub async fn install(db: &DatabaseConnection, after: Duration, by: &str) -> Resu
              ALTER FUNCTION {schema}.billing_fence_balance() OWNER TO {owner};
              REVOKE ALL ON FUNCTION {schema}.billing_fence(), {schema}.billing_fence_balance() FROM PUBLIC;
              DROP TRIGGER IF EXISTS billing_fence_balance ON {wallets};
-             CREATE TRIGGER billing_fence_balance BEFORE UPDATE OF balance ON {wallets} FOR EACH ROW
-                 WHEN ({BALANCE_CONDITION}) EXECUTE FUNCTION {schema}.billing_fence_balance();
+             CREATE TRIGGER billing_fence_balance BEFORE UPDATE ON {wallets} FOR EACH ROW
+                 EXECUTE FUNCTION {schema}.billing_fence_balance();
              DROP TRIGGER IF EXISTS billing_fence ON {ledger};
-             CREATE TRIGGER billing_fence BEFORE INSERT ON {ledger} FOR EACH ROW WHEN ({CONDITION})
+             CREATE TRIGGER billing_fence BEFORE INSERT ON {ledger} FOR EACH ROW
                  EXECUTE FUNCTION {schema}.billing_fence('{seconds}')"
         );
         txn.execute_unprepared(&sql).await?;
-        let row = look(&txn, ledger, wallets).await?;
-        let row = row.ok_or_else(|| DbErr::RecordNotFound("the trigger just made".to_owned()))?;
-        let fires = fires_when(&row)?;
-        txn.execute_unprepared(&format!("COMMENT ON TRIGGER billing_fence ON {ledger} IS '{fires}'")).await?;
     }
     txn.commit().await?;
     Ok(Installed { before, changed, by_owner: place.owner == place.login, owner: place.owner })
@@ -252,7 +254,7 @@ pub(crate) async fn is_up(db: &impl ConnectionTrait) -> Result<bool, DbErr> {
     if db.get_database_backend() == DbBackend::Sqlite {
         return Ok(false);
     }
-    Ok(read(db).await?.is_on())
+    Ok(read(db).await?.effective)
 }
 
 /// Whether the current role may do what the fence needs, or only go on record.
@@ -262,38 +264,19 @@ async fn check_rights(txn: &DatabaseTransaction, place: &Place, all: bool) -> Re
     if grants.is_empty() { Ok(()) } else { Err(FenceError::Rights { owner: place.owner.clone(), grants }) }
 }
 
-async fn look(txn: &impl ConnectionTrait, ledger: &str, wallets: &str) -> Result<Option<QueryResult>, DbErr> {
-    txn.query_one_raw(statement(txn, STATUS, [ledger.into(), wallets.into()])).await
-}
-
-async fn read(txn: &impl ConnectionTrait) -> Result<FenceStatus, DbErr> {
-    let Some(row) = look(txn, "payment_transactions", "wallets").await? else {
-        return Ok(FenceStatus::default());
-    };
-    let text = |column| row.try_get::<Option<String>>("", column);
-    let after = text("after_seconds")?.and_then(|seconds| seconds.parse().ok());
+async fn read(db: &impl ConnectionTrait) -> Result<FenceStatus, DbErr> {
+    let row = db.query_one_raw(statement(db, &status_sql(), [])).await?;
+    let row = row.ok_or_else(|| DbErr::RecordNotFound("the state of the fence".to_owned()))?;
+    let is = |column| row.try_get::<bool>("", column);
+    let (installed, effective) = (is("installed")?, is("effective")?);
+    let after: Option<String> = row.try_get("", "after_seconds")?;
     Ok(FenceStatus {
-        installed: true,
-        enabled: row.try_get("", "enabled")?,
-        after: after.map(Duration::from_secs),
-        outdated: text("body")?.as_deref() != Some(BODY)
-            || text("balance_body")?.as_deref() != Some(BALANCE_BODY)
-            || row.try_get::<Option<bool>>("", "confined")? != Some(true)
-            || !row.try_get::<bool>("", "of_owner")?
-            || text("fired")? != Some(fires_when(&row)?),
+        installed,
+        enabled: installed && is("enabled")?,
+        effective,
+        after: after.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs),
+        outdated: installed && !(effective && is("confined")?),
     })
-}
-
-/// What tells apart when the triggers fire. The server writes a condition in words of its own, which nobody foresees, so what this
-/// comes to is noted as the comment on the trigger when it is made; what we said goes into it as well.
-fn fires_when(row: &QueryResult) -> Result<String, DbErr> {
-    let fires = |column| -> Result<Option<String>, DbErr> {
-        let definition: Option<String> = row.try_get("", column)?;
-        // What it runs is compared by itself.
-        Ok(definition.and_then(|definition| definition.split(" EXECUTE ").next().map(str::to_owned)))
-    };
-    let all = json!([CONDITION, BALANCE_CONDITION, fires("fires")?, fires("balance_fires")?]);
-    Ok(record::fingerprint(&all.to_string()))
 }
 
 struct Place {

@@ -41,7 +41,10 @@ async fn the_fence_goes_up_once_and_comes_down_whole(db: &Db) {
 
     // Anybody may look.
     let said = run(&db.url, "fence status --json").await.expect_code(0);
-    assert_eq!(said.out, [r#"{"after_seconds":5400,"enabled":true,"installed":true,"outdated":false}"#]);
+    assert_eq!(
+        said.out,
+        [r#"{"after_seconds":5400,"effective":true,"enabled":true,"installed":true,"outdated":false}"#]
+    );
     let said = run(&owner, "fence install --after 2h").await.expect_code(0);
     assert_eq!(said.out[0], "the fence is brought up to date");
     let said = run(&db.url, "fence status").await.expect_code(0);
@@ -70,21 +73,21 @@ async fn a_fence_that_is_disabled_or_of_another_version_is_told_and_mended(db: &
     let again = |trigger: String| trigger.replacen("CREATE TRIGGER", "CREATE OR REPLACE TRIGGER", 1);
     let definition = "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname =";
     let on_ledger = again(ask(db, &format!("{definition} 'billing_fence'")).await);
-    let on_wallets_when = again(ask(db, &format!("{definition} 'billing_fence_balance'")).await);
-    for older in [
-        function.replace("BEGIN", "BEGIN -- as it was"),
-        function.replace("SET search_path", "-- SET search_path"),
-        on_wallets.replace("BEGIN", "BEGIN -- as it was"),
-        "DROP TRIGGER billing_fence_balance ON wallets".to_owned(),
-        on_ledger.replace(" AND (new.description ~~ 'VPS Hourly Billing - %'::text)", ""),
-        on_ledger.replace("BEFORE INSERT", "AFTER INSERT"),
-        on_wallets_when.replace("= ''::text)", "= 'never'::text)"),
-        "COMMENT ON TRIGGER billing_fence ON payment_transactions IS NULL".to_owned(),
+    let on_wallets_fires = again(ask(db, &format!("{definition} 'billing_fence_balance'")).await);
+    for (older, effective) in [
+        (function.replace("BEGIN", "BEGIN -- as it was"), false),
+        (function.replace("SET search_path", "-- SET search_path"), true),
+        (on_wallets.replace("BEGIN", "BEGIN -- as it was"), false),
+        ("DROP TRIGGER billing_fence_balance ON wallets".to_owned(), false),
+        (on_ledger.replace("FOR EACH ROW", "FOR EACH ROW WHEN (false)"), false),
+        (on_ledger.replace("BEFORE INSERT", "AFTER INSERT"), false),
+        (on_wallets_fires.replace("BEFORE UPDATE", "BEFORE UPDATE OF currency"), false),
     ] {
-        assert!(older != on_ledger && older != on_wallets_when, "nothing is replaced in {older}");
+        assert!(older != on_ledger && older != on_wallets_fires, "nothing is replaced in {older}");
         db.execute(&older).await;
-        let said = run(&db.url, "fence status --json").await.expect_code(0);
-        assert!(said.out[0].contains(r#""outdated":true"#), "{}", said.text());
+        let said = run(&db.url, "fence status --json").await.expect_code(i32::from(!effective));
+        let shown = format!(r#""effective":{effective},"enabled":true,"installed":true,"outdated":true"#);
+        assert!(said.out[0].contains(&shown), "{}", said.text());
         run(&owner, "fence install").await.expect_code(0);
         let said = run(&db.url, "fence status --json").await.expect_code(0);
         assert!(said.out[0].contains(r#""outdated":false"#), "{}", said.text());

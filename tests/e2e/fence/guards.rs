@@ -18,7 +18,7 @@ use crate::daemon::{ask, rows};
 type Scene = for<'a> fn(&'a Db) -> Pin<Box<dyn Future<Output = bool> + 'a>>;
 
 /// A guard, its text in the function, what stands there instead, and the scene that then goes wrong.
-const GUARDS: [(&str, &str, &str, Scene); 10] = [
+const GUARDS: [(&str, &str, &str, Scene); 11] = [
     ("silence", "ours.worked_at > clock_timestamp() - silence", "false", |db| Box::pin(a_healthy_daemon(db))),
     ("raise", "SET fence = ours.number", "SET fence = f.fence", |db| Box::pin(a_daemon_that_wakes_up(db))),
     ("due", "OR charge_end > clock_timestamp()", "", |db| Box::pin(a_stale_list(db))),
@@ -37,9 +37,15 @@ const GUARDS: [(&str, &str, &str, Scene); 10] = [
     }),
     (
         "what it overwrote",
-        "IS DISTINCT FROM coalesce(pg_catalog.to_jsonb(nullif(overwritten[2], '')::numeric), 'null'::jsonb)",
-        "IS NULL",
+        "balance_before <> coalesce(pg_catalog.to_jsonb(nullif(noted[2], 'null')::numeric), 'null'::jsonb)",
+        "false",
         |db| Box::pin(a_charge_since_it_was_read(db)),
+    ),
+    (
+        "what it changed",
+        "IS DISTINCT FROM nullif(noted[2], 'null')::numeric + (debit ->> 'amount'::text)::numeric",
+        "IS NULL",
+        |db| Box::pin(a_creation_charge_without_metadata(db)),
     ),
     (
         "number in force",
@@ -161,6 +167,16 @@ async fn a_charge_since_it_was_read(db: &Db) -> bool {
     db.execute("UPDATE wallets SET balance = balance - 0.05").await;
     let refused = read.finish(&due).await.is_err();
     refused && number(db, "SELECT (balance * 100)::bigint FROM wallets").await == 9_995
+}
+
+/// The charge for a new instance, which does not name the balance that was read, after a payment.
+async fn a_creation_charge_without_metadata(db: &Db) -> bool {
+    seed(db, 1, 1, 0).await;
+    let panel = e2e::connect(&db.url_for(Login::Owner)).await;
+    db.execute("UPDATE wallets SET balance = 150").await;
+    let txn = panel.begin().await.expect("it begins");
+    txn.execute_unprepared("UPDATE wallets SET balance = 99.99").await.expect("the wallet is free");
+    debit(&txn, organization(db).await, "-0.01", "VPS Creation - web (Initial Hour)").await.is_err()
 }
 
 async fn an_old_number(db: &Db) -> bool {

@@ -6,6 +6,7 @@ mod guards;
 mod handover;
 mod labels;
 mod may_bill;
+mod migrations;
 mod start;
 mod takeover;
 mod together;
