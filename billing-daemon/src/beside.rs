@@ -6,7 +6,6 @@ use billing_jobs::{
     fence::{self, FenceStatus},
     panel::{self, Generation},
 };
-use tracing::warn;
 
 use crate::{
     commands::fence::in_words,
@@ -45,32 +44,34 @@ impl Beside {
         self.inhabited || self.fence.installed
     }
 
+    /// Whether the panel charges every hour itself and reads no heartbeat, so that only the fence holds it back.
+    fn panel_bills(self, billing: PanelBilling) -> bool {
+        self.inhabited && self.generation != Generation::G1 && billing == PanelBilling::On
+    }
+
+    /// Whether billing may charge only while the fence is effective: where the panel would charge the same hours, and where the fence
+    /// was found at the start, so that the operator relies on it.
+    pub(crate) fn needs_guard(self, billing: PanelBilling) -> bool {
+        self.panel_bills(billing) || self.fence.effective
+    }
+
     /// Refuses to charge beside a panel that would charge the same hours.
     pub(crate) fn check(self, billing: PanelBilling) -> Result<(), Failure> {
-        let safe = !self.inhabited || self.generation == Generation::G1 || self.fence.effective;
-        if safe || billing == PanelBilling::Off {
+        if !self.panel_bills(billing) || self.fence.effective {
             return Ok(());
         }
+        let state = match (self.fence.installed, self.fence.enabled) {
+            (false, _) => "hold it back with",
+            (true, false) => "the fence that should hold it back is disabled: run",
+            (true, true) => "the fence that should hold it back is not the one of this version: run",
+        };
         let message = format!(
             "the panel beside us is of generation {}, which bills by itself and reads no heartbeat, so hours would be charged \
-             twice: hold it back with `billing-daemon fence install`, or switch its billing off and say \
+             twice: {state} `billing-daemon fence install`, or switch its billing off and say \
              `panel-billing = \"off\"` in the [daemon] section of jobs.toml",
             self.generation
         );
         Err(Failure::new(Exit::Configuration, message))
-    }
-
-    /// A fence that opens between two billings of a healthy daemon holds nobody back.
-    pub(crate) fn warn_of_gaps(self, interval: Duration) {
-        if self.fence.effective
-            && let Some(after) = self.fence.after.filter(|after| *after <= interval)
-        {
-            let (after, interval) = (humantime::format_duration(after), humantime::format_duration(interval));
-            warn!(
-                "the fence lets the panel bill after {after} of silence, and billing runs every {interval}: the panel will \
-                 bill in between; run `billing-daemon fence install --after` with a longer time"
-            );
-        }
     }
 }
 
@@ -135,13 +136,8 @@ mod tests {
         assert!(panicked.expect_err("a panic").message.contains("a bug"));
     }
 
-    const FENCE: FenceStatus = FenceStatus {
-        installed: true,
-        enabled: true,
-        effective: true,
-        after: Some(Duration::from_mins(90)),
-        outdated: false,
-    };
+    const FENCE: FenceStatus =
+        FenceStatus { installed: true, enabled: true, effective: true, outdated: false };
 
     #[test]
     fn only_a_panel_that_would_charge_the_same_hours_is_refused() {
@@ -160,17 +156,14 @@ mod tests {
         ] {
             let beside = Beside { generation, inhabited, fence };
             assert_eq!(beside.check(billing).is_err(), refused, "{beside:?}, {billing:?}");
+            assert_eq!(beside.needs_guard(billing), refused || fence.effective, "{beside:?}, {billing:?}");
         }
     }
 
     #[test]
     fn it_says_what_it_found() {
         for (inhabited, fence, said) in [
-            (
-                true,
-                FENCE,
-                "beside a panel of generation G3; the fence is on (the panel may bill after 1h 30m of silence)",
-            ),
+            (true, FENCE, "beside a panel of generation G3; the fence is on"),
             (
                 true,
                 FenceStatus::default(),

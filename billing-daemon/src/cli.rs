@@ -366,15 +366,15 @@ pub(crate) struct Adopt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub(crate) enum Fence {
     /// Put the fence up, or bring it up to date; takes the rights of the owner of the ledger
-    #[command(after_help = "Example:\n  billing-daemon fence install --after 90m")]
-    Install {
-        /// After which silence of ours the panel may bill; longer than the time between two billings
-        #[arg(long, value_name = "DURATION", default_value = "90m", value_parser = silence)]
-        after: Duration,
-    },
+    #[command(after_help = "Example:\n  billing-daemon fence install")]
+    Install,
     /// Take the fence down, and nothing else
     #[command(after_help = "Example:\n  billing-daemon fence remove")]
-    Remove,
+    Remove {
+        /// Remove it also while a daemon is alive, which may stop billing then
+        #[arg(long)]
+        force: bool,
+    },
     /// Show how the fence stands; exits 1 if it is off
     #[command(after_help = "Example:\n  billing-daemon fence status --json")]
     Status {
@@ -382,17 +382,6 @@ pub(crate) enum Fence {
         #[arg(long)]
         json: bool,
     },
-}
-
-/// A duration in whole seconds, from a minute to a year.
-fn silence(text: &str) -> Result<Duration, String> {
-    let duration = duration::parse(text)?;
-    let (shortest, longest) = (Duration::from_mins(1), Duration::from_hours(365 * 24));
-    if duration.subsec_nanos() == 0 && (shortest..=longest).contains(&duration) {
-        Ok(duration)
-    } else {
-        Err("write whole seconds, at least `1m` and at most `365d`".to_owned())
-    }
 }
 
 #[derive(Debug, Args)]

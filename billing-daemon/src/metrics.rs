@@ -59,10 +59,11 @@ const HEARTBEAT: &str = "billing_daemon_heartbeat_timestamp_seconds";
 const LAST_SUCCESS: &str = "billing_daemon_last_success_timestamp_seconds";
 const INTERVAL: &str = "billing_daemon_billing_interval_seconds";
 const SPIKE_AMOUNT: &str = "billing_daemon_spike_amount";
+const GUARD_MISSING: &str = "billing_daemon_panel_guard_missing";
 const AUDIT_VIOLATIONS: &str = "billing_daemon_audit_violations";
 
 /// Every metric there is.
-pub const ALL: [Metric; 24] = [
+pub const ALL: [Metric; 25] = [
     Metric { name: BUILD_INFO, kind: Kind::Gauge, help: "always 1; its label is the version" },
     Metric { name: RUNS, kind: Kind::Counter, help: "runs of this daemon by job and how they ended" },
     Metric { name: RUN_DURATION, kind: Kind::Seconds, help: "how long runs took" },
@@ -137,6 +138,11 @@ pub const ALL: [Metric; 24] = [
         name: SPIKE_AMOUNT,
         kind: Kind::Gauge,
         help: "what the last billing run would charge and waits to be told to, in the currency; 0 if none waits",
+    },
+    Metric {
+        name: GUARD_MISSING,
+        kind: Kind::Gauge,
+        help: "1 if the panel could charge the same hours because the panel guard is missing, disabled or of another version",
     },
     Metric {
         name: AUDIT_VIOLATIONS,
@@ -271,6 +277,7 @@ pub fn standing(status: &Status, billing_interval: Option<std::time::Duration>) 
     }
     let spike = status.last_run.as_ref().and_then(|run| run.spike()?.parse().ok());
     gauge!(SPIKE_AMOUNT).set(spike.unwrap_or(0.0));
+    gauge!(GUARD_MISSING).set(f64::from(u8::from(status.lacks_guard())));
     let audit = status.last_audit.as_ref().and_then(|run| run.details.as_ref());
     if let Some(violations) = audit.and_then(|details| details.get("violations")?.as_u64()) {
         gauge!(AUDIT_VIOLATIONS).set(violations as f64);
@@ -430,7 +437,7 @@ mod tests {
     fn every_alert_has_its_page_in_the_manual() {
         let alerts: Vec<_> =
             ALERTS.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
-        assert_eq!(alerts.len(), 7);
+        assert_eq!(alerts.len(), 8);
         for alert in alerts {
             assert!(
                 MANUAL.contains(&format!("\n### {alert}\n")),

@@ -130,6 +130,7 @@ pub async fn run(
         status: Arc::clone(&status),
         started: clock.monotonic(),
         billing_interval: Duration::from_secs(60 * config.billing_interval_minutes.unwrap_or(60)),
+        needs_guard: beside.needs_guard(config.daemon.panel_billing),
         last_commit: last_commit(&config.daemon, &database),
         clock: Arc::clone(&clock),
     };
@@ -151,7 +152,7 @@ pub async fn run(
     let renewals = Renewals::start(scheduler.clone(), ttl / 3)?;
     let mut ringer =
         Ringer::start().await.map_err(|error| Failure::new(Exit::Internal, format!("no ringer: {error}")))?;
-    announce(&identity, &names, bills, config.billing_interval_minutes, (&panel, &beside));
+    announce(&identity, &names, bills, (&panel, &beside));
 
     let opened = Opened { db: db.clone(), panel };
     let in_force = InForce {
@@ -209,13 +210,7 @@ fn listen() -> Result<(Signals, Hangups), Failure> {
 }
 
 /// Says what runs, and where.
-fn announce(
-    identity: &Identity,
-    jobs: &[String],
-    bills: bool,
-    interval_minutes: Option<u64>,
-    (panel, beside): (&Panel, &Beside),
-) {
+fn announce(identity: &Identity, jobs: &[String], bills: bool, (panel, beside): (&Panel, &Beside)) {
     info!(
         instance = %identity.instance,
         panel = %panel.generation,
@@ -224,9 +219,6 @@ fn announce(
         jobs.join(", "),
         identity.instance,
     );
-    if bills && let Some(interval) = interval_minutes.map(Duration::from_mins) {
-        beside.warn_of_gaps(interval);
-    }
     if !bills {
         warn!("no job of kind `{BILLING_JOB}` is enabled: this daemon charges nothing");
     }
@@ -472,11 +464,16 @@ impl InForce {
             warn!("{warning}");
         }
         let bills = config.jobs.iter().any(|(spec, _)| spec.kind == BILLING_JOB);
+        let mut needs_guard = self.services.needs_guard;
         if bills && !self.bills {
+            let billing = self.daemon.panel_billing;
             let beside = Beside::look_soon(self.opened.clone()).await;
-            if let Err(failure) = beside.and_then(|beside| beside.check(self.daemon.panel_billing)) {
-                error!(reloaded = false, "{}; everything stays as it was", failure.message);
-                return false;
+            match beside.and_then(|beside| beside.check(billing).map(|()| beside.needs_guard(billing))) {
+                Ok(needed) => needs_guard = needed,
+                Err(failure) => {
+                    error!(reloaded = false, "{}; everything stays as it was", failure.message);
+                    return false;
+                }
             }
         }
         let interval = Duration::from_secs(60 * config.billing_interval_minutes.unwrap_or(60));
@@ -486,11 +483,11 @@ impl InForce {
             panel_billing: self.daemon.panel_billing,
             ..Expected::from(&config)
         });
-        let services = Services { billing_interval: interval, ..self.services.clone() };
+        let services = Services { billing_interval: interval, needs_guard, ..self.services.clone() };
         let mut registry = registry(&services, &self.plugins);
         conceal(&mut registry, &config, &self.password, &self.concealed);
-        // The heartbeat goes by the time between two billings.
-        let renew = |spec: &JobSpec| other_interval && spec.kind == HEARTBEAT;
+        // Both use the time between two billings: how long a new daemon is given, and when the panel may bill.
+        let renew = |spec: &JobSpec| other_interval && [HEARTBEAT, BILLING_JOB].contains(&spec.kind.as_str());
         let jobs = config.jobs.len();
         let changes = match block_in_place(|| scheduler.reload(&registry, config.jobs, renew)) {
             Ok(changes) => changes,

@@ -16,6 +16,8 @@ pub struct Model {
     pub fence: i64,
     /// When a run last ended well.
     pub worked_at: Option<Instant>,
+    /// After how many seconds without another one the panel may bill.
+    pub hand_back_after_seconds: i64,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

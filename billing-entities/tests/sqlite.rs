@@ -237,7 +237,12 @@ async fn jobs_and_runs_are_read() {
     );
     check(
         billing_fences::Entity::find().all(&db).await,
-        billing_fences::Model { job: "billing".to_owned(), fence: 3, worked_at: None },
+        billing_fences::Model {
+            job: "billing".to_owned(),
+            fence: 3,
+            worked_at: None,
+            hand_back_after_seconds: 4500,
+        },
     );
     check(
         billing_job_runs::Entity::find().all(&db).await,

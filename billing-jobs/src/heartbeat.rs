@@ -11,24 +11,14 @@ use tracing::{error, info};
 
 use crate::{
     BILLING_JOB, Services,
+    billing::HAND_BACK_AFTER,
     db::{query_one, statement},
 };
 
-/// The parameters of kind `heartbeat`.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub struct HeartbeatParams {
-    /// When billing has not worked for this long, the panel is told to bill by itself.
-    #[serde(with = "billing_scheduler::duration")]
-    #[schemars(with = "String", regex(pattern = billing_scheduler::duration::PATTERN))]
-    pub failing_after: Duration,
-}
-
-impl Default for HeartbeatParams {
-    fn default() -> Self {
-        Self { failing_after: Duration::from_mins(75) }
-    }
-}
+/// The parameters of kind `heartbeat`: there are none.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeartbeatParams {}
 
 /// What a beat is decided from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +27,8 @@ pub struct Facts {
     pub since_start: Duration,
     /// How long ago any daemon's billing worked.
     pub since_worked: Option<Duration>,
+    /// After how long without that the panel may bill, as it was written with that success.
+    pub hand_back_after: Duration,
     /// How the latest billing run failed, if it did.
     pub last_error: Option<String>,
     /// Whether that run waits for somebody to approve what it would charge.
@@ -59,9 +51,10 @@ pub enum Pulse {
 /// Decides from `facts` what the panel is told. A process that has just started may beat for one `billing_interval` before
 /// its first result.
 #[must_use]
-pub fn pulse(facts: &Facts, failing_after: Duration, billing_interval: Duration) -> Pulse {
+pub fn pulse(facts: &Facts, billing_interval: Duration) -> Pulse {
     let fresh = facts.since_start < billing_interval;
-    let stalled = facts.since_worked.is_none_or(|since| since > failing_after) && !fresh;
+    // The panel guard opens at the same moment.
+    let stalled = facts.since_worked.is_none_or(|since| since >= facts.hand_back_after) && !fresh;
     let message = match (&facts.last_error, facts.since_worked) {
         (Some(error), _) => format!("the last billing run failed: {error}"),
         (None, Some(since)) => format!("billing has not worked for {} minutes", since.as_secs() / 60),
@@ -81,16 +74,13 @@ pub fn pulse(facts: &Facts, failing_after: Duration, billing_interval: Duration)
 #[derive(Debug)]
 pub struct Heartbeat {
     services: Services,
-    params: HeartbeatParams,
 }
 
 impl Heartbeat {
     /// Beats for the process of `services`.
     #[must_use]
-    pub fn new(services: Services, params: HeartbeatParams) -> Self {
-        // Shorter than the wait for the next run, it would hand billing back between two runs that work.
-        let shortest = services.billing_interval * 5 / 4;
-        Self { params: HeartbeatParams { failing_after: params.failing_after.max(shortest) }, services }
+    pub fn new(services: Services, _params: HeartbeatParams) -> Self {
+        Self { services }
     }
 
     async fn facts(&self) -> Result<Facts, DbErr> {
@@ -98,7 +88,7 @@ impl Heartbeat {
         let sql = match db.get_database_backend() {
             DbBackend::Sqlite => {
                 "SELECT max(0, CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) - f.worked_at / 1000) AS age_ms,
-                        s.last_error,
+                        s.last_error, f.hand_back_after_seconds,
                         coalesce((SELECT r.details ->> '$.spike' FROM billing_job_runs r
                                    WHERE r.job = s.job AND r.status IN ('done', 'dead', 'retrying')
                                    ORDER BY r.started_at DESC, r.id DESC LIMIT 1), '') <> '' AS spike
@@ -106,6 +96,7 @@ impl Heartbeat {
             }
             _ => {
                 "SELECT greatest(0, extract(epoch FROM now() - f.worked_at) * 1000)::bigint AS age_ms, s.last_error,
+                        f.hand_back_after_seconds,
                         coalesce((SELECT r.details ->> 'spike' FROM billing_job_runs r
                                    WHERE r.job = s.job AND r.status IN ('done', 'dead', 'retrying')
                                    ORDER BY r.started_at DESC, r.id DESC LIMIT 1), '') <> '' AS spike
@@ -113,17 +104,27 @@ impl Heartbeat {
             }
         };
         let row = query_one(db, statement(db, sql, [BILLING_JOB.into()])).await?;
-        let (age_ms, last_error, spike): (Option<i64>, Option<String>, bool) = match row {
-            Some(row) => {
-                (row.try_get("", "age_ms")?, row.try_get("", "last_error")?, row.try_get("", "spike")?)
-            }
-            None => (None, None, false),
+        let since_start = self.services.clock.monotonic().saturating_sub(self.services.started);
+        let Some(row) = row else {
+            let (since_worked, last_error, spike) = (None, None, false);
+            return Ok(Facts {
+                since_start,
+                since_worked,
+                hand_back_after: HAND_BACK_AFTER,
+                last_error,
+                spike,
+            });
         };
+        let number = |column| -> Result<Option<u64>, DbErr> {
+            Ok(row.try_get::<Option<i64>>("", column)?.map(i64::unsigned_abs))
+        };
+        let hand_back_after = number("hand_back_after_seconds")?.map(Duration::from_secs);
         Ok(Facts {
-            since_start: self.services.clock.monotonic().saturating_sub(self.services.started),
-            since_worked: age_ms.map(|ms| Duration::from_millis(ms.unsigned_abs())),
-            last_error,
-            spike,
+            since_start,
+            since_worked: number("age_ms")?.map(Duration::from_millis),
+            hand_back_after: hand_back_after.unwrap_or(HAND_BACK_AFTER),
+            last_error: row.try_get("", "last_error")?,
+            spike: row.try_get("", "spike")?,
         })
     }
 }
@@ -133,7 +134,7 @@ impl Job for Heartbeat {
     async fn run(&self, _ctx: &JobContext) -> Result<Outcome, JobError> {
         let status = &self.services.status;
         let facts = self.facts().await.map_err(JobError::retry)?;
-        let written = match pulse(&facts, self.params.failing_after, self.services.billing_interval) {
+        let written = match pulse(&facts, self.services.billing_interval) {
             Pulse::Beat => status.beat().await,
             Pulse::Failing(message) => {
                 info!("no heartbeat: {message}");
@@ -169,7 +170,8 @@ mod tests {
             (60, None, None, "give back"),
             (59, Some(600), None, "beat"),
             (60, Some(76), None, "give back"),
-            (60, Some(75), None, "beat"),
+            (60, Some(75), None, "give back"),
+            (60, Some(74), None, "beat"),
             // What cannot bill does not beat, however fresh it is.
             (0, None, Some("refused"), "failing"),
             (500, Some(10), Some("refused"), "failing"),
@@ -182,10 +184,11 @@ mod tests {
             let facts = Facts {
                 since_start: minutes(since_start),
                 since_worked: since_worked.map(minutes),
+                hand_back_after: minutes(75),
                 last_error: last_error.map(str::to_owned),
                 spike: last_error == Some("spike"),
             };
-            let told = match pulse(&facts, minutes(75), minutes(60)) {
+            let told = match pulse(&facts, minutes(60)) {
                 Pulse::Beat => "beat",
                 Pulse::Failing(_) => "failing",
                 Pulse::Hold(_) => "hold",

@@ -71,6 +71,8 @@ pub struct Services {
     pub started: Duration,
     /// The longest time between two scheduled billings.
     pub billing_interval: Duration,
+    /// Whether billing relies on the panel guard: see [`Biller::relying_on_guard`](billing::Biller::relying_on_guard).
+    pub needs_guard: bool,
     /// What this machine committed last, if that is kept.
     pub last_commit: Option<LastCommit>,
     /// What time it is.
@@ -88,6 +90,7 @@ impl Services {
             panel: Panel::OURS_ON_SQLITE,
             started: Duration::ZERO,
             billing_interval: Duration::ZERO,
+            needs_guard: false,
             last_commit: None,
             clock: Arc::new(SystemClock),
         }

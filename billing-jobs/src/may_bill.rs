@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 
-use crate::{db::statement, fence};
+use crate::{BILLING_JOB, db::statement, fence};
 
 /// How long after the last heartbeat a panel bills by itself.
 pub const PANELS_PATIENCE: Duration = Duration::from_mins(90);
@@ -16,9 +16,11 @@ pub const PANELS_PATIENCE: Duration = Duration::from_mins(90);
 /// database's clock. Older than `threshold`, or no heartbeat at all: `true`. A daemon that stops cleanly takes its heartbeat
 /// back, so the next question is answered with `true`.
 ///
-/// Nothing is written, and the connection is left as it was. There is no error: where the question cannot be asked, because the
-/// table is missing or the database does not answer, the answer is `true`, as the panel's is - unless the fence is up
-/// ([`fence::install`](crate::fence::install)), which knows better than a heartbeat who bills; then it is `false`.
+/// Where the fence is installed ([`fence::install`](crate::fence::install)), it refuses hourly debits until billing has not worked for
+/// `hand-back-after`. The answer is `false` until then, also if the last heartbeat is older.
+///
+/// Nothing is written, and the connection is left as it was. There is no error: if the query fails, because the table is missing or
+/// the database is unreachable, the answer is `true`, as the panel's is - unless the fence is effective; then it is `false`.
 ///
 /// ```no_run
 /// # async fn pass(db: sea_orm::DatabaseConnection) {
@@ -29,9 +31,18 @@ pub const PANELS_PATIENCE: Duration = Duration::from_mins(90);
 /// ```
 pub async fn may_bill(db: &impl ConnectionTrait, threshold: Duration) -> bool {
     match since_heartbeat(db).await {
-        Ok(since) => since.is_none_or(|since| since >= threshold),
+        Ok(Some(since)) if since < threshold => false,
+        Ok(_) => !fence::is_up(db).await.unwrap_or(false) || has_handed_back(db).await.unwrap_or(false),
         Err(_) => !fence::is_up(db).await.unwrap_or(false),
     }
+}
+
+/// Whether the fence lets debits of others through. It exists on PostgreSQL alone.
+async fn has_handed_back(db: &impl ConnectionTrait) -> Result<bool, DbErr> {
+    let sql = "SELECT coalesce(worked_at <= now() - hand_back_after_seconds * interval '1 second', true) AS handed_back
+                 FROM billing_fences WHERE job = $1";
+    let row = db.query_one_raw(statement(db, sql, [BILLING_JOB.into()])).await?;
+    row.map_or(Ok(false), |row| row.try_get("", "handed_back"))
 }
 
 /// How long ago the newest heartbeat was; nothing if it lies in the future.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use sea_orm::{DatabaseConnection, DbBackend, DbErr, Value};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Value};
 
 use crate::{
     BILLING_JOB,
@@ -215,6 +215,17 @@ impl StatusRow {
     async fn affected(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, DbErr> {
         execute(&self.db, statement(&self.db, sql, values)).await
     }
+}
+
+/// The daemon that wrote its row last, if that was not too long ago to be alive.
+pub(crate) async fn alive(txn: &DatabaseTransaction) -> Result<Option<String>, DbErr> {
+    let sql = format!(
+        "SELECT daemon_instance_id AS instance FROM billing_daemon_status WHERE status <> 'stopped' AND NOT ({})
+          ORDER BY updated_at DESC LIMIT 1",
+        silent_since(txn.get_database_backend(), "$1")
+    );
+    let row = txn.query_one_raw(statement(txn, &sql, [alive_within_seconds().into()])).await?;
+    row.map(|row| row.try_get("", "instance")).transpose()
 }
 
 /// A condition: the row was not written for the parameter's number of seconds.

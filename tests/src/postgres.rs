@@ -508,7 +508,10 @@ fn find_programs() -> Option<PathBuf> {
 /// If PostgreSQL is not installed.
 #[must_use]
 pub fn postgres_command(name: &str) -> Command {
-    Command::new(find_programs().expect("a server of it runs").join(name))
+    // The folder on the PATH may have links to a few of them only.
+    let server = find_programs().expect("a server of it runs").join("postgres");
+    let server = fs::canonicalize(server).expect("it is there");
+    Command::new(server.with_file_name(name))
 }
 
 /// Debian has it in a folder of the machine's architecture.

@@ -23,7 +23,7 @@ const PRINTED: usize = 5;
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Adopt) -> Result<(), Failure> {
     let environment = environment(common)?;
-    let settings = bill::settings(&config(common, plugins, &environment)?.jobs)?;
+    let settings = bill::settings(&config(common, plugins, &environment)?)?;
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let opened = runtime::open(&database).await?;

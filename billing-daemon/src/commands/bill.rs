@@ -8,7 +8,9 @@ use std::{
 
 use billing_jobs::{
     BILLING_JOB,
-    billing::{Bill, Biller, BillingError, BillingParams, Mode, Run, Scope, Settings, details, spike},
+    billing::{
+        Bill, Biller, BillingError, BillingParams, Mode, Run, Scope, Settings, details, spike, unguarded,
+    },
     record::{self, Entry},
     restore::LastCommit,
 };
@@ -31,6 +33,7 @@ use crate::{
     Plugins,
     beside::Beside,
     cli::{self, Common},
+    config::Config,
     database::Database,
     exit::{Exit, Failure},
     identity::{Identity, whoever_is_here},
@@ -47,7 +50,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
     let environment = environment(common)?;
     let source = source(common, plugins, &environment)?;
     let config = config_of(common, &source)?;
-    let (settings, daemon) = (settings(&config.jobs)?, &config.daemon);
+    let (settings, daemon) = (settings(&config)?, &config.daemon);
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     if source.path().is_none() {
@@ -79,6 +82,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
         approved: scope.filter(|_| options.dry_run),
         reason: options.reason.clone(),
         settings,
+        needs_guard: beside.needs_guard(daemon.panel_billing),
         last_commit: runtime::last_commit(daemon, &database),
         progress: &|instances| bar.inc(instances),
     };
@@ -109,16 +113,15 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
 }
 
 /// The settings of the billing job in the configuration, if it has one.
-pub(super) fn settings(
-    jobs: &[(billing_scheduler::JobSpec, serde_json::Value)],
-) -> Result<Settings, Failure> {
-    let Some((_, params)) = jobs.iter().find(|(spec, _)| spec.kind == BILLING_JOB) else {
+pub(super) fn settings(config: &Config) -> Result<Settings, Failure> {
+    let Some((_, params)) = config.jobs.iter().find(|(spec, _)| spec.kind == BILLING_JOB) else {
         return Ok(Settings::default());
     };
     let params: BillingParams = serde_json::from_value(params.clone()).map_err(|error| {
         Failure::new(Exit::Configuration, format!("parameters of `{BILLING_JOB}`: {error}"))
     })?;
-    Ok((&params).into())
+    let interval = Duration::from_mins(config.billing_interval_minutes.unwrap_or(60));
+    Ok(Settings::from(&params).at_interval(interval))
 }
 
 /// One run by hand.
@@ -130,6 +133,7 @@ pub(super) struct Once<'a> {
     /// Why, for the audit log.
     pub(super) reason: Option<String>,
     pub(super) settings: Settings,
+    pub(super) needs_guard: bool,
     pub(super) last_commit: Option<LastCommit>,
     pub(super) progress: &'a (dyn Fn(u64) + Sync),
 }
@@ -140,8 +144,9 @@ pub(super) async fn bill_once(
     database: &Database,
     once: &Once<'_>,
 ) -> Result<(Bill, Duration), Failure> {
-    let biller =
-        Biller::new(opened.db.clone(), opened.panel, once.settings).remembering(once.last_commit.clone());
+    let biller = Biller::new(opened.db.clone(), opened.panel, once.settings)
+        .remembering(once.last_commit.clone())
+        .relying_on_guard(once.needs_guard);
     if once.dry_run {
         let started = Instant::now();
         let stop = || None;
@@ -199,6 +204,7 @@ async fn bill_and_record(
         Err(error) => {
             let details = match error {
                 BillingError::Spike(waiting) => spike(*waiting),
+                BillingError::Unguarded => unguarded(),
                 _ => serde_json::Value::Null,
             };
             (RunStatus::Dead, 0, details, Some(error.to_string()))
@@ -286,7 +292,7 @@ pub(super) fn failed(error: BillingError) -> Failure {
             Failure::new(Exit::TryAgain, error)
         }
         BillingError::Spike(_) => Failure::new(Exit::Negative, error),
-        BillingError::Restored { .. } | BillingError::LastCommit { .. } => {
+        BillingError::Restored { .. } | BillingError::LastCommit { .. } | BillingError::Unguarded => {
             Failure::new(Exit::Configuration, error)
         }
     }

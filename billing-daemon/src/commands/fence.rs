@@ -1,7 +1,5 @@
 //! `fence`: the trigger that holds the panel's own biller back while ours works.
 
-use std::time::Duration;
-
 use billing_jobs::fence::{self, FenceError, FenceStatus, Installed};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
@@ -22,9 +20,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Fence) -
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let Opened { db, .. } = runtime::open(&database).await?;
     match action {
-        Fence::Install { after } => install(&db, after).await,
-        Fence::Remove => {
-            let was_there = fence::remove(&db, &whoever_is_here())
+        Fence::Install => install(&db).await,
+        Fence::Remove { force } => {
+            let was_there = fence::remove(&db, &whoever_is_here(), force)
                 .await
                 .map_err(|error| failed("remove the fence", error))?;
             say(if was_there { "the fence is removed" } else { "there is no fence: nothing to do" });
@@ -34,10 +32,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Fence) -
     }
 }
 
-async fn install(db: &DatabaseConnection, after: Duration) -> Result<(), Failure> {
-    let Installed { before, changed, owner, by_owner } = fence::install(db, after, &whoever_is_here())
-        .await
-        .map_err(|error| failed("install the fence", error))?;
+async fn install(db: &DatabaseConnection) -> Result<(), Failure> {
+    let Installed { before, changed, owner, by_owner } =
+        fence::install(db, &whoever_is_here()).await.map_err(|error| failed("install the fence", error))?;
     let done = match (before.installed, changed) {
         (false, _) => "the fence is installed",
         (true, true) => "the fence is brought up to date",
@@ -45,8 +42,7 @@ async fn install(db: &DatabaseConnection, after: Duration) -> Result<(), Failure
     };
     say(format!(
         "{done}\nthe panel's hourly debits are refused while billing works, and charged into the same ledger once it has not \
-         worked for {}",
-        humantime::format_duration(after)
+         worked for `hand-back-after` (jobs.toml; 75 minutes unless it is set)"
     ));
     say(login_advice(&owner, by_owner));
     Ok(())
@@ -76,7 +72,6 @@ async fn status(db: &DatabaseConnection, json: bool) -> Result<(), Failure> {
             "installed": status.installed,
             "enabled": status.enabled,
             "effective": status.effective,
-            "after_seconds": status.after.map(|after| after.as_secs()),
             "outdated": status.outdated,
         }));
     } else {
@@ -85,26 +80,20 @@ async fn status(db: &DatabaseConnection, json: bool) -> Result<(), Failure> {
     if status.effective { Ok(()) } else { Err(Failure::silent(Exit::Negative)) }
 }
 
-/// One sentence on how the fence stands, and what to do about it.
-pub(crate) fn in_words(status: FenceStatus) -> String {
-    let after = status.after.map(|after| humantime::format_duration(after).to_string());
-    let after = after.unwrap_or_else(|| "an unknown time".to_owned());
+/// One sentence on the state of the fence, and what to do about it.
+pub(crate) fn in_words(status: FenceStatus) -> &'static str {
     match status {
-        FenceStatus { installed: false, .. } => {
-            "the fence is off: `billing-daemon fence install` puts it up".to_owned()
-        }
+        FenceStatus { installed: false, .. } => "the fence is off: `billing-daemon fence install` puts it up",
         FenceStatus { enabled: false, .. } => {
-            "the fence is there but disabled: `billing-daemon fence install` puts it up again".to_owned()
+            "the fence is there but disabled: `billing-daemon fence install` puts it up again"
         }
         FenceStatus { effective: false, .. } => {
-            "the fence is not the one of this version, so nothing may rely on it: run `billing-daemon fence install`"
-                .to_owned()
+            "the fence is not the one of this version, so billing cannot rely on it: run `billing-daemon fence install`"
         }
-        FenceStatus { outdated: true, .. } => format!(
-            "the fence is on (the panel may bill after {after} of silence), but not as this program would install it: \
-             run `billing-daemon fence install`"
-        ),
-        _ => format!("the fence is on (the panel may bill after {after} of silence)"),
+        FenceStatus { outdated: true, .. } => {
+            "the fence is on, but not as this program would install it: run `billing-daemon fence install`"
+        }
+        _ => "the fence is on",
     }
 }
 
@@ -112,6 +101,7 @@ fn failed(doing: &str, error: FenceError) -> Failure {
     match error {
         FenceError::Database(error) => Failure::database(doing, &error),
         FenceError::NotOwner { .. } | FenceError::Rights { .. } => Failure::new(Exit::Permission, error),
+        FenceError::Billing { .. } => Failure::new(Exit::TryAgain, error),
         FenceError::NotPostgres | FenceError::NoTables => Failure::new(Exit::Configuration, error),
     }
 }

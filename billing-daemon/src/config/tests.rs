@@ -38,6 +38,7 @@ struct Billing {
     connections: Option<u32>,
     spike_factor: Option<String>,
     spike_floor: Option<String>,
+    hand_back_after: Option<String>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -199,7 +200,7 @@ fn every_key_that_the_shipped_file_shows_is_one() {
             Some(header) if header.starts_with('[') && header.ends_with(']') => header,
             _ => line,
         })
-        .filter(|line| !["failing-after", "dead-after", "keep"].iter().any(|key| line.starts_with(key)))
+        .filter(|line| !["dead-after", "keep"].iter().any(|key| line.starts_with(key)))
         .collect();
     let config = load(&uncommented.join("\n"), &[]).map_err(|problems| lines(&problems)).expect("no problem");
     let url = config.daemon.database_url.expect("it was behind a #");
@@ -207,6 +208,7 @@ fn every_key_that_the_shipped_file_shows_is_one() {
     let expected = json!({
         "max-catch-up-hours": 72, "daily-backup-factor": "1", "batch-instances": 5000, "connections": 2,
         "spike-factor": "3", "spike-floor": "10.00",
+        "hand-back-after": "75m",
     });
     assert_eq!(config.jobs[0].1, expected);
     assert_eq!(config.http.expect("it was behind a #").listen.to_string(), "127.0.0.1:9464");

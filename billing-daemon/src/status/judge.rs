@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use billing_jobs::{HeartbeatParams, hold::Reason};
+use billing_jobs::hold::Reason;
 use chrono::{DateTime, Utc};
 
 use super::{Bills, Daemon, Expected, Life, Problem, Status, ago, of_length};
@@ -32,8 +32,6 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
             (Life::Alive | Life::Stopped, _) => {}
         }
     }
-    // As the heartbeat does: see `Heartbeat`.
-    let patience = HeartbeatParams::default().failing_after.max(interval * 5 / 4);
     match status.worked_at.map(since) {
         // As the heartbeat does as well: whoever has just begun may wait for the first time that is due.
         None if status.daemons.iter().any(|daemon| is_new(daemon, status.as_of, interval)) => {}
@@ -43,7 +41,7 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
             format!(
                 "billing has not worked for {}; the panel is told to bill by itself after {}",
                 of_length(silence),
-                of_length(patience)
+                of_length(Duration::from_secs(status.hand_back_after_seconds))
             ),
         ),
         Some(_) => {}
@@ -60,7 +58,7 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
         );
     }
     let (panel, fence) = (&status.panel, status.panel.fence);
-    if panel.inhabited && panel.generation != "G1" && !fence.effective && !panel.billing_off {
+    if status.lacks_guard() {
         let state = match (fence.installed, fence.enabled) {
             (false, _) => "missing",
             (true, false) => "disabled",
@@ -111,7 +109,7 @@ fn is_new(daemon: &Daemon, now: DateTime<Utc>, interval: Duration) -> bool {
 mod tests {
     use super::*;
     use crate::status::{
-        FenceState, Held,
+        FenceState, Held, RunStatus,
         testing::{daemon, healthy, held, job, minutes_ago, run},
     };
 
@@ -126,13 +124,7 @@ mod tests {
 
     #[test]
     fn what_needs_somebody_is_a_problem_and_the_rest_is_not() {
-        let on = FenceState {
-            installed: true,
-            enabled: true,
-            effective: true,
-            after_seconds: Some(5400),
-            outdated: false,
-        };
+        let on = FenceState { installed: true, enabled: true, effective: true, outdated: false };
         check("healthy", |_| {}, &[]);
         check("interrupted", |status| status.last_run = Some(run("interrupted")), &[]);
         check("never billed", |status| status.last_run = None, &[]);
@@ -177,6 +169,9 @@ mod tests {
             },
             &[],
         );
+        let stopped =
+            RunStatus { details: Some(serde_json::json!({ "unguarded": true })), ..run("retrying") };
+        check("the fence is gone", |status| status.last_run = Some(stopped), &["billing_failed", "fence"]);
         check("outdated", |status| status.panel.fence = FenceState { outdated: true, ..on }, &["fence"]);
     }
 

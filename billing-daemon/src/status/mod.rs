@@ -61,6 +61,8 @@ pub struct Status {
     pub panel: PanelStatus,
     /// When a billing run last ended well.
     pub worked_at: Option<DateTime<Utc>>,
+    /// After how many seconds without another success the panel may bill.
+    pub hand_back_after_seconds: u64,
     /// The last run of billing.
     pub last_run: Option<RunStatus>,
     /// The last audit by a job that came to its end. One that failed since says nothing of the books.
@@ -75,6 +77,18 @@ pub struct Status {
     pub daemons: Vec<Daemon>,
     /// The jobs that the database or the configuration knows.
     pub jobs: Vec<JobStatus>,
+}
+
+impl Status {
+    /// Whether the panel could charge the hours that billing charges: it bills itself, or billing found the fence gone that it relies
+    /// on.
+    #[must_use]
+    pub fn lacks_guard(&self) -> bool {
+        let panel = &self.panel;
+        let panel_bills = panel.inhabited && panel.generation != "G1" && !panel.billing_off;
+        let found_gone = self.last_run.as_ref().is_some_and(RunStatus::is_unguarded);
+        !panel.fence.effective && (panel_bills || found_gone)
+    }
 }
 
 /// Something that somebody should do something about.
@@ -100,6 +114,7 @@ pub struct PanelStatus {
 }
 
 /// The fence inside the database.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the triggers")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FenceState {
     /// Whether there is one.
@@ -108,8 +123,6 @@ pub struct FenceState {
     pub enabled: bool,
     /// Whether billing may rely on it: it is complete, enabled, and the one of this version.
     pub effective: bool,
-    /// After which silence of ours the panel may bill.
-    pub after_seconds: Option<u64>,
     /// Whether it is not the one that this program would install.
     pub outdated: bool,
 }
@@ -210,6 +223,13 @@ impl RunStatus {
     #[must_use]
     pub fn spike(&self) -> Option<&str> {
         self.details.as_ref()?.get("spike")?.get("amount")?.as_str()
+    }
+}
+
+impl RunStatus {
+    /// Whether it stopped because the fence that it relied on was gone.
+    fn is_unguarded(&self) -> bool {
+        self.details.as_ref().is_some_and(|details| details["unguarded"] == true)
     }
 }
 

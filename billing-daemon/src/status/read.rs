@@ -3,7 +3,7 @@
 use billing_entities::{Instant, billing_daemon_status, billing_fences};
 use billing_jobs::{
     AUDIT_KIND, BILLING_JOB, begin_read,
-    billing::{Biller, Settings},
+    billing::{Biller, HAND_BACK_AFTER, Settings},
     hold::Reason,
     money::Money,
     query_all,
@@ -54,7 +54,8 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
     }
     // What the panel is told says less: it is kept waiting while a spike waits, and let go on after a clean stop.
     let waits = last_run.as_ref().is_some_and(|run| run.spike().is_some());
-    let told = if waits { None } else { worked_at(db).await.map_err(failed)? };
+    let fence = fence_row(db).await.map_err(failed)?;
+    let told = fence.as_ref().filter(|_| !waits).and_then(|fence| fence.worked_at).map(|Instant(at)| at);
     let worked_at = match told {
         Some(at) => Some(at),
         None => last_done(db, BILLING_JOB).await.map_err(failed)?.map(|row| row.run.finished_at),
@@ -76,11 +77,12 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
                 installed: beside.fence.installed,
                 enabled: beside.fence.enabled,
                 effective: beside.fence.effective,
-                after_seconds: beside.fence.after.map(|after| after.as_secs()),
                 outdated: beside.fence.outdated,
             },
         },
         worked_at,
+        hand_back_after_seconds: fence
+            .map_or(HAND_BACK_AFTER.as_secs(), |fence| fence.hand_back_after_seconds.unsigned_abs()),
         last_run,
         last_audit: last_audit(db, expected).await.map_err(failed)?,
         arrears: arrears.map_or_else(
@@ -110,11 +112,11 @@ async fn schema(db: &DatabaseConnection) -> Result<String, Failure> {
     Ok(newest.unwrap_or_else(|| "none".to_owned()))
 }
 
-async fn worked_at(db: &DatabaseConnection) -> Result<Option<DateTime<Utc>>, DbErr> {
+async fn fence_row(db: &DatabaseConnection) -> Result<Option<billing_fences::Model>, DbErr> {
     let txn = begin_read(db).await?;
     let fence = billing_fences::Entity::find_by_id(BILLING_JOB).one(&txn).await?;
     txn.commit().await?;
-    Ok(fence.and_then(|fence| fence.worked_at).map(|Instant(at)| at))
+    Ok(fence)
 }
 
 /// The newest runs, of one job or of all.

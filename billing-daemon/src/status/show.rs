@@ -26,13 +26,17 @@ pub(crate) fn in_words(status: &Status, width: usize) -> String {
         lines.add("", &format!("- {}", problem.message));
     }
     let since = |at: DateTime<Utc>| (status.as_of - at).to_std().unwrap_or_default();
+    let panel_bills = status.panel.inhabited && !status.panel.billing_off;
     lines.add("last run", &status.last_run.as_ref().map_or("none yet".to_owned(), |last| run(last, &since)));
     if let Some(totals) = status.last_run.as_ref().and_then(|last| last.totals.as_ref()) {
         let Totals { charged, held, hours, amount } = totals;
         lines.add("", &format!("charged {amount} for {hours} hours of {charged} machines, {held} held"));
     }
     let worked = status.worked_at.map_or("never yet".to_owned(), |at| ago(since(at)));
-    lines.add("worked", &worked);
+    let hand_back = of_length(Duration::from_secs(status.hand_back_after_seconds));
+    let panel_next =
+        if panel_bills { format!("; the panel may bill after {hand_back}") } else { String::new() };
+    lines.add("worked", &format!("{worked}{panel_next}"));
     if status.holds.is_empty() {
         lines.add("held", "nothing");
     }
@@ -70,7 +74,7 @@ pub(crate) fn in_words(status: &Status, width: usize) -> String {
     let off = if panel.billing_off { "; its billing is said to be off" } else { "" };
     lines.add("panel", &format!("{}, {whose}{off}", panel.generation));
     let nobody = !panel.inhabited && !panel.fence.installed;
-    lines.add("fence", &if nobody { "none, and nobody to hold back".to_owned() } else { fence(panel.fence) });
+    lines.add("fence", if nobody { "none, and nobody to hold back" } else { fence(panel.fence) });
     lines.add(
         "schema",
         &format!("{} on {}, read by version {}", status.schema, status.engine, status.version),
@@ -153,15 +157,13 @@ fn of_job(job: &JobStatus, as_of: DateTime<Utc>, since: &impl Fn(DateTime<Utc>) 
     format!("{last}{next}")
 }
 
-fn fence(fence: FenceState) -> String {
-    let after =
-        fence.after_seconds.map_or("an unknown time".to_owned(), |s| of_length(Duration::from_secs(s)));
+fn fence(fence: FenceState) -> &'static str {
     match fence {
-        FenceState { installed: false, .. } => "off".to_owned(),
-        FenceState { enabled: false, .. } => "there, but disabled".to_owned(),
-        FenceState { effective: false, .. } => "there, but not the one of this version".to_owned(),
-        FenceState { outdated: true, .. } => format!("on after {after} of silence, but outdated"),
-        _ => format!("on: the panel may bill after {after} of silence"),
+        FenceState { installed: false, .. } => "off",
+        FenceState { enabled: false, .. } => "there, but disabled",
+        FenceState { effective: false, .. } => "there, but not the one of this version",
+        FenceState { outdated: true, .. } => "on, but outdated",
+        _ => "on",
     }
 }
 

@@ -81,6 +81,7 @@ pub(crate) fn healthy() -> Status {
             fence: FenceState::default(),
         },
         worked_at: Some(minutes_ago(59)),
+        hand_back_after_seconds: 4_500,
         last_run: Some(run("done")),
         last_audit: None,
         arrears: Owed::default(),

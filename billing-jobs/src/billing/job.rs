@@ -1,6 +1,6 @@
 //! Billing as a job: one run over the fleet, told to the panel's status row.
 
-use std::{num::NonZeroU32, sync::Arc};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
@@ -37,12 +37,22 @@ pub struct BillingParams {
     #[serde(with = "params::money")]
     #[schemars(with = "String", regex(pattern = params::money::PATTERN))]
     pub spike_floor: Money,
+    /// When billing has not worked for this long, the panel may bill; at least five quarters of the time between two billings.
+    #[serde(with = "billing_scheduler::duration")]
+    #[schemars(with = "String", regex(pattern = billing_scheduler::duration::PATTERN))]
+    pub hand_back_after: Duration,
 }
 
 impl Default for BillingParams {
     fn default() -> Self {
-        let Settings { max_catch_up_hours, daily_backup_factor, spike_factor, spike_floor, .. } =
-            Settings::default();
+        let Settings {
+            max_catch_up_hours,
+            daily_backup_factor,
+            spike_factor,
+            spike_floor,
+            hand_back_after,
+            ..
+        } = Settings::default();
         Self {
             max_catch_up_hours,
             daily_backup_factor: daily_backup_factor.0,
@@ -50,6 +60,7 @@ impl Default for BillingParams {
             connections: None,
             spike_factor,
             spike_floor,
+            hand_back_after,
         }
     }
 }
@@ -63,6 +74,7 @@ impl From<&BillingParams> for Settings {
             connections: params.connections.map(NonZeroU32::get),
             spike_factor: params.spike_factor,
             spike_floor: params.spike_floor,
+            hand_back_after: params.hand_back_after,
         }
     }
 }
@@ -78,8 +90,10 @@ impl Billing {
     /// Bills the fleet of `services`' database.
     #[must_use]
     pub fn new(services: &Services, params: &BillingParams) -> Self {
-        let biller = Biller::new(services.db.clone(), services.panel, params.into())
-            .remembering(services.last_commit.clone());
+        let settings = Settings::from(params).at_interval(services.billing_interval);
+        let biller = Biller::new(services.db.clone(), services.panel, settings)
+            .remembering(services.last_commit.clone())
+            .relying_on_guard(services.needs_guard);
         Self { biller, status: Arc::clone(&services.status) }
     }
 
@@ -144,6 +158,9 @@ impl Job for Billing {
                     // The panel would charge the same prices, and asks nobody: it is kept waiting for as long as this run waits.
                     self.biller.mark_worked(ctx.fence).await.map_err(JobError::retry)?;
                 }
+                if matches!(error, BillingError::Unguarded) {
+                    ctx.report(unguarded());
+                }
                 let sentence = error.to_string();
                 let totals = self.biller.totals_of(ctx.run_id).await.unwrap_or_default();
                 self.tell(totals, Some(&sentence)).await;
@@ -159,6 +176,12 @@ impl Job for Billing {
 #[must_use]
 pub fn spike(Spike { sum, limit }: Spike) -> billing_scheduler::serde_json::Value {
     json!({ "spike": { "amount": sum.amount.to_string(), "hours": sum.hours, "limit": limit.to_string() } })
+}
+
+/// The details of a run that found the panel guard missing.
+#[must_use]
+pub fn unguarded() -> billing_scheduler::serde_json::Value {
+    json!({ "unguarded": true })
 }
 
 /// A run's figures as they stand in its row.

@@ -20,7 +20,10 @@ mod rows;
 mod sqlite;
 mod statements;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use billing_scheduler::{FencingToken, StopReason};
 use chrono::{DateTime, Utc};
@@ -54,10 +57,13 @@ pub use self::{
     brake::Spike,
     decide::Totals,
     handover::HandoverError,
-    job::{Billing, BillingParams, details, spike},
+    job::{Billing, BillingParams, details, spike, unguarded},
     release::Release,
 };
 pub(crate) use self::{postgres::milliseconds, sqlite::micros as sqlite_micros};
+
+/// How long billing must not have worked before the panel may bill, unless the configuration sets another time.
+pub const HAND_BACK_AFTER: Duration = Duration::from_mins(75);
 
 /// How a fleet is billed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +80,17 @@ pub struct Settings {
     pub spike_factor: i64,
     /// What a run may charge in any case.
     pub spike_floor: Money,
+    /// When billing has not worked for this long, the panel may bill.
+    pub hand_back_after: Duration,
+}
+
+impl Settings {
+    /// The same for billing at this interval: a time of less than five quarters of it would hand billing back between two runs that
+    /// work.
+    #[must_use]
+    pub fn at_interval(self, interval: Duration) -> Self {
+        Self { hand_back_after: self.hand_back_after.max(interval * 5 / 4), ..self }
+    }
 }
 
 impl Default for Settings {
@@ -85,6 +102,7 @@ impl Default for Settings {
             connections: None,
             spike_factor: 30,
             spike_floor: Money(100_000),
+            hand_back_after: HAND_BACK_AFTER,
         }
     }
 }
@@ -172,6 +190,13 @@ pub enum BillingError {
     /// Another daemon has claimed the job since.
     #[error("the fence of this run is no longer the newest: another daemon bills")]
     Fenced,
+    /// The panel could charge the same hours.
+    #[error(
+        "the panel guard that billing relies on is missing, disabled or not the one of this version, so the panel could charge the \
+         same hours: nothing more is charged. Run `billing-daemon fence install`; or, if the panel's billing is switched off, set \
+         `panel-billing = \"off\"` in the [daemon] section of jobs.toml and restart the daemon"
+    )]
+    Unguarded,
     /// The database failed.
     #[error("could not {doing}: {}", explained(source))]
     Database {
@@ -243,6 +268,8 @@ pub struct Biller {
     sql: Statements,
     settings: Settings,
     last_commit: Option<LastCommit>,
+    /// Whether nothing may be charged without the panel guard.
+    needs_guard: bool,
     /// What was learned about how the database answers.
     pace: Mutex<Pace>,
 }
@@ -253,13 +280,27 @@ impl Biller {
     pub fn new(db: DatabaseConnection, panel: Panel, settings: Settings) -> Self {
         let one_writer = panel.backend == DbBackend::Sqlite;
         let pace = Pace::new(settings.batch_instances, settings.connections, one_writer);
-        Self { sql: Statements::of(panel), db, panel, settings, last_commit: None, pace: Mutex::new(pace) }
+        Self {
+            sql: Statements::of(panel),
+            db,
+            panel,
+            settings,
+            last_commit: None,
+            needs_guard: false,
+            pace: Mutex::new(pace),
+        }
     }
 
     /// The same biller, which refuses a database that is older than what this machine committed to it.
     #[must_use]
     pub fn remembering(self, last_commit: Option<LastCommit>) -> Self {
         Self { last_commit, ..self }
+    }
+
+    /// The same biller, which charges nothing without the panel guard if `needs_guard`. That is checked in every batch.
+    #[must_use]
+    pub fn relying_on_guard(self, needs_guard: bool) -> Self {
+        Self { needs_guard, ..self }
     }
 
     /// The clock by which hours end: the database's.
@@ -307,6 +348,9 @@ impl Biller {
 
     /// One pass over all organizations.
     async fn pass_over(&self, run: &Run<'_>) -> Result<Bill, BillingError> {
+        if self.needs_guard && run.mode != Mode::DryRun {
+            self.check_guard().await?;
+        }
         let as_of = match run.as_of {
             Some(as_of) => as_of,
             None => self.ask("ask the database for its time", self.now()).await?,
@@ -392,6 +436,15 @@ impl Biller {
         Ok(assessment?.waits)
     }
 
+    /// Refuses to run without the panel guard, also where no batch is due that would find it missing.
+    async fn check_guard(&self) -> Result<(), BillingError> {
+        let Some(sql) = &self.sql.is_guarded else { return Ok(()) };
+        let guarded = self.ask("check the panel guard", query_one(&self.db, statement(&self.db, sql, [])));
+        let guarded = guarded.await?.map_or(Ok(false), |row| row.try_get("", "guarded"));
+        let guarded = guarded.map_err(BillingError::database("check the panel guard"))?;
+        if guarded { Ok(()) } else { Err(BillingError::Unguarded) }
+    }
+
     /// What the database answers, as a step of a run.
     async fn ask<T>(
         &self,
@@ -409,9 +462,12 @@ impl Biller {
         read::totals(&row.ok_or_else(|| DbErr::RecordNotFound("a sum".to_owned()))?)
     }
 
-    /// Notes under `fence` that billing works: heartbeats, and the panel's own biller, go by it.
+    /// Notes under `fence` that billing works, and after which time without that the panel may bill. Heartbeats and the panel guard
+    /// read both.
     pub async fn mark_worked(&self, fence: FencingToken) -> Result<(), DbErr> {
-        let values: [Value; 2] = [BILLING_JOB.into(), fence.0.into()];
+        // More than an interval of PostgreSQL can be is as good as without end.
+        let seconds = i32::try_from(self.settings.hand_back_after.as_secs()).unwrap_or(i32::MAX);
+        let values: [Value; 3] = [BILLING_JOB.into(), fence.0.into(), i64::from(seconds.max(1)).into()];
         execute(&self.db, statement(&self.db, &self.sql.mark_worked, values)).await.map(drop)
     }
 

@@ -9,12 +9,11 @@ impl Statements {
         if let Some(clock) = clock() {
             clock.clone_into(&mut self.now);
         }
-        if let (Some(ms), Some(settings)) = (lock_timeout_ms(), &mut self.settings) {
-            *settings = settings.replacen(
-                "SELECT",
-                &format!("SELECT set_config('lock_timeout', '{ms}ms', true),"),
-                1,
-            );
+        if let Some(ms) = lock_timeout_ms() {
+            for settings in [&mut self.settings, &mut self.guarded_settings].into_iter().flatten() {
+                let limited = format!("SELECT set_config('lock_timeout', '{ms}ms', true), set_config(");
+                *settings = settings.replacen("SELECT set_config(", &limited, 1);
+            }
         }
         // PostgreSQL numbers its parameters with a dollar sign, SQLite with a question mark.
         let number = if self.settings.is_some() { "$" } else { "?" };

@@ -102,6 +102,8 @@ struct Failure {
 
 enum Kind {
     Fenced,
+    /// The panel guard is gone.
+    Unguarded,
     /// What was read was no longer so when it was written.
     Stale,
     /// There are wallets that could not be locked: a policy hides them from writers, and they are not missing.
@@ -291,6 +293,7 @@ impl Pass<'_> {
             failure.count();
             match failure.kind {
                 Kind::Fenced => return Err(BillingError::Fenced),
+                Kind::Unguarded => return Err(BillingError::Unguarded),
                 Kind::Overrun => return Err(self.brake.overrun()),
                 Kind::Stale | Kind::HiddenWallets | Kind::Database(Fault::Conflict | Fault::Lost, _)
                     if again => {}
@@ -362,6 +365,7 @@ impl Pass<'_> {
                 let _ = txn.rollback().instrument(step("roll back")).await;
                 let message = match &kind {
                     Kind::Fenced => "fenced".to_owned(),
+                    Kind::Unguarded => "the panel guard is gone".to_owned(),
                     Kind::Overrun => "more would be charged than was announced".to_owned(),
                     Kind::Stale => "what was read had changed when it was written".to_owned(),
                     Kind::HiddenWallets => {
@@ -398,10 +402,14 @@ impl Pass<'_> {
             Mode::Commit(fence) => Some(fence.0),
             Mode::DryRun => None,
         };
-        if let Some(limits) = &sql.settings {
+        let guarded = sql.guarded_settings.as_ref().filter(|_| self.biller.needs_guard && fence.is_some());
+        if let Some(limits) = guarded.or(sql.settings.as_ref()) {
             testing::before_statement();
             let limits = statement(txn, limits, [fence.into(), BILLING_JOB.into()]);
-            txn.query_one_raw(limits).instrument(step("set limits")).await?;
+            let row = txn.query_one_raw(limits).instrument(step("set limits")).await?;
+            if guarded.is_some() && !row.map_or(Ok(false), |row| row.try_get("", "guarded"))? {
+                return Err(Kind::Unguarded);
+            }
         }
         testing::before_statement();
         if let Mode::Commit(fence) = self.run.mode
@@ -499,7 +507,7 @@ impl Failure {
         match &self.kind {
             Kind::Fenced => measured::fenced_off(BILLING_JOB),
             Kind::Database(fault, _) => measured::failed(*fault),
-            Kind::Overrun | Kind::Stale | Kind::HiddenWallets => {}
+            Kind::Overrun | Kind::Stale | Kind::HiddenWallets | Kind::Unguarded => {}
         }
     }
 
@@ -535,7 +543,9 @@ fn take_apart(batch: &Batch, failure: Failure) -> Result<Posted, BillingError> {
 fn unpostable(kind: Kind, message: &str) -> BillingError {
     let source = match kind {
         Kind::Database(_, source) => source,
-        Kind::Fenced | Kind::Stale | Kind::HiddenWallets | Kind::Overrun => DbErr::RecordNotUpdated,
+        Kind::Fenced | Kind::Unguarded | Kind::Stale | Kind::HiddenWallets | Kind::Overrun => {
+            DbErr::RecordNotUpdated
+        }
     };
     debug!("{message}");
     BillingError::Database { doing: "post a batch", source }

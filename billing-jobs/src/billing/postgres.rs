@@ -6,7 +6,7 @@ use super::{
     rows::postgres_rows as d,
     statements::{LEDGER_HOURS_AHEAD, Statements},
 };
-use crate::panel::Panel;
+use crate::{fence, panel::Panel};
 
 /// A batch is a small part of the fleet, and each of its statements finds its rows by an index. Without this a planner whose
 /// statistics are old reads a whole table in every batch; nor is any of them worth compiling.
@@ -32,6 +32,15 @@ pub(super) fn ten_thousandths(column: &str) -> String {
 /// What the panel, which reckons in milliseconds, makes of a `timestamptz`.
 pub(crate) fn milliseconds(column: &str) -> String {
     format!("date_trunc('milliseconds', {column})")
+}
+
+/// What holds for a transaction besides its limits.
+fn settings() -> String {
+    format!(
+        "SELECT set_config('app.current_user_is_admin', 'true', true), {BY_INDEX},
+                set_config('billing.fence', coalesce($1::text, (
+                    SELECT fence::text FROM billing_fences WHERE job = $2 FOR SHARE), ''), true)"
+    )
 }
 
 fn read_due(panel: Panel, only: &str) -> String {
@@ -99,10 +108,14 @@ pub(super) fn statements(panel: Panel) -> Statements {
             hour_ago = instant("($1 - 3600000000)"),
         ),
         plan_settings: Some(format!("SELECT {BY_INDEX}")),
-        settings: Some(format!(
-            "SELECT set_config('app.current_user_is_admin', 'true', true), {BY_INDEX},
-                    set_config('billing.fence', coalesce($1::text, (
-                        SELECT fence::text FROM billing_fences WHERE job = $2 FOR SHARE), ''), true)"
+        settings: Some(settings()),
+        // Taking a trigger away, or disabling it, needs a lock that conflicts with that of an INSERT, also of one without rows. A
+        // statement takes its locks before its snapshot, so what it reads of the catalog stays true until the transaction ends.
+        guarded_settings: Some(format!(
+            "WITH locked AS (INSERT INTO payment_transactions (description) SELECT NULL WHERE false)
+             {}, {} AS guarded",
+            settings(),
+            fence::is_effective_sql()
         )),
         check_fence: "SELECT 1 AS newest FROM billing_fences f JOIN billing_job_state s ON s.job = f.job
              WHERE f.job = $1 AND f.fence = $2 AND s.fence = $2 FOR SHARE OF f"
@@ -274,6 +287,9 @@ pub(super) fn statements(panel: Panel) -> Statements {
                     coalesce(sum(amount), 0)::bigint AS amount
                FROM billing_batches WHERE run_id = $1::uuid"
             .to_owned(),
-        mark_worked: "UPDATE billing_fences SET worked_at = now() WHERE job = $1 AND fence = $2".to_owned(),
+        is_guarded: Some(format!("SELECT {} AS guarded", fence::is_effective_sql())),
+        mark_worked: "UPDATE billing_fences SET worked_at = now(), hand_back_after_seconds = $3
+             WHERE job = $1 AND fence = $2"
+            .to_owned(),
     }
 }

@@ -11,13 +11,7 @@ use super::{
     postgres, rows, sqlite,
 };
 use crate::{
-    BILLING_JOB,
-    db::statement,
-    money::Money,
-    period::Micros,
-    record,
-    status::{ALIVE_WITHIN, silent_since},
-    uncharged::Debt,
+    BILLING_JOB, db::statement, money::Money, period::Micros, record, status::alive, uncharged::Debt,
 };
 
 /// What a release changed, and what it leaves to the panel.
@@ -119,17 +113,6 @@ impl Biller {
         txn.execute_raw(statement(txn, fence, [BILLING_JOB.into()])).await?;
         Ok(release)
     }
-}
-
-/// A daemon that has written its row lately.
-async fn alive(txn: &DatabaseTransaction) -> Result<Option<String>, DbErr> {
-    let sql = format!(
-        "SELECT daemon_instance_id AS instance FROM billing_daemon_status WHERE status <> 'stopped' AND NOT ({})",
-        silent_since(txn.get_database_backend(), "$1")
-    );
-    let within = i64::try_from(ALIVE_WITHIN.as_secs()).unwrap_or(i64::MAX);
-    let row = txn.query_one_raw(statement(txn, &sql, [within.into()])).await?;
-    row.map(|row| row.try_get("", "instance")).transpose()
 }
 
 /// Machines whose anchor is behind our watermark.

@@ -99,6 +99,7 @@ pub(super) fn statements() -> Statements {
             .to_owned(),
         plan_settings: None,
         settings: None,
+        guarded_settings: None,
         check_fence: "SELECT 1 AS newest FROM billing_fences f JOIN billing_job_state s ON s.job = f.job
              WHERE f.job = ?1 AND f.fence = ?2 AND s.fence = ?2"
             .to_owned(),
@@ -204,7 +205,10 @@ pub(super) fn statements() -> Statements {
                     coalesce(sum(amount), 0) AS amount
                FROM billing_batches WHERE run_id = ?1"
             .to_owned(),
-        mark_worked: format!("UPDATE billing_fences SET worked_at = {SQLITE_NOW} WHERE job = ?1 AND fence = ?2"),
+        is_guarded: None,
+        mark_worked: format!(
+            "UPDATE billing_fences SET worked_at = {SQLITE_NOW}, hand_back_after_seconds = ?3 WHERE job = ?1 AND fence = ?2"
+        ),
     }
 }
 

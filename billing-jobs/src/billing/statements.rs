@@ -25,6 +25,9 @@ pub(super) struct Statements {
     /// `(fence, job)`: what else holds for the transaction. Without a number of its own, for it is rolled back anyway, it borrows
     /// the one in force and keeps that in force. None on SQLite.
     pub(super) settings: Option<String>,
+    /// The same, with a column `guarded`: whether the triggers that keep the panel from charging are in place. They stay so until the
+    /// transaction ends. None on SQLite.
+    pub(super) guarded_settings: Option<String>,
     /// `(job, fence) -> 1` if that number is still the newest.
     pub(super) check_fence: String,
     /// `(first, last) -> id, organization, balance, currency, opened` by place.
@@ -73,7 +76,9 @@ pub(super) struct Statements {
     pub(super) update_wallets: String,
     /// `(run) -> charged, charges, held, hours, amount`.
     pub(super) run_totals: String,
-    /// `(job, fence)`: billing worked just now.
+    /// `() -> guarded`, for a run without batches. None on SQLite.
+    pub(super) is_guarded: Option<String>,
+    /// `(job, fence, seconds)`: billing worked just now, and after how long without that the panel may bill.
     pub(super) mark_worked: String,
 }
 

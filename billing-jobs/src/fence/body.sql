@@ -8,7 +8,6 @@
 -- the tables could take its place. So these are named in full, or their arguments are cast until they fit.
 #variable_conflict use_variable
 DECLARE
-    silence CONSTANT interval := pg_catalog.make_interval(secs => TG_ARGV[0]::integer);
     debit jsonb;
     description text;
     organization uuid;
@@ -53,7 +52,8 @@ BEGIN
 
         -- The panel's biller, or code of ours that forgot its token. Checks, locks the row, and checks again.
         LOOP
-            SELECT f.fence AS number, f.worked_at, coalesce(s.fence, 0) AS claimed, coalesce(s.fence = f.fence, false) AS in_force
+            SELECT f.fence AS number, f.worked_at, pg_catalog.make_interval(secs => f.hand_back_after_seconds) AS silence,
+                   coalesce(s.fence, 0) AS claimed, coalesce(s.fence = f.fence, false) AS in_force
               INTO ours
               FROM billing_fences f LEFT JOIN billing_job_state s ON s.job = f.job
              WHERE f.job = 'billing';
@@ -61,10 +61,10 @@ BEGIN
                 RAISE EXCEPTION 'the fence has lost its row in billing_fences, so nobody may debit an hour'
                     USING ERRCODE = 'BF002', HINT = 'Run `billing-daemon fence install` again.';
             END IF;
-            IF ours.worked_at > clock_timestamp() - silence THEN
+            IF ours.worked_at > clock_timestamp() - ours.silence THEN
                 RAISE EXCEPTION 'billing-daemon charges the hours of this database: it worked % ago, and the panel may charge them '
                                 'when it has not for %',
-                        pg_catalog.date_trunc('second', clock_timestamp() - ours.worked_at), silence
+                        pg_catalog.date_trunc('second', clock_timestamp() - ours.worked_at), ours.silence
                     USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. This ends with the last daemon.';
             END IF;
             EXIT WHEN kept;
@@ -99,10 +99,10 @@ BEGIN
     noted := pg_catalog.string_to_array(current_setting('billing.overwritten', true), ' ');
     balance_before := debit -> 'metadata'::text -> 'balance_before'::text;
     IF noted[1] = organization::text
-       AND CASE WHEN balance_before IS NOT NULL
-                THEN balance_before <> coalesce(pg_catalog.to_jsonb(nullif(noted[2], 'null')::numeric), 'null'::jsonb)
-                ELSE nullif(noted[3], 'null')::numeric
-                     IS DISTINCT FROM nullif(noted[2], 'null')::numeric + (debit ->> 'amount'::text)::numeric END THEN
+       AND (CASE WHEN balance_before IS NOT NULL
+                 THEN balance_before <> coalesce(pg_catalog.to_jsonb(nullif(noted[2], 'null')::numeric), 'null'::jsonb)
+                 ELSE nullif(noted[3], 'null')::numeric
+                      IS DISTINCT FROM nullif(noted[2], 'null')::numeric + (debit ->> 'amount'::text)::numeric END) THEN
         RAISE EXCEPTION 'the wallet of organization % held % when it was read, and % when it was written',
                 organization, coalesce(balance_before::text, 'an unknown amount'), noted[2]
             USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. Read its balance again.';

@@ -6,8 +6,8 @@ mod trigger;
 use billing_scheduler::FencingToken;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
 
-pub(crate) use self::trigger::is_up;
 pub use self::trigger::{FenceError, FenceStatus, Installed, install, remove, status};
+pub(crate) use self::trigger::{is_effective_sql, is_up};
 
 use crate::{BILLING_JOB, db::statement};
 

@@ -6,8 +6,6 @@
 //!
 //! Their definitions name no column, so that the panel's migrations may alter every one: see `body.sql`.
 
-use std::time::Duration;
-
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr};
 use serde_json::json;
 
@@ -15,6 +13,7 @@ use crate::{
     BILLING_JOB,
     db::{begin, begin_read, statement},
     record::{self, Entry},
+    status::alive,
 };
 
 /// The function of the trigger on the ledger.
@@ -75,8 +74,7 @@ fn status_sql() -> String {
                              AND encode(sha256(convert_to(p.prosrc, 'UTF8')), 'hex') = g.body), false)
              AND bool_and(t.oid IS NOT NULL) AS effective,
            coalesce(bool_and(p.proowner = l.relowner AND array_to_string(p.proconfig, ';') LIKE 'search_path=pg_catalog, %')
-                        FILTER (WHERE g.decides), false) AS confined,
-           max(split_part(encode(t.tgargs, 'escape'), '\\000', 1)) AS after_seconds
+                        FILTER (WHERE g.decides), false) AS confined
       FROM (VALUES ('payment_transactions', 'billing_fence', true, 7, '{body}'),
                    ('wallets', 'billing_fence_balance', false, 19, '{balance_body}'))
              AS g (relation, name, decides, fires, body)
@@ -128,12 +126,21 @@ pub enum FenceError {
         /// What would give them.
         grants: Vec<String>,
     },
+    /// Without the fence, the panel could charge the hours that a daemon charges.
+    #[error(
+        "{instance} bills, and without the fence the panel could charge the same hours: stop every daemon first, or use `--force`"
+    )]
+    Billing {
+        /// The daemon or command that is alive.
+        instance: String,
+    },
     /// The database refused.
     #[error(transparent)]
     Database(#[from] DbErr),
 }
 
 /// The state of the fence.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the triggers")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FenceStatus {
     /// Whether the trigger on the ledger exists.
@@ -142,8 +149,6 @@ pub struct FenceStatus {
     pub enabled: bool,
     /// Whether both triggers exist, are enabled, and run the functions of this version: an hourly debit of the panel goes through it.
     pub effective: bool,
-    /// After which silence of ours the panel may bill.
-    pub after: Option<Duration>,
     /// Whether it is not the one that this program would install.
     pub outdated: bool,
 }
@@ -161,27 +166,18 @@ pub struct Installed {
     pub by_owner: bool,
 }
 
-/// Puts the fence up in one transaction, or brings it up to date. `after` is how long billing of ours must not have worked
-/// before the panel may bill; it counts in whole seconds. What is changed goes on record as the work of `by`.
-pub async fn install(db: &DatabaseConnection, after: Duration, by: &str) -> Result<Installed, FenceError> {
+/// Installs the fence in one transaction, or brings it up to date. A change is logged in the audit log as the work of `by`.
+pub async fn install(db: &DatabaseConnection, by: &str) -> Result<Installed, FenceError> {
     let (txn, place) = open(db).await?;
     check_rights(&txn, &place, true).await?;
     let row = "INSERT INTO billing_fences (job) VALUES ($1) ON CONFLICT DO NOTHING";
     txn.execute_raw(statement(&txn, row, [BILLING_JOB.into()])).await?;
     let before = read(&txn).await?;
-    let after = Duration::from_secs(after.as_secs());
-    let changed = before.outdated || !before.effective || before.after != Some(after);
+    let changed = before.outdated || !before.effective;
     if changed {
-        let now = FenceStatus {
-            installed: true,
-            enabled: true,
-            effective: true,
-            after: Some(after),
-            outdated: false,
-        };
+        let now = FenceStatus { installed: true, enabled: true, effective: true, outdated: false };
         record::append(&txn, &entry("install the fence", by, before, now)).await?;
         let Place { schema, path, ledger, wallets, owner, .. } = &place;
-        let seconds = after.as_secs();
         // The panel waits for as long as this holds its tables: everything else comes before. It locks the wallets first as well.
         let sql = format!(
             "SET LOCAL search_path = pg_catalog, pg_temp;
@@ -197,7 +193,7 @@ pub async fn install(db: &DatabaseConnection, after: Duration, by: &str) -> Resu
                  EXECUTE FUNCTION {schema}.billing_fence_balance();
              DROP TRIGGER IF EXISTS billing_fence ON {ledger};
              CREATE TRIGGER billing_fence BEFORE INSERT ON {ledger} FOR EACH ROW
-                 EXECUTE FUNCTION {schema}.billing_fence('{seconds}')"
+                 EXECUTE FUNCTION {schema}.billing_fence()"
         );
         txn.execute_unprepared(&sql).await?;
     }
@@ -210,7 +206,6 @@ fn entry(action: &'static str, by: &str, before: FenceStatus, after: FenceStatus
         json!({
             "installed": status.installed,
             "enabled": status.enabled,
-            "after_seconds": status.after.map(|after| after.as_secs()),
             "outdated": status.outdated,
         })
     };
@@ -218,8 +213,15 @@ fn entry(action: &'static str, by: &str, before: FenceStatus, after: FenceStatus
     Entry { by: by.to_owned(), action, job: BILLING_JOB.to_owned(), reason: None, details }
 }
 
-/// Takes the fence down, and nothing else, in the name of `by`. Returns whether there was one.
-pub async fn remove(db: &DatabaseConnection, by: &str) -> Result<bool, FenceError> {
+/// Removes the fence, and nothing else, as the work of `by`. Returns whether there was one.
+///
+/// # Errors
+/// Among others, a daemon is alive or a run of billing is in progress. With `force` neither is checked; a daemon that relies on the
+/// fence then stops billing with its next batch.
+pub async fn remove(db: &DatabaseConnection, by: &str, force: bool) -> Result<bool, FenceError> {
+    if !force && let Some(instance) = billing_instance(db).await? {
+        return Err(FenceError::Billing { instance });
+    }
     let (txn, place) = open(db).await?;
     let before = read(&txn).await?;
     if before.installed {
@@ -238,7 +240,22 @@ pub async fn remove(db: &DatabaseConnection, by: &str) -> Result<bool, FenceErro
     Ok(before.installed)
 }
 
-/// How the fence stands. There is none on SQLite.
+/// The daemon that is alive, or the holder of the lease of billing, which may be a command.
+async fn billing_instance(db: &DatabaseConnection) -> Result<Option<String>, FenceError> {
+    if db.get_database_backend() == DbBackend::Sqlite {
+        return Err(FenceError::NotPostgres);
+    }
+    let sql =
+        "SELECT holder FROM billing_job_state WHERE job = $1 AND holder IS NOT NULL AND expires_at > now()";
+    let txn = begin_read(db).await?;
+    let holder = txn.query_one_raw(statement(&txn, sql, [BILLING_JOB.into()])).await?;
+    let holder = holder.map(|row| row.try_get("", "holder")).transpose()?;
+    let instance = alive(&txn).await?.or(holder);
+    txn.commit().await?;
+    Ok(instance)
+}
+
+/// The state of the fence. There is none on SQLite.
 pub async fn status(db: &DatabaseConnection) -> Result<FenceStatus, DbErr> {
     if db.get_database_backend() == DbBackend::Sqlite {
         return Ok(FenceStatus::default());
@@ -249,7 +266,7 @@ pub async fn status(db: &DatabaseConnection) -> Result<FenceStatus, DbErr> {
     Ok(status)
 }
 
-/// Whether the fence is on, asked without a transaction, so that the connection of an application is left as it was.
+/// Whether the fence is effective, queried without a transaction, so that the connection of an application is left as it was.
 pub(crate) async fn is_up(db: &impl ConnectionTrait) -> Result<bool, DbErr> {
     if db.get_database_backend() == DbBackend::Sqlite {
         return Ok(false);
@@ -269,12 +286,10 @@ async fn read(db: &impl ConnectionTrait) -> Result<FenceStatus, DbErr> {
     let row = row.ok_or_else(|| DbErr::RecordNotFound("the state of the fence".to_owned()))?;
     let is = |column| row.try_get::<bool>("", column);
     let (installed, effective) = (is("installed")?, is("effective")?);
-    let after: Option<String> = row.try_get("", "after_seconds")?;
     Ok(FenceStatus {
         installed,
         enabled: installed && is("enabled")?,
         effective,
-        after: after.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs),
         outdated: installed && !(effective && is("confined")?),
     })
 }

@@ -17,11 +17,13 @@ CREATE TABLE IF NOT EXISTS billing_job_state (
 ) STRICT;
 
 -- One row per job: the newest number whose work may be committed. Billing locks it FOR SHARE, so renewal of the
--- lease, which would wait behind that, happens in the other table.
+-- lease, which would wait behind that, happens in the other table. Once billing has not worked for `hand_back_after_seconds` since
+-- `worked_at`, heartbeats end and the panel may charge: the success that sets one sets the other.
 CREATE TABLE IF NOT EXISTS billing_fences (
     job TEXT PRIMARY KEY NOT NULL,
     fence INTEGER NOT NULL DEFAULT 0,
-    worked_at INTEGER
+    worked_at INTEGER,
+    hand_back_after_seconds INTEGER NOT NULL DEFAULT 4500 CHECK (hand_back_after_seconds > 0)
 ) STRICT;
 
 -- Every scheduled time leaves a row. `node` is empty for a job that runs once for all daemons.

@@ -57,6 +57,7 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
             "as_of",
             "daemons",
             "engine",
+            "hand_back_after_seconds",
             "holds",
             "jobs",
             "last_audit",

@@ -88,15 +88,12 @@ async fn what_a_person_changes_is_on_record(db: &Db) {
         (" accept a restore billing ", r#","before":{"batch":99}}"#),
     ];
     if db.backend() == DbBackend::Postgres {
-        for command in
-            ["fence install", "fence install", "fence install --after 2h", "fence remove", "fence remove"]
-        {
+        for command in ["fence install", "fence install", "fence remove", "fence remove"] {
             program.run(command).await.expect_code(0);
         }
         expected.extend([
-            (" install the fence billing ", r#""before":{"after_seconds":null,"#),
-            (" install the fence billing ", r#""before":{"after_seconds":5400,"#),
-            (" remove the fence billing ", r#""before":{"after_seconds":7200,"#),
+            (" install the fence billing ", r#""before":{"enabled":false,"installed":false"#),
+            (" remove the fence billing ", r#""before":{"enabled":true,"installed":true"#),
         ]);
     }
     let found = rows(db, CHANGES).await;

@@ -95,6 +95,55 @@ async fn a_payment_is_not_overwritten_either(db: &Db) {
     assert_sound(db).await;
 }
 
+/// The charge for a new instance is one more read-modify-write of the panel. Every known panel names in it what it has read.
+async fn creation_charge_never_overwrites_unseen_balance(db: &Db) {
+    fence(db).await;
+    let owner = e2e::connect(&db.url_for(Login::Owner)).await;
+    let named = Some(r#"{"balance_before":100,"balance_after":99.99}"#);
+    let nan = Some(r#"{"balance_before":null,"balance_after":null}"#);
+    for (meanwhile, written, metadata, passes) in [
+        ("SELECT", Some("99.99"), named, true),
+        ("UPDATE wallets SET balance = 99.98", Some("99.99"), named, false),
+        // What the panel writes is what the wallet holds already.
+        ("UPDATE wallets SET balance = 99.99", Some("99.99"), named, false),
+        ("UPDATE wallets SET balance = 150", Some("99.99"), named, false),
+        ("UPDATE wallets SET balance = 150", Some("99.99"), nan, false),
+        // Without `balance_before`, the wallet must have changed by the debit.
+        ("SELECT", Some("99.99"), None, true),
+        ("SELECT", Some("99.99"), Some(r#"{"vps_id":"x"}"#), true),
+        ("UPDATE wallets SET balance = 99.98", Some("99.99"), None, false),
+        ("UPDATE wallets SET balance = 150", Some("99.99"), Some("[]"), false),
+        ("UPDATE wallets SET balance = 150", Some("balance - 0.01"), None, true),
+        ("UPDATE wallets SET balance = 150", None, None, true),
+    ] {
+        let org = Fleet::new(db).wallet("100.00").await;
+        db.execute(&format!(
+            "{meanwhile} {}",
+            if meanwhile == "SELECT" { "" } else { "WHERE balance = 100" }
+        ))
+        .await;
+        let txn = owner.begin().await.expect("it begins");
+        if let Some(written) = written {
+            let write = format!("UPDATE wallets SET balance = {written} WHERE organization_id = '{org}'");
+            txn.execute_unprepared(&write).await.expect("the wallet is free");
+        }
+        let sql = format!(
+            "INSERT INTO payment_transactions
+                 (organization_id, amount, payment_method, payment_provider, status, description, metadata)
+             VALUES ('{org}', -0.01, 'wallet_debit', 'internal', 'completed', 'VPS Creation - web (Initial Hour)', {})",
+            metadata.map_or("NULL".to_owned(), |metadata| format!("'{metadata}'"))
+        );
+        let debited = txn.execute_unprepared(&sql).await;
+        let case = format!("{meanwhile}, {written:?}, {metadata:?}");
+        assert_eq!(debited.is_ok(), passes, "{case}: {debited:?}");
+        if let Err(refused) = debited {
+            assert!(refused.to_string().contains("when it was read, and"), "{case}: {refused}");
+        }
+        txn.rollback().await.expect("it ends");
+        db.execute("UPDATE wallets SET balance = 0").await;
+    }
+}
+
 /// What others do in a transaction of theirs is noted for its own debits alone, and by nobody else ever seen.
 async fn a_balance_that_was_noted_is_forgotten_with_its_transaction(db: &Db) {
     fence(db).await;
@@ -119,6 +168,7 @@ async fn a_balance_that_was_noted_is_forgotten_with_its_transaction(db: &Db) {
     }
 }
 
+on_variants!(creation_charge_never_overwrites_unseen_balance: g1_role, g3_role);
 on_variants!(a_charge_is_not_overwritten: g1_role, g2_owner, g3_role);
 on_variants!(a_charge_that_the_panel_waited_for_is_not_overwritten: g1_role, g3_role);
 on_variants!(a_payment_is_not_overwritten_either: g2_owner, g3_role);

@@ -19,7 +19,9 @@ type Scene = for<'a> fn(&'a Db) -> Pin<Box<dyn Future<Output = bool> + 'a>>;
 
 /// A guard, its text in the function, what stands there instead, and the scene that then goes wrong.
 const GUARDS: [(&str, &str, &str, Scene); 11] = [
-    ("silence", "ours.worked_at > clock_timestamp() - silence", "false", |db| Box::pin(a_healthy_daemon(db))),
+    ("silence", "ours.worked_at > clock_timestamp() - ours.silence", "false", |db| {
+        Box::pin(a_healthy_daemon(db))
+    }),
     ("raise", "SET fence = ours.number", "SET fence = f.fence", |db| Box::pin(a_daemon_that_wakes_up(db))),
     ("due", "OR charge_end > clock_timestamp()", "", |db| Box::pin(a_stale_list(db))),
     ("watermark", "greatest(panel_anchor, watermark)", "panel_anchor", |db| Box::pin(a_crash(db))),
@@ -28,8 +30,8 @@ const GUARDS: [(&str, &str, &str, Scene); 11] = [
     }),
     (
         "its organization",
-        "i.organization_id = NEW.organization_id AND",
-        "i.organization_id <> NEW.organization_id AND",
+        "i.organization_id = organization AND",
+        "i.organization_id <> organization AND",
         |db| Box::pin(a_name_elsewhere(db)),
     ),
     ("never wait", "FOR NO KEY UPDATE SKIP LOCKED", "FOR NO KEY UPDATE", |db| {

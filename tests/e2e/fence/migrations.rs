@@ -35,9 +35,13 @@ async fn long_session(db: &Db) -> DatabaseConnection {
 
 async fn panel_migrations_succeed_behind_the_fence(db: &Db) {
     fence(db).await;
+    if db.panel == Panel::G3 {
+        // It names columns, and docs/operations.md says what to do before such a change.
+        db.execute("DROP POLICY billing_run_debits ON payment_transactions").await;
+    }
     let session = long_session(db).await;
     let panel = PanelBiller::new(session.clone(), db.panel);
-    for (round, change) in ["SELECT", "SELECT"].iter().chain(&CHANGES).enumerate() {
+    for (round, change) in (1..).zip(["SELECT", "SELECT"].iter().chain(&CHANGES)) {
         db.execute(change).await;
         let credit = "INSERT INTO payment_transactions (organization_id, amount, payment_method, payment_provider, status)
                       SELECT organization_id, 0, 'paypal', 'paypal', 'completed' FROM wallets";
@@ -57,8 +61,7 @@ async fn panel_migrations_succeed_behind_the_fence(db: &Db) {
         assert!(refused.contains("when it was read, and"), "{change}: {refused}");
         db.execute("UPDATE wallets SET balance = balance - 1, updated_at = now()").await;
         assert_eq!(panel.pass().await.billed, 1, "{change}");
-        let wallets = 10_000 * (round as i64 + 1);
-        assert_eq!(cents(db).await, wallets - 2 * (round as i64 + 1), "{change}");
+        assert_eq!(cents(db).await, (10_000 - 2) * round, "{change}");
     }
     assert_eq!(number(db, "SELECT sum(hours) FROM billing_charges").await, 2 * 15);
     let said = program().env("DATABASE_URL", &db.url).run("fence status --json").await.expect_code(0);
@@ -74,19 +77,20 @@ async fn dump_and_restore_keep_the_fence(db: &Db) {
     seed(db, 1, 1, 2).await;
     super::Daemon::of(db).await.bill().await.expect("it bills");
     let restored = Postgres::database(Panel::Empty).await;
-    let dump = postgres_command("pg_dump")
+    let mut dump = postgres_command("pg_dump")
         .args(["--format=custom", "--dbname", &db.url_for(Login::Admin)])
         .stdout(Stdio::piped())
         .spawn()
         .expect("pg_dump starts");
     let restore = postgres_command("pg_restore")
         .args(["--exit-on-error", "--clean", "--if-exists", "--dbname", &restored.url(Login::Admin)])
-        .stdin(dump.stdout.expect("its output is a pipe"))
+        .stdin(dump.stdout.take().expect("its output is a pipe"))
         .output()
         .expect("pg_restore runs");
+    assert!(dump.wait().expect("pg_dump ends").success());
     assert!(restore.status.success(), "{}", String::from_utf8_lossy(&restore.stderr));
 
-    let said = program().env("DATABASE_URL", restored.url(Login::Billing)).run("fence status --json").await;
+    let said = program().env("DATABASE_URL", &restored.url(Login::Billing)).run("fence status --json").await;
     let said = said.expect_code(0);
     assert!(said.out[0].contains(r#""effective":true"#), "{}", said.text());
     assert!(said.out[0].contains(r#""outdated":false"#), "{}", said.text());

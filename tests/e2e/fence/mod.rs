@@ -3,10 +3,12 @@
 mod balance;
 mod command;
 mod guards;
+mod hand_back;
 mod handover;
 mod labels;
 mod may_bill;
 mod migrations;
+mod missing;
 mod start;
 mod takeover;
 mod together;
@@ -31,14 +33,13 @@ use uuid::Uuid;
 
 use crate::daemon::{ask, now};
 
-/// After which silence the panel may bill.
-const AFTER: Duration = Duration::from_mins(90);
-
 /// One daemon's view of a database.
 pub(crate) struct Daemon {
     db: DatabaseConnection,
     store: SeaOrmStore,
     panel: Panel,
+    settings: Settings,
+    needs_guard: bool,
 }
 
 impl Daemon {
@@ -49,7 +50,15 @@ impl Daemon {
         let holder = Uuid::new_v4().to_string();
         let clock = Arc::new(SystemClock);
         let store = SeaOrmStore::new(connection.clone(), database, holder, Duration::from_mins(1), clock);
-        Self { db: connection, store, panel }
+        Self { db: connection, store, panel, settings: Settings::default(), needs_guard: false }
+    }
+
+    async fn with(db: &Db, settings: Settings) -> Self {
+        Self { settings, ..Self::of(db).await }
+    }
+
+    async fn relying_on_guard(db: &Db) -> Self {
+        Self { needs_guard: true, ..Self::of(db).await }
     }
 
     /// A run from claim to release. Returns the hours that it charged.
@@ -98,14 +107,14 @@ impl Daemon {
     }
 
     fn biller(&self) -> Biller {
-        Biller::new(self.db.clone(), self.panel, Settings::default())
+        Biller::new(self.db.clone(), self.panel, self.settings).relying_on_guard(self.needs_guard)
     }
 }
 
 /// Puts the fence up, as the owner of the panel's tables.
 pub(crate) async fn fence(db: &Db) {
     let owner = e2e::connect(&db.url_for(Login::Owner)).await;
-    fence::install(&owner, AFTER, "ada").await.expect("the owner may");
+    fence::install(&owner, "ada").await.expect("the owner may");
 }
 
 /// A process of the panel that logs in with this URL.

@@ -7,8 +7,8 @@ use crate::state::State;
 pub enum Action {
     /// An hour ends.
     HourEnds,
-    /// Billing of ours has not worked for 90 minutes.
-    NinetyMinutesPass,
+    /// Billing of ours has not worked for `hand-back-after`.
+    HandBackTimePasses,
     /// A daemon claims the lease row, which is free or expired.
     Claim(usize),
     /// The second row of a claim; waits for transactions that hold it.
@@ -63,7 +63,9 @@ impl Action {
         };
         match self {
             Self::HourEnds => format!("hour {} ends", before.now),
-            Self::NinetyMinutesPass => "90 minutes pass in which billing of ours does not work".to_owned(),
+            Self::HandBackTimePasses => {
+                "`hand-back-after` passes in which billing of ours does not work".to_owned()
+            }
             Self::Claim(_) => format!("a daemon makes claim {}", before.database.next_number()),
             Self::Raise(daemon) => format!("{} makes it the newest, and its run begins", claim(daemon)),
             Self::Begin(daemon) => format!("{} begins a transaction", claim(daemon)),

@@ -72,7 +72,7 @@ impl Model for Protocol {
             actions.extend([Action::Arrive, Action::Vanish]);
         }
         if self.guards.beside != Beside::Nobody {
-            actions.push(Action::NinetyMinutesPass);
+            actions.push(Action::HandBackTimePasses);
             match state.panel {
                 Panel::Idle => actions.push(Action::PanelLists),
                 Panel::Listed(List { due: 0, .. }) => actions.push(Action::PanelEnds),
@@ -94,7 +94,7 @@ impl Model for Protocol {
         let mut state = *last;
         let done = match action {
             Action::HourEnds => self.hour_ends(&mut state),
-            Action::NinetyMinutesPass => std::mem::take(&mut state.database.worked),
+            Action::HandBackTimePasses => std::mem::take(&mut state.database.worked),
             Action::Claim(daemon) => self.claim(&mut state, daemon),
             Action::Raise(daemon) => self.raise(&mut state, daemon),
             Action::Begin(daemon) => self.begin(&mut state, daemon),

@@ -37,7 +37,7 @@ pub struct Database {
     pub lease: Number,
     /// The number in the fence row: whose work may be committed.
     pub fence: Number,
-    /// Whether billing of ours worked within 90 minutes.
+    /// Whether billing of ours worked within `hand-back-after`.
     pub worked: bool,
     /// What the one wallet holds. An hour costs 1.
     pub balance: i8,

@@ -49,7 +49,7 @@ async fn main() {
     let db = Db::g3_owner().await;
     let org = seed(&db, cli.rows).await;
     let owner = e2e::connect(&db.url_for(Login::Owner)).await;
-    fence::install(&owner, Duration::from_mins(90), "bench").await.expect("the owner may");
+    fence::install(&owner, "bench").await.expect("the owner may");
     let number = claim(&db).await.0;
     // Longer ago than the panel waits.
     db.execute("UPDATE billing_fences SET worked_at = now() - interval '91 minutes'").await;

@@ -28,7 +28,7 @@ kind = "billing"
 schedule = { every = "1s" }
 run-at-start = true
 retry = { max-attempts = 5, backoff = "1s", max-backoff = "1s" }
-params = { batch-instances = 8, max-catch-up-hours = 100000, spike-factor = "0" }
+params = { batch-instances = 8, max-catch-up-hours = 100000, spike-factor = "0", hand-back-after = "4s" }
 
 [[job]]
 name = "heartbeat"

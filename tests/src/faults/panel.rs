@@ -13,8 +13,6 @@ use crate::{
     panel_biller::{Crash, Due, Outcome, PanelBiller},
 };
 
-/// So long may no billing of ours have worked before the panel charges. In a panel's database it is 90 minutes.
-const SILENCE: Duration = Duration::from_secs(4);
 /// So long does the panel take from reading a balance to writing it back, in which daemons charge and customers pay.
 const BETWEEN_READ_AND_WRITE: Duration = Duration::from_millis(100);
 /// The part of the fence that writes begins here. What it writes has the fleet's time; what it decides by has the real one.
@@ -37,9 +35,7 @@ pub(super) struct Billed {
 pub(super) async fn fence_off(server: &Server) {
     let owner = connect(&server.db.url_for(Login::Owner)).await;
     // The daemons' transactions want connections that remember no statements.
-    billing_jobs::fence::install(&owner, SILENCE, "the campaign")
-        .await
-        .expect("the owner may put up the fence");
+    billing_jobs::fence::install(&owner, "the campaign").await.expect("the owner may put up the fence");
     owner.close().await.expect("a connection that answers can be closed");
     let sql = "SELECT pg_get_functiondef('billing_fence'::regproc) AS definition";
     let definition: String = row(server.db.admin(), sql)

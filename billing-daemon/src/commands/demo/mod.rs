@@ -150,6 +150,7 @@ async fn bill(
         approved: None,
         reason: None,
         settings: Settings::default(),
+        needs_guard: false,
         last_commit: None,
         progress,
     };

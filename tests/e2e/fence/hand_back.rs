@@ -1,0 +1,74 @@
+//! One threshold: the heartbeat ends, and the fence opens, at the same moment after the last success.
+
+use std::{sync::Arc, time::Duration};
+
+use billing_jobs::{
+    Heartbeat, HeartbeatParams, PANELS_PATIENCE, Services, billing::Settings, may_bill, status::StatusRow,
+};
+use billing_scheduler::{FencingToken, Job, JobContext, ManualClock, Occurrence, StopHandle};
+use chrono::DateTime;
+use e2e::{Db, Login, on_variants};
+use serde_json::json;
+
+use super::{Daemon, fence, number, panel, seed, silent_for};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// Beats once as a daemon would that has run for days.
+async fn beat(daemon: &Daemon, interval: Duration) {
+    let clock = ManualClock::at(DateTime::UNIX_EPOCH);
+    clock.advance(Duration::from_hours(1_000));
+    let clock = Arc::new(clock);
+    let services = Services {
+        db: daemon.db.clone(),
+        panel: daemon.panel,
+        status: Arc::new(StatusRow::new(daemon.db.clone(), "one", "here", &json!({}))),
+        billing_interval: interval,
+        clock: clock.clone(),
+        ..Services::detached()
+    };
+    let occurrence = Occurrence { job: "heartbeat".to_owned(), scheduled_at: DateTime::UNIX_EPOCH };
+    let ctx = JobContext::new(occurrence, 1, FencingToken(0), clock, StopHandle::new());
+    Heartbeat::new(services, HeartbeatParams {}).run(&ctx).await.expect("it beats or does not");
+}
+
+async fn heartbeat_ends_when_the_fence_opens(db: &Db) {
+    fence(db).await;
+    let panel = panel(db, &db.url_for(Login::Owner)).await;
+    for (configured, interval, minutes, handed_back) in [
+        (75, 60, 74, false),
+        (75, 60, 75, true),
+        // At least five quarters of an interval.
+        (10, 60, 74, false),
+        (10, 60, 75, true),
+        (10, 8, 9, false),
+        (10, 8, 10, true),
+        (180, 60, 179, false),
+        (180, 60, 180, true),
+        (75, 360, 449, false),
+        (75, 360, 450, true),
+    ] {
+        let interval = interval * MINUTE;
+        let settings = Settings { hand_back_after: configured * MINUTE, ..Settings::default() };
+        let daemon = Daemon::with(db, settings.at_interval(interval)).await;
+        assert_eq!(daemon.bill().await.expect("it bills"), 0);
+        beat(&daemon, interval).await;
+        let beating = "SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
+        assert_eq!(number(db, beating).await, 1);
+
+        silent_for(db, minutes).await;
+        let case = format!("{configured} of {interval:?}, {minutes} min ago");
+        beat(&daemon, interval).await;
+        assert_eq!(number(db, beating).await, i64::from(!handed_back), "{case}");
+        // As if the daemon had died long ago: what is left is the fence.
+        db.execute("UPDATE billing_daemon_status SET heartbeat_at = NULL").await;
+        assert_eq!(may_bill(&daemon.db, PANELS_PATIENCE).await, handed_back, "{case}");
+        seed(db, 1, 1, 2).await;
+        let pass = panel.pass().await;
+        assert_eq!(pass.billed, usize::from(handed_back), "{case}: {pass:?}");
+        db.execute("UPDATE vps_instances SET last_billed_at = now()").await;
+        db.execute("DELETE FROM billing_meters").await;
+    }
+}
+
+on_variants!(heartbeat_ends_when_the_fence_opens: g1_role, g3_role);

@@ -1,0 +1,151 @@
+//! Billing that relies on the fence charges nothing without it, also when it goes in the middle of a run.
+
+use billing_jobs::{billing::BillingError, fence};
+use e2e::{Db, Login, eventually, on_variants, panel_biller::Crash};
+use sea_orm::{ConnectionTrait, TransactionTrait};
+
+use super::{Daemon, assert_sound, fence as install, number, panel, seed};
+use crate::daemon::{HEARTBEAT, ask, program, rows, until_it_waits_for_a_lock};
+
+/// Each instance in a batch of its own, and again soon after a failure.
+const BILLING: &str = r#"
+[[job]]
+name = "billing"
+kind = "billing"
+schedule = { every = "1h" }
+run-at-start = true
+retry = { max-attempts = 100, backoff = "1s", max-backoff = "1s" }
+params = { batch-instances = 1, connections = 1 }
+"#;
+
+const REMOVE: &str =
+    "DROP TRIGGER billing_fence ON payment_transactions; DROP TRIGGER billing_fence_balance ON wallets;
+                      DROP FUNCTION billing_fence(), billing_fence_balance()";
+
+/// Hours that were debited more than once: by us in the charge ledger, and by the panel in its cycles.
+const TWICE: &str = "SELECT count(*) FROM (
+    SELECT FROM vps_billing_cycles WHERE status = 'billed' GROUP BY vps_instance_id, billing_period_start HAVING count(*) > 1) t";
+
+async fn fence_removed_under_a_daemon_stops_billing(db: &Db) {
+    install(db).await;
+    let machines = seed(db, 40, 1, 2).await.len();
+    let lock = db.admin().begin().await.expect("it begins");
+    let middle = "SELECT FROM wallets WHERE organization_id =
+                      (SELECT organization_id FROM wallets ORDER BY organization_id OFFSET 20 LIMIT 1) FOR UPDATE";
+    lock.execute_unprepared(middle).await.expect("a wallet is locked");
+    let jobs = [BILLING, HEARTBEAT].concat();
+    let daemon = program().env("DATABASE_URL", &db.url).file("jobs.toml", &jobs).start("run");
+    until_it_waits_for_a_lock(db).await;
+
+    // The batch that waits has found the fence, so the fence stays until that batch has ended.
+    let owner = e2e::connect(&db.url_for(Login::Owner)).await;
+    for taken in ["ALTER TABLE payment_transactions DISABLE TRIGGER billing_fence", REMOVE] {
+        let impatient = format!("SET LOCAL lock_timeout = '100ms'; {taken}");
+        let txn = owner.begin().await.expect("it begins");
+        let waited = txn.execute_unprepared(&impatient).await.expect_err("a batch holds a lock").to_string();
+        assert!(waited.contains("lock timeout"), "{taken}: {waited}");
+        txn.rollback().await.expect("it ends");
+    }
+    let removal = async { owner.execute_unprepared(REMOVE).await.expect("the owner may") };
+    let release = async {
+        eventually("the removal waits", async || {
+            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'DROP TRIGGER%'";
+            (number(db, waiting).await == 1).then_some(())
+        })
+        .await;
+        lock.rollback().await.expect("it ends");
+    };
+    tokio::join!(removal, release);
+
+    daemon.says("the panel guard that billing relies on is missing").await;
+    let charged = number(db, "SELECT count(*) FROM billing_charges").await;
+    assert_eq!(charged, 21, "the batch that had begun is the last one");
+    let pass = panel(db, &db.url_for(Login::Owner)).await.pass().await;
+    assert_eq!((pass.billed, pass.failed), (machines - 21, vec![]), "what is left");
+    assert_eq!(ask(db, TWICE).await, "0");
+    assert_eq!(number(db, "SELECT (sum(balance) * 100)::bigint FROM wallets").await, 40 * 10_000 - 40 * 2);
+
+    // As after any failed run.
+    daemon.says_times("no heartbeat: the last billing run failed: the panel guard", 2).await;
+    let told = "status || ' ' || (error_message LIKE '%the panel guard%') FROM billing_daemon_status";
+    assert_eq!(rows(db, told).await, ["error true"]);
+    let status = program().env("DATABASE_URL", &db.url).file("jobs.toml", &jobs).run("status --json").await;
+    let status: serde_json::Value = serde_json::from_str(&status.expect_code(1).out.concat()).expect("JSON");
+    let kinds: Vec<_> =
+        status["problems"].as_array().expect("a list").iter().map(|p| p["kind"].clone()).collect();
+    assert!(kinds.contains(&"fence".into()) && kinds.contains(&"billing_failed".into()), "{status}");
+    let said =
+        program().env("DATABASE_URL", &db.url).file("jobs.toml", &jobs).run("bill").await.expect_code(78);
+    assert!(said.err[0].contains("fence install"), "{}", said.text());
+
+    install(db).await;
+    seed(db, 1, 1, 2).await;
+    daemon.says("job `billing` done").await;
+    assert_eq!(ask(db, TWICE).await, "0");
+    daemon.terminated().await.expect_code(0);
+}
+
+on_variants!(fence_removed_under_a_daemon_stops_billing: g2_role, g3_role);
+
+/// Every way in which it may be gone, with and without something to charge.
+async fn billing_without_its_fence_is_refused(db: &Db) {
+    let owner = e2e::connect(&db.url_for(Login::Owner)).await;
+    for (case, taken) in [
+        ("removed", REMOVE),
+        ("disabled", "ALTER TABLE payment_transactions DISABLE TRIGGER billing_fence"),
+        ("for replicas", "ALTER TABLE payment_transactions ENABLE REPLICA TRIGGER billing_fence"),
+        ("half disabled", "ALTER TABLE wallets DISABLE TRIGGER ALL"),
+        ("half removed", "DROP TRIGGER billing_fence_balance ON wallets"),
+        (
+            "another function",
+            "CREATE OR REPLACE FUNCTION billing_fence() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+        ),
+    ] {
+        install(db).await;
+        let daemon = Daemon::relying_on_guard(db).await;
+        daemon.bill().await.unwrap_or_else(|error| panic!("{case}: {error}"));
+        db.execute(taken).await;
+        for due in [0, 2] {
+            seed(db, 1, 1, due).await;
+            let refused = daemon.bill().await;
+            assert!(matches!(refused, Err(BillingError::Unguarded)), "{case}: {refused:?}");
+        }
+        assert!(!fence::status(&owner).await.expect("it is readable").effective, "{case}");
+        daemon
+            .run(billing_jobs::billing::Mode::DryRun)
+            .await
+            .unwrap_or_else(|error| panic!("{case}: {error}"));
+        assert_eq!(Daemon::of(db).await.bill().await.expect("it relies on nothing"), 2, "{case}");
+    }
+    assert_sound(db).await;
+}
+
+on_variants!(billing_without_its_fence_is_refused: g1_role, g2_owner, g3_role);
+
+#[tokio::test]
+async fn fence_remove_is_refused_while_billing_is_alive() {
+    let db = Db::g3_role().await;
+    install(&db).await;
+    let owner = db.url_for(Login::Owner);
+    let remove = async |arguments| program().env("DATABASE_URL", &owner).run(arguments).await;
+    let daemon = Daemon::of(&db).await;
+    let lease = daemon.claim().await;
+    let said = remove("fence remove").await.expect_code(75);
+    assert!(said.err[0].contains("stop every daemon first, or use `--force`"), "{}", said.text());
+    daemon.let_go(&lease).await;
+    db.execute(
+        "INSERT INTO billing_daemon_status (daemon_instance_id, status, created_at, updated_at)
+         VALUES ('alive-1', 'error', now(), now())",
+    )
+    .await;
+    let said = remove("fence remove").await.expect_code(75);
+    assert!(said.err[0].starts_with("alive-1 bills"), "{}", said.text());
+    assert_eq!(remove("fence remove --force").await.expect_code(0).out, ["the fence is removed"]);
+    install(&db).await;
+    db.execute("UPDATE billing_daemon_status SET status = 'stopped'").await;
+    assert_eq!(remove("fence remove").await.expect_code(0).out, ["the fence is removed"]);
+    seed(&db, 1, 1, 2).await;
+    let panel = panel(&db, &owner).await;
+    let due = panel.due().await.remove(0);
+    assert_eq!(panel.bill(&due, Crash::Never).await, e2e::panel_biller::Outcome::Billed);
+}
