@@ -16,6 +16,17 @@ use crate::{
 /// A daemon that has written nothing for this long is taken for dead: two beats and a half.
 pub const ALIVE_WITHIN: Duration = Duration::from_secs(150);
 
+/// How a run of billing ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunEnd<'a> {
+    /// It looked at the whole fleet.
+    Done,
+    /// It stopped before, and the next run goes on from there.
+    Interrupted,
+    /// It failed, and why.
+    Failed(&'a str),
+}
+
 /// One process's row of `billing_daemon_status`.
 #[derive(Debug)]
 pub struct StatusRow {
@@ -55,31 +66,54 @@ impl StatusRow {
 
     /// Billing works: the panel leaves it to us.
     pub async fn beat(&self) -> Result<(), DbErr> {
-        let sql = format!(
-            "INSERT INTO billing_daemon_status
-                 (daemon_instance_id, status, started_at, heartbeat_at, metadata, created_at, updated_at)
-             VALUES ($1, 'running', {now}, {now}, {metadata}, {now}, {now})
-             ON CONFLICT (daemon_instance_id) DO UPDATE
-                SET status = 'running', heartbeat_at = {now}, metadata = excluded.metadata, error_message = NULL,
-                    updated_at = {now}",
-            now = self.now(),
-            metadata = self.json("$2"),
+        let now = self.now();
+        let values = [self.instance.as_str().into(), self.metadata().into()];
+        let changes = format!(
+            "status = 'running', heartbeat_at = {now}, metadata = excluded.metadata, error_message = NULL"
         );
-        self.execute(&sql, [self.instance.as_str().into(), self.metadata().into()]).await
+        self.execute(&self.upsert("'running'", now, "NULL", &changes), values).await
     }
 
     /// Billing does not work: the row says so, and its last heartbeat ages.
     pub async fn fail(&self, message: &str) -> Result<(), DbErr> {
-        let sql = format!(
-            "INSERT INTO billing_daemon_status
-                 (daemon_instance_id, status, started_at, heartbeat_at, metadata, error_message, created_at, updated_at)
-             VALUES ($1, 'error', {now}, NULL, {metadata}, $3, {now}, {now})
-             ON CONFLICT (daemon_instance_id) DO UPDATE
-                SET status = 'error', error_message = excluded.error_message, updated_at = {now}",
+        let values = [self.instance.as_str().into(), self.metadata().into(), message.into()];
+        let changes = "status = 'error', error_message = excluded.error_message";
+        self.execute(&self.upsert("'error'", "NULL", "$3", changes), values).await
+    }
+
+    /// Writes the row of this process, with the figures of the newest run of any daemon: the panel shows the row with the newest
+    /// heartbeat alone, which may be that of a daemon that has not billed yet. Figures that this process wrote meanwhile stay.
+    fn upsert(&self, status: &str, heartbeat: &str, message: &str, changes: &str) -> String {
+        const FIGURES: [&str; 5] =
+            ["last_run_at", "last_run_success", "instances_billed", "total_amount", "total_hours"];
+        let newer = "(own.last_run_at IS NULL OR excluded.last_run_at > own.last_run_at)";
+        let keep = |column: &str| {
+            format!("{column} = CASE WHEN {newer} THEN excluded.{column} ELSE own.{column} END")
+        };
+        format!(
+            "INSERT INTO billing_daemon_status AS own
+                 (daemon_instance_id, status, started_at, heartbeat_at, metadata, error_message, created_at, updated_at, {figures})
+             SELECT $1, {status}, {now}, {heartbeat}, {metadata}, {message}, {now}, {now}, run.last_run_at, run.last_run_success,
+                    coalesce(run.instances_billed, 0), coalesce(run.total_amount, 0), coalesce(run.total_hours, 0)
+               FROM (SELECT 1 AS one) AS here
+               LEFT JOIN (SELECT {figures} FROM billing_daemon_status WHERE last_run_at IS NOT NULL
+                           ORDER BY last_run_at DESC LIMIT 1) AS run ON true
+              WHERE true
+             ON CONFLICT (daemon_instance_id) DO UPDATE SET {changes}, updated_at = {now}, {kept}",
+            figures = FIGURES.join(", "),
+            kept = FIGURES.map(keep).join(", "),
             now = self.now(),
+            heartbeat = if heartbeat == "NULL" { self.null_instant() } else { heartbeat },
             metadata = self.json("$2"),
-        );
-        self.execute(&sql, [self.instance.as_str().into(), self.metadata().into(), message.into()]).await
+        )
+    }
+
+    /// PostgreSQL takes a bare NULL of a SELECT for text.
+    fn null_instant(&self) -> &'static str {
+        match self.db.get_database_backend() {
+            DbBackend::Sqlite => "NULL",
+            _ => "NULL::timestamptz",
+        }
     }
 
     /// Billing waits for an approval: the row says so, and the panel leaves it to us all the same.
@@ -101,8 +135,15 @@ impl StatusRow {
         self.execute(&sql, []).await
     }
 
-    /// A billing run of this process ended: its figures are the ledger's sums for that run.
-    pub async fn run_ended(&self, totals: Totals, error: Option<&str>) -> Result<(), DbErr> {
+    /// A billing run of this process ended: its figures are the ledger's sums for that run. One that was interrupted is neither a
+    /// success nor a failure, for the next run finishes it: its `last_run_success` is NULL, which the panel's page does not show as
+    /// a success.
+    pub async fn run_ended(&self, totals: Totals, end: RunEnd<'_>) -> Result<(), DbErr> {
+        let (success, error) = match end {
+            RunEnd::Done => (Some(true), None),
+            RunEnd::Interrupted => (None, None),
+            RunEnd::Failed(error) => (Some(false), Some(error)),
+        };
         let (amount, hours) = match self.db.get_database_backend() {
             DbBackend::Sqlite => ("$5", "$6"),
             _ => ("$5 * 0.0001", "$6::numeric"),
@@ -111,7 +152,7 @@ impl StatusRow {
             "INSERT INTO billing_daemon_status
                  (daemon_instance_id, status, last_run_at, last_run_success, instances_billed, total_amount, total_hours,
                   error_message, started_at, heartbeat_at, metadata, created_at, updated_at)
-             VALUES ($1, CASE WHEN $3 THEN 'running' ELSE 'error' END, {now}, $3, {charged}, {amount}, {hours}, $7,
+             VALUES ($1, CASE WHEN $7 IS NULL THEN 'running' ELSE 'error' END, {now}, $3, {charged}, {amount}, {hours}, $7,
                      {now}, NULL, {metadata}, {now}, {now})
              ON CONFLICT (daemon_instance_id) DO UPDATE
                 SET status = excluded.status, last_run_at = excluded.last_run_at,
@@ -128,7 +169,7 @@ impl StatusRow {
         let values = [
             self.instance.as_str().into(),
             self.metadata().into(),
-            error.is_none().into(),
+            success.into(),
             i64::try_from(totals.charged).unwrap_or(i64::MAX).into(),
             totals.amount.0.into(),
             i64::try_from(totals.hours).unwrap_or(i64::MAX).into(),

@@ -8,6 +8,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
+use billing_jobs::{BILLING_JOB, PANELS_PATIENCE};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -16,7 +17,7 @@ use super::Shared;
 use crate::{
     exit::Failure,
     metrics as measured,
-    status::{Daemon, JobStatus, RunStatus, Status, runs as read_runs},
+    status::{JobStatus, Life, RunStatus, Status, runs as read_runs},
 };
 
 type Answer<T> = Result<T, Unavailable>;
@@ -115,50 +116,94 @@ pub(super) async fn runs(
     Ok(Json(read_runs(&shared.opened.db, which.job.as_deref(), limit).await?))
 }
 
-/// What the original daemon's panel shows of its daemon.
+/// The answer of a G1 panel about its daemon, with the panel's names.
 #[derive(Serialize, ToSchema)]
-pub(super) struct PanelsHealth {
+pub(super) struct PanelHealth {
+    /// Always true: a database that does not answer is a 503.
+    success: bool,
+    /// When this was read.
+    timestamp: DateTime<Utc>,
+    /// The daemons as one.
+    daemon: PanelDaemon,
+}
+
+/// The daemons as one, as the panel's page shows them.
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PanelDaemon {
     /// `running`, `stopped` or `error`; `unknown` if there is no daemon.
-    status: String,
+    status: &'static str,
     /// When billing last ran.
-    last_run_at: Option<DateTime<Utc>>,
-    /// Whether it worked.
-    last_run_success: Option<bool>,
-    /// How many machines it charged.
+    last_run: Option<DateTime<Utc>>,
+    /// Whether that run is done: not if it failed or was interrupted.
+    last_run_success: bool,
+    /// How many instances it charged.
     instances_billed: u64,
     /// How much.
     total_amount: f64,
     /// For how many hours.
     total_hours: u64,
+    /// When billing runs next, while a daemon is active.
+    next_scheduled_run: Option<DateTime<Utc>>,
+    /// For how long the daemon with the newest heartbeat has run, while it is active.
+    uptime_minutes: Option<u64>,
+    /// Whether the newest heartbeat is too old for the panel to wait, or missing.
+    is_stale: bool,
+    /// Whether the newest heartbeat or the last run is too old, or both are missing.
+    warning_threshold_exceeded: bool,
+    /// Why a daemon, or the last run, fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_message: Option<String>,
 }
 
-/// The original's health: the fields that a panel of generation G1 shows.
+/// The health of billing as the original's panel answers it.
 #[utoipa::path(
     get,
     path = "/api/health/billing-daemon",
-    responses((status = 200, body = PanelsHealth), (status = 503, body = String))
+    responses((status = 200, body = PanelHealth), (status = 503, body = String))
 )]
-pub(super) async fn panels_health(State(shared): State<Arc<Shared>>) -> Answer<Json<PanelsHealth>> {
-    use crate::status::Life;
+pub(super) async fn panel_health(State(shared): State<Arc<Shared>>) -> Answer<Json<PanelHealth>> {
     let status = shared.status().await?;
-    let is = |life| move |daemon: &&Daemon| daemon.state == life;
-    let any = |life| status.daemons.iter().any(|daemon| is(life)(&daemon));
+    Ok(Json(PanelHealth { success: true, timestamp: status.as_of, daemon: panel_daemon(&status) }))
+}
+
+fn panel_daemon(status: &Status) -> PanelDaemon {
+    let is_fresh = |at: DateTime<Utc>| {
+        (status.as_of - at).to_std().is_ok_and(|age| age < PANELS_PATIENCE) || at > status.as_of
+    };
+    let any = |life| status.daemons.iter().any(|daemon| daemon.state == life);
     let word = match (any(Life::Alive), any(Life::Failing), status.daemons.is_empty()) {
         (true, _, _) => "running",
         (false, true, _) => "error",
         (false, false, true) => "unknown",
         (false, false, false) => "stopped",
     };
+    let newest = status.daemons.iter().max_by_key(|daemon| daemon.heartbeat_at);
+    let heartbeat = newest.and_then(|daemon| daemon.heartbeat_at);
+    let is_active = heartbeat.is_some_and(is_fresh);
     let run = status.last_run.as_ref();
     let totals = run.and_then(|run| run.totals.as_ref());
-    Ok(Json(PanelsHealth {
-        status: word.to_owned(),
-        last_run_at: run.map(|run| run.finished_at),
-        last_run_success: run.map(|run| run.status == "done"),
+    let last_run = run.map(|run| run.finished_at);
+    let billing = status.jobs.iter().find(|job| job.name == BILLING_JOB);
+    let started = newest.and_then(|daemon| daemon.started_at).filter(|_| is_active);
+    PanelDaemon {
+        status: word,
+        last_run,
+        last_run_success: run.is_some_and(|run| run.status == "done"),
         instances_billed: totals.map_or(0, |totals| totals.charged),
         total_amount: totals.and_then(|totals| totals.amount.parse().ok()).unwrap_or_default(),
         total_hours: totals.map_or(0, |totals| totals.hours),
-    }))
+        next_scheduled_run: billing.and_then(|job| job.due_at).filter(|_| is_active),
+        uptime_minutes: started.map(|at| (status.as_of - at).num_minutes().max(0).unsigned_abs()),
+        is_stale: !is_active,
+        warning_threshold_exceeded: match (heartbeat, last_run) {
+            (None, None) => true,
+            times => [times.0, times.1].into_iter().flatten().any(|at| !is_fresh(at)),
+        },
+        error_message: newest
+            .and_then(|daemon| daemon.error.clone())
+            .or_else(|| run.and_then(|run| run.error.clone())),
+    }
 }
 
 /// This interface, described.
@@ -169,4 +214,69 @@ pub(super) async fn openapi() -> Response {
 
 pub(super) async fn nothing() -> Response {
     (StatusCode::NOT_FOUND, "there is nothing here: /api/openapi.json lists what there is\n").into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{
+        Daemon, Totals,
+        testing::{daemon, healthy, job, minutes_ago, run},
+    };
+
+    #[test]
+    fn panel_health_follows_heartbeat_and_last_run() {
+        for (heartbeat, finished, ended, word, success, stale, warning) in [
+            (Some(1), Some(10), "done", "running", true, false, false),
+            (Some(1), Some(10), "interrupted", "running", false, false, false),
+            (Some(1), Some(10), "dead", "running", false, false, false),
+            (Some(1), Some(90), "done", "running", true, false, true),
+            (Some(89), Some(89), "done", "running", true, false, false),
+            (Some(90), Some(10), "done", "running", true, true, true),
+            // Withdrawn, or not written yet.
+            (None, Some(10), "done", "running", true, true, false),
+            (None, None, "", "running", false, true, true),
+            (Some(-1), None, "", "running", false, false, false),
+        ] {
+            let mut status = healthy();
+            let alive = daemon(Life::Alive);
+            let alive = Daemon {
+                heartbeat_at: heartbeat.map(minutes_ago),
+                started_at: Some(minutes_ago(100)),
+                ..alive
+            };
+            let idle = Daemon { heartbeat_at: None, ..daemon(Life::Alive) };
+            status.daemons = vec![idle, alive];
+            status.jobs = vec![JobStatus { due_at: Some(minutes_ago(-50)), ..job(None) }];
+            let totals = Totals { charged: 2, held: 0, hours: 6, amount: "0.06".to_owned() };
+            status.last_run = finished.map(|minutes| RunStatus {
+                finished_at: minutes_ago(minutes),
+                totals: Some(totals),
+                error: (ended == "dead").then(|| "refused".to_owned()),
+                ..run(ended)
+            });
+            let figures = if finished.is_some() { (2, 0.06, 6) } else { (0, 0.0, 0) };
+            let expected = PanelDaemon {
+                status: word,
+                last_run: finished.map(minutes_ago),
+                last_run_success: success,
+                instances_billed: figures.0,
+                total_amount: figures.1,
+                total_hours: figures.2,
+                next_scheduled_run: (!stale).then(|| minutes_ago(-50)),
+                uptime_minutes: (!stale).then_some(100),
+                is_stale: stale,
+                warning_threshold_exceeded: warning,
+                error_message: (ended == "dead").then(|| "refused".to_owned()),
+            };
+            assert_eq!(panel_daemon(&status), expected, "{heartbeat:?}, {finished:?}, {ended}");
+        }
+        let mut status = healthy();
+        (status.daemons, status.last_run) = (Vec::new(), None);
+        let nothing = panel_daemon(&status);
+        assert_eq!(
+            (nothing.status, nothing.is_stale, nothing.warning_threshold_exceeded),
+            ("unknown", true, true)
+        );
+    }
 }

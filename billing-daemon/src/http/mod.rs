@@ -150,7 +150,7 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Shared>>); 8] {
         ("/api/status", get(answers::status)),
         ("/api/jobs", get(answers::jobs)),
         ("/api/runs", get(answers::runs)),
-        ("/api/health/billing-daemon", get(answers::panels_health)),
+        ("/api/health/billing-daemon", get(answers::panel_health)),
         ("/api/openapi.json", get(answers::openapi)),
     ]
 }

@@ -14,7 +14,7 @@ use super::answers;
         answers::status,
         answers::jobs,
         answers::runs,
-        answers::panels_health,
+        answers::panel_health,
         answers::openapi,
     )
 )]

@@ -10,7 +10,12 @@ use tracing::{info, warn};
 
 use super::{Bill, Biller, BillingError, Mode, Run, Settings, Spike, Totals, pace::MOST_CONNECTIONS};
 use crate::{
-    Services, money::Money, params, price::DailyBackupFactor, status::StatusRow, uncharged::Uncharged,
+    Services,
+    money::Money,
+    params,
+    price::DailyBackupFactor,
+    status::{RunEnd, StatusRow},
+    uncharged::Uncharged,
 };
 
 /// The parameters of kind `billing`.
@@ -97,8 +102,8 @@ impl Billing {
         Self { biller, status: Arc::clone(&services.status) }
     }
 
-    async fn tell(&self, totals: Totals, error: Option<&str>) {
-        if let Err(error) = self.status.run_ended(totals, error).await {
+    async fn tell(&self, totals: Totals, end: RunEnd<'_>) {
+        if let Err(error) = self.status.run_ended(totals, end).await {
             warn!(%error, "could not write the run's figures to the status row: {error}");
         }
     }
@@ -122,13 +127,13 @@ impl Job for Billing {
                     "billing stopped after {} instances: {reason}; the rest is billed by the next run",
                     totals.charged
                 );
-                self.tell(totals, None).await;
+                self.tell(totals, RunEnd::Interrupted).await;
                 Ok(Outcome::Interrupted { items: totals.charged })
             }
             Ok(bill) => {
                 let totals = bill.totals;
                 self.biller.mark_worked(ctx.fence).await.map_err(JobError::retry)?;
-                self.tell(totals, None).await;
+                self.tell(totals, RunEnd::Done).await;
                 info!(
                     charged = totals.charged,
                     held = totals.held,
@@ -163,7 +168,7 @@ impl Job for Billing {
                 }
                 let sentence = error.to_string();
                 let totals = self.biller.totals_of(ctx.run_id).await.unwrap_or_default();
-                self.tell(totals, Some(&sentence)).await;
+                self.tell(totals, RunEnd::Failed(&sentence)).await;
                 // A spike is one until somebody has looked; the next run comes by itself.
                 let fatal = matches!(error, BillingError::Spike(_));
                 Err(if fatal { JobError::fatal(error) } else { JobError::retry(error) })

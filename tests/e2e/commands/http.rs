@@ -86,12 +86,27 @@ async fn the_daemon_tells_how_billing_stands(db: &Db) {
 
     // As the original's panel reads it.
     let health = get(&address, "/api/health/billing-daemon").await.json();
+    assert_eq!(keys(&health), ["daemon", "success", "timestamp"]);
+    let health = &health["daemon"];
     assert_eq!(
-        keys(&health),
-        ["instances_billed", "last_run_at", "last_run_success", "status", "total_amount", "total_hours"]
+        keys(health),
+        [
+            "instancesBilled",
+            "isStale",
+            "lastRun",
+            "lastRunSuccess",
+            "nextScheduledRun",
+            "status",
+            "totalAmount",
+            "totalHours",
+            "uptimeMinutes",
+            "warningThresholdExceeded",
+        ]
     );
-    assert_eq!((&health["status"], &health["last_run_success"]), (&json!("running"), &json!(true)));
-    assert_eq!((&health["instances_billed"], &health["total_amount"]), (&json!(2), &json!(0.06)));
+    assert_eq!((&health["status"], &health["lastRunSuccess"]), (&json!("running"), &json!(true)));
+    assert_eq!((&health["instancesBilled"], &health["totalAmount"]), (&json!(2), &json!(0.06)));
+    assert_eq!((&health["isStale"], &health["warningThresholdExceeded"]), (&json!(false), &json!(false)));
+    assert!(health["lastRun"].is_string() && health["nextScheduledRun"].is_string(), "{health}");
 
     // What was read is told again for two seconds, so the first audit may be missing at first.
     let metrics = eventually("the audit is told", async || {

@@ -120,6 +120,22 @@ async fn a_clean_stop_leaves_billing_to_another_daemon_that_is_alive(db: &Db) {
     assert_ne!(ask(db, "SELECT worked_at FROM billing_fences WHERE job = 'billing'").await, "-");
 }
 
+/// The panel shows the row with the newest heartbeat, which may be that of a daemon that has not billed.
+async fn idle_daemon_row_carries_newest_run(db: &Db) {
+    seed(db, 3).await;
+    let billing = daemon(db, &[BILLING, HEARTBEAT]).start("run");
+    billing.says("job `billing` done").await;
+    billing.terminated().await.expect_code(0);
+    let idle = daemon(db, &[HEARTBEAT]).start("run");
+    let shown = "SELECT last_run_success || ' ' || instances_billed || ' ' || CAST(total_hours AS integer) || ' '
+                        || (last_run_at = (SELECT min(last_run_at) FROM billing_daemon_status))
+                   FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL ORDER BY heartbeat_at DESC LIMIT 1";
+    let yes = if db.backend() == DbBackend::Sqlite { "1" } else { "true" };
+    let expected = format!("{yes} 3 9 {yes}");
+    eventually("it beats with the figures", async || (ask(db, shown).await == expected).then_some(())).await;
+    idle.terminated().await.expect_code(0);
+}
+
 /// Fault D7: the original's rows were named `{hostname}-{pid}`, which repeats in containers, and stayed for ever.
 async fn rows_of_daemons_have_names_of_their_own_and_are_tidied_away(db: &Db) {
     for (name, status, age) in [
@@ -172,6 +188,7 @@ async fn rows_of_daemons_have_names_of_their_own_and_are_tidied_away(db: &Db) {
 }
 
 on_every_engine!(
+    idle_daemon_row_carries_newest_run,
     a_daemon_beats_again_and_again,
     a_clean_stop_hands_billing_back_and_keeps_the_figures_of_the_last_run,
     a_clean_stop_leaves_billing_to_another_daemon_that_is_alive,

@@ -67,9 +67,13 @@ async fn check_stopped_after_batch(db: &Db, settings: &str, stop: impl AsyncFnOn
     check_charged(db, &organizations[..billed]).await;
     let run = "status || ' ' || items || ' ' || attempt FROM billing_job_runs WHERE job = 'billing'";
     assert_eq!(rows(db, run).await, [format!("interrupted {billed} 1")]);
-    let told =
-        "status || ' ' || (heartbeat_at IS NULL) || ' ' || instances_billed FROM billing_daemon_status";
-    assert_eq!(rows(db, told).await, [format!("stopped {} {billed}", yes(db))]);
+    let told = "status || ' ' || (heartbeat_at IS NULL) || ' ' || instances_billed || ' ' || (last_run_success IS NULL)
+                  FROM billing_daemon_status";
+    assert_eq!(
+        rows(db, told).await,
+        [format!("stopped {0} {billed} {0}", yes(db))],
+        "neither done nor failed"
+    );
 
     let running = program.start("run");
     let left = organizations.len() - billed;
