@@ -32,7 +32,7 @@ INSERT INTO billing_daemon_status VALUES (8, 'host-1', 'running', AT, TRUE, 9, 1
     NULL, NULL);
 INSERT INTO billing_job_state VALUES ('billing', 1, 'me', 1795341600123456, 1795341600123456, 1795341600123456,
     NULL, 2, NULL, 1795341600123456, 'every 1h', 1795341600123456, NULL, 1795341600123456);
-INSERT INTO billing_fences VALUES ('billing', 3, NULL);
+INSERT INTO billing_fences VALUES ('billing', 3, NULL, 4500);
 INSERT INTO billing_job_runs VALUES ('00000000-0000-4000-8000-000000000009', 'billing', '', 1795341600123456,
     'done', 'manual', 1, 2, 'me', 1795341600123456, 1795341600123456, 3, 4, NULL, NULL, '{"amount":5}', NULL, 1,
     NULL);
