@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use billing_jobs::{hold::Reason, money::Money};
+use billing_jobs::hold::Reason;
 use billing_scheduler::{RunStatus, duration};
 use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Args, Parser, Subcommand};
@@ -402,9 +402,13 @@ pub(crate) struct Bill {
     /// The reason, for the audit log
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
-    /// Charge what a run has announced that waits because it is far more than usual; say the amount that was announced
-    #[arg(long, value_name = "AMOUNT", conflicts_with = "dry_run")]
-    pub(crate) approve: Option<Money>,
+    /// Charge what a run has announced that waits because it is far more than usual: the amount that was announced, and its
+    /// currency where there are several
+    #[arg(
+        long, value_names = ["AMOUNT", "CURRENCY"], num_args = 1..=2, action = clap::ArgAction::Append,
+        conflicts_with = "dry_run"
+    )]
+    pub(crate) approve: Vec<String>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

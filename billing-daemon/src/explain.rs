@@ -68,6 +68,8 @@ pub struct Charge {
     pub carry_after: i64,
     /// What was taken.
     pub amount: String,
+    /// The currency of the amount; `XXX` if there is none.
+    pub currency: String,
     /// Whether `carry_before + rate * hours` is exactly the amount and what was carried on.
     pub adds_up: bool,
     /// Whether the panel's own biller made it.
@@ -136,6 +138,8 @@ pub struct Hold {
     pub hours_due: i64,
     /// What they cost, if that can be said.
     pub amount_due: Option<String>,
+    /// The currency of that, if the organization has one wallet with one.
+    pub currency: Option<String>,
     /// Since when.
     pub opened_at: DateTime<Utc>,
     /// When it was last found so.
@@ -238,6 +242,7 @@ async fn read(
             detail: hold.detail.clone(),
             hours_due: hold.hours_due,
             amount_due: hold.amount_due.map(|amount| Money(amount).to_string()),
+            currency: hold.currency.clone(),
             opened_at: hold.opened_at.0,
             seen_at: hold.seen_at.0,
             closed_at: hold.closed_at.map(|Instant(at)| at),
@@ -299,6 +304,7 @@ async fn take_apart(txn: &DatabaseTransaction, charge: billing_charges::Model) -
         carry_before,
         carry_after: charge.carry,
         amount: Money(charge.amount).to_string(),
+        currency: charge.currency,
         adds_up: if charge.by_panel { charge.carry == carry_before } else { owed == taken },
         by_panel: charge.by_panel,
         ledger: ledger.map(|row| {
@@ -380,7 +386,9 @@ pub fn in_words(explanation: &Explanation) -> String {
     if let Some(hold) = &explanation.hold {
         let detail = hold.detail.as_deref().unwrap_or_default();
         rows.push(("held", format!("{}: {detail}", hold.reason)));
-        let amount = hold.amount_due.as_deref().unwrap_or("an unknown amount");
+        let currency = hold.currency.as_deref().map_or_else(String::new, |currency| format!(" {currency}"));
+        let amount =
+            hold.amount_due.as_ref().map_or("an unknown amount".to_owned(), |due| format!("{due}{currency}"));
         rows.push(("  owed", format!("{amount} for {} hours", hold.hours_due)));
         rows.push(("  since", format!("{}, last seen {}", shown(hold.opened_at), shown(hold.seen_at))));
         if let Some(closed) = hold.closed_at {
@@ -395,7 +403,10 @@ pub fn in_words(explanation: &Explanation) -> String {
 
 fn of_charge(charge: &Charge, rows: &mut Vec<(&str, String)>) {
     let whose = if charge.by_panel { " by the panel's own biller" } else { "" };
-    rows.push(("charged", format!("{} for {} hours{whose}", charge.amount, charge.hours)));
+    rows.push((
+        "charged",
+        format!("{} {} for {} hours{whose}", charge.amount, charge.currency, charge.hours),
+    ));
     rows.push(("  from", shown(charge.period_start)));
     rows.push(("  to", shown(charge.period_end)));
     rows.push((

@@ -1,8 +1,15 @@
 //! What is measured, under which names: the one place that knows them.
 
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
 pub use billing_jobs::measured::{failed, fenced_off};
 use billing_jobs::{
     Fault,
+    billing::Sums,
+    currency::{Amounts, Currency},
     hold::Reason,
     measured::{DATABASE_ERRORS, FENCE_REFUSALS},
 };
@@ -86,7 +93,7 @@ pub const ALL: [Metric; 25] = [
     Metric {
         name: CHARGED_AMOUNT,
         kind: Kind::Counter,
-        help: "money charged by runs of this daemon that ended well, in ten-thousandths of the currency",
+        help: "money charged by runs of this daemon that ended well, in ten-thousandths, by currency",
     },
     Metric {
         name: UNCHARGED_HOURS,
@@ -115,7 +122,7 @@ pub const ALL: [Metric; 25] = [
         help: "machines that are due and not charged, by reason",
     },
     Metric { name: ARREARS_INSTANCES, kind: Kind::Gauge, help: "machines whose wallets are too small" },
-    Metric { name: ARREARS_AMOUNT, kind: Kind::Gauge, help: "what those owe, in the currency" },
+    Metric { name: ARREARS_AMOUNT, kind: Kind::Gauge, help: "what those owe, by currency" },
     Metric { name: DAEMONS_ALIVE, kind: Kind::Gauge, help: "daemons on this database that live" },
     Metric {
         name: JOBS_LATE,
@@ -137,7 +144,7 @@ pub const ALL: [Metric; 25] = [
     Metric {
         name: SPIKE_AMOUNT,
         kind: Kind::Gauge,
-        help: "what the last billing run would charge and waits to be told to, in the currency; 0 if none waits",
+        help: "what the last billing run would charge and waits for an approval of, by currency; 0 if none waits",
     },
     Metric {
         name: GUARD_MISSING,
@@ -180,9 +187,10 @@ fn describe() {
 /// its first one, so the first reload that is refused would go unnoticed.
 pub fn begin() {
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    for name in [CHARGED_INSTANCES, CHARGED_HOURS, CHARGED_AMOUNT] {
+    for name in [CHARGED_INSTANCES, CHARGED_HOURS] {
         counter!(name).increment(0);
     }
+    counter!(CHARGED_AMOUNT, "currency" => Currency::USD.to_string()).increment(0);
     for reason in UNCHARGED {
         counter!(UNCHARGED_HOURS, "reason" => reason).increment(0);
     }
@@ -221,17 +229,32 @@ pub fn recorded(run: &RunRecord) {
     if run.attempt == 1 {
         histogram!(RUN_LATENESS, "job" => job).record(run.lateness_ms() as f64 / 1_000.0);
     }
-    let figure = |key: &str| run.details.get(key);
-    let money = figure("amount").and_then(serde_json::Value::as_str);
-    if let Some(amount) = money.and_then(|text| text.parse::<billing_jobs::money::Money>().ok()) {
-        let count = |key| figure(key).and_then(serde_json::Value::as_u64).unwrap_or_default();
+    // Other jobs have other details.
+    if run.details.get("currencies").is_some() {
+        let count = |key| run.details.get(key).and_then(serde_json::Value::as_u64).unwrap_or_default();
         counter!(CHARGED_INSTANCES).increment(count("charged"));
         counter!(CHARGED_HOURS).increment(count("hours"));
-        counter!(CHARGED_AMOUNT).increment(amount.0.unsigned_abs());
+        for (currency, sum) in Sums::of_details(&run.details).iter() {
+            counter!(CHARGED_AMOUNT, "currency" => currency.to_string())
+                .increment(sum.amount.0.unsigned_abs());
+        }
     }
     for reason in UNCHARGED {
-        let hours = figure("uncharged").and_then(|uncharged| uncharged.get(reason)?.get("hours")?.as_u64());
+        let hours =
+            run.details.get("uncharged").and_then(|uncharged| uncharged.get(reason)?.get("hours")?.as_u64());
         counter!(UNCHARGED_HOURS, "reason" => reason).increment(hours.unwrap_or_default());
+    }
+}
+
+/// Sets the gauge `name` of each currency, and to zero that of each that had an amount before and has none now.
+#[expect(clippy::cast_precision_loss, reason = "amounts of money are far below 2^52")]
+fn set_amounts(name: &'static str, amounts: &Amounts) {
+    static SEEN: Mutex<BTreeSet<Currency>> = Mutex::new(BTreeSet::new());
+    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    seen.insert(Currency::USD);
+    seen.extend(amounts.iter().map(|(currency, _)| currency));
+    for currency in &*seen {
+        gauge!(name, "currency" => currency.to_string()).set(amounts.of(*currency).0 as f64 / 10_000.0);
     }
 }
 
@@ -254,8 +277,7 @@ pub fn standing(status: &Status, billing_interval: Option<std::time::Duration>) 
         gauge!(HELD_INSTANCES, "reason" => reason.as_str()).set(instances as f64);
     }
     gauge!(ARREARS_INSTANCES).set(status.arrears.instances as f64);
-    let amount = status.arrears.amount.as_ref().and_then(|amount| amount.parse().ok());
-    gauge!(ARREARS_AMOUNT).set(amount.unwrap_or(f64::NAN));
+    set_amounts(ARREARS_AMOUNT, &status.arrears.amounts);
     let alive = status.daemons.iter().filter(|daemon| daemon.state.is_there()).count();
     gauge!(DAEMONS_ALIVE).set(alive as f64);
     gauge!(JOBS_LATE).set(status.jobs.iter().filter(|job| job.late_seconds.is_some()).count() as f64);
@@ -275,8 +297,8 @@ pub fn standing(status: &Status, billing_interval: Option<std::time::Duration>) 
     if let Some(interval) = billing_interval {
         gauge!(INTERVAL).set(interval.as_secs_f64());
     }
-    let spike = status.last_run.as_ref().and_then(|run| run.spike()?.parse().ok());
-    gauge!(SPIKE_AMOUNT).set(spike.unwrap_or(0.0));
+    let spike = status.last_run.as_ref().and_then(crate::status::RunStatus::spike);
+    set_amounts(SPIKE_AMOUNT, &spike.unwrap_or_default());
     gauge!(GUARD_MISSING).set(f64::from(u8::from(status.lacks_guard())));
     let audit = status.last_audit.as_ref().and_then(|run| run.details.as_ref());
     if let Some(violations) = audit.and_then(|details| details.get("violations")?.as_u64()) {
@@ -335,9 +357,13 @@ mod tests {
     #[test]
     fn a_run_is_counted_with_what_it_charged() {
         let uncharged =
-            json!({ "instance_deleted": { "instances": 1, "hours": 4, "amount": "0.04", "unpriced": 0 } });
+            json!({ "instance_deleted": { "instances": 1, "hours": 4, "amounts": {}, "unpriced": 0 } });
+        let currencies = json!({
+            "EUR": { "charges": 1, "hours": 1, "amount": "0.02" },
+            "USD": { "charges": 2, "hours": 8, "amount": "0.0901" },
+        });
         let details = json!({
-            "charged": 3, "held": 1, "hours": 9, "amount": "0.0901", "as_of": "x", "uncharged": uncharged,
+            "charged": 3, "held": 1, "hours": 9, "currencies": currencies, "as_of": "x", "uncharged": uncharged,
         });
         let text = rendered(|| {
             recorded(&run(RunStatus::Done, 1, details));
@@ -353,7 +379,8 @@ mod tests {
         shows(&text, r#"billing_daemon_misfires_total{job="billing"} 1"#);
         shows(&text, "billing_daemon_charged_instances_total 3");
         shows(&text, "billing_daemon_charged_hours_total 9");
-        shows(&text, "billing_daemon_charged_ten_thousandths_total 901");
+        shows(&text, r#"billing_daemon_charged_ten_thousandths_total{currency="EUR"} 200"#);
+        shows(&text, r#"billing_daemon_charged_ten_thousandths_total{currency="USD"} 901"#);
         shows(&text, r#"billing_daemon_uncharged_hours_total{reason="instance_deleted"} 4"#);
         shows(&text, r#"billing_daemon_uncharged_hours_total{reason="instance_transferred"} 0"#);
     }

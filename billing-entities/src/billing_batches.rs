@@ -4,7 +4,7 @@ use sea_orm::entity::prelude::*;
 
 use crate::types::{Id, Instant};
 
-/// A committed batch. Money is in ten-thousandths.
+/// A committed batch. Money is in ten-thousandths of its currency.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "billing_batches")]
@@ -26,8 +26,8 @@ pub struct Model {
     pub held: i32,
     /// How many hours were charged.
     pub hours: i64,
-    /// What was taken.
-    pub amount: i64,
+    /// The charges, hours and amounts of each currency.
+    pub currencies: Json,
     /// When it was written.
     pub created_at: Instant,
     /// When the newest of its rows in the wallets' ledger was created; unset if the panel's own biller made it.

@@ -29,6 +29,8 @@ pub struct Model {
     pub carry: i64,
     /// The panel's row for it; unset when nothing was taken.
     pub payment_transaction_id: Option<Id>,
+    /// The currency of the amount.
+    pub currency: String,
     /// Whether the panel's own biller made it, behind the fence.
     pub by_panel: bool,
 }

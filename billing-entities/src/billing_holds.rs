@@ -26,6 +26,8 @@ pub struct Model {
     pub hours_due: i64,
     /// What they cost, where it is known.
     pub amount_due: Option<i64>,
+    /// The currency of that; unset if no wallet names one.
+    pub currency: Option<String>,
     /// Since when.
     pub opened_at: Instant,
     /// When it last held.

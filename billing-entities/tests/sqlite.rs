@@ -41,14 +41,14 @@ INSERT INTO billing_job_pauses VALUES ('00000000-0000-4000-8000-000000000010', '
 INSERT INTO billing_job_requests VALUES ('00000000-0000-4000-8000-000000000011', 'billing', 'replay', 1795341600123456,
     NULL, 1795341600123456, 'ada', 'tea');
 INSERT INTO billing_job_audit VALUES (1, 1795341600123456, 'ada', 'pause', 'billing', NULL, '{}', '', 'abc');
-INSERT INTO billing_batches VALUES (1, '00000000-0000-4000-8000-000000000009', 2, 1795341600123456, 3, 4, 5, 6, 7,
-    1795341600123456, NULL);
+INSERT INTO billing_batches VALUES (1, '00000000-0000-4000-8000-000000000009', 2, 1795341600123456, 3, 4, 5, 6,
+    '{"USD":{"charges":4,"hours":6,"amount":7}}', 1795341600123456, NULL);
 INSERT INTO billing_charges VALUES (1795341600123456, '00000000-0000-4000-8000-000000000005',
-    '00000000-0000-4000-8000-000000000002', 1, 2, 3, 4, 5, NULL, TRUE);
+    '00000000-0000-4000-8000-000000000002', 1, 2, 3, 4, 5, NULL, 'USD', TRUE);
 INSERT INTO billing_meters VALUES ('00000000-0000-4000-8000-000000000005', '00000000-0000-4000-8000-000000000002',
     1795341600123456, 1, 9223372036854775807, '[[1,2]]', 1795341600123456, NULL, 1795341600123456);
 INSERT INTO billing_holds VALUES (1, '00000000-0000-4000-8000-000000000005',
-    '00000000-0000-4000-8000-000000000002', 'web', 'unknown_plan', NULL, 2, NULL, 1795341600123456,
+    '00000000-0000-4000-8000-000000000002', 'web', 'unknown_plan', NULL, 2, NULL, NULL, 1795341600123456,
     1795341600123456, 1795341600123456, 'written_off', 'unknown_plan', 1795341600123456, 'ada', 'known');
 INSERT INTO billing_wallets VALUES ('00000000-0000-4000-8000-000000000003',
     '00000000-0000-4000-8000-000000000002', 1, -2, 1795341600123456);
@@ -279,7 +279,7 @@ async fn jobs_and_runs_are_read() {
             charges: 4,
             held: 5,
             hours: 6,
-            amount: 7,
+            currencies: json(r#"{"USD":{"charges":4,"hours":6,"amount":7}}"#),
             created_at: now,
             ledger_until: None,
         },
@@ -347,6 +347,7 @@ async fn charges_meters_and_holds_are_read() {
             amount: 4,
             carry: 5,
             payment_transaction_id: None,
+            currency: "USD".to_owned(),
             by_panel: true,
         },
     );
@@ -375,6 +376,7 @@ async fn charges_meters_and_holds_are_read() {
             detail: None,
             hours_due: 2,
             amount_due: None,
+            currency: None,
             opened_at: now,
             seen_at: now,
             closed_at: Some(now),

@@ -149,7 +149,8 @@ fn checks(w: Words) -> Vec<Check> {
                         || ' is not in payment_transactions with the same amount' AS detail
                    FROM billing_charges c LEFT JOIN payment_transactions t ON t.id = c.payment_transaction_id
                   WHERE (c.amount > 0 OR c.payment_transaction_id IS NOT NULL)
-                    AND (t.id IS NULL OR {amount} <> -c.amount OR t.organization_id <> c.organization_id)
+                    AND (t.id IS NULL OR {amount} <> -c.amount OR t.organization_id <> c.organization_id
+                         OR (NOT c.by_panel AND coalesce(t.currency, 'XXX') <> c.currency))
                     AND EXISTS (SELECT 1 FROM organizations o WHERE o.id = c.organization_id)",
                 amount = w.money("t.amount"),
             ),
@@ -221,15 +222,27 @@ fn checks(w: Words) -> Vec<Check> {
     Check {
         name: "batch_totals",
         count: "SELECT count(*) AS n FROM billing_batches",
-        broken: "SELECT 'batch ' || b.id || ': its row says ' || b.charges || ' charges, ' || b.hours || ' h, '
-                        || b.amount || ', its charges ' || coalesce(c.charges, 0) || ', '
-                        || coalesce(c.hours, 0) || ' h, ' || coalesce(c.amount, 0) AS detail
-                   FROM billing_batches b
-                   LEFT JOIN (SELECT batch_id, count(*) AS charges, count(DISTINCT instance_id) AS instances,
-                                     sum(hours) AS hours, sum(amount) AS amount
-                                FROM billing_charges GROUP BY batch_id) c ON c.batch_id = b.id
-                  WHERE b.charges <> coalesce(c.charges, 0) OR b.instances <> coalesce(c.instances, 0)
-                     OR b.hours <> coalesce(c.hours, 0) OR b.amount <> coalesce(c.amount, 0)".to_owned(),
+        broken: format!(
+                "SELECT 'batch ' || x.id || ': its row says ' || sum(x.charges) || ' charges of ' || sum(x.instances)
+                        || ' instances, ' || sum(x.hours) || ' h, ' || sum(x.amount) || ' ' || x.currency
+                        || ' more than its charges' AS detail
+                   FROM (SELECT b.id, 'in all' AS currency, b.charges, b.instances, b.hours, 0 AS amount FROM billing_batches b
+                         UNION ALL
+                         SELECT c.batch_id, 'in all', -count(*), -count(DISTINCT c.instance_id), -sum(c.hours), 0
+                           FROM billing_charges c GROUP BY c.batch_id
+                         UNION ALL
+                         SELECT b.id, e.key, {charges}, 0, {hours}, {amount} FROM billing_batches b, {each} e
+                         UNION ALL
+                         SELECT c.batch_id, c.currency, -count(*), 0, -sum(c.hours), -sum(c.amount)
+                           FROM billing_charges c GROUP BY c.batch_id, c.currency) AS x
+                  WHERE EXISTS (SELECT 1 FROM billing_batches b WHERE b.id = x.id)
+                  GROUP BY x.id, x.currency
+                 HAVING sum(x.charges) <> 0 OR sum(x.instances) <> 0 OR sum(x.hours) <> 0 OR sum(x.amount) <> 0",
+                charges = w.figure("charges"),
+                hours = w.figure("hours"),
+                amount = w.figure("amount"),
+                each = w.each("b.currencies"),
+            ),
     },
     Check {
         name: "charge_without_batch",
@@ -242,24 +255,29 @@ fn checks(w: Words) -> Vec<Check> {
         name: "run_totals",
         count: "SELECT count(*) AS n FROM billing_job_runs WHERE job = $1 AND status = 'done'",
         broken: format!(
-                "SELECT 'run ' || r.id || ': its row says ' || coalesce({charged}, 'nothing') || ' instances, '
-                        || coalesce({hours}, 'no') || ' h, ' || coalesce({amount}, 'nothing') || ', its batches '
-                        || coalesce(b.charged, 0) || ', ' || coalesce(b.hours, 0) || ' h, ' || coalesce(b.amount, 0)
-                        || ' ten-thousandths' AS detail
-                   FROM billing_job_runs r
-                   LEFT JOIN (SELECT run_id, sum(instances) AS charged, sum(hours) AS hours, sum(amount) AS amount
-                                FROM billing_batches GROUP BY run_id) b ON b.run_id = r.id
-                  WHERE r.job = $1 AND r.status = 'done'
-                    AND (r.items <> coalesce(b.charged, 0)
-                         OR coalesce({said_charged}, -1) <> coalesce(b.charged, 0)
-                         OR coalesce({said_hours}, -1) <> coalesce(b.hours, 0)
-                         OR coalesce({said_amount}, -1) <> coalesce(b.amount, 0))",
-                charged = w.run("charged"),
-                hours = w.run("hours"),
-                amount = w.run("amount"),
-                said_charged = w.number(&w.run("charged"), 1),
-                said_hours = w.number(&w.run("hours"), 1),
-                said_amount = w.number(&w.run("amount"), 10_000),
+                "SELECT 'run ' || x.id || ': its row says ' || sum(x.charged) || ' instances, ' || sum(x.hours) || ' h, '
+                        || sum(x.amount) || ' ten-thousandths ' || x.currency || ' more than its batches' AS detail
+                   FROM (SELECT r.id, 'in all' AS currency, coalesce({charged}, -1) AS charged,
+                                r.items AS items, coalesce({hours}, -1) AS hours, 0 AS amount
+                           FROM billing_job_runs r WHERE r.job = $1 AND r.status = 'done'
+                         UNION ALL
+                         SELECT b.run_id, 'in all', -b.instances, -b.instances, -b.hours, 0 FROM billing_batches b
+                         UNION ALL
+                         SELECT r.id, e.key, 0, 0, {of_currency_hours}, {of_currency_amount}
+                           FROM billing_job_runs r, {of_run} e WHERE r.job = $1 AND r.status = 'done'
+                         UNION ALL
+                         SELECT b.run_id, e.key, 0, 0, -{batch_hours}, -{batch_amount} FROM billing_batches b, {of_batch} e) AS x
+                  WHERE EXISTS (SELECT 1 FROM billing_job_runs r WHERE r.id = x.id AND r.job = $1 AND r.status = 'done')
+                  GROUP BY x.id, x.currency
+                 HAVING sum(x.charged) <> 0 OR sum(x.items) <> 0 OR sum(x.hours) <> 0 OR sum(x.amount) <> 0",
+                charged = w.number(&w.run("charged"), 1),
+                hours = w.number(&w.run("hours"), 1),
+                of_currency_hours = w.figure("hours"),
+                of_currency_amount = w.decimal("amount"),
+                batch_hours = w.figure("hours"),
+                batch_amount = w.figure("amount"),
+                of_run = w.each(&w.choose("r.details -> '$.currencies'".to_owned(), "coalesce(r.details -> 'currencies', '{}')".to_owned())),
+                of_batch = w.each("b.currencies"),
             ),
     },
     Check {
@@ -414,6 +432,25 @@ impl Words {
     /// A figure in the details of the run `r`.
     fn run(self, key: &str) -> String {
         self.choose(format!("(r.details ->> '$.{key}')"), format!("(r.details ->> '{key}')"))
+    }
+
+    /// The entries of a JSON object, as `key` and `value`.
+    fn each(self, object: &str) -> String {
+        self.choose(format!("json_each({object})"), format!("jsonb_each({object})"))
+    }
+
+    /// An integer in the value of the entry `e`.
+    fn figure(self, key: &str) -> String {
+        self.choose(format!("(e.value ->> '$.{key}')"), format!("(e.value ->> '{key}')::bigint"))
+    }
+
+    /// An amount as decimal text of ours, with two or four decimals, in the value of the entry `e`, in ten-thousandths: exactly.
+    fn decimal(self, key: &str) -> String {
+        let text = format!("(e.value ->> '$.{key}')");
+        let sqlite = format!(
+            "(CAST(replace({text}, '.', '') AS INTEGER) * iif(length({text}) - instr({text}, '.') = 2, 100, 1))"
+        );
+        self.choose(sqlite, format!("((e.value ->> '{key}')::numeric * 10000)"))
     }
 
     /// A text that is a number, so many times.

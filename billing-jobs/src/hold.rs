@@ -14,6 +14,8 @@ pub enum Reason {
     DuplicateWallets,
     /// The wallet's balance is NULL or no number.
     InvalidBalance,
+    /// The wallet's currency is NULL or not three letters.
+    InvalidCurrency,
     /// The instance names a plan that does not exist.
     UnknownPlan,
     /// The instance names several plans with different prices.
@@ -36,10 +38,11 @@ pub enum Reason {
 
 impl Reason {
     /// Each of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NoWallet,
         Self::DuplicateWallets,
         Self::InvalidBalance,
+        Self::InvalidCurrency,
         Self::UnknownPlan,
         Self::AmbiguousPlan,
         Self::NoPrice,
@@ -58,6 +61,7 @@ impl Reason {
             Self::NoWallet => "no_wallet",
             Self::DuplicateWallets => "duplicate_wallets",
             Self::InvalidBalance => "invalid_balance",
+            Self::InvalidCurrency => "invalid_currency",
             Self::UnknownPlan => "unknown_plan",
             Self::AmbiguousPlan => "ambiguous_plan",
             Self::NoPrice => "no_price",

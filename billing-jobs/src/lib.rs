@@ -5,6 +5,7 @@
 pub mod audit;
 mod audit_job;
 pub mod billing;
+pub mod currency;
 mod db;
 pub mod fence;
 mod heartbeat;

@@ -1,15 +1,17 @@
 //! This process's row in the panel's table of daemons: what the panel reads to decide whether it bills itself.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Value};
+use serde_json::json;
 
 use crate::{
     BILLING_JOB,
     billing::Totals,
+    currency::Amounts,
     db::{execute, query_one, statement},
 };
 
@@ -33,7 +35,16 @@ pub struct StatusRow {
     db: DatabaseConnection,
     instance: String,
     hostname: String,
-    metadata: Mutex<String>,
+    metadata: Mutex<Metadata>,
+}
+
+/// What the column `metadata` holds.
+#[derive(Debug)]
+struct Metadata {
+    /// What the row tells of the process.
+    process: serde_json::Value,
+    /// The amounts of the last run in each currency, of which the panel's own column has room for one.
+    amounts: Option<Amounts>,
 }
 
 impl StatusRow {
@@ -45,17 +56,26 @@ impl StatusRow {
         hostname: impl Into<String>,
         metadata: &serde_json::Value,
     ) -> Self {
-        let metadata = Mutex::new(metadata.to_string());
+        let metadata = Mutex::new(Metadata { process: metadata.clone(), amounts: None });
         Self { db, instance: instance.into(), hostname: hostname.into(), metadata }
     }
 
     /// What the row tells of the process is this from its next writing on.
     pub fn tell(&self, metadata: &serde_json::Value) {
-        *self.metadata.lock().unwrap_or_else(PoisonError::into_inner) = metadata.to_string();
+        self.locked().process = metadata.clone();
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Metadata> {
+        self.metadata.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn metadata(&self) -> String {
-        self.metadata.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let metadata = self.locked();
+        let mut all = metadata.process.clone();
+        if let (Some(all), Some(amounts)) = (all.as_object_mut(), &metadata.amounts) {
+            all.insert("totalAmounts".to_owned(), json!(amounts));
+        }
+        all.to_string()
     }
 
     /// The name of the row, unique to this process.
@@ -137,8 +157,9 @@ impl StatusRow {
 
     /// A billing run of this process ended: its figures are the ledger's sums for that run. One that was interrupted is neither a
     /// success nor a failure, for the next run finishes it: its `last_run_success` is NULL, which the panel's page does not show as
-    /// a success.
-    pub async fn run_ended(&self, totals: Totals, end: RunEnd<'_>) -> Result<(), DbErr> {
+    /// a success. `total_amount` is in the currency with the most charges; `metadata` has the amounts of all.
+    pub async fn run_ended(&self, totals: &Totals, end: RunEnd<'_>) -> Result<(), DbErr> {
+        self.locked().amounts = Some(totals.amounts());
         let (success, error) = match end {
             RunEnd::Done => (Some(true), None),
             RunEnd::Interrupted => (None, None),
@@ -158,7 +179,7 @@ impl StatusRow {
                 SET status = excluded.status, last_run_at = excluded.last_run_at,
                     last_run_success = excluded.last_run_success, instances_billed = excluded.instances_billed,
                     total_amount = excluded.total_amount, total_hours = excluded.total_hours,
-                    error_message = excluded.error_message, updated_at = {now}",
+                    error_message = excluded.error_message, metadata = excluded.metadata, updated_at = {now}",
             now = self.now(),
             metadata = self.json("$2"),
             charged = match self.db.get_database_backend() {
@@ -171,7 +192,7 @@ impl StatusRow {
             self.metadata().into(),
             success.into(),
             i64::try_from(totals.charged).unwrap_or(i64::MAX).into(),
-            totals.amount.0.into(),
+            totals.sums.main().map_or(0, |(_, amount)| amount.0).into(),
             i64::try_from(totals.hours).unwrap_or(i64::MAX).into(),
             error.into(),
         ];

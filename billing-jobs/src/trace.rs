@@ -20,7 +20,7 @@ pub(crate) fn batch(attempt: u32) -> Span {
         charges = Empty,
         held = Empty,
         hours = Empty,
-        amount = Empty,
+        amounts = Empty,
         error = Empty,
     )
 }
@@ -33,7 +33,7 @@ pub(crate) fn posted(batch: &Span, instances: usize, totals: &Totals) {
         .record("charges", totals.charges)
         .record("held", totals.held)
         .record("hours", totals.hours)
-        .record("amount", display(totals.amount));
+        .record("amounts", display(totals.amounts()));
 }
 
 /// Why a batch was rolled back.

@@ -1,9 +1,14 @@
 //! Debts that were closed without a charge: what a run, the status and the audit count of them.
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Value};
 use serde::Serialize;
 
-use crate::{db::statement, money::Money, period::Micros};
+use crate::{
+    currency::{Amounts, Currency},
+    db::statement,
+    money::Money,
+    period::Micros,
+};
 
 /// The debts that were closed for one reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,48 +20,37 @@ pub struct Uncharged {
 }
 
 /// Hours that were not charged, and their price as far as it is known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Debt {
     /// The instances.
     pub instances: u64,
     /// Their hours; an upper bound where an instance was deleted between two runs.
     pub hours: u64,
-    /// The sum of the amounts that are known.
-    #[serde(serialize_with = "as_text")]
-    pub amount: Money,
-    /// Instances whose hours have no known price. They are not in `amount`.
+    /// The sums of the amounts that are known, for each currency.
+    pub amounts: Amounts,
+    /// Instances whose hours have no known price. They are not in `amounts`.
     pub unpriced: u64,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
-fn as_text<S: serde::Serializer>(amount: &Money, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(amount)
 }
 
 impl Debt {
     /// Adds the hours of one instance.
-    pub fn add(&mut self, hours: i64, amount: Option<Money>) {
+    pub fn add(&mut self, hours: i64, amount: Option<Money>, currency: Currency) {
         self.instances += 1;
         self.hours += hours.unsigned_abs();
         match amount {
-            Some(amount) => self.amount.0 = self.amount.0.saturating_add(amount.0),
+            Some(amount) => self.amounts.add(currency, amount),
             None => self.unpriced += 1,
         }
     }
 
-    /// The amount if any of it is known.
-    #[must_use]
-    pub fn known_amount(&self) -> Option<Money> {
-        (self.unpriced < self.instances || self.instances == 0).then_some(self.amount)
-    }
-
-    /// The amount for people; what is unknown is not counted as nothing.
+    /// The amounts for people; what is unknown is not counted as nothing.
     #[must_use]
     pub fn amount_in_words(&self) -> String {
-        match (self.known_amount(), self.unpriced) {
-            (None, _) => "unknown".to_owned(),
-            (Some(amount), 0) => amount.to_string(),
-            (Some(amount), unpriced) => format!("{amount} and an unknown amount of {unpriced}"),
+        let amounts = &self.amounts;
+        match self.unpriced {
+            0 => amounts.to_string(),
+            unpriced if unpriced == self.instances => "unknown".to_owned(),
+            unpriced => format!("{amounts} and an unknown amount of {unpriced}"),
         }
     }
 }
@@ -86,21 +80,26 @@ pub async fn uncharged(db: &impl ConnectionTrait, closed: Closed) -> Result<Vec<
     let sql = format!(
         "SELECT closed_reason AS reason, count(*) AS instances, count(*) - count(amount_due) AS unpriced,
                 CAST(coalesce(sum(hours_due), 0) AS bigint) AS hours,
-                CAST(coalesce(sum(amount_due), 0) AS bigint) AS amount
+                CAST(sum(amount_due) AS bigint) AS amount, currency
            FROM billing_holds WHERE closed_reason IS NOT NULL AND closed_at {comparison} {at}
-          GROUP BY closed_reason ORDER BY closed_reason"
+          GROUP BY closed_reason, currency ORDER BY closed_reason, currency"
     );
     let values: [Value; 1] = [at_micros.into()];
-    db.query_all_raw(statement(db, &sql, values)).await?.iter().map(read).collect()
-}
-
-fn read(row: &QueryResult) -> Result<Uncharged, DbErr> {
-    let count = |column| row.try_get::<i64>("", column).map(i64::unsigned_abs);
-    let debt = Debt {
-        instances: count("instances")?,
-        hours: count("hours")?,
-        amount: Money(row.try_get("", "amount")?),
-        unpriced: count("unpriced")?,
-    };
-    Ok(Uncharged { reason: row.try_get("", "reason")?, debt })
+    let mut all: Vec<Uncharged> = Vec::new();
+    for row in &db.query_all_raw(statement(db, &sql, values)).await? {
+        let count = |column| row.try_get::<i64>("", column).map(i64::unsigned_abs);
+        let reason: String = row.try_get("", "reason")?;
+        if all.last().is_none_or(|last| last.reason != reason) {
+            all.push(Uncharged { reason, debt: Debt::default() });
+        }
+        let Some(Uncharged { debt, .. }) = all.last_mut() else { continue };
+        debt.instances += count("instances")?;
+        debt.hours += count("hours")?;
+        debt.unpriced += count("unpriced")?;
+        if let Some(amount) = row.try_get("", "amount")? {
+            let currency = Currency::of_column(row.try_get("", "currency")?).unwrap_or(Currency::NONE);
+            debt.amounts.add(currency, Money(amount));
+        }
+    }
+    Ok(all)
 }

@@ -237,7 +237,7 @@ async fn a_charge_is_neither_updated_nor_deleted() {
     let (_dir, db) = migrated().await;
     let insert =
         "INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate,
-        amount, carry) VALUES (0, 'i', 'o', 1, 1, 0, 0, 0) ON CONFLICT DO NOTHING";
+        amount, carry, currency) VALUES (0, 'i', 'o', 1, 1, 0, 0, 0, 'USD') ON CONFLICT DO NOTHING";
     for added in [1, 0] {
         assert_eq!(db.execute_unprepared(insert).await.unwrap().rows_affected(), added);
     }

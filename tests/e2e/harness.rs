@@ -111,14 +111,14 @@ async fn the_role_of_the_daemon_may_do_what_billing_needs_and_nothing_else() {
             "UPDATE wallets SET organization_id = organization_id",
             "INSERT INTO wallets (organization_id) SELECT organization_id FROM wallets",
             "UPDATE vps_instances SET plan_id = 'cheaper'",
-            "INSERT INTO payment_transactions (organization_id, amount, payment_method, payment_provider, status, created_at) \
+            "INSERT INTO payment_transactions (organization_id, amount, payment_method, payment_provider, status, updated_at) \
              SELECT organization_id, -1, 'wallet_debit', 'internal', 'completed', now() FROM wallets",
             "UPDATE vps_billing_cycles SET total_amount = 0",
             "SELECT * FROM users",
             "UPDATE billing_charges SET amount = 0",
             "DELETE FROM billing_charges",
             "TRUNCATE billing_charges",
-            "UPDATE billing_batches SET amount = 0",
+            "UPDATE billing_batches SET hours = 0",
             "UPDATE billing_job_audit SET actor = 'nobody'",
             "DELETE FROM billing_job_audit",
             "TRUNCATE billing_job_audit",

@@ -1,8 +1,12 @@
 //! What `bill` is told to charge beyond its limits: a catch-up, or a spike.
 
 use billing_jobs::{
-    billing::{Biller, Scope, approve_catch_up, brake},
-    money::Money,
+    billing::{
+        Biller, Scope, approve_catch_up,
+        brake::{self, Excess},
+    },
+    currency::Currency,
+    money::{Money, NoAmount},
 };
 use chrono::{DateTime, Utc};
 use sea_orm::DatabaseConnection;
@@ -36,30 +40,66 @@ pub(super) async fn record(
     recorded.map_err(|error| Failure::database("record the approval", &error))
 }
 
-/// Approves a spike of `amount`: the one that a run announced, or the one that a run would announce now.
+/// Approves spikes: each of `words` is an amount, followed by its currency where several wait, that a run announced, or that a run
+/// would announce now.
 pub(super) async fn approve_spike(
     db: &DatabaseConnection,
     biller: &Biller,
-    amount: Money,
+    words: &[String],
 ) -> Result<(), Failure> {
     let failed = |error| Failure::database("approve what was announced", &error);
+    let is_currency = |word: &String| word.parse::<Currency>().is_ok();
+    // A currency belongs to the amount before it.
+    let all_of = |excesses: &[Excess]| -> Result<Vec<Excess>, String> {
+        words.chunk_by(|_, next| is_currency(next)).map(|words| chosen(excesses, words)).collect()
+    };
     let mut announced = brake::announced(db).await.map_err(failed)?;
-    if announced.is_none_or(|announced| announced.sum.amount != amount) {
+    if announced.as_ref().is_none_or(|announced| all_of(&announced.excesses).is_err()) {
         let spike = biller.spike(None).await.map_err(super::bill::failed)?;
-        if let Some(spike) = spike.filter(|spike| spike.sum.amount == amount) {
-            brake::announce(db, &whoever_is_here(), spike).await.map_err(failed)?;
+        if let Some(spike) = spike.filter(|spike| all_of(&spike.excesses).is_ok()) {
+            brake::announce(db, &whoever_is_here(), &spike).await.map_err(failed)?;
             announced = brake::announced(db).await.map_err(failed)?;
         }
     }
     let Some(announced) = announced else {
         return Err(Failure::new(Exit::Usage, "no run waits for an approval: leave out `--approve`"));
     };
-    if announced.sum.amount != amount {
-        let message = format!(
-            "what waits for an approval is {} for {} hours, not {amount}: check it with `bill --dry-run`, then use `--approve {}`",
-            announced.sum.amount, announced.sum.hours, announced.sum.amount
-        );
-        return Err(Failure::new(Exit::Usage, message));
+    for excess in all_of(&announced.excesses).map_err(|message| Failure::new(Exit::Usage, message))? {
+        brake::approve(db, announced.id, excess, &whoever_is_here()).await.map_err(failed)?;
     }
-    brake::approve(db, announced, &whoever_is_here()).await.map_err(failed)
+    Ok(())
+}
+
+/// The one of `excesses` that `words`, an amount and perhaps a currency, name; or what to write instead.
+fn chosen(excesses: &[Excess], words: &[String]) -> Result<Excess, String> {
+    let (amount, currency) = match words {
+        [amount] => (amount, None),
+        [amount, currency] => {
+            (amount, Some(currency.parse::<Currency>().map_err(|error| error.to_string())?))
+        }
+        _ => return Err("`--approve` takes an amount and a currency".to_owned()),
+    };
+    let amount: Money = amount.parse().map_err(|error: NoAmount| error.to_string())?;
+    let named = |excess: &&Excess| currency.is_none_or(|currency| currency == excess.currency);
+    let each =
+        |text: fn(&Excess) -> String, between| excesses.iter().map(text).collect::<Vec<_>>().join(between);
+    let waiting = || each(ToString::to_string, " and ");
+    let instead = || each(|excess| format!("--approve {} {}", excess.sum.amount, excess.currency), " ");
+    let mut matching = excesses.iter().filter(named);
+    match (matching.next(), matching.next()) {
+        (Some(excess), None) if excess.sum.amount == amount => Ok(*excess),
+        (Some(_), Some(_)) => Err(format!(
+            "several currencies wait for an approval, {}: name the currency, `{}`",
+            waiting(),
+            instead()
+        )),
+        (Some(_) | None, _) => {
+            let currency = currency.map_or_else(String::new, |currency| format!(" {currency}"));
+            Err(format!(
+                "what waits for an approval is {}, not {amount}{currency}: check it with `bill --dry-run`, then use `{}`",
+                waiting(),
+                instead()
+            ))
+        }
+    }
 }

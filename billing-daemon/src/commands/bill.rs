@@ -65,9 +65,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
         complain(&beside.to_string());
     }
     let scope = approvals::scope(&opened.db, options).await?;
-    if let Some(amount) = options.approve {
+    if !options.approve.is_empty() {
         let biller = Biller::new(opened.db.clone(), opened.panel, settings);
-        approvals::approve_spike(&opened.db, &biller, amount).await?;
+        approvals::approve_spike(&opened.db, &biller, &options.approve).await?;
     }
     let approved_until = match &scope {
         Some(scope) if !options.dry_run => {
@@ -203,7 +203,7 @@ async fn bill_and_record(
         Ok(bill) => (RunStatus::Interrupted, bill.totals.charged, serde_json::Value::Null, None),
         Err(error) => {
             let details = match error {
-                BillingError::Spike(waiting) => spike(*waiting),
+                BillingError::Spike(waiting) => spike(waiting),
                 BillingError::Unguarded => unguarded(),
                 _ => serde_json::Value::Null,
             };

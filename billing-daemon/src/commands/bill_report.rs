@@ -30,16 +30,14 @@ pub(super) struct Report<'a> {
 impl Report<'_> {
     pub(super) fn in_json(&self) -> Value {
         let Bill { totals, uncharged, beyond_limit, spike, .. } = self.bill;
-        let spike = spike.map(|Spike { sum, limit }| {
-            json!({ "amount": sum.amount.to_string(), "hours": sum.hours, "limit": limit.to_string() })
-        });
+        let spike = spike.as_ref().map(|spike| billing_jobs::billing::spike(spike)["spike"].take());
         let uncharged: Map<_, _> =
             uncharged.iter().map(|of_one| (of_one.reason.clone(), json!(of_one.debt))).collect();
         json!({
             "charged": totals.charged,
             "held": totals.held,
             "hours": totals.hours,
-            "amount": totals.amount.to_string(),
+            "amounts": totals.amounts(),
             "seconds": seconds(self.took),
             "dry_run": self.dry_run,
             "approved_until": self.approved_until,
@@ -51,11 +49,11 @@ impl Report<'_> {
 
     /// Lines for a terminal of `width` columns.
     pub(super) fn in_words(&self, width: usize) -> String {
-        let totals = self.bill.totals;
+        let totals = &self.bill.totals;
         let verb = if self.dry_run { "would charge" } else { "charged" };
         let mut text = format!(
             "{verb} {} for {} hours of {} machines; {} held; {} s\n",
-            totals.amount,
+            totals.amounts(),
             totals.hours,
             totals.charged,
             totals.held,
@@ -65,7 +63,7 @@ impl Report<'_> {
         if self.dry_run || self.approved_until.is_some() {
             text += &self.beyond_limit(width);
         }
-        text += &self.bill.spike.map(waits).unwrap_or_default();
+        text += &self.bill.spike.as_ref().map(waits).unwrap_or_default();
         text
     }
 
@@ -85,11 +83,10 @@ impl Report<'_> {
     }
 }
 
-fn waits(Spike { sum, limit }: Spike) -> String {
+fn waits(spike: &Spike) -> String {
     format!(
-        "a run would wait for an approval: at the current prices {} is due for {} hours, more than the {limit} that \
-         recent runs allow\nhelp: check the prices, then run `billing-daemon bill --approve {}`\n",
-        sum.amount, sum.hours, sum.amount
+        "a run would wait for an approval: {spike}\nhelp: if the prices are right, run `billing-daemon bill {}`\n",
+        spike.approval()
     )
 }
 
@@ -131,7 +128,11 @@ fn in_table(listed: &[BeyondLimit], width: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use billing_jobs::{billing::Totals, billing::brake::Sum, money::Money};
+    use billing_jobs::{
+        billing::{Sum, Totals, brake::Excess},
+        currency::Currency,
+        money::Money,
+    };
 
     use super::*;
 
@@ -149,16 +150,19 @@ mod tests {
 
     #[test]
     fn dry_run_lists_what_needs_an_approval() {
+        let sum = |amount| Sum { charges: 1, hours: 100, amount: Money(amount) };
+        let mut totals = Totals { charged: 1, charges: 1, held: 1, hours: 100, ..Totals::default() };
+        totals.sums.add(Currency::USD, sum(10_000));
+        let mut debt = Debt { instances: 2, hours: 3, unpriced: 1, ..Debt::default() };
+        debt.amounts.add(Currency::USD, Money(300));
+        let excess = Excess { currency: Currency::USD, sum: sum(1_000_000), limit: Money(300_000) };
         let bill = Bill {
-            totals: Totals { charged: 1, charges: 1, held: 1, hours: 100, amount: Money(10_000) },
+            totals,
             as_of: DateTime::from_timestamp_secs(1_800_360_000).expect("a time"),
             stopped: None,
-            uncharged: vec![Uncharged {
-                reason: "instance_deleted".to_owned(),
-                debt: Debt { instances: 2, hours: 3, amount: Money(300), unpriced: 1 },
-            }],
+            uncharged: vec![Uncharged { reason: "instance_deleted".to_owned(), debt }],
             beyond_limit: vec![beyond("web-1", Some("1.00"), true), beyond("we\u{1b}b", None, false)],
-            spike: Some(Spike { sum: Sum { amount: Money(1_000_000), hours: 100 }, limit: Money(300_000) }),
+            spike: Some(Spike { excesses: vec![excess] }),
         };
         let report = Report {
             bill: &bill,
@@ -169,20 +173,20 @@ mod tests {
         };
         assert_eq!(
             report.in_words(80),
-            "would charge 1.00 for 100 hours of 1 machines; 1 held; 0.1 s\n\
-             2 instances deleted with up to 3 hours uncharged (0.03 and an unknown amount of 1)\n\
+            "would charge 1.00 USD for 100 hours of 1 machines; 1 held; 0.1 s\n\
+             2 instances deleted with up to 3 hours uncharged (0.03 USD and an unknown amount of 1)\n\
              \n\
              2 instances have more than 72 hours due:\n\
              SINCE                 HOURS    AMOUNT  STATE     INSTANCE\n\
              2027-01-15T08:00:00Z    100      1.00  approved  web-1\n\
              2027-01-15T08:00:00Z    100   unknown  held      we\\u{1b}b\n\
-             a run would wait for an approval: at the current prices 100.00 is due for 100 hours, more than the 30.00 that \
-             recent runs allow\n\
-             help: check the prices, then run `billing-daemon bill --approve 100.00`\n"
+             a run would wait for an approval: at the current prices 100.00 USD is due for 100 hours, more than the 30.00 \
+             that recent runs allow: check the prices and `billing-daemon bill --dry-run`\n\
+             help: if the prices are right, run `billing-daemon bill --approve 100.00 USD`\n"
         );
         let shown = report.in_json();
         assert_eq!(shown["beyond_limit"][1]["amount"], Value::Null);
-        assert_eq!(shown["waits_for_approval"]["amount"], "100.00");
+        assert_eq!(shown["waits_for_approval"]["USD"]["amount"], "100.00");
         assert_eq!(shown["uncharged"]["instance_deleted"]["hours"], 3);
         assert!(report.in_words(140).contains("00000000-0000-4000-8000-000000000001  web-1"));
     }

@@ -28,18 +28,18 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
             "left_alone": release.left_alone,
             "held": release.held,
             "held_hours": release.held_hours,
-            "held_amount": release.owed().known_amount().map(|amount| amount.to_string()),
+            "held_amounts": release.held_amounts,
             "held_unpriced": release.held_unpriced,
             "daemons": release.heartbeats,
             "fence": beside.fence.effective,
         }));
     } else {
-        say(in_words(release, beside));
+        say(in_words(&release, beside));
     }
     Ok(())
 }
 
-fn in_words(release: Release, beside: Beside) -> String {
+fn in_words(release: &Release, beside: Beside) -> String {
     let held = format!(
         "{} hours, {}: the panel goes by its own rules",
         release.held_hours,

@@ -13,6 +13,7 @@ fn of(reason: Reason) -> &'static str {
         Reason::NoWallet => "create a wallet for the organization in the panel",
         Reason::DuplicateWallets => "merge the wallets of the organization in the panel until one is left",
         Reason::InvalidBalance => "correct `wallets.balance`: it is not an amount of money",
+        Reason::InvalidCurrency => "correct `wallets.currency`: three letters A to Z, such as USD",
         Reason::UnknownPlan => "add the plan, or correct `vps_instances.plan_id`",
         Reason::AmbiguousPlan => {
             "set `vps_instances.plan_id` to the id of one plan: several plans have this name"

@@ -43,6 +43,8 @@ pub(crate) struct HeldInstance {
     pub(crate) hours: Option<i64>,
     /// Their price as decimal text; unset if it is unknown.
     pub(crate) amount: Option<String>,
+    /// The currency of that; unset if the organization has no wallet with one.
+    pub(crate) currency: Option<String>,
     /// What exactly is wrong.
     pub(crate) detail: Option<String>,
     /// What to do about it.
@@ -113,7 +115,7 @@ impl<'a> Pages<'a> {
 fn page_sql(backend: DbBackend) -> String {
     let text = if backend == DbBackend::Sqlite { "" } else { "::text" };
     format!(
-        "SELECT h.id, h.reason, h.opened_at, CAST(h.instance_id AS text) AS instance, h.label, h.hours_due, h.amount_due,
+        "SELECT h.id, h.reason, h.opened_at, CAST(h.instance_id AS text) AS instance, h.label, h.hours_due, h.amount_due, h.currency,
                 h.detail, CAST(h.organization_id AS text) AS organization, o.name AS organization_name,
                 NOT EXISTS (SELECT 1 FROM vps_instances i WHERE i.id = h.instance_id) AS deleted,
                 ({accepted}) AS accepted, h.accepted_by, h.accepted_until, h.accepted_note
@@ -145,6 +147,7 @@ fn read(row: &QueryResult) -> Result<HeldInstance, DbErr> {
         // A time that is wrong says nothing of the hours since.
         hours: hours.filter(|hours| *hours > 0 || reason != "invalid_time"),
         amount: amount.map(|amount| Money(amount).to_string()),
+        currency: row.try_get("", "currency")?,
         detail: row.try_get("", "detail")?,
         advice: advice(&reason),
         accepted_by: of_acceptance("accepted_by")?,

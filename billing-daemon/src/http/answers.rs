@@ -17,7 +17,7 @@ use super::Shared;
 use crate::{
     exit::Failure,
     metrics as measured,
-    status::{JobStatus, Life, RunStatus, Status, runs as read_runs},
+    status::{JobStatus, Life, RunStatus, Status, Totals, runs as read_runs},
 };
 
 type Answer<T> = Result<T, Unavailable>;
@@ -191,7 +191,7 @@ fn panel_daemon(status: &Status) -> PanelDaemon {
         last_run,
         last_run_success: run.is_some_and(|run| run.status == "done"),
         instances_billed: totals.map_or(0, |totals| totals.charged),
-        total_amount: totals.and_then(|totals| totals.amount.parse().ok()).unwrap_or_default(),
+        total_amount: totals.map(main_amount).unwrap_or_default(),
         total_hours: totals.map_or(0, |totals| totals.hours),
         next_scheduled_run: billing.and_then(|job| job.due_at).filter(|_| is_active),
         uptime_minutes: started.map(|at| (status.as_of - at).num_minutes().max(0).unsigned_abs()),
@@ -204,6 +204,13 @@ fn panel_daemon(status: &Status) -> PanelDaemon {
             .and_then(|daemon| daemon.error.clone())
             .or_else(|| run.and_then(|run| run.error.clone())),
     }
+}
+
+/// The amount in the currency with the most charges: the panel's page has room for one.
+fn main_amount(totals: &Totals) -> f64 {
+    let currency = totals.currency.as_deref().and_then(|currency| currency.parse().ok());
+    let amount = currency.map(|currency| totals.amounts.of(currency).to_string());
+    amount.and_then(|amount| amount.parse().ok()).unwrap_or_default()
 }
 
 /// This interface, described.
@@ -248,7 +255,9 @@ mod tests {
             let idle = Daemon { heartbeat_at: None, ..daemon(Life::Alive) };
             status.daemons = vec![idle, alive];
             status.jobs = vec![JobStatus { due_at: Some(minutes_ago(-50)), ..job(None) }];
-            let totals = Totals { charged: 2, held: 0, hours: 6, amount: "0.06".to_owned() };
+            let mut amounts = billing_jobs::currency::Amounts::default();
+            amounts.add(billing_jobs::currency::Currency::USD, "0.06".parse().expect("an amount"));
+            let totals = Totals { charged: 2, held: 0, hours: 6, amounts, currency: Some("USD".to_owned()) };
             status.last_run = finished.map(|minutes| RunStatus {
                 finished_at: minutes_ago(minutes),
                 totals: Some(totals),

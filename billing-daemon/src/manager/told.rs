@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use billing_jobs::BILLING_JOB;
+use billing_jobs::{BILLING_JOB, billing::Sums};
 use billing_scheduler::{JobSpec, Middleware, RunRecord, RunStatus};
 use serde_json::Value;
 
@@ -45,7 +45,7 @@ fn sentence(run: &RunRecord) -> Option<String> {
     match run.status {
         RunStatus::Done => Some(format!(
             "billing at {at} charged {} for {} hours of {} instances, {} held",
-            figure("amount"),
+            Sums::of_details(&run.details).amounts(),
             figure("hours"),
             figure("charged"),
             figure("held"),
@@ -72,11 +72,14 @@ mod tests {
             (run.details, run.error) = (details, Some("no route to 10.0.0.7".to_owned()));
             sentence(&run)
         };
-        let figures = json!({ "charged": 3, "held": 1, "hours": 9, "amount": "0.09" });
+        let figures =
+            json!({ "charged": 3, "held": 1, "hours": 9, "currencies": { "USD": { "amount": "0.09" } } });
         for (status, sentence) in [
             (
                 RunStatus::Done,
-                Some("billing at 2026-05-01 12:00:03 UTC charged 0.09 for 9 hours of 3 instances, 1 held"),
+                Some(
+                    "billing at 2026-05-01 12:00:03 UTC charged 0.09 USD for 9 hours of 3 instances, 1 held",
+                ),
             ),
             (RunStatus::Retrying, Some("billing failed at 2026-05-01 12:00:03 UTC: the log says why")),
             (RunStatus::Dead, Some("billing failed at 2026-05-01 12:00:03 UTC: the log says why")),

@@ -9,6 +9,7 @@ pub(crate) mod testing;
 
 use std::time::Duration;
 
+use billing_jobs::currency::Amounts;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -219,10 +220,14 @@ pub struct RunStatus {
 }
 
 impl RunStatus {
-    /// What this run would charge, if it waits for an approval of that.
+    /// What this run would charge in each currency that is too much, if it waits for an approval of that.
     #[must_use]
-    pub fn spike(&self) -> Option<&str> {
-        self.details.as_ref()?.get("spike")?.get("amount")?.as_str()
+    pub fn spike(&self) -> Option<Amounts> {
+        let mut amounts = Amounts::default();
+        for (currency, excess) in self.details.as_ref()?.get("spike")?.as_object()? {
+            amounts.add(currency.parse().ok()?, excess.get("amount")?.as_str()?.parse().ok()?);
+        }
+        Some(amounts)
     }
 }
 
@@ -242,8 +247,11 @@ pub struct Totals {
     pub held: u64,
     /// For how many hours.
     pub hours: u64,
-    /// How much.
-    pub amount: String,
+    /// How much in each currency, as decimal text.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub amounts: Amounts,
+    /// The currency with the most charges: the one that the panel shows.
+    pub currency: Option<String>,
 }
 
 /// What is owed.
@@ -253,9 +261,10 @@ pub struct Owed {
     pub instances: u64,
     /// For how many hours.
     pub hours: u64,
-    /// How much, as far as it can be priced; unset if none of it can be.
-    pub amount: Option<String>,
-    /// Instances whose hours have no known price. They are not in `amount`.
+    /// How much in each currency, as decimal text and as far as it can be priced; in `XXX` where no wallet names one.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub amounts: Amounts,
+    /// Instances whose hours have no known price. They are not in `amounts`.
     pub unpriced: u64,
 }
 

@@ -4,6 +4,7 @@ use billing_entities::{Instant, billing_daemon_status, billing_fences};
 use billing_jobs::{
     AUDIT_KIND, BILLING_JOB, begin_read,
     billing::{Biller, HAND_BACK_AFTER, Settings},
+    currency::Currency,
     hold::Reason,
     money::Money,
     query_all,
@@ -49,7 +50,8 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
             charged: totals.charged,
             held: totals.held,
             hours: totals.hours,
-            amount: totals.amount.to_string(),
+            amounts: totals.amounts(),
+            currency: totals.sums.main().map(|(currency, _)| currency.to_string()),
         });
     }
     // What the panel is told says less: it is kept waiting while a spike waits, and let go on after a clean stop.
@@ -85,10 +87,7 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
             .map_or(HAND_BACK_AFTER.as_secs(), |fence| fence.hand_back_after_seconds.unsigned_abs()),
         last_run,
         last_audit: last_audit(db, expected).await.map_err(failed)?,
-        arrears: arrears.map_or_else(
-            || Owed { amount: Some(Money(0).to_string()), ..Owed::default() },
-            |held| held.owed.clone(),
-        ),
+        arrears: arrears.map(|held| held.owed.clone()).unwrap_or_default(),
         daemons: daemons(db, as_of, billing.and_then(|job| job.holder.as_deref())).await.map_err(failed)?,
         jobs,
         holds,
@@ -222,28 +221,36 @@ fn daemon(row: billing_daemon_status::Model, as_of: DateTime<Utc>, bills_now: Op
 async fn holds(db: &DatabaseConnection) -> Result<Vec<Held>, DbErr> {
     let backend = db.get_database_backend();
     let sql = format!(
-        "SELECT h.reason, min(h.opened_at) AS since, count(*) AS instances, count(*) - count(h.amount_due) AS unpriced,
+        "SELECT h.reason, h.currency, min(h.opened_at) AS since, count(*) AS instances,
+                count(*) - count(h.amount_due) AS unpriced,
                 CAST(sum(CASE WHEN {} THEN 1 ELSE 0 END) AS bigint) AS accepted,
                 CAST(coalesce(sum(h.hours_due), 0) AS bigint) AS hours,
-                CAST(coalesce(sum(h.amount_due), 0) AS bigint) AS amount
-           FROM billing_holds h WHERE h.closed_at IS NULL GROUP BY h.reason ORDER BY h.reason",
+                CAST(sum(h.amount_due) AS bigint) AS amount
+           FROM billing_holds h WHERE h.closed_at IS NULL GROUP BY h.reason, h.currency ORDER BY h.reason, h.currency",
         is_accepted(backend)
     );
     let rows = query_all(db, Statement::from_string(backend, sql)).await?;
-    let held = rows.iter().map(|row| {
+    let mut all: Vec<Held> = Vec::new();
+    for row in &rows {
         let count = |column| row.try_get::<i64>("", column).map(i64::unsigned_abs);
         let Instant(since) = row.try_get("", "since")?;
         let reason: String = row.try_get("", "reason")?;
-        let debt = Debt {
-            instances: count("instances")?,
-            hours: count("hours")?,
-            amount: Money(row.try_get("", "amount")?),
-            unpriced: count("unpriced")?,
-        };
-        let advice = advice(&reason).to_owned();
-        Ok(Held { reason, since, owed: debt.into(), accepted: count("accepted")?, advice })
-    });
-    held.collect()
+        if all.last().is_none_or(|held| held.reason != reason) {
+            let advice = advice(&reason).to_owned();
+            all.push(Held { reason, since, owed: Owed::default(), accepted: 0, advice });
+        }
+        let Some(held) = all.last_mut() else { continue };
+        held.since = held.since.min(since);
+        held.accepted += count("accepted")?;
+        held.owed.instances += count("instances")?;
+        held.owed.hours += count("hours")?;
+        held.owed.unpriced += count("unpriced")?;
+        if let Some(amount) = row.try_get("", "amount")? {
+            let currency = Currency::of_column(row.try_get("", "currency")?).unwrap_or(Currency::NONE);
+            held.owed.amounts.add(currency, Money(amount));
+        }
+    }
+    Ok(all)
 }
 
 async fn uncharged(db: &DatabaseConnection, as_of: DateTime<Utc>) -> Result<Vec<Uncharged>, DbErr> {
@@ -260,12 +267,7 @@ async fn uncharged(db: &DatabaseConnection, as_of: DateTime<Utc>) -> Result<Vec<
 
 impl From<Debt> for Owed {
     fn from(debt: Debt) -> Self {
-        Self {
-            instances: debt.instances,
-            hours: debt.hours,
-            amount: debt.known_amount().map(|amount| amount.to_string()),
-            unpriced: debt.unpriced,
-        }
+        Self { instances: debt.instances, hours: debt.hours, amounts: debt.amounts, unpriced: debt.unpriced }
     }
 }
 

@@ -29,8 +29,8 @@ pub(crate) fn in_words(status: &Status, width: usize) -> String {
     let panel_bills = status.panel.inhabited && !status.panel.billing_off;
     lines.add("last run", &status.last_run.as_ref().map_or("none yet".to_owned(), |last| run(last, &since)));
     if let Some(totals) = status.last_run.as_ref().and_then(|last| last.totals.as_ref()) {
-        let Totals { charged, held, hours, amount } = totals;
-        lines.add("", &format!("charged {amount} for {hours} hours of {charged} machines, {held} held"));
+        let Totals { charged, held, hours, amounts, .. } = totals;
+        lines.add("", &format!("charged {amounts} for {hours} hours of {charged} machines, {held} held"));
     }
     let worked = status.worked_at.map_or("never yet".to_owned(), |at| ago(since(at)));
     let hand_back = of_length(Duration::from_secs(status.hand_back_after_seconds));
@@ -90,10 +90,11 @@ pub(crate) fn in_words(status: &Status, width: usize) -> String {
 
 /// The amount, and that a part of it is unknown.
 fn amount(owed: &Owed) -> String {
-    match (&owed.amount, owed.unpriced) {
-        (None, _) => "unknown".to_owned(),
-        (Some(amount), 0) => amount.clone(),
-        (Some(amount), unpriced) => format!("{amount} and unknown for {unpriced}"),
+    let Owed { instances, amounts, unpriced, .. } = owed;
+    match *unpriced {
+        0 => amounts.to_string(),
+        unpriced if unpriced == *instances => "unknown".to_owned(),
+        unpriced => format!("{amounts} and unknown for {unpriced}"),
     }
 }
 

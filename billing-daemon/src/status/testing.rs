@@ -1,5 +1,6 @@
 //! A status of a fleet that is well, for tests to spoil.
 
+use billing_jobs::{currency::Currency, money::Money};
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
@@ -61,7 +62,8 @@ pub(crate) fn job(late_seconds: Option<u64>) -> JobStatus {
 }
 
 pub(crate) fn held(reason: &str) -> Held {
-    let owed = Owed { instances: 2, hours: 3, amount: Some("0.03".to_owned()), unpriced: 0 };
+    let mut owed = Owed { instances: 2, hours: 3, ..Owed::default() };
+    owed.amounts.add(Currency::USD, Money(300));
     let advice = crate::holds::advice(reason).to_owned();
     Held { reason: reason.to_owned(), since: minutes_ago(60), owed, accepted: 0, advice }
 }

@@ -15,6 +15,7 @@ use super::{
     postgres, read, rows, sqlite,
 };
 use crate::{
+    currency::{Amounts, Currency},
     db::statement,
     money::{Carry, Money, cost},
     period::{Micros, whole_hours},
@@ -38,7 +39,7 @@ pub struct Adoption {
     /// Wallets whose balance and ledger were written down, so that the audit measures from here.
     pub baselines: u64,
     /// By how much balances exceed their ledgers, all together.
-    pub drift: Money,
+    pub drift: Amounts,
     /// Machines that there are.
     pub machines: u64,
     /// Machines that got a meter.
@@ -48,8 +49,8 @@ pub struct Adoption {
     /// Hours that are due.
     pub due_hours: u64,
     /// What they cost, as far as that can be said.
-    pub due_amount: Money,
-    /// Machines with hours due that have no price. They are not in `due_amount`.
+    pub due_amounts: Amounts,
+    /// Machines with hours due that have no price. They are not in `due_amounts`.
     pub due_unpriced: u64,
     /// What is wrong, by kind.
     pub findings: BTreeMap<&'static str, Findings>,
@@ -68,8 +69,8 @@ impl Adoption {
     /// What is due.
     #[must_use]
     pub fn due(&self) -> Debt {
-        let (hours, amount) = (self.due_hours, self.due_amount);
-        Debt { instances: self.due_machines, hours, amount, unpriced: self.due_unpriced }
+        let (hours, amounts) = (self.due_hours, self.due_amounts.clone());
+        Debt { instances: self.due_machines, hours, amounts, unpriced: self.due_unpriced }
     }
 }
 
@@ -106,8 +107,8 @@ struct Work<'a> {
     biller: &'a Biller,
     txn: &'a DatabaseTransaction,
     prices: PriceList,
-    /// How many wallets each organization has.
-    purses: HashMap<String, u32>,
+    /// How many wallets each organization has, and the currency of the last.
+    purses: HashMap<String, (u32, Currency)>,
     adoption: Adoption,
 }
 
@@ -130,7 +131,10 @@ impl Work<'_> {
     async fn wallets(&mut self) -> Result<(), DbErr> {
         let rows = all(self.txn, wallets_sql(self.txn.get_database_backend())).await?;
         for row in &rows {
-            *self.purses.entry(row.try_get("", "organization")?).or_default() += 1;
+            let currency = Currency::of_column(row.try_get("", "currency")?).unwrap_or(Currency::NONE);
+            let (wallets, last) =
+                self.purses.entry(row.try_get("", "organization")?).or_insert((0, Currency::NONE));
+            (*wallets, *last) = (*wallets + 1, currency);
         }
         let mut fresh = Vec::new();
         for row in &rows {
@@ -142,7 +146,11 @@ impl Work<'_> {
                 self.find("invalid_balance", format!("wallet {wallet}: the balance is no amount of money"));
                 continue;
             };
-            if self.purses[&organization] > 1 {
+            if let Err(invalid) = Currency::of_column(row.try_get("", "currency")?) {
+                self.find("invalid_currency", format!("wallet {wallet}: {invalid}"));
+            }
+            let (wallets, currency) = self.purses[&organization];
+            if wallets > 1 {
                 self.find(
                     "duplicate_wallets",
                     format!("organization {organization} has wallet {wallet} and others; keep one"),
@@ -153,11 +161,11 @@ impl Work<'_> {
                 continue;
             }
             if balance != ledger {
-                self.adoption.drift.0 += balance - ledger;
+                self.adoption.drift.add(currency, Money(balance - ledger));
                 let (balance, ledger) = (Money(balance), Money(ledger));
                 self.find(
                     "drift",
-                    format!("wallet {wallet} holds {balance}, and its ledger comes to {ledger}"),
+                    format!("wallet {wallet} holds {balance} {currency}, and its ledger comes to {ledger}"),
                 );
             }
             fresh.push(wallet);
@@ -234,8 +242,12 @@ impl Work<'_> {
                 self.adoption.due_machines += 1;
                 self.adoption.due_hours += hours.unsigned_abs();
                 let amount = rate.and_then(|rate| cost(rate, hours, Carry(0), self.biller.panel.unit));
-                self.adoption.due_amount.0 += amount.map_or(0, |(amount, _)| amount.0);
-                self.adoption.due_unpriced += u64::from(amount.is_none());
+                let currency =
+                    self.purses.get(&organization).map_or(Currency::NONE, |(_, currency)| *currency);
+                match amount {
+                    Some((amount, _)) => self.adoption.due_amounts.add(currency, amount),
+                    None => self.adoption.due_unpriced += 1,
+                }
             }
             let limit = i64::from(self.biller.settings.max_catch_up_hours);
             if hours > limit {
@@ -295,7 +307,7 @@ impl Work<'_> {
 fn wallets_sql(backend: DbBackend) -> &'static str {
     match backend {
         DbBackend::Sqlite => {
-            "SELECT w.id AS id, w.organization_id AS organization, w.balance AS balance, coalesce(t.ledger, 0) AS ledger,
+            "SELECT w.id AS id, w.organization_id AS organization, w.balance AS balance, w.currency AS currency, coalesce(t.ledger, 0) AS ledger,
                     b.wallet_id IS NOT NULL AS opened
                FROM wallets w
                LEFT JOIN billing_wallets b ON b.wallet_id = w.id
@@ -305,7 +317,7 @@ fn wallets_sql(backend: DbBackend) -> &'static str {
               ORDER BY w.id"
         }
         _ => {
-            "SELECT w.id::text AS id, w.organization_id::text AS organization,
+            "SELECT w.id::text AS id, w.organization_id::text AS organization, w.currency AS currency,
                     CASE WHEN abs(w.balance) < 100000000000000 THEN (w.balance * 10000)::bigint END AS balance,
                     coalesce((t.ledger * 10000)::bigint, 0) AS ledger, b.wallet_id IS NOT NULL AS opened
                FROM wallets w

@@ -3,23 +3,26 @@
 //! without a lock or a write, to know exactly.
 
 use std::{
-    sync::atomic::{AtomicI64, Ordering},
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, Value};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use tracing::debug;
 
 use super::{
-    BillingError, Totals,
+    BillingError, Sum, Sums,
     decide::Posting,
     pass::{Pass, Read},
     postgres, read,
 };
 use crate::{
     BILLING_JOB,
+    currency::Currency,
     db::{SQLITE_NOW, begin_read, query_all, query_one, statement},
     money::{Carry, Money, Rate, cost},
     panel::Panel,
@@ -35,41 +38,88 @@ const LOOKED_AT: i64 = 10_000;
 const PAGE: u32 = 5_000;
 /// For how many hours an approval holds.
 pub const APPROVED_FOR_HOURS: i64 = 24;
+/// How many of the newest approvals are read: one for each currency, and some more.
+const APPROVALS: u32 = 100;
 /// By how many tenths an approved run may exceed what was announced for each hour: more hours are due by then, of other machines.
 const APPROVED_TENTHS: i64 = 11;
 
-/// Money for hours: what a run comes to, as far as the brake looks at it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sum {
-    /// How much, in ten-thousandths.
-    pub amount: Money,
-    /// For how many hours of machines.
-    pub hours: i64,
-}
-
-/// A run that waits for an approval.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Announced {
-    /// Its row on record.
-    pub id: i64,
-    /// What it would charge.
+/// What a run would charge in one currency, which is more than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Excess {
+    /// The currency.
+    pub currency: Currency,
+    /// What would be charged.
+    #[serde(flatten)]
     pub sum: Sum,
-}
-
-/// A run that would charge far more than usual, and the most that it may charge without an approval.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spike {
-    /// What is due at the prices that are known or, where that is more, at those of now. An approval names this amount.
-    pub sum: Sum,
-    /// The most that needs no approval.
+    /// What may be charged, by the recent runs.
     pub limit: Money,
 }
 
+impl fmt::Display for Excess {
+    /// `20.00 USD for 2 hours`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} for {} hours", self.sum.amount, self.currency, self.sum.hours)
+    }
+}
+
+/// A run that waits for an approval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// Its row in the audit log.
+    pub id: i64,
+    /// What it would charge in each currency that is not approved yet.
+    pub excesses: Vec<Excess>,
+}
+
+/// A batch that would go beyond what its run may charge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Overrun {
+    pub(super) currency: Currency,
+    /// What the run has charged already.
+    pub(super) charged: Money,
+    /// What it may charge.
+    pub(super) ceiling: Money,
+}
+
+/// A run that would charge far more than usual.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spike {
+    /// What is due at the prices that are known or, where that is more, at those of now, in each currency in which that is too much. An
+    /// approval names these amounts.
+    pub excesses: Vec<Excess>,
+}
+
+impl Spike {
+    /// The options of `bill` that approve it.
+    #[must_use]
+    pub fn approval(&self) -> String {
+        let of_each = |Excess { currency, sum, .. }: &Excess| format!("--approve {} {currency}", sum.amount);
+        self.excesses.iter().map(of_each).collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl fmt::Display for Spike {
+    /// What is due, and what to check.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("at the current prices ")?;
+        for (place, excess) in self.excesses.iter().enumerate() {
+            let between = if place > 0 { "; " } else { "" };
+            let Excess { currency, sum, limit } = excess;
+            write!(
+                f,
+                "{between}{} {currency} is due for {} hours, more than the {limit} that recent runs allow",
+                sum.amount, sum.hours
+            )?;
+        }
+        f.write_str(": check the prices and `billing-daemon bill --dry-run`")
+    }
+}
+
 /// What is due, compared with recent runs.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Assessment {
-    /// The most that a run may charge; unset if there is nothing to compare with.
-    pub(super) ceiling: Option<Money>,
+    /// The most that a run may charge in each currency; one that is missing has nothing to be compared with.
+    pub(super) ceilings: BTreeMap<Currency, Money>,
     /// Set if it would charge more.
     pub(super) waits: Option<Spike>,
 }
@@ -77,33 +127,41 @@ pub(super) struct Assessment {
 /// What one run may charge.
 #[derive(Debug, Default)]
 pub(super) struct Brake {
-    /// None: whatever it comes to.
-    ceiling: Option<Money>,
-    charged: AtomicI64,
+    /// A currency that is not in it has no limit, because no recent run charged anything in it.
+    ceilings: BTreeMap<Currency, Money>,
+    charged: Mutex<Sums>,
 }
 
 impl Brake {
-    /// Takes `amount` from what may still be charged; whether that was enough.
-    pub(super) fn admits(&self, amount: Money) -> bool {
-        let charged = self.charged.fetch_add(amount.0, Ordering::Relaxed).saturating_add(amount.0);
-        let admitted = self.ceiling.is_none_or(|ceiling| charged <= ceiling.0);
-        if !admitted {
-            self.give_back(amount);
+    /// Takes `sums` from what may still be charged.
+    ///
+    /// # Errors
+    /// They are too much, and nothing was taken.
+    pub(super) fn admit(&self, sums: &Sums) -> Result<(), Overrun> {
+        let mut charged = self.charged();
+        for (currency, sum) in sums.iter() {
+            let already = charged.of(currency).unwrap_or_default().amount;
+            match self.ceilings.get(&currency) {
+                Some(&ceiling) if already.0.saturating_add(sum.amount.0) > ceiling.0 => {
+                    return Err(Overrun { currency, charged: already, ceiling });
+                }
+                _ => {}
+            }
         }
-        admitted
+        sums.iter().for_each(|(currency, sum)| charged.add(currency, sum));
+        Ok(())
     }
 
     /// A batch that was admitted was rolled back.
-    pub(super) fn give_back(&self, amount: Money) {
-        self.charged.fetch_sub(amount.0, Ordering::Relaxed);
+    pub(super) fn give_back(&self, sums: &Sums) {
+        let mut charged = self.charged();
+        for (currency, Sum { charges, hours, amount }) in sums.iter() {
+            charged.add(currency, Sum { charges: -charges, hours: -hours, amount: Money(-amount.0) });
+        }
     }
 
-    /// Why a batch was not admitted.
-    pub(super) fn overrun(&self) -> BillingError {
-        BillingError::Overrun {
-            charged: Money(self.charged.load(Ordering::Relaxed)),
-            ceiling: self.ceiling.unwrap_or_default(),
-        }
+    fn charged(&self) -> MutexGuard<'_, Sums> {
+        self.charged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the run of `pass` may charge.
@@ -111,13 +169,13 @@ impl Brake {
     /// # Errors
     /// It would charge too much. That is announced in the audit log.
     pub(super) async fn of(pass: &Pass<'_>, assessment: &Assessment) -> Result<Self, BillingError> {
-        if let Some(spike) = assessment.waits {
+        if let Some(spike) = &assessment.waits {
             let by = format!("run {}", pass.run.id);
             let announced = announce(&pass.biller.db, &by, spike).await;
             announced.map_err(BillingError::database("announce what this run would charge"))?;
-            return Err(BillingError::Spike(spike));
+            return Err(BillingError::Spike(spike.clone()));
         }
-        Ok(Self { ceiling: assessment.ceiling, charged: AtomicI64::new(0) })
+        Ok(Self { ceilings: assessment.ceilings.clone(), charged: Mutex::default() })
     }
 }
 
@@ -133,51 +191,75 @@ pub(super) async fn assess(pass: &Pass<'_>) -> Result<Assessment, BillingError> 
         return Ok(Assessment::default());
     }
     let approved = pass.insist("look for an approval", || approved(db)).await?;
-    let limit = |hours| limit(settings, &recent, approved, hours);
+    let limits = Limits { settings, recent: &recent, approved: &approved };
     let began = Instant::now();
     let catch_up = i64::from(pass.biller.settings.max_catch_up_hours);
     let bounded = pass.insist("add up what is due", || bound(pass, catch_up)).await?;
     let took_ms = began.elapsed().as_millis();
-    debug!(
-        took_ms,
-        "at most {} for {} hours are due; to find that took {took_ms} ms", bounded.amount, bounded.hours
-    );
+    debug!(took_ms, "at most {} are due; to find that took {took_ms} ms", bounded.amounts());
     // The statement knows no approvals. Where they can make a difference, only the decision knows what they cover.
-    let everything = if pass.approvals.is_empty() {
-        bounded
-    } else {
-        pass.insist("add up what is due", || bound(pass, i64::MAX)).await?
-    };
-    let mut sum = bounded;
-    if everything != bounded || sum.amount > limit(sum.hours) {
-        sum = exact(pass).await?;
+    let differs = !pass.approvals.is_empty()
+        && pass.insist("add up what is due", || bound(pass, i64::MAX)).await? != bounded;
+    let mut sums = bounded;
+    if differs || !limits.exceeded_by(&sums).is_empty() {
+        sums = exact(pass).await?;
     }
-    let limit = limit(sum.hours);
-    let waits = (sum.amount > limit).then_some(Spike { sum, limit });
-    Ok(Assessment { ceiling: Some(limit), waits })
+    let excesses = limits.exceeded_by(&sums);
+    let waits = (!excesses.is_empty()).then_some(Spike { excesses });
+    Ok(Assessment { ceilings: limits.ceilings(&sums), waits })
 }
 
-/// What may be charged for so many hours: as much for each as the dearest of the recent runs, and a factor of that; at least the
-/// floor; and at least what was approved.
-fn limit(settings: super::Settings, recent: &[Sum], approved: Option<Sum>, hours: i64) -> Money {
-    let for_hours = |sum: &Sum, tenths: i64| {
-        let wide = i128::from(sum.amount.0) * i128::from(hours) * i128::from(tenths);
-        let most = wide / (i128::from(sum.hours.max(1)) * 10);
-        Money(i64::try_from(most).unwrap_or(i64::MAX))
-    };
-    let recent = recent.iter().map(|sum| for_hours(sum, settings.spike_factor));
-    let approved = approved.iter().map(|sum| for_hours(sum, APPROVED_TENTHS));
-    recent.chain(approved).max().unwrap_or_default().max(settings.spike_floor)
+/// What decides how much a run may charge.
+#[derive(Clone, Copy)]
+struct Limits<'a> {
+    settings: super::Settings,
+    recent: &'a [Sums],
+    approved: &'a Sums,
+}
+
+impl Limits<'_> {
+    /// What may be charged for so many hours in `currency`: as much for each as the dearest of the recent runs, and a factor of that;
+    /// at least the floor; and at least what was approved. None where there is nothing to compare with.
+    fn of(self, currency: Currency, hours: i64) -> Option<Money> {
+        let for_hours = |sum: Sum, tenths: i64| {
+            let wide = i128::from(sum.amount.0) * i128::from(hours) * i128::from(tenths);
+            let most = wide / (i128::from(sum.hours.max(1)) * 10);
+            Money(i64::try_from(most).unwrap_or(i64::MAX))
+        };
+        let recent = self.recent.iter().filter_map(|sums| sums.of(currency)).filter(|sum| sum.hours > 0);
+        let most = recent.map(|sum| for_hours(sum, self.settings.spike_factor)).max()?;
+        let approved = self.approved.of(currency).map_or(Money(0), |sum| for_hours(sum, APPROVED_TENTHS));
+        Some(most.max(approved).max(self.settings.spike_floor))
+    }
+
+    fn exceeded_by(self, sums: &Sums) -> Vec<Excess> {
+        let excess = |(currency, sum): (Currency, Sum)| {
+            let limit = self.of(currency, sum.hours).filter(|limit| sum.amount > *limit)?;
+            Some(Excess { currency, sum, limit })
+        };
+        sums.iter().filter_map(excess).collect()
+    }
+
+    /// The limits of a run that comes to `sums`, and of whatever else it may find meanwhile.
+    fn ceilings(self, sums: &Sums) -> BTreeMap<Currency, Money> {
+        let known: BTreeSet<Currency> =
+            self.recent.iter().flat_map(Sums::iter).map(|(currency, _)| currency).collect();
+        let ceiling = |currency: Currency| {
+            let hours = sums.of(currency).map_or(0, |sum| sum.hours);
+            Some((currency, self.of(currency, hours)?))
+        };
+        known.into_iter().filter_map(ceiling).collect()
+    }
 }
 
 /// What each of the last runs that came to their end charged, if it charged anything.
-async fn recent(db: &DatabaseConnection) -> Result<Vec<Sum>, DbErr> {
-    let hours = match db.get_database_backend() {
-        DbBackend::Sqlite => "details ->> 'hours'",
-        _ => "(details ->> 'hours')::bigint",
+async fn recent(db: &DatabaseConnection) -> Result<Vec<Sums>, DbErr> {
+    let (details, hours) = match db.get_database_backend() {
+        DbBackend::Sqlite => ("details", "details ->> 'hours'"),
+        _ => ("details::text", "(details ->> 'hours')::bigint"),
     };
     let sql = format!(
-        "SELECT details ->> 'amount' AS amount, {hours} AS hours
+        "SELECT {details} AS details
            FROM (SELECT details, status, items, started_at FROM billing_job_runs
                   WHERE job = $1 ORDER BY started_at DESC LIMIT $2) AS runs
           WHERE status = 'done' AND items > 0 AND {hours} > 0
@@ -185,34 +267,60 @@ async fn recent(db: &DatabaseConnection) -> Result<Vec<Sum>, DbErr> {
     );
     let values: [Value; 3] = [BILLING_JOB.into(), LOOKED_AT.into(), RECENT.into()];
     let rows = query_all(db, statement(db, &sql, values)).await?;
-    let mut recent = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let (amount, hours): (String, i64) = (row.try_get("", "amount")?, row.try_get("", "hours")?);
-        recent.extend(amount.parse().ok().map(|amount| Sum { amount, hours }));
+    let sums = rows.iter().map(|row| {
+        let details: String = row.try_get("", "details")?;
+        Ok(Sums::of_details(&serde_json::from_str(&details).unwrap_or_default()))
+    });
+    sums.collect()
+}
+
+/// The currencies of the wallets.
+enum Currencies {
+    /// Every wallet has this one.
+    One(Currency),
+    /// Each wallet has to be looked up.
+    Several,
+}
+
+impl Currencies {
+    async fn of(db: &DatabaseConnection) -> Result<Self, DbErr> {
+        let sql = "SELECT min(currency) AS first, max(currency) AS last, count(*) = count(currency) AS complete FROM wallets";
+        let Some(row) = query_one(db, statement(db, sql, [])).await? else { return Ok(Self::Several) };
+        let (first, last): (Option<String>, Option<String>) =
+            (row.try_get("", "first")?, row.try_get("", "last")?);
+        let only = Currency::of_column(first.clone()).ok().filter(|_| first == last);
+        let complete: bool = row.try_get("", "complete")?;
+        Ok(only.filter(|_| complete).map_or(Self::Several, Self::One))
     }
-    Ok(recent)
 }
 
 /// What the run comes to at most, and for how many hours. Machines that are held because their wallet does not cover an hour count
 /// with what that holds, and not with their hours: however long they owe, they must not make a spike look small.
-async fn bound(pass: &Pass<'_>, most_hours: i64) -> Result<Sum, DbErr> {
+async fn bound(pass: &Pass<'_>, most_hours: i64) -> Result<Sums, DbErr> {
     let db = &pass.biller.db;
+    let currencies = Currencies::of(db).await?;
     let values: [Value; 2] = [pass.as_of.into(), most_hours.into()];
-    let groups = query_all(db, statement(db, &due(pass.biller.panel), values)).await?;
-    let mut sum = Sum::default();
+    let groups = query_all(db, statement(db, &due(pass.biller.panel, &currencies), values)).await?;
+    let mut sums = Sums::default();
     for group in &groups {
-        let Some(Sum { amount, hours }) = of_group(pass, group)? else { continue };
-        sum.amount.0 = sum.amount.0.saturating_add(amount.0);
-        sum.hours = sum.hours.saturating_add(hours);
+        let currency = match currencies {
+            Currencies::One(currency) => Ok(currency),
+            Currencies::Several => Currency::of_column(group.try_get("", "currency")?),
+        };
+        // Without a currency nothing is charged.
+        let Ok(currency) = currency else { continue };
+        if let Some(sum) = of_group(pass, group)? {
+            sums.add(currency, sum);
+        }
     }
-    Ok(sum)
+    Ok(sums)
 }
 
 /// Machines of one plan at one rate; nothing if they cannot be charged.
 fn of_group(pass: &Pass<'_>, group: &QueryResult) -> Result<Option<Sum>, DbErr> {
     if group.try_get("", "broke")? {
         let balance: i64 = group.try_get("", "balance")?;
-        return Ok(Some(Sum { amount: Money(balance.max(0)), hours: 0 }));
+        return Ok(Some(Sum { charges: 0, hours: 0, amount: Money(balance.max(0)) }));
     }
     let gone: bool = group.try_get("", "gone")?;
     let (plan, backups): (String, Option<String>) =
@@ -234,14 +342,15 @@ fn of_group(pass: &Pass<'_>, group: &QueryResult) -> Result<Option<Sum>, DbErr> 
     let unit = pass.biller.panel.unit;
     let carried = machines.saturating_mul(unit.ten_thousandths());
     let amount = cost(rate, hours, Carry(0), unit).map_or(i64::MAX, |(amount, _)| amount.0);
-    Ok(Some(Sum { amount: Money(amount.saturating_add(carried)), hours }))
+    Ok(Some(Sum { charges: machines, hours, amount: Money(amount.saturating_add(carried)) }))
 }
 
-/// `(as_of, most hours) -> plan, backups, rate, changes, gone, broke, machines, hours, balance`: what is due, by what it costs.
+/// `(as_of, most hours) -> currency, plan, backups, rate, changes, gone, broke, machines, hours, balance`: what is due, by what it costs.
+/// The currency is looked up only where there are several.
 ///
 /// The meter of a machine that is due for an hour is not looked up: it could say only that this hour is charged already, or that
 /// it began at the price before, which is one to compare with. That spares most of the time that this takes.
-fn due(panel: Panel) -> String {
+fn due(panel: Panel, currencies: &Currencies) -> String {
     let sqlite = panel.backend == DbBackend::Sqlite;
     let anchor = "coalesce(last_billed_at, created_at)";
     let (anchor_hours, through_hours, gone_hours, hour_ago) = if sqlite {
@@ -269,11 +378,20 @@ fn due(panel: Panel) -> String {
             "(SELECT coalesce(max({balance}), 0) FROM wallets w WHERE w.organization_id = {organization})"
         )
     };
+    let (currency, of_organization) = match currencies {
+        Currencies::One(_) => (format!("NULL{text}"), String::new()),
+        Currencies::Several => (
+            "c.currency".to_owned(),
+            "LEFT JOIN (SELECT organization_id, max(currency) AS currency FROM wallets GROUP BY organization_id) AS c
+                    ON c.organization_id = due.organization_id"
+                .to_owned(),
+        ),
+    };
     format!(
-        "SELECT plan, backups, rate, changes, gone,
+        "SELECT {currency} AS currency, plan, backups, rate, changes, gone,
                 coalesce(balance < coalesce(rate / 73000, 1), {no}) AS broke,
                 count(*) AS machines, sum(hours){integer} AS hours, coalesce(sum(balance), 0){integer} AS balance
-           FROM (SELECT i.plan, i.backups, m.rate, m.rate_changes{text} AS changes, {no} AS gone,
+           FROM (SELECT i.organization_id, i.plan, i.backups, m.rate, m.rate_changes{text} AS changes, {no} AS gone,
                         CASE WHEN m.billed_through IS NULL THEN i.hours
                              ELSE {least}(i.hours, {through_hours}) END AS hours,
                         CASE WHEN i.poor THEN {of_machine} END AS balance
@@ -283,11 +401,12 @@ fn due(panel: Panel) -> String {
                            FROM vps_instances WHERE {hour_ago}) AS i
                    LEFT JOIN billing_meters m ON m.instance_id = CASE WHEN i.poor OR i.hours > 1 THEN i.id END
                  UNION ALL
-                 SELECT '', NULL{text}, m.rate, m.rate_changes{text}, {yes}, {gone_hours}, {of_gone}
+                 SELECT h.organization_id, '', NULL{text}, m.rate, m.rate_changes{text}, {yes}, {gone_hours}, {of_gone}
                    FROM billing_holds h JOIN billing_meters m ON m.instance_id = h.instance_id
                   WHERE h.closed_at IS NULL AND NOT EXISTS (SELECT 1 FROM vps_instances v WHERE v.id = h.instance_id)) AS due
+           {of_organization}
           WHERE hours BETWEEN 1 AND $2
-          GROUP BY 1, 2, 3, 4, 5, 6",
+          GROUP BY 1, 2, 3, 4, 5, 6, 7",
         of_machine = wallet("i.organization_id"),
         of_gone = wallet("h.organization_id"),
     )
@@ -295,8 +414,8 @@ fn due(panel: Panel) -> String {
 
 /// What the run comes to: every batch read and decided as it will be, and at the prices of now, one in memory at a time, with nothing
 /// locked or written.
-async fn exact(pass: &Pass<'_>) -> Result<Sum, BillingError> {
-    let mut totals = Totals::default();
+async fn exact(pass: &Pass<'_>) -> Result<Sums, BillingError> {
+    let mut sums = Sums::default();
     let mut after = None;
     while let Some(range) = pass.next_range(after, PAGE).await? {
         if (pass.run.stop)().is_some() {
@@ -311,10 +430,12 @@ async fn exact(pass: &Pass<'_>) -> Result<Sum, BillingError> {
             }
         }
         let Posting { totals: as_of_now, .. } = pass.decide(&range, &read);
-        totals += if as_known.amount > as_of_now.amount { as_known } else { as_of_now };
+        for (currency, sum) in as_known.sums.larger_of_each(&as_of_now.sums).iter() {
+            sums.add(currency, sum);
+        }
         after = Some(range.last);
     }
-    Ok(Sum { amount: totals.amount, hours: i64::try_from(totals.hours).unwrap_or(i64::MAX) })
+    Ok(sums)
 }
 
 async fn look(pass: &Pass<'_>, first: &str, last: &str) -> Result<Read, DbErr> {
@@ -341,9 +462,8 @@ const APPROVE: &str = "approve a spike";
 ///
 /// # Errors
 /// The database does not answer.
-pub async fn announce(db: &DatabaseConnection, by: &str, spike: Spike) -> Result<(), DbErr> {
-    let Spike { sum, limit } = spike;
-    if newest(db, ANNOUNCE).await?.is_some_and(|(announced, _)| announced.sum == sum) {
+pub async fn announce(db: &DatabaseConnection, by: &str, Spike { excesses }: &Spike) -> Result<(), DbErr> {
+    if newest_announcement(db).await?.is_some_and(|announced| announced.excesses == *excesses) {
         return Ok(());
     }
     let entry = Entry {
@@ -351,62 +471,93 @@ pub async fn announce(db: &DatabaseConnection, by: &str, spike: Spike) -> Result
         action: ANNOUNCE,
         job: BILLING_JOB.to_owned(),
         reason: None,
-        details: json!({ "amount": sum.amount, "hours": sum.hours, "limit": limit }),
+        details: json!({ "excesses": excesses }),
     };
     record::note(db, &entry).await
 }
 
-/// The newest row of this action, and how many hours old it is.
-async fn newest(db: &DatabaseConnection, action: &str) -> Result<Option<(Announced, i64)>, DbErr> {
+/// The newest rows of this action: their ids, how many hours old they are, and their details.
+async fn newest(db: &DatabaseConnection, action: &str, limit: u32) -> Result<Vec<(i64, i64, Json)>, DbErr> {
     let age = match db.get_database_backend() {
         DbBackend::Sqlite => format!("({SQLITE_NOW} - at) / 3600000000"),
         _ => "floor(extract(epoch FROM now() - at) / 3600)::bigint".to_owned(),
     };
     let sql = format!(
-        "SELECT id, details, {age} AS age FROM billing_job_audit WHERE action = $1 AND job = $2 ORDER BY id DESC LIMIT 1"
+        "SELECT id, details, {age} AS age FROM billing_job_audit WHERE action = $1 AND job = $2 ORDER BY id DESC LIMIT {limit}"
     );
-    let Some(row) = query_one(db, statement(db, &sql, [action.into(), BILLING_JOB.into()])).await? else {
-        return Ok(None);
+    let rows = query_all(db, statement(db, &sql, [action.into(), BILLING_JOB.into()])).await?;
+    let row = |row: &QueryResult| {
+        let details: String = row.try_get("", "details")?;
+        Ok((row.try_get("", "id")?, row.try_get("", "age")?, of_json(&details)?))
     };
-    let details: String = row.try_get("", "details")?;
-    let sum = serde_json::from_str(&details)
-        .map_err(|error| DbErr::Type(format!("billing_job_audit.details: {error}")))?;
-    Ok(Some((Announced { id: row.try_get("", "id")?, sum }, row.try_get("", "age")?)))
+    rows.iter().map(row).collect()
 }
 
-/// The run that was announced last and that nobody has approved.
+fn of_json<T: serde::de::DeserializeOwned>(details: &str) -> Result<T, DbErr> {
+    serde_json::from_str(details).map_err(|error| DbErr::Type(format!("billing_job_audit.details: {error}")))
+}
+
+async fn newest_announcement(db: &DatabaseConnection) -> Result<Option<Announced>, DbErr> {
+    let Some((id, _, details)) = newest(db, ANNOUNCE, 1).await?.pop() else { return Ok(None) };
+    Ok(Some(Announced { id, excesses: of_json(&details["excesses"].to_string())? }))
+}
+
+/// An approval, as it is in the audit log.
+#[derive(Serialize, Deserialize)]
+struct Approval {
+    /// The row of the announcement.
+    announced: i64,
+    #[serde(flatten)]
+    excess: Excess,
+    for_hours: i64,
+}
+
+/// The newest approvals: how many hours old they are, and what they approve.
+async fn approvals(db: &DatabaseConnection) -> Result<Vec<(i64, Approval)>, DbErr> {
+    let rows = newest(db, APPROVE, APPROVALS).await?;
+    rows.into_iter().map(|(_, age, details)| Ok((age, of_json(&details.to_string())?))).collect()
+}
+
+/// The run that was announced last, with what of it is not approved yet; none if all of it is.
 ///
 /// # Errors
 /// The database does not answer.
 pub async fn announced(db: &DatabaseConnection) -> Result<Option<Announced>, DbErr> {
-    let approved = newest(db, APPROVE).await?.map_or(0, |(approved, _)| approved.id);
-    Ok(newest(db, ANNOUNCE)
-        .await?
-        .map(|(announced, _)| announced)
-        .filter(|announced| announced.id > approved))
+    let Some(mut announced) = newest_announcement(db).await? else { return Ok(None) };
+    for (_, approval) in approvals(db).await? {
+        if approval.announced == announced.id {
+            announced.excesses.retain(|excess| excess.currency != approval.excess.currency);
+        }
+    }
+    Ok(Some(announced).filter(|announced| !announced.excesses.is_empty()))
 }
 
-/// Lets a run charge what was `announced`, in the name of `by`, for [`APPROVED_FOR_HOURS`].
+/// Lets a run charge `excess`, which was announced in row `announced` of the audit log, in the name of `by`, for
+/// [`APPROVED_FOR_HOURS`].
 ///
 /// # Errors
 /// The database does not answer.
-pub async fn approve(db: &DatabaseConnection, announced: Announced, by: &str) -> Result<(), DbErr> {
-    let Announced { id, sum } = announced;
+pub async fn approve(db: &DatabaseConnection, announced: i64, excess: Excess, by: &str) -> Result<(), DbErr> {
+    let approval = Approval { announced, excess, for_hours: APPROVED_FOR_HOURS };
     let entry = Entry {
         by: by.to_owned(),
         action: APPROVE,
         job: BILLING_JOB.to_owned(),
         reason: None,
-        details: json!({
-            "announced": id, "amount": sum.amount, "hours": sum.hours, "for_hours": APPROVED_FOR_HOURS,
-        }),
+        details: json!(approval),
     };
     record::note(db, &entry).await
 }
 
-async fn approved(db: &DatabaseConnection) -> Result<Option<Sum>, DbErr> {
-    let newest = newest(db, APPROVE).await?;
-    Ok(newest.filter(|(_, age)| *age < APPROVED_FOR_HOURS).map(|(approved, _)| approved.sum))
+/// What the approvals that still hold allow: of each currency the newest.
+async fn approved(db: &DatabaseConnection) -> Result<Sums, DbErr> {
+    let mut approved = Sums::default();
+    for (age, Approval { excess: Excess { currency, sum, .. }, .. }) in approvals(db).await? {
+        if age < APPROVED_FOR_HOURS && approved.of(currency).is_none() {
+            approved.add(currency, sum);
+        }
+    }
+    Ok(approved)
 }
 
 #[cfg(test)]
@@ -414,31 +565,56 @@ mod tests {
     use super::*;
     use crate::billing::Settings;
 
+    fn code(code: &str) -> Currency {
+        code.parse().expect("a code")
+    }
+
+    fn sums(sums: &[(&str, i64, i64)]) -> Sums {
+        let mut all = Sums::default();
+        for &(currency, amount, hours) in sums {
+            all.add(code(currency), Sum { charges: 1, hours, amount: Money(amount) });
+        }
+        all
+    }
+
     #[test]
-    fn the_limit_is_a_factor_of_the_dearest_hour_of_late() {
+    fn spike_limit_uses_recent_peak_hour() {
         let settings = Settings { spike_factor: 30, spike_floor: Money(1_000), ..Settings::default() };
-        let sum = |amount, hours| Sum { amount: Money(amount), hours };
-        let recent = [sum(70_000, 1_000), sum(60_000, 1_000)];
-        for (hours, approved, expected) in [
-            (1_000, None, 210_000),
-            (72_000, None, 72 * 210_000),
-            (2, None, 1_000),
-            (1_000, Some(sum(700_000, 1_000)), 770_000),
-            (2_000, Some(sum(700_000, 1_000)), 1_540_000),
-            (1_000, Some(sum(1, 1)), 210_000),
-            (i64::MAX, None, i64::MAX),
+        let recent = [sums(&[("USD", 70_000, 1_000), ("EUR", 1, 1)]), sums(&[("USD", 60_000, 1_000)])];
+        for (currency, hours, approved, expected) in [
+            ("USD", 1_000, None, Some(210_000)),
+            ("USD", 72_000, None, Some(72 * 210_000)),
+            ("USD", 2, None, Some(1_000)),
+            ("USD", 1_000, Some(("USD", 700_000, 1_000)), Some(770_000)),
+            ("USD", 2_000, Some(("USD", 700_000, 1_000)), Some(1_540_000)),
+            ("USD", 1_000, Some(("USD", 1, 1)), Some(210_000)),
+            ("USD", 1_000, Some(("EUR", 700_000, 1_000)), Some(210_000)),
+            ("USD", i64::MAX, None, Some(i64::MAX)),
+            ("EUR", 1_000, None, Some(3_000)),
+            ("GBP", 1_000, None, None),
         ] {
-            assert_eq!(limit(settings, &recent, approved, hours), Money(expected), "{hours} {approved:?}");
+            let approved = sums(approved.as_slice());
+            let limits = Limits { settings, recent: &recent, approved: &approved };
+            assert_eq!(
+                limits.of(code(currency), hours),
+                expected.map(Money),
+                "{currency} {hours} {approved:?}"
+            );
         }
     }
 
     #[test]
-    fn no_batch_goes_beyond_the_ceiling() {
-        let brake = Brake { ceiling: Some(Money(100)), charged: AtomicI64::new(0) };
-        assert!(brake.admits(Money(60)) && !brake.admits(Money(41)) && brake.admits(Money(40)));
-        assert!(!brake.admits(Money(1)));
-        brake.give_back(Money(60));
-        assert!(brake.admits(Money(60)));
-        assert!(Brake::default().admits(Money(i64::MAX)), "nothing to compare with");
+    fn batches_stay_below_the_ceiling_of_their_currency() {
+        let ceilings = BTreeMap::from([(code("USD"), Money(100)), (code("EUR"), Money(7))]);
+        let brake = Brake { ceilings, charged: Mutex::default() };
+        let usd = |amount| sums(&[("USD", amount, 1)]);
+        brake.admit(&usd(60)).expect("within the ceiling");
+        let overrun = Overrun { currency: code("USD"), charged: Money(60), ceiling: Money(100) };
+        assert_eq!(brake.admit(&sums(&[("EUR", 1, 1), ("USD", 41, 1)])), Err(overrun));
+        brake.admit(&usd(40)).expect("nothing was taken by what was refused");
+        brake.admit(&usd(1)).expect_err("the ceiling is reached");
+        brake.give_back(&usd(60));
+        brake.admit(&sums(&[("EUR", 7, 1), ("GBP", i64::MAX, 1), ("USD", 60, 1)])).expect("GBP has no limit");
+        Brake::default().admit(&usd(i64::MAX)).expect("nothing to compare with");
     }
 }

@@ -1,10 +1,14 @@
 //! What to write for a batch of wallets, decided from what was read under their locks: pure.
 
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::{approvals::Approvals, id::Id};
+use super::{
+    approvals::Approvals,
+    id::Id,
+    totals::{Sum, Totals},
+};
 use crate::{
+    currency::{Currency, InvalidCurrency},
     hold::{Hold, Reason},
     money::{Carry, Money, Rate, WalletUnit, cost, covered_hours},
     period::{HOUR, Micros, Rates, whole_hours},
@@ -25,8 +29,8 @@ pub(super) struct Wallet {
     pub(super) organization: Id,
     /// `None` if it is NULL or no number.
     pub(super) balance: Option<Money>,
-    /// Three letters.
-    pub(super) currency: String,
+    /// The currency of the balance.
+    pub(super) currency: Result<Currency, InvalidCurrency>,
     /// Whether the audit knows what the wallet held when it was first charged.
     pub(super) opened: bool,
 }
@@ -134,38 +138,13 @@ pub(super) struct BeyondLimitRow<'a> {
     pub(super) approved: bool,
 }
 
-/// What a batch, or a run, came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Totals {
-    /// Instances with at least one charged hour.
-    pub charged: u64,
-    /// Charges, of which an instance has several if its price changed.
-    pub charges: u64,
-    /// Instances with hours that are due and not charged.
-    pub held: u64,
-    /// Charged hours.
-    pub hours: u64,
-    /// Charged money.
-    pub amount: Money,
-}
-
-impl std::ops::AddAssign for Totals {
-    fn add_assign(&mut self, other: Self) {
-        self.charged += other.charged;
-        self.charges += other.charges;
-        self.held += other.held;
-        self.hours += other.hours;
-        self.amount.0 += other.amount.0;
-    }
-}
-
 /// One charge with what the panel's tables say of it.
 #[derive(Debug)]
 pub(super) struct ChargeRow<'a> {
     /// Whose hours.
     pub(super) instance: &'a Instance,
-    /// Which pays.
-    pub(super) wallet: &'a Wallet,
+    /// The currency of the wallet that pays.
+    pub(super) currency: Currency,
     /// Where the charged hours begin.
     pub(super) start: Micros,
     /// How many there are.
@@ -248,6 +227,8 @@ pub(super) struct HoldRow<'a> {
     pub(super) hours: i64,
     /// What they cost, if that can be said.
     pub(super) amount: Option<Money>,
+    /// The currency of the wallet, if there is one wallet with one.
+    pub(super) currency: Option<Currency>,
 }
 
 /// A wallet's new balance.
@@ -286,7 +267,7 @@ pub(super) fn decide<'a>(terms: &Terms<'_>, wallets: &'a [Wallet], instances: &'
         for instance in of_one {
             settle_instance(terms, &mut posting, &mut purse, instance);
         }
-        if let Purse::Open { wallet, balance } = purse
+        if let Purse::Open { wallet, balance, .. } = purse
             && wallet.balance != Some(balance)
         {
             let before = wallet.balance.unwrap_or_default();
@@ -314,25 +295,36 @@ impl Posting<'_> {
 
 /// The money of one organization while its instances are charged.
 enum Purse<'a> {
-    Open { wallet: &'a Wallet, balance: Money },
-    Shut(Hold),
+    Open { wallet: &'a Wallet, currency: Currency, balance: Money },
+    Shut { hold: Hold, currency: Option<Currency> },
 }
 
 impl<'a> Purse<'a> {
     fn of(wallets: &[&'a Wallet]) -> Self {
+        let shut = |reason, detail: String| Self::Shut { hold: Hold::new(reason, detail), currency: None };
         match wallets {
-            [] => Self::Shut(Hold::new(Reason::NoWallet, "the organization has no wallet")),
-            [wallet] => match wallet.balance {
-                Some(balance) => Self::Open { wallet, balance },
-                None => Self::Shut(Hold::new(
-                    Reason::InvalidBalance,
-                    format!("the balance of wallet {} is no amount of money", wallet.id),
-                )),
+            [] => shut(Reason::NoWallet, "the organization has no wallet".to_owned()),
+            [wallet] => match (&wallet.currency, wallet.balance) {
+                (Ok(currency), Some(balance)) => Self::Open { wallet, currency: *currency, balance },
+                (Ok(currency), None) => {
+                    let detail = format!("the balance of wallet {} is no amount of money", wallet.id);
+                    Self::Shut { hold: Hold::new(Reason::InvalidBalance, detail), currency: Some(*currency) }
+                }
+                (Err(invalid), _) => {
+                    shut(Reason::InvalidCurrency, format!("wallet {}: {invalid}", wallet.id))
+                }
             },
-            several => Self::Shut(Hold::new(
+            several => shut(
                 Reason::DuplicateWallets,
                 format!("the organization has {} wallets; keep one", several.len()),
-            )),
+            ),
+        }
+    }
+
+    fn currency(&self) -> Option<Currency> {
+        match self {
+            Self::Open { currency, .. } => Some(*currency),
+            Self::Shut { currency, .. } => *currency,
         }
     }
 }
@@ -349,7 +341,14 @@ fn settle_instance<'a>(
             match terms.refused {
                 // What the database refuses may be the mending of the anchor, so that is left.
                 Some(detail) => {
-                    hold_whole(posting, instance, &Hold::new(Reason::Failed, detail), 0, None);
+                    hold_whole(
+                        posting,
+                        instance,
+                        &Hold::new(Reason::Failed, detail),
+                        0,
+                        None,
+                        purse.currency(),
+                    );
                 }
                 None => not_due(terms, posting, instance),
             }
@@ -358,12 +357,12 @@ fn settle_instance<'a>(
         Err((hold, hours)) => {
             touch_meter(terms, posting, instance);
             mend_anchor(terms, posting, instance);
-            hold_whole(posting, instance, &hold, hours, None);
+            hold_whole(posting, instance, &hold, hours, None, purse.currency());
             return;
         }
     };
     let blocked = match purse {
-        Purse::Shut(hold) => Some(hold.clone()),
+        Purse::Shut { hold, .. } => Some(hold.clone()),
         Purse::Open { .. } if terms.refused.is_some() => {
             terms.refused.map(|detail| Hold::new(Reason::Failed, detail))
         }
@@ -371,8 +370,9 @@ fn settle_instance<'a>(
     };
     let mut cursor = Cursor { at: due.start, carry: due.carry };
     let mut hold = blocked;
-    if let (None, Purse::Open { wallet, balance }) = (&hold, purse) {
-        hold = charge_what_is_covered(terms, posting, wallet, balance, instance, &due, &mut cursor);
+    let currency = purse.currency();
+    if let (None, Purse::Open { currency, balance, .. }) = (&hold, purse) {
+        hold = charge_what_is_covered(terms, posting, (*currency, balance), instance, &due, &mut cursor);
     }
     let left = due.hours - (cursor.at - due.start) / HOUR;
     posting.totals.charged += u64::from(left < due.hours);
@@ -381,7 +381,7 @@ fn settle_instance<'a>(
     match hold {
         Some(hold) => {
             let amount = cost_of(&due, &cursor, left, terms.unit);
-            hold_whole(posting, instance, &hold, left, amount);
+            hold_whole(posting, instance, &hold, left, amount, currency);
         }
         None if instance.held => posting.releases.push(instance.id.clone()),
         None => {}
@@ -430,8 +430,7 @@ struct Cursor {
 fn charge_what_is_covered<'a>(
     terms: &Terms<'_>,
     posting: &mut Posting<'a>,
-    wallet: &'a Wallet,
-    balance: &mut Money,
+    (currency, balance): (Currency, &mut Money),
     instance: &'a Instance,
     due: &DueHours,
     cursor: &mut Cursor,
@@ -445,15 +444,14 @@ fn charge_what_is_covered<'a>(
             let before = *balance;
             *balance = Money(balance.0 - amount.0);
             let charge = Charge { start: cursor.at, hours: covered, rate: stretch.rate, amount, carry };
-            posting.charges.push(charge_row(wallet, instance, due, &charge, before, *balance));
+            posting.charges.push(charge_row(currency, instance, due, &charge, before, *balance));
             posting.totals.charges += 1;
             posting.totals.hours += covered.unsigned_abs();
-            posting.totals.amount.0 += amount.0;
+            posting.totals.sums.add(currency, Sum { charges: 1, hours: covered, amount });
             *cursor = Cursor { at: cursor.at + covered * HOUR, carry };
         }
         if covered < stretch.hours {
-            let detail =
-                format!("the wallet holds {balance} {} and does not cover the next hour", wallet.currency);
+            let detail = format!("the wallet holds {balance} {currency} and does not cover the next hour");
             return Some(Hold::new(Reason::InsufficientBalance, detail));
         }
     }
@@ -469,7 +467,7 @@ struct Charge {
 }
 
 fn charge_row<'a>(
-    wallet: &'a Wallet,
+    currency: Currency,
     instance: &'a Instance,
     due: &DueHours,
     charge: &Charge,
@@ -481,7 +479,7 @@ fn charge_row<'a>(
     let (base_rate, backup_rate) = parts.map_or((charge.rate, Rate(0)), |rate| (rate.base, rate.backup));
     ChargeRow {
         instance,
-        wallet,
+        currency,
         start: charge.start,
         hours: charge.hours,
         elapsed_hours: due.hours,
@@ -654,6 +652,7 @@ fn hold_whole<'a>(
     hold: &Hold,
     hours: i64,
     amount: Option<Money>,
+    currency: Option<Currency>,
 ) {
     posting.totals.held += 1;
     posting.holds.push(HoldRow {
@@ -662,6 +661,7 @@ fn hold_whole<'a>(
         detail: hold.detail.clone(),
         hours,
         amount,
+        currency,
     });
 }
 

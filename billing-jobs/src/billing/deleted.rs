@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     BILLING_JOB,
+    currency::Currency,
     db::{begin, begin_read, statement},
     fence,
     hold::Reason,
@@ -35,6 +36,8 @@ struct Gone {
     instance: Id,
     organization: Id,
     meter: Meter,
+    /// The currency of its organization's wallet; unset if there is none.
+    currency: Option<Currency>,
     /// Whether an open hold covers the hours up to when it was last seen.
     held: bool,
 }
@@ -58,7 +61,7 @@ pub(super) async fn record_deleted(pass: &Pass<'_>) -> Result<Debt, BillingError
         for gone in page {
             let Lost { hours, amount } = gone.lost(pass.as_of, pass.biller.panel.unit);
             if hours > 0 {
-                debt.add(hours, amount);
+                debt.add(hours, amount, gone.currency.unwrap_or(Currency::NONE));
             }
         }
     }
@@ -72,6 +75,7 @@ impl Gone {
             instance: read::id(row, 0)?,
             organization: read::id(row, 1)?,
             held: row.try_get_by_index(2)?,
+            currency: Currency::of_column(row.try_get_by_index(9)?).ok(),
             meter: meter
                 .ok_or_else(|| DbErr::Type("billing_meters.billed_through is not an instant".to_owned()))?,
         })
@@ -177,6 +181,7 @@ async fn insert_holds(pass: &Pass<'_>, txn: &DatabaseTransaction, page: &[Gone])
             detail: gone.detail(pass.as_of),
             hours: lost.hours,
             amount: lost.amount,
+            currency: gone.currency,
         })
         .collect();
     if holds.is_empty() {

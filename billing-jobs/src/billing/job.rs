@@ -8,7 +8,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::{info, warn};
 
-use super::{Bill, Biller, BillingError, Mode, Run, Settings, Spike, Totals, pace::MOST_CONNECTIONS};
+use super::{
+    Bill, Biller, BillingError, Mode, Run, Settings, Spike, Totals, brake::Excess, pace::MOST_CONNECTIONS,
+};
 use crate::{
     Services,
     money::Money,
@@ -102,7 +104,7 @@ impl Billing {
         Self { biller, status: Arc::clone(&services.status) }
     }
 
-    async fn tell(&self, totals: Totals, end: RunEnd<'_>) {
+    async fn tell(&self, totals: &Totals, end: RunEnd<'_>) {
         if let Err(error) = self.status.run_ended(totals, end).await {
             warn!(%error, "could not write the run's figures to the status row: {error}");
         }
@@ -127,20 +129,20 @@ impl Job for Billing {
                     "billing stopped after {} instances: {reason}; the rest is billed by the next run",
                     totals.charged
                 );
-                self.tell(totals, RunEnd::Interrupted).await;
+                self.tell(&totals, RunEnd::Interrupted).await;
                 Ok(Outcome::Interrupted { items: totals.charged })
             }
             Ok(bill) => {
-                let totals = bill.totals;
+                let totals = &bill.totals;
                 self.biller.mark_worked(ctx.fence).await.map_err(JobError::retry)?;
                 self.tell(totals, RunEnd::Done).await;
+                let amounts = totals.amounts();
                 info!(
                     charged = totals.charged,
                     held = totals.held,
                     hours = totals.hours,
-                    amount = %totals.amount,
-                    "charged {} for {} hours of {} instances, {} held",
-                    totals.amount,
+                    %amounts,
+                    "charged {amounts} for {} hours of {} instances, {} held",
                     totals.hours,
                     totals.charged,
                     totals.held,
@@ -159,7 +161,7 @@ impl Job for Billing {
             }
             Err(error) => {
                 if let BillingError::Spike(waiting) = &error {
-                    ctx.report(spike(*waiting));
+                    ctx.report(spike(waiting));
                     // The panel would charge the same prices, and asks nobody: it is kept waiting for as long as this run waits.
                     self.biller.mark_worked(ctx.fence).await.map_err(JobError::retry)?;
                 }
@@ -168,7 +170,7 @@ impl Job for Billing {
                 }
                 let sentence = error.to_string();
                 let totals = self.biller.totals_of(ctx.run_id).await.unwrap_or_default();
-                self.tell(totals, RunEnd::Failed(&sentence)).await;
+                self.tell(&totals, RunEnd::Failed(&sentence)).await;
                 // A spike is one until somebody has looked; the next run comes by itself.
                 let fatal = matches!(error, BillingError::Spike(_));
                 Err(if fatal { JobError::fatal(error) } else { JobError::retry(error) })
@@ -179,8 +181,13 @@ impl Job for Billing {
 
 /// The figures of a run that waits for an approval, as they stand in its row.
 #[must_use]
-pub fn spike(Spike { sum, limit }: Spike) -> billing_scheduler::serde_json::Value {
-    json!({ "spike": { "amount": sum.amount.to_string(), "hours": sum.hours, "limit": limit.to_string() } })
+pub fn spike(Spike { excesses }: &Spike) -> billing_scheduler::serde_json::Value {
+    let of_each = excesses.iter().map(|Excess { currency, sum, limit }| {
+        let figures =
+            json!({ "amount": sum.amount.to_string(), "hours": sum.hours, "limit": limit.to_string() });
+        (currency.to_string(), figures)
+    });
+    json!({ "spike": of_each.collect::<billing_scheduler::serde_json::Map<_, _>>() })
 }
 
 /// The details of a run that found the panel guard missing.
@@ -196,7 +203,7 @@ pub fn details(Bill { totals, as_of, uncharged, .. }: &Bill) -> billing_schedule
         "charged": totals.charged,
         "held": totals.held,
         "hours": totals.hours,
-        "amount": totals.amount.to_string(),
+        "currencies": totals.sums.to_details(),
         "as_of": as_of,
     });
     if !uncharged.is_empty() {

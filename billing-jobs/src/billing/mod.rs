@@ -19,6 +19,7 @@ mod release;
 mod rows;
 mod sqlite;
 mod statements;
+mod totals;
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -41,6 +42,7 @@ use self::{
 };
 use crate::{
     BILLING_JOB,
+    currency::Currency,
     db::{alone, execute, explained, query_all, query_one, statement},
     hold::Reason,
     money::Money,
@@ -55,10 +57,10 @@ pub use self::{
     adopt::{Adoption, Findings},
     approvals::{APPROVED_FOR, Scope, approve_catch_up},
     brake::Spike,
-    decide::Totals,
     handover::HandoverError,
     job::{Billing, BillingParams, details, spike, unguarded},
     release::Release,
+    totals::{Sum, Sums, Totals},
 };
 pub(crate) use self::{postgres::milliseconds, sqlite::micros as sqlite_micros};
 
@@ -227,18 +229,16 @@ pub enum BillingError {
         source: std::io::Error,
     },
     /// Nothing was charged.
-    #[error(
-        "nothing was charged, because at the current prices {} is due for {} hours, more than the {} that recent runs allow: \
-         check the prices and `billing-daemon bill --dry-run`, then run `billing-daemon bill --approve {}`",
-        .0.sum.amount, .0.sum.hours, .0.limit, .0.sum.amount
-    )]
+    #[error("nothing was charged, because {0}, then run `billing-daemon bill {approve}`", approve = .0.approval())]
     Spike(Spike),
     /// What was announced does not cover the batches that are left.
     #[error(
-        "this run charged {charged}, and its next batch would go beyond the {ceiling} that it may charge by what was due when it \
-         began: the rest waits for the next run"
+        "this run charged {charged} {currency}, and its next batch would go beyond the {ceiling} that it may charge by what was due \
+         when it began: the rest waits for the next run"
     )]
     Overrun {
+        /// The currency of both.
+        currency: Currency,
         /// What is charged already.
         charged: Money,
         /// What may be charged.
@@ -252,6 +252,12 @@ pub enum BillingError {
         /// The last reason.
         last: String,
     },
+}
+
+impl From<brake::Overrun> for BillingError {
+    fn from(brake::Overrun { currency, charged, ceiling }: brake::Overrun) -> Self {
+        Self::Overrun { currency, charged, ceiling }
+    }
 }
 
 impl BillingError {

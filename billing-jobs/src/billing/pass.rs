@@ -14,12 +14,13 @@ use tracing::{Instrument as _, debug, warn};
 use super::{
     BeyondLimit, Biller, BillingError, Mode, Run,
     approvals::Approvals,
-    brake::Brake,
-    decide::{Instance as Machine, Posting, Terms, Totals, Wallet, decide},
+    brake::{Brake, Overrun},
+    decide::{Instance as Machine, Posting, Terms, Wallet, decide},
     id::Id,
     pace,
     post::{PostError, Stamp, post, post_apart},
     read,
+    totals::Totals,
 };
 use crate::{
     BILLING_JOB,
@@ -109,7 +110,7 @@ enum Kind {
     /// There are wallets that could not be locked: a policy hides them from writers, and they are not missing.
     HiddenWallets,
     /// The run would charge more than it may.
-    Overrun,
+    Overrun(Overrun),
     Database(Fault, DbErr),
 }
 
@@ -294,7 +295,7 @@ impl Pass<'_> {
             match failure.kind {
                 Kind::Fenced => return Err(BillingError::Fenced),
                 Kind::Unguarded => return Err(BillingError::Unguarded),
-                Kind::Overrun => return Err(self.brake.overrun()),
+                Kind::Overrun(overrun) => return Err(overrun.into()),
                 Kind::Stale | Kind::HiddenWallets | Kind::Database(Fault::Conflict | Fault::Lost, _)
                     if again => {}
                 // A row that was read may have been deleted or charged by somebody meanwhile: once more before judging.
@@ -339,7 +340,7 @@ impl Pass<'_> {
                 };
                 // What is refused only now is taken apart like what is refused at once.
                 end.map_err(|error| {
-                    self.brake.give_back(posting.totals.amount);
+                    self.brake.give_back(&posting.totals.sums);
                     Failure::of(error, instances())
                 })?;
                 let ended = Instant::now();
@@ -366,7 +367,7 @@ impl Pass<'_> {
                 let message = match &kind {
                     Kind::Fenced => "fenced".to_owned(),
                     Kind::Unguarded => "the panel guard is gone".to_owned(),
-                    Kind::Overrun => "more would be charged than was announced".to_owned(),
+                    Kind::Overrun(_) => "more would be charged than was announced".to_owned(),
                     Kind::Stale => "what was read had changed when it was written".to_owned(),
                     Kind::HiddenWallets => {
                         "row-level security lets this login see wallets and not change them".to_owned()
@@ -451,8 +452,7 @@ impl Pass<'_> {
         testing::linger().await;
         let stamp = Stamp { run: self.run.id, fence: fence.unwrap_or_default(), as_of: self.as_of };
         match post(txn, sql, stamp, &posting).await {
-            Ok(()) if !self.brake.admits(posting.totals.amount) => Err(Kind::Overrun),
-            Ok(()) => Ok(posting),
+            Ok(()) => self.brake.admit(&posting.totals.sums).map(|()| posting).map_err(Kind::Overrun),
             Err(PostError::Database(error)) => Err(error.into()),
             Err(PostError::Count { table, expected, found }) => {
                 debug!(table, expected, found, "{found} rows of {table} were written instead of {expected}");
@@ -507,7 +507,7 @@ impl Failure {
         match &self.kind {
             Kind::Fenced => measured::fenced_off(BILLING_JOB),
             Kind::Database(fault, _) => measured::failed(*fault),
-            Kind::Overrun | Kind::Stale | Kind::HiddenWallets | Kind::Unguarded => {}
+            Kind::Overrun(_) | Kind::Stale | Kind::HiddenWallets | Kind::Unguarded => {}
         }
     }
 
@@ -543,7 +543,7 @@ fn take_apart(batch: &Batch, failure: Failure) -> Result<Posted, BillingError> {
 fn unpostable(kind: Kind, message: &str) -> BillingError {
     let source = match kind {
         Kind::Database(_, source) => source,
-        Kind::Fenced | Kind::Unguarded | Kind::Stale | Kind::HiddenWallets | Kind::Overrun => {
+        Kind::Fenced | Kind::Unguarded | Kind::Stale | Kind::HiddenWallets | Kind::Overrun(_) => {
             DbErr::RecordNotUpdated
         }
     };

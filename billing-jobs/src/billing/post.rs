@@ -130,7 +130,8 @@ impl<'a> Writer<'a> {
         posting: &Posting<'_>,
         debits: i64,
     ) -> Result<(i64, Micros), PostError> {
-        let totals = posting.totals;
+        let totals = &posting.totals;
+        let sums = serde_json::to_string(&totals.sums).expect("numbers are always JSON");
         let values: [Value; 9] = [
             stamp.run.to_string().into(),
             stamp.fence.into(),
@@ -139,7 +140,7 @@ impl<'a> Writer<'a> {
             count(totals.charges),
             count(totals.held),
             count(totals.hours),
-            totals.amount.0.into(),
+            sums.into(),
             debits.into(),
         ];
         testing::before_statement();

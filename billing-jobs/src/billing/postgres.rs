@@ -77,7 +77,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
     };
     let only = "AND i.id IN (SELECT value::uuid FROM jsonb_array_elements_text($4::jsonb))";
     let read_wallets = format!(
-        "SELECT w.id, w.organization_id, {balance}, coalesce(w.currency, 'USD'),
+        "SELECT w.id, w.organization_id, {balance}, w.currency,
                 EXISTS (SELECT FROM billing_wallets b WHERE b.wallet_id = w.id)
            FROM wallets w
           WHERE w.organization_id BETWEEN $1::uuid AND $2::uuid
@@ -130,8 +130,8 @@ pub(super) fn statements(panel: Panel) -> Statements {
         read_due: read_due(panel, ""),
         read_due_of: read_due(panel, only),
         insert_batch: format!(
-            "INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, amount, ledger_until)
-             VALUES ($1::uuid, $2, {as_of}, $4::bigint::int, $5::bigint::int, $6::bigint::int, $7, $8,
+            "INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, currencies, ledger_until)
+             VALUES ($1::uuid, $2, {as_of}, $4::bigint::int, $5::bigint::int, $6::bigint::int, $7, $8::jsonb,
                      greatest(statement_timestamp(),
                               (SELECT max(ledger_until) FROM billing_batches
                                 WHERE ledger_until < statement_timestamp() + interval '{LEDGER_HOURS_AHEAD} hours'))
@@ -160,8 +160,8 @@ pub(super) fn statements(panel: Panel) -> Statements {
         ),
         insert_charges: format!(
             "INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount,
-                                          carry, payment_transaction_id)
-             SELECT {start}, d.instance, d.organization, d.batch, d.hours, d.rate, d.amount, d.carry, d.ledger
+                                          carry, payment_transaction_id, currency)
+             SELECT {start}, d.instance, d.organization, d.batch, d.hours, d.rate, d.amount, d.carry, d.ledger, d.currency
                FROM {rows}
              ON CONFLICT DO NOTHING",
             start = instant("d.start"),
@@ -227,13 +227,13 @@ pub(super) fn statements(panel: Panel) -> Statements {
         ),
         upsert_holds: format!(
             "INSERT INTO billing_holds (instance_id, organization_id, label, reason, detail, hours_due, amount_due,
-                                        opened_at, seen_at)
-             SELECT d.instance, d.organization, d.label, d.reason, d.detail, d.hours, d.amount, {opened}, {seen}
+                                        currency, opened_at, seen_at)
+             SELECT d.instance, d.organization, d.label, d.reason, d.detail, d.hours, d.amount, d.currency, {opened}, {seen}
                FROM {rows}
              ON CONFLICT (instance_id) WHERE closed_at IS NULL DO UPDATE
                 SET organization_id = excluded.organization_id, label = excluded.label, reason = excluded.reason,
                     detail = excluded.detail, hours_due = excluded.hours_due, amount_due = excluded.amount_due,
-                    seen_at = excluded.seen_at",
+                    currency = excluded.currency, seen_at = excluded.seen_at",
             opened = instant("d.opened_at"),
             seen = instant("d.seen_at"),
             rows = d(rows::HOLDS),
@@ -253,7 +253,8 @@ pub(super) fn statements(panel: Panel) -> Statements {
         deleted_meters: format!(
             "SELECT m.instance_id, m.organization_id,
                     EXISTS (SELECT FROM billing_holds h WHERE h.instance_id = m.instance_id AND h.closed_at IS NULL),
-                    m.billed_through, m.carry, m.rate, m.rate_changes::text, m.seen_at, m.panel_debited_at
+                    m.billed_through, m.carry, m.rate, m.rate_changes::text, m.seen_at, m.panel_debited_at,
+                    (SELECT max(w.currency) FROM wallets w WHERE w.organization_id = m.organization_id)
                FROM billing_meters m
               WHERE m.billed_through <= {hour_ago} AND (m.deleted_at IS NULL OR m.deleted_at < m.seen_at)
                 AND NOT EXISTS (SELECT FROM vps_instances i WHERE i.id = m.instance_id)
@@ -268,9 +269,9 @@ pub(super) fn statements(panel: Panel) -> Statements {
         ),
         insert_deleted_holds: format!(
             "INSERT INTO billing_holds (instance_id, organization_id, label, reason, detail, hours_due, amount_due,
-                                        opened_at, seen_at, closed_at, closed_reason)
-             SELECT d.instance, d.organization, d.label, d.reason, d.detail, d.hours, d.amount, {opened}, {seen}, {seen},
-                    d.reason
+                                        currency, opened_at, seen_at, closed_at, closed_reason)
+             SELECT d.instance, d.organization, d.label, d.reason, d.detail, d.hours, d.amount, d.currency, {opened},
+                    {seen}, {seen}, d.reason
                FROM {rows}",
             opened = instant("d.opened_at"),
             seen = instant("d.seen_at"),
@@ -284,7 +285,13 @@ pub(super) fn statements(panel: Panel) -> Statements {
         ),
         run_totals: "SELECT coalesce(sum(instances), 0)::bigint AS charged, coalesce(sum(charges), 0)::bigint AS charges,
                     coalesce(sum(held), 0)::bigint AS held, coalesce(sum(hours), 0)::bigint AS hours,
-                    coalesce(sum(amount), 0)::bigint AS amount
+                    (SELECT jsonb_object_agg(currency, sums) FROM (
+                         SELECT c.key AS currency, jsonb_build_object(
+                                    'charges', sum((c.value ->> 'charges')::bigint),
+                                    'hours', sum((c.value ->> 'hours')::bigint),
+                                    'amount', sum((c.value ->> 'amount')::bigint)) AS sums
+                           FROM billing_batches b, jsonb_each(b.currencies) c
+                          WHERE b.run_id = $1::uuid GROUP BY c.key) AS of_each)::text AS currencies
                FROM billing_batches WHERE run_id = $1::uuid"
             .to_owned(),
         is_guarded: Some(format!("SELECT {} AS guarded", fence::is_effective_sql())),

@@ -9,10 +9,12 @@ use sea_orm::{
 };
 
 use super::{
-    decide::{Instance, Meter, Totals, Wallet},
+    decide::{Instance, Meter, Wallet},
     id::Id,
+    totals::{Sums, Totals},
 };
 use crate::{
+    currency::Currency,
     money::{Carry, Money, Rate},
     period::{Micros, Rates},
     price::{BackupPrices, Plan},
@@ -40,7 +42,7 @@ pub(super) fn wallet(row: &QueryResult) -> Result<Wallet, DbErr> {
         id: id(row, 0)?,
         organization: id(row, 1)?,
         balance: row.try_get_by_index::<Option<i64>>(2)?.map(Money),
-        currency: row.try_get_by_index(3)?,
+        currency: Currency::of_column(row.try_get_by_index(3)?),
         opened: row.try_get_by_index(4)?,
     })
 }
@@ -144,11 +146,14 @@ impl<'r> sqlx::Decode<'r, Postgres> for Instant {
 
 pub(super) fn totals(row: &QueryResult) -> Result<Totals, DbErr> {
     let count = |column| row.try_get::<i64>("", column).map(i64::unsigned_abs);
+    let sums: Option<String> = row.try_get("", "currencies")?;
+    let sums = sums.map_or(Ok(Sums::default()), |text| serde_json::from_str(&text));
+    let sums = sums.map_err(|error| DbErr::Type(format!("billing_batches.currencies: {error}")))?;
     Ok(Totals {
         charged: count("charged")?,
         charges: count("charges")?,
         held: count("held")?,
         hours: count("hours")?,
-        amount: Money(row.try_get("", "amount")?),
+        sums,
     })
 }

@@ -11,11 +11,18 @@ use super::{
     postgres, rows, sqlite,
 };
 use crate::{
-    BILLING_JOB, db::statement, money::Money, period::Micros, record, status::alive, uncharged::Debt,
+    BILLING_JOB,
+    currency::{Amounts, Currency},
+    db::statement,
+    money::Money,
+    period::Micros,
+    record,
+    status::alive,
+    uncharged::Debt,
 };
 
 /// What a release changed, and what it leaves to the panel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Release {
     /// Machines whose `last_billed_at` was moved to where our charges reach.
     pub anchors: u64,
@@ -28,8 +35,8 @@ pub struct Release {
     /// Their hours.
     pub held_hours: u64,
     /// What these cost, as far as that can be said.
-    pub held_amount: Money,
-    /// Held machines whose hours have no known price. They are not in `held_amount`.
+    pub held_amounts: Amounts,
+    /// Held machines whose hours have no known price. They are not in `held_amounts`.
     pub held_unpriced: u64,
     /// Rows of daemons that a panel no longer waits for.
     pub heartbeats: u64,
@@ -39,8 +46,8 @@ impl Release {
     /// What is held.
     #[must_use]
     pub fn owed(&self) -> Debt {
-        let (hours, amount) = (self.held_hours, self.held_amount);
-        Debt { instances: self.held, hours, amount, unpriced: self.held_unpriced }
+        let (hours, amounts) = (self.held_hours, self.held_amounts.clone());
+        Debt { instances: self.held, hours, amounts, unpriced: self.held_unpriced }
     }
 }
 
@@ -92,13 +99,14 @@ impl Biller {
         }
         let holds = "SELECT count(*) AS held, CAST(coalesce(sum(hours_due), 0) AS bigint) AS hours,
                             CAST(coalesce(sum(amount_due), 0) AS bigint) AS amount,
-                            count(*) - count(amount_due) AS unpriced
-                       FROM billing_holds WHERE closed_at IS NULL";
+                            count(*) - count(amount_due) AS unpriced, currency
+                       FROM billing_holds WHERE closed_at IS NULL GROUP BY currency";
         for row in all(txn, holds).await? {
-            release.held = row.try_get::<i64>("", "held")?.unsigned_abs();
-            release.held_hours = row.try_get::<i64>("", "hours")?.unsigned_abs();
-            release.held_amount = Money(row.try_get("", "amount")?);
-            release.held_unpriced = row.try_get::<i64>("", "unpriced")?.unsigned_abs();
+            release.held += row.try_get::<i64>("", "held")?.unsigned_abs();
+            release.held_hours += row.try_get::<i64>("", "hours")?.unsigned_abs();
+            release.held_unpriced += row.try_get::<i64>("", "unpriced")?.unsigned_abs();
+            let currency = Currency::of_column(row.try_get("", "currency")?).unwrap_or(Currency::NONE);
+            release.held_amounts.add(currency, Money(row.try_get("", "amount")?));
         }
         // Rows of daemons that died would seem alive, for having been written just now.
         let heartbeats = "UPDATE billing_daemon_status SET heartbeat_at = NULL, status = 'stopped'

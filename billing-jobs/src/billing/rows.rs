@@ -10,6 +10,7 @@ use super::{
     id::Id,
 };
 use crate::{
+    currency::Currency,
     db::statement,
     period::{HOUR, Micros},
     testing,
@@ -49,6 +50,7 @@ pub(super) const CHARGES: Fields = &[
     ("amount", Kind::Number),
     ("carry", Kind::Number),
     ("ledger", Kind::MaybeId),
+    ("currency", Kind::Text),
 ];
 pub(super) const CYCLES: Fields = &[
     ("cycle", Kind::Id),
@@ -87,6 +89,7 @@ pub(super) const HOLDS: Fields = &[
     ("detail", Kind::Text),
     ("hours", Kind::Number),
     ("amount", Kind::MaybeNumber),
+    ("currency", Kind::MaybeText),
     ("opened_at", Kind::Number),
     ("seen_at", Kind::Number),
 ];
@@ -284,7 +287,7 @@ pub(super) fn ledger(backend: DbBackend, charges: &[ChargeRow<'_>], until: Micro
             .uuid(charge.ledger)
             .id(&instance.organization)
             .number(charge.amount.0)
-            .text(charge.wallet.currency.clone())
+            .text(charge.currency.to_string())
             .text(description)
             .text(metadata)
             .instant(created_at);
@@ -309,7 +312,8 @@ pub(super) fn charges(backend: DbBackend, batch: i64, charges: &[ChargeRow<'_>])
             .number(charge.rate.0)
             .number(charge.amount.0)
             .number(charge.carry.0)
-            .uuid(charge.ledger);
+            .uuid(charge.ledger)
+            .text(charge.currency.to_string());
     }
     rows
 }
@@ -387,6 +391,7 @@ pub(super) fn holds(backend: DbBackend, seen_at: Micros, holds: &[HoldRow<'_>]) 
             .text(hold.detail.clone())
             .number(hold.hours)
             .number(hold.amount.map(|amount| amount.0))
+            .maybe_text(hold.currency.as_ref().map(Currency::as_str))
             .number(seen_at)
             .number(seen_at);
     }

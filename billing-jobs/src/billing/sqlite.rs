@@ -40,7 +40,7 @@ fn instant(micros: &str) -> String {
 const NOW_TEXT: &str = "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')";
 
 /// A transaction that writes is alone, so that nothing needs a lock of its own.
-const READ_WALLETS: &str = "SELECT w.id, w.organization_id, w.balance, coalesce(w.currency, 'USD'),
+const READ_WALLETS: &str = "SELECT w.id, w.organization_id, w.balance, w.currency,
             EXISTS (SELECT 1 FROM billing_wallets b WHERE b.wallet_id = w.id)
        FROM wallets w
       WHERE w.organization_id BETWEEN ?1 AND ?2
@@ -109,7 +109,7 @@ pub(super) fn statements() -> Statements {
         read_due: read_due(""),
         read_due_of: read_due("AND i.id IN (SELECT value FROM json_each(?4))"),
         insert_batch: format!(
-            "INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, amount, ledger_until)
+            "INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, currencies, ledger_until)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,
                      max({SQLITE_NOW},
                          coalesce((SELECT max(ledger_until) FROM billing_batches
@@ -127,8 +127,8 @@ pub(super) fn statements() -> Statements {
              VALUES {(?, ?, -?, ?, ?, ?, ?, 'wallet_debit', 'internal', 'completed')}"
             .to_owned(),
         insert_charges: "INSERT INTO billing_charges (batch_id, instance_id, organization_id, period_start, hours, rate,
-                                          amount, carry, payment_transaction_id)
-             VALUES {(?, ?, ?, ?, ?, ?, ?, ?, ?)} ON CONFLICT DO NOTHING"
+                                          amount, carry, payment_transaction_id, currency)
+             VALUES {(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)} ON CONFLICT DO NOTHING"
             .to_owned(),
         insert_cycles: "INSERT INTO vps_billing_cycles (id, vps_instance_id, organization_id, billing_period_start,
                                              billing_period_end, hourly_rate, total_amount, status,
@@ -165,12 +165,12 @@ pub(super) fn statements() -> Statements {
             end = instant("(c.period_start + c.hours * 3600000000)"),
         ),
         upsert_holds: "INSERT INTO billing_holds (instance_id, organization_id, label, reason, detail, hours_due, amount_due,
-                                        opened_at, seen_at)
-             VALUES {(?, ?, ?, ?, ?, ?, ?, ?, ?)}
+                                        currency, opened_at, seen_at)
+             VALUES {(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)}
              ON CONFLICT (instance_id) WHERE closed_at IS NULL DO UPDATE
                 SET organization_id = excluded.organization_id, label = excluded.label, reason = excluded.reason,
                     detail = excluded.detail, hours_due = excluded.hours_due, amount_due = excluded.amount_due,
-                    seen_at = excluded.seen_at"
+                    currency = excluded.currency, seen_at = excluded.seen_at"
             .to_owned(),
         close_holds: "UPDATE billing_holds SET closed_at = ?1
               WHERE closed_at IS NULL AND instance_id IN (SELECT value FROM json_each(?2))"
@@ -181,7 +181,8 @@ pub(super) fn statements() -> Statements {
         deleted_meters: format!(
             "SELECT m.instance_id, m.organization_id,
                     EXISTS (SELECT 1 FROM billing_holds h WHERE h.instance_id = m.instance_id AND h.closed_at IS NULL),
-                    m.billed_through, m.carry, m.rate, m.rate_changes, m.seen_at, m.panel_debited_at
+                    m.billed_through, m.carry, m.rate, m.rate_changes, m.seen_at, m.panel_debited_at,
+                    (SELECT max(w.currency) FROM wallets w WHERE w.organization_id = m.organization_id)
                FROM billing_meters m
               WHERE m.billed_through <= ?1 - 3600000000 AND (m.deleted_at IS NULL OR m.deleted_at < m.seen_at)
                 AND NOT EXISTS (SELECT 1 FROM vps_instances i WHERE i.id = m.instance_id)
@@ -192,9 +193,10 @@ pub(super) fn statements() -> Statements {
                 AND instance_id IN (SELECT value FROM json_each(?2))"
             .to_owned(),
         insert_deleted_holds: "INSERT INTO billing_holds (instance_id, organization_id, label, reason, detail, hours_due,
-                                        amount_due, opened_at, seen_at, closed_at, closed_reason)
-             SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column9, column4
-               FROM (VALUES {(?, ?, ?, ?, ?, ?, ?, ?, ?)})"
+                                        amount_due, currency, opened_at, seen_at, closed_at, closed_reason)
+             SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10, column10,
+                    column4
+               FROM (VALUES {(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)})"
             .to_owned(),
         update_wallets: format!(
             "UPDATE wallets SET balance = d.column1, updated_at = {NOW_TEXT} FROM (VALUES {{(?, ?, ?)}}) AS d
@@ -202,7 +204,12 @@ pub(super) fn statements() -> Statements {
         ),
         run_totals: "SELECT coalesce(sum(instances), 0) AS charged, coalesce(sum(charges), 0) AS charges,
                     coalesce(sum(held), 0) AS held, coalesce(sum(hours), 0) AS hours,
-                    coalesce(sum(amount), 0) AS amount
+                    (SELECT json_group_object(currency, json(sums)) FROM (
+                         SELECT c.key AS currency, json_object(
+                                    'charges', sum(c.value ->> '$.charges'), 'hours', sum(c.value ->> '$.hours'),
+                                    'amount', sum(c.value ->> '$.amount')) AS sums
+                           FROM billing_batches b, json_each(b.currencies) c
+                          WHERE b.run_id = ?1 GROUP BY c.key)) AS currencies
                FROM billing_batches WHERE run_id = ?1"
             .to_owned(),
         is_guarded: None,
@@ -220,7 +227,7 @@ mod tests {
     use crate::billing::rows::sqlite_rows;
 
     /// What may be read from end to end: the few plans, and what a statement was given itself or has found already.
-    const SMALL: [&str; 6] = ["vps_plans", "json_each", "d", "CONSTANT", "-ROW", "(subquery"];
+    const SMALL: [&str; 7] = ["vps_plans", "json_each", "c ", "d", "CONSTANT", "-ROW", "(subquery"];
 
     /// A step of a plan that reads all of something that grows with the fleet or its history.
     fn reads_whole(step: &str) -> bool {

@@ -40,7 +40,7 @@ pub(super) struct Statements {
     pub(super) read_due: String,
     /// The same for the instances of a JSON array of ids only: `(as_of, first, last, ids)`.
     pub(super) read_due_of: String,
-    /// `(run, fence, as_of, instances, charges, held, hours, amount, ledger rows) -> id, ledger_until`: the batch, and the
+    /// `(run, fence, as_of, instances, charges, held, hours, currencies, ledger rows) -> id, ledger_until`: the batch, and the
     /// `created_at` of the last of its ledger rows. Every row is newer than those of all batches before it, by a microsecond each.
     pub(super) insert_batch: String,
     /// `(ids of wallets)`, a JSON array: what they hold before their first charge.
@@ -74,7 +74,7 @@ pub(super) struct Statements {
     pub(super) insert_deleted_holds: String,
     /// `(wallets)`: moves each from the balance that was read.
     pub(super) update_wallets: String,
-    /// `(run) -> charged, charges, held, hours, amount`.
+    /// `(run) -> charged, charges, held, hours, currencies`, the last as JSON.
     pub(super) run_totals: String,
     /// `() -> guarded`, for a run without batches. None on SQLite.
     pub(super) is_guarded: Option<String>,

@@ -26,6 +26,7 @@ DECLARE
     charge_start timestamptz;
     charge_end timestamptz;
     batch bigint;
+    code text;
 BEGIN
     -- This transaction has passed already, and keeps the token current until it ends.
     IF current_setting('billing.fence_kept', true) = txid_current()::text THEN
@@ -157,14 +158,21 @@ BEGIN
                   HINT = 'Nothing was taken from the wallet. Where last_billed_at is behind, billing-daemon mends it.';
     END IF;
 
-    INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, amount)
-    VALUES ((debit ->> 'id'::text)::uuid, ours.number, clock_timestamp(), 1, 1, 0, said[2]::integer, taken)
+    code := debit ->> 'currency'::text;
+    IF code IS NULL OR NOT code ~ '^[A-Z]{3}$'::text THEN
+        -- ISO 4217's code for no currency.
+        code := 'XXX';
+    END IF;
+    INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, currencies)
+    VALUES ((debit ->> 'id'::text)::uuid, ours.number, clock_timestamp(), 1, 1, 0, said[2]::integer,
+            pg_catalog.jsonb_build_object(code, pg_catalog.jsonb_build_object(
+                'charges'::text, 1, 'hours'::text, said[2]::integer, 'amount'::text, taken::bigint)))
     RETURNING id INTO batch;
     INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount, carry,
-                                 payment_transaction_id, by_panel)
+                                 payment_transaction_id, currency, by_panel)
     VALUES (charge_start, machines[1], organization, batch, said[2]::integer,
             trunc(taken * 73000.0 / said[2]::numeric), taken, coalesce(carried, 0),
-            (debit ->> 'id'::text)::uuid, true);
+            (debit ->> 'id'::text)::uuid, code, true);
     IF watermark IS NULL THEN
         INSERT INTO billing_meters (instance_id, organization_id, billed_through, carry, seen_at, panel_debited_at)
         VALUES (machines[1], organization, charge_end, 0, clock_timestamp(), clock_timestamp());

@@ -51,7 +51,8 @@ CREATE UNIQUE INDEX IF NOT EXISTS billing_job_runs_finished_once
     WHERE status IN ('done', 'dead') AND triggered_by = 'schedule';
 CREATE INDEX IF NOT EXISTS billing_job_runs_by_job ON billing_job_runs (job, started_at DESC);
 
--- One row per committed batch of a billing run. The totals of a run are the sums of its batches. `ledger_until` is the
+-- One row per committed batch of a billing run. The totals of a run are the sums of its batches, of each
+-- currency apart: `currencies` is an object such as {"USD": {"charges": 3, "hours": 9, "amount": 900}}. `ledger_until` is the
 -- `created_at` of the batch's newest row in payment_transactions: the rows of a later batch are newer, whatever the clock does.
 CREATE TABLE IF NOT EXISTS billing_batches (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -62,7 +63,7 @@ CREATE TABLE IF NOT EXISTS billing_batches (
     charges INTEGER NOT NULL CHECK (charges >= 0),
     held INTEGER NOT NULL CHECK (held >= 0),
     hours INTEGER NOT NULL CHECK (hours >= 0),
-    amount INTEGER NOT NULL CHECK (amount >= 0),
+    currencies TEXT NOT NULL,
     created_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)),
     ledger_until INTEGER
 ) STRICT;
@@ -71,7 +72,7 @@ CREATE INDEX IF NOT EXISTS billing_batches_by_ledger ON billing_batches (ledger_
 
 -- The ledger of hours: append-only. The order of the key matters: new periods go to its right edge. Rows lie as they come, apart
 -- from the key: a batch goes by wallets, and changes a seventh less of the file than if rows lay in the order of the key.
--- `by_panel` marks what the panel's own biller charged behind the fence: amount and hours are its own, `rate` is what they
+-- `currency` is that of `amount`, XXX where there is none. `by_panel` marks what the panel's own biller charged behind the fence: amount and hours are its own, `rate` is what they
 -- come to.
 CREATE TABLE IF NOT EXISTS billing_charges (
     period_start INTEGER NOT NULL,
@@ -83,6 +84,7 @@ CREATE TABLE IF NOT EXISTS billing_charges (
     amount INTEGER NOT NULL CHECK (amount >= 0),
     carry INTEGER NOT NULL CHECK (carry >= 0),
     payment_transaction_id TEXT,
+    currency TEXT NOT NULL CHECK (currency GLOB '[A-Z][A-Z][A-Z]'),
     by_panel INTEGER NOT NULL DEFAULT 0 CHECK (by_panel IN (0, 1)),
     PRIMARY KEY (period_start, instance_id)
 ) STRICT;
@@ -120,6 +122,7 @@ CREATE TABLE IF NOT EXISTS billing_holds (
     detail TEXT,
     hours_due INTEGER NOT NULL CHECK (hours_due >= 0),
     amount_due INTEGER CHECK (amount_due >= 0),
+    currency TEXT,
     opened_at INTEGER NOT NULL,
     seen_at INTEGER NOT NULL,
     closed_at INTEGER,

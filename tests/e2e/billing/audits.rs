@@ -51,6 +51,7 @@ impl Books {
 }
 
 /// Statements that tamper with the books, and the invariants that each breaks.
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn tamperings(db: &Db, books: &Books) -> Vec<(String, &'static [&'static str])> {
     let Books { paid, unpaid, poor } = books;
     // What is ours has integers on SQLite, where the panel's tables have text.
@@ -66,14 +67,14 @@ fn tamperings(db: &Db, books: &Books) -> Vec<(String, &'static [&'static str])> 
     let cycles = |set: &str| format!("UPDATE vps_billing_cycles SET {set}");
     let wallet = |set: &str| format!("UPDATE wallets SET {set} WHERE organization_id <> '{poor}'");
     let batch = |set: &str| format!("UPDATE billing_batches SET {set} WHERE id = 1");
-    let details = |figure: &str| {
-        let set = if sqlite {
-            format!("json_set(details, '$.{figure}', 99)")
+    let set_json = |column: &str, path: &str| {
+        if sqlite {
+            format!("json_set({column}, '$.{path}', 99)")
         } else {
-            format!("jsonb_set(details, '{{{figure}}}', '99')")
-        };
-        format!("UPDATE billing_job_runs SET details = {set}")
+            format!("jsonb_set({column}, '{{{}}}', '99')", path.replace('.', ","))
+        }
     };
+    let details = |path: &str| format!("UPDATE billing_job_runs SET details = {}", set_json("details", path));
     let cent = money(db, 1);
     let cycle = "vps_instance_id, organization_id, billing_period_start, billing_period_end, hourly_rate, \
                  total_amount, status";
@@ -103,6 +104,7 @@ fn tamperings(db: &Db, books: &Books) -> Vec<(String, &'static [&'static str])> 
             second_charge(&format!("organization_id = '{poor}'")),
             &["charge_in_ledger", "wallet_without_opening"],
         ),
+        (second_charge("currency = 'EUR'"), &["charge_in_ledger", "batch_totals"]),
         (second_charge("payment_transaction_id = NULL"), &["charge_in_ledger"]),
         (second_charge("batch_id = 1"), &["batch_totals"]),
         (format!("DELETE FROM billing_charges WHERE period_start = {}", ours(1)), &["batch_totals"]),
@@ -139,14 +141,18 @@ fn tamperings(db: &Db, books: &Books) -> Vec<(String, &'static [&'static str])> 
         (wallet("balance = NULL"), &["wallet_balance"]),
         ("DELETE FROM billing_wallets".to_owned(), &["wallet_without_opening"]),
         (batch("hours = hours + 1"), &["batch_totals", "run_totals"]),
-        (batch("amount = amount + 1"), &["batch_totals", "run_totals"]),
+        (
+            batch(&format!("currencies = {}", set_json("currencies", "USD.amount"))),
+            &["batch_totals", "run_totals"],
+        ),
         (batch("charges = charges + 1"), &["batch_totals"]),
         (batch("instances = instances + 1"), &["batch_totals", "run_totals"]),
         ("DELETE FROM billing_batches WHERE id = 1".to_owned(), &["charge_without_batch", "run_totals"]),
         ("UPDATE billing_job_runs SET items = items + 1".to_owned(), &["run_totals"]),
         (details("charged"), &["run_totals"]),
         (details("hours"), &["run_totals"]),
-        (details("amount"), &["run_totals"]),
+        (details("currencies.USD.amount"), &["run_totals"]),
+        (details("currencies.USD.hours"), &["run_totals"]),
         (format!("UPDATE billing_holds SET closed_at = {}", ours(3)), &["due_charged_or_held"]),
         (format!("DELETE FROM billing_holds WHERE instance_id = '{unpaid}'"), &["due_charged_or_held"]),
     ]

@@ -2,8 +2,8 @@
 
 use billing_jobs::{
     billing::{
-        BillingError, Scope, Settings, Spike, approve_catch_up,
-        brake::{Announced, Sum, announced, approve},
+        BillingError, Scope, Settings, Spike, Sum, approve_catch_up,
+        brake::{Announced, announced, approve},
     },
     money::Money,
 };
@@ -12,7 +12,8 @@ use sea_orm::DbBackend;
 use uuid::Uuid;
 
 use super::{
-    Daemon, Order, TEN_CENTS_AN_HOUR, Then, add_instances, assert_sound, hour, money, number, trigger, usd,
+    Daemon, Order, TEN_CENTS_AN_HOUR, Then, add_instances, assert_sound, hour, in_usd, money, number,
+    trigger, usd,
 };
 
 const CHARGES: &str = "SELECT count(*) FROM billing_charges";
@@ -25,9 +26,10 @@ async fn price(db: &Db, cents: i64) {
 async fn spike(db: &Db, daemon: &Daemon, order: &Order<'_>) -> Sum {
     let before = number(db, CHARGES).await;
     let result = daemon.carry_out(order).await;
-    let Err(BillingError::Spike(Spike { sum, .. })) = result else { panic!("no spike: {result:?}") };
+    let Err(BillingError::Spike(Spike { excesses })) = result else { panic!("no spike: {result:?}") };
     assert_eq!(number(db, CHARGES).await, before, "nothing was charged");
-    sum
+    assert_eq!(excesses.len(), 1, "in one currency");
+    excesses[0].sum
 }
 
 /// A hundred machines at ten cents an hour, of one wallet that holds so much: whose it is, and their plan.
@@ -39,6 +41,14 @@ async fn hundred_machines(db: &Db, balance: &str) -> (Uuid, Uuid) {
     (org, plan)
 }
 
+/// Approves what the run announced.
+async fn approve_all(daemon: &Daemon) {
+    let announced = waiting(daemon).await.expect("it was announced");
+    for excess in announced.excesses {
+        approve(&daemon.db, announced.id, excess, "ada").await.expect("it is in the audit log");
+    }
+}
+
 async fn waiting(daemon: &Daemon) -> Option<Announced> {
     announced(&daemon.db).await.expect("the record is readable")
 }
@@ -46,16 +56,19 @@ async fn waiting(daemon: &Daemon) -> Option<Announced> {
 async fn a_slipped_digit_charges_nothing_and_leaves_no_trace_once_it_is_corrected(db: &Db) {
     hundred_machines(db, "10000.00").await;
     let daemon = Daemon::of(db).await;
-    assert_eq!(daemon.bill(hour(1)).await.amount.0, usd("10.00"), "there is nothing to compare with");
+    assert_eq!(in_usd(&daemon.bill(hour(1)).await), usd("10.00"), "there is nothing to compare with");
     price(db, 73_000).await;
     for hours in 2..5 {
         let sum = spike(db, &daemon, &Order::by(hour(hours))).await;
-        assert_eq!(sum, Sum { amount: Money(usd("100.00") * (hours - 1)), hours: 100 * (hours - 1) });
-        assert_eq!(waiting(&daemon).await.map(|waiting| waiting.sum), Some(sum));
+        assert_eq!(
+            sum,
+            Sum { charges: 100, amount: Money(usd("100.00") * (hours - 1)), hours: 100 * (hours - 1) }
+        );
+        assert_eq!(waiting(&daemon).await.map(|waiting| waiting.excesses[0].sum), Some(sum));
     }
     price(db, 7_300).await;
     assert_eq!(
-        daemon.bill(hour(5)).await.amount.0,
+        in_usd(&daemon.bill(hour(5)).await),
         usd("40.00"),
         "no hour at the wrong price, and none lost"
     );
@@ -68,17 +81,15 @@ async fn what_was_approved_is_charged_and_nothing_beyond(db: &Db) {
     daemon.bill(hour(1)).await;
     price(db, 73_000).await;
     spike(db, &daemon, &Order::by(hour(2))).await;
-    approve(&daemon.db, waiting(&daemon).await.expect("it was announced"), "ada")
-        .await
-        .expect("it is on record");
+    approve_all(&daemon).await;
     assert_eq!(waiting(&daemon).await, None);
 
     price(db, 730_000).await;
     spike(db, &daemon, &Order::by(hour(2))).await;
     price(db, 73_000).await;
     // Machines that came meanwhile are approved at the same price.
-    assert_eq!(daemon.bill(hour(4)).await.amount.0, usd("30.00"), "hours of before the new price was seen");
-    assert_eq!(daemon.bill(hour(5)).await.amount.0, usd("100.00"));
+    assert_eq!(in_usd(&daemon.bill(hour(4)).await), usd("30.00"), "hours of before the new price was seen");
+    assert_eq!(in_usd(&daemon.bill(hour(5)).await), usd("100.00"));
 
     // A day later it is forgotten; what was charged since is not.
     db.execute(match db.backend() {
@@ -92,8 +103,8 @@ async fn what_was_approved_is_charged_and_nothing_beyond(db: &Db) {
         }
     })
     .await;
-    assert_eq!(daemon.bill(hour(6)).await.amount.0, usd("100.00"));
-    db.execute("DELETE FROM billing_job_runs WHERE details ->> 'amount' <> '10.00'").await;
+    assert_eq!(in_usd(&daemon.bill(hour(6)).await), usd("100.00"));
+    db.execute("DELETE FROM billing_job_runs WHERE CAST(details AS text) NOT LIKE '%10.00%'").await;
     spike(db, &daemon, &Order::by(hour(7))).await;
 }
 
@@ -101,12 +112,12 @@ async fn more_hours_and_more_machines_are_no_spike(db: &Db) {
     let (org, plan) = hundred_machines(db, "100000.00").await;
     let daemon = Daemon::of(db).await;
     daemon.bill(hour(1)).await;
-    assert_eq!(daemon.bill(hour(31)).await.amount.0, usd("300.00"), "an outage of thirty hours");
+    assert_eq!(in_usd(&daemon.bill(hour(31)).await), usd("300.00"), "an outage of thirty hours");
     add_instances(db, org, plan, 400).await;
-    assert_eq!(daemon.bill(hour(32)).await.amount.0, usd("1290.00"), "five times the fleet");
+    assert_eq!(in_usd(&daemon.bill(hour(32)).await), usd("1290.00"), "five times the fleet");
     price(db, 14_600).await;
-    assert_eq!(daemon.bill(hour(33)).await.amount.0, usd("50.00"));
-    assert_eq!(daemon.bill(hour(34)).await.amount.0, usd("100.00"), "twice the price");
+    assert_eq!(in_usd(&daemon.bill(hour(33)).await), usd("50.00"));
+    assert_eq!(in_usd(&daemon.bill(hour(34)).await), usd("100.00"), "twice the price");
 }
 
 /// Hours that nobody can pay are many and cheap: on average they would make the dear ones look usual.
@@ -139,9 +150,9 @@ async fn approved_catch_up_counts_towards_spike(db: &Db) {
     let scope = Scope { organizations: vec![org.to_string()], ..Scope::default() };
     approve_catch_up(&daemon.db, &scope, "ada", Some("outage")).await.expect("it is recorded");
     let sum = spike(db, &daemon, &Order::by(hour(3))).await;
-    assert_eq!(sum, Sum { amount: Money(usd("1040.00")), hours: 203 });
-    approve(&daemon.db, waiting(&daemon).await.expect("it was announced"), "ada").await.expect("recorded");
-    assert_eq!(daemon.bill(hour(3)).await.amount.0, usd("1040.00"));
+    assert_eq!((sum.amount, sum.hours), (Money(usd("1040.00")), 203));
+    approve_all(&daemon).await;
+    assert_eq!(in_usd(&daemon.bill(hour(3)).await), usd("1040.00"));
     assert_sound(db).await;
 }
 
@@ -181,10 +192,53 @@ async fn without_a_factor_everything_is_charged(db: &Db) {
     daemon.bill(hour(1)).await;
     price(db, 73_000).await;
     daemon.bill(hour(2)).await;
-    assert_eq!(daemon.bill(hour(3)).await.amount.0, usd("100.00"));
+    assert_eq!(in_usd(&daemon.bill(hour(3)).await), usd("100.00"));
+}
+
+/// A currency is compared with its own recent runs, and approved by its own.
+async fn spikes_are_judged_by_currency(db: &Db) {
+    let (_, plan) = hundred_machines(db, "10000.00").await;
+    let fleet = Fleet::new(db);
+    let euros = fleet.wallet("10000.00").await;
+    db.execute(&format!("UPDATE wallets SET currency = 'EUR' WHERE organization_id = '{euros}'")).await;
+    let dear = fleet.plan(Plan::monthly("73000.00")).await;
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(1)).await;
+
+    // Nothing was charged in euros lately, so there is nothing to compare with.
+    fleet.instance(Instance::new(euros, dear, hour(0))).await;
+    let totals = daemon.bill(hour(2)).await;
+    assert_eq!(totals.amounts().to_string(), "200.00 EUR, 10.00 USD");
+    // An hour of a euro wallet costs far more than one of a dollar wallet, and that is usual.
+    assert_eq!(daemon.bill(hour(3)).await.amounts().to_string(), "100.00 EUR, 10.00 USD");
+
+    // What is usual in euros is a spike in dollars.
+    db.execute(&format!("UPDATE vps_plans SET base_price = {} WHERE id = '{plan}'", money(db, 73_000))).await;
+    let sum = spike(db, &daemon, &Order::by(hour(4))).await;
+    assert_eq!((sum.hours, sum.amount), (100, Money(usd("100.00"))));
+    let announced = waiting(&daemon).await.expect("it was announced");
+    assert_eq!(announced.excesses[0].currency.to_string(), "USD");
+    // Both.
+    db.execute(&format!("UPDATE vps_plans SET base_price = {}", money(db, 100 * 730_000))).await;
+    let Err(BillingError::Spike(Spike { excesses })) = daemon.carry_out(&Order::by(hour(4))).await else {
+        panic!("no spike")
+    };
+    assert_eq!(excesses.iter().map(|excess| excess.currency.to_string()).collect::<Vec<_>>(), ["EUR", "USD"]);
+    let announced = waiting(&daemon).await.expect("it was announced");
+    approve(&daemon.db, announced.id, announced.excesses[1], "ada").await.expect("it is in the audit log");
+    let left = waiting(&daemon).await.expect("euros still wait");
+    assert_eq!(left.excesses, announced.excesses[..1]);
+    let Err(BillingError::Spike(Spike { excesses })) = daemon.carry_out(&Order::by(hour(4))).await else {
+        panic!("no spike")
+    };
+    assert_eq!(excesses.len(), 1, "dollars are approved");
+    approve_all(&daemon).await;
+    daemon.bill(hour(4)).await;
+    assert_sound(db).await;
 }
 
 on_each_kind!(
+    spikes_are_judged_by_currency,
     a_slipped_digit_charges_nothing_and_leaves_no_trace_once_it_is_corrected,
     what_was_approved_is_charged_and_nothing_beyond,
     more_hours_and_more_machines_are_no_spike,

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     CENT, Daemon, TEN_CENTS_AN_HOUR, Then, add_instances, assert_sound, charged, contents, drop_trigger,
-    hour, number, trigger, usd,
+    hour, in_usd, number, trigger, usd,
 };
 
 /// This many organizations with a hundred in the wallet and `instances` each.
@@ -214,7 +214,7 @@ async fn a_commit_whose_answer_is_lost_is_not_repeated(db: &Db) {
 
     assert!(lost.load(Ordering::SeqCst), "the answer was lost");
     assert_eq!(
-        (bill.totals.charged, bill.totals.amount.0),
+        (bill.totals.charged, in_usd(&bill.totals)),
         (6, 60 * CENT),
         "the run counts what was committed"
     );

@@ -2,6 +2,7 @@
 
 use billing_jobs::{
     billing::Mode,
+    currency::Currency,
     uncharged::{Closed, Debt, uncharged},
 };
 use e2e::{Db, Fleet, HoldRow, Instance, Plan, on_variants};
@@ -17,12 +18,12 @@ async fn lost(daemon: &Daemon, minutes: i64) -> Option<(u64, u64, i64, u64)> {
     let closed =
         uncharged(&daemon.db, Closed::By(minute(minutes).timestamp_micros())).await.expect("readable");
     assert_eq!(bill.uncharged, closed, "the run and its holds agree");
-    let figures = |Debt { instances, hours, amount, unpriced }| (instances, hours, amount.0, unpriced);
+    let figures = |debt: &Debt| (debt.instances, debt.hours, debt.amounts.of(Currency::USD).0, debt.unpriced);
     match &closed[..] {
         [] => None,
         [one] => {
             assert_eq!(one.reason, "instance_deleted");
-            Some(figures(one.debt))
+            Some(figures(&one.debt))
         }
         several => panic!("{several:?}"),
     }

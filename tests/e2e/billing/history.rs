@@ -31,10 +31,10 @@ async fn no_statement_of_a_run_reads_a_history_table_as_a_whole() {
     db.execute(
         "INSERT INTO payment_transactions (organization_id, amount, payment_method, payment_provider, status)
          SELECT gen_random_uuid(), 1, 'card', 'stripe', 'completed' FROM generate_series(1, 20000);
-         INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount, carry)
-         SELECT '2020-01-01', gen_random_uuid(), gen_random_uuid(), 0, 1, 0, 0, 0 FROM generate_series(1, 20000);
-         INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, amount)
-         SELECT gen_random_uuid(), 0, '2020-01-01', 0, 0, 0, 0, 0 FROM generate_series(1, 20000);
+         INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount, carry, currency)
+         SELECT '2020-01-01', gen_random_uuid(), gen_random_uuid(), 0, 1, 0, 0, 0, 'USD' FROM generate_series(1, 20000);
+         INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, currencies)
+         SELECT gen_random_uuid(), 0, '2020-01-01', 0, 0, 0, 0, '{}' FROM generate_series(1, 20000);
          INSERT INTO billing_job_runs (id, job, scheduled_at, status, fence, daemon, started_at, finished_at)
          SELECT gen_random_uuid(), 'other', '2020-01-01', 'skipped', 0, '', '2020-01-01', '2020-01-01'
            FROM generate_series(1, 20000);

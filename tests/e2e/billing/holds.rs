@@ -6,8 +6,8 @@ use sea_orm::DbBackend;
 use uuid::Uuid;
 
 use super::{
-    CENT, Daemon, Order, TEN_CENTS_AN_HOUR, assert_sound, charged, contents, hold_of, hour, money, number,
-    usd,
+    CENT, Daemon, Order, TEN_CENTS_AN_HOUR, assert_sound, charged, contents, hold_of, hour, in_usd, money,
+    number, usd,
 };
 
 /// An instance that is to be held, in a wallet of a hundred with another one that is to be billed.
@@ -235,7 +235,7 @@ async fn more_hours_than_the_limit_are_held_whole_until_they_are_approved(db: &D
     let before = contents(db).await;
     let approved = Order::approved_by(hour(74));
     let preview = daemon.preview(&approved).await;
-    assert_eq!((preview.charged, preview.hours, preview.amount.0), (2, 75, usd("7.50")));
+    assert_eq!((preview.charged, preview.hours, in_usd(&preview)), (2, 75, usd("7.50")));
     assert_eq!(contents(db).await, before, "a dry run writes nothing at all");
 
     assert_eq!(daemon.bill(hour(74)).await.hours, 1, "without approval it is still held");

@@ -36,6 +36,7 @@ use billing_jobs::{
     BILLING_JOB,
     audit::audit,
     billing::{Bill, Biller, BillingError, Mode, Run, Scope, Settings, Totals, details},
+    currency::Currency,
     panel::Panel,
 };
 use billing_scheduler::{
@@ -58,6 +59,12 @@ const LEASE_TTL: Duration = Duration::from_mins(1);
 /// An amount in ten-thousandths.
 fn usd(amount: &str) -> i64 {
     Amount::from(amount).0
+}
+
+/// What was charged in dollars; nothing was in another currency.
+fn in_usd(totals: &Totals) -> i64 {
+    assert!(totals.amounts().iter().all(|(currency, _)| currency == Currency::USD), "{totals:?}");
+    totals.amounts().of(Currency::USD).0
 }
 
 /// `minutes` after these tests' beginning of time, which is no full hour, so that a period that drifts or is rounded shows.

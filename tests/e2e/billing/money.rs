@@ -1,10 +1,16 @@
 //! Money to the cent: a month costs its price, and a wallet moves by what its ledger says.
 
-use billing_jobs::billing::Settings;
+use billing_jobs::{
+    billing::Settings,
+    status::{RunEnd, StatusRow},
+};
 use e2e::{Db, Fleet, Instance, Plan, on_every_database};
 use sea_orm::DbBackend;
+use serde_json::json;
 
-use super::{CENT, Daemon, TEN_CENTS_AN_HOUR, add_instances, assert_sound, charged, hour, number, usd};
+use super::{
+    CENT, Daemon, TEN_CENTS_AN_HOUR, add_instances, assert_sound, charged, hold_of, hour, in_usd, number, usd,
+};
 
 /// Hours in a billing month.
 const MONTH: i64 = 730;
@@ -64,7 +70,7 @@ async fn a_wallet_moves_by_the_sum_of_its_charges(db: &Db) {
 
     let totals = Daemon::of(db).await.bill(hour(2)).await;
 
-    assert_eq!((totals.charged, totals.amount.0), (10, usd("2.00")));
+    assert_eq!((totals.charged, in_usd(&totals)), (10, usd("2.00")));
     assert_eq!(fleet.balance(org).await, usd("98.00"));
     let mut chain = Vec::new();
     for row in fleet.ledger(org).await {
@@ -178,5 +184,71 @@ async fn ledger_rows_follow_debit_order(db: &Db) {
     assert_sound(db).await;
 }
 
+/// The last column: the reason for which an organization with that currency is held.
+const CURRENCIES: [(&str, Option<&str>); 6] = [
+    ("'USD'", None),
+    ("'EUR'", None),
+    ("'EUR'", None),
+    ("NULL", Some("invalid_currency")),
+    ("'usd'", Some("invalid_currency")),
+    ("''", Some("invalid_currency")),
+];
+
+async fn currencies_are_never_added_up(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let mut instances = Vec::new();
+    for (currency, reason) in CURRENCIES {
+        let org = fleet.wallet("100.00").await;
+        db.execute(&format!("UPDATE wallets SET currency = {currency} WHERE organization_id = '{org}'"))
+            .await;
+        instances.push((org, fleet.instance(Instance::new(org, plan, hour(0))).await, reason));
+    }
+    // What the wallet does not cover is owed in its currency.
+    let poor = fleet.wallet("0.05").await;
+    db.execute(&format!("UPDATE wallets SET currency = 'GBP' WHERE organization_id = '{poor}'")).await;
+    fleet.instance(Instance::new(poor, plan, hour(0))).await;
+
+    let daemon = Daemon::of(db).await;
+    let totals = daemon.bill(hour(2)).await;
+
+    assert_eq!((totals.charged, totals.charges, totals.held, totals.hours), (3, 3, 4, 6));
+    assert_eq!(totals.amounts().to_string(), "0.40 EUR, 0.20 USD");
+    assert_eq!(totals.sums.main().map(|(currency, _)| currency.to_string()).as_deref(), Some("EUR"));
+    for (org, instance, reason) in instances {
+        if let Some(reason) = reason {
+            let hold = hold_of(&fleet, instance).await;
+            assert_eq!((hold.reason.as_str(), hold.hours, hold.amount), (reason, 2, Some(20 * CENT)));
+            assert!(hold.detail.contains("is not three letters A to Z"), "{}", hold.detail);
+        } else {
+            assert_eq!(fleet.balance(org).await, usd("99.80"));
+        }
+    }
+    let of = |rows: &str| format!("SELECT count(*) FROM {rows}");
+    for (rows, expected) in [
+        ("billing_charges WHERE currency = 'EUR'", 2),
+        ("payment_transactions WHERE currency = 'EUR' AND amount < 0", 2),
+        ("billing_holds WHERE currency IS NULL", 3),
+        ("billing_holds WHERE currency = 'GBP' AND reason = 'insufficient_balance'", 1),
+    ] {
+        assert_eq!(number(db, &of(rows)).await, expected, "{rows}");
+    }
+    let status = StatusRow::new(daemon.db.clone(), "daemon", "host", &json!({ "version": "1" }));
+    status.run_ended(&totals, RunEnd::Done).await.expect("the row is writable");
+    let shown = match db.backend() {
+        DbBackend::Sqlite => "total_amount = 4000 AND metadata ->> '$.totalAmounts.USD' = '0.20'",
+        _ => "total_amount = 0.4 AND metadata -> 'totalAmounts' ->> 'USD' = '0.20'",
+    };
+    assert_eq!(number(db, &of(&format!("billing_daemon_status WHERE {shown}"))).await, 1);
+    // A later run in the same currencies, and one after the currency was corrected.
+    db.execute("UPDATE wallets SET currency = 'USD' WHERE currency IS NULL").await;
+    assert_eq!(daemon.bill(hour(3)).await.amounts().to_string(), "0.20 EUR, 0.40 USD");
+    assert_sound(db).await;
+}
+
 on_every_database!(a_month_of_outages_costs_its_price, a_wallet_moves_by_the_sum_of_its_charges);
-on_each_kind!(an_hour_that_costs_less_than_the_wallet_can_hold_is_carried_on, ledger_rows_follow_debit_order);
+on_each_kind!(
+    an_hour_that_costs_less_than_the_wallet_can_hold_is_carried_on,
+    ledger_rows_follow_debit_order,
+    currencies_are_never_added_up
+);

@@ -12,7 +12,7 @@ use sea_orm::DbBackend;
 use uuid::Uuid;
 
 use super::{
-    Daemon, Order, TEN_CENTS_AN_HOUR, add_instances, assert_sound, contents, hour, number, texts, usd,
+    Daemon, Order, TEN_CENTS_AN_HOUR, add_instances, assert_sound, contents, hour, in_usd, number, texts, usd,
 };
 
 /// Something of everything: paid, short of money, without a wallet, without a plan.
@@ -120,7 +120,7 @@ async fn a_run_that_is_stopped_keeps_its_batches_and_the_next_one_does_the_rest(
         let charges = format!(
             "FROM billing_charges c JOIN billing_batches b ON b.id = c.batch_id WHERE b.run_id = '{run}'"
         );
-        assert_eq!(number(db, &format!("SELECT sum(c.amount) {charges}")).await, totals.amount.0);
+        assert_eq!(number(db, &format!("SELECT sum(c.amount) {charges}")).await, in_usd(&totals));
         assert_eq!(number(db, &format!("SELECT count(*) {charges}")).await, totals.charges.cast_signed());
     }
     for org in orgs {

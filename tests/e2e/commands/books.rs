@@ -31,7 +31,7 @@ async fn bill_in_full(db: &Db, arguments: &str) -> Value {
 /// The figures of `bill --json`, apart from how long it took.
 async fn bill(db: &Db, arguments: &str) -> Value {
     let mut shown = bill_in_full(db, arguments).await;
-    let figures = ["amount", "charged", "dry_run", "held", "hours"];
+    let figures = ["amounts", "charged", "dry_run", "held", "hours"];
     let others = ["approved_until", "beyond_limit", "seconds", "uncharged", "waits_for_approval"];
     let mut all = [&figures[..], &others[..]].concat();
     all.sort_unstable();
@@ -51,9 +51,10 @@ async fn beggar(db: &Db) {
 async fn a_bill_is_charged_once_and_tells_what_it_came_to(db: &Db) {
     let organizations = seed(db, 4).await;
     beggar(db).await;
-    let expected = json!({ "charged": 4, "held": 1, "hours": 12, "amount": "0.12", "dry_run": false });
+    let expected =
+        json!({ "charged": 4, "held": 1, "hours": 12, "amounts": { "USD": "0.12" }, "dry_run": false });
     assert_eq!(bill(db, "").await, expected);
-    let expected = json!({ "charged": 0, "held": 1, "hours": 0, "amount": "0.00", "dry_run": false });
+    let expected = json!({ "charged": 0, "held": 1, "hours": 0, "amounts": {}, "dry_run": false });
     assert_eq!(bill(db, "").await, expected);
     let ended = with(db).run("bill").await.expect_code(0);
     let sentence = "charged 0.00 for 0 hours of 0 machines; 1 held; ";
@@ -70,14 +71,16 @@ async fn what_is_beyond_the_catch_up_limit_waits_for_approval(db: &Db) {
     let fleet = Fleet::new(db);
     let (org, plan) = (fleet.wallet("100.00").await, fleet.plan(Plan::monthly("7.30")).await);
     fleet.instance(Instance::new(org, plan, now(db).await - TimeDelta::hours(100))).await;
-    let held = json!({ "charged": 0, "held": 1, "hours": 0, "amount": "0.00", "dry_run": false });
+    let held = json!({ "charged": 0, "held": 1, "hours": 0, "amounts": {}, "dry_run": false });
     assert_eq!(bill(db, "").await, held);
     let jobs = "[[job]]\nname = 'billing'\nkind = 'billing'\nschedule = { every = '1h' }\nparams = { max-catch-up-hours = 99 }\n";
     let shown = json(&with(db).file("jobs.toml", &beside(db, jobs)).run("bill --json").await.expect_code(0));
     assert_eq!(shown["held"], 1, "the limit is the configuration's");
-    let expected = json!({ "charged": 1, "held": 0, "hours": 100, "amount": "1.00", "dry_run": true });
+    let expected =
+        json!({ "charged": 1, "held": 0, "hours": 100, "amounts": { "USD": "1.00" }, "dry_run": true });
     assert_eq!(bill(db, "--approve-catch-up --all --dry-run").await, expected);
-    let expected = json!({ "charged": 1, "held": 0, "hours": 100, "amount": "1.00", "dry_run": false });
+    let expected =
+        json!({ "charged": 1, "held": 0, "hours": 100, "amounts": { "USD": "1.00" }, "dry_run": false });
     assert_eq!(bill(db, "--approve-catch-up --all").await, expected);
 }
 
@@ -154,11 +157,12 @@ async fn while_another_holds_the_lease_only_a_dry_run_bills(db: &Db) {
     ))
     .await;
     let before = everything(db).await;
-    let expected = json!({ "charged": 3, "held": 1, "hours": 9, "amount": "0.09", "dry_run": true });
+    let expected =
+        json!({ "charged": 3, "held": 1, "hours": 9, "amounts": { "USD": "0.09" }, "dry_run": true });
     assert_eq!(bill(db, "--dry-run").await, expected);
     let ended = with(db).run("bill --dry-run").await.expect_code(0);
     assert!(
-        ended.out[0].starts_with("would charge 0.09 for 9 hours of 3 machines; 1 held; "),
+        ended.out[0].starts_with("would charge 0.09 USD for 9 hours of 3 machines; 1 held; "),
         "{}",
         ended.text()
     );

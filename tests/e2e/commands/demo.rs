@@ -14,7 +14,7 @@ async fn figures(arguments: &str) -> Value {
         json(&program.run(&format!("demo --instances 250 --json {arguments}")).await.expect_code(0));
     assert_eq!(
         keys(&shown),
-        ["amount", "audit", "charged", "held", "hours", "instances", "second_run_charged", "seconds"]
+        ["amounts", "audit", "charged", "held", "hours", "instances", "second_run_charged", "seconds"]
     );
     assert_eq!(keys(&shown["audit"]), ["checked", "violations"]);
     let seconds = shown.as_object_mut().and_then(|shown| shown.remove("seconds"));
@@ -51,7 +51,7 @@ async fn the_demo_shows_the_same_fleet_for_the_same_seed_on_every_database() {
         assert_eq!(shown["charged"], charged);
         assert_eq!(shown["held"], held);
         assert_eq!(shown["hours"], hours);
-        assert_eq!(shown["amount"], json!(format!("{}.{:04}", amount / 10_000, amount % 10_000)));
+        assert_eq!(shown["amounts"]["USD"], json!(format!("{}.{:04}", amount / 10_000, amount % 10_000)));
         let waiting = "SELECT count(*) FROM vps_instances i
                         WHERE NOT EXISTS (SELECT 1 FROM billing_charges c WHERE CAST(c.instance_id AS text) = CAST(i.id AS text))
                           AND NOT EXISTS (SELECT 1 FROM billing_holds h WHERE CAST(h.instance_id AS text) = CAST(i.id AS text))";

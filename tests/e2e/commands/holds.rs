@@ -61,6 +61,7 @@ async fn held_instances_are_listed_with_advice(db: &Db) {
             "accepted_until",
             "advice",
             "amount",
+            "currency",
             "deleted",
             "detail",
             "hours",
@@ -169,8 +170,7 @@ async fn debt_of_deleted_instance_can_be_written_off(db: &Db) {
     program.run("holds write-off web-3 --reason left").await.expect_code(64);
 
     let shown = json(&program.run("status --json").await.expect_code(1));
-    let expected =
-        json!({ "reason": "written_off", "instances": 1, "hours": 2, "amount": "0.02", "unpriced": 0 });
+    let expected = json!({ "reason": "written_off", "instances": 1, "hours": 2, "amounts": { "USD": "0.02" }, "unpriced": 0 });
     assert!(shown["uncharged"].as_array().is_some_and(|list| list.contains(&expected)), "{shown}");
     let audit = json(&program.run("audit --json").await.expect_code(0));
     assert_eq!(audit["uncharged"]["written_off"]["hours"], 2, "{audit}");

@@ -118,7 +118,7 @@ async fn the_daemon_tells_how_billing_stands(db: &Db) {
         "billing_daemon_runs_total{job=\"billing\",status=\"done\"} 1",
         "billing_daemon_charged_instances_total 2",
         "billing_daemon_charged_hours_total 6",
-        "billing_daemon_charged_ten_thousandths_total 600",
+        "billing_daemon_charged_ten_thousandths_total{currency=\"USD\"} 600",
         "billing_daemon_held_instances{reason=\"no_price\"} 0",
         "billing_daemon_audit_violations 0",
         "billing_daemon_daemons_alive 1",

@@ -36,7 +36,7 @@ async fn a_spike_waits_for_the_amount_that_a_person_has_seen(db: &Db) {
     // The panel would charge the same: it is kept waiting, and told why.
     db.execute("UPDATE billing_fences SET worked_at = NULL").await;
     let running = program.start("run");
-    running.says("then run `billing-daemon bill --approve 20.00`").await;
+    running.says("then run `billing-daemon bill --approve 20.00 USD`").await;
     eventually("the heartbeat goes on, with the reason", async || {
         let told = ask(
             db,
@@ -58,16 +58,18 @@ async fn a_spike_waits_for_the_amount_that_a_person_has_seen(db: &Db) {
     let refused = program.run("bill").await.expect_code(1);
     assert!(refused.text().contains("nothing was charged"), "{}", refused.text());
     let dry = program.run("bill --dry-run").await.expect_code(1);
-    assert!(dry.text().contains("--approve 20.00`"), "{}", dry.text());
+    assert!(dry.text().contains("--approve 20.00 USD`"), "{}", dry.text());
     let dry = program.run("bill --dry-run --json").await.expect_code(1);
     let dry: serde_json::Value = serde_json::from_str(&dry.out[0]).expect("JSON");
-    let waits = &dry["waits_for_approval"];
+    let waits = &dry["waits_for_approval"]["USD"];
     assert_eq!((&waits["amount"], &waits["hours"]), (&"20.00".into(), &2.into()), "{dry}");
     let refused = program.run("bill --approve 19.00").await.expect_code(64);
-    assert!(refused.text().contains("is 20.00 for 2 hours, not 19.00"), "{}", refused.text());
+    assert!(refused.text().contains("is 20.00 USD for 2 hours, not 19.00"), "{}", refused.text());
     assert_eq!(ask(db, charges).await, before);
+    let refused = program.run("bill --approve 20.00 EUR").await.expect_code(64);
+    assert!(refused.text().contains("then use `--approve 20.00 USD`"), "{}", refused.text());
     let done = program.run("bill --approve 20.00").await.expect_code(0);
-    assert!(done.out[0].starts_with("charged 20.00 for 2 hours of 1 machines"), "{}", done.text());
+    assert!(done.out[0].starts_with("charged 20.00 USD for 2 hours of 1 machines"), "{}", done.text());
     let refused = program.run("bill --approve 20.00").await.expect_code(64);
     assert!(refused.text().contains("no run waits for an approval"), "{}", refused.text());
     program.run("audit").await.expect_code(0);
@@ -83,7 +85,7 @@ async fn dry_run_amount_can_be_approved(db: &Db) {
     let created = now(db).await - chrono::TimeDelta::minutes(150);
     fleet.instance(Instance::new(org, plan, created)).await;
     let dry = program.run("bill --dry-run").await.expect_code(1);
-    assert!(dry.text().contains("--approve 20.00`"), "{}", dry.text());
+    assert!(dry.text().contains("--approve 20.00 USD`"), "{}", dry.text());
     program.run("bill --approve 19.00").await.expect_code(64);
     program.run("bill --approve 20.00").await.expect_code(0);
     let approvals = "SELECT count(*) FROM billing_job_audit WHERE action = 'approve a spike'";

@@ -74,7 +74,10 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
     assert_eq!((&well["ok"], &well["holds"]), (&json!(true), &json!([])));
     let run = &well["last_run"];
     assert_eq!((&run["status"], &run["trigger"]), (&json!("done"), &json!("schedule")));
-    assert_eq!(run["totals"], json!({ "charged": 2, "held": 0, "hours": 6, "amount": "0.06" }));
+    assert_eq!(
+        run["totals"],
+        json!({ "charged": 2, "held": 0, "hours": 6, "amounts": { "USD": "0.06" }, "currency": "USD" })
+    );
     let daemons = well["daemons"].as_array().expect("a list");
     assert_eq!(daemons.len(), 1);
     assert_eq!((&daemons[0]["state"], &daemons[0]["bills"]), (&json!("alive"), &json!("next")));
@@ -89,7 +92,7 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
     assert!(said.err.is_empty() && said.out[0] == "billing    all is well", "{}", said.text());
     assert!(said.out.iter().all(|line| line.chars().count() <= 80), "it fits the terminal: {}", said.text());
     let says = |said: &Ended, text: &str| assert!(said.text().contains(text), "no `{text}`: {}", said.text());
-    says(&said, "charged 0.06 for 6 hours of 2 machines");
+    says(&said, "charged 0.06 USD for 6 hours of 2 machines");
     says(&said, "may bill next");
 
     running.terminated().await.expect_code(0);
@@ -114,14 +117,17 @@ async fn what_is_held_is_told_by_reason_and_arrears_are_no_fault(db: &Db) {
     assert_eq!(problems(&shown), ["no_daemon", "held"], "{shown}");
     let message = shown["problems"][1]["message"].as_str().expect("text");
     assert_eq!(message, "1 instance is held for `no_price`: set the plan's price, to 0 if it is free");
-    assert_eq!(shown["arrears"], json!({ "instances": 1, "hours": 2, "amount": "0.02", "unpriced": 0 }));
+    assert_eq!(
+        shown["arrears"],
+        json!({ "instances": 1, "hours": 2, "amounts": { "USD": "0.02" }, "unpriced": 0 })
+    );
     let unpriced = &shown["holds"][1];
-    assert_eq!((&unpriced["amount"], &unpriced["unpriced"]), (&Value::Null, &json!(1)), "{unpriced}");
+    assert_eq!((&unpriced["amounts"], &unpriced["unpriced"]), (&json!({}), &json!(1)), "{unpriced}");
     let held: Vec<_> =
         shown["holds"].as_array().expect("a list").iter().map(|held| &held["reason"]).collect();
     assert_eq!(held, ["insufficient_balance", "no_price"]);
     let said = program.run("status").await.expect_code(1);
-    assert!(said.text().contains("insufficient_balance  2 h, 0.02, since "), "{}", said.text());
+    assert!(said.text().contains("insufficient_balance  2 h, 0.02 USD, since "), "{}", said.text());
     assert!(said.text().contains("no_price              2 h, unknown, since "), "{}", said.text());
 }
 

@@ -47,7 +47,7 @@ async fn billing_that_cannot_write_is_reported_as_failed_until_it_can(db: &Db) {
     }
 
     db.execute("GRANT INSERT ON payment_transactions TO billing_run").await;
-    daemon.says("charged 0.09 for 9 hours of 3 instances").await;
+    daemon.says("charged 0.09 USD for 9 hours of 3 instances").await;
     let told = format!(
         "SELECT concat_ws(' ', status, last_run_success, instances_billed, heartbeat_at > '{}', error_message)
            FROM billing_daemon_status",
@@ -78,7 +78,7 @@ async fn a_lost_database_costs_a_daemon_its_run_and_not_its_life(db: &Db) {
     assert_eq!(ask(db, charges).await, "2", "what was not committed is not charged");
 
     proxy.restore();
-    daemon.says("charged 0.09 for 9 hours of 3 instances").await;
+    daemon.says("charged 0.09 USD for 9 hours of 3 instances").await;
     let told = "SELECT concat_ws(' ', status, last_run_success, heartbeat_at > now() - interval '10 seconds')
                   FROM billing_daemon_status";
     eventually("it beats again", async || (ask(db, told).await == "running t t").then_some(())).await;

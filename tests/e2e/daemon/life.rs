@@ -19,7 +19,7 @@ run-at-start = true
 async fn a_daemon_as_it_ships_bills_beats_and_stays(db: &Db) {
     let organizations = seed(db, 4).await;
     let mut daemon = daemon(db, &[SHIPPED]).start("run");
-    daemon.says("charged 0.12 for 12 hours of 4 instances, 0 held").await;
+    daemon.says("charged 0.12 USD for 12 hours of 4 instances, 0 held").await;
     let beats = "SELECT status FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
     eventually("it beats", async || (ask(db, beats).await == "running").then_some(())).await;
     assert!(daemon.is_alive(), "nobody asked it to end");
@@ -39,7 +39,7 @@ async fn database_url_alone_runs_built_in_jobs(db: &Db) {
 
     let daemon = program.start("run");
     daemon.says("no ./jobs.toml and no /etc/billing-daemon/jobs.toml: using the built-in defaults").await;
-    daemon.says("charged 0.12 for 12 hours of 4 instances, 0 held").await;
+    daemon.says("charged 0.12 USD for 12 hours of 4 instances, 0 held").await;
     let beats = "SELECT status FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
     eventually("it beats", async || (ask(db, beats).await == "running").then_some(())).await;
     let billed = program.run("bill").await;

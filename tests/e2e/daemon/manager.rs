@@ -36,7 +36,7 @@ async fn check_life(at: At) {
         }
     };
     assert!(charged.starts_with("2 jobs; billing at "), "{charged}");
-    assert!(charged.ends_with(" UTC charged 0.12 for 12 hours of 4 instances, 0 held"), "{charged}");
+    assert!(charged.ends_with(" UTC charged 0.12 USD for 12 hours of 4 instances, 0 held"), "{charged}");
 
     let program = program.file("jobs.toml", &[BILLING, HEARTBEAT, TICK].concat());
     running.signal(Signal::HUP);

@@ -22,7 +22,7 @@ async fn sigterm_during_run_completes_it(db: &Db) {
     running.says("SIGTERM: nothing new starts; runs in progress continue for up to 60 s").await;
     obstacle.remove().await;
     let ended = running.ended().await.expect_code(0);
-    assert!(ended.text().contains("charged 0.24 for 24 hours of 8 instances"), "{}", ended.text());
+    assert!(ended.text().contains("charged 0.24 USD for 24 hours of 8 instances"), "{}", ended.text());
     check_all_charged_once(db, &organizations).await;
     let run = "status || ' ' || items || ' ' || attempt FROM billing_job_runs WHERE job = 'billing'";
     assert_eq!(rows(db, run).await, ["done 8 1"]);
@@ -77,7 +77,7 @@ async fn check_stopped_after_batch(db: &Db, settings: &str, stop: impl AsyncFnOn
 
     let running = program.start("run");
     let left = organizations.len() - billed;
-    running.says(&format!("charged 0.{0:02} for {0} hours of {left} instances", 3 * left)).await;
+    running.says(&format!("charged 0.{0:02} USD for {0} hours of {left} instances", 3 * left)).await;
     running.says("job `billing` done").await;
     running.terminated().await.expect_code(0);
     check_all_charged_once(db, &organizations).await;
@@ -106,7 +106,7 @@ async fn kill_9_in_the_middle_of_a_run_neither_loses_nor_repeats_a_charge(db: &D
 
     // The lease of the dead one has to run out first.
     let running = program.start("run");
-    running.says("charged 0.12 for 12 hours of 4 instances").await;
+    running.says("charged 0.12 USD for 12 hours of 4 instances").await;
     running.terminated().await.expect_code(0);
     check_all_charged_once(db, &organizations).await;
 }

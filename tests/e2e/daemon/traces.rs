@@ -268,7 +268,7 @@ async fn a_run_of_billing_is_a_trace_from_its_plan_to_its_commits(db: &Db) {
         assert!(run.resource.get(name).is_some_and(|value| !value.is_empty()), "{name}: {:?}", run.resource);
     }
     assert!(
-        run.events.iter().any(|(said, _)| said == "charged 0.09 for 9 hours of 3 instances, 0 held"),
+        run.events.iter().any(|(said, _)| said == "charged 0.09 USD for 9 hours of 3 instances, 0 held"),
         "{run:?}"
     );
 
@@ -287,7 +287,7 @@ async fn a_run_of_billing_is_a_trace_from_its_plan_to_its_commits(db: &Db) {
             ("charges", "1"),
             ("held", "0"),
             ("hours", "3"),
-            ("amount", "0.03"),
+            ("amounts", "0.03 USD"),
         ] {
             assert_eq!(batch.field(name), value, "{name}");
         }

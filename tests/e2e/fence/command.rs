@@ -307,12 +307,12 @@ async fn the_daemons_commands_work_behind_the_fence() {
     seed(&db, 2, 2, 2).await;
     let said = run(&db.url, "bill --dry-run").await.expect_code(0);
     assert!(
-        said.out[0].starts_with("would charge 0.08 for 8 hours of 4 machines; 0 held"),
+        said.out[0].starts_with("would charge 0.08 USD for 8 hours of 4 machines; 0 held"),
         "{}",
         said.text()
     );
     let said = run(&db.url, "bill").await.expect_code(0);
-    assert!(said.out[0].starts_with("charged 0.08 for 8 hours of 4 machines; 0 held"), "{}", said.text());
+    assert!(said.out[0].starts_with("charged 0.08 USD for 8 hours of 4 machines; 0 held"), "{}", said.text());
     silent_for(&db, 91).await;
     seed(&db, 1, 1, 2).await;
     assert_eq!(panel(&db, &db.url_for(Login::Owner)).await.pass().await.billed, 1);

@@ -58,12 +58,16 @@ async fn an_adoption_tells_what_is_wrong_and_begins_where_the_panel_stopped(db: 
     let org = a_fleet_with_faults(db).await;
     for commit in [false, true] {
         let adoption = adopt(db, commit).await;
-        assert_eq!((adoption.wallets, adoption.baselines, adoption.drift.0), (3, 1, 990_000));
+        assert_eq!(
+            (adoption.wallets, adoption.baselines, adoption.drift.to_string().as_str()),
+            (3, 1, "99.00 USD")
+        );
         assert_eq!((adoption.machines, adoption.meters), (8, 7));
         // Two hours of each machine, one of `two`, and a hundred more of `late`.
         assert_eq!((adoption.due_machines, adoption.due_hours), (7, 113));
-        // Those that can be priced, at a cent.
-        assert_eq!((adoption.due_amount.0, adoption.due_unpriced), (100 * 109, 2));
+        // Those that can be priced, at a cent; one has no wallet.
+        assert_eq!(adoption.due_amounts.to_string(), "1.07 USD, 0.02 XXX");
+        assert_eq!(adoption.due_unpriced, 2);
         let expected = [
             ("catch_up_limit", 1),
             ("drift", 1),
@@ -233,10 +237,10 @@ async fn an_adoption_is_told_in_a_table_and_as_json() {
         "beside a panel of generation G3; the fence is off",
         "wallets             3",
         "  baselines         1  the audit measures from here",
-        "  drifting          1  by 99.00 in all",
+        "  drifting          1  by 99.00 USD in all",
         "machines            8",
         "  meters            7  set where the panel stopped",
-        "  due               7  113 hours, 1.09",
+        "  due               7  113 hours, 1.07 USD, 0.02 XXX",
         "catch_up_limit      1  machine late (",
         "drift               1  wallet ",
         "duplicate_label     1  2 machines of organization ",
@@ -261,7 +265,7 @@ async fn an_adoption_is_told_in_a_table_and_as_json() {
     );
     assert_eq!(
         (&shown["dry_run"], &shown["meters"], &shown["drift"]),
-        (&false.into(), &7.into(), &"99.00".into())
+        (&false.into(), &7.into(), &serde_json::json!({ "USD": "99.00" }))
     );
     assert_eq!(shown["findings"]["duplicate_wallets"]["count"], 2);
     assert_eq!(number(&db, METERS).await, 7);

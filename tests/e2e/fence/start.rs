@@ -31,7 +31,7 @@ async fn beside_a_panel_that_bills_by_itself_nothing_is_charged_without_a_fence_
     let off = format!("[daemon]\npanel-billing = \"off\"\n{jobs}");
     let daemon = with(db, &off).start("run");
     daemon.says(&format!("beside a panel of generation {generation}; the fence is off")).await;
-    daemon.says("charged 0.04 for 4 hours of 2 instances, 0 held").await;
+    daemon.says("charged 0.04 USD for 4 hours of 2 instances, 0 held").await;
     daemon.terminated().await.expect_code(0);
 
     seed(db, 1, 2, 2).await;

@@ -132,9 +132,9 @@ impl Place {
                   WHERE h * (SELECT count(*) FROM fleet) + f.n < {rows}"
             ),
             "INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount,
-                                          carry, payment_transaction_id)
+                                          carry, payment_transaction_id, currency)
              SELECT f.last_billed_at - interval '10000 hours' + p.h * interval '1 hour', f.id, f.organization_id, 0, 1,
-                    5000000, 68, 0, p.ledger
+                    5000000, 68, 0, p.ledger, 'USD'
                FROM past p JOIN fleet f USING (n) ORDER BY 1, 2"
                 .to_owned(),
             "INSERT INTO payment_transactions (id, organization_id, amount, currency, payment_method, payment_provider,
@@ -194,7 +194,7 @@ impl Place {
         let queries = [
             of(
                 "billing_charges",
-                "period_start, instance_id, organization_id, hours, rate, amount, carry, by_panel",
+                "period_start, instance_id, organization_id, hours, rate, amount, carry, currency, by_panel",
                 "batch_id > 0",
             ),
             of(
@@ -203,7 +203,7 @@ impl Place {
                 "true",
             ),
             of("billing_wallets", "wallet_id, organization_id, opening_balance, opening_ledger", "true"),
-            of("billing_batches", "instances, charges, held, hours, amount", "true"),
+            of("billing_batches", "instances, charges, held, hours, currencies", "true"),
             of(
                 "payment_transactions",
                 "organization_id, amount, currency, payment_method, payment_provider, status, description, metadata",

@@ -138,8 +138,8 @@ fn make_history(connection: &Connection, rows: u32) -> rusqlite::Result<()> {
                 start + h * 3600 AS start
            FROM hours CROSS JOIN fleet ORDER BY h, n LIMIT {rows};
          INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount, carry,
-                                      payment_transaction_id)
-         SELECT start * 1000000, id, organization, 0, 1, 5000000, 68, 0, ledger FROM past ORDER BY start, id;
+                                      payment_transaction_id, currency)
+         SELECT start * 1000000, id, organization, 0, 1, 5000000, 68, 0, ledger, 'USD' FROM past ORDER BY start, id;
          INSERT INTO payment_transactions (id, organization_id, amount, currency, payment_method, payment_provider, status,
                                            description, metadata)
          SELECT ledger, organization, -68, 'USD', 'wallet_debit', 'internal', 'completed',
@@ -253,14 +253,14 @@ impl Bench for SqliteEngine {
         let of = |connection: &Connection, from: [i64; 4]| {
             let queries = [
                 format!(
-                    "SELECT period_start, instance_id, organization_id, hours, rate, amount, carry, by_panel
+                    "SELECT period_start, instance_id, organization_id, hours, rate, amount, carry, currency, by_panel
                        FROM billing_charges WHERE batch_id > {}",
                     from[2]
                 ),
                 "SELECT instance_id, organization_id, billed_through, carry, rate, rate_changes FROM billing_meters"
                     .to_owned(),
                 "SELECT wallet_id, organization_id, opening_balance, opening_ledger FROM billing_wallets".to_owned(),
-                "SELECT instances, charges, held, hours, amount FROM billing_batches".to_owned(),
+                "SELECT instances, charges, held, hours, currencies FROM billing_batches".to_owned(),
                 format!(
                     "SELECT organization_id, amount, currency, payment_method, payment_provider, status, description,
                             metadata

@@ -56,7 +56,7 @@ pub(super) async fn execute(common: &Common, options: &cli::Demo) -> Result<(), 
             "charged": shown.first.charged,
             "held": shown.first.held,
             "hours": shown.first.hours,
-            "amount": shown.first.amount.to_string(),
+            "amounts": shown.first.amounts(),
             "seconds": seconds(shown.took),
             "second_run_charged": shown.second.charged,
             "audit": { "checked": shown.audit.checked, "violations": shown.audit.violations.len() },
@@ -182,10 +182,10 @@ fn report(options: &cli::Demo, engine: &str, place: &Place, shown: &Shown) {
         grouped(u64::from(fleet::organizations(options.instances))),
     ));
     say(format!(
-        "  charged     {:>9}  machines: {} hours for ${}, in {} s",
+        "  charged     {:>9}  machines: {} hours for {}, in {} s",
         grouped(first.charged),
         grouped(first.hours),
-        first.amount,
+        first.amounts(),
         seconds(*took)
     ));
     say(format!("  held        {:>9}  machines, each with its reason:", grouped(first.held)));
