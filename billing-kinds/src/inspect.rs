@@ -1,6 +1,8 @@
 //! What the parameters of a job contradict, and what they name that this host does not have.
 
-use std::{io, path::Path, time::Duration};
+#[cfg(unix)]
+use std::path::Path;
+use std::{io, time::Duration};
 
 use billing_scheduler::{Remark, Severity, duration};
 

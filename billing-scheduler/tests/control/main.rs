@@ -348,6 +348,7 @@ async fn idempotency_keys_follow_requests_not_attempts() {
     world.clock.advance(Duration::from_secs(1));
     world.scheduler.tick();
     world.script.started.notified().await;
+    world.scheduler.interrupt();
     world.scheduler.drain(Duration::from_secs(30)).await;
     let spec = JobSpec::new("job", "script", hourly());
     let next = daemon(&world.store.as_holder("next"), &world.clock, &world.script, spec);
