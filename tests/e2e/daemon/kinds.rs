@@ -83,7 +83,9 @@ async fn killed_daemon_takes_its_programs_along() {
         let pids = eventually("it runs", async || Some([read("child")?, read("pid")?])).await;
         assert!(pids.iter().all(|pid| is_running(pid.trim())));
         if stops {
+            // The second signal asks the run to stop.
             running.signal(Signal::TERM);
+            running.signal(Signal::INT);
             eventually("it was asked to stop", async || read("asked")).await;
         }
         running.signal(Signal::KILL);
