@@ -131,7 +131,7 @@ pub(crate) enum Command {
     /// Find everything that is wrong with jobs.toml and the environment
     #[command(after_help = "Example:\n  billing-daemon check --config /etc/billing-daemon/jobs.toml")]
     Check {
-        /// Print the jobs.toml that is used where there is none, and check nothing
+        /// Print the built-in jobs.toml instead of checking one
         #[arg(long)]
         print_defaults: bool,
     },

@@ -13,7 +13,7 @@ pub struct Identity {
     pub instance: String,
     /// Of this machine.
     pub hostname: String,
-    /// What the row tells of the process.
+    /// The row's metadata about the process.
     pub metadata: Value,
 }
 

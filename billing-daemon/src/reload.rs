@@ -195,7 +195,7 @@ impl Source {
     }
 }
 
-/// Whether there is a file at `path`, readable or not. One that cannot be inspected counts: whoever put it there expects it to
+/// Whether there is a file at `path`, readable or not. One that cannot be inspected counts: the operator expects it to
 /// be used.
 pub(crate) fn is_there(path: &Path) -> bool {
     !fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)

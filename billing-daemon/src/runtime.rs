@@ -304,7 +304,7 @@ pub(crate) fn registry(services: &Services, plugins: &Plugins) -> Registry {
     registry
 }
 
-/// The configuration in force. While its file is read again, a task of its own has it: whoever ticks the scheduler waits
+/// The configuration in force. While its file is read again, a separate task holds it: the task that ticks the scheduler waits
 /// for no validation.
 struct Followed {
     /// `None` during a reload.

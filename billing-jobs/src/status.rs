@@ -23,7 +23,7 @@ pub const ALIVE_WITHIN: Duration = Duration::from_secs(150);
 pub enum RunEnd<'a> {
     /// It looked at the whole fleet.
     Done,
-    /// It stopped before, and the next run goes on from there.
+    /// It stopped early, and the next run continues from there.
     Interrupted,
     /// It failed, and why.
     Failed(&'a str),
@@ -41,7 +41,7 @@ pub struct StatusRow {
 /// What the column `metadata` holds.
 #[derive(Debug)]
 struct Metadata {
-    /// What the row tells of the process.
+    /// The row's metadata about the process.
     process: serde_json::Value,
     /// The amounts of the last run in each currency, of which the panel's own column has room for one.
     amounts: Option<Amounts>,

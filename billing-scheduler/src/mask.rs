@@ -91,7 +91,7 @@ impl Mask {
         self.parts.is_empty()
     }
 
-    /// How many bytes one occurrence of a secret may have at most. Whoever cuts a text needs so many bytes on the other side of the
+    /// How many bytes one occurrence of a secret may have at most. A caller that cuts a text needs this many bytes on the other side of the
     /// cut to recognize a secret that the cut divides.
     #[must_use]
     pub fn reach(&self) -> usize {
@@ -274,7 +274,7 @@ fn escaped_character(text: &[u8], at: usize) -> Option<(char, usize)> {
     })
 }
 
-/// With the characters next to it that tell of the secret as well.
+/// With the adjacent characters that also reveal the secret.
 fn widened(text: &[u8], found: Range<usize>) -> Range<usize> {
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/-_".contains(byte);
     let before = found.start.checked_sub(1).filter(|at| is_base64(&text[*at]));

@@ -123,7 +123,7 @@ async fn down_removes_created_tables_with_rows() {
     check(&db).await.unwrap();
 }
 
-/// Tables that reference those of the panel were added by whoever uses the database now.
+/// Tables that reference those of the panel were added by the present user of the database.
 #[tokio::test]
 async fn down_refuses_while_foreign_rows_depend() {
     let (_dir, db) = migrated().await;

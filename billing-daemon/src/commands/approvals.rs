@@ -1,4 +1,4 @@
-//! What `bill` is told to charge beyond its limits: a catch-up, or a spike.
+//! The approvals that `bill` takes: a catch-up, or a spike.
 
 use billing_jobs::{
     billing::{

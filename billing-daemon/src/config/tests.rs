@@ -1027,7 +1027,7 @@ proptest! {
     }
 }
 
-/// Whoever begins with a jobs.toml gets the same as whoever begins without.
+/// The jobs.toml that ships and the built-in defaults are the same jobs.
 #[test]
 fn built_in_defaults_match_shipped_file() {
     let plugins = Plugins::none();

@@ -50,7 +50,7 @@ pub struct Adoption {
     pub due_hours: u64,
     /// What they cost, as far as that can be said.
     pub due_amounts: Amounts,
-    /// Machines with hours due that have no price. They are not in `due_amounts`.
+    /// Instances with hours due that have no price. They are not in `due_amounts`.
     pub due_unpriced: u64,
     /// What is wrong, by kind.
     pub findings: BTreeMap<&'static str, Findings>,

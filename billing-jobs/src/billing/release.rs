@@ -36,7 +36,7 @@ pub struct Release {
     pub held_hours: u64,
     /// What these cost, as far as that can be said.
     pub held_amounts: Amounts,
-    /// Held machines whose hours have no known price. They are not in `held_amounts`.
+    /// Held instances whose hours have no known price. They are not in `held_amounts`.
     pub held_unpriced: u64,
     /// Rows of daemons that a panel no longer waits for.
     pub heartbeats: u64,

@@ -107,7 +107,7 @@ impl Sums {
         amounts
     }
 
-    /// The currency with the most charges, which stands where there is room for one only; of several the first.
+    /// The currency with the most charges, for a place that holds only one; of several the first.
     #[must_use]
     pub fn main(&self) -> Option<(Currency, Money)> {
         let most = self.iter().map(|(_, sum)| sum.charges).max()?;

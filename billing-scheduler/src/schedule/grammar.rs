@@ -230,7 +230,7 @@ fn weekday(word: &Word<'_>) -> Result<u8, Refused> {
     Ok(value(CronField::Weekday, word)? % 7)
 }
 
-/// The items of a list. What stands for the whole field stands alone.
+/// The items of a list. An item that selects the whole field is the only one.
 fn items<'t>(field: CronField, word: &Word<'t>) -> Result<Vec<Word<'t>>, Refused> {
     let items: Vec<Word<'t>> = word.split(|c| c == ',');
     for (place, item) in items.iter().enumerate() {

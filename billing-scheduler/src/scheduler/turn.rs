@@ -312,7 +312,7 @@ impl Inner {
                     let is_stopped =
                         ctx.stop_requested().is_some_and(|reason| has_run || reason != StopReason::Cancelled);
                     if is_stopped || self.is_closed() {
-                        // The claim was answered late, an earlier run of this turn was told to stop, or the process ends.
+                        // The claim was answered late, an earlier run of this turn was asked to stop, or the process ends.
                         return Ok((now + RING).into());
                     }
                     if has_run && let Some(running) = lock(&self.running).get_mut(&turn.entry.place) {
