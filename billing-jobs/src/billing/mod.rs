@@ -43,7 +43,7 @@ use self::{
 use crate::{
     BILLING_JOB,
     currency::Currency,
-    db::{alone, execute, explained, query_all, query_one, statement},
+    db::{alone, begin_read, execute, explained, query_all, query_one, statement},
     hold::Reason,
     money::Money,
     panel::Panel,
@@ -389,7 +389,14 @@ impl Biller {
             // A batch whose commit was not answered is counted by its row, not by us.
             totals = self.ask("sum up the run", self.totals_of(run.id)).await?;
             let closed = Closed::By(as_of.timestamp_micros());
-            uncharged = self.ask("sum up what was closed", uncharged_in(&self.db, closed)).await?;
+            uncharged = self
+                .ask("sum up what was closed", async {
+                    let txn = begin_read(&self.db).await?;
+                    let found = uncharged_in(&txn, closed).await?;
+                    txn.commit().await?;
+                    Ok(found)
+                })
+                .await?;
         }
         match unposted.pop() {
             Some(last) => Err(BillingError::Unposted { batches: unposted.len() + 1, last }),

@@ -6,6 +6,7 @@ use billing_jobs::{
     uncharged::{Closed, Debt, uncharged},
 };
 use e2e::{Db, Fleet, HoldRow, Instance, Plan, on_variants};
+use sea_orm::TransactionTrait as _;
 use uuid::Uuid;
 
 use super::{
@@ -15,8 +16,9 @@ use super::{
 /// What the run at `minutes` closed as `instance_deleted`: instances, hours, amount, and those without a known price.
 async fn lost(daemon: &Daemon, minutes: i64) -> Option<(u64, u64, i64, u64)> {
     let bill = daemon.carry_out(&Order::by(minute(minutes))).await.expect("the run comes to its end");
-    let closed =
-        uncharged(&daemon.db, Closed::By(minute(minutes).timestamp_micros())).await.expect("readable");
+    let txn = daemon.db.begin().await.expect("a transaction begins");
+    let closed = uncharged(&txn, Closed::By(minute(minutes).timestamp_micros())).await.expect("readable");
+    txn.commit().await.expect("nothing was written");
     assert_eq!(bill.uncharged, closed, "the run and its holds agree");
     let figures = |debt: &Debt| (debt.instances, debt.hours, debt.amounts.of(Currency::USD).0, debt.unpriced);
     match &closed[..] {
