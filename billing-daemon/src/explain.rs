@@ -134,8 +134,8 @@ pub struct Hold {
     pub reason: String,
     /// What exactly.
     pub detail: Option<String>,
-    /// How many hours are due.
-    pub hours_due: i64,
+    /// How many hours are due, if that is known.
+    pub hours_due: Option<i64>,
     /// What they cost, if that can be said.
     pub amount_due: Option<String>,
     /// The currency of that, if the organization has one wallet with one.
@@ -218,7 +218,7 @@ async fn read(
     let covers = |hold: &&billing_holds::Model| match at {
         None => hold.closed_at.is_none(),
         Some(at) => {
-            let since = hold.opened_at.0 - TimeDelta::hours(hold.hours_due);
+            let since = hold.opened_at.0 - TimeDelta::hours(hold.hours_due.unwrap_or_default());
             since <= at && hold.closed_at.is_none_or(|Instant(closed)| at < closed)
         }
     };
@@ -389,7 +389,8 @@ pub fn in_words(explanation: &Explanation) -> String {
         let currency = hold.currency.as_deref().map_or_else(String::new, |currency| format!(" {currency}"));
         let amount =
             hold.amount_due.as_ref().map_or("an unknown amount".to_owned(), |due| format!("{due}{currency}"));
-        rows.push(("  owed", format!("{amount} for {} hours", hold.hours_due)));
+        let hours = hold.hours_due.map_or("an unknown number of".to_owned(), |hours| hours.to_string());
+        rows.push(("  owed", format!("{amount} for {hours} hours")));
         rows.push(("  since", format!("{}, last seen {}", shown(hold.opened_at), shown(hold.seen_at))));
         if let Some(closed) = hold.closed_at {
             let uncharged = hold.closed_reason.as_ref();

@@ -23,7 +23,7 @@ pub struct Model {
     /// The reason in words.
     pub detail: Option<String>,
     /// How many hours are due.
-    pub hours_due: i64,
+    pub hours_due: Option<i64>,
     /// What they cost, where it is known.
     pub amount_due: Option<i64>,
     /// The currency of that; unset if no wallet names one.

@@ -374,7 +374,7 @@ async fn charges_meters_and_holds_are_read() {
             label: "web".to_owned(),
             reason: "unknown_plan".to_owned(),
             detail: None,
-            hours_due: 2,
+            hours_due: Some(2),
             amount_due: None,
             currency: None,
             opened_at: now,

@@ -463,9 +463,12 @@ impl Words {
 
     /// Where the next charge of the instance `i` with the meter `m` begins.
     fn start(self) -> String {
-        let anchor = self.at("coalesce(i.last_billed_at, i.created_at)");
-        let sqlite = format!("max({anchor}, coalesce(m.billed_through, {anchor}))");
-        self.choose(sqlite, format!("greatest({anchor}, m.billed_through)"))
+        let (billed, created) = (self.at("i.last_billed_at"), self.at("i.created_at"));
+        let later = self.choose("max".to_owned(), "greatest".to_owned());
+        format!(
+            "CASE WHEN m.billed_through IS NULL THEN {later}(coalesce({billed}, {created}), coalesce({created}, {billed}))
+                  ELSE {later}(coalesce({billed}, m.billed_through), m.billed_through) END"
+        )
     }
 
     fn an_hour_before(self, instant: &str) -> String {

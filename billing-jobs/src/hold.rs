@@ -1,6 +1,6 @@
 //! Why an instance that is due was not charged.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::Serialize;
 
@@ -24,7 +24,7 @@ pub enum Reason {
     NoPrice,
     /// A price is negative, no number, or too large.
     InvalidPrice,
-    /// Neither the last billing nor the creation of the instance has a usable time.
+    /// The last billing or the creation of the instance is not a plausible time, or neither is set.
     InvalidTime,
     /// More hours are due than may be charged without approval.
     CatchUpLimit,
@@ -74,6 +74,19 @@ impl Reason {
         }
     }
 }
+
+impl FromStr for Reason {
+    type Err = UnknownReason;
+
+    fn from_str(text: &str) -> Result<Self, UnknownReason> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text).ok_or(UnknownReason)
+    }
+}
+
+/// The text is not the word of a [`Reason`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown reason for a hold")]
+pub struct UnknownReason;
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -178,8 +178,8 @@ pub struct HoldRow {
     pub reason: String,
     /// What exactly.
     pub detail: String,
-    /// Hours that are due and not charged.
-    pub hours: i64,
+    /// Hours that are due and not charged, if that is known.
+    pub hours: Option<i64>,
     /// What they cost in ten-thousandths, if that can be said.
     pub amount: Option<i64>,
     /// Whether it still holds.

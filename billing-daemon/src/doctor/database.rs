@@ -75,7 +75,7 @@ async fn rest(
     if panel.row_security && may_write {
         findings.push(row_security(&opened.db).await.map_err(text)?);
     }
-    for books in BOOKS {
+    for books in BOOKS.into_iter().chain([times(opened.db.get_database_backend())]) {
         findings.push(of_books(&opened.db, books).await.map_err(text)?);
     }
     findings.push(on_record(&opened.db).await.map_err(text)?);
@@ -173,6 +173,32 @@ const BOOKS: [Books; 4] = [
         reason: Reason::NoPrice,
     },
 ];
+
+/// Times that hold an instance, as a run would find them.
+fn times(backend: DbBackend) -> Books {
+    let count = match backend {
+        DbBackend::Sqlite => {
+            "SELECT count(*) AS n
+               FROM (SELECT coalesce(last_billed_at, created_at) AS anchor, coalesce(created_at, last_billed_at) AS created
+                       FROM vps_instances) AS i
+              WHERE (anchor GLOB '[2-9][0-9][0-9][0-9]-*' AND unixepoch(anchor) <= unixepoch() + 300
+                     AND created GLOB '[2-9][0-9][0-9][0-9]-*' AND unixepoch(created) <= unixepoch() + 300) IS NOT TRUE"
+        }
+        _ => {
+            "SELECT count(*) AS n
+               FROM (SELECT coalesce(last_billed_at, created_at) AS anchor, coalesce(created_at, last_billed_at) AS created
+                       FROM vps_instances) AS i
+              WHERE (anchor >= '2000-01-01Z' AND anchor <= now() + interval '5 minutes'
+                     AND created >= '2000-01-01Z' AND created <= now() + interval '5 minutes') IS NOT TRUE"
+        }
+    };
+    Books {
+        check: "plausible times",
+        count,
+        what: "instances with a `last_billed_at` or `created_at` that is not plausible",
+        reason: Reason::InvalidTime,
+    }
+}
 
 async fn of_books(db: &DatabaseConnection, books: Books) -> Result<Finding, DbErr> {
     let row = query_one(db, Statement::from_string(db.get_database_backend(), books.count)).await?;

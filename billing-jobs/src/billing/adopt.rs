@@ -12,7 +12,7 @@ use super::{
     Biller,
     decide::MeterRow,
     handover::{HandoverError, all, begin_alone, entry},
-    postgres, read, rows, sqlite,
+    panel_time, postgres, read, rows,
 };
 use crate::{
     currency::{Amounts, Currency},
@@ -232,12 +232,21 @@ impl Work<'_> {
                     None
                 }
             };
-            let Some(anchor) = row.try_get::<Option<Micros>>("", "anchor")? else {
-                self.find("invalid_time", format!("{name}: neither last_billed_at nor created_at is a time"));
-                continue;
-            };
             let watermark: Option<Micros> = row.try_get("", "billed_through")?;
-            let hours = whole_hours(watermark.map_or(anchor, |watermark| watermark.max(anchor)), as_of);
+            let (billed, created) = (read::panel_time(row, 0)?, read::panel_time(row, 1)?);
+            let start = match panel_time::start(&billed, &created, watermark, as_of) {
+                Ok(start) => start,
+                Err(hold) => {
+                    self.find(hold.reason.as_str(), format!("{name}: {}", hold.detail));
+                    continue;
+                }
+            };
+            if watermark.is_none() && billed.at().is_some_and(|billed| billed < start) {
+                let sentence =
+                    format!("{name}: no hour before created_at is charged; last_billed_at is {billed}");
+                self.find("billed_before_created", sentence);
+            }
+            let hours = whole_hours(start, as_of);
             if hours > 0 {
                 self.adoption.due_machines += 1;
                 self.adoption.due_hours += hours.unsigned_abs();
@@ -261,7 +270,7 @@ impl Work<'_> {
                     instance: id.into(),
                     organization: organization.into(),
                     billed_through_before: None,
-                    billed_through: anchor,
+                    billed_through: start,
                     carry: Carry(0),
                     rate,
                     rate_changes: None,
@@ -284,18 +293,17 @@ impl Work<'_> {
 
     /// `(id) -> ...`: the next machines after that one, or the first ones.
     fn machines_sql(&self) -> String {
-        let anchor = "coalesce(i.last_billed_at, i.created_at)";
         let sqlite = self.txn.get_database_backend() == DbBackend::Sqlite;
-        let (id, uuid, anchor, through) = if sqlite {
-            ("", "", sqlite::micros(anchor), "m.billed_through".to_owned())
+        let (id, uuid, through) = if sqlite {
+            ("", "", "m.billed_through".to_owned())
         } else {
-            ("::text", "::uuid", postgres::micros(anchor), postgres::micros("m.billed_through"))
+            ("::text", "::uuid", postgres::micros("m.billed_through"))
         };
         let text = if sqlite { "" } else { "::text" };
         let backups = if self.biller.panel.backups { "i.backup_frequency" } else { "NULL::text" };
         format!(
-            "SELECT i.id{id} AS id, i.organization_id{id} AS organization, i.label AS label, i.plan_id AS plan,
-                    {backups} AS backup_frequency, {anchor} AS anchor, {through} AS billed_through
+            "SELECT i.last_billed_at, i.created_at, i.id{id} AS id, i.organization_id{id} AS organization, i.label AS label, i.plan_id AS plan,
+                    {backups} AS backup_frequency, {through} AS billed_through
                FROM vps_instances i LEFT JOIN billing_meters m ON m.instance_id = i.id
               WHERE $1{text} IS NULL OR i.id > $1{text}{uuid}
               ORDER BY i.id LIMIT {PAGE}"

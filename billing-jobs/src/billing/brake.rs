@@ -353,22 +353,25 @@ fn of_group(pass: &Pass<'_>, group: &QueryResult) -> Result<Option<Sum>, DbErr> 
 fn due(panel: Panel, currencies: &Currencies) -> String {
     let sqlite = panel.backend == DbBackend::Sqlite;
     let anchor = "coalesce(last_billed_at, created_at)";
-    let (anchor_hours, through_hours, gone_hours, hour_ago) = if sqlite {
-        (
-            format!("($1 / 1000000 - unixepoch({anchor})) / 3600"),
-            "($1 - m.billed_through) / 3600000000",
-            "(m.seen_at - m.billed_through) / 3600000000",
-            format!("unixepoch({anchor}) <= $1 / 1000000 - 3600"),
-        )
-    } else {
-        // As floating-point numbers, an instant that is infinite is one more that is too long ago.
-        (
-            format!("floor(($1::float8 / 1000000 - date_part('epoch', {anchor})) / 3600)"),
-            "floor(($1::float8 / 1000000 - date_part('epoch', m.billed_through)) / 3600)",
-            "floor(date_part('epoch', m.seen_at - m.billed_through) / 3600)",
-            format!("{anchor} <= (SELECT {})", postgres::instant("($1 - 3600000000)")),
-        )
-    };
+    let (hours_since, through_hours, seen_hours, gone_hours, hour_ago): (fn(&str) -> String, _, _, _, _) =
+        if sqlite {
+            (
+                |time: &str| format!("($1 / 1000000 - unixepoch({time})) / 3600"),
+                "($1 - m.billed_through) / 3600000000",
+                "($1 - m.seen_at) / 3600000000",
+                "(m.seen_at - m.billed_through) / 3600000000",
+                format!("unixepoch({anchor}) <= $1 / 1000000 - 3600"),
+            )
+        } else {
+            // As floating-point numbers, an instant that is infinite is one more that is too long ago.
+            (
+                |time: &str| format!("floor(($1::float8 / 1000000 - date_part('epoch', {time})) / 3600)"),
+                "floor(($1::float8 / 1000000 - date_part('epoch', m.billed_through)) / 3600)",
+                "floor(($1::float8 / 1000000 - date_part('epoch', m.seen_at)) / 3600)",
+                "floor(date_part('epoch', m.seen_at - m.billed_through) / 3600)",
+                format!("{anchor} <= (SELECT {})", postgres::instant("($1 - 3600000000)")),
+            )
+        };
     let (no, yes, least, text, integer) =
         if sqlite { ("0", "1", "min", "", "") } else { ("false", "true", "least", "::text", "::bigint") };
     let backups = if panel.backups { "backup_frequency".to_owned() } else { format!("NULL{text}") };
@@ -392,21 +395,26 @@ fn due(panel: Panel, currencies: &Currencies) -> String {
                 coalesce(balance < coalesce(rate / 73000, 1), {no}) AS broke,
                 count(*) AS machines, sum(hours){integer} AS hours, coalesce(sum(balance), 0){integer} AS balance
            FROM (SELECT i.organization_id, i.plan, i.backups, m.rate, m.rate_changes{text} AS changes, {no} AS gone,
-                        CASE WHEN m.billed_through IS NULL THEN i.hours
-                             ELSE {least}(i.hours, {through_hours}) END AS hours,
+                        CASE WHEN m.billed_through IS NOT NULL THEN {least}(i.hours, {through_hours})
+                             WHEN i.hours > 1 THEN {least}(i.hours, coalesce(i.age, i.hours))
+                             ELSE i.hours END AS hours,
+                        CASE WHEN i.poor THEN {seen_hours} END AS unseen,
                         CASE WHEN i.poor THEN {of_machine} END AS balance
-                   FROM (SELECT id, organization_id, plan_id AS plan, {backups} AS backups, {anchor_hours} AS hours,
+                   FROM (SELECT id, organization_id, plan_id AS plan, {backups} AS backups, {hours} AS hours, {age} AS age,
                                 id IN (SELECT instance_id FROM billing_holds
                                         WHERE closed_at IS NULL AND reason = 'insufficient_balance') AS poor
                            FROM vps_instances WHERE {hour_ago}) AS i
                    LEFT JOIN billing_meters m ON m.instance_id = CASE WHEN i.poor OR i.hours > 1 THEN i.id END
                  UNION ALL
-                 SELECT h.organization_id, '', NULL{text}, m.rate, m.rate_changes{text}, {yes}, {gone_hours}, {of_gone}
+                 SELECT h.organization_id, '', NULL{text}, m.rate, m.rate_changes{text}, {yes}, {gone_hours},
+                        CASE WHEN h.reason = 'insufficient_balance' THEN 0 END, {of_gone}
                    FROM billing_holds h JOIN billing_meters m ON m.instance_id = h.instance_id
                   WHERE h.closed_at IS NULL AND NOT EXISTS (SELECT 1 FROM vps_instances v WHERE v.id = h.instance_id)) AS due
            {of_organization}
-          WHERE hours BETWEEN 1 AND $2
+          WHERE hours >= 1 AND {least}(hours, coalesce(unseen, hours)) <= $2
           GROUP BY 1, 2, 3, 4, 5, 6, 7",
+        hours = hours_since(anchor),
+        age = hours_since("created_at"),
         of_machine = wallet("i.organization_id"),
         of_gone = wallet("h.organization_id"),
     )

@@ -5,13 +5,14 @@ use uuid::Uuid;
 use super::{
     approvals::Approvals,
     id::Id,
+    panel_time::{self, PanelTime},
     totals::{Sum, Totals},
 };
 use crate::{
     currency::{Currency, InvalidCurrency},
     hold::{Hold, Reason},
     money::{Carry, Money, Rate, WalletUnit, cost, covered_hours},
-    period::{HOUR, Micros, Rates, whole_hours},
+    period::{HOUR, Micros, Rates, Stretch, whole_hours},
     price::{HourlyRate, PriceList},
     testing,
 };
@@ -48,18 +49,16 @@ pub(super) struct Instance {
     pub(super) plan: String,
     /// `daily`, `weekly`, `none`; `None` where the panel has no backups.
     pub(super) backup_frequency: Option<String>,
-    /// The panel's `last_billed_at`, exactly as it stands.
-    pub(super) last_billed_at: Option<Micros>,
+    /// The panel's `last_billed_at`.
+    pub(super) last_billed_at: PanelTime,
     /// The panel's `created_at`.
-    pub(super) created_at: Option<Micros>,
-    /// Whether one of the two is there and is no instant.
-    pub(super) invalid_time: bool,
+    pub(super) created_at: PanelTime,
     /// Whether the panel still has it. An instance that is gone is charged up to when it was last seen.
     pub(super) gone: bool,
     /// What is carried from charge to charge.
     pub(super) meter: Option<Meter>,
-    /// Whether a hold is open.
-    pub(super) held: bool,
+    /// The reason of the open hold, if there is one.
+    pub(super) held: Option<Reason>,
 }
 
 /// What is carried from charge to charge of one instance.
@@ -161,14 +160,21 @@ pub(super) struct ChargeRow<'a> {
     pub(super) amount: Money,
     /// What is carried on.
     pub(super) carry: Carry,
+    /// What was taken from the wallet; none if that is nothing.
+    pub(super) debit: Option<Debit>,
+    /// The id of the cycle row; none if the panel no longer has the instance.
+    pub(super) cycle: Option<Uuid>,
+}
+
+/// The wallet's side of a charge.
+#[derive(Debug)]
+pub(super) struct Debit {
+    /// The id of the wallet's ledger row.
+    pub(super) id: Uuid,
     /// What the wallet held.
     pub(super) balance_before: Money,
     /// What it holds then.
     pub(super) balance_after: Money,
-    /// The id of the wallet's ledger row; none if nothing was taken.
-    pub(super) ledger: Option<Uuid>,
-    /// The id of the cycle row; none if the panel no longer has the instance.
-    pub(super) cycle: Option<Uuid>,
 }
 
 /// A meter's new values.
@@ -223,8 +229,8 @@ pub(super) struct HoldRow<'a> {
     pub(super) reason: &'static str,
     /// What exactly.
     pub(super) detail: String,
-    /// Hours that are due and not charged.
-    pub(super) hours: i64,
+    /// Hours that are due and not charged, if that is known.
+    pub(super) hours: Option<i64>,
     /// What they cost, if that can be said.
     pub(super) amount: Option<Money>,
     /// The currency of the wallet, if there is one wallet with one.
@@ -246,10 +252,18 @@ pub(super) struct WalletRow {
 struct DueHours {
     start: Micros,
     hours: i64,
+    /// Of these, the ones that no run has evaluated: the others were held for want of money.
+    unseen_hours: i64,
     carry: Carry,
     rates: Rates,
     /// What the price is made of now; none for an instance that is gone.
     rate: Option<HourlyRate>,
+}
+
+impl DueHours {
+    fn is_free(&self) -> bool {
+        self.rates.stretches(self.start, self.hours).all(|stretch| stretch.rate.0 == 0)
+    }
 }
 
 /// Decides for one batch. `instances` are ordered by organization, and within one by age, oldest first.
@@ -290,6 +304,16 @@ impl Posting<'_> {
             wallets: Vec::with_capacity(wallets),
             ..Self::default()
         }
+    }
+}
+
+impl<'a> Posting<'a> {
+    fn add_charge(&mut self, charge: ChargeRow<'a>) {
+        let ChargeRow { currency, hours, amount, .. } = charge;
+        self.totals.charges += 1;
+        self.totals.hours += hours.unsigned_abs();
+        self.totals.sums.add(currency, Sum { charges: 1, hours, amount });
+        self.charges.push(charge);
     }
 }
 
@@ -345,13 +369,18 @@ fn settle_instance<'a>(
                         posting,
                         instance,
                         &Hold::new(Reason::Failed, detail),
-                        0,
+                        Some(0),
                         None,
                         purse.currency(),
                     );
                 }
                 None => not_due(terms, posting, instance),
             }
+            return;
+        }
+        Err((hold, None)) => {
+            // Nothing is known about its hours, so that whatever is corrected decides.
+            hold_whole(posting, instance, &hold, None, None, purse.currency());
             return;
         }
         Err((hold, hours)) => {
@@ -361,19 +390,23 @@ fn settle_instance<'a>(
             return;
         }
     };
-    let blocked = match purse {
-        Purse::Shut { hold, .. } => Some(hold.clone()),
-        Purse::Open { .. } if terms.refused.is_some() => {
-            terms.refused.map(|detail| Hold::new(Reason::Failed, detail))
-        }
-        Purse::Open { .. } => beyond_catch_up_limit(terms, posting, instance, &due),
-    };
+    let refused = terms.refused.map(|detail| Hold::new(Reason::Failed, detail));
     let mut cursor = Cursor { at: due.start, carry: due.carry };
-    let mut hold = blocked;
     let currency = purse.currency();
-    if let (None, Purse::Open { currency, balance, .. }) = (&hold, purse) {
-        hold = charge_what_is_covered(terms, posting, (*currency, balance), instance, &due, &mut cursor);
-    }
+    let hold = match purse {
+        _ if due.is_free() => {
+            if refused.is_none() {
+                charge_what_is_free(posting, currency.unwrap_or(Currency::NONE), instance, &due, &mut cursor);
+            }
+            refused
+        }
+        Purse::Shut { hold, .. } => Some(hold.clone()),
+        Purse::Open { currency, balance, .. } => {
+            refused.or_else(|| beyond_catch_up_limit(terms, posting, instance, &due)).or_else(|| {
+                charge_what_is_covered(terms, posting, (*currency, balance), instance, &due, &mut cursor)
+            })
+        }
+    };
     let left = due.hours - (cursor.at - due.start) / HOUR;
     posting.totals.charged += u64::from(left < due.hours);
     write_meter(terms, posting, instance, &due, &cursor);
@@ -381,14 +414,14 @@ fn settle_instance<'a>(
     match hold {
         Some(hold) => {
             let amount = cost_of(&due, &cursor, left, terms.unit);
-            hold_whole(posting, instance, &hold, left, amount, currency);
+            hold_whole(posting, instance, &hold, Some(left), amount, currency);
         }
-        None if instance.held => posting.releases.push(instance.id.clone()),
+        None if instance.held.is_some() => posting.releases.push(instance.id.clone()),
         None => {}
     }
 }
 
-/// The hold of an instance with more hours due than the catch-up limit, unless they are approved.
+/// The hold of an instance with more hours due that no run has evaluated than the catch-up limit, unless they are approved.
 fn beyond_catch_up_limit<'a>(
     terms: &Terms<'_>,
     posting: &mut Posting<'a>,
@@ -396,7 +429,7 @@ fn beyond_catch_up_limit<'a>(
     due: &DueHours,
 ) -> Option<Hold> {
     let limit = terms.max_catch_up_hours;
-    if due.hours <= limit {
+    if due.unseen_hours <= limit {
         return None;
     }
     let through = terms.approvals.approved_through(&instance.id, &instance.organization, due.start);
@@ -414,7 +447,7 @@ fn beyond_catch_up_limit<'a>(
         format!(
             "{} hours are due, more than the {limit} that are charged without approval: \
              see `billing-daemon bill --dry-run --approve-catch-up {}`",
-            due.hours, instance.id
+            due.unseen_hours, instance.id
         )
     };
     (!approved).then(|| Hold::new(Reason::CatchUpLimit, detail()))
@@ -424,6 +457,22 @@ fn beyond_catch_up_limit<'a>(
 struct Cursor {
     at: Micros,
     carry: Carry,
+}
+
+/// Records hours that cost nothing: they need neither a wallet nor an approval.
+fn charge_what_is_free<'a>(
+    posting: &mut Posting<'a>,
+    currency: Currency,
+    instance: &'a Instance,
+    due: &DueHours,
+    cursor: &mut Cursor,
+) {
+    for stretch in due.rates.stretches(due.start, due.hours) {
+        let Stretch { hours, rate } = stretch;
+        let charge = Charge { start: cursor.at, hours, rate, amount: Money(0), carry: cursor.carry };
+        posting.add_charge(charge_row(currency, instance, due, &charge, None));
+        cursor.at += hours * HOUR;
+    }
 }
 
 /// Charges from the oldest hour on until the wallet is empty; says why if hours are left.
@@ -444,10 +493,12 @@ fn charge_what_is_covered<'a>(
             let before = *balance;
             *balance = Money(balance.0 - amount.0);
             let charge = Charge { start: cursor.at, hours: covered, rate: stretch.rate, amount, carry };
-            posting.charges.push(charge_row(currency, instance, due, &charge, before, *balance));
-            posting.totals.charges += 1;
-            posting.totals.hours += covered.unsigned_abs();
-            posting.totals.sums.add(currency, Sum { charges: 1, hours: covered, amount });
+            let debit = (amount.0 > 0).then(|| Debit {
+                id: Uuid::now_v7(),
+                balance_before: before,
+                balance_after: *balance,
+            });
+            posting.add_charge(charge_row(currency, instance, due, &charge, debit));
             *cursor = Cursor { at: cursor.at + covered * HOUR, carry };
         }
         if covered < stretch.hours {
@@ -471,8 +522,7 @@ fn charge_row<'a>(
     instance: &'a Instance,
     due: &DueHours,
     charge: &Charge,
-    before: Money,
-    after: Money,
+    debit: Option<Debit>,
 ) -> ChargeRow<'a> {
     // The parts are known for the price of today; an older one is shown as a whole.
     let parts = due.rate.filter(|rate| rate.total == charge.rate);
@@ -488,9 +538,7 @@ fn charge_row<'a>(
         backup_rate,
         amount: charge.amount,
         carry: charge.carry,
-        balance_before: before,
-        balance_after: after,
-        ledger: (charge.amount.0 > 0).then(Uuid::now_v7),
+        debit,
         cycle: (!instance.gone).then(Uuid::now_v7),
     }
 }
@@ -507,22 +555,17 @@ fn cost_of(due: &DueHours, from: &Cursor, hours: i64, unit: WalletUnit) -> Optio
 }
 
 /// The hours of `instance` that can be priced, or the hold and how many hours it concerns.
-fn due_hours(terms: &Terms<'_>, instance: &Instance) -> Result<Option<DueHours>, (Hold, i64)> {
-    let watermark = instance.meter.as_ref().map(|meter| meter.billed_through);
-    let anchor = instance.last_billed_at.or(instance.created_at);
+fn due_hours(terms: &Terms<'_>, instance: &Instance) -> Result<Option<DueHours>, (Hold, Option<i64>)> {
     let (start, until) = if instance.gone {
         // Nothing says what it would have cost but its meter.
         let Some(meter) = &instance.meter else { return Ok(None) };
         (meter.billed_through, meter.seen_at)
     } else {
-        let Some(anchor) = anchor.filter(|_| !instance.invalid_time) else {
-            return Err((
-                Hold::new(Reason::InvalidTime, "neither last_billed_at nor created_at is a time"),
-                0,
-            ));
-        };
-        let watermark = watermark.filter(|_| !testing::mutated("anchor-only"));
-        (watermark.map_or(anchor, |watermark| watermark.max(anchor)), terms.as_of)
+        let Instance { last_billed_at, created_at, meter, .. } = instance;
+        let watermark = meter.as_ref().filter(|_| !testing::mutated("anchor-only"));
+        let watermark = watermark.map(|meter| meter.billed_through);
+        let start = panel_time::start(last_billed_at, created_at, watermark, terms.as_of);
+        (start.map_err(|hold| (hold, None))?, terms.as_of)
     };
     let hours = whole_hours(start, until);
     if hours == 0 {
@@ -532,8 +575,10 @@ fn due_hours(terms: &Terms<'_>, instance: &Instance) -> Result<Option<DueHours>,
         None
     } else {
         let rate = terms.prices.rate(&instance.plan, instance.backup_frequency.as_deref());
-        Some(rate.map_err(|hold| (hold, hours))?)
+        Some(rate.map_err(|hold| (hold, Some(hours)))?)
     };
+    let evaluated = instance.meter.as_ref().filter(|_| instance.held == Some(Reason::InsufficientBalance));
+    let unseen_from = evaluated.map_or(start, |meter| start.max(meter.seen_at));
     let carry = instance.meter.as_ref().map_or(Carry(0), |meter| meter.carry);
     let known = instance.meter.as_ref().and_then(|meter| meter.rates.clone());
     let rates = match (known, rate) {
@@ -546,15 +591,15 @@ fn due_hours(terms: &Terms<'_>, instance: &Instance) -> Result<Option<DueHours>,
         (None, Some(rate)) => Rates::constant(rate.total),
         (None, None) => return Ok(None),
     };
-    Ok(Some(DueHours { start, hours, carry, rates, rate }))
+    let unseen_hours = whole_hours(unseen_from, until);
+    Ok(Some(DueHours { start, hours, unseen_hours, carry, rates, rate }))
 }
 
 fn not_due(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance) {
     mend_anchor(terms, posting, instance);
-    match instance.held {
-        true if is_lost(instance) => posting.deleted.push(instance.id.clone()),
-        true => posting.releases.push(instance.id.clone()),
-        false => {}
+    if instance.held.is_some() {
+        let ended = if is_lost(instance) { &mut posting.deleted } else { &mut posting.releases };
+        ended.push(instance.id.clone());
     }
 }
 
@@ -576,14 +621,18 @@ fn mend_anchor(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance
 
 /// Moves the panel's anchor to where our charges reach, and mends what its tables lack before that.
 fn move_anchor(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance, billed_through: Micros) {
-    let known = !instance.gone && !instance.invalid_time && terms.refused.is_none();
-    let Some(anchor) = instance.last_billed_at.or(instance.created_at).filter(|_| known) else { return };
-    if anchor >= billed_through || testing::mutated("anchor-stays") || panel_is_at_it(terms, instance, anchor)
+    let known = !instance.gone && terms.refused.is_none();
+    let last_billed_at = instance.last_billed_at.at();
+    let Some(anchor) = last_billed_at.or(instance.created_at.at()).filter(|_| known) else { return };
+    // A clock that was set back leaves our watermark in the future; the panel's anchor never goes there.
+    if anchor >= billed_through
+        || billed_through > terms.as_of
+        || testing::mutated("anchor-stays")
+        || panel_is_at_it(terms, instance, anchor)
     {
         return;
     }
-    let row =
-        AnchorRow { instance: instance.id.clone(), before: instance.last_billed_at, after: billed_through };
+    let row = AnchorRow { instance: instance.id.clone(), before: last_billed_at, after: billed_through };
     posting.anchors.push(row);
     let watermark = instance.meter.as_ref().map_or(anchor, |meter| meter.billed_through);
     if anchor < watermark {
@@ -650,7 +699,7 @@ fn hold_whole<'a>(
     posting: &mut Posting<'a>,
     instance: &'a Instance,
     hold: &Hold,
-    hours: i64,
+    hours: Option<i64>,
     amount: Option<Money>,
     currency: Option<Currency>,
 ) {

@@ -12,6 +12,7 @@ use super::{
     BillingError, Mode,
     decide::{HoldRow, Instance, Meter},
     id::Id,
+    panel_time::PanelTime,
     pass::Pass,
     read, rows,
 };
@@ -107,12 +108,11 @@ impl Gone {
             label: String::new(),
             plan: String::new(),
             backup_frequency: None,
-            last_billed_at: None,
-            created_at: None,
-            invalid_time: false,
+            last_billed_at: PanelTime::Null,
+            created_at: PanelTime::Null,
             gone: true,
             meter: None,
-            held: self.held,
+            held: None,
         }
     }
 
@@ -179,7 +179,7 @@ async fn insert_holds(pass: &Pass<'_>, txn: &DatabaseTransaction, page: &[Gone])
             instance,
             reason: Reason::InstanceDeleted.as_str(),
             detail: gone.detail(pass.as_of),
-            hours: lost.hours,
+            hours: Some(lost.hours),
             amount: lost.amount,
             currency: gone.currency,
         })

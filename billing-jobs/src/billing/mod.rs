@@ -11,6 +11,7 @@ mod job;
 #[cfg(feature = "testing")]
 mod mutations;
 mod pace;
+mod panel_time;
 mod pass;
 mod post;
 mod postgres;

@@ -217,7 +217,10 @@ impl Pass<'_> {
         let db = &self.db;
         let (query, after) = match after {
             Some(after) => (sql.next_organizations.clone(), after),
-            None => (sql.next_organizations.replace(" > ", " >= "), smallest_id(*panel).to_owned()),
+            None => (
+                sql.next_organizations.replace("organization_id > ", "organization_id >= "),
+                smallest_id(*panel).to_owned(),
+            ),
         };
         let values = [self.as_of.into(), after.into(), i64::from(batch).into()];
         let query = statement(db, &query, values);

@@ -43,27 +43,36 @@ fn settings() -> String {
     )
 }
 
+/// Whether a run has to look at the instance `i`, whose anchor is an hour old, missing or not plausible. `$1` is its time.
+fn may_be_due(i: &str) -> String {
+    let (billed, created) = (format!("{i}last_billed_at"), format!("{i}created_at"));
+    let (hour_ago, soon) = (instant("($1 - 3600000000)"), instant("($1 + 300000000)"));
+    format!(
+        "(coalesce({billed}, {created}) > {hour_ago} AND coalesce({billed}, {created}) <= {soon}
+          AND coalesce({created}, {billed}) <= {soon}) IS NOT TRUE"
+    )
+}
+
 fn read_due(panel: Panel, only: &str) -> String {
     let backup_frequency = if panel.backups { "i.backup_frequency" } else { "NULL::text" };
     format!(
         "SELECT i.id, i.organization_id, i.label, i.plan_id, {backup_frequency}, i.last_billed_at, i.created_at, false,
                 m.billed_through, m.carry, m.rate, m.rate_changes::text, m.seen_at, m.panel_debited_at,
-                h.id IS NOT NULL, i.created_at AS age
+                h.reason, i.created_at AS age
            FROM vps_instances i
            LEFT JOIN billing_meters m ON m.instance_id = i.id
            LEFT JOIN billing_holds h ON h.instance_id = i.id AND h.closed_at IS NULL
           WHERE i.organization_id BETWEEN $2::uuid AND $3::uuid {only}
-            AND (coalesce(i.last_billed_at, i.created_at) <= {hour_ago} OR h.id IS NOT NULL
-                 OR coalesce(i.last_billed_at, i.created_at) IS NULL)
+            AND ({may_be_due} OR h.id IS NOT NULL)
          UNION ALL
          SELECT i.instance_id, i.organization_id, i.label, '', NULL, NULL, NULL, true, m.billed_through, m.carry, m.rate,
-                m.rate_changes::text, m.seen_at, m.panel_debited_at, true, i.opened_at
+                m.rate_changes::text, m.seen_at, m.panel_debited_at, i.reason, i.opened_at
            FROM billing_holds i
            LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
           WHERE i.closed_at IS NULL AND i.organization_id BETWEEN $2::uuid AND $3::uuid {gone_only}
             AND NOT EXISTS (SELECT FROM vps_instances v WHERE v.id = i.instance_id)
           ORDER BY 2, age, 1",
-        hour_ago = instant("($1 - 3600000000)"),
+        may_be_due = may_be_due("i."),
         gone_only = only.replace("i.id", "i.instance_id"),
     )
 }
@@ -96,16 +105,14 @@ pub(super) fn statements(panel: Panel) -> Statements {
                     (array_agg(organization ORDER BY organization DESC))[1]::text AS last
                FROM (SELECT organization FROM (
                          (SELECT organization_id AS organization FROM vps_instances
-                           WHERE organization_id > $2::uuid
-                             AND (coalesce(last_billed_at, created_at) <= {hour_ago}
-                                  OR coalesce(last_billed_at, created_at) IS NULL)
+                           WHERE organization_id > $2::uuid AND {may_be_due}
                            ORDER BY organization_id LIMIT $3)
                          UNION ALL
                          (SELECT organization_id FROM billing_holds
                            WHERE closed_at IS NULL AND organization_id > $2::uuid
                            ORDER BY organization_id LIMIT $3)) AS due
                       ORDER BY organization LIMIT $3) AS batch",
-            hour_ago = instant("($1 - 3600000000)"),
+            may_be_due = may_be_due(""),
         ),
         plan_settings: Some(format!("SELECT {BY_INDEX}")),
         settings: Some(settings()),

@@ -11,10 +11,12 @@ use sea_orm::{
 use super::{
     decide::{Instance, Meter, Wallet},
     id::Id,
+    panel_time::PanelTime,
     totals::{Sums, Totals},
 };
 use crate::{
     currency::Currency,
+    hold::Reason,
     money::{Carry, Money, Rate},
     period::{Micros, Rates},
     price::{BackupPrices, Plan},
@@ -49,32 +51,25 @@ pub(super) fn wallet(row: &QueryResult) -> Result<Wallet, DbErr> {
 
 /// By place, for a lookup by name of each value would take longer than the rest.
 pub(super) fn instance(row: &QueryResult) -> Result<Instance, DbErr> {
-    let native = row.try_as_pg_row().is_some();
-    let (last_billed_at, created_at) = (instant(row, 5)?, instant(row, 6)?);
-    // PostgreSQL has instants that are none.
-    let (invalid_time, gone) = if native {
-        (matches!(last_billed_at.or(created_at), Some(Instant::Infinite)), 7)
-    } else {
-        (row.try_get_by_index(7)?, 8)
-    };
+    let held: Option<String> = row.try_get_by_index(14)?;
     Ok(Instance {
         id: id(row, 0)?,
         organization: id(row, 1)?,
         label: row.try_get_by_index(2)?,
         plan: row.try_get_by_index(3)?,
         backup_frequency: row.try_get_by_index(4)?,
-        last_billed_at: last_billed_at.and_then(Instant::micros),
-        created_at: created_at.and_then(Instant::micros),
-        invalid_time,
-        gone: row.try_get_by_index(gone)?,
-        meter: meter(row, gone + 1)?,
-        held: row.try_get_by_index(gone + 7)?,
+        last_billed_at: panel_time(row, 5)?,
+        created_at: panel_time(row, 6)?,
+        gone: row.try_get_by_index(7)?,
+        meter: meter(row, 8)?,
+        // A word that is unknown here is none that a rule depends on.
+        held: held.map(|reason| reason.parse().unwrap_or(Reason::Failed)),
     })
 }
 
 /// Of the six columns from `first` on.
 pub(super) fn meter(row: &QueryResult, first: usize) -> Result<Option<Meter>, DbErr> {
-    let finite = |place| Ok::<_, DbErr>(instant(row, place)?.and_then(Instant::micros));
+    let finite = |place| Ok::<_, DbErr>(ours(row, place)?.at());
     let Some(billed_through) = finite(first)? else { return Ok(None) };
     let changes: Option<String> = row.try_get_by_index(first + 3)?;
     let changes = changes.map(|text| serde_json::from_str(&text)).transpose();
@@ -99,48 +94,53 @@ pub(super) fn id(row: &QueryResult, place: usize) -> Result<Id, DbErr> {
     }
 }
 
-/// A time of the database.
-#[derive(Clone, Copy)]
-enum Instant {
-    At(Micros),
-    Infinite,
-}
-
-impl Instant {
-    fn micros(self) -> Option<Micros> {
-        match self {
-            Self::At(micros) => Some(micros),
-            Self::Infinite => None,
-        }
+/// A time of the panel's, by place.
+pub(super) fn panel_time(row: &QueryResult, place: usize) -> Result<PanelTime, DbErr> {
+    if row.try_as_pg_row().is_some() {
+        native(row, place)
+    } else {
+        Ok(PanelTime::from_sqlite(row.try_get_by_index(place)?))
     }
 }
+
+/// A time of ours, which SQLite keeps in microseconds.
+fn ours(row: &QueryResult, place: usize) -> Result<PanelTime, DbErr> {
+    if row.try_as_pg_row().is_some() {
+        native(row, place)
+    } else {
+        Ok(row.try_get_by_index::<Option<Micros>>(place)?.map_or(PanelTime::Null, PanelTime::At))
+    }
+}
+
+fn native(row: &QueryResult, place: usize) -> Result<PanelTime, DbErr> {
+    match row.try_get_from_sqlx_postgres(place) {
+        Some(Ok(Timestamp(time))) => Ok(time),
+        Some(Err(TryGetError::Null(_))) | None => Ok(PanelTime::Null),
+        Some(Err(error)) => Err(error.into()),
+    }
+}
+
+/// A `timestamptz`, infinities included.
+struct Timestamp(PanelTime);
 
 /// From 1970 to 2000, where PostgreSQL begins to count.
 const UNTIL_2000: Micros = 946_684_800_000_000;
 
-fn instant(row: &QueryResult, place: usize) -> Result<Option<Instant>, DbErr> {
-    match row.try_get_from_sqlx_postgres(place) {
-        Some(Ok(instant)) => Ok(Some(instant)),
-        Some(Err(TryGetError::Null(_))) => Ok(None),
-        Some(Err(error)) => Err(error.into()),
-        None => Ok(row.try_get_by_index::<Option<Micros>>(place)?.map(Instant::At)),
-    }
-}
-
-impl sqlx::Type<Postgres> for Instant {
+impl sqlx::Type<Postgres> for Timestamp {
     fn type_info() -> PgTypeInfo {
         <chrono::DateTime<chrono::Utc> as sqlx::Type<Postgres>>::type_info()
     }
 }
 
-impl<'r> sqlx::Decode<'r, Postgres> for Instant {
+impl<'r> sqlx::Decode<'r, Postgres> for Timestamp {
     /// The binary form: microseconds since 2000, where the ends of the range are the infinities.
     fn decode(value: PgValueRef<'r>) -> Result<Self, sqlx::error::BoxDynError> {
         let micros = <i64 as sqlx::Decode<Postgres>>::decode(value)?;
-        Ok(match micros {
-            i64::MAX | i64::MIN => Self::Infinite,
-            micros => Self::At(micros.saturating_add(UNTIL_2000)),
-        })
+        Ok(Self(match micros {
+            i64::MAX => PanelTime::NotAnInstant("infinity".to_owned()),
+            i64::MIN => PanelTime::NotAnInstant("-infinity".to_owned()),
+            micros => PanelTime::At(micros.saturating_add(UNTIL_2000)),
+        }))
     }
 }
 

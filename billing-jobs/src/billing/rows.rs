@@ -87,7 +87,7 @@ pub(super) const HOLDS: Fields = &[
     ("label", Kind::Text),
     ("reason", Kind::Text),
     ("detail", Kind::Text),
-    ("hours", Kind::Number),
+    ("hours", Kind::MaybeNumber),
     ("amount", Kind::MaybeNumber),
     ("currency", Kind::MaybeText),
     ("opened_at", Kind::Number),
@@ -275,16 +275,16 @@ fn quoted(text: &str) -> String {
 pub(super) fn ledger(backend: DbBackend, charges: &[ChargeRow<'_>], until: Micros) -> Rows {
     let mut rows = Rows::new(backend, LEDGER, charges.len());
     let mut created_at = until - debits(charges);
-    for charge in charges.iter().filter(|charge| charge.ledger.is_some()) {
+    for charge in charges {
+        let (instance, Some(debit)) = (charge.instance, &charge.debit) else { continue };
         created_at += 1;
-        let instance = charge.instance;
         let description = format!("VPS Hourly Billing - {} ({}h)", instance.label, charge.hours);
         let metadata = format!(
             r#"{{"balance_before":{},"balance_after":{}}}"#,
-            charge.balance_before, charge.balance_after
+            debit.balance_before, debit.balance_after
         );
         rows.begin()
-            .uuid(charge.ledger)
+            .uuid(Some(debit.id))
             .id(&instance.organization)
             .number(charge.amount.0)
             .text(charge.currency.to_string())
@@ -297,7 +297,7 @@ pub(super) fn ledger(backend: DbBackend, charges: &[ChargeRow<'_>], until: Micro
 
 /// How many of `charges` have a row in the wallets' ledger.
 pub(super) fn debits(charges: &[ChargeRow<'_>]) -> i64 {
-    charges.iter().map(|charge| i64::from(charge.ledger.is_some())).sum()
+    charges.iter().map(|charge| i64::from(charge.debit.is_some())).sum()
 }
 
 pub(super) fn charges(backend: DbBackend, batch: i64, charges: &[ChargeRow<'_>]) -> Rows {
@@ -312,7 +312,7 @@ pub(super) fn charges(backend: DbBackend, batch: i64, charges: &[ChargeRow<'_>])
             .number(charge.rate.0)
             .number(charge.amount.0)
             .number(charge.carry.0)
-            .uuid(charge.ledger)
+            .uuid(charge.debit.as_ref().map(|debit| debit.id))
             .text(charge.currency.to_string());
     }
     rows
@@ -339,7 +339,7 @@ pub(super) fn cycles(backend: DbBackend, charges: &[ChargeRow<'_>]) -> Rows {
             .period(charge.start, charge.hours)
             .number(charge.rate.0)
             .number(charge.amount.0)
-            .uuid(charge.ledger)
+            .uuid(charge.debit.as_ref().map(|debit| debit.id))
             .text(metadata);
     }
     rows

@@ -46,28 +46,38 @@ const READ_WALLETS: &str = "SELECT w.id, w.organization_id, w.balance, w.currenc
       WHERE w.organization_id BETWEEN ?1 AND ?2
       ORDER BY w.id";
 
+/// Whether a run has to look at the instance `i`, whose anchor is an hour old, missing or not plausible. `?1` is its time.
+/// SQLite takes more texts for times than are instants (`now`, a number of days), so that those are looked at as well.
+fn may_be_due(i: &str) -> String {
+    let (billed, created) = (format!("{i}last_billed_at"), format!("{i}created_at"));
+    let anchor = format!("coalesce({billed}, {created})");
+    let soon = "?1 / 1000000 + 300";
+    format!(
+        "({anchor} GLOB '[0-9][0-9][0-9][0-9]-*' AND unixepoch({anchor}) > ?1 / 1000000 - 3600
+          AND unixepoch({anchor}) <= {soon}
+          AND ({created} IS NULL OR {created} GLOB '[0-9][0-9][0-9][0-9]-*' AND unixepoch({created}) <= {soon})) IS NOT TRUE"
+    )
+}
+
 fn read_due(only: &str) -> String {
     format!(
-        "SELECT i.id, i.organization_id, i.label, i.plan_id, i.backup_frequency, {billed}, {created},
-                (coalesce(i.last_billed_at, i.created_at) IS NOT NULL
-                    AND unixepoch(coalesce(i.last_billed_at, i.created_at)) IS NULL) AS invalid_time, 0 AS gone,
-                m.billed_through, m.carry, m.rate, m.rate_changes, m.seen_at, m.panel_debited_at, h.id IS NOT NULL,
+        "SELECT i.id, i.organization_id, i.label, i.plan_id, i.backup_frequency, i.last_billed_at, i.created_at,
+                0 AS gone, m.billed_through, m.carry, m.rate, m.rate_changes, m.seen_at, m.panel_debited_at, h.reason,
                 {created} AS age
            FROM vps_instances i
            LEFT JOIN billing_meters m ON m.instance_id = i.id
            LEFT JOIN billing_holds h ON h.instance_id = i.id AND h.closed_at IS NULL
           WHERE i.organization_id BETWEEN ?2 AND ?3 {only}
-            AND (coalesce(unixepoch(coalesce(i.last_billed_at, i.created_at)), 0) <= ?1 / 1000000 - 3600
-                 OR h.id IS NOT NULL)
+            AND ({may_be_due} OR h.id IS NOT NULL)
          UNION ALL
-         SELECT i.instance_id, i.organization_id, i.label, '', NULL, NULL, NULL, 0, 1, m.billed_through, m.carry, m.rate,
-                m.rate_changes, m.seen_at, m.panel_debited_at, 1, i.opened_at
+         SELECT i.instance_id, i.organization_id, i.label, '', NULL, NULL, NULL, 1, m.billed_through, m.carry, m.rate,
+                m.rate_changes, m.seen_at, m.panel_debited_at, i.reason, i.opened_at
            FROM billing_holds i
            LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
           WHERE i.closed_at IS NULL AND i.organization_id BETWEEN ?2 AND ?3 {gone_only}
             AND NOT EXISTS (SELECT 1 FROM vps_instances v WHERE v.id = i.instance_id)
           ORDER BY 2, age, 1",
-        billed = micros("i.last_billed_at"),
+        may_be_due = may_be_due("i."),
         created = micros("i.created_at"),
         gone_only = only.replace("i.id", "i.instance_id"),
     )
@@ -85,18 +95,19 @@ pub(super) fn statements() -> Statements {
             backup = decimal("backup_price_hourly", 6),
             upcharge = decimal("backup_upcharge_hourly", 6),
         ),
-        next_organizations: "SELECT min(organization) AS first, max(organization) AS last FROM (
+        next_organizations: format!(
+            "SELECT min(organization) AS first, max(organization) AS last FROM (
                  SELECT organization FROM (
                      SELECT * FROM (SELECT organization_id AS organization FROM vps_instances
-                       WHERE organization_id > ?2
-                         AND coalesce(unixepoch(coalesce(last_billed_at, created_at)), 0) <= ?1 / 1000000 - 3600
+                       WHERE organization_id > ?2 AND {}
                        ORDER BY organization_id LIMIT ?3)
                      UNION ALL
                      SELECT * FROM (SELECT organization_id FROM billing_holds
                        WHERE closed_at IS NULL AND organization_id > ?2
                        ORDER BY organization_id LIMIT ?3))
-                 ORDER BY organization LIMIT ?3)"
-            .to_owned(),
+                 ORDER BY organization LIMIT ?3)",
+            may_be_due("")
+        ),
         plan_settings: None,
         settings: None,
         guarded_settings: None,

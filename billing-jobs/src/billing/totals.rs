@@ -107,11 +107,15 @@ impl Sums {
         amounts
     }
 
-    /// The currency with the most charges, for a place that holds only one; of several the first.
+    /// The currency with the most charges, for a place that holds only one; of several the first. Free charges of organizations
+    /// without a wallet count only if there is nothing else.
     #[must_use]
     pub fn main(&self) -> Option<(Currency, Money)> {
-        let most = self.iter().map(|(_, sum)| sum.charges).max()?;
-        self.iter().find(|(_, sum)| sum.charges == most).map(|(currency, sum)| (currency, sum.amount))
+        let rank = |currency, sum: Sum| (currency != Currency::NONE, sum.charges);
+        let first = self.iter().map(|(currency, sum)| rank(currency, sum)).max()?;
+        self.iter()
+            .find(|(currency, sum)| rank(*currency, *sum) == first)
+            .map(|(currency, sum)| (currency, sum.amount))
     }
 
     /// The form in a run's details: an object with amounts as decimal texts.

@@ -21,6 +21,7 @@ DECLARE
     taken numeric;
     machines uuid[];
     panel_anchor timestamptz;
+    created timestamptz;
     watermark timestamptz;
     carried bigint;
     charge_start timestamptz;
@@ -135,8 +136,9 @@ BEGIN
             USING ERRCODE = 'BF002', HINT = 'Book a debit as completed, with an amount of zero or less.';
     END IF;
 
-    SELECT pg_catalog.array_agg(v.id), pg_catalog.min(v.anchor) INTO machines, panel_anchor
-      FROM (SELECT i.id, coalesce(i.last_billed_at, i.created_at) AS anchor
+    SELECT pg_catalog.array_agg(v.id), pg_catalog.min(v.last_billed_at), pg_catalog.min(v.created_at)
+      INTO machines, panel_anchor, created
+      FROM (SELECT i.id, i.last_billed_at, i.created_at
               FROM vps_instances i
              WHERE i.organization_id = organization AND i.label::text = said[1]
              ORDER BY i.id LIMIT 2 FOR NO KEY UPDATE) AS v;
@@ -149,7 +151,11 @@ BEGIN
     SELECT m.billed_through, m.carry INTO watermark, carried
       FROM billing_meters m WHERE m.instance_id = machines[1] FOR NO KEY UPDATE;
 
-    charge_start := greatest(panel_anchor, watermark);
+    -- As a run of ours begins: with a meter the watermark decides, or the panel where it is further; without one no hour
+    -- before the creation is charged.
+    charge_start := CASE WHEN watermark IS NOT NULL THEN greatest(panel_anchor, watermark)
+                         WHEN panel_anchor + pg_catalog.make_interval(secs => 1::double precision) <= created THEN created
+                         ELSE coalesce(panel_anchor, created) END;
     charge_end := charge_start + pg_catalog.make_interval(hours => said[2]::integer);
     IF charge_start IS NULL OR NOT isfinite(charge_start) OR charge_end > clock_timestamp() THEN
         RAISE EXCEPTION 'the debit `%` pays for hours that are not due: machine % is charged up to %',

@@ -122,7 +122,7 @@ CREATE TABLE IF NOT EXISTS billing_holds (
     label text NOT NULL,
     reason text NOT NULL,
     detail text,
-    hours_due bigint NOT NULL CHECK (hours_due >= 0),
+    hours_due bigint CHECK (hours_due >= 0),
     amount_due bigint CHECK (amount_due >= 0),
     currency text,
     opened_at timestamptz NOT NULL,

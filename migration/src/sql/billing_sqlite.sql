@@ -120,7 +120,7 @@ CREATE TABLE IF NOT EXISTS billing_holds (
     label TEXT NOT NULL,
     reason TEXT NOT NULL,
     detail TEXT,
-    hours_due INTEGER NOT NULL CHECK (hours_due >= 0),
+    hours_due INTEGER CHECK (hours_due >= 0),
     amount_due INTEGER CHECK (amount_due >= 0),
     currency TEXT,
     opened_at INTEGER NOT NULL,

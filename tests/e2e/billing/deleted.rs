@@ -34,7 +34,7 @@ async fn lost(daemon: &Daemon, minutes: i64) -> Option<(u64, u64, i64, u64)> {
 async fn only_hold(fleet: &Fleet<'_>, instance: Uuid) -> (String, i64, Option<i64>, bool) {
     let holds = fleet.holds(instance).await;
     let [HoldRow { reason, hours, amount, open, .. }] = &holds[..] else { panic!("not one hold: {holds:?}") };
-    (reason.clone(), *hours, *amount, *open)
+    (reason.clone(), hours.expect("known"), *amount, *open)
 }
 
 /// Charged up to 2:00, and deleted before the run at some minute.
@@ -93,7 +93,7 @@ async fn hold_of_deleted_instance_stays_or_is_closed_with_reason(db: &Db) {
     assert_eq!(only_hold(&fleet, unpriced).await, ("unknown_plan".to_owned(), 3, None, false));
     let holds = fleet.holds(owes).await;
     let holds: Vec<_> = holds.iter().map(|hold| (hold.reason.as_str(), hold.hours, hold.open)).collect();
-    assert_eq!(holds, [("insufficient_balance", 3, true), ("instance_deleted", 1, false)]);
+    assert_eq!(holds, [("insufficient_balance", Some(3), true), ("instance_deleted", Some(1), false)]);
 
     fleet.top_up(poor, "10.00").await;
     assert_eq!(lost(&daemon, 9 * 60).await, None, "its deletion is recorded already");

@@ -54,7 +54,11 @@ impl<'a> Victim<'a> {
 
     async fn assert_held(&self, what: &str) {
         let hold = hold_of(&self.fleet, self.instance).await;
-        assert_eq!((hold.reason.as_str(), hold.hours, hold.amount), ("failed", 2, Some(20 * CENT)), "{what}");
+        assert_eq!(
+            (hold.reason.as_str(), hold.hours, hold.amount),
+            ("failed", Some(2), Some(20 * CENT)),
+            "{what}"
+        );
     }
 
     /// Charged once, and the hold is closed.

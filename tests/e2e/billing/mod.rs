@@ -25,6 +25,7 @@ mod rule;
 mod runs;
 mod shortage;
 mod simulation;
+mod times;
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 

@@ -218,7 +218,7 @@ async fn currencies_are_never_added_up(db: &Db) {
     for (org, instance, reason) in instances {
         if let Some(reason) = reason {
             let hold = hold_of(&fleet, instance).await;
-            assert_eq!((hold.reason.as_str(), hold.hours, hold.amount), (reason, 2, Some(20 * CENT)));
+            assert_eq!((hold.reason.as_str(), hold.hours, hold.amount), (reason, Some(2), Some(20 * CENT)));
             assert!(hold.detail.contains("is not three letters A to Z"), "{}", hold.detail);
         } else {
             assert_eq!(fleet.balance(org).await, usd("99.80"));

@@ -1,9 +1,12 @@
 //! Too little money: what the wallet covers is charged, the rest waits in one hold, and deletion forgives nothing.
 
+use billing_jobs::{currency::Currency, money::Money};
 use e2e::{ChargeRow, Db, Fleet, HoldRow, Instance, Plan, on_every_database};
 use uuid::Uuid;
 
-use super::{CENT, Daemon, TEN_CENTS_AN_HOUR, assert_sound, charged, hold_of, hour, minute, number, usd};
+use super::{
+    CENT, Daemon, Order, TEN_CENTS_AN_HOUR, assert_sound, charged, hold_of, hour, minute, number, usd,
+};
 
 /// B9
 async fn a_wallet_pays_the_whole_hours_that_it_covers_for_the_oldest_instance_first(db: &Db) {
@@ -20,7 +23,10 @@ async fn a_wallet_pays_the_whole_hours_that_it_covers_for_the_oldest_instance_fi
     assert_eq!(fleet.holds(old).await, []);
     assert_eq!(charged(&fleet, young).await, (1, 1, 10 * CENT));
     let hold = hold_of(&fleet, young).await;
-    assert_eq!((hold.reason.as_str(), hold.hours, hold.amount), ("insufficient_balance", 3, Some(30 * CENT)));
+    assert_eq!(
+        (hold.reason.as_str(), hold.hours, hold.amount),
+        ("insufficient_balance", Some(3), Some(30 * CENT))
+    );
     assert_eq!(hold.detail, "the wallet holds 0.05 USD and does not cover the next hour");
     assert_eq!(fleet.balance(org).await, 5 * CENT);
     assert_eq!(fleet.last_billed_at(young).await, Some(minute(61)));
@@ -38,7 +44,7 @@ async fn an_empty_wallet_leaves_one_open_hold_and_no_failed_rows(db: &Db) {
     for hours in 1..=5 {
         assert_eq!(daemon.bill(hour(hours)).await.held, 1);
         let hold = hold_of(&fleet, instance).await;
-        assert_eq!((hold.hours, hold.amount), (hours, Some(10 * CENT * hours)));
+        assert_eq!((hold.hours, hold.amount), (Some(hours), Some(10 * CENT * hours)));
     }
     assert_eq!(fleet.ledger(org).await, []);
     assert_eq!(fleet.cycles(instance).await, []);
@@ -47,7 +53,7 @@ async fn an_empty_wallet_leaves_one_open_hold_and_no_failed_rows(db: &Db) {
     fleet.top_up(org, "0.25").await;
     daemon.bill(hour(6)).await;
     assert_eq!(charged(&fleet, instance).await, (1, 3, 30 * CENT), "what the wallet covers, at the next run");
-    assert_eq!(hold_of(&fleet, instance).await.hours, 3);
+    assert_eq!(hold_of(&fleet, instance).await.hours, Some(3));
 
     fleet.top_up(org, "10.00").await;
     daemon.bill(hour(6)).await;
@@ -78,10 +84,90 @@ async fn a_wallet_below_zero_pays_nothing_and_sinks_no_further(db: &Db) {
 }
 
 async fn open_hours(fleet: &Fleet<'_>, instance: Uuid) -> i64 {
-    fleet.holds(instance).await.iter().filter(|hold| hold.open).map(|hold| hold.hours).sum()
+    fleet.holds(instance).await.iter().filter(|hold| hold.open).filter_map(|hold| hold.hours).sum()
 }
 
 /// B11
+async fn catch_up_limit_counts_unseen_hours(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let unpriced = fleet.plan(Plan::unpriced()).await;
+    let (poor, rich) = (fleet.wallet("0.00").await, fleet.wallet("1000.00").await);
+    let unpaid = fleet.instance(Instance::new(poor, plan, hour(0))).await;
+    let left = fleet.instance(Instance::new(poor, plan, hour(0))).await;
+    let priced_late = fleet.instance(Instance::new(rich, unpriced, hour(0))).await;
+    let daemon = Daemon::of(db).await;
+    for run in 1..=80 {
+        daemon.bill(hour(run)).await;
+    }
+    for instance in [unpaid, left] {
+        let hold = hold_of(&fleet, instance).await;
+        assert_eq!(
+            (hold.reason.as_str(), hold.hours),
+            ("insufficient_balance", Some(80)),
+            "arrears at any age"
+        );
+    }
+    fleet.reprice(unpriced, Some(TEN_CENTS_AN_HOUR)).await;
+
+    fleet.top_up(poor, "8.10").await;
+    daemon.bill(hour(81)).await;
+    assert_eq!(
+        charged(&fleet, unpaid).await.1 + charged(&fleet, left).await.1,
+        81,
+        "80 h without money, then a top-up"
+    );
+    assert_eq!(hold_of(&fleet, priced_late).await.reason, "catch_up_limit", "80 h without a price");
+
+    // An outage of 80 h, after which nobody knows of more than it.
+    let seen = fleet.instance(Instance::new(rich, plan, hour(81))).await;
+    fleet.top_up(poor, "100.00").await;
+    for run in [161, 162] {
+        daemon.bill(hour(run)).await;
+        assert_eq!(hold_of(&fleet, seen).await.reason, "catch_up_limit", "80 h of outage, and an hour later");
+        let held = [unpaid, left].map(|instance| fleet.holds(instance));
+        let [one, two] = held;
+        let open: Vec<_> = one.await.into_iter().chain(two.await).filter(|hold| hold.open).collect();
+        assert!(open.iter().all(|hold| hold.reason == "catch_up_limit"), "{open:?}");
+        assert_eq!(open.len(), 2, "80 h without money, then 80 h of outage");
+    }
+    let approved = Order::approved_by(hour(162));
+    daemon.carry_out(&approved).await.expect("an approval releases them");
+    for instance in [unpaid, left] {
+        assert_eq!(charged(&fleet, instance).await.1, 162);
+    }
+    assert_sound(db).await;
+}
+
+async fn free_instance_needs_no_wallet_and_no_approval(db: &Db) {
+    let fleet = Fleet::new(db);
+    let (free, plan) =
+        (fleet.plan(Plan::monthly("0.00")).await, fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await);
+    let (none, two) = (fleet.organization().await, fleet.wallet("1.00").await);
+    fleet.wallet_of(two, "2.00").await;
+    let below_zero = fleet.wallet("-5.00").await;
+    let mut instances = Vec::new();
+    for org in [none, two, below_zero] {
+        instances.push(fleet.instance(Instance::new(org, free, hour(0))).await);
+    }
+    let paying = fleet.instance(Instance::new(none, plan, hour(0))).await;
+    let daemon = Daemon::of(db).await;
+
+    let totals = daemon.bill(hour(100)).await;
+
+    assert_eq!((totals.charged, totals.hours, totals.held), (3, 300, 1));
+    assert!(totals.amounts().iter().all(|(_, amount)| amount.0 == 0), "{totals:?}");
+    assert_eq!(totals.sums.main(), Some((Currency::USD, Money(0))), "the wallet's, though two have none");
+    for instance in instances {
+        assert_eq!(charged(&fleet, instance).await, (1, 100, 0));
+        assert_eq!(fleet.last_billed_at(instance).await, Some(hour(100)));
+        assert_eq!(fleet.holds(instance).await, []);
+    }
+    assert_eq!(hold_of(&fleet, paying).await.reason, "no_wallet");
+    assert_eq!(number(db, "SELECT count(*) FROM payment_transactions").await, 0);
+    assert_sound(db).await;
+}
+
 async fn a_deleted_instance_is_charged_up_to_when_it_was_last_seen(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("0.20").await;
@@ -90,7 +176,7 @@ async fn a_deleted_instance_is_charged_up_to_when_it_was_last_seen(db: &Db) {
     let daemon = Daemon::of(db).await;
     daemon.bill(hour(2)).await;
     daemon.bill(hour(7)).await;
-    assert_eq!(hold_of(&fleet, instance).await.hours, 5);
+    assert_eq!(hold_of(&fleet, instance).await.hours, Some(5));
 
     fleet.delete(instance).await;
     daemon.bill(hour(9)).await;
@@ -150,6 +236,8 @@ on_every_database!(
     a_deleted_instance_is_charged_up_to_when_it_was_last_seen,
 );
 on_each_kind!(
+    catch_up_limit_counts_unseen_hours,
+    free_instance_needs_no_wallet_and_no_approval,
     a_wallet_below_zero_pays_nothing_and_sinks_no_further,
     a_deleted_instance_that_owed_nothing_leaves_its_history_and_no_debt,
 );

@@ -49,12 +49,14 @@ async fn what_is_wrong_in_the_books_is_counted(db: &Db) {
     fleet.instance(Instance::new(org, unpriced, created)).await;
     fleet.instance(Instance::new(org, "no-such-plan", created)).await;
     fleet.instance(Instance::new(fleet.organization().await, priced, created)).await;
+    fleet.instance(Instance::new(org, priced, created).billed(created + TimeDelta::days(90))).await;
     let found = findings(&daemon(db, &[BILLING, HEARTBEAT]), 0).await;
     let expected = [
         "warn one wallet each",
         "warn a wallet each",
         "warn a plan each",
         "warn a price each",
+        "warn plausible times",
         "warn daemons",
     ];
     let mut found_wrong = without_machine(wrong(&found));

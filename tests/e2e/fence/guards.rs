@@ -24,7 +24,9 @@ const GUARDS: [(&str, &str, &str, Scene); 11] = [
     }),
     ("raise", "SET fence = ours.number", "SET fence = f.fence", |db| Box::pin(a_daemon_that_wakes_up(db))),
     ("due", "OR charge_end > clock_timestamp()", "", |db| Box::pin(a_stale_list(db))),
-    ("watermark", "greatest(panel_anchor, watermark)", "panel_anchor", |db| Box::pin(a_crash(db))),
+    ("watermark", "greatest(panel_anchor, watermark)", "coalesce(panel_anchor, created)", |db| {
+        Box::pin(a_crash(db))
+    }),
     ("one machine", "pg_catalog.cardinality(machines) IS DISTINCT FROM 1", "machines IS NULL", |db| {
         Box::pin(two_of_a_name(db))
     }),

@@ -94,7 +94,8 @@ impl Tables {
             words.ours("started_at"),
             words.ours("finished_at")
         );
-        let holds = "SELECT CAST(instance_id AS text) AS machine, CAST(hours_due AS bigint) AS hours
+        let holds =
+            "SELECT CAST(instance_id AS text) AS machine, CAST(coalesce(hours_due, 0) AS bigint) AS hours
                        FROM billing_holds WHERE closed_at IS NULL";
         let wallets = format!(
             "SELECT CAST(organization_id AS text) AS organization, {} AS amount FROM wallets",

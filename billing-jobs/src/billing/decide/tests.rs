@@ -16,6 +16,9 @@ use crate::{
 /// The organizations, in order: two that can pay, and three that cannot.
 const ORGANIZATIONS: [&str; 5] = ["a", "b", "nobody", "null", "two"];
 
+/// 2026-01-01T00:00:00Z.
+const EPOCH: Micros = 1_767_225_600_000_000;
+
 /// Something that happens between two runs, or a run.
 #[derive(Clone, Debug)]
 enum Event {
@@ -86,12 +89,11 @@ impl World {
                 label: "web".to_owned(),
                 plan: format!("plan {plan}"),
                 backup_frequency: None,
-                last_billed_at: None,
-                created_at: Some(-age),
-                invalid_time: false,
+                last_billed_at: PanelTime::Null,
+                created_at: PanelTime::At(EPOCH - age),
                 gone: false,
                 meter: None,
-                held: false,
+                held: None,
             },
             plan,
             next: None,
@@ -100,9 +102,9 @@ impl World {
             carry: exact(0, 1),
         };
         let mut machines: Vec<_> = machines.iter().enumerate().map(machine).collect();
-        machines.sort_by_key(|machine| (machine.row.organization.clone(), machine.row.created_at));
+        machines.sort_by_key(|machine| (machine.row.organization.clone(), machine.row.created_at.at()));
         Self {
-            now: 0,
+            now: EPOCH,
             unit,
             plans: [Some(5_000_000), Some(123_456_789), Some(0)],
             balances: HashMap::from([("a", Money(balances[0])), ("b", Money(balances[1]))]),
@@ -138,16 +140,17 @@ impl World {
             Event::PriceChanges { plan, price } => self.plans[plan] = price,
             Event::PanelMovesAnchor { machine, hours } => {
                 let Some(Machine { row, .. }) = self.machines.get_mut(machine) else { return Ok(()) };
-                let anchor = row.last_billed_at.or(row.created_at).unwrap_or_default() + hours * HOUR;
+                let anchor =
+                    row.last_billed_at.at().or(row.created_at.at()).unwrap_or_default() + hours * HOUR;
                 if anchor <= self.now {
-                    row.last_billed_at = Some(anchor);
+                    row.last_billed_at = PanelTime::At(anchor);
                 }
             }
             Event::Deleted { machine } => {
                 if let Some(machine) = self.machines.get_mut(machine) {
                     machine.row.gone = true;
-                    machine.row.last_billed_at = None;
-                    machine.row.created_at = None;
+                    machine.row.last_billed_at = PanelTime::Null;
+                    machine.row.created_at = PanelTime::Null;
                 }
             }
             Event::Run { approved, refused } => return self.run(approved, refused),
@@ -180,7 +183,7 @@ impl World {
             .machines
             .iter()
             .map(|machine| &machine.row)
-            .filter(|row| !row.gone || row.held)
+            .filter(|row| !row.gone || row.held.is_some())
             .cloned()
             .collect();
         let read: Vec<_> = instances.iter().map(|instance| instance.id.clone()).collect();
@@ -215,10 +218,16 @@ impl World {
             expected_amount += before.0 - balance.0;
         }
         expected_totals.charges = posting.charges.len() as u64;
-        if expected_totals.charges > 0 {
-            let (charges, hours) =
-                (expected_totals.charges.cast_signed(), expected_totals.hours.cast_signed());
-            expected_totals.sums.add(Currency::USD, Sum { charges, hours, amount: Money(expected_amount) });
+        for charge in &posting.charges {
+            // Without one wallet only free hours are charged, and they have no currency.
+            let payer = charge.instance.organization.to_string();
+            let pays =
+                self.wallets().iter().filter(|wallet| wallet.organization.to_string() == payer).count();
+            let currency = if pays == 1 { Currency::USD } else { Currency::NONE };
+            prop_assert_eq!(charge.currency, currency);
+            expected_totals
+                .sums
+                .add(currency, Sum { charges: 1, hours: charge.hours, amount: charge.amount });
         }
         prop_assert_eq!(&posting.totals, &expected_totals);
         prop_assert_eq!(posting.charges.iter().map(|charge| charge.amount.0).sum::<i64>(), expected_amount);
@@ -255,7 +264,10 @@ impl Machine {
         let start = if self.row.gone {
             self.next
         } else {
-            self.next.max(self.row.last_billed_at.or(self.row.created_at))
+            match self.next {
+                Some(next) => Some(self.row.last_billed_at.at().map_or(next, |billed| billed.max(next))),
+                None => self.row.last_billed_at.at().max(self.row.created_at.at()),
+            }
         };
         let until = if self.row.gone { self.seen_at } else { terms.as_of };
         let Some(start) = start.filter(|start| until - start >= HOUR) else {
@@ -263,6 +275,11 @@ impl Machine {
             return expected;
         };
         let hours = (until - start) / HOUR;
+        // Hours that a run has evaluated and that only money is missing for wait for no approval.
+        let unseen = match self.row.held {
+            Some(Reason::InsufficientBalance) => (until - start.max(self.seen_at)).max(0) / HOUR,
+            _ => hours,
+        };
         if !self.row.gone {
             let Some(price) = price else {
                 expected.left = hours;
@@ -278,8 +295,12 @@ impl Machine {
             let end = start + (hour + 1) * HOUR;
             self.seen.iter().rfind(|(at, _)| *at < end).or(self.seen.first()).map_or(0, |(_, rate)| *rate)
         };
-        let may = hours <= terms.max_catch_up_hours || !terms.approvals.is_empty();
+        let may = unseen <= terms.max_catch_up_hours || !terms.approvals.is_empty();
         let mut hour = 0;
+        if terms.refused.is_none() && (0..hours).all(|hour| rate_of(hour) == 0) {
+            expected.charged.extend((0..hours).map(|hour| (start + hour * HOUR, 0)));
+            hour = hours;
+        }
         if let Some(balance) = purse.filter(|_| may) {
             while hour < hours {
                 let (amount, carry) = due_now(&self.carry, rate_of(hour), terms.unit);
@@ -317,10 +338,14 @@ impl Machine {
             });
         }
         if let Some(row) = posting.anchors.iter().find(|row| row.instance == id) {
-            self.row.last_billed_at = Some(row.after);
+            self.row.last_billed_at = PanelTime::At(row.after);
         }
-        self.row.held = posting.holds.iter().any(|row| row.instance.id == id)
-            || self.row.held && !posting.releases.contains(&id) && !posting.deleted.contains(&id);
+        self.row.held = match posting.holds.iter().find(|row| row.instance.id == id) {
+            Some(hold) => Some(hold.reason.parse().expect("a reason")),
+            None => {
+                self.row.held.filter(|_| !posting.releases.contains(&id) && !posting.deleted.contains(&id))
+            }
+        };
     }
 }
 
@@ -349,13 +374,13 @@ impl Expected {
         let hold = posting.holds.iter().find(|hold| hold.instance.id == *id);
         prop_assert_eq!(hold.is_some(), self.left > 0 || self.refused_to_mend, "hold of {}", id);
         if let Some(hold) = hold {
-            prop_assert_eq!(hold.hours, self.left);
+            prop_assert_eq!(hold.hours, Some(self.left));
             prop_assert_eq!(hold.amount.map(of_money), self.left_amount.clone());
         }
         let released = posting.releases.contains(id) || posting.deleted.contains(id);
         prop_assert_eq!(
             released,
-            machine.row.held && self.left == 0 && !self.refused_to_mend,
+            machine.row.held.is_some() && self.left == 0 && !self.refused_to_mend,
             "release of {}",
             id
         );
@@ -373,7 +398,7 @@ impl Expected {
             prop_assert_eq!(through, machine.next, "the watermark of {}", id);
             // The panel is told, unless it knows.
             let anchor = posting.anchors.iter().find(|row| row.instance == *id).map(|row| row.after);
-            let told = anchor.or(machine.row.last_billed_at).or(machine.row.created_at);
+            let told = anchor.or(machine.row.last_billed_at.at()).or(machine.row.created_at.at());
             prop_assert!(machine.row.gone || posting_refused(posting, id) || told == machine.next);
         }
         Ok(())
@@ -414,10 +439,10 @@ fn hours_since_approval_count_against_limit() {
     let instances = [instance];
     let wallets = world.wallets();
     let mut approvals = Approvals::default();
-    approvals.add(&Scope { all: true, ..Scope::default() }, 100 * HOUR + 1);
+    approvals.add(&Scope { all: true, ..Scope::default() }, EPOCH + 100 * HOUR + 1);
     for (hours, charged) in [(72, 1), (100, 1), (172, 1), (173, 0)] {
         let terms = Terms {
-            as_of: hours * HOUR,
+            as_of: EPOCH + hours * HOUR,
             prices: &prices,
             unit: WalletUnit::Cent,
             max_catch_up_hours: 72,
@@ -442,7 +467,7 @@ fn allocations_for(machines: u128) -> u64 {
     };
     let prices = PriceList::new([plan], DailyBackupFactor::default());
     let terms = Terms {
-        as_of: HOUR,
+        as_of: EPOCH + HOUR,
         prices: &prices,
         unit: WalletUnit::Cent,
         max_catch_up_hours: 72,
@@ -466,18 +491,17 @@ fn allocations_for(machines: u128) -> u64 {
             label: "web".to_owned(),
             plan: "plan".to_owned(),
             backup_frequency: None,
-            last_billed_at: Some(0),
-            created_at: Some(0),
-            invalid_time: false,
+            last_billed_at: PanelTime::At(EPOCH),
+            created_at: PanelTime::At(EPOCH),
             gone: false,
             meter: Some(Meter {
-                billed_through: 0,
+                billed_through: EPOCH,
                 carry: Carry(0),
                 rates: Some(Rates::constant(Rate(5_000_000))),
-                seen_at: 0,
+                seen_at: EPOCH,
                 panel_debited_at: None,
             }),
-            held: false,
+            held: None,
         })
         .collect();
     let allocated = allocation_counter::measure(|| {
