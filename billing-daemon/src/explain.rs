@@ -52,6 +52,8 @@ pub struct PlanNow {
 /// A charge.
 #[derive(Clone, Debug, Serialize)]
 pub struct Charge {
+    /// Who paid.
+    pub organization: Uuid,
     /// The first instant of its hours.
     pub period_start: DateTime<Utc>,
     /// The first instant after them.
@@ -130,6 +132,8 @@ pub struct Batch {
 /// A hold.
 #[derive(Clone, Debug, Serialize)]
 pub struct Hold {
+    /// Who owes the hours.
+    pub organization: Uuid,
     /// The reason's word.
     pub reason: String,
     /// What exactly.
@@ -222,7 +226,8 @@ async fn read(
             since <= at && hold.closed_at.is_none_or(|Instant(closed)| at < closed)
         }
     };
-    let hold = holds.iter().find(covers);
+    let uncharged = || holds.iter().find(|hold| at.is_none() && hold.closed_reason.is_some());
+    let hold = holds.iter().find(covers).or_else(uncharged);
     let plan = match &row {
         Some(row) => plan(txn, &row.plan_id).await?,
         None => None,
@@ -238,6 +243,7 @@ async fn read(
         plan,
         charge,
         hold: hold.map(|hold| Hold {
+            organization: hold.organization_id.0,
             reason: hold.reason.clone(),
             detail: hold.detail.clone(),
             hours_due: hold.hours_due,
@@ -296,6 +302,7 @@ async fn take_apart(txn: &DatabaseTransaction, charge: billing_charges::Model) -
         .await?;
     let cycle = cycles.into_iter().find(|cycle| cycle.status.as_deref() == Some("billed"));
     Ok(Charge {
+        organization: charge.organization_id.0,
         period_start: start,
         period_end: end(&charge),
         hours: charge.hours,
@@ -391,6 +398,7 @@ pub fn in_words(explanation: &Explanation) -> String {
             hold.amount_due.as_ref().map_or("an unknown amount".to_owned(), |due| format!("{due}{currency}"));
         let hours = hold.hours_due.map_or("an unknown number of".to_owned(), |hours| hours.to_string());
         rows.push(("  owed", format!("{amount} for {hours} hours")));
+        rows.push(("  by", hold.organization.to_string()));
         rows.push(("  since", format!("{}, last seen {}", shown(hold.opened_at), shown(hold.seen_at))));
         if let Some(closed) = hold.closed_at {
             let uncharged = hold.closed_reason.as_ref();
@@ -408,6 +416,7 @@ fn of_charge(charge: &Charge, rows: &mut Vec<(&str, String)>) {
         "charged",
         format!("{} {} for {} hours{whose}", charge.amount, charge.currency, charge.hours),
     ));
+    rows.push(("  paid by", charge.organization.to_string()));
     rows.push(("  from", shown(charge.period_start)));
     rows.push(("  to", shown(charge.period_end)));
     rows.push((

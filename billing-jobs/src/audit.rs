@@ -81,7 +81,11 @@ fn checks(w: Words) -> Vec<Check> {
                          AND NOT EXISTS (SELECT 1 FROM vps_billing_cycles y
                                           WHERE y.vps_instance_id = x.instance_id AND y.status = 'billed'
                                             AND {at_billing_period_start} < x.period_start
-                                            AND {at_billing_period_end} > x.ended))",
+                                            AND {at_billing_period_end} > x.ended)
+                         AND {gap} > (SELECT coalesce(sum(h.hours_due), 0) FROM billing_holds h
+                                       WHERE h.instance_id = x.instance_id
+                                         AND h.closed_reason = 'instance_transferred'))",
+                gap = w.hours_between("ended", "period_start"),
                 at_billing_period_start = w.at("y.billing_period_start"),
                 at_billing_period_end = w.at("y.billing_period_end"),
                 end = w.end(),
@@ -401,6 +405,12 @@ impl Words {
     fn end(self) -> String {
         let sqlite = "(c.period_start + c.hours * 3600000000)".to_owned();
         self.choose(sqlite, "(c.period_start + c.hours * interval '1 hour')".to_owned())
+    }
+
+    /// The whole hours from one instant of ours to a later one.
+    fn hours_between(self, from: &str, until: &str) -> String {
+        let postgres = format!("ceil(date_part('epoch', {until} - {from}) / 3600)");
+        self.choose(format!("(({until} - {from} + 3599999999) / 3600000000)"), postgres)
     }
 
     /// An amount of the panel's in ten-thousandths.

@@ -34,11 +34,13 @@ pub enum Reason {
     Failed,
     /// The panel deleted the instance before its last hours were charged. Such a hold is closed from the beginning.
     InstanceDeleted,
+    /// The instance changed its organization before the hours of the previous one were charged. Such a hold is closed at once.
+    InstanceTransferred,
 }
 
 impl Reason {
     /// Each of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NoWallet,
         Self::DuplicateWallets,
         Self::InvalidBalance,
@@ -52,6 +54,7 @@ impl Reason {
         Self::InsufficientBalance,
         Self::Failed,
         Self::InstanceDeleted,
+        Self::InstanceTransferred,
     ];
 
     /// The word kept in the database.
@@ -71,6 +74,7 @@ impl Reason {
             Self::InsufficientBalance => "insufficient_balance",
             Self::Failed => "failed",
             Self::InstanceDeleted => "instance_deleted",
+            Self::InstanceTransferred => "instance_transferred",
         }
     }
 }

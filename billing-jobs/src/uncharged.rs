@@ -55,6 +55,15 @@ impl Debt {
     }
 }
 
+impl std::ops::AddAssign for Debt {
+    fn add_assign(&mut self, other: Self) {
+        self.instances += other.instances;
+        self.hours += other.hours;
+        self.unpriced += other.unpriced;
+        other.amounts.iter().for_each(|(currency, amount)| self.amounts.add(currency, amount));
+    }
+}
+
 /// Which closed debts are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {

@@ -285,6 +285,12 @@ impl<'a> Fleet<'a> {
         self.execute(&sql, [base.into(), self.id(plan)]).await;
     }
 
+    /// Gives the instance to another organization, as the panel's administrator does.
+    pub async fn transfer(&self, instance: Uuid, org: Uuid) {
+        let sql = "UPDATE vps_instances SET organization_id = $2 WHERE id = $1";
+        self.execute(sql, [self.id(instance), self.id(org)]).await;
+    }
+
     /// Deletes an instance as the panel does: its row, and by cascade its cycles.
     pub async fn delete(&self, instance: Uuid) {
         self.execute("DELETE FROM vps_instances WHERE id = $1", [self.id(instance)]).await;

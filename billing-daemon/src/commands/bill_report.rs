@@ -99,6 +99,9 @@ pub(super) fn uncharged(Uncharged { reason, debt }: &Uncharged) -> String {
         "instance_deleted" => {
             format!("{instances} {plural} deleted with up to {hours} hours uncharged ({amount})\n")
         }
+        "instance_transferred" => format!(
+            "{instances} {plural} transferred with {hours} hours of the previous organization uncharged ({amount})\n"
+        ),
         reason => format!("{instances} {plural} with {hours} hours uncharged ({amount}): {reason}\n"),
     }
 }

@@ -27,6 +27,7 @@ fn of(reason: Reason) -> &'static str {
         Reason::InsufficientBalance => "nothing; the hours are charged after the customer's next payment",
         Reason::Failed => "correct the row that the database refuses; `holds list` shows its message",
         Reason::InstanceDeleted => "nothing; the panel deleted the instance, and its hours cannot be charged",
+        Reason::InstanceTransferred => "nothing; the previous organization could not pay these hours",
     }
 }
 

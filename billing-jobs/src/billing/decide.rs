@@ -59,6 +59,23 @@ pub(super) struct Instance {
     pub(super) meter: Option<Meter>,
     /// The reason of the open hold, if there is one.
     pub(super) held: Option<Reason>,
+    /// Whether the open hold belongs to another organization than the instance does now.
+    pub(super) transfer: Option<Transfer>,
+}
+
+/// One side of an instance that changed its organization while hours of it were due. The batch of the previous organization charges
+/// or closes those and moves the meter to where they end; after that the new one pays.
+#[derive(Clone, Debug)]
+pub(super) enum Transfer {
+    /// The previous organization's side: `organization` of the instance is the previous one.
+    From {
+        /// Who has the instance now.
+        to: Id,
+        /// When a run last saw the previous organization have it.
+        seen_at: Micros,
+    },
+    /// The new organization's side: nothing is charged before the other side is done.
+    Pending,
 }
 
 /// What is carried from charge to charge of one instance.
@@ -112,6 +129,10 @@ pub(super) struct Posting<'a> {
     pub(super) releases: Vec<Id>,
     /// Instances whose hold ends without a charge: the panel deleted them, and the price of their hours was never known.
     pub(super) deleted: Vec<Id>,
+    /// Instances whose hold is in `holds` and ends at once: the organization that owed its hours no longer has them.
+    pub(super) uncollected: Vec<Id>,
+    /// Instances that another organization pays from now on.
+    pub(super) transferred: Vec<(Id, Id)>,
     /// New balances.
     pub(super) wallets: Vec<WalletRow>,
     /// Wallets that are charged for the first time.
@@ -359,6 +380,14 @@ fn settle_instance<'a>(
     purse: &mut Purse<'a>,
     instance: &'a Instance,
 ) {
+    match &instance.transfer {
+        None => {}
+        Some(Transfer::Pending) => return,
+        Some(Transfer::From { to, seen_at }) => {
+            settle_transfer(terms, posting, purse, instance, (to, *seen_at));
+            return;
+        }
+    }
     let due = match due_hours(terms, instance) {
         Ok(Some(due)) => due,
         Ok(None) => {
@@ -419,6 +448,90 @@ fn settle_instance<'a>(
         None if instance.held.is_some() => posting.releases.push(instance.id.clone()),
         None => {}
     }
+}
+
+/// Settles with the previous organization of an instance: what its wallet covers of the hours up to when it was last seen is
+/// charged, the others are closed. The meter continues where those hours end, for `to`.
+fn settle_transfer<'a>(
+    terms: &Terms<'_>,
+    posting: &mut Posting<'a>,
+    purse: &mut Purse<'a>,
+    instance: &'a Instance,
+    (to, seen_at): (&Id, Micros),
+) {
+    let currency = purse.currency();
+    let meter = instance.meter.as_ref();
+    let watermark = meter.map(|meter| meter.billed_through);
+    let start = panel_time::start(&instance.last_billed_at, &instance.created_at, watermark, terms.as_of);
+    let refused = terms.refused.map(|detail| Hold::new(Reason::Failed, detail));
+    let start = match (start, refused) {
+        (Ok(start), None) => start,
+        (Err(hold), _) | (Ok(_), Some(hold)) => {
+            hold_whole(posting, instance, &hold, None, None, currency);
+            return;
+        }
+    };
+    let hours = whole_hours(start, seen_at);
+    let carry = meter.map_or(Carry(0), |meter| meter.carry);
+    let mut cursor = Cursor { at: start, carry };
+    let rates = meter.and_then(|meter| meter.rates.clone()).filter(|_| hours > 0);
+    let due = rates.map(|rates| {
+        let evaluated = instance.held == Some(Reason::InsufficientBalance);
+        let unseen_hours = if evaluated { 0 } else { hours };
+        DueHours { start, hours, unseen_hours, carry, rates, rate: None }
+    });
+    if let Some(due) = &due {
+        match purse {
+            _ if due.is_free() => {
+                charge_what_is_free(posting, currency.unwrap_or(Currency::NONE), instance, due, &mut cursor);
+            }
+            Purse::Open { currency, balance, .. } => {
+                if beyond_catch_up_limit(terms, posting, instance, due).is_none() {
+                    let payer = (*currency, balance);
+                    charge_what_is_covered(terms, posting, payer, instance, due, &mut cursor);
+                }
+            }
+            Purse::Shut { .. } => {}
+        }
+    }
+    let left = hours - (cursor.at - start) / HOUR;
+    posting.totals.charged += u64::from(left < hours);
+    let until = start + hours * HOUR;
+    let mut rates = meter.and_then(|meter| meter.rates.clone());
+    if let Some(rates) = &mut rates {
+        rates.forget_before(until);
+    }
+    if hours > 0 || meter.is_some() {
+        let row = MeterRow {
+            instance: instance.id.clone(),
+            organization: to.clone(),
+            billed_through_before: watermark,
+            billed_through: until,
+            carry: cursor.carry,
+            rate: rates.as_ref().map(|rates| rates.first),
+            rate_changes: rates.as_ref().and_then(rates_json),
+            seen_at,
+        };
+        let rows = if meter.is_some() { &mut posting.meters } else { &mut posting.new_meters };
+        rows.push(row);
+        move_anchor(terms, posting, instance, until);
+    }
+    if left > 0 {
+        let detail =
+            format!("organization {to} has the instance now; these hours were of {}", instance.organization);
+        posting.holds.push(HoldRow {
+            instance,
+            reason: Reason::InstanceTransferred.as_str(),
+            detail,
+            hours: Some(left),
+            amount: due.and_then(|due| cost_of(&due, &cursor, left, terms.unit)),
+            currency,
+        });
+        posting.uncollected.push(instance.id.clone());
+    } else {
+        posting.releases.push(instance.id.clone());
+    }
+    posting.transferred.push((to.clone(), instance.id.clone()));
 }
 
 /// The hold of an instance with more hours due that no run has evaluated than the catch-up limit, unless they are approved.

@@ -113,6 +113,7 @@ impl Gone {
             gone: true,
             meter: None,
             held: None,
+            transfer: None,
         }
     }
 

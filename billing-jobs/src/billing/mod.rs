@@ -370,6 +370,10 @@ impl Biller {
         }
         let mut over = Over::default();
         let mut result = pass.whole_fleet(&mut over).await;
+        // In a dry run the hours of the previous organizations stay as they are, so the new ones cannot be billed.
+        if result.is_ok() && run.mode != Mode::DryRun {
+            result = pass.bill_new_organizations(&mut over).await;
+        }
         let mut deleted = Debt::default();
         if result.is_ok() && over.stopped.is_none() {
             result = deleted::record_deleted(&pass).await.map(|debt| deleted = debt);
@@ -379,12 +383,14 @@ impl Biller {
             let _ = pass.db.close().await;
         }
         result?;
-        let Over { mut totals, mut unposted, stopped, mut beyond_limit } = over;
+        let Over { mut totals, mut unposted, stopped, mut beyond_limit, uncollected, .. } = over;
         beyond_limit.sort_unstable();
         let mut uncharged = Vec::new();
-        if deleted.instances > 0 {
-            let reason = Reason::InstanceDeleted.to_string();
-            uncharged.push(Uncharged { reason, debt: deleted });
+        for (reason, debt) in [(Reason::InstanceDeleted, deleted), (Reason::InstanceTransferred, uncollected)]
+        {
+            if debt.instances > 0 {
+                uncharged.push(Uncharged { reason: reason.to_string(), debt });
+            }
         }
         if matches!(run.mode, Mode::Commit(_)) && !testing::mutated("totals-from-memory") {
             // A batch whose commit was not answered is counted by its row, not by us.

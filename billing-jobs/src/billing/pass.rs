@@ -1,7 +1,7 @@
 //! One pass over the fleet: which range is next, and a batch from BEGIN to COMMIT, again, or taken apart.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
@@ -24,12 +24,14 @@ use super::{
 };
 use crate::{
     BILLING_JOB,
+    currency::Currency,
     db::{Fault, SQLITE_LOG_PAGES, begin, begin_read, begin_reading, fault, statement, write_back},
     fence, measured,
     panel::Panel,
     period::Micros,
     price::PriceList,
     testing, trace,
+    uncharged::Debt,
 };
 
 /// How often a batch is tried again before it is given up or taken apart.
@@ -70,6 +72,36 @@ pub(super) struct Over {
     /// Why batches were left.
     pub(super) unposted: Vec<String>,
     pub(super) stopped: Option<StopReason>,
+    /// Hours that a previous organization could not pay.
+    pub(super) uncollected: Debt,
+    /// By organization, the instances that it pays from now on.
+    pub(super) transferred: BTreeMap<Id, Vec<Id>>,
+}
+
+impl Over {
+    fn of(posting: Posting<'_>) -> Self {
+        let mut over = Self { totals: posting.totals, ..Self::default() };
+        let uncollected = posting.holds.iter().filter(|hold| posting.uncollected.contains(&hold.instance.id));
+        for hold in uncollected {
+            let currency = hold.currency.unwrap_or(Currency::NONE);
+            over.uncollected.add(hold.hours.unwrap_or_default(), hold.amount, currency);
+        }
+        for (organization, instance) in posting.transferred {
+            over.transferred.entry(organization).or_default().push(instance);
+        }
+        over
+    }
+
+    fn add(&mut self, part: Self) {
+        self.totals += part.totals;
+        self.beyond_limit.extend(part.beyond_limit);
+        self.unposted.extend(part.unposted);
+        self.stopped = self.stopped.or(part.stopped);
+        self.uncollected += part.uncollected;
+        for (organization, instances) in part.transferred {
+            self.transferred.entry(organization).or_default().extend(instances);
+        }
+    }
 }
 
 /// What one transaction works on.
@@ -130,8 +162,7 @@ enum Posted {
 
 /// A transaction that came to its end.
 struct Done {
-    totals: Totals,
-    beyond_limit: Vec<BeyondLimit>,
+    over: Over,
     /// How many instances it read.
     instances: usize,
     /// For how long it kept others waiting.
@@ -157,10 +188,7 @@ impl Pass<'_> {
                 Ok(Step::Billed(part, instances, took)) => {
                     billing -= 1;
                     pace.done(instances, took, began.elapsed());
-                    over.totals += part.totals;
-                    over.beyond_limit.extend(part.beyond_limit);
-                    over.unposted.extend(part.unposted);
-                    over.stopped = over.stopped.or(part.stopped);
+                    over.add(part);
                 }
                 Err(failed) => error = error.or(Some(failed)),
             }
@@ -177,6 +205,24 @@ impl Pass<'_> {
         error.map_or(Ok(()), Err)
     }
 
+    /// Bills the instances that another organization had until now, once all hours of that one are settled.
+    pub(super) async fn bill_new_organizations(&self, over: &mut Over) -> Result<(), BillingError> {
+        for (organization, instances) in std::mem::take(&mut over.transferred) {
+            over.stopped = over.stopped.or_else(|| (self.run.stop)());
+            if over.stopped.is_some() {
+                break;
+            }
+            let only = Some(instances);
+            let (first, last) = (organization.to_string(), organization.to_string());
+            if let Step::Billed(part, ..) =
+                self.bill_range(Batch { first, last, only, refused: None }).await?
+            {
+                over.add(part);
+            }
+        }
+        Ok(())
+    }
+
     async fn look_ahead(&self, after: Option<String>, batch: u32) -> Result<Step, BillingError> {
         self.next_range(after, batch).await.map(Step::Range)
     }
@@ -189,8 +235,7 @@ impl Pass<'_> {
         while let Some(batch) = work.pop() {
             match self.post_or_split(batch).await? {
                 Posted::Done(done) => {
-                    over.totals += done.totals;
-                    over.beyond_limit.extend(done.beyond_limit);
+                    over.add(done.over);
                     instances += done.instances;
                     held += done.held;
                 }
@@ -280,7 +325,7 @@ impl Pass<'_> {
             let span = trace::batch(attempt);
             let failure = match self.try_post(&batch, reading_first).instrument(span.clone()).await {
                 Ok(done) => {
-                    trace::posted(&span, done.instances, &done.totals);
+                    trace::posted(&span, done.instances, &done.over.totals);
                     return Ok(Posted::Done(done));
                 }
                 Err(failure) => failure,
@@ -333,7 +378,13 @@ impl Pass<'_> {
             result = self.fill(&txn, batch, &again).await;
         }
         let read_instances = || read.get().map_or(&[][..], |read: &Read| &read.instances);
-        let instances = || read_instances().iter().map(|instance| instance.id.clone()).collect();
+        let instances = || {
+            // Of one that changed its organization both sides may have been read.
+            let mut ids: Vec<Id> = read_instances().iter().map(|instance| instance.id.clone()).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            ids
+        };
         match result {
             Ok(posting) => {
                 testing::before_statement();
@@ -362,7 +413,8 @@ impl Pass<'_> {
                 (self.run.progress)(read_instances().len() as u64);
                 let listed = if self.run.lists_beyond_limit { &posting.beyond_limit[..] } else { &[] };
                 let beyond_limit = listed.iter().map(BeyondLimit::from).collect();
-                Ok(Done { totals: posting.totals, beyond_limit, instances: read_instances().len(), held })
+                let over = Over { beyond_limit, ..Over::of(posting) };
+                Ok(Done { over, instances: read_instances().len(), held })
             }
             Err(kind) => {
                 // The first error is the one to tell; after it a rollback has nothing to add.

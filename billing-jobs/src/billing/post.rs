@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     db::{begin, statement},
+    hold::Reason,
     period::Micros,
     testing, trace,
 };
@@ -54,7 +55,7 @@ pub(super) async fn post(
     let on = write.backend;
     let debits = rows::debits(&posting.charges);
     let (batch, ledger_until) = write.batch(&sql.insert_batch, stamp, posting, debits).await?;
-    write.ids(&sql.insert_openings, "billing_wallets", &posting.openings, None).await?;
+    write.ids(&sql.insert_openings, "billing_wallets", &posting.openings, &[]).await?;
     let ledger = || rows::ledger(on, &posting.charges, ledger_until);
     let expected = usize::try_from(debits).unwrap_or(usize::MAX);
     write.rows(&sql.insert_ledger, "payment_transactions", expected, ledger).await?;
@@ -82,8 +83,13 @@ pub(super) async fn post(
     }
     let (holds, as_of) = (&posting.holds, stamp.as_of);
     write.rows(&sql.upsert_holds, "billing_holds", holds.len(), || rows::holds(on, as_of, holds)).await?;
-    write.ids(&sql.close_holds, "billing_holds", &posting.releases, Some(as_of)).await?;
-    write.ids(&sql.close_deleted_holds, "billing_holds", &posting.deleted, Some(as_of)).await?;
+    write.ids(&sql.close_holds, "billing_holds", &posting.releases, &[as_of.into()]).await?;
+    for (reason, ids) in
+        [(Reason::InstanceDeleted, &posting.deleted), (Reason::InstanceTransferred, &posting.uncollected)]
+    {
+        let values = [as_of.into(), reason.as_str().into()];
+        write.ids(&sql.close_uncharged, "billing_holds", ids, &values).await?;
+    }
     if testing::mutated("debit-apart") {
         return Ok(());
     }
@@ -176,19 +182,19 @@ impl<'a> Writer<'a> {
         counted(table, expected, found)
     }
 
-    /// One row of `table` for each of `ids`.
+    /// One row of `table` for each of `ids`, which are the last parameter after `first`.
     async fn ids(
         &self,
         sql: &str,
         table: &'static str,
         ids: &[Id],
-        first: Option<i64>,
+        first: &[Value],
     ) -> Result<(), PostError> {
         if ids.is_empty() {
             return Ok(());
         }
         let list = serde_json::to_string(ids).expect("text is always JSON");
-        let values = first.map(Value::from).into_iter().chain([list.into()]);
+        let values = first.iter().cloned().chain([list.into()]);
         testing::before_statement();
         let written = self.txn.execute_raw(statement(self.txn, sql, values));
         let written = written.instrument(trace::write(self.backend, table)).await?;

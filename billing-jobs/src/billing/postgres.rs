@@ -54,11 +54,13 @@ fn may_be_due(i: &str) -> String {
 }
 
 fn read_due(panel: Panel, only: &str) -> String {
-    let backup_frequency = if panel.backups { "i.backup_frequency" } else { "NULL::text" };
+    let backups =
+        |of: &str| if panel.backups { format!("{of}.backup_frequency") } else { "NULL::text".to_owned() };
     format!(
-        "SELECT i.id, i.organization_id, i.label, i.plan_id, {backup_frequency}, i.last_billed_at, i.created_at, false,
+        "SELECT i.id, i.organization_id, i.label, i.plan_id, {backups_of_i}, i.last_billed_at, i.created_at, false,
                 m.billed_through, m.carry, m.rate, m.rate_changes::text, m.seen_at, m.panel_debited_at,
-                h.reason, i.created_at AS age
+                h.reason, coalesce(h.organization_id <> i.organization_id, false), NULL::timestamptz, NULL::uuid,
+                i.created_at AS age
            FROM vps_instances i
            LEFT JOIN billing_meters m ON m.instance_id = i.id
            LEFT JOIN billing_holds h ON h.instance_id = i.id AND h.closed_at IS NULL
@@ -66,14 +68,24 @@ fn read_due(panel: Panel, only: &str) -> String {
             AND ({may_be_due} OR h.id IS NOT NULL)
          UNION ALL
          SELECT i.instance_id, i.organization_id, i.label, '', NULL, NULL, NULL, true, m.billed_through, m.carry, m.rate,
-                m.rate_changes::text, m.seen_at, m.panel_debited_at, i.reason, i.opened_at
+                m.rate_changes::text, m.seen_at, m.panel_debited_at, i.reason, false, NULL, NULL, i.opened_at
            FROM billing_holds i
            LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
-          WHERE i.closed_at IS NULL AND i.organization_id BETWEEN $2::uuid AND $3::uuid {gone_only}
+          WHERE i.closed_at IS NULL AND i.organization_id BETWEEN $2::uuid AND $3::uuid {of_hold}
             AND NOT EXISTS (SELECT FROM vps_instances v WHERE v.id = i.instance_id)
+         UNION ALL
+         SELECT v.id, i.organization_id, v.label, v.plan_id, {backups_of_v}, v.last_billed_at, v.created_at, false,
+                m.billed_through, m.carry, m.rate, m.rate_changes::text, m.seen_at, m.panel_debited_at, i.reason,
+                false, i.seen_at, v.organization_id, v.created_at
+           FROM billing_holds i
+           JOIN vps_instances v ON v.id = i.instance_id AND v.organization_id <> i.organization_id
+           LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
+          WHERE i.closed_at IS NULL AND i.organization_id BETWEEN $2::uuid AND $3::uuid {of_hold}
           ORDER BY 2, age, 1",
+        backups_of_i = backups("i"),
+        backups_of_v = backups("v"),
         may_be_due = may_be_due("i."),
-        gone_only = only.replace("i.id", "i.instance_id"),
+        of_hold = only.replace("i.id", "i.instance_id"),
     )
 }
 
@@ -251,10 +263,10 @@ pub(super) fn statements(panel: Panel) -> Statements {
                 AND instance_id IN (SELECT value::uuid FROM jsonb_array_elements_text($2::jsonb))",
             as_of = instant("$1"),
         ),
-        close_deleted_holds: format!(
-            "UPDATE billing_holds SET closed_at = {as_of}, closed_reason = 'instance_deleted'
+        close_uncharged: format!(
+            "UPDATE billing_holds SET closed_at = {as_of}, closed_reason = $2
               WHERE closed_at IS NULL
-                AND instance_id IN (SELECT value::uuid FROM jsonb_array_elements_text($2::jsonb))",
+                AND instance_id IN (SELECT value::uuid FROM jsonb_array_elements_text($3::jsonb))",
             as_of = instant("$1"),
         ),
         deleted_meters: format!(

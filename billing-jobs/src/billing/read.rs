@@ -9,7 +9,7 @@ use sea_orm::{
 };
 
 use super::{
-    decide::{Instance, Meter, Wallet},
+    decide::{Instance, Meter, Transfer, Wallet},
     id::Id,
     panel_time::PanelTime,
     totals::{Sums, Totals},
@@ -64,7 +64,17 @@ pub(super) fn instance(row: &QueryResult) -> Result<Instance, DbErr> {
         meter: meter(row, 8)?,
         // A word that is unknown here is none that a rule depends on.
         held: held.map(|reason| reason.parse().unwrap_or(Reason::Failed)),
+        transfer: transfer(row, 15)?,
     })
+}
+
+/// Of the three columns from `first` on.
+fn transfer(row: &QueryResult, first: usize) -> Result<Option<Transfer>, DbErr> {
+    let pending: bool = row.try_get_by_index(first)?;
+    let Some(seen_at) = ours(row, first + 1)?.at() else {
+        return Ok(pending.then_some(Transfer::Pending));
+    };
+    Ok(Some(Transfer::From { to: id(row, first + 2)?, seen_at }))
 }
 
 /// Of the six columns from `first` on.

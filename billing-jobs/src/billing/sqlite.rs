@@ -63,7 +63,7 @@ fn read_due(only: &str) -> String {
     format!(
         "SELECT i.id, i.organization_id, i.label, i.plan_id, i.backup_frequency, i.last_billed_at, i.created_at,
                 0 AS gone, m.billed_through, m.carry, m.rate, m.rate_changes, m.seen_at, m.panel_debited_at, h.reason,
-                {created} AS age
+                coalesce(h.organization_id <> i.organization_id, 0), NULL, NULL, {created} AS age
            FROM vps_instances i
            LEFT JOIN billing_meters m ON m.instance_id = i.id
            LEFT JOIN billing_holds h ON h.instance_id = i.id AND h.closed_at IS NULL
@@ -71,15 +71,24 @@ fn read_due(only: &str) -> String {
             AND ({may_be_due} OR h.id IS NOT NULL)
          UNION ALL
          SELECT i.instance_id, i.organization_id, i.label, '', NULL, NULL, NULL, 1, m.billed_through, m.carry, m.rate,
-                m.rate_changes, m.seen_at, m.panel_debited_at, i.reason, i.opened_at
+                m.rate_changes, m.seen_at, m.panel_debited_at, i.reason, 0, NULL, NULL, i.opened_at
            FROM billing_holds i
            LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
-          WHERE i.closed_at IS NULL AND i.organization_id BETWEEN ?2 AND ?3 {gone_only}
+          WHERE i.closed_at IS NULL AND i.organization_id BETWEEN ?2 AND ?3 {of_hold}
             AND NOT EXISTS (SELECT 1 FROM vps_instances v WHERE v.id = i.instance_id)
+         UNION ALL
+         SELECT v.id, i.organization_id, v.label, v.plan_id, v.backup_frequency, v.last_billed_at, v.created_at, 0,
+                m.billed_through, m.carry, m.rate, m.rate_changes, m.seen_at, m.panel_debited_at, i.reason,
+                0, i.seen_at, v.organization_id, {created_of_v}
+           FROM billing_holds i
+           JOIN vps_instances v ON v.id = i.instance_id AND v.organization_id <> i.organization_id
+           LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
+          WHERE i.closed_at IS NULL AND i.organization_id BETWEEN ?2 AND ?3 {of_hold}
           ORDER BY 2, age, 1",
         may_be_due = may_be_due("i."),
         created = micros("i.created_at"),
-        gone_only = only.replace("i.id", "i.instance_id"),
+        created_of_v = micros("v.created_at"),
+        of_hold = only.replace("i.id", "i.instance_id"),
     )
 }
 
@@ -186,8 +195,8 @@ pub(super) fn statements() -> Statements {
         close_holds: "UPDATE billing_holds SET closed_at = ?1
               WHERE closed_at IS NULL AND instance_id IN (SELECT value FROM json_each(?2))"
             .to_owned(),
-        close_deleted_holds: "UPDATE billing_holds SET closed_at = ?1, closed_reason = 'instance_deleted'
-              WHERE closed_at IS NULL AND instance_id IN (SELECT value FROM json_each(?2))"
+        close_uncharged: "UPDATE billing_holds SET closed_at = ?1, closed_reason = ?2
+              WHERE closed_at IS NULL AND instance_id IN (SELECT value FROM json_each(?3))"
             .to_owned(),
         deleted_meters: format!(
             "SELECT m.instance_id, m.organization_id,
@@ -278,7 +287,7 @@ mod tests {
             s.update_anchors,
             s.upsert_holds,
             s.close_holds,
-            s.close_deleted_holds,
+            s.close_uncharged,
             s.mark_deleted,
             s.insert_deleted_holds,
             s.update_wallets,

@@ -63,8 +63,8 @@ pub(super) struct Statements {
     pub(super) upsert_holds: String,
     /// `(as_of, ids of instances)`, the ids as a JSON array.
     pub(super) close_holds: String,
-    /// `(as_of, ids of instances)`: the same for instances that were deleted and can never be charged.
-    pub(super) close_deleted_holds: String,
+    /// `(as_of, reason, ids of instances)`: the same for hours that are never charged, and why.
+    pub(super) close_uncharged: String,
     /// `(as_of) -> ...`, as `deleted::read` reads it: meters of instances that the panel deleted since they were last seen, and
     /// that had an hour or more to be charged.
     pub(super) deleted_meters: String,

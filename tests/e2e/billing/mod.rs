@@ -26,6 +26,7 @@ mod runs;
 mod shortage;
 mod simulation;
 mod times;
+mod transfers;
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 

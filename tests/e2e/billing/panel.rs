@@ -4,9 +4,7 @@ use e2e::{ChargeRow, Db, Fleet, Instance, Plan};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{
-    CENT, Daemon, TEN_CENTS_AN_HOUR, assert_sound, charged, hold_of, hour, in_usd, minute, number, usd,
-};
+use super::{CENT, Daemon, TEN_CENTS_AN_HOUR, assert_sound, charged, hold_of, hour, in_usd, minute, usd};
 
 /// The panel bills these whole hours itself, as its built-in biller does.
 async fn panel_bills(db: &Db, fleet: &Fleet<'_>, org: Uuid, instance: Uuid, from: i64, hours: i64) {
@@ -116,24 +114,6 @@ async fn an_anchor_is_repaired_though_the_price_is_missing(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn whoever_has_an_instance_when_it_is_billed_pays(db: &Db) {
-    let fleet = Fleet::new(db);
-    let (giver, taker) = (fleet.wallet("0.20").await, fleet.wallet("10.00").await);
-    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
-    let instance = fleet.instance(Instance::new(giver, plan, hour(0))).await;
-    let daemon = Daemon::of(db).await;
-    daemon.bill(hour(3)).await;
-    assert_eq!(hold_of(&fleet, instance).await.hours, Some(1));
-
-    db.execute(&format!("UPDATE vps_instances SET organization_id = '{taker}' WHERE id = '{instance}'"))
-        .await;
-    daemon.bill(hour(4)).await;
-
-    assert_eq!((fleet.balance(giver).await, fleet.balance(taker).await), (0, usd("9.80")));
-    assert_eq!(number(db, "SELECT count(*) FROM billing_holds WHERE closed_at IS NULL").await, 0);
-    assert_sound(db).await;
-}
-
 async fn an_organization_that_is_deleted_takes_nobody_with_it(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -156,6 +136,5 @@ on_each_kind!(
     hours_that_the_panel_billed_meanwhile_are_not_billed_again,
     an_anchor_that_was_set_back_is_repaired_and_nothing_is_charged,
     an_anchor_is_repaired_though_the_price_is_missing,
-    whoever_has_an_instance_when_it_is_billed_pays,
     an_organization_that_is_deleted_takes_nobody_with_it,
 );

@@ -95,5 +95,31 @@ async fn a_hold_is_taken_apart(db: &Db) {
     program.run("charges explain 0191e6a0-0000-7000-8000-000000000000").await.expect_code(1);
 }
 
+/// Who paid each hour, and whose hours were closed, is part of the answer.
+async fn transferred_hours_name_their_organization(db: &Db) {
+    let fleet = Fleet::new(db);
+    let created = now(db).await - TimeDelta::minutes(150);
+    let plan = fleet.plan(Plan::monthly("7.30")).await;
+    let (previous, new) = (fleet.wallet("0.01").await, fleet.wallet("9.00").await);
+    let instance = fleet.instance(Instance::new(previous, plan, created).label("web-1")).await;
+    let program = daemon(db, &[BILLING]);
+    program.run("bill").await.expect_code(0);
+    fleet.transfer(instance, new).await;
+    let said = program.run("bill").await.expect_code(0);
+    let expected = "1 instance transferred with 1 hours of the previous organization uncharged (0.01 USD)";
+    assert!(said.text().contains(expected), "{}", said.text());
+
+    let shown = json(&program.run("charges explain web-1 --json").await.expect_code(0));
+
+    assert_eq!(shown["charge"]["organization"], previous.to_string());
+    let hold = &shown["hold"];
+    assert_eq!(hold["organization"], previous.to_string());
+    assert_eq!((&hold["closed_reason"], &hold["hours_due"]), (&json!("instance_transferred"), &json!(1)));
+    let said = program.run("charges explain web-1").await.expect_code(0);
+    let detail = format!("instance_transferred: organization {new} has the instance now");
+    assert!(said.text().contains(&detail), "{}", said.text());
+}
+
+on_variants!(transferred_hours_name_their_organization: sqlite, g3_role);
 on_variants!(a_charge_is_taken_apart_to_the_last_fraction: sqlite, postgres, g1_role, g3_role);
 on_every_engine!(a_hold_is_taken_apart);

@@ -94,6 +94,7 @@ impl World {
                 gone: false,
                 meter: None,
                 held: None,
+                transfer: None,
             },
             plan,
             next: None,
@@ -502,6 +503,7 @@ fn allocations_for(machines: u128) -> u64 {
                 panel_debited_at: None,
             }),
             held: None,
+            transfer: None,
         })
         .collect();
     let allocated = allocation_counter::measure(|| {
