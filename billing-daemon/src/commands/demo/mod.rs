@@ -40,7 +40,7 @@ struct Shown {
 pub(super) async fn execute(common: &Common, options: &cli::Demo) -> Result<(), Failure> {
     let environment = environment(common)?;
     let place = Place::of(options)?;
-    let database = super::reach(common, place.url.clone(), &DaemonSettings::default())?;
+    let database = super::reach(common, &place.url, &DaemonSettings::default())?.creating();
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let db = database.connect(Pool::Single).await?;
     migration::up(&db, None).await?;
