@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
-use billing_jobs::{Fault, SQLITE_LOG_PAGES, code, explained, fault};
+use billing_jobs::{Fault, SQLITE_LOG_PAGES, accept_any_text, code, explained, fault};
 use sea_orm::{
     ConnectOptions, DatabaseConnection, DbBackend, DbErr, RuntimeErr,
     sqlx::{
@@ -99,6 +99,7 @@ impl Database {
             // A future that was dropped half-way leaves something to be sent on its connection, at least a ROLLBACK. Nobody
             // else gets that connection.
             .map_sqlx_postgres_pool_opts(|pool| {
+                let pool = pool.after_connect(|connection, _| Box::pin(accept_any_text(connection)));
                 pool.after_release(|connection, _| Box::pin(async { Ok(!connection.should_flush()) }))
             });
         sea_orm::Database::connect(options).await.map_err(|source| self.failed(source))

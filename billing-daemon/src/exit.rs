@@ -4,7 +4,7 @@ use std::{fmt::Display, process::ExitCode};
 
 use migration::{MigrationError, SchemaError};
 
-use crate::database::ConnectError;
+use crate::{database::ConnectError, output::escaped};
 
 /// Exit codes, as in `sysexits.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Failure {
             _ if billing_jobs::code(error).as_deref() == Some("42501") => Exit::Permission,
             _ => Exit::Internal,
         };
-        Self::new(exit, format!("could not {doing}: {}", billing_jobs::explained(error)))
+        Self::new(exit, format!("could not {doing}: {}", escaped(&billing_jobs::explained(error))))
     }
 }
 

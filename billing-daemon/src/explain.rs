@@ -2,22 +2,24 @@
 
 use billing_entities::{
     Id, Instant, billing_batches, billing_charges, billing_holds, billing_job_runs, billing_meters,
-    payment_transactions, vps_billing_cycles, vps_instances, vps_plans,
 };
 use billing_jobs::{
     begin_read,
+    billing::micros,
+    columns::{self, Unreadable},
     money::{Carry, Money, Rate},
 };
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use sea_orm::{
-    ColumnTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    Statement, Value,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, QueryFilter,
+    QueryOrder, QueryResult, QuerySelect, Statement, Value,
 };
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
     exit::{Exit, Failure},
+    output::escaped,
     runtime::Opened,
 };
 
@@ -38,6 +40,8 @@ pub struct Explanation {
     pub charge: Option<Charge>,
     /// The hold that was open then, or is.
     pub hold: Option<Hold>,
+    /// What of the panel's rows cannot be read.
+    pub unreadable: Vec<String>,
 }
 
 /// A plan as it is now.
@@ -176,30 +180,80 @@ pub async fn explain(
 /// A machine that is there, or was.
 struct Machine {
     id: Uuid,
-    row: Option<vps_instances::Model>,
+    row: Option<Present>,
+}
+
+/// What the panel's row of a machine says, as far as it can be read.
+struct Present {
+    label: String,
+    plan_id: Result<String, Unreadable>,
+    unreadable: Vec<String>,
+}
+
+impl Present {
+    fn of(row: &QueryResult) -> Self {
+        let text = |name, column| columns::text(row, name, column);
+        let plan_id = text("plan_id", "vps_instances.plan_id");
+        let organization = text("organization_id", "vps_instances.organization_id").err();
+        let unreadable = [text("label", "vps_instances.label").err(), plan_id.clone().err(), organization];
+        Self {
+            label: columns::lossy(row, "label"),
+            plan_id,
+            unreadable: unreadable.into_iter().flatten().map(|unreadable| unreadable.to_string()).collect(),
+        }
+    }
 }
 
 async fn find(txn: &DatabaseTransaction, instance: &str) -> Result<Result<Machine, Failure>, DbErr> {
-    use vps_instances::{Column, Entity};
-    if let Ok(id) = instance.parse::<Uuid>() {
-        let row = Entity::find().filter(Column::Id.eq(Id(id))).one(txn).await?;
-        return Ok(Ok(Machine { id, row }));
+    let by_id = instance.parse::<Uuid>().ok();
+    let condition = match by_id {
+        Some(_) => format!("id = {}", uuid(txn, "$1")),
+        None => "label = $1".to_owned(),
+    };
+    let value = by_id.map_or_else(|| instance.to_owned(), |id| id.to_string());
+    let sql = format!(
+        "SELECT CAST(id AS text) AS id, CAST(organization_id AS text) AS organization_id, label, plan_id
+           FROM vps_instances WHERE {condition} LIMIT 20"
+    );
+    let rows = rows(txn, &sql, [value.into()]).await?;
+    if let Some(id) = by_id {
+        return Ok(Ok(Machine { id, row: rows.first().map(Present::of) }));
     }
-    let mut rows = Entity::find().filter(Column::Label.eq(instance)).limit(20).all(txn).await?;
-    Ok(match (rows.pop(), rows.is_empty()) {
-        (Some(row), true) => Ok(Machine { id: row.id.0, row: Some(row) }),
-        (Some(last), false) => {
-            let ids = rows.iter().chain([&last]).map(|row| row.id.to_string()).collect::<Vec<_>>().join(", ");
-            let message = format!("several machines are labelled `{instance}`: name one by its id: {ids}");
-            Err(Failure::new(Exit::Usage, message))
-        }
-        (None, _) => {
+    let ids: Vec<String> = rows.iter().map(|row| columns::lossy(row, "id")).collect();
+    Ok(match &rows[..] {
+        [row] => ids[0].parse().map(|id| Machine { id, row: Some(Present::of(row)) }).map_err(|_| {
+            let message = format!("machine `{instance}` has the id `{}`, which is not a UUID", ids[0]);
+            Failure::new(Exit::Negative, message)
+        }),
+        [] => {
             let message = format!(
                 "no machine is labelled `{instance}`: one that was deleted is found by its id, which its charges keep"
             );
             Err(Failure::new(Exit::Negative, message))
         }
+        _ => {
+            let ids = ids.join(", ");
+            let message = format!("several machines are labelled `{instance}`: name one by its id: {ids}");
+            Err(Failure::new(Exit::Usage, message))
+        }
     })
+}
+
+/// The rows of a query on the panel's tables.
+async fn rows(
+    txn: &DatabaseTransaction,
+    sql: &str,
+    values: impl IntoIterator<Item = Value>,
+) -> Result<Vec<QueryResult>, DbErr> {
+    txn.query_all_raw(Statement::from_sql_and_values(txn.get_database_backend(), sql, values)).await
+}
+
+/// A parameter that is an id as text.
+fn uuid(txn: &DatabaseTransaction, parameter: &str) -> String {
+    match txn.get_database_backend() {
+        DbBackend::Sqlite => parameter.to_owned(),
+        _ => format!("{parameter}::uuid"),
+    }
 }
 
 async fn read(
@@ -208,10 +262,19 @@ async fn read(
     at: Option<DateTime<Utc>>,
 ) -> Result<Explanation, DbErr> {
     let Machine { id, row } = machine;
-    let meter = billing_meters::Entity::find_by_id(Id(id)).one(txn).await?;
+    let mut unreadable = row.as_ref().map(|row| row.unreadable.clone()).unwrap_or_default();
+    // Of the meter only this: its other columns may be what cannot be read.
+    let meter: Option<Instant> = billing_meters::Entity::find_by_id(Id(id))
+        .select_only()
+        .column(billing_meters::Column::BilledThrough)
+        .into_tuple()
+        .one(txn)
+        .await?;
     let charge = match last_charge(txn, id, at.unwrap_or(DateTime::<Utc>::MAX_UTC)).await? {
         // A charge that ended before does not say what happened then.
-        Some(charge) if at.is_none_or(|at| at < end(&charge)) => Some(take_apart(txn, charge).await?),
+        Some(charge) if at.is_none_or(|at| at < end(&charge)) => {
+            Some(take_apart(txn, charge, &mut unreadable).await?)
+        }
         _ => None,
     };
     let holds = billing_holds::Entity::find()
@@ -229,8 +292,8 @@ async fn read(
     let uncharged = || holds.iter().find(|hold| at.is_none() && hold.closed_reason.is_some());
     let hold = holds.iter().find(covers).or_else(uncharged);
     let plan = match &row {
-        Some(row) => plan(txn, &row.plan_id).await?,
-        None => None,
+        Some(Present { plan_id: Ok(plan_id), .. }) => plan(txn, plan_id, &mut unreadable).await?,
+        _ => None,
     };
     Ok(Explanation {
         instance: id,
@@ -239,7 +302,7 @@ async fn read(
             .map(|row| row.label.clone())
             .or_else(|| holds.first().map(|hold| hold.label.clone())),
         deleted: row.is_none(),
-        billed_through: meter.map(|meter| meter.billed_through.0),
+        billed_through: meter.map(|Instant(at)| at),
         plan,
         charge,
         hold: hold.map(|hold| Hold {
@@ -254,6 +317,7 @@ async fn read(
             closed_at: hold.closed_at.map(|Instant(at)| at),
             closed_reason: hold.closed_reason.clone(),
         }),
+        unreadable,
     })
 }
 
@@ -284,23 +348,17 @@ async fn last_charge(
     billing_charges::Entity::find().from_raw_sql(query).one(txn).await
 }
 
-async fn take_apart(txn: &DatabaseTransaction, charge: billing_charges::Model) -> Result<Charge, DbErr> {
+async fn take_apart(
+    txn: &DatabaseTransaction,
+    charge: billing_charges::Model,
+    unreadable: &mut Vec<String>,
+) -> Result<Charge, DbErr> {
     let Instant(start) = charge.period_start;
     let before = last_charge(txn, charge.instance_id.0, start - TimeDelta::microseconds(1)).await?;
     let carry_before = before.map_or(0, |before| before.carry);
     let owed = i128::from(carry_before) + i128::from(charge.rate) * i128::from(charge.hours);
     let taken = i128::from(charge.amount) * 73_000 + i128::from(charge.carry);
-    let ledger = match charge.payment_transaction_id {
-        Some(id) => payment_transactions::Entity::find_by_id(id).one(txn).await?,
-        None => None,
-    };
-    let cycles = vps_billing_cycles::Entity::find()
-        .filter(vps_billing_cycles::Column::VpsInstanceId.eq(charge.instance_id))
-        .filter(vps_billing_cycles::Column::BillingPeriodStart.gte(start - TimeDelta::milliseconds(1)))
-        .filter(vps_billing_cycles::Column::BillingPeriodStart.lte(start + TimeDelta::milliseconds(1)))
-        .all(txn)
-        .await?;
-    let cycle = cycles.into_iter().find(|cycle| cycle.status.as_deref() == Some("billed"));
+    let cycle = cycle(txn, &charge, unreadable).await?;
     Ok(Charge {
         organization: charge.organization_id.0,
         period_start: start,
@@ -314,23 +372,65 @@ async fn take_apart(txn: &DatabaseTransaction, charge: billing_charges::Model) -
         currency: charge.currency,
         adds_up: if charge.by_panel { charge.carry == carry_before } else { owed == taken },
         by_panel: charge.by_panel,
-        ledger: ledger.map(|row| {
-            let metadata = row.metadata.unwrap_or_default();
-            let balance =
-                |key: &str| metadata.get(key).map(|value| value.to_string().trim_matches('"').to_owned());
-            Ledger {
-                id: row.id.0,
-                description: row.description,
-                balance_before: balance("balance_before"),
-                balance_after: balance("balance_after"),
-            }
-        }),
-        cycle: cycle.map(|cycle| Cycle {
-            id: cycle.id.0,
-            status: cycle.status.unwrap_or_default(),
-            metadata: cycle.metadata.unwrap_or_default(),
-        }),
+        ledger: match charge.payment_transaction_id {
+            Some(Id(id)) => ledger(txn, id, unreadable).await?,
+            None => None,
+        },
+        cycle,
         batch: batch(txn, charge.batch_id).await?,
+    })
+}
+
+/// The row of the wallet's ledger.
+async fn ledger(
+    txn: &DatabaseTransaction,
+    id: Uuid,
+    unreadable: &mut Vec<String>,
+) -> Result<Option<Ledger>, DbErr> {
+    let sql =
+        format!("SELECT description, metadata FROM payment_transactions WHERE id = {}", uuid(txn, "$1"));
+    let rows = rows(txn, &sql, [id.to_string().into()]).await?;
+    Ok(rows.first().map(|row| {
+        let metadata = readable(columns::json(row, "metadata", "payment_transactions.metadata"), unreadable);
+        let balance =
+            |key: &str| metadata.get(key).map(|value| value.to_string().trim_matches('"').to_owned());
+        Ledger {
+            id,
+            description: Some(columns::lossy(row, "description")).filter(|text| !text.is_empty()),
+            balance_before: balance("balance_before"),
+            balance_after: balance("balance_after"),
+        }
+    }))
+}
+
+/// The panel's cycle of a charge.
+async fn cycle(
+    txn: &DatabaseTransaction,
+    charge: &billing_charges::Model,
+    unreadable: &mut Vec<String>,
+) -> Result<Option<Cycle>, DbErr> {
+    // The panel reckons in milliseconds.
+    let sql = format!(
+        "SELECT CAST(id AS text) AS id, metadata FROM vps_billing_cycles
+          WHERE vps_instance_id = {} AND status = 'billed' AND {} BETWEEN $2 - 1000 AND $2 + 1000",
+        uuid(txn, "$1"),
+        micros(txn.get_database_backend(), "billing_period_start"),
+    );
+    let start = charge.period_start.0.timestamp_micros();
+    let rows = rows(txn, &sql, [charge.instance_id.to_string().into(), start.into()]).await?;
+    let cycle = rows.iter().find_map(|row| Some((row, columns::lossy(row, "id").parse().ok()?)));
+    Ok(cycle.map(|(row, id)| Cycle {
+        id,
+        status: "billed".to_owned(),
+        metadata: readable(columns::json(row, "metadata", "vps_billing_cycles.metadata"), unreadable),
+    }))
+}
+
+/// The value, or nothing and why in `unreadable`.
+fn readable<T: Default>(value: Result<T, Unreadable>, unreadable: &mut Vec<String>) -> T {
+    value.unwrap_or_else(|problem| {
+        unreadable.push(problem.to_string());
+        T::default()
     })
 }
 
@@ -349,17 +449,36 @@ async fn batch(txn: &DatabaseTransaction, id: i64) -> Result<Option<Batch>, DbEr
     }))
 }
 
-async fn plan(txn: &DatabaseTransaction, plan_id: &str) -> Result<Option<PlanNow>, DbErr> {
-    use vps_plans::{Column, Entity};
-    let by_name = Entity::find().filter(Column::ProviderPlanId.eq(plan_id)).one(txn).await?;
-    let plan = match (plan_id.parse::<Uuid>(), by_name) {
-        (_, Some(plan)) => Some(plan),
-        (Ok(id), None) => Entity::find().filter(Column::Id.eq(Id(id))).one(txn).await?,
-        (Err(_), None) => None,
+async fn plan(
+    txn: &DatabaseTransaction,
+    plan_id: &str,
+    unreadable: &mut Vec<String>,
+) -> Result<Option<PlanNow>, DbErr> {
+    let sqlite = txn.get_database_backend() == DbBackend::Sqlite;
+    let text = |column: &str| if sqlite { column.to_owned() } else { format!("{column}::text") };
+    let sql = format!(
+        "SELECT name, {} AS base, {} AS markup FROM vps_plans
+          WHERE provider_plan_id = $1 OR {} = $1 ORDER BY provider_plan_id = $1 DESC LIMIT 1",
+        text("base_price"),
+        text("markup_price"),
+        text("id"),
+    );
+    let rows = rows(txn, &sql, [plan_id.into()]).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let price = |name: &str, column| -> Result<Option<Money>, Unreadable> {
+        if sqlite {
+            return Ok(columns::value::<Option<i64>>(row, name, column)?.map(Money));
+        }
+        let Some(text) = columns::optional_text(row, name, column)? else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| Unreadable::new(column, format!("is {text}")))
     };
-    Ok(plan.map(|plan| {
-        let monthly = plan.base_price.map(|base| base.0 + plan.markup_price.map_or(0, |markup| markup.0));
-        PlanNow { name: plan.name, monthly: monthly.map(|monthly| Money(monthly).to_string()) }
+    let base = readable(price("base", "vps_plans.base_price"), unreadable);
+    let markup = readable(price("markup", "vps_plans.markup_price"), unreadable).unwrap_or_default();
+    let monthly = base.and_then(|base| base.0.checked_add(markup.0));
+    unreadable.extend(columns::text(row, "name", "vps_plans.name").err().map(|problem| problem.to_string()));
+    Ok(Some(PlanNow {
+        name: columns::lossy(row, "name"),
+        monthly: monthly.map(|monthly| Money(monthly).to_string()),
     }))
 }
 
@@ -387,6 +506,9 @@ pub fn in_words(explanation: &Explanation) -> String {
     if let Some(through) = explanation.billed_through {
         rows.push(("paid up to", shown(through)));
     }
+    for problem in &explanation.unreadable {
+        rows.push(("unreadable", problem.clone()));
+    }
     if let Some(charge) = &explanation.charge {
         of_charge(charge, &mut rows);
     }
@@ -407,7 +529,7 @@ pub fn in_words(explanation: &Explanation) -> String {
             rows.push(("  until", format!("{}{uncharged}", shown(closed))));
         }
     }
-    rows.iter().map(|(word, text)| format!("{word:12}{text}\n")).collect::<Vec<_>>().concat()
+    rows.iter().map(|(word, text)| format!("{word:12}{}\n", escaped(text))).collect::<Vec<_>>().concat()
 }
 
 fn of_charge(charge: &Charge, rows: &mut Vec<(&str, String)>) {

@@ -20,6 +20,7 @@ pub mod logging;
 mod manager;
 pub mod metrics;
 mod on_record;
+mod output;
 pub mod platform;
 pub mod reload;
 mod ringer;

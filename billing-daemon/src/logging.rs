@@ -31,7 +31,7 @@ use tracing_subscriber::{
     util::{SubscriberInitExt, TryInitError},
 };
 
-use crate::{concealed::Concealed, config::did_you_mean, traces::Listener};
+use crate::{concealed::Concealed, config::did_you_mean, output::escaped, traces::Listener};
 use file::LogFile;
 
 /// How an event is written.
@@ -248,14 +248,11 @@ where
     ) -> fmt::Result {
         let mut sentence = Sentence::default();
         event.record(&mut sentence);
-        writer.write_char('[')?;
+        write!(writer, "[")?;
         self.0.format_time(&mut writer)?;
         write!(writer, "] [{}] ", event.metadata().level())?;
         // A name from the database with a line break in it must not look like a line of the log.
-        for c in sentence.text().chars() {
-            if c.is_control() { write!(writer, "{}", c.escape_default())? } else { writer.write_char(c)? }
-        }
-        writeln!(writer)
+        writeln!(writer, "{}", escaped(sentence.text()))
     }
 }
 

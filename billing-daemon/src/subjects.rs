@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use billing_jobs::{billing::Scope, query_all};
+use billing_jobs::{billing::Scope, columns, query_all};
 use sea_orm::{DatabaseConnection, DbErr, Statement};
 use uuid::Uuid;
 
@@ -68,7 +68,7 @@ async fn find(db: &DatabaseConnection, name: &str) -> Result<BTreeMap<Subject, S
     for row in query_all(db, statement).await? {
         let subject =
             Subject { is_instance: row.try_get::<i32>("", "is_instance")? == 1, id: row.try_get("", "id")? };
-        found.insert(subject, row.try_get("", "name")?);
+        found.insert(subject, columns::lossy(&row, "name"));
     }
     Ok(found)
 }

@@ -22,6 +22,7 @@ fn plans() -> impl Iterator<Item = Plan> {
             price: Some("0.001370".to_owned()),
             upcharge: Some("0.000500".to_owned()),
         }),
+        unreadable: None,
     })
 }
 

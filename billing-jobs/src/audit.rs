@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use crate::{
     BILLING_JOB,
-    billing::{milliseconds, sqlite_micros},
+    billing::{is_postgres_amount, is_sqlite_amount, milliseconds, sqlite_micros},
+    columns,
     db::{SQLITE_NOW, begin, begin_read, code, query_one, statement},
     record,
     uncharged::{Closed, Uncharged, uncharged},
@@ -185,15 +186,17 @@ fn checks(w: Words) -> Vec<Check> {
         name: "ledger_chain",
         count: "SELECT count(*) AS n FROM billing_charges WHERE payment_transaction_id IS NOT NULL",
         broken: format!(
-                "SELECT 'payment transaction ' || t.id || ': balance_before and balance_after do not differ by its amount'
+                "SELECT 'payment transaction ' || id || ': balance_before and balance_after do not differ by its amount'
                         AS detail
-                   FROM billing_charges c JOIN payment_transactions t ON t.id = c.payment_transaction_id
-                  WHERE NOT c.by_panel
-                    AND ({balance_before} + {amount} <> {balance_after}
-                         OR {balance_before} IS NULL OR {balance_after} IS NULL)",
+                   FROM (SELECT t.id, t.amount, {balance_before} AS balance_before, {balance_after} AS balance_after
+                           FROM billing_charges c JOIN payment_transactions t ON t.id = c.payment_transaction_id
+                          WHERE NOT c.by_panel) AS t
+                  WHERE {before} + {amount} <> {after} OR {before} IS NULL OR {after} IS NULL",
                 amount = w.money("t.amount"),
                 balance_before = w.metadata("balance_before"),
                 balance_after = w.metadata("balance_after"),
+                before = w.amount_of_text("t.balance_before"),
+                after = w.amount_of_text("t.balance_after"),
             ),
     },
     Check {
@@ -205,13 +208,26 @@ fn checks(w: Words) -> Vec<Check> {
                         || ' ten-thousandths since it was first charged, the ledger by '
                         || (b.ledger - b.opening_ledger) AS detail
                    FROM (SELECT b.*, coalesce((SELECT sum({amount}) FROM payment_transactions t
-                                                WHERE t.organization_id = b.organization_id AND t.status = 'completed'), 0)
+                                                WHERE t.organization_id = b.organization_id AND t.status = 'completed'
+                                                  AND {is_amount}), 0)
                                      AS ledger
                            FROM billing_wallets b) AS b
                    JOIN wallets w ON w.id = b.wallet_id
                   WHERE w.balance IS NULL OR {balance} - b.opening_balance <> b.ledger - b.opening_ledger",
                 balance = w.money("w.balance"),
                 amount = w.money("t.amount"),
+                is_amount = w.is_amount("t.amount"),
+            ),
+    },
+    Check {
+        name: "ledger_amount",
+        count: "SELECT count(*) AS n FROM payment_transactions WHERE status = 'completed'",
+        broken: format!(
+                "SELECT 'payment transaction ' || t.id || ': ' || coalesce(CAST(t.amount AS TEXT), 'NULL')
+                        || ' is not an amount that a wallet can hold; the sums of the ledger leave it out' AS detail
+                   FROM payment_transactions t
+                  WHERE t.status = 'completed' AND (t.amount IS NULL OR NOT {is_amount})",
+                is_amount = w.is_amount("t.amount"),
             ),
     },
     Check {
@@ -274,13 +290,17 @@ fn checks(w: Words) -> Vec<Check> {
                   WHERE EXISTS (SELECT 1 FROM billing_job_runs r WHERE r.id = x.id AND r.job = $1 AND r.status = 'done')
                   GROUP BY x.id, x.currency
                  HAVING sum(x.charged) <> 0 OR sum(x.items) <> 0 OR sum(x.hours) <> 0 OR sum(x.amount) <> 0",
-                charged = w.number(&w.run("charged"), 1),
-                hours = w.number(&w.run("hours"), 1),
+                charged = w.count_of_text(&w.run("charged")),
+                hours = w.count_of_text(&w.run("hours")),
                 of_currency_hours = w.figure("hours"),
                 of_currency_amount = w.decimal("amount"),
                 batch_hours = w.figure("hours"),
                 batch_amount = w.figure("amount"),
-                of_run = w.each(&w.choose("r.details -> '$.currencies'".to_owned(), "coalesce(r.details -> 'currencies', '{}')".to_owned())),
+                of_run = w.each(&w.choose(
+                    "CASE WHEN json_valid(r.details) THEN r.details -> '$.currencies' END".to_owned(),
+                    "CASE WHEN jsonb_typeof(r.details -> 'currencies') = 'object' THEN r.details -> 'currencies' ELSE '{}' END"
+                        .to_owned(),
+                )),
                 of_batch = w.each("b.currencies"),
             ),
     },
@@ -332,7 +352,7 @@ pub async fn audit_until(
         audit.checked += counted.unsigned_abs();
         let broken = txn.query_all_raw(query(&check.broken)).await?;
         for row in broken.iter().take(LISTED) {
-            audit.violations.push(violation(check.name, row.try_get::<String>("", "detail")?));
+            audit.violations.push(violation(check.name, columns::lossy(row, "detail")));
         }
         if broken.len() > LISTED {
             audit.violations.push(violation(check.name, format!("and {} more", broken.len() - LISTED)));
@@ -433,15 +453,36 @@ impl Words {
         self.choose(instant.to_owned(), milliseconds(instant))
     }
 
-    /// An amount in the metadata of the ledger row `t`, in ten-thousandths.
-    fn metadata(self, key: &str) -> String {
-        let sqlite = format!("CAST(round((t.metadata ->> '$.{key}') * 10000) AS INTEGER)");
-        self.choose(sqlite, format!("((t.metadata ->> '{key}')::numeric * 10000)"))
+    /// Whether an amount of the ledger is one, and counted in its sums.
+    fn is_amount(self, column: &str) -> String {
+        self.choose(is_sqlite_amount(column), is_postgres_amount(column))
     }
 
-    /// A figure in the details of the run `r`.
+    /// A number in the metadata of the ledger row `t`, as text; NULL if it is none.
+    fn metadata(self, key: &str) -> String {
+        // SQLite would make binary floating point of it.
+        let sqlite = format!("CASE WHEN json_valid(t.metadata) THEN t.metadata -> '$.{key}' END");
+        self.choose(sqlite, format!("t.metadata ->> '{key}'"))
+    }
+
+    /// A figure in the details of the run `r`, as text.
     fn run(self, key: &str) -> String {
-        self.choose(format!("(r.details ->> '$.{key}')"), format!("(r.details ->> '{key}')"))
+        let sqlite =
+            format!("CASE WHEN json_valid(r.details) THEN CAST(r.details ->> '$.{key}' AS TEXT) END");
+        self.choose(format!("({sqlite})"), format!("(r.details ->> '{key}')"))
+    }
+
+    /// A decimal number in a text as ten-thousandths, exactly; NULL if it is none.
+    fn amount_of_text(self, text: &str) -> String {
+        let whole = format!("substr({text}, 1, instr({text} || '.', '.') - 1)");
+        let fraction = format!("rtrim(substr({text}, instr({text} || '.', '.') + 1), '0')");
+        let sqlite = format!(
+            "CASE WHEN {text} NOT GLOB '*[^-.0-9]*' AND length({whole}) BETWEEN 1 AND 16 AND length({fraction}) <= 4
+                  THEN CAST({whole} || substr({fraction} || '0000', 1, 4) AS INTEGER) END"
+        );
+        let number = "^-?[0-9]{1,20}([.][0-9]{1,20})?$";
+        let postgres = format!("CASE WHEN {text} ~ '{number}' THEN {text}::numeric * 10000 END");
+        self.choose(sqlite, postgres)
     }
 
     /// The entries of a JSON object, as `key` and `value`.
@@ -449,26 +490,26 @@ impl Words {
         self.choose(format!("json_each({object})"), format!("jsonb_each({object})"))
     }
 
-    /// An integer in the value of the entry `e`.
+    /// A value of the entry `e`, as text; NULL if there is none.
+    fn entry(self, key: &str) -> String {
+        let sqlite = format!("(CASE WHEN e.type = 'object' THEN CAST(e.value ->> '$.{key}' AS TEXT) END)");
+        self.choose(sqlite, format!("(e.value ->> '{key}')"))
+    }
+
+    /// A count in the entry `e`.
     fn figure(self, key: &str) -> String {
-        self.choose(format!("(e.value ->> '$.{key}')"), format!("(e.value ->> '{key}')::bigint"))
+        self.count_of_text(&self.entry(key))
     }
 
-    /// An amount as decimal text of ours, with two or four decimals, in the value of the entry `e`, in ten-thousandths: exactly.
+    /// A decimal number in the entry `e`, in ten-thousandths.
     fn decimal(self, key: &str) -> String {
-        let text = format!("(e.value ->> '$.{key}')");
-        let sqlite = format!(
-            "(CAST(replace({text}, '.', '') AS INTEGER) * iif(length({text}) - instr({text}, '.') = 2, 100, 1))"
-        );
-        self.choose(sqlite, format!("((e.value ->> '{key}')::numeric * 10000)"))
+        self.amount_of_text(&self.entry(key))
     }
 
-    /// A text that is a number, so many times.
-    fn number(self, text: &str, times: u32) -> String {
-        self.choose(
-            format!("CAST(round({text} * {times}.0) AS INTEGER)"),
-            format!("({text}::numeric * {times})"),
-        )
+    /// A count in a text; NULL if it is none.
+    fn count_of_text(self, text: &str) -> String {
+        let sqlite = format!("CASE WHEN {text} NOT GLOB '*[^0-9]*' THEN CAST({text} AS INTEGER) END");
+        self.choose(sqlite, format!("CASE WHEN {text} ~ '^[0-9]{{1,20}}$' THEN {text}::numeric END"))
     }
 
     /// Where the next charge of the instance `i` with the meter `m` begins.

@@ -378,8 +378,21 @@ impl Line {
 
 async fn open(pool: &sqlx::PgPool) -> Result<PgConnection, sqlx::Error> {
     let options = pool.connect_options();
-    let opened = tokio::time::timeout(pool.options().get_acquire_timeout(), options.connect());
+    let opened = async {
+        let mut connection = options.connect().await?;
+        accept_any_text(&mut connection).await?;
+        Ok(connection)
+    };
+    let opened = tokio::time::timeout(pool.options().get_acquire_timeout(), opened);
     opened.await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
+/// Prepares a new connection to PostgreSQL. A database whose encoding is `SQL_ASCII` holds bytes of any encoding, and refuses a
+/// whole result for one text that is not UTF-8. It is told to send texts as they are; whoever reads one checks it.
+pub async fn accept_any_text(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let sql = "SELECT set_config('client_encoding', 'SQL_ASCII', false)
+                WHERE current_setting('server_encoding') = 'SQL_ASCII'";
+    sqlx::raw_sql(sql).execute(connection).await.map(drop)
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub enum Reason {
     CatchUpLimit,
     /// The wallet does not cover the next hour.
     InsufficientBalance,
+    /// A row that is needed cannot be read.
+    Unreadable,
     /// The database refused the charge.
     Failed,
     /// The panel deleted the instance before its last hours were charged. Such a hold is closed from the beginning.
@@ -40,7 +42,7 @@ pub enum Reason {
 
 impl Reason {
     /// Each of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NoWallet,
         Self::DuplicateWallets,
         Self::InvalidBalance,
@@ -52,6 +54,7 @@ impl Reason {
         Self::InvalidTime,
         Self::CatchUpLimit,
         Self::InsufficientBalance,
+        Self::Unreadable,
         Self::Failed,
         Self::InstanceDeleted,
         Self::InstanceTransferred,
@@ -72,6 +75,7 @@ impl Reason {
             Self::InvalidTime => "invalid_time",
             Self::CatchUpLimit => "catch_up_limit",
             Self::InsufficientBalance => "insufficient_balance",
+            Self::Unreadable => "unreadable",
             Self::Failed => "failed",
             Self::InstanceDeleted => "instance_deleted",
             Self::InstanceTransferred => "instance_transferred",
@@ -111,5 +115,10 @@ impl Hold {
     /// Held for `reason`.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
+    }
+
+    /// Held because the balance of `wallet` is `balance`, which has this `problem`.
+    pub(crate) fn invalid_balance(wallet: impl fmt::Display, balance: &str, problem: &str) -> Self {
+        Self::new(Reason::InvalidBalance, format!("wallet {wallet}: balance {balance} {problem}"))
     }
 }

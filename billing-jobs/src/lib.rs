@@ -5,6 +5,7 @@
 pub mod audit;
 mod audit_job;
 pub mod billing;
+pub mod columns;
 pub mod currency;
 mod db;
 pub mod fence;
@@ -38,8 +39,8 @@ use sea_orm::DatabaseConnection;
 
 pub use audit_job::{AuditJob, AuditParams};
 pub use db::{
-    Fault, Line, SQLITE_LOG_PAGES, SQLITE_NOW, begin, begin_read, code, execute, explained, fault, query_all,
-    query_one,
+    Fault, Line, SQLITE_LOG_PAGES, SQLITE_NOW, accept_any_text, begin, begin_read, code, execute, explained,
+    fault, query_all, query_one,
 };
 pub use heartbeat::{Facts, Heartbeat, HeartbeatParams, Pulse, pulse};
 pub use may_bill::{PANELS_PATIENCE, may_bill};

@@ -93,6 +93,25 @@ impl FromStr for Money {
     }
 }
 
+impl Money {
+    /// The balance of a wallet, as PostgreSQL writes a `numeric`.
+    ///
+    /// # Errors
+    /// Why it is not one that can be charged.
+    pub(crate) fn of_wallet(text: &str) -> Result<Self, &'static str> {
+        text.parse().map_err(|_| {
+            let number = text.strip_prefix('-').unwrap_or(text);
+            let is_number = number.chars().all(|c| c.is_ascii_digit() || c == '.');
+            let fraction = number.split_once('.').map_or("", |(_, fraction)| fraction.trim_end_matches('0'));
+            match fraction.len() {
+                _ if !is_number => "is not an amount of money",
+                0..=4 => "is larger than a wallet holds",
+                _ => "has more decimals than a wallet keeps",
+            }
+        })
+    }
+}
+
 fn scaled(text: &str, decimals: u32) -> Result<i64, NoAmount> {
     let exact = Decimal::from_str_exact(text).ok().and_then(|amount| {
         let units = amount.checked_mul(Decimal::from(10_i64.pow(decimals)))?;
@@ -121,7 +140,7 @@ impl Rate {
 }
 
 /// `units` of 10^-`scale` with `decimals` decimals, rounded half up.
-fn decimal_text(units: i128, scale: u32, decimals: u32) -> String {
+pub(crate) fn decimal_text(units: i128, scale: u32, decimals: u32) -> String {
     let drop = 10_i128.pow(scale - decimals);
     let rounded = (units + drop / 2).div_euclid(drop);
     let one = 10_i128.pow(decimals);
@@ -192,6 +211,23 @@ mod tests {
         ];
         for (text, expected) in rows {
             assert_eq!(text.parse::<Price>().ok(), expected.map(Price), "{text}");
+        }
+    }
+
+    #[test]
+    fn unusable_balance_says_why() {
+        let rows = [
+            ("12.3400", Ok(Money(123_400))),
+            ("-0.0001", Ok(Money(-1))),
+            ("12.34567891", Err("has more decimals than a wallet keeps")),
+            ("12.340000000", Ok(Money(123_400))),
+            ("NaN", Err("is not an amount of money")),
+            ("-Infinity", Err("is not an amount of money")),
+            ("100000000000000000000", Err("is larger than a wallet holds")),
+            ("100000000000000000000000000000000.00", Err("is larger than a wallet holds")),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(Money::of_wallet(text), expected, "{text}");
         }
     }
 

@@ -20,6 +20,8 @@ pub struct Plan {
     pub markup_price: Option<String>,
     /// Hourly; `None` where the panel has no backups.
     pub backups: Option<BackupPrices>,
+    /// Why its row cannot be read; then it has no price.
+    pub unreadable: Option<String>,
 }
 
 /// What backups of an instance cost per hour.
@@ -78,7 +80,10 @@ impl PriceList {
                 weekly: hourly_rate(&plan, Some(DailyBackupFactor::default())),
                 daily: hourly_rate(&plan, Some(daily_factor)),
             };
-            list.by_provider_plan_id.entry(plan.provider_plan_id).or_default().push(priced.clone());
+            // A name that is missing names nothing.
+            if !plan.provider_plan_id.is_empty() {
+                list.by_provider_plan_id.entry(plan.provider_plan_id).or_default().push(priced.clone());
+            }
             list.by_id.insert(plan.id, priced);
         }
         list
@@ -110,6 +115,9 @@ impl PriceList {
 }
 
 fn hourly_rate(plan: &Plan, backup_factor: Option<DailyBackupFactor>) -> Result<HourlyRate, Hold> {
+    if let Some(unreadable) = &plan.unreadable {
+        return Err(Hold::new(Reason::Unreadable, format!("plan `{}`: {unreadable}", plan.id)));
+    }
     let too_large = || Hold::new(Reason::InvalidPrice, format!("plan `{}`: the price is too large", plan.id));
     let price = |name: &str, text: &Option<String>| {
         let text = text
@@ -154,6 +162,7 @@ mod tests {
                 price: backup.map(str::to_owned),
                 upcharge: Some("0.000500".to_owned()),
             }),
+            unreadable: None,
         }
     }
 

@@ -214,6 +214,7 @@ proptest! {
             base_price: Some(base.0),
             markup_price: Some(markup.0),
             backups: Some(BackupPrices { price: Some(hourly.0), upcharge: Some(upcharge.0) }),
+            unreadable: None,
         };
         let list = PriceList::new([plan], DailyBackupFactor(factor));
         let machine = (base.1 + markup.1) / exact(730, 1);

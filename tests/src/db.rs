@@ -87,6 +87,11 @@ impl Db {
         Self::of(Postgres::migrated(panel).await, panel, login).await
     }
 
+    /// A PostgreSQL database that takes any bytes for text, with our own tables, reached as their owner.
+    pub async fn any_text() -> Self {
+        Self::of(Postgres::of_any_text(Panel::Empty).await, Panel::Empty, Login::Owner).await
+    }
+
     /// The same on a server of its own.
     pub async fn on_server(server: &'static Postgres, panel: Panel, login: Login) -> Self {
         Self::of(server.migrated_database(panel).await, panel, login).await

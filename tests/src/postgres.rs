@@ -279,6 +279,21 @@ impl Postgres {
         Database { name, server }
     }
 
+    /// The same as [`Postgres::migrated`] in a database that takes any bytes for text.
+    pub async fn of_any_text(panel: Panel) -> Database {
+        let server = Self::server();
+        server.roles.get_or_init(|| server.make_roles()).await;
+        let name = format!("e2e_{}", server.databases_made.fetch_add(1, Ordering::Relaxed));
+        let create = format!(
+            "CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C' OWNER {OWNER_ROLE}"
+        );
+        server.run(Login::Admin, "postgres", &create).await;
+        server.run(Login::Owner, &name, panel.schema()).await;
+        migrate(&server.url(Login::Owner, &name)).await;
+        server.grant(&name).await;
+        Database { name, server }
+    }
+
     /// A database with the panel's schema and our migrations on top, and what [`BILLING_ROLE`] needs granted to it.
     pub async fn migrated(panel: Panel) -> Database {
         Self::server().migrated_database(panel).await

@@ -1,5 +1,6 @@
 //! `accept-restore`: billing goes on from where a restored database stands.
 
+use crate::output::line as say;
 use billing_jobs::{
     BILLING_JOB,
     billing::{Biller, Settings},
@@ -7,7 +8,7 @@ use billing_jobs::{
 };
 use serde_json::json;
 
-use super::{config, database, environment, log, quiet_filter, say};
+use super::{config, database, environment, log, quiet_filter};
 use crate::{
     Plugins,
     cli::Common,

@@ -1,12 +1,13 @@
 //! `adopt`: from the panel's biller to ours.
 
+use crate::output::{json as say_json, layout as say_lines};
 use billing_jobs::billing::{Adoption, Biller};
 use serde_json::{Map, Value, json};
 
 use super::{
     bill, config, database, environment,
     handover::{failed, table},
-    log, quiet_filter, say,
+    log, quiet_filter,
 };
 use crate::{
     Plugins,
@@ -31,9 +32,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Adopt)
     let biller = Biller::new(opened.db, opened.panel, settings);
     let adoption = biller.adopt(!options.dry_run, &whoever_is_here()).await.map_err(failed)?;
     if options.json {
-        say(in_json(&adoption, beside, options.dry_run));
+        say_json(&in_json(&adoption, beside, options.dry_run));
     } else {
-        say(in_words(&adoption, beside, options.dry_run));
+        say_lines(&in_words(&adoption, beside, options.dry_run));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `audit`: every invariant of the ledger, and each row that breaks one.
 
-use super::{bill_report, database, environment, log, quiet_filter, say};
+use super::{bill_report, database, environment, log, quiet_filter};
+use crate::output::{json as say_json, line as say};
 use crate::{
     Plugins,
     cli::Common,
@@ -17,7 +18,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
     let audit =
         billing_jobs::audit::audit(&opened.db).await.map_err(|error| Failure::database("audit", &error))?;
     if json {
-        say(serde_json::to_string(&audit).expect("text and numbers are always JSON"));
+        say_json(&(audit));
     } else {
         for violation in &audit.violations {
             say(format!("{}: {}", violation.check, violation.detail));

@@ -1,5 +1,6 @@
 //! `bill`: one billing run, now, under the same lease and fence as the daemon's.
 
+use crate::output::{json as say_json, layout as say_lines};
 use std::{
     io::IsTerminal,
     sync::Arc,
@@ -27,7 +28,7 @@ use uuid::Uuid;
 
 use super::{
     approvals, bill_report::Report, built_in_notice, complain, config_of, database, environment, log,
-    quiet_filter, say, source, width,
+    quiet_filter, source, width,
 };
 use crate::{
     Plugins,
@@ -96,9 +97,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
         max_catch_up_hours: settings.max_catch_up_hours,
     };
     if options.json {
-        say(report.in_json());
+        say_json(&report.in_json());
     } else {
-        say(report.in_words(width()).trim_end());
+        say_lines(report.in_words(width()).trim_end());
     }
     match bill.stopped {
         None if bill.spike.is_some() => Err(Failure::silent(Exit::Negative)),
@@ -291,7 +292,7 @@ pub(super) fn failed(error: BillingError) -> Failure {
         BillingError::Fenced | BillingError::Unposted { .. } | BillingError::Overrun { .. } => {
             Failure::new(Exit::TryAgain, error)
         }
-        BillingError::Spike(_) => Failure::new(Exit::Negative, error),
+        BillingError::Spike(_) | BillingError::Refused { .. } => Failure::new(Exit::Negative, error),
         BillingError::Restored { .. } | BillingError::LastCommit { .. } | BillingError::Unguarded => {
             Failure::new(Exit::Configuration, error)
         }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use billing_jobs::{
-    billing::{BeyondLimit, Bill, Spike},
+    billing::{BeyondLimit, Bill, Findings, Spike},
     uncharged::{Debt, Uncharged},
 };
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
 use super::{seconds, table::table};
+use crate::output::escaped;
 
 /// No more instances beyond the catch-up limit are printed than these.
 const PRINTED: usize = 50;
@@ -29,7 +30,7 @@ pub(super) struct Report<'a> {
 
 impl Report<'_> {
     pub(super) fn in_json(&self) -> Value {
-        let Bill { totals, uncharged, beyond_limit, spike, .. } = self.bill;
+        let Bill { totals, uncharged, beyond_limit, spike, findings, .. } = self.bill;
         let spike = spike.as_ref().map(|spike| billing_jobs::billing::spike(spike)["spike"].take());
         let uncharged: Map<_, _> =
             uncharged.iter().map(|of_one| (of_one.reason.clone(), json!(of_one.debt))).collect();
@@ -43,6 +44,7 @@ impl Report<'_> {
             "approved_until": self.approved_until,
             "beyond_limit": beyond_limit,
             "uncharged": uncharged,
+            "findings": findings,
             "waits_for_approval": spike,
         })
     }
@@ -60,10 +62,22 @@ impl Report<'_> {
             seconds(self.took)
         );
         text += &self.bill.uncharged.iter().map(uncharged).collect::<String>();
+        text += &self.findings();
         if self.dry_run || self.approved_until.is_some() {
             text += &self.beyond_limit(width);
         }
         text += &self.bill.spike.as_ref().map(waits).unwrap_or_default();
+        text
+    }
+
+    /// Rows that something is wrong with, a line each.
+    fn findings(&self) -> String {
+        let mut text = String::new();
+        for (kind, Findings { count, listed }) in &self.bill.findings {
+            text.extend(listed.iter().map(|sentence| format!("{kind}: {}\n", escaped(sentence))));
+            let more = count.saturating_sub(listed.len() as u64);
+            text.extend((more > 0).then(|| format!("{kind}: and {more} more\n")));
+        }
         text
     }
 
@@ -117,7 +131,7 @@ fn in_table(listed: &[BeyondLimit], width: usize) -> String {
             format!("{amount:>8}"),
             state.to_owned(),
             of_one.instance.clone(),
-            format!("{:?}", of_one.label).trim_matches('"').to_owned(),
+            of_one.label.clone(),
         ]
     };
     let rows: Vec<_> = listed.iter().map(cells).collect();
@@ -132,7 +146,7 @@ fn in_table(listed: &[BeyondLimit], width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use billing_jobs::{
-        billing::{Sum, Totals, brake::Excess},
+        billing::{FindingsByKind, Sum, Totals, brake::Excess},
         currency::Currency,
         money::Money,
     };
@@ -166,6 +180,7 @@ mod tests {
             uncharged: vec![Uncharged { reason: "instance_deleted".to_owned(), debt }],
             beyond_limit: vec![beyond("web-1", Some("1.00"), true), beyond("we\u{1b}b", None, false)],
             spike: Some(Spike { excesses: vec![excess] }),
+            findings: FindingsByKind::new(),
         };
         let report = Report {
             bill: &bill,

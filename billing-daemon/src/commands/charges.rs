@@ -1,6 +1,7 @@
 //! `charges`: what was taken, and why.
 
-use super::{database, environment, log, quiet_filter, say};
+use super::{database, environment, log, quiet_filter};
+use crate::output::{json as say_json, layout as say_lines};
 use crate::{
     Plugins,
     cli::{Charges, Common},
@@ -18,9 +19,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Charges)
     let opened = runtime::open_at_once(&database).await?;
     let explanation = explain::explain(&opened, &instance, at).await?;
     if json {
-        say(serde_json::to_string(&explanation).expect("text and numbers are always JSON"));
+        say_json(&(explanation));
     } else {
-        say(explain::in_words(&explanation).trim_end());
+        say_lines(explain::in_words(&explanation).trim_end());
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `check`: everything that is wrong, before anything runs.
 
-use super::{complain, config_of, environment, print, reach, required, say, source};
+use super::{complain, config_of, environment, print, reach, required, source};
+use crate::output::line as say;
 use crate::{Plugins, cli::Common, config::BUILT_IN, exit::Failure, traces};
 
 pub(super) fn execute(common: &Common, plugins: &Plugins, print_defaults: bool) -> Result<(), Failure> {
@@ -11,8 +12,8 @@ pub(super) fn execute(common: &Common, plugins: &Plugins, print_defaults: bool) 
     let environment = environment(common)?;
     let source = source(common, plugins, &environment)?;
     let config = config_of(common, &source)?;
-    let url = required(common, config.daemon.database_url.clone())?;
-    reach(common, &url, &config.daemon)?;
+    let url = required(config.daemon.database_url.clone())?;
+    reach(common, url.clone(), &config.daemon)?;
     for warning in traces::outlook(&environment).err().into_iter().flatten() {
         complain(&format!("warning: {warning}"));
     }

@@ -1,5 +1,6 @@
 //! `doctor`: what could keep billing from working, and what to do about it.
 
+use crate::output::{json as say_json, line as say};
 use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
@@ -11,7 +12,7 @@ use billing_scheduler::{Clock, SystemClock};
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect};
 use serde_json::{Value, json};
 
-use super::{log, quiet_filter, reach, required, say, source, version, width};
+use super::{log, quiet_filter, reach, source, version, width};
 use crate::{
     Plugins,
     cli::{Common, Doctor},
@@ -23,6 +24,7 @@ use crate::{
     exit::{Exit, Failure},
     http::HttpSettings,
     logging::LogOutput,
+    output::escaped,
     reload::{Source, known_kinds},
     secret_file,
     status::{Expected, Status, wrapped},
@@ -65,7 +67,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor
         status = read;
     }
     if options.json {
-        say(json!({ "ok": worst(&findings) != Verdict::Fail, "findings": findings }));
+        say_json(&json!({ "ok": worst(&findings) != Verdict::Fail, "findings": findings }));
     } else {
         print(&findings);
     }
@@ -128,16 +130,13 @@ fn database(
             return None;
         }
     };
-    let looking = Common { allow_readable_secrets: true, ..common.clone() };
-    let url = match required(&looking, url) {
-        Ok(url) => url,
-        Err(failure) => {
-            findings.push(Finding::fail("database", failure.message, "set DATABASE_URL"));
-            return None;
-        }
+    let Some(url) = url else {
+        findings.push(Finding::fail("database", "no address is known", "set DATABASE_URL"));
+        return None;
     };
     // What others may read is told below, and hinders nobody from looking.
-    match reach(&looking, &url, daemon) {
+    let looking = Common { allow_readable_secrets: true, ..common.clone() };
+    match reach(&looking, url, daemon) {
         Ok(database) => Some(database),
         Err(failure) => {
             findings.push(Finding::fail("database", failure.message, "the message says what to do"));
@@ -212,12 +211,12 @@ fn print(findings: &[Finding]) {
 }
 
 fn line(finding: &Finding) {
-    let head = format!("{:4}  {}: {}", finding.verdict, finding.check, finding.message);
+    let head = format!("{:4}  {}: {}", finding.verdict, finding.check, escaped(&finding.message));
     for line in wrapped(&head, width(), 8) {
         say(line.trim_end());
     }
     if let Some(advice) = &finding.advice {
-        for line in wrapped(&format!("      -> {advice}"), width(), 9) {
+        for line in wrapped(&format!("      -> {}", escaped(advice)), width(), 9) {
             say(line.trim_end());
         }
     }

@@ -1,10 +1,11 @@
 //! `fence`: the trigger that holds the panel's own biller back while ours works.
 
+use crate::output::{json as say_json, line as say};
 use billing_jobs::fence::{self, FenceError, FenceStatus, Installed};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
 
-use super::{database, environment, log, quiet_filter, say};
+use super::{database, environment, log, quiet_filter};
 use crate::{
     Plugins,
     cli::{Common, Fence},
@@ -40,10 +41,11 @@ async fn install(db: &DatabaseConnection) -> Result<(), Failure> {
         (true, true) => "the fence is brought up to date",
         (true, false) => "the fence is installed already: nothing to do",
     };
-    say(format!(
-        "{done}\nthe panel's hourly debits are refused while billing works, and charged into the same ledger once it has not \
-         worked for `hand-back-after` (jobs.toml; 75 minutes unless it is set)"
-    ));
+    say(done);
+    say(
+        "the panel's hourly debits are refused while billing works, and charged into the same ledger once it has not \
+         worked for `hand-back-after` (jobs.toml; 75 minutes unless it is set)",
+    );
     say(login_advice(&owner, by_owner));
     Ok(())
 }
@@ -68,7 +70,7 @@ async fn status(db: &DatabaseConnection, json: bool) -> Result<(), Failure> {
     }
     let status = fence::status(db).await.map_err(|error| Failure::database("look at the fence", &error))?;
     if json {
-        say(json!({
+        say_json(&json!({
             "installed": status.installed,
             "enabled": status.enabled,
             "effective": status.effective,

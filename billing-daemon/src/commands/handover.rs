@@ -1,8 +1,13 @@
 //! What `adopt` and `release` share.
 
+use std::borrow::Cow;
+
 use billing_jobs::billing::HandoverError;
 
-use crate::exit::{Exit, Failure};
+use crate::{
+    exit::{Exit, Failure},
+    output::escaped,
+};
 
 pub(super) fn failed(error: HandoverError) -> Failure {
     match error {
@@ -13,9 +18,10 @@ pub(super) fn failed(error: HandoverError) -> Failure {
 
 /// Lines of three columns: what, how many, and about it.
 pub(super) fn table(rows: &[[String; 3]]) -> String {
+    let rows: Vec<_> = rows.iter().map(|row| row.each_ref().map(|cell| escaped(cell))).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let (what, count) = (width(0), width(1));
-    let line = |row: &[String; 3]| format!("{:what$}  {:>count$}  {}", row[0], row[1], row[2]);
+    let line = |row: &[Cow<'_, str>; 3]| format!("{:what$}  {:>count$}  {}", row[0], row[1], row[2]);
     rows.iter().map(|row| line(row).trim_end().to_owned() + "\n").collect()
 }
 

@@ -5,7 +5,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
 
-use super::{database, environment, log, quiet_filter, say, table::table, width};
+use super::{database, environment, log, quiet_filter, table::table, width};
 use crate::{
     Plugins,
     cli::{Common, Decision, Holds, HoldsList},
@@ -13,6 +13,7 @@ use crate::{
     holds::{Acceptance, Filter, HeldInstance, Pages, accept, write_off},
     identity::whoever_is_here,
     logging::LogOutput,
+    output::{escaped, json as say_json, layout as say_lines, line as say},
     runtime,
     status::wrapped,
     subjects,
@@ -61,9 +62,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Holds) 
 
 fn report(decision: &Decision, instance: &str, label: &str, outcome: &str) {
     if decision.json {
-        say(json!({ "instance": instance, "label": label, "outcome": outcome }));
+        say_json(&json!({ "instance": instance, "label": label, "outcome": outcome }));
     } else {
-        say(format!("instance {instance} ({}): {outcome}", plain(label)));
+        say(format!("instance {instance} ({label}): {outcome}"));
     }
 }
 
@@ -120,7 +121,7 @@ impl Shown<'_> {
                 say(csv(held));
             }
         } else {
-            say(self.in_words(page).trim_end());
+            say_lines(self.in_words(page).trim_end());
         }
         self.listed += page.len();
     }
@@ -140,7 +141,7 @@ impl Shown<'_> {
         let HeldInstance { reason, advice, .. } = &page[0];
         if self.reason.as_ref() != Some(reason) {
             text.push_str(if self.reason.is_some() { "\n" } else { "" });
-            text.extend([reason.as_str(), "\n"]);
+            text.extend([&*escaped(reason), "\n"]);
             for line in wrapped(&format!("  to do: {advice}"), self.width, 4) {
                 text.extend([line.trim_end(), "\n"]);
             }
@@ -155,22 +156,22 @@ fn in_table(page: &[HeldInstance], width: usize) -> String {
         let unknown = || "unknown".to_owned();
         let hours = held.hours.map_or_else(unknown, |hours| hours.to_string());
         let amount = held.amount.clone().unwrap_or_else(unknown);
-        let mut about = plain(held.detail.as_deref().unwrap_or_default());
+        let mut about = held.detail.clone().unwrap_or_default();
         if let Some(by) = &held.accepted_by {
             let until =
                 held.accepted_until.map_or_else(String::new, |until| format!(" until {}", shown(until)));
             let note = held.accepted_note.as_deref().unwrap_or_default();
-            about = format!("accepted by {}{until}: {}", plain(by), plain(note));
+            about = format!("accepted by {by}{until}: {note}");
         }
         let gone = if held.deleted { ", deleted" } else { "" };
-        let organization = held.organization_name.as_deref().map_or_else(|| "deleted".to_owned(), plain);
+        let organization = held.organization_name.clone().unwrap_or_else(|| "deleted".to_owned());
         [
             shown(held.since),
             format!("{hours:>7}"),
             format!("{amount:>9}"),
             organization,
             held.instance.clone(),
-            format!("{}{gone}", plain(&held.label)),
+            format!("{}{gone}", held.label),
             about,
         ]
     };
@@ -211,14 +212,9 @@ fn csv(held: &HeldInstance) -> String {
 fn quoted(cell: &str) -> String {
     let formula = if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { "'" } else { "" };
     if formula.is_empty() && !cell.contains([',', '"', '\n', '\r']) {
-        return plain(cell);
+        return escaped(cell).into_owned();
     }
-    format!("\"{formula}{}\"", plain(cell).replace('"', "\"\""))
-}
-
-/// Customer text without control characters.
-fn plain(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+    format!("\"{formula}{}\"", escaped(cell).replace('"', "\"\""))
 }
 
 fn shown(at: DateTime<Utc>) -> String {

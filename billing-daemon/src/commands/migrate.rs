@@ -1,10 +1,11 @@
 //! `migrate`: the schema, up, down, and how it stands.
 
+use crate::output::line as say;
 use billing_jobs::record::{self, Entry};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
 
-use super::{database, environment, log, quiet_filter, say};
+use super::{database, environment, log, quiet_filter};
 use crate::{
     Plugins,
     cli::{Common, Migrate},

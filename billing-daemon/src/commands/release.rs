@@ -1,12 +1,13 @@
 //! `release`: from our biller back to the panel's.
 
+use crate::output::{json as say_json, layout as say_lines};
 use billing_jobs::billing::{Biller, Release, Settings};
 use serde_json::json;
 
 use super::{
     database, environment,
     handover::{failed, table},
-    log, quiet_filter, say,
+    log, quiet_filter,
 };
 use crate::{
     Plugins, beside::Beside, cli::Common, exit::Failure, identity::whoever_is_here, logging::LogOutput,
@@ -22,7 +23,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
     let biller = Biller::new(opened.db, opened.panel, Settings::default());
     let release = biller.release(&whoever_is_here()).await.map_err(failed)?;
     if json {
-        say(json!({
+        say_json(&json!({
             "anchors": release.anchors,
             "cycles": release.cycles,
             "left_alone": release.left_alone,
@@ -34,7 +35,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
             "fence": beside.fence.effective,
         }));
     } else {
-        say(in_words(&release, beside));
+        say_lines(&in_words(&release, beside));
     }
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! `runs`: what ran, and what did not.
 
+use crate::output::{json as say_json, layout as say_lines};
 use billing_scheduler::{RunFilter, RunRow, RunStatus};
 use serde_json::{Value, json};
 
 use super::{
     jobs::{Desk, instant, shown},
-    say,
     table::table,
     width,
 };
@@ -13,6 +13,7 @@ use crate::{
     Plugins,
     cli::{Common, Runs},
     exit::{Exit, Failure},
+    output::escaped,
 };
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Runs) -> Result<(), Failure> {
@@ -28,9 +29,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Runs) -
             };
             let rows = desk.runs(&filter).await?;
             if *json {
-                say(rows.iter().map(run_in_json).collect::<Value>());
+                say_json(&rows.iter().map(run_in_json).collect::<Value>());
             } else {
-                say(in_table(&rows, true, width()).trim_end());
+                say_lines(in_table(&rows, true, width()).trim_end());
             }
         }
         Runs::Show { id, json } => {
@@ -41,7 +42,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Runs) -
                     format!("there is no run {id}: `runs list` shows some"),
                 ));
             };
-            say(if *json { run_in_json(&row).to_string() } else { in_words(&row) });
+            if *json { say_json(&run_in_json(&row)) } else { say_lines(&in_words(&row)) }
         }
     }
     Ok(())
@@ -133,7 +134,8 @@ fn in_words(row: &RunRow) -> String {
         ("error", run.error.clone()),
         ("details", details),
     ];
-    let line = |(key, value): (&str, Option<String>)| value.map(|value| format!("{key:9} {value}"));
+    let line =
+        |(key, value): (&str, Option<String>)| value.map(|value| format!("{key:9} {}", escaped(&value)));
     lines.into_iter().filter_map(line).collect::<Vec<_>>().join("\n")
 }
 

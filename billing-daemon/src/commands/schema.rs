@@ -1,8 +1,8 @@
 //! `schema`: what editors complete and check jobs.toml by.
 
-use super::say;
+use crate::output::layout as say_lines;
 use crate::{Plugins, config, reload::known_kinds};
 
 pub(super) fn execute(plugins: &Plugins) {
-    say(format!("{:#}", config::schema(&known_kinds(plugins))));
+    say_lines(&format!("{:#}", config::schema(&known_kinds(plugins))));
 }

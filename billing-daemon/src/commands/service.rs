@@ -1,12 +1,13 @@
 //! `service`: the daemon as a service of the system.
 
+use crate::output::line as say;
 use std::{
     fs, io,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use super::{complain, say};
+use super::complain;
 use crate::{
     cli::Service,
     exit::{Exit, Failure},

@@ -1,8 +1,7 @@
 //! `status`: how billing stands; a check for monitoring.
 
-use super::{
-    built_in_notice, complain, config_of, database, environment, log, quiet_filter, say, source, width,
-};
+use super::{built_in_notice, complain, config_of, database, environment, log, quiet_filter, source, width};
+use crate::output::{json as say_json, layout as say_lines};
 use crate::{
     Plugins,
     cli::Common,
@@ -25,9 +24,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
     let opened = runtime::open_at_once(&database).await?;
     let status = status::read(&opened, &expected).await?;
     if json {
-        say(serde_json::to_string(&status).expect("text and numbers are always JSON"));
+        say_json(&(status));
     } else {
-        say(status::in_words(&status, width()).trim_end());
+        say_lines(status::in_words(&status, width()).trim_end());
     }
     if status.ok { Ok(()) } else { Err(Failure::silent(Exit::Negative)) }
 }

@@ -1,9 +1,12 @@
 //! Tables whose columns are as wide as what is in them, on the width of the terminal.
 
+use crate::output::escaped;
+
 /// Under these heads, these rows. If all of it is wider than `width`, the last column is cut.
 pub(super) fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]], width: usize) -> String {
     let heads = heads.map(str::to_owned);
-    let all = || std::iter::once(&heads).chain(rows);
+    let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(|cell| words(cell))).collect();
+    let all = || std::iter::once(&heads).chain(&rows);
     let mut widths = [0; N];
     for row in all() {
         for (column, cell) in row.iter().enumerate() {
@@ -29,13 +32,19 @@ pub(super) fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]], widt
     text
 }
 
-/// The text on one line, in at most `width` columns.
+/// The text on one line, escaped. White space is what separates its words, whatever it is; spaces before them align a number.
+fn words(text: &str) -> String {
+    let aligned = text.len() - text.trim_start_matches(' ').len();
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    format!("{}{}", &text[..aligned], escaped(&words))
+}
+
+/// The text in at most `width` columns.
 fn cut(text: &str, width: usize) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.chars().count() <= width {
-        return line;
+    if text.chars().count() <= width {
+        return text.to_owned();
     }
-    line.chars().take(width - 1).chain(['…']).collect()
+    text.chars().take(width - 1).chain(['…']).collect()
 }
 
 #[cfg(test)]

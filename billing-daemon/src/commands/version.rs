@@ -1,8 +1,7 @@
 //! `version`: what this program is.
 
+use crate::output::{json as say_json, line as say};
 use serde_json::json;
-
-use super::say;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const TARGET: &str = env!("BUILD_TARGET");
@@ -10,7 +9,7 @@ const PROFILE: &str = env!("BUILD_PROFILE");
 
 pub(super) fn execute(as_json: bool) {
     if as_json {
-        say(json!({
+        say_json(&json!({
             "version": VERSION,
             "target": TARGET,
             "profile": PROFILE,

@@ -25,6 +25,7 @@ fn of(reason: Reason) -> &'static str {
             "check with `bill --dry-run --approve-catch-up INSTANCE`, then run it without `--dry-run`"
         }
         Reason::InsufficientBalance => "nothing; the hours are charged after the customer's next payment",
+        Reason::Unreadable => "correct the value that cannot be read; `holds list` shows its column",
         Reason::Failed => "correct the row that the database refuses; `holds list` shows its message",
         Reason::InstanceDeleted => "nothing; the panel deleted the instance, and its hours cannot be charged",
         Reason::InstanceTransferred => "nothing; the previous organization could not pay these hours",

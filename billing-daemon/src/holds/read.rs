@@ -1,7 +1,7 @@
 //! Reads open holds page by page, so that a fleet that is held whole needs no more memory than a page.
 
 use billing_entities::Instant;
-use billing_jobs::{money::Money, query_all};
+use billing_jobs::{columns, money::Money, query_all};
 use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, QueryResult, Statement, Value};
 use serde::Serialize;
@@ -143,7 +143,7 @@ fn read(row: &QueryResult) -> Result<HeldInstance, DbErr> {
         label: row.try_get("", "label")?,
         deleted: row.try_get("", "deleted")?,
         organization: row.try_get("", "organization")?,
-        organization_name: row.try_get("", "organization_name")?,
+        organization_name: Some(columns::lossy(row, "organization_name")).filter(|name| !name.is_empty()),
         // A time that is wrong says nothing of the hours since.
         hours: hours.filter(|hours| *hours > 0 || reason != "invalid_time"),
         amount: amount.map(|amount| Money(amount).to_string()),

@@ -1,9 +1,10 @@
 //! Reads how billing stands. Changes nothing.
 
-use billing_entities::{Instant, billing_daemon_status, billing_fences};
+use billing_entities::{Instant, billing_fences};
 use billing_jobs::{
     AUDIT_KIND, BILLING_JOB, begin_read,
-    billing::{Biller, HAND_BACK_AFTER, Settings},
+    billing::{Biller, HAND_BACK_AFTER, Settings, micros},
+    columns,
     currency::Currency,
     hold::Reason,
     money::Money,
@@ -13,7 +14,7 @@ use billing_jobs::{
 };
 use billing_scheduler::{RunFilter, RunRow};
 use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect, Statement};
+use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryResult, Statement};
 
 use super::{
     Bills, Daemon, Expected, FenceState, Held, JobStatus, Life, Owed, PanelStatus, RunStatus, Status, Totals,
@@ -177,22 +178,31 @@ async fn daemons(
     as_of: DateTime<Utc>,
     bills_now: Option<&str>,
 ) -> Result<Vec<Daemon>, DbErr> {
-    let txn = begin_read(db).await?;
-    let rows = billing_daemon_status::Entity::find()
-        .order_by_desc(billing_daemon_status::Column::Id)
-        .limit(DAEMONS)
-        .all(&txn)
-        .await?;
-    txn.commit().await?;
-    Ok(rows.into_iter().map(|row| daemon(row, as_of, bills_now)).collect())
+    let backend = db.get_database_backend();
+    let at = |column| format!("{} AS {column}", micros(backend, column));
+    let sql = format!(
+        "SELECT daemon_instance_id, status, error_message, metadata, {}, {}, {}, {}
+           FROM billing_daemon_status ORDER BY id DESC LIMIT {DAEMONS}",
+        at("updated_at"),
+        at("created_at"),
+        at("heartbeat_at"),
+        at("started_at"),
+    );
+    let rows = query_all(db, Statement::from_string(backend, sql)).await?;
+    rows.iter().map(|row| daemon(row, as_of, bills_now)).collect()
 }
 
-fn daemon(row: billing_daemon_status::Model, as_of: DateTime<Utc>, bills_now: Option<&str>) -> Daemon {
-    let metadata = row.metadata.unwrap_or_default();
+/// The row of a daemon, which may be another program: text of it that cannot be read is shown as it is, or counts as missing.
+fn daemon(row: &QueryResult, as_of: DateTime<Utc>, bills_now: Option<&str>) -> Result<Daemon, DbErr> {
+    let at = |column| -> Result<Option<DateTime<Utc>>, DbErr> {
+        Ok(row.try_get::<Option<i64>>("", column)?.and_then(DateTime::from_timestamp_micros))
+    };
+    let metadata = columns::json(row, "metadata", "billing_daemon_status.metadata").unwrap_or_default();
     let text = |key: &str| metadata.get(key).and_then(serde_json::Value::as_str).map(str::to_owned);
-    let heard_at = row.updated_at.or(row.created_at);
+    let instance = columns::lossy(row, "daemon_instance_id");
+    let heard_at = at("updated_at")?.or(at("created_at")?);
     let silence = heard_at.map(|at| (as_of - at).to_std().unwrap_or_default());
-    let state = match row.status.as_str() {
+    let state = match columns::lossy(row, "status").as_str() {
         "stopped" => Life::Stopped,
         _ if silence.is_none_or(|silence| silence > ALIVE_WITHIN) => Life::Dead,
         "error" => Life::Failing,
@@ -201,31 +211,34 @@ fn daemon(row: billing_daemon_status::Model, as_of: DateTime<Utc>, bills_now: Op
     // A daemon without a billing job tells no interval.
     let has_billing = metadata.get("billingIntervalMinutes").is_some_and(serde_json::Value::is_u64);
     let bills = match state {
-        _ if bills_now == Some(row.daemon_instance_id.as_str()) => Bills::Now,
+        _ if bills_now == Some(instance.as_str()) => Bills::Now,
         Life::Alive | Life::Failing if has_billing => Bills::Next,
         _ => Bills::No,
     };
-    Daemon {
-        instance: row.daemon_instance_id,
+    Ok(Daemon {
+        instance,
         host: text("hostname"),
         version: text("version"),
         state,
         heard_at,
-        heartbeat_at: row.heartbeat_at,
-        started_at: row.started_at,
+        heartbeat_at: at("heartbeat_at")?,
+        started_at: at("started_at")?,
         bills,
-        error: row.error_message.filter(|_| state != Life::Stopped),
-    }
+        error: Some(columns::lossy(row, "error_message"))
+            .filter(|error| !error.is_empty() && state != Life::Stopped),
+    })
 }
 
 async fn holds(db: &DatabaseConnection) -> Result<Vec<Held>, DbErr> {
     let backend = db.get_database_backend();
+    // A sum may be larger than any of what it adds up, so amounts are added up in two parts.
     let sql = format!(
         "SELECT h.reason, h.currency, min(h.opened_at) AS since, count(*) AS instances,
                 count(*) - count(h.amount_due) AS unpriced,
                 CAST(sum(CASE WHEN {} THEN 1 ELSE 0 END) AS bigint) AS accepted,
                 CAST(coalesce(sum(h.hours_due), 0) AS bigint) AS hours,
-                CAST(sum(h.amount_due) AS bigint) AS amount
+                CAST(sum(h.amount_due / 10000) AS bigint) AS amount,
+                CAST(sum(h.amount_due % 10000) AS bigint) AS fraction
            FROM billing_holds h WHERE h.closed_at IS NULL GROUP BY h.reason, h.currency ORDER BY h.reason, h.currency",
         is_accepted(backend)
     );
@@ -234,7 +247,7 @@ async fn holds(db: &DatabaseConnection) -> Result<Vec<Held>, DbErr> {
     for row in &rows {
         let count = |column| row.try_get::<i64>("", column).map(i64::unsigned_abs);
         let Instant(since) = row.try_get("", "since")?;
-        let reason: String = row.try_get("", "reason")?;
+        let reason = columns::lossy(row, "reason");
         if all.last().is_none_or(|held| held.reason != reason) {
             let advice = advice(&reason).to_owned();
             all.push(Held { reason, since, owed: Owed::default(), accepted: 0, advice });
@@ -245,9 +258,10 @@ async fn holds(db: &DatabaseConnection) -> Result<Vec<Held>, DbErr> {
         held.owed.instances += count("instances")?;
         held.owed.hours += count("hours")?;
         held.owed.unpriced += count("unpriced")?;
-        if let Some(amount) = row.try_get("", "amount")? {
-            let currency = Currency::of_column(row.try_get("", "currency")?).unwrap_or(Currency::NONE);
-            held.owed.amounts.add(currency, Money(amount));
+        if let Some(amount) = row.try_get::<Option<i64>>("", "amount")? {
+            let fraction: i64 = row.try_get("", "fraction")?;
+            let currency = columns::lossy(row, "currency").parse().unwrap_or(Currency::NONE);
+            held.owed.amounts.add(currency, Money(amount.saturating_mul(10_000).saturating_add(fraction)));
         }
     }
     Ok(all)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use super::{Bills, Daemon, FenceState, JobStatus, Life, Owed, RunStatus, Status, Totals, Uncharged};
+use crate::output::escaped;
 
 /// Stopped daemons are listed for this long.
 const STOPPED_SHOWN: TimeDelta = TimeDelta::days(1);
@@ -201,7 +202,7 @@ impl Lines {
         let room = self.width.saturating_sub(Self::WORDS).max(NARROWEST);
         let indent = text.len() - text.trim_start().len();
         let mut word = word;
-        for line in wrapped(text, room, indent + 2) {
+        for line in wrapped(&escaped(text), room, indent + 2) {
             self.text += format!("{word:width$}{line}", width = Self::WORDS).trim_end();
             self.text.push('\n');
             word = "";

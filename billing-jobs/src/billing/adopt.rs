@@ -1,22 +1,25 @@
 //! From the panel's biller to ours: what is wrong today is told, what drifted is written down, and every machine gets a meter
 //! where the panel stopped.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
-use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    Biller,
+    Biller, FindingsByKind,
     decide::MeterRow,
     handover::{HandoverError, all, begin_alone, entry},
-    panel_time, postgres, read, rows,
+    id::Id,
+    panel_time::{self, PanelTime},
+    postgres, read, rows, sqlite,
 };
 use crate::{
+    columns::{self, Unreadable, optional_text, text},
     currency::{Amounts, Currency},
     db::statement,
+    hold::Hold,
     money::{Carry, Money, cost},
     period::{Micros, whole_hours},
     price::PriceList,
@@ -53,16 +56,7 @@ pub struct Adoption {
     /// Instances with hours due that have no price. They are not in `due_amounts`.
     pub due_unpriced: u64,
     /// What is wrong, by kind.
-    pub findings: BTreeMap<&'static str, Findings>,
-}
-
-/// Findings of one kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Findings {
-    /// How many.
-    pub count: u64,
-    /// The first of them, a sentence each.
-    pub listed: Vec<String>,
+    pub findings: FindingsByKind,
 }
 
 impl Adoption {
@@ -83,7 +77,7 @@ impl Biller {
     pub async fn adopt(&self, commit: bool, by: &str) -> Result<Adoption, HandoverError> {
         let failed = HandoverError::database("take the fleet over");
         let as_of = self.now().await.map_err(&failed)?;
-        let prices = self.prices().await.map_err(&failed)?;
+        let (prices, _) = self.prices().await.map_err(&failed)?;
         let txn = begin_alone(&self.db, &self.sql).await?;
         let adoption = Adoption { as_of, ..Adoption::default() };
         let mut work = Work { biller: self, txn: &txn, prices, purses: HashMap::new(), adoption };
@@ -108,7 +102,7 @@ struct Work<'a> {
     txn: &'a DatabaseTransaction,
     prices: PriceList,
     /// How many wallets each organization has, and the currency of the last.
-    purses: HashMap<String, (u32, Currency)>,
+    purses: HashMap<Id, (u32, Currency)>,
     adoption: Adoption,
 }
 
@@ -122,33 +116,40 @@ impl Work<'_> {
             let values: [Value; 1] = [after.clone().into()];
             let page = self.txn.query_all_raw(statement(self.txn, &self.machines_sql(), values)).await?;
             let Some(last) = page.last() else { return Ok(()) };
-            after = Some(last.try_get::<String>("", "id")?);
+            after = Some(last.try_get::<Vec<u8>>("", "place")?);
             self.machines(&page).await?;
         }
     }
 
     /// Writes down what each wallet holds and what its ledger says, where one wallet and one ledger belong together.
     async fn wallets(&mut self) -> Result<(), DbErr> {
-        let rows = all(self.txn, wallets_sql(self.txn.get_database_backend())).await?;
+        let rows = all(self.txn, &wallets_sql(self.txn.get_database_backend())).await?;
+        self.adoption.wallets = rows.len() as u64;
+        let mut wallets = Vec::with_capacity(rows.len());
         for row in &rows {
-            let currency = Currency::of_column(row.try_get("", "currency")?).unwrap_or(Currency::NONE);
-            let (wallets, last) =
-                self.purses.entry(row.try_get("", "organization")?).or_insert((0, Currency::NONE));
-            (*wallets, *last) = (*wallets + 1, currency);
-        }
-        let mut fresh = Vec::new();
-        for row in &rows {
-            let (wallet, organization): (String, String) =
-                (row.try_get("", "id")?, row.try_get("", "organization")?);
-            let ledger: i64 = row.try_get("", "ledger")?;
-            self.adoption.wallets += 1;
-            let Some(balance) = row.try_get::<Option<i64>>("", "balance")? else {
-                self.find("invalid_balance", format!("wallet {wallet}: the balance is no amount of money"));
+            let Some(wallet) = read::wallet(row) else {
+                let sentence = format!("wallet {}: its organization cannot be read", columns::lossy(row, 6));
+                self.find("unreadable", sentence);
                 continue;
             };
-            if let Err(invalid) = Currency::of_column(row.try_get("", "currency")?) {
-                self.find("invalid_currency", format!("wallet {wallet}: {invalid}"));
+            let (count, currency) =
+                self.purses.entry(wallet.organization.clone()).or_insert((0, Currency::NONE));
+            (*count, *currency) = (*count + 1, wallet.currency.clone().unwrap_or(Currency::NONE));
+            wallets.push((wallet, row.try_get_by_index::<i64>(5)?));
+        }
+        let mut fresh = Vec::new();
+        for (wallet, ledger) in wallets {
+            let balance = match wallet.balance {
+                Ok(balance) => balance,
+                Err(Hold { reason, detail }) => {
+                    self.find(reason.as_str(), format!("organization {}: {detail}", wallet.organization));
+                    continue;
+                }
+            };
+            if let Err(invalid) = &wallet.currency {
+                self.find("invalid_currency", format!("wallet {}: {invalid}", wallet.id));
             }
+            let (wallet, organization, opened) = (wallet.id, wallet.organization, wallet.opened);
             let (wallets, currency) = self.purses[&organization];
             if wallets > 1 {
                 self.find(
@@ -157,12 +158,12 @@ impl Work<'_> {
                 );
                 continue;
             }
-            if row.try_get::<bool>("", "opened")? {
+            if opened {
                 continue;
             }
-            if balance != ledger {
-                self.adoption.drift.add(currency, Money(balance - ledger));
-                let (balance, ledger) = (Money(balance), Money(ledger));
+            if balance.0 != ledger {
+                self.adoption.drift.add(currency, Money(balance.0.saturating_sub(ledger)));
+                let ledger = Money(ledger);
                 self.find(
                     "drift",
                     format!("wallet {wallet} holds {balance} {currency}, and its ledger comes to {ledger}"),
@@ -171,7 +172,7 @@ impl Work<'_> {
             fresh.push(wallet);
         }
         for page in fresh.chunks(PAGE) {
-            let ids = serde_json::Value::from(page).to_string();
+            let ids = serde_json::to_string(page).expect("text is always JSON");
             let opened = statement(self.txn, &self.biller.sql.insert_openings, [ids.into()]);
             self.adoption.baselines += self.txn.execute_raw(opened).await?.rows_affected();
         }
@@ -181,7 +182,7 @@ impl Work<'_> {
     async fn plans(&mut self) -> Result<(), DbErr> {
         let rows = all(self.txn, &self.biller.sql.plans).await?;
         for row in &rows {
-            let plan = read::plan(row, self.biller.panel.backups)?;
+            let plan = read::plan(row, self.biller.panel);
             let kinds = [None, Some("weekly")];
             let held = kinds.into_iter().find_map(|backups| self.prices.rate(&plan.id, backups).err());
             if let Some(hold) = held {
@@ -198,10 +199,10 @@ impl Work<'_> {
         }
         let sql =
             "SELECT organization_id::text AS organization, label, count(*) AS machines FROM vps_instances
+                     WHERE organization_id IS NOT NULL AND label IS NOT NULL
                     GROUP BY organization_id, label HAVING count(*) > 1 ORDER BY 1, 2";
         for row in all(self.txn, sql).await? {
-            let (organization, label): (String, String) =
-                (row.try_get("", "organization")?, row.try_get("", "label")?);
+            let (organization, label) = (columns::lossy(&row, "organization"), columns::lossy(&row, "label"));
             let machines: i64 = row.try_get("", "machines")?;
             let sentence = format!(
                 "{machines} machines of organization {organization} are called `{label}`: behind the fence the panel cannot \
@@ -216,15 +217,19 @@ impl Work<'_> {
         let as_of = self.adoption.as_of.timestamp_micros();
         let mut meters = Vec::new();
         for row in page {
-            let (id, organization): (String, String) =
-                (row.try_get("", "id")?, row.try_get("", "organization")?);
-            let name = format!("machine {} ({id})", row.try_get::<String>("", "label")?);
             self.adoption.machines += 1;
+            let Machine { id, organization, label, plan, backups, billed, created } = match machine(row) {
+                Ok(machine) => machine,
+                Err(unreadable) => {
+                    let id = columns::lossy(row, "id_text");
+                    self.find("unreadable", format!("machine {id}: {unreadable}"));
+                    continue;
+                }
+            };
+            let name = format!("machine {label} ({id})");
             if !self.purses.contains_key(&organization) {
                 self.find("no_wallet", format!("{name}: organization {organization} has no wallet"));
             }
-            let plan: String = row.try_get("", "plan")?;
-            let backups: Option<String> = row.try_get("", "backup_frequency")?;
             let rate = match self.prices.rate(&plan, backups.as_deref()) {
                 Ok(rate) => Some(rate.total),
                 Err(hold) => {
@@ -233,7 +238,6 @@ impl Work<'_> {
                 }
             };
             let watermark: Option<Micros> = row.try_get("", "billed_through")?;
-            let (billed, created) = (read::panel_time(row, 0)?, read::panel_time(row, 1)?);
             let start = match panel_time::start(&billed, &created, watermark, as_of) {
                 Ok(start) => start,
                 Err(hold) => {
@@ -267,8 +271,8 @@ impl Work<'_> {
             }
             if watermark.is_none() {
                 meters.push(MeterRow {
-                    instance: id.into(),
-                    organization: organization.into(),
+                    instance: id,
+                    organization,
                     billed_through_before: None,
                     billed_through: start,
                     carry: Carry(0),
@@ -284,56 +288,73 @@ impl Work<'_> {
     }
 
     fn find(&mut self, kind: &'static str, sentence: String) {
-        let findings = self.adoption.findings.entry(kind).or_default();
-        findings.count += 1;
-        if findings.listed.len() < LISTED {
-            findings.listed.push(sentence);
-        }
+        self.adoption.findings.entry(kind).or_default().add(sentence, LISTED);
     }
 
     /// `(id) -> ...`: the next machines after that one, or the first ones.
     fn machines_sql(&self) -> String {
         let sqlite = self.txn.get_database_backend() == DbBackend::Sqlite;
-        let (id, uuid, through) = if sqlite {
-            ("", "", "m.billed_through".to_owned())
+        // The place of a machine among the others, and what is behind one: SQLite takes any bytes for text.
+        let (place, behind, id_text, through) = if sqlite {
+            ("CAST(i.id AS BLOB)", "i.id > CAST($1 AS TEXT)", "i.id", "m.billed_through".to_owned())
         } else {
-            ("::text", "::uuid", postgres::micros("m.billed_through"))
+            (
+                "uuid_send(i.id)",
+                "i.id > encode($1, 'hex')::uuid",
+                "i.id::text",
+                postgres::micros("m.billed_through"),
+            )
         };
-        let text = if sqlite { "" } else { "::text" };
+        let bytes = if sqlite { "" } else { "::bytea" };
         let backups = if self.biller.panel.backups { "i.backup_frequency" } else { "NULL::text" };
         format!(
-            "SELECT i.last_billed_at, i.created_at, i.id{id} AS id, i.organization_id{id} AS organization, i.label AS label, i.plan_id AS plan,
+            "SELECT i.last_billed_at, i.created_at, {place} AS place, {id_text} AS id_text, i.id AS id,
+                    i.organization_id AS organization, i.label AS label, i.plan_id AS plan,
                     {backups} AS backup_frequency, {through} AS billed_through
                FROM vps_instances i LEFT JOIN billing_meters m ON m.instance_id = i.id
-              WHERE $1{text} IS NULL OR i.id > $1{text}{uuid}
+              WHERE $1{bytes} IS NULL OR {behind}
               ORDER BY i.id LIMIT {PAGE}"
         )
     }
 }
 
-/// Each wallet in ten-thousandths, with what its organization's ledger comes to.
-fn wallets_sql(backend: DbBackend) -> &'static str {
-    match backend {
-        DbBackend::Sqlite => {
-            "SELECT w.id AS id, w.organization_id AS organization, w.balance AS balance, w.currency AS currency, coalesce(t.ledger, 0) AS ledger,
-                    b.wallet_id IS NOT NULL AS opened
-               FROM wallets w
-               LEFT JOIN billing_wallets b ON b.wallet_id = w.id
-               LEFT JOIN (SELECT organization_id, sum(amount) AS ledger FROM payment_transactions
-                           WHERE status = 'completed' GROUP BY organization_id) t
-                      ON t.organization_id = w.organization_id
-              ORDER BY w.id"
-        }
-        _ => {
-            "SELECT w.id::text AS id, w.organization_id::text AS organization, w.currency AS currency,
-                    CASE WHEN abs(w.balance) < 100000000000000 THEN (w.balance * 10000)::bigint END AS balance,
-                    coalesce((t.ledger * 10000)::bigint, 0) AS ledger, b.wallet_id IS NOT NULL AS opened
-               FROM wallets w
-               LEFT JOIN billing_wallets b ON b.wallet_id = w.id
-               LEFT JOIN (SELECT organization_id, sum(amount) AS ledger FROM payment_transactions
-                           WHERE status = 'completed' GROUP BY organization_id) t
-                      ON t.organization_id = w.organization_id
-              ORDER BY w.id"
-        }
-    }
+/// What is read of a machine.
+struct Machine {
+    id: Id,
+    organization: Id,
+    label: String,
+    plan: String,
+    backups: Option<String>,
+    billed: PanelTime,
+    created: PanelTime,
+}
+
+fn machine(row: &QueryResult) -> Result<Machine, Unreadable> {
+    Ok(Machine {
+        id: read::id(row, "id", "vps_instances.id")?,
+        organization: read::id(row, "organization", "vps_instances.organization_id")?,
+        label: text(row, "label", "vps_instances.label")?,
+        plan: text(row, "plan", "vps_instances.plan_id")?,
+        backups: optional_text(row, "backup_frequency", "vps_instances.backup_frequency")?,
+        billed: read::panel_time(row, 0, "vps_instances.last_billed_at")?,
+        created: read::panel_time(row, 1, "vps_instances.created_at")?,
+    })
+}
+
+/// Each wallet as a run reads it, with what its organization's ledger comes to, and its id as text.
+fn wallets_sql(backend: DbBackend) -> String {
+    let (balance, id_text, sum, is_amount) = match backend {
+        DbBackend::Sqlite => ("w.balance", "w.id", "sum(amount)", sqlite::is_amount("amount")),
+        _ => ("w.balance::text", "w.id::text", "sum(amount * 10000)::bigint", postgres::is_amount("amount")),
+    };
+    format!(
+        "SELECT w.id, w.organization_id, {balance}, w.currency, b.wallet_id IS NOT NULL,
+                coalesce(t.ledger, 0), {id_text}
+           FROM wallets w
+           LEFT JOIN billing_wallets b ON b.wallet_id = w.id
+           LEFT JOIN (SELECT organization_id, {sum} AS ledger FROM payment_transactions
+                       WHERE status = 'completed' AND {is_amount} GROUP BY organization_id) t
+                  ON t.organization_id = w.organization_id
+          ORDER BY w.id"
+    )
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::id::Id;
 use crate::{
-    BILLING_JOB,
+    BILLING_JOB, columns,
     db::{SQLITE_NOW, begin, query_all, statement},
     period::{Micros, whole_hours},
     record::{self, Entry},
@@ -142,9 +142,8 @@ pub(super) async fn in_force(db: &DatabaseConnection, as_of: Micros) -> Result<A
     let rows = query_all(db, statement(db, &sql, [APPROVE.into(), BILLING_JOB.into()])).await?;
     let mut approvals = Approvals::default();
     for row in &rows {
-        let details: String = row.try_get("", "details")?;
-        let details: Details = serde_json::from_str(&details)
-            .map_err(|error| DbErr::Type(format!("billing_job_audit.details: {error}")))?;
+        // What cannot be read approves nothing.
+        let Ok(details) = serde_json::from_str::<Details>(&columns::lossy(row, "details")) else { continue };
         approvals.add(&details.scope, details.through.timestamp_micros().min(as_of));
     }
     Ok(approvals)

@@ -17,11 +17,11 @@ use tracing::debug;
 use super::{
     BillingError, Sum, Sums,
     decide::Posting,
-    pass::{Pass, Read},
-    postgres, read,
+    pass::{Owners, Pass, Read},
+    postgres,
 };
 use crate::{
-    BILLING_JOB,
+    BILLING_JOB, columns,
     currency::Currency,
     db::{SQLITE_NOW, begin_read, query_all, query_one, statement},
     money::{Carry, Money, Rate, cost},
@@ -254,9 +254,15 @@ impl Limits<'_> {
 
 /// What each of the last runs that came to their end charged, if it charged anything.
 async fn recent(db: &DatabaseConnection) -> Result<Vec<Sums>, DbErr> {
+    // A row whose figures are none does not count.
     let (details, hours) = match db.get_database_backend() {
-        DbBackend::Sqlite => ("details", "details ->> 'hours'"),
-        _ => ("details::text", "(details ->> 'hours')::bigint"),
+        DbBackend::Sqlite => {
+            ("details", "CASE WHEN json_valid(details) THEN CAST(details ->> 'hours' AS INTEGER) END")
+        }
+        _ => (
+            "details::text",
+            "CASE WHEN details ->> 'hours' ~ '^[0-9]{1,18}$' THEN (details ->> 'hours')::bigint END",
+        ),
     };
     let sql = format!(
         "SELECT {details} AS details
@@ -268,10 +274,10 @@ async fn recent(db: &DatabaseConnection) -> Result<Vec<Sums>, DbErr> {
     let values: [Value; 3] = [BILLING_JOB.into(), LOOKED_AT.into(), RECENT.into()];
     let rows = query_all(db, statement(db, &sql, values)).await?;
     let sums = rows.iter().map(|row| {
-        let details: String = row.try_get("", "details")?;
-        Ok(Sums::of_details(&serde_json::from_str(&details).unwrap_or_default()))
+        let details = columns::lossy(row, "details");
+        Sums::of_details(&serde_json::from_str(&details).unwrap_or_default())
     });
-    sums.collect()
+    Ok(sums.collect())
 }
 
 /// The currencies of the wallets.
@@ -286,9 +292,8 @@ impl Currencies {
     async fn of(db: &DatabaseConnection) -> Result<Self, DbErr> {
         let sql = "SELECT min(currency) AS first, max(currency) AS last, count(*) = count(currency) AS complete FROM wallets";
         let Some(row) = query_one(db, statement(db, sql, [])).await? else { return Ok(Self::Several) };
-        let (first, last): (Option<String>, Option<String>) =
-            (row.try_get("", "first")?, row.try_get("", "last")?);
-        let only = Currency::of_column(first.clone()).ok().filter(|_| first == last);
+        let (first, last) = (columns::lossy(&row, "first"), columns::lossy(&row, "last"));
+        let only = first.parse().ok().filter(|_| first == last);
         let complete: bool = row.try_get("", "complete")?;
         Ok(only.filter(|_| complete).map_or(Self::Several, Self::One))
     }
@@ -305,7 +310,7 @@ async fn bound(pass: &Pass<'_>, most_hours: i64) -> Result<Sums, DbErr> {
     for group in &groups {
         let currency = match currencies {
             Currencies::One(currency) => Ok(currency),
-            Currencies::Several => Currency::of_column(group.try_get("", "currency")?),
+            Currencies::Several => columns::lossy(group, "currency").parse(),
         };
         // Without a currency nothing is charged.
         let Ok(currency) = currency else { continue };
@@ -323,16 +328,17 @@ fn of_group(pass: &Pass<'_>, group: &QueryResult) -> Result<Option<Sum>, DbErr> 
         return Ok(Some(Sum { charges: 0, hours: 0, amount: Money(balance.max(0)) }));
     }
     let gone: bool = group.try_get("", "gone")?;
-    let (plan, backups): (String, Option<String>) =
-        (group.try_get("", "plan")?, group.try_get("", "backups")?);
+    let plan = columns::text(group, "plan", "vps_instances.plan_id");
+    let backups = columns::optional_text(group, "backups", "vps_instances.backup_frequency");
+    // What cannot be read is held.
+    let (Ok(plan), Ok(backups)) = (plan, backups) else { return Ok(None) };
     let now = pass.prices.rate(&plan, backups.as_deref()).ok().map(|rate| rate.total).filter(|_| !gone);
     if now.is_none() && !gone {
         return Ok(None);
     }
     let known: Option<i64> = group.try_get("", "rate")?;
-    let changes: Option<String> = group.try_get("", "changes")?;
     let changes: Vec<(Micros, Rate)> =
-        changes.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        serde_json::from_str(&columns::lossy(group, "changes")).unwrap_or_default();
     // A price that is seen now for the first time is for the hours from now on. It counts all the same: a wrong one must be found
     // before the meters know it, or the hours until it is corrected keep it.
     let known = known.map(Rate).into_iter().chain(changes.iter().map(|(_, rate)| *rate)).chain(now);
@@ -372,8 +378,16 @@ fn due(panel: Panel, currencies: &Currencies) -> String {
                 format!("{anchor} <= (SELECT {})", postgres::instant("($1 - 3600000000)")),
             )
         };
-    let (no, yes, least, text, integer) =
-        if sqlite { ("0", "1", "min", "", "") } else { ("false", "true", "least", "::text", "::bigint") };
+    let (no, yes, least, text) =
+        if sqlite { ("0", "1", "min", "") } else { ("false", "true", "least", "::text") };
+    // No sum, however large what is added up, may be larger than what is read.
+    let sum = |column: &str| {
+        if sqlite {
+            format!("CAST(min(total({column}), 9e18) AS INTEGER)")
+        } else {
+            format!("least(coalesce(sum({column}), 0), 9e18)::bigint")
+        }
+    };
     let backups = if panel.backups { "backup_frequency".to_owned() } else { format!("NULL{text}") };
     let balance = if sqlite { "w.balance".to_owned() } else { postgres::ten_thousandths("w.balance") };
     let wallet = |organization: &str| {
@@ -393,7 +407,7 @@ fn due(panel: Panel, currencies: &Currencies) -> String {
     format!(
         "SELECT {currency} AS currency, plan, backups, rate, changes, gone,
                 coalesce(balance < coalesce(rate / 73000, 1), {no}) AS broke,
-                count(*) AS machines, sum(hours){integer} AS hours, coalesce(sum(balance), 0){integer} AS balance
+                count(*) AS machines, {sum_of_hours} AS hours, {sum_of_balances} AS balance
            FROM (SELECT i.organization_id, i.plan, i.backups, m.rate, m.rate_changes{text} AS changes, {no} AS gone,
                         CASE WHEN m.billed_through IS NOT NULL THEN {least}(i.hours, {through_hours})
                              WHEN i.hours > 1 THEN {least}(i.hours, coalesce(i.age, i.hours))
@@ -413,6 +427,8 @@ fn due(panel: Panel, currencies: &Currencies) -> String {
            {of_organization}
           WHERE hours >= 1 AND {least}(hours, coalesce(unseen, hours)) <= $2
           GROUP BY 1, 2, 3, 4, 5, 6, 7",
+        sum_of_hours = sum("hours"),
+        sum_of_balances = sum("balance"),
         hours = hours_since(anchor),
         age = hours_since("created_at"),
         of_machine = wallet("i.organization_id"),
@@ -429,7 +445,7 @@ async fn exact(pass: &Pass<'_>) -> Result<Sums, BillingError> {
         if (pass.run.stop)().is_some() {
             break;
         }
-        let look = || look(pass, &range.first, &range.last);
+        let look = || look(pass, &range.owners);
         let mut read = pass.insist("add up what is due", look).await?;
         let Posting { totals: as_known, .. } = pass.decide(&range, &read);
         for instance in read.instances.iter_mut().filter(|instance| !instance.gone) {
@@ -441,26 +457,24 @@ async fn exact(pass: &Pass<'_>) -> Result<Sums, BillingError> {
         for (currency, sum) in as_known.sums.larger_of_each(&as_of_now.sums).iter() {
             sums.add(currency, sum);
         }
-        after = Some(range.last);
+        after = range.last();
     }
     Ok(sums)
 }
 
-async fn look(pass: &Pass<'_>, first: &str, last: &str) -> Result<Read, DbErr> {
+async fn look(pass: &Pass<'_>, owners: &Owners) -> Result<Read, DbErr> {
     let sql = &pass.biller.sql;
+    let Owners::Range { first, last } = owners else { return Ok(Read::of(&[], &[])) };
     let txn = begin_read(&pass.biller.db).await?;
     if let Some(settings) = &sql.plan_settings {
         txn.query_one_raw(statement(&txn, settings, [])).await?;
     }
-    let wallets = txn.query_all_raw(statement(&txn, &sql.read_wallets, [first.into(), last.into()])).await?;
-    let values: [Value; 3] = [pass.as_of.into(), first.into(), last.into()];
+    let range = [first.clone(), last.clone()];
+    let wallets = txn.query_all_raw(statement(&txn, &sql.read_wallets, range.clone())).await?;
+    let values = [pass.as_of.into()].into_iter().chain(range);
     let instances = txn.query_all_raw(statement(&txn, &sql.read_due, values)).await?;
     txn.commit().await?;
-    Ok(Read {
-        wallets: wallets.iter().map(read::wallet).collect::<Result<_, _>>()?,
-        instances: instances.iter().map(read::instance).collect::<Result<_, _>>()?,
-        at: Instant::now(),
-    })
+    Ok(Read::of(&wallets, &instances))
 }
 
 const ANNOUNCE: &str = "announce a spike";
@@ -495,19 +509,16 @@ async fn newest(db: &DatabaseConnection, action: &str, limit: u32) -> Result<Vec
     );
     let rows = query_all(db, statement(db, &sql, [action.into(), BILLING_JOB.into()])).await?;
     let row = |row: &QueryResult| {
-        let details: String = row.try_get("", "details")?;
-        Ok((row.try_get("", "id")?, row.try_get("", "age")?, of_json(&details)?))
+        let details = serde_json::from_str(&columns::lossy(row, "details")).unwrap_or_default();
+        Ok((row.try_get("", "id")?, row.try_get("", "age")?, details))
     };
     rows.iter().map(row).collect()
 }
 
-fn of_json<T: serde::de::DeserializeOwned>(details: &str) -> Result<T, DbErr> {
-    serde_json::from_str(details).map_err(|error| DbErr::Type(format!("billing_job_audit.details: {error}")))
-}
-
 async fn newest_announcement(db: &DatabaseConnection) -> Result<Option<Announced>, DbErr> {
-    let Some((id, _, details)) = newest(db, ANNOUNCE, 1).await?.pop() else { return Ok(None) };
-    Ok(Some(Announced { id, excesses: of_json(&details["excesses"].to_string())? }))
+    let Some((id, _, mut details)) = newest(db, ANNOUNCE, 1).await?.pop() else { return Ok(None) };
+    let excesses = serde_json::from_value(details["excesses"].take());
+    Ok(excesses.ok().map(|excesses| Announced { id, excesses }))
 }
 
 /// An approval, as it is in the audit log.
@@ -523,7 +534,11 @@ struct Approval {
 /// The newest approvals: how many hours old they are, and what they approve.
 async fn approvals(db: &DatabaseConnection) -> Result<Vec<(i64, Approval)>, DbErr> {
     let rows = newest(db, APPROVE, APPROVALS).await?;
-    rows.into_iter().map(|(_, age, details)| Ok((age, of_json(&details.to_string())?))).collect()
+    // What cannot be read approves nothing.
+    Ok(rows
+        .into_iter()
+        .filter_map(|(_, age, details)| Some((age, serde_json::from_value(details).ok()?)))
+        .collect())
 }
 
 /// The run that was announced last, with what of it is not approved yet; none if all of it is.

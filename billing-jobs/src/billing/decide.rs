@@ -22,14 +22,14 @@ use crate::{
 pub(super) const SECOND_TRANSACTION: Micros = 5 * 60 * 1_000_000;
 
 /// A wallet as it was read under lock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wallet {
     /// Its id.
     pub(super) id: Id,
     /// Whose it is.
     pub(super) organization: Id,
-    /// `None` if it is NULL or no number.
-    pub(super) balance: Option<Money>,
+    /// What it holds, or why that cannot be charged.
+    pub(super) balance: Result<Money, Hold>,
     /// The currency of the balance.
     pub(super) currency: Result<Currency, InvalidCurrency>,
     /// Whether the audit knows what the wallet held when it was first charged.
@@ -37,7 +37,7 @@ pub(super) struct Wallet {
 }
 
 /// An instance that may be due, as it was read under its wallet's lock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Instance {
     /// Its id.
     pub(super) id: Id,
@@ -61,11 +61,13 @@ pub(super) struct Instance {
     pub(super) held: Option<Reason>,
     /// Whether the open hold belongs to another organization than the instance does now.
     pub(super) transfer: Option<Transfer>,
+    /// Why its row, or its meter's, cannot be read. Then nothing but its id and what is above of it is known, and it is held.
+    pub(super) unreadable: Option<String>,
 }
 
 /// One side of an instance that changed its organization while hours of it were due. The batch of the previous organization charges
 /// or closes those and moves the meter to where they end; after that the new one pays.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Transfer {
     /// The previous organization's side: `organization` of the instance is the previous one.
     From {
@@ -79,7 +81,7 @@ pub(super) enum Transfer {
 }
 
 /// What is carried from charge to charge of one instance.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Meter {
     /// Every hour up to here is charged.
     pub(super) billed_through: Micros,
@@ -303,9 +305,9 @@ pub(super) fn decide<'a>(terms: &Terms<'_>, wallets: &'a [Wallet], instances: &'
             settle_instance(terms, &mut posting, &mut purse, instance);
         }
         if let Purse::Open { wallet, balance, .. } = purse
-            && wallet.balance != Some(balance)
+            && let Ok(before) = wallet.balance
+            && before != balance
         {
-            let before = wallet.balance.unwrap_or_default();
             posting.wallets.push(WalletRow { wallet: wallet.id.clone(), before, after: balance });
             if !wallet.opened {
                 posting.openings.push(wallet.id.clone());
@@ -349,13 +351,10 @@ impl<'a> Purse<'a> {
         let shut = |reason, detail: String| Self::Shut { hold: Hold::new(reason, detail), currency: None };
         match wallets {
             [] => shut(Reason::NoWallet, "the organization has no wallet".to_owned()),
-            [wallet] => match (&wallet.currency, wallet.balance) {
-                (Ok(currency), Some(balance)) => Self::Open { wallet, currency: *currency, balance },
-                (Ok(currency), None) => {
-                    let detail = format!("the balance of wallet {} is no amount of money", wallet.id);
-                    Self::Shut { hold: Hold::new(Reason::InvalidBalance, detail), currency: Some(*currency) }
-                }
-                (Err(invalid), _) => {
+            [wallet] => match (&wallet.balance, &wallet.currency) {
+                (Ok(balance), Ok(currency)) => Self::Open { wallet, currency: *currency, balance: *balance },
+                (Err(hold), currency) => Self::Shut { hold: hold.clone(), currency: currency.clone().ok() },
+                (Ok(_), Err(invalid)) => {
                     shut(Reason::InvalidCurrency, format!("wallet {}: {invalid}", wallet.id))
                 }
             },
@@ -380,13 +379,19 @@ fn settle_instance<'a>(
     purse: &mut Purse<'a>,
     instance: &'a Instance,
 ) {
-    match &instance.transfer {
-        None => {}
-        Some(Transfer::Pending) => return,
-        Some(Transfer::From { to, seen_at }) => {
-            settle_transfer(terms, posting, purse, instance, (to, *seen_at));
-            return;
-        }
+    // Before the other side is done, nothing is written: not even a hold, which says who owes.
+    if let Some(Transfer::Pending) = instance.transfer {
+        return;
+    }
+    if let Some(unreadable) = &instance.unreadable {
+        // What its hours are, and what they cost, is not known; nothing of it is touched until it can be read.
+        let hold = Hold::new(Reason::Unreadable, unreadable.as_str());
+        hold_whole(posting, instance, &hold, None, None, purse.currency());
+        return;
+    }
+    if let Some(Transfer::From { to, seen_at }) = &instance.transfer {
+        settle_transfer(terms, posting, purse, instance, (to, *seen_at));
+        return;
     }
     let due = match due_hours(terms, instance) {
         Ok(Some(due)) => due,

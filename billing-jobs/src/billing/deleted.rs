@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, SecondsFormat};
 use sea_orm::{ConnectionTrait as _, DatabaseTransaction, DbErr, QueryResult, Value};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     BillingError, Mode,
@@ -17,7 +17,7 @@ use super::{
     read, rows,
 };
 use crate::{
-    BILLING_JOB,
+    BILLING_JOB, columns,
     currency::Currency,
     db::{begin, begin_read, statement},
     fence,
@@ -73,10 +73,10 @@ impl Gone {
     fn of(row: &QueryResult) -> Result<Self, DbErr> {
         let meter = read::meter(row, 3)?;
         Ok(Self {
-            instance: read::id(row, 0)?,
-            organization: read::id(row, 1)?,
+            instance: read::id(row, 0, "billing_meters.instance_id")?,
+            organization: read::id(row, 1, "billing_meters.organization_id")?,
             held: row.try_get_by_index(2)?,
-            currency: Currency::of_column(row.try_get_by_index(9)?).ok(),
+            currency: columns::lossy(row, 9).parse().ok(),
             meter: meter
                 .ok_or_else(|| DbErr::Type("billing_meters.billed_through is not an instant".to_owned()))?,
         })
@@ -114,6 +114,7 @@ impl Gone {
             meter: None,
             held: None,
             transfer: None,
+            unreadable: None,
         }
     }
 
@@ -139,7 +140,11 @@ async fn find(pass: &Pass<'_>) -> Result<Vec<Gone>, DbErr> {
     txn.commit().await?;
     let took_ms = began.elapsed().as_millis();
     debug!(took_ms, "found {} deleted instances in {took_ms} ms", rows.len());
-    rows.iter().map(Gone::of).collect()
+    let readable = rows.iter().filter_map(|row| {
+        let gone = Gone::of(row);
+        gone.map_err(|error| warn!("the meter of a deleted instance cannot be read: {error}")).ok()
+    });
+    Ok(readable.collect())
 }
 
 /// Writes one page under the fence of the run; whether that is still the newest.

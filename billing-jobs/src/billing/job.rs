@@ -198,7 +198,9 @@ pub fn unguarded() -> billing_scheduler::serde_json::Value {
 
 /// A run's figures as they stand in its row.
 #[must_use]
-pub fn details(Bill { totals, as_of, uncharged, .. }: &Bill) -> billing_scheduler::serde_json::Value {
+pub fn details(
+    Bill { totals, as_of, uncharged, findings, .. }: &Bill,
+) -> billing_scheduler::serde_json::Value {
     let mut details = json!({
         "charged": totals.charged,
         "held": totals.held,
@@ -209,6 +211,9 @@ pub fn details(Bill { totals, as_of, uncharged, .. }: &Bill) -> billing_schedule
     if !uncharged.is_empty() {
         let by_reason = uncharged.iter().map(|uncharged| (uncharged.reason.clone(), json!(uncharged.debt)));
         details["uncharged"] = by_reason.collect::<serde_json::Map<_, _>>().into();
+    }
+    if !findings.is_empty() {
+        details["findings"] = json!(findings);
     }
     details
 }

@@ -5,6 +5,7 @@ mod approvals;
 pub mod brake;
 mod decide;
 mod deleted;
+mod findings;
 mod handover;
 mod id;
 mod job;
@@ -16,6 +17,7 @@ mod pass;
 mod post;
 mod postgres;
 mod read;
+mod refusals;
 mod release;
 mod rows;
 mod sqlite;
@@ -38,7 +40,7 @@ use self::{
     brake::Brake,
     decide::BeyondLimitRow,
     pace::Pace,
-    pass::{Over, Pass},
+    pass::{LISTED, Over, Pass},
     statements::Statements,
 };
 use crate::{
@@ -55,15 +57,19 @@ use crate::{
 };
 
 pub use self::{
-    adopt::{Adoption, Findings},
+    adopt::Adoption,
     approvals::{APPROVED_FOR, Scope, approve_catch_up},
     brake::Spike,
+    findings::{Findings, FindingsByKind},
     handover::HandoverError,
     job::{Billing, BillingParams, details, spike, unguarded},
     release::Release,
     totals::{Sum, Sums, Totals},
 };
-pub(crate) use self::{postgres::milliseconds, sqlite::micros as sqlite_micros};
+pub(crate) use self::{
+    postgres::{is_amount as is_postgres_amount, milliseconds},
+    sqlite::{is_amount as is_sqlite_amount, micros as sqlite_micros},
+};
 
 /// How long billing must not have worked before the panel may bill, unless the configuration sets another time.
 pub const HAND_BACK_AFTER: Duration = Duration::from_mins(75);
@@ -152,6 +158,8 @@ pub struct Bill {
     pub beyond_limit: Vec<BeyondLimit>,
     /// Of a dry run: whether the run itself would wait for an approval.
     pub spike: Option<Spike>,
+    /// Rows that something is wrong with: `unreadable`, `refused`.
+    pub findings: FindingsByKind,
 }
 
 /// An instance with more hours due than the catch-up limit.
@@ -245,6 +253,16 @@ pub enum BillingError {
         /// What may be charged.
         ceiling: Money,
     },
+    /// The database refuses what is charged, whoever pays.
+    #[error(
+        "the database refuses charges, so the run ends ({instances} instances were refused): {complaint}"
+    )]
+    Refused {
+        /// How many instances were refused.
+        instances: u64,
+        /// What the database said of the last one.
+        complaint: String,
+    },
     /// Some batches found somebody in their way each time. Everything else is billed.
     #[error("{batches} batches could not be posted, everything else was: {last}")]
     Unposted {
@@ -258,6 +276,15 @@ pub enum BillingError {
 impl From<brake::Overrun> for BillingError {
     fn from(brake::Overrun { currency, charged, ceiling }: brake::Overrun) -> Self {
         Self::Overrun { currency, charged, ceiling }
+    }
+}
+
+/// SQL for the microseconds since 1970 of an instant of the panel's; NULL for NULL and for what is not an instant.
+#[must_use]
+pub fn micros(backend: DbBackend, column: &str) -> String {
+    match backend {
+        DbBackend::Sqlite => sqlite::micros(column),
+        _ => postgres::micros(column),
     }
 }
 
@@ -362,13 +389,13 @@ impl Biller {
             Some(as_of) => as_of,
             None => self.ask("ask the database for its time", self.now()).await?,
         };
-        let mut pass = self.begin_pass(run, as_of).await?;
+        let (mut pass, unreadable_plans) = self.begin_pass(run, as_of).await?;
         let mut spike = brake::assess(&pass).await?;
         if run.mode != Mode::DryRun {
             pass.brake = Brake::of(&pass, &spike).await?;
             spike.waits = None;
         }
-        let mut over = Over::default();
+        let mut over = Over { unreadable: unreadable_plans, ..Over::default() };
         let mut result = pass.whole_fleet(&mut over).await;
         // In a dry run the hours of the previous organizations stay as they are, so the new ones cannot be billed.
         if result.is_ok() && run.mode != Mode::DryRun {
@@ -383,7 +410,11 @@ impl Biller {
             let _ = pass.db.close().await;
         }
         result?;
-        let Over { mut totals, mut unposted, stopped, mut beyond_limit, uncollected, .. } = over;
+        let mut refusals = pass.refusals.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let refused = if over.stopped.is_some() { refusals.take() } else { refusals.end()? };
+        let Over { mut totals, mut unposted, unreadable, stopped, mut beyond_limit, uncollected, .. } = over;
+        warn_of("cannot read a row, so what depends on it is held", &unreadable);
+        warn_of("the database refuses a charge, so its instance is held", &refused);
         beyond_limit.sort_unstable();
         let mut uncharged = Vec::new();
         for (reason, debt) in [(Reason::InstanceDeleted, deleted), (Reason::InstanceTransferred, uncollected)]
@@ -405,19 +436,25 @@ impl Biller {
                 })
                 .await?;
         }
-        match unposted.pop() {
-            Some(last) => Err(BillingError::Unposted { batches: unposted.len() + 1, last }),
-            None => Ok(Bill { totals, as_of, stopped, uncharged, beyond_limit, spike: spike.waits }),
+        if let Some(last) = unposted.pop() {
+            return Err(BillingError::Unposted { batches: unposted.len() + 1, last });
         }
+        let mut findings = FindingsByKind::new();
+        for (kind, found) in [("unreadable", unreadable), ("refused", refused)] {
+            if found.count > 0 {
+                findings.insert(kind, found);
+            }
+        }
+        Ok(Bill { totals, as_of, stopped, uncharged, beyond_limit, spike: spike.waits, findings })
     }
 
-    /// Reads what a pass needs to know beforehand.
+    /// Reads what a pass needs to know beforehand, and the plans that cannot be read.
     async fn begin_pass<'a>(
         &'a self,
         run: &'a Run<'a>,
         as_of: DateTime<Utc>,
-    ) -> Result<Pass<'a>, BillingError> {
-        let prices = self.ask("read the plans", self.prices()).await?;
+    ) -> Result<(Pass<'a>, Findings), BillingError> {
+        let (prices, unreadable) = self.ask("read the plans", self.prices()).await?;
         let as_of = as_of.timestamp_micros();
         let approvals = approvals::in_force(&self.db, as_of);
         let mut approvals = self.ask("read the approvals in force", approvals).await?;
@@ -426,7 +463,9 @@ impl Biller {
         }
         let turn = Mutex::default();
         let brake = Brake::default();
-        Ok(Pass { biller: self, db: alone(&self.db), turn, run, as_of, prices, approvals, brake })
+        let refusals = Mutex::default();
+        let db = alone(&self.db);
+        Ok((Pass { biller: self, db, turn, run, as_of, prices, approvals, brake, refusals }, unreadable))
     }
 
     /// Returns what a run by `as_of` would wait for an approval of; now, if no time is given.
@@ -447,7 +486,7 @@ impl Biller {
             Some(as_of) => as_of,
             None => self.ask("ask the database for its time", self.now()).await?,
         };
-        let pass = self.begin_pass(&run, as_of).await?;
+        let (pass, _) = self.begin_pass(&run, as_of).await?;
         let assessment = brake::assess(&pass).await;
         if self.panel.backend == DbBackend::Sqlite {
             // It only read.
@@ -495,10 +534,27 @@ impl Biller {
         self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn prices(&self) -> Result<PriceList, DbErr> {
+    /// What every plan costs, and which ones cannot be read.
+    async fn prices(&self) -> Result<(PriceList, Findings), DbErr> {
         let rows = query_all(&self.db, statement(&self.db, &self.sql.plans, [])).await?;
-        let plans =
-            rows.iter().map(|row| read::plan(row, self.panel.backups)).collect::<Result<Vec<_>, _>>()?;
-        Ok(PriceList::new(plans, self.settings.daily_backup_factor))
+        let plans: Vec<_> = rows.iter().map(|row| read::plan(row, self.panel)).collect();
+        let mut unreadable = Findings::default();
+        for plan in &plans {
+            if let Some(problem) = &plan.unreadable {
+                unreadable.add(format!("plan `{}`: {problem}", plan.id), LISTED);
+            }
+        }
+        Ok((PriceList::new(plans, self.settings.daily_backup_factor), unreadable))
+    }
+}
+
+/// Logs the first findings, and how many more there are.
+fn warn_of(what: &str, findings: &Findings) {
+    for sentence in &findings.listed {
+        warn!("{what}: {sentence}");
+    }
+    let more = findings.count - findings.listed.len() as u64;
+    if more > 0 {
+        warn!(more, "{what}: and {more} more");
     }
 }

@@ -8,32 +8,40 @@ use std::{
 
 use billing_scheduler::StopReason;
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Value};
-use tracing::{Instrument as _, debug, warn};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, Statement, Value};
+use tracing::{Instrument as _, debug};
 
 use super::{
     BeyondLimit, Biller, BillingError, Mode, Run,
     approvals::Approvals,
     brake::{Brake, Overrun},
     decide::{Instance as Machine, Posting, Terms, Wallet, decide},
+    findings::Findings,
     id::Id,
     pace,
     post::{PostError, Stamp, post, post_apart},
     read,
+    refusals::{Failing, Refusals},
     totals::Totals,
 };
 use crate::{
     BILLING_JOB,
     currency::Currency,
-    db::{Fault, SQLITE_LOG_PAGES, begin, begin_read, begin_reading, fault, statement, write_back},
-    fence, measured,
-    panel::Panel,
+    db::{
+        Fault, SQLITE_LOG_PAGES, begin, begin_read, begin_reading, code, explained, fault, statement,
+        write_back,
+    },
+    fence,
+    hold::{Hold, Reason},
+    measured,
     period::Micros,
     price::PriceList,
     testing, trace,
     uncharged::Debt,
 };
 
+/// No more findings of one kind are listed than these; the others are counted.
+pub(super) const LISTED: usize = 10;
 /// How often a batch is tried again before it is given up or taken apart.
 const ATTEMPTS: u32 = 5;
 /// The wait after the first conflict; it doubles.
@@ -50,6 +58,7 @@ pub(super) struct Pass<'a> {
     pub(super) prices: PriceList,
     pub(super) approvals: Approvals,
     pub(super) brake: Brake,
+    pub(super) refusals: Mutex<Refusals>,
 }
 
 /// The last time that this pass was the one writer of SQLite.
@@ -71,6 +80,8 @@ pub(super) struct Over {
     pub(super) beyond_limit: Vec<BeyondLimit>,
     /// Why batches were left.
     pub(super) unposted: Vec<String>,
+    /// Rows that cannot be read.
+    pub(super) unreadable: Findings,
     pub(super) stopped: Option<StopReason>,
     /// Hours that a previous organization could not pay.
     pub(super) uncollected: Debt,
@@ -81,7 +92,8 @@ pub(super) struct Over {
 impl Over {
     fn of(posting: Posting<'_>) -> Self {
         let mut over = Self { totals: posting.totals, ..Self::default() };
-        let uncollected = posting.holds.iter().filter(|hold| posting.uncollected.contains(&hold.instance.id));
+        let uncollected =
+            posting.holds.iter().filter(|hold| hold.reason == Reason::InstanceTransferred.as_str());
         for hold in uncollected {
             let currency = hold.currency.unwrap_or(Currency::NONE);
             over.uncollected.add(hold.hours.unwrap_or_default(), hold.amount, currency);
@@ -96,6 +108,7 @@ impl Over {
         self.totals += part.totals;
         self.beyond_limit.extend(part.beyond_limit);
         self.unposted.extend(part.unposted);
+        self.unreadable.extend(part.unreadable, LISTED);
         self.stopped = self.stopped.or(part.stopped);
         self.uncollected += part.uncollected;
         for (organization, instances) in part.transferred {
@@ -107,22 +120,72 @@ impl Over {
 /// What one transaction works on.
 #[derive(Clone, Debug)]
 pub(super) struct Batch {
-    /// The first and the last organization of a range.
-    pub(super) first: String,
-    pub(super) last: String,
+    pub(super) owners: Owners,
     /// Of these, only the instances with these ids.
     only: Option<Vec<Id>>,
     /// They are to be held because the database refused them.
     refused: Option<String>,
 }
 
+/// Whose instances a transaction works on.
+#[derive(Clone, Debug)]
+pub(super) enum Owners {
+    /// The organizations from the first to the last of a range, as the database has them: text, on SQLite bytes.
+    Range { first: Value, last: Value },
+    /// None: where the panel lets an instance have no organization, it is held.
+    Missing,
+}
+
+impl Owners {
+    fn only(organization: &Id, backend: DbBackend) -> Self {
+        let end = || match backend {
+            DbBackend::Sqlite => Value::from(organization.to_string().into_bytes()),
+            _ => Value::from(organization.to_string()),
+        };
+        Self::Range { first: end(), last: end() }
+    }
+}
+
 /// What a transaction has read under its locks.
+#[derive(Clone)]
 pub(super) struct Read {
     pub(super) wallets: Vec<Wallet>,
     /// Ordered by organization.
     pub(super) instances: Vec<Machine>,
+    /// Instances of which not even the id can be read, so that they cannot be held.
+    nameless: Vec<String>,
     /// When all of it was there.
-    pub(super) at: Instant,
+    at: Instant,
+}
+
+impl Read {
+    /// From the rows of `read_wallets` and of `read_due`.
+    pub(super) fn of(wallets: &[QueryResult], instances: &[QueryResult]) -> Self {
+        let mut nameless = Vec::new();
+        let instances = instances.iter().filter_map(|row| {
+            read::instance(row).map_err(|unreadable| nameless.push(format!("an instance: {unreadable}"))).ok()
+        });
+        Self {
+            instances: instances.collect(),
+            wallets: wallets.iter().filter_map(read::wallet).collect(),
+            nameless,
+            at: Instant::now(),
+        }
+    }
+
+    /// What of it cannot be read, a sentence each.
+    fn unreadable(&self) -> impl Iterator<Item = String> + '_ {
+        let instances = self.instances.iter().filter_map(|instance| {
+            instance.unreadable.as_ref().map(|unreadable| format!("instance {}: {unreadable}", instance.id))
+        });
+        let wallets = self.wallets.iter().filter_map(|wallet| match &wallet.balance {
+            Err(Hold { reason: Reason::Unreadable, detail }) => {
+                Some(format!("wallet of organization {}: {detail}", wallet.organization))
+            }
+            _ => None,
+        });
+        self.nameless.iter().cloned().chain(instances).chain(wallets)
+    }
 }
 
 /// Why one attempt at a batch failed.
@@ -130,15 +193,18 @@ struct Failure {
     kind: Kind,
     message: String,
     /// What the batch had to do with.
-    instances: Vec<Id>,
+    read: Option<Read>,
 }
 
 enum Kind {
     Fenced,
     /// The panel guard is gone.
     Unguarded,
-    /// What was read was no longer so when it was written.
-    Stale,
+    /// Another number of rows of this table was written than there should have been: what was read was no longer so, or something
+    /// in the database discards rows.
+    Stale {
+        table: &'static str,
+    },
     /// There are wallets that could not be locked: a policy hides them from writers, and they are not missing.
     HiddenWallets,
     /// The run would charge more than it may.
@@ -155,7 +221,7 @@ enum Step {
 }
 
 enum Posted {
-    Done(Done),
+    Done(Box<Done>),
     Split(Vec<Batch>),
     InTheWay(String),
 }
@@ -182,6 +248,10 @@ impl Pass<'_> {
         let mut steps: FuturesUnordered<BoxFuture<'_, Result<Step, BillingError>>> = FuturesUnordered::new();
         // The next range is looked for while the one before is billed.
         steps.push(Box::pin(self.look_ahead(None, pace.batch())));
+        if self.unowned_exist().await? {
+            steps.push(Box::pin(self.bill_range(Batch::of(Owners::Missing))));
+            billing += 1;
+        }
         while let Some(step) = steps.next().await {
             match step {
                 Ok(Step::Range(range)) => next = range,
@@ -195,7 +265,7 @@ impl Pass<'_> {
             if error.is_none() && over.stopped.is_none() && billing < pace.connections() {
                 over.stopped = next.as_ref().and_then(|_| (self.run.stop)());
                 if let Some(range) = next.take().filter(|_| over.stopped.is_none()) {
-                    steps.push(Box::pin(self.look_ahead(Some(range.last.clone()), pace.batch())));
+                    steps.push(Box::pin(self.look_ahead(range.last(), pace.batch())));
                     steps.push(Box::pin(self.bill_range(range)));
                     billing += 1;
                 }
@@ -212,18 +282,16 @@ impl Pass<'_> {
             if over.stopped.is_some() {
                 break;
             }
-            let only = Some(instances);
-            let (first, last) = (organization.to_string(), organization.to_string());
-            if let Step::Billed(part, ..) =
-                self.bill_range(Batch { first, last, only, refused: None }).await?
-            {
+            let owners = Owners::only(&organization, self.biller.panel.backend);
+            let batch = Batch { only: Some(instances), ..Batch::of(owners) };
+            if let Step::Billed(part, ..) = self.bill_range(batch).await? {
                 over.add(part);
             }
         }
         Ok(())
     }
 
-    async fn look_ahead(&self, after: Option<String>, batch: u32) -> Result<Step, BillingError> {
+    async fn look_ahead(&self, after: Option<Value>, batch: u32) -> Result<Step, BillingError> {
         self.next_range(after, batch).await.map(Step::Range)
     }
 
@@ -255,38 +323,57 @@ impl Pass<'_> {
     /// The next organizations with about one batch of instances to look at.
     pub(super) async fn next_range(
         &self,
-        after: Option<String>,
+        after: Option<Value>,
         batch: u32,
     ) -> Result<Option<Batch>, BillingError> {
         let Biller { sql, panel, .. } = self.biller;
-        let db = &self.db;
+        let sqlite = panel.backend == DbBackend::Sqlite;
         let (query, after) = match after {
             Some(after) => (sql.next_organizations.clone(), after),
             None => (
                 sql.next_organizations.replace("organization_id > ", "organization_id >= "),
-                smallest_id(*panel).to_owned(),
+                smallest_id(sqlite),
             ),
         };
-        let values = [self.as_of.into(), after.into(), i64::from(batch).into()];
-        let query = statement(db, &query, values);
+        let row = self.read_alone(&query, [self.as_of.into(), after, i64::from(batch).into()]).await?;
+        let ends = || -> Result<Option<(Value, Value)>, DbErr> {
+            let Some(row) = row else { return Ok(None) };
+            let end = |name| -> Result<Option<Value>, DbErr> {
+                if sqlite {
+                    Ok(row.try_get::<Option<Vec<u8>>>("", name)?.map(Value::from))
+                } else {
+                    Ok(row.try_get::<Option<String>>("", name)?.map(Value::from))
+                }
+            };
+            Ok(end("first")?.zip(end("last")?))
+        };
+        let ends = ends().map_err(BillingError::database("read who is due"))?;
+        Ok(ends.map(|(first, last)| Batch::of(Owners::Range { first, last })))
+    }
+
+    /// Whether there are instances without an organization.
+    async fn unowned_exist(&self) -> Result<bool, BillingError> {
+        let sql = "SELECT 1 AS found FROM vps_instances WHERE organization_id IS NULL LIMIT 1";
+        Ok(self.read_alone(sql, []).await?.is_some())
+    }
+
+    /// The first row of a query, in a transaction of its own.
+    async fn read_alone<const N: usize>(
+        &self,
+        query: &str,
+        values: [Value; N],
+    ) -> Result<Option<QueryResult>, BillingError> {
+        let query = statement(&self.db, query, values);
         let read = || async {
-            let txn = begin_read(db).await?;
-            if let Some(settings) = &sql.plan_settings {
+            let txn = begin_read(&self.db).await?;
+            if let Some(settings) = &self.biller.sql.plan_settings {
                 txn.query_one_raw(statement(&txn, settings, [])).await?;
             }
             let row = txn.query_one_raw(query.clone()).await?;
             txn.commit().await?;
             Ok(row)
         };
-        let row = self.insist("find who is due", read).await?;
-        let ends = || -> Result<Option<(String, String)>, DbErr> {
-            let Some(row) = row else { return Ok(None) };
-            let (first, last): (Option<String>, Option<String>) =
-                (row.try_get("", "first")?, row.try_get("", "last")?);
-            Ok(first.zip(last))
-        };
-        let ends = ends().map_err(BillingError::database("read who is due"))?;
-        Ok(ends.map(|(first, last)| Batch { first, last, only: None, refused: None }))
+        self.insist("find who is due", read).await
     }
 
     /// Reads something, however often somebody is in the way.
@@ -315,6 +402,7 @@ impl Pass<'_> {
     async fn post_or_split(&self, batch: Batch) -> Result<Posted, BillingError> {
         let mut wait = FIRST_WAIT;
         let mut attempt = 1;
+        let mut before: Option<Read> = None;
         // To read and to decide before the one place for a writer is taken leaves it free meanwhile. If somebody else writes
         // just then it was in vain, so the next attempt takes it first.
         let mut reading_first = self.biller.panel.backend == DbBackend::Sqlite;
@@ -326,7 +414,7 @@ impl Pass<'_> {
             let failure = match self.try_post(&batch, reading_first).instrument(span.clone()).await {
                 Ok(done) => {
                     trace::posted(&span, done.instances, &done.over.totals);
-                    return Ok(Posted::Done(done));
+                    return Ok(Posted::Done(Box::new(done)));
                 }
                 Err(failure) => failure,
             };
@@ -344,17 +432,31 @@ impl Pass<'_> {
                 Kind::Fenced => return Err(BillingError::Fenced),
                 Kind::Unguarded => return Err(BillingError::Unguarded),
                 Kind::Overrun(overrun) => return Err(overrun.into()),
-                Kind::Stale | Kind::HiddenWallets | Kind::Database(Fault::Conflict | Fault::Lost, _)
-                    if again => {}
-                // A row that was read may have been deleted or charged by somebody meanwhile: once more before judging.
-                Kind::Database(Fault::Rows, _) if attempt == 1 => {}
+                Kind::HiddenWallets | Kind::Database(Fault::Conflict | Fault::Lost, _) if again => {}
+                // A row that was read may have been deleted or charged by another process meanwhile, so it is read once more before
+                // it is judged; the parts of a batch that was judged need that only for the last row.
+                Kind::Stale { .. } | Kind::Database(Fault::Rows, _)
+                    if attempt == 1 && (batch.only.is_none() || failure.instances() == 1) =>
+                {
+                    before = failure.read;
+                    attempt += 1;
+                    continue;
+                }
+                // Over other rows than before: it was a race.
+                Kind::Stale { .. }
+                    if again && before.as_ref().is_some_and(|before| failure.is_of_other(before)) =>
+                {
+                    before = failure.read;
+                }
                 Kind::Database(Fault::Broken | Fault::Lost, source) => {
                     return Err(BillingError::Database { doing: "post a batch", source });
                 }
                 Kind::HiddenWallets | Kind::Database(Fault::Conflict, _) => {
                     return Ok(Posted::InTheWay(failure.message));
                 }
-                Kind::Stale | Kind::Database(Fault::Rows, _) => return take_apart(&batch, failure),
+                Kind::Stale { .. } | Kind::Database(Fault::Rows, _) => {
+                    return self.take_apart(&batch, failure);
+                }
             }
             tokio::time::sleep(wait).await;
             wait *= 2;
@@ -371,20 +473,13 @@ impl Pass<'_> {
         let began = Instant::now();
         let txn = async { if reading_first { begin_reading(&self.db).await } else { begin(&self.db).await } };
         let txn = txn.instrument(step("begin")).await;
-        let txn = txn.map_err(|error| Failure::of(error, Vec::new()))?;
+        let txn = txn.map_err(|error| Failure::of(error, None))?;
         let (read, again) = (OnceLock::new(), OnceLock::new());
         let mut result = self.fill(&txn, batch, &read).await;
-        if testing::mutated("retry-without-rollback") && matches!(result, Err(Kind::Stale)) {
+        if testing::mutated("retry-without-rollback") && matches!(result, Err(Kind::Stale { .. })) {
             result = self.fill(&txn, batch, &again).await;
         }
         let read_instances = || read.get().map_or(&[][..], |read: &Read| &read.instances);
-        let instances = || {
-            // Of one that changed its organization both sides may have been read.
-            let mut ids: Vec<Id> = read_instances().iter().map(|instance| instance.id.clone()).collect();
-            ids.sort_unstable();
-            ids.dedup();
-            ids
-        };
         match result {
             Ok(posting) => {
                 testing::before_statement();
@@ -395,13 +490,13 @@ impl Pass<'_> {
                 // What is refused only now is taken apart like what is refused at once.
                 end.map_err(|error| {
                     self.brake.give_back(&posting.totals.sums);
-                    Failure::of(error, instances())
+                    Failure::of(error, read.get().cloned())
                 })?;
                 let ended = Instant::now();
                 if let Err(PostError::Database(error)) =
                     post_apart(&self.biller.db, &self.biller.sql, &posting).await
                 {
-                    return Err(Failure::of(error, Vec::new()));
+                    return Err(Failure::of(error, None));
                 }
                 let reading = read.get().map_or(Duration::ZERO, |read| read.at - began);
                 let held =
@@ -410,11 +505,17 @@ impl Pass<'_> {
                 if let Err(error) = write_back(&self.db, SQLITE_LOG_PAGES).await {
                     debug!("the log of the database was not written back: {error}");
                 }
-                (self.run.progress)(read_instances().len() as u64);
+                let instances = read_instances().len();
+                self.refusals().charged(posting.totals.charged);
+                (self.run.progress)(instances as u64);
+                let mut unreadable = Findings::default();
+                for sentence in read.get().into_iter().flat_map(Read::unreadable) {
+                    unreadable.add(sentence, LISTED);
+                }
                 let listed = if self.run.lists_beyond_limit { &posting.beyond_limit[..] } else { &[] };
                 let beyond_limit = listed.iter().map(BeyondLimit::from).collect();
-                let over = Over { beyond_limit, ..Over::of(posting) };
-                Ok(Done { over, instances: read_instances().len(), held })
+                let over = Over { beyond_limit, unreadable, ..Over::of(posting) };
+                Ok(Done { over, instances, held })
             }
             Err(kind) => {
                 // The first error is the one to tell; after it a rollback has nothing to add.
@@ -423,13 +524,17 @@ impl Pass<'_> {
                     Kind::Fenced => "fenced".to_owned(),
                     Kind::Unguarded => "the panel guard is gone".to_owned(),
                     Kind::Overrun(_) => "more would be charged than was announced".to_owned(),
-                    Kind::Stale => "what was read had changed when it was written".to_owned(),
+                    Kind::Stale { table } => {
+                        format!(
+                            "the database discards changes of {table}: look for a trigger or a policy there"
+                        )
+                    }
                     Kind::HiddenWallets => {
                         "row-level security lets this login see wallets and not change them".to_owned()
                     }
-                    Kind::Database(_, error) => error.to_string(),
+                    Kind::Database(_, error) => explained(error),
                 };
-                Err(Failure { kind, message, instances: instances() })
+                Err(Failure { kind, message, read: read.get().cloned() })
             }
         }
     }
@@ -439,6 +544,10 @@ impl Pass<'_> {
         let Turn { held, ended, reading } = *self.turn();
         let Some(ended) = ended else { return };
         tokio::time::sleep(pace::pause_after(held).saturating_sub(ended.elapsed() + reading)).await;
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn turn(&self) -> MutexGuard<'_, Turn> {
@@ -473,33 +582,23 @@ impl Pass<'_> {
         {
             return Err(Kind::Fenced);
         }
-        let range: [Value; 2] = [batch.first.as_str().into(), batch.last.as_str().into()];
-        let mut values = vec![self.as_of.into()];
-        values.extend(range.clone());
-        let query = match &batch.only {
-            None => &sql.read_due,
-            Some(only) => {
-                values.push(serde_json::to_string(only).expect("text is always JSON").into());
-                &sql.read_due_of
-            }
-        };
-        let query = statement(txn, query, values);
+        let (lock_wallets, due) = self.queries(txn, batch);
         let mut stale = None;
         if testing::mutated("stale-due-list") {
-            stale = Some(txn.query_all_raw(query.clone()).await?);
+            stale = Some(txn.query_all_raw(due.clone()).await?);
             testing::linger().await;
         }
         testing::before_statement();
-        let wallets = txn.query_all_raw(statement(txn, &sql.lock_wallets, range));
-        let wallets = wallets.instrument(step("lock wallets")).await?;
-        let wallets = wallets.iter().map(read::wallet).collect::<Result<Vec<_>, _>>()?;
+        let wallets = match lock_wallets {
+            Some(lock) => txn.query_all_raw(lock).instrument(step("lock wallets")).await?,
+            None => Vec::new(),
+        };
         testing::before_statement();
         let instances = match stale {
             Some(stale) => stale,
-            None => txn.query_all_raw(query).instrument(step("read what is due")).await?,
+            None => txn.query_all_raw(due).instrument(step("read what is due")).await?,
         };
-        let instances = instances.iter().map(read::instance).collect::<Result<Vec<_>, _>>()?;
-        let read = read.get_or_init(|| Read { wallets, instances, at: Instant::now() });
+        let read = read.get_or_init(|| batch.restrict(Read::of(&wallets, &instances)));
         if self.hides_wallets(txn, read).await? {
             return Err(Kind::HiddenWallets);
         }
@@ -511,13 +610,33 @@ impl Pass<'_> {
             Err(PostError::Database(error)) => Err(error.into()),
             Err(PostError::Count { table, expected, found }) => {
                 debug!(table, expected, found, "{found} rows of {table} were written instead of {expected}");
-                Err(Kind::Stale)
+                Err(Kind::Stale { table })
             }
         }
     }
 }
 
 impl Pass<'_> {
+    /// How the wallets of a batch are locked, and how its instances are read.
+    fn queries(&self, txn: &sea_orm::DatabaseTransaction, batch: &Batch) -> (Option<Statement>, Statement) {
+        let sql = &self.biller.sql;
+        let as_of = Value::from(self.as_of);
+        let Owners::Range { first, last } = &batch.owners else {
+            return (None, statement(txn, &sql.read_unowned, [as_of]));
+        };
+        let range = [first.clone(), last.clone()];
+        let lock = statement(txn, &sql.lock_wallets, range.clone());
+        let values = [as_of].into_iter().chain(range);
+        let due = match &batch.only {
+            None => statement(txn, &sql.read_due, values),
+            Some(only) => {
+                let only = serde_json::to_string(only).expect("text is always JSON");
+                statement(txn, &sql.read_due_of, values.chain([only.into()]))
+            }
+        };
+        (Some(lock), due)
+    }
+
     pub(super) fn decide<'a>(&self, batch: &Batch, read: &'a Read) -> Posting<'a> {
         let Biller { settings, panel, .. } = self.biller;
         let limit = i64::from(settings.max_catch_up_hours);
@@ -550,6 +669,28 @@ impl Pass<'_> {
     }
 }
 
+impl Batch {
+    pub(super) fn of(owners: Owners) -> Self {
+        Self { owners, only: None, refused: None }
+    }
+
+    /// The last organization of its range.
+    pub(super) fn last(&self) -> Option<Value> {
+        match &self.owners {
+            Owners::Range { last, .. } => Some(last.clone()),
+            Owners::Missing => None,
+        }
+    }
+
+    /// Of what was read, what it is to work on, where the query does not know.
+    fn restrict(&self, mut read: Read) -> Read {
+        if let (Owners::Missing, Some(only)) = (&self.owners, &self.only) {
+            read.instances.retain(|instance| only.contains(&instance.id));
+        }
+        read
+    }
+}
+
 impl From<DbErr> for Kind {
     fn from(error: DbErr) -> Self {
         Self::Database(fault(&error), error)
@@ -562,53 +703,86 @@ impl Failure {
         match &self.kind {
             Kind::Fenced => measured::fenced_off(BILLING_JOB),
             Kind::Database(fault, _) => measured::failed(*fault),
-            Kind::Overrun(_) | Kind::Stale | Kind::HiddenWallets | Kind::Unguarded => {}
+            Kind::Overrun(_) | Kind::Stale { .. } | Kind::HiddenWallets | Kind::Unguarded => {}
         }
     }
 
-    fn of(error: DbErr, instances: Vec<Id>) -> Self {
-        Self { message: error.to_string(), kind: error.into(), instances }
+    fn of(error: DbErr, read: Option<Read>) -> Self {
+        Self { message: explained(&error), kind: error.into(), read }
+    }
+
+    fn instances(&self) -> usize {
+        self.read.as_ref().map_or(0, |read| read.instances.len())
+    }
+
+    /// Whether what it read differs from what was read `before`.
+    fn is_of_other(&self, before: &Read) -> bool {
+        self.read
+            .as_ref()
+            .is_none_or(|read| read.wallets != before.wallets || read.instances != before.instances)
+    }
+
+    /// What tells complaints apart, whatever values are in their texts.
+    fn code(&self) -> String {
+        match &self.kind {
+            Kind::Database(_, error) => code(error).unwrap_or_else(|| self.message.clone()),
+            _ => self.message.clone(),
+        }
     }
 }
 
-/// Halves a refused batch until the culprit is alone; that one is held.
-fn take_apart(batch: &Batch, failure: Failure) -> Result<Posted, BillingError> {
-    let Failure { mut instances, message, kind } = failure;
-    let part = |only: Vec<Id>, refused: Option<String>| Batch {
-        first: batch.first.clone(),
-        last: batch.last.clone(),
-        only: Some(only),
-        refused,
-    };
-    match instances.len() {
-        // Not even the hold can be written, or nothing was read: no half of it will do better.
-        _ if batch.refused.is_some() => Err(unpostable(kind, &message)),
-        0 => Err(unpostable(kind, &message)),
-        1 => {
-            warn!(instance.id = %instances[0], "instance {} is held: {message}", instances[0]);
-            Ok(Posted::Split(vec![part(instances, Some(message))]))
+impl Pass<'_> {
+    /// Halves a refused batch until the culprit is alone; that one is held.
+    fn take_apart(&self, batch: &Batch, failure: Failure) -> Result<Posted, BillingError> {
+        let code = failure.code();
+        let Failure { read, message, kind } = failure;
+        let Some(read) = read else { return Err(unpostable(kind, &message)) };
+        // Of one that changed its organization both sides may have been read.
+        let mut seen = HashSet::new();
+        let ids = read.instances.iter().map(|instance| instance.id.clone());
+        let mut ids: Vec<Id> = ids.filter(|id| seen.insert(id.clone())).collect();
+        let part = |only: Vec<Id>, refused: Option<String>| Batch {
+            owners: batch.owners.clone(),
+            only: Some(only),
+            refused,
+        };
+        match (&ids[..], batch.refused.is_some()) {
+            // Not even the hold can be written, or nothing was read: no half of it will do better.
+            ([], _) | (_, true) => Err(unpostable(kind, &message)),
+            ([instance], false) => {
+                match self.decide(batch, &read).charges.first() {
+                    Some(charge) => {
+                        let customer = &charge.instance.organization;
+                        self.refusals().refused_charge(customer, instance, &code, &message)?;
+                    }
+                    None => self.refusals().refused(instance, &message),
+                }
+                Ok(Posted::Split(vec![part(ids, Some(message))]))
+            }
+            (many, false) => {
+                let second = ids.split_off(many.len() / 2);
+                Ok(Posted::Split(vec![part(ids, None), part(second, None)]))
+            }
         }
-        many => {
-            let second = instances.split_off(many / 2);
-            Ok(Posted::Split(vec![part(instances, None), part(second, None)]))
-        }
+    }
+}
+
+impl From<Failing> for BillingError {
+    fn from(Failing { instances, complaint }: Failing) -> Self {
+        Self::Refused { instances, complaint }
     }
 }
 
 fn unpostable(kind: Kind, message: &str) -> BillingError {
     let source = match kind {
         Kind::Database(_, source) => source,
-        Kind::Fenced | Kind::Unguarded | Kind::Stale | Kind::HiddenWallets | Kind::Overrun(_) => {
-            DbErr::RecordNotUpdated
-        }
+        Kind::Stale { .. } => DbErr::Custom(message.to_owned()),
+        Kind::Fenced | Kind::Unguarded | Kind::HiddenWallets | Kind::Overrun(_) => DbErr::RecordNotUpdated,
     };
     debug!("{message}");
     BillingError::Database { doing: "post a batch", source }
 }
 
-fn smallest_id(panel: Panel) -> &'static str {
-    match panel.backend {
-        DbBackend::Sqlite => "",
-        _ => "00000000-0000-0000-0000-000000000000",
-    }
+fn smallest_id(sqlite: bool) -> Value {
+    if sqlite { Vec::<u8>::new().into() } else { "00000000-0000-0000-0000-000000000000".into() }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     deleted::AT_MOST,
+    id::Id,
     rows,
     rows::postgres_rows as d,
     statements::{LEDGER_HOURS_AHEAD, Statements},
@@ -14,9 +15,12 @@ const BY_INDEX: &str =
     "set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
      set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true)";
 
-/// Microseconds since 1970 of a `timestamptz`; NULL for NULL and for the infinities.
+/// Microseconds since 1970 of a `timestamptz`; NULL for NULL, for the infinities and for what is too late to be counted.
 pub(super) fn micros(column: &str) -> String {
-    format!("CASE WHEN isfinite({column}) THEN (extract(epoch FROM {column}) * 1000000)::bigint END")
+    format!(
+        "CASE WHEN {column} > '-infinity' AND {column} < '290000-01-01Z'
+              THEN (extract(epoch FROM {column}) * 1000000)::bigint END"
+    )
 }
 
 /// A `timestamptz` from microseconds since 1970.
@@ -27,6 +31,11 @@ pub(super) fn instant(micros: &str) -> String {
 /// Ten-thousandths of a `numeric`; NULL for NULL, NaN and what is too large to count.
 pub(super) fn ten_thousandths(column: &str) -> String {
     format!("CASE WHEN abs({column}) < 100000000000000 THEN ({column} * 10000)::bigint END")
+}
+
+/// Whether an amount of the panel's ledger is one: what is not is left out of its sums, and reported by the audit.
+pub(crate) fn is_amount(column: &str) -> String {
+    format!("(abs({column}) < 100000000 AND {column} = round({column}::numeric, 4))")
 }
 
 /// What the panel, which reckons in milliseconds, makes of a `timestamptz`.
@@ -53,19 +62,30 @@ fn may_be_due(i: &str) -> String {
     )
 }
 
-fn read_due(panel: Panel, only: &str) -> String {
-    let backups =
-        |of: &str| if panel.backups { format!("{of}.backup_frequency") } else { "NULL::text".to_owned() };
+fn backup_frequency(panel: Panel, of: &str) -> String {
+    if panel.backups { format!("{of}.backup_frequency") } else { "NULL::text".to_owned() }
+}
+
+/// The instances of some owners that may be due.
+fn read_present(panel: Panel, owners: &str) -> String {
     format!(
-        "SELECT i.id, i.organization_id, i.label, i.plan_id, {backups_of_i}, i.last_billed_at, i.created_at, false,
-                m.billed_through, m.carry, m.rate, m.rate_changes::text, m.seen_at, m.panel_debited_at,
-                h.reason, coalesce(h.organization_id <> i.organization_id, false), NULL::timestamptz, NULL::uuid,
-                i.created_at AS age
+        "SELECT i.id, i.organization_id, i.label, i.plan_id, {backup_frequency}, i.last_billed_at, i.created_at, false,
+                m.billed_through, m.carry, m.rate, m.rate_changes::text, m.seen_at, m.panel_debited_at, h.reason,
+                coalesce(h.organization_id <> i.organization_id AND h.organization_id <> '{unowned}', false),
+                NULL::timestamptz, NULL::uuid, i.created_at AS age
            FROM vps_instances i
            LEFT JOIN billing_meters m ON m.instance_id = i.id
            LEFT JOIN billing_holds h ON h.instance_id = i.id AND h.closed_at IS NULL
-          WHERE i.organization_id BETWEEN $2::uuid AND $3::uuid {only}
-            AND ({may_be_due} OR h.id IS NOT NULL)
+          WHERE {owners} AND ({may_be_due} OR h.id IS NOT NULL)",
+        backup_frequency = backup_frequency(panel, "i"),
+        may_be_due = may_be_due("i."),
+        unowned = Id::NONE,
+    )
+}
+
+fn read_due(panel: Panel, only: &str) -> String {
+    format!(
+        "{present}
          UNION ALL
          SELECT i.instance_id, i.organization_id, i.label, '', NULL, NULL, NULL, true, m.billed_through, m.carry, m.rate,
                 m.rate_changes::text, m.seen_at, m.panel_debited_at, i.reason, false, NULL, NULL, i.opened_at
@@ -74,18 +94,19 @@ fn read_due(panel: Panel, only: &str) -> String {
           WHERE i.closed_at IS NULL AND i.organization_id BETWEEN $2::uuid AND $3::uuid {of_hold}
             AND NOT EXISTS (SELECT FROM vps_instances v WHERE v.id = i.instance_id)
          UNION ALL
-         SELECT v.id, i.organization_id, v.label, v.plan_id, {backups_of_v}, v.last_billed_at, v.created_at, false,
+         SELECT v.id, i.organization_id, v.label, v.plan_id, {backup_frequency}, v.last_billed_at, v.created_at, false,
                 m.billed_through, m.carry, m.rate, m.rate_changes::text, m.seen_at, m.panel_debited_at, i.reason,
                 false, i.seen_at, v.organization_id, v.created_at
            FROM billing_holds i
            JOIN vps_instances v ON v.id = i.instance_id AND v.organization_id <> i.organization_id
            LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
           WHERE i.closed_at IS NULL AND i.organization_id BETWEEN $2::uuid AND $3::uuid {of_hold}
+            AND i.organization_id <> '{unowned}'
           ORDER BY 2, age, 1",
-        backups_of_i = backups("i"),
-        backups_of_v = backups("v"),
-        may_be_due = may_be_due("i."),
+        present = read_present(panel, &format!("i.organization_id BETWEEN $2::uuid AND $3::uuid {only}")),
+        backup_frequency = backup_frequency(panel, "v"),
         of_hold = only.replace("i.id", "i.instance_id"),
+        unowned = Id::NONE,
     )
 }
 
@@ -97,14 +118,11 @@ pub(super) fn statements(panel: Panel) -> Statements {
         ("NULL::text", "NULL::text")
     };
     let only = "AND i.id IN (SELECT value::uuid FROM jsonb_array_elements_text($4::jsonb))";
-    let read_wallets = format!(
-        "SELECT w.id, w.organization_id, {balance}, w.currency,
+    let read_wallets = "SELECT w.id, w.organization_id, w.balance::text, w.currency,
                 EXISTS (SELECT FROM billing_wallets b WHERE b.wallet_id = w.id)
            FROM wallets w
           WHERE w.organization_id BETWEEN $1::uuid AND $2::uuid
-          ORDER BY w.id",
-        balance = ten_thousandths("w.balance"),
-    );
+          ORDER BY w.id";
     Statements {
         now: format!("SELECT {} AS now", micros("now()")),
         plans: format!(
@@ -140,7 +158,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
              WHERE f.job = $1 AND f.fence = $2 AND s.fence = $2 FOR SHARE OF f"
             .to_owned(),
         lock_wallets: format!("{read_wallets} FOR NO KEY UPDATE OF w"),
-        read_wallets,
+        read_wallets: read_wallets.to_owned(),
         any_wallet: Some(
             "SELECT 1 AS any_wallet FROM wallets
               WHERE organization_id IN (SELECT value::uuid FROM jsonb_array_elements_text($1::jsonb)) LIMIT 1"
@@ -148,6 +166,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
         ),
         read_due: read_due(panel, ""),
         read_due_of: read_due(panel, only),
+        read_unowned: read_present(panel, "i.organization_id IS NULL"),
         insert_batch: format!(
             "INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, currencies, ledger_until)
              VALUES ($1::uuid, $2, {as_of}, $4::bigint::int, $5::bigint::int, $6::bigint::int, $7, $8::jsonb,
@@ -163,10 +182,12 @@ pub(super) fn statements(panel: Panel) -> Statements {
             "INSERT INTO billing_wallets (wallet_id, organization_id, opening_balance, opening_ledger)
              SELECT w.id, w.organization_id, {balance},
                     coalesce((SELECT sum(t.amount * 10000)::bigint FROM payment_transactions t
-                               WHERE t.organization_id = w.organization_id AND t.status = 'completed'), 0)
+                               WHERE t.organization_id = w.organization_id AND t.status = 'completed'
+                                 AND {is_amount}), 0)
                FROM wallets w
               WHERE w.id IN (SELECT value::uuid FROM jsonb_array_elements_text($1::jsonb))",
             balance = ten_thousandths("w.balance"),
+            is_amount = is_amount("t.amount"),
         ),
         insert_ledger: format!(
             "INSERT INTO payment_transactions (id, organization_id, amount, currency, payment_method,

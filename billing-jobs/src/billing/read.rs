@@ -1,7 +1,8 @@
-//! Rows of the database as what the decision needs.
+//! Rows of the database as what the decision needs. A row that cannot be read costs its customer alone: it is read as one that is
+//! held, and why.
 
 use sea_orm::{
-    DbErr, QueryResult, TryGetError,
+    ColIdx, DbErr, QueryResult, TryGetError,
     sqlx::{
         self, Postgres,
         postgres::{PgTypeInfo, PgValueRef},
@@ -15,118 +16,225 @@ use super::{
     totals::{Sums, Totals},
 };
 use crate::{
-    currency::Currency,
-    hold::Reason,
-    money::{Carry, Money, Rate},
+    columns::{self, Unreadable, optional_text, text, value},
+    currency::{Currency, InvalidCurrency},
+    hold::{Hold, Reason},
+    money::{Carry, Money, Rate, decimal_text},
+    panel::Panel,
     period::{Micros, Rates},
     price::{BackupPrices, Plan},
 };
 
-pub(super) fn plan(row: &QueryResult, backups: bool) -> Result<Plan, DbErr> {
-    Ok(Plan {
-        id: row.try_get("", "id")?,
-        provider_plan_id: row.try_get("", "provider_plan_id")?,
-        base_price: row.try_get("", "base")?,
-        markup_price: row.try_get("", "markup")?,
-        backups: backups
-            .then(|| {
-                Ok::<_, DbErr>(BackupPrices {
-                    price: row.try_get("", "backup")?,
-                    upcharge: row.try_get("", "upcharge")?,
-                })
-            })
-            .transpose()?,
-    })
-}
-
-pub(super) fn wallet(row: &QueryResult) -> Result<Wallet, DbErr> {
-    Ok(Wallet {
-        id: id(row, 0)?,
-        organization: id(row, 1)?,
-        balance: row.try_get_by_index::<Option<i64>>(2)?.map(Money),
-        currency: Currency::of_column(row.try_get_by_index(3)?),
-        opened: row.try_get_by_index(4)?,
-    })
-}
-
-/// By place, for a lookup by name of each value would take longer than the rest.
-pub(super) fn instance(row: &QueryResult) -> Result<Instance, DbErr> {
-    let held: Option<String> = row.try_get_by_index(14)?;
-    Ok(Instance {
-        id: id(row, 0)?,
-        organization: id(row, 1)?,
-        label: row.try_get_by_index(2)?,
-        plan: row.try_get_by_index(3)?,
-        backup_frequency: row.try_get_by_index(4)?,
-        last_billed_at: panel_time(row, 5)?,
-        created_at: panel_time(row, 6)?,
-        gone: row.try_get_by_index(7)?,
-        meter: meter(row, 8)?,
-        // A word that is unknown here is none that a rule depends on.
-        held: held.map(|reason| reason.parse().unwrap_or(Reason::Failed)),
-        transfer: transfer(row, 15)?,
-    })
-}
-
-/// Of the three columns from `first` on.
-fn transfer(row: &QueryResult, first: usize) -> Result<Option<Transfer>, DbErr> {
-    let pending: bool = row.try_get_by_index(first)?;
-    let Some(seen_at) = ours(row, first + 1)?.at() else {
-        return Ok(pending.then_some(Transfer::Pending));
+/// A plan. One that cannot be read says why, instead of a price.
+pub(super) fn plan(row: &QueryResult, panel: Panel) -> Plan {
+    let names = Plan {
+        id: columns::lossy(row, "id"),
+        provider_plan_id: columns::lossy(row, "provider_plan_id"),
+        ..Plan::default()
     };
-    Ok(Some(Transfer::From { to: id(row, first + 2)?, seen_at }))
-}
-
-/// Of the six columns from `first` on.
-pub(super) fn meter(row: &QueryResult, first: usize) -> Result<Option<Meter>, DbErr> {
-    let finite = |place| Ok::<_, DbErr>(ours(row, place)?.at());
-    let Some(billed_through) = finite(first)? else { return Ok(None) };
-    let changes: Option<String> = row.try_get_by_index(first + 3)?;
-    let changes = changes.map(|text| serde_json::from_str(&text)).transpose();
-    let changes = changes.map_err(|error| DbErr::Type(format!("billing_meters.rate_changes: {error}")))?;
-    let rate: Option<i64> = row.try_get_by_index(first + 2)?;
-    Ok(Some(Meter {
-        billed_through,
-        carry: Carry(row.try_get_by_index(first + 1)?),
-        rates: rate.map(|rate| Rates { first: Rate(rate), changes: changes.unwrap_or_default() }),
-        seen_at: finite(first + 4)?
-            .ok_or_else(|| DbErr::Type("billing_meters.seen_at is no time".to_owned()))?,
-        panel_debited_at: finite(first + 5)?,
-    }))
-}
-
-/// An id in whichever form the database keeps it.
-pub(super) fn id(row: &QueryResult, place: usize) -> Result<Id, DbErr> {
-    if row.try_as_pg_row().is_some() {
-        Ok(Id::Uuid(row.try_get_by_index(place)?))
-    } else {
-        Ok(Id::from(row.try_get_by_index::<String>(place)?))
+    match prices(row, panel) {
+        Ok([base_price, markup_price, price, upcharge]) => Plan {
+            base_price,
+            markup_price,
+            backups: panel.backups.then_some(BackupPrices { price, upcharge }),
+            ..names
+        },
+        Err(unreadable) => Plan { unreadable: Some(unreadable.to_string()), ..names },
     }
 }
 
-/// A time of the panel's, by place.
-pub(super) fn panel_time(row: &QueryResult, place: usize) -> Result<PanelTime, DbErr> {
+/// The prices of a plan whose names can be read: base, markup, and both of backups.
+fn prices(row: &QueryResult, panel: Panel) -> Result<[Option<String>; 4], Unreadable> {
+    text(row, "id", "vps_plans.id")?;
+    // One without a provider's name is found by its id alone.
+    optional_text(row, "provider_plan_id", "vps_plans.provider_plan_id")?;
+    let price = |place, column, decimals| match panel.backend {
+        // An integer of this many decimals.
+        sea_orm::DbBackend::Sqlite => {
+            let units: Option<i64> = value(row, place, column)?;
+            Ok(units.map(|units| decimal_text(units.into(), decimals, decimals)))
+        }
+        _ => optional_text(row, place, column),
+    };
+    Ok([
+        price("base", "vps_plans.base_price", 4)?,
+        price("markup", "vps_plans.markup_price", 4)?,
+        price("backup", "vps_plans.backup_price_hourly", 6)?,
+        price("upcharge", "vps_plans.backup_upcharge_hourly", 6)?,
+    ])
+}
+
+/// A wallet, unless not even its organization is known: then it pays for nobody.
+pub(super) fn wallet(row: &QueryResult) -> Option<Wallet> {
+    let organization = id(row, 1, "wallets.organization_id").ok()?;
+    let read = || {
+        let currency = Currency::of_column(optional_text(row, 3, "wallets.currency")?);
+        Ok((id(row, 0, "wallets.id")?, currency, value(row, 4, "billing_wallets")?))
+    };
+    let (id, currency, opened, balance) = match read() {
+        Ok((id, currency, opened)) => {
+            let balance = balance(row, &id);
+            (id, currency, opened, balance)
+        }
+        Err(unreadable) => {
+            let held = Hold::new(Reason::Unreadable, Unreadable::to_string(&unreadable));
+            (Id::Uuid(Id::NONE), Err(InvalidCurrency(None)), true, Err(held))
+        }
+    };
+    Some(Wallet { id, organization, balance, currency, opened })
+}
+
+/// What a wallet holds: on SQLite ten-thousandths, on PostgreSQL text, for it may be no amount that can be counted in these.
+fn balance(row: &QueryResult, wallet: &Id) -> Result<Money, Hold> {
+    if row.try_as_pg_row().is_none() {
+        return match value::<Option<i64>>(row, 2, "wallets.balance") {
+            Ok(Some(balance)) => Ok(Money(balance)),
+            Ok(None) => Err(Hold::invalid_balance(wallet, "NULL", "is not an amount of money")),
+            Err(unreadable) => Err(Hold::new(Reason::Unreadable, unreadable.to_string())),
+        };
+    }
+    match optional_text(row, 2, "wallets.balance") {
+        Ok(Some(text)) => {
+            Money::of_wallet(&text).map_err(|problem| Hold::invalid_balance(wallet, &text, problem))
+        }
+        Ok(None) => Err(Hold::invalid_balance(wallet, "NULL", "is not an amount of money")),
+        Err(unreadable) => Err(Hold::new(Reason::Unreadable, unreadable.to_string())),
+    }
+}
+
+/// By place, for a lookup by name of each value would take longer than the rest.
+///
+/// # Errors
+/// Not even its id can be read, so it cannot be held.
+pub(super) fn instance(row: &QueryResult) -> Result<Instance, Unreadable> {
+    let table = Columns::of(value(row, 7, "vps_instances")?);
+    let id = id(row, 0, table.id)?;
+    let unowned = Id::Uuid(Id::NONE);
+    let held: Option<String> = optional_text(row, 14, "billing_holds.reason")?;
+    let mut instance = Instance {
+        id,
+        organization: self::id(row, 1, table.organization).unwrap_or(unowned),
+        label: String::new(),
+        plan: String::new(),
+        backup_frequency: None,
+        last_billed_at: PanelTime::Null,
+        created_at: PanelTime::Null,
+        gone: table.gone,
+        meter: None,
+        // A word that is unknown here is none that a rule depends on.
+        held: held.map(|reason| reason.parse().unwrap_or(Reason::Failed)),
+        transfer: transfer(row, 15)?,
+        unreadable: None,
+    };
+    if let Err(unreadable) = rest_of_instance(row, &table, &mut instance) {
+        instance.label = columns::lossy(row, 2);
+        instance.unreadable = Some(unreadable.to_string());
+    }
+    Ok(instance)
+}
+
+/// Of the three columns from `first` on.
+fn transfer(row: &QueryResult, first: usize) -> Result<Option<Transfer>, Unreadable> {
+    let pending: bool = value(row, first, "billing_holds.organization_id")?;
+    let Some(seen_at) = ours(row, first + 1, "billing_holds.seen_at")?.at() else {
+        return Ok(pending.then_some(Transfer::Pending));
+    };
+    Ok(Some(Transfer::From { to: id(row, first + 2, "vps_instances.organization_id")?, seen_at }))
+}
+
+/// Which columns a row of `read_due` comes from: an instance that is gone is known by its hold alone.
+struct Columns {
+    gone: bool,
+    id: &'static str,
+    organization: &'static str,
+    label: &'static str,
+}
+
+impl Columns {
+    fn of(gone: bool) -> Self {
+        let [id, organization, label] = if gone {
+            ["billing_holds.instance_id", "billing_holds.organization_id", "billing_holds.label"]
+        } else {
+            ["vps_instances.id", "vps_instances.organization_id", "vps_instances.label"]
+        };
+        Self { gone, id, organization, label }
+    }
+}
+
+fn rest_of_instance(row: &QueryResult, table: &Columns, instance: &mut Instance) -> Result<(), Unreadable> {
+    id(row, 1, table.organization)?;
+    instance.label = text(row, 2, table.label)?;
+    instance.plan = text(row, 3, "vps_instances.plan_id")?;
+    instance.backup_frequency = optional_text(row, 4, "vps_instances.backup_frequency")?;
+    instance.last_billed_at = panel_time(row, 5, "vps_instances.last_billed_at")?;
+    instance.created_at = panel_time(row, 6, "vps_instances.created_at")?;
+    instance.meter = meter(row, 8)?;
+    Ok(())
+}
+
+/// Of the six columns from `first` on.
+pub(super) fn meter(row: &QueryResult, first: usize) -> Result<Option<Meter>, Unreadable> {
+    let finite = |place, column| Ok::<_, Unreadable>(ours(row, place, column)?.at());
+    let Some(billed_through) = finite(first, "billing_meters.billed_through")? else { return Ok(None) };
+    let rate: Option<i64> = value(row, first + 2, "billing_meters.rate")?;
+    let changes = rate_changes(row, first + 3)?;
+    Ok(Some(Meter {
+        billed_through,
+        carry: Carry(value(row, first + 1, "billing_meters.carry")?),
+        rates: rate.map(|rate| Rates { first: Rate(rate), changes }),
+        seen_at: finite(first + 4, "billing_meters.seen_at")?
+            .ok_or_else(|| Unreadable::new("billing_meters.seen_at", "is not an instant"))?,
+        panel_debited_at: finite(first + 5, "billing_meters.panel_debited_at")?,
+    }))
+}
+
+fn rate_changes(row: &QueryResult, place: usize) -> Result<Vec<(Micros, Rate)>, Unreadable> {
+    const COLUMN: &str = "billing_meters.rate_changes";
+    let Some(text) = optional_text(row, place, COLUMN)? else { return Ok(Vec::new()) };
+    let changes: Vec<(Micros, Rate)> = serde_json::from_str(&text)
+        .map_err(|error| Unreadable::new(COLUMN, format!("is not a list of rates: {error}")))?;
+    if changes.iter().any(|(_, rate)| rate.0 < 0) || !changes.is_sorted_by_key(|(seen_at, _)| *seen_at) {
+        return Err(Unreadable::new(COLUMN, "is not a list of rates in the order in which they were seen"));
+    }
+    Ok(changes)
+}
+
+/// An id in whichever form the database keeps it.
+pub(super) fn id(row: &QueryResult, place: impl ColIdx, column: &'static str) -> Result<Id, Unreadable> {
     if row.try_as_pg_row().is_some() {
-        native(row, place)
+        value(row, place, column).map(Id::Uuid)
     } else {
-        Ok(PanelTime::from_sqlite(row.try_get_by_index(place)?))
+        text(row, place, column).map(Id::from)
+    }
+}
+
+/// A time of the panel's.
+pub(super) fn panel_time(
+    row: &QueryResult,
+    place: usize,
+    column: &'static str,
+) -> Result<PanelTime, Unreadable> {
+    if row.try_as_pg_row().is_some() {
+        native(row, place, column)
+    } else {
+        optional_text(row, place, column).map(PanelTime::from_sqlite)
     }
 }
 
 /// A time of ours, which SQLite keeps in microseconds.
-fn ours(row: &QueryResult, place: usize) -> Result<PanelTime, DbErr> {
+fn ours(row: &QueryResult, place: usize, column: &'static str) -> Result<PanelTime, Unreadable> {
     if row.try_as_pg_row().is_some() {
-        native(row, place)
+        native(row, place, column)
     } else {
-        Ok(row.try_get_by_index::<Option<Micros>>(place)?.map_or(PanelTime::Null, PanelTime::At))
+        Ok(value::<Option<Micros>>(row, place, column)?.map_or(PanelTime::Null, PanelTime::At))
     }
 }
 
-fn native(row: &QueryResult, place: usize) -> Result<PanelTime, DbErr> {
+fn native(row: &QueryResult, place: usize, column: &'static str) -> Result<PanelTime, Unreadable> {
     match row.try_get_from_sqlx_postgres(place) {
         Some(Ok(Timestamp(time))) => Ok(time),
         Some(Err(TryGetError::Null(_))) | None => Ok(PanelTime::Null),
-        Some(Err(error)) => Err(error.into()),
+        Some(Err(error)) => Err(Unreadable::new(column, format!("cannot be read: {}", DbErr::from(error)))),
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::{
     deleted::AT_MOST,
+    id::Id,
     statements::{LEDGER_HOURS_AHEAD, Statements},
 };
 use crate::db::SQLITE_NOW;
@@ -19,14 +20,9 @@ pub(crate) fn micros(column: &str) -> String {
     )
 }
 
-/// An integer of 10^-`decimals` as decimal text; NULL for NULL.
-fn decimal(column: &str, decimals: u32) -> String {
-    let one = 10_i64.pow(decimals);
-    format!(
-        "CASE WHEN {column} IS NOT NULL
-              THEN printf('%s%d.%0{decimals}d', iif({column} < 0, '-', ''), abs({column}) / {one}, abs({column}) % {one})
-         END"
-    )
+/// Whether an amount of the panel's ledger is one: what is not is left out of its sums, which could not be counted with it.
+pub(crate) fn is_amount(column: &str) -> String {
+    format!("({column} BETWEEN -999999999999 AND 999999999999)")
 }
 
 /// The panel's text for an instant in microseconds since 1970.
@@ -43,7 +39,7 @@ const NOW_TEXT: &str = "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')";
 const READ_WALLETS: &str = "SELECT w.id, w.organization_id, w.balance, w.currency,
             EXISTS (SELECT 1 FROM billing_wallets b WHERE b.wallet_id = w.id)
        FROM wallets w
-      WHERE w.organization_id BETWEEN ?1 AND ?2
+      WHERE w.organization_id BETWEEN CAST(?1 AS TEXT) AND CAST(?2 AS TEXT)
       ORDER BY w.id";
 
 /// Whether a run has to look at the instance `i`, whose anchor is an hour old, missing or not plausible. `?1` is its time.
@@ -59,22 +55,33 @@ fn may_be_due(i: &str) -> String {
     )
 }
 
-fn read_due(only: &str) -> String {
+/// The instances of some owners that may be due.
+fn read_present(owners: &str) -> String {
     format!(
         "SELECT i.id, i.organization_id, i.label, i.plan_id, i.backup_frequency, i.last_billed_at, i.created_at,
                 0 AS gone, m.billed_through, m.carry, m.rate, m.rate_changes, m.seen_at, m.panel_debited_at, h.reason,
-                coalesce(h.organization_id <> i.organization_id, 0), NULL, NULL, {created} AS age
+                coalesce(h.organization_id <> i.organization_id AND h.organization_id <> '{unowned}', 0), NULL, NULL,
+                {created} AS age
            FROM vps_instances i
            LEFT JOIN billing_meters m ON m.instance_id = i.id
            LEFT JOIN billing_holds h ON h.instance_id = i.id AND h.closed_at IS NULL
-          WHERE i.organization_id BETWEEN ?2 AND ?3 {only}
-            AND ({may_be_due} OR h.id IS NOT NULL)
+          WHERE {owners} AND ({may_be_due} OR h.id IS NOT NULL)",
+        may_be_due = may_be_due("i."),
+        created = micros("i.created_at"),
+        unowned = Id::NONE,
+    )
+}
+
+/// The ends of a range of organizations are bytes: SQLite takes any for text.
+fn read_due(only: &str) -> String {
+    format!(
+        "{present}
          UNION ALL
          SELECT i.instance_id, i.organization_id, i.label, '', NULL, NULL, NULL, 1, m.billed_through, m.carry, m.rate,
                 m.rate_changes, m.seen_at, m.panel_debited_at, i.reason, 0, NULL, NULL, i.opened_at
            FROM billing_holds i
            LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
-          WHERE i.closed_at IS NULL AND i.organization_id BETWEEN ?2 AND ?3 {of_hold}
+          WHERE i.closed_at IS NULL AND i.organization_id BETWEEN CAST(?2 AS TEXT) AND CAST(?3 AS TEXT) {of_hold}
             AND NOT EXISTS (SELECT 1 FROM vps_instances v WHERE v.id = i.instance_id)
          UNION ALL
          SELECT v.id, i.organization_id, v.label, v.plan_id, v.backup_frequency, v.last_billed_at, v.created_at, 0,
@@ -83,12 +90,14 @@ fn read_due(only: &str) -> String {
            FROM billing_holds i
            JOIN vps_instances v ON v.id = i.instance_id AND v.organization_id <> i.organization_id
            LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
-          WHERE i.closed_at IS NULL AND i.organization_id BETWEEN ?2 AND ?3 {of_hold}
+          WHERE i.closed_at IS NULL AND i.organization_id BETWEEN CAST(?2 AS TEXT) AND CAST(?3 AS TEXT) {of_hold}
+            AND i.organization_id <> '{unowned}'
           ORDER BY 2, age, 1",
-        may_be_due = may_be_due("i."),
-        created = micros("i.created_at"),
+        present =
+            read_present(&format!("i.organization_id BETWEEN CAST(?2 AS TEXT) AND CAST(?3 AS TEXT) {only}")),
         created_of_v = micros("v.created_at"),
         of_hold = only.replace("i.id", "i.instance_id"),
+        unowned = Id::NONE,
     )
 }
 
@@ -96,23 +105,19 @@ fn read_due(only: &str) -> String {
 pub(super) fn statements() -> Statements {
     Statements {
         now: format!("SELECT {SQLITE_NOW} AS now"),
-        plans: format!(
-            "SELECT id, provider_plan_id, {base} AS base, {markup} AS markup, {backup} AS backup, {upcharge} AS upcharge
-               FROM vps_plans",
-            base = decimal("base_price", 4),
-            markup = decimal("markup_price", 4),
-            backup = decimal("backup_price_hourly", 6),
-            upcharge = decimal("backup_upcharge_hourly", 6),
-        ),
+        plans: "SELECT id, provider_plan_id, base_price AS base, markup_price AS markup, backup_price_hourly AS backup,
+                    backup_upcharge_hourly AS upcharge
+               FROM vps_plans"
+            .to_owned(),
         next_organizations: format!(
-            "SELECT min(organization) AS first, max(organization) AS last FROM (
+            "SELECT CAST(min(organization) AS BLOB) AS first, CAST(max(organization) AS BLOB) AS last FROM (
                  SELECT organization FROM (
                      SELECT * FROM (SELECT organization_id AS organization FROM vps_instances
-                       WHERE organization_id > ?2 AND {}
+                       WHERE organization_id > CAST(?2 AS TEXT) AND {}
                        ORDER BY organization_id LIMIT ?3)
                      UNION ALL
                      SELECT * FROM (SELECT organization_id FROM billing_holds
-                       WHERE closed_at IS NULL AND organization_id > ?2
+                       WHERE closed_at IS NULL AND organization_id > CAST(?2 AS TEXT)
                        ORDER BY organization_id LIMIT ?3))
                  ORDER BY organization LIMIT ?3)",
             may_be_due("")
@@ -128,6 +133,7 @@ pub(super) fn statements() -> Statements {
         any_wallet: None,
         read_due: read_due(""),
         read_due_of: read_due("AND i.id IN (SELECT value FROM json_each(?4))"),
+        read_unowned: read_present("i.organization_id IS NULL"),
         insert_batch: format!(
             "INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, currencies, ledger_until)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,
@@ -136,12 +142,15 @@ pub(super) fn statements() -> Statements {
                                     WHERE ledger_until < {SQLITE_NOW} + {LEDGER_HOURS_AHEAD} * 3600000000), 0)) + ?9)
              RETURNING id, ledger_until"
         ),
-        insert_openings: "INSERT INTO billing_wallets (wallet_id, organization_id, opening_balance, opening_ledger)
+        insert_openings: format!(
+            "INSERT INTO billing_wallets (wallet_id, organization_id, opening_balance, opening_ledger)
              SELECT w.id, w.organization_id, w.balance,
                     coalesce((SELECT sum(t.amount) FROM payment_transactions t
-                               WHERE t.organization_id = w.organization_id AND t.status = 'completed'), 0)
-               FROM wallets w WHERE w.id IN (SELECT value FROM json_each(?1))"
-            .to_owned(),
+                               WHERE t.organization_id = w.organization_id AND t.status = 'completed'
+                                 AND {is_amount}), 0)
+               FROM wallets w WHERE w.id IN (SELECT value FROM json_each(?1))",
+            is_amount = is_amount("t.amount"),
+        ),
         insert_ledger: "INSERT INTO payment_transactions (id, organization_id, amount, currency, description, metadata,
                                                created_at, payment_method, payment_provider, status)
              VALUES {(?, ?, -?, ?, ?, ?, ?, 'wallet_debit', 'internal', 'completed')}"
@@ -269,6 +278,7 @@ mod tests {
             db.execute_unprepared(schema).await.expect("the schema is valid");
         }
         let s = statements();
+        // Not `read_unowned`: here no instance can be without an organization, which SQLite knows and reads nothing.
         let of_a_run = [
             s.now,
             s.plans,

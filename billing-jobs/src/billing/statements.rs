@@ -15,7 +15,7 @@ pub(super) const LEDGER_HOURS_AHEAD: i64 = 24;
 pub(super) struct Statements {
     /// `() -> now` in microseconds.
     pub(super) now: String,
-    /// `() -> id, provider_plan_id, base, markup, backup, upcharge`, prices as text.
+    /// `() -> id, provider_plan_id, base, markup, backup, upcharge`, prices as text, on SQLite as the integers that they are.
     pub(super) plans: String,
     /// `(as_of, after, limit) -> first, last`: the organizations after `after` that have about `limit` instances due or
     /// held.
@@ -40,6 +40,8 @@ pub(super) struct Statements {
     pub(super) read_due: String,
     /// The same for the instances of a JSON array of ids only: `(as_of, first, last, ids)`.
     pub(super) read_due_of: String,
+    /// `(as_of) -> ...`, as `read::instance` reads it: what may be due and belongs to no organization.
+    pub(super) read_unowned: String,
     /// `(run, fence, as_of, instances, charges, held, hours, currencies, ledger rows) -> id, ledger_until`: the batch, and the
     /// `created_at` of the last of its ledger rows. Every row is newer than those of all batches before it, by a microsecond each.
     pub(super) insert_batch: String,

@@ -166,8 +166,7 @@ async fn a_row_that_is_silently_not_written_is_an_error(db: &Db) {
     for (verb, table, condition) in rows {
         let name = format!("ignore_{table}");
         trigger(db, &name, &format!("BEFORE {verb} ON {table}"), condition, &Then::Ignore).await;
-        let totals = daemon.bill(hour(2)).await;
-        assert_eq!((totals.charged, totals.held), (0, 1), "{table}");
+        daemon.refused(hour(2)).await;
         victim.assert_untouched(table).await;
         victim.assert_held(table).await;
         drop_trigger(db, &name).await;
@@ -204,7 +203,7 @@ async fn what_changed_between_reading_and_writing_is_not_overwritten(db: &Db) {
         let name = format!("meddle_with_{what}");
         trigger(db, &name, "AFTER INSERT ON payment_transactions", "NEW.amount < 0", &Then::Run(&change))
             .await;
-        daemon.bill(hour(2)).await;
+        daemon.refused(hour(2)).await;
         victim.assert_untouched(what).await;
         victim.assert_held(what).await;
         drop_trigger(db, &name).await;
@@ -225,9 +224,8 @@ async fn the_key_of_charges_holds_even_where_every_watermark_was_set_back(db: &D
     db.execute(&format!("UPDATE billing_meters SET billed_through = {start}")).await;
     db.execute("UPDATE vps_instances SET last_billed_at = NULL").await;
 
-    let totals = daemon.bill(hour(2)).await;
+    daemon.refused(hour(2)).await;
 
-    assert_eq!((totals.charged, totals.held), (0, 1));
     assert_eq!(hold_of(&victim.fleet, instance).await.reason, "failed");
     assert_eq!(charged(&victim.fleet, instance).await, (1, 1, 10 * CENT));
     assert_eq!(victim.fleet.balance(victim.org).await, usd("99.90"));

@@ -27,6 +27,7 @@ mod shortage;
 mod simulation;
 mod times;
 mod transfers;
+mod unreadable;
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 
@@ -133,6 +134,12 @@ impl Daemon {
     /// Bills every hour that ended by then.
     async fn bill(&self, as_of: DateTime<Utc>) -> Totals {
         self.carry_out(&Order::by(as_of)).await.expect("the run comes to its end").totals
+    }
+
+    /// Bills, where everything that is due is refused: the run is a failure, and what was refused is held.
+    async fn refused(&self, as_of: DateTime<Utc>) {
+        let error = self.carry_out(&Order::by(as_of)).await.expect_err("everything is refused");
+        assert!(matches!(error, BillingError::Refused { .. }), "{error}");
     }
 
     /// One run from claim to release, with its row in the history, as the scheduler does it.
@@ -299,7 +306,10 @@ async fn trigger(db: &Db, name: &str, timing: &str, condition: &str, then: &Then
             Then::Ignore => "SELECT RAISE(IGNORE)".to_owned(),
             Then::Run(statement) => (*statement).to_owned(),
         };
-        format!("CREATE TRIGGER {name} {timing} WHEN {condition} BEGIN {action}; END")
+        // A connection that has not heard of a DROP by another one would refuse the same name: its own brings it up to date.
+        format!(
+            "DROP TRIGGER IF EXISTS {name}; CREATE TRIGGER {name} {timing} WHEN {condition} BEGIN {action}; END"
+        )
     } else {
         let action = match then {
             Then::Refuse(code) => format!("RAISE EXCEPTION '{REFUSAL}' USING ERRCODE = '{code}'"),

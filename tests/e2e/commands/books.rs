@@ -32,7 +32,7 @@ async fn bill_in_full(db: &Db, arguments: &str) -> Value {
 async fn bill(db: &Db, arguments: &str) -> Value {
     let mut shown = bill_in_full(db, arguments).await;
     let figures = ["amounts", "charged", "dry_run", "held", "hours"];
-    let others = ["approved_until", "beyond_limit", "seconds", "uncharged", "waits_for_approval"];
+    let others = ["approved_until", "beyond_limit", "findings", "seconds", "uncharged", "waits_for_approval"];
     let mut all = [&figures[..], &others[..]].concat();
     all.sort_unstable();
     assert_eq!(keys(&shown), all);

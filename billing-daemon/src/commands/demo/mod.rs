@@ -2,6 +2,7 @@
 
 mod fleet;
 
+use crate::output::{json as say_json, line as say};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use billing_entities::{billing_holds, organizations, vps_plans};
@@ -16,7 +17,7 @@ use serde_json::json;
 
 use super::{
     bill::{Once, bill_once, progress_bar},
-    engine, environment, log, quiet_filter, say, seconds,
+    engine, environment, log, quiet_filter, seconds,
 };
 use crate::{
     cli::{self, Common},
@@ -40,7 +41,7 @@ struct Shown {
 pub(super) async fn execute(common: &Common, options: &cli::Demo) -> Result<(), Failure> {
     let environment = environment(common)?;
     let place = Place::of(options)?;
-    let database = super::reach(common, &place.url, &DaemonSettings::default())?.creating();
+    let database = super::reach(common, place.url.clone(), &DaemonSettings::default())?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let db = database.connect(Pool::Single).await?;
     migration::up(&db, None).await?;
@@ -51,7 +52,7 @@ pub(super) async fn execute(common: &Common, options: &cli::Demo) -> Result<(), 
     let engine = engine(opened.panel);
     opened.db.close().await.map_err(|error| Failure::database("close the database", &error))?;
     if options.json {
-        say(json!({
+        say_json(&json!({
             "instances": options.instances,
             "charged": shown.first.charged,
             "held": shown.first.held,
@@ -177,10 +178,11 @@ async fn reasons(opened: &Opened) -> Result<BTreeMap<String, i64>, DbErr> {
 fn report(options: &cli::Demo, engine: &str, place: &Place, shown: &Shown) {
     let Shown { first, took, second, audit, reasons } = shown;
     say(format!(
-        "A made-up fleet of {} machines of {} organizations, on {engine}\n",
+        "A made-up fleet of {} machines of {} organizations, on {engine}",
         grouped(u64::from(options.instances)),
         grouped(u64::from(fleet::organizations(options.instances))),
     ));
+    say("");
     say(format!(
         "  charged     {:>9}  machines: {} hours for {}, in {} s",
         grouped(first.charged),
@@ -209,7 +211,8 @@ fn report(options: &cli::Demo, engine: &str, place: &Place, shown: &Shown) {
     for violation in &audit.violations {
         say(format!("              {}: {}", violation.check, violation.detail));
     }
-    say("\nTry next:");
+    say("");
+    say("Try next:");
     if let Some(folder) = &place.folder {
         let url = format!("sqlite://{}", folder.join("demo.db").display());
         say(format!("  export DATABASE_URL={url}"));

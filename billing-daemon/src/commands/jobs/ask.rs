@@ -1,5 +1,6 @@
 //! What is asked of a job: `jobs pause`, `resume`, `cancel`, `trigger` and `replay`.
 
+use crate::output::{json as say_json, line as say};
 use std::time::{Duration, Instant};
 
 use billing_scheduler::{Receipt, RunFilter, RunRow, RunStatus};
@@ -12,7 +13,6 @@ use crate::{
     commands::{
         complain,
         runs::{run_in_json, sentence},
-        say,
     },
     exit::{Exit, Failure},
     known_jobs::KnownJob,
@@ -56,7 +56,7 @@ fn told(asked: &Asked, receipt: Receipt, done: &str) {
         Receipt::Unchanged(why) => (false, format!("nothing to do: {why}")),
     };
     if asked.json {
-        say(json!({ "job": asked.job, "changed": changed, "about": why }));
+        say_json(&json!({ "job": asked.job, "changed": changed, "about": why }));
     } else {
         say(format!("{}: {why}", asked.job));
     }
@@ -101,7 +101,7 @@ pub(super) async fn replay(desk: &Desk, options: &Replay) -> Result<(), Failure>
 async fn asked_for(desk: &Desk, job: &KnownJob, asked: &Asked, wait: bool, id: Uuid) -> Result<(), Failure> {
     if !wait {
         if asked.json {
-            say(json!({ "job": job.name, "request": id }));
+            say_json(&json!({ "job": job.name, "request": id }));
         } else {
             say(format!("{}: asked for, as request {id}; a daemon that runs it begins within 2 s", job.name));
         }
@@ -117,7 +117,7 @@ async fn asked_for(desk: &Desk, job: &KnownJob, asked: &Asked, wait: bool, id: U
         return Err(Failure::new(Exit::TryAgain, message));
     };
     if asked.json {
-        say(json!({ "job": job.name, "request": id, "run": run_in_json(&row) }));
+        say_json(&json!({ "job": job.name, "request": id, "run": run_in_json(&row) }));
     } else {
         say(sentence(&row));
     }

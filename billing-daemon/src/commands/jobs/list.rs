@@ -1,5 +1,6 @@
 //! `jobs list` and `jobs show`.
 
+use crate::output::{json as say_json, layout as say_lines, line as say};
 use billing_scheduler::RunFilter;
 use serde_json::Value;
 
@@ -7,7 +8,6 @@ use super::{Desk, shown};
 use crate::{
     commands::{
         runs::{self, run_in_json},
-        say,
         table::table,
         width,
     },
@@ -21,7 +21,7 @@ const RUNS_SHOWN: u32 = 5;
 pub(super) async fn list(desk: &Desk, json: bool) -> Result<(), Failure> {
     let (jobs, now, known) = (desk.jobs().await?, desk.clock.now(), desk.is_complete);
     if json {
-        say(Value::Array(jobs.iter().map(|job| job.in_json(known, now)).collect()));
+        say_json(&Value::Array(jobs.iter().map(|job| job.in_json(known, now)).collect()));
         return Ok(());
     }
     let rows: Vec<_> = jobs
@@ -38,7 +38,7 @@ pub(super) async fn list(desk: &Desk, json: bool) -> Result<(), Failure> {
         })
         .collect();
     let heads = ["JOB", "STATE", "SCHEDULE", "NEXT (UTC)", "LAST (UTC)", "ABOUT"];
-    say(table(heads, &rows, width()).trim_end());
+    say_lines(table(heads, &rows, width()).trim_end());
     Ok(())
 }
 
@@ -62,7 +62,7 @@ pub(super) async fn show(desk: &Desk, name: &str, json: bool) -> Result<(), Fail
     if json {
         let mut value = job.in_json(known, now);
         value["runs"] = last.iter().map(run_in_json).collect();
-        say(value);
+        say_json(&value);
         return Ok(());
     }
     let mut lines = vec![("job", name.to_owned()), ("state", job.word(known, now).to_owned())];
@@ -90,7 +90,7 @@ pub(super) async fn show(desk: &Desk, name: &str, json: bool) -> Result<(), Fail
         say(format!("{key:9} {value}"));
     }
     if !last.is_empty() {
-        say(format!("\n{}", runs::in_table(&last, false, width()).trim_end()));
+        say_lines(&format!("\n{}", runs::in_table(&last, false, width()).trim_end()));
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `jobs next`: when a schedule comes. For a cron text it needs neither a job nor a database nor a file.
 
+use crate::output::{json as say_json, layout as say_lines, line as say};
 use billing_scheduler::{Clock, Schedule, ScheduleError, SystemClock};
 use chrono::{SecondsFormat, SubsecRound, TimeDelta};
 use serde_json::{Value, json};
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     Plugins,
     cli::{Common, Next},
-    commands::{config, environment, say},
+    commands::{config, environment},
     config::did_you_mean,
     exit::{Exit, Failure},
 };
@@ -39,11 +40,11 @@ pub(super) fn execute(common: &Common, plugins: &Plugins, options: &Next) -> Res
         times.push(at.to_rfc3339_opts(SecondsFormat::Secs, true));
     }
     if options.json {
-        say(Value::Array(times.into_iter().map(|at| json!({ "scheduled_at": at })).collect()));
+        say_json(&Value::Array(times.into_iter().map(|at| json!({ "scheduled_at": at })).collect()));
     } else if times.is_empty() {
         say("never again");
     } else {
-        say(times.join("\n"));
+        say_lines(&times.join("\n"));
     }
     Ok(())
 }

@@ -95,6 +95,7 @@ impl World {
                 meter: None,
                 held: None,
                 transfer: None,
+                unreadable: None,
             },
             plan,
             next: None,
@@ -123,11 +124,11 @@ impl World {
             opened: self.opened.contains_key(id),
         };
         vec![
-            wallet("a", "a", Some(self.balances["a"])),
-            wallet("b", "b", Some(self.balances["b"])),
-            wallet("null", "null", None),
-            wallet("first", "two", Some(Money(1_000_000))),
-            wallet("second", "two", Some(Money(1_000_000))),
+            wallet("a", "a", Ok(self.balances["a"])),
+            wallet("b", "b", Ok(self.balances["b"])),
+            wallet("null", "null", Err(Hold::invalid_balance("null", "NULL", "is not an amount of money"))),
+            wallet("first", "two", Ok(Money(1_000_000))),
+            wallet("second", "two", Ok(Money(1_000_000))),
         ]
     }
 
@@ -465,6 +466,7 @@ fn allocations_for(machines: u128) -> u64 {
         base_price: Some("5.00".to_owned()),
         markup_price: Some("0.00".to_owned()),
         backups: None,
+        unreadable: None,
     };
     let prices = PriceList::new([plan], DailyBackupFactor::default());
     let terms = Terms {
@@ -480,7 +482,7 @@ fn allocations_for(machines: u128) -> u64 {
         .map(|number| Wallet {
             id: id(number),
             organization: id(number),
-            balance: Some(Money(1_000_000)),
+            balance: Ok(Money(1_000_000)),
             currency: Ok(Currency::USD),
             opened: true,
         })
@@ -504,6 +506,7 @@ fn allocations_for(machines: u128) -> u64 {
             }),
             held: None,
             transfer: None,
+            unreadable: None,
         })
         .collect();
     let allocated = allocation_counter::measure(|| {

@@ -1,0 +1,34 @@
+//! What a run or an adoption finds wrong with rows, by kind: how many there are, and the first of them.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// Findings of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Findings {
+    /// How many.
+    pub count: u64,
+    /// The first of them, a sentence each.
+    pub listed: Vec<String>,
+}
+
+impl Findings {
+    /// Adds one, and lists it while no more than `most` are.
+    pub(super) fn add(&mut self, sentence: impl Into<String>, most: usize) {
+        self.count += 1;
+        if self.listed.len() < most {
+            self.listed.push(sentence.into());
+        }
+    }
+
+    /// Adds what `others` found elsewhere.
+    pub(super) fn extend(&mut self, others: Self, most: usize) {
+        self.count += others.count;
+        self.listed.extend(others.listed);
+        self.listed.truncate(most);
+    }
+}
+
+/// Findings by kind.
+pub type FindingsByKind = BTreeMap<&'static str, Findings>;
