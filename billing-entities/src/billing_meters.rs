@@ -20,7 +20,9 @@ pub struct Model {
     pub carry: i64,
     /// The price of the hours that follow `billed_through`; unset where nobody has priced the machine yet.
     pub rate: Option<i64>,
-    /// Prices seen while hours were unpaid: pairs of microseconds since 1970 and rate.
+    /// The part of `rate` that pays for backups.
+    pub backup_rate: Option<i64>,
+    /// Prices seen while hours were unpaid: microseconds since 1970, the rate and the part for backups.
     pub rate_changes: Option<Json>,
     /// When the machine was last there.
     pub seen_at: Instant,

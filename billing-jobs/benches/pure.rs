@@ -5,7 +5,7 @@ use std::hint::black_box;
 use billing_jobs::{
     money::{Carry, Money, Rate, WalletUnit, cost, covered_hours},
     period::{HOUR, Rates},
-    price::{BackupPrices, DailyBackupFactor, Plan, PriceList},
+    price::{BackupPrices, DailyBackupFactor, Plan, PriceKey, PriceList},
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -16,6 +16,7 @@ fn plans() -> impl Iterator<Item = Plan> {
     (0..20).map(|number| Plan {
         id: format!("70000000-0000-4000-8000-{number:012}"),
         provider_plan_id: format!("g6-{number}"),
+        provider_id: None,
         base_price: Some(format!("{number}.00")),
         markup_price: Some("1.50".to_owned()),
         backups: Some(BackupPrices {
@@ -27,12 +28,15 @@ fn plans() -> impl Iterator<Item = Plan> {
 }
 
 fn price(criterion: &mut Criterion) {
-    let list = PriceList::new(plans(), DailyBackupFactor::default());
+    let list = PriceList::new(plans(), DailyBackupFactor::ONE);
+    let by_name = PriceKey { plan_id: "g6-7", provider_id: None, backup_frequency: None };
+    let plan_id = "70000000-0000-4000-8000-000000000007";
+    let by_id = PriceKey { plan_id, backup_frequency: Some("daily"), ..by_name };
     criterion.bench_function("price by the plan's id", |bencher| {
-        bencher.iter(|| list.rate(black_box("70000000-0000-4000-8000-000000000007"), Some("daily")));
+        bencher.iter(|| list.rate(black_box(by_id)));
     });
     criterion.bench_function("price by the provider's name", |bencher| {
-        bencher.iter(|| list.rate(black_box("g6-7"), None));
+        bencher.iter(|| list.rate(black_box(by_name)));
     });
 }
 
@@ -46,9 +50,9 @@ fn money(criterion: &mut Criterion) {
 }
 
 fn rates(criterion: &mut Criterion) {
-    let constant = Rates::constant(FIVE_DOLLARS);
+    let constant = Rates::constant(FIVE_DOLLARS.into());
     let mut changed = constant.clone();
-    changed.see(Rate(6_000_000), 30 * HOUR);
+    changed.see(Rate(6_000_000).into(), 30 * HOUR);
     criterion.bench_function("72 hours at one rate", |bencher| {
         bencher.iter(|| black_box(&constant).stretches(0, 72).count());
     });

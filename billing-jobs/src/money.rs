@@ -24,6 +24,30 @@ pub struct Money(pub i64);
 #[serde(transparent)]
 pub struct Rate(pub i64);
 
+/// A price per hour with its parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct HourlyRate {
+    /// The whole price.
+    pub total: Rate,
+    /// The part of `total` that pays for backups.
+    pub backup: Rate,
+}
+
+impl HourlyRate {
+    /// The part that does not pay for backups.
+    #[must_use]
+    pub fn base(self) -> Rate {
+        Rate(self.total.0.saturating_sub(self.backup.0))
+    }
+}
+
+impl From<Rate> for HourlyRate {
+    /// The price of an instance without backups.
+    fn from(total: Rate) -> Self {
+        Self { total, backup: Rate(0) }
+    }
+}
+
 /// What was owed and is less than the wallet can hold, in u.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -64,6 +88,9 @@ pub struct NoAmount {
 }
 
 impl Price {
+    /// The most decimals that a price can have.
+    pub(crate) const DECIMALS: usize = 6;
+
     /// The hourly rate of a monthly price.
     #[must_use]
     pub fn monthly(self) -> Rate {

@@ -38,6 +38,8 @@ pub struct Panel {
     pub unit: WalletUnit,
     /// Whether plans and instances have backups.
     pub backups: bool,
+    /// Whether plans and instances name their provider.
+    pub providers: bool,
     /// Whether writing to wallets needs the administrator's setting.
     pub row_security: bool,
 }
@@ -49,6 +51,7 @@ impl Panel {
         generation: Generation::G3,
         unit: WalletUnit::HundredthOfCent,
         backups: true,
+        providers: true,
         row_security: false,
     };
 
@@ -62,6 +65,7 @@ impl Panel {
         let row = row.ok_or_else(|| DbErr::RecordNotFound("the catalog answered with no row".to_owned()))?;
         let scale: i32 = row.try_get("", "scale")?;
         let backups: bool = row.try_get("", "backups")?;
+        let providers: bool = row.try_get("", "providers")?;
         let row_security: bool = row.try_get("", "row_security")?;
         let unit = if scale >= 4 { WalletUnit::HundredthOfCent } else { WalletUnit::Cent };
         let generation = match (backups, unit) {
@@ -69,7 +73,7 @@ impl Panel {
             (true, WalletUnit::Cent) => Generation::G2,
             (true, WalletUnit::HundredthOfCent) => Generation::G3,
         };
-        Ok(Self { backend, generation, unit, backups, row_security })
+        Ok(Self { backend, generation, unit, backups, providers, row_security })
     }
 }
 
@@ -99,4 +103,9 @@ SELECT
         AND (attrelid, attname) IN ((to_regclass('vps_instances'), 'backup_frequency'),
                                     (to_regclass('vps_plans'), 'backup_price_hourly'),
                                     (to_regclass('vps_plans'), 'backup_upcharge_hourly'))) AS backups,
+    (SELECT count(*) = 2
+       FROM pg_attribute
+      WHERE NOT attisdropped
+        AND (attrelid, attname) IN ((to_regclass('vps_instances'), 'provider_id'),
+                                    (to_regclass('vps_plans'), 'provider_id'))) AS providers,
     coalesce((SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass('wallets')), false) AS row_security";

@@ -25,6 +25,23 @@ pub(crate) mod tenths {
     }
 }
 
+/// The same where it may be missing.
+pub(crate) mod maybe_tenths {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize, Serialize)]
+    struct Tenths(#[serde(with = "super::tenths")] i64);
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+        Option::<Tenths>::deserialize(deserializer).map(|tenths| tenths.map(|Tenths(tenths)| tenths))
+    }
+
+    #[expect(clippy::ref_option, reason = "serde's signature")]
+    pub(crate) fn serialize<S: Serializer>(tenths: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
+        tenths.map(Tenths).serialize(serializer)
+    }
+}
+
 /// An amount of money with at most four decimals, such as `"10.00"`.
 pub(crate) mod money {
     use serde::{Deserialize, Deserializer, Serializer, de};

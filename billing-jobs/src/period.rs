@@ -1,6 +1,8 @@
 //! Which hours are due, and which rate each of them has.
 
-use crate::money::Rate;
+use serde::{Deserialize, Serialize};
+
+use crate::money::{HourlyRate, Rate};
 
 /// Microseconds since 1970-01-01T00:00:00Z.
 pub type Micros = i64;
@@ -23,38 +25,63 @@ pub struct Stretch {
     /// How many.
     pub hours: i64,
     /// At which rate.
-    pub rate: Rate,
+    pub rate: HourlyRate,
+}
+
+/// A rate that replaced another one. In JSON it is `[seen_at, total, backup]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(Micros, Rate, Rate)", into = "(Micros, Rate, Rate)")]
+pub struct Change {
+    /// When it was first seen.
+    pub seen_at: Micros,
+    /// The new rate.
+    pub rate: HourlyRate,
+}
+
+impl From<(Micros, Rate, Rate)> for Change {
+    fn from((seen_at, total, backup): (Micros, Rate, Rate)) -> Self {
+        Self { seen_at, rate: HourlyRate { total, backup } }
+    }
+}
+
+impl From<Change> for (Micros, Rate, Rate) {
+    fn from(Change { seen_at, rate: HourlyRate { total, backup } }: Change) -> Self {
+        (seen_at, total, backup)
+    }
 }
 
 /// The rates of an instance from its watermark on: one in force, and later ones with the time when each was first seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rates {
     /// Of the first hour that is not billed.
-    pub first: Rate,
-    /// (first seen, rate), oldest first. An hour that ended before a rate was first seen keeps the older one.
-    pub changes: Vec<(Micros, Rate)>,
+    pub first: HourlyRate,
+    /// Oldest first. An hour that ended before a rate was first seen keeps the older one.
+    pub changes: Vec<Change>,
 }
 
 impl Rates {
     /// One rate, since ever.
     #[must_use]
-    pub fn constant(rate: Rate) -> Self {
+    pub fn constant(rate: HourlyRate) -> Self {
         Self { first: rate, changes: Vec::new() }
     }
 
     /// Notes that `rate` is in force at `now`.
-    pub fn see(&mut self, rate: Rate, now: Micros) {
-        let latest = self.changes.last().map_or(self.first, |(_, rate)| *rate);
-        if latest != rate {
-            self.changes.push((now, rate));
+    pub fn see(&mut self, rate: HourlyRate, now: Micros) {
+        if self.latest() != rate {
+            self.changes.push(Change { seen_at: now, rate });
         }
+    }
+
+    fn latest(&self) -> HourlyRate {
+        self.changes.last().map_or(self.first, |change| change.rate)
     }
 
     /// Splits `hours` from `start` on into stretches of one rate.
     pub fn stretches(&self, start: Micros, hours: i64) -> impl Iterator<Item = Stretch> + '_ {
         let end = start.saturating_add(hours.saturating_mul(HOUR));
         let mut from = start;
-        let bounds = self.changes.iter().map(|(seen_at, rate)| (*seen_at, Some(*rate)));
+        let bounds = self.changes.iter().map(|change| (change.seen_at, Some(change.rate)));
         let mut rate = self.first;
         bounds.chain([(Micros::MAX, None)]).filter_map(move |(seen_at, next)| {
             // The last hour that ended when the new rate was seen is the last one at the old rate.
@@ -71,9 +98,9 @@ impl Rates {
     /// What remains to be known when everything before `billed_through` is billed.
     pub fn forget_before(&mut self, billed_through: Micros) {
         let next_end = billed_through.saturating_add(HOUR);
-        let settled = self.changes.iter().take_while(|(seen_at, _)| *seen_at < next_end).count();
-        if let Some((_, rate)) = self.changes.drain(..settled).next_back() {
-            self.first = rate;
+        let settled = self.changes.iter().take_while(|change| change.seen_at < next_end).count();
+        if let Some(last) = self.changes.drain(..settled).next_back() {
+            self.first = last.rate;
         }
     }
 }
@@ -96,41 +123,58 @@ mod tests {
         }
     }
 
+    fn constant(rate: i64) -> Rates {
+        Rates::constant(Rate(rate).into())
+    }
+
     fn split(rates: &Rates, start_h: i64, hours: i64) -> Vec<(i64, i64)> {
-        rates.stretches(start_h * HOUR, hours).map(|stretch| (stretch.hours, stretch.rate.0)).collect()
+        rates.stretches(start_h * HOUR, hours).map(|stretch| (stretch.hours, stretch.rate.total.0)).collect()
     }
 
     #[test]
     fn past_hours_keep_their_price() {
-        let mut rates = Rates::constant(Rate(10));
+        let mut rates = constant(10);
         assert_eq!(split(&rates, 0, 5), [(5, 10)]);
         // Seen in the middle of the fourth hour: that hour has not ended, so it has the new rate.
-        rates.see(Rate(20), 3 * HOUR + 1);
+        rates.see(Rate(20).into(), 3 * HOUR + 1);
         assert_eq!(split(&rates, 0, 5), [(3, 10), (2, 20)]);
         assert_eq!(split(&rates, 0, 3), [(3, 10)]);
-        rates.see(Rate(20), 4 * HOUR);
-        rates.see(Rate(30), 4 * HOUR + 1);
+        rates.see(Rate(20).into(), 4 * HOUR);
+        rates.see(Rate(30).into(), 4 * HOUR + 1);
         assert_eq!(split(&rates, 0, 6), [(3, 10), (1, 20), (2, 30)]);
         rates.forget_before(4 * HOUR);
-        assert_eq!(rates, Rates::constant(Rate(30)));
+        assert_eq!(rates, constant(30));
     }
 
     #[test]
     fn a_rate_seen_just_when_an_hour_ended_is_not_that_hours() {
-        let mut rates = Rates::constant(Rate(10));
-        rates.see(Rate(20), 3 * HOUR);
+        let mut rates = constant(10);
+        rates.see(Rate(20).into(), 3 * HOUR);
         assert_eq!(split(&rates, 0, 4), [(3, 10), (1, 20)]);
         rates.forget_before(HOUR);
         assert_eq!(rates.changes.len(), 1, "two hours at the old rate are still to be billed");
         rates.forget_before(3 * HOUR);
-        assert_eq!(rates, Rates::constant(Rate(20)));
+        assert_eq!(rates, constant(20));
     }
 
     #[test]
     fn two_changes_within_an_hour_count_once() {
-        let mut rates = Rates::constant(Rate(10));
-        rates.see(Rate(20), HOUR + 1);
-        rates.see(Rate(30), HOUR + 2);
+        let mut rates = constant(10);
+        rates.see(Rate(20).into(), HOUR + 1);
+        rates.see(Rate(30).into(), HOUR + 2);
         assert_eq!(split(&rates, 0, 3), [(1, 10), (2, 30)]);
+    }
+
+    #[test]
+    fn changes_of_the_parts_alone_are_kept() {
+        let rate = |total, backup| HourlyRate { total: Rate(total), backup: Rate(backup) };
+        let mut rates = Rates::constant(rate(10, 2));
+        rates.see(rate(10, 2), HOUR);
+        rates.see(rate(10, 4), 2 * HOUR);
+        let stretches: Vec<_> = rates.stretches(0, 3).map(|stretch| (stretch.hours, stretch.rate)).collect();
+        assert_eq!(stretches, [(2, rate(10, 2)), (1, rate(10, 4))]);
+        let json = serde_json::to_string(&rates.changes).expect("integers are always JSON");
+        assert_eq!(json, "[[7200000000,10,4]]");
+        assert_eq!(serde_json::from_str::<Vec<Change>>(&json).expect("ours"), rates.changes);
     }
 }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use crate::{
     hold::{Hold, Reason},
-    money::{Price, Rate},
+    money::{HourlyRate, Price, Rate},
+    panel::Generation,
 };
 
 /// A plan's prices as they stand in the panel: text, because a price may be missing or be no number.
@@ -14,6 +15,8 @@ pub struct Plan {
     pub id: String,
     /// The provider's name for it; instances may refer to either.
     pub provider_plan_id: String,
+    /// The provider that offers it.
+    pub provider_id: Option<String>,
     /// Monthly.
     pub base_price: Option<String>,
     /// Monthly, on top.
@@ -33,85 +36,154 @@ pub struct BackupPrices {
     pub upcharge: Option<String>,
 }
 
-/// What an hour costs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HourlyRate {
-    /// All of it.
-    pub total: Rate,
-    /// The machine's part.
-    pub base: Rate,
-    /// The backups' part.
-    pub backup: Rate,
-}
-
 /// The factor on the price of daily backups, in tenths: exact, so that a rate stays a whole number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DailyBackupFactor(pub i64);
 
-impl Default for DailyBackupFactor {
-    fn default() -> Self {
-        Self(10)
+impl DailyBackupFactor {
+    /// Daily backups cost as much as weekly ones.
+    pub const ONE: Self = Self(10);
+
+    /// The factor by which a panel of this generation bills.
+    #[must_use]
+    pub fn of(generation: Generation) -> Self {
+        match generation {
+            Generation::G2 => Self(15),
+            Generation::G1 | Generation::G3 => Self::ONE,
+        }
     }
 }
 
-/// All plans of the panel, with their rates, by both names that an instance may use.
-#[derive(Debug, Default)]
-pub struct PriceList {
-    by_id: HashMap<String, Priced>,
-    by_provider_plan_id: HashMap<String, Vec<Priced>>,
+/// Which backups of an instance are paid for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Backups {
+    /// No backups.
+    None,
+    /// Weekly backups.
+    Weekly,
+    /// Daily backups.
+    Daily,
 }
 
-/// The rate without backups, with weekly ones, with daily ones.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl Backups {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::None, Self::Weekly, Self::Daily];
+
+    /// The panel's word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Weekly => "weekly",
+            Self::Daily => "daily",
+        }
+    }
+
+    fn of(backup_frequency: Option<&str>) -> Self {
+        match backup_frequency {
+            Some("weekly") => Self::Weekly,
+            Some("daily") => Self::Daily,
+            _ => Self::None,
+        }
+    }
+}
+
+/// The columns of an instance that decide its price.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PriceKey<'a> {
+    /// A plan's own id, or the provider's name for it.
+    pub plan_id: &'a str,
+    /// The provider of the instance, which decides between plans of the same name.
+    pub provider_id: Option<&'a str>,
+    /// `daily` or `weekly`; any other value means no backups.
+    pub backup_frequency: Option<&'a str>,
+}
+
+/// Of several plans with the same name, no more than these are named.
+const NAMED: usize = 5;
+
+/// All plans of the panel, with their rates, by both names that an instance may use.
+#[derive(Clone, Debug, Default)]
+pub struct PriceList {
+    /// Ordered by id.
+    plans: Vec<Priced>,
+    by_id: HashMap<String, usize>,
+    by_provider_plan_id: HashMap<String, Vec<usize>>,
+}
+
+/// A plan with its rate for each of [`Backups::ALL`].
+#[derive(Clone, Debug)]
 struct Priced {
-    without: Result<HourlyRate, Hold>,
-    weekly: Result<HourlyRate, Hold>,
-    daily: Result<HourlyRate, Hold>,
+    id: String,
+    provider_id: Option<String>,
+    rates: [Result<HourlyRate, Hold>; 3],
 }
 
 impl PriceList {
     /// Prices every plan once.
     #[must_use]
     pub fn new(plans: impl IntoIterator<Item = Plan>, daily_factor: DailyBackupFactor) -> Self {
+        let mut plans: Vec<Plan> = plans.into_iter().collect();
+        plans.sort_by(|one, other| one.id.cmp(&other.id));
         let mut list = Self::default();
-        for plan in plans {
-            let priced = Priced {
-                without: hourly_rate(&plan, None),
-                weekly: hourly_rate(&plan, Some(DailyBackupFactor::default())),
-                daily: hourly_rate(&plan, Some(daily_factor)),
-            };
+        for (place, plan) in plans.into_iter().enumerate() {
+            let rates = [None, Some(DailyBackupFactor::ONE), Some(daily_factor)];
+            let rates = rates.map(|factor| hourly_rate(&plan, factor));
+            list.by_id.insert(plan.id.clone(), place);
             // A name that is missing names nothing.
             if !plan.provider_plan_id.is_empty() {
-                list.by_provider_plan_id.entry(plan.provider_plan_id).or_default().push(priced.clone());
+                list.by_provider_plan_id.entry(plan.provider_plan_id).or_default().push(place);
             }
-            list.by_id.insert(plan.id, priced);
+            list.plans.push(Priced { id: plan.id, provider_id: plan.provider_id, rates });
         }
         list
     }
 
-    /// The rate of an instance that refers to `plan_id` and has backups as `backup_frequency` says.
-    pub fn rate(&self, plan_id: &str, backup_frequency: Option<&str>) -> Result<HourlyRate, Hold> {
-        let priced = match self.by_id.get(plan_id) {
-            Some(priced) => priced,
-            None => match self.by_provider_plan_id.get(plan_id).map(Vec::as_slice) {
-                None | Some([]) => {
-                    return Err(Hold::new(Reason::UnknownPlan, format!("no plan `{plan_id}`")));
-                }
-                Some([only]) => only,
-                Some([first, rest @ ..]) if rest.iter().all(|other| other == first) => first,
-                Some(several) => {
-                    let detail =
-                        format!("{} plans with different prices are called `{plan_id}`", several.len());
-                    return Err(Hold::new(Reason::AmbiguousPlan, detail));
-                }
-            },
-        };
-        match backup_frequency {
-            Some("weekly") => priced.weekly.clone(),
-            Some("daily") => priced.daily.clone(),
-            _ => priced.without.clone(),
+    /// The rate of an instance.
+    pub fn rate(&self, key: PriceKey<'_>) -> Result<HourlyRate, Hold> {
+        self.plan(key)?.rates[Backups::of(key.backup_frequency) as usize].clone()
+    }
+
+    fn plan(&self, key: PriceKey<'_>) -> Result<&Priced, Hold> {
+        if let Some(place) = self.by_id.get(key.plan_id) {
+            return Ok(&self.plans[*place]);
+        }
+        match self.by_provider_plan_id.get(key.plan_id).map_or(&[][..], Vec::as_slice) {
+            [] => Err(Hold::new(Reason::UnknownPlan, format!("no plan `{}`", key.plan_id))),
+            [only] => Ok(&self.plans[*only]),
+            several => self.choose(key, several),
         }
     }
+
+    /// One of several plans with the name in `key`: of those of the provider, if there are any, and only if the price is the same.
+    fn choose(&self, key: PriceKey<'_>, several: &[usize]) -> Result<&Priced, Hold> {
+        let mut plans: Vec<&Priced> = several.iter().map(|place| &self.plans[*place]).collect();
+        let is_of_provider = |plan: &&Priced| plan.provider_id.as_deref() == key.provider_id;
+        if key.provider_id.is_some() && plans.iter().any(is_of_provider) {
+            plans.retain(is_of_provider);
+        }
+        if plans.iter().all(|plan| plan.rates == plans[0].rates) {
+            return Ok(plans[0]);
+        }
+        let named: Vec<&str> = plans.iter().take(NAMED).map(|plan| plan.id.as_str()).collect();
+        let more = plans.len() - named.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let detail = format!(
+            "{} plans with different prices are called `{}`, and the instance's provider_id does not decide: {}{more}",
+            plans.len(),
+            key.plan_id,
+            named.join(", "),
+        );
+        Err(Hold::new(Reason::AmbiguousPlan, detail))
+    }
+}
+
+/// Whether `text` is a number that needs more than `decimals` decimals.
+fn has_more_decimals(text: &str, decimals: usize) -> bool {
+    let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    text.split_once('.').is_some_and(|(whole, fraction)| {
+        is_digits(whole) && is_digits(fraction) && fraction.trim_end_matches('0').len() > decimals
+    })
 }
 
 fn hourly_rate(plan: &Plan, backup_factor: Option<DailyBackupFactor>) -> Result<HourlyRate, Hold> {
@@ -123,12 +195,14 @@ fn hourly_rate(plan: &Plan, backup_factor: Option<DailyBackupFactor>) -> Result<
         let text = text
             .as_deref()
             .ok_or_else(|| Hold::new(Reason::NoPrice, format!("plan `{}`: {name} is NULL", plan.id)))?;
-        match text.parse::<Price>() {
-            Ok(price) if price.0 >= 0 => Ok(price),
-            Ok(_) | Err(_) => {
-                Err(Hold::new(Reason::InvalidPrice, format!("plan `{}`: {name} is {text}", plan.id)))
+        let wrong = match text.parse::<Price>() {
+            Ok(price) if price.0 >= 0 => return Ok(price),
+            Err(_) if has_more_decimals(text, Price::DECIMALS) => {
+                format!("{name} {text} has more than {} decimals", Price::DECIMALS)
             }
-        }
+            Ok(_) | Err(_) => format!("{name} is {text}"),
+        };
+        Err(Hold::new(Reason::InvalidPrice, format!("plan `{}`: {wrong}", plan.id)))
     };
     let base = price("base_price", &plan.base_price)?.0;
     let markup = price("markup_price", &plan.markup_price)?.0;
@@ -145,7 +219,7 @@ fn hourly_rate(plan: &Plan, backup_factor: Option<DailyBackupFactor>) -> Result<
         _ => Rate(0),
     };
     let total = Rate(base.0.checked_add(backup.0).ok_or_else(too_large)?);
-    Ok(HourlyRate { total, base, backup })
+    Ok(HourlyRate { total, backup })
 }
 
 #[cfg(test)]
@@ -156,6 +230,7 @@ mod tests {
         Plan {
             id: id.to_owned(),
             provider_plan_id: format!("provider-{id}"),
+            provider_id: None,
             base_price: base.map(str::to_owned),
             markup_price: markup.map(str::to_owned),
             backups: Some(BackupPrices {
@@ -164,6 +239,10 @@ mod tests {
             }),
             unreadable: None,
         }
+    }
+
+    fn key<'a>(plan_id: &'a str, backup_frequency: Option<&'a str>) -> PriceKey<'a> {
+        PriceKey { plan_id, provider_id: None, backup_frequency }
     }
 
     #[test]
@@ -179,7 +258,7 @@ mod tests {
         for (frequency, total) in rows {
             for name in ["a", "provider-a"] {
                 assert_eq!(
-                    list.rate(name, frequency).expect("priced").total,
+                    list.rate(key(name, frequency)).expect("priced").total,
                     Rate(total),
                     "{name} {frequency:?}"
                 );
@@ -194,15 +273,22 @@ mod tests {
             plan("nan", Some("NaN"), Some("0"), Some("0")),
             plan("negative", Some("-5.00"), Some("0"), Some("0")),
             plan("no-markup", Some("5.00"), None, Some("0")),
+            plan("fine", Some("5.0000000"), Some("0.000000120"), Some("0")),
             plan("huge", Some("9000000000000"), Some("9000000000000"), Some("0")),
             plan("no-backup-price", Some("5.00"), Some("0"), None),
         ];
-        let list = PriceList::new(plans, DailyBackupFactor::default());
+        let list = PriceList::new(plans, DailyBackupFactor::ONE);
         let rows = [
             ("null", None, Reason::NoPrice, "plan `null`: base_price is NULL"),
             ("nan", None, Reason::InvalidPrice, "plan `nan`: base_price is NaN"),
             ("negative", None, Reason::InvalidPrice, "plan `negative`: base_price is -5.00"),
             ("no-markup", None, Reason::NoPrice, "plan `no-markup`: markup_price is NULL"),
+            (
+                "fine",
+                None,
+                Reason::InvalidPrice,
+                "plan `fine`: markup_price 0.000000120 has more than 6 decimals",
+            ),
             ("huge", None, Reason::InvalidPrice, "plan `huge`: the price is too large"),
             (
                 "no-backup-price",
@@ -213,24 +299,49 @@ mod tests {
             ("unheard-of", None, Reason::UnknownPlan, "no plan `unheard-of`"),
         ];
         for (id, frequency, reason, detail) in rows {
-            assert_eq!(list.rate(id, frequency), Err(Hold::new(reason, detail)), "{id}");
+            assert_eq!(list.rate(key(id, frequency)), Err(Hold::new(reason, detail)), "{id}");
         }
         assert!(
-            list.rate("no-backup-price", Some("none")).is_ok(),
+            list.rate(key("no-backup-price", Some("none"))).is_ok(),
             "a price that is not needed may be missing"
         );
     }
 
     #[test]
-    fn one_provider_name_for_two_prices_is_ambiguous_and_for_one_price_it_is_not() {
-        let named = |id, base| Plan {
+    fn plans_of_one_name_need_one_price_or_a_provider() {
+        let named = |id: &str, base: &str, provider: Option<&str>| Plan {
             provider_plan_id: "nano".to_owned(),
+            provider_id: provider.map(str::to_owned),
             ..plan(id, Some(base), Some("0"), Some("0"))
         };
-        let same = PriceList::new([named("a", "5"), named("b", "5.00")], DailyBackupFactor::default());
-        assert!(same.rate("nano", None).is_ok());
-        let different = PriceList::new([named("a", "5"), named("b", "6")], DailyBackupFactor::default());
-        assert_eq!(different.rate("nano", None).expect_err("ambiguous").reason, Reason::AmbiguousPlan);
-        assert!(different.rate("a", None).is_ok(), "the plan's own id decides");
+        let same = [named("a", "5", None), named("b", "5.00", Some("p"))];
+        let different = [named("d", "5", Some("p")), named("c", "6", Some("q")), named("e", "6", Some("q"))];
+        let unclear = [named("a", "5", Some("p")), named("b", "6", Some("p")), named("c", "7", None)];
+        let many = (0..9).map(|number| named(&format!("n{number}"), &number.to_string(), None)).collect();
+        let held = |plans: usize, named: &str| {
+            let detail = format!(
+                "{plans} plans with different prices are called `nano`, and the instance's provider_id does not decide: {named}"
+            );
+            Err(Hold::new(Reason::AmbiguousPlan, detail))
+        };
+        let price = |millionths| Ok(HourlyRate::from(Rate(millionths)));
+        let rows = [
+            (same.to_vec(), "nano", None, price(5_000_000)),
+            (same.to_vec(), "nano", Some("q"), price(5_000_000)),
+            (different.to_vec(), "nano", Some("p"), price(5_000_000)),
+            (different.to_vec(), "nano", Some("q"), price(6_000_000)),
+            (different.to_vec(), "nano", Some("r"), held(3, "c, d, e")),
+            (different.to_vec(), "nano", None, held(3, "c, d, e")),
+            // The plan's own id decides, whatever the provider is.
+            (different.to_vec(), "c", Some("p"), price(6_000_000)),
+            (unclear.to_vec(), "nano", Some("p"), held(2, "a, b")),
+            (unclear.to_vec(), "nano", None, held(3, "a, b, c")),
+            (many, "nano", None, held(9, "n0, n1, n2, n3, n4 and 4 more")),
+        ];
+        for (plans, plan_id, provider_id, expected) in rows {
+            let list = PriceList::new(plans, DailyBackupFactor::ONE);
+            let key = PriceKey { plan_id, provider_id, backup_frequency: None };
+            assert_eq!(list.rate(key), expected, "{plan_id} of {provider_id:?}");
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use billing_jobs::{
     money::{Carry, Money, Price, Rate, WalletUnit, cost, covered_hours},
-    period::{HOUR, Micros, Rates, whole_hours},
-    price::{BackupPrices, DailyBackupFactor, Plan, PriceList},
+    period::{Change, HOUR, Micros, Rates, whole_hours},
+    price::{BackupPrices, DailyBackupFactor, Plan, PriceKey, PriceList},
 };
 use num_bigint::BigInt;
 use num_rational::BigRational;
@@ -156,8 +156,8 @@ proptest! {
             let _ = covered_hours(Money(d), Rate(a), b, Carry(c), unit);
             let _ = whole_hours(a, b);
             let _ = (Money(a).to_string(), Rate(a).per_hour(4), Rate(b).per_hour(6));
-            let mut rates = Rates { first: Rate(a), changes: vec![(b, Rate(c))] };
-            rates.see(Rate(d), c);
+            let mut rates = Rates { first: Rate(a).into(), changes: vec![Change::from((b, Rate(c), Rate(d)))] };
+            rates.see(Rate(d).into(), c);
             let _ = rates.stretches(a, b.max(0)).count();
             rates.forget_before(d);
         }
@@ -181,12 +181,12 @@ proptest! {
         sightings in vec((0..20 * HOUR, 0..4_i64), 0..8),
         billed in 0..40_i64,
     ) {
-        let mut known = Rates::constant(Rate(7));
+        let mut known = Rates::constant(Rate(7).into());
         let mut seen: Vec<(Micros, Rate)> = Vec::new();
         let mut at = start.saturating_sub(2 * HOUR);
         for (later, rate) in sightings {
             at = at.saturating_add(later);
-            known.see(Rate(rate), at);
+            known.see(Rate(rate).into(), at);
             seen.push((at, Rate(rate)));
         }
         let end_of = |hour: i64| start.saturating_add((hour + 1) * HOUR);
@@ -211,6 +211,7 @@ proptest! {
         let plan = Plan {
             id: "plan".to_owned(),
             provider_plan_id: "provider".to_owned(),
+            provider_id: None,
             base_price: Some(base.0),
             markup_price: Some(markup.0),
             backups: Some(BackupPrices { price: Some(hourly.0), upcharge: Some(upcharge.0) }),
@@ -226,11 +227,11 @@ proptest! {
             (Some("daily"), exact(factor.into(), 10)),
         ];
         for (frequency, factor) in rows {
-            let rate = list.rate("plan", frequency).expect("prices that can be counted");
-            prop_assert_eq!(of_u(rate.base.0), machine.clone());
+            let rate = list.rate(key("plan", frequency)).expect("prices that can be counted");
+            prop_assert_eq!(of_u(rate.base().0), machine.clone());
             prop_assert_eq!(of_u(rate.backup.0), &backups * &factor);
             prop_assert_eq!(of_u(rate.total.0), &machine + &backups * &factor);
-            prop_assert_eq!(list.rate("provider", frequency), Ok(rate));
+            prop_assert_eq!(list.rate(key("provider", frequency)), Ok(rate));
         }
     }
 
@@ -251,13 +252,17 @@ proptest! {
         };
         let number = Some(other.clone());
         for plan in [plan(&text, &number), plan(&number, &text)] {
-            let Ok(rate) = PriceList::new([plan], DailyBackupFactor::default()).rate("plan", None) else { continue };
+            let Ok(rate) = PriceList::new([plan], DailyBackupFactor::ONE).rate(key("plan", None)) else { continue };
             let price = text.as_deref().and_then(decimal).expect("what is no number was priced");
             prop_assert!(price >= exact(0, 1), "{price} is negative");
             let sum = price + decimal(&other).expect("a number");
             prop_assert_eq!(of_u(rate.total.0) * exact(730, 1), sum);
         }
     }
+}
+
+fn key<'a>(plan_id: &'a str, backup_frequency: Option<&'a str>) -> PriceKey<'a> {
+    PriceKey { plan_id, provider_id: None, backup_frequency }
 }
 
 /// The rule, for one hour: the last rate that was seen before the hour had ended.
@@ -267,7 +272,9 @@ fn rate_at(seen: &[(Micros, Rate)], end: Micros) -> Rate {
 
 fn by_hour(rates: &Rates, start: Micros, hours: i64) -> Vec<Rate> {
     let stretches = rates.stretches(start, hours);
-    stretches.flat_map(|stretch| vec![stretch.rate; usize::try_from(stretch.hours).expect("small")]).collect()
+    stretches
+        .flat_map(|stretch| vec![stretch.rate.total; usize::try_from(stretch.hours).expect("small")])
+        .collect()
 }
 
 /// A price as the panel may write it, and what it is.

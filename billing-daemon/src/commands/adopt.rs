@@ -1,7 +1,7 @@
 //! `adopt`: from the panel's biller to ours.
 
 use crate::output::{json as say_json, layout as say_lines};
-use billing_jobs::billing::{Adoption, Biller};
+use billing_jobs::billing::{Adoption, Biller, PriceDifference};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -21,6 +21,8 @@ use crate::{
 
 /// Of each kind of finding no more than these are printed.
 const PRINTED: usize = 5;
+/// No more instances with another price than the panel's are printed.
+const PRICES_PRINTED: usize = 20;
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Adopt) -> Result<(), Failure> {
     let environment = environment(common)?;
@@ -57,6 +59,7 @@ fn in_json(adoption: &Adoption, beside: Beside, dry_run: bool) -> Value {
         "due_hours": adoption.due_hours,
         "due_amounts": adoption.due_amounts,
         "due_unpriced": adoption.due_unpriced,
+        "price_differences": adoption.price_differences,
         "findings": findings,
     })
 }
@@ -75,6 +78,7 @@ fn in_words(adoption: &Adoption, beside: Beside, dry_run: bool) -> String {
             format!("{} hours, {}", adoption.due_hours, adoption.due().amount_in_words()),
         ],
     ];
+    rows.extend(price_rows(&adoption.price_differences));
     for (kind, findings) in &adoption.findings {
         let printed = findings.listed.iter().take(PRINTED).cloned();
         let printed: Vec<String> = printed.collect();
@@ -90,4 +94,22 @@ fn in_words(adoption: &Adoption, beside: Beside, dry_run: bool) -> String {
         "adopted; what is listed above is held until it is mended"
     };
     format!("{beside}\n{}{end}", table(&rows))
+}
+
+fn price_rows(differences: &[PriceDifference]) -> Vec<[String; 3]> {
+    let sentence = |difference: &PriceDifference| {
+        let PriceDifference { instance, label, hourly_price, panel_hourly_price, .. } = difference;
+        format!(
+            "instance {label} ({instance}): {hourly_price} an hour, the panel charges {panel_hourly_price}"
+        )
+    };
+    let more = differences.len().saturating_sub(PRICES_PRINTED);
+    let more = (more > 0).then(|| format!("and {more} more: see --json"));
+    let sentences = differences.iter().take(PRICES_PRINTED).map(sentence).chain(more);
+    let heads = std::iter::once(("price_differs".to_owned(), differences.len().to_string()));
+    heads
+        .chain(std::iter::repeat_with(Default::default))
+        .zip(sentences)
+        .map(|((kind, count), sentence)| [kind, count, sentence])
+        .collect()
 }

@@ -16,10 +16,12 @@ fn of(reason: Reason) -> &'static str {
         Reason::InvalidCurrency => "correct `wallets.currency`: three letters A to Z, such as USD",
         Reason::UnknownPlan => "add the plan, or correct `vps_instances.plan_id`",
         Reason::AmbiguousPlan => {
-            "set `vps_instances.plan_id` to the id of one plan: several plans have this name"
+            "set `plan_id` or `provider_id` of the instance to that of one plan: several plans have this name"
         }
         Reason::NoPrice => "set the plan's price, to 0 if it is free",
-        Reason::InvalidPrice => "correct the plan's price: it is negative, not a number, or too large",
+        Reason::InvalidPrice => {
+            "correct the plan's price: it is negative, not a number, too large, or has too many decimals"
+        }
         Reason::InvalidTime => "correct `last_billed_at` or `created_at` of the instance",
         Reason::CatchUpLimit => {
             "check with `bill --dry-run --approve-catch-up INSTANCE`, then run it without `--dry-run`"

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
+use serde::Serialize;
 use serde_json::json;
 
 use super::{
@@ -22,7 +23,7 @@ use crate::{
     hold::Hold,
     money::{Carry, Money, cost},
     period::{Micros, whole_hours},
-    price::PriceList,
+    price::{DailyBackupFactor, Plan, PriceKey, PriceList},
     record,
     uncharged::Debt,
 };
@@ -55,8 +56,25 @@ pub struct Adoption {
     pub due_amounts: Amounts,
     /// Instances with hours due that have no price. They are not in `due_amounts`.
     pub due_unpriced: u64,
+    /// The instances that the panel would charge at another price.
+    pub price_differences: Vec<PriceDifference>,
     /// What is wrong, by kind.
     pub findings: FindingsByKind,
+}
+
+/// An instance with another price than by the rule of the panel's own biller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PriceDifference {
+    /// The instance.
+    pub instance: String,
+    /// Its label.
+    pub label: String,
+    /// The organization that pays for it.
+    pub organization: String,
+    /// Its price per hour, as decimal text.
+    pub hourly_price: String,
+    /// Its price per hour by the rule of the panel.
+    pub panel_hourly_price: String,
 }
 
 impl Adoption {
@@ -77,10 +95,15 @@ impl Biller {
     pub async fn adopt(&self, commit: bool, by: &str) -> Result<Adoption, HandoverError> {
         let failed = HandoverError::database("take the fleet over");
         let as_of = self.now().await.map_err(&failed)?;
-        let (prices, _) = self.prices().await.map_err(&failed)?;
+        let plans = self.plans().await.map_err(&failed)?;
+        let price_list = |factor| PriceList::new(plans.clone(), factor);
+        let prices = price_list(self.daily_backup_factor());
+        let panel_prices = price_list(DailyBackupFactor::of(self.panel.generation));
         let txn = begin_alone(&self.db, &self.sql).await?;
         let adoption = Adoption { as_of, ..Adoption::default() };
-        let mut work = Work { biller: self, txn: &txn, prices, purses: HashMap::new(), adoption };
+        let purses = HashMap::new();
+        let mut work =
+            Work { biller: self, txn: &txn, plans: &plans, prices, panel_prices, purses, adoption };
         work.everything().await.map_err(&failed)?;
         let adoption = work.adoption;
         if commit {
@@ -100,7 +123,10 @@ impl Biller {
 struct Work<'a> {
     biller: &'a Biller,
     txn: &'a DatabaseTransaction,
+    plans: &'a [Plan],
     prices: PriceList,
+    /// What the panel's own biller would charge.
+    panel_prices: PriceList,
     /// How many wallets each organization has, and the currency of the last.
     purses: HashMap<Id, (u32, Currency)>,
     adoption: Adoption,
@@ -109,7 +135,7 @@ struct Work<'a> {
 impl Work<'_> {
     async fn everything(&mut self) -> Result<(), DbErr> {
         self.wallets().await?;
-        self.plans().await?;
+        self.plans();
         self.labels().await?;
         let mut after = None;
         loop {
@@ -179,17 +205,15 @@ impl Work<'_> {
         Ok(())
     }
 
-    async fn plans(&mut self) -> Result<(), DbErr> {
-        let rows = all(self.txn, &self.biller.sql.plans).await?;
-        for row in &rows {
-            let plan = read::plan(row, self.biller.panel);
-            let kinds = [None, Some("weekly")];
-            let held = kinds.into_iter().find_map(|backups| self.prices.rate(&plan.id, backups).err());
+    fn plans(&mut self) {
+        for plan in self.plans {
+            let key = PriceKey { plan_id: &plan.id, provider_id: None, backup_frequency: None };
+            let kinds = [key, PriceKey { backup_frequency: Some("weekly"), ..key }];
+            let held = kinds.into_iter().find_map(|key| self.prices.rate(key).err());
             if let Some(hold) = held {
                 self.find("plan_without_price", format!("{} ({})", hold.detail, plan.provider_plan_id));
             }
         }
-        Ok(())
     }
 
     /// The fence tells machines apart by their labels.
@@ -218,20 +242,39 @@ impl Work<'_> {
         let mut meters = Vec::new();
         for row in page {
             self.adoption.machines += 1;
-            let Machine { id, organization, label, plan, backups, billed, created } = match machine(row) {
-                Ok(machine) => machine,
-                Err(unreadable) => {
-                    let id = columns::lossy(row, "id_text");
-                    self.find("unreadable", format!("machine {id}: {unreadable}"));
-                    continue;
-                }
-            };
+            let Machine { id, organization, label, plan, provider, backups, billed, created } =
+                match machine(row) {
+                    Ok(machine) => machine,
+                    Err(unreadable) => {
+                        let id = columns::lossy(row, "id_text");
+                        self.find("unreadable", format!("machine {id}: {unreadable}"));
+                        continue;
+                    }
+                };
             let name = format!("machine {label} ({id})");
             if !self.purses.contains_key(&organization) {
                 self.find("no_wallet", format!("{name}: organization {organization} has no wallet"));
             }
-            let rate = match self.prices.rate(&plan, backups.as_deref()) {
-                Ok(rate) => Some(rate.total),
+            let key = PriceKey {
+                plan_id: &plan,
+                provider_id: provider.as_deref(),
+                backup_frequency: backups.as_deref(),
+            };
+            let rate = match self.prices.rate(key) {
+                Ok(rate) => {
+                    if let Ok(by_panel) = self.panel_prices.rate(key)
+                        && by_panel != rate
+                    {
+                        self.adoption.price_differences.push(PriceDifference {
+                            instance: id.to_string(),
+                            label,
+                            organization: organization.to_string(),
+                            hourly_price: rate.total.per_hour(6),
+                            panel_hourly_price: by_panel.total.per_hour(6),
+                        });
+                    }
+                    Some(rate)
+                }
                 Err(hold) => {
                     self.find(hold.reason.as_str(), format!("{name}: {}", hold.detail));
                     None
@@ -254,7 +297,7 @@ impl Work<'_> {
             if hours > 0 {
                 self.adoption.due_machines += 1;
                 self.adoption.due_hours += hours.unsigned_abs();
-                let amount = rate.and_then(|rate| cost(rate, hours, Carry(0), self.biller.panel.unit));
+                let amount = rate.and_then(|rate| cost(rate.total, hours, Carry(0), self.biller.panel.unit));
                 let currency =
                     self.purses.get(&organization).map_or(Currency::NONE, |(_, currency)| *currency);
                 match amount {
@@ -306,11 +349,13 @@ impl Work<'_> {
             )
         };
         let bytes = if sqlite { "" } else { "::bytea" };
+        let provider =
+            if sqlite { "i.provider_id".to_owned() } else { postgres::provider(self.biller.panel, "i.") };
         let backups = if self.biller.panel.backups { "i.backup_frequency" } else { "NULL::text" };
         format!(
             "SELECT i.last_billed_at, i.created_at, {place} AS place, {id_text} AS id_text, i.id AS id,
                     i.organization_id AS organization, i.label AS label, i.plan_id AS plan,
-                    {backups} AS backup_frequency, {through} AS billed_through
+                    {backups} AS backup_frequency, {provider} AS provider_id, {through} AS billed_through
                FROM vps_instances i LEFT JOIN billing_meters m ON m.instance_id = i.id
               WHERE $1{bytes} IS NULL OR {behind}
               ORDER BY i.id LIMIT {PAGE}"
@@ -324,6 +369,7 @@ struct Machine {
     organization: Id,
     label: String,
     plan: String,
+    provider: Option<String>,
     backups: Option<String>,
     billed: PanelTime,
     created: PanelTime,
@@ -335,6 +381,7 @@ fn machine(row: &QueryResult) -> Result<Machine, Unreadable> {
         organization: read::id(row, "organization", "vps_instances.organization_id")?,
         label: text(row, "label", "vps_instances.label")?,
         plan: text(row, "plan", "vps_instances.plan_id")?,
+        provider: optional_text(row, "provider_id", "vps_instances.provider_id")?,
         backups: optional_text(row, "backup_frequency", "vps_instances.backup_frequency")?,
         billed: read::panel_time(row, 0, "vps_instances.last_billed_at")?,
         created: read::panel_time(row, 1, "vps_instances.created_at")?,

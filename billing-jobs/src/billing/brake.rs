@@ -26,7 +26,8 @@ use crate::{
     db::{SQLITE_NOW, begin_read, query_all, query_one, statement},
     money::{Carry, Money, Rate, cost},
     panel::Panel,
-    period::Micros,
+    period::Change,
+    price::PriceKey,
     record::{self, Entry},
 };
 
@@ -331,17 +332,19 @@ fn of_group(pass: &Pass<'_>, group: &QueryResult) -> Result<Option<Sum>, DbErr> 
     let plan = columns::text(group, "plan", "vps_instances.plan_id");
     let backups = columns::optional_text(group, "backups", "vps_instances.backup_frequency");
     // What cannot be read is held.
-    let (Ok(plan), Ok(backups)) = (plan, backups) else { return Ok(None) };
-    let now = pass.prices.rate(&plan, backups.as_deref()).ok().map(|rate| rate.total).filter(|_| !gone);
+    let provider = columns::optional_text(group, "provider", "vps_instances.provider_id");
+    let (Ok(plan), Ok(backups), Ok(provider)) = (plan, backups, provider) else { return Ok(None) };
+    let key =
+        PriceKey { plan_id: &plan, provider_id: provider.as_deref(), backup_frequency: backups.as_deref() };
+    let now = pass.prices.rate(key).ok().map(|rate| rate.total).filter(|_| !gone);
     if now.is_none() && !gone {
         return Ok(None);
     }
     let known: Option<i64> = group.try_get("", "rate")?;
-    let changes: Vec<(Micros, Rate)> =
-        serde_json::from_str(&columns::lossy(group, "changes")).unwrap_or_default();
+    let changes: Vec<Change> = serde_json::from_str(&columns::lossy(group, "changes")).unwrap_or_default();
     // A price that is seen now for the first time is for the hours from now on. It counts all the same: a wrong one must be found
     // before the meters know it, or the hours until it is corrected keep it.
-    let known = known.map(Rate).into_iter().chain(changes.iter().map(|(_, rate)| *rate)).chain(now);
+    let known = known.map(Rate).into_iter().chain(changes.iter().map(|change| change.rate.total)).chain(now);
     let Some(rate) = known.max() else { return Ok(None) };
     let (hours, machines): (i64, i64) = (group.try_get("", "hours")?, group.try_get("", "machines")?);
     // Each may carry up to one unit of its wallet.
@@ -351,7 +354,7 @@ fn of_group(pass: &Pass<'_>, group: &QueryResult) -> Result<Option<Sum>, DbErr> 
     Ok(Some(Sum { charges: machines, hours, amount: Money(amount.saturating_add(carried)) }))
 }
 
-/// `(as_of, most hours) -> currency, plan, backups, rate, changes, gone, broke, machines, hours, balance`: what is due, by what it costs.
+/// `(as_of, most hours) -> currency, plan, provider, backups, rate, changes, gone, broke, machines, hours, balance`: what is due, by what it costs.
 /// The currency is looked up only where there are several.
 ///
 /// The meter of a machine that is due for an hour is not looked up: it could say only that this hour is charged already, or that
@@ -389,6 +392,7 @@ fn due(panel: Panel, currencies: &Currencies) -> String {
         }
     };
     let backups = if panel.backups { "backup_frequency".to_owned() } else { format!("NULL{text}") };
+    let provider = if sqlite { "provider_id".to_owned() } else { postgres::provider(panel, "") };
     let balance = if sqlite { "w.balance".to_owned() } else { postgres::ten_thousandths("w.balance") };
     let wallet = |organization: &str| {
         format!(
@@ -405,28 +409,28 @@ fn due(panel: Panel, currencies: &Currencies) -> String {
         ),
     };
     format!(
-        "SELECT {currency} AS currency, plan, backups, rate, changes, gone,
+        "SELECT {currency} AS currency, plan, provider, backups, rate, changes, gone,
                 coalesce(balance < coalesce(rate / 73000, 1), {no}) AS broke,
                 count(*) AS machines, {sum_of_hours} AS hours, {sum_of_balances} AS balance
-           FROM (SELECT i.organization_id, i.plan, i.backups, m.rate, m.rate_changes{text} AS changes, {no} AS gone,
+           FROM (SELECT i.organization_id, i.plan, i.provider, i.backups, m.rate, m.rate_changes{text} AS changes, {no} AS gone,
                         CASE WHEN m.billed_through IS NOT NULL THEN {least}(i.hours, {through_hours})
                              WHEN i.hours > 1 THEN {least}(i.hours, coalesce(i.age, i.hours))
                              ELSE i.hours END AS hours,
                         CASE WHEN i.poor THEN {seen_hours} END AS unseen,
                         CASE WHEN i.poor THEN {of_machine} END AS balance
-                   FROM (SELECT id, organization_id, plan_id AS plan, {backups} AS backups, {hours} AS hours, {age} AS age,
+                   FROM (SELECT id, organization_id, plan_id AS plan, {provider} AS provider, {backups} AS backups, {hours} AS hours, {age} AS age,
                                 id IN (SELECT instance_id FROM billing_holds
                                         WHERE closed_at IS NULL AND reason = 'insufficient_balance') AS poor
                            FROM vps_instances WHERE {hour_ago}) AS i
                    LEFT JOIN billing_meters m ON m.instance_id = CASE WHEN i.poor OR i.hours > 1 THEN i.id END
                  UNION ALL
-                 SELECT h.organization_id, '', NULL{text}, m.rate, m.rate_changes{text}, {yes}, {gone_hours},
+                 SELECT h.organization_id, '', NULL{text}, NULL{text}, m.rate, m.rate_changes{text}, {yes}, {gone_hours},
                         CASE WHEN h.reason = 'insufficient_balance' THEN 0 END, {of_gone}
                    FROM billing_holds h JOIN billing_meters m ON m.instance_id = h.instance_id
                   WHERE h.closed_at IS NULL AND NOT EXISTS (SELECT 1 FROM vps_instances v WHERE v.id = h.instance_id)) AS due
            {of_organization}
           WHERE hours >= 1 AND {least}(hours, coalesce(unseen, hours)) <= $2
-          GROUP BY 1, 2, 3, 4, 5, 6, 7",
+          GROUP BY 1, 2, 3, 4, 5, 6, 7, 8",
         sum_of_hours = sum("hours"),
         sum_of_balances = sum("balance"),
         hours = hours_since(anchor),

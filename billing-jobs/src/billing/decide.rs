@@ -11,9 +11,9 @@ use super::{
 use crate::{
     currency::{Currency, InvalidCurrency},
     hold::{Hold, Reason},
-    money::{Carry, Money, Rate, WalletUnit, cost, covered_hours},
+    money::{Carry, HourlyRate, Money, WalletUnit, cost, covered_hours},
     period::{HOUR, Micros, Rates, Stretch, whole_hours},
-    price::{HourlyRate, PriceList},
+    price::{PriceKey, PriceList},
     testing,
 };
 
@@ -49,6 +49,8 @@ pub(super) struct Instance {
     pub(super) plan: String,
     /// `daily`, `weekly`, `none`; `None` where the panel has no backups.
     pub(super) backup_frequency: Option<String>,
+    /// The provider; `None` where the panel does not name one.
+    pub(super) provider: Option<String>,
     /// The panel's `last_billed_at`.
     pub(super) last_billed_at: PanelTime,
     /// The panel's `created_at`.
@@ -63,6 +65,16 @@ pub(super) struct Instance {
     pub(super) transfer: Option<Transfer>,
     /// Why its row, or its meter's, cannot be read. Then nothing but its id and what is above of it is known, and it is held.
     pub(super) unreadable: Option<String>,
+}
+
+impl Instance {
+    fn price_key(&self) -> PriceKey<'_> {
+        PriceKey {
+            plan_id: &self.plan,
+            provider_id: self.provider.as_deref(),
+            backup_frequency: self.backup_frequency.as_deref(),
+        }
+    }
 }
 
 /// One side of an instance that changed its organization while hours of it were due. The batch of the previous organization charges
@@ -174,11 +186,7 @@ pub(super) struct ChargeRow<'a> {
     /// How many were due in all.
     pub(super) elapsed_hours: i64,
     /// What one costs.
-    pub(super) rate: Rate,
-    /// The machine's part of that, or all of it where the parts are not known.
-    pub(super) base_rate: Rate,
-    /// The backups' part.
-    pub(super) backup_rate: Rate,
+    pub(super) rate: HourlyRate,
     /// What they cost together, after what was carried.
     pub(super) amount: Money,
     /// What is carried on.
@@ -214,7 +222,7 @@ pub(super) struct MeterRow {
     /// What is carried on.
     pub(super) carry: Carry,
     /// Of the next hour, if it is known.
-    pub(super) rate: Option<Rate>,
+    pub(super) rate: Option<HourlyRate>,
     /// Later rates, JSON; none if there are none.
     pub(super) rate_changes: Option<String>,
     /// When the instance was last seen with hours due.
@@ -279,13 +287,11 @@ struct DueHours {
     unseen_hours: i64,
     carry: Carry,
     rates: Rates,
-    /// What the price is made of now; none for an instance that is gone.
-    rate: Option<HourlyRate>,
 }
 
 impl DueHours {
     fn is_free(&self) -> bool {
-        self.rates.stretches(self.start, self.hours).all(|stretch| stretch.rate.0 == 0)
+        self.rates.stretches(self.start, self.hours).all(|stretch| stretch.rate.total.0 == 0)
     }
 }
 
@@ -483,7 +489,7 @@ fn settle_transfer<'a>(
     let due = rates.map(|rates| {
         let evaluated = instance.held == Some(Reason::InsufficientBalance);
         let unseen_hours = if evaluated { 0 } else { hours };
-        DueHours { start, hours, unseen_hours, carry, rates, rate: None }
+        DueHours { start, hours, unseen_hours, carry, rates }
     });
     if let Some(due) = &due {
         match purse {
@@ -588,7 +594,7 @@ fn charge_what_is_free<'a>(
     for stretch in due.rates.stretches(due.start, due.hours) {
         let Stretch { hours, rate } = stretch;
         let charge = Charge { start: cursor.at, hours, rate, amount: Money(0), carry: cursor.carry };
-        posting.add_charge(charge_row(currency, instance, due, &charge, None));
+        posting.add_charge(charge_row(currency, instance, due.hours, &charge, None));
         cursor.at += hours * HOUR;
     }
 }
@@ -603,9 +609,9 @@ fn charge_what_is_covered<'a>(
     cursor: &mut Cursor,
 ) -> Option<Hold> {
     for stretch in due.rates.stretches(due.start, due.hours) {
-        let covered = covered_hours(*balance, stretch.rate, stretch.hours, cursor.carry, terms.unit);
+        let covered = covered_hours(*balance, stretch.rate.total, stretch.hours, cursor.carry, terms.unit);
         if covered > 0 {
-            let Some((amount, carry)) = cost(stretch.rate, covered, cursor.carry, terms.unit) else {
+            let Some((amount, carry)) = cost(stretch.rate.total, covered, cursor.carry, terms.unit) else {
                 return Some(Hold::new(Reason::InvalidPrice, "the amount is larger than a wallet can hold"));
             };
             let before = *balance;
@@ -616,7 +622,7 @@ fn charge_what_is_covered<'a>(
                 balance_before: before,
                 balance_after: *balance,
             });
-            posting.add_charge(charge_row(currency, instance, due, &charge, debit));
+            posting.add_charge(charge_row(currency, instance, due.hours, &charge, debit));
             *cursor = Cursor { at: cursor.at + covered * HOUR, carry };
         }
         if covered < stretch.hours {
@@ -630,7 +636,7 @@ fn charge_what_is_covered<'a>(
 struct Charge {
     start: Micros,
     hours: i64,
-    rate: Rate,
+    rate: HourlyRate,
     amount: Money,
     carry: Carry,
 }
@@ -638,22 +644,17 @@ struct Charge {
 fn charge_row<'a>(
     currency: Currency,
     instance: &'a Instance,
-    due: &DueHours,
+    elapsed_hours: i64,
     charge: &Charge,
     debit: Option<Debit>,
 ) -> ChargeRow<'a> {
-    // The parts are known for the price of today; an older one is shown as a whole.
-    let parts = due.rate.filter(|rate| rate.total == charge.rate);
-    let (base_rate, backup_rate) = parts.map_or((charge.rate, Rate(0)), |rate| (rate.base, rate.backup));
     ChargeRow {
         instance,
         currency,
         start: charge.start,
         hours: charge.hours,
-        elapsed_hours: due.hours,
+        elapsed_hours,
         rate: charge.rate,
-        base_rate,
-        backup_rate,
         amount: charge.amount,
         carry: charge.carry,
         debit,
@@ -665,7 +666,7 @@ fn cost_of(due: &DueHours, from: &Cursor, hours: i64, unit: WalletUnit) -> Optio
     let mut total = Money(0);
     let mut carry = from.carry;
     for stretch in due.rates.stretches(from.at, hours) {
-        let (amount, rest) = cost(stretch.rate, stretch.hours, carry, unit)?;
+        let (amount, rest) = cost(stretch.rate.total, stretch.hours, carry, unit)?;
         total.0 = total.0.checked_add(amount.0)?;
         carry = rest;
     }
@@ -692,7 +693,7 @@ fn due_hours(terms: &Terms<'_>, instance: &Instance) -> Result<Option<DueHours>,
     let rate = if instance.gone {
         None
     } else {
-        let rate = terms.prices.rate(&instance.plan, instance.backup_frequency.as_deref());
+        let rate = terms.prices.rate(instance.price_key());
         Some(rate.map_err(|hold| (hold, Some(hours)))?)
     };
     let evaluated = instance.meter.as_ref().filter(|_| instance.held == Some(Reason::InsufficientBalance));
@@ -702,15 +703,15 @@ fn due_hours(terms: &Terms<'_>, instance: &Instance) -> Result<Option<DueHours>,
     let rates = match (known, rate) {
         (Some(mut rates), rate) => {
             if let Some(rate) = rate {
-                rates.see(rate.total, terms.as_of);
+                rates.see(rate, terms.as_of);
             }
             rates
         }
-        (None, Some(rate)) => Rates::constant(rate.total),
+        (None, Some(rate)) => Rates::constant(rate),
         (None, None) => return Ok(None),
     };
     let unseen_hours = whole_hours(unseen_from, until);
-    Ok(Some(DueHours { start, hours, unseen_hours, carry, rates, rate }))
+    Ok(Some(DueHours { start, hours, unseen_hours, carry, rates }))
 }
 
 fn not_due(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance) {

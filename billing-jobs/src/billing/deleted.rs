@@ -76,7 +76,7 @@ impl Gone {
             instance: read::id(row, 0, "billing_meters.instance_id")?,
             organization: read::id(row, 1, "billing_meters.organization_id")?,
             held: row.try_get_by_index(2)?,
-            currency: columns::lossy(row, 9).parse().ok(),
+            currency: columns::lossy(row, 10).parse().ok(),
             meter: meter
                 .ok_or_else(|| DbErr::Type("billing_meters.billed_through is not an instant".to_owned()))?,
         })
@@ -90,7 +90,7 @@ impl Gone {
         let amount_of = |hours| {
             let (mut total, mut carry) = (0_i64, Carry(carry.0));
             for stretch in rates.as_ref()?.stretches(*billed_through, hours) {
-                let (amount, rest) = cost(stretch.rate, stretch.hours, carry, unit)?;
+                let (amount, rest) = cost(stretch.rate.total, stretch.hours, carry, unit)?;
                 total = total.checked_add(amount.0)?;
                 carry = rest;
             }
@@ -108,6 +108,7 @@ impl Gone {
             label: String::new(),
             plan: String::new(),
             backup_frequency: None,
+            provider: None,
             last_billed_at: PanelTime::Null,
             created_at: PanelTime::Null,
             gone: true,

@@ -26,10 +26,11 @@ use crate::{
 pub struct BillingParams {
     /// An instance with more due hours is held until approved.
     pub max_catch_up_hours: u32,
-    /// What daily backups cost, as a multiple of the plan's hourly backup price: text with at most one decimal.
-    #[serde(with = "params::tenths")]
+    /// What daily backups cost, as a multiple of the plan's hourly backup price: text with at most one decimal. If it is not set, it
+    /// is the factor of the panel's generation: 1.5 for a panel of November 2025 (G2), 1 for any other.
+    #[serde(with = "params::maybe_tenths", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", regex(pattern = params::tenths::PATTERN))]
-    pub daily_backup_factor: i64,
+    pub daily_backup_factor: Option<i64>,
     /// About how many instances one transaction bills; it adapts if this is not set.
     pub batch_instances: Option<NonZeroU32>,
     /// How many transactions are under way at once, at most four, and on SQLite one; it adapts if this is not set.
@@ -52,17 +53,11 @@ pub struct BillingParams {
 
 impl Default for BillingParams {
     fn default() -> Self {
-        let Settings {
-            max_catch_up_hours,
-            daily_backup_factor,
-            spike_factor,
-            spike_floor,
-            hand_back_after,
-            ..
-        } = Settings::default();
+        let Settings { max_catch_up_hours, spike_factor, spike_floor, hand_back_after, .. } =
+            Settings::default();
         Self {
             max_catch_up_hours,
-            daily_backup_factor: daily_backup_factor.0,
+            daily_backup_factor: None,
             batch_instances: None,
             connections: None,
             spike_factor,
@@ -76,7 +71,7 @@ impl From<&BillingParams> for Settings {
     fn from(params: &BillingParams) -> Self {
         Self {
             max_catch_up_hours: params.max_catch_up_hours,
-            daily_backup_factor: DailyBackupFactor(params.daily_backup_factor),
+            daily_backup_factor: params.daily_backup_factor.map(DailyBackupFactor),
             batch_instances: params.batch_instances.map(NonZeroU32::get),
             connections: params.connections.map(NonZeroU32::get),
             spike_factor: params.spike_factor,

@@ -50,14 +50,14 @@ use crate::{
     hold::Reason,
     money::Money,
     panel::Panel,
-    price::{DailyBackupFactor, PriceList},
+    price::{DailyBackupFactor, Plan, PriceList},
     restore::LastCommit,
     testing, trace,
     uncharged::{Closed, Debt, Uncharged, uncharged as uncharged_in},
 };
 
 pub use self::{
-    adopt::Adoption,
+    adopt::{Adoption, PriceDifference},
     approvals::{APPROVED_FOR, Scope, approve_catch_up},
     brake::Spike,
     findings::{Findings, FindingsByKind},
@@ -79,8 +79,8 @@ pub const HAND_BACK_AFTER: Duration = Duration::from_mins(75);
 pub struct Settings {
     /// An instance with more due hours is held until approved.
     pub max_catch_up_hours: u32,
-    /// What daily backups cost, in tenths of the price of weekly ones.
-    pub daily_backup_factor: DailyBackupFactor,
+    /// What daily backups cost, in tenths of the price of weekly ones; unset: what the panel's generation charges.
+    pub daily_backup_factor: Option<DailyBackupFactor>,
     /// About how many instances one transaction bills; it adapts if this is not set.
     pub batch_instances: Option<u32>,
     /// How many transactions are under way at once; it adapts if this is not set.
@@ -106,7 +106,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_catch_up_hours: 72,
-            daily_backup_factor: DailyBackupFactor::default(),
+            daily_backup_factor: None,
             batch_instances: None,
             connections: None,
             spike_factor: 30,
@@ -534,17 +534,26 @@ impl Biller {
         self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn daily_backup_factor(&self) -> DailyBackupFactor {
+        let by_panel = || DailyBackupFactor::of(self.panel.generation);
+        self.settings.daily_backup_factor.unwrap_or_else(by_panel)
+    }
+
+    async fn plans(&self) -> Result<Vec<Plan>, DbErr> {
+        let rows = query_all(&self.db, statement(&self.db, &self.sql.plans, [])).await?;
+        Ok(rows.iter().map(|row| read::plan(row, self.panel)).collect())
+    }
+
     /// What every plan costs, and which ones cannot be read.
     async fn prices(&self) -> Result<(PriceList, Findings), DbErr> {
-        let rows = query_all(&self.db, statement(&self.db, &self.sql.plans, [])).await?;
-        let plans: Vec<_> = rows.iter().map(|row| read::plan(row, self.panel)).collect();
+        let plans = self.plans().await?;
         let mut unreadable = Findings::default();
         for plan in &plans {
             if let Some(problem) = &plan.unreadable {
                 unreadable.add(format!("plan `{}`: {problem}", plan.id), LISTED);
             }
         }
-        Ok((PriceList::new(plans, self.settings.daily_backup_factor), unreadable))
+        Ok((PriceList::new(plans, self.daily_backup_factor()), unreadable))
     }
 }
 

@@ -62,6 +62,11 @@ fn may_be_due(i: &str) -> String {
     )
 }
 
+/// The provider that a row names, as text.
+pub(super) fn provider(panel: Panel, of: &str) -> String {
+    if panel.providers { format!("{of}provider_id::text") } else { "NULL::text".to_owned() }
+}
+
 fn backup_frequency(panel: Panel, of: &str) -> String {
     if panel.backups { format!("{of}.backup_frequency") } else { "NULL::text".to_owned() }
 }
@@ -70,14 +75,15 @@ fn backup_frequency(panel: Panel, of: &str) -> String {
 fn read_present(panel: Panel, owners: &str) -> String {
     format!(
         "SELECT i.id, i.organization_id, i.label, i.plan_id, {backup_frequency}, i.last_billed_at, i.created_at, false,
-                m.billed_through, m.carry, m.rate, m.rate_changes::text, m.seen_at, m.panel_debited_at, h.reason,
+                m.billed_through, m.carry, m.rate, m.backup_rate, m.rate_changes::text, m.seen_at, m.panel_debited_at, h.reason,
                 coalesce(h.organization_id <> i.organization_id AND h.organization_id <> '{unowned}', false),
-                NULL::timestamptz, NULL::uuid, i.created_at AS age
+                NULL::timestamptz, NULL::uuid, {provider}, i.created_at AS age
            FROM vps_instances i
            LEFT JOIN billing_meters m ON m.instance_id = i.id
            LEFT JOIN billing_holds h ON h.instance_id = i.id AND h.closed_at IS NULL
           WHERE {owners} AND ({may_be_due} OR h.id IS NOT NULL)",
         backup_frequency = backup_frequency(panel, "i"),
+        provider = provider(panel, "i."),
         may_be_due = may_be_due("i."),
         unowned = Id::NONE,
     )
@@ -88,15 +94,16 @@ fn read_due(panel: Panel, only: &str) -> String {
         "{present}
          UNION ALL
          SELECT i.instance_id, i.organization_id, i.label, '', NULL, NULL, NULL, true, m.billed_through, m.carry, m.rate,
-                m.rate_changes::text, m.seen_at, m.panel_debited_at, i.reason, false, NULL, NULL, i.opened_at
+                m.backup_rate, m.rate_changes::text, m.seen_at, m.panel_debited_at, i.reason, false, NULL, NULL, NULL,
+                i.opened_at
            FROM billing_holds i
            LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
           WHERE i.closed_at IS NULL AND i.organization_id BETWEEN $2::uuid AND $3::uuid {of_hold}
             AND NOT EXISTS (SELECT FROM vps_instances v WHERE v.id = i.instance_id)
          UNION ALL
          SELECT v.id, i.organization_id, v.label, v.plan_id, {backup_frequency}, v.last_billed_at, v.created_at, false,
-                m.billed_through, m.carry, m.rate, m.rate_changes::text, m.seen_at, m.panel_debited_at, i.reason,
-                false, i.seen_at, v.organization_id, v.created_at
+                m.billed_through, m.carry, m.rate, m.backup_rate, m.rate_changes::text, m.seen_at, m.panel_debited_at, i.reason,
+                false, i.seen_at, v.organization_id, {provider}, v.created_at
            FROM billing_holds i
            JOIN vps_instances v ON v.id = i.instance_id AND v.organization_id <> i.organization_id
            LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
@@ -105,6 +112,7 @@ fn read_due(panel: Panel, only: &str) -> String {
           ORDER BY 2, age, 1",
         present = read_present(panel, &format!("i.organization_id BETWEEN $2::uuid AND $3::uuid {only}")),
         backup_frequency = backup_frequency(panel, "v"),
+        provider = provider(panel, "v."),
         of_hold = only.replace("i.id", "i.instance_id"),
         unowned = Id::NONE,
     )
@@ -126,9 +134,10 @@ pub(super) fn statements(panel: Panel) -> Statements {
     Statements {
         now: format!("SELECT {} AS now", micros("now()")),
         plans: format!(
-            "SELECT id::text AS id, provider_plan_id, base_price::text AS base, markup_price::text AS markup,
+            "SELECT id::text AS id, provider_plan_id, {provider} AS provider_id, base_price::text AS base, markup_price::text AS markup,
                     {backup} AS backup, {upcharge} AS upcharge
-               FROM vps_plans"
+               FROM vps_plans",
+            provider = provider(panel, ""),
         ),
         next_organizations: format!(
             "SELECT (array_agg(organization ORDER BY organization))[1]::text AS first,
@@ -219,8 +228,9 @@ pub(super) fn statements(panel: Panel) -> Statements {
             rows = d(rows::CYCLES),
         ),
         insert_meters: format!(
-            "INSERT INTO billing_meters (instance_id, organization_id, billed_through, carry, rate, rate_changes, seen_at)
-             SELECT d.instance, d.organization, {through}, d.carry, d.rate, d.rate_changes::jsonb, {seen}
+            "INSERT INTO billing_meters (instance_id, organization_id, billed_through, carry, rate, backup_rate,
+                                         rate_changes, seen_at)
+             SELECT d.instance, d.organization, {through}, d.carry, d.rate, d.backup_rate, d.rate_changes::jsonb, {seen}
                FROM {rows}
              ON CONFLICT DO NOTHING",
             through = instant("d.billed_through"),
@@ -230,7 +240,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
         update_meters: format!(
             "UPDATE billing_meters m
                 SET organization_id = d.organization, billed_through = {through}, carry = d.carry, rate = d.rate,
-                    rate_changes = d.rate_changes::jsonb, seen_at = {seen}
+                    backup_rate = d.backup_rate, rate_changes = d.rate_changes::jsonb, seen_at = {seen}
                FROM {rows}
               WHERE m.instance_id = d.instance AND m.billed_through = {before}",
             through = instant("d.billed_through"),
@@ -293,7 +303,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
         deleted_meters: format!(
             "SELECT m.instance_id, m.organization_id,
                     EXISTS (SELECT FROM billing_holds h WHERE h.instance_id = m.instance_id AND h.closed_at IS NULL),
-                    m.billed_through, m.carry, m.rate, m.rate_changes::text, m.seen_at, m.panel_debited_at,
+                    m.billed_through, m.carry, m.rate, m.backup_rate, m.rate_changes::text, m.seen_at, m.panel_debited_at,
                     (SELECT max(w.currency) FROM wallets w WHERE w.organization_id = m.organization_id)
                FROM billing_meters m
               WHERE m.billed_through <= {hour_ago} AND (m.deleted_at IS NULL OR m.deleted_at < m.seen_at)

@@ -19,9 +19,9 @@ use crate::{
     columns::{self, Unreadable, optional_text, text, value},
     currency::{Currency, InvalidCurrency},
     hold::{Hold, Reason},
-    money::{Carry, Money, Rate, decimal_text},
+    money::{Carry, HourlyRate, Money, Rate, decimal_text},
     panel::Panel,
-    period::{Micros, Rates},
+    period::{Change, Micros, Rates},
     price::{BackupPrices, Plan},
 };
 
@@ -33,7 +33,8 @@ pub(super) fn plan(row: &QueryResult, panel: Panel) -> Plan {
         ..Plan::default()
     };
     match prices(row, panel) {
-        Ok([base_price, markup_price, price, upcharge]) => Plan {
+        Ok((provider_id, [base_price, markup_price, price, upcharge])) => Plan {
+            provider_id,
             base_price,
             markup_price,
             backups: panel.backups.then_some(BackupPrices { price, upcharge }),
@@ -43,8 +44,8 @@ pub(super) fn plan(row: &QueryResult, panel: Panel) -> Plan {
     }
 }
 
-/// The prices of a plan whose names can be read: base, markup, and both of backups.
-fn prices(row: &QueryResult, panel: Panel) -> Result<[Option<String>; 4], Unreadable> {
+/// The provider of a plan whose names can be read, and its prices: base, markup, and both of backups.
+fn prices(row: &QueryResult, panel: Panel) -> Result<(Option<String>, [Option<String>; 4]), Unreadable> {
     text(row, "id", "vps_plans.id")?;
     // One without a provider's name is found by its id alone.
     optional_text(row, "provider_plan_id", "vps_plans.provider_plan_id")?;
@@ -56,12 +57,13 @@ fn prices(row: &QueryResult, panel: Panel) -> Result<[Option<String>; 4], Unread
         }
         _ => optional_text(row, place, column),
     };
-    Ok([
+    let prices = [
         price("base", "vps_plans.base_price", 4)?,
         price("markup", "vps_plans.markup_price", 4)?,
         price("backup", "vps_plans.backup_price_hourly", 6)?,
         price("upcharge", "vps_plans.backup_upcharge_hourly", 6)?,
-    ])
+    ];
+    Ok((optional_text(row, "provider_id", "vps_plans.provider_id")?, prices))
 }
 
 /// A wallet, unless not even its organization is known: then it pays for nobody.
@@ -110,20 +112,21 @@ pub(super) fn instance(row: &QueryResult) -> Result<Instance, Unreadable> {
     let table = Columns::of(value(row, 7, "vps_instances")?);
     let id = id(row, 0, table.id)?;
     let unowned = Id::Uuid(Id::NONE);
-    let held: Option<String> = optional_text(row, 14, "billing_holds.reason")?;
+    let held: Option<String> = optional_text(row, 15, "billing_holds.reason")?;
     let mut instance = Instance {
         id,
         organization: self::id(row, 1, table.organization).unwrap_or(unowned),
         label: String::new(),
         plan: String::new(),
         backup_frequency: None,
+        provider: None,
         last_billed_at: PanelTime::Null,
         created_at: PanelTime::Null,
         gone: table.gone,
         meter: None,
         // A word that is unknown here is none that a rule depends on.
         held: held.map(|reason| reason.parse().unwrap_or(Reason::Failed)),
-        transfer: transfer(row, 15)?,
+        transfer: transfer(row, 16)?,
         unreadable: None,
     };
     if let Err(unreadable) = rest_of_instance(row, &table, &mut instance) {
@@ -166,34 +169,40 @@ fn rest_of_instance(row: &QueryResult, table: &Columns, instance: &mut Instance)
     instance.label = text(row, 2, table.label)?;
     instance.plan = text(row, 3, "vps_instances.plan_id")?;
     instance.backup_frequency = optional_text(row, 4, "vps_instances.backup_frequency")?;
+    instance.provider = optional_text(row, 19, "vps_instances.provider_id")?;
     instance.last_billed_at = panel_time(row, 5, "vps_instances.last_billed_at")?;
     instance.created_at = panel_time(row, 6, "vps_instances.created_at")?;
     instance.meter = meter(row, 8)?;
     Ok(())
 }
 
-/// Of the six columns from `first` on.
+/// Of the seven columns from `first` on.
 pub(super) fn meter(row: &QueryResult, first: usize) -> Result<Option<Meter>, Unreadable> {
     let finite = |place, column| Ok::<_, Unreadable>(ours(row, place, column)?.at());
     let Some(billed_through) = finite(first, "billing_meters.billed_through")? else { return Ok(None) };
     let rate: Option<i64> = value(row, first + 2, "billing_meters.rate")?;
-    let changes = rate_changes(row, first + 3)?;
+    let backup: Option<i64> = value(row, first + 3, "billing_meters.backup_rate")?;
+    let rate = rate.map(|total| HourlyRate { total: Rate(total), backup: Rate(backup.unwrap_or(0)) });
+    let changes = rate_changes(row, first + 4)?;
     Ok(Some(Meter {
         billed_through,
         carry: Carry(value(row, first + 1, "billing_meters.carry")?),
-        rates: rate.map(|rate| Rates { first: Rate(rate), changes }),
-        seen_at: finite(first + 4, "billing_meters.seen_at")?
+        rates: rate.map(|first| Rates { first, changes }),
+        seen_at: finite(first + 5, "billing_meters.seen_at")?
             .ok_or_else(|| Unreadable::new("billing_meters.seen_at", "is not an instant"))?,
-        panel_debited_at: finite(first + 5, "billing_meters.panel_debited_at")?,
+        panel_debited_at: finite(first + 6, "billing_meters.panel_debited_at")?,
     }))
 }
 
-fn rate_changes(row: &QueryResult, place: usize) -> Result<Vec<(Micros, Rate)>, Unreadable> {
+fn rate_changes(row: &QueryResult, place: usize) -> Result<Vec<Change>, Unreadable> {
     const COLUMN: &str = "billing_meters.rate_changes";
     let Some(text) = optional_text(row, place, COLUMN)? else { return Ok(Vec::new()) };
-    let changes: Vec<(Micros, Rate)> = serde_json::from_str(&text)
+    let changes: Vec<Change> = serde_json::from_str(&text)
         .map_err(|error| Unreadable::new(COLUMN, format!("is not a list of rates: {error}")))?;
-    if changes.iter().any(|(_, rate)| rate.0 < 0) || !changes.is_sorted_by_key(|(seen_at, _)| *seen_at) {
+    let is_rate = |HourlyRate { total, backup }: HourlyRate| 0 <= backup.0 && backup <= total;
+    if !changes.iter().all(|change| is_rate(change.rate))
+        || !changes.is_sorted_by_key(|change| change.seen_at)
+    {
         return Err(Unreadable::new(COLUMN, "is not a list of rates in the order in which they were seen"));
     }
     Ok(changes)

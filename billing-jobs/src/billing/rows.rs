@@ -69,6 +69,7 @@ pub(super) const METERS: Fields = &[
     ("billed_through", Kind::Number),
     ("carry", Kind::Number),
     ("rate", Kind::MaybeNumber),
+    ("backup_rate", Kind::MaybeNumber),
     ("rate_changes", Kind::MaybeText),
     ("seen_at", Kind::Number),
     ("instance", Kind::Id),
@@ -309,7 +310,7 @@ pub(super) fn charges(backend: DbBackend, batch: i64, charges: &[ChargeRow<'_>])
             .id(&charge.instance.organization)
             .number(charge.start)
             .number(charge.hours)
-            .number(charge.rate.0)
+            .number(charge.rate.total.0)
             .number(charge.amount.0)
             .number(charge.carry.0)
             .uuid(charge.debit.as_ref().map(|debit| debit.id))
@@ -327,8 +328,8 @@ pub(super) fn cycles(backend: DbBackend, charges: &[ChargeRow<'_>]) -> Rows {
             r#"{{"hours_charged":{},"elapsed_hours":{},"base_hourly_rate":{},"backup_hourly_rate":{},"backup_frequency":{},"vps_label":{}}}"#,
             charge.hours,
             charge.elapsed_hours,
-            charge.base_rate.per_hour(6),
-            charge.backup_rate.per_hour(6),
+            charge.rate.base().per_hour(6),
+            charge.rate.backup.per_hour(6),
             quoted(instance.backup_frequency.as_deref().unwrap_or("none")),
             quoted(&instance.label),
         );
@@ -337,7 +338,7 @@ pub(super) fn cycles(backend: DbBackend, charges: &[ChargeRow<'_>]) -> Rows {
             .id(&instance.id)
             .id(&instance.organization)
             .period(charge.start, charge.hours)
-            .number(charge.rate.0)
+            .number(charge.rate.total.0)
             .number(charge.amount.0)
             .uuid(charge.debit.as_ref().map(|debit| debit.id))
             .text(metadata);
@@ -353,7 +354,8 @@ pub(super) fn meters(backend: DbBackend, fields: Fields, meters: &[MeterRow]) ->
             .id(&meter.organization)
             .number(meter.billed_through)
             .number(meter.carry.0)
-            .number(meter.rate.map(|rate| rate.0))
+            .number(meter.rate.map(|rate| rate.total.0))
+            .number(meter.rate.map(|rate| rate.backup.0))
             .maybe_text(meter.rate_changes.as_deref())
             .number(meter.seen_at)
             .id(&meter.instance);

@@ -59,9 +59,9 @@ fn may_be_due(i: &str) -> String {
 fn read_present(owners: &str) -> String {
     format!(
         "SELECT i.id, i.organization_id, i.label, i.plan_id, i.backup_frequency, i.last_billed_at, i.created_at,
-                0 AS gone, m.billed_through, m.carry, m.rate, m.rate_changes, m.seen_at, m.panel_debited_at, h.reason,
+                0 AS gone, m.billed_through, m.carry, m.rate, m.backup_rate, m.rate_changes, m.seen_at, m.panel_debited_at, h.reason,
                 coalesce(h.organization_id <> i.organization_id AND h.organization_id <> '{unowned}', 0), NULL, NULL,
-                {created} AS age
+                i.provider_id, {created} AS age
            FROM vps_instances i
            LEFT JOIN billing_meters m ON m.instance_id = i.id
            LEFT JOIN billing_holds h ON h.instance_id = i.id AND h.closed_at IS NULL
@@ -78,15 +78,15 @@ fn read_due(only: &str) -> String {
         "{present}
          UNION ALL
          SELECT i.instance_id, i.organization_id, i.label, '', NULL, NULL, NULL, 1, m.billed_through, m.carry, m.rate,
-                m.rate_changes, m.seen_at, m.panel_debited_at, i.reason, 0, NULL, NULL, i.opened_at
+                m.backup_rate, m.rate_changes, m.seen_at, m.panel_debited_at, i.reason, 0, NULL, NULL, NULL, i.opened_at
            FROM billing_holds i
            LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
           WHERE i.closed_at IS NULL AND i.organization_id BETWEEN CAST(?2 AS TEXT) AND CAST(?3 AS TEXT) {of_hold}
             AND NOT EXISTS (SELECT 1 FROM vps_instances v WHERE v.id = i.instance_id)
          UNION ALL
          SELECT v.id, i.organization_id, v.label, v.plan_id, v.backup_frequency, v.last_billed_at, v.created_at, 0,
-                m.billed_through, m.carry, m.rate, m.rate_changes, m.seen_at, m.panel_debited_at, i.reason,
-                0, i.seen_at, v.organization_id, {created_of_v}
+                m.billed_through, m.carry, m.rate, m.backup_rate, m.rate_changes, m.seen_at, m.panel_debited_at, i.reason,
+                0, i.seen_at, v.organization_id, v.provider_id, {created_of_v}
            FROM billing_holds i
            JOIN vps_instances v ON v.id = i.instance_id AND v.organization_id <> i.organization_id
            LEFT JOIN billing_meters m ON m.instance_id = i.instance_id
@@ -105,7 +105,7 @@ fn read_due(only: &str) -> String {
 pub(super) fn statements() -> Statements {
     Statements {
         now: format!("SELECT {SQLITE_NOW} AS now"),
-        plans: "SELECT id, provider_plan_id, base_price AS base, markup_price AS markup, backup_price_hourly AS backup,
+        plans: "SELECT id, provider_plan_id, provider_id, base_price AS base, markup_price AS markup, backup_price_hourly AS backup,
                     backup_upcharge_hourly AS upcharge
                FROM vps_plans"
             .to_owned(),
@@ -164,15 +164,15 @@ pub(super) fn statements() -> Statements {
                                              payment_transaction_id, metadata)
              VALUES {(?, ?, ?, ?, ?, (? + 36500) / 73000, ?, 'billed', ?, ?)}"
             .to_owned(),
-        insert_meters: "INSERT INTO billing_meters (organization_id, billed_through, carry, rate, rate_changes, seen_at,
-                                         instance_id)
-             VALUES {(?, ?, ?, ?, ?, ?, ?)} ON CONFLICT DO NOTHING"
+        insert_meters: "INSERT INTO billing_meters (organization_id, billed_through, carry, rate, backup_rate, rate_changes,
+                                         seen_at, instance_id)
+             VALUES {(?, ?, ?, ?, ?, ?, ?, ?)} ON CONFLICT DO NOTHING"
             .to_owned(),
         update_meters: "UPDATE billing_meters
                 SET organization_id = d.column1, billed_through = d.column2, carry = d.column3, rate = d.column4,
-                    rate_changes = d.column5, seen_at = d.column6
-               FROM (VALUES {(?, ?, ?, ?, ?, ?, ?, ?)}) AS d
-              WHERE billing_meters.instance_id = d.column7 AND billing_meters.billed_through = d.column8"
+                    backup_rate = d.column5, rate_changes = d.column6, seen_at = d.column7
+               FROM (VALUES {(?, ?, ?, ?, ?, ?, ?, ?, ?)}) AS d
+              WHERE billing_meters.instance_id = d.column8 AND billing_meters.billed_through = d.column9"
             .to_owned(),
         update_anchors: format!(
             "UPDATE vps_instances SET last_billed_at = d.column1, updated_at = {NOW_TEXT} FROM (VALUES {{(?, ?)}}) AS d
@@ -210,7 +210,7 @@ pub(super) fn statements() -> Statements {
         deleted_meters: format!(
             "SELECT m.instance_id, m.organization_id,
                     EXISTS (SELECT 1 FROM billing_holds h WHERE h.instance_id = m.instance_id AND h.closed_at IS NULL),
-                    m.billed_through, m.carry, m.rate, m.rate_changes, m.seen_at, m.panel_debited_at,
+                    m.billed_through, m.carry, m.rate, m.backup_rate, m.rate_changes, m.seen_at, m.panel_debited_at,
                     (SELECT max(w.currency) FROM wallets w WHERE w.organization_id = m.organization_id)
                FROM billing_meters m
               WHERE m.billed_through <= ?1 - 3600000000 AND (m.deleted_at IS NULL OR m.deleted_at < m.seen_at)

@@ -15,7 +15,7 @@ pub(super) const LEDGER_HOURS_AHEAD: i64 = 24;
 pub(super) struct Statements {
     /// `() -> now` in microseconds.
     pub(super) now: String,
-    /// `() -> id, provider_plan_id, base, markup, backup, upcharge`, prices as text, on SQLite as the integers that they are.
+    /// `() -> id, provider_plan_id, provider_id, base, markup, backup, upcharge`, prices as text, on SQLite as the integers that they are.
     pub(super) plans: String,
     /// `(as_of, after, limit) -> first, last`: the organizations after `after` that have about `limit` instances due or
     /// held.

@@ -96,9 +96,9 @@ DROP TRIGGER IF EXISTS billing_charges_append_only ON billing_charges;
 CREATE TRIGGER billing_charges_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON billing_charges
     FOR EACH STATEMENT EXECUTE FUNCTION billing_charges_are_append_only();
 
--- What is carried from charge to charge of one instance. `rate_changes` lists [seen at, rate] (microseconds since
--- 1970, rate) of prices seen while hours were still unpaid: hours that ended before keep the older rate. `rate` is unset
--- where nobody has priced the instance yet; `panel_debited_at` is when the panel's own biller last moved the meter.
+-- What is carried from charge to charge of one instance. `backup_rate` is the part of `rate` that pays for backups.
+-- `rate_changes` lists [seen at, rate, backup rate] (the first in microseconds since 1970) of prices seen while hours were still
+-- unpaid: hours that ended before keep the older rate. `rate` is unset where no run has priced the instance yet; `panel_debited_at` is when the panel's own biller last moved the meter.
 -- `deleted_at` is when a run recorded that the panel deleted the instance; an instance that was seen later was restored.
 CREATE TABLE IF NOT EXISTS billing_meters (
     instance_id uuid PRIMARY KEY,
@@ -106,6 +106,7 @@ CREATE TABLE IF NOT EXISTS billing_meters (
     billed_through timestamptz NOT NULL,
     carry bigint NOT NULL CHECK (carry >= 0),
     rate bigint CHECK (rate >= 0),
+    backup_rate bigint CHECK (backup_rate BETWEEN 0 AND rate),
     rate_changes jsonb,
     seen_at timestamptz NOT NULL,
     panel_debited_at timestamptz,

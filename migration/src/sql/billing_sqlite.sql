@@ -94,9 +94,9 @@ BEGIN SELECT RAISE(ABORT, 'billing_charges is append-only: a charge is corrected
 CREATE TRIGGER IF NOT EXISTS billing_charges_no_delete BEFORE DELETE ON billing_charges
 BEGIN SELECT RAISE(ABORT, 'billing_charges is append-only: a charge is corrected by a refund, never by a DELETE'); END;
 
--- What is carried from charge to charge of one instance. `rate_changes` lists [seen at, rate] (microseconds since
--- 1970, rate) of prices seen while hours were still unpaid: hours that ended before keep the older rate. `rate` is unset
--- where nobody has priced the instance yet; `panel_debited_at` is when the panel's own biller last moved the meter.
+-- What is carried from charge to charge of one instance. `backup_rate` is the part of `rate` that pays for backups.
+-- `rate_changes` lists [seen at, rate, backup rate] (the first in microseconds since 1970) of prices seen while hours were still
+-- unpaid: hours that ended before keep the older rate. `rate` is unset where no run has priced the instance yet; `panel_debited_at` is when the panel's own biller last moved the meter.
 -- `deleted_at` is when a run recorded that the panel deleted the instance; an instance that was seen later was restored.
 CREATE TABLE IF NOT EXISTS billing_meters (
     instance_id TEXT PRIMARY KEY NOT NULL,
@@ -104,6 +104,7 @@ CREATE TABLE IF NOT EXISTS billing_meters (
     billed_through INTEGER NOT NULL,
     carry INTEGER NOT NULL CHECK (carry >= 0),
     rate INTEGER CHECK (rate >= 0),
+    backup_rate INTEGER CHECK (backup_rate BETWEEN 0 AND rate),
     rate_changes TEXT,
     seen_at INTEGER NOT NULL,
     panel_debited_at INTEGER,

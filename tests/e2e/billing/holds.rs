@@ -1,7 +1,7 @@
 //! What cannot be charged is held with a reason, and nobody else is.
 
 use billing_jobs::billing::{Bill, Scope, Settings, approve_catch_up};
-use e2e::{Db, Fleet, Instance, Plan, on_every_database, on_every_engine};
+use e2e::{Db, Fleet, Instance, Plan, on_every_database, on_every_engine, on_variants};
 use sea_orm::DbBackend;
 use uuid::Uuid;
 
@@ -132,8 +132,52 @@ async fn a_plan_is_found_by_its_id_and_by_its_providers_name_for_it(db: &Db) {
     fleet.reprice(nanos[0], Some("219.00")).await;
     let totals = daemon.bill(hour(2)).await;
     assert_eq!((totals.charged, totals.held), (3, 1));
-    assert_eq!(hold_of(&fleet, instances[3]).await.reason, "ambiguous_plan");
+    let hold = hold_of(&fleet, instances[3]).await;
+    assert_eq!(hold.reason, "ambiguous_plan");
+    let mut names = nanos.map(|plan| plan.to_string());
+    names.sort_unstable();
+    assert!(hold.detail.ends_with(&names.join(", ")), "{}", hold.detail);
+
+    // The provider decides, where the panel names it.
+    let providers = [Uuid::new_v4(), Uuid::new_v4()];
+    for (plan, provider) in nanos.iter().zip(providers) {
+        db.execute(&format!("UPDATE vps_plans SET provider_id = '{provider}' WHERE id = '{plan}'")).await;
+    }
+    if db.has_backups() {
+        for (provider, hours, cents) in [(providers[1], 2, 10), (providers[0], 4, 30)] {
+            let of_provider =
+                format!("UPDATE vps_instances SET provider_id = '{provider}' WHERE id = '{}'", instances[3]);
+            db.execute(&of_provider).await;
+            let preview = daemon.preview(&Order::by(hour(hours + 1))).await;
+            assert_eq!(preview.held, 0);
+            daemon.bill(hour(hours + 1)).await;
+            daemon.bill(hour(hours + 2)).await;
+            let last = fleet.charges(instances[3]).await.pop().expect("it is charged");
+            assert_eq!(last.amount, cents * CENT, "{last:?}");
+        }
+    } else {
+        daemon.bill(hour(3)).await;
+        assert_eq!(hold_of(&fleet, instances[3]).await.reason, "ambiguous_plan");
+    }
     assert_sound(db).await;
+}
+
+async fn a_price_with_too_many_decimals_is_reported_as_such(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("100.00").await;
+    let plan = fleet.plan(Plan::monthly("73.00")).await;
+    let fine = fleet.plan(Plan::monthly("73.00")).await;
+    db.execute("ALTER TABLE vps_plans ALTER COLUMN base_price TYPE numeric(14, 8)").await;
+    db.execute(&format!("UPDATE vps_plans SET base_price = 73.00000012 WHERE id = '{plan}'")).await;
+    let dear = fleet.instance(Instance::new(org, plan, hour(0)).backups("none")).await;
+    let charged = fleet.instance(Instance::new(org, fine, hour(0)).backups("none")).await;
+
+    Daemon::of(db).await.bill(hour(1)).await;
+
+    let hold = hold_of(&fleet, dear).await;
+    let detail = format!("plan `{plan}`: base_price 73.00000012 has more than 6 decimals");
+    assert_eq!((hold.reason.as_str(), hold.detail), ("invalid_price", detail));
+    assert_eq!(fleet.charges(charged).await.len(), 1);
 }
 
 /// B14
@@ -283,3 +327,4 @@ on_each_kind!(
     recorded_approval_is_applied_by_any_run,
 );
 on_every_engine!(the_catch_up_limit_is_a_setting);
+on_variants!(a_price_with_too_many_decimals_is_reported_as_such: g1_owner, g2_owner, g3_owner);

@@ -6,7 +6,9 @@ use e2e::{ChargeRow, Db, Fleet, Instance, Plan};
 use sea_orm::DbBackend;
 use serde_json::json;
 
-use super::{CENT, Daemon, TEN_CENTS_AN_HOUR, assert_sound, charged, hour, minute, number, usd};
+use super::{
+    CENT, Daemon, Order, TEN_CENTS_AN_HOUR, assert_sound, charged, hour, in_usd, minute, number, usd,
+};
 
 async fn whatever_its_status_an_instance_is_billed(db: &Db) {
     let fleet = Fleet::new(db);
@@ -117,9 +119,10 @@ async fn backups_are_billed_by_their_own_hourly_prices(db: &Db) {
     for frequency in frequencies {
         instances.push(fleet.instance(Instance::new(org, plan, hour(0)).backups(frequency)).await);
     }
-    let daemon = Daemon::of(db).await;
-    daemon.bill(hour(2)).await;
-    let surcharging = Settings { daily_backup_factor: DailyBackupFactor(15), ..Settings::default() };
+    let level = Settings { daily_backup_factor: Some(DailyBackupFactor::ONE), ..Settings::default() };
+    let level = Daemon::with(db, level).await;
+    level.bill(hour(2)).await;
+    let surcharging = Settings { daily_backup_factor: Some(DailyBackupFactor(15)), ..Settings::default() };
     let surcharging = Daemon::with(db, surcharging).await;
     // The new price is seen at hour 4, and counts for the hours after it.
     surcharging.bill(hour(4)).await;
@@ -129,7 +132,9 @@ async fn backups_are_billed_by_their_own_hourly_prices(db: &Db) {
     let rows = [("none", [0.0, 0.0]), ("weekly", [0.03, 0.03]), ("daily", [0.03, 0.045])];
     for ((frequency, [first, last]), instance) in rows.into_iter().zip(instances) {
         let cycles = fleet.cycles(instance).await;
-        for (cycle, backup_rate) in [(&cycles[0], backup(first)), (&cycles[2], backup(last))] {
+        assert_eq!(cycles.len(), 3, "{frequency}");
+        // The cycle of the hours before the new price was seen has the parts of the old one.
+        for (cycle, backup_rate) in cycles.iter().zip([first, first, last].map(backup)) {
             let shown = if db.has_backups() { frequency } else { "none" };
             assert_eq!(cycle.metadata["backup_frequency"], shown, "{frequency}");
             assert_eq!(cycle.metadata["base_hourly_rate"], json!(0.1), "{frequency}");
@@ -140,6 +145,30 @@ async fn backups_are_billed_by_their_own_hourly_prices(db: &Db) {
         }
     }
     assert_sound(db).await;
+}
+
+/// The panel charged 2.75 on G2 for these 50 hours, and 2.00 on G3.
+async fn daily_backups_cost_what_the_panel_charges(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly("7.30").backup_hourly("0.030000")).await;
+    let g2 = db.has_backups() && db.backend() != DbBackend::Sqlite && db.wallet_unit() == CENT;
+    let expected = match (db.has_backups(), g2) {
+        (false, _) => [50 * CENT; 3],
+        (true, false) => [200 * CENT, 200 * CENT, 350 * CENT],
+        (true, true) => [275 * CENT, 200 * CENT, 350 * CENT],
+    };
+    let factors = [None, Some(DailyBackupFactor::ONE), Some(DailyBackupFactor(20))];
+    for (daily_backup_factor, expected) in factors.into_iter().zip(expected) {
+        let settings = Settings { daily_backup_factor, ..Settings::default() };
+        let daemon = Daemon::with(db, settings).await;
+        let org = fleet.wallet("100.00").await;
+        let instance = fleet.instance(Instance::new(org, plan, hour(0)).backups("daily")).await;
+        let previewed = daemon.preview(&Order::by(hour(50))).await;
+        assert_eq!(in_usd(&previewed), expected, "{daily_backup_factor:?}");
+        daemon.bill(hour(50)).await;
+        assert_eq!(charged(&fleet, instance).await, (1, 50, expected), "{daily_backup_factor:?}");
+        fleet.delete(instance).await;
+    }
 }
 
 async fn the_panel_reads_what_it_would_have_written(db: &Db) {
@@ -225,6 +254,7 @@ on_each_kind!(
     only_whole_hours_since_the_anchor_are_due,
     periods_are_anchored_and_never_drift,
     backups_are_billed_by_their_own_hourly_prices,
+    daily_backups_cost_what_the_panel_charges,
     the_panel_reads_what_it_would_have_written,
     a_label_may_hold_anything,
 );

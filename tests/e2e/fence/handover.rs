@@ -271,6 +271,50 @@ async fn an_adoption_is_told_in_a_table_and_as_json() {
     assert_eq!(number(&db, METERS).await, 7);
 }
 
+/// With a factor of 2.5 where the panel charges 1.5, and with the panel's own.
+#[tokio::test]
+async fn an_adoption_lists_prices_that_differ_from_the_panels() {
+    let db = Db::g2_role().await;
+    let fleet = Fleet::new(&db);
+    let (org, created) = (fleet.wallet("100.00").await, now(&db).await - TimeDelta::minutes(150));
+    let plan = fleet.plan(Plan::monthly("7.30").backup_hourly("0.030000")).await;
+    for (frequency, instances) in [("none", 1), ("weekly", 1), ("daily", 23)] {
+        for number in 0..instances {
+            let label = format!("{frequency}-{number}");
+            fleet.instance(Instance::new(org, plan, created).label(&label).backups(frequency)).await;
+        }
+    }
+    let jobs = |factor: &str| {
+        let params = format!("[job.params]\ndaily-backup-factor = \"{factor}\"\n");
+        format!("[[job]]\nname = \"billing\"\nkind = \"billing\"\nschedule = {{ every = \"1h\" }}\n{params}")
+    };
+    let with = |factor| program().env("DATABASE_URL", &db.url).file("jobs.toml", &jobs(factor));
+
+    let shown = with("2.5").run("adopt --dry-run").await.expect_code(0);
+    let lines =
+        shown.out.iter().filter(|line| line.contains(": 0.085000 an hour, the panel charges 0.055000"));
+    assert_eq!(lines.count(), 20, "{}", shown.text());
+    assert!(
+        shown.out.iter().any(|line| line.starts_with("price_differs  23  instance daily-")),
+        "{}",
+        shown.text()
+    );
+    assert!(shown.out.iter().any(|line| line.ends_with("and 3 more: see --json")), "{}", shown.text());
+
+    let shown = with("2.5").run("adopt --dry-run --json").await.expect_code(0);
+    let shown: serde_json::Value = serde_json::from_str(&shown.out[0]).expect("one object");
+    let differences = shown["price_differences"].as_array().expect("a list");
+    assert_eq!(differences.len(), 23);
+    let prices = (&differences[0]["hourly_price"], &differences[0]["panel_hourly_price"]);
+    assert_eq!(prices, (&"0.085000".into(), &"0.055000".into()));
+
+    for program in [with("1.5"), program().env("DATABASE_URL", &db.url)] {
+        let shown = program.run("adopt --dry-run --json").await.expect_code(0);
+        let shown: serde_json::Value = serde_json::from_str(&shown.out[0]).expect("one object");
+        assert_eq!(shown["price_differences"], serde_json::json!([]));
+    }
+}
+
 /// An error of the library says what to do, without a command around it.
 #[tokio::test]
 async fn a_hand_over_in_the_middle_of_a_run_is_refused_by_the_library_too() {

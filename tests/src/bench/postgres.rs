@@ -199,7 +199,7 @@ impl Place {
             ),
             of(
                 "billing_meters",
-                "instance_id, organization_id, billed_through, carry, rate, rate_changes",
+                "instance_id, organization_id, billed_through, carry, rate, backup_rate, rate_changes",
                 "true",
             ),
             of("billing_wallets", "wallet_id, organization_id, opening_balance, opening_ledger", "true"),

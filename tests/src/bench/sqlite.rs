@@ -257,7 +257,7 @@ impl Bench for SqliteEngine {
                        FROM billing_charges WHERE batch_id > {}",
                     from[2]
                 ),
-                "SELECT instance_id, organization_id, billed_through, carry, rate, rate_changes FROM billing_meters"
+                "SELECT instance_id, organization_id, billed_through, carry, rate, backup_rate, rate_changes FROM billing_meters"
                     .to_owned(),
                 "SELECT wallet_id, organization_id, opening_balance, opening_ledger FROM billing_wallets".to_owned(),
                 "SELECT instances, charges, held, hours, currencies FROM billing_batches".to_owned(),

@@ -10,6 +10,7 @@ use proptest::{collection::vec, option, prelude::*};
 use super::*;
 use crate::{
     billing::approvals::{Approvals, Scope},
+    money::Rate,
     price::{DailyBackupFactor, Plan},
 };
 
@@ -89,6 +90,7 @@ impl World {
                 label: "web".to_owned(),
                 plan: format!("plan {plan}"),
                 backup_frequency: None,
+                provider: None,
                 last_billed_at: PanelTime::Null,
                 created_at: PanelTime::At(EPOCH - age),
                 gone: false,
@@ -167,7 +169,7 @@ impl World {
             markup_price: Some("0".to_owned()),
             ..Plan::default()
         });
-        let prices = PriceList::new(plans, DailyBackupFactor::default());
+        let prices = PriceList::new(plans, DailyBackupFactor::ONE);
         let mut approvals = Approvals::default();
         if approved {
             approvals.add(&Scope { all: true, ..Scope::default() }, self.now);
@@ -368,7 +370,9 @@ impl Expected {
         let charges: Vec<_> = posting.charges.iter().filter(|charge| charge.instance.id == *id).collect();
         let hours: Vec<_> = charges
             .iter()
-            .flat_map(|charge| (0..charge.hours).map(|hour| (charge.start + hour * HOUR, charge.rate.0)))
+            .flat_map(|charge| {
+                (0..charge.hours).map(|hour| (charge.start + hour * HOUR, charge.rate.total.0))
+            })
             .collect();
         prop_assert_eq!(&hours, &self.charged, "{} is charged for other hours", id);
         let amount = charges.iter().fold(exact(0, 1), |sum, charge| sum + of_money(charge.amount));
@@ -434,7 +438,7 @@ fn hours_since_approval_count_against_limit() {
         markup_price: Some("0".to_owned()),
         ..Plan::default()
     };
-    let prices = PriceList::new([plan], DailyBackupFactor::default());
+    let prices = PriceList::new([plan], DailyBackupFactor::ONE);
     let world = World::new(WalletUnit::Cent, [1_000_000, 0], &[(0, 0, 0)]);
     let mut instance = world.machines[0].row.clone();
     instance.plan = "plan".to_owned();
@@ -463,12 +467,13 @@ fn allocations_for(machines: u128) -> u64 {
     let plan = Plan {
         id: "plan".to_owned(),
         provider_plan_id: "g6".to_owned(),
+        provider_id: None,
         base_price: Some("5.00".to_owned()),
         markup_price: Some("0.00".to_owned()),
         backups: None,
         unreadable: None,
     };
-    let prices = PriceList::new([plan], DailyBackupFactor::default());
+    let prices = PriceList::new([plan], DailyBackupFactor::ONE);
     let terms = Terms {
         as_of: EPOCH + HOUR,
         prices: &prices,
@@ -494,13 +499,14 @@ fn allocations_for(machines: u128) -> u64 {
             label: "web".to_owned(),
             plan: "plan".to_owned(),
             backup_frequency: None,
+            provider: None,
             last_billed_at: PanelTime::At(EPOCH),
             created_at: PanelTime::At(EPOCH),
             gone: false,
             meter: Some(Meter {
                 billed_through: EPOCH,
                 carry: Carry(0),
-                rates: Some(Rates::constant(Rate(5_000_000))),
+                rates: Some(Rates::constant(Rate(5_000_000).into())),
                 seen_at: EPOCH,
                 panel_debited_at: None,
             }),
