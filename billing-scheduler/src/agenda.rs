@@ -69,6 +69,17 @@ impl Agenda {
         taken
     }
 
+    /// Takes out the look at one job, if it is after `now` and up to `until`.
+    pub(crate) fn take_next(&mut self, job: usize, now: DateTime<Utc>, until: DateTime<Utc>) -> Option<Look> {
+        let Place::Waits(at) = self.jobs[job] else { return None };
+        if at <= now || at > until {
+            return None;
+        }
+        self.looks.remove(&(at, job));
+        self.jobs[job] = Place::Busy;
+        Some(Look { job, at, is_late: false })
+    }
+
     /// One of those that were late has come to a decision.
     pub(crate) fn leave_crowd(&mut self) {
         self.crowd -= 1;

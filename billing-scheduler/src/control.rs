@@ -244,18 +244,31 @@ impl JobRow {
 }
 
 /// Controls jobs through the store alone, in the name of somebody: the processes that run them see it there.
+///
+/// A request to run a job that neither the store nor this process knows is refused with [`StoreError::UnknownJob`]. A job may
+/// be paused before it exists.
 #[derive(Clone)]
 pub struct Control {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     by: String,
+    is_known: IsKnown,
 }
+
+/// Whether this process knows a job of that name.
+type IsKnown = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 impl Control {
     /// What is done through it is signed with `by`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, by: impl Into<String>) -> Self {
-        Self { store, clock, by: by.into() }
+        Self { store, clock, by: by.into(), is_known: Arc::new(|_| false) }
+    }
+
+    /// The same, which also runs jobs that the store has never seen: those for which `is_known` returns true.
+    #[must_use]
+    pub fn knowing(self, is_known: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self { is_known: Arc::new(is_known), ..self }
     }
 
     /// Runs nothing of `job` by schedule until it is resumed. A run under way goes on.
@@ -269,17 +282,25 @@ impl Control {
     }
 
     /// Runs `job` once, now, even if it is paused. The id is that of the request: [`RunFilter::request`] finds its run.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownJob`] if no job has that name.
     pub async fn trigger(&self, job: &str, reason: Option<&str>) -> Result<Uuid, StoreError> {
+        self.check_known(job).await?;
         self.ask(job, What::Trigger, reason).await.map(|(_, id)| id)
     }
 
     /// Runs one scheduled time of `job` again.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownJob`] if no job has that name.
     pub async fn replay(
         &self,
         job: &str,
         scheduled_at: DateTime<Utc>,
         reason: Option<&str>,
     ) -> Result<Uuid, StoreError> {
+        self.check_known(job).await?;
         self.ask(job, What::Replay { scheduled_at }, reason).await.map(|(_, id)| id)
     }
 
@@ -334,6 +355,19 @@ impl Control {
     /// Rows of the history, newest first.
     pub async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
         self.store.runs(filter).await
+    }
+
+    /// Refuses a job that nothing runs: its request would wait for an hour and be missed.
+    async fn check_known(&self, job: &str) -> Result<(), StoreError> {
+        if (self.is_known)(job) || self.store.jobs().await?.iter().any(|row| row.job == job) {
+            return Ok(());
+        }
+        // A job that runs on every node has a history, but no row.
+        let any = RunFilter { job: Some(job.to_owned()), limit: 1, ..RunFilter::default() };
+        if self.store.runs(&any).await?.is_empty() {
+            return Err(StoreError::UnknownJob { job: job.to_owned() });
+        }
+        Ok(())
     }
 
     async fn ask(&self, job: &str, what: What, reason: Option<&str>) -> Result<(Receipt, Uuid), StoreError> {

@@ -355,6 +355,12 @@ pub enum StoreError {
         /// The scheduled time.
         scheduled_at: DateTime<Utc>,
     },
+    /// Neither the store nor this process knows a job of that name.
+    #[error("unknown job `{job}`")]
+    UnknownJob {
+        /// The name.
+        job: String,
+    },
     /// The store did not answer, or not as expected.
     #[error("{0}")]
     Unavailable(#[source] crate::BoxError),

@@ -12,7 +12,7 @@ use billing_scheduler::{
     Misfire, Occurrence, Outcome, Registry, RunStatus, STOP_GRACE, Schedule, Scheduler, Scope, StopHandle,
     StopReason, Store,
     chrono::{DateTime, TimeDelta, Utc},
-    serde_json::json,
+    serde_json::{self, json},
 };
 use tokio::sync::Notify;
 
@@ -378,4 +378,67 @@ async fn a_crowd_of_late_jobs_is_run_to_the_last_one() {
     scheduler.idle().await;
     assert_eq!(script.seen.lock().unwrap().len(), 2_000, "one tick runs each");
     assert_eq!(store.runs().len(), 2_000);
+}
+
+/// Ends after a while by its clock.
+struct Takes(Duration);
+
+#[async_trait]
+impl Job for Takes {
+    async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
+        ctx.clock().sleep(self.0).await;
+        Ok(Outcome::done(1))
+    }
+}
+
+/// Lets everything run that needs no time.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn job_of_one_second_starts_at_its_instant() {
+    for phase_ms in [0, 1, 500, 751, 990, 999] {
+        for takes_ms in [0, 300, 990] {
+            let clock = ManualClock::at(at("10:00:00"));
+            clock.advance(Duration::from_millis(phase_ms));
+            let store = MemoryStore::new(Arc::new(clock.clone()));
+            let mut registry = Registry::new();
+            registry.register("takes", move |_: serde_json::Value| Takes(Duration::from_millis(takes_ms)));
+            let every = Schedule::every(Duration::from_secs(1)).expect("a period");
+            let mut specs = Vec::new();
+            for scope in [Scope::Cluster, Scope::Node] {
+                let grace = Some(Duration::from_millis(50));
+                let spec = JobSpec::new(format!("{scope:?}"), "takes", every.clone());
+                specs.push((JobSpec { scope, misfire_grace: grace, ..spec }, json!({})));
+            }
+            let scheduler =
+                Scheduler::build(&registry, specs, Arc::new(store.clone()), Arc::new(clock.clone()))
+                    .expect("a known kind");
+            // Ticks at this phase of each second, and the clock moves in steps of 10 ms, with each tick and each instant met.
+            let mut now_ms = phase_ms;
+            while now_ms < 6_000 {
+                if now_ms % 1_000 == phase_ms {
+                    scheduler.tick();
+                    settle().await;
+                }
+                let to_tick = 1_000 - (now_ms + 1_000 - phase_ms) % 1_000;
+                let step = to_tick.min(1_000 - now_ms % 1_000).min(10);
+                clock.advance(Duration::from_millis(step));
+                now_ms += step;
+                settle().await;
+            }
+            let case = format!("ticks at {phase_ms} ms, runs of {takes_ms} ms");
+            for job in ["Cluster", "Node"] {
+                let runs: Vec<_> = store.runs().into_iter().filter(|run| run.job == job).collect();
+                assert!(runs.len() > 3, "{case}: {job} has {} runs", runs.len());
+                for run in runs {
+                    assert_eq!(run.status, RunStatus::Done, "{case}: {job} at {}", run.scheduled_at);
+                    assert_eq!(run.started_at, run.scheduled_at, "{case}: {job}");
+                }
+            }
+        }
+    }
 }

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use e2e::{
     Db, Postgres, eventually,
     faults::Proxy,
-    round_trips::{CLAIM, LAST_RECORD, LATE, NODE_RECORD, POOL, QUESTION, WORK, by_cause},
+    round_trips::{
+        CLAIM, CONNECTION, LAST_RECORD, LATE, NODE_RECORD, POOL, QUESTION, RENEWAL, WORK, by_cause,
+    },
 };
 
 use crate::daemon::{HEARTBEAT, TICK, ask, daemon};
@@ -71,7 +73,9 @@ async fn between_its_times_a_job_asks_nothing_and_when_it_is_due_it_claims_and_r
     assert!(of(&asked, LATE) <= ticks / 10 + 1, "{asked:?}");
     // Two that meet wait for each other, and one that waits for long goes over the pool.
     assert!(of(&asked, POOL) <= ticks, "{asked:?}");
-    assert_nothing_else(&asked, &[QUESTION, CLAIM, LAST_RECORD, LATE, POOL]);
+    // A job of one second is claimed right after its run, for the next one: its lease is extended every third of it.
+    assert!(of(&asked, RENEWAL) <= ticks / 3 + 2, "{asked:?}");
+    assert_nothing_else(&asked, &[QUESTION, CLAIM, LAST_RECORD, LATE, POOL, RENEWAL, CONNECTION]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 /// A text that only round trips for one purpose have, and that purpose. The first that fits counts.
-const CAUSES: [(&str, &str); 9] = [
+const CAUSES: [(&str, &str); 11] = [
     ("max(id), 0) AS revision FROM billing_job_audit", QUESTION),
     ("WHERE s.late_at <", LATE),
     ("WITH claimed AS", CLAIM),
     ("WITH moved AS", LAST_RECORD),
     ("INSERT INTO billing_job_runs", NODE_RECORD),
     ("SET holder = NULL", "release"),
+    ("SET expires_at = now() +", RENEWAL),
     ("billing_daemon_status", WORK),
     ("AS age_ms", WORK),
-    ("connect", "connection"),
+    ("connect", CONNECTION),
+    ("client_encoding", CONNECTION),
 ];
 
 /// The question of each second, what people ask of all jobs.
@@ -21,6 +23,10 @@ pub const QUESTION: &str = "question";
 pub const LATE: &str = "late jobs";
 /// The claim of a job's lease.
 pub const CLAIM: &str = "claim";
+/// The extension of a lease that is held.
+pub const RENEWAL: &str = "renewal";
+/// A new connection of the pool.
+pub const CONNECTION: &str = "connection";
 /// The row of a run that moves its job's cursor, and mostly gives the lease back.
 pub const LAST_RECORD: &str = "record";
 /// The row of a run that each node makes by itself.

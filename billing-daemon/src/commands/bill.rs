@@ -302,7 +302,9 @@ pub(super) fn failed(error: BillingError) -> Failure {
 fn no_store(error: StoreError) -> Failure {
     match error {
         StoreError::LeaseLost { .. } => Failure::new(Exit::TryAgain, error),
-        StoreError::AlreadyFinished { .. } => Failure::new(Exit::Internal, error),
+        StoreError::AlreadyFinished { .. } | StoreError::UnknownJob { .. } => {
+            Failure::new(Exit::Internal, error)
+        }
         StoreError::Unavailable(error) => match error.downcast_ref::<Unanswered>() {
             Some(error) => Failure::database("reach the lease of billing", &error.0),
             None => Failure::new(Exit::Unavailable, error),

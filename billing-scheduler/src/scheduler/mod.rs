@@ -1,6 +1,7 @@
 //! Turns of jobs: acquire, due, run, record, ask again, release. Catch-up, restart and take-over are this one path.
 
 mod entry;
+mod progress;
 mod turn;
 mod wishes;
 
@@ -16,18 +17,23 @@ use tracing::warn;
 
 use self::{
     entry::{Definition, Entry},
+    progress::Progress,
     turn::Running,
     wishes::Watch,
 };
 use crate::{
     BuildError, Changes, Clock, Control, JobSpec, Lease, Mask, Middleware, Registry, StopHandle, StopReason,
-    Store, StoreError, Wishes, agenda::Agenda, burst::Burst, guard::STOP_GRACE, reload::changes,
+    Store, StoreError, Wishes,
+    agenda::{Agenda, Look},
+    burst::Burst,
+    guard::STOP_GRACE,
+    reload::changes,
 };
 
 /// How soon the next tick comes.
 const RING: TimeDelta = TimeDelta::seconds(1);
-/// A tick arms everything that is due up to so much later: until the next one comes, and long enough that what follows it
-/// at once is claimed by then.
+/// A tick arms everything that is due up to so much later, also a job that begins to wait for such an instant after it: until
+/// the next tick comes, and long enough that what follows that at once is claimed by then.
 const AHEAD: TimeDelta = TimeDelta::milliseconds(1_250);
 
 /// Runs jobs when they are due. It does not own the time: something calls [`Scheduler::tick`] about once a second, and
@@ -74,6 +80,7 @@ struct Inner {
     running: Mutex<BTreeMap<usize, Running>>,
     wishes: Mutex<Option<Wishes>>,
     watch: Mutex<Watch>,
+    progress: Arc<Progress>,
     /// What the wall clock and the monotonic one showed at the last tick.
     last_tick: Mutex<Option<(DateTime<Utc>, Duration)>>,
 }
@@ -110,6 +117,7 @@ impl Scheduler {
             running: Mutex::default(),
             wishes: Mutex::default(),
             watch: Mutex::default(),
+            progress: Arc::default(),
             last_tick: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -188,7 +196,9 @@ impl Scheduler {
     /// Controls these jobs, and those of every other process on the same store, in the name of `by`.
     #[must_use]
     pub fn control(&self, by: impl Into<String>) -> Control {
-        Control::new(Arc::clone(&self.inner.store), Arc::clone(&self.inner.clock), by)
+        let inner = Arc::clone(&self.inner);
+        Control::new(Arc::clone(&inner.store), Arc::clone(&inner.clock), by)
+            .knowing(move |job| inner.entries().iter().any(|entry| entry.name == job && !entry.is_removed()))
     }
 
     /// Extends the lease of every turn under way. Call it about every third of a lease, from a thread that no job can
@@ -213,16 +223,15 @@ impl Scheduler {
         }
     }
 
-    /// Waits until no turn is armed or under way: for tests and one-off runs.
+    /// Waits until every turn has ended or waits for an instant that is still to come: for tests and one-off runs.
     pub async fn idle(&self) {
         loop {
             let mut questions = std::mem::take(&mut *lock(&self.inner.questions));
-            let mut turns = std::mem::take(&mut *lock(&self.inner.turns));
-            if turns.is_empty() && questions.is_empty() {
+            while questions.join_next().await.is_some() {}
+            self.inner.progress.none(|| self.inner.clock.now()).await;
+            if lock(&self.inner.questions).is_empty() {
                 return;
             }
-            while questions.join_next().await.is_some() {}
-            while turns.join_next().await.is_some() {}
         }
     }
 
@@ -295,6 +304,11 @@ impl Inner {
     /// Starts a turn for each job that is to be looked at up to `until`.
     fn arm(self: &Arc<Self>, now: DateTime<Utc>, until: DateTime<Utc>) {
         let looks = lock(&self.agenda).take(now, until);
+        self.start(&looks);
+    }
+
+    /// Starts the turns of these looks, which come in the order of their instants.
+    fn start(self: &Arc<Self>, looks: &[Look]) {
         if looks.is_empty() {
             return;
         }
@@ -302,22 +316,37 @@ impl Inner {
         while turns.try_join_next().is_some() {}
         let entries = self.entries();
         for together in looks.chunk_by(|a, b| a.at == b.at) {
-            let burst = Arc::<Burst>::default();
-            if together[0].is_late {
+            let burst = if together[0].is_late {
+                let burst = Arc::<Burst>::default();
                 // Also for a turn that finds, after a clock was set back, that its instant is still to come.
                 burst.begin();
+                burst
             } else {
-                turns.spawn(Arc::clone(self).await_instant(together[0].at, Arc::clone(&burst)));
-            }
+                self.burst_at(together[0].at, &mut turns)
+            };
             for look in together {
                 let entry = Arc::clone(&entries[look.job]);
-                turns.spawn(Arc::clone(self).look(entry, *look, Arc::clone(&burst)));
+                let active = self.progress.begin_turn();
+                let turn = Arc::clone(self).look(entry, *look, Arc::clone(&burst));
+                turns.spawn(async move {
+                    turn.await;
+                    drop(active);
+                });
             }
         }
     }
 
+    /// The burst of an instant that is still to come.
+    fn burst_at(self: &Arc<Self>, at: DateTime<Utc>, turns: &mut JoinSet<()>) -> Arc<Burst> {
+        let (burst, is_new) = self.progress.burst_at(at);
+        if is_new {
+            turns.spawn(Arc::clone(self).await_instant(at));
+        }
+        burst
+    }
+
     /// Begins a burst at its instant, or when the scheduler is drained.
-    async fn await_instant(self: Arc<Self>, at: DateTime<Utc>, burst: Arc<Burst>) {
+    async fn await_instant(self: Arc<Self>, at: DateTime<Utc>) {
         let mut phase = self.phase.subscribe();
         loop {
             let wait = at - self.clock.now();
@@ -330,7 +359,7 @@ impl Inner {
                 _ = phase.wait_for(|phase| *phase != Phase::Open) => break,
             }
         }
-        burst.begin();
+        self.progress.come(at);
     }
 
     /// Asks every run in progress to stop; returns how many these are.
@@ -355,11 +384,27 @@ impl Inner {
 
     /// Starts turns of jobs whose time has passed, as far as there is room for them.
     fn arm_late(self: &Arc<Self>) {
-        // A turn may be dropped together with its runtime.
-        if !self.is_closed() && Handle::try_current().is_ok() {
+        if self.may_start() {
             let now = self.clock.now();
             self.arm(now, now);
         }
+    }
+
+    /// Starts the turn of a job whose instant the last tick would have armed if the job had been waiting then: the next tick
+    /// may come too late for it.
+    fn arm_next(self: &Arc<Self>, place: usize) {
+        if self.may_start() {
+            let now = self.clock.now();
+            let last_tick = lock(&self.last_tick).map_or(now, |(wall, _)| wall);
+            // The clock may have been set back since.
+            let look = lock(&self.agenda).take_next(place, now, last_tick.min(now) + AHEAD);
+            self.start(look.as_slice());
+        }
+    }
+
+    /// A turn may end after the scheduler was drained, or be dropped together with its runtime.
+    fn may_start(&self) -> bool {
+        !self.is_closed() && Handle::try_current().is_ok()
     }
 }
 

@@ -44,7 +44,31 @@ pub(super) struct Turn {
     /// It takes the place of another one that is late, until it has decided.
     is_in_crowd: AtomicBool,
     /// When to look at the job next.
-    next: DateTime<Utc>,
+    next: NextLook,
+}
+
+/// When to look at a job again.
+#[derive(Clone, Copy, Debug)]
+struct NextLook {
+    at: DateTime<Utc>,
+    /// The job is due then. Anything else is a try, which must not come earlier.
+    is_instant: bool,
+}
+
+impl NextLook {
+    fn instant(at: DateTime<Utc>) -> Self {
+        Self { at, is_instant: true }
+    }
+
+    fn earlier(self, other: Self) -> Self {
+        if other.at < self.at { other } else { self }
+    }
+}
+
+impl From<DateTime<Utc>> for NextLook {
+    fn from(at: DateTime<Utc>) -> Self {
+        Self { at, is_instant: false }
+    }
 }
 
 pub(super) struct Running {
@@ -59,15 +83,14 @@ pub(super) struct Running {
 
 /// How the steps of a turn ended.
 struct End {
-    /// When to look at the job again.
-    next: DateTime<Utc>,
+    next: NextLook,
     /// The lease went back with the last record.
     released: bool,
 }
 
-impl From<DateTime<Utc>> for End {
-    fn from(next: DateTime<Utc>) -> Self {
-        Self { next, released: false }
+impl<T: Into<NextLook>> From<T> for End {
+    fn from(next: T) -> Self {
+        Self { next: next.into(), released: false }
     }
 }
 
@@ -81,7 +104,7 @@ impl Inner {
             at: if look.is_late { now } else { look.at },
             burst,
             is_in_crowd: AtomicBool::new(look.is_late),
-            next: now + RING,
+            next: (now + RING).into(),
             inner: self,
         };
         let inner = &turn.inner;
@@ -110,7 +133,7 @@ impl Inner {
     }
 
     /// One turn of one job; returns when to look at it next.
-    async fn turn(self: &Arc<Self>, turn: &Turn) -> DateTime<Utc> {
+    async fn turn(self: &Arc<Self>, turn: &Turn) -> NextLook {
         let spec = &turn.definition.spec;
         if turn.entry.is_removed() {
             return self.leave(turn).await;
@@ -125,12 +148,12 @@ impl Inner {
                 }
                 let next = self.turn_of_node(turn).await;
                 // It may still be to do, if somebody else had the claim.
-                asked.filter(|_| self.is_asked_for(&spec.name)).map_or(next, |at| at.min(next))
+                asked.filter(|_| self.is_asked_for(&spec.name)).map_or(next, |asked| next.earlier(asked))
             }
         }
     }
 
-    async fn turn_under_lease(&self, turn: &Turn) -> DateTime<Utc> {
+    async fn turn_under_lease(&self, turn: &Turn) -> NextLook {
         let spec = &turn.definition.spec;
         let began = self.clock.now();
         let stop = StopHandle::new();
@@ -140,9 +163,9 @@ impl Inner {
             Ok(Claim::Held(lease)) => lease,
             Ok(Claim::Busy { holder }) => {
                 debug!(job.name = %spec.name, %holder, "job `{}` is run by {holder}", spec.name);
-                return self.clock.now() + RING;
+                return (self.clock.now() + RING).into();
             }
-            Err(error) => return self.store_failed(&turn.entry, &error),
+            Err(error) => return self.store_failed(&turn.entry, &error).into(),
         };
         stop.trust_lease_until(lease.trusted_until(sent));
         let is_open = |id: &Uuid| lease.requests.iter().any(|request| request.id == *id);
@@ -166,7 +189,7 @@ impl Inner {
     }
 
     /// Nothing is expected of a job that was removed. If it comes back, what passed meanwhile was not due.
-    async fn leave(&self, turn: &Turn) -> DateTime<Utc> {
+    async fn leave(&self, turn: &Turn) -> NextLook {
         let spec = &turn.definition.spec;
         let now = self.clock.now();
         if spec.scope == Scope::Node {
@@ -178,17 +201,17 @@ impl Inner {
         } else {
             let Ok(Claim::Held(mut lease)) = self.store.acquire(&spec.name, first_cursor(spec, now)).await
             else {
-                return now + RING;
+                return (now + RING).into();
             };
             lease.plan = lease.plan.as_ref().map(|plan| removed(plan, now));
             if self.store.release(&lease).await.is_err() {
-                return now + RING;
+                return (now + RING).into();
             }
         }
-        DateTime::<Utc>::MAX_UTC
+        DateTime::<Utc>::MAX_UTC.into()
     }
 
-    async fn turn_of_node(self: &Arc<Self>, turn: &Turn) -> DateTime<Utc> {
+    async fn turn_of_node(self: &Arc<Self>, turn: &Turn) -> NextLook {
         let (entry, spec) = (&turn.entry, &turn.definition.spec);
         if lock(&self.wishes).is_none() {
             // It may be paused, and nobody has asked yet.
@@ -287,6 +310,7 @@ impl Inner {
             };
             let mut seat = None;
             if let Some(at) = instant {
+                self.progress.wait_for(turn.at, &turn.burst);
                 seat = Some(turn.burst.instant().await);
                 now = self.clock.now();
                 if now < at {
@@ -299,7 +323,7 @@ impl Inner {
             }
             let mut span = Span::none();
             let (record, state, adopts) = match (next, ctx) {
-                (Step::Wait(at), _) => return Ok(at.into()),
+                (Step::Wait(at), _) => return Ok(NextLook::instant(at).into()),
                 (Step::Pass(pass), _) => {
                     let state = pass.state(standing.state.cursor);
                     (passed(spec, &pass, now), state, pass.adopts)
@@ -444,7 +468,9 @@ impl Inner {
         });
         let wait = (RING * 2_i32.pow(failures.min(5))).min(MAX_STORE_BACKOFF);
         match error {
-            StoreError::LeaseLost { .. } | StoreError::AlreadyFinished { .. } => {
+            StoreError::LeaseLost { .. }
+            | StoreError::AlreadyFinished { .. }
+            | StoreError::UnknownJob { .. } => {
                 warn!(job.name = %name, %error, "{error}: another daemon goes on with it");
             }
             StoreError::Unavailable(_) => {
@@ -477,12 +503,12 @@ fn over(
     record: &RunRecord,
     after: &Standing,
     now: DateTime<Utc>,
-) -> Option<DateTime<Utc>> {
+) -> Option<NextLook> {
     if record.status == RunStatus::Interrupted {
-        return Some(now + RING);
+        return Some((now + RING).into());
     }
     match step(spec, after, now) {
-        Ok(Step::Wait(next)) if next > at => Some(next),
+        Ok(Step::Wait(next)) if next > at => Some(NextLook::instant(next)),
         _ => None,
     }
 }
@@ -493,10 +519,13 @@ impl Drop for Turn {
         lock(&self.inner.running).remove(&self.entry.place);
         {
             let mut agenda = lock(&self.inner.agenda);
-            agenda.put(self.entry.place, self.next);
+            agenda.put(self.entry.place, self.next.at);
             if *self.is_in_crowd.get_mut() {
                 agenda.leave_crowd();
             }
+        }
+        if self.next.is_instant {
+            self.inner.arm_next(self.entry.place);
         }
         self.inner.arm_late();
     }

@@ -228,6 +228,29 @@ async fn a_run_by_hand_is_made_once_beside_the_schedule_even_if_the_job_is_pause
 }
 
 #[tokio::test]
+async fn request_for_unknown_job_is_refused() {
+    let world = World::new("13:30:00", &[], |_| {});
+    let bob = Control::new(Arc::new(world.store.clone()), Arc::new(world.clock.clone()), "bob");
+    // Known to the scheduler before anything ran, and to the store alone not yet.
+    assert!(world.control.trigger("job", None).await.is_ok());
+    for (control, job) in [(&world.control, "jbo"), (&bob, "job")] {
+        let refused = [
+            control.trigger(job, None).await.map(drop),
+            control.replay(job, at("12:00:00"), None).await.map(drop),
+        ];
+        for refused in refused {
+            let error = refused.expect_err("nobody knows it");
+            assert_eq!(error.to_string(), format!("unknown job `{job}`"));
+        }
+    }
+    assert_eq!(world.store.audit().len(), 1, "what is refused is not written down");
+    world.two_seconds().await;
+    assert!(bob.trigger("job", None).await.is_ok(), "now the store has seen it");
+    let sure = Control::new(Arc::new(world.store.clone()), Arc::new(world.clock.clone()), "eve");
+    assert!(sure.knowing(|job| job == "new").trigger("new", None).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_run_by_hand_never_overlaps_the_run_under_way() {
     let world = World::new("13:59:00", &[Act::WaitForStop], |_| {});
     world.tick().await;

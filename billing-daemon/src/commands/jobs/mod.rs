@@ -67,7 +67,8 @@ impl Desk {
         let store: Arc<dyn Store> =
             Arc::new(SeaOrmStore::new(opened.db.clone(), database, holder, ttl, Arc::clone(&clock)));
         let by = by.map_or_else(whoever_is_here, str::to_owned);
-        let control = Control::new(store, Arc::clone(&clock), by);
+        // Each command looks for its job itself, also in jobs.toml, and knows a name that is meant.
+        let control = Control::new(store, Arc::clone(&clock), by).knowing(|_| true);
         let is_complete = is_file && config.is_some();
         let specs = config.into_iter().flat_map(|config| config.jobs).map(|(spec, _)| spec).collect();
         Ok(Self { control, opened, clock, specs, is_complete })
