@@ -11,6 +11,7 @@ pub mod billing_job_requests;
 pub mod billing_job_runs;
 pub mod billing_job_state;
 pub mod billing_meters;
+pub mod billing_seen_rates;
 pub mod billing_wallets;
 pub mod organizations;
 pub mod payment_transactions;

@@ -50,6 +50,7 @@ INSERT INTO billing_meters VALUES ('00000000-0000-4000-8000-000000000005', '0000
 INSERT INTO billing_holds VALUES (1, '00000000-0000-4000-8000-000000000005',
     '00000000-0000-4000-8000-000000000002', 'web', 'unknown_plan', NULL, 2, NULL, NULL, 1795341600123456,
     1795341600123456, 1795341600123456, 'written_off', 'unknown_plan', 1795341600123456, 'ada', 'known');
+INSERT INTO billing_seen_rates VALUES ('plan', 'daily', 1795341600123456, 3, 2);
 INSERT INTO billing_wallets VALUES ('00000000-0000-4000-8000-000000000003',
     '00000000-0000-4000-8000-000000000002', 1, -2, 1795341600123456);
 "#;
@@ -386,6 +387,16 @@ async fn charges_meters_and_holds_are_read() {
             accepted_until: Some(now),
             accepted_by: Some("ada".to_owned()),
             accepted_note: Some("known".to_owned()),
+        },
+    );
+    check(
+        billing_seen_rates::Entity::find().all(&db).await,
+        billing_seen_rates::Model {
+            plan_id: "plan".to_owned(),
+            backups: "daily".to_owned(),
+            seen_at: now,
+            rate: 3,
+            backup_rate: 2,
         },
     );
     check(

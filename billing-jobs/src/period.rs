@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::money::{HourlyRate, Rate};
+use crate::money::{Carry, HourlyRate, Money, Rate, WalletUnit, cost};
 
 /// Microseconds since 1970-01-01T00:00:00Z.
 pub type Micros = i64;
@@ -73,8 +73,32 @@ impl Rates {
         }
     }
 
-    fn latest(&self) -> HourlyRate {
+    /// The rate that was seen last.
+    #[must_use]
+    pub fn latest(&self) -> HourlyRate {
         self.changes.last().map_or(self.first, |change| change.rate)
+    }
+
+    /// The highest rate that an hour which ends after `time` can have.
+    #[must_use]
+    pub fn highest_after(&self, time: Micros) -> Rate {
+        let in_force = self.changes.iter().rev().take_while(|change| change.seen_at > time);
+        let replaced = self.changes.len() - in_force.clone().count();
+        // Of the rates that were seen before, only the last one still applies.
+        let before = replaced.checked_sub(1).map_or(self.first, |last| self.changes[last].rate);
+        in_force.map(|change| change.rate.total).fold(before.total, Rate::max)
+    }
+
+    /// What `hours` from `start` on cost on top of `carry`; `None` if that is too large for a wallet.
+    #[must_use]
+    pub fn cost(&self, start: Micros, hours: i64, carry: Carry, unit: WalletUnit) -> Option<Money> {
+        let (mut total, mut carry) = (0_i64, carry);
+        for stretch in self.stretches(start, hours) {
+            let (amount, rest) = cost(stretch.rate.total, stretch.hours, carry, unit)?;
+            total = total.checked_add(amount.0)?;
+            carry = rest;
+        }
+        Some(Money(total))
     }
 
     /// Splits `hours` from `start` on into stretches of one rate.

@@ -6,6 +6,7 @@ use crate::{
     hold::{Hold, Reason},
     money::{HourlyRate, Price, Rate},
     panel::Generation,
+    period::{Micros, Rates},
 };
 
 /// A plan's prices as they stand in the panel: text, because a price may be missing or be no number.
@@ -79,7 +80,9 @@ impl Backups {
         }
     }
 
-    fn of(backup_frequency: Option<&str>) -> Self {
+    /// The one with this word; no backups for any other word.
+    #[must_use]
+    pub fn of(backup_frequency: Option<&str>) -> Self {
         match backup_frequency {
             Some("weekly") => Self::Weekly,
             Some("daily") => Self::Daily,
@@ -97,6 +100,28 @@ pub struct PriceKey<'a> {
     pub provider_id: Option<&'a str>,
     /// `daily` or `weekly`; any other value means no backups.
     pub backup_frequency: Option<&'a str>,
+}
+
+/// A price that a run saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenRate {
+    /// The plan's own id.
+    pub plan: String,
+    /// With which backups.
+    pub backups: Backups,
+    /// When it was first seen.
+    pub seen_at: Micros,
+    /// The price.
+    pub rate: HourlyRate,
+}
+
+/// Prices that no run saw before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewRates {
+    /// Of plans that never had another price.
+    pub first: Vec<SeenRate>,
+    /// Of plans that had another price before.
+    pub changed: Vec<SeenRate>,
 }
 
 /// Of several plans with the same name, no more than these are named.
@@ -117,6 +142,10 @@ struct Priced {
     id: String,
     provider_id: Option<String>,
     rates: [Result<HourlyRate, Hold>; 3],
+    /// Whether an instance can have other backups than none.
+    has_backups: bool,
+    /// The rates that runs saw; unset where none was seen.
+    seen: [Option<Rates>; 3],
 }
 
 impl PriceList {
@@ -134,9 +163,75 @@ impl PriceList {
             if !plan.provider_plan_id.is_empty() {
                 list.by_provider_plan_id.entry(plan.provider_plan_id).or_default().push(place);
             }
-            list.plans.push(Priced { id: plan.id, provider_id: plan.provider_id, rates });
+            let has_backups = plan.backups.is_some();
+            let Plan { id, provider_id, .. } = plan;
+            list.plans.push(Priced { id, provider_id, rates, has_backups, seen: Default::default() });
         }
         list
+    }
+
+    /// The same with what earlier runs saw, oldest first. Plans that the panel no longer has are left out.
+    #[must_use]
+    pub fn with_seen(mut self, seen: impl IntoIterator<Item = SeenRate>) -> Self {
+        for SeenRate { plan, backups, seen_at, rate } in seen {
+            let Some(place) = self.by_id.get(&plan) else { continue };
+            let of_plan = &mut self.plans[*place].seen[backups as usize];
+            match of_plan {
+                Some(rates) => rates.see(rate, seen_at),
+                None => *of_plan = Some(Rates::constant(rate)),
+            }
+        }
+        self
+    }
+
+    /// The same as if no run had seen a price before.
+    #[must_use]
+    pub fn without_seen(mut self) -> Self {
+        self.plans.iter_mut().for_each(|plan| plan.seen = Default::default());
+        self
+    }
+
+    /// The prices that a run at `now` sees for the first time.
+    #[must_use]
+    pub fn unseen(&self, now: Micros) -> NewRates {
+        let mut new = NewRates::default();
+        for plan in &self.plans {
+            for backups in
+                Backups::ALL.into_iter().filter(|backups| plan.has_backups || *backups == Backups::None)
+            {
+                let Ok(rate) = plan.rates[backups as usize] else { continue };
+                let seen_at = |at| SeenRate { plan: plan.id.clone(), backups, seen_at: at, rate };
+                match &plan.seen[backups as usize] {
+                    None => new.first.push(seen_at(now)),
+                    Some(rates) if rates.latest() != rate => {
+                        // A clock that was set back must not put a new price before an older one.
+                        let last = rates.changes.last().map_or(Micros::MIN, |change| change.seen_at);
+                        new.changed.push(seen_at(now.max(last.saturating_add(1))));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        new
+    }
+
+    /// The rates of an instance that no run has priced: those that its plan had when runs saw it, and the one of `now`. Hours before
+    /// the first of them have that one.
+    pub fn rates(&self, key: PriceKey<'_>, now: Micros) -> Result<Rates, Hold> {
+        let plan = self.plan(key)?;
+        let backups = Backups::of(key.backup_frequency) as usize;
+        let rate = plan.rates[backups].clone()?;
+        let mut rates = plan.seen[backups].clone().unwrap_or(Rates::constant(rate));
+        rates.see(rate, now);
+        Ok(rates)
+    }
+
+    /// The highest rate that an instance of which no run has priced an hour can have in an hour that ends after `time`.
+    pub fn highest_after(&self, key: PriceKey<'_>, time: Micros) -> Result<Rate, Hold> {
+        let plan = self.plan(key)?;
+        let backups = Backups::of(key.backup_frequency) as usize;
+        let now = plan.rates[backups].clone()?.total;
+        Ok(plan.seen[backups].as_ref().map_or(now, |rates| rates.highest_after(time).max(now)))
     }
 
     /// The rate of an instance.
@@ -343,5 +438,46 @@ mod tests {
             let key = PriceKey { plan_id, provider_id, backup_frequency: None };
             assert_eq!(list.rate(key), expected, "{plan_id} of {provider_id:?}");
         }
+    }
+
+    #[test]
+    fn unseen_prices_are_first_ones_or_changes() {
+        let hourly = |total: i64, backup: i64| HourlyRate { total: Rate(total), backup: Rate(backup) };
+        let seen =
+            |plan: &str, backups, seen_at, rate| SeenRate { plan: plan.to_owned(), backups, seen_at, rate };
+        let bare = |id: &str, base| Plan { backups: None, ..plan(id, base, Some("0"), None) };
+        let plans = [
+            bare("same", Some("5")),
+            bare("dearer", Some("6")),
+            bare("new", Some("7")),
+            bare("unpriced", None),
+            plan("backed-up", Some("5"), Some("0"), Some("0.001")),
+        ];
+        let list = PriceList::new(plans, DailyBackupFactor(20)).with_seen([
+            seen("same", Backups::None, 10, hourly(5_000_000, 0)),
+            seen("dearer", Backups::None, 10, hourly(1, 0)),
+            seen("dearer", Backups::None, 20, hourly(5_000_000, 0)),
+            seen("unpriced", Backups::None, 10, hourly(5_000_000, 0)),
+            seen("deleted", Backups::None, 10, hourly(5_000_000, 0)),
+            seen("backed-up", Backups::None, 10, hourly(5_000_000, 0)),
+            seen("backed-up", Backups::Weekly, 10, hourly(6_095_000, 1_095_000)),
+            seen("backed-up", Backups::Daily, 10, hourly(6_095_000, 1_095_000)),
+        ]);
+        // The clock was set back before `dearer` was seen last.
+        for (now, at) in [(30, 30), (15, 21)] {
+            let new = list.unseen(now);
+            assert_eq!(new.first, [seen("new", Backups::None, now, hourly(7_000_000, 0))]);
+            let expected = [
+                seen("backed-up", Backups::Daily, now, hourly(7_190_000, 2_190_000)),
+                seen("dearer", Backups::None, at, hourly(6_000_000, 0)),
+            ];
+            assert_eq!(new.changed, expected);
+        }
+        let rates = list.rates(key("dearer", None), 30).expect("priced");
+        assert_eq!((rates.first, rates.changes.len()), (hourly(1, 0), 2));
+        let highest = |time| list.highest_after(key("dearer", None), time).expect("priced");
+        assert_eq!((highest(5), highest(25)), (Rate(6_000_000), Rate(6_000_000)));
+        assert_eq!(list.rates(key("new", None), 30), Ok(Rates::constant(hourly(7_000_000, 0))));
+        assert!(list.rates(key("unpriced", None), 30).is_err());
     }
 }

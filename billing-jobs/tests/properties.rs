@@ -192,6 +192,8 @@ proptest! {
         let end_of = |hour: i64| start.saturating_add((hour + 1) * HOUR);
         let expected: Vec<_> = (0..hours).map(|hour| rate_at(&seen, end_of(hour))).collect();
         prop_assert_eq!(by_hour(&known, start, hours), expected.clone());
+        let highest = known.highest_after(end_of(0).saturating_sub(1));
+        prop_assert!(expected.iter().all(|rate| *rate <= highest), "{:?} above {:?}", expected, highest);
         // What is billed may be forgotten.
         let billed = billed.min(hours);
         let through = start.saturating_add(billed * HOUR);

@@ -14,6 +14,7 @@ const DROP_TABLES: &str = "
     DROP TABLE IF EXISTS billing_charges;
     DROP TABLE IF EXISTS billing_meters;
     DROP TABLE IF EXISTS billing_holds;
+    DROP TABLE IF EXISTS billing_seen_rates;
     DROP TABLE IF EXISTS billing_wallets;";
 
 const DROP_FENCE: &str = include_str!("sql/drop_fence.sql");

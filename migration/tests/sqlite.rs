@@ -17,7 +17,7 @@ const PANEL: [&str; 8] = [
     "vps_plans",
     "wallets",
 ];
-const OURS: [&str; 13] = [
+const OURS: [&str; 14] = [
     "billing_batches",
     "billing_charges",
     "billing_created_tables",
@@ -30,6 +30,7 @@ const OURS: [&str; 13] = [
     "billing_job_state",
     "billing_meters",
     "billing_migrations",
+    "billing_seen_rates",
     "billing_wallets",
 ];
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use billing_jobs::{
-    billing::{BeyondLimit, Bill, Findings, Spike},
+    billing::{BeyondLimit, Bill, Findings, FirstSeenPrice, Spike},
     uncharged::{Debt, Uncharged},
 };
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -14,6 +14,8 @@ use crate::output::escaped;
 
 /// No more instances beyond the catch-up limit are printed than these.
 const PRINTED: usize = 50;
+/// No more prices that were seen for the first time are printed than these.
+const PRICES_PRINTED: usize = 5;
 /// From this width on the ids are printed.
 const WIDE: usize = 110;
 
@@ -30,7 +32,7 @@ pub(super) struct Report<'a> {
 
 impl Report<'_> {
     pub(super) fn in_json(&self) -> Value {
-        let Bill { totals, uncharged, beyond_limit, spike, findings, .. } = self.bill;
+        let Bill { totals, uncharged, beyond_limit, spike, findings, first_seen_prices, .. } = self.bill;
         let spike = spike.as_ref().map(|spike| billing_jobs::billing::spike(spike)["spike"].take());
         let uncharged: Map<_, _> =
             uncharged.iter().map(|of_one| (of_one.reason.clone(), json!(of_one.debt))).collect();
@@ -45,6 +47,7 @@ impl Report<'_> {
             "beyond_limit": beyond_limit,
             "uncharged": uncharged,
             "findings": findings,
+            "first_seen_prices": first_seen_prices,
             "waits_for_approval": spike,
         })
     }
@@ -63,6 +66,7 @@ impl Report<'_> {
         );
         text += &self.bill.uncharged.iter().map(uncharged).collect::<String>();
         text += &self.findings();
+        text += &first_seen(&self.bill.first_seen_prices);
         if self.dry_run || self.approved_until.is_some() {
             text += &self.beyond_limit(width);
         }
@@ -95,6 +99,22 @@ impl Report<'_> {
             more => format!("{text}and {more} more: `--json` lists all\n"),
         }
     }
+}
+
+/// A line about prices that plans have for the first time.
+fn first_seen(prices: &[FirstSeenPrice]) -> String {
+    if prices.is_empty() {
+        return String::new();
+    }
+    let sentence = |price: &FirstSeenPrice| {
+        let FirstSeenPrice { plan, backups, hourly_price } = price;
+        let backups = if *backups == "none" { String::new() } else { format!(" with {backups} backups") };
+        format!("{}{backups} {hourly_price}", escaped(plan))
+    };
+    let listed: Vec<String> = prices.iter().take(PRICES_PRINTED).map(sentence).collect();
+    let more = prices.len() - listed.len();
+    let more = if more > 0 { format!(", and {more} more: see --json") } else { String::new() };
+    format!("prices seen for the first time, per hour: {}{more}\n", listed.join(", "))
 }
 
 fn waits(spike: &Spike) -> String {
@@ -181,6 +201,11 @@ mod tests {
             beyond_limit: vec![beyond("web-1", Some("1.00"), true), beyond("we\u{1b}b", None, false)],
             spike: Some(Spike { excesses: vec![excess] }),
             findings: FindingsByKind::new(),
+            first_seen_prices: vec![FirstSeenPrice {
+                plan: "g6".to_owned(),
+                backups: "daily",
+                hourly_price: "0.055000".to_owned(),
+            }],
         };
         let report = Report {
             bill: &bill,
@@ -193,6 +218,7 @@ mod tests {
             report.in_words(80),
             "would charge 1.00 USD for 100 hours of 1 machines; 1 held; 0.1 s\n\
              2 instances deleted with up to 3 hours uncharged (0.03 USD and an unknown amount of 1)\n\
+             prices seen for the first time, per hour: g6 with daily backups 0.055000\n\
              \n\
              2 instances have more than 72 hours due:\n\
              SINCE                 HOURS    AMOUNT  STATE     INSTANCE\n\

@@ -6,7 +6,7 @@ use sea_orm::{DatabaseConnection, DbBackend, DbErr, Statement};
 use super::Finding;
 
 /// Table, privilege, and its columns; all of them if none is named.
-const NEEDED: [(&str, &str, &[&str]); 29] = [
+const NEEDED: [(&str, &str, &[&str]); 30] = [
     ("organizations", "SELECT", &[]),
     ("wallets", "SELECT", &[]),
     ("wallets", "UPDATE", &["balance", "updated_at"]),
@@ -64,6 +64,7 @@ const NEEDED: [(&str, &str, &[&str]); 29] = [
     ("billing_meters", "SELECT, INSERT, UPDATE", &[]),
     ("billing_holds", "SELECT, INSERT, UPDATE", &[]),
     ("billing_job_audit", "SELECT, INSERT", &[]),
+    ("billing_seen_rates", "SELECT, INSERT", &[]),
     ("billing_wallets", "SELECT", &[]),
     ("billing_wallets", "INSERT", &[]),
 ];

@@ -10,18 +10,18 @@ use serde_json::json;
 
 use super::{
     Biller, FindingsByKind,
-    decide::MeterRow,
+    decide::{MeterRow, rates_json},
     handover::{HandoverError, all, begin_alone, entry},
     id::Id,
     panel_time::{self, PanelTime},
-    postgres, read, rows, sqlite,
+    postgres, read, rows, seen_rates, sqlite,
 };
 use crate::{
     columns::{self, Unreadable, optional_text, text},
     currency::{Amounts, Currency},
     db::statement,
     hold::Hold,
-    money::{Carry, Money, cost},
+    money::{Carry, Money},
     period::{Micros, whole_hours},
     price::{DailyBackupFactor, Plan, PriceKey, PriceList},
     record,
@@ -97,16 +97,21 @@ impl Biller {
         let as_of = self.now().await.map_err(&failed)?;
         let plans = self.plans().await.map_err(&failed)?;
         let price_list = |factor| PriceList::new(plans.clone(), factor);
-        let prices = price_list(self.daily_backup_factor());
+        let (seen, unreadable) = seen_rates::read(&self.db, &self.sql).await.map_err(&failed)?;
+        let prices = price_list(self.daily_backup_factor()).with_seen(seen);
         let panel_prices = price_list(DailyBackupFactor::of(self.panel.generation));
         let txn = begin_alone(&self.db, &self.sql).await?;
         let adoption = Adoption { as_of, ..Adoption::default() };
         let purses = HashMap::new();
         let mut work =
             Work { biller: self, txn: &txn, plans: &plans, prices, panel_prices, purses, adoption };
+        for problem in unreadable {
+            work.find("unreadable", problem.to_string());
+        }
         work.everything().await.map_err(&failed)?;
-        let adoption = work.adoption;
+        let (adoption, new) = (work.adoption, work.prices.unseen(as_of.timestamp_micros()));
         if commit {
+            seen_rates::insert(&txn, &self.sql, &new).await.map_err(&failed)?;
             let details = json!({
                 "after": { "baselines": adoption.baselines, "meters": adoption.meters, "as_of": adoption.as_of },
             });
@@ -260,8 +265,9 @@ impl Work<'_> {
                 provider_id: provider.as_deref(),
                 backup_frequency: backups.as_deref(),
             };
-            let rate = match self.prices.rate(key) {
-                Ok(rate) => {
+            let rates = match self.prices.rates(key, as_of) {
+                Ok(rates) => {
+                    let rate = rates.latest();
                     if let Ok(by_panel) = self.panel_prices.rate(key)
                         && by_panel != rate
                     {
@@ -273,7 +279,7 @@ impl Work<'_> {
                             panel_hourly_price: by_panel.total.per_hour(6),
                         });
                     }
-                    Some(rate)
+                    Some(rates)
                 }
                 Err(hold) => {
                     self.find(hold.reason.as_str(), format!("{name}: {}", hold.detail));
@@ -297,11 +303,12 @@ impl Work<'_> {
             if hours > 0 {
                 self.adoption.due_machines += 1;
                 self.adoption.due_hours += hours.unsigned_abs();
-                let amount = rate.and_then(|rate| cost(rate.total, hours, Carry(0), self.biller.panel.unit));
+                let unit = self.biller.panel.unit;
+                let amount = rates.as_ref().and_then(|rates| rates.cost(start, hours, Carry(0), unit));
                 let currency =
                     self.purses.get(&organization).map_or(Currency::NONE, |(_, currency)| *currency);
                 match amount {
-                    Some((amount, _)) => self.adoption.due_amounts.add(currency, amount),
+                    Some(amount) => self.adoption.due_amounts.add(currency, amount),
                     None => self.adoption.due_unpriced += 1,
                 }
             }
@@ -313,14 +320,18 @@ impl Work<'_> {
                 self.find("catch_up_limit", sentence);
             }
             if watermark.is_none() {
+                let rates = rates.map(|mut rates| {
+                    rates.forget_before(start);
+                    rates
+                });
                 meters.push(MeterRow {
                     instance: id,
                     organization,
                     billed_through_before: None,
                     billed_through: start,
                     carry: Carry(0),
-                    rate,
-                    rate_changes: None,
+                    rate: rates.as_ref().map(|rates| rates.first),
+                    rate_changes: rates.as_ref().and_then(rates_json),
                     seen_at: as_of,
                 });
             }

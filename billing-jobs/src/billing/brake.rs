@@ -26,7 +26,7 @@ use crate::{
     db::{SQLITE_NOW, begin_read, query_all, query_one, statement},
     money::{Carry, Money, Rate, cost},
     panel::Panel,
-    period::Change,
+    period::{Change, HOUR},
     price::PriceKey,
     record::{self, Entry},
 };
@@ -340,12 +340,17 @@ fn of_group(pass: &Pass<'_>, group: &QueryResult) -> Result<Option<Sum>, DbErr> 
     if now.is_none() && !gone {
         return Ok(None);
     }
-    let known: Option<i64> = group.try_get("", "rate")?;
+    let rate_of_meter: Option<i64> = group.try_get("", "rate")?;
     let changes: Vec<Change> = serde_json::from_str(&columns::lossy(group, "changes")).unwrap_or_default();
     // A price that is seen now for the first time is for the hours from now on. It counts all the same: a wrong one must be found
     // before the meters know it, or the hours until it is corrected keep it.
-    let known = known.map(Rate).into_iter().chain(changes.iter().map(|change| change.rate.total)).chain(now);
-    let Some(rate) = known.max() else { return Ok(None) };
+    let known =
+        rate_of_meter.map(Rate).into_iter().chain(changes.iter().map(|change| change.rate.total)).chain(now);
+    // Where no meter is known, the prices count that runs have seen in the time of these hours.
+    let longest: i64 = group.try_get("", "longest")?;
+    let began = pass.as_of.saturating_sub(longest.saturating_mul(HOUR));
+    let seen = pass.prices.highest_after(key, began).ok().filter(|_| rate_of_meter.is_none() && !gone);
+    let Some(rate) = known.chain(seen).max() else { return Ok(None) };
     let (hours, machines): (i64, i64) = (group.try_get("", "hours")?, group.try_get("", "machines")?);
     // Each may carry up to one unit of its wallet.
     let unit = pass.biller.panel.unit;
@@ -354,7 +359,7 @@ fn of_group(pass: &Pass<'_>, group: &QueryResult) -> Result<Option<Sum>, DbErr> 
     Ok(Some(Sum { charges: machines, hours, amount: Money(amount.saturating_add(carried)) }))
 }
 
-/// `(as_of, most hours) -> currency, plan, provider, backups, rate, changes, gone, broke, machines, hours, balance`: what is due, by what it costs.
+/// `(as_of, most hours) -> currency, plan, provider, backups, rate, changes, gone, broke, machines, hours, longest, balance`: what is due, by what it costs.
 /// The currency is looked up only where there are several.
 ///
 /// The meter of a machine that is due for an hour is not looked up: it could say only that this hour is charged already, or that
@@ -411,7 +416,7 @@ fn due(panel: Panel, currencies: &Currencies) -> String {
     format!(
         "SELECT {currency} AS currency, plan, provider, backups, rate, changes, gone,
                 coalesce(balance < coalesce(rate / 73000, 1), {no}) AS broke,
-                count(*) AS machines, {sum_of_hours} AS hours, {sum_of_balances} AS balance
+                count(*) AS machines, {sum_of_hours} AS hours, {longest} AS longest, {sum_of_balances} AS balance
            FROM (SELECT i.organization_id, i.plan, i.provider, i.backups, m.rate, m.rate_changes{text} AS changes, {no} AS gone,
                         CASE WHEN m.billed_through IS NOT NULL THEN {least}(i.hours, {through_hours})
                              WHEN i.hours > 1 THEN {least}(i.hours, coalesce(i.age, i.hours))
@@ -432,6 +437,7 @@ fn due(panel: Panel, currencies: &Currencies) -> String {
           WHERE hours >= 1 AND {least}(hours, coalesce(unseen, hours)) <= $2
           GROUP BY 1, 2, 3, 4, 5, 6, 7, 8",
         sum_of_hours = sum("hours"),
+        longest = if sqlite { "max(hours)" } else { "least(max(hours), 9e18)::bigint" },
         sum_of_balances = sum("balance"),
         hours = hours_since(anchor),
         age = hours_since("created_at"),
@@ -443,6 +449,7 @@ fn due(panel: Panel, currencies: &Currencies) -> String {
 /// What the run comes to: every batch read and decided as it will be, and at the prices of now, one in memory at a time, with nothing
 /// locked or written.
 async fn exact(pass: &Pass<'_>) -> Result<Sums, BillingError> {
+    let prices_of_now = pass.prices.clone().without_seen();
     let mut sums = Sums::default();
     let mut after = None;
     while let Some(range) = pass.next_range(after, PAGE).await? {
@@ -457,7 +464,7 @@ async fn exact(pass: &Pass<'_>) -> Result<Sums, BillingError> {
                 meter.rates = None;
             }
         }
-        let Posting { totals: as_of_now, .. } = pass.decide(&range, &read);
+        let Posting { totals: as_of_now, .. } = pass.decide_at(&prices_of_now, &range, &read);
         for (currency, sum) in as_known.sums.larger_of_each(&as_of_now.sums).iter() {
             sums.add(currency, sum);
         }

@@ -663,14 +663,7 @@ fn charge_row<'a>(
 }
 
 fn cost_of(due: &DueHours, from: &Cursor, hours: i64, unit: WalletUnit) -> Option<Money> {
-    let mut total = Money(0);
-    let mut carry = from.carry;
-    for stretch in due.rates.stretches(from.at, hours) {
-        let (amount, rest) = cost(stretch.rate.total, stretch.hours, carry, unit)?;
-        total.0 = total.0.checked_add(amount.0)?;
-        carry = rest;
-    }
-    Some(total)
+    due.rates.cost(from.at, hours, from.carry, unit)
 }
 
 /// The hours of `instance` that can be priced, or the hold and how many hours it concerns.
@@ -690,26 +683,24 @@ fn due_hours(terms: &Terms<'_>, instance: &Instance) -> Result<Option<DueHours>,
     if hours == 0 {
         return Ok(None);
     }
-    let rate = if instance.gone {
-        None
-    } else {
-        let rate = terms.prices.rate(instance.price_key());
-        Some(rate.map_err(|hold| (hold, Some(hours)))?)
+    let known = instance.meter.as_ref().and_then(|meter| meter.rates.clone());
+    let rates = match (known, instance.gone) {
+        (Some(rates), true) => rates,
+        (None, true) => return Ok(None),
+        (Some(mut rates), false) => {
+            rates.see(
+                terms.prices.rate(instance.price_key()).map_err(|hold| (hold, Some(hours)))?,
+                terms.as_of,
+            );
+            rates
+        }
+        (None, false) => {
+            terms.prices.rates(instance.price_key(), terms.as_of).map_err(|hold| (hold, Some(hours)))?
+        }
     };
     let evaluated = instance.meter.as_ref().filter(|_| instance.held == Some(Reason::InsufficientBalance));
     let unseen_from = evaluated.map_or(start, |meter| start.max(meter.seen_at));
     let carry = instance.meter.as_ref().map_or(Carry(0), |meter| meter.carry);
-    let known = instance.meter.as_ref().and_then(|meter| meter.rates.clone());
-    let rates = match (known, rate) {
-        (Some(mut rates), rate) => {
-            if let Some(rate) = rate {
-                rates.see(rate, terms.as_of);
-            }
-            rates
-        }
-        (None, Some(rate)) => Rates::constant(rate),
-        (None, None) => return Ok(None),
-    };
     let unseen_hours = whole_hours(unseen_from, until);
     Ok(Some(DueHours { start, hours, unseen_hours, carry, rates }))
 }
@@ -809,7 +800,7 @@ fn touch_meter(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance
     }
 }
 
-fn rates_json(rates: &Rates) -> Option<String> {
+pub(super) fn rates_json(rates: &Rates) -> Option<String> {
     (!rates.changes.is_empty())
         .then(|| serde_json::to_string(&rates.changes).expect("pairs of integers are always JSON"))
 }

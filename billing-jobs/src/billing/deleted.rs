@@ -22,7 +22,7 @@ use crate::{
     db::{begin, begin_read, statement},
     fence,
     hold::Reason,
-    money::{Carry, Money, WalletUnit, cost},
+    money::{Money, WalletUnit},
     period::{Micros, whole_hours},
     uncharged::Debt,
 };
@@ -87,15 +87,7 @@ impl Gone {
         let Meter { billed_through, carry, rates, seen_at, .. } = &self.meter;
         let owed = if self.held { whole_hours(*billed_through, *seen_at) } else { 0 };
         let hours = whole_hours(*billed_through, as_of) - owed;
-        let amount_of = |hours| {
-            let (mut total, mut carry) = (0_i64, Carry(carry.0));
-            for stretch in rates.as_ref()?.stretches(*billed_through, hours) {
-                let (amount, rest) = cost(stretch.rate.total, stretch.hours, carry, unit)?;
-                total = total.checked_add(amount.0)?;
-                carry = rest;
-            }
-            Some(total)
-        };
+        let amount_of = |hours| Some(rates.as_ref()?.cost(*billed_through, hours, *carry, unit)?.0);
         // From the watermark on, because a rest that is smaller than the wallet's unit is carried from hour to hour.
         let amount = amount_of(owed + hours).zip(amount_of(owed)).map(|(all, owed)| Money(all - owed));
         Lost { hours, amount }

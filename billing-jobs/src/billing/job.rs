@@ -20,6 +20,9 @@ use crate::{
     uncharged::Uncharged,
 };
 
+/// No more prices that were seen for the first time are listed in the details of a run.
+const PRICES_LISTED: usize = 20;
+
 /// The parameters of kind `billing`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -194,7 +197,7 @@ pub fn unguarded() -> billing_scheduler::serde_json::Value {
 /// A run's figures as they stand in its row.
 #[must_use]
 pub fn details(
-    Bill { totals, as_of, uncharged, findings, .. }: &Bill,
+    Bill { totals, as_of, uncharged, findings, first_seen_prices, .. }: &Bill,
 ) -> billing_scheduler::serde_json::Value {
     let mut details = json!({
         "charged": totals.charged,
@@ -209,6 +212,10 @@ pub fn details(
     }
     if !findings.is_empty() {
         details["findings"] = json!(findings);
+    }
+    if !first_seen_prices.is_empty() {
+        let listed = &first_seen_prices[..first_seen_prices.len().min(PRICES_LISTED)];
+        details["first_seen_prices"] = json!({ "count": first_seen_prices.len(), "listed": listed });
     }
     details
 }

@@ -20,6 +20,7 @@ mod read;
 mod refusals;
 mod release;
 mod rows;
+mod seen_rates;
 mod sqlite;
 mod statements;
 mod totals;
@@ -64,6 +65,7 @@ pub use self::{
     handover::HandoverError,
     job::{Billing, BillingParams, details, spike, unguarded},
     release::Release,
+    seen_rates::FirstSeenPrice,
     totals::{Sum, Sums, Totals},
 };
 pub(crate) use self::{
@@ -160,6 +162,8 @@ pub struct Bill {
     pub spike: Option<Spike>,
     /// Rows that something is wrong with: `unreadable`, `refused`.
     pub findings: FindingsByKind,
+    /// The prices that plans have for the first time: hours that had ended before pay them too.
+    pub first_seen_prices: Vec<FirstSeenPrice>,
 }
 
 /// An instance with more hours due than the catch-up limit.
@@ -395,6 +399,7 @@ impl Biller {
             pass.brake = Brake::of(&pass, &spike).await?;
             spike.waits = None;
         }
+        let first_seen_prices = seen_rates::record(&pass).await?;
         let mut over = Over { unreadable: unreadable_plans, ..Over::default() };
         let mut result = pass.whole_fleet(&mut over).await;
         // In a dry run the hours of the previous organizations stay as they are, so the new ones cannot be billed.
@@ -445,7 +450,8 @@ impl Biller {
                 findings.insert(kind, found);
             }
         }
-        Ok(Bill { totals, as_of, stopped, uncharged, beyond_limit, spike: spike.waits, findings })
+        let spike = spike.waits;
+        Ok(Bill { totals, as_of, stopped, uncharged, beyond_limit, spike, findings, first_seen_prices })
     }
 
     /// Reads what a pass needs to know beforehand, and the plans that cannot be read.
@@ -553,7 +559,11 @@ impl Biller {
                 unreadable.add(format!("plan `{}`: {problem}", plan.id), LISTED);
             }
         }
-        Ok((PriceList::new(plans, self.daily_backup_factor()), unreadable))
+        let (seen, problems) = seen_rates::read(&self.db, &self.sql).await?;
+        for problem in problems {
+            unreadable.add(problem.to_string(), LISTED);
+        }
+        Ok((PriceList::new(plans, self.daily_backup_factor()).with_seen(seen), unreadable))
     }
 }
 

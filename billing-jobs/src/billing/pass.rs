@@ -638,11 +638,16 @@ impl Pass<'_> {
     }
 
     pub(super) fn decide<'a>(&self, batch: &Batch, read: &'a Read) -> Posting<'a> {
+        self.decide_at(&self.prices, batch, read)
+    }
+
+    /// The same at other prices.
+    pub(super) fn decide_at<'a>(&self, prices: &PriceList, batch: &Batch, read: &'a Read) -> Posting<'a> {
         let Biller { settings, panel, .. } = self.biller;
         let limit = i64::from(settings.max_catch_up_hours);
         let terms = Terms {
             as_of: self.as_of,
-            prices: &self.prices,
+            prices,
             unit: panel.unit,
             max_catch_up_hours: limit,
             approvals: &self.approvals,

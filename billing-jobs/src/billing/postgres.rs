@@ -139,6 +139,18 @@ pub(super) fn statements(panel: Panel) -> Statements {
                FROM vps_plans",
             provider = provider(panel, ""),
         ),
+        seen_rates: format!(
+            "SELECT plan_id, backups, {}, rate, backup_rate FROM billing_seen_rates ORDER BY plan_id, backups, seen_at",
+            micros("seen_at")
+        ),
+        insert_seen_rates: format!(
+            "INSERT INTO billing_seen_rates (plan_id, backups, seen_at, rate, backup_rate)
+             SELECT d.plan, d.backups, {seen}, d.rate, d.backup_rate
+               FROM {rows}
+             ON CONFLICT DO NOTHING",
+            seen = instant("d.seen_at"),
+            rows = d(rows::SEEN_RATES),
+        ),
         next_organizations: format!(
             "SELECT (array_agg(organization ORDER BY organization))[1]::text AS first,
                     (array_agg(organization ORDER BY organization DESC))[1]::text AS last

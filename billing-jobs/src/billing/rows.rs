@@ -13,6 +13,7 @@ use crate::{
     currency::Currency,
     db::statement,
     period::{HOUR, Micros},
+    price::SeenRate,
     testing,
 };
 
@@ -93,6 +94,13 @@ pub(super) const HOLDS: Fields = &[
     ("currency", Kind::MaybeText),
     ("opened_at", Kind::Number),
     ("seen_at", Kind::Number),
+];
+pub(super) const SEEN_RATES: Fields = &[
+    ("plan", Kind::Text),
+    ("backups", Kind::Text),
+    ("seen_at", Kind::Number),
+    ("rate", Kind::Number),
+    ("backup_rate", Kind::Number),
 ];
 pub(super) const WALLETS: Fields = &[("after", Kind::Number), ("wallet", Kind::Id), ("before", Kind::Number)];
 
@@ -396,6 +404,19 @@ pub(super) fn holds(backend: DbBackend, seen_at: Micros, holds: &[HoldRow<'_>]) 
             .maybe_text(hold.currency.as_ref().map(Currency::as_str))
             .number(seen_at)
             .number(seen_at);
+    }
+    rows
+}
+
+pub(super) fn seen_rates(backend: DbBackend, seen: &[&SeenRate]) -> Rows {
+    let mut rows = Rows::new(backend, SEEN_RATES, seen.len());
+    for SeenRate { plan, backups, seen_at, rate } in seen {
+        rows.begin()
+            .text(plan.clone())
+            .text(backups.as_str().to_owned())
+            .number(*seen_at)
+            .number(rate.total.0)
+            .number(rate.backup.0);
     }
     rows
 }

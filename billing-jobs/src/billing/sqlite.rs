@@ -109,6 +109,12 @@ pub(super) fn statements() -> Statements {
                     backup_upcharge_hourly AS upcharge
                FROM vps_plans"
             .to_owned(),
+        seen_rates: "SELECT plan_id, backups, seen_at, rate, backup_rate FROM billing_seen_rates
+              ORDER BY plan_id, backups, seen_at"
+            .to_owned(),
+        insert_seen_rates: "INSERT INTO billing_seen_rates (plan_id, backups, seen_at, rate, backup_rate)
+             VALUES {(?, ?, ?, ?, ?)} ON CONFLICT DO NOTHING"
+            .to_owned(),
         next_organizations: format!(
             "SELECT CAST(min(organization) AS BLOB) AS first, CAST(max(organization) AS BLOB) AS last FROM (
                  SELECT organization FROM (
@@ -256,7 +262,8 @@ mod tests {
     use crate::billing::rows::sqlite_rows;
 
     /// What may be read from end to end: the few plans, and what a statement was given itself or has found already.
-    const SMALL: [&str; 7] = ["vps_plans", "json_each", "c ", "d", "CONSTANT", "-ROW", "(subquery"];
+    const SMALL: [&str; 8] =
+        ["vps_plans", "billing_seen_rates", "json_each", "c ", "d", "CONSTANT", "-ROW", "(subquery"];
 
     /// A step of a plan that reads all of something that grows with the fleet or its history.
     fn reads_whole(step: &str) -> bool {
@@ -282,6 +289,8 @@ mod tests {
         let of_a_run = [
             s.now,
             s.plans,
+            s.seen_rates,
+            s.insert_seen_rates,
             s.next_organizations,
             s.check_fence,
             s.lock_wallets,

@@ -17,6 +17,10 @@ pub(super) struct Statements {
     pub(super) now: String,
     /// `() -> id, provider_plan_id, provider_id, base, markup, backup, upcharge`, prices as text, on SQLite as the integers that they are.
     pub(super) plans: String,
+    /// `() -> plan, backups, seen_at, rate, backup_rate` by place: what earlier runs saw, of each plan the oldest first.
+    pub(super) seen_rates: String,
+    /// `(seen rates)`.
+    pub(super) insert_seen_rates: String,
     /// `(as_of, after, limit) -> first, last`: the organizations after `after` that have about `limit` instances due or
     /// held.
     pub(super) next_organizations: String,

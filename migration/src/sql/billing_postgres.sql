@@ -113,6 +113,17 @@ CREATE TABLE IF NOT EXISTS billing_meters (
     deleted_at timestamptz
 ) WITH (fillfactor = 80);
 
+-- The prices that runs saw, each with the time when it was first seen: append-only, a row for each change. `backup_rate` is the part
+-- of `rate` that pays for backups. An instance without a meter pays for each hour what was seen when the hour ended.
+CREATE TABLE IF NOT EXISTS billing_seen_rates (
+    plan_id text NOT NULL,
+    backups text NOT NULL CHECK (backups IN ('none', 'weekly', 'daily')),
+    seen_at timestamptz NOT NULL,
+    rate bigint NOT NULL CHECK (rate >= 0),
+    backup_rate bigint NOT NULL CHECK (backup_rate BETWEEN 0 AND rate),
+    PRIMARY KEY (plan_id, backups, seen_at)
+);
+
 -- Why an instance that is due was not charged: one open row per instance, closed when it was charged or is no longer due.
 -- `closed_reason` is set where a hold was closed without a charge. An operator may accept a hold: the acceptance counts until
 -- `accepted_until` (unset: without limit), and only while `reason` is still `accepted_for`.

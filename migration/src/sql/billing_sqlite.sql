@@ -111,6 +111,17 @@ CREATE TABLE IF NOT EXISTS billing_meters (
     deleted_at INTEGER
 ) STRICT;
 
+-- The prices that runs saw, each with the time when it was first seen: append-only, a row for each change. `backup_rate` is the part
+-- of `rate` that pays for backups. An instance without a meter pays for each hour what was seen when the hour ended.
+CREATE TABLE IF NOT EXISTS billing_seen_rates (
+    plan_id TEXT NOT NULL,
+    backups TEXT NOT NULL CHECK (backups IN ('none', 'weekly', 'daily')),
+    seen_at INTEGER NOT NULL,
+    rate INTEGER NOT NULL CHECK (rate >= 0),
+    backup_rate INTEGER NOT NULL CHECK (backup_rate BETWEEN 0 AND rate),
+    PRIMARY KEY (plan_id, backups, seen_at)
+) STRICT;
+
 -- Why an instance that is due was not charged: one open row per instance, closed when it was charged or is no longer due.
 -- `closed_reason` is set where a hold was closed without a charge. An operator may accept a hold: the acceptance counts until
 -- `accepted_until` (unset: without limit), and only while `reason` is still `accepted_for`.

@@ -72,6 +72,7 @@ async fn a_slipped_digit_charges_nothing_and_leaves_no_trace_once_it_is_correcte
         usd("40.00"),
         "no hour at the wrong price, and none lost"
     );
+    assert_eq!(number(db, "SELECT count(*) FROM billing_seen_rates WHERE rate > 73000000").await, 0);
     assert_sound(db).await;
 }
 
@@ -118,6 +119,27 @@ async fn more_hours_and_more_machines_are_no_spike(db: &Db) {
     price(db, 14_600).await;
     assert_eq!(in_usd(&daemon.bill(hour(33)).await), usd("50.00"));
     assert_eq!(in_usd(&daemon.bill(hour(34)).await), usd("100.00"), "twice the price");
+}
+
+/// The price of now is usual, and the one that runs saw in the hours of an imported instance was not.
+async fn a_spike_counts_prices_that_were_seen_before(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("100000.00").await;
+    let cheap = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let dear = fleet.plan(Plan::monthly("73000.00")).await;
+    add_instances(db, org, cheap, 10).await;
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(1)).await;
+    fleet.reprice(dear, Some(TEN_CENTS_AN_HOUR)).await;
+    daemon.bill(hour(2)).await;
+    fleet.instance(Instance::new(org, dear, hour(0))).await;
+
+    let sum = spike(db, &daemon, &Order::by(hour(3))).await;
+
+    assert_eq!(sum, Sum { charges: 12, amount: Money(usd("201.10")), hours: 13 });
+    approve_all(&daemon).await;
+    assert_eq!(in_usd(&daemon.bill(hour(3)).await), usd("201.10"));
+    assert_sound(db).await;
 }
 
 /// Hours that nobody can pay are many and cheap: on average they would make the dear ones look usual.
@@ -242,6 +264,7 @@ on_each_kind!(
     a_slipped_digit_charges_nothing_and_leaves_no_trace_once_it_is_corrected,
     what_was_approved_is_charged_and_nothing_beyond,
     more_hours_and_more_machines_are_no_spike,
+    a_spike_counts_prices_that_were_seen_before,
     a_spike_does_not_hide_behind_arrears,
     approved_catch_up_counts_towards_spike,
     a_run_stops_where_it_would_exceed_what_was_due_when_it_began,

@@ -255,6 +255,7 @@ async fn wallets_that_may_be_read_and_not_written_are_an_error_and_not_a_success
     db.execute("ALTER POLICY wallets_update ON wallets USING (false)").await;
     let daemon = Daemon::of(&db).await;
     let lease = daemon.claim().await;
+    daemon.bill_under(lease.fence, hour(0)).await.expect("nothing is due");
     let before = contents(&db).await;
 
     let error =

@@ -1,8 +1,16 @@
 //! A price that changes counts from the hour in which it is first seen; hours that ended before keep the old one.
 
+use billing_jobs::{
+    billing::{BillingError, Mode},
+    panel::Generation,
+};
 use e2e::{ChargeRow, Db, Fleet, Instance, Plan, on_every_database};
+use serde_json::json;
+use uuid::Uuid;
 
-use super::{CENT, Daemon, assert_sound, charged, hold_of, hour, minute, usd};
+use super::{CENT, Daemon, Order, ask, assert_sound, charged, hold_of, hour, minute, number, usd};
+
+const SEEN: &str = "SELECT count(*) FROM billing_seen_rates";
 
 fn charge(from: i64, hours: i64, cents_an_hour: i64) -> ChargeRow {
     ChargeRow { start: hour(from), hours, amount: hours * cents_an_hour * CENT }
@@ -116,10 +124,140 @@ async fn an_instance_that_changes_its_plan_pays_the_new_one_from_then_on(db: &Db
     assert_sound(db).await;
 }
 
-on_every_database!(hours_that_ended_before_a_new_price_was_seen_keep_the_old_one);
+/// What an instance is called, the name of its plan, when it was created, up to when the panel billed it, and what it pays: the start,
+/// the hours, and the cents for each of them.
+type Imported = (&'static str, &'static str, i64, Option<i64>, [(i64, i64, i64); 2]);
+
+/// Runs see 10 cents until hour 8, and 20 from there on. The price changed at hour 5, while no run looked.
+async fn instances_without_meter_pay_the_price_of_each_hour(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("100.00").await;
+    let plan = fleet.plan(Plan::monthly("73.00").backup_hourly("0.020000").provider_plan_id("nano")).await;
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(2)).await;
+
+    let during_the_outage: [Imported; 4] = [
+        ("created in the outage", "", 3, None, [(3, 5, 10), (8, 2, 20)]),
+        ("created after the change", "", 6, None, [(6, 2, 10), (8, 2, 20)]),
+        ("older than the first price", "", -9, Some(1), [(1, 7, 10), (8, 2, 20)]),
+        ("by the provider's name", "nano", 4, None, [(4, 4, 10), (8, 2, 20)]),
+    ];
+    let afterwards: [Imported; 2] = [
+        ("imported with an old anchor", "", -9, Some(5), [(5, 3, 10), (8, 2, 20)]),
+        ("created in the middle", "", 7, None, [(7, 1, 10), (8, 2, 20)]),
+    ];
+    let seed = async |rows: &[Imported]| {
+        let mut instances = Vec::new();
+        for (label, name, created, billed, _) in rows {
+            let plan = if name.is_empty() { plan.to_string() } else { (*name).to_owned() };
+            let instance = Instance::new(org, plan, hour(*created)).label(label).backups("daily");
+            let instance = billed.map_or(instance.clone(), |billed| instance.billed(hour(billed)));
+            instances.push(fleet.instance(instance).await);
+        }
+        instances
+    };
+    let mut instances = seed(&during_the_outage).await;
+    fleet.reprice(plan, Some("146.00")).await;
+    daemon.bill(hour(8)).await;
+    instances.extend(seed(&afterwards).await);
+    daemon.bill(hour(10)).await;
+
+    let backups = match daemon.panel.generation {
+        Generation::G1 => 0,
+        Generation::G2 => 3,
+        Generation::G3 => 2,
+    };
+    for ((label, .., expected), instance) in during_the_outage.iter().chain(&afterwards).zip(instances) {
+        let expected = expected.iter().map(|&(start, hours, cents)| charge(start, hours, cents + backups));
+        assert_eq!(fleet.charges(instance).await, expected.collect::<Vec<_>>(), "{label}");
+        let cycles = fleet.cycles(instance).await;
+        for (cycle, base) in cycles.iter().zip([0.1, 0.2]) {
+            let parts = (&cycle.metadata["base_hourly_rate"], &cycle.metadata["backup_hourly_rate"]);
+            let backups = [0.0, 0.01, 0.02, 0.03][usize::try_from(backups).expect("a few cents")];
+            assert_eq!(parts, (&json!(base), &json!(backups)), "{label}");
+        }
+    }
+    assert_sound(db).await;
+}
+
+/// The panel deletes a plan and creates it again under its id: what was seen of it stays.
+async fn a_recreated_plan_keeps_what_was_seen_of_it(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("100.00").await;
+    let plan = fleet.plan(Plan::monthly("73.00")).await;
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(1)).await;
+    db.execute(&format!("DELETE FROM vps_plans WHERE id = '{plan}'")).await;
+    daemon.bill(hour(2)).await;
+    let again = fleet.plan(Plan::monthly("146.00")).await;
+    db.execute(&format!("UPDATE vps_plans SET id = '{plan}' WHERE id = '{again}'")).await;
+    let instance = fleet.instance(Instance::new(org, plan, hour(0))).await;
+
+    daemon.bill(hour(3)).await;
+    daemon.bill(hour(4)).await;
+
+    assert_eq!(fleet.charges(instance).await, [charge(0, 3, 10), charge(3, 1, 20)]);
+    assert_sound(db).await;
+}
+
+async fn only_a_run_that_may_charge_records_prices(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly("73.00").backup_hourly("0.010000")).await;
+    let unpriced = fleet.plan(Plan::unpriced()).await;
+    let daemon = Daemon::of(db).await;
+    let variants = if db.has_backups() { 3 } else { 1 };
+    let preview = daemon.run(Uuid::now_v7(), Mode::DryRun, &Order::by(hour(1))).await.expect("it ends");
+    assert_eq!((preview.first_seen_prices.len(), number(db, SEEN).await), (variants, 0), "a dry run");
+
+    // Nothing is due, so that no batch would find out.
+    let old = daemon.claim().await;
+    for table in ["billing_job_state", "billing_fences"] {
+        db.execute(&format!("UPDATE {table} SET fence = fence + 1")).await;
+    }
+    let result = daemon.bill_under(old.fence, hour(1)).await;
+    assert!(matches!(result, Err(BillingError::Fenced)), "{result:?}");
+    assert_eq!(number(db, SEEN).await, 0, "an overtaken daemon");
+    db.execute("UPDATE billing_job_state SET holder = NULL").await;
+
+    let bill = daemon.carry_out(&Order::by(hour(1))).await.expect("it ends");
+    let first = &bill.first_seen_prices[0];
+    assert_eq!(bill.first_seen_prices.len(), variants);
+    assert_eq!(
+        (first.plan.clone(), first.backups, first.hourly_price.as_str()),
+        (plan.to_string(), "none", "0.100000")
+    );
+    let details =
+        ask(db, "SELECT CAST(details AS text) AS d FROM billing_job_runs ORDER BY started_at DESC LIMIT 1");
+    let details: String = details.await[0].try_get("", "d").expect("text");
+    let details: serde_json::Value = serde_json::from_str(&details).expect("JSON");
+    assert_eq!(details["first_seen_prices"]["count"], json!(variants));
+    assert_eq!(details["first_seen_prices"]["listed"][0]["hourly_price"], "0.100000");
+
+    let rows = i64::try_from(variants).expect("a few");
+    for (price, seen, first) in [(None, 0, 0), (Some("73.00"), 0, 0), (Some("146.00"), rows, 0)] {
+        let before = number(db, SEEN).await;
+        fleet.reprice(plan, price).await;
+        for _ in 0..2 {
+            let bill = daemon.carry_out(&Order::by(hour(2))).await.expect("it ends");
+            assert_eq!(bill.first_seen_prices.len(), first, "{price:?}");
+        }
+        assert_eq!(number(db, SEEN).await - before, seen, "{price:?}");
+    }
+    fleet.reprice(unpriced, Some("0.00")).await;
+    let bill = daemon.carry_out(&Order::by(hour(3))).await.expect("it ends");
+    assert!(bill.first_seen_prices.iter().all(|price| price.plan == unpriced.to_string()));
+    assert_eq!(bill.first_seen_prices.len(), variants);
+}
+
+on_every_database!(
+    hours_that_ended_before_a_new_price_was_seen_keep_the_old_one,
+    instances_without_meter_pay_the_price_of_each_hour,
+    only_a_run_that_may_charge_records_prices,
+);
 on_each_kind!(
     arrears_keep_the_price_of_each_hour,
     a_deleted_instance_pays_each_hour_at_the_price_that_was_seen,
     a_price_that_was_missing_for_a_while_does_not_reprice_what_was_seen_before,
     an_instance_that_changes_its_plan_pays_the_new_one_from_then_on,
+    a_recreated_plan_keeps_what_was_seen_of_it,
 );

@@ -150,7 +150,6 @@ async fn backups_are_billed_by_their_own_hourly_prices(db: &Db) {
 /// The panel charged 2.75 on G2 for these 50 hours, and 2.00 on G3.
 async fn daily_backups_cost_what_the_panel_charges(db: &Db) {
     let fleet = Fleet::new(db);
-    let plan = fleet.plan(Plan::monthly("7.30").backup_hourly("0.030000")).await;
     let g2 = db.has_backups() && db.backend() != DbBackend::Sqlite && db.wallet_unit() == CENT;
     let expected = match (db.has_backups(), g2) {
         (false, _) => [50 * CENT; 3],
@@ -162,6 +161,7 @@ async fn daily_backups_cost_what_the_panel_charges(db: &Db) {
         let settings = Settings { daily_backup_factor, ..Settings::default() };
         let daemon = Daemon::with(db, settings).await;
         let org = fleet.wallet("100.00").await;
+        let plan = fleet.plan(Plan::monthly("7.30").backup_hourly("0.030000")).await;
         let instance = fleet.instance(Instance::new(org, plan, hour(0)).backups("daily")).await;
         let previewed = daemon.preview(&Order::by(hour(50))).await;
         assert_eq!(in_usd(&previewed), expected, "{daily_backup_factor:?}");

@@ -32,7 +32,15 @@ async fn bill_in_full(db: &Db, arguments: &str) -> Value {
 async fn bill(db: &Db, arguments: &str) -> Value {
     let mut shown = bill_in_full(db, arguments).await;
     let figures = ["amounts", "charged", "dry_run", "held", "hours"];
-    let others = ["approved_until", "beyond_limit", "findings", "seconds", "uncharged", "waits_for_approval"];
+    let others = [
+        "approved_until",
+        "beyond_limit",
+        "findings",
+        "first_seen_prices",
+        "seconds",
+        "uncharged",
+        "waits_for_approval",
+    ];
     let mut all = [&figures[..], &others[..]].concat();
     all.sort_unstable();
     assert_eq!(keys(&shown), all);
@@ -188,6 +196,7 @@ async fn everything(db: &Db) -> Vec<String> {
         ("billing_charges", "instance_id"),
         ("billing_meters", "instance_id"),
         ("billing_holds", "id"),
+        ("billing_seen_rates", "plan_id || backups"),
         ("billing_wallets", "wallet_id"),
     ] {
         everything.push(table.to_owned());

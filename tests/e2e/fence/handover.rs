@@ -81,6 +81,8 @@ async fn an_adoption_tells_what_is_wrong_and_begins_where_the_panel_stopped(db: 
         assert_eq!(found(&adoption), expected);
         let written = if commit { ("7", "1") } else { ("0", "0") };
         assert_eq!((ask(db, METERS).await.as_str(), ask(db, BASELINES).await.as_str()), written);
+        let prices = ask(db, "SELECT count(DISTINCT plan_id) FROM billing_seen_rates").await;
+        assert_eq!(prices, if commit { "1" } else { "0" });
     }
     let again = adopt(db, true).await;
     assert_eq!((again.wallets, again.baselines, again.machines, again.meters), (3, 0, 8, 0));

@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     billing::approvals::{Approvals, Scope},
     money::Rate,
-    price::{DailyBackupFactor, Plan},
+    price::{DailyBackupFactor, NewRates, Plan, SeenRate},
 };
 
 /// The organizations, in order: two that can pay, and three that cannot.
@@ -51,6 +51,8 @@ struct World {
     unit: WalletUnit,
     /// Millionths a month.
     plans: [Option<i64>; 3],
+    /// What runs have seen of them.
+    seen: Vec<SeenRate>,
     balances: HashMap<&'static str, Money>,
     opened: HashMap<String, bool>,
     machines: Vec<Machine>,
@@ -61,7 +63,7 @@ struct Machine {
     plan: usize,
     /// Where the next hour begins that is not charged.
     next: Option<Micros>,
-    /// The rate of the hours before anything was seen, and what was seen when.
+    /// What was seen when; hours before the first one have that rate.
     seen: Vec<(Micros, i64)>,
     /// When it was last seen with hours due.
     seen_at: Micros,
@@ -111,6 +113,7 @@ impl World {
             now: EPOCH,
             unit,
             plans: [Some(5_000_000), Some(123_456_789), Some(0)],
+            seen: Vec::new(),
             balances: HashMap::from([("a", Money(balances[0])), ("b", Money(balances[1]))]),
             opened: HashMap::new(),
             machines,
@@ -169,7 +172,7 @@ impl World {
             markup_price: Some("0".to_owned()),
             ..Plan::default()
         });
-        let prices = PriceList::new(plans, DailyBackupFactor::ONE);
+        let prices = PriceList::new(plans, DailyBackupFactor::ONE).with_seen(self.seen.clone());
         let mut approvals = Approvals::default();
         if approved {
             approvals.add(&Scope { all: true, ..Scope::default() }, self.now);
@@ -201,7 +204,9 @@ impl World {
             let price = self.plans[machine.plan];
             let purse =
                 if refused { None } else { balances.get_mut(machine.row.organization.to_string().as_str()) };
-            let expected = machine.bill(&terms, price, purse);
+            let seen = self.seen.iter().filter(|seen| seen.plan == machine.row.plan);
+            let seen: Vec<_> = seen.map(|seen| (seen.seen_at, seen.rate.total.0)).collect();
+            let expected = machine.bill(&terms, &seen, price, purse);
             expected.compare(machine, &posting)?;
             expected_totals.charged += u64::from(!expected.charged.is_empty());
             expected_totals.held += u64::from(expected.left > 0 || expected.refused_to_mend);
@@ -235,6 +240,8 @@ impl World {
         }
         prop_assert_eq!(&posting.totals, &expected_totals);
         prop_assert_eq!(posting.charges.iter().map(|charge| charge.amount.0).sum::<i64>(), expected_amount);
+        let NewRates { first, changed } = prices.unseen(self.now);
+        self.seen.extend(first.into_iter().chain(changed));
         self.balances = balances;
         self.machines = model;
         Ok(())
@@ -256,7 +263,13 @@ struct Expected {
 
 impl Machine {
     /// The rule, hour by hour.
-    fn bill(&mut self, terms: &Terms<'_>, price: Option<i64>, purse: Option<&mut Money>) -> Expected {
+    fn bill(
+        &mut self,
+        terms: &Terms<'_>,
+        seen_before: &[(Micros, i64)],
+        price: Option<i64>,
+        purse: Option<&mut Money>,
+    ) -> Expected {
         let mut expected = Expected {
             charged: Vec::new(),
             amount: exact(0, 1),
@@ -292,7 +305,10 @@ impl Machine {
                 }
                 return expected;
             };
-            self.seen.push((if self.next.is_none() { Micros::MIN } else { terms.as_of }, price));
+            if self.next.is_none() {
+                self.seen.extend(seen_before);
+            }
+            self.seen.push((terms.as_of, price));
             self.seen_at = terms.as_of;
         }
         let rate_of = |hour: i64| {

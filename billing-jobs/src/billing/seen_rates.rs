@@ -1,0 +1,98 @@
+//! The prices that runs have seen, plan by plan: an instance that no run has priced yet pays for each hour what was seen when the hour
+//! ended. A price is written once, before the first hour is charged at it.
+
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult};
+use serde::Serialize;
+
+use super::{BillingError, Mode, pass::Pass, rows, statements::Statements};
+use crate::{
+    BILLING_JOB,
+    columns::{self, Unreadable, text, value},
+    db::{begin, query_all, statement},
+    fence,
+    money::{HourlyRate, Rate},
+    price::{Backups, NewRates, SeenRate},
+};
+
+/// A price of a plan that had none before. Hours that had ended by then pay it as well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FirstSeenPrice {
+    /// The plan.
+    pub plan: String,
+    /// With which backups.
+    pub backups: &'static str,
+    /// The price of an hour, as decimal text.
+    pub hourly_price: String,
+}
+
+impl From<SeenRate> for FirstSeenPrice {
+    fn from(SeenRate { plan, backups, rate, .. }: SeenRate) -> Self {
+        Self { plan, backups: backups.as_str(), hourly_price: rate.total.per_hour(6) }
+    }
+}
+
+/// All of them, of each plan the oldest first, and what is wrong with the rows that cannot be read.
+pub(super) async fn read(
+    db: &DatabaseConnection,
+    sql: &Statements,
+) -> Result<(Vec<SeenRate>, Vec<Unreadable>), DbErr> {
+    let rows = query_all(db, statement(db, &sql.seen_rates, [])).await?;
+    let (mut seen, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
+    for row in &rows {
+        match seen_rate(row) {
+            Ok(rate) => seen.push(rate),
+            Err(problem) => unreadable.push(problem),
+        }
+    }
+    Ok((seen, unreadable))
+}
+
+fn seen_rate(row: &QueryResult) -> Result<SeenRate, Unreadable> {
+    let rate = |place, column| value(row, place, column).map(Rate);
+    Ok(SeenRate {
+        plan: text(row, 0, "billing_seen_rates.plan_id")?,
+        backups: Backups::of(Some(&columns::lossy(row, 1))),
+        seen_at: value(row, 2, "billing_seen_rates.seen_at")?,
+        rate: HourlyRate {
+            total: rate(3, "billing_seen_rates.rate")?,
+            backup: rate(4, "billing_seen_rates.backup_rate")?,
+        },
+    })
+}
+
+/// Writes what the run of `pass` sees for the first time, unless it is a dry run; returns the first prices of plans.
+pub(super) async fn record(pass: &Pass<'_>) -> Result<Vec<FirstSeenPrice>, BillingError> {
+    let new = pass.prices.unseen(pass.as_of);
+    if let Mode::Commit(token) = pass.run.mode
+        && new != NewRates::default()
+    {
+        let write = || async {
+            let sql = &pass.biller.sql;
+            let txn = begin(&pass.db).await?;
+            if let Some(settings) = &sql.settings {
+                let values = [token.0.into(), BILLING_JOB.into()];
+                txn.query_one_raw(statement(&txn, settings, values)).await?;
+            }
+            if !fence::is_newest(&txn, &sql.check_fence, token).await? {
+                txn.rollback().await?;
+                return Ok(false);
+            }
+            insert(&txn, sql, &new).await?;
+            txn.commit().await?;
+            Ok(true)
+        };
+        if !pass.insist("record prices", write).await? {
+            return Err(BillingError::Fenced);
+        }
+    }
+    Ok(new.first.into_iter().map(FirstSeenPrice::from).collect())
+}
+
+/// Writes new prices; those that an earlier attempt has written stay.
+pub(super) async fn insert(txn: &DatabaseTransaction, sql: &Statements, new: &NewRates) -> Result<(), DbErr> {
+    let all: Vec<&SeenRate> = new.first.iter().chain(&new.changed).collect();
+    if !all.is_empty() {
+        rows::seen_rates(txn.get_database_backend(), &all).run(txn, &sql.insert_seen_rates).await?;
+    }
+    Ok(())
+}
