@@ -101,20 +101,22 @@ impl Report<'_> {
     }
 }
 
-/// A line about prices that plans have for the first time.
+/// The prices that plans have for the first time, a line each.
 fn first_seen(prices: &[FirstSeenPrice]) -> String {
     if prices.is_empty() {
         return String::new();
     }
-    let sentence = |price: &FirstSeenPrice| {
+    let line = |price: &FirstSeenPrice| {
         let FirstSeenPrice { plan, backups, hourly_price } = price;
         let backups = if *backups == "none" { String::new() } else { format!(" with {backups} backups") };
-        format!("{}{backups} {hourly_price}", escaped(plan))
+        format!("  plan {}{backups}: {hourly_price}\n", escaped(plan))
     };
-    let listed: Vec<String> = prices.iter().take(PRICES_PRINTED).map(sentence).collect();
-    let more = prices.len() - listed.len();
-    let more = if more > 0 { format!(", and {more} more: see --json") } else { String::new() };
-    format!("prices seen for the first time, per hour: {}{more}\n", listed.join(", "))
+    let listed: String = prices.iter().take(PRICES_PRINTED).map(line).collect();
+    let more = match prices.len().saturating_sub(PRICES_PRINTED) {
+        0 => String::new(),
+        more => format!("  and {more} more: see --json\n"),
+    };
+    format!("prices seen for the first time, per hour:\n{listed}{more}")
 }
 
 fn waits(spike: &Spike) -> String {
@@ -218,7 +220,7 @@ mod tests {
             report.in_words(80),
             "would charge 1.00 USD for 100 hours of 1 machines; 1 held; 0.1 s\n\
              2 instances deleted with up to 3 hours uncharged (0.03 USD and an unknown amount of 1)\n\
-             prices seen for the first time, per hour: g6 with daily backups 0.055000\n\
+             prices seen for the first time, per hour:\n  plan g6 with daily backups: 0.055000\n\
              \n\
              2 instances have more than 72 hours due:\n\
              SINCE                 HOURS    AMOUNT  STATE     INSTANCE\n\

@@ -85,7 +85,9 @@ pub(super) async fn record(pass: &Pass<'_>) -> Result<Vec<FirstSeenPrice>, Billi
             return Err(BillingError::Fenced);
         }
     }
-    Ok(new.first.into_iter().map(FirstSeenPrice::from).collect())
+    // Free backups do not change the price without backups.
+    let priced = new.first.into_iter().filter(|seen| seen.backups == Backups::None || seen.rate.backup.0 > 0);
+    Ok(priced.map(FirstSeenPrice::from).collect())
 }
 
 /// Writes new prices; those that an earlier attempt has written stay.
