@@ -55,7 +55,8 @@ static LINGER: LazyLock<Option<Duration>> =
     LazyLock::new(|| number("BILLING_LINGER_MS").map(Duration::from_millis));
 static LOCK_TIMEOUT_MS: LazyLock<Option<u64>> = LazyLock::new(|| number("BILLING_LOCK_TIMEOUT_MS"));
 static ABORT_AT: LazyLock<Option<u64>> = LazyLock::new(|| number("BILLING_ABORT_AT"));
-static STATEMENTS: AtomicU64 = AtomicU64::new(0);
+/// Until the first batch begins, far from every number that a test can name.
+static STATEMENTS: AtomicU64 = AtomicU64::new(u64::MAX / 2);
 
 static ENABLED: AtomicBool = AtomicBool::new(false);
 

@@ -128,7 +128,7 @@ async fn an_instance_that_changes_its_plan_pays_the_new_one_from_then_on(db: &Db
 /// the hours, and the cents for each of them.
 type Imported = (&'static str, &'static str, i64, Option<i64>, [(i64, i64, i64); 2]);
 
-/// Runs see 10 cents until hour 8, and 20 from there on. The price changed at hour 5, while no run looked.
+/// Runs see 10 cents until hour 8, and 20 from there on. The price changed between two runs.
 async fn instances_without_meter_pay_the_price_of_each_hour(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;

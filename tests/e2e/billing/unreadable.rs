@@ -37,7 +37,7 @@ fn hostile_values(db: &Db, any_text: bool) -> Vec<Hostile> {
     let mut values = Vec::new();
     if sqlite {
         let invalid = "CAST(x'77ff62' AS TEXT)";
-        for column in ["organization_id", "plan_id", "label"] {
+        for column in ["organization_id", "plan_id", "label", "provider_id"] {
             values.push(hostile("vps_instances", column, invalid, "unreadable"));
         }
         values.extend([
@@ -49,13 +49,15 @@ fn hostile_values(db: &Db, any_text: bool) -> Vec<Hostile> {
             hostile("vps_plans", "base_price", "-9223372036854775807 - 1", "invalid_price"),
             hostile("vps_plans", "base_price", "9223372036854775807", "invalid_price"),
             hostile("vps_plans", "provider_plan_id", invalid, "unreadable"),
+            hostile("vps_plans", "provider_id", invalid, "unreadable"),
             hostile("payment_transactions", "amount", "9223372036854775807", "billed"),
             hostile("payment_transactions", "amount", "-9223372036854775807 - 1", "billed"),
             hostile("payment_transactions", "metadata", "'{'", "billed"),
             hostile("payment_transactions", "description", invalid, "billed"),
             hostile("billing_meters", "rate_changes", "'{'", "unreadable"),
-            hostile("billing_meters", "rate_changes", "'[[5,1],[4,1]]'", "unreadable"),
-            hostile("billing_meters", "rate_changes", "'[[5,-1]]'", "unreadable"),
+            hostile("billing_meters", "rate_changes", "'[[5,1,0],[4,1,0]]'", "unreadable"),
+            hostile("billing_meters", "rate_changes", "'[[5,-1,0]]'", "unreadable"),
+            hostile("billing_meters", "rate_changes", "'[[5,1,2]]'", "unreadable"),
             hostile("billing_meters", "rate_changes", invalid, "unreadable"),
         ]);
         return values;
@@ -76,7 +78,7 @@ fn hostile_values(db: &Db, any_text: bool) -> Vec<Hostile> {
         hostile("payment_transactions", "amount", "1e30", "billed"),
         hostile("payment_transactions", "metadata", "'[1, {\"balance_before\": \"x\"}]'", "billed"),
         hostile("billing_meters", "rate_changes", "'{}'", "unreadable"),
-        hostile("billing_meters", "rate_changes", "'[[5, -1]]'", "unreadable"),
+        hostile("billing_meters", "rate_changes", "'[[5, -1, 0]]'", "unreadable"),
     ]);
     if any_text {
         for column in ["plan_id", "label"] {
