@@ -474,6 +474,11 @@ pub(crate) enum Jobs {
     /// Run one scheduled time of a job again
     #[command(after_help = "Example:\n  billing-daemon jobs replay billing 2026-11-22T15:00:00Z --wait")]
     Replay(Replay),
+    /// Continue a job's schedule from the present after a clock that was ahead was set back
+    #[command(
+        after_help = "Example:\n  billing-daemon jobs reset billing --reason 'the host was a year ahead'"
+    )]
+    Reset(Pause),
     /// Say why a job did not run, or how it did
     #[command(after_help = "Example:\n  billing-daemon jobs explain billing --at 2026-11-22T15:00:00Z")]
     Explain(Explain),

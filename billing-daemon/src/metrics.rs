@@ -61,6 +61,7 @@ const ARREARS_INSTANCES: &str = "billing_daemon_arrears_instances";
 const ARREARS_AMOUNT: &str = "billing_daemon_arrears_amount";
 const DAEMONS_ALIVE: &str = "billing_daemon_daemons_alive";
 const JOBS_LATE: &str = "billing_daemon_jobs_late";
+const JOBS_AHEAD_UNTIL: &str = "billing_daemon_jobs_ahead_until_timestamp_seconds";
 const PROBLEMS: &str = "billing_daemon_problems";
 const HEARTBEAT: &str = "billing_daemon_heartbeat_timestamp_seconds";
 const LAST_SUCCESS: &str = "billing_daemon_last_success_timestamp_seconds";
@@ -70,7 +71,7 @@ const GUARD_MISSING: &str = "billing_daemon_panel_guard_missing";
 const AUDIT_VIOLATIONS: &str = "billing_daemon_audit_violations";
 
 /// Every metric there is.
-pub const ALL: [Metric; 25] = [
+pub const ALL: [Metric; 26] = [
     Metric { name: BUILD_INFO, kind: Kind::Gauge, help: "always 1; its label is the version" },
     Metric { name: RUNS, kind: Kind::Counter, help: "runs of this daemon by job and how they ended" },
     Metric { name: RUN_DURATION, kind: Kind::Seconds, help: "how long runs took" },
@@ -128,6 +129,11 @@ pub const ALL: [Metric; 25] = [
         name: JOBS_LATE,
         kind: Kind::Gauge,
         help: "jobs that should have begun a minute ago and that nobody runs",
+    },
+    Metric {
+        name: JOBS_AHEAD_UNTIL,
+        kind: Kind::Gauge,
+        help: "when the last job runs again that waits because it ran while a clock was ahead; 0 if none waits",
     },
     Metric { name: PROBLEMS, kind: Kind::Gauge, help: "what `billing-daemon status` complains of" },
     Metric {
@@ -281,6 +287,8 @@ pub fn standing(status: &Status, billing_interval: Option<std::time::Duration>) 
     let alive = status.daemons.iter().filter(|daemon| daemon.state.is_there()).count();
     gauge!(DAEMONS_ALIVE).set(alive as f64);
     gauge!(JOBS_LATE).set(status.jobs.iter().filter(|job| job.late_seconds.is_some()).count() as f64);
+    let until = status.jobs.iter().filter_map(|job| job.ahead_until).map(|until| until.timestamp()).max();
+    gauge!(JOBS_AHEAD_UNTIL).set(until.unwrap_or_default() as f64);
     gauge!(PROBLEMS).set(status.problems.len() as f64);
     let heartbeat = status.daemons.iter().filter_map(|daemon| daemon.heartbeat_at).max();
     gauge!(HEARTBEAT).set(heartbeat.map_or(0, |at| at.timestamp()) as f64);

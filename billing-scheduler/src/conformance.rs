@@ -43,6 +43,7 @@ pub async fn check_all(bench: &dyn Bench) {
     a_node_run_needs_no_lease(bench).await;
     of_many_claims_one_wins(bench).await;
     a_plan_is_left_with_the_lease(bench).await;
+    reset_needs_a_cursor_in_the_future(bench).await;
     the_last_record_of_a_turn_gives_the_lease_back(bench).await;
     the_history_is_read_as_it_was_written(bench).await;
     a_pause_is_seen_by_whoever_claims_and_by_whoever_asks(bench).await;
@@ -448,6 +449,29 @@ async fn a_request_is_open_until_a_run_answers_it(bench: &dyn Bench) {
         .await
         .expect("a scheduled time may be replayed again and again");
     assert_eq!(wishes(&*a, "asked").await.2, [], "nothing is left");
+}
+
+async fn reset_needs_a_cursor_in_the_future(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    unchanged(&*a, &request("reset", What::Reset, 0)).await;
+    let lease = held(&*a, "reset").await;
+    unchanged(&*a, &request("reset", What::Reset, 0)).await;
+    let asked = request("reset", What::Reset, -1);
+    accepted(&*b, &asked).await;
+    assert_eq!(wishes(&*a, "reset").await.2, std::slice::from_ref(&asked), "whoever runs the job sees it");
+    a.release(&lease).await.expect("the store answers");
+    let lease = held(&*a, "reset").await;
+    assert_eq!(lease.requests, std::slice::from_ref(&asked), "so does whoever claims it");
+    let trigger = Trigger::Manual;
+    let answer = RunRecord { request: Some(asked.id), trigger, ..run(&lease, asked.at, RunStatus::Skipped) };
+    let present = JobState::at(asked.at);
+    a.finish(&lease, &answer, &present).await.expect("a cursor may go back");
+    let lease = held(&*b, "reset").await;
+    assert_eq!(
+        (lease.state, lease.requests),
+        (present, vec![]),
+        "the cursor is set back, the request closed"
+    );
 }
 
 async fn a_wish_to_cancel_names_the_claim_in_force(bench: &dyn Bench) {

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, SecondsFormat, SubsecRound, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::{
@@ -40,6 +40,8 @@ pub enum What {
         /// Which.
         scheduled_at: DateTime<Utc>,
     },
+    /// Continue the schedule from the present, if it was finished up to a future time: a clock that was ahead was set back.
+    Reset,
     /// Stop the run under way; it is not run again. What was asked for and has not begun is withdrawn.
     Cancel {
         /// The claim that is meant, which the store fills in; 0 for the runs of a job that each node runs by itself.
@@ -56,6 +58,7 @@ impl What {
             Self::Resume => "resume",
             Self::Trigger => "trigger",
             Self::Replay { .. } => "replay",
+            Self::Reset => "reset",
             Self::Cancel { .. } => "cancel",
         }
     }
@@ -65,7 +68,11 @@ impl Request {
     /// As the reason of a run's row: `asked for by ada@desk: after the outage`.
     #[must_use]
     pub fn sentence(&self) -> String {
-        let verb = if matches!(self.what, What::Cancel { .. }) { "cancelled" } else { "asked for" };
+        let verb = match self.what {
+            What::Cancel { .. } => "cancelled",
+            What::Reset => "reset",
+            _ => "asked for",
+        };
         signed(verb, &self.by, self.reason.as_deref())
     }
 }
@@ -228,6 +235,12 @@ impl fmt::Display for Late {
 }
 
 impl JobRow {
+    /// Whether its schedule is finished up to a time after `now`.
+    #[must_use]
+    pub fn ahead(&self, now: DateTime<Utc>) -> Option<Ahead> {
+        Ahead::of(self.state.cursor, self.plan.as_ref().and_then(|plan| plan.next_at), now)
+    }
+
     /// Whether it should have run by `now` and did not: its plan's grace is over and nobody is at it, or whoever is at it has
     /// been for longer than a run may take. A paused job is not late.
     #[must_use]
@@ -240,6 +253,44 @@ impl JobRow {
             scheduled_at,
             held_by: self.held.as_ref().map(|held| held.name.clone()),
         })
+    }
+}
+
+/// Why a reset is not needed.
+pub const NOT_AHEAD: &str = "its schedule is not finished up to a future time";
+
+/// A schedule that is finished up to a time still to come, because a clock was ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    /// Up to here it is finished.
+    pub cursor: DateTime<Utc>,
+    /// When the job runs next; `None` if its schedule has ended by then.
+    pub until: Option<DateTime<Utc>>,
+}
+
+impl Ahead {
+    /// Clocks of two hosts differ by less than this.
+    const TOLERANCE: TimeDelta = TimeDelta::seconds(10);
+
+    /// What `cursor` says at `now`, if it is in the future.
+    #[must_use]
+    pub fn of(cursor: DateTime<Utc>, until: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Option<Self> {
+        Self::is_ahead(cursor, now).then_some(Self { cursor, until })
+    }
+
+    pub(crate) fn is_ahead(cursor: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+        cursor - now > Self::TOLERANCE
+    }
+}
+
+impl fmt::Display for Ahead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
+        match self.until {
+            Some(until) => write!(f, "waits until {}", shown(until))?,
+            None => f.write_str("has no scheduled time left")?,
+        }
+        write!(f, ": its schedule is finished up to {}, and the clock was set back since", shown(self.cursor))
     }
 }
 
@@ -302,6 +353,16 @@ impl Control {
     ) -> Result<Uuid, StoreError> {
         self.check_known(job).await?;
         self.ask(job, What::Replay { scheduled_at }, reason).await.map(|(_, id)| id)
+    }
+
+    /// Continues the schedule of `job` from the present, if it was finished up to a future time because a clock was ahead. A
+    /// scheduled time that has run already is not run again.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownJob`] if no job has that name.
+    pub async fn reset(&self, job: &str, reason: &str) -> Result<Receipt, StoreError> {
+        self.check_known(job).await?;
+        self.ask(job, What::Reset, Some(reason)).await.map(|(receipt, _)| receipt)
     }
 
     /// Stops the run of `job` that is under way, or gives up one that waits to be tried again, and withdraws what was asked for

@@ -57,7 +57,9 @@ pub use mask::{MASK, Mask};
 pub use registry::{BuildError, Registry, Remark, Severity};
 
 #[cfg(feature = "runtime")]
-pub use control::{Control, Holder, JobRow, Late, Pause, Receipt, Request, RunFilter, RunRow, What, Wishes};
+pub use control::{
+    Ahead, Control, Holder, JobRow, Late, NOT_AHEAD, Pause, Receipt, Request, RunFilter, RunRow, What, Wishes,
+};
 #[cfg(feature = "runtime")]
 pub use due::{Due, SkipReason, Skipped, due};
 #[cfg(feature = "runtime")]

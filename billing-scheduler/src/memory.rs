@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    Claim, Clock, FencingToken, Holder, JobRow, JobState, Late, Lease, Pause, Plan, Receipt, Request,
-    RunFilter, RunRecord, RunRow, RunStatus, Store, StoreError, Trigger, What, Wishes,
+    Claim, Clock, FencingToken, Holder, JobRow, JobState, Late, Lease, NOT_AHEAD, Pause, Plan, Receipt,
+    Request, RunFilter, RunRecord, RunRow, RunStatus, Store, StoreError, Trigger, What, Wishes,
 };
 
 /// Jobs' leases, cursors and history in this process's memory. Clones share it; each has a holder's name of its own.
@@ -130,7 +130,9 @@ impl Store for MemoryStore {
         row.held = Some(Box::new((self.holder.clone(), now + self.ttl)));
         let (fence, state, plan) = (FencingToken(row.fence), row.state.clone(), row.plan.clone());
         let pauses = shared.pauses.iter().filter(|(paused, _)| paused == job).map(|(_, pause)| pause);
-        let concerns = |pause: &&Pause| pause.until.is_none_or(|until| state.cursor < until);
+        let open_since =
+            state.retrying.map_or(state.cursor, |retrying| retrying.scheduled_at.min(state.cursor));
+        let concerns = |pause: &&Pause| pause.until.is_none_or(|until| open_since < until);
         let pauses = pauses.filter(concerns).cloned().collect();
         let is_to_run =
             |request: &&Request| request.job == job && !matches!(request.what, What::Cancel { .. });
@@ -229,6 +231,13 @@ impl Store for MemoryStore {
             (What::Resume, Some((_, pause))) => pause.until = Some(request.at),
             (What::Resume, None) => return Ok(Receipt::Unchanged("it is not paused".to_owned())),
             (What::Trigger | What::Replay { .. }, _) => requests.push(request.clone()),
+            (What::Reset, _) => {
+                let row = jobs.get(&request.job);
+                if row.is_none_or(|row| row.state.cursor <= request.at) {
+                    return Ok(Receipt::Unchanged(NOT_AHEAD.to_owned()));
+                }
+                requests.push(request.clone());
+            }
             (What::Cancel { .. }, _) => {
                 // A job that each node runs by itself has no plan, and the claim that is meant is none.
                 let row = jobs.get(&request.job);

@@ -38,6 +38,8 @@ pub(crate) enum Step {
     Run(Run),
     /// Write a row about scheduled times that are not run, and go on behind them.
     Pass(Pass),
+    /// Write a row, and continue the schedule from the present.
+    Reset { request: Option<Uuid>, reason: String },
     /// Write a row that answers a request which is not obeyed.
     Refuse { request: Request, reason: String },
     /// Nothing before then.
@@ -90,7 +92,13 @@ pub(crate) fn step(spec: &JobSpec, job: &Standing, now: DateTime<Utc>) -> Result
     if is_paused {
         return Ok(Step::Wait(now + PAUSED));
     }
-    if job.state.retrying.is_some() {
+    if let Some(retrying) = job.state.retrying {
+        // One that an edited schedule left has not begun, and a pause passes over it as over any other.
+        let pause = job.pauses.iter().find(|pause| pause.has_passed_over(retrying.scheduled_at));
+        if let Some(pause) = pause.filter(|_| retrying.failed_attempts == 0) {
+            let at = retrying.scheduled_at;
+            return Ok(Step::Pass(Pass::new(RunStatus::Paused, at, at, pause.to_string())));
+        }
         return obey(spec, &job.state, now);
     }
     if let Some(step) = edited(spec, job)? {
@@ -141,6 +149,9 @@ fn answer(request: &Request, now: DateTime<Utc>) -> Step {
     if now - request.at > PATIENCE {
         let reason = format!("{}, and nobody was there for an hour", request.sentence());
         return Step::Refuse { request: request.clone(), reason };
+    }
+    if request.what == What::Reset {
+        return Step::Reset { request: Some(request.id), reason: request.sentence() };
     }
     let (scheduled_at, trigger) = match request.what {
         What::Replay { scheduled_at } => (scheduled_at, Trigger::Replay),
@@ -293,6 +304,39 @@ pub(crate) fn passed(spec: &JobSpec, pass: &Pass, now: DateTime<Utc>) -> RunReco
     }
 }
 
+/// The row of a schedule that continues from the present, and its state.
+pub(crate) fn reset(
+    spec: &JobSpec,
+    request: Option<Uuid>,
+    reason: &str,
+    before: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> (RunRecord, JobState) {
+    let present = whole_second(now);
+    let finished = chrono::SecondsFormat::Secs;
+    let reason = format!("{reason}; it was finished up to {}", before.to_rfc3339_opts(finished, true));
+    let record = RunRecord {
+        request,
+        reason: Some(reason),
+        ..RunRecord::new(&spec.name, present, RunStatus::Skipped, Trigger::Manual, now)
+    };
+    (record, JobState::at(present.min(before)))
+}
+
+/// The row of a scheduled time that an earlier run, before a reset, has finished, and the state behind it.
+pub(crate) fn finished_before(
+    spec: &JobSpec,
+    run: &RunRecord,
+    cursor: DateTime<Utc>,
+) -> (RunRecord, JobState) {
+    let passed = RunRecord {
+        fence: run.fence,
+        reason: Some("it ran already, while a clock was ahead".to_owned()),
+        ..RunRecord::new(&spec.name, run.scheduled_at, RunStatus::Skipped, Trigger::Schedule, run.finished_at)
+    };
+    (passed, JobState::at(cursor.max(run.scheduled_at)))
+}
+
 /// The row that answers a request which is not obeyed.
 pub(crate) fn refused(spec: &JobSpec, request: &Request, reason: String, now: DateTime<Utc>) -> RunRecord {
     let (scheduled_at, trigger) = match request.what {
@@ -362,6 +406,7 @@ mod tests {
                 )
             }
             Step::Refuse { .. } => "refuse".to_owned(),
+            Step::Reset { .. } => "reset".to_owned(),
             Step::Wait(until) => format!("wait until {}", time(until)),
         };
         assert_eq!(said, expected, "at {now}");
@@ -476,6 +521,22 @@ mod tests {
         // It came while the job was paused.
         check(job("10:00:00", "10:20:00", half), "14:10:00", "paused from 10:30 until 10:30");
         check(job("10:30:00", "10:20:00", half), "14:10:00", "skipped from 11:00 until 14:00");
+    }
+
+    #[test]
+    fn reset_continues_from_the_present() {
+        let job =
+            Job { cursor: "23:00:00", requests: vec![request(What::Reset, "10:29:58")], ..Job::default() };
+        check(job, "10:30:00", "reset");
+        let spec = JobSpec::new("job", "kind", hourly());
+        let (record, state) = reset(&spec, None, "reset by ada", at("23:00:00"), at("10:30:00"));
+        assert_eq!(state, JobState::at(at("10:30:00")));
+        assert_eq!(
+            record.reason.as_deref(),
+            Some("reset by ada; it was finished up to 2026-01-05T23:00:00Z")
+        );
+        let (_, state) = reset(&spec, None, "late", at("09:00:00"), at("10:30:00"));
+        assert_eq!(state, JobState::at(at("09:00:00")), "what is still to be run is not passed over");
     }
 
     #[test]

@@ -87,6 +87,7 @@ async fn rest(
     let status = crate::status::read(&opened, expected).await.map_err(|failure| failure.message)?;
     findings.push(daemons(&status));
     findings.extend(holds(&status));
+    findings.push(schedules(&status));
     Ok(status)
 }
 
@@ -235,6 +236,17 @@ fn holds(status: &Status) -> Vec<Finding> {
     };
     let held: Vec<_> = status.holds.iter().filter(open).map(finding).collect();
     if held.is_empty() { vec![Finding::ok("held instances", "none that needs an operator")] } else { held }
+}
+
+/// No job waits for a time that it ran at while a clock was ahead.
+fn schedules(status: &Status) -> Finding {
+    let waits = status.problems.iter().filter(|problem| problem.kind == "job_ahead");
+    let waits: Vec<&str> = waits.map(|problem| problem.message.as_str()).collect();
+    if waits.is_empty() {
+        return Finding::ok("schedules", "none is finished up to a future time");
+    }
+    let advice = "let NTP set the clocks first; then reset each job, or wait";
+    Finding::warn("schedules", waits.join("; "), advice)
 }
 
 fn daemons(status: &Status) -> Finding {

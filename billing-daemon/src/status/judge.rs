@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use billing_jobs::hold::Reason;
+use billing_scheduler::Ahead;
 use chrono::{DateTime, Utc};
 
 use super::{Bills, Daemon, Expected, Life, Problem, Status, ago, of_length};
@@ -84,6 +85,14 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
         }
     }
     for job in &status.jobs {
+        if let (Some(until), Some(cursor)) = (job.ahead_until, job.cursor) {
+            let ahead = Ahead { cursor, until: Some(until) };
+            let message = format!(
+                "job `{}` {ahead}; `billing-daemon jobs reset {} --reason TEXT` lets it run from now on",
+                job.name, job.name
+            );
+            found("job_ahead", message);
+        }
         if let Some(late) = job.late_seconds {
             let late = of_length(Duration::from_secs(late));
             let who = match &job.holder {
@@ -129,6 +138,11 @@ mod tests {
         check("interrupted", |status| status.last_run = Some(run("interrupted")), &[]);
         check("never billed", |status| status.last_run = None, &[]);
         check("late", |status| status.jobs = vec![job(Some(61))], &["job_late"]);
+        let ahead = |status: &mut Status| {
+            let (cursor, ahead_until) = (Some(minutes_ago(-60)), Some(minutes_ago(-120)));
+            status.jobs = vec![crate::status::JobStatus { cursor, ahead_until, ..job(None) }];
+        };
+        check("ahead", ahead, &["job_ahead"]);
         check("dead run", |status| status.last_run = Some(run("dead")), &["billing_failed"]);
         check("retrying", |status| status.last_run = Some(run("retrying")), &["billing_failed"]);
         check("silent", |status| status.worked_at = Some(minutes_ago(76)), &["billing_silent"]);

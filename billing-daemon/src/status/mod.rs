@@ -310,6 +310,8 @@ pub struct JobStatus {
     /// How late it is, in seconds, if it is: its grace is over and nobody is at it, or whoever is at it does not end. A paused
     /// job is not late.
     pub late_seconds: Option<u64>,
+    /// When it runs next, if it waits because it ran while a clock was ahead: `cursor` is in the future.
+    pub ahead_until: Option<DateTime<Utc>>,
     /// Who paused it and why, if it is paused.
     pub paused: Option<String>,
     /// How many attempts at the current occurrence failed.

@@ -290,6 +290,7 @@ fn jobs(known: Vec<KnownJob>, as_of: DateTime<Utc>, is_configured: bool) -> Vec<
         // A job that was taken out of the configuration leaves its row behind.
         let is_expected = job.spec.is_some() || !is_configured;
         let late = job.late(as_of).filter(|_| is_expected);
+        let ahead = job.row_of_all().and_then(|row| row.ahead(as_of)).filter(|_| is_expected);
         let retrying = job.row.as_ref().and_then(|row| row.state.retrying);
         let held = job.row.as_ref().and_then(|row| row.held.as_ref());
         JobStatus {
@@ -298,6 +299,7 @@ fn jobs(known: Vec<KnownJob>, as_of: DateTime<Utc>, is_configured: bool) -> Vec<
             fence: held.map(|held| held.fence.0),
             due_at: retrying.map(|retrying| retrying.not_before).or_else(|| job.next_at(as_of)),
             late_seconds: late.map(|late| (as_of - late.scheduled_at).num_seconds().unsigned_abs()),
+            ahead_until: ahead.map(|ahead| ahead.until.unwrap_or(ahead.cursor)),
             paused: job.paused.as_ref().map(ToString::to_string),
             failed_attempts: retrying.map_or(0, |retrying| retrying.failed_attempts),
             last_run: job.last.map(run_status),

@@ -55,6 +55,7 @@ pub(crate) fn job(late_seconds: Option<u64>) -> JobStatus {
         fence: None,
         due_at: None,
         late_seconds,
+        ahead_until: None,
         paused: None,
         failed_attempts: 0,
         last_run: None,

@@ -7,8 +7,8 @@ use billing_jobs::{
     record::{self, Entry},
 };
 use billing_scheduler::{
-    FencingToken, Holder, JobRow, Late, Pause, Receipt, Request, RunFilter, RunRecord, RunRow, RunStatus,
-    Stretch, Trigger, What, Wishes,
+    FencingToken, Holder, JobRow, Late, NOT_AHEAD, Pause, Receipt, Request, RunFilter, RunRecord, RunRow,
+    RunStatus, Stretch, Trigger, What, Wishes,
 };
 use chrono::{DateTime, Utc};
 use sea_orm::{
@@ -150,6 +150,17 @@ async fn obey(txn: &DatabaseTransaction, request: &Request) -> Result<Obeyed, Db
         What::Replay { scheduled_at } => {
             open(txn, request, None).await?;
             changed(JsonValue::Null, json!({ "scheduled_at": scheduled_at }))
+        }
+        What::Reset => {
+            let cursor = format!(
+                "SELECT {} AS cursor FROM billing_job_state WHERE job = $1",
+                dialect.micros("cursor_at")
+            );
+            let row = txn.query_one_raw(statement(txn, &cursor, [job.into()])).await?;
+            let cursor: Option<i64> = row.map(|row| row.try_get("", "cursor")).transpose()?;
+            let Some(cursor) = cursor.filter(|cursor| *cursor > at) else { return unchanged(NOT_AHEAD) };
+            open(txn, request, None).await?;
+            changed(json!({ "cursor": instant(cursor)? }), json!("reset"))
         }
         What::Cancel { .. } => {
             let withdraw = "DELETE FROM billing_job_requests WHERE job = $1 AND kind <> 'cancel'";
@@ -400,6 +411,7 @@ pub(super) fn requests(text: Option<&str>) -> Result<Vec<Request>, DbErr> {
     for (id, job, kind, scheduled_at, fence, at, by, reason) in list::<Row>(text)? {
         let what = match (kind.as_str(), scheduled_at, fence) {
             ("replay", Some(at), _) => What::Replay { scheduled_at: instant(at)? },
+            ("reset", ..) => What::Reset,
             ("cancel", _, Some(fence)) => What::Cancel { fence: FencingToken(fence) },
             _ => What::Trigger,
         };

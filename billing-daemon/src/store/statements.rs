@@ -77,7 +77,7 @@ fn claim(dialect: Dialect, condition: &str) -> String {
         now = dialect.now(),
         state = dialect.state_columns(""),
         pauses = dialect
-            .pauses("p.job = billing_job_state.job AND (p.resumed_at IS NULL OR p.resumed_at > cursor_at)"),
+            .pauses("p.job = billing_job_state.job AND (p.resumed_at IS NULL OR p.resumed_at > cursor_at OR p.resumed_at > retry_scheduled_at)"),
         requests = dialect.requests("q.job = billing_job_state.job AND q.kind <> 'cancel'"),
     );
     if dialect.is_sqlite() {

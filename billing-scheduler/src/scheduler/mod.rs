@@ -81,6 +81,8 @@ struct Inner {
     wishes: Mutex<Option<Wishes>>,
     watch: Mutex<Watch>,
     progress: Arc<Progress>,
+    /// The jobs that wait because a clock was ahead, and up to when they are finished.
+    ahead: Mutex<BTreeMap<String, DateTime<Utc>>>,
     /// What the wall clock and the monotonic one showed at the last tick.
     last_tick: Mutex<Option<(DateTime<Utc>, Duration)>>,
 }
@@ -118,6 +120,7 @@ impl Scheduler {
             wishes: Mutex::default(),
             watch: Mutex::default(),
             progress: Arc::default(),
+            ahead: Mutex::default(),
             last_tick: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })

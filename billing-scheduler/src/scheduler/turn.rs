@@ -10,7 +10,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tracing::{Instrument, Span, debug, error, warn};
+use tracing::{Instrument, Span, debug, error, info, warn};
 use uuid::Uuid;
 
 use super::{
@@ -19,13 +19,16 @@ use super::{
     lock,
 };
 use crate::{
-    Claim, FencingToken, JobContext, JobError, JobSpec, JobState, Lease, Next, Occurrence, Outcome, Plan,
-    RunRecord, RunStatus, Scope, StopHandle, StopReason, StoreError, Trigger,
+    Ahead, Claim, FencingToken, JobContext, JobError, JobSpec, JobState, Lease, Next, Occurrence, Outcome,
+    Plan, RunRecord, RunStatus, ScheduleError, Scope, StopHandle, StopReason, StoreError, Trigger,
     agenda::Look,
     burst::{Burst, Seat},
     guard::{Guarded, catch, contained},
     settle,
-    step::{Run, Standing, Step, first_cursor, leave, passed, refused, removed, step, stretch},
+    step::{
+        Run, Standing, Step, finished_before, first_cursor, leave, passed, refused, removed, reset, step,
+        stretch,
+    },
     trace,
 };
 
@@ -290,7 +293,7 @@ impl Inner {
             if spec.scope == Scope::Node && lease.is_some() && standing.requests.is_empty() {
                 return Ok(now.into());
             }
-            let next = step(spec, standing, now);
+            let next = self.next_step(spec, lease, standing, now);
             let instant = match next {
                 Ok(Step::Wait(at)) if at <= turn.at && at - now <= AHEAD => Some(at),
                 _ => None,
@@ -328,6 +331,10 @@ impl Inner {
                     let state = pass.state(standing.state.cursor);
                     (passed(spec, &pass, now), state, pass.adopts)
                 }
+                (Step::Reset { request, reason }, _) => {
+                    let (record, state) = reset(spec, request, &reason, standing.state.cursor, now);
+                    (record, state, false)
+                }
                 (Step::Refuse { request, reason }, _) => {
                     (refused(spec, &request, reason, now), standing.state.clone(), false)
                 }
@@ -355,27 +362,96 @@ impl Inner {
             let record = RunRecord { fence, per_node: spec.scope == Scope::Node, ..record };
             self.settled(spec, &record);
             let after = standing.after(spec, &record, state, adopts);
-            if let Some(lease) = lease
-                && let Some(next) = over(spec, turn.at, &record, &after, self.clock.now())
-            {
+            let over = over(spec, turn.at, &record, &after, self.clock.now()).filter(|_| lease.is_some());
+            if over.is_some() {
                 // What is given back is not renewed.
                 lock(&self.running).remove(&turn.entry.place);
-                let lease = Lease { plan: left(spec, &after), ..lease.clone() };
-                self.store.finish(&lease, &record, &after.state).instrument(span).await?;
-                self.forget(record.request);
+            }
+            let lease = lease.map(|lease| Lease { plan: left(spec, &after), ..lease.clone() });
+            let writing = self.write(spec, lease.as_ref(), over.is_some(), (&record, &after.state), standing);
+            let passed = writing.instrument(span).await?;
+            self.forget(record.request);
+            if let Some(next) = over {
                 return Ok(End { next, released: true });
             }
-            match self.store.record(lease, &record, &after.state).instrument(span).await {
-                // Only this node runs it: an answer was lost, and what it recorded then was this very occurrence.
-                Err(StoreError::AlreadyFinished { .. }) if lease.is_none() => {}
-                recorded => recorded?,
-            }
-            *standing = after;
-            self.forget(record.request);
+            *standing = passed.map_or(after, |(passed, state)| standing.after(spec, &passed, state, adopts));
             if record.status == RunStatus::Interrupted {
                 return Ok((self.clock.now() + RING).into());
             }
         }
+    }
+
+    /// Writes a row and where the schedule stands after it, and gives the lease back if it `is_last`. A scheduled time that an
+    /// earlier run has finished, which a reset makes possible, is passed over instead: that row and state are returned.
+    async fn write(
+        &self,
+        spec: &JobSpec,
+        lease: Option<&Lease>,
+        is_last: bool,
+        (record, state): (&RunRecord, &JobState),
+        before: &Standing,
+    ) -> Result<Option<(RunRecord, JobState)>, StoreError> {
+        let write = async |record: &RunRecord, state: &JobState| match lease {
+            Some(lease) if is_last => self.store.finish(lease, record, state).await,
+            _ => self.store.record(lease, record, state).await,
+        };
+        match write(record, state).await {
+            // Only this node runs it: an answer was lost, and what it recorded then was this very occurrence.
+            Err(StoreError::AlreadyFinished { .. }) if lease.is_none() => Ok(None),
+            Err(StoreError::AlreadyFinished { .. }) => {
+                let (passed, state) = finished_before(spec, record, before.state.cursor);
+                self.settled(spec, &passed);
+                write(&passed, &state).await?;
+                Ok(Some((passed, state)))
+            }
+            written => written.map(|()| None),
+        }
+    }
+
+    /// What a turn does next.
+    fn next_step(
+        &self,
+        spec: &JobSpec,
+        lease: Option<&Lease>,
+        standing: &Standing,
+        now: DateTime<Utc>,
+    ) -> Result<Step, ScheduleError> {
+        let next = step(spec, standing, now);
+        let Ok(Step::Wait(until)) = next else { return next };
+        if !self.is_ahead(spec, standing, until, now) || lease.is_some() {
+            return next;
+        }
+        // Only this node runs it, by this clock.
+        Ok(Step::Reset { request: None, reason: "the clock was set back".to_owned() })
+    }
+
+    /// Whether the schedule is finished up to a future time, because this clock was ahead or another one is. That is logged once. A
+    /// job that daemons share then waits until somebody resets it: the clock of one of them may be the one that is wrong.
+    fn is_ahead(
+        &self,
+        spec: &JobSpec,
+        standing: &Standing,
+        until: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> bool {
+        let (name, cursor) = (&spec.name, standing.state.cursor);
+        let waits =
+            standing.state.retrying.is_some() || standing.pauses.iter().any(|pause| pause.until.is_none());
+        if waits || !Ahead::is_ahead(cursor, now) {
+            if lock(&self.ahead).remove(name).is_some() {
+                info!(job.name = %name, ahead = false, "job `{name}` follows its schedule again");
+            }
+            return false;
+        }
+        let ahead = Ahead { cursor, until: Some(until) };
+        if lock(&self.ahead).insert(name.clone(), cursor) != Some(cursor) {
+            let advice = match spec.scope {
+                Scope::Node => "it continues from now on".to_owned(),
+                Scope::Cluster => format!("`jobs reset {name} --reason TEXT` lets it run from now on"),
+            };
+            error!(job.name = %name, ahead = true, %until, "job `{name}` {ahead}; {advice}");
+        }
+        true
     }
 
     fn context(&self, spec: &JobSpec, run: &Run, fence: FencingToken, stop: &StopHandle) -> JobContext {

@@ -124,7 +124,7 @@ impl World {
                 let claim = held.map(|held| held.fence);
                 people.cancels.extend(claim.map(|fence| Cancel { job, fence, at: self.now(), meant: None }));
             }
-            What::Replay { .. } => {}
+            What::Replay { .. } | What::Reset => {}
         }
     }
 

@@ -24,7 +24,7 @@ CREATE INDEX IF NOT EXISTS billing_job_pauses_by_job ON billing_job_pauses (job,
 CREATE TABLE IF NOT EXISTS billing_job_requests (
     id uuid PRIMARY KEY,
     job text NOT NULL,
-    kind text NOT NULL CHECK (kind IN ('trigger', 'replay', 'cancel')),
+    kind text NOT NULL CHECK (kind IN ('trigger', 'replay', 'reset', 'cancel')),
     scheduled_at timestamptz,
     fence bigint,
     requested_at timestamptz NOT NULL,

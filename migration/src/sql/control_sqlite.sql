@@ -24,7 +24,7 @@ CREATE INDEX IF NOT EXISTS billing_job_pauses_by_job ON billing_job_pauses (job,
 CREATE TABLE IF NOT EXISTS billing_job_requests (
     id TEXT PRIMARY KEY NOT NULL,
     job TEXT NOT NULL,
-    kind TEXT NOT NULL CHECK (kind IN ('trigger', 'replay', 'cancel')),
+    kind TEXT NOT NULL CHECK (kind IN ('trigger', 'replay', 'reset', 'cancel')),
     scheduled_at INTEGER,
     fence INTEGER,
     requested_at INTEGER NOT NULL,

@@ -1,6 +1,7 @@
 //! Pause, resume, trigger, cancel and replay, as people type them.
 
-use e2e::{Db, Login, Pooler, on_every_engine};
+use e2e::{Db, Login, Pooler, eventually, on_every_engine};
+use sea_orm::DbBackend;
 
 use super::{
     BROKEN, PATIENT, ask, history, started, text, until_a_second_begins, until_history_grew,
@@ -105,7 +106,44 @@ async fn a_dead_letter_is_replayed_and_one_that_is_done_only_if_that_is_meant(db
     daemon.terminated().await.expect_code(0);
 }
 
+/// As if its newest run had been made while the clock was a day ahead.
+async fn job_that_ran_ahead_waits_until_reset(db: &Db) {
+    let program = with(db, &[TICK]);
+    let daemon = started(&program).await;
+    until_history_has(&program, "tick", "done schedule").await;
+    daemon.terminated().await.expect_code(0);
+    let a_day = if db.backend() == DbBackend::Sqlite { "86400000000" } else { "interval '1 day'" };
+    db.execute(&format!(
+        "UPDATE billing_job_state SET cursor_at = cursor_at + {a_day}, next_at = next_at + {a_day},
+                                      late_at = late_at + {a_day}, stuck_at = stuck_at + {a_day}"
+    ))
+    .await;
+    db.execute(&format!(
+        "UPDATE billing_job_runs SET scheduled_at = scheduled_at + {a_day}
+          WHERE id = (SELECT id FROM billing_job_runs ORDER BY started_at DESC LIMIT 1)"
+    ))
+    .await;
+    let daemon = started(&program).await;
+    daemon.says("job `tick` waits until").await;
+    let status = program.run("status --json").await;
+    assert!(status.text().contains("\"job_ahead\""), "{}", status.text());
+    let doctor = program.run("doctor").await;
+    assert!(doctor.text().contains("jobs reset tick --reason"), "{}", doctor.text());
+    let before = history(&program, "tick").await.len();
+    assert_eq!(ask(&program, "jobs reset tick --reason corrected").await["changed"], true);
+    until_history_has(&program, "tick", "skipped manual").await;
+    eventually("it runs again", async || (history(&program, "tick").await.len() > before + 2).then_some(()))
+        .await;
+    daemon.says("job `tick` follows its schedule again").await;
+    assert_eq!(daemon.said("job `tick` waits until").len(), 1, "once");
+    let recorded = crate::daemon::rows(db, "reason FROM billing_job_audit WHERE action = 'reset'").await;
+    assert!(recorded.len() == 1 && recorded[0].contains("corrected"), "{recorded:?}");
+    assert_eq!(ask(&program, "jobs reset tick --reason again").await["changed"], false);
+    daemon.terminated().await.expect_code(0);
+}
+
 on_every_engine!(
+    job_that_ran_ahead_waits_until_reset,
     a_paused_job_runs_nothing_until_it_is_resumed_and_its_pause_is_one_row,
     a_run_by_hand_is_waited_for_and_shown,
     a_cancelled_run_stops_and_is_not_run_again,

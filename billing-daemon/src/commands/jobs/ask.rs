@@ -1,4 +1,4 @@
-//! What is asked of a job: `jobs pause`, `resume`, `cancel`, `trigger` and `replay`.
+//! What is asked of a job: `jobs pause`, `resume`, `cancel`, `reset`, `trigger` and `replay`.
 
 use crate::output::{json as say_json, line as say};
 use std::time::{Duration, Instant};
@@ -46,6 +46,14 @@ pub(super) async fn cancel(desk: &Desk, options: &Cancel) -> Result<(), Failure>
     desk.job(name).await?;
     let receipt = desk.control.cancel(name, options.reason.as_deref()).await.map_err(no_store)?;
     told(&options.asked, receipt, "cancelled: the run under way is asked to stop, and is not run again");
+    Ok(())
+}
+
+pub(super) async fn reset(desk: &Desk, options: &Pause) -> Result<(), Failure> {
+    let name = &options.asked.job;
+    desk.job(name).await?;
+    let receipt = desk.control.reset(name, &options.reason).await.map_err(no_store)?;
+    told(&options.asked, receipt, "reset: a daemon continues its schedule from the present within 2 s");
     Ok(())
 }
 

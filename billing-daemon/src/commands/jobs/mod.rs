@@ -35,6 +35,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Jobs) -
         Jobs::Cancel(asked) => ask::cancel(&Desk::open(common, plugins, asked.by()).await?, asked).await,
         Jobs::Trigger(asked) => ask::trigger(&Desk::open(common, plugins, asked.by()).await?, asked).await,
         Jobs::Replay(asked) => ask::replay(&Desk::open(common, plugins, asked.by()).await?, asked).await,
+        Jobs::Reset(asked) => ask::reset(&Desk::open(common, plugins, asked.by()).await?, asked).await,
         Jobs::Explain(options) => explain::execute(&Desk::open(common, plugins, None).await?, options).await,
     }
 }
