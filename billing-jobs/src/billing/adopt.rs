@@ -22,7 +22,7 @@ use crate::{
     db::statement,
     hold::Hold,
     money::{Carry, Money},
-    period::{Micros, whole_hours},
+    period::{Micros, Rates, whole_hours},
     price::{DailyBackupFactor, Plan, PriceKey, PriceList},
     record,
     uncharged::Debt,
@@ -247,45 +247,23 @@ impl Work<'_> {
         let mut meters = Vec::new();
         for row in page {
             self.adoption.machines += 1;
-            let Machine { id, organization, label, plan, provider, backups, billed, created } =
-                match machine(row) {
-                    Ok(machine) => machine,
-                    Err(unreadable) => {
-                        let id = columns::lossy(row, "id_text");
-                        self.find("unreadable", format!("machine {id}: {unreadable}"));
-                        continue;
-                    }
-                };
-            let name = format!("machine {label} ({id})");
-            if !self.purses.contains_key(&organization) {
-                self.find("no_wallet", format!("{name}: organization {organization} has no wallet"));
+            let machine = match machine(row) {
+                Ok(machine) => machine,
+                Err(unreadable) => {
+                    let id = columns::lossy(row, "id_text");
+                    self.find("unreadable", format!("machine {id}: {unreadable}"));
+                    continue;
+                }
+            };
+            let name = format!("machine {} ({})", machine.label, machine.id);
+            if !self.purses.contains_key(&machine.organization) {
+                self.find(
+                    "no_wallet",
+                    format!("{name}: organization {} has no wallet", machine.organization),
+                );
             }
-            let key = PriceKey {
-                plan_id: &plan,
-                provider_id: provider.as_deref(),
-                backup_frequency: backups.as_deref(),
-            };
-            let rates = match self.prices.rates(key, as_of) {
-                Ok(rates) => {
-                    let rate = rates.latest();
-                    if let Ok(by_panel) = self.panel_prices.rate(key)
-                        && by_panel != rate
-                    {
-                        self.adoption.price_differences.push(PriceDifference {
-                            instance: id.to_string(),
-                            label,
-                            organization: organization.to_string(),
-                            hourly_price: rate.total.per_hour(6),
-                            panel_hourly_price: by_panel.total.per_hour(6),
-                        });
-                    }
-                    Some(rates)
-                }
-                Err(hold) => {
-                    self.find(hold.reason.as_str(), format!("{name}: {}", hold.detail));
-                    None
-                }
-            };
+            let rates = self.rates_of(&machine, &name);
+            let Machine { id, organization, billed, created, .. } = machine;
             let watermark: Option<Micros> = row.try_get("", "billed_through")?;
             let start = match panel_time::start(&billed, &created, watermark, as_of) {
                 Ok(start) => start,
@@ -301,16 +279,7 @@ impl Work<'_> {
             }
             let hours = whole_hours(start, as_of);
             if hours > 0 {
-                self.adoption.due_machines += 1;
-                self.adoption.due_hours += hours.unsigned_abs();
-                let unit = self.biller.panel.unit;
-                let amount = rates.as_ref().and_then(|rates| rates.cost(start, hours, Carry(0), unit));
-                let currency =
-                    self.purses.get(&organization).map_or(Currency::NONE, |(_, currency)| *currency);
-                match amount {
-                    Some(amount) => self.adoption.due_amounts.add(currency, amount),
-                    None => self.adoption.due_unpriced += 1,
-                }
+                self.count_due(&organization, rates.as_ref(), start, hours);
             }
             let limit = i64::from(self.biller.settings.max_catch_up_hours);
             if hours > limit {
@@ -339,6 +308,47 @@ impl Work<'_> {
         let rows = rows::meters(self.txn.get_database_backend(), rows::NEW_METERS, &meters);
         self.adoption.meters += rows.run(self.txn, &self.biller.sql.insert_meters).await?;
         Ok(())
+    }
+
+    /// The rates of a machine since its plan was first seen; none if it has no price now.
+    fn rates_of(&mut self, machine: &Machine, name: &str) -> Option<Rates> {
+        let Machine { id, organization, label, plan, provider, backups, .. } = machine;
+        let key = PriceKey {
+            plan_id: plan,
+            provider_id: provider.as_deref(),
+            backup_frequency: backups.as_deref(),
+        };
+        let rates = match self.prices.rates(key, self.adoption.as_of.timestamp_micros()) {
+            Ok(rates) => rates,
+            Err(hold) => {
+                self.find(hold.reason.as_str(), format!("{name}: {}", hold.detail));
+                return None;
+            }
+        };
+        let rate = rates.latest();
+        if let Ok(by_panel) = self.panel_prices.rate(key)
+            && by_panel != rate
+        {
+            self.adoption.price_differences.push(PriceDifference {
+                instance: id.to_string(),
+                label: label.clone(),
+                organization: organization.to_string(),
+                hourly_price: rate.total.per_hour(6),
+                panel_hourly_price: by_panel.total.per_hour(6),
+            });
+        }
+        Some(rates)
+    }
+
+    fn count_due(&mut self, organization: &Id, rates: Option<&Rates>, start: Micros, hours: i64) {
+        self.adoption.due_machines += 1;
+        self.adoption.due_hours += hours.unsigned_abs();
+        let unit = self.biller.panel.unit;
+        let currency = self.purses.get(organization).map_or(Currency::NONE, |(_, currency)| *currency);
+        match rates.and_then(|rates| rates.cost(start, hours, Carry(0), unit)) {
+            Some(amount) => self.adoption.due_amounts.add(currency, amount),
+            None => self.adoption.due_unpriced += 1,
+        }
     }
 
     fn find(&mut self, kind: &'static str, sentence: String) {

@@ -3,6 +3,7 @@
 
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult};
 use serde::Serialize;
+use tracing::info;
 
 use super::{BillingError, Mode, pass::Pass, rows, statements::Statements};
 use crate::{
@@ -87,7 +88,15 @@ pub(super) async fn record(pass: &Pass<'_>) -> Result<Vec<FirstSeenPrice>, Billi
     }
     // Free backups do not change the price without backups.
     let priced = new.first.into_iter().filter(|seen| seen.backups == Backups::None || seen.rate.backup.0 > 0);
-    Ok(priced.map(FirstSeenPrice::from).collect())
+    let first: Vec<FirstSeenPrice> = priced.map(FirstSeenPrice::from).collect();
+    if !first.is_empty() && matches!(pass.run.mode, Mode::Commit(_)) {
+        info!(
+            prices = first.len(),
+            "saw {} prices for the first time; hours before pay them too",
+            first.len()
+        );
+    }
+    Ok(first)
 }
 
 /// Writes new prices; those that an earlier attempt has written stay.

@@ -200,6 +200,24 @@ async fn a_recreated_plan_keeps_what_was_seen_of_it(db: &Db) {
     assert_sound(db).await;
 }
 
+async fn an_adopted_instance_pays_the_price_of_each_hour(db: &Db) {
+    let fleet = Fleet::new(db);
+    let org = fleet.wallet("100.00").await;
+    let plan = fleet.plan(Plan::monthly("73.00")).await;
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(2)).await;
+    fleet.reprice(plan, Some("146.00")).await;
+    daemon.bill(hour(8)).await;
+    let instance = fleet.instance(Instance::new(org, plan, hour(-9)).billed(hour(1))).await;
+
+    daemon.biller().adopt(true, "ada").await.expect("it is adopted");
+    fleet.reprice(plan, Some("219.00")).await;
+    daemon.bill(hour(10)).await;
+
+    assert_eq!(fleet.charges(instance).await, [charge(1, 7, 10), charge(8, 2, 20)]);
+    assert_sound(db).await;
+}
+
 async fn only_a_run_that_may_charge_records_prices(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly("73.00").backup_hourly("0.010000")).await;
@@ -260,4 +278,5 @@ on_each_kind!(
     a_price_that_was_missing_for_a_while_does_not_reprice_what_was_seen_before,
     an_instance_that_changes_its_plan_pays_the_new_one_from_then_on,
     a_recreated_plan_keeps_what_was_seen_of_it,
+    an_adopted_instance_pays_the_price_of_each_hour,
 );
