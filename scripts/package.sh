@@ -2,9 +2,10 @@
 # Builds the Debian package, lets lintian judge it, and lives a package's life with it on this machine: installed, configured, used
 # with SQLite to bill three machines, removed and purged.
 #
-#   scripts/package.sh [--profile dev] [--build-only]
+#   scripts/package.sh [--profile dev] [--build-only] [--yes]
 #
-# Installing takes root, and a machine where nothing of billing-daemon is installed yet; without them that part is skipped.
+# Installing takes root, and a host where nothing of billing-daemon is installed yet; without them that part is skipped. It changes
+# this host, so on a terminal the script asks first (`--yes` answers), and elsewhere it warns.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,11 +15,13 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 profile=release
 build_only=no
+confirmed=no
 while [[ $# -gt 0 ]]; do
     case $1 in
     --profile) profile=${2:?a profile, as in --profile dev}; shift 2 ;;
     --build-only) build_only=yes; shift ;;
-    *) die "usage: scripts/package.sh [--profile dev] [--build-only]" ;;
+    --yes) confirmed=yes; shift ;;
+    *) die "usage: scripts/package.sh [--profile dev] [--build-only] [--yes]" ;;
     esac
 done
 # Cargo calls the folder of this one profile differently.
@@ -68,6 +71,15 @@ command -v sqlite3 >/dev/null || skip "sqlite3 is missing (on Debian: apt-get in
 for path in /etc/billing-daemon /var/lib/billing-daemon /usr/bin/billing-daemon; do
     [[ ! -e $path ]] || skip "$path is there: the package is tried where nothing of it is installed"
 done
+
+cat >&2 <<EOF
+warning: this installs the package on this host ($(uname -n)) with dpkg, starts a daemon for about a minute, then removes and purges
+         the package. The user \`billing-daemon\` stays. To build the package only: scripts/package.sh --build-only
+EOF
+if [[ $confirmed = no && -t 0 ]]; then
+    read -r -p "Install it on this host? [y/N] " answer
+    [[ $answer = [yY]* ]] || skip "not confirmed; the package is built, and it was not installed"
+fi
 
 work=$(mktemp -d)
 daemon=
