@@ -225,6 +225,10 @@ pub fn in_force(jobs: &[String]) {
 pub fn recorded(run: &RunRecord) {
     let job = run.job.clone();
     counter!(RUNS, "job" => job.clone(), "status" => run.status.as_str()).increment(1);
+    // A time that was never due is not missed.
+    if run.status == RunStatus::Rescheduled {
+        return;
+    }
     // What was passed over took no time.
     if run.attempt == 0 || run.status == RunStatus::Skipped {
         counter!(MISFIRES, "job" => job).increment(1);
@@ -296,7 +300,7 @@ pub fn standing(status: &Status, billing_interval: Option<std::time::Duration>) 
         status
             .daemons
             .iter()
-            .filter(|daemon| daemon.state.is_there())
+            .filter(|daemon| daemon.has_billing && daemon.state.is_there())
             .filter_map(|daemon| daemon.started_at)
             .min()
     };
@@ -378,6 +382,7 @@ mod tests {
             recorded(&run(RunStatus::Retrying, 1, json!(null)));
             recorded(&run(RunStatus::Done, 2, json!(null)));
             recorded(&run(RunStatus::Skipped, 0, json!(null)));
+            recorded(&run(RunStatus::Rescheduled, 0, json!(null)));
         });
         shows(&text, r#"billing_daemon_runs_total{job="billing",status="done"} 2"#);
         shows(&text, r#"billing_daemon_runs_total{job="billing",status="retrying"} 1"#);

@@ -18,7 +18,7 @@ pub struct Model {
     pub node: String,
     /// The scheduled time.
     pub scheduled_at: Instant,
-    /// `done`, `retrying`, `dead`, `interrupted`, `skipped`, `missed` or `paused`.
+    /// `done`, `retrying`, `dead`, `interrupted`, `skipped`, `missed`, `paused` or `rescheduled`.
     pub status: String,
     /// `schedule`, `manual` or `replay`.
     pub triggered_by: String,
@@ -36,7 +36,7 @@ pub struct Model {
     pub lateness_ms: i64,
     /// How many things it did.
     pub items: i64,
-    /// Why it was skipped, missed or paused.
+    /// Why it was skipped, missed, paused or rescheduled.
     pub reason: Option<String>,
     /// Why it failed.
     pub error: Option<String>,

@@ -186,8 +186,8 @@ fn edited(spec: &JobSpec, job: &Standing) -> Result<Option<Step>, ScheduleError>
         return Ok(Some(Step::Pass(Pass::new(RunStatus::Skipped, stale, stale, reason))));
     }
     if let Some((from, until)) = between(&spec.schedule, cursor, job.began)? {
-        let reason = format!("was not due by the schedule before ({before})");
-        let pass = Pass::new(RunStatus::Skipped, from, until, reason);
+        let reason = format!("the schedule was changed from {before} to {}: nothing was due", spec.schedule);
+        let pass = Pass::new(RunStatus::Rescheduled, from, until, reason);
         return Ok(Some(Step::Pass(Pass { except: left, adopts: true, ..pass })));
     }
     Ok(left.map(|scheduled_at| {
@@ -494,11 +494,11 @@ mod tests {
         check(job("10:00:00", "10:30:00", Misfire::Skip), "10:31:00", "skipped from 10:30 until 10:30");
         // It came daily before: the hours since the cursor are not of that schedule.
         let daily = |cursor| Job { cursor, plan: Some(("daily", "23:00:00")), ..Job::default() };
-        check(daily("03:15:00"), "10:45:00", "skipped from 04:00 until 10:00");
+        check(daily("03:15:00"), "10:45:00", "rescheduled from 04:00 until 10:00");
         check(daily("10:00:00"), "10:45:00", "wait until 11:00");
         // Both: it came at half past before.
         let half = |cursor| Job { cursor, plan: Some(("half past", "09:30:00")), ..Job::default() };
-        check(half("08:30:00"), "10:45:00", "skipped from 09:00 until 10:00 except 09:30");
+        check(half("08:30:00"), "10:45:00", "rescheduled from 09:00 until 10:00 except 09:30");
         // The same text is the same schedule: what passed is a misfire.
         let same = Job { cursor: "08:00:00", plan: Some(("every 1h", "09:00:00")), ..Job::default() };
         check(same, "10:45:00", "schedule run of 10:00");
@@ -514,13 +514,17 @@ mod tests {
         };
         // The hours before the pause were not due by the schedule of then.
         let daily = ("daily", "23:00:00");
-        check(job("08:00:00", "10:40:00", daily), "14:10:00", "skipped from 09:00 until 14:00");
+        check(job("08:00:00", "10:40:00", daily), "14:10:00", "rescheduled from 09:00 until 14:00");
         // 10:30 was due before the pause, and not done.
         let half = ("every 30m", "10:30:00");
-        check(job("10:00:00", "10:40:00", half), "14:10:00", "skipped from 11:00 until 14:00 except 10:30");
+        check(
+            job("10:00:00", "10:40:00", half),
+            "14:10:00",
+            "rescheduled from 11:00 until 14:00 except 10:30",
+        );
         // It came while the job was paused.
         check(job("10:00:00", "10:20:00", half), "14:10:00", "paused from 10:30 until 10:30");
-        check(job("10:30:00", "10:20:00", half), "14:10:00", "skipped from 11:00 until 14:00");
+        check(job("10:30:00", "10:20:00", half), "14:10:00", "rescheduled from 11:00 until 14:00");
     }
 
     #[test]

@@ -160,17 +160,19 @@ pub enum RunStatus {
     Dead,
     /// Stopped before the end; the same occurrence runs again.
     Interrupted,
-    /// Passed over by policy, or because the schedule was changed.
+    /// Passed over by policy.
     Skipped,
     /// Nobody was there in time.
     Missed,
     /// It came while the job was paused.
     Paused,
+    /// A time of a new schedule that had passed before the schedule came into force: it was never due.
+    Rescheduled,
 }
 
 impl RunStatus {
     /// Each of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Done,
         Self::Retrying,
         Self::Dead,
@@ -178,6 +180,7 @@ impl RunStatus {
         Self::Skipped,
         Self::Missed,
         Self::Paused,
+        Self::Rescheduled,
     ];
 
     /// The status that is kept as this word.
@@ -197,6 +200,7 @@ impl RunStatus {
             Self::Skipped => "skipped",
             Self::Missed => "missed",
             Self::Paused => "paused",
+            Self::Rescheduled => "rescheduled",
         }
     }
 }

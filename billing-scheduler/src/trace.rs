@@ -55,7 +55,7 @@ impl Middleware for Tracing {
             RunStatus::Dead => {
                 error!(job.name = %name, attempt = run.attempt, error, "job `{name}` failed and is given up for {}: {error}", run.scheduled_at);
             }
-            RunStatus::Skipped | RunStatus::Missed | RunStatus::Paused => {
+            RunStatus::Skipped | RunStatus::Missed | RunStatus::Paused | RunStatus::Rescheduled => {
                 let from = run.stretch.map_or(run.scheduled_at, |stretch| stretch.from);
                 let (status, until) = (run.status.as_str(), run.scheduled_at);
                 let reason = run.reason.as_deref().unwrap_or_default();

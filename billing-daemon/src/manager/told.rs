@@ -52,7 +52,7 @@ fn sentence(run: &RunRecord) -> Option<String> {
         )),
         RunStatus::Retrying | RunStatus::Dead => Some(format!("billing failed at {at}: the log says why")),
         RunStatus::Interrupted => Some(format!("billing was interrupted at {at}")),
-        RunStatus::Skipped | RunStatus::Missed | RunStatus::Paused => None,
+        RunStatus::Skipped | RunStatus::Missed | RunStatus::Paused | RunStatus::Rescheduled => None,
     }
 }
 

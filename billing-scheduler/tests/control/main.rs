@@ -693,7 +693,7 @@ async fn what_passes_while_a_job_of_each_node_is_not_configured_is_not_due() {
     each_node(&mut spec);
     world.scheduler.reload(&registry(&world.script), [(spec, json!({}))], |_| false).unwrap();
     world.two_seconds().await;
-    assert_eq!(world.history(), ["skipped schedule 17:00 4 since 14:00"]);
+    assert_eq!(world.history(), ["rescheduled schedule 17:00 4 since 14:00"]);
 }
 
 #[tokio::test]

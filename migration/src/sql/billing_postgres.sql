@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS billing_job_runs (
     node text NOT NULL DEFAULT '',
     scheduled_at timestamptz NOT NULL,
     status text NOT NULL
-        CHECK (status IN ('done', 'retrying', 'dead', 'interrupted', 'skipped', 'missed', 'paused')),
+        CHECK (status IN ('done', 'retrying', 'dead', 'interrupted', 'skipped', 'missed', 'paused', 'rescheduled')),
     triggered_by text NOT NULL DEFAULT 'schedule' CHECK (triggered_by IN ('schedule', 'manual', 'replay')),
     attempt integer NOT NULL DEFAULT 0,
     fence bigint NOT NULL,

@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS billing_job_runs (
     node TEXT NOT NULL DEFAULT '',
     scheduled_at INTEGER NOT NULL,
     status TEXT NOT NULL
-        CHECK (status IN ('done', 'retrying', 'dead', 'interrupted', 'skipped', 'missed', 'paused')),
+        CHECK (status IN ('done', 'retrying', 'dead', 'interrupted', 'skipped', 'missed', 'paused', 'rescheduled')),
     triggered_by TEXT NOT NULL DEFAULT 'schedule' CHECK (triggered_by IN ('schedule', 'manual', 'replay')),
     attempt INTEGER NOT NULL DEFAULT 0,
     fence INTEGER NOT NULL,
