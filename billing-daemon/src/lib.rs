@@ -22,6 +22,7 @@ pub mod metrics;
 mod on_record;
 mod output;
 pub mod platform;
+mod presence;
 pub mod reload;
 mod ringer;
 pub mod runtime;

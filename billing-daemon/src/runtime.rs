@@ -26,6 +26,7 @@ use crate::{
     manager::{LastBilling, Manager, Message, Pulse},
     on_record::Reloads,
     platform::Platform,
+    presence::Presence,
     reload::{Source, waiting},
     ringer::Ringer,
     signals::{Ending, Hangups, Signals},
@@ -145,11 +146,13 @@ pub async fn run(
     let ttl = daemon.lease_ttl;
     let store = SeaOrmStore::new(db.clone(), database, &identity.instance, ttl, Arc::clone(&clock));
     let jobs = config.jobs;
+    let has_heartbeat = jobs.iter().any(|(spec, _)| spec.kind == HEARTBEAT);
     let names: Vec<String> = jobs.iter().map(|(spec, _)| spec.name.clone()).collect();
     crate::metrics::in_force(&names);
     let scheduler = Scheduler::build(&registry, jobs, Arc::new(store), clock)
         .map_err(|error| Failure::new(Exit::Configuration, error))?;
     let renewals = Renewals::start(scheduler.clone(), ttl / 3)?;
+    let presence = Presence::start(Arc::clone(&status), has_heartbeat);
     let mut ringer =
         Ringer::start().await.map_err(|error| Failure::new(Exit::Internal, format!("no ringer: {error}")))?;
     announce(&identity, &names, bills, (&panel, &beside));
@@ -184,6 +187,7 @@ pub async fn run(
     let drained = feeding_watchdog(drain, &mut ringer, &manager).await;
     ringer.stop().await;
     renewals.stop();
+    presence.stop().await;
     if let Some(server) = server {
         server.stop().await;
     }

@@ -114,9 +114,12 @@ pub fn explained(error: &DbErr) -> String {
     }
 }
 
-fn advice(code: &str) -> Option<&'static str> {
+/// The page that has the GRANTs of each login, for messages about a missing right.
+pub const GRANTS_PAGE: &str = "docs/operations.md, section \"Roles\"";
+
+fn advice(code: &str) -> Option<String> {
     let of_sqlite = code.parse::<u32>().ok().filter(|_| code.len() < 5).map(|code| code & 0xff);
-    match (of_sqlite, code) {
+    let advice = match (of_sqlite, code) {
         (Some(8), _) => {
             Some("let this user write the file and its folder, or take `mode=ro` out of DATABASE_URL")
         }
@@ -132,10 +135,11 @@ fn advice(code: &str) -> Option<&'static str> {
         (_, "25006") => Some(
             "this server takes no writes: name the primary in DATABASE_URL, or look for default_transaction_read_only",
         ),
-        (_, "42501") => Some("grant this login what the README lists under \"Beside a panel\""),
+        (_, "42501") => return Some(format!("grant this login what {GRANTS_PAGE} lists for it")),
         (_, "42P01") => Some("if the table is one of ours, run `billing-daemon migrate up`"),
         _ => None,
-    }
+    };
+    advice.map(str::to_owned)
 }
 
 /// Now on SQLite, in microseconds since 1970.
@@ -442,12 +446,13 @@ mod tests {
             ("1032", Some("write the file")),
             ("53100", Some("free space on the database server")),
             ("25006", Some("takes no writes")),
+            ("42501", Some("docs/operations.md, section \"Roles\"")),
             ("23505", None),
             ("5", None),
         ] {
             let advice = advice(code);
             assert!(
-                advised.is_none_or(|words| advice.is_some_and(|advice| advice.contains(words)))
+                advised.is_none_or(|words| advice.as_ref().is_some_and(|advice| advice.contains(words)))
                     && advice.is_some() == advised.is_some(),
                 "{code}: {advice:?}"
             );

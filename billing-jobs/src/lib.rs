@@ -39,8 +39,8 @@ use sea_orm::DatabaseConnection;
 
 pub use audit_job::{AuditJob, AuditParams};
 pub use db::{
-    Fault, Line, SQLITE_LOG_PAGES, SQLITE_NOW, accept_any_text, begin, begin_read, code, execute, explained,
-    fault, query_all, query_one,
+    Fault, GRANTS_PAGE, Line, SQLITE_LOG_PAGES, SQLITE_NOW, accept_any_text, begin, begin_read, code,
+    execute, explained, fault, query_all, query_one,
 };
 pub use heartbeat::{Facts, Heartbeat, HeartbeatParams, Pulse, pulse};
 pub use may_bill::{PANELS_PATIENCE, may_bill};

@@ -18,6 +18,9 @@ use crate::{
 /// A daemon that has written nothing for this long is taken for dead: two beats and a half.
 pub const ALIVE_WITHIN: Duration = Duration::from_secs(150);
 
+/// The key of the metadata that has the minutes between two billings; null if the daemon has no billing job.
+const INTERVAL: &str = "billingIntervalMinutes";
+
 /// How a run of billing ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunEnd<'a> {
@@ -92,6 +95,15 @@ impl StatusRow {
             "status = 'running', heartbeat_at = {now}, metadata = excluded.metadata, error_message = NULL"
         );
         self.execute(&self.upsert("'running'", now, "NULL", &changes), values).await
+    }
+
+    /// The process runs, whether or not it bills: its row is as fresh as after a heartbeat, and `heartbeat_at`, which the panel reads,
+    /// stays as it is.
+    pub async fn present(&self) -> Result<(), DbErr> {
+        let values = [self.instance.as_str().into(), self.metadata().into()];
+        let changes = "status = CASE WHEN own.status = 'stopped' THEN 'running' ELSE own.status END, \
+                       metadata = excluded.metadata";
+        self.execute(&self.upsert("'running'", "NULL", "NULL", changes), values).await
     }
 
     /// Billing does not work: the row says so, and its last heartbeat ages.
@@ -200,7 +212,8 @@ impl StatusRow {
     }
 
     /// A clean stop: the last run's figures stay, and nothing of ours keeps the panel waiting. Dead rows of this host lose
-    /// their heartbeat; if no other daemon is alive, all rows do, and the panel may bill at once.
+    /// their heartbeat; if this process was configured to bill and no other such daemon is alive, all rows do, and the panel may bill
+    /// at once.
     pub async fn stop(&self) -> Result<(), DbErr> {
         let now = self.now();
         let sql = format!(
@@ -219,8 +232,13 @@ impl StatusRow {
         );
         let alive_within = alive_within_seconds();
         self.execute(&sql, [alive_within.into(), self.hostname.as_str().into()]).await?;
+        if self.locked().process.get(INTERVAL).is_some_and(serde_json::Value::is_null) {
+            return Ok(());
+        }
         let sql = format!(
-            "SELECT count(*) AS others FROM billing_daemon_status WHERE status <> 'stopped' AND NOT ({silent})"
+            "SELECT count(*) AS others FROM billing_daemon_status
+              WHERE status <> 'stopped' AND NOT ({silent}) AND {}",
+            may_bill(self.db.get_database_backend())
         );
         let row = query_one(&self.db, statement(&self.db, &sql, [alive_within.into()])).await?;
         let others: i64 = row.map_or(Ok(0), |row| row.try_get("", "others"))?;
@@ -279,15 +297,25 @@ impl StatusRow {
     }
 }
 
-/// The daemon that wrote its row last, if that was not too long ago to be alive.
+/// The daemon that is configured to bill and wrote its row last, if that was not too long ago to be alive.
 pub(crate) async fn alive(txn: &DatabaseTransaction) -> Result<Option<String>, DbErr> {
     let sql = format!(
-        "SELECT daemon_instance_id AS instance FROM billing_daemon_status WHERE status <> 'stopped' AND NOT ({})
+        "SELECT daemon_instance_id AS instance FROM billing_daemon_status
+          WHERE status <> 'stopped' AND NOT ({}) AND {}
           ORDER BY updated_at DESC LIMIT 1",
-        silent_since(txn.get_database_backend(), "$1")
+        silent_since(txn.get_database_backend(), "$1"),
+        may_bill(txn.get_database_backend())
     );
     let row = txn.query_one_raw(statement(txn, &sql, [alive_within_seconds().into()])).await?;
     row.map(|row| row.try_get("", "instance")).transpose()
+}
+
+/// A condition: the row's daemon does not report that it has no billing job, by an interval that is null.
+fn may_bill(backend: DbBackend) -> String {
+    match backend {
+        DbBackend::Sqlite => format!("coalesce(json_type(metadata, '$.{INTERVAL}'), '') <> 'null'"),
+        _ => format!("NOT coalesce(metadata @> '{{\"{INTERVAL}\": null}}', false)"),
+    }
 }
 
 /// A condition: the row was not written for the parameter's number of seconds.

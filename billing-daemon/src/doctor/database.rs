@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use billing_jobs::{
-    begin,
+    GRANTS_PAGE, begin,
     billing::{Biller, Settings},
     hold::Reason,
     panel::Panel,
@@ -42,7 +42,9 @@ pub(crate) async fn examine(database: &Database, expected: &Expected) -> (Vec<Fi
     let took = before.elapsed().as_millis();
     findings.push(Finding::ok("database", format!("{} answers, in {took} ms", database.url())));
     if let Err(error) = migration::check(&db).await {
-        let advice = "the message says what to run; migrations need the login that owns the panel's tables";
+        let advice = format!(
+            "the message says what to run; migrations need the login that owns the panel's tables ({GRANTS_PAGE})"
+        );
         findings.push(Finding::fail("schema", error.to_string(), advice));
         return (findings, None);
     }
@@ -53,7 +55,7 @@ pub(crate) async fn examine(database: &Database, expected: &Expected) -> (Vec<Fi
             findings.push(Finding::fail(
                 "questions",
                 message,
-                "give the rights that are missing, then run this again",
+                format!("grant the missing rights ({GRANTS_PAGE}), then run this again"),
             ));
             (findings, None)
         }
@@ -69,24 +71,30 @@ async fn rest(
     let panel = Panel::detect(&db).await.map_err(text)?;
     let opened = Opened { db, panel };
     findings.push(clock(&opened).await.map_err(text)?);
-    let rights = rights::examine(&opened.db).await.map_err(text)?;
+    // A daemon without a billing job is not judged by what billing needs.
+    let bills = expected.has_billing().unwrap_or(true);
+    let rights = rights::examine(&opened.db, bills).await.map_err(text)?;
     let may_write = rights.iter().all(|finding| finding.verdict != super::Verdict::Fail);
     findings.extend(rights);
-    if panel.row_security && may_write {
+    if bills && panel.row_security && may_write {
         findings.push(row_security(&opened.db).await.map_err(text)?);
     }
-    for books in BOOKS.into_iter().chain([times(opened.db.get_database_backend())]) {
+    let books = BOOKS.into_iter().chain([times(opened.db.get_database_backend())]);
+    for books in books.filter(|_| bills) {
         findings.push(of_books(&opened.db, books).await.map_err(text)?);
     }
     findings.push(on_record(&opened.db).await.map_err(text)?);
     let beside = Beside::look(&opened).await.map_err(|failure| failure.message)?;
     findings.push(match beside.check(expected.panel_billing) {
         Ok(()) => Finding::ok("who else bills", beside.to_string()),
+        Err(_) if !bills => Finding::ok("who else bills", format!("{beside}; no billing is configured here")),
         Err(failure) => Finding::fail("who else bills", failure.message, "the message says what to do"),
     });
     let status = crate::status::read(&opened, expected).await.map_err(|failure| failure.message)?;
     findings.push(daemons(&status));
-    findings.extend(holds(&status));
+    if bills {
+        findings.extend(holds(&status));
+    }
     findings.push(schedules(&status));
     Ok(status)
 }

@@ -1,6 +1,6 @@
 //! What the login may do, held against what billing needs: the same columns as in `docs/operations.md`.
 
-use billing_jobs::{query_all, query_one};
+use billing_jobs::{GRANTS_PAGE, query_all, query_one};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, Statement};
 
 use super::Finding;
@@ -69,13 +69,21 @@ const NEEDED: [(&str, &str, &[&str]); 30] = [
     ("billing_wallets", "INSERT", &[]),
 ];
 
-/// Each right by itself, with the GRANT that would give it.
-pub(super) async fn examine(db: &DatabaseConnection) -> Result<Vec<Finding>, DbErr> {
+/// Whether a daemon without a billing job needs the table as well.
+fn is_of_scheduler(table: &str) -> bool {
+    table.starts_with("billing_job_")
+        || ["billing_daemon_status", "billing_migrations", "billing_fences"].contains(&table)
+}
+
+/// Each right, with the GRANT that would give it; those of billing only if the daemon bills.
+pub(super) async fn examine(db: &DatabaseConnection, bills: bool) -> Result<Vec<Finding>, DbErr> {
     if db.get_database_backend() == DbBackend::Sqlite {
         return Ok(vec![Finding::ok("rights", "SQLite has no logins: whoever may write the file may bill")]);
     }
     let mut findings = Vec::new();
-    for (table, privileges, columns) in NEEDED {
+    for (table, privileges, columns) in
+        NEEDED.into_iter().filter(|(table, ..)| bills || is_of_scheduler(table))
+    {
         for privilege in privileges.split(", ") {
             findings.push(right(db, table, privilege, columns).await?);
         }
@@ -113,7 +121,9 @@ async fn right(
     Ok(Finding::fail(
         check,
         format!("{login} may not"),
-        format!("as the tables' owner: GRANT {privilege}{columns} ON {table} TO {login};"),
+        format!(
+            "as the tables' owner: GRANT {privilege}{columns} ON {table} TO {login}; -- all of them: {GRANTS_PAGE}"
+        ),
     ))
 }
 
@@ -134,6 +144,6 @@ async fn owner(db: &DatabaseConnection) -> Result<Finding, DbErr> {
     Ok(Finding::warn(
         "too many rights",
         format!("this login is {who}, and could rewrite the ledger or drop the fence"),
-        "run the daemon under a login of its own: docs/operations.md has its GRANTs",
+        format!("run the daemon under a login of its own: {GRANTS_PAGE} has its GRANTs"),
     ))
 }

@@ -171,7 +171,7 @@ fn panel_daemon(status: &Status) -> PanelDaemon {
     let is_fresh = |at: DateTime<Utc>| {
         (status.as_of - at).to_std().is_ok_and(|age| age < PANELS_PATIENCE) || at > status.as_of
     };
-    let any = |life| status.daemons.iter().any(|daemon| daemon.state == life);
+    let any = |life| status.daemons.iter().any(|daemon| daemon.has_billing && daemon.state == life);
     let word = match (any(Life::Alive), any(Life::Failing), status.daemons.is_empty()) {
         (true, _, _) => "running",
         (false, true, _) => "error",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use billing_jobs::hold::Reason;
+use billing_jobs::{BILLING_JOB, hold::Reason};
 use billing_scheduler::Ahead;
 use chrono::{DateTime, Utc};
 
@@ -33,7 +33,17 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
             (Life::Alive | Life::Stopped, _) => {}
         }
     }
+    let paused = status.jobs.iter().find(|job| job.name == BILLING_JOB).and_then(|job| job.paused.as_ref());
+    let paused = paused.filter(|_| status.has_billing);
+    if let Some(paused) = paused {
+        let hand_back = of_length(Duration::from_secs(status.hand_back_after_seconds));
+        let message = format!(
+            "billing is {paused}: `billing-daemon jobs resume billing` ends that; the panel may bill {hand_back} after the last success"
+        );
+        found("billing_paused", message);
+    }
     match status.worked_at.map(since) {
+        _ if !status.has_billing || paused.is_some() => {}
         // As the heartbeat does as well: whoever has just begun may wait for the first time that is due.
         None if status.daemons.iter().any(|daemon| is_new(daemon, status.as_of, interval)) => {}
         None => found("billing_silent", "no billing run has ended well yet".to_owned()),
@@ -47,7 +57,7 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
         ),
         Some(_) => {}
     }
-    if let Some(run) = &status.last_run
+    if let Some(run) = status.last_run.as_ref().filter(|_| status.has_billing)
         // What a person asked for and nobody did in time is no billing that failed.
         && (matches!(run.status.as_str(), "retrying" | "dead")
             || run.trigger == "schedule" && matches!(run.status.as_str(), "skipped" | "missed"))
@@ -70,7 +80,7 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
             panel.generation
         );
         found("fence", message);
-    } else if fence.installed && fence.outdated {
+    } else if status.has_billing && fence.installed && fence.outdated {
         let message =
             "the fence is not as this program would install it: `billing-daemon fence install`".to_owned();
         found("fence", message);
@@ -78,7 +88,7 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
     for held in &status.holds {
         let open = held.owed.instances.saturating_sub(held.accepted);
         // A customer who owes is no fault of anybody who runs this.
-        if open > 0 && held.reason != Reason::InsufficientBalance.as_str() {
+        if status.has_billing && open > 0 && held.reason != Reason::InsufficientBalance.as_str() {
             let instances = if open == 1 { "instance is" } else { "instances are" };
             let message = format!("{open} {instances} held for `{}`: {}", held.reason, held.advice);
             found("held", message);
@@ -118,7 +128,7 @@ fn is_new(daemon: &Daemon, now: DateTime<Utc>, interval: Duration) -> bool {
 mod tests {
     use super::*;
     use crate::status::{
-        FenceState, Held, RunStatus,
+        FenceState, Held, JobStatus, RunStatus,
         testing::{daemon, healthy, held, job, minutes_ago, run},
     };
 
@@ -143,6 +153,10 @@ mod tests {
             status.jobs = vec![crate::status::JobStatus { cursor, ahead_until, ..job(None) }];
         };
         check("ahead", ahead, &["job_ahead"]);
+        let paused = JobStatus { paused: Some("paused by ada".to_owned()), ..job(None) };
+        let pause =
+            |status: &mut Status| (status.jobs, status.worked_at) = (vec![paused], Some(minutes_ago(90)));
+        check("paused", pause, &["billing_paused"]);
         check("dead run", |status| status.last_run = Some(run("dead")), &["billing_failed"]);
         check("retrying", |status| status.last_run = Some(run("retrying")), &["billing_failed"]);
         check("silent", |status| status.worked_at = Some(minutes_ago(76)), &["billing_silent"]);
@@ -186,6 +200,17 @@ mod tests {
         let stopped =
             RunStatus { details: Some(serde_json::json!({ "unguarded": true })), ..run("retrying") };
         check("the fence is gone", |status| status.last_run = Some(stopped), &["billing_failed", "fence"]);
+        check(
+            "a daemon without billing is not judged by billing",
+            |status| {
+                status.has_billing = false;
+                status.worked_at = None;
+                status.last_run = Some(run("dead"));
+                status.holds.push(held("no_price"));
+                status.panel.generation = "G3".to_owned();
+            },
+            &[],
+        );
         check("outdated", |status| status.panel.fence = FenceState { outdated: true, ..on }, &["fence"]);
     }
 

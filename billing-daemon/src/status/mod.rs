@@ -9,7 +9,7 @@ pub(crate) mod testing;
 
 use std::time::Duration;
 
-use billing_jobs::currency::Amounts;
+use billing_jobs::{BILLING_JOB, currency::Amounts};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -31,6 +31,13 @@ pub struct Expected {
     pub billing_interval: Option<Duration>,
     /// What is known of the panel's own billing.
     pub panel_billing: PanelBilling,
+}
+
+impl Expected {
+    /// Whether billing is one of the jobs; unknown without a configuration.
+    pub(crate) fn has_billing(&self) -> Option<bool> {
+        (!self.jobs.is_empty()).then(|| self.jobs.iter().any(|spec| spec.kind == BILLING_JOB))
+    }
 }
 
 impl From<&Config> for Expected {
@@ -58,6 +65,8 @@ pub struct Status {
     pub engine: String,
     /// The newest migration that is applied.
     pub schema: String,
+    /// Whether a daemon is configured to bill: the problems of billing count only then.
+    pub has_billing: bool,
     /// Who else bills here.
     pub panel: PanelStatus,
     /// When a billing run last ended well.
@@ -81,14 +90,14 @@ pub struct Status {
 }
 
 impl Status {
-    /// Whether the panel could charge the hours that billing charges: it bills itself, or billing found the fence gone that it relies
+    /// Whether the panel could charge the hours that a daemon of ours charges: it bills itself, or billing found the fence gone that it relies
     /// on.
     #[must_use]
     pub fn lacks_guard(&self) -> bool {
         let panel = &self.panel;
         let panel_bills = panel.inhabited && panel.generation != "G1" && !panel.billing_off;
         let found_gone = self.last_run.as_ref().is_some_and(RunStatus::is_unguarded);
-        !panel.fence.effective && (panel_bills || found_gone)
+        self.has_billing && !panel.fence.effective && (panel_bills || found_gone)
     }
 }
 
@@ -147,6 +156,8 @@ pub struct Daemon {
     pub started_at: Option<DateTime<Utc>>,
     /// Whether it bills, or could be the next to do so.
     pub bills: Bills,
+    /// Whether it is configured to bill, also if it is dead.
+    pub has_billing: bool,
     /// What it complains of.
     pub error: Option<String>,
 }

@@ -65,6 +65,8 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
     };
     let holds = holds(db).await.map_err(failed)?;
     let arrears = holds.iter().find(|held| held.reason == Reason::InsufficientBalance.as_str());
+    let bills_now = billing.and_then(|job| job.holder.as_deref());
+    let daemons = daemons(db, as_of, bills_now).await.map_err(failed)?;
     let mut status = Status {
         ok: false,
         problems: Vec::new(),
@@ -86,17 +88,26 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
         worked_at,
         hand_back_after_seconds: fence
             .map_or(HAND_BACK_AFTER.as_secs(), |fence| fence.hand_back_after_seconds.unsigned_abs()),
-        last_run,
         last_audit: last_audit(db, expected).await.map_err(failed)?,
         arrears: arrears.map(|held| held.owed.clone()).unwrap_or_default(),
-        daemons: daemons(db, as_of, billing.and_then(|job| job.holder.as_deref())).await.map_err(failed)?,
+        has_billing: has_billing(expected, &daemons, worked_at.is_some() || last_run.is_some()),
+        daemons,
         jobs,
         holds,
         uncharged: uncharged(db, as_of).await.map_err(failed)?,
+        last_run,
     };
     status.problems = problems(&status, expected);
     status.ok = status.problems.is_empty();
     Ok(status)
+}
+
+/// Whether billing is judged: the configuration has it, or a daemon that was not stopped does. Without a configuration, and without a
+/// daemon that could tell, it is judged as well.
+fn has_billing(expected: &Expected, daemons: &[Daemon], has_billed: bool) -> bool {
+    let by_daemon = daemons.iter().any(|daemon| daemon.has_billing && daemon.state != Life::Stopped);
+    let is_unknown = || has_billed || !daemons.iter().any(|daemon| daemon.state.is_there());
+    by_daemon || expected.has_billing().unwrap_or_else(is_unknown)
 }
 
 fn engine(db: &DatabaseConnection) -> String {
@@ -224,6 +235,7 @@ fn daemon(row: &QueryResult, as_of: DateTime<Utc>, bills_now: Option<&str>) -> R
         heartbeat_at: at("heartbeat_at")?,
         started_at: at("started_at")?,
         bills,
+        has_billing,
         error: Some(columns::lossy(row, "error_message"))
             .filter(|error| !error.is_empty() && state != Life::Stopped),
     })

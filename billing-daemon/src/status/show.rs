@@ -15,9 +15,13 @@ const NARROWEST: usize = 30;
 /// The status in lines of at most `width` columns, where words allow it.
 pub(crate) fn in_words(status: &Status, width: usize) -> String {
     let mut lines = Lines { width, text: String::new() };
+    let is_paused = status.problems.iter().any(|problem| problem.kind == "billing_paused");
     lines.add(
         "billing",
         &match status.problems.len() {
+            1 if is_paused => "paused".to_owned(),
+            many if is_paused => format!("paused, {many} problems"),
+            0 if !status.has_billing => "not configured, and no other problems".to_owned(),
             0 => "all is well".to_owned(),
             1 => "1 problem".to_owned(),
             many => format!("{many} problems"),

@@ -24,6 +24,7 @@ pub(crate) fn daemon(state: Life) -> Daemon {
         heartbeat_at: None,
         started_at: None,
         bills: Bills::No,
+        has_billing: true,
         error: None,
     }
 }
@@ -77,6 +78,7 @@ pub(crate) fn healthy() -> Status {
         version: String::new(),
         engine: String::new(),
         schema: String::new(),
+        has_billing: true,
         panel: PanelStatus {
             generation: "G1".to_owned(),
             inhabited: true,

@@ -1,12 +1,17 @@
 //! `status`: what it shows of a fleet that is well, and of one that is not.
 
 use chrono::TimeDelta;
-use e2e::{Db, Ended, Fleet, Instance, Login, Plan, Program, eventually, on_every_engine, on_variants};
+use e2e::{
+    Db, Ended, Fleet, Instance, Login, Plan, Program, eventually, on_every_engine, on_variants,
+    process::Signal,
+};
 use sea_orm::DbBackend;
 use serde_json::{Value, json};
 
 use super::{json, keys};
-use crate::daemon::{BILLING, HEARTBEAT, SHORT_LEASE, ask, daemon, now, program, seed};
+use crate::daemon::{
+    BILLING, HEARTBEAT, SHORT_LEASE, ask, check_all_charged_once, daemon, now, program, seed,
+};
 
 const DAILY: &str = r#"
 [[job]]
@@ -58,6 +63,7 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
             "daemons",
             "engine",
             "hand_back_after_seconds",
+            "has_billing",
             "holds",
             "jobs",
             "last_audit",
@@ -234,7 +240,99 @@ async fn looking_changes_nothing_and_needs_no_more_than_reading(db: &Db) {
     assert!(ended.out[0].starts_with("unique_key: "), "{}", ended.text());
 }
 
+/// A row of the panel's table of daemons that would keep a panel from billing.
+const HEARTBEATS: &str = "SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
+
+async fn daemons_without_heartbeat_are_known(db: &Db) {
+    for (jobs, bills, has_billing) in [(&[DAILY][..], "no", false), (&[BILLING, DAILY], "next", true)] {
+        let program = daemon(db, jobs);
+        let running = program.start("run");
+        let well = eventually("the daemon is known and no problem", async || {
+            let shown = json(&program.run("status --json").await);
+            let is_idle = !has_billing || !shown["worked_at"].is_null();
+            let daemon = &shown["daemons"][0];
+            (is_idle && daemon["state"] == "alive" && daemon["bills"] != "now").then_some(shown.clone())
+        })
+        .await;
+        assert_eq!(problems(&well), [""; 0], "{well}");
+        assert_eq!(
+            (&well["has_billing"], &well["daemons"][0]["bills"]),
+            (&json!(has_billing), &json!(bills))
+        );
+        assert_eq!(ask(db, HEARTBEATS).await, "0", "the panel does not take it for a biller");
+        let doctor = json(&program.run("doctor --json").await.expect_code(0));
+        let found = doctor["findings"].as_array().expect("a list");
+        let daemons = found.iter().find(|finding| finding["check"] == "daemons").expect("it is looked at");
+        assert_eq!(daemons["verdict"], "ok", "{daemons}");
+        running.terminated().await.expect_code(0);
+        assert_eq!(problems(&status(&program, 1).await), ["no_daemon"]);
+        db.execute("DELETE FROM billing_daemon_status").await;
+    }
+}
+
+/// The clean stop of a daemon without billing hands nothing back to the panel while another one bills.
+async fn stop_without_billing_leaves_heartbeat(db: &Db) {
+    seed(db, 1).await;
+    let biller = daemon(db, &[BILLING, HEARTBEAT]);
+    let billing = biller.start("run");
+    billing.says("job `billing` done").await;
+    let other = daemon(db, &[DAILY]);
+    let running = other.start("run");
+    eventually("both are known", async || {
+        (ask(db, "SELECT count(*) FROM billing_daemon_status").await == "2").then_some(())
+    })
+    .await;
+    // As if the one that bills were suspended.
+    let old = match db.backend() {
+        DbBackend::Sqlite => "'2020-01-01T00:00:00.000+00:00'",
+        _ => "'2020-01-01Z'",
+    };
+    billing.signal(Signal::STOP);
+    db.execute(&format!(
+        "UPDATE billing_daemon_status SET updated_at = {old} WHERE heartbeat_at IS NOT NULL"
+    ))
+    .await;
+    running.terminated().await.expect_code(0);
+    assert_eq!(ask(db, "SELECT count(*) FROM billing_fences WHERE worked_at IS NOT NULL").await, "1");
+    billing.signal(Signal::CONT);
+    billing.terminated().await.expect_code(0);
+    assert_eq!(ask(db, "SELECT count(*) FROM billing_fences WHERE worked_at IS NOT NULL").await, "0");
+}
+
+async fn paused_billing_is_reported_and_not_run(db: &Db) {
+    let organizations = seed(db, 1).await;
+    let program = daemon(db, &[BILLING, HEARTBEAT]).env("USER", "ada");
+    program.run("jobs pause billing --reason prices").await.expect_code(0);
+    let running = program.start("run");
+    running.says(" runs ").await;
+    eventually("the daemon is known", async || {
+        (!problems(&status(&program, 1).await).contains(&"no_daemon")).then_some(())
+    })
+    .await;
+    let shown = status(&program, 1).await;
+    assert_eq!(problems(&shown), ["billing_paused"], "{shown}");
+    let said = program.run("status").await.expect_code(1);
+    assert_eq!(said.out[0], "billing    paused", "{}", said.text());
+    assert!(
+        said.text().contains("billing is paused by ada@") && said.text().contains(": prices"),
+        "{}",
+        said.text()
+    );
+    program.run("bill --dry-run").await.expect_code(0);
+    for command in ["bill", "jobs trigger billing"] {
+        let refused = program.run(command).await.expect_code(64);
+        assert!(refused.text().contains("--force"), "{command}: {}", refused.text());
+    }
+    assert_eq!(ask(db, "SELECT count(*) FROM billing_charges").await, "0");
+    program.run("bill --force").await.expect_code(0);
+    check_all_charged_once(db, &organizations).await;
+    running.terminated().await.expect_code(0);
+}
+
 on_every_engine!(
+    daemons_without_heartbeat_are_known,
+    stop_without_billing_leaves_heartbeat,
+    paused_billing_is_reported_and_not_run,
     all_is_well_while_a_daemon_bills_and_not_before_and_not_after,
     what_is_held_is_told_by_reason_and_arrears_are_no_fault,
     a_death_and_what_is_late_since_are_told,
