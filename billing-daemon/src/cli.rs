@@ -4,12 +4,16 @@ use std::{path::PathBuf, time::Duration};
 
 use billing_jobs::hold::Reason;
 use billing_scheduler::{RunStatus, duration};
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use uuid::Uuid;
 
-use crate::{logging::LogFormat, service::System};
+use crate::{
+    exit::{Exit, Failure},
+    logging::LogFormat,
+    service::System,
+};
 
 /// Charges every hour of every virtual machine exactly once, beside a hosting panel.
 #[derive(Debug, Parser)]
@@ -384,6 +388,7 @@ pub(crate) enum Fence {
     },
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 #[derive(Debug, Args)]
 pub(crate) struct Bill {
     /// Do everything and roll it back
@@ -409,6 +414,9 @@ pub(crate) struct Bill {
         conflicts_with = "dry_run"
     )]
     pub(crate) approve: Vec<String>,
+    /// Bill although the job is paused
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -465,7 +473,7 @@ pub(crate) enum Jobs {
     /// Go on with a paused job at its next scheduled time
     #[command(after_help = "Example:\n  billing-daemon jobs resume billing")]
     Resume(Cancel),
-    /// Run a job once, now, beside its schedule and even if it is paused
+    /// Run a job once now, in addition to its schedule
     #[command(after_help = "Example:\n  billing-daemon jobs trigger billing --wait")]
     Trigger(Trigger),
     /// Stop the run of a job that is under way, or give up its retry; withdraw what was asked for
@@ -545,6 +553,9 @@ pub(crate) struct Trigger {
     /// Why, for the record
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
+    /// Run the job although it is paused
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Wait for the run and show how it ended; exits 1 unless it is done
     #[arg(long)]
     pub(crate) wait: bool,
@@ -554,9 +565,9 @@ pub(crate) struct Trigger {
 pub(crate) struct Replay {
     #[command(flatten)]
     pub(crate) asked: Asked,
-    /// Which scheduled time, as `runs list` shows it
-    #[arg(value_name = "TIME", value_parser = time)]
-    pub(crate) scheduled_time: DateTime<Utc>,
+    /// Which scheduled time, as `runs list` prints it: `2026-11-22 15:00:00` in UTC, also without quotes, or RFC 3339
+    #[arg(value_name = "TIME", num_args = 1..=3, required = true)]
+    scheduled_time: Vec<String>,
     /// Also if it is done already
     #[arg(long)]
     pub(crate) again: bool,
@@ -581,6 +592,14 @@ pub(crate) struct Explain {
     pub(crate) json: bool,
 }
 
+impl Replay {
+    /// The scheduled time that is meant.
+    pub(crate) fn at(&self) -> Result<DateTime<Utc>, Failure> {
+        let text = self.scheduled_time.join(" ");
+        time(&text).map_err(|problem| Failure::new(Exit::Usage, format!("invalid time `{text}`: {problem}")))
+    }
+}
+
 macro_rules! signed {
     ($($request:ty),*) => {
         $(impl $request {
@@ -603,7 +622,7 @@ pub(crate) enum Runs {
         /// Of this job
         #[arg(long, value_name = "NAME")]
         job: Option<String>,
-        /// That ended so: done, retrying, dead, interrupted, skipped, missed or paused
+        /// Only runs with this status: done, retrying, dead, interrupted, skipped, missed, paused or rescheduled
         #[arg(long, value_name = "STATUS", value_parser = status)]
         status: Option<RunStatus>,
         /// That started since this time, or so long ago
@@ -648,12 +667,18 @@ fn since(text: &str) -> Result<Since, String> {
     either.ok_or_else(|| "write `2d`, or a time such as `2026-11-22T15:00:00Z`".to_owned())
 }
 
-/// An instant as RFC 3339 has it, or a date for its midnight in UTC.
+/// An instant in RFC 3339, in UTC as tables print it (`2026-11-22 15:00:00`), or a date for its midnight in UTC.
 fn time(text: &str) -> Result<DateTime<Utc>, String> {
     let midnight = || text.parse().ok().and_then(|day: NaiveDate| day.and_hms_opt(0, 0, 0));
+    let printed = || {
+        let text = text.strip_suffix("UTC").unwrap_or(text).trim_end();
+        NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S").ok()
+    };
     let instant = DateTime::parse_from_rfc3339(text).map(|at| at.to_utc()).ok();
-    let either = instant.or_else(|| midnight().map(|at| at.and_utc()));
-    either.ok_or_else(|| "write a time such as `2026-11-22T15:00:00Z`".to_owned())
+    let either = instant.or_else(|| printed().or_else(midnight).map(|at| at.and_utc()));
+    either.ok_or_else(|| {
+        "use a time such as `2026-11-22T15:00:00Z` or `2026-11-22 15:00:00` (in UTC)".to_owned()
+    })
 }
 
 fn status(text: &str) -> Result<RunStatus, String> {
@@ -682,6 +707,27 @@ mod tests {
         found.push((path.clone(), command.clone().render_help().to_string()));
         for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
             commands(command, &path, found);
+        }
+    }
+
+    #[test]
+    fn times_are_read_as_they_are_printed() {
+        let noon = "2026-11-22T12:00:00Z".parse::<DateTime<Utc>>().expect("RFC 3339");
+        for text in [
+            "2026-11-22T12:00:00Z",
+            "2026-11-22T13:00:00+01:00",
+            "2026-11-22 12:00:00",
+            "2026-11-22 12:00:00 UTC",
+        ] {
+            assert_eq!(time(text), Ok(noon), "{text}");
+            let line = format!("billing-daemon jobs replay billing {text} --wait");
+            let parsed = Cli::try_parse_from(line.split(' ')).expect("valid");
+            let Command::Jobs { action: Jobs::Replay(replay) } = parsed.command else { panic!("{line}") };
+            assert_eq!(replay.at().ok(), Some(noon), "{line}");
+        }
+        assert_eq!(time("2026-11-22"), time("2026-11-22 00:00:00"));
+        for text in ["12:00:00", "2026-11-22 12:00", "2026-11-22 25:00:00", "UTC", ""] {
+            assert!(time(text).is_err(), "{text}");
         }
     }
 

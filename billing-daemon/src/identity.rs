@@ -44,10 +44,12 @@ impl Identity {
     }
 }
 
-/// The person at the keyboard, also behind sudo, and the machine.
+/// The operator, also behind sudo, and the host. Where the environment names no user, as under cron or systemd, the number of the
+/// user counts.
 #[must_use]
 pub fn whoever_is_here() -> String {
-    let name = ["SUDO_USER", "USER", "LOGNAME", "USERNAME"].iter().find_map(|name| std::env::var(name).ok());
-    let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| "somebody".to_owned());
+    let set = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let name = ["SUDO_USER", "USER", "LOGNAME", "USERNAME"].iter().find_map(set);
+    let name = name.unwrap_or_else(|| format!("uid {}", platform::uid()));
     format!("{name}@{}", platform::hostname())
 }

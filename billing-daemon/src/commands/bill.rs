@@ -27,8 +27,8 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{
-    approvals, bill_report::Report, built_in_notice, complain, config_of, database, environment, log,
-    quiet_filter, source, width,
+    approvals, bill_report::Report, built_in_notice, complain, config_of, database, environment,
+    jobs::ask::needs_force, log, quiet_filter, source, width,
 };
 use crate::{
     Plugins,
@@ -41,7 +41,7 @@ use crate::{
     logging::LogOutput,
     runtime::{self, Opened},
     signals::Signals,
-    store::{SeaOrmStore, Unanswered},
+    store::{SeaOrmStore, Unanswered, control},
 };
 
 /// How long the lease of a run by hand lasts without renewal.
@@ -61,6 +61,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
     let beside = Beside::look(&opened).await?;
     if !options.dry_run {
         beside.check(daemon.panel_billing)?;
+        refuse_paused(&opened.db, options.force).await?;
     }
     if beside.concerns_anybody() {
         complain(&beside.to_string());
@@ -110,6 +111,16 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
             );
             Err(Failure::new(Exit::TryAgain, message))
         }
+    }
+}
+
+/// Refuses to bill while the job is paused, unless the operator insists.
+async fn refuse_paused(db: &DatabaseConnection, force: bool) -> Result<(), Failure> {
+    let wishes = control::wishes_now(db).await;
+    let wishes = wishes.map_err(|error| Failure::database("read whether billing is paused", &error))?;
+    match wishes.pause_of(BILLING_JOB) {
+        Some(pause) if !force => Err(Failure::new(Exit::Usage, needs_force(BILLING_JOB, pause))),
+        _ => Ok(()),
     }
 }
 

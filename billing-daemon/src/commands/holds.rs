@@ -21,7 +21,7 @@ use crate::{
 
 /// From this width on ids and organizations are printed.
 const WIDE: usize = 120;
-const CSV_HEAD: &str = "reason,since,instance,label,deleted,organization,organization_name,hours,amount,detail,advice,\
+const CSV_HEAD: &str = "reason,since,instance,label,deleted,organization,organization_name,hours,amount,currency,detail,advice,\
                         accepted_by,accepted_until,accepted_note";
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Holds) -> Result<(), Failure> {
@@ -199,6 +199,7 @@ fn csv(held: &HeldInstance) -> String {
         held.organization_name.clone().unwrap_or_default(),
         held.hours.map_or_else(|| unknown.clone(), |hours| hours.to_string()),
         held.amount.clone().unwrap_or_else(|| unknown.clone()),
+        held.currency.clone().unwrap_or_default(),
         held.detail.clone().unwrap_or_default(),
         held.advice.to_owned(),
         held.accepted_by.clone().unwrap_or_default(),

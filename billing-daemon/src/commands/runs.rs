@@ -83,7 +83,7 @@ pub(super) fn in_table(rows: &[RunRow], with_job: bool, width: usize) -> String 
 }
 
 fn has_run(status: RunStatus) -> bool {
-    !matches!(status, RunStatus::Skipped | RunStatus::Missed | RunStatus::Paused)
+    !matches!(status, RunStatus::Skipped | RunStatus::Missed | RunStatus::Paused | RunStatus::Rescheduled)
 }
 
 fn took(row: &RunRow) -> String {
@@ -100,17 +100,17 @@ fn about(row: &RunRow) -> String {
 
 /// A run in one line: `billing of 2026-11-22 15:00:00: done, 12 items in 0.3 s`.
 pub(super) fn sentence(row: &RunRow) -> String {
+    format!("{} of {} UTC: {}", row.run.job, shown(row.run.scheduled_at), outcome(row))
+}
+
+/// How a run ended: `done, 12 items in 0.3 s`; for scheduled times without a run, why.
+pub(super) fn outcome(row: &RunRow) -> String {
     let run = &row.run;
     let about = about(row);
     let about = if about.is_empty() { about } else { format!("; {about}") };
-    format!(
-        "{} of {} UTC: {}, {} items in {}{about}",
-        run.job,
-        shown(run.scheduled_at),
-        run.status.as_str(),
-        run.items,
-        took(row)
-    )
+    let figures =
+        if has_run(run.status) { format!(", {} items in {}", run.items, took(row)) } else { String::new() };
+    format!("{}{figures}{about}", run.status.as_str())
 }
 
 fn in_words(row: &RunRow) -> String {

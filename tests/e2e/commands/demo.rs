@@ -1,5 +1,7 @@
 //! `demo`: the same fleet for the same seed on every database, and none that is in use.
 
+use std::process::Command;
+
 use e2e::{Login, Panel, Postgres, Sqlite, connect};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use serde_json::{Value, json};
@@ -76,9 +78,35 @@ async fn a_demo_for_a_person_says_where_to_look_next() {
         "{}",
         ended.text()
     );
-    let url = ended.out.iter().find_map(|line| line.trim().strip_prefix("export DATABASE_URL="));
-    let next = crate::daemon::program().env("DATABASE_URL", url.expect("it says where its database is"));
-    next.run("audit").await.expect_code(0);
+    // The lines below "Try next" are pasted into a shell, but for the daemon itself, which runs until it is stopped.
+    let after = ended.out.iter().skip_while(|line| !line.starts_with("Try next:"));
+    let lines: Vec<_> = after.filter_map(|line| line.strip_prefix("  ")).collect();
+    assert!(lines.iter().any(|line| line.ends_with(" run")), "{lines:?}");
+    let pasted = lines.into_iter().filter(|line| !line.ends_with(" run"));
+    let script = pasted.map(|line| format!("{line} || echo \"exit $?\"")).collect::<Vec<_>>().join("\n");
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(&script).env_clear().env("PATH", "/usr/bin:/bin").current_dir(program.folder());
+    let shell = shell.output().expect("there is a shell");
+    let said = String::from_utf8_lossy(&shell.stdout);
+    // `status` ends with 1: no daemon is alive.
+    let codes: Vec<_> = said.lines().filter(|line| line.starts_with("exit ")).collect();
+    assert_eq!(codes, ["exit 1"], "{script}\n{said}\n{}", String::from_utf8_lossy(&shell.stderr));
+    assert!(said.contains("would charge ") && said.contains(" rows checked"), "{said}");
+    let left = std::fs::read_dir(program.folder()).expect("a folder of ours is read").count();
+    assert_eq!(left, 0, "the last line removes the database");
+}
+
+#[tokio::test]
+async fn failed_demo_leaves_no_folder() {
+    let program = program();
+    // A disk that is full, or a limit as here, lets the demo fail in the middle.
+    let limited =
+        format!("trap '' XFSZ; ulimit -f 64; exec {} demo --instances 250", env!("CARGO_BIN_EXE_e2e-daemon"));
+    let shell = Command::new("sh").arg("-c").arg(limited).env("TMPDIR", program.folder()).output();
+    let shell = shell.expect("there is a shell");
+    let said = String::from_utf8_lossy(&shell.stderr);
+    assert!(!shell.status.success() && said.contains("could not "), "{said}");
+    assert_eq!(std::fs::read_dir(program.folder()).expect("a folder of ours is read").count(), 0);
 }
 
 #[tokio::test]

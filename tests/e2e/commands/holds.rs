@@ -91,6 +91,7 @@ async fn held_instances_are_listed_with_advice(db: &Db) {
 
     let csv = program.run("holds list --csv --reason no_price").await.expect_code(0);
     assert_eq!(csv.out.len(), 2, "{}", csv.text());
+    assert!(csv.out[0].contains(",hours,amount,currency,"), "{}", csv.text());
     assert!(
         csv.out[1].contains(r#","'=web,\u{1b}1","#) && csv.out[1].contains(",2,unknown,"),
         "{}",

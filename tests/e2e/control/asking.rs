@@ -41,7 +41,13 @@ async fn a_run_by_hand_is_waited_for_and_shown(db: &Db) {
     let program = with(db, &[TICK, PATIENT, BROKEN]);
     let daemon = started(&program).await;
     ask(&program, "jobs pause tick --reason tea").await;
-    let done = ask(&program, "jobs trigger tick --wait --reason see").await;
+    let refused = program.run("jobs trigger tick --wait").await.expect_code(64);
+    assert!(
+        refused.err[0].contains("paused by ada@") && refused.err[0].contains("--force"),
+        "{}",
+        refused.text()
+    );
+    let done = ask(&program, "jobs trigger tick --force --wait --reason see").await;
     let run = &done["run"];
     assert_eq!((text(&run["status"]), text(&run["trigger"])), ("done", "manual"));
     assert!(text(&run["reason"]).starts_with("asked for by ada@"), "{run}");
@@ -97,8 +103,16 @@ async fn a_dead_letter_is_replayed_and_one_that_is_done_only_if_that_is_meant(db
     let at = text(&done["scheduled_at"]);
     let refused = program.run(&format!("jobs replay tick {at}")).await.expect_code(64);
     assert!(refused.err[0].ends_with("say --again to run it once more"), "{}", refused.text());
-    ask(&program, &format!("jobs replay tick {at} --again --wait")).await;
+    // The table of runs prints it in another form, which can be pasted as it is.
+    let shown = at.replace('T', " ").replace('Z', "");
+    let listed = program.run("runs list --job tick --status done --limit 0").await.expect_code(0);
+    assert!(listed.text().contains(&shown), "{shown}: {}", listed.text());
+    ask(&program, &format!("jobs replay tick {shown} --again --wait")).await;
     until_history_has(&program, "tick", "done replay").await;
+    let explained = program.run(&format!("jobs explain tick --at {at}")).await.expect_code(0);
+    let answer = format!("tick of {shown} UTC: done, ");
+    assert!(explained.out[0].starts_with(&answer), "{}", explained.text());
+    assert_eq!(explained.text().matches("tick of").count(), 1, "{}", explained.text());
     let refused = program.run("jobs replay broken 2026-01-01T00:00:01Z").await.expect_code(64);
     assert!(refused.err[0].contains("is no scheduled time of `broken`"), "{}", refused.text());
     let refused = program.run("jobs replay tick 2199-01-01T00:00:00Z").await.expect_code(64);
@@ -142,8 +156,29 @@ async fn job_that_ran_ahead_waits_until_reset(db: &Db) {
     daemon.terminated().await.expect_code(0);
 }
 
+/// No daemon runs, so none may answer.
+async fn request_without_daemon_is_reported(db: &Db) {
+    let program = with(db, &[TICK]);
+    let asked = program.run("jobs trigger tick").await.expect_code(0);
+    assert!(asked.out[0].contains("no daemon is alive: start one"), "{}", asked.text());
+    assert_eq!(ask(&program, "jobs trigger tick").await["daemons_alive"], 0);
+    let waiting = program.start("jobs trigger tick --wait");
+    waiting.says("no daemon is alive").await;
+    // It has no heartbeat job, and is known all the same.
+    let daemon = started(&program).await;
+    waiting.ended().await.expect_code(0);
+    eventually("the daemon is known", async || {
+        (ask(&program, "jobs trigger tick").await["daemons_alive"] == 1).then_some(())
+    })
+    .await;
+    let asked = program.run("jobs trigger tick").await.expect_code(0);
+    assert!(asked.out[0].contains("begins within 2 s"), "{}", asked.text());
+    daemon.terminated().await.expect_code(0);
+}
+
 on_every_engine!(
     job_that_ran_ahead_waits_until_reset,
+    request_without_daemon_is_reported,
     a_paused_job_runs_nothing_until_it_is_resumed_and_its_pause_is_one_row,
     a_run_by_hand_is_waited_for_and_shown,
     a_cancelled_run_stops_and_is_not_run_again,
@@ -157,7 +192,7 @@ async fn jobs_are_controlled_behind_a_pooler_with_one_server_for_each_transactio
     let program = with(&db, &[TICK, PATIENT]).env("DATABASE_URL", &pooler.url(&db, Login::Billing));
     let daemons = [started(&program).await, started(&program).await];
     ask(&program, "jobs pause tick --reason tea").await;
-    let run = ask(&program, "jobs trigger tick --wait").await;
+    let run = ask(&program, "jobs trigger tick --force --wait").await;
     assert_eq!(text(&run["run"]["status"]), "done");
     // A scheduled time comes while it is paused.
     until_a_second_begins(&db).await;

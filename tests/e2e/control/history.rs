@@ -27,7 +27,7 @@ async fn the_next_times_of_a_cron_text_need_no_job_no_database_and_no_file() {
         ("", "name a job of jobs.toml, or a schedule with --cron"),
         ("--cron @never", "`@never` is an unknown nickname, use @hourly, @daily"),
         ("--cron @daily --timezone Europe/Berln", "unknown time zone `Europe/Berln`"),
-        ("--cron @daily --from yesterday", "write a time such as `2026-11-22T15:00:00Z`"),
+        ("--cron @daily --from yesterday", "use a time such as `2026-11-22T15:00:00Z`"),
         ("--cron @daily --count 0", "invalid value '0' for '--count <N>'"),
         ("--timezone UTC", "--cron <TEXT>"),
     ] {

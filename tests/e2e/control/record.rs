@@ -1,6 +1,6 @@
 //! Who changed what is on record, and the record shows if somebody changed it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, os::unix::fs::MetadataExt};
 
 use billing_daemon::database::{Database, Pool};
 use billing_jobs::record::{Chain, Entry, note, verify};
@@ -14,13 +14,19 @@ async fn every_request_is_one_link_of_a_chain_that_shows_what_was_changed(db: &D
     let program = with(db, &[TICK]);
     ask(&program, "jobs pause tick --reason tea --as grace").await;
     ask(&program, "jobs pause tick --reason more").await;
-    ask(&program, "jobs trigger tick").await;
+    ask(&program, "jobs trigger tick --force").await;
     ask(&program, "jobs resume tick --as grace").await;
+    // Cron and systemd name no user.
+    let unnamed = program.clone().env("USER", "");
+    ask(&unnamed, "jobs pause tick --reason tea").await;
+    ask(&program, "jobs resume tick --as grace").await;
+    let uid = std::fs::metadata(program.folder()).expect("it is there").uid();
     let chain = "id || ' ' || actor || ' ' || action || ' ' || job || ' ' || coalesce(reason, '-')
                  FROM billing_job_audit ORDER BY id";
     let found = rows(db, chain).await;
     assert!(found[1].starts_with("2 ada@"), "{found:?}");
     assert_eq!((found[0].as_str(), found[2].as_str()), ("1 grace pause tick tea", "3 grace resume tick -"));
+    assert!(found[3].starts_with(&format!("4 uid {uid}@")), "{found:?}");
     let daemon = Database::new(db.url.parse().expect("the URL of a database of ours"));
     let daemon = daemon.connect(Pool::Single).await.expect("it opens");
     let broken = async || verify(&daemon).await.expect("it answers").broken;

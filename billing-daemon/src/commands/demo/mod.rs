@@ -17,13 +17,14 @@ use serde_json::json;
 
 use super::{
     bill::{Once, bill_once, progress_bar},
-    engine, environment, log, quiet_filter, seconds,
+    engine, environment, log, quiet_filter, seconds, warn_of,
 };
 use crate::{
     cli::{self, Common},
     config::DaemonSettings,
     database::{Database, Pool},
     database_url::DatabaseUrl,
+    environment::Environment,
     exit::{Exit, Failure},
     logging::LogOutput,
     runtime::{self, Opened},
@@ -41,8 +42,22 @@ struct Shown {
 pub(super) async fn execute(common: &Common, options: &cli::Demo) -> Result<(), Failure> {
     let environment = environment(common)?;
     let place = Place::of(options)?;
+    let done = execute_at(&place, &environment, common, options).await;
+    // After a demo for a person, the lines "Try next" need the database.
+    if options.json || done.as_ref().is_err_and(|failure| !failure.message.is_empty()) {
+        place.remove();
+    }
+    done
+}
+
+async fn execute_at(
+    place: &Place,
+    environment: &Environment,
+    common: &Common,
+    options: &cli::Demo,
+) -> Result<(), Failure> {
     let database = super::reach(common, place.url.clone(), &DaemonSettings::default())?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
+    log(common, LogOutput::Stderr, &quiet_filter(environment), Some(&database))?;
     let db = database.connect(Pool::Single).await?;
     migration::up(&db, None).await?;
     db.close().await.map_err(|error| Failure::database("close the database", &error))?;
@@ -63,9 +78,8 @@ pub(super) async fn execute(common: &Common, options: &cli::Demo) -> Result<(), 
             "audit": { "checked": shown.audit.checked, "violations": shown.audit.violations.len() },
         }));
     } else {
-        report(options, engine, &place, &shown);
+        report(options, engine, place, &shown);
     }
-    place.tidy(options.json);
     let double = shown.second.charged > 0;
     if double || !shown.audit.violations.is_empty() { Err(Failure::silent(Exit::Negative)) } else { Ok(()) }
 }
@@ -92,11 +106,12 @@ impl Place {
         Ok(Self { url: url.parse().map_err(|error| bad(&error))?, folder: Some(folder) })
     }
 
-    /// A person may look into the database afterwards; a script has no use for it.
-    fn tidy(&self, script: bool) {
-        if let Some(folder) = self.folder.as_ref().filter(|_| script) {
-            // What cannot be removed from a temporary folder is left to the system.
-            let _ = std::fs::remove_dir_all(folder);
+    /// Removes the temporary folder, if the database is in one.
+    fn remove(&self) {
+        if let Some(folder) = &self.folder
+            && let Err(error) = std::fs::remove_dir_all(folder)
+        {
+            warn_of(&format!("cannot remove {}: {error}; the demo's database stays there", folder.display()));
         }
     }
 }
@@ -211,17 +226,56 @@ fn report(options: &cli::Demo, engine: &str, place: &Place, shown: &Shown) {
     for violation in &audit.violations {
         say(format!("              {}: {}", violation.check, violation.detail));
     }
+    try_next(place);
+}
+
+/// Lines to paste into a shell: nothing but commands, for not every shell takes a comment after one.
+fn try_next(place: &Place) {
     say("");
-    say("Try next:");
+    say(
+        "Try next: what the instances beyond the catch-up limit owe, every invariant of the ledger, what needs an operator, and",
+    );
+    say("the daemon itself.");
+    say("");
     if let Some(folder) = &place.folder {
         let url = format!("sqlite://{}", folder.join("demo.db").display());
-        say(format!("  export DATABASE_URL={url}"));
+        say(format!("  export DATABASE_URL={}", quoted(&url)));
+    } else if place.url.secrets().is_empty() {
+        say(format!("  export DATABASE_URL={}", quoted(place.url.expose())));
     }
-    say(
-        "  billing-daemon bill --dry-run --approve-catch-up --all   what the instances beyond the catch-up limit owe",
-    );
-    say("  billing-daemon audit                                    every invariant of the ledger");
-    say("  billing-daemon run                                      the daemon itself, as jobs.toml says");
+    let program = program();
+    for command in ["bill --dry-run --approve-catch-up --all", "audit", "status", "run"] {
+        say(format!("  {program} {command}"));
+    }
+    if let Some(folder) = &place.folder {
+        let folder = folder.display().to_string();
+        say("");
+        say(format!("The database stays in {folder} for these commands. To remove it:"));
+        say("");
+        say(format!("  rm -r {}", quoted(&folder)));
+    }
+}
+
+/// This program as a shell finds it: by its name if that leads here, else by its path.
+fn program() -> String {
+    const NAME: &str = "billing-daemon";
+    let here = std::env::current_exe().and_then(std::fs::canonicalize);
+    let Ok(here) = here else { return NAME.to_owned() };
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let first = std::env::split_paths(&folders).map(|folder| folder.join(NAME)).find(|path| path.is_file());
+    if first.and_then(|path| path.canonicalize().ok()).is_some_and(|path| path == here) {
+        return NAME.to_owned();
+    }
+    quoted(&here.display().to_string())
+}
+
+/// A word as a shell reads it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn meaning(reason: &str) -> &'static str {

@@ -3,21 +3,25 @@
 use crate::output::{json as say_json, line as say};
 use std::time::{Duration, Instant};
 
-use billing_scheduler::{Receipt, RunFilter, RunRow, RunStatus};
+use billing_scheduler::{Pause, Receipt, RunFilter, RunRow, RunStatus};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{Desk, no_store, shown};
 use crate::{
-    cli::{Asked, Cancel, Pause, Replay, Trigger},
+    cli::{self, Asked, Cancel, Replay, Trigger},
     commands::{
         complain,
         runs::{run_in_json, sentence},
     },
     exit::{Exit, Failure},
     known_jobs::KnownJob,
+    status::daemons_alive,
 };
 
+/// What becomes of a request without a daemon.
+const NO_DAEMON: &str =
+    "no daemon is alive: start one with `billing-daemon run` within an hour, or the request expires";
 /// How often the answer is looked for.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a run that is waited for may take if the configuration does not say.
@@ -25,7 +29,7 @@ const PATIENCE: Duration = Duration::from_hours(1);
 /// What a run may take longer than its timeout: it is begun within seconds, and abandoned if it does not stop.
 const MARGIN: Duration = Duration::from_mins(2);
 
-pub(super) async fn pause(desk: &Desk, options: &Pause) -> Result<(), Failure> {
+pub(super) async fn pause(desk: &Desk, options: &cli::Pause) -> Result<(), Failure> {
     let name = &options.asked.job;
     desk.job(name).await?;
     let receipt = desk.control.pause(name, &options.reason).await.map_err(no_store)?;
@@ -72,13 +76,16 @@ fn told(asked: &Asked, receipt: Receipt, done: &str) {
 
 pub(super) async fn trigger(desk: &Desk, options: &Trigger) -> Result<(), Failure> {
     let job = desk.job(&options.asked.job).await?;
+    if let Some(pause) = job.paused.as_ref().filter(|_| !options.force) {
+        return Err(Failure::new(Exit::Usage, needs_force(&job.name, pause)));
+    }
     let id = desk.control.trigger(&job.name, options.reason.as_deref()).await.map_err(no_store)?;
     asked_for(desk, &job, &options.asked, options.wait, id).await
 }
 
 pub(super) async fn replay(desk: &Desk, options: &Replay) -> Result<(), Failure> {
     let job = desk.job(&options.asked.job).await?;
-    let at = options.scheduled_time;
+    let at = options.at()?;
     if at > desk.clock.now() {
         return Err(Failure::new(Exit::Usage, format!("{} UTC is still to come", shown(at))));
     }
@@ -105,15 +112,21 @@ pub(super) async fn replay(desk: &Desk, options: &Replay) -> Result<(), Failure>
     asked_for(desk, &job, &options.asked, options.wait, id).await
 }
 
-/// Says what was asked for, or waits for how it ends.
+/// Reports what was requested, or waits until it has ended.
 async fn asked_for(desk: &Desk, job: &KnownJob, asked: &Asked, wait: bool, id: Uuid) -> Result<(), Failure> {
+    let daemons = daemons_alive(&desk.opened).await?;
     if !wait {
         if asked.json {
-            say_json(&json!({ "job": job.name, "request": id }));
+            say_json(&json!({ "job": job.name, "request": id, "daemons_alive": daemons }));
+        } else if daemons > 0 {
+            say(format!("{}: requested as {id}; a daemon that runs the job begins within 2 s", job.name));
         } else {
-            say(format!("{}: asked for, as request {id}; a daemon that runs it begins within 2 s", job.name));
+            say(format!("{}: requested as {id}; {NO_DAEMON}", job.name));
         }
         return Ok(());
+    }
+    if daemons == 0 {
+        complain(NO_DAEMON);
     }
     let patience = job.spec.as_ref().map_or(PATIENCE, |spec| spec.timeout) + MARGIN;
     let Some(row) = answer(desk, id, patience).await? else {
@@ -130,6 +143,11 @@ async fn asked_for(desk: &Desk, job: &KnownJob, asked: &Asked, wait: bool, id: U
         say(sentence(&row));
     }
     if row.run.status == RunStatus::Done { Ok(()) } else { Err(Failure::silent(Exit::Negative)) }
+}
+
+/// Why a paused job is not run.
+pub(in crate::commands) fn needs_force(job: &str, pause: &Pause) -> String {
+    format!("job `{job}` is {pause}: `--force` runs it nevertheless, and `jobs resume {job}` ends the pause")
 }
 
 async fn answer(desk: &Desk, id: Uuid, patience: Duration) -> Result<Option<RunRow>, Failure> {

@@ -1,13 +1,13 @@
 //! `jobs explain`: why did it not run? A pure function from what the rows say to one answer.
 
 use crate::output::line as say;
-use billing_scheduler::{RunFilter, RunStatus, Schedule};
+use billing_scheduler::{RunFilter, RunRow, RunStatus, Schedule};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 
 use super::{Desk, shown};
 use crate::{
-    cli::Explain, commands::runs::sentence, exit::Failure, known_jobs::KnownJob, status::daemons_alive,
+    cli::Explain, commands::runs::outcome, exit::Failure, known_jobs::KnownJob, status::daemons_alive,
 };
 
 /// So long a run may take to begin.
@@ -24,10 +24,16 @@ pub(super) async fn execute(desk: &Desk, options: &Explain) -> Result<(), Failur
             desk.runs(&RunFilter { job, scheduled_at: Some(at), ..RunFilter::default() }).await?
         }
     };
+    let ended = |row: &RunRow| {
+        // One row may stand for several scheduled times.
+        let last = row.run.scheduled_at;
+        let last = if Some(last) == at { String::new() } else { format!(" until {} UTC", shown(last)) };
+        (row.run.status, format!("{}{last}", outcome(row)))
+    };
     let facts = Facts {
         at,
         now,
-        runs: &runs.iter().map(|row| (row.run.status, sentence(row))).collect::<Vec<_>>(),
+        runs: &runs.iter().map(ended).collect::<Vec<_>>(),
         is_configured: (desk.is_complete || job.spec.is_some()).then_some(job.spec.is_some()),
         daemons: daemons_alive(&desk.opened).await?,
         job: &job,
@@ -49,7 +55,7 @@ struct Facts<'a> {
     /// Which scheduled time is asked for.
     at: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
-    /// Its rows in the history, newest first: how each ended, and the whole of it in a sentence.
+    /// Its rows in the history, newest first: the status of each, and how it ended in words.
     runs: &'a [(RunStatus, String)],
     /// Whether jobs.toml has the job, enabled; unknown without one.
     is_configured: Option<bool>,

@@ -1,7 +1,7 @@
 //! `jobs`: how they stand, when they run, and what is asked of them. Everything goes through the database: a daemon that
 //! runs need not be reached, and none need run.
 
-mod ask;
+pub(super) mod ask;
 mod explain;
 mod list;
 mod next;
