@@ -115,6 +115,18 @@ impl DatabaseUrl {
         Self { text: format!("{}{separator}mode=rwc", self.text), backend: self.backend }
     }
 
+    /// The same database without the request to create its file, for commands that need one that exists.
+    #[must_use]
+    pub fn existing(&self) -> Self {
+        let Some((file, query)) = self.text.split_once('?').filter(|_| self.backend == DbBackend::Sqlite)
+        else {
+            return self.clone();
+        };
+        let kept: Vec<_> = query.split('&').filter(|pair| *pair != "mode=rwc").collect();
+        let separator = if kept.is_empty() { "" } else { "?" };
+        Self { text: format!("{file}{separator}{}", kept.join("&")), backend: self.backend }
+    }
+
     /// The machine that the database is on, if that is another one and need not prove by a certificate that it is it.
     #[must_use]
     pub fn unverified_host(&self) -> Option<String> {
@@ -337,6 +349,15 @@ mod tests {
 
     #[test]
     fn a_file_is_created_only_when_asked() {
+        for (text, existing) in [
+            ("sqlite:///a.db?mode=rwc", "sqlite:///a.db"),
+            ("sqlite://a.db?cache=shared&mode=rwc", "sqlite://a.db?cache=shared"),
+            ("sqlite://a.db?mode=ro", "sqlite://a.db?mode=ro"),
+            ("sqlite://a.db", "sqlite://a.db"),
+            ("postgres://h/db?mode=rwc", "postgres://h/db?mode=rwc"),
+        ] {
+            assert_eq!(url(text).existing().expose(), existing);
+        }
         for (text, creating) in [
             ("sqlite://billing.db", "sqlite://billing.db?mode=rwc"),
             ("sqlite:billing.db?cache=private", "sqlite:billing.db?cache=private&mode=rwc"),

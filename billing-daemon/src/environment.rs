@@ -70,6 +70,8 @@ pub struct Environment {
     settings: Vec<Setting>,
     /// Files with a secret in them, as far as any was read.
     secret_files: Vec<PathBuf>,
+    /// What could not be read, and is not needed.
+    warnings: Vec<Diagnostic>,
 }
 
 #[derive(Clone)]
@@ -118,7 +120,7 @@ impl Environment {
                 None => {}
             }
         }
-        let mut secret_files = Vec::new();
+        let (mut secret_files, mut warnings) = (Vec::new(), Vec::new());
         match of_its_own_file(&lookup) {
             Ok(Some((path, value))) => {
                 let place = Place::file(&path.display().to_string());
@@ -144,10 +146,14 @@ impl Environment {
                     }
                 }
             }
+            // It belongs to whoever else works in this folder.
+            Err(problem) if env_file.is_none() && is_inaccessible(&directory.join(".env")) => {
+                warnings.push(problem.hint(Some("so it counts as absent".to_owned())));
+            }
             Err(problem) => problems.push(problem),
         }
         settings.retain(|setting| !setting.value.trim().is_empty());
-        if problems.is_empty() { Ok(Self { settings, secret_files }) } else { Err(problems) }
+        if problems.is_empty() { Ok(Self { settings, secret_files, warnings }) } else { Err(problems) }
     }
 
     /// Every file with a secret in it that was read and that others may read as well, in words.
@@ -177,12 +183,12 @@ impl Environment {
         self.text(LOG_LEVEL).map(|text| text.parse().unwrap_or_default())
     }
 
-    /// What is set and has no effect.
+    /// What has no effect: a file that cannot be opened and is not needed, and a value that is replaced.
     #[must_use]
     pub fn warnings(&self) -> Vec<Diagnostic> {
         let log_level = self.text(LOG_LEVEL).and_then(|text| text.parse::<LogFilter>().err());
         let warning = |error| self.problem(LOG_LEVEL, &format!("{error}; `info` is used"));
-        log_level.map(warning).into_iter().collect()
+        self.warnings.iter().cloned().chain(log_level.map(warning)).collect()
     }
 
     /// `BILLING_INTERVAL_MINUTES`.
@@ -276,6 +282,13 @@ fn of_its_own_file(
             Err(Diagnostic::new(Place::file(&path.display().to_string()), format!("cannot be read: {error}")))
         }
     }
+}
+
+/// Whether the file cannot be opened, whatever is in it.
+fn is_inaccessible(file: &Path) -> bool {
+    let refused =
+        |error: std::io::Error| matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::IsADirectory);
+    file.is_dir() || fs::File::open(file).is_err_and(refused)
 }
 
 /// The name and the text of the file to read; no text if it need not exist and does not.
@@ -386,6 +399,27 @@ mod tests {
         }
         let problems = load(&[("DATABASE_URL_FILE", &missing)], Some(in_dotenv)).expect_err("missing");
         assert!(problems[0].to_string().contains("missing: cannot be read: "), "{problems:?}");
+    }
+
+    /// A test as root can read every file, but no folder.
+    #[test]
+    fn unreadable_default_file_counts_as_absent() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join(".env");
+        fs::create_dir(&file).expect("a writable folder");
+        let lookup = |name: &str| (name == DATABASE_URL).then(|| "sqlite://a.db".into());
+        let environment = Environment::load(lookup, folder.path(), None).expect("the process has it all");
+        let warnings = environment.warnings();
+        let [warning] = &*warnings else { panic!("{warnings:?}") };
+        let warning = warning.to_string();
+        assert!(
+            warning.contains(".env: cannot be read: ") && warning.ends_with(", so it counts as absent"),
+            "{warning}"
+        );
+        assert!(Environment::load(lookup, folder.path(), Some(&file)).is_err(), "it was named");
+        fs::remove_dir(&file).expect("our own folder");
+        fs::write(&file, b"\xff").expect("a writable folder");
+        assert!(Environment::load(lookup, folder.path(), None).is_err(), "it can be read, and is wrong");
     }
 
     #[test]

@@ -313,7 +313,9 @@ pub(crate) async fn alive(txn: &DatabaseTransaction) -> Result<Option<String>, D
 /// A condition: the row's daemon does not report that it has no billing job, by an interval that is null.
 fn may_bill(backend: DbBackend) -> String {
     match backend {
-        DbBackend::Sqlite => format!("coalesce(json_type(metadata, '$.{INTERVAL}'), '') <> 'null'"),
+        DbBackend::Sqlite => format!(
+            "CASE WHEN json_valid(metadata) THEN coalesce(json_type(metadata, '$.{INTERVAL}'), '') <> 'null' ELSE true END"
+        ),
         _ => format!("NOT coalesce(metadata @> '{{\"{INTERVAL}\": null}}', false)"),
     }
 }

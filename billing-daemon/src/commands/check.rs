@@ -12,8 +12,8 @@ pub(super) fn execute(common: &Common, plugins: &Plugins, print_defaults: bool) 
     let environment = environment(common)?;
     let source = source(common, plugins, &environment)?;
     let config = config_of(common, &source)?;
-    let url = required(config.daemon.database_url.clone())?;
-    reach(common, url.clone(), &config.daemon)?;
+    let url = required(common, config.daemon.database_url.clone())?;
+    reach(common, &url, &config.daemon)?;
     for warning in traces::outlook(&environment).err().into_iter().flatten() {
         complain(&format!("warning: {warning}"));
     }

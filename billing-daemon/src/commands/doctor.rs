@@ -12,7 +12,7 @@ use billing_scheduler::{Clock, SystemClock};
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect};
 use serde_json::{Value, json};
 
-use super::{log, quiet_filter, reach, source, version, width};
+use super::{log, quiet_filter, reach, required, source, version, width};
 use crate::{
     Plugins,
     cli::{Common, Doctor},
@@ -130,13 +130,16 @@ fn database(
             return None;
         }
     };
-    let Some(url) = url else {
-        findings.push(Finding::fail("database", "no address is known", "set DATABASE_URL"));
-        return None;
+    let looking = Common { allow_readable_secrets: true, ..common.clone() };
+    let url = match required(&looking, url) {
+        Ok(url) => url,
+        Err(failure) => {
+            findings.push(Finding::fail("database", failure.message, "set DATABASE_URL"));
+            return None;
+        }
     };
     // What others may read is told below, and hinders nobody from looking.
-    let looking = Common { allow_readable_secrets: true, ..common.clone() };
-    match reach(&looking, url, daemon) {
+    match reach(&looking, &url, daemon) {
         Ok(database) => Some(database),
         Err(failure) => {
             findings.push(Finding::fail("database", failure.message, "the message says what to do"));

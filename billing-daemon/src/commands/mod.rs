@@ -27,8 +27,9 @@ mod table;
 mod version;
 
 use std::{
+    fs,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -41,7 +42,7 @@ use crate::{
     concealed::Concealed,
     config::{Config, DaemonSettings, Diagnostic},
     database::Database,
-    database_url::DatabaseUrl,
+    database_url::{DatabaseUrl, DatabaseUrlError},
     environment::Environment,
     exit::{Exit, Failure},
     logging::{self, LogFilter, LogOutput},
@@ -53,6 +54,8 @@ use crate::{
 
 /// Where the configuration of an installed daemon is.
 const INSTALLED_CONFIG: &str = "/etc/billing-daemon/jobs.toml";
+/// Where the database's address of an installed daemon is.
+const INSTALLED_SECRET: &str = "/etc/billing-daemon/database-url";
 /// And the one beside which somebody works.
 const LOCAL_CONFIG: &str = "jobs.toml";
 
@@ -129,7 +132,7 @@ fn refuse_exposed(common: &Common, exposed: Vec<String>) -> Result<(), Failure> 
 }
 
 /// The database at `url`, if there is a way to it that nobody else can listen to or stand in for.
-fn reach(common: &Common, url: DatabaseUrl, daemon: &DaemonSettings) -> Result<Database, Failure> {
+fn reach(common: &Common, url: &DatabaseUrl, daemon: &DaemonSettings) -> Result<Database, Failure> {
     refuse_exposed(
         common,
         url.key_file().and_then(|file| secret_file::exposed(&file)).into_iter().collect(),
@@ -143,7 +146,8 @@ fn reach(common: &Common, url: DatabaseUrl, daemon: &DaemonSettings) -> Result<D
             );
             Err(Failure::new(Exit::Configuration, message))
         }
-        _ => Ok(Database::new(url)),
+        // `migrate up` alone creates a file.
+        _ => Ok(Database::new(url.existing())),
     }
 }
 
@@ -219,15 +223,47 @@ fn database(common: &Common, plugins: &Plugins, environment: &Environment) -> Re
         Some(url) if url.unverified_host().is_none() => DaemonSettings::default(),
         _ => config(common, plugins, environment)?.daemon,
     };
-    reach(common, required(url.or_else(|| daemon.database_url.clone()))?, &daemon)
+    reach(common, &required(common, url.or_else(|| daemon.database_url.clone()))?, &daemon)
 }
 
-fn required(url: Option<DatabaseUrl>) -> Result<DatabaseUrl, Failure> {
-    url.ok_or_else(|| {
-        let message = "DATABASE_URL is not set: put it into the environment, into .env or, as `database-url`, into the \
-                       [daemon] section of jobs.toml; for example DATABASE_URL=sqlite://billing.db";
-        Failure::new(Exit::Configuration, message)
-    })
+/// The database's address, or else the one that an installation has in a file of its own.
+fn required(common: &Common, url: Option<DatabaseUrl>) -> Result<DatabaseUrl, Failure> {
+    if let Some(url) = url {
+        return Ok(url);
+    }
+    let file = Path::new(INSTALLED_SECRET);
+    let mut unreadable = String::new();
+    match installed_url(file) {
+        Ok(Some(url)) => {
+            refuse_exposed(common, secret_file::exposed(file).into_iter().collect())?;
+            return Ok(url);
+        }
+        Ok(None) => {}
+        Err(problem) if problem.starts_with("cannot be read") => {
+            unreadable = format!(" ({INSTALLED_SECRET} {problem})");
+        }
+        Err(problem) => {
+            return Err(Failure::new(Exit::Configuration, format!("{INSTALLED_SECRET}: {problem}")));
+        }
+    }
+    let message = format!(
+        "DATABASE_URL is not set: put it into the environment, into .env or, as `database-url`, into the [daemon] section of \
+         jobs.toml; for example DATABASE_URL=sqlite://billing.db{unreadable}"
+    );
+    Err(Failure::new(Exit::Configuration, message))
+}
+
+/// The address in `file`; none if it is missing or empty, as it is after an installation.
+pub(crate) fn installed_url(file: &Path) -> Result<Option<DatabaseUrl>, String> {
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("cannot be read: {error}")),
+    };
+    match text.trim() {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|error: DatabaseUrlError| error.to_string()),
+    }
 }
 
 /// Sends log lines where they belong: for a command that prints data, all to stderr.
@@ -273,5 +309,25 @@ fn engine(panel: Panel) -> &'static str {
     match panel.backend {
         sea_orm::DbBackend::Sqlite => "SQLite",
         _ => "PostgreSQL",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn installed_address_is_read_unless_empty() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("database-url");
+        assert_eq!(installed_url(&file), Ok(None), "there is none");
+        for (text, expected) in [("\n", None), ("sqlite://a.db\n", Some("sqlite://a.db"))] {
+            fs::write(&file, text).expect("a writable folder");
+            let url = installed_url(&file).expect("it can be read");
+            assert_eq!(url.as_ref().map(DatabaseUrl::expose), expected);
+        }
+        fs::write(&file, "nonsense").expect("a writable folder");
+        assert!(installed_url(&file).is_err_and(|problem| problem.contains("no scheme")));
+        assert!(installed_url(folder.path()).is_err_and(|problem| problem.starts_with("cannot be read")));
     }
 }

@@ -28,7 +28,7 @@ pub(super) async fn execute(
     let environment = environment(common)?;
     let source = source(common, plugins, &environment)?;
     let config = config_of(common, &source)?;
-    let database = reach(common, required(config.daemon.database_url.clone())?, &config.daemon)?;
+    let database = reach(common, &required(common, config.daemon.database_url.clone())?, &config.daemon)?;
     let identity = Identity::of_process(config.billing_interval_minutes);
     let secrets = Concealed::new(database.url().secrets());
     let traces = Traces::of(&environment, &identity, &secrets);

@@ -100,7 +100,7 @@ async fn every_refusal_has_its_exit_code() {
                    section of jobs.toml; for example DATABASE_URL=sqlite://billing.db";
     let url = "DATABASE_URL=sqlite://billing.db";
     let file = &format!("jobs.toml={BILLING}{HEARTBEAT}");
-    let rows: [(&str, &[&str], i32, &str); 26] = [
+    let rows: [(&str, &[&str], i32, &str); 28] = [
         ("run", &[file], 78, missing),
         ("check", &[file], 78, missing),
         ("bill", &[file], 78, missing),
@@ -132,6 +132,8 @@ async fn every_refusal_has_its_exit_code() {
         ),
         ("demo --database-url nonsense", &[], 78, "the database URL has no scheme"),
         ("audit", &[url], 69, "cannot open sqlite://billing.db: "),
+        ("audit", &["DATABASE_URL=sqlite://billing.db?mode=rwc"], 69, "cannot open sqlite://billing.db: "),
+        ("bill", &["DATABASE_URL=sqlite://billing.db?mode=rwc"], 69, "cannot open sqlite://billing.db: "),
         (
             "migrate status",
             &["DATABASE_URL=postgres://127.0.0.1:1/panel"],

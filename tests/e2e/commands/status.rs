@@ -344,7 +344,15 @@ on_variants!(looking_changes_nothing_and_needs_no_more_than_reading: g1_role, g2
 async fn a_database_that_does_not_answer_or_does_not_fit_has_a_code_of_its_own() {
     let gone = program().env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
     gone.run("status").await.expect_code(69);
-    let folder = program();
-    let url = format!("sqlite://{}/empty.db?mode=rwc", folder.folder().display());
-    folder.env("DATABASE_URL", &url).run("status").await.expect_code(78);
+    // No reading command creates a file; one without our tables does not fit.
+    let program = program();
+    let file = program.folder().join("empty.db");
+    let program = program.env("DATABASE_URL", &format!("sqlite://{}?mode=rwc", file.display()));
+    for command in ["status", "doctor", "audit", "jobs list", "runs list", "holds list", "bill --dry-run"] {
+        let code = if command == "doctor" { 1 } else { 69 };
+        program.run(command).await.expect_code(code);
+        assert!(!file.exists(), "`{command}` created a database");
+    }
+    std::fs::write(&file, "").expect("a folder of ours");
+    program.run("status").await.expect_code(78);
 }

@@ -56,7 +56,7 @@ async fn execute_at(
     common: &Common,
     options: &cli::Demo,
 ) -> Result<(), Failure> {
-    let database = super::reach(common, place.url.clone(), &DaemonSettings::default())?;
+    let database = super::reach(common, &place.url, &DaemonSettings::default())?.creating();
     log(common, LogOutput::Stderr, &quiet_filter(environment), Some(&database))?;
     let db = database.connect(Pool::Single).await?;
     migration::up(&db, None).await?;
