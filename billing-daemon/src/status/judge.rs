@@ -6,7 +6,7 @@ use billing_jobs::{BILLING_JOB, hold::Reason};
 use billing_scheduler::Ahead;
 use chrono::{DateTime, Utc};
 
-use super::{Bills, Daemon, Expected, Life, Problem, Status, ago, of_length};
+use super::{Bills, Daemon, Expected, JobStatus, Life, Problem, Status, ago, of_length};
 
 /// Everything in `status` that is not as it should be.
 #[must_use]
@@ -94,26 +94,32 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
             found("held", message);
         }
     }
-    for job in &status.jobs {
-        if let (Some(until), Some(cursor)) = (job.ahead_until, job.cursor) {
-            let ahead = Ahead { cursor, until: Some(until) };
-            let message = format!(
-                "job `{}` {ahead}; `billing-daemon jobs reset {} --reason TEXT` lets it run from now on",
-                job.name, job.name
-            );
-            found("job_ahead", message);
-        }
-        if let Some(late) = job.late_seconds {
-            let late = of_length(Duration::from_secs(late));
-            let who = match &job.holder {
-                None => "nobody is at it".to_owned(),
-                Some(holder) => format!("{holder} is at it and does not end"),
-            };
-            found(
-                "job_late",
-                format!("job `{}` is {late} late: {who}; see `jobs explain {}`", job.name, job.name),
-            );
-        }
+    problems.extend(status.jobs.iter().flat_map(of_job));
+    problems
+}
+
+/// What is wrong with the schedule of a job.
+fn of_job(job: &JobStatus) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut found = |kind, message| problems.push(Problem { kind, message });
+    if let (Some(until), Some(cursor)) = (job.ahead_until, job.cursor) {
+        let ahead = Ahead { cursor, until: Some(until) };
+        let message = format!(
+            "job `{}` {ahead}; `billing-daemon jobs reset {} --reason TEXT` lets it run from now on",
+            job.name, job.name
+        );
+        found("job_ahead", message);
+    }
+    if let Some(late) = job.late_seconds {
+        let late = of_length(Duration::from_secs(late));
+        let who = match &job.holder {
+            None => "nobody is at it".to_owned(),
+            Some(holder) => format!("{holder} is at it and does not end"),
+        };
+        found(
+            "job_late",
+            format!("job `{}` is {late} late: {who}; see `jobs explain {}`", job.name, job.name),
+        );
     }
     problems
 }

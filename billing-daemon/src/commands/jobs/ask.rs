@@ -53,7 +53,7 @@ pub(super) async fn cancel(desk: &Desk, options: &Cancel) -> Result<(), Failure>
     Ok(())
 }
 
-pub(super) async fn reset(desk: &Desk, options: &Pause) -> Result<(), Failure> {
+pub(super) async fn reset(desk: &Desk, options: &cli::Pause) -> Result<(), Failure> {
     let name = &options.asked.job;
     desk.job(name).await?;
     let receipt = desk.control.reset(name, &options.reason).await.map_err(no_store)?;
