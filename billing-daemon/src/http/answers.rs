@@ -93,11 +93,13 @@ pub(super) async fn jobs(State(shared): State<Arc<Shared>>) -> Answer<Json<Vec<J
 
 /// Which runs.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
     /// Of this job alone.
     job: Option<String>,
     /// So many, the newest: 50, and 500 at most.
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 4_294_967_295_i64)]
     limit: Option<u32>,
 }
 

@@ -224,7 +224,7 @@ pub struct RunStatus {
     /// Why it failed.
     pub error: Option<String>,
     /// What the job tells of it.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Object>)]
     pub details: Option<serde_json::Value>,
     /// What it committed; of billing alone.
     pub totals: Option<Totals>,
