@@ -356,7 +356,7 @@ impl Control {
     }
 
     /// Continues the schedule of `job` from the present, if it was finished up to a future time because a clock was ahead. A
-    /// scheduled time that has run already is not run again.
+    /// scheduled time that has run already runs once more when it comes, under the same idempotency key.
     ///
     /// # Errors
     /// [`StoreError::UnknownJob`] if no job has that name.

@@ -105,7 +105,7 @@ async fn run(cli: Cli) -> Result<String, Failure> {
         let message = "no database: set DATABASE_URL, or give one with --database-url".to_owned();
         return Err(Failure { code: CONFIG, message });
     };
-    let url = if matches!(command, Command::Up { .. }) { creating(url) } else { url };
+    let url = if matches!(command, Command::Up { .. }) { creating(url) } else { existing(&url) };
     let db = connect(url, cli.database_schema, cli.verbose).await?;
     let report = match command {
         Command::Up { num } => names("applied", &migration::up(&db, num).await?),
@@ -137,6 +137,11 @@ fn creating(url: String) -> String {
     }
     let separator = if url.contains('?') { '&' } else { '?' };
     format!("{url}{separator}mode=rwc")
+}
+
+/// No other command creates a file, whatever the URL says.
+fn existing(url: &str) -> String {
+    if url.starts_with("sqlite:") { url.replace("mode=rwc", "mode=rw") } else { url.to_owned() }
 }
 
 async fn connect(url: String, schema: Option<String>, verbose: bool) -> Result<DatabaseConnection, Failure> {

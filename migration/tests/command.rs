@@ -43,6 +43,19 @@ fn a_database_goes_up_and_down() {
 }
 
 #[test]
+fn reading_commands_create_no_file() {
+    let dir = TempDir::new().expect("the system has a folder for temporary files");
+    let file = dir.path().join("new.db");
+    let url = format!("sqlite://{}?mode=rwc", file.display());
+    for command in ["status", "down"] {
+        assert_eq!(migration(&[command], Some(&url)).status.code(), Some(69), "{command}");
+        assert!(!file.exists(), "{command}");
+    }
+    assert_eq!(migration(&["up"], Some(&url)).status.code(), Some(0));
+    assert!(migration(&["status"], Some(&url)).status.success());
+}
+
+#[test]
 fn without_a_database_it_says_what_to_set() {
     let said = "error: no database: set DATABASE_URL, or give one with --database-url\n";
     check(&["up"], None, 78, said);

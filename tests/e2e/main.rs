@@ -10,6 +10,7 @@ mod commands;
 mod control;
 mod daemon;
 mod fence;
+mod guide;
 mod harness;
 mod idle;
 mod leases;

@@ -181,12 +181,13 @@ fn machine(
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
     };
-    let folders = [daemon.state_dir.clone(), sqlite.map(folder_of)];
+    let folders = [daemon.state_dir.clone(), sqlite.clone().map(folder_of)];
     Machine {
         exposed,
         folders: folders.into_iter().flatten().collect(),
         drain_timeout: daemon.drain_timeout,
         unit: Machine::installed_unit(),
+        file: sqlite,
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Machine {
     pub(crate) drain_timeout: Duration,
     /// The service's unit, if one is installed.
     pub(crate) unit: Option<(PathBuf, String)>,
+    /// The SQLite database, if it is one.
+    pub(crate) file: Option<PathBuf>,
 }
 
 impl Machine {
@@ -53,6 +55,9 @@ pub(crate) fn examine(machine: &Machine) -> Vec<Finding> {
         findings.push(Finding::ok("secrets", "no file with a password is readable by others"));
     }
     findings.extend(machine.folders.iter().filter_map(|folder| space(folder)));
+    if let (Some(file), Some((_, unit))) = (&machine.file, &machine.unit) {
+        findings.extend(owner(file, unit));
+    }
     findings.push(zones());
     findings.extend(unit(machine.unit.as_ref(), machine.drain_timeout));
     findings
@@ -67,6 +72,72 @@ fn free_space(folder: &Path) -> Option<u64> {
 #[cfg(not(unix))]
 fn free_space(_: &Path) -> Option<u64> {
     None
+}
+
+/// Whether the user of the service owns the SQLite database, its folder and what SQLite keeps next to it. A file that a command
+/// under sudo created belongs to root.
+#[cfg(unix)]
+fn owner(file: &Path, unit: &str) -> Option<Finding> {
+    use std::os::unix::fs::MetadataExt as _;
+    let users = Users::read()?;
+    let service = value_of(unit, "User").unwrap_or("root");
+    let uid = users.uid(service)?;
+    let name = file.file_name()?.to_str()?;
+    let next_to_it =
+        ["-wal", "-shm", "-journal"].map(|suffix| file.with_file_name(format!("{name}{suffix}")));
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let paths = [file, folder].into_iter().chain(next_to_it.iter().map(PathBuf::as_path));
+    let foreign: Vec<_> = paths
+        .filter_map(|path| Some((path.display().to_string(), fs::metadata(path).ok()?.uid())))
+        .filter(|(_, owner)| *owner != uid && uid != 0)
+        .collect();
+    let Some((path, owner)) = foreign.first() else {
+        return Some(Finding::ok(
+            "database file",
+            format!("{} belongs to {service}, as which the service runs", file.display()),
+        ));
+    };
+    let all: Vec<_> = foreign.iter().map(|(path, _)| path.as_str()).collect();
+    Some(Finding::fail(
+        "database file",
+        format!("{path} belongs to {}, and the service runs as {service}", users.name(*owner)),
+        format!(
+            "`chown {service}: {}`, and run `migrate up` as that user: `sudo -u {service}`",
+            all.join(" ")
+        ),
+    ))
+}
+
+#[cfg(not(unix))]
+fn owner(_: &Path, _: &str) -> Option<Finding> {
+    None
+}
+
+/// The users of this host's own list.
+#[cfg(unix)]
+struct Users(String);
+
+#[cfg(unix)]
+impl Users {
+    fn read() -> Option<Self> {
+        fs::read_to_string("/etc/passwd").ok().map(Self)
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.0.lines().filter_map(|line| {
+            let mut fields = line.split(':');
+            Some((fields.next()?, fields.nth(1)?.parse().ok()?))
+        })
+    }
+
+    fn uid(&self, name: &str) -> Option<u32> {
+        self.all().find(|(known, _)| *known == name).map(|(_, uid)| uid)
+    }
+
+    fn name(&self, uid: u32) -> String {
+        let known = self.all().find(|(_, known)| *known == uid);
+        known.map_or_else(|| format!("uid {uid}"), |(name, _)| name.to_owned())
+    }
 }
 
 fn space(folder: &Path) -> Option<Finding> {
@@ -127,16 +198,19 @@ fn zones() -> Finding {
     Finding::warn("time zones", message, "the system's are used: see that they are the newer ones")
 }
 
+/// The value of a key of a unit, as its last line has it.
+fn value_of<'a>(unit: &'a str, key: &str) -> Option<&'a str> {
+    let mut values = unit.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
+    values.next_back().map(str::trim)
+}
+
 fn unit(unit: Option<&(PathBuf, String)>, drain_timeout: Duration) -> Vec<Finding> {
     let Some((path, text)) = unit else {
         let advice =
             "`billing-daemon service install`, or see to it yourself that the daemon is started again";
         return vec![Finding::warn("service", "no systemd unit is installed", advice)];
     };
-    let value = |key: &str| {
-        let mut values = text.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
-        values.next_back().map(str::trim)
-    };
+    let value = |key: &str| value_of(text, key);
     let path = path.display();
     let mut findings = vec![Finding::ok("service", format!("{path}"))];
     if value("Restart").is_none_or(|restart| restart == "no") {
@@ -200,6 +274,32 @@ mod tests {
         unit(Some(of), drain)
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn database_of_another_user_is_a_failure() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("billing.db");
+        let users = Users::read().expect("the users are known");
+        let own = users.name(crate::platform::uid());
+        let other = users.all().find(|(name, uid)| *name != own && *uid != 0).expect("there are others").0;
+        let verdict = |user: &str| owner(&file, &format!("[Service]\nUser={user}\n"));
+        assert_eq!(
+            verdict(other).map(|finding| finding.verdict),
+            Some(Verdict::Fail),
+            "the folder is another user's"
+        );
+        fs::write(&file, "").expect("a folder of ours");
+        assert_eq!(verdict(&own).map(|finding| finding.verdict), Some(Verdict::Ok));
+        let finding = verdict(other).expect("it is examined");
+        assert!(
+            finding
+                .message
+                .ends_with(&format!("billing.db belongs to {own}, and the service runs as {other}"))
+        );
+        assert!(finding.advice.is_some_and(|advice| advice.contains(&format!("chown {other}: /"))));
+        assert_eq!(verdict("no-such-user"), None);
+    }
+
     #[test]
     fn a_secret_that_others_may_read_is_a_failure() {
         let machine = Machine {
@@ -207,6 +307,7 @@ mod tests {
             folders: vec![std::env::temp_dir()],
             drain_timeout: Duration::from_secs(30),
             unit: None,
+            file: None,
         };
         let findings = examine(&machine);
         assert_eq!((findings[0].check.as_str(), findings[0].verdict), ("secrets", Verdict::Fail));
