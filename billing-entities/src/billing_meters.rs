@@ -26,6 +26,8 @@ pub struct Model {
     pub rate_changes: Option<Json>,
     /// When the machine was last there.
     pub seen_at: Instant,
+    /// When the meter was created.
+    pub opened_at: Instant,
     /// When the panel's own biller last moved the meter.
     pub panel_debited_at: Option<Instant>,
     /// When a run recorded that the panel deleted the instance.

@@ -46,7 +46,7 @@ INSERT INTO billing_batches VALUES (1, '00000000-0000-4000-8000-000000000009', 2
 INSERT INTO billing_charges VALUES (1795341600123456, '00000000-0000-4000-8000-000000000005',
     '00000000-0000-4000-8000-000000000002', 1, 2, 3, 4, 5, NULL, 'USD', TRUE);
 INSERT INTO billing_meters VALUES ('00000000-0000-4000-8000-000000000005', '00000000-0000-4000-8000-000000000002',
-    1795341600123456, 1, 9223372036854775807, 3, '[[1,2,1]]', 1795341600123456, NULL, 1795341600123456);
+     1795341600123456, 1, 9223372036854775807, 3, '[[1,2,1]]', 1795341600123456, 1795341600123456, NULL, 1795341600123456);
 INSERT INTO billing_holds VALUES (1, '00000000-0000-4000-8000-000000000005',
     '00000000-0000-4000-8000-000000000002', 'web', 'unknown_plan', NULL, 2, NULL, NULL, 1795341600123456,
     1795341600123456, 1795341600123456, 'written_off', 'unknown_plan', 1795341600123456, 'ada', 'known');
@@ -363,6 +363,7 @@ async fn charges_meters_and_holds_are_read() {
             backup_rate: Some(3),
             rate_changes: Some(json("[[1,2,1]]")),
             seen_at: now,
+            opened_at: now,
             panel_debited_at: None,
             deleted_at: Some(now),
         },

@@ -3,7 +3,6 @@
 //! serve without a scheduler.
 
 pub mod audit;
-mod audit_job;
 pub mod billing;
 pub mod columns;
 pub mod currency;
@@ -37,7 +36,7 @@ use billing_scheduler::{Clock, Registry, SystemClock};
 use schemars::schema_for;
 use sea_orm::DatabaseConnection;
 
-pub use audit_job::{AuditJob, AuditParams};
+pub use audit::{AuditJob, AuditParams};
 pub use db::{
     Fault, GRANTS_PAGE, Line, SQLITE_LOG_PAGES, SQLITE_NOW, accept_any_text, begin, begin_read, code,
     execute, explained, fault, query_all, query_one,

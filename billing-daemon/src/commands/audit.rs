@@ -1,4 +1,4 @@
-//! `audit`: every invariant of the ledger, and each row that breaks one.
+//! `audit`: every invariant of the ledger, each row that breaks one, and how that is resolved.
 
 use super::{bill_report, database, environment, log, quiet_filter};
 use crate::output::{json as say_json, line as say};
@@ -20,8 +20,11 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
     if json {
         say_json(&(audit));
     } else {
-        for violation in &audit.violations {
-            say(format!("{}: {}", violation.check, violation.detail));
+        for of_one_check in audit.violations.chunk_by(|one, next| one.check == next.check) {
+            for violation in of_one_check {
+                say(format!("{}: {}", violation.check, violation.detail));
+            }
+            say(format!("help: {}", of_one_check[0].resolve));
         }
         audit.uncharged.iter().map(bill_report::uncharged).for_each(|line| say(line.trim_end()));
         say(format!("{} rows checked, {} violations", audit.checked, audit.violations.len()));

@@ -241,8 +241,9 @@ pub(super) fn statements(panel: Panel) -> Statements {
         ),
         insert_meters: format!(
             "INSERT INTO billing_meters (instance_id, organization_id, billed_through, carry, rate, backup_rate,
-                                         rate_changes, seen_at)
-             SELECT d.instance, d.organization, {through}, d.carry, d.rate, d.backup_rate, d.rate_changes::jsonb, {seen}
+                                         rate_changes, seen_at, opened_at)
+             SELECT d.instance, d.organization, {through}, d.carry, d.rate, d.backup_rate, d.rate_changes::jsonb, {seen},
+                    {seen}
                FROM {rows}
              ON CONFLICT DO NOTHING",
             through = instant("d.billed_through"),
@@ -279,7 +280,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
                JOIN billing_charges c ON c.instance_id = d.instance
                     AND c.period_start >= {since} AND c.period_start < {until}
               WHERE NOT EXISTS (SELECT FROM vps_billing_cycles y
-                                 WHERE y.vps_instance_id = c.instance_id AND y.status = 'billed'
+                                 WHERE y.vps_instance_id = c.instance_id AND y.status IN ('billed', 'refunded')
                                    AND {cycle_start} = {charge_start})",
             cycle_start = milliseconds("y.billing_period_start"),
             charge_start = milliseconds("c.period_start"),

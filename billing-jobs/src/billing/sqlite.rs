@@ -171,8 +171,8 @@ pub(super) fn statements() -> Statements {
              VALUES {(?, ?, ?, ?, ?, (? + 36500) / 73000, ?, 'billed', ?, ?)}"
             .to_owned(),
         insert_meters: "INSERT INTO billing_meters (organization_id, billed_through, carry, rate, backup_rate, rate_changes,
-                                         seen_at, instance_id)
-             VALUES {(?, ?, ?, ?, ?, ?, ?, ?)} ON CONFLICT DO NOTHING"
+                                         seen_at, instance_id, opened_at)
+             SELECT d.*, d.column7 FROM (VALUES {(?, ?, ?, ?, ?, ?, ?, ?)}) AS d WHERE true ON CONFLICT DO NOTHING"
             .to_owned(),
         update_meters: "UPDATE billing_meters
                 SET organization_id = d.column1, billed_through = d.column2, carry = d.column3, rate = d.column4,
@@ -194,7 +194,7 @@ pub(super) fn statements() -> Statements {
                JOIN billing_charges c ON c.instance_id = d.column1
                     AND c.period_start >= d.column2 AND c.period_start < d.column3
               WHERE NOT EXISTS (SELECT 1 FROM vps_billing_cycles y
-                                 WHERE y.vps_instance_id = c.instance_id AND y.status = 'billed'
+                                 WHERE y.vps_instance_id = c.instance_id AND y.status IN ('billed', 'refunded')
                                    AND y.billing_period_start = {start})",
             start = instant("c.period_start"),
             end = instant("(c.period_start + c.hours * 3600000000)"),

@@ -180,8 +180,8 @@ BEGIN
             trunc(taken * 73000.0 / said[2]::numeric), taken, coalesce(carried, 0),
             (debit ->> 'id'::text)::uuid, code, true);
     IF watermark IS NULL THEN
-        INSERT INTO billing_meters (instance_id, organization_id, billed_through, carry, seen_at, panel_debited_at)
-        VALUES (machines[1], organization, charge_end, 0, clock_timestamp(), clock_timestamp());
+        INSERT INTO billing_meters (instance_id, organization_id, billed_through, carry, seen_at, opened_at, panel_debited_at)
+        VALUES (machines[1], organization, charge_end, 0, clock_timestamp(), clock_timestamp(), clock_timestamp());
     ELSE
         UPDATE billing_meters m
            SET organization_id = organization, billed_through = charge_end, seen_at = clock_timestamp(),

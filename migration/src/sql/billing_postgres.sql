@@ -99,6 +99,7 @@ CREATE TRIGGER billing_charges_append_only BEFORE UPDATE OR DELETE OR TRUNCATE O
 -- What is carried from charge to charge of one instance. `backup_rate` is the part of `rate` that pays for backups.
 -- `rate_changes` lists [seen at, rate, backup rate] (the first in microseconds since 1970) of prices seen while hours were still
 -- unpaid: hours that ended before keep the older rate. `rate` is unset where no run has priced the instance yet; `panel_debited_at` is when the panel's own biller last moved the meter.
+-- `opened_at` is when the meter was created: from then on the watermark decides, and no longer `created_at` of the instance.
 -- `deleted_at` is when a run recorded that the panel deleted the instance; an instance that was seen later was restored.
 CREATE TABLE IF NOT EXISTS billing_meters (
     instance_id uuid PRIMARY KEY,
@@ -109,6 +110,7 @@ CREATE TABLE IF NOT EXISTS billing_meters (
     backup_rate bigint CHECK (backup_rate BETWEEN 0 AND rate),
     rate_changes jsonb,
     seen_at timestamptz NOT NULL,
+    opened_at timestamptz NOT NULL,
     panel_debited_at timestamptz,
     deleted_at timestamptz
 ) WITH (fillfactor = 80);

@@ -97,6 +97,7 @@ BEGIN SELECT RAISE(ABORT, 'billing_charges is append-only: a charge is corrected
 -- What is carried from charge to charge of one instance. `backup_rate` is the part of `rate` that pays for backups.
 -- `rate_changes` lists [seen at, rate, backup rate] (the first in microseconds since 1970) of prices seen while hours were still
 -- unpaid: hours that ended before keep the older rate. `rate` is unset where no run has priced the instance yet; `panel_debited_at` is when the panel's own biller last moved the meter.
+-- `opened_at` is when the meter was created: from then on the watermark decides, and no longer `created_at` of the instance.
 -- `deleted_at` is when a run recorded that the panel deleted the instance; an instance that was seen later was restored.
 CREATE TABLE IF NOT EXISTS billing_meters (
     instance_id TEXT PRIMARY KEY NOT NULL,
@@ -107,6 +108,7 @@ CREATE TABLE IF NOT EXISTS billing_meters (
     backup_rate INTEGER CHECK (backup_rate BETWEEN 0 AND rate),
     rate_changes TEXT,
     seen_at INTEGER NOT NULL,
+    opened_at INTEGER NOT NULL,
     panel_debited_at INTEGER,
     deleted_at INTEGER
 ) STRICT;

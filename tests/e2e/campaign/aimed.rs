@@ -107,6 +107,13 @@ async fn what_is_written_apart_is_lost_by_a_kill(db: &Db) {
         [("", None), ("debit-apart", Some("wallet_balance: ")), ("cycles-apart", Some("charge_in_cycles: "))]
     {
         seed(db, 1).await;
+        // An instance without any cycle may have been deleted and restored. This one has a cycle of the panel.
+        db.execute(
+            "INSERT INTO vps_billing_cycles (vps_instance_id, organization_id, billing_period_start, billing_period_end,
+                                             hourly_rate, total_amount, status)
+             SELECT id, organization_id, created_at, created_at, 0, 0, 'failed' FROM vps_instances",
+        )
+        .await;
         let charges = "SELECT count(*) FROM billing_charges";
         let before = ask(db, charges).await;
         let program = program().env("DATABASE_URL", &db.url).env("BILLING_MUTATION", mutation);

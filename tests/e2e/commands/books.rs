@@ -221,12 +221,17 @@ async fn an_audit_finds_what_was_tampered_with(db: &Db) {
     let violations = shown["violations"].as_array().expect("a list");
     assert_eq!(violations.len(), 2, "{shown}");
     for violation in violations {
-        assert_eq!(keys(violation), ["check", "detail"]);
+        assert_eq!(keys(violation), ["check", "detail", "resolve"]);
         assert_eq!(violation["check"], "wallet_balance");
     }
     let ended = with(db).run("audit").await.expect_code(1);
-    assert_eq!(ended.out[2], format!("{checked} rows checked, 2 violations"), "{}", ended.text());
-    assert!(ended.out[0].starts_with("wallet_balance: wallet "), "{}", ended.text());
+    assert!(
+        ended.out[..2].iter().all(|line| line.starts_with("wallet_balance: wallet ")),
+        "{}",
+        ended.text()
+    );
+    assert_eq!(ended.out[2], format!("help: {}", violations[0]["resolve"].as_str().expect("text")));
+    assert_eq!(ended.out[3], format!("{checked} rows checked, 2 violations"), "{}", ended.text());
     assert!(ended.err.is_empty(), "{}", ended.text());
 }
 

@@ -1,4 +1,4 @@
-//! The audit as a job: what `billing-daemon audit` finds, found by itself.
+//! The audit as a job: what `billing-daemon audit` prints, on a schedule.
 
 use async_trait::async_trait;
 use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
@@ -7,7 +7,8 @@ use sea_orm::DatabaseConnection;
 use serde::Deserialize;
 use tracing::error;
 
-use crate::{Services, audit::audit_until};
+use super::{Violation, audit_until};
+use crate::Services;
 
 /// The parameters of kind `audit`: none.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
@@ -32,12 +33,13 @@ impl AuditJob {
 impl Job for AuditJob {
     async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
         let stop = || ctx.stop_requested().is_some();
-        // Half an audit is none: the next run begins anew.
+        // Half of an audit has no result: the next run starts again.
         let Some(audit) = audit_until(&self.db, stop).await.map_err(JobError::retry)? else {
             return Ok(Outcome::Interrupted { items: 0 });
         };
         for violation in &audit.violations {
-            error!(audit.check = %violation.check, "{}: {}", violation.check, violation.detail);
+            let Violation { check, detail, resolve } = violation;
+            error!(audit.check = %check, "{check}: {detail}; to resolve: {resolve}");
         }
         let details = json!({ "checked": audit.checked, "violations": audit.violations.len() });
         Ok(Outcome::Done { items: audit.checked, details })

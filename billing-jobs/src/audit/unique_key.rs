@@ -1,0 +1,37 @@
+//! The unique key of the charges, which keeps an hour from being charged twice.
+
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbErr};
+
+use super::Violation;
+use crate::db::{begin, code, query_one, statement};
+
+fn missing(detail: &str) -> Violation {
+    let resolve = "stop billing and restore the primary key (period_start, instance_id) of billing_charges";
+    Violation::new("unique_key", detail, resolve)
+}
+
+/// The key of charges is there and refuses a second charge of the same hour: tried, and rolled back.
+pub(super) async fn unique_key(db: &DatabaseConnection) -> Result<Option<Violation>, DbErr> {
+    let txn = begin(db).await?;
+    let again = "INSERT INTO billing_charges SELECT * FROM billing_charges LIMIT 1";
+    let result = txn.execute_raw(statement(&txn, again, [])).await;
+    txn.rollback().await?;
+    match result {
+        Ok(inserted) if inserted.rows_affected() == 0 => Ok(None),
+        Ok(_) => Ok(Some(missing("the same hour of an instance can be charged twice"))),
+        // Unique violation, on PostgreSQL and on SQLite.
+        Err(error) if matches!(code(&error).as_deref(), Some("23505" | "1555" | "2067")) => Ok(None),
+        // A login that only reads cannot try it: the catalog has to do.
+        Err(error) if code(&error).as_deref() == Some("42501") => unique_key_by_catalog(db).await,
+        Err(error) => Err(error),
+    }
+}
+
+async fn unique_key_by_catalog(db: &DatabaseConnection) -> Result<Option<Violation>, DbErr> {
+    let sql = "SELECT 1 AS found FROM pg_index
+                WHERE indrelid = to_regclass('billing_charges') AND indisunique AND indisvalid AND indpred IS NULL
+                  AND indkey::text = (SELECT string_agg(attnum::text, ' ' ORDER BY attname DESC) FROM pg_attribute
+                                       WHERE attrelid = indrelid AND attname IN ('period_start', 'instance_id'))";
+    let found = query_one(db, statement(db, sql, [])).await?;
+    Ok(found.is_none().then(|| missing("no unique index on the hour and the instance of a charge")))
+}
