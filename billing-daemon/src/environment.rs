@@ -146,7 +146,7 @@ impl Environment {
                     }
                 }
             }
-            // It belongs to whoever else works in this folder.
+            // It belongs to another program in this folder.
             Err(problem) if env_file.is_none() && is_inaccessible(&directory.join(".env")) => {
                 warnings.push(problem.hint(Some("so it counts as absent".to_owned())));
             }

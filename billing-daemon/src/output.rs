@@ -26,6 +26,12 @@ pub(crate) fn json(value: &impl serde::Serialize) {
     let _ = writeln!(io::stdout().lock(), "{}", escaped_json(&text));
 }
 
+/// Prints the next element of a list, each on a line: `lead` is `[` or `,`.
+pub(crate) fn json_element(lead: char, value: &impl serde::Serialize) {
+    let text = serde_json::to_string(value).expect("text and numbers are always JSON");
+    let _ = writeln!(io::stdout().lock(), "{lead}{}", escaped_json(&text));
+}
+
 /// Prints a message for the person at the terminal on the standard error.
 pub(crate) fn error_lines(text: &str) {
     let mut err = io::stderr().lock();

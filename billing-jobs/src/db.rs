@@ -136,7 +136,13 @@ fn advice(code: &str) -> Option<String> {
             "this server takes no writes: name the primary in DATABASE_URL, or look for default_transaction_read_only",
         ),
         (_, "42501") => return Some(format!("grant this login what {GRANTS_PAGE} lists for it")),
-        (_, "42P01") => Some("if the table is one of ours, run `billing-daemon migrate up`"),
+        (_, "42P01") => Some(
+            "if the table is one of ours, run `billing-daemon migrate up`; if it exists, name its schema in the search_path of \
+             this login",
+        ),
+        (_, "3F000") => Some(
+            "the search_path of this login names no schema that it may use: ALTER ROLE ... SET search_path = public",
+        ),
         _ => None,
     };
     advice.map(str::to_owned)

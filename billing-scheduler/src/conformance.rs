@@ -409,8 +409,15 @@ async fn a_pause_is_seen_by_whoever_claims_and_by_whoever_asks(bench: &dyn Bench
     a.record(Some(&lease), &row, &JobState::at(noon() + TimeDelta::minutes(60))).await.expect("recorded");
     a.release(&lease).await.expect("the store answers");
     let lease = held(&*a, "pausing").await;
-    assert_eq!(lease.pauses, [expected], "it may hold more");
+    assert_eq!(lease.pauses, [expected.clone()], "it may hold more");
     let behind = noon() + TimeDelta::minutes(120);
+    let scheduled_at = noon() + TimeDelta::minutes(60);
+    let retrying = Some(Retrying { scheduled_at, failed_attempts: 0, not_before: scheduled_at });
+    let row = run(&lease, behind, RunStatus::Skipped);
+    a.record(Some(&lease), &row, &JobState { cursor: behind, retrying }).await.expect("recorded");
+    a.release(&lease).await.expect("the store answers");
+    let lease = held(&*a, "pausing").await;
+    assert_eq!(lease.pauses, [expected], "a time within it is still to be run");
     let row = run(&lease, behind, RunStatus::Done);
     a.record(Some(&lease), &row, &JobState::at(behind)).await.expect("recorded");
     a.release(&lease).await.expect("the store answers");

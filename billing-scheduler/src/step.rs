@@ -383,7 +383,8 @@ mod tests {
         let mut state = JobState::at(at(job.cursor));
         if let Some(not_before) = job.retry {
             let (scheduled_at, not_before) = (at("10:00:00"), at(not_before));
-            state.retrying = Some(Retrying { scheduled_at, failed_attempts: 1, not_before });
+            let failed_attempts = u32::from(!job.has_not_begun);
+            state.retrying = Some(Retrying { scheduled_at, failed_attempts, not_before });
         }
         let plan = job.plan.map(|(schedule, next)| Plan {
             schedule: schedule.to_owned(),
@@ -416,6 +417,7 @@ mod tests {
     struct Job<'a> {
         cursor: &'a str,
         retry: Option<&'a str>,
+        has_not_begun: bool,
         plan: Option<(&'a str, &'a str)>,
         pauses: Vec<Pause>,
         requests: Vec<Request>,
@@ -450,6 +452,20 @@ mod tests {
         let retrying = |pauses| Job { cursor: "09:00:00", retry: Some("10:01:00"), pauses, ..Job::default() };
         check(retrying(vec![pause("10:00:30", None)]), "10:02:00", "wait until 10:03");
         check(retrying(vec![pause("10:00:30", Some("12:10:00"))]), "12:20:00", "schedule run of 10:00");
+    }
+
+    #[test]
+    fn pause_passes_over_what_an_edit_left() {
+        let job = |has_not_begun, until| Job {
+            cursor: "12:00:00",
+            retry: Some("10:00:00"),
+            has_not_begun,
+            pauses: vec![pause("09:30:00", Some(until))],
+            ..Job::default()
+        };
+        check(job(true, "10:30:00"), "12:20:00", "paused from 10:00 until 10:00");
+        check(job(true, "10:00:00"), "12:20:00", "schedule run of 10:00");
+        check(job(false, "10:30:00"), "12:20:00", "schedule run of 10:00");
     }
 
     #[test]

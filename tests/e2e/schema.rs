@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use e2e::{Database, Login, Panel, Postgres, Program, Sqlite, connect};
+use e2e::{Database, Db, Login, Panel, Postgres, Program, Sqlite, connect};
 use migration::Migrator;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use sea_orm_migration::MigratorTrait;
@@ -257,4 +257,14 @@ async fn nothing_starts_on_a_schema_that_does_not_fit() {
             assert_eq!(database.rows().await, rows, "{panel:?}, {state}");
         }
     }
+}
+
+#[tokio::test]
+async fn search_path_without_schema_is_named() {
+    let db = Db::postgres().await;
+    let name = crate::daemon::ask(&db, "SELECT current_database()").await;
+    db.execute(&format!("ALTER DATABASE \"{name}\" SET search_path = nowhere")).await;
+    let ended =
+        program().env("DATABASE_URL", &db.url_for(Login::Owner)).run("migrate up").await.expect_code(70);
+    assert!(ended.text().contains("the search_path of this login names no schema"), "{}", ended.text());
 }

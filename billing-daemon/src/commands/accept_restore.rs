@@ -1,6 +1,5 @@
 //! `accept-restore`: billing goes on from where a restored database stands.
 
-use crate::output::line as say;
 use billing_jobs::{
     BILLING_JOB,
     billing::{Biller, Settings},
@@ -15,6 +14,7 @@ use crate::{
     exit::{Exit, Failure},
     identity::whoever_is_here,
     logging::LogOutput,
+    output::line as say,
     runtime,
 };
 

@@ -1,6 +1,5 @@
 //! `adopt`: from the panel's biller to ours.
 
-use crate::output::{json as say_json, layout as say_lines};
 use billing_jobs::billing::{Adoption, Biller, PriceDifference};
 use serde_json::{Map, Value, json};
 
@@ -16,6 +15,7 @@ use crate::{
     exit::Failure,
     identity::whoever_is_here,
     logging::LogOutput,
+    output::{json as say_json, layout as say_lines},
     runtime,
 };
 

@@ -1,12 +1,12 @@
 //! `audit`: every invariant of the ledger, each row that breaks one, and how that is resolved.
 
 use super::{bill_report, database, environment, log, quiet_filter};
-use crate::output::{json as say_json, line as say};
 use crate::{
     Plugins,
     cli::Common,
     exit::{Exit, Failure},
     logging::LogOutput,
+    output::{json as say_json, line as say},
     runtime,
 };
 
@@ -18,7 +18,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
     let audit =
         billing_jobs::audit::audit(&opened.db).await.map_err(|error| Failure::database("audit", &error))?;
     if json {
-        say_json(&(audit));
+        say_json(&audit);
     } else {
         for of_one_check in audit.violations.chunk_by(|one, next| one.check == next.check) {
             for violation in of_one_check {

@@ -1,6 +1,5 @@
 //! `bill`: one billing run, now, under the same lease and fence as the daemon's.
 
-use crate::output::{json as say_json, layout as say_lines};
 use std::{
     io::IsTerminal,
     sync::Arc,
@@ -39,6 +38,7 @@ use crate::{
     exit::{Exit, Failure},
     identity::{Identity, whoever_is_here},
     logging::LogOutput,
+    output::{json as say_json, layout as say_lines},
     runtime::{self, Opened},
     signals::Signals,
     store::{SeaOrmStore, Unanswered, control},

@@ -1,13 +1,13 @@
 //! `charges`: what was taken, and why.
 
 use super::{database, environment, log, quiet_filter};
-use crate::output::{json as say_json, layout as say_lines};
 use crate::{
     Plugins,
     cli::{Charges, Common},
     exit::Failure,
     explain,
     logging::LogOutput,
+    output::{json as say_json, layout as say_lines},
     runtime,
 };
 
@@ -19,7 +19,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Charges)
     let opened = runtime::open_at_once(&database).await?;
     let explanation = explain::explain(&opened, &instance, at).await?;
     if json {
-        say_json(&(explanation));
+        say_json(&explanation);
     } else {
         say_lines(explain::in_words(&explanation).trim_end());
     }

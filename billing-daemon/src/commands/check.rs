@@ -1,8 +1,7 @@
 //! `check`: everything that is wrong, before anything runs.
 
 use super::{complain, config_of, environment, print, reach, required, source};
-use crate::output::line as say;
-use crate::{Plugins, cli::Common, config::BUILT_IN, exit::Failure, traces};
+use crate::{Plugins, cli::Common, config::BUILT_IN, exit::Failure, output::line as say, traces};
 
 pub(super) fn execute(common: &Common, plugins: &Plugins, print_defaults: bool) -> Result<(), Failure> {
     if print_defaults {

@@ -1,6 +1,5 @@
 //! `doctor`: what could keep billing from working, and what to do about it.
 
-use crate::output::{json as say_json, line as say};
 use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
@@ -25,6 +24,7 @@ use crate::{
     http::HttpSettings,
     logging::LogOutput,
     output::escaped,
+    output::{json as say_json, line as say},
     reload::{Source, known_kinds},
     secret_file,
     status::{Expected, Status, wrapped},

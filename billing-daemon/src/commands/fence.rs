@@ -1,6 +1,5 @@
 //! `fence`: the trigger that holds the panel's own biller back while ours works.
 
-use crate::output::{json as say_json, line as say};
 use billing_jobs::fence::{self, FenceError, FenceStatus, Installed};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
@@ -12,6 +11,7 @@ use crate::{
     exit::{Exit, Failure},
     identity::whoever_is_here,
     logging::LogOutput,
+    output::{json as say_json, line as say},
     runtime::{self, Opened},
 };
 

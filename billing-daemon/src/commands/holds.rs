@@ -13,7 +13,7 @@ use crate::{
     holds::{Acceptance, Filter, HeldInstance, Pages, accept, write_off},
     identity::whoever_is_here,
     logging::LogOutput,
-    output::{escaped, json as say_json, layout as say_lines, line as say},
+    output::{escaped, json as say_json, json_element, layout as say_lines, line as say},
     runtime,
     status::wrapped,
     subjects,
@@ -107,11 +107,7 @@ impl Shown<'_> {
     fn page(&mut self, page: &[HeldInstance]) {
         if self.options.json {
             for held in page {
-                let comma = if self.listed == 0 { "[" } else { "," };
-                say(format!(
-                    "{comma}{}",
-                    serde_json::to_string(held).expect("text and numbers are always JSON")
-                ));
+                json_element(if self.listed == 0 { '[' } else { ',' }, held);
                 self.listed += 1;
             }
             return;

@@ -1,6 +1,5 @@
 //! `migrate`: the schema, up, down, and how it stands.
 
-use crate::output::line as say;
 use billing_jobs::record::{self, Entry};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
@@ -13,6 +12,7 @@ use crate::{
     exit::{Exit, Failure},
     identity::whoever_is_here,
     logging::LogOutput,
+    output::line as say,
 };
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Migrate) -> Result<(), Failure> {

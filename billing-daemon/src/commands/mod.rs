@@ -320,7 +320,7 @@ mod tests {
     fn installed_address_is_read_unless_empty() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("database-url");
-        assert_eq!(installed_url(&file), Ok(None), "there is none");
+        assert_eq!(installed_url(&file), Ok(None), "no file, no address");
         for (text, expected) in [("\n", None), ("sqlite://a.db\n", Some("sqlite://a.db"))] {
             fs::write(&file, text).expect("a writable folder");
             let url = installed_url(&file).expect("it can be read");

@@ -1,6 +1,5 @@
 //! `release`: from our biller back to the panel's.
 
-use crate::output::{json as say_json, layout as say_lines};
 use billing_jobs::billing::{Biller, Release, Settings};
 use serde_json::json;
 
@@ -10,7 +9,13 @@ use super::{
     log, quiet_filter,
 };
 use crate::{
-    Plugins, beside::Beside, cli::Common, exit::Failure, identity::whoever_is_here, logging::LogOutput,
+    Plugins,
+    beside::Beside,
+    cli::Common,
+    exit::Failure,
+    identity::whoever_is_here,
+    logging::LogOutput,
+    output::{json as say_json, layout as say_lines},
     runtime,
 };
 

@@ -1,6 +1,5 @@
 //! `runs`: what ran, and what did not.
 
-use crate::output::{json as say_json, layout as say_lines};
 use billing_scheduler::{RunFilter, RunRow, RunStatus};
 use serde_json::{Value, json};
 
@@ -14,6 +13,7 @@ use crate::{
     cli::{Common, Runs},
     exit::{Exit, Failure},
     output::escaped,
+    output::{json as say_json, layout as say_lines},
 };
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Runs) -> Result<(), Failure> {

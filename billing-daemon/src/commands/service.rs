@@ -1,6 +1,5 @@
 //! `service`: the daemon as a service of the system.
 
-use crate::output::line as say;
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -11,6 +10,7 @@ use super::complain;
 use crate::{
     cli::Service,
     exit::{Exit, Failure},
+    output::line as say,
     platform::uid,
     service::{Action, Machine, OriginalUnit, Plan, Step, System, User, log, plan},
 };

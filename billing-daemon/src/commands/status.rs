@@ -1,12 +1,12 @@
 //! `status`: how billing stands; a check for monitoring.
 
 use super::{built_in_notice, complain, config_of, database, environment, log, quiet_filter, source, width};
-use crate::output::{json as say_json, layout as say_lines};
 use crate::{
     Plugins,
     cli::Common,
     exit::{Exit, Failure},
     logging::LogOutput,
+    output::{json as say_json, layout as say_lines},
     runtime,
     status::{self, Expected},
 };

@@ -1,5 +1,7 @@
 //! What to write for a batch of wallets, decided from what was read under their locks: pure.
 
+mod transfer;
+
 use uuid::Uuid;
 
 use super::{
@@ -73,6 +75,27 @@ impl Instance {
             plan_id: &self.plan,
             provider_id: self.provider.as_deref(),
             backup_frequency: self.backup_frequency.as_deref(),
+        }
+    }
+}
+
+impl Instance {
+    /// One of which nothing but this is known.
+    pub(super) fn unread(id: Id, organization: Id) -> Self {
+        Self {
+            id,
+            organization,
+            label: String::new(),
+            plan: String::new(),
+            backup_frequency: None,
+            provider: None,
+            last_billed_at: PanelTime::Null,
+            created_at: PanelTime::Null,
+            gone: false,
+            meter: None,
+            held: None,
+            transfer: None,
+            unreadable: None,
         }
     }
 }
@@ -396,7 +419,7 @@ fn settle_instance<'a>(
         return;
     }
     if let Some(Transfer::From { to, seen_at }) = &instance.transfer {
-        settle_transfer(terms, posting, purse, instance, (to, *seen_at));
+        transfer::settle_transfer(terms, posting, purse, instance, (to, *seen_at));
         return;
     }
     let due = match due_hours(terms, instance) {
@@ -433,20 +456,7 @@ fn settle_instance<'a>(
     let refused = terms.refused.map(|detail| Hold::new(Reason::Failed, detail));
     let mut cursor = Cursor { at: due.start, carry: due.carry };
     let currency = purse.currency();
-    let hold = match purse {
-        _ if due.is_free() => {
-            if refused.is_none() {
-                charge_what_is_free(posting, currency.unwrap_or(Currency::NONE), instance, &due, &mut cursor);
-            }
-            refused
-        }
-        Purse::Shut { hold, .. } => Some(hold.clone()),
-        Purse::Open { currency, balance, .. } => {
-            refused.or_else(|| beyond_catch_up_limit(terms, posting, instance, &due)).or_else(|| {
-                charge_what_is_covered(terms, posting, (*currency, balance), instance, &due, &mut cursor)
-            })
-        }
-    };
+    let hold = refused.or_else(|| charge_due(terms, posting, purse, instance, &due, &mut cursor));
     let left = due.hours - (cursor.at - due.start) / HOUR;
     posting.totals.charged += u64::from(left < due.hours);
     write_meter(terms, posting, instance, &due, &cursor);
@@ -461,88 +471,25 @@ fn settle_instance<'a>(
     }
 }
 
-/// Settles with the previous organization of an instance: what its wallet covers of the hours up to when it was last seen is
-/// charged, the others are closed. The meter continues where those hours end, for `to`.
-fn settle_transfer<'a>(
+/// Charges what can be charged of the due hours; says why if hours are left.
+fn charge_due<'a>(
     terms: &Terms<'_>,
     posting: &mut Posting<'a>,
     purse: &mut Purse<'a>,
     instance: &'a Instance,
-    (to, seen_at): (&Id, Micros),
-) {
-    let currency = purse.currency();
-    let meter = instance.meter.as_ref();
-    let watermark = meter.map(|meter| meter.billed_through);
-    let start = panel_time::start(&instance.last_billed_at, &instance.created_at, watermark, terms.as_of);
-    let refused = terms.refused.map(|detail| Hold::new(Reason::Failed, detail));
-    let start = match (start, refused) {
-        (Ok(start), None) => start,
-        (Err(hold), _) | (Ok(_), Some(hold)) => {
-            hold_whole(posting, instance, &hold, None, None, currency);
-            return;
+    due: &DueHours,
+    cursor: &mut Cursor,
+) -> Option<Hold> {
+    match purse {
+        _ if due.is_free() => {
+            let currency = purse.currency().unwrap_or(Currency::NONE);
+            charge_what_is_free(posting, currency, instance, due, cursor);
+            None
         }
-    };
-    let hours = whole_hours(start, seen_at);
-    let carry = meter.map_or(Carry(0), |meter| meter.carry);
-    let mut cursor = Cursor { at: start, carry };
-    let rates = meter.and_then(|meter| meter.rates.clone()).filter(|_| hours > 0);
-    let due = rates.map(|rates| {
-        let evaluated = instance.held == Some(Reason::InsufficientBalance);
-        let unseen_hours = if evaluated { 0 } else { hours };
-        DueHours { start, hours, unseen_hours, carry, rates }
-    });
-    if let Some(due) = &due {
-        match purse {
-            _ if due.is_free() => {
-                charge_what_is_free(posting, currency.unwrap_or(Currency::NONE), instance, due, &mut cursor);
-            }
-            Purse::Open { currency, balance, .. } => {
-                if beyond_catch_up_limit(terms, posting, instance, due).is_none() {
-                    let payer = (*currency, balance);
-                    charge_what_is_covered(terms, posting, payer, instance, due, &mut cursor);
-                }
-            }
-            Purse::Shut { .. } => {}
-        }
+        Purse::Shut { hold, .. } => Some(hold.clone()),
+        Purse::Open { currency, balance, .. } => beyond_catch_up_limit(terms, posting, instance, due)
+            .or_else(|| charge_what_is_covered(terms, posting, (*currency, balance), instance, due, cursor)),
     }
-    let left = hours - (cursor.at - start) / HOUR;
-    posting.totals.charged += u64::from(left < hours);
-    let until = start + hours * HOUR;
-    let mut rates = meter.and_then(|meter| meter.rates.clone());
-    if let Some(rates) = &mut rates {
-        rates.forget_before(until);
-    }
-    if hours > 0 || meter.is_some() {
-        let row = MeterRow {
-            instance: instance.id.clone(),
-            organization: to.clone(),
-            billed_through_before: watermark,
-            billed_through: until,
-            carry: cursor.carry,
-            rate: rates.as_ref().map(|rates| rates.first),
-            rate_changes: rates.as_ref().and_then(rates_json),
-            seen_at,
-        };
-        let rows = if meter.is_some() { &mut posting.meters } else { &mut posting.new_meters };
-        rows.push(row);
-        move_anchor(terms, posting, instance, until);
-    }
-    if left > 0 {
-        let detail =
-            format!("organization {to} has the instance now; these hours were of {}", instance.organization);
-        posting.holds.push(HoldRow {
-            instance,
-            reason: Reason::InstanceTransferred.as_str(),
-            detail,
-            hours: Some(left),
-            amount: due.and_then(|due| cost_of(&due, &cursor, left, terms.unit)),
-            currency,
-        });
-        posting.uncollected.push(instance.id.clone());
-    } else {
-        posting.releases.push(instance.id.clone());
-    }
-    posting.transferred.push((to.clone(), instance.id.clone()));
 }
 
 /// The hold of an instance with more hours due that no run has evaluated than the catch-up limit, unless they are approved.

@@ -6,21 +6,20 @@
 
 use chrono::{DateTime, SecondsFormat};
 use sea_orm::{ConnectionTrait as _, DatabaseTransaction, DbErr, QueryResult, Value};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{
     BillingError, Mode,
     decide::{HoldRow, Instance, Meter},
+    findings::Findings,
     id::Id,
-    panel_time::PanelTime,
-    pass::Pass,
+    pass::{LISTED, Pass},
     read, rows,
 };
 use crate::{
-    BILLING_JOB, columns,
+    columns::{self, Unreadable, value},
     currency::Currency,
-    db::{begin, begin_read, statement},
-    fence,
+    db::{begin_read, statement},
     hold::Reason,
     money::{Money, WalletUnit},
     period::{Micros, whole_hours},
@@ -49,9 +48,10 @@ struct Lost {
     amount: Option<Money>,
 }
 
-/// Records the deleted instances; in a dry run only counts them.
-pub(super) async fn record_deleted(pass: &Pass<'_>) -> Result<Debt, BillingError> {
-    let found = pass.insist("find deleted instances", || find(pass)).await?;
+/// Records the deleted instances; in a dry run only counts them. Those whose meter cannot be read are added to `unreadable`.
+pub(super) async fn record_deleted(pass: &Pass<'_>, unreadable: &mut Findings) -> Result<Debt, BillingError> {
+    let (found, problems) = pass.insist("find deleted instances", || find(pass)).await?;
+    unreadable.extend(problems, LISTED);
     let mut debt = Debt::default();
     for page in found.chunks(PAGE) {
         if matches!(pass.run.mode, Mode::Commit(_))
@@ -70,15 +70,15 @@ pub(super) async fn record_deleted(pass: &Pass<'_>) -> Result<Debt, BillingError
 }
 
 impl Gone {
-    fn of(row: &QueryResult) -> Result<Self, DbErr> {
+    fn of(row: &QueryResult) -> Result<Self, Unreadable> {
         let meter = read::meter(row, 3)?;
         Ok(Self {
             instance: read::id(row, 0, "billing_meters.instance_id")?,
             organization: read::id(row, 1, "billing_meters.organization_id")?,
-            held: row.try_get_by_index(2)?,
+            held: value(row, 2, "billing_holds")?,
             currency: columns::lossy(row, 10).parse().ok(),
             meter: meter
-                .ok_or_else(|| DbErr::Type("billing_meters.billed_through is not an instant".to_owned()))?,
+                .ok_or_else(|| Unreadable::new("billing_meters.billed_through", "is not an instant"))?,
         })
     }
 
@@ -94,21 +94,7 @@ impl Gone {
     }
 
     fn as_instance(&self) -> Instance {
-        Instance {
-            id: self.instance.clone(),
-            organization: self.organization.clone(),
-            label: String::new(),
-            plan: String::new(),
-            backup_frequency: None,
-            provider: None,
-            last_billed_at: PanelTime::Null,
-            created_at: PanelTime::Null,
-            gone: true,
-            meter: None,
-            held: None,
-            transfer: None,
-            unreadable: None,
-        }
+        Instance { gone: true, ..Instance::unread(self.instance.clone(), self.organization.clone()) }
     }
 
     fn detail(&self, as_of: Micros) -> String {
@@ -125,7 +111,7 @@ impl Gone {
     }
 }
 
-async fn find(pass: &Pass<'_>) -> Result<Vec<Gone>, DbErr> {
+async fn find(pass: &Pass<'_>) -> Result<(Vec<Gone>, Findings), DbErr> {
     let began = std::time::Instant::now();
     let txn = begin_read(&pass.db).await?;
     let values: [Value; 1] = [pass.as_of.into()];
@@ -133,25 +119,21 @@ async fn find(pass: &Pass<'_>) -> Result<Vec<Gone>, DbErr> {
     txn.commit().await?;
     let took_ms = began.elapsed().as_millis();
     debug!(took_ms, "found {} deleted instances in {took_ms} ms", rows.len());
-    let readable = rows.iter().filter_map(|row| {
-        let gone = Gone::of(row);
-        gone.map_err(|error| warn!("the meter of a deleted instance cannot be read: {error}")).ok()
-    });
-    Ok(readable.collect())
+    let (mut found, mut unreadable) = (Vec::with_capacity(rows.len()), Findings::default());
+    for row in &rows {
+        match Gone::of(row) {
+            Ok(gone) => found.push(gone),
+            Err(problem) => unreadable.add(format!("the meter of a deleted instance: {problem}"), LISTED),
+        }
+    }
+    Ok((found, unreadable))
 }
 
 /// Writes one page under the fence of the run; whether that is still the newest.
 async fn record(pass: &Pass<'_>, page: &[Gone]) -> Result<bool, DbErr> {
     let Mode::Commit(token) = pass.run.mode else { return Ok(true) };
     let sql = &pass.biller.sql;
-    let txn = begin(&pass.db).await?;
-    if let Some(settings) = &sql.settings {
-        txn.query_one_raw(statement(&txn, settings, [token.0.into(), BILLING_JOB.into()])).await?;
-    }
-    if !fence::is_newest(&txn, &sql.check_fence, token).await? {
-        txn.rollback().await?;
-        return Ok(false);
-    }
+    let Some(txn) = pass.begin_fenced(token).await? else { return Ok(false) };
     let ids: Vec<&Id> = page.iter().map(|gone| &gone.instance).collect();
     let ids = serde_json::to_string(&ids).expect("text is always JSON");
     let marked = statement(&txn, &sql.mark_deleted, [pass.as_of.into(), ids.into()]);

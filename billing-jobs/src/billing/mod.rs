@@ -408,7 +408,7 @@ impl Biller {
         }
         let mut deleted = Debt::default();
         if result.is_ok() && over.stopped.is_none() {
-            result = deleted::record_deleted(&pass).await.map(|debt| deleted = debt);
+            result = deleted::record_deleted(&pass, &mut over.unreadable).await.map(|debt| deleted = debt);
         }
         if self.panel.backend == DbBackend::Sqlite {
             // Nothing is lost if that fails: the connection is closed when it is dropped, too.

@@ -6,9 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use billing_scheduler::StopReason;
+use billing_scheduler::{FencingToken, StopReason};
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, Statement, Value};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement, Value,
+};
 use tracing::{Instrument as _, debug};
 
 use super::{
@@ -376,6 +378,23 @@ impl Pass<'_> {
         self.insist("find who is due", read).await
     }
 
+    /// Begins a transaction outside of the batches that writes under the fence of the run; none if that is no longer the newest.
+    pub(super) async fn begin_fenced(
+        &self,
+        token: FencingToken,
+    ) -> Result<Option<DatabaseTransaction>, DbErr> {
+        let sql = &self.biller.sql;
+        let txn = begin(&self.db).await?;
+        if let Some(settings) = &sql.settings {
+            txn.query_one_raw(statement(&txn, settings, [token.0.into(), BILLING_JOB.into()])).await?;
+        }
+        if !fence::is_newest(&txn, &sql.check_fence, token).await? {
+            txn.rollback().await?;
+            return Ok(None);
+        }
+        Ok(Some(txn))
+    }
+
     /// Reads something, however often somebody is in the way.
     pub(super) async fn insist<T, F: Future<Output = Result<T, DbErr>>>(
         &self,
@@ -557,7 +576,7 @@ impl Pass<'_> {
     /// Everything of one transaction but its end.
     async fn fill<'a>(
         &self,
-        txn: &sea_orm::DatabaseTransaction,
+        txn: &DatabaseTransaction,
         batch: &Batch,
         read: &'a OnceLock<Read>,
     ) -> Result<Posting<'a>, Kind> {
@@ -618,7 +637,7 @@ impl Pass<'_> {
 
 impl Pass<'_> {
     /// How the wallets of a batch are locked, and how its instances are read.
-    fn queries(&self, txn: &sea_orm::DatabaseTransaction, batch: &Batch) -> (Option<Statement>, Statement) {
+    fn queries(&self, txn: &DatabaseTransaction, batch: &Batch) -> (Option<Statement>, Statement) {
         let sql = &self.biller.sql;
         let as_of = Value::from(self.as_of);
         let Owners::Range { first, last } = &batch.owners else {
@@ -657,7 +676,7 @@ impl Pass<'_> {
     }
 
     /// Whether organizations of `instances` that seem to have no wallet have one which only a writer does not see.
-    async fn hides_wallets(&self, txn: &sea_orm::DatabaseTransaction, read: &Read) -> Result<bool, DbErr> {
+    async fn hides_wallets(&self, txn: &DatabaseTransaction, read: &Read) -> Result<bool, DbErr> {
         let Some(sql) = &self.biller.sql.any_wallet else { return Ok(false) };
         let found: HashSet<&Id> = read.wallets.iter().map(|wallet| &wallet.organization).collect();
         let of_instances = read.instances.chunk_by(|one, next| one.organization == next.organization);

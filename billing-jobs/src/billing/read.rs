@@ -113,21 +113,13 @@ pub(super) fn instance(row: &QueryResult) -> Result<Instance, Unreadable> {
     let id = id(row, 0, table.id)?;
     let unowned = Id::Uuid(Id::NONE);
     let held: Option<String> = optional_text(row, 15, "billing_holds.reason")?;
+    let organization = self::id(row, 1, table.organization).unwrap_or(unowned);
     let mut instance = Instance {
-        id,
-        organization: self::id(row, 1, table.organization).unwrap_or(unowned),
-        label: String::new(),
-        plan: String::new(),
-        backup_frequency: None,
-        provider: None,
-        last_billed_at: PanelTime::Null,
-        created_at: PanelTime::Null,
         gone: table.gone,
-        meter: None,
         // A word that is unknown here is none that a rule depends on.
         held: held.map(|reason| reason.parse().unwrap_or(Reason::Failed)),
         transfer: transfer(row, 16)?,
-        unreadable: None,
+        ..Instance::unread(id, organization)
     };
     if let Err(unreadable) = rest_of_instance(row, &table, &mut instance) {
         instance.label = columns::lossy(row, 2);

@@ -7,10 +7,8 @@ use tracing::info;
 
 use super::{BillingError, Mode, pass::Pass, rows, statements::Statements};
 use crate::{
-    BILLING_JOB,
     columns::{self, Unreadable, text, value},
-    db::{begin, query_all, statement},
-    fence,
+    db::{query_all, statement},
     money::{HourlyRate, Rate},
     price::{Backups, NewRates, SeenRate},
 };
@@ -68,17 +66,8 @@ pub(super) async fn record(pass: &Pass<'_>) -> Result<Vec<FirstSeenPrice>, Billi
         && new != NewRates::default()
     {
         let write = || async {
-            let sql = &pass.biller.sql;
-            let txn = begin(&pass.db).await?;
-            if let Some(settings) = &sql.settings {
-                let values = [token.0.into(), BILLING_JOB.into()];
-                txn.query_one_raw(statement(&txn, settings, values)).await?;
-            }
-            if !fence::is_newest(&txn, &sql.check_fence, token).await? {
-                txn.rollback().await?;
-                return Ok(false);
-            }
-            insert(&txn, sql, &new).await?;
+            let Some(txn) = pass.begin_fenced(token).await? else { return Ok(false) };
+            insert(&txn, &pass.biller.sql, &new).await?;
             txn.commit().await?;
             Ok(true)
         };

@@ -4,7 +4,7 @@ use billing_jobs::{
     billing::Settings,
     status::{RunEnd, StatusRow},
 };
-use e2e::{Db, Fleet, Instance, Plan, on_every_database};
+use e2e::{Db, Fleet, Instance, Plan, on_every_database, on_variants};
 use sea_orm::DbBackend;
 use serde_json::json;
 
@@ -246,6 +246,18 @@ async fn currencies_are_never_added_up(db: &Db) {
     assert_sound(db).await;
 }
 
+/// A balance that binary floating point would round, which SQLite makes of numbers in JSON.
+async fn ledger_of_large_balance_is_exact(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly("24.31")).await;
+    let org = fleet.wallet("900719925474.0993").await;
+    fleet.instance(Instance::new(org, plan, hour(0))).await;
+    Daemon::of(db).await.bill(hour(3)).await;
+    assert_eq!(fleet.balance(org).await, 9_007_199_254_740_993 - usd("0.0999"));
+    assert_sound(db).await;
+}
+
+on_variants!(ledger_of_large_balance_is_exact: sqlite);
 on_every_database!(a_month_of_outages_costs_its_price, a_wallet_moves_by_the_sum_of_its_charges);
 on_each_kind!(
     an_hour_that_costs_less_than_the_wallet_can_hold_is_carried_on,

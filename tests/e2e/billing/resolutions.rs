@@ -81,6 +81,8 @@ fn with_key(db: &Db) -> &'static str {
 }
 
 fn cases_of_the_panel(sql: &Sql<'_>) -> Vec<Case> {
+    // A column of PostgreSQL that is too narrow for a large amount still takes what is not a number.
+    let too_large = if sql.db.backend() == DbBackend::Sqlite { "9000000000000" } else { "'NaN'" };
     let second = second();
     let delete = || Step::Sql(format!("DELETE FROM vps_billing_cycles WHERE {second}"));
     let repair = || vec![delete(), sql.instance(&format!("last_billed_at = {}", at(60))), Step::Bill(4)];
@@ -120,7 +122,21 @@ fn cases_of_the_panel(sql: &Sql<'_>) -> Vec<Case> {
             vec![sql.ledger(1, "completed")],
         ),
         case(vec![sql.ledger(20, "refunded"), sql.balance(-1)], "wallet_balance", vec![sql.balance(1)]),
+        case(
+            vec![sql.ledger(7_777, "completed"), amount_of_last(too_large)],
+            "ledger_amount",
+            vec![amount_of_last("0")],
+        ),
     ]
+}
+
+/// Sets the amount of the newest row that is not a debit.
+fn amount_of_last(amount: &str) -> Step {
+    Step::Sql(format!(
+        "UPDATE payment_transactions SET amount = {amount}
+          WHERE id = (SELECT id FROM payment_transactions WHERE amount > 0 OR amount IS NULL
+                       ORDER BY created_at DESC LIMIT 1)"
+    ))
 }
 
 /// Two processes of the panel debit the same two hours, with a cycle each.

@@ -270,6 +270,19 @@ async fn run_that_posts_nothing_fails(db: &Db) {
     assert_eq!((bill.totals.charged, bill.totals.held), (39, 1));
     assert_eq!(bill.findings["refused"].count, 1, "{:?}", bill.findings);
     assert_eq!(number(db, "SELECT count(worked_at) FROM billing_fences").await, 1);
+    drop_trigger(db, "no_debits").await;
+
+    trigger(
+        db,
+        "refuse_all",
+        "BEFORE INSERT ON payment_transactions",
+        "true",
+        &Then::Refuse(CONSTRAINT_VIOLATION),
+    )
+    .await;
+    let command = program().env("DATABASE_URL", &db.url);
+    let ended = command.run("bill --approve-catch-up --all --reason test").await.expect_code(1);
+    assert!(ended.text().contains(REFUSAL) && ended.err.len() < 10, "{}", ended.text());
 }
 
 /// A label that would forge a line and steer the terminal.
@@ -281,15 +294,47 @@ async fn hostile_label_is_shown_escaped(db: &Db) {
     let instance = fleet.instance(Instance::new(org, plan, hour(0)).label(label)).await;
     Daemon::of(db).await.bill(hour(2)).await;
     let command = program().env("DATABASE_URL", &db.url);
-    for line in [format!("charges explain {instance}"), "adopt --dry-run".to_owned(), "status".to_owned()] {
-        let text = command.run(&line).await.text();
+    for line in [
+        &format!("charges explain {instance}"),
+        "adopt --dry-run",
+        "status",
+        "holds list",
+        "holds list --csv",
+    ] {
+        let text = command.run(line).await.text();
         let is_safe = |c: char| !c.is_control() || c == '\n';
         assert!(text.chars().all(is_safe) && !text.contains('\u{202e}'), "{line}: {text:?}");
         assert!(!text.lines().any(|line| line.starts_with("ok  forged")), "{line}: {text}");
     }
     let explained = json(&command.run(&format!("charges explain {instance} --json")).await);
     assert_eq!(explained["label"], label);
+    let listed = command.run("holds list --json").await.expect_code(0);
+    let listed: serde_json::Value = serde_json::from_str(&listed.out.join("\n")).expect("it is JSON");
+    assert_eq!(listed[0]["label"], label);
 }
 
-on_every_engine!(run_that_posts_nothing_fails, hostile_label_is_shown_escaped);
+/// The runs list ten of them and count the others.
+async fn unreadable_meters_of_deleted_instances_are_listed(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let org = fleet.wallet("50.00").await;
+    for _ in 0..12 {
+        fleet.instance(Instance::new(org, plan, hour(0))).await;
+    }
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(1)).await;
+    db.execute("UPDATE billing_meters SET rate_changes = '{}'; DELETE FROM vps_instances").await;
+
+    let bill = daemon.carry_out(&Order::by(hour(3))).await.expect("the run comes to its end");
+
+    let unreadable = &bill.findings["unreadable"];
+    assert_eq!((unreadable.count, unreadable.listed.len()), (12, 10));
+    assert!(unreadable.listed[0].contains("billing_meters.rate_changes"), "{unreadable:?}");
+}
+
+on_every_engine!(
+    run_that_posts_nothing_fails,
+    hostile_label_is_shown_escaped,
+    unreadable_meters_of_deleted_instances_are_listed,
+);
 on_variants!(hostile_value_costs_its_customer_alone: sqlite, postgres, any_text);

@@ -2,7 +2,6 @@
 
 mod fleet;
 
-use crate::output::{json as say_json, line as say};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use billing_entities::{billing_holds, organizations, vps_plans};
@@ -27,6 +26,7 @@ use crate::{
     environment::Environment,
     exit::{Exit, Failure},
     logging::LogOutput,
+    output::{json as say_json, line as say},
     runtime::{self, Opened},
 };
 

@@ -1,6 +1,5 @@
 //! What is asked of a job: `jobs pause`, `resume`, `cancel`, `reset`, `trigger` and `replay`.
 
-use crate::output::{json as say_json, line as say};
 use std::time::{Duration, Instant};
 
 use billing_scheduler::{Pause, Receipt, RunFilter, RunRow, RunStatus};
@@ -16,6 +15,7 @@ use crate::{
     },
     exit::{Exit, Failure},
     known_jobs::KnownJob,
+    output::{json as say_json, line as say},
     status::daemons_alive,
 };
 

@@ -1,13 +1,13 @@
 //! `jobs explain`: why did it not run? A pure function from what the rows say to one answer.
 
-use crate::output::line as say;
 use billing_scheduler::{RunFilter, RunRow, RunStatus, Schedule};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 
 use super::{Desk, shown};
 use crate::{
-    cli::Explain, commands::runs::outcome, exit::Failure, known_jobs::KnownJob, status::daemons_alive,
+    cli::Explain, commands::runs::outcome, exit::Failure, known_jobs::KnownJob, output::line as say,
+    status::daemons_alive,
 };
 
 /// So long a run may take to begin.

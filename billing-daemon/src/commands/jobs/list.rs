@@ -1,6 +1,5 @@
 //! `jobs list` and `jobs show`.
 
-use crate::output::{json as say_json, layout as say_lines, line as say};
 use billing_scheduler::RunFilter;
 use serde_json::Value;
 
@@ -13,6 +12,7 @@ use crate::{
     },
     exit::Failure,
     known_jobs::KnownJob,
+    output::{json as say_json, layout as say_lines, line as say},
 };
 
 /// How many of its last runs a job is shown with.

@@ -1,6 +1,5 @@
 //! `jobs next`: when a schedule comes. For a cron text it needs neither a job nor a database nor a file.
 
-use crate::output::{json as say_json, layout as say_lines, line as say};
 use billing_scheduler::{Clock, Schedule, ScheduleError, SystemClock};
 use chrono::{SecondsFormat, SubsecRound, TimeDelta};
 use serde_json::{Value, json};
@@ -11,6 +10,7 @@ use crate::{
     commands::{config, environment},
     config::did_you_mean,
     exit::{Exit, Failure},
+    output::{json as say_json, layout as say_lines, line as say},
 };
 
 pub(super) fn execute(common: &Common, plugins: &Plugins, options: &Next) -> Result<(), Failure> {

@@ -1,0 +1,80 @@
+//! Instances that changed their organization while hours of them were due.
+
+use super::{
+    Carry, Cursor, DueHours, HOUR, Hold, HoldRow, Id, Instance, MeterRow, Micros, Posting, Purse, Reason,
+    Terms, charge_due, cost_of, hold_whole, move_anchor, panel_time, rates_json, whole_hours,
+};
+
+/// Settles with the previous organization of an instance: what its wallet covers of the hours up to when it was last seen is
+/// charged, the others are closed. The meter continues where those hours end, for `to`.
+pub(super) fn settle_transfer<'a>(
+    terms: &Terms<'_>,
+    posting: &mut Posting<'a>,
+    purse: &mut Purse<'a>,
+    instance: &'a Instance,
+    (to, seen_at): (&Id, Micros),
+) {
+    let currency = purse.currency();
+    let meter = instance.meter.as_ref();
+    let watermark = meter.map(|meter| meter.billed_through);
+    let start = panel_time::start(&instance.last_billed_at, &instance.created_at, watermark, terms.as_of);
+    let refused = terms.refused.map(|detail| Hold::new(Reason::Failed, detail));
+    let start = match (start, refused) {
+        (Ok(start), None) => start,
+        (Err(hold), _) | (Ok(_), Some(hold)) => {
+            hold_whole(posting, instance, &hold, None, None, currency);
+            return;
+        }
+    };
+    let hours = whole_hours(start, seen_at);
+    let carry = meter.map_or(Carry(0), |meter| meter.carry);
+    let mut cursor = Cursor { at: start, carry };
+    let rates = meter.and_then(|meter| meter.rates.clone()).filter(|_| hours > 0);
+    let due = rates.map(|rates| {
+        let evaluated = instance.held == Some(Reason::InsufficientBalance);
+        let unseen_hours = if evaluated { 0 } else { hours };
+        DueHours { start, hours, unseen_hours, carry, rates }
+    });
+    if let Some(due) = &due {
+        // Why hours are left does not matter: they are closed.
+        let _ = charge_due(terms, posting, purse, instance, due, &mut cursor);
+    }
+    let left = hours - (cursor.at - start) / HOUR;
+    posting.totals.charged += u64::from(left < hours);
+    let until = start + hours * HOUR;
+    let mut rates = meter.and_then(|meter| meter.rates.clone());
+    if let Some(rates) = &mut rates {
+        rates.forget_before(until);
+    }
+    if hours > 0 || meter.is_some() {
+        let row = MeterRow {
+            instance: instance.id.clone(),
+            organization: to.clone(),
+            billed_through_before: watermark,
+            billed_through: until,
+            carry: cursor.carry,
+            rate: rates.as_ref().map(|rates| rates.first),
+            rate_changes: rates.as_ref().and_then(rates_json),
+            seen_at,
+        };
+        let rows = if meter.is_some() { &mut posting.meters } else { &mut posting.new_meters };
+        rows.push(row);
+        move_anchor(terms, posting, instance, until);
+    }
+    if left > 0 {
+        let detail =
+            format!("organization {to} has the instance now; these hours were of {}", instance.organization);
+        posting.holds.push(HoldRow {
+            instance,
+            reason: Reason::InstanceTransferred.as_str(),
+            detail,
+            hours: Some(left),
+            amount: due.and_then(|due| cost_of(&due, &cursor, left, terms.unit)),
+            currency,
+        });
+        posting.uncollected.push(instance.id.clone());
+    } else {
+        posting.releases.push(instance.id.clone());
+    }
+    posting.transferred.push((to.clone(), instance.id.clone()));
+}
