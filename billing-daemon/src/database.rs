@@ -1,6 +1,10 @@
 //! Opening the database: the pool's limits, and patience while it cannot be reached.
 
-use std::{fmt::Display, str::FromStr, time::Duration};
+use std::{
+    fmt::Display,
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use billing_jobs::{Fault, SQLITE_LOG_PAGES, accept_any_text, code, explained, fault};
 use sea_orm::{
@@ -18,6 +22,8 @@ use crate::database_url::DatabaseUrl;
 /// The waits between attempts to connect at start: five attempts in all.
 const WAITS: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
+/// How long another process may take to open an SQLite file or to close it.
+const FIRST_OPEN: Duration = Duration::from_secs(1);
 /// How long a connection may take to open, or a statement may wait for one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a connection to SQLite keeps of the file, in KiB as a negative number: the pages that one batch changes. With less they
@@ -72,8 +78,25 @@ impl Database {
         &self.url
     }
 
-    /// Opens a pool, at the first attempt or not at all.
+    /// Opens a pool, or fails within seconds.
     pub async fn connect(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
+        let began = Instant::now();
+        loop {
+            match self.connect_once(pool).await {
+                // While another process is the first to open the file, or the last to close it, SQLite refuses at once.
+                Err(error)
+                    if self.url.backend() == DbBackend::Sqlite
+                        && fault(&error.source) == Fault::Conflict
+                        && began.elapsed() < FIRST_OPEN =>
+                {
+                    tokio::time::sleep(FIRST_OPEN / 20).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn connect_once(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
         // A pool tries again until its time is up and then only says that it is: one plain connection first tells why.
         self.knock().await.map_err(|source| self.failed(source))?;
         let mut options = ConnectOptions::new(self.url.expose());
