@@ -5,7 +5,7 @@ use std::{panic, sync::Arc};
 use async_trait::async_trait;
 use tokio::task::spawn_blocking;
 
-use crate::{Job, JobContext, JobError, Outcome};
+use crate::job::{Job, JobContext, JobError, Outcome};
 
 /// A piece of recurring work that blocks its thread: it computes for long, reads files, or calls a library that waits.
 /// [`Registry::register_blocking`](crate::Registry::register_blocking) makes it known.

@@ -14,7 +14,10 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
-use crate::{Clock, ManualClock, Mask};
+use crate::{
+    clock::{Clock, ManualClock},
+    mask::Mask,
+};
 
 /// Any error of a job's own.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;

@@ -6,8 +6,12 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 
 #[cfg(feature = "runtime")]
-use crate::Middleware;
-use crate::{BlockingJob, Job, Mask, blocking::Blocking};
+use crate::runtime::middleware::Middleware;
+use crate::{
+    blocking::{Blocking, BlockingJob},
+    job::Job,
+    mask::Mask,
+};
 
 /// The kinds of jobs that a configuration may name. A plugin is a function that fills one.
 #[derive(Default)]
@@ -225,12 +229,10 @@ impl Registry {
         self.middleware.push(Arc::new(middleware));
     }
 
-    /// Everything that surrounds a run, the outermost first.
+    /// What plugins put around each run, the outermost first.
     #[cfg(feature = "runtime")]
-    pub(crate) fn middleware(&self) -> Vec<Arc<dyn Middleware>> {
-        std::iter::once(Arc::new(crate::Tracing) as Arc<dyn Middleware>)
-            .chain(self.middleware.iter().cloned())
-            .collect()
+    pub(crate) fn middleware(&self) -> &[Arc<dyn Middleware>] {
+        &self.middleware
     }
 
     /// Makes a job of `kind` from its parameters. No parameters are an empty object.
@@ -292,7 +294,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{JobContext, JobError, Outcome};
+    use crate::job::{JobContext, JobError, Outcome};
 
     struct Nothing;
 

@@ -14,7 +14,7 @@ use billing_scheduler::{
     serde_json::{Value, json},
 };
 
-use crate::world::beginning;
+use crate::event_loop::beginning;
 
 #[tokio::test]
 async fn a_run_that_only_waits_is_told_when_its_lease_ends() {

@@ -14,9 +14,9 @@ use billing_scheduler::{
 };
 
 use crate::{
-    act::Act,
+    event_loop::{Life, World},
+    random_job::Act,
     store::FaultyStore,
-    world::{Life, World},
 };
 
 /// How long a run may take.

@@ -1,14 +1,14 @@
 //! Several daemons over one failing store, on clocks that jump, from a seed: `SEED=7 cargo test` tells one story again,
 //! `SEEDS=100000` tells more of them.
 
-mod act;
+mod checks;
 mod clocks;
 mod daemon;
-mod dice;
-mod people;
+mod event_loop;
+mod operators;
+mod random;
+mod random_job;
 mod store;
-mod witness;
-mod world;
 
 use std::{
     env,
@@ -21,7 +21,7 @@ use std::{
 
 use tokio::{runtime::Builder, sync::Notify};
 
-use world::World;
+use event_loop::World;
 
 /// How many stories a plain `cargo test` tells.
 const SEEDS: u64 = 10_000;

@@ -16,8 +16,8 @@ use billing_scheduler::{
 use tokio::sync::oneshot;
 
 use crate::{
-    dice::Dice,
-    world::{Life, World},
+    event_loop::{Life, World},
+    random::Dice,
 };
 
 /// The store as one process sees it: a request may be late, lost or delivered twice, and so may its answer.

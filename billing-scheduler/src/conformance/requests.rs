@@ -1,0 +1,210 @@
+//! What people ask of jobs, and how these stand.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use uuid::Uuid;
+
+use super::{
+    Bench,
+    shared::{accepted, held, noon, request, run, unchanged, wishes},
+};
+use crate::{
+    job::FencingToken,
+    runtime::store::{
+        JobState, Pause, Plan, Receipt, Request, Retrying, RunRecord, RunStatus, Store, Trigger, What,
+    },
+};
+
+pub(super) async fn reset_needs_a_cursor_in_the_future(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    unchanged(&*a, &request("reset", What::Reset, 0)).await;
+    let lease = held(&*a, "reset").await;
+    unchanged(&*a, &request("reset", What::Reset, 0)).await;
+    let asked = request("reset", What::Reset, -1);
+    accepted(&*b, &asked).await;
+    assert_eq!(wishes(&*a, "reset").await.2, std::slice::from_ref(&asked), "whoever runs the job sees it");
+    a.release(&lease).await.expect("the store answers");
+    let lease = held(&*a, "reset").await;
+    assert_eq!(lease.requests, std::slice::from_ref(&asked), "so does whoever claims it");
+    let trigger = Trigger::Manual;
+    let answer = RunRecord { request: Some(asked.id), trigger, ..run(&lease, asked.at, RunStatus::Skipped) };
+    let present = JobState::at(asked.at);
+    a.finish(&lease, &answer, &present).await.expect("a cursor may go back");
+    let lease = held(&*b, "reset").await;
+    assert_eq!(
+        (lease.state, lease.requests),
+        (present, vec![]),
+        "the cursor is set back, the request closed"
+    );
+}
+
+pub(super) async fn a_pause_is_seen_by_whoever_claims_and_by_whoever_asks(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let (known, nothing, _) = wishes(&*b, "pausing").await;
+    assert_eq!(nothing, None, "nobody paused it yet");
+    assert_eq!(b.wishes(Some(known)).await.expect("the store answers"), None, "what is known is no news");
+    unchanged(&*a, &request("pausing", What::Resume, 0)).await;
+    assert_eq!(b.wishes(Some(known)).await.expect("the store answers"), None, "no change is no news");
+    let pause = request("pausing", What::Pause, 30);
+    accepted(&*a, &pause).await;
+    unchanged(&*b, &request("pausing", What::Pause, 40)).await;
+    let mut expected = Pause { since: pause.at, until: None, by: pause.by, reason: pause.reason };
+    let (revision, paused, _) = wishes(&*b, "pausing").await;
+    assert!(revision > known, "each request is news");
+    assert_eq!(paused, Some(expected.clone()), "whoever asks sees the pause");
+    let lease = held(&*b, "pausing").await;
+    assert_eq!(lease.pauses, [expected.clone()], "whoever claims sees it, too");
+    b.release(&lease).await.expect("the store answers");
+
+    accepted(&*b, &request("pausing", What::Resume, 90)).await;
+    assert_eq!(wishes(&*a, "pausing").await.1, None, "it is resumed");
+    expected.until = Some(noon() + TimeDelta::minutes(90));
+    let lease = held(&*a, "pausing").await;
+    assert_eq!(lease.pauses, [expected.clone()], "the claim sees the pause until the cursor is behind it");
+    let row = run(&lease, noon() + TimeDelta::minutes(60), RunStatus::Paused);
+    a.record(Some(&lease), &row, &JobState::at(noon() + TimeDelta::minutes(60))).await.expect("recorded");
+    a.release(&lease).await.expect("the store answers");
+    let lease = held(&*a, "pausing").await;
+    assert_eq!(lease.pauses, [expected.clone()], "it may hold more");
+    let behind = noon() + TimeDelta::minutes(120);
+    let scheduled_at = noon() + TimeDelta::minutes(60);
+    let retrying = Some(Retrying { scheduled_at, failed_attempts: 0, not_before: scheduled_at });
+    let row = run(&lease, behind, RunStatus::Skipped);
+    a.record(Some(&lease), &row, &JobState { cursor: behind, retrying }).await.expect("recorded");
+    a.release(&lease).await.expect("the store answers");
+    let lease = held(&*a, "pausing").await;
+    assert_eq!(lease.pauses, [expected], "a time within it is still to be run");
+    let row = run(&lease, behind, RunStatus::Done);
+    a.record(Some(&lease), &row, &JobState::at(behind)).await.expect("recorded");
+    a.release(&lease).await.expect("the store answers");
+    assert_eq!(held(&*a, "pausing").await.pauses, [], "what is finished with is forgotten");
+}
+
+pub(super) async fn a_request_is_open_until_a_run_answers_it(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let scheduled_at = noon() - TimeDelta::hours(3);
+    let asked = [request("asked", What::Trigger, 1), request("asked", What::Replay { scheduled_at }, 2)];
+    for request in &asked {
+        accepted(&*a, request).await;
+    }
+    assert_eq!(wishes(&*b, "asked").await.2, asked, "whoever asks sees them, oldest first");
+    let lease = held(&*b, "asked").await;
+    assert_eq!(lease.requests, asked, "whoever claims sees them, too");
+    let unfinished = run(&lease, asked[0].at, RunStatus::Interrupted);
+    b.record(Some(&lease), &unfinished, &lease.state).await.expect("the newest fence records");
+    b.release(&lease).await.expect("the store answers");
+    let lease = held(&*a, "asked").await;
+    assert_eq!(lease.requests, asked, "a run that does not answer leaves it open");
+    let trigger = Trigger::Manual;
+    let answer =
+        RunRecord { request: Some(asked[0].id), trigger, ..run(&lease, asked[0].at, RunStatus::Done) };
+    a.record(Some(&lease), &answer, &lease.state).await.expect("the newest fence records");
+    a.release(&lease).await.expect("the store answers");
+    let lease = held(&*b, "asked").await;
+    assert_eq!(lease.requests, asked[1..], "an answered one is closed");
+    assert_eq!(lease.state, JobState::at(noon()), "and moves no cursor");
+    let trigger = Trigger::Replay;
+    let answer =
+        RunRecord { request: Some(asked[1].id), trigger, ..run(&lease, scheduled_at, RunStatus::Done) };
+    b.record(Some(&lease), &answer, &lease.state).await.expect("the newest fence records");
+    let again = RunRecord { id: Uuid::now_v7(), request: None, ..answer };
+    b.record(Some(&lease), &again, &lease.state)
+        .await
+        .expect("a scheduled time may be replayed again and again");
+    assert_eq!(wishes(&*a, "asked").await.2, [], "nothing is left");
+}
+
+pub(super) async fn a_wish_to_cancel_names_the_claim_in_force(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let cancel = What::Cancel { fence: FencingToken(0) };
+    accepted(&*b, &request("of-nodes", cancel, 0)).await;
+    let of_nodes = wishes(&*a, "of-nodes").await.2;
+    assert_eq!(of_nodes[0].what, cancel, "without a claim, it is meant for each node");
+
+    let mut lease = held(&*a, "cancelled").await;
+    let (schedule, never) = ("every 1h".to_owned(), None);
+    lease.plan = Some(Plan { schedule, next_at: never, late_at: never, stuck_at: never });
+    a.release(&lease).await.expect("the store answers");
+    unchanged(&*b, &request("cancelled", cancel, 0)).await;
+    accepted(&*b, &request("cancelled", What::Trigger, 0)).await;
+    let lease = held(&*a, "cancelled").await;
+    let ask = request("cancelled", cancel, 1);
+    accepted(&*b, &ask).await;
+    let meant = Request { what: What::Cancel { fence: lease.fence }, ..ask };
+    assert_eq!(
+        wishes(&*a, "cancelled").await.2,
+        [meant],
+        "it names the claim, and what was asked for is gone"
+    );
+    let stopped = run(&lease, noon() + TimeDelta::hours(1), RunStatus::Interrupted);
+    a.record(Some(&lease), &stopped, &JobState::at(stopped.scheduled_at)).await.expect("recorded");
+    a.release(&lease).await.expect("the store answers");
+    assert_eq!(wishes(&*a, "cancelled").await.2, [], "it ends with the run that it stops");
+    let lease = held(&*b, "cancelled").await;
+    assert_eq!(lease.requests, [], "and is never run");
+    let retrying = Retrying { scheduled_at: noon(), failed_attempts: 1, not_before: noon() };
+    let failed = run(&lease, noon(), RunStatus::Retrying);
+    let waits = JobState { retrying: Some(retrying), ..lease.state.clone() };
+    b.record(Some(&lease), &failed, &waits).await.expect("recorded");
+    b.release(&lease).await.expect("the store answers");
+    accepted(&*a, &request("cancelled", cancel, 2)).await;
+    assert_eq!(
+        wishes(&*a, "cancelled").await.2,
+        [],
+        "nobody is at what waits to be tried again, so nobody is asked"
+    );
+}
+
+pub(super) async fn a_job_shows_how_it_stands(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let stands = async |store: &dyn Store| {
+        let jobs = store.jobs().await.expect("the store answers");
+        assert!(jobs.is_sorted_by_key(|row| row.job.clone()), "jobs come by name");
+        jobs.into_iter().find(|row| row.job == "shown").expect("it was claimed")
+    };
+    let mut lease = held(&*a, "shown").await;
+    let late = async || b.late(noon()).await.expect("the store answers");
+    assert_eq!(late().await, []);
+    let row = stands(&*b).await;
+    assert_eq!((row.state, row.plan, row.paused, row.last), (JobState::at(noon()), None, None, None));
+    let holder = row.held.expect("it is held");
+    assert_eq!(holder.fence, lease.fence, "the holder's claim is shown");
+    let (done, at) =
+        (run(&lease, noon() + TimeDelta::hours(1), RunStatus::Done), noon() + TimeDelta::hours(1));
+    a.record(Some(&lease), &done, &JobState::at(at)).await.expect("the newest fence records");
+    let ago = |minutes| Some(noon() - TimeDelta::minutes(minutes));
+    let schedule = "every 1h".to_owned();
+    lease.plan = Some(Plan { schedule, next_at: ago(60), late_at: ago(59), stuck_at: ago(-60) });
+    a.release(&lease).await.expect("the store answers");
+    let found = late().await;
+    assert_eq!(found.len(), 1, "it is the only one whose plan is overdue");
+    assert_eq!((&*found[0].job, Some(found[0].scheduled_at), &found[0].held_by), ("shown", ago(60), &None));
+    let lease = held(&*a, "shown").await;
+    assert_eq!(late().await, [], "somebody is at it, and may be");
+    a.release(&lease).await.expect("the store answers");
+    accepted(&*b, &request("shown", What::Pause, 70)).await;
+    assert_eq!(late().await, [], "what is paused is not late");
+    let row = stands(&*b).await;
+    assert_eq!((row.state, row.held), (JobState::at(at), None), "the schedule moved, and nobody has it");
+    assert_eq!(row.last.map(|last| last.run), Some(done), "its last run is shown");
+    assert_eq!(row.paused.map(|pause| pause.since), Some(noon() + TimeDelta::minutes(70)));
+}
+
+pub(super) async fn of_many_requests_none_is_lost(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let (before, ..) = wishes(&*a, "many").await;
+    let asking: Vec<_> = (0..16)
+        .map(|n| {
+            let store = Arc::clone(if n % 2 == 0 { &a } else { &b });
+            tokio::spawn(async move { store.request(&request("many", What::Trigger, 0)).await })
+        })
+        .collect();
+    for asked in asking {
+        let receipt = asked.await.expect("asking does not panic").expect("the store answers");
+        assert_eq!(receipt, Receipt::Accepted);
+    }
+    let (after, _, requests) = wishes(&*a, "many").await;
+    assert_eq!(requests.len(), 16, "each is open");
+    assert!(after >= before + 16, "and each was news");
+}

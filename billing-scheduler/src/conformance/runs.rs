@@ -1,0 +1,191 @@
+//! The history: what is recorded, and once.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use uuid::Uuid;
+
+use super::{
+    Bench,
+    shared::{accepted, held, noon, request, run, wishes},
+};
+use crate::{
+    job::FencingToken,
+    runtime::store::{
+        Claim, JobState, Lease, Plan, Retrying, RunFilter, RunRecord, RunStatus, StoreError, Stretch,
+        Trigger, What,
+    },
+};
+
+pub(super) async fn recording_moves_the_state_with_the_row(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let lease = held(&*a, "recorded").await;
+    let failed_at = noon() + TimeDelta::hours(1);
+    let retrying = Retrying {
+        scheduled_at: failed_at,
+        failed_attempts: 1,
+        not_before: failed_at + TimeDelta::seconds(15),
+    };
+    let state = JobState { cursor: noon(), retrying: Some(retrying) };
+    let failed = RunRecord { error: Some("boom".to_owned()), ..run(&lease, failed_at, RunStatus::Retrying) };
+    a.record(Some(&lease), &failed, &state).await.expect("the newest fence records");
+    a.release(&lease).await.expect("the store answers");
+    let lease = held(&*b, "recorded").await;
+    assert_eq!(lease.state, state, "the state comes back as it was recorded");
+    let done = RunRecord { attempt: 2, ..run(&lease, failed_at, RunStatus::Done) };
+    b.record(Some(&lease), &done, &JobState::at(failed_at)).await.expect("the newest fence records");
+    b.release(&lease).await.expect("the store answers");
+    assert_eq!(held(&*a, "recorded").await.state, JobState::at(failed_at), "a finished retry is forgotten");
+}
+
+pub(super) async fn an_occurrence_is_finished_once(bench: &dyn Bench) {
+    let (a, _) = bench.stores();
+    let lease = held(&*a, "once").await;
+    let at = noon() + TimeDelta::hours(1);
+    a.record(Some(&lease), &run(&lease, at, RunStatus::Done), &JobState::at(at))
+        .await
+        .expect("the first is recorded");
+    let later = JobState::at(at + TimeDelta::hours(1));
+    let again = a.record(Some(&lease), &run(&lease, at, RunStatus::Done), &later).await;
+    assert!(
+        matches!(again, Err(StoreError::AlreadyFinished { .. })),
+        "the same occurrence is not done twice"
+    );
+    assert_eq!(bench.runs("once").await, 1, "a refused record leaves no row");
+    a.release(&lease).await.expect("the store answers");
+    assert_eq!(held(&*a, "once").await.state.cursor, at, "nor does it move the cursor");
+}
+
+pub(super) async fn every_attempt_leaves_a_row(bench: &dyn Bench) {
+    let (a, _) = bench.stores();
+    let lease = held(&*a, "attempts").await;
+    let at = noon() + TimeDelta::hours(1);
+    for status in [RunStatus::Retrying, RunStatus::Interrupted, RunStatus::Retrying, RunStatus::Dead] {
+        a.record(Some(&lease), &run(&lease, at, status), &JobState::at(noon()))
+            .await
+            .expect("each is recorded");
+    }
+    assert_eq!(bench.runs("attempts").await, 4, "each attempt at one occurrence has a row");
+}
+
+pub(super) async fn no_text_of_a_job_keeps_its_run_from_being_recorded(bench: &dyn Bench) {
+    let (a, _) = bench.stores();
+    let lease = held(&*a, "wordy").await;
+    let text = "a NUL \0, 'it''s' \"$1\"; -- \\' /* ? %s\n\u{1f980} and \\u0000";
+    let wordy = RunRecord {
+        reason: Some(text.to_owned()),
+        error: Some(text.to_owned()),
+        details: serde_json::json!({ text: [text] }),
+        ..run(&lease, noon() + TimeDelta::hours(1), RunStatus::Dead)
+    };
+    a.record(Some(&lease), &wordy, &JobState::at(wordy.scheduled_at)).await.expect("any text is recorded");
+    let rows = a.runs(&RunFilter { job: Some("wordy".to_owned()), ..RunFilter::default() }).await;
+    let error = rows.expect("the store answers").remove(0).run.error.expect("it is there");
+    let (_, kept) = text.split_once('\0').expect("there is one");
+    assert!(error.ends_with(kept), "what a store has a place for is kept: {error:?}");
+    a.release(&lease).await.expect("the store answers");
+}
+
+pub(super) async fn a_node_run_needs_no_lease(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let nobody = Lease {
+        job: "node".to_owned(),
+        fence: FencingToken(0),
+        ttl: Duration::ZERO,
+        state: JobState::at(noon()),
+        plan: None,
+        pauses: Vec::new(),
+        requests: Vec::new(),
+    };
+    let at = noon() + TimeDelta::hours(1);
+    for store in [a, b] {
+        let run = RunRecord { per_node: true, ..run(&nobody, at, RunStatus::Done) };
+        store.record(None, &run, &JobState::at(at)).await.expect("each node records its own run");
+    }
+    assert_eq!(bench.runs("node").await, 2, "two nodes finish the same scheduled time once each");
+}
+
+pub(super) async fn the_last_record_of_a_turn_gives_the_lease_back(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let asked = request("last", What::Trigger, 0);
+    accepted(&*a, &asked).await;
+    let mut lease = held(&*a, "last").await;
+    let at = noon() + TimeDelta::hours(1);
+    let plan = Plan {
+        schedule: "every 1h".to_owned(),
+        next_at: Some(at),
+        late_at: Some(at + TimeDelta::minutes(1)),
+        stuck_at: None,
+    };
+    lease.plan = Some(plan.clone());
+    let done = RunRecord { request: Some(asked.id), ..run(&lease, at, RunStatus::Done) };
+    a.finish(&lease, &done, &JobState::at(at)).await.expect("the newest fence records");
+    assert_eq!(bench.runs("last").await, 1, "it leaves its row");
+    assert_eq!(wishes(&*b, "last").await.2, [], "and closes the request that it answers");
+    let next = held(&*b, "last").await;
+    assert_eq!(next.state, JobState::at(at), "the state moves with the row");
+    assert_eq!(next.plan, Some(plan.clone()), "the plan is left");
+
+    lease.plan = None;
+    let late = run(&lease, at + TimeDelta::hours(1), RunStatus::Done);
+    let open = request("last", What::Trigger, 1);
+    accepted(&*a, &open).await;
+    let late = RunRecord { request: Some(open.id), ..late };
+    let answer = a.finish(&lease, &late, &JobState::at(late.scheduled_at)).await;
+    assert!(matches!(answer, Err(StoreError::LeaseLost { .. })), "an old fence records nothing");
+    assert_eq!(bench.runs("last").await, 1, "a refused record leaves no row");
+    assert_eq!(wishes(&*b, "last").await.2.len(), 1, "nor does it close a request");
+    let answer = a.acquire("last", noon()).await.expect("the store answers");
+    assert!(matches!(answer, Claim::Busy { .. }), "nor does it free the new one's lease");
+    let again = b.finish(&next, &done, &JobState::at(at)).await;
+    assert!(matches!(again, Err(StoreError::AlreadyFinished { .. })), "an occurrence is finished once");
+    b.release(&next).await.expect("the store answers");
+    let last = held(&*a, "last").await;
+    assert_eq!((last.state, last.plan), (JobState::at(at), Some(plan)), "nor does it move the job");
+}
+
+pub(super) async fn the_history_is_read_as_it_was_written(bench: &dyn Bench) {
+    let (a, b) = bench.stores();
+    let lease = held(&*a, "history").await;
+    let at = |hours| noon() + TimeDelta::hours(hours);
+    let stretch = Stretch { from: at(2), count: 3 };
+    let asked = Uuid::now_v7();
+    let rows = [
+        RunRecord { reason: Some("early".to_owned()), ..run(&lease, at(1), RunStatus::Done) },
+        RunRecord {
+            stretch: Some(stretch),
+            details: serde_json::Value::Null,
+            ..run(&lease, at(4), RunStatus::Paused)
+        },
+        RunRecord {
+            request: Some(asked),
+            trigger: Trigger::Replay,
+            error: Some("boom".to_owned()),
+            ..run(&lease, at(5), RunStatus::Dead)
+        },
+        run(&lease, at(6), RunStatus::Missed),
+    ];
+    for row in &rows {
+        a.record(Some(&lease), row, &JobState::at(row.scheduled_at)).await.expect("each is recorded");
+    }
+    let job = Some("history".to_owned());
+    let all = RunFilter { job, ..RunFilter::default() };
+    let dead = Some(RunStatus::Dead);
+    for (filter, expected) in [
+        (all.clone(), vec![3, 2, 1, 0]),
+        (RunFilter { limit: 2, ..all.clone() }, vec![3, 2]),
+        (RunFilter { status: dead, ..all.clone() }, vec![2]),
+        (RunFilter { since: Some(at(5)), ..all.clone() }, vec![3, 2]),
+        (RunFilter { scheduled_at: Some(at(3)), ..all.clone() }, vec![1]),
+        (RunFilter { scheduled_at: Some(at(5)), ..all.clone() }, vec![2]),
+        (RunFilter { id: Some(rows[0].id), ..RunFilter::default() }, vec![0]),
+        (RunFilter { request: Some(asked), ..RunFilter::default() }, vec![2]),
+        (RunFilter { job: Some("nobody's".to_owned()), ..RunFilter::default() }, vec![]),
+    ] {
+        let found = b.runs(&filter).await.expect("the store answers");
+        assert!(found.iter().all(|row| !row.daemon.is_empty()), "a row says who wrote it");
+        let found: Vec<_> = found.into_iter().map(|row| row.run).collect();
+        let expected: Vec<_> = expected.into_iter().map(|index: usize| rows[index].clone()).collect();
+        assert_eq!(found, expected, "the rows of {filter:?}, newest first");
+    }
+}

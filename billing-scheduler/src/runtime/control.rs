@@ -1,0 +1,168 @@
+//! The control of jobs at run time, through the store.
+
+use std::{fmt, sync::Arc};
+
+use chrono::{DateTime, SubsecRound, Utc};
+use uuid::Uuid;
+
+use super::store::{
+    Claim, JobRow, JobState, Late, Receipt, Request, RunFilter, RunRecord, RunRow, RunStatus, Store,
+    StoreError, Trigger, What, signed,
+};
+use crate::{clock::Clock, job::FencingToken};
+
+/// Controls jobs through the store alone, in the name of somebody: the processes that run them see it there.
+///
+/// A request to run a job that neither the store nor this process knows is refused with [`StoreError::UnknownJob`]. A job may
+/// be paused before it exists.
+#[derive(Clone)]
+pub struct Control {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    by: String,
+    is_known: IsKnown,
+}
+
+/// Whether this process knows a job of that name.
+type IsKnown = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+impl Control {
+    /// What is done through it is signed with `by`.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, by: impl Into<String>) -> Self {
+        Self { store, clock, by: by.into(), is_known: Arc::new(|_| false) }
+    }
+
+    /// The same, which also runs jobs that the store has never seen: those for which `is_known` returns true.
+    #[must_use]
+    pub fn knowing(self, is_known: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self { is_known: Arc::new(is_known), ..self }
+    }
+
+    /// Runs nothing of `job` by schedule until it is resumed. A run under way goes on.
+    pub async fn pause(&self, job: &str, reason: &str) -> Result<Receipt, StoreError> {
+        self.ask(job, What::Pause, Some(reason)).await.map(|(receipt, _)| receipt)
+    }
+
+    /// Goes on with the first scheduled time that is still to come. What came while the job was paused is recorded as paused.
+    pub async fn resume(&self, job: &str, reason: Option<&str>) -> Result<Receipt, StoreError> {
+        self.ask(job, What::Resume, reason).await.map(|(receipt, _)| receipt)
+    }
+
+    /// Runs `job` once, now, even if it is paused. The id is that of the request: [`RunFilter::request`] finds its run.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownJob`] if no job has that name.
+    pub async fn trigger(&self, job: &str, reason: Option<&str>) -> Result<Uuid, StoreError> {
+        self.check_known(job).await?;
+        self.ask(job, What::Trigger, reason).await.map(|(_, id)| id)
+    }
+
+    /// Runs one scheduled time of `job` again.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownJob`] if no job has that name.
+    pub async fn replay(
+        &self,
+        job: &str,
+        scheduled_at: DateTime<Utc>,
+        reason: Option<&str>,
+    ) -> Result<Uuid, StoreError> {
+        self.check_known(job).await?;
+        self.ask(job, What::Replay { scheduled_at }, reason).await.map(|(_, id)| id)
+    }
+
+    /// Continues the schedule of `job` from the present, if it was finished up to a future time because a clock was ahead. A
+    /// scheduled time that has run already runs once more when it comes, under the same idempotency key.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownJob`] if no job has that name.
+    pub async fn reset(&self, job: &str, reason: &str) -> Result<Receipt, StoreError> {
+        self.check_known(job).await?;
+        self.ask(job, What::Reset, Some(reason)).await.map(|(receipt, _)| receipt)
+    }
+
+    /// Stops the run of `job` that is under way, or gives up one that waits to be tried again, and withdraws what was asked for
+    /// and has not begun.
+    pub async fn cancel(&self, job: &str, reason: Option<&str>) -> Result<Receipt, StoreError> {
+        let what = What::Cancel { fence: FencingToken(0) };
+        let (receipt, id) = self.ask(job, what, reason).await?;
+        let row = self.jobs().await?.into_iter().find(|row| row.job == job);
+        let waits = |row: &JobRow| row.state.retrying.is_some() && row.held.is_none();
+        let Some(row) = row.filter(waits) else { return Ok(receipt) };
+        // Nobody is at it, so there is nobody to ask: the retry is given up here, as a turn of the job would do it.
+        let Claim::Held(lease) = self.store.acquire(job, row.state.cursor).await? else {
+            // Somebody has begun with it since, and is asked.
+            return self.ask(job, what, reason).await.map(|(receipt, _)| receipt);
+        };
+        let given_up = match lease.state.retrying {
+            None => Ok(receipt),
+            Some(retrying) => {
+                let now = self.clock.now();
+                let state = JobState::at(lease.state.cursor.max(retrying.scheduled_at));
+                let run = RunRecord {
+                    fence: lease.fence,
+                    attempt: retrying.failed_attempts,
+                    reason: Some(signed("cancelled", &self.by, reason)),
+                    request: Some(id),
+                    ..RunRecord::new(
+                        job,
+                        retrying.scheduled_at,
+                        RunStatus::Interrupted,
+                        Trigger::Schedule,
+                        now,
+                    )
+                };
+                self.store.record(Some(&lease), &run, &state).await.map(|()| Receipt::Accepted)
+            }
+        };
+        self.store.release(&lease).await?;
+        given_up
+    }
+
+    /// How every job stands that the store knows, by name.
+    pub async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
+        self.store.jobs().await
+    }
+
+    /// The jobs that should have run and did not, whoever should have run them.
+    pub async fn late(&self) -> Result<Vec<Late>, StoreError> {
+        self.store.late(self.clock.now()).await
+    }
+
+    /// Rows of the history, newest first.
+    pub async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+        self.store.runs(filter).await
+    }
+
+    /// Refuses a job that nothing runs: its request would wait for an hour and be missed.
+    async fn check_known(&self, job: &str) -> Result<(), StoreError> {
+        if (self.is_known)(job) || self.store.jobs().await?.iter().any(|row| row.job == job) {
+            return Ok(());
+        }
+        // A job that runs on every node has a history, but no row.
+        let any = RunFilter { job: Some(job.to_owned()), limit: 1, ..RunFilter::default() };
+        if self.store.runs(&any).await?.is_empty() {
+            return Err(StoreError::UnknownJob { job: job.to_owned() });
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, job: &str, what: What, reason: Option<&str>) -> Result<(Receipt, Uuid), StoreError> {
+        let request = Request {
+            id: Uuid::now_v7(),
+            job: job.to_owned(),
+            what,
+            by: self.by.clone(),
+            reason: reason.map(str::to_owned),
+            at: self.clock.now().trunc_subsecs(6),
+        };
+        Ok((self.store.request(&request).await?, request.id))
+    }
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").field("by", &self.by).finish_non_exhaustive()
+    }
+}

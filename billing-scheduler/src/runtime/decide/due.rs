@@ -1,0 +1,198 @@
+//! The one decision of when: pure, total, and asked again after each run.
+
+use std::{fmt, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{
+    schedule::ScheduleError,
+    spec::{JobSpec, Misfire},
+};
+use crate::runtime::store::JobState;
+
+/// What to do about a job now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Run this occurrence.
+    Now {
+        /// Its scheduled time.
+        scheduled_at: DateTime<Utc>,
+        /// 1 for the first attempt.
+        attempt: u32,
+        /// The earliest scheduled time that this run stands for as well.
+        coalesced_from: Option<DateTime<Utc>>,
+    },
+    /// Pass over everything up to here without a run, and ask again.
+    Skip(Skipped),
+    /// Nothing before then.
+    Later(DateTime<Utc>),
+    /// The schedule has ended.
+    Never,
+}
+
+/// Scheduled times that are passed over together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The first one.
+    pub from: DateTime<Utc>,
+    /// The last one.
+    pub until: DateTime<Utc>,
+    /// How many there are; [`Skipped::MANY`] stands for that many or more.
+    pub count: u32,
+    /// Why.
+    pub because: SkipReason,
+}
+
+/// Why scheduled times are passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SkipReason {
+    /// The job's misfire policy is to skip.
+    Policy,
+    /// They are later than this, the job's grace.
+    Grace(Duration),
+    /// More than this wait to be caught up.
+    CatchUpLimit(u32),
+}
+
+impl Skipped {
+    /// Nobody counts farther than this.
+    pub const MANY: u32 = 10_000;
+}
+
+/// As a sentence for the history.
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.count {
+            1 => f.write_str("a scheduled time was missed")?,
+            Self::MANY => {
+                write!(f, "{} scheduled times or more were missed since {}", self.count, self.from)?;
+            }
+            count => write!(f, "{count} scheduled times were missed since {}", self.from)?,
+        }
+        match self.because {
+            SkipReason::Policy => f.write_str(", and the job's misfire policy is to skip"),
+            SkipReason::Grace(grace) => write!(f, " by more than the grace of {} s", grace.as_secs()),
+            SkipReason::CatchUpLimit(1) => f.write_str(", and only the latest one is caught up"),
+            SkipReason::CatchUpLimit(limit) => write!(f, ", and only the latest {limit} are caught up"),
+        }
+    }
+}
+
+/// Decides what `spec` asks for at `now`, given where the job's schedule stands. Costs the same whether a minute was missed
+/// or ten years.
+///
+/// # Errors
+/// The schedule could not be computed. That never means that the job has no more runs.
+pub fn due(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Result<Due, ScheduleError> {
+    if let Some(retrying) = state.retrying {
+        // No wait is that long: a clock that was ahead has been set back since.
+        let wait_is_void = TimeDelta::from_std(spec.retry.max_backoff)
+            .is_ok_and(|longest| retrying.not_before.signed_duration_since(now) > longest);
+        return Ok(if retrying.not_before <= now || wait_is_void {
+            Due::Now {
+                scheduled_at: retrying.scheduled_at,
+                attempt: retrying.failed_attempts + 1,
+                coalesced_from: None,
+            }
+        } else {
+            Due::Later(retrying.not_before)
+        });
+    }
+    let Some(first) = spec.schedule.next_after(state.cursor)? else { return Ok(Due::Never) };
+    let starts_at = spec.starts_at(first);
+    if starts_at > now {
+        return Ok(Due::Later(starts_at));
+    }
+    let passed = Passed { spec, after: state.cursor, first, last: last_started(spec, first, now)? };
+    passed.decide(now)
+}
+
+/// Scheduled times whose start has come; one at least.
+struct Passed<'s> {
+    spec: &'s JobSpec,
+    after: DateTime<Utc>,
+    first: DateTime<Utc>,
+    last: DateTime<Utc>,
+}
+
+impl Passed<'_> {
+    fn decide(&self, now: DateTime<Utc>) -> Result<Due, ScheduleError> {
+        let Self { spec, first, last, .. } = *self;
+        let oldest = spec.grace().and_then(|grace| now.checked_sub_signed(TimeDelta::from_std(grace).ok()?));
+        let too_late = |at: DateTime<Utc>| oldest.is_some_and(|oldest| at < oldest);
+        let because = match spec.misfire_grace {
+            None => SkipReason::Policy,
+            Some(grace) => SkipReason::Grace(grace),
+        };
+        if too_late(last) {
+            return self.skip_until(last, because);
+        }
+        match spec.misfire {
+            Misfire::Coalesce => Ok(Self::run(last, (last > first).then_some(first))),
+            // A fresh one stays; only what lies before it is passed over.
+            Misfire::Skip if last > first => self.skip_before(last, SkipReason::Policy),
+            Misfire::Skip => Ok(Self::run(last, None)),
+            Misfire::CatchUp if too_late(first) => self.skip_before(oldest.unwrap_or(first), because),
+            Misfire::CatchUp if last == first => Ok(Self::run(first, None)),
+            Misfire::CatchUp => {
+                let limit = spec.catch_up_limit.clamp(1, Skipped::MANY);
+                let waiting = spec.schedule.count(self.after, last, limit.saturating_add(1))?;
+                if waiting <= limit {
+                    return Ok(Self::run(first, None));
+                }
+                self.skip_before(self.oldest_of_the_latest(limit)?, SkipReason::CatchUpLimit(limit))
+            }
+        }
+    }
+
+    fn run(scheduled_at: DateTime<Utc>, coalesced_from: Option<DateTime<Utc>>) -> Due {
+        Due::Now { scheduled_at, attempt: 1, coalesced_from }
+    }
+
+    fn skip_until(&self, until: DateTime<Utc>, because: SkipReason) -> Result<Due, ScheduleError> {
+        let count = self.spec.schedule.count(self.after, until, Skipped::MANY)?;
+        Ok(Due::Skip(Skipped { from: self.first, until, count, because }))
+    }
+
+    fn skip_before(&self, at: DateTime<Utc>, because: SkipReason) -> Result<Due, ScheduleError> {
+        let before = at - TimeDelta::microseconds(1);
+        self.skip_until(self.spec.schedule.last_until(before)?.unwrap_or(self.first), because)
+    }
+
+    /// The scheduled time that has `count - 1` after it, up to the last one.
+    fn oldest_of_the_latest(&self, count: u32) -> Result<DateTime<Utc>, ScheduleError> {
+        let schedule = &self.spec.schedule;
+        // Not too many after `high`, too many after `low`.
+        let (mut low, mut high) = (self.after, self.last);
+        while high - low > TimeDelta::seconds(1) {
+            let middle = low + TimeDelta::seconds((high - low).num_seconds() / 2);
+            if schedule.count(middle, self.last, count.saturating_add(1))? > count {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(schedule.next_after(high)?.unwrap_or(self.last))
+    }
+}
+
+/// The last scheduled time whose start has come, if that of `first` has.
+fn last_started(
+    spec: &JobSpec,
+    first: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<DateTime<Utc>, ScheduleError> {
+    // Hardly ever is there more than one.
+    if spec.schedule.next_after(first)?.is_none_or(|second| second > now) {
+        return Ok(first);
+    }
+    let mut last = spec.schedule.last_until(now)?.unwrap_or(first);
+    // With a jitter the latest may have to wait; a sensible one is shorter than a period.
+    for _ in 0..100 {
+        if last <= first || spec.starts_at(last) <= now {
+            break;
+        }
+        last = spec.schedule.last_until(last - TimeDelta::seconds(1))?.unwrap_or(first);
+    }
+    Ok(last.max(first))
+}

@@ -1,0 +1,17 @@
+//! What to do, and when: pure functions of a job's specification, its state and an instant.
+
+pub(crate) mod config_diff;
+mod due;
+pub(crate) mod next_action;
+mod outcome;
+mod schedule;
+mod spec;
+mod stable_hash;
+
+pub use self::{
+    config_diff::{Change, Changes},
+    due::{Due, SkipReason, Skipped, due},
+    outcome::{Settled, settle},
+    schedule::{CronError, CronField, Dst, DstFold, DstGap, Gap, Schedule, ScheduleError, ZoneDifference},
+    spec::{JobSpec, Misfire, Retry, Scope},
+};

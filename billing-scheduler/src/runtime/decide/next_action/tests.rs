@@ -1,0 +1,208 @@
+use std::time::Duration;
+
+use super::*;
+use crate::runtime::decide::spec::Misfire;
+
+fn at(clock: &str) -> DateTime<Utc> {
+    format!("2026-01-05T{clock}Z").parse().expect("a time of day")
+}
+
+fn hourly() -> Schedule {
+    Schedule::every(Duration::from_hours(1)).expect("valid")
+}
+
+fn pause(since: &str, until: Option<&str>) -> Pause {
+    Pause { since: at(since), until: until.map(at), by: "ada".to_owned(), reason: Some("tea".to_owned()) }
+}
+
+fn request(what: What, asked: &str) -> Request {
+    let (job, by) = ("job".to_owned(), "ada".to_owned());
+    Request { id: Uuid::nil(), job, what, by, reason: None, at: at(asked) }
+}
+
+/// In short words, what the turn of an hourly job does.
+fn check(job: Job<'_>, now: &str, expected: &str) {
+    let mut state = JobState::at(at(job.cursor));
+    if let Some(not_before) = job.retry {
+        let (scheduled_at, not_before) = (at("10:00:00"), at(not_before));
+        let failed_attempts = u32::from(!job.has_not_begun);
+        state.retrying = Some(Retrying { scheduled_at, failed_attempts, not_before });
+    }
+    let plan = job.plan.map(|(schedule, next)| Plan {
+        schedule: schedule.to_owned(),
+        next_at: Some(at(next)),
+        late_at: None,
+        stuck_at: None,
+    });
+    let standing = Standing { began: at(now), state, plan, pauses: job.pauses, requests: job.requests };
+    let spec = JobSpec { misfire: job.misfire, ..JobSpec::new("job", "kind", hourly()) };
+    let time = |at: DateTime<Utc>| at.format("%H:%M").to_string();
+    let said = match step(&spec, &standing, at(now)).expect("an hourly schedule can be computed") {
+        Step::Run(run) => format!("{} run of {}", run.trigger.as_str(), time(run.scheduled_at)),
+        Step::Pass(pass) => {
+            let except = pass.except.map(|at| format!(" except {}", time(at))).unwrap_or_default();
+            format!("{} from {} until {}{except}", pass.status.as_str(), time(pass.from), time(pass.until))
+        }
+        Step::Refuse { .. } => "refuse".to_owned(),
+        Step::Reset { .. } => "reset".to_owned(),
+        Step::Wait(until) => format!("wait until {}", time(until)),
+    };
+    assert_eq!(said, expected, "at {now}");
+}
+
+#[derive(Default)]
+struct Job<'a> {
+    cursor: &'a str,
+    retry: Option<&'a str>,
+    has_not_begun: bool,
+    plan: Option<(&'a str, &'a str)>,
+    pauses: Vec<Pause>,
+    requests: Vec<Request>,
+    misfire: Misfire,
+}
+
+#[test]
+fn a_paused_job_waits_and_what_came_meanwhile_is_one_row() {
+    let paused = |until| vec![pause("10:30:00", until)];
+    let job = |cursor, until| Job { cursor, pauses: paused(until), ..Job::default() };
+    check(job("10:00:00", None), "14:10:00", "wait until 14:11");
+    check(job("10:00:00", Some("14:05:00")), "14:10:00", "paused from 11:00 until 14:00");
+    check(job("14:00:00", Some("14:05:00")), "14:10:00", "wait until 15:00");
+    // The instant of resumption is no longer paused.
+    check(job("10:00:00", Some("14:00:00")), "14:00:00", "paused from 11:00 until 13:00");
+    check(job("13:00:00", Some("14:00:00")), "14:00:00", "schedule run of 14:00");
+    // A pause between two scheduled times leaves no row.
+    check(job("10:00:00", Some("10:40:00")), "11:00:00", "schedule run of 11:00");
+}
+
+#[test]
+fn what_was_due_before_a_pause_is_not_lost() {
+    let job = |cursor, misfire| Job {
+        cursor,
+        misfire,
+        pauses: vec![pause("10:30:00", Some("14:05:00"))],
+        ..Job::default()
+    };
+    check(job("08:00:00", Misfire::Coalesce), "14:10:00", "schedule run of 10:00");
+    check(job("08:00:00", Misfire::CatchUp), "14:10:00", "schedule run of 09:00");
+    check(job("08:00:00", Misfire::Skip), "14:10:00", "skipped from 09:00 until 10:00");
+    let retrying = |pauses| Job { cursor: "09:00:00", retry: Some("10:01:00"), pauses, ..Job::default() };
+    check(retrying(vec![pause("10:00:30", None)]), "10:02:00", "wait until 10:03");
+    check(retrying(vec![pause("10:00:30", Some("12:10:00"))]), "12:20:00", "schedule run of 10:00");
+}
+
+#[test]
+fn pause_passes_over_what_an_edit_left() {
+    let job = |has_not_begun, until| Job {
+        cursor: "12:00:00",
+        retry: Some("10:00:00"),
+        has_not_begun,
+        pauses: vec![pause("09:30:00", Some(until))],
+        ..Job::default()
+    };
+    check(job(true, "10:30:00"), "12:20:00", "paused from 10:00 until 10:00");
+    check(job(true, "10:00:00"), "12:20:00", "schedule run of 10:00");
+    check(job(false, "10:30:00"), "12:20:00", "schedule run of 10:00");
+}
+
+#[test]
+fn several_pauses_are_told_apart() {
+    let pauses = vec![pause("10:30:00", Some("12:30:00")), pause("13:30:00", Some("15:30:00"))];
+    let job = |cursor| Job { cursor, pauses: pauses.clone(), ..Job::default() };
+    check(job("10:00:00"), "16:10:00", "paused from 11:00 until 12:00");
+    check(job("12:00:00"), "16:10:00", "schedule run of 13:00");
+    check(job("13:00:00"), "16:10:00", "paused from 14:00 until 15:00");
+    check(job("15:00:00"), "16:10:00", "schedule run of 16:00");
+}
+
+#[test]
+fn a_request_comes_first_even_to_a_paused_job_unless_it_is_stale() {
+    let replay = What::Replay { scheduled_at: at("03:00:00") };
+    let job = |what, pauses| Job {
+        cursor: "08:00:00",
+        requests: vec![request(what, "14:09:59")],
+        pauses,
+        ..Job::default()
+    };
+    check(job(What::Trigger, vec![]), "14:10:00", "manual run of 14:09");
+    check(job(What::Trigger, vec![pause("10:00:00", None)]), "14:10:00", "manual run of 14:09");
+    check(job(replay, vec![]), "14:10:00", "replay run of 03:00");
+    check(job(What::Trigger, vec![]), "15:09:59", "manual run of 14:09");
+    check(job(What::Trigger, vec![]), "15:10:00", "refuse");
+}
+
+#[test]
+fn an_edited_schedule_fires_nothing_by_surprise_and_loses_nothing() {
+    let job =
+        |cursor, next, misfire| Job { cursor, misfire, plan: Some(("every 30m", next)), ..Job::default() };
+    // Half-hourly until 10:45, hourly from then on: 10:30 was done, and 11:00 is the next of both.
+    check(job("10:30:00", "11:00:00", Misfire::Coalesce), "10:45:00", "wait until 11:00");
+    // 10:30 was due and not done.
+    check(job("10:00:00", "10:30:00", Misfire::Coalesce), "10:45:00", "schedule run of 10:30");
+    check(job("10:00:00", "10:30:00", Misfire::Skip), "10:30:59", "schedule run of 10:30");
+    check(job("10:00:00", "10:30:00", Misfire::Skip), "10:31:00", "skipped from 10:30 until 10:30");
+    // It came daily before: the hours since the cursor are not of that schedule.
+    let daily = |cursor| Job { cursor, plan: Some(("daily", "23:00:00")), ..Job::default() };
+    check(daily("03:15:00"), "10:45:00", "rescheduled from 04:00 until 10:00");
+    check(daily("10:00:00"), "10:45:00", "wait until 11:00");
+    // Both: it came at half past before.
+    let half = |cursor| Job { cursor, plan: Some(("half past", "09:30:00")), ..Job::default() };
+    check(half("08:30:00"), "10:45:00", "rescheduled from 09:00 until 10:00 except 09:30");
+    // The same text is the same schedule: what passed is a misfire.
+    let same = Job { cursor: "08:00:00", plan: Some(("every 1h", "09:00:00")), ..Job::default() };
+    check(same, "10:45:00", "schedule run of 10:00");
+}
+
+#[test]
+fn a_schedule_that_is_edited_while_the_job_is_paused_fires_nothing_by_surprise() {
+    let job = |cursor, since, plan| Job {
+        cursor,
+        pauses: vec![pause(since, Some("14:05:00"))],
+        plan: Some(plan),
+        ..Job::default()
+    };
+    // The hours before the pause were not due by the schedule of then.
+    let daily = ("daily", "23:00:00");
+    check(job("08:00:00", "10:40:00", daily), "14:10:00", "rescheduled from 09:00 until 14:00");
+    // 10:30 was due before the pause, and not done.
+    let half = ("every 30m", "10:30:00");
+    check(job("10:00:00", "10:40:00", half), "14:10:00", "rescheduled from 11:00 until 14:00 except 10:30");
+    // It came while the job was paused.
+    check(job("10:00:00", "10:20:00", half), "14:10:00", "paused from 10:30 until 10:30");
+    check(job("10:30:00", "10:20:00", half), "14:10:00", "rescheduled from 11:00 until 14:00");
+}
+
+#[test]
+fn reset_continues_from_the_present() {
+    let job = Job { cursor: "23:00:00", requests: vec![request(What::Reset, "10:29:58")], ..Job::default() };
+    check(job, "10:30:00", "reset");
+    let spec = JobSpec::new("job", "kind", hourly());
+    let (record, state) = reset(&spec, None, "reset by ada", at("23:00:00"), at("10:30:00"));
+    assert_eq!(state, JobState::at(at("10:30:00")));
+    assert_eq!(record.reason.as_deref(), Some("reset by ada; it was finished up to 2026-01-05T23:00:00Z"));
+    let (_, state) = reset(&spec, None, "late", at("09:00:00"), at("10:30:00"));
+    assert_eq!(state, JobState::at(at("09:00:00")), "what is still to be run is not passed over");
+}
+
+#[test]
+fn the_times_of_a_stretch_are_counted() {
+    let count = |from, until| stretch(&hourly(), at(from), at(until)).map(|stretch| stretch.count);
+    assert_eq!(count("09:00:00", "09:00:00"), None);
+    assert_eq!(count("09:00:00", "14:00:00"), Some(6));
+    let secondly = Schedule::every(Duration::from_secs(1)).expect("valid");
+    let month = stretch(&secondly, at("00:00:00"), at("00:00:00") + TimeDelta::days(30));
+    assert_eq!(month.map(|month| month.count), Some(Stretch::COUNTED));
+}
+
+#[test]
+fn a_plan_tells_when_a_job_is_late() {
+    let spec = JobSpec::new("job", "kind", hourly());
+    let expected = plan(&spec, &JobState::at(at("09:00:00")));
+    assert_eq!(expected.next_at, Some(at("10:00:00")));
+    assert_eq!(expected.late_at, Some(at("10:01:00")));
+    assert_eq!(expected.stuck_at, Some(at("10:11:00")));
+    assert_eq!(expected.schedule, "every 1h");
+    let retrying = Retrying { scheduled_at: at("10:00:00"), failed_attempts: 1, not_before: at("10:05:00") };
+    let expected = plan(&spec, &JobState { retrying: Some(retrying), ..JobState::at(at("09:00:00")) });
+    assert_eq!((expected.next_at, expected.late_at), (Some(at("10:00:00")), Some(at("10:06:00"))));
+}

@@ -1,0 +1,293 @@
+//! A store that forgets everything when the process ends: for tests, and for applications without a database.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use super::store::{
+    Claim, Holder, JobRow, JobState, Late, Lease, NOT_AHEAD, Pause, Plan, Receipt, Request, RunFilter,
+    RunRecord, RunRow, RunStatus, Store, StoreError, Trigger, What, Wishes,
+};
+use crate::{clock::Clock, job::FencingToken};
+
+/// Jobs' leases, cursors and history in this process's memory. Clones share it; each has a holder's name of its own.
+#[derive(Clone, Debug)]
+pub struct MemoryStore {
+    holder: String,
+    ttl: Duration,
+    clock: Arc<dyn Clock>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    jobs: HashMap<String, Row>,
+    runs: Vec<RunRow>,
+    pauses: Vec<(String, Pause)>,
+    /// What is asked for and not answered.
+    requests: Vec<Request>,
+    /// All that was ever asked for.
+    audit: Vec<Request>,
+    /// Occurrences that were done or given up under a lease.
+    finished: HashSet<(String, DateTime<Utc>)>,
+}
+
+#[derive(Debug)]
+struct Row {
+    fence: i64,
+    held: Option<Box<(String, Duration)>>,
+    state: JobState,
+    plan: Option<Plan>,
+    /// The place of its newest run in the history.
+    last: Option<usize>,
+}
+
+impl Row {
+    /// Who has its lease, and until when on the monotonic clock.
+    fn holder(&self, now: Duration) -> Option<(&str, Duration)> {
+        let (name, until) = self.held.as_deref()?;
+        (*until > now).then_some((name, *until))
+    }
+}
+
+impl MemoryStore {
+    /// An empty store whose leases last ten seconds by `clock`.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { holder: "memory".to_owned(), ttl: Duration::from_secs(10), clock, shared: Arc::default() }
+    }
+
+    /// The same store, as another process would see it.
+    #[must_use]
+    pub fn as_holder(&self, holder: impl Into<String>) -> Self {
+        Self { holder: holder.into(), ..self.clone() }
+    }
+
+    /// The same store with leases that last `ttl`.
+    #[must_use]
+    pub fn with_ttl(self, ttl: Duration) -> Self {
+        Self { ttl, ..self }
+    }
+
+    /// The history, oldest first.
+    #[must_use]
+    pub fn runs(&self) -> Vec<RunRecord> {
+        self.lock().runs.iter().map(|row| row.run.clone()).collect()
+    }
+
+    /// Everything that was ever asked for, oldest first.
+    #[must_use]
+    pub fn audit(&self) -> Vec<Request> {
+        self.lock().audit.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lost(lease: &Lease) -> StoreError {
+        StoreError::LeaseLost { job: lease.job.clone(), fence: lease.fence }
+    }
+}
+
+impl Shared {
+    fn show(&self, job: &str, row: &Row, now: Duration, wall: DateTime<Utc>) -> JobRow {
+        let open = self.pauses.iter().find(|(paused, pause)| paused == job && pause.until.is_none());
+        JobRow {
+            job: job.to_owned(),
+            state: row.state.clone(),
+            plan: row.plan.clone(),
+            held: row.holder(now).map(|(name, until)| Holder {
+                name: name.to_owned(),
+                fence: FencingToken(row.fence),
+                until: wall + until.saturating_sub(now),
+            }),
+            paused: open.map(|(_, pause)| pause.clone()),
+            last: row.last.map(|place| self.runs[place].clone()),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn acquire(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Claim, StoreError> {
+        let now = self.clock.monotonic();
+        let mut shared = self.lock();
+        if !shared.jobs.contains_key(job) {
+            let last = shared.runs.iter().rposition(|row| row.run.job == job);
+            let new = Row { fence: 0, held: None, state: JobState::at(first_cursor), plan: None, last };
+            shared.jobs.insert(job.to_owned(), new);
+        }
+        let row = shared.jobs.get_mut(job).expect("it is there or was just inserted");
+        if let Some((holder, _)) = row.holder(now) {
+            return Ok(Claim::Busy { holder: holder.to_owned() });
+        }
+        row.fence += 1;
+        row.held = Some(Box::new((self.holder.clone(), now + self.ttl)));
+        let (fence, state, plan) = (FencingToken(row.fence), row.state.clone(), row.plan.clone());
+        let pauses = shared.pauses.iter().filter(|(paused, _)| paused == job).map(|(_, pause)| pause);
+        let open_since =
+            state.retrying.map_or(state.cursor, |retrying| retrying.scheduled_at.min(state.cursor));
+        let concerns = |pause: &&Pause| pause.until.is_none_or(|until| open_since < until);
+        let pauses = pauses.filter(concerns).cloned().collect();
+        let is_to_run =
+            |request: &&Request| request.job == job && !matches!(request.what, What::Cancel { .. });
+        let requests = shared.requests.iter().filter(is_to_run).cloned().collect();
+        Ok(Claim::Held(Lease { job: job.to_owned(), fence, ttl: self.ttl, state, plan, pauses, requests }))
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
+        let now = self.clock.monotonic();
+        let mut shared = self.lock();
+        let row = shared.jobs.get_mut(&lease.job).filter(|row| row.fence == lease.fence.0);
+        match row.and_then(|row| row.held.as_deref_mut()) {
+            Some((_, expires_at)) if *expires_at > now => {
+                *expires_at = now + self.ttl;
+                Ok(())
+            }
+            _ => Err(Self::lost(lease)),
+        }
+    }
+
+    async fn record(
+        &self,
+        lease: Option<&Lease>,
+        run: &RunRecord,
+        next: &JobState,
+    ) -> Result<(), StoreError> {
+        let mut shared = self.lock();
+        if let Some(lease) = lease {
+            let newest = shared.jobs.get(&lease.job).is_some_and(|row| row.fence == lease.fence.0);
+            if !newest {
+                return Err(Self::lost(lease));
+            }
+            let ends = matches!(run.status, RunStatus::Done | RunStatus::Dead);
+            let occurrence = (run.job.clone(), run.scheduled_at);
+            if ends && run.trigger == Trigger::Schedule && !shared.finished.insert(occurrence) {
+                return Err(StoreError::AlreadyFinished {
+                    job: run.job.clone(),
+                    scheduled_at: run.scheduled_at,
+                });
+            }
+            if let Some(row) = shared.jobs.get_mut(&lease.job) {
+                row.state = next.clone();
+            }
+            shared.requests.retain(|request| {
+                request.job != run.job
+                    || !matches!(request.what, What::Cancel { fence } if fence.0 > 0 && fence <= run.fence)
+            });
+        }
+        shared.requests.retain(|request| Some(request.id) != run.request);
+        let place = shared.runs.len();
+        if let Some(row) = shared.jobs.get_mut(&run.job) {
+            row.last = Some(place);
+        }
+        shared.runs.push(RunRow { run: run.clone(), daemon: self.holder.clone() });
+        Ok(())
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        let mut shared = self.lock();
+        if let Some(row) = shared.jobs.get_mut(&lease.job).filter(|row| row.fence == lease.fence.0) {
+            row.held = None;
+            row.plan.clone_from(&lease.plan);
+        }
+        Ok(())
+    }
+
+    async fn wishes(&self, known: Option<i64>) -> Result<Option<Wishes>, StoreError> {
+        let shared = self.lock();
+        let revision = i64::try_from(shared.audit.len()).unwrap_or(i64::MAX);
+        if known == Some(revision) {
+            return Ok(None);
+        }
+        let open = |(_, pause): &&(String, Pause)| pause.until.is_none();
+        let paused = shared.pauses.iter().filter(open).cloned().collect();
+        Ok(Some(Wishes { revision, paused, requests: shared.requests.clone() }))
+    }
+
+    async fn request(&self, request: &Request) -> Result<Receipt, StoreError> {
+        let now = self.clock.monotonic();
+        let mut shared = self.lock();
+        let Shared { jobs, pauses, requests, audit, .. } = &mut *shared;
+        let mut open = pauses.iter_mut().filter(|(job, pause)| *job == request.job && pause.until.is_none());
+        match (request.what, open.next()) {
+            (What::Pause, Some((_, pause))) => {
+                return Ok(Receipt::Unchanged(format!("it is {pause}, since {}", pause.since)));
+            }
+            (What::Pause, None) => pauses.push((
+                request.job.clone(),
+                Pause {
+                    since: request.at,
+                    until: None,
+                    by: request.by.clone(),
+                    reason: request.reason.clone(),
+                },
+            )),
+            (What::Resume, Some((_, pause))) => pause.until = Some(request.at),
+            (What::Resume, None) => return Ok(Receipt::Unchanged("it is not paused".to_owned())),
+            (What::Trigger | What::Replay { .. }, _) => requests.push(request.clone()),
+            (What::Reset, _) => {
+                let row = jobs.get(&request.job);
+                if row.is_none_or(|row| row.state.cursor <= request.at) {
+                    return Ok(Receipt::Unchanged(NOT_AHEAD.to_owned()));
+                }
+                requests.push(request.clone());
+            }
+            (What::Cancel { .. }, _) => {
+                // A job that each node runs by itself has no plan, and the claim that is meant is none.
+                let row = jobs.get(&request.job);
+                let fence = match row {
+                    Some(row) if row.holder(now).is_some() => Some(FencingToken(row.fence)),
+                    Some(row) if row.plan.is_some() => None,
+                    _ => Some(FencingToken(0)),
+                };
+                let before = requests.len();
+                requests.retain(|open| open.job != request.job || matches!(open.what, What::Cancel { .. }));
+                let withdrawn = requests.len() < before;
+                match fence {
+                    Some(fence) => requests.push(Request { what: What::Cancel { fence }, ..request.clone() }),
+                    None if withdrawn || row.is_some_and(|row| row.state.retrying.is_some()) => {}
+                    None => return Ok(Receipt::Unchanged("nobody runs it".to_owned())),
+                }
+            }
+        }
+        audit.push(request.clone());
+        Ok(Receipt::Accepted)
+    }
+
+    async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
+        let (now, wall) = (self.clock.monotonic(), self.clock.now());
+        let shared = self.lock();
+        let mut jobs: Vec<JobRow> =
+            shared.jobs.iter().map(|(job, row)| shared.show(job, row, now, wall)).collect();
+        jobs.sort_unstable_by(|a, b| a.job.cmp(&b.job));
+        Ok(jobs)
+    }
+
+    async fn late(&self, wall: DateTime<Utc>) -> Result<Vec<Late>, StoreError> {
+        let now = self.clock.monotonic();
+        let shared = self.lock();
+        // Hardly ever is one late, and a row is much to copy.
+        let may_be = |row: &Row| {
+            row.plan.as_ref().is_some_and(|plan| plan.late_at.is_some_and(|late_at| late_at < wall))
+        };
+        let rows = shared.jobs.iter().filter(|(_, row)| may_be(row));
+        let mut late: Vec<Late> =
+            rows.filter_map(|(job, row)| shared.show(job, row, now, wall).late(wall)).collect();
+        late.sort_unstable_by(|a, b| a.job.cmp(&b.job));
+        Ok(late)
+    }
+
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+        let shared = self.lock();
+        let limit = if filter.limit == 0 { usize::MAX } else { filter.limit as usize };
+        let matches = |row: &&RunRow| filter.matches(&row.run);
+        Ok(shared.runs.iter().rev().filter(matches).take(limit).cloned().collect())
+    }
+}

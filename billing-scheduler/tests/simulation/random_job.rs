@@ -1,0 +1,93 @@
+//! A job that does anything that a job may do.
+
+use std::{future::pending, sync::Arc};
+
+use async_trait::async_trait;
+use billing_scheduler::{Job, JobContext, JobError, Outcome};
+use uuid::Uuid;
+
+use crate::{
+    daemon::MAX_ATTEMPTS,
+    event_loop::{Life, World},
+    random::Dice,
+};
+
+/// The job, in one process.
+pub(crate) struct Act {
+    pub(crate) world: Arc<World>,
+    pub(crate) life: Life,
+}
+
+#[async_trait]
+impl Job for Act {
+    async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
+        let Self { world, life } = self;
+        let job = ctx.occurrence.job.as_str();
+        let mut dice = Dice::new(world.seed, (life, &ctx.occurrence, ctx.attempt, ctx.fence));
+        let _under_way = UnderWay::begin(world, *life, ctx);
+        world.log(format_args!(
+            "{} runs {}, attempt {}, fence {}",
+            life.daemon, ctx.occurrence, ctx.attempt, ctx.fence
+        ));
+        if let Some(reason) = ctx.stop_requested() {
+            world.wrong(format!("a run of `{job}` began although {reason}"));
+        }
+        if ctx.attempt > MAX_ATTEMPTS {
+            world.wrong(format!("attempt {} of {}", ctx.attempt, ctx.occurrence));
+        }
+        let began = world.now();
+        let is_seen = job != "own" && dice.roll(20) == 0;
+        if is_seen {
+            world.plan_to_cancel(ctx, dice.time(0, 500));
+        }
+        let part = if world.is_calm() { 0 } else { dice.roll(100) };
+        let (steps, listens) = match part {
+            _ if is_seen => (5, true),
+            0..70 => (1 + dice.roll(3), true),
+            70..85 => (5 + dice.roll(20), true),
+            85..95 => (5 + dice.roll(20), false),
+            95..98 => {
+                ctx.stopped().await;
+                if ctx.stop_requested().is_none() {
+                    world.wrong(format!("a run of `{job}` was told to stop for no reason"));
+                }
+                return Ok(Outcome::Interrupted { items: 0 });
+            }
+            _ => pending().await,
+        };
+        for _ in 0..steps {
+            ctx.clock().sleep(dice.time(50, 1_500)).await;
+            world.check_alone(*life, ctx);
+            world.check_told(ctx, began);
+            if listens && ctx.stop_requested().is_some() {
+                return Ok(Outcome::Interrupted { items: 0 });
+            }
+        }
+        let result = if world.is_calm() { 0 } else { dice.roll(10) };
+        match result {
+            0..7 => Ok(Outcome::done(1)),
+            7 | 8 => Err(JobError::retry("boom")),
+            _ => Err(JobError::fatal("never")),
+        }
+    }
+}
+
+/// That a run is under way, until it ends or is aborted.
+struct UnderWay {
+    world: Arc<World>,
+    run: Uuid,
+}
+
+impl UnderWay {
+    fn begin(world: &Arc<World>, life: Life, ctx: &JobContext) -> Self {
+        world.check_alone(life, ctx);
+        world.plot().runs_under_way.push((life, ctx.clone()));
+        Self { world: Arc::clone(world), run: ctx.run_id }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.world.plot().runs_under_way.retain(|(_, ctx)| ctx.run_id != self.run);
+    }
+}
