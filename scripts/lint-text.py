@@ -27,6 +27,7 @@ RULES = ("dialect", "filler-doc", "test-name", "link")
 EXEMPT = re.compile(r"^(docs/adr/|scripts/dialect|scripts/lint-text\.py$|STYLE\.md$|.*\.lock$|LICENSE)")
 MAX_TEST_NAME_WORDS = 7
 MAX_FILLER_WORDS = 2
+MAX_PRINTED = 40
 ARTICLES = {"a", "an", "the"}
 
 
@@ -221,12 +222,23 @@ def print_counts(found, paths):
     print(f"{len(found):>6} " + " ".join(f"{per_rule[rule]:>10}" for rule in RULES) + f"  {' '.join(paths) or 'all files'}")
 
 
+def changed_files():
+    """Files of the last commit and of the working tree, where a new finding is most likely."""
+    commands = (["git", "diff", "--name-only", "HEAD~1"], ["git", "ls-files", "--others", "--exclude-standard"])
+    outputs = (subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout for command in commands)
+    return set("".join(outputs).splitlines())
+
+
 def check(found, counts):
     baseline = read_baseline() or Counter()
     excess = {key for key, count in counts.items() if count > baseline[key]}
-    for rule, path, line, message in found:
-        if (rule, crate_of(path)) in excess:
-            print(f"{path}:{line}: {rule}: {message}")
+    suspects = [finding for finding in found if (finding[0], crate_of(finding[1])) in excess]
+    recent = changed_files()
+    suspects.sort(key=lambda finding: finding[1] not in recent)
+    for rule, path, line, message in suspects[:MAX_PRINTED]:
+        print(f"{path}:{line}: {rule}: {message}")
+    if len(suspects) > MAX_PRINTED:
+        print(f"... {len(suspects) - MAX_PRINTED} more; scripts/lint-text.py --list PATH prints those below a path")
     for rule, crate in sorted(excess):
         print(f"error: {crate}: {counts[rule, crate]} findings of {rule}, {baseline[rule, crate]} permitted")
     if excess:
