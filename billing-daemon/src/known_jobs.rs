@@ -1,6 +1,6 @@
 //! The jobs that the database or the configuration knows: what the command line, the status and the HTTP interface show alike.
 
-use billing_scheduler::{JobRow, JobSpec, Late, Pause, RunFilter, RunRow, Scope};
+use billing_scheduler::{JobRow, JobSpec, LateJob, Pause, RunFilter, RunRow, Scope};
 use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DbErr};
 
@@ -21,7 +21,7 @@ pub(crate) struct KnownJob {
 pub(crate) async fn known_jobs(db: &DatabaseConnection, specs: &[JobSpec]) -> Result<Vec<KnownJob>, DbErr> {
     let mut jobs: Vec<KnownJob> = Vec::new();
     for row in control::jobs(db).await? {
-        let (paused, last) = (row.paused.clone(), row.last.clone());
+        let (paused, last) = (row.paused.clone(), row.last_run.clone());
         jobs.push(KnownJob { name: row.job.clone(), spec: None, row: Some(row), paused, last });
     }
     let place = |jobs: &mut Vec<KnownJob>, name: &str| {
@@ -48,13 +48,13 @@ pub(crate) async fn known_jobs(db: &DatabaseConnection, specs: &[JobSpec]) -> Re
 
 impl KnownJob {
     /// Whether it should have run by `now` and did not. Of a job that each node runs by itself only the node can tell.
-    pub(crate) fn late(&self, now: DateTime<Utc>) -> Option<Late> {
+    pub(crate) fn late(&self, now: DateTime<Utc>) -> Option<LateJob> {
         self.row_of_all()?.late(now)
     }
 
     /// The first scheduled time that is not finished with; of a job that each node runs by itself, the next one.
     pub(crate) fn next_at(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let planned = self.row_of_all().and_then(|row| row.plan.as_ref()).map(|plan| plan.next_at);
+        let planned = self.row_of_all().and_then(|row| row.claim_hint.as_ref()).map(|plan| plan.next_at);
         let computed = || self.spec.as_ref().and_then(|spec| spec.schedule.next_after(now).ok().flatten());
         planned.unwrap_or_else(computed)
     }

@@ -322,7 +322,7 @@ pub fn standing(status: &Status, billing_interval: Option<std::time::Duration>) 
 mod tests {
     use std::{collections::BTreeSet, time::Duration};
 
-    use billing_scheduler::{FencingToken, Trigger};
+    use billing_scheduler::{FencingToken, RunCause};
     use chrono::{DateTime, TimeDelta, Utc};
     use serde_json::json;
 
@@ -339,12 +339,12 @@ mod tests {
             job: "billing".to_owned(),
             per_node: false,
             scheduled_at: at,
-            stretch: None,
+            range: None,
             status,
-            trigger: Trigger::Schedule,
+            cause: RunCause::Schedule,
             request: None,
             attempt,
-            fence: FencingToken(1),
+            fencing_token: FencingToken(1),
             started_at: at + TimeDelta::milliseconds(250),
             finished_at: at + TimeDelta::milliseconds(2_250),
             items: 3,

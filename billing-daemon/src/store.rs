@@ -17,8 +17,8 @@ use std::{
 use async_trait::async_trait;
 use billing_jobs::{Fault, Line, begin, code, execute, explained, fault};
 use billing_scheduler::{
-    BoxError, Claim, Clock, FencingToken, JobRow, JobState, Late, Lease, Plan, Receipt, Request, Retrying,
-    RunFilter, RunRecord, RunRow, RunStatus, Store, StoreError, Wishes,
+    BoxError, Claim, ClaimHint, Clock, ControlReceipt, ControlRequest, ControlState, FencingToken, JobRow,
+    JobState, LateJob, Lease, Retrying, RunFilter, RunRecord, RunRow, RunStatus, Store, StoreError,
 };
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, Statement, Value};
@@ -151,7 +151,7 @@ impl SeaOrmStore {
     /// The second step: from its commit on, nothing can be committed under an older number. Waits for the old holder's
     /// transactions in flight.
     fn raise(&self, lease: &Lease) -> Statement {
-        self.statement(&self.sql.raise, [lease.job.as_str().into(), lease.fence.0.into()])
+        self.statement(&self.sql.raise, [lease.job.as_str().into(), lease.fencing_token.0.into()])
     }
 
     /// Writes a run and where that leaves its job; `last` gives the lease back with it.
@@ -182,7 +182,8 @@ impl SeaOrmStore {
                 return Err(Refused::LeaseLost);
             }
             let request = run.request.map(|request| request.to_string());
-            let values: [Value; 3] = [lease.job.as_str().into(), lease.fence.0.into(), request.into()];
+            let values: [Value; 3] =
+                [lease.job.as_str().into(), lease.fencing_token.0.into(), request.into()];
             txn.execute_raw(self.statement(close, values)).await?;
             txn.execute_raw(self.statement(&self.sql.append, row)).await?;
             Ok(())
@@ -206,9 +207,9 @@ impl SeaOrmStore {
             if run.per_node { self.holder.as_str() } else { "" }.into(),
             run.scheduled_at.timestamp_micros().into(),
             run.status.as_str().into(),
-            run.trigger.as_str().into(),
+            run.cause.as_str().into(),
             i64::from(run.attempt).into(),
-            run.fence.0.into(),
+            run.fencing_token.0.into(),
             self.holder.as_str().into(),
             run.started_at.timestamp_micros().into(),
             run.finished_at.timestamp_micros().into(),
@@ -217,8 +218,8 @@ impl SeaOrmStore {
             run.reason.as_deref().map(storable).into(),
             run.error.as_deref().map(storable).into(),
             details.into(),
-            run.stretch.map(|stretch| stretch.from.timestamp_micros()).into(),
-            run.stretch.map_or(1, |stretch| i64::from(stretch.count)).into(),
+            run.range.map(|stretch| stretch.from.timestamp_micros()).into(),
+            run.range.map_or(1, |stretch| i64::from(stretch.count)).into(),
             run.request.map(|request| request.to_string()).into(),
         ]
     }
@@ -228,7 +229,7 @@ impl SeaOrmStore {
         let retrying = next.retrying;
         [
             lease.job.as_str().into(),
-            lease.fence.0.into(),
+            lease.fencing_token.0.into(),
             self.holder.as_str().into(),
             next.cursor.timestamp_micros().into(),
             retrying.map(|retrying| retrying.scheduled_at.timestamp_micros()).into(),
@@ -253,7 +254,7 @@ impl SeaOrmStore {
             }
             Err(Refused::LeaseLost) => {
                 measured::fenced_off(&run.job);
-                Err(StoreError::LeaseLost { job: run.job.clone(), fence: run.fence })
+                Err(StoreError::LeaseLost { job: run.job.clone(), fencing_token: run.fencing_token })
             }
             Err(Refused::Database(error)) if is_unique_violation(&error) => {
                 Err(StoreError::AlreadyFinished { job: run.job.clone(), scheduled_at: run.scheduled_at })
@@ -268,10 +269,10 @@ impl SeaOrmStore {
         let requests = control::requests(requests.as_deref())?;
         Ok(Lease {
             job: job.to_owned(),
-            fence: FencingToken(row.try_get("", "fence")?),
+            fencing_token: FencingToken(row.try_get("", "fence")?),
             ttl: self.ttl,
             state: state(row)?,
-            plan: expected(row)?,
+            claim_hint: expected(row)?,
             pauses: control::pauses(pauses.as_deref())?.into_iter().map(|(_, pause)| pause).collect(),
             requests,
         })
@@ -306,7 +307,7 @@ impl SeaOrmStore {
 
 /// What is expected of a job whose lease is given back.
 fn left(lease: &Lease) -> [Value; 4] {
-    let plan = lease.plan.as_ref();
+    let plan = lease.claim_hint.as_ref();
     let micros = |at: Option<DateTime<Utc>>| at.map(|at| at.timestamp_micros());
     [
         plan.map(|plan| plan.schedule.as_str()).into(),
@@ -383,7 +384,7 @@ impl Store for SeaOrmStore {
         let db = self.renewals.get_or_try_init(open).await.map_err(|error| unavailable(error.source))?;
         let values: [Value; 4] = [
             lease.job.as_str().into(),
-            lease.fence.0.into(),
+            lease.fencing_token.0.into(),
             self.holder.as_str().into(),
             millis(self.ttl).into(),
         ];
@@ -406,17 +407,17 @@ impl Store for SeaOrmStore {
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         let holder: [Value; 3] =
-            [lease.job.as_str().into(), lease.fence.0.into(), self.holder.as_str().into()];
+            [lease.job.as_str().into(), lease.fencing_token.0.into(), self.holder.as_str().into()];
         let values = holder.into_iter().chain(left(lease));
         self.line.execute(self.statement(&self.sql.release, values)).await.map_err(unavailable)?;
         Ok(())
     }
 
-    async fn wishes(&self, known: Option<i64>) -> Result<Option<Wishes>, StoreError> {
+    async fn control_state(&self, known: Option<i64>) -> Result<Option<ControlState>, StoreError> {
         control::wishes(&self.line, self.dialect(), known).await.map_err(unavailable)
     }
 
-    async fn request(&self, request: &Request) -> Result<Receipt, StoreError> {
+    async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {
         control::request(&self.db, request).await.map_err(unavailable)
     }
 
@@ -424,7 +425,7 @@ impl Store for SeaOrmStore {
         control::jobs(&self.db).await.map_err(unavailable)
     }
 
-    async fn late(&self, now: DateTime<Utc>) -> Result<Vec<Late>, StoreError> {
+    async fn late(&self, now: DateTime<Utc>) -> Result<Vec<LateJob>, StoreError> {
         control::late(&self.line, self.dialect(), now).await.map_err(unavailable)
     }
 
@@ -450,10 +451,15 @@ fn state(row: &QueryResult) -> Result<JobState, DbErr> {
 }
 
 /// What is expected of a job, from its row.
-fn expected(row: &QueryResult) -> Result<Option<Plan>, DbErr> {
+fn expected(row: &QueryResult) -> Result<Option<ClaimHint>, DbErr> {
     let Some(schedule) = row.try_get("", "schedule")? else { return Ok(None) };
     let at = |column| row.try_get::<Option<i64>>("", column)?.map(instant).transpose();
-    Ok(Some(Plan { schedule, next_at: at("next_at")?, late_at: at("late_at")?, stuck_at: at("stuck_at")? }))
+    Ok(Some(ClaimHint {
+        schedule,
+        next_at: at("next_at")?,
+        late_at: at("late_at")?,
+        stuck_at: at("stuck_at")?,
+    }))
 }
 
 fn unavailable(error: DbErr) -> StoreError {
@@ -468,7 +474,7 @@ pub(crate) struct Unanswered(#[source] pub(crate) DbErr);
 
 fn lost(lease: &Lease) -> StoreError {
     measured::fenced_off(&lease.job);
-    StoreError::LeaseLost { job: lease.job.clone(), fence: lease.fence }
+    StoreError::LeaseLost { job: lease.job.clone(), fencing_token: lease.fencing_token }
 }
 
 fn is_unique_violation(error: &DbErr) -> bool {

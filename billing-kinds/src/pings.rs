@@ -186,7 +186,7 @@ impl Middleware for Pings {
         next.run(ctx).await
     }
 
-    fn settled(&self, _: &JobSpec, run: &RunRecord) {
+    fn on_outcome(&self, _: &JobSpec, run: &RunRecord) {
         match run.status {
             RunStatus::Done => self.give(&run.job, Sign::Done),
             RunStatus::Dead => self.give(&run.job, Sign::GivenUp),

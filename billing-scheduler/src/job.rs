@@ -158,7 +158,7 @@ impl StopHandle {
 
     /// Returns when the run is asked to stop for this reason.
     #[cfg(feature = "runtime")]
-    pub(crate) async fn told(&self, expected: StopReason) {
+    pub(crate) async fn requested(&self, expected: StopReason) {
         // The sender lives as long as this handle.
         let _ = self.reason.subscribe().wait_for(|reason| *reason == Some(expected)).await;
     }
@@ -186,7 +186,7 @@ pub struct JobContext {
     /// 1 for the first attempt.
     pub attempt: u32,
     /// The number of the claim under which this run may write.
-    pub fence: FencingToken,
+    pub fencing_token: FencingToken,
     /// The control request that this run answers; `None` if its scheduled time started it.
     pub request: Option<Uuid>,
     clock: Arc<dyn Clock>,
@@ -203,7 +203,7 @@ impl JobContext {
     pub fn new(
         occurrence: Occurrence,
         attempt: u32,
-        fence: FencingToken,
+        fencing_token: FencingToken,
         clock: Arc<dyn Clock>,
         stop: StopHandle,
     ) -> Self {
@@ -212,7 +212,7 @@ impl JobContext {
             occurrence,
             run_id,
             attempt,
-            fence,
+            fencing_token,
             request: None,
             clock,
             stop,

@@ -29,15 +29,17 @@ pub use registry::{BuildError, Registry, Remark, Severity};
 pub use runtime::{
     control::Control,
     decide::{
-        Change, Changes, CronError, CronField, Dst, DstFold, DstGap, Due, Gap, JobSpec, Misfire, Retry,
-        Schedule, ScheduleError, Scope, Settled, SkipReason, Skipped, ZoneDifference, due, settle,
+        AppliedOutcome, Change, Changes, CronError, CronField, Dst, DstFold, DstGap, Due, Gap, JobSpec,
+        Misfire, Retry, Schedule, ScheduleError, Scope, SkipReason, Skipped, ZoneDifference, apply_outcome,
+        due,
     },
     engine::{DrainReport, STOP_GRACE, Scheduler},
     memory_store::MemoryStore,
     middleware::{Middleware, Next},
     spans::Tracing,
     store::{
-        Ahead, Claim, Holder, JobRow, JobState, Late, Lease, NOT_AHEAD, Pause, Plan, Receipt, Request,
-        Retrying, RunFilter, RunRecord, RunRow, RunStatus, Store, StoreError, Stretch, Trigger, What, Wishes,
+        Claim, ClaimHint, ControlAction, ControlReceipt, ControlRequest, ControlState, Holder, JobRow,
+        JobState, LateJob, Lease, NOT_AHEAD, OccurrenceRange, Pause, Retrying, RunCause, RunFilter,
+        RunRecord, RunRow, RunStatus, ScheduleAhead, Store, StoreError,
     },
 };

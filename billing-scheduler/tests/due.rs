@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use billing_scheduler::{
     Due, JobError, JobSpec, JobState, Misfire, Outcome, Retry, Retrying, RunStatus, Schedule, SkipReason,
-    Skipped,
+    Skipped, apply_outcome,
     chrono::{DateTime, TimeDelta, Utc},
-    due, settle,
+    due,
 };
 use proptest::prelude::*;
 
@@ -107,7 +107,7 @@ fn what_was_passed_over_is_told_in_a_sentence() {
             "4 scheduled times were missed since 2026-01-05 14:00:00 UTC by more than the grace of 600 s",
         ),
         (
-            Skipped::MANY,
+            Skipped::MAX_COUNTED,
             SkipReason::CatchUpLimit(24),
             "10000 scheduled times or more were missed since 2026-01-05 14:00:00 UTC, and only the latest 24 are caught up",
         ),
@@ -271,22 +271,23 @@ fn a_result_moves_the_cursor_only_when_the_occurrence_is_finished_with() {
     let retry = Retry { jitter_percent: 0, ..Retry::default() };
     let spec = JobSpec { retry, ..hourly(Misfire::Coalesce) };
     let state = JobState::at(at("13:00:00"));
-    let settle = |attempt, result| settle(&spec, &state, at("14:00:00"), attempt, result, at("14:00:10"));
+    let apply_outcome =
+        |attempt, result| apply_outcome(&spec, &state, at("14:00:00"), attempt, result, at("14:00:10"));
 
-    let done = settle(1, Ok(Outcome::done(7)));
+    let done = apply_outcome(1, Ok(Outcome::done(7)));
     assert_eq!((done.status, done.state, done.items), (RunStatus::Done, JobState::at(at("14:00:00")), 7));
 
-    let interrupted = settle(1, Ok(Outcome::Interrupted { items: 3 }));
+    let interrupted = apply_outcome(1, Ok(Outcome::Interrupted { items: 3 }));
     assert_eq!((interrupted.status, interrupted.state), (RunStatus::Interrupted, state.clone()));
 
-    let failed = settle(1, Err(JobError::retry("boom")));
+    let failed = apply_outcome(1, Err(JobError::retry("boom")));
     let retrying = Retrying { scheduled_at: at("14:00:00"), failed_attempts: 1, not_before: at("14:00:25") };
     assert_eq!(failed.status, RunStatus::Retrying);
     assert_eq!(failed.state, JobState { cursor: at("13:00:00"), retrying: Some(retrying) });
     assert_eq!(failed.error.as_deref(), Some("boom"));
 
     for (attempt, error) in [(5, JobError::retry("boom")), (1, JobError::fatal("boom"))] {
-        let dead = settle(attempt, Err(error));
+        let dead = apply_outcome(attempt, Err(error));
         assert_eq!((dead.status, dead.state), (RunStatus::Dead, JobState::at(at("14:00:00"))));
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use billing_scheduler::{
     ManualClock, MemoryStore, Store,
     chrono::DateTime,
-    conformance::{Bench, check_all},
+    conformance::{Harness, check_all},
 };
 
 struct Memory {
@@ -15,7 +15,7 @@ struct Memory {
 }
 
 #[async_trait]
-impl Bench for Memory {
+impl Harness for Memory {
     fn stores(&self) -> (Arc<dyn Store>, Arc<dyn Store>) {
         (Arc::new(self.store.as_holder("a")), Arc::new(self.store.as_holder("b")))
     }

@@ -57,7 +57,7 @@ impl Middleware for Watcher {
         result
     }
 
-    fn settled(&self, spec: &JobSpec, run: &RunRecord) {
+    fn on_outcome(&self, spec: &JobSpec, run: &RunRecord) {
         self.notes.lock().unwrap().push(format!("{}: {} is {}", self.name, spec.name, run.status.as_str()));
     }
 }
@@ -78,8 +78,8 @@ struct Loud;
 
 #[async_trait]
 impl Middleware for Loud {
-    fn settled(&self, _: &JobSpec, _: &RunRecord) {
-        panic!("settled")
+    fn on_outcome(&self, _: &JobSpec, _: &RunRecord) {
+        panic!("on_outcome")
     }
 }
 
@@ -128,7 +128,7 @@ async fn the_first_layer_is_the_outermost_and_each_sees_the_result() {
 
 #[tokio::test]
 async fn a_layer_sees_how_a_run_failed_even_if_it_panicked() {
-    for (order, after, settled) in [
+    for (order, after, on_outcome) in [
         ("fail", "w after retry: it failed", "w: job is retrying"),
         ("give up", "w after fatal: it cannot work", "w: job is dead"),
         ("panic", "w after retry: the job panicked: it panicked", "w: job is retrying"),
@@ -136,7 +136,7 @@ async fn a_layer_sees_how_a_run_failed_even_if_it_panicked() {
         let (notes, _) =
             run(order, |registry, notes| registry.layer(Watcher { name: "w", notes: Arc::clone(notes) }))
                 .await;
-        assert_eq!(notes, ["w before attempt 1", "the job", after, settled]);
+        assert_eq!(notes, ["w before attempt 1", "the job", after, on_outcome]);
     }
 }
 

@@ -392,7 +392,7 @@ impl Job for Takes {
 }
 
 /// Lets everything run that needs no time.
-async fn settle() {
+async fn apply_outcome() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -422,13 +422,13 @@ async fn job_of_one_second_starts_at_its_instant() {
             while now_ms < 6_000 {
                 if now_ms % 1_000 == phase_ms {
                     scheduler.tick();
-                    settle().await;
+                    apply_outcome().await;
                 }
                 let to_tick = 1_000 - (now_ms + 1_000 - phase_ms) % 1_000;
                 let step = to_tick.min(1_000 - now_ms % 1_000).min(10);
                 clock.advance(Duration::from_millis(step));
                 now_ms += step;
-                settle().await;
+                apply_outcome().await;
             }
             let case = format!("ticks at {phase_ms} ms, runs of {takes_ms} ms");
             for job in ["Cluster", "Node"] {

@@ -8,8 +8,8 @@ use billing_daemon::{
     store::SeaOrmStore,
 };
 use billing_scheduler::{
-    Claim, JobState, Lease, ManualClock, RunRecord, RunStatus, Store, StoreError, SystemClock, Trigger,
-    conformance::{Bench, check_all},
+    Claim, JobState, Lease, ManualClock, RunCause, RunRecord, RunStatus, Store, StoreError, SystemClock,
+    conformance::{Harness, check_all},
 };
 use chrono::{DateTime, Utc};
 use e2e::{Db, eventually, on_every_engine, on_variants};
@@ -47,7 +47,7 @@ async fn a_lease_is_taken_over_although_the_databases_clock_was_set_back(db: &Db
     assert_busy(&other, "one").await;
     clock.advance(Duration::from_millis(1));
     let taken = held(&other).await;
-    assert!(taken.fence > lease.fence);
+    assert!(taken.fencing_token > lease.fencing_token);
     assert!(matches!(one.renew(&lease).await, Err(StoreError::LeaseLost { .. })));
     other.renew(&taken).await.expect("the lease is in force");
 }
@@ -64,7 +64,7 @@ async fn of_many_first_claims_of_two_new_jobs_one_each_wins(db: &Db) {
     for claim in claims {
         let (job, answer) = claim.await.expect("a claim does not panic");
         if let Claim::Held(lease) = answer.expect("the database answers") {
-            winners.push((job, lease.fence.0));
+            winners.push((job, lease.fencing_token.0));
         }
     }
     winners.sort_unstable();
@@ -109,8 +109,8 @@ async fn what_was_done_is_recorded_although_every_idle_connection_was_ended_mean
     let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                   WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle'";
     eventually("they are idle", async || (ask(&db, ended).await != "0").then_some(())).await;
-    let done = RunRecord::new(&lease.job, CURSOR, RunStatus::Done, Trigger::Schedule, CURSOR);
-    let done = RunRecord { attempt: 1, fence: lease.fence, ..done };
+    let done = RunRecord::new(&lease.job, CURSOR, RunStatus::Done, RunCause::Schedule, CURSOR);
+    let done = RunRecord { attempt: 1, fencing_token: lease.fencing_token, ..done };
     store.finish(&lease, &done, &JobState::at(CURSOR)).await.expect("it is recorded");
     assert_eq!(ask(&db, "SELECT count(*) FROM billing_job_runs").await, "1");
 }
@@ -134,7 +134,7 @@ async fn a_take_over_waits_for_the_old_holders_transaction_in_flight() {
     assert!(!take_over.is_finished());
     work.commit().await.expect("the batch is committed");
     let new = take_over.await.expect("a claim does not panic");
-    assert!(new.fence > old.fence);
+    assert!(new.fencing_token > old.fencing_token);
 }
 
 /// Two processes' views of the store of one database.
@@ -144,7 +144,7 @@ struct Stores<'a> {
 }
 
 #[async_trait]
-impl Bench for Stores<'_> {
+impl Harness for Stores<'_> {
     fn stores(&self) -> (Arc<dyn Store>, Arc<dyn Store>) {
         (Arc::clone(&self.stores.0) as _, Arc::clone(&self.stores.1) as _)
     }
@@ -188,7 +188,9 @@ async fn held(store: &SeaOrmStore) -> Lease {
 async fn assert_busy(store: &SeaOrmStore, by: &str) {
     match store.acquire("billing", CURSOR).await.expect("the database answers") {
         Claim::Busy { holder } => assert_eq!(holder, by),
-        Claim::Held(lease) => panic!("the lease should be held, but was given under fence {}", lease.fence),
+        Claim::Held(lease) => {
+            panic!("the lease should be held, but was given under fencing token {}", lease.fencing_token)
+        }
     }
 }
 

@@ -15,8 +15,8 @@ use billing_jobs::{
     restore::LastCommit,
 };
 use billing_scheduler::{
-    Claim, Clock, JobContext, Lease, Occurrence, RunRecord, RunStatus, StopHandle, StopReason, Store,
-    StoreError, SystemClock, Trigger,
+    Claim, Clock, JobContext, Lease, Occurrence, RunCause, RunRecord, RunStatus, StopHandle, StopReason,
+    Store, StoreError, SystemClock,
 };
 use chrono::{DateTime, SubsecRound, Utc};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -181,7 +181,7 @@ pub(super) async fn bill_once(
     let stop = StopHandle::new();
     stop.trust_lease_until(lease.trusted_until(sent));
     let occurrence = Occurrence { job: BILLING_JOB.to_owned(), scheduled_at: clock.now().trunc_subsecs(0) };
-    let ctx = JobContext::new(occurrence, 1, lease.fence, Arc::clone(&clock), stop);
+    let ctx = JobContext::new(occurrence, 1, lease.fencing_token, Arc::clone(&clock), stop);
     let done = Notify::new();
     let billing = async {
         let result = bill_and_record(&opened.db, &biller, &store, &lease, &ctx, once).await;
@@ -208,7 +208,7 @@ async fn bill_and_record(
     let started_at = ctx.clock().now();
     let started = Instant::now();
     let stop = || ctx.stop_requested();
-    let result = biller.bill(&run(once, ctx.run_id, Mode::Commit(lease.fence), &stop)).await;
+    let result = biller.bill(&run(once, ctx.run_id, Mode::Commit(lease.fencing_token), &stop)).await;
     let took = started.elapsed();
     let (status, items, details, error) = match &result {
         Ok(bill) if bill.stopped.is_none() => (RunStatus::Done, bill.totals.charged, details(bill), None),
@@ -224,7 +224,7 @@ async fn bill_and_record(
     };
     if status == RunStatus::Done {
         biller
-            .mark_worked(lease.fence)
+            .mark_worked(lease.fencing_token)
             .await
             .map_err(|error| Failure::database("note that billing works", &error))?;
     }
@@ -232,13 +232,13 @@ async fn bill_and_record(
     let record = RunRecord {
         id: ctx.run_id,
         attempt: 1,
-        fence: lease.fence,
+        fencing_token: lease.fencing_token,
         finished_at: ctx.clock().now(),
         items,
         reason: Some("billed by hand".to_owned()),
         error,
         details,
-        ..RunRecord::new(BILLING_JOB, scheduled_at, status, Trigger::Manual, started_at)
+        ..RunRecord::new(BILLING_JOB, scheduled_at, status, RunCause::Manual, started_at)
     };
     store.record(Some(lease), &record, &lease.state).await.map_err(no_store)?;
     result.map(|bill| (bill, took)).map_err(failed)

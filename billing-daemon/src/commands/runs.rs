@@ -64,7 +64,7 @@ pub(super) fn in_table(rows: &[RunRow], with_job: bool, width: usize) -> String 
                 run.job.clone(),
                 shown(run.scheduled_at),
                 status,
-                run.trigger.as_str().to_owned(),
+                run.cause.as_str().to_owned(),
                 if has_run(run.status) { took(row) } else { String::new() },
                 run.items.to_string(),
                 about(row),
@@ -93,7 +93,7 @@ fn took(row: &RunRow) -> String {
 /// What failed, or why it ended so, and which scheduled times it stands for.
 fn about(row: &RunRow) -> String {
     let stretch =
-        row.run.stretch.map(|stretch| format!("{} times since {}", stretch.count, shown(stretch.from)));
+        row.run.range.map(|stretch| format!("{} times since {}", stretch.count, shown(stretch.from)));
     let parts = [row.run.error.clone(), row.run.reason.clone(), stretch];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
@@ -115,7 +115,7 @@ pub(super) fn outcome(row: &RunRow) -> String {
 
 fn in_words(row: &RunRow) -> String {
     let run = &row.run;
-    let stretch = run.stretch.map(|stretch| format!("{} UTC, {} times", shown(stretch.from), stretch.count));
+    let stretch = run.range.map(|stretch| format!("{} UTC, {} times", shown(stretch.from), stretch.count));
     let details = (!run.details.is_null()).then(|| run.details.to_string());
     let lines = [
         ("run", Some(run.id.to_string())),
@@ -123,10 +123,10 @@ fn in_words(row: &RunRow) -> String {
         ("scheduled", Some(format!("{} UTC", shown(run.scheduled_at)))),
         ("since", stretch),
         ("status", Some(run.status.as_str().to_owned())),
-        ("trigger", Some(run.trigger.as_str().to_owned())),
+        ("trigger", Some(run.cause.as_str().to_owned())),
         ("attempt", (run.attempt > 0).then(|| run.attempt.to_string())),
-        ("daemon", Some(row.daemon.clone())),
-        ("fence", (run.fence.0 > 0).then(|| run.fence.to_string())),
+        ("daemon", Some(row.daemon_id.clone())),
+        ("fence", (run.fencing_token.0 > 0).then(|| run.fencing_token.to_string())),
         ("started", Some(format!("{} UTC, {} ms late", shown(run.started_at), run.lateness_ms()))),
         ("took", has_run(run.status).then(|| took(row))),
         ("items", Some(run.items.to_string())),
@@ -146,13 +146,13 @@ pub(super) fn run_in_json(row: &RunRow) -> Value {
         "id": run.id,
         "job": run.job,
         "scheduled_at": instant(run.scheduled_at),
-        "scheduled_from": run.stretch.map(|stretch| instant(stretch.from)),
-        "scheduled_count": run.stretch.map_or(1, |stretch| stretch.count),
+        "scheduled_from": run.range.map(|stretch| instant(stretch.from)),
+        "scheduled_count": run.range.map_or(1, |stretch| stretch.count),
         "status": run.status.as_str(),
-        "trigger": run.trigger.as_str(),
+        "trigger": run.cause.as_str(),
         "attempt": run.attempt,
-        "fence": run.fence.0,
-        "daemon": row.daemon,
+        "fence": run.fencing_token.0,
+        "daemon": row.daemon_id,
         "started_at": instant(run.started_at),
         "finished_at": instant(run.finished_at),
         "lateness_ms": run.lateness_ms(),

@@ -191,7 +191,7 @@ fn policy(job: &Section<'_, '_>, schedule: Option<&Schedule>, now: DateTime<Utc>
     let report = job.report();
     let misfire = job.choice("misfire", &MISFIRE);
     let grace = job.duration("misfire-grace");
-    let limit = job.number("catch-up-limit", 1..=Skipped::MANY);
+    let limit = job.number("catch-up-limit", 1..=Skipped::MAX_COUNTED);
     let jitter = job.duration("jitter");
 
     let catches_up = misfire.as_ref().filter(|misfire| *misfire.get_ref() == Misfire::CatchUp);

@@ -165,7 +165,7 @@ fn job_keys(kinds: &[&str]) -> Value {
             "description": "With `misfire = \"catch-up\"`: how many scheduled times may wait.",
             "type": "integer",
             "minimum": 1,
-            "maximum": Skipped::MANY,
+            "maximum": Skipped::MAX_COUNTED,
             "default": JobSpec::CATCH_UP_LIMIT,
         },
         "run-at-start": flag(

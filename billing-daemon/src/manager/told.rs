@@ -16,7 +16,7 @@ pub(crate) struct LastBilling {
 }
 
 impl Middleware for LastBilling {
-    fn settled(&self, spec: &JobSpec, run: &RunRecord) {
+    fn on_outcome(&self, spec: &JobSpec, run: &RunRecord) {
         if spec.kind == BILLING_JOB
             && let Some(sentence) = sentence(run)
         {
@@ -58,7 +58,7 @@ fn sentence(run: &RunRecord) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use billing_scheduler::Trigger;
+    use billing_scheduler::RunCause;
     use chrono::{TimeZone as _, Utc};
     use serde_json::json;
 
@@ -68,7 +68,7 @@ mod tests {
     fn the_line_tells_of_the_last_billing_and_of_no_error() {
         let told = |status, details: Value| {
             let at = Utc.with_ymd_and_hms(2026, 5, 1, 12, 0, 3).single().expect("no ambiguity in UTC");
-            let mut run = RunRecord::new("billing", at, status, Trigger::Schedule, at);
+            let mut run = RunRecord::new("billing", at, status, RunCause::Schedule, at);
             (run.details, run.error) = (details, Some("no route to 10.0.0.7".to_owned()));
             sentence(&run)
         };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use billing_jobs::{BILLING_JOB, hold::Reason};
-use billing_scheduler::Ahead;
+use billing_scheduler::ScheduleAhead;
 use chrono::{DateTime, Utc};
 
 use super::{Bills, Daemon, Expected, JobStatus, Life, Problem, Status, ago, of_length};
@@ -103,7 +103,7 @@ fn of_job(job: &JobStatus) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut found = |kind, message| problems.push(Problem { kind, message });
     if let (Some(until), Some(cursor)) = (job.ahead_until, job.cursor) {
-        let ahead = Ahead { cursor, until: Some(until) };
+        let ahead = ScheduleAhead { cursor, until: Some(until) };
         let message = format!(
             "job `{}` {ahead}; `billing-daemon jobs reset {} --reason TEXT` lets it run from now on",
             job.name, job.name

@@ -156,7 +156,7 @@ async fn last_done(db: &DatabaseConnection, job: &str) -> Result<Option<RunRow>,
 }
 
 fn run_status(row: RunRow) -> RunStatus {
-    let RunRow { run, daemon } = row;
+    let RunRow { run, daemon_id: daemon } = row;
     RunStatus {
         id: run.id,
         lateness_ms: run.lateness_ms(),
@@ -165,7 +165,7 @@ fn run_status(row: RunRow) -> RunStatus {
         started_at: run.started_at,
         finished_at: run.finished_at,
         status: run.status.as_str().to_owned(),
-        trigger: run.trigger.as_str().to_owned(),
+        trigger: run.cause.as_str().to_owned(),
         attempt: run.attempt,
         daemon,
         reason: run.reason,
@@ -304,11 +304,11 @@ fn jobs(known: Vec<KnownJob>, as_of: DateTime<Utc>, is_configured: bool) -> Vec<
         let late = job.late(as_of).filter(|_| is_expected);
         let ahead = job.row_of_all().and_then(|row| row.ahead(as_of)).filter(|_| is_expected);
         let retrying = job.row.as_ref().and_then(|row| row.state.retrying);
-        let held = job.row.as_ref().and_then(|row| row.held.as_ref());
+        let held = job.row.as_ref().and_then(|row| row.lease.as_ref());
         JobStatus {
             cursor: job.row_of_all().map(|row| row.state.cursor),
             holder: held.map(|held| held.name.clone()),
-            fence: held.map(|held| held.fence.0),
+            fence: held.map(|held| held.fencing_token.0),
             due_at: retrying.map(|retrying| retrying.not_before).or_else(|| job.next_at(as_of)),
             late_seconds: late.map(|late| (as_of - late.scheduled_at).num_seconds().unsigned_abs()),
             ahead_until: ahead.map(|ahead| ahead.until.unwrap_or(ahead.cursor)),

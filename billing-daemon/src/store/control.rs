@@ -7,8 +7,8 @@ use billing_jobs::{
     record::{self, Entry},
 };
 use billing_scheduler::{
-    FencingToken, Holder, JobRow, Late, NOT_AHEAD, Pause, Receipt, Request, RunFilter, RunRecord, RunRow,
-    RunStatus, Stretch, Trigger, What, Wishes,
+    ControlAction, ControlReceipt, ControlRequest, ControlState, FencingToken, Holder, JobRow, LateJob,
+    NOT_AHEAD, OccurrenceRange, Pause, RunCause, RunFilter, RunRecord, RunRow, RunStatus,
 };
 use chrono::{DateTime, Utc};
 use sea_orm::{
@@ -31,7 +31,7 @@ pub(super) async fn wishes(
     line: &Line,
     dialect: Dialect,
     known: Option<i64>,
-) -> Result<Option<Wishes>, DbErr> {
+) -> Result<Option<ControlState>, DbErr> {
     if known.is_some() && known == line.peek(REVISION).await? {
         return Ok(None);
     }
@@ -39,7 +39,7 @@ pub(super) async fn wishes(
 }
 
 /// What is asked of all jobs at the moment, for whoever asks once.
-pub(crate) async fn wishes_now(db: &DatabaseConnection) -> Result<Wishes, DbErr> {
+pub(crate) async fn wishes_now(db: &DatabaseConnection) -> Result<ControlState, DbErr> {
     wished(&query_all(db, all_wishes(Dialect::of(db.get_database_backend()))).await?)
 }
 
@@ -53,25 +53,28 @@ fn all_wishes(dialect: Dialect) -> Statement {
     Statement::from_string(dialect.backend(), sql)
 }
 
-fn wished(rows: &[QueryResult]) -> Result<Wishes, DbErr> {
+fn wished(rows: &[QueryResult]) -> Result<ControlState, DbErr> {
     let row = rows.first().ok_or_else(|| DbErr::RecordNotFound("the newest request".to_owned()))?;
     let text = |column| row.try_get::<Option<String>>("", column);
-    Ok(Wishes {
+    Ok(ControlState {
         revision: row.try_get("", "revision")?,
         paused: pauses(text("pauses")?.as_deref())?,
         requests: requests(text("requests")?.as_deref())?,
     })
 }
 
-pub(super) async fn request(db: &DatabaseConnection, request: &Request) -> Result<Receipt, DbErr> {
+pub(super) async fn request(
+    db: &DatabaseConnection,
+    request: &ControlRequest,
+) -> Result<ControlReceipt, DbErr> {
     for attempt in 1.. {
         let txn = begin(db).await?;
         let done = async {
             Ok(match obey(&txn, request).await? {
-                Obeyed::Unchanged(why) => Receipt::Unchanged(why),
+                Obeyed::Unchanged(why) => ControlReceipt::Unchanged(why),
                 Obeyed::Changed { before, after } => {
                     record::append(&txn, &entry(request, &before, &after)).await?;
-                    Receipt::Accepted
+                    ControlReceipt::Accepted
                 }
             })
         };
@@ -99,24 +102,24 @@ enum Obeyed {
     Changed { before: JsonValue, after: JsonValue },
 }
 
-fn entry(request: &Request, before: &JsonValue, after: &JsonValue) -> Entry {
+fn entry(request: &ControlRequest, before: &JsonValue, after: &JsonValue) -> Entry {
     Entry {
         by: request.by.clone(),
-        action: request.what.as_str(),
+        action: request.action.as_str(),
         job: request.job.clone(),
         reason: request.reason.clone(),
         details: json!({ "request": request.id, "before": before, "after": after }),
     }
 }
 
-async fn obey(txn: &DatabaseTransaction, request: &Request) -> Result<Obeyed, DbErr> {
+async fn obey(txn: &DatabaseTransaction, request: &ControlRequest) -> Result<Obeyed, DbErr> {
     let dialect = Dialect::of(txn.get_database_backend());
     let unchanged = |why: &str| Ok(Obeyed::Unchanged(why.to_owned()));
     let changed = |before: JsonValue, after: JsonValue| Ok(Obeyed::Changed { before, after });
     let (id, job, by) = (request.id.to_string(), request.job.as_str(), request.by.as_str());
     let (at, reason) = (request.at.timestamp_micros(), request.reason.as_deref());
-    match request.what {
-        What::Pause => {
+    match request.action {
+        ControlAction::Pause => {
             if let Some(pause) = open_pause(txn, job).await? {
                 return unchanged(&format!("it is {pause}, since {}", pause.since));
             }
@@ -130,7 +133,7 @@ async fn obey(txn: &DatabaseTransaction, request: &Request) -> Result<Obeyed, Db
             txn.execute_raw(statement(txn, &insert, values)).await?;
             changed(json!("not paused"), json!("paused"))
         }
-        What::Resume => {
+        ControlAction::Resume => {
             let Some(pause) = open_pause(txn, job).await? else { return unchanged("it is not paused") };
             let resume = format!(
                 "UPDATE billing_job_pauses SET resumed_at = {}, resumed_by = $3
@@ -143,15 +146,15 @@ async fn obey(txn: &DatabaseTransaction, request: &Request) -> Result<Obeyed, Db
             }
             changed(json!(pause.to_string()), json!("not paused"))
         }
-        What::Trigger => {
+        ControlAction::RunNow => {
             open(txn, request, None).await?;
             changed(JsonValue::Null, json!("asked for"))
         }
-        What::Replay { scheduled_at } => {
+        ControlAction::Replay { scheduled_at } => {
             open(txn, request, None).await?;
             changed(JsonValue::Null, json!({ "scheduled_at": scheduled_at }))
         }
-        What::Reset => {
+        ControlAction::Reset => {
             let cursor = format!(
                 "SELECT {} AS cursor FROM billing_job_state WHERE job = $1",
                 dialect.micros("cursor_at")
@@ -162,7 +165,7 @@ async fn obey(txn: &DatabaseTransaction, request: &Request) -> Result<Obeyed, Db
             open(txn, request, None).await?;
             changed(json!({ "cursor": instant(cursor)? }), json!("reset"))
         }
-        What::Cancel { .. } => {
+        ControlAction::Cancel { .. } => {
             let withdraw = "DELETE FROM billing_job_requests WHERE job = $1 AND kind <> 'cancel'";
             let withdrawn = txn.execute_raw(statement(txn, withdraw, [job.into()])).await?.rows_affected();
             // A job that each node runs by itself has no plan, and the claim that is meant is none.
@@ -206,7 +209,7 @@ async fn open_pause(txn: &DatabaseTransaction, job: &str) -> Result<Option<Pause
     Ok(pauses(open.as_deref())?.pop().map(|(_, pause)| pause))
 }
 
-async fn open(txn: &DatabaseTransaction, request: &Request, fence: Option<i64>) -> Result<(), DbErr> {
+async fn open(txn: &DatabaseTransaction, request: &ControlRequest, fence: Option<i64>) -> Result<(), DbErr> {
     let dialect = Dialect::of(txn.get_database_backend());
     let insert = format!(
         "INSERT INTO billing_job_requests
@@ -217,14 +220,14 @@ async fn open(txn: &DatabaseTransaction, request: &Request, fence: Option<i64>) 
         dialect.cast("$5", "bigint"),
         dialect.at("$6")
     );
-    let scheduled_at = match request.what {
-        What::Replay { scheduled_at } => Some(scheduled_at.timestamp_micros()),
+    let scheduled_at = match request.action {
+        ControlAction::Replay { scheduled_at } => Some(scheduled_at.timestamp_micros()),
         _ => None,
     };
     let values: [Value; 8] = [
         request.id.to_string().into(),
         request.job.as_str().into(),
-        request.what.as_str().into(),
+        request.action.as_str().into(),
         scheduled_at.into(),
         fence.into(),
         request.at.timestamp_micros().into(),
@@ -249,12 +252,12 @@ pub(crate) async fn jobs(db: &DatabaseConnection) -> Result<Vec<JobRow>, DbErr> 
     let newest = newest.iter().map(|row| run(row).map(|row| (row.run.job.clone(), row)));
     let mut newest = newest.collect::<Result<HashMap<_, _>, _>>()?;
     for row in &mut jobs {
-        row.last = newest.remove(&row.job);
+        row.last_run = newest.remove(&row.job);
     }
     Ok(jobs)
 }
 
-pub(super) async fn late(line: &Line, dialect: Dialect, now: DateTime<Utc>) -> Result<Vec<Late>, DbErr> {
+pub(super) async fn late(line: &Line, dialect: Dialect, now: DateTime<Utc>) -> Result<Vec<LateJob>, DbErr> {
     // Who is at it is late no sooner than if nobody were.
     let condition = format!("s.late_at < {}", dialect.at("$1"));
     let overdue = line.query_all(states(dialect, &condition, [now.timestamp_micros().into()])).await?;
@@ -289,17 +292,17 @@ fn job(row: &QueryResult) -> Result<JobRow, DbErr> {
         None => None,
         Some(name) => Some(Holder {
             name,
-            fence: FencingToken(row.try_get("", "fence")?),
-            until: instant(row.try_get("", "expires_at")?)?,
+            fencing_token: FencingToken(row.try_get("", "fence")?),
+            expires_at: instant(row.try_get("", "expires_at")?)?,
         }),
     };
     Ok(JobRow {
         job: row.try_get("", "job")?,
         state: state(row)?,
-        plan: expected(row)?,
-        held,
+        claim_hint: expected(row)?,
+        lease: held,
         paused: pauses(open.as_deref())?.pop().map(|(_, pause)| pause),
-        last: None,
+        last_run: None,
     })
 }
 
@@ -366,7 +369,7 @@ fn run(row: &QueryResult) -> Result<RunRow, DbErr> {
     let request: Option<String> = row.try_get("", "request_id")?;
     let stretch = match from {
         None => None,
-        Some(from) => Some(Stretch {
+        Some(from) => Some(OccurrenceRange {
             from: instant(from)?,
             count: u32::try_from(number("scheduled_count")?).unwrap_or(u32::MAX),
         }),
@@ -376,11 +379,11 @@ fn run(row: &QueryResult) -> Result<RunRow, DbErr> {
         job: text("job")?,
         per_node: !text("node")?.is_empty(),
         scheduled_at: at("scheduled_at")?,
-        stretch,
+        range: stretch,
         status: RunStatus::of(&text("status")?).ok_or_else(|| unknown("a status"))?,
-        trigger: Trigger::of(&text("triggered_by")?).ok_or_else(|| unknown("a trigger"))?,
+        cause: RunCause::of(&text("triggered_by")?).ok_or_else(|| unknown("a trigger"))?,
         attempt: u32::try_from(number("attempt")?).unwrap_or_default(),
-        fence: FencingToken(number("fence")?),
+        fencing_token: FencingToken(number("fence")?),
         started_at: at("started_at")?,
         finished_at: at("finished_at")?,
         items: number("items")?.unsigned_abs(),
@@ -389,7 +392,7 @@ fn run(row: &QueryResult) -> Result<RunRow, DbErr> {
         error: row.try_get("", "error")?,
         details: details.and_then(|details| serde_json::from_str(&details).ok()).unwrap_or_default(),
     };
-    Ok(RunRow { run, daemon: text("daemon")? })
+    Ok(RunRow { run, daemon_id: text("daemon")? })
 }
 
 /// The pauses in a text of [`Dialect::pauses`], oldest first, each with its job.
@@ -405,17 +408,17 @@ pub(super) fn pauses(text: Option<&str>) -> Result<Vec<(String, Pause)>, DbErr> 
 }
 
 /// The requests in a text of [`Dialect::requests`], oldest first.
-pub(super) fn requests(text: Option<&str>) -> Result<Vec<Request>, DbErr> {
+pub(super) fn requests(text: Option<&str>) -> Result<Vec<ControlRequest>, DbErr> {
     type Row = (Uuid, String, String, Option<i64>, Option<i64>, i64, String, Option<String>);
     let mut requests = Vec::new();
     for (id, job, kind, scheduled_at, fence, at, by, reason) in list::<Row>(text)? {
         let what = match (kind.as_str(), scheduled_at, fence) {
-            ("replay", Some(at), _) => What::Replay { scheduled_at: instant(at)? },
-            ("reset", ..) => What::Reset,
-            ("cancel", _, Some(fence)) => What::Cancel { fence: FencingToken(fence) },
-            _ => What::Trigger,
+            ("replay", Some(at), _) => ControlAction::Replay { scheduled_at: instant(at)? },
+            ("reset", ..) => ControlAction::Reset,
+            ("cancel", _, Some(fence)) => ControlAction::Cancel { fencing_token: FencingToken(fence) },
+            _ => ControlAction::RunNow,
         };
-        requests.push(Request { id, job, what, by, reason, at: instant(at)? });
+        requests.push(ControlRequest { id, job, action: what, by, reason, at: instant(at)? });
     }
     requests.sort_by_key(|request| (request.at, request.id));
     Ok(requests)

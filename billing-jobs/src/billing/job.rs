@@ -114,7 +114,7 @@ impl Job for Billing {
     async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
         let run = Run {
             id: ctx.run_id,
-            mode: Mode::Commit(ctx.fence),
+            mode: Mode::Commit(ctx.fencing_token),
             as_of: None,
             approved: None,
             lists_beyond_limit: false,
@@ -132,7 +132,7 @@ impl Job for Billing {
             }
             Ok(bill) => {
                 let totals = &bill.totals;
-                self.biller.mark_worked(ctx.fence).await.map_err(JobError::retry)?;
+                self.biller.mark_worked(ctx.fencing_token).await.map_err(JobError::retry)?;
                 self.tell(totals, RunEnd::Done).await;
                 let amounts = totals.amounts();
                 info!(
@@ -161,7 +161,7 @@ impl Job for Billing {
                 if let BillingError::Spike(waiting) = &error {
                     ctx.report(spike(waiting));
                     // The panel would charge the same prices, and asks nobody: it is kept waiting for as long as this run waits.
-                    self.biller.mark_worked(ctx.fence).await.map_err(JobError::retry)?;
+                    self.biller.mark_worked(ctx.fencing_token).await.map_err(JobError::retry)?;
                 }
                 if matches!(error, BillingError::Unguarded) {
                     ctx.report(unguarded());

@@ -5,24 +5,24 @@ use std::{sync::Arc, time::Duration};
 use chrono::TimeDelta;
 
 use super::{
-    Bench,
+    Harness,
     shared::{held, noon, run},
 };
 use crate::{
     job::FencingToken,
-    runtime::store::{Claim, JobState, Plan, RunStatus, StoreError},
+    runtime::store::{Claim, ClaimHint, JobState, RunStatus, StoreError},
 };
 
-pub(super) async fn a_new_job_begins_with_the_first_cursor(bench: &dyn Bench) {
-    let (a, _) = bench.stores();
+pub(super) async fn a_new_job_begins_with_the_first_cursor(harness: &dyn Harness) {
+    let (a, _) = harness.stores();
     let lease = held(&*a, "first").await;
     assert_eq!(lease.state, JobState::at(noon()), "a job never seen begins with the first cursor");
-    assert!(lease.fence > FencingToken(0), "a claim's number is positive");
+    assert!(lease.fencing_token > FencingToken(0), "a claim's number is positive");
     assert!(lease.ttl > Duration::ZERO, "a lease lasts");
 }
 
-pub(super) async fn a_held_lease_is_not_given_twice(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
+pub(super) async fn a_held_lease_is_not_given_twice(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
     let _lease = held(&*a, "held").await;
     let answer = b.acquire("held", noon()).await.expect("the store answers");
     assert!(matches!(answer, Claim::Busy { .. }), "a lease in force is not given to another");
@@ -30,58 +30,58 @@ pub(super) async fn a_held_lease_is_not_given_twice(bench: &dyn Bench) {
     assert!(matches!(answer, Claim::Busy { .. }), "nor to its holder a second time");
 }
 
-pub(super) async fn a_released_lease_is_free_at_once(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
+pub(super) async fn a_released_lease_is_free_at_once(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
     let first = held(&*a, "released").await;
     a.release(&first).await.expect("the store answers");
     let second = held(&*b, "released").await;
-    assert!(second.fence > first.fence, "each claim has a greater number");
+    assert!(second.fencing_token > first.fencing_token, "each claim has a greater number");
 }
 
-pub(super) async fn an_expired_lease_goes_to_the_next_under_a_greater_fence(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
+pub(super) async fn an_expired_lease_goes_to_the_next_under_a_greater_fence(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
     let first = held(&*a, "expired").await;
-    bench.expire("expired").await;
+    harness.expire("expired").await;
     let second = held(&*b, "expired").await;
-    assert!(second.fence > first.fence, "a take-over has a greater number");
+    assert!(second.fencing_token > first.fencing_token, "a take-over has a greater number");
     let renewal = a.renew(&first).await;
     assert!(matches!(renewal, Err(StoreError::LeaseLost { .. })), "the old holder cannot renew");
     b.renew(&second).await.expect("the new holder can renew");
 }
 
-pub(super) async fn an_old_holder_records_nothing(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
+pub(super) async fn an_old_holder_records_nothing(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
     let first = held(&*a, "paused").await;
-    bench.expire("paused").await;
+    harness.expire("paused").await;
     let second = held(&*b, "paused").await;
     let late = run(&first, noon() + TimeDelta::hours(1), RunStatus::Done);
     let answer = a.record(Some(&first), &late, &JobState::at(late.scheduled_at)).await;
-    assert!(matches!(answer, Err(StoreError::LeaseLost { .. })), "an old fence records nothing");
-    assert_eq!(bench.runs("paused").await, 0, "a refused record leaves no row");
+    assert!(matches!(answer, Err(StoreError::LeaseLost { .. })), "an old fencing token records nothing");
+    assert_eq!(harness.runs("paused").await, 0, "a refused record leaves no row");
     b.release(&second).await.expect("the store answers");
     assert_eq!(held(&*b, "paused").await.state.cursor, noon(), "nor does it move the cursor");
 }
 
-pub(super) async fn an_old_holder_releases_nothing(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
+pub(super) async fn an_old_holder_releases_nothing(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
     let first = held(&*a, "stale-release").await;
-    bench.expire("stale-release").await;
+    harness.expire("stale-release").await;
     let _second = held(&*b, "stale-release").await;
     a.release(&first).await.expect("releasing a lost lease is no error");
     let answer = a.acquire("stale-release", noon()).await.expect("the store answers");
     assert!(matches!(answer, Claim::Busy { .. }), "an old holder cannot free the new one's lease");
 }
 
-pub(super) async fn a_renewed_lease_is_kept(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
+pub(super) async fn a_renewed_lease_is_kept(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
     let lease = held(&*a, "renewed").await;
     a.renew(&lease).await.expect("a lease in force can be renewed");
     let answer = b.acquire("renewed", noon()).await.expect("the store answers");
     assert!(matches!(answer, Claim::Busy { .. }), "a renewed lease is in force");
 }
 
-pub(super) async fn of_many_claims_one_wins(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
+pub(super) async fn of_many_claims_one_wins(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
     let claims: Vec<_> = (0..16)
         .map(|n| {
             let store = Arc::clone(if n % 2 == 0 { &a } else { &b });
@@ -96,24 +96,24 @@ pub(super) async fn of_many_claims_one_wins(bench: &dyn Bench) {
     assert_eq!(won, 1, "of claims made at once exactly one wins");
 }
 
-pub(super) async fn a_plan_is_left_with_the_lease(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
+pub(super) async fn a_plan_is_left_with_the_lease(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
     let mut lease = held(&*a, "planned").await;
-    assert_eq!(lease.plan, None, "nothing is expected of a new job");
+    assert_eq!(lease.claim_hint, None, "nothing is expected of a new job");
     let next_at = Some(noon() + TimeDelta::hours(1));
-    let plan = Plan {
+    let plan = ClaimHint {
         schedule: "every 1h".to_owned(),
         next_at,
         late_at: next_at.map(|at| at + TimeDelta::minutes(1)),
         stuck_at: None,
     };
-    lease.plan = Some(plan.clone());
+    lease.claim_hint = Some(plan.clone());
     a.release(&lease).await.expect("the store answers");
     let mut stale = lease;
     let lease = held(&*b, "planned").await;
-    assert_eq!(lease.plan, Some(plan.clone()), "the plan comes back as it was left");
-    stale.plan = None;
+    assert_eq!(lease.claim_hint, Some(plan.clone()), "the plan comes back as it was left");
+    stale.claim_hint = None;
     a.release(&stale).await.expect("releasing a lost lease is no error");
     b.release(&lease).await.expect("the store answers");
-    assert_eq!(held(&*b, "planned").await.plan, Some(plan), "an old holder leaves no plan");
+    assert_eq!(held(&*b, "planned").await.claim_hint, Some(plan), "an old holder leaves no plan");
 }

@@ -6,29 +6,34 @@ use chrono::TimeDelta;
 use uuid::Uuid;
 
 use super::{
-    Bench,
-    shared::{accepted, held, noon, request, run, unchanged, wishes},
+    Harness,
+    shared::{accepted, control_state, held, noon, request, run, unchanged},
 };
 use crate::{
     job::FencingToken,
     runtime::store::{
-        JobState, Pause, Plan, Receipt, Request, Retrying, RunRecord, RunStatus, Store, Trigger, What,
+        ClaimHint, ControlAction, ControlReceipt, ControlRequest, JobState, Pause, Retrying, RunCause,
+        RunRecord, RunStatus, Store,
     },
 };
 
-pub(super) async fn reset_needs_a_cursor_in_the_future(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
-    unchanged(&*a, &request("reset", What::Reset, 0)).await;
+pub(super) async fn reset_needs_a_cursor_in_the_future(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
+    unchanged(&*a, &request("reset", ControlAction::Reset, 0)).await;
     let lease = held(&*a, "reset").await;
-    unchanged(&*a, &request("reset", What::Reset, 0)).await;
-    let asked = request("reset", What::Reset, -1);
+    unchanged(&*a, &request("reset", ControlAction::Reset, 0)).await;
+    let asked = request("reset", ControlAction::Reset, -1);
     accepted(&*b, &asked).await;
-    assert_eq!(wishes(&*a, "reset").await.2, std::slice::from_ref(&asked), "whoever runs the job sees it");
+    assert_eq!(
+        control_state(&*a, "reset").await.2,
+        std::slice::from_ref(&asked),
+        "whoever runs the job sees it"
+    );
     a.release(&lease).await.expect("the store answers");
     let lease = held(&*a, "reset").await;
     assert_eq!(lease.requests, std::slice::from_ref(&asked), "so does whoever claims it");
-    let trigger = Trigger::Manual;
-    let answer = RunRecord { request: Some(asked.id), trigger, ..run(&lease, asked.at, RunStatus::Skipped) };
+    let cause = RunCause::Manual;
+    let answer = RunRecord { request: Some(asked.id), cause, ..run(&lease, asked.at, RunStatus::Skipped) };
     let present = JobState::at(asked.at);
     a.finish(&lease, &answer, &present).await.expect("a cursor may go back");
     let lease = held(&*b, "reset").await;
@@ -39,26 +44,30 @@ pub(super) async fn reset_needs_a_cursor_in_the_future(bench: &dyn Bench) {
     );
 }
 
-pub(super) async fn a_pause_is_seen_by_whoever_claims_and_by_whoever_asks(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
-    let (known, nothing, _) = wishes(&*b, "pausing").await;
+pub(super) async fn a_pause_is_seen_by_whoever_claims_and_by_whoever_asks(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
+    let (known, nothing, _) = control_state(&*b, "pausing").await;
     assert_eq!(nothing, None, "nobody paused it yet");
-    assert_eq!(b.wishes(Some(known)).await.expect("the store answers"), None, "what is known is no news");
-    unchanged(&*a, &request("pausing", What::Resume, 0)).await;
-    assert_eq!(b.wishes(Some(known)).await.expect("the store answers"), None, "no change is no news");
-    let pause = request("pausing", What::Pause, 30);
+    assert_eq!(
+        b.control_state(Some(known)).await.expect("the store answers"),
+        None,
+        "what is known is no news"
+    );
+    unchanged(&*a, &request("pausing", ControlAction::Resume, 0)).await;
+    assert_eq!(b.control_state(Some(known)).await.expect("the store answers"), None, "no change is no news");
+    let pause = request("pausing", ControlAction::Pause, 30);
     accepted(&*a, &pause).await;
-    unchanged(&*b, &request("pausing", What::Pause, 40)).await;
+    unchanged(&*b, &request("pausing", ControlAction::Pause, 40)).await;
     let mut expected = Pause { since: pause.at, until: None, by: pause.by, reason: pause.reason };
-    let (revision, paused, _) = wishes(&*b, "pausing").await;
+    let (revision, paused, _) = control_state(&*b, "pausing").await;
     assert!(revision > known, "each request is news");
     assert_eq!(paused, Some(expected.clone()), "whoever asks sees the pause");
     let lease = held(&*b, "pausing").await;
     assert_eq!(lease.pauses, [expected.clone()], "whoever claims sees it, too");
     b.release(&lease).await.expect("the store answers");
 
-    accepted(&*b, &request("pausing", What::Resume, 90)).await;
-    assert_eq!(wishes(&*a, "pausing").await.1, None, "it is resumed");
+    accepted(&*b, &request("pausing", ControlAction::Resume, 90)).await;
+    assert_eq!(control_state(&*a, "pausing").await.1, None, "it is resumed");
     expected.until = Some(noon() + TimeDelta::minutes(90));
     let lease = held(&*a, "pausing").await;
     assert_eq!(lease.pauses, [expected.clone()], "the claim sees the pause until the cursor is behind it");
@@ -81,66 +90,69 @@ pub(super) async fn a_pause_is_seen_by_whoever_claims_and_by_whoever_asks(bench:
     assert_eq!(held(&*a, "pausing").await.pauses, [], "what is finished with is forgotten");
 }
 
-pub(super) async fn a_request_is_open_until_a_run_answers_it(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
+pub(super) async fn a_request_is_open_until_a_run_answers_it(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
     let scheduled_at = noon() - TimeDelta::hours(3);
-    let asked = [request("asked", What::Trigger, 1), request("asked", What::Replay { scheduled_at }, 2)];
+    let asked = [
+        request("asked", ControlAction::RunNow, 1),
+        request("asked", ControlAction::Replay { scheduled_at }, 2),
+    ];
     for request in &asked {
         accepted(&*a, request).await;
     }
-    assert_eq!(wishes(&*b, "asked").await.2, asked, "whoever asks sees them, oldest first");
+    assert_eq!(control_state(&*b, "asked").await.2, asked, "whoever asks sees them, oldest first");
     let lease = held(&*b, "asked").await;
     assert_eq!(lease.requests, asked, "whoever claims sees them, too");
     let unfinished = run(&lease, asked[0].at, RunStatus::Interrupted);
-    b.record(Some(&lease), &unfinished, &lease.state).await.expect("the newest fence records");
+    b.record(Some(&lease), &unfinished, &lease.state).await.expect("the newest fencing token records");
     b.release(&lease).await.expect("the store answers");
     let lease = held(&*a, "asked").await;
     assert_eq!(lease.requests, asked, "a run that does not answer leaves it open");
-    let trigger = Trigger::Manual;
-    let answer =
-        RunRecord { request: Some(asked[0].id), trigger, ..run(&lease, asked[0].at, RunStatus::Done) };
-    a.record(Some(&lease), &answer, &lease.state).await.expect("the newest fence records");
+    let cause = RunCause::Manual;
+    let answer = RunRecord { request: Some(asked[0].id), cause, ..run(&lease, asked[0].at, RunStatus::Done) };
+    a.record(Some(&lease), &answer, &lease.state).await.expect("the newest fencing token records");
     a.release(&lease).await.expect("the store answers");
     let lease = held(&*b, "asked").await;
     assert_eq!(lease.requests, asked[1..], "an answered one is closed");
     assert_eq!(lease.state, JobState::at(noon()), "and moves no cursor");
-    let trigger = Trigger::Replay;
+    let cause = RunCause::Replay;
     let answer =
-        RunRecord { request: Some(asked[1].id), trigger, ..run(&lease, scheduled_at, RunStatus::Done) };
-    b.record(Some(&lease), &answer, &lease.state).await.expect("the newest fence records");
+        RunRecord { request: Some(asked[1].id), cause, ..run(&lease, scheduled_at, RunStatus::Done) };
+    b.record(Some(&lease), &answer, &lease.state).await.expect("the newest fencing token records");
     let again = RunRecord { id: Uuid::now_v7(), request: None, ..answer };
     b.record(Some(&lease), &again, &lease.state)
         .await
         .expect("a scheduled time may be replayed again and again");
-    assert_eq!(wishes(&*a, "asked").await.2, [], "nothing is left");
+    assert_eq!(control_state(&*a, "asked").await.2, [], "nothing is left");
 }
 
-pub(super) async fn a_wish_to_cancel_names_the_claim_in_force(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
-    let cancel = What::Cancel { fence: FencingToken(0) };
+pub(super) async fn a_wish_to_cancel_names_the_claim_in_force(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
+    let cancel = ControlAction::Cancel { fencing_token: FencingToken(0) };
     accepted(&*b, &request("of-nodes", cancel, 0)).await;
-    let of_nodes = wishes(&*a, "of-nodes").await.2;
-    assert_eq!(of_nodes[0].what, cancel, "without a claim, it is meant for each node");
+    let of_nodes = control_state(&*a, "of-nodes").await.2;
+    assert_eq!(of_nodes[0].action, cancel, "without a claim, it is meant for each node");
 
     let mut lease = held(&*a, "cancelled").await;
     let (schedule, never) = ("every 1h".to_owned(), None);
-    lease.plan = Some(Plan { schedule, next_at: never, late_at: never, stuck_at: never });
+    lease.claim_hint = Some(ClaimHint { schedule, next_at: never, late_at: never, stuck_at: never });
     a.release(&lease).await.expect("the store answers");
     unchanged(&*b, &request("cancelled", cancel, 0)).await;
-    accepted(&*b, &request("cancelled", What::Trigger, 0)).await;
+    accepted(&*b, &request("cancelled", ControlAction::RunNow, 0)).await;
     let lease = held(&*a, "cancelled").await;
     let ask = request("cancelled", cancel, 1);
     accepted(&*b, &ask).await;
-    let meant = Request { what: What::Cancel { fence: lease.fence }, ..ask };
+    let meant =
+        ControlRequest { action: ControlAction::Cancel { fencing_token: lease.fencing_token }, ..ask };
     assert_eq!(
-        wishes(&*a, "cancelled").await.2,
+        control_state(&*a, "cancelled").await.2,
         [meant],
         "it names the claim, and what was asked for is gone"
     );
     let stopped = run(&lease, noon() + TimeDelta::hours(1), RunStatus::Interrupted);
     a.record(Some(&lease), &stopped, &JobState::at(stopped.scheduled_at)).await.expect("recorded");
     a.release(&lease).await.expect("the store answers");
-    assert_eq!(wishes(&*a, "cancelled").await.2, [], "it ends with the run that it stops");
+    assert_eq!(control_state(&*a, "cancelled").await.2, [], "it ends with the run that it stops");
     let lease = held(&*b, "cancelled").await;
     assert_eq!(lease.requests, [], "and is never run");
     let retrying = Retrying { scheduled_at: noon(), failed_attempts: 1, not_before: noon() };
@@ -150,14 +162,14 @@ pub(super) async fn a_wish_to_cancel_names_the_claim_in_force(bench: &dyn Bench)
     b.release(&lease).await.expect("the store answers");
     accepted(&*a, &request("cancelled", cancel, 2)).await;
     assert_eq!(
-        wishes(&*a, "cancelled").await.2,
+        control_state(&*a, "cancelled").await.2,
         [],
         "nobody is at what waits to be tried again, so nobody is asked"
     );
 }
 
-pub(super) async fn a_job_shows_how_it_stands(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
+pub(super) async fn a_job_shows_how_it_stands(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
     let stands = async |store: &dyn Store| {
         let jobs = store.jobs().await.expect("the store answers");
         assert!(jobs.is_sorted_by_key(|row| row.job.clone()), "jobs come by name");
@@ -167,15 +179,18 @@ pub(super) async fn a_job_shows_how_it_stands(bench: &dyn Bench) {
     let late = async || b.late(noon()).await.expect("the store answers");
     assert_eq!(late().await, []);
     let row = stands(&*b).await;
-    assert_eq!((row.state, row.plan, row.paused, row.last), (JobState::at(noon()), None, None, None));
-    let holder = row.held.expect("it is held");
-    assert_eq!(holder.fence, lease.fence, "the holder's claim is shown");
+    assert_eq!(
+        (row.state, row.claim_hint, row.paused, row.last_run),
+        (JobState::at(noon()), None, None, None)
+    );
+    let holder = row.lease.expect("it is held");
+    assert_eq!(holder.fencing_token, lease.fencing_token, "the holder's claim is shown");
     let (done, at) =
         (run(&lease, noon() + TimeDelta::hours(1), RunStatus::Done), noon() + TimeDelta::hours(1));
-    a.record(Some(&lease), &done, &JobState::at(at)).await.expect("the newest fence records");
+    a.record(Some(&lease), &done, &JobState::at(at)).await.expect("the newest fencing token records");
     let ago = |minutes| Some(noon() - TimeDelta::minutes(minutes));
     let schedule = "every 1h".to_owned();
-    lease.plan = Some(Plan { schedule, next_at: ago(60), late_at: ago(59), stuck_at: ago(-60) });
+    lease.claim_hint = Some(ClaimHint { schedule, next_at: ago(60), late_at: ago(59), stuck_at: ago(-60) });
     a.release(&lease).await.expect("the store answers");
     let found = late().await;
     assert_eq!(found.len(), 1, "it is the only one whose plan is overdue");
@@ -183,28 +198,28 @@ pub(super) async fn a_job_shows_how_it_stands(bench: &dyn Bench) {
     let lease = held(&*a, "shown").await;
     assert_eq!(late().await, [], "somebody is at it, and may be");
     a.release(&lease).await.expect("the store answers");
-    accepted(&*b, &request("shown", What::Pause, 70)).await;
+    accepted(&*b, &request("shown", ControlAction::Pause, 70)).await;
     assert_eq!(late().await, [], "what is paused is not late");
     let row = stands(&*b).await;
-    assert_eq!((row.state, row.held), (JobState::at(at), None), "the schedule moved, and nobody has it");
-    assert_eq!(row.last.map(|last| last.run), Some(done), "its last run is shown");
+    assert_eq!((row.state, row.lease), (JobState::at(at), None), "the schedule moved, and nobody has it");
+    assert_eq!(row.last_run.map(|last| last.run), Some(done), "its last run is shown");
     assert_eq!(row.paused.map(|pause| pause.since), Some(noon() + TimeDelta::minutes(70)));
 }
 
-pub(super) async fn of_many_requests_none_is_lost(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
-    let (before, ..) = wishes(&*a, "many").await;
+pub(super) async fn of_many_requests_none_is_lost(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
+    let (before, ..) = control_state(&*a, "many").await;
     let asking: Vec<_> = (0..16)
         .map(|n| {
             let store = Arc::clone(if n % 2 == 0 { &a } else { &b });
-            tokio::spawn(async move { store.request(&request("many", What::Trigger, 0)).await })
+            tokio::spawn(async move { store.request(&request("many", ControlAction::RunNow, 0)).await })
         })
         .collect();
     for asked in asking {
         let receipt = asked.await.expect("asking does not panic").expect("the store answers");
-        assert_eq!(receipt, Receipt::Accepted);
+        assert_eq!(receipt, ControlReceipt::Accepted);
     }
-    let (after, _, requests) = wishes(&*a, "many").await;
+    let (after, _, requests) = control_state(&*a, "many").await;
     assert_eq!(requests.len(), 16, "each is open");
     assert!(after >= before + 16, "and each was news");
 }

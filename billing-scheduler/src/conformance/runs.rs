@@ -6,19 +6,19 @@ use chrono::TimeDelta;
 use uuid::Uuid;
 
 use super::{
-    Bench,
-    shared::{accepted, held, noon, request, run, wishes},
+    Harness,
+    shared::{accepted, control_state, held, noon, request, run},
 };
 use crate::{
     job::FencingToken,
     runtime::store::{
-        Claim, JobState, Lease, Plan, Retrying, RunFilter, RunRecord, RunStatus, StoreError, Stretch,
-        Trigger, What,
+        Claim, ClaimHint, ControlAction, JobState, Lease, OccurrenceRange, Retrying, RunCause, RunFilter,
+        RunRecord, RunStatus, StoreError,
     },
 };
 
-pub(super) async fn recording_moves_the_state_with_the_row(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
+pub(super) async fn recording_moves_the_state_with_the_row(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
     let lease = held(&*a, "recorded").await;
     let failed_at = noon() + TimeDelta::hours(1);
     let retrying = Retrying {
@@ -28,18 +28,18 @@ pub(super) async fn recording_moves_the_state_with_the_row(bench: &dyn Bench) {
     };
     let state = JobState { cursor: noon(), retrying: Some(retrying) };
     let failed = RunRecord { error: Some("boom".to_owned()), ..run(&lease, failed_at, RunStatus::Retrying) };
-    a.record(Some(&lease), &failed, &state).await.expect("the newest fence records");
+    a.record(Some(&lease), &failed, &state).await.expect("the newest fencing token records");
     a.release(&lease).await.expect("the store answers");
     let lease = held(&*b, "recorded").await;
     assert_eq!(lease.state, state, "the state comes back as it was recorded");
     let done = RunRecord { attempt: 2, ..run(&lease, failed_at, RunStatus::Done) };
-    b.record(Some(&lease), &done, &JobState::at(failed_at)).await.expect("the newest fence records");
+    b.record(Some(&lease), &done, &JobState::at(failed_at)).await.expect("the newest fencing token records");
     b.release(&lease).await.expect("the store answers");
     assert_eq!(held(&*a, "recorded").await.state, JobState::at(failed_at), "a finished retry is forgotten");
 }
 
-pub(super) async fn an_occurrence_is_finished_once(bench: &dyn Bench) {
-    let (a, _) = bench.stores();
+pub(super) async fn an_occurrence_is_finished_once(harness: &dyn Harness) {
+    let (a, _) = harness.stores();
     let lease = held(&*a, "once").await;
     let at = noon() + TimeDelta::hours(1);
     a.record(Some(&lease), &run(&lease, at, RunStatus::Done), &JobState::at(at))
@@ -51,13 +51,13 @@ pub(super) async fn an_occurrence_is_finished_once(bench: &dyn Bench) {
         matches!(again, Err(StoreError::AlreadyFinished { .. })),
         "the same occurrence is not done twice"
     );
-    assert_eq!(bench.runs("once").await, 1, "a refused record leaves no row");
+    assert_eq!(harness.runs("once").await, 1, "a refused record leaves no row");
     a.release(&lease).await.expect("the store answers");
     assert_eq!(held(&*a, "once").await.state.cursor, at, "nor does it move the cursor");
 }
 
-pub(super) async fn every_attempt_leaves_a_row(bench: &dyn Bench) {
-    let (a, _) = bench.stores();
+pub(super) async fn every_attempt_leaves_a_row(harness: &dyn Harness) {
+    let (a, _) = harness.stores();
     let lease = held(&*a, "attempts").await;
     let at = noon() + TimeDelta::hours(1);
     for status in [RunStatus::Retrying, RunStatus::Interrupted, RunStatus::Retrying, RunStatus::Dead] {
@@ -65,11 +65,11 @@ pub(super) async fn every_attempt_leaves_a_row(bench: &dyn Bench) {
             .await
             .expect("each is recorded");
     }
-    assert_eq!(bench.runs("attempts").await, 4, "each attempt at one occurrence has a row");
+    assert_eq!(harness.runs("attempts").await, 4, "each attempt at one occurrence has a row");
 }
 
-pub(super) async fn no_text_of_a_job_keeps_its_run_from_being_recorded(bench: &dyn Bench) {
-    let (a, _) = bench.stores();
+pub(super) async fn no_text_of_a_job_keeps_its_run_from_being_recorded(harness: &dyn Harness) {
+    let (a, _) = harness.stores();
     let lease = held(&*a, "wordy").await;
     let text = "a NUL \0, 'it''s' \"$1\"; -- \\' /* ? %s\n\u{1f980} and \\u0000";
     let wordy = RunRecord {
@@ -86,14 +86,14 @@ pub(super) async fn no_text_of_a_job_keeps_its_run_from_being_recorded(bench: &d
     a.release(&lease).await.expect("the store answers");
 }
 
-pub(super) async fn a_node_run_needs_no_lease(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
+pub(super) async fn a_node_run_needs_no_lease(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
     let nobody = Lease {
         job: "node".to_owned(),
-        fence: FencingToken(0),
+        fencing_token: FencingToken(0),
         ttl: Duration::ZERO,
         state: JobState::at(noon()),
-        plan: None,
+        claim_hint: None,
         pauses: Vec::new(),
         requests: Vec::new(),
     };
@@ -102,64 +102,64 @@ pub(super) async fn a_node_run_needs_no_lease(bench: &dyn Bench) {
         let run = RunRecord { per_node: true, ..run(&nobody, at, RunStatus::Done) };
         store.record(None, &run, &JobState::at(at)).await.expect("each node records its own run");
     }
-    assert_eq!(bench.runs("node").await, 2, "two nodes finish the same scheduled time once each");
+    assert_eq!(harness.runs("node").await, 2, "two nodes finish the same scheduled time once each");
 }
 
-pub(super) async fn the_last_record_of_a_turn_gives_the_lease_back(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
-    let asked = request("last", What::Trigger, 0);
+pub(super) async fn the_last_record_of_a_turn_gives_the_lease_back(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
+    let asked = request("last", ControlAction::RunNow, 0);
     accepted(&*a, &asked).await;
     let mut lease = held(&*a, "last").await;
     let at = noon() + TimeDelta::hours(1);
-    let plan = Plan {
+    let plan = ClaimHint {
         schedule: "every 1h".to_owned(),
         next_at: Some(at),
         late_at: Some(at + TimeDelta::minutes(1)),
         stuck_at: None,
     };
-    lease.plan = Some(plan.clone());
+    lease.claim_hint = Some(plan.clone());
     let done = RunRecord { request: Some(asked.id), ..run(&lease, at, RunStatus::Done) };
-    a.finish(&lease, &done, &JobState::at(at)).await.expect("the newest fence records");
-    assert_eq!(bench.runs("last").await, 1, "it leaves its row");
-    assert_eq!(wishes(&*b, "last").await.2, [], "and closes the request that it answers");
+    a.finish(&lease, &done, &JobState::at(at)).await.expect("the newest fencing token records");
+    assert_eq!(harness.runs("last").await, 1, "it leaves its row");
+    assert_eq!(control_state(&*b, "last").await.2, [], "and closes the request that it answers");
     let next = held(&*b, "last").await;
     assert_eq!(next.state, JobState::at(at), "the state moves with the row");
-    assert_eq!(next.plan, Some(plan.clone()), "the plan is left");
+    assert_eq!(next.claim_hint, Some(plan.clone()), "the plan is left");
 
-    lease.plan = None;
+    lease.claim_hint = None;
     let late = run(&lease, at + TimeDelta::hours(1), RunStatus::Done);
-    let open = request("last", What::Trigger, 1);
+    let open = request("last", ControlAction::RunNow, 1);
     accepted(&*a, &open).await;
     let late = RunRecord { request: Some(open.id), ..late };
     let answer = a.finish(&lease, &late, &JobState::at(late.scheduled_at)).await;
-    assert!(matches!(answer, Err(StoreError::LeaseLost { .. })), "an old fence records nothing");
-    assert_eq!(bench.runs("last").await, 1, "a refused record leaves no row");
-    assert_eq!(wishes(&*b, "last").await.2.len(), 1, "nor does it close a request");
+    assert!(matches!(answer, Err(StoreError::LeaseLost { .. })), "an old fencing token records nothing");
+    assert_eq!(harness.runs("last").await, 1, "a refused record leaves no row");
+    assert_eq!(control_state(&*b, "last").await.2.len(), 1, "nor does it close a request");
     let answer = a.acquire("last", noon()).await.expect("the store answers");
     assert!(matches!(answer, Claim::Busy { .. }), "nor does it free the new one's lease");
     let again = b.finish(&next, &done, &JobState::at(at)).await;
     assert!(matches!(again, Err(StoreError::AlreadyFinished { .. })), "an occurrence is finished once");
     b.release(&next).await.expect("the store answers");
     let last = held(&*a, "last").await;
-    assert_eq!((last.state, last.plan), (JobState::at(at), Some(plan)), "nor does it move the job");
+    assert_eq!((last.state, last.claim_hint), (JobState::at(at), Some(plan)), "nor does it move the job");
 }
 
-pub(super) async fn the_history_is_read_as_it_was_written(bench: &dyn Bench) {
-    let (a, b) = bench.stores();
+pub(super) async fn the_history_is_read_as_it_was_written(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
     let lease = held(&*a, "history").await;
     let at = |hours| noon() + TimeDelta::hours(hours);
-    let stretch = Stretch { from: at(2), count: 3 };
+    let stretch = OccurrenceRange { from: at(2), count: 3 };
     let asked = Uuid::now_v7();
     let rows = [
         RunRecord { reason: Some("early".to_owned()), ..run(&lease, at(1), RunStatus::Done) },
         RunRecord {
-            stretch: Some(stretch),
+            range: Some(stretch),
             details: serde_json::Value::Null,
             ..run(&lease, at(4), RunStatus::Paused)
         },
         RunRecord {
             request: Some(asked),
-            trigger: Trigger::Replay,
+            cause: RunCause::Replay,
             error: Some("boom".to_owned()),
             ..run(&lease, at(5), RunStatus::Dead)
         },
@@ -183,7 +183,7 @@ pub(super) async fn the_history_is_read_as_it_was_written(bench: &dyn Bench) {
         (RunFilter { job: Some("nobody's".to_owned()), ..RunFilter::default() }, vec![]),
     ] {
         let found = b.runs(&filter).await.expect("the store answers");
-        assert!(found.iter().all(|row| !row.daemon.is_empty()), "a row says who wrote it");
+        assert!(found.iter().all(|row| !row.daemon_id.is_empty()), "a row says who wrote it");
         let found: Vec<_> = found.into_iter().map(|row| row.run).collect();
         let expected: Vec<_> = expected.into_iter().map(|index: usize| rows[index].clone()).collect();
         assert_eq!(found, expected, "the rows of {filter:?}, newest first");

@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use uuid::Uuid;
 
 use crate::runtime::store::{
-    Claim, Lease, Pause, Receipt, Request, RunRecord, RunStatus, Store, Trigger, What,
+    Claim, ControlAction, ControlReceipt, ControlRequest, Lease, Pause, RunCause, RunRecord, RunStatus, Store,
 };
 
 pub(super) fn noon() -> DateTime<Utc> {
@@ -21,39 +21,40 @@ pub(super) async fn held(store: &dyn Store, job: &str) -> Lease {
 pub(super) fn run(lease: &Lease, scheduled_at: DateTime<Utc>, status: RunStatus) -> RunRecord {
     RunRecord {
         attempt: 1,
-        fence: lease.fence,
+        fencing_token: lease.fencing_token,
         finished_at: scheduled_at + TimeDelta::milliseconds(1500),
         items: 3,
         details: serde_json::json!({ "amount": "1.25" }),
-        ..RunRecord::new(&lease.job, scheduled_at, status, Trigger::Schedule, scheduled_at)
+        ..RunRecord::new(&lease.job, scheduled_at, status, RunCause::Schedule, scheduled_at)
     }
 }
 
-pub(super) fn request(job: &str, what: What, minutes: i64) -> Request {
-    Request {
+pub(super) fn request(job: &str, action: ControlAction, minutes: i64) -> ControlRequest {
+    ControlRequest {
         id: Uuid::now_v7(),
         job: job.to_owned(),
-        what,
+        action,
         by: "ada@desk".to_owned(),
         reason: Some("a test".to_owned()),
         at: noon() + TimeDelta::minutes(minutes),
     }
 }
 
-pub(super) async fn accepted(store: &dyn Store, request: &Request) {
+pub(super) async fn accepted(store: &dyn Store, request: &ControlRequest) {
     let receipt = store.request(request).await.expect("the store answers");
-    assert_eq!(receipt, Receipt::Accepted, "{request:?} changes something");
+    assert_eq!(receipt, ControlReceipt::Accepted, "{request:?} changes something");
 }
 
-pub(super) async fn unchanged(store: &dyn Store, request: &Request) {
+pub(super) async fn unchanged(store: &dyn Store, request: &ControlRequest) {
     let receipt = store.request(request).await.expect("the store answers");
-    assert!(matches!(receipt, Receipt::Unchanged(_)), "{request:?} changes nothing");
+    assert!(matches!(receipt, ControlReceipt::Unchanged(_)), "{request:?} changes nothing");
 }
 
 /// The revision, and what is open for `job`.
-pub(super) async fn wishes(store: &dyn Store, job: &str) -> (i64, Option<Pause>, Vec<Request>) {
-    let wishes = store.wishes(None).await.expect("the store answers").expect("everything is news");
-    let paused = wishes.paused.into_iter().find(|(paused, _)| paused == job).map(|(_, pause)| pause);
-    let requests = wishes.requests.into_iter().filter(|request| request.job == job).collect();
-    (wishes.revision, paused, requests)
+pub(super) async fn control_state(store: &dyn Store, job: &str) -> (i64, Option<Pause>, Vec<ControlRequest>) {
+    let control_state =
+        store.control_state(None).await.expect("the store answers").expect("everything is news");
+    let paused = control_state.paused.into_iter().find(|(paused, _)| paused == job).map(|(_, pause)| pause);
+    let requests = control_state.requests.into_iter().filter(|request| request.job == job).collect();
+    (control_state.revision, paused, requests)
 }

@@ -6,8 +6,8 @@ use chrono::{DateTime, SubsecRound, Utc};
 use uuid::Uuid;
 
 use super::store::{
-    Claim, JobRow, JobState, Late, Receipt, Request, RunFilter, RunRecord, RunRow, RunStatus, Store,
-    StoreError, Trigger, What, signed,
+    Claim, ControlAction, ControlReceipt, ControlRequest, JobRow, JobState, LateJob, RunCause, RunFilter,
+    RunRecord, RunRow, RunStatus, Store, StoreError, signed,
 };
 use crate::{clock::Clock, job::FencingToken};
 
@@ -35,27 +35,27 @@ impl Control {
 
     /// The same, which also runs jobs that the store has never seen: those for which `is_known` returns true.
     #[must_use]
-    pub fn knowing(self, is_known: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+    pub fn with_known_jobs(self, is_known: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         Self { is_known: Arc::new(is_known), ..self }
     }
 
     /// Runs nothing of `job` by schedule until it is resumed. A run under way goes on.
-    pub async fn pause(&self, job: &str, reason: &str) -> Result<Receipt, StoreError> {
-        self.ask(job, What::Pause, Some(reason)).await.map(|(receipt, _)| receipt)
+    pub async fn pause(&self, job: &str, reason: &str) -> Result<ControlReceipt, StoreError> {
+        self.submit(job, ControlAction::Pause, Some(reason)).await.map(|(receipt, _)| receipt)
     }
 
     /// Goes on with the first scheduled time that is still to come. What came while the job was paused is recorded as paused.
-    pub async fn resume(&self, job: &str, reason: Option<&str>) -> Result<Receipt, StoreError> {
-        self.ask(job, What::Resume, reason).await.map(|(receipt, _)| receipt)
+    pub async fn resume(&self, job: &str, reason: Option<&str>) -> Result<ControlReceipt, StoreError> {
+        self.submit(job, ControlAction::Resume, reason).await.map(|(receipt, _)| receipt)
     }
 
     /// Runs `job` once, now, even if it is paused. The id is that of the request: [`RunFilter::request`] finds its run.
     ///
     /// # Errors
     /// [`StoreError::UnknownJob`] if no job has that name.
-    pub async fn trigger(&self, job: &str, reason: Option<&str>) -> Result<Uuid, StoreError> {
+    pub async fn run_now(&self, job: &str, reason: Option<&str>) -> Result<Uuid, StoreError> {
         self.check_known(job).await?;
-        self.ask(job, What::Trigger, reason).await.map(|(_, id)| id)
+        self.submit(job, ControlAction::RunNow, reason).await.map(|(_, id)| id)
     }
 
     /// Runs one scheduled time of `job` again.
@@ -69,7 +69,7 @@ impl Control {
         reason: Option<&str>,
     ) -> Result<Uuid, StoreError> {
         self.check_known(job).await?;
-        self.ask(job, What::Replay { scheduled_at }, reason).await.map(|(_, id)| id)
+        self.submit(job, ControlAction::Replay { scheduled_at }, reason).await.map(|(_, id)| id)
     }
 
     /// Continues the schedule of `job` from the present, if it was finished up to a future time because a clock was ahead. A
@@ -77,23 +77,23 @@ impl Control {
     ///
     /// # Errors
     /// [`StoreError::UnknownJob`] if no job has that name.
-    pub async fn reset(&self, job: &str, reason: &str) -> Result<Receipt, StoreError> {
+    pub async fn reset(&self, job: &str, reason: &str) -> Result<ControlReceipt, StoreError> {
         self.check_known(job).await?;
-        self.ask(job, What::Reset, Some(reason)).await.map(|(receipt, _)| receipt)
+        self.submit(job, ControlAction::Reset, Some(reason)).await.map(|(receipt, _)| receipt)
     }
 
     /// Stops the run of `job` that is under way, or gives up one that waits to be tried again, and withdraws what was asked for
     /// and has not begun.
-    pub async fn cancel(&self, job: &str, reason: Option<&str>) -> Result<Receipt, StoreError> {
-        let what = What::Cancel { fence: FencingToken(0) };
-        let (receipt, id) = self.ask(job, what, reason).await?;
+    pub async fn cancel(&self, job: &str, reason: Option<&str>) -> Result<ControlReceipt, StoreError> {
+        let action = ControlAction::Cancel { fencing_token: FencingToken(0) };
+        let (receipt, id) = self.submit(job, action, reason).await?;
         let row = self.jobs().await?.into_iter().find(|row| row.job == job);
-        let waits = |row: &JobRow| row.state.retrying.is_some() && row.held.is_none();
+        let waits = |row: &JobRow| row.state.retrying.is_some() && row.lease.is_none();
         let Some(row) = row.filter(waits) else { return Ok(receipt) };
         // Nobody is at it, so there is nobody to ask: the retry is given up here, as a turn of the job would do it.
         let Claim::Held(lease) = self.store.acquire(job, row.state.cursor).await? else {
             // Somebody has begun with it since, and is asked.
-            return self.ask(job, what, reason).await.map(|(receipt, _)| receipt);
+            return self.submit(job, action, reason).await.map(|(receipt, _)| receipt);
         };
         let given_up = match lease.state.retrying {
             None => Ok(receipt),
@@ -101,7 +101,7 @@ impl Control {
                 let now = self.clock.now();
                 let state = JobState::at(lease.state.cursor.max(retrying.scheduled_at));
                 let run = RunRecord {
-                    fence: lease.fence,
+                    fencing_token: lease.fencing_token,
                     attempt: retrying.failed_attempts,
                     reason: Some(signed("cancelled", &self.by, reason)),
                     request: Some(id),
@@ -109,11 +109,11 @@ impl Control {
                         job,
                         retrying.scheduled_at,
                         RunStatus::Interrupted,
-                        Trigger::Schedule,
+                        RunCause::Schedule,
                         now,
                     )
                 };
-                self.store.record(Some(&lease), &run, &state).await.map(|()| Receipt::Accepted)
+                self.store.record(Some(&lease), &run, &state).await.map(|()| ControlReceipt::Accepted)
             }
         };
         self.store.release(&lease).await?;
@@ -126,7 +126,7 @@ impl Control {
     }
 
     /// The jobs that should have run and did not, whoever should have run them.
-    pub async fn late(&self) -> Result<Vec<Late>, StoreError> {
+    pub async fn late(&self) -> Result<Vec<LateJob>, StoreError> {
         self.store.late(self.clock.now()).await
     }
 
@@ -148,11 +148,16 @@ impl Control {
         Ok(())
     }
 
-    async fn ask(&self, job: &str, what: What, reason: Option<&str>) -> Result<(Receipt, Uuid), StoreError> {
-        let request = Request {
+    async fn submit(
+        &self,
+        job: &str,
+        action: ControlAction,
+        reason: Option<&str>,
+    ) -> Result<(ControlReceipt, Uuid), StoreError> {
+        let request = ControlRequest {
             id: Uuid::now_v7(),
             job: job.to_owned(),
-            what,
+            action,
             by: self.by.clone(),
             reason: reason.map(str::to_owned),
             at: self.clock.now().trunc_subsecs(6),

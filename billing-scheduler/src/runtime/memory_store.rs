@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::store::{
-    Claim, Holder, JobRow, JobState, Late, Lease, NOT_AHEAD, Pause, Plan, Receipt, Request, RunFilter,
-    RunRecord, RunRow, RunStatus, Store, StoreError, Trigger, What, Wishes,
+    Claim, ClaimHint, ControlAction, ControlReceipt, ControlRequest, ControlState, Holder, JobRow, JobState,
+    LateJob, Lease, NOT_AHEAD, Pause, RunCause, RunFilter, RunRecord, RunRow, RunStatus, Store, StoreError,
 };
 use crate::{clock::Clock, job::FencingToken};
 
@@ -30,19 +30,19 @@ struct Shared {
     runs: Vec<RunRow>,
     pauses: Vec<(String, Pause)>,
     /// What is asked for and not answered.
-    requests: Vec<Request>,
+    requests: Vec<ControlRequest>,
     /// All that was ever asked for.
-    audit: Vec<Request>,
+    audit: Vec<ControlRequest>,
     /// Occurrences that were done or given up under a lease.
     finished: HashSet<(String, DateTime<Utc>)>,
 }
 
 #[derive(Debug)]
 struct Row {
-    fence: i64,
+    fencing_token: i64,
     held: Option<Box<(String, Duration)>>,
     state: JobState,
-    plan: Option<Plan>,
+    claim_hint: Option<ClaimHint>,
     /// The place of its newest run in the history.
     last: Option<usize>,
 }
@@ -82,7 +82,7 @@ impl MemoryStore {
 
     /// Everything that was ever asked for, oldest first.
     #[must_use]
-    pub fn audit(&self) -> Vec<Request> {
+    pub fn audit(&self) -> Vec<ControlRequest> {
         self.lock().audit.clone()
     }
 
@@ -91,7 +91,7 @@ impl MemoryStore {
     }
 
     fn lost(lease: &Lease) -> StoreError {
-        StoreError::LeaseLost { job: lease.job.clone(), fence: lease.fence }
+        StoreError::LeaseLost { job: lease.job.clone(), fencing_token: lease.fencing_token }
     }
 }
 
@@ -101,14 +101,14 @@ impl Shared {
         JobRow {
             job: job.to_owned(),
             state: row.state.clone(),
-            plan: row.plan.clone(),
-            held: row.holder(now).map(|(name, until)| Holder {
+            claim_hint: row.claim_hint.clone(),
+            lease: row.holder(now).map(|(name, until)| Holder {
                 name: name.to_owned(),
-                fence: FencingToken(row.fence),
-                until: wall + until.saturating_sub(now),
+                fencing_token: FencingToken(row.fencing_token),
+                expires_at: wall + until.saturating_sub(now),
             }),
             paused: open.map(|(_, pause)| pause.clone()),
-            last: row.last.map(|place| self.runs[place].clone()),
+            last_run: row.last.map(|place| self.runs[place].clone()),
         }
     }
 }
@@ -120,31 +120,47 @@ impl Store for MemoryStore {
         let mut shared = self.lock();
         if !shared.jobs.contains_key(job) {
             let last = shared.runs.iter().rposition(|row| row.run.job == job);
-            let new = Row { fence: 0, held: None, state: JobState::at(first_cursor), plan: None, last };
+            let new = Row {
+                fencing_token: 0,
+                held: None,
+                state: JobState::at(first_cursor),
+                claim_hint: None,
+                last,
+            };
             shared.jobs.insert(job.to_owned(), new);
         }
         let row = shared.jobs.get_mut(job).expect("it is there or was just inserted");
         if let Some((holder, _)) = row.holder(now) {
             return Ok(Claim::Busy { holder: holder.to_owned() });
         }
-        row.fence += 1;
+        row.fencing_token += 1;
         row.held = Some(Box::new((self.holder.clone(), now + self.ttl)));
-        let (fence, state, plan) = (FencingToken(row.fence), row.state.clone(), row.plan.clone());
+        let (fencing_token, state, claim_hint) =
+            (FencingToken(row.fencing_token), row.state.clone(), row.claim_hint.clone());
         let pauses = shared.pauses.iter().filter(|(paused, _)| paused == job).map(|(_, pause)| pause);
         let open_since =
             state.retrying.map_or(state.cursor, |retrying| retrying.scheduled_at.min(state.cursor));
         let concerns = |pause: &&Pause| pause.until.is_none_or(|until| open_since < until);
         let pauses = pauses.filter(concerns).cloned().collect();
-        let is_to_run =
-            |request: &&Request| request.job == job && !matches!(request.what, What::Cancel { .. });
+        let is_to_run = |request: &&ControlRequest| {
+            request.job == job && !matches!(request.action, ControlAction::Cancel { .. })
+        };
         let requests = shared.requests.iter().filter(is_to_run).cloned().collect();
-        Ok(Claim::Held(Lease { job: job.to_owned(), fence, ttl: self.ttl, state, plan, pauses, requests }))
+        Ok(Claim::Held(Lease {
+            job: job.to_owned(),
+            fencing_token,
+            ttl: self.ttl,
+            state,
+            claim_hint,
+            pauses,
+            requests,
+        }))
     }
 
     async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
         let now = self.clock.monotonic();
         let mut shared = self.lock();
-        let row = shared.jobs.get_mut(&lease.job).filter(|row| row.fence == lease.fence.0);
+        let row = shared.jobs.get_mut(&lease.job).filter(|row| row.fencing_token == lease.fencing_token.0);
         match row.and_then(|row| row.held.as_deref_mut()) {
             Some((_, expires_at)) if *expires_at > now => {
                 *expires_at = now + self.ttl;
@@ -162,13 +178,14 @@ impl Store for MemoryStore {
     ) -> Result<(), StoreError> {
         let mut shared = self.lock();
         if let Some(lease) = lease {
-            let newest = shared.jobs.get(&lease.job).is_some_and(|row| row.fence == lease.fence.0);
+            let newest =
+                shared.jobs.get(&lease.job).is_some_and(|row| row.fencing_token == lease.fencing_token.0);
             if !newest {
                 return Err(Self::lost(lease));
             }
             let ends = matches!(run.status, RunStatus::Done | RunStatus::Dead);
             let occurrence = (run.job.clone(), run.scheduled_at);
-            if ends && run.trigger == Trigger::Schedule && !shared.finished.insert(occurrence) {
+            if ends && run.cause == RunCause::Schedule && !shared.finished.insert(occurrence) {
                 return Err(StoreError::AlreadyFinished {
                     job: run.job.clone(),
                     scheduled_at: run.scheduled_at,
@@ -179,7 +196,7 @@ impl Store for MemoryStore {
             }
             shared.requests.retain(|request| {
                 request.job != run.job
-                    || !matches!(request.what, What::Cancel { fence } if fence.0 > 0 && fence <= run.fence)
+                    || !matches!(request.action, ControlAction::Cancel { fencing_token } if fencing_token.0 > 0 && fencing_token <= run.fencing_token)
             });
         }
         shared.requests.retain(|request| Some(request.id) != run.request);
@@ -187,20 +204,22 @@ impl Store for MemoryStore {
         if let Some(row) = shared.jobs.get_mut(&run.job) {
             row.last = Some(place);
         }
-        shared.runs.push(RunRow { run: run.clone(), daemon: self.holder.clone() });
+        shared.runs.push(RunRow { run: run.clone(), daemon_id: self.holder.clone() });
         Ok(())
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         let mut shared = self.lock();
-        if let Some(row) = shared.jobs.get_mut(&lease.job).filter(|row| row.fence == lease.fence.0) {
+        if let Some(row) =
+            shared.jobs.get_mut(&lease.job).filter(|row| row.fencing_token == lease.fencing_token.0)
+        {
             row.held = None;
-            row.plan.clone_from(&lease.plan);
+            row.claim_hint.clone_from(&lease.claim_hint);
         }
         Ok(())
     }
 
-    async fn wishes(&self, known: Option<i64>) -> Result<Option<Wishes>, StoreError> {
+    async fn control_state(&self, known: Option<i64>) -> Result<Option<ControlState>, StoreError> {
         let shared = self.lock();
         let revision = i64::try_from(shared.audit.len()).unwrap_or(i64::MAX);
         if known == Some(revision) {
@@ -208,19 +227,19 @@ impl Store for MemoryStore {
         }
         let open = |(_, pause): &&(String, Pause)| pause.until.is_none();
         let paused = shared.pauses.iter().filter(open).cloned().collect();
-        Ok(Some(Wishes { revision, paused, requests: shared.requests.clone() }))
+        Ok(Some(ControlState { revision, paused, requests: shared.requests.clone() }))
     }
 
-    async fn request(&self, request: &Request) -> Result<Receipt, StoreError> {
+    async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {
         let now = self.clock.monotonic();
         let mut shared = self.lock();
         let Shared { jobs, pauses, requests, audit, .. } = &mut *shared;
         let mut open = pauses.iter_mut().filter(|(job, pause)| *job == request.job && pause.until.is_none());
-        match (request.what, open.next()) {
-            (What::Pause, Some((_, pause))) => {
-                return Ok(Receipt::Unchanged(format!("it is {pause}, since {}", pause.since)));
+        match (request.action, open.next()) {
+            (ControlAction::Pause, Some((_, pause))) => {
+                return Ok(ControlReceipt::Unchanged(format!("it is {pause}, since {}", pause.since)));
             }
-            (What::Pause, None) => pauses.push((
+            (ControlAction::Pause, None) => pauses.push((
                 request.job.clone(),
                 Pause {
                     since: request.at,
@@ -229,36 +248,43 @@ impl Store for MemoryStore {
                     reason: request.reason.clone(),
                 },
             )),
-            (What::Resume, Some((_, pause))) => pause.until = Some(request.at),
-            (What::Resume, None) => return Ok(Receipt::Unchanged("it is not paused".to_owned())),
-            (What::Trigger | What::Replay { .. }, _) => requests.push(request.clone()),
-            (What::Reset, _) => {
+            (ControlAction::Resume, Some((_, pause))) => pause.until = Some(request.at),
+            (ControlAction::Resume, None) => {
+                return Ok(ControlReceipt::Unchanged("it is not paused".to_owned()));
+            }
+            (ControlAction::RunNow | ControlAction::Replay { .. }, _) => requests.push(request.clone()),
+            (ControlAction::Reset, _) => {
                 let row = jobs.get(&request.job);
                 if row.is_none_or(|row| row.state.cursor <= request.at) {
-                    return Ok(Receipt::Unchanged(NOT_AHEAD.to_owned()));
+                    return Ok(ControlReceipt::Unchanged(NOT_AHEAD.to_owned()));
                 }
                 requests.push(request.clone());
             }
-            (What::Cancel { .. }, _) => {
+            (ControlAction::Cancel { .. }, _) => {
                 // A job that each node runs by itself has no plan, and the claim that is meant is none.
                 let row = jobs.get(&request.job);
-                let fence = match row {
-                    Some(row) if row.holder(now).is_some() => Some(FencingToken(row.fence)),
-                    Some(row) if row.plan.is_some() => None,
+                let fencing_token = match row {
+                    Some(row) if row.holder(now).is_some() => Some(FencingToken(row.fencing_token)),
+                    Some(row) if row.claim_hint.is_some() => None,
                     _ => Some(FencingToken(0)),
                 };
                 let before = requests.len();
-                requests.retain(|open| open.job != request.job || matches!(open.what, What::Cancel { .. }));
+                requests.retain(|open| {
+                    open.job != request.job || matches!(open.action, ControlAction::Cancel { .. })
+                });
                 let withdrawn = requests.len() < before;
-                match fence {
-                    Some(fence) => requests.push(Request { what: What::Cancel { fence }, ..request.clone() }),
+                match fencing_token {
+                    Some(fencing_token) => requests.push(ControlRequest {
+                        action: ControlAction::Cancel { fencing_token },
+                        ..request.clone()
+                    }),
                     None if withdrawn || row.is_some_and(|row| row.state.retrying.is_some()) => {}
-                    None => return Ok(Receipt::Unchanged("nobody runs it".to_owned())),
+                    None => return Ok(ControlReceipt::Unchanged("nobody runs it".to_owned())),
                 }
             }
         }
         audit.push(request.clone());
-        Ok(Receipt::Accepted)
+        Ok(ControlReceipt::Accepted)
     }
 
     async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
@@ -270,15 +296,17 @@ impl Store for MemoryStore {
         Ok(jobs)
     }
 
-    async fn late(&self, wall: DateTime<Utc>) -> Result<Vec<Late>, StoreError> {
+    async fn late(&self, wall: DateTime<Utc>) -> Result<Vec<LateJob>, StoreError> {
         let now = self.clock.monotonic();
         let shared = self.lock();
         // Hardly ever is one late, and a row is much to copy.
         let may_be = |row: &Row| {
-            row.plan.as_ref().is_some_and(|plan| plan.late_at.is_some_and(|late_at| late_at < wall))
+            row.claim_hint
+                .as_ref()
+                .is_some_and(|claim_hint| claim_hint.late_at.is_some_and(|late_at| late_at < wall))
         };
         let rows = shared.jobs.iter().filter(|(_, row)| may_be(row));
-        let mut late: Vec<Late> =
+        let mut late: Vec<LateJob> =
             rows.filter_map(|(job, row)| shared.show(job, row, now, wall).late(wall)).collect();
         late.sort_unstable_by(|a, b| a.job.cmp(&b.job));
         Ok(late)

@@ -11,7 +11,7 @@ use crate::job::{Job, JobContext, JobError, Outcome};
 /// itself logs comes from [`Tracing`](crate::Tracing).
 ///
 /// Both methods have a default that does nothing, so that an observer writes only what it needs. A panic in either is
-/// caught: in `run` it is a failure of that run, in `settled` a line in the log.
+/// caught: in `run` it is a failure of that run, in `on_outcome` a line in the log.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,7 +34,7 @@ use crate::job::{Job, JobContext, JobError, Outcome};
 ///         next.run(ctx).await
 ///     }
 ///
-///     fn settled(&self, _: &JobSpec, run: &RunRecord) {
+///     fn on_outcome(&self, _: &JobSpec, run: &RunRecord) {
 ///         if run.status == RunStatus::Dead {
 ///             self.dead_letters.fetch_add(1, Ordering::Relaxed);
 ///         }
@@ -58,7 +58,7 @@ pub trait Middleware: Send + Sync + 'static {
 
     /// What became of a scheduled time, or of one attempt at it, just before it is recorded; also of one that was passed
     /// over without a run. Called by the scheduler while it waits, so it must not block.
-    fn settled(&self, spec: &JobSpec, run: &RunRecord) {
+    fn on_outcome(&self, spec: &JobSpec, run: &RunRecord) {
         let _ = (spec, run);
     }
 }

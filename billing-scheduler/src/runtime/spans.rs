@@ -43,7 +43,7 @@ pub(crate) fn ended(span: &Span, run: &RunRecord) {
 }
 
 impl Middleware for Tracing {
-    fn settled(&self, spec: &JobSpec, run: &RunRecord) {
+    fn on_outcome(&self, spec: &JobSpec, run: &RunRecord) {
         let name = &spec.name;
         let ms = (run.finished_at - run.started_at).num_milliseconds();
         let error = run.error.as_deref().unwrap_or_default();
@@ -61,7 +61,7 @@ impl Middleware for Tracing {
                 error!(job.name = %name, attempt = run.attempt, error, "job `{name}` failed and is given up for {}: {error}", run.scheduled_at);
             }
             RunStatus::Skipped | RunStatus::Missed | RunStatus::Paused | RunStatus::Rescheduled => {
-                let from = run.stretch.map_or(run.scheduled_at, |stretch| stretch.from);
+                let from = run.range.map_or(run.scheduled_at, |stretch| stretch.from);
                 let (status, until) = (run.status.as_str(), run.scheduled_at);
                 let reason = run.reason.as_deref().unwrap_or_default();
                 info!(job.name = %name, status, %from, %until, "job `{name}`: {status} from {from} until {until}: {reason}");

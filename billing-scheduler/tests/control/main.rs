@@ -10,8 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use billing_scheduler::{
-    Clock, Control, Job, JobContext, JobError, JobSpec, ManualClock, MemoryStore, Misfire, Outcome, Receipt,
-    Registry, RunFilter, RunRecord, Schedule, Scheduler, Scope, StopReason, Store,
+    Clock, Control, ControlReceipt, Job, JobContext, JobError, JobSpec, ManualClock, MemoryStore, Misfire,
+    Outcome, Registry, RunFilter, RunRecord, Schedule, Scheduler, Scope, StopReason, Store,
     chrono::{DateTime, TimeDelta, Utc},
     serde_json::{Value, json},
 };
@@ -136,8 +136,8 @@ impl World {
 
 fn short(run: &RunRecord) -> String {
     let stretch =
-        run.stretch.map(|stretch| format!(" {} since {}", stretch.count, stretch.from.format("%H:%M")));
-    let (status, trigger) = (run.status.as_str(), run.trigger.as_str());
+        run.range.map(|stretch| format!(" {} since {}", stretch.count, stretch.from.format("%H:%M")));
+    let (status, trigger) = (run.status.as_str(), run.cause.as_str());
     format!("{status} {trigger} {}{}", run.scheduled_at.format("%H:%M"), stretch.unwrap_or_default())
 }
 
@@ -162,16 +162,19 @@ async fn a_paused_job_leaves_one_row_for_the_pause_and_goes_on_without_a_burst()
     for misfire in [Misfire::Coalesce, Misfire::CatchUp, Misfire::Skip] {
         let world = World::new("13:30:00", &[], |spec| spec.misfire = misfire);
         world.tick().await;
-        assert_eq!(world.control.pause("job", "the panel is upgraded").await.unwrap(), Receipt::Accepted);
+        assert_eq!(
+            world.control.pause("job", "the panel is upgraded").await.unwrap(),
+            ControlReceipt::Accepted
+        );
         for clock in ["14:00:00", "15:00:00", "16:00:00", "16:30:00"] {
             world.tick_at(clock).await;
         }
         assert!(world.history().is_empty(), "nothing runs while it is paused");
         let again = world.control.pause("job", "again").await.unwrap();
         assert!(
-            matches!(again, Receipt::Unchanged(why) if why.contains("paused by ada: the panel is upgraded"))
+            matches!(again, ControlReceipt::Unchanged(why) if why.contains("paused by ada: the panel is upgraded"))
         );
-        assert_eq!(world.control.resume("job", None).await.unwrap(), Receipt::Accepted);
+        assert_eq!(world.control.resume("job", None).await.unwrap(), ControlReceipt::Accepted);
         world.two_seconds().await;
         assert_eq!(world.history(), ["paused schedule 16:00 3 since 14:00"], "{misfire:?}");
         assert_eq!(world.store.runs()[0].reason.as_deref(), Some("paused by ada: the panel is upgraded"));
@@ -208,7 +211,7 @@ async fn a_run_by_hand_is_made_once_beside_the_schedule_even_if_the_job_is_pause
         scheduler.idle().await;
     }
     world.control.pause("job", "tea").await.unwrap();
-    let request = world.control.trigger("job", Some("to see it")).await.unwrap();
+    let request = world.control.run_now("job", Some("to see it")).await.unwrap();
     for _ in 0..3 {
         world.clock.advance(Duration::from_secs(1));
         for scheduler in [&world.scheduler, &other] {
@@ -232,10 +235,10 @@ async fn request_for_unknown_job_is_refused() {
     let world = World::new("13:30:00", &[], |_| {});
     let bob = Control::new(Arc::new(world.store.clone()), Arc::new(world.clock.clone()), "bob");
     // Known to the scheduler before anything ran, and to the store alone not yet.
-    assert!(world.control.trigger("job", None).await.is_ok());
+    assert!(world.control.run_now("job", None).await.is_ok());
     for (control, job) in [(&world.control, "jbo"), (&bob, "job")] {
         let refused = [
-            control.trigger(job, None).await.map(drop),
+            control.run_now(job, None).await.map(drop),
             control.replay(job, at("12:00:00"), None).await.map(drop),
         ];
         for refused in refused {
@@ -245,9 +248,9 @@ async fn request_for_unknown_job_is_refused() {
     }
     assert_eq!(world.store.audit().len(), 1, "what is refused is not written down");
     world.two_seconds().await;
-    assert!(bob.trigger("job", None).await.is_ok(), "now the store has seen it");
+    assert!(bob.run_now("job", None).await.is_ok(), "now the store has seen it");
     let sure = Control::new(Arc::new(world.store.clone()), Arc::new(world.clock.clone()), "eve");
-    assert!(sure.knowing(|job| job == "new").trigger("new", None).await.is_ok());
+    assert!(sure.with_known_jobs(|job| job == "new").run_now("new", None).await.is_ok());
 }
 
 #[tokio::test]
@@ -256,7 +259,7 @@ async fn a_run_by_hand_never_overlaps_the_run_under_way() {
     world.tick().await;
     world.begin_at("14:00:00").await;
     let scheduled = world.store.runs().len();
-    world.control.trigger("job", None).await.unwrap();
+    world.control.run_now("job", None).await.unwrap();
     for _ in 0..5 {
         world.clock.advance(Duration::from_secs(1));
         world.scheduler.tick();
@@ -271,7 +274,7 @@ async fn a_run_by_hand_never_overlaps_the_run_under_way() {
         ["interrupted schedule 14:00"],
         "a cancellation withdraws what has not begun"
     );
-    world.control.trigger("job", None).await.unwrap();
+    world.control.run_now("job", None).await.unwrap();
     world.two_seconds().await;
     assert_eq!(world.history()[1..], ["done manual 14:00"]);
 }
@@ -285,7 +288,10 @@ async fn a_cancelled_run_stops_is_recorded_so_and_is_not_run_again() {
         let world = World::new("13:59:00", &[act], |_| {});
         world.tick().await;
         world.begin_at("14:00:00").await;
-        assert_eq!(world.control.cancel("job", Some("wrong prices")).await.unwrap(), Receipt::Accepted);
+        assert_eq!(
+            world.control.cancel("job", Some("wrong prices")).await.unwrap(),
+            ControlReceipt::Accepted
+        );
         let mut idle = Box::pin(async {
             for _ in 0..40 {
                 world.clock.advance(Duration::from_secs(1));
@@ -314,10 +320,10 @@ async fn a_cancelled_run_stops_is_recorded_so_and_is_not_run_again() {
 async fn a_cancellation_of_what_does_not_run_says_so_and_one_of_a_retry_gives_it_up() {
     let world = World::new("13:59:00", &[Act::Fail], |_| {});
     world.tick().await;
-    let nothing = Receipt::Unchanged("nobody runs it".to_owned());
+    let nothing = ControlReceipt::Unchanged("nobody runs it".to_owned());
     assert_eq!(world.control.cancel("job", None).await.unwrap(), nothing);
     world.tick_at("14:00:00").await;
-    assert_eq!(world.control.cancel("job", None).await.unwrap(), Receipt::Accepted);
+    assert_eq!(world.control.cancel("job", None).await.unwrap(), ControlReceipt::Accepted);
     world.tick_at("14:30:00").await;
     assert_eq!(world.history(), ["retrying schedule 14:00", "interrupted schedule 14:00"]);
     world.tick_at("15:00:00").await;
@@ -341,7 +347,7 @@ async fn a_dead_letter_is_replayed_and_fails_without_a_retry() {
 async fn a_run_by_hand_that_a_shutdown_interrupts_is_made_again() {
     let world = World::new("13:30:00", &[Act::WaitForStop], |_| {});
     world.tick().await;
-    world.control.trigger("job", None).await.unwrap();
+    world.control.run_now("job", None).await.unwrap();
     world.clock.advance(Duration::from_secs(1));
     world.scheduler.tick();
     world.script.started.notified().await;
@@ -367,7 +373,7 @@ async fn idempotency_keys_follow_requests_not_attempts() {
     world.tick_at("14:00:02").await;
     world.script.started.notified().await;
     // A request that a shutdown interrupts is run again, and stays the same request.
-    let mut requests = vec![world.control.trigger("job", None).await.unwrap()];
+    let mut requests = vec![world.control.run_now("job", None).await.unwrap()];
     world.clock.advance(Duration::from_secs(1));
     world.scheduler.tick();
     world.script.started.notified().await;
@@ -376,8 +382,8 @@ async fn idempotency_keys_follow_requests_not_attempts() {
     let spec = JobSpec::new("job", "script", hourly());
     let next = daemon(&world.store.as_holder("next"), &world.clock, &world.script, spec);
     requests.extend([
-        world.control.trigger("job", None).await.unwrap(),
-        world.control.trigger("job", None).await.unwrap(),
+        world.control.run_now("job", None).await.unwrap(),
+        world.control.run_now("job", None).await.unwrap(),
         world.control.replay("job", at("14:00:00"), None).await.unwrap(),
     ]);
     for _ in 0..2 {
@@ -395,7 +401,7 @@ async fn idempotency_keys_follow_requests_not_attempts() {
 #[tokio::test]
 async fn a_request_that_nobody_took_for_an_hour_is_missed() {
     let world = World::new("13:30:00", &[], |_| {});
-    world.control.trigger("job", None).await.unwrap();
+    world.control.run_now("job", None).await.unwrap();
     world.clock.advance(Duration::from_secs(3_601));
     world.tick().await;
     assert_eq!(world.history(), ["missed manual 13:30"]);
@@ -424,7 +430,7 @@ async fn a_job_of_each_node_is_paused_on_each_and_run_by_hand_on_one() {
         both_at(clock).await;
     }
     assert!(world.history().is_empty());
-    world.control.trigger("job", None).await.unwrap();
+    world.control.run_now("job", None).await.unwrap();
     both_at("15:00:01").await;
     both_at("15:00:02").await;
     assert_eq!(world.history(), ["done manual 15:00"], "one of them did it");
@@ -492,13 +498,13 @@ async fn everything_that_was_asked_for_is_on_record() {
     let world = World::new("13:30:00", &[], |_| {});
     world.control.pause("job", "tea").await.unwrap();
     world.control.pause("job", "more tea").await.unwrap();
-    world.control.trigger("job", None).await.unwrap();
+    world.control.run_now("job", None).await.unwrap();
     world.control.resume("job", Some("done")).await.unwrap();
     let audit: Vec<_> = world
         .store
         .audit()
         .into_iter()
-        .map(|request| (request.what.as_str(), request.by, request.reason.unwrap_or_default()))
+        .map(|request| (request.action.as_str(), request.by, request.reason.unwrap_or_default()))
         .collect();
     let ada = || "ada".to_owned();
     assert_eq!(
@@ -518,7 +524,7 @@ async fn claimed_ahead() -> World {
     world.clock.advance(Duration::from_millis(1_799_500));
     world.scheduler.tick();
     let claimed = async {
-        while world.control.jobs().await.unwrap()[0].held.is_none() {
+        while world.control.jobs().await.unwrap()[0].lease.is_none() {
             tokio::task::yield_now().await;
         }
     };
@@ -546,7 +552,7 @@ async fn a_job_that_is_paused_between_its_claim_and_its_instant_does_not_run() {
 #[tokio::test]
 async fn a_run_that_is_cancelled_between_its_claim_and_its_instant_is_recorded_and_not_made() {
     let world = claimed_ahead().await;
-    assert_eq!(world.control.cancel("job", Some("not today")).await.unwrap(), Receipt::Accepted);
+    assert_eq!(world.control.cancel("job", Some("not today")).await.unwrap(), ControlReceipt::Accepted);
     world.clock.advance(Duration::from_millis(400));
     world.scheduler.tick();
     tokio::task::yield_now().await;
@@ -574,7 +580,7 @@ async fn a_drain_does_not_wait_for_an_instant_that_is_still_to_come() {
     let world = claimed_ahead().await;
     let report = world.scheduler.drain(Duration::from_mins(1)).await;
     assert_eq!(report.abandoned, 0);
-    assert_eq!(world.control.jobs().await.unwrap()[0].held, None, "its lease is free");
+    assert_eq!(world.control.jobs().await.unwrap()[0].lease, None, "its lease is free");
     assert!(world.history().is_empty());
 }
 
@@ -584,7 +590,7 @@ async fn a_claim_ahead_is_given_back_when_the_clock_is_set_back() {
     world.clock.set_wall(at("12:00:00"));
     world.clock.advance(Duration::from_millis(500));
     world.scheduler.idle().await;
-    assert_eq!(world.control.jobs().await.unwrap()[0].held, None);
+    assert_eq!(world.control.jobs().await.unwrap()[0].lease, None);
     assert!(world.history().is_empty());
 }
 
@@ -660,7 +666,7 @@ async fn what_one_node_began_and_did_not_finish_is_done_by_another_at_once() {
     };
     world.tick().await;
     other_looks().await;
-    world.control.trigger("job", None).await.unwrap();
+    world.control.run_now("job", None).await.unwrap();
     world.begin_at("13:30:02").await;
     other_looks().await;
     world.scheduler.drain(Duration::ZERO).await;
@@ -673,9 +679,9 @@ async fn what_one_node_began_and_did_not_finish_is_done_by_another_at_once() {
 async fn what_is_asked_of_a_node_while_it_runs_by_hand_is_not_forgotten() {
     let world = World::new("13:30:00", &[Act::Pause], each_node);
     world.tick().await;
-    world.control.trigger("job", None).await.unwrap();
+    world.control.run_now("job", None).await.unwrap();
     world.begin_at("13:30:01").await;
-    world.control.trigger("job", None).await.unwrap();
+    world.control.run_now("job", None).await.unwrap();
     world.ask().await;
     world.go_on().await;
     world.two_seconds().await;
@@ -732,7 +738,7 @@ async fn the_cancellation_of_a_retry_under_way_is_on_record_once() {
 }
 
 /// How a run of the next day stands for the hours before it.
-const AHEAD: &str = "done schedule 10:00 24 since 11:00";
+const LOOKAHEAD: &str = "done schedule 10:00 24 since 11:00";
 
 /// A scheduler whose hourly job ran at 10:00 and, while the clock was a day ahead, at 10:00 of the next day.
 async fn ran_ahead(scope: Scope) -> World {
@@ -756,8 +762,11 @@ async fn job_that_ran_ahead_waits_until_reset() {
         "waits until 2026-01-06T11:00:00Z: its schedule is finished up to 2026-01-06T10:00:00Z, and the clock was set back since"
     );
     world.tick_at("11:00:00").await;
-    assert_eq!(world.history(), ["done schedule 10:00", AHEAD], "11:00 is finished with");
-    assert_eq!(world.control.reset("job", "the host was a day ahead").await.unwrap(), Receipt::Accepted);
+    assert_eq!(world.history(), ["done schedule 10:00", LOOKAHEAD], "11:00 is finished with");
+    assert_eq!(
+        world.control.reset("job", "the host was a day ahead").await.unwrap(),
+        ControlReceipt::Accepted
+    );
     world.two_seconds().await;
     assert_eq!(world.history()[2..], ["skipped manual 11:00"]);
     let runs = world.store.runs();
@@ -769,7 +778,7 @@ async fn job_that_ran_ahead_waits_until_reset() {
     assert_eq!(world.history()[3..], ["done schedule 12:00"]);
     assert!(world.control.jobs().await.unwrap()[0].ahead(world.clock.now()).is_none());
     let needless = world.control.reset("job", "again").await.unwrap();
-    assert!(matches!(needless, Receipt::Unchanged(_)), "{needless:?}");
+    assert!(matches!(needless, ControlReceipt::Unchanged(_)), "{needless:?}");
     // The next day comes, and with it what has run already: it is run once more, and recorded as passed.
     world.clock.set_wall(at("10:00:00") + TimeDelta::days(1));
     world.two_seconds().await;
@@ -788,7 +797,7 @@ async fn job_first_seen_ahead_waits_until_reset() {
     world.two_seconds().await;
     // Another daemon's clock may be right and this one slow, so nothing that they share goes back by itself.
     assert!(world.control.jobs().await.unwrap()[0].ahead(world.clock.now()).is_some());
-    assert_eq!(world.control.reset("job", "the clock was wrong").await.unwrap(), Receipt::Accepted);
+    assert_eq!(world.control.reset("job", "the clock was wrong").await.unwrap(), ControlReceipt::Accepted);
     world.two_seconds().await;
     world.tick_at("10:00:00").await;
     assert_eq!(world.history(), ["skipped manual 09:45", "done schedule 10:00"]);
@@ -803,5 +812,5 @@ async fn node_job_follows_corrected_clock() {
     let world = ran_ahead(Scope::Node).await;
     world.tick_at("11:00:00").await;
     let ran: Vec<_> = world.history();
-    assert_eq!(ran, ["done schedule 10:00", AHEAD, "skipped manual 10:30", "done schedule 11:00"]);
+    assert_eq!(ran, ["done schedule 10:00", LOOKAHEAD, "skipped manual 10:30", "done schedule 11:00"]);
 }

@@ -7,8 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 use billing_scheduler::{
-    Claim, Control, JobRow, JobSpec, JobState, Lease, MemoryStore, Misfire, Receipt, Request, RunFilter,
-    RunRecord, RunRow, StopReason, Store, StoreError, Wishes,
+    Claim, Control, ControlReceipt, ControlRequest, ControlState, JobRow, JobSpec, JobState, Lease,
+    MemoryStore, Misfire, RunFilter, RunRecord, RunRow, StopReason, Store, StoreError,
     chrono::{DateTime, Utc},
 };
 use tokio::sync::Notify;
@@ -67,12 +67,12 @@ impl Store for SlowAnswers {
         self.store.release(lease).await
     }
 
-    async fn wishes(&self, known: Option<i64>) -> Result<Option<Wishes>, StoreError> {
-        let wishes = self.store.wishes(known).await;
-        self.answer("wishes", wishes).await
+    async fn control_state(&self, known: Option<i64>) -> Result<Option<ControlState>, StoreError> {
+        let control_state = self.store.control_state(known).await;
+        self.answer("control_state", control_state).await
     }
 
-    async fn request(&self, request: &Request) -> Result<Receipt, StoreError> {
+    async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {
         self.store.request(request).await
     }
 
@@ -102,7 +102,7 @@ async fn a_cancellation_that_is_heard_of_late_leaves_the_next_claim_alone() {
     world.tick().await;
     world.begin_at("14:00:00").await;
     world.control.cancel("job", None).await.unwrap();
-    store.keep("wishes");
+    store.keep("control_state");
     world.scheduler.tick();
     store.asked.notified().await;
     // The run ends and the next one begins while the answer is on its way.
@@ -124,7 +124,7 @@ async fn a_cancellation_that_is_heard_of_late_leaves_the_next_run_of_the_same_cl
     world.tick().await;
     world.begin_at("15:00:00").await;
     world.control.cancel("job", None).await.unwrap();
-    store.keep("wishes");
+    store.keep("control_state");
     world.scheduler.tick();
     store.asked.notified().await;
     // The run of 14:00 ends and that of 15:00 begins while the answer is on its way.
@@ -166,7 +166,7 @@ async fn a_retry_that_begins_while_it_is_cancelled_is_stopped() {
     store.asked.notified().await;
     world.begin_at("14:10:00").await;
     store.go_on.notify_one();
-    assert_eq!(cancelled.await.unwrap().unwrap(), Receipt::Accepted);
+    assert_eq!(cancelled.await.unwrap().unwrap(), ControlReceipt::Accepted);
     world.two_seconds().await;
     assert_eq!(world.history()[1..], ["interrupted schedule 14:00"]);
     assert_eq!(*world.script.stopped_by.lock().unwrap(), Some(StopReason::Cancelled));

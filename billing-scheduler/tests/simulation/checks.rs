@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use billing_scheduler::{JobContext, JobState, Lease, RunRecord, RunStatus, Schedule, Trigger};
+use billing_scheduler::{JobContext, JobState, Lease, RunCause, RunRecord, RunStatus, Schedule};
 
 use crate::event_loop::{LATEST, Life, Witnessed, World};
 
@@ -72,7 +72,7 @@ impl World {
 }
 
 fn ends(run: &RunRecord) -> bool {
-    run.trigger == Trigger::Schedule && matches!(run.status, RunStatus::Done | RunStatus::Dead)
+    run.cause == RunCause::Schedule && matches!(run.status, RunStatus::Done | RunStatus::Dead)
 }
 
 /// What is checked at each change of the store.
@@ -80,10 +80,13 @@ impl World {
     pub(crate) fn witness_claim(&self, lease: &Lease) {
         let mut plot = self.plot();
         let state = &lease.state;
-        let first = Witnessed { first: state.cursor, cursor: state.cursor, fence: 0 };
+        let first = Witnessed { first: state.cursor, cursor: state.cursor, fencing_token: 0 };
         let job = plot.jobs.entry(lease.job.clone()).or_insert(first);
-        let wrong = if lease.fence.0 <= job.fence {
-            Some(format!("claim {} of `{}` follows claim {}", lease.fence, lease.job, job.fence))
+        let wrong = if lease.fencing_token.0 <= job.fencing_token {
+            Some(format!(
+                "claim {} of `{}` follows claim {}",
+                lease.fencing_token, lease.job, job.fencing_token
+            ))
         } else if state.cursor < job.cursor {
             Some(format!(
                 "a claim of `{}` finds the cursor at {}, not {}",
@@ -92,7 +95,7 @@ impl World {
         } else {
             None
         };
-        job.fence = lease.fence.0;
+        job.fencing_token = lease.fencing_token.0;
         drop(plot);
         if let Some(wrong) = wrong {
             self.wrong(wrong);
@@ -103,10 +106,10 @@ impl World {
         let mut plot = self.plot();
         let Some(job) = plot.jobs.get_mut(&run.job) else { return };
         let mut wrong = Vec::new();
-        if run.fence.0 != job.fence {
+        if run.fencing_token.0 != job.fencing_token {
             wrong.push(format!(
                 "`{}` is recorded under {}, and {} is the newest",
-                run.job, run.fence, job.fence
+                run.job, run.fencing_token, job.fencing_token
             ));
         }
         if next.cursor < job.cursor {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use billing_scheduler::{
-    JobContext, ManualClock, MemoryStore, Scheduler, What,
+    ControlAction, JobContext, ManualClock, MemoryStore, Scheduler,
     chrono::{DateTime, TimeDelta, Utc},
 };
 use tokio::sync::{Notify, oneshot};
@@ -79,7 +79,7 @@ pub(crate) struct Daemon {
 pub(crate) struct Witnessed {
     pub(crate) first: DateTime<Utc>,
     pub(crate) cursor: DateTime<Utc>,
-    pub(crate) fence: i64,
+    pub(crate) fencing_token: i64,
 }
 
 /// One process: a daemon from one start to its end.
@@ -97,7 +97,7 @@ pub(crate) enum Event {
     Die(usize),
     Drain(usize),
     Jump(usize, i64),
-    Ask(&'static str, What),
+    Ask(&'static str, ControlAction),
     Edit(usize, u64),
     Calm,
     /// Of a task of that process, or of a request on its way to the store.
@@ -225,7 +225,7 @@ impl World {
             Event::Calm => {
                 self.log(format_args!("the storm is over"));
                 for job in ["each", "latest", "own"] {
-                    self.ask(job, What::Resume);
+                    self.ask(job, ControlAction::Resume);
                 }
                 for daemon in 0..DAEMONS {
                     self.look_at_the_wall(daemon);

@@ -7,8 +7,8 @@ use std::{
 };
 
 use billing_scheduler::{
-    FencingToken, JobContext, JobRow, JobState, Lease, Receipt, Request, RunRecord, RunStatus, Schedule,
-    Store as _, Trigger, What,
+    ControlAction, ControlReceipt, ControlRequest, FencingToken, JobContext, JobRow, JobState, Lease,
+    RunCause, RunRecord, RunStatus, Schedule, Store as _,
     chrono::{DateTime, SubsecRound as _, TimeDelta, Utc},
 };
 use uuid::Uuid;
@@ -63,7 +63,7 @@ struct Paused {
 /// The wish to cancel one claim.
 struct Cancel {
     job: &'static str,
-    fence: FencingToken,
+    fencing_token: FencingToken,
     at: Duration,
     /// The first run under that claim that ended since.
     meant: Option<Uuid>,
@@ -76,11 +76,14 @@ impl World {
             let at = dice.time(5_000, 170_000);
             let job = JOBS[usize::try_from(dice.roll(3)).expect("small")];
             match dice.roll(6) {
-                0 | 1 => self.plan(at, Event::Ask(job, What::Trigger)),
+                0 | 1 => self.plan(at, Event::Ask(job, ControlAction::RunNow)),
                 2 => self.plan(at, Event::Ask(job, cancel())),
                 3 | 4 => {
-                    self.plan(at, Event::Ask(job, What::Pause));
-                    self.plan(at + dice.time(1_000, LONGEST_PAUSE_MS), Event::Ask(job, What::Resume));
+                    self.plan(at, Event::Ask(job, ControlAction::Pause));
+                    self.plan(
+                        at + dice.time(1_000, LONGEST_PAUSE_MS),
+                        Event::Ask(job, ControlAction::Resume),
+                    );
                 }
                 _ => {
                     let period_s = [20, 25, PERIOD_S, 45][usize::try_from(dice.roll(4)).expect("small")];
@@ -93,38 +96,44 @@ impl World {
     }
 
     /// Somebody asks for something, over a line that is good.
-    pub(crate) fn ask(&self, job: &'static str, what: What) {
-        let open = at_once(self.store.wishes(None)).ok().flatten().unwrap_or_default();
-        let held = self.row(job).and_then(|row| row.held);
+    pub(crate) fn ask(&self, job: &'static str, action: ControlAction) {
+        let open = at_once(self.store.control_state(None)).ok().flatten().unwrap_or_default();
+        let held = self.row(job).and_then(|row| row.lease);
         let id = {
             let mut plot = self.plot();
             plot.people.asked += 1;
             Uuid::from_u128(plot.people.asked.into())
         };
         let at = self.true_time().trunc_subsecs(6);
-        let request = Request { id, job: job.to_owned(), what, by: "ada".to_owned(), reason: None, at };
+        let request =
+            ControlRequest { id, job: job.to_owned(), action, by: "ada".to_owned(), reason: None, at };
         let receipt = at_once(self.store.request(&request));
-        self.log(format_args!("ada: {} `{job}`: {receipt:?}", what.as_str()));
-        if !matches!(receipt, Ok(Receipt::Accepted)) {
+        self.log(format_args!("ada: {} `{job}`: {receipt:?}", action.as_str()));
+        if !matches!(receipt, Ok(ControlReceipt::Accepted)) {
             return;
         }
         let people = &mut self.plot().people;
-        match what {
-            What::Trigger => drop(people.triggered.insert(id, job)),
-            What::Pause => people.pauses.push(Paused { job, since: at, until: None }),
-            What::Resume => {
+        match action {
+            ControlAction::RunNow => drop(people.triggered.insert(id, job)),
+            ControlAction::Pause => people.pauses.push(Paused { job, since: at, until: None }),
+            ControlAction::Resume => {
                 let open = people.pauses.iter_mut().find(|pause| pause.job == job && pause.until.is_none());
                 open.expect("the store says that it was paused").until = Some(at);
             }
-            What::Cancel { .. } => {
+            ControlAction::Cancel { .. } => {
                 // What had not begun is withdrawn, and what had may end.
                 for request in open.requests.iter().filter(|request| request.job == job) {
                     people.triggered.remove(&request.id);
                 }
-                let claim = held.map(|held| held.fence);
-                people.cancels.extend(claim.map(|fence| Cancel { job, fence, at: self.now(), meant: None }));
+                let claim = held.map(|held| held.fencing_token);
+                people.cancels.extend(claim.map(|fencing_token| Cancel {
+                    job,
+                    fencing_token,
+                    at: self.now(),
+                    meant: None,
+                }));
             }
-            What::Replay { .. } | What::Reset => {}
+            ControlAction::Replay { .. } | ControlAction::Reset => {}
         }
     }
 
@@ -140,7 +149,7 @@ impl World {
         let before = self.period_s[daemon].swap(period_s, Ordering::Relaxed);
         let now = self.true_time();
         let due_before = self.row("latest").and_then(|row| {
-            let next_at = row.plan?.next_at?;
+            let next_at = row.claim_hint?.next_at?;
             (row.state.cursor < next_at && row.state.retrying.is_none()).then_some(next_at)
         });
         let (life, scheduler) = {
@@ -174,8 +183,8 @@ impl World {
 }
 
 /// The store fills in which claim is meant.
-fn cancel() -> What {
-    What::Cancel { fence: FencingToken(0) }
+fn cancel() -> ControlAction {
+    ControlAction::Cancel { fencing_token: FencingToken(0) }
 }
 
 /// What is checked as it happens.
@@ -184,7 +193,7 @@ impl World {
     pub(crate) fn note_pauses(&self, lease: &Lease) {
         let people = &mut self.plot().people;
         let pauses = people.pauses.iter().filter(|pause| pause.job == lease.job).cloned().collect();
-        people.known.insert((lease.job.clone(), lease.fence), pauses);
+        people.known.insert((lease.job.clone(), lease.fencing_token), pauses);
     }
 
     /// A run that was cancelled is told to stop.
@@ -192,7 +201,7 @@ impl World {
         let now = self.now();
         let is_ignored = self.plot().people.cancels.iter().any(|cancel| {
             cancel.job == ctx.occurrence.job
-                && cancel.fence == ctx.fence
+                && cancel.fencing_token == ctx.fencing_token
                 && cancel.at > SETTLED.max(began)
                 && cancel.at + TOLD < now
         });
@@ -203,7 +212,7 @@ impl World {
 
     pub(crate) fn witness_for_people(&self, run: &RunRecord, before: Option<&JobState>, next: &JobState) {
         let mut plot = self.plot();
-        let wrong = if run.trigger == Trigger::Schedule {
+        let wrong = if run.cause == RunCause::Schedule {
             plot.people.check_scheduled(run, self.clocks_jump.load(Ordering::Relaxed))
         } else {
             plot.people.check_asked_for(run, before, next)
@@ -216,7 +225,7 @@ impl World {
 
     fn check_settled(&self, run: &RunRecord) -> Option<String> {
         let period_s = self.period_s[0].load(Ordering::Relaxed);
-        let is_checked = run.job == "latest" && is_real(run) && run.trigger == Trigger::Schedule;
+        let is_checked = run.job == "latest" && is_real(run) && run.cause == RunCause::Schedule;
         (is_checked && self.now() > STORM + CALM / 2 && !is_due_every(period_s, run.scheduled_at))
             .then(|| format!("`latest` runs at {}, and every {period_s} s by then", run.scheduled_at))
     }
@@ -224,7 +233,7 @@ impl World {
     /// What must be so in the end.
     pub(crate) fn what_people_miss(&self) -> Vec<String> {
         let mut missed = Vec::new();
-        let open = at_once(self.store.wishes(None)).ok().flatten().unwrap_or_default();
+        let open = at_once(self.store.control_state(None)).ok().flatten().unwrap_or_default();
         let is_over = |at: DateTime<Utc>| at < self.true_time() - LATEST;
         let runs = self.store.runs();
         let plot = self.plot();
@@ -234,16 +243,16 @@ impl World {
         }
         for request in open.requests.iter().filter(|request| is_over(request.at)) {
             // What was to be cancelled may have ended before.
-            if !matches!(request.what, What::Cancel { .. }) {
+            if !matches!(request.action, ControlAction::Cancel { .. }) {
                 missed.push(format!("request {} of `{}` is still open", request.id.as_u128(), request.job));
             }
         }
         if !self.clocks_jump.load(Ordering::Relaxed) {
             for at in &people.owed {
                 let covers = |run: &RunRecord| {
-                    let from = run.stretch.map_or(run.scheduled_at, |stretch| stretch.from);
+                    let from = run.range.map_or(run.scheduled_at, |stretch| stretch.from);
                     run.job == "latest"
-                        && run.trigger == Trigger::Schedule
+                        && run.cause == RunCause::Schedule
                         && (from..=run.scheduled_at).contains(at)
                         && (run.status != RunStatus::Interrupted || is_cancelled(run))
                 };
@@ -267,7 +276,7 @@ impl People {
         let mut wrong = Vec::new();
         let (job, at) = (&run.job, run.scheduled_at);
         if run.status == RunStatus::Paused {
-            let from = run.stretch.map_or(at, |stretch| stretch.from);
+            let from = run.range.map_or(at, |stretch| stretch.from);
             let is_in = |pause: &Paused| {
                 pause.job == job && pause.since <= from && pause.until.is_some_and(|until| at < until)
             };
@@ -279,7 +288,7 @@ impl People {
         if !is_real(run) {
             return wrong;
         }
-        for pause in self.known.get(&(job.clone(), run.fence)).into_iter().flatten() {
+        for pause in self.known.get(&(job.clone(), run.fencing_token)).into_iter().flatten() {
             let is_paused = match pause.until {
                 None => true,
                 // What had begun before is tried again.
@@ -293,8 +302,12 @@ impl People {
         if self.cancelled.get(&(job.clone(), at)).is_some_and(|cancelled| *cancelled != run.id) {
             wrong.push(format!("{at} of `{job}` was cancelled, and is run again"));
         }
-        let wishes = self.cancels.iter_mut().filter(|cancel| cancel.job == job && cancel.fence == run.fence);
-        let is_meant = wishes.fold(false, |is, cancel| is | (*cancel.meant.get_or_insert(run.id) == run.id));
+        let control_state = self
+            .cancels
+            .iter_mut()
+            .filter(|cancel| cancel.job == job && cancel.fencing_token == run.fencing_token);
+        let is_meant =
+            control_state.fold(false, |is, cancel| is | (*cancel.meant.get_or_insert(run.id) == run.id));
         if is_cancelled(run) {
             if !is_meant {
                 wrong.push(format!("{at} of `{job}` is cancelled, and nobody wanted that"));
@@ -329,8 +342,11 @@ impl People {
         if run.status == RunStatus::Retrying {
             wrong.push(format!("a run of `{job}` that was asked for is tried again by itself"));
         }
-        let wishes = self.cancels.iter_mut().filter(|cancel| cancel.job == job && cancel.fence == run.fence);
-        for cancel in wishes {
+        let control_state = self
+            .cancels
+            .iter_mut()
+            .filter(|cancel| cancel.job == job && cancel.fencing_token == run.fencing_token);
+        for cancel in control_state {
             cancel.meant.get_or_insert(run.id);
         }
         if let Some(id) = run.request {

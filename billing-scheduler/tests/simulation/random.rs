@@ -1,11 +1,11 @@
-//! Chance from a seed.
+//! Random numbers from a seed.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     time::Duration,
 };
 
-/// Chance that depends on the seed and on what it is for, and on nothing else: so a story does not change its course with the
+/// Random numbers that depend on the seed and on what it is for, and on nothing else: so a story does not change its course with the
 /// order in which things are asked.
 pub(crate) struct Dice(u64);
 

@@ -23,11 +23,11 @@ impl Job for Act {
     async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
         let Self { world, life } = self;
         let job = ctx.occurrence.job.as_str();
-        let mut dice = Dice::new(world.seed, (life, &ctx.occurrence, ctx.attempt, ctx.fence));
+        let mut dice = Dice::new(world.seed, (life, &ctx.occurrence, ctx.attempt, ctx.fencing_token));
         let _under_way = UnderWay::begin(world, *life, ctx);
         world.log(format_args!(
-            "{} runs {}, attempt {}, fence {}",
-            life.daemon, ctx.occurrence, ctx.attempt, ctx.fence
+            "{} runs {}, attempt {}, fencing token {}",
+            life.daemon, ctx.occurrence, ctx.attempt, ctx.fencing_token
         ));
         if let Some(reason) = ctx.stop_requested() {
             world.wrong(format!("a run of `{job}` began although {reason}"));

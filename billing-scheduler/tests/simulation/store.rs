@@ -9,8 +9,8 @@ use std::{
 
 use async_trait::async_trait;
 use billing_scheduler::{
-    Claim, JobRow, JobState, Lease, MemoryStore, Receipt, Request, RunFilter, RunRecord, RunRow, Store,
-    StoreError, Wishes,
+    Claim, ControlReceipt, ControlRequest, ControlState, JobRow, JobState, Lease, MemoryStore, RunFilter,
+    RunRecord, RunRow, Store, StoreError,
     chrono::{DateTime, Utc},
 };
 use tokio::sync::oneshot;
@@ -164,12 +164,12 @@ impl Store for FaultyStore {
         self.ask("releases", &lease.job, move || at_once(store.release(&held))).await
     }
 
-    async fn wishes(&self, known: Option<i64>) -> Result<Option<Wishes>, StoreError> {
+    async fn control_state(&self, known: Option<i64>) -> Result<Option<ControlState>, StoreError> {
         let store = self.store.clone();
-        self.ask("asks", "", move || at_once(store.wishes(known))).await
+        self.ask("asks", "", move || at_once(store.control_state(known))).await
     }
 
-    async fn request(&self, request: &Request) -> Result<Receipt, StoreError> {
+    async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {
         let (store, request) = (self.store.clone(), request.clone());
         let job = request.job.clone();
         self.ask("requests", &job, move || at_once(store.request(&request))).await

@@ -37,7 +37,7 @@ async fn organizations(db: &Db, count: usize, instances: u32) -> Vec<Uuid> {
 async fn runners_at_once_charge_each_hour_once(db: &Db) {
     let fleet = Fleet::new(db);
     let orgs = organizations(db, 20, 10).await;
-    let fence = Daemon::of(db).await.claim().await.fence;
+    let fence = Daemon::of(db).await.claim().await.fencing_token;
 
     for (round, runners) in [(1, 2), (2, 8)] {
         let start = Arc::new(Barrier::new(runners));
@@ -77,13 +77,16 @@ async fn a_claim_that_is_not_the_newest_commits_nothing(db: &Db) {
         db.execute(&format!("UPDATE {table} SET fence = fence + 1")).await;
         let before = contents(db).await;
 
-        let result = daemon.bill_under(old.fence, hour(1)).await;
+        let result = daemon.bill_under(old.fencing_token, hour(1)).await;
 
         assert!(matches!(result, Err(BillingError::Fenced)), "{table}: {result:?}");
         assert_eq!(contents(db).await, before, "{table}");
         db.execute(&format!("UPDATE {table} SET fence = fence - 1")).await;
     }
-    assert_eq!(daemon.bill_under(old.fence, hour(1)).await.expect("the newest again").totals.charged, 4);
+    assert_eq!(
+        daemon.bill_under(old.fencing_token, hour(1)).await.expect("the newest again").totals.charged,
+        4
+    );
     assert_sound(db).await;
 }
 
@@ -94,7 +97,7 @@ async fn a_claim_that_is_lost_in_the_middle_ends_the_run_after_its_batch(db: &Db
     let daemon = Daemon::with_batches_of(db, 1).await;
     let lease = daemon.claim().await;
 
-    let result = daemon.bill_under(lease.fence, hour(1)).await;
+    let result = daemon.bill_under(lease.fencing_token, hour(1)).await;
 
     assert!(matches!(result, Err(BillingError::Fenced)), "{result:?}");
     assert_eq!(number(db, "SELECT count(*) FROM billing_charges").await, 2, "the first batch stays");
@@ -207,7 +210,7 @@ async fn a_commit_whose_answer_is_lost_is_not_repeated(db: &Db) {
     organizations(db, 2, 3).await;
     let lost = Arc::new(AtomicBool::new(false));
     let url = through_a_proxy_that_loses_the_answer_to_a_commit(&db.url, Arc::clone(&lost)).await;
-    let fence = Daemon::of(db).await.claim().await.fence;
+    let fence = Daemon::of(db).await.claim().await.fencing_token;
     let daemon = Daemon::at(&url, Settings::default()).await;
 
     let bill = daemon.bill_under(fence, hour(1)).await.expect("the second attempt is answered");

@@ -237,8 +237,10 @@ async fn a_database_that_refuses_everybody_is_an_error_and_keeps_nothing(db: &Db
         .await;
     let daemon = Daemon::of(db).await;
 
-    let error =
-        daemon.bill_under(daemon.claim().await.fence, hour(2)).await.expect_err("nothing can be written");
+    let error = daemon
+        .bill_under(daemon.claim().await.fencing_token, hour(2))
+        .await
+        .expect_err("nothing can be written");
 
     let BillingError::Database { source, .. } = &error else { panic!("{error}") };
     assert_eq!(fault(source), Fault::Rows);
@@ -255,16 +257,19 @@ async fn wallets_that_may_be_read_and_not_written_are_an_error_and_not_a_success
     db.execute("ALTER POLICY wallets_update ON wallets USING (false)").await;
     let daemon = Daemon::of(&db).await;
     let lease = daemon.claim().await;
-    daemon.bill_under(lease.fence, hour(0)).await.expect("nothing is due");
+    daemon.bill_under(lease.fencing_token, hour(0)).await.expect("nothing is due");
     let before = contents(&db).await;
 
-    let error =
-        daemon.bill_under(lease.fence, hour(2)).await.expect_err("no wallet can be charged").to_string();
+    let error = daemon
+        .bill_under(lease.fencing_token, hour(2))
+        .await
+        .expect_err("no wallet can be charged")
+        .to_string();
 
     assert!(error.contains("row-level security"), "{error}");
     assert_eq!(contents(&db).await, before);
     db.execute("ALTER POLICY wallets_update ON wallets USING (current_user_is_admin())").await;
-    daemon.bill_under(lease.fence, hour(3)).await.expect("the wallets are writable");
+    daemon.bill_under(lease.fencing_token, hour(3)).await.expect("the wallets are writable");
     victim.assert_charged("writable").await;
     assert_eq!(number(&db, "SELECT count(*) FROM billing_holds").await, 0);
 }

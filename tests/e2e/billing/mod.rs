@@ -45,7 +45,7 @@ use billing_jobs::{
     panel::Panel,
 };
 use billing_scheduler::{
-    Claim, FencingToken, Lease, RunRecord, RunStatus, StopReason, Store, SystemClock, Trigger,
+    Claim, FencingToken, Lease, RunCause, RunRecord, RunStatus, StopReason, Store, SystemClock,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use e2e::{Amount, Db, Fleet, HoldRow};
@@ -148,9 +148,9 @@ impl Daemon {
     async fn carry_out(&self, order: &Order<'_>) -> Result<Bill, BillingError> {
         let lease = self.claim().await;
         let id = Uuid::now_v7();
-        let result = self.run(id, Mode::Commit(lease.fence), order).await;
+        let result = self.run(id, Mode::Commit(lease.fencing_token), order).await;
         if let Ok(Bill { stopped: None, .. }) = result {
-            self.biller().mark_worked(lease.fence).await.expect("the fence row is writable");
+            self.biller().mark_worked(lease.fencing_token).await.expect("the fence row is writable");
         }
         self.store.record(Some(&lease), &record(id, &lease, &result), &lease.state).await.expect("recorded");
         self.store.release(&lease).await.expect("released");
@@ -209,11 +209,11 @@ fn record(id: Uuid, lease: &Lease, result: &Result<Bill, BillingError>) -> RunRe
     RunRecord {
         id,
         attempt: 1,
-        fence: lease.fence,
+        fencing_token: lease.fencing_token,
         items,
         error: result.as_ref().err().map(ToString::to_string),
         details,
-        ..RunRecord::new(BILLING_JOB, at, status, Trigger::Manual, at)
+        ..RunRecord::new(BILLING_JOB, at, status, RunCause::Manual, at)
     }
 }
 

@@ -29,7 +29,7 @@ async fn a_month_costs_its_price(db: &Db, settings: Settings, hours_a_run: usize
     let daemon = Daemon::with(db, settings).await;
     let lease = daemon.claim().await;
     for hours in (0..=MONTH).step_by(hours_a_run) {
-        daemon.bill_under(lease.fence, hour(hours)).await.expect("the run comes to its end");
+        daemon.bill_under(lease.fencing_token, hour(hours)).await.expect("the run comes to its end");
         if hours % 73 > 0 {
             continue;
         }

@@ -232,7 +232,7 @@ async fn only_a_run_that_may_charge_records_prices(db: &Db) {
     for table in ["billing_job_state", "billing_fences"] {
         db.execute(&format!("UPDATE {table} SET fence = fence + 1")).await;
     }
-    let result = daemon.bill_under(old.fence, hour(1)).await;
+    let result = daemon.bill_under(old.fencing_token, hour(1)).await;
     assert!(matches!(result, Err(BillingError::Fenced)), "{result:?}");
     assert_eq!(number(db, SEEN).await, 0, "an overtaken daemon");
     db.execute("UPDATE billing_job_state SET holder = NULL").await;

@@ -109,9 +109,11 @@ async fn a_run_that_is_stopped_keeps_its_batches_and_the_next_one_does_the_rest(
 
     let (first, second) = (Uuid::now_v7(), Uuid::now_v7());
     let order = Order { stop: &stop, ..Order::by(hour(1)) };
-    let stopped = daemon.run(first, Mode::Commit(lease.fence), &order).await.expect("a stop is no error");
+    let stopped =
+        daemon.run(first, Mode::Commit(lease.fencing_token), &order).await.expect("a stop is no error");
     assert_eq!(stopped.stopped, Some(StopReason::Drain));
-    let rest = daemon.run(second, Mode::Commit(lease.fence), &Order::by(hour(1))).await.expect("no error");
+    let rest =
+        daemon.run(second, Mode::Commit(lease.fencing_token), &Order::by(hour(1))).await.expect("no error");
     assert_eq!(rest.stopped, None);
     daemon.store.release(&lease).await.expect("released");
 

@@ -39,7 +39,7 @@ async fn a_charge_is_not_overwritten(db: &Db) {
         silent_for(db, 91).await;
         let old = daemon.claim().await;
         let read = panel.read_balance(&ours).await.expect("the wallet is there");
-        assert_eq!(daemon.bill_under(old.fence).await.expect("it bills").totals.hours, 2);
+        assert_eq!(daemon.bill_under(old.fencing_token).await.expect("it bills").totals.hours, 2);
 
         let theirs = due(db, machine(db, org, hours).await).await;
         let refused = read.finish(&theirs).await.expect_err("it read 100.00");
@@ -58,7 +58,7 @@ async fn a_charge_that_the_panel_waited_for_is_not_overwritten(db: &Db) {
     let org = Fleet::new(db).wallet("100.00").await;
     let theirs = due(db, machine(db, org, 2).await).await;
     let daemon = Daemon::of(db).await;
-    let number_in_force = daemon.claim().await.fence.0;
+    let number_in_force = daemon.claim().await.fencing_token.0;
     silent_for(db, 91).await;
     let panel = panel(db, &db.url_for(Login::Owner)).await;
     let read = panel.read_balance(&theirs).await.expect("the wallet is there");

@@ -94,7 +94,7 @@ async fn a_daemon_that_wakes_up(db: &Db) -> bool {
     seed(db, 1, 1, 2).await;
     assert_eq!(panel(db, &db.url_for(Login::Owner)).await.pass().await.billed, 1);
     seed(db, 1, 1, 2).await;
-    matches!(daemon.bill_under(old.fence).await, Err(BillingError::Fenced))
+    matches!(daemon.bill_under(old.fencing_token).await, Err(BillingError::Fenced))
 }
 
 async fn a_stale_list(db: &Db) -> bool {
@@ -190,7 +190,7 @@ async fn an_old_number(db: &Db) -> bool {
     daemon.let_go(&old).await;
     daemon.bill().await.expect("it bills");
     db.execute("UPDATE vps_instances SET last_billed_at = last_billed_at - interval '1 hour'").await;
-    !passes_under(db, &daemon, old.fence.0).await
+    !passes_under(db, &daemon, old.fencing_token.0).await
 }
 
 /// While a debit of ours is not committed, nobody else can come into force.
@@ -201,7 +201,7 @@ async fn a_claim_meanwhile(db: &Db) -> bool {
     let txn = daemon.db.begin().await.expect("it begins");
     let settings = format!(
         "SET LOCAL app.current_user_is_admin = 'true'; SET LOCAL billing.fence = '{}'",
-        lease.fence.0
+        lease.fencing_token.0
     );
     txn.execute_unprepared(&settings).await.expect("settings");
     debit(&txn, organization(db).await, "-0.02", "VPS Hourly Billing - web (2h)").await.expect("it passes");

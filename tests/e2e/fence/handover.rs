@@ -194,7 +194,7 @@ async fn a_release_leaves_the_panel_everything_that_it_needs(db: &Db) {
         assert_eq!(number(db, "SELECT fence FROM billing_fences").await, fence_before + 1);
     }
     seed(db, 1, 1, 2).await;
-    let refused = daemon.bill_under(old.fence).await;
+    let refused = daemon.bill_under(old.fencing_token).await;
     assert!(matches!(refused, Err(BillingError::Fenced)), "{refused:?}");
     assert_eq!(daemon.bill().await.expect("a new claim bills"), 2);
     assert_sound(db).await;

@@ -64,9 +64,9 @@ impl Daemon {
     /// A run from claim to release. Returns the hours that it charged.
     pub(crate) async fn bill(&self) -> Result<u64, BillingError> {
         let lease = self.claim().await;
-        let bill = self.bill_under(lease.fence).await;
+        let bill = self.bill_under(lease.fencing_token).await;
         if bill.is_ok() {
-            self.biller().mark_worked(lease.fence).await.expect("the fence row is writable");
+            self.biller().mark_worked(lease.fencing_token).await.expect("the fence row is writable");
         }
         self.store.release(&lease).await.expect("released");
         Ok(bill?.totals.hours)

@@ -25,7 +25,7 @@ async fn the_panel_charges_once_billing_has_not_worked_for_long_enough(db: &Db) 
         let due = seed(db, 5, 3, 2).await.len();
         let (before, charged) = (cents(db).await, number(db, BY_PANEL).await);
         let old = daemon.claim().await;
-        daemon.biller().mark_worked(old.fence).await.expect("billing works");
+        daemon.biller().mark_worked(old.fencing_token).await.expect("billing works");
 
         let pass = panel.pass().await;
         assert_eq!((pass.billed, pass.failed.len()), (0, due));
@@ -42,11 +42,11 @@ async fn the_panel_charges_once_billing_has_not_worked_for_long_enough(db: &Db) 
         assert_eq!((pass.billed, pass.failed), (due, vec![]));
         assert_eq!(cents(db).await, before - 2 * 15, "two hours of each at a cent");
         assert_eq!(number(db, BY_PANEL).await, charged + 15);
-        assert_eq!(number(db, FENCE).await, old.fence.0 + 1, "raised once, and not for each debit");
+        assert_eq!(number(db, FENCE).await, old.fencing_token.0 + 1, "raised once, and not for each debit");
         assert_sound(db).await;
 
         seed(db, 1, 1, 3).await;
-        let refused = daemon.bill_under(old.fence).await;
+        let refused = daemon.bill_under(old.fencing_token).await;
         assert!(matches!(refused, Err(BillingError::Fenced)), "{refused:?}");
         daemon.let_go(&old).await;
         assert_eq!(daemon.bill().await.expect("a new claim bills"), 3, "what the panel left");
@@ -176,7 +176,7 @@ async fn a_batch_under_way_is_neither_waited_for_nor_overtaken(db: &Db) {
     let old = daemon.claim().await;
     silent_for(db, 91).await;
     let batch = daemon.db.begin().await.expect("a transaction begins");
-    let keep = format!("SELECT set_config('billing.fence', '{}', true)", old.fence.0);
+    let keep = format!("SELECT set_config('billing.fence', '{}', true)", old.fencing_token.0);
     batch.execute_unprepared(&keep).await.expect("a setting is set");
     batch.execute_unprepared("SELECT FROM billing_fences FOR SHARE").await.expect("the row is there");
 
@@ -187,7 +187,7 @@ async fn a_batch_under_way_is_neither_waited_for_nor_overtaken(db: &Db) {
     batch.rollback().await.expect("it ends");
     assert_eq!(panel.pass().await.billed, 15);
     seed(db, 1, 1, 2).await;
-    let refused = daemon.bill_under(old.fence).await;
+    let refused = daemon.bill_under(old.fencing_token).await;
     assert!(matches!(refused, Err(BillingError::Fenced)), "{refused:?}");
     assert_eq!(cents(db).await, 6 * 10_000 - 30);
 }
@@ -203,12 +203,12 @@ async fn a_debit_under_an_old_number_or_none_is_no_debit_of_ours(db: &Db) {
     let old = daemon.claim().await;
     daemon.let_go(&old).await;
     let current = daemon.claim().await;
-    daemon.biller().mark_worked(current.fence).await.expect("billing works");
+    daemon.biller().mark_worked(current.fencing_token).await.expect("billing works");
     for (number, passes) in [
         (None, false),
-        (Some(old.fence.0), false),
-        (Some(current.fence.0 + 1), false),
-        (Some(current.fence.0), true),
+        (Some(old.fencing_token.0), false),
+        (Some(current.fencing_token.0 + 1), false),
+        (Some(current.fencing_token.0), true),
     ] {
         let txn = daemon.db.begin().await.expect("a transaction begins");
         txn.execute_unprepared("SET LOCAL app.current_user_is_admin = 'true'").await.expect("a setting");
@@ -263,7 +263,7 @@ async fn a_dry_run_passes_the_fence_and_leaves_it_as_it_was(db: &Db) {
     for worked in [false, true] {
         if worked {
             let lease = daemon.claim().await;
-            daemon.biller().mark_worked(lease.fence).await.expect("billing works");
+            daemon.biller().mark_worked(lease.fencing_token).await.expect("billing works");
             daemon.let_go(&lease).await;
         }
         let fence = ask(db, FENCE).await;

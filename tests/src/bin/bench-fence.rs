@@ -112,7 +112,7 @@ async fn claim(db: &Db) -> FencingToken {
     let pool = Box::pin(database.connect(Pool::Shared)).await.expect("the database answers");
     let store = SeaOrmStore::new(pool, database, "bench", Duration::from_secs(10), Arc::new(SystemClock));
     match store.acquire(BILLING_JOB, DateTime::UNIX_EPOCH).await.expect("a claim") {
-        Claim::Held(lease) => lease.fence,
+        Claim::Held(lease) => lease.fencing_token,
         Claim::Busy { .. } => panic!("nobody else has it"),
     }
 }

@@ -10,7 +10,7 @@ use billing_daemon::{
     database::{Database, Pool},
     store::SeaOrmStore,
 };
-use billing_scheduler::{Claim, Clock, JobState, RunRecord, RunStatus, Store, SystemClock, Trigger};
+use billing_scheduler::{Claim, Clock, JobState, RunCause, RunRecord, RunStatus, Store, SystemClock};
 use chrono::TimeDelta;
 use clap::{Parser, ValueEnum};
 use e2e::Db;
@@ -73,7 +73,7 @@ async fn main() {
 
 async fn measure(store: &SeaOrmStore, turns: u32) -> Times {
     let mut times = Times::default();
-    let known = store.wishes(None).await.expect("the store answers").map(|wishes| wishes.revision);
+    let known = store.control_state(None).await.expect("the store answers").map(|wishes| wishes.revision);
     for _ in 0..turns {
         let began = Instant::now();
         let now = SystemClock.now();
@@ -85,15 +85,19 @@ async fn measure(store: &SeaOrmStore, turns: u32) -> Times {
         let scheduled_at = lease.state.cursor + TimeDelta::seconds(1);
         let run = RunRecord {
             attempt: 1,
-            fence: lease.fence,
+            fencing_token: lease.fencing_token,
             items: 1,
-            ..RunRecord::new("bench", scheduled_at, RunStatus::Done, Trigger::Schedule, now)
+            ..RunRecord::new("bench", scheduled_at, RunStatus::Done, RunCause::Schedule, now)
         };
         store.record(Some(&lease), &run, &JobState::at(scheduled_at)).await.expect("it is recorded");
         let recorded = Instant::now();
         store.release(&lease).await.expect("it is released");
         let released = Instant::now();
-        assert_eq!(store.wishes(known).await.expect("the store answers"), None, "nobody asks for anything");
+        assert_eq!(
+            store.control_state(known).await.expect("the store answers"),
+            None,
+            "nobody asks for anything"
+        );
         times.claim.push(claimed - began);
         times.record.push(recorded - claimed);
         times.release.push(released - recorded);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use billing_scheduler::{Pause, Receipt, RunFilter, RunRow, RunStatus};
+use billing_scheduler::{ControlReceipt, Pause, RunFilter, RunRow, RunStatus};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -62,10 +62,10 @@ pub(super) async fn reset(desk: &Desk, options: &cli::Pause) -> Result<(), Failu
 }
 
 /// Says what became of a request.
-fn told(asked: &Asked, receipt: Receipt, done: &str) {
+fn told(asked: &Asked, receipt: ControlReceipt, done: &str) {
     let (changed, why) = match receipt {
-        Receipt::Accepted => (true, done.to_owned()),
-        Receipt::Unchanged(why) => (false, format!("nothing to do: {why}")),
+        ControlReceipt::Accepted => (true, done.to_owned()),
+        ControlReceipt::Unchanged(why) => (false, format!("nothing to do: {why}")),
     };
     if asked.json {
         say_json(&json!({ "job": asked.job, "changed": changed, "about": why }));
@@ -79,7 +79,7 @@ pub(super) async fn trigger(desk: &Desk, options: &Trigger) -> Result<(), Failur
     if let Some(pause) = job.paused.as_ref().filter(|_| !options.force) {
         return Err(Failure::new(Exit::Usage, needs_force(&job.name, pause)));
     }
-    let id = desk.control.trigger(&job.name, options.reason.as_deref()).await.map_err(no_store)?;
+    let id = desk.control.run_now(&job.name, options.reason.as_deref()).await.map_err(no_store)?;
     asked_for(desk, &job, &options.asked, options.wait, id).await
 }
 

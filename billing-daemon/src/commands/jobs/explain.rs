@@ -127,8 +127,8 @@ fn explain(facts: &Facts<'_>) -> (&'static str, String) {
     if let Some(pause) = &job.paused {
         return ("paused", format!("the job is {pause}, since {} UTC", shown(pause.since)));
     }
-    if let Some(held) = &row.held {
-        let (name, until) = (&held.name, shown(held.until));
+    if let Some(held) = &row.lease {
+        let (name, until) = (&held.name, shown(held.expires_at));
         return (
             "held",
             format!("{name} holds the job's lease until {until} UTC, and renews it while a run is under way"),
@@ -176,7 +176,14 @@ mod tests {
     fn hourly() -> KnownJob {
         let schedule = Schedule::every(Duration::from_hours(1)).expect("valid");
         let state = JobState::at(at("13:00:00"));
-        let row = JobRow { job: "job".to_owned(), state, plan: None, held: None, paused: None, last: None };
+        let row = JobRow {
+            job: "job".to_owned(),
+            state,
+            claim_hint: None,
+            lease: None,
+            paused: None,
+            last_run: None,
+        };
         let spec = Some(JobSpec::new("job", "kind", schedule));
         KnownJob { name: "job".to_owned(), spec, row: Some(row), paused: None, last: None }
     }
@@ -199,8 +206,11 @@ mod tests {
         };
         let retrying =
             |of: &str| Retrying { scheduled_at: at(of), failed_attempts: 2, not_before: at("14:20:00") };
-        let held =
-            |until: &str| Holder { name: "host-7".to_owned(), fence: FencingToken(4), until: at(until) };
+        let held = |until: &str| Holder {
+            name: "host-7".to_owned(),
+            fencing_token: FencingToken(4),
+            expires_at: at(until),
+        };
         let unknown = KnownJob { spec: None, ..hourly() };
         let mut of_node = hourly();
         of_node.spec.as_mut().expect("it has one").scope = Scope::Node;
@@ -230,7 +240,7 @@ mod tests {
             ),
             (
                 "14:00:00",
-                change(|_, row| row.held = Some(held("14:10:05"))),
+                change(|_, row| row.lease = Some(held("14:10:05"))),
                 1,
                 "held",
                 "host-7 holds the job's lease until 2026-01-05 14:10:05",

@@ -78,8 +78,8 @@ pub(super) async fn show(desk: &Desk, name: &str, json: bool) -> Result<(), Fail
             let failed = retrying.failed_attempts;
             lines.push(("retrying", format!("{at} UTC failed {failed} times, again from {not_before} UTC")));
         }
-        if let Some(held) = &row.held {
-            lines.push(("held", format!("by {} under fence {}", held.name, held.fence)));
+        if let Some(held) = &row.lease {
+            lines.push(("held", format!("by {} under fencing token {}", held.name, held.fencing_token)));
         }
     }
     lines.extend(job.late(now).map(|late| ("late", late.to_string())));

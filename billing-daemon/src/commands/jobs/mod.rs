@@ -69,7 +69,7 @@ impl Desk {
             Arc::new(SeaOrmStore::new(opened.db.clone(), database, holder, ttl, Arc::clone(&clock)));
         let by = by.map_or_else(whoever_is_here, str::to_owned);
         // Each command looks for its job itself, also in jobs.toml, and knows a name that is meant.
-        let control = Control::new(store, Arc::clone(&clock), by).knowing(|_| true);
+        let control = Control::new(store, Arc::clone(&clock), by).with_known_jobs(|_| true);
         let is_complete = is_file && config.is_some();
         let specs = config.into_iter().flat_map(|config| config.jobs).map(|(spec, _)| spec).collect();
         Ok(Self { control, opened, clock, specs, is_complete })
@@ -108,7 +108,7 @@ impl KnownJob {
             "not configured"
         } else if self.late(now).is_some() {
             "late"
-        } else if row.is_some_and(|row| row.held.is_some()) {
+        } else if row.is_some_and(|row| row.lease.is_some()) {
             "running"
         } else if self.paused.is_some() {
             "paused"
@@ -121,13 +121,13 @@ impl KnownJob {
 
     fn schedule(&self) -> String {
         let planned =
-            || self.row.as_ref().and_then(|row| row.plan.as_ref()).map(|plan| plan.schedule.clone());
+            || self.row.as_ref().and_then(|row| row.claim_hint.as_ref()).map(|plan| plan.schedule.clone());
         self.spec.as_ref().map(|spec| spec.schedule.to_string()).or_else(planned).unwrap_or_default()
     }
 
     fn in_json(&self, known: bool, now: DateTime<Utc>) -> Value {
         let row = self.row.as_ref();
-        let held = row.and_then(|row| row.held.as_ref());
+        let held = row.and_then(|row| row.lease.as_ref());
         json!({
             "job": self.name,
             "kind": self.spec.as_ref().map(|spec| &spec.kind),
@@ -137,7 +137,7 @@ impl KnownJob {
             "late": self.late(now).is_some(),
             "cursor": row.map(|row| instant(row.state.cursor)),
             "held": held.map(|held| json!({
-                "by": held.name, "fence": held.fence.0, "until": instant(held.until),
+                "by": held.name, "fence": held.fencing_token.0, "until": instant(held.expires_at),
             })),
             "paused": self.paused.as_ref().map(|pause| json!({
                 "by": pause.by, "since": instant(pause.since), "reason": pause.reason,

@@ -37,7 +37,7 @@ pub struct Skipped {
     pub from: DateTime<Utc>,
     /// The last one.
     pub until: DateTime<Utc>,
-    /// How many there are; [`Skipped::MANY`] stands for that many or more.
+    /// How many there are; [`Skipped::MAX_COUNTED`] stands for that many or more.
     pub count: u32,
     /// Why.
     pub because: SkipReason,
@@ -56,7 +56,7 @@ pub enum SkipReason {
 
 impl Skipped {
     /// Nobody counts farther than this.
-    pub const MANY: u32 = 10_000;
+    pub const MAX_COUNTED: u32 = 10_000;
 }
 
 /// As a sentence for the history.
@@ -64,7 +64,7 @@ impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.count {
             1 => f.write_str("a scheduled time was missed")?,
-            Self::MANY => {
+            Self::MAX_COUNTED => {
                 write!(f, "{} scheduled times or more were missed since {}", self.count, self.from)?;
             }
             count => write!(f, "{count} scheduled times were missed since {}", self.from)?,
@@ -103,19 +103,19 @@ pub fn due(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Result<Due, 
     if starts_at > now {
         return Ok(Due::Later(starts_at));
     }
-    let passed = Passed { spec, after: state.cursor, first, last: last_started(spec, first, now)? };
+    let passed = DueRange { spec, after: state.cursor, first, last: last_started(spec, first, now)? };
     passed.decide(now)
 }
 
 /// Scheduled times whose start has come; one at least.
-struct Passed<'s> {
+struct DueRange<'s> {
     spec: &'s JobSpec,
     after: DateTime<Utc>,
     first: DateTime<Utc>,
     last: DateTime<Utc>,
 }
 
-impl Passed<'_> {
+impl DueRange<'_> {
     fn decide(&self, now: DateTime<Utc>) -> Result<Due, ScheduleError> {
         let Self { spec, first, last, .. } = *self;
         let oldest = spec.grace().and_then(|grace| now.checked_sub_signed(TimeDelta::from_std(grace).ok()?));
@@ -135,7 +135,7 @@ impl Passed<'_> {
             Misfire::CatchUp if too_late(first) => self.skip_before(oldest.unwrap_or(first), because),
             Misfire::CatchUp if last == first => Ok(Self::run(first, None)),
             Misfire::CatchUp => {
-                let limit = spec.catch_up_limit.clamp(1, Skipped::MANY);
+                let limit = spec.catch_up_limit.clamp(1, Skipped::MAX_COUNTED);
                 let waiting = spec.schedule.count(self.after, last, limit.saturating_add(1))?;
                 if waiting <= limit {
                     return Ok(Self::run(first, None));
@@ -150,7 +150,7 @@ impl Passed<'_> {
     }
 
     fn skip_until(&self, until: DateTime<Utc>, because: SkipReason) -> Result<Due, ScheduleError> {
-        let count = self.spec.schedule.count(self.after, until, Skipped::MANY)?;
+        let count = self.spec.schedule.count(self.after, until, Skipped::MAX_COUNTED)?;
         Ok(Due::Skip(Skipped { from: self.first, until, count, because }))
     }
 

@@ -11,7 +11,7 @@ mod stable_hash;
 pub use self::{
     config_diff::{Change, Changes},
     due::{Due, SkipReason, Skipped, due},
-    outcome::{Settled, settle},
+    outcome::{AppliedOutcome, apply_outcome},
     schedule::{CronError, CronField, Dst, DstFold, DstGap, Gap, Schedule, ScheduleError, ZoneDifference},
     spec::{JobSpec, Misfire, Retry, Scope},
 };

@@ -10,7 +10,7 @@ use crate::{
 
 /// What to write down about a run.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settled {
+pub struct AppliedOutcome {
     /// How the run's row reads.
     pub status: RunStatus,
     /// Where the schedule stands from now on.
@@ -25,17 +25,17 @@ pub struct Settled {
 
 /// Turns the result of `attempt` at `scheduled_at` into the run's status and the job's next state.
 #[must_use]
-pub fn settle(
+pub fn apply_outcome(
     spec: &JobSpec,
     state: &JobState,
     scheduled_at: DateTime<Utc>,
     attempt: u32,
     result: Result<Outcome, JobError>,
     now: DateTime<Utc>,
-) -> Settled {
+) -> AppliedOutcome {
     // A cursor never goes back: a retried occurrence may be older than what was finished since.
     let finished = JobState::at(state.cursor.max(scheduled_at));
-    let failed = |error: &JobError, status, state| Settled {
+    let failed = |error: &JobError, status, state| AppliedOutcome {
         status,
         state,
         items: 0,
@@ -44,9 +44,9 @@ pub fn settle(
     };
     match result {
         Ok(Outcome::Done { items, details }) => {
-            Settled { status: RunStatus::Done, state: finished, items, error: None, details }
+            AppliedOutcome { status: RunStatus::Done, state: finished, items, error: None, details }
         }
-        Ok(Outcome::Interrupted { items }) => Settled {
+        Ok(Outcome::Interrupted { items }) => AppliedOutcome {
             status: RunStatus::Interrupted,
             state: state.clone(),
             items,

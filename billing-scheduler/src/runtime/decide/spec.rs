@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{schedule::Schedule, stable_hash::Chance};
+use super::{schedule::Schedule, stable_hash::StableHash};
 
 /// One job: which code runs, when, and what happens when it does not go well.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +22,7 @@ pub struct JobSpec {
     /// How late a run may start, counted from its scheduled time. A scheduled time that is older is not run. `None`: however
     /// late, but for [`Misfire::Skip`], which has [`JobSpec::grace`] of its own.
     pub misfire_grace: Option<Duration>,
-    /// With [`Misfire::CatchUp`]: how many scheduled times may wait at most, from 1 to [`Skipped::MANY`](crate::Skipped::MANY).
+    /// With [`Misfire::CatchUp`]: how many scheduled times may wait at most, from 1 to [`Skipped::MAX_COUNTED`](crate::Skipped::MAX_COUNTED).
     /// Older ones are passed over.
     pub catch_up_limit: u32,
     /// Each run starts up to this long after its scheduled time. How long exactly is the same on every machine and at every
@@ -133,7 +133,7 @@ impl JobSpec {
         if self.jitter.is_zero() {
             return scheduled_at;
         }
-        let delay = Chance::of(&self.name, scheduled_at, 0).below(self.jitter);
+        let delay = StableHash::of(&self.name, scheduled_at, 0).below(self.jitter);
         TimeDelta::from_std(delay)
             .ok()
             .and_then(|delay| scheduled_at.checked_add_signed(delay))
@@ -146,6 +146,6 @@ impl JobSpec {
         let longest = self.retry.wait_after(failed_attempts);
         let share = u32::from(self.retry.jitter_percent.min(100));
         let jitter = longest.saturating_mul(share) / 100;
-        longest.saturating_sub(Chance::of(&self.name, scheduled_at, failed_attempts).below(jitter))
+        longest.saturating_sub(StableHash::of(&self.name, scheduled_at, failed_attempts).below(jitter))
     }
 }

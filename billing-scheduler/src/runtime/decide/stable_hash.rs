@@ -1,4 +1,4 @@
-//! Chance that every machine throws alike: a hash of what it is about.
+//! A hash that is identical on every host and in every release: for delays that all daemons must agree on.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use chrono::{DateTime, Utc};
 
 /// A number that depends on nothing but a job's name, a scheduled time and an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Chance(u64);
+pub(crate) struct StableHash(u64);
 
-impl Chance {
+impl StableHash {
     pub(crate) fn of(job: &str, scheduled_at: DateTime<Utc>, attempt: u32) -> Self {
         // FNV-1a, http://www.isthe.com/chongo/tech/comp/fnv/: the standard library's hash may change from one release to the
         // next, and daemons of two releases run side by side during an upgrade.
@@ -40,15 +40,15 @@ mod tests {
         let mut tenths = [0_u32; 10];
         for second in 0..10_000 {
             let at = DateTime::from_timestamp(1_767_225_600 + second * 60, 0).expect("in range");
-            let delay = Chance::of("billing", at, 0).below(limit);
+            let delay = StableHash::of("billing", at, 0).below(limit);
             tenths[usize::try_from(delay.as_secs()).expect("below ten")] += 1;
         }
         assert!(tenths.iter().all(|count| (850..1_150).contains(count)), "{tenths:?}");
         let at = DateTime::from_timestamp(1_767_225_600, 0).expect("in range");
         // Daemons of two releases must agree: whoever changes these breaks that.
-        assert_eq!(Chance::of("billing", at, 0).below(limit), Duration::from_millis(3_608));
-        assert_ne!(Chance::of("billing", at, 0), Chance::of("heartbeat", at, 0));
-        assert_ne!(Chance::of("billing", at, 0), Chance::of("billing", at, 1));
-        assert_eq!(Chance::of("billing", at, 0).below(Duration::ZERO), Duration::ZERO);
+        assert_eq!(StableHash::of("billing", at, 0).below(limit), Duration::from_millis(3_608));
+        assert_ne!(StableHash::of("billing", at, 0), StableHash::of("heartbeat", at, 0));
+        assert_ne!(StableHash::of("billing", at, 0), StableHash::of("billing", at, 1));
+        assert_eq!(StableHash::of("billing", at, 0).below(Duration::ZERO), Duration::ZERO);
     }
 }

@@ -6,19 +6,19 @@ use chrono::{DateTime, Utc};
 
 /// So many jobs whose time has passed are looked at at once. A look takes memory until it ends, and after a start every job
 /// waits for its first one.
-const CROWD: usize = 256;
+const MAX_LATE_CYCLES: usize = 256;
 
 /// Jobs, by number, in the order of their next looks.
 #[derive(Debug, Default)]
-pub(crate) struct Agenda {
-    jobs: Vec<Place>,
-    looks: BTreeSet<(DateTime<Utc>, usize)>,
+pub(crate) struct DueQueue {
+    jobs: Vec<Slot>,
+    wakeups: BTreeSet<(DateTime<Utc>, usize)>,
     /// How many of those that are looked at were late for it and have not come to a decision.
-    crowd: usize,
+    late_cycles: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Slot {
     /// Its next look is then.
     Waits(DateTime<Utc>),
     /// It is looked at.
@@ -29,7 +29,7 @@ enum Place {
 
 /// A job whose turn has come, or is about to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Look {
+pub(crate) struct Wakeup {
     pub(crate) job: usize,
     /// Since when, or when.
     pub(crate) at: DateTime<Utc>,
@@ -39,81 +39,86 @@ pub(crate) struct Look {
 
 const AT_ONCE: DateTime<Utc> = DateTime::<Utc>::MIN_UTC;
 
-impl Agenda {
+impl DueQueue {
     /// One more job, to be looked at at once. They are numbered from 0.
     pub(crate) fn add(&mut self) -> usize {
         let job = self.jobs.len();
-        self.jobs.push(Place::Waits(AT_ONCE));
-        self.looks.insert((AT_ONCE, job));
+        self.jobs.push(Slot::Waits(AT_ONCE));
+        self.wakeups.insert((AT_ONCE, job));
         job
     }
 
     /// Takes out what is to be looked at up to `until`, earliest first. What is still to come waits for nobody; of what was
     /// before `now`, as much as there is room for.
-    pub(crate) fn take(&mut self, now: DateTime<Utc>, until: DateTime<Utc>) -> Vec<Look> {
+    pub(crate) fn take(&mut self, now: DateTime<Utc>, until: DateTime<Utc>) -> Vec<Wakeup> {
         let mut taken = Vec::new();
-        while self.crowd < CROWD
-            && let Some((at, job)) = self.looks.first().copied().filter(|(at, _)| *at <= now)
+        while self.late_cycles < MAX_LATE_CYCLES
+            && let Some((at, job)) = self.wakeups.first().copied().filter(|(at, _)| *at <= now)
         {
-            self.crowd += 1;
-            self.looks.pop_first();
-            taken.push(Look { job, at, is_late: true });
+            self.late_cycles += 1;
+            self.wakeups.pop_first();
+            taken.push(Wakeup { job, at, is_late: true });
         }
         if until > now {
-            let coming = self.looks.extract_if((now, usize::MAX)..=(until, usize::MAX), |_| true);
-            taken.extend(coming.map(|(at, job)| Look { job, at, is_late: false }));
+            let coming = self.wakeups.extract_if((now, usize::MAX)..=(until, usize::MAX), |_| true);
+            taken.extend(coming.map(|(at, job)| Wakeup { job, at, is_late: false }));
         }
-        for look in &taken {
-            self.jobs[look.job] = Place::Busy;
+        for wakeup in &taken {
+            self.jobs[wakeup.job] = Slot::Busy;
         }
         taken
     }
 
     /// Takes out the look at one job, if it is after `now` and up to `until`.
-    pub(crate) fn take_next(&mut self, job: usize, now: DateTime<Utc>, until: DateTime<Utc>) -> Option<Look> {
-        let Place::Waits(at) = self.jobs[job] else { return None };
+    pub(crate) fn take_next(
+        &mut self,
+        job: usize,
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Option<Wakeup> {
+        let Slot::Waits(at) = self.jobs[job] else { return None };
         if at <= now || at > until {
             return None;
         }
-        self.looks.remove(&(at, job));
-        self.jobs[job] = Place::Busy;
-        Some(Look { job, at, is_late: false })
+        self.wakeups.remove(&(at, job));
+        self.jobs[job] = Slot::Busy;
+        Some(Wakeup { job, at, is_late: false })
     }
 
     /// One of those that were late has come to a decision.
-    pub(crate) fn leave_crowd(&mut self) {
-        self.crowd -= 1;
+    pub(crate) fn release_late_slot(&mut self) {
+        self.late_cycles -= 1;
     }
 
     /// The look at `job` has ended, and the next one is at `at`.
     pub(crate) fn put(&mut self, job: usize, at: DateTime<Utc>) {
-        let at = if self.is_wanted_again(job) { AT_ONCE } else { at };
-        self.jobs[job] = Place::Waits(at);
-        self.looks.insert((at, job));
+        let at = if self.is_requeued(job) { AT_ONCE } else { at };
+        self.jobs[job] = Slot::Waits(at);
+        self.wakeups.insert((at, job));
     }
 
     /// At once, or as soon as the look under way ends.
-    pub(crate) fn look_again(&mut self, job: usize) {
+    pub(crate) fn requeue(&mut self, job: usize) {
         match self.jobs[job] {
-            Place::Waits(at) => {
-                self.looks.remove(&(at, job));
+            Slot::Waits(at) => {
+                self.wakeups.remove(&(at, job));
                 self.put(job, AT_ONCE);
             }
-            Place::Busy | Place::BusyAgain => self.jobs[job] = Place::BusyAgain,
+            Slot::Busy | Slot::BusyAgain => self.jobs[job] = Slot::BusyAgain,
         }
     }
 
     /// Whether something came since the look under way began.
-    pub(crate) fn is_wanted_again(&self, job: usize) -> bool {
-        self.jobs[job] == Place::BusyAgain
+    pub(crate) fn is_requeued(&self, job: usize) -> bool {
+        self.jobs[job] == Slot::BusyAgain
     }
 
     /// Times noted so far mean nothing any more, nor do those that looks under way come to.
-    pub(crate) fn look_at_all(&mut self) {
-        for place in self.jobs.iter_mut().filter(|place| **place == Place::Busy) {
-            *place = Place::BusyAgain;
+    pub(crate) fn requeue_all(&mut self) {
+        for slot in self.jobs.iter_mut().filter(|slot| **slot == Slot::Busy) {
+            *slot = Slot::BusyAgain;
         }
-        for (_, job) in std::mem::take(&mut self.looks) {
+        for (_, job) in std::mem::take(&mut self.wakeups) {
             self.put(job, AT_ONCE);
         }
     }
@@ -127,68 +132,68 @@ mod tests {
         DateTime::from_timestamp(1_767_225_600 + second, 0).expect("in range")
     }
 
-    fn of(jobs: usize) -> Agenda {
-        let mut agenda = Agenda::default();
+    fn of(jobs: usize) -> DueQueue {
+        let mut due_queue = DueQueue::default();
         for _ in 0..jobs {
-            agenda.add();
+            due_queue.add();
         }
-        agenda
+        due_queue
     }
 
-    fn take(agenda: &mut Agenda, now: i64, until: i64) -> Vec<usize> {
-        agenda.take(second(now), second(until)).iter().map(|look| look.job).collect()
+    fn take(due_queue: &mut DueQueue, now: i64, until: i64) -> Vec<usize> {
+        due_queue.take(second(now), second(until)).iter().map(|wakeup| wakeup.job).collect()
     }
 
     #[test]
     fn what_is_due_is_taken_in_order_and_once() {
-        let mut agenda = of(4);
-        assert_eq!(take(&mut agenda, 0, 1), [0, 1, 2, 3]);
+        let mut due_queue = of(4);
+        assert_eq!(take(&mut due_queue, 0, 1), [0, 1, 2, 3]);
         for (job, at) in [(0, 9), (1, 2), (2, 1), (3, 2)] {
-            agenda.put(job, second(at));
+            due_queue.put(job, second(at));
         }
-        assert_eq!(take(&mut agenda, 0, 0), [0; 0]);
-        assert_eq!(take(&mut agenda, 1, 2), [2, 1, 3]);
-        assert_eq!(take(&mut agenda, 2, 3), [0; 0], "they are looked at");
-        agenda.look_at_all();
-        assert_eq!(take(&mut agenda, -100, -99), [0]);
-        agenda.put(2, second(3_000));
+        assert_eq!(take(&mut due_queue, 0, 0), [0; 0]);
+        assert_eq!(take(&mut due_queue, 1, 2), [2, 1, 3]);
+        assert_eq!(take(&mut due_queue, 2, 3), [0; 0], "they are looked at");
+        due_queue.requeue_all();
+        assert_eq!(take(&mut due_queue, -100, -99), [0]);
+        due_queue.put(2, second(3_000));
         assert_eq!(
-            take(&mut agenda, -100, -99),
+            take(&mut due_queue, -100, -99),
             [2],
-            "what a look came to that began before is not to be trusted"
+            "what a wakeup came to that began before is not to be trusted"
         );
     }
 
     #[test]
     fn what_comes_during_a_look_makes_another_one() {
-        let mut agenda = of(2);
-        take(&mut agenda, 0, 1);
-        agenda.look_again(0);
-        assert!(agenda.is_wanted_again(0));
+        let mut due_queue = of(2);
+        take(&mut due_queue, 0, 1);
+        due_queue.requeue(0);
+        assert!(due_queue.is_requeued(0));
         for job in [0, 1] {
-            agenda.put(job, second(60));
+            due_queue.put(job, second(60));
         }
-        assert_eq!(take(&mut agenda, 1, 2), [0]);
-        assert!(!agenda.is_wanted_again(0));
-        agenda.look_again(1);
-        assert_eq!(take(&mut agenda, 1, 2), [1]);
-        agenda.put(1, second(60));
-        assert_eq!(take(&mut agenda, 60, 61), [1], "once");
+        assert_eq!(take(&mut due_queue, 1, 2), [0]);
+        assert!(!due_queue.is_requeued(0));
+        due_queue.requeue(1);
+        assert_eq!(take(&mut due_queue, 1, 2), [1]);
+        due_queue.put(1, second(60));
+        assert_eq!(take(&mut due_queue, 60, 61), [1], "once");
     }
 
     #[test]
     fn a_crowd_whose_time_has_passed_does_not_delay_what_is_still_to_come() {
-        let mut agenda = of(CROWD + 6);
-        let last = CROWD + 5;
-        assert_eq!(take(&mut agenda, 0, 1).len(), CROWD);
+        let mut due_queue = of(MAX_LATE_CYCLES + 6);
+        let last = MAX_LATE_CYCLES + 5;
+        assert_eq!(take(&mut due_queue, 0, 1).len(), MAX_LATE_CYCLES);
         for _ in 0..6 {
-            agenda.leave_crowd();
+            due_queue.release_late_slot();
         }
-        assert_eq!(take(&mut agenda, 0, 1).last(), Some(&last));
-        agenda.put(last, second(5));
-        agenda.put(0, second(1));
-        assert_eq!(take(&mut agenda, 4, 5), [last], "there is no room for another late one");
-        agenda.leave_crowd();
-        assert_eq!(take(&mut agenda, 4, 5), [0]);
+        assert_eq!(take(&mut due_queue, 0, 1).last(), Some(&last));
+        due_queue.put(last, second(5));
+        due_queue.put(0, second(1));
+        assert_eq!(take(&mut due_queue, 4, 5), [last], "there is no room for another late one");
+        due_queue.release_late_slot();
+        assert_eq!(take(&mut due_queue, 4, 5), [0]);
     }
 }

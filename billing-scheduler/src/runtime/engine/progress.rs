@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 
 use super::{
-    shared::{AHEAD, lock},
-    start_gate::Burst,
+    shared::{LOOKAHEAD, lock},
+    start_gate::StartGate,
 };
 
 #[derive(Default)]
@@ -27,7 +27,7 @@ struct Counts {
 }
 
 struct Coming {
-    burst: Arc<Burst>,
+    gate: Arc<StartGate>,
     /// Turns that wait for it.
     waiting: usize,
 }
@@ -36,26 +36,26 @@ struct Coming {
 pub(super) struct Active(Arc<Progress>);
 
 impl Progress {
-    pub(super) fn begin_turn(self: &Arc<Self>) -> Active {
+    pub(super) fn begin_cycle(self: &Arc<Self>) -> Active {
         lock(&self.counts).active += 1;
         Active(Arc::clone(self))
     }
 
     /// The burst of an instant, and whether it is new: one for all turns of the instant, whenever they were armed.
-    pub(super) fn burst_at(&self, at: DateTime<Utc>) -> (Arc<Burst>, bool) {
+    pub(super) fn gate_at(&self, at: DateTime<Utc>) -> (Arc<StartGate>, bool) {
         let mut counts = lock(&self.counts);
         let mut is_new = false;
         let coming = counts.coming.entry(at).or_insert_with(|| {
             is_new = true;
-            Coming { burst: Arc::default(), waiting: 0 }
+            Coming { gate: Arc::default(), waiting: 0 }
         });
-        (Arc::clone(&coming.burst), is_new)
+        (Arc::clone(&coming.gate), is_new)
     }
 
     /// A turn waits for the instant of `burst` from here on, unless that has come.
-    pub(super) fn wait_for(&self, at: DateTime<Utc>, burst: &Arc<Burst>) {
+    pub(super) fn wait_for(&self, at: DateTime<Utc>, gate: &Arc<StartGate>) {
         let Counts { active, coming } = &mut *lock(&self.counts);
-        if let Some(coming) = coming.get_mut(&at).filter(|coming| Arc::ptr_eq(&coming.burst, burst)) {
+        if let Some(coming) = coming.get_mut(&at).filter(|coming| Arc::ptr_eq(&coming.gate, gate)) {
             coming.waiting += 1;
             *active = active.saturating_sub(1);
             self.changed.notify_waiters();
@@ -65,9 +65,9 @@ impl Progress {
     /// The instant has come: whatever waited for it goes on.
     pub(super) fn come(&self, at: DateTime<Utc>) {
         let mut counts = lock(&self.counts);
-        if let Some(Coming { burst, waiting }) = counts.coming.remove(&at) {
+        if let Some(Coming { gate, waiting }) = counts.coming.remove(&at) {
             counts.active += waiting;
-            burst.begin();
+            gate.open();
         }
         self.changed.notify_waiters();
     }
@@ -80,7 +80,7 @@ impl Progress {
                 let counts = lock(&self.counts);
                 let now = now();
                 // What is farther away was not so when it was armed: the clock was set, and its turns are about to end.
-                let is_to_come = |at: &DateTime<Utc>| *at > now && *at - now <= AHEAD;
+                let is_to_come = |at: &DateTime<Utc>| *at > now && *at - now <= LOOKAHEAD;
                 if counts.active == 0 && counts.coming.keys().all(is_to_come) {
                     return;
                 }

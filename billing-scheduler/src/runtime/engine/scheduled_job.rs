@@ -7,24 +7,24 @@ use std::sync::{
 
 use chrono::{DateTime, Utc};
 
-use super::{executor::Leftover, shared::lock};
+use super::{executor::AbandonedRun, shared::lock};
 use crate::{
     job::Job,
     registry::{BuildError, Registry},
     runtime::{
         decide::{JobSpec, Scope},
-        store::{JobState, Pause, Plan},
+        store::{ClaimHint, JobState, Pause},
     },
 };
 
-pub(super) struct Entry {
+pub(super) struct ScheduledJob {
     pub(super) name: String,
     /// In the entries and in the agenda.
-    pub(super) place: usize,
+    pub(super) index: usize,
     pub(super) definition: Mutex<Arc<Definition>>,
     /// The configuration does not have it any more.
     pub(super) removed: AtomicBool,
-    pub(super) memory: Mutex<Option<Box<Memory>>>,
+    pub(super) local: Mutex<Option<Box<LocalState>>>,
 }
 
 /// What a configuration says about a job. A run keeps the one that it began with.
@@ -36,31 +36,31 @@ pub(super) struct Definition {
 
 /// What is remembered between two looks at a job.
 #[derive(Default)]
-pub(super) struct Memory {
+pub(super) struct LocalState {
     /// How many times in a row the store failed.
     pub(super) store_failures: u32,
     /// Where the schedule stands, for a job that each node runs by itself.
-    pub(super) local: Option<(JobState, Option<Plan>)>,
+    pub(super) local: Option<(JobState, Option<ClaimHint>)>,
     /// When it was paused since this process runs.
     pub(super) pauses: Vec<Pause>,
     /// A run that was given up and may still be there.
-    pub(super) leftover: Option<Leftover>,
+    pub(super) abandoned: Option<AbandonedRun>,
 }
 
-impl Entry {
-    pub(super) fn new(place: usize, definition: Definition) -> Self {
+impl ScheduledJob {
+    pub(super) fn new(index: usize, definition: Definition) -> Self {
         Self {
             name: definition.spec.name.clone(),
-            place,
+            index,
             definition: Mutex::new(Arc::new(definition)),
             removed: AtomicBool::new(false),
-            memory: Mutex::default(),
+            local: Mutex::default(),
         }
     }
 
     /// Most jobs have nothing to remember, and many jobs have much memory.
-    pub(super) fn remember<T>(&self, change: impl FnOnce(&mut Memory) -> T) -> T {
-        change(lock(&self.memory).get_or_insert_default())
+    pub(super) fn update_local<T>(&self, change: impl FnOnce(&mut LocalState) -> T) -> T {
+        change(lock(&self.local).get_or_insert_default())
     }
 
     pub(super) fn definition(&self) -> Arc<Definition> {
@@ -88,7 +88,7 @@ impl Definition {
     }
 }
 
-impl Memory {
+impl LocalState {
     /// A node's own memory of the pauses of its jobs: without a lease, nobody else remembers for it.
     pub(super) fn remember_pause(&mut self, paused: Option<&Pause>, now: DateTime<Utc>) {
         let open = self.pauses.iter_mut().find(|pause| pause.until.is_none());

@@ -9,10 +9,10 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::{
-    due_queue::Agenda,
+    due_queue::DueQueue,
     executor::STOP_GRACE,
-    scheduled_job::{Definition, Entry},
-    shared::{AHEAD, Inner, Phase, lock},
+    scheduled_job::{Definition, ScheduledJob},
+    shared::{Inner, LOOKAHEAD, Phase, lock},
 };
 use crate::{
     clock::Clock,
@@ -51,12 +51,12 @@ impl Scheduler {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, BuildError> {
-        let mut agenda = Agenda::default();
-        let entries = specs
+        let mut due_queue = DueQueue::default();
+        let jobs = specs
             .into_iter()
             .map(|(spec, params)| {
                 let definition = Definition::build(registry, spec, params)?;
-                Ok(Arc::new(Entry::new(agenda.add(), definition)))
+                Ok(Arc::new(ScheduledJob::new(due_queue.add(), definition)))
             })
             .collect::<Result<Vec<_>, BuildError>>()?;
         let inner = Inner {
@@ -66,15 +66,15 @@ impl Scheduler {
                 .chain(registry.middleware().iter().cloned())
                 .collect(),
             mask: Mutex::new(registry.mask().clone()),
-            entries: RwLock::new(entries),
+            jobs: RwLock::new(jobs),
             reloading: Mutex::default(),
-            agenda: Mutex::new(agenda),
+            due_queue: Mutex::new(due_queue),
             phase: watch::Sender::new(Phase::Open),
-            turns: Mutex::default(),
-            questions: Mutex::default(),
+            cycles: Mutex::default(),
+            polls: Mutex::default(),
             running: Mutex::default(),
-            wishes: Mutex::default(),
-            watch: Mutex::default(),
+            control_state: Mutex::default(),
+            poll_state: Mutex::default(),
             progress: Arc::default(),
             ahead: Mutex::default(),
             last_tick: Mutex::default(),
@@ -93,10 +93,10 @@ impl Scheduler {
         }
         let now = self.inner.clock.now();
         if self.inner.clock_was_set_back(now) {
-            lock(&self.inner.agenda).look_at_all();
+            lock(&self.inner.due_queue).requeue_all();
         }
-        self.inner.arm(now, now + AHEAD);
-        self.inner.ask();
+        self.inner.arm(now, now + LOOKAHEAD);
+        self.inner.poll();
     }
 
     /// Puts another configuration into force, and tells what it changes. Runs under way go on as they began; a job that is there no
@@ -117,8 +117,8 @@ impl Scheduler {
         let inner = &self.inner;
         // Jobs are made, which validates their parameters, before any lock that a tick needs.
         let _one_at_a_time = lock(&inner.reloading);
-        let present: Vec<_> = inner.entries().iter().filter(|entry| !entry.is_removed()).cloned().collect();
-        let definitions: Vec<_> = present.iter().map(|entry| entry.definition()).collect();
+        let present: Vec<_> = inner.jobs().iter().filter(|job| !job.is_removed()).cloned().collect();
+        let definitions: Vec<_> = present.iter().map(|job| job.definition()).collect();
         let before = definitions.iter().map(|definition| (&definition.spec, &definition.params));
         let changes = changes(before, specs.iter().map(|(spec, params)| (spec, params)));
         let mut made = Vec::new();
@@ -130,23 +130,23 @@ impl Scheduler {
                 None => Definition::build(registry, spec, params)?,
             });
         }
-        let mut entries = inner.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let mut jobs = inner.jobs.write().unwrap_or_else(PoisonError::into_inner);
         lock(&inner.mask).clone_from(registry.mask());
-        for entry in present.iter().filter(|entry| changes.removed.contains(&entry.name)) {
-            entry.removed.store(true, Ordering::SeqCst);
-            lock(&inner.agenda).look_again(entry.place);
+        for job in present.iter().filter(|job| changes.removed.contains(&job.name)) {
+            job.removed.store(true, Ordering::SeqCst);
+            lock(&inner.due_queue).requeue(job.index);
         }
         for definition in made {
             let is_changed = changes.changed.iter().any(|change| change.job == definition.spec.name);
-            match entries.iter().find(|entry| entry.name == definition.spec.name) {
-                Some(entry) => {
-                    let was_removed = entry.removed.swap(false, Ordering::SeqCst);
-                    *lock(&entry.definition) = Arc::new(definition);
+            match jobs.iter().find(|job| job.name == definition.spec.name) {
+                Some(job) => {
+                    let was_removed = job.removed.swap(false, Ordering::SeqCst);
+                    *lock(&job.definition) = Arc::new(definition);
                     if is_changed || was_removed {
-                        lock(&inner.agenda).look_again(entry.place);
+                        lock(&inner.due_queue).requeue(job.index);
                     }
                 }
-                None => entries.push(Arc::new(Entry::new(lock(&inner.agenda).add(), definition))),
+                None => jobs.push(Arc::new(ScheduledJob::new(lock(&inner.due_queue).add(), definition))),
             }
         }
         Ok(changes)
@@ -157,7 +157,7 @@ impl Scheduler {
     pub fn control(&self, by: impl Into<String>) -> Control {
         let inner = Arc::clone(&self.inner);
         Control::new(Arc::clone(&inner.store), Arc::clone(&inner.clock), by)
-            .knowing(move |job| inner.entries().iter().any(|entry| entry.name == job && !entry.is_removed()))
+            .with_known_jobs(move |name| inner.jobs().iter().any(|job| job.name == name && !job.is_removed()))
     }
 
     /// Extends the lease of every turn under way. Call it about every third of a lease, from a thread that no job can
@@ -173,7 +173,7 @@ impl Scheduler {
                 Ok(()) => stop.trust_lease_until(lease.trusted_until(sent)),
                 Err(StoreError::LeaseLost { .. }) => {
                     stop.stop(StopReason::LeaseLost);
-                    warn!(job.name = %lease.job, fence = %lease.fence, "job `{}` lost its lease: it stops", lease.job);
+                    warn!(job.name = %lease.job, fencing_token = %lease.fencing_token, "job `{}` lost its lease: it stops", lease.job);
                 }
                 Err(error) => {
                     warn!(job.name = %lease.job, %error, "could not renew the lease of job `{}`: {error}", lease.job);
@@ -185,10 +185,10 @@ impl Scheduler {
     /// Waits until every turn has ended or waits for an instant that is still to come: for tests and one-off runs.
     pub async fn idle(&self) {
         loop {
-            let mut questions = std::mem::take(&mut *lock(&self.inner.questions));
-            while questions.join_next().await.is_some() {}
+            let mut polls = std::mem::take(&mut *lock(&self.inner.polls));
+            while polls.join_next().await.is_some() {}
             self.inner.progress.none(|| self.inner.clock.now()).await;
-            if lock(&self.inner.questions).is_empty() {
+            if lock(&self.inner.polls).is_empty() {
                 return;
             }
         }
@@ -205,14 +205,14 @@ impl Scheduler {
             }
             is_open
         });
-        let mut turns = std::mem::take(&mut *lock(&inner.turns));
+        let mut cycles = std::mem::take(&mut *lock(&inner.cycles));
         // A question is not cancelled either: the connection that it is asked on would be lost with it.
-        let mut questions = std::mem::take(&mut *lock(&inner.questions));
+        let mut polls = std::mem::take(&mut *lock(&inner.polls));
         let mut phase = inner.phase.subscribe();
         {
             let mut all_done = std::pin::pin!(async {
-                while turns.join_next().await.is_some() {}
-                while questions.join_next().await.is_some() {}
+                while cycles.join_next().await.is_some() {}
+                while polls.join_next().await.is_some() {}
             });
             let is_done = tokio::select! {
                 biased;
@@ -233,8 +233,8 @@ impl Scheduler {
                 }
             }
         }
-        let abandoned = turns.len();
-        turns.abort_all();
+        let abandoned = cycles.len();
+        cycles.abort_all();
         DrainReport { abandoned }
     }
 

@@ -10,7 +10,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{
-    control_poll::Watch, due_queue::Agenda, lease_cycle::Running, progress::Progress, scheduled_job::Entry,
+    control_poll::PollState, due_queue::DueQueue, lease_cycle::Running, progress::Progress,
+    scheduled_job::ScheduledJob,
 };
 use crate::{
     clock::Clock,
@@ -18,15 +19,15 @@ use crate::{
     mask::Mask,
     runtime::{
         middleware::Middleware,
-        store::{Store, Wishes},
+        store::{ControlState, Store},
     },
 };
 
 /// How soon the next tick comes.
-pub(super) const RING: TimeDelta = TimeDelta::seconds(1);
+pub(super) const TICK_INTERVAL: TimeDelta = TimeDelta::seconds(1);
 /// A tick arms everything that is due up to so much later, also a job that begins to wait for such an instant after it: until
 /// the next tick comes, and long enough that what follows that at once is claimed by then.
-pub(super) const AHEAD: TimeDelta = TimeDelta::milliseconds(1_250);
+pub(super) const LOOKAHEAD: TimeDelta = TimeDelta::milliseconds(1_250);
 
 /// The life of a scheduler, in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,19 +46,19 @@ pub(super) struct Inner {
     pub(super) middleware: Vec<Arc<dyn Middleware>>,
     /// Hides secrets in what jobs return.
     pub(super) mask: Mutex<Mask>,
-    pub(super) entries: RwLock<Vec<Arc<Entry>>>,
+    pub(super) jobs: RwLock<Vec<Arc<ScheduledJob>>>,
     /// Held during a reload.
     pub(super) reloading: Mutex<()>,
     /// Of the jobs by their place in `entries`.
-    pub(super) agenda: Mutex<Agenda>,
+    pub(super) due_queue: Mutex<DueQueue>,
     pub(super) phase: watch::Sender<Phase>,
-    pub(super) turns: Mutex<JoinSet<()>>,
+    pub(super) cycles: Mutex<JoinSet<()>>,
     /// The question to the store what people ask for: one at a time.
-    pub(super) questions: Mutex<JoinSet<()>>,
+    pub(super) polls: Mutex<JoinSet<()>>,
     /// By the place of the job, and in that order, so that a simulation repeats itself.
     pub(super) running: Mutex<BTreeMap<usize, Running>>,
-    pub(super) wishes: Mutex<Option<Wishes>>,
-    pub(super) watch: Mutex<Watch>,
+    pub(super) control_state: Mutex<Option<ControlState>>,
+    pub(super) poll_state: Mutex<PollState>,
     pub(super) progress: Arc<Progress>,
     /// The jobs that wait because a clock was ahead, and up to when they are finished.
     pub(super) ahead: Mutex<BTreeMap<String, DateTime<Utc>>>,
@@ -73,11 +74,11 @@ impl Inner {
             return false;
         };
         let passed = TimeDelta::from_std(monotonic.saturating_sub(monotonic_then));
-        passed.is_ok_and(|passed| passed - (now - then) > RING)
+        passed.is_ok_and(|passed| passed - (now - then) > TICK_INTERVAL)
     }
 
-    pub(super) fn entries(&self) -> RwLockReadGuard<'_, Vec<Arc<Entry>>> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn jobs(&self) -> RwLockReadGuard<'_, Vec<Arc<ScheduledJob>>> {
+        self.jobs.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks every run in progress to stop; returns how many these are.

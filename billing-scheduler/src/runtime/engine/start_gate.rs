@@ -9,51 +9,51 @@ use tokio::sync::Notify;
 
 /// The turns whose jobs are due at one instant.
 #[derive(Debug, Default)]
-pub(crate) struct Burst {
-    has_come: AtomicBool,
-    comes: Notify,
+pub(crate) struct StartGate {
+    is_open: AtomicBool,
+    opened: Notify,
     waiting: AtomicUsize,
-    begun: Notify,
+    started: Notify,
 }
 
 /// That a turn waits for the instant, or has not begun its run since. Whoever has it waits for nothing else.
-pub(crate) struct Seat(Arc<Burst>);
+pub(crate) struct StartTicket(Arc<StartGate>);
 
-impl Burst {
+impl StartGate {
     /// The instant has come.
-    pub(crate) fn begin(&self) {
-        self.has_come.store(true, Ordering::SeqCst);
-        self.comes.notify_waiters();
+    pub(crate) fn open(&self) {
+        self.is_open.store(true, Ordering::SeqCst);
+        self.opened.notify_waiters();
     }
 
     /// Returns at the instant.
-    pub(crate) async fn instant(self: &Arc<Self>) -> Seat {
+    pub(crate) async fn wait(self: &Arc<Self>) -> StartTicket {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        let seat = Seat(Arc::clone(self));
+        let ticket = StartTicket(Arc::clone(self));
         // Listens before it looks, so that it misses nothing.
-        let comes = self.comes.notified();
-        if !self.has_come.load(Ordering::SeqCst) {
-            comes.await;
+        let opened = self.opened.notified();
+        if !self.is_open.load(Ordering::SeqCst) {
+            opened.await;
         }
-        seat
+        ticket
     }
 
     /// Returns when nobody has a seat any more.
-    pub(crate) async fn all_begun(&self) {
+    pub(crate) async fn all_started(&self) {
         loop {
-            let begun = self.begun.notified();
+            let started = self.started.notified();
             if self.waiting.load(Ordering::SeqCst) == 0 {
                 return;
             }
-            begun.await;
+            started.await;
         }
     }
 }
 
-impl Drop for Seat {
+impl Drop for StartTicket {
     fn drop(&mut self) {
         if self.0.waiting.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.begun.notify_waiters();
+            self.0.started.notify_waiters();
         }
     }
 }

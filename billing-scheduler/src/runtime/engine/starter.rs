@@ -6,42 +6,42 @@ use chrono::{DateTime, Utc};
 use tokio::{runtime::Handle, task::JoinSet};
 
 use super::{
-    due_queue::Look,
-    scheduled_job::Entry,
-    shared::{AHEAD, Inner, Phase, lock},
-    start_gate::Burst,
+    due_queue::Wakeup,
+    scheduled_job::ScheduledJob,
+    shared::{Inner, LOOKAHEAD, Phase, lock},
+    start_gate::StartGate,
 };
 
 impl Inner {
     /// Starts a turn for each job that is to be looked at up to `until`.
     pub(super) fn arm(self: &Arc<Self>, now: DateTime<Utc>, until: DateTime<Utc>) {
-        let looks = lock(&self.agenda).take(now, until);
+        let looks = lock(&self.due_queue).take(now, until);
         self.start(&looks);
     }
 
     /// Starts the turns of these looks, which come in the order of their instants.
-    fn start(self: &Arc<Self>, looks: &[Look]) {
+    fn start(self: &Arc<Self>, looks: &[Wakeup]) {
         if looks.is_empty() {
             return;
         }
-        let mut turns = lock(&self.turns);
-        while turns.try_join_next().is_some() {}
-        let entries = self.entries();
+        let mut cycles = lock(&self.cycles);
+        while cycles.try_join_next().is_some() {}
+        let jobs = self.jobs();
         for together in looks.chunk_by(|a, b| a.at == b.at) {
-            let burst = if together[0].is_late {
-                let burst = Arc::<Burst>::default();
+            let gate = if together[0].is_late {
+                let gate = Arc::<StartGate>::default();
                 // Also for a turn that finds, after a clock was set back, that its instant is still to come.
-                burst.begin();
-                burst
+                gate.open();
+                gate
             } else {
-                self.burst_at(together[0].at, &mut turns)
+                self.gate_at(together[0].at, &mut cycles)
             };
             for look in together {
-                let entry = Arc::clone(&entries[look.job]);
-                let active = self.progress.begin_turn();
-                let turn = Arc::clone(self).look(entry, *look, Arc::clone(&burst));
-                turns.spawn(async move {
-                    turn.await;
+                let job = Arc::clone(&jobs[look.job]);
+                let active = self.progress.begin_cycle();
+                let cycle = Arc::clone(self).run_cycle(job, *look, Arc::clone(&gate));
+                cycles.spawn(async move {
+                    cycle.await;
                     drop(active);
                 });
             }
@@ -49,12 +49,12 @@ impl Inner {
     }
 
     /// The burst of an instant that is still to come.
-    fn burst_at(self: &Arc<Self>, at: DateTime<Utc>, turns: &mut JoinSet<()>) -> Arc<Burst> {
-        let (burst, is_new) = self.progress.burst_at(at);
+    fn gate_at(self: &Arc<Self>, at: DateTime<Utc>, cycles: &mut JoinSet<()>) -> Arc<StartGate> {
+        let (gate, is_new) = self.progress.gate_at(at);
         if is_new {
-            turns.spawn(Arc::clone(self).await_instant(at));
+            cycles.spawn(Arc::clone(self).await_instant(at));
         }
-        burst
+        gate
     }
 
     /// Begins a burst at its instant, or when the scheduler is drained.
@@ -63,7 +63,7 @@ impl Inner {
         loop {
             let wait = at - self.clock.now();
             // What is farther away was not so when it was armed: the clock was set.
-            let Some(wait) = wait.to_std().ok().filter(|left| !left.is_zero() && wait <= AHEAD) else {
+            let Some(wait) = wait.to_std().ok().filter(|left| !left.is_zero() && wait <= LOOKAHEAD) else {
                 break;
             };
             tokio::select! {
@@ -75,8 +75,8 @@ impl Inner {
     }
 
     /// Looks at a job now, or as soon as its turn under way ends.
-    pub(super) fn wake(self: &Arc<Self>, entry: &Entry) {
-        lock(&self.agenda).look_again(entry.place);
+    pub(super) fn wake(self: &Arc<Self>, job: &ScheduledJob) {
+        lock(&self.due_queue).requeue(job.index);
         self.arm_late();
     }
 
@@ -95,7 +95,7 @@ impl Inner {
             let now = self.clock.now();
             let last_tick = lock(&self.last_tick).map_or(now, |(wall, _)| wall);
             // The clock may have been set back since.
-            let look = lock(&self.agenda).take_next(place, now, last_tick.min(now) + AHEAD);
+            let look = lock(&self.due_queue).take_next(place, now, last_tick.min(now) + LOOKAHEAD);
             self.start(look.as_slice());
         }
     }

@@ -65,7 +65,7 @@ impl RunStatus {
 
 /// What started a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Trigger {
+pub enum RunCause {
     /// Its scheduled time came.
     #[default]
     Schedule,
@@ -75,11 +75,11 @@ pub enum Trigger {
     Replay,
 }
 
-impl Trigger {
+impl RunCause {
     /// The trigger that is kept as this word.
     #[must_use]
     pub fn of(word: &str) -> Option<Self> {
-        [Self::Schedule, Self::Manual, Self::Replay].into_iter().find(|trigger| trigger.as_str() == word)
+        [Self::Schedule, Self::Manual, Self::Replay].into_iter().find(|cause| cause.as_str() == word)
     }
 
     /// The word kept in the store.
@@ -95,16 +95,16 @@ impl Trigger {
 
 /// Several scheduled times in one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stretch {
+pub struct OccurrenceRange {
     /// The first of them; the last is the row's own.
     pub from: DateTime<Utc>,
-    /// How many they are. No more than [`Stretch::COUNTED`] are counted.
+    /// How many they are. No more than [`OccurrenceRange::MAX_COUNTED`] are counted.
     pub count: u32,
 }
 
-impl Stretch {
+impl OccurrenceRange {
     /// Up to here the scheduled times of a stretch are counted.
-    pub const COUNTED: u32 = 100_000;
+    pub const MAX_COUNTED: u32 = 100_000;
 }
 
 /// One row of the history.
@@ -119,15 +119,15 @@ pub struct RunRecord {
     /// Which occurrence.
     pub scheduled_at: DateTime<Utc>,
     /// The scheduled times before it that this row stands for as well.
-    pub stretch: Option<Stretch>,
+    pub range: Option<OccurrenceRange>,
     /// How it ended.
     pub status: RunStatus,
     /// What started it.
-    pub trigger: Trigger,
+    pub cause: RunCause,
     /// 1 for the first attempt; 0 if none was made.
     pub attempt: u32,
     /// Under which claim.
-    pub fence: FencingToken,
+    pub fencing_token: FencingToken,
     /// When the run began.
     pub started_at: DateTime<Utc>,
     /// When it ended.
@@ -151,10 +151,10 @@ impl RunRecord {
         job: &str,
         scheduled_at: DateTime<Utc>,
         status: RunStatus,
-        trigger: Trigger,
+        cause: RunCause,
         now: DateTime<Utc>,
     ) -> Self {
-        Self::of(Uuid::now_v7(), job, scheduled_at, status, trigger, now)
+        Self::of(Uuid::now_v7(), job, scheduled_at, status, cause, now)
     }
 
     pub(crate) fn of(
@@ -162,7 +162,7 @@ impl RunRecord {
         job: &str,
         scheduled_at: DateTime<Utc>,
         status: RunStatus,
-        trigger: Trigger,
+        cause: RunCause,
         now: DateTime<Utc>,
     ) -> Self {
         Self {
@@ -170,11 +170,11 @@ impl RunRecord {
             job: job.to_owned(),
             per_node: false,
             scheduled_at,
-            stretch: None,
+            range: None,
             status,
-            trigger,
+            cause,
             attempt: 0,
-            fence: FencingToken(0),
+            fencing_token: FencingToken(0),
             started_at: now,
             finished_at: now,
             items: 0,

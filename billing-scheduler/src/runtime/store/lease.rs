@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::request::{Pause, Request};
+use super::request::{ControlRequest, Pause};
 use crate::job::FencingToken;
 
 /// How long before its end a lease is no longer trusted by its holder.
@@ -28,22 +28,22 @@ pub struct Lease {
     /// The job's name.
     pub job: String,
     /// The number of this claim.
-    pub fence: FencingToken,
+    pub fencing_token: FencingToken,
     /// How long it holds from the moment a claim or renewal was *sent*.
     pub ttl: Duration,
     /// Where the job's schedule stands.
     pub state: JobState,
     /// What the last turn expected, and, once this one has changed it, what is left at its release.
-    pub plan: Option<Plan>,
+    pub claim_hint: Option<ClaimHint>,
     /// The pauses that concern what is not finished with, oldest first.
     pub pauses: Vec<Pause>,
     /// What is to be run beside the schedule, oldest first.
-    pub requests: Vec<Request>,
+    pub requests: Vec<ControlRequest>,
 }
 
 /// What is expected of a job, so that anybody can tell from its row if it is late.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct ClaimHint {
     /// The schedule that says so, as text: another text is another schedule.
     pub schedule: String,
     /// The first scheduled time that is not finished with.

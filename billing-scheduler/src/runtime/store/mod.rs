@@ -12,10 +12,10 @@ use crate::job::{BoxError, FencingToken};
 
 pub(crate) use self::request::signed;
 pub use self::{
-    history::{RunRecord, RunStatus, Stretch, Trigger},
-    lease::{Claim, JobState, Lease, Plan, Retrying},
-    request::{NOT_AHEAD, Pause, Receipt, Request, What, Wishes},
-    view::{Ahead, Holder, JobRow, Late, RunFilter, RunRow},
+    history::{OccurrenceRange, RunCause, RunRecord, RunStatus},
+    lease::{Claim, ClaimHint, JobState, Lease, Retrying},
+    request::{ControlAction, ControlReceipt, ControlRequest, ControlState, NOT_AHEAD, Pause},
+    view::{Holder, JobRow, LateJob, RunFilter, RunRow, ScheduleAhead},
 };
 
 /// Where jobs' leases, cursors and history live. The suite behind the feature `conformance` proves an
@@ -53,18 +53,18 @@ pub trait Store: Send + Sync + 'static {
     async fn release(&self, lease: &Lease) -> Result<(), StoreError>;
 
     /// What people ask of all jobs, if that changed since the revision `known`. Called about once a second: one cheap question.
-    async fn wishes(&self, known: Option<i64>) -> Result<Option<Wishes>, StoreError>;
+    async fn control_state(&self, known: Option<i64>) -> Result<Option<ControlState>, StoreError>;
 
     /// Writes down who asked for what and why, for ever, and makes it a wish. The answer tells if there was nothing to do: a
     /// job that is paused is not paused again. A wish to cancel names the claim that is in force, and withdraws what was asked
     /// for before and has not begun.
-    async fn request(&self, request: &Request) -> Result<Receipt, StoreError>;
+    async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError>;
 
     /// How every job stands that was ever claimed, by name.
     async fn jobs(&self) -> Result<Vec<JobRow>, StoreError>;
 
     /// The jobs that should have run by `now` and did not, by name. Asked every ten seconds.
-    async fn late(&self, now: DateTime<Utc>) -> Result<Vec<Late>, StoreError> {
+    async fn late(&self, now: DateTime<Utc>) -> Result<Vec<LateJob>, StoreError> {
         Ok(self.jobs().await?.iter().filter_map(|row| row.late(now)).collect())
     }
 
@@ -76,12 +76,12 @@ pub trait Store: Send + Sync + 'static {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The lease is not, or no longer, the newest: stop, somebody else goes on.
-    #[error("the lease of job `{job}` under fence {fence} is lost")]
+    #[error("the lease of job `{job}` under fencing token {fencing_token} is lost")]
     LeaseLost {
         /// The job's name.
         job: String,
         /// The number that is no longer the newest.
-        fence: FencingToken,
+        fencing_token: FencingToken,
     },
     /// The occurrence is done or dead already.
     #[error("an earlier run of job `{job}` scheduled at {scheduled_at} is recorded as finished")]

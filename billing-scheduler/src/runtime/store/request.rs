@@ -9,13 +9,13 @@ use crate::job::FencingToken;
 
 /// One thing that somebody asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct ControlRequest {
     /// Unique; the run that answers it carries it.
     pub id: Uuid,
     /// Of which job.
     pub job: String,
     /// What.
-    pub what: What,
+    pub action: ControlAction,
     /// Who.
     pub by: String,
     /// Why, in that person's words.
@@ -26,13 +26,13 @@ pub struct Request {
 
 /// What can be asked of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum ControlAction {
     /// Run nothing by schedule until it is resumed.
     Pause,
     /// Go on with the next scheduled time.
     Resume,
     /// Run once now, beside the schedule.
-    Trigger,
+    RunNow,
     /// Run this scheduled time again, beside the schedule.
     Replay {
         /// Which.
@@ -43,18 +43,18 @@ pub enum What {
     /// Stop the run under way; it is not run again. What was asked for and has not begun is withdrawn.
     Cancel {
         /// The claim that is meant, which the store fills in; 0 for the runs of a job that each node runs by itself.
-        fence: FencingToken,
+        fencing_token: FencingToken,
     },
 }
 
-impl What {
+impl ControlAction {
     /// The word kept in the store.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pause => "pause",
             Self::Resume => "resume",
-            Self::Trigger => "trigger",
+            Self::RunNow => "trigger",
             Self::Replay { .. } => "replay",
             Self::Reset => "reset",
             Self::Cancel { .. } => "cancel",
@@ -62,13 +62,13 @@ impl What {
     }
 }
 
-impl Request {
+impl ControlRequest {
     /// As the reason of a run's row: `asked for by ada@desk: after the outage`.
     #[must_use]
-    pub fn sentence(&self) -> String {
-        let verb = match self.what {
-            What::Cancel { .. } => "cancelled",
-            What::Reset => "reset",
+    pub fn description(&self) -> String {
+        let verb = match self.action {
+            ControlAction::Cancel { .. } => "cancelled",
+            ControlAction::Reset => "reset",
             _ => "asked for",
         };
         signed(verb, &self.by, self.reason.as_deref())
@@ -103,16 +103,16 @@ impl fmt::Display for Pause {
 
 /// What is asked of all jobs at the moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wishes {
+pub struct ControlState {
     /// Grows with each request.
     pub revision: i64,
     /// Which jobs are paused.
     pub paused: Vec<(String, Pause)>,
     /// What is to be run or stopped, oldest first.
-    pub requests: Vec<Request>,
+    pub requests: Vec<ControlRequest>,
 }
 
-impl Wishes {
+impl ControlState {
     /// The pause of a job that is in force.
     #[must_use]
     pub fn pause_of(&self, job: &str) -> Option<&Pause> {
@@ -122,7 +122,7 @@ impl Wishes {
 
 /// Whether a request changed anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Receipt {
+pub enum ControlReceipt {
     /// It is written down, and obeyed within two seconds by a process that runs the job.
     Accepted,
     /// Nothing had to be done, and why.

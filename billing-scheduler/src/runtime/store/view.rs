@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     history::{RunRecord, RunStatus},
-    lease::{JobState, Plan},
+    lease::{ClaimHint, JobState},
     request::Pause,
 };
 use crate::job::FencingToken;
@@ -20,33 +20,37 @@ pub struct JobRow {
     /// Where its schedule stands.
     pub state: JobState,
     /// What is expected of it, as its last turn left it.
-    pub plan: Option<Plan>,
+    pub claim_hint: Option<ClaimHint>,
     /// Who runs it now. A lease that has expired holds nothing.
-    pub held: Option<Holder>,
+    pub lease: Option<Holder>,
     /// Whether it is paused.
     pub paused: Option<Pause>,
     /// The newest row of its history.
-    pub last: Option<RunRow>,
+    pub last_run: Option<RunRow>,
 }
 
 impl JobRow {
     /// Whether its schedule is finished up to a time after `now`.
     #[must_use]
-    pub fn ahead(&self, now: DateTime<Utc>) -> Option<Ahead> {
-        Ahead::of(self.state.cursor, self.plan.as_ref().and_then(|plan| plan.next_at), now)
+    pub fn ahead(&self, now: DateTime<Utc>) -> Option<ScheduleAhead> {
+        ScheduleAhead::of(
+            self.state.cursor,
+            self.claim_hint.as_ref().and_then(|claim_hint| claim_hint.next_at),
+            now,
+        )
     }
 
     /// Whether it should have run by `now` and did not: its plan's grace is over and nobody is at it, or whoever is at it has
     /// been for longer than a run may take. A paused job is not late.
     #[must_use]
-    pub fn late(&self, now: DateTime<Utc>) -> Option<Late> {
-        let plan = self.plan.as_ref().filter(|_| self.paused.is_none())?;
-        let scheduled_at = plan.next_at?;
-        let deadline = if self.held.is_some() { plan.stuck_at } else { plan.late_at };
-        (deadline? < now).then(|| Late {
+    pub fn late(&self, now: DateTime<Utc>) -> Option<LateJob> {
+        let claim_hint = self.claim_hint.as_ref().filter(|_| self.paused.is_none())?;
+        let scheduled_at = claim_hint.next_at?;
+        let deadline = if self.lease.is_some() { claim_hint.stuck_at } else { claim_hint.late_at };
+        (deadline? < now).then(|| LateJob {
             job: self.job.clone(),
             scheduled_at,
-            held_by: self.held.as_ref().map(|held| held.name.clone()),
+            held_by: self.lease.as_ref().map(|held| held.name.clone()),
         })
     }
 }
@@ -57,9 +61,9 @@ pub struct Holder {
     /// The process, as it calls itself.
     pub name: String,
     /// Under which claim.
-    pub fence: FencingToken,
+    pub fencing_token: FencingToken,
     /// Until when, unless it is renewed.
-    pub until: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
 }
 
 /// A row of the history, and which process wrote it.
@@ -68,7 +72,7 @@ pub struct RunRow {
     /// What happened.
     pub run: RunRecord,
     /// Who wrote it.
-    pub daemon: String,
+    pub daemon_id: String,
 }
 
 /// Which rows of the history. Every condition that is set holds for each of them.
@@ -94,7 +98,7 @@ impl RunFilter {
     /// Whether every condition holds for `run`.
     #[must_use]
     pub fn matches(&self, run: &RunRecord) -> bool {
-        let from = run.stretch.map_or(run.scheduled_at, |stretch| stretch.from);
+        let from = run.range.map_or(run.scheduled_at, |stretch| stretch.from);
         self.id.is_none_or(|id| id == run.id)
             && self.job.as_ref().is_none_or(|job| *job == run.job)
             && self.status.is_none_or(|status| status == run.status)
@@ -106,7 +110,7 @@ impl RunFilter {
 
 /// A job that should have run and did not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Late {
+pub struct LateJob {
     /// Its name.
     pub job: String,
     /// Which scheduled time is waited for.
@@ -115,7 +119,7 @@ pub struct Late {
     pub held_by: Option<String>,
 }
 
-impl fmt::Display for Late {
+impl fmt::Display for LateJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { job, scheduled_at, held_by } = self;
         match held_by {
@@ -132,14 +136,14 @@ impl fmt::Display for Late {
 
 /// A schedule that is finished up to a time still to come, because a clock was ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ahead {
+pub struct ScheduleAhead {
     /// Up to here it is finished.
     pub cursor: DateTime<Utc>,
     /// When the job runs next; `None` if its schedule has ended by then.
     pub until: Option<DateTime<Utc>>,
 }
 
-impl Ahead {
+impl ScheduleAhead {
     /// Clocks of two hosts differ by less than this.
     const TOLERANCE: TimeDelta = TimeDelta::seconds(10);
 
@@ -154,7 +158,7 @@ impl Ahead {
     }
 }
 
-impl fmt::Display for Ahead {
+impl fmt::Display for ScheduleAhead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
         match self.until {

@@ -9,27 +9,34 @@ use super::{
     spec::JobSpec,
 };
 use crate::runtime::store::{
-    JobState, Pause, Plan, Request, Retrying, RunRecord, RunStatus, Stretch, Trigger, What,
+    ClaimHint, ControlAction, ControlRequest, JobState, OccurrenceRange, Pause, Retrying, RunCause,
+    RunRecord, RunStatus,
 };
 
 /// What a turn goes by: the lease's view of a job, or a node's own.
 #[derive(Clone, Debug)]
-pub(crate) struct Standing {
+pub(crate) struct JobSnapshot {
     /// When the turn began: what an edit of the schedule finds passed, passed before.
     pub(crate) began: DateTime<Utc>,
     pub(crate) state: JobState,
-    pub(crate) plan: Option<Plan>,
+    pub(crate) claim_hint: Option<ClaimHint>,
     pub(crate) pauses: Vec<Pause>,
-    pub(crate) requests: Vec<Request>,
+    pub(crate) requests: Vec<ControlRequest>,
 }
 
-impl Standing {
+impl JobSnapshot {
     /// The same after `record`, which leaves the job in `state`; `adopts` puts an edited schedule into force.
-    pub(crate) fn after(&self, spec: &JobSpec, record: &RunRecord, state: JobState, adopts: bool) -> Self {
+    pub(crate) fn after(
+        &self,
+        spec: &JobSpec,
+        record: &RunRecord,
+        state: JobState,
+        applies_schedule_change: bool,
+    ) -> Self {
         let mut after = Self { state, ..self.clone() };
         after.requests.retain(|request| Some(request.id) != record.request);
-        if adopts {
-            after.plan = Some(plan(spec, &after.state));
+        if applies_schedule_change {
+            after.claim_hint = Some(claim_hint(spec, &after.state));
         }
         after
     }
@@ -37,22 +44,22 @@ impl Standing {
 
 /// One step of a turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum Action {
     /// Run this.
-    Run(Run),
+    Run(NextRun),
     /// Write a row about scheduled times that are not run, and go on behind them.
-    Pass(Pass),
+    Skip(SkipOccurrences),
     /// Write a row, and continue the schedule from the present.
     Reset { request: Option<Uuid>, reason: String },
     /// Write a row that answers a request which is not obeyed.
-    Refuse { request: Request, reason: String },
+    Refuse { request: ControlRequest, reason: String },
     /// Nothing before then.
     Wait(DateTime<Utc>),
 }
 
 /// Scheduled times without a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Pass {
+pub(crate) struct SkipOccurrences {
     pub(crate) status: RunStatus,
     pub(crate) from: DateTime<Utc>,
     pub(crate) until: DateTime<Utc>,
@@ -60,149 +67,162 @@ pub(crate) struct Pass {
     /// A scheduled time that is still to be run.
     pub(crate) except: Option<DateTime<Utc>>,
     /// With this row, an edited schedule comes into force.
-    pub(crate) adopts: bool,
+    pub(crate) applies_schedule_change: bool,
 }
 
 /// A run to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
+pub(crate) struct NextRun {
     pub(crate) scheduled_at: DateTime<Utc>,
     pub(crate) attempt: u32,
-    pub(crate) trigger: Trigger,
+    pub(crate) cause: RunCause,
     /// The request that it answers.
     pub(crate) request: Option<Uuid>,
     /// The first scheduled time that it stands for.
     pub(crate) since: Option<DateTime<Utc>>,
     pub(crate) reason: Option<String>,
     /// With this run's row, an edited schedule comes into force.
-    pub(crate) adopts: bool,
+    pub(crate) applies_schedule_change: bool,
 }
 
 /// A request that nobody could obey for so long is a surprise by now.
-const PATIENCE: TimeDelta = TimeDelta::hours(1);
+const REQUEST_TTL: TimeDelta = TimeDelta::hours(1);
 /// How soon a paused job is looked at again. Whoever resumes it wakes it.
-const PAUSED: TimeDelta = TimeDelta::minutes(1);
+const PAUSED_POLL: TimeDelta = TimeDelta::minutes(1);
 /// A scheduled time is this late at most if all is well, and not late before.
-pub(crate) const JUST_NOW: TimeDelta = TimeDelta::minutes(1);
+pub(crate) const LATE_AFTER: TimeDelta = TimeDelta::minutes(1);
 const TICK: TimeDelta = TimeDelta::microseconds(1);
 
 /// Decides what a turn of `spec` does next.
-pub(crate) fn step(spec: &JobSpec, job: &Standing, now: DateTime<Utc>) -> Result<Step, ScheduleError> {
+pub(crate) fn next_action(
+    spec: &JobSpec,
+    job: &JobSnapshot,
+    now: DateTime<Utc>,
+) -> Result<Action, ScheduleError> {
     if let Some(request) = job.requests.first() {
-        return Ok(answer(request, now));
+        return Ok(action_for_request(request, now));
     }
     let is_paused =
         job.pauses.iter().any(|pause| pause.until.is_none_or(|until| pause.since <= now && now < until));
     if is_paused {
-        return Ok(Step::Wait(now + PAUSED));
+        return Ok(Action::Wait(now + PAUSED_POLL));
     }
     if let Some(retrying) = job.state.retrying {
         // One that an edited schedule left has not begun, and a pause passes over it as over any other.
         let pause = job.pauses.iter().find(|pause| pause.has_passed_over(retrying.scheduled_at));
         if let Some(pause) = pause.filter(|_| retrying.failed_attempts == 0) {
             let at = retrying.scheduled_at;
-            return Ok(Step::Pass(Pass::new(RunStatus::Paused, at, at, pause.to_string())));
+            return Ok(Action::Skip(SkipOccurrences::new(RunStatus::Paused, at, at, pause.to_string())));
         }
-        return obey(spec, &job.state, now);
+        return action_from_due(spec, &job.state, now);
     }
-    if let Some(step) = edited(spec, job)? {
-        return Ok(step);
+    if let Some(action) = action_for_edited_schedule(spec, job)? {
+        return Ok(action);
     }
     let cursor = job.state.cursor;
     for pause in &job.pauses {
         let Some(until) = pause.until.filter(|until| cursor < *until && pause.since <= now) else { continue };
         if cursor < pause.since {
             // What was due before is not part of the pause; for it, no time has passed since.
-            match obey(spec, &job.state, pause.since - TICK)? {
-                Step::Wait(_) => {}
-                step => return Ok(step),
+            match action_from_due(spec, &job.state, pause.since - TICK)? {
+                Action::Wait(_) => {}
+                action => return Ok(action),
             }
         }
         if let Some((from, until)) = between(&spec.schedule, cursor, until - TICK)? {
-            return Ok(Step::Pass(Pass::new(RunStatus::Paused, from, until, pause.to_string())));
+            return Ok(Action::Skip(SkipOccurrences::new(RunStatus::Paused, from, until, pause.to_string())));
         }
     }
-    obey(spec, &job.state, now)
+    action_from_due(spec, &job.state, now)
 }
 
 /// What `due` says.
-fn obey(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Result<Step, ScheduleError> {
+fn action_from_due(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Result<Action, ScheduleError> {
     Ok(match due(spec, state, now)? {
-        Due::Now { scheduled_at, attempt, coalesced_from } => Step::Run(Run {
+        Due::Now { scheduled_at, attempt, coalesced_from } => Action::Run(NextRun {
             scheduled_at,
             attempt,
-            trigger: Trigger::Schedule,
+            cause: RunCause::Schedule,
             request: None,
             since: coalesced_from,
             reason: coalesced_from.map(|from| format!("stands for every scheduled time since {from}")),
-            adopts: false,
+            applies_schedule_change: false,
         }),
         Due::Skip(skip) => {
             let status = match skip.because {
                 SkipReason::Grace(_) => RunStatus::Missed,
                 SkipReason::Policy | SkipReason::CatchUpLimit(_) => RunStatus::Skipped,
             };
-            Step::Pass(Pass::new(status, skip.from, skip.until, skip.to_string()))
+            Action::Skip(SkipOccurrences::new(status, skip.from, skip.until, skip.to_string()))
         }
-        Due::Later(at) => Step::Wait(at),
-        Due::Never => Step::Wait(now + TimeDelta::days(1)),
+        Due::Later(at) => Action::Wait(at),
+        Due::Never => Action::Wait(now + TimeDelta::days(1)),
     })
 }
 
-fn answer(request: &Request, now: DateTime<Utc>) -> Step {
-    if now - request.at > PATIENCE {
-        let reason = format!("{}, and nobody was there for an hour", request.sentence());
-        return Step::Refuse { request: request.clone(), reason };
+fn action_for_request(request: &ControlRequest, now: DateTime<Utc>) -> Action {
+    if now - request.at > REQUEST_TTL {
+        let reason = format!("{}, and nobody was there for an hour", request.description());
+        return Action::Refuse { request: request.clone(), reason };
     }
-    if request.what == What::Reset {
-        return Step::Reset { request: Some(request.id), reason: request.sentence() };
+    if request.action == ControlAction::Reset {
+        return Action::Reset { request: Some(request.id), reason: request.description() };
     }
-    let (scheduled_at, trigger) = match request.what {
-        What::Replay { scheduled_at } => (scheduled_at, Trigger::Replay),
-        _ => (whole_second(request.at), Trigger::Manual),
+    let (scheduled_at, cause) = match request.action {
+        ControlAction::Replay { scheduled_at } => (scheduled_at, RunCause::Replay),
+        _ => (whole_second(request.at), RunCause::Manual),
     };
-    Step::Run(Run {
+    Action::Run(NextRun {
         scheduled_at,
         attempt: 1,
-        trigger,
+        cause,
         request: Some(request.id),
         since: None,
-        reason: Some(request.sentence()),
-        adopts: false,
+        reason: Some(request.description()),
+        applies_schedule_change: false,
     })
 }
 
 /// What another schedule left: its time that passed without a run is not lost, and the times of this one that passed before it
 /// came into force are not run.
-fn edited(spec: &JobSpec, job: &Standing) -> Result<Option<Step>, ScheduleError> {
+fn action_for_edited_schedule(spec: &JobSpec, job: &JobSnapshot) -> Result<Option<Action>, ScheduleError> {
     let JobState { cursor, .. } = job.state;
-    let Some(plan) = job.plan.as_ref().filter(|plan| !spec.schedule.reads(&plan.schedule)) else {
+    let Some(hint) = job.claim_hint.as_ref().filter(|hint| !spec.schedule.reads(&hint.schedule)) else {
         return Ok(None);
     };
-    let before = &plan.schedule;
-    let left = plan.next_at.filter(|at| cursor < *at && *at <= job.began);
+    let before = &hint.schedule;
+    let left = hint.next_at.filter(|at| cursor < *at && *at <= job.began);
     let pause = |at| job.pauses.iter().find(|pause| pause.has_passed_over(at));
     if let Some((paused, pause)) = left.and_then(|at| Some((at, pause(at)?))) {
-        return Ok(Some(Step::Pass(Pass::new(RunStatus::Paused, paused, paused, pause.to_string()))));
+        return Ok(Some(Action::Skip(SkipOccurrences::new(
+            RunStatus::Paused,
+            paused,
+            paused,
+            pause.to_string(),
+        ))));
     }
     let reason = format!("was due by the schedule before ({before})");
     if let Some(stale) = left.filter(|at| is_stale(spec, *at, job.began)) {
-        return Ok(Some(Step::Pass(Pass::new(RunStatus::Skipped, stale, stale, reason))));
+        return Ok(Some(Action::Skip(SkipOccurrences::new(RunStatus::Skipped, stale, stale, reason))));
     }
     if let Some((from, until)) = between(&spec.schedule, cursor, job.began)? {
         let reason = format!("the schedule was changed from {before} to {}: nothing was due", spec.schedule);
-        let pass = Pass::new(RunStatus::Rescheduled, from, until, reason);
-        return Ok(Some(Step::Pass(Pass { except: left, adopts: true, ..pass })));
+        let pass = SkipOccurrences::new(RunStatus::Rescheduled, from, until, reason);
+        return Ok(Some(Action::Skip(SkipOccurrences {
+            except: left,
+            applies_schedule_change: true,
+            ..pass
+        })));
     }
     Ok(left.map(|scheduled_at| {
-        Step::Run(Run {
+        Action::Run(NextRun {
             scheduled_at,
             attempt: 1,
-            trigger: Trigger::Schedule,
+            cause: RunCause::Schedule,
             request: None,
             since: None,
             reason: Some(reason),
-            adopts: true,
+            applies_schedule_change: true,
         })
     }))
 }
@@ -212,9 +232,9 @@ fn is_stale(spec: &JobSpec, at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
     spec.grace().and_then(|grace| TimeDelta::from_std(grace).ok()).is_some_and(|grace| now - at >= grace)
 }
 
-impl Pass {
+impl SkipOccurrences {
     fn new(status: RunStatus, from: DateTime<Utc>, until: DateTime<Utc>, reason: String) -> Self {
-        Self { status, from, until, reason, except: None, adopts: false }
+        Self { status, from, until, reason, except: None, applies_schedule_change: false }
     }
 
     /// Where the schedule stands behind it.
@@ -229,18 +249,18 @@ impl Pass {
 }
 
 /// The plan to leave behind: an edit that could not be dealt with is found by the next turn.
-pub(crate) fn leave(spec: &JobSpec, job: &Standing) -> Option<Plan> {
-    match edited(spec, job) {
-        Ok(None) => Some(plan(spec, &job.state)),
-        Ok(Some(_)) | Err(_) => job.plan.clone(),
+pub(crate) fn hint_for_release(spec: &JobSpec, job: &JobSnapshot) -> Option<ClaimHint> {
+    match action_for_edited_schedule(spec, job) {
+        Ok(None) => Some(claim_hint(spec, &job.state)),
+        Ok(Some(_)) | Err(_) => job.claim_hint.clone(),
     }
 }
 
 /// The plan of a job that its configuration does not have any more: only what was due already is left of it.
-pub(crate) fn removed(plan: &Plan, now: DateTime<Utc>) -> Plan {
-    Plan {
+pub(crate) fn hint_of_removed_job(hint: &ClaimHint, now: DateTime<Utc>) -> ClaimHint {
+    ClaimHint {
         schedule: "no schedule".to_owned(),
-        next_at: plan.next_at.filter(|at| *at <= now),
+        next_at: hint.next_at.filter(|at| *at <= now),
         late_at: None,
         stuck_at: None,
     }
@@ -260,26 +280,32 @@ fn between(
 }
 
 /// The stretch from `from` to `until`; `None` if that is one scheduled time.
-pub(crate) fn stretch(schedule: &Schedule, from: DateTime<Utc>, until: DateTime<Utc>) -> Option<Stretch> {
+pub(crate) fn occurrence_range(
+    schedule: &Schedule,
+    from: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Option<OccurrenceRange> {
     if from >= until {
         return None;
     }
-    let count = schedule.count(from - TICK, until, Stretch::COUNTED).unwrap_or(Stretch::COUNTED);
-    Some(Stretch { from, count })
+    let count = schedule
+        .count(from - TICK, until, OccurrenceRange::MAX_COUNTED)
+        .unwrap_or(OccurrenceRange::MAX_COUNTED);
+    Some(OccurrenceRange { from, count })
 }
 
 /// What is expected of a job that stands so.
-pub(crate) fn plan(spec: &JobSpec, state: &JobState) -> Plan {
+pub(crate) fn claim_hint(spec: &JobSpec, state: &JobState) -> ClaimHint {
     let next_at = match state.retrying {
         Some(retrying) => Some(retrying.scheduled_at),
         None => spec.schedule.next_after(state.cursor).ok().flatten(),
     };
     let begins_at = state.retrying.map(|retrying| retrying.not_before);
     let begins_at = begins_at.or_else(|| next_at.map(|at| spec.starts_at(at)));
-    let grace = spec.misfire_grace.and_then(|grace| TimeDelta::from_std(grace).ok()).unwrap_or(JUST_NOW);
-    let late_at = begins_at.and_then(|at| at.checked_add_signed(grace.max(JUST_NOW)));
+    let grace = spec.misfire_grace.and_then(|grace| TimeDelta::from_std(grace).ok()).unwrap_or(LATE_AFTER);
+    let late_at = begins_at.and_then(|at| at.checked_add_signed(grace.max(LATE_AFTER)));
     let timeout = TimeDelta::from_std(spec.timeout).unwrap_or(TimeDelta::MAX);
-    Plan {
+    ClaimHint {
         schedule: spec.schedule.to_string(),
         next_at,
         late_at,
@@ -300,16 +326,16 @@ pub(crate) fn first_cursor(spec: &JobSpec, now: DateTime<Utc>) -> DateTime<Utc> 
 }
 
 /// The row of scheduled times without a run.
-pub(crate) fn passed(spec: &JobSpec, pass: &Pass, now: DateTime<Utc>) -> RunRecord {
+pub(crate) fn skip_record(spec: &JobSpec, pass: &SkipOccurrences, now: DateTime<Utc>) -> RunRecord {
     RunRecord {
-        stretch: stretch(&spec.schedule, pass.from, pass.until),
+        range: occurrence_range(&spec.schedule, pass.from, pass.until),
         reason: Some(pass.reason.clone()),
-        ..RunRecord::new(&spec.name, pass.until, pass.status, Trigger::Schedule, now)
+        ..RunRecord::new(&spec.name, pass.until, pass.status, RunCause::Schedule, now)
     }
 }
 
 /// The row of a schedule that continues from the present, and its state.
-pub(crate) fn reset(
+pub(crate) fn reset_record(
     spec: &JobSpec,
     request: Option<Uuid>,
     reason: &str,
@@ -322,35 +348,46 @@ pub(crate) fn reset(
     let record = RunRecord {
         request,
         reason: Some(reason),
-        ..RunRecord::new(&spec.name, present, RunStatus::Skipped, Trigger::Manual, now)
+        ..RunRecord::new(&spec.name, present, RunStatus::Skipped, RunCause::Manual, now)
     };
     (record, JobState::at(present.min(before)))
 }
 
 /// The row of a scheduled time that an earlier run, before a reset, has finished, and the state behind it.
-pub(crate) fn finished_before(
+pub(crate) fn already_finished_record(
     spec: &JobSpec,
     run: &RunRecord,
     cursor: DateTime<Utc>,
 ) -> (RunRecord, JobState) {
     let passed = RunRecord {
-        fence: run.fence,
+        fencing_token: run.fencing_token,
         reason: Some("it ran already, while a clock was ahead".to_owned()),
-        ..RunRecord::new(&spec.name, run.scheduled_at, RunStatus::Skipped, Trigger::Schedule, run.finished_at)
+        ..RunRecord::new(
+            &spec.name,
+            run.scheduled_at,
+            RunStatus::Skipped,
+            RunCause::Schedule,
+            run.finished_at,
+        )
     };
     (passed, JobState::at(cursor.max(run.scheduled_at)))
 }
 
 /// The row that answers a request which is not obeyed.
-pub(crate) fn refused(spec: &JobSpec, request: &Request, reason: String, now: DateTime<Utc>) -> RunRecord {
-    let (scheduled_at, trigger) = match request.what {
-        What::Replay { scheduled_at } => (scheduled_at, Trigger::Replay),
-        _ => (whole_second(request.at), Trigger::Manual),
+pub(crate) fn refusal_record(
+    spec: &JobSpec,
+    request: &ControlRequest,
+    reason: String,
+    now: DateTime<Utc>,
+) -> RunRecord {
+    let (scheduled_at, cause) = match request.action {
+        ControlAction::Replay { scheduled_at } => (scheduled_at, RunCause::Replay),
+        _ => (whole_second(request.at), RunCause::Manual),
     };
     RunRecord {
         request: Some(request.id),
         reason: Some(reason),
-        ..RunRecord::new(&spec.name, scheduled_at, RunStatus::Missed, trigger, now)
+        ..RunRecord::new(&spec.name, scheduled_at, RunStatus::Missed, cause, now)
     }
 }
 

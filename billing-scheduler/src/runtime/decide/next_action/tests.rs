@@ -15,9 +15,9 @@ fn pause(since: &str, until: Option<&str>) -> Pause {
     Pause { since: at(since), until: until.map(at), by: "ada".to_owned(), reason: Some("tea".to_owned()) }
 }
 
-fn request(what: What, asked: &str) -> Request {
+fn request(action: ControlAction, asked: &str) -> ControlRequest {
     let (job, by) = ("job".to_owned(), "ada".to_owned());
-    Request { id: Uuid::nil(), job, what, by, reason: None, at: at(asked) }
+    ControlRequest { id: Uuid::nil(), job, action, by, reason: None, at: at(asked) }
 }
 
 /// In short words, what the turn of an hourly job does.
@@ -28,24 +28,25 @@ fn check(job: Job<'_>, now: &str, expected: &str) {
         let failed_attempts = u32::from(!job.has_not_begun);
         state.retrying = Some(Retrying { scheduled_at, failed_attempts, not_before });
     }
-    let plan = job.plan.map(|(schedule, next)| Plan {
+    let hint = job.claim_hint.map(|(schedule, next)| ClaimHint {
         schedule: schedule.to_owned(),
         next_at: Some(at(next)),
         late_at: None,
         stuck_at: None,
     });
-    let standing = Standing { began: at(now), state, plan, pauses: job.pauses, requests: job.requests };
+    let snapshot =
+        JobSnapshot { began: at(now), state, claim_hint: hint, pauses: job.pauses, requests: job.requests };
     let spec = JobSpec { misfire: job.misfire, ..JobSpec::new("job", "kind", hourly()) };
     let time = |at: DateTime<Utc>| at.format("%H:%M").to_string();
-    let said = match step(&spec, &standing, at(now)).expect("an hourly schedule can be computed") {
-        Step::Run(run) => format!("{} run of {}", run.trigger.as_str(), time(run.scheduled_at)),
-        Step::Pass(pass) => {
+    let said = match next_action(&spec, &snapshot, at(now)).expect("an hourly schedule can be computed") {
+        Action::Run(run) => format!("{} run of {}", run.cause.as_str(), time(run.scheduled_at)),
+        Action::Skip(pass) => {
             let except = pass.except.map(|at| format!(" except {}", time(at))).unwrap_or_default();
             format!("{} from {} until {}{except}", pass.status.as_str(), time(pass.from), time(pass.until))
         }
-        Step::Refuse { .. } => "refuse".to_owned(),
-        Step::Reset { .. } => "reset".to_owned(),
-        Step::Wait(until) => format!("wait until {}", time(until)),
+        Action::Refuse { .. } => "refuse".to_owned(),
+        Action::Reset { .. } => "reset".to_owned(),
+        Action::Wait(until) => format!("wait until {}", time(until)),
     };
     assert_eq!(said, expected, "at {now}");
 }
@@ -55,9 +56,9 @@ struct Job<'a> {
     cursor: &'a str,
     retry: Option<&'a str>,
     has_not_begun: bool,
-    plan: Option<(&'a str, &'a str)>,
+    claim_hint: Option<(&'a str, &'a str)>,
     pauses: Vec<Pause>,
-    requests: Vec<Request>,
+    requests: Vec<ControlRequest>,
     misfire: Misfire,
 }
 
@@ -117,24 +118,28 @@ fn several_pauses_are_told_apart() {
 
 #[test]
 fn a_request_comes_first_even_to_a_paused_job_unless_it_is_stale() {
-    let replay = What::Replay { scheduled_at: at("03:00:00") };
+    let replay = ControlAction::Replay { scheduled_at: at("03:00:00") };
     let job = |what, pauses| Job {
         cursor: "08:00:00",
         requests: vec![request(what, "14:09:59")],
         pauses,
         ..Job::default()
     };
-    check(job(What::Trigger, vec![]), "14:10:00", "manual run of 14:09");
-    check(job(What::Trigger, vec![pause("10:00:00", None)]), "14:10:00", "manual run of 14:09");
+    check(job(ControlAction::RunNow, vec![]), "14:10:00", "manual run of 14:09");
+    check(job(ControlAction::RunNow, vec![pause("10:00:00", None)]), "14:10:00", "manual run of 14:09");
     check(job(replay, vec![]), "14:10:00", "replay run of 03:00");
-    check(job(What::Trigger, vec![]), "15:09:59", "manual run of 14:09");
-    check(job(What::Trigger, vec![]), "15:10:00", "refuse");
+    check(job(ControlAction::RunNow, vec![]), "15:09:59", "manual run of 14:09");
+    check(job(ControlAction::RunNow, vec![]), "15:10:00", "refuse");
 }
 
 #[test]
 fn an_edited_schedule_fires_nothing_by_surprise_and_loses_nothing() {
-    let job =
-        |cursor, next, misfire| Job { cursor, misfire, plan: Some(("every 30m", next)), ..Job::default() };
+    let job = |cursor, next, misfire| Job {
+        cursor,
+        misfire,
+        claim_hint: Some(("every 30m", next)),
+        ..Job::default()
+    };
     // Half-hourly until 10:45, hourly from then on: 10:30 was done, and 11:00 is the next of both.
     check(job("10:30:00", "11:00:00", Misfire::Coalesce), "10:45:00", "wait until 11:00");
     // 10:30 was due and not done.
@@ -142,23 +147,23 @@ fn an_edited_schedule_fires_nothing_by_surprise_and_loses_nothing() {
     check(job("10:00:00", "10:30:00", Misfire::Skip), "10:30:59", "schedule run of 10:30");
     check(job("10:00:00", "10:30:00", Misfire::Skip), "10:31:00", "skipped from 10:30 until 10:30");
     // It came daily before: the hours since the cursor are not of that schedule.
-    let daily = |cursor| Job { cursor, plan: Some(("daily", "23:00:00")), ..Job::default() };
+    let daily = |cursor| Job { cursor, claim_hint: Some(("daily", "23:00:00")), ..Job::default() };
     check(daily("03:15:00"), "10:45:00", "rescheduled from 04:00 until 10:00");
     check(daily("10:00:00"), "10:45:00", "wait until 11:00");
     // Both: it came at half past before.
-    let half = |cursor| Job { cursor, plan: Some(("half past", "09:30:00")), ..Job::default() };
+    let half = |cursor| Job { cursor, claim_hint: Some(("half past", "09:30:00")), ..Job::default() };
     check(half("08:30:00"), "10:45:00", "rescheduled from 09:00 until 10:00 except 09:30");
     // The same text is the same schedule: what passed is a misfire.
-    let same = Job { cursor: "08:00:00", plan: Some(("every 1h", "09:00:00")), ..Job::default() };
+    let same = Job { cursor: "08:00:00", claim_hint: Some(("every 1h", "09:00:00")), ..Job::default() };
     check(same, "10:45:00", "schedule run of 10:00");
 }
 
 #[test]
 fn a_schedule_that_is_edited_while_the_job_is_paused_fires_nothing_by_surprise() {
-    let job = |cursor, since, plan| Job {
+    let job = |cursor, since, hint| Job {
         cursor,
         pauses: vec![pause(since, Some("14:05:00"))],
-        plan: Some(plan),
+        claim_hint: Some(hint),
         ..Job::default()
     };
     // The hours before the pause were not due by the schedule of then.
@@ -174,35 +179,39 @@ fn a_schedule_that_is_edited_while_the_job_is_paused_fires_nothing_by_surprise()
 
 #[test]
 fn reset_continues_from_the_present() {
-    let job = Job { cursor: "23:00:00", requests: vec![request(What::Reset, "10:29:58")], ..Job::default() };
+    let job = Job {
+        cursor: "23:00:00",
+        requests: vec![request(ControlAction::Reset, "10:29:58")],
+        ..Job::default()
+    };
     check(job, "10:30:00", "reset");
     let spec = JobSpec::new("job", "kind", hourly());
-    let (record, state) = reset(&spec, None, "reset by ada", at("23:00:00"), at("10:30:00"));
+    let (record, state) = reset_record(&spec, None, "reset by ada", at("23:00:00"), at("10:30:00"));
     assert_eq!(state, JobState::at(at("10:30:00")));
     assert_eq!(record.reason.as_deref(), Some("reset by ada; it was finished up to 2026-01-05T23:00:00Z"));
-    let (_, state) = reset(&spec, None, "late", at("09:00:00"), at("10:30:00"));
+    let (_, state) = reset_record(&spec, None, "late", at("09:00:00"), at("10:30:00"));
     assert_eq!(state, JobState::at(at("09:00:00")), "what is still to be run is not passed over");
 }
 
 #[test]
 fn the_times_of_a_stretch_are_counted() {
-    let count = |from, until| stretch(&hourly(), at(from), at(until)).map(|stretch| stretch.count);
+    let count = |from, until| occurrence_range(&hourly(), at(from), at(until)).map(|range| range.count);
     assert_eq!(count("09:00:00", "09:00:00"), None);
     assert_eq!(count("09:00:00", "14:00:00"), Some(6));
     let secondly = Schedule::every(Duration::from_secs(1)).expect("valid");
-    let month = stretch(&secondly, at("00:00:00"), at("00:00:00") + TimeDelta::days(30));
-    assert_eq!(month.map(|month| month.count), Some(Stretch::COUNTED));
+    let month = occurrence_range(&secondly, at("00:00:00"), at("00:00:00") + TimeDelta::days(30));
+    assert_eq!(month.map(|month| month.count), Some(OccurrenceRange::MAX_COUNTED));
 }
 
 #[test]
 fn a_plan_tells_when_a_job_is_late() {
     let spec = JobSpec::new("job", "kind", hourly());
-    let expected = plan(&spec, &JobState::at(at("09:00:00")));
+    let expected = claim_hint(&spec, &JobState::at(at("09:00:00")));
     assert_eq!(expected.next_at, Some(at("10:00:00")));
     assert_eq!(expected.late_at, Some(at("10:01:00")));
     assert_eq!(expected.stuck_at, Some(at("10:11:00")));
     assert_eq!(expected.schedule, "every 1h");
     let retrying = Retrying { scheduled_at: at("10:00:00"), failed_attempts: 1, not_before: at("10:05:00") };
-    let expected = plan(&spec, &JobState { retrying: Some(retrying), ..JobState::at(at("09:00:00")) });
+    let expected = claim_hint(&spec, &JobState { retrying: Some(retrying), ..JobState::at(at("09:00:00")) });
     assert_eq!((expected.next_at, expected.late_at), (Some(at("10:00:00")), Some(at("10:06:00"))));
 }
