@@ -328,9 +328,9 @@ mod tests {
 
     use super::*;
 
-    const ALERTS: &str = include_str!("../../dashboards/alerts.yml");
-    const DASHBOARD: &str = include_str!("../../dashboards/grafana.json");
-    const MANUAL: &str = include_str!("../../docs/operations.md");
+    const ALERTS: &str = include_str!("../shipped/alerts.yml");
+    const DASHBOARD: &str = include_str!("../shipped/grafana.json");
+    const MANUAL: &str = include_str!("../shipped/operations.md");
 
     fn run(status: RunStatus, attempt: u32, details: serde_json::Value) -> RunRecord {
         let at = DateTime::<Utc>::from_timestamp_secs(1_800_000_000).expect("a time");

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::{BUILT_IN, Config, schema};
 use crate::{Plugins, config::Diagnostic, environment::Environment, reload::known_kinds};
 
-const SHIPPED: &str = include_str!("../../../jobs.toml");
+const SHIPPED: &str = include_str!("../../shipped/jobs.toml");
 
 struct Nothing;
 
@@ -365,7 +365,7 @@ fn kinds_report_what_cannot_work() {
 #[test]
 fn the_schema_that_the_shipped_file_names_is_what_the_command_prints() {
     let printed = format!("{:#}", schema(&known_kinds(&Plugins::none())));
-    let committed = include_str!("../../../jobs.schema.json");
+    let committed = include_str!("../../shipped/jobs.schema.json");
     assert!(printed == committed.trim_end(), "run `billing-daemon schema > jobs.schema.json`");
     assert!(SHIPPED.starts_with("#:schema ./jobs.schema.json\n"));
 }

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::{Action, Machine, OriginalUnit, Plan, Step, System, User, to_do};
 
-const UNIT: &str = include_str!("../../../systemd/billing-daemon.service");
-const TEMPLATE: &str = include_str!("../../../systemd/billing-daemon@.service");
-const USER_UNIT: &str = include_str!("../../../systemd/user/billing-daemon.service");
-const SYSUSERS: &str = include_str!("../../../systemd/sysusers.d/billing-daemon.conf");
-const TMPFILES: &str = include_str!("../../../systemd/tmpfiles.d/billing-daemon.conf");
+const UNIT: &str = include_str!("../../shipped/billing-daemon.service");
+const TEMPLATE: &str = include_str!("../../shipped/billing-daemon@.service");
+const USER_UNIT: &str = include_str!("../../shipped/user.service");
+const SYSUSERS: &str = include_str!("../../shipped/sysusers.conf");
+const TMPFILES: &str = include_str!("../../shipped/tmpfiles.conf");
 
 const SERVICE: &str = "billing-daemon.service";
 const INSTANCES: &str = "billing-daemon@*.service";

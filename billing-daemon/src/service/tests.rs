@@ -38,8 +38,8 @@ fn shown(plan: &Plan) -> Vec<String> {
 #[test]
 fn the_unit_that_is_written_is_the_one_that_ships() {
     let plan = plan(Action::Install, &machine(System::Systemd));
-    let unit = include_str!("../../../systemd/billing-daemon.service");
-    let template = include_str!("../../../systemd/billing-daemon@.service");
+    let unit = include_str!("../../shipped/billing-daemon.service");
+    let template = include_str!("../../shipped/billing-daemon@.service");
     assert_eq!(written(&plan, "/etc/systemd/system/billing-daemon.service"), unit);
     assert_eq!(written(&plan, "/etc/systemd/system/billing-daemon@.service"), template);
     assert!(plan.obstacles.is_empty(), "{:?}", plan.obstacles);
@@ -78,16 +78,16 @@ fn both_units_of_a_machine_differ_in_their_places_alone() {
         });
         lines.collect::<Vec<_>>()
     };
-    let unit = directives(include_str!("../../../systemd/billing-daemon.service"));
-    assert_eq!(directives(include_str!("../../../systemd/billing-daemon@.service")), unit);
+    let unit = directives(include_str!("../../shipped/billing-daemon.service"));
+    assert_eq!(directives(include_str!("../../shipped/billing-daemon@.service")), unit);
     assert!(unit.len() > 40, "{unit:?}");
 }
 
 /// journalctl does not resolve aliases, so the name of the original is a unit.
 #[test]
 fn unit_under_original_name_runs_same_daemon() {
-    let unit = include_str!("../../../systemd/billing-daemon.service");
-    let original = include_str!("../../../systemd/containerstacks-billing.service");
+    let unit = include_str!("../../shipped/billing-daemon.service");
+    let original = include_str!("../../shipped/containerstacks-billing.service");
     let lines = |unit: &'static str| unit.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     let added: Vec<_> = lines(original).filter(|line| lines(unit).all(|known| known != *line)).collect();
     assert_eq!(
@@ -141,8 +141,8 @@ fn no_units_runtime_folder_lies_inside_of_anothers() {
             unit.lines().find_map(|line| line.strip_prefix("RuntimeDirectory=")).expect("it has one");
         Path::new(folder)
     };
-    let one = folder(include_str!("../../../systemd/billing-daemon.service"));
-    let instance = folder(include_str!("../../../systemd/billing-daemon@.service"));
+    let one = folder(include_str!("../../shipped/billing-daemon.service"));
+    let instance = folder(include_str!("../../shipped/billing-daemon@.service"));
     assert!(!instance.starts_with(one), "{} in {}", instance.display(), one.display());
 }
 

@@ -276,14 +276,7 @@ mod tests {
     #[tokio::test]
     async fn no_statement_reads_a_table_that_grows_from_end_to_end() {
         let db = Database::connect("sqlite::memory:").await.expect("a database in memory");
-        for schema in [
-            include_str!("../../../migration/src/sql/panel_sqlite.sql"),
-            include_str!("../../../migration/src/sql/billing_sqlite.sql"),
-            "ALTER TABLE billing_job_runs ADD COLUMN request_id TEXT",
-            include_str!("../../../migration/src/sql/control_sqlite.sql"),
-        ] {
-            db.execute_unprepared(schema).await.expect("the schema is valid");
-        }
+        migration::up(&db, None).await.expect("an empty database can be migrated");
         let s = statements();
         // Not `read_unowned`: here no instance can be without an organization, which SQLite knows and reads nothing.
         let of_a_run = [
