@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
-# Installs what the tests need where it is missing, without asking, and runs every test of the workspace. Arguments go
-# to `cargo test`: `scripts/test.sh -p e2e -- harness`.
+# Installs what the tests need if it is missing, without a prompt, and runs every test of the workspace. Arguments go to
+# `cargo test`: `scripts/test.sh -p billing-scheduler -- cron`. Takes 15 to 25 minutes on two cores, half of it for the first build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-say() { printf '==> %s\n' "$*"; }
-die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+. scripts/lib.sh
 
-# Where the harness looks for a server (tests/src/postgres.rs).
+# The folders in which the test harness searches a server.
 has_postgres() {
     local folder folders
     IFS=: read -ra folders <<<"$PATH"
@@ -23,7 +22,7 @@ as_root() {
     elif sudo -n true 2>/dev/null; then
         sudo -n "$@"
     else
-        die "this needs root, and sudo is missing or would ask for a password; run it yourself: sudo $*"
+        die "this needs root, and sudo is missing or needs a password" "run: sudo $*"
     fi
 }
 
@@ -32,7 +31,7 @@ install() {
     say "installing $1"
     if command -v apt-get >/dev/null; then
         local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120)
-        # The lists may be fresh enough; fetching them is the slow part.
+        # Fetching the package lists is slow, so the present ones are tried first.
         as_root "${apt[@]}" install --no-install-recommends "$1" || {
             as_root "${apt[@]}" update
             as_root "${apt[@]}" install --no-install-recommends "$1"
@@ -44,30 +43,46 @@ install() {
     elif command -v brew >/dev/null; then
         brew install --quiet "$4"
     else
-        die "no package manager known here (apt-get, dnf, apk, brew): install $1 and run this again"
+        die "cannot install $1: none of apt-get, dnf, apk and brew is available" "install $1 and run this script again"
     fi
 }
 
-command -v cargo >/dev/null || die "cargo is missing: install Rust from https://rustup.rs"
+command -v cargo >/dev/null || die "cargo is missing" "install Rust from https://rustup.rs"
 # SQLite is compiled from C.
 command -v cc >/dev/null || install build-essential gcc build-base gcc
 has_postgres || install postgresql postgresql-server postgresql postgresql
-has_postgres || die "PostgreSQL is installed, but initdb, pg_ctl and postgres are not on PATH together: add their folder"
+has_postgres || die "PostgreSQL is installed, but initdb, pg_ctl and postgres are not in one folder of PATH" "add their folder to PATH"
 
-# Debian keeps it where only root's PATH leads.
+# Debian installs it into a folder that only root has in PATH.
 export PATH=$PATH:/usr/sbin
 command -v pgbouncer >/dev/null || install pgbouncer pgbouncer pgbouncer pgbouncer
-# It tries the alerts. 20 MB for that are not for everybody: without it, that one test is skipped and says so.
-command -v promtool >/dev/null || say "promtool is missing (on Debian: apt-get install prometheus): nobody tries the alerts"
+# One test checks the alerts with it. Its package is 20 MB, so it is not installed here: without it the test prints SKIPPED.
+command -v promtool >/dev/null || say "promtool is missing (on Debian: apt-get install prometheus): the alerts are not checked"
 
-# The library that moves a server's clock, where the harness looks for it (tests/src/postgres.rs).
+# The library that changes the clock of a server, in the folders in which the test harness searches it.
 has_faketime() { compgen -G '/usr/lib*/faketime/libfaketime.so.1' || compgen -G '/usr/lib/*/faketime/libfaketime.so.1' || compgen -G '/usr/local/lib/faketime/libfaketime.so.1'; } >/dev/null
 has_faketime || install faketime libfaketime libfaketime libfaketime
 
-say "cargo test --workspace --locked $*"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
+# What is before `--` goes to cargo and selects packages; what follows goes to the test programs.
+selection=(--locked)
+[[ " $* " == *" -p "* || " $* " == *" --package "* ]] || selection+=(--workspace)
+for argument in "$@"; do
+    [[ $argument != -- ]] || break
+    selection+=("$argument")
+    shift
+done
+say "building the tests (5 to 15 minutes if nothing is built yet)"
+cargo test --quiet --no-run "${selection[@]}"
+say "built after $(duration $SECONDS); running: cargo test ${selection[*]} $*"
 status=0
-cargo test --workspace --locked --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?
-awk '/^test result:/ { passed += $4; failed += $6 } END { printf "%d passed, %d failed\n", passed, failed }' "$log"
+cargo test --no-fail-fast "${selection[@]}" "$@" 2>&1 | tee "$log" || status=$?
+say "the slowest test programs"
+awk '/Running|Doc-tests/ { name = $0; sub(/^ *Running /, "", name); sub(/ \(.*/, "", name); sub(/^ */, "", name) }
+     /^test result:/ { seconds = $0; sub(/.*finished in /, "", seconds); printf "%8ss  %s\n", seconds + 0, name }' "$log" |
+    sort -rn | head -n 5
+awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
+     END { printf "%d passed, %d failed, %d ignored", passed, failed, ignored }' "$log"
+printf ' in %s\n' "$(duration $SECONDS)"
 exit "$status"

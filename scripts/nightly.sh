@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# What is too long for each change: run it each night, and before a release. Every step runs, also after a failure; the output of
+# each goes to target/nightly/STEP.log.
+#
+#   scripts/nightly.sh                 all steps, about six hours on two cores
+#   scripts/nightly.sh --list          the names of the steps
+#   scripts/nightly.sh faults model    these steps
+#
+# NIGHTLY_SECONDS is the length of one fault campaign (600), NIGHTLY_SEEDS the number of simulated seeds (1000000), NIGHTLY_CASES
+# the number of cases of each property (50000).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+logs=target/nightly
+skip() { printf 'SKIPPED: %s\n' "$*"; }
+# program NAME ARGUMENTS...: a program of this workspace, in release mode.
+program() {
+    local name=$1
+    shift
+    cargo run --quiet --release --locked --package "$(package_of "$name")" --bin "$name" -- "$@"
+}
+
+# Each publishable crate is built from its package, as a user of the registry builds it.
+packages() { ./scripts/check-packages.py --verify; }
+
+debian() { ./scripts/package.sh --build-only; }
+
+# The advisory database is fetched, so this needs the network.
+advisories() {
+    export PATH=$PWD/target/tools/bin:$PATH
+    if ! command -v cargo-deny >/dev/null; then skip "cargo-deny is missing; .ci/run installs it"; return; fi
+    cargo deny --locked check advisories
+}
+
+oldest_compiler() {
+    local version
+    version=$(cargo metadata --format-version 1 --no-deps | python3 -c '
+import json, sys
+versions = {package["rust_version"] for package in json.load(sys.stdin)["packages"]}
+print(max(versions, key=lambda text: [int(part) for part in text.split(".")]))')
+    if ! rustup toolchain install "$version" --profile minimal; then skip "rustup cannot install Rust $version"; return; fi
+    RUSTUP_TOOLCHAIN=$version cargo check --workspace --locked --target-dir target/nightly/oldest-compiler
+}
+
+ignored_tests() { cargo test --release --workspace --locked -- --ignored; }
+
+simulation() { SEEDS=${NIGHTLY_SEEDS:-1000000} cargo test --release --locked --package billing-scheduler --test simulation; }
+
+properties() {
+    PROPTEST_CASES=${NIGHTLY_CASES:-50000} cargo test --release --locked --no-fail-fast \
+        --package billing-scheduler --package billing-jobs --package billing-daemon
+}
+
+# The variants that hold, with one more daemon or hour than the tests check.
+model() {
+    local result code=0
+    for variant in "daemons --hours 6" "panel-two-machines --daemons 3" "panel-two-machines --hours 3" \
+        "panel-three-daemons --hours 4" "fail-over --daemons 3"; do
+        # shellcheck disable=SC2086
+        result=$(program protocol-model $variant --threads "$(getconf _NPROCESSORS_ONLN)" | tail -n 1)
+        printf '%s\n' "$result"
+        [[ $result == *"| holds |"* ]] || { printf 'error: variant %s does not hold\n' "$variant"; code=1; }
+    done
+    return $code
+}
+
+faults() {
+    local code=0
+    for database in postgres sqlite; do
+        for seed in 1 2 3; do
+            program faults --database "$database" --seconds "${NIGHTLY_SECONDS:-600}" --seed "$seed" --json || code=1
+        done
+    done
+    return $code
+}
+
+# Figures for docs/performance.md; scripts/bench-gate.sh is what compares two commits.
+benchmarks() {
+    local name code=0
+    for database in postgres sqlite; do
+        program bench-billing --database "$database" --instances 100000 --json || code=1
+    done
+    for name in $(cargo metadata --format-version 1 --no-deps | grep -o '"name":"bench-[a-z-]*"' | cut -d '"' -f 4 | sort -u); do
+        [[ $name == bench-billing ]] || program "$name" || code=1
+    done
+    cargo bench --locked --package billing-scheduler --bench dispatch -- --jobs 1000,10000 --bursts 4 || code=1
+    cargo bench --locked --package billing-scheduler --bench due || code=1
+    cargo bench --locked --package billing-jobs || code=1
+    return $code
+}
+
+book() {
+    if [[ ! -e docs/book.toml ]]; then skip "there is no docs/book.toml"; return; fi
+    export PATH=$PWD/target/tools/bin:$PATH
+    command -v mdbook >/dev/null ||
+        cargo install --quiet --locked --root target/tools --target-dir target/tools mdbook
+    mdbook build docs --dest-dir "$PWD/target/book"
+}
+
+all=(packages oldest_compiler debian advisories book ignored_tests model simulation properties faults benchmarks)
+case ${1:-} in
+--list) printf '%s\n' "${all[@]}"; exit 0 ;;
+-*) die "unknown option $1" "scripts/nightly.sh [--list | STEP...]" ;;
+esac
+for name in "$@"; do
+    [[ " ${all[*]} " == *" $name "* ]] || die "unknown step $name" "steps: ${all[*]}"
+done
+[[ $# -gt 0 ]] || set -- "${all[@]}"
+
+mkdir -p "$logs"
+trap print_steps EXIT
+# A subshell, so that a step changes no variable of another.
+logged() {
+    local code=0
+    ("$1") >"$logs/$1.log" 2>&1 || code=$?
+    grep '^SKIPPED' "$logs/$1.log" || true
+    [[ $code -eq 0 ]] || { tail -n 20 "$logs/$1.log"; printf 'error: %s failed; see %s\n' "$1" "$logs/$1.log"; }
+    return $code
+}
+failed=0
+for name in "$@"; do
+    step "$name" logged "$name" || failed=1
+done
+exit $failed
