@@ -70,7 +70,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         scheduler.tick();
     }
     scheduler.drain(Duration::from_secs(5)).await;
-    println!("{} runs in the database", count(&db, "billing_job_runs WHERE status = 'done'").await?);
+    println!("{} runs in the database", count(&db, "scheduler_runs WHERE status = 'done'").await?);
     Ok(())
 }
 

@@ -3,12 +3,11 @@
 use std::{fmt, time::Duration};
 
 use billing_jobs::{
-    fence::{self, FenceStatus},
     panel::{self, Generation},
+    panel_guard::{self, PanelGuardStatus},
 };
 
 use crate::{
-    commands::fence::in_words,
     config::PanelBilling,
     exit::{Exit, Failure},
     runtime::Opened,
@@ -19,19 +18,23 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What was found at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Beside {
+pub(crate) struct PanelPresence {
     pub(crate) generation: Generation,
     /// Whether there is a panel at all, or our own migration made the tables.
-    pub(crate) inhabited: bool,
-    pub(crate) fence: FenceStatus,
+    pub(crate) present: bool,
+    pub(crate) panel_guard: PanelGuardStatus,
 }
 
-impl Beside {
+impl PanelPresence {
     /// Looks, and changes nothing.
     pub(crate) async fn look(Opened { db, panel }: &Opened) -> Result<Self, Failure> {
         let failed = |error| Failure::database("find out who else bills", &error);
-        let inhabited = panel::is_inhabited(db).await.map_err(failed)?;
-        Ok(Self { generation: panel.generation, inhabited, fence: fence::status(db).await.map_err(failed)? })
+        let present = panel::is_present(db).await.map_err(failed)?;
+        Ok(Self {
+            generation: panel.generation,
+            present,
+            panel_guard: panel_guard::status(db).await.map_err(failed)?,
+        })
     }
 
     /// The same, if the database tells it soon.
@@ -41,33 +44,33 @@ impl Beside {
 
     /// Whether there is anything to tell.
     pub(crate) fn concerns_anybody(self) -> bool {
-        self.inhabited || self.fence.installed
+        self.present || self.panel_guard.installed
     }
 
-    /// Whether the panel charges every hour itself and reads no heartbeat, so that only the fence holds it back.
+    /// Whether the panel charges every hour itself and reads no heartbeat, so that only the panel guard holds it back.
     fn panel_bills(self, billing: PanelBilling) -> bool {
-        self.inhabited && self.generation != Generation::G1 && billing == PanelBilling::On
+        self.present && self.generation != Generation::G1 && billing == PanelBilling::On
     }
 
-    /// Whether billing may charge only while the fence is effective: where the panel would charge the same hours, and where the fence
+    /// Whether billing may charge only while the panel guard is effective: where the panel would charge the same hours, and where the panel guard
     /// was found at the start, so that the operator relies on it.
     pub(crate) fn needs_guard(self, billing: PanelBilling) -> bool {
-        self.panel_bills(billing) || self.fence.effective
+        self.panel_bills(billing) || self.panel_guard.effective
     }
 
     /// Refuses to charge beside a panel that would charge the same hours.
     pub(crate) fn check(self, billing: PanelBilling) -> Result<(), Failure> {
-        if !self.panel_bills(billing) || self.fence.effective {
+        if !self.panel_bills(billing) || self.panel_guard.effective {
             return Ok(());
         }
-        let state = match (self.fence.installed, self.fence.enabled) {
+        let state = match (self.panel_guard.installed, self.panel_guard.enabled) {
             (false, _) => "hold it back with",
-            (true, false) => "the fence that should hold it back is disabled: run",
-            (true, true) => "the fence that should hold it back is not the one of this version: run",
+            (true, false) => "the panel guard that should hold it back is disabled: run",
+            (true, true) => "the panel guard that should hold it back is not the one of this version: run",
         };
         let message = format!(
             "the panel beside us is of generation {}, which bills by itself and reads no heartbeat, so hours would be charged \
-             twice: {state} `billing-daemon fence install`, or switch its billing off and say \
+             twice: {state} `billing-daemon guard install`, or switch its billing off and say \
              `panel-billing = \"off\"` in the [daemon] section of jobs.toml",
             self.generation
         );
@@ -75,15 +78,15 @@ impl Beside {
     }
 }
 
-impl fmt::Display for Beside {
+impl fmt::Display for PanelPresence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generation, inhabited, fence } = *self;
-        if inhabited {
+        let Self { generation, present, panel_guard } = *self;
+        if present {
             write!(f, "beside a panel of generation {generation}")?;
         } else {
             write!(f, "on tables of generation {generation} without a panel")?;
         }
-        if self.concerns_anybody() { write!(f, "; {}", in_words(fence)) } else { Ok(()) }
+        if self.concerns_anybody() { write!(f, "; {panel_guard}") } else { Ok(()) }
     }
 }
 
@@ -136,15 +139,15 @@ mod tests {
         assert!(panicked.expect_err("a panic").message.contains("a bug"));
     }
 
-    const FENCE: FenceStatus =
-        FenceStatus { installed: true, enabled: true, effective: true, outdated: false };
+    const FENCE: PanelGuardStatus =
+        PanelGuardStatus { installed: true, enabled: true, effective: true, outdated: false };
 
     #[test]
     fn only_a_panel_that_would_charge_the_same_hours_is_refused() {
-        let off = FenceStatus::default();
-        let disabled = FenceStatus { enabled: false, effective: false, ..FENCE };
-        let other = FenceStatus { effective: false, outdated: true, ..FENCE };
-        for (generation, inhabited, fence, billing, refused) in [
+        let off = PanelGuardStatus::default();
+        let disabled = PanelGuardStatus { enabled: false, effective: false, ..FENCE };
+        let other = PanelGuardStatus { effective: false, outdated: true, ..FENCE };
+        for (generation, present, panel_guard, billing, refused) in [
             (Generation::G1, true, off, PanelBilling::On, false),
             (Generation::G2, true, off, PanelBilling::On, true),
             (Generation::G3, true, off, PanelBilling::On, true),
@@ -154,24 +157,28 @@ mod tests {
             (Generation::G3, true, off, PanelBilling::Off, false),
             (Generation::G3, false, off, PanelBilling::On, false),
         ] {
-            let beside = Beside { generation, inhabited, fence };
+            let beside = PanelPresence { generation, present, panel_guard };
             assert_eq!(beside.check(billing).is_err(), refused, "{beside:?}, {billing:?}");
-            assert_eq!(beside.needs_guard(billing), refused || fence.effective, "{beside:?}, {billing:?}");
+            assert_eq!(
+                beside.needs_guard(billing),
+                refused || panel_guard.effective,
+                "{beside:?}, {billing:?}"
+            );
         }
     }
 
     #[test]
     fn it_says_what_it_found() {
-        for (inhabited, fence, said) in [
-            (true, FENCE, "beside a panel of generation G3; the fence is on"),
+        for (present, panel_guard, said) in [
+            (true, FENCE, "beside a panel of generation G3; the panel guard is on"),
             (
                 true,
-                FenceStatus::default(),
-                "beside a panel of generation G3; the fence is off: `billing-daemon fence install` puts it up",
+                PanelGuardStatus::default(),
+                "beside a panel of generation G3; the panel guard is off: install it with `billing-daemon guard install`",
             ),
-            (false, FenceStatus::default(), "on tables of generation G3 without a panel"),
+            (false, PanelGuardStatus::default(), "on tables of generation G3 without a panel"),
         ] {
-            assert_eq!(Beside { generation: Generation::G3, inhabited, fence }.to_string(), said);
+            assert_eq!(PanelPresence { generation: Generation::G3, present, panel_guard }.to_string(), said);
         }
     }
 }

@@ -192,11 +192,11 @@ pub(crate) enum Command {
     },
     /// Hold the panel's own biller back while ours works (PostgreSQL)
     #[command(
-        after_help = "Example:\n  DATABASE_URL=postgres://panel_owner@localhost/panel billing-daemon fence install"
+        after_help = "Example:\n  DATABASE_URL=postgres://panel_owner@localhost/panel billing-daemon guard install"
     )]
-    Fence {
+    Guard {
         #[command(subcommand)]
-        action: Fence,
+        action: Guard,
     },
     /// Go on with a database that was restored from a backup
     #[command(after_help = "Example:\n  billing-daemon accept-restore")]
@@ -368,19 +368,19 @@ pub(crate) struct Adopt {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
-pub(crate) enum Fence {
-    /// Put the fence up, or bring it up to date; takes the rights of the owner of the ledger
-    #[command(after_help = "Example:\n  billing-daemon fence install")]
+pub(crate) enum Guard {
+    /// Put the panel guard up, or bring it up to date; takes the rights of the owner of the ledger
+    #[command(after_help = "Example:\n  billing-daemon guard install")]
     Install,
-    /// Take the fence down, and nothing else
-    #[command(after_help = "Example:\n  billing-daemon fence remove")]
+    /// Take the panel guard down, and nothing else
+    #[command(after_help = "Example:\n  billing-daemon guard remove")]
     Remove {
         /// Remove it also while a daemon is alive, which may stop billing then
         #[arg(long)]
         force: bool,
     },
-    /// Show how the fence stands; exits 1 if it is off
-    #[command(after_help = "Example:\n  billing-daemon fence status --json")]
+    /// Show how the panel guard stands; exits 1 if it is off
+    #[command(after_help = "Example:\n  billing-daemon guard status --json")]
     Status {
         /// Print one JSON object
         #[arg(long)]

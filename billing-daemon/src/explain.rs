@@ -1,7 +1,7 @@
 //! One charge or hold taken apart: which hours, at which price, what was carried, what the wallet held, and by which run.
 
 use billing_entities::{
-    Id, Instant, billing_batches, billing_charges, billing_holds, billing_job_runs, billing_meters,
+    Id, Instant, billing_batches, billing_charges, billing_holds, billing_meters, scheduler_runs,
 };
 use billing_jobs::{
     begin_read,
@@ -122,15 +122,15 @@ pub struct Batch {
     /// Until when hours were due.
     pub as_of: DateTime<Utc>,
     /// The number under which it was written.
-    pub fence: i64,
+    pub fencing_token: i64,
     /// The run.
     pub run: Uuid,
     /// When the run should have begun, if it is still in the history.
     pub scheduled_at: Option<DateTime<Utc>>,
     /// Who ran it.
-    pub daemon: Option<String>,
+    pub daemon_id: Option<String>,
     /// What started it.
-    pub trigger: Option<String>,
+    pub cause: Option<String>,
 }
 
 /// A hold.
@@ -436,16 +436,16 @@ fn readable<T: Default>(value: Result<T, Unreadable>, unreadable: &mut Vec<Strin
 
 async fn batch(txn: &DatabaseTransaction, id: i64) -> Result<Option<Batch>, DbErr> {
     let Some(batch) = billing_batches::Entity::find_by_id(id).one(txn).await? else { return Ok(None) };
-    let run = billing_job_runs::Entity::find_by_id(batch.run_id).one(txn).await?;
+    let run = scheduler_runs::Entity::find_by_id(batch.run_id).one(txn).await?;
     Ok(Some(Batch {
         id,
         created_at: batch.created_at.0,
         as_of: batch.as_of.0,
-        fence: batch.fence,
+        fencing_token: batch.fencing_token,
         run: batch.run_id.0,
         scheduled_at: run.as_ref().map(|run| run.scheduled_at.0),
-        daemon: run.as_ref().map(|run| run.daemon.clone()),
-        trigger: run.map(|run| run.triggered_by),
+        daemon_id: run.as_ref().map(|run| run.daemon_id.clone()),
+        cause: run.map(|run| run.cause),
     }))
 }
 
@@ -568,11 +568,14 @@ fn of_charge(charge: &Charge, rows: &mut Vec<(&str, String)>) {
     let cycle = charge.cycle.as_ref().map_or("none".to_owned(), |cycle| cycle.id.to_string());
     rows.push(("  cycle", cycle));
     if let Some(batch) = &charge.batch {
-        rows.push(("  batch", format!("{} at {}, fence {}", batch.id, shown(batch.created_at), batch.fence)));
+        rows.push((
+            "  batch",
+            format!("{} at {}, fencing token {}", batch.id, shown(batch.created_at), batch.fencing_token),
+        ));
         rows.push(("  run", batch.run.to_string()));
-        if let (Some(daemon), Some(scheduled)) = (&batch.daemon, batch.scheduled_at) {
-            let trigger = batch.trigger.as_deref().unwrap_or_default();
-            rows.push(("", format!("by {daemon} ({trigger}), for {}", shown(scheduled))));
+        if let (Some(daemon), Some(scheduled)) = (&batch.daemon_id, batch.scheduled_at) {
+            let cause = batch.cause.as_deref().unwrap_or_default();
+            rows.push(("", format!("by {daemon} ({cause}), for {}", shown(scheduled))));
         }
     }
 }

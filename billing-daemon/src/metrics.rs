@@ -11,7 +11,7 @@ use billing_jobs::{
     billing::Sums,
     currency::{Amounts, Currency},
     hold::Reason,
-    measured::{DATABASE_ERRORS, FENCE_REFUSALS},
+    measured::{DATABASE_ERRORS, FENCING_REJECTIONS},
 };
 use billing_scheduler::{RunRecord, RunStatus};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
@@ -50,7 +50,7 @@ const CHARGED_INSTANCES: &str = "billing_daemon_charged_instances_total";
 const CHARGED_HOURS: &str = "billing_daemon_charged_hours_total";
 const CHARGED_AMOUNT: &str = "billing_daemon_charged_ten_thousandths_total";
 const UNCHARGED_HOURS: &str = "billing_daemon_uncharged_hours_total";
-const LEASE_CHANGES: &str = "billing_daemon_lease_changes_total";
+const LEASE_CLAIMS: &str = "billing_daemon_lease_claims_total";
 const RELOADS: &str = "billing_daemon_config_reloads_total";
 /// Why a run closes a debt without a charge.
 const UNCHARGED: [&str; 2] = ["instance_deleted", "instance_transferred"];
@@ -101,9 +101,9 @@ pub const ALL: [Metric; 26] = [
         kind: Kind::Counter,
         help: "hours that runs of this daemon closed without a charge, by reason; an upper bound for deleted instances",
     },
-    Metric { name: LEASE_CHANGES, kind: Kind::Counter, help: "leases of jobs that this daemon claimed" },
+    Metric { name: LEASE_CLAIMS, kind: Kind::Counter, help: "leases of jobs that this daemon claimed" },
     Metric {
-        name: FENCE_REFUSALS,
+        name: FENCING_REJECTIONS,
         kind: Kind::Counter,
         help: "work that was refused because another daemon had claimed the job",
     },
@@ -204,7 +204,7 @@ pub fn begin() {
         counter!(RELOADS, "result" => result).increment(0);
     }
     for fault in Fault::ALL {
-        counter!(DATABASE_ERRORS, "means" => fault.as_str()).increment(0);
+        counter!(DATABASE_ERRORS, "class" => fault.as_str()).increment(0);
     }
 }
 
@@ -214,7 +214,7 @@ pub fn in_force(jobs: &[String]) {
         for status in RunStatus::ALL {
             counter!(RUNS, "job" => job.clone(), "status" => status.as_str()).increment(0);
         }
-        for name in [MISFIRES, LEASE_CHANGES, FENCE_REFUSALS] {
+        for name in [MISFIRES, LEASE_CLAIMS, FENCING_REJECTIONS] {
             counter!(name, "job" => job.clone()).increment(0);
         }
     }
@@ -270,7 +270,7 @@ fn set_amounts(name: &'static str, amounts: &Amounts) {
 
 /// The lease of a job was claimed.
 pub fn claimed(job: &str) {
-    counter!(LEASE_CHANGES, "job" => job.to_owned()).increment(1);
+    counter!(LEASE_CLAIMS, "job" => job.to_owned()).increment(1);
 }
 
 /// The configuration was read again.
@@ -288,7 +288,7 @@ pub fn standing(status: &Status, billing_interval: Option<std::time::Duration>) 
     }
     gauge!(ARREARS_INSTANCES).set(status.arrears.instances as f64);
     set_amounts(ARREARS_AMOUNT, &status.arrears.amounts);
-    let alive = status.daemons.iter().filter(|daemon| daemon.state.is_there()).count();
+    let alive = status.daemons.iter().filter(|daemon| daemon.liveness.is_alive()).count();
     gauge!(DAEMONS_ALIVE).set(alive as f64);
     gauge!(JOBS_LATE).set(status.jobs.iter().filter(|job| job.late_seconds.is_some()).count() as f64);
     let until = status.jobs.iter().filter_map(|job| job.ahead_until).map(|until| until.timestamp()).max();
@@ -300,11 +300,11 @@ pub fn standing(status: &Status, billing_interval: Option<std::time::Duration>) 
         status
             .daemons
             .iter()
-            .filter(|daemon| daemon.has_billing && daemon.state.is_there())
+            .filter(|daemon| daemon.has_billing && daemon.liveness.is_alive())
             .filter_map(|daemon| daemon.started_at)
             .min()
     };
-    let success = status.worked_at.or_else(began);
+    let success = status.last_success_at.or_else(began);
     gauge!(LAST_SUCCESS).set(success.map_or(0, |at| at.timestamp()) as f64);
     if let Some(interval) = billing_interval {
         gauge!(INTERVAL).set(interval.as_secs_f64());
@@ -411,7 +411,7 @@ mod tests {
         }
         shows(&text, r#"billing_daemon_config_reloads_total{result="refused"} 0"#);
         shows(&text, r#"billing_daemon_runs_total{job="billing",status="dead"} 0"#);
-        shows(&text, r#"billing_daemon_database_errors_total{means="lost"} 0"#);
+        shows(&text, r#"billing_daemon_database_errors_total{class="lost"} 0"#);
     }
 
     #[test]

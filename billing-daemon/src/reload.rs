@@ -178,7 +178,7 @@ impl Source {
     /// Follows the first of the usual files that exists, if none did before.
     fn adopt_usual(&mut self) {
         if self.path.is_none() {
-            self.path = self.usual.iter().find(|path| is_there(path)).cloned();
+            self.path = self.usual.iter().find(|path| is_alive(path)).cloned();
         }
     }
 
@@ -197,7 +197,7 @@ impl Source {
 
 /// Whether there is a file at `path`, readable or not. One that cannot be inspected counts: the operator expects it to
 /// be used.
-pub(crate) fn is_there(path: &Path) -> bool {
+pub(crate) fn is_alive(path: &Path) -> bool {
     !fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 

@@ -16,7 +16,7 @@ use tracing::{Instrument as _, Span, debug_span, error, field::Empty, info, warn
 
 use crate::{
     Plugins,
-    beside::Beside,
+    beside::PanelPresence,
     concealed::Concealed,
     config::{Config, DaemonSettings},
     database::{Database, Pool, patiently},
@@ -113,7 +113,7 @@ pub async fn run(
     };
     let bills = config.jobs.iter().any(|(spec, _)| spec.kind == BILLING_JOB);
     let opened = Opened { db: db.clone(), panel };
-    let beside = Beside::look(&opened).await?;
+    let beside = PanelPresence::look(&opened).await?;
     if bills {
         beside.check(config.daemon.panel_billing)?;
     }
@@ -214,7 +214,7 @@ fn listen() -> Result<(Signals, Hangups), Failure> {
 }
 
 /// Says what runs, and where.
-fn announce(identity: &Identity, jobs: &[String], bills: bool, (panel, beside): (&Panel, &Beside)) {
+fn announce(identity: &Identity, jobs: &[String], bills: bool, (panel, beside): (&Panel, &PanelPresence)) {
     info!(
         instance = %identity.instance,
         panel = %panel.generation,
@@ -471,7 +471,7 @@ impl InForce {
         let mut needs_guard = self.services.needs_guard;
         if bills && !self.bills {
             let billing = self.daemon.panel_billing;
-            let beside = Beside::look_soon(self.opened.clone()).await;
+            let beside = PanelPresence::look_soon(self.opened.clone()).await;
             match beside.and_then(|beside| beside.check(billing).map(|()| beside.needs_guard(billing))) {
                 Ok(needed) => needs_guard = needed,
                 Err(failure) => {

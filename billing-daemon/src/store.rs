@@ -1,7 +1,7 @@
 //! The scheduler's store in the panel's database: leases, fences, cursors and the history of runs, on two tables and a half.
 //!
-//! A lease row says who may work, by the database's clock; a fence row says whose work may be committed, by number alone.
-//! They are two rows because every billing transaction holds the fence row `FOR SHARE`, and a renewal must not wait for that.
+//! A lease row says who may work, by the database's clock; a fencing row says whose work may be committed, by number alone.
+//! They are two rows because every billing transaction holds the fencing row `FOR SHARE`, and a renewal must not wait for that.
 //! What people ask for is in `control`, and the text of what is asked of the database in `statements`.
 
 pub(crate) mod control;
@@ -50,7 +50,7 @@ pub struct SeaOrmStore {
 /// Somebody's lease at one look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
-    fence: i64,
+    fencing_token: i64,
     expires_at: i64,
     since: Duration,
 }
@@ -98,14 +98,15 @@ impl SeaOrmStore {
             return Ok(Ok(claimed));
         }
         if let Some(seen) = self.stuck(job) {
-            let values = values.clone().into_iter().chain([seen.fence.into(), seen.expires_at.into()]);
+            let values =
+                values.clone().into_iter().chain([seen.fencing_token.into(), seen.expires_at.into()]);
             if let Some(claimed) = self.try_claim(job, &self.sql.claim_unchanged, values).await? {
                 return Ok(Ok(claimed));
             }
         }
         let holder = self.statement(&self.sql.holder, [job.into()]);
         if let Some(row) = self.line.query_all(holder).await?.first() {
-            self.look(job, row.try_get("", "fence")?, row.try_get("", "expires_at")?);
+            self.look(job, row.try_get("", "fencing_token")?, row.try_get("", "expires_at")?);
             if let Some(holder) = row.try_get("", "holder")? {
                 return Ok(Err(holder));
             }
@@ -269,7 +270,7 @@ impl SeaOrmStore {
         let requests = control::requests(requests.as_deref())?;
         Ok(Lease {
             job: job.to_owned(),
-            fencing_token: FencingToken(row.try_get("", "fence")?),
+            fencing_token: FencingToken(row.try_get("", "fencing_token")?),
             ttl: self.ttl,
             state: state(row)?,
             claim_hint: expected(row)?,
@@ -279,13 +280,14 @@ impl SeaOrmStore {
     }
 
     /// Remembers somebody's lease as it is now.
-    fn look(&self, job: &str, fence: i64, expires_at: i64) {
+    fn look(&self, job: &str, fencing_token: i64, expires_at: i64) {
         let since = self.clock.monotonic();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let unchanged =
-            seen.get(job).is_some_and(|last| last.fence == fence && last.expires_at == expires_at);
+        let unchanged = seen
+            .get(job)
+            .is_some_and(|last| last.fencing_token == fencing_token && last.expires_at == expires_at);
         if !unchanged {
-            seen.insert(job.to_owned(), Seen { fence, expires_at, since });
+            seen.insert(job.to_owned(), Seen { fencing_token, expires_at, since });
         }
     }
 

@@ -15,7 +15,7 @@ pub struct Model {
     /// Its run.
     pub run_id: Id,
     /// The fencing token it was committed under.
-    pub fence: i64,
+    pub fencing_token: i64,
     /// Up to when hours were due.
     pub as_of: Instant,
     /// How many machines were looked at.

@@ -31,7 +31,7 @@ pub struct Model {
     pub payment_transaction_id: Option<Id>,
     /// The currency of the amount.
     pub currency: String,
-    /// Whether the panel's own biller made it, behind the fence.
+    /// Whether the panel's own biller made it, behind the panel guard.
     pub by_panel: bool,
 }
 

@@ -30,17 +30,17 @@ INSERT INTO vps_billing_cycles VALUES ('00000000-0000-4000-8000-000000000007',
     'billed', '00000000-0000-4000-8000-000000000006', NULL, NULL, NULL);
 INSERT INTO billing_daemon_status VALUES (8, 'host-1', 'running', AT, TRUE, 9, 123456, 50000, NULL, AT, NULL, NULL,
     NULL, NULL);
-INSERT INTO billing_job_state VALUES ('billing', 1, 'me', 1795341600123456, 1795341600123456, 1795341600123456,
+INSERT INTO scheduler_jobs VALUES ('billing', 1, 'me', 1795341600123456, 1795341600123456, 1795341600123456,
     NULL, 2, NULL, 1795341600123456, 'every 1h', 1795341600123456, NULL, 1795341600123456);
-INSERT INTO billing_fences VALUES ('billing', 3, NULL, 4500);
-INSERT INTO billing_job_runs VALUES ('00000000-0000-4000-8000-000000000009', 'billing', '', 1795341600123456,
+INSERT INTO scheduler_fencing VALUES ('billing', 3, NULL, 4500);
+INSERT INTO scheduler_runs VALUES ('00000000-0000-4000-8000-000000000009', 'billing', '', 1795341600123456,
     'done', 'manual', 1, 2, 'me', 1795341600123456, 1795341600123456, 3, 4, NULL, NULL, '{"amount":5}', NULL, 1,
     NULL);
-INSERT INTO billing_job_pauses VALUES ('00000000-0000-4000-8000-000000000010', 'billing', 1795341600123456, 'ada', NULL,
+INSERT INTO scheduler_pauses VALUES ('00000000-0000-4000-8000-000000000010', 'billing', 1795341600123456, 'ada', NULL,
     NULL, NULL);
-INSERT INTO billing_job_requests VALUES ('00000000-0000-4000-8000-000000000011', 'billing', 'replay', 1795341600123456,
+INSERT INTO scheduler_requests VALUES ('00000000-0000-4000-8000-000000000011', 'billing', 'replay', 1795341600123456,
     NULL, 1795341600123456, 'ada', 'tea');
-INSERT INTO billing_job_audit VALUES (1, 1795341600123456, 'ada', 'pause', 'billing', NULL, '{}', '', 'abc');
+INSERT INTO scheduler_audit_log VALUES (1, 1795341600123456, 'ada', 'pause', 'billing', NULL, '{}', '', 'abc');
 INSERT INTO billing_batches VALUES (1, '00000000-0000-4000-8000-000000000009', 2, 1795341600123456, 3, 4, 5, 6,
     '{"USD":{"charges":4,"hours":6,"amount":7}}', 1795341600123456, NULL);
 INSERT INTO billing_charges VALUES (1795341600123456, '00000000-0000-4000-8000-000000000005',
@@ -51,7 +51,7 @@ INSERT INTO billing_holds VALUES (1, '00000000-0000-4000-8000-000000000005',
     '00000000-0000-4000-8000-000000000002', 'web', 'unknown_plan', NULL, 2, NULL, NULL, 1795341600123456,
     1795341600123456, 1795341600123456, 'written_off', 'unknown_plan', 1795341600123456, 'ada', 'known');
 INSERT INTO billing_seen_rates VALUES ('plan', 'daily', 1795341600123456, 3, 2);
-INSERT INTO billing_wallets VALUES ('00000000-0000-4000-8000-000000000003',
+INSERT INTO billing_wallet_openings VALUES ('00000000-0000-4000-8000-000000000003',
     '00000000-0000-4000-8000-000000000002', 1, -2, 1795341600123456);
 "#;
 
@@ -218,10 +218,10 @@ async fn jobs_and_runs_are_read() {
     let (_dir, db) = filled().await;
     let now = Instant(at());
     check(
-        billing_job_state::Entity::find().all(&db).await,
-        billing_job_state::Model {
+        scheduler_jobs::Entity::find().all(&db).await,
+        scheduler_jobs::Model {
             job: "billing".to_owned(),
-            fence: 1,
+            fencing_token: 1,
             holder: Some("me".to_owned()),
             expires_at: Some(now),
             cursor_at: now,
@@ -237,26 +237,26 @@ async fn jobs_and_runs_are_read() {
         },
     );
     check(
-        billing_fences::Entity::find().all(&db).await,
-        billing_fences::Model {
+        scheduler_fencing::Entity::find().all(&db).await,
+        scheduler_fencing::Model {
             job: "billing".to_owned(),
-            fence: 3,
-            worked_at: None,
+            fencing_token: 3,
+            last_success_at: None,
             hand_back_after_seconds: 4500,
         },
     );
     check(
-        billing_job_runs::Entity::find().all(&db).await,
-        billing_job_runs::Model {
+        scheduler_runs::Entity::find().all(&db).await,
+        scheduler_runs::Model {
             id: id(9),
             job: "billing".to_owned(),
             node: String::new(),
             scheduled_at: now,
             status: "done".to_owned(),
-            triggered_by: "manual".to_owned(),
+            cause: "manual".to_owned(),
             attempt: 1,
-            fence: 2,
-            daemon: "me".to_owned(),
+            fencing_token: 2,
+            daemon_id: "me".to_owned(),
             started_at: now,
             finished_at: now,
             lateness_ms: 3,
@@ -274,7 +274,7 @@ async fn jobs_and_runs_are_read() {
         billing_batches::Model {
             id: 1,
             run_id: id(9),
-            fence: 2,
+            fencing_token: 2,
             as_of: now,
             instances: 3,
             charges: 4,
@@ -292,8 +292,8 @@ async fn what_was_asked_of_jobs_is_read() {
     let (_dir, db) = filled().await;
     let now = Instant(at());
     check(
-        billing_job_pauses::Entity::find().all(&db).await,
-        billing_job_pauses::Model {
+        scheduler_pauses::Entity::find().all(&db).await,
+        scheduler_pauses::Model {
             id: id(0x10),
             job: "billing".to_owned(),
             paused_at: now,
@@ -304,21 +304,21 @@ async fn what_was_asked_of_jobs_is_read() {
         },
     );
     check(
-        billing_job_requests::Entity::find().all(&db).await,
-        billing_job_requests::Model {
+        scheduler_requests::Entity::find().all(&db).await,
+        scheduler_requests::Model {
             id: id(0x11),
             job: "billing".to_owned(),
             kind: "replay".to_owned(),
             scheduled_at: Some(now),
-            fence: None,
+            fencing_token: None,
             requested_at: now,
             requested_by: "ada".to_owned(),
             reason: Some("tea".to_owned()),
         },
     );
     check(
-        billing_job_audit::Entity::find().all(&db).await,
-        billing_job_audit::Model {
+        scheduler_audit_log::Entity::find().all(&db).await,
+        scheduler_audit_log::Model {
             id: 1,
             at: now,
             actor: "ada".to_owned(),
@@ -401,8 +401,8 @@ async fn charges_meters_and_holds_are_read() {
         },
     );
     check(
-        billing_wallets::Entity::find().all(&db).await,
-        billing_wallets::Model {
+        billing_wallet_openings::Entity::find().all(&db).await,
+        billing_wallet_openings::Model {
             wallet_id: id(3),
             organization_id: id(2),
             opening_balance: 1,

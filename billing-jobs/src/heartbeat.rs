@@ -87,20 +87,20 @@ impl Heartbeat {
         let db = &self.services.db;
         let sql = match db.get_database_backend() {
             DbBackend::Sqlite => {
-                "SELECT max(0, CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) - f.worked_at / 1000) AS age_ms,
+                "SELECT max(0, CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) - f.last_success_at / 1000) AS age_ms,
                         s.last_error, f.hand_back_after_seconds,
-                        coalesce((SELECT r.details ->> '$.spike' FROM billing_job_runs r
+                        coalesce((SELECT r.details ->> '$.spike' FROM scheduler_runs r
                                    WHERE r.job = s.job AND r.status IN ('done', 'dead', 'retrying')
                                    ORDER BY r.started_at DESC, r.id DESC LIMIT 1), '') <> '' AS spike
-                   FROM billing_job_state s LEFT JOIN billing_fences f ON f.job = s.job WHERE s.job = $1"
+                   FROM scheduler_jobs s LEFT JOIN scheduler_fencing f ON f.job = s.job WHERE s.job = $1"
             }
             _ => {
-                "SELECT greatest(0, extract(epoch FROM now() - f.worked_at) * 1000)::bigint AS age_ms, s.last_error,
+                "SELECT greatest(0, extract(epoch FROM now() - f.last_success_at) * 1000)::bigint AS age_ms, s.last_error,
                         f.hand_back_after_seconds,
-                        coalesce((SELECT r.details ->> 'spike' FROM billing_job_runs r
+                        coalesce((SELECT r.details ->> 'spike' FROM scheduler_runs r
                                    WHERE r.job = s.job AND r.status IN ('done', 'dead', 'retrying')
                                    ORDER BY r.started_at DESC, r.id DESC LIMIT 1), '') <> '' AS spike
-                   FROM billing_job_state s LEFT JOIN billing_fences f ON f.job = s.job WHERE s.job = $1"
+                   FROM scheduler_jobs s LEFT JOIN scheduler_fencing f ON f.job = s.job WHERE s.job = $1"
             }
         };
         let row = query_one(db, statement(db, sql, [BILLING_JOB.into()])).await?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 
-use crate::{BILLING_JOB, db::statement, fence};
+use crate::{BILLING_JOB, db::statement, panel_guard};
 
 /// How long after the last heartbeat a panel bills by itself.
 pub const PANELS_PATIENCE: Duration = Duration::from_mins(90);
@@ -16,11 +16,11 @@ pub const PANELS_PATIENCE: Duration = Duration::from_mins(90);
 /// database's clock. Older than `threshold`, or no heartbeat at all: `true`. A daemon that stops cleanly takes its heartbeat
 /// back, so the next question is answered with `true`.
 ///
-/// Where the fence is installed ([`fence::install`](crate::fence::install)), it refuses hourly debits until billing has not worked for
+/// Where the panel guard is installed ([`panel_guard::install`](crate::panel_guard::install)), it refuses hourly debits until billing has not worked for
 /// `hand-back-after`. The answer is `false` until then, also if the last heartbeat is older.
 ///
 /// Nothing is written, and the connection is left as it was. There is no error: if the query fails, because the table is missing or
-/// the database is unreachable, the answer is `true`, as the panel's is - unless the fence is effective; then it is `false`.
+/// the database is unreachable, the answer is `true`, as the panel's is - unless the panel guard is effective; then it is `false`.
 ///
 /// ```no_run
 /// # async fn pass(db: sea_orm::DatabaseConnection) {
@@ -32,15 +32,18 @@ pub const PANELS_PATIENCE: Duration = Duration::from_mins(90);
 pub async fn may_bill(db: &impl ConnectionTrait, threshold: Duration) -> bool {
     match since_heartbeat(db).await {
         Ok(Some(since)) if since < threshold => false,
-        Ok(_) => !fence::is_up(db).await.unwrap_or(false) || has_handed_back(db).await.unwrap_or(false),
-        Err(_) => !fence::is_up(db).await.unwrap_or(false),
+        Ok(_) => {
+            !panel_guard::is_installed(db).await.unwrap_or(false)
+                || has_handed_back(db).await.unwrap_or(false)
+        }
+        Err(_) => !panel_guard::is_installed(db).await.unwrap_or(false),
     }
 }
 
-/// Whether the fence lets debits of others through. It exists on PostgreSQL alone.
+/// Whether the panel guard lets debits of others through. It exists on PostgreSQL alone.
 async fn has_handed_back(db: &impl ConnectionTrait) -> Result<bool, DbErr> {
-    let sql = "SELECT coalesce(worked_at <= now() - hand_back_after_seconds * interval '1 second', true) AS handed_back
-                 FROM billing_fences WHERE job = $1";
+    let sql = "SELECT coalesce(last_success_at <= now() - hand_back_after_seconds * interval '1 second', true) AS handed_back
+                 FROM scheduler_fencing WHERE job = $1";
     let row = db.query_one_raw(statement(db, sql, [BILLING_JOB.into()])).await?;
     row.map_or(Ok(false), |row| row.try_get("", "handed_back"))
 }

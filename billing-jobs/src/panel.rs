@@ -78,16 +78,16 @@ impl Panel {
 }
 
 /// Whether a panel lives in this database, and may bill by itself: it has tables that only a panel makes.
-pub async fn is_inhabited(db: &DatabaseConnection) -> Result<bool, DbErr> {
+pub async fn is_present(db: &DatabaseConnection) -> Result<bool, DbErr> {
     if db.get_database_backend() == DbBackend::Sqlite {
         return Ok(false);
     }
     let row = query_one(db, Statement::from_string(db.get_database_backend(), INHABITED)).await?;
-    row.map_or(Ok(false), |row| row.try_get("", "inhabited"))
+    row.map_or(Ok(false), |row| row.try_get("", "present"))
 }
 
 const INHABITED: &str = "
-SELECT to_regclass('schema_migrations') IS NOT NULL OR to_regclass('activity_logs') IS NOT NULL AS inhabited";
+SELECT to_regclass('schema_migrations') IS NOT NULL OR to_regclass('activity_logs') IS NOT NULL AS present";
 
 /// The narrowest scale of the columns that a charge is written to, and what else sets the generations apart.
 const CATALOG: &str = "

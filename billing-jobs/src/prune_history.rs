@@ -53,7 +53,7 @@ impl PruneHistory {
     /// The first job by name after `job` that has rows.
     async fn job_after(&self, job: &str) -> Result<Option<String>, DbErr> {
         // One step in an index, where DISTINCT would read all of it.
-        let sql = "SELECT min(job) AS job FROM billing_job_runs WHERE job > $1";
+        let sql = "SELECT min(job) AS job FROM scheduler_runs WHERE job > $1";
         let row = query_one(&self.db, statement(&self.db, sql, [job.into()])).await?;
         row.map_or(Ok(None), |row| row.try_get("", "job"))
     }
@@ -66,16 +66,16 @@ impl PruneHistory {
         };
         let newest = |condition: &str| {
             format!(
-                "(SELECT n.id FROM billing_job_runs n WHERE n.job = $1 {condition} ORDER BY n.started_at DESC, n.id DESC LIMIT 1)"
+                "(SELECT n.id FROM scheduler_runs n WHERE n.job = $1 {condition} ORDER BY n.started_at DESC, n.id DESC LIMIT 1)"
             )
         };
         // Without enough rows there is no row to begin from, and age alone decides.
         let sql = format!(
-            "DELETE FROM billing_job_runs WHERE id IN (
-                 SELECT r.id FROM billing_job_runs r
+            "DELETE FROM scheduler_runs WHERE id IN (
+                 SELECT r.id FROM scheduler_runs r
                   WHERE r.job = $1 AND r.id <> {newest} AND r.id <> coalesce({done}, {newest})
                     AND r.started_at < {later}({age}, coalesce((
-                        SELECT n.started_at FROM billing_job_runs n WHERE n.job = $1
+                        SELECT n.started_at FROM scheduler_runs n WHERE n.job = $1
                          ORDER BY n.started_at DESC, n.id DESC LIMIT 1 OFFSET $3), {age}))
                   ORDER BY r.started_at LIMIT $4)",
             newest = newest(""),

@@ -1,6 +1,6 @@
 //! The record of what people changed: append-only, each row with the hash of the row before it.
 //!
-//! Its table is `billing_job_audit`. Whoever may bill may add to it and read it, and nobody may change it; that nobody did, the
+//! Its table is `scheduler_audit_log`. Whoever may bill may add to it and read it, and nobody may change it; that nobody did, the
 //! chain shows. It cannot show that rows were cut off at its end: compare the newest id with a copy kept elsewhere.
 
 use sea_orm::{
@@ -76,11 +76,11 @@ pub async fn append(txn: &DatabaseTransaction, entry: &Entry) -> Result<(), DbEr
         ),
     };
     let newest = format!(
-        "SELECT {now} AS at, coalesce((SELECT max(id) FROM billing_job_audit), 0) AS id,
-                coalesce((SELECT hash FROM billing_job_audit ORDER BY id DESC LIMIT 1), '') AS hash"
+        "SELECT {now} AS at, coalesce((SELECT max(id) FROM scheduler_audit_log), 0) AS id,
+                coalesce((SELECT hash FROM scheduler_audit_log ORDER BY id DESC LIMIT 1), '') AS hash"
     );
     let insert = format!(
-        "INSERT INTO billing_job_audit (id, at, actor, action, job, reason, details, previous_hash, hash)
+        "INSERT INTO scheduler_audit_log (id, at, actor, action, job, reason, details, previous_hash, hash)
          VALUES ($1, {at}, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING"
     );
     let details = entry.details.to_string();
@@ -154,7 +154,7 @@ pub(crate) async fn verify_until(
     };
     let page = format!(
         "SELECT id, {at} AS at, actor, action, job, reason, details, previous_hash, hash
-           FROM billing_job_audit WHERE id > $1 ORDER BY id LIMIT $2"
+           FROM scheduler_audit_log WHERE id > $1 ORDER BY id LIMIT $2"
     );
     let mut chain = Chain::default();
     let (mut last, mut previous) = (0, String::new());

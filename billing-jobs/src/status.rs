@@ -244,7 +244,7 @@ impl StatusRow {
         let others: i64 = row.map_or(Ok(0), |row| row.try_get("", "others"))?;
         if others == 0 {
             self.give_back().await?;
-            let sql = "UPDATE billing_fences SET worked_at = NULL WHERE job = $1";
+            let sql = "UPDATE scheduler_fencing SET last_success_at = NULL WHERE job = $1";
             self.execute(sql, [BILLING_JOB.into()]).await?;
         }
         Ok(())

@@ -23,7 +23,7 @@ use std::{
 
 /// Each guard that can be left out, with what it is.
 pub const MUTATIONS: [(&str, &str); 15] = [
-    ("no-fence-check", "a billing transaction does not ask whether its claim is the newest"),
+    ("no-fencing-check", "a billing transaction does not ask whether its claim is the newest"),
     ("no-watermark-compare", "a meter moves whatever its watermark is by now"),
     ("no-balance-compare", "a balance is written whatever it is by now"),
     ("no-wallet-lock", "wallets are read without a lock"),
@@ -36,7 +36,7 @@ pub const MUTATIONS: [(&str, &str); 15] = [
     ("anchor-only", "hours begin at the panel's anchor, whatever our watermark says"),
     ("anchor-stays", "the panel's anchor is not moved"),
     ("claim-unexpired", "a lease is claimed although somebody holds it"),
-    ("fence-not-raised", "a claim does not shut out the older ones"),
+    ("token-not-raised", "a claim does not shut out the older ones"),
     ("record-unfenced", "a run is recorded whoever holds the job by now"),
 ];
 

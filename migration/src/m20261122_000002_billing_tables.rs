@@ -7,17 +7,17 @@ use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, Statement};
 pub(crate) struct Migration;
 
 const DROP_TABLES: &str = "
-    DROP TABLE IF EXISTS billing_job_state;
-    DROP TABLE IF EXISTS billing_fences;
-    DROP TABLE IF EXISTS billing_job_runs;
+    DROP TABLE IF EXISTS scheduler_jobs;
+    DROP TABLE IF EXISTS scheduler_fencing;
+    DROP TABLE IF EXISTS scheduler_runs;
     DROP TABLE IF EXISTS billing_batches;
     DROP TABLE IF EXISTS billing_charges;
     DROP TABLE IF EXISTS billing_meters;
     DROP TABLE IF EXISTS billing_holds;
     DROP TABLE IF EXISTS billing_seen_rates;
-    DROP TABLE IF EXISTS billing_wallets;";
+    DROP TABLE IF EXISTS billing_wallet_openings;";
 
-const DROP_FENCE: &str = include_str!("sql/drop_fence.sql");
+const DROP_PANEL_GUARD: &str = include_str!("sql/drop_panel_guard.sql");
 
 const DROP_FUNCTION: &str = "DROP FUNCTION IF EXISTS billing_charges_are_append_only();";
 
@@ -50,7 +50,8 @@ impl MigrationTrait for Migration {
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let indexes =
             BY_ORGANIZATION.map(|table| format!("DROP INDEX IF EXISTS {};", index_name(table))).concat();
-        crate::run(manager, &[DROP_FENCE, DROP_TABLES, DROP_FUNCTION, &indexes].concat(), DROP_TABLES).await
+        crate::run(manager, &[DROP_PANEL_GUARD, DROP_TABLES, DROP_FUNCTION, &indexes].concat(), DROP_TABLES)
+            .await
     }
 }
 

@@ -8,27 +8,27 @@ pub(crate) struct Migration;
 
 /// Columns of tables that are there already: table, column, and its type on PostgreSQL and on SQLite.
 const COLUMNS: [(&str, &str, &str, &str); 7] = [
-    ("billing_job_state", "schedule", "text", "TEXT"),
-    ("billing_job_state", "next_at", "timestamptz", "INTEGER"),
-    ("billing_job_state", "late_at", "timestamptz", "INTEGER"),
-    ("billing_job_state", "stuck_at", "timestamptz", "INTEGER"),
-    ("billing_job_runs", "scheduled_from", "timestamptz", "INTEGER"),
-    ("billing_job_runs", "scheduled_count", "bigint NOT NULL DEFAULT 1", "INTEGER NOT NULL DEFAULT 1"),
-    ("billing_job_runs", "request_id", "uuid", "TEXT"),
+    ("scheduler_jobs", "schedule", "text", "TEXT"),
+    ("scheduler_jobs", "next_at", "timestamptz", "INTEGER"),
+    ("scheduler_jobs", "late_at", "timestamptz", "INTEGER"),
+    ("scheduler_jobs", "stuck_at", "timestamptz", "INTEGER"),
+    ("scheduler_runs", "scheduled_from", "timestamptz", "INTEGER"),
+    ("scheduler_runs", "scheduled_count", "bigint NOT NULL DEFAULT 1", "INTEGER NOT NULL DEFAULT 1"),
+    ("scheduler_runs", "request_id", "uuid", "TEXT"),
 ];
 
 const DROP_TABLES: &str = "
-    DROP TABLE IF EXISTS billing_job_requests;
-    DROP TABLE IF EXISTS billing_job_pauses;
-    DROP TABLE IF EXISTS billing_job_audit;";
+    DROP TABLE IF EXISTS scheduler_requests;
+    DROP TABLE IF EXISTS scheduler_pauses;
+    DROP TABLE IF EXISTS scheduler_audit_log;";
 
-const DROP_FUNCTION: &str = "DROP FUNCTION IF EXISTS billing_job_audit_is_append_only();";
+const DROP_FUNCTION: &str = "DROP FUNCTION IF EXISTS scheduler_audit_log_is_append_only();";
 
 /// Indexes on tables and columns that are there already; SQLite does not drop them along with a column.
 const DROP_INDEXES: &str = "
     DROP INDEX IF EXISTS billing_holds_open_by_organization;
-    DROP INDEX IF EXISTS billing_job_runs_by_request;
-    DROP INDEX IF EXISTS billing_job_runs_by_time;";
+    DROP INDEX IF EXISTS scheduler_runs_by_request;
+    DROP INDEX IF EXISTS scheduler_runs_by_time;";
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {

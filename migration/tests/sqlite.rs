@@ -21,17 +21,17 @@ const OURS: [&str; 14] = [
     "billing_batches",
     "billing_charges",
     "billing_created_tables",
-    "billing_fences",
+    "scheduler_fencing",
     "billing_holds",
-    "billing_job_audit",
-    "billing_job_pauses",
-    "billing_job_requests",
-    "billing_job_runs",
-    "billing_job_state",
+    "scheduler_audit_log",
+    "scheduler_pauses",
+    "scheduler_requests",
+    "scheduler_runs",
+    "scheduler_jobs",
     "billing_meters",
     "billing_migrations",
     "billing_seen_rates",
-    "billing_wallets",
+    "billing_wallet_openings",
 ];
 
 const NAMES: [&str; 3] =
@@ -113,14 +113,14 @@ async fn steps_limit_how_far_up_and_down_go() {
 async fn down_removes_created_tables_with_rows() {
     let (_dir, db) = migrated().await;
     insert_wallet(&db, "12345").await.unwrap();
-    db.execute_unprepared("INSERT INTO billing_fences (job) VALUES ('billing')").await.unwrap();
+    db.execute_unprepared("INSERT INTO scheduler_fencing (job) VALUES ('billing')").await.unwrap();
     for _ in 0..2 {
         down(&db, None).await.unwrap();
         assert_eq!(tables(&db).await, [""; 0]);
     }
     up(&db, None).await.unwrap();
     assert_eq!(strings(&db, "SELECT CAST(balance AS TEXT) FROM wallets").await, [""; 0]);
-    assert_eq!(strings(&db, "SELECT job FROM billing_fences").await, [""; 0]);
+    assert_eq!(strings(&db, "SELECT job FROM scheduler_fencing").await, [""; 0]);
     check(&db).await.unwrap();
 }
 

@@ -29,7 +29,7 @@ async fn it_measures_postgres() {
 
 #[tokio::test]
 async fn it_measures_what_the_fence_costs() {
-    let program = Program::new(env!("CARGO_BIN_EXE_bench-fence"))
+    let program = Program::new(env!("CARGO_BIN_EXE_bench-panel-guard"))
         .env("PATH", &std::env::var("PATH").unwrap_or_default());
     let ended = program.run("--rows 20 --rounds 1").await.expect_code(0);
     let report: Value = serde_json::from_str(&ended.out.join("\n")).expect("one line of JSON");

@@ -38,7 +38,7 @@ async fn hours_are_charged_once_and_never_early_whatever_the_databases_clock_doe
 }
 
 async fn two_more_runs(db: &Db) {
-    let runs = "SELECT count(*) FROM billing_job_runs WHERE job = 'billing' AND status = 'done'";
+    let runs = "SELECT count(*) FROM scheduler_runs WHERE job = 'billing' AND status = 'done'";
     let before: u64 = ask(db, runs).await.parse().expect("a count");
     let more = async || {
         let now: u64 = ask(db, runs).await.parse().expect("a count");
@@ -55,7 +55,7 @@ async fn a_lease_that_a_clock_set_back_has_stuck_is_taken_over() {
     let organizations = seed(&db, 3).await;
     let program = daemon(&db, &[LEASE, BILLING]);
     let holder = program.clone().env("BILLING_LINGER_MS", "60000").start("run");
-    let held = "SELECT count(*) FROM billing_job_state WHERE job = 'billing' AND holder IS NOT NULL";
+    let held = "SELECT count(*) FROM scheduler_jobs WHERE job = 'billing' AND holder IS NOT NULL";
     eventually("somebody bills", async || (ask(&db, held).await == "1").then_some(())).await;
     holder.signal(Signal::KILL);
     holder.ended().await;
@@ -85,7 +85,7 @@ async fn a_clock_that_jumps_forward_ends_a_lease_and_charges_nothing_twice() {
     slow.terminated().await.expect_code(0);
     quick.terminated().await.expect_code(0);
     check_all_charged_once(&db, &organizations).await;
-    let back = "SELECT count(*) FROM (SELECT fence < lag(fence) OVER (ORDER BY id) AS back FROM billing_batches) x WHERE back";
+    let back = "SELECT count(*) FROM (SELECT fencing_token < lag(fencing_token) OVER (ORDER BY id) AS back FROM billing_batches) x WHERE back";
     assert_eq!(ask(&db, back).await, "0", "fences never fall in the order of commits");
     server.take_away();
 }

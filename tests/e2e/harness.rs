@@ -70,7 +70,7 @@ async fn the_daemon_reads_what_the_fleet_wrote(db: &Db) {
     let daemon = db.connect().await;
     let wallets = Statement::from_string(db.backend(), "SELECT id FROM wallets");
     assert_eq!(daemon.query_all_raw(wallets).await.expect("wallets may be read").len(), 1);
-    let fences = Statement::from_string(db.backend(), "SELECT * FROM billing_fences");
+    let fences = Statement::from_string(db.backend(), "SELECT * FROM scheduler_fencing");
     assert_eq!(daemon.query_all_raw(fences).await.expect("our tables may be read").len(), 0);
 }
 
@@ -96,8 +96,8 @@ async fn the_role_of_the_daemon_may_do_what_billing_needs_and_nothing_else() {
              SELECT id, organization_id, now(), now(), 0, 0 FROM vps_instances",
             "INSERT INTO billing_daemon_status (daemon_instance_id, status) VALUES ('one', 'running')",
             "DELETE FROM billing_daemon_status",
-            "INSERT INTO billing_fences (job) VALUES ('billing')",
-            "INSERT INTO billing_job_audit (id, at, actor, action, job, details, previous_hash, hash) \
+            "INSERT INTO scheduler_fencing (job) VALUES ('billing')",
+            "INSERT INTO scheduler_audit_log (id, at, actor, action, job, details, previous_hash, hash) \
              VALUES (1, now(), 'ada', 'test', '', '{}', '', '')",
         ] {
             assert_eq!(rows_changed(&transaction, allowed).await, 1, "{panel:?}: {allowed}");
@@ -119,12 +119,12 @@ async fn the_role_of_the_daemon_may_do_what_billing_needs_and_nothing_else() {
             "DELETE FROM billing_charges",
             "TRUNCATE billing_charges",
             "UPDATE billing_batches SET hours = 0",
-            "UPDATE billing_job_audit SET actor = 'nobody'",
-            "DELETE FROM billing_job_audit",
-            "TRUNCATE billing_job_audit",
-            "ALTER TABLE billing_job_audit DISABLE TRIGGER ALL",
+            "UPDATE scheduler_audit_log SET actor = 'nobody'",
+            "DELETE FROM scheduler_audit_log",
+            "TRUNCATE scheduler_audit_log",
+            "ALTER TABLE scheduler_audit_log DISABLE TRIGGER ALL",
             "DELETE FROM billing_holds",
-            "DELETE FROM billing_fences",
+            "DELETE FROM scheduler_fencing",
             "DELETE FROM billing_migrations",
             "CREATE TABLE not_ours (id integer)",
             "ALTER TABLE billing_charges DISABLE TRIGGER ALL",
@@ -175,9 +175,9 @@ async fn the_role_that_reads_sees_everything_of_ours_and_writes_nothing() {
             CREDIT,
             BOOK,
             "SELECT FROM wallets FOR UPDATE",
-            "INSERT INTO billing_fences (job) VALUES ('billing')",
+            "INSERT INTO scheduler_fencing (job) VALUES ('billing')",
             "INSERT INTO billing_daemon_status (daemon_instance_id, status) VALUES ('one', 'running')",
-            "DELETE FROM billing_job_runs",
+            "DELETE FROM scheduler_runs",
             "SELECT * FROM users",
         ] {
             let error = role.execute_unprepared(refused).await.expect_err(refused).to_string();
@@ -204,7 +204,7 @@ async fn the_server_is_not_run_as_root() {
 
 #[tokio::test]
 async fn a_panel_database_has_nothing_of_ours_until_it_is_migrated() {
-    let ours = "SELECT count(*) FROM pg_tables WHERE tablename IN ('billing_charges', 'billing_fences')";
+    let ours = "SELECT count(*) FROM pg_tables WHERE tablename IN ('billing_charges', 'scheduler_fencing')";
     for panel in [Panel::Empty, Panel::G1, Panel::G2, Panel::G3] {
         let bare = Postgres::database(panel).await.connect(Login::Owner).await;
         assert_eq!(ask(&bare, ours).await, "0", "{panel:?}");

@@ -25,7 +25,7 @@ fn resting(jobs: usize) -> String {
 
 /// Waits until a row of the history satisfies `condition` at least so many times.
 async fn until_runs(db: &Db, condition: &str, least: usize) {
-    let enough = format!("SELECT count(*) >= {least} FROM billing_job_runs WHERE {condition}");
+    let enough = format!("SELECT count(*) >= {least} FROM scheduler_runs WHERE {condition}");
     eventually("there were runs", async || (ask(db, &enough).await == "true").then_some(())).await;
 }
 
@@ -36,7 +36,7 @@ async fn asked_while(jobs: &str, until: impl AsyncFnOnce(&Db)) -> BTreeMap<Strin
     let proxy = Proxy::start(server).await.expect("a port is free");
     let url = db.url.replace(&format!(":{server}/"), &format!(":{}/", proxy.port()));
     let running = daemon(&db, &[jobs]).env("DATABASE_URL", &url).start("run");
-    let claimed = "SELECT count(*) FROM billing_job_state WHERE holder IS NULL AND schedule IS NOT NULL";
+    let claimed = "SELECT count(*) FROM scheduler_jobs WHERE holder IS NULL AND schedule IS NOT NULL";
     let expected = jobs.matches("[[job]]").count() - jobs.matches("scope = \"node\"").count();
     eventually("every job was looked at", async || {
         (ask(&db, claimed).await == expected.to_string()).then_some(())

@@ -21,8 +21,7 @@ async fn a_plugin_that_blocks_every_thread_does_not_lose_its_lease(db: &Db) {
     blocking.says("blocks every thread").await;
     let other = program.start("run");
     other.says("runs block as").await;
-    let runs =
-        "SELECT count(*) || ' ' || coalesce(max(status), '') FROM billing_job_runs WHERE job = 'block'";
+    let runs = "SELECT count(*) || ' ' || coalesce(max(status), '') FROM scheduler_runs WHERE job = 'block'";
     eventually("the run is over", async || (ask(db, runs).await == "1 done").then_some(())).await;
     assert!(other.said("blocks every thread").is_empty(), "nobody took the job over");
     blocking.terminated().await.expect_code(0);

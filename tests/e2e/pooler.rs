@@ -17,13 +17,13 @@ async fn three_daemons_behind_a_pooler_with_two_servers_charge_each_hour_once() 
         (0..3).map(|_| program().env("DATABASE_URL", &url).file("jobs.toml", &jobs).start("run")).collect();
     eventually("the fleet is billed, by one of the daemons", async || {
         let done =
-            ask(&db, "SELECT count(*) FROM billing_job_runs WHERE job = 'billing' AND status = 'done'").await;
+            ask(&db, "SELECT count(*) FROM scheduler_runs WHERE job = 'billing' AND status = 'done'").await;
         (done == "1").then_some(())
     })
     .await;
     eventually("each daemon beats and ticks go on", async || {
         let beating = "SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
-        let ticks = "SELECT count(*) >= 3 FROM billing_job_runs WHERE job = 'tick' AND status = 'done'";
+        let ticks = "SELECT count(*) >= 3 FROM scheduler_runs WHERE job = 'tick' AND status = 'done'";
         (ask(&db, beating).await == "3" && ask(&db, ticks).await == "true").then_some(())
     })
     .await;

@@ -125,7 +125,10 @@ const EVERYWHERE: [Option<Panel>; 5] =
 
 /// Of these lines, those about what was not there before and is not ours by name.
 fn not_ours(lines: impl IntoIterator<Item = String>) -> Vec<String> {
-    let ours = |line: &String| line.starts_with("billing_") || line.contains(" index CREATE INDEX billing_");
+    let ours = |line: &String| {
+        ["billing_", "scheduler_"].iter().any(|prefix| line.starts_with(prefix))
+            || line.contains(" index CREATE INDEX billing_")
+    };
     lines.into_iter().filter(|line| !ours(line)).collect()
 }
 

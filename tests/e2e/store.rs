@@ -35,7 +35,7 @@ async fn a_lease_is_taken_over_although_the_databases_clock_was_set_back(db: &Db
         DbBackend::Sqlite => "expires_at + 86400000000",
         _ => "expires_at + interval '1 day'",
     };
-    db.execute(&format!("UPDATE billing_job_state SET expires_at = {far}")).await;
+    db.execute(&format!("UPDATE scheduler_jobs SET expires_at = {far}")).await;
     assert_busy(&other, "one").await;
     // Whoever renews is alive, whatever the database's clock shows.
     clock.advance(TTL * 3 / 2);
@@ -69,8 +69,8 @@ async fn of_many_first_claims_of_two_new_jobs_one_each_wins(db: &Db) {
     }
     winners.sort_unstable();
     assert_eq!(winners, [("first", 1), ("second", 1)]);
-    for table in ["billing_job_state", "billing_fences"] {
-        let fences = format!("SELECT count(*) || ' rows, newest ' || max(fence) FROM {table}");
+    for table in ["scheduler_jobs", "scheduler_fencing"] {
+        let fences = format!("SELECT count(*) || ' rows, newest ' || max(fencing_token) FROM {table}");
         assert_eq!(ask(db, &fences).await, "2 rows, newest 1", "{table}");
     }
 }
@@ -80,17 +80,17 @@ async fn a_lease_is_renewed_while_every_connection_of_the_pool_is_busy(db: &Db) 
     let store = SeaOrmStore::new(pool.clone(), database, "one", TTL, Arc::new(SystemClock));
     let lease = held(&store).await;
     let mut busy = Vec::new();
-    // Each reads what a renewal writes, and on PostgreSQL holds the fence as a batch of billing does.
+    // Each reads what a renewal writes, and on PostgreSQL holds the panel guard as a batch of billing does.
     let locking = if db.backend() == DbBackend::Sqlite { "" } else { " FOR SHARE OF f" };
-    let join = "SELECT 1 FROM billing_fences f JOIN billing_job_state s ON s.job = f.job";
+    let join = "SELECT 1 FROM scheduler_fencing f JOIN scheduler_jobs s ON s.job = f.job";
     for _ in 0..connections(&pool) {
         let transaction = pool.begin().await.expect("a transaction begins");
         transaction.execute_unprepared(&format!("{join}{locking}")).await.expect("a row is read");
         busy.push(transaction);
     }
-    let before = ask(db, "SELECT expires_at FROM billing_job_state").await;
+    let before = ask(db, "SELECT expires_at FROM scheduler_jobs").await;
     store.renew(&lease).await.expect("a renewal has a connection of its own");
-    assert_ne!(ask(db, "SELECT expires_at FROM billing_job_state").await, before);
+    assert_ne!(ask(db, "SELECT expires_at FROM scheduler_jobs").await, before);
     drop(busy);
 }
 
@@ -112,7 +112,7 @@ async fn what_was_done_is_recorded_although_every_idle_connection_was_ended_mean
     let done = RunRecord::new(&lease.job, CURSOR, RunStatus::Done, RunCause::Schedule, CURSOR);
     let done = RunRecord { attempt: 1, fencing_token: lease.fencing_token, ..done };
     store.finish(&lease, &done, &JobState::at(CURSOR)).await.expect("it is recorded");
-    assert_eq!(ask(&db, "SELECT count(*) FROM billing_job_runs").await, "1");
+    assert_eq!(ask(&db, "SELECT count(*) FROM scheduler_runs").await, "1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,16 +121,20 @@ async fn a_take_over_waits_for_the_old_holders_transaction_in_flight() {
     let (one, other) = (store(&db, "one").await, store(&db, "other").await);
     let old = held(&one).await;
     let work = db.admin().begin().await.expect("a transaction begins");
-    work.execute_unprepared("SELECT FROM billing_fences WHERE fence = 1 FOR SHARE")
+    work.execute_unprepared("SELECT FROM scheduler_fencing WHERE fencing_token = 1 FOR SHARE")
         .await
         .expect("a batch begins");
-    db.execute("UPDATE billing_job_state SET expires_at = now()").await;
+    db.execute("UPDATE scheduler_jobs SET expires_at = now()").await;
     let take_over = tokio::spawn(async move { held(&other).await });
     let waiting = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND wait_event_type = 'Lock'
-                      AND query LIKE '%UPDATE billing_fences%'";
+                      AND query LIKE '%UPDATE scheduler_fencing%'";
     eventually("it waits", async || (ask(&db, waiting).await == "1").then_some(())).await;
-    assert_eq!(ask(&db, "SELECT fence FROM billing_fences").await, "1", "the old number is still the newest");
+    assert_eq!(
+        ask(&db, "SELECT fencing_token FROM scheduler_fencing").await,
+        "1",
+        "the old number is still the newest"
+    );
     assert!(!take_over.is_finished());
     work.commit().await.expect("the batch is committed");
     let new = take_over.await.expect("a claim does not panic");
@@ -151,13 +155,11 @@ impl Harness for Stores<'_> {
 
     async fn expire(&self, job: &str) {
         let past = if self.db.backend() == DbBackend::Sqlite { "0" } else { "timestamptz 'epoch'" };
-        self.db
-            .execute(&format!("UPDATE billing_job_state SET expires_at = {past} WHERE job = '{job}'"))
-            .await;
+        self.db.execute(&format!("UPDATE scheduler_jobs SET expires_at = {past} WHERE job = '{job}'")).await;
     }
 
     async fn runs(&self, job: &str) -> u64 {
-        let count = format!("SELECT count(*) FROM billing_job_runs WHERE job = '{job}'");
+        let count = format!("SELECT count(*) FROM scheduler_runs WHERE job = '{job}'");
         ask(self.db, &count).await.parse().expect("a count is a number")
     }
 }

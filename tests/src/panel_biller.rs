@@ -1,4 +1,4 @@
-//! The panel's built-in biller as it ships, faults included: what the fence has to hold back without a change to it.
+//! The panel's built-in biller as it ships, faults included: what the panel guard has to hold back without a change to it.
 //!
 //! It reads once what is due, and then bills instance by instance in two transactions: the first debits the wallet, by reading
 //! the balance and writing it back, and books that; the second writes the cycle and moves `last_billed_at`. It reckons in the

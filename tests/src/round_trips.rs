@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 /// A text that only round trips for one purpose have, and that purpose. The first that fits counts.
 const CAUSES: [(&str, &str); 11] = [
-    ("max(id), 0) AS revision FROM billing_job_audit", QUESTION),
+    ("max(id), 0) AS revision FROM scheduler_audit_log", QUESTION),
     ("WHERE s.late_at <", LATE),
     ("WITH claimed AS", CLAIM),
     ("WITH moved AS", LAST_RECORD),
-    ("INSERT INTO billing_job_runs", NODE_RECORD),
+    ("INSERT INTO scheduler_runs", NODE_RECORD),
     ("SET holder = NULL", "release"),
     ("SET expires_at = now() +", RENEWAL),
     ("billing_daemon_status", WORK),

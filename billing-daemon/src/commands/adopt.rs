@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Plugins,
-    beside::Beside,
+    beside::PanelPresence,
     cli::{Adopt, Common},
     exit::Failure,
     identity::whoever_is_here,
@@ -30,7 +30,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Adopt)
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let opened = runtime::open(&database).await?;
-    let beside = Beside::look(&opened).await?;
+    let beside = PanelPresence::look(&opened).await?;
     let biller = Biller::new(opened.db, opened.panel, settings);
     let adoption = biller.adopt(!options.dry_run, &whoever_is_here()).await.map_err(failed)?;
     if options.json {
@@ -41,15 +41,15 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Adopt)
     Ok(())
 }
 
-fn in_json(adoption: &Adoption, beside: Beside, dry_run: bool) -> Value {
+fn in_json(adoption: &Adoption, beside: PanelPresence, dry_run: bool) -> Value {
     let findings: Map<String, Value> =
         adoption.findings.iter().map(|(kind, findings)| ((*kind).to_owned(), json!(findings))).collect();
     json!({
         "dry_run": dry_run,
         "as_of": adoption.as_of,
         "generation": beside.generation.to_string(),
-        "panel": beside.inhabited,
-        "fence": beside.fence.effective,
+        "panel": beside.present,
+        "guard": beside.panel_guard.effective,
         "wallets": adoption.wallets,
         "baselines": adoption.baselines,
         "drift": adoption.drift,
@@ -64,7 +64,7 @@ fn in_json(adoption: &Adoption, beside: Beside, dry_run: bool) -> Value {
     })
 }
 
-fn in_words(adoption: &Adoption, beside: Beside, dry_run: bool) -> String {
+fn in_words(adoption: &Adoption, beside: PanelPresence, dry_run: bool) -> String {
     let drifting = adoption.findings.get("drift").map_or(0, |findings| findings.count);
     let mut rows = vec![
         ["wallets".to_owned(), adoption.wallets.to_string(), String::new()],

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     Plugins,
-    beside::Beside,
+    beside::PanelPresence,
     cli::{self, Common},
     config::Config,
     database::Database,
@@ -58,7 +58,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
         complain(&built_in_notice(&config));
     }
     let opened = runtime::open(&database).await?;
-    let beside = Beside::look(&opened).await?;
+    let beside = PanelPresence::look(&opened).await?;
     if !options.dry_run {
         beside.check(daemon.panel_billing)?;
         refuse_paused(&opened.db, options.force).await?;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use billing_entities::{billing_job_audit, billing_job_runs};
+use billing_entities::{scheduler_audit_log, scheduler_runs};
 use billing_jobs::begin_read;
 use billing_scheduler::{Clock, SystemClock};
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect};
@@ -319,16 +319,16 @@ async fn migrations(db: &DatabaseConnection) -> Result<Vec<Value>, String> {
 
 async fn runs(db: &DatabaseConnection) -> Result<Vec<Value>, DbErr> {
     let txn = begin_read(db).await?;
-    let runs = billing_job_runs::Entity::find()
-        .order_by_desc(billing_job_runs::Column::StartedAt)
+    let runs = scheduler_runs::Entity::find()
+        .order_by_desc(scheduler_runs::Column::StartedAt)
         .limit(RUNS)
         .all(&txn)
         .await?;
     txn.commit().await?;
-    let as_json = |run: billing_job_runs::Model| {
+    let as_json = |run: scheduler_runs::Model| {
         json!({
             "id": run.id.0, "job": run.job, "node": run.node, "scheduled_at": run.scheduled_at.0, "status": run.status,
-            "triggered_by": run.triggered_by, "attempt": run.attempt, "fence": run.fence, "daemon": run.daemon,
+            "cause": run.cause, "attempt": run.attempt, "fencing_token": run.fencing_token, "daemon_id": run.daemon_id,
             "started_at": run.started_at.0, "finished_at": run.finished_at.0, "lateness_ms": run.lateness_ms,
             "items": run.items, "reason": run.reason, "error": run.error, "details": run.details,
         })
@@ -339,13 +339,13 @@ async fn runs(db: &DatabaseConnection) -> Result<Vec<Value>, DbErr> {
 /// What people asked for and changed.
 async fn record(db: &DatabaseConnection) -> Result<Vec<Value>, DbErr> {
     let txn = begin_read(db).await?;
-    let rows = billing_job_audit::Entity::find()
-        .order_by_desc(billing_job_audit::Column::Id)
+    let rows = scheduler_audit_log::Entity::find()
+        .order_by_desc(scheduler_audit_log::Column::Id)
         .limit(ENTRIES)
         .all(&txn)
         .await?;
     txn.commit().await?;
-    let as_json = |row: billing_job_audit::Model| {
+    let as_json = |row: scheduler_audit_log::Model| {
         // As JSON, so that each setting in it is on a line of its own.
         let details = serde_json::from_str::<Value>(&row.details).unwrap_or_default();
         json!({

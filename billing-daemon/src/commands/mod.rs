@@ -11,7 +11,7 @@ mod check;
 mod completions;
 mod demo;
 mod doctor;
-pub(crate) mod fence;
+pub(crate) mod guard;
 mod handover;
 mod holds;
 mod jobs;
@@ -47,7 +47,7 @@ use crate::{
     exit::{Exit, Failure},
     logging::{self, LogFilter, LogOutput},
     output,
-    reload::{Source, is_there},
+    reload::{Source, is_alive},
     secret_file,
     traces::Traces,
 };
@@ -90,7 +90,7 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
         Command::Holds { action } => holds::execute(common, plugins, &action).await,
         Command::Adopt(options) => adopt::execute(common, plugins, &options).await,
         Command::Release { json } => release::execute(common, plugins, json).await,
-        Command::Fence { action } => fence::execute(common, plugins, action).await,
+        Command::Guard { action } => guard::execute(common, plugins, action).await,
         Command::AcceptRestore => accept_restore::execute(common, plugins).await,
         Command::Audit { json } => audit::execute(common, plugins, json).await,
     }
@@ -162,7 +162,7 @@ fn refused(problems: &[Diagnostic]) -> Failure {
 
 /// The file to read: the one that was named, or the first of the usual ones that exists. `None`: the built-in defaults.
 fn config_file(common: &Common) -> Option<PathBuf> {
-    common.config.clone().or_else(|| usual_files().into_iter().find(|path| is_there(path)))
+    common.config.clone().or_else(|| usual_files().into_iter().find(|path| is_alive(path)))
 }
 
 fn usual_files() -> Vec<PathBuf> {

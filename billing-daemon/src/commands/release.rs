@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Plugins,
-    beside::Beside,
+    beside::PanelPresence,
     cli::Common,
     exit::Failure,
     identity::whoever_is_here,
@@ -24,7 +24,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let opened = runtime::open(&database).await?;
-    let beside = Beside::look(&opened).await?;
+    let beside = PanelPresence::look(&opened).await?;
     let biller = Biller::new(opened.db, opened.panel, Settings::default());
     let release = biller.release(&whoever_is_here()).await.map_err(failed)?;
     if json {
@@ -37,7 +37,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
             "held_amounts": release.held_amounts,
             "held_unpriced": release.held_unpriced,
             "daemons": release.heartbeats,
-            "fence": beside.fence.effective,
+            "guard": beside.panel_guard.effective,
         }));
     } else {
         say_lines(&in_words(&release, beside));
@@ -45,7 +45,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
     Ok(())
 }
 
-fn in_words(release: &Release, beside: Beside) -> String {
+fn in_words(release: &Release, beside: PanelPresence) -> String {
     let held = format!(
         "{} hours, {}: the panel goes by its own rules",
         release.held_hours,
@@ -59,10 +59,10 @@ fn in_words(release: &Release, beside: Beside) -> String {
         ("daemons", release.heartbeats, "no longer keep the panel waiting"),
     ];
     let rows = rows.map(|(what, count, about)| [what.to_owned(), count.to_string(), about.to_owned()]);
-    let fence = if beside.fence.effective {
-        "\nthe fence is on, and lets the panel charge into our ledger; for good: `billing-daemon fence remove`"
+    let guard = if beside.panel_guard.effective {
+        "\nthe panel guard is on, and lets the panel charge into our ledger; for good: `billing-daemon guard remove`"
     } else {
         ""
     };
-    format!("{}released: the panel may bill from its next look on{fence}", table(&rows))
+    format!("{}released: the panel may bill from its next look on{guard}", table(&rows))
 }

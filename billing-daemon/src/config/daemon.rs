@@ -29,7 +29,7 @@ pub struct DaemonSettings {
 /// Whether a panel beside this daemon bills by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PanelBilling {
-    /// It does, for all we know: it must read the heartbeat, or the fence must hold it back.
+    /// It does, for all we know: it must read the heartbeat, or the panel guard must hold it back.
     #[default]
     On,
     /// The operator has switched it off.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::environment::BillingInterval;
 
-/// The kind that charges. Its job goes by the same name, and there is one at most: the fence of the money has that name.
+/// The kind that charges. Its job goes by the same name, and there is one at most: the panel guard of the money has that name.
 pub(super) const BILLING: &str = "billing";
 /// The kind that tells the panel that billing works.
 const HEARTBEAT: &str = "heartbeat";
@@ -114,7 +114,7 @@ fn first_gap(schedule: &Schedule, now: DateTime<Utc>) -> Result<Option<Gap>, Sch
     schedule.gap_above(PATIENCE, first - TimeDelta::seconds(1))
 }
 
-/// A job without a lease has no fence, and nothing may be charged without one.
+/// A job without a lease has no panel guard, and nothing may be charged without one.
 pub(super) fn check_scope(report: &Report<'_>, jobs: &[Draft<'_>]) {
     for job in jobs.iter().filter(|job| job.is_of(BILLING)) {
         if let Some(scope) = job.scope.as_ref().filter(|scope| *scope.get_ref() == Scope::Node) {

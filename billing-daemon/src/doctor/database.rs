@@ -16,11 +16,11 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
 use super::{Finding, rights};
 use crate::{
-    beside::Beside,
+    beside::PanelPresence,
     database::{Database, Pool},
     holds::advice,
     runtime::Opened,
-    status::{Expected, Held, Life, Status},
+    status::{Expected, Held, Liveness, Status},
 };
 
 /// By how much the database's clock and ours may differ before somebody should know.
@@ -84,7 +84,7 @@ async fn rest(
         findings.push(of_books(&opened.db, books).await.map_err(text)?);
     }
     findings.push(on_record(&opened.db).await.map_err(text)?);
-    let beside = Beside::look(&opened).await.map_err(|failure| failure.message)?;
+    let beside = PanelPresence::look(&opened).await.map_err(|failure| failure.message)?;
     findings.push(match beside.check(expected.panel_billing) {
         Ok(()) => Finding::ok("who else bills", beside.to_string()),
         Err(_) if !bills => Finding::ok("who else bills", format!("{beside}; no billing is configured here")),
@@ -227,7 +227,7 @@ async fn on_record(db: &DatabaseConnection) -> Result<Finding, DbErr> {
         None => Finding::ok("record of changes", format!("{rows} rows, each as it was written")),
         Some(id) => Finding::fail(
             "record of changes",
-            format!("row {id} of billing_job_audit is not what was written, or the row before it is gone"),
+            format!("row {id} of scheduler_audit_log is not what was written, or the row before it is gone"),
             "compare it with a backup: whoever changed it had the rights of the tables' owner",
         ),
     })
@@ -258,8 +258,8 @@ fn schedules(status: &Status) -> Finding {
 }
 
 fn daemons(status: &Status) -> Finding {
-    let there = status.daemons.iter().filter(|daemon| daemon.state.is_there()).count();
-    let dead = status.daemons.iter().filter(|daemon| daemon.state == Life::Dead).count();
+    let there = status.daemons.iter().filter(|daemon| daemon.liveness.is_alive()).count();
+    let dead = status.daemons.iter().filter(|daemon| daemon.liveness == Liveness::Dead).count();
     let message = format!("{there} alive, {dead} dead");
     if there > 0 && dead == 0 {
         Finding::ok("daemons", message)

@@ -49,30 +49,29 @@ const NEEDED: [(&str, &str, &[&str]); 30] = [
     ),
     ("billing_daemon_status", "SELECT, INSERT, UPDATE, DELETE", &[]),
     ("billing_migrations", "SELECT", &[]),
-    ("billing_job_state", "SELECT", &[]),
-    ("billing_job_state", "INSERT", &[]),
-    ("billing_job_state", "UPDATE", &[]),
-    ("billing_fences", "SELECT", &[]),
-    ("billing_fences", "INSERT", &[]),
-    ("billing_fences", "UPDATE", &[]),
-    ("billing_job_runs", "SELECT", &[]),
-    ("billing_job_runs", "INSERT", &[]),
+    ("scheduler_jobs", "SELECT", &[]),
+    ("scheduler_jobs", "INSERT", &[]),
+    ("scheduler_jobs", "UPDATE", &[]),
+    ("scheduler_fencing", "SELECT", &[]),
+    ("scheduler_fencing", "INSERT", &[]),
+    ("scheduler_fencing", "UPDATE", &[]),
+    ("scheduler_runs", "SELECT", &[]),
+    ("scheduler_runs", "INSERT", &[]),
     ("billing_batches", "SELECT", &[]),
     ("billing_batches", "INSERT", &[]),
     ("billing_charges", "SELECT", &[]),
     ("billing_charges", "INSERT", &[]),
     ("billing_meters", "SELECT, INSERT, UPDATE", &[]),
     ("billing_holds", "SELECT, INSERT, UPDATE", &[]),
-    ("billing_job_audit", "SELECT, INSERT", &[]),
+    ("scheduler_audit_log", "SELECT, INSERT", &[]),
     ("billing_seen_rates", "SELECT, INSERT", &[]),
-    ("billing_wallets", "SELECT", &[]),
-    ("billing_wallets", "INSERT", &[]),
+    ("billing_wallet_openings", "SELECT", &[]),
+    ("billing_wallet_openings", "INSERT", &[]),
 ];
 
 /// Whether a daemon without a billing job needs the table as well.
 fn is_of_scheduler(table: &str) -> bool {
-    table.starts_with("billing_job_")
-        || ["billing_daemon_status", "billing_migrations", "billing_fences"].contains(&table)
+    table.starts_with("scheduler_") || ["billing_daemon_status", "billing_migrations"].contains(&table)
 }
 
 /// Each right, with the GRANT that would give it; those of billing only if the daemon bills.
@@ -143,7 +142,7 @@ async fn owner(db: &DatabaseConnection) -> Result<Finding, DbErr> {
     };
     Ok(Finding::warn(
         "too many rights",
-        format!("this login is {who}, and could rewrite the ledger or drop the fence"),
+        format!("this login is {who}, and could rewrite the ledger or drop the panel guard"),
         format!("run the daemon under a login of its own: {GRANTS_PAGE} has its GRANTs"),
     ))
 }

@@ -116,7 +116,7 @@ pub(crate) async fn write_off(
 /// it again. (SQLite has one writer, and refuses a batch whose reading is outdated.)
 async fn exclude_billing(txn: &DatabaseTransaction) -> Result<(), DbErr> {
     if txn.get_database_backend() != DbBackend::Sqlite {
-        let sql = "SELECT fence FROM billing_fences WHERE job = $1 FOR NO KEY UPDATE";
+        let sql = "SELECT fencing_token FROM scheduler_fencing WHERE job = $1 FOR NO KEY UPDATE";
         txn.query_one_raw(statement(txn, sql, [BILLING_JOB.into()])).await?;
     }
     Ok(())

@@ -17,7 +17,7 @@ use super::Shared;
 use crate::{
     exit::Failure,
     metrics as measured,
-    status::{JobStatus, Life, RunStatus, Status, Totals, runs as read_runs},
+    status::{JobStatus, Liveness, RunStatus, Status, Totals, runs as read_runs},
 };
 
 type Answer<T> = Result<T, Unavailable>;
@@ -166,15 +166,15 @@ pub(super) struct PanelDaemon {
 )]
 pub(super) async fn panel_health(State(shared): State<Arc<Shared>>) -> Answer<Json<PanelHealth>> {
     let status = shared.status().await?;
-    Ok(Json(PanelHealth { success: true, timestamp: status.as_of, daemon: panel_daemon(&status) }))
+    Ok(Json(PanelHealth { success: true, timestamp: status.observed_at, daemon: panel_daemon(&status) }))
 }
 
 fn panel_daemon(status: &Status) -> PanelDaemon {
     let is_fresh = |at: DateTime<Utc>| {
-        (status.as_of - at).to_std().is_ok_and(|age| age < PANELS_PATIENCE) || at > status.as_of
+        (status.observed_at - at).to_std().is_ok_and(|age| age < PANELS_PATIENCE) || at > status.observed_at
     };
-    let any = |life| status.daemons.iter().any(|daemon| daemon.has_billing && daemon.state == life);
-    let word = match (any(Life::Alive), any(Life::Failing), status.daemons.is_empty()) {
+    let any = |life| status.daemons.iter().any(|daemon| daemon.has_billing && daemon.liveness == life);
+    let word = match (any(Liveness::Alive), any(Liveness::Failing), status.daemons.is_empty()) {
         (true, _, _) => "running",
         (false, true, _) => "error",
         (false, false, true) => "unknown",
@@ -196,7 +196,7 @@ fn panel_daemon(status: &Status) -> PanelDaemon {
         total_amount: totals.map(main_amount).unwrap_or_default(),
         total_hours: totals.map_or(0, |totals| totals.hours),
         next_scheduled_run: billing.and_then(|job| job.due_at).filter(|_| is_active),
-        uptime_minutes: started.map(|at| (status.as_of - at).num_minutes().max(0).unsigned_abs()),
+        uptime_minutes: started.map(|at| (status.observed_at - at).num_minutes().max(0).unsigned_abs()),
         is_stale: !is_active,
         warning_threshold_exceeded: match (heartbeat, last_run) {
             (None, None) => true,
@@ -248,13 +248,13 @@ mod tests {
             (Some(-1), None, "", "running", false, false, false),
         ] {
             let mut status = healthy();
-            let alive = daemon(Life::Alive);
+            let alive = daemon(Liveness::Alive);
             let alive = Daemon {
                 heartbeat_at: heartbeat.map(minutes_ago),
                 started_at: Some(minutes_ago(100)),
                 ..alive
             };
-            let idle = Daemon { heartbeat_at: None, ..daemon(Life::Alive) };
+            let idle = Daemon { heartbeat_at: None, ..daemon(Liveness::Alive) };
             status.daemons = vec![idle, alive];
             status.jobs = vec![JobStatus { due_at: Some(minutes_ago(-50)), ..job(None) }];
             let mut amounts = billing_jobs::currency::Amounts::default();

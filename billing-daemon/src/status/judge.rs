@@ -6,31 +6,32 @@ use billing_jobs::{BILLING_JOB, hold::Reason};
 use billing_scheduler::ScheduleAhead;
 use chrono::{DateTime, Utc};
 
-use super::{Bills, Daemon, Expected, JobStatus, Life, Problem, Status, ago, of_length};
+use super::{BillingRole, Daemon, Expected, JobStatus, Liveness, Problem, Status, ago, of_length};
 
 /// Everything in `status` that is not as it should be.
 #[must_use]
 pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut found = |kind, message| problems.push(Problem { kind, message });
-    let since = |at: DateTime<Utc>| (status.as_of - at).to_std().unwrap_or_default();
+    let since = |at: DateTime<Utc>| (status.observed_at - at).to_std().unwrap_or_default();
     let interval = expected.billing_interval.unwrap_or(Duration::from_hours(1));
 
-    if !status.daemons.iter().any(|daemon| daemon.state.is_there()) {
+    if !status.daemons.iter().any(|daemon| daemon.liveness.is_alive()) {
         found("no_daemon", "no daemon is alive: start one with `billing-daemon run`".to_owned());
     }
     for daemon in &status.daemons {
-        let heard = daemon.heard_at.map_or_else(String::new, |at| format!(" for {}", of_length(since(at))));
-        match (daemon.state, &daemon.error) {
-            (Life::Dead, _) => found(
+        let heard =
+            daemon.last_seen_at.map_or_else(String::new, |at| format!(" for {}", of_length(since(at))));
+        match (daemon.liveness, &daemon.error) {
+            (Liveness::Dead, _) => found(
                 "daemon_dead",
-                format!("{} has said nothing{heard}: see its log, and start it again", daemon.instance),
+                format!("{} has said nothing{heard}: see its log, and start it again", daemon.daemon_id),
             ),
-            (Life::Failing, error) => found(
+            (Liveness::Failing, error) => found(
                 "daemon_failing",
-                format!("{}: {}", daemon.instance, error.as_deref().unwrap_or("it says that billing fails")),
+                format!("{}: {}", daemon.daemon_id, error.as_deref().unwrap_or("it says that billing fails")),
             ),
-            (Life::Alive | Life::Stopped, _) => {}
+            (Liveness::Alive | Liveness::Stopped, _) => {}
         }
     }
     let paused = status.jobs.iter().find(|job| job.name == BILLING_JOB).and_then(|job| job.paused.as_ref());
@@ -42,10 +43,10 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
         );
         found("billing_paused", message);
     }
-    match status.worked_at.map(since) {
+    match status.last_success_at.map(since) {
         _ if !status.has_billing || paused.is_some() => {}
         // As the heartbeat does as well: whoever has just begun may wait for the first time that is due.
-        None if status.daemons.iter().any(|daemon| is_new(daemon, status.as_of, interval)) => {}
+        None if status.daemons.iter().any(|daemon| is_new(daemon, status.observed_at, interval)) => {}
         None => found("billing_silent", "no billing run has ended well yet".to_owned()),
         Some(silence) if silence > interval + interval / 4 => found(
             "billing_silent",
@@ -60,7 +61,7 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
     if let Some(run) = status.last_run.as_ref().filter(|_| status.has_billing)
         // What a person asked for and nobody did in time is no billing that failed.
         && (matches!(run.status.as_str(), "retrying" | "dead")
-            || run.trigger == "schedule" && matches!(run.status.as_str(), "skipped" | "missed"))
+            || run.cause == "schedule" && matches!(run.status.as_str(), "skipped" | "missed"))
     {
         let reason = run.error.as_deref().or(run.reason.as_deref()).unwrap_or("no reason is known");
         found(
@@ -68,22 +69,23 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
             format!("the last billing run, {}, is {}: {reason}", ago(since(run.finished_at)), run.status),
         );
     }
-    let (panel, fence) = (&status.panel, status.panel.fence);
+    let (panel, guard) = (&status.panel, status.panel.guard);
     if status.lacks_guard() {
-        let state = match (fence.installed, fence.enabled) {
+        let state = match (guard.installed, guard.enabled) {
             (false, _) => "missing",
             (true, false) => "disabled",
             (true, true) => "not the one of this version",
         };
         let message = format!(
-            "the panel, of generation {}, may charge the same hours, and the fence is {state}: run `billing-daemon fence install`",
+            "the panel, of generation {}, may charge the same hours, and the panel guard is {state}: run `billing-daemon guard install`",
             panel.generation
         );
-        found("fence", message);
-    } else if status.has_billing && fence.installed && fence.outdated {
+        found("panel_guard", message);
+    } else if status.has_billing && guard.installed && guard.outdated {
         let message =
-            "the fence is not as this program would install it: `billing-daemon fence install`".to_owned();
-        found("fence", message);
+            "the panel guard is not as this program would install it: `billing-daemon guard install`"
+                .to_owned();
+        found("panel_guard", message);
     }
     for held in &status.holds {
         let open = held.owed.instances.saturating_sub(held.accepted);
@@ -126,7 +128,7 @@ fn of_job(job: &JobStatus) -> Vec<Problem> {
 
 /// Whether `daemon` lives, bills, and has had no full interval for it.
 fn is_new(daemon: &Daemon, now: DateTime<Utc>, interval: Duration) -> bool {
-    let bills = daemon.state.is_there() && daemon.bills != Bills::No;
+    let bills = daemon.liveness.is_alive() && daemon.billing_role != BillingRole::None;
     bills && daemon.started_at.is_some_and(|at| (now - at).to_std().unwrap_or_default() < interval)
 }
 
@@ -134,7 +136,7 @@ fn is_new(daemon: &Daemon, now: DateTime<Utc>, interval: Duration) -> bool {
 mod tests {
     use super::*;
     use crate::status::{
-        FenceState, Held, JobStatus, RunStatus,
+        Held, JobStatus, PanelGuardView, RunStatus,
         testing::{daemon, healthy, held, job, minutes_ago, run},
     };
 
@@ -149,7 +151,7 @@ mod tests {
 
     #[test]
     fn what_needs_somebody_is_a_problem_and_the_rest_is_not() {
-        let on = FenceState { installed: true, enabled: true, effective: true, outdated: false };
+        let on = PanelGuardView { installed: true, enabled: true, effective: true, outdated: false };
         check("healthy", |_| {}, &[]);
         check("interrupted", |status| status.last_run = Some(run("interrupted")), &[]);
         check("never billed", |status| status.last_run = None, &[]);
@@ -160,38 +162,47 @@ mod tests {
         };
         check("ahead", ahead, &["job_ahead"]);
         let paused = JobStatus { paused: Some("paused by ada".to_owned()), ..job(None) };
-        let pause =
-            |status: &mut Status| (status.jobs, status.worked_at) = (vec![paused], Some(minutes_ago(90)));
+        let pause = |status: &mut Status| {
+            (status.jobs, status.last_success_at) = (vec![paused], Some(minutes_ago(90)));
+        };
         check("paused", pause, &["billing_paused"]);
         check("dead run", |status| status.last_run = Some(run("dead")), &["billing_failed"]);
         check("retrying", |status| status.last_run = Some(run("retrying")), &["billing_failed"]);
-        check("silent", |status| status.worked_at = Some(minutes_ago(76)), &["billing_silent"]);
-        check("just in time", |status| status.worked_at = Some(minutes_ago(74)), &[]);
-        check("nothing worked", |status| status.worked_at = None, &["billing_silent"]);
+        check("silent", |status| status.last_success_at = Some(minutes_ago(76)), &["billing_silent"]);
+        check("just in time", |status| status.last_success_at = Some(minutes_ago(74)), &[]);
+        check("nothing worked", |status| status.last_success_at = None, &["billing_silent"]);
         for (minutes, bills, expected) in [
-            (59, Bills::Next, [].as_slice()),
-            (60, Bills::Next, &["billing_silent"]),
-            (59, Bills::No, &["billing_silent"]),
+            (59, BillingRole::Standby, [].as_slice()),
+            (60, BillingRole::Standby, &["billing_silent"]),
+            (59, BillingRole::None, &["billing_silent"]),
         ] {
-            let young = Daemon { started_at: Some(minutes_ago(minutes)), bills, ..daemon(Life::Alive) };
-            let begin = |status: &mut Status| (status.worked_at, status.daemons) = (None, vec![young]);
+            let young = Daemon {
+                started_at: Some(minutes_ago(minutes)),
+                billing_role: bills,
+                ..daemon(Liveness::Alive)
+            };
+            let begin = |status: &mut Status| (status.last_success_at, status.daemons) = (None, vec![young]);
             check("it has only begun", begin, expected);
         }
-        check("nobody", |status| status.daemons = vec![daemon(Life::Stopped)], &["no_daemon"]);
-        check("all dead", |status| status.daemons = vec![daemon(Life::Dead)], &["no_daemon", "daemon_dead"]);
-        check("one died", |status| status.daemons.push(daemon(Life::Dead)), &["daemon_dead"]);
-        check("one fails", |status| status.daemons = vec![daemon(Life::Failing)], &["daemon_failing"]);
+        check("nobody", |status| status.daemons = vec![daemon(Liveness::Stopped)], &["no_daemon"]);
+        check(
+            "all dead",
+            |status| status.daemons = vec![daemon(Liveness::Dead)],
+            &["no_daemon", "daemon_dead"],
+        );
+        check("one died", |status| status.daemons.push(daemon(Liveness::Dead)), &["daemon_dead"]);
+        check("one fails", |status| status.daemons = vec![daemon(Liveness::Failing)], &["daemon_failing"]);
         check("a price is missing", |status| status.holds.push(held("no_price")), &["held"]);
         for (accepted, expected) in [(1, &["held"][..]), (2, &[])] {
             let hold = Held { accepted, ..held("no_price") };
             check("some are accepted", |status| status.holds.push(hold), expected);
         }
-        check("G3 unfenced", |status| status.panel.generation = "G3".to_owned(), &["fence"]);
+        check("G3 unfenced", |status| status.panel.generation = "G3".to_owned(), &["panel_guard"]);
         check(
             "G3 fenced",
             |status| {
                 status.panel.generation = "G3".to_owned();
-                status.panel.fence = on;
+                status.panel.guard = on;
             },
             &[],
         );
@@ -205,28 +216,36 @@ mod tests {
         );
         let stopped =
             RunStatus { details: Some(serde_json::json!({ "unguarded": true })), ..run("retrying") };
-        check("the fence is gone", |status| status.last_run = Some(stopped), &["billing_failed", "fence"]);
+        check(
+            "the panel guard is gone",
+            |status| status.last_run = Some(stopped),
+            &["billing_failed", "panel_guard"],
+        );
         check(
             "a daemon without billing is not judged by billing",
             |status| {
                 status.has_billing = false;
-                status.worked_at = None;
+                status.last_success_at = None;
                 status.last_run = Some(run("dead"));
                 status.holds.push(held("no_price"));
                 status.panel.generation = "G3".to_owned();
             },
             &[],
         );
-        check("outdated", |status| status.panel.fence = FenceState { outdated: true, ..on }, &["fence"]);
+        check(
+            "outdated",
+            |status| status.panel.guard = PanelGuardView { outdated: true, ..on },
+            &["panel_guard"],
+        );
     }
 
     #[test]
     fn a_longer_interval_has_a_longer_patience() {
         let expected = Expected { billing_interval: Some(Duration::from_hours(6)), ..Expected::default() };
         let mut status = healthy();
-        status.worked_at = Some(minutes_ago(6 * 60 + 89));
+        status.last_success_at = Some(minutes_ago(6 * 60 + 89));
         assert_eq!(problems(&status, &expected), []);
-        status.worked_at = Some(minutes_ago(6 * 60 + 91));
+        status.last_success_at = Some(minutes_ago(6 * 60 + 91));
         assert_eq!(problems(&status, &expected).len(), 1);
     }
 }

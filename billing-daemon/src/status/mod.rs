@@ -9,7 +9,7 @@ pub(crate) mod testing;
 
 use std::time::Duration;
 
-use billing_jobs::{BILLING_JOB, currency::Amounts};
+use billing_jobs::{BILLING_JOB, currency::Amounts, panel_guard::PanelGuardStatus};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -58,7 +58,7 @@ pub struct Status {
     /// What there is to do about it.
     pub problems: Vec<Problem>,
     /// When this was read, by the database's clock.
-    pub as_of: DateTime<Utc>,
+    pub observed_at: DateTime<Utc>,
     /// Of this program.
     pub version: String,
     /// Which database.
@@ -70,7 +70,7 @@ pub struct Status {
     /// Who else bills here.
     pub panel: PanelStatus,
     /// When a billing run last ended well.
-    pub worked_at: Option<DateTime<Utc>>,
+    pub last_success_at: Option<DateTime<Utc>>,
     /// After how many seconds without another success the panel may bill.
     pub hand_back_after_seconds: u64,
     /// The last run of billing.
@@ -90,14 +90,14 @@ pub struct Status {
 }
 
 impl Status {
-    /// Whether the panel could charge the hours that a daemon of ours charges: it bills itself, or billing found the fence gone that it relies
+    /// Whether the panel could charge the hours that a daemon of ours charges: it bills itself, or billing found the panel guard gone that it relies
     /// on.
     #[must_use]
     pub fn lacks_guard(&self) -> bool {
         let panel = &self.panel;
-        let panel_bills = panel.inhabited && panel.generation != "G1" && !panel.billing_off;
+        let panel_bills = panel.present && panel.generation != "G1" && !panel.billing_off;
         let found_gone = self.last_run.as_ref().is_some_and(RunStatus::is_unguarded);
-        self.has_billing && !panel.fence.effective && (panel_bills || found_gone)
+        self.has_billing && !panel.guard.effective && (panel_bills || found_gone)
     }
 }
 
@@ -116,17 +116,17 @@ pub struct PanelStatus {
     /// `G1`, `G2` or `G3`.
     pub generation: String,
     /// Whether a panel made these tables, or our own migration did.
-    pub inhabited: bool,
+    pub present: bool,
     /// Whether the panel's own billing is said to be off.
     pub billing_off: bool,
     /// What holds the panel's own biller back.
-    pub fence: FenceState,
+    pub guard: PanelGuardView,
 }
 
-/// The fence inside the database.
+/// The state of the panel guard.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the triggers")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
-pub struct FenceState {
+pub struct PanelGuardView {
     /// Whether there is one.
     pub installed: bool,
     /// Whether no trigger of it is disabled.
@@ -137,25 +137,32 @@ pub struct FenceState {
     pub outdated: bool,
 }
 
+impl From<PanelGuardStatus> for PanelGuardView {
+    fn from(status: PanelGuardStatus) -> Self {
+        let PanelGuardStatus { installed, enabled, effective, outdated } = status;
+        Self { installed, enabled, effective, outdated }
+    }
+}
+
 /// One daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Daemon {
     /// Its name, unique to the process.
-    pub instance: String,
+    pub daemon_id: String,
     /// Its machine.
     pub host: Option<String>,
     /// Of the program.
     pub version: Option<String>,
     /// Whether it lives.
-    pub state: Life,
+    pub liveness: Liveness,
     /// When it was last heard of: since then it is dead, if it is.
-    pub heard_at: Option<DateTime<Utc>>,
+    pub last_seen_at: Option<DateTime<Utc>>,
     /// When it last told the panel that billing works.
     pub heartbeat_at: Option<DateTime<Utc>>,
     /// When it started.
     pub started_at: Option<DateTime<Utc>>,
     /// Whether it bills, or could be the next to do so.
-    pub bills: Bills,
+    pub billing_role: BillingRole,
     /// Whether it is configured to bill, also if it is dead.
     pub has_billing: bool,
     /// What it complains of.
@@ -165,7 +172,7 @@ pub struct Daemon {
 /// Whether a daemon lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Life {
+pub enum Liveness {
     /// It does, and billing works.
     Alive,
     /// It does, and says that billing does not work.
@@ -176,10 +183,10 @@ pub enum Life {
     Dead,
 }
 
-impl Life {
+impl Liveness {
     /// Whether it can take a job.
     #[must_use]
-    pub fn is_there(self) -> bool {
+    pub fn is_alive(self) -> bool {
         matches!(self, Self::Alive | Self::Failing)
     }
 }
@@ -187,13 +194,13 @@ impl Life {
 /// A daemon's part in billing. There is no leader: of those that could, the first to look takes the next run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Bills {
+pub enum BillingRole {
     /// It is at it.
-    Now,
+    Active,
     /// It may be the next.
-    Next,
+    Standby,
     /// It is dead, or not configured to.
-    No,
+    None,
 }
 
 /// The last run of a job.
@@ -212,13 +219,13 @@ pub struct RunStatus {
     /// How it ended: `done`, `retrying`, `dead`, `interrupted`, `skipped`, ...
     pub status: String,
     /// What started it: `schedule`, `manual`, ...
-    pub trigger: String,
+    pub cause: String,
     /// Which attempt it was.
     pub attempt: u32,
     /// How late it began.
     pub lateness_ms: i64,
     /// Who ran it.
-    pub daemon: String,
+    pub daemon_id: String,
     /// Why it was skipped, missed, paused or interrupted, or who asked for it.
     pub reason: Option<String>,
     /// Why it failed.
@@ -243,7 +250,7 @@ impl RunStatus {
 }
 
 impl RunStatus {
-    /// Whether it stopped because the fence that it relied on was gone.
+    /// Whether it stopped because the panel guard that it relied on was gone.
     fn is_unguarded(&self) -> bool {
         self.details.as_ref().is_some_and(|details| details["unguarded"] == true)
     }
@@ -315,7 +322,7 @@ pub struct JobStatus {
     /// Who is at it.
     pub holder: Option<String>,
     /// Under which claim.
-    pub fence: Option<i64>,
+    pub fencing_token: Option<i64>,
     /// When its next run, or the next attempt at one that failed, may begin; in the past if it is late.
     pub due_at: Option<DateTime<Utc>>,
     /// How late it is, in seconds, if it is: its grace is over and nobody is at it, or whoever is at it does not end. A paused

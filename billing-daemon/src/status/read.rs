@@ -1,6 +1,6 @@
 //! Reads how billing stands. Changes nothing.
 
-use billing_entities::{Instant, billing_fences};
+use billing_entities::{Instant, scheduler_fencing};
 use billing_jobs::{
     AUDIT_KIND, BILLING_JOB, begin_read,
     billing::{Biller, HAND_BACK_AFTER, Settings, micros},
@@ -17,11 +17,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryResult, Statement};
 
 use super::{
-    Bills, Daemon, Expected, FenceState, Held, JobStatus, Life, Owed, PanelStatus, RunStatus, Status, Totals,
+    BillingRole, Daemon, Expected, Held, JobStatus, Liveness, Owed, PanelStatus, RunStatus, Status, Totals,
     Uncharged, problems,
 };
 use crate::{
-    beside::Beside,
+    beside::PanelPresence,
     exit::Failure,
     holds::{advice, is_accepted},
     known_jobs::{KnownJob, known_jobs},
@@ -39,10 +39,10 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
     let failed = |error| Failure::database("read how billing stands", &error);
     let Opened { db, panel } = opened;
     let biller = Biller::new(db.clone(), *panel, Settings::default());
-    let as_of = biller.now().await.map_err(failed)?;
-    let beside = Beside::look(opened).await?;
+    let observed_at = biller.now().await.map_err(failed)?;
+    let beside = PanelPresence::look(opened).await?;
     let known = known_jobs(db, &expected.jobs).await.map_err(failed)?;
-    let jobs = jobs(known, as_of, !expected.jobs.is_empty());
+    let jobs = jobs(known, observed_at, !expected.jobs.is_empty());
     let billing = jobs.iter().find(|job| job.name == BILLING_JOB);
     let mut last_run = billing.and_then(|job| job.last_run.clone());
     if let Some(run) = &mut last_run {
@@ -57,44 +57,39 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
     }
     // What the panel is told says less: it is kept waiting while a spike waits, and let go on after a clean stop.
     let waits = last_run.as_ref().is_some_and(|run| run.spike().is_some());
-    let fence = fence_row(db).await.map_err(failed)?;
-    let told = fence.as_ref().filter(|_| !waits).and_then(|fence| fence.worked_at).map(|Instant(at)| at);
-    let worked_at = match told {
+    let fencing = fencing_row(db).await.map_err(failed)?;
+    let told = fencing.as_ref().filter(|_| !waits).and_then(|row| row.last_success_at).map(|Instant(at)| at);
+    let last_success_at = match told {
         Some(at) => Some(at),
         None => last_done(db, BILLING_JOB).await.map_err(failed)?.map(|row| row.run.finished_at),
     };
     let holds = holds(db).await.map_err(failed)?;
     let arrears = holds.iter().find(|held| held.reason == Reason::InsufficientBalance.as_str());
     let bills_now = billing.and_then(|job| job.holder.as_deref());
-    let daemons = daemons(db, as_of, bills_now).await.map_err(failed)?;
+    let daemons = daemons(db, observed_at, bills_now).await.map_err(failed)?;
     let mut status = Status {
         ok: false,
         problems: Vec::new(),
-        as_of,
+        observed_at,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         engine: engine(db),
         schema: schema(db).await?,
         panel: PanelStatus {
             generation: beside.generation.to_string(),
-            inhabited: beside.inhabited,
+            present: beside.present,
             billing_off: expected.panel_billing == crate::config::PanelBilling::Off,
-            fence: FenceState {
-                installed: beside.fence.installed,
-                enabled: beside.fence.enabled,
-                effective: beside.fence.effective,
-                outdated: beside.fence.outdated,
-            },
+            guard: beside.panel_guard.into(),
         },
-        worked_at,
-        hand_back_after_seconds: fence
-            .map_or(HAND_BACK_AFTER.as_secs(), |fence| fence.hand_back_after_seconds.unsigned_abs()),
+        last_success_at,
+        hand_back_after_seconds: fencing
+            .map_or(HAND_BACK_AFTER.as_secs(), |row| row.hand_back_after_seconds.unsigned_abs()),
         last_audit: last_audit(db, expected).await.map_err(failed)?,
         arrears: arrears.map(|held| held.owed.clone()).unwrap_or_default(),
-        has_billing: has_billing(expected, &daemons, worked_at.is_some() || last_run.is_some()),
+        has_billing: has_billing(expected, &daemons, last_success_at.is_some() || last_run.is_some()),
         daemons,
         jobs,
         holds,
-        uncharged: uncharged(db, as_of).await.map_err(failed)?,
+        uncharged: uncharged(db, observed_at).await.map_err(failed)?,
         last_run,
     };
     status.problems = problems(&status, expected);
@@ -105,8 +100,8 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
 /// Whether billing is judged: the configuration has it, or a daemon that was not stopped does. Without a configuration, and without a
 /// daemon that could tell, it is judged as well.
 fn has_billing(expected: &Expected, daemons: &[Daemon], has_billed: bool) -> bool {
-    let by_daemon = daemons.iter().any(|daemon| daemon.has_billing && daemon.state != Life::Stopped);
-    let is_unknown = || has_billed || !daemons.iter().any(|daemon| daemon.state.is_there());
+    let by_daemon = daemons.iter().any(|daemon| daemon.has_billing && daemon.liveness != Liveness::Stopped);
+    let is_unknown = || has_billed || !daemons.iter().any(|daemon| daemon.liveness.is_alive());
     by_daemon || expected.has_billing().unwrap_or_else(is_unknown)
 }
 
@@ -123,11 +118,11 @@ async fn schema(db: &DatabaseConnection) -> Result<String, Failure> {
     Ok(newest.unwrap_or_else(|| "none".to_owned()))
 }
 
-async fn fence_row(db: &DatabaseConnection) -> Result<Option<billing_fences::Model>, DbErr> {
+async fn fencing_row(db: &DatabaseConnection) -> Result<Option<scheduler_fencing::Model>, DbErr> {
     let txn = begin_read(db).await?;
-    let fence = billing_fences::Entity::find_by_id(BILLING_JOB).one(&txn).await?;
+    let fencing = scheduler_fencing::Entity::find_by_id(BILLING_JOB).one(&txn).await?;
     txn.commit().await?;
-    Ok(fence)
+    Ok(fencing)
 }
 
 /// The newest runs, of one job or of all.
@@ -165,9 +160,9 @@ fn run_status(row: RunRow) -> RunStatus {
         started_at: run.started_at,
         finished_at: run.finished_at,
         status: run.status.as_str().to_owned(),
-        trigger: run.cause.as_str().to_owned(),
+        cause: run.cause.as_str().to_owned(),
         attempt: run.attempt,
-        daemon,
+        daemon_id: daemon,
         reason: run.reason,
         error: run.error,
         details: Some(run.details).filter(|details| !details.is_null()),
@@ -179,14 +174,14 @@ fn run_status(row: RunRow) -> RunStatus {
 pub(crate) async fn daemons_alive(opened: &Opened) -> Result<usize, Failure> {
     let failed = |error| Failure::database("read which daemons are alive", &error);
     let biller = Biller::new(opened.db.clone(), opened.panel, Settings::default());
-    let as_of = biller.now().await.map_err(failed)?;
-    let daemons = daemons(&opened.db, as_of, None).await.map_err(failed)?;
-    Ok(daemons.iter().filter(|daemon| daemon.state.is_there()).count())
+    let observed_at = biller.now().await.map_err(failed)?;
+    let daemons = daemons(&opened.db, observed_at, None).await.map_err(failed)?;
+    Ok(daemons.iter().filter(|daemon| daemon.liveness.is_alive()).count())
 }
 
 async fn daemons(
     db: &DatabaseConnection,
-    as_of: DateTime<Utc>,
+    observed_at: DateTime<Utc>,
     bills_now: Option<&str>,
 ) -> Result<Vec<Daemon>, DbErr> {
     let backend = db.get_database_backend();
@@ -200,44 +195,44 @@ async fn daemons(
         at("started_at"),
     );
     let rows = query_all(db, Statement::from_string(backend, sql)).await?;
-    rows.iter().map(|row| daemon(row, as_of, bills_now)).collect()
+    rows.iter().map(|row| daemon(row, observed_at, bills_now)).collect()
 }
 
 /// The row of a daemon, which may be another program: text of it that cannot be read is shown as it is, or counts as missing.
-fn daemon(row: &QueryResult, as_of: DateTime<Utc>, bills_now: Option<&str>) -> Result<Daemon, DbErr> {
+fn daemon(row: &QueryResult, observed_at: DateTime<Utc>, bills_now: Option<&str>) -> Result<Daemon, DbErr> {
     let at = |column| -> Result<Option<DateTime<Utc>>, DbErr> {
         Ok(row.try_get::<Option<i64>>("", column)?.and_then(DateTime::from_timestamp_micros))
     };
     let metadata = columns::json(row, "metadata", "billing_daemon_status.metadata").unwrap_or_default();
     let text = |key: &str| metadata.get(key).and_then(serde_json::Value::as_str).map(str::to_owned);
-    let instance = columns::lossy(row, "daemon_instance_id");
-    let heard_at = at("updated_at")?.or(at("created_at")?);
-    let silence = heard_at.map(|at| (as_of - at).to_std().unwrap_or_default());
-    let state = match columns::lossy(row, "status").as_str() {
-        "stopped" => Life::Stopped,
-        _ if silence.is_none_or(|silence| silence > ALIVE_WITHIN) => Life::Dead,
-        "error" => Life::Failing,
-        _ => Life::Alive,
+    let daemon_id = columns::lossy(row, "daemon_instance_id");
+    let last_seen_at = at("updated_at")?.or(at("created_at")?);
+    let silence = last_seen_at.map(|at| (observed_at - at).to_std().unwrap_or_default());
+    let liveness = match columns::lossy(row, "status").as_str() {
+        "stopped" => Liveness::Stopped,
+        _ if silence.is_none_or(|silence| silence > ALIVE_WITHIN) => Liveness::Dead,
+        "error" => Liveness::Failing,
+        _ => Liveness::Alive,
     };
     // A daemon without a billing job tells no interval.
     let has_billing = metadata.get("billingIntervalMinutes").is_some_and(serde_json::Value::is_u64);
-    let bills = match state {
-        _ if bills_now == Some(instance.as_str()) => Bills::Now,
-        Life::Alive | Life::Failing if has_billing => Bills::Next,
-        _ => Bills::No,
+    let billing_role = match liveness {
+        _ if bills_now == Some(daemon_id.as_str()) => BillingRole::Active,
+        Liveness::Alive | Liveness::Failing if has_billing => BillingRole::Standby,
+        _ => BillingRole::None,
     };
     Ok(Daemon {
-        instance,
+        daemon_id,
         host: text("hostname"),
         version: text("version"),
-        state,
-        heard_at,
+        liveness,
+        last_seen_at,
         heartbeat_at: at("heartbeat_at")?,
         started_at: at("started_at")?,
-        bills,
+        billing_role,
         has_billing,
         error: Some(columns::lossy(row, "error_message"))
-            .filter(|error| !error.is_empty() && state != Life::Stopped),
+            .filter(|error| !error.is_empty() && liveness != Liveness::Stopped),
     })
 }
 
@@ -279,8 +274,8 @@ async fn holds(db: &DatabaseConnection) -> Result<Vec<Held>, DbErr> {
     Ok(all)
 }
 
-async fn uncharged(db: &DatabaseConnection, as_of: DateTime<Utc>) -> Result<Vec<Uncharged>, DbErr> {
-    let since = (as_of - UNCHARGED_SHOWN).timestamp_micros();
+async fn uncharged(db: &DatabaseConnection, observed_at: DateTime<Utc>) -> Result<Vec<Uncharged>, DbErr> {
+    let since = (observed_at - UNCHARGED_SHOWN).timestamp_micros();
     let txn = begin_read(db).await?;
     let closed = billing_jobs::uncharged::uncharged(&txn, Closed::Since(since)).await?;
     txn.commit().await?;
@@ -297,20 +292,20 @@ impl From<Debt> for Owed {
     }
 }
 
-fn jobs(known: Vec<KnownJob>, as_of: DateTime<Utc>, is_configured: bool) -> Vec<JobStatus> {
+fn jobs(known: Vec<KnownJob>, observed_at: DateTime<Utc>, is_configured: bool) -> Vec<JobStatus> {
     let status = |job: KnownJob| {
         // A job that was taken out of the configuration leaves its row behind.
         let is_expected = job.spec.is_some() || !is_configured;
-        let late = job.late(as_of).filter(|_| is_expected);
-        let ahead = job.row_of_all().and_then(|row| row.ahead(as_of)).filter(|_| is_expected);
+        let late = job.late(observed_at).filter(|_| is_expected);
+        let ahead = job.row_of_all().and_then(|row| row.ahead(observed_at)).filter(|_| is_expected);
         let retrying = job.row.as_ref().and_then(|row| row.state.retrying);
         let held = job.row.as_ref().and_then(|row| row.lease.as_ref());
         JobStatus {
             cursor: job.row_of_all().map(|row| row.state.cursor),
             holder: held.map(|held| held.name.clone()),
-            fence: held.map(|held| held.fencing_token.0),
-            due_at: retrying.map(|retrying| retrying.not_before).or_else(|| job.next_at(as_of)),
-            late_seconds: late.map(|late| (as_of - late.scheduled_at).num_seconds().unsigned_abs()),
+            fencing_token: held.map(|held| held.fencing_token.0),
+            due_at: retrying.map(|retrying| retrying.not_before).or_else(|| job.next_at(observed_at)),
+            late_seconds: late.map(|late| (observed_at - late.scheduled_at).num_seconds().unsigned_abs()),
             ahead_until: ahead.map(|ahead| ahead.until.unwrap_or(ahead.cursor)),
             paused: job.paused.as_ref().map(ToString::to_string),
             failed_attempts: retrying.map_or(0, |retrying| retrying.failed_attempts),

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
-use super::{Bills, Daemon, FenceState, JobStatus, Life, Owed, RunStatus, Status, Totals, Uncharged};
+use super::{
+    BillingRole, Daemon, JobStatus, Liveness, Owed, PanelGuardView, RunStatus, Status, Totals, Uncharged,
+};
 use crate::output::escaped;
 
 /// Stopped daemons are listed for this long.
@@ -30,14 +32,14 @@ pub(crate) fn in_words(status: &Status, width: usize) -> String {
     for problem in &status.problems {
         lines.add("", &format!("- {}", problem.message));
     }
-    let since = |at: DateTime<Utc>| (status.as_of - at).to_std().unwrap_or_default();
-    let panel_bills = status.panel.inhabited && !status.panel.billing_off;
+    let since = |at: DateTime<Utc>| (status.observed_at - at).to_std().unwrap_or_default();
+    let panel_bills = status.panel.present && !status.panel.billing_off;
     lines.add("last run", &status.last_run.as_ref().map_or("none yet".to_owned(), |last| run(last, &since)));
     if let Some(totals) = status.last_run.as_ref().and_then(|last| last.totals.as_ref()) {
         let Totals { charged, held, hours, amounts, .. } = totals;
         lines.add("", &format!("charged {amounts} for {hours} hours of {charged} machines, {held} held"));
     }
-    let worked = status.worked_at.map_or("never yet".to_owned(), |at| ago(since(at)));
+    let worked = status.last_success_at.map_or("never yet".to_owned(), |at| ago(since(at)));
     let hand_back = of_length(Duration::from_secs(status.hand_back_after_seconds));
     let panel_next =
         if panel_bills { format!("; the panel may bill after {hand_back}") } else { String::new() };
@@ -75,11 +77,11 @@ pub(crate) fn in_words(status: &Status, width: usize) -> String {
         lines.add(if n == 0 { "uncharged" } else { "" }, &line);
     }
     let panel = &status.panel;
-    let whose = if panel.inhabited { "a panel lives here" } else { "our own tables" };
+    let whose = if panel.present { "a panel lives here" } else { "our own tables" };
     let off = if panel.billing_off { "; its billing is said to be off" } else { "" };
     lines.add("panel", &format!("{}, {whose}{off}", panel.generation));
-    let nobody = !panel.inhabited && !panel.fence.installed;
-    lines.add("fence", if nobody { "none, and nobody to hold back" } else { fence(panel.fence) });
+    let unneeded = !panel.present && !panel.guard.installed;
+    lines.add("guard", if unneeded { "not needed (no panel found)" } else { guard(panel.guard) });
     lines.add(
         "schema",
         &format!("{} on {}, read by version {}", status.schema, status.engine, status.version),
@@ -87,7 +89,7 @@ pub(crate) fn in_words(status: &Status, width: usize) -> String {
     daemons(&mut lines, status, &since);
     for (n, job) in status.jobs.iter().enumerate() {
         let width = status.jobs.iter().map(|job| job.name.len()).max().unwrap_or(0);
-        let line = format!("{:width$}  {}", job.name, of_job(job, status.as_of, &since));
+        let line = format!("{:width$}  {}", job.name, of_job(job, status.observed_at, &since));
         lines.add(if n == 0 { "jobs" } else { "" }, &line);
     }
     lines.text
@@ -105,28 +107,29 @@ fn amount(owed: &Owed) -> String {
 
 fn daemons(lines: &mut Lines, status: &Status, since: &impl Fn(DateTime<Utc>) -> Duration) {
     let is_recent = |daemon: &&Daemon| {
-        daemon.state != Life::Stopped || daemon.heard_at.is_some_and(|at| status.as_of - at <= STOPPED_SHOWN)
+        daemon.liveness != Liveness::Stopped
+            || daemon.last_seen_at.is_some_and(|at| status.observed_at - at <= STOPPED_SHOWN)
     };
     let recent: Vec<_> = status.daemons.iter().filter(is_recent).collect();
     if recent.is_empty() {
         lines.add("daemons", "none");
     }
     for (n, daemon) in recent.iter().enumerate() {
-        let heard = daemon.heard_at.map_or("never".to_owned(), |at| ago(since(at)));
-        let state = match daemon.state {
-            Life::Alive => format!("alive, heard of {heard}"),
-            Life::Failing => format!("alive and failing, heard of {heard}"),
-            Life::Stopped => format!("stopped {heard}"),
-            Life::Dead => format!("dead, heard of {heard}"),
+        let heard = daemon.last_seen_at.map_or("never".to_owned(), |at| ago(since(at)));
+        let state = match daemon.liveness {
+            Liveness::Alive => format!("alive, heard of {heard}"),
+            Liveness::Failing => format!("alive and failing, heard of {heard}"),
+            Liveness::Stopped => format!("stopped {heard}"),
+            Liveness::Dead => format!("dead, heard of {heard}"),
         };
-        let bills = match daemon.bills {
-            Bills::Now => ", bills now",
-            Bills::Next => ", may bill next",
-            Bills::No => "",
+        let bills = match daemon.billing_role {
+            BillingRole::Active => ", bills now",
+            BillingRole::Standby => ", may bill next",
+            BillingRole::None => "",
         };
         let host = daemon.host.as_deref().unwrap_or("an unknown host");
         let version = daemon.version.as_deref().unwrap_or("unknown");
-        lines.add(if n == 0 { "daemons" } else { "" }, &daemon.instance);
+        lines.add(if n == 0 { "daemons" } else { "" }, &daemon.daemon_id);
         lines.add("", &format!("  {state}{bills}; on {host}, version {version}"));
     }
 }
@@ -134,7 +137,7 @@ fn daemons(lines: &mut Lines, status: &Status, since: &impl Fn(DateTime<Utc>) ->
 fn run(run: &RunStatus, since: &impl Fn(DateTime<Utc>) -> Duration) -> String {
     let took = (run.finished_at - run.started_at).num_milliseconds();
     let took = format!("{}.{} s", took / 1_000, took % 1_000 / 100);
-    let by_hand = if run.trigger == "manual" { " by hand" } else { "" };
+    let by_hand = if run.cause == "manual" { " by hand" } else { "" };
     format!(
         "{}{by_hand} for {}, {} in {took}",
         run.status,
@@ -143,7 +146,7 @@ fn run(run: &RunStatus, since: &impl Fn(DateTime<Utc>) -> Duration) -> String {
     )
 }
 
-fn of_job(job: &JobStatus, as_of: DateTime<Utc>, since: &impl Fn(DateTime<Utc>) -> Duration) -> String {
+fn of_job(job: &JobStatus, observed_at: DateTime<Utc>, since: &impl Fn(DateTime<Utc>) -> Duration) -> String {
     let last = job
         .last_run
         .as_ref()
@@ -154,8 +157,8 @@ fn of_job(job: &JobStatus, as_of: DateTime<Utc>, since: &impl Fn(DateTime<Utc>) 
     let next = match (job.late_seconds, &job.holder, job.due_at) {
         (Some(late), _, _) => format!("; {} late", of_length(Duration::from_secs(late))),
         (None, Some(holder), _) => format!("; run by {holder}"),
-        (None, None, Some(due)) if due > as_of => {
-            format!("; next in {}", of_length((due - as_of).to_std().unwrap_or_default()))
+        (None, None, Some(due)) if due > observed_at => {
+            format!("; next in {}", of_length((due - observed_at).to_std().unwrap_or_default()))
         }
         (None, None, Some(_)) => "; due".to_owned(),
         (None, None, None) => String::new(),
@@ -163,12 +166,12 @@ fn of_job(job: &JobStatus, as_of: DateTime<Utc>, since: &impl Fn(DateTime<Utc>) 
     format!("{last}{next}")
 }
 
-fn fence(fence: FenceState) -> &'static str {
-    match fence {
-        FenceState { installed: false, .. } => "off",
-        FenceState { enabled: false, .. } => "there, but disabled",
-        FenceState { effective: false, .. } => "there, but not the one of this version",
-        FenceState { outdated: true, .. } => "on, but outdated",
+fn guard(guard: PanelGuardView) -> &'static str {
+    match guard {
+        PanelGuardView { installed: false, .. } => "off",
+        PanelGuardView { enabled: false, .. } => "there, but disabled",
+        PanelGuardView { effective: false, .. } => "there, but not the one of this version",
+        PanelGuardView { outdated: true, .. } => "on, but outdated",
         _ => "on",
     }
 }

@@ -4,7 +4,9 @@ use billing_jobs::{currency::Currency, money::Money};
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::{Bills, Daemon, FenceState, Held, JobStatus, Life, Owed, PanelStatus, RunStatus, Status};
+use super::{
+    BillingRole, Daemon, Held, JobStatus, Liveness, Owed, PanelGuardView, PanelStatus, RunStatus, Status,
+};
 
 fn now() -> DateTime<Utc> {
     DateTime::from_timestamp_secs(1_800_000_000).expect("a time")
@@ -14,16 +16,16 @@ pub(crate) fn minutes_ago(minutes: i64) -> DateTime<Utc> {
     now() - TimeDelta::minutes(minutes)
 }
 
-pub(crate) fn daemon(state: Life) -> Daemon {
+pub(crate) fn daemon(liveness: Liveness) -> Daemon {
     Daemon {
-        instance: "web-1".to_owned(),
+        daemon_id: "web-1".to_owned(),
         host: None,
         version: None,
-        state,
-        heard_at: Some(minutes_ago(4)),
+        liveness,
+        last_seen_at: Some(minutes_ago(4)),
         heartbeat_at: None,
         started_at: None,
-        bills: Bills::No,
+        billing_role: BillingRole::None,
         has_billing: true,
         error: None,
     }
@@ -37,10 +39,10 @@ pub(crate) fn run(status: &str) -> RunStatus {
         started_at: minutes_ago(10),
         finished_at: minutes_ago(10),
         status: status.to_owned(),
-        trigger: "schedule".to_owned(),
+        cause: "schedule".to_owned(),
         attempt: 1,
         lateness_ms: 0,
-        daemon: "web-1".to_owned(),
+        daemon_id: "web-1".to_owned(),
         reason: None,
         error: None,
         details: None,
@@ -53,7 +55,7 @@ pub(crate) fn job(late_seconds: Option<u64>) -> JobStatus {
         name: "billing".to_owned(),
         cursor: None,
         holder: None,
-        fence: None,
+        fencing_token: None,
         due_at: None,
         late_seconds,
         ahead_until: None,
@@ -74,25 +76,25 @@ pub(crate) fn healthy() -> Status {
     Status {
         ok: true,
         problems: Vec::new(),
-        as_of: now(),
+        observed_at: now(),
         version: String::new(),
         engine: String::new(),
         schema: String::new(),
         has_billing: true,
         panel: PanelStatus {
             generation: "G1".to_owned(),
-            inhabited: true,
+            present: true,
             billing_off: false,
-            fence: FenceState::default(),
+            guard: PanelGuardView::default(),
         },
-        worked_at: Some(minutes_ago(59)),
+        last_success_at: Some(minutes_ago(59)),
         hand_back_after_seconds: 4_500,
         last_run: Some(run("done")),
         last_audit: None,
         arrears: Owed::default(),
         holds: vec![held("insufficient_balance")],
         uncharged: Vec::new(),
-        daemons: vec![daemon(Life::Alive), daemon(Life::Stopped)],
+        daemons: vec![daemon(Liveness::Alive), daemon(Liveness::Stopped)],
         jobs: vec![job(None)],
     }
 }

@@ -25,7 +25,7 @@ const ATTEMPTS: u32 = 50;
 const WAIT: Duration = Duration::from_millis(5);
 
 /// The newest request. Asked about once a second: one round trip, and one page of an index.
-const REVISION: &str = "SELECT coalesce(max(id), 0) AS revision FROM billing_job_audit";
+const REVISION: &str = "SELECT coalesce(max(id), 0) AS revision FROM scheduler_audit_log";
 
 pub(super) async fn wishes(
     line: &Line,
@@ -124,7 +124,7 @@ async fn obey(txn: &DatabaseTransaction, request: &ControlRequest) -> Result<Obe
                 return unchanged(&format!("it is {pause}, since {}", pause.since));
             }
             let insert = format!(
-                "INSERT INTO billing_job_pauses (id, job, paused_at, paused_by, reason)
+                "INSERT INTO scheduler_pauses (id, job, paused_at, paused_by, reason)
                  VALUES ({}, $2, {}, $4, $5)",
                 dialect.cast("$1", "uuid"),
                 dialect.at("$3")
@@ -136,7 +136,7 @@ async fn obey(txn: &DatabaseTransaction, request: &ControlRequest) -> Result<Obe
         ControlAction::Resume => {
             let Some(pause) = open_pause(txn, job).await? else { return unchanged("it is not paused") };
             let resume = format!(
-                "UPDATE billing_job_pauses SET resumed_at = {}, resumed_by = $3
+                "UPDATE scheduler_pauses SET resumed_at = {}, resumed_by = $3
                   WHERE job = $1 AND resumed_at IS NULL",
                 dialect.at("$2")
             );
@@ -156,7 +156,7 @@ async fn obey(txn: &DatabaseTransaction, request: &ControlRequest) -> Result<Obe
         }
         ControlAction::Reset => {
             let cursor = format!(
-                "SELECT {} AS cursor FROM billing_job_state WHERE job = $1",
+                "SELECT {} AS cursor FROM scheduler_jobs WHERE job = $1",
                 dialect.micros("cursor_at")
             );
             let row = txn.query_one_raw(statement(txn, &cursor, [job.into()])).await?;
@@ -166,34 +166,34 @@ async fn obey(txn: &DatabaseTransaction, request: &ControlRequest) -> Result<Obe
             changed(json!({ "cursor": instant(cursor)? }), json!("reset"))
         }
         ControlAction::Cancel { .. } => {
-            let withdraw = "DELETE FROM billing_job_requests WHERE job = $1 AND kind <> 'cancel'";
+            let withdraw = "DELETE FROM scheduler_requests WHERE job = $1 AND kind <> 'cancel'";
             let withdrawn = txn.execute_raw(statement(txn, withdraw, [job.into()])).await?.rows_affected();
             // A job that each node runs by itself has no plan, and the claim that is meant is none.
             let claim = format!(
-                "SELECT CASE WHEN holder IS NOT NULL AND expires_at > {} THEN fence
-                             WHEN schedule IS NULL THEN 0 ELSE -1 END AS fence, {} AS retrying
-                   FROM billing_job_state WHERE job = $1",
+                "SELECT CASE WHEN holder IS NOT NULL AND expires_at > {} THEN fencing_token
+                             WHEN schedule IS NULL THEN 0 ELSE -1 END AS fencing_token, {} AS retrying
+                   FROM scheduler_jobs WHERE job = $1",
                 dialect.now(),
                 dialect.micros("retry_scheduled_at"),
             );
             let row = txn.query_one_raw(statement(txn, &claim, [job.into()])).await?;
-            let (fence, retrying): (i64, Option<i64>) = match row {
-                Some(row) => (row.try_get("", "fence")?, row.try_get("", "retrying")?),
+            let (fencing_token, retrying): (i64, Option<i64>) = match row {
+                Some(row) => (row.try_get("", "fencing_token")?, row.try_get("", "retrying")?),
                 None => (0, None),
             };
             let stale = format!(
-                "DELETE FROM billing_job_requests WHERE kind = 'cancel' AND requested_at < {}",
+                "DELETE FROM scheduler_requests WHERE kind = 'cancel' AND requested_at < {}",
                 dialect.in_ms("$1")
             );
             txn.execute_raw(statement(txn, &stale, [(-3_600_000_i64).into()])).await?;
-            if fence >= 0 {
-                open(txn, request, Some(fence)).await?;
+            if fencing_token >= 0 {
+                open(txn, request, Some(fencing_token)).await?;
             } else if withdrawn == 0 && retrying.is_none() {
                 return unchanged("nobody runs it");
             }
             let retrying = retrying.map(instant).transpose()?;
             changed(
-                json!({ "asked_for": withdrawn, "fence": (fence > 0).then_some(fence), "retrying": retrying }),
+                json!({ "asked_for": withdrawn, "fencing_token": (fencing_token > 0).then_some(fencing_token), "retrying": retrying }),
                 json!("cancelled"),
             )
         }
@@ -209,11 +209,15 @@ async fn open_pause(txn: &DatabaseTransaction, job: &str) -> Result<Option<Pause
     Ok(pauses(open.as_deref())?.pop().map(|(_, pause)| pause))
 }
 
-async fn open(txn: &DatabaseTransaction, request: &ControlRequest, fence: Option<i64>) -> Result<(), DbErr> {
+async fn open(
+    txn: &DatabaseTransaction,
+    request: &ControlRequest,
+    fencing_token: Option<i64>,
+) -> Result<(), DbErr> {
     let dialect = Dialect::of(txn.get_database_backend());
     let insert = format!(
-        "INSERT INTO billing_job_requests
-                (id, job, kind, scheduled_at, fence, requested_at, requested_by, reason)
+        "INSERT INTO scheduler_requests
+                (id, job, kind, scheduled_at, fencing_token, requested_at, requested_by, reason)
          VALUES ({}, $2, $3, {}, {}, {}, $7, $8)",
         dialect.cast("$1", "uuid"),
         dialect.at("$4"),
@@ -229,7 +233,7 @@ async fn open(txn: &DatabaseTransaction, request: &ControlRequest, fence: Option
         request.job.as_str().into(),
         request.action.as_str().into(),
         scheduled_at.into(),
-        fence.into(),
+        fencing_token.into(),
         request.at.timestamp_micros().into(),
         request.by.as_str().into(),
         request.reason.as_deref().into(),
@@ -240,8 +244,8 @@ async fn open(txn: &DatabaseTransaction, request: &ControlRequest, fence: Option
 
 pub(crate) async fn jobs(db: &DatabaseConnection) -> Result<Vec<JobRow>, DbErr> {
     let newest = format!(
-        "SELECT {} FROM billing_job_state s JOIN billing_job_runs r ON r.id =
-                (SELECT n.id FROM billing_job_runs n WHERE n.job = s.job ORDER BY n.started_at DESC, n.id DESC LIMIT 1)",
+        "SELECT {} FROM scheduler_jobs s JOIN scheduler_runs r ON r.id =
+                (SELECT n.id FROM scheduler_runs n WHERE n.job = s.job ORDER BY n.started_at DESC, n.id DESC LIMIT 1)",
         run_columns(Dialect::of(db.get_database_backend()))
     );
     let txn = begin_read(db).await?;
@@ -267,10 +271,10 @@ pub(super) async fn late(line: &Line, dialect: Dialect, now: DateTime<Utc>) -> R
 /// How the jobs stand for which the condition holds, without their last runs.
 fn states(dialect: Dialect, condition: &str, values: impl IntoIterator<Item = Value>) -> Statement {
     let sql = format!(
-        "SELECT s.job, s.fence, {state}, {expires} AS expires_at,
+        "SELECT s.job, s.fencing_token, {state}, {expires} AS expires_at,
                 CASE WHEN s.holder IS NOT NULL AND s.expires_at > {now} THEN s.holder END AS holder,
                 {pauses} AS pauses
-           FROM billing_job_state s WHERE {condition}",
+           FROM scheduler_jobs s WHERE {condition}",
         state = dialect.state_columns("s."),
         expires = dialect.micros("s.expires_at"),
         now = dialect.now(),
@@ -292,7 +296,7 @@ fn job(row: &QueryResult) -> Result<JobRow, DbErr> {
         None => None,
         Some(name) => Some(Holder {
             name,
-            fencing_token: FencingToken(row.try_get("", "fence")?),
+            fencing_token: FencingToken(row.try_get("", "fencing_token")?),
             expires_at: instant(row.try_get("", "expires_at")?)?,
         }),
     };
@@ -340,7 +344,7 @@ pub(crate) async fn runs(db: &DatabaseConnection, filter: &RunFilter) -> Result<
         if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
     let limit = if *limit == 0 { String::new() } else { format!("LIMIT {limit}") };
     let sql = format!(
-        "SELECT {} FROM billing_job_runs r {all} ORDER BY r.started_at DESC, r.id DESC {limit}",
+        "SELECT {} FROM scheduler_runs r {all} ORDER BY r.started_at DESC, r.id DESC {limit}",
         run_columns(dialect)
     );
     let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
@@ -351,7 +355,7 @@ fn run_columns(dialect: Dialect) -> String {
     let micros = |column: &str| format!("{} AS {column}", dialect.micros(&format!("r.{column}")));
     let text = |column: &str| format!("{} AS {column}", dialect.cast(&format!("r.{column}"), "text"));
     format!(
-        "r.job, r.node, r.status, r.triggered_by, r.fence, r.daemon, r.items, r.reason, r.error, r.scheduled_count,
+        "r.job, r.node, r.status, r.cause, r.fencing_token, r.daemon_id, r.items, r.reason, r.error, r.scheduled_count,
          {}, {}, {} AS attempt",
         ["scheduled_at", "scheduled_from", "started_at", "finished_at"].map(micros).join(", "),
         ["id", "request_id", "details"].map(text).join(", "),
@@ -363,7 +367,7 @@ fn run(row: &QueryResult) -> Result<RunRow, DbErr> {
     let text = |column| row.try_get::<String>("", column);
     let at = |column| instant(row.try_get("", column)?);
     let number = |column| row.try_get::<i64>("", column);
-    let unknown = |what: &str| DbErr::Type(format!("{what} in billing_job_runs is none that is known"));
+    let unknown = |what: &str| DbErr::Type(format!("{what} in scheduler_runs is none that is known"));
     let from: Option<i64> = row.try_get("", "scheduled_from")?;
     let details: Option<String> = row.try_get("", "details")?;
     let request: Option<String> = row.try_get("", "request_id")?;
@@ -381,9 +385,9 @@ fn run(row: &QueryResult) -> Result<RunRow, DbErr> {
         scheduled_at: at("scheduled_at")?,
         range: stretch,
         status: RunStatus::of(&text("status")?).ok_or_else(|| unknown("a status"))?,
-        cause: RunCause::of(&text("triggered_by")?).ok_or_else(|| unknown("a trigger"))?,
+        cause: RunCause::of(&text("cause")?).ok_or_else(|| unknown("a cause"))?,
         attempt: u32::try_from(number("attempt")?).unwrap_or_default(),
-        fencing_token: FencingToken(number("fence")?),
+        fencing_token: FencingToken(number("fencing_token")?),
         started_at: at("started_at")?,
         finished_at: at("finished_at")?,
         items: number("items")?.unsigned_abs(),
@@ -392,7 +396,7 @@ fn run(row: &QueryResult) -> Result<RunRow, DbErr> {
         error: row.try_get("", "error")?,
         details: details.and_then(|details| serde_json::from_str(&details).ok()).unwrap_or_default(),
     };
-    Ok(RunRow { run, daemon_id: text("daemon")? })
+    Ok(RunRow { run, daemon_id: text("daemon_id")? })
 }
 
 /// The pauses in a text of [`Dialect::pauses`], oldest first, each with its job.
@@ -411,11 +415,13 @@ pub(super) fn pauses(text: Option<&str>) -> Result<Vec<(String, Pause)>, DbErr> 
 pub(super) fn requests(text: Option<&str>) -> Result<Vec<ControlRequest>, DbErr> {
     type Row = (Uuid, String, String, Option<i64>, Option<i64>, i64, String, Option<String>);
     let mut requests = Vec::new();
-    for (id, job, kind, scheduled_at, fence, at, by, reason) in list::<Row>(text)? {
-        let what = match (kind.as_str(), scheduled_at, fence) {
+    for (id, job, kind, scheduled_at, fencing_token, at, by, reason) in list::<Row>(text)? {
+        let what = match (kind.as_str(), scheduled_at, fencing_token) {
             ("replay", Some(at), _) => ControlAction::Replay { scheduled_at: instant(at)? },
             ("reset", ..) => ControlAction::Reset,
-            ("cancel", _, Some(fence)) => ControlAction::Cancel { fencing_token: FencingToken(fence) },
+            ("cancel", _, Some(fencing_token)) => {
+                ControlAction::Cancel { fencing_token: FencingToken(fencing_token) }
+            }
             _ => ControlAction::RunNow,
         };
         requests.push(ControlRequest { id, job, action: what, by, reason, at: instant(at)? });

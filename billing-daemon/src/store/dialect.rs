@@ -81,14 +81,15 @@ impl Dialect {
     pub(super) fn pauses(self, condition: &str) -> String {
         let (since, until) = (self.micros("p.paused_at"), self.micros("p.resumed_at"));
         let columns = format!("p.job, {since}, {until}, p.paused_by, p.reason");
-        self.list(&columns, "billing_job_pauses p", condition)
+        self.list(&columns, "scheduler_pauses p", condition)
     }
 
     /// The requests `q` for which the condition holds, as one text for [`requests`](super::control::requests).
     pub(super) fn requests(self, condition: &str) -> String {
         let (scheduled, at) = (self.micros("q.scheduled_at"), self.micros("q.requested_at"));
-        let columns = format!("q.id, q.job, q.kind, {scheduled}, q.fence, {at}, q.requested_by, q.reason");
-        self.list(&columns, "billing_job_requests q", condition)
+        let columns =
+            format!("q.id, q.job, q.kind, {scheduled}, q.fencing_token, {at}, q.requested_by, q.reason");
+        self.list(&columns, "scheduler_requests q", condition)
     }
 
     fn list(self, columns: &str, table: &str, condition: &str) -> String {

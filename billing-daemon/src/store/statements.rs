@@ -32,32 +32,32 @@ impl Sql {
         let in_ms = |parameter: &str| dialect.in_ms(parameter);
         Self {
             insert_state: format!(
-                "INSERT INTO billing_job_state (job, cursor_at) VALUES ($1, {}) ON CONFLICT DO NOTHING",
+                "INSERT INTO scheduler_jobs (job, cursor_at) VALUES ($1, {}) ON CONFLICT DO NOTHING",
                 at("$2")
             ),
-            insert_fence: "INSERT INTO billing_fences (job) VALUES ($1) ON CONFLICT DO NOTHING".to_owned(),
+            insert_fence: "INSERT INTO scheduler_fencing (job) VALUES ($1) ON CONFLICT DO NOTHING".to_owned(),
             claim: claim(dialect, &format!("(holder IS NULL OR expires_at <= {now})")),
-            claim_unchanged: claim(dialect, &format!("fence = $4 AND {} = $5", micros("expires_at"))),
+            claim_unchanged: claim(dialect, &format!("fencing_token = $4 AND {} = $5", micros("expires_at"))),
             holder: format!(
-                "SELECT CASE WHEN expires_at > {now} THEN holder END AS holder, fence, coalesce({}, 0) AS expires_at
-                   FROM billing_job_state WHERE job = $1",
+                "SELECT CASE WHEN expires_at > {now} THEN holder END AS holder, fencing_token, coalesce({}, 0) AS expires_at
+                   FROM scheduler_jobs WHERE job = $1",
                 micros("expires_at")
             ),
-            raise: "UPDATE billing_fences SET fence = $2 WHERE job = $1 AND fence < $2".to_owned(),
+            raise: "UPDATE scheduler_fencing SET fencing_token = $2 WHERE job = $1 AND fencing_token < $2".to_owned(),
             renew: format!(
-                "UPDATE billing_job_state SET expires_at = {}, updated_at = {now}
-                  WHERE job = $1 AND fence = $2 AND holder = $3 AND expires_at > {now}",
+                "UPDATE scheduler_jobs SET expires_at = {}, updated_at = {now}
+                  WHERE job = $1 AND fencing_token = $2 AND holder = $3 AND expires_at > {now}",
                 in_ms("$4")
             ),
             record: record(dialect, false),
             finish: record(dialect, true),
             close: dialect.is_sqlite().then(|| {
                 let closed = closed(dialect, "$2", "$3");
-                format!("DELETE FROM billing_job_requests AS q WHERE q.job = $1 AND ({closed})")
+                format!("DELETE FROM scheduler_requests AS q WHERE q.job = $1 AND ({closed})")
             }),
             append: append(dialect),
             release: format!(
-                "UPDATE billing_job_state SET {} WHERE job = $1 AND fence = $2 AND holder = $3",
+                "UPDATE scheduler_jobs SET {} WHERE job = $1 AND fencing_token = $2 AND holder = $3",
                 give_back(dialect, &["$4", "$5", "$6", "$7"].map(str::to_owned))
             ),
         }
@@ -67,30 +67,30 @@ impl Sql {
 /// A claim of the lease row under this condition.
 fn claim(dialect: Dialect, condition: &str) -> String {
     let claim = format!(
-        "UPDATE billing_job_state
-            SET fence = 1 + CASE WHEN fence > f.newest THEN fence ELSE f.newest END, holder = $2,
+        "UPDATE scheduler_jobs
+            SET fencing_token = 1 + CASE WHEN fencing_token > f.newest THEN fencing_token ELSE f.newest END, holder = $2,
                 expires_at = {expires}, updated_at = {now}
-           FROM (SELECT job AS fenced, fence AS newest FROM billing_fences) AS f
+           FROM (SELECT job AS fenced, fencing_token AS newest FROM scheduler_fencing) AS f
           WHERE f.fenced = job AND job = $1 AND {condition}
-      RETURNING fence, {state}, {pauses} AS pauses, {requests} AS requests",
+      RETURNING fencing_token, {state}, {pauses} AS pauses, {requests} AS requests",
         expires = dialect.in_ms("$3"),
         now = dialect.now(),
         state = dialect.state_columns(""),
         pauses = dialect
-            .pauses("p.job = billing_job_state.job AND (p.resumed_at IS NULL OR p.resumed_at > cursor_at OR p.resumed_at > retry_scheduled_at)"),
-        requests = dialect.requests("q.job = billing_job_state.job AND q.kind <> 'cancel'"),
+            .pauses("p.job = scheduler_jobs.job AND (p.resumed_at IS NULL OR p.resumed_at > cursor_at OR p.resumed_at > retry_scheduled_at)"),
+        requests = dialect.requests("q.job = scheduler_jobs.job AND q.kind <> 'cancel'"),
     );
     if dialect.is_sqlite() {
         return claim;
     }
-    // If nobody works under an older number, the fence is raised at once. Otherwise that takes a transaction of its own, and the
+    // If nobody works under an older number, the panel guard is raised at once. Otherwise that takes a transaction of its own, and the
     // claim is there for all to see while it waits.
     format!(
         "WITH claimed AS ({claim}),
-              free AS (SELECT f.job, c.fence FROM claimed c JOIN billing_fences f ON f.job = $1
+              free AS (SELECT f.job, c.fencing_token FROM claimed c JOIN scheduler_fencing f ON f.job = $1
                           FOR NO KEY UPDATE OF f SKIP LOCKED),
-              raised AS (UPDATE billing_fences f SET fence = free.fence FROM free
-                          WHERE f.job = free.job AND f.fence < free.fence RETURNING f.job)
+              raised AS (UPDATE scheduler_fencing f SET fencing_token = free.fencing_token FROM free
+                          WHERE f.job = free.job AND f.fencing_token < free.fencing_token RETURNING f.job)
          SELECT claimed.*, EXISTS (SELECT 1 FROM raised) AS raised FROM claimed"
     )
 }
@@ -99,7 +99,7 @@ fn claim(dialect: Dialect, condition: &str) -> String {
 fn append(dialect: Dialect) -> String {
     let (at, cast) = (|parameter| dialect.at(parameter), |parameter, kind| dialect.cast(parameter, kind));
     format!(
-        "INSERT INTO billing_job_runs (id, job, node, scheduled_at, status, triggered_by, attempt, fence, daemon,
+        "INSERT INTO scheduler_runs (id, job, node, scheduled_at, status, cause, attempt, fencing_token, daemon_id,
                                        started_at, finished_at, lateness_ms, items, reason, error, details,
                                        scheduled_from, scheduled_count, request_id)
          SELECT {id}, $2, $3, {scheduled}, $5, $6, {attempt}, $8, $9, {started}, {finished}, $12, $13, $14, $15,
@@ -121,16 +121,16 @@ fn record(dialect: Dialect, last: bool) -> String {
     // On PostgreSQL these parameters stand behind those of the run's row.
     let numbered =
         |number: usize| format!("${}", if dialect.is_sqlite() { number } else { RUN_VALUES + number });
-    let [job, fence, holder, cursor, scheduled, not_before, failed, ran, error] =
+    let [job, fencing_token, holder, cursor, scheduled, not_before, failed, ran, error] =
         [1, 2, 3, 4, 5, 6, 7, 8, 9].map(numbered);
     let left = [10, 11, 12, 13].map(numbered);
     let moved = format!(
-        "UPDATE billing_job_state
+        "UPDATE scheduler_jobs
             SET cursor_at = {cursor}, retry_scheduled_at = {scheduled}, retry_not_before = {not_before},
                 failed_attempts = {failed}, last_error = CASE WHEN {ran} THEN {error} ELSE last_error END,
                 updated_at = {now}{left}
-          WHERE job = {job} AND fence = {fence} AND holder = {holder}
-            AND EXISTS (SELECT 1 FROM billing_fences f WHERE f.job = {job} AND f.fence = {fence})",
+          WHERE job = {job} AND fencing_token = {fencing_token} AND holder = {holder}
+            AND EXISTS (SELECT 1 FROM scheduler_fencing f WHERE f.job = {job} AND f.fencing_token = {fencing_token})",
         cursor = dialect.at(&cursor),
         scheduled = dialect.at(&scheduled),
         not_before = dialect.at(&not_before),
@@ -144,17 +144,17 @@ fn record(dialect: Dialect, last: bool) -> String {
     }
     format!(
         "WITH moved AS ({moved} RETURNING job),
-              closed AS (DELETE FROM billing_job_requests q USING moved WHERE q.job = moved.job AND ({closed}))
+              closed AS (DELETE FROM scheduler_requests q USING moved WHERE q.job = moved.job AND ({closed}))
          {append} FROM moved",
-        closed = closed(dialect, &fence, "$19"),
+        closed = closed(dialect, &fencing_token, "$19"),
         append = append(dialect),
     )
 }
 
 /// The request `q` that a run answers, and every wish to cancel it.
-fn closed(dialect: Dialect, fence: &str, request: &str) -> String {
+fn closed(dialect: Dialect, fencing_token: &str, request: &str) -> String {
     let request = dialect.cast(request, "uuid");
-    format!("q.id = {request} OR q.kind = 'cancel' AND q.fence BETWEEN 1 AND {fence}")
+    format!("q.id = {request} OR q.kind = 'cancel' AND q.fencing_token BETWEEN 1 AND {fencing_token}")
 }
 
 /// Nobody holds the job, and this is expected of it.
@@ -179,17 +179,31 @@ impl Sql {
             "(holder IS NULL OR expires_at <=",
             "(true OR expires_at <=",
         );
-        instead("fence-not-raised", &mut self.raise, "SET fence = $2", "SET fence = fence");
-        let [job, fence, holder] = if self.close.is_some() { [1, 2, 3] } else { [20, 21, 22] };
+        instead(
+            "token-not-raised",
+            &mut self.raise,
+            "SET fencing_token = $2",
+            "SET fencing_token = fencing_token",
+        );
+        let [job, fencing_token, holder] = if self.close.is_some() { [1, 2, 3] } else { [20, 21, 22] };
         if self.close.is_none() {
-            instead("fence-not-raised", &mut self.claim, "SET fence = free.fence", "SET fence = f.fence");
+            instead(
+                "token-not-raised",
+                &mut self.claim,
+                "SET fencing_token = free.fencing_token",
+                "SET fencing_token = f.fencing_token",
+            );
         }
         let newest = format!(
-            "AND EXISTS (SELECT 1 FROM billing_fences f WHERE f.job = ${job} AND f.fence = ${fence})"
+            "AND EXISTS (SELECT 1 FROM scheduler_fencing f WHERE f.job = ${job} AND f.fencing_token = ${fencing_token})"
         );
         for sql in [&mut self.record, &mut self.finish] {
             without("record-unfenced", sql, &newest);
-            without("record-unfenced", sql, &format!("AND fence = ${fence} AND holder = ${holder}"));
+            without(
+                "record-unfenced",
+                sql,
+                &format!("AND fencing_token = ${fencing_token} AND holder = ${holder}"),
+            );
         }
         self
     }

@@ -49,7 +49,7 @@ pub async fn audit_until(
     let Some(chain) = record::verify_until(db, &stop).await? else { return Ok(None) };
     audit.checked += chain.rows;
     audit.violations.extend(chain.broken.map(|id| {
-        let detail = format!("row {id} of billing_job_audit was changed, or the row before it was removed");
+        let detail = format!("row {id} of scheduler_audit_log was changed, or the row before it was removed");
         Violation::new("record_chain", detail, TAMPERED)
     }));
     Ok(Some(audit))

@@ -221,7 +221,7 @@ impl Work<'_> {
         }
     }
 
-    /// The fence tells machines apart by their labels.
+    /// The panel guard tells machines apart by their labels.
     async fn labels(&mut self) -> Result<(), DbErr> {
         if self.txn.get_database_backend() == DbBackend::Sqlite {
             return Ok(());
@@ -234,7 +234,7 @@ impl Work<'_> {
             let (organization, label) = (columns::lossy(&row, "organization"), columns::lossy(&row, "label"));
             let machines: i64 = row.try_get("", "machines")?;
             let sentence = format!(
-                "{machines} machines of organization {organization} are called `{label}`: behind the fence the panel cannot \
+                "{machines} machines of organization {organization} are called `{label}`: behind the panel guard the panel cannot \
                  charge them"
             );
             self.find("duplicate_label", sentence);
@@ -419,7 +419,7 @@ fn wallets_sql(backend: DbBackend) -> String {
         "SELECT w.id, w.organization_id, {balance}, w.currency, b.wallet_id IS NOT NULL,
                 coalesce(t.ledger, 0), {id_text}
            FROM wallets w
-           LEFT JOIN billing_wallets b ON b.wallet_id = w.id
+           LEFT JOIN billing_wallet_openings b ON b.wallet_id = w.id
            LEFT JOIN (SELECT organization_id, {sum} AS ledger FROM payment_transactions
                        WHERE status = 'completed' AND {is_amount} GROUP BY organization_id) t
                   ON t.organization_id = w.organization_id

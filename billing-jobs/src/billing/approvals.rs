@@ -137,7 +137,7 @@ pub(super) async fn in_force(db: &DatabaseConnection, as_of: Micros) -> Result<A
         _ => format!("at > now() - interval '{} seconds'", APPROVED_FOR.num_seconds()),
     };
     let sql = format!(
-        "SELECT details FROM billing_job_audit WHERE action = $1 AND job = $2 AND {not_older} ORDER BY id"
+        "SELECT details FROM scheduler_audit_log WHERE action = $1 AND job = $2 AND {not_older} ORDER BY id"
     );
     let rows = query_all(db, statement(db, &sql, [APPROVE.into(), BILLING_JOB.into()])).await?;
     let mut approvals = Approvals::default();

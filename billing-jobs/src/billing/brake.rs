@@ -267,7 +267,7 @@ async fn recent(db: &DatabaseConnection) -> Result<Vec<Sums>, DbErr> {
     };
     let sql = format!(
         "SELECT {details} AS details
-           FROM (SELECT details, status, items, started_at FROM billing_job_runs
+           FROM (SELECT details, status, items, started_at FROM scheduler_runs
                   WHERE job = $1 ORDER BY started_at DESC LIMIT $2) AS runs
           WHERE status = 'done' AND items > 0 AND {hours} > 0
           ORDER BY started_at DESC LIMIT $3"
@@ -516,7 +516,7 @@ async fn newest(db: &DatabaseConnection, action: &str, limit: u32) -> Result<Vec
         _ => "floor(extract(epoch FROM now() - at) / 3600)::bigint".to_owned(),
     };
     let sql = format!(
-        "SELECT id, details, {age} AS age FROM billing_job_audit WHERE action = $1 AND job = $2 ORDER BY id DESC LIMIT {limit}"
+        "SELECT id, details, {age} AS age FROM scheduler_audit_log WHERE action = $1 AND job = $2 ORDER BY id DESC LIMIT {limit}"
     );
     let rows = query_all(db, statement(db, &sql, [action.into(), BILLING_JOB.into()])).await?;
     let row = |row: &QueryResult| {

@@ -129,7 +129,7 @@ async fn find(pass: &Pass<'_>) -> Result<(Vec<Gone>, Findings), DbErr> {
     Ok((found, unreadable))
 }
 
-/// Writes one page under the fence of the run; whether that is still the newest.
+/// Writes one page under the panel guard of the run; whether that is still the newest.
 async fn record(pass: &Pass<'_>, page: &[Gone]) -> Result<bool, DbErr> {
     let Mode::Commit(token) = pass.run.mode else { return Ok(true) };
     let sql = &pass.biller.sql;

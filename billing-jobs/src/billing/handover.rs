@@ -52,16 +52,16 @@ pub(super) async fn begin_alone(
         let values = [0_i64.into(), BILLING_JOB.into()];
         txn.query_one_raw(statement(&txn, settings, values)).await.map_err(&failed)?;
     }
-    let row = "INSERT INTO billing_fences (job) VALUES ($1) ON CONFLICT DO NOTHING";
+    let row = "INSERT INTO scheduler_fencing (job) VALUES ($1) ON CONFLICT DO NOTHING";
     txn.execute_raw(statement(&txn, row, [BILLING_JOB.into()])).await.map_err(&failed)?;
     let (lock, now) = match txn.get_database_backend() {
         DbBackend::Sqlite => ("", SQLITE_NOW),
         _ => ("FOR NO KEY UPDATE", "now()"),
     };
-    let fence = format!("SELECT fence FROM billing_fences WHERE job = $1 {lock}");
-    txn.query_one_raw(statement(&txn, &fence, [BILLING_JOB.into()])).await.map_err(&failed)?;
+    let fencing_token = format!("SELECT fencing_token FROM scheduler_fencing WHERE job = $1 {lock}");
+    txn.query_one_raw(statement(&txn, &fencing_token, [BILLING_JOB.into()])).await.map_err(&failed)?;
     let lease = format!(
-        "SELECT holder FROM billing_job_state WHERE job = $1 AND holder IS NOT NULL AND expires_at > {now}"
+        "SELECT holder FROM scheduler_jobs WHERE job = $1 AND holder IS NOT NULL AND expires_at > {now}"
     );
     let lease = txn.query_one_raw(statement(&txn, &lease, [BILLING_JOB.into()])).await.map_err(&failed)?;
     match lease {

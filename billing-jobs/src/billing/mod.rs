@@ -1,10 +1,11 @@
-//! Billing: every due hour charged once, batch by batch, each batch in one transaction under the fence.
+//! Billing: every due hour charged once, batch by batch, each batch in one transaction under the panel guard.
 
 mod adopt;
 mod approvals;
 pub mod brake;
 mod decide;
 mod deleted;
+mod fencing;
 mod findings;
 mod handover;
 mod id;
@@ -203,12 +204,12 @@ impl From<&BeyondLimitRow<'_>> for BeyondLimit {
 #[derive(Debug, thiserror::Error)]
 pub enum BillingError {
     /// Another daemon has claimed the job since.
-    #[error("the fence of this run is no longer the newest: another daemon bills")]
+    #[error("the panel guard of this run is no longer the newest: another daemon bills")]
     Fenced,
     /// The panel could charge the same hours.
     #[error(
         "the panel guard that billing relies on is missing, disabled or not the one of this version, so the panel could charge the \
-         same hours: nothing more is charged. Run `billing-daemon fence install`; or, if the panel's billing is switched off, set \
+         same hours: nothing more is charged. Run `billing-daemon guard install`; or, if the panel's billing is switched off, set \
          `panel-billing = \"off\"` in the [daemon] section of jobs.toml and restart the daemon"
     )]
     Unguarded,
@@ -529,10 +530,11 @@ impl Biller {
 
     /// Notes under `fence` that billing works, and after which time without that the panel may bill. Heartbeats and the panel guard
     /// read both.
-    pub async fn mark_worked(&self, fence: FencingToken) -> Result<(), DbErr> {
+    pub async fn mark_worked(&self, fencing_token: FencingToken) -> Result<(), DbErr> {
         // More than an interval of PostgreSQL can be is as good as without end.
         let seconds = i32::try_from(self.settings.hand_back_after.as_secs()).unwrap_or(i32::MAX);
-        let values: [Value; 3] = [BILLING_JOB.into(), fence.0.into(), i64::from(seconds.max(1)).into()];
+        let values: [Value; 3] =
+            [BILLING_JOB.into(), fencing_token.0.into(), i64::from(seconds.max(1)).into()];
         execute(&self.db, statement(&self.db, &self.sql.mark_worked, values)).await.map(drop)
     }
 

@@ -17,8 +17,8 @@ impl Statements {
         }
         // PostgreSQL numbers its parameters with a dollar sign, SQLite with a question mark.
         let number = if self.settings.is_some() { "$" } else { "?" };
-        let fences = format!("AND f.fence = {number}2 AND s.fence = {number}2");
-        instead("no-fence-check", &mut self.check_fence, &fences, &format!("AND {number}2 > 0"));
+        let fences = format!("AND f.fencing_token = {number}2 AND s.fencing_token = {number}2");
+        instead("no-fencing-check", &mut self.check_fence, &fences, &format!("AND {number}2 > 0"));
         if self.settings.is_some() {
             without("no-wallet-lock", &mut self.lock_wallets, "FOR NO KEY UPDATE OF w");
             let unchanged = "AND m.billed_through = (timestamptz 'epoch' + d.billed_through_before * interval '1 microsecond')";

@@ -18,6 +18,7 @@ use super::{
     approvals::Approvals,
     brake::{Brake, Overrun},
     decide::{Instance as Machine, Posting, Terms, Wallet, decide},
+    fencing::is_newest,
     findings::Findings,
     id::Id,
     pace,
@@ -33,7 +34,6 @@ use crate::{
         Fault, SQLITE_LOG_PAGES, begin, begin_read, begin_reading, code, explained, fault, statement,
         write_back,
     },
-    fence,
     hold::{Hold, Reason},
     measured,
     period::Micros,
@@ -378,7 +378,7 @@ impl Pass<'_> {
         self.insist("find who is due", read).await
     }
 
-    /// Begins a transaction outside of the batches that writes under the fence of the run; none if that is no longer the newest.
+    /// Begins a transaction outside of the batches that writes under the panel guard of the run; none if that is no longer the newest.
     pub(super) async fn begin_fenced(
         &self,
         token: FencingToken,
@@ -388,7 +388,7 @@ impl Pass<'_> {
         if let Some(settings) = &sql.settings {
             txn.query_one_raw(statement(&txn, settings, [token.0.into(), BILLING_JOB.into()])).await?;
         }
-        if !fence::is_newest(&txn, &sql.check_fence, token).await? {
+        if !is_newest(&txn, &sql.check_fence, token).await? {
             txn.rollback().await?;
             return Ok(None);
         }
@@ -582,22 +582,25 @@ impl Pass<'_> {
     ) -> Result<Posting<'a>, Kind> {
         let Biller { sql, panel, .. } = self.biller;
         let step = |doing| trace::step(panel.backend, doing);
-        let fence = match self.run.mode {
-            Mode::Commit(fence) => Some(fence.0),
+        let fencing_token = match self.run.mode {
+            Mode::Commit(fencing_token) => Some(fencing_token.0),
             Mode::DryRun => None,
         };
-        let guarded = sql.guarded_settings.as_ref().filter(|_| self.biller.needs_guard && fence.is_some());
+        let guarded =
+            sql.guarded_settings.as_ref().filter(|_| self.biller.needs_guard && fencing_token.is_some());
         if let Some(limits) = guarded.or(sql.settings.as_ref()) {
             testing::before_statement();
-            let limits = statement(txn, limits, [fence.into(), BILLING_JOB.into()]);
+            let limits = statement(txn, limits, [fencing_token.into(), BILLING_JOB.into()]);
             let row = txn.query_one_raw(limits).instrument(step("set limits")).await?;
             if guarded.is_some() && !row.map_or(Ok(false), |row| row.try_get("", "guarded"))? {
                 return Err(Kind::Unguarded);
             }
         }
         testing::before_statement();
-        if let Mode::Commit(fence) = self.run.mode
-            && !fence::is_newest(txn, &sql.check_fence, fence).instrument(step("check the fence")).await?
+        if let Mode::Commit(fencing_token) = self.run.mode
+            && !is_newest(txn, &sql.check_fence, fencing_token)
+                .instrument(step("check the panel guard"))
+                .await?
         {
             return Err(Kind::Fenced);
         }
@@ -623,7 +626,8 @@ impl Pass<'_> {
         }
         let posting = self.decide(batch, read);
         testing::linger().await;
-        let stamp = Stamp { run: self.run.id, fence: fence.unwrap_or_default(), as_of: self.as_of };
+        let stamp =
+            Stamp { run: self.run.id, fencing_token: fencing_token.unwrap_or_default(), as_of: self.as_of };
         match post(txn, sql, stamp, &posting).await {
             Ok(()) => self.brake.admit(&posting.totals.sums).map(|()| posting).map_err(Kind::Overrun),
             Err(PostError::Database(error)) => Err(error.into()),

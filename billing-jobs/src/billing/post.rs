@@ -40,7 +40,7 @@ impl From<DbErr> for PostError {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stamp {
     pub(super) run: Uuid,
-    pub(super) fence: i64,
+    pub(super) fencing_token: i64,
     pub(super) as_of: Micros,
 }
 
@@ -55,7 +55,7 @@ pub(super) async fn post(
     let on = write.backend;
     let debits = rows::debits(&posting.charges);
     let (batch, ledger_until) = write.batch(&sql.insert_batch, stamp, posting, debits).await?;
-    write.ids(&sql.insert_openings, "billing_wallets", &posting.openings, &[]).await?;
+    write.ids(&sql.insert_openings, "billing_wallet_openings", &posting.openings, &[]).await?;
     let ledger = || rows::ledger(on, &posting.charges, ledger_until);
     let expected = usize::try_from(debits).unwrap_or(usize::MAX);
     write.rows(&sql.insert_ledger, "payment_transactions", expected, ledger).await?;
@@ -140,7 +140,7 @@ impl<'a> Writer<'a> {
         let sums = serde_json::to_string(&totals.sums).expect("numbers are always JSON");
         let values: [Value; 9] = [
             stamp.run.to_string().into(),
-            stamp.fence.into(),
+            stamp.fencing_token.into(),
             stamp.as_of.into(),
             count(totals.charged),
             count(totals.charges),

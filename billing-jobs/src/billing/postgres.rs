@@ -7,7 +7,7 @@ use super::{
     rows::postgres_rows as d,
     statements::{LEDGER_HOURS_AHEAD, Statements},
 };
-use crate::{fence, panel::Panel};
+use crate::{panel::Panel, panel_guard};
 
 /// A batch is a small part of the fleet, and each of its statements finds its rows by an index. Without this a planner whose
 /// statistics are old reads a whole table in every batch; nor is any of them worth compiling.
@@ -47,8 +47,8 @@ pub(crate) fn milliseconds(column: &str) -> String {
 fn settings() -> String {
     format!(
         "SELECT set_config('app.current_user_is_admin', 'true', true), {BY_INDEX},
-                set_config('billing.fence', coalesce($1::text, (
-                    SELECT fence::text FROM billing_fences WHERE job = $2 FOR SHARE), ''), true)"
+                set_config('billing.fencing_token', coalesce($1::text, (
+                    SELECT fencing_token::text FROM scheduler_fencing WHERE job = $2 FOR SHARE), ''), true)"
     )
 }
 
@@ -127,7 +127,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
     };
     let only = "AND i.id IN (SELECT value::uuid FROM jsonb_array_elements_text($4::jsonb))";
     let read_wallets = "SELECT w.id, w.organization_id, w.balance::text, w.currency,
-                EXISTS (SELECT FROM billing_wallets b WHERE b.wallet_id = w.id)
+                EXISTS (SELECT FROM billing_wallet_openings b WHERE b.wallet_id = w.id)
            FROM wallets w
           WHERE w.organization_id BETWEEN $1::uuid AND $2::uuid
           ORDER BY w.id";
@@ -173,10 +173,10 @@ pub(super) fn statements(panel: Panel) -> Statements {
             "WITH locked AS (INSERT INTO payment_transactions (description) SELECT NULL WHERE false)
              {}, {} AS guarded",
             settings(),
-            fence::is_effective_sql()
+            panel_guard::is_effective_sql()
         )),
-        check_fence: "SELECT 1 AS newest FROM billing_fences f JOIN billing_job_state s ON s.job = f.job
-             WHERE f.job = $1 AND f.fence = $2 AND s.fence = $2 FOR SHARE OF f"
+        check_fence: "SELECT 1 AS newest FROM scheduler_fencing f JOIN scheduler_jobs s ON s.job = f.job
+             WHERE f.job = $1 AND f.fencing_token = $2 AND s.fencing_token = $2 FOR SHARE OF f"
             .to_owned(),
         lock_wallets: format!("{read_wallets} FOR NO KEY UPDATE OF w"),
         read_wallets: read_wallets.to_owned(),
@@ -189,7 +189,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
         read_due_of: read_due(panel, only),
         read_unowned: read_present(panel, "i.organization_id IS NULL"),
         insert_batch: format!(
-            "INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, currencies, ledger_until)
+            "INSERT INTO billing_batches (run_id, fencing_token, as_of, instances, charges, held, hours, currencies, ledger_until)
              VALUES ($1::uuid, $2, {as_of}, $4::bigint::int, $5::bigint::int, $6::bigint::int, $7, $8::jsonb,
                      greatest(statement_timestamp(),
                               (SELECT max(ledger_until) FROM billing_batches
@@ -200,7 +200,7 @@ pub(super) fn statements(panel: Panel) -> Statements {
             ledger_until = micros("ledger_until"),
         ),
         insert_openings: format!(
-            "INSERT INTO billing_wallets (wallet_id, organization_id, opening_balance, opening_ledger)
+            "INSERT INTO billing_wallet_openings (wallet_id, organization_id, opening_balance, opening_ledger)
              SELECT w.id, w.organization_id, {balance},
                     coalesce((SELECT sum(t.amount * 10000)::bigint FROM payment_transactions t
                                WHERE t.organization_id = w.organization_id AND t.status = 'completed'
@@ -357,9 +357,9 @@ pub(super) fn statements(panel: Panel) -> Statements {
                           WHERE b.run_id = $1::uuid GROUP BY c.key) AS of_each)::text AS currencies
                FROM billing_batches WHERE run_id = $1::uuid"
             .to_owned(),
-        is_guarded: Some(format!("SELECT {} AS guarded", fence::is_effective_sql())),
-        mark_worked: "UPDATE billing_fences SET worked_at = now(), hand_back_after_seconds = $3
-             WHERE job = $1 AND fence = $2"
+        is_guarded: Some(format!("SELECT {} AS guarded", panel_guard::is_effective_sql())),
+        mark_worked: "UPDATE scheduler_fencing SET last_success_at = now(), hand_back_after_seconds = $3
+             WHERE job = $1 AND fencing_token = $2"
             .to_owned(),
     }
 }

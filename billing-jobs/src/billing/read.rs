@@ -71,7 +71,7 @@ pub(super) fn wallet(row: &QueryResult) -> Option<Wallet> {
     let organization = id(row, 1, "wallets.organization_id").ok()?;
     let read = || {
         let currency = Currency::of_column(optional_text(row, 3, "wallets.currency")?);
-        Ok((id(row, 0, "wallets.id")?, currency, value(row, 4, "billing_wallets")?))
+        Ok((id(row, 0, "wallets.id")?, currency, value(row, 4, "billing_wallet_openings")?))
     };
     let (id, currency, opened, balance) = match read() {
         Ok((id, currency, opened)) => {

@@ -113,12 +113,12 @@ impl Biller {
                            WHERE heartbeat_at IS NOT NULL OR status <> 'stopped'";
         release.heartbeats = txn.execute_raw(statement(txn, heartbeats, [])).await?.rows_affected();
         // Whoever still holds a number, asleep somewhere, is shut out.
-        let fence = "UPDATE billing_fences
-                        SET worked_at = NULL,
-                            fence = fence + CASE WHEN fence = (SELECT s.fence FROM billing_job_state s WHERE s.job = $1)
+        let fencing_token = "UPDATE scheduler_fencing
+                        SET last_success_at = NULL,
+                            fencing_token = fencing_token + CASE WHEN fencing_token = (SELECT s.fencing_token FROM scheduler_jobs s WHERE s.job = $1)
                                                  THEN 1 ELSE 0 END
                       WHERE job = $1";
-        txn.execute_raw(statement(txn, fence, [BILLING_JOB.into()])).await?;
+        txn.execute_raw(statement(txn, fencing_token, [BILLING_JOB.into()])).await?;
         Ok(release)
     }
 }

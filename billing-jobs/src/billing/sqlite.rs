@@ -37,7 +37,7 @@ const NOW_TEXT: &str = "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')";
 
 /// A transaction that writes is alone, so that nothing needs a lock of its own.
 const READ_WALLETS: &str = "SELECT w.id, w.organization_id, w.balance, w.currency,
-            EXISTS (SELECT 1 FROM billing_wallets b WHERE b.wallet_id = w.id)
+            EXISTS (SELECT 1 FROM billing_wallet_openings b WHERE b.wallet_id = w.id)
        FROM wallets w
       WHERE w.organization_id BETWEEN CAST(?1 AS TEXT) AND CAST(?2 AS TEXT)
       ORDER BY w.id";
@@ -131,8 +131,8 @@ pub(super) fn statements() -> Statements {
         plan_settings: None,
         settings: None,
         guarded_settings: None,
-        check_fence: "SELECT 1 AS newest FROM billing_fences f JOIN billing_job_state s ON s.job = f.job
-             WHERE f.job = ?1 AND f.fence = ?2 AND s.fence = ?2"
+        check_fence: "SELECT 1 AS newest FROM scheduler_fencing f JOIN scheduler_jobs s ON s.job = f.job
+             WHERE f.job = ?1 AND f.fencing_token = ?2 AND s.fencing_token = ?2"
             .to_owned(),
         read_wallets: READ_WALLETS.to_owned(),
         lock_wallets: READ_WALLETS.to_owned(),
@@ -141,7 +141,7 @@ pub(super) fn statements() -> Statements {
         read_due_of: read_due("AND i.id IN (SELECT value FROM json_each(?4))"),
         read_unowned: read_present("i.organization_id IS NULL"),
         insert_batch: format!(
-            "INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, currencies, ledger_until)
+            "INSERT INTO billing_batches (run_id, fencing_token, as_of, instances, charges, held, hours, currencies, ledger_until)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,
                      max({SQLITE_NOW},
                          coalesce((SELECT max(ledger_until) FROM billing_batches
@@ -149,7 +149,7 @@ pub(super) fn statements() -> Statements {
              RETURNING id, ledger_until"
         ),
         insert_openings: format!(
-            "INSERT INTO billing_wallets (wallet_id, organization_id, opening_balance, opening_ledger)
+            "INSERT INTO billing_wallet_openings (wallet_id, organization_id, opening_balance, opening_ledger)
              SELECT w.id, w.organization_id, w.balance,
                     coalesce((SELECT sum(t.amount) FROM payment_transactions t
                                WHERE t.organization_id = w.organization_id AND t.status = 'completed'
@@ -249,7 +249,7 @@ pub(super) fn statements() -> Statements {
             .to_owned(),
         is_guarded: None,
         mark_worked: format!(
-            "UPDATE billing_fences SET worked_at = {SQLITE_NOW}, hand_back_after_seconds = ?3 WHERE job = ?1 AND fence = ?2"
+            "UPDATE scheduler_fencing SET last_success_at = {SQLITE_NOW}, hand_back_after_seconds = ?3 WHERE job = ?1 AND fencing_token = ?2"
         ),
     }
 }

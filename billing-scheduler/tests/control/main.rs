@@ -511,7 +511,7 @@ async fn everything_that_was_asked_for_is_on_record() {
         audit,
         [
             ("pause", ada(), "tea".to_owned()),
-            ("trigger", ada(), String::new()),
+            ("run_now", ada(), String::new()),
             ("resume", ada(), "done".to_owned())
         ]
     );

@@ -3,9 +3,9 @@
 -- deleted machine cannot take its history along.
 
 -- One row per job: who holds its lease, and what of its schedule is finished with.
-CREATE TABLE IF NOT EXISTS billing_job_state (
+CREATE TABLE IF NOT EXISTS scheduler_jobs (
     job TEXT PRIMARY KEY NOT NULL,
-    fence INTEGER NOT NULL DEFAULT 0,
+    fencing_token INTEGER NOT NULL DEFAULT 0,
     holder TEXT,
     expires_at INTEGER,
     cursor_at INTEGER NOT NULL,
@@ -18,26 +18,26 @@ CREATE TABLE IF NOT EXISTS billing_job_state (
 
 -- One row per job: the newest number whose work may be committed. Billing locks it FOR SHARE, so renewal of the
 -- lease, which would wait behind that, happens in the other table. Once billing has not worked for `hand_back_after_seconds` since
--- `worked_at`, heartbeats end and the panel may charge: the success that sets one sets the other.
-CREATE TABLE IF NOT EXISTS billing_fences (
+-- `last_success_at`, heartbeats end and the panel may charge: the success that sets one sets the other.
+CREATE TABLE IF NOT EXISTS scheduler_fencing (
     job TEXT PRIMARY KEY NOT NULL,
-    fence INTEGER NOT NULL DEFAULT 0,
-    worked_at INTEGER,
+    fencing_token INTEGER NOT NULL DEFAULT 0,
+    last_success_at INTEGER,
     hand_back_after_seconds INTEGER NOT NULL DEFAULT 4500 CHECK (hand_back_after_seconds > 0)
 ) STRICT;
 
 -- Every scheduled time leaves a row. `node` is empty for a job that runs once for all daemons.
-CREATE TABLE IF NOT EXISTS billing_job_runs (
+CREATE TABLE IF NOT EXISTS scheduler_runs (
     id TEXT PRIMARY KEY NOT NULL,
     job TEXT NOT NULL,
     node TEXT NOT NULL DEFAULT '',
     scheduled_at INTEGER NOT NULL,
     status TEXT NOT NULL
         CHECK (status IN ('done', 'retrying', 'dead', 'interrupted', 'skipped', 'missed', 'paused', 'rescheduled')),
-    triggered_by TEXT NOT NULL DEFAULT 'schedule' CHECK (triggered_by IN ('schedule', 'manual', 'replay')),
+    cause TEXT NOT NULL DEFAULT 'schedule' CHECK (cause IN ('schedule', 'manual', 'replay')),
     attempt INTEGER NOT NULL DEFAULT 0,
-    fence INTEGER NOT NULL,
-    daemon TEXT NOT NULL,
+    fencing_token INTEGER NOT NULL,
+    daemon_id TEXT NOT NULL,
     started_at INTEGER NOT NULL,
     finished_at INTEGER NOT NULL,
     lateness_ms INTEGER NOT NULL DEFAULT 0,
@@ -46,10 +46,10 @@ CREATE TABLE IF NOT EXISTS billing_job_runs (
     error TEXT,
     details TEXT
 ) STRICT;
-CREATE UNIQUE INDEX IF NOT EXISTS billing_job_runs_finished_once
-    ON billing_job_runs (job, node, scheduled_at)
-    WHERE status IN ('done', 'dead') AND triggered_by = 'schedule';
-CREATE INDEX IF NOT EXISTS billing_job_runs_by_job ON billing_job_runs (job, started_at DESC);
+CREATE UNIQUE INDEX IF NOT EXISTS scheduler_runs_finished_once
+    ON scheduler_runs (job, node, scheduled_at)
+    WHERE status IN ('done', 'dead') AND cause = 'schedule';
+CREATE INDEX IF NOT EXISTS scheduler_runs_by_job ON scheduler_runs (job, started_at DESC);
 
 -- One row per committed batch of a billing run. The totals of a run are the sums of its batches, of each
 -- currency apart: `currencies` is an object such as {"USD": {"charges": 3, "hours": 9, "amount": 900}}. `ledger_until` is the
@@ -57,7 +57,7 @@ CREATE INDEX IF NOT EXISTS billing_job_runs_by_job ON billing_job_runs (job, sta
 CREATE TABLE IF NOT EXISTS billing_batches (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     run_id TEXT NOT NULL,
-    fence INTEGER NOT NULL,
+    fencing_token INTEGER NOT NULL,
     as_of INTEGER NOT NULL,
     instances INTEGER NOT NULL CHECK (instances >= 0),
     charges INTEGER NOT NULL CHECK (charges >= 0),
@@ -72,7 +72,7 @@ CREATE INDEX IF NOT EXISTS billing_batches_by_ledger ON billing_batches (ledger_
 
 -- The ledger of hours: append-only. The order of the key matters: new periods go to its right edge. Rows lie as they come, apart
 -- from the key: a batch goes by wallets, and changes a seventh less of the file than if rows lay in the order of the key.
--- `currency` is that of `amount`, XXX where there is none. `by_panel` marks what the panel's own biller charged behind the fence: amount and hours are its own, `rate` is what they
+-- `currency` is that of `amount`, XXX where there is none. `by_panel` marks what the panel's own biller charged behind the panel guard: amount and hours are its own, `rate` is what they
 -- come to.
 CREATE TABLE IF NOT EXISTS billing_charges (
     period_start INTEGER NOT NULL,
@@ -151,7 +151,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS billing_holds_one_open ON billing_holds (insta
 CREATE INDEX IF NOT EXISTS billing_holds_uncharged ON billing_holds (closed_at) WHERE closed_reason IS NOT NULL;
 
 -- What a wallet held, and what the panel's ledger said of it, when we first charged it: the audit measures from here.
-CREATE TABLE IF NOT EXISTS billing_wallets (
+CREATE TABLE IF NOT EXISTS billing_wallet_openings (
     wallet_id TEXT PRIMARY KEY NOT NULL,
     organization_id TEXT NOT NULL,
     opening_balance INTEGER NOT NULL,

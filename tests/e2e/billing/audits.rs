@@ -23,8 +23,8 @@ const TABLES: [&str; 10] = [
     "billing_meters",
     "billing_holds",
     "billing_batches",
-    "billing_wallets",
-    "billing_job_runs",
+    "billing_wallet_openings",
+    "scheduler_runs",
 ];
 
 /// The rows of the tables, to put them back after each case.
@@ -202,7 +202,7 @@ fn tamperings(db: &Db, books: &Books) -> Vec<(String, &'static [&'static str])> 
             format!("jsonb_set({column}, '{{{}}}', '99')", path.replace('.', ","))
         }
     };
-    let details = |path: &str| format!("UPDATE billing_job_runs SET details = {}", set_json("details", path));
+    let details = |path: &str| format!("UPDATE scheduler_runs SET details = {}", set_json("details", path));
     let cent = money(db, 1);
     let cycle = "vps_instance_id, organization_id, billing_period_start, billing_period_end, hourly_rate, \
                  total_amount, status";
@@ -271,7 +271,7 @@ fn tamperings(db: &Db, books: &Books) -> Vec<(String, &'static [&'static str])> 
         ),
         (wallet(&format!("balance = balance + {cent}")), &["wallet_balance"]),
         (wallet("balance = NULL"), &["wallet_balance"]),
-        ("DELETE FROM billing_wallets".to_owned(), &["wallet_without_opening"]),
+        ("DELETE FROM billing_wallet_openings".to_owned(), &["wallet_without_opening"]),
         (batch("hours = hours + 1"), &["batch_totals", "run_totals"]),
         (
             batch(&format!("currencies = {}", set_json("currencies", "USD.amount"))),
@@ -280,7 +280,7 @@ fn tamperings(db: &Db, books: &Books) -> Vec<(String, &'static [&'static str])> 
         (batch("charges = charges + 1"), &["batch_totals"]),
         (batch("instances = instances + 1"), &["batch_totals", "run_totals"]),
         ("DELETE FROM billing_batches WHERE id = 1".to_owned(), &["charge_without_batch", "run_totals"]),
-        ("UPDATE billing_job_runs SET items = items + 1".to_owned(), &["run_totals"]),
+        ("UPDATE scheduler_runs SET items = items + 1".to_owned(), &["run_totals"]),
         (details("charged"), &["run_totals"]),
         (details("hours"), &["run_totals"]),
         (details("currencies.USD.amount"), &["run_totals"]),

@@ -95,17 +95,17 @@ async fn what_was_approved_is_charged_and_nothing_beyond(db: &Db) {
     // A day later it is forgotten; what was charged since is not.
     db.execute(match db.backend() {
         DbBackend::Sqlite => {
-            "DROP TRIGGER billing_job_audit_no_update;
-             UPDATE billing_job_audit SET at = at - 25 * 3600000000"
+            "DROP TRIGGER scheduler_audit_log_no_update;
+             UPDATE scheduler_audit_log SET at = at - 25 * 3600000000"
         }
         _ => {
-            "ALTER TABLE billing_job_audit DISABLE TRIGGER ALL;
-             UPDATE billing_job_audit SET at = at - interval '25 hours'"
+            "ALTER TABLE scheduler_audit_log DISABLE TRIGGER ALL;
+             UPDATE scheduler_audit_log SET at = at - interval '25 hours'"
         }
     })
     .await;
     assert_eq!(in_usd(&daemon.bill(hour(6)).await), usd("100.00"));
-    db.execute("DELETE FROM billing_job_runs WHERE CAST(details AS text) NOT LIKE '%10.00%'").await;
+    db.execute("DELETE FROM scheduler_runs WHERE CAST(details AS text) NOT LIKE '%10.00%'").await;
     spike(db, &daemon, &Order::by(hour(7))).await;
 }
 

@@ -37,7 +37,7 @@ async fn organizations(db: &Db, count: usize, instances: u32) -> Vec<Uuid> {
 async fn runners_at_once_charge_each_hour_once(db: &Db) {
     let fleet = Fleet::new(db);
     let orgs = organizations(db, 20, 10).await;
-    let fence = Daemon::of(db).await.claim().await.fencing_token;
+    let fencing_token = Daemon::of(db).await.claim().await.fencing_token;
 
     for (round, runners) in [(1, 2), (2, 8)] {
         let start = Arc::new(Barrier::new(runners));
@@ -48,7 +48,7 @@ async fn runners_at_once_charge_each_hour_once(db: &Db) {
             let start = Arc::clone(&start);
             running.push(tokio::spawn(async move {
                 start.wait().await;
-                daemon.bill_under(fence, hour(round)).await
+                daemon.bill_under(fencing_token, hour(round)).await
             }));
         }
         let mut together = 0;
@@ -73,15 +73,15 @@ async fn a_claim_that_is_not_the_newest_commits_nothing(db: &Db) {
     let daemon = Daemon::of(db).await;
     let old = daemon.claim().await;
     // Either row alone: a claim is two steps, and the old holder may wake up between them.
-    for table in ["billing_job_state", "billing_fences"] {
-        db.execute(&format!("UPDATE {table} SET fence = fence + 1")).await;
+    for table in ["scheduler_jobs", "scheduler_fencing"] {
+        db.execute(&format!("UPDATE {table} SET fencing_token = fencing_token + 1")).await;
         let before = contents(db).await;
 
         let result = daemon.bill_under(old.fencing_token, hour(1)).await;
 
         assert!(matches!(result, Err(BillingError::Fenced)), "{table}: {result:?}");
         assert_eq!(contents(db).await, before, "{table}");
-        db.execute(&format!("UPDATE {table} SET fence = fence - 1")).await;
+        db.execute(&format!("UPDATE {table} SET fencing_token = fencing_token - 1")).await;
     }
     assert_eq!(
         daemon.bill_under(old.fencing_token, hour(1)).await.expect("the newest again").totals.charged,
@@ -92,7 +92,7 @@ async fn a_claim_that_is_not_the_newest_commits_nothing(db: &Db) {
 
 async fn a_claim_that_is_lost_in_the_middle_ends_the_run_after_its_batch(db: &Db) {
     organizations(db, 4, 2).await;
-    let overtake = "UPDATE billing_fences SET fence = fence + 1";
+    let overtake = "UPDATE scheduler_fencing SET fencing_token = fencing_token + 1";
     trigger(db, "overtake", "AFTER INSERT ON billing_batches", "NEW.charges > 0", &Then::Run(overtake)).await;
     let daemon = Daemon::with_batches_of(db, 1).await;
     let lease = daemon.claim().await;
@@ -210,10 +210,10 @@ async fn a_commit_whose_answer_is_lost_is_not_repeated(db: &Db) {
     organizations(db, 2, 3).await;
     let lost = Arc::new(AtomicBool::new(false));
     let url = through_a_proxy_that_loses_the_answer_to_a_commit(&db.url, Arc::clone(&lost)).await;
-    let fence = Daemon::of(db).await.claim().await.fencing_token;
+    let fencing_token = Daemon::of(db).await.claim().await.fencing_token;
     let daemon = Daemon::at(&url, Settings::default()).await;
 
-    let bill = daemon.bill_under(fence, hour(1)).await.expect("the second attempt is answered");
+    let bill = daemon.bill_under(fencing_token, hour(1)).await.expect("the second attempt is answered");
 
     assert!(lost.load(Ordering::SeqCst), "the answer was lost");
     assert_eq!(

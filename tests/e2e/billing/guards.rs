@@ -153,7 +153,7 @@ async fn a_row_that_is_silently_not_written_is_an_error(db: &Db) {
     let by_instance = format!("NEW.instance_id = '{instance}'");
     let by_org = format!("NEW.organization_id = '{org}'");
     let rows = [
-        ("INSERT", "billing_wallets", &by_org),
+        ("INSERT", "billing_wallet_openings", &by_org),
         ("INSERT", "payment_transactions", &by_org),
         ("INSERT", "billing_charges", &by_instance),
         ("INSERT", "vps_billing_cycles", &by_org),

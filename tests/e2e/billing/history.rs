@@ -11,7 +11,7 @@ const MACHINES: i64 = 300;
 
 /// Tables that only ever grow.
 const HISTORY: &str =
-    "'billing_charges', 'payment_transactions', 'vps_billing_cycles', 'billing_batches', 'billing_job_runs'";
+    "'billing_charges', 'payment_transactions', 'vps_billing_cycles', 'billing_batches', 'scheduler_runs'";
 
 /// PostgreSQL counts what each table was read for, so this holds for every statement that was sent, those of foreign keys and
 /// triggers included, and for the plans that they were really given.
@@ -33,9 +33,9 @@ async fn no_statement_of_a_run_reads_a_history_table_as_a_whole() {
          SELECT gen_random_uuid(), 1, 'card', 'stripe', 'completed' FROM generate_series(1, 20000);
          INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount, carry, currency)
          SELECT '2020-01-01', gen_random_uuid(), gen_random_uuid(), 0, 1, 0, 0, 0, 'USD' FROM generate_series(1, 20000);
-         INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, currencies)
+         INSERT INTO billing_batches (run_id, fencing_token, as_of, instances, charges, held, hours, currencies)
          SELECT gen_random_uuid(), 0, '2020-01-01', 0, 0, 0, 0, '{}' FROM generate_series(1, 20000);
-         INSERT INTO billing_job_runs (id, job, scheduled_at, status, fence, daemon, started_at, finished_at)
+         INSERT INTO scheduler_runs (id, job, scheduled_at, status, fencing_token, daemon_id, started_at, finished_at)
          SELECT gen_random_uuid(), 'other', '2020-01-01', 'skipped', 0, '', '2020-01-01', '2020-01-01'
            FROM generate_series(1, 20000);
          SELECT pg_stat_force_next_flush();",

@@ -278,15 +278,16 @@ async fn recorded_approval_is_applied_by_any_run(db: &Db) {
     approve(instances(Uuid::nil())).await;
     assert_eq!(Daemon::of(db).await.bill(hour(100)).await.held, 3, "none of the approvals covers one");
     approve(Scope { organizations: vec![one.to_string()], max_hours: Some(150), ..Scope::default() }).await;
-    let last = number(db, "SELECT max(id) FROM billing_job_audit WHERE action = 'approve a catch-up'").await;
+    let last =
+        number(db, "SELECT max(id) FROM scheduler_audit_log WHERE action = 'approve a catch-up'").await;
     let age = |by: &str| match db.backend() {
         DbBackend::Sqlite => format!(
-            "DROP TRIGGER IF EXISTS billing_job_audit_no_update;
-             UPDATE billing_job_audit SET at = at {by} 25 * 3600000000 WHERE id = {last}"
+            "DROP TRIGGER IF EXISTS scheduler_audit_log_no_update;
+             UPDATE scheduler_audit_log SET at = at {by} 25 * 3600000000 WHERE id = {last}"
         ),
         _ => format!(
-            "ALTER TABLE billing_job_audit DISABLE TRIGGER ALL;
-             UPDATE billing_job_audit SET at = at {by} interval '25 hours' WHERE id = {last}"
+            "ALTER TABLE scheduler_audit_log DISABLE TRIGGER ALL;
+             UPDATE scheduler_audit_log SET at = at {by} interval '25 hours' WHERE id = {last}"
         ),
     };
     db.execute(&age("-")).await;

@@ -150,7 +150,7 @@ impl Daemon {
         let id = Uuid::now_v7();
         let result = self.run(id, Mode::Commit(lease.fencing_token), order).await;
         if let Ok(Bill { stopped: None, .. }) = result {
-            self.biller().mark_worked(lease.fencing_token).await.expect("the fence row is writable");
+            self.biller().mark_worked(lease.fencing_token).await.expect("the fencing row is writable");
         }
         self.store.record(Some(&lease), &record(id, &lease, &result), &lease.state).await.expect("recorded");
         self.store.release(&lease).await.expect("released");
@@ -163,8 +163,12 @@ impl Daemon {
     }
 
     /// A run under a claim that was made before, however long ago, and without a row in the history.
-    async fn bill_under(&self, fence: FencingToken, as_of: DateTime<Utc>) -> Result<Bill, BillingError> {
-        self.run(Uuid::now_v7(), Mode::Commit(fence), &Order::by(as_of)).await
+    async fn bill_under(
+        &self,
+        fencing_token: FencingToken,
+        as_of: DateTime<Utc>,
+    ) -> Result<Bill, BillingError> {
+        self.run(Uuid::now_v7(), Mode::Commit(fencing_token), &Order::by(as_of)).await
     }
 
     async fn claim(&self) -> Lease {

@@ -229,13 +229,13 @@ async fn only_a_run_that_may_charge_records_prices(db: &Db) {
 
     // Nothing is due, so that no batch would find out.
     let old = daemon.claim().await;
-    for table in ["billing_job_state", "billing_fences"] {
-        db.execute(&format!("UPDATE {table} SET fence = fence + 1")).await;
+    for table in ["scheduler_jobs", "scheduler_fencing"] {
+        db.execute(&format!("UPDATE {table} SET fencing_token = fencing_token + 1")).await;
     }
     let result = daemon.bill_under(old.fencing_token, hour(1)).await;
     assert!(matches!(result, Err(BillingError::Fenced)), "{result:?}");
     assert_eq!(number(db, SEEN).await, 0, "an overtaken daemon");
-    db.execute("UPDATE billing_job_state SET holder = NULL").await;
+    db.execute("UPDATE scheduler_jobs SET holder = NULL").await;
 
     let bill = daemon.carry_out(&Order::by(hour(1))).await.expect("it ends");
     let first = &bill.first_seen_prices[0];
@@ -245,7 +245,7 @@ async fn only_a_run_that_may_charge_records_prices(db: &Db) {
         (plan.to_string(), "none", "0.100000")
     );
     let details =
-        ask(db, "SELECT CAST(details AS text) AS d FROM billing_job_runs ORDER BY started_at DESC LIMIT 1");
+        ask(db, "SELECT CAST(details AS text) AS d FROM scheduler_runs ORDER BY started_at DESC LIMIT 1");
     let details: String = details.await[0].try_get("", "d").expect("text");
     let details: serde_json::Value = serde_json::from_str(&details).expect("JSON");
     assert_eq!(details["first_seen_prices"]["count"], json!(variants));

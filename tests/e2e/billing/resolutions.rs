@@ -51,7 +51,7 @@ fn cases_of_the_ledger(sql: &Sql<'_>) -> Vec<Case> {
             vec![Step::Bill(4)],
         ),
         case(
-            vec![Step::Sql("DELETE FROM billing_wallets".to_owned())],
+            vec![Step::Sql("DELETE FROM billing_wallet_openings".to_owned())],
             "wallet_without_opening",
             vec![Step::Adopt],
         ),

@@ -261,7 +261,7 @@ async fn run_that_posts_nothing_fails(db: &Db) {
         assert!(error.to_string().contains(complaint), "{error}");
         let held = number(db, "SELECT count(*) FROM billing_holds WHERE closed_at IS NULL").await;
         assert!(held < 20, "{held} were held before it stopped");
-        assert_eq!(number(db, "SELECT count(worked_at) FROM billing_fences").await, 0);
+        assert_eq!(number(db, "SELECT count(last_success_at) FROM scheduler_fencing").await, 0);
     }
     let (bad, _) = customers[7];
     let condition = format!("NEW.organization_id = '{bad}'");
@@ -269,7 +269,7 @@ async fn run_that_posts_nothing_fails(db: &Db) {
     let bill = daemon.carry_out(&Order::by(hour(2))).await.expect("one bad customer fails no run");
     assert_eq!((bill.totals.charged, bill.totals.held), (39, 1));
     assert_eq!(bill.findings["refused"].count, 1, "{:?}", bill.findings);
-    assert_eq!(number(db, "SELECT count(worked_at) FROM billing_fences").await, 1);
+    assert_eq!(number(db, "SELECT count(last_success_at) FROM scheduler_fencing").await, 1);
     drop_trigger(db, "no_debits").await;
 
     trigger(

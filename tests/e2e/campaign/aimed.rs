@@ -168,7 +168,7 @@ async fn storms_of_locks_delay_batches_and_no_run(db: &Db) {
     all_charged(db, orgs.len()).await;
     daemon.terminated().await.expect_code(0);
     let attempts =
-        "SELECT count(*) || ' ' || min(status) || ' at attempt ' || max(attempt) FROM billing_job_runs";
+        "SELECT count(*) || ' ' || min(status) || ' at attempt ' || max(attempt) FROM scheduler_runs";
     assert_eq!(ask(db, attempts).await, "1 done at attempt 1", "a batch is done again, and not its run");
     check_all_charged_once(db, &orgs).await;
 }
@@ -220,7 +220,7 @@ async fn a_hundred_lost_answers_to_a_commit_charge_nothing_twice() {
 
 /// Waits until so many instances are charged, and a run has come to its end.
 async fn all_charged(db: &Db, instances: usize) {
-    let done = "SELECT count(*) FROM billing_job_runs WHERE job = 'billing' AND status = 'done'";
+    let done = "SELECT count(*) FROM scheduler_runs WHERE job = 'billing' AND status = 'done'";
     let charged = "SELECT count(*) FROM billing_charges";
     eventually("everything is billed", async || {
         let all = ask(db, charged).await == instances.to_string();

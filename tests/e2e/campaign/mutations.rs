@@ -131,22 +131,22 @@ const ONE_IS_GONE: &[&str] = &[
 ];
 
 mutations! {
-    // Layer 2, the fence. Alone it is not missed: who lost the lease stops by its own clock. So everybody claims at once.
+    // Layer 2, the panel guard. Alone it is not missed: who lost the lease stops by its own clock. So everybody claims at once.
     who_ignores_the_fence_commits_after_a_newer_holder:
-        Mutation::new("claim-unexpired,no-fence-check", Found::Rule("was committed under the number"));
-    without_a_raised_fence_nobody_bills: Mutation::new("fence-not-raised", Found::Lost).endless();
+        Mutation::new("claim-unexpired,no-fencing-check", Found::Rule("was committed under the number"));
+    without_a_raised_fence_nobody_bills: Mutation::new("token-not-raised", Found::Lost).endless();
 
     // Layer 1, the ledger, without any holder: the key, the watermark, the anchor and the counts each hold alone.
     without_its_key_the_ledger_takes_an_hour_twice:
         Mutation::new("", Found::Rule("unique_key")).sabotage(&[NO_KEY]);
     a_stale_list_charges_twice:
         Mutation::new(
-            "claim-unexpired,no-fence-check,stale-due-list,no-watermark-compare,no-count-check",
+            "claim-unexpired,no-fencing-check,stale-due-list,no-watermark-compare,no-count-check",
             Found::Double,
         )
         .sabotage(&[NO_KEY]);
     rows_that_nobody_counts_take_money_for_nothing:
-        Mutation::new("claim-unexpired,no-fence-check,stale-due-list,no-count-check", Found::WalletsOff);
+        Mutation::new("claim-unexpired,no-fencing-check,stale-due-list,no-count-check", Found::WalletsOff);
     hours_from_the_anchor_alone_begin_again: Mutation::new("anchor-only", Found::Double);
     an_anchor_that_stays_misleads_the_panel: Mutation::new("anchor-stays", Found::Rule("watermark"));
 
@@ -160,14 +160,14 @@ mutations! {
         Mutation::new("retry-without-rollback", Found::WalletsOff).sabotage(ONE_IS_GONE);
 }
 
-/// What the panel read of a balance it writes back, less its debit. The second trigger of the fence notes what it overwrites.
+/// What the panel read of a balance it writes back, less its debit. The second trigger of the panel guard notes what it overwrites.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fence_that_does_not_see_balances_lets_the_panel_write_old_ones_back() {
     for seed in 1..=CAMPAIGNS {
         let mut options = options(Engine::Postgres, 20);
         options.seed = seed;
         options.keep_logs = false;
-        options.sabotage = vec!["DROP TRIGGER billing_fence_balance ON wallets".to_owned()];
+        options.sabotage = vec!["DROP TRIGGER billing_panel_guard_balance ON wallets".to_owned()];
         if Box::pin(faults::run(&options)).await.wallets_off > 0 {
             return;
         }
@@ -198,12 +198,12 @@ impl Layer {
 }
 
 mutations! {
-    // The fence holds although everybody claims.
+    // The panel guard holds although everybody claims.
     claims_of_leases_that_somebody_holds_do_no_harm: Layer { guards: "claim-unexpired", headless: false };
     // The comparison of the balance holds without the lock, and the lock without the comparison.
     wallets_without_a_lock_do_no_harm: Layer { guards: "no-wallet-lock", headless: false };
     balances_that_are_not_compared_do_no_harm: Layer { guards: "no-balance-compare", headless: false };
     // The ledger holds with neither lease nor fence, on lists that are stale as well.
     stale_lists_without_any_holder_do_no_harm:
-        Layer { guards: "claim-unexpired,no-fence-check,stale-due-list", headless: true };
+        Layer { guards: "claim-unexpired,no-fencing-check,stale-due-list", headless: true };
 }

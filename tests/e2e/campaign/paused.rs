@@ -67,15 +67,15 @@ async fn a_daemon_that_sleeps_through_its_lease_commits_nothing_any_more(db: &Db
     let woken = sleep_through_a_take_over(db, "").await;
     assert_eq!(woken.late_charges, "0", "{}", woken.ended.text());
     assert!(woken.ended.text().contains(FENCED), "{}", woken.ended.text());
-    let runs = "status FROM billing_job_runs WHERE job = 'billing'";
+    let runs = "status FROM scheduler_runs WHERE job = 'billing'";
     assert_eq!(rows(db, runs).await, ["done"], "only the successor's is recorded");
     check_two_machines_charged_once(db, &woken).await;
 }
 
 async fn without_the_fence_a_sleeper_commits_under_its_old_number(db: &Db) {
-    let woken = sleep_through_a_take_over(db, "no-fence-check").await;
+    let woken = sleep_through_a_take_over(db, "no-fencing-check").await;
     assert_ne!(woken.late_charges, "0", "{}", woken.ended.text());
-    // The ledger holds without the fence: nothing is charged again.
+    // The ledger holds without the panel guard: nothing is charged again.
     check_two_machines_charged_once(db, &woken).await;
 }
 
@@ -95,7 +95,7 @@ async fn check_two_machines_charged_once(db: &Db, woken: &Woken) {
 
 async fn without_the_fence_a_sleeper_records_a_run_that_is_not_its_own(db: &Db) {
     sleep_through_a_take_over(db, "record-unfenced").await;
-    let runs = "count(*) || '' FROM billing_job_runs WHERE job = 'billing'";
+    let runs = "count(*) || '' FROM scheduler_runs WHERE job = 'billing'";
     assert_ne!(rows(db, runs).await, ["1"]);
 }
 

@@ -68,10 +68,10 @@ async fn a_bill_is_charged_once_and_tells_what_it_came_to(db: &Db) {
     let sentence = "charged 0.00 for 0 hours of 0 machines; 1 held; ";
     assert!(ended.out.len() == 1 && ended.out[0].starts_with(sentence), "{}", ended.text());
 
-    let recorded = "status || ' ' || triggered_by || ' ' || items FROM billing_job_runs ORDER BY started_at";
+    let recorded = "status || ' ' || cause || ' ' || items FROM scheduler_runs ORDER BY started_at";
     assert_eq!(rows(db, recorded).await, ["done manual 4", "done manual 0", "done manual 0"]);
-    assert_eq!(ask(db, "SELECT holder FROM billing_job_state").await, "-", "the lease is given back");
-    assert_ne!(ask(db, "SELECT worked_at FROM billing_fences").await, "-", "billing works");
+    assert_eq!(ask(db, "SELECT holder FROM scheduler_jobs").await, "-", "the lease is given back");
+    assert_ne!(ask(db, "SELECT last_success_at FROM scheduler_fencing").await, "-", "billing works");
     check_all_charged_once(db, &organizations).await;
 }
 
@@ -142,7 +142,7 @@ async fn catch_up_approval_covers_named_subjects_only(db: &Db) {
     let shown = bill_in_full(db, &arguments).await;
     assert_eq!((&shown["charged"], &shown["held"]), (&json!(3), &json!(1)), "{shown}");
     assert!(shown["approved_until"].is_string(), "{shown}");
-    let entry = "reason || ' ' || details FROM billing_job_audit WHERE action = 'approve a catch-up'";
+    let entry = "reason || ' ' || details FROM scheduler_audit_log WHERE action = 'approve a catch-up'";
     let entry = rows(db, entry).await.remove(0);
     for part in ["outage {", &ids[0].to_string(), &two.to_string(), r#""max_hours":100"#, "expires_at"] {
         assert!(entry.contains(part), "no {part} in {entry}");
@@ -159,9 +159,9 @@ async fn while_another_holds_the_lease_only_a_dry_run_bills(db: &Db) {
         _ => ("now() + interval '1 hour'", "now()"),
     };
     db.execute(&format!(
-        "INSERT INTO billing_job_state (job, fence, holder, expires_at, cursor_at)
+        "INSERT INTO scheduler_jobs (job, fencing_token, holder, expires_at, cursor_at)
          VALUES ('billing', 7, 'somebody else', {later}, {now});
-         INSERT INTO billing_fences (job, fence) VALUES ('billing', 7)"
+         INSERT INTO scheduler_fencing (job, fencing_token) VALUES ('billing', 7)"
     ))
     .await;
     let before = everything(db).await;
@@ -189,15 +189,15 @@ async fn everything(db: &Db) -> Vec<String> {
         ("payment_transactions", "id"),
         ("vps_billing_cycles", "id"),
         ("billing_daemon_status", "id"),
-        ("billing_job_state", "job || fence || holder"),
-        ("billing_fences", "job || fence || coalesce(CAST(worked_at AS text), '')"),
-        ("billing_job_runs", "id"),
+        ("scheduler_jobs", "job || fencing_token || holder"),
+        ("scheduler_fencing", "job || fencing_token || coalesce(CAST(last_success_at AS text), '')"),
+        ("scheduler_runs", "id"),
         ("billing_batches", "id"),
         ("billing_charges", "instance_id"),
         ("billing_meters", "instance_id"),
         ("billing_holds", "id"),
         ("billing_seen_rates", "plan_id || backups"),
-        ("billing_wallets", "wallet_id"),
+        ("billing_wallet_openings", "wallet_id"),
     ] {
         everything.push(table.to_owned());
         everything.extend(rows(db, &format!("CAST({columns} AS text) FROM {table} ORDER BY 1")).await);
@@ -253,9 +253,8 @@ async fn a_bill_that_is_asked_to_stop_keeps_whole_batches_and_says_so() {
     until_it_waits_for_a_lock(&db).await;
     running.signal(Signal::TERM);
     // Its signal is noted when the lease is renewed, which the lock does not hinder.
-    let expires = ask(&db, "SELECT expires_at FROM billing_job_state").await;
-    let renewed =
-        async || (ask(&db, "SELECT expires_at FROM billing_job_state").await != expires).then_some(());
+    let expires = ask(&db, "SELECT expires_at FROM scheduler_jobs").await;
+    let renewed = async || (ask(&db, "SELECT expires_at FROM scheduler_jobs").await != expires).then_some(());
     eventually("the signal is heard", renewed).await;
     lock.rollback().await.expect("a lock is given back");
     let ended = running.ended().await.expect_code(75);

@@ -41,9 +41,9 @@ async fn a_charge_is_taken_apart_to_the_last_fraction(db: &Db) {
     assert_eq!(money(&charge["ledger"]["balance_before"]), Some(1.0), "{shown}");
     assert_eq!(money(&charge["ledger"]["balance_after"]), after.parse().ok(), "{shown}");
     assert_eq!(charge["ledger"]["description"], "VPS Hourly Billing - web-1 (2h)");
-    let run = ask(db, "SELECT id FROM billing_job_runs").await;
+    let run = ask(db, "SELECT id FROM scheduler_runs").await;
     let batch = &charge["batch"];
-    assert_eq!((&batch["run"], &batch["trigger"]), (&json!(run), &json!("manual")), "{shown}");
+    assert_eq!((&batch["run"], &batch["cause"]), (&json!(run), &json!("manual")), "{shown}");
     assert_eq!(charge["cycle"]["id"], ask(db, "SELECT id FROM vps_billing_cycles").await, "{shown}");
 
     let said = program.run(&format!("charges explain {machine}")).await.expect_code(0);

@@ -121,7 +121,7 @@ async fn the_demo_refuses_a_database_that_is_in_use() {
         ended.err,
         ["this database has organizations or plans already: the demo only fills an empty one"]
     );
-    for table in ["vps_instances", "organizations", "billing_charges", "billing_job_state"] {
+    for table in ["vps_instances", "organizations", "billing_charges", "scheduler_jobs"] {
         assert_eq!(number(&db, &format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
     }
 }

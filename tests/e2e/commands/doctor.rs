@@ -74,7 +74,7 @@ async fn a_right_that_is_missing_is_told_with_its_grant(db: &Db) {
         ("INSERT ON payment_transactions", "INSERT on payment_transactions"),
         ("SELECT ON vps_plans", "SELECT on vps_plans"),
         ("INSERT ON billing_charges", "INSERT on billing_charges"),
-        ("UPDATE ON billing_fences", "UPDATE on billing_fences"),
+        ("UPDATE ON scheduler_fencing", "UPDATE on scheduler_fencing"),
         ("DELETE ON billing_daemon_status", "DELETE on billing_daemon_status"),
     ] {
         db.execute(&format!("REVOKE {revoked} FROM billing_run")).await;
@@ -147,7 +147,7 @@ async fn a_bundle_has_what_helps_and_no_secret() {
     fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).expect("our own file");
     program.run("bill").await.expect_code(0);
     db.execute(
-        "UPDATE billing_job_runs SET error = 'no way to smtp://me:c4n4ry@mail', details = '{\"api-token\": \"c4n4ry\"}'",
+        "UPDATE scheduler_runs SET error = 'no way to smtp://me:c4n4ry@mail', details = '{\"api-token\": \"c4n4ry\"}'",
     )
     .await;
     program.run("jobs pause billing --reason smtp://me:c4n4ry@mail").await.expect_code(0);

@@ -139,7 +139,7 @@ async fn accepted_hold_is_no_problem_until_its_reason_changes(db: &Db) {
     assert_eq!(problems(0).await, ["no_daemon", "held"], "it has expired");
     let entry = rows(
         db,
-        "action || ' ' || reason || ' ' || details FROM billing_job_audit WHERE action = 'accept a hold'",
+        "action || ' ' || reason || ' ' || details FROM scheduler_audit_log WHERE action = 'accept a hold'",
     );
     let entry = entry.await.remove(0);
     assert!(
@@ -176,7 +176,7 @@ async fn debt_of_deleted_instance_can_be_written_off(db: &Db) {
     let audit = json(&program.run("audit --json").await.expect_code(0));
     assert_eq!(audit["uncharged"]["written_off"]["hours"], 2, "{audit}");
     let entry =
-        rows(db, "reason || ' ' || details FROM billing_job_audit WHERE action = 'write off a hold'").await;
+        rows(db, "reason || ' ' || details FROM scheduler_audit_log WHERE action = 'write off a hold'").await;
     assert!(entry.len() == 1 && entry[0].starts_with("left {") && entry[0].contains("\"0.02\""), "{entry:?}");
 }
 

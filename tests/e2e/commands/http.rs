@@ -123,7 +123,7 @@ async fn the_daemon_tells_how_billing_stands(db: &Db) {
         "billing_daemon_audit_violations 0",
         "billing_daemon_daemons_alive 1",
         "billing_daemon_problems 0",
-        "billing_daemon_lease_changes_total{job=\"billing\"} 1",
+        "billing_daemon_lease_claims_total{job=\"billing\"} 1",
         "billing_daemon_config_reloads_total{result=\"refused\"} 0",
         "# TYPE billing_daemon_run_duration_seconds histogram",
     ] {
@@ -146,10 +146,9 @@ async fn what_keeps_billing_from_working_keeps_the_daemon_from_being_ready(db: &
     let address = address(&running).await;
     running.says("job `billing` done").await;
     // It is said before it is written.
-    let recorded = "SELECT count(*) FROM billing_job_runs WHERE job = 'billing'";
+    let recorded = "SELECT count(*) FROM scheduler_runs WHERE job = 'billing'";
     eventually("the run is recorded", async || (ask(db, recorded).await == "1").then_some(())).await;
-    db.execute("UPDATE billing_job_runs SET status = 'dead', error = 'on purpose' WHERE job = 'billing'")
-        .await;
+    db.execute("UPDATE scheduler_runs SET status = 'dead', error = 'on purpose' WHERE job = 'billing'").await;
     let refused = eventually("it is not ready", async || {
         let answer = get(&address, "/readyz").await;
         (answer.status == 503).then_some(answer)
@@ -171,7 +170,7 @@ async fn the_errors_of_a_batch_are_counted() {
     let address = address(&running).await;
     eventually("it is told", async || {
         let metrics = get(&address, "/metrics").await.body;
-        let conflicts = "billing_daemon_database_errors_total{means=\"conflict\"} ";
+        let conflicts = "billing_daemon_database_errors_total{class=\"conflict\"} ";
         let counted = metrics.lines().find_map(|line| line.strip_prefix(conflicts)?.parse::<u64>().ok());
         (counted.expect("it is counted from the start") > 0).then_some(())
     })

@@ -200,7 +200,7 @@ async fn handed_over_values_are_shown_nowhere(db: &Db) {
             .file("body", "{\"key\": \"h1dd3n-body\"}\n\n");
         let running = program.start(&format!("run --log-format {format}"));
         let address = address_of(&running, format).await;
-        let ended = "SELECT count(*) FROM billing_job_runs WHERE job IN ('program', 'server', 'blurt') AND status = 'dead'";
+        let ended = "SELECT count(*) FROM scheduler_runs WHERE job IN ('program', 'server', 'blurt') AND status = 'dead'";
         eventually("all have failed", async || (ask(db, ended).await == "3").then_some(())).await;
         for path in ["/api/runs", "/api/jobs", "/api/status", "/metrics", "/readyz"] {
             check_silent(path, &get(&address, path).await.body);
@@ -225,12 +225,11 @@ async fn handed_over_values_are_shown_nowhere(db: &Db) {
         assert!(shown.contains("denied: ***"), "what is no secret is shown: {shown}");
         assert!(shown.contains("answered with status 400: POST ***"), "{shown}");
         let stored =
-            rows(db, "coalesce(error, '') || coalesce(CAST(details AS text), '') FROM billing_job_runs")
-                .await;
+            rows(db, "coalesce(error, '') || coalesce(CAST(details AS text), '') FROM scheduler_runs").await;
         assert!(stored.iter().any(|row| row.contains("denied: ***")), "{stored:?}");
         check_silent("the history", &stored.concat());
-        check_silent("the jobs", &rows(db, "coalesce(last_error, '') FROM billing_job_state").await.concat());
-        db.execute("DELETE FROM billing_job_runs; DELETE FROM billing_job_state").await;
+        check_silent("the jobs", &rows(db, "coalesce(last_error, '') FROM scheduler_jobs").await.concat());
+        db.execute("DELETE FROM scheduler_runs; DELETE FROM scheduler_jobs").await;
     }
 }
 

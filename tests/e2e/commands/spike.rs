@@ -34,7 +34,7 @@ async fn a_spike_waits_for_the_amount_that_a_person_has_seen(db: &Db) {
     let before = ask(db, charges).await;
 
     // The panel would charge the same: it is kept waiting, and told why.
-    db.execute("UPDATE billing_fences SET worked_at = NULL").await;
+    db.execute("UPDATE scheduler_fencing SET last_success_at = NULL").await;
     let running = program.start("run");
     running.says("then run `billing-daemon bill --approve 20.00 USD`").await;
     eventually("the heartbeat goes on, with the reason", async || {
@@ -47,7 +47,10 @@ async fn a_spike_waits_for_the_amount_that_a_person_has_seen(db: &Db) {
         (told == "1").then_some(())
     })
     .await;
-    assert_eq!(ask(db, "SELECT count(*) FROM billing_fences WHERE worked_at IS NOT NULL").await, "1");
+    assert_eq!(
+        ask(db, "SELECT count(*) FROM scheduler_fencing WHERE last_success_at IS NOT NULL").await,
+        "1"
+    );
     let status = program.run("status --json").await.expect_code(1);
     let status: serde_json::Value = serde_json::from_str(&status.out[0]).expect("JSON");
     let problems = status["problems"].as_array().expect("a list");
@@ -88,7 +91,7 @@ async fn dry_run_amount_can_be_approved(db: &Db) {
     assert!(dry.text().contains("--approve 20.00 USD`"), "{}", dry.text());
     program.run("bill --approve 19.00").await.expect_code(64);
     program.run("bill --approve 20.00").await.expect_code(0);
-    let approvals = "SELECT count(*) FROM billing_job_audit WHERE action = 'approve a spike'";
+    let approvals = "SELECT count(*) FROM scheduler_audit_log WHERE action = 'approve a spike'";
     assert_eq!(ask(db, approvals).await, "1");
 }
 

@@ -45,7 +45,7 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
     seed(db, 2).await;
     let before = status(&program, 1).await;
     assert_eq!(problems(&before), ["no_daemon", "billing_silent"], "{before}");
-    assert_eq!((&before["last_run"], &before["worked_at"]), (&Value::Null, &Value::Null));
+    assert_eq!((&before["last_run"], &before["last_success_at"]), (&Value::Null, &Value::Null));
 
     let running = program.start("run");
     running.says("job `billing` done").await;
@@ -59,7 +59,6 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
         keys(&well),
         [
             "arrears",
-            "as_of",
             "daemons",
             "engine",
             "hand_back_after_seconds",
@@ -68,25 +67,26 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
             "jobs",
             "last_audit",
             "last_run",
+            "last_success_at",
+            "observed_at",
             "ok",
             "panel",
             "problems",
             "schema",
             "uncharged",
-            "version",
-            "worked_at"
+            "version"
         ]
     );
     assert_eq!((&well["ok"], &well["holds"]), (&json!(true), &json!([])));
     let run = &well["last_run"];
-    assert_eq!((&run["status"], &run["trigger"]), (&json!("done"), &json!("schedule")));
+    assert_eq!((&run["status"], &run["cause"]), (&json!("done"), &json!("schedule")));
     assert_eq!(
         run["totals"],
         json!({ "charged": 2, "held": 0, "hours": 6, "amounts": { "USD": "0.06" }, "currency": "USD" })
     );
     let daemons = well["daemons"].as_array().expect("a list");
     assert_eq!(daemons.len(), 1);
-    assert_eq!((&daemons[0]["state"], &daemons[0]["bills"]), (&json!("alive"), &json!("next")));
+    assert_eq!((&daemons[0]["liveness"], &daemons[0]["billing_role"]), (&json!("alive"), &json!("standby")));
     assert_eq!(daemons[0]["version"], well["version"]);
     let jobs = well["jobs"].as_array().expect("a list");
     let names: Vec<_> = jobs.iter().map(|job| job["name"].as_str().expect("text")).collect();
@@ -104,9 +104,9 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
     running.terminated().await.expect_code(0);
     let after = status(&program, 1).await;
     assert_eq!(problems(&after), ["no_daemon"], "{after}");
-    assert_eq!(after["daemons"][0]["state"], "stopped");
+    assert_eq!(after["daemons"][0]["liveness"], "stopped");
     assert_eq!(after["last_run"]["totals"]["charged"], 2, "the last run is not forgotten");
-    assert!(!after["worked_at"].is_null(), "{after}");
+    assert!(!after["last_success_at"].is_null(), "{after}");
 
     // The panel may bill since the clean stop; that is no reason to call anybody until the next hour is due.
     let again = program.start("run");
@@ -148,7 +148,7 @@ async fn a_death_and_what_is_late_since_are_told(db: &Db) {
     // Each of them was waited for; but each node runs `own` by itself now, and `gone` is configured no more.
     let waits = |job| {
         format!(
-            "INSERT INTO billing_job_state (job, fence, cursor_at, schedule, next_at, late_at, stuck_at)
+            "INSERT INTO scheduler_jobs (job, fencing_token, cursor_at, schedule, next_at, late_at, stuck_at)
              VALUES ('{job}', 3, {ago}, 'every 1s', {ago}, {ago}, {ago});"
         )
     };
@@ -166,8 +166,8 @@ async fn a_death_and_what_is_late_since_are_told(db: &Db) {
     let message = shown["problems"][3]["message"].as_str().expect("text");
     assert!(message.contains("`tick`") && message.contains("nobody is at it"), "{message}");
     assert_eq!(
-        (&shown["daemons"][0]["state"], &shown["daemons"][0]["bills"]),
-        (&json!("dead"), &json!("no"))
+        (&shown["daemons"][0]["liveness"], &shown["daemons"][0]["billing_role"]),
+        (&json!("dead"), &json!("none"))
     );
     let late = shown["jobs"].as_array().expect("a list").iter().find(|job| job["name"] == "tick");
     let late = late.expect("it is known")["late_seconds"].as_u64().expect("a number");
@@ -177,11 +177,11 @@ async fn a_death_and_what_is_late_since_are_told(db: &Db) {
         DbBackend::Sqlite => "(unixepoch('now') + 60) * 1000000",
         _ => "now() + interval '1 minute'",
     };
-    db.execute(&format!("UPDATE billing_job_state SET holder = 'killed', expires_at = {later}")).await;
+    db.execute(&format!("UPDATE scheduler_jobs SET holder = 'killed', expires_at = {later}")).await;
     let shown = status(&program, 1).await;
     let message = shown["problems"][3]["message"].as_str().expect("text");
     assert!(message.contains("killed is at it and does not end"), "{message}");
-    db.execute(&format!("UPDATE billing_job_state SET stuck_at = {later}")).await;
+    db.execute(&format!("UPDATE scheduler_jobs SET stuck_at = {later}")).await;
     let shown = status(&program, 1).await;
     assert_eq!(problems(&shown), ["no_daemon", "daemon_dead", "billing_silent"], "{shown}");
 }
@@ -203,7 +203,7 @@ async fn the_last_audit_that_came_to_its_end_is_the_one_that_counts(db: &Db) {
     {
         let at = ago(minutes);
         db.execute(&format!(
-            "INSERT INTO billing_job_runs (id, job, scheduled_at, status, fence, daemon, started_at, finished_at, details)
+            "INSERT INTO scheduler_runs (id, job, scheduled_at, status, fencing_token, daemon_id, started_at, finished_at, details)
              VALUES ('00000000-0000-4000-8000-00000000000{row}', '{job}', {at}, '{status}', 1, 'x', {at}, {at}, {details})"
         ))
         .await;
@@ -222,17 +222,17 @@ async fn the_last_audit_that_came_to_its_end_is_the_one_that_counts(db: &Db) {
 
 async fn looking_changes_nothing_and_needs_no_more_than_reading(db: &Db) {
     seed(db, 1).await;
-    let fences = "SELECT count(*) FROM billing_fences";
+    let fences = "SELECT count(*) FROM scheduler_fencing";
     let before = ask(db, fences).await;
     let reader = db.url_for(Login::Reading);
     let jobs = program().env("DATABASE_URL", &reader).file("jobs.toml", BILLING);
     let shown = status(&jobs, 1).await;
     assert_eq!(shown["panel"]["generation"], format!("{:?}", db.panel), "{shown}");
-    assert_eq!(shown["panel"]["inhabited"], true);
-    let unfenced = problems(&shown).contains(&"fence");
+    assert_eq!(shown["panel"]["present"], true);
+    let unfenced = problems(&shown).contains(&"panel_guard");
     assert_eq!(unfenced, db.panel != e2e::Panel::G1, "{shown}");
     let off = jobs.clone().file("jobs.toml", &format!("[daemon]\npanel-billing = 'off'\n{BILLING}"));
-    assert!(!problems(&status(&off, 1).await).contains(&"fence"));
+    assert!(!problems(&status(&off, 1).await).contains(&"panel_guard"));
     jobs.run("audit").await.expect_code(0);
     assert_eq!(ask(db, fences).await, before);
     db.execute("ALTER TABLE billing_charges DROP CONSTRAINT billing_charges_pkey").await;
@@ -244,20 +244,21 @@ async fn looking_changes_nothing_and_needs_no_more_than_reading(db: &Db) {
 const HEARTBEATS: &str = "SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
 
 async fn daemons_without_heartbeat_are_known(db: &Db) {
-    for (jobs, bills, has_billing) in [(&[DAILY][..], "no", false), (&[BILLING, DAILY], "next", true)] {
+    for (jobs, role, has_billing) in [(&[DAILY][..], "none", false), (&[BILLING, DAILY], "standby", true)] {
         let program = daemon(db, jobs);
         let running = program.start("run");
         let well = eventually("the daemon is known and no problem", async || {
             let shown = json(&program.run("status --json").await);
-            let is_idle = !has_billing || !shown["worked_at"].is_null();
+            let is_idle = !has_billing || !shown["last_success_at"].is_null();
             let daemon = &shown["daemons"][0];
-            (is_idle && daemon["state"] == "alive" && daemon["bills"] != "now").then_some(shown.clone())
+            (is_idle && daemon["liveness"] == "alive" && daemon["billing_role"] != "active")
+                .then_some(shown.clone())
         })
         .await;
         assert_eq!(problems(&well), [""; 0], "{well}");
         assert_eq!(
-            (&well["has_billing"], &well["daemons"][0]["bills"]),
-            (&json!(has_billing), &json!(bills))
+            (&well["has_billing"], &well["daemons"][0]["billing_role"]),
+            (&json!(has_billing), &json!(role))
         );
         assert_eq!(ask(db, HEARTBEATS).await, "0", "the panel does not take it for a biller");
         let doctor = json(&program.run("doctor --json").await.expect_code(0));
@@ -293,10 +294,16 @@ async fn stop_without_billing_leaves_heartbeat(db: &Db) {
     ))
     .await;
     running.terminated().await.expect_code(0);
-    assert_eq!(ask(db, "SELECT count(*) FROM billing_fences WHERE worked_at IS NOT NULL").await, "1");
+    assert_eq!(
+        ask(db, "SELECT count(*) FROM scheduler_fencing WHERE last_success_at IS NOT NULL").await,
+        "1"
+    );
     billing.signal(Signal::CONT);
     billing.terminated().await.expect_code(0);
-    assert_eq!(ask(db, "SELECT count(*) FROM billing_fences WHERE worked_at IS NOT NULL").await, "0");
+    assert_eq!(
+        ask(db, "SELECT count(*) FROM scheduler_fencing WHERE last_success_at IS NOT NULL").await,
+        "0"
+    );
 }
 
 async fn paused_billing_is_reported_and_not_run(db: &Db) {

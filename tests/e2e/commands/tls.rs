@@ -85,7 +85,7 @@ async fn a_database_elsewhere_is_refused_until_it_proves_itself_or_is_trusted() 
                 "{}",
                 ended.text()
             );
-            for command in ["run", "bill", "audit", "status", "migrate up", "fence status"] {
+            for command in ["run", "bill", "audit", "status", "migrate up", "guard status"] {
                 let ended = program.run(command).await.expect_code(78);
                 assert!(ended.text().contains("sslmode=verify-full"), "{command}: {}", ended.text());
             }

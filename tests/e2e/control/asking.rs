@@ -33,7 +33,7 @@ async fn a_paused_job_runs_nothing_until_it_is_resumed_and_its_pause_is_one_row(
     let count: u32 = rows_of_it[0].rsplit(' ').next().and_then(|count| count.parse().ok()).expect("a count");
     assert!(rows_of_it.len() == 1 && count > 1, "one row for all the seconds: {all:?}");
     daemon.terminated().await.expect_code(0);
-    let doubles = "SELECT count(*) - count(DISTINCT scheduled_at) FROM billing_job_runs WHERE job = 'tick'";
+    let doubles = "SELECT count(*) - count(DISTINCT scheduled_at) FROM scheduler_runs WHERE job = 'tick'";
     assert_eq!(query(db, doubles).await, "0");
 }
 
@@ -49,7 +49,7 @@ async fn a_run_by_hand_is_waited_for_and_shown(db: &Db) {
     );
     let done = ask(&program, "jobs trigger tick --force --wait --reason see").await;
     let run = &done["run"];
-    assert_eq!((text(&run["status"]), text(&run["trigger"])), ("done", "manual"));
+    assert_eq!((text(&run["status"]), text(&run["cause"])), ("done", "manual"));
     assert!(text(&run["reason"]).starts_with("asked for by ada@"), "{run}");
     let shown = ask(&program, &format!("runs show {}", text(&run["id"]))).await;
     assert_eq!(&shown, run);
@@ -66,6 +66,12 @@ async fn a_run_by_hand_is_waited_for_and_shown(db: &Db) {
 async fn a_cancelled_run_stops_and_is_not_run_again(db: &Db) {
     let program = with(db, &[PATIENT]);
     let daemon = started(&program).await;
+    // While the daemon plans the job, it holds its lease, and that claim could be cancelled.
+    let planned = "SELECT count(*) FROM scheduler_jobs WHERE job = 'patient' AND holder IS NULL AND schedule IS NOT NULL";
+    e2e::eventually("the job is planned", async || {
+        (crate::daemon::ask(db, planned).await == "1").then_some(())
+    })
+    .await;
     let nothing = ask(&program, "jobs cancel patient").await;
     assert_eq!(
         (&nothing["changed"], text(&nothing["about"])),
@@ -128,13 +134,13 @@ async fn job_that_ran_ahead_waits_until_reset(db: &Db) {
     daemon.terminated().await.expect_code(0);
     let a_day = if db.backend() == DbBackend::Sqlite { "86400000000" } else { "interval '1 day'" };
     db.execute(&format!(
-        "UPDATE billing_job_state SET cursor_at = cursor_at + {a_day}, next_at = next_at + {a_day},
+        "UPDATE scheduler_jobs SET cursor_at = cursor_at + {a_day}, next_at = next_at + {a_day},
                                       late_at = late_at + {a_day}, stuck_at = stuck_at + {a_day}"
     ))
     .await;
     db.execute(&format!(
-        "UPDATE billing_job_runs SET scheduled_at = scheduled_at + {a_day}
-          WHERE id = (SELECT id FROM billing_job_runs ORDER BY started_at DESC LIMIT 1)"
+        "UPDATE scheduler_runs SET scheduled_at = scheduled_at + {a_day}
+          WHERE id = (SELECT id FROM scheduler_runs ORDER BY started_at DESC LIMIT 1)"
     ))
     .await;
     let daemon = started(&program).await;
@@ -150,7 +156,7 @@ async fn job_that_ran_ahead_waits_until_reset(db: &Db) {
         .await;
     daemon.says("job `tick` follows its schedule again").await;
     assert_eq!(daemon.said("job `tick` waits until").len(), 1, "once");
-    let recorded = crate::daemon::rows(db, "reason FROM billing_job_audit WHERE action = 'reset'").await;
+    let recorded = crate::daemon::rows(db, "reason FROM scheduler_audit_log WHERE action = 'reset'").await;
     assert!(recorded.len() == 1 && recorded[0].contains("corrected"), "{recorded:?}");
     assert_eq!(ask(&program, "jobs reset tick --reason again").await["changed"], false);
     daemon.terminated().await.expect_code(0);

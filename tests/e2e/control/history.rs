@@ -61,7 +61,7 @@ async fn every_job_is_listed_with_how_it_stands(db: &Db) {
     assert_eq!(short[1], "heartbeat paused every 1s", "which each node runs by itself");
     assert_eq!(short[2], "patient running every 365d");
     assert!(short[3].starts_with("tick "), "{short:?}");
-    assert_eq!(listed[0]["last"]["error"], "broken as designed");
+    assert_eq!(listed[0]["last_run"]["error"], "broken as designed");
     let table = program.run("jobs list").await.expect_code(0);
     assert!(table.out[0].starts_with("JOB        STATE    SCHEDULE    NEXT (UTC)"), "{}", table.text());
     assert!(table.out.iter().all(|line| line.chars().count() <= 100), "{}", table.text());
@@ -95,7 +95,7 @@ async fn a_job_that_nobody_runs_is_late_and_explained(db: &Db) {
         sea_orm::DbBackend::Sqlite => "CAST(unixepoch('now') * 1000000 AS INTEGER) - 61000000",
         _ => "now() - interval '61 s'",
     };
-    db.execute(&format!("UPDATE billing_job_state SET late_at = {past} WHERE job = 'tick'")).await;
+    db.execute(&format!("UPDATE scheduler_jobs SET late_at = {past} WHERE job = 'tick'")).await;
     let job = ask(&program, "jobs show tick").await;
     assert_eq!(
         (text(&job["state"]), &job["late"]),
@@ -123,11 +123,11 @@ async fn a_daemon_reports_a_late_job_wherever_the_fault_is(db: &Db) {
         _ => ("now() + interval '1 day'", "timestamptz 'epoch'"),
     };
     let stuck = format!(
-        "UPDATE billing_job_state SET holder = 'stuck', fence = fence + 1, expires_at = {far}, next_at = {past},
+        "UPDATE scheduler_jobs SET holder = 'stuck', fencing_token = fencing_token + 1, expires_at = {far}, next_at = {past},
                 late_at = {past}, stuck_at = {past} WHERE job = 'tick'"
     );
     db.execute(&format!(
-        "INSERT INTO billing_job_state (job, cursor_at, schedule, next_at, late_at, stuck_at)
+        "INSERT INTO scheduler_jobs (job, cursor_at, schedule, next_at, late_at, stuck_at)
          VALUES ('own', {past}, 'every 1s', {past}, {past}, {past})"
     ))
     .await;
@@ -165,7 +165,7 @@ async fn the_history_is_pruned_to_its_bounds(db: &Db) {
         row += 1;
         let at = days_ago(days);
         db.execute(&format!(
-            "INSERT INTO billing_job_runs (id, job, scheduled_at, status, fence, daemon, started_at, finished_at)
+            "INSERT INTO scheduler_runs (id, job, scheduled_at, status, fencing_token, daemon_id, started_at, finished_at)
              VALUES ('00000000-0000-4000-8000-00000000000{row}', '{job}', {at}, '{status}', 1, 'x', {at}, {at})"
         ))
         .await;
@@ -176,7 +176,7 @@ async fn the_history_is_pruned_to_its_bounds(db: &Db) {
         )
     };
     let left = async || {
-        let left = "job || ' ' || status || ' ' || count(*) FROM billing_job_runs WHERE job <> 'prune' GROUP BY job, status ORDER BY 1";
+        let left = "job || ' ' || status || ' ' || count(*) FROM scheduler_runs WHERE job <> 'prune' GROUP BY job, status ORDER BY 1";
         crate::daemon::rows(db, left).await
     };
     for (rows, pruned, remain) in [

@@ -41,9 +41,8 @@ pub(super) async fn ask(program: &Program, arguments: &str) -> Value {
 /// The rows of a job in short, newest first: status, trigger and how many scheduled times.
 pub(super) async fn history(program: &Program, job: &str) -> Vec<String> {
     let runs = ask(program, &format!("runs list --job {job} --limit 0")).await;
-    let short = |run: &Value| {
-        format!("{} {} {}", text(&run["status"]), text(&run["trigger"]), run["scheduled_count"])
-    };
+    let short =
+        |run: &Value| format!("{} {} {}", text(&run["status"]), text(&run["cause"]), run["scheduled_count"]);
     runs.as_array().expect("a list").iter().map(short).collect()
 }
 

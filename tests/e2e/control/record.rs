@@ -22,7 +22,7 @@ async fn every_request_is_one_link_of_a_chain_that_shows_what_was_changed(db: &D
     ask(&program, "jobs resume tick --as grace").await;
     let uid = std::fs::metadata(program.folder()).expect("it is there").uid();
     let chain = "id || ' ' || actor || ' ' || action || ' ' || job || ' ' || coalesce(reason, '-')
-                 FROM billing_job_audit ORDER BY id";
+                 FROM scheduler_audit_log ORDER BY id";
     let found = rows(db, chain).await;
     assert!(found[1].starts_with("2 ada@"), "{found:?}");
     assert_eq!((found[0].as_str(), found[2].as_str()), ("1 grace pause tick tea", "3 grace resume tick -"));
@@ -33,32 +33,32 @@ async fn every_request_is_one_link_of_a_chain_that_shows_what_was_changed(db: &D
     assert_eq!(broken().await, None);
 
     for change in [
-        "UPDATE billing_job_audit SET actor = 'nobody' WHERE id = 2",
-        "DELETE FROM billing_job_audit WHERE id = 2",
+        "UPDATE scheduler_audit_log SET actor = 'nobody' WHERE id = 2",
+        "DELETE FROM scheduler_audit_log WHERE id = 2",
     ] {
         let refused = db.admin().execute_unprepared(change).await.expect_err(change).to_string();
-        assert!(refused.contains("billing_job_audit is append-only"), "{refused}");
+        assert!(refused.contains("scheduler_audit_log is append-only"), "{refused}");
     }
     db.execute(match db.backend() {
         DbBackend::Sqlite => {
-            "DROP TRIGGER billing_job_audit_no_update; DROP TRIGGER billing_job_audit_no_delete"
+            "DROP TRIGGER scheduler_audit_log_no_update; DROP TRIGGER scheduler_audit_log_no_delete"
         }
-        _ => "ALTER TABLE billing_job_audit DISABLE TRIGGER billing_job_audit_append_only",
+        _ => "ALTER TABLE scheduler_audit_log DISABLE TRIGGER scheduler_audit_log_append_only",
     })
     .await;
-    db.execute("UPDATE billing_job_audit SET actor = 'nobody' WHERE id = 2").await;
+    db.execute("UPDATE scheduler_audit_log SET actor = 'nobody' WHERE id = 2").await;
     assert_eq!(broken().await, Some(2), "it was changed");
     let audit = program.run("audit").await.expect_code(1);
-    assert!(audit.text().contains("record_chain: row 2 of billing_job_audit"), "{}", audit.text());
+    assert!(audit.text().contains("record_chain: row 2 of scheduler_audit_log"), "{}", audit.text());
     let doctor = program.run("doctor").await.expect_code(1);
-    assert!(doctor.text().contains("row 2 of billing_job_audit"), "{}", doctor.text());
-    db.execute("DELETE FROM billing_job_audit WHERE id = 2").await;
+    assert!(doctor.text().contains("row 2 of scheduler_audit_log"), "{}", doctor.text());
+    db.execute("DELETE FROM scheduler_audit_log WHERE id = 2").await;
     assert_eq!(broken().await, Some(3), "its predecessor is gone");
 }
 
 /// Who did what, oldest first, and the details of it.
 const CHANGES: &str =
-    "actor || ' ' || action || ' ' || job || ' ' || details FROM billing_job_audit ORDER BY id";
+    "actor || ' ' || action || ' ' || job || ' ' || details FROM scheduler_audit_log ORDER BY id";
 
 async fn what_a_person_changes_is_on_record(db: &Db) {
     let program =
@@ -94,12 +94,12 @@ async fn what_a_person_changes_is_on_record(db: &Db) {
         (" accept a restore billing ", r#","before":{"batch":99}}"#),
     ];
     if db.backend() == DbBackend::Postgres {
-        for command in ["fence install", "fence install", "fence remove", "fence remove"] {
+        for command in ["guard install", "guard install", "guard remove", "guard remove"] {
             program.run(command).await.expect_code(0);
         }
         expected.extend([
-            (" install the fence billing ", r#""before":{"enabled":false,"installed":false"#),
-            (" remove the fence billing ", r#""before":{"enabled":true,"installed":true"#),
+            (" guard install billing ", r#""before":{"enabled":false,"installed":false"#),
+            (" guard remove billing ", r#""before":{"enabled":true,"installed":true"#),
         ]);
     }
     let found = rows(db, CHANGES).await;
@@ -124,7 +124,7 @@ async fn a_migration_that_was_applied_is_on_record() {
     let rows = db
         .query_all_raw(Statement::from_string(
             DbBackend::Sqlite,
-            "SELECT actor, action, details FROM billing_job_audit",
+            "SELECT actor, action, details FROM scheduler_audit_log",
         ))
         .await
         .expect("it answers");

@@ -28,7 +28,7 @@ async fn an_edited_file_comes_into_force_without_disturbing_what_runs(db: &Db) {
     daemon.says("jobs.toml: tick: schedule every 365d -> every 1s").await;
     daemon.says("jobs.toml is in force").await;
     let record = eventually("it is on record", async || {
-        crate::daemon::rows(db, "details FROM billing_job_audit WHERE action = 'reload'").await.pop()
+        crate::daemon::rows(db, "details FROM scheduler_audit_log WHERE action = 'reload'").await.pop()
     })
     .await;
     assert!(record.contains("tick: schedule every 365d -> every 1s"), "{record}");
@@ -40,7 +40,7 @@ async fn an_edited_file_comes_into_force_without_disturbing_what_runs(db: &Db) {
     daemon.says("jobs.toml: second: removed").await;
     daemon.says("jobs.toml: tick: schedule every 1s -> every 365d").await;
     eventually("nothing is expected of either", async || {
-        let due = "SELECT count(*) FROM billing_job_state
+        let due = "SELECT count(*) FROM scheduler_jobs
                     WHERE job = 'second' AND (late_at IS NOT NULL OR holder IS NOT NULL)
                        OR job = 'tick' AND (schedule <> 'every 365d' OR holder IS NOT NULL)";
         (crate::daemon::ask(db, due).await == "0").then_some(())
@@ -89,7 +89,7 @@ async fn a_new_schedule_fires_nothing_that_was_not_due(db: &Db) {
     let program = with(db, &[YEARLY]);
     let daemon = started(&program).await;
     eventually("it has begun", async || {
-        let plan = crate::daemon::ask(db, "SELECT schedule FROM billing_job_state WHERE job = 'tick'").await;
+        let plan = crate::daemon::ask(db, "SELECT schedule FROM scheduler_jobs WHERE job = 'tick'").await;
         (plan == "every 365d").then_some(())
     })
     .await;
@@ -98,7 +98,7 @@ async fn a_new_schedule_fires_nothing_that_was_not_due(db: &Db) {
         sea_orm::DbBackend::Sqlite => "cursor_at - 60000000",
         _ => "cursor_at - interval '1 minute'",
     };
-    db.execute(&format!("UPDATE billing_job_state SET cursor_at = {minute_ago}")).await;
+    db.execute(&format!("UPDATE scheduler_jobs SET cursor_at = {minute_ago}")).await;
     let program = program.file("jobs.toml", TICK);
     daemon.says("jobs.toml is in force").await;
     until_history_has(&program, "tick", "done schedule").await;

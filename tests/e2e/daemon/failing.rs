@@ -39,7 +39,7 @@ async fn billing_that_cannot_write_is_reported_as_failed_until_it_can(db: &Db) {
     let message = ask(db, "SELECT error_message FROM billing_daemon_status").await;
     assert!(message.contains(refusal), "{message}");
     let recorded =
-        "SELECT concat_ws(' ', status, items, error LIKE '%permission denied%') FROM billing_job_runs
+        "SELECT concat_ws(' ', status, items, error LIKE '%permission denied%') FROM scheduler_runs
                      WHERE job = 'billing' AND attempt = 1";
     assert_eq!(ask(db, recorded).await, "retrying 0 t");
     for nothing in ["billing_charges", "payment_transactions", "vps_billing_cycles", "billing_batches"] {

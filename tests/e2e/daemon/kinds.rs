@@ -21,7 +21,7 @@ argv = ["sh", "-c", "echo hello; echo \"$DATABASE_URL\" gone >&2; exit 3"]
 async fn a_command_leaves_its_output_in_the_history_and_sees_no_password(db: &Db) {
     let running = daemon(db, &[COMMAND]).start("run");
     running.says("`sh` exited with code 3: gone").await;
-    let details = "SELECT details FROM billing_job_runs WHERE job = 'greet' AND status = 'dead'";
+    let details = "SELECT details FROM scheduler_runs WHERE job = 'greet' AND status = 'dead'";
     let details =
         eventually("it is recorded", async || Some(ask(db, details).await).filter(|details| details != "-"))
             .await;
@@ -42,7 +42,7 @@ async fn a_command_ends_with_the_daemon(db: &Db) {
             .await;
     running.interrupted().await.expect_code(0);
     assert!(!std::path::Path::new("/proc").join(pid.trim()).exists(), "no zombie and no orphan");
-    let runs = "SELECT count(*) || ' ' || max(status) FROM billing_job_runs";
+    let runs = "SELECT count(*) || ' ' || max(status) FROM scheduler_runs";
     assert_eq!(ask(db, runs).await, "1 interrupted");
 }
 

@@ -88,7 +88,7 @@ async fn a_clean_stop_hands_billing_back_and_keeps_the_figures_of_the_last_run(d
         ask(db, "SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL").await,
         "0"
     );
-    assert_eq!(ask(db, "SELECT worked_at FROM billing_fences WHERE job = 'billing'").await, "-");
+    assert_eq!(ask(db, "SELECT last_success_at FROM scheduler_fencing WHERE job = 'billing'").await, "-");
     assert_eq!(status_of(db, "dead-here").await, "stopped");
     assert_eq!(status_of(db, "dead-there").await, "running", "what another host is doing is not ours to say");
     let (dollars, true_) = match db.backend() {
@@ -117,7 +117,7 @@ async fn a_clean_stop_leaves_billing_to_another_daemon_that_is_alive(db: &Db) {
     daemon.terminated().await.expect_code(0);
     let beating = "daemon_instance_id FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
     assert_eq!(rows(db, beating).await, ["alive-there"]);
-    assert_ne!(ask(db, "SELECT worked_at FROM billing_fences WHERE job = 'billing'").await, "-");
+    assert_ne!(ask(db, "SELECT last_success_at FROM scheduler_fencing WHERE job = 'billing'").await, "-");
 }
 
 /// The panel shows the row with the newest heartbeat, which may be that of a daemon that has not billed.
@@ -177,7 +177,7 @@ async fn rows_of_daemons_have_names_of_their_own_and_are_tidied_away(db: &Db) {
         assert_eq!(metadata["billingIntervalMinutes"], 30);
         assert!(metadata["startTime"].is_string() && metadata["version"].is_string(), "{metadata}");
     }
-    let tidied = "SELECT count(*) FROM billing_job_runs WHERE job = 'stale-daemons' AND status = 'done'";
+    let tidied = "SELECT count(*) FROM scheduler_runs WHERE job = 'stale-daemons' AND status = 'done'";
     eventually("one of them tidied", async || (ask(db, tidied).await == "1").then_some(())).await;
     let others = "daemon_instance_id || ' ' || status || ' ' || CASE WHEN heartbeat_at IS NULL THEN 'silent' ELSE 'beats' END
                     FROM billing_daemon_status WHERE daemon_instance_id NOT LIKE '%-%-%' ORDER BY 1";

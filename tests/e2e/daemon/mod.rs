@@ -69,7 +69,7 @@ pub(crate) fn daemon(db: &Db, jobs: &[&str]) -> Program {
 }
 
 /// These jobs, with what lets them charge beside a panel of a generation that reads no heartbeat: no panel of a test bills by
-/// itself, and few have the fence.
+/// itself, and few have the panel guard.
 pub(crate) fn beside(db: &Db, jobs: &str) -> String {
     let setting = "[daemon]\npanel-billing = \"off\"\n";
     match db.panel {
@@ -125,7 +125,7 @@ pub(crate) async fn rows(db: &Db, selected: &str) -> Vec<String> {
 
 /// Nobody holds a job any more: for a test that does not wait until what a dead daemon held expires.
 pub(crate) async fn free_all_jobs(db: &Db) {
-    db.execute("UPDATE billing_job_state SET holder = NULL, expires_at = NULL").await;
+    db.execute("UPDATE scheduler_jobs SET holder = NULL, expires_at = NULL").await;
 }
 
 /// Waits until a transaction of the daemon's waits for a lock on PostgreSQL.

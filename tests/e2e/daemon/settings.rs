@@ -23,7 +23,7 @@ async fn an_interval_that_hands_billing_back_is_refused_unless_it_is_meant() {
             let ended = program.run("run").await.expect_code(78);
             let message = "environment: BILLING_INTERVAL_MINUTES has no run for 1h 31m";
             assert!(ended.err[0].starts_with(message), "{}", ended.text());
-            assert_eq!(ask(&db, "SELECT count(*) FROM billing_job_state").await, "0", "nothing was begun");
+            assert_eq!(ask(&db, "SELECT count(*) FROM scheduler_jobs").await, "0", "nothing was begun");
         } else {
             let running = program.start("run");
             running.says("runs billing, heartbeat as").await;
@@ -71,7 +71,7 @@ async fn the_originals_settings_are_read_from_the_environment_and_from_a_file() 
         assert_eq!(told.await, minutes);
         // The row of a run is written after the job has said that it is done.
         let aligned = format!(
-            "SELECT extract(epoch FROM max(scheduled_at))::bigint % (60 * {minutes}) FROM billing_job_runs
+            "SELECT extract(epoch FROM max(scheduled_at))::bigint % (60 * {minutes}) FROM scheduler_runs
              WHERE job = 'billing'"
         );
         eventually("it is the schedule, too", async || (ask(&db, &aligned).await == "0").then_some(())).await;

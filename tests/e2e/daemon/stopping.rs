@@ -24,7 +24,7 @@ async fn sigterm_during_run_completes_it(db: &Db) {
     let ended = running.ended().await.expect_code(0);
     assert!(ended.text().contains("charged 0.24 USD for 24 hours of 8 instances"), "{}", ended.text());
     check_all_charged_once(db, &organizations).await;
-    let run = "status || ' ' || items || ' ' || attempt FROM billing_job_runs WHERE job = 'billing'";
+    let run = "status || ' ' || items || ' ' || attempt FROM scheduler_runs WHERE job = 'billing'";
     assert_eq!(rows(db, run).await, ["done 8 1"]);
     let told =
         "status || ' ' || (heartbeat_at IS NULL) || ' ' || instances_billed FROM billing_daemon_status";
@@ -65,7 +65,7 @@ async fn check_stopped_after_batch(db: &Db, settings: &str, stop: impl AsyncFnOn
     // On SQLite the obstacle slows batches down, and holds none.
     assert!(billed == 5 || ((4..8).contains(&billed) && db.backend() == DbBackend::Sqlite), "{billed}");
     check_charged(db, &organizations[..billed]).await;
-    let run = "status || ' ' || items || ' ' || attempt FROM billing_job_runs WHERE job = 'billing'";
+    let run = "status || ' ' || items || ' ' || attempt FROM scheduler_runs WHERE job = 'billing'";
     assert_eq!(rows(db, run).await, [format!("interrupted {billed} 1")]);
     let told = "status || ' ' || (heartbeat_at IS NULL) || ' ' || instances_billed || ' ' || (last_run_success IS NULL)
                   FROM billing_daemon_status";
@@ -81,13 +81,13 @@ async fn check_stopped_after_batch(db: &Db, settings: &str, stop: impl AsyncFnOn
     running.says("job `billing` done").await;
     running.terminated().await.expect_code(0);
     check_all_charged_once(db, &organizations).await;
-    let finished = "status || ' ' || items || ' ' || attempt FROM billing_job_runs WHERE job = 'billing' ORDER BY started_at";
+    let finished = "status || ' ' || items || ' ' || attempt FROM scheduler_runs WHERE job = 'billing' ORDER BY started_at";
     assert_eq!(
         rows(db, finished).await,
         [format!("interrupted {billed} 1"), format!("done {left} 1")],
         "an interruption is no attempt"
     );
-    let times = "SELECT count(DISTINCT scheduled_at) FROM billing_job_runs WHERE job = 'billing'";
+    let times = "SELECT count(DISTINCT scheduled_at) FROM scheduler_runs WHERE job = 'billing'";
     assert_eq!(ask(db, times).await, "1", "it is the same occurrence");
 }
 
@@ -102,7 +102,7 @@ async fn kill_9_in_the_middle_of_a_run_neither_loses_nor_repeats_a_charge(db: &D
     assert_eq!(running.ended().await.code, None);
     obstacle.remove_from(db).await;
     check_charged(db, &organizations[..4]).await;
-    assert_eq!(ask(db, "SELECT count(*) FROM billing_job_runs WHERE job = 'billing'").await, "0");
+    assert_eq!(ask(db, "SELECT count(*) FROM scheduler_runs WHERE job = 'billing'").await, "0");
 
     // The lease of the dead one has to run out first.
     let running = program.start("run");
@@ -142,7 +142,7 @@ async fn third_signal_ends_process_at_once() {
         let ended = running.ended().await.expect_code(code);
         let told = ended.err.iter().any(|line| line.contains("while stopping: the process ends at once"));
         assert!(told, "{}", ended.text());
-        db.execute("DELETE FROM billing_job_state").await;
+        db.execute("DELETE FROM scheduler_jobs").await;
     }
 }
 

@@ -234,7 +234,7 @@ async fn a_run_of_billing_is_a_trace_from_its_plan_to_its_commits(db: &Db) {
     let running = program.start("run --log-format json");
     running.says("job `billing` done").await;
     eventually("the run is recorded", async || {
-        (ask(db, "SELECT count(*) FROM billing_job_runs WHERE status = 'done'").await == "1").then_some(())
+        (ask(db, "SELECT count(*) FROM scheduler_runs WHERE status = 'done'").await == "1").then_some(())
     })
     .await;
     assert!(collector.requests().is_empty(), "nobody waits for others to be sent with");
@@ -254,7 +254,7 @@ async fn a_run_of_billing_is_a_trace_from_its_plan_to_its_commits(db: &Db) {
         ("attempt", "1"),
         ("outcome", "done"),
         ("items", "3"),
-        ("run.id", &ask(db, "SELECT id FROM billing_job_runs WHERE job = 'billing'").await),
+        ("run.id", &ask(db, "SELECT id FROM scheduler_runs WHERE job = 'billing'").await),
     ] {
         assert_eq!(run.field(name), value, "{name}");
     }

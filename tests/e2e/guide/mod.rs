@@ -113,7 +113,7 @@ async fn guide_hands_over_from_panel() {
         commands("start"),
         "start_unit".to_owned(),
         commands("check"),
-        "! DATABASE_URL=$OWNER billing-daemon fence remove".to_owned(),
+        "! DATABASE_URL=$OWNER billing-daemon guard remove".to_owned(),
         "stop_unit".to_owned(),
         commands("back"),
         format!("{} $OWNER -At -c 'SELECT count(*) FROM billing_charges'", psql.get_program().display()),

@@ -23,7 +23,7 @@ pub enum Action {
     LoseAnswer(usize),
     /// It is rolled back, by whatever.
     RollBack(usize),
-    /// A run ends well: `worked_at` is set and the lease released.
+    /// A run ends well: `last_success_at` is set and the lease released.
     Finish(usize),
     /// A daemon dies. Another one starts sooner or later.
     Die(usize),

@@ -17,7 +17,7 @@ impl Protocol {
         if self.guards.lease_first {
             state.database.lease = number;
         } else {
-            state.database.fence = number;
+            state.database.fencing_token = number;
         }
         state.daemons[daemon] = if self.guards.check == Check::LeaseRowOnly {
             Daemon::Working(self.run(state, number))
@@ -37,8 +37,8 @@ impl Protocol {
         if self.fence_is_held(state) {
             return false;
         }
-        state.daemons[daemon] = if state.database.fence < number {
-            state.database.fence = number;
+        state.daemons[daemon] = if state.database.fencing_token < number {
+            state.database.fencing_token = number;
             Daemon::Working(self.run(state, number))
         } else {
             Daemon::Idle
@@ -52,9 +52,9 @@ impl Protocol {
         if self.guards.check == Check::Locked && fence_is_changing(state) {
             return false;
         }
-        let Database { lease, fence, .. } = state.database;
+        let Database { lease, fencing_token, .. } = state.database;
         let newest = match self.guards.check {
-            Check::Locked | Check::Unlocked => lease == run.number && fence == run.number,
+            Check::Locked | Check::Unlocked => lease == run.number && fencing_token == run.number,
             Check::LeaseRowOnly => lease == run.number,
             Check::Nothing => true,
         };
@@ -117,7 +117,7 @@ impl Protocol {
 
     pub(crate) fn finish(&self, state: &mut State, daemon: usize) -> bool {
         let Daemon::Working(run) = state.daemons[daemon] else { return false };
-        if state.database.fence == run.number {
+        if state.database.fencing_token == run.number {
             if self.fence_is_held(state) {
                 return false;
             }

@@ -7,7 +7,7 @@ use crate::{
 };
 
 impl Protocol {
-    /// Whether changing the fence row has to wait.
+    /// Whether changing the fencing row has to wait.
     pub(crate) fn fence_is_held(&self, state: &State) -> bool {
         let by_daemons = self.guards.check == Check::Locked
             && (state.in_flight.is_some()
@@ -18,14 +18,14 @@ impl Protocol {
         by_daemons
             || matches!(
                 state.panel,
-                Panel::Posting(_, _, Posting { fence: FenceLock::Shared | FenceLock::Raised(_), .. })
+                Panel::Posting(_, _, Posting { fencing_token: FenceLock::Shared | FenceLock::Raised(_), .. })
             )
     }
 }
 
-/// Whether somebody's transaction has written the fence row.
+/// Whether somebody's transaction has written the fencing row.
 pub(crate) fn fence_is_changing(state: &State) -> bool {
-    matches!(state.panel, Panel::Posting(_, _, Posting { fence: FenceLock::Raised(_), .. }))
+    matches!(state.panel, Panel::Posting(_, _, Posting { fencing_token: FenceLock::Raised(_), .. }))
 }
 
 /// Whether somebody's transaction holds the wallet.

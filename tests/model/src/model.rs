@@ -9,7 +9,7 @@ use crate::{
     panel::{listed, panel_reads, panel_records, panel_rolls_back},
     properties,
     state::{Daemon, Database, List, MAX_DAEMONS, MAX_HOURS, MAX_INSTANCES, Panel, State},
-    variant::{Beside, Guards, Size},
+    variant::{Guards, PanelPresence, Size},
 };
 
 /// The protocol with some guards, in a world of some size.
@@ -71,7 +71,7 @@ impl Model for Protocol {
         if state.in_flight.is_some() {
             actions.extend([Action::Arrive, Action::Vanish]);
         }
-        if self.guards.beside != Beside::Nobody {
+        if self.guards.beside != PanelPresence::Nobody {
             actions.push(Action::HandBackTimePasses);
             match state.panel {
                 Panel::Idle => actions.push(Action::PanelLists),

@@ -5,12 +5,12 @@ use crate::{
     model::Protocol,
     money::{charged, take},
     state::{Debit, FenceLock, Instance, List, Panel, Payer, Posting, State},
-    variant::{Beside, Raises},
+    variant::{PanelPresence, Raises},
 };
 
 impl Protocol {
     pub(crate) fn panel_lists(&self, state: &mut State) -> bool {
-        if self.guards.beside == Beside::PanelByHeartbeat && state.database.worked {
+        if self.guards.beside == PanelPresence::PanelByHeartbeat && state.database.worked {
             return false;
         }
         let mut list = List::default();
@@ -31,16 +31,16 @@ impl Protocol {
             return false;
         }
         let place = usize::from(debit.instance);
-        let Beside::PanelByTrigger(trigger) = self.guards.beside else {
-            let posting = Posting { start: list.anchors[place], fence: FenceLock::None };
+        let PanelPresence::PanelByTrigger(trigger) = self.guards.beside else {
+            let posting = Posting { start: list.anchors[place], fencing_token: FenceLock::None };
             state.panel = Panel::Posting(list, debit, posting);
             return true;
         };
         let database = &state.database;
         let raises = match trigger.raises_fence {
             Raises::Always => true,
-            Raises::AboveClaims => database.lease >= database.fence,
-            Raises::AboveHolder => database.lease == database.fence,
+            Raises::AboveClaims => database.lease >= database.fencing_token,
+            Raises::AboveHolder => database.lease == database.fencing_token,
             Raises::Never => false,
         };
         if !database.worked && raises && self.fence_is_held(state) {
@@ -52,20 +52,23 @@ impl Protocol {
             || trigger.refuses_future && start + debit.hours > state.now
             || trigger.compares_balance && debit.balance != database.balance
             || trigger.writes_ledger && self.guards.key && starts & 1 << start != 0;
-        let fence = if raises {
+        let fencing_token = if raises {
             FenceLock::Raised(database.next_number())
         } else if trigger.raises_fence == Raises::Never {
             FenceLock::None
         } else {
             FenceLock::Shared
         };
-        state.panel =
-            if refused { listed(list) } else { Panel::Posting(list, debit, Posting { start, fence }) };
+        state.panel = if refused {
+            listed(list)
+        } else {
+            Panel::Posting(list, debit, Posting { start, fencing_token })
+        };
         true
     }
 
     pub(crate) fn panel_commits(&self, state: &mut State) -> bool {
-        let Panel::Posting(list, debit, Posting { start, fence }) = state.panel else { return false };
+        let Panel::Posting(list, debit, Posting { start, fencing_token }) = state.panel else { return false };
         let end = start + debit.hours;
         let database = &mut state.database;
         database.balance = debit.balance - charged(start..end);
@@ -73,18 +76,22 @@ impl Protocol {
         take(database, debit.instance, start..end, Payer::Panel);
         let instance = &mut database.instances[usize::from(debit.instance)];
         instance.starts = starts;
-        if let Beside::PanelByTrigger(trigger) = self.guards.beside {
+        if let PanelPresence::PanelByTrigger(trigger) = self.guards.beside {
             if trigger.moves_meter {
                 instance.mark.meter = end;
             }
             if trigger.writes_ledger {
                 instance.starts |= 1 << start;
             }
-            if let FenceLock::Raised(number) = fence {
-                database.fence = number;
+            if let FenceLock::Raised(number) = fencing_token {
+                database.fencing_token = number;
             }
             // From now on, nothing is to be committed under a claim that was the newest before.
-            let since = if let FenceLock::Raised(number) = fence { number } else { database.fence + 1 };
+            let since = if let FenceLock::Raised(number) = fencing_token {
+                number
+            } else {
+                database.fencing_token + 1
+            };
             database.newest_commit = database.newest_commit.max(since);
         }
         state.panel = Panel::Debited(list, debit);

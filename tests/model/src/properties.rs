@@ -5,7 +5,7 @@ use stateright::Property;
 use crate::{
     model::Protocol,
     state::{Daemon, Payer, State},
-    variant::Beside,
+    variant::PanelPresence,
 };
 
 /// An hour is paid for once.
@@ -57,12 +57,12 @@ pub fn of(protocol: &Protocol) -> Vec<Property<Protocol>> {
             },
         ));
     }
-    if protocol.guards.beside != Beside::Nobody {
+    if protocol.guards.beside != PanelPresence::Nobody {
         properties.push(Property::sometimes("the panel bills everything", |protocol, state| {
             each_hour(protocol, state, |_, _, payer| payer == Payer::Panel)
         }));
     }
-    if let Beside::PanelByTrigger(_) = protocol.guards.beside {
+    if let PanelPresence::PanelByTrigger(_) = protocol.guards.beside {
         properties.push(Property::always(KNOWN, |protocol, state| {
             each_hour(protocol, state, |hour, meter, payer| hour < meter || payer == Payer::Nobody)
         }));

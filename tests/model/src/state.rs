@@ -35,8 +35,8 @@ pub struct State {
 pub struct Database {
     /// The number in the lease row: who may work. Its expiry is not here, because it may have expired at any time.
     pub lease: Number,
-    /// The number in the fence row: whose work may be committed.
-    pub fence: Number,
+    /// The number in the fencing row: whose work may be committed.
+    pub fencing_token: Number,
     /// Whether billing of ours worked within `hand-back-after`.
     pub worked: bool,
     /// What the one wallet holds. An hour costs 1.
@@ -116,7 +116,7 @@ impl Instance {
 pub enum Daemon {
     /// Without a claim: just started, or between two turns.
     Idle,
-    /// It has claimed the lease row and has still to raise the fence row.
+    /// It has claimed the lease row and has still to raise the fencing row.
     Claimed(Number),
     /// It believes that it may work; no transaction is open.
     Working(Run),
@@ -190,11 +190,11 @@ pub struct Debit {
 pub struct Posting {
     /// The first hour that the debit pays for.
     pub start: Hour,
-    /// What it does to the fence row.
-    pub fence: FenceLock,
+    /// What it does to the fencing row.
+    pub fencing_token: FenceLock,
 }
 
-/// What the panel's open transaction does to the fence row.
+/// What the panel's open transaction does to the fencing row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FenceLock {
     /// Nothing.
@@ -235,7 +235,7 @@ impl Database {
     pub fn new(balance: i8) -> Self {
         Self {
             lease: 0,
-            fence: 0,
+            fencing_token: 0,
             worked: false,
             balance,
             instances: Default::default(),
@@ -248,16 +248,16 @@ impl Database {
     /// The number of the next claim: greater than those of both rows.
     #[must_use]
     pub fn next_number(&self) -> Number {
-        self.lease.max(self.fence) + 1
+        self.lease.max(self.fencing_token) + 1
     }
 
     fn numbers(&self) -> u32 {
-        1 << self.lease | 1 << self.fence | 1 << self.newest_commit
+        1 << self.lease | 1 << self.fencing_token | 1 << self.newest_commit
     }
 
     fn renumber(&mut self, new: impl Fn(Number) -> Number) {
         self.lease = new(self.lease);
-        self.fence = new(self.fence);
+        self.fencing_token = new(self.fencing_token);
         self.newest_commit = new(self.newest_commit);
     }
 }
@@ -277,7 +277,7 @@ impl State {
             }
         }
         let posting = match &self.panel {
-            Panel::Posting(_, _, Posting { fence: FenceLock::Raised(number), .. }) => 1 << number,
+            Panel::Posting(_, _, Posting { fencing_token: FenceLock::Raised(number), .. }) => 1 << number,
             _ => 0,
         };
         let replica = self.replica.as_ref().map_or(0, Database::numbers);
@@ -296,7 +296,9 @@ impl State {
         if let Some(charge) = &mut self.in_flight {
             charge.number = rank(charge.number);
         }
-        if let Panel::Posting(_, _, Posting { fence: FenceLock::Raised(number), .. }) = &mut self.panel {
+        if let Panel::Posting(_, _, Posting { fencing_token: FenceLock::Raised(number), .. }) =
+            &mut self.panel
+        {
             *number = rank(*number);
         }
         self.daemons.sort_unstable();

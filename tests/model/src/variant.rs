@@ -5,11 +5,11 @@ use crate::properties::{ENDED, FENCE, KNOWN, ONCE, WALLET, WHOLE};
 /// What a daemon's transaction does about its number before it does anything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// Joins both rows on it and holds the fence row `FOR SHARE` to its end.
+    /// Joins both rows on it and holds the fencing row `FOR SHARE` to its end.
     Locked,
     /// Joins both rows on it, without a lock.
     Unlocked,
-    /// Looks at the lease row alone: there is no fence row to raise.
+    /// Looks at the lease row alone: there is no fencing row to raise.
     LeaseRowOnly,
     /// Nothing.
     Nothing,
@@ -17,7 +17,7 @@ pub enum Check {
 
 /// Who else bills, and what keeps it from charging what is charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beside {
+pub enum PanelPresence {
     /// There is no panel.
     Nobody,
     /// The panel, unless a heartbeat is fresh; nothing in the database stops it.
@@ -30,7 +30,7 @@ pub enum Beside {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each guard is there or not, whatever the others are")]
 pub struct Trigger {
-    /// When it raises the fence row with no holder.
+    /// When it raises the fencing row with no holder.
     pub raises_fence: Raises,
     /// Lets the debited hours begin where the meter stands, and moves it.
     pub moves_meter: bool,
@@ -42,7 +42,7 @@ pub struct Trigger {
     pub compares_balance: bool,
 }
 
-/// When the trigger raises the fence row. Where it does not, it holds the row `FOR SHARE`.
+/// When the trigger raises the fencing row. Where it does not, it holds the row `FOR SHARE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Raises {
     /// For each debit.
@@ -59,9 +59,9 @@ pub enum Raises {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each guard is there or not, whatever the others are")]
 pub struct Guards {
-    /// The fence.
+    /// The panel guard.
     pub check: Check,
-    /// The lease row is claimed first and the fence row raised afterwards; otherwise the other way round.
+    /// The lease row is claimed first and the fencing row raised afterwards; otherwise the other way round.
     pub lease_first: bool,
     /// What is due is read under the wallet's lock; otherwise once, before any transaction.
     pub reads_under_lock: bool,
@@ -70,7 +70,7 @@ pub struct Guards {
     /// The ledger's unique key.
     pub key: bool,
     /// The panel.
-    pub beside: Beside,
+    pub beside: PanelPresence,
     /// The database may be replaced by one that lost the newest commits.
     pub fail_over: bool,
 }
@@ -108,7 +108,7 @@ pub const DAEMONS: Guards = Guards {
     reads_under_lock: true,
     compares_watermark: true,
     key: true,
-    beside: Beside::Nobody,
+    beside: PanelPresence::Nobody,
     fail_over: false,
 };
 
@@ -125,7 +125,7 @@ pub const TRIGGER: Trigger = Trigger {
 };
 
 const fn beside(trigger: Trigger) -> Guards {
-    Guards { beside: Beside::PanelByTrigger(trigger), ..DAEMONS }
+    Guards { beside: PanelPresence::PanelByTrigger(trigger), ..DAEMONS }
 }
 
 const fn size(daemons: usize, instances: usize, hours: u8) -> Size {
@@ -159,7 +159,7 @@ pub const VARIANTS: &[Variant] = &[
     ),
     holds(
         "panel-raises-always",
-        "daemons and the panel, of which each debit raises the fence",
+        "daemons and the panel, of which each debit raises the fencing token",
         beside(Trigger { raises_fence: Raises::Always, ..TRIGGER }),
         size(2, 1, 3),
     ),
@@ -183,29 +183,29 @@ pub const VARIANTS: &[Variant] = &[
         size(2, 1, 3),
     ),
     breaks(
-        "no-fence",
-        "no fence check in the transaction",
+        "no-fencing-check",
+        "no fencing token check in the transaction",
         FENCE,
         Guards { check: Check::Nothing, ..DAEMONS },
         size(2, 2, 2),
     ),
     breaks(
-        "unlocked-fence",
-        "the fence is checked without FOR SHARE",
+        "unlocked-fencing-row",
+        "the fencing row is checked without FOR SHARE",
         FENCE,
         Guards { check: Check::Unlocked, ..DAEMONS },
         size(2, 2, 2),
     ),
     breaks(
         "lease-row-only",
-        "one row: the lease is checked, and no fence raised",
+        "one row: the lease is checked, and no fencing token raised",
         FENCE,
         Guards { check: Check::LeaseRowOnly, ..DAEMONS },
         size(2, 2, 2),
     ),
     breaks(
         "swapped",
-        "the fence row is raised before the lease row is claimed",
+        "the fencing row is raised before the lease row is claimed",
         FENCE,
         Guards { lease_first: false, ..PANEL },
         size(1, 1, 2),
@@ -221,7 +221,7 @@ pub const VARIANTS: &[Variant] = &[
         "heartbeat-alone",
         "the panel without the trigger: the heartbeat rule alone",
         ONCE,
-        Guards { beside: Beside::PanelByHeartbeat, ..DAEMONS },
+        Guards { beside: PanelPresence::PanelByHeartbeat, ..DAEMONS },
         size(1, 1, 2),
     ),
     breaks(
@@ -233,7 +233,7 @@ pub const VARIANTS: &[Variant] = &[
     ),
     breaks(
         "no-ledger",
-        "the trigger writes neither meter nor ledger: the fence alone",
+        "the trigger writes neither meter nor ledger: the panel guard alone",
         ONCE,
         beside(Trigger { moves_meter: false, writes_ledger: false, ..TRIGGER }),
         size(1, 1, 2),
@@ -247,14 +247,14 @@ pub const VARIANTS: &[Variant] = &[
     ),
     breaks(
         "no-raise",
-        "the trigger lets the panel bill without raising the fence",
+        "the trigger lets the panel bill without raising the fencing token",
         FENCE,
         beside(Trigger { raises_fence: Raises::Never, ..TRIGGER }),
         size(2, 1, 2),
     ),
     breaks(
         "raise-in-force",
-        "the trigger raises the fence above the holder only, not above a claim that is half made",
+        "the trigger raises the fencing token above the holder only, not above a claim that is half made",
         FENCE,
         beside(Trigger { raises_fence: Raises::AboveHolder, ..TRIGGER }),
         size(2, 1, 2),

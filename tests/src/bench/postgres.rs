@@ -202,7 +202,11 @@ impl Place {
                 "instance_id, organization_id, billed_through, carry, rate, backup_rate, rate_changes",
                 "true",
             ),
-            of("billing_wallets", "wallet_id, organization_id, opening_balance, opening_ledger", "true"),
+            of(
+                "billing_wallet_openings",
+                "wallet_id, organization_id, opening_balance, opening_ledger",
+                "true",
+            ),
             of("billing_batches", "instances, charges, held, hours, currencies", "true"),
             of(
                 "payment_transactions",
@@ -254,7 +258,10 @@ impl Bench for PostgresEngine {
             ("vps_billing_cycles", written),
         ];
         if first {
-            tables.extend([("billing_meters", "true".to_owned()), ("billing_wallets", "true".to_owned())]);
+            tables.extend([
+                ("billing_meters", "true".to_owned()),
+                ("billing_wallet_openings", "true".to_owned()),
+            ]);
         }
         for (table, condition) in &tables {
             let file = folder.join(table);

@@ -21,7 +21,7 @@ const APPENDED: [(&str, &str); 4] = [
     ("billing_charges", "batch_id"),
     ("vps_billing_cycles", "rowid"),
 ];
-const BEGUN: [&str; 2] = ["billing_meters", "billing_wallets"];
+const BEGUN: [&str; 2] = ["billing_meters", "billing_wallet_openings"];
 /// Not a number of a row of ours.
 const NOTHING: i64 = 0;
 
@@ -259,7 +259,7 @@ impl Bench for SqliteEngine {
                 ),
                 "SELECT instance_id, organization_id, billed_through, carry, rate, backup_rate, rate_changes FROM billing_meters"
                     .to_owned(),
-                "SELECT wallet_id, organization_id, opening_balance, opening_ledger FROM billing_wallets".to_owned(),
+                "SELECT wallet_id, organization_id, opening_balance, opening_ledger FROM billing_wallet_openings".to_owned(),
                 "SELECT instances, charges, held, hours, currencies FROM billing_batches".to_owned(),
                 format!(
                     "SELECT organization_id, amount, currency, payment_method, payment_provider, status, description,

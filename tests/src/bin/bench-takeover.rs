@@ -146,7 +146,8 @@ async fn with_nothing_held(db: &Db, signal: Signal) -> Duration {
     let (one, other) = (program.start("run"), program.start("run"));
     one.says(" runs short as ").await;
     other.says(" runs short as ").await;
-    let free = "SELECT count(*) AS n FROM billing_job_state AS state JOIN billing_job_runs AS run ON run.job = state.job
+    let free =
+        "SELECT count(*) AS n FROM scheduler_jobs AS state JOIN scheduler_runs AS run ON run.job = state.job
                  WHERE state.job = 'short' AND state.holder IS NULL";
     eventually("it is done, and nobody holds it", async || (number(db, free).await > 0).then_some(())).await;
     let seen = other.said("begins ").len();

@@ -124,7 +124,7 @@ pub async fn run(options: &Options) -> Report {
 
 /// Waits until so many runs of billing have ended, or it takes too long.
 async fn until_so_many_runs(db: &Db, runs: u64) {
-    let sql = "SELECT count(*) AS n FROM billing_job_runs WHERE job = 'billing'";
+    let sql = "SELECT count(*) AS n FROM scheduler_runs WHERE job = 'billing'";
     let query = Statement::from_string(db.backend(), sql);
     let begun = Instant::now();
     while runs > 0 && begun.elapsed() < LONGEST {
@@ -148,7 +148,7 @@ async fn all_billed(db: &Db, now: Micros, patience: Duration) -> bool {
         _ => ("CAST(extract(epoch FROM started_at) * 1000000 AS bigint)".to_owned(), "details ->> 'as_of'"),
     };
     let sql = format!(
-        "SELECT count(*) AS n FROM billing_job_runs
+        "SELECT count(*) AS n FROM scheduler_runs
           WHERE job = 'billing' AND status = 'done' AND {begun} >= {since} AND {as_of} IS NOT NULL"
     );
     let query = Statement::from_string(db.backend(), sql);

@@ -209,15 +209,16 @@ impl<'a> Injector<'a> {
 
     async fn kill_the_holder(&self) {
         let disturbances = self.disturbances.load(Ordering::Relaxed);
-        let Some((pid, fence)) = self.holder_soon().await else { return };
+        let Some((pid, token)) = self.holder_soon().await else { return };
         let killed = Instant::now();
         if !self.daemons.kill(pid).await {
             return;
         }
         self.count(|counts| counts.kills += 1);
         while killed.elapsed() < TAKE_OVER {
-            let newest = self.ask("SELECT fence AS n FROM billing_job_state WHERE job = 'billing'").await;
-            if newest > fence {
+            let newest =
+                self.ask("SELECT fencing_token AS n FROM scheduler_jobs WHERE job = 'billing'").await;
+            if newest > token {
                 if disturbances == self.disturbances.load(Ordering::Relaxed) {
                     self.failovers.lock().expect("nobody panics with it").push(killed.elapsed());
                 }
@@ -296,14 +297,15 @@ impl<'a> Injector<'a> {
     }
 
     async fn holder(&self) -> Option<(u32, u64)> {
-        let sql = "SELECT holder, fence FROM billing_job_state WHERE job = 'billing' AND holder IS NOT NULL";
+        let sql =
+            "SELECT holder, fencing_token FROM scheduler_jobs WHERE job = 'billing' AND holder IS NOT NULL";
         let query = Statement::from_string(self.server.db.backend(), sql);
         let row = self.server.db.admin().query_one_raw(query).await.ok()??;
         let holder: String = row.try_get("", "holder").ok()?;
-        let fence: i64 = row.try_get("", "fence").ok()?;
+        let token: i64 = row.try_get("", "fencing_token").ok()?;
         // A holder is called `{hostname}-{pid}-{random}`.
         let pid = holder.rsplit('-').nth(1)?.parse().ok()?;
-        Some((pid, fence.unsigned_abs()))
+        Some((pid, token.unsigned_abs()))
     }
 
     async fn holder_or_any(&self, rng: &mut StdRng) -> Option<u32> {

@@ -49,7 +49,7 @@ pub struct Options {
     pub sabotage: Vec<String>,
     /// What may go wrong, each equally often.
     pub faults: Vec<Fault>,
-    /// Whether the panel's own biller runs beside, behind the fence. It does so on PostgreSQL only.
+    /// Whether the panel's own biller runs beside, behind the panel guard. It does so on PostgreSQL only.
     pub panel: bool,
     /// How many milliseconds lie between two things that customers do.
     pub pace_ms: Range<u64>,

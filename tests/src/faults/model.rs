@@ -230,18 +230,18 @@ impl Model<'_> {
     fn fences(&mut self) {
         let mut newest = 0;
         for (id, batch) in &self.tables.batches {
-            if batch.fence < newest {
+            if batch.fencing_token < newest {
                 self.report.violate(format!(
                     "batch {id} was committed under the number {} after one under {newest}",
-                    batch.fence
+                    batch.fencing_token
                 ));
             }
-            newest = newest.max(batch.fence);
+            newest = newest.max(batch.fencing_token);
         }
         let mut ended = BTreeMap::new();
         for run in &self.tables.runs {
             ended
-                .entry(run.fence)
+                .entry(run.fencing_token)
                 .and_modify(|end: &mut Micros| *end = run.finished.max(*end))
                 .or_insert(run.finished);
         }
@@ -249,7 +249,7 @@ impl Model<'_> {
             .tables
             .runs
             .iter()
-            .filter(|run| ended.range(..run.fence).any(|(_, end)| *end > run.started))
+            .filter(|run| ended.range(..run.fencing_token).any(|(_, end)| *end > run.started))
             .map(|run| run.id)
             .collect();
         for run in overlapping {

@@ -1,4 +1,4 @@
-//! The panel's own biller beside the daemons, behind the fence: refused while they work, heard when they are silent.
+//! The panel's own biller beside the daemons, behind the panel guard: refused while they work, heard when they are silent.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
 
 /// So long does the panel take from reading a balance to writing it back, in which daemons charge and customers pay.
 const BETWEEN_READ_AND_WRITE: Duration = Duration::from_millis(100);
-/// The part of the fence that writes begins here. What it writes has the fleet's time; what it decides by has the real one.
+/// The part of the panel guard that writes begins here. What it writes has the fleet's time; what it decides by has the real one.
 const WRITES_FROM: &str = "charge_start :=";
 const REAL_TIME: &str = "clock_timestamp()";
 const FLEETS_TIME: &str =
@@ -31,20 +31,22 @@ pub(super) struct Billed {
     pub(super) overwrites_refused: u64,
 }
 
-/// Puts the fence up, and lets it write by the fleet's clock.
+/// Puts the panel guard up, and lets it write by the fleet's clock.
 pub(super) async fn fence_off(server: &Server) {
     let owner = connect(&server.db.url_for(Login::Owner)).await;
     // The daemons' transactions want connections that remember no statements.
-    billing_jobs::fence::install(&owner, "the campaign").await.expect("the owner may put up the fence");
+    billing_jobs::panel_guard::install(&owner, "the campaign")
+        .await
+        .expect("the owner may put up the panel guard");
     owner.close().await.expect("a connection that answers can be closed");
-    let sql = "SELECT pg_get_functiondef('billing_fence'::regproc) AS definition";
+    let sql = "SELECT pg_get_functiondef('billing_panel_guard'::regproc) AS definition";
     let definition: String = row(server.db.admin(), sql)
         .await
         .ok()
         .flatten()
         .and_then(|row| row.try_get("", "definition").ok())
-        .expect("the fence is there");
-    let (decides, writes) = definition.split_once(WRITES_FROM).expect("the fence writes");
+        .expect("the panel guard is there");
+    let (decides, writes) = definition.split_once(WRITES_FROM).expect("the panel guard writes");
     let definition = format!("{decides}{WRITES_FROM}{}", writes.replace(REAL_TIME, FLEETS_TIME));
     server.db.execute("GRANT SELECT ON campaign_clock TO panel_owner").await;
     server.db.execute(&definition).await;
@@ -74,7 +76,7 @@ pub(super) async fn bill(server: &Server, seed: u64, stop: &watch::Receiver<bool
                 1 => Crash::AfterDebit,
                 _ => Crash::Never,
             };
-            if !is_there(server, due.instance).await {
+            if !is_alive(server, due.instance).await {
                 continue;
             }
             server.panel_reads(Some(due.organization));
@@ -127,7 +129,7 @@ fn id(text: &str) -> Uuid {
     text.parse().expect("an id is a UUID")
 }
 
-async fn is_there(server: &Server, machine: Uuid) -> bool {
+async fn is_alive(server: &Server, machine: Uuid) -> bool {
     let sql = format!("SELECT 1 AS there FROM vps_instances WHERE id = '{machine}'");
     matches!(row(server.db.admin(), &sql).await, Ok(Some(_)))
 }

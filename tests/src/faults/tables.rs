@@ -39,7 +39,7 @@ pub(super) struct Charge {
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) run: Uuid,
-    pub(super) fence: i64,
+    pub(super) fencing_token: i64,
     pub(super) as_of: Micros,
     /// When its transaction began, by the real time.
     pub(super) begun: Micros,
@@ -50,7 +50,7 @@ pub(super) struct Batch {
 pub(super) struct Run {
     pub(super) id: Uuid,
     pub(super) status: String,
-    pub(super) fence: i64,
+    pub(super) fencing_token: i64,
     pub(super) started: Micros,
     pub(super) finished: Micros,
     pub(super) items: i64,
@@ -82,15 +82,15 @@ impl Tables {
             words.ours("period_start")
         );
         let batches = format!(
-            "SELECT CAST(id AS bigint) AS id, CAST(run_id AS text) AS run, fence, {} AS as_of, {} AS begun,
+            "SELECT CAST(id AS bigint) AS id, CAST(run_id AS text) AS run, fencing_token, {} AS as_of, {} AS begun,
                     CAST(instances AS bigint) AS machines
                FROM billing_batches",
             words.ours("as_of"),
             words.ours("created_at")
         );
         let runs = format!(
-            "SELECT CAST(id AS text) AS id, status, fence, {} AS started, {} AS finished, items, CAST(details AS text) AS details
-               FROM billing_job_runs WHERE job = 'billing' ORDER BY fence, started_at, finished_at",
+            "SELECT CAST(id AS text) AS id, status, fencing_token, {} AS started, {} AS finished, items, CAST(details AS text) AS details
+               FROM scheduler_runs WHERE job = 'billing' ORDER BY fencing_token, started_at, finished_at",
             words.ours("started_at"),
             words.ours("finished_at")
         );
@@ -166,7 +166,7 @@ impl Tables {
 fn batch(row: &QueryResult) -> Result<(i64, Batch), DbErr> {
     let batch = Batch {
         run: id(row, "run")?,
-        fence: get(row, "fence")?,
+        fencing_token: get(row, "fencing_token")?,
         as_of: get(row, "as_of")?,
         begun: get(row, "begun")?,
         machines: get(row, "machines")?,
@@ -179,7 +179,7 @@ fn run(row: &QueryResult) -> Result<Run, DbErr> {
     Ok(Run {
         id: id(row, "id")?,
         status: get(row, "status")?,
-        fence: get(row, "fence")?,
+        fencing_token: get(row, "fencing_token")?,
         started: get(row, "started")?,
         finished: get(row, "finished")?,
         items: get(row, "items")?,

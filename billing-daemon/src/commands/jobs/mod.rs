@@ -136,8 +136,8 @@ impl KnownJob {
             "next_at": self.next_at(now).map(instant),
             "late": self.late(now).is_some(),
             "cursor": row.map(|row| instant(row.state.cursor)),
-            "held": held.map(|held| json!({
-                "by": held.name, "fence": held.fencing_token.0, "until": instant(held.expires_at),
+            "lease": held.map(|held| json!({
+                "holder": held.name, "fencing_token": held.fencing_token.0, "expires_at": instant(held.expires_at),
             })),
             "paused": self.paused.as_ref().map(|pause| json!({
                 "by": pause.by, "since": instant(pause.since), "reason": pause.reason,
@@ -147,7 +147,7 @@ impl KnownJob {
                 "failed_attempts": retrying.failed_attempts,
                 "not_before": instant(retrying.not_before),
             })),
-            "last": self.last.as_ref().map(run_in_json),
+            "last_run": self.last.as_ref().map(run_in_json),
         })
     }
 }

@@ -139,7 +139,7 @@ fn panel(d: Dialect) -> Vec<Check> {
         },
         Check {
             name: "hours_billed_twice",
-            resolve: "refund one of the two cycles in the panel and mark it `refunded`; run `billing-daemon fence install` if the panel \
+            resolve: "refund one of the two cycles in the panel and mark it `refunded`; run `billing-daemon guard install` if the panel \
                       charged next to the daemon",
             count: "SELECT count(*) AS n FROM vps_billing_cycles WHERE status = 'billed'",
             broken: format!(
@@ -172,7 +172,7 @@ fn wallets(d: Dialect) -> Vec<Check> {
             name: "wallet_balance",
             resolve: "find who changed the balance without a row of payment_transactions, or the other way round; then correct the \
                       balance, or add a completed row over the difference and leave the balance as it is",
-            count: "SELECT count(*) AS n FROM billing_wallets",
+            count: "SELECT count(*) AS n FROM billing_wallet_openings",
             broken: format!(
                 include_str!("wallet_balance.sql"),
                 unexplained =
@@ -226,7 +226,7 @@ fn totals(d: Dialect) -> Vec<Check> {
         Check {
             name: "run_totals",
             resolve: TAMPERED,
-            count: "SELECT count(*) AS n FROM billing_job_runs WHERE job = $1 AND status = 'done'",
+            count: "SELECT count(*) AS n FROM scheduler_runs WHERE job = $1 AND status = 'done'",
             broken: format!(
                 include_str!("run_totals.sql"),
                 charged = d.count_of_text(&d.run("charged")),

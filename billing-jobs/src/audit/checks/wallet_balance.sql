@@ -4,7 +4,7 @@ SELECT 'wallet ' || b.wallet_id || ': the balance changed by '
   FROM (SELECT b.*, coalesce((SELECT sum({amount}) FROM payment_transactions t
                                WHERE t.organization_id = b.organization_id AND t.status = 'completed'
                                  AND {is_amount}), 0) AS ledger
-          FROM billing_wallets b) AS b
+          FROM billing_wallet_openings b) AS b
   JOIN wallets w ON w.id = b.wallet_id
  WHERE w.balance IS NULL
     -- The panel books a refund as a row of its own, with the status `refunded` of what is refunded, or both.

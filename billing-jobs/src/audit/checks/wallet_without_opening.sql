@@ -2,4 +2,4 @@ SELECT DISTINCT 'organization ' || c.organization_id || ': its wallet was charge
        AS detail
   FROM billing_charges c JOIN wallets w ON w.organization_id = c.organization_id
  WHERE c.payment_transaction_id IS NOT NULL AND NOT c.by_panel
-   AND NOT EXISTS (SELECT 1 FROM billing_wallets b WHERE b.organization_id = c.organization_id)
+   AND NOT EXISTS (SELECT 1 FROM billing_wallet_openings b WHERE b.organization_id = c.organization_id)

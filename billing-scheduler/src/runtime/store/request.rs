@@ -54,7 +54,7 @@ impl ControlAction {
         match self {
             Self::Pause => "pause",
             Self::Resume => "resume",
-            Self::RunNow => "trigger",
+            Self::RunNow => "run_now",
             Self::Replay { .. } => "replay",
             Self::Reset => "reset",
             Self::Cancel { .. } => "cancel",

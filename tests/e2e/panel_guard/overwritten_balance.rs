@@ -8,7 +8,7 @@ use e2e::{
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use uuid::Uuid;
 
-use super::{Daemon, assert_sound, cents, fence, number, panel, silent_for};
+use super::{Daemon, assert_sound, cents, install_guard, number, panel, silent_for};
 use crate::daemon::now;
 
 const CENT: &str = "7.30";
@@ -30,7 +30,7 @@ async fn due(db: &Db, machine: Uuid) -> Due {
 
 /// A daemon that was silent for long charges in that very moment. What the panel then writes may be what the wallet holds already.
 async fn a_charge_is_not_overwritten(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     let daemon = Daemon::of(db).await;
     let panel = panel(db, &db.url_for(Login::Owner)).await;
     for hours in [1, 2, 5] {
@@ -54,7 +54,7 @@ async fn a_charge_is_not_overwritten(db: &Db) {
 
 /// The panel wants the wallet while a batch of ours holds it.
 async fn a_charge_that_the_panel_waited_for_is_not_overwritten(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     let org = Fleet::new(db).wallet("100.00").await;
     let theirs = due(db, machine(db, org, 2).await).await;
     let daemon = Daemon::of(db).await;
@@ -65,7 +65,7 @@ async fn a_charge_that_the_panel_waited_for_is_not_overwritten(db: &Db) {
 
     let batch = daemon.db.begin().await.expect("a transaction begins");
     let charge = format!(
-        "SET LOCAL app.current_user_is_admin = 'true'; SET LOCAL billing.fence = '{number_in_force}';
+        "SET LOCAL app.current_user_is_admin = 'true'; SET LOCAL billing.fencing_token = '{number_in_force}';
          UPDATE wallets SET balance = balance - 0.02"
     );
     batch.execute_unprepared(&charge).await.expect("the wallet is free");
@@ -82,7 +82,7 @@ async fn a_charge_that_the_panel_waited_for_is_not_overwritten(db: &Db) {
 }
 
 async fn a_payment_is_not_overwritten_either(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     let org = Fleet::new(db).wallet("100.00").await;
     let theirs = due(db, machine(db, org, 2).await).await;
     let panel = panel(db, &db.url_for(Login::Owner)).await;
@@ -97,7 +97,7 @@ async fn a_payment_is_not_overwritten_either(db: &Db) {
 
 /// The charge for a new instance is one more read-modify-write of the panel. Every known panel names in it what it has read.
 async fn creation_charge_never_overwrites_unseen_balance(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     let owner = e2e::connect(&db.url_for(Login::Owner)).await;
     let named = Some(r#"{"balance_before":100,"balance_after":99.99}"#);
     let nan = Some(r#"{"balance_before":null,"balance_after":null}"#);
@@ -146,17 +146,17 @@ async fn creation_charge_never_overwrites_unseen_balance(db: &Db) {
 
 /// What others do in a transaction of theirs is noted for its own debits alone, and by nobody else ever seen.
 async fn a_balance_that_was_noted_is_forgotten_with_its_transaction(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     let org = Fleet::new(db).wallet("100.00").await;
     let owner = e2e::connect(&db.url_for(Login::Owner)).await;
     let write = "UPDATE wallets SET balance = balance + 1";
-    let noted = "SELECT current_setting('billing.overwritten', true) AS noted";
+    let noted = "SELECT current_setting('billing.overwritten_balance', true) AS noted";
     let ask = async |db: &sea_orm::DatabaseTransaction| {
         let query = sea_orm::Statement::from_string(db.get_database_backend(), noted);
         let row = db.query_one_raw(query).await.expect("it answers").expect("one row");
         row.try_get::<Option<String>>("", "noted").expect("a text").unwrap_or_default()
     };
-    for (setting, expected) in [("SELECT", true), ("SET LOCAL billing.fence = '7'", false)] {
+    for (setting, expected) in [("SELECT", true), ("SET LOCAL billing.fencing_token = '7'", false)] {
         let txn = owner.begin().await.expect("it begins");
         txn.execute_unprepared(setting).await.expect("a setting");
         txn.execute_unprepared(write).await.expect("the wallet is free");

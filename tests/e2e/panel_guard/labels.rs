@@ -7,7 +7,7 @@ use e2e::{Db, Fleet, Instance, Login, Plan};
 use rand::{RngExt as _, SeedableRng, rngs::StdRng};
 use uuid::Uuid;
 
-use super::{debit, fence, number};
+use super::{debit, install_guard, number};
 use crate::daemon::{ask, now};
 
 /// What labels are made of: everything that a pattern, a quoting or a parser may trip over.
@@ -47,7 +47,7 @@ fn label(random: &mut StdRng) -> String {
 async fn a_debit_is_charged_to_exactly_the_machine_that_it_names_or_refused() {
     const SEED: u64 = 0x000F_E11C;
     let db = Db::g3_role().await;
-    fence(&db).await;
+    install_guard(&db).await;
     let fleet = Fleet::new(&db);
     let plan = fleet.plan(Plan::monthly("7.30")).await;
     let created = now(&db).await - TimeDelta::minutes(150);
@@ -91,7 +91,7 @@ async fn a_debit_is_charged_to_exactly_the_machine_that_it_names_or_refused() {
 #[tokio::test]
 async fn a_debit_that_does_not_say_what_it_pays_is_refused() {
     let db = Db::g3_role().await;
-    fence(&db).await;
+    install_guard(&db).await;
     let fleet = Fleet::new(&db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly("7.30")).await;

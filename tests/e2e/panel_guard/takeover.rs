@@ -8,16 +8,16 @@ use e2e::{
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use uuid::Uuid;
 
-use super::{Daemon, assert_sound, cents, debit, fence, number, panel, seed, silent_for};
+use super::{Daemon, assert_sound, cents, debit, install_guard, number, panel, seed, silent_for};
 use crate::daemon::{ask, now, rows};
 
 const BY_PANEL: &str = "SELECT count(*) FROM billing_charges WHERE by_panel";
 const FAILED_CYCLES: &str = "SELECT count(*) FROM vps_billing_cycles WHERE status = 'failed'";
-const FENCE: &str = "SELECT fence FROM billing_fences WHERE job = 'billing'";
+const TOKEN: &str = "SELECT fencing_token FROM scheduler_fencing WHERE job = 'billing'";
 
 /// The panel's process, and the daemon's; each has its own login or both have the same.
 async fn the_panel_charges_once_billing_has_not_worked_for_long_enough(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     let daemon = Daemon::of(db).await;
     daemon.bill().await.expect("there is nothing to bill");
     for (round, login) in [(1, db.url_for(Login::Owner)), (2, db.url.clone())] {
@@ -42,7 +42,7 @@ async fn the_panel_charges_once_billing_has_not_worked_for_long_enough(db: &Db) 
         assert_eq!((pass.billed, pass.failed), (due, vec![]));
         assert_eq!(cents(db).await, before - 2 * 15, "two hours of each at a cent");
         assert_eq!(number(db, BY_PANEL).await, charged + 15);
-        assert_eq!(number(db, FENCE).await, old.fencing_token.0 + 1, "raised once, and not for each debit");
+        assert_eq!(number(db, TOKEN).await, old.fencing_token.0 + 1, "raised once, and not for each debit");
         assert_sound(db).await;
 
         seed(db, 1, 1, 3).await;
@@ -56,7 +56,7 @@ async fn the_panel_charges_once_billing_has_not_worked_for_long_enough(db: &Db) 
 }
 
 async fn a_daemon_continues_exactly_where_the_panel_stopped(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     let panel = panel(db, &db.url_for(Login::Owner)).await;
     let instance = seed(db, 1, 1, 5).await[0];
     for hours in [2, 1] {
@@ -76,7 +76,7 @@ async fn a_daemon_continues_exactly_where_the_panel_stopped(db: &Db) {
 
 /// What the panel charged tells no price: it rounds each hour, and the daemon does not take that over.
 async fn the_panels_rounding_is_not_taken_for_a_price(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     // 1.37 cents an hour, of which the panel takes 1 or 2 in its first generations.
@@ -99,7 +99,7 @@ async fn the_panels_rounding_is_not_taken_for_a_price(db: &Db) {
 
 /// Fault B2: a crash between the two transactions charged again at each retry.
 async fn an_hour_whose_debit_the_panel_did_not_live_to_record_is_charged_once(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     let url = db.url_for(Login::Owner);
     let instance = seed(db, 1, 1, 2).await[0];
     let fleet = Fleet::new(db);
@@ -140,7 +140,7 @@ async fn an_hour_whose_debit_the_panel_did_not_live_to_record_is_charged_once(db
 
 /// The daemon comes back between the panel's two transactions.
 async fn a_second_transaction_that_comes_late_finds_its_cycle_unwritten(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     let instance = seed(db, 1, 1, 2).await[0];
     let panel = panel(db, &db.url_for(Login::Owner)).await;
     let due = panel.due().await.remove(0);
@@ -154,7 +154,7 @@ async fn a_second_transaction_that_comes_late_finds_its_cycle_unwritten(db: &Db)
 }
 
 async fn a_list_that_went_stale_charges_nothing_twice(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     seed(db, 3, 2, 2).await;
     let panel = panel(db, &db.url_for(Login::Owner)).await;
     let list = panel.due().await;
@@ -170,15 +170,15 @@ async fn a_list_that_went_stale_charges_nothing_twice(db: &Db) {
 
 /// A daemon that is paused between the check of its number and its commit.
 async fn a_batch_under_way_is_neither_waited_for_nor_overtaken(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     seed(db, 5, 3, 2).await;
     let daemon = Daemon::of(db).await;
     let old = daemon.claim().await;
     silent_for(db, 91).await;
     let batch = daemon.db.begin().await.expect("a transaction begins");
-    let keep = format!("SELECT set_config('billing.fence', '{}', true)", old.fencing_token.0);
+    let keep = format!("SELECT set_config('billing.fencing_token', '{}', true)", old.fencing_token.0);
     batch.execute_unprepared(&keep).await.expect("a setting is set");
-    batch.execute_unprepared("SELECT FROM billing_fences FOR SHARE").await.expect("the row is there");
+    batch.execute_unprepared("SELECT FROM scheduler_fencing FOR SHARE").await.expect("the row is there");
 
     let panel = panel(db, &db.url_for(Login::Owner)).await;
     let pass = panel.pass().await;
@@ -192,9 +192,9 @@ async fn a_batch_under_way_is_neither_waited_for_nor_overtaken(db: &Db) {
     assert_eq!(cents(db).await, 6 * 10_000 - 30);
 }
 
-/// Even our own code cannot forget the fence: without the number in force it is treated as the panel is.
+/// Even our own code cannot forget the panel guard: without the number in force it is treated as the panel is.
 async fn a_debit_under_an_old_number_or_none_is_no_debit_of_ours(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     seed(db, 1, 1, 2).await;
     let org: Uuid = rows(db, "id::text FROM organizations").await[0].parse().expect("an id");
     let label = rows(db, "label FROM vps_instances").await.remove(0);
@@ -213,7 +213,7 @@ async fn a_debit_under_an_old_number_or_none_is_no_debit_of_ours(db: &Db) {
         let txn = daemon.db.begin().await.expect("a transaction begins");
         txn.execute_unprepared("SET LOCAL app.current_user_is_admin = 'true'").await.expect("a setting");
         if let Some(number) = number {
-            let sql = format!("SELECT set_config('billing.fence', '{number}', true)");
+            let sql = format!("SELECT set_config('billing.fencing_token', '{number}', true)");
             txn.execute_unprepared(&sql).await.expect("a setting");
         }
         let debited = debit(&txn, org, "-0.02", &description).await;
@@ -225,7 +225,7 @@ async fn a_debit_under_an_old_number_or_none_is_no_debit_of_ours(db: &Db) {
 }
 
 async fn what_is_no_hourly_debit_passes_whoever_bills(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     seed(db, 1, 1, 2).await;
     let daemon = Daemon::of(db).await;
     assert_eq!(daemon.bill().await.expect("it bills"), 2);
@@ -257,7 +257,7 @@ async fn what_is_no_hourly_debit_passes_whoever_bills(db: &Db) {
 }
 
 async fn a_dry_run_passes_the_fence_and_leaves_it_as_it_was(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     seed(db, 2, 2, 2).await;
     let daemon = Daemon::of(db).await;
     for worked in [false, true] {
@@ -266,25 +266,25 @@ async fn a_dry_run_passes_the_fence_and_leaves_it_as_it_was(db: &Db) {
             daemon.biller().mark_worked(lease.fencing_token).await.expect("billing works");
             daemon.let_go(&lease).await;
         }
-        let fence = ask(db, FENCE).await;
+        let token = ask(db, TOKEN).await;
         let bill = daemon.run(Mode::DryRun).await.expect("it comes to its end");
         assert_eq!((bill.totals.charged, bill.totals.held, bill.totals.hours), (4, 0, 8));
-        assert_eq!((cents(db).await, ask(db, FENCE).await), (20_000, fence));
+        assert_eq!((cents(db).await, ask(db, TOKEN).await), (20_000, token));
     }
 }
 
 /// Before any daemon of ours ever ran, and after the last one stopped cleanly.
 async fn where_no_daemon_works_the_panel_bills_at_once(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     let panel = panel(db, &db.url_for(Login::Owner)).await;
     seed(db, 1, 2, 2).await;
     assert_eq!(panel.pass().await.billed, 2);
-    assert_eq!(number(db, FENCE).await, 0, "nobody was there to be shut out");
+    assert_eq!(number(db, TOKEN).await, 0, "nobody was there to be shut out");
     let daemon = Daemon::of(db).await;
     daemon.bill().await.expect("it bills");
     seed(db, 1, 2, 2).await;
     assert_eq!(panel.pass().await.billed, 0);
-    db.execute("UPDATE billing_fences SET worked_at = NULL").await;
+    db.execute("UPDATE scheduler_fencing SET last_success_at = NULL").await;
     assert_eq!(panel.pass().await.billed, 2);
     assert_sound(db).await;
 }

@@ -8,7 +8,7 @@ use e2e::{Db, eventually, on_every_engine, on_variants, process::Signal};
 use sea_orm::DbBackend;
 
 use self::biller::{Pass, pass};
-use super::{assert_sound, fence, number, seed};
+use super::{assert_sound, install_guard, number, seed};
 use crate::daemon::{BILLING, HEARTBEAT, ask, daemon, now};
 
 #[path = "../../../examples/panel/biller.rs"]
@@ -56,15 +56,15 @@ async fn the_newest_heartbeat_of_anybody_decides(db: &Db) {
     );
 }
 
-/// As the panel does; but what the fence knows is better than a guess.
+/// As the panel does; but what the panel guard knows is better than a guess.
 async fn a_question_that_fails_is_answered_with_yes_unless_the_fence_is_up(db: &Db) {
     let app = db.connect().await;
     db.execute("ALTER TABLE billing_daemon_status RENAME TO gone").await;
     assert!(may_bill(&app, PANELS_PATIENCE).await);
     if db.backend() == DbBackend::Postgres {
-        fence(db).await;
+        install_guard(db).await;
         assert!(!may_bill(&app, PANELS_PATIENCE).await);
-        db.execute("ALTER TABLE payment_transactions DISABLE TRIGGER billing_fence").await;
+        db.execute("ALTER TABLE payment_transactions DISABLE TRIGGER billing_panel_guard").await;
         assert!(may_bill(&app, PANELS_PATIENCE).await);
     }
     app.clone().close().await.expect("it was open");

@@ -7,7 +7,7 @@ use crate::types::{Id, Instant};
 /// A request.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-#[sea_orm(table_name = "billing_job_requests")]
+#[sea_orm(table_name = "scheduler_requests")]
 pub struct Model {
     /// Its key.
     #[sea_orm(primary_key, auto_increment = false)]
@@ -19,7 +19,7 @@ pub struct Model {
     /// What is to be replayed.
     pub scheduled_at: Option<Instant>,
     /// Which claim is to be cancelled.
-    pub fence: Option<i64>,
+    pub fencing_token: Option<i64>,
     /// When it was asked for.
     pub requested_at: Instant,
     /// Who asked.

@@ -1,14 +1,14 @@
-//! The panel's own migrations succeed while the fence is installed, and the fence decides as before after each of them.
+//! The panel's own migrations succeed while the panel guard is installed, and the panel guard decides as before after each of them.
 
 use std::{process::Stdio, time::Duration};
 
 use e2e::{Db, Login, Panel, Postgres, on_variants, panel_biller::PanelBiller, postgres_command};
 use sea_orm::{ConnectOptions, ConnectionTrait, DatabaseConnection};
 
-use super::{assert_sound, cents, fence, number, panel, seed, silent_for};
+use super::{assert_sound, cents, install_guard, number, panel, seed, silent_for};
 use crate::daemon::{ask, program};
 
-/// What a panel may do to its tables between two of its versions. The names of the added columns are those of variables of the fence.
+/// What a panel may do to its tables between two of its versions. The names of the added columns are those of variables of the panel guard.
 const CHANGES: [&str; 13] = [
     "ALTER TABLE wallets ALTER COLUMN balance TYPE numeric(12,4)",
     "ALTER TABLE payment_transactions ALTER COLUMN amount TYPE numeric(12,4)",
@@ -34,7 +34,7 @@ async fn long_session(db: &Db) -> DatabaseConnection {
 }
 
 async fn panel_migrations_succeed_behind_the_fence(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     if db.panel == Panel::G3 {
         // It names columns, and docs/operations.md says what to do before such a change.
         db.execute("DROP POLICY billing_run_debits ON payment_transactions").await;
@@ -48,7 +48,7 @@ async fn panel_migrations_succeed_behind_the_fence(db: &Db) {
         session.execute_unprepared(credit).await.unwrap_or_else(|error| panic!("{change}: {error}"));
 
         seed(db, 1, 1, 2).await;
-        db.execute("UPDATE billing_fences SET worked_at = now()").await;
+        db.execute("UPDATE scheduler_fencing SET last_success_at = now()").await;
         let pass = panel.pass().await;
         assert_eq!((pass.billed, pass.failed.len()), (0, 1), "{change}: {pass:?}");
         assert!(pass.failed[0].contains("charges the hours of this database"), "{change}: {pass:?}");
@@ -64,7 +64,7 @@ async fn panel_migrations_succeed_behind_the_fence(db: &Db) {
         assert_eq!(cents(db).await, (10_000 - 2) * round, "{change}");
     }
     assert_eq!(number(db, "SELECT sum(hours) FROM billing_charges").await, 2 * 15);
-    let said = program().env("DATABASE_URL", &db.url).run("fence status --json").await.expect_code(0);
+    let said = program().env("DATABASE_URL", &db.url).run("guard status --json").await.expect_code(0);
     assert!(said.out[0].contains(r#""outdated":false"#), "{}", said.text());
     assert_sound(db).await;
 }
@@ -73,7 +73,7 @@ on_variants!(panel_migrations_succeed_behind_the_fence: g1_role, g2_role, g3_rol
 
 /// A backup of the whole database, restored into an empty one.
 async fn dump_and_restore_keep_the_fence(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     seed(db, 1, 1, 2).await;
     super::Daemon::of(db).await.bill().await.expect("it bills");
     let restored = Postgres::database(Panel::Empty).await;
@@ -90,7 +90,7 @@ async fn dump_and_restore_keep_the_fence(db: &Db) {
     assert!(dump.wait().expect("pg_dump ends").success());
     assert!(restore.status.success(), "{}", String::from_utf8_lossy(&restore.stderr));
 
-    let said = program().env("DATABASE_URL", &restored.url(Login::Billing)).run("fence status --json").await;
+    let said = program().env("DATABASE_URL", &restored.url(Login::Billing)).run("guard status --json").await;
     let said = said.expect_code(0);
     assert!(said.out[0].contains(r#""effective":true"#), "{}", said.text());
     assert!(said.out[0].contains(r#""outdated":false"#), "{}", said.text());

@@ -1,10 +1,10 @@
-//! Billing that relies on the fence charges nothing without it, also when it goes in the middle of a run.
+//! Billing that relies on the panel guard charges nothing without it, also when it goes in the middle of a run.
 
-use billing_jobs::{billing::BillingError, fence};
+use billing_jobs::{billing::BillingError, panel_guard};
 use e2e::{Db, Login, eventually, on_variants, panel_biller::Crash};
 use sea_orm::{ConnectionTrait, TransactionTrait};
 
-use super::{Daemon, assert_sound, fence as install, number, panel, seed};
+use super::{Daemon, assert_sound, install_guard as install, number, panel, seed};
 use crate::daemon::{HEARTBEAT, ask, program, rows, until_it_waits_for_a_lock};
 
 /// Each instance in a batch of its own, and again soon after a failure.
@@ -19,14 +19,14 @@ params = { batch-instances = 1, connections = 1 }
 "#;
 
 const REMOVE: &str =
-    "DROP TRIGGER billing_fence ON payment_transactions; DROP TRIGGER billing_fence_balance ON wallets;
-                      DROP FUNCTION billing_fence(), billing_fence_balance()";
+    "DROP TRIGGER billing_panel_guard ON payment_transactions; DROP TRIGGER billing_panel_guard_balance ON wallets;
+                      DROP FUNCTION billing_panel_guard(), billing_panel_guard_balance()";
 
 /// Hours that were debited more than once: by us in the charge ledger, and by the panel in its cycles.
 const TWICE: &str = "SELECT count(*) FROM (
     SELECT FROM vps_billing_cycles WHERE status = 'billed' GROUP BY vps_instance_id, billing_period_start HAVING count(*) > 1) t";
 
-async fn fence_removed_under_a_daemon_stops_billing(db: &Db) {
+async fn guard_removed_under_a_daemon_stops_billing(db: &Db) {
     install(db).await;
     let machines = seed(db, 40, 1, 2).await.len();
     let lock = db.admin().begin().await.expect("it begins");
@@ -37,9 +37,9 @@ async fn fence_removed_under_a_daemon_stops_billing(db: &Db) {
     let daemon = program().env("DATABASE_URL", &db.url).file("jobs.toml", &jobs).start("run");
     until_it_waits_for_a_lock(db).await;
 
-    // The batch that waits has found the fence, so the fence stays until that batch has ended.
+    // The batch that waits has found the panel guard, so the panel guard stays until that batch has ended.
     let owner = e2e::connect(&db.url_for(Login::Owner)).await;
-    for taken in ["ALTER TABLE payment_transactions DISABLE TRIGGER billing_fence", REMOVE] {
+    for taken in ["ALTER TABLE payment_transactions DISABLE TRIGGER billing_panel_guard", REMOVE] {
         let impatient = format!("SET LOCAL lock_timeout = '100ms'; {taken}");
         let txn = owner.begin().await.expect("it begins");
         let waited = txn.execute_unprepared(&impatient).await.expect_err("a batch holds a lock").to_string();
@@ -73,10 +73,10 @@ async fn fence_removed_under_a_daemon_stops_billing(db: &Db) {
     let status: serde_json::Value = serde_json::from_str(&status.expect_code(1).out.concat()).expect("JSON");
     let kinds: Vec<_> =
         status["problems"].as_array().expect("a list").iter().map(|p| p["kind"].clone()).collect();
-    assert!(kinds.contains(&"fence".into()) && kinds.contains(&"billing_failed".into()), "{status}");
+    assert!(kinds.contains(&"panel_guard".into()) && kinds.contains(&"billing_failed".into()), "{status}");
     let said =
         program().env("DATABASE_URL", &db.url).file("jobs.toml", &jobs).run("bill").await.expect_code(78);
-    assert!(said.err[0].contains("fence install"), "{}", said.text());
+    assert!(said.err[0].contains("guard install"), "{}", said.text());
 
     install(db).await;
     seed(db, 1, 1, 2).await;
@@ -85,20 +85,20 @@ async fn fence_removed_under_a_daemon_stops_billing(db: &Db) {
     daemon.terminated().await.expect_code(0);
 }
 
-on_variants!(fence_removed_under_a_daemon_stops_billing: g2_role, g3_role);
+on_variants!(guard_removed_under_a_daemon_stops_billing: g2_role, g3_role);
 
 /// Every way in which it may be gone, with and without something to charge.
 async fn billing_without_its_fence_is_refused(db: &Db) {
     let owner = e2e::connect(&db.url_for(Login::Owner)).await;
     for (case, taken) in [
         ("removed", REMOVE),
-        ("disabled", "ALTER TABLE payment_transactions DISABLE TRIGGER billing_fence"),
-        ("for replicas", "ALTER TABLE payment_transactions ENABLE REPLICA TRIGGER billing_fence"),
+        ("disabled", "ALTER TABLE payment_transactions DISABLE TRIGGER billing_panel_guard"),
+        ("for replicas", "ALTER TABLE payment_transactions ENABLE REPLICA TRIGGER billing_panel_guard"),
         ("half disabled", "ALTER TABLE wallets DISABLE TRIGGER ALL"),
-        ("half removed", "DROP TRIGGER billing_fence_balance ON wallets"),
+        ("half removed", "DROP TRIGGER billing_panel_guard_balance ON wallets"),
         (
             "another function",
-            "CREATE OR REPLACE FUNCTION billing_fence() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+            "CREATE OR REPLACE FUNCTION billing_panel_guard() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
         ),
     ] {
         install(db).await;
@@ -110,7 +110,7 @@ async fn billing_without_its_fence_is_refused(db: &Db) {
             let refused = daemon.bill().await;
             assert!(matches!(refused, Err(BillingError::Unguarded)), "{case}: {refused:?}");
         }
-        assert!(!fence::status(&owner).await.expect("it is readable").effective, "{case}");
+        assert!(!panel_guard::status(&owner).await.expect("it is readable").effective, "{case}");
         daemon
             .run(billing_jobs::billing::Mode::DryRun)
             .await
@@ -123,14 +123,14 @@ async fn billing_without_its_fence_is_refused(db: &Db) {
 on_variants!(billing_without_its_fence_is_refused: g1_role, g2_owner, g3_role);
 
 #[tokio::test]
-async fn fence_remove_is_refused_while_billing_is_alive() {
+async fn guard_remove_is_refused_while_billing_is_alive() {
     let db = Db::g3_role().await;
     install(&db).await;
     let owner = db.url_for(Login::Owner);
     let remove = async |arguments| program().env("DATABASE_URL", &owner).run(arguments).await;
     let daemon = Daemon::of(&db).await;
     let lease = daemon.claim().await;
-    let said = remove("fence remove").await.expect_code(75);
+    let said = remove("guard remove").await.expect_code(75);
     assert!(said.err[0].contains("stop every daemon first, or use `--force`"), "{}", said.text());
     daemon.let_go(&lease).await;
     db.execute(
@@ -138,12 +138,12 @@ async fn fence_remove_is_refused_while_billing_is_alive() {
          VALUES ('alive-1', 'error', now(), now())",
     )
     .await;
-    let said = remove("fence remove").await.expect_code(75);
+    let said = remove("guard remove").await.expect_code(75);
     assert!(said.err[0].starts_with("alive-1 bills"), "{}", said.text());
-    assert_eq!(remove("fence remove --force").await.expect_code(0).out, ["the fence is removed"]);
+    assert_eq!(remove("guard remove --force").await.expect_code(0).out, ["the panel guard is removed"]);
     install(&db).await;
     db.execute("UPDATE billing_daemon_status SET status = 'stopped'").await;
-    assert_eq!(remove("fence remove").await.expect_code(0).out, ["the fence is removed"]);
+    assert_eq!(remove("guard remove").await.expect_code(0).out, ["the panel guard is removed"]);
     seed(&db, 1, 1, 2).await;
     let panel = panel(&db, &owner).await;
     let due = panel.due().await.remove(0);

@@ -1,17 +1,17 @@
-//! The fence inside the database, with the panel's own biller unmodified on the other side of it.
+//! The panel guard inside the database, with the panel's own biller unmodified on the other side of it.
 
-mod balance;
 mod command;
-mod guards;
+mod concurrency;
 mod hand_back;
 mod handover;
 mod labels;
 mod may_bill;
 mod migrations;
 mod missing;
+mod overwritten_balance;
+mod safeguards;
 mod start;
 mod takeover;
-mod together;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,8 +22,8 @@ use billing_daemon::{
 use billing_jobs::{
     BILLING_JOB,
     billing::{Bill, Biller, BillingError, Mode, Run, Settings},
-    fence,
     panel::Panel,
+    panel_guard,
 };
 use billing_scheduler::{Claim, FencingToken, Lease, Store, SystemClock};
 use chrono::TimeDelta;
@@ -66,15 +66,15 @@ impl Daemon {
         let lease = self.claim().await;
         let bill = self.bill_under(lease.fencing_token).await;
         if bill.is_ok() {
-            self.biller().mark_worked(lease.fencing_token).await.expect("the fence row is writable");
+            self.biller().mark_worked(lease.fencing_token).await.expect("the fencing row is writable");
         }
         self.store.release(&lease).await.expect("released");
         Ok(bill?.totals.hours)
     }
 
     /// A run under a claim that was made before, however long ago.
-    async fn bill_under(&self, fence: FencingToken) -> Result<Bill, BillingError> {
-        self.run(Mode::Commit(fence)).await
+    async fn bill_under(&self, fencing_token: FencingToken) -> Result<Bill, BillingError> {
+        self.run(Mode::Commit(fencing_token)).await
     }
 
     async fn run(&self, mode: Mode) -> Result<Bill, BillingError> {
@@ -91,7 +91,7 @@ impl Daemon {
     }
 
     async fn claim(&self) -> Lease {
-        // The panel may raise the fence above a claim that is half made.
+        // The panel may raise the fencing token above a claim that is half made.
         for _ in 0..100 {
             match self.store.acquire(BILLING_JOB, chrono::DateTime::UNIX_EPOCH).await {
                 Ok(Claim::Held(lease)) => return lease,
@@ -111,10 +111,10 @@ impl Daemon {
     }
 }
 
-/// Puts the fence up, as the owner of the panel's tables.
-pub(crate) async fn fence(db: &Db) {
+/// Puts the panel guard up, as the owner of the panel's tables.
+pub(crate) async fn install_guard(db: &Db) {
     let owner = e2e::connect(&db.url_for(Login::Owner)).await;
-    fence::install(&owner, "ada").await.expect("the owner may");
+    panel_guard::install(&owner, "ada").await.expect("the owner may");
 }
 
 /// A process of the panel that logs in with this URL.
@@ -124,7 +124,7 @@ pub(crate) async fn panel(db: &Db, url: &str) -> PanelBiller {
 
 /// Lets it be this long since billing of ours last worked.
 pub(crate) async fn silent_for(db: &Db, minutes: u32) {
-    let sql = "UPDATE billing_fences SET worked_at = now() - interval '1 minute' *";
+    let sql = "UPDATE scheduler_fencing SET last_success_at = now() - interval '1 minute' *";
     db.execute(&format!("{sql} {minutes}")).await;
 }
 

@@ -7,7 +7,7 @@ use crate::types::{Id, Instant};
 /// A run, or a scheduled time without one.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-#[sea_orm(table_name = "billing_job_runs")]
+#[sea_orm(table_name = "scheduler_runs")]
 pub struct Model {
     /// Its key.
     #[sea_orm(primary_key, auto_increment = false)]
@@ -21,13 +21,13 @@ pub struct Model {
     /// `done`, `retrying`, `dead`, `interrupted`, `skipped`, `missed`, `paused` or `rescheduled`.
     pub status: String,
     /// `schedule`, `manual` or `replay`.
-    pub triggered_by: String,
+    pub cause: String,
     /// How often it had failed before.
     pub attempt: i32,
     /// The fencing token it ran under.
-    pub fence: i64,
+    pub fencing_token: i64,
     /// Which daemon ran it.
-    pub daemon: String,
+    pub daemon_id: String,
     /// When it started.
     pub started_at: Instant,
     /// When it ended.

@@ -4,18 +4,18 @@ use sea_orm::entity::prelude::*;
 
 use crate::types::Instant;
 
-/// The fence of a job.
+/// The panel guard of a job.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-#[sea_orm(table_name = "billing_fences")]
+#[sea_orm(table_name = "scheduler_fencing")]
 pub struct Model {
     /// Its name.
     #[sea_orm(primary_key, auto_increment = false)]
     pub job: String,
     /// The token whose work may be committed.
-    pub fence: i64,
+    pub fencing_token: i64,
     /// When a run last ended well.
-    pub worked_at: Option<Instant>,
+    pub last_success_at: Option<Instant>,
     /// After how many seconds without another one the panel may bill.
     pub hand_back_after_seconds: i64,
 }

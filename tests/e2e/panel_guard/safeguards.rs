@@ -1,4 +1,4 @@
-//! Each guard of the fence is needed: with it a scene ends well, and without it the same scene does not.
+//! Each guard of the panel guard is needed: with it a scene ends well, and without it the same scene does not.
 
 use std::pin::Pin;
 
@@ -11,18 +11,20 @@ use sea_orm::{ConnectionTrait, TransactionTrait};
 use tokio::join;
 use uuid::Uuid;
 
-use super::{Daemon, debit, fence, number, panel, seed, silent_for};
+use super::{Daemon, debit, install_guard, number, panel, seed, silent_for};
 use crate::daemon::{ask, rows};
 
-/// What is played, on a database with the fence; whether it ends well.
+/// What is played, on a database with the panel guard; whether it ends well.
 type Scene = for<'a> fn(&'a Db) -> Pin<Box<dyn Future<Output = bool> + 'a>>;
 
 /// A guard, its text in the function, what stands there instead, and the scene that then goes wrong.
 const GUARDS: [(&str, &str, &str, Scene); 11] = [
-    ("silence", "ours.worked_at > clock_timestamp() - ours.silence", "false", |db| {
+    ("silence", "ours.last_success_at > clock_timestamp() - ours.silence", "false", |db| {
         Box::pin(a_healthy_daemon(db))
     }),
-    ("raise", "SET fence = ours.number", "SET fence = f.fence", |db| Box::pin(a_daemon_that_wakes_up(db))),
+    ("raise", "SET fencing_token = ours.number", "SET fencing_token = f.fencing_token", |db| {
+        Box::pin(a_daemon_that_wakes_up(db))
+    }),
     ("due", "OR charge_end > clock_timestamp()", "", |db| Box::pin(a_stale_list(db))),
     ("watermark", "greatest(panel_anchor, watermark)", "coalesce(panel_anchor, created)", |db| {
         Box::pin(a_crash(db))
@@ -53,14 +55,14 @@ const GUARDS: [(&str, &str, &str, Scene); 11] = [
     ),
     (
         "number in force",
-        "f.fence::text = current_setting('billing.fence', true)",
-        "current_setting('billing.fence', true) <> ''",
+        "f.fencing_token::text = current_setting('billing.fencing_token', true)",
+        "current_setting('billing.fencing_token', true) <> ''",
         |db| Box::pin(an_old_number(db)),
     ),
     (
         "kept in force",
-        "current_setting('billing.fence', true) FOR SHARE",
-        "current_setting('billing.fence', true)",
+        "current_setting('billing.fencing_token', true) FOR SHARE",
+        "current_setting('billing.fencing_token', true)",
         |db| Box::pin(a_claim_meanwhile(db)),
     ),
 ];
@@ -70,10 +72,10 @@ async fn each_guard_of_the_fence_is_needed() {
     for (guard, text, instead, scene) in GUARDS {
         for (without, expected) in [(false, true), (true, false)] {
             let db = Db::g3_role().await;
-            fence(&db).await;
+            install_guard(&db).await;
             if without {
-                let function = ask(&db, "SELECT pg_get_functiondef('billing_fence'::regproc)").await;
-                assert!(function.contains(text), "the fence has no `{text}`");
+                let function = ask(&db, "SELECT pg_get_functiondef('billing_panel_guard'::regproc)").await;
+                assert!(function.contains(text), "the panel guard has no `{text}`");
                 db.execute(&function.replace(text, instead)).await;
             }
             let well = scene(&db).await;
@@ -138,7 +140,7 @@ async fn a_name_elsewhere(db: &Db) -> bool {
         == 2
 }
 
-/// A batch of ours holds the fence and waits for the wallet; the panel's debit holds the wallet and comes to the fence.
+/// A batch of ours holds the panel guard and waits for the wallet; the panel's debit holds the wallet and comes to the panel guard.
 async fn a_batch_that_wants_the_wallet(db: &Db) -> bool {
     seed(db, 1, 1, 2).await;
     let daemon = Daemon::of(db).await;
@@ -147,7 +149,7 @@ async fn a_batch_that_wants_the_wallet(db: &Db) -> bool {
     let (batch, panel) = (daemon.db.begin().await, e2e::connect(&db.url_for(Login::Owner)).await);
     let (batch, debit) = (batch.expect("it begins"), panel.begin().await.expect("it begins"));
     batch.execute_unprepared("SET LOCAL app.current_user_is_admin = 'true'").await.expect("a setting");
-    batch.execute_unprepared("SELECT FROM billing_fences FOR SHARE").await.expect("the row is there");
+    batch.execute_unprepared("SELECT FROM scheduler_fencing FOR SHARE").await.expect("the row is there");
     debit.execute_unprepared(wallet).await.expect("the wallet is free");
     let insert = "INSERT INTO payment_transactions
              (organization_id, amount, payment_method, payment_provider, status, description)
@@ -200,19 +202,19 @@ async fn a_claim_meanwhile(db: &Db) -> bool {
     let lease = daemon.claim().await;
     let txn = daemon.db.begin().await.expect("it begins");
     let settings = format!(
-        "SET LOCAL app.current_user_is_admin = 'true'; SET LOCAL billing.fence = '{}'",
+        "SET LOCAL app.current_user_is_admin = 'true'; SET LOCAL billing.fencing_token = '{}'",
         lease.fencing_token.0
     );
     txn.execute_unprepared(&settings).await.expect("settings");
     debit(&txn, organization(db).await, "-0.02", "VPS Hourly Billing - web (2h)").await.expect("it passes");
-    let raise = "SET lock_timeout = '100ms'; UPDATE billing_fences SET fence = fence + 1";
+    let raise = "SET lock_timeout = '100ms'; UPDATE scheduler_fencing SET fencing_token = fencing_token + 1";
     db.admin().execute_unprepared(raise).await.is_err()
 }
 
 async fn passes_under(db: &Db, daemon: &Daemon, number: i64) -> bool {
     let txn = daemon.db.begin().await.expect("it begins");
     let settings =
-        format!("SET LOCAL app.current_user_is_admin = 'true'; SET LOCAL billing.fence = '{number}'");
+        format!("SET LOCAL app.current_user_is_admin = 'true'; SET LOCAL billing.fencing_token = '{number}'");
     txn.execute_unprepared(&settings).await.expect("settings");
     debit(&txn, organization(db).await, "-0.02", "VPS Hourly Billing - web (2h)").await.is_ok()
 }

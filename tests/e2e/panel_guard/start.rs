@@ -1,8 +1,8 @@
-//! Beside which panel the daemon starts, and what it says of it.
+//! What the daemon logs at its start about the panel that it found.
 
 use e2e::{Db, Login, Program, on_variants};
 
-use super::{fence, seed};
+use super::{install_guard, seed};
 use crate::daemon::{BILLING, HEARTBEAT, ask, program};
 
 fn with(db: &Db, jobs: &str) -> Program {
@@ -17,11 +17,11 @@ async fn beside_a_panel_that_bills_by_itself_nothing_is_charged_without_a_fence_
     for command in ["run", "bill", "bill --json"] {
         let said = with(db, &jobs).run(command).await.expect_code(78);
         assert!(said.out.is_empty() && said.err.len() == 1, "{command}: {}", said.text());
-        for part in [generation.as_str(), "billing-daemon fence install", "`panel-billing = \"off\"`"] {
+        for part in [generation.as_str(), "billing-daemon guard install", "`panel-billing = \"off\"`"] {
             assert!(said.err[0].contains(part), "{command}: {}", said.text());
         }
     }
-    let nothing = "SELECT count(*) FROM billing_job_state";
+    let nothing = "SELECT count(*) FROM scheduler_jobs";
     assert_eq!(ask(db, nothing).await, "0", "nothing was begun");
     with(db, &jobs).run("bill --dry-run").await.expect_code(0);
     with(db, &jobs).run("audit").await.expect_code(0);
@@ -30,20 +30,20 @@ async fn beside_a_panel_that_bills_by_itself_nothing_is_charged_without_a_fence_
     // Its operator has switched the panel's billing off.
     let off = format!("[daemon]\npanel-billing = \"off\"\n{jobs}");
     let daemon = with(db, &off).start("run");
-    daemon.says(&format!("beside a panel of generation {generation}; the fence is off")).await;
+    daemon.says(&format!("beside a panel of generation {generation}; the panel guard is off")).await;
     daemon.says("charged 0.04 USD for 4 hours of 2 instances, 0 held").await;
     daemon.terminated().await.expect_code(0);
 
     seed(db, 1, 2, 2).await;
-    fence(db).await;
+    install_guard(db).await;
     let said = with(db, &jobs).run("bill").await.expect_code(0);
-    let found = format!("beside a panel of generation {generation}; the fence is on");
+    let found = format!("beside a panel of generation {generation}; the panel guard is on");
     assert_eq!(said.err, std::slice::from_ref(&found));
     let daemon = with(db, &jobs).start("run");
     daemon.says(&found).await;
     daemon.terminated().await.expect_code(0);
 
-    db.execute("ALTER TABLE payment_transactions DISABLE TRIGGER billing_fence").await;
+    db.execute("ALTER TABLE payment_transactions DISABLE TRIGGER billing_panel_guard").await;
     with(db, &jobs).run("bill").await.expect_code(78);
 }
 
@@ -54,7 +54,7 @@ on_variants!(
 #[tokio::test]
 async fn a_panel_that_reads_the_heartbeat_or_none_at_all_is_no_obstacle() {
     for (db, found) in [
-        (Db::g1_role().await, "beside a panel of generation G1; the fence is off"),
+        (Db::g1_role().await, "beside a panel of generation G1; the panel guard is off"),
         (Db::postgres().await, "on tables of generation G3 without a panel"),
         (Db::sqlite().await, "on tables of generation G3 without a panel"),
     ] {

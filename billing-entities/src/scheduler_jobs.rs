@@ -7,13 +7,13 @@ use crate::types::Instant;
 /// The state of a job.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-#[sea_orm(table_name = "billing_job_state")]
+#[sea_orm(table_name = "scheduler_jobs")]
 pub struct Model {
     /// Its name.
     #[sea_orm(primary_key, auto_increment = false)]
     pub job: String,
     /// The newest fencing token that was given out.
-    pub fence: i64,
+    pub fencing_token: i64,
     /// Which process holds the lease; nobody when unset.
     pub holder: Option<String>,
     /// When the lease ends unless it is renewed.

@@ -1,5 +1,5 @@
 //! What one turn of a job costs on a database, and the question that a daemon asks each second:
-//! `cargo run --release -p e2e --bin bench-turn -- [--turns 500] [--database postgres|sqlite]`.
+//! `cargo run --release -p e2e --bin bench-lease-cycle -- [--turns 500] [--database postgres|sqlite]`.
 //!
 //! A turn is what the scheduler asks of its store for one run: the claim, the row of the history with the cursor, and the
 //! release. The run itself takes no time here.

@@ -7,7 +7,7 @@ use crate::types::{Id, Instant};
 /// A wallet as it was before our first charge. Money is in ten-thousandths.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-#[sea_orm(table_name = "billing_wallets")]
+#[sea_orm(table_name = "billing_wallet_openings")]
 pub struct Model {
     /// The wallet.
     #[sea_orm(primary_key, auto_increment = false)]

@@ -9,7 +9,7 @@ use e2e::{
 use sea_orm::DbBackend;
 use uuid::Uuid;
 
-use super::{Daemon, assert_sound, fence, number, panel, seed};
+use super::{Daemon, assert_sound, install_guard, number, panel, seed};
 use crate::daemon::{ask, now, program, rows};
 
 async fn run(db: &Db, arguments: &str) -> Ended {
@@ -52,7 +52,7 @@ async fn a_fleet_with_faults(db: &Db) -> Uuid {
 }
 
 const METERS: &str = "SELECT count(*) FROM billing_meters";
-const BASELINES: &str = "SELECT count(*) FROM billing_wallets";
+const BASELINES: &str = "SELECT count(*) FROM billing_wallet_openings";
 
 async fn an_adoption_tells_what_is_wrong_and_begins_where_the_panel_stopped(db: &Db) {
     let org = a_fleet_with_faults(db).await;
@@ -174,7 +174,7 @@ async fn a_release_leaves_the_panel_everything_that_it_needs(db: &Db) {
          VALUES ('dead-1', 'running', {long_ago}, {long_ago}, {long_ago})"
     ))
     .await;
-    let fence_before = number(db, "SELECT fence FROM billing_fences").await;
+    let token_before = number(db, "SELECT fencing_token FROM scheduler_fencing").await;
 
     for (round, expected) in [(2, "2 2 1"), (0, "0 0 0")] {
         let said = run(db, "release --json").await.expect_code(0);
@@ -186,12 +186,12 @@ async fn a_release_leaves_the_panel_everything_that_it_needs(db: &Db) {
             assert_eq!(fleet.last_billed_at(*instance).await, reach);
             assert_eq!(fleet.cycles(*instance).await.len(), 1, "{round}");
         }
-        assert_eq!(ask(db, "SELECT worked_at FROM billing_fences").await, "-");
+        assert_eq!(ask(db, "SELECT last_success_at FROM scheduler_fencing").await, "-");
         assert_eq!(
             rows(db, "status FROM billing_daemon_status WHERE heartbeat_at IS NULL").await,
             ["stopped"]
         );
-        assert_eq!(number(db, "SELECT fence FROM billing_fences").await, fence_before + 1);
+        assert_eq!(number(db, "SELECT fencing_token FROM scheduler_fencing").await, token_before + 1);
     }
     seed(db, 1, 1, 2).await;
     let refused = daemon.bill_under(old.fencing_token).await;
@@ -211,14 +211,14 @@ on_variants!(a_release_leaves_the_panel_everything_that_it_needs: sqlite, postgr
 #[tokio::test]
 async fn behind_the_fence_the_panel_bills_at_once_after_a_release() {
     let db = Db::g3_role().await;
-    fence(&db).await;
+    install_guard(&db).await;
     seed(&db, 1, 1, 2).await;
     assert_eq!(Daemon::of(&db).await.bill().await.expect("it bills"), 2);
     seed(&db, 1, 2, 2).await;
     let panel = panel(&db, &db.url_for(Login::Owner)).await;
     assert_eq!(panel.pass().await.billed, 0);
     let said = run(&db, "release").await.expect_code(0);
-    assert!(said.out.last().is_some_and(|line| line.contains("fence remove")), "{}", said.text());
+    assert!(said.out.last().is_some_and(|line| line.contains("guard remove")), "{}", said.text());
     let due = panel.due().await;
     panel.bill(&due[0], Crash::AfterDebit).await;
     let said = run(&db, "release").await.expect_code(0);
@@ -236,7 +236,7 @@ async fn an_adoption_is_told_in_a_table_and_as_json() {
     let said = run(&db, "adopt --dry-run").await.expect_code(0);
     assert!(said.err.is_empty(), "{}", said.text());
     let starts = [
-        "beside a panel of generation G3; the fence is off",
+        "beside a panel of generation G3; the panel guard is off",
         "wallets             3",
         "  baselines         1  the audit measures from here",
         "  drifting          1  by 99.00 USD in all",
@@ -262,7 +262,7 @@ async fn an_adoption_is_told_in_a_table_and_as_json() {
     let said = run(&db, "adopt --json").await.expect_code(0);
     let shown: serde_json::Value = serde_json::from_str(&said.out[0]).expect("one object");
     assert_eq!(
-        (&shown["generation"], &shown["panel"], &shown["fence"]),
+        (&shown["generation"], &shown["panel"], &shown["guard"]),
         (&"G3".into(), &true.into(), &false.into())
     );
     assert_eq!(

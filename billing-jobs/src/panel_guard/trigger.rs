@@ -1,10 +1,12 @@
-//! The fence inside the database: triggers that the unmodified panel cannot bypass.
+//! The panel guard inside the database: triggers that the unmodified panel cannot bypass.
 //!
-//! The one on the wallets' ledger decides about the panel's debits, by their method, provider and description (`body.sql`). It acts
+//! The one on the wallets' ledger decides about the panel's debits, by their method, provider and description (`ledger_guard.sql`). It acts
 //! with the rights of the ledger's owner, so the panel's login needs none on our tables. The one on the wallets notes what a balance
-//! was until the transaction that writes it ends (`balance.sql`).
+//! was until the transaction that writes it ends (`balance_guard.sql`).
 //!
-//! Their definitions name no column, so that the panel's migrations may alter every one: see `body.sql`.
+//! Their definitions name no column, so that the panel's migrations may alter every one: see `ledger_guard.sql`.
+
+use std::fmt;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr};
 use serde_json::json;
@@ -17,12 +19,12 @@ use crate::{
 };
 
 /// The function of the trigger on the ledger.
-const BODY: &str = include_str!("body.sql");
+const BODY: &str = include_str!("ledger_guard.sql");
 /// The function of the trigger on the wallets.
-const BALANCE_BODY: &str = include_str!("balance.sql");
+const BALANCE_BODY: &str = include_str!("balance_guard.sql");
 
 /// Who owns the ledger, whether we may act for him, and where things are.
-const PLACE: &str = "
+const TARGET: &str = "
     SELECT quote_ident(r.rolname) AS owner, pg_has_role(r.oid, 'MEMBER') AS may_act,
            quote_ident(current_user::text) AS login, format('%I.%I', n.nspname, t.relname) AS ledger,
            (SELECT format('%I.%I', n.nspname, w.relname) FROM pg_class w JOIN pg_namespace n ON n.oid = w.relnamespace
@@ -36,17 +38,17 @@ const PLACE: &str = "
       JOIN pg_namespace o ON o.oid = c.relnamespace
      WHERE t.oid = to_regclass('payment_transactions') AND to_regclass('wallets') IS NOT NULL";
 
-/// What the fence, or without $1 only taking it down and going on record, needs and the current role lacks, as statements for
-/// whoever can mend it. Functions of the fence belong to somebody else if the ledger was given away since they were made.
+/// What the panel guard, or without $1 only taking it down and going on record, needs and the current role lacks, as statements for
+/// whoever can mend it. Functions of the panel guard belong to somebody else if the ledger was given away since they were made.
 const LACKING: &str = "
     SELECT format('GRANT %s ON %s TO %I', string_agg(privilege, ', '), relation::regclass, current_user) AS wanted
-      FROM (VALUES ('billing_fences', 'SELECT'), ('billing_fences', 'INSERT'), ('billing_fences', 'UPDATE'),
-                   ('billing_job_state', 'SELECT'), ('billing_batches', 'SELECT'), ('billing_batches', 'INSERT'),
+      FROM (VALUES ('scheduler_fencing', 'SELECT'), ('scheduler_fencing', 'INSERT'), ('scheduler_fencing', 'UPDATE'),
+                   ('scheduler_jobs', 'SELECT'), ('billing_batches', 'SELECT'), ('billing_batches', 'INSERT'),
                    ('billing_charges', 'INSERT'), ('billing_meters', 'SELECT'), ('billing_meters', 'INSERT'),
                    ('billing_meters', 'UPDATE'), ('vps_instances', 'SELECT'), ('vps_instances', 'UPDATE'),
-                   ('billing_job_audit', 'SELECT'), ('billing_job_audit', 'INSERT'))
+                   ('scheduler_audit_log', 'SELECT'), ('scheduler_audit_log', 'INSERT'))
              AS needed (relation, privilege)
-     WHERE NOT has_table_privilege(relation::regclass, privilege) AND ($1 OR relation = 'billing_job_audit')
+     WHERE NOT has_table_privilege(relation::regclass, privilege) AND ($1 OR relation = 'scheduler_audit_log')
      GROUP BY relation
     UNION ALL
     SELECT format('GRANT CREATE, USAGE ON SCHEMA %I TO %I', n.nspname, current_user)
@@ -58,7 +60,7 @@ const LACKING: &str = "
     UNION ALL
     SELECT format('ALTER FUNCTION %s OWNER TO %I', p.oid::regprocedure, current_user)
       FROM pg_proc p JOIN pg_class c ON c.relnamespace = p.pronamespace
-     WHERE c.oid = to_regclass('billing_charges') AND p.proname IN ('billing_fence', 'billing_fence_balance')
+     WHERE c.oid = to_regclass('billing_charges') AND p.proname IN ('billing_panel_guard', 'billing_panel_guard_balance')
        AND p.pronargs = 0 AND NOT pg_has_role(p.proowner, 'USAGE')
      ORDER BY wanted";
 
@@ -75,8 +77,8 @@ fn status_sql() -> String {
              AND bool_and(t.oid IS NOT NULL) AS effective,
            coalesce(bool_and(p.proowner = l.relowner AND array_to_string(p.proconfig, ';') LIKE 'search_path=pg_catalog, %')
                         FILTER (WHERE g.decides), false) AS confined
-      FROM (VALUES ('payment_transactions', 'billing_fence', true, 7, '{body}'),
-                   ('wallets', 'billing_fence_balance', false, 19, '{balance_body}'))
+      FROM (VALUES ('payment_transactions', 'billing_panel_guard', true, 7, '{body}'),
+                   ('wallets', 'billing_panel_guard_balance', false, 19, '{balance_body}'))
              AS g (relation, name, decides, fires, body)
       LEFT JOIN pg_trigger t
         ON t.tgrelid = to_regclass(g.relation)::oid AND t.tgname = g.name::name AND NOT t.tgisinternal
@@ -89,12 +91,12 @@ pub(crate) fn is_effective_sql() -> String {
     format!("(SELECT guard.effective FROM ({}) AS guard)", status_sql())
 }
 
-/// Why the fence could not be put up, taken down or looked at.
+/// Why the panel guard could not be put up, taken down or looked at.
 #[derive(Debug, thiserror::Error)]
-pub enum FenceError {
+pub enum PanelGuardError {
     /// SQLite has no logins and no panel beside it.
     #[error(
-        "the fence is for PostgreSQL: on SQLite no panel writes to the database, so there is nobody to fence off"
+        "the panel guard is for PostgreSQL: on SQLite no panel writes to the database, so there is no built-in biller to hold back"
     )]
     NotPostgres,
     /// One of the tables is not where the connection looks for it.
@@ -126,9 +128,9 @@ pub enum FenceError {
         /// What would give them.
         grants: Vec<String>,
     },
-    /// Without the fence, the panel could charge the hours that a daemon charges.
+    /// Without the panel guard, the panel could charge the hours that a daemon charges.
     #[error(
-        "{instance} bills, and without the fence the panel could charge the same hours: stop every daemon first, or use `--force`"
+        "{instance} bills, and without the panel guard the panel could charge the same hours: stop every daemon first, or use `--force`"
     )]
     Billing {
         /// The daemon or command that is alive.
@@ -139,10 +141,10 @@ pub enum FenceError {
     Database(#[from] DbErr),
 }
 
-/// The state of the fence.
+/// The state of the panel guard.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the triggers")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FenceStatus {
+pub struct PanelGuardStatus {
     /// Whether the trigger on the ledger exists.
     pub installed: bool,
     /// Whether no trigger of it is disabled.
@@ -153,100 +155,119 @@ pub struct FenceStatus {
     pub outdated: bool,
 }
 
-/// What [`install`] came to.
+impl fmt::Display for PanelGuardStatus {
+    /// One sentence on the state, and what to do about it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self { installed: false, .. } => "the panel guard is off: install it with `billing-daemon guard install`",
+            Self { enabled: false, .. } => {
+                "the panel guard is installed but disabled: enable it with `billing-daemon guard install`"
+            }
+            Self { effective: false, .. } => {
+                "the panel guard is not the one of this version, so billing cannot rely on it: run `billing-daemon guard install`"
+            }
+            Self { outdated: true, .. } => {
+                "the panel guard is on, but not as this program would install it: run `billing-daemon guard install`"
+            }
+            _ => "the panel guard is on",
+        })
+    }
+}
+
+/// What [`install`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Installed {
+pub struct InstallReport {
     /// What was there before.
-    pub before: FenceStatus,
+    pub before: PanelGuardStatus,
     /// Whether anything had to be done.
     pub changed: bool,
-    /// With whose rights the fence acts.
+    /// With whose rights the panel guard acts.
     pub owner: String,
     /// Whether the login that asked is the owner himself.
     pub by_owner: bool,
 }
 
-/// Installs the fence in one transaction, or brings it up to date. A change is logged in the audit log as the work of `by`.
-pub async fn install(db: &DatabaseConnection, by: &str) -> Result<Installed, FenceError> {
+/// Installs the panel guard in one transaction, or brings it up to date. A change is logged in the audit log as the work of `by`.
+pub async fn install(db: &DatabaseConnection, by: &str) -> Result<InstallReport, PanelGuardError> {
     let (txn, place) = open(db).await?;
     check_rights(&txn, &place, true).await?;
-    let row = "INSERT INTO billing_fences (job) VALUES ($1) ON CONFLICT DO NOTHING";
+    let row = "INSERT INTO scheduler_fencing (job) VALUES ($1) ON CONFLICT DO NOTHING";
     txn.execute_raw(statement(&txn, row, [BILLING_JOB.into()])).await?;
     let before = read(&txn).await?;
     let changed = before.outdated || !before.effective;
     if changed {
-        let now = FenceStatus { installed: true, enabled: true, effective: true, outdated: false };
-        record::append(&txn, &entry("install the fence", by, before, now)).await?;
-        let Place { schema, path, ledger, wallets, owner, .. } = &place;
+        let now = PanelGuardStatus { installed: true, enabled: true, effective: true, outdated: false };
+        record::append(&txn, &entry("guard install", by, before, now)).await?;
+        let TriggerTarget { schema, path, ledger, wallets, owner, .. } = &place;
         // The panel waits for as long as this holds its tables: everything else comes before. It locks the wallets first as well.
         let sql = format!(
             "SET LOCAL search_path = pg_catalog, pg_temp;
-             CREATE OR REPLACE FUNCTION {schema}.billing_fence() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-                 SET search_path = pg_catalog, {path}, pg_temp AS $billing_fence${BODY}$billing_fence$;
-             CREATE OR REPLACE FUNCTION {schema}.billing_fence_balance() RETURNS trigger LANGUAGE plpgsql
-                 AS $billing_fence${BALANCE_BODY}$billing_fence$;
-             ALTER FUNCTION {schema}.billing_fence() OWNER TO {owner};
-             ALTER FUNCTION {schema}.billing_fence_balance() OWNER TO {owner};
-             REVOKE ALL ON FUNCTION {schema}.billing_fence(), {schema}.billing_fence_balance() FROM PUBLIC;
-             DROP TRIGGER IF EXISTS billing_fence_balance ON {wallets};
-             CREATE TRIGGER billing_fence_balance BEFORE UPDATE ON {wallets} FOR EACH ROW
-                 EXECUTE FUNCTION {schema}.billing_fence_balance();
-             DROP TRIGGER IF EXISTS billing_fence ON {ledger};
-             CREATE TRIGGER billing_fence BEFORE INSERT ON {ledger} FOR EACH ROW
-                 EXECUTE FUNCTION {schema}.billing_fence()"
+             CREATE OR REPLACE FUNCTION {schema}.billing_panel_guard() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+                 SET search_path = pg_catalog, {path}, pg_temp AS $billing_panel_guard${BODY}$billing_panel_guard$;
+             CREATE OR REPLACE FUNCTION {schema}.billing_panel_guard_balance() RETURNS trigger LANGUAGE plpgsql
+                 AS $billing_panel_guard${BALANCE_BODY}$billing_panel_guard$;
+             ALTER FUNCTION {schema}.billing_panel_guard() OWNER TO {owner};
+             ALTER FUNCTION {schema}.billing_panel_guard_balance() OWNER TO {owner};
+             REVOKE ALL ON FUNCTION {schema}.billing_panel_guard(), {schema}.billing_panel_guard_balance() FROM PUBLIC;
+             DROP TRIGGER IF EXISTS billing_panel_guard_balance ON {wallets};
+             CREATE TRIGGER billing_panel_guard_balance BEFORE UPDATE ON {wallets} FOR EACH ROW
+                 EXECUTE FUNCTION {schema}.billing_panel_guard_balance();
+             DROP TRIGGER IF EXISTS billing_panel_guard ON {ledger};
+             CREATE TRIGGER billing_panel_guard BEFORE INSERT ON {ledger} FOR EACH ROW
+                 EXECUTE FUNCTION {schema}.billing_panel_guard()"
         );
         txn.execute_unprepared(&sql).await?;
     }
     txn.commit().await?;
-    Ok(Installed { before, changed, by_owner: place.owner == place.login, owner: place.owner })
+    Ok(InstallReport { before, changed, by_owner: place.owner == place.login, owner: place.owner })
 }
 
-fn entry(action: &'static str, by: &str, before: FenceStatus, after: FenceStatus) -> Entry {
-    let fence = |status: FenceStatus| {
+fn entry(action: &'static str, by: &str, before: PanelGuardStatus, after: PanelGuardStatus) -> Entry {
+    let view = |status: PanelGuardStatus| {
         json!({
             "installed": status.installed,
             "enabled": status.enabled,
             "outdated": status.outdated,
         })
     };
-    let details = json!({ "before": fence(before), "after": fence(after) });
+    let details = json!({ "before": view(before), "after": view(after) });
     Entry { by: by.to_owned(), action, job: BILLING_JOB.to_owned(), reason: None, details }
 }
 
-/// Removes the fence, and nothing else, as the work of `by`. Returns whether there was one.
+/// Removes the panel guard, and nothing else, as the work of `by`. Returns whether there was one.
 ///
 /// # Errors
 /// Among others, a daemon is alive or a run of billing is in progress. With `force` neither is checked; a daemon that relies on the
-/// fence then stops billing with its next batch.
-pub async fn remove(db: &DatabaseConnection, by: &str, force: bool) -> Result<bool, FenceError> {
+/// panel guard then stops billing with its next batch.
+pub async fn remove(db: &DatabaseConnection, by: &str, force: bool) -> Result<bool, PanelGuardError> {
     if !force && let Some(instance) = billing_instance(db).await? {
-        return Err(FenceError::Billing { instance });
+        return Err(PanelGuardError::Billing { instance });
     }
     let (txn, place) = open(db).await?;
     let before = read(&txn).await?;
     if before.installed {
         check_rights(&txn, &place, false).await?;
     }
-    let Place { schema, ledger, wallets, .. } = place;
+    let TriggerTarget { schema, ledger, wallets, .. } = place;
     txn.execute_unprepared(&format!(
-        "DROP TRIGGER IF EXISTS billing_fence_balance ON {wallets}; DROP TRIGGER IF EXISTS billing_fence ON {ledger};
-         DROP FUNCTION IF EXISTS {schema}.billing_fence(), {schema}.billing_fence_balance()"
+        "DROP TRIGGER IF EXISTS billing_panel_guard_balance ON {wallets}; DROP TRIGGER IF EXISTS billing_panel_guard ON {ledger};
+         DROP FUNCTION IF EXISTS {schema}.billing_panel_guard(), {schema}.billing_panel_guard_balance()"
     ))
     .await?;
     if before.installed {
-        record::append(&txn, &entry("remove the fence", by, before, FenceStatus::default())).await?;
+        record::append(&txn, &entry("guard remove", by, before, PanelGuardStatus::default())).await?;
     }
     txn.commit().await?;
     Ok(before.installed)
 }
 
 /// The daemon that is alive, or the holder of the lease of billing, which may be a command.
-async fn billing_instance(db: &DatabaseConnection) -> Result<Option<String>, FenceError> {
+async fn billing_instance(db: &DatabaseConnection) -> Result<Option<String>, PanelGuardError> {
     if db.get_database_backend() == DbBackend::Sqlite {
-        return Err(FenceError::NotPostgres);
+        return Err(PanelGuardError::NotPostgres);
     }
     let sql =
-        "SELECT holder FROM billing_job_state WHERE job = $1 AND holder IS NOT NULL AND expires_at > now()";
+        "SELECT holder FROM scheduler_jobs WHERE job = $1 AND holder IS NOT NULL AND expires_at > now()";
     let txn = begin_read(db).await?;
     let holder = txn.query_one_raw(statement(&txn, sql, [BILLING_JOB.into()])).await?;
     let holder = holder.map(|row| row.try_get("", "holder")).transpose()?;
@@ -255,10 +276,10 @@ async fn billing_instance(db: &DatabaseConnection) -> Result<Option<String>, Fen
     Ok(instance)
 }
 
-/// The state of the fence. There is none on SQLite.
-pub async fn status(db: &DatabaseConnection) -> Result<FenceStatus, DbErr> {
+/// The state of the panel guard. There is none on SQLite.
+pub async fn status(db: &DatabaseConnection) -> Result<PanelGuardStatus, DbErr> {
     if db.get_database_backend() == DbBackend::Sqlite {
-        return Ok(FenceStatus::default());
+        return Ok(PanelGuardStatus::default());
     }
     let txn = begin_read(db).await?;
     let status = read(&txn).await?;
@@ -266,27 +287,35 @@ pub async fn status(db: &DatabaseConnection) -> Result<FenceStatus, DbErr> {
     Ok(status)
 }
 
-/// Whether the fence is effective, queried without a transaction, so that the connection of an application is left as it was.
-pub(crate) async fn is_up(db: &impl ConnectionTrait) -> Result<bool, DbErr> {
+/// Whether the panel guard is effective, queried without a transaction, so that the connection of an application is left as it was.
+pub(crate) async fn is_installed(db: &impl ConnectionTrait) -> Result<bool, DbErr> {
     if db.get_database_backend() == DbBackend::Sqlite {
         return Ok(false);
     }
     Ok(read(db).await?.effective)
 }
 
-/// Whether the current role may do what the fence needs, or only go on record.
-async fn check_rights(txn: &DatabaseTransaction, place: &Place, all: bool) -> Result<(), FenceError> {
+/// Whether the current role may do what the panel guard needs, or only go on record.
+async fn check_rights(
+    txn: &DatabaseTransaction,
+    place: &TriggerTarget,
+    all: bool,
+) -> Result<(), PanelGuardError> {
     let grants = txn.query_all_raw(statement(txn, LACKING, [all.into()])).await?;
     let grants = grants.iter().map(|row| row.try_get("", "wanted")).collect::<Result<Vec<String>, _>>()?;
-    if grants.is_empty() { Ok(()) } else { Err(FenceError::Rights { owner: place.owner.clone(), grants }) }
+    if grants.is_empty() {
+        Ok(())
+    } else {
+        Err(PanelGuardError::Rights { owner: place.owner.clone(), grants })
+    }
 }
 
-async fn read(db: &impl ConnectionTrait) -> Result<FenceStatus, DbErr> {
+async fn read(db: &impl ConnectionTrait) -> Result<PanelGuardStatus, DbErr> {
     let row = db.query_one_raw(statement(db, &status_sql(), [])).await?;
-    let row = row.ok_or_else(|| DbErr::RecordNotFound("the state of the fence".to_owned()))?;
+    let row = row.ok_or_else(|| DbErr::RecordNotFound("the state of the panel guard".to_owned()))?;
     let is = |column| row.try_get::<bool>("", column);
     let (installed, effective) = (is("installed")?, is("effective")?);
-    Ok(FenceStatus {
+    Ok(PanelGuardStatus {
         installed,
         enabled: installed && is("enabled")?,
         effective,
@@ -294,7 +323,7 @@ async fn read(db: &impl ConnectionTrait) -> Result<FenceStatus, DbErr> {
     })
 }
 
-struct Place {
+struct TriggerTarget {
     owner: String,
     login: String,
     ledger: String,
@@ -306,14 +335,14 @@ struct Place {
 }
 
 /// A transaction that acts for the owner of the ledger.
-async fn open(db: &DatabaseConnection) -> Result<(DatabaseTransaction, Place), FenceError> {
+async fn open(db: &DatabaseConnection) -> Result<(DatabaseTransaction, TriggerTarget), PanelGuardError> {
     if db.get_database_backend() == DbBackend::Sqlite {
-        return Err(FenceError::NotPostgres);
+        return Err(PanelGuardError::NotPostgres);
     }
     let txn = begin(db).await?;
-    let row = txn.query_one_raw(statement(&txn, PLACE, [])).await?.ok_or(FenceError::NoTables)?;
+    let row = txn.query_one_raw(statement(&txn, TARGET, [])).await?.ok_or(PanelGuardError::NoTables)?;
     let text = |column| row.try_get::<String>("", column);
-    let place = Place {
+    let place = TriggerTarget {
         owner: text("owner")?,
         login: text("login")?,
         ledger: text("ledger")?,
@@ -322,8 +351,8 @@ async fn open(db: &DatabaseConnection) -> Result<(DatabaseTransaction, Place), F
         path: text("path")?,
     };
     if !row.try_get::<bool>("", "may_act")? {
-        let Place { owner, login, ledger, .. } = place;
-        return Err(FenceError::NotOwner { ledger, owner, login });
+        let TriggerTarget { owner, login, ledger, .. } = place;
+        return Err(PanelGuardError::NotOwner { ledger, owner, login });
     }
     txn.execute_unprepared(&format!("SET LOCAL ROLE {}", place.owner)).await?;
     Ok((txn, place))

@@ -30,7 +30,7 @@ DECLARE
     code text;
 BEGIN
     -- This transaction has passed already, and keeps the token current until it ends.
-    IF current_setting('billing.fence_kept', true) = txid_current()::text THEN
+    IF current_setting('billing.guard_passed', true) = txid_current()::text THEN
         RETURN NEW;
     END IF;
     debit := pg_catalog.to_jsonb(NEW);
@@ -45,38 +45,38 @@ BEGIN
 
     IF description LIKE 'VPS Hourly Billing - %' THEN
         -- Ours: it carries the current token, which stays current until it ends. Its next rows need no check.
-        PERFORM FROM billing_fences f
-          WHERE f.job = 'billing' AND f.fence::text = current_setting('billing.fence', true) FOR SHARE;
+        PERFORM FROM scheduler_fencing f
+          WHERE f.job = 'billing' AND f.fencing_token::text = current_setting('billing.fencing_token', true) FOR SHARE;
         IF FOUND THEN
-            PERFORM set_config('billing.fence_kept', txid_current()::text, true);
+            PERFORM set_config('billing.guard_passed', txid_current()::text, true);
             RETURN NEW;
         END IF;
 
         -- The panel's biller, or code of ours that forgot its token. Checks, locks the row, and checks again.
         LOOP
-            SELECT f.fence AS number, f.worked_at, pg_catalog.make_interval(secs => f.hand_back_after_seconds) AS silence,
-                   coalesce(s.fence, 0) AS claimed, coalesce(s.fence = f.fence, false) AS in_force
+            SELECT f.fencing_token AS number, f.last_success_at, pg_catalog.make_interval(secs => f.hand_back_after_seconds) AS silence,
+                   coalesce(s.fencing_token, 0) AS claimed, coalesce(s.fencing_token = f.fencing_token, false) AS in_force
               INTO ours
-              FROM billing_fences f LEFT JOIN billing_job_state s ON s.job = f.job
+              FROM scheduler_fencing f LEFT JOIN scheduler_jobs s ON s.job = f.job
              WHERE f.job = 'billing';
             IF NOT FOUND THEN
-                RAISE EXCEPTION 'the fence has lost its row in billing_fences, so nobody may debit an hour'
-                    USING ERRCODE = 'BF002', HINT = 'Run `billing-daemon fence install` again.';
+                RAISE EXCEPTION 'the panel guard has lost its row in scheduler_fencing, so nobody may debit an hour'
+                    USING ERRCODE = 'BF002', HINT = 'Run `billing-daemon guard install` again.';
             END IF;
-            IF ours.worked_at > clock_timestamp() - ours.silence THEN
+            IF ours.last_success_at > clock_timestamp() - ours.silence THEN
                 RAISE EXCEPTION 'billing-daemon charges the hours of this database: it worked % ago, and the panel may charge them '
                                 'when it has not for %',
-                        pg_catalog.date_trunc('second', clock_timestamp() - ours.worked_at), ours.silence
+                        pg_catalog.date_trunc('second', clock_timestamp() - ours.last_success_at), ours.silence
                     USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. This ends with the last daemon.';
             END IF;
             EXIT WHEN kept;
             IF NOT ours.in_force THEN
                 -- No batch can be running, so every holder of the row releases it without waiting for this transaction.
-                PERFORM FROM billing_fences f WHERE f.job = 'billing' FOR SHARE;
+                PERFORM FROM scheduler_fencing f WHERE f.job = 'billing' FOR SHARE;
                 kept := true;
             ELSE
                 -- A batch of ours may hold the row and wait for the wallet that this transaction has locked: never wait for it.
-                PERFORM FROM billing_fences f WHERE f.job = 'billing' FOR NO KEY UPDATE SKIP LOCKED;
+                PERFORM FROM scheduler_fencing f WHERE f.job = 'billing' FOR NO KEY UPDATE SKIP LOCKED;
                 kept := FOUND;
                 alone := FOUND;
                 IF NOT kept THEN
@@ -98,7 +98,7 @@ BEGIN
     -- The panel wrote back what it had read without a lock, less its debit. A charge or a payment that came in between is gone from
     -- the wallet then: what it read, by its own account, must be what it overwrote. Every known panel writes `balance_before` with
     -- every debit; where it is missing, the wallet must have changed by the amount of the debit.
-    noted := pg_catalog.string_to_array(current_setting('billing.overwritten', true), ' ');
+    noted := pg_catalog.string_to_array(current_setting('billing.overwritten_balance', true), ' ');
     balance_before := debit -> 'metadata'::text -> 'balance_before'::text;
     IF noted[1] = organization::text
        AND (CASE WHEN balance_before IS NOT NULL
@@ -116,7 +116,7 @@ BEGIN
     IF ours.in_force THEN
         -- With a number that nobody holds, a daemon that wakes up later is shut out until it claims anew. Once is enough.
         ours.number := 1::bigint + greatest(ours.number, ours.claimed);
-        UPDATE billing_fences f SET fence = ours.number WHERE f.job = 'billing';
+        UPDATE scheduler_fencing f SET fencing_token = ours.number WHERE f.job = 'billing';
     END IF;
     -- A panel that hangs before its commit would keep every daemon out.
     IF current_setting('idle_in_transaction_session_timeout')::interval NOT BETWEEN '1 ms' AND '30 s' THEN
@@ -169,7 +169,7 @@ BEGIN
         -- ISO 4217's code for no currency.
         code := 'XXX';
     END IF;
-    INSERT INTO billing_batches (run_id, fence, as_of, instances, charges, held, hours, currencies)
+    INSERT INTO billing_batches (run_id, fencing_token, as_of, instances, charges, held, hours, currencies)
     VALUES ((debit ->> 'id'::text)::uuid, ours.number, clock_timestamp(), 1, 1, 0, said[2]::integer,
             pg_catalog.jsonb_build_object(code, pg_catalog.jsonb_build_object(
                 'charges'::text, 1, 'hours'::text, said[2]::integer, 'amount'::text, taken::bigint)))

@@ -7,7 +7,7 @@ use crate::types::Instant;
 /// Who did what, when and why.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-#[sea_orm(table_name = "billing_job_audit")]
+#[sea_orm(table_name = "scheduler_audit_log")]
 pub struct Model {
     /// Its place in the chain, from 1.
     #[sea_orm(primary_key, auto_increment = false)]

@@ -6,11 +6,11 @@ use e2e::{
 };
 use futures_util::future::join_all;
 
-use super::{Daemon, assert_sound, cents, fence, number, panel, seed, silent_for};
+use super::{Daemon, assert_sound, cents, install_guard, number, panel, seed, silent_for};
 
 /// Four processes of the panel bill the same fleet while a daemon that was silent for long comes back.
 async fn many_debits_of_the_panel_and_a_daemon_that_returns_charge_each_hour_once(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     let machines = seed(db, 12, 3, 4).await.len();
     let daemon = Daemon::of(db).await;
     // Somebody's number is in force, so the first debit has to shut it out.

@@ -1,11 +1,11 @@
-//! `billing-daemon fence`: who may put it up, what it changes, and what is left when it is gone.
+//! `billing-daemon guard`: who may put it up, what it changes, and what is left when it is gone.
 
 use e2e::{Db, Ended, Login, on_variants};
 
-use super::{assert_sound, debit, fence, number, panel, seed, silent_for};
+use super::{assert_sound, debit, install_guard, number, panel, seed, silent_for};
 use crate::daemon::{ask, program, rows};
 
-/// Everything that a fence could add or change outside our own tables.
+/// Everything that a panel guard could add or change outside our own tables.
 const CATALOG: &str = "pg_get_triggerdef(oid) || tgenabled::text FROM pg_trigger WHERE NOT tgisinternal
     UNION ALL SELECT pg_get_functiondef(oid) || coalesce(proacl::text, '') FROM pg_proc
                WHERE pronamespace = 'public'::regnamespace AND prokind = 'f'
@@ -19,20 +19,23 @@ async fn run(url: &str, arguments: &str) -> Ended {
 async fn the_fence_goes_up_once_and_comes_down_whole(db: &Db) {
     let owner = db.url_for(Login::Owner);
     let before = rows(db, CATALOG).await;
-    let said = run(&owner, "fence status").await.expect_code(1);
-    assert_eq!(said.out, ["the fence is off: `billing-daemon fence install` puts it up"]);
-    assert_eq!(run(&owner, "fence remove").await.expect_code(0).out, ["there is no fence: nothing to do"]);
+    let said = run(&owner, "guard status").await.expect_code(1);
+    assert_eq!(said.out, ["the panel guard is off: install it with `billing-daemon guard install`"]);
+    assert_eq!(
+        run(&owner, "guard remove").await.expect_code(0).out,
+        ["there is no panel guard: nothing to do"]
+    );
 
-    let said = run(&owner, "fence install").await.expect_code(0);
-    assert_eq!(said.out[0], "the fence is installed");
+    let said = run(&owner, "guard install").await.expect_code(0);
+    assert_eq!(said.out[0], "the panel guard is installed");
     assert!(said.out[1].contains("once it has not worked for `hand-back-after`"), "{}", said.text());
     assert!(said.out[2].contains("a login of its own"), "{}", said.text());
     let up = rows(db, CATALOG).await;
     assert_eq!(up.len(), before.len() + 4, "two triggers and their functions");
-    let identity = "SELECT oid FROM pg_trigger WHERE tgname = 'billing_fence'";
+    let identity = "SELECT oid FROM pg_trigger WHERE tgname = 'billing_panel_guard'";
     let first = ask(db, identity).await;
-    let said = run(&owner, "fence install").await.expect_code(0);
-    assert_eq!(said.out[0], "the fence is installed already: nothing to do");
+    let said = run(&owner, "guard install").await.expect_code(0);
+    assert_eq!(said.out[0], "the panel guard is installed already: nothing to do");
     assert_eq!(
         (rows(db, CATALOG).await, ask(db, identity).await),
         (up, first),
@@ -40,51 +43,51 @@ async fn the_fence_goes_up_once_and_comes_down_whole(db: &Db) {
     );
 
     // Anybody may look.
-    let said = run(&db.url, "fence status --json").await.expect_code(0);
-    assert_eq!(said.out, [r#"{"effective":true,"enabled":true,"installed":true,"outdated":false}"#]);
-    let said = run(&db.url, "fence status").await.expect_code(0);
-    assert_eq!(said.out, ["the fence is on"]);
+    let said = run(&db.url, "guard status --json").await.expect_code(0);
+    assert_eq!(said.out, [r#"{"installed":true,"enabled":true,"effective":true,"outdated":false}"#]);
+    let said = run(&db.url, "guard status").await.expect_code(0);
+    assert_eq!(said.out, ["the panel guard is on"]);
 
-    assert_eq!(run(&owner, "fence remove").await.expect_code(0).out, ["the fence is removed"]);
+    assert_eq!(run(&owner, "guard remove").await.expect_code(0).out, ["the panel guard is removed"]);
     assert_eq!(rows(db, CATALOG).await, before);
 }
 
 async fn a_fence_that_is_disabled_or_of_another_version_is_told_and_mended(db: &Db) {
     let owner = db.url_for(Login::Owner);
-    fence(db).await;
-    db.execute("ALTER TABLE payment_transactions DISABLE TRIGGER billing_fence").await;
-    let said = run(&db.url, "fence status").await.expect_code(1);
+    install_guard(db).await;
+    db.execute("ALTER TABLE payment_transactions DISABLE TRIGGER billing_panel_guard").await;
+    let said = run(&db.url, "guard status").await.expect_code(1);
     assert!(said.out[0].contains("disabled"), "{}", said.text());
-    run(&owner, "fence install").await.expect_code(0);
-    run(&db.url, "fence status").await.expect_code(0);
+    run(&owner, "guard install").await.expect_code(0);
+    run(&db.url, "guard status").await.expect_code(0);
 
-    db.execute("ALTER TABLE wallets DISABLE TRIGGER billing_fence_balance").await;
-    let said = run(&db.url, "fence status").await.expect_code(1);
+    db.execute("ALTER TABLE wallets DISABLE TRIGGER billing_panel_guard_balance").await;
+    let said = run(&db.url, "guard status").await.expect_code(1);
     assert!(said.out[0].contains("disabled"), "{}", said.text());
-    run(&owner, "fence install").await.expect_code(0);
+    run(&owner, "guard install").await.expect_code(0);
 
-    let function = ask(db, "SELECT pg_get_functiondef('billing_fence'::regproc)").await;
-    let on_wallets = ask(db, "SELECT pg_get_functiondef('billing_fence_balance'::regproc)").await;
+    let function = ask(db, "SELECT pg_get_functiondef('billing_panel_guard'::regproc)").await;
+    let on_wallets = ask(db, "SELECT pg_get_functiondef('billing_panel_guard_balance'::regproc)").await;
     let again = |trigger: String| trigger.replacen("CREATE TRIGGER", "CREATE OR REPLACE TRIGGER", 1);
     let definition = "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname =";
-    let on_ledger = again(ask(db, &format!("{definition} 'billing_fence'")).await);
-    let on_wallets_fires = again(ask(db, &format!("{definition} 'billing_fence_balance'")).await);
+    let on_ledger = again(ask(db, &format!("{definition} 'billing_panel_guard'")).await);
+    let on_wallets_fires = again(ask(db, &format!("{definition} 'billing_panel_guard_balance'")).await);
     for (older, effective) in [
         (function.replace("BEGIN", "BEGIN -- as it was"), false),
         (function.replace("SET search_path", "-- SET search_path"), true),
         (on_wallets.replace("BEGIN", "BEGIN -- as it was"), false),
-        ("DROP TRIGGER billing_fence_balance ON wallets".to_owned(), false),
+        ("DROP TRIGGER billing_panel_guard_balance ON wallets".to_owned(), false),
         (on_ledger.replace("FOR EACH ROW", "FOR EACH ROW WHEN (false)"), false),
         (on_ledger.replace("BEFORE INSERT", "AFTER INSERT"), false),
         (on_wallets_fires.replace("BEFORE UPDATE", "BEFORE UPDATE OF currency"), false),
     ] {
         assert!(older != on_ledger && older != on_wallets_fires, "nothing is replaced in {older}");
         db.execute(&older).await;
-        let said = run(&db.url, "fence status --json").await.expect_code(i32::from(!effective));
-        let shown = format!(r#""effective":{effective},"enabled":true,"installed":true,"outdated":true"#);
+        let said = run(&db.url, "guard status --json").await.expect_code(i32::from(!effective));
+        let shown = format!(r#""installed":true,"enabled":true,"effective":{effective},"outdated":true"#);
         assert!(said.out[0].contains(&shown), "{}", said.text());
-        run(&owner, "fence install").await.expect_code(0);
-        let said = run(&db.url, "fence status --json").await.expect_code(0);
+        run(&owner, "guard install").await.expect_code(0);
+        let said = run(&db.url, "guard status --json").await.expect_code(0);
         assert!(said.out[0].contains(r#""outdated":false"#), "{}", said.text());
     }
 }
@@ -95,7 +98,7 @@ on_variants!(a_fence_that_is_disabled_or_of_another_version_is_told_and_mended: 
 #[tokio::test]
 async fn whoever_may_not_put_the_fence_up_is_told_who_may() {
     let db = Db::g3_role().await;
-    for arguments in ["fence install", "fence remove"] {
+    for arguments in ["guard install", "guard remove"] {
         let said = run(&db.url, arguments).await.expect_code(77);
         let sentence = "public.payment_transactions belongs to panel_owner, which alone can change its triggers: run this as \
                         panel_owner, or say `GRANT panel_owner TO billing_run` first";
@@ -108,7 +111,7 @@ async fn whoever_may_not_put_the_fence_up_is_told_who_may() {
          REVOKE CREATE ON SCHEMA public FROM pg_database_owner; REVOKE CREATE ON SCHEMA public FROM PUBLIC",
     )
     .await;
-    let said = run(&owner, "fence install").await.expect_code(77);
+    let said = run(&owner, "guard install").await.expect_code(77);
     let grants = "GRANT CREATE, USAGE ON SCHEMA public TO panel_owner; GRANT INSERT ON billing_charges TO panel_owner; \
                   GRANT SELECT, INSERT, UPDATE ON billing_meters TO panel_owner";
     assert_eq!(
@@ -118,7 +121,7 @@ async fn whoever_may_not_put_the_fence_up_is_told_who_may() {
         )]
     );
     db.execute(grants).await;
-    run(&owner, "fence install").await.expect_code(0);
+    run(&owner, "guard install").await.expect_code(0);
     seed(&db, 1, 1, 2).await;
     assert_eq!(panel(&db, &owner).await.pass().await.billed, 1, "with the rights of the owner");
 }
@@ -127,31 +130,32 @@ async fn whoever_may_not_put_the_fence_up_is_told_who_may() {
 #[tokio::test]
 async fn whoever_cannot_put_the_removal_on_record_is_told_which_rights_are_missing() {
     let db = Db::g3_role().await;
-    fence(&db).await;
+    install_guard(&db).await;
     db.execute(
-        "ALTER TABLE billing_job_audit OWNER TO postgres; ALTER TABLE billing_charges OWNER TO postgres",
+        "ALTER TABLE scheduler_audit_log OWNER TO postgres; ALTER TABLE billing_charges OWNER TO postgres",
     )
     .await;
     let owner = db.url_for(Login::Owner);
-    let said = run(&owner, "fence remove").await.expect_code(77);
-    let grant = "GRANT SELECT, INSERT ON billing_job_audit TO panel_owner";
+    let said = run(&owner, "guard remove").await.expect_code(77);
+    let grant = "GRANT SELECT, INSERT ON scheduler_audit_log TO panel_owner";
     assert_eq!(
         said.err,
         [format!(
             "panel_owner lacks rights that this needs: run `{grant}` as their owner or, for an ALTER, as a superuser, and then this again"
         )]
     );
-    run(&db.url, "fence status").await.expect_code(0);
+    run(&db.url, "guard status").await.expect_code(0);
     db.execute(grant).await;
-    assert_eq!(run(&owner, "fence remove").await.expect_code(0).out, ["the fence is removed"]);
+    assert_eq!(run(&owner, "guard remove").await.expect_code(0).out, ["the panel guard is removed"]);
 }
 
-/// The functions of the fence act with the rights of whom they belong to, and that is whoever owned the ledger when it went up.
+/// The functions of the panel guard act with the rights of whom they belong to, and that is whoever owned the ledger when it went up.
 #[tokio::test]
 async fn a_ledger_that_was_given_away_leaves_a_fence_that_says_what_to_do() {
     let db = Db::g3_role().await;
-    fence(&db).await;
-    let rows_of_ours = rows(&db, "tablename FROM pg_tables WHERE tablename LIKE 'billing%'").await.join(", ");
+    install_guard(&db).await;
+    let rows_of_ours =
+        rows(&db, "tablename FROM pg_tables WHERE tablename ~ '^(billing|scheduler)_'").await.join(", ");
     let role = format!("heir_{}", std::process::id());
     db.execute(&format!(
         "CREATE ROLE {role} LOGIN; GRANT CREATE, USAGE ON SCHEMA public TO {role};
@@ -162,12 +166,12 @@ async fn a_ledger_that_was_given_away_leaves_a_fence_that_says_what_to_do() {
     ))
     .await;
     let heir = db.url_for(Login::Owner).replace("panel_owner@", &format!("{role}@"));
-    let said = run(&heir, "fence status").await.expect_code(0);
-    assert!(said.out[0].ends_with("run `billing-daemon fence install`"), "{}", said.text());
+    let said = run(&heir, "guard status").await.expect_code(0);
+    assert!(said.out[0].ends_with("run `billing-daemon guard install`"), "{}", said.text());
     let statements = format!(
-        "ALTER FUNCTION billing_fence() OWNER TO {role}; ALTER FUNCTION billing_fence_balance() OWNER TO {role}"
+        "ALTER FUNCTION billing_panel_guard() OWNER TO {role}; ALTER FUNCTION billing_panel_guard_balance() OWNER TO {role}"
     );
-    for arguments in ["fence install", "fence remove"] {
+    for arguments in ["guard install", "guard remove"] {
         let said = run(&heir, arguments).await.expect_code(77);
         let sentence = format!(
             "{role} lacks rights that this needs: run `{statements}` as their owner or, for an ALTER, as a superuser, and then \
@@ -176,31 +180,31 @@ async fn a_ledger_that_was_given_away_leaves_a_fence_that_says_what_to_do() {
         assert_eq!(said.err, [sentence], "{arguments}");
     }
     db.execute(&statements).await;
-    run(&heir, "fence install").await.expect_code(0);
-    let said = run(&heir, "fence status").await.expect_code(0);
-    assert_eq!(said.out, ["the fence is on"]);
+    run(&heir, "guard install").await.expect_code(0);
+    let said = run(&heir, "guard status").await.expect_code(0);
+    assert_eq!(said.out, ["the panel guard is on"]);
 
     // Who acts for both mends it by himself.
     db.execute(&format!(
-        "ALTER FUNCTION billing_fence() OWNER TO panel_owner; ALTER FUNCTION billing_fence_balance() OWNER TO panel_owner;
+        "ALTER FUNCTION billing_panel_guard() OWNER TO panel_owner; ALTER FUNCTION billing_panel_guard_balance() OWNER TO panel_owner;
          GRANT panel_owner TO {role}"
     ))
     .await;
-    let said = run(&heir, "fence install").await.expect_code(0);
-    assert_eq!(said.out[0], "the fence is brought up to date");
-    let owner = "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE proname = 'billing_fence'";
+    let said = run(&heir, "guard install").await.expect_code(0);
+    assert_eq!(said.out[0], "the panel guard is brought up to date");
+    let owner = "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE proname = 'billing_panel_guard'";
     assert_eq!(ask(&db, owner).await, role);
-    assert_eq!(run(&heir, "fence remove").await.expect_code(0).out, ["the fence is removed"]);
+    assert_eq!(run(&heir, "guard remove").await.expect_code(0).out, ["the panel guard is removed"]);
 }
 
 #[tokio::test]
 async fn a_superuser_puts_the_fence_up_with_the_rights_of_the_ledgers_owner() {
     let db = Db::g3_role().await;
-    let said = run(&db.url_for(Login::Admin), "fence install").await.expect_code(0);
+    let said = run(&db.url_for(Login::Admin), "guard install").await.expect_code(0);
     assert!(said.out[2].contains("acts with the rights of panel_owner"), "{}", said.text());
-    let owner = "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE proname = 'billing_fence'";
+    let owner = "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE proname = 'billing_panel_guard'";
     assert_eq!(ask(&db, owner).await, "panel_owner");
-    let executable = "SELECT has_function_privilege('billing_run', 'billing_fence()', 'EXECUTE')";
+    let executable = "SELECT has_function_privilege('billing_run', 'billing_panel_guard()', 'EXECUTE')";
     assert_eq!(ask(&db, executable).await, "false", "nobody else puts it on another table");
 }
 
@@ -211,18 +215,18 @@ async fn a_table_that_is_in_use_is_not_waited_for_for_ever() {
     let txn = sea_orm::TransactionTrait::begin(&busy).await.expect("it begins");
     let lock = "LOCK TABLE payment_transactions IN ROW EXCLUSIVE MODE";
     sea_orm::ConnectionTrait::execute_unprepared(&txn, lock).await.expect("it is free");
-    let said = run(&db.url_for(Login::Owner), "fence install").await.expect_code(75);
+    let said = run(&db.url_for(Login::Owner), "guard install").await.expect_code(75);
     assert!(said.err[0].contains("lock timeout"), "{}", said.text());
-    run(&db.url, "fence status").await.expect_code(1);
+    run(&db.url, "guard status").await.expect_code(1);
 }
 
 #[tokio::test]
 async fn on_sqlite_there_is_nobody_to_fence_off() {
     let db = Db::sqlite().await;
-    for arguments in ["fence install", "fence remove", "fence status", "fence status --json"] {
+    for arguments in ["guard install", "guard remove", "guard status", "guard status --json"] {
         let said = run(&db.url, arguments).await.expect_code(78);
         assert!(
-            said.out.is_empty() && said.err[0].starts_with("the fence is for PostgreSQL"),
+            said.out.is_empty() && said.err[0].starts_with("the panel guard is for PostgreSQL"),
             "{}",
             said.text()
         );
@@ -232,7 +236,7 @@ async fn on_sqlite_there_is_nobody_to_fence_off() {
 #[tokio::test]
 async fn migrating_down_takes_the_fence_along_or_is_refused() {
     let db = Db::g3_role().await;
-    fence(&db).await;
+    install_guard(&db).await;
     db.execute("ALTER TABLE payment_transactions OWNER TO postgres").await;
     let owner = db.url_for(Login::Owner);
     let said = run(&owner, "migrate down --yes").await.expect_code(77);
@@ -243,10 +247,10 @@ async fn migrating_down_takes_the_fence_along_or_is_refused() {
     run(&owner, "migrate down --yes").await.expect_code(0);
     seed(&db, 1, 1, 2).await;
     assert_eq!(panel(&db, &owner).await.pass().await.billed, 1, "without our tables");
-    assert_eq!(number(&db, "SELECT count(*) FROM pg_proc WHERE proname LIKE 'billing%'").await, 0);
+    assert_eq!(number(&db, "SELECT count(*) FROM pg_proc WHERE proname ~ '^(billing|scheduler)_'").await, 0);
 }
 
-/// The fence has its owner's rights: whoever may only create functions beside the tables does not get them by it.
+/// The panel guard has its owner's rights: whoever may only create functions beside the tables does not get them by it.
 #[tokio::test]
 async fn nobody_puts_a_function_of_his_own_in_the_place_of_a_built_in_one() {
     let db = Db::g3_role().await;
@@ -280,7 +284,7 @@ async fn nobody_puts_a_function_of_his_own_in_the_place_of_a_built_in_one() {
         );
         sea_orm::ConnectionTrait::execute_unprepared(&stranger, &sql).await.expect("it may");
     }
-    fence(&db).await;
+    install_guard(&db).await;
     let owner = e2e::connect(&db.url_for(Login::Owner)).await;
     let description = format!("VPS Hourly Billing - {label} (2h)");
     assert_eq!(debit(&owner, org, "-0.02", &description).await, Ok(()));
@@ -289,21 +293,21 @@ async fn nobody_puts_a_function_of_his_own_in_the_place_of_a_built_in_one() {
 #[tokio::test]
 async fn a_fence_that_lost_its_row_lets_nobody_debit_and_says_so() {
     let db = Db::g1_role().await;
-    fence(&db).await;
+    install_guard(&db).await;
     seed(&db, 1, 1, 2).await;
-    db.execute("DELETE FROM billing_fences").await;
+    db.execute("DELETE FROM scheduler_fencing").await;
     let panel = panel(&db, &db.url_for(Login::Owner)).await;
     let pass = panel.pass().await;
-    assert!(pass.billed == 0 && pass.failed[0].contains("has lost its row in billing_fences"), "{pass:?}");
-    run(&db.url_for(Login::Owner), "fence install").await.expect_code(0);
+    assert!(pass.billed == 0 && pass.failed[0].contains("has lost its row in scheduler_fencing"), "{pass:?}");
+    run(&db.url_for(Login::Owner), "guard install").await.expect_code(0);
     assert_eq!(panel.pass().await.billed, 1);
 }
 
-/// The whole program, with the fence up: bills, previews and audits as if there were none.
+/// The whole program, with the panel guard up: bills, previews and audits as if there were none.
 #[tokio::test]
 async fn the_daemons_commands_work_behind_the_fence() {
     let db = Db::g3_role().await;
-    fence(&db).await;
+    install_guard(&db).await;
     seed(&db, 2, 2, 2).await;
     let said = run(&db.url, "bill --dry-run").await.expect_code(0);
     assert!(

@@ -7,7 +7,7 @@ use crate::types::{Id, Instant};
 /// A pause.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-#[sea_orm(table_name = "billing_job_pauses")]
+#[sea_orm(table_name = "scheduler_pauses")]
 pub struct Model {
     /// Its key: that of the request.
     #[sea_orm(primary_key, auto_increment = false)]

@@ -1,4 +1,4 @@
-//! One threshold: the heartbeat ends, and the fence opens, at the same moment after the last success.
+//! One threshold: the heartbeat ends, and the panel guard opens, at the same moment after the last success.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use chrono::DateTime;
 use e2e::{Db, Login, on_variants};
 use serde_json::json;
 
-use super::{Daemon, fence, number, panel, seed, silent_for};
+use super::{Daemon, install_guard, number, panel, seed, silent_for};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -33,7 +33,7 @@ async fn beat(daemon: &Daemon, interval: Duration) {
 }
 
 async fn heartbeat_ends_when_the_fence_opens(db: &Db) {
-    fence(db).await;
+    install_guard(db).await;
     let panel = panel(db, &db.url_for(Login::Owner)).await;
     for (configured, interval, minutes, handed_back) in [
         (75, 60, 74, false),
@@ -60,7 +60,7 @@ async fn heartbeat_ends_when_the_fence_opens(db: &Db) {
         let case = format!("{configured} of {interval:?}, {minutes} min ago");
         beat(&daemon, interval).await;
         assert_eq!(number(db, beating).await, i64::from(!handed_back), "{case}");
-        // As if the daemon had died long ago: what is left is the fence.
+        // As if the daemon had died long ago: what is left is the panel guard.
         db.execute("UPDATE billing_daemon_status SET heartbeat_at = NULL").await;
         assert_eq!(may_bill(&daemon.db, PANELS_PATIENCE).await, handed_back, "{case}");
         seed(db, 1, 1, 2).await;

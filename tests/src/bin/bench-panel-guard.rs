@@ -1,5 +1,5 @@
-//! What the fence costs a debit, and a balance that is written:
-//! `cargo run --release -p e2e --bin bench-fence -- [--rows 20000] [--rounds 9]`.
+//! What the panel guard costs a debit, and a balance that is written:
+//! `cargo run --release -p e2e --bin bench-panel-guard -- [--rows 20000] [--rounds 9]`.
 //!
 //! Each is one statement over many rows in a transaction that is rolled back, with the triggers off and on in turn.
 
@@ -9,7 +9,7 @@ use billing_daemon::{
     database::{Database, Pool},
     store::SeaOrmStore,
 };
-use billing_jobs::{BILLING_JOB, fence};
+use billing_jobs::{BILLING_JOB, panel_guard};
 use billing_scheduler::{Claim, Clock, FencingToken, Store, SystemClock};
 use chrono::{DateTime, TimeDelta};
 use clap::Parser;
@@ -22,13 +22,13 @@ use uuid::Uuid;
 /// Of an organization of ours: the panel's debits, charged into our ledger, name one each.
 const MACHINES: u32 = 1_000;
 
-/// Measures what the fence costs.
+/// Measures what the panel guard costs.
 #[derive(Parser)]
 struct Cli {
     /// How many rows a statement writes, of the panel's debits a thousand at most.
     #[arg(long, default_value_t = 20_000)]
     rows: u32,
-    /// How often, without the fence and with it.
+    /// How often, without the panel guard and with it.
     #[arg(long, default_value_t = 9)]
     rounds: usize,
 }
@@ -49,12 +49,12 @@ async fn main() {
     let db = Db::g3_owner().await;
     let org = seed(&db, cli.rows).await;
     let owner = e2e::connect(&db.url_for(Login::Owner)).await;
-    fence::install(&owner, "bench").await.expect("the owner may");
+    panel_guard::install(&owner, "bench").await.expect("the owner may");
     let number = claim(&db).await.0;
     // Longer ago than the panel waits.
-    db.execute("UPDATE billing_fences SET worked_at = now() - interval '91 minutes'").await;
+    db.execute("UPDATE scheduler_fencing SET last_success_at = now() - interval '91 minutes'").await;
 
-    let ours = format!("SELECT set_config('billing.fence', '{number}', true)");
+    let ours = format!("SELECT set_config('billing.fencing_token', '{number}', true)");
     let nothing = "SELECT".to_owned();
     let hourly = "'VPS Hourly Billing - vps-' || n || ' (1h)'";
     let balances = "UPDATE wallets SET balance = balance + 1".to_owned();
@@ -128,14 +128,14 @@ fn debits(org: Uuid, description: &str, rows: u32) -> String {
     )
 }
 
-/// What each row takes in microseconds without the fence, and with it: the medians of rounds that alternate.
+/// What each row takes in microseconds without the panel guard, and with it: the medians of rounds that alternate.
 async fn compare(db: &Db, owner: &DatabaseConnection, rounds: usize, measured: &Measured) -> Value {
     let mut took = [Vec::new(), Vec::new()];
     for _ in 0..rounds {
         for (enable, took) in ["DISABLE", "ENABLE"].into_iter().zip(&mut took) {
             db.execute(&format!(
-                "ALTER TABLE payment_transactions {enable} TRIGGER billing_fence;
-                 ALTER TABLE wallets {enable} TRIGGER billing_fence_balance"
+                "ALTER TABLE payment_transactions {enable} TRIGGER billing_panel_guard;
+                 ALTER TABLE wallets {enable} TRIGGER billing_panel_guard_balance"
             ))
             .await;
             took.push(run(owner, measured).await);

@@ -1,0 +1,96 @@
+//! `guard`: the triggers that hold the panel's own biller back while ours works.
+
+use billing_jobs::panel_guard::{self, InstallReport, PanelGuardError};
+use sea_orm::DatabaseConnection;
+
+use super::{database, environment, log, quiet_filter};
+use crate::{
+    Plugins,
+    cli::{Common, Guard},
+    exit::{Exit, Failure},
+    identity::whoever_is_here,
+    logging::LogOutput,
+    output::{json as say_json, line as say},
+    runtime::{self, Opened},
+    status::PanelGuardView,
+};
+
+pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Guard) -> Result<(), Failure> {
+    let environment = environment(common)?;
+    let database = database(common, plugins, &environment)?;
+    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
+    let Opened { db, .. } = runtime::open(&database).await?;
+    match action {
+        Guard::Install => install(&db).await,
+        Guard::Remove { force } => {
+            let was_there = panel_guard::remove(&db, &whoever_is_here(), force)
+                .await
+                .map_err(|error| failed("remove the panel guard", error))?;
+            say(if was_there {
+                "the panel guard is removed"
+            } else {
+                "there is no panel guard: nothing to do"
+            });
+            Ok(())
+        }
+        Guard::Status { json } => status(&db, json).await,
+    }
+}
+
+async fn install(db: &DatabaseConnection) -> Result<(), Failure> {
+    let InstallReport { before, changed, owner, by_owner } = panel_guard::install(db, &whoever_is_here())
+        .await
+        .map_err(|error| failed("install the panel guard", error))?;
+    let done = match (before.installed, changed) {
+        (false, _) => "the panel guard is installed",
+        (true, true) => "the panel guard is brought up to date",
+        (true, false) => "the panel guard is installed already: nothing to do",
+    };
+    say(done);
+    say(
+        "the panel's hourly debits are refused while billing works, and charged into the same ledger once it has not \
+         worked for `hand-back-after` (jobs.toml; 75 minutes unless it is set)",
+    );
+    say(login_advice(&owner, by_owner));
+    Ok(())
+}
+
+/// What a separate login for the daemon adds.
+fn login_advice(owner: &str, by_owner: bool) -> String {
+    if by_owner {
+        format!(
+            "this login, {owner}, owns the panel's tables, so a daemon with it could also drop the panel guard or rewrite the \
+             ledger; a login of its own, with the rights that docs/operations.md lists, could not"
+        )
+    } else {
+        format!(
+            "the panel guard acts with the rights of {owner}; a daemon whose login is not {owner} cannot drop it"
+        )
+    }
+}
+
+async fn status(db: &DatabaseConnection, json: bool) -> Result<(), Failure> {
+    if db.get_database_backend() == sea_orm::DbBackend::Sqlite {
+        return Err(failed("look at the panel guard", PanelGuardError::NotPostgres));
+    }
+    let status = panel_guard::status(db)
+        .await
+        .map_err(|error| Failure::database("look at the panel guard", &error))?;
+    if json {
+        say_json(&PanelGuardView::from(status));
+    } else {
+        say(status.to_string());
+    }
+    if status.effective { Ok(()) } else { Err(Failure::silent(Exit::Negative)) }
+}
+
+fn failed(doing: &str, error: PanelGuardError) -> Failure {
+    match error {
+        PanelGuardError::Database(error) => Failure::database(doing, &error),
+        PanelGuardError::NotOwner { .. } | PanelGuardError::Rights { .. } => {
+            Failure::new(Exit::Permission, error)
+        }
+        PanelGuardError::Billing { .. } => Failure::new(Exit::TryAgain, error),
+        PanelGuardError::NotPostgres | PanelGuardError::NoTables => Failure::new(Exit::Configuration, error),
+    }
+}
