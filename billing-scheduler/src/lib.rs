@@ -33,7 +33,7 @@ pub use runtime::{
         Misfire, Retry, Schedule, ScheduleError, Scope, SkipReason, Skipped, ZoneDifference, apply_outcome,
         due,
     },
-    engine::{DrainReport, STOP_GRACE, Scheduler},
+    engine::{DrainReport, RunOnceError, STOP_GRACE, Scheduler},
     memory_store::MemoryStore,
     middleware::{Middleware, Next},
     spans::Tracing,

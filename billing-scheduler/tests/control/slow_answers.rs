@@ -13,7 +13,7 @@ use billing_scheduler::{
 };
 use tokio::sync::Notify;
 
-use super::{Act, World, at, daemon, hourly};
+use super::support::{Act, World, at, daemon, hourly};
 
 /// A store whose next answer to one question is on its way for as long as a test wants.
 #[derive(Clone)]

@@ -1,4 +1,4 @@
-//! What people ask for, and which jobs are late: one question to the store about once a second.
+//! Polls the store for control requests about once a second, and for late jobs every ten seconds.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -10,35 +10,34 @@ use chrono::{DateTime, Utc};
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
-use super::shared::{Inner, lock};
+use super::shared::{Shared, lock};
 use crate::{
     job::StopReason,
     runtime::store::{ControlAction, ControlRequest, ControlState, LateJob, Lease},
 };
 
-/// Late jobs are looked for at each so many-th question to the store.
+/// Late jobs are checked at every poll with this number.
 const LATE_CHECK_EVERY: u32 = 10;
 
-/// What is remembered about questions to the store.
+/// What is known from earlier polls.
 #[derive(Default)]
 pub(super) struct PollState {
     polls: u32,
     failed: bool,
-    /// Late jobs that were reported already.
+    /// The late jobs that were reported.
     late: BTreeSet<(String, DateTime<Utc>)>,
 }
 
-/// What people ask for.
-impl Inner {
-    /// Asks the store, unless it has not answered the last time yet.
+impl Shared {
+    /// Starts a poll, unless the last one has not ended.
     pub(super) fn poll(self: &Arc<Self>) {
         let mut polls = lock(&self.polls);
         while polls.try_join_next().is_some() {}
         if polls.is_empty() {
-            let inner = Arc::clone(self);
+            let shared = Arc::clone(self);
             polls.spawn(async move {
-                inner.poll_once().await;
-                inner.report_late_jobs().await;
+                shared.poll_once().await;
+                shared.report_late_jobs().await;
             });
         }
     }
@@ -49,25 +48,25 @@ impl Inner {
         let failed = match self.store.control_state(known).await {
             Ok(None) => false,
             Ok(Some(control_state)) => {
-                // The next answer tells what is meant.
+                // The next poll shows which run is meant.
                 if !self.is_ambiguous(&control_state, polled_at) {
                     self.apply_control_state(&control_state);
                 }
                 false
             }
             Err(error) => {
-                // The jobs themselves tell it again and again.
-                debug!(%error, "cannot ask the store what is wished for: {error}");
+                debug!(%error, "cannot poll the store for control requests: {error}");
                 true
             }
         };
         let has_failed = std::mem::replace(&mut lock(&self.poll_state).failed, failed);
         if failed && !has_failed {
-            warn!("the store does not answer what is wished for: requests are obeyed when it does");
+            // The jobs log each failure of the store.
+            warn!("cannot poll the store for control requests; retrying");
         }
     }
 
-    /// Whether a run that `wishes` cancel may be over, and another one of the same claim be under way since they were asked for.
+    /// Whether a cancelled run may have ended since the poll was sent, with another run of the same claim in progress.
     fn is_ambiguous(&self, control_state: &ControlState, polled_at: Duration) -> bool {
         lock(&self.running).values().any(|running| {
             let cancels = |request: &ControlRequest| {
@@ -80,7 +79,7 @@ impl Inner {
         })
     }
 
-    /// Stops what was cancelled and wakes the jobs of which anything new is asked.
+    /// Stops cancelled runs, and wakes the jobs with a new request, a new pause or an ended one.
     fn apply_control_state(self: &Arc<Self>, control_state: &ControlState) {
         let known = {
             let mut known = lock(&self.control_state);
@@ -92,7 +91,7 @@ impl Inner {
         let is_first = known.is_none();
         let known = known.unwrap_or_default();
         let is_new = |request: &&ControlRequest| known.requests.iter().all(|old| old.id != request.id);
-        let mut concerned = BTreeSet::new();
+        let mut affected = BTreeSet::new();
         for request in control_state.requests.iter().filter(is_new) {
             match request.action {
                 ControlAction::Cancel { fencing_token } => {
@@ -100,28 +99,28 @@ impl Inner {
                         lease.map_or(!is_first, |lease| lease.fencing_token == fencing_token)
                     });
                 }
-                _ => drop(concerned.insert(&request.job)),
+                _ => drop(affected.insert(&request.job)),
             }
         }
         for (job, pause) in &control_state.paused {
             if !known.paused.contains(&(job.clone(), pause.clone())) {
-                concerned.insert(job);
+                affected.insert(job);
             }
         }
         let resumed = known.paused.iter().map(|(job, _)| job);
-        concerned.extend(resumed.filter(|job| control_state.paused.iter().all(|(paused, _)| paused != *job)));
-        if concerned.is_empty() {
+        affected.extend(resumed.filter(|job| control_state.paused.iter().all(|(paused, _)| paused != *job)));
+        if affected.is_empty() {
             return;
         }
-        let jobs: Vec<_> = self.jobs().iter().filter(|job| concerned.contains(&job.name)).cloned().collect();
+        let jobs: Vec<_> = self.jobs().iter().filter(|job| affected.contains(&job.name)).cloned().collect();
         for job in jobs {
             let now = self.clock.now();
-            job.update_local(|local| local.remember_pause(control_state.pause_of(&job.name), now));
+            job.update_local(|local| local.record_pause(control_state.pause_of(&job.name), now));
             self.wake(&job);
         }
     }
 
-    /// Stops the run of the job that `request` names, if it is the one that is meant.
+    /// Stops the run of the job that `request` names, if `is_meant` returns true for its lease.
     fn cancel(&self, request: &ControlRequest, is_meant: impl Fn(Option<&Lease>) -> bool) {
         if let Some(running) =
             lock(&self.running).values_mut().find(|running| running.job.name == request.job)
@@ -134,14 +133,14 @@ impl Inner {
         }
     }
 
-    /// A wish to cancel this very claim may have come before its run was there to be stopped.
+    /// Stops the run of a claim whose cancellation was requested before the run could be stopped.
     pub(super) fn cancel_known(&self, lease: &Lease) {
-        let what = ControlAction::Cancel { fencing_token: lease.fencing_token };
+        let cancel = ControlAction::Cancel { fencing_token: lease.fencing_token };
         let known = lock(&self.control_state).as_ref().and_then(|control_state| {
             control_state
                 .requests
                 .iter()
-                .find(|request| request.job == lease.job && request.action == what)
+                .find(|request| request.job == lease.job && request.action == cancel)
                 .cloned()
         });
         if let Some(request) = known {
@@ -149,7 +148,17 @@ impl Inner {
         }
     }
 
-    /// What is known to be asked for, beside the cancellation of a claim.
+    /// Whether the job is paused and no run of it is requested, by the last poll.
+    pub(super) fn is_paused(&self, job: &str) -> bool {
+        // After a failed poll, the pause may have ended.
+        let has_failed = lock(&self.poll_state).failed;
+        let is_paused = |state: &ControlState| state.pause_of(job).is_some();
+        !has_failed
+            && lock(&self.control_state).as_ref().is_some_and(is_paused)
+            && !self.has_open_request(job)
+    }
+
+    /// Returns the known requests to run the job.
     pub(super) fn open_requests(&self, job: &str) -> Vec<Uuid> {
         let runs = |request: &&ControlRequest| {
             request.job == job && !matches!(request.action, ControlAction::Cancel { .. })
@@ -163,7 +172,7 @@ impl Inner {
         !self.open_requests(job).is_empty()
     }
 
-    /// These requests are answered. What was asked for since is not.
+    /// Removes requests that a run has answered from the known state.
     pub(super) fn remove_answered(&self, answered: impl IntoIterator<Item = Uuid>) {
         if let Some(control_state) = &mut *lock(&self.control_state) {
             for id in answered {
@@ -172,7 +181,7 @@ impl Inner {
         }
     }
 
-    /// Reports each job of ours that is late, once, whoever should have run it.
+    /// Logs each job of this scheduler that is late, once, whichever process should have run it.
     async fn report_late_jobs(&self) {
         {
             let mut state = lock(&self.poll_state);
@@ -184,7 +193,7 @@ impl Inner {
         let Ok(mut late) = self.store.late(self.clock.now()).await else { return };
         if !late.is_empty() {
             let jobs = self.jobs();
-            let ours = jobs.iter().filter(|job| job.is_expected_of_the_store()).map(|job| job.name.as_str());
+            let ours = jobs.iter().filter(|job| job.has_store_state()).map(|job| job.name.as_str());
             let ours: HashSet<&str> = ours.collect();
             late.retain(|late| ours.contains(late.job.as_str()));
         }
@@ -195,7 +204,7 @@ impl Inner {
             error!(job.name = %late.job, scheduled_at = %late.scheduled_at, late = true, "{late}");
         }
         for (job, scheduled_at) in known.difference(&state.late) {
-            info!(job.name = %job, %scheduled_at, late = false, "job `{job}` is late no more");
+            info!(job.name = %job, %scheduled_at, late = false, "job `{job}` is no longer late");
         }
     }
 }

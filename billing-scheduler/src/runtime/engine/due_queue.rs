@@ -1,56 +1,56 @@
-//! When to look at which job next: what is due is found without looking at the rest.
+//! The jobs in the order of their next wake-ups. Finding what is due does not touch the other jobs.
 
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 
-/// So many jobs whose time has passed are looked at at once. A look takes memory until it ends, and after a start every job
-/// waits for its first one.
+/// How many late jobs may decide at the same time. A lease cycle takes memory until it ends, and after a start every job waits
+/// for its first one.
 const MAX_LATE_CYCLES: usize = 256;
 
-/// Jobs, by number, in the order of their next looks.
+/// Earlier than every instant: wakes a job with the next call of [`DueQueue::take`].
+const IMMEDIATELY: DateTime<Utc> = DateTime::<Utc>::MIN_UTC;
+
+/// A priority queue of jobs by the time of their next wake-up. Jobs are numbered from 0.
 #[derive(Debug, Default)]
-pub(crate) struct DueQueue {
-    jobs: Vec<Slot>,
+pub(super) struct DueQueue {
+    slots: Vec<Slot>,
     wakeups: BTreeSet<(DateTime<Utc>, usize)>,
-    /// How many of those that are looked at were late for it and have not come to a decision.
+    /// The number of late lease cycles that have not decided yet.
     late_cycles: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Slot {
-    /// Its next look is then.
+    /// The job waits until then.
     Waits(DateTime<Utc>),
-    /// It is looked at.
+    /// A lease cycle of the job is running.
     Busy,
-    /// It is looked at, and something came meanwhile: once more as soon as that ends.
+    /// A lease cycle of the job is running, and another one follows immediately.
     BusyAgain,
 }
 
-/// A job whose turn has come, or is about to.
+/// A job to start a lease cycle for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Wakeup {
-    pub(crate) job: usize,
-    /// Since when, or when.
-    pub(crate) at: DateTime<Utc>,
-    /// Whether that has passed. Whoever looks says when it has decided, or ended.
-    pub(crate) is_late: bool,
+pub(super) struct Wakeup {
+    pub(super) job: usize,
+    pub(super) at: DateTime<Utc>,
+    /// Whether `at` has passed. A late cycle occupies one of [`MAX_LATE_CYCLES`] places until it has decided.
+    pub(super) is_late: bool,
 }
 
-const AT_ONCE: DateTime<Utc> = DateTime::<Utc>::MIN_UTC;
-
 impl DueQueue {
-    /// One more job, to be looked at at once. They are numbered from 0.
-    pub(crate) fn add(&mut self) -> usize {
-        let job = self.jobs.len();
-        self.jobs.push(Slot::Waits(AT_ONCE));
-        self.wakeups.insert((AT_ONCE, job));
+    /// Adds a job, to be woken immediately; returns its number.
+    pub(super) fn add(&mut self) -> usize {
+        let job = self.slots.len();
+        self.slots.push(Slot::Waits(IMMEDIATELY));
+        self.wakeups.insert((IMMEDIATELY, job));
         job
     }
 
-    /// Takes out what is to be looked at up to `until`, earliest first. What is still to come waits for nobody; of what was
-    /// before `now`, as much as there is room for.
-    pub(crate) fn take(&mut self, now: DateTime<Utc>, until: DateTime<Utc>) -> Vec<Wakeup> {
+    /// Takes the wake-ups up to `until`, earliest first. Those after `now` are all taken; those before it, while there are places
+    /// for late cycles.
+    pub(super) fn take(&mut self, now: DateTime<Utc>, until: DateTime<Utc>) -> Vec<Wakeup> {
         let mut taken = Vec::new();
         while self.late_cycles < MAX_LATE_CYCLES
             && let Some((at, job)) = self.wakeups.first().copied().filter(|(at, _)| *at <= now)
@@ -59,67 +59,76 @@ impl DueQueue {
             self.wakeups.pop_first();
             taken.push(Wakeup { job, at, is_late: true });
         }
-        if until > now {
-            let coming = self.wakeups.extract_if((now, usize::MAX)..=(until, usize::MAX), |_| true);
-            taken.extend(coming.map(|(at, job)| Wakeup { job, at, is_late: false }));
+        while until > now
+            && let Some((at, job)) =
+                self.wakeups.range((now, usize::MAX)..=(until, usize::MAX)).next().copied()
+        {
+            self.wakeups.remove(&(at, job));
+            taken.push(Wakeup { job, at, is_late: false });
         }
         for wakeup in &taken {
-            self.jobs[wakeup.job] = Slot::Busy;
+            self.slots[wakeup.job] = Slot::Busy;
         }
         taken
     }
 
-    /// Takes out the look at one job, if it is after `now` and up to `until`.
-    pub(crate) fn take_next(
+    /// Takes the wake-up of one job if it is after `now` and not after `until`.
+    pub(super) fn take_next(
         &mut self,
         job: usize,
         now: DateTime<Utc>,
         until: DateTime<Utc>,
     ) -> Option<Wakeup> {
-        let Slot::Waits(at) = self.jobs[job] else { return None };
-        if at <= now || at > until {
-            return None;
+        match self.slots[job] {
+            Slot::Waits(at) if at > now && at <= until => self.take_early(job),
+            Slot::Waits(_) | Slot::Busy | Slot::BusyAgain => None,
         }
+    }
+
+    /// Takes the wake-up of one job, whenever it is; `None` if a lease cycle of the job is running.
+    pub(super) fn take_early(&mut self, job: usize) -> Option<Wakeup> {
+        let Slot::Waits(at) = self.slots[job] else { return None };
         self.wakeups.remove(&(at, job));
-        self.jobs[job] = Slot::Busy;
+        self.slots[job] = Slot::Busy;
         Some(Wakeup { job, at, is_late: false })
     }
 
-    /// One of those that were late has come to a decision.
-    pub(crate) fn release_late_slot(&mut self) {
+    /// Frees the place of a late cycle that has decided.
+    pub(super) fn release_late_slot(&mut self) {
         self.late_cycles -= 1;
     }
 
-    /// The look at `job` has ended, and the next one is at `at`.
-    pub(crate) fn put(&mut self, job: usize, at: DateTime<Utc>) {
-        let at = if self.is_requeued(job) { AT_ONCE } else { at };
-        self.jobs[job] = Slot::Waits(at);
+    /// Ends the lease cycle of `job`. The next wake-up is at `at`, or immediately if the job was requeued.
+    pub(super) fn put(&mut self, job: usize, at: DateTime<Utc>) {
+        let at = if self.is_requeued(job) { IMMEDIATELY } else { at };
+        self.slots[job] = Slot::Waits(at);
         self.wakeups.insert((at, job));
     }
 
-    /// At once, or as soon as the look under way ends.
-    pub(crate) fn requeue(&mut self, job: usize) {
-        match self.jobs[job] {
+    /// Wakes `job` immediately, or as soon as its running lease cycle ends.
+    pub(super) fn requeue(&mut self, job: usize) {
+        match self.slots[job] {
             Slot::Waits(at) => {
                 self.wakeups.remove(&(at, job));
-                self.put(job, AT_ONCE);
+                self.put(job, IMMEDIATELY);
             }
-            Slot::Busy | Slot::BusyAgain => self.jobs[job] = Slot::BusyAgain,
+            Slot::Busy | Slot::BusyAgain => self.slots[job] = Slot::BusyAgain,
         }
     }
 
-    /// Whether something came since the look under way began.
-    pub(crate) fn is_requeued(&self, job: usize) -> bool {
-        self.jobs[job] == Slot::BusyAgain
+    /// Whether `job` was requeued since its running lease cycle began.
+    pub(super) fn is_requeued(&self, job: usize) -> bool {
+        self.slots[job] == Slot::BusyAgain
     }
 
-    /// Times noted so far mean nothing any more, nor do those that looks under way come to.
-    pub(crate) fn requeue_all(&mut self) {
-        for slot in self.jobs.iter_mut().filter(|slot| **slot == Slot::Busy) {
+    /// Wakes every job immediately, because the clock was set back: the recorded wake-ups are wrong, and so are those that running
+    /// lease cycles will record.
+    pub(super) fn requeue_all(&mut self) {
+        for slot in self.slots.iter_mut().filter(|slot| **slot == Slot::Busy) {
             *slot = Slot::BusyAgain;
         }
         for (_, job) in std::mem::take(&mut self.wakeups) {
-            self.put(job, AT_ONCE);
+            self.put(job, IMMEDIATELY);
         }
     }
 }
@@ -132,68 +141,77 @@ mod tests {
         DateTime::from_timestamp(1_767_225_600 + second, 0).expect("in range")
     }
 
-    fn of(jobs: usize) -> DueQueue {
-        let mut due_queue = DueQueue::default();
+    fn queue_of(jobs: usize) -> DueQueue {
+        let mut queue = DueQueue::default();
         for _ in 0..jobs {
-            due_queue.add();
+            queue.add();
         }
-        due_queue
+        queue
     }
 
-    fn take(due_queue: &mut DueQueue, now: i64, until: i64) -> Vec<usize> {
-        due_queue.take(second(now), second(until)).iter().map(|wakeup| wakeup.job).collect()
+    fn take(queue: &mut DueQueue, now: i64, until: i64) -> Vec<usize> {
+        queue.take(second(now), second(until)).iter().map(|wakeup| wakeup.job).collect()
     }
 
     #[test]
-    fn what_is_due_is_taken_in_order_and_once() {
-        let mut due_queue = of(4);
-        assert_eq!(take(&mut due_queue, 0, 1), [0, 1, 2, 3]);
+    fn due_jobs_are_taken_once_in_order() {
+        let mut queue = queue_of(4);
+        assert_eq!(take(&mut queue, 0, 1), [0, 1, 2, 3]);
         for (job, at) in [(0, 9), (1, 2), (2, 1), (3, 2)] {
-            due_queue.put(job, second(at));
+            queue.put(job, second(at));
         }
-        assert_eq!(take(&mut due_queue, 0, 0), [0; 0]);
-        assert_eq!(take(&mut due_queue, 1, 2), [2, 1, 3]);
-        assert_eq!(take(&mut due_queue, 2, 3), [0; 0], "they are looked at");
-        due_queue.requeue_all();
-        assert_eq!(take(&mut due_queue, -100, -99), [0]);
-        due_queue.put(2, second(3_000));
+        assert_eq!(take(&mut queue, 0, 0), [0; 0]);
+        assert_eq!(take(&mut queue, 1, 2), [2, 1, 3]);
+        assert_eq!(take(&mut queue, 2, 3), [0; 0], "their lease cycles are running");
+        queue.requeue_all();
+        assert_eq!(take(&mut queue, -100, -99), [0]);
+        queue.put(2, second(3_000));
         assert_eq!(
-            take(&mut due_queue, -100, -99),
+            take(&mut queue, -100, -99),
             [2],
-            "what a wakeup came to that began before is not to be trusted"
+            "the wake-up of a cycle that began before the clock changed is ignored"
         );
     }
 
     #[test]
-    fn what_comes_during_a_look_makes_another_one() {
-        let mut due_queue = of(2);
-        take(&mut due_queue, 0, 1);
-        due_queue.requeue(0);
-        assert!(due_queue.is_requeued(0));
+    fn requeue_during_a_cycle_starts_another() {
+        let mut queue = queue_of(2);
+        take(&mut queue, 0, 1);
+        queue.requeue(0);
+        assert!(queue.is_requeued(0));
         for job in [0, 1] {
-            due_queue.put(job, second(60));
+            queue.put(job, second(60));
         }
-        assert_eq!(take(&mut due_queue, 1, 2), [0]);
-        assert!(!due_queue.is_requeued(0));
-        due_queue.requeue(1);
-        assert_eq!(take(&mut due_queue, 1, 2), [1]);
-        due_queue.put(1, second(60));
-        assert_eq!(take(&mut due_queue, 60, 61), [1], "once");
+        assert_eq!(take(&mut queue, 1, 2), [0]);
+        assert!(!queue.is_requeued(0));
+        queue.requeue(1);
+        assert_eq!(take(&mut queue, 1, 2), [1]);
+        queue.put(1, second(60));
+        assert_eq!(take(&mut queue, 60, 61), [1], "once");
     }
 
     #[test]
-    fn a_crowd_whose_time_has_passed_does_not_delay_what_is_still_to_come() {
-        let mut due_queue = of(MAX_LATE_CYCLES + 6);
+    fn early_wakeup_is_taken_only_while_waiting() {
+        let mut queue = queue_of(1);
+        let wakeup = queue.take_early(0).expect("it waits");
+        assert_eq!(queue.take_early(0), None, "its lease cycle is running");
+        queue.put(0, wakeup.at);
+        assert_eq!(take(&mut queue, 0, 1), [0], "the wake-up was put back");
+    }
+
+    #[test]
+    fn late_jobs_do_not_delay_punctual_ones() {
+        let mut queue = queue_of(MAX_LATE_CYCLES + 6);
         let last = MAX_LATE_CYCLES + 5;
-        assert_eq!(take(&mut due_queue, 0, 1).len(), MAX_LATE_CYCLES);
+        assert_eq!(take(&mut queue, 0, 1).len(), MAX_LATE_CYCLES);
         for _ in 0..6 {
-            due_queue.release_late_slot();
+            queue.release_late_slot();
         }
-        assert_eq!(take(&mut due_queue, 0, 1).last(), Some(&last));
-        due_queue.put(last, second(5));
-        due_queue.put(0, second(1));
-        assert_eq!(take(&mut due_queue, 4, 5), [last], "there is no room for another late one");
-        due_queue.release_late_slot();
-        assert_eq!(take(&mut due_queue, 4, 5), [0]);
+        assert_eq!(take(&mut queue, 0, 1).last(), Some(&last));
+        queue.put(last, second(5));
+        queue.put(0, second(1));
+        assert_eq!(take(&mut queue, 4, 5), [last], "no place is free for another late one");
+        queue.release_late_slot();
+        assert_eq!(take(&mut queue, 4, 5), [0]);
     }
 }

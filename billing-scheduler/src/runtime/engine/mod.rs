@@ -1,10 +1,13 @@
-//! The engine that runs jobs: the scheduler and its parts.
+//! Runs jobs when they are due.
 
+mod actions;
 mod control_poll;
 mod due_queue;
 mod executor;
 mod lease_cycle;
 mod progress;
+mod run;
+mod run_once;
 mod scheduled_job;
 mod scheduler;
 mod shared;
@@ -13,5 +16,6 @@ mod starter;
 
 pub use self::{
     executor::STOP_GRACE,
+    run_once::RunOnceError,
     scheduler::{DrainReport, Scheduler},
 };

@@ -1,4 +1,4 @@
-//! How many turns make progress, and which only wait for an instant that is still to come.
+//! Counts the lease cycles that make progress and those that only wait for an instant still to come.
 
 use std::{
     collections::BTreeMap,
@@ -21,67 +21,68 @@ pub(super) struct Progress {
 
 #[derive(Default)]
 struct Counts {
-    /// Turns that do not wait for an instant.
+    /// Lease cycles that do not wait for an instant.
     active: usize,
-    coming: BTreeMap<DateTime<Utc>, Coming>,
+    upcoming: BTreeMap<DateTime<Utc>, Upcoming>,
 }
 
-struct Coming {
+/// An instant still to come.
+struct Upcoming {
     gate: Arc<StartGate>,
-    /// Turns that wait for it.
+    /// Lease cycles that wait at the gate.
     waiting: usize,
 }
 
-/// A turn, until it is dropped.
-pub(super) struct Active(Arc<Progress>);
+/// Counts one lease cycle until it is dropped.
+pub(super) struct ActiveCycle(Arc<Progress>);
 
 impl Progress {
-    pub(super) fn begin_cycle(self: &Arc<Self>) -> Active {
+    pub(super) fn begin_cycle(self: &Arc<Self>) -> ActiveCycle {
         lock(&self.counts).active += 1;
-        Active(Arc::clone(self))
+        ActiveCycle(Arc::clone(self))
     }
 
-    /// The burst of an instant, and whether it is new: one for all turns of the instant, whenever they were armed.
+    /// Returns the gate of an instant, and whether it is new. All lease cycles of the instant share it.
     pub(super) fn gate_at(&self, at: DateTime<Utc>) -> (Arc<StartGate>, bool) {
         let mut counts = lock(&self.counts);
         let mut is_new = false;
-        let coming = counts.coming.entry(at).or_insert_with(|| {
+        let upcoming = counts.upcoming.entry(at).or_insert_with(|| {
             is_new = true;
-            Coming { gate: Arc::default(), waiting: 0 }
+            Upcoming { gate: Arc::default(), waiting: 0 }
         });
-        (Arc::clone(&coming.gate), is_new)
+        (Arc::clone(&upcoming.gate), is_new)
     }
 
-    /// A turn waits for the instant of `burst` from here on, unless that has come.
+    /// Counts a lease cycle as waiting at `gate`, unless the gate's instant has come.
     pub(super) fn wait_for(&self, at: DateTime<Utc>, gate: &Arc<StartGate>) {
-        let Counts { active, coming } = &mut *lock(&self.counts);
-        if let Some(coming) = coming.get_mut(&at).filter(|coming| Arc::ptr_eq(&coming.gate, gate)) {
-            coming.waiting += 1;
+        let Counts { active, upcoming } = &mut *lock(&self.counts);
+        if let Some(upcoming) = upcoming.get_mut(&at).filter(|upcoming| Arc::ptr_eq(&upcoming.gate, gate)) {
+            upcoming.waiting += 1;
             *active = active.saturating_sub(1);
             self.changed.notify_waiters();
         }
     }
 
-    /// The instant has come: whatever waited for it goes on.
-    pub(super) fn come(&self, at: DateTime<Utc>) {
+    /// Opens the gate of an instant that has come.
+    pub(super) fn open_gate(&self, at: DateTime<Utc>) {
         let mut counts = lock(&self.counts);
-        if let Some(Coming { gate, waiting }) = counts.coming.remove(&at) {
+        if let Some(Upcoming { gate, waiting }) = counts.upcoming.remove(&at) {
             counts.active += waiting;
             gate.open();
         }
         self.changed.notify_waiters();
     }
 
-    /// Returns when no turn makes progress, by the time that `now` tells.
-    pub(super) async fn none(&self, now: impl Fn() -> DateTime<Utc>) {
+    /// Returns when no lease cycle makes progress, by the clock `now`.
+    pub(super) async fn idle(&self, now: impl Fn() -> DateTime<Utc>) {
         loop {
             let changed = self.changed.notified();
             {
                 let counts = lock(&self.counts);
                 let now = now();
-                // What is farther away was not so when it was armed: the clock was set, and its turns are about to end.
-                let is_to_come = |at: &DateTime<Utc>| *at > now && *at - now <= LOOKAHEAD;
-                if counts.active == 0 && counts.coming.keys().all(is_to_come) {
+                // An instant farther away was armed before the clock was set; its lease cycles are about to end.
+                let is_upcoming = |at: &DateTime<Utc>| *at > now && *at - now <= LOOKAHEAD;
+                if counts.active == 0 && counts.upcoming.keys().all(is_upcoming) {
                     return;
                 }
             }
@@ -90,10 +91,10 @@ impl Progress {
     }
 }
 
-impl Drop for Active {
+impl Drop for ActiveCycle {
     fn drop(&mut self) {
         let mut counts = lock(&self.0.counts);
-        // One that is aborted while it waits is not among them.
+        // A cycle that is aborted while it waits is not counted as active.
         counts.active = counts.active.saturating_sub(1);
         self.0.changed.notify_waiters();
     }

@@ -1,4 +1,4 @@
-//! A job as a scheduler keeps it: what its configuration says, and what is remembered between two looks at it.
+//! A job of a scheduler: its definition, and the state that this process keeps about it.
 
 use std::sync::{
     Arc, Mutex,
@@ -19,31 +19,34 @@ use crate::{
 
 pub(super) struct ScheduledJob {
     pub(super) name: String,
-    /// In the entries and in the agenda.
+    /// The job's number in the list of jobs and in the due queue.
     pub(super) index: usize,
     pub(super) definition: Mutex<Arc<Definition>>,
-    /// The configuration does not have it any more.
+    /// Whether the configuration no longer contains the job.
     pub(super) removed: AtomicBool,
+    /// `None` for most jobs: a process may have very many.
     pub(super) local: Mutex<Option<Box<LocalState>>>,
 }
 
-/// What a configuration says about a job. A run keeps the one that it began with.
+/// A job as its configuration defines it. A run keeps the definition that it started with.
 pub(super) struct Definition {
     pub(super) spec: JobSpec,
     pub(super) params: serde_json::Value,
     pub(super) job: Arc<dyn Job>,
+    /// Whether the store has the claim hint of this definition, so that a paused job needs no claim.
+    pub(super) has_left_hint: AtomicBool,
 }
 
-/// What is remembered between two looks at a job.
+/// State of a job that only this process has.
 #[derive(Default)]
 pub(super) struct LocalState {
-    /// How many times in a row the store failed.
+    /// The number of failed requests to the store in a row.
     pub(super) store_failures: u32,
-    /// Where the schedule stands, for a job that each node runs by itself.
-    pub(super) local: Option<(JobState, Option<ClaimHint>)>,
-    /// When it was paused since this process runs.
+    /// The schedule's position, for a job that runs on every node.
+    pub(super) schedule: Option<(JobState, Option<ClaimHint>)>,
+    /// The pauses since the process started, for a job that runs on every node.
     pub(super) pauses: Vec<Pause>,
-    /// A run that was given up and may still be there.
+    /// A run that did not stop and may still exist.
     pub(super) abandoned: Option<AbandonedRun>,
 }
 
@@ -58,9 +61,18 @@ impl ScheduledJob {
         }
     }
 
-    /// Most jobs have nothing to remember, and many jobs have much memory.
     pub(super) fn update_local<T>(&self, change: impl FnOnce(&mut LocalState) -> T) -> T {
         change(lock(&self.local).get_or_insert_default())
+    }
+
+    pub(super) fn take_abandoned(&self) -> Option<AbandonedRun> {
+        lock(&self.local).as_mut()?.abandoned.take()
+    }
+
+    pub(super) fn reset_store_failures(&self) {
+        if let Some(local) = &mut *lock(&self.local) {
+            local.store_failures = 0;
+        }
     }
 
     pub(super) fn definition(&self) -> Arc<Definition> {
@@ -71,26 +83,30 @@ impl ScheduledJob {
         self.removed.load(Ordering::SeqCst)
     }
 
-    /// Whether the store's row tells how it stands: a job that each node runs by itself may have left one behind.
-    pub(super) fn is_expected_of_the_store(&self) -> bool {
+    /// Whether the store's row shows if the job is late. A job that runs on every node may have left an old row.
+    pub(super) fn has_store_state(&self) -> bool {
         !self.is_removed() && self.definition().spec.scope == Scope::Cluster
     }
 }
 
 impl Definition {
+    pub(super) fn new(spec: JobSpec, params: serde_json::Value, job: Arc<dyn Job>) -> Self {
+        Self { spec, params, job, has_left_hint: AtomicBool::new(false) }
+    }
+
     pub(super) fn build(
         registry: &Registry,
         spec: JobSpec,
         params: serde_json::Value,
     ) -> Result<Self, BuildError> {
         let job = registry.build(&spec.kind, params.clone())?;
-        Ok(Self { spec, params, job })
+        Ok(Self::new(spec, params, job))
     }
 }
 
 impl LocalState {
-    /// A node's own memory of the pauses of its jobs: without a lease, nobody else remembers for it.
-    pub(super) fn remember_pause(&mut self, paused: Option<&Pause>, now: DateTime<Utc>) {
+    /// Records when a pause begins and ends. The store keeps no pauses for a job without a lease.
+    pub(super) fn record_pause(&mut self, paused: Option<&Pause>, now: DateTime<Utc>) {
         let open = self.pauses.iter_mut().find(|pause| pause.until.is_none());
         match (open, paused) {
             (Some(open), None) => open.until = Some(now),

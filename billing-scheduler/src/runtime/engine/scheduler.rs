@@ -1,4 +1,4 @@
-//! Turns of jobs: acquire, due, run, record, ask again, release. Catch-up, restart and take-over are this one path.
+//! The public handle of the engine: build, tick, reload, control, drain.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, RwLock, atomic::Ordering},
@@ -12,39 +12,40 @@ use super::{
     due_queue::DueQueue,
     executor::STOP_GRACE,
     scheduled_job::{Definition, ScheduledJob},
-    shared::{Inner, LOOKAHEAD, Phase, lock},
+    shared::{LOOKAHEAD, Phase, Shared, lock},
 };
 use crate::{
     clock::Clock,
-    job::{StopHandle, StopReason},
+    job::StopHandle,
     registry::{BuildError, Registry},
     runtime::{
         control::Control,
         decide::{Changes, JobSpec, config_diff::changes},
         middleware::Middleware,
         spans::Tracing,
-        store::{Lease, Store, StoreError},
+        store::{Lease, Store},
     },
 };
 
-/// Runs jobs when they are due. It does not own the time: something calls [`Scheduler::tick`] about once a second, and
-/// something else, on a thread of its own, [`Scheduler::renew_leases`].
+/// Runs jobs when they are due. It has no timer: the application calls [`Scheduler::tick`] about once a second, and
+/// [`Scheduler::renew_leases`] on a separate thread.
 #[derive(Clone)]
 pub struct Scheduler {
-    inner: Arc<Inner>,
+    pub(super) shared: Arc<Shared>,
 }
 
-/// What became of the runs in progress when the scheduler was drained.
+/// The result of [`Scheduler::drain`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainReport {
-    /// Turns that did not end in time and were abandoned. Their occurrences run again.
+    /// The number of lease cycles that did not end in time and were abandoned. Their occurrences run again.
     pub abandoned: usize,
 }
 
 impl Scheduler {
-    /// Makes the jobs of `specs` from the kinds in `registry`.
+    /// Builds a scheduler for the jobs of `specs`, each with its parameters, from the kinds in `registry`.
     ///
-    /// `params` gives the parameters of a job by its name.
+    /// # Errors
+    /// A job names an unknown kind, or its parameters are invalid.
     pub fn build(
         registry: &Registry,
         specs: impl IntoIterator<Item = (JobSpec, serde_json::Value)>,
@@ -59,7 +60,7 @@ impl Scheduler {
                 Ok(Arc::new(ScheduledJob::new(due_queue.add(), definition)))
             })
             .collect::<Result<Vec<_>, BuildError>>()?;
-        let inner = Inner {
+        let shared = Shared {
             store,
             clock,
             middleware: std::iter::once(Arc::new(Tracing) as Arc<dyn Middleware>)
@@ -79,62 +80,62 @@ impl Scheduler {
             ahead: Mutex::default(),
             last_tick: Mutex::default(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Starts a turn for each job that is due before the next tick; each fires at its exact instant. Asks the store what people
-    /// want. Never waits.
+    /// Starts a lease cycle for each job that is due before the next tick; each run starts at its exact instant. Polls the store
+    /// for control requests. Never blocks.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn tick(&self) {
-        if self.inner.is_closed() {
+        if self.shared.is_closed() {
             return;
         }
-        let now = self.inner.clock.now();
-        if self.inner.clock_was_set_back(now) {
-            lock(&self.inner.due_queue).requeue_all();
+        let now = self.shared.clock.now();
+        if self.shared.clock_was_set_back(now) {
+            lock(&self.shared.due_queue).requeue_all();
         }
-        self.inner.arm(now, now + LOOKAHEAD);
-        self.inner.poll();
+        self.shared.arm(now, now + LOOKAHEAD);
+        self.shared.poll();
     }
 
-    /// Puts another configuration into force, and tells what it changes. Runs under way go on as they began; a job that is there no
-    /// more is not run again. With an edited schedule, a scheduled time that passed under the old one without a run still runs,
-    /// and those of the new one that passed before the edit do not.
+    /// Replaces the configuration; returns what has changed. Runs in progress keep the old one, and a removed job is not run
+    /// again. After an edit of a schedule, a scheduled time of the old schedule that passed without a run is still run, and
+    /// times of the new schedule that passed before the edit are not.
     ///
-    /// A job is made anew if its kind, its parameters or `renew` say so, and keeps what it remembers otherwise.
+    /// A job is built again if its kind or its parameters changed, or if `rebuild` returns true; otherwise it keeps its state.
     ///
     /// # Errors
-    /// A job cannot be made. Nothing has changed then.
+    /// A job cannot be built. Nothing has changed then.
     pub fn reload(
         &self,
         registry: &Registry,
         specs: impl IntoIterator<Item = (JobSpec, serde_json::Value)>,
-        renew: impl Fn(&JobSpec) -> bool,
+        rebuild: impl Fn(&JobSpec) -> bool,
     ) -> Result<Changes, BuildError> {
         let specs: Vec<_> = specs.into_iter().collect();
-        let inner = &self.inner;
-        // Jobs are made, which validates their parameters, before any lock that a tick needs.
-        let _one_at_a_time = lock(&inner.reloading);
-        let present: Vec<_> = inner.jobs().iter().filter(|job| !job.is_removed()).cloned().collect();
+        let shared = &self.shared;
+        // Building validates parameters and may take long, so it comes before the locks that a tick needs.
+        let _one_at_a_time = lock(&shared.reloading);
+        let present: Vec<_> = shared.jobs().iter().filter(|job| !job.is_removed()).cloned().collect();
         let definitions: Vec<_> = present.iter().map(|job| job.definition()).collect();
         let before = definitions.iter().map(|definition| (&definition.spec, &definition.params));
         let changes = changes(before, specs.iter().map(|(spec, params)| (spec, params)));
         let mut made = Vec::new();
         for (spec, params) in specs {
             let old = definitions.iter().find(|old| old.spec.name == spec.name);
-            let old = old.filter(|old| old.spec.kind == spec.kind && old.params == params && !renew(&spec));
+            let old = old.filter(|old| old.spec.kind == spec.kind && old.params == params && !rebuild(&spec));
             made.push(match old {
-                Some(old) => Definition { spec, params, job: Arc::clone(&old.job) },
+                Some(old) => Definition::new(spec, params, Arc::clone(&old.job)),
                 None => Definition::build(registry, spec, params)?,
             });
         }
-        let mut jobs = inner.jobs.write().unwrap_or_else(PoisonError::into_inner);
-        lock(&inner.mask).clone_from(registry.mask());
+        let mut jobs = shared.jobs.write().unwrap_or_else(PoisonError::into_inner);
+        lock(&shared.mask).clone_from(registry.mask());
         for job in present.iter().filter(|job| changes.removed.contains(&job.name)) {
             job.removed.store(true, Ordering::SeqCst);
-            lock(&inner.due_queue).requeue(job.index);
+            lock(&shared.due_queue).requeue(job.index);
         }
         for definition in made {
             let is_changed = changes.changed.iter().any(|change| change.job == definition.spec.name);
@@ -143,72 +144,62 @@ impl Scheduler {
                     let was_removed = job.removed.swap(false, Ordering::SeqCst);
                     *lock(&job.definition) = Arc::new(definition);
                     if is_changed || was_removed {
-                        lock(&inner.due_queue).requeue(job.index);
+                        lock(&shared.due_queue).requeue(job.index);
                     }
                 }
-                None => jobs.push(Arc::new(ScheduledJob::new(lock(&inner.due_queue).add(), definition))),
+                None => jobs.push(Arc::new(ScheduledJob::new(lock(&shared.due_queue).add(), definition))),
             }
         }
         Ok(changes)
     }
 
-    /// Controls these jobs, and those of every other process on the same store, in the name of `by`.
+    /// Returns a handle that controls the jobs of every process on the same store. Its requests are signed with `by`.
     #[must_use]
     pub fn control(&self, by: impl Into<String>) -> Control {
-        let inner = Arc::clone(&self.inner);
-        Control::new(Arc::clone(&inner.store), Arc::clone(&inner.clock), by)
-            .with_known_jobs(move |name| inner.jobs().iter().any(|job| job.name == name && !job.is_removed()))
+        let shared = Arc::clone(&self.shared);
+        Control::new(Arc::clone(&shared.store), Arc::clone(&shared.clock), by)
+            .with_known_jobs(move |name| shared.job(name).is_some())
     }
 
-    /// Extends the lease of every turn under way. Call it about every third of a lease, from a thread that no job can
-    /// block.
+    /// Extends the lease of every lease cycle in progress. Call it about three times per lifetime of a lease, from a thread that
+    /// no job can block.
     pub async fn renew_leases(&self) {
-        let held: Vec<(Lease, StopHandle)> = lock(&self.inner.running)
+        let held: Vec<(Lease, StopHandle)> = lock(&self.shared.running)
             .values()
             .filter_map(|running| Some((running.lease.clone()?, running.stop.clone())))
             .collect();
         for (lease, stop) in held {
-            let sent = self.inner.clock.monotonic();
-            match self.inner.store.renew(&lease).await {
-                Ok(()) => stop.trust_lease_until(lease.trusted_until(sent)),
-                Err(StoreError::LeaseLost { .. }) => {
-                    stop.stop(StopReason::LeaseLost);
-                    warn!(job.name = %lease.job, fencing_token = %lease.fencing_token, "job `{}` lost its lease: it stops", lease.job);
-                }
-                Err(error) => {
-                    warn!(job.name = %lease.job, %error, "could not renew the lease of job `{}`: {error}", lease.job);
-                }
-            }
+            self.shared.renew(&lease, &stop).await;
         }
     }
 
-    /// Waits until every turn has ended or waits for an instant that is still to come: for tests and one-off runs.
+    /// Waits until every lease cycle has ended or waits for an instant still to come. For tests.
     pub async fn idle(&self) {
         loop {
-            let mut polls = std::mem::take(&mut *lock(&self.inner.polls));
+            let mut polls = std::mem::take(&mut *lock(&self.shared.polls));
             while polls.join_next().await.is_some() {}
-            self.inner.progress.none(|| self.inner.clock.now()).await;
-            if lock(&self.inner.polls).is_empty() {
+            self.shared.progress.idle(|| self.shared.clock.now()).await;
+            if lock(&self.shared.polls).is_empty() {
                 return;
             }
         }
     }
 
     /// Starts nothing new, and waits until the runs in progress have ended. After `timeout`, or at [`Scheduler::interrupt`],
-    /// they are asked to stop, and those that have not after another [`STOP_GRACE`] are abandoned.
+    /// they are requested to stop; those that have not stopped after another [`STOP_GRACE`] are abandoned.
     pub async fn drain(&self, timeout: Duration) -> DrainReport {
-        let inner = &self.inner;
-        inner.phase.send_if_modified(|phase| {
+        let shared = &self.shared;
+        shared.phase.send_if_modified(|phase| {
             let is_open = *phase == Phase::Open;
             if is_open {
                 *phase = Phase::Draining;
             }
             is_open
         });
-        let mut cycles = std::mem::take(&mut *lock(&inner.cycles));
-        // A question is not cancelled either: the connection that it is asked on would be lost with it.
-        let mut polls = std::mem::take(&mut *lock(&inner.polls));
-        let mut phase = inner.phase.subscribe();
+        let mut cycles = std::mem::take(&mut *lock(&shared.cycles));
+        // A poll is not cancelled either: its database connection would be lost.
+        let mut polls = std::mem::take(&mut *lock(&shared.polls));
+        let mut phase = shared.phase.subscribe();
         {
             let mut all_done = std::pin::pin!(async {
                 while cycles.join_next().await.is_some() {}
@@ -219,9 +210,9 @@ impl Scheduler {
                 () = &mut all_done => true,
                 // The sender lives as long as this scheduler.
                 _ = phase.wait_for(|phase| *phase == Phase::Interrupting) => false,
-                () = inner.clock.sleep(timeout) => {
-                    let runs = inner.interrupt();
-                    warn!(runs, "{runs} runs did not end within {} s and are asked to stop", timeout.as_secs());
+                () = shared.clock.sleep(timeout) => {
+                    let runs = shared.interrupt();
+                    warn!(runs, "{runs} runs did not end within {} s and are requested to stop", timeout.as_secs());
                     false
                 }
             };
@@ -229,7 +220,7 @@ impl Scheduler {
                 tokio::select! {
                     biased;
                     () = &mut all_done => {}
-                    () = inner.clock.sleep(STOP_GRACE) => {}
+                    () = shared.clock.sleep(STOP_GRACE) => {}
                 }
             }
         }
@@ -238,9 +229,9 @@ impl Scheduler {
         DrainReport { abandoned }
     }
 
-    /// Starts nothing new, and asks every run in progress to stop. A job stops where its work can be continued later, such as
+    /// Starts nothing new, and requests every run in progress to stop. A job stops where its work can be continued later, such as
     /// between two batches.
     pub fn interrupt(&self) {
-        self.inner.interrupt();
+        self.shared.interrupt();
     }
 }

@@ -1,4 +1,4 @@
-//! What the parts of a scheduler share.
+//! The state that the handles and the tasks of one scheduler share.
 
 use std::{
     collections::BTreeMap,
@@ -8,6 +8,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::{sync::watch, task::JoinSet};
+use tracing::warn;
 
 use super::{
     control_poll::PollState, due_queue::DueQueue, lease_cycle::Running, progress::Progress,
@@ -15,32 +16,32 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    job::StopReason,
+    job::{StopHandle, StopReason},
     mask::Mask,
     runtime::{
         middleware::Middleware,
-        store::{ControlState, Store},
+        store::{ControlState, Lease, Store, StoreError},
     },
 };
 
-/// How soon the next tick comes.
+/// The time between two ticks.
 pub(super) const TICK_INTERVAL: TimeDelta = TimeDelta::seconds(1);
-/// A tick arms everything that is due up to so much later, also a job that begins to wait for such an instant after it: until
-/// the next tick comes, and long enough that what follows that at once is claimed by then.
+/// How far ahead a tick starts lease cycles: until the next tick, and long enough that a job which is due just after that is
+/// claimed by then.
 pub(super) const LOOKAHEAD: TimeDelta = TimeDelta::milliseconds(1_250);
 
-/// The life of a scheduler, in its order.
+/// The phases of a scheduler, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Jobs are started when they are due.
     Open,
     /// Nothing is started; runs in progress continue.
     Draining,
-    /// Runs in progress are asked to stop.
+    /// Runs in progress are requested to stop.
     Interrupting,
 }
 
-pub(super) struct Inner {
+pub(super) struct Shared {
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) middleware: Vec<Arc<dyn Middleware>>,
@@ -49,25 +50,25 @@ pub(super) struct Inner {
     pub(super) jobs: RwLock<Vec<Arc<ScheduledJob>>>,
     /// Held during a reload.
     pub(super) reloading: Mutex<()>,
-    /// Of the jobs by their place in `entries`.
     pub(super) due_queue: Mutex<DueQueue>,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) cycles: Mutex<JoinSet<()>>,
-    /// The question to the store what people ask for: one at a time.
+    /// The poll for control requests: at most one.
     pub(super) polls: Mutex<JoinSet<()>>,
-    /// By the place of the job, and in that order, so that a simulation repeats itself.
+    /// By the number of the job; ordered, so that a simulation is reproducible.
     pub(super) running: Mutex<BTreeMap<usize, Running>>,
     pub(super) control_state: Mutex<Option<ControlState>>,
     pub(super) poll_state: Mutex<PollState>,
     pub(super) progress: Arc<Progress>,
-    /// The jobs that wait because a clock was ahead, and up to when they are finished.
+    /// The jobs that wait because a clock was ahead, with their cursors.
     pub(super) ahead: Mutex<BTreeMap<String, DateTime<Utc>>>,
-    /// What the wall clock and the monotonic one showed at the last tick.
+    /// The wall clock and the monotonic clock at the last tick.
     pub(super) last_tick: Mutex<Option<(DateTime<Utc>, Duration)>>,
 }
 
-impl Inner {
-    /// Whether less time has passed on the wall than in truth since the last tick: times noted before are too late then.
+impl Shared {
+    /// Whether less time has passed on the wall clock than on the monotonic one since the last tick. Wake-ups recorded before are
+    /// too late then.
     pub(super) fn clock_was_set_back(&self, now: DateTime<Utc>) -> bool {
         let monotonic = self.clock.monotonic();
         let Some((then, monotonic_then)) = lock(&self.last_tick).replace((now, monotonic)) else {
@@ -81,7 +82,28 @@ impl Inner {
         self.jobs.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks every run in progress to stop; returns how many these are.
+    /// Returns the job with this name, unless it was removed.
+    pub(super) fn job(&self, name: &str) -> Option<Arc<ScheduledJob>> {
+        self.jobs().iter().find(|job| job.name == name && !job.is_removed()).cloned()
+    }
+
+    /// Extends a lease by its full length.
+    pub(super) async fn renew(&self, lease: &Lease, stop: &StopHandle) {
+        let sent = self.clock.monotonic();
+        let name = &lease.job;
+        match self.store.renew(lease).await {
+            Ok(()) => stop.trust_lease_until(lease.trusted_until(sent)),
+            Err(StoreError::LeaseLost { fencing_token, .. }) => {
+                stop.stop(StopReason::LeaseLost);
+                warn!(job.name = %name, %fencing_token, "job `{name}` lost its lease and stops");
+            }
+            Err(error) => {
+                warn!(job.name = %name, %error, "cannot renew the lease of job `{name}`: {error}");
+            }
+        }
+    }
+
+    /// Requests every run in progress to stop; returns their number.
     pub(super) fn interrupt(&self) -> usize {
         self.phase.send_replace(Phase::Interrupting);
         let running = lock(&self.running);
@@ -97,6 +119,6 @@ impl Inner {
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing in here leaves a lock's value half changed when it panics.
+    // No code in this crate leaves a half-changed value behind when it panics.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Turns that wait for one instant: one timer wakes them all, and each run begins before any of them is written down.
+//! Starts the runs of one instant together: one timer opens the gate, and no run is recorded before all have started.
 
 use std::sync::{
     Arc,
@@ -7,30 +7,30 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// The turns whose jobs are due at one instant.
+/// The gate that the lease cycles of one instant wait at.
 #[derive(Debug, Default)]
-pub(crate) struct StartGate {
+pub(super) struct StartGate {
     is_open: AtomicBool,
     opened: Notify,
-    waiting: AtomicUsize,
-    started: Notify,
+    tickets: AtomicUsize,
+    all_started: Notify,
 }
 
-/// That a turn waits for the instant, or has not begun its run since. Whoever has it waits for nothing else.
-pub(crate) struct StartTicket(Arc<StartGate>);
+/// Held by a lease cycle from the gate until its run has started. The holder must not wait for anything else.
+pub(super) struct StartTicket(Arc<StartGate>);
 
 impl StartGate {
-    /// The instant has come.
-    pub(crate) fn open(&self) {
+    /// Lets every lease cycle pass, because the instant has come.
+    pub(super) fn open(&self) {
         self.is_open.store(true, Ordering::SeqCst);
         self.opened.notify_waiters();
     }
 
-    /// Returns at the instant.
-    pub(crate) async fn wait(self: &Arc<Self>) -> StartTicket {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
+    /// Returns when the gate is open.
+    pub(super) async fn wait(self: &Arc<Self>) -> StartTicket {
+        self.tickets.fetch_add(1, Ordering::SeqCst);
         let ticket = StartTicket(Arc::clone(self));
-        // Listens before it looks, so that it misses nothing.
+        // Created before the check, so that no notification is missed.
         let opened = self.opened.notified();
         if !self.is_open.load(Ordering::SeqCst) {
             opened.await;
@@ -38,22 +38,22 @@ impl StartGate {
         ticket
     }
 
-    /// Returns when nobody has a seat any more.
-    pub(crate) async fn all_started(&self) {
+    /// Returns when no lease cycle holds a ticket.
+    pub(super) async fn all_started(&self) {
         loop {
-            let started = self.started.notified();
-            if self.waiting.load(Ordering::SeqCst) == 0 {
+            let all_started = self.all_started.notified();
+            if self.tickets.load(Ordering::SeqCst) == 0 {
                 return;
             }
-            started.await;
+            all_started.await;
         }
     }
 }
 
 impl Drop for StartTicket {
     fn drop(&mut self) {
-        if self.0.waiting.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.started.notify_waiters();
+        if self.0.tickets.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.all_started.notify_waiters();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Starts the turns of jobs that are due, or about to be.
+//! Starts the lease cycles of jobs that are due, or about to be.
 
 use std::sync::Arc;
 
@@ -7,62 +7,63 @@ use tokio::{runtime::Handle, task::JoinSet};
 
 use super::{
     due_queue::Wakeup,
+    lease_cycle::LeaseCycle,
     scheduled_job::ScheduledJob,
-    shared::{Inner, LOOKAHEAD, Phase, lock},
+    shared::{LOOKAHEAD, Phase, Shared, lock},
     start_gate::StartGate,
 };
 
-impl Inner {
-    /// Starts a turn for each job that is to be looked at up to `until`.
+impl Shared {
+    /// Starts a lease cycle for each job whose wake-up is not after `until`.
     pub(super) fn arm(self: &Arc<Self>, now: DateTime<Utc>, until: DateTime<Utc>) {
-        let looks = lock(&self.due_queue).take(now, until);
-        self.start(&looks);
+        let wakeups = lock(&self.due_queue).take(now, until);
+        self.start(&wakeups);
     }
 
-    /// Starts the turns of these looks, which come in the order of their instants.
-    fn start(self: &Arc<Self>, looks: &[Wakeup]) {
-        if looks.is_empty() {
+    /// Starts the lease cycles of `wakeups`, which are sorted by time.
+    fn start(self: &Arc<Self>, wakeups: &[Wakeup]) {
+        if wakeups.is_empty() {
             return;
         }
         let mut cycles = lock(&self.cycles);
         while cycles.try_join_next().is_some() {}
         let jobs = self.jobs();
-        for together in looks.chunk_by(|a, b| a.at == b.at) {
+        for together in wakeups.chunk_by(|a, b| a.at == b.at) {
             let gate = if together[0].is_late {
                 let gate = Arc::<StartGate>::default();
-                // Also for a turn that finds, after a clock was set back, that its instant is still to come.
+                // Also for a cycle that finds, after a clock was set back, that its instant is still to come.
                 gate.open();
                 gate
             } else {
                 self.gate_at(together[0].at, &mut cycles)
             };
-            for look in together {
-                let job = Arc::clone(&jobs[look.job]);
-                let active = self.progress.begin_cycle();
-                let cycle = Arc::clone(self).run_cycle(job, *look, Arc::clone(&gate));
+            for wakeup in together {
+                let (shared, job, gate) =
+                    (Arc::clone(self), Arc::clone(&jobs[wakeup.job]), Arc::clone(&gate));
+                let (wakeup, active) = (*wakeup, self.progress.begin_cycle());
                 cycles.spawn(async move {
-                    cycle.await;
+                    LeaseCycle::new(shared, job, wakeup, gate).run().await;
                     drop(active);
                 });
             }
         }
     }
 
-    /// The burst of an instant that is still to come.
+    /// Returns the gate of an instant still to come.
     fn gate_at(self: &Arc<Self>, at: DateTime<Utc>, cycles: &mut JoinSet<()>) -> Arc<StartGate> {
         let (gate, is_new) = self.progress.gate_at(at);
         if is_new {
-            cycles.spawn(Arc::clone(self).await_instant(at));
+            cycles.spawn(Arc::clone(self).open_gate_at(at));
         }
         gate
     }
 
-    /// Begins a burst at its instant, or when the scheduler is drained.
-    async fn await_instant(self: Arc<Self>, at: DateTime<Utc>) {
+    /// Opens the gate of an instant when the instant comes, or when the scheduler is drained.
+    async fn open_gate_at(self: Arc<Self>, at: DateTime<Utc>) {
         let mut phase = self.phase.subscribe();
         loop {
             let wait = at - self.clock.now();
-            // What is farther away was not so when it was armed: the clock was set.
+            // An instant farther away was armed before the clock was set.
             let Some(wait) = wait.to_std().ok().filter(|left| !left.is_zero() && wait <= LOOKAHEAD) else {
                 break;
             };
@@ -71,16 +72,16 @@ impl Inner {
                 _ = phase.wait_for(|phase| *phase != Phase::Open) => break,
             }
         }
-        self.progress.come(at);
+        self.progress.open_gate(at);
     }
 
-    /// Looks at a job now, or as soon as its turn under way ends.
+    /// Wakes a job immediately, or as soon as its running lease cycle ends.
     pub(super) fn wake(self: &Arc<Self>, job: &ScheduledJob) {
         lock(&self.due_queue).requeue(job.index);
         self.arm_late();
     }
 
-    /// Starts turns of jobs whose time has passed, as far as there is room for them.
+    /// Starts late lease cycles, as far as there are places for them.
     pub(super) fn arm_late(self: &Arc<Self>) {
         if self.may_start() {
             let now = self.clock.now();
@@ -88,20 +89,21 @@ impl Inner {
         }
     }
 
-    /// Starts the turn of a job whose instant the last tick would have armed if the job had been waiting then: the next tick
-    /// may come too late for it.
-    pub(super) fn arm_next(self: &Arc<Self>, place: usize) {
+    /// Starts the lease cycle of a job that the last tick would have started if its wake-up had been known then: the next tick may
+    /// come too late.
+    pub(super) fn arm_next(self: &Arc<Self>, job: usize) {
         if self.may_start() {
             let now = self.clock.now();
             let last_tick = lock(&self.last_tick).map_or(now, |(wall, _)| wall);
             // The clock may have been set back since.
-            let look = lock(&self.due_queue).take_next(place, now, last_tick.min(now) + LOOKAHEAD);
-            self.start(look.as_slice());
+            let wakeup = lock(&self.due_queue).take_next(job, now, last_tick.min(now) + LOOKAHEAD);
+            self.start(wakeup.as_slice());
         }
     }
 
-    /// A turn may end after the scheduler was drained, or be dropped together with its runtime.
+    /// Whether a lease cycle that ends may start another one. It may not after a drain, outside of a runtime, or in a scheduler
+    /// that nothing ticks.
     fn may_start(&self) -> bool {
-        !self.is_closed() && Handle::try_current().is_ok()
+        !self.is_closed() && lock(&self.last_tick).is_some() && Handle::try_current().is_ok()
     }
 }

@@ -154,10 +154,10 @@ impl RunRecord {
         cause: RunCause,
         now: DateTime<Utc>,
     ) -> Self {
-        Self::of(Uuid::now_v7(), job, scheduled_at, status, cause, now)
+        Self::with_id(Uuid::now_v7(), job, scheduled_at, status, cause, now)
     }
 
-    pub(crate) fn of(
+    pub(crate) fn with_id(
         id: Uuid,
         job: &str,
         scheduled_at: DateTime<Utc>,

@@ -88,7 +88,7 @@ pub(crate) struct NextRun {
 /// A request that nobody could obey for so long is a surprise by now.
 const REQUEST_TTL: TimeDelta = TimeDelta::hours(1);
 /// How soon a paused job is looked at again. Whoever resumes it wakes it.
-const PAUSED_POLL: TimeDelta = TimeDelta::minutes(1);
+pub(crate) const PAUSED_POLL: TimeDelta = TimeDelta::minutes(1);
 /// A scheduled time is this late at most if all is well, and not late before.
 pub(crate) const LATE_AFTER: TimeDelta = TimeDelta::minutes(1);
 const TICK: TimeDelta = TimeDelta::microseconds(1);

@@ -1,0 +1,177 @@
+//! One run: the job between its middleware, and what the result means for the history and the schedule.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use tracing::{error, info};
+
+use super::{
+    executor::{Executor, catch, catch_unwind},
+    lease_cycle::LeaseCycle,
+    shared::{Shared, lock},
+    start_gate::StartTicket,
+};
+use crate::{
+    job::{FencingToken, JobContext, JobError, Occurrence, Outcome, StopHandle},
+    runtime::{
+        decide::{
+            AppliedOutcome, JobSpec, ScheduleError, Scope, apply_outcome,
+            next_action::{Action, JobSnapshot, NextRun, next_action, occurrence_range},
+        },
+        middleware::Next,
+        store::{JobState, Lease, RunCause, RunRecord, RunStatus, ScheduleAhead},
+    },
+};
+
+impl Shared {
+    pub(super) fn context(
+        &self,
+        spec: &JobSpec,
+        run: &NextRun,
+        fencing_token: FencingToken,
+        stop: &StopHandle,
+    ) -> JobContext {
+        let occurrence = Occurrence { job: spec.name.clone(), scheduled_at: run.scheduled_at };
+        JobContext::new(occurrence, run.attempt, fencing_token, Arc::clone(&self.clock), stop.clone())
+            .with_request(run.request)
+            .with_mask(&lock(&self.mask))
+    }
+
+    /// Runs a job; returns the run's record and the state after it.
+    pub(super) async fn run(
+        &self,
+        cycle: &LeaseCycle,
+        run: &NextRun,
+        ctx: &JobContext,
+        ticket: Option<StartTicket>,
+        state: &JobState,
+    ) -> (RunRecord, JobState) {
+        let spec = cycle.spec();
+        let started_at = self.clock.now();
+        drop(ticket);
+        let result = match ctx.stop_requested() {
+            // It was cancelled before it started.
+            Some(_) => Ok(Outcome::Interrupted { items: 0 }),
+            None => self.execute(cycle, ctx).await,
+        };
+        let finished_at = self.clock.now();
+        cycle.gate.all_started().await;
+        let is_done = matches!(result, Ok(Outcome::Done { .. }));
+        let cancelled =
+            lock(&self.running).get(&cycle.job.index).and_then(|running| running.cancelled.clone());
+        let cancelled = cancelled.filter(|_| !is_done);
+        let applied = apply_outcome(spec, state, run.scheduled_at, run.attempt, result, finished_at);
+        let applied = adjust(applied, run, state, cancelled.is_some());
+        // A run that a drain interrupts is continued, so its request stays open.
+        let is_open = applied.status == RunStatus::Interrupted && cancelled.is_none();
+        let reason = [run.reason.clone(), cancelled].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        // The one place where a job's output becomes readable for everyone.
+        let mask = ctx.mask();
+        let mut details = if applied.details.is_null() { ctx.reported() } else { applied.details };
+        mask.apply_to_json(&mut details);
+        let record = RunRecord {
+            range: run.since.and_then(|since| occurrence_range(&spec.schedule, since, run.scheduled_at)),
+            attempt: run.attempt,
+            finished_at,
+            items: applied.items,
+            request: run.request.filter(|_| !is_open),
+            reason: Some(reason).filter(|reason| !reason.is_empty()),
+            error: applied.error.map(|error| mask.apply(&error).into_owned()),
+            details,
+            ..RunRecord::with_id(
+                ctx.run_id,
+                &spec.name,
+                run.scheduled_at,
+                applied.status,
+                run.cause,
+                started_at,
+            )
+        };
+        (record, applied.state)
+    }
+
+    async fn execute(&self, cycle: &LeaseCycle, ctx: &JobContext) -> Result<Outcome, JobError> {
+        let definition = &cycle.definition;
+        let executor = Executor::new(Arc::clone(&definition.job), definition.spec.timeout);
+        let result = catch_unwind(Next::through(&self.middleware, &executor).run(ctx)).await;
+        if let Some(abandoned) = executor.into_abandoned() {
+            cycle.job.update_local(|local| local.abandoned = Some(abandoned));
+        }
+        result
+    }
+
+    /// Passes a record to each middleware before it is written.
+    pub(super) fn report_outcome(&self, spec: &JobSpec, run: &RunRecord) {
+        for middleware in &self.middleware {
+            if let Err(panic) = catch(|| middleware.on_outcome(spec, run)) {
+                let name = &spec.name;
+                error!(job.name = %name, "a middleware panicked at the outcome of job `{name}`: {panic}");
+            }
+        }
+    }
+
+    /// Returns the next action of a lease cycle.
+    pub(super) fn next_action(
+        &self,
+        spec: &JobSpec,
+        lease: Option<&Lease>,
+        snapshot: &JobSnapshot,
+        now: DateTime<Utc>,
+    ) -> Result<Action, ScheduleError> {
+        let action = next_action(spec, snapshot, now)?;
+        let Action::Wait(until) = action else { return Ok(action) };
+        if !self.is_ahead(spec, snapshot, until, now) || lease.is_some() {
+            return Ok(action);
+        }
+        // Only this node runs the job, by this clock.
+        Ok(Action::Reset { request: None, reason: "the clock was set back".to_owned() })
+    }
+
+    /// Whether the schedule is finished up to a future time, because this clock or another daemon's was ahead. That is logged once.
+    /// A job that daemons share then waits until an operator resets it: any of the clocks may be the wrong one.
+    fn is_ahead(
+        &self,
+        spec: &JobSpec,
+        snapshot: &JobSnapshot,
+        until: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> bool {
+        let (name, cursor) = (&spec.name, snapshot.state.cursor);
+        let is_held_back =
+            snapshot.state.retrying.is_some() || snapshot.pauses.iter().any(|pause| pause.until.is_none());
+        let mut reported = lock(&self.ahead);
+        if is_held_back || !ScheduleAhead::is_ahead(cursor, now) {
+            if reported.remove(name).is_some() {
+                info!(job.name = %name, ahead = false, "job `{name}` follows its schedule again");
+            }
+            return false;
+        }
+        if reported.insert(name.clone(), cursor) != Some(cursor) {
+            let ahead = ScheduleAhead { cursor, until: Some(until) };
+            let advice = match spec.scope {
+                Scope::Node => "it continues from now on".to_owned(),
+                Scope::Cluster => format!("`jobs reset {name} --reason TEXT` lets it run from now on"),
+            };
+            error!(job.name = %name, ahead = true, %until, "job `{name}` {ahead}; {advice}");
+        }
+        true
+    }
+}
+
+/// Corrects the outcome of a run that was cancelled or that no schedule started.
+fn adjust(outcome: AppliedOutcome, run: &NextRun, before: &JobState, is_cancelled: bool) -> AppliedOutcome {
+    let mut outcome = outcome;
+    if is_cancelled {
+        // A cancelled run is not run again.
+        outcome.status = RunStatus::Interrupted;
+        outcome.state = JobState::at(before.cursor.max(run.scheduled_at));
+    }
+    if run.cause != RunCause::Schedule {
+        // The operator sees how the run ended, and requests it again if it should be retried.
+        if outcome.status == RunStatus::Retrying {
+            outcome.status = RunStatus::Dead;
+        }
+        outcome.state = before.clone();
+    }
+    outcome
+}
