@@ -459,7 +459,7 @@ fn wrong_parameters_are_told_with_their_place() {
         ),
         (
             json!({ "url": "http://a", "timeout": "0s" }),
-            "parameters of kind `http` at `timeout`: `0s` is no time at all: write how long, for example `5m`",
+            "parameters of kind `http` at `timeout`: invalid duration `0s`: it must be greater than zero",
         ),
     ] {
         let error = registry.check("http", params).expect_err("refused").to_string();

@@ -1,4 +1,4 @@
-//! Jobs that block: a thread of their own, so that they keep nobody else waiting.
+//! Jobs that block their thread. Each run has a separate thread, so that other jobs are not delayed.
 
 use std::{panic, sync::Arc};
 
@@ -7,8 +7,8 @@ use tokio::task::spawn_blocking;
 
 use crate::job::{Job, JobContext, JobError, Outcome};
 
-/// A piece of recurring work that blocks its thread: it computes for long, reads files, or calls a library that waits.
-/// [`Registry::register_blocking`](crate::Registry::register_blocking) makes it known.
+/// Recurring work that blocks its thread: it computes for long, reads files, or calls a library that waits.
+/// [`Registry::register_blocking`](crate::Registry::register_blocking) registers it.
 ///
 /// ```
 /// use billing_scheduler::{BlockingJob, JobContext, JobError, Outcome, Registry};
@@ -35,13 +35,13 @@ use crate::job::{Job, JobContext, JobError, Outcome};
 /// registry.register_blocking("acme.sweep", |params: Params| Sweep { params });
 /// ```
 pub trait BlockingJob: Send + Sync + 'static {
-    /// One occurrence, as [`Job::run`]. A thread cannot be ended from outside: look at [`JobContext::stop_requested`]
-    /// between steps. One that does not is left alone after its timeout, and the job does not run again in this process
-    /// until it returns.
+    /// Runs one occurrence, like [`Job::run`]. A thread cannot be ended from outside, so check [`JobContext::stop_requested`]
+    /// between steps. A run that does not return after its timeout is abandoned, and the job does not run again in this
+    /// process until the thread returns.
     fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError>;
 }
 
-/// The job as the scheduler sees it.
+/// Adapts a blocking job to [`Job`].
 pub(crate) struct Blocking<J>(Arc<J>);
 
 impl<J> Blocking<J> {
@@ -54,7 +54,7 @@ impl<J> Blocking<J> {
 impl<J: BlockingJob> Job for Blocking<J> {
     async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
         let (job, ctx) = (Arc::clone(&self.0), ctx.clone());
-        // A run that was asked to stop while it waited for a thread has nothing to stop.
+        // A run that was requested to stop while it waited for a thread has done nothing yet.
         let run = move || match ctx.stop_requested() {
             Some(_) => Ok(Outcome::Interrupted { items: 0 }),
             None => job.run(&ctx),
@@ -63,7 +63,7 @@ impl<J: BlockingJob> Job for Blocking<J> {
             Ok(result) => result,
             Err(error) => match error.try_into_panic() {
                 Ok(payload) => panic::resume_unwind(payload),
-                // The runtime is on its way down, and ran it not at all.
+                // The runtime is shutting down and did not run it.
                 Err(_) => Ok(Outcome::Interrupted { items: 0 }),
             },
         }

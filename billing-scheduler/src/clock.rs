@@ -1,4 +1,4 @@
-//! The only place that asks what time it is, so that tests can move it.
+//! The only source of time, so that tests can replace it.
 
 use std::{
     fmt,
@@ -10,20 +10,20 @@ use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
 use tokio::sync::watch;
 
-/// Where the scheduler and its jobs get their time from.
+/// The clock of the scheduler and its jobs.
 #[async_trait]
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// The wall clock in UTC, in whole microseconds: what databases can keep.
+    /// Returns the wall clock in UTC, in whole microseconds, which databases can store.
     fn now(&self) -> DateTime<Utc>;
 
-    /// Time since an arbitrary origin that never goes back and goes on while the machine is suspended.
+    /// Returns the time since an arbitrary origin. It never decreases, and includes the time in which the host was suspended.
     fn monotonic(&self) -> Duration;
 
     /// Returns when [`Clock::monotonic`] has grown by `duration`.
     async fn sleep(&self, duration: Duration);
 }
 
-/// The machine's clocks.
+/// The clocks of the host.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -45,7 +45,7 @@ impl Clock for SystemClock {
 
 #[cfg(all(target_os = "linux", feature = "runtime"))]
 fn monotonic() -> Duration {
-    // CLOCK_MONOTONIC stands still while the machine sleeps, and a lease does not.
+    // CLOCK_MONOTONIC stops while the host is suspended, but a lease expires.
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
@@ -57,7 +57,7 @@ fn monotonic() -> Duration {
     ORIGIN.get_or_init(Instant::now).elapsed()
 }
 
-/// A clock that stands still until it is told to move.
+/// A clock that only moves when a test sets it.
 #[derive(Clone, Debug)]
 pub struct ManualClock {
     times: Arc<Mutex<Times>>,
@@ -71,7 +71,7 @@ struct Times {
 }
 
 impl ManualClock {
-    /// A clock that shows `wall`.
+    /// Returns a clock that shows `wall`.
     #[must_use]
     pub fn at(wall: DateTime<Utc>) -> Self {
         Self {
@@ -80,7 +80,7 @@ impl ManualClock {
         }
     }
 
-    /// Lets `duration` pass, on the wall and on the monotonic clock, and wakes whoever slept until then.
+    /// Moves the wall clock and the monotonic clock forward by `duration`, and wakes tasks that slept until then.
     pub fn advance(&self, duration: Duration) {
         self.change(|times| {
             times.wall += duration;
@@ -88,7 +88,7 @@ impl ManualClock {
         });
     }
 
-    /// Sets the wall clock, forwards or back, as an administrator would: no time passes.
+    /// Sets the wall clock, forward or back, as an administrator would. The monotonic clock does not change.
     pub fn set_wall(&self, wall: DateTime<Utc>) {
         self.change(|times| times.wall = wall);
     }

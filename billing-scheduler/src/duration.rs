@@ -1,4 +1,4 @@
-//! Lengths of time as people write them, without the units that have no length.
+//! Durations in text, such as `90s` or `1h 30m`, without units of variable length.
 //!
 //! For the parameters of a job, with serde:
 //!
@@ -20,44 +20,43 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserializer, Serializer, de};
 
-/// The longest duration that makes sense here.
+/// The longest accepted duration.
 const LONGEST: Duration = Duration::from_hours(10 * 366 * 24);
 
-/// A regular expression for whoever describes a duration to an editor. Everything that [`parse`] refuses for its form does not
-/// match; what matches may still be too long, or nothing at all.
+/// A regular expression for durations, for the JSON Schema of a configuration. It rejects what [`parse`] rejects for its form; a
+/// match may still be zero or too long.
 pub const PATTERN: &str = r"^\s*([0-9]+(\.[0-9]+)?\s*(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|wks?|w)\s*)+$";
 
-/// Reads `90s`, `15m`, `1h 30m`, `30d`.
+/// Parses a duration such as `90s`, `15m`, `1h 30m` or `30d`.
 ///
 /// # Errors
-/// Why it is none, in a sentence. Months and years have no fixed length; a duration is longer than nothing and at most ten years.
+/// A message for the operator if `text` is not a valid duration. Months and years have no fixed length; a duration is greater than
+/// zero and at most ten years.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     if text.starts_with('-') {
-        return Err(format!("`{text}` is negative: write how long, for example `5m`"));
+        return Err(format!("invalid duration `{text}`: it must not be negative"));
     }
     let units = text.split(|c: char| !c.is_alphabetic());
     if units.into_iter().any(|unit| matches!(unit, "M" | "month" | "months" | "y" | "yr" | "year" | "years"))
     {
         return Err(format!(
-            "`{text}`: months and years have no fixed length: write days, for example `30d`"
+            "invalid duration `{text}`: months and years have no fixed length; use days, such as `30d`"
         ));
     }
     let duration = humantime::parse_duration(text).map_err(|_| {
-        format!(
-            "`{text}` is no duration: write numbers with units, for example `90s`, `15m`, `1h 30m` or `30d`"
-        )
+        format!("invalid duration `{text}`: use numbers with units, such as `90s`, `15m`, `1h 30m` or `30d`")
     })?;
     if duration.is_zero() {
-        return Err(format!("`{text}` is no time at all: write how long, for example `5m`"));
+        return Err(format!("invalid duration `{text}`: it must be greater than zero"));
     }
     if duration > LONGEST {
-        return Err(format!("`{text}` is longer than ten years"));
+        return Err(format!("invalid duration `{text}`: it must be at most ten years"));
     }
     Ok(duration)
 }
 
-/// As [`parse`] reads it. Longer units than weeks are avoided: `30d`, not `1month`.
+/// Formats a duration for [`parse`]. Days are the longest unit: `30d`, not `1month`.
 #[must_use]
 pub fn format(duration: Duration) -> String {
     let days = duration.as_secs() / 86_400;
@@ -69,10 +68,10 @@ pub fn format(duration: Duration) -> String {
     }
 }
 
-/// Reads a duration with serde.
+/// Deserializes a duration with [`parse`].
 ///
 /// # Errors
-/// As [`parse`] has it.
+/// The value is not a string, or not a valid duration.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     struct Visitor;
 
@@ -91,10 +90,10 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duratio
     deserializer.deserialize_str(Visitor)
 }
 
-/// Writes a duration with serde, as [`format()`] has it.
+/// Serializes a duration with [`format()`].
 ///
 /// # Errors
-/// Those of the serializer.
+/// The error of the serializer.
 pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&format(*duration))
 }
@@ -104,23 +103,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_is_numbers_with_units_of_a_fixed_length() {
+    fn parse_duration_rejects_months() {
         for (text, seconds) in
             [("90s", 90), ("15m", 900), ("1h 30m", 5_400), (" 1h30m ", 5_400), ("30d", 2_592_000)]
         {
             assert_eq!(parse(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
         for (text, reason) in [
-            ("-5m", "is negative"),
-            ("0s", "no time at all"),
+            ("-5m", "must not be negative"),
+            ("0s", "greater than zero"),
             ("1M", "months and years"),
             ("1 month", "months and years"),
             ("2y", "months and years"),
-            ("", "is no duration"),
-            ("600", "is no duration"),
-            ("5 parsecs", "is no duration"),
-            ("99999999999999999999s", "is no duration"),
-            ("4000d", "longer than ten years"),
+            ("", "use numbers with units"),
+            ("600", "use numbers with units"),
+            ("5 parsecs", "use numbers with units"),
+            ("99999999999999999999s", "use numbers with units"),
+            ("4000d", "at most ten years"),
         ] {
             let message = parse(text).expect_err(text);
             assert!(message.contains(reason), "{text}: {message}");
@@ -128,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again_as_the_same() {
+    fn formatted_duration_parses_to_itself() {
         for (seconds, text) in
             [(90, "1m 30s"), (86_400, "1d"), (90 * 86_400, "90d"), (400 * 86_400 + 5, "400d 5s")]
         {

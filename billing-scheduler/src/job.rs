@@ -1,4 +1,4 @@
-//! What a plugin implements, and what it is given for one run.
+//! The job interface: what a plugin implements, and the context of one run.
 
 use std::{
     fmt,
@@ -19,27 +19,27 @@ use crate::{
     mask::Mask,
 };
 
-/// Any error of a job's own.
+/// Any error of a job.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// A piece of recurring work.
 #[async_trait]
 pub trait Job: Send + Sync + 'static {
-    /// One occurrence. May be called again for the same one (after a crash, an interruption, a retry): be idempotent and
-    /// derive everything from `ctx.occurrence`. Look at [`JobContext::stop_requested`] between steps, and return
-    /// [`Outcome::Interrupted`] when it says so.
+    /// Runs one occurrence. It may be called again for the same one, after a crash, an interruption or a failure: be idempotent,
+    /// and derive everything from `ctx.occurrence`. Check [`JobContext::stop_requested`] between steps, and return
+    /// [`Outcome::Interrupted`] if it returns a reason.
     ///
     /// # Errors
-    /// [`JobError::Retry`] when another attempt may help, [`JobError::Fatal`] when it cannot.
+    /// [`JobError::Retry`] if another attempt may succeed, [`JobError::Fatal`] if none can.
     async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError>;
 }
 
-/// What identifies a run, however late it starts.
+/// A job and a scheduled time: the identity of a run, however late it starts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Occurrence {
     /// The job's name in the configuration.
     pub job: String,
-    /// When it was due, in whole seconds.
+    /// The scheduled time, in whole seconds.
     pub scheduled_at: DateTime<Utc>,
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for Occurrence {
     }
 }
 
-/// The number of a claim of a job's lease: greater than every earlier one. Work is committed only under the newest.
+/// The number of a claim of a job's lease, greater than every earlier one. Work is committed only under the newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(pub i64);
 
@@ -59,64 +59,64 @@ impl fmt::Display for FencingToken {
     }
 }
 
-/// How a run ended that did not fail.
+/// The result of a run that did not fail.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// The occurrence is finished with.
+    /// The occurrence is finished.
     Done {
-        /// How many things were worked on, for the history.
+        /// The number of processed items, for the history.
         items: u64,
-        /// The job's own figures, kept with the run's row.
+        /// The job's own figures, stored with the run's record.
         details: serde_json::Value,
     },
-    /// Asked to stop before the end: the same occurrence runs again, and no attempt is counted.
+    /// The run stopped on request: the same occurrence runs again, and no attempt is counted.
     Interrupted {
-        /// How many things were worked on before the stop.
+        /// The number of items processed before the stop.
         items: u64,
     },
 }
 
 impl Outcome {
-    /// Finished, with nothing to tell but the number of things worked on.
+    /// Returns a finished outcome without details.
     #[must_use]
     pub fn done(items: u64) -> Self {
         Self::Done { items, details: serde_json::Value::Null }
     }
 }
 
-/// How a run failed.
+/// The failure of a run.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
-    /// Another attempt may succeed.
+    /// A failure after which another attempt may succeed.
     #[error("{0}")]
     Retry(#[source] BoxError),
-    /// No attempt will: the occurrence becomes a dead letter.
+    /// A failure after which no attempt can succeed: the occurrence becomes a dead letter.
     #[error("{0}")]
     Fatal(#[source] BoxError),
 }
 
 impl JobError {
-    /// A failure that may pass.
+    /// Returns a failure that is retried.
     pub fn retry(error: impl Into<BoxError>) -> Self {
         Self::Retry(error.into())
     }
 
-    /// A failure that will not pass by itself.
+    /// Returns a failure that is not retried.
     pub fn fatal(error: impl Into<BoxError>) -> Self {
         Self::Fatal(error.into())
     }
 }
 
-/// Why a run is asked to stop.
+/// Why a run is requested to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
-    /// The process is about to end.
+    /// The process is shutting down.
     Drain,
-    /// The job's lease is lost, or too old to be trusted: somebody else may be about to start.
+    /// The job's lease is lost or about to expire: another process may start the job.
     LeaseLost,
-    /// The run took longer than it may.
+    /// The run exceeded its timeout.
     Timeout,
-    /// Somebody asked for it.
+    /// An operator cancelled the run.
     Cancelled,
 }
 
@@ -131,7 +131,7 @@ impl fmt::Display for StopReason {
     }
 }
 
-/// The other end of a run's stop signal and of its lease's deadline.
+/// Requests a run to stop, and sets the deadline of its lease.
 #[derive(Clone, Debug)]
 pub struct StopHandle {
     reason: watch::Sender<Option<StopReason>>,
@@ -139,13 +139,13 @@ pub struct StopHandle {
 }
 
 impl StopHandle {
-    /// Nothing asks to stop, and the lease has no end.
+    /// Returns a handle without a stop request and without a deadline.
     #[must_use]
     pub fn new() -> Self {
         Self { reason: watch::Sender::new(None), lease_until_ms: Arc::new(AtomicU64::new(u64::MAX)) }
     }
 
-    /// Asks the run to stop. The first reason stays.
+    /// Requests the run to stop. The first reason is kept.
     pub fn stop(&self, reason: StopReason) {
         self.reason.send_if_modified(|current| {
             let first = current.is_none();
@@ -156,14 +156,14 @@ impl StopHandle {
         });
     }
 
-    /// Returns when the run is asked to stop for this reason.
+    /// Returns when the run is requested to stop for this reason.
     #[cfg(feature = "runtime")]
     pub(crate) async fn requested(&self, expected: StopReason) {
         // The sender lives as long as this handle.
         let _ = self.reason.subscribe().wait_for(|reason| *reason == Some(expected)).await;
     }
 
-    /// From `deadline` on, told by [`Clock::monotonic`], the lease is not to be trusted any more.
+    /// Requests the run to stop from `deadline` on, by [`Clock::monotonic`], because its lease may have expired.
     pub fn trust_lease_until(&self, deadline: Duration) {
         let millis = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
         self.lease_until_ms.store(millis, Ordering::SeqCst);
@@ -176,18 +176,18 @@ impl Default for StopHandle {
     }
 }
 
-/// What a job knows about the run it is in.
+/// The context of one run.
 #[derive(Clone, Debug)]
 pub struct JobContext {
-    /// Which scheduled time of which job this is.
+    /// The job's name and the scheduled time.
     pub occurrence: Occurrence,
-    /// The id under which this run will be recorded.
+    /// The id of the run's record.
     pub run_id: Uuid,
-    /// 1 for the first attempt.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// The number of the claim under which this run may write.
+    /// The fencing token under which the run may write.
     pub fencing_token: FencingToken,
-    /// The control request that this run answers; `None` if its scheduled time started it.
+    /// The control request that the run answers; `None` if its scheduled time started it.
     pub request: Option<Uuid>,
     clock: Arc<dyn Clock>,
     stop: StopHandle,
@@ -198,7 +198,7 @@ pub struct JobContext {
 }
 
 impl JobContext {
-    /// A run as the scheduler makes one.
+    /// Returns the context of a new run.
     #[must_use]
     pub fn new(
         occurrence: Occurrence,
@@ -222,14 +222,14 @@ impl JobContext {
         }
     }
 
-    /// The same run as the answer to a control request, if there is one.
+    /// Sets the control request that the run answers.
     #[must_use]
     pub fn with_request(self, request: Option<Uuid>) -> Self {
         Self { request, ..self }
     }
 
-    /// The identity of what this run does, for receivers that discard repetitions: equal for every attempt at one scheduled time
-    /// and for every run of one control request, and different for any two of these.
+    /// Returns a key for receivers that discard repetitions. It is equal for every attempt at one scheduled time and for every run
+    /// of one control request, and different otherwise.
     ///
     /// ```
     /// # use billing_scheduler::JobContext;
@@ -248,7 +248,7 @@ impl JobContext {
         }
     }
 
-    /// A first attempt at `scheduled_at`, on a clock that shows the same and under the fence 1: for tests of a job.
+    /// Returns a first attempt at `scheduled_at`, on a manual clock at that time and with the fencing token 1, for tests of a job.
     #[must_use]
     pub fn for_test(job: &str, scheduled_at: DateTime<Utc>) -> Self {
         Self::new(
@@ -260,56 +260,56 @@ impl JobContext {
         )
     }
 
-    /// The clock that the scheduler goes by.
+    /// Returns the scheduler's clock.
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
 
-    /// The signal that this run listens to, for code that stops it (tests, wrappers).
+    /// Returns the handle that stops this run, for tests and wrappers.
     #[must_use]
     pub fn stop_handle(&self) -> &StopHandle {
         &self.stop
     }
 
-    /// The job's own figures so far, for the run's row. They are kept however the run ends, so that a run that fails, or is
-    /// given up, still tells how far it came; each report replaces the one before, and the details of [`Outcome::Done`] all.
+    /// Sets the job's own figures so far, for the run's record. They are recorded however the run ends. Each report replaces the
+    /// previous one, and the details of [`Outcome::Done`] replace the last one.
     pub fn report(&self, details: serde_json::Value) {
         *self.reported.lock().unwrap_or_else(PoisonError::into_inner) = details;
     }
 
-    /// What was reported last.
+    /// Returns the last reported figures.
     #[must_use]
     pub fn reported(&self) -> serde_json::Value {
         self.reported.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Hides `secrets` in the error and the details of this run before they are recorded: what a job hands to a program or a server
-    /// may come back in its output.
+    /// Masks `secrets` in the error and the details of this run before they are recorded. A program or a server may repeat a secret
+    /// in its output.
     pub fn conceal<T: AsRef<str>>(&self, secrets: impl IntoIterator<Item = T>) {
         self.mask.lock().unwrap_or_else(PoisonError::into_inner).add(secrets);
     }
 
-    /// What hides the secrets of this run, for text that is cut, logged or sent by the job.
+    /// Returns the mask for the secrets of this run, for text that the job truncates, logs or sends.
     #[must_use]
     pub fn mask(&self) -> Mask {
         self.mask.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The same run, in which `mask` hides its secrets as well.
+    /// Adds the secrets of `mask` to those of the run.
     #[cfg(feature = "runtime")]
     pub(crate) fn with_mask(self, mask: &Mask) -> Self {
         self.mask.lock().unwrap_or_else(PoisonError::into_inner).join(mask);
         self
     }
 
-    /// The same run; `held` is dropped with the last copy of this context.
+    /// Returns a copy of the context. `held` is dropped with the last copy of it.
     #[cfg(feature = "runtime")]
     pub(crate) fn holding(&self, held: oneshot::Sender<()>) -> Self {
         Self { held: Some(Arc::new(held)), ..self.clone() }
     }
 
-    /// Whether to start nothing more, and why.
+    /// Returns why the run must stop, if it must.
     #[must_use]
     pub fn stop_requested(&self) -> Option<StopReason> {
         let asked = *self.stop.reason.borrow();
@@ -319,14 +319,14 @@ impl JobContext {
         })
     }
 
-    /// Returns when the run is asked to stop, or its lease is not to be trusted any more.
+    /// Returns when the run must stop, with the reason.
     pub async fn stopped(&self) -> StopReason {
         let mut reason = self.stop.reason.subscribe();
         loop {
             if let Some(reason) = self.stop_requested() {
                 return reason;
             }
-            // A renewal may move the deadline meanwhile; then there is another one to wait for.
+            // A renewal may move the deadline while this waits.
             let deadline = Duration::from_millis(self.stop.lease_until_ms.load(Ordering::SeqCst));
             let left = deadline.saturating_sub(self.clock.monotonic());
             tokio::select! {

@@ -221,7 +221,7 @@ async fn a_plugin_that_panics_in_a_drop_harms_only_its_own_run() {
 
 #[tokio::test]
 async fn a_plugin_whose_error_cannot_be_shown_harms_only_its_own_run() {
-    let expected = "the job failed, and telling how panicked: shown";
+    let expected = "the job failed, and formatting its error panicked: shown";
     check(Sin::FailsWithWhatCannotBeShown, expected).await;
 }
 

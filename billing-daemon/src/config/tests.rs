@@ -113,7 +113,7 @@ const BEYOND_A_SCHEMA: [&str; 24] = [
     "the database URL is malformed",
     "a period must be a whole number of seconds",
     "an offset must be a whole number of seconds",
-    "no time at all",
+    "must be greater than zero",
     "never comes",
     "unknown time zone",
     "has a space in its list",
@@ -392,7 +392,7 @@ fn places_of_signs() {
         ("{ url = \"http://a\", fial = \"http://b\" }", "5:28: unknown key `fial`, did you mean `fail`?"),
         (
             "{ url = \"http://a\", timeout = \"0s\" }",
-            "5:38: `timeout`: `0s` is no time at all: write how long, for example `5m`",
+            "5:38: `timeout`: invalid duration `0s`: it must be greater than zero",
         ),
     ] {
         check(&job(&format!("{HOURLY}ping = {ping}")), &[&format!("jobs.toml:{expected}")]);
@@ -537,9 +537,9 @@ fn durations() {
             "{HOURLY}timeout = \"0s\"\nretry = {{ backoff = \"-1s\", max-backoff = \"1 month\", max-backof = \"1h\" }}\n"
         )),
         &[
-            "jobs.toml:5:11: `timeout`: `0s` is no time at all: write how long, for example `5m`",
-            "jobs.toml:6:21: `backoff`: `-1s` is negative: write how long, for example `5m`",
-            "jobs.toml:6:42: `max-backoff`: `1 month`: months and years have no fixed length: write days, for example `30d`",
+            "jobs.toml:5:11: `timeout`: invalid duration `0s`: it must be greater than zero",
+            "jobs.toml:6:21: `backoff`: invalid duration `-1s`: it must not be negative",
+            "jobs.toml:6:42: `max-backoff`: invalid duration `1 month`: months and years have no fixed length; use days, such as `30d`",
             "jobs.toml:6:53: unknown key `max-backof`, did you mean `max-backoff`?",
         ],
     );
@@ -557,7 +557,7 @@ fn the_daemon_table() {
         &format!("{}{daemon}", job(HOURLY)),
         &[
             "jobs.toml:7:21: `lease-ttl` must be at least 3s, or a lease ends before it can be renewed",
-            "jobs.toml:8:25: `drain-timeout`: `half an hour` is no duration: write numbers with units, for example `90s`, `15m`, `1h 30m` or `30d`",
+            "jobs.toml:8:25: `drain-timeout`: invalid duration `half an hour`: use numbers with units, such as `90s`, `15m`, `1h 30m` or `30d`",
             "jobs.toml:9:21: `log-level`: unknown log level `inof`, did you mean `info`?",
             "jobs.toml:10:24: `database-url`: the database URL is malformed (invalid port number): write postgres://user:password@host:5432/database, with / in a password as %2F, or sqlite://file",
         ],
@@ -580,11 +580,11 @@ fn schedules() {
             r#"{ every = "500ms" }"#,
             "22: `every`: a period must be a whole number of seconds, at least one and at most ten years, not 500ms",
         ),
-        (r#"{ every = "0s" }"#, "22: `every`: `0s` is no time at all: write how long, for example `5m`"),
-        (r#"{ every = "-5m" }"#, "22: `every`: `-5m` is negative: write how long, for example `5m`"),
+        (r#"{ every = "0s" }"#, "22: `every`: invalid duration `0s`: it must be greater than zero"),
+        (r#"{ every = "-5m" }"#, "22: `every`: invalid duration `-5m`: it must not be negative"),
         (
             r#"{ every = "1M" }"#,
-            "22: `every`: `1M`: months and years have no fixed length: write days, for example `30d`",
+            "22: `every`: invalid duration `1M`: months and years have no fixed length; use days, such as `30d`",
         ),
         ("{ cron = 5 }", "21: `cron` must be a string, not an integer"),
         (
@@ -733,7 +733,7 @@ fn what_contradicts_itself_in_a_schedule() {
         ),
         (
             r#"[{ every = "1h" }, { every = "0s" }]"#,
-            "41: `every`: `0s` is no time at all: write how long, for example `5m`",
+            "41: `every`: invalid duration `0s`: it must be greater than zero",
         ),
         (
             r#"{ cron = "@daily", dst-fold = "never" }"#,
@@ -1000,7 +1000,7 @@ proptest! {
         match duration::parse(&text) {
             Ok(_) => prop_assert!(matches, "{}", text),
             Err(error) => prop_assert!(
-                !matches || error.contains("no time at all") || error.contains("longer than ten years") || text.contains('.'),
+                !matches || error.contains("must be greater than zero") || error.contains("at most ten years") || text.contains('.'),
                 "{}: {}", text, error
             ),
         }

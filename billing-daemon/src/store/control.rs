@@ -189,7 +189,7 @@ async fn obey(txn: &DatabaseTransaction, request: &ControlRequest) -> Result<Obe
             if fencing_token >= 0 {
                 open(txn, request, Some(fencing_token)).await?;
             } else if withdrawn == 0 && retrying.is_none() {
-                return unchanged("nobody runs it");
+                return unchanged("no daemon runs it");
             }
             let retrying = retrying.map(instant).transpose()?;
             changed(

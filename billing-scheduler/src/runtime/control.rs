@@ -1,4 +1,4 @@
-//! The control of jobs at run time, through the store.
+//! Controls jobs at run time, through the store alone.
 
 use std::{fmt, sync::Arc};
 
@@ -11,10 +11,10 @@ use super::store::{
 };
 use crate::{clock::Clock, job::FencingToken};
 
-/// Controls jobs through the store alone, in the name of somebody: the processes that run them see it there.
+/// Controls jobs through the store: the processes that run them poll it for requests.
 ///
-/// A request to run a job that neither the store nor this process knows is refused with [`StoreError::UnknownJob`]. A job may
-/// be paused before it exists.
+/// A request to run a job that neither the store nor this process knows fails with [`StoreError::UnknownJob`]. A job may be
+/// paused before it exists.
 #[derive(Clone)]
 pub struct Control {
     store: Arc<dyn Store>,
@@ -23,33 +23,33 @@ pub struct Control {
     is_known: IsKnown,
 }
 
-/// Whether this process knows a job of that name.
+/// Returns whether this process knows a job of that name.
 type IsKnown = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 impl Control {
-    /// What is done through it is signed with `by`.
+    /// Returns a handle whose requests are signed with `by`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, by: impl Into<String>) -> Self {
         Self { store, clock, by: by.into(), is_known: Arc::new(|_| false) }
     }
 
-    /// The same, which also runs jobs that the store has never seen: those for which `is_known` returns true.
+    /// Accepts requests for jobs that the store does not know yet, if `is_known` returns true.
     #[must_use]
     pub fn with_known_jobs(self, is_known: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         Self { is_known: Arc::new(is_known), ..self }
     }
 
-    /// Runs nothing of `job` by schedule until it is resumed. A run under way goes on.
+    /// Runs nothing of `job` by schedule until it is resumed. A run in progress continues.
     pub async fn pause(&self, job: &str, reason: &str) -> Result<ControlReceipt, StoreError> {
         self.submit(job, ControlAction::Pause, Some(reason)).await.map(|(receipt, _)| receipt)
     }
 
-    /// Goes on with the first scheduled time that is still to come. What came while the job was paused is recorded as paused.
+    /// Continues with the next scheduled time. The scheduled times of the pause are recorded as paused.
     pub async fn resume(&self, job: &str, reason: Option<&str>) -> Result<ControlReceipt, StoreError> {
         self.submit(job, ControlAction::Resume, reason).await.map(|(receipt, _)| receipt)
     }
 
-    /// Runs `job` once, now, even if it is paused. The id is that of the request: [`RunFilter::request`] finds its run.
+    /// Runs `job` once, now, even if it is paused. Returns the id of the request: [`RunFilter::request`] finds its run.
     ///
     /// # Errors
     /// [`StoreError::UnknownJob`] if no job has that name.
@@ -58,7 +58,7 @@ impl Control {
         self.submit(job, ControlAction::RunNow, reason).await.map(|(_, id)| id)
     }
 
-    /// Runs one scheduled time of `job` again.
+    /// Runs one scheduled time of `job` again. Returns the id of the request.
     ///
     /// # Errors
     /// [`StoreError::UnknownJob`] if no job has that name.
@@ -72,8 +72,8 @@ impl Control {
         self.submit(job, ControlAction::Replay { scheduled_at }, reason).await.map(|(_, id)| id)
     }
 
-    /// Continues the schedule of `job` from the present, if it was finished up to a future time because a clock was ahead. A
-    /// scheduled time that has run already runs once more when it comes, under the same idempotency key.
+    /// Continues the schedule of `job` from the present if it is finished up to a future time, because a clock was ahead. A
+    /// scheduled time that has already run runs again when it comes, with the same idempotency key.
     ///
     /// # Errors
     /// [`StoreError::UnknownJob`] if no job has that name.
@@ -82,17 +82,17 @@ impl Control {
         self.submit(job, ControlAction::Reset, Some(reason)).await.map(|(receipt, _)| receipt)
     }
 
-    /// Stops the run of `job` that is under way, or gives up one that waits to be tried again, and withdraws what was asked for
-    /// and has not begun.
+    /// Stops the run of `job` in progress, or gives up one that waits to be retried, and withdraws requests that have not
+    /// started.
     pub async fn cancel(&self, job: &str, reason: Option<&str>) -> Result<ControlReceipt, StoreError> {
         let action = ControlAction::Cancel { fencing_token: FencingToken(0) };
         let (receipt, id) = self.submit(job, action, reason).await?;
         let row = self.jobs().await?.into_iter().find(|row| row.job == job);
         let waits = |row: &JobRow| row.state.retrying.is_some() && row.lease.is_none();
         let Some(row) = row.filter(waits) else { return Ok(receipt) };
-        // Nobody is at it, so there is nobody to ask: the retry is given up here, as a turn of the job would do it.
+        // No process runs the job, so the retry is given up here, as a lease cycle would do it.
         let Claim::Held(lease) = self.store.acquire(job, row.state.cursor).await? else {
-            // Somebody has begun with it since, and is asked.
+            // Another process has claimed the job since, and applies the request.
             return self.submit(job, action, reason).await.map(|(receipt, _)| receipt);
         };
         let given_up = match lease.state.retrying {
@@ -120,27 +120,27 @@ impl Control {
         given_up
     }
 
-    /// How every job stands that the store knows, by name.
+    /// Returns every job that the store knows, sorted by name.
     pub async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
         self.store.jobs().await
     }
 
-    /// The jobs that should have run and did not, whoever should have run them.
+    /// Returns the jobs that should have run and did not, in any process.
     pub async fn late(&self) -> Result<Vec<LateJob>, StoreError> {
         self.store.late(self.clock.now()).await
     }
 
-    /// Rows of the history, newest first.
+    /// Returns the matching rows of the history, newest first.
     pub async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
         self.store.runs(filter).await
     }
 
-    /// Refuses a job that nothing runs: its request would wait for an hour and be missed.
+    /// Rejects a job that no process runs: its request would expire.
     async fn check_known(&self, job: &str) -> Result<(), StoreError> {
         if (self.is_known)(job) || self.store.jobs().await?.iter().any(|row| row.job == job) {
             return Ok(());
         }
-        // A job that runs on every node has a history, but no row.
+        // A job that runs on every node has a history but no row.
         let any = RunFilter { job: Some(job.to_owned()), limit: 1, ..RunFilter::default() };
         if self.store.runs(&any).await?.is_empty() {
             return Err(StoreError::UnknownJob { job: job.to_owned() });

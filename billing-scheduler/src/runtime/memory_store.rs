@@ -1,4 +1,4 @@
-//! A store that forgets everything when the process ends: for tests, and for applications without a database.
+//! A store in memory, for tests and for applications without a database.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,25 +15,25 @@ use super::store::{
 };
 use crate::{clock::Clock, job::FencingToken};
 
-/// Jobs' leases, cursors and history in this process's memory. Clones share it; each has a holder's name of its own.
+/// Keeps leases, cursors, requests and history in the memory of this process. Clones share the data.
 #[derive(Clone, Debug)]
 pub struct MemoryStore {
     holder: String,
     ttl: Duration,
     clock: Arc<dyn Clock>,
-    shared: Arc<Mutex<Shared>>,
+    tables: Arc<Mutex<Tables>>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct Tables {
     jobs: HashMap<String, Row>,
     runs: Vec<RunRow>,
     pauses: Vec<(String, Pause)>,
-    /// What is asked for and not answered.
+    /// The open requests.
     requests: Vec<ControlRequest>,
-    /// All that was ever asked for.
+    /// Every accepted request.
     audit: Vec<ControlRequest>,
-    /// Occurrences that were done or given up under a lease.
+    /// The occurrences that were finished under a lease.
     finished: HashSet<(String, DateTime<Utc>)>,
 }
 
@@ -43,12 +43,12 @@ struct Row {
     held: Option<Box<(String, Duration)>>,
     state: JobState,
     claim_hint: Option<ClaimHint>,
-    /// The place of its newest run in the history.
+    /// The index of the newest run in the history.
     last: Option<usize>,
 }
 
 impl Row {
-    /// Who has its lease, and until when on the monotonic clock.
+    /// Returns the holder of the lease and its end by the monotonic clock.
     fn holder(&self, now: Duration) -> Option<(&str, Duration)> {
         let (name, until) = self.held.as_deref()?;
         (*until > now).then_some((name, *until))
@@ -56,38 +56,38 @@ impl Row {
 }
 
 impl MemoryStore {
-    /// An empty store whose leases last ten seconds by `clock`.
+    /// Returns an empty store whose leases last ten seconds by `clock`.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { holder: "memory".to_owned(), ttl: Duration::from_secs(10), clock, shared: Arc::default() }
+        Self { holder: "memory".to_owned(), ttl: Duration::from_secs(10), clock, tables: Arc::default() }
     }
 
-    /// The same store, as another process would see it.
+    /// Returns the same store as another process would use it.
     #[must_use]
     pub fn as_holder(&self, holder: impl Into<String>) -> Self {
         Self { holder: holder.into(), ..self.clone() }
     }
 
-    /// The same store with leases that last `ttl`.
+    /// Returns the same store with leases that last `ttl`.
     #[must_use]
     pub fn with_ttl(self, ttl: Duration) -> Self {
         Self { ttl, ..self }
     }
 
-    /// The history, oldest first.
+    /// Returns the history, oldest first.
     #[must_use]
     pub fn runs(&self) -> Vec<RunRecord> {
         self.lock().runs.iter().map(|row| row.run.clone()).collect()
     }
 
-    /// Everything that was ever asked for, oldest first.
+    /// Returns every accepted request, oldest first.
     #[must_use]
     pub fn audit(&self) -> Vec<ControlRequest> {
         self.lock().audit.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lost(lease: &Lease) -> StoreError {
@@ -95,7 +95,7 @@ impl MemoryStore {
     }
 }
 
-impl Shared {
+impl Tables {
     fn show(&self, job: &str, row: &Row, now: Duration, wall: DateTime<Utc>) -> JobRow {
         let open = self.pauses.iter().find(|(paused, pause)| paused == job && pause.until.is_none());
         JobRow {
@@ -108,7 +108,7 @@ impl Shared {
                 expires_at: wall + until.saturating_sub(now),
             }),
             paused: open.map(|(_, pause)| pause.clone()),
-            last_run: row.last.map(|place| self.runs[place].clone()),
+            last_run: row.last.map(|index| self.runs[index].clone()),
         }
     }
 }
@@ -117,9 +117,9 @@ impl Shared {
 impl Store for MemoryStore {
     async fn acquire(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Claim, StoreError> {
         let now = self.clock.monotonic();
-        let mut shared = self.lock();
-        if !shared.jobs.contains_key(job) {
-            let last = shared.runs.iter().rposition(|row| row.run.job == job);
+        let mut tables = self.lock();
+        if !tables.jobs.contains_key(job) {
+            let last = tables.runs.iter().rposition(|row| row.run.job == job);
             let new = Row {
                 fencing_token: 0,
                 held: None,
@@ -127,9 +127,9 @@ impl Store for MemoryStore {
                 claim_hint: None,
                 last,
             };
-            shared.jobs.insert(job.to_owned(), new);
+            tables.jobs.insert(job.to_owned(), new);
         }
-        let row = shared.jobs.get_mut(job).expect("it is there or was just inserted");
+        let row = tables.jobs.get_mut(job).expect("it is there or was just inserted");
         if let Some((holder, _)) = row.holder(now) {
             return Ok(Claim::Busy { holder: holder.to_owned() });
         }
@@ -137,7 +137,7 @@ impl Store for MemoryStore {
         row.held = Some(Box::new((self.holder.clone(), now + self.ttl)));
         let (fencing_token, state, claim_hint) =
             (FencingToken(row.fencing_token), row.state.clone(), row.claim_hint.clone());
-        let pauses = shared.pauses.iter().filter(|(paused, _)| paused == job).map(|(_, pause)| pause);
+        let pauses = tables.pauses.iter().filter(|(paused, _)| paused == job).map(|(_, pause)| pause);
         let open_since =
             state.retrying.map_or(state.cursor, |retrying| retrying.scheduled_at.min(state.cursor));
         let concerns = |pause: &&Pause| pause.until.is_none_or(|until| open_since < until);
@@ -145,7 +145,7 @@ impl Store for MemoryStore {
         let is_to_run = |request: &&ControlRequest| {
             request.job == job && !matches!(request.action, ControlAction::Cancel { .. })
         };
-        let requests = shared.requests.iter().filter(is_to_run).cloned().collect();
+        let requests = tables.requests.iter().filter(is_to_run).cloned().collect();
         Ok(Claim::Held(Lease {
             job: job.to_owned(),
             fencing_token,
@@ -159,8 +159,8 @@ impl Store for MemoryStore {
 
     async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
         let now = self.clock.monotonic();
-        let mut shared = self.lock();
-        let row = shared.jobs.get_mut(&lease.job).filter(|row| row.fencing_token == lease.fencing_token.0);
+        let mut tables = self.lock();
+        let row = tables.jobs.get_mut(&lease.job).filter(|row| row.fencing_token == lease.fencing_token.0);
         match row.and_then(|row| row.held.as_deref_mut()) {
             Some((_, expires_at)) if *expires_at > now => {
                 *expires_at = now + self.ttl;
@@ -176,42 +176,42 @@ impl Store for MemoryStore {
         run: &RunRecord,
         next: &JobState,
     ) -> Result<(), StoreError> {
-        let mut shared = self.lock();
+        let mut tables = self.lock();
         if let Some(lease) = lease {
             let newest =
-                shared.jobs.get(&lease.job).is_some_and(|row| row.fencing_token == lease.fencing_token.0);
+                tables.jobs.get(&lease.job).is_some_and(|row| row.fencing_token == lease.fencing_token.0);
             if !newest {
                 return Err(Self::lost(lease));
             }
             let ends = matches!(run.status, RunStatus::Done | RunStatus::Dead);
             let occurrence = (run.job.clone(), run.scheduled_at);
-            if ends && run.cause == RunCause::Schedule && !shared.finished.insert(occurrence) {
+            if ends && run.cause == RunCause::Schedule && !tables.finished.insert(occurrence) {
                 return Err(StoreError::AlreadyFinished {
                     job: run.job.clone(),
                     scheduled_at: run.scheduled_at,
                 });
             }
-            if let Some(row) = shared.jobs.get_mut(&lease.job) {
+            if let Some(row) = tables.jobs.get_mut(&lease.job) {
                 row.state = next.clone();
             }
-            shared.requests.retain(|request| {
+            tables.requests.retain(|request| {
                 request.job != run.job
                     || !matches!(request.action, ControlAction::Cancel { fencing_token } if fencing_token.0 > 0 && fencing_token <= run.fencing_token)
             });
         }
-        shared.requests.retain(|request| Some(request.id) != run.request);
-        let place = shared.runs.len();
-        if let Some(row) = shared.jobs.get_mut(&run.job) {
-            row.last = Some(place);
+        tables.requests.retain(|request| Some(request.id) != run.request);
+        let index = tables.runs.len();
+        if let Some(row) = tables.jobs.get_mut(&run.job) {
+            row.last = Some(index);
         }
-        shared.runs.push(RunRow { run: run.clone(), daemon_id: self.holder.clone() });
+        tables.runs.push(RunRow { run: run.clone(), daemon_id: self.holder.clone() });
         Ok(())
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        let mut shared = self.lock();
+        let mut tables = self.lock();
         if let Some(row) =
-            shared.jobs.get_mut(&lease.job).filter(|row| row.fencing_token == lease.fencing_token.0)
+            tables.jobs.get_mut(&lease.job).filter(|row| row.fencing_token == lease.fencing_token.0)
         {
             row.held = None;
             row.claim_hint.clone_from(&lease.claim_hint);
@@ -220,20 +220,20 @@ impl Store for MemoryStore {
     }
 
     async fn control_state(&self, known: Option<i64>) -> Result<Option<ControlState>, StoreError> {
-        let shared = self.lock();
-        let revision = i64::try_from(shared.audit.len()).unwrap_or(i64::MAX);
+        let tables = self.lock();
+        let revision = i64::try_from(tables.audit.len()).unwrap_or(i64::MAX);
         if known == Some(revision) {
             return Ok(None);
         }
         let open = |(_, pause): &&(String, Pause)| pause.until.is_none();
-        let paused = shared.pauses.iter().filter(open).cloned().collect();
-        Ok(Some(ControlState { revision, paused, requests: shared.requests.clone() }))
+        let paused = tables.pauses.iter().filter(open).cloned().collect();
+        Ok(Some(ControlState { revision, paused, requests: tables.requests.clone() }))
     }
 
     async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {
         let now = self.clock.monotonic();
-        let mut shared = self.lock();
-        let Shared { jobs, pauses, requests, audit, .. } = &mut *shared;
+        let mut tables = self.lock();
+        let Tables { jobs, pauses, requests, audit, .. } = &mut *tables;
         let mut open = pauses.iter_mut().filter(|(job, pause)| *job == request.job && pause.until.is_none());
         match (request.action, open.next()) {
             (ControlAction::Pause, Some((_, pause))) => {
@@ -261,7 +261,7 @@ impl Store for MemoryStore {
                 requests.push(request.clone());
             }
             (ControlAction::Cancel { .. }, _) => {
-                // A job that each node runs by itself has no plan, and the claim that is meant is none.
+                // A job that runs on every node has neither a claim hint nor a claim to cancel.
                 let row = jobs.get(&request.job);
                 let fencing_token = match row {
                     Some(row) if row.holder(now).is_some() => Some(FencingToken(row.fencing_token)),
@@ -279,7 +279,7 @@ impl Store for MemoryStore {
                         ..request.clone()
                     }),
                     None if withdrawn || row.is_some_and(|row| row.state.retrying.is_some()) => {}
-                    None => return Ok(ControlReceipt::Unchanged("nobody runs it".to_owned())),
+                    None => return Ok(ControlReceipt::Unchanged("no daemon runs it".to_owned())),
                 }
             }
         }
@@ -289,33 +289,33 @@ impl Store for MemoryStore {
 
     async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
         let (now, wall) = (self.clock.monotonic(), self.clock.now());
-        let shared = self.lock();
+        let tables = self.lock();
         let mut jobs: Vec<JobRow> =
-            shared.jobs.iter().map(|(job, row)| shared.show(job, row, now, wall)).collect();
+            tables.jobs.iter().map(|(job, row)| tables.show(job, row, now, wall)).collect();
         jobs.sort_unstable_by(|a, b| a.job.cmp(&b.job));
         Ok(jobs)
     }
 
     async fn late(&self, wall: DateTime<Utc>) -> Result<Vec<LateJob>, StoreError> {
         let now = self.clock.monotonic();
-        let shared = self.lock();
-        // Hardly ever is one late, and a row is much to copy.
+        let tables = self.lock();
+        // Few jobs are late, and copying a row is expensive.
         let may_be = |row: &Row| {
             row.claim_hint
                 .as_ref()
                 .is_some_and(|claim_hint| claim_hint.late_at.is_some_and(|late_at| late_at < wall))
         };
-        let rows = shared.jobs.iter().filter(|(_, row)| may_be(row));
+        let rows = tables.jobs.iter().filter(|(_, row)| may_be(row));
         let mut late: Vec<LateJob> =
-            rows.filter_map(|(job, row)| shared.show(job, row, now, wall).late(wall)).collect();
+            rows.filter_map(|(job, row)| tables.show(job, row, now, wall).late(wall)).collect();
         late.sort_unstable_by(|a, b| a.job.cmp(&b.job));
         Ok(late)
     }
 
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
-        let shared = self.lock();
+        let tables = self.lock();
         let limit = if filter.limit == 0 { usize::MAX } else { filter.limit as usize };
         let matches = |row: &&RunRow| filter.matches(&row.run);
-        Ok(shared.runs.iter().rev().filter(matches).take(limit).cloned().collect())
+        Ok(tables.runs.iter().rev().filter(matches).take(limit).cloned().collect())
     }
 }

@@ -1,4 +1,4 @@
-//! What surrounds every run, as a layer surrounds a service: to observe it, or to change how it goes.
+//! Code around every run, to observe or to change it.
 
 use std::sync::Arc;
 
@@ -7,18 +7,18 @@ use async_trait::async_trait;
 use super::{decide::JobSpec, store::RunRecord};
 use crate::job::{Job, JobContext, JobError, Outcome};
 
-/// Something to do around each run of each job. [`Registry::layer`](crate::Registry::layer) adds one; what the scheduler
-/// itself logs comes from [`Tracing`](crate::Tracing).
+/// Code that wraps each run of each job. [`Registry::layer`](crate::Registry::layer) adds it. The scheduler's own log lines
+/// come from the middleware [`Tracing`](crate::Tracing).
 ///
-/// Both methods have a default that does nothing, so that an observer writes only what it needs. A panic in either is
-/// caught: in `run` it is a failure of that run, in `on_outcome` a line in the log.
+/// Both methods have a default. A panic in either is caught: in `run` it is a failure of that run, in `on_outcome` it is
+/// logged.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
 ///
 /// use billing_scheduler::{JobContext, JobError, JobSpec, Middleware, Next, Outcome, RunRecord, RunStatus};
 ///
-/// /// Lets nothing run on a Friday, and counts what was given up.
+/// /// Runs nothing on a Friday, and counts dead letters.
 /// #[derive(Default)]
 /// struct Careful {
 ///     dead_letters: AtomicU64,
@@ -46,31 +46,30 @@ use crate::job::{Job, JobContext, JobError, Outcome};
 /// ```
 #[async_trait]
 pub trait Middleware: Send + Sync + 'static {
-    /// One attempt: what this returns is its result. `next` is the rest of the way, down to the job; it may be left out,
-    /// and its result may be changed.
+    /// Runs one attempt and returns its result. `next` is the remaining middleware and the job; an implementation may skip it, and
+    /// may change its result.
     ///
-    /// The job behind `next` has a task of its own, its timeout and a net below it: a panic or a run that never ends comes
-    /// back as a [`JobError`]. The middleware itself has no timeout: it must look at [`JobContext::stop_requested`] when
-    /// it waits.
+    /// The job behind `next` runs in a separate task with its timeout: a panic or a run that never ends is returned as a
+    /// [`JobError`]. The middleware itself has no timeout, so it must check [`JobContext::stop_requested`] while it waits.
     async fn run(&self, ctx: &JobContext, next: Next<'_>) -> Result<Outcome, JobError> {
         next.run(ctx).await
     }
 
-    /// What became of a scheduled time, or of one attempt at it, just before it is recorded; also of one that was passed
-    /// over without a run. Called by the scheduler while it waits, so it must not block.
+    /// Receives each record just before it is written: of an attempt, or of scheduled times without a run. The scheduler waits
+    /// for it, so it must not block.
     fn on_outcome(&self, spec: &JobSpec, run: &RunRecord) {
         let _ = (spec, run);
     }
 }
 
-/// The rest of the way to the job.
+/// The remaining middleware, and the job.
 pub struct Next<'a> {
     rest: &'a [Arc<dyn Middleware>],
     job: &'a dyn Job,
 }
 
 impl<'a> Next<'a> {
-    /// Straight to `job`: for tests of a middleware.
+    /// Calls `job` directly, for tests of a middleware.
     #[must_use]
     pub fn to(job: &'a dyn Job) -> Self {
         Self { rest: &[], job }
@@ -80,7 +79,7 @@ impl<'a> Next<'a> {
         Self { rest, job }
     }
 
-    /// Goes it.
+    /// Runs the remaining middleware, then the job.
     pub async fn run(self, ctx: &JobContext) -> Result<Outcome, JobError> {
         match self.rest.split_first() {
             Some((first, rest)) => first.run(ctx, Next { rest, job: self.job }).await,

@@ -1,4 +1,4 @@
-//! What the scheduler says about runs: a span around each, and a line when it ends.
+//! The tracing of runs: a span around each run, and a log line for each record.
 
 use tracing::{
     Span, debug, error,
@@ -13,13 +13,13 @@ use super::{
 };
 use crate::job::JobContext;
 
-/// The outermost [`Middleware`] of every scheduler: one event for each result. Around each run, until it is written down, is the
-/// span `run` with `job.name`, `job.kind`, `scheduled_at`, `run.id` and `attempt`; once it is known how the run ended it also has
-/// the `outcome`, the `items` that were worked on, and the `error` of one that failed.
+/// The outermost [`Middleware`] of every scheduler: it logs one event per record. The span `run` covers each run until it is
+/// recorded. Its fields are `job.name`, `job.kind`, `scheduled_at`, `run.id` and `attempt`, and after the run `outcome`, `items`
+/// and `error`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tracing;
 
-/// The span of a run that is about to begin.
+/// Returns the span of a run that is about to start.
 pub(crate) fn span(spec: &JobSpec, ctx: &JobContext) -> Span {
     info_span!(
         "run",
@@ -34,7 +34,7 @@ pub(crate) fn span(spec: &JobSpec, ctx: &JobContext) -> Span {
     )
 }
 
-/// Tells `span` how its run ended.
+/// Sets the fields of `span` that are known after the run.
 pub(crate) fn ended(span: &Span, run: &RunRecord) {
     span.record("outcome", run.status.as_str()).record("items", run.items);
     if let Some(error) = &run.error {
@@ -58,7 +58,7 @@ impl Middleware for Tracing {
                 warn!(job.name = %name, attempt = run.attempt, error, "job `{name}` failed, attempt {} of {}: {error}", run.attempt, spec.retry.max_attempts);
             }
             RunStatus::Dead => {
-                error!(job.name = %name, attempt = run.attempt, error, "job `{name}` failed and is given up for {}: {error}", run.scheduled_at);
+                error!(job.name = %name, attempt = run.attempt, error, "job `{name}` failed and is not retried for {}: {error}", run.scheduled_at);
             }
             RunStatus::Skipped | RunStatus::Missed | RunStatus::Paused | RunStatus::Rescheduled => {
                 let from = run.range.map_or(run.scheduled_at, |stretch| stretch.from);

@@ -10,7 +10,7 @@ use crate::support::{Act, World, registry};
 async fn cancelled_run_stops_and_is_not_repeated() {
     for (act, items, error) in [
         (Act::WaitForStop, 7, None),
-        (Act::Hang, 0, Some("the run did not stop when it was asked to, and was abandoned")),
+        (Act::Hang, 0, Some("the run did not stop on request and was abandoned")),
     ] {
         let world = World::new("13:59:00", &[act], |_| {});
         world.tick().await;
@@ -47,7 +47,7 @@ async fn cancelled_run_stops_and_is_not_repeated() {
 async fn cancel_gives_up_pending_retry() {
     let world = World::new("13:59:00", &[Act::Fail], |_| {});
     world.tick().await;
-    let nothing = ControlReceipt::Unchanged("nobody runs it".to_owned());
+    let nothing = ControlReceipt::Unchanged("no daemon runs it".to_owned());
     assert_eq!(world.control.cancel("job", None).await.unwrap(), nothing);
     world.tick_at("14:00:00").await;
     assert_eq!(world.control.cancel("job", None).await.unwrap(), ControlReceipt::Accepted);

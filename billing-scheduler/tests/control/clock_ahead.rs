@@ -39,7 +39,7 @@ async fn job_ahead_waits_until_reset() {
     let runs = world.store.runs();
     assert_eq!(
         runs[2].reason.as_deref(),
-        Some("reset by ada: the host was a day ahead; it was finished up to 2026-01-06T10:00:00Z")
+        Some("reset by ada: the host was a day ahead; the schedule was finished up to 2026-01-06T10:00:00Z")
     );
     world.tick_at("12:00:00").await;
     assert_eq!(world.history()[3..], ["done schedule 12:00"]);

@@ -16,7 +16,7 @@ async fn overdue_job_is_late_until_run() {
     assert_eq!(found[0].scheduled_at, at("14:00:00"));
     assert_eq!(
         found[0].to_string(),
-        "job `job` is late: nobody runs what was due at 2026-01-05 14:00:00 UTC"
+        "job `job` is late: no daemon runs what was due at 2026-01-05 14:00:00 UTC"
     );
     world.control.pause("job", "tea").await.unwrap();
     assert_eq!(late().await, [], "what is paused is not waited for");

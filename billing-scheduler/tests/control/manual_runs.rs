@@ -28,7 +28,7 @@ async fn manual_run_ignores_pause_and_schedule() {
     assert_eq!(world.history(), ["done manual 13:30"]);
     let filter = RunFilter { request: Some(request), ..RunFilter::default() };
     let answer = &world.control.runs(&filter).await.unwrap()[0];
-    assert_eq!(answer.run.reason.as_deref(), Some("asked for by ada: to see it"));
+    assert_eq!(answer.run.reason.as_deref(), Some("requested by ada: to see it"));
     world.control.resume("job", None).await.unwrap();
     world.tick_at("14:00:00").await;
     world.two_seconds().await;
@@ -160,7 +160,7 @@ async fn request_older_than_hour_is_missed() {
     world.tick().await;
     assert_eq!(world.history(), ["missed manual 13:30"]);
     let reason = world.store.runs()[0].reason.clone();
-    assert_eq!(reason.as_deref(), Some("asked for by ada, and nobody was there for an hour"));
+    assert_eq!(reason.as_deref(), Some("requested by ada, but no daemon ran it within an hour"));
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ async fn a_run_by_hand_is_waited_for_and_shown(db: &Db) {
     let done = ask(&program, "jobs trigger tick --force --wait --reason see").await;
     let run = &done["run"];
     assert_eq!((text(&run["status"]), text(&run["cause"])), ("done", "manual"));
-    assert!(text(&run["reason"]).starts_with("asked for by ada@"), "{run}");
+    assert!(text(&run["reason"]).starts_with("requested by ada@"), "{run}");
     let shown = ask(&program, &format!("runs show {}", text(&run["id"]))).await;
     assert_eq!(&shown, run);
     let failed = program.run("jobs trigger broken --wait").await.expect_code(1);
@@ -75,7 +75,7 @@ async fn a_cancelled_run_stops_and_is_not_run_again(db: &Db) {
     let nothing = ask(&program, "jobs cancel patient").await;
     assert_eq!(
         (&nothing["changed"], text(&nothing["about"])),
-        (&false.into(), "nothing to do: nobody runs it")
+        (&false.into(), "nothing to do: no daemon runs it")
     );
     ask(&program, "jobs trigger patient").await;
     daemon.says("patient from now on").await;

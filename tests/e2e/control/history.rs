@@ -138,7 +138,10 @@ async fn a_daemon_reports_a_late_job_wherever_the_fault_is(db: &Db) {
     })
     .await;
     let line = daemon.says("is late").await;
-    assert!(line.contains("[ERROR]") && line.contains("stuck is at what was due at 1970-01-01"), "{line}");
+    assert!(
+        line.contains("[ERROR]") && line.contains("the run of stuck that was due at 1970-01-01"),
+        "{line}"
+    );
     assert!(daemon.said("`own` is late").is_empty(), "what each node runs by itself is told by no row");
     daemon.terminated().await.expect_code(0);
 }

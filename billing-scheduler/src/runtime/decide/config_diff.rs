@@ -1,4 +1,4 @@
-//! What differs between two configurations: pure.
+//! What a new configuration changes.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -6,35 +6,36 @@ use serde_json::Value;
 
 use super::spec::JobSpec;
 
-/// What a new configuration changes, by the names of the jobs.
+/// The difference between two configurations, by the names of the jobs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Jobs that were not there.
+    /// Jobs that only the new configuration has.
     pub added: Vec<String>,
-    /// Jobs that are there no more.
+    /// Jobs that only the old configuration has.
     pub removed: Vec<String>,
-    /// Jobs of which something is different.
+    /// Jobs with different settings.
     pub changed: Vec<Change>,
 }
 
-/// What is different about one job.
+/// The different settings of one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Its name.
+    /// The job's name.
     pub job: String,
-    /// Each setting that is different, as it was and as it is. Parameters may hold secrets: they come without their values.
+    /// The key, the old value and the new value of each different setting. Parameters may contain secrets, so their values are
+    /// empty.
     pub settings: Vec<(String, String, String)>,
 }
 
 impl Changes {
-    /// Whether nothing is different.
+    /// Whether the configurations are equal.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
     }
 }
 
-/// One job a line: `billing: schedule every 1h -> every 30m`.
+/// One line per job: `billing: schedule every 1h -> every 30m`.
 impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut lines = Vec::new();
@@ -51,7 +52,7 @@ impl fmt::Display for Changes {
     }
 }
 
-/// What the jobs of `after` change of those of `before`.
+/// Returns the difference between the jobs of `before` and those of `after`.
 pub(crate) fn changes<'a>(
     before: impl IntoIterator<Item = (&'a JobSpec, &'a Value)>,
     after: impl IntoIterator<Item = (&'a JobSpec, &'a Value)>,
@@ -87,9 +88,9 @@ fn differences(
     differences
 }
 
-/// Every setting of a job but its name, under the key that jobs.toml has for it.
+/// Returns every setting of a job except its name, with its key in jobs.toml.
 fn settings(spec: &JobSpec) -> Vec<(&'static str, String)> {
-    // Whoever adds a setting is told to add it here.
+    // Exhaustive, so that a new setting does not compile before it is added here.
     let JobSpec {
         name: _,
         kind,
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_is_told_by_job_and_setting() {
+    fn changes_list_job_and_setting() {
         let before = [
             (job("gone", 60, |_| {}), json!({})),
             (job("kept", 60, |_| {}), json!({ "a": 1 })),

@@ -1,4 +1,4 @@
-//! The one decision of when: pure, total, and asked again after each run.
+//! When a job runs, as a pure function of its specification, its state and the time.
 
 use std::{fmt, time::Duration};
 
@@ -10,56 +10,56 @@ use super::{
 };
 use crate::runtime::store::JobState;
 
-/// What to do about a job now.
+/// The decision of [`due`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Due {
     /// Run this occurrence.
     Now {
-        /// Its scheduled time.
+        /// The occurrence's scheduled time.
         scheduled_at: DateTime<Utc>,
         /// 1 for the first attempt.
         attempt: u32,
-        /// The earliest scheduled time that this run stands for as well.
+        /// The earliest of the scheduled times that are coalesced into this run.
         coalesced_from: Option<DateTime<Utc>>,
     },
-    /// Pass over everything up to here without a run, and ask again.
+    /// Skip these scheduled times, then decide again.
     Skip(Skipped),
-    /// Nothing before then.
+    /// Nothing is due before this instant.
     Later(DateTime<Utc>),
     /// The schedule has ended.
     Never,
 }
 
-/// Scheduled times that are passed over together.
+/// Scheduled times that are skipped together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
-    /// The first one.
+    /// The first skipped scheduled time.
     pub from: DateTime<Utc>,
-    /// The last one.
+    /// The last skipped scheduled time.
     pub until: DateTime<Utc>,
-    /// How many there are; [`Skipped::MAX_COUNTED`] stands for that many or more.
+    /// The number of scheduled times; [`Skipped::MAX_COUNTED`] means that many or more.
     pub count: u32,
-    /// Why.
+    /// Why they are skipped.
     pub because: SkipReason,
 }
 
-/// Why scheduled times are passed over.
+/// Why scheduled times are skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SkipReason {
     /// The job's misfire policy is to skip.
     Policy,
-    /// They are later than this, the job's grace.
+    /// They are older than the job's misfire grace.
     Grace(Duration),
-    /// More than this wait to be caught up.
+    /// More scheduled times than this limit wait to be caught up.
     CatchUpLimit(u32),
 }
 
 impl Skipped {
-    /// Nobody counts farther than this.
+    /// Scheduled times are counted up to this number.
     pub const MAX_COUNTED: u32 = 10_000;
 }
 
-/// As a sentence for the history.
+/// The reason for the history.
 impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.count {
@@ -78,14 +78,13 @@ impl fmt::Display for Skipped {
     }
 }
 
-/// Decides what `spec` asks for at `now`, given where the job's schedule stands. Costs the same whether a minute was missed
-/// or ten years.
+/// Decides what to do about a job in `state` at `now`. The cost does not depend on how much time has passed.
 ///
 /// # Errors
-/// The schedule could not be computed. That never means that the job has no more runs.
+/// The next scheduled time cannot be computed. This never means that the schedule has ended: that is [`Due::Never`].
 pub fn due(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Result<Due, ScheduleError> {
     if let Some(retrying) = state.retrying {
-        // No wait is that long: a clock that was ahead has been set back since.
+        // No backoff is that long: the clock was ahead and has been set back.
         let wait_is_void = TimeDelta::from_std(spec.retry.max_backoff)
             .is_ok_and(|longest| retrying.not_before.signed_duration_since(now) > longest);
         return Ok(if retrying.not_before <= now || wait_is_void {
@@ -107,7 +106,7 @@ pub fn due(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Result<Due, 
     passed.decide(now)
 }
 
-/// Scheduled times whose start has come; one at least.
+/// One or more scheduled times whose start has passed.
 struct DueRange<'s> {
     spec: &'s JobSpec,
     after: DateTime<Utc>,
@@ -129,7 +128,7 @@ impl DueRange<'_> {
         }
         match spec.misfire {
             Misfire::Coalesce => Ok(Self::run(last, (last > first).then_some(first))),
-            // A fresh one stays; only what lies before it is passed over.
+            // A fresh scheduled time is run; only those before it are skipped.
             Misfire::Skip if last > first => self.skip_before(last, SkipReason::Policy),
             Misfire::Skip => Ok(Self::run(last, None)),
             Misfire::CatchUp if too_late(first) => self.skip_before(oldest.unwrap_or(first), because),
@@ -159,10 +158,10 @@ impl DueRange<'_> {
         self.skip_until(self.spec.schedule.last_until(before)?.unwrap_or(self.first), because)
     }
 
-    /// The scheduled time that has `count - 1` after it, up to the last one.
+    /// Returns the oldest of the latest `count` scheduled times.
     fn oldest_of_the_latest(&self, count: u32) -> Result<DateTime<Utc>, ScheduleError> {
         let schedule = &self.spec.schedule;
-        // Not too many after `high`, too many after `low`.
+        // At most `count` come after `high`, more than `count` after `low`.
         let (mut low, mut high) = (self.after, self.last);
         while high - low > TimeDelta::seconds(1) {
             let middle = low + TimeDelta::seconds((high - low).num_seconds() / 2);
@@ -176,18 +175,18 @@ impl DueRange<'_> {
     }
 }
 
-/// The last scheduled time whose start has come, if that of `first` has.
+/// Returns the last scheduled time whose start has passed; that of `first` has.
 fn last_started(
     spec: &JobSpec,
     first: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> Result<DateTime<Utc>, ScheduleError> {
-    // Hardly ever is there more than one.
+    // There is rarely more than one.
     if spec.schedule.next_after(first)?.is_none_or(|second| second > now) {
         return Ok(first);
     }
     let mut last = spec.schedule.last_until(now)?.unwrap_or(first);
-    // With a jitter the latest may have to wait; a sensible one is shorter than a period.
+    // With jitter, the start of the latest may be still to come; a sensible jitter is shorter than a period.
     for _ in 0..100 {
         if last <= first || spec.starts_at(last) <= now {
             break;

@@ -1,4 +1,4 @@
-//! What a run's result means for the job's row: pure, the counterpart of `due`.
+//! What a run's result means for the history and the schedule, as a pure function: the counterpart of `due`.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -8,22 +8,22 @@ use crate::{
     runtime::store::{JobState, Retrying, RunStatus},
 };
 
-/// What to write down about a run.
+/// The status of a run and the state of its job after it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AppliedOutcome {
-    /// How the run's row reads.
+    /// The status for the run's record.
     pub status: RunStatus,
-    /// Where the schedule stands from now on.
+    /// The job's state after the run.
     pub state: JobState,
-    /// How many things were worked on.
+    /// The number of processed items.
     pub items: u64,
-    /// What failed, in a sentence.
+    /// The error message of a failed run.
     pub error: Option<String>,
-    /// The job's own figures.
+    /// The job's own figures, for the run's record.
     pub details: serde_json::Value,
 }
 
-/// Turns the result of `attempt` at `scheduled_at` into the run's status and the job's next state.
+/// Returns the status of `attempt` at `scheduled_at` with this result, and the job's next state.
 #[must_use]
 pub fn apply_outcome(
     spec: &JobSpec,
@@ -33,7 +33,7 @@ pub fn apply_outcome(
     result: Result<Outcome, JobError>,
     now: DateTime<Utc>,
 ) -> AppliedOutcome {
-    // A cursor never goes back: a retried occurrence may be older than what was finished since.
+    // The cursor never moves back: a retried occurrence may be older than those finished since.
     let finished = JobState::at(state.cursor.max(scheduled_at));
     let failed = |error: &JobError, status, state| AppliedOutcome {
         status,

@@ -1,4 +1,4 @@
-//! What a configuration says about one job, parsed.
+//! The specification of one job, as parsed from a configuration.
 
 use std::time::Duration;
 
@@ -6,70 +6,70 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{schedule::Schedule, stable_hash::StableHash};
 
-/// One job: which code runs, when, and what happens when it does not go well.
+/// One job: the code to run, when to run it, and how to handle misfires and failures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobSpec {
-    /// Unique within the daemons that share a store.
+    /// The job's name, unique among the daemons that share a store.
     pub name: String,
-    /// Which registered code runs.
+    /// The registered job kind.
     pub kind: String,
-    /// When.
+    /// The rule that yields the scheduled times.
     pub schedule: Schedule,
-    /// For whom.
+    /// Whether one daemon or each daemon runs an occurrence.
     pub scope: Scope,
-    /// What becomes of scheduled times that passed without a run.
+    /// The policy for scheduled times that passed without a run.
     pub misfire: Misfire,
-    /// How late a run may start, counted from its scheduled time. A scheduled time that is older is not run. `None`: however
-    /// late, but for [`Misfire::Skip`], which has [`JobSpec::grace`] of its own.
+    /// How late a run may start after its scheduled time; an older scheduled time is recorded as missed. `None` is without limit,
+    /// except for [`Misfire::Skip`]: see [`JobSpec::grace`].
     pub misfire_grace: Option<Duration>,
-    /// With [`Misfire::CatchUp`]: how many scheduled times may wait at most, from 1 to [`Skipped::MAX_COUNTED`](crate::Skipped::MAX_COUNTED).
-    /// Older ones are passed over.
+    /// The maximum number of scheduled times that wait to be caught up with [`Misfire::CatchUp`], from 1 to
+    /// [`Skipped::MAX_COUNTED`](crate::Skipped::MAX_COUNTED). Older ones are skipped.
     pub catch_up_limit: u32,
-    /// Each run starts up to this long after its scheduled time. How long exactly is the same on every machine and at every
-    /// try, and the scheduled time stays what it is. Zero: at the scheduled time.
+    /// The longest delay of a run after its scheduled time. The delay of an occurrence is the same on every host and for every
+    /// attempt; the scheduled time itself does not change. The default is zero.
     pub jitter: Duration,
-    /// Whether a job that never ran is due at once instead of at its next scheduled time.
+    /// Whether a job that never ran is due immediately instead of at its next scheduled time.
     pub run_at_start: bool,
-    /// How long one run may take.
+    /// The maximum duration of one run.
     pub timeout: Duration,
-    /// What follows a failure.
+    /// The policy for failed runs.
     pub retry: Retry,
 }
 
-/// Who runs an occurrence.
+/// Which daemons run an occurrence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Scope {
-    /// One of the daemons that share a store.
+    /// One of the daemons that share a store, under a lease.
     #[default]
     Cluster,
-    /// Each of them.
+    /// Every daemon, without a lease.
     Node,
 }
 
-/// What becomes of scheduled times that passed without a run, whatever the reason: the process was down, the machine was
-/// suspended, the clock jumped, an earlier run took too long.
+/// The policy for scheduled times that passed without a run, for any reason: the process was down, the host was suspended, the
+/// clock jumped, an earlier run took too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Misfire {
-    /// The latest runs, and stands for all of them.
+    /// The latest runs once for all of them.
     #[default]
     Coalesce,
-    /// Each runs, oldest first.
+    /// Each runs, the oldest first.
     CatchUp,
-    /// None runs, unless it is due just now: within its grace, which is a minute if none is set.
+    /// None runs, except a fresh one: within the misfire grace, or within a minute if none is set.
     Skip,
 }
 
-/// How often and how soon a failed occurrence is tried again.
+/// How often and how soon a failed occurrence is retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// With the first one; at least 1.
+    /// The maximum number of attempts, including the first one; at least 1.
     pub max_attempts: u32,
-    /// After the first failure. Doubles with each further one.
+    /// The wait after the first failure. It doubles with each further one.
     pub backoff: Duration,
-    /// Never longer than this.
+    /// The longest wait.
     pub max_backoff: Duration,
-    /// By how many percent a wait is shortened at most, so that what failed together is not tried again together. How much
-    /// exactly is the same on every machine.
+    /// The percentage by which a wait is shortened at most, so that jobs that failed together are not retried together. The exact
+    /// share is the same on every host.
     pub jitter_percent: u8,
 }
 
@@ -85,7 +85,7 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// How long to wait after `failed_attempts` failures, before it is shortened by chance.
+    /// Returns the wait after `failed_attempts` failures, before jitter.
     #[must_use]
     pub fn wait_after(&self, failed_attempts: u32) -> Duration {
         let doublings = failed_attempts.saturating_sub(1).min(31);
@@ -94,13 +94,13 @@ impl Retry {
 }
 
 impl JobSpec {
-    /// How many scheduled times a job catches up at most, if nothing else is said.
+    /// The default of [`JobSpec::catch_up_limit`].
     pub const CATCH_UP_LIMIT: u32 = 1_000;
 
-    /// How long one run may take, if nothing else is said.
+    /// The default of [`JobSpec::timeout`].
     pub const TIMEOUT: Duration = Duration::from_mins(10);
 
-    /// A job with the defaults: cluster scope, coalesced misfires, ten minutes, five attempts.
+    /// Returns a job with the defaults: cluster scope, coalesced misfires, a timeout of ten minutes, five attempts.
     #[must_use]
     pub fn new(name: impl Into<String>, kind: impl Into<String>, schedule: Schedule) -> Self {
         Self {
@@ -118,16 +118,16 @@ impl JobSpec {
         }
     }
 
-    /// How late a run may start, counted from its scheduled time; `None`: however late.
+    /// Returns how late a run may start after its scheduled time; `None` is without limit. With [`Misfire::Skip`] the default is a
+    /// minute plus the jitter.
     #[must_use]
     pub fn grace(&self) -> Option<Duration> {
-        // Younger than this it is late, not missed.
-        let just_now = Duration::from_mins(1);
-        let of_its_own = (self.misfire == Misfire::Skip).then(|| self.jitter.saturating_add(just_now));
-        self.misfire_grace.or(of_its_own)
+        let minute = Duration::from_mins(1);
+        let default = (self.misfire == Misfire::Skip).then(|| self.jitter.saturating_add(minute));
+        self.misfire_grace.or(default)
     }
 
-    /// When the run of `scheduled_at` starts at the earliest: that much later as its jitter says.
+    /// Returns the earliest start of the run of `scheduled_at`: the scheduled time plus its jitter.
     #[must_use]
     pub fn starts_at(&self, scheduled_at: DateTime<Utc>) -> DateTime<Utc> {
         if self.jitter.is_zero() {
@@ -140,7 +140,7 @@ impl JobSpec {
             .unwrap_or(scheduled_at)
     }
 
-    /// How long to wait after `failed_attempts` failures of `scheduled_at`.
+    /// Returns the wait after `failed_attempts` failures of `scheduled_at`, with jitter.
     #[must_use]
     pub fn wait_after(&self, scheduled_at: DateTime<Utc>, failed_attempts: u32) -> Duration {
         let longest = self.retry.wait_after(failed_attempts);

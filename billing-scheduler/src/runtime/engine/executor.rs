@@ -1,4 +1,4 @@
-//! The net below plugins: whatever their code does, the harm stays within its own run.
+//! Runs the code of plugins in isolation: a panic, an endless run or a faulty error affects only its own run.
 
 use std::{
     any::Any,
@@ -18,24 +18,24 @@ use tracing::Instrument;
 
 use crate::job::{Job, JobContext, JobError, Outcome, StopReason};
 
-/// How long a run that is asked to stop may take until it is abandoned.
+/// How long a run may take to stop on request before it is abandoned.
 pub const STOP_GRACE: Duration = Duration::from_secs(30);
 
-/// A job for one run: in a task of its own, with a timeout.
+/// Runs a job once, in a separate task and with a timeout.
 pub(crate) struct Executor {
     job: Arc<dyn Job>,
     timeout: Duration,
     abandoned: Mutex<Option<AbandonedRun>>,
 }
 
-/// A run that was given up and may still be there: a thread cannot be ended from outside.
+/// A run that did not stop and may still exist: a thread cannot be ended from outside.
 pub(crate) struct AbandonedRun {
     task: Task,
-    /// Closes with the last copy of the run's context.
+    /// Closes when the last copy of the run's context is dropped.
     contexts: oneshot::Receiver<()>,
 }
 
-/// Aborted when nobody waits for it any more.
+/// A task that is aborted when it is dropped.
 struct Task(JoinHandle<Result<Outcome, JobError>>);
 
 impl Executor {
@@ -43,7 +43,7 @@ impl Executor {
         Self { job, timeout, abandoned: Mutex::default() }
     }
 
-    /// What is left of the run, if it was given up.
+    /// Returns the run if it was abandoned.
     pub(crate) fn into_abandoned(self) -> Option<AbandonedRun> {
         self.abandoned.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
@@ -56,7 +56,7 @@ impl Job for Executor {
         let (job, own) = (Arc::clone(&self.job), ctx.holding(held));
         let run = async move { job.run(&own).await };
         let mut task = Task(tokio::spawn(run.in_current_span()));
-        // Most runs are over before anybody needs to watch them.
+        // Most runs end before a timeout needs to be watched.
         tokio::select! {
             biased;
             result = &mut task.0 => return result.unwrap_or_else(|error| Err(panicked(error))),
@@ -76,18 +76,18 @@ impl Job for Executor {
                 task.0.abort();
                 let abandoned = AbandonedRun { task, contexts };
                 *self.abandoned.lock().unwrap_or_else(PoisonError::into_inner) = Some(abandoned);
-                Err(JobError::retry("the run did not stop when it was asked to, and was abandoned"))
+                Err(JobError::retry("the run did not stop on request and was abandoned"))
             }
         };
-        // A timeout counts as a failure even if the job stops politely, or it could go on for ever.
+        // A timeout counts as a failure even if the job stops on request; otherwise it could run without limit.
         timeout.map_or(result, Err)
     }
 }
 
 impl AbandonedRun {
-    /// Returns when nothing of the run is left: neither its task nor a thread with its context.
+    /// Returns when the run's task has ended and no thread has its context.
     pub(crate) async fn ended(mut self) {
-        // How either ends says nothing any more.
+        // How either ends is irrelevant.
         let _ = (&mut self.task.0).await;
         let _ = self.contexts.await;
     }
@@ -99,7 +99,7 @@ impl Drop for Task {
     }
 }
 
-/// The result of `run` with no code of a plugin's left in it: a panic is an error, and an error is its text.
+/// Returns the result of `run` without any value of a plugin in it: a panic becomes an error, and an error becomes its text.
 pub(crate) async fn catch_unwind(
     run: impl Future<Output = Result<Outcome, JobError>>,
 ) -> Result<Outcome, JobError> {
@@ -110,12 +110,12 @@ pub(crate) async fn catch_unwind(
     }
 }
 
-/// Runs a plugin's code; what it panicked with, if it did.
+/// Runs a plugin's code; returns the message of a panic.
 pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     panic::catch_unwind(AssertUnwindSafe(run)).map_err(message)
 }
 
-/// A future whose panics are values.
+/// A future that returns a panic as a value.
 struct CatchUnwind<'a, F>(Pin<&'a mut F>);
 
 impl<F: Future> Future for CatchUnwind<'_, F> {
@@ -129,10 +129,10 @@ impl<F: Future> Future for CatchUnwind<'_, F> {
     }
 }
 
-/// The same error as text: a plugin's own type may panic when it is shown, or when it is dropped.
+/// Replaces an error by its text: a plugin's type may panic when it is formatted or dropped.
 fn as_text_error(error: JobError) -> JobError {
     let text = catch(|| error.to_string())
-        .unwrap_or_else(|panic| format!("the job failed, and telling how panicked: {panic}"));
+        .unwrap_or_else(|panic| format!("the job failed, and formatting its error panicked: {panic}"));
     let fatal = matches!(error, JobError::Fatal(_));
     let _ = catch(|| drop(error));
     if fatal { JobError::fatal(text) } else { JobError::retry(text) }
@@ -149,7 +149,7 @@ fn message(payload: Box<dyn Any + Send>) -> String {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
     let text = text.to_owned();
-    // Whatever it is may panic once more when it is dropped; and what that panics with is let go of, not dropped.
+    // The payload may panic when it is dropped; the payload of that panic is leaked, not dropped.
     if let Err(again) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(again);
     }

@@ -1,4 +1,4 @@
-//! The history of runs.
+//! The history of runs: one record per attempt, and per range of scheduled times without a run.
 
 use std::time::Duration;
 
@@ -7,29 +7,29 @@ use uuid::Uuid;
 
 use crate::job::FencingToken;
 
-/// How a scheduled time, or one attempt at it, ended.
+/// The result of a run, or the reason why a scheduled time was not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunStatus {
-    /// Finished.
+    /// The run finished.
     Done,
-    /// Failed, and will be tried again.
+    /// The attempt failed and is retried.
     Retrying,
-    /// Failed for the last time.
+    /// The last attempt failed: a dead letter.
     Dead,
-    /// Stopped before the end; the same occurrence runs again.
+    /// The run stopped before its end. Unless it was cancelled, the same occurrence runs again.
     Interrupted,
-    /// Passed over by policy.
+    /// The misfire policy skipped the scheduled time.
     Skipped,
-    /// Nobody was there in time.
+    /// No daemon ran the job within the misfire grace.
     Missed,
-    /// It came while the job was paused.
+    /// The job was paused.
     Paused,
-    /// A time of a new schedule that had passed before the schedule came into force: it was never due.
+    /// A time of an edited schedule that had passed before the edit: it was never due.
     Rescheduled,
 }
 
 impl RunStatus {
-    /// Each of them.
+    /// Every status.
     pub const ALL: [Self; 8] = [
         Self::Done,
         Self::Retrying,
@@ -41,13 +41,13 @@ impl RunStatus {
         Self::Rescheduled,
     ];
 
-    /// The status that is kept as this word.
+    /// Returns the status that a store keeps as `word`.
     #[must_use]
     pub fn of(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == word)
     }
 
-    /// The word kept in the store.
+    /// Returns the word that a store keeps.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -66,23 +66,23 @@ impl RunStatus {
 /// What started a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum RunCause {
-    /// Its scheduled time came.
+    /// Its scheduled time.
     #[default]
     Schedule,
-    /// A person asked for a run now.
+    /// An operator requested a run now.
     Manual,
-    /// A person asked for this scheduled time again.
+    /// An operator requested this scheduled time again.
     Replay,
 }
 
 impl RunCause {
-    /// The trigger that is kept as this word.
+    /// Returns the cause that a store keeps as `word`.
     #[must_use]
     pub fn of(word: &str) -> Option<Self> {
         [Self::Schedule, Self::Manual, Self::Replay].into_iter().find(|cause| cause.as_str() == word)
     }
 
-    /// The word kept in the store.
+    /// Returns the word that a store keeps.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -93,59 +93,59 @@ impl RunCause {
     }
 }
 
-/// Several scheduled times in one row.
+/// Several scheduled times in one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OccurrenceRange {
-    /// The first of them; the last is the row's own.
+    /// The first scheduled time; the last one is that of the record.
     pub from: DateTime<Utc>,
-    /// How many they are. No more than [`OccurrenceRange::MAX_COUNTED`] are counted.
+    /// The number of scheduled times, counted up to [`OccurrenceRange::MAX_COUNTED`].
     pub count: u32,
 }
 
 impl OccurrenceRange {
-    /// Up to here the scheduled times of a stretch are counted.
+    /// Scheduled times are counted up to this number.
     pub const MAX_COUNTED: u32 = 100_000;
 }
 
 /// One row of the history.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunRecord {
-    /// Unique; the job saw it as `ctx.run_id`.
+    /// The run's id, which the job gets as `ctx.run_id`.
     pub id: Uuid,
     /// The job's name.
     pub job: String,
-    /// Whether each daemon has its own run of this scheduled time.
+    /// Whether every daemon has its own run of this scheduled time.
     pub per_node: bool,
-    /// Which occurrence.
+    /// The scheduled time; the last one of a range.
     pub scheduled_at: DateTime<Utc>,
-    /// The scheduled times before it that this row stands for as well.
+    /// The range of scheduled times, if the record covers more than one.
     pub range: Option<OccurrenceRange>,
-    /// How it ended.
+    /// The result.
     pub status: RunStatus,
-    /// What started it.
+    /// What started the run.
     pub cause: RunCause,
-    /// 1 for the first attempt; 0 if none was made.
+    /// The number of the attempt, from 1; 0 if there was no run.
     pub attempt: u32,
-    /// Under which claim.
+    /// The fencing token of the claim; 0 without a lease.
     pub fencing_token: FencingToken,
-    /// When the run began.
+    /// When the run started.
     pub started_at: DateTime<Utc>,
-    /// When it ended.
+    /// When the run ended.
     pub finished_at: DateTime<Utc>,
-    /// How many things were worked on.
+    /// The number of processed items.
     pub items: u64,
-    /// The request that it answers.
+    /// The control request that the record answers.
     pub request: Option<Uuid>,
-    /// Why it was skipped, missed, paused or interrupted, or who asked for it.
+    /// Why the scheduled time was not run or the run was interrupted, or who requested it.
     pub reason: Option<String>,
-    /// What failed.
+    /// The error message of a failed run.
     pub error: Option<String>,
     /// The job's own figures.
     pub details: serde_json::Value,
 }
 
 impl RunRecord {
-    /// A row about `scheduled_at` for which nothing has run, written at `now`.
+    /// Returns the record of a scheduled time without a run, written at `now`.
     #[must_use]
     pub fn new(
         job: &str,
@@ -185,13 +185,13 @@ impl RunRecord {
         }
     }
 
-    /// How long it ran.
+    /// Returns the duration of the run.
     #[must_use]
     pub fn duration(&self) -> Duration {
         (self.finished_at - self.started_at).to_std().unwrap_or_default()
     }
 
-    /// How late the run began, in milliseconds; 0 if it began early.
+    /// Returns how late the run started, in milliseconds; 0 if it started early.
     #[must_use]
     pub fn lateness_ms(&self) -> i64 {
         (self.started_at - self.scheduled_at).num_milliseconds().max(0)

@@ -1,4 +1,4 @@
-//! The right to run a job, and where the job's schedule is.
+//! The lease of a job: the right to run it, with the state to continue from.
 
 use std::time::Duration;
 
@@ -7,84 +7,84 @@ use chrono::{DateTime, Utc};
 use super::request::{ControlRequest, Pause};
 use crate::job::FencingToken;
 
-/// How long before its end a lease is no longer trusted by its holder.
+/// How long before its end the holder stops relying on a lease.
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
 
-/// The answer to a claim.
+/// The result of a claim.
 #[derive(Clone, Debug)]
 pub enum Claim {
-    /// The job is yours until the lease ends.
+    /// The caller holds the lease.
     Held(Lease),
-    /// Somebody has it.
+    /// Another process holds the lease.
     Busy {
-        /// Whose it is, as that process calls itself.
+        /// The name of that process.
         holder: String,
     },
 }
 
-/// The right to run one job for a while.
+/// The time-limited right to run one job.
 #[derive(Clone, Debug)]
 pub struct Lease {
     /// The job's name.
     pub job: String,
-    /// The number of this claim.
+    /// The fencing token of this claim.
     pub fencing_token: FencingToken,
-    /// How long it holds from the moment a claim or renewal was *sent*.
+    /// The lifetime of the lease, counted from the moment a claim or renewal was *sent*.
     pub ttl: Duration,
-    /// Where the job's schedule stands.
+    /// The job's state at the claim.
     pub state: JobState,
-    /// What the last turn expected, and, once this one has changed it, what is left at its release.
+    /// The claim hint that the last lease cycle left; at the release, the one to leave.
     pub claim_hint: Option<ClaimHint>,
-    /// The pauses that concern what is not finished with, oldest first.
+    /// The pauses that affect unfinished scheduled times, oldest first.
     pub pauses: Vec<Pause>,
-    /// What is to be run beside the schedule, oldest first.
+    /// The open requests other than cancellations, oldest first.
     pub requests: Vec<ControlRequest>,
 }
 
-/// What is expected of a job, so that anybody can tell from its row if it is late.
+/// What the next claim of a job is expected to find. It shows in the job's row whether the job is late.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimHint {
-    /// The schedule that says so, as text: another text is another schedule.
+    /// The schedule as text. A different text is a different schedule.
     pub schedule: String,
-    /// The first scheduled time that is not finished with.
+    /// The first unfinished scheduled time.
     pub next_at: Option<DateTime<Utc>>,
-    /// When it is late, if nobody runs it.
+    /// When the job is late if no process holds its lease.
     pub late_at: Option<DateTime<Utc>>,
-    /// When it is late even if somebody does.
+    /// When the job is late even if a process holds its lease.
     pub stuck_at: Option<DateTime<Utc>>,
 }
 
 impl Lease {
-    /// Until when, by [`Clock::monotonic`](crate::Clock::monotonic), the holder may start work if the claim or the last
-    /// renewal was sent at `sent`: two seconds less than the lease, or half of a short one.
+    /// Returns until when, by [`Clock::monotonic`](crate::Clock::monotonic), the holder may start work if the claim or the last
+    /// renewal was sent at `sent`: two seconds before the end of the lease, or after half of a short lease.
     #[must_use]
     pub fn trusted_until(&self, sent: Duration) -> Duration {
         sent + self.ttl.saturating_sub(LEASE_MARGIN).max(self.ttl / 2)
     }
 }
 
-/// Where the schedule of a job stands.
+/// The position of a job in its schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobState {
-    /// Every scheduled time up to here is finished with.
+    /// The last finished scheduled time: this one and all earlier ones are finished.
     pub cursor: DateTime<Utc>,
-    /// An occurrence that failed and will be tried again.
+    /// An occurrence that failed and will be retried.
     pub retrying: Option<Retrying>,
 }
 
 /// An occurrence between two attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retrying {
-    /// Its scheduled time.
+    /// The occurrence's scheduled time.
     pub scheduled_at: DateTime<Utc>,
-    /// How many attempts failed.
+    /// The number of failed attempts.
     pub failed_attempts: u32,
-    /// When the next one may start.
+    /// The earliest start of the next attempt.
     pub not_before: DateTime<Utc>,
 }
 
 impl JobState {
-    /// Finished with everything up to `cursor`.
+    /// Returns the state of a job that has finished everything up to `cursor`.
     #[must_use]
     pub fn at(cursor: DateTime<Utc>) -> Self {
         Self { cursor, retrying: None }

@@ -1,4 +1,4 @@
-//! What survives a restart: one row per job and four verbs on it, what people ask of it, and the history.
+//! The contract of a store: what survives a restart of the scheduler.
 
 mod history;
 mod lease;
@@ -18,86 +18,88 @@ pub use self::{
     view::{Holder, JobRow, LateJob, RunFilter, RunRow, ScheduleAhead},
 };
 
-/// Where jobs' leases, cursors and history live. The suite behind the feature `conformance` proves an
+/// Keeps the leases, cursors, control requests and history of jobs. The suite behind the feature `conformance` tests an
 /// implementation.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Claims the lease of `job` for one turn, under a fencing token greater than every earlier one, if it is free or
-    /// expired. A job that the store has never seen begins with `first_cursor`.
+    /// Claims the lease of `job` if it is free or expired, with a fencing token greater than every earlier one. A job that the
+    /// store does not know starts with `first_cursor`.
     ///
-    /// When this returns a lease, nobody can commit work under an older token any more.
+    /// Once this returns a lease, no process can commit work under an older token.
     async fn acquire(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Claim, StoreError>;
 
-    /// Extends a lease by its full length. Called from a thread of its own: use a connection of its own.
+    /// Extends a lease by its full length. The daemon calls this on a separate thread, so it needs a separate connection.
     ///
     /// # Errors
-    /// [`StoreError::LeaseLost`] if it expired or was taken over.
+    /// [`StoreError::LeaseLost`] if the lease expired or another process claimed it.
     async fn renew(&self, lease: &Lease) -> Result<(), StoreError>;
 
-    /// Appends a run to the history and moves the job's state, both or neither. Without a lease (a job that runs on every
-    /// node) only the history grows. The request that the run answers is closed with it, and so is every wish to cancel it.
+    /// Appends a run to the history and updates the job's state, in one transaction. Without a lease (a job that runs on every
+    /// node) only the history changes. The request that the run answers is closed, and so is every request to cancel it.
     ///
     /// # Errors
-    /// [`StoreError::LeaseLost`] if the lease's token is no longer the newest; nothing is written then.
+    /// [`StoreError::LeaseLost`] if the lease's token is not the newest; nothing is written then.
     async fn record(&self, lease: Option<&Lease>, run: &RunRecord, next: &JobState)
     -> Result<(), StoreError>;
 
-    /// [`Store::record`] and [`Store::release`] in one, for the last run of a turn: both or neither, if a store can do that. If this
-    /// fails, the lease may or may not have been given back.
+    /// Records the last run of a lease cycle and releases the lease, in one transaction if the store can. If this fails, the lease
+    /// may or may not have been released.
     async fn finish(&self, lease: &Lease, run: &RunRecord, next: &JobState) -> Result<(), StoreError> {
         self.record(Some(lease), run, next).await?;
         self.release(lease).await
     }
 
-    /// Gives a lease back, so that the next claim needs no waiting, and leaves its plan. Does nothing if it is lost.
+    /// Releases a lease, so that the next claim need not wait for its end, and stores its claim hint. Does nothing if the lease
+    /// is lost.
     async fn release(&self, lease: &Lease) -> Result<(), StoreError>;
 
-    /// What people ask of all jobs, if that changed since the revision `known`. Called about once a second: one cheap question.
+    /// Returns the pauses and requests of all jobs if they changed since the revision `known`. Called about once a second, so it
+    /// should be one cheap query.
     async fn control_state(&self, known: Option<i64>) -> Result<Option<ControlState>, StoreError>;
 
-    /// Writes down who asked for what and why, for ever, and makes it a wish. The answer tells if there was nothing to do: a
-    /// job that is paused is not paused again. A wish to cancel names the claim that is in force, and withdraws what was asked
-    /// for before and has not begun.
+    /// Opens a control request and logs it in the audit log. The receipt reports whether there was nothing to do: a paused job is
+    /// not paused again. A request to cancel gets the fencing token of the current claim, and withdraws earlier requests
+    /// that have not started.
     async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError>;
 
-    /// How every job stands that was ever claimed, by name.
+    /// Returns every job that was ever claimed, sorted by name.
     async fn jobs(&self) -> Result<Vec<JobRow>, StoreError>;
 
-    /// The jobs that should have run by `now` and did not, by name. Asked every ten seconds.
+    /// Returns the jobs that should have run by `now` and did not, sorted by name. Called every ten seconds.
     async fn late(&self, now: DateTime<Utc>) -> Result<Vec<LateJob>, StoreError> {
         Ok(self.jobs().await?.iter().filter_map(|row| row.late(now)).collect())
     }
 
-    /// Rows of the history, newest first.
+    /// Returns the matching rows of the history, newest first.
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError>;
 }
 
-/// Why the store did not do what it was asked.
+/// Why a request to the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The lease is not, or no longer, the newest: stop, somebody else goes on.
+    /// The lease's fencing token is not the newest: another process continues the job.
     #[error("the lease of job `{job}` under fencing token {fencing_token} is lost")]
     LeaseLost {
         /// The job's name.
         job: String,
-        /// The number that is no longer the newest.
+        /// The fencing token of the lost lease.
         fencing_token: FencingToken,
     },
-    /// The occurrence is done or dead already.
+    /// An earlier run has finished the occurrence.
     #[error("an earlier run of job `{job}` scheduled at {scheduled_at} is recorded as finished")]
     AlreadyFinished {
         /// The job's name.
         job: String,
-        /// The scheduled time.
+        /// The occurrence's scheduled time.
         scheduled_at: DateTime<Utc>,
     },
-    /// Neither the store nor this process knows a job of that name.
+    /// Neither the store nor this process knows the job.
     #[error("unknown job `{job}`")]
     UnknownJob {
-        /// The name.
+        /// The requested name.
         job: String,
     },
-    /// The store did not answer, or not as expected.
+    /// The store is unavailable, or returned an unexpected result.
     #[error("{0}")]
     Unavailable(#[source] BoxError),
 }

@@ -1,4 +1,4 @@
-//! What people ask of a job beside its schedule: to pause, to go on, to run now, to stop, to run again.
+//! Control requests: to pause, resume, run, replay, reset or cancel a job.
 
 use std::fmt;
 
@@ -7,42 +7,42 @@ use uuid::Uuid;
 
 use crate::job::FencingToken;
 
-/// One thing that somebody asked for.
+/// A control request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlRequest {
-    /// Unique; the run that answers it carries it.
+    /// The request's id; the run that answers the request has it in its record.
     pub id: Uuid,
-    /// Of which job.
+    /// The job's name.
     pub job: String,
-    /// What.
+    /// The requested action.
     pub action: ControlAction,
-    /// Who.
+    /// Who requested it.
     pub by: String,
-    /// Why, in that person's words.
+    /// Why, in the operator's words.
     pub reason: Option<String>,
-    /// When, by the clock of whoever asked, in whole microseconds.
+    /// When it was requested, by the caller's clock, in whole microseconds.
     pub at: DateTime<Utc>,
 }
 
-/// What can be asked of a job.
+/// The action of a control request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlAction {
-    /// Run nothing by schedule until it is resumed.
+    /// Run nothing by schedule until the job is resumed.
     Pause,
-    /// Go on with the next scheduled time.
+    /// Continue with the next scheduled time.
     Resume,
-    /// Run once now, beside the schedule.
+    /// Run once now; the schedule does not change.
     RunNow,
-    /// Run this scheduled time again, beside the schedule.
+    /// Run one scheduled time again; the schedule does not change.
     Replay {
-        /// Which.
+        /// The scheduled time to run again.
         scheduled_at: DateTime<Utc>,
     },
-    /// Continue the schedule from the present, if it was finished up to a future time: a clock that was ahead was set back.
+    /// Continue the schedule from the present if it is finished up to a future time, because a clock was ahead.
     Reset,
-    /// Stop the run under way; it is not run again. What was asked for and has not begun is withdrawn.
+    /// Stop the run in progress, which is not repeated, and withdraw requests that have not started.
     Cancel {
-        /// The claim that is meant, which the store fills in; 0 for the runs of a job that each node runs by itself.
+        /// The fencing token of the claim to cancel, which the store sets; 0 for a job that runs on every node.
         fencing_token: FencingToken,
     },
 }
@@ -63,33 +63,33 @@ impl ControlAction {
 }
 
 impl ControlRequest {
-    /// As the reason of a run's row: `asked for by ada@desk: after the outage`.
+    /// Returns the reason for a run's record: `requested by ada@desk: after the outage`.
     #[must_use]
     pub fn description(&self) -> String {
         let verb = match self.action {
             ControlAction::Cancel { .. } => "cancelled",
             ControlAction::Reset => "reset",
-            _ => "asked for",
+            _ => "requested",
         };
         signed(verb, &self.by, self.reason.as_deref())
     }
 }
 
-/// A time in which a job runs nothing by schedule.
+/// A period in which a job runs nothing by schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pause {
-    /// Scheduled times from here on are not run.
+    /// The begin: scheduled times from here on are not run.
     pub since: DateTime<Utc>,
-    /// Scheduled times from here on are; `None` while it is paused.
+    /// The end: scheduled times from here on are run again. `None` while the job is paused.
     pub until: Option<DateTime<Utc>>,
-    /// Who paused it.
+    /// Who paused the job.
     pub by: String,
-    /// Why.
+    /// Why the job was paused.
     pub reason: Option<String>,
 }
 
 impl Pause {
-    /// Whether it is over, and this scheduled time came while it lasted.
+    /// Whether the pause has ended and the scheduled time `at` was within it.
     pub(crate) fn has_passed_over(&self, at: DateTime<Utc>) -> bool {
         self.since <= at && self.until.is_some_and(|until| at < until)
     }
@@ -101,19 +101,19 @@ impl fmt::Display for Pause {
     }
 }
 
-/// What is asked of all jobs at the moment.
+/// The pauses and open requests of all jobs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ControlState {
-    /// Grows with each request.
+    /// A number that grows with each request.
     pub revision: i64,
-    /// Which jobs are paused.
+    /// The names of paused jobs, with their pauses.
     pub paused: Vec<(String, Pause)>,
-    /// What is to be run or stopped, oldest first.
+    /// The open requests, oldest first.
     pub requests: Vec<ControlRequest>,
 }
 
 impl ControlState {
-    /// The pause of a job that is in force.
+    /// Returns the current pause of a job.
     #[must_use]
     pub fn pause_of(&self, job: &str) -> Option<&Pause> {
         self.paused.iter().find(|(paused, _)| paused == job).map(|(_, pause)| pause)
@@ -123,13 +123,13 @@ impl ControlState {
 /// Whether a request changed anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlReceipt {
-    /// It is written down, and obeyed within two seconds by a process that runs the job.
+    /// The request is stored. A process that runs the job applies it within two seconds.
     Accepted,
-    /// Nothing had to be done, and why.
+    /// There was nothing to do, for this reason.
     Unchanged(String),
 }
 
-/// Why a reset is not needed.
+/// The receipt of a reset that is not needed.
 pub const NOT_AHEAD: &str = "its schedule is not finished up to a future time";
 
 pub(crate) fn signed(verb: &str, by: &str, reason: Option<&str>) -> String {

@@ -1,4 +1,4 @@
-//! What the store shows of its jobs and of their history.
+//! Views of the stored jobs and of the history, for operators.
 
 use std::fmt;
 
@@ -12,25 +12,25 @@ use super::{
 };
 use crate::job::FencingToken;
 
-/// How a job stands in the store.
+/// A job in the store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobRow {
-    /// Its name.
+    /// The job's name.
     pub job: String,
-    /// Where its schedule stands.
+    /// The job's position in its schedule.
     pub state: JobState,
-    /// What is expected of it, as its last turn left it.
+    /// The claim hint that the last lease cycle left.
     pub claim_hint: Option<ClaimHint>,
-    /// Who runs it now. A lease that has expired holds nothing.
+    /// The lease, unless it is free or expired.
     pub lease: Option<Holder>,
-    /// Whether it is paused.
+    /// The current pause.
     pub paused: Option<Pause>,
-    /// The newest row of its history.
+    /// The newest row of the job's history.
     pub last_run: Option<RunRow>,
 }
 
 impl JobRow {
-    /// Whether its schedule is finished up to a time after `now`.
+    /// Returns whether the schedule is finished up to a time after `now`.
     #[must_use]
     pub fn ahead(&self, now: DateTime<Utc>) -> Option<ScheduleAhead> {
         ScheduleAhead::of(
@@ -40,8 +40,8 @@ impl JobRow {
         )
     }
 
-    /// Whether it should have run by `now` and did not: its plan's grace is over and nobody is at it, or whoever is at it has
-    /// been for longer than a run may take. A paused job is not late.
+    /// Returns whether the job should have run by `now` and did not: no process holds its lease and its grace is over, or a run
+    /// takes longer than its timeout. A paused job is not late.
     #[must_use]
     pub fn late(&self, now: DateTime<Utc>) -> Option<LateJob> {
         let claim_hint = self.claim_hint.as_ref().filter(|_| self.paused.is_none())?;
@@ -55,47 +55,47 @@ impl JobRow {
     }
 }
 
-/// Who has a job's lease.
+/// The holder of a job's lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// The process, as it calls itself.
+    /// The name of the process.
     pub name: String,
-    /// Under which claim.
+    /// The fencing token of the claim.
     pub fencing_token: FencingToken,
-    /// Until when, unless it is renewed.
+    /// When the lease expires, unless it is renewed.
     pub expires_at: DateTime<Utc>,
 }
 
-/// A row of the history, and which process wrote it.
+/// A row of the history, with the process that wrote it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunRow {
-    /// What happened.
+    /// The record of the run.
     pub run: RunRecord,
-    /// Who wrote it.
+    /// The name of the process that wrote the row.
     pub daemon_id: String,
 }
 
-/// Which rows of the history. Every condition that is set holds for each of them.
+/// Selects rows of the history that meet every condition that is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunFilter {
-    /// With this id.
+    /// Only the run with this id.
     pub id: Option<Uuid>,
-    /// Of this job.
+    /// Only runs of this job.
     pub job: Option<String>,
-    /// That ended so.
+    /// Only runs with this status.
     pub status: Option<RunStatus>,
-    /// That started then or later.
+    /// Only runs that started at this time or later.
     pub since: Option<DateTime<Utc>>,
-    /// Of this scheduled time, or of a stretch of them that holds it.
+    /// Only runs of this scheduled time, or of a range that contains it.
     pub scheduled_at: Option<DateTime<Utc>>,
-    /// That answers this request.
+    /// Only the run that answers this control request.
     pub request: Option<Uuid>,
-    /// At most so many, the newest; 0 is no limit.
+    /// The maximum number of rows, the newest; 0 for all.
     pub limit: u32,
 }
 
 impl RunFilter {
-    /// Whether every condition holds for `run`.
+    /// Whether `run` meets every condition.
     #[must_use]
     pub fn matches(&self, run: &RunRecord) -> bool {
         let from = run.range.map_or(run.scheduled_at, |stretch| stretch.from);
@@ -111,11 +111,11 @@ impl RunFilter {
 /// A job that should have run and did not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LateJob {
-    /// Its name.
+    /// The job's name.
     pub job: String,
-    /// Which scheduled time is waited for.
+    /// The overdue scheduled time.
     pub scheduled_at: DateTime<Utc>,
-    /// Who is at it, and does not come to an end.
+    /// The process whose run does not end, if one holds the lease.
     pub held_by: Option<String>,
 }
 
@@ -123,31 +123,31 @@ impl fmt::Display for LateJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { job, scheduled_at, held_by } = self;
         match held_by {
-            None => write!(f, "job `{job}` is late: nobody runs what was due at {scheduled_at}"),
+            None => write!(f, "job `{job}` is late: no daemon runs what was due at {scheduled_at}"),
             Some(holder) => {
                 write!(
                     f,
-                    "job `{job}` is late: {holder} is at what was due at {scheduled_at} and does not end"
+                    "job `{job}` is late: the run of {holder} that was due at {scheduled_at} does not end"
                 )
             }
         }
     }
 }
 
-/// A schedule that is finished up to a time still to come, because a clock was ahead.
+/// A schedule that is finished up to a future time, because a clock was ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScheduleAhead {
-    /// Up to here it is finished.
+    /// The time up to which the schedule is finished.
     pub cursor: DateTime<Utc>,
-    /// When the job runs next; `None` if its schedule has ended by then.
+    /// The next scheduled time; `None` if the schedule has ended by then.
     pub until: Option<DateTime<Utc>>,
 }
 
 impl ScheduleAhead {
-    /// Clocks of two hosts differ by less than this.
+    /// The clocks of two hosts differ by less than this.
     const TOLERANCE: TimeDelta = TimeDelta::seconds(10);
 
-    /// What `cursor` says at `now`, if it is in the future.
+    /// Returns the state of a schedule whose `cursor` is after `now`.
     #[must_use]
     pub fn of(cursor: DateTime<Utc>, until: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Option<Self> {
         Self::is_ahead(cursor, now).then_some(Self { cursor, until })

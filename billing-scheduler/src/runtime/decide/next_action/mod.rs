@@ -1,4 +1,4 @@
-//! What a turn of a job does next: pure. Requests come first, then what pauses and an edited schedule leave, then [`due`].
+//! The next action of a lease cycle, as a pure function: requests first, then ended pauses and edited schedules, then [`due`].
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -13,10 +13,10 @@ use crate::runtime::store::{
     RunRecord, RunStatus,
 };
 
-/// What a turn goes by: the lease's view of a job, or a node's own.
+/// The state, pauses and requests of a job, as read with its lease or as this node keeps them.
 #[derive(Clone, Debug)]
 pub(crate) struct JobSnapshot {
-    /// When the turn began: what an edit of the schedule finds passed, passed before.
+    /// When the lease cycle began. Times of an edited schedule before this instant count as passed.
     pub(crate) began: DateTime<Utc>,
     pub(crate) state: JobState,
     pub(crate) claim_hint: Option<ClaimHint>,
@@ -25,7 +25,7 @@ pub(crate) struct JobSnapshot {
 }
 
 impl JobSnapshot {
-    /// The same after `record`, which leaves the job in `state`; `adopts` puts an edited schedule into force.
+    /// Returns the snapshot after `record`, which leaves the job in `state`.
     pub(crate) fn after(
         &self,
         spec: &JobSpec,
@@ -42,58 +42,58 @@ impl JobSnapshot {
     }
 }
 
-/// One step of a turn.
+/// One action of a lease cycle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Run this.
+    /// Run one occurrence.
     Run(NextRun),
-    /// Write a row about scheduled times that are not run, and go on behind them.
+    /// Record scheduled times that are not run, and continue after them.
     Skip(SkipOccurrences),
-    /// Write a row, and continue the schedule from the present.
+    /// Record a reset, and continue the schedule from the present.
     Reset { request: Option<Uuid>, reason: String },
-    /// Write a row that answers a request which is not obeyed.
+    /// Record that a request is refused.
     Refuse { request: ControlRequest, reason: String },
-    /// Nothing before then.
+    /// Wait: nothing is due before this instant.
     Wait(DateTime<Utc>),
 }
 
-/// Scheduled times without a run.
+/// Scheduled times to record without a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SkipOccurrences {
     pub(crate) status: RunStatus,
     pub(crate) from: DateTime<Utc>,
     pub(crate) until: DateTime<Utc>,
     pub(crate) reason: String,
-    /// A scheduled time that is still to be run.
+    /// A scheduled time among them that is still to be run.
     pub(crate) except: Option<DateTime<Utc>>,
-    /// With this row, an edited schedule comes into force.
+    /// Whether an edited schedule takes effect with this record.
     pub(crate) applies_schedule_change: bool,
 }
 
-/// A run to make.
+/// A run to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NextRun {
     pub(crate) scheduled_at: DateTime<Utc>,
     pub(crate) attempt: u32,
     pub(crate) cause: RunCause,
-    /// The request that it answers.
+    /// The control request that the run answers.
     pub(crate) request: Option<Uuid>,
-    /// The first scheduled time that it stands for.
+    /// The first of the scheduled times that the run is coalesced from.
     pub(crate) since: Option<DateTime<Utc>>,
     pub(crate) reason: Option<String>,
-    /// With this run's row, an edited schedule comes into force.
+    /// Whether an edited schedule takes effect with the record of this run.
     pub(crate) applies_schedule_change: bool,
 }
 
-/// A request that nobody could obey for so long is a surprise by now.
+/// A request that is older is refused: a run would come as a surprise.
 const REQUEST_TTL: TimeDelta = TimeDelta::hours(1);
-/// How soon a paused job is looked at again. Whoever resumes it wakes it.
+/// How often a paused job is checked. A resumed job is woken earlier.
 pub(crate) const PAUSED_POLL: TimeDelta = TimeDelta::minutes(1);
-/// A scheduled time is this late at most if all is well, and not late before.
+/// A run that starts no later than this after its scheduled time is not late.
 pub(crate) const LATE_AFTER: TimeDelta = TimeDelta::minutes(1);
 const TICK: TimeDelta = TimeDelta::microseconds(1);
 
-/// Decides what a turn of `spec` does next.
+/// Returns the next action of a lease cycle.
 pub(crate) fn next_action(
     spec: &JobSpec,
     job: &JobSnapshot,
@@ -108,7 +108,7 @@ pub(crate) fn next_action(
         return Ok(Action::Wait(now + PAUSED_POLL));
     }
     if let Some(retrying) = job.state.retrying {
-        // One that an edited schedule left has not begun, and a pause passes over it as over any other.
+        // A scheduled time that an edited schedule left has no attempt yet, so a pause applies to it.
         let pause = job.pauses.iter().find(|pause| pause.has_passed_over(retrying.scheduled_at));
         if let Some(pause) = pause.filter(|_| retrying.failed_attempts == 0) {
             let at = retrying.scheduled_at;
@@ -123,7 +123,7 @@ pub(crate) fn next_action(
     for pause in &job.pauses {
         let Some(until) = pause.until.filter(|until| cursor < *until && pause.since <= now) else { continue };
         if cursor < pause.since {
-            // What was due before is not part of the pause; for it, no time has passed since.
+            // What was due before the pause is not part of it. It is decided as if no time had passed since.
             match action_from_due(spec, &job.state, pause.since - TICK)? {
                 Action::Wait(_) => {}
                 action => return Ok(action),
@@ -136,7 +136,7 @@ pub(crate) fn next_action(
     action_from_due(spec, &job.state, now)
 }
 
-/// What `due` says.
+/// Translates the result of [`due`].
 fn action_from_due(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Result<Action, ScheduleError> {
     Ok(match due(spec, state, now)? {
         Due::Now { scheduled_at, attempt, coalesced_from } => Action::Run(NextRun {
@@ -162,7 +162,7 @@ fn action_from_due(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Resu
 
 fn action_for_request(request: &ControlRequest, now: DateTime<Utc>) -> Action {
     if now - request.at > REQUEST_TTL {
-        let reason = format!("{}, and nobody was there for an hour", request.description());
+        let reason = format!("{}, but no daemon ran it within an hour", request.description());
         return Action::Refuse { request: request.clone(), reason };
     }
     if request.action == ControlAction::Reset {
@@ -183,8 +183,8 @@ fn action_for_request(request: &ControlRequest, now: DateTime<Utc>) -> Action {
     })
 }
 
-/// What another schedule left: its time that passed without a run is not lost, and the times of this one that passed before it
-/// came into force are not run.
+/// Handles an edited schedule: a time of the old schedule that passed without a run is not lost, and times of the new schedule
+/// that passed before the edit are not run.
 fn action_for_edited_schedule(spec: &JobSpec, job: &JobSnapshot) -> Result<Option<Action>, ScheduleError> {
     let JobState { cursor, .. } = job.state;
     let Some(hint) = job.claim_hint.as_ref().filter(|hint| !spec.schedule.reads(&hint.schedule)) else {
@@ -201,7 +201,7 @@ fn action_for_edited_schedule(spec: &JobSpec, job: &JobSnapshot) -> Result<Optio
             pause.to_string(),
         ))));
     }
-    let reason = format!("was due by the schedule before ({before})");
+    let reason = format!("was due by the previous schedule ({before})");
     if let Some(stale) = left.filter(|at| is_stale(spec, *at, job.began)) {
         return Ok(Some(Action::Skip(SkipOccurrences::new(RunStatus::Skipped, stale, stale, reason))));
     }
@@ -227,7 +227,7 @@ fn action_for_edited_schedule(spec: &JobSpec, job: &JobSnapshot) -> Result<Optio
     }))
 }
 
-/// Whether a scheduled time is too old to be run.
+/// Whether a scheduled time is older than the job's grace.
 fn is_stale(spec: &JobSpec, at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
     spec.grace().and_then(|grace| TimeDelta::from_std(grace).ok()).is_some_and(|grace| now - at >= grace)
 }
@@ -237,7 +237,7 @@ impl SkipOccurrences {
         Self { status, from, until, reason, except: None, applies_schedule_change: false }
     }
 
-    /// Where the schedule stands behind it.
+    /// Returns the state after the skipped times.
     pub(crate) fn state(&self, cursor: DateTime<Utc>) -> JobState {
         let retrying = self.except.map(|scheduled_at| Retrying {
             scheduled_at,
@@ -248,7 +248,7 @@ impl SkipOccurrences {
     }
 }
 
-/// The plan to leave behind: an edit that could not be dealt with is found by the next turn.
+/// Returns the claim hint for the release of the lease. An edit that is not handled yet is left for the next lease cycle.
 pub(crate) fn hint_for_release(spec: &JobSpec, job: &JobSnapshot) -> Option<ClaimHint> {
     match action_for_edited_schedule(spec, job) {
         Ok(None) => Some(claim_hint(spec, &job.state)),
@@ -256,7 +256,7 @@ pub(crate) fn hint_for_release(spec: &JobSpec, job: &JobSnapshot) -> Option<Clai
     }
 }
 
-/// The plan of a job that its configuration does not have any more: only what was due already is left of it.
+/// Returns the claim hint of a job that was removed from the configuration: only a time that was due is kept.
 pub(crate) fn hint_of_removed_job(hint: &ClaimHint, now: DateTime<Utc>) -> ClaimHint {
     ClaimHint {
         schedule: "no schedule".to_owned(),
@@ -266,10 +266,10 @@ pub(crate) fn hint_of_removed_job(hint: &ClaimHint, now: DateTime<Utc>) -> Claim
     }
 }
 
-/// Two scheduled times, and those between them.
+/// The first and the last of several scheduled times.
 type Ends = (DateTime<Utc>, DateTime<Utc>);
 
-/// The first and the last scheduled time after `after` and up to `until`.
+/// Returns the first and the last scheduled time after `after` and up to `until`.
 fn between(
     schedule: &Schedule,
     after: DateTime<Utc>,
@@ -279,7 +279,7 @@ fn between(
     Ok(Some((first, schedule.last_until(until)?.unwrap_or(first).max(first))))
 }
 
-/// The stretch from `from` to `until`; `None` if that is one scheduled time.
+/// Returns the range from `from` to `until`; `None` if that is one scheduled time.
 pub(crate) fn occurrence_range(
     schedule: &Schedule,
     from: DateTime<Utc>,
@@ -294,7 +294,7 @@ pub(crate) fn occurrence_range(
     Some(OccurrenceRange { from, count })
 }
 
-/// What is expected of a job that stands so.
+/// Returns what the next claim of a job in this state is expected to find.
 pub(crate) fn claim_hint(spec: &JobSpec, state: &JobState) -> ClaimHint {
     let next_at = match state.retrying {
         Some(retrying) => Some(retrying.scheduled_at),
@@ -313,7 +313,7 @@ pub(crate) fn claim_hint(spec: &JobSpec, state: &JobState) -> ClaimHint {
     }
 }
 
-/// Where the schedule of a job begins that nobody has run yet.
+/// Returns the cursor of a job that was never claimed.
 pub(crate) fn first_cursor(spec: &JobSpec, now: DateTime<Utc>) -> DateTime<Utc> {
     let now = whole_second(now);
     if !spec.run_at_start {
@@ -325,7 +325,7 @@ pub(crate) fn first_cursor(spec: &JobSpec, now: DateTime<Utc>) -> DateTime<Utc> 
     }
 }
 
-/// The row of scheduled times without a run.
+/// Returns the record of skipped scheduled times.
 pub(crate) fn skip_record(spec: &JobSpec, pass: &SkipOccurrences, now: DateTime<Utc>) -> RunRecord {
     RunRecord {
         range: occurrence_range(&spec.schedule, pass.from, pass.until),
@@ -334,7 +334,7 @@ pub(crate) fn skip_record(spec: &JobSpec, pass: &SkipOccurrences, now: DateTime<
     }
 }
 
-/// The row of a schedule that continues from the present, and its state.
+/// Returns the record of a reset, and the state after it.
 pub(crate) fn reset_record(
     spec: &JobSpec,
     request: Option<Uuid>,
@@ -344,7 +344,8 @@ pub(crate) fn reset_record(
 ) -> (RunRecord, JobState) {
     let present = whole_second(now);
     let finished = chrono::SecondsFormat::Secs;
-    let reason = format!("{reason}; it was finished up to {}", before.to_rfc3339_opts(finished, true));
+    let reason =
+        format!("{reason}; the schedule was finished up to {}", before.to_rfc3339_opts(finished, true));
     let record = RunRecord {
         request,
         reason: Some(reason),
@@ -353,7 +354,7 @@ pub(crate) fn reset_record(
     (record, JobState::at(present.min(before)))
 }
 
-/// The row of a scheduled time that an earlier run, before a reset, has finished, and the state behind it.
+/// Returns the record of a scheduled time that an earlier run has finished before a reset, and the state after it.
 pub(crate) fn already_finished_record(
     spec: &JobSpec,
     run: &RunRecord,
@@ -361,7 +362,7 @@ pub(crate) fn already_finished_record(
 ) -> (RunRecord, JobState) {
     let passed = RunRecord {
         fencing_token: run.fencing_token,
-        reason: Some("it ran already, while a clock was ahead".to_owned()),
+        reason: Some("it has already run, while a clock was ahead".to_owned()),
         ..RunRecord::new(
             &spec.name,
             run.scheduled_at,
@@ -373,7 +374,7 @@ pub(crate) fn already_finished_record(
     (passed, JobState::at(cursor.max(run.scheduled_at)))
 }
 
-/// The row that answers a request which is not obeyed.
+/// Returns the record of a refused request.
 pub(crate) fn refusal_record(
     spec: &JobSpec,
     request: &ControlRequest,

@@ -188,7 +188,10 @@ fn reset_continues_from_the_present() {
     let spec = JobSpec::new("job", "kind", hourly());
     let (record, state) = reset_record(&spec, None, "reset by ada", at("23:00:00"), at("10:30:00"));
     assert_eq!(state, JobState::at(at("10:30:00")));
-    assert_eq!(record.reason.as_deref(), Some("reset by ada; it was finished up to 2026-01-05T23:00:00Z"));
+    assert_eq!(
+        record.reason.as_deref(),
+        Some("reset by ada; the schedule was finished up to 2026-01-05T23:00:00Z")
+    );
     let (_, state) = reset_record(&spec, None, "late", at("09:00:00"), at("10:30:00"));
     assert_eq!(state, JobState::at(at("09:00:00")), "what is still to be run is not passed over");
 }
