@@ -1,28 +1,28 @@
-//! Replaces secrets in text, in every form in which a program, a library or a server is likely to print them.
+//! Replaces secrets in text, in the forms in which programs, libraries and servers print them.
 
 use std::{borrow::Cow, fmt, ops::Range, sync::Arc};
 
 use serde_json::Value;
 
-/// What is shown in place of a secret.
+/// The text that replaces a secret.
 pub const MASK: &str = "***";
 
-/// A shorter value is not replaced: it would garble the words that contain it, and it protects nothing.
+/// Shorter values are not replaced: that would garble other words and protect nothing.
 const SHORTEST: usize = 4;
-/// The shortest line of a value of several lines, and the shortest piece of base64, that is replaced alone.
+/// The shortest line of a multi-line value, and the shortest piece of base64, that is replaced alone.
 const SHORTEST_LINE: usize = 8;
 const SHORTEST_BASE64: usize = 6;
-/// The longest form of a character is `\u00e9`, in place of one or two bytes.
+/// The longest form of a character is `\u00e9`, which replaces one or two bytes.
 const LONGEST_ESCAPE: usize = 6;
 
-/// Secrets that are not to be shown.
+/// Secrets to replace in text.
 ///
 /// A value of at least four characters is replaced by [`MASK`] where it occurs
 ///
-/// - as it is, without the blanks around it; of a value of several lines, each line of at least eight characters as well,
-/// - with any of its bytes percent-encoded, or a `+` in place of a blank, as in a URL,
+/// - verbatim, without surrounding white space; of a multi-line value, each line of at least eight characters as well,
+/// - with any of its bytes percent-encoded, or a `+` for a space, as in a URL,
 /// - with backslash escapes, as in JSON and in source code,
-/// - within text that was encoded in base64 of either alphabet, wherever it begins there, as in `Authorization: Basic`.
+/// - within base64 of either alphabet, at any position, as in `Authorization: Basic`.
 ///
 /// ```
 /// use billing_scheduler::Mask;
@@ -33,7 +33,7 @@ const LONGEST_ESCAPE: usize = 6;
 /// ```
 #[derive(Clone, Default)]
 pub struct Mask {
-    /// In parts, which several masks share.
+    /// In parts that several masks share.
     parts: Vec<Arc<[Needle]>>,
 }
 
@@ -45,23 +45,23 @@ struct Needle {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    /// As it is, percent-encoded, or with backslashes.
+    /// Verbatim, percent-encoded, or with backslashes.
     Text,
     Base64,
 }
 
-/// How the bytes of a text are to be read.
+/// How to decode the bytes of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
     Plain,
     Percent,
     Backslash,
-    /// In lines of any length.
+    /// With line breaks at any position.
     Base64,
 }
 
 impl Mask {
-    /// Hides `values`.
+    /// Returns a mask that replaces `values`.
     #[must_use]
     pub fn new<T: AsRef<str>>(values: impl IntoIterator<Item = T>) -> Self {
         let mut mask = Self::default();
@@ -69,7 +69,7 @@ impl Mask {
         mask
     }
 
-    /// Hides `values` as well.
+    /// Adds `values` to the mask.
     pub fn add<T: AsRef<str>>(&mut self, values: impl IntoIterator<Item = T>) {
         let mut needles = Vec::new();
         for value in values {
@@ -80,25 +80,25 @@ impl Mask {
         }
     }
 
-    /// Hides what `other` hides as well.
+    /// Adds the values of `other` to the mask.
     pub fn join(&mut self, other: &Self) {
         self.parts.extend(other.parts.iter().cloned());
     }
 
-    /// Whether it hides nothing.
+    /// Whether the mask replaces nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// How many bytes one occurrence of a secret may have at most. A caller that cuts a text needs this many bytes on the other side of the
-    /// cut to recognize a secret that the cut divides.
+    /// Returns the maximum length of an occurrence in bytes. A caller that truncates a text needs this many bytes beyond the cut to
+    /// recognize a secret that the cut divides.
     #[must_use]
     pub fn reach(&self) -> usize {
         self.needles().map(|needle| needle.bytes.len() * LONGEST_ESCAPE).max().unwrap_or_default()
     }
 
-    /// `text` without the secrets.
+    /// Returns `text` with the secrets replaced.
     #[must_use]
     pub fn apply<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let found = self.find(text.as_bytes());
@@ -109,13 +109,13 @@ impl Mask {
         Cow::Owned(String::from_utf8_lossy(&masked).into_owned())
     }
 
-    /// The bytes of `text` within `range`, without the secrets that begin or end there.
+    /// Returns the bytes of `text` within `range`, with the secrets replaced that begin or end there.
     #[must_use]
     pub fn apply_within(&self, text: &[u8], range: Range<usize>) -> Vec<u8> {
         replaced(text, range, &self.find(text))
     }
 
-    /// Takes the secrets out of every text in `value`. The names of its fields stay: they are the program's.
+    /// Replaces the secrets in every string in `value`, except in the names of fields, which come from the program.
     pub fn apply_to_json(&self, value: &mut Value) {
         if self.is_empty() {
             return;
@@ -136,7 +136,7 @@ impl Mask {
         self.parts.iter().flat_map(|part| part.iter())
     }
 
-    /// Where secrets are in `text`, in order and apart from each other.
+    /// Returns the positions of secrets in `text`, sorted and without overlap.
     fn find(&self, text: &[u8]) -> Vec<Range<usize>> {
         if self.is_empty() {
             return Vec::new();
@@ -168,7 +168,7 @@ impl Mask {
     }
 }
 
-/// Shows nothing of what it hides.
+/// Does not print the secrets.
 impl fmt::Debug for Mask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.is_empty() { "Mask(nothing)" } else { "Mask(***)" })
@@ -200,7 +200,7 @@ fn needles_of(value: &str, needles: &mut Vec<Needle>) {
     }
 }
 
-/// Adds every place in `text` where `needle` is, read so.
+/// Adds every position of `needle` in `text`, decoded by `reading`.
 fn occurrences(text: &[u8], needle: &[u8], reading: Reading, found: &mut Vec<Range<usize>>) {
     let mut from = 0;
     while let Some(start) = next_start(text, from, needle[0], reading) {
@@ -211,7 +211,7 @@ fn occurrences(text: &[u8], needle: &[u8], reading: Reading, found: &mut Vec<Ran
     }
 }
 
-/// The next place from which an occurrence may begin.
+/// Returns the next position at which an occurrence may begin.
 fn next_start(text: &[u8], from: usize, first: u8, reading: Reading) -> Option<usize> {
     let begins = |byte: u8| match reading {
         Reading::Plain | Reading::Base64 => byte == first,
@@ -221,7 +221,7 @@ fn next_start(text: &[u8], from: usize, first: u8, reading: Reading) -> Option<u
     text.get(from..)?.iter().position(|byte| begins(*byte)).map(|at| from + at)
 }
 
-/// Where the occurrence ends that begins at `start`, if one does.
+/// Returns the end of the occurrence that begins at `start`, if one does.
 fn end_of(text: &[u8], start: usize, needle: &[u8], reading: Reading) -> Option<usize> {
     if reading == Reading::Plain {
         return text[start..].starts_with(needle).then_some(start + needle.len());
@@ -251,13 +251,13 @@ fn end_of(text: &[u8], start: usize, needle: &[u8], reading: Reading) -> Option<
     Some(at)
 }
 
-/// The byte of two hexadecimal digits.
+/// Returns the byte of two hexadecimal digits.
 fn escaped_byte(text: &[u8], at: usize) -> Option<u8> {
     let digits = text.get(at..at + 2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))?;
     u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// The character of a backslash escape, and how long that is.
+/// Returns the character of a backslash escape, and the length of the escape.
 fn escaped_character(text: &[u8], at: usize) -> Option<(char, usize)> {
     Some(match *text.get(at + 1)? {
         b'n' => ('\n', 2),
@@ -274,7 +274,7 @@ fn escaped_character(text: &[u8], at: usize) -> Option<(char, usize)> {
     })
 }
 
-/// With the adjacent characters that also reveal the secret.
+/// Extends a match by the adjacent characters that encode a part of the secret.
 fn widened(text: &[u8], found: Range<usize>) -> Range<usize> {
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/-_".contains(byte);
     let before = found.start.checked_sub(1).filter(|at| is_base64(&text[*at]));
@@ -282,11 +282,11 @@ fn widened(text: &[u8], found: Range<usize>) -> Range<usize> {
     before.unwrap_or(found.start)..found.end + usize::from(after)
 }
 
-/// What of `bytes` can be found in the base64 of any text that contains them: one piece for each position within three bytes.
+/// Returns the base64 that every text containing `bytes` shares: one piece for each position within three bytes.
 fn base64_pieces(bytes: &[u8]) -> [Vec<u8>; 3] {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     [0, 1, 2].map(|before| {
-        // Six bits each, of which the first and the last may belong to neighbors in part.
+        // Six bits each; some of the first and the last may belong to adjacent bytes.
         let bits = |at: usize| {
             let bit = |at: usize| {
                 let byte = (at / 8).checked_sub(before).map_or(0, |at| bytes[at]);
@@ -307,7 +307,7 @@ fn url_alphabet(byte: u8) -> u8 {
     }
 }
 
-/// The bytes of `text` within `range`, with [`MASK`] in place of what was `found`.
+/// Returns the bytes of `text` within `range`, with [`MASK`] in place of the ranges `found`.
 fn replaced(text: &[u8], range: Range<usize>, found: &[Range<usize>]) -> Vec<u8> {
     let mut shown = Vec::with_capacity(range.len());
     let mut at = range.start;
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn no_cut_shows_part_of_a_secret() {
+    fn cut_text_shows_no_secret() {
         let mask = Mask::new(["s3cret"]);
         let text = b"x s3cret s3cret y";
         for from in 0..text.len() {

@@ -1,4 +1,4 @@
-//! Which code runs for which kind, and how its parameters are typed.
+//! The registry of job kinds: the code of each kind, and the type of its parameters.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     mask::Mask,
 };
 
-/// The kinds of jobs that a configuration may name. A plugin is a function that fills one.
+/// The job kinds that a configuration may name. A plugin is a function that fills a registry.
 #[derive(Default)]
 pub struct Registry {
     kinds: BTreeMap<String, Kind>,
@@ -30,25 +30,25 @@ struct Kind {
     secrets: Option<Box<Secrets>>,
 }
 
-/// What a kind finds in the parameters of a job that their types do not show.
+/// A problem with the parameters of a job that their types do not show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
-    /// Whether the job can work nevertheless.
+    /// Whether the job can work in spite of the problem.
     pub severity: Severity,
     /// The keys that lead to the parameter, an index of an array as its decimal number; empty if it is all of them.
     pub path: Vec<String>,
-    /// What is wrong, in one sentence without a period.
+    /// The problem, in one sentence without a period.
     pub message: String,
-    /// What to do about it.
+    /// How to fix it.
     pub help: Option<String>,
 }
 
 /// Whether a job can work in spite of a [`Remark`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// It can never work.
+    /// The job can never work.
     Error,
-    /// It cannot work here and now, or hardly as intended.
+    /// The job cannot work on this host at present, or probably not as intended.
     Warning,
 }
 
@@ -57,38 +57,38 @@ type Secrets = dyn Fn(serde_json::Value) -> Vec<String> + Send + Sync;
 type Build = dyn Fn(serde_json::Value) -> Result<Arc<dyn Job>, ParamsError> + Send + Sync;
 type ParamsError = serde_path_to_error::Error<serde_json::Error>;
 
-/// Why a job could not be made from its configuration.
+/// Why a job cannot be built from its configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The configuration names a kind that nothing registered.
+    /// The configuration names a kind that no plugin registers.
     #[error("no plugin registers job kind `{kind}` (known: {known})")]
     UnknownKind {
-        /// As written.
+        /// The kind in the configuration.
         kind: String,
-        /// All that are registered.
+        /// The registered kinds, separated by commas.
         known: String,
     },
-    /// The parameters do not fit what the kind expects.
+    /// The parameters are not valid for the kind.
     #[error("parameters of kind `{kind}`{}: {source}", at(path))]
     Params {
-        /// The kind whose parameters these are.
+        /// The job kind.
         kind: String,
-        /// The keys that lead to the one that does not fit, an index of an array as its decimal number; empty if it is
-        /// the parameters as a whole, as when one is missing.
+        /// The keys that lead to the invalid parameter, an index of an array as its decimal number; empty for the parameters as a
+        /// whole, such as when one is missing.
         path: Vec<String>,
-        /// What does not fit.
+        /// The error of serde.
         source: serde_json::Error,
     },
 }
 
 impl Registry {
-    /// A registry that knows nothing.
+    /// Returns an empty registry.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Makes `kind` known. `make` is called once per job of that kind, with the job's parameters.
+    /// Registers `kind`. `make` is called once per job of that kind, with the job's parameters.
     ///
     /// ```
     /// # use billing_scheduler::{Job, JobContext, JobError, Outcome, Registry};
@@ -105,7 +105,7 @@ impl Registry {
     /// ```
     ///
     /// # Panics
-    /// If the kind is registered already: two plugins that claim one name are a mistake of the program's author.
+    /// If the kind is already registered: two plugins with one name are a programming error.
     pub fn register<P, J>(&mut self, kind: &str, make: impl Fn(P) -> J + Send + Sync + 'static)
     where
         P: DeserializeOwned,
@@ -122,10 +122,10 @@ impl Registry {
         assert!(!clash, "job kind `{kind}` is registered twice: give one of the plugins' kinds another name");
     }
 
-    /// Makes `kind` known as [`Registry::register`] does, for a job that blocks: each run has a thread of its own.
+    /// Registers `kind` like [`Registry::register`], for a job that blocks: each run has a separate thread.
     ///
     /// # Panics
-    /// If the kind is registered already.
+    /// If the kind is already registered.
     pub fn register_blocking<P, J>(&mut self, kind: &str, make: impl Fn(P) -> J + Send + Sync + 'static)
     where
         P: DeserializeOwned,
@@ -134,8 +134,8 @@ impl Registry {
         self.register(kind, move |params| Blocking::new(make(params)));
     }
 
-    /// Says how the parameters of `kind` look, as a JSON Schema: for editors, which complete and check a configuration by it.
-    /// The crate `schemars` derives one; it stands by itself, and what it refers to is under its own `$defs`.
+    /// Describes the parameters of `kind` by a JSON Schema, with which editors complete and check a configuration. The crate
+    /// `schemars` derives one. It must be self-contained: its references are under its own `$defs`.
     ///
     /// ```
     /// # use billing_scheduler::{Job, JobContext, JobError, Outcome, Registry};
@@ -151,7 +151,7 @@ impl Registry {
     /// registry.describe("acme.greet", || {
     ///     serde_json::json!({
     ///         "type": "object",
-    ///         "properties": { "name": { "type": "string", "description": "Whom." } },
+    ///         "properties": { "name": { "type": "string", "description": "The name to greet." } },
     ///         "required": ["name"],
     ///     })
     /// });
@@ -163,14 +163,14 @@ impl Registry {
         self.known(kind).schema = Some(schema);
     }
 
-    /// How the parameters of `kind` look, if it is known and somebody said so.
+    /// Returns the JSON Schema of the parameters of `kind`, if the kind has one.
     #[must_use]
     pub fn schema(&self, kind: &str) -> Option<serde_json::Value> {
         self.kinds.get(kind)?.schema.map(|schema| schema())
     }
 
-    /// Adds what `kind` finds in parameters that their types do not show: what contradicts the job's timeout, which is the second
-    /// argument, or is missing on this host. Nothing that `inspect` does may change anything.
+    /// Adds a check for problems that the types of the parameters do not show, such as a contradiction to the job's timeout, which
+    /// is the second argument, or a file that is missing on this host. `inspect` must have no side effects.
     ///
     /// # Panics
     /// If nothing registers the kind.
@@ -184,14 +184,14 @@ impl Registry {
         }));
     }
 
-    /// What `kind` finds in the parameters of a job that may run for `timeout`. Nothing if they are not valid.
+    /// Returns the problems with the parameters of a job that has this timeout; none if the parameters are invalid.
     #[must_use]
     pub fn remarks(&self, kind: &str, params: serde_json::Value, timeout: Duration) -> Vec<Remark> {
         let inspect = self.kinds.get(kind).and_then(|kind| kind.inspect.as_ref());
         inspect.map(|inspect| inspect(params, timeout)).unwrap_or_default()
     }
 
-    /// Adds which secrets the parameters of `kind` lead to, for what shows a configuration or a log.
+    /// Adds the secrets that the parameters of `kind` contain or refer to, so that they are masked in output and logs.
     ///
     /// # Panics
     /// If nothing registers the kind.
@@ -204,48 +204,48 @@ impl Registry {
             Some(Box::new(move |params| typed(params).map(|params| secrets(&params)).unwrap_or_default()));
     }
 
-    /// The secrets that the parameters of a job of `kind` lead to now. None if they are not valid.
+    /// Returns the current secrets of the parameters of a job of `kind`; none if the parameters are invalid.
     #[must_use]
     pub fn secrets_of(&self, kind: &str, params: serde_json::Value) -> Vec<String> {
         let secrets = self.kinds.get(kind).and_then(|kind| kind.secrets.as_ref());
         secrets.map(|secrets| secrets(params)).unwrap_or_default()
     }
 
-    /// Hides `secrets` in the error and the details of every run of every job. A secret that a job reads itself is for
+    /// Masks `secrets` in the error and the details of every run of every job. A job masks secrets that it reads itself with
     /// [`JobContext::conceal`](crate::JobContext::conceal).
     pub fn conceal<T: AsRef<str>>(&mut self, secrets: impl IntoIterator<Item = T>) {
         self.mask.add(secrets);
     }
 
-    /// What hides the secrets of all jobs.
+    /// Returns the mask for the secrets of all jobs.
     #[cfg(feature = "runtime")]
     pub(crate) fn mask(&self) -> &Mask {
         &self.mask
     }
 
-    /// Puts `middleware` around each run of each job. The first one is the outermost.
+    /// Adds `middleware` around each run of each job. The first one is the outermost.
     #[cfg(feature = "runtime")]
     pub fn layer(&mut self, middleware: impl Middleware) {
         self.middleware.push(Arc::new(middleware));
     }
 
-    /// What plugins put around each run, the outermost first.
+    /// Returns the middleware of plugins, the outermost first.
     #[cfg(feature = "runtime")]
     pub(crate) fn middleware(&self) -> &[Arc<dyn Middleware>] {
         &self.middleware
     }
 
-    /// Makes a job of `kind` from its parameters. No parameters are an empty object.
+    /// Builds a job of `kind` from its parameters, which may be an empty object.
     pub fn build(&self, kind: &str, params: serde_json::Value) -> Result<Arc<dyn Job>, BuildError> {
         (self.kind(kind)?.build)(params).map_err(|error| refused(kind, error))
     }
 
-    /// Tells whether [`Registry::build`] would succeed, and makes nothing.
+    /// Checks whether [`Registry::build`] would succeed, without building the job.
     pub fn check(&self, kind: &str, params: serde_json::Value) -> Result<(), BuildError> {
         (self.kind(kind)?.check)(params).map_err(|error| refused(kind, error))
     }
 
-    /// All kinds, in alphabetical order.
+    /// Returns all kinds, in alphabetical order.
     pub fn kinds(&self) -> impl Iterator<Item = &str> {
         self.kinds.keys().map(String::as_str)
     }
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_says_where_in_the_parameters_it_is() {
+    fn invalid_params_error_names_their_path() {
         let mut registry = Registry::new();
         registry.register("sized", |_: Params| Nothing);
         let message = |params| registry.check("sized", params).err().map(|error| error.to_string());

@@ -243,7 +243,7 @@ fn check_all(changes: &[(i64, &str)]) {
 }
 
 #[test]
-fn at_every_change_of_clocks_no_time_is_lost_and_none_comes_twice() {
+fn clock_changes_lose_or_repeat_nothing() {
     let all = changes();
     assert!(all.len() > 14_000, "only {} changes of clocks are known here", all.len());
     // A schedule knows a zone by its offsets alone: what they are before and after a change decides everything.
@@ -262,6 +262,6 @@ fn at_every_change_of_clocks_no_time_is_lost_and_none_comes_twice() {
 
 #[test]
 #[ignore = "takes minutes: the test above takes each change once, this one each zone by itself"]
-fn in_every_zone_by_itself_no_time_is_lost_and_none_comes_twice() {
+fn every_zone_loses_or_repeats_nothing() {
     check_all(&changes());
 }

@@ -28,7 +28,7 @@ fn skip(from: &str, until: &str, count: u32, because: SkipReason) -> Due {
 }
 
 #[test]
-fn due_is_decided_by_cursor_policy_and_time_alone() {
+fn due_follows_cursor_policy_and_time() {
     use Misfire::{CatchUp, Coalesce, Skip};
     use SkipReason::Policy;
     let rows = [
@@ -53,7 +53,7 @@ fn due_is_decided_by_cursor_policy_and_time_alone() {
 }
 
 #[test]
-fn a_scheduled_time_that_is_later_than_its_grace_is_not_run() {
+fn time_beyond_grace_is_missed() {
     use Misfire::{CatchUp, Coalesce, Skip};
     let (ten_minutes, two_hours) = (Duration::from_mins(10), Duration::from_hours(2));
     let (short, long) = (SkipReason::Grace(ten_minutes), SkipReason::Grace(two_hours));
@@ -78,7 +78,7 @@ fn a_scheduled_time_that_is_later_than_its_grace_is_not_run() {
 }
 
 #[test]
-fn no_more_scheduled_times_wait_than_are_to_be_caught_up() {
+fn catch_up_limit_skips_oldest_times() {
     let rows = [
         (1, "14:59:00", now("14:00:00", 1, None)),
         (1, "16:10:00", skip("14:00:00", "15:00:00", 2, SkipReason::CatchUpLimit(1))),
@@ -98,7 +98,7 @@ fn no_more_scheduled_times_wait_than_are_to_be_caught_up() {
 }
 
 #[test]
-fn what_was_passed_over_is_told_in_a_sentence() {
+fn skipped_times_format_as_sentence() {
     let rows = [
         (1, SkipReason::Policy, "a scheduled time was missed, and the job's misfire policy is to skip"),
         (
@@ -119,7 +119,7 @@ fn what_was_passed_over_is_told_in_a_sentence() {
 }
 
 #[test]
-fn a_job_with_jitter_starts_a_little_later_and_keeps_its_scheduled_time() {
+fn jitter_delays_start_only() {
     let jitter = Duration::from_mins(20);
     let spec = JobSpec { jitter, ..hourly(Misfire::CatchUp) };
     let state = JobState::at(at("13:00:00"));
@@ -138,7 +138,7 @@ fn a_job_with_jitter_starts_a_little_later_and_keeps_its_scheduled_time() {
 }
 
 #[test]
-fn a_single_time_runs_once_and_never_again() {
+fn single_time_runs_once() {
     let spec =
         JobSpec { schedule: Schedule::at(at("14:00:00")).expect("valid"), ..hourly(Misfire::Coalesce) };
     let rows = [
@@ -152,7 +152,7 @@ fn a_single_time_runs_once_and_never_again() {
 }
 
 #[test]
-fn ten_years_of_missed_seconds_cost_no_more_than_one() {
+fn missed_decade_costs_no_more() {
     let (cursor, clock) = (at("14:00:00") - TimeDelta::days(3_652), at("14:00:00"));
     for text in ["* * * * * *", "* * * * * 1-5", "*/7 1-59 * * * *", "0 0 29 2 *"] {
         for misfire in [Misfire::Coalesce, Misfire::CatchUp, Misfire::Skip] {
@@ -212,7 +212,7 @@ proptest! {
     /// Suspended, down, busy, or with a clock that jumped: after any stretch without runs, each scheduled time in it is
     /// accounted for exactly once, in order: it ran, a later run stands for it, or a row says why it was passed over.
     #[test]
-    fn whatever_passed_is_run_or_stood_for_or_passed_over_exactly_once((spec, begin, end) in outages()) {
+    fn passed_times_are_covered_exactly_once((spec, begin, end) in outages()) {
         let mut missed = Vec::new();
         let mut at = begin;
         while let Some(next) = spec.schedule.next_after(at).expect("computable").filter(|next| *next <= end) {
@@ -258,7 +258,7 @@ proptest! {
 }
 
 #[test]
-fn a_failed_occurrence_is_tried_again_after_its_wait_and_before_newer_ones() {
+fn retry_runs_before_newer_times() {
     let spec = hourly(Misfire::Coalesce);
     let retrying = Retrying { scheduled_at: at("14:00:00"), failed_attempts: 2, not_before: at("14:00:45") };
     let state = JobState { cursor: at("13:00:00"), retrying: Some(retrying) };
@@ -267,7 +267,7 @@ fn a_failed_occurrence_is_tried_again_after_its_wait_and_before_newer_ones() {
 }
 
 #[test]
-fn a_result_moves_the_cursor_only_when_the_occurrence_is_finished_with() {
+fn unfinished_result_keeps_cursor() {
     let retry = Retry { jitter_percent: 0, ..Retry::default() };
     let spec = JobSpec { retry, ..hourly(Misfire::Coalesce) };
     let state = JobState::at(at("13:00:00"));
@@ -293,14 +293,14 @@ fn a_result_moves_the_cursor_only_when_the_occurrence_is_finished_with() {
 }
 
 #[test]
-fn waits_between_attempts_double_up_to_a_cap() {
+fn backoff_doubles_up_to_maximum() {
     let retry = Retry::default();
     let waits: Vec<u64> = [1, 2, 3, 4, 5, 6, 40].iter().map(|n| retry.wait_after(*n).as_secs()).collect();
     assert_eq!(waits, [15, 30, 60, 120, 240, 300, 300]);
 }
 
 #[test]
-fn what_failed_together_is_not_tried_again_together() {
+fn retry_jitter_separates_jobs() {
     let job = |name: &str| JobSpec { name: name.to_owned(), ..hourly(Misfire::Coalesce) };
     let names: Vec<String> = (0..20).map(|number| format!("job {number}")).collect();
     let mut waits: Vec<_> = names.iter().map(|name| job(name).wait_after(at("14:00:00"), 1)).collect();

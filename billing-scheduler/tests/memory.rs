@@ -30,7 +30,7 @@ impl Harness for Memory {
 }
 
 #[tokio::test]
-async fn the_memory_store_keeps_every_promise_of_a_store() {
+async fn memory_store_passes_conformance_suite() {
     let clock = ManualClock::at(DateTime::UNIX_EPOCH);
     let store = MemoryStore::new(Arc::new(clock.clone()));
     check_all(&Memory { clock, store }).await;

@@ -106,7 +106,7 @@ async fn run(order: &str, layers: impl FnOnce(&mut Registry, &Notes)) -> (Vec<St
 }
 
 #[tokio::test]
-async fn the_first_layer_is_the_outermost_and_each_sees_the_result() {
+async fn first_middleware_is_outermost() {
     let (notes, _) = run("work", |registry, notes| {
         registry.layer(Watcher { name: "outer", notes: Arc::clone(notes) });
         registry.layer(Watcher { name: "inner", notes: Arc::clone(notes) });
@@ -127,7 +127,7 @@ async fn the_first_layer_is_the_outermost_and_each_sees_the_result() {
 }
 
 #[tokio::test]
-async fn a_layer_sees_how_a_run_failed_even_if_it_panicked() {
+async fn middleware_receives_failure_after_panic() {
     for (order, after, on_outcome) in [
         ("fail", "w after retry: it failed", "w: job is retrying"),
         ("give up", "w after fatal: it cannot work", "w: job is dead"),
@@ -141,7 +141,7 @@ async fn a_layer_sees_how_a_run_failed_even_if_it_panicked() {
 }
 
 #[tokio::test]
-async fn a_layer_may_replace_the_run_or_its_result() {
+async fn middleware_may_replace_result() {
     let (notes, record) = run("work", |registry, _| {
         registry.layer(Stranger(|ctx| {
             ctx.report(json!({ "on": "a Friday" }));
@@ -155,7 +155,7 @@ async fn a_layer_may_replace_the_run_or_its_result() {
 }
 
 #[tokio::test]
-async fn a_layer_that_panics_harms_one_run_or_none() {
+async fn panicking_middleware_fails_one_run() {
     let (_, record) = run("work", |registry, _| registry.layer(Stranger(|_| panic!("a bug")))).await;
     assert_eq!(
         (record.status, record.error.as_deref()),
@@ -171,7 +171,7 @@ async fn a_layer_that_panics_harms_one_run_or_none() {
 }
 
 #[tokio::test]
-async fn a_layer_is_tested_alone_with_a_job_of_the_tests_own() {
+async fn middleware_is_testable_alone() {
     let notes = Notes::default();
     let job = Obedient { order: "work".to_owned(), notes: Arc::clone(&notes) };
     let ctx = JobContext::for_test("job", at("14:00:00"));

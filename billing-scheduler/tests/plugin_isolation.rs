@@ -200,43 +200,43 @@ async fn check(sin: Sin, expected: &str) {
 }
 
 #[tokio::test]
-async fn a_plugin_that_panics_harms_only_its_own_run() {
+async fn panic_is_isolated() {
     check(Sin::PanicsWithText, "the job panicked: the plugin has a bug").await;
 }
 
 #[tokio::test]
-async fn a_plugin_that_panics_with_what_is_no_text_harms_only_its_own_run() {
+async fn panic_without_text_is_isolated() {
     check(Sin::PanicsWithANumber, "the job panicked: no message").await;
 }
 
 #[tokio::test]
-async fn a_plugin_whose_panic_panics_once_more_when_it_is_dropped_harms_only_its_own_run() {
+async fn panic_payload_with_panicking_drop_is_isolated() {
     check(Sin::PanicsWithABomb, "the job panicked: no message").await;
 }
 
 #[tokio::test]
-async fn a_plugin_that_panics_in_a_drop_harms_only_its_own_run() {
+async fn panic_in_drop_is_isolated() {
     check(Sin::PanicsInADrop, "the job panicked: dropped").await;
 }
 
 #[tokio::test]
-async fn a_plugin_whose_error_cannot_be_shown_harms_only_its_own_run() {
+async fn error_with_panicking_display_is_isolated() {
     let expected = "the job failed, and formatting its error panicked: shown";
     check(Sin::FailsWithWhatCannotBeShown, expected).await;
 }
 
 #[tokio::test]
-async fn a_plugin_whose_error_cannot_be_dropped_harms_only_its_own_run() {
+async fn error_with_panicking_drop_is_isolated() {
     check(Sin::FailsWithWhatCannotBeDropped, "an error").await;
 }
 
 #[tokio::test]
-async fn a_plugin_that_never_ends_and_ignores_every_signal_is_given_up() {
+async fn endless_run_is_abandoned() {
     check(Sin::NeverEnds, "the run exceeded its timeout of 600 s").await;
 }
 
 #[tokio::test]
-async fn a_plugin_that_panics_when_it_is_given_up_harms_only_its_own_run() {
+async fn panic_of_abandoned_run_is_isolated() {
     check(Sin::NeverEndsAndPanicsWhenItIsGivenUp, "the run exceeded its timeout of 600 s").await;
 }
 
@@ -287,7 +287,7 @@ impl BlockingJob for Blocker {
 
 /// On one thread for all jobs that do not block.
 #[tokio::test]
-async fn jobs_that_declare_to_block_keep_nobody_waiting() {
+async fn blocking_jobs_do_not_delay_others() {
     let gate = Gate::default();
     let world = World::new(&["bad-1", "bad-2", "bad-3", "bad-4"], gate.register(false)).await;
     world.advance_to("14:00:00");
@@ -304,7 +304,7 @@ async fn jobs_that_declare_to_block_keep_nobody_waiting() {
 }
 
 #[tokio::test]
-async fn a_blocking_job_sees_that_it_is_to_stop() {
+async fn blocking_job_receives_stop_request() {
     let gate = Gate::default();
     let world = World::new(&["bad"], gate.register(true)).await;
     world.advance_to("14:00:00");
@@ -314,7 +314,7 @@ async fn a_blocking_job_sees_that_it_is_to_stop() {
 }
 
 #[tokio::test]
-async fn a_panic_of_a_blocking_job_harms_only_its_own_run() {
+async fn panic_of_blocking_job_is_isolated() {
     struct Panics;
     impl BlockingJob for Panics {
         fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
@@ -329,7 +329,7 @@ async fn a_panic_of_a_blocking_job_harms_only_its_own_run() {
 }
 
 #[tokio::test]
-async fn a_blocking_job_that_does_not_stop_takes_one_thread_and_leaves_its_job_to_other_processes() {
+async fn endless_blocking_job_uses_one_thread() {
     let gate = Gate::default();
     let world = World::new(&["bad"], gate.register(false)).await;
     world.advance_to("14:00:00");

@@ -118,7 +118,7 @@ fn build(
 }
 
 #[tokio::test]
-async fn a_job_runs_at_its_scheduled_time_and_not_before() {
+async fn job_runs_at_scheduled_time() {
     let world = World::new("13:30:00", &[], |_| {});
     world.tick().await;
     world.tick_at("13:59:58").await;
@@ -129,7 +129,7 @@ async fn a_job_runs_at_its_scheduled_time_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_tick_arms_what_is_due_before_the_next_and_fires_it_at_its_instant() {
+async fn tick_starts_upcoming_run_at_instant() {
     let world = World::new("13:30:00", &[], |_| {});
     world.tick().await;
     world.clock.advance(Duration::from_millis(29 * 60_000 + 59_400));
@@ -143,14 +143,14 @@ async fn a_tick_arms_what_is_due_before_the_next_and_fires_it_at_its_instant() {
 }
 
 #[tokio::test]
-async fn a_job_that_never_ran_starts_at_once_only_if_told_to() {
+async fn run_at_start_runs_new_job_immediately() {
     let world = World::new("13:30:00", &[], |spec| spec.run_at_start = true);
     world.tick().await;
     assert_eq!(world.seen(), [(at("13:00:00"), 1)]);
 }
 
 #[tokio::test]
-async fn after_an_outage_the_latest_scheduled_time_stands_for_the_missed_ones() {
+async fn outage_is_coalesced_into_latest_time() {
     let world = World::new("13:30:00", &[], |_| {});
     world.tick().await;
     world.tick_at("17:10:00").await;
@@ -162,7 +162,7 @@ async fn after_an_outage_the_latest_scheduled_time_stands_for_the_missed_ones() 
 }
 
 #[tokio::test]
-async fn a_failure_is_retried_after_its_wait_and_recorded_each_time() {
+async fn failure_is_retried_and_recorded() {
     let world = World::new("13:59:00", &[Act::Fail, Act::Fail], |_| {});
     world.tick().await;
     for clock in ["14:00:00", "14:00:10", "14:00:15", "14:00:30", "14:00:45"] {
@@ -173,7 +173,7 @@ async fn a_failure_is_retried_after_its_wait_and_recorded_each_time() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_does_not_stop_the_next_scheduled_time() {
+async fn dead_letter_does_not_stop_schedule() {
     let world = World::new("13:59:00", &[Act::Fail], |spec| spec.retry.max_attempts = 1);
     world.tick().await;
     world.tick_at("14:00:00").await;
@@ -182,7 +182,7 @@ async fn a_dead_letter_does_not_stop_the_next_scheduled_time() {
 }
 
 #[tokio::test]
-async fn a_timeout_is_a_failure_even_if_the_job_stops_politely() {
+async fn timeout_fails_run_that_stops() {
     for act in [Act::WaitForStop, Act::Hang] {
         let world = World::new("13:59:00", &[act], |_| {});
         world.tick().await;
@@ -300,7 +300,7 @@ async fn unstoppable_run_is_abandoned_after_grace() {
 }
 
 #[tokio::test]
-async fn two_daemons_never_run_the_same_occurrence_twice() {
+async fn two_daemons_share_each_occurrence() {
     let world = World::new("13:59:00", &[], |_| {});
     let other = build(&world.store.as_holder("other"), &world.clock, &world.script, |_| {});
     for minute in 0..240 {
@@ -316,7 +316,7 @@ async fn two_daemons_never_run_the_same_occurrence_twice() {
 }
 
 #[tokio::test]
-async fn a_lost_lease_stops_the_run_and_its_result_is_not_recorded() {
+async fn lost_lease_stops_unrecorded_run() {
     let world = World::new("13:59:00", &[Act::WaitForStop], |_| {});
     world.tick().await;
     world.clock.advance(Duration::from_mins(1));
@@ -333,7 +333,7 @@ async fn a_lost_lease_stops_the_run_and_its_result_is_not_recorded() {
 }
 
 #[tokio::test]
-async fn a_holder_distrusts_its_lease_before_it_ends() {
+async fn holder_stops_before_lease_ends() {
     let clock = ManualClock::at(at("14:00:00"));
     let occurrence = Occurrence { job: "job".to_owned(), scheduled_at: at("14:00:00") };
     let ctx = JobContext::new(occurrence, 1, FencingToken(1), Arc::new(clock.clone()), StopHandle::new());
@@ -345,7 +345,7 @@ async fn a_holder_distrusts_its_lease_before_it_ends() {
 }
 
 #[tokio::test]
-async fn a_node_job_runs_on_each_daemon() {
+async fn node_job_runs_on_each_daemon() {
     let node = |spec: &mut JobSpec| spec.scope = Scope::Node;
     let world = World::new("13:59:00", &[], node);
     let other = build(&world.store.as_holder("other"), &world.clock, &world.script, node);
@@ -358,7 +358,7 @@ async fn a_node_job_runs_on_each_daemon() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_late_jobs_is_run_to_the_last_one() {
+async fn many_late_jobs_all_run() {
     let clock = ManualClock::at(at("13:59:00"));
     let store = MemoryStore::new(Arc::new(clock.clone()));
     let script = Script::default();
@@ -399,7 +399,7 @@ async fn apply_outcome() {
 }
 
 #[tokio::test]
-async fn job_of_one_second_starts_at_its_instant() {
+async fn secondly_job_starts_at_instant() {
     for phase_ms in [0, 1, 500, 751, 990, 999] {
         for takes_ms in [0, 300, 990] {
             let clock = ManualClock::at(at("10:00:00"));

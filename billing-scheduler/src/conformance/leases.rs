@@ -13,7 +13,7 @@ use crate::{
     runtime::store::{Claim, ClaimHint, JobState, RunStatus, StoreError},
 };
 
-pub(super) async fn a_new_job_begins_with_the_first_cursor(harness: &dyn Harness) {
+pub(super) async fn new_job_starts_at_first_cursor(harness: &dyn Harness) {
     let (a, _) = harness.stores();
     let lease = held(&*a, "first").await;
     assert_eq!(lease.state, JobState::at(noon()), "a job never seen begins with the first cursor");
@@ -21,7 +21,7 @@ pub(super) async fn a_new_job_begins_with_the_first_cursor(harness: &dyn Harness
     assert!(lease.ttl > Duration::ZERO, "a lease lasts");
 }
 
-pub(super) async fn a_held_lease_is_not_given_twice(harness: &dyn Harness) {
+pub(super) async fn held_lease_is_not_claimed(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let _lease = held(&*a, "held").await;
     let answer = b.acquire("held", noon()).await.expect("the store answers");
@@ -30,7 +30,7 @@ pub(super) async fn a_held_lease_is_not_given_twice(harness: &dyn Harness) {
     assert!(matches!(answer, Claim::Busy { .. }), "nor to its holder a second time");
 }
 
-pub(super) async fn a_released_lease_is_free_at_once(harness: &dyn Harness) {
+pub(super) async fn released_lease_is_free_immediately(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let first = held(&*a, "released").await;
     a.release(&first).await.expect("the store answers");
@@ -38,7 +38,7 @@ pub(super) async fn a_released_lease_is_free_at_once(harness: &dyn Harness) {
     assert!(second.fencing_token > first.fencing_token, "each claim has a greater number");
 }
 
-pub(super) async fn an_expired_lease_goes_to_the_next_under_a_greater_fence(harness: &dyn Harness) {
+pub(super) async fn expired_lease_is_claimed_with_greater_token(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let first = held(&*a, "expired").await;
     harness.expire("expired").await;
@@ -49,7 +49,7 @@ pub(super) async fn an_expired_lease_goes_to_the_next_under_a_greater_fence(harn
     b.renew(&second).await.expect("the new holder can renew");
 }
 
-pub(super) async fn an_old_holder_records_nothing(harness: &dyn Harness) {
+pub(super) async fn old_holder_cannot_record(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let first = held(&*a, "paused").await;
     harness.expire("paused").await;
@@ -62,7 +62,7 @@ pub(super) async fn an_old_holder_records_nothing(harness: &dyn Harness) {
     assert_eq!(held(&*b, "paused").await.state.cursor, noon(), "nor does it move the cursor");
 }
 
-pub(super) async fn an_old_holder_releases_nothing(harness: &dyn Harness) {
+pub(super) async fn old_holder_cannot_release(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let first = held(&*a, "stale-release").await;
     harness.expire("stale-release").await;
@@ -72,7 +72,7 @@ pub(super) async fn an_old_holder_releases_nothing(harness: &dyn Harness) {
     assert!(matches!(answer, Claim::Busy { .. }), "an old holder cannot free the new one's lease");
 }
 
-pub(super) async fn a_renewed_lease_is_kept(harness: &dyn Harness) {
+pub(super) async fn renewed_lease_is_kept(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let lease = held(&*a, "renewed").await;
     a.renew(&lease).await.expect("a lease in force can be renewed");
@@ -80,7 +80,7 @@ pub(super) async fn a_renewed_lease_is_kept(harness: &dyn Harness) {
     assert!(matches!(answer, Claim::Busy { .. }), "a renewed lease is in force");
 }
 
-pub(super) async fn of_many_claims_one_wins(harness: &dyn Harness) {
+pub(super) async fn one_of_concurrent_claims_wins(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let claims: Vec<_> = (0..16)
         .map(|n| {
@@ -96,7 +96,7 @@ pub(super) async fn of_many_claims_one_wins(harness: &dyn Harness) {
     assert_eq!(won, 1, "of claims made at once exactly one wins");
 }
 
-pub(super) async fn a_plan_is_left_with_the_lease(harness: &dyn Harness) {
+pub(super) async fn claim_hint_is_stored_at_release(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let mut lease = held(&*a, "planned").await;
     assert_eq!(lease.claim_hint, None, "nothing is expected of a new job");

@@ -29,26 +29,26 @@ pub trait Harness: Send + Sync {
 /// # Panics
 /// At the first promise of [`Store`] that is broken, with a sentence that names it.
 pub async fn check_all(harness: &dyn Harness) {
-    leases::a_new_job_begins_with_the_first_cursor(harness).await;
-    leases::a_held_lease_is_not_given_twice(harness).await;
-    leases::a_released_lease_is_free_at_once(harness).await;
-    leases::an_expired_lease_goes_to_the_next_under_a_greater_fence(harness).await;
-    leases::an_old_holder_records_nothing(harness).await;
-    leases::an_old_holder_releases_nothing(harness).await;
-    leases::a_renewed_lease_is_kept(harness).await;
-    runs::recording_moves_the_state_with_the_row(harness).await;
-    runs::an_occurrence_is_finished_once(harness).await;
-    runs::every_attempt_leaves_a_row(harness).await;
-    runs::no_text_of_a_job_keeps_its_run_from_being_recorded(harness).await;
-    runs::a_node_run_needs_no_lease(harness).await;
-    leases::of_many_claims_one_wins(harness).await;
-    leases::a_plan_is_left_with_the_lease(harness).await;
-    requests::reset_needs_a_cursor_in_the_future(harness).await;
-    runs::the_last_record_of_a_turn_gives_the_lease_back(harness).await;
-    runs::the_history_is_read_as_it_was_written(harness).await;
-    requests::a_pause_is_seen_by_whoever_claims_and_by_whoever_asks(harness).await;
-    requests::a_request_is_open_until_a_run_answers_it(harness).await;
-    requests::a_wish_to_cancel_names_the_claim_in_force(harness).await;
-    requests::a_job_shows_how_it_stands(harness).await;
-    requests::of_many_requests_none_is_lost(harness).await;
+    leases::new_job_starts_at_first_cursor(harness).await;
+    leases::held_lease_is_not_claimed(harness).await;
+    leases::released_lease_is_free_immediately(harness).await;
+    leases::expired_lease_is_claimed_with_greater_token(harness).await;
+    leases::old_holder_cannot_record(harness).await;
+    leases::old_holder_cannot_release(harness).await;
+    leases::renewed_lease_is_kept(harness).await;
+    runs::record_updates_state_with_history(harness).await;
+    runs::occurrence_is_finished_once(harness).await;
+    runs::every_attempt_is_recorded(harness).await;
+    runs::any_text_is_recorded(harness).await;
+    runs::node_run_needs_no_lease(harness).await;
+    leases::one_of_concurrent_claims_wins(harness).await;
+    leases::claim_hint_is_stored_at_release(harness).await;
+    requests::reset_requires_future_cursor(harness).await;
+    runs::finish_records_and_releases(harness).await;
+    runs::history_is_read_as_written(harness).await;
+    requests::pause_is_visible_to_claim_and_poll(harness).await;
+    requests::request_is_open_until_answered(harness).await;
+    requests::cancel_names_current_claim(harness).await;
+    requests::job_row_shows_current_state(harness).await;
+    requests::concurrent_requests_are_all_kept(harness).await;
 }

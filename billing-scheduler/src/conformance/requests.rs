@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-pub(super) async fn reset_needs_a_cursor_in_the_future(harness: &dyn Harness) {
+pub(super) async fn reset_requires_future_cursor(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     unchanged(&*a, &request("reset", ControlAction::Reset, 0)).await;
     let lease = held(&*a, "reset").await;
@@ -44,7 +44,7 @@ pub(super) async fn reset_needs_a_cursor_in_the_future(harness: &dyn Harness) {
     );
 }
 
-pub(super) async fn a_pause_is_seen_by_whoever_claims_and_by_whoever_asks(harness: &dyn Harness) {
+pub(super) async fn pause_is_visible_to_claim_and_poll(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let (known, nothing, _) = control_state(&*b, "pausing").await;
     assert_eq!(nothing, None, "nobody paused it yet");
@@ -90,7 +90,7 @@ pub(super) async fn a_pause_is_seen_by_whoever_claims_and_by_whoever_asks(harnes
     assert_eq!(held(&*a, "pausing").await.pauses, [], "what is finished with is forgotten");
 }
 
-pub(super) async fn a_request_is_open_until_a_run_answers_it(harness: &dyn Harness) {
+pub(super) async fn request_is_open_until_answered(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let scheduled_at = noon() - TimeDelta::hours(3);
     let asked = [
@@ -126,7 +126,7 @@ pub(super) async fn a_request_is_open_until_a_run_answers_it(harness: &dyn Harne
     assert_eq!(control_state(&*a, "asked").await.2, [], "nothing is left");
 }
 
-pub(super) async fn a_wish_to_cancel_names_the_claim_in_force(harness: &dyn Harness) {
+pub(super) async fn cancel_names_current_claim(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let cancel = ControlAction::Cancel { fencing_token: FencingToken(0) };
     accepted(&*b, &request("of-nodes", cancel, 0)).await;
@@ -168,7 +168,7 @@ pub(super) async fn a_wish_to_cancel_names_the_claim_in_force(harness: &dyn Harn
     );
 }
 
-pub(super) async fn a_job_shows_how_it_stands(harness: &dyn Harness) {
+pub(super) async fn job_row_shows_current_state(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let stands = async |store: &dyn Store| {
         let jobs = store.jobs().await.expect("the store answers");
@@ -206,7 +206,7 @@ pub(super) async fn a_job_shows_how_it_stands(harness: &dyn Harness) {
     assert_eq!(row.paused.map(|pause| pause.since), Some(noon() + TimeDelta::minutes(70)));
 }
 
-pub(super) async fn of_many_requests_none_is_lost(harness: &dyn Harness) {
+pub(super) async fn concurrent_requests_are_all_kept(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let (before, ..) = control_state(&*a, "many").await;
     let asking: Vec<_> = (0..16)

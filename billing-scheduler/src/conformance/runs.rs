@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-pub(super) async fn recording_moves_the_state_with_the_row(harness: &dyn Harness) {
+pub(super) async fn record_updates_state_with_history(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let lease = held(&*a, "recorded").await;
     let failed_at = noon() + TimeDelta::hours(1);
@@ -38,7 +38,7 @@ pub(super) async fn recording_moves_the_state_with_the_row(harness: &dyn Harness
     assert_eq!(held(&*a, "recorded").await.state, JobState::at(failed_at), "a finished retry is forgotten");
 }
 
-pub(super) async fn an_occurrence_is_finished_once(harness: &dyn Harness) {
+pub(super) async fn occurrence_is_finished_once(harness: &dyn Harness) {
     let (a, _) = harness.stores();
     let lease = held(&*a, "once").await;
     let at = noon() + TimeDelta::hours(1);
@@ -56,7 +56,7 @@ pub(super) async fn an_occurrence_is_finished_once(harness: &dyn Harness) {
     assert_eq!(held(&*a, "once").await.state.cursor, at, "nor does it move the cursor");
 }
 
-pub(super) async fn every_attempt_leaves_a_row(harness: &dyn Harness) {
+pub(super) async fn every_attempt_is_recorded(harness: &dyn Harness) {
     let (a, _) = harness.stores();
     let lease = held(&*a, "attempts").await;
     let at = noon() + TimeDelta::hours(1);
@@ -68,7 +68,7 @@ pub(super) async fn every_attempt_leaves_a_row(harness: &dyn Harness) {
     assert_eq!(harness.runs("attempts").await, 4, "each attempt at one occurrence has a row");
 }
 
-pub(super) async fn no_text_of_a_job_keeps_its_run_from_being_recorded(harness: &dyn Harness) {
+pub(super) async fn any_text_is_recorded(harness: &dyn Harness) {
     let (a, _) = harness.stores();
     let lease = held(&*a, "wordy").await;
     let text = "a NUL \0, 'it''s' \"$1\"; -- \\' /* ? %s\n\u{1f980} and \\u0000";
@@ -86,7 +86,7 @@ pub(super) async fn no_text_of_a_job_keeps_its_run_from_being_recorded(harness: 
     a.release(&lease).await.expect("the store answers");
 }
 
-pub(super) async fn a_node_run_needs_no_lease(harness: &dyn Harness) {
+pub(super) async fn node_run_needs_no_lease(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let nobody = Lease {
         job: "node".to_owned(),
@@ -105,7 +105,7 @@ pub(super) async fn a_node_run_needs_no_lease(harness: &dyn Harness) {
     assert_eq!(harness.runs("node").await, 2, "two nodes finish the same scheduled time once each");
 }
 
-pub(super) async fn the_last_record_of_a_turn_gives_the_lease_back(harness: &dyn Harness) {
+pub(super) async fn finish_records_and_releases(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let asked = request("last", ControlAction::RunNow, 0);
     accepted(&*a, &asked).await;
@@ -144,7 +144,7 @@ pub(super) async fn the_last_record_of_a_turn_gives_the_lease_back(harness: &dyn
     assert_eq!((last.state, last.claim_hint), (JobState::at(at), Some(plan)), "nor does it move the job");
 }
 
-pub(super) async fn the_history_is_read_as_it_was_written(harness: &dyn Harness) {
+pub(super) async fn history_is_read_as_written(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let lease = held(&*a, "history").await;
     let at = |hours| noon() + TimeDelta::hours(hours);

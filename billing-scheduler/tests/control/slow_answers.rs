@@ -97,7 +97,7 @@ fn slow_world(acts: &[Act], change: impl FnOnce(&mut JobSpec)) -> (World, SlowAn
 }
 
 #[tokio::test]
-async fn a_cancellation_that_is_heard_of_late_leaves_the_next_claim_alone() {
+async fn delayed_cancellation_spares_next_claim() {
     let (world, store) = slow_world(&[Act::Pause, Act::WaitForStop], |_| {});
     world.tick().await;
     world.begin_at("14:00:00").await;
@@ -119,7 +119,7 @@ async fn a_cancellation_that_is_heard_of_late_leaves_the_next_claim_alone() {
 }
 
 #[tokio::test]
-async fn a_cancellation_that_is_heard_of_late_leaves_the_next_run_of_the_same_claim_alone() {
+async fn delayed_cancellation_spares_next_run() {
     let (world, store) = slow_world(&[Act::Pause, Act::WaitForStop], |spec| spec.misfire = Misfire::CatchUp);
     world.tick().await;
     world.begin_at("15:00:00").await;
@@ -138,7 +138,7 @@ async fn a_cancellation_that_is_heard_of_late_leaves_the_next_run_of_the_same_cl
 }
 
 #[tokio::test]
-async fn a_run_is_cancelled_whose_claim_is_answered_after_the_cancellation_was_heard_of() {
+async fn cancellation_before_claim_answer_stops_run() {
     let (world, store) = slow_world(&[], |_| {});
     world.tick().await;
     world.clock.set_wall(at("14:00:00"));
@@ -153,7 +153,7 @@ async fn a_run_is_cancelled_whose_claim_is_answered_after_the_cancellation_was_h
 }
 
 #[tokio::test]
-async fn a_retry_that_begins_while_it_is_cancelled_is_stopped() {
+async fn retry_starting_during_cancellation_stops() {
     let world = World::new("13:30:00", &[Act::Fail, Act::WaitForStop], |_| {});
     let store = SlowAnswers::of(&world.store);
     let bob = Control::new(Arc::new(store.clone()), Arc::new(world.clock.clone()), "bob");

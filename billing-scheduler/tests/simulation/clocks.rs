@@ -17,7 +17,7 @@ use billing_scheduler::{
 use crate::event_loop::beginning;
 
 #[tokio::test]
-async fn a_run_that_only_waits_is_told_when_its_lease_ends() {
+async fn waiting_run_stops_when_lease_ends() {
     let clock = ManualClock::at(beginning());
     let occurrence = Occurrence { job: "each".to_owned(), scheduled_at: beginning() };
     let ctx = JobContext::new(occurrence, 1, FencingToken(1), Arc::new(clock.clone()), StopHandle::new());
@@ -55,7 +55,7 @@ impl Job for Noting {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_set_back_does_not_put_a_job_off() {
+async fn clock_set_back_does_not_delay_jobs() {
     let clock = ManualClock::at(beginning());
     let store = MemoryStore::new(Arc::new(clock.clone()));
     let noted = Arc::new(Mutex::new(Vec::new()));

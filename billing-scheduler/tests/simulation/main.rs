@@ -27,7 +27,7 @@ use event_loop::World;
 const SEEDS: u64 = 10_000;
 
 #[test]
-fn whatever_fails_each_occurrence_is_finished_once_and_none_is_lost() {
+fn occurrences_finish_once_despite_failures() {
     if let Some(seed) = number("SEED") {
         let story = tell(seed, true);
         println!("{}", story.log);
@@ -56,7 +56,7 @@ fn whatever_fails_each_occurrence_is_finished_once_and_none_is_lost() {
 }
 
 #[test]
-fn a_seed_tells_the_same_story_each_time() {
+fn seed_reproduces_simulation() {
     for seed in 0..20 {
         assert!(tell(seed, true).log == tell(seed, true).log, "seed {seed} does not");
     }

@@ -63,7 +63,7 @@ struct Job<'a> {
 }
 
 #[test]
-fn a_paused_job_waits_and_what_came_meanwhile_is_one_row() {
+fn paused_times_are_skipped_together() {
     let paused = |until| vec![pause("10:30:00", until)];
     let job = |cursor, until| Job { cursor, pauses: paused(until), ..Job::default() };
     check(job("10:00:00", None), "14:10:00", "wait until 14:11");
@@ -77,7 +77,7 @@ fn a_paused_job_waits_and_what_came_meanwhile_is_one_row() {
 }
 
 #[test]
-fn what_was_due_before_a_pause_is_not_lost() {
+fn time_due_before_pause_is_kept() {
     let job = |cursor, misfire| Job {
         cursor,
         misfire,
@@ -93,7 +93,7 @@ fn what_was_due_before_a_pause_is_not_lost() {
 }
 
 #[test]
-fn pause_passes_over_what_an_edit_left() {
+fn pause_skips_time_left_by_edit() {
     let job = |has_not_begun, until| Job {
         cursor: "12:00:00",
         retry: Some("10:00:00"),
@@ -107,7 +107,7 @@ fn pause_passes_over_what_an_edit_left() {
 }
 
 #[test]
-fn several_pauses_are_told_apart() {
+fn separate_pauses_are_recorded_separately() {
     let pauses = vec![pause("10:30:00", Some("12:30:00")), pause("13:30:00", Some("15:30:00"))];
     let job = |cursor| Job { cursor, pauses: pauses.clone(), ..Job::default() };
     check(job("10:00:00"), "16:10:00", "paused from 11:00 until 12:00");
@@ -117,7 +117,7 @@ fn several_pauses_are_told_apart() {
 }
 
 #[test]
-fn a_request_comes_first_even_to_a_paused_job_unless_it_is_stale() {
+fn fresh_request_precedes_pause() {
     let replay = ControlAction::Replay { scheduled_at: at("03:00:00") };
     let job = |what, pauses| Job {
         cursor: "08:00:00",
@@ -133,7 +133,7 @@ fn a_request_comes_first_even_to_a_paused_job_unless_it_is_stale() {
 }
 
 #[test]
-fn an_edited_schedule_fires_nothing_by_surprise_and_loses_nothing() {
+fn edited_schedule_keeps_due_time_only() {
     let job = |cursor, next, misfire| Job {
         cursor,
         misfire,
@@ -159,7 +159,7 @@ fn an_edited_schedule_fires_nothing_by_surprise_and_loses_nothing() {
 }
 
 #[test]
-fn a_schedule_that_is_edited_while_the_job_is_paused_fires_nothing_by_surprise() {
+fn schedule_edited_during_pause_runs_nothing() {
     let job = |cursor, since, hint| Job {
         cursor,
         pauses: vec![pause(since, Some("14:05:00"))],
@@ -178,7 +178,7 @@ fn a_schedule_that_is_edited_while_the_job_is_paused_fires_nothing_by_surprise()
 }
 
 #[test]
-fn reset_continues_from_the_present() {
+fn reset_continues_from_now() {
     let job = Job {
         cursor: "23:00:00",
         requests: vec![request(ControlAction::Reset, "10:29:58")],
@@ -197,7 +197,7 @@ fn reset_continues_from_the_present() {
 }
 
 #[test]
-fn the_times_of_a_stretch_are_counted() {
+fn occurrence_range_counts_its_times() {
     let count = |from, until| occurrence_range(&hourly(), at(from), at(until)).map(|range| range.count);
     assert_eq!(count("09:00:00", "09:00:00"), None);
     assert_eq!(count("09:00:00", "14:00:00"), Some(6));
@@ -207,7 +207,7 @@ fn the_times_of_a_stretch_are_counted() {
 }
 
 #[test]
-fn a_plan_tells_when_a_job_is_late() {
+fn claim_hint_shows_when_job_is_late() {
     let spec = JobSpec::new("job", "kind", hourly());
     let expected = claim_hint(&spec, &JobState::at(at("09:00:00")));
     assert_eq!(expected.next_at, Some(at("10:00:00")));

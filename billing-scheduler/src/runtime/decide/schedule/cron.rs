@@ -1,5 +1,5 @@
-//! Cron texts on a real calendar: our grammar says which texts are valid, croner matches local times, and the zone's
-//! transitions say which instants those are.
+//! Cron texts on a calendar: the grammar validates texts, croner matches local times, and the transitions of the zone map local
+//! times to instants.
 
 use std::{
     collections::HashMap,
@@ -26,7 +26,7 @@ pub(super) struct CronSchedule {
     fold: DstFold,
 }
 
-/// What a text selects, in no zone. Equal texts share it: it takes some 6 kB.
+/// The local times that a text selects. Equal texts share it, because it takes about 6 kB.
 struct Parsed {
     text: String,
     cron: Cron,
@@ -34,10 +34,10 @@ struct Parsed {
     repeats: bool,
 }
 
-/// In seconds since 1970, what croner searches: a week into the year 1 up to the year 5000.
+/// The range that croner searches, in seconds since 1970: from a week into the year 1 to the year 5000.
 const CALENDAR: RangeInclusive<i64> = -62_135_000_000..=95_617_584_000;
 
-/// Every text that is in use.
+/// The parsed form of every text in use.
 static PARSED: Mutex<Option<HashMap<String, Weak<Parsed>>>> = Mutex::new(None);
 
 impl CronSchedule {
@@ -52,7 +52,7 @@ impl CronSchedule {
         &self.zone
     }
 
-    /// Searches stretch by stretch of one offset. In each, a local time is one instant.
+    /// Searches one period of constant offset after another. Within each, a local time is one instant.
     pub(super) fn next_after(&self, instant: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, ScheduleError> {
         if instant.timestamp() > *CALENDAR.end() {
             let reason = "no time is known after the year 4999".to_owned();
@@ -156,7 +156,7 @@ impl Parsed {
             text: text.to_owned(),
             at: 0..text.len(),
             field: None,
-            problem: format!("the cron library refuses it: {error}"),
+            problem: format!("the cron library rejects it: {error}"),
             help: "write it in another way".to_owned(),
         })?;
         Ok(Self { text: text.to_owned(), cron, repeats: fields.repeats })

@@ -1,4 +1,4 @@
-//! Why a cron text is invalid: which field, which value, where, and what to write instead.
+//! Errors of cron texts: the field, the value, its position, and the correction.
 
 use std::{fmt, ops::Range};
 
@@ -28,14 +28,14 @@ pub struct CronError {
     pub at: Range<usize>,
     /// The field they are in; `None` if the text as a whole is wrong.
     pub field: Option<CronField>,
-    /// What is wrong, without the text: "minute `61` is not within 0-59".
+    /// The problem, without the text: "minute `61` is not within 0-59".
     pub problem: String,
-    /// What to write instead: "use a number from 0 to 59".
+    /// The correction: "use a number from 0 to 59".
     pub help: String,
 }
 
 impl CronError {
-    /// The same about the text before its ends were trimmed.
+    /// Returns the error for the text before it was trimmed.
     pub(super) fn within(self, whole: &str) -> Self {
         let before = whole.len() - whole.trim_start().len();
         let at = self.at.start + before..self.at.end + before;
@@ -43,7 +43,7 @@ impl CronError {
     }
 }
 
-/// The message does not grow with the text.
+/// The number of characters of a text that a message contains.
 const SHOWN: usize = 60;
 
 const MONTHS: [&str; 12] =
@@ -51,7 +51,7 @@ const MONTHS: [&str; 12] =
 const WEEKDAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
 
 impl CronField {
-    /// The lowest and the highest value.
+    /// Returns the lowest and the highest value.
     #[must_use]
     pub fn bounds(self) -> (u8, u8) {
         match self {
@@ -63,17 +63,17 @@ impl CronField {
         }
     }
 
-    /// The highest value that is no second name of another one.
+    /// Returns the highest value that is not an alias.
     pub(super) fn last(self) -> u8 {
         if self == Self::Weekday { 6 } else { self.bounds().1 }
     }
 
-    /// How many different values there are.
+    /// Returns the number of different values.
     pub(super) fn values(self) -> u8 {
         self.last() - self.bounds().0 + 1
     }
 
-    /// Every value, as a range.
+    /// Returns the range of all values, as text.
     pub(super) fn all(self) -> String {
         format!("{}-{}", self.bounds().0, self.last())
     }
@@ -86,13 +86,13 @@ impl CronField {
         }
     }
 
-    /// The value of a name, in any case.
+    /// Returns the value of a name, in any case.
     pub(super) fn named(self, name: &str) -> Option<u8> {
         let place = self.names().iter().position(|known| known.eq_ignore_ascii_case(name))?;
         u8::try_from(place).ok().map(|place| place + u8::from(self == Self::Month))
     }
 
-    /// `value` in the way that `like` is written: as a name or as a number.
+    /// Formats `value` like `like`: as a name or as a number.
     pub(super) fn shown(self, value: u8, like: &str) -> String {
         let place = usize::from(value) - usize::from(self == Self::Month);
         match self.named(like) {
@@ -101,7 +101,7 @@ impl CronField {
         }
     }
 
-    /// What may be written, as the help of an error.
+    /// Returns the valid values, as the help of an error.
     pub(super) fn expected(self) -> String {
         let (least, most) = self.bounds();
         match self.names() {
@@ -134,7 +134,7 @@ impl fmt::Display for CronError {
 
 impl std::error::Error for CronError {}
 
-/// A text as far as a message shows it, without control characters.
+/// Returns the part of a text that a message contains, with control characters escaped.
 fn shown(text: &str) -> String {
     let mut shown: String = text.chars().take(SHOWN).flat_map(escaped).collect();
     if text.chars().nth(SHOWN).is_some() {
@@ -148,7 +148,7 @@ fn escaped(c: char) -> impl Iterator<Item = char> {
     escaped.into_iter().flatten().chain(plain)
 }
 
-/// A [`CronError`] before it knows its text.
+/// A [`CronError`] without its text.
 #[derive(Debug)]
 pub(super) struct Refused {
     at: Range<usize>,
@@ -162,7 +162,7 @@ impl Refused {
         Self { at, field: None, problem: problem.into(), help: help.into() }
     }
 
-    /// The same about `value` of `field`.
+    /// Adds `value` of `field` to the error.
     pub(super) fn of(self, field: CronField, value: &str) -> Self {
         let problem = format!("{field} `{}` {}", shown(value), self.problem);
         Self { field: Some(field), problem, ..self }
@@ -174,7 +174,7 @@ impl Refused {
     }
 }
 
-/// A part of a text, and the byte at which it begins.
+/// A part of a text, with its position in bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Word<'t> {
     pub(super) text: &'t str,
@@ -182,7 +182,7 @@ pub(super) struct Word<'t> {
 }
 
 impl<'t> Word<'t> {
-    /// The words of `text` between spaces.
+    /// Splits `text` at white space.
     pub(super) fn all(text: &'t str) -> Vec<Self> {
         let whole = Self { text, at: 0 };
         whole.split(char::is_whitespace).into_iter().filter(|word| !word.text.is_empty()).collect()
@@ -199,7 +199,7 @@ impl<'t> Word<'t> {
         words
     }
 
-    /// The first `length` bytes.
+    /// Returns the first `length` bytes.
     pub(super) fn until(&self, length: usize) -> Self {
         Self { text: &self.text[..length], at: self.at }
     }

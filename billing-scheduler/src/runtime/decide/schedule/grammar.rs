@@ -1,5 +1,5 @@
-//! The grammar of cron texts: what is valid, what each field selects, and how to correct what is invalid. Pure, total, and
-//! linear in the length of a text. The cron library reads only what this module has accepted and written anew.
+//! The grammar of cron texts: which texts are valid, what each field selects, and how to correct invalid ones. Parsing is pure and
+//! linear in the length of a text. The cron library gets only normalized texts that this module has accepted.
 
 use std::{
     fmt::{self, Write as _},
@@ -8,10 +8,10 @@ use std::{
 
 use super::cron_error::{CronError, CronField, Refused, Word};
 
-/// The longest cron text in bytes. Every list of every field fits several times.
+/// The maximum length of a cron text in bytes, several times that of the longest useful text.
 pub(super) const MAX_TEXT: usize = 1_024;
 
-/// What a valid text selects. Bit `n` of a mask is the value `n`.
+/// The values that a valid text selects. Bit `n` of a mask is the value `n`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct CronFields {
     pub(super) seconds: u64,
@@ -32,7 +32,7 @@ pub(super) struct Days {
     pub(super) listed: u64,
     /// `15W`: the day from Monday to Friday that is nearest to this day of the same month.
     pub(super) nearest: u64,
-    /// `L`
+    /// `L`: the last day of the month.
     pub(super) last: bool,
     /// `LW`: the last day from Monday to Friday.
     pub(super) last_workday: bool,
@@ -65,7 +65,7 @@ const NICKNAMES: [(&str, &str); 7] = [
     ("@annually", "0 0 1 1 *"),
 ];
 
-/// Reads `text`, which may have spaces around it.
+/// Parses `text`, which may have surrounding spaces.
 pub(super) fn parse(text: &str) -> Result<CronFields, CronError> {
     read(text).map_err(|refused| refused.in_text(text))
 }
@@ -137,7 +137,7 @@ fn fields(words: &[Word<'_>]) -> Result<CronFields, Refused> {
     Ok(fields)
 }
 
-/// Refuses a list with spaces in it: `15, 45 * * * *` would be six fields.
+/// Rejects a list with spaces in it: `15, 45 * * * *` would be six fields.
 fn spaced_list(words: &[Word<'_>]) -> Result<(), Refused> {
     let mut lists: Vec<Range<usize>> = Vec::new();
     for (place, word) in words.iter().enumerate() {
@@ -151,7 +151,7 @@ fn spaced_list(words: &[Word<'_>]) -> Result<(), Refused> {
     let missing = match lists.len() {
         5 => 0,
         6 => 1,
-        // The comma is one too many: its field says so.
+        // A superfluous comma is reported by its field.
         _ => return Ok(()),
     };
     let field = if place < missing { CronField::Second } else { FIELDS[place - missing] };
@@ -162,7 +162,7 @@ fn spaced_list(words: &[Word<'_>]) -> Result<(), Refused> {
     Err(Refused::new(at, "has a space in its list", help).of(field, &parts.join(" ")))
 }
 
-/// The mask of a field that has numbers and names only.
+/// Returns the mask of a field that has numbers and names only.
 fn numbers(field: CronField, word: &Word<'_>) -> Result<u64, Refused> {
     let mut mask = 0;
     for item in items(field, word)? {
@@ -225,12 +225,12 @@ fn is_open(word: &Word<'_>) -> bool {
     matches!(word.text, "*" | "?")
 }
 
-/// Sunday is 0, and 7.
+/// Returns the day of the week; Sunday is 0 or 7 in the text, and 0 in the result.
 fn weekday(word: &Word<'_>) -> Result<u8, Refused> {
     Ok(value(CronField::Weekday, word)? % 7)
 }
 
-/// The items of a list. An item that selects the whole field is the only one.
+/// Returns the items of a list. An item that selects the whole field must be the only one.
 fn items<'t>(field: CronField, word: &Word<'t>) -> Result<Vec<Word<'t>>, Refused> {
     let items: Vec<Word<'t>> = word.split(|c| c == ',');
     for (place, item) in items.iter().enumerate() {
@@ -260,7 +260,7 @@ fn items<'t>(field: CronField, word: &Word<'t>) -> Result<Vec<Word<'t>>, Refused
     Ok(items)
 }
 
-/// The mask of `*`, `5`, `5-9`, `*/5` or `10-50/10`.
+/// Returns the mask of `*`, `5`, `5-9`, `*/5` or `10-50/10`.
 fn range(field: CronField, item: &Word<'_>) -> Result<u64, Refused> {
     let parts = item.split(|c| c == '/');
     let (base, step) = match parts.as_slice() {
@@ -320,7 +320,7 @@ fn step_of(field: CronField, item: &Word<'_>, step: &Word<'_>) -> Result<u8, Ref
     };
     let mut help = format!("use a step from 1 to {high}");
     if let (Some(unit), Some(step)) = (unit, number.filter(|step| *step > u32::from(high))) {
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         let _ = write!(help, ", or `every = \"{step}{unit}\"` for such a period");
     }
     let problem = match number {
@@ -331,7 +331,7 @@ fn step_of(field: CronField, item: &Word<'_>, step: &Word<'_>) -> Result<u8, Ref
     Err(item.refused(field, problem, help))
 }
 
-/// The ends of a range, which goes forwards. Sunday is 7 at the end of one that begins on another day.
+/// Returns the ends of a range, which must be ascending. A Sunday at the end of a range is 7 unless the range begins with it.
 fn ends_of(
     field: CronField,
     item: &Word<'_>,
@@ -352,13 +352,13 @@ fn ends_of(
     Err(item.refused(field, "is a range that goes backwards", format!("write `{wrapped}`")))
 }
 
-/// The lowest value after the highest one: after Sunday as 7 comes Monday.
+/// Returns the first value after a wrap and the highest value: Monday follows Sunday as 7.
 fn after_wrap(field: CronField) -> (u8, u8) {
     let (low, high) = field.bounds();
     (if field == CronField::Weekday { 1 } else { low }, high)
 }
 
-/// A range across the end of a field, as two ranges that go forwards.
+/// Formats a range across the end of a field as two ascending ranges.
 fn wrapped(field: CronField, (first, first_text): (u8, &str), (last, last_text): (u8, &str)) -> String {
     let (low, high) = after_wrap(field);
     let (low_text, high_text) = (field.shown(low, first_text), field.shown(high, first_text));
@@ -369,7 +369,7 @@ fn wrapped(field: CronField, (first, first_text): (u8, &str), (last, last_text):
     if last < low { head } else { format!("{head},{}", range(low, &low_text, last, last_text)) }
 }
 
-/// The values of a range with a step across the end of a field.
+/// Formats the values of a range with a step across the end of a field.
 fn wrapped_values(field: CronField, first: u8, last: u8, step: u8) -> String {
     let (low, high) = after_wrap(field);
     let count = u16::from(high - low) + 1;
@@ -382,7 +382,7 @@ fn number(text: &str) -> Option<u32> {
     digits.then(|| text.parse().unwrap_or(u32::MAX))
 }
 
-/// One number or name of a field.
+/// Returns the value of a number or a name.
 fn value(field: CronField, word: &Word<'_>) -> Result<u8, Refused> {
     let (low, high) = field.bounds();
     if let Some(number) = number(word.text) {
@@ -425,8 +425,8 @@ fn value(field: CronField, word: &Word<'_>) -> Result<u8, Refused> {
     Err(word.refused(field, problem, help))
 }
 
-/// Refuses what no year has: days that are in none of the months. A day of the week is in every month, and the fifth one in
-/// every leap February that begins with it.
+/// Rejects texts that match no day of any year: days of the month that none of the months has. Every month has each day of the
+/// week, and a leap February that begins with a day has it five times.
 fn some_day(fields: &CronFields, day: &Word<'_>, month: &Word<'_>) -> Result<(), Refused> {
     let CronFields { days, months, weekdays, .. } = fields;
     if days.open || days.last || days.last_workday || !weekdays.open {
@@ -445,8 +445,8 @@ fn some_day(fields: &CronFields, day: &Word<'_>, month: &Word<'_>) -> Result<(),
     Err(day.refused(CronField::Day, problem, "write an earlier day, or `L` for the last day of a month"))
 }
 
-/// As the cron library reads it in one way only: six fields of numbers in ascending order. A list of all values is not `*`,
-/// which would leave the field open.
+/// Writes the unambiguous form for the cron library: six fields of numbers in ascending order. A list of all values is not
+/// written as `*`, which would leave the field open.
 impl fmt::Display for CronFields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seconds, minutes, hours, days, months, weekdays, .. } = self;
@@ -481,7 +481,7 @@ fn values(mask: u64) -> impl Iterator<Item = u32> {
 fn list(items: impl Iterator<Item = impl fmt::Display>) -> String {
     let mut list = String::new();
     for item in items {
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         let _ = write!(list, "{}{item}", if list.is_empty() { "" } else { "," });
     }
     list

@@ -1,4 +1,4 @@
-//! When a job is due: pure arithmetic on instants, without a clock.
+//! Schedules: pure arithmetic on instants, without a clock.
 
 mod cron;
 mod cron_error;
@@ -17,7 +17,7 @@ use cron::CronSchedule;
 
 pub use cron_error::{CronError, CronField};
 
-/// When a job is due. Scheduled times are whole seconds.
+/// A rule that yields the scheduled times of a job, in whole seconds.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -28,7 +28,7 @@ pub use cron_error::{CronError, CronField};
 /// let once = Schedule::at("2026-12-01T00:00:00Z".parse()?)?;
 /// let all = Schedule::any([five_past, nightly, once])?;
 ///
-/// // Clocks in Berlin went from 02:00 to 03:00 at 01:00 UTC: half past two came at once.
+/// // Clocks in Berlin went from 02:00 to 03:00 at 01:00 UTC: 02:30 is due at the first instant after.
 /// let night: DateTime<Utc> = "2026-03-29T00:05:00Z".parse()?;
 /// assert_eq!(all.next_after(night)?, Some("2026-03-29T01:00:00Z".parse()?));
 ///
@@ -43,7 +43,7 @@ pub struct Schedule(Rule);
 
 #[derive(Clone, PartialEq)]
 enum Rule {
-    /// Each multiple of the period since the epoch, and that much later.
+    /// Each multiple of the period since the epoch, plus the offset.
     Every {
         period_s: u32,
         offset_s: u32,
@@ -61,27 +61,27 @@ struct Window {
     not_after: Option<DateTime<Utc>>,
 }
 
-/// What becomes of a local time around a change of clocks. The defaults are those of cron(8): a job whose second, minute or
+/// The policy for local times that a clock change skips or repeats. The defaults are those of cron(8): a job whose second, minute or
 /// hour field begins with `*` repeats over the day, and any other job has times of day, also with lists and ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Dst {
-    /// A time that is skipped. The default is [`DstGap::Shift`] for times of day, [`DstGap::Skip`] for a job that repeats.
+    /// The policy for a skipped time. The default is [`DstGap::Shift`] for times of day, [`DstGap::Skip`] for a job that repeats.
     pub gap: Option<DstGap>,
-    /// A time that comes twice. The default is [`DstFold::First`] for times of day, [`DstFold::Both`] for a job that
+    /// The policy for a repeated time. The default is [`DstFold::First`] for times of day, [`DstFold::Both`] for a job that
     /// repeats.
     pub fold: Option<DstFold>,
 }
 
-/// What becomes of local times that a clock skips when it goes forward.
+/// The policy for local times that a clock skips when it is set forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DstGap {
-    /// All of them together are due once, at the first instant after the gap.
+    /// They are due once together, at the first instant after the gap.
     Shift,
-    /// They do not come on that day.
+    /// They are not due on that day.
     Skip,
 }
 
-/// What becomes of local times that come twice when a clock goes back.
+/// The policy for local times that repeat when a clock is set back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DstFold {
     /// Due at the earlier instant.
@@ -92,75 +92,75 @@ pub enum DstFold {
     Both,
 }
 
-/// Why a schedule is none, or could not be followed.
+/// Why a schedule is invalid, or its next time cannot be computed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleError {
-    /// A period that is no positive number of whole seconds.
+    /// A period that is not a positive number of whole seconds.
     #[error("a period must be a whole number of seconds, at least one and at most ten years, not {0:?}")]
     Period(Duration),
-    /// An offset that is no whole number of seconds below the period, or of a schedule that has no period.
+    /// An offset that is not a whole number of seconds below the period, or that has no period.
     #[error("an offset must be a whole number of seconds and shorter than the period, not {0:?}")]
     Offset(Duration),
     /// An invalid cron text, or one that matches no day of any year.
     #[error(transparent)]
     Cron(#[from] CronError),
-    /// A name that is no time zone, or one whose rules this machine does not have.
+    /// An unknown time zone, or one whose rules this host does not have.
     #[error("unknown time zone `{0}`: use a name of the IANA database such as `Europe/Berlin` or `UTC`")]
     Zone(String),
     /// A single time with a fraction of a second.
     #[error("a scheduled time is a whole second, not {}", .0.to_rfc3339_opts(SecondsFormat::AutoSi, true))]
     Fraction(DateTime<Utc>),
-    /// No schedule at all.
+    /// An empty list of schedules.
     #[error("a list of schedules must have one at least")]
     Empty,
     /// A window that ends before it begins.
     #[error("the window ends at {}, before it begins at {}", iso(*.not_after), iso(*.not_before))]
     Window {
-        /// Its begin.
+        /// The begin of the window.
         not_before: DateTime<Utc>,
-        /// Its end.
+        /// The end of the window.
         not_after: DateTime<Utc>,
     },
-    /// A schedule without a time in its window.
+    /// A schedule without a scheduled time within its window.
     #[error("`{0}` never comes within its window")]
     NeverWithin(String),
-    /// The next time could not be computed. This does not mean that there is none.
+    /// The next time cannot be computed. This does not mean that there is none.
     #[error("cannot compute the time after {after} of `{text}`: {reason}")]
     Search {
-        /// The expression.
+        /// The cron text.
         text: String,
-        /// Where the search started.
+        /// The instant at which the search started.
         after: DateTime<Utc>,
-        /// What the cron library says.
+        /// The error of the cron library.
         reason: String,
     },
 }
 
-/// A stretch without a scheduled time.
+/// A period without a scheduled time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// The scheduled time before it.
+    /// The scheduled time before the gap.
     pub after: DateTime<Utc>,
-    /// The one that ends it; `None` if the schedule ends.
+    /// The scheduled time that ends the gap; `None` if the schedule ends.
     pub until: Option<DateTime<Utc>>,
 }
 
-/// A zone whose rules on this machine are not those that the program was built with.
+/// A zone whose rules on this host differ from those that the program was built with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ZoneDifference {
-    /// Its name in the IANA database.
+    /// The zone's name in the IANA database.
     pub zone: String,
-    /// Since when.
+    /// The first instant at which the rules differ.
     pub from: DateTime<Utc>,
 }
 
 /// The longest period.
 const LONGEST: Duration = Duration::from_hours(10 * 366 * 24);
-/// How far back or ahead a search goes.
+/// How far back or ahead a search extends.
 const HORIZON: TimeDelta = TimeDelta::days(3_660);
 
 impl Schedule {
-    /// Due at each multiple of `period` since the epoch: `1h` is each full hour in UTC.
+    /// Returns a schedule that is due at each multiple of `period` since the epoch: `1h` is each full hour in UTC.
     pub fn every(period: Duration) -> Result<Self, ScheduleError> {
         match whole_seconds(period) {
             Some(period_s) if period_s > 0 => Ok(Self(Rule::Every { period_s, offset_s: 0 })),
@@ -168,7 +168,7 @@ impl Schedule {
         }
     }
 
-    /// The same, `offset` after each multiple of its period.
+    /// Moves each scheduled time by `offset` after the multiple of the period.
     ///
     /// # Errors
     /// The offset is not shorter than the period, or the schedule has none.
@@ -181,7 +181,7 @@ impl Schedule {
         }
     }
 
-    /// Due at the times of the cron `text` in the IANA zone named `zone`.
+    /// Returns a schedule that is due at the times of the cron `text` in the IANA zone named `zone`.
     ///
     /// A text has five fields (minute, hour, day of month, month, day of week), six with the second first, or is a nickname:
     /// `@hourly`, `@daily`, `@midnight`, `@weekly`, `@monthly`, `@yearly` or `@annually`. It has at most 1,024 bytes.
@@ -219,7 +219,7 @@ impl Schedule {
         CronSchedule::parse(text, zone, dst).map(|cron| Self(Rule::Cron(cron)))
     }
 
-    /// Due once.
+    /// Returns a schedule that is due once.
     pub fn at(instant: DateTime<Utc>) -> Result<Self, ScheduleError> {
         if instant.nanosecond() == 0 {
             Ok(Self(Rule::At(instant)))
@@ -228,7 +228,7 @@ impl Schedule {
         }
     }
 
-    /// Due whenever one of `schedules` is; once if several are at the same instant.
+    /// Returns a schedule that is due whenever one of `schedules` is; once if several are due at the same instant.
     pub fn any(schedules: impl IntoIterator<Item = Self>) -> Result<Self, ScheduleError> {
         let mut schedules: Vec<Self> = schedules.into_iter().collect();
         match schedules.len() {
@@ -238,10 +238,10 @@ impl Schedule {
         }
     }
 
-    /// Only what lies within these limits, both inclusive.
+    /// Limits the scheduled times to this window, whose ends are inclusive.
     ///
     /// # Errors
-    /// Nothing does.
+    /// The window ends before it begins, or contains no scheduled time.
     pub fn within(
         self,
         not_before: Option<DateTime<Utc>>,
@@ -265,7 +265,7 @@ impl Schedule {
         Ok(schedule)
     }
 
-    /// Whether there is one scheduled time at most.
+    /// Whether there is at most one scheduled time.
     #[must_use]
     pub fn is_once(&self) -> bool {
         match &self.0 {
@@ -275,7 +275,7 @@ impl Schedule {
         }
     }
 
-    /// The first scheduled time after `instant`; `None` if there is none.
+    /// Returns the first scheduled time after `instant`; `None` if there is none.
     pub fn next_after(&self, instant: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, ScheduleError> {
         match &self.0 {
             Rule::Every { period_s, offset_s } => {
@@ -304,13 +304,13 @@ impl Schedule {
         }
     }
 
-    /// The last scheduled time that is not after `instant`, looking back at most about ten years.
+    /// Returns the last scheduled time that is not after `instant`, within about ten years.
     pub fn last_until(&self, instant: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, ScheduleError> {
         if let Rule::Every { period_s, .. } = &self.0 {
             let Some(next) = self.next_after(instant)? else { return Ok(None) };
             return Ok(next.checked_sub_signed(TimeDelta::seconds(i64::from(*period_s))));
         }
-        // Whatever is asked for lies in (low, high]; each step halves that.
+        // The result is in (low, high]; each step halves that range.
         let Some(high) = DateTime::from_timestamp(instant.timestamp(), 0) else { return Ok(None) };
         let Some(low) = high.checked_sub_signed(HORIZON) else { return Ok(None) };
         let (mut low, mut high, mut last) = (low, high, None);
@@ -324,7 +324,7 @@ impl Schedule {
         Ok(last)
     }
 
-    /// How many scheduled times there are after `after` and up to `until`; of many, `limit` and no more.
+    /// Returns the number of scheduled times after `after` and up to `until`, counted up to `limit`.
     pub fn count(
         &self,
         after: DateTime<Utc>,
@@ -346,15 +346,15 @@ impl Schedule {
         Ok(count)
     }
 
-    /// The first gap wider than `limit` between two neighbouring scheduled times, from the first one that is not before
-    /// `from` on and for about two years. A schedule without any time from then on is all gap.
+    /// Returns the first gap wider than `limit` between two neighbouring scheduled times, from the first one that is not before
+    /// `from` on and for about two years. A schedule without any time from then on is a gap without an end.
     pub fn gap_above(&self, limit: TimeDelta, from: DateTime<Utc>) -> Result<Option<Gap>, ScheduleError> {
         let Some(mut at) = self.next_after(from - TimeDelta::seconds(1))? else {
             return Ok(Some(Gap { after: from, until: None }));
         };
         let horizon = at + TimeDelta::days(740);
         while at < horizon {
-            // Two times within the limit of one another leave no room for a gap: a dense schedule is crossed in strides.
+            // Two times within the limit of each other have no wider gap between them, so a dense schedule is searched in strides.
             let stride = self.next_after(at + limit / 2)?;
             if let Some(next) = stride.filter(|next| *next - at <= limit) {
                 at = next;
@@ -368,7 +368,7 @@ impl Schedule {
         Ok(None)
     }
 
-    /// The shortest time between two neighbouring scheduled times among the next thousand after `from`; `None` if there are
+    /// Returns the shortest time between two neighbouring scheduled times among the next thousand after `from`; `None` if there are
     /// fewer than two.
     pub fn shortest_gap(&self, from: DateTime<Utc>) -> Result<Option<TimeDelta>, ScheduleError> {
         if let Rule::Every { period_s, .. } = &self.0 {
@@ -387,8 +387,8 @@ impl Schedule {
         Ok(shortest)
     }
 
-    /// The zones of this schedule for which this machine has other rules for the ten years from `from` on than the program
-    /// was built with. The machine's are the ones that are used.
+    /// Returns the zones of this schedule whose rules on this host, for the ten years from `from` on, differ from those that the
+    /// program was built with. The host's rules are used.
     #[must_use]
     pub fn zone_differences(&self, from: DateTime<Utc>) -> Vec<ZoneDifference> {
         match &self.0 {
@@ -411,14 +411,14 @@ impl Schedule {
 }
 
 impl Schedule {
-    /// Whether it is written as `text`.
+    /// Whether the schedule is formatted as `text`.
     pub(crate) fn reads(&self, text: &str) -> bool {
         let mut rest = Rest(text);
         write!(rest, "{self}").is_ok() && rest.0.is_empty()
     }
 }
 
-/// What of a text was not written yet. Writing anything else fails.
+/// The rest of an expected text. Writing anything else fails.
 struct Rest<'t>(&'t str);
 
 impl fmt::Write for Rest<'_> {
@@ -428,7 +428,7 @@ impl fmt::Write for Rest<'_> {
     }
 }
 
-/// As a person would say it: `every 1h, 5m after`, `0 30 2 * * * in Europe/Berlin`, `at 2026-12-01T00:00:00Z`.
+/// Formats the schedule for people: `every 1h, 5m after`, `0 30 2 * * * in Europe/Berlin`, `at 2026-12-01T00:00:00Z`.
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
@@ -459,7 +459,7 @@ impl fmt::Debug for Schedule {
     }
 }
 
-/// Seconds in larger units.
+/// Formats seconds in larger units.
 struct Length(u32);
 
 impl fmt::Display for Length {

@@ -1,11 +1,11 @@
-//! Time zones by the machine's current rules, and how far they agree with those that the program was built with.
+//! Time zones by the host's current rules, and the differences to the rules that the program was built with.
 
 use chrono::{DateTime, Offset, TimeDelta, TimeZone as _, Utc};
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::ScheduleError;
 
-/// The zone of that name, if the IANA database has one and this machine knows its rules.
+/// Returns the zone of that name, if the IANA database has it and this host has its rules.
 pub(super) fn named(name: &str) -> Result<TimeZone, ScheduleError> {
     let unknown = || ScheduleError::Zone(name.to_owned());
     name.parse::<chrono_tz::Tz>().map_err(|_| unknown())?;
@@ -16,25 +16,25 @@ pub(super) fn offset_at(zone: &TimeZone, instant: DateTime<Utc>) -> TimeDelta {
     TimeDelta::seconds(i64::from(zone.to_offset(timestamp(instant)).seconds()))
 }
 
-/// When the offset that holds at `instant` may end.
+/// Returns when the offset at `instant` may end.
 pub(super) fn next_transition(zone: &TimeZone, instant: DateTime<Utc>) -> Option<DateTime<Utc>> {
     zone.following(timestamp(instant)).next().map(|transition| utc(transition.timestamp()))
 }
 
-/// If the stretch of `offset` around `instant` repeats local times of the one before: from when on it does not.
+/// Returns until when the period of `offset` around `instant` repeats local times of the period before it, if it does.
 pub(super) fn repeated_until(
     zone: &TimeZone,
     instant: DateTime<Utc>,
     offset: TimeDelta,
 ) -> Option<DateTime<Utc>> {
-    // `preceding` is exclusive, and a stretch may begin at this very instant.
+    // `preceding` is exclusive, and a period may begin at this instant.
     let begin = zone.preceding(timestamp(instant + TimeDelta::seconds(1))).next()?;
     let begin = utc(begin.timestamp());
     let earlier = offset_at(zone, begin - TimeDelta::seconds(1));
     (earlier > offset).then(|| begin + (earlier - offset))
 }
 
-/// The first instant in `[from, until)` at which the machine's rules for `zone` and those built into this program differ.
+/// Returns the first instant in `[from, until)` at which the host's rules for `zone` differ from those built into this program.
 pub(super) fn first_difference(
     zone: &TimeZone,
     from: DateTime<Utc>,
@@ -45,7 +45,7 @@ pub(super) fn first_difference(
         let seconds = built_in.offset_from_utc_datetime(&at.naive_utc()).fix().local_minus_utc();
         TimeDelta::seconds(i64::from(seconds)) != offset_at(zone, at)
     };
-    // Zones keep an offset for weeks: two that never differ at this hour of a day are the same.
+    // Zones keep an offset for weeks, so one check per day finds every difference.
     let (mut same, mut at) = (from, from);
     while at < until {
         if differs(at) {
