@@ -1,5 +1,10 @@
 //! A benchmark is no timed test: it is run small, to see that it works.
 
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+};
+
 use e2e::Program;
 use serde_json::Value;
 
@@ -60,4 +65,24 @@ async fn it_measures_how_long_a_job_is_left_alone() {
     ] {
         assert!(figure["median"].is_f64() && figure["max"] == figure["median"], "{report}");
     }
+}
+
+#[test]
+fn benchmark_worker_prints_costs_per_round() {
+    let mut worker = Command::new(env!("CARGO_BIN_EXE_bench-billing"))
+        .args(["--workload", "billing", "--database", "sqlite", "--instances", "60", "--worker"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the benchmark starts");
+    worker.stdin.take().expect("a pipe").write_all(b"round\nround\n").expect("the worker reads");
+    let output = worker.wait_with_output().expect("the worker ends");
+    assert!(output.status.success(), "{output:?}");
+    let rounds: Vec<Value> = String::from_utf8(output.stdout)
+        .expect("text")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect();
+    assert_eq!(rounds.len(), 2);
+    assert!(rounds.iter().all(|round| round["seconds"].as_f64() > Some(0.0)), "{rounds:?}");
 }

@@ -9,12 +9,15 @@
 //!
 //! Ours and the floor begin with equal databases; after each round their contents must have equal checksums.
 
+pub mod compare;
 mod fleet;
 mod ours;
 mod postgres;
+pub mod pure;
 mod report;
 mod sqlite;
 mod top_up;
+pub mod workload;
 
 use std::path::PathBuf;
 

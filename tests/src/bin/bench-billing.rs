@@ -1,17 +1,22 @@
 //! How fast a fleet is billed:
 //! `cargo run --release -p e2e --bin bench-billing -- --database postgres --instances 100000 --json`.
 
-use std::{env, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
-use e2e::bench::{self, Engine, Options};
+use e2e::bench::{
+    self, Engine, Options,
+    compare::compare,
+    pure,
+    workload::{self, Workload},
+};
 
 /// Bills a made-up fleet: our way, the original's way, and as fast as the database can write the same rows.
 #[derive(Parser)]
 struct Cli {
     /// Which database: a server of its own, or a file.
-    #[arg(long, value_enum)]
-    database: Kind,
+    #[arg(long, value_enum, required_unless_present = "decisions")]
+    database: Option<Kind>,
     /// How many machines are due, with a fifth as many wallets.
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(10..))]
     instances: u32,
@@ -36,6 +41,18 @@ struct Cli {
     /// End with one line of JSON.
     #[arg(long)]
     json: bool,
+    /// Compare this build with another build of this program, until a loss of 5 % is excluded or proven.
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["json", "worker"])]
+    compare: Option<PathBuf>,
+    /// What to compare.
+    #[arg(long, value_enum, default_value = "billing")]
+    workload: Workload,
+    /// Run one round of the workload for each line on standard input; the other side of `--compare`.
+    #[arg(long)]
+    worker: bool,
+    /// Only make the pure decisions so many times, for callgrind.
+    #[arg(long, value_name = "N")]
+    decisions: Option<u32>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -54,10 +71,14 @@ fn main() -> ExitCode {
         return code;
     }
     let cli = Cli::parse();
+    if let Some(iterations) = cli.decisions {
+        pure::decide(iterations);
+        return ExitCode::SUCCESS;
+    }
     let options = Options {
         engine: match cli.database {
-            Kind::Sqlite => Engine::Sqlite,
-            Kind::Postgres => Engine::Postgres,
+            Some(Kind::Postgres) => Engine::Postgres,
+            _ => Engine::Sqlite,
         },
         instances: cli.instances,
         history: cli.history,
@@ -69,6 +90,19 @@ fn main() -> ExitCode {
         program: env::current_exe().expect("a program knows where it is"),
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    if cli.worker {
+        runtime.block_on(workload::work(cli.workload, &options));
+        return ExitCode::SUCCESS;
+    }
+    if let Some(other) = cli.compare {
+        // A worker gets the same arguments, without the program to compare with.
+        let mut arguments: Vec<String> = env::args().skip(1).collect();
+        if let Some(at) = arguments.iter().position(|argument| argument == "--compare") {
+            arguments.drain(at..at + 2);
+        }
+        arguments.retain(|argument| !argument.starts_with("--compare="));
+        return runtime.block_on(compare(options.program, other, &arguments));
+    }
     let report = runtime.block_on(bench::run(&options));
     if cli.json {
         println!("{}", serde_json::to_string(&report).expect("numbers are always JSON"));
