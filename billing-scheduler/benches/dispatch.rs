@@ -62,7 +62,7 @@ impl Options {
             idle: 10_000,
             idle_seconds: 3,
         };
-        // Cargo adds `--bench` by itself.
+        // Cargo adds `--bench` automatically.
         let mut words = env::args().skip(1).filter(|word| word != "--bench");
         while let Some(key) = words.next() {
             let value = words.next().unwrap_or_else(|| panic!("{key} needs a value"));
@@ -138,7 +138,7 @@ fn case(engine: &str, jobs: usize, options: &Options, idle: bool) {
             "tokio-cron-scheduler" => tokio_cron(&starts, &text).await,
             _ => apalis(&starts, &text),
         }
-        // Until everybody sleeps.
+        // Until every task sleeps.
         sleep(Duration::from_secs(if idle { 3 } else { 1 } + jobs as u64 / 20_000)).await;
         let first = now_us().div_euclid(1_000_000 * options.period) * options.period + options.period;
         if !idle {

@@ -312,8 +312,8 @@ impl JobContext {
     /// Returns why the run must stop, if it must.
     #[must_use]
     pub fn stop_requested(&self) -> Option<StopReason> {
-        let asked = *self.stop.reason.borrow();
-        asked.or_else(|| {
+        let requested = *self.stop.reason.borrow();
+        requested.or_else(|| {
             let now_ms = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
             (now_ms >= self.stop.lease_until_ms.load(Ordering::SeqCst)).then_some(StopReason::LeaseLost)
         })
@@ -331,8 +331,8 @@ impl JobContext {
             let left = deadline.saturating_sub(self.clock.monotonic());
             tokio::select! {
                 biased;
-                asked = reason.wait_for(Option::is_some) => {
-                    return asked.ok().and_then(|asked| *asked).unwrap_or(StopReason::Drain);
+                requested = reason.wait_for(Option::is_some) => {
+                    return requested.ok().and_then(|requested| *requested).unwrap_or(StopReason::Drain);
                 }
                 () = self.clock.sleep(left) => {}
             }

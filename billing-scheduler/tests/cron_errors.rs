@@ -203,7 +203,7 @@ fn long_cron_text_is_rejected() {
     let Err(ScheduleError::Cron(error)) = Schedule::cron("\u{1b}[2J", "UTC") else {
         panic!("it is accepted")
     };
-    assert!(!error.to_string().contains('\u{1b}'), "a terminal would obey it");
+    assert!(!error.to_string().contains('\u{1b}'), "a terminal would interpret it");
 }
 
 /// In a release build each takes microseconds; the bench `due` has the figures.

@@ -1,10 +1,10 @@
-//! Whatever is written as a cron text, it is read or refused, and what is read keeps its order. `PROPTEST_CASES` tries more.
+//! Every cron text is accepted or rejected, and the times of an accepted one ascend. `PROPTEST_CASES` tries more.
 
 use billing_scheduler::{Schedule, ScheduleError};
 use chrono::{DateTime, Utc};
 use proptest::prelude::*;
 
-/// Whole seconds, some of them beside a change of the clocks in Paris.
+/// Whole seconds, some of them near a clock change in Paris.
 const INSTANTS: [i64; 4] = [0, 1_774_746_000, 1_792_890_000, 1_800_000_000];
 
 fn check(text: &str) {

@@ -73,7 +73,7 @@ fn first(row: &Row<'_>, zone: Tz) -> Result<DateTime<Utc>, ScheduleError> {
         None if row.from.is_empty() => DateTime::UNIX_EPOCH,
         None => instant(zone, row.from),
     };
-    Ok(schedule.next_after(from)?.expect("a cron text goes on"))
+    Ok(schedule.next_after(from)?.expect("a cron text has a next time"))
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn public_tables_agree_or_differ_deliberately() {
             let _ = writeln!(wrong, "{source}\t{text}\t{zone}\t{from}\t{expected}\t{difference}\t{found}");
         }
     }
-    assert!(wrong.is_empty(), "rows that are not as the table says, with what was found:\n{wrong}");
+    assert!(wrong.is_empty(), "rows with a result other than the table's:\n{wrong}");
     assert!(rows.len() > 700, "only {} rows", rows.len());
     assert_eq!(classes.into_keys().collect::<BTreeSet<_>>(), used, "a class that no row has");
 }

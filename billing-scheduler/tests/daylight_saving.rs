@@ -1,7 +1,7 @@
 //! Every change of clocks in every time zone, 2005 to 2040, against a model that knows no searching: it walks through each
-//! minute or second around the change, reads the wall clock there, and asks whether the expression names what it shows.
+//! minute or second around the change, reads the wall clock there, and checks whether the expression matches it.
 //!
-//! A plain `cargo test` takes each change once, however many zones share it; `-- --ignored` takes each zone by itself.
+//! A plain `cargo test` takes each change once, however many zones share it; `-- --ignored` takes each zone separately.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -228,7 +228,7 @@ fn check(change: i64, zone_name: &str) {
 }
 
 fn check_all(changes: &[(i64, &str)]) {
-    // A text is parsed once for as long as somebody knows it.
+    // A text is parsed once while a schedule uses it.
     let _known: Vec<_> = ROWS.iter().map(|row| Schedule::cron(row.text, "UTC").expect("valid")).collect();
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -261,7 +261,7 @@ fn clock_changes_lose_or_repeat_nothing() {
 }
 
 #[test]
-#[ignore = "takes minutes: the test above takes each change once, this one each zone by itself"]
+#[ignore = "takes minutes: the test above takes each change once, this one each zone separately"]
 fn every_zone_loses_or_repeats_nothing() {
     check_all(&changes());
 }

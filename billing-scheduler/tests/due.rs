@@ -180,7 +180,7 @@ fn missed_decade_costs_no_more() {
     }
 }
 
-/// A schedule, a policy and a stretch of time without any run.
+/// A schedule, a policy and a period without any run.
 fn outages() -> impl Strategy<Value = (JobSpec, DateTime<Utc>, DateTime<Utc>)> {
     const TEXTS: [&str; 5] =
         ["*/10 * * * *", "0 1,2,3 * * *", "30 2 * * *", "*/45 */5 * * * *", "0 9 * * 1-5"];
@@ -209,8 +209,8 @@ fn outages() -> impl Strategy<Value = (JobSpec, DateTime<Utc>, DateTime<Utc>)> {
 }
 
 proptest! {
-    /// Suspended, down, busy, or with a clock that jumped: after any stretch without runs, each scheduled time in it is
-    /// accounted for exactly once, in order: it ran, a later run stands for it, or a row says why it was passed over.
+    /// Suspended, down, busy, or with a clock that jumped: after any period without runs, each scheduled time in it is
+    /// covered exactly once, in order: it ran, it was coalesced into a later run, or a record has the reason why it was skipped.
     #[test]
     fn passed_times_are_covered_exactly_once((spec, begin, end) in outages()) {
         let mut missed = Vec::new();

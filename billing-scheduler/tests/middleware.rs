@@ -19,7 +19,7 @@ fn at(clock: &str) -> DateTime<Utc> {
     format!("2026-01-05T{clock}Z").parse().expect("a time of day")
 }
 
-/// Does what its parameter says.
+/// Follows its parameter.
 struct Obedient {
     order: String,
     notes: Notes,
@@ -167,7 +167,7 @@ async fn panicking_middleware_fails_one_run() {
     })
     .await;
     assert_eq!(record.status, RunStatus::Done);
-    assert_eq!(notes.last().map(String::as_str), Some("w: job is done"), "the other layers are told");
+    assert_eq!(notes.last().map(String::as_str), Some("w: job is done"), "the other middleware is notified");
 }
 
 #[tokio::test]

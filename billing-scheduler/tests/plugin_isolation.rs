@@ -1,4 +1,4 @@
-//! Plugins that do what they should not, beside one that behaves: whatever they do, the harm is theirs.
+//! Faulty plugins next to a correct one: a fault affects only its own run.
 
 use std::{
     fmt,
@@ -132,8 +132,8 @@ impl World {
         let bad = bad.iter().map(|name| (JobSpec::new(*name, "bad", hourly()), json!({})));
         let good = (JobSpec::new("good", "good", hourly()), json!({}));
         let jobs: Vec<_> = bad.chain([good]).collect();
-        let (stored, told) = (Arc::new(store.clone()), Arc::new(clock.clone()));
-        let scheduler = Scheduler::build(&registry, jobs, stored, told).expect("known kinds");
+        let (shared_store, shared_clock) = (Arc::new(store.clone()), Arc::new(clock.clone()));
+        let scheduler = Scheduler::build(&registry, jobs, shared_store, shared_clock).expect("known kinds");
         scheduler.tick();
         scheduler.idle().await;
         Self { clock, store, scheduler }
@@ -254,7 +254,7 @@ struct Blocker {
 
 impl Gate {
     fn open(&self) {
-        *self.open.0.lock().expect("nobody panics in there") = true;
+        *self.open.0.lock().expect("no thread panics with the lock") = true;
         self.open.1.notify_all();
     }
 
@@ -274,12 +274,15 @@ impl BlockingJob for Blocker {
     fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
         self.gate.inside.send_modify(|inside| *inside += 1);
         let (open, opened) = &*self.gate.open;
-        let mut open = open.lock().expect("nobody panics in there");
+        let mut open = open.lock().expect("no thread panics with the lock");
         while !*open {
             if self.polite && ctx.stop_requested() == Some(StopReason::Drain) {
                 return Ok(Outcome::Interrupted { items: 0 });
             }
-            open = opened.wait_timeout(open, Duration::from_millis(5)).expect("nobody panics in there").0;
+            open = opened
+                .wait_timeout(open, Duration::from_millis(5))
+                .expect("no thread panics with the lock")
+                .0;
         }
         Ok(Outcome::done(1))
     }
@@ -318,14 +321,14 @@ async fn panic_of_blocking_job_is_isolated() {
     struct Panics;
     impl BlockingJob for Panics {
         fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
-            panic!("in a thread of its own")
+            panic!("in a separate thread")
         }
     }
     let world = World::new(&["bad"], |registry| registry.register_blocking("bad", |_: Value| Panics)).await;
     world.advance_to("14:00:00");
     world.scheduler.idle().await;
     let error = world.runs("bad")[0].error.clone();
-    assert_eq!(error.as_deref(), Some("the job panicked: in a thread of its own"));
+    assert_eq!(error.as_deref(), Some("the job panicked: in a separate thread"));
 }
 
 #[tokio::test]

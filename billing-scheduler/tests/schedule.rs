@@ -16,7 +16,7 @@ fn check(schedule: &Schedule, after: &str, expected: &[&str]) {
     let mut at = utc(after);
     let mut times = Vec::new();
     for _ in expected {
-        at = schedule.next_after(at).expect("computable").expect("the schedule goes on");
+        at = schedule.next_after(at).expect("computable").expect("the schedule has a next time");
         times.push(at);
     }
     assert_eq!(
@@ -216,7 +216,7 @@ fn last_until_inverts_next_after() {
         let schedule = cron(text, zone);
         let mut at = utc("2026-03-28T00:00:00Z");
         for _ in 0..40 {
-            let next = schedule.next_after(at).expect("computable").expect("goes on");
+            let next = schedule.next_after(at).expect("computable").expect("it has a next time");
             assert_eq!(schedule.last_until(next), Ok(Some(next)), "{text}");
             assert!(
                 schedule

@@ -26,7 +26,7 @@ enum Act {
     Done,
     Fail,
     WaitForStop,
-    /// Ends after this long, whatever it is asked.
+    /// Ends after this duration, even if it is requested to stop.
     Sleep(Duration),
     Hang,
 }
@@ -189,7 +189,7 @@ async fn timeout_fails_run_that_stops() {
         world.clock.advance(Duration::from_mins(1));
         world.scheduler.tick();
         world.script.started.notified().await;
-        // Renewals go on meanwhile, as the daemon's thread would have them.
+        // Renewals continue, as the daemon's thread would send them.
         let mut idle = Box::pin(world.scheduler.idle());
         for _ in 0..700 {
             tokio::select! {
@@ -232,7 +232,7 @@ async fn drain_completes_runs_before_timeout() {
     let (report, ()) = tokio::join!(drain, pass_time);
     assert_eq!(report, DrainReport { abandoned: 0 });
     assert_eq!(world.statuses(), [RunStatus::Done]);
-    assert_eq!(*world.script.stopped_by.lock().unwrap(), None, "the run was not asked to stop");
+    assert_eq!(*world.script.stopped_by.lock().unwrap(), None, "the run was not requested to stop");
 }
 
 /// After the drain timeout, and at an interrupt before it.
@@ -322,7 +322,7 @@ async fn lost_lease_stops_unrecorded_run() {
     world.clock.advance(Duration::from_mins(1));
     world.scheduler.tick();
     world.script.started.notified().await;
-    // Nobody renews for longer than the lease, and another daemon takes over.
+    // The lease expires without a renewal, and another daemon claims the job.
     world.clock.advance(Duration::from_secs(11));
     let other = world.store.as_holder("other");
     assert!(matches!(other.acquire("job", at("13:00:00")).await, Ok(Claim::Held(_))));

@@ -1,4 +1,4 @@
-//! Leases: who may run a job.
+//! Leases: one holder at a time, and increasing fencing tokens.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,16 +24,16 @@ pub(super) async fn new_job_starts_at_first_cursor(harness: &dyn Harness) {
 pub(super) async fn held_lease_is_not_claimed(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let _lease = held(&*a, "held").await;
-    let answer = b.acquire("held", noon()).await.expect("the store answers");
+    let answer = b.acquire("held", noon()).await.expect("the store is available");
     assert!(matches!(answer, Claim::Busy { .. }), "a lease in force is not given to another");
-    let answer = a.acquire("held", noon()).await.expect("the store answers");
+    let answer = a.acquire("held", noon()).await.expect("the store is available");
     assert!(matches!(answer, Claim::Busy { .. }), "nor to its holder a second time");
 }
 
 pub(super) async fn released_lease_is_free_immediately(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let first = held(&*a, "released").await;
-    a.release(&first).await.expect("the store answers");
+    a.release(&first).await.expect("the store is available");
     let second = held(&*b, "released").await;
     assert!(second.fencing_token > first.fencing_token, "each claim has a greater number");
 }
@@ -58,7 +58,7 @@ pub(super) async fn old_holder_cannot_record(harness: &dyn Harness) {
     let answer = a.record(Some(&first), &late, &JobState::at(late.scheduled_at)).await;
     assert!(matches!(answer, Err(StoreError::LeaseLost { .. })), "an old fencing token records nothing");
     assert_eq!(harness.runs("paused").await, 0, "a refused record leaves no row");
-    b.release(&second).await.expect("the store answers");
+    b.release(&second).await.expect("the store is available");
     assert_eq!(held(&*b, "paused").await.state.cursor, noon(), "nor does it move the cursor");
 }
 
@@ -68,7 +68,7 @@ pub(super) async fn old_holder_cannot_release(harness: &dyn Harness) {
     harness.expire("stale-release").await;
     let _second = held(&*b, "stale-release").await;
     a.release(&first).await.expect("releasing a lost lease is no error");
-    let answer = a.acquire("stale-release", noon()).await.expect("the store answers");
+    let answer = a.acquire("stale-release", noon()).await.expect("the store is available");
     assert!(matches!(answer, Claim::Busy { .. }), "an old holder cannot free the new one's lease");
 }
 
@@ -76,7 +76,7 @@ pub(super) async fn renewed_lease_is_kept(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let lease = held(&*a, "renewed").await;
     a.renew(&lease).await.expect("a lease in force can be renewed");
-    let answer = b.acquire("renewed", noon()).await.expect("the store answers");
+    let answer = b.acquire("renewed", noon()).await.expect("the store is available");
     assert!(matches!(answer, Claim::Busy { .. }), "a renewed lease is in force");
 }
 
@@ -90,7 +90,7 @@ pub(super) async fn one_of_concurrent_claims_wins(harness: &dyn Harness) {
         .collect();
     let mut won = 0;
     for claim in claims {
-        let answer = claim.await.expect("a claim does not panic").expect("the store answers");
+        let answer = claim.await.expect("a claim does not panic").expect("the store is available");
         won += u32::from(matches!(answer, Claim::Held(_)));
     }
     assert_eq!(won, 1, "of claims made at once exactly one wins");
@@ -108,12 +108,12 @@ pub(super) async fn claim_hint_is_stored_at_release(harness: &dyn Harness) {
         stuck_at: None,
     };
     lease.claim_hint = Some(plan.clone());
-    a.release(&lease).await.expect("the store answers");
+    a.release(&lease).await.expect("the store is available");
     let mut stale = lease;
     let lease = held(&*b, "planned").await;
     assert_eq!(lease.claim_hint, Some(plan.clone()), "the plan comes back as it was left");
     stale.claim_hint = None;
     a.release(&stale).await.expect("releasing a lost lease is no error");
-    b.release(&lease).await.expect("the store answers");
+    b.release(&lease).await.expect("the store is available");
     assert_eq!(held(&*b, "planned").await.claim_hint, Some(plan), "an old holder leaves no plan");
 }

@@ -11,23 +11,23 @@ use async_trait::async_trait;
 
 use crate::runtime::store::Store;
 
-/// Gives the suite two processes' views of one store, and lets leases run out.
+/// Provides the suite with a store as two processes use it, and expires leases.
 #[async_trait]
 pub trait Harness: Send + Sync {
-    /// The store as one process sees it, and as another does.
+    /// Returns the store as one process uses it, and as another does.
     fn stores(&self) -> (Arc<dyn Store>, Arc<dyn Store>);
 
-    /// Makes every lease of `job` look expired to the store.
+    /// Makes every lease of `job` expired for the store.
     async fn expire(&self, job: &str);
 
-    /// How many rows the history of `job` has.
+    /// Returns the number of rows in the history of `job`.
     async fn runs(&self, job: &str) -> u64;
 }
 
 /// Runs the whole suite.
 ///
 /// # Panics
-/// At the first promise of [`Store`] that is broken, with a sentence that names it.
+/// If the store violates the contract of [`Store`], with a message that names the violated rule.
 pub async fn check_all(harness: &dyn Harness) {
     leases::new_job_starts_at_first_cursor(harness).await;
     leases::held_lease_is_not_claimed(harness).await;

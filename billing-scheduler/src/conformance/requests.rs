@@ -1,4 +1,4 @@
-//! What people ask of jobs, and how these stand.
+//! Control requests, and the views of jobs.
 
 use std::sync::Arc;
 
@@ -22,19 +22,16 @@ pub(super) async fn reset_requires_future_cursor(harness: &dyn Harness) {
     unchanged(&*a, &request("reset", ControlAction::Reset, 0)).await;
     let lease = held(&*a, "reset").await;
     unchanged(&*a, &request("reset", ControlAction::Reset, 0)).await;
-    let asked = request("reset", ControlAction::Reset, -1);
-    accepted(&*b, &asked).await;
-    assert_eq!(
-        control_state(&*a, "reset").await.2,
-        std::slice::from_ref(&asked),
-        "whoever runs the job sees it"
-    );
-    a.release(&lease).await.expect("the store answers");
+    let requested = request("reset", ControlAction::Reset, -1);
+    accepted(&*b, &requested).await;
+    assert_eq!(control_state(&*a, "reset").await.2, std::slice::from_ref(&requested), "a poll returns it");
+    a.release(&lease).await.expect("the store is available");
     let lease = held(&*a, "reset").await;
-    assert_eq!(lease.requests, std::slice::from_ref(&asked), "so does whoever claims it");
+    assert_eq!(lease.requests, std::slice::from_ref(&requested), "a claim returns it, too");
     let cause = RunCause::Manual;
-    let answer = RunRecord { request: Some(asked.id), cause, ..run(&lease, asked.at, RunStatus::Skipped) };
-    let present = JobState::at(asked.at);
+    let answer =
+        RunRecord { request: Some(requested.id), cause, ..run(&lease, requested.at, RunStatus::Skipped) };
+    let present = JobState::at(requested.at);
     a.finish(&lease, &answer, &present).await.expect("a cursor may go back");
     let lease = held(&*b, "reset").await;
     assert_eq!(
@@ -47,24 +44,28 @@ pub(super) async fn reset_requires_future_cursor(harness: &dyn Harness) {
 pub(super) async fn pause_is_visible_to_claim_and_poll(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let (known, nothing, _) = control_state(&*b, "pausing").await;
-    assert_eq!(nothing, None, "nobody paused it yet");
+    assert_eq!(nothing, None, "no operator paused it yet");
     assert_eq!(
-        b.control_state(Some(known)).await.expect("the store answers"),
+        b.control_state(Some(known)).await.expect("the store is available"),
         None,
         "what is known is no news"
     );
     unchanged(&*a, &request("pausing", ControlAction::Resume, 0)).await;
-    assert_eq!(b.control_state(Some(known)).await.expect("the store answers"), None, "no change is no news");
+    assert_eq!(
+        b.control_state(Some(known)).await.expect("the store is available"),
+        None,
+        "no change is no news"
+    );
     let pause = request("pausing", ControlAction::Pause, 30);
     accepted(&*a, &pause).await;
     unchanged(&*b, &request("pausing", ControlAction::Pause, 40)).await;
     let mut expected = Pause { since: pause.at, until: None, by: pause.by, reason: pause.reason };
     let (revision, paused, _) = control_state(&*b, "pausing").await;
     assert!(revision > known, "each request is news");
-    assert_eq!(paused, Some(expected.clone()), "whoever asks sees the pause");
+    assert_eq!(paused, Some(expected.clone()), "a poll returns the pause");
     let lease = held(&*b, "pausing").await;
-    assert_eq!(lease.pauses, [expected.clone()], "whoever claims sees it, too");
-    b.release(&lease).await.expect("the store answers");
+    assert_eq!(lease.pauses, [expected.clone()], "a claim returns it, too");
+    b.release(&lease).await.expect("the store is available");
 
     accepted(&*b, &request("pausing", ControlAction::Resume, 90)).await;
     assert_eq!(control_state(&*a, "pausing").await.1, None, "it is resumed");
@@ -73,7 +74,7 @@ pub(super) async fn pause_is_visible_to_claim_and_poll(harness: &dyn Harness) {
     assert_eq!(lease.pauses, [expected.clone()], "the claim sees the pause until the cursor is behind it");
     let row = run(&lease, noon() + TimeDelta::minutes(60), RunStatus::Paused);
     a.record(Some(&lease), &row, &JobState::at(noon() + TimeDelta::minutes(60))).await.expect("recorded");
-    a.release(&lease).await.expect("the store answers");
+    a.release(&lease).await.expect("the store is available");
     let lease = held(&*a, "pausing").await;
     assert_eq!(lease.pauses, [expected.clone()], "it may hold more");
     let behind = noon() + TimeDelta::minutes(120);
@@ -81,49 +82,50 @@ pub(super) async fn pause_is_visible_to_claim_and_poll(harness: &dyn Harness) {
     let retrying = Some(Retrying { scheduled_at, failed_attempts: 0, not_before: scheduled_at });
     let row = run(&lease, behind, RunStatus::Skipped);
     a.record(Some(&lease), &row, &JobState { cursor: behind, retrying }).await.expect("recorded");
-    a.release(&lease).await.expect("the store answers");
+    a.release(&lease).await.expect("the store is available");
     let lease = held(&*a, "pausing").await;
     assert_eq!(lease.pauses, [expected], "a time within it is still to be run");
     let row = run(&lease, behind, RunStatus::Done);
     a.record(Some(&lease), &row, &JobState::at(behind)).await.expect("recorded");
-    a.release(&lease).await.expect("the store answers");
+    a.release(&lease).await.expect("the store is available");
     assert_eq!(held(&*a, "pausing").await.pauses, [], "what is finished with is forgotten");
 }
 
 pub(super) async fn request_is_open_until_answered(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let scheduled_at = noon() - TimeDelta::hours(3);
-    let asked = [
-        request("asked", ControlAction::RunNow, 1),
-        request("asked", ControlAction::Replay { scheduled_at }, 2),
+    let requested = [
+        request("requested", ControlAction::RunNow, 1),
+        request("requested", ControlAction::Replay { scheduled_at }, 2),
     ];
-    for request in &asked {
+    for request in &requested {
         accepted(&*a, request).await;
     }
-    assert_eq!(control_state(&*b, "asked").await.2, asked, "whoever asks sees them, oldest first");
-    let lease = held(&*b, "asked").await;
-    assert_eq!(lease.requests, asked, "whoever claims sees them, too");
-    let unfinished = run(&lease, asked[0].at, RunStatus::Interrupted);
+    assert_eq!(control_state(&*b, "requested").await.2, requested, "a poll returns them, oldest first");
+    let lease = held(&*b, "requested").await;
+    assert_eq!(lease.requests, requested, "a claim returns them, too");
+    let unfinished = run(&lease, requested[0].at, RunStatus::Interrupted);
     b.record(Some(&lease), &unfinished, &lease.state).await.expect("the newest fencing token records");
-    b.release(&lease).await.expect("the store answers");
-    let lease = held(&*a, "asked").await;
-    assert_eq!(lease.requests, asked, "a run that does not answer leaves it open");
+    b.release(&lease).await.expect("the store is available");
+    let lease = held(&*a, "requested").await;
+    assert_eq!(lease.requests, requested, "a run that does not answer leaves it open");
     let cause = RunCause::Manual;
-    let answer = RunRecord { request: Some(asked[0].id), cause, ..run(&lease, asked[0].at, RunStatus::Done) };
+    let answer =
+        RunRecord { request: Some(requested[0].id), cause, ..run(&lease, requested[0].at, RunStatus::Done) };
     a.record(Some(&lease), &answer, &lease.state).await.expect("the newest fencing token records");
-    a.release(&lease).await.expect("the store answers");
-    let lease = held(&*b, "asked").await;
-    assert_eq!(lease.requests, asked[1..], "an answered one is closed");
+    a.release(&lease).await.expect("the store is available");
+    let lease = held(&*b, "requested").await;
+    assert_eq!(lease.requests, requested[1..], "an answered one is closed");
     assert_eq!(lease.state, JobState::at(noon()), "and moves no cursor");
     let cause = RunCause::Replay;
     let answer =
-        RunRecord { request: Some(asked[1].id), cause, ..run(&lease, scheduled_at, RunStatus::Done) };
+        RunRecord { request: Some(requested[1].id), cause, ..run(&lease, scheduled_at, RunStatus::Done) };
     b.record(Some(&lease), &answer, &lease.state).await.expect("the newest fencing token records");
     let again = RunRecord { id: Uuid::now_v7(), request: None, ..answer };
     b.record(Some(&lease), &again, &lease.state)
         .await
         .expect("a scheduled time may be replayed again and again");
-    assert_eq!(control_state(&*a, "asked").await.2, [], "nothing is left");
+    assert_eq!(control_state(&*a, "requested").await.2, [], "nothing is left");
 }
 
 pub(super) async fn cancel_names_current_claim(harness: &dyn Harness) {
@@ -136,22 +138,24 @@ pub(super) async fn cancel_names_current_claim(harness: &dyn Harness) {
     let mut lease = held(&*a, "cancelled").await;
     let (schedule, never) = ("every 1h".to_owned(), None);
     lease.claim_hint = Some(ClaimHint { schedule, next_at: never, late_at: never, stuck_at: never });
-    a.release(&lease).await.expect("the store answers");
+    a.release(&lease).await.expect("the store is available");
     unchanged(&*b, &request("cancelled", cancel, 0)).await;
     accepted(&*b, &request("cancelled", ControlAction::RunNow, 0)).await;
     let lease = held(&*a, "cancelled").await;
-    let ask = request("cancelled", cancel, 1);
-    accepted(&*b, &ask).await;
-    let meant =
-        ControlRequest { action: ControlAction::Cancel { fencing_token: lease.fencing_token }, ..ask };
+    let cancellation = request("cancelled", cancel, 1);
+    accepted(&*b, &cancellation).await;
+    let meant = ControlRequest {
+        action: ControlAction::Cancel { fencing_token: lease.fencing_token },
+        ..cancellation
+    };
     assert_eq!(
         control_state(&*a, "cancelled").await.2,
         [meant],
-        "it names the claim, and what was asked for is gone"
+        "it names the claim, and what was requested for is gone"
     );
     let stopped = run(&lease, noon() + TimeDelta::hours(1), RunStatus::Interrupted);
     a.record(Some(&lease), &stopped, &JobState::at(stopped.scheduled_at)).await.expect("recorded");
-    a.release(&lease).await.expect("the store answers");
+    a.release(&lease).await.expect("the store is available");
     assert_eq!(control_state(&*a, "cancelled").await.2, [], "it ends with the run that it stops");
     let lease = held(&*b, "cancelled").await;
     assert_eq!(lease.requests, [], "and is never run");
@@ -159,26 +163,26 @@ pub(super) async fn cancel_names_current_claim(harness: &dyn Harness) {
     let failed = run(&lease, noon(), RunStatus::Retrying);
     let waits = JobState { retrying: Some(retrying), ..lease.state.clone() };
     b.record(Some(&lease), &failed, &waits).await.expect("recorded");
-    b.release(&lease).await.expect("the store answers");
+    b.release(&lease).await.expect("the store is available");
     accepted(&*a, &request("cancelled", cancel, 2)).await;
     assert_eq!(
         control_state(&*a, "cancelled").await.2,
         [],
-        "nobody is at what waits to be tried again, so nobody is asked"
+        "no process runs a pending retry, so no request is opened"
     );
 }
 
 pub(super) async fn job_row_shows_current_state(harness: &dyn Harness) {
     let (a, b) = harness.stores();
-    let stands = async |store: &dyn Store| {
-        let jobs = store.jobs().await.expect("the store answers");
+    let row_of = async |store: &dyn Store| {
+        let jobs = store.jobs().await.expect("the store is available");
         assert!(jobs.is_sorted_by_key(|row| row.job.clone()), "jobs come by name");
         jobs.into_iter().find(|row| row.job == "shown").expect("it was claimed")
     };
     let mut lease = held(&*a, "shown").await;
-    let late = async || b.late(noon()).await.expect("the store answers");
+    let late = async || b.late(noon()).await.expect("the store is available");
     assert_eq!(late().await, []);
-    let row = stands(&*b).await;
+    let row = row_of(&*b).await;
     assert_eq!(
         (row.state, row.claim_hint, row.paused, row.last_run),
         (JobState::at(noon()), None, None, None)
@@ -191,17 +195,17 @@ pub(super) async fn job_row_shows_current_state(harness: &dyn Harness) {
     let ago = |minutes| Some(noon() - TimeDelta::minutes(minutes));
     let schedule = "every 1h".to_owned();
     lease.claim_hint = Some(ClaimHint { schedule, next_at: ago(60), late_at: ago(59), stuck_at: ago(-60) });
-    a.release(&lease).await.expect("the store answers");
+    a.release(&lease).await.expect("the store is available");
     let found = late().await;
     assert_eq!(found.len(), 1, "it is the only one whose plan is overdue");
     assert_eq!((&*found[0].job, Some(found[0].scheduled_at), &found[0].held_by), ("shown", ago(60), &None));
     let lease = held(&*a, "shown").await;
-    assert_eq!(late().await, [], "somebody is at it, and may be");
-    a.release(&lease).await.expect("the store answers");
+    assert_eq!(late().await, [], "a process runs it in time");
+    a.release(&lease).await.expect("the store is available");
     accepted(&*b, &request("shown", ControlAction::Pause, 70)).await;
     assert_eq!(late().await, [], "what is paused is not late");
-    let row = stands(&*b).await;
-    assert_eq!((row.state, row.lease), (JobState::at(at), None), "the schedule moved, and nobody has it");
+    let row = row_of(&*b).await;
+    assert_eq!((row.state, row.lease), (JobState::at(at), None), "the cursor moved, and the lease is free");
     assert_eq!(row.last_run.map(|last| last.run), Some(done), "its last run is shown");
     assert_eq!(row.paused.map(|pause| pause.since), Some(noon() + TimeDelta::minutes(70)));
 }
@@ -209,14 +213,14 @@ pub(super) async fn job_row_shows_current_state(harness: &dyn Harness) {
 pub(super) async fn concurrent_requests_are_all_kept(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let (before, ..) = control_state(&*a, "many").await;
-    let asking: Vec<_> = (0..16)
+    let requesting: Vec<_> = (0..16)
         .map(|n| {
             let store = Arc::clone(if n % 2 == 0 { &a } else { &b });
             tokio::spawn(async move { store.request(&request("many", ControlAction::RunNow, 0)).await })
         })
         .collect();
-    for asked in asking {
-        let receipt = asked.await.expect("asking does not panic").expect("the store answers");
+    for requested in requesting {
+        let receipt = requested.await.expect("the request does not panic").expect("the store is available");
         assert_eq!(receipt, ControlReceipt::Accepted);
     }
     let (after, _, requests) = control_state(&*a, "many").await;

@@ -1,4 +1,4 @@
-//! The history: what is recorded, and once.
+//! The history: each record is written once.
 
 use std::time::Duration;
 
@@ -29,12 +29,12 @@ pub(super) async fn record_updates_state_with_history(harness: &dyn Harness) {
     let state = JobState { cursor: noon(), retrying: Some(retrying) };
     let failed = RunRecord { error: Some("boom".to_owned()), ..run(&lease, failed_at, RunStatus::Retrying) };
     a.record(Some(&lease), &failed, &state).await.expect("the newest fencing token records");
-    a.release(&lease).await.expect("the store answers");
+    a.release(&lease).await.expect("the store is available");
     let lease = held(&*b, "recorded").await;
     assert_eq!(lease.state, state, "the state comes back as it was recorded");
     let done = RunRecord { attempt: 2, ..run(&lease, failed_at, RunStatus::Done) };
     b.record(Some(&lease), &done, &JobState::at(failed_at)).await.expect("the newest fencing token records");
-    b.release(&lease).await.expect("the store answers");
+    b.release(&lease).await.expect("the store is available");
     assert_eq!(held(&*a, "recorded").await.state, JobState::at(failed_at), "a finished retry is forgotten");
 }
 
@@ -52,7 +52,7 @@ pub(super) async fn occurrence_is_finished_once(harness: &dyn Harness) {
         "the same occurrence is not done twice"
     );
     assert_eq!(harness.runs("once").await, 1, "a refused record leaves no row");
-    a.release(&lease).await.expect("the store answers");
+    a.release(&lease).await.expect("the store is available");
     assert_eq!(held(&*a, "once").await.state.cursor, at, "nor does it move the cursor");
 }
 
@@ -80,15 +80,15 @@ pub(super) async fn any_text_is_recorded(harness: &dyn Harness) {
     };
     a.record(Some(&lease), &wordy, &JobState::at(wordy.scheduled_at)).await.expect("any text is recorded");
     let rows = a.runs(&RunFilter { job: Some("wordy".to_owned()), ..RunFilter::default() }).await;
-    let error = rows.expect("the store answers").remove(0).run.error.expect("it is there");
+    let error = rows.expect("the store is available").remove(0).run.error.expect("it is there");
     let (_, kept) = text.split_once('\0').expect("there is one");
     assert!(error.ends_with(kept), "what a store has a place for is kept: {error:?}");
-    a.release(&lease).await.expect("the store answers");
+    a.release(&lease).await.expect("the store is available");
 }
 
 pub(super) async fn node_run_needs_no_lease(harness: &dyn Harness) {
     let (a, b) = harness.stores();
-    let nobody = Lease {
+    let no_lease = Lease {
         job: "node".to_owned(),
         fencing_token: FencingToken(0),
         ttl: Duration::ZERO,
@@ -99,7 +99,7 @@ pub(super) async fn node_run_needs_no_lease(harness: &dyn Harness) {
     };
     let at = noon() + TimeDelta::hours(1);
     for store in [a, b] {
-        let run = RunRecord { per_node: true, ..run(&nobody, at, RunStatus::Done) };
+        let run = RunRecord { per_node: true, ..run(&no_lease, at, RunStatus::Done) };
         store.record(None, &run, &JobState::at(at)).await.expect("each node records its own run");
     }
     assert_eq!(harness.runs("node").await, 2, "two nodes finish the same scheduled time once each");
@@ -107,8 +107,8 @@ pub(super) async fn node_run_needs_no_lease(harness: &dyn Harness) {
 
 pub(super) async fn finish_records_and_releases(harness: &dyn Harness) {
     let (a, b) = harness.stores();
-    let asked = request("last", ControlAction::RunNow, 0);
-    accepted(&*a, &asked).await;
+    let requested = request("last", ControlAction::RunNow, 0);
+    accepted(&*a, &requested).await;
     let mut lease = held(&*a, "last").await;
     let at = noon() + TimeDelta::hours(1);
     let plan = ClaimHint {
@@ -118,7 +118,7 @@ pub(super) async fn finish_records_and_releases(harness: &dyn Harness) {
         stuck_at: None,
     };
     lease.claim_hint = Some(plan.clone());
-    let done = RunRecord { request: Some(asked.id), ..run(&lease, at, RunStatus::Done) };
+    let done = RunRecord { request: Some(requested.id), ..run(&lease, at, RunStatus::Done) };
     a.finish(&lease, &done, &JobState::at(at)).await.expect("the newest fencing token records");
     assert_eq!(harness.runs("last").await, 1, "it leaves its row");
     assert_eq!(control_state(&*b, "last").await.2, [], "and closes the request that it answers");
@@ -135,11 +135,11 @@ pub(super) async fn finish_records_and_releases(harness: &dyn Harness) {
     assert!(matches!(answer, Err(StoreError::LeaseLost { .. })), "an old fencing token records nothing");
     assert_eq!(harness.runs("last").await, 1, "a refused record leaves no row");
     assert_eq!(control_state(&*b, "last").await.2.len(), 1, "nor does it close a request");
-    let answer = a.acquire("last", noon()).await.expect("the store answers");
+    let answer = a.acquire("last", noon()).await.expect("the store is available");
     assert!(matches!(answer, Claim::Busy { .. }), "nor does it free the new one's lease");
     let again = b.finish(&next, &done, &JobState::at(at)).await;
     assert!(matches!(again, Err(StoreError::AlreadyFinished { .. })), "an occurrence is finished once");
-    b.release(&next).await.expect("the store answers");
+    b.release(&next).await.expect("the store is available");
     let last = held(&*a, "last").await;
     assert_eq!((last.state, last.claim_hint), (JobState::at(at), Some(plan)), "nor does it move the job");
 }
@@ -148,17 +148,17 @@ pub(super) async fn history_is_read_as_written(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let lease = held(&*a, "history").await;
     let at = |hours| noon() + TimeDelta::hours(hours);
-    let stretch = OccurrenceRange { from: at(2), count: 3 };
-    let asked = Uuid::now_v7();
+    let range = OccurrenceRange { from: at(2), count: 3 };
+    let requested = Uuid::now_v7();
     let rows = [
         RunRecord { reason: Some("early".to_owned()), ..run(&lease, at(1), RunStatus::Done) },
         RunRecord {
-            range: Some(stretch),
+            range: Some(range),
             details: serde_json::Value::Null,
             ..run(&lease, at(4), RunStatus::Paused)
         },
         RunRecord {
-            request: Some(asked),
+            request: Some(requested),
             cause: RunCause::Replay,
             error: Some("boom".to_owned()),
             ..run(&lease, at(5), RunStatus::Dead)
@@ -179,11 +179,11 @@ pub(super) async fn history_is_read_as_written(harness: &dyn Harness) {
         (RunFilter { scheduled_at: Some(at(3)), ..all.clone() }, vec![1]),
         (RunFilter { scheduled_at: Some(at(5)), ..all.clone() }, vec![2]),
         (RunFilter { id: Some(rows[0].id), ..RunFilter::default() }, vec![0]),
-        (RunFilter { request: Some(asked), ..RunFilter::default() }, vec![2]),
-        (RunFilter { job: Some("nobody's".to_owned()), ..RunFilter::default() }, vec![]),
+        (RunFilter { request: Some(requested), ..RunFilter::default() }, vec![2]),
+        (RunFilter { job: Some("unknown".to_owned()), ..RunFilter::default() }, vec![]),
     ] {
-        let found = b.runs(&filter).await.expect("the store answers");
-        assert!(found.iter().all(|row| !row.daemon_id.is_empty()), "a row says who wrote it");
+        let found = b.runs(&filter).await.expect("the store is available");
+        assert!(found.iter().all(|row| !row.daemon_id.is_empty()), "a row names its writer");
         let found: Vec<_> = found.into_iter().map(|row| row.run).collect();
         let expected: Vec<_> = expected.into_iter().map(|index: usize| rows[index].clone()).collect();
         assert_eq!(found, expected, "the rows of {filter:?}, newest first");

@@ -1,4 +1,4 @@
-//! What the parts of the suite share.
+//! Helpers of the suite.
 
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use uuid::Uuid;
@@ -12,7 +12,7 @@ pub(super) fn noon() -> DateTime<Utc> {
 }
 
 pub(super) async fn held(store: &dyn Store, job: &str) -> Lease {
-    match store.acquire(job, noon()).await.expect("the store answers") {
+    match store.acquire(job, noon()).await.expect("the store is available") {
         Claim::Held(lease) => lease,
         Claim::Busy { holder } => panic!("the lease of {job} should be free, but {holder} has it"),
     }
@@ -34,26 +34,26 @@ pub(super) fn request(job: &str, action: ControlAction, minutes: i64) -> Control
         id: Uuid::now_v7(),
         job: job.to_owned(),
         action,
-        by: "ada@desk".to_owned(),
+        by: "ada@host".to_owned(),
         reason: Some("a test".to_owned()),
         at: noon() + TimeDelta::minutes(minutes),
     }
 }
 
 pub(super) async fn accepted(store: &dyn Store, request: &ControlRequest) {
-    let receipt = store.request(request).await.expect("the store answers");
+    let receipt = store.request(request).await.expect("the store is available");
     assert_eq!(receipt, ControlReceipt::Accepted, "{request:?} changes something");
 }
 
 pub(super) async fn unchanged(store: &dyn Store, request: &ControlRequest) {
-    let receipt = store.request(request).await.expect("the store answers");
+    let receipt = store.request(request).await.expect("the store is available");
     assert!(matches!(receipt, ControlReceipt::Unchanged(_)), "{request:?} changes nothing");
 }
 
-/// The revision, and what is open for `job`.
+/// Returns the revision, and the pause and the requests of `job`.
 pub(super) async fn control_state(store: &dyn Store, job: &str) -> (i64, Option<Pause>, Vec<ControlRequest>) {
     let control_state =
-        store.control_state(None).await.expect("the store answers").expect("everything is news");
+        store.control_state(None).await.expect("the store is available").expect("everything is news");
     let paused = control_state.paused.into_iter().find(|(paused, _)| paused == job).map(|(_, pause)| pause);
     let requests = control_state.requests.into_iter().filter(|request| request.job == job).collect();
     (control_state.revision, paused, requests)

@@ -61,7 +61,7 @@ impl Middleware for Tracing {
                 error!(job.name = %name, attempt = run.attempt, error, "job `{name}` failed and is not retried for {}: {error}", run.scheduled_at);
             }
             RunStatus::Skipped | RunStatus::Missed | RunStatus::Paused | RunStatus::Rescheduled => {
-                let from = run.range.map_or(run.scheduled_at, |stretch| stretch.from);
+                let from = run.range.map_or(run.scheduled_at, |range| range.from);
                 let (status, until) = (run.status.as_str(), run.scheduled_at);
                 let reason = run.reason.as_deref().unwrap_or_default();
                 info!(job.name = %name, status, %from, %until, "job `{name}`: {status} from {from} until {until}: {reason}");

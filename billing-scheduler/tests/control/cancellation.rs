@@ -74,11 +74,11 @@ async fn cancellation_applies_to_named_claim_only() {
     world.tick().await;
     world.begin_at("14:00:00").await;
     world.control.cancel("job", None).await.unwrap();
-    // Nobody has asked yet, and the run is over.
-    world.go_on().await;
+    // The run has ended before the next poll.
+    world.proceed().await;
     world.begin_at("15:00:00").await;
-    world.ask().await;
-    world.go_on().await;
+    world.poll().await;
+    world.proceed().await;
     assert_eq!(world.history(), ["done schedule 14:00", "done schedule 15:00"]);
 }
 
@@ -106,8 +106,8 @@ async fn request_interrupts_catch_up() {
         } else {
             world.scheduler.reload(&registry(&world.script), [], |_| false).unwrap();
         }
-        world.ask().await;
-        world.go_on().await;
+        world.poll().await;
+        world.proceed().await;
         world.two_seconds().await;
         assert_eq!(world.history(), ["done schedule 14:00"], "three more are due: {pauses}");
     }

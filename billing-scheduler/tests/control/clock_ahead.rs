@@ -4,7 +4,7 @@ use billing_scheduler::{Clock, ControlReceipt, Scope, chrono::TimeDelta};
 
 use crate::support::{World, at};
 
-/// The run of the next day, which stands for the hours before it.
+/// The run of the next day, which the hours before it are coalesced into.
 const RUN_AHEAD: &str = "done schedule 10:00 24 since 11:00";
 
 /// A scheduler whose hourly job ran at 10:00 and, while the clock was a day ahead, at 10:00 of the next day.
@@ -62,7 +62,7 @@ async fn job_first_seen_ahead_waits_until_reset() {
     world.tick().await;
     world.clock.set_wall(at("09:45:00"));
     world.two_seconds().await;
-    // Another daemon's clock may be right and this one slow, so nothing that they share goes back by itself.
+    // Another daemon's clock may be right and this one slow, so nothing that they share goes back automatically.
     assert!(world.control.jobs().await.unwrap()[0].ahead(world.clock.now()).is_some());
     assert_eq!(world.control.reset("job", "the clock was wrong").await.unwrap(), ControlReceipt::Accepted);
     world.two_seconds().await;

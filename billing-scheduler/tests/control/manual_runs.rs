@@ -47,7 +47,7 @@ async fn request_for_unknown_job_is_rejected() {
             control.replay(job, at("12:00:00"), None).await.map(drop),
         ];
         for refused in refused {
-            let error = refused.expect_err("nobody knows it");
+            let error = refused.expect_err("the job is unknown");
             assert_eq!(error.to_string(), format!("unknown job `{job}`"));
         }
     }
@@ -90,7 +90,7 @@ async fn failed_replay_is_not_retried() {
     world.tick().await;
     world.tick_at("14:00:00").await;
     for _ in 0..2 {
-        world.control.replay("job", at("14:00:00"), Some("mended")).await.unwrap();
+        world.control.replay("job", at("14:00:00"), Some("repaired")).await.unwrap();
         world.two_seconds().await;
     }
     assert_eq!(world.history(), ["dead schedule 14:00", "dead replay 14:00", "done replay 14:00"]);
@@ -170,8 +170,8 @@ async fn request_during_manual_run_is_kept() {
     world.control.run_now("job", None).await.unwrap();
     world.begin_at("13:30:01").await;
     world.control.run_now("job", None).await.unwrap();
-    world.ask().await;
-    world.go_on().await;
+    world.poll().await;
+    world.proceed().await;
     world.two_seconds().await;
     assert_eq!(world.history(), ["done manual 13:30"; 2]);
 }

@@ -42,7 +42,7 @@ async fn pause_holds_for_every_process() {
     world.tick().await;
     other.tick();
     other.idle().await;
-    // Nobody looks between this and the scheduled time.
+    // No scheduler polls between this and the scheduled time.
     world.clock.set_wall(at("13:59:59"));
     world.control.pause("job", "now").await.unwrap();
     world.clock.set_wall(at("14:00:00"));

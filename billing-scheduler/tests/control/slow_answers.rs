@@ -1,4 +1,4 @@
-//! What happens while an answer of the store is on its way.
+//! What happens while an answer of the store is delayed.
 
 use std::{
     sync::{Arc, Mutex},
@@ -15,29 +15,29 @@ use tokio::sync::Notify;
 
 use super::support::{Act, World, at, daemon, hourly};
 
-/// A store whose next answer to one question is on its way for as long as a test wants.
+/// A store whose next answer to one call is delayed until the test lets it proceed.
 #[derive(Clone)]
 struct SlowAnswers {
     store: MemoryStore,
     slow: Arc<Mutex<Option<&'static str>>>,
-    asked: Arc<Notify>,
-    go_on: Arc<Notify>,
+    called: Arc<Notify>,
+    proceed: Arc<Notify>,
 }
 
 impl SlowAnswers {
     fn of(store: &MemoryStore) -> Self {
-        Self { store: store.clone(), slow: Arc::default(), asked: Arc::default(), go_on: Arc::default() }
+        Self { store: store.clone(), slow: Arc::default(), called: Arc::default(), proceed: Arc::default() }
     }
 
-    fn keep(&self, question: &'static str) {
-        *self.slow.lock().unwrap() = Some(question);
+    fn keep(&self, call: &'static str) {
+        *self.slow.lock().unwrap() = Some(call);
     }
 
-    async fn answer<T>(&self, question: &'static str, answer: T) -> T {
-        let is_slow = self.slow.lock().unwrap().take_if(|slow| *slow == question).is_some();
+    async fn answer<T>(&self, call: &'static str, answer: T) -> T {
+        let is_slow = self.slow.lock().unwrap().take_if(|slow| *slow == call).is_some();
         if is_slow {
-            self.asked.notify_one();
-            self.go_on.notified().await;
+            self.called.notify_one();
+            self.proceed.notified().await;
         }
         answer
     }
@@ -104,15 +104,15 @@ async fn delayed_cancellation_spares_next_claim() {
     world.control.cancel("job", None).await.unwrap();
     store.keep("control_state");
     world.scheduler.tick();
-    store.asked.notified().await;
+    store.called.notified().await;
     // The run ends and the next one begins while the answer is on its way.
-    world.script.go_on.notify_one();
+    world.script.proceed.notify_one();
     while world.history().is_empty() {
         tokio::task::yield_now().await;
     }
     world.begin_at("15:00:00").await;
-    store.go_on.notify_one();
-    world.ask().await;
+    store.proceed.notify_one();
+    world.poll().await;
     world.scheduler.drain(Duration::ZERO).await;
     assert_eq!(world.history(), ["done schedule 14:00", "interrupted schedule 15:00"]);
     assert_eq!(*world.script.stopped_by.lock().unwrap(), Some(StopReason::Drain));
@@ -126,12 +126,12 @@ async fn delayed_cancellation_spares_next_run() {
     world.control.cancel("job", None).await.unwrap();
     store.keep("control_state");
     world.scheduler.tick();
-    store.asked.notified().await;
+    store.called.notified().await;
     // The run of 14:00 ends and that of 15:00 begins while the answer is on its way.
-    world.script.go_on.notify_one();
+    world.script.proceed.notify_one();
     world.script.started.notified().await;
-    store.go_on.notify_one();
-    world.ask().await;
+    store.proceed.notify_one();
+    world.poll().await;
     world.scheduler.drain(Duration::ZERO).await;
     assert_eq!(world.history(), ["done schedule 14:00", "interrupted schedule 15:00"]);
     assert_eq!(*world.script.stopped_by.lock().unwrap(), Some(StopReason::Drain));
@@ -144,10 +144,10 @@ async fn cancellation_before_claim_answer_stops_run() {
     world.clock.set_wall(at("14:00:00"));
     store.keep("acquire");
     world.scheduler.tick();
-    store.asked.notified().await;
+    store.called.notified().await;
     world.control.cancel("job", Some("no")).await.unwrap();
-    world.ask().await;
-    store.go_on.notify_one();
+    world.poll().await;
+    store.proceed.notify_one();
     world.scheduler.idle().await;
     assert_eq!(world.history(), ["interrupted schedule 14:00"]);
 }
@@ -163,9 +163,9 @@ async fn retry_starting_during_cancellation_stops() {
     assert_eq!(world.history(), ["retrying schedule 14:00"]);
     store.keep("jobs");
     let cancelled = tokio::spawn(async move { bob.cancel("job", None).await });
-    store.asked.notified().await;
+    store.called.notified().await;
     world.begin_at("14:10:00").await;
-    store.go_on.notify_one();
+    store.proceed.notify_one();
     assert_eq!(cancelled.await.unwrap().unwrap(), ControlReceipt::Accepted);
     world.two_seconds().await;
     assert_eq!(world.history()[1..], ["interrupted schedule 14:00"]);

@@ -23,20 +23,20 @@ pub(crate) fn at(clock: &str) -> DateTime<Utc> {
 pub(crate) enum Act {
     Fail,
     WaitForStop,
-    /// Ends well when it is asked to stop.
+    /// Finishes when it is requested to stop.
     Finish,
-    /// Ends well when it is told to go on.
+    /// Finishes when the test lets it proceed.
     Pause,
     Hang,
 }
 
-/// What the runs do, one after the other; nothing when the list is empty.
+/// What the runs do, one after the other. A run without an entry finishes.
 #[derive(Clone, Default)]
 pub(crate) struct Script {
     pub(crate) acts: Arc<Mutex<VecDeque<Act>>>,
     pub(crate) stopped_by: Arc<Mutex<Option<StopReason>>>,
     pub(crate) started: Arc<Notify>,
-    pub(crate) go_on: Arc<Notify>,
+    pub(crate) proceed: Arc<Notify>,
     /// The identity of each run.
     pub(crate) keys: Arc<Mutex<Vec<String>>>,
 }
@@ -59,7 +59,7 @@ impl Job for Script {
                 Ok(Outcome::done(1))
             }
             Some(Act::Pause) => {
-                self.go_on.notified().await;
+                self.proceed.notified().await;
                 Ok(Outcome::done(1))
             }
             Some(Act::Hang) => std::future::pending().await,
@@ -93,7 +93,7 @@ impl World {
         self.scheduler.idle().await;
     }
 
-    /// Two seconds, in which a scheduler looks twice: whatever was asked for is obeyed then.
+    /// Advances by two seconds with two polls, after which every request is applied.
     pub(crate) async fn two_seconds(&self) {
         for _ in 0..2 {
             self.clock.advance(Duration::from_secs(1));
@@ -106,37 +106,36 @@ impl World {
         self.tick().await;
     }
 
-    /// Advances to `clock`, starts what is due and waits until it has begun.
+    /// Advances to `clock` and waits until the run that is due has started.
     pub(crate) async fn begin_at(&self, clock: &str) {
         self.clock.advance((at(clock) - self.clock.now()).to_std().expect("forwards"));
         self.scheduler.tick();
         self.script.started.notified().await;
     }
 
-    /// The scheduler asks what is wished for, while a run is under way.
-    pub(crate) async fn ask(&self) {
+    /// Polls for control requests during a run.
+    pub(crate) async fn poll(&self) {
         self.scheduler.tick();
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
     }
 
-    pub(crate) async fn go_on(&self) {
-        self.script.go_on.notify_one();
+    pub(crate) async fn proceed(&self) {
+        self.script.proceed.notify_one();
         self.scheduler.idle().await;
     }
 
-    /// The history in short: status, trigger, scheduled time, and the first one of a stretch.
+    /// The history in short: status, cause, scheduled time, and the first time of a range.
     pub(crate) fn history(&self) -> Vec<String> {
         self.store.runs().iter().map(short).collect()
     }
 }
 
 pub(crate) fn short(run: &RunRecord) -> String {
-    let stretch =
-        run.range.map(|stretch| format!(" {} since {}", stretch.count, stretch.from.format("%H:%M")));
+    let range = run.range.map(|range| format!(" {} since {}", range.count, range.from.format("%H:%M")));
     let (status, trigger) = (run.status.as_str(), run.cause.as_str());
-    format!("{status} {trigger} {}{}", run.scheduled_at.format("%H:%M"), stretch.unwrap_or_default())
+    format!("{status} {trigger} {}{}", run.scheduled_at.format("%H:%M"), range.unwrap_or_default())
 }
 
 pub(crate) fn hourly() -> Schedule {

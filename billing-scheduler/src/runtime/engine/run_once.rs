@@ -89,7 +89,7 @@ impl Scheduler {
     /// ```
     ///
     /// # Errors
-    /// The job did not run, or its record could not be written. A run that failed is not an error: its record says so.
+    /// The job did not run, or its record could not be written. A run that failed is not an error: its record has the status and the error.
     ///
     /// # Panics
     /// Outside a tokio runtime.

@@ -29,7 +29,7 @@ pub enum RunStatus {
 }
 
 impl RunStatus {
-    /// Every status.
+    /// Every status, in the order of the documentation.
     pub const ALL: [Self; 8] = [
         Self::Done,
         Self::Retrying,
@@ -120,7 +120,7 @@ pub struct RunRecord {
     pub scheduled_at: DateTime<Utc>,
     /// The range of scheduled times, if the record covers more than one.
     pub range: Option<OccurrenceRange>,
-    /// The result.
+    /// The result of the run, or why there was none.
     pub status: RunStatus,
     /// What started the run.
     pub cause: RunCause,

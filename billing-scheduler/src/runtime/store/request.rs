@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::job::FencingToken;
 
-/// A control request.
+/// A request of an operator to change how a job runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlRequest {
     /// The request's id; the run that answers the request has it in its record.
@@ -63,7 +63,7 @@ impl ControlAction {
 }
 
 impl ControlRequest {
-    /// Returns the reason for a run's record: `requested by ada@desk: after the outage`.
+    /// Returns the reason for a run's record: `requested by ada@host: after the outage`.
     #[must_use]
     pub fn description(&self) -> String {
         let verb = match self.action {

@@ -98,7 +98,7 @@ impl RunFilter {
     /// Whether `run` meets every condition.
     #[must_use]
     pub fn matches(&self, run: &RunRecord) -> bool {
-        let from = run.range.map_or(run.scheduled_at, |stretch| stretch.from);
+        let from = run.range.map_or(run.scheduled_at, |range| range.from);
         self.id.is_none_or(|id| id == run.id)
             && self.job.as_ref().is_none_or(|job| *job == run.job)
             && self.status.is_none_or(|status| status == run.status)

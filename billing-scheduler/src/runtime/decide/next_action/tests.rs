@@ -15,9 +15,9 @@ fn pause(since: &str, until: Option<&str>) -> Pause {
     Pause { since: at(since), until: until.map(at), by: "ada".to_owned(), reason: Some("tea".to_owned()) }
 }
 
-fn request(action: ControlAction, asked: &str) -> ControlRequest {
+fn request(action: ControlAction, requested: &str) -> ControlRequest {
     let (job, by) = ("job".to_owned(), "ada".to_owned());
-    ControlRequest { id: Uuid::nil(), job, action, by, reason: None, at: at(asked) }
+    ControlRequest { id: Uuid::nil(), job, action, by, reason: None, at: at(requested) }
 }
 
 /// In short words, what the turn of an hourly job does.
@@ -38,7 +38,7 @@ fn check(job: Job<'_>, now: &str, expected: &str) {
         JobSnapshot { began: at(now), state, claim_hint: hint, pauses: job.pauses, requests: job.requests };
     let spec = JobSpec { misfire: job.misfire, ..JobSpec::new("job", "kind", hourly()) };
     let time = |at: DateTime<Utc>| at.format("%H:%M").to_string();
-    let said = match next_action(&spec, &snapshot, at(now)).expect("an hourly schedule can be computed") {
+    let actual = match next_action(&spec, &snapshot, at(now)).expect("an hourly schedule can be computed") {
         Action::Run(run) => format!("{} run of {}", run.cause.as_str(), time(run.scheduled_at)),
         Action::Skip(pass) => {
             let except = pass.except.map(|at| format!(" except {}", time(at))).unwrap_or_default();
@@ -48,7 +48,7 @@ fn check(job: Job<'_>, now: &str, expected: &str) {
         Action::Reset { .. } => "reset".to_owned(),
         Action::Wait(until) => format!("wait until {}", time(until)),
     };
-    assert_eq!(said, expected, "at {now}");
+    assert_eq!(actual, expected, "at {now}");
 }
 
 #[derive(Default)]

@@ -195,7 +195,7 @@ impl Schedule {
     /// | day of week | 0-7, SUN-SAT; 0 and 7 are Sunday | `FRIL` or `5L` the last Friday of a month; `MON#2` or `1#2` the second Monday |
     ///
     /// A field is `*` for every value, `*/n` for every nth value from the lowest on, or a list of values, ranges `a-b` and ranges
-    /// with a step `a-b/n`. Names have three letters in any case. `?` is `*`, in the two day fields. A `*` or `*/n` stands alone,
+    /// with a step `a-b/n`. Names have three letters in any case. `?` is `*`, in the two day fields. A `*` or `*/n` is the only item of its list,
     /// `L`, `W` and `#` are parts of a list but not of a range, and `L` and `LW` exclude each other. Not supported are `L-3`,
     /// `a/n` without the end of the range, ranges that go backwards, years, `H` and `~`.
     ///
