@@ -187,12 +187,16 @@ async fn run_once_never_overlaps_another_run() {
 }
 
 #[tokio::test]
-async fn unticked_scheduler_runs_nothing_else() {
+async fn unticked_scheduler_claims_nothing_else() {
     let world = World::new(Work::default());
-    world.scheduler.run_once("job", None).await.expect("it runs");
+    let run = world.scheduler.run_once("job", None).await.expect("it runs");
     world.clock.advance(Duration::from_hours(2));
     world.scheduler.idle().await;
-    assert_eq!(world.store.runs().len(), 1);
+    let other = world.store.as_holder("other");
+    let Ok(Claim::Held(lease)) = other.acquire("job", world.clock.now()).await else {
+        panic!("the lease should be free")
+    };
+    assert_eq!(lease.fencing_token.0, run.fencing_token.0 + 1, "no claim since the run");
 }
 
 #[tokio::test]
