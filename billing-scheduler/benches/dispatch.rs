@@ -2,12 +2,13 @@
 //! [--bursts 2] [--period 2] [--idle 10000] [--idle-seconds 3]
 //! [--engines tokio,billing-scheduler,tokio-cron-scheduler,apalis-cron]`.
 //!
-//! Every job of a case is due at the same instants. One line of JSON per case: a burst, or jobs that are not due at all. The
-//! engines run one after the other in this process; memory is what it grew by, so ask for one engine alone to compare that.
+//! Every job of a case is due at the same instants. One line of JSON per case: a burst, or jobs that are not due at all. Each case
+//! runs in a separate process, one after the other: memory is what that process grew by, and no case inherits that of another.
 //! The floor, `tokio`, is no scheduler: a loop that spawns a task for each job at each instant.
 
 use std::{
     env, fs,
+    process::Command,
     str::FromStr,
     sync::{
         Arc,
@@ -31,16 +32,33 @@ use tokio::{
 
 const ENGINES: [&str; 4] = ["tokio", "billing-scheduler", "tokio-cron-scheduler", "apalis-cron"];
 
+/// Set for the process of one case: engine, number of jobs, and whether they are idle.
+const CASE: &str = "DISPATCH_CASE";
+
 fn main() {
     let options = Options::read();
-    for &jobs in &options.jobs {
+    if let Ok(text) = env::var(CASE) {
+        let mut words = text.split(' ');
+        let engine = words.next().expect("an engine");
+        let jobs = words.next().and_then(|jobs| jobs.parse().ok()).expect("a number of jobs");
+        case(engine, jobs, &options, words.next() == Some("idle"));
+        return;
+    }
+    for jobs in &options.jobs {
         for engine in &options.engines {
-            case(engine, jobs, &options, false);
+            run_case(&format!("{engine} {jobs} burst"));
         }
     }
     for engine in options.engines.iter().filter(|_| options.idle > 0) {
-        case(engine, options.idle, &options, true);
+        run_case(&format!("{engine} {} idle", options.idle));
     }
+}
+
+/// Runs one case in a new process with the same options.
+fn run_case(case: &str) {
+    let program = env::current_exe().expect("the path of this program is known");
+    let status = Command::new(program).args(env::args_os().skip(1)).env(CASE, case).status();
+    assert!(status.expect("this program starts again").success(), "case `{case}` failed");
 }
 
 struct Options {
@@ -133,7 +151,9 @@ fn case(engine: &str, jobs: usize, options: &Options, idle: bool) {
     let runtime = Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let (cpu_s, seconds, rss_mb) = runtime.block_on(async {
         match engine {
-            "tokio" => floor(&starts, if idle { i64::MAX } else { options.period }),
+            // Nothing is due, so the loop would only wait.
+            "tokio" if idle => {}
+            "tokio" => floor(&starts, options.period),
             "billing-scheduler" => ours(&starts, &text),
             "tokio-cron-scheduler" => tokio_cron(&starts, &text).await,
             _ => apalis(&starts, &text),
@@ -203,7 +223,8 @@ impl Job for Start {
 fn floor(starts: &Arc<Starts>, period: i64) {
     let starts = Arc::clone(starts);
     tokio::spawn(async move {
-        while let Some(next_us) = (now_us() / 1_000_000 / period + 1).checked_mul(period * 1_000_000) {
+        loop {
+            let next_us = (now_us() / 1_000_000 / period + 1) * period * 1_000_000;
             sleep(Duration::from_micros(u64::try_from(next_us - now_us()).unwrap_or(0))).await;
             for job in 0..starts.jobs {
                 let starts = Arc::clone(&starts);
