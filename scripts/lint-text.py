@@ -36,7 +36,8 @@ def tracked_files():
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode().split("\0")
     for path in sorted(set(filter(None, listed))):
-        if EXEMPT.match(path) or not (ROOT / path).is_file():
+        # The target of a symbolic link is checked at its own path.
+        if EXEMPT.match(path) or (ROOT / path).is_symlink() or not (ROOT / path).is_file():
             continue
         try:
             yield path, (ROOT / path).read_text(encoding="utf-8")
