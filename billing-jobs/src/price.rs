@@ -226,6 +226,12 @@ impl PriceList {
         Ok(rates)
     }
 
+    /// The rates that runs saw of the plan of an instance, for hours that only the past can price; unset if none was seen.
+    #[must_use]
+    pub fn seen_rates(&self, key: PriceKey<'_>) -> Option<Rates> {
+        self.plan(key).ok()?.seen[Backups::of(key.backup_frequency) as usize].clone()
+    }
+
     /// The highest rate that an instance of which no run has priced an hour can have in an hour that ends after `time`.
     pub fn highest_after(&self, key: PriceKey<'_>, time: Micros) -> Result<Rate, Hold> {
         let plan = self.plan(key)?;

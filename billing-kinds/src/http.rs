@@ -2,9 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fmt,
     io::{self, Read as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -14,13 +14,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use ureq::{
     http::{self, Uri},
-    tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem},
+    tls::{RootCerts, TlsConfig},
 };
 
 use crate::{
     Secret, SecretError, UrlError,
     checked::{self, url},
-    concealed,
+    concealed, pem,
 };
 
 /// How much of an answer is kept to be shown.
@@ -278,7 +278,7 @@ impl Request {
         if let Some(path) = &self.ca_file {
             let unreadable =
                 |error: io::Error| HttpError::Authorities { path: path.clone(), reason: error.to_string() };
-            tls = tls.root_certs(RootCerts::new_with_certs(&authorities(path).map_err(unreadable)?));
+            tls = tls.root_certs(RootCerts::new_with_certs(&pem::certificates(path).map_err(unreadable)?));
         }
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .timeout_global(Some(self.timeout))
@@ -315,24 +315,6 @@ impl Request {
         };
         Ok(Answer { status, beginning, bytes, broken_off })
     }
-}
-
-/// The certificates in a file; at least one.
-pub(crate) fn authorities(path: &Path) -> io::Result<Vec<Certificate<'static>>> {
-    let text = fs::read(path)?;
-    let invalid = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not valid PEM");
-    let items = parse_pem(&text).collect::<Result<Vec<_>, _>>().map_err(invalid)?;
-    let certificates: Vec<_> = items
-        .into_iter()
-        .filter_map(|item| match item {
-            PemItem::Certificate(certificate) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if certificates.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it holds no certificate in PEM"));
-    }
-    Ok(certificates)
 }
 
 impl Method {

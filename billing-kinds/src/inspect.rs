@@ -6,7 +6,7 @@ use std::{io, time::Duration};
 
 use billing_scheduler::{Remark, Severity, duration};
 
-use crate::{HttpParams, Secret, http::authorities};
+use crate::{HttpParams, Secret, pem};
 
 fn remark(severity: Severity, path: &[&str], message: String, help: &str) -> Remark {
     let path = path.iter().map(|key| (*key).to_owned()).collect();
@@ -30,7 +30,7 @@ pub(crate) fn http(params: &HttpParams, timeout: Duration) -> Vec<Remark> {
         ));
     }
     if let Some(file) = &params.ca_file {
-        match authorities(file) {
+        match pem::certificates(file) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 let message = format!("`ca-file` {}: {error}", file.display());

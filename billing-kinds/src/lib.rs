@@ -8,6 +8,7 @@ mod concealed;
 mod group;
 mod http;
 mod inspect;
+pub mod pem;
 #[cfg(feature = "pings")]
 mod pings;
 mod secret;

@@ -13,6 +13,9 @@ use e2e::{
 
 use crate::daemon::{HEARTBEAT, TICK, ask, daemon};
 
+/// How many connections the pool of a daemon has at most.
+const CONNECTIONS: usize = 6;
+
 /// Due in months, and claimed once, at the start.
 fn resting(jobs: usize) -> String {
     let job = |number| {
@@ -75,6 +78,8 @@ async fn between_its_times_a_job_asks_nothing_and_when_it_is_due_it_claims_and_r
     assert!(of(&asked, POOL) <= ticks, "{asked:?}");
     // A job of one second is claimed right after its run, for the next one: its lease is extended every third of it.
     assert!(of(&asked, RENEWAL) <= ticks / 3 + 2, "{asked:?}");
+    // The pool may have to open one more connection meanwhile, which takes three round trips.
+    assert!(of(&asked, CONNECTION) <= 3 * CONNECTIONS, "{asked:?}");
     assert_nothing_else(&asked, &[QUESTION, CLAIM, LAST_RECORD, LATE, POOL, RENEWAL, CONNECTION]);
 }
 

@@ -2,14 +2,15 @@
 
 use std::{
     io::IsTerminal,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use billing_jobs::{
     BILLING_JOB,
     billing::{
-        Bill, Biller, BillingError, BillingParams, Mode, Run, Scope, Settings, details, spike, unguarded,
+        Bill, Biller, BillingError, BillingParams, FirstSeenPrice, Mode, Run, Scope, Settings, details,
+        unfinished,
     },
     record::{self, Entry},
     restore::LastCommit,
@@ -162,7 +163,8 @@ pub(super) async fn bill_once(
     if once.dry_run {
         let started = Instant::now();
         let stop = || None;
-        let bill = biller.bill(&run(once, Uuid::now_v7(), Mode::DryRun, &stop)).await.map_err(failed)?;
+        let bill = biller.bill(&run(once, Uuid::now_v7(), Mode::DryRun, &stop, &|_| {})).await;
+        let bill = bill.map_err(failed)?;
         return Ok((bill, started.elapsed()));
     }
     let signals = Signals::listen()
@@ -208,19 +210,17 @@ async fn bill_and_record(
     let started_at = ctx.clock().now();
     let started = Instant::now();
     let stop = || ctx.stop_requested();
-    let result = biller.bill(&run(once, ctx.run_id, Mode::Commit(lease.fencing_token), &stop)).await;
+    let first_prices = Mutex::new(Vec::new());
+    let saw = |first: &[FirstSeenPrice]| {
+        first_prices.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(first);
+    };
+    let result = biller.bill(&run(once, ctx.run_id, Mode::Commit(lease.fencing_token), &stop, &saw)).await;
+    let first_prices = first_prices.into_inner().unwrap_or_else(PoisonError::into_inner);
     let took = started.elapsed();
     let (status, items, details, error) = match &result {
         Ok(bill) if bill.stopped.is_none() => (RunStatus::Done, bill.totals.charged, details(bill), None),
-        Ok(bill) => (RunStatus::Interrupted, bill.totals.charged, serde_json::Value::Null, None),
-        Err(error) => {
-            let details = match error {
-                BillingError::Spike(waiting) => spike(waiting),
-                BillingError::Unguarded => unguarded(),
-                _ => serde_json::Value::Null,
-            };
-            (RunStatus::Dead, 0, details, Some(error.to_string()))
-        }
+        Ok(bill) => (RunStatus::Interrupted, bill.totals.charged, unfinished(&first_prices, None), None),
+        Err(error) => (RunStatus::Dead, 0, unfinished(&first_prices, Some(error)), Some(error.to_string())),
     };
     if status == RunStatus::Done {
         biller
@@ -285,6 +285,7 @@ fn run<'a>(
     id: Uuid,
     mode: Mode,
     stop: &'a (dyn Fn() -> Option<StopReason> + Sync),
+    first_prices: &'a (dyn Fn(&[FirstSeenPrice]) + Sync),
 ) -> Run<'a> {
     Run {
         id,
@@ -294,6 +295,7 @@ fn run<'a>(
         lists_beyond_limit: true,
         stop,
         progress: once.progress,
+        first_prices,
     }
 }
 

@@ -1,6 +1,6 @@
 //! `runs`: what ran, and what did not.
 
-use billing_scheduler::{RunFilter, RunRow, RunStatus};
+use billing_scheduler::{RunFilter, RunRow};
 use serde_json::{Value, json};
 
 use super::{
@@ -65,7 +65,7 @@ pub(super) fn in_table(rows: &[RunRow], with_job: bool, width: usize) -> String 
                 shown(run.scheduled_at),
                 status,
                 run.cause.as_str().to_owned(),
-                if has_run(run.status) { took(row) } else { String::new() },
+                if run.status.has_run() { took(row) } else { String::new() },
                 run.items.to_string(),
                 about(row),
             ]
@@ -80,10 +80,6 @@ pub(super) fn in_table(rows: &[RunRow], with_job: bool, width: usize) -> String 
         [id, at, status, trigger, took, items, about]
     };
     table(heads, &rows.into_iter().map(without).collect::<Vec<_>>(), width)
-}
-
-fn has_run(status: RunStatus) -> bool {
-    !matches!(status, RunStatus::Skipped | RunStatus::Missed | RunStatus::Paused | RunStatus::Rescheduled)
 }
 
 fn took(row: &RunRow) -> String {
@@ -109,7 +105,7 @@ pub(super) fn outcome(row: &RunRow) -> String {
     let about = about(row);
     let about = if about.is_empty() { about } else { format!("; {about}") };
     let figures =
-        if has_run(run.status) { format!(", {} items in {}", run.items, took(row)) } else { String::new() };
+        if run.status.has_run() { format!(", {} items in {}", run.items, took(row)) } else { String::new() };
     format!("{}{figures}{about}", run.status.as_str())
 }
 
@@ -128,7 +124,7 @@ fn in_words(row: &RunRow) -> String {
         ("daemon", Some(row.daemon_id.clone())),
         ("token", (run.fencing_token.0 > 0).then(|| run.fencing_token.to_string())),
         ("started", Some(format!("{} UTC, {} ms late", shown(run.started_at), run.lateness_ms()))),
-        ("took", has_run(run.status).then(|| took(row))),
+        ("took", run.status.has_run().then(|| took(row))),
         ("items", Some(run.items.to_string())),
         ("reason", run.reason.clone()),
         ("error", run.error.clone()),

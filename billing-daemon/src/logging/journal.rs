@@ -20,7 +20,7 @@ use tracing_subscriber::{
 };
 
 use super::Sentence;
-use crate::concealed::Concealed;
+use crate::{concealed::Concealed, output::escaped};
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// What the journal or we say under these names is not said by a field.
@@ -44,6 +44,13 @@ impl Journal {
         let unconnected = UnixDatagram::unbound()?;
         unconnected.connect(socket)?;
         Ok(Self { socket: unconnected, secrets: secrets.clone() })
+    }
+}
+
+impl Journal {
+    /// The line of an event in the stream of the standard error, which the journal reads too.
+    fn line(&self, level: Level, sentence: &str) -> String {
+        format!("<{}>{}", priority(level), escaped(&self.secrets.apply(sentence)))
     }
 }
 
@@ -150,8 +157,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Journal {
         if self.socket.send(&entry.bytes).is_err() {
             // The journal restarts, or the event is too large: the stream leads there as well, and takes the sentence. If that
             // fails too, there is nobody left to tell.
-            let line = self.secrets.apply(sentence.text()).escape_debug().to_string();
-            let _ = writeln!(io::stderr(), "<{}>{line}", priority(*meta.level()));
+            let _ = writeln!(io::stderr(), "{}", self.line(*meta.level(), sentence.text()));
         }
     }
 }
@@ -227,6 +233,16 @@ mod tests {
         ] {
             assert_eq!(info.get(name).map(String::as_str), Some(value), "{name} in {info:?}");
         }
+    }
+
+    #[test]
+    fn line_for_stream_is_masked_and_escaped() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let _socket = UnixDatagram::bind(&path).expect("a socket");
+        let journal = Journal::at(&path, &Concealed::new(["s3cret".to_owned()])).expect("a journal");
+        let line = journal.line(Level::WARN, "`Gr\u{fc}n` s3cret\n<0>forged\u{202e}");
+        assert_eq!(line, "<4>`Gr\u{fc}n` ***\\n<0>forged\\u{202e}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use billing_jobs::{BILLING_JOB, hold::Reason};
 use billing_scheduler::ScheduleAhead;
 use chrono::{DateTime, Utc};
 
-use super::{BillingRole, Daemon, Expected, JobStatus, Liveness, Problem, Status, ago, of_length};
+use super::{BillingRole, Daemon, Expected, JobStatus, Liveness, Problem, RunStatus, Status, ago, of_length};
 
 /// Everything in `status` that is not as it should be.
 #[must_use]
@@ -58,11 +58,7 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
         ),
         Some(_) => {}
     }
-    if let Some(run) = status.last_run.as_ref().filter(|_| status.has_billing)
-        // What a person asked for and nobody did in time is no billing that failed.
-        && (matches!(run.status.as_str(), "retrying" | "dead")
-            || run.cause == "schedule" && matches!(run.status.as_str(), "skipped" | "missed"))
-    {
+    if let Some(run) = failed_run(status).filter(|_| status.has_billing) {
         let reason = run.error.as_deref().or(run.reason.as_deref()).unwrap_or("no reason is known");
         found(
             if run.spike().is_some() { "spike" } else { "billing_failed" },
@@ -98,6 +94,17 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
     }
     problems.extend(status.jobs.iter().flat_map(of_job));
     problems
+}
+
+/// The last billing run if it failed, or the newest scheduled times if they passed without one.
+fn failed_run(status: &Status) -> Option<&RunStatus> {
+    let billing = status.jobs.iter().find(|job| job.name == BILLING_JOB);
+    let newest = billing.and_then(|job| job.last_run.as_ref());
+    // A request that no daemon carried out in time is not a billing run that failed.
+    let is_passed =
+        |run: &&RunStatus| run.cause == "schedule" && matches!(run.status.as_str(), "skipped" | "missed");
+    let has_failed = |run: &&RunStatus| matches!(run.status.as_str(), "retrying" | "dead");
+    newest.filter(is_passed).or_else(|| status.last_run.as_ref().filter(has_failed))
 }
 
 /// What is wrong with the schedule of a job.
@@ -136,7 +143,7 @@ fn is_new(daemon: &Daemon, now: DateTime<Utc>, interval: Duration) -> bool {
 mod tests {
     use super::*;
     use crate::status::{
-        Held, JobStatus, PanelGuardView, RunStatus,
+        Held, JobStatus, PanelGuardView,
         testing::{daemon, healthy, held, job, minutes_ago, run},
     };
 
@@ -168,6 +175,12 @@ mod tests {
         check("paused", pause, &["billing_paused"]);
         check("dead run", |status| status.last_run = Some(run("dead")), &["billing_failed"]);
         check("retrying", |status| status.last_run = Some(run("retrying")), &["billing_failed"]);
+        for (newest, expected) in
+            [("missed", &["billing_failed"][..]), ("skipped", &["billing_failed"]), ("rescheduled", &[])]
+        {
+            let billing = JobStatus { last_run: Some(run(newest)), ..job(None) };
+            check(newest, |status| status.jobs = vec![billing], expected);
+        }
         check("silent", |status| status.last_success_at = Some(minutes_ago(76)), &["billing_silent"]);
         check("just in time", |status| status.last_success_at = Some(minutes_ago(74)), &[]);
         check("nothing worked", |status| status.last_success_at = None, &["billing_silent"]);

@@ -44,7 +44,7 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
     let known = known_jobs(db, &expected.jobs).await.map_err(failed)?;
     let jobs = jobs(known, observed_at, !expected.jobs.is_empty());
     let billing = jobs.iter().find(|job| job.name == BILLING_JOB);
-    let mut last_run = billing.and_then(|job| job.last_run.clone());
+    let mut last_run = last_run(db, BILLING_JOB).await.map_err(failed)?.map(run_status);
     if let Some(run) = &mut last_run {
         let totals = biller.totals_of(run.id).await.map_err(failed)?;
         run.totals = Some(Totals {
@@ -141,6 +141,31 @@ async fn last_audit(db: &DatabaseConnection, expected: &Expected) -> Result<Opti
         newest_of_each.extend(last_done(db, &spec.name).await?);
     }
     Ok(newest_of_each.into_iter().max_by_key(|row| row.run.started_at).map(run_status))
+}
+
+/// The newest run of `job`. Rows of scheduled times without a run are passed over.
+async fn last_run(db: &DatabaseConnection, job: &str) -> Result<Option<RunRow>, DbErr> {
+    let newest_of = async |status| -> Result<Option<RunRow>, DbErr> {
+        let newest = RunFilter { job: Some(job.to_owned()), status, limit: 1, ..RunFilter::default() };
+        Ok(control::runs(db, &newest).await?.pop())
+    };
+    let newest = newest_of(None).await?;
+    if newest.as_ref().is_none_or(|row| row.run.status.has_run()) {
+        return Ok(newest);
+    }
+    let mut newest: Option<RunRow> = None;
+    for status in billing_scheduler::RunStatus::ALL.into_iter().filter(|status| status.has_run()) {
+        let found = newest_of(Some(status)).await?;
+        let is_newer = |row: &RunRow| {
+            newest.as_ref().is_none_or(|newest| {
+                (newest.run.started_at, newest.run.id) < (row.run.started_at, row.run.id)
+            })
+        };
+        if found.as_ref().is_some_and(is_newer) {
+            newest = found;
+        }
+    }
+    Ok(newest)
 }
 
 /// The run of `job` that ended well last.

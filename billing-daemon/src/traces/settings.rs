@@ -1,13 +1,14 @@
 //! What the environment says about traces, by the names that OpenTelemetry gave: <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>.
 
-use std::{fs, path::Path, str::FromStr, time::Duration};
+use std::{path::Path, str::FromStr, time::Duration};
 
+use billing_kinds::pem;
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::trace::Sampler;
 use percent_encoding::percent_decode_str;
 use ureq::{
     http::{HeaderName, HeaderValue},
-    tls::{Certificate, ClientCert, PemItem, PrivateKey, parse_pem},
+    tls::{Certificate, ClientCert, PrivateKey},
 };
 use url::Url;
 
@@ -64,8 +65,7 @@ impl Settings {
         let endpoint = read.judge(name, endpoint(collector, name.ends_with("_TRACES_ENDPOINT")));
         let headers = read.both("HEADERS", headers).unwrap_or_default();
         let timeout = read.both("TIMEOUT", number);
-        let authorities =
-            read.both("CERTIFICATE", |path| pem(path).and_then(|items| certificates(path, items)));
+        let authorities = read.both("CERTIFICATE", certificates);
         let identity = read.client_certificate();
         let sampler = read.sampler();
         let mut resource = read.one("OTEL_RESOURCE_ATTRIBUTES", attributes).unwrap_or_default();
@@ -135,8 +135,8 @@ impl Reader<'_> {
     }
 
     fn client_certificate(&mut self) -> Option<ClientCert> {
-        let chain = self.both("CLIENT_CERTIFICATE", |path| certificates(path, pem(path)?));
-        let key = self.both("CLIENT_KEY", |path| private_key(path, pem(path)?));
+        let chain = self.both("CLIENT_CERTIFICATE", certificates);
+        let key = self.both("CLIENT_KEY", private_key);
         match (chain, key) {
             (Some(chain), Some(key)) => Some(ClientCert::new_with_certs(&chain, key)),
             (None, None) => None,
@@ -232,28 +232,12 @@ fn number<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, String> {
     number.ok_or_else(|| format!("`{text}` is no whole number from 1 up"))
 }
 
-fn pem(path: &str) -> Result<Vec<PemItem<'static>>, String> {
-    let text = fs::read(Path::new(path)).map_err(|error| format!("cannot read {path}: {error}"))?;
-    parse_pem(&text).collect::<Result<_, _>>().map_err(|error| format!("{path} is no PEM file: {error}"))
+fn certificates(path: &str) -> Result<Vec<Certificate<'static>>, String> {
+    pem::certificates(Path::new(path)).map_err(|error| format!("cannot read {path}: {error}"))
 }
 
-fn certificates(path: &str, items: Vec<PemItem<'static>>) -> Result<Vec<Certificate<'static>>, String> {
-    let certificates: Vec<_> = items
-        .into_iter()
-        .filter_map(|item| match item {
-            PemItem::Certificate(certificate) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if certificates.is_empty() { Err(format!("{path} has no certificate in it")) } else { Ok(certificates) }
-}
-
-fn private_key(path: &str, items: Vec<PemItem<'static>>) -> Result<PrivateKey<'static>, String> {
-    let key = items.into_iter().find_map(|item| match item {
-        PemItem::PrivateKey(key) => Some(key),
-        _ => None,
-    });
-    key.ok_or_else(|| format!("{path} has no private key in it"))
+fn private_key(path: &str) -> Result<PrivateKey<'static>, String> {
+    pem::private_key(Path::new(path)).map_err(|error| format!("cannot read {path}: {error}"))
 }
 
 #[cfg(test)]
@@ -308,8 +292,16 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_HEADERS", "a=s3cret%0A", "`a` cannot be sent"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "`10s` is no whole number from 1 up"),
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere.pem", "cannot read /nowhere.pem"),
-            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/dev/null", "/dev/null has no certificate in it"),
-            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/dev/null", "/dev/null has no private key in it"),
+            (
+                "OTEL_EXPORTER_OTLP_CERTIFICATE",
+                "/dev/null",
+                "cannot read /dev/null: it has no certificate in PEM",
+            ),
+            (
+                "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+                "/dev/null",
+                "cannot read /dev/null: it has no private key in PEM",
+            ),
             ("OTEL_TRACES_SAMPLER", "xray", "write always_on"),
             ("OTEL_RESOURCE_ATTRIBUTES", "a", "expected `name=value`"),
             ("OTEL_BSP_SCHEDULE_DELAY", "-1", "no whole number"),

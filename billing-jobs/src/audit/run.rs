@@ -1,6 +1,9 @@
 //! One audit: every check in one snapshot, then the unique key of the charges and the chain of the audit log.
 
+use std::time::Instant;
+
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr};
+use tracing::debug;
 
 use super::{
     Audit, Violation,
@@ -60,10 +63,13 @@ async fn perform(check: &Check, txn: &DatabaseTransaction, audit: &mut Audit) ->
         let parameters = sql.contains("$1").then(|| BILLING_JOB.into());
         statement(txn, sql, parameters)
     };
+    let began = Instant::now();
     let counted = txn.query_one_raw(query(check.count)).await?;
     let counted: i64 = counted.map_or(Ok(0), |row| row.try_get("", "n"))?;
     audit.checked += counted.unsigned_abs();
     let broken = txn.query_all_raw(query(&check.broken)).await?;
+    let took_ms = began.elapsed().as_millis();
+    debug!(check = check.name, took_ms, "checked `{}` on {counted} rows in {took_ms} ms", check.name);
     for row in broken.iter().take(LISTED) {
         audit.violations.push(Violation::new(check.name, columns::lossy(row, "detail"), check.resolve));
     }

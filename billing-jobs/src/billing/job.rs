@@ -1,6 +1,10 @@
 //! Billing as a job: one run over the fleet, told to the panel's status row.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
@@ -9,7 +13,8 @@ use serde::Deserialize;
 use tracing::{info, warn};
 
 use super::{
-    Bill, Biller, BillingError, Mode, Run, Settings, Spike, Totals, brake::Excess, pace::MOST_CONNECTIONS,
+    Bill, Biller, BillingError, FirstSeenPrice, Mode, Run, Settings, Spike, Totals, brake::Excess,
+    pace::MOST_CONNECTIONS,
 };
 use crate::{
     Services,
@@ -112,6 +117,7 @@ impl Billing {
 #[async_trait]
 impl Job for Billing {
     async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
+        let first_prices = Mutex::new(Vec::new());
         let run = Run {
             id: ctx.run_id,
             mode: Mode::Commit(ctx.fencing_token),
@@ -120,6 +126,10 @@ impl Job for Billing {
             lists_beyond_limit: false,
             stop: &|| ctx.stop_requested(),
             progress: &|_| {},
+            first_prices: &|first| {
+                ctx.report(unfinished(first, None));
+                first_prices.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(first);
+            },
         };
         match self.biller.bill(&run).await {
             Ok(Bill { totals, stopped: Some(reason), .. }) => {
@@ -158,13 +168,11 @@ impl Job for Billing {
                 Ok(Outcome::Done { items: totals.charged, details: details(&bill) })
             }
             Err(error) => {
-                if let BillingError::Spike(waiting) = &error {
-                    ctx.report(spike(waiting));
+                let first_prices = first_prices.into_inner().unwrap_or_else(PoisonError::into_inner);
+                ctx.report(unfinished(&first_prices, Some(&error)));
+                if let BillingError::Spike(_) = &error {
                     // The panel would charge the same prices, and asks nobody: it is kept waiting for as long as this run waits.
                     self.biller.mark_worked(ctx.fencing_token).await.map_err(JobError::retry)?;
-                }
-                if matches!(error, BillingError::Unguarded) {
-                    ctx.report(unguarded());
                 }
                 let sentence = error.to_string();
                 let totals = self.biller.totals_of(ctx.run_id).await.unwrap_or_default();
@@ -177,7 +185,25 @@ impl Job for Billing {
     }
 }
 
-/// The figures of a run that waits for an approval, as they stand in its row.
+/// The details of a run that did not end or that `error` ended: the first prices that it recorded, an amount that waits for an
+/// approval, a panel guard that is missing. Null if there is nothing to show.
+#[must_use]
+pub fn unfinished(
+    first_prices: &[FirstSeenPrice],
+    error: Option<&BillingError>,
+) -> billing_scheduler::serde_json::Value {
+    let mut details = match error {
+        Some(BillingError::Spike(waiting)) => spike(waiting),
+        Some(BillingError::Unguarded) => json!({ "unguarded": true }),
+        _ => serde_json::Value::Null,
+    };
+    if !first_prices.is_empty() {
+        details["first_seen_prices"] = listed_prices(first_prices);
+    }
+    details
+}
+
+/// The figures of a run that waits for an approval.
 #[must_use]
 pub fn spike(Spike { excesses }: &Spike) -> billing_scheduler::serde_json::Value {
     let of_each = excesses.iter().map(|Excess { currency, sum, limit }| {
@@ -185,13 +211,11 @@ pub fn spike(Spike { excesses }: &Spike) -> billing_scheduler::serde_json::Value
             json!({ "amount": sum.amount.to_string(), "hours": sum.hours, "limit": limit.to_string() });
         (currency.to_string(), figures)
     });
-    json!({ "spike": of_each.collect::<billing_scheduler::serde_json::Map<_, _>>() })
+    json!({ "spike": of_each.collect::<serde_json::Map<_, _>>() })
 }
 
-/// The details of a run that found the panel guard missing.
-#[must_use]
-pub fn unguarded() -> billing_scheduler::serde_json::Value {
-    json!({ "unguarded": true })
+fn listed_prices(first: &[FirstSeenPrice]) -> serde_json::Value {
+    json!({ "count": first.len(), "listed": &first[..first.len().min(PRICES_LISTED)] })
 }
 
 /// A run's figures as they stand in its row.
@@ -214,8 +238,7 @@ pub fn details(
         details["findings"] = json!(findings);
     }
     if !first_seen_prices.is_empty() {
-        let listed = &first_seen_prices[..first_seen_prices.len().min(PRICES_LISTED)];
-        details["first_seen_prices"] = json!({ "count": first_seen_prices.len(), "listed": listed });
+        details["first_seen_prices"] = listed_prices(first_seen_prices);
     }
     details
 }

@@ -64,7 +64,7 @@ pub use self::{
     brake::Spike,
     findings::{Findings, FindingsByKind},
     handover::HandoverError,
-    job::{Billing, BillingParams, details, spike, unguarded},
+    job::{Billing, BillingParams, details, spike, unfinished},
     release::Release,
     seen_rates::FirstSeenPrice,
     totals::{Sum, Sums, Totals},
@@ -135,6 +135,8 @@ pub struct Run<'a> {
     pub stop: &'a (dyn Fn() -> Option<StopReason> + Sync),
     /// Told after each batch how many instances it looked at.
     pub progress: &'a (dyn Fn(u64) + Sync),
+    /// Receives the first prices of plans once they are written: they are in force however the run ends.
+    pub first_prices: &'a (dyn Fn(&[FirstSeenPrice]) + Sync),
 }
 
 /// Whether a run is meant.
@@ -401,6 +403,7 @@ impl Biller {
             spike.waits = None;
         }
         let first_seen_prices = seen_rates::record(&pass).await?;
+        (run.first_prices)(&first_seen_prices);
         let mut over = Over { unreadable: unreadable_plans, ..Over::default() };
         let mut result = pass.whole_fleet(&mut over).await;
         // In a dry run the hours of the previous organizations stay as they are, so the new ones cannot be billed.
@@ -419,8 +422,10 @@ impl Biller {
         let mut refusals = pass.refusals.into_inner().unwrap_or_else(PoisonError::into_inner);
         let refused = if over.stopped.is_some() { refusals.take() } else { refusals.end()? };
         let Over { mut totals, mut unposted, unreadable, stopped, mut beyond_limit, uncollected, .. } = over;
-        warn_of("cannot read a row, so what depends on it is held", &unreadable);
-        warn_of("the database refuses a charge, so its instance is held", &refused);
+        warn_of(&[
+            ("cannot read a row, so what depends on it is held", &unreadable),
+            ("the database refuses a charge, so its instance is held", &refused),
+        ]);
         beyond_limit.sort_unstable();
         let mut uncharged = Vec::new();
         for (reason, debt) in [(Reason::InstanceDeleted, deleted), (Reason::InstanceTransferred, uncollected)]
@@ -488,6 +493,7 @@ impl Biller {
             lists_beyond_limit: false,
             stop: &|| None,
             progress: &|_| {},
+            first_prices: &|_| {},
         };
         let as_of = match as_of {
             Some(as_of) => as_of,
@@ -569,13 +575,16 @@ impl Biller {
     }
 }
 
-/// Logs the first findings, and how many more there are.
-fn warn_of(what: &str, findings: &Findings) {
-    for sentence in &findings.listed {
+/// Logs the first findings of all kinds together, and how many more there are.
+fn warn_of(kinds: &[(&str, &Findings)]) {
+    let listed = kinds.iter().flat_map(|(what, findings)| findings.listed.iter().map(move |one| (what, one)));
+    let mut shown = 0;
+    for (what, sentence) in listed.take(LISTED) {
         warn!("{what}: {sentence}");
+        shown += 1;
     }
-    let more = findings.count - findings.listed.len() as u64;
+    let more = kinds.iter().map(|(_, findings)| findings.count).sum::<u64>() - shown;
     if more > 0 {
-        warn!(more, "{what}: and {more} more");
+        warn!(more, "{more} more rows cannot be read or were refused: see the `findings` of the run");
     }
 }

@@ -102,7 +102,7 @@ impl World {
         }
     }
 
-    pub(crate) fn witness_record(&self, run: &RunRecord, next: &JobState) {
+    pub(crate) fn witness_record(&self, run: &RunRecord, next: &JobState, is_reset: bool) {
         let mut plot = self.plot();
         let Some(job) = plot.jobs.get_mut(&run.job) else { return };
         let mut wrong = Vec::new();
@@ -111,6 +111,9 @@ impl World {
                 "`{}` is recorded under {}, and {} is the newest",
                 run.job, run.fencing_token, job.fencing_token
             ));
+        }
+        if is_reset {
+            job.cursor = next.cursor;
         }
         if next.cursor < job.cursor {
             wrong.push(format!(

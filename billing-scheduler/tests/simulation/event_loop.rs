@@ -197,6 +197,7 @@ impl World {
             }
         }
         self.plan_what_people_do();
+        self.plan_resets();
         self.plan(STORM, Event::Calm);
     }
 

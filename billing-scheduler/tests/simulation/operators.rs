@@ -45,6 +45,10 @@ pub(crate) struct People {
     /// Scheduled times that were passed over because the job was paused.
     passed: Vec<(String, DateTime<Utc>, DateTime<Utc>)>,
     cancels: Vec<Cancel>,
+    /// The requests to reset that were accepted.
+    resets: HashSet<Uuid>,
+    /// Of these, the ones that were not withdrawn.
+    unanswered_resets: HashMap<Uuid, &'static str>,
     /// The run of each occurrence that was cancelled.
     cancelled: HashMap<(String, DateTime<Utc>), Uuid>,
     /// When each period of `latest` was first wanted.
@@ -95,6 +99,15 @@ impl World {
         }
     }
 
+    /// Resets free a job whose cursor is ahead. That needs a clock that was ahead, so there are many requests.
+    pub(crate) fn plan_resets(&self) {
+        let mut dice = Dice::new(self.seed, "resets");
+        for _ in 0..dice.roll(12) {
+            let job = JOBS[usize::try_from(dice.roll(3)).expect("small")];
+            self.plan(dice.time(5_000, 200_000), Event::Ask(job, ControlAction::Reset));
+        }
+    }
+
     /// Somebody asks for something, over a line that is good.
     pub(crate) fn ask(&self, job: &'static str, action: ControlAction) {
         let open = at_once(self.store.control_state(None)).ok().flatten().unwrap_or_default();
@@ -124,6 +137,7 @@ impl World {
                 // What had not begun is withdrawn, and what had may end.
                 for request in open.requests.iter().filter(|request| request.job == job) {
                     people.triggered.remove(&request.id);
+                    people.unanswered_resets.remove(&request.id);
                 }
                 let claim = held.map(|held| held.fencing_token);
                 people.cancels.extend(claim.map(|fencing_token| Cancel {
@@ -133,7 +147,11 @@ impl World {
                     meant: None,
                 }));
             }
-            ControlAction::Replay { .. } | ControlAction::Reset => {}
+            ControlAction::Reset => {
+                people.resets.insert(id);
+                people.unanswered_resets.insert(id, job);
+            }
+            ControlAction::Replay { .. } => {}
         }
     }
 
@@ -241,6 +259,9 @@ impl World {
         for (id, job) in people.triggered.iter().filter(|(id, _)| !people.answered.contains(id)) {
             missed.push(format!("request {} to run `{job}` was never answered", id.as_u128()));
         }
+        for (id, job) in &people.unanswered_resets {
+            missed.push(format!("request {} to reset `{job}` was never answered", id.as_u128()));
+        }
         for request in open.requests.iter().filter(|request| is_over(request.at)) {
             // What was to be cancelled may have ended before.
             if !matches!(request.action, ControlAction::Cancel { .. }) {
@@ -336,6 +357,9 @@ impl People {
     ) -> Vec<String> {
         let mut wrong = Vec::new();
         let job = &run.job;
+        if self.is_reset(run) {
+            return self.check_reset(run, before, next);
+        }
         if before.is_some_and(|before| before != next) {
             wrong.push(format!("a run of `{job}` that was asked for changes where its schedule stands"));
         }
@@ -361,6 +385,29 @@ impl People {
                 wrong.push(format!("a run of `{job}` that was asked for once ended twice"));
             }
         }
+        wrong
+    }
+}
+
+impl People {
+    /// Whether it is the row of a reset: the schedule continues from the present on request of an operator.
+    pub(crate) fn is_reset(&self, run: &RunRecord) -> bool {
+        run.cause == RunCause::Manual && run.request.is_some_and(|id| self.resets.contains(&id))
+    }
+
+    /// A reset only moves the schedule back. Times may then come again: those that ran are skipped, and what was
+    /// cancelled may run.
+    fn check_reset(&mut self, run: &RunRecord, before: Option<&JobState>, next: &JobState) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let job = &run.job;
+        if run.status != RunStatus::Skipped || next.retrying.is_some() {
+            wrong.push(format!("a reset of `{job}` is {:?}, and leaves {next:?}", run.status));
+        }
+        if before.is_some_and(|before| before.cursor < next.cursor) {
+            wrong.push(format!("a reset of `{job}` moves its schedule on to {}", next.cursor));
+        }
+        self.cancelled.retain(|(of, at), _| of != job || *at <= next.cursor);
+        self.unanswered_resets.retain(|id, _| Some(*id) != run.request);
         wrong
     }
 }

@@ -151,8 +151,9 @@ impl Store for FaultyStore {
             let before = lease.as_ref().and_then(|lease| world.state_of(&lease.job));
             at_once(store.record(lease.as_ref(), &row, &next))?;
             if lease.is_some() {
+                let is_reset = world.plot().people.is_reset(&row);
                 world.witness_for_people(&row, before.as_ref(), &next);
-                world.witness_record(&row, &next);
+                world.witness_record(&row, &next, is_reset);
             }
             Ok(())
         })

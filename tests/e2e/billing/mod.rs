@@ -191,6 +191,7 @@ impl Daemon {
             lists_beyond_limit: true,
             stop: order.stop,
             progress: &|_| {},
+            first_prices: &|_| {},
         };
         self.biller().bill(&run).await
     }

@@ -90,7 +90,7 @@ async fn new_organization_owes_only_its_own_hours(db: &Db) {
     assert_sound(db).await;
 }
 
-/// Hours whose price nobody knew are closed with an unknown amount, and are not the new organization's.
+/// Hours of an unknown plan are closed with an unknown amount, and are not the new organization's.
 async fn unpriced_hours_stay_with_previous_organization(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -109,6 +109,31 @@ async fn unpriced_hours_stay_with_previous_organization(db: &Db) {
     );
     assert_eq!(periods(&fleet, instance).await, [(3, 2)]);
     assert_eq!(fleet.balance(new).await, usd("9.80"));
+    assert_sound(db).await;
+}
+
+/// The instance was held before a run could price it, and so has no meter; the runs saw what its plan costs.
+async fn seen_prices_apply_without_meter(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let (previous, new) = (fleet.wallet("0.25").await, fleet.wallet("10.00").await);
+    let instance = fleet.instance(Instance::new(previous, plan, hour(0))).await;
+    let created = |at: &str| format!("UPDATE vps_instances SET created_at = '{at}'");
+    db.execute(&created("1999-01-01T00:00:00+00:00")).await;
+    let daemon = Daemon::of(db).await;
+    daemon.bill(hour(3)).await;
+    assert_eq!(newest_hold(&fleet, instance).await, ("invalid_time".to_owned(), None, None, true));
+    fleet.transfer(instance, new).await;
+    db.execute(&created(&hour(0).to_rfc3339())).await;
+    // A price that no run has seen is not the price of those hours.
+    fleet.reprice(plan, Some("146.00")).await;
+
+    daemon.bill(hour(5)).await;
+
+    assert_eq!(periods(&fleet, instance).await, [(0, 2), (3, 2)]);
+    let closed = ("instance_transferred".to_owned(), Some(1), Some(usd("0.10")), false);
+    assert_eq!(newest_hold(&fleet, instance).await, closed);
+    assert_eq!(fleet.balance(previous).await, 5 * CENT);
     assert_sound(db).await;
 }
 
@@ -132,5 +157,6 @@ on_every_database!(arrears_stay_with_previous_organization);
 on_each_kind!(
     new_organization_owes_only_its_own_hours,
     unpriced_hours_stay_with_previous_organization,
+    seen_prices_apply_without_meter,
     paid_instance_is_transferred_without_a_hold,
 );

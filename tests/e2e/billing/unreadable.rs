@@ -4,7 +4,7 @@ use billing_jobs::{
     audit::audit,
     billing::{BillingError, Settings},
 };
-use e2e::{Db, Fleet, Instance, Plan, on_every_engine, on_variants};
+use e2e::{Db, Fleet, Instance, Plan, eventually, on_every_engine, on_variants};
 use sea_orm::DbBackend;
 use uuid::Uuid;
 
@@ -12,7 +12,10 @@ use super::{
     CONSTRAINT_VIOLATION, Daemon, Order, REFUSAL, TEN_CENTS_AN_HOUR, Then, connect, drop_trigger, hour,
     number, texts, trigger,
 };
-use crate::{commands::json, daemon::program};
+use crate::{
+    commands::json,
+    daemon::{BILLING, HEARTBEAT, check_all_charged_once, daemon, now, program, seed},
+};
 
 /// How many healthy customers there are, and how many one batch takes: most batches follow a bad one.
 const HEALTHY: u32 = 3_000;
@@ -280,9 +283,92 @@ async fn run_that_posts_nothing_fails(db: &Db) {
         &Then::Refuse(CONSTRAINT_VIOLATION),
     )
     .await;
+    fleet.plan(Plan::monthly("14.60")).await;
     let command = program().env("DATABASE_URL", &db.url);
     let ended = command.run("bill --approve-catch-up --all --reason test").await.expect_code(1);
     assert!(ended.text().contains(REFUSAL) && ended.err.len() < 10, "{}", ended.text());
+    let listed = json(&command.run("runs list --job billing --limit 1 --json").await.expect_code(0));
+    assert_eq!(listed[0]["status"], "dead");
+    let first = &listed[0]["details"]["first_seen_prices"];
+    assert_eq!((&first["count"], &first["listed"][0]["hourly_price"]), (&1.into(), &"0.020000".into()));
+}
+
+/// A migration of the panel may add such a constraint under a running daemon: heartbeats end at once, until it is removed.
+async fn refused_run_stops_heartbeat(db: &Db) {
+    const HEARTBEAT_AT: &str = "SELECT coalesce(CAST(heartbeat_at AS text), '-') FROM billing_daemon_status";
+    let organizations = seed(db, 3).await;
+    let refuse = Then::Refuse(CONSTRAINT_VIOLATION);
+    let worked = "SELECT count(last_success_at) FROM scheduler_fencing";
+    trigger(db, "no_debits", "BEFORE INSERT ON payment_transactions", "true", &refuse).await;
+    let program = daemon(db, &[BILLING, HEARTBEAT]);
+    let running = program.start("run");
+    running.says("attempt 1 of 100").await;
+    running.says("no heartbeat: the last billing run failed: the database refuses charges").await;
+    // A heartbeat may have been running while the first run failed; after it there is none.
+    let beat = texts(db, HEARTBEAT_AT).await;
+    running.says("attempt 2 of 100").await;
+    running.says_times("no heartbeat: the last billing run failed", 3).await;
+    assert_eq!(texts(db, HEARTBEAT_AT).await, beat, "it ages");
+    let row = "SELECT count(*) FROM billing_daemon_status
+                WHERE status = 'error' AND NOT last_run_success AND instances_billed = 0
+                  AND error_message LIKE '%the database refuses charges%'";
+    assert_eq!(number(db, row).await, 1);
+    assert_eq!(number(db, worked).await, 0);
+
+    drop_trigger(db, "no_debits").await;
+    let row = "SELECT count(*) FROM billing_daemon_status
+                WHERE status = 'running' AND last_run_success AND instances_billed = 3 AND heartbeat_at IS NOT NULL";
+    eventually("the heartbeat continues", async || (number(db, row).await == 1).then_some(())).await;
+    assert_eq!(number(db, worked).await, 1);
+    running.terminated().await.expect_code(0);
+    check_all_charged_once(db, &organizations).await;
+
+    seed(db, 2).await;
+    trigger(db, "no_debits", "BEFORE INSERT ON payment_transactions", "true", &refuse).await;
+    let charges = "SELECT count(*) FROM billing_charges";
+    let before = number(db, charges).await;
+    let ended = program.run("bill").await.expect_code(1);
+    let refused = "the database refuses charges, so the run ends (2 instances were refused)";
+    assert!(ended.text().contains(refused), "{}", ended.text());
+    assert_eq!(
+        (number(db, charges).await, number(db, worked).await),
+        (before, 0),
+        "a stop takes the success back"
+    );
+}
+
+/// Ten findings of all kinds together are logged; the others are counted.
+async fn run_warns_ten_times(db: &Db) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let (now, hours) = (now(db).await, chrono::TimeDelta::hours);
+    let created = now - hours(9);
+    let customer = async |instances| {
+        let org = fleet.wallet("50.00").await;
+        for _ in 0..instances {
+            fleet.instance(Instance::new(org, plan, created)).await;
+        }
+        org
+    };
+    let deleted = customer(12).await;
+    Daemon::of(db).await.bill(now - hours(4)).await;
+    db.execute("UPDATE billing_meters SET rate_changes = '{}'").await;
+    db.execute(&format!("DELETE FROM vps_instances WHERE organization_id = '{deleted}'")).await;
+    let refused = customer(12).await;
+    customer(1).await;
+    let condition = format!("NEW.organization_id = '{refused}'");
+    let refuse = Then::Refuse(CONSTRAINT_VIOLATION);
+    trigger(db, "no_debits", "BEFORE INSERT ON payment_transactions", &condition, &refuse).await;
+
+    let program = daemon(db, &[BILLING]);
+    let ended = program.run("bill").await.expect_code(0);
+
+    let warnings: Vec<&String> = ended.err.iter().filter(|line| line.contains("[WARN]")).collect();
+    assert_eq!(warnings.len(), 11, "{}", ended.text());
+    assert!(warnings[10].contains("14 more rows cannot be read or were refused"), "{}", warnings[10]);
+    let listed = json(&program.run("runs list --job billing --limit 1 --json").await.expect_code(0));
+    let findings = &listed[0]["details"]["findings"];
+    assert_eq!((&findings["unreadable"]["count"], &findings["refused"]["count"]), (&12.into(), &12.into()));
 }
 
 /// A label that would forge a line and steer the terminal.
@@ -334,6 +420,8 @@ async fn unreadable_meters_of_deleted_instances_are_listed(db: &Db) {
 
 on_every_engine!(
     run_that_posts_nothing_fails,
+    refused_run_stops_heartbeat,
+    run_warns_ten_times,
     hostile_label_is_shown_escaped,
     unreadable_meters_of_deleted_instances_are_listed,
 );

@@ -1,6 +1,6 @@
 //! A run that waits for an approval: what the commands and the panel are told of it.
 
-use e2e::{Db, Fleet, Instance, Plan, eventually, on_variants};
+use e2e::{Db, Fleet, Instance, Plan, Program, eventually, on_variants};
 
 use crate::daemon::{ask, daemon, now, seed};
 
@@ -22,7 +22,8 @@ scope = \"node\"
 run-at-start = true
 ";
 
-async fn a_spike_waits_for_the_amount_that_a_person_has_seen(db: &Db) {
+/// A fleet of two instances that was billed, and then an instance with two hours due at 10.00 each.
+async fn billed_before_spike(db: &Db) -> Program {
     let program = daemon(db, &[JOBS]);
     seed(db, 2).await;
     program.run("bill").await.expect_code(0);
@@ -30,6 +31,11 @@ async fn a_spike_waits_for_the_amount_that_a_person_has_seen(db: &Db) {
     let (plan, org) = (fleet.plan(Plan::monthly("7300.00")).await, fleet.wallet("1000.00").await);
     let created = now(db).await - chrono::TimeDelta::minutes(150);
     fleet.instance(Instance::new(org, plan, created)).await;
+    program
+}
+
+async fn a_spike_waits_for_the_amount_that_a_person_has_seen(db: &Db) {
+    let program = billed_before_spike(db).await;
     let charges = "SELECT count(*) FROM billing_charges";
     let before = ask(db, charges).await;
 
@@ -80,13 +86,7 @@ async fn a_spike_waits_for_the_amount_that_a_person_has_seen(db: &Db) {
 
 /// No run has announced it yet: what the dry run prints can be approved all the same.
 async fn dry_run_amount_can_be_approved(db: &Db) {
-    let program = daemon(db, &[JOBS]);
-    seed(db, 2).await;
-    program.run("bill").await.expect_code(0);
-    let fleet = Fleet::new(db);
-    let (plan, org) = (fleet.plan(Plan::monthly("7300.00")).await, fleet.wallet("1000.00").await);
-    let created = now(db).await - chrono::TimeDelta::minutes(150);
-    fleet.instance(Instance::new(org, plan, created)).await;
+    let program = billed_before_spike(db).await;
     let dry = program.run("bill --dry-run").await.expect_code(1);
     assert!(dry.text().contains("--approve 20.00 USD`"), "{}", dry.text());
     program.run("bill --approve 19.00").await.expect_code(64);

@@ -115,6 +115,28 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
     again.terminated().await.expect_code(0);
 }
 
+/// Scheduled times that passed without a run are newer rows.
+async fn last_run_is_one_that_ran(db: &Db) {
+    let program = daemon(db, &[BILLING]);
+    seed(db, 2).await;
+    program.run("bill").await.expect_code(0);
+    let ran = program.run("status --json").await;
+    let ran = json(&ran)["last_run"].clone();
+    assert_eq!(ran["totals"]["charged"], 2);
+    db.execute(
+        "CREATE TABLE newer AS SELECT * FROM scheduler_runs;
+         UPDATE newer SET id = '0199f2a1-0000-7000-8000-000000000001', status = 'rescheduled', cause = 'schedule',
+                          items = 0, started_at = finished_at, details = NULL;
+         INSERT INTO scheduler_runs SELECT * FROM newer;
+         DROP TABLE newer",
+    )
+    .await;
+    let shown = json(&program.run("status --json").await);
+    assert_eq!(shown["last_run"], ran);
+    assert_eq!(shown["jobs"][0]["last_run"]["status"], "rescheduled");
+    assert!(!problems(&shown).contains(&"billing_failed"), "{shown}");
+}
+
 async fn what_is_held_is_told_by_reason_and_arrears_are_no_fault(db: &Db) {
     held(db).await;
     let program = daemon(db, &[BILLING, HEARTBEAT]);
@@ -337,6 +359,7 @@ async fn paused_billing_is_reported_and_not_run(db: &Db) {
 }
 
 on_every_engine!(
+    last_run_is_one_that_ran,
     daemons_without_heartbeat_are_known,
     stop_without_billing_leaves_heartbeat,
     paused_billing_is_reported_and_not_run,

@@ -86,6 +86,7 @@ impl Daemon {
             lists_beyond_limit: false,
             stop: &|| None,
             progress: &|_| {},
+            first_prices: &|_| {},
         };
         self.biller().bill(&run).await
     }

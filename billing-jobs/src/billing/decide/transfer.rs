@@ -1,8 +1,8 @@
 //! Instances that changed their organization while hours of them were due.
 
 use super::{
-    Carry, Cursor, DueHours, HOUR, Hold, HoldRow, Id, Instance, MeterRow, Micros, Posting, Purse, Reason,
-    Terms, charge_due, cost_of, hold_whole, move_anchor, panel_time, rates_json, whole_hours,
+    Carry, Cursor, DueHours, HOUR, Hold, HoldRow, Id, Instance, MeterRow, Micros, Posting, Purse, Rates,
+    Reason, Terms, charge_due, cost_of, hold_whole, move_anchor, panel_time, rates_json, whole_hours,
 };
 
 /// Settles with the previous organization of an instance: what its wallet covers of the hours up to when it was last seen is
@@ -29,8 +29,8 @@ pub(super) fn settle_transfer<'a>(
     let hours = whole_hours(start, seen_at);
     let carry = meter.map_or(Carry(0), |meter| meter.carry);
     let mut cursor = Cursor { at: start, carry };
-    let rates = meter.and_then(|meter| meter.rates.clone()).filter(|_| hours > 0);
-    let due = rates.map(|rates| {
+    let rates = meter.and_then(|meter| meter.rates.clone()).or_else(|| seen_rates(terms, instance));
+    let due = rates.filter(|_| hours > 0).map(|rates| {
         let evaluated = instance.held == Some(Reason::InsufficientBalance);
         let unseen_hours = if evaluated { 0 } else { hours };
         DueHours { start, hours, unseen_hours, carry, rates }
@@ -77,4 +77,11 @@ pub(super) fn settle_transfer<'a>(
         posting.releases.push(instance.id.clone());
     }
     posting.transferred.push((to.clone(), instance.id.clone()));
+}
+
+/// The prices that earlier runs saw of the plan, for an instance without a price in its meter. If it was held because its plan was
+/// unknown or ambiguous, the plan that it names now may not be the plan of those hours.
+fn seen_rates(terms: &Terms<'_>, instance: &Instance) -> Option<Rates> {
+    let had_no_plan = matches!(instance.held, Some(Reason::UnknownPlan | Reason::AmbiguousPlan));
+    terms.prices.seen_rates(instance.price_key()).filter(|_| !had_no_plan)
 }

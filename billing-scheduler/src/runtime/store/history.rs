@@ -47,6 +47,12 @@ impl RunStatus {
         Self::ALL.into_iter().find(|status| status.as_str() == word)
     }
 
+    /// Whether a run began. Otherwise the row is of scheduled times without a run.
+    #[must_use]
+    pub fn has_run(self) -> bool {
+        !matches!(self, Self::Skipped | Self::Missed | Self::Paused | Self::Rescheduled)
+    }
+
     /// Returns the word that a store keeps.
     #[must_use]
     pub fn as_str(self) -> &'static str {
