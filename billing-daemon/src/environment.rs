@@ -14,10 +14,10 @@ use std::{
 
 use crate::{
     config::{Diagnostic, Place},
-    database_url::DatabaseUrl,
     logging::LogFilter,
     secret_file,
 };
+use billing_store::DatabaseUrl;
 
 const DATABASE_URL: &str = "DATABASE_URL";
 /// Names a file that has nothing but the URL in it.

@@ -4,7 +4,8 @@ use std::{fmt::Display, process::ExitCode};
 
 use migration::{MigrationError, SchemaError};
 
-use crate::{database::ConnectError, output::escaped};
+use crate::output::escaped;
+use billing_store::ConnectError;
 
 /// Exit codes, as in `sysexits.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,19 +56,19 @@ impl Failure {
     /// An error of the database while `doing`.
     #[must_use]
     pub fn database(doing: &str, error: &sea_orm::DbErr) -> Self {
-        let exit = match billing_jobs::fault(error) {
-            billing_jobs::Fault::Lost => Exit::Unavailable,
-            billing_jobs::Fault::Conflict => Exit::TryAgain,
-            _ if billing_jobs::code(error).as_deref() == Some("42501") => Exit::Permission,
+        let exit = match billing_store::classify(error) {
+            billing_store::ErrorClass::Lost => Exit::Unavailable,
+            billing_store::ErrorClass::Conflict => Exit::TryAgain,
+            _ if billing_store::code(error).as_deref() == Some("42501") => Exit::Permission,
             _ => Exit::Internal,
         };
-        Self::new(exit, format!("could not {doing}: {}", escaped(&billing_jobs::explained(error))))
+        Self::new(exit, format!("could not {doing}: {}", escaped(&billing_store::with_help(error))))
     }
 }
 
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
-        let refused = billing_jobs::code(&error.source).is_some_and(|code| code.starts_with("28"));
+        let refused = billing_store::code(&error.source).is_some_and(|code| code.starts_with("28"));
         Self::new(if refused { Exit::Permission } else { Exit::Unavailable }, error)
     }
 }

@@ -4,10 +4,12 @@ use billing_entities::{
     Id, Instant, billing_batches, billing_charges, billing_holds, billing_meters, scheduler_runs,
 };
 use billing_jobs::{
-    begin_read,
     billing::micros,
-    columns::{self, Unreadable},
     money::{Carry, Money, Rate},
+};
+use billing_store::{
+    begin_read,
+    columns::{self, Unreadable},
 };
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use sea_orm::{

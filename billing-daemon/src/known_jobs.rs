@@ -4,7 +4,7 @@ use billing_scheduler::{JobRow, JobSpec, LateJob, Pause, RunFilter, RunRow, Scop
 use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DbErr};
 
-use crate::store::control;
+use billing_store::{read_control_state, read_jobs, read_runs};
 
 /// One job.
 pub(crate) struct KnownJob {
@@ -20,7 +20,7 @@ pub(crate) struct KnownJob {
 /// Every job that the database knows or `specs` have, by name.
 pub(crate) async fn known_jobs(db: &DatabaseConnection, specs: &[JobSpec]) -> Result<Vec<KnownJob>, DbErr> {
     let mut jobs: Vec<KnownJob> = Vec::new();
-    for row in control::jobs(db).await? {
+    for row in read_jobs(db).await? {
         let (paused, last) = (row.paused.clone(), row.last_run.clone());
         jobs.push(KnownJob { name: row.job.clone(), spec: None, row: Some(row), paused, last });
     }
@@ -35,13 +35,13 @@ pub(crate) async fn known_jobs(db: &DatabaseConnection, specs: &[JobSpec]) -> Re
         let place = place(&mut jobs, &spec.name);
         jobs[place].spec = Some(spec.clone());
     }
-    for (name, pause) in control::wishes_now(db).await?.paused {
+    for (name, pause) in read_control_state(db).await?.paused {
         let place = place(&mut jobs, &name);
         jobs[place].paused = Some(pause);
     }
     for job in jobs.iter_mut().filter(|job| job.last.is_none()) {
         let newest = RunFilter { job: Some(job.name.clone()), limit: 1, ..RunFilter::default() };
-        job.last = control::runs(db, &newest).await?.pop();
+        job.last = read_runs(db, &newest).await?.pop();
     }
     Ok(jobs)
 }

@@ -5,15 +5,15 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-pub use billing_jobs::measured::{failed, fenced_off};
+pub use billing_jobs::measured::{database_failed, fencing_rejected};
 use billing_jobs::{
-    Fault,
     billing::Sums,
     currency::{Amounts, Currency},
     hold::Reason,
     measured::{DATABASE_ERRORS, FENCING_REJECTIONS},
 };
 use billing_scheduler::{RunRecord, RunStatus};
+use billing_store::ErrorClass;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
 
@@ -203,8 +203,8 @@ pub fn begin() {
     for result in [ACCEPTED, REFUSED] {
         counter!(RELOADS, "result" => result).increment(0);
     }
-    for fault in Fault::ALL {
-        counter!(DATABASE_ERRORS, "class" => fault.as_str()).increment(0);
+    for class in ErrorClass::ALL {
+        counter!(DATABASE_ERRORS, "class" => class.as_str()).increment(0);
     }
 }
 

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use billing_jobs::{
-    Services,
-    record::{self, Entry, fingerprint},
-};
+use billing_jobs::Services;
 use billing_scheduler::Changes;
+use billing_store::audit_log::{self, AuditEvent, fingerprint};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -46,7 +44,7 @@ impl Reloads {
         if before == self.text {
             return;
         }
-        let entry = Entry {
+        let entry = AuditEvent {
             by: self.daemon.clone(),
             action: "reload",
             job: String::new(),
@@ -61,7 +59,7 @@ impl Reloads {
         };
         let db = self.db.clone();
         self.waiting.spawn(async move {
-            while let Err(error) = record::note(&db, &entry).await {
+            while let Err(error) = audit_log::append_in_own_transaction(&db, &entry).await {
                 warn!(%error, "cannot put the reload on record, and try again: {error}");
                 tokio::time::sleep(AGAIN).await;
             }

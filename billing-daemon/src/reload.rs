@@ -13,10 +13,10 @@ use tracing::warn;
 use crate::{
     Plugins,
     config::{BUILT_IN, Config, DaemonSettings, Diagnostic, Place},
-    database_url::DatabaseUrl,
     environment::Environment,
     http::HttpSettings,
 };
+use billing_store::DatabaseUrl;
 
 /// What concerns the process rather than a job.
 type OfProcess<'a> = (&'a DaemonSettings, Option<&'a HttpSettings>);

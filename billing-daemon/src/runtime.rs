@@ -19,11 +19,11 @@ use crate::{
     beside::PanelPresence,
     concealed::Concealed,
     config::{Config, DaemonSettings},
-    database::{Database, Pool, patiently},
     exit::{Exit, Failure},
     http::{HttpSettings, Server, Shared},
     identity::Identity,
     manager::{LastBilling, Manager, Message, Pulse},
+    metered_store::MeteredStore,
     on_record::Reloads,
     platform::Platform,
     presence::Presence,
@@ -31,8 +31,8 @@ use crate::{
     ringer::Ringer,
     signals::{Ending, Hangups, Signals},
     status::Expected,
-    store::SeaOrmStore,
 };
+use billing_store::{Database, Pool, SeaOrmStore, with_retry};
 
 /// How long connections may take to close in the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,9 +54,9 @@ pub struct Opened {
 
 /// Opens `database`, and refuses a schema that does not fit this program.
 pub async fn open(database: &Database) -> Result<Opened, Failure> {
-    let db = database.connect_patiently(Pool::Shared).await?;
-    patiently(async || migration::check(&db).await, of_database).await?;
-    let panel = patiently(async || Panel::detect(&db).await, |error| Some(error)).await;
+    let db = database.connect_with_retry(Pool::Shared).await?;
+    with_retry(async || migration::check(&db).await, of_database).await?;
+    let panel = with_retry(async || Panel::detect(&db).await, |error| Some(error)).await;
     with_panel(db, panel)
 }
 
@@ -76,7 +76,7 @@ fn with_panel(db: DatabaseConnection, panel: Result<Panel, DbErr>) -> Result<Ope
 fn of_database(error: &SchemaError) -> Option<&DbErr> {
     match error {
         SchemaError::Database(error) => Some(error),
-        SchemaError::Missing | SchemaError::Older { .. } | SchemaError::Newer { .. } => None,
+        SchemaError::Missing { .. } | SchemaError::Older { .. } | SchemaError::Newer { .. } => None,
     }
 }
 
@@ -145,6 +145,7 @@ pub async fn run(
     let (daemon, http) = (config.daemon, config.http);
     let ttl = daemon.lease_ttl;
     let store = SeaOrmStore::new(db.clone(), database, &identity.instance, ttl, Arc::clone(&clock));
+    let store = MeteredStore(store);
     let jobs = config.jobs;
     let has_heartbeat = jobs.iter().any(|(spec, _)| spec.kind == HEARTBEAT);
     let names: Vec<String> = jobs.iter().map(|(spec, _)| spec.name.clone()).collect();

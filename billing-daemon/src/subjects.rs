@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use billing_jobs::{billing::Scope, columns, query_all};
+use billing_jobs::billing::Scope;
+use billing_store::{columns, query_all};
 use sea_orm::{DatabaseConnection, DbErr, Statement};
 use uuid::Uuid;
 

@@ -9,11 +9,8 @@ use sea_orm::{DbBackend, DbErr};
 use serde::Deserialize;
 use tracing::{error, info};
 
-use crate::{
-    BILLING_JOB, Services,
-    billing::HAND_BACK_AFTER,
-    db::{query_one, statement},
-};
+use crate::{BILLING_JOB, Services, billing::HAND_BACK_AFTER};
+use billing_store::{query_one, statement};
 
 /// The parameters of kind `heartbeat`: there are none.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]

@@ -4,9 +4,7 @@
 
 pub mod audit;
 pub mod billing;
-pub mod columns;
 pub mod currency;
-mod db;
 mod heartbeat;
 pub mod hold;
 mod may_bill;
@@ -18,7 +16,6 @@ mod params;
 pub mod period;
 pub mod price;
 mod prune_history;
-pub mod record;
 pub mod restore;
 mod stale_daemons;
 pub mod status;
@@ -37,10 +34,6 @@ use schemars::schema_for;
 use sea_orm::DatabaseConnection;
 
 pub use audit::{AuditJob, AuditParams};
-pub use db::{
-    Fault, GRANTS_PAGE, Line, SQLITE_LOG_PAGES, SQLITE_NOW, accept_any_text, begin, begin_read, code,
-    execute, explained, fault, query_all, query_one,
-};
 pub use heartbeat::{Facts, Heartbeat, HeartbeatParams, Pulse, pulse};
 pub use may_bill::{PANELS_PATIENCE, may_bill};
 pub use prune_history::{PruneHistory, PruneHistoryParams};

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 
-use crate::{BILLING_JOB, db::statement, panel_guard};
+use crate::{BILLING_JOB, panel_guard};
+use billing_store::statement;
 
 /// How long after the last heartbeat a panel bills by itself.
 pub const PANELS_PATIENCE: Duration = Duration::from_mins(90);

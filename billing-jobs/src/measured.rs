@@ -2,7 +2,7 @@
 
 use metrics::counter;
 
-use crate::db::Fault;
+use billing_store::ErrorClass;
 
 /// Work that was refused because another daemon had claimed the job, by `job`.
 pub const FENCING_REJECTIONS: &str = "billing_daemon_fencing_rejections_total";
@@ -10,11 +10,11 @@ pub const FENCING_REJECTIONS: &str = "billing_daemon_fencing_rejections_total";
 pub const DATABASE_ERRORS: &str = "billing_daemon_database_errors_total";
 
 /// Work of a job was refused, because another daemon has claimed it since.
-pub fn fenced_off(job: &str) {
+pub fn fencing_rejected(job: &str) {
     counter!(FENCING_REJECTIONS, "job" => job.to_owned()).increment(1);
 }
 
 /// The database failed.
-pub fn failed(fault: Fault) {
-    counter!(DATABASE_ERRORS, "class" => fault.as_str()).increment(1);
+pub fn database_failed(class: ErrorClass) {
+    counter!(DATABASE_ERRORS, "class" => class.as_str()).increment(1);
 }

@@ -4,7 +4,8 @@ use std::fmt;
 
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, Statement};
 
-use crate::{db::query_one, money::WalletUnit};
+use crate::money::WalletUnit;
+use billing_store::query_one;
 
 /// A generation of the panel's schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,10 +9,8 @@ use schemars::JsonSchema;
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, Value};
 use serde::Deserialize;
 
-use crate::{
-    Services,
-    db::{SQLITE_NOW, execute, query_one, statement},
-};
+use crate::Services;
+use billing_store::{SQLITE_NOW, execute, query_one, statement};
 
 /// So many rows are deleted in one transaction, so that nobody waits for it.
 const BATCH: i64 = 1_000;

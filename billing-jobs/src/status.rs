@@ -8,12 +8,8 @@ use std::{
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Value};
 use serde_json::json;
 
-use crate::{
-    BILLING_JOB,
-    billing::Totals,
-    currency::Amounts,
-    db::{execute, query_one, statement},
-};
+use crate::{BILLING_JOB, billing::Totals, currency::Amounts};
+use billing_store::{execute, query_one, statement};
 
 /// A daemon that has written nothing for this long is taken for dead: two beats and a half.
 pub const ALIVE_WITHIN: Duration = Duration::from_secs(150);

@@ -5,10 +5,10 @@ use serde::Serialize;
 
 use crate::{
     currency::{Amounts, Currency},
-    db::statement,
     money::Money,
     period::Micros,
 };
+use billing_store::statement;
 
 /// The debts that were closed for one reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -33,7 +33,7 @@ pub(crate) async fn pass(
     let mut hours = 0;
     for machine in vps_instances::Entity::find().all(db).await? {
         // On SQLite nobody else writes until its end, so what is read in here stays so.
-        let txn = billing_jobs::begin(db).await?;
+        let txn = billing_store::begin(db).await?;
         if let Some(charge) = due(&txn, machine.id, now).await? {
             hours += charge.hours;
             write(&txn, charge).await?;

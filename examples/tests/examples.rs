@@ -53,20 +53,6 @@ fn embed_runs_a_job_each_second_without_a_database() {
     assert_eq!(text.lines().last(), Some(format!("{greetings} runs in the history").as_str()));
 }
 
-#[test]
-fn sea_orm_embed_keeps_its_history_in_the_applications_database() {
-    let folder = folder();
-    let url = format!("sqlite://{}?mode=rwc", folder.path().join("app.db").display());
-    for runs in 0..2 {
-        let output = example("sea_orm_embed").env("DATABASE_URL", &url).output().expect("it runs");
-        let text = text(&output);
-        assert!(output.status.success(), "{text}");
-        let count = text.lines().last().and_then(|line| line.strip_suffix(" runs in the database"));
-        let count: u32 = count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{text}"));
-        assert!(count > runs * 2, "after run {runs}: {text}");
-    }
-}
-
 /// The fenced block of the guide that follows this line, without its fences.
 fn block(after: &str) -> &'static str {
     let rest = GUIDE.split_once(after).unwrap_or_else(|| panic!("the guide says `{after}`")).1;

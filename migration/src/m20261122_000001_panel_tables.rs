@@ -1,6 +1,7 @@
 //! The panel's core tables, for a database without a panel: on a live one they exist. What is created here is noted, so that
 //! `down` removes that and nothing of a panel's.
 
+use billing_store::migrations::run_script;
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, Statement};
 
@@ -34,7 +35,7 @@ impl MigrationTrait for Migration {
                 missing.push(table);
             }
         }
-        crate::run(manager, include_str!("sql/panel_postgres.sql"), include_str!("sql/panel_sqlite.sql"))
+        run_script(manager, include_str!("sql/panel_postgres.sql"), include_str!("sql/panel_sqlite.sql"))
             .await?;
         db.execute_unprepared(CREATE_NOTES).await?;
         let schema =

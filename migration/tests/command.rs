@@ -27,12 +27,12 @@ fn a_database_goes_up_and_down() {
     let url = format!("sqlite://{}", dir.path().join("new.db").display());
     let url = Some(url.as_str());
     let first = "m20261122_000001_panel_tables";
-    let second = "m20261122_000002_billing_tables";
-    let third = "m20261122_000003_job_control";
+    let second = "m20261122_000002_scheduler_tables";
+    let third = "m20261122_000003_billing_tables";
 
     check(&["up", "-n", "1"], url, 0, &format!("applied {first}\n"));
     let table = format!(
-        "migration                        state\n{first}    applied\n{second}  pending\n{third}     pending\n"
+        "migration                          state\n{first}      applied\n{second}  pending\n{third}    pending\n"
     );
     check(&["status"], url, 0, &table);
     check(&[], url, 0, &format!("applied {second}\napplied {third}\n"));

@@ -35,7 +35,7 @@ const OURS: [&str; 14] = [
 ];
 
 const NAMES: [&str; 3] =
-    ["m20261122_000001_panel_tables", "m20261122_000002_billing_tables", "m20261122_000003_job_control"];
+    ["m20261122_000001_panel_tables", "m20261122_000002_scheduler_tables", "m20261122_000003_billing_tables"];
 
 async fn open(dir: &TempDir) -> DatabaseConnection {
     let path = dir.path().join("billing.db");
@@ -178,12 +178,12 @@ async fn check_tells_what_to_do_and_writes_nothing() {
     }
 
     let (_dir, db) = empty().await;
-    assert_eq!(refused(&db).await, "the database has no billing schema: run `billing-daemon migrate up`");
+    assert_eq!(refused(&db).await, "the schema is missing: run `billing-daemon migrate up`");
     up(&db, Some(1)).await.unwrap();
     assert_eq!(
         refused(&db).await,
-        "the billing schema is older than this program (it lacks m20261122_000002_billing_tables, \
-         m20261122_000003_job_control): run `billing-daemon migrate up`"
+        "the schema is older than this program (it lacks m20261122_000002_scheduler_tables, \
+         m20261122_000003_billing_tables): run `billing-daemon migrate up`"
     );
     up(&db, None).await.unwrap();
     db.execute_unprepared("INSERT INTO billing_migrations VALUES ('m29990101_000001_later', 0)")
@@ -191,8 +191,8 @@ async fn check_tells_what_to_do_and_writes_nothing() {
         .unwrap();
     assert_eq!(
         refused(&db).await,
-        "the billing schema is newer than this program (which does not know m29990101_000001_later): install a \
-         newer billing-daemon, or undo these with the version that applied them"
+        "the schema is newer than this program (which does not know m29990101_000001_later): install a \
+         newer version, or undo these with the version that applied them"
     );
     for result in [up(&db, None).await, down(&db, None).await] {
         assert!(matches!(result, Err(MigrationError::Schema(SchemaError::Newer { .. }))));

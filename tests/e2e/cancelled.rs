@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use billing_daemon::database::{Database, Pool};
+use billing_store::{Database, Pool};
 use e2e::{Db, eventually, on_every_engine, process::Signal};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, Statement};
 
@@ -15,7 +15,8 @@ use crate::daemon::{BILLING, ask, check_all_charged_once, daemon, free_all_jobs,
 
 /// The pool of a daemon.
 async fn pool(db: &Db) -> DatabaseConnection {
-    let database = Database::new(db.url.parse().expect("a URL of ours"));
+    let database =
+        Database::new(db.url.parse().expect("a URL of ours")).with_application_name("billing-daemon");
     database.connect(Pool::Shared).await.expect("the database is there")
 }
 
@@ -53,12 +54,12 @@ async fn a_begin_that_nobody_waits_for_leaves_no_transaction_open() {
     // The first ones open a connection, later ones use it again.
     for _ in 0..10 {
         let mut polls = 1;
-        while !ends_within(polls, billing_jobs::begin(&pool)).await {
+        while !ends_within(polls, billing_store::begin(&pool)).await {
             eventually("nothing is open", async || (ask(&db, open).await == "0").then_some(())).await;
             polls += 1;
         }
     }
-    let txn = billing_jobs::begin(&pool).await.expect("the pool has a connection left");
+    let txn = billing_store::begin(&pool).await.expect("the pool has a connection left");
     txn.commit().await.expect("it works");
 }
 
@@ -68,7 +69,7 @@ async fn a_statement_that_nobody_waits_for_is_rolled_back_and_its_connection_thr
         db.execute("GRANT ALL ON notes TO PUBLIC").await;
     }
     let pool = pool(db).await;
-    let txn = billing_jobs::begin(&pool).await.expect("a transaction begins");
+    let txn = billing_store::begin(&pool).await.expect("a transaction begins");
     let dropped = connection(&txn).await;
     let slow = match db.backend() {
         DbBackend::Sqlite => {
@@ -89,7 +90,7 @@ async fn a_statement_that_nobody_waits_for_is_rolled_back_and_its_connection_thr
     drop(writing);
 
     for _ in 0..20 {
-        let txn = billing_jobs::begin(&pool).await.expect("the pool has a connection left");
+        let txn = billing_store::begin(&pool).await.expect("the pool has a connection left");
         assert!(db.backend() == DbBackend::Sqlite || connection(&txn).await != dropped, "it is used again");
         txn.execute_unprepared("INSERT INTO notes VALUES (0)").await.expect("a row is written");
         txn.commit().await.expect("it is committed");

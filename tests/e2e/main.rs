@@ -9,6 +9,7 @@ mod clocks;
 mod commands;
 mod control;
 mod daemon;
+mod embed;
 mod guide;
 mod harness;
 mod idle;

@@ -236,10 +236,10 @@ async fn nothing_starts_on_a_schema_that_does_not_fit() {
         let database = Bare::with(panel).await;
         let up = "run `billing-daemon migrate up`";
         for (state, sentence) in [
-            ("missing", format!("the database has no billing schema: {up}")),
-            ("older", format!("the billing schema is older than this program (it lacks m20261122_000002_billing_tables, m20261122_000003_job_control): {up}")),
-            ("newer", "the billing schema is newer than this program (which does not know m29990101_000001_later): install a \
-                       newer billing-daemon, or undo these with the version that applied them".to_owned()),
+            ("missing", format!("the schema is missing: {up}")),
+            ("older", format!("the schema is older than this program (it lacks m20261122_000002_scheduler_tables, m20261122_000003_billing_tables): {up}")),
+            ("newer", "the schema is newer than this program (which does not know m29990101_000001_later): install a \
+                       newer version, or undo these with the version that applied them".to_owned()),
         ] {
             match state {
                 "missing" => database.connect().await.close().await.expect("the database is there"),

@@ -3,14 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use billing_daemon::{
-    database::{Database, Pool},
-    store::SeaOrmStore,
-};
 use billing_scheduler::{
     Claim, JobState, Lease, ManualClock, RunCause, RunRecord, RunStatus, Store, StoreError, SystemClock,
     conformance::{Harness, check_all},
 };
+use billing_store::{Database, Pool, SeaOrmStore};
 use chrono::{DateTime, Utc};
 use e2e::{Db, eventually, on_every_engine, on_variants};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, TransactionTrait};

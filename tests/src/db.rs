@@ -178,7 +178,7 @@ impl Db {
 pub async fn connect(url: &str) -> DatabaseConnection {
     let mut options = ConnectOptions::new(url);
     options.max_connections(POOL_SIZE).acquire_timeout(ACQUIRE_TIMEOUT).sqlx_logging(false);
-    // A transaction of ours makes its connection forget prepared statements: see `billing_jobs::begin`.
+    // A transaction of ours makes its connection forget prepared statements: see `billing_store::begin`.
     options.map_sqlx_postgres_opts(|options| options.statement_cache_capacity(0));
     // Boxed, or the futures of the tests nest deeper than the compiler follows.
     match Box::pin(sea_orm::Database::connect(options)).await {

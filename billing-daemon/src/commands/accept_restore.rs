@@ -3,8 +3,8 @@
 use billing_jobs::{
     BILLING_JOB,
     billing::{Biller, Settings},
-    record::{self, Entry},
 };
+use billing_store::audit_log::{self, AuditEvent};
 use serde_json::json;
 
 use super::{config, database, environment, log, quiet_filter};
@@ -35,14 +35,14 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins) -> Result<(), Fa
         biller.last_batch().await.map_err(|error| Failure::database("look for the last batch", &error))?;
     let before = last_commit.batch().map_err(noted)?;
     if here < before {
-        let entry = Entry {
+        let entry = AuditEvent {
             by: whoever_is_here(),
             action: "accept a restore",
             job: BILLING_JOB.to_owned(),
             reason: None,
             details: json!({ "before": { "batch": before }, "after": { "batch": here } }),
         };
-        record::note(&opened.db, &entry)
+        audit_log::append_in_own_transaction(&opened.db, &entry)
             .await
             .map_err(|error| Failure::database("put it on record", &error))?;
     }

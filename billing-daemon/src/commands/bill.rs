@@ -12,13 +12,13 @@ use billing_jobs::{
         Bill, Biller, BillingError, BillingParams, FirstSeenPrice, Mode, Run, Scope, Settings, details,
         unfinished,
     },
-    record::{self, Entry},
     restore::LastCommit,
 };
 use billing_scheduler::{
     Claim, Clock, JobContext, Lease, Occurrence, RunCause, RunRecord, RunStatus, StopHandle, StopReason,
     Store, StoreError, SystemClock,
 };
+use billing_store::audit_log::{self, AuditEvent};
 use chrono::{DateTime, SubsecRound, Utc};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sea_orm::DatabaseConnection;
@@ -35,15 +35,14 @@ use crate::{
     beside::PanelPresence,
     cli::{self, Common},
     config::Config,
-    database::Database,
     exit::{Exit, Failure},
     identity::{Identity, whoever_is_here},
     logging::LogOutput,
     output::{json as say_json, layout as say_lines},
     runtime::{self, Opened},
     signals::Signals,
-    store::{SeaOrmStore, Unanswered, control},
 };
+use billing_store::{Database, QueryFailed, SeaOrmStore, read_control_state};
 
 /// How long the lease of a run by hand lasts without renewal.
 const LEASE_TTL: Duration = Duration::from_secs(10);
@@ -117,7 +116,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
 
 /// Refuses to bill while the job is paused, unless the operator insists.
 async fn refuse_paused(db: &DatabaseConnection, force: bool) -> Result<(), Failure> {
-    let wishes = control::wishes_now(db).await;
+    let wishes = read_control_state(db).await;
     let wishes = wishes.map_err(|error| Failure::database("read whether billing is paused", &error))?;
     match wishes.pause_of(BILLING_JOB) {
         Some(pause) if !force => Err(Failure::new(Exit::Usage, needs_force(BILLING_JOB, pause))),
@@ -204,7 +203,7 @@ async fn bill_and_record(
     ctx: &JobContext,
     once: &Once<'_>,
 ) -> Result<(Bill, Duration), Failure> {
-    record::note(db, &entry(ctx, once))
+    audit_log::append_in_own_transaction(db, &entry(ctx, once))
         .await
         .map_err(|error| Failure::database("put it on record", &error))?;
     let started_at = ctx.clock().now();
@@ -245,8 +244,8 @@ async fn bill_and_record(
 }
 
 /// What is put on record before a run by hand.
-fn entry(ctx: &JobContext, once: &Once<'_>) -> Entry {
-    Entry {
+fn entry(ctx: &JobContext, once: &Once<'_>) -> AuditEvent {
+    AuditEvent {
         by: whoever_is_here(),
         action: "bill",
         job: BILLING_JOB.to_owned(),
@@ -318,7 +317,7 @@ fn no_store(error: StoreError) -> Failure {
         StoreError::AlreadyFinished { .. } | StoreError::UnknownJob { .. } => {
             Failure::new(Exit::Internal, error)
         }
-        StoreError::Unavailable(error) => match error.downcast_ref::<Unanswered>() {
+        StoreError::Unavailable(error) => match error.downcast_ref::<QueryFailed>() {
             Some(error) => Failure::database("reach the lease of billing", &error.0),
             None => Failure::new(Exit::Unavailable, error),
         },

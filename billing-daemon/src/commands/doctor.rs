@@ -6,8 +6,8 @@ use std::{
 };
 
 use billing_entities::{scheduler_audit_log, scheduler_runs};
-use billing_jobs::begin_read;
 use billing_scheduler::{Clock, SystemClock};
+use billing_store::begin_read;
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect};
 use serde_json::{Value, json};
 
@@ -16,20 +16,18 @@ use crate::{
     Plugins,
     cli::{Common, Doctor},
     config::{Config, DaemonSettings},
-    database::{Database, Pool},
-    database_url::DatabaseUrl,
     doctor::{Bundle, Finding, Machine, Verdict, examine_database, examine_machine},
     environment::Environment,
     exit::{Exit, Failure},
     http::HttpSettings,
     logging::LogOutput,
-    output::escaped,
-    output::{json as say_json, line as say},
+    output::{escaped, json as say_json, line as say},
     reload::{Source, known_kinds},
     secret_file,
     status::{Expected, Status, wrapped},
     traces,
 };
+use billing_store::{Database, DatabaseUrl, Pool};
 
 /// What to do about a wrong configuration.
 const READ_AGAIN: &str = "correct it; `billing-daemon check` reads it again";

@@ -1,6 +1,6 @@
 //! `migrate`: the schema, up, down, and how it stands.
 
-use billing_jobs::record::{self, Entry};
+use billing_store::audit_log::{self, AuditEvent};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
 
@@ -8,12 +8,12 @@ use super::{database, environment, log, quiet_filter};
 use crate::{
     Plugins,
     cli::{Common, Migrate},
-    database::Pool,
     exit::{Exit, Failure},
     identity::whoever_is_here,
     logging::LogOutput,
     output::line as say,
 };
+use billing_store::Pool;
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Migrate) -> Result<(), Failure> {
     let environment = environment(common)?;
@@ -48,14 +48,16 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Migrate)
 }
 
 async fn on_record(db: &DatabaseConnection, applied: &[String]) -> Result<(), Failure> {
-    let entry = Entry {
+    let entry = AuditEvent {
         by: whoever_is_here(),
         action: "migrate up",
         job: String::new(),
         reason: None,
         details: json!({ "after": { "applied": applied } }),
     };
-    record::note(db, &entry).await.map_err(|error| Failure::database("put it on record", &error))
+    audit_log::append_in_own_transaction(db, &entry)
+        .await
+        .map_err(|error| Failure::database("put it on record", &error))
 }
 
 fn report(what: &str, names: &[String]) {

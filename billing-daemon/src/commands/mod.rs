@@ -41,8 +41,6 @@ use crate::{
     cli::{Cli, Command, Common},
     concealed::Concealed,
     config::{Config, DaemonSettings, Diagnostic},
-    database::Database,
-    database_url::{DatabaseUrl, DatabaseUrlError},
     environment::Environment,
     exit::{Exit, Failure},
     logging::{self, LogFilter, LogOutput},
@@ -51,6 +49,7 @@ use crate::{
     secret_file,
     traces::Traces,
 };
+use billing_store::{Database, DatabaseUrl, DatabaseUrlError};
 
 /// Where the configuration of an installed daemon is.
 const INSTALLED_CONFIG: &str = "/etc/billing-daemon/jobs.toml";
@@ -147,7 +146,7 @@ fn reach(common: &Common, url: &DatabaseUrl, daemon: &DaemonSettings) -> Result<
             Err(Failure::new(Exit::Configuration, message))
         }
         // `migrate up` alone creates a file.
-        _ => Ok(Database::new(url.existing())),
+        _ => Ok(Database::new(url.existing()).with_application_name("billing-daemon")),
     }
 }
 

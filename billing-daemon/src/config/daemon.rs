@@ -5,7 +5,8 @@ use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 use serde_spanned::Spanned;
 
 use super::report::{Report, Section};
-use crate::{database_url::DatabaseUrl, environment::Environment, logging::LogFilter};
+use crate::{environment::Environment, logging::LogFilter};
+use billing_store::DatabaseUrl;
 
 /// The settings of the process, from the environment and, beneath it, `[daemon]`.
 #[derive(Clone, Debug)]

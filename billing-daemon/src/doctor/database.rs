@@ -3,25 +3,27 @@
 use std::time::Instant;
 
 use billing_jobs::{
-    GRANTS_PAGE, begin,
     billing::{Biller, Settings},
     hold::Reason,
     panel::Panel,
-    query_one,
-    record::{self, Chain},
 };
 use billing_scheduler::{Clock, SystemClock};
+use billing_store::{
+    GRANTS_PAGE,
+    audit_log::{self, ChainCheck},
+    begin, query_one,
+};
 use chrono::TimeDelta;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
 use super::{Finding, rights};
 use crate::{
     beside::PanelPresence,
-    database::{Database, Pool},
     holds::advice,
     runtime::Opened,
     status::{Expected, Held, Liveness, Status},
 };
+use billing_store::{Database, Pool};
 
 /// By how much the database's clock and ours may differ before somebody should know.
 const CLOCKS_AGREE: TimeDelta = TimeDelta::seconds(2);
@@ -222,7 +224,7 @@ async fn of_books(db: &DatabaseConnection, books: Books) -> Result<Finding, DbEr
 
 /// What people changed is on record, and nobody has changed the record.
 async fn on_record(db: &DatabaseConnection) -> Result<Finding, DbErr> {
-    let Chain { rows, broken } = record::verify(db).await?;
+    let ChainCheck { rows, broken } = audit_log::verify(db).await?;
     Ok(match broken {
         None => Finding::ok("record of changes", format!("{rows} rows, each as it was written")),
         Some(id) => Finding::fail(

@@ -1,6 +1,6 @@
 //! What the login may do, held against what billing needs: the same columns as in `docs/operations.md`.
 
-use billing_jobs::{GRANTS_PAGE, query_all, query_one};
+use billing_store::{GRANTS_PAGE, query_all, query_one};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, Statement};
 
 use super::Finding;

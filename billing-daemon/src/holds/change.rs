@@ -1,9 +1,10 @@
 //! What operators decide about a hold, each in one transaction with its entry in the audit log.
 
-use billing_jobs::{
-    BILLING_JOB, SQLITE_NOW, begin,
-    money::Money,
-    record::{self, Entry},
+use billing_jobs::{BILLING_JOB, money::Money};
+use billing_store::{
+    SQLITE_NOW,
+    audit_log::{self, AuditEvent},
+    begin,
 };
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Statement, Value};
@@ -78,7 +79,7 @@ async fn accept_one(
         [hold.id.into(), hold.reason.as_str().into(), until_micros.into(), by.into(), note.into()];
     changed_one(txn, &sql, values).await?;
     let details = json!({ "until": until });
-    record::append(txn, &hold.entry("accept a hold", by, note, details)).await
+    audit_log::append(txn, &hold.entry("accept a hold", by, note, details)).await
 }
 
 /// Closes the holds of these instances, which the panel deleted: what they owe is not charged any more.
@@ -132,7 +133,7 @@ async fn write_off_one(txn: &DatabaseTransaction, hold: &Hold, by: &str, note: &
     );
     changed_one(txn, &sql, [hold.id.into()]).await?;
     let details = json!({ "hours": hold.hours, "amount": hold.amount() });
-    record::append(txn, &hold.entry("write off a hold", by, note, details)).await
+    audit_log::append(txn, &hold.entry("write off a hold", by, note, details)).await
 }
 
 impl Hold {
@@ -141,10 +142,16 @@ impl Hold {
         self.amount.map(|amount| Money(amount).to_string())
     }
 
-    fn entry(&self, action: &'static str, by: &str, note: &str, mut details: serde_json::Value) -> Entry {
+    fn entry(
+        &self,
+        action: &'static str,
+        by: &str,
+        note: &str,
+        mut details: serde_json::Value,
+    ) -> AuditEvent {
         details["instance"] = json!(self.instance);
         details["reason"] = json!(self.reason);
-        Entry {
+        AuditEvent {
             by: by.to_owned(),
             action,
             job: BILLING_JOB.to_owned(),

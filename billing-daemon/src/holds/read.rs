@@ -1,7 +1,8 @@
 //! Reads open holds page by page, so that a fleet that is held whole needs no more memory than a page.
 
 use billing_entities::Instant;
-use billing_jobs::{columns, money::Money, query_all};
+use billing_jobs::money::Money;
+use billing_store::{columns, query_all};
 use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, QueryResult, Statement, Value};
 use serde::Serialize;
@@ -60,7 +61,7 @@ pub(crate) struct HeldInstance {
 /// The condition for an acceptance in force of the hold `h`.
 pub(crate) fn is_accepted(backend: DbBackend) -> String {
     let now = match backend {
-        DbBackend::Sqlite => billing_jobs::SQLITE_NOW,
+        DbBackend::Sqlite => billing_store::SQLITE_NOW,
         _ => "now()",
     };
     format!("h.accepted_for = h.reason AND (h.accepted_until IS NULL OR h.accepted_until > {now})")

@@ -2,17 +2,16 @@
 
 use billing_entities::{Instant, scheduler_fencing};
 use billing_jobs::{
-    AUDIT_KIND, BILLING_JOB, begin_read,
+    AUDIT_KIND, BILLING_JOB,
     billing::{Biller, HAND_BACK_AFTER, Settings, micros},
-    columns,
     currency::Currency,
     hold::Reason,
     money::Money,
-    query_all,
     status::ALIVE_WITHIN,
     uncharged::{Closed, Debt},
 };
 use billing_scheduler::{RunFilter, RunRow};
+use billing_store::{begin_read, columns, query_all};
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryResult, Statement};
 
@@ -26,8 +25,8 @@ use crate::{
     holds::{advice, is_accepted},
     known_jobs::{KnownJob, known_jobs},
     runtime::Opened,
-    store::control,
 };
+use billing_store::read_runs;
 
 /// What was closed without a charge is shown for this long.
 const UNCHARGED_SHOWN: TimeDelta = TimeDelta::days(30);
@@ -128,7 +127,7 @@ async fn fencing_row(db: &DatabaseConnection) -> Result<Option<scheduler_fencing
 /// The newest runs, of one job or of all.
 pub async fn runs(db: &DatabaseConnection, job: Option<&str>, limit: u32) -> Result<Vec<RunStatus>, Failure> {
     let newest = RunFilter { job: job.map(str::to_owned), limit, ..RunFilter::default() };
-    let runs = control::runs(db, &newest).await;
+    let runs = read_runs(db, &newest).await;
     let runs = runs.map_err(|error| Failure::database("read the history", &error))?;
     Ok(runs.into_iter().map(run_status).collect())
 }
@@ -147,7 +146,7 @@ async fn last_audit(db: &DatabaseConnection, expected: &Expected) -> Result<Opti
 async fn last_run(db: &DatabaseConnection, job: &str) -> Result<Option<RunRow>, DbErr> {
     let newest_of = async |status| -> Result<Option<RunRow>, DbErr> {
         let newest = RunFilter { job: Some(job.to_owned()), status, limit: 1, ..RunFilter::default() };
-        Ok(control::runs(db, &newest).await?.pop())
+        Ok(read_runs(db, &newest).await?.pop())
     };
     let newest = newest_of(None).await?;
     if newest.as_ref().is_none_or(|row| row.run.status.has_run()) {
@@ -172,7 +171,7 @@ async fn last_run(db: &DatabaseConnection, job: &str) -> Result<Option<RunRow>, 
 async fn last_done(db: &DatabaseConnection, job: &str) -> Result<Option<RunRow>, DbErr> {
     let (job, status) = (Some(job.to_owned()), Some(billing_scheduler::RunStatus::Done));
     let done = RunFilter { job, status, limit: 1, ..RunFilter::default() };
-    Ok(control::runs(db, &done).await?.pop())
+    Ok(read_runs(db, &done).await?.pop())
 }
 
 fn run_status(row: RunRow) -> RunStatus {

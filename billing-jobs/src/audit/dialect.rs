@@ -1,9 +1,7 @@
 //! What the two databases spell differently in the queries of the audit.
 
-use crate::{
-    billing::{is_postgres_amount, is_sqlite_amount, milliseconds, sqlite_micros},
-    db::SQLITE_NOW,
-};
+use crate::billing::{is_postgres_amount, is_sqlite_amount, milliseconds, sqlite_micros};
+use billing_store::SQLITE_NOW;
 
 /// What the two databases spell differently.
 #[derive(Clone, Copy)]

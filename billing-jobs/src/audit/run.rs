@@ -12,11 +12,10 @@ use super::{
     unique_key::unique_key,
 };
 use crate::{
-    BILLING_JOB, columns,
-    db::{begin_read, statement},
-    record,
+    BILLING_JOB,
     uncharged::{Closed, uncharged},
 };
+use billing_store::{audit_log, begin_read, columns, statement};
 
 /// No more violations of one invariant than these are listed; a further line counts the rest.
 const LISTED: usize = 100;
@@ -49,7 +48,7 @@ pub async fn audit_until(
     }
     audit.checked += 1;
     audit.violations.extend(unique_key(db).await?);
-    let Some(chain) = record::verify_until(db, &stop).await? else { return Ok(None) };
+    let Some(chain) = audit_log::verify_until(db, &stop).await? else { return Ok(None) };
     audit.checked += chain.rows;
     audit.violations.extend(chain.broken.map(|id| {
         let detail = format!("row {id} of scheduler_audit_log was changed, or the row before it was removed");

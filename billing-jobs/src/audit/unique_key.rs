@@ -3,7 +3,7 @@
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbErr};
 
 use super::Violation;
-use crate::db::{begin, code, query_one, statement};
+use billing_store::{begin, code, query_one, statement};
 
 fn missing(detail: &str) -> Violation {
     let resolve = "stop billing and restore the primary key (period_start, instance_id) of billing_charges";

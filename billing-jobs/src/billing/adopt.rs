@@ -17,15 +17,17 @@ use super::{
     postgres, read, rows, seen_rates, sqlite,
 };
 use crate::{
-    columns::{self, Unreadable, optional_text, text},
     currency::{Amounts, Currency},
-    db::statement,
     hold::Hold,
     money::{Carry, Money},
     period::{Micros, Rates, whole_hours},
     price::{DailyBackupFactor, Plan, PriceKey, PriceList},
-    record,
     uncharged::Debt,
+};
+use billing_store::{
+    audit_log,
+    columns::{self, Unreadable, optional_text, text},
+    statement,
 };
 
 /// Machines, or wallets, that are read or written at a time.
@@ -115,7 +117,7 @@ impl Biller {
             let details = json!({
                 "after": { "baselines": adoption.baselines, "meters": adoption.meters, "as_of": adoption.as_of },
             });
-            record::append(&txn, &entry("adopt", by, details)).await.map_err(&failed)?;
+            audit_log::append(&txn, &entry("adopt", by, details)).await.map_err(&failed)?;
             txn.commit().await
         } else {
             txn.rollback().await

@@ -13,10 +13,13 @@ use serde_json::json;
 
 use super::id::Id;
 use crate::{
-    BILLING_JOB, columns,
-    db::{SQLITE_NOW, begin, query_all, statement},
+    BILLING_JOB,
     period::{Micros, whole_hours},
-    record::{self, Entry},
+};
+use billing_store::{
+    SQLITE_NOW,
+    audit_log::{self, AuditEvent},
+    begin, columns, query_all, statement,
 };
 
 /// How long an approval is in force.
@@ -118,14 +121,14 @@ pub async fn approve_catch_up(
     let through = DateTime::from_timestamp_micros(now).unwrap_or_default();
     let expires_at = through + APPROVED_FOR;
     let details = Details { scope: scope.clone(), through, expires_at };
-    let entry = Entry {
+    let entry = AuditEvent {
         by: by.to_owned(),
         action: APPROVE,
         job: BILLING_JOB.to_owned(),
         reason: reason.map(str::to_owned),
         details: json!(details),
     };
-    record::append(&txn, &entry).await?;
+    audit_log::append(&txn, &entry).await?;
     txn.commit().await?;
     Ok(expires_at)
 }

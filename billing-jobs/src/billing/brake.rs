@@ -21,14 +21,17 @@ use super::{
     postgres,
 };
 use crate::{
-    BILLING_JOB, columns,
+    BILLING_JOB,
     currency::Currency,
-    db::{SQLITE_NOW, begin_read, query_all, query_one, statement},
     money::{Carry, Money, Rate, cost},
     panel::Panel,
     period::{Change, HOUR},
     price::PriceKey,
-    record::{self, Entry},
+};
+use billing_store::{
+    SQLITE_NOW,
+    audit_log::{self, AuditEvent},
+    begin_read, columns, query_all, query_one, statement,
 };
 
 /// How many of the runs before are compared with.
@@ -499,14 +502,14 @@ pub async fn announce(db: &DatabaseConnection, by: &str, Spike { excesses }: &Sp
     if newest_announcement(db).await?.is_some_and(|announced| announced.excesses == *excesses) {
         return Ok(());
     }
-    let entry = Entry {
+    let entry = AuditEvent {
         by: by.to_owned(),
         action: ANNOUNCE,
         job: BILLING_JOB.to_owned(),
         reason: None,
         details: json!({ "excesses": excesses }),
     };
-    record::note(db, &entry).await
+    audit_log::append_in_own_transaction(db, &entry).await
 }
 
 /// The newest rows of this action: their ids, how many hours old they are, and their details.
@@ -573,14 +576,14 @@ pub async fn announced(db: &DatabaseConnection) -> Result<Option<Announced>, DbE
 /// The database does not answer.
 pub async fn approve(db: &DatabaseConnection, announced: i64, excess: Excess, by: &str) -> Result<(), DbErr> {
     let approval = Approval { announced, excess, for_hours: APPROVED_FOR_HOURS };
-    let entry = Entry {
+    let entry = AuditEvent {
         by: by.to_owned(),
         action: APPROVE,
         job: BILLING_JOB.to_owned(),
         reason: None,
         details: json!(approval),
     };
-    record::note(db, &entry).await
+    audit_log::append_in_own_transaction(db, &entry).await
 }
 
 /// What the approvals that still hold allow: of each currency the newest.

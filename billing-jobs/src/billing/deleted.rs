@@ -17,13 +17,16 @@ use super::{
     read, rows,
 };
 use crate::{
-    columns::{self, Unreadable, value},
     currency::Currency,
-    db::{begin_read, statement},
     hold::Reason,
     money::{Money, WalletUnit},
     period::{Micros, whole_hours},
     uncharged::Debt,
+};
+use billing_store::{
+    begin_read,
+    columns::{self, Unreadable, value},
+    statement,
 };
 
 /// How many are recorded by one run at most; the next run continues.

@@ -3,7 +3,8 @@
 use billing_scheduler::FencingToken;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
 
-use crate::{BILLING_JOB, db::statement};
+use crate::BILLING_JOB;
+use billing_store::statement;
 
 /// Returns whether `token` is still the newest one of the billing job. Until `txn` ends, no newer one can take effect.
 pub(crate) async fn is_newest(

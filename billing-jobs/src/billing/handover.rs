@@ -3,11 +3,8 @@
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult};
 
 use super::statements::Statements;
-use crate::{
-    BILLING_JOB,
-    db::{SQLITE_NOW, begin, statement},
-    record::Entry,
-};
+use crate::BILLING_JOB;
+use billing_store::{SQLITE_NOW, audit_log::AuditEvent, begin, statement};
 
 /// Why billing was not handed over. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +68,8 @@ pub(super) async fn begin_alone(
 }
 
 /// What goes on record of a hand-over.
-pub(super) fn entry(action: &'static str, by: &str, details: serde_json::Value) -> Entry {
-    Entry { by: by.to_owned(), action, job: BILLING_JOB.to_owned(), reason: None, details }
+pub(super) fn entry(action: &'static str, by: &str, details: serde_json::Value) -> AuditEvent {
+    AuditEvent { by: by.to_owned(), action, job: BILLING_JOB.to_owned(), reason: None, details }
 }
 
 /// All rows of a query without parameters.

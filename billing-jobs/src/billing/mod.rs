@@ -48,7 +48,6 @@ use self::{
 use crate::{
     BILLING_JOB,
     currency::Currency,
-    db::{alone, begin_read, execute, explained, query_all, query_one, statement},
     hold::Reason,
     money::Money,
     panel::Panel,
@@ -57,6 +56,7 @@ use crate::{
     testing, trace,
     uncharged::{Closed, Debt, Uncharged, uncharged as uncharged_in},
 };
+use billing_store::{begin_read, exclusive_writer, execute, query_all, query_one, statement, with_help};
 
 pub use self::{
     adopt::{Adoption, PriceDifference},
@@ -216,7 +216,7 @@ pub enum BillingError {
     )]
     Unguarded,
     /// The database failed.
-    #[error("could not {doing}: {}", explained(source))]
+    #[error("could not {doing}: {}", with_help(source))]
     Database {
         /// What was being done.
         doing: &'static str,
@@ -476,7 +476,7 @@ impl Biller {
         let turn = Mutex::default();
         let brake = Brake::default();
         let refusals = Mutex::default();
-        let db = alone(&self.db);
+        let db = exclusive_writer(&self.db);
         Ok((Pass { biller: self, db, turn, run, as_of, prices, approvals, brake, refusals }, unreadable))
     }
 

@@ -30,16 +30,16 @@ use super::{
 use crate::{
     BILLING_JOB,
     currency::Currency,
-    db::{
-        Fault, SQLITE_LOG_PAGES, begin, begin_read, begin_reading, code, explained, fault, statement,
-        write_back,
-    },
     hold::{Hold, Reason},
     measured,
     period::Micros,
     price::PriceList,
     testing, trace,
     uncharged::Debt,
+};
+use billing_store::{
+    ErrorClass, SQLITE_LOG_PAGES, begin, begin_deferred, begin_read, checkpoint, classify, code, statement,
+    with_help,
 };
 
 /// No more findings of one kind are listed than these; the others are counted.
@@ -52,7 +52,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(20);
 /// A run under way, with what it read once.
 pub(super) struct Pass<'a> {
     pub(super) biller: &'a Biller,
-    /// Where it writes; see [`alone`](crate::db::alone).
+    /// Where it writes; see [`alone`](billing_store::exclusive_writer).
     pub(super) db: DatabaseConnection,
     pub(super) turn: Mutex<Turn>,
     pub(super) run: &'a Run<'a>,
@@ -211,7 +211,7 @@ enum Kind {
     HiddenWallets,
     /// The run would charge more than it may.
     Overrun(Overrun),
-    Database(Fault, DbErr),
+    Database(ErrorClass, DbErr),
 }
 
 /// What a pass waits for.
@@ -406,7 +406,7 @@ impl Pass<'_> {
         loop {
             match read().instrument(trace::step(self.biller.panel.backend, doing)).await {
                 Ok(result) => return Ok(result),
-                Err(error) if attempt < ATTEMPTS && fault(&error) != Fault::Broken => {
+                Err(error) if attempt < ATTEMPTS && classify(&error) != ErrorClass::Broken => {
                     debug!(attempt, "could not {doing}: {error}");
                 }
                 Err(source) => return Err(BillingError::Database { doing, source }),
@@ -442,7 +442,7 @@ impl Pass<'_> {
             debug!(attempt, "a batch was rolled back: {}", failure.message);
             let again = attempt < ATTEMPTS;
             if std::mem::take(&mut reading_first)
-                && matches!(failure.kind, Kind::Database(Fault::Conflict, _))
+                && matches!(failure.kind, Kind::Database(ErrorClass::Conflict, _))
             {
                 continue;
             }
@@ -451,10 +451,11 @@ impl Pass<'_> {
                 Kind::Fenced => return Err(BillingError::Fenced),
                 Kind::Unguarded => return Err(BillingError::Unguarded),
                 Kind::Overrun(overrun) => return Err(overrun.into()),
-                Kind::HiddenWallets | Kind::Database(Fault::Conflict | Fault::Lost, _) if again => {}
+                Kind::HiddenWallets | Kind::Database(ErrorClass::Conflict | ErrorClass::Lost, _) if again => {
+                }
                 // A row that was read may have been deleted or charged by another process meanwhile, so it is read once more before
                 // it is judged; the parts of a batch that was judged need that only for the last row.
-                Kind::Stale { .. } | Kind::Database(Fault::Rows, _)
+                Kind::Stale { .. } | Kind::Database(ErrorClass::Rows, _)
                     if attempt == 1 && (batch.only.is_none() || failure.instances() == 1) =>
                 {
                     before = failure.read;
@@ -467,13 +468,13 @@ impl Pass<'_> {
                 {
                     before = failure.read;
                 }
-                Kind::Database(Fault::Broken | Fault::Lost, source) => {
+                Kind::Database(ErrorClass::Broken | ErrorClass::Lost, source) => {
                     return Err(BillingError::Database { doing: "post a batch", source });
                 }
-                Kind::HiddenWallets | Kind::Database(Fault::Conflict, _) => {
+                Kind::HiddenWallets | Kind::Database(ErrorClass::Conflict, _) => {
                     return Ok(Posted::InTheWay(failure.message));
                 }
-                Kind::Stale { .. } | Kind::Database(Fault::Rows, _) => {
+                Kind::Stale { .. } | Kind::Database(ErrorClass::Rows, _) => {
                     return self.take_apart(&batch, failure);
                 }
             }
@@ -490,7 +491,8 @@ impl Pass<'_> {
         testing::batch_begins();
         testing::before_statement();
         let began = Instant::now();
-        let txn = async { if reading_first { begin_reading(&self.db).await } else { begin(&self.db).await } };
+        let txn =
+            async { if reading_first { begin_deferred(&self.db).await } else { begin(&self.db).await } };
         let txn = txn.instrument(step("begin")).await;
         let txn = txn.map_err(|error| Failure::of(error, None))?;
         let (read, again) = (OnceLock::new(), OnceLock::new());
@@ -521,7 +523,7 @@ impl Pass<'_> {
                 let held =
                     (ended - began).saturating_sub(if reading_first { reading } else { Duration::ZERO });
                 *self.turn() = Turn { held, ended: Some(ended), reading };
-                if let Err(error) = write_back(&self.db, SQLITE_LOG_PAGES).await {
+                if let Err(error) = checkpoint(&self.db, SQLITE_LOG_PAGES).await {
                     debug!("the log of the database was not written back: {error}");
                 }
                 let instances = read_instances().len();
@@ -551,7 +553,7 @@ impl Pass<'_> {
                     Kind::HiddenWallets => {
                         "row-level security lets this login see wallets and not change them".to_owned()
                     }
-                    Kind::Database(_, error) => explained(error),
+                    Kind::Database(_, error) => with_help(error),
                 };
                 Err(Failure { kind, message, read: read.get().cloned() })
             }
@@ -721,7 +723,7 @@ impl Batch {
 
 impl From<DbErr> for Kind {
     fn from(error: DbErr) -> Self {
-        Self::Database(fault(&error), error)
+        Self::Database(classify(&error), error)
     }
 }
 
@@ -729,14 +731,14 @@ impl Failure {
     /// Counts it for whoever watches.
     fn count(&self) {
         match &self.kind {
-            Kind::Fenced => measured::fenced_off(BILLING_JOB),
-            Kind::Database(fault, _) => measured::failed(*fault),
+            Kind::Fenced => measured::fencing_rejected(BILLING_JOB),
+            Kind::Database(fault, _) => measured::database_failed(*fault),
             Kind::Overrun(_) | Kind::Stale { .. } | Kind::HiddenWallets | Kind::Unguarded => {}
         }
     }
 
     fn of(error: DbErr, read: Option<Read>) -> Self {
-        Self { message: explained(&error), kind: error.into(), read }
+        Self { message: with_help(&error), kind: error.into(), read }
     }
 
     fn instances(&self) -> usize {

@@ -10,12 +10,8 @@ use super::{
     rows::{self, Rows},
     statements::Statements,
 };
-use crate::{
-    db::{begin, statement},
-    hold::Reason,
-    period::Micros,
-    testing, trace,
-};
+use crate::{hold::Reason, period::Micros, testing, trace};
+use billing_store::{begin, statement};
 
 /// Why a posting must be rolled back.
 #[derive(Debug)]

@@ -16,7 +16,6 @@ use super::{
     totals::{Sums, Totals},
 };
 use crate::{
-    columns::{self, Unreadable, optional_text, text, value},
     currency::{Currency, InvalidCurrency},
     hold::{Hold, Reason},
     money::{Carry, HourlyRate, Money, Rate, decimal_text},
@@ -24,6 +23,7 @@ use crate::{
     period::{Change, Micros, Rates},
     price::{BackupPrices, Plan},
 };
+use billing_store::columns::{self, Unreadable, optional_text, text, value};
 
 /// A plan. One that cannot be read says why, instead of a price.
 pub(super) fn plan(row: &QueryResult, panel: Panel) -> Plan {

@@ -13,13 +13,12 @@ use super::{
 use crate::{
     BILLING_JOB,
     currency::{Amounts, Currency},
-    db::statement,
     money::Money,
     period::Micros,
-    record,
     status::alive,
     uncharged::Debt,
 };
+use billing_store::{audit_log, statement};
 
 /// What a release changed, and what it leaves to the panel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,7 +67,7 @@ impl Biller {
             "before": { "heartbeats": release.heartbeats },
             "after": { "heartbeats": 0, "anchors": release.anchors, "cycles": release.cycles },
         });
-        record::append(&txn, &entry("release", by, details)).await.map_err(&failed)?;
+        audit_log::append(&txn, &entry("release", by, details)).await.map_err(&failed)?;
         txn.commit().await.map_err(&failed)?;
         Ok(release)
     }

@@ -11,11 +11,11 @@ use super::{
 };
 use crate::{
     currency::Currency,
-    db::statement,
     period::{HOUR, Micros},
     price::SeenRate,
     testing,
 };
+use billing_store::statement;
 
 /// What a column holds. One that may lack a value has something else stand for it in an array, which cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,10 +7,12 @@ use tracing::info;
 
 use super::{BillingError, Mode, pass::Pass, rows, statements::Statements};
 use crate::{
-    columns::{self, Unreadable, text, value},
-    db::{query_all, statement},
     money::{HourlyRate, Rate},
     price::{Backups, NewRates, SeenRate},
+};
+use billing_store::{
+    columns::{self, Unreadable, text, value},
+    query_all, statement,
 };
 
 /// A price of a plan that had none before. Hours that had ended by then pay it as well.

@@ -8,7 +8,7 @@ use super::{
     id::Id,
     statements::{LEDGER_HOURS_AHEAD, Statements},
 };
-use crate::db::SQLITE_NOW;
+use billing_store::SQLITE_NOW;
 
 /// Microseconds since 1970 of the panel's text; NULL for NULL and for what is no time. `unixepoch(.., 'subsec')` keeps
 /// milliseconds only, so the fraction is read from the text.

@@ -11,11 +11,10 @@ use std::fmt;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr};
 use serde_json::json;
 
-use crate::{
-    BILLING_JOB,
-    db::{begin, begin_read, statement},
-    record::{self, Entry},
-    status::alive,
+use crate::{BILLING_JOB, status::alive};
+use billing_store::{
+    audit_log::{self, AuditEvent},
+    begin, begin_read, statement,
 };
 
 /// The function of the trigger on the ledger.
@@ -67,7 +66,7 @@ const LACKING: &str = "
 /// A query of one row: the triggers as the catalog has them, compared with what they should be. 7 is BEFORE INSERT and 19 BEFORE
 /// UPDATE, each FOR EACH ROW; a condition or a list of columns could let a debit through.
 fn status_sql() -> String {
-    let (body, balance_body) = (record::fingerprint(BODY), record::fingerprint(BALANCE_BODY));
+    let (body, balance_body) = (audit_log::fingerprint(BODY), audit_log::fingerprint(BALANCE_BODY));
     format!("
     SELECT coalesce(bool_or(t.oid IS NOT NULL AND g.decides), false) AS installed,
            coalesce(bool_and(t.tgenabled IN ('O', 'A')), false) AS enabled,
@@ -197,7 +196,7 @@ pub async fn install(db: &DatabaseConnection, by: &str) -> Result<InstallReport,
     let changed = before.outdated || !before.effective;
     if changed {
         let now = PanelGuardStatus { installed: true, enabled: true, effective: true, outdated: false };
-        record::append(&txn, &entry("guard install", by, before, now)).await?;
+        audit_log::append(&txn, &entry("guard install", by, before, now)).await?;
         let TriggerTarget { schema, path, ledger, wallets, owner, .. } = &place;
         // The panel waits for as long as this holds its tables: everything else comes before. It locks the wallets first as well.
         let sql = format!(
@@ -222,7 +221,7 @@ pub async fn install(db: &DatabaseConnection, by: &str) -> Result<InstallReport,
     Ok(InstallReport { before, changed, by_owner: place.owner == place.login, owner: place.owner })
 }
 
-fn entry(action: &'static str, by: &str, before: PanelGuardStatus, after: PanelGuardStatus) -> Entry {
+fn entry(action: &'static str, by: &str, before: PanelGuardStatus, after: PanelGuardStatus) -> AuditEvent {
     let view = |status: PanelGuardStatus| {
         json!({
             "installed": status.installed,
@@ -231,7 +230,7 @@ fn entry(action: &'static str, by: &str, before: PanelGuardStatus, after: PanelG
         })
     };
     let details = json!({ "before": view(before), "after": view(after) });
-    Entry { by: by.to_owned(), action, job: BILLING_JOB.to_owned(), reason: None, details }
+    AuditEvent { by: by.to_owned(), action, job: BILLING_JOB.to_owned(), reason: None, details }
 }
 
 /// Removes the panel guard, and nothing else, as the work of `by`. Returns whether there was one.
@@ -255,7 +254,7 @@ pub async fn remove(db: &DatabaseConnection, by: &str, force: bool) -> Result<bo
     ))
     .await?;
     if before.installed {
-        record::append(&txn, &entry("guard remove", by, before, PanelGuardStatus::default())).await?;
+        audit_log::append(&txn, &entry("guard remove", by, before, PanelGuardStatus::default())).await?;
     }
     txn.commit().await?;
     Ok(before.installed)

@@ -2,55 +2,6 @@
 -- microseconds since 1970 in UTC. No foreign key leads to the panel's tables, so that a
 -- deleted machine cannot take its history along.
 
--- One row per job: who holds its lease, and what of its schedule is finished with.
-CREATE TABLE IF NOT EXISTS scheduler_jobs (
-    job TEXT PRIMARY KEY NOT NULL,
-    fencing_token INTEGER NOT NULL DEFAULT 0,
-    holder TEXT,
-    expires_at INTEGER,
-    cursor_at INTEGER NOT NULL,
-    retry_scheduled_at INTEGER,
-    retry_not_before INTEGER,
-    failed_attempts INTEGER NOT NULL DEFAULT 0 CHECK (failed_attempts >= 0),
-    last_error TEXT,
-    updated_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER))
-) STRICT;
-
--- One row per job: the newest number whose work may be committed. Billing locks it FOR SHARE, so renewal of the
--- lease, which would wait behind that, happens in the other table. Once billing has not worked for `hand_back_after_seconds` since
--- `last_success_at`, heartbeats end and the panel may charge: the success that sets one sets the other.
-CREATE TABLE IF NOT EXISTS scheduler_fencing (
-    job TEXT PRIMARY KEY NOT NULL,
-    fencing_token INTEGER NOT NULL DEFAULT 0,
-    last_success_at INTEGER,
-    hand_back_after_seconds INTEGER NOT NULL DEFAULT 4500 CHECK (hand_back_after_seconds > 0)
-) STRICT;
-
--- Every scheduled time leaves a row. `node` is empty for a job that runs once for all daemons.
-CREATE TABLE IF NOT EXISTS scheduler_runs (
-    id TEXT PRIMARY KEY NOT NULL,
-    job TEXT NOT NULL,
-    node TEXT NOT NULL DEFAULT '',
-    scheduled_at INTEGER NOT NULL,
-    status TEXT NOT NULL
-        CHECK (status IN ('done', 'retrying', 'dead', 'interrupted', 'skipped', 'missed', 'paused', 'rescheduled')),
-    cause TEXT NOT NULL DEFAULT 'schedule' CHECK (cause IN ('schedule', 'manual', 'replay')),
-    attempt INTEGER NOT NULL DEFAULT 0,
-    fencing_token INTEGER NOT NULL,
-    daemon_id TEXT NOT NULL,
-    started_at INTEGER NOT NULL,
-    finished_at INTEGER NOT NULL,
-    lateness_ms INTEGER NOT NULL DEFAULT 0,
-    items INTEGER NOT NULL DEFAULT 0,
-    reason TEXT,
-    error TEXT,
-    details TEXT
-) STRICT;
-CREATE UNIQUE INDEX IF NOT EXISTS scheduler_runs_finished_once
-    ON scheduler_runs (job, node, scheduled_at)
-    WHERE status IN ('done', 'dead') AND cause = 'schedule';
-CREATE INDEX IF NOT EXISTS scheduler_runs_by_job ON scheduler_runs (job, started_at DESC);
-
 -- One row per committed batch of a billing run. The totals of a run are the sums of its batches, of each
 -- currency apart: `currencies` is an object such as {"USD": {"charges": 3, "hours": 9, "amount": 900}}. `ledger_until` is the
 -- `created_at` of the batch's newest row in payment_transactions: the rows of a later batch are newer, whatever the clock does.
@@ -148,6 +99,7 @@ CREATE TABLE IF NOT EXISTS billing_holds (
     CHECK (closed_reason IS NULL OR closed_at IS NOT NULL)
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS billing_holds_one_open ON billing_holds (instance_id) WHERE closed_at IS NULL;
+CREATE INDEX IF NOT EXISTS billing_holds_open_by_organization ON billing_holds (organization_id) WHERE closed_at IS NULL;
 CREATE INDEX IF NOT EXISTS billing_holds_uncharged ON billing_holds (closed_at) WHERE closed_reason IS NOT NULL;
 
 -- What a wallet held, and what the panel's ledger said of it, when we first charged it: the audit measures from here.

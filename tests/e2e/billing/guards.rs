@@ -1,6 +1,7 @@
 //! All of a charge or nothing of it: each guard between a charge and a wrong one, and what happens when it bites.
 
-use billing_jobs::{Fault, billing::BillingError, fault};
+use billing_jobs::billing::BillingError;
+use billing_store::{ErrorClass, classify};
 use e2e::{Db, Fleet, Instance, Plan, on_every_database, on_every_engine, on_variants};
 use sea_orm::DbBackend;
 use uuid::Uuid;
@@ -243,7 +244,7 @@ async fn a_database_that_refuses_everybody_is_an_error_and_keeps_nothing(db: &Db
         .expect_err("nothing can be written");
 
     let BillingError::Database { source, .. } = &error else { panic!("{error}") };
-    assert_eq!(fault(source), Fault::Rows);
+    assert_eq!(classify(source), ErrorClass::Rows);
     assert!(error.to_string().contains(REFUSAL), "{error}");
     victim.assert_untouched("refused").await;
     assert_sound(db).await;

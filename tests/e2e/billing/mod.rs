@@ -33,10 +33,6 @@ mod unreadable;
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 
-use billing_daemon::{
-    database::{Database, Pool},
-    store::SeaOrmStore,
-};
 use billing_jobs::{
     BILLING_JOB,
     audit::audit,
@@ -47,6 +43,7 @@ use billing_jobs::{
 use billing_scheduler::{
     Claim, FencingToken, Lease, RunCause, RunRecord, RunStatus, StopReason, Store, SystemClock,
 };
+use billing_store::{Database, Pool, SeaOrmStore};
 use chrono::{DateTime, TimeDelta, Utc};
 use e2e::{Amount, Db, Fleet, HoldRow};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, QueryResult, Statement};
@@ -199,7 +196,8 @@ impl Daemon {
 
 /// Connects as the daemon does.
 async fn connect(url: &str) -> (Database, DatabaseConnection) {
-    let database = Database::new(url.parse().expect("the harness has a valid URL"));
+    let database = Database::new(url.parse().expect("the harness has a valid URL"))
+        .with_application_name("billing-daemon");
     let connection = Box::pin(database.connect(Pool::Shared)).await.expect("the daemon connects");
     (database, connection)
 }

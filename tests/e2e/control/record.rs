@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, os::unix::fs::MetadataExt};
 
-use billing_daemon::database::{Database, Pool};
-use billing_jobs::record::{Chain, Entry, note, verify};
+use billing_store::audit_log::{AuditEvent, ChainCheck, append_in_own_transaction, verify};
+use billing_store::{Database, Pool};
 use e2e::{Db, Login, on_every_engine, on_variants};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
@@ -131,7 +131,7 @@ async fn a_migration_that_was_applied_is_on_record() {
     let text = |column| rows[0].try_get::<String>("", column).expect("text");
     assert_eq!((rows.len(), text("action").as_str()), (1, "migrate up"));
     assert!(
-        text("actor").starts_with("ada@") && text("details").contains("job_control"),
+        text("actor").starts_with("ada@") && text("details").contains("billing_tables"),
         "{}",
         text("details")
     );
@@ -144,12 +144,19 @@ async fn changes_at_the_same_moment_stand_one_after_the_other(db: &Db) {
     let mut all = tokio::task::JoinSet::new();
     for number in 0..24 {
         let (daemon, by) = (daemon.clone(), format!("ada {number}"));
-        let entry =
-            Entry { by, action: "test", job: String::new(), reason: None, details: serde_json::json!({}) };
-        all.spawn(async move { note(&daemon, &entry).await.expect("it finds its place") });
+        let entry = AuditEvent {
+            by,
+            action: "test",
+            job: String::new(),
+            reason: None,
+            details: serde_json::json!({}),
+        };
+        all.spawn(
+            async move { append_in_own_transaction(&daemon, &entry).await.expect("it finds its place") },
+        );
     }
     all.join_all().await;
-    assert_eq!(verify(&daemon).await.expect("it answers"), Chain { rows: 24, broken: None });
+    assert_eq!(verify(&daemon).await.expect("it answers"), ChainCheck { rows: 24, broken: None });
 }
 
 on_every_engine!(

@@ -15,10 +15,6 @@ mod takeover;
 
 use std::{sync::Arc, time::Duration};
 
-use billing_daemon::{
-    database::{Database, Pool},
-    store::SeaOrmStore,
-};
 use billing_jobs::{
     BILLING_JOB,
     billing::{Bill, Biller, BillingError, Mode, Run, Settings},
@@ -26,6 +22,7 @@ use billing_jobs::{
     panel_guard,
 };
 use billing_scheduler::{Claim, FencingToken, Lease, Store, SystemClock};
+use billing_store::{Database, Pool, SeaOrmStore};
 use chrono::TimeDelta;
 use e2e::{Db, Fleet, Instance, Login, Plan, panel_biller::PanelBiller};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
@@ -44,7 +41,8 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) async fn of(db: &Db) -> Self {
-        let database = Database::new(db.url.parse().expect("the harness has a valid URL"));
+        let database = Database::new(db.url.parse().expect("the harness has a valid URL"))
+            .with_application_name("billing-daemon");
         let connection = Box::pin(database.connect(Pool::Shared)).await.expect("the daemon connects");
         let panel = Panel::detect(&connection).await.expect("the catalog is readable");
         let holder = Uuid::new_v4().to_string();

@@ -6,11 +6,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use billing_daemon::{
-    database::{Database, Pool},
-    store::SeaOrmStore,
-};
 use billing_scheduler::{Claim, Clock, JobState, RunCause, RunRecord, RunStatus, Store, SystemClock};
+use billing_store::{Database, Pool, SeaOrmStore};
 use chrono::TimeDelta;
 use clap::{Parser, ValueEnum};
 use e2e::Db;

@@ -5,12 +5,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use billing_daemon::{
-    database::{Database, Pool},
-    store::SeaOrmStore,
-};
 use billing_jobs::{BILLING_JOB, panel_guard};
 use billing_scheduler::{Claim, Clock, FencingToken, Store, SystemClock};
+use billing_store::{Database, Pool, SeaOrmStore};
 use chrono::{DateTime, TimeDelta};
 use clap::Parser;
 use e2e::{Db, Fleet, Instance, Login, Plan};

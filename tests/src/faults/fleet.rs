@@ -323,5 +323,6 @@ fn instant(micros: Micros) -> String {
 
 /// Whether the statement itself is wrong: a fault of the campaign. A mark that is there already is none.
 fn is_refusal(error: &DbErr) -> bool {
-    billing_jobs::fault(error) == billing_jobs::Fault::Rows && !error.to_string().contains("campaign_marks")
+    billing_store::classify(error) == billing_store::ErrorClass::Rows
+        && !error.to_string().contains("campaign_marks")
 }

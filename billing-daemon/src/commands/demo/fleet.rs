@@ -1,7 +1,7 @@
 //! A made-up fleet, the same for the same seed: plans from $2 to $160, machines from minutes to weeks old, and every awkward
 //! case that a panel's database has in store.
 
-use billing_jobs::begin;
+use billing_store::begin;
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Statement};

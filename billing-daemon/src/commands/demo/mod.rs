@@ -7,9 +7,9 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use billing_entities::{billing_holds, organizations, vps_plans};
 use billing_jobs::{
     audit::{Audit, audit},
-    begin_read,
     billing::{Biller, Settings, Totals},
 };
+use billing_store::begin_read;
 use chrono::{DateTime, Utc};
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, PaginatorTrait, QueryFilter, QuerySelect};
 use serde_json::json;
@@ -21,14 +21,13 @@ use super::{
 use crate::{
     cli::{self, Common},
     config::DaemonSettings,
-    database::{Database, Pool},
-    database_url::DatabaseUrl,
     environment::Environment,
     exit::{Exit, Failure},
     logging::LogOutput,
     output::{json as say_json, line as say},
     runtime::{self, Opened},
 };
+use billing_store::{Database, DatabaseUrl, Pool};
 
 /// What the demo showed.
 struct Shown {

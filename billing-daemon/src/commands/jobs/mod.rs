@@ -22,8 +22,8 @@ use crate::{
     known_jobs::{KnownJob, known_jobs},
     logging::LogOutput,
     runtime::{self, Opened},
-    store::{SeaOrmStore, Unanswered},
 };
+use billing_store::{QueryFailed, SeaOrmStore};
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Jobs) -> Result<(), Failure> {
     match action {
@@ -164,7 +164,7 @@ pub(super) fn shown(at: DateTime<Utc>) -> String {
 
 pub(super) fn no_store(error: StoreError) -> Failure {
     match error {
-        StoreError::Unavailable(source) => match source.downcast::<Unanswered>() {
+        StoreError::Unavailable(source) => match source.downcast::<QueryFailed>() {
             Ok(error) => Failure::database("ask the database", &error.0),
             Err(other) => Failure::new(Exit::Internal, other),
         },

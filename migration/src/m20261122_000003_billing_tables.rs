@@ -1,5 +1,6 @@
-//! What is ours, and the indexes that billing needs where the panel has none.
+//! The tables of billing, and the indexes that billing needs where the panel has none.
 
+use billing_store::migrations::run_script;
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, Statement};
 
@@ -7,9 +8,6 @@ use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, Statement};
 pub(crate) struct Migration;
 
 const DROP_TABLES: &str = "
-    DROP TABLE IF EXISTS scheduler_jobs;
-    DROP TABLE IF EXISTS scheduler_fencing;
-    DROP TABLE IF EXISTS scheduler_runs;
     DROP TABLE IF EXISTS billing_batches;
     DROP TABLE IF EXISTS billing_charges;
     DROP TABLE IF EXISTS billing_meters;
@@ -37,7 +35,7 @@ const LACKS_INDEX: &str = "
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        crate::run(manager, include_str!("sql/billing_postgres.sql"), include_str!("sql/billing_sqlite.sql"))
+        run_script(manager, include_str!("sql/billing_postgres.sql"), include_str!("sql/billing_sqlite.sql"))
             .await?;
         if manager.get_database_backend() == DbBackend::Postgres {
             for table in BY_ORGANIZATION {
@@ -50,7 +48,7 @@ impl MigrationTrait for Migration {
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let indexes =
             BY_ORGANIZATION.map(|table| format!("DROP INDEX IF EXISTS {};", index_name(table))).concat();
-        crate::run(manager, &[DROP_PANEL_GUARD, DROP_TABLES, DROP_FUNCTION, &indexes].concat(), DROP_TABLES)
+        run_script(manager, &[DROP_PANEL_GUARD, DROP_TABLES, DROP_FUNCTION, &indexes].concat(), DROP_TABLES)
             .await
     }
 }

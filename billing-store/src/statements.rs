@@ -2,29 +2,29 @@
 
 use sea_orm::DbBackend;
 
-use super::dialect::Dialect;
+use crate::dialect::Dialect;
 
 /// One text for each thing that is asked, in the dialect of one database.
-pub(super) struct Sql {
-    pub(super) insert_state: String,
-    pub(super) insert_fence: String,
-    pub(super) claim: String,
-    pub(super) claim_unchanged: String,
-    pub(super) holder: String,
-    pub(super) raise: String,
-    pub(super) renew: String,
-    pub(super) record: String,
-    pub(super) close: Option<String>,
-    pub(super) append: String,
-    pub(super) release: String,
-    pub(super) finish: String,
+pub(crate) struct Sql {
+    pub(crate) insert_state: String,
+    pub(crate) insert_fence: String,
+    pub(crate) claim: String,
+    pub(crate) claim_unchanged: String,
+    pub(crate) holder: String,
+    pub(crate) raise: String,
+    pub(crate) renew: String,
+    pub(crate) record: String,
+    pub(crate) close: Option<String>,
+    pub(crate) append: String,
+    pub(crate) release: String,
+    pub(crate) finish: String,
 }
 
 /// How many values the row of a run has.
-pub(super) const RUN_VALUES: usize = 19;
+pub(crate) const RUN_VALUES: usize = 19;
 
 impl Sql {
-    pub(super) fn of(backend: DbBackend) -> Self {
+    pub(crate) fn of(backend: DbBackend) -> Self {
         let dialect = Dialect::of(backend);
         let now = dialect.now();
         let at = |parameter: &str| dialect.at(parameter);
@@ -171,8 +171,8 @@ fn give_back(dialect: Dialect, [schedule, next, late, stuck]: &[String; 4]) -> S
 #[cfg(feature = "testing")]
 impl Sql {
     /// Without the guards that the fault campaign leaves out.
-    pub(super) fn tested(mut self) -> Self {
-        use billing_jobs::testing::{instead, without};
+    pub(crate) fn tested(mut self) -> Self {
+        use crate::fault_injection::{instead, without};
         instead(
             "claim-unexpired",
             &mut self.claim,

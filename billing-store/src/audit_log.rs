@@ -11,12 +11,12 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     columns,
-    db::{SQLITE_NOW, begin, query_all, statement},
+    transaction::{SQLITE_NOW, begin, query_all, statement},
 };
 
 /// One change.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct AuditEvent {
     /// Who made it.
     pub by: String,
     /// What was done, in a word or two.
@@ -35,7 +35,7 @@ const ATTEMPTS: u32 = 50;
 const PAGE: i64 = 1_000;
 
 /// One row, as its hash sees it.
-struct Link<'a> {
+struct HashedRow<'a> {
     id: i64,
     at: i64,
     actor: &'a str,
@@ -46,7 +46,7 @@ struct Link<'a> {
     previous: &'a str,
 }
 
-impl Link<'_> {
+impl HashedRow<'_> {
     /// Over the JSON array of the row's columns.
     fn hash(&self) -> String {
         let Self { id, at, actor, action, job, reason, details, previous } = self;
@@ -65,7 +65,7 @@ pub fn fingerprint(text: &str) -> String {
 }
 
 /// Appends `entry`, in the transaction that makes the change. Call it last: whoever appends meanwhile waits for the end.
-pub async fn append(txn: &DatabaseTransaction, entry: &Entry) -> Result<(), DbErr> {
+pub async fn append(txn: &DatabaseTransaction, entry: &AuditEvent) -> Result<(), DbErr> {
     // The operands' types are spelled out: where the owner's rights are borrowed, nobody's operator may take the place of a
     // built-in one that does not fit exactly.
     let (now, at) = match txn.get_database_backend() {
@@ -88,7 +88,7 @@ pub async fn append(txn: &DatabaseTransaction, entry: &Entry) -> Result<(), DbEr
         let row = txn.query_one_raw(statement(txn, &newest, [])).await?;
         let row = row.ok_or_else(|| DbErr::RecordNotFound("the end of the record".to_owned()))?;
         let (id, previous): (i64, String) = (row.try_get("", "id")?, row.try_get("", "hash")?);
-        let link = Link {
+        let link = HashedRow {
             id: id + 1,
             at: row.try_get("", "at")?,
             actor: &entry.by,
@@ -118,7 +118,7 @@ pub async fn append(txn: &DatabaseTransaction, entry: &Entry) -> Result<(), DbEr
 }
 
 /// Appends `entry` for a change that was made outside of the database.
-pub async fn note(db: &DatabaseConnection, entry: &Entry) -> Result<(), DbErr> {
+pub async fn append_in_own_transaction(db: &DatabaseConnection, entry: &AuditEvent) -> Result<(), DbErr> {
     let txn = begin(db).await?;
     append(&txn, entry).await?;
     txn.commit().await
@@ -126,7 +126,7 @@ pub async fn note(db: &DatabaseConnection, entry: &Entry) -> Result<(), DbErr> {
 
 /// How the chain stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Chain {
+pub struct ChainCheck {
     /// How many rows there are up to the first that is broken, or in all.
     pub rows: u64,
     /// The id of the first row that is not what it was when it was written, or whose predecessor is gone.
@@ -138,16 +138,16 @@ pub struct Chain {
 /// # Errors
 /// The database does not answer.
 #[expect(clippy::missing_panics_doc, reason = "it has no reason to stop")]
-pub async fn verify(db: &DatabaseConnection) -> Result<Chain, DbErr> {
+pub async fn verify(db: &DatabaseConnection) -> Result<ChainCheck, DbErr> {
     let chain = verify_until(db, || false).await?;
     Ok(chain.expect("it has no reason to stop"))
 }
 
 /// The same, unless `stop` says between two pages that there is no more time.
-pub(crate) async fn verify_until(
+pub async fn verify_until(
     db: &DatabaseConnection,
     stop: impl Fn() -> bool + Send + Sync,
-) -> Result<Option<Chain>, DbErr> {
+) -> Result<Option<ChainCheck>, DbErr> {
     let at = match db.get_database_backend() {
         DbBackend::Sqlite => "at",
         _ => "(extract(epoch FROM at) * 1000000::numeric)::bigint",
@@ -156,7 +156,7 @@ pub(crate) async fn verify_until(
         "SELECT id, {at} AS at, actor, action, job, reason, details, previous_hash, hash
            FROM scheduler_audit_log WHERE id > $1 ORDER BY id LIMIT $2"
     );
-    let mut chain = Chain::default();
+    let mut chain = ChainCheck::default();
     let (mut last, mut previous) = (0, String::new());
     loop {
         if stop() {
@@ -165,7 +165,7 @@ pub(crate) async fn verify_until(
         let rows = query_all(db, statement(db, &page, [last.into(), PAGE.into()])).await?;
         for row in &rows {
             chain.rows += 1;
-            let (id, hash) = link(row, &previous)?;
+            let (id, hash) = verify_row(row, &previous)?;
             if id != last + 1 || hash.is_none() {
                 chain.broken = Some(id);
                 return Ok(Some(chain));
@@ -179,12 +179,12 @@ pub(crate) async fn verify_until(
 }
 
 /// The id of a row and its hash, if it is what was written after `previous`.
-fn link(row: &QueryResult, previous: &str) -> Result<(i64, Option<String>), DbErr> {
+fn verify_row(row: &QueryResult, previous: &str) -> Result<(i64, Option<String>), DbErr> {
     // A text that cannot be read is not what was written: its hash is another one.
     let text = |column| columns::lossy(row, column);
     let (actor, action, job, details) = (text("actor"), text("action"), text("job"), text("details"));
     let reason = columns::optional_text(row, "reason", "reason").unwrap_or_default();
-    let link = Link {
+    let link = HashedRow {
         id: row.try_get("", "id")?,
         at: row.try_get("", "at")?,
         actor: &actor,

@@ -2,49 +2,50 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use billing_jobs::{
-    Line, begin, begin_read, query_all,
-    record::{self, Entry},
-};
 use billing_scheduler::{
     ControlAction, ControlReceipt, ControlRequest, ControlState, FencingToken, Holder, JobRow, LateJob,
-    NOT_AHEAD, OccurrenceRange, Pause, RunCause, RunFilter, RunRecord, RunRow, RunStatus,
+    NOT_AHEAD, Pause, RunFilter, RunRow,
 };
 use chrono::{DateTime, Utc};
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, Statement, Value,
 };
-use serde::de::DeserializeOwned;
 use serde_json::{Value as JsonValue, json};
-use uuid::Uuid;
 
-use super::{dialect::Dialect, expected, instant, is_unique_violation, state};
+use crate::{
+    audit_log::{self, AuditEvent},
+    connection::DedicatedConnection,
+    dialect::Dialect,
+    rows::{claim_hint, instant, pauses, requests, run, run_columns, state},
+    store::is_unique_violation,
+    transaction::{begin, begin_read, query_all},
+};
 
 /// Of requests at the same time, each that loses begins again; so many may be at it.
 const ATTEMPTS: u32 = 50;
-const WAIT: Duration = Duration::from_millis(5);
+const RETRY_DELAY: Duration = Duration::from_millis(5);
 
 /// The newest request. Asked about once a second: one round trip, and one page of an index.
 const REVISION: &str = "SELECT coalesce(max(id), 0) AS revision FROM scheduler_audit_log";
 
-pub(super) async fn wishes(
-    line: &Line,
+pub(crate) async fn control_state(
+    line: &DedicatedConnection,
     dialect: Dialect,
     known: Option<i64>,
 ) -> Result<Option<ControlState>, DbErr> {
-    if known.is_some() && known == line.peek(REVISION).await? {
+    if known.is_some() && known == line.query_scalar(REVISION).await? {
         return Ok(None);
     }
-    wished(&line.query_all(all_wishes(dialect)).await?).map(Some)
+    decode_control_state(&line.query_all(control_state_query(dialect)).await?).map(Some)
 }
 
-/// What is asked of all jobs at the moment, for whoever asks once.
-pub(crate) async fn wishes_now(db: &DatabaseConnection) -> Result<ControlState, DbErr> {
-    wished(&query_all(db, all_wishes(Dialect::of(db.get_database_backend()))).await?)
+/// Reads which jobs are paused and which requests are open.
+pub async fn read_control_state(db: &DatabaseConnection) -> Result<ControlState, DbErr> {
+    decode_control_state(&query_all(db, control_state_query(Dialect::of(db.get_database_backend()))).await?)
 }
 
 /// One statement, so that it is all of one moment.
-fn all_wishes(dialect: Dialect) -> Statement {
+fn control_state_query(dialect: Dialect) -> Statement {
     let sql = format!(
         "SELECT r.revision, {} AS pauses, {} AS requests FROM ({REVISION}) r",
         dialect.pauses("p.resumed_at IS NULL"),
@@ -53,7 +54,7 @@ fn all_wishes(dialect: Dialect) -> Statement {
     Statement::from_string(dialect.backend(), sql)
 }
 
-fn wished(rows: &[QueryResult]) -> Result<ControlState, DbErr> {
+fn decode_control_state(rows: &[QueryResult]) -> Result<ControlState, DbErr> {
     let row = rows.first().ok_or_else(|| DbErr::RecordNotFound("the newest request".to_owned()))?;
     let text = |column| row.try_get::<Option<String>>("", column);
     Ok(ControlState {
@@ -63,17 +64,17 @@ fn wished(rows: &[QueryResult]) -> Result<ControlState, DbErr> {
     })
 }
 
-pub(super) async fn request(
+pub(crate) async fn request(
     db: &DatabaseConnection,
     request: &ControlRequest,
 ) -> Result<ControlReceipt, DbErr> {
     for attempt in 1.. {
         let txn = begin(db).await?;
         let done = async {
-            Ok(match obey(&txn, request).await? {
-                Obeyed::Unchanged(why) => ControlReceipt::Unchanged(why),
-                Obeyed::Changed { before, after } => {
-                    record::append(&txn, &entry(request, &before, &after)).await?;
+            Ok(match apply_request(&txn, request).await? {
+                RequestEffect::Unchanged(why) => ControlReceipt::Unchanged(why),
+                RequestEffect::Changed { before, after } => {
+                    audit_log::append(&txn, &entry(request, &before, &after)).await?;
                     ControlReceipt::Accepted
                 }
             })
@@ -89,7 +90,7 @@ pub(super) async fn request(
                 if attempt == ATTEMPTS || !is_unique_violation(&error) {
                     return Err(error);
                 }
-                tokio::time::sleep(WAIT).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }
@@ -97,13 +98,13 @@ pub(super) async fn request(
 }
 
 /// What a request came to.
-enum Obeyed {
+enum RequestEffect {
     Unchanged(String),
     Changed { before: JsonValue, after: JsonValue },
 }
 
-fn entry(request: &ControlRequest, before: &JsonValue, after: &JsonValue) -> Entry {
-    Entry {
+fn entry(request: &ControlRequest, before: &JsonValue, after: &JsonValue) -> AuditEvent {
+    AuditEvent {
         by: request.by.clone(),
         action: request.action.as_str(),
         job: request.job.clone(),
@@ -112,10 +113,10 @@ fn entry(request: &ControlRequest, before: &JsonValue, after: &JsonValue) -> Ent
     }
 }
 
-async fn obey(txn: &DatabaseTransaction, request: &ControlRequest) -> Result<Obeyed, DbErr> {
+async fn apply_request(txn: &DatabaseTransaction, request: &ControlRequest) -> Result<RequestEffect, DbErr> {
     let dialect = Dialect::of(txn.get_database_backend());
-    let unchanged = |why: &str| Ok(Obeyed::Unchanged(why.to_owned()));
-    let changed = |before: JsonValue, after: JsonValue| Ok(Obeyed::Changed { before, after });
+    let unchanged = |why: &str| Ok(RequestEffect::Unchanged(why.to_owned()));
+    let changed = |before: JsonValue, after: JsonValue| Ok(RequestEffect::Changed { before, after });
     let (id, job, by) = (request.id.to_string(), request.job.as_str(), request.by.as_str());
     let (at, reason) = (request.at.timestamp_micros(), request.reason.as_deref());
     match request.action {
@@ -242,7 +243,8 @@ async fn open(
     Ok(())
 }
 
-pub(crate) async fn jobs(db: &DatabaseConnection) -> Result<Vec<JobRow>, DbErr> {
+/// Reads every job that the database knows, by name, with its last run.
+pub async fn read_jobs(db: &DatabaseConnection) -> Result<Vec<JobRow>, DbErr> {
     let newest = format!(
         "SELECT {} FROM scheduler_jobs s JOIN scheduler_runs r ON r.id =
                 (SELECT n.id FROM scheduler_runs n WHERE n.job = s.job ORDER BY n.started_at DESC, n.id DESC LIMIT 1)",
@@ -261,7 +263,11 @@ pub(crate) async fn jobs(db: &DatabaseConnection) -> Result<Vec<JobRow>, DbErr> 
     Ok(jobs)
 }
 
-pub(super) async fn late(line: &Line, dialect: Dialect, now: DateTime<Utc>) -> Result<Vec<LateJob>, DbErr> {
+pub(crate) async fn late(
+    line: &DedicatedConnection,
+    dialect: Dialect,
+    now: DateTime<Utc>,
+) -> Result<Vec<LateJob>, DbErr> {
     // Who is at it is late no sooner than if nobody were.
     let condition = format!("s.late_at < {}", dialect.at("$1"));
     let overdue = line.query_all(states(dialect, &condition, [now.timestamp_micros().into()])).await?;
@@ -303,14 +309,15 @@ fn job(row: &QueryResult) -> Result<JobRow, DbErr> {
     Ok(JobRow {
         job: row.try_get("", "job")?,
         state: state(row)?,
-        claim_hint: expected(row)?,
+        claim_hint: claim_hint(row)?,
         lease: held,
         paused: pauses(open.as_deref())?.pop().map(|(_, pause)| pause),
         last_run: None,
     })
 }
 
-pub(crate) async fn runs(db: &DatabaseConnection, filter: &RunFilter) -> Result<Vec<RunRow>, DbErr> {
+/// Reads the runs that `filter` selects, the newest first.
+pub async fn read_runs(db: &DatabaseConnection, filter: &RunFilter) -> Result<Vec<RunRow>, DbErr> {
     let dialect = Dialect::of(db.get_database_backend());
     let RunFilter { id, job, status, since, scheduled_at, request, limit } = filter;
     let mut conditions: Vec<String> = Vec::new();
@@ -349,90 +356,6 @@ pub(crate) async fn runs(db: &DatabaseConnection, filter: &RunFilter) -> Result<
     );
     let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
     query_all(db, statement).await?.iter().map(run).collect()
-}
-
-fn run_columns(dialect: Dialect) -> String {
-    let micros = |column: &str| format!("{} AS {column}", dialect.micros(&format!("r.{column}")));
-    let text = |column: &str| format!("{} AS {column}", dialect.cast(&format!("r.{column}"), "text"));
-    format!(
-        "r.job, r.node, r.status, r.cause, r.fencing_token, r.daemon_id, r.items, r.reason, r.error, r.scheduled_count,
-         {}, {}, {} AS attempt",
-        ["scheduled_at", "scheduled_from", "started_at", "finished_at"].map(micros).join(", "),
-        ["id", "request_id", "details"].map(text).join(", "),
-        dialect.cast("r.attempt", "bigint"),
-    )
-}
-
-fn run(row: &QueryResult) -> Result<RunRow, DbErr> {
-    let text = |column| row.try_get::<String>("", column);
-    let at = |column| instant(row.try_get("", column)?);
-    let number = |column| row.try_get::<i64>("", column);
-    let unknown = |what: &str| DbErr::Type(format!("{what} in scheduler_runs is none that is known"));
-    let from: Option<i64> = row.try_get("", "scheduled_from")?;
-    let details: Option<String> = row.try_get("", "details")?;
-    let request: Option<String> = row.try_get("", "request_id")?;
-    let stretch = match from {
-        None => None,
-        Some(from) => Some(OccurrenceRange {
-            from: instant(from)?,
-            count: u32::try_from(number("scheduled_count")?).unwrap_or(u32::MAX),
-        }),
-    };
-    let run = RunRecord {
-        id: Uuid::parse_str(&text("id")?).map_err(|_| unknown("an id"))?,
-        job: text("job")?,
-        per_node: !text("node")?.is_empty(),
-        scheduled_at: at("scheduled_at")?,
-        range: stretch,
-        status: RunStatus::of(&text("status")?).ok_or_else(|| unknown("a status"))?,
-        cause: RunCause::of(&text("cause")?).ok_or_else(|| unknown("a cause"))?,
-        attempt: u32::try_from(number("attempt")?).unwrap_or_default(),
-        fencing_token: FencingToken(number("fencing_token")?),
-        started_at: at("started_at")?,
-        finished_at: at("finished_at")?,
-        items: number("items")?.unsigned_abs(),
-        request: request.and_then(|id| Uuid::parse_str(&id).ok()),
-        reason: row.try_get("", "reason")?,
-        error: row.try_get("", "error")?,
-        details: details.and_then(|details| serde_json::from_str(&details).ok()).unwrap_or_default(),
-    };
-    Ok(RunRow { run, daemon_id: text("daemon_id")? })
-}
-
-/// The pauses in a text of [`Dialect::pauses`], oldest first, each with its job.
-pub(super) fn pauses(text: Option<&str>) -> Result<Vec<(String, Pause)>, DbErr> {
-    type Row = (String, i64, Option<i64>, String, Option<String>);
-    let mut pauses = Vec::new();
-    for (job, since, until, by, reason) in list::<Row>(text)? {
-        let (since, until) = (instant(since)?, until.map(instant).transpose()?);
-        pauses.push((job, Pause { since, until, by, reason }));
-    }
-    pauses.sort_by_key(|(_, pause)| pause.since);
-    Ok(pauses)
-}
-
-/// The requests in a text of [`Dialect::requests`], oldest first.
-pub(super) fn requests(text: Option<&str>) -> Result<Vec<ControlRequest>, DbErr> {
-    type Row = (Uuid, String, String, Option<i64>, Option<i64>, i64, String, Option<String>);
-    let mut requests = Vec::new();
-    for (id, job, kind, scheduled_at, fencing_token, at, by, reason) in list::<Row>(text)? {
-        let what = match (kind.as_str(), scheduled_at, fencing_token) {
-            ("replay", Some(at), _) => ControlAction::Replay { scheduled_at: instant(at)? },
-            ("reset", ..) => ControlAction::Reset,
-            ("cancel", _, Some(fencing_token)) => {
-                ControlAction::Cancel { fencing_token: FencingToken(fencing_token) }
-            }
-            _ => ControlAction::RunNow,
-        };
-        requests.push(ControlRequest { id, job, action: what, by, reason, at: instant(at)? });
-    }
-    requests.sort_by_key(|request| (request.at, request.id));
-    Ok(requests)
-}
-
-fn list<T: DeserializeOwned>(text: Option<&str>) -> Result<Vec<T>, DbErr> {
-    let Some(text) = text else { return Ok(Vec::new()) };
-    serde_json::from_str(text).map_err(|error| DbErr::Type(format!("a list of the database: {error}")))
 }
 
 fn statement(txn: &DatabaseTransaction, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {

@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use billing_jobs::{Fault, SQLITE_LOG_PAGES, accept_any_text, code, explained, fault};
 use sea_orm::{
     ConnectOptions, DatabaseConnection, DbBackend, DbErr, RuntimeErr,
     sqlx::{
@@ -17,10 +16,15 @@ use sea_orm::{
 };
 use tracing::warn;
 
-use crate::database_url::DatabaseUrl;
+use crate::{
+    connection::SQLITE_LOG_PAGES,
+    database_url::DatabaseUrl,
+    error_class::{ErrorClass, classify, code, with_help},
+    transaction::accept_any_text,
+};
 
 /// The waits between attempts to connect at start: five attempts in all.
-const WAITS: [Duration; 4] =
+const CONNECT_BACKOFF: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
 /// How long another process may take to open an SQLite file or to close it.
 const FIRST_OPEN: Duration = Duration::from_secs(1);
@@ -38,6 +42,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Database {
     url: DatabaseUrl,
+    application_name: &'static str,
 }
 
 /// How many connections.
@@ -63,13 +68,21 @@ impl Database {
     /// The database at `url`.
     #[must_use]
     pub fn new(url: DatabaseUrl) -> Self {
-        Self { url }
+        Self { url, application_name: "billing-scheduler" }
+    }
+
+    /// The same, for connections that PostgreSQL lists under `name` (`pg_stat_activity.application_name`) instead of
+    /// `billing-scheduler`.
+    #[must_use]
+    pub fn with_application_name(mut self, name: &'static str) -> Self {
+        self.application_name = name;
+        self
     }
 
     /// The same, created if it is a file that does not exist.
     #[must_use]
     pub fn creating(&self) -> Self {
-        Self::new(self.url.creating())
+        Self { url: self.url.creating(), ..self.clone() }
     }
 
     /// Where it is.
@@ -86,7 +99,7 @@ impl Database {
                 // While another process is the first to open the file, or the last to close it, SQLite refuses at once.
                 Err(error)
                     if self.url.backend() == DbBackend::Sqlite
-                        && fault(&error.source) == Fault::Conflict
+                        && classify(&error.source) == ErrorClass::Conflict
                         && began.elapsed() < FIRST_OPEN =>
                 {
                     tokio::time::sleep(FIRST_OPEN / 20).await;
@@ -98,7 +111,8 @@ impl Database {
 
     async fn connect_once(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
         // A pool tries again until its time is up and then only says that it is: one plain connection first tells why.
-        self.knock().await.map_err(|source| self.failed(source))?;
+        self.probe().await.map_err(|source| self.failed(source))?;
+        let application_name = self.application_name;
         let mut options = ConnectOptions::new(self.url.expose());
         options
             .max_connections(match (pool, self.url.backend()) {
@@ -118,7 +132,7 @@ impl Database {
                     .pragma("cache_size", SQLITE_CACHE)
                     .pragma("wal_autocheckpoint", SQLITE_LOG_PAGES.to_string())
             })
-            .map_sqlx_postgres_opts(behind_a_pooler)
+            .map_sqlx_postgres_opts(move |options| pooler_safe_options(options, application_name))
             // A future that was dropped half-way leaves something to be sent on its connection, at least a ROLLBACK. Nobody
             // else gets that connection.
             .map_sqlx_postgres_pool_opts(|pool| {
@@ -129,44 +143,47 @@ impl Database {
     }
 
     /// Opens a pool, trying again after 1, 2, 4 and 8 seconds if the database cannot be reached or somebody is in the way.
-    pub async fn connect_patiently(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
-        patiently(async || self.connect(pool).await, |error| Some(&error.source)).await
+    pub async fn connect_with_retry(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
+        with_retry(async || self.connect(pool).await, |error| Some(&error.source)).await
     }
 
-    async fn knock(&self) -> Result<(), DbErr> {
+    async fn probe(&self) -> Result<(), DbErr> {
         let refused = |error: sqlx::Error| DbErr::Conn(RuntimeErr::SqlxError(error.into()));
-        let knock = async {
+        let probe = async {
             if self.url.backend() == DbBackend::Sqlite {
                 let options = SqliteConnectOptions::from_str(self.url.expose())?;
                 options.busy_timeout(busy_timeout()).connect().await?.close().await
             } else {
-                let options = behind_a_pooler(PgConnectOptions::from_str(self.url.expose())?);
+                let options = pooler_safe_options(
+                    PgConnectOptions::from_str(self.url.expose())?,
+                    self.application_name,
+                );
                 options.connect().await?.close().await
             }
         };
-        tokio::time::timeout(ACQUIRE_TIMEOUT, knock)
+        tokio::time::timeout(ACQUIRE_TIMEOUT, probe)
             .await
             .map_err(|_| refused(sqlx::Error::PoolTimedOut))?
             .map_err(refused)
     }
 
     fn failed(&self, source: DbErr) -> ConnectError {
-        let message = self.url.redact(&explained(&source));
+        let message = self.url.redact(&with_help(&source));
         ConnectError { url: self.url.to_string(), message, source }
     }
 }
 
 /// Tries again after 1, 2, 4 and 8 seconds while `attempt` fails by what passes: a lost connection, somebody in the way, or a full
 /// disk. Two daemons that start together on one SQLite file may be in each other's. A wrong password does not mend itself.
-pub(crate) async fn patiently<T, E: Display>(
+pub async fn with_retry<T, E: Display>(
     mut attempt: impl AsyncFnMut() -> Result<T, E>,
     source: impl Fn(&E) -> Option<&DbErr>,
 ) -> Result<T, E> {
-    for wait in WAITS {
+    for wait in CONNECT_BACKOFF {
         match attempt().await {
             Err(error)
                 if source(&error).is_some_and(|source| {
-                    matches!(fault(source), Fault::Lost | Fault::Conflict) || is_full(source)
+                    matches!(classify(source), ErrorClass::Lost | ErrorClass::Conflict) || is_full(source)
                 }) =>
             {
                 warn!("{error}; next attempt in {} s", wait.as_secs());
@@ -185,7 +202,7 @@ fn is_full(error: &DbErr) -> bool {
 
 fn busy_timeout() -> Duration {
     #[cfg(feature = "testing")]
-    if let Some(ms) = billing_jobs::testing::lock_timeout_ms() {
+    if let Some(ms) = crate::fault_injection::lock_timeout_ms() {
         return Duration::from_millis(ms);
     }
     BUSY_TIMEOUT
@@ -193,6 +210,6 @@ fn busy_timeout() -> Duration {
 
 /// PgBouncer in transaction mode gives each transaction another server, where our statements are not prepared, and refuses
 /// start-up parameters that it does not know.
-fn behind_a_pooler(options: PgConnectOptions) -> PgConnectOptions {
-    options.statement_cache_capacity(0).extra_float_digits(None).application_name("billing-daemon")
+fn pooler_safe_options(options: PgConnectOptions, application_name: &str) -> PgConnectOptions {
+    options.statement_cache_capacity(0).extra_float_digits(None).application_name(application_name)
 }

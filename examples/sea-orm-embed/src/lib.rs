@@ -3,16 +3,13 @@
 //! The store has a pool of its own, opened by `Database::connect`: without prepared statements, so that it also works behind
 //! PgBouncer. The application's pool stays as it is.
 
-use std::{env, error::Error, sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use billing_daemon::{
-    database::{Database, Pool},
-    store::SeaOrmStore,
-};
 use billing_scheduler::{
     Job, JobContext, JobError, JobSpec, Outcome, Registry, Schedule, Scheduler, SystemClock, serde_json::json,
 };
+use billing_store::{Database, Pool, SeaOrmStore};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use serde::Deserialize;
 use tokio::time::interval;
@@ -34,12 +31,15 @@ impl Job for CountUsers {
     }
 }
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let url = env::var("DATABASE_URL")?;
-    let db = sea_orm::Database::connect(&url).await?;
-    // The tables of the scheduler come with all of ours.
-    migration::up(&db, None).await?;
+/// Runs the job three times in the database at `url`, and returns how many runs the history has.
+///
+/// # Errors
+/// The database cannot be opened, or refuses a statement.
+pub async fn run_three_times(url: &str) -> Result<i64, Box<dyn Error>> {
+    let db = sea_orm::Database::connect(url).await?;
+    db.execute_unprepared("CREATE TABLE IF NOT EXISTS users (id bigint PRIMARY KEY)").await?;
+    // Creates the scheduler's tables, all of which begin with `scheduler_`, next to the application's own.
+    billing_store::migrate(&db).await?;
 
     let mut registry = Registry::new();
     let own = db.clone();
@@ -70,8 +70,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         scheduler.tick();
     }
     scheduler.drain(Duration::from_secs(5)).await;
-    println!("{} runs in the database", count(&db, "scheduler_runs WHERE status = 'done'").await?);
-    Ok(())
+    Ok(count(&db, "scheduler_runs WHERE status = 'done'").await?)
 }
 
 async fn count(db: &DatabaseConnection, from: &str) -> Result<i64, sea_orm::DbErr> {

@@ -18,7 +18,7 @@ const LOCK: &str = "
 
 /// A transaction that only reads. A server that a pooler gave to somebody else before may still have statements prepared under
 /// the names that sqlx uses.
-pub(crate) async fn begin_read<'c>(
+pub(super) async fn begin_read<'c>(
     db: impl IntoSchemaManagerConnection<'c>,
 ) -> Result<DatabaseTransaction, DbErr> {
     let transaction = db.into_database_executor().begin().await?;
@@ -30,7 +30,7 @@ pub(crate) async fn begin_read<'c>(
 
 /// Waits until no other migrator is at work. Schema changes are transactional on both databases, so a failure
 /// half-way leaves nothing behind.
-pub(crate) async fn begin<'c>(
+pub(super) async fn begin<'c>(
     db: impl IntoSchemaManagerConnection<'c>,
 ) -> Result<DatabaseTransaction, DbErr> {
     let db = db.into_database_executor();
@@ -48,6 +48,6 @@ pub(crate) async fn begin<'c>(
     Ok(transaction)
 }
 
-pub(crate) fn unsupported() -> DbErr {
+pub(super) fn unsupported() -> DbErr {
     DbErr::Migration("the schema exists for PostgreSQL and SQLite only: use one of these".to_owned())
 }

@@ -1,32 +1,33 @@
 //! What the two databases write differently: instants, which are microseconds since 1970 to us, and lists in one column.
 
-use billing_jobs::SQLITE_NOW;
 use sea_orm::DbBackend;
 
+use crate::transaction::SQLITE_NOW;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dialect {
+pub(crate) enum Dialect {
     Sqlite,
     Postgres,
 }
 
 impl Dialect {
-    pub(super) fn of(backend: DbBackend) -> Self {
+    pub(crate) fn of(backend: DbBackend) -> Self {
         if backend == DbBackend::Sqlite { Self::Sqlite } else { Self::Postgres }
     }
 
-    pub(super) fn backend(self) -> DbBackend {
+    pub(crate) fn backend(self) -> DbBackend {
         match self {
             Self::Sqlite => DbBackend::Sqlite,
             Self::Postgres => DbBackend::Postgres,
         }
     }
 
-    pub(super) fn is_sqlite(self) -> bool {
+    pub(crate) fn is_sqlite(self) -> bool {
         self == Self::Sqlite
     }
 
     /// The database's present.
-    pub(super) fn now(self) -> &'static str {
+    pub(crate) fn now(self) -> &'static str {
         match self {
             Self::Sqlite => SQLITE_NOW,
             Self::Postgres => "now()",
@@ -34,7 +35,7 @@ impl Dialect {
     }
 
     /// So many milliseconds from now.
-    pub(super) fn in_ms(self, parameter: &str) -> String {
+    pub(crate) fn in_ms(self, parameter: &str) -> String {
         match self {
             Self::Sqlite => format!("{} + {parameter} * 1000", self.now()),
             Self::Postgres => format!("now() + {parameter} * interval '1 millisecond'"),
@@ -42,7 +43,7 @@ impl Dialect {
     }
 
     /// The instant of so many microseconds.
-    pub(super) fn at(self, parameter: &str) -> String {
+    pub(crate) fn at(self, parameter: &str) -> String {
         match self {
             Self::Sqlite => parameter.to_owned(),
             Self::Postgres => format!("timestamptz 'epoch' + {parameter} * interval '1 microsecond'"),
@@ -50,7 +51,7 @@ impl Dialect {
     }
 
     /// The microseconds of an instant.
-    pub(super) fn micros(self, instant: &str) -> String {
+    pub(crate) fn micros(self, instant: &str) -> String {
         match self {
             Self::Sqlite => instant.to_owned(),
             Self::Postgres => format!("(extract(epoch FROM {instant}) * 1000000)::bigint"),
@@ -58,7 +59,7 @@ impl Dialect {
     }
 
     /// A parameter, or a column, of a type that PostgreSQL is to be told.
-    pub(super) fn cast(self, value: &str, kind: &str) -> String {
+    pub(crate) fn cast(self, value: &str, kind: &str) -> String {
         match self {
             Self::Sqlite => value.to_owned(),
             Self::Postgres => format!("{value}::{kind}"),
@@ -66,7 +67,7 @@ impl Dialect {
     }
 
     /// What the state of a job and its plan are read from.
-    pub(super) fn state_columns(self, table: &str) -> String {
+    pub(crate) fn state_columns(self, table: &str) -> String {
         let micros = |column: &str| format!("{} AS {column}", self.micros(&format!("{table}{column}")));
         let instants =
             ["cursor_at", "retry_scheduled_at", "retry_not_before", "next_at", "late_at", "stuck_at"];
@@ -77,15 +78,15 @@ impl Dialect {
         )
     }
 
-    /// The pauses `p` for which the condition holds, as one text for [`pauses`](super::control::pauses).
-    pub(super) fn pauses(self, condition: &str) -> String {
+    /// The pauses `p` for which the condition holds, as one text for [`pauses`](crate::rows::pauses).
+    pub(crate) fn pauses(self, condition: &str) -> String {
         let (since, until) = (self.micros("p.paused_at"), self.micros("p.resumed_at"));
         let columns = format!("p.job, {since}, {until}, p.paused_by, p.reason");
         self.list(&columns, "scheduler_pauses p", condition)
     }
 
-    /// The requests `q` for which the condition holds, as one text for [`requests`](super::control::requests).
-    pub(super) fn requests(self, condition: &str) -> String {
+    /// The requests `q` for which the condition holds, as one text for [`requests`](crate::rows::requests).
+    pub(crate) fn requests(self, condition: &str) -> String {
         let (scheduled, at) = (self.micros("q.scheduled_at"), self.micros("q.requested_at"));
         let columns =
             format!("q.id, q.job, q.kind, {scheduled}, q.fencing_token, {at}, q.requested_by, q.reason");

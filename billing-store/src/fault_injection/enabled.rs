@@ -1,0 +1,92 @@
+//! The switches of a fault campaign, read from the environment of a program that called [`enable`].
+//!
+//! | variable | effect |
+//! |---|---|
+//! | `BILLING_MUTATION` | names of safeguards to leave out, separated by commas |
+//! | `BILLING_LOCK_TIMEOUT_MS` | the lock timeout of a transaction |
+
+use std::{
+    collections::BTreeSet,
+    env,
+    str::FromStr,
+    sync::{LazyLock, OnceLock},
+};
+
+/// Each safeguard of the store that can be left out, with what it does.
+pub const MUTATIONS: [(&str, &str); 3] = [
+    ("claim-unexpired", "a lease is claimed although another process holds it"),
+    ("token-not-raised", "a claim does not shut out the older ones"),
+    ("record-unfenced", "a run is recorded whoever holds the job by now"),
+];
+
+/// The safeguards of other crates that can be left out; set where the switches are enabled.
+static OTHERS: OnceLock<&'static [(&'static str, &'static str)]> = OnceLock::new();
+static MUTATED: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    let names = variable("BILLING_MUTATION").unwrap_or_default();
+    let names = names.split(',').filter(|name| !name.is_empty());
+    names
+        .map(|name| {
+            assert!(is_known(name), "BILLING_MUTATION: no mutation is called `{name}`");
+            name.to_owned()
+        })
+        .collect()
+});
+static LOCK_TIMEOUT_MS: LazyLock<Option<u64>> = LazyLock::new(|| number("BILLING_LOCK_TIMEOUT_MS"));
+
+/// Lets the environment break things from here on: the first call of a program that tests. `others` are the safeguards of other crates
+/// that can be left out.
+pub fn enable(others: &'static [(&'static str, &'static str)]) {
+    // A second call changes nothing.
+    let _ = OTHERS.set(others);
+}
+
+fn is_known(name: &str) -> bool {
+    let others = OTHERS.get().copied().unwrap_or_default();
+    MUTATIONS.iter().chain(others).any(|(known, _)| *known == name)
+}
+
+/// The value of an environment variable, if the switches are enabled.
+#[must_use]
+pub fn variable(name: &str) -> Option<String> {
+    OTHERS.get().and_then(|_| env::var(name).ok())
+}
+
+fn number<T: FromStr>(name: &str) -> Option<T> {
+    let text = variable(name)?;
+    let Ok(number) = text.parse() else { panic!("{name}: `{text}` is not a number") };
+    Some(number)
+}
+
+/// Whether the guard called `name` is left out.
+///
+/// # Panics
+/// If the environment names a guard that does not exist.
+pub fn mutated(name: &str) -> bool {
+    debug_assert!(OTHERS.get().is_none() || is_known(name), "no mutation is called `{name}`");
+    MUTATED.contains(name)
+}
+
+/// `sql` without `guard`, if that is left out under `name`.
+///
+/// # Panics
+/// If `sql` has no such guard: a mutation that changes nothing proves nothing.
+pub fn without(name: &str, sql: &mut String, guard: &str) {
+    instead(name, sql, guard, "");
+}
+
+/// `sql` with `other` in the place of `guard`, if that is left out under `name`.
+///
+/// # Panics
+/// If `sql` has no such guard.
+pub fn instead(name: &str, sql: &mut String, guard: &str, other: &str) {
+    if mutated(name) {
+        assert!(sql.contains(guard), "{name}: `{guard}` is not in `{sql}`");
+        *sql = sql.replace(guard, other);
+    }
+}
+
+/// The lock timeout of a transaction in milliseconds, if it is another one than usual.
+#[must_use]
+pub fn lock_timeout_ms() -> Option<u64> {
+    *LOCK_TIMEOUT_MS
+}

@@ -1,0 +1,11 @@
+//! What a fault campaign may break on purpose. Without the feature `testing` nothing of it is compiled.
+
+#[cfg(not(feature = "testing"))]
+mod disabled;
+#[cfg(feature = "testing")]
+mod enabled;
+
+#[cfg(not(feature = "testing"))]
+pub use self::disabled::mutated;
+#[cfg(feature = "testing")]
+pub use self::enabled::{MUTATIONS, enable, instead, lock_timeout_ms, mutated, variable, without};

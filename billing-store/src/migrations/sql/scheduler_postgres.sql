@@ -1,0 +1,110 @@
+-- The tables of the scheduler. A claim of a job has a fencing token, which is greater than all earlier ones.
+
+-- One row per job: who holds its lease, and what of its schedule is finished with.
+CREATE TABLE IF NOT EXISTS scheduler_jobs (
+    job text PRIMARY KEY,
+    fencing_token bigint NOT NULL DEFAULT 0,
+    holder text,
+    expires_at timestamptz,
+    cursor_at timestamptz NOT NULL,
+    retry_scheduled_at timestamptz,
+    retry_not_before timestamptz,
+    failed_attempts integer NOT NULL DEFAULT 0 CHECK (failed_attempts >= 0),
+    last_error text,
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    schedule text,
+    next_at timestamptz,
+    late_at timestamptz,
+    stuck_at timestamptz
+);
+
+-- One row per job: the newest fencing token, under which alone work may be committed. A transaction of a job locks it FOR SHARE, so
+-- renewal of the lease, which would wait behind that, happens in the other table. `last_success_at` is written by billing alone: once
+-- billing has not succeeded for `hand_back_after_seconds` since then, heartbeats end and the panel may charge.
+CREATE TABLE IF NOT EXISTS scheduler_fencing (
+    job text PRIMARY KEY,
+    fencing_token bigint NOT NULL DEFAULT 0,
+    last_success_at timestamptz,
+    hand_back_after_seconds bigint NOT NULL DEFAULT 4500 CHECK (hand_back_after_seconds > 0)
+);
+
+-- Every scheduled time leaves a row. `node` is empty for a job that runs once for all daemons.
+CREATE TABLE IF NOT EXISTS scheduler_runs (
+    id uuid PRIMARY KEY,
+    job text NOT NULL,
+    node text NOT NULL DEFAULT '',
+    scheduled_at timestamptz NOT NULL,
+    status text NOT NULL
+        CHECK (status IN ('done', 'retrying', 'dead', 'interrupted', 'skipped', 'missed', 'paused', 'rescheduled')),
+    cause text NOT NULL DEFAULT 'schedule' CHECK (cause IN ('schedule', 'manual', 'replay')),
+    attempt integer NOT NULL DEFAULT 0,
+    fencing_token bigint NOT NULL,
+    daemon_id text NOT NULL,
+    started_at timestamptz NOT NULL,
+    finished_at timestamptz NOT NULL,
+    lateness_ms bigint NOT NULL DEFAULT 0,
+    items bigint NOT NULL DEFAULT 0,
+    reason text,
+    error text,
+    details jsonb,
+    scheduled_from timestamptz,
+    scheduled_count bigint NOT NULL DEFAULT 1,
+    request_id uuid
+);
+CREATE UNIQUE INDEX IF NOT EXISTS scheduler_runs_finished_once
+    ON scheduler_runs (job, node, scheduled_at)
+    WHERE status IN ('done', 'dead') AND cause = 'schedule';
+CREATE INDEX IF NOT EXISTS scheduler_runs_by_job ON scheduler_runs (job, started_at DESC);
+-- The answer to a request, and the newest rows of all jobs.
+CREATE INDEX IF NOT EXISTS scheduler_runs_by_request ON scheduler_runs (request_id) WHERE request_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS scheduler_runs_by_time ON scheduler_runs (started_at DESC);
+
+-- When a job was paused, by whom and why; open while it is. One that is over is history, and counts until the cursor of the
+-- job is behind it.
+CREATE TABLE IF NOT EXISTS scheduler_pauses (
+    id uuid PRIMARY KEY,
+    job text NOT NULL,
+    paused_at timestamptz NOT NULL,
+    paused_by text NOT NULL,
+    reason text,
+    resumed_at timestamptz,
+    resumed_by text
+);
+CREATE UNIQUE INDEX IF NOT EXISTS scheduler_pauses_one_open ON scheduler_pauses (job) WHERE resumed_at IS NULL;
+CREATE INDEX IF NOT EXISTS scheduler_pauses_by_job ON scheduler_pauses (job, resumed_at);
+
+-- What was asked for and not answered yet. The row goes with the run that answers it. `fencing_token` is the claim that a wish to
+-- cancel means.
+CREATE TABLE IF NOT EXISTS scheduler_requests (
+    id uuid PRIMARY KEY,
+    job text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('run_now', 'replay', 'reset', 'cancel')),
+    scheduled_at timestamptz,
+    fencing_token bigint,
+    requested_at timestamptz NOT NULL,
+    requested_by text NOT NULL,
+    reason text
+);
+CREATE INDEX IF NOT EXISTS scheduler_requests_by_job ON scheduler_requests (job);
+
+-- Everything that people ever changed or asked of a job: append-only. Ids have no gaps, and each row holds the hash of the row
+-- before it (see the module audit_log of billing-store), so that a row that was changed or taken out is found.
+CREATE TABLE IF NOT EXISTS scheduler_audit_log (
+    id bigint PRIMARY KEY,
+    at timestamptz NOT NULL,
+    actor text NOT NULL,
+    action text NOT NULL,
+    job text NOT NULL,
+    reason text,
+    details text NOT NULL,
+    previous_hash text NOT NULL,
+    hash text NOT NULL
+);
+
+CREATE OR REPLACE FUNCTION scheduler_audit_log_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'scheduler_audit_log is append-only: % is refused', TG_OP USING ERRCODE = 'restrict_violation';
+END $$;
+DROP TRIGGER IF EXISTS scheduler_audit_log_append_only ON scheduler_audit_log;
+CREATE TRIGGER scheduler_audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON scheduler_audit_log
+    FOR EACH STATEMENT EXECUTE FUNCTION scheduler_audit_log_is_append_only();

@@ -1,0 +1,205 @@
+//! Encoding and decoding of rows and value lists.
+
+use std::time::Duration;
+
+use billing_scheduler::{
+    ClaimHint, ControlAction, ControlRequest, FencingToken, JobState, Lease, OccurrenceRange, Pause,
+    Retrying, RunCause, RunRecord, RunRow, RunStatus,
+};
+use chrono::{DateTime, Utc};
+use sea_orm::{DbErr, QueryResult, Value};
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use crate::{dialect::Dialect, statements::RUN_VALUES};
+
+/// The values of the row of a run of the process `holder`.
+pub(crate) fn run_values(holder: &str, run: &RunRecord) -> [Value; RUN_VALUES] {
+    let details = (!run.details.is_null()).then(|| storable_json(&run.details).to_string());
+    [
+        run.id.to_string().into(),
+        run.job.as_str().into(),
+        if run.per_node { holder } else { "" }.into(),
+        run.scheduled_at.timestamp_micros().into(),
+        run.status.as_str().into(),
+        run.cause.as_str().into(),
+        i64::from(run.attempt).into(),
+        run.fencing_token.0.into(),
+        holder.into(),
+        run.started_at.timestamp_micros().into(),
+        run.finished_at.timestamp_micros().into(),
+        run.lateness_ms().into(),
+        i64::try_from(run.items).unwrap_or(i64::MAX).into(),
+        run.reason.as_deref().map(storable).into(),
+        run.error.as_deref().map(storable).into(),
+        details.into(),
+        run.range.map(|stretch| stretch.from.timestamp_micros()).into(),
+        run.range.map_or(1, |stretch| i64::from(stretch.count)).into(),
+        run.request.map(|request| request.to_string()).into(),
+    ]
+}
+
+/// The values that move a job on after a run.
+pub(crate) fn update_values(holder: &str, lease: &Lease, run: &RunRecord, next: &JobState) -> [Value; 9] {
+    let retrying = next.retrying;
+    [
+        lease.job.as_str().into(),
+        lease.fencing_token.0.into(),
+        holder.into(),
+        next.cursor.timestamp_micros().into(),
+        retrying.map(|retrying| retrying.scheduled_at.timestamp_micros()).into(),
+        retrying.map(|retrying| retrying.not_before.timestamp_micros()).into(),
+        i64::from(retrying.map_or(0, |retrying| retrying.failed_attempts)).into(),
+        matches!(run.status, RunStatus::Done | RunStatus::Retrying | RunStatus::Dead).into(),
+        run.error.as_deref().map(storable).into(),
+    ]
+}
+
+/// What is expected of a job whose lease is given back.
+pub(crate) fn release_values(lease: &Lease) -> [Value; 4] {
+    let plan = lease.claim_hint.as_ref();
+    let micros = |at: Option<DateTime<Utc>>| at.map(|at| at.timestamp_micros());
+    [
+        plan.map(|plan| plan.schedule.as_str()).into(),
+        plan.and_then(|plan| micros(plan.next_at)).into(),
+        plan.and_then(|plan| micros(plan.late_at)).into(),
+        plan.and_then(|plan| micros(plan.stuck_at)).into(),
+    ]
+}
+
+/// A plugin's text as PostgreSQL takes it, which has no place for a NUL: an occurrence must not repeat for ever because of one.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+fn storable_json(value: &serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => Value::String(storable(text)),
+        Value::Array(values) => values.iter().map(storable_json).collect(),
+        Value::Object(fields) => {
+            fields.iter().map(|(key, value)| (storable(key), storable_json(value))).collect()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+    }
+}
+
+/// Where the schedule of a job stands, from its row.
+pub(crate) fn state(row: &QueryResult) -> Result<JobState, DbErr> {
+    let scheduled_at: Option<i64> = row.try_get("", "retry_scheduled_at")?;
+    let not_before: Option<i64> = row.try_get("", "retry_not_before")?;
+    let failed_attempts: i64 = row.try_get("", "failed_attempts")?;
+    let retrying = match scheduled_at.zip(not_before) {
+        None => None,
+        Some((scheduled_at, not_before)) => Some(Retrying {
+            scheduled_at: instant(scheduled_at)?,
+            not_before: instant(not_before)?,
+            failed_attempts: u32::try_from(failed_attempts).unwrap_or(u32::MAX),
+        }),
+    };
+    Ok(JobState { cursor: instant(row.try_get("", "cursor_at")?)?, retrying })
+}
+
+/// What is expected of a job, from its row.
+pub(crate) fn claim_hint(row: &QueryResult) -> Result<Option<ClaimHint>, DbErr> {
+    let Some(schedule) = row.try_get("", "schedule")? else { return Ok(None) };
+    let at = |column| row.try_get::<Option<i64>>("", column)?.map(instant).transpose();
+    Ok(Some(ClaimHint {
+        schedule,
+        next_at: at("next_at")?,
+        late_at: at("late_at")?,
+        stuck_at: at("stuck_at")?,
+    }))
+}
+
+pub(crate) fn run_columns(dialect: Dialect) -> String {
+    let micros = |column: &str| format!("{} AS {column}", dialect.micros(&format!("r.{column}")));
+    let text = |column: &str| format!("{} AS {column}", dialect.cast(&format!("r.{column}"), "text"));
+    format!(
+        "r.job, r.node, r.status, r.cause, r.fencing_token, r.daemon_id, r.items, r.reason, r.error, r.scheduled_count,
+         {}, {}, {} AS attempt",
+        ["scheduled_at", "scheduled_from", "started_at", "finished_at"].map(micros).join(", "),
+        ["id", "request_id", "details"].map(text).join(", "),
+        dialect.cast("r.attempt", "bigint"),
+    )
+}
+
+pub(crate) fn run(row: &QueryResult) -> Result<RunRow, DbErr> {
+    let text = |column| row.try_get::<String>("", column);
+    let at = |column| instant(row.try_get("", column)?);
+    let number = |column| row.try_get::<i64>("", column);
+    let unknown = |what: &str| DbErr::Type(format!("{what} in scheduler_runs is none that is known"));
+    let from: Option<i64> = row.try_get("", "scheduled_from")?;
+    let details: Option<String> = row.try_get("", "details")?;
+    let request: Option<String> = row.try_get("", "request_id")?;
+    let stretch = match from {
+        None => None,
+        Some(from) => Some(OccurrenceRange {
+            from: instant(from)?,
+            count: u32::try_from(number("scheduled_count")?).unwrap_or(u32::MAX),
+        }),
+    };
+    let run = RunRecord {
+        id: Uuid::parse_str(&text("id")?).map_err(|_| unknown("an id"))?,
+        job: text("job")?,
+        per_node: !text("node")?.is_empty(),
+        scheduled_at: at("scheduled_at")?,
+        range: stretch,
+        status: RunStatus::of(&text("status")?).ok_or_else(|| unknown("a status"))?,
+        cause: RunCause::of(&text("cause")?).ok_or_else(|| unknown("a cause"))?,
+        attempt: u32::try_from(number("attempt")?).unwrap_or_default(),
+        fencing_token: FencingToken(number("fencing_token")?),
+        started_at: at("started_at")?,
+        finished_at: at("finished_at")?,
+        items: number("items")?.unsigned_abs(),
+        request: request.and_then(|id| Uuid::parse_str(&id).ok()),
+        reason: row.try_get("", "reason")?,
+        error: row.try_get("", "error")?,
+        details: details.and_then(|details| serde_json::from_str(&details).ok()).unwrap_or_default(),
+    };
+    Ok(RunRow { run, daemon_id: text("daemon_id")? })
+}
+
+/// The pauses in a text of [`Dialect::pauses`], oldest first, each with its job.
+pub(crate) fn pauses(text: Option<&str>) -> Result<Vec<(String, Pause)>, DbErr> {
+    type Row = (String, i64, Option<i64>, String, Option<String>);
+    let mut pauses = Vec::new();
+    for (job, since, until, by, reason) in list::<Row>(text)? {
+        let (since, until) = (instant(since)?, until.map(instant).transpose()?);
+        pauses.push((job, Pause { since, until, by, reason }));
+    }
+    pauses.sort_by_key(|(_, pause)| pause.since);
+    Ok(pauses)
+}
+
+/// The requests in a text of [`Dialect::requests`], oldest first.
+pub(crate) fn requests(text: Option<&str>) -> Result<Vec<ControlRequest>, DbErr> {
+    type Row = (Uuid, String, String, Option<i64>, Option<i64>, i64, String, Option<String>);
+    let mut requests = Vec::new();
+    for (id, job, kind, scheduled_at, fencing_token, at, by, reason) in list::<Row>(text)? {
+        let what = match (kind.as_str(), scheduled_at, fencing_token) {
+            ("replay", Some(at), _) => ControlAction::Replay { scheduled_at: instant(at)? },
+            ("reset", ..) => ControlAction::Reset,
+            ("cancel", _, Some(fencing_token)) => {
+                ControlAction::Cancel { fencing_token: FencingToken(fencing_token) }
+            }
+            _ => ControlAction::RunNow,
+        };
+        requests.push(ControlRequest { id, job, action: what, by, reason, at: instant(at)? });
+    }
+    requests.sort_by_key(|request| (request.at, request.id));
+    Ok(requests)
+}
+
+fn list<T: DeserializeOwned>(text: Option<&str>) -> Result<Vec<T>, DbErr> {
+    let Some(text) = text else { return Ok(Vec::new()) };
+    serde_json::from_str(text).map_err(|error| DbErr::Type(format!("a list of the database: {error}")))
+}
+
+pub(crate) fn instant(micros: i64) -> Result<DateTime<Utc>, DbErr> {
+    DateTime::from_timestamp_micros(micros).ok_or_else(|| DbErr::Type(format!("{micros} is no time")))
+}
+
+pub(crate) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
