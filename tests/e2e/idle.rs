@@ -33,7 +33,7 @@ async fn until_runs(db: &Db, condition: &str, least: usize) {
 }
 
 /// What a daemon with these jobs asks, by what it is for, in which time of which something is due in each second.
-async fn asked_while(jobs: &str, until: impl AsyncFnOnce(&Db)) -> BTreeMap<String, usize> {
+async fn round_trips_while(jobs: &str, until: impl AsyncFnOnce(&Db)) -> BTreeMap<String, usize> {
     let db = Db::postgres().await;
     let server = Postgres::server().port();
     let proxy = Proxy::start(server).await.expect("a port is free");
@@ -49,48 +49,49 @@ async fn asked_while(jobs: &str, until: impl AsyncFnOnce(&Db)) -> BTreeMap<Strin
     until_runs(&db, "true", 2).await;
     let _ = proxy.round_trips();
     until(&db).await;
-    let asked = by_cause(&proxy.round_trips());
+    let round_trips = by_cause(&proxy.round_trips());
     running.terminated().await.expect_code(0);
-    asked
+    round_trips
 }
 
-fn of(asked: &BTreeMap<String, usize>, cause: &str) -> usize {
-    asked.get(cause).copied().unwrap_or_default()
+fn of(round_trips: &BTreeMap<String, usize>, cause: &str) -> usize {
+    round_trips.get(cause).copied().unwrap_or_default()
 }
 
-fn assert_nothing_else(asked: &BTreeMap<String, usize>, known: &[&str]) {
-    let others: Vec<_> = asked.keys().filter(|cause| !known.contains(&cause.as_str())).collect();
-    assert_eq!(others, [""; 0], "{asked:?}");
+fn assert_nothing_else(round_trips: &BTreeMap<String, usize>, known: &[&str]) {
+    let others: Vec<_> = round_trips.keys().filter(|cause| !known.contains(&cause.as_str())).collect();
+    assert_eq!(others, [""; 0], "{round_trips:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn between_its_times_a_job_asks_nothing_and_when_it_is_due_it_claims_and_records() {
     let jobs = [TICK, &resting(20)].concat();
-    let asked = asked_while(&jobs, async |db| until_runs(db, "job = 'tick'", 14).await).await;
-    let ticks = of(&asked, QUESTION);
-    assert!(ticks >= 5, "{asked:?}");
+    let round_trips = round_trips_while(&jobs, async |db| until_runs(db, "job = 'tick'", 14).await).await;
+    let ticks = of(&round_trips, QUESTION);
+    assert!(ticks >= 5, "{round_trips:?}");
     // A job that is due in each second is due once in each tick; one run may be cut at either end.
     for cause in [CLAIM, LAST_RECORD] {
-        assert!(of(&asked, cause).abs_diff(ticks) <= 2, "{cause}: {asked:?}");
+        assert!(of(&round_trips, cause).abs_diff(ticks) <= 2, "{cause}: {round_trips:?}");
     }
-    assert!(of(&asked, LATE) <= ticks / 10 + 1, "{asked:?}");
+    assert!(of(&round_trips, LATE) <= ticks / 10 + 1, "{round_trips:?}");
     // Two that meet wait for each other, and one that waits for long goes over the pool.
-    assert!(of(&asked, POOL) <= ticks, "{asked:?}");
+    assert!(of(&round_trips, POOL) <= ticks, "{round_trips:?}");
     // A job of one second is claimed right after its run, for the next one: its lease is extended every third of it.
-    assert!(of(&asked, RENEWAL) <= ticks / 3 + 2, "{asked:?}");
+    assert!(of(&round_trips, RENEWAL) <= ticks / 3 + 2, "{round_trips:?}");
     // The pool may have to open one more connection meanwhile, which takes three round trips.
-    assert!(of(&asked, CONNECTION) <= 3 * CONNECTIONS, "{asked:?}");
-    assert_nothing_else(&asked, &[QUESTION, CLAIM, LAST_RECORD, LATE, POOL, RENEWAL, CONNECTION]);
+    assert!(of(&round_trips, CONNECTION) <= 3 * CONNECTIONS, "{round_trips:?}");
+    assert_nothing_else(&round_trips, &[QUESTION, CLAIM, LAST_RECORD, LATE, POOL, RENEWAL, CONNECTION]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_heartbeat_asks_how_billing_is_and_writes_that_down() {
     let jobs = [HEARTBEAT, &resting(2)].concat();
-    let asked = asked_while(&jobs, async |db| until_runs(db, "job = 'heartbeat'", 12).await).await;
-    let beats = of(&asked, NODE_RECORD);
-    assert!(beats >= 5, "{asked:?}");
-    assert!(of(&asked, WORK) <= 2 * beats + 2, "{asked:?}");
+    let round_trips =
+        round_trips_while(&jobs, async |db| until_runs(db, "job = 'heartbeat'", 12).await).await;
+    let beats = of(&round_trips, NODE_RECORD);
+    assert!(beats >= 5, "{round_trips:?}");
+    assert!(of(&round_trips, WORK) <= 2 * beats + 2, "{round_trips:?}");
     // Its work goes over the pool, which asks before and after each use whether a connection lives.
-    assert!(of(&asked, POOL) <= 4 * beats + 4, "{asked:?}");
-    assert_nothing_else(&asked, &[QUESTION, NODE_RECORD, WORK, POOL, LATE]);
+    assert!(of(&round_trips, POOL) <= 4 * beats + 4, "{round_trips:?}");
+    assert_nothing_else(&round_trips, &[QUESTION, NODE_RECORD, WORK, POOL, LATE]);
 }

@@ -97,7 +97,7 @@ pub(crate) enum Event {
     Die(usize),
     Drain(usize),
     Jump(usize, i64),
-    Ask(&'static str, ControlAction),
+    Request(&'static str, ControlAction),
     Edit(usize, u64),
     Calm,
     /// Of a task of that process, or of a request on its way to the store.
@@ -221,7 +221,7 @@ impl World {
                 self.look_at_the_wall(daemon);
                 self.skew[daemon].fetch_add(ms, Ordering::Relaxed);
             }
-            Event::Ask(job, what) => self.ask(job, what),
+            Event::Request(job, what) => self.ask(job, what),
             Event::Edit(daemon, period_s) => self.edit(daemon, period_s),
             Event::Calm => {
                 self.log(format_args!("the storm is over"));

@@ -80,13 +80,13 @@ impl World {
             let at = dice.time(5_000, 170_000);
             let job = JOBS[usize::try_from(dice.roll(3)).expect("small")];
             match dice.roll(6) {
-                0 | 1 => self.plan(at, Event::Ask(job, ControlAction::RunNow)),
-                2 => self.plan(at, Event::Ask(job, cancel())),
+                0 | 1 => self.plan(at, Event::Request(job, ControlAction::RunNow)),
+                2 => self.plan(at, Event::Request(job, cancel())),
                 3 | 4 => {
-                    self.plan(at, Event::Ask(job, ControlAction::Pause));
+                    self.plan(at, Event::Request(job, ControlAction::Pause));
                     self.plan(
                         at + dice.time(1_000, LONGEST_PAUSE_MS),
-                        Event::Ask(job, ControlAction::Resume),
+                        Event::Request(job, ControlAction::Resume),
                     );
                 }
                 _ => {
@@ -104,7 +104,7 @@ impl World {
         let mut dice = Dice::new(self.seed, "resets");
         for _ in 0..dice.roll(12) {
             let job = JOBS[usize::try_from(dice.roll(3)).expect("small")];
-            self.plan(dice.time(5_000, 200_000), Event::Ask(job, ControlAction::Reset));
+            self.plan(dice.time(5_000, 200_000), Event::Request(job, ControlAction::Reset));
         }
     }
 
@@ -158,7 +158,7 @@ impl World {
     /// Somebody who sees a job run wants it to stop.
     pub(crate) fn plan_to_cancel(&self, ctx: &JobContext, after: Duration) {
         if let Some(job) = JOBS.into_iter().find(|job| *job == ctx.occurrence.job) {
-            self.plan(after, Event::Ask(job, cancel()));
+            self.plan(after, Event::Request(job, cancel()));
         }
     }
 
