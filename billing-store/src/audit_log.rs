@@ -1,7 +1,7 @@
-//! The record of what people changed: append-only, each row with the hash of the row before it.
+//! The log of what operators changed: append-only, each row with the hash of the row before it.
 //!
-//! Its table is `scheduler_audit_log`. Whoever may bill may add to it and read it, and nobody may change it; that nobody did, the
-//! chain shows. It cannot show that rows were cut off at its end: compare the newest id with a copy kept elsewhere.
+//! Its table is `scheduler_audit_log`. The login of the jobs may append to it and read it, and no login may change it; the chain of
+//! hashes shows a change. It cannot show that rows were removed at the end: compare the newest id with a copy kept elsewhere.
 
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value,
@@ -14,18 +14,18 @@ use crate::{
     transaction::{SQLITE_NOW, begin, query_all, statement},
 };
 
-/// One change.
+/// One change by an operator.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuditEvent {
-    /// Who made it.
+    /// The operator, as `user@host`.
     pub by: String,
     /// What was done, in a word or two.
     pub action: &'static str,
-    /// To which job; empty if it concerns all of them.
+    /// The job's name; empty if the change concerns all jobs.
     pub job: String,
-    /// Why, in that person's words.
+    /// The operator's reason.
     pub reason: Option<String>,
-    /// What exactly: an object, with what was `before` and what is `after` where that can be said.
+    /// What exactly: an object, with the values `before` and `after` where they are known.
     pub details: serde_json::Value,
 }
 
@@ -54,7 +54,7 @@ impl HashedRow<'_> {
     }
 }
 
-/// The SHA-256 of `text` in hexadecimal digits: tells texts apart that may hold secrets.
+/// Returns the SHA-256 of `text` in hexadecimal digits: distinguishes texts that may contain secrets.
 #[must_use]
 pub fn fingerprint(text: &str) -> String {
     let mut digits = String::new();
@@ -64,10 +64,10 @@ pub fn fingerprint(text: &str) -> String {
     digits
 }
 
-/// Appends `entry`, in the transaction that makes the change. Call it last: whoever appends meanwhile waits for the end.
+/// Appends `entry`, in the transaction that makes the change. Call it last: another transaction that appends waits for the end of this one.
 pub async fn append(txn: &DatabaseTransaction, entry: &AuditEvent) -> Result<(), DbErr> {
-    // The operands' types are spelled out: where the owner's rights are borrowed, nobody's operator may take the place of a
-    // built-in one that does not fit exactly.
+    // The operands' types are spelled out: where the owner's rights are borrowed, an operator of another role must not shadow a
+    // built-in one that does not match exactly.
     let (now, at) = match txn.get_database_backend() {
         DbBackend::Sqlite => (SQLITE_NOW, "$2"),
         _ => (
@@ -124,7 +124,7 @@ pub async fn append_in_own_transaction(db: &DatabaseConnection, entry: &AuditEve
     txn.commit().await
 }
 
-/// How the chain stands.
+/// The result of a check of the chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChainCheck {
     /// How many rows there are up to the first that is broken, or in all.
@@ -143,7 +143,7 @@ pub async fn verify(db: &DatabaseConnection) -> Result<ChainCheck, DbErr> {
     Ok(chain.expect("it has no reason to stop"))
 }
 
-/// The same, unless `stop` says between two pages that there is no more time.
+/// Like [`verify`], but returns `None` if `stop` returns `true` between two pages.
 pub async fn verify_until(
     db: &DatabaseConnection,
     stop: impl Fn() -> bool + Send + Sync,

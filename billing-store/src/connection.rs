@@ -19,10 +19,10 @@ use crate::{
 const EXCLUSIVE_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// From how many pages on SQLite's log is written back into the file. Batches in a row change the same pages, so the more of them
-/// the log takes, the less is written in all; but whoever else commits meanwhile may have to write all of it back.
+/// the log takes, the less is written in all; but another connection that commits meanwhile may have to write all of it back.
 pub const SQLITE_LOG_PAGES: u32 = 16_384;
 
-/// The same database for one task that writes much, until it is closed. On SQLite that is a connection of its own: what each
+/// The same database for one task that writes much, until it is closed. On SQLite that is a separate connection: what each
 /// connection keeps of the file counts no more once another one has written. Its commits leave the log alone: see [`checkpoint`].
 #[must_use]
 pub fn exclusive_writer(db: &DatabaseConnection) -> DatabaseConnection {
@@ -38,7 +38,7 @@ pub fn exclusive_writer(db: &DatabaseConnection) -> DatabaseConnection {
 }
 
 /// Writes SQLite's log back into the file if it is as long as `pages`: between two transactions of a connection that is
-/// [`exclusive_writer`], when others may write. SQLite would do it by itself at the end of a commit, whose time is then no measure of how
+/// [`exclusive_writer`], when others may write. SQLite would do it automatically at the end of a commit, whose time is then no measure of how
 /// long others were kept waiting. Never a reason to fail: what could not be written back stays in the log.
 pub async fn checkpoint(db: &DatabaseConnection, pages: u32) -> Result<(), DbErr> {
     if db.get_database_backend() != DbBackend::Sqlite {
@@ -55,16 +55,16 @@ pub async fn checkpoint(db: &DatabaseConnection, pages: u32) -> Result<(), DbErr
 /// How long a statement waits for the one before it on a line. Most take a millisecond.
 const DEDICATED_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// By these a server says that it ends a connection, and that nothing of the statement is in force: it was told to, or it is about to
-/// begin anew.
+/// The codes with which a server ends a connection without an effect of the statement: at an administrator's command, or because it
+/// restarts.
 const ENDED: [&str; 2] = ["57P01", "57P02"];
 
-/// A connection beside the pool for short statements that are sent again and again. On PostgreSQL each costs one round trip: a pool
-/// asks its connections whether they live, before each use and after it.
+/// A connection next to the pool for short statements that are sent again and again. On PostgreSQL each costs one round trip: a pool
+/// pings a connection before each use and after it.
 #[derive(Debug)]
 pub struct DedicatedConnection {
     db: DatabaseConnection,
-    /// Empty while it is used, so that a statement which nobody waits for any more takes it along.
+    /// Empty while it is used, so that a cancelled statement takes it along.
     own: Mutex<Option<PgConnection>>,
 }
 
@@ -83,7 +83,7 @@ impl DedicatedConnection {
         query_all(&self.db, statement).await
     }
 
-    /// As [`execute`].
+    /// Returns how many rows a statement changed, like [`execute`].
     pub async fn execute(&self, statement: Statement) -> Result<u64, DbErr> {
         if self.db.get_database_backend() != DbBackend::Sqlite {
             return Ok(self.send(WRITING_ALONE, &statement).await?.affected);
@@ -101,7 +101,7 @@ impl DedicatedConnection {
         row.map(|row| row.try_get_by_index(0)).transpose()
     }
 
-    /// Over the pool if somebody else uses the line for long: his statement may wait for a lock.
+    /// Uses the pool if another statement, which may wait for a lock, keeps the connection busy.
     async fn send(&self, limits: &str, statement: &Statement) -> Result<QueryOutput, DbErr> {
         let pool = self.db.get_postgres_connection_pool();
         let Ok(mut own) = tokio::time::timeout(DEDICATED_TIMEOUT, self.own.lock()).await else {
@@ -112,7 +112,7 @@ impl DedicatedConnection {
             None => open(pool).await.map_err(failed)?,
         };
         match single_round_trip(&mut connection, limits, statement).await {
-            // The server ended the connection while it was idle, or took back what was under way: it may be there again.
+            // The server ended the connection while it was idle, or rolled back the statement: it may be available again.
             Err(error) if code(&error).is_some_and(|code| ENDED.contains(&code.as_str())) => {
                 drop(own);
                 single_round_trip(pool, limits, statement).await
@@ -147,13 +147,13 @@ mod tests {
     /// How many pages SQLite's log has, and how many of them are in the file as well.
     async fn log(db: &DatabaseConnection) -> (i64, i64) {
         let log = db.query_one_raw(statement(db, "PRAGMA wal_checkpoint(NOOP)", [])).await;
-        let log = log.expect("SQLite tells of its log").expect("in a row");
+        let log = log.expect("SQLite reports the length of its log").expect("in a row");
         let pages = |column| log.try_get("", column).expect("a number of pages");
         (pages("log"), pages("checkpointed"))
     }
 
     #[tokio::test]
-    async fn a_log_is_written_back_between_two_transactions_and_only_once_it_is_long() {
+    async fn checkpoint_copies_long_log_between_transactions() {
         let folder = tempfile::tempdir().expect("a folder is made");
         let url = format!("sqlite://{}?mode=rwc", folder.path().join("log.db").display());
         let mut options = sea_orm::ConnectOptions::new(url);

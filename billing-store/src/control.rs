@@ -1,4 +1,4 @@
-//! What people ask of jobs, and what they are shown of them.
+//! Control requests, and what is read of jobs and runs.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -21,11 +21,11 @@ use crate::{
     transaction::{begin, begin_read, query_all},
 };
 
-/// Of requests at the same time, each that loses begins again; so many may be at it.
+/// Of requests at the same time, each that loses begins again; so many may compete.
 const ATTEMPTS: u32 = 50;
 const RETRY_DELAY: Duration = Duration::from_millis(5);
 
-/// The newest request. Asked about once a second: one round trip, and one page of an index.
+/// The newest request. Polled about once a second: one round trip, and one page of an index.
 const REVISION: &str = "SELECT coalesce(max(id), 0) AS revision FROM scheduler_audit_log";
 
 pub(crate) async fn control_state(
@@ -85,7 +85,7 @@ pub(crate) async fn request(
                 return Ok(receipt);
             }
             Err(error) => {
-                // The first error is the one to tell; after it a rollback has nothing to add.
+                // The first error is the one to report; a failed rollback adds nothing.
                 let _ = txn.rollback().await;
                 if attempt == ATTEMPTS || !is_unique_violation(&error) {
                     return Err(error);
@@ -97,7 +97,7 @@ pub(crate) async fn request(
     unreachable!("the last attempt returns")
 }
 
-/// What a request came to.
+/// What a request changed.
 enum RequestEffect {
     Unchanged(String),
     Changed { before: JsonValue, after: JsonValue },
@@ -149,7 +149,7 @@ async fn apply_request(txn: &DatabaseTransaction, request: &ControlRequest) -> R
         }
         ControlAction::RunNow => {
             open(txn, request, None).await?;
-            changed(JsonValue::Null, json!("asked for"))
+            changed(JsonValue::Null, json!("requested"))
         }
         ControlAction::Replay { scheduled_at } => {
             open(txn, request, None).await?;
@@ -169,7 +169,7 @@ async fn apply_request(txn: &DatabaseTransaction, request: &ControlRequest) -> R
         ControlAction::Cancel { .. } => {
             let withdraw = "DELETE FROM scheduler_requests WHERE job = $1 AND kind <> 'cancel'";
             let withdrawn = txn.execute_raw(statement(txn, withdraw, [job.into()])).await?.rows_affected();
-            // A job that each node runs by itself has no plan, and the claim that is meant is none.
+            // A job that each node runs has no claim hint, and no claim to cancel.
             let claim = format!(
                 "SELECT CASE WHEN holder IS NOT NULL AND expires_at > {} THEN fencing_token
                              WHEN schedule IS NULL THEN 0 ELSE -1 END AS fencing_token, {} AS retrying
@@ -194,7 +194,7 @@ async fn apply_request(txn: &DatabaseTransaction, request: &ControlRequest) -> R
             }
             let retrying = retrying.map(instant).transpose()?;
             changed(
-                json!({ "asked_for": withdrawn, "fencing_token": (fencing_token > 0).then_some(fencing_token), "retrying": retrying }),
+                json!({ "withdrawn": withdrawn, "fencing_token": (fencing_token > 0).then_some(fencing_token), "retrying": retrying }),
                 json!("cancelled"),
             )
         }
@@ -268,13 +268,13 @@ pub(crate) async fn late(
     dialect: Dialect,
     now: DateTime<Utc>,
 ) -> Result<Vec<LateJob>, DbErr> {
-    // Who is at it is late no sooner than if nobody were.
+    // A running job counts as late at the same time as one that does not run.
     let condition = format!("s.late_at < {}", dialect.at("$1"));
     let overdue = line.query_all(states(dialect, &condition, [now.timestamp_micros().into()])).await?;
     Ok(in_order(&overdue)?.iter().filter_map(|row| row.late(now)).collect())
 }
 
-/// How the jobs stand for which the condition holds, without their last runs.
+/// The state of the jobs for which the condition holds, without their last runs.
 fn states(dialect: Dialect, condition: &str, values: impl IntoIterator<Item = Value>) -> Statement {
     let sql = format!(
         "SELECT s.job, s.fencing_token, {state}, {expires} AS expires_at,
@@ -289,7 +289,7 @@ fn states(dialect: Dialect, condition: &str, values: impl IntoIterator<Item = Va
     Statement::from_sql_and_values(dialect.backend(), sql, values)
 }
 
-/// By name. A database may have an order of its own for text.
+/// By name. The order of text depends on the database.
 fn in_order(states: &[QueryResult]) -> Result<Vec<JobRow>, DbErr> {
     let mut jobs = states.iter().map(job).collect::<Result<Vec<_>, _>>()?;
     jobs.sort_unstable_by(|a, b| a.job.cmp(&b.job));

@@ -1,4 +1,4 @@
-//! Opening the database: the pool's limits, and patience while it cannot be reached.
+//! Opening the database: the limits of the pool, and retries while the database cannot be reached.
 
 use std::{
     fmt::Display,
@@ -33,7 +33,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a connection to SQLite keeps of the file, in KiB as a negative number: the pages that one batch changes. With less they
 /// would be written again and again before it is committed.
 const SQLITE_CACHE: &str = "-32768";
-/// How many rows SQLite's thread reads ahead of whoever asked for them: each time it must wait, two threads are woken.
+/// How many rows SQLite's thread reads ahead of the reader: each time it must wait, two threads are woken.
 const SQLITE_ROWS: usize = 1_024;
 /// How long a writer waits for another one's transaction on SQLite.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,7 +50,7 @@ pub struct Database {
 pub enum Pool {
     /// A few, for all jobs.
     Shared,
-    /// One.
+    /// A single connection.
     Single,
 }
 
@@ -60,7 +60,7 @@ pub enum Pool {
 pub struct ConnectError {
     url: String,
     message: String,
-    /// What the driver said; its text may hold the password.
+    /// The driver's error; its text may contain the password.
     pub source: DbErr,
 }
 
@@ -110,7 +110,7 @@ impl Database {
     }
 
     async fn connect_once(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
-        // A pool tries again until its time is up and then only says that it is: one plain connection first tells why.
+        // A pool retries until its timeout and then reports only the timeout: one plain connection first shows the cause.
         self.probe().await.map_err(|source| self.failed(source))?;
         let application_name = self.application_name;
         let mut options = ConnectOptions::new(self.url.expose());
@@ -133,8 +133,8 @@ impl Database {
                     .pragma("wal_autocheckpoint", SQLITE_LOG_PAGES.to_string())
             })
             .map_sqlx_postgres_opts(move |options| pooler_safe_options(options, application_name))
-            // A future that was dropped half-way leaves something to be sent on its connection, at least a ROLLBACK. Nobody
-            // else gets that connection.
+            // A future that was dropped half-way leaves something to be sent on its connection, at least a ROLLBACK. That connection
+            // is not given out again.
             .map_sqlx_postgres_pool_opts(|pool| {
                 let pool = pool.after_connect(|connection, _| Box::pin(accept_any_text(connection)));
                 pool.after_release(|connection, _| Box::pin(async { Ok(!connection.should_flush()) }))
@@ -142,7 +142,7 @@ impl Database {
         sea_orm::Database::connect(options).await.map_err(|source| self.failed(source))
     }
 
-    /// Opens a pool, trying again after 1, 2, 4 and 8 seconds if the database cannot be reached or somebody is in the way.
+    /// Opens a pool, trying again after 1, 2, 4 and 8 seconds if the database cannot be reached or another process locks it.
     pub async fn connect_with_retry(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
         with_retry(async || self.connect(pool).await, |error| Some(&error.source)).await
     }
@@ -173,8 +173,8 @@ impl Database {
     }
 }
 
-/// Tries again after 1, 2, 4 and 8 seconds while `attempt` fails by what passes: a lost connection, somebody in the way, or a full
-/// disk. Two daemons that start together on one SQLite file may be in each other's. A wrong password does not mend itself.
+/// Tries again after 1, 2, 4 and 8 seconds while `attempt` fails by a temporary error: a lost connection, a lock of another process, or a full
+/// disk. Two processes that start together on one SQLite file may lock each other out. A wrong password is not retried.
 pub async fn with_retry<T, E: Display>(
     mut attempt: impl AsyncFnMut() -> Result<T, E>,
     source: impl Fn(&E) -> Option<&DbErr>,
@@ -195,7 +195,7 @@ pub async fn with_retry<T, E: Display>(
     attempt().await
 }
 
-/// Whether the database says that its disk is full.
+/// Whether the error means that the disk is full.
 fn is_full(error: &DbErr) -> bool {
     matches!(code(error).as_deref(), Some("13" | "53100"))
 }

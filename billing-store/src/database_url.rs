@@ -56,7 +56,7 @@ impl FromStr for DatabaseUrl {
         use DatabaseUrlError as Error;
         let text = text.trim();
         let (scheme, rest) = text.split_once(':').ok_or(Error::NoScheme)?;
-        // What stands before the first colon is shown only if it looks like a scheme: it could be anything.
+        // What is before the first colon is shown only if it looks like a scheme: it could be anything.
         let named = scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
         let backend = match scheme.to_ascii_lowercase().as_str() {
             "postgres" | "postgresql" => DbBackend::Postgres,
@@ -164,7 +164,7 @@ impl DatabaseUrl {
         key.map(|(_, file)| PathBuf::from(&*file))
     }
 
-    /// `text` with `***` wherever this URL's password stands, encoded as in the URL or decoded. For errors of the
+    /// `text` with `***` in place of this URL's password, encoded as in the URL or decoded. For errors of the
     /// database layer, which may repeat what they were given.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
@@ -179,7 +179,7 @@ impl DatabaseUrl {
         for range in secret_ranges(&self.text) {
             let written = &self.text[range];
             for secret in [written.to_owned(), decoded(written), decoded(&written.replace('+', " "))] {
-                // As it stands in a quoted string, of JSON or of Rust's `{:?}`.
+                // As it is in a quoted string, of JSON or of Rust's `{:?}`.
                 let quoted = format!("{secret:?}");
                 secrets.push(quoted[1..quoted.len() - 1].to_owned());
                 secrets.push(secret);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_scrubbed_of_the_password_in_every_form() {
+    fn password_is_redacted_in_every_form() {
         let scrub = |url_text: &str, text: &str| url(url_text).redact(text);
         let encoded = "postgres://ada:a%22b%2Fc@db/panel";
         assert_eq!(
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_database_url_is_refused_without_repeating_it() {
+    fn invalid_url_is_rejected_without_repeating_it() {
         for (text, reason) in [
             ("", "the database URL has no scheme: begin it with postgres:// or sqlite://"),
             ("s3cret", "the database URL has no scheme: begin it with postgres:// or sqlite://"),
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_elsewhere_must_prove_that_it_is_the_one() {
+    fn remote_database_needs_verified_tls() {
         for (text, host) in [
             ("postgres://ada@db/panel", Some("db")),
             ("postgres://ada@db/panel?sslmode=require", Some("db")),
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_created_only_when_asked() {
+    fn file_is_created_only_on_request() {
         for (text, existing) in [
             ("sqlite:///a.db?mode=rwc", "sqlite:///a.db"),
             ("sqlite://a.db?cache=shared&mode=rwc", "sqlite://a.db?cache=shared"),

@@ -58,7 +58,7 @@ impl Dialect {
         }
     }
 
-    /// A parameter, or a column, of a type that PostgreSQL is to be told.
+    /// A parameter, or a column, with an explicit type for PostgreSQL.
     pub(crate) fn cast(self, value: &str, kind: &str) -> String {
         match self {
             Self::Sqlite => value.to_owned(),

@@ -5,13 +5,13 @@ use sea_orm::{DbErr, RuntimeErr, sqlx};
 /// What to do about an error of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// Somebody was in the way: the same again, soon.
+    /// A conflict with another transaction: retry soon.
     Conflict,
     /// The connection, or the answer, is lost: again on another one.
     Lost,
     /// The rows were refused: others may be accepted.
     Rows,
-    /// Nothing will work until somebody mends it.
+    /// Nothing works until an operator repairs it.
     Broken,
 }
 
@@ -31,7 +31,7 @@ impl ErrorClass {
     }
 }
 
-/// Tells what `error` means. The one place that does.
+/// Classifies `error`. No other place does.
 #[must_use]
 pub fn classify(error: &DbErr) -> ErrorClass {
     let source = match error {
@@ -97,7 +97,7 @@ pub fn code(error: &DbErr) -> Option<String> {
     }
 }
 
-/// What the database said, and what to do about it where that is not plain from its words.
+/// Returns the text of the error, and what to do about it where the text does not show that.
 #[must_use]
 pub fn with_help(error: &DbErr) -> String {
     match code(error).as_deref().and_then(help) {
@@ -116,20 +116,20 @@ fn help(code: &str) -> Option<String> {
             Some("let this user write the file and its folder, or take `mode=ro` out of DATABASE_URL")
         }
         (Some(10), _) => {
-            Some("look for a full or failing disk under the file; billing goes on by itself once it works")
+            Some("check the disk of the file, which may be full or failing; the jobs continue automatically")
         }
-        (Some(11 | 26), _) => Some(
-            "the file is damaged: stop the daemon, restore a backup, then say `billing-daemon accept-restore`",
-        ),
-        (Some(13), _) => Some("free space on its disk; billing goes on by itself"),
-        (Some(14), _) => Some("if the file is missing, create it with `billing-daemon migrate up`"),
-        (_, "53100") => Some("free space on the database server's disk; billing goes on by itself"),
+        (Some(11 | 26), _) => {
+            Some("the file is damaged: stop every process that uses it and restore a backup")
+        }
+        (Some(13), _) => Some("free space on its disk; the jobs continue automatically"),
+        (Some(14), _) => Some("if the file is missing, create it by applying the migrations (`migrate up`)"),
+        (_, "53100") => Some("free space on the database server's disk; the jobs continue automatically"),
         (_, "25006") => Some(
             "this server takes no writes: name the primary in DATABASE_URL, or look for default_transaction_read_only",
         ),
         (_, "42501") => return Some(format!("grant this login what {GRANTS_PAGE} lists for it")),
         (_, "42P01") => Some(
-            "if the table is one of ours, run `billing-daemon migrate up`; if it exists, name its schema in the search_path of \
+            "if the migrations create the table, apply them (`migrate up`); if it exists, name its schema in the search_path of \
              this login",
         ),
         (_, "3F000") => Some(
@@ -145,11 +145,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_be_mended_is_explained() {
+    fn error_codes_have_help() {
         // A code of PostgreSQL may be all digits.
         for (code, advised) in [
             ("13", Some("free space")),
-            ("778", Some("failing disk")),
+            ("778", Some("full or failing")),
             ("1032", Some("write the file")),
             ("53100", Some("free space on the database server")),
             ("25006", Some("takes no writes")),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_database_says_what_to_do() {
+    fn error_codes_have_classes() {
         let postgres = [
             ("40001", ErrorClass::Conflict),
             ("55P03", ErrorClass::Conflict),

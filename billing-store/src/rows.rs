@@ -33,8 +33,8 @@ pub(crate) fn run_values(holder: &str, run: &RunRecord) -> [Value; RUN_VALUES] {
         run.reason.as_deref().map(storable).into(),
         run.error.as_deref().map(storable).into(),
         details.into(),
-        run.range.map(|stretch| stretch.from.timestamp_micros()).into(),
-        run.range.map_or(1, |stretch| i64::from(stretch.count)).into(),
+        run.range.map(|range| range.from.timestamp_micros()).into(),
+        run.range.map_or(1, |range| i64::from(range.count)).into(),
         run.request.map(|request| request.to_string()).into(),
     ]
 }
@@ -55,7 +55,7 @@ pub(crate) fn update_values(holder: &str, lease: &Lease, run: &RunRecord, next: 
     ]
 }
 
-/// What is expected of a job whose lease is given back.
+/// The claim hint of a lease that is released.
 pub(crate) fn release_values(lease: &Lease) -> [Value; 4] {
     let plan = lease.claim_hint.as_ref();
     let micros = |at: Option<DateTime<Utc>>| at.map(|at| at.timestamp_micros());
@@ -67,7 +67,7 @@ pub(crate) fn release_values(lease: &Lease) -> [Value; 4] {
     ]
 }
 
-/// A plugin's text as PostgreSQL takes it, which has no place for a NUL: an occurrence must not repeat for ever because of one.
+/// A plugin's text without NUL, which PostgreSQL refuses: an occurrence must not repeat without limit because of one.
 fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
@@ -84,7 +84,7 @@ fn storable_json(value: &serde_json::Value) -> serde_json::Value {
     }
 }
 
-/// Where the schedule of a job stands, from its row.
+/// The state of a job's schedule, from its row.
 pub(crate) fn state(row: &QueryResult) -> Result<JobState, DbErr> {
     let scheduled_at: Option<i64> = row.try_get("", "retry_scheduled_at")?;
     let not_before: Option<i64> = row.try_get("", "retry_not_before")?;
@@ -100,7 +100,7 @@ pub(crate) fn state(row: &QueryResult) -> Result<JobState, DbErr> {
     Ok(JobState { cursor: instant(row.try_get("", "cursor_at")?)?, retrying })
 }
 
-/// What is expected of a job, from its row.
+/// The claim hint of a job, from its row.
 pub(crate) fn claim_hint(row: &QueryResult) -> Result<Option<ClaimHint>, DbErr> {
     let Some(schedule) = row.try_get("", "schedule")? else { return Ok(None) };
     let at = |column| row.try_get::<Option<i64>>("", column)?.map(instant).transpose();
@@ -128,11 +128,11 @@ pub(crate) fn run(row: &QueryResult) -> Result<RunRow, DbErr> {
     let text = |column| row.try_get::<String>("", column);
     let at = |column| instant(row.try_get("", column)?);
     let number = |column| row.try_get::<i64>("", column);
-    let unknown = |what: &str| DbErr::Type(format!("{what} in scheduler_runs is none that is known"));
+    let unknown = |what: &str| DbErr::Type(format!("{what} in scheduler_runs is not a known one"));
     let from: Option<i64> = row.try_get("", "scheduled_from")?;
     let details: Option<String> = row.try_get("", "details")?;
     let request: Option<String> = row.try_get("", "request_id")?;
-    let stretch = match from {
+    let range = match from {
         None => None,
         Some(from) => Some(OccurrenceRange {
             from: instant(from)?,
@@ -144,7 +144,7 @@ pub(crate) fn run(row: &QueryResult) -> Result<RunRow, DbErr> {
         job: text("job")?,
         per_node: !text("node")?.is_empty(),
         scheduled_at: at("scheduled_at")?,
-        range: stretch,
+        range,
         status: RunStatus::of(&text("status")?).ok_or_else(|| unknown("a status"))?,
         cause: RunCause::of(&text("cause")?).ok_or_else(|| unknown("a cause"))?,
         attempt: u32::try_from(number("attempt")?).unwrap_or_default(),
@@ -197,7 +197,8 @@ fn list<T: DeserializeOwned>(text: Option<&str>) -> Result<Vec<T>, DbErr> {
 }
 
 pub(crate) fn instant(micros: i64) -> Result<DateTime<Utc>, DbErr> {
-    DateTime::from_timestamp_micros(micros).ok_or_else(|| DbErr::Type(format!("{micros} is no time")))
+    DateTime::from_timestamp_micros(micros)
+        .ok_or_else(|| DbErr::Type(format!("{micros} is not a valid instant")))
 }
 
 pub(crate) fn millis(duration: Duration) -> i64 {

@@ -1,10 +1,10 @@
-//! What the store asks of the database, as text: each guard of a lease is a condition here.
+//! The texts of the store's statements. Each safeguard of a lease is a condition here.
 
 use sea_orm::DbBackend;
 
 use crate::dialect::Dialect;
 
-/// One text for each thing that is asked, in the dialect of one database.
+/// One text for each statement, in the dialect of one database.
 pub(crate) struct Sql {
     pub(crate) insert_state: String,
     pub(crate) insert_fence: String,
@@ -83,8 +83,8 @@ fn claim(dialect: Dialect, condition: &str) -> String {
     if dialect.is_sqlite() {
         return claim;
     }
-    // If nobody works under an older number, the panel guard is raised at once. Otherwise that takes a transaction of its own, and the
-    // claim is there for all to see while it waits.
+    // If no work runs under an older token, the fencing row is raised at once. Otherwise that takes a separate transaction, and the
+    // claim is visible to other processes while it waits.
     format!(
         "WITH claimed AS ({claim}),
               free AS (SELECT f.job, c.fencing_token FROM claimed c JOIN scheduler_fencing f ON f.job = $1
@@ -115,8 +115,8 @@ fn append(dialect: Dialect) -> String {
     )
 }
 
-/// Moves a job under the newest fence, and on PostgreSQL does everything else that a record does; with the `last` one of a turn the
-/// lease goes back.
+/// Moves a job on under the newest fencing token, and on PostgreSQL does everything else that a record does; the `last` record of a
+/// lease cycle releases the lease.
 fn record(dialect: Dialect, last: bool) -> String {
     // On PostgreSQL these parameters stand behind those of the run's row.
     let numbered =
@@ -151,13 +151,13 @@ fn record(dialect: Dialect, last: bool) -> String {
     )
 }
 
-/// The request `q` that a run answers, and every wish to cancel it.
+/// The request `q` that a run answers, and every request to cancel it.
 fn closed(dialect: Dialect, fencing_token: &str, request: &str) -> String {
     let request = dialect.cast(request, "uuid");
     format!("q.id = {request} OR q.kind = 'cancel' AND q.fencing_token BETWEEN 1 AND {fencing_token}")
 }
 
-/// Nobody holds the job, and this is expected of it.
+/// Releases the lease and writes the claim hint.
 fn give_back(dialect: Dialect, [schedule, next, late, stuck]: &[String; 4]) -> String {
     format!(
         "holder = NULL, expires_at = NULL, schedule = {schedule}, next_at = {next}, late_at = {late}, stuck_at = {stuck}",

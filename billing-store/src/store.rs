@@ -32,7 +32,7 @@ use crate::{
 /// The store of one process.
 pub struct SeaOrmStore {
     db: DatabaseConnection,
-    /// What a job costs that is due, and the question of each second, is mostly round trips: they go over this.
+    /// A due job, and the poll of each second, cost mostly round trips; this connection makes them cheap.
     line: DedicatedConnection,
     /// Of the thread that renews; opened there at the first renewal.
     renewals: OnceCell<DatabaseConnection>,
@@ -45,7 +45,7 @@ pub struct SeaOrmStore {
     seen: Mutex<HashMap<String, ObservedLease>>,
 }
 
-/// Somebody's lease at one look.
+/// A lease of another process, as it was last read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ObservedLease {
     fencing_token: i64,
@@ -89,7 +89,7 @@ impl SeaOrmStore {
         }
     }
 
-    /// The first step: the lease row, under a new number. Of somebody who holds it, the name.
+    /// The first step of a claim: the lease row, under a new token. If another process holds it, its name.
     async fn claim(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Result<Claimed, String>, DbErr> {
         let values: [Value; 3] = [job.into(), self.holder.as_str().into(), millis(self.ttl).into()];
         if let Some(claimed) = self.try_claim(job, &self.sql.claim, values.clone()).await? {
@@ -138,7 +138,7 @@ impl SeaOrmStore {
         Ok(lease.map(|lease| Claimed { lease, raised: true }))
     }
 
-    /// The rows of a job that nobody has claimed yet.
+    /// Inserts the rows of a job that was never claimed.
     async fn insert(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<(), DbErr> {
         let txn = begin(&self.db).await?;
         let cursor = first_cursor.timestamp_micros();
@@ -191,7 +191,7 @@ impl SeaOrmStore {
         match statements.await {
             Ok(()) => Ok(txn.commit().await?),
             Err(refused) => {
-                // The first error is the one to tell; after it a rollback has nothing to add.
+                // The first error is the one to report; a failed rollback adds nothing.
                 let _ = txn.rollback().await;
                 Err(refused)
             }
@@ -232,7 +232,7 @@ impl SeaOrmStore {
         })
     }
 
-    /// Remembers somebody's lease as it is now.
+    /// Notes the current lease of another process.
     fn observe(&self, job: &str, fencing_token: i64, expires_at: i64) {
         let since = self.clock.monotonic();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -244,7 +244,7 @@ impl SeaOrmStore {
         }
     }
 
-    /// Somebody's lease that nobody has renewed for twice its length by our own clock: the database's was set back.
+    /// A lease of another process that has not changed for two TTLs by our own clock: the database's clock was set back.
     fn stale_lease(&self, job: &str) -> Option<ObservedLease> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.monotonic();
@@ -287,7 +287,7 @@ impl Store for SeaOrmStore {
         if raised {
             return Ok(Claim::Held(lease));
         }
-        // Somebody works under an older number.
+        // Work runs under an older token.
         match execute(&self.db, self.raise(&lease)).await {
             Ok(1) => Ok(Claim::Held(lease)),
             Ok(_) => {
@@ -360,7 +360,7 @@ fn unavailable(error: DbErr) -> StoreError {
     StoreError::Unavailable(BoxError::from(QueryFailed(error)))
 }
 
-/// A query that the database did not answer, the source of [`StoreError::Unavailable`]. Its text tells what an operator can do about it.
+/// A query that the database did not answer, the source of [`StoreError::Unavailable`]. Its text includes what an operator can do about it.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", with_help(.0))]
 pub struct QueryFailed(#[source] pub DbErr);

@@ -1,4 +1,4 @@
-//! Transactions with limits, and single statements in a transaction of their own.
+//! Transactions with limits, and single statements, each in a separate transaction.
 
 use futures_util::TryStreamExt as _;
 use sea_orm::{
@@ -16,7 +16,7 @@ pub fn statement(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator
 }
 
 /// What each transaction on PostgreSQL begins with. Behind a pooler in transaction mode every transaction may have another
-/// server, and one that served somebody else may still have statements prepared under the names that sqlx uses; they are
+/// server, and one that served another client may still have statements prepared under the names that sqlx uses; they are
 /// forgotten first. For the same reason there is no statement outside a transaction.
 /// A process that is paused inside a transaction keeps its successor waiting until the server ends it for being idle.
 macro_rules! limits {
@@ -37,7 +37,7 @@ pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr
 }
 
 /// Begins a transaction that reads first and then writes. On SQLite it takes the one place for a writer with its first write, and
-/// that is a conflict if anybody else is about to write or has written since its first read.
+/// that is a conflict if another connection is about to write or has written since its first read.
 pub async fn begin_deferred(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     begin_under(db, SqliteTransactionMode::Deferred, limits!("60s", "10s")).await
 }
@@ -47,7 +47,7 @@ pub async fn begin_read(db: &DatabaseConnection) -> Result<DatabaseTransaction, 
     begin_under(db, SqliteTransactionMode::Deferred, limits!("10min", "60s")).await
 }
 
-/// In a task of its own, which goes on if its caller is dropped: a BEGIN whose answer nobody waited for would stay open on a
+/// In a separate task, which continues if its caller is dropped: a BEGIN whose result is not awaited would stay open on a
 /// connection that the next one gets. (What is dropped later is rolled back by its transaction.)
 async fn begin_under(
     db: &DatabaseConnection,
@@ -69,7 +69,7 @@ async fn begin_under(
     begin.await.unwrap_or_else(|error| Err(DbErr::Custom(format!("a transaction did not begin: {error}"))))
 }
 
-/// The rows of a statement that only reads, in a transaction of its own.
+/// Returns the rows of a statement that only reads, in a separate transaction.
 pub async fn query_all(db: &DatabaseConnection, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
     if db.get_database_backend() != DbBackend::Sqlite {
         return Ok(single_round_trip(db.get_postgres_connection_pool(), READING_ALONE, &statement)
@@ -82,12 +82,12 @@ pub async fn query_all(db: &DatabaseConnection, statement: Statement) -> Result<
     Ok(rows)
 }
 
-/// The first row of a statement that only reads, in a transaction of its own.
+/// Returns the first row of a statement that only reads, in a separate transaction.
 pub async fn query_one(db: &DatabaseConnection, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
     Ok(query_all(db, statement).await?.into_iter().next())
 }
 
-/// How many rows a statement changed, in a transaction of its own.
+/// Returns how many rows a statement changed, in a separate transaction.
 pub async fn execute(db: &DatabaseConnection, statement: Statement) -> Result<u64, DbErr> {
     if db.get_database_backend() != DbBackend::Sqlite {
         return Ok(single_round_trip(db.get_postgres_connection_pool(), WRITING_ALONE, &statement)
@@ -136,7 +136,7 @@ pub(crate) fn failed(error: sqlx::Error) -> DbErr {
 }
 
 /// Prepares a new connection to PostgreSQL. A database whose encoding is `SQL_ASCII` holds bytes of any encoding, and refuses a
-/// whole result for one text that is not UTF-8. It is told to send texts as they are; whoever reads one checks it.
+/// whole result for one text that is not UTF-8. The server sends texts as they are; the reader of a text checks it.
 pub async fn accept_any_text(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let sql = "SELECT set_config('client_encoding', 'SQL_ASCII', false)
                 WHERE current_setting('server_encoding') = 'SQL_ASCII'";

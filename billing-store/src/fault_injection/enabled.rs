@@ -16,7 +16,7 @@ use std::{
 pub const MUTATIONS: [(&str, &str); 3] = [
     ("claim-unexpired", "a lease is claimed although another process holds it"),
     ("token-not-raised", "a claim does not shut out the older ones"),
-    ("record-unfenced", "a run is recorded whoever holds the job by now"),
+    ("record-unfenced", "a run is recorded although another process holds the job"),
 ];
 
 /// The safeguards of other crates that can be left out; set where the switches are enabled.

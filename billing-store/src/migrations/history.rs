@@ -25,7 +25,7 @@ pub(super) struct MigrationHistory {
 }
 
 impl MigrationHistory {
-    /// Reads in a transaction of its own.
+    /// Reads in a separate transaction.
     pub(super) async fn read_alone<M: Migrations>(db: &DatabaseConnection) -> Result<Self, DbErr> {
         let transaction = lock::begin_read(db).await?;
         let history = Self::read::<M>(&transaction).await?;

@@ -16,7 +16,7 @@ const LOCK: &str = "
     SELECT pg_advisory_xact_lock(27700462113877607);
     SET LOCAL lock_timeout = '5s'";
 
-/// A transaction that only reads. A server that a pooler gave to somebody else before may still have statements prepared under
+/// A transaction that only reads. A server that a pooler gave to another client before may still have statements prepared under
 /// the names that sqlx uses.
 pub(super) async fn begin_read<'c>(
     db: impl IntoSchemaManagerConnection<'c>,

@@ -73,8 +73,8 @@ CREATE TABLE IF NOT EXISTS scheduler_pauses (
 CREATE UNIQUE INDEX IF NOT EXISTS scheduler_pauses_one_open ON scheduler_pauses (job) WHERE resumed_at IS NULL;
 CREATE INDEX IF NOT EXISTS scheduler_pauses_by_job ON scheduler_pauses (job, resumed_at);
 
--- What was asked for and not answered yet. The row goes with the run that answers it. `fencing_token` is the claim that a wish to
--- cancel means.
+-- Open control requests. The run that answers a request deletes its row. `fencing_token` is the claim that a request to cancel
+-- refers to.
 CREATE TABLE IF NOT EXISTS scheduler_requests (
     id TEXT PRIMARY KEY NOT NULL,
     job TEXT NOT NULL,
@@ -87,7 +87,7 @@ CREATE TABLE IF NOT EXISTS scheduler_requests (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS scheduler_requests_by_job ON scheduler_requests (job);
 
--- Everything that people ever changed or asked of a job: append-only. Ids have no gaps, and each row holds the hash of the row
+-- Every change and control request of an operator: append-only. Ids have no gaps, and each row holds the hash of the row
 -- before it (see the module audit_log of billing-store), so that a row that was changed or taken out is found.
 CREATE TABLE IF NOT EXISTS scheduler_audit_log (
     id INTEGER PRIMARY KEY NOT NULL,
