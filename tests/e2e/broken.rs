@@ -43,7 +43,7 @@ async fn a_disk_that_is_really_full_delays_billing_and_loses_nothing() {
     disk.fill();
     let daemon = daemon(&db, &[BILLING]).start("run");
     let full = daemon.says("database or disk is full").await;
-    let advice = "free space on its disk; billing goes on by itself";
+    let advice = "free space on its disk; the jobs continue automatically";
     assert!(full.contains(advice) && full.contains("next attempt in 1 s"), "{full}");
     disk.make_room();
     daemon.says("job `billing` done").await;
@@ -198,12 +198,12 @@ on_every_engine!(what_takes_no_writes_is_told_and_billed_later);
 async fn a_file_that_is_damaged_or_missing_is_told_with_what_to_do() {
     let program = program().file("damaged.db", &"this is no database\n".repeat(500));
     for (url, command, advice) in [
-        ("sqlite://damaged.db", "bill", "the file is damaged: stop the daemon, restore a backup"),
-        ("sqlite://missing.db", "bill", "if the file is missing, create it with `billing-daemon migrate up`"),
+        ("sqlite://damaged.db", "bill", "the file is damaged: stop every process that uses it and restore a backup"),
+        ("sqlite://missing.db", "bill", "if the file is missing, create it by applying the migrations (`migrate up`)"),
         (
             "sqlite://missing.db",
             "audit",
-            "if the file is missing, create it with `billing-daemon migrate up`",
+            "if the file is missing, create it by applying the migrations (`migrate up`)",
         ),
         ("sqlite://no/such/folder.db?mode=rwc", "bill", "if the file is missing"),
     ] {
