@@ -4,7 +4,7 @@ use std::{fmt::Display, process::ExitCode};
 
 use migration::{MigrationError, SchemaError};
 
-use crate::output::escaped;
+use crate::escape::escaped;
 use billing_store::ConnectError;
 
 /// Exit codes, as in `sysexits.h`.

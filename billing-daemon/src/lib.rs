@@ -1,70 +1,31 @@
 //! The daemon as a library: configuration, the SeaORM store, the runtime and the command line. `main.rs` is one call of
 //! [`main`]; a daemon with plugins of its own is the same call with [`Plugins`].
 
-mod beside;
-mod cli;
 mod commands;
-pub mod concealed;
 pub mod config;
 pub mod doctor;
-pub mod environment;
+mod escape;
 pub mod exit;
-pub mod explain;
 mod holds;
+pub mod host;
 pub mod http;
-pub mod identity;
-mod known_jobs;
-pub mod logging;
-mod manager;
-mod metered_store;
-pub mod metrics;
-mod on_record;
 mod output;
-pub mod platform;
-mod presence;
-pub mod reload;
-mod ringer;
+pub mod panel_database;
+mod plugins;
 pub mod runtime;
-pub mod secret_file;
-mod service;
-mod signals;
+mod service_install;
+mod service_manager;
 pub mod status;
 mod subjects;
-mod traces;
+pub mod telemetry;
 
 use std::{process::ExitCode, time::Duration};
 
-use billing_scheduler::Registry;
 use clap::Parser;
 
-pub use cli::Cli;
-
-/// Functions that make further kinds of jobs known.
-#[derive(Clone, Debug, Default)]
-pub struct Plugins {
-    register: Vec<fn(&mut Registry)>,
-}
-
-impl Plugins {
-    /// Only the jobs that ship.
-    #[must_use]
-    pub fn none() -> Self {
-        Self::default()
-    }
-
-    /// With one more plugin.
-    #[must_use]
-    pub fn with(mut self, register: fn(&mut Registry)) -> Self {
-        self.register.push(register);
-        self
-    }
-
-    fn register(&self, registry: &mut Registry) {
-        for register in &self.register {
-            register(registry);
-        }
-    }
-}
+use commands::cli;
+pub use commands::cli::Cli;
+pub use plugins::Plugins;
 
 /// How long what is left of abandoned jobs may take to be dropped.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -87,7 +48,7 @@ pub fn main(plugins: &Plugins) -> ExitCode {
     #[cfg(windows)]
     if cli.is_service() {
         let plugins = plugins.clone();
-        return manager::windows::serve(move || act(cli, &plugins)).unwrap_or_else(|error| {
+        return service_manager::windows::serve(move || act(cli, &plugins)).unwrap_or_else(|error| {
             let message =
                 format!("the service manager did not start this process: {error}; leave out --as-service");
             complain_of(&exit::Failure::new(exit::Exit::Usage, message)).into()

@@ -198,8 +198,16 @@ on_every_engine!(what_takes_no_writes_is_told_and_billed_later);
 async fn a_file_that_is_damaged_or_missing_is_told_with_what_to_do() {
     let program = program().file("damaged.db", &"this is no database\n".repeat(500));
     for (url, command, advice) in [
-        ("sqlite://damaged.db", "bill", "the file is damaged: stop every process that uses it and restore a backup"),
-        ("sqlite://missing.db", "bill", "if the file is missing, create it by applying the migrations (`migrate up`)"),
+        (
+            "sqlite://damaged.db",
+            "bill",
+            "the file is damaged: stop every process that uses it and restore a backup",
+        ),
+        (
+            "sqlite://missing.db",
+            "bill",
+            "if the file is missing, create it by applying the migrations (`migrate up`)",
+        ),
         (
             "sqlite://missing.db",
             "audit",

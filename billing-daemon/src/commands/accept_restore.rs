@@ -9,13 +9,13 @@ use serde_json::json;
 
 use super::{config, database, environment, log, quiet_filter};
 use crate::{
-    Plugins,
-    cli::Common,
+    commands::cli::Common,
     exit::{Exit, Failure},
-    identity::whoever_is_here,
-    logging::LogOutput,
+    host::identity::whoever_is_here,
     output::line as say,
-    runtime,
+    panel_database,
+    plugins::Plugins,
+    telemetry::LogOutput,
 };
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins) -> Result<(), Failure> {
@@ -23,13 +23,13 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins) -> Result<(), Fa
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let settings = config(common, plugins, &environment)?.daemon;
-    let last_commit = runtime::last_commit(&settings, &database).ok_or_else(|| {
+    let last_commit = panel_database::last_commit(&settings, &database).ok_or_else(|| {
         let message =
             "nothing is noted on this machine: set `state-dir` in the [daemon] section of jobs.toml";
         Failure::new(Exit::Configuration, message)
     })?;
     let noted = |error| Failure::new(Exit::Internal, format!("{}: {error}", last_commit.file().display()));
-    let opened = runtime::open(&database).await?;
+    let opened = panel_database::open(&database).await?;
     let biller = Biller::new(opened.db.clone(), opened.panel, Settings::default());
     let here =
         biller.last_batch().await.map_err(|error| Failure::database("look for the last batch", &error))?;

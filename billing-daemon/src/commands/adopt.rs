@@ -9,14 +9,14 @@ use super::{
     log, quiet_filter,
 };
 use crate::{
-    Plugins,
-    beside::PanelPresence,
-    cli::{Adopt, Common},
+    commands::cli::{Adopt, Common},
     exit::Failure,
-    identity::whoever_is_here,
-    logging::LogOutput,
+    host::identity::whoever_is_here,
     output::{json as say_json, layout as say_lines},
-    runtime,
+    panel_database,
+    plugins::Plugins,
+    status::panel_presence::PanelPresence,
+    telemetry::LogOutput,
 };
 
 /// Of each kind of finding no more than these are printed.
@@ -29,7 +29,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Adopt)
     let settings = bill::settings(&config(common, plugins, &environment)?)?;
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let opened = runtime::open(&database).await?;
+    let opened = panel_database::open(&database).await?;
     let beside = PanelPresence::look(&opened).await?;
     let biller = Biller::new(opened.db, opened.panel, settings);
     let adoption = biller.adopt(!options.dry_run, &whoever_is_here()).await.map_err(failed)?;

@@ -12,9 +12,9 @@ use chrono::{DateTime, Utc};
 use sea_orm::DatabaseConnection;
 
 use crate::{
-    cli,
+    commands::cli,
     exit::{Exit, Failure},
-    identity::whoever_is_here,
+    host::identity::whoever_is_here,
     subjects,
 };
 

@@ -2,19 +2,19 @@
 
 use super::{bill_report, database, environment, log, quiet_filter};
 use crate::{
-    Plugins,
-    cli::Common,
+    commands::cli::Common,
     exit::{Exit, Failure},
-    logging::LogOutput,
     output::{json as say_json, line as say},
-    runtime,
+    panel_database,
+    plugins::Plugins,
+    telemetry::LogOutput,
 };
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> Result<(), Failure> {
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let opened = runtime::open(&database).await?;
+    let opened = panel_database::open(&database).await?;
     let audit =
         billing_jobs::audit::audit(&opened.db).await.map_err(|error| Failure::database("audit", &error))?;
     if json {

@@ -28,19 +28,19 @@ use uuid::Uuid;
 
 use super::{
     approvals, bill_report::Report, built_in_notice, complain, config_of, database, environment,
-    jobs::ask::needs_force, log, quiet_filter, source, width,
+    jobs::control::needs_force, log, quiet_filter, source, width,
 };
 use crate::{
-    Plugins,
-    beside::PanelPresence,
-    cli::{self, Common},
+    commands::cli::{self, Common},
     config::Config,
     exit::{Exit, Failure},
-    identity::{Identity, whoever_is_here},
-    logging::LogOutput,
+    host::identity::{Identity, whoever_is_here},
     output::{json as say_json, layout as say_lines},
-    runtime::{self, Opened},
-    signals::Signals,
+    panel_database::{self, Opened},
+    plugins::Plugins,
+    runtime::signals::Signals,
+    status::panel_presence::PanelPresence,
+    telemetry::LogOutput,
 };
 use billing_store::{Database, QueryFailed, SeaOrmStore, read_control_state};
 
@@ -57,7 +57,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
     if source.path().is_none() {
         complain(&built_in_notice(&config));
     }
-    let opened = runtime::open(&database).await?;
+    let opened = panel_database::open(&database).await?;
     let beside = PanelPresence::look(&opened).await?;
     if !options.dry_run {
         beside.check(daemon.panel_billing)?;
@@ -85,7 +85,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
         reason: options.reason.clone(),
         settings,
         needs_guard: beside.needs_guard(daemon.panel_billing),
-        last_commit: runtime::last_commit(daemon, &database),
+        last_commit: panel_database::last_commit(daemon, &database),
         progress: &|instances| bar.inc(instances),
     };
     let (bill, took) = bill_once(&opened, &database, &once).await?;

@@ -9,8 +9,9 @@ use billing_jobs::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
-use super::{seconds, table::table};
-use crate::output::escaped;
+use super::seconds;
+use crate::escape::escaped;
+use crate::output::table::table;
 
 /// No more instances beyond the catch-up limit are printed than these.
 const PRINTED: usize = 50;

@@ -1,7 +1,10 @@
 //! `check`: everything that is wrong, before anything runs.
 
 use super::{complain, config_of, environment, print, reach, required, source};
-use crate::{Plugins, cli::Common, config::BUILT_IN, exit::Failure, output::line as say, traces};
+use crate::{
+    commands::cli::Common, config::BUILT_IN, exit::Failure, output::line as say, plugins::Plugins,
+    telemetry::otel,
+};
 
 pub(super) fn execute(common: &Common, plugins: &Plugins, print_defaults: bool) -> Result<(), Failure> {
     if print_defaults {
@@ -13,7 +16,7 @@ pub(super) fn execute(common: &Common, plugins: &Plugins, print_defaults: bool) 
     let config = config_of(common, &source)?;
     let url = required(common, config.daemon.database_url.clone())?;
     reach(common, &url, &config.daemon)?;
-    for warning in traces::outlook(&environment).err().into_iter().flatten() {
+    for warning in otel::outlook(&environment).err().into_iter().flatten() {
         complain(&format!("warning: {warning}"));
     }
     let names: Vec<&str> = config.jobs.iter().map(|(spec, _)| spec.name.as_str()).collect();

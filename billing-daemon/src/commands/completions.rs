@@ -4,7 +4,7 @@ use clap::CommandFactory;
 use clap_complete::{Shell, generate};
 
 use super::print;
-use crate::cli::Cli;
+use crate::commands::cli::Cli;
 
 pub(super) fn execute(shell: Shell) {
     let mut script = Vec::new();

@@ -13,19 +13,16 @@ use serde_json::{Value, json};
 
 use super::{log, quiet_filter, reach, required, source, version, width};
 use crate::{
-    Plugins,
-    cli::{Common, Doctor},
-    config::{Config, DaemonSettings},
+    commands::cli::{Common, Doctor},
+    config::{Config, DaemonSettings, environment::Environment, http::HttpSettings, secret_file},
     doctor::{Bundle, Finding, Machine, Verdict, examine_database, examine_machine},
-    environment::Environment,
+    escape::escaped,
     exit::{Exit, Failure},
-    http::HttpSettings,
-    logging::LogOutput,
-    output::{escaped, json as say_json, line as say},
-    reload::{Source, known_kinds},
-    secret_file,
+    output::{json as say_json, line as say},
+    plugins::Plugins,
+    runtime::reload::{Source, known_kinds},
     status::{Expected, Status, wrapped},
-    traces,
+    telemetry::{LogOutput, otel},
 };
 use billing_store::{Database, DatabaseUrl, Pool};
 
@@ -147,7 +144,7 @@ fn database(
 }
 
 fn traces(environment: &Environment) -> Vec<Finding> {
-    match traces::outlook(environment) {
+    match otel::outlook(environment) {
         Ok(None) => Vec::new(),
         Ok(Some(collector)) => vec![Finding::ok("traces", format!("go to {collector}"))],
         Err(warnings) => {

@@ -5,21 +5,21 @@ use sea_orm::DatabaseConnection;
 
 use super::{database, environment, log, quiet_filter};
 use crate::{
-    Plugins,
-    cli::{Common, Guard},
+    commands::cli::{Common, Guard},
     exit::{Exit, Failure},
-    identity::whoever_is_here,
-    logging::LogOutput,
+    host::identity::whoever_is_here,
     output::{json as say_json, line as say},
-    runtime::{self, Opened},
+    panel_database::{self, Opened},
+    plugins::Plugins,
     status::PanelGuardView,
+    telemetry::LogOutput,
 };
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Guard) -> Result<(), Failure> {
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let Opened { db, .. } = runtime::open(&database).await?;
+    let Opened { db, .. } = panel_database::open(&database).await?;
     match action {
         Guard::Install => install(&db).await,
         Guard::Remove { force } => {

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use billing_jobs::billing::HandoverError;
 
 use crate::{
+    escape::escaped,
     exit::{Exit, Failure},
-    output::escaped,
 };
 
 pub(super) fn failed(error: HandoverError) -> Failure {

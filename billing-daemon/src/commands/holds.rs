@@ -5,18 +5,20 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
 
-use super::{database, environment, log, quiet_filter, table::table, width};
+use super::{database, environment, log, quiet_filter, width};
+use crate::output::table::table;
+use crate::panel_database;
 use crate::{
-    Plugins,
-    cli::{Common, Decision, Holds, HoldsList},
+    commands::cli::{Common, Decision, Holds, HoldsList},
+    escape::escaped,
     exit::{Exit, Failure},
     holds::{Acceptance, Filter, HeldInstance, Pages, accept, write_off},
-    identity::whoever_is_here,
-    logging::LogOutput,
-    output::{escaped, json as say_json, json_element, layout as say_lines, line as say},
-    runtime,
+    host::identity::whoever_is_here,
+    output::{json as say_json, json_element, layout as say_lines, line as say},
+    plugins::Plugins,
     status::wrapped,
     subjects,
+    telemetry::LogOutput,
 };
 
 /// From this width on ids and organizations are printed.
@@ -28,7 +30,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Holds) 
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let db = runtime::open_at_once(&database).await?.db;
+    let db = panel_database::open_at_once(&database).await?.db;
     match action {
         Holds::List(options) => list(&db, options).await,
         Holds::Accept { decision, until } => {

@@ -7,7 +7,7 @@ use clap_mangen::Man;
 
 use super::print;
 use crate::{
-    cli::Cli,
+    commands::cli::Cli,
     exit::{Exit, Failure},
 };
 

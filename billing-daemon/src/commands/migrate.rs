@@ -6,12 +6,12 @@ use serde_json::json;
 
 use super::{database, environment, log, quiet_filter};
 use crate::{
-    Plugins,
-    cli::{Common, Migrate},
+    commands::cli::{Common, Migrate},
     exit::{Exit, Failure},
-    identity::whoever_is_here,
-    logging::LogOutput,
+    host::identity::whoever_is_here,
     output::line as say,
+    plugins::Plugins,
+    telemetry::LogOutput,
 };
 use billing_store::Pool;
 

@@ -8,6 +8,7 @@ mod bill;
 mod bill_report;
 mod charges;
 mod check;
+pub(crate) mod cli;
 mod completions;
 mod demo;
 mod doctor;
@@ -23,7 +24,6 @@ mod runs;
 mod schema;
 mod service;
 mod status;
-mod table;
 mod version;
 
 use std::{
@@ -37,17 +37,13 @@ use billing_jobs::panel::Panel;
 use tracing::Level;
 
 use crate::{
-    Plugins,
-    cli::{Cli, Command, Common},
-    concealed::Concealed,
-    config::{Config, DaemonSettings, Diagnostic},
-    environment::Environment,
+    commands::cli::{Cli, Command, Common},
+    config::{Config, DaemonSettings, Diagnostic, environment::Environment, log::LogFilter, secret_file},
     exit::{Exit, Failure},
-    logging::{self, LogFilter, LogOutput},
     output,
-    reload::{Source, is_alive},
-    secret_file,
-    traces::Traces,
+    plugins::Plugins,
+    runtime::reload::{Source, is_alive},
+    telemetry::{self, LogOutput, concealed::Concealed, otel::Traces},
 };
 use billing_store::{Database, DatabaseUrl, DatabaseUrlError};
 
@@ -103,13 +99,13 @@ fn print(content: &[u8]) {
 /// Prints a line for the person at the terminal; a daemon's is in its log as well.
 pub(crate) fn complain(line: &str) {
     output::error_lines(line);
-    logging::note(Level::ERROR, line);
+    telemetry::note(Level::ERROR, line);
 }
 
 /// The same for what hinders nothing.
 fn warn_of(line: &str) {
     output::error_lines(&format!("warning: {line}"));
-    logging::note(Level::WARN, line);
+    telemetry::note(Level::WARN, line);
 }
 
 fn environment(common: &Common) -> Result<Environment, Failure> {
@@ -284,7 +280,7 @@ fn log_without(
     secrets: &Concealed,
     traces: Option<&Traces>,
 ) -> Result<(), Failure> {
-    logging::init(common.log_format, output, filter, secrets, traces.and_then(Traces::listener))
+    telemetry::init(common.log_format, output, filter, secrets, traces.and_then(Traces::listener))
         .map_err(|error| Failure::new(Exit::Internal, format!("cannot log: {error}")))
 }
 

@@ -9,21 +9,21 @@ use super::{
     log, quiet_filter,
 };
 use crate::{
-    Plugins,
-    beside::PanelPresence,
-    cli::Common,
+    commands::cli::Common,
     exit::Failure,
-    identity::whoever_is_here,
-    logging::LogOutput,
+    host::identity::whoever_is_here,
     output::{json as say_json, layout as say_lines},
-    runtime,
+    panel_database,
+    plugins::Plugins,
+    status::panel_presence::PanelPresence,
+    telemetry::LogOutput,
 };
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> Result<(), Failure> {
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let opened = runtime::open(&database).await?;
+    let opened = panel_database::open(&database).await?;
     let beside = PanelPresence::look(&opened).await?;
     let biller = Biller::new(opened.db, opened.panel, Settings::default());
     let release = biller.release(&whoever_is_here()).await.map_err(failed)?;

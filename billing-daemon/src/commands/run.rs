@@ -6,14 +6,12 @@ use tracing::info;
 
 use super::{built_in_notice, config_of, environment, log_without, reach, required, source};
 use crate::{
-    Plugins,
-    cli::Common,
-    concealed::Concealed,
+    commands::cli::Common,
     exit::Failure,
-    identity::Identity,
-    logging::{self, LogOutput},
+    host::identity::Identity,
+    plugins::Plugins,
     runtime,
-    traces::Traces,
+    telemetry::{self, LogOutput, concealed::Concealed, otel::Traces},
 };
 
 pub(super) async fn execute(
@@ -23,7 +21,7 @@ pub(super) async fn execute(
 ) -> Result<(), Failure> {
     // Before anything can go wrong that somebody should read there.
     if let Some(file) = log_file {
-        logging::to_file(file, common.log_format);
+        telemetry::to_file(file, common.log_format);
     }
     let environment = environment(common)?;
     let source = source(common, plugins, &environment)?;

@@ -5,15 +5,15 @@ use serde_json::{Value, json};
 
 use super::{
     jobs::{Desk, instant, shown},
-    table::table,
     width,
 };
+use crate::output::table::table;
 use crate::{
-    Plugins,
-    cli::{Common, Runs},
+    commands::cli::{Common, Runs},
+    escape::escaped,
     exit::{Exit, Failure},
-    output::escaped,
     output::{json as say_json, layout as say_lines},
+    plugins::Plugins,
 };
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Runs) -> Result<(), Failure> {

@@ -8,11 +8,11 @@ use std::{
 
 use super::complain;
 use crate::{
-    cli::Service,
+    commands::cli::Service,
     exit::{Exit, Failure},
+    host::platform::uid,
     output::line as say,
-    platform::uid,
-    service::{Action, Machine, OriginalUnit, Plan, Step, System, User, log, plan},
+    service_install::{Action, Machine, OriginalUnit, Plan, Step, System, User, log, plan},
 };
 
 /// Where packages put the unit.

@@ -2,13 +2,13 @@
 
 use super::{built_in_notice, complain, config_of, database, environment, log, quiet_filter, source, width};
 use crate::{
-    Plugins,
-    cli::Common,
+    commands::cli::Common,
     exit::{Exit, Failure},
-    logging::LogOutput,
     output::{json as say_json, layout as say_lines},
-    runtime,
+    panel_database,
+    plugins::Plugins,
     status::{self, Expected},
+    telemetry::LogOutput,
 };
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> Result<(), Failure> {
@@ -21,7 +21,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
     let expected = Expected::from(&config);
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let opened = runtime::open_at_once(&database).await?;
+    let opened = panel_database::open_at_once(&database).await?;
     let status = status::read(&opened, &expected).await?;
     if json {
         say_json(&(status));

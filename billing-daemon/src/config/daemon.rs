@@ -5,7 +5,7 @@ use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 use serde_spanned::Spanned;
 
 use super::report::{Report, Section};
-use crate::{environment::Environment, logging::LogFilter};
+use crate::config::{environment::Environment, log::LogFilter};
 use billing_store::DatabaseUrl;
 
 /// The settings of the process, from the environment and, beneath it, `[daemon]`.

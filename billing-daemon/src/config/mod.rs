@@ -2,14 +2,17 @@
 
 mod daemon;
 mod diagnostic;
-mod http;
+pub mod environment;
+pub mod http;
 mod job;
+pub mod log;
 mod panel;
 mod params;
 mod position;
 mod report;
 mod schedule;
 mod schema;
+pub mod secret_file;
 mod suggest;
 #[cfg(test)]
 mod tests;
@@ -27,7 +30,7 @@ pub use diagnostic::{Diagnostic, Place};
 pub use schema::schema;
 pub(crate) use suggest::did_you_mean;
 
-use crate::{environment::Environment, http::HttpSettings};
+use crate::config::{environment::Environment, http::HttpSettings};
 use job::Draft;
 use report::{Report, Section, mismatch};
 

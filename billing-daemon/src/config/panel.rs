@@ -8,7 +8,7 @@ use super::{
     job::{Draft, Timing},
     report::Report,
 };
-use crate::environment::BillingInterval;
+use crate::config::environment::BillingInterval;
 
 /// The kind that charges. Its job goes by the same name, and there is one at most: the panel guard of the money has that name.
 pub(super) const BILLING: &str = "billing";

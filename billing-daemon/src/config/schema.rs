@@ -70,7 +70,7 @@ fn daemon_table() -> Value {
                 "description": "Which events are logged: a level, or targets with levels such as \
                                 billing_daemon=debug,sqlx=warn. LOG_LEVEL wins.",
                 "anyOf": [
-                    { "enum": crate::logging::LEVELS },
+                    { "enum": crate::config::log::LEVELS },
                     { "type": "string", "pattern": r"[=\[,]|^(ERROR|WARN|INFO|DEBUG|TRACE)$" },
                 ],
                 "default": "info",

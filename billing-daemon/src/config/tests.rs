@@ -15,7 +15,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{BUILT_IN, Config, schema};
-use crate::{Plugins, config::Diagnostic, environment::Environment, reload::known_kinds};
+use crate::{
+    config::{Diagnostic, environment::Environment},
+    plugins::Plugins,
+    runtime::reload::known_kinds,
+};
 
 const SHIPPED: &str = include_str!("../../shipped/jobs.toml");
 

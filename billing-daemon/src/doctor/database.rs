@@ -18,10 +18,9 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
 use super::{Finding, rights};
 use crate::{
-    beside::PanelPresence,
     holds::advice,
-    runtime::Opened,
-    status::{Expected, Held, Liveness, Status},
+    panel_database::Opened,
+    status::{Expected, Held, Liveness, Status, panel_presence::PanelPresence},
 };
 use billing_store::{Database, Pool};
 

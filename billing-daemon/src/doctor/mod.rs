@@ -2,7 +2,7 @@
 
 mod bundle;
 mod database;
-mod machine;
+mod host;
 mod rights;
 
 use std::fmt;
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 pub(crate) use bundle::Bundle;
 pub(crate) use database::examine as examine_database;
-pub(crate) use machine::{Machine, examine as examine_machine};
+pub(crate) use host::{Machine, examine as examine_machine};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -1,17 +1,15 @@
 //! What a monitor, a panel or Prometheus may ask over HTTP: read-only, on loopback or a Unix socket, off unless configured.
 
-mod answers;
-mod guard;
+mod access;
+pub(crate) mod gauges;
+mod handlers;
 mod openapi;
 mod socket;
-mod traced;
+mod trace;
 
 use std::{
-    fmt,
-    net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::Pin,
-    str::FromStr,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -34,11 +32,12 @@ use tower_http::{limit::RequestBodyLimitLayer, timeout::TimeoutLayer};
 use tracing::{info, warn};
 
 use crate::{
+    config::http::{HttpSettings, Listen},
     exit::Failure,
-    runtime::Opened,
+    panel_database::Opened,
     status::{self, Expected, Status},
 };
-use guard::Guard;
+use access::Guard;
 pub use openapi::document;
 
 /// No question has a body worth reading.
@@ -49,61 +48,6 @@ const TIME: Duration = Duration::from_secs(15);
 const FRESH: Duration = Duration::from_secs(2);
 /// Samples of distributions are summed up this often, also when nobody asks.
 const UPKEEP: Duration = Duration::from_secs(5);
-
-/// Where to listen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
-    /// On this loopback address.
-    Tcp(SocketAddr),
-    /// On this socket.
-    Unix(PathBuf),
-}
-
-/// The `[http]` section.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HttpSettings {
-    /// Where to listen.
-    pub listen: Listen,
-    /// Names under which this machine may be asked, beside those of loopback.
-    pub allowed_hosts: Vec<String>,
-    /// Numbers of users that may ask on a Unix socket, beside root and the user of the daemon.
-    pub allowed_uids: Vec<u32>,
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl FromStr for Listen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            let path = Path::new(path);
-            return if path.is_absolute() {
-                Ok(Self::Unix(path.to_owned()))
-            } else {
-                Err(format!("`{text}` names no socket: write `unix:/run/billing-daemon/http.sock`"))
-            };
-        }
-        let address: SocketAddr = text.parse().map_err(|_| {
-            format!("`{text}` is no address: write `127.0.0.1:9464` or `unix:/path/of/a.sock`")
-        })?;
-        if address.ip().is_loopback() {
-            Ok(Self::Tcp(address))
-        } else {
-            Err(format!(
-                "`{text}` can be reached from other machines, and nothing here asks who they are: listen on 127.0.0.1 or \
-                 [::1], and let a proxy with TLS and logins lead there"
-            ))
-        }
-    }
-}
 
 /// What every answer is made from.
 pub(crate) struct Shared {
@@ -144,14 +88,14 @@ impl Shared {
 /// Every path.
 fn routes() -> [(&'static str, MethodRouter<Arc<Shared>>); 8] {
     [
-        ("/healthz", get(answers::healthz)),
-        ("/readyz", get(answers::readyz)),
-        ("/metrics", get(answers::metrics)),
-        ("/api/status", get(answers::status)),
-        ("/api/jobs", get(answers::jobs)),
-        ("/api/runs", get(answers::runs)),
-        ("/api/health/billing-daemon", get(answers::panel_health)),
-        ("/api/openapi.json", get(answers::openapi)),
+        ("/healthz", get(handlers::healthz)),
+        ("/readyz", get(handlers::readyz)),
+        ("/metrics", get(handlers::metrics)),
+        ("/api/status", get(handlers::status)),
+        ("/api/jobs", get(handlers::jobs)),
+        ("/api/runs", get(handlers::runs)),
+        ("/api/health/billing-daemon", get(handlers::panel_health)),
+        ("/api/openapi.json", get(handlers::openapi)),
     ]
 }
 
@@ -160,11 +104,11 @@ fn router(shared: Arc<Shared>, guard: Guard) -> Router {
     routes()
         .into_iter()
         .fold(Router::new(), |router, (path, answer)| router.route(path, answer))
-        .fallback(answers::nothing)
+        .fallback(handlers::nothing)
         .layer(RequestBodyLimitLayer::new(BODY))
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIME))
-        .layer(middleware::from_fn_with_state(Arc::new(guard), guard::check))
-        .layer(middleware::from_fn(traced::answer))
+        .layer(middleware::from_fn_with_state(Arc::new(guard), access::check))
+        .layer(middleware::from_fn(trace::answer))
         .with_state(shared)
 }
 

@@ -2,20 +2,20 @@
 
 use utoipa::OpenApi;
 
-use super::answers;
+use super::handlers;
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "billing-daemon", description = "How billing stands. Nothing can be changed here."),
     paths(
-        answers::healthz,
-        answers::readyz,
-        answers::metrics,
-        answers::status,
-        answers::jobs,
-        answers::runs,
-        answers::panel_health,
-        answers::openapi,
+        handlers::healthz,
+        handlers::readyz,
+        handlers::metrics,
+        handlers::status,
+        handlers::jobs,
+        handlers::runs,
+        handlers::panel_health,
+        handlers::openapi,
     )
 )]
 struct Document;

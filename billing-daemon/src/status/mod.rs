@@ -1,9 +1,11 @@
 //! How billing stands: read once, judged by one pure function, and shown alike by the command line, the HTTP interface and
 //! the metrics.
 
-mod judge;
+pub(crate) mod jobs;
+pub(crate) mod panel_presence;
+mod problems;
 mod read;
-mod show;
+mod render;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -15,10 +17,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-pub use judge::problems;
+pub use problems::problems;
 pub(crate) use read::daemons_alive;
 pub use read::{read, runs};
-pub(crate) use show::{ago, in_words, of_length, wrapped};
+pub(crate) use render::{ago, in_words, of_length, wrapped};
 
 use crate::config::{Config, PanelBilling};
 

@@ -20,11 +20,13 @@ use super::{
     Uncharged, problems,
 };
 use crate::{
-    beside::PanelPresence,
     exit::Failure,
     holds::{advice, is_accepted},
-    known_jobs::{KnownJob, known_jobs},
-    runtime::Opened,
+    panel_database::Opened,
+    status::{
+        jobs::{KnownJob, known_jobs},
+        panel_presence::PanelPresence,
+    },
 };
 use billing_store::read_runs;
 

@@ -19,13 +19,12 @@ use super::{
     engine, environment, log, quiet_filter, seconds, warn_of,
 };
 use crate::{
-    cli::{self, Common},
-    config::DaemonSettings,
-    environment::Environment,
+    commands::cli::{self, Common},
+    config::{DaemonSettings, environment::Environment},
     exit::{Exit, Failure},
-    logging::LogOutput,
     output::{json as say_json, line as say},
-    runtime::{self, Opened},
+    panel_database::{self, Opened},
+    telemetry::LogOutput,
 };
 use billing_store::{Database, DatabaseUrl, Pool};
 
@@ -60,7 +59,7 @@ async fn execute_at(
     let db = database.connect(Pool::Single).await?;
     migration::up(&db, None).await?;
     db.close().await.map_err(|error| Failure::database("close the database", &error))?;
-    let opened = runtime::open(&database).await?;
+    let opened = panel_database::open(&database).await?;
     refuse_what_is_in_use(&opened).await?;
     let shown = show(&opened, &database, options).await?;
     let engine = engine(opened.panel);

@@ -6,8 +6,10 @@ use serde_json::json;
 
 use super::{Desk, shown};
 use crate::{
-    cli::Explain, commands::runs::outcome, exit::Failure, known_jobs::KnownJob, output::line as say,
-    status::daemons_alive,
+    commands::{cli::Explain, runs::outcome},
+    exit::Failure,
+    output::line as say,
+    status::{daemons_alive, jobs::KnownJob},
 };
 
 /// So long a run may take to begin.

@@ -4,15 +4,15 @@ use billing_scheduler::RunFilter;
 use serde_json::Value;
 
 use super::{Desk, shown};
+use crate::output::table::table;
 use crate::{
     commands::{
         runs::{self, run_in_json},
-        table::table,
         width,
     },
     exit::Failure,
-    known_jobs::KnownJob,
     output::{json as say_json, layout as say_lines, line as say},
+    status::jobs::KnownJob,
 };
 
 /// How many of its last runs a job is shown with.

@@ -1,7 +1,7 @@
 //! `jobs`: how they stand, when they run, and what is asked of them. Everything goes through the database: a daemon that
 //! runs need not be reached, and none need run.
 
-pub(super) mod ask;
+pub(super) mod control;
 mod explain;
 mod list;
 mod next;
@@ -14,14 +14,14 @@ use serde_json::{Value, json};
 
 use super::{database, environment, log, quiet_filter, runs::run_in_json, source};
 use crate::{
-    Plugins,
-    cli::{Common, Jobs},
+    commands::cli::{Common, Jobs},
     config::did_you_mean,
     exit::{Exit, Failure},
-    identity::{Identity, whoever_is_here},
-    known_jobs::{KnownJob, known_jobs},
-    logging::LogOutput,
-    runtime::{self, Opened},
+    host::identity::{Identity, whoever_is_here},
+    panel_database::{self, Opened},
+    plugins::Plugins,
+    status::jobs::{KnownJob, known_jobs},
+    telemetry::LogOutput,
 };
 use billing_store::{QueryFailed, SeaOrmStore};
 
@@ -30,12 +30,14 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Jobs) -
         Jobs::Next(options) => next::execute(common, plugins, options),
         Jobs::List { json } => list::list(&Desk::open(common, plugins, None).await?, *json).await,
         Jobs::Show { job, json } => list::show(&Desk::open(common, plugins, None).await?, job, *json).await,
-        Jobs::Pause(asked) => ask::pause(&Desk::open(common, plugins, asked.by()).await?, asked).await,
-        Jobs::Resume(asked) => ask::resume(&Desk::open(common, plugins, asked.by()).await?, asked).await,
-        Jobs::Cancel(asked) => ask::cancel(&Desk::open(common, plugins, asked.by()).await?, asked).await,
-        Jobs::Trigger(asked) => ask::trigger(&Desk::open(common, plugins, asked.by()).await?, asked).await,
-        Jobs::Replay(asked) => ask::replay(&Desk::open(common, plugins, asked.by()).await?, asked).await,
-        Jobs::Reset(asked) => ask::reset(&Desk::open(common, plugins, asked.by()).await?, asked).await,
+        Jobs::Pause(asked) => control::pause(&Desk::open(common, plugins, asked.by()).await?, asked).await,
+        Jobs::Resume(asked) => control::resume(&Desk::open(common, plugins, asked.by()).await?, asked).await,
+        Jobs::Cancel(asked) => control::cancel(&Desk::open(common, plugins, asked.by()).await?, asked).await,
+        Jobs::Trigger(asked) => {
+            control::trigger(&Desk::open(common, plugins, asked.by()).await?, asked).await
+        }
+        Jobs::Replay(asked) => control::replay(&Desk::open(common, plugins, asked.by()).await?, asked).await,
+        Jobs::Reset(asked) => control::reset(&Desk::open(common, plugins, asked.by()).await?, asked).await,
         Jobs::Explain(options) => explain::execute(&Desk::open(common, plugins, None).await?, options).await,
     }
 }
@@ -62,7 +64,7 @@ impl Desk {
         let is_file = source.as_ref().is_some_and(|source| source.path().is_some());
         let config = source.and_then(|source| source.config().ok());
         let ttl = config.as_ref().map_or_else(Default::default, |config| config.daemon.clone()).lease_ttl;
-        let opened = runtime::open_at_once(&database).await?;
+        let opened = panel_database::open_at_once(&database).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let holder = Identity::of_process(None).instance;
         let store: Arc<dyn Store> =

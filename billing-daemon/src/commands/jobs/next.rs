@@ -5,12 +5,14 @@ use chrono::{SecondsFormat, SubsecRound, TimeDelta};
 use serde_json::{Value, json};
 
 use crate::{
-    Plugins,
-    cli::{Common, Next},
-    commands::{config, environment},
+    commands::{
+        cli::{Common, Next},
+        config, environment,
+    },
     config::did_you_mean,
     exit::{Exit, Failure},
     output::{json as say_json, layout as say_lines, line as say},
+    plugins::Plugins,
 };
 
 pub(super) fn execute(common: &Common, plugins: &Plugins, options: &Next) -> Result<(), Failure> {

@@ -1,0 +1,316 @@
+//! The machine: files, disk, time zones, and the service that starts the daemon.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use billing_scheduler::{Clock, STOP_GRACE, SystemClock};
+
+use super::Finding;
+
+/// Where systemd looks for our unit.
+const UNITS: [&str; 4] = [
+    "/etc/systemd/system/billing-daemon.service",
+    "/run/systemd/system/billing-daemon.service",
+    "/usr/lib/systemd/system/billing-daemon.service",
+    "/lib/systemd/system/billing-daemon.service",
+];
+/// Less free space than this cannot last.
+const TOO_LITTLE: u64 = 50 << 20;
+/// Less than this will not last long.
+const LITTLE: u64 = 500 << 20;
+
+/// What is known of the machine before anything is looked at.
+pub(crate) struct Machine {
+    /// Why files with secrets are not safe.
+    pub(crate) exposed: Vec<String>,
+    /// Where state, or an SQLite database, is kept.
+    pub(crate) folders: Vec<PathBuf>,
+    /// How long a stop may take.
+    pub(crate) drain_timeout: Duration,
+    /// The service's unit, if one is installed.
+    pub(crate) unit: Option<(PathBuf, String)>,
+    /// The SQLite database, if it is one.
+    pub(crate) file: Option<PathBuf>,
+}
+
+impl Machine {
+    /// The unit that is installed on this machine.
+    pub(crate) fn installed_unit() -> Option<(PathBuf, String)> {
+        let read = |path: &str| Some((PathBuf::from(path), fs::read_to_string(path).ok()?));
+        UNITS.into_iter().find_map(read)
+    }
+}
+
+/// Everything about the machine.
+pub(crate) fn examine(machine: &Machine) -> Vec<Finding> {
+    let mut findings: Vec<_> = machine
+        .exposed
+        .iter()
+        .map(|exposed| Finding::fail("secrets", exposed, "the message says what to do"))
+        .collect();
+    if findings.is_empty() {
+        findings.push(Finding::ok("secrets", "no file with a password is readable by others"));
+    }
+    findings.extend(machine.folders.iter().filter_map(|folder| space(folder)));
+    if let (Some(file), Some((_, unit))) = (&machine.file, &machine.unit) {
+        findings.extend(owner(file, unit));
+    }
+    findings.push(zones());
+    findings.extend(unit(machine.unit.as_ref(), machine.drain_timeout));
+    findings
+}
+
+#[cfg(unix)]
+fn free_space(folder: &Path) -> Option<u64> {
+    let statistics = rustix::fs::statvfs(folder).ok()?;
+    Some(statistics.f_bavail.saturating_mul(statistics.f_frsize))
+}
+
+#[cfg(not(unix))]
+fn free_space(_: &Path) -> Option<u64> {
+    None
+}
+
+/// Whether the user of the service owns the SQLite database, its folder and what SQLite keeps next to it. A file that a command
+/// under sudo created belongs to root.
+#[cfg(unix)]
+fn owner(file: &Path, unit: &str) -> Option<Finding> {
+    use std::os::unix::fs::MetadataExt as _;
+    let users = Users::read()?;
+    let service = value_of(unit, "User").unwrap_or("root");
+    let uid = users.uid(service)?;
+    let name = file.file_name()?.to_str()?;
+    let next_to_it =
+        ["-wal", "-shm", "-journal"].map(|suffix| file.with_file_name(format!("{name}{suffix}")));
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let paths = [file, folder].into_iter().chain(next_to_it.iter().map(PathBuf::as_path));
+    let foreign: Vec<_> = paths
+        .filter_map(|path| Some((path.display().to_string(), fs::metadata(path).ok()?.uid())))
+        .filter(|(_, owner)| *owner != uid && uid != 0)
+        .collect();
+    let Some((path, owner)) = foreign.first() else {
+        return Some(Finding::ok(
+            "database file",
+            format!("{} belongs to {service}, as which the service runs", file.display()),
+        ));
+    };
+    let all: Vec<_> = foreign.iter().map(|(path, _)| path.as_str()).collect();
+    Some(Finding::fail(
+        "database file",
+        format!("{path} belongs to {}, and the service runs as {service}", users.name(*owner)),
+        format!(
+            "`chown {service}: {}`, and run `migrate up` as that user: `sudo -u {service}`",
+            all.join(" ")
+        ),
+    ))
+}
+
+#[cfg(not(unix))]
+fn owner(_: &Path, _: &str) -> Option<Finding> {
+    None
+}
+
+/// The users of this host's own list.
+#[cfg(unix)]
+struct Users(String);
+
+#[cfg(unix)]
+impl Users {
+    fn read() -> Option<Self> {
+        fs::read_to_string("/etc/passwd").ok().map(Self)
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.0.lines().filter_map(|line| {
+            let mut fields = line.split(':');
+            Some((fields.next()?, fields.nth(1)?.parse().ok()?))
+        })
+    }
+
+    fn uid(&self, name: &str) -> Option<u32> {
+        self.all().find(|(known, _)| *known == name).map(|(_, uid)| uid)
+    }
+
+    fn name(&self, uid: u32) -> String {
+        let known = self.all().find(|(_, known)| *known == uid);
+        known.map_or_else(|| format!("uid {uid}"), |(name, _)| name.to_owned())
+    }
+}
+
+fn space(folder: &Path) -> Option<Finding> {
+    let free = free_space(folder)?;
+    let message = format!("{} MB free where {} is", free >> 20, folder.display());
+    Some(match free {
+        0..TOO_LITTLE => Finding::fail("disk", message, "free some, or nothing can be committed"),
+        TOO_LITTLE..LITTLE => Finding::warn("disk", message, "free some soon"),
+        _ => Finding::ok("disk", message),
+    })
+}
+
+/// Jobs are computed by the system's rules; the names are those of the program's own list. Where the two disagree, the program's
+/// list is older, or the system's is.
+fn zones() -> Finding {
+    use chrono::Offset as _;
+    let now = SystemClock.now();
+    let Ok(instant) = jiff::Timestamp::from_second(now.timestamp()) else {
+        return Finding::warn("time zones", "the clock shows a year that no calendar has", "set the clock");
+    };
+    let database = jiff::tz::db();
+    let (mut differing, mut missing) = (Vec::new(), 0);
+    for zone in chrono_tz::TZ_VARIANTS {
+        let Ok(system) = database.get(zone.name()) else {
+            missing += 1;
+            continue;
+        };
+        let bundled = now.with_timezone(&zone).offset().fix().local_minus_utc();
+        if system.to_offset(instant).seconds() != bundled {
+            differing.push(zone.name());
+        }
+    }
+    let has_system = ["/usr/share/zoneinfo", "/usr/share/lib/zoneinfo", "/etc/zoneinfo"]
+        .iter()
+        .any(|folder| Path::new(folder).is_dir())
+        || std::env::var_os("TZDIR").is_some();
+    if !has_system {
+        let message = "this system has no time-zone data, so those of the program are used";
+        return Finding::warn(
+            "time zones",
+            message,
+            "install tzdata, which is updated when a country changes its rules",
+        );
+    }
+    if missing > 0 {
+        let message = format!("the system's data lack {missing} zones that jobs.toml may name");
+        return Finding::warn(
+            "time zones",
+            message,
+            "install all of tzdata (`tzdata-legacy` on newer Debian)",
+        );
+    }
+    if differing.is_empty() {
+        return Finding::ok("time zones", "the system's data and ours agree today");
+    }
+    let listed = differing.iter().take(5).copied().collect::<Vec<_>>().join(", ");
+    let message = format!("in {} zones the system's data and ours disagree today: {listed}", differing.len());
+    Finding::warn("time zones", message, "the system's are used: see that they are the newer ones")
+}
+
+/// The value of a key of a unit, as its last line has it.
+fn value_of<'a>(unit: &'a str, key: &str) -> Option<&'a str> {
+    let mut values = unit.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
+    values.next_back().map(str::trim)
+}
+
+fn unit(unit: Option<&(PathBuf, String)>, drain_timeout: Duration) -> Vec<Finding> {
+    let Some((path, text)) = unit else {
+        let advice =
+            "`billing-daemon service install`, or see to it yourself that the daemon is started again";
+        return vec![Finding::warn("service", "no systemd unit is installed", advice)];
+    };
+    let value = |key: &str| value_of(text, key);
+    let path = path.display();
+    let mut findings = vec![Finding::ok("service", format!("{path}"))];
+    if value("Restart").is_none_or(|restart| restart == "no") {
+        findings.push(Finding::warn(
+            "restart",
+            format!("{path} does not start a daemon again that died"),
+            "add Restart=on-failure",
+        ));
+    }
+    findings.push(match value("WatchdogSec") {
+        Some(watchdog) => {
+            Finding::ok("watchdog", format!("systemd restarts a daemon that hangs for {watchdog}"))
+        }
+        None => Finding::warn(
+            "watchdog",
+            format!("{path} has no WatchdogSec, so a daemon that hangs is not restarted"),
+            "take the unit that ships with this version",
+        ),
+    });
+    let stop = value("TimeoutStopSec").unwrap_or("90");
+    let seconds = stop
+        .trim_end_matches('s')
+        .parse()
+        .map(Duration::from_secs)
+        .or_else(|_| humantime::parse_duration(stop));
+    let needed = drain_timeout + STOP_GRACE;
+    if let Some(stop) = seconds.ok().filter(|stop| *stop <= needed) {
+        let (stop, needed) = (humantime::format_duration(stop), humantime::format_duration(needed));
+        findings.push(Finding::warn(
+            "stopping",
+            format!("systemd kills the daemon after {stop}, and a stop may take {needed}"),
+            format!("set TimeoutStopSec to more than {needed}, or shorten `drain-timeout`"),
+        ));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Verdict;
+
+    #[test]
+    fn a_unit_is_held_against_what_the_daemon_needs() {
+        let drain = Duration::from_secs(30);
+        let worst = |text: &str| {
+            let unit = (PathBuf::from("/unit"), text.to_owned());
+            let findings = unit_findings(&unit, drain);
+            let wrong = findings.into_iter().filter(|finding| finding.verdict != Verdict::Ok);
+            wrong.map(|finding| finding.check).collect::<Vec<_>>()
+        };
+        let whole = "[Service]\nRestart=on-failure\nWatchdogSec=60\nTimeoutStopSec=65\n";
+        assert!(worst(whole).is_empty());
+        assert_eq!(worst(&whole.replace("WatchdogSec=60\n", "")), ["watchdog"]);
+        assert_eq!(worst(&whole.replace("StopSec=65", "StopSec=60s")), ["stopping"]);
+        assert_eq!(worst(&whole.replace("Restart=on-failure", "Restart=no")), ["restart"]);
+        assert_eq!(unit(None, drain)[0].verdict, Verdict::Warn);
+    }
+
+    fn unit_findings(of: &(PathBuf, String), drain: Duration) -> Vec<Finding> {
+        unit(Some(of), drain)
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn database_of_another_user_is_a_failure() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("billing.db");
+        let users = Users::read().expect("the users are known");
+        let own = users.name(crate::host::platform::uid());
+        let other = users.all().find(|(name, uid)| *name != own && *uid != 0).expect("there are others").0;
+        let verdict = |user: &str| owner(&file, &format!("[Service]\nUser={user}\n"));
+        assert_eq!(
+            verdict(other).map(|finding| finding.verdict),
+            Some(Verdict::Fail),
+            "the folder is another user's"
+        );
+        fs::write(&file, "").expect("a folder of ours");
+        assert_eq!(verdict(&own).map(|finding| finding.verdict), Some(Verdict::Ok));
+        let finding = verdict(other).expect("it is examined");
+        assert!(
+            finding
+                .message
+                .ends_with(&format!("billing.db belongs to {own}, and the service runs as {other}"))
+        );
+        assert!(finding.advice.is_some_and(|advice| advice.contains(&format!("chown {other}: /"))));
+        assert_eq!(verdict("no-such-user"), None);
+    }
+
+    #[test]
+    fn a_secret_that_others_may_read_is_a_failure() {
+        let machine = Machine {
+            exposed: vec!["/etc/x holds a secret".to_owned()],
+            folders: vec![std::env::temp_dir()],
+            drain_timeout: Duration::from_secs(30),
+            unit: None,
+            file: None,
+        };
+        let findings = examine(&machine);
+        assert_eq!((findings[0].check.as_str(), findings[0].verdict), ("secrets", Verdict::Fail));
+        assert!(findings.iter().any(|finding| finding.check == "disk"));
+    }
+}

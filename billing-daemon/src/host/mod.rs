@@ -1,0 +1,7 @@
+//! The computer, the process and the operator.
+
+pub mod identity;
+pub mod platform;
+
+/// The name of the service, of its user and of its folders.
+pub(crate) const SERVICE_NAME: &str = "billing-daemon";

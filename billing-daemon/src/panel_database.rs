@@ -1,0 +1,56 @@
+//! A database that is open, has the schema of this program, and belongs to a panel of a known generation.
+
+use std::path::PathBuf;
+
+use billing_jobs::{panel::Panel, restore::LastCommit};
+use billing_store::{Database, Pool, with_retry};
+use migration::SchemaError;
+use sea_orm::{DatabaseConnection, DbErr};
+
+use crate::{config::DaemonSettings, exit::Failure};
+
+/// Everything that billing works with, opened and checked. Nothing was written yet.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The panel's database.
+    pub db: DatabaseConnection,
+    /// Which schema it has.
+    pub panel: Panel,
+}
+
+/// Opens `database`, and refuses a schema that does not fit this program.
+pub async fn open(database: &Database) -> Result<Opened, Failure> {
+    let db = database.connect_with_retry(Pool::Shared).await?;
+    with_retry(async || migration::check(&db).await, of_database).await?;
+    let panel = with_retry(async || Panel::detect(&db).await, |error| Some(error)).await;
+    with_panel(db, panel)
+}
+
+/// The same without patience, for whoever wants to know how it is now.
+pub async fn open_at_once(database: &Database) -> Result<Opened, Failure> {
+    let db = database.connect(Pool::Shared).await?;
+    migration::check(&db).await?;
+    let panel = Panel::detect(&db).await;
+    with_panel(db, panel)
+}
+
+fn with_panel(db: DatabaseConnection, panel: Result<Panel, DbErr>) -> Result<Opened, Failure> {
+    let panel = panel.map_err(|error| Failure::database("read the panel's schema", &error))?;
+    Ok(Opened { db, panel })
+}
+
+fn of_database(error: &SchemaError) -> Option<&DbErr> {
+    match error {
+        SchemaError::Database(error) => Some(error),
+        SchemaError::Missing { .. } | SchemaError::Older { .. } | SchemaError::Newer { .. } => None,
+    }
+}
+
+/// Where this machine notes what it committed last: in `state-dir`, or in the folder that systemd gives a service.
+#[must_use]
+pub fn last_commit(settings: &DaemonSettings, database: &Database) -> Option<LastCommit> {
+    let of_service =
+        || std::env::var_os("STATE_DIRECTORY").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let folder = settings.state_dir.clone().or_else(of_service)?;
+    Some(LastCommit::new(&folder, database.url().to_string()))
+}

@@ -1,0 +1,270 @@
+//! The journal of systemd, told each event with its level and every field: `journalctl -u billing-daemon -p warning`,
+//! `journalctl JOB_NAME=billing`. The protocol is systemd's: <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
+
+use std::{
+    env, fmt,
+    io::{self, Write as _},
+    os::{fd::AsFd, unix::net::UnixDatagram},
+    path::Path,
+};
+
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+    span::{Attributes, Id, Record},
+};
+use tracing_subscriber::{
+    Layer,
+    layer::Context,
+    registry::{LookupSpan, Scope},
+};
+
+use super::Sentence;
+use crate::{escape::escaped, telemetry::concealed::Concealed};
+
+const SOCKET: &str = "/run/systemd/journal/socket";
+/// What the journal or we say under these names is not said by a field.
+const OURS: [&str; 6] = ["MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "TARGET", "CODE_FILE", "CODE_LINE"];
+/// The journal takes no longer names.
+const LONGEST_NAME: usize = 64;
+
+pub(super) struct Journal {
+    socket: UnixDatagram,
+    secrets: Concealed,
+}
+
+impl Journal {
+    /// The journal, if what this process writes to the standard error goes there.
+    pub(super) fn of_this_process(secrets: &Concealed) -> Option<Self> {
+        let stream = env::var("JOURNAL_STREAM").ok()?;
+        if leads_to(io::stderr(), &stream) { Self::at(Path::new(SOCKET), secrets).ok() } else { None }
+    }
+
+    fn at(socket: &Path, secrets: &Concealed) -> io::Result<Self> {
+        let unconnected = UnixDatagram::unbound()?;
+        unconnected.connect(socket)?;
+        Ok(Self { socket: unconnected, secrets: secrets.clone() })
+    }
+}
+
+impl Journal {
+    /// The line of an event in the stream of the standard error, which the journal reads too.
+    fn line(&self, level: Level, sentence: &str) -> String {
+        format!("<{}>{}", priority(level), escaped(&self.secrets.apply(sentence)))
+    }
+}
+
+/// Whether `file` is the one whose numbers of device and file are in `stream`: it may have been replaced since the start.
+fn leads_to(file: impl AsFd, stream: &str) -> bool {
+    rustix::fs::fstat(file).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// Fields as the journal wants them.
+struct Entry<'a> {
+    bytes: Vec<u8>,
+    secrets: &'a Concealed,
+}
+
+/// Those of a span, kept until an event in it.
+struct OfSpan(Vec<u8>);
+
+impl Entry<'_> {
+    fn put(&mut self, name: &str, value: &str) {
+        let value = self.secrets.apply(value);
+        self.bytes.extend(name.as_bytes());
+        if value.contains('\n') {
+            self.bytes.push(b'\n');
+            self.bytes.extend((value.len() as u64).to_le_bytes());
+        } else {
+            self.bytes.push(b'=');
+        }
+        self.bytes.extend(value.as_bytes());
+        self.bytes.push(b'\n');
+    }
+}
+
+impl Visit for Entry<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() != "message" {
+            self.put(&name(field.name()), value);
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+}
+
+/// A name of a field as the journal takes it: `job.name` is `JOB_NAME`.
+fn name(field: &str) -> String {
+    let upper = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    let mut name: String = field.chars().map(upper).collect();
+    if !name.starts_with(|c: char| c.is_ascii_uppercase()) || OURS.contains(&name.as_str()) {
+        name.insert_str(0, "FIELD_");
+    }
+    name.truncate(LONGEST_NAME);
+    name
+}
+
+/// As syslog counts.
+fn priority(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "3",
+        Level::WARN => "4",
+        Level::INFO => "6",
+        _ => "7",
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Journal {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
+        let mut entry = Entry { bytes: Vec::new(), secrets: &self.secrets };
+        attributes.record(&mut entry);
+        if let Some(span) = ctx.span(id) {
+            span.extensions_mut().insert(OfSpan(entry.bytes));
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, ctx: Context<'_, S>) {
+        let mut entry = Entry { bytes: Vec::new(), secrets: &self.secrets };
+        values.record(&mut entry);
+        if let Some(span) = ctx.span(id)
+            && let Some(OfSpan(bytes)) = span.extensions_mut().get_mut()
+        {
+            bytes.extend(entry.bytes);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
+        let mut sentence = Sentence::default();
+        event.record(&mut sentence);
+        let meta = event.metadata();
+        let mut entry = Entry { bytes: Vec::new(), secrets: &self.secrets };
+        entry.put("MESSAGE", sentence.text());
+        entry.put("PRIORITY", priority(*meta.level()));
+        entry.put("SYSLOG_IDENTIFIER", "billing-daemon");
+        entry.put("TARGET", meta.target());
+        if let (Some(file), Some(line)) = (meta.file(), meta.line()) {
+            entry.put("CODE_FILE", file);
+            entry.put("CODE_LINE", &line.to_string());
+        }
+        for span in ctx.event_scope(event).into_iter().flat_map(Scope::from_root) {
+            if let Some(OfSpan(bytes)) = span.extensions().get() {
+                entry.bytes.extend(bytes);
+            }
+        }
+        event.record(&mut entry);
+        if self.socket.send(&entry.bytes).is_err() {
+            // The journal restarts, or the event is too large: the stream leads there as well, and takes the sentence. If that
+            // fails too, there is nobody left to tell.
+            let _ = writeln!(io::stderr(), "{}", self.line(*meta.level(), sentence.text()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, fs::File};
+
+    use tracing::{info, info_span, warn};
+    use tracing_subscriber::{Registry, layer::SubscriberExt};
+
+    use super::*;
+
+    /// What arrives at the journal, an entry for each event.
+    fn told(say: impl FnOnce()) -> Vec<HashMap<String, String>> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        socket.set_nonblocking(true).expect("a socket");
+        let journal = Journal::at(&path, &Concealed::new(["s3cret".to_owned()])).expect("somebody listens");
+        tracing::subscriber::with_default(Registry::default().with(journal), say);
+        let mut buffer = vec![0; 1 << 16];
+        let mut entries = Vec::new();
+        while let Ok(length) = socket.recv(&mut buffer) {
+            entries.push(fields(&buffer[..length]));
+        }
+        entries
+    }
+
+    fn fields(mut bytes: &[u8]) -> HashMap<String, String> {
+        let mut fields = HashMap::new();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'=' || *byte == b'\n') {
+            let (name, rest) = (text(&bytes[..end]), &bytes[end + 1..]);
+            let (value, rest) = if bytes[end] == b'=' {
+                rest.split_at(rest.iter().position(|byte| *byte == b'\n').expect("an end"))
+            } else {
+                let (length, rest) = rest.split_first_chunk().expect("a length");
+                rest.split_at(usize::try_from(u64::from_le_bytes(*length)).expect("a length"))
+            };
+            assert_eq!(fields.insert(name, text(value)), None, "each field once");
+            bytes = &rest[1..];
+        }
+        fields
+    }
+
+    #[test]
+    fn an_event_arrives_with_its_level_and_the_fields_of_it_and_of_its_spans() {
+        let entries = told(|| {
+            let span = info_span!("run", job.name = "billing", attempt = tracing::field::Empty).entered();
+            span.record("attempt", 2);
+            warn!(items = 3, message_id = "x", "charged 3\nPRIORITY=0\ninstances");
+            info!(target: "a::b", priority = "high", _own = true, "with s3cret");
+        });
+        let [warning, info] = &entries[..] else { panic!("{entries:?}") };
+        for (name, value) in [
+            ("MESSAGE", "charged 3\nPRIORITY=0\ninstances"),
+            ("PRIORITY", "4"),
+            ("SYSLOG_IDENTIFIER", "billing-daemon"),
+            ("JOB_NAME", "billing"),
+            ("ATTEMPT", "2"),
+            ("ITEMS", "3"),
+        ] {
+            assert_eq!(warning.get(name).map(String::as_str), Some(value), "{name} in {warning:?}");
+        }
+        for (name, value) in [
+            ("MESSAGE", "with ***"),
+            ("PRIORITY", "6"),
+            ("TARGET", "a::b"),
+            ("FIELD_PRIORITY", "high"),
+            ("FIELD__OWN", "true"),
+            ("JOB_NAME", "billing"),
+        ] {
+            assert_eq!(info.get(name).map(String::as_str), Some(value), "{name} in {info:?}");
+        }
+    }
+
+    #[test]
+    fn line_for_stream_is_masked_and_escaped() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let _socket = UnixDatagram::bind(&path).expect("a socket");
+        let journal = Journal::at(&path, &Concealed::new(["s3cret".to_owned()])).expect("a journal");
+        let line = journal.line(Level::WARN, "`Gr\u{fc}n` s3cret\n<0>forged\u{202e}");
+        assert_eq!(line, "<4>`Gr\u{fc}n` ***\\n<0>forged\\u{202e}");
+    }
+
+    #[test]
+    fn only_the_file_that_is_named_is_the_journal() {
+        let (one, other) = (tempfile::tempfile().expect("a file"), File::open("/dev/null").expect("a file"));
+        let stat = rustix::fs::fstat(&one).expect("a file");
+        let stream = format!("{}:{}", stat.st_dev, stat.st_ino);
+        assert!(leads_to(&one, &stream));
+        assert!(!leads_to(&other, &stream));
+        assert!(!leads_to(&one, ""));
+    }
+
+    #[test]
+    fn no_name_of_a_field_is_refused_by_the_journal() {
+        for (field, expected) in [
+            ("job.name", "JOB_NAME"),
+            ("_pid", "FIELD__PID"),
+            ("1st", "FIELD_1ST"),
+            ("message", "FIELD_MESSAGE"),
+        ] {
+            assert_eq!(name(field), expected);
+        }
+        assert_eq!(name(&"a".repeat(100)).len(), LONGEST_NAME);
+    }
+}

@@ -1,0 +1,79 @@
+//! Counts what a store returns: claims, recorded runs, lost leases and errors of the database.
+
+use async_trait::async_trait;
+use billing_scheduler::{
+    Claim, ControlReceipt, ControlRequest, ControlState, JobRow, JobState, LateJob, Lease, RunFilter,
+    RunRecord, RunRow, Store, StoreError,
+};
+use billing_store::{QueryFailed, classify};
+use chrono::{DateTime, Utc};
+
+use crate::telemetry::metrics;
+
+/// A store whose results are counted.
+pub(crate) struct MeteredStore<S>(pub(crate) S);
+
+fn counted<T>(result: Result<T, StoreError>) -> Result<T, StoreError> {
+    match &result {
+        Err(StoreError::LeaseLost { job, .. }) => metrics::fencing_rejected(job),
+        Err(StoreError::Unavailable(error)) => {
+            if let Some(QueryFailed(error)) = error.downcast_ref() {
+                metrics::database_failed(classify(error));
+            }
+        }
+        _ => {}
+    }
+    result
+}
+
+#[async_trait]
+impl<S: Store> Store for MeteredStore<S> {
+    async fn acquire(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Claim, StoreError> {
+        let claim = counted(self.0.acquire(job, first_cursor).await);
+        if matches!(claim, Ok(Claim::Held(_))) {
+            metrics::claimed(job);
+        }
+        claim
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
+        counted(self.0.renew(lease).await)
+    }
+
+    async fn record(
+        &self,
+        lease: Option<&Lease>,
+        run: &RunRecord,
+        next: &JobState,
+    ) -> Result<(), StoreError> {
+        counted(self.0.record(lease, run, next).await).inspect(|()| metrics::recorded(run))
+    }
+
+    async fn finish(&self, lease: &Lease, run: &RunRecord, next: &JobState) -> Result<(), StoreError> {
+        counted(self.0.finish(lease, run, next).await).inspect(|()| metrics::recorded(run))
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        counted(self.0.release(lease).await)
+    }
+
+    async fn control_state(&self, known: Option<i64>) -> Result<Option<ControlState>, StoreError> {
+        counted(self.0.control_state(known).await)
+    }
+
+    async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {
+        counted(self.0.request(request).await)
+    }
+
+    async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
+        counted(self.0.jobs().await)
+    }
+
+    async fn late(&self, now: DateTime<Utc>) -> Result<Vec<LateJob>, StoreError> {
+        counted(self.0.late(now).await)
+    }
+
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+        counted(self.0.runs(filter).await)
+    }
+}

@@ -1,0 +1,403 @@
+//! What is measured, under which names: the one place that knows them.
+
+pub use billing_jobs::measured::{database_failed, fencing_rejected};
+use billing_jobs::{
+    billing::Sums,
+    currency::Currency,
+    measured::{DATABASE_ERRORS, FENCING_REJECTIONS},
+};
+use billing_scheduler::{RunRecord, RunStatus};
+use billing_store::ErrorClass;
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
+
+/// One metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// As it is exported.
+    pub name: &'static str,
+    /// What it counts or shows.
+    pub kind: Kind,
+    /// For people.
+    pub help: &'static str,
+}
+
+/// How a metric behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+    /// A distribution of seconds.
+    Seconds,
+}
+
+const BUILD_INFO: &str = "billing_daemon_build_info";
+const RUNS: &str = "billing_daemon_runs_total";
+const RUN_DURATION: &str = "billing_daemon_run_duration_seconds";
+const RUN_LATENESS: &str = "billing_daemon_run_lateness_seconds";
+const MISFIRES: &str = "billing_daemon_misfires_total";
+const CHARGED_INSTANCES: &str = "billing_daemon_charged_instances_total";
+const CHARGED_HOURS: &str = "billing_daemon_charged_hours_total";
+const CHARGED_AMOUNT: &str = "billing_daemon_charged_ten_thousandths_total";
+const UNCHARGED_HOURS: &str = "billing_daemon_uncharged_hours_total";
+const LEASE_CLAIMS: &str = "billing_daemon_lease_claims_total";
+const RELOADS: &str = "billing_daemon_config_reloads_total";
+/// Why a run closes a debt without a charge.
+const UNCHARGED: [&str; 2] = ["instance_deleted", "instance_transferred"];
+const ACCEPTED: &str = "accepted";
+const REFUSED: &str = "refused";
+pub(crate) const HELD_INSTANCES: &str = "billing_daemon_held_instances";
+pub(crate) const ARREARS_INSTANCES: &str = "billing_daemon_arrears_instances";
+pub(crate) const ARREARS_AMOUNT: &str = "billing_daemon_arrears_amount";
+pub(crate) const DAEMONS_ALIVE: &str = "billing_daemon_daemons_alive";
+pub(crate) const JOBS_LATE: &str = "billing_daemon_jobs_late";
+pub(crate) const JOBS_AHEAD_UNTIL: &str = "billing_daemon_jobs_ahead_until_timestamp_seconds";
+pub(crate) const PROBLEMS: &str = "billing_daemon_problems";
+pub(crate) const HEARTBEAT: &str = "billing_daemon_heartbeat_timestamp_seconds";
+pub(crate) const LAST_SUCCESS: &str = "billing_daemon_last_success_timestamp_seconds";
+pub(crate) const INTERVAL: &str = "billing_daemon_billing_interval_seconds";
+pub(crate) const SPIKE_AMOUNT: &str = "billing_daemon_spike_amount";
+pub(crate) const GUARD_MISSING: &str = "billing_daemon_panel_guard_missing";
+pub(crate) const AUDIT_VIOLATIONS: &str = "billing_daemon_audit_violations";
+
+/// Every metric there is.
+pub const ALL: [Metric; 26] = [
+    Metric { name: BUILD_INFO, kind: Kind::Gauge, help: "always 1; its label is the version" },
+    Metric { name: RUNS, kind: Kind::Counter, help: "runs of this daemon by job and how they ended" },
+    Metric { name: RUN_DURATION, kind: Kind::Seconds, help: "how long runs took" },
+    Metric {
+        name: RUN_LATENESS,
+        kind: Kind::Seconds,
+        help: "how long after their scheduled time runs began",
+    },
+    Metric { name: MISFIRES, kind: Kind::Counter, help: "scheduled times that passed without a run" },
+    Metric {
+        name: CHARGED_INSTANCES,
+        kind: Kind::Counter,
+        help: "machines charged, counted anew by each run of this daemon that ended well",
+    },
+    Metric {
+        name: CHARGED_HOURS,
+        kind: Kind::Counter,
+        help: "hours charged by runs of this daemon that ended well",
+    },
+    Metric {
+        name: CHARGED_AMOUNT,
+        kind: Kind::Counter,
+        help: "money charged by runs of this daemon that ended well, in ten-thousandths, by currency",
+    },
+    Metric {
+        name: UNCHARGED_HOURS,
+        kind: Kind::Counter,
+        help: "hours that runs of this daemon closed without a charge, by reason; an upper bound for deleted instances",
+    },
+    Metric { name: LEASE_CLAIMS, kind: Kind::Counter, help: "leases of jobs that this daemon claimed" },
+    Metric {
+        name: FENCING_REJECTIONS,
+        kind: Kind::Counter,
+        help: "work that was refused because another daemon had claimed the job",
+    },
+    Metric {
+        name: DATABASE_ERRORS,
+        kind: Kind::Counter,
+        help: "errors of the database at leases, history and billing, by what they mean",
+    },
+    Metric {
+        name: RELOADS,
+        kind: Kind::Counter,
+        help: "times that jobs.toml was read again, by whether it was accepted",
+    },
+    Metric {
+        name: HELD_INSTANCES,
+        kind: Kind::Gauge,
+        help: "machines that are due and not charged, by reason",
+    },
+    Metric { name: ARREARS_INSTANCES, kind: Kind::Gauge, help: "machines whose wallets are too small" },
+    Metric { name: ARREARS_AMOUNT, kind: Kind::Gauge, help: "what those owe, by currency" },
+    Metric { name: DAEMONS_ALIVE, kind: Kind::Gauge, help: "daemons on this database that live" },
+    Metric {
+        name: JOBS_LATE,
+        kind: Kind::Gauge,
+        help: "jobs that should have begun a minute ago and that nobody runs",
+    },
+    Metric {
+        name: JOBS_AHEAD_UNTIL,
+        kind: Kind::Gauge,
+        help: "when the last job runs again that waits because it ran while a clock was ahead; 0 if none waits",
+    },
+    Metric { name: PROBLEMS, kind: Kind::Gauge, help: "what `billing-daemon status` complains of" },
+    Metric {
+        name: HEARTBEAT,
+        kind: Kind::Gauge,
+        help: "when any daemon last told the panel that billing works; 0 if it was taken back",
+    },
+    Metric {
+        name: LAST_SUCCESS,
+        kind: Kind::Gauge,
+        help: "when a billing run last ended well; if none ever has, when the oldest living daemon began",
+    },
+    Metric { name: INTERVAL, kind: Kind::Gauge, help: "the time between two billings" },
+    Metric {
+        name: SPIKE_AMOUNT,
+        kind: Kind::Gauge,
+        help: "what the last billing run would charge and waits for an approval of, by currency; 0 if none waits",
+    },
+    Metric {
+        name: GUARD_MISSING,
+        kind: Kind::Gauge,
+        help: "1 if the panel could charge the same hours because the panel guard is missing, disabled or of another version",
+    },
+    Metric {
+        name: AUDIT_VIOLATIONS,
+        kind: Kind::Gauge,
+        help: "rows that broke an invariant at the last audit by a job that came to its end",
+    },
+];
+
+/// Seconds that a run may take, from a heartbeat to the largest fleet.
+const DURATIONS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+
+/// A recorder that renders for Prometheus. Nothing is recorded until it is installed.
+///
+/// # Errors
+/// Never, as long as the buckets above are in order.
+pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &DURATIONS)?
+        .build_recorder();
+    metrics::with_local_recorder(&recorder, describe);
+    Ok(recorder)
+}
+
+fn describe() {
+    for Metric { name, kind, help } in ALL {
+        match kind {
+            Kind::Counter => describe_counter!(name, help),
+            Kind::Gauge => describe_gauge!(name, help),
+            Kind::Seconds => describe_histogram!(name, Unit::Seconds, help),
+        }
+    }
+}
+
+/// The daemon begins: its name is there, and whatever it counts, at zero. Prometheus sees no step from a count that is not there to
+/// its first one, so the first reload that is refused would go unnoticed.
+pub fn begin() {
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    for name in [CHARGED_INSTANCES, CHARGED_HOURS] {
+        counter!(name).increment(0);
+    }
+    counter!(CHARGED_AMOUNT, "currency" => Currency::USD.to_string()).increment(0);
+    for reason in UNCHARGED {
+        counter!(UNCHARGED_HOURS, "reason" => reason).increment(0);
+    }
+    for result in [ACCEPTED, REFUSED] {
+        counter!(RELOADS, "result" => result).increment(0);
+    }
+    for class in ErrorClass::ALL {
+        counter!(DATABASE_ERRORS, "class" => class.as_str()).increment(0);
+    }
+}
+
+/// These jobs are in force from now on.
+pub fn in_force(jobs: &[String]) {
+    for job in jobs {
+        for status in RunStatus::ALL {
+            counter!(RUNS, "job" => job.clone(), "status" => status.as_str()).increment(0);
+        }
+        for name in [MISFIRES, LEASE_CLAIMS, FENCING_REJECTIONS] {
+            counter!(name, "job" => job.clone()).increment(0);
+        }
+    }
+}
+
+/// A run was written to the history.
+#[expect(clippy::cast_precision_loss, reason = "milliseconds of a run are far below 2^52")]
+pub fn recorded(run: &RunRecord) {
+    let job = run.job.clone();
+    counter!(RUNS, "job" => job.clone(), "status" => run.status.as_str()).increment(1);
+    // A time that was never due is not missed.
+    if run.status == RunStatus::Rescheduled {
+        return;
+    }
+    // What was passed over took no time.
+    if run.attempt == 0 || run.status == RunStatus::Skipped {
+        counter!(MISFIRES, "job" => job).increment(1);
+        return;
+    }
+    let took = (run.finished_at - run.started_at).num_milliseconds().max(0);
+    histogram!(RUN_DURATION, "job" => job.clone()).record(took as f64 / 1_000.0);
+    if run.attempt == 1 {
+        histogram!(RUN_LATENESS, "job" => job).record(run.lateness_ms() as f64 / 1_000.0);
+    }
+    // Other jobs have other details.
+    if run.details.get("currencies").is_some() {
+        let count = |key| run.details.get(key).and_then(serde_json::Value::as_u64).unwrap_or_default();
+        counter!(CHARGED_INSTANCES).increment(count("charged"));
+        counter!(CHARGED_HOURS).increment(count("hours"));
+        for (currency, sum) in Sums::of_details(&run.details).iter() {
+            counter!(CHARGED_AMOUNT, "currency" => currency.to_string())
+                .increment(sum.amount.0.unsigned_abs());
+        }
+    }
+    for reason in UNCHARGED {
+        let hours =
+            run.details.get("uncharged").and_then(|uncharged| uncharged.get(reason)?.get("hours")?.as_u64());
+        counter!(UNCHARGED_HOURS, "reason" => reason).increment(hours.unwrap_or_default());
+    }
+}
+
+/// The lease of a job was claimed.
+pub fn claimed(job: &str) {
+    counter!(LEASE_CLAIMS, "job" => job.to_owned()).increment(1);
+}
+
+/// The configuration was read again.
+pub fn reloaded(accepted: bool) {
+    counter!(RELOADS, "result" => if accepted { ACCEPTED } else { REFUSED }).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use billing_scheduler::{FencingToken, RunCause};
+    use chrono::{DateTime, TimeDelta, Utc};
+    use serde_json::json;
+
+    use super::*;
+
+    const ALERTS: &str = include_str!("../../shipped/alerts.yml");
+    const DASHBOARD: &str = include_str!("../../shipped/grafana.json");
+    const MANUAL: &str = include_str!("../../shipped/operations.md");
+
+    fn run(status: RunStatus, attempt: u32, details: serde_json::Value) -> RunRecord {
+        let at = DateTime::<Utc>::from_timestamp_secs(1_800_000_000).expect("a time");
+        RunRecord {
+            id: uuid::Uuid::nil(),
+            job: "billing".to_owned(),
+            per_node: false,
+            scheduled_at: at,
+            range: None,
+            status,
+            cause: RunCause::Schedule,
+            request: None,
+            attempt,
+            fencing_token: FencingToken(1),
+            started_at: at + TimeDelta::milliseconds(250),
+            finished_at: at + TimeDelta::milliseconds(2_250),
+            items: 3,
+            reason: None,
+            error: None,
+            details,
+        }
+    }
+
+    /// What is rendered after `what` happened.
+    fn rendered(what: impl FnOnce()) -> String {
+        let recorder = recorder().expect("the buckets are in order");
+        metrics::with_local_recorder(&recorder, what);
+        recorder.handle().render()
+    }
+
+    #[track_caller]
+    fn shows(text: &str, line: &str) {
+        assert!(text.lines().any(|shown| shown == line), "no `{line}` in:\n{text}");
+    }
+
+    #[test]
+    fn a_run_is_counted_with_what_it_charged() {
+        let uncharged =
+            json!({ "instance_deleted": { "instances": 1, "hours": 4, "amounts": {}, "unpriced": 0 } });
+        let currencies = json!({
+            "EUR": { "charges": 1, "hours": 1, "amount": "0.02" },
+            "USD": { "charges": 2, "hours": 8, "amount": "0.0901" },
+        });
+        let details = json!({
+            "charged": 3, "held": 1, "hours": 9, "currencies": currencies, "as_of": "x", "uncharged": uncharged,
+        });
+        let text = rendered(|| {
+            recorded(&run(RunStatus::Done, 1, details));
+            recorded(&run(RunStatus::Retrying, 1, json!(null)));
+            recorded(&run(RunStatus::Done, 2, json!(null)));
+            recorded(&run(RunStatus::Skipped, 0, json!(null)));
+            recorded(&run(RunStatus::Rescheduled, 0, json!(null)));
+        });
+        shows(&text, r#"billing_daemon_runs_total{job="billing",status="done"} 2"#);
+        shows(&text, r#"billing_daemon_runs_total{job="billing",status="retrying"} 1"#);
+        shows(&text, r#"billing_daemon_run_duration_seconds_sum{job="billing"} 6"#);
+        shows(&text, r#"billing_daemon_run_duration_seconds_bucket{job="billing",le="5"} 3"#);
+        shows(&text, r#"billing_daemon_run_lateness_seconds_count{job="billing"} 2"#);
+        shows(&text, r#"billing_daemon_misfires_total{job="billing"} 1"#);
+        shows(&text, "billing_daemon_charged_instances_total 3");
+        shows(&text, "billing_daemon_charged_hours_total 9");
+        shows(&text, r#"billing_daemon_charged_ten_thousandths_total{currency="EUR"} 200"#);
+        shows(&text, r#"billing_daemon_charged_ten_thousandths_total{currency="USD"} 901"#);
+        shows(&text, r#"billing_daemon_uncharged_hours_total{reason="instance_deleted"} 4"#);
+        shows(&text, r#"billing_daemon_uncharged_hours_total{reason="instance_transferred"} 0"#);
+    }
+
+    #[test]
+    fn whatever_is_counted_is_there_before_it_happens() {
+        let text = rendered(|| {
+            begin();
+            in_force(&["billing".to_owned()]);
+        });
+        for Metric { name, .. } in ALL.iter().filter(|metric| metric.kind == Kind::Counter) {
+            let mut lines = text.lines().filter(|line| line.starts_with(name)).peekable();
+            assert!(lines.peek().is_some(), "nobody counts {name} from the start");
+            assert!(lines.all(|line| line.ends_with(" 0")), "{name} begins with something");
+        }
+        shows(&text, r#"billing_daemon_config_reloads_total{result="refused"} 0"#);
+        shows(&text, r#"billing_daemon_runs_total{job="billing",status="dead"} 0"#);
+        shows(&text, r#"billing_daemon_database_errors_total{class="lost"} 0"#);
+    }
+
+    /// The names of ours in a text, without what Prometheus appends to a distribution's.
+    fn names(text: &str) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for (at, _) in text.match_indices("billing_daemon_") {
+            let end =
+                text[at..].find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len() - at);
+            let name = &text[at..at + end];
+            let known = |name: &str| ALL.iter().any(|metric| metric.name == name);
+            let base = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end))
+                .filter(|name| known(name));
+            names.insert(base.unwrap_or(name).to_owned());
+        }
+        names
+    }
+
+    #[test]
+    fn alerts_and_dashboard_ask_for_metrics_that_exist_and_leave_none_out() {
+        let known: BTreeSet<_> = ALL.iter().map(|metric| metric.name.to_owned()).collect();
+        assert_eq!(known.len(), ALL.len(), "no name twice");
+        for (file, text) in [("alerts.yml", ALERTS), ("grafana.json", DASHBOARD)] {
+            let unknown: Vec<_> = names(text).into_iter().filter(|name| !known.contains(name)).collect();
+            assert!(unknown.is_empty(), "{file} asks for {unknown:?}, which nobody exports");
+        }
+        let shown: BTreeSet<_> = names(ALERTS).union(&names(DASHBOARD)).cloned().collect();
+        let unseen: Vec<_> = known.difference(&shown).collect();
+        assert!(unseen.is_empty(), "neither dashboard nor alerts show {unseen:?}");
+        let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).expect("the dashboard is JSON");
+        assert!(dashboard["panels"].as_array().is_some_and(|panels| panels.len() > 5));
+    }
+
+    #[test]
+    fn every_alert_has_its_page_in_the_manual() {
+        let alerts: Vec<_> =
+            ALERTS.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+        assert_eq!(alerts.len(), 8);
+        for alert in alerts {
+            assert!(
+                MANUAL.contains(&format!("\n### {alert}\n")),
+                "docs/operations.md says nothing of {alert}"
+            );
+            let anchor = format!("docs/operations.md#{}", alert.to_ascii_lowercase());
+            assert!(ALERTS.contains(&anchor), "{alert} does not lead to its page");
+        }
+    }
+}
