@@ -28,7 +28,7 @@ pub use commands::cli::Cli;
 pub use plugins::Plugins;
 
 /// How long what is left of abandoned jobs may take to be dropped.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const BLOCKING_TASK_GRACE: Duration = Duration::from_secs(1);
 
 /// The whole program: reads the command line and does what it says.
 #[must_use]
@@ -37,7 +37,7 @@ pub fn main(plugins: &Plugins) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let usage = error.use_stderr();
-            match cli::without_secrets(&error, std::env::args().skip(1)) {
+            match cli::sanitized_error(&error, std::env::args().skip(1)) {
                 Some(text) => commands::complain(text.trim_end()),
                 // Nothing is left to tell anybody if not even this can be printed.
                 None => drop(error.print()),
@@ -51,7 +51,7 @@ pub fn main(plugins: &Plugins) -> ExitCode {
         return service_manager::windows::serve(move || act(cli, &plugins)).unwrap_or_else(|error| {
             let message =
                 format!("the service manager did not start this process: {error}; leave out --as-service");
-            complain_of(&exit::Failure::new(exit::Exit::Usage, message)).into()
+            print_failure(&exit::Failure::new(exit::Exit::Usage, message)).into()
         });
     }
     act(cli, plugins).into()
@@ -62,16 +62,16 @@ fn act(cli: Cli, plugins: &Plugins) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            return complain_of(&exit::Failure::new(exit::Exit::Internal, format!("no runtime: {error}")));
+            return print_failure(&exit::Failure::new(exit::Exit::Internal, format!("no runtime: {error}")));
         }
     };
     let result = runtime.block_on(commands::execute(cli, plugins));
     // A job that blocks its thread and does not stop was given its time; without this the process would wait for it.
-    runtime.shutdown_timeout(LAST_WORDS);
-    result.map_or_else(|failure| complain_of(&failure), |()| 0)
+    runtime.shutdown_timeout(BLOCKING_TASK_GRACE);
+    result.map_or_else(|failure| print_failure(&failure), |()| 0)
 }
 
-fn complain_of(failure: &exit::Failure) -> u8 {
+fn print_failure(failure: &exit::Failure) -> u8 {
     if !failure.message.is_empty() {
         commands::complain(&failure.message);
     }

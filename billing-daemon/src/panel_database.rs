@@ -11,7 +11,7 @@ use crate::{config::DaemonSettings, exit::Failure};
 
 /// Everything that billing works with, opened and checked. Nothing was written yet.
 #[derive(Clone, Debug)]
-pub struct Opened {
+pub struct PanelDatabase {
     /// The panel's database.
     pub db: DatabaseConnection,
     /// Which schema it has.
@@ -19,7 +19,7 @@ pub struct Opened {
 }
 
 /// Opens `database`, and refuses a schema that does not fit this program.
-pub async fn open(database: &Database) -> Result<Opened, Failure> {
+pub async fn open(database: &Database) -> Result<PanelDatabase, Failure> {
     let db = database.connect_with_retry(Pool::Shared).await?;
     with_retry(async || migration::check(&db).await, of_database).await?;
     let panel = with_retry(async || Panel::detect(&db).await, |error| Some(error)).await;
@@ -27,16 +27,16 @@ pub async fn open(database: &Database) -> Result<Opened, Failure> {
 }
 
 /// The same without patience, for whoever wants to know how it is now.
-pub async fn open_at_once(database: &Database) -> Result<Opened, Failure> {
+pub async fn open_without_retry(database: &Database) -> Result<PanelDatabase, Failure> {
     let db = database.connect(Pool::Shared).await?;
     migration::check(&db).await?;
     let panel = Panel::detect(&db).await;
     with_panel(db, panel)
 }
 
-fn with_panel(db: DatabaseConnection, panel: Result<Panel, DbErr>) -> Result<Opened, Failure> {
+fn with_panel(db: DatabaseConnection, panel: Result<Panel, DbErr>) -> Result<PanelDatabase, Failure> {
     let panel = panel.map_err(|error| Failure::database("read the panel's schema", &error))?;
-    Ok(Opened { db, panel })
+    Ok(PanelDatabase { db, panel })
 }
 
 fn of_database(error: &SchemaError) -> Option<&DbErr> {

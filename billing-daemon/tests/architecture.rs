@@ -155,7 +155,7 @@ fn modules_import_only_rooms_below() {
 }
 
 #[test]
-fn lists_in_braces_are_read_to_their_first_names() {
+fn imports_reads_names_in_braces() {
     let text = "use crate::{exit::{Exit, Failure}, runtime};\nlet x = crate::http::y(self_crate::no);";
     let names: Vec<_> = imports(text).into_iter().collect();
     let expected = [(1, "exit"), (1, "runtime"), (2, "http")].map(|(line, name)| (line, name.to_owned()));

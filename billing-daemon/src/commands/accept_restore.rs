@@ -11,7 +11,7 @@ use super::{config, database, environment, log, quiet_filter};
 use crate::{
     commands::cli::Common,
     exit::{Exit, Failure},
-    host::identity::whoever_is_here,
+    host::identity::operator_name,
     output::line as say,
     panel_database,
     plugins::Plugins,
@@ -36,7 +36,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins) -> Result<(), Fa
     let before = last_commit.batch().map_err(noted)?;
     if here < before {
         let entry = AuditEvent {
-            by: whoever_is_here(),
+            by: operator_name(),
             action: "accept a restore",
             job: BILLING_JOB.to_owned(),
             reason: None,

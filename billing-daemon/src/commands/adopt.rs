@@ -11,7 +11,7 @@ use super::{
 use crate::{
     commands::cli::{Adopt, Common},
     exit::Failure,
-    host::identity::whoever_is_here,
+    host::identity::operator_name,
     output::{json as say_json, layout as say_lines},
     panel_database,
     plugins::Plugins,
@@ -30,26 +30,26 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Adopt)
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let opened = panel_database::open(&database).await?;
-    let beside = PanelPresence::look(&opened).await?;
+    let presence = PanelPresence::detect(&opened).await?;
     let biller = Biller::new(opened.db, opened.panel, settings);
-    let adoption = biller.adopt(!options.dry_run, &whoever_is_here()).await.map_err(failed)?;
+    let adoption = biller.adopt(!options.dry_run, &operator_name()).await.map_err(failed)?;
     if options.json {
-        say_json(&in_json(&adoption, beside, options.dry_run));
+        say_json(&in_json(&adoption, presence, options.dry_run));
     } else {
-        say_lines(&in_words(&adoption, beside, options.dry_run));
+        say_lines(&in_words(&adoption, presence, options.dry_run));
     }
     Ok(())
 }
 
-fn in_json(adoption: &Adoption, beside: PanelPresence, dry_run: bool) -> Value {
+fn in_json(adoption: &Adoption, presence: PanelPresence, dry_run: bool) -> Value {
     let findings: Map<String, Value> =
         adoption.findings.iter().map(|(kind, findings)| ((*kind).to_owned(), json!(findings))).collect();
     json!({
         "dry_run": dry_run,
         "as_of": adoption.as_of,
-        "generation": beside.generation.to_string(),
-        "panel": beside.present,
-        "guard": beside.panel_guard.effective,
+        "generation": presence.generation.to_string(),
+        "panel": presence.present,
+        "guard": presence.panel_guard.effective,
         "wallets": adoption.wallets,
         "baselines": adoption.baselines,
         "drift": adoption.drift,
@@ -64,7 +64,7 @@ fn in_json(adoption: &Adoption, beside: PanelPresence, dry_run: bool) -> Value {
     })
 }
 
-fn in_words(adoption: &Adoption, beside: PanelPresence, dry_run: bool) -> String {
+fn in_words(adoption: &Adoption, presence: PanelPresence, dry_run: bool) -> String {
     let drifting = adoption.findings.get("drift").map_or(0, |findings| findings.count);
     let mut rows = vec![
         ["wallets".to_owned(), adoption.wallets.to_string(), String::new()],
@@ -93,7 +93,7 @@ fn in_words(adoption: &Adoption, beside: PanelPresence, dry_run: bool) -> String
     } else {
         "adopted; what is listed above is held until it is mended"
     };
-    format!("{beside}\n{}{end}", table(&rows))
+    format!("{presence}\n{}{end}", table(&rows))
 }
 
 fn price_rows(differences: &[PriceDifference]) -> Vec<[String; 3]> {

@@ -14,7 +14,7 @@ use sea_orm::DatabaseConnection;
 use crate::{
     commands::cli,
     exit::{Exit, Failure},
-    host::identity::whoever_is_here,
+    host::identity::operator_name,
     subjects,
 };
 
@@ -36,7 +36,7 @@ pub(super) async fn record(
     scope: &Scope,
     reason: Option<&str>,
 ) -> Result<DateTime<Utc>, Failure> {
-    let recorded = approve_catch_up(db, scope, &whoever_is_here(), reason).await;
+    let recorded = approve_catch_up(db, scope, &operator_name(), reason).await;
     recorded.map_err(|error| Failure::database("record the approval", &error))
 }
 
@@ -57,7 +57,7 @@ pub(super) async fn approve_spike(
     if announced.as_ref().is_none_or(|announced| all_of(&announced.excesses).is_err()) {
         let spike = biller.spike(None).await.map_err(super::bill::failed)?;
         if let Some(spike) = spike.filter(|spike| all_of(&spike.excesses).is_ok()) {
-            brake::announce(db, &whoever_is_here(), &spike).await.map_err(failed)?;
+            brake::announce(db, &operator_name(), &spike).await.map_err(failed)?;
             announced = brake::announced(db).await.map_err(failed)?;
         }
     }
@@ -65,7 +65,7 @@ pub(super) async fn approve_spike(
         return Err(Failure::new(Exit::Usage, "no run waits for an approval: leave out `--approve`"));
     };
     for excess in all_of(&announced.excesses).map_err(|message| Failure::new(Exit::Usage, message))? {
-        brake::approve(db, announced.id, excess, &whoever_is_here()).await.map_err(failed)?;
+        brake::approve(db, announced.id, excess, &operator_name()).await.map_err(failed)?;
     }
     Ok(())
 }

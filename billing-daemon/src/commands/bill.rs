@@ -34,9 +34,9 @@ use crate::{
     commands::cli::{self, Common},
     config::Config,
     exit::{Exit, Failure},
-    host::identity::{Identity, whoever_is_here},
+    host::identity::{Identity, operator_name},
     output::{json as say_json, layout as say_lines},
-    panel_database::{self, Opened},
+    panel_database::{self, PanelDatabase},
     plugins::Plugins,
     runtime::signals::Signals,
     status::panel_presence::PanelPresence,
@@ -58,13 +58,13 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
         complain(&built_in_notice(&config));
     }
     let opened = panel_database::open(&database).await?;
-    let beside = PanelPresence::look(&opened).await?;
+    let presence = PanelPresence::detect(&opened).await?;
     if !options.dry_run {
-        beside.check(daemon.panel_billing)?;
+        presence.ensure_may_charge(daemon.panel_billing)?;
         refuse_paused(&opened.db, options.force).await?;
     }
-    if beside.concerns_anybody() {
-        complain(&beside.to_string());
+    if presence.is_relevant() {
+        complain(&presence.to_string());
     }
     let scope = approvals::scope(&opened.db, options).await?;
     if !options.approve.is_empty() {
@@ -84,7 +84,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::B
         approved: scope.filter(|_| options.dry_run),
         reason: options.reason.clone(),
         settings,
-        needs_guard: beside.needs_guard(daemon.panel_billing),
+        needs_guard: presence.needs_guard(daemon.panel_billing),
         last_commit: panel_database::last_commit(daemon, &database),
         progress: &|instances| bar.inc(instances),
     };
@@ -152,7 +152,7 @@ pub(super) struct Once<'a> {
 
 /// Bills once; returns what it came to and how long it took.
 pub(super) async fn bill_once(
-    opened: &Opened,
+    opened: &PanelDatabase,
     database: &Database,
     once: &Once<'_>,
 ) -> Result<(Bill, Duration), Failure> {
@@ -172,7 +172,7 @@ pub(super) async fn bill_once(
     let holder = Identity::of_process(None).instance;
     let store = SeaOrmStore::new(opened.db.clone(), database.clone(), holder, LEASE_TTL, Arc::clone(&clock));
     let sent = clock.monotonic();
-    let lease = match store.acquire(BILLING_JOB, clock.now().trunc_subsecs(0)).await.map_err(no_store)? {
+    let lease = match store.acquire(BILLING_JOB, clock.now().trunc_subsecs(0)).await.map_err(store_failure)? {
         Claim::Held(lease) => lease,
         Claim::Busy { holder } => {
             let message = format!("billing is being run by {holder}: try again when it is done");
@@ -191,7 +191,7 @@ pub(super) async fn bill_once(
     };
     // The renewal in hand is finished and not dropped.
     let (result, ()) = tokio::join!(billing, keep(&store, &lease, &ctx, &*clock, signals, &done));
-    store.release(&lease).await.map_err(no_store)?;
+    store.release(&lease).await.map_err(store_failure)?;
     result
 }
 
@@ -239,14 +239,14 @@ async fn bill_and_record(
         details,
         ..RunRecord::new(BILLING_JOB, scheduled_at, status, RunCause::Manual, started_at)
     };
-    store.record(Some(lease), &record, &lease.state).await.map_err(no_store)?;
+    store.record(Some(lease), &record, &lease.state).await.map_err(store_failure)?;
     result.map(|bill| (bill, took)).map_err(failed)
 }
 
 /// What is put on record before a run by hand.
 fn entry(ctx: &JobContext, once: &Once<'_>) -> AuditEvent {
     AuditEvent {
-        by: whoever_is_here(),
+        by: operator_name(),
         action: "bill",
         job: BILLING_JOB.to_owned(),
         reason: once.reason.clone(),
@@ -311,7 +311,7 @@ pub(super) fn failed(error: BillingError) -> Failure {
     }
 }
 
-fn no_store(error: StoreError) -> Failure {
+fn store_failure(error: StoreError) -> Failure {
     match error {
         StoreError::LeaseLost { .. } => Failure::new(Exit::TryAgain, error),
         StoreError::AlreadyFinished { .. } | StoreError::UnknownJob { .. } => {

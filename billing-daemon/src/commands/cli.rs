@@ -49,7 +49,7 @@ Example:
   billing-daemon demo";
 
 /// What is wrong with the command line, where that would repeat an argument that may hold a password.
-pub(crate) fn without_secrets(
+pub(crate) fn sanitized_error(
     error: &clap::Error,
     arguments: impl Iterator<Item = String>,
 ) -> Option<String> {
@@ -108,7 +108,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Look for everything that could keep billing from working; exits 1 if something does
+    /// Check everything that could keep billing from working; exits 1 if something does
     #[command(after_help = "Example:\n  billing-daemon doctor --bundle support.tar.gz")]
     Doctor(Doctor),
     /// Take charges apart

@@ -20,7 +20,7 @@ use crate::{
     exit::{Exit, Failure},
     output::{json as say_json, line as say},
     plugins::Plugins,
-    runtime::reload::{Source, known_kinds},
+    runtime::reload::{ConfigFile, known_kinds},
     status::{Expected, Status, wrapped},
     telemetry::{LogOutput, otel},
 };
@@ -47,7 +47,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor
     let source = source(common, plugins, &environment)
         .map_err(|failure| findings.push(Finding::fail("jobs.toml", failure.message, READ_AGAIN)))
         .ok();
-    let file = source.as_ref().and_then(Source::path);
+    let file = source.as_ref().and_then(ConfigFile::path);
     let config = source.as_ref().and_then(|source| configuration(source, &mut findings));
     let daemon = config.as_ref().map_or_else(DaemonSettings::default, |config| config.daemon.clone());
     let database = database(common, &environment, &daemon, &mut findings);
@@ -88,7 +88,7 @@ fn worst(findings: &[Finding]) -> Verdict {
     findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok)
 }
 
-fn configuration(source: &Source, findings: &mut Vec<Finding>) -> Option<Config> {
+fn configuration(source: &ConfigFile, findings: &mut Vec<Finding>) -> Option<Config> {
     match source.config() {
         Ok(config) => {
             let names: Vec<_> = config.jobs.iter().map(|(spec, _)| spec.name.as_str()).collect();

@@ -7,9 +7,9 @@ use super::{database, environment, log, quiet_filter};
 use crate::{
     commands::cli::{Common, Guard},
     exit::{Exit, Failure},
-    host::identity::whoever_is_here,
+    host::identity::operator_name,
     output::{json as say_json, line as say},
-    panel_database::{self, Opened},
+    panel_database::{self, PanelDatabase},
     plugins::Plugins,
     status::PanelGuardView,
     telemetry::LogOutput,
@@ -19,11 +19,11 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Guard) -
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let Opened { db, .. } = panel_database::open(&database).await?;
+    let PanelDatabase { db, .. } = panel_database::open(&database).await?;
     match action {
         Guard::Install => install(&db).await,
         Guard::Remove { force } => {
-            let was_there = panel_guard::remove(&db, &whoever_is_here(), force)
+            let was_there = panel_guard::remove(&db, &operator_name(), force)
                 .await
                 .map_err(|error| failed("remove the panel guard", error))?;
             say(if was_there {
@@ -38,7 +38,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Guard) -
 }
 
 async fn install(db: &DatabaseConnection) -> Result<(), Failure> {
-    let InstallReport { before, changed, owner, by_owner } = panel_guard::install(db, &whoever_is_here())
+    let InstallReport { before, changed, owner, by_owner } = panel_guard::install(db, &operator_name())
         .await
         .map_err(|error| failed("install the panel guard", error))?;
     let done = match (before.installed, changed) {

@@ -13,7 +13,7 @@ use crate::{
     escape::escaped,
     exit::{Exit, Failure},
     holds::{Acceptance, Filter, HeldInstance, Pages, accept, write_off},
-    host::identity::whoever_is_here,
+    host::identity::operator_name,
     output::{json as say_json, json_element, layout as say_lines, line as say},
     plugins::Plugins,
     status::wrapped,
@@ -30,14 +30,14 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Holds) 
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let db = panel_database::open_at_once(&database).await?.db;
+    let db = panel_database::open_without_retry(&database).await?.db;
     match action {
         Holds::List(options) => list(&db, options).await,
         Holds::Accept { decision, until } => {
             if until.is_some_and(|until| until <= now()) {
                 return Err(Failure::new(Exit::Usage, "`--until` is in the past"));
             }
-            let acceptance = Acceptance { by: &whoever_is_here(), note: &decision.reason, until: *until };
+            let acceptance = Acceptance { by: &operator_name(), note: &decision.reason, until: *until };
             let holds = accept(&db, &decision.instances, acceptance).await?;
             let end = until
                 .map_or_else(|| "until it is closed".to_owned(), |until| format!("until {}", shown(until)));
@@ -52,7 +52,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Holds) 
             Ok(())
         }
         Holds::WriteOff { decision } => {
-            let holds = write_off(&db, &decision.instances, &whoever_is_here(), &decision.reason).await?;
+            let holds = write_off(&db, &decision.instances, &operator_name(), &decision.reason).await?;
             for hold in &holds {
                 let amount = hold.amount().unwrap_or_else(|| "an unknown amount".to_owned());
                 report(decision, &hold.instance, &hold.label, &format!("{amount} written off"));

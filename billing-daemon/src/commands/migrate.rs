@@ -8,7 +8,7 @@ use super::{database, environment, log, quiet_filter};
 use crate::{
     commands::cli::{Common, Migrate},
     exit::{Exit, Failure},
-    host::identity::whoever_is_here,
+    host::identity::operator_name,
     output::line as say,
     plugins::Plugins,
     telemetry::LogOutput,
@@ -49,7 +49,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Migrate)
 
 async fn on_record(db: &DatabaseConnection, applied: &[String]) -> Result<(), Failure> {
     let entry = AuditEvent {
-        by: whoever_is_here(),
+        by: operator_name(),
         action: "migrate up",
         job: String::new(),
         reason: None,

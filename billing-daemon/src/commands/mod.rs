@@ -42,7 +42,7 @@ use crate::{
     exit::{Exit, Failure},
     output,
     plugins::Plugins,
-    runtime::reload::{Source, is_alive},
+    runtime::reload::{ConfigFile, is_alive},
     telemetry::{self, LogOutput, concealed::Concealed, otel::Traces},
 };
 use billing_store::{Database, DatabaseUrl, DatabaseUrlError};
@@ -170,11 +170,11 @@ fn config(common: &Common, plugins: &Plugins, environment: &Environment) -> Resu
 }
 
 /// The configuration file, which must be readable, or else the built-in defaults.
-fn source(common: &Common, plugins: &Plugins, environment: &Environment) -> Result<Source, Failure> {
+fn source(common: &Common, plugins: &Plugins, environment: &Environment) -> Result<ConfigFile, Failure> {
     let Some(path) = config_file(common) else {
-        return Ok(Source::built_in(usual_files(), environment.clone(), plugins));
+        return Ok(ConfigFile::built_in(usual_files(), environment.clone(), plugins));
     };
-    Source::open(&path, environment.clone(), plugins).map_err(|error| {
+    ConfigFile::open(&path, environment.clone(), plugins).map_err(|error| {
         let exit = match error.kind() {
             io::ErrorKind::PermissionDenied => Exit::Permission,
             _ => Exit::Configuration,
@@ -194,7 +194,7 @@ fn built_in_notice(config: &Config) -> String {
 }
 
 /// What `source` says.
-fn config_of(common: &Common, source: &Source) -> Result<Config, Failure> {
+fn config_of(common: &Common, source: &ConfigFile) -> Result<Config, Failure> {
     let config = source.config().map_err(|problems| refused(&problems))?;
     if config
         .daemon

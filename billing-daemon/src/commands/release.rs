@@ -11,7 +11,7 @@ use super::{
 use crate::{
     commands::cli::Common,
     exit::Failure,
-    host::identity::whoever_is_here,
+    host::identity::operator_name,
     output::{json as say_json, layout as say_lines},
     panel_database,
     plugins::Plugins,
@@ -24,9 +24,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let opened = panel_database::open(&database).await?;
-    let beside = PanelPresence::look(&opened).await?;
+    let presence = PanelPresence::detect(&opened).await?;
     let biller = Biller::new(opened.db, opened.panel, Settings::default());
-    let release = biller.release(&whoever_is_here()).await.map_err(failed)?;
+    let release = biller.release(&operator_name()).await.map_err(failed)?;
     if json {
         say_json(&json!({
             "anchors": release.anchors,
@@ -37,15 +37,15 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
             "held_amounts": release.held_amounts,
             "held_unpriced": release.held_unpriced,
             "daemons": release.heartbeats,
-            "guard": beside.panel_guard.effective,
+            "guard": presence.panel_guard.effective,
         }));
     } else {
-        say_lines(&in_words(&release, beside));
+        say_lines(&in_words(&release, presence));
     }
     Ok(())
 }
 
-fn in_words(release: &Release, beside: PanelPresence) -> String {
+fn in_words(release: &Release, presence: PanelPresence) -> String {
     let held = format!(
         "{} hours, {}: the panel goes by its own rules",
         release.held_hours,
@@ -59,7 +59,7 @@ fn in_words(release: &Release, beside: PanelPresence) -> String {
         ("daemons", release.heartbeats, "no longer keep the panel waiting"),
     ];
     let rows = rows.map(|(what, count, about)| [what.to_owned(), count.to_string(), about.to_owned()]);
-    let guard = if beside.panel_guard.effective {
+    let guard = if presence.panel_guard.effective {
         "\nthe panel guard is on, and lets the panel charge into our ledger; for good: `billing-daemon guard remove`"
     } else {
         ""

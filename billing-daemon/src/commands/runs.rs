@@ -4,7 +4,7 @@ use billing_scheduler::{RunFilter, RunRow};
 use serde_json::{Value, json};
 
 use super::{
-    jobs::{Desk, instant, shown},
+    jobs::{Session, instant, shown},
     width,
 };
 use crate::output::table::table;
@@ -17,7 +17,7 @@ use crate::{
 };
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Runs) -> Result<(), Failure> {
-    let desk = Desk::open(common, plugins, None).await?;
+    let desk = Session::open(common, plugins, None).await?;
     match action {
         Runs::List { job, status, since, limit, json } => {
             let filter = RunFilter {

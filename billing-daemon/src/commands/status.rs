@@ -21,7 +21,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
     let expected = Expected::from(&config);
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let opened = panel_database::open_at_once(&database).await?;
+    let opened = panel_database::open_without_retry(&database).await?;
     let status = status::read(&opened, &expected).await?;
     if json {
         say_json(&(status));

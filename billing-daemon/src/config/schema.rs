@@ -111,13 +111,13 @@ fn http_table() -> Value {
                 "pattern": r"^(unix:/.*|127\.[0-9.]+:[0-9]+|\[::1\]:[0-9]+)$",
             },
             "allowed-hosts": {
-                "description": "Names under which a proxy on this machine may ask, beside localhost, 127.0.0.1 and [::1].",
+                "description": "Names under which a proxy on this host may send requests, next to localhost, 127.0.0.1 and [::1].",
                 "type": "array",
                 "items": { "type": "string" },
                 "default": [],
             },
             "allowed-uids": {
-                "description": "Numbers of users that may ask on a Unix socket, beside root and the daemon's own user.",
+                "description": "Numbers of users that may connect to a Unix socket, next to root and the daemon's own user.",
                 "type": "array",
                 "items": { "type": "integer", "minimum": 0, "maximum": u32::MAX },
                 "default": [],

@@ -19,8 +19,8 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 use super::{Finding, rights};
 use crate::{
     holds::advice,
-    panel_database::Opened,
-    status::{Expected, Held, Liveness, Status, panel_presence::PanelPresence},
+    panel_database::PanelDatabase,
+    status::{Expected, HoldSummary, Liveness, Status, panel_presence::PanelPresence},
 };
 use billing_store::{Database, Pool};
 
@@ -70,7 +70,7 @@ async fn rest(
 ) -> Result<Status, String> {
     let text = |error: DbErr| error.to_string();
     let panel = Panel::detect(&db).await.map_err(text)?;
-    let opened = Opened { db, panel };
+    let opened = PanelDatabase { db, panel };
     findings.push(clock(&opened).await.map_err(text)?);
     // A daemon without a billing job is not judged by what billing needs.
     let bills = expected.has_billing().unwrap_or(true);
@@ -85,10 +85,12 @@ async fn rest(
         findings.push(of_books(&opened.db, books).await.map_err(text)?);
     }
     findings.push(on_record(&opened.db).await.map_err(text)?);
-    let beside = PanelPresence::look(&opened).await.map_err(|failure| failure.message)?;
-    findings.push(match beside.check(expected.panel_billing) {
-        Ok(()) => Finding::ok("who else bills", beside.to_string()),
-        Err(_) if !bills => Finding::ok("who else bills", format!("{beside}; no billing is configured here")),
+    let presence = PanelPresence::detect(&opened).await.map_err(|failure| failure.message)?;
+    findings.push(match presence.ensure_may_charge(expected.panel_billing) {
+        Ok(()) => Finding::ok("who else bills", presence.to_string()),
+        Err(_) if !bills => {
+            Finding::ok("who else bills", format!("{presence}; no billing is configured here"))
+        }
         Err(failure) => Finding::fail("who else bills", failure.message, "the message says what to do"),
     });
     let status = crate::status::read(&opened, expected).await.map_err(|failure| failure.message)?;
@@ -100,7 +102,7 @@ async fn rest(
     Ok(status)
 }
 
-async fn clock(opened: &Opened) -> Result<Finding, DbErr> {
+async fn clock(opened: &PanelDatabase) -> Result<Finding, DbErr> {
     let biller = Biller::new(opened.db.clone(), opened.panel, Settings::default());
     let before = SystemClock.now();
     let theirs = biller.now().await?;
@@ -236,10 +238,10 @@ async fn on_record(db: &DatabaseConnection) -> Result<Finding, DbErr> {
 
 /// What is held and neither accepted nor the customer's own debt.
 fn holds(status: &Status) -> Vec<Finding> {
-    let open = |held: &&Held| {
+    let open = |held: &&HoldSummary| {
         held.owed.instances > held.accepted && held.reason != Reason::InsufficientBalance.as_str()
     };
-    let finding = |held: &Held| {
+    let finding = |held: &HoldSummary| {
         let message = format!("{} for `{}`", held.owed.instances - held.accepted, held.reason);
         Finding::warn("held instances", message, held.advice.clone())
     };

@@ -39,7 +39,7 @@ impl Identity {
     }
 
     /// Since a configuration was read again, billing has another time between two runs, or none.
-    pub fn bills_every(&mut self, minutes: Option<u64>) {
+    pub fn set_billing_interval(&mut self, minutes: Option<u64>) {
         self.metadata["billingIntervalMinutes"] = json!(minutes);
     }
 }
@@ -47,7 +47,7 @@ impl Identity {
 /// The operator, also behind sudo, and the host. Where the environment names no user, as under cron or systemd, the number of the
 /// user counts.
 #[must_use]
-pub fn whoever_is_here() -> String {
+pub fn operator_name() -> String {
     let set = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let name = ["SUDO_USER", "USER", "LOGNAME", "USERNAME"].iter().find_map(set);
     let name = name.unwrap_or_else(|| format!("uid {}", platform::uid()));

@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::Peer;
+use super::PeerIdentity;
 use crate::config::http::{HttpSettings, Listen};
 
 /// How many questions may come at once, and how many a second after that.
@@ -21,15 +21,15 @@ const BURST: f64 = 200.0;
 const PER_SECOND: f64 = 100.0;
 
 /// The rules of one listener.
-pub(crate) struct Guard {
+pub(crate) struct AccessPolicy {
     /// None on a Unix socket, which no browser can be lured to.
     hosts: Option<Vec<String>>,
     /// Who may ask on a Unix socket: root, the user that we are, and whom the configuration names.
     uids: Vec<u32>,
-    budget: Mutex<Budget>,
+    budget: Mutex<RateLimit>,
 }
 
-impl Guard {
+impl AccessPolicy {
     pub(crate) fn new(settings: &HttpSettings) -> Self {
         let own = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned);
         let hosts =
@@ -37,19 +37,19 @@ impl Guard {
         Self {
             hosts: matches!(settings.listen, Listen::Tcp(_)).then(|| hosts.collect()),
             uids: [0, crate::host::platform::uid()].iter().chain(&settings.allowed_uids).copied().collect(),
-            budget: Mutex::new(Budget { left: BURST, at: Instant::now() }),
+            budget: Mutex::new(RateLimit { left: BURST, at: Instant::now() }),
         }
     }
 
     /// Why a question is not answered.
     fn refusal(
         &self,
-        peer: Peer,
+        peer: PeerIdentity,
         method: &Method,
         headers: &HeaderMap,
         now: Instant,
     ) -> Option<(StatusCode, &'static str)> {
-        if let Peer::User(uid) = peer
+        if let PeerIdentity::User(uid) = peer
             && !uid.is_some_and(|uid| self.uids.contains(&uid))
         {
             let message = "this socket is for root, the user of the daemon, and those that `allowed-uids` in the [http] \
@@ -79,12 +79,12 @@ fn is_allowed(headers: &HeaderMap, hosts: &[String]) -> bool {
 }
 
 /// A bucket that fills by itself.
-struct Budget {
+struct RateLimit {
     left: f64,
     at: Instant,
 }
 
-impl Budget {
+impl RateLimit {
     fn spend(&mut self, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.at).as_secs_f64();
         (self.left, self.at) = ((self.left + since * PER_SECOND).min(BURST), now);
@@ -97,8 +97,8 @@ impl Budget {
 }
 
 pub(super) async fn check(
-    State(guard): State<Arc<Guard>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    State(guard): State<Arc<AccessPolicy>>,
+    ConnectInfo(peer): ConnectInfo<PeerIdentity>,
     request: Request<Body>,
     next: Next,
 ) -> Response {
@@ -118,13 +118,17 @@ mod tests {
 
     use super::*;
 
-    fn guard(listen: &str) -> Guard {
+    fn guard(listen: &str) -> AccessPolicy {
         guard_with(listen, Vec::new())
     }
 
-    fn guard_with(listen: &str, allowed_uids: Vec<u32>) -> Guard {
+    fn guard_with(listen: &str, allowed_uids: Vec<u32>) -> AccessPolicy {
         let listen = listen.parse().expect("an address");
-        Guard::new(&HttpSettings { listen, allowed_hosts: vec!["Billing.internal".to_owned()], allowed_uids })
+        AccessPolicy::new(&HttpSettings {
+            listen,
+            allowed_hosts: vec!["Billing.internal".to_owned()],
+            allowed_uids,
+        })
     }
 
     fn named(host: &str) -> HeaderMap {
@@ -147,14 +151,14 @@ mod tests {
             ("127.0.0.1@evil.example", false),
             ("", false),
         ] {
-            let refusal = guard.refusal(Peer::Loopback, &Method::GET, &named(host), now);
+            let refusal = guard.refusal(PeerIdentity::Loopback, &Method::GET, &named(host), now);
             assert_eq!(refusal.is_none(), answered, "{host}");
         }
         let mut twice = named("localhost");
         twice.append(header::HOST, "evil.example".parse().expect("a header"));
-        assert!(guard.refusal(Peer::Loopback, &Method::GET, &twice, now).is_some());
-        assert!(guard.refusal(Peer::Loopback, &Method::GET, &HeaderMap::new(), now).is_some());
-        let post = guard.refusal(Peer::Loopback, &Method::POST, &named("localhost"), now);
+        assert!(guard.refusal(PeerIdentity::Loopback, &Method::GET, &twice, now).is_some());
+        assert!(guard.refusal(PeerIdentity::Loopback, &Method::GET, &HeaderMap::new(), now).is_some());
+        let post = guard.refusal(PeerIdentity::Loopback, &Method::POST, &named("localhost"), now);
         assert_eq!(post.map(|(status, _)| status), Some(StatusCode::METHOD_NOT_ALLOWED));
     }
 
@@ -173,7 +177,8 @@ mod tests {
             (&one, None, false),
         ] {
             let guard = guard_with("unix:/run/http.sock", allowed.clone());
-            let refusal = guard.refusal(Peer::User(uid), &Method::GET, &HeaderMap::new(), Instant::now());
+            let refusal =
+                guard.refusal(PeerIdentity::User(uid), &Method::GET, &HeaderMap::new(), Instant::now());
             assert_eq!(refusal.is_none(), answered, "{uid:?} of {allowed:?}");
         }
     }
@@ -182,7 +187,7 @@ mod tests {
     fn whoever_asks_without_end_is_refused_until_he_waits() {
         let (guard, now) = (guard("127.0.0.1:9464"), Instant::now());
         let refused = |now| {
-            let refusal = guard.refusal(Peer::Loopback, &Method::GET, &named("localhost"), now);
+            let refusal = guard.refusal(PeerIdentity::Loopback, &Method::GET, &named("localhost"), now);
             refusal.map(|(status, _)| status)
         };
         for number in 0..1_000 {
@@ -195,7 +200,7 @@ mod tests {
     #[test]
     fn a_budget_is_spent_and_fills_again() {
         let start = Instant::now();
-        let mut budget = Budget { left: BURST, at: start };
+        let mut budget = RateLimit { left: BURST, at: start };
         let spent = (0..1_000).filter(|_| budget.spend(start)).count();
         assert_eq!(spent, 200);
         let later = start + Duration::from_millis(500);

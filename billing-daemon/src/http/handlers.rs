@@ -13,13 +13,13 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Shared, gauges};
+use super::{AppState, gauges};
 use crate::{
     exit::Failure,
     status::{JobStatus, Liveness, RunStatus, Status, Totals, runs as read_runs},
 };
 
-type Answer<T> = Result<T, Unavailable>;
+type ApiResult<T> = Result<T, Unavailable>;
 
 /// Something is wrong with the database. The sentence is for the log alone.
 pub(super) struct Unavailable;
@@ -50,7 +50,7 @@ pub(super) async fn healthz() -> &'static str {
     path = "/readyz",
     responses((status = 200, body = String), (status = 503, body = String, description = "What is wrong, a line each"))
 )]
-pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Answer<Response> {
+pub(super) async fn readyz(State(shared): State<Arc<AppState>>) -> ApiResult<Response> {
     migration::check(&shared.opened.db).await.map_err(Failure::from)?;
     let status = shared.status().await?;
     let able = |kind: &str| matches!(kind, "held" | "daemon_dead" | "no_daemon");
@@ -69,7 +69,7 @@ pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Answer<Response
 
 /// For Prometheus.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String), (status = 503, body = String)))]
-pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+pub(super) async fn metrics(State(shared): State<Arc<AppState>>) -> Response {
     // What this process counted is worth telling also while the database is away.
     if let Ok(status) = shared.status().await {
         gauges::set_gauges(&status, shared.expected().billing_interval);
@@ -80,13 +80,13 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 
 /// How billing stands: what `billing-daemon status --json` prints.
 #[utoipa::path(get, path = "/api/status", responses((status = 200, body = Status), (status = 503, body = String)))]
-pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Answer<Json<Status>> {
+pub(super) async fn status(State(shared): State<Arc<AppState>>) -> ApiResult<Json<Status>> {
     Ok(Json(Status::clone(&*shared.status().await?)))
 }
 
 /// The jobs, how late they are, and how their last runs ended.
 #[utoipa::path(get, path = "/api/jobs", responses((status = 200, body = Vec<JobStatus>), (status = 503, body = String)))]
-pub(super) async fn jobs(State(shared): State<Arc<Shared>>) -> Answer<Json<Vec<JobStatus>>> {
+pub(super) async fn jobs(State(shared): State<Arc<AppState>>) -> ApiResult<Json<Vec<JobStatus>>> {
     Ok(Json(shared.status().await?.jobs.clone()))
 }
 
@@ -110,9 +110,9 @@ pub(super) struct Which {
     responses((status = 200, body = Vec<RunStatus>), (status = 400, body = String), (status = 503, body = String))
 )]
 pub(super) async fn runs(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<AppState>>,
     Query(which): Query<Which>,
-) -> Answer<Json<Vec<RunStatus>>> {
+) -> ApiResult<Json<Vec<RunStatus>>> {
     let limit = which.limit.unwrap_or(50).clamp(1, 500);
     Ok(Json(read_runs(&shared.opened.db, which.job.as_deref(), limit).await?))
 }
@@ -163,7 +163,7 @@ pub(super) struct PanelDaemon {
     path = "/api/health/billing-daemon",
     responses((status = 200, body = PanelHealth), (status = 503, body = String))
 )]
-pub(super) async fn panel_health(State(shared): State<Arc<Shared>>) -> Answer<Json<PanelHealth>> {
+pub(super) async fn panel_health(State(shared): State<Arc<AppState>>) -> ApiResult<Json<PanelHealth>> {
     let status = shared.status().await?;
     Ok(Json(PanelHealth { success: true, timestamp: status.observed_at, daemon: panel_daemon(&status) }))
 }

@@ -34,32 +34,32 @@ use tracing::{info, warn};
 use crate::{
     config::http::{HttpSettings, Listen},
     exit::Failure,
-    panel_database::Opened,
+    panel_database::PanelDatabase,
     status::{self, Expected, Status},
 };
-use access::Guard;
+use access::AccessPolicy;
 pub use openapi::document;
 
 /// No question has a body worth reading.
-const BODY: usize = 4 << 10;
+const MAX_BODY_BYTES: usize = 4 << 10;
 /// How long an answer may take.
-const TIME: Duration = Duration::from_secs(15);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long what was read is told again, so that a crowd of readers costs the database no more than one.
-const FRESH: Duration = Duration::from_secs(2);
+const STATUS_CACHE_TTL: Duration = Duration::from_secs(2);
 /// Samples of distributions are summed up this often, also when nobody asks.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// What every answer is made from.
-pub(crate) struct Shared {
-    opened: Opened,
+pub(crate) struct AppState {
+    opened: PanelDatabase,
     expected: Arc<RwLock<Arc<Expected>>>,
     metrics: PrometheusHandle,
     last: Mutex<Option<(Instant, Arc<Status>)>>,
 }
 
-impl Shared {
+impl AppState {
     pub(crate) fn new(
-        opened: Opened,
+        opened: PanelDatabase,
         expected: Arc<RwLock<Arc<Expected>>>,
         metrics: PrometheusHandle,
     ) -> Arc<Self> {
@@ -75,7 +75,7 @@ impl Shared {
     async fn status(&self) -> Result<Arc<Status>, Failure> {
         let mut last = self.last.lock().await;
         if let Some((read, status)) = &*last
-            && read.elapsed() < FRESH
+            && read.elapsed() < STATUS_CACHE_TTL
         {
             return Ok(Arc::clone(status));
         }
@@ -86,7 +86,7 @@ impl Shared {
 }
 
 /// Every path.
-fn routes() -> [(&'static str, MethodRouter<Arc<Shared>>); 8] {
+fn routes() -> [(&'static str, MethodRouter<Arc<AppState>>); 8] {
     [
         ("/healthz", get(handlers::healthz)),
         ("/readyz", get(handlers::readyz)),
@@ -100,13 +100,13 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Shared>>); 8] {
 }
 
 /// Every path, and who may ask.
-fn router(shared: Arc<Shared>, guard: Guard) -> Router {
+fn router(shared: Arc<AppState>, guard: AccessPolicy) -> Router {
     routes()
         .into_iter()
         .fold(Router::new(), |router, (path, answer)| router.route(path, answer))
         .fallback(handlers::nothing)
-        .layer(RequestBodyLimitLayer::new(BODY))
-        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIME))
+        .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIMEOUT))
         .layer(middleware::from_fn_with_state(Arc::new(guard), access::check))
         .layer(middleware::from_fn(trace::answer))
         .with_state(shared)
@@ -114,7 +114,7 @@ fn router(shared: Arc<Shared>, guard: Guard) -> Router {
 
 /// Who asks, as far as the transport tells.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Peer {
+pub(crate) enum PeerIdentity {
     /// Somebody on this machine.
     Loopback,
     /// This user.
@@ -122,7 +122,7 @@ pub(crate) enum Peer {
     User(Option<u32>),
 }
 
-impl Connected<IncomingStream<'_, TcpListener>> for Peer {
+impl Connected<IncomingStream<'_, TcpListener>> for PeerIdentity {
     fn connect_info(_: IncomingStream<'_, TcpListener>) -> Self {
         Self::Loopback
     }
@@ -139,14 +139,14 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) async fn start(settings: &HttpSettings, shared: Arc<Shared>) -> std::io::Result<Self> {
+    pub(crate) async fn start(settings: &HttpSettings, shared: Arc<AppState>) -> std::io::Result<Self> {
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async {
             let _ = stopped.await;
         };
         let metrics = shared.metrics.clone();
-        let router = router(shared, Guard::new(settings));
-        let service = router.into_make_service_with_connect_info::<Peer>();
+        let router = router(shared, AccessPolicy::new(settings));
+        let service = router.into_make_service_with_connect_info::<PeerIdentity>();
         let (serving, socket): (Serving, _) = match &settings.listen {
             Listen::Tcp(address) => {
                 let listener = TcpListener::bind(address).await?;

@@ -4,9 +4,9 @@ use std::{io, path::Path};
 
 use axum::{Router, extract::connect_info::IntoMakeServiceWithConnectInfo};
 
-use super::{Peer, Serving};
+use super::{PeerIdentity, Serving};
 
-type Service = IntoMakeServiceWithConnectInfo<Router, Peer>;
+type Service = IntoMakeServiceWithConnectInfo<Router, PeerIdentity>;
 
 /// Answers on the socket at `path` until `stopped`; on one that is shared, users beside root and ours can ask, and the guard says which
 /// of them are answered.
@@ -38,7 +38,7 @@ pub(super) async fn serve(_: &Path, _: bool, _: Service, _: impl Future<Output =
 
 #[cfg(unix)]
 impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, tokio::net::UnixListener>>
-    for Peer
+    for PeerIdentity
 {
     fn connect_info(stream: axum::serve::IncomingStream<'_, tokio::net::UnixListener>) -> Self {
         Self::User(stream.io().peer_cred().ok().map(|peer| peer.uid()))

@@ -22,18 +22,18 @@ use crate::{
     config::{Config, DaemonSettings, http::HttpSettings},
     exit::{Exit, Failure},
     host::{identity::Identity, platform::Platform},
-    http::{Server, Shared},
-    panel_database::{Opened, last_commit, open},
+    http::{AppState, Server},
+    panel_database::{PanelDatabase, last_commit, open},
     plugins::Plugins,
     plugins::registry,
     runtime::{
         presence::Presence,
-        reload::{Source, waiting},
-        reload_audit::Reloads,
-        signals::{Ending, Hangups, Signals},
-        ticker::Ringer,
+        reload::{ConfigFile, waiting},
+        reload_audit::ReloadAudit,
+        signals::{ReloadSignal, ShutdownSignal, Signals},
+        ticker::Ticker,
     },
-    service_manager::{LastBilling, Manager, Message, Pulse},
+    service_manager::{LastBilling, Notification, ServiceManager, Watchdog},
     status::{Expected, panel_presence::PanelPresence},
     telemetry::{concealed::Concealed, metered_store::MeteredStore},
 };
@@ -51,7 +51,7 @@ const HEARTBEAT: &str = "heartbeat";
 /// Runs the jobs of `config` as `identity` until SIGTERM or SIGINT, and those of its `source`, if there is one, when that changes.
 pub async fn run(
     config: Config,
-    source: Option<Source>,
+    source: Option<ConfigFile>,
     database: Database,
     plugins: &Plugins,
     identity: Identity,
@@ -60,21 +60,21 @@ pub async fn run(
     if Platform::current().is_none() {
         warn!("unknown operating system `{}`: it is treated as Linux", std::env::consts::OS);
     }
-    let manager = Arc::new(Manager::of_process());
+    let manager = Arc::new(ServiceManager::of_process());
     let (mut signals, mut hangups) = listen()?;
-    let Opened { db, panel } = tokio::select! {
+    let PanelDatabase { db, panel } = tokio::select! {
         opened = open(&database) => opened?,
-        never = manager.told_to_wait_for("the database") => match never {},
+        never = manager.report_waiting("the database") => match never {},
         signal = signals.next() => {
             info!("{signal} before the start: nothing was begun");
             return Ok(());
         }
     };
     let bills = config.jobs.iter().any(|(spec, _)| spec.kind == BILLING_JOB);
-    let opened = Opened { db: db.clone(), panel };
-    let beside = PanelPresence::look(&opened).await?;
+    let opened = PanelDatabase { db: db.clone(), panel };
+    let panel_presence = PanelPresence::detect(&opened).await?;
     if bills {
-        beside.check(config.daemon.panel_billing)?;
+        panel_presence.ensure_may_charge(config.daemon.panel_billing)?;
     }
     let expected = Arc::new(RwLock::new(Arc::new(Expected::from(&config))));
     let server = match &config.http {
@@ -90,7 +90,7 @@ pub async fn run(
         status: Arc::clone(&status),
         started: clock.monotonic(),
         billing_interval: Duration::from_secs(60 * config.billing_interval_minutes.unwrap_or(60)),
-        needs_guard: beside.needs_guard(config.daemon.panel_billing),
+        needs_guard: panel_presence.needs_guard(config.daemon.panel_billing),
         last_commit: last_commit(&config.daemon, &database),
         clock: Arc::clone(&clock),
     };
@@ -114,12 +114,12 @@ pub async fn run(
     let renewals = Renewals::start(scheduler.clone(), ttl / 3)?;
     let presence = Presence::start(Arc::clone(&status), has_heartbeat);
     let mut ringer =
-        Ringer::start().await.map_err(|error| Failure::new(Exit::Internal, format!("no ringer: {error}")))?;
-    announce(&identity, &names, bills, (&panel, &beside));
+        Ticker::start().await.map_err(|error| Failure::new(Exit::Internal, format!("no ringer: {error}")))?;
+    announce(&identity, &names, bills, (&panel, &panel_presence));
 
-    let opened = Opened { db: db.clone(), panel };
-    let in_force = InForce {
-        reloads: Reloads::new(&services, source.as_ref()),
+    let opened = PanelDatabase { db: db.clone(), panel };
+    let in_force = RunningDaemon {
+        reloads: ReloadAudit::new(&services, source.as_ref()),
         services,
         identity,
         plugins: plugins.clone(),
@@ -140,8 +140,8 @@ pub async fn run(
     let signal = followed.until_signal(&scheduler, &manager, &mut ringer, &mut hangups, &mut signals).await;
     let mut in_force = followed.finish().await;
     let drain_timeout = in_force.daemon.drain_timeout;
-    manager.tell(Message::Stopping { within: drain_timeout + STOP_GRACE + END_TIMEOUT });
-    manager.tell_status(&format_args!("stopping after {signal}: runs in progress continue"));
+    manager.notify(Notification::Stopping { within: drain_timeout + STOP_GRACE + END_TIMEOUT });
+    manager.notify_status(&format_args!("stopping after {signal}: runs in progress continue"));
     info!("{signal}: nothing new starts; runs in progress continue for up to {} s", drain_timeout.as_secs());
     let drain = drain(&scheduler, drain_timeout, &mut signals);
     let drained = feeding_watchdog(drain, &mut ringer, &manager).await;
@@ -168,17 +168,17 @@ fn ended_in_time(drained: DrainReport) -> Result<(), Failure> {
     Ok(())
 }
 
-fn listen() -> Result<(Signals, Hangups), Failure> {
+fn listen() -> Result<(Signals, ReloadSignal), Failure> {
     let deaf = |error| Failure::new(Exit::Internal, format!("cannot listen to signals: {error}"));
-    Ok((Signals::listen().map_err(deaf)?, Hangups::listen().map_err(deaf)?))
+    Ok((Signals::listen().map_err(deaf)?, ReloadSignal::listen().map_err(deaf)?))
 }
 
 /// Says what runs, and where.
-fn announce(identity: &Identity, jobs: &[String], bills: bool, (panel, beside): (&Panel, &PanelPresence)) {
+fn announce(identity: &Identity, jobs: &[String], bills: bool, (panel, presence): (&Panel, &PanelPresence)) {
     info!(
         instance = %identity.instance,
         panel = %panel.generation,
-        "billing-daemon {} runs {} as {}, {beside}",
+        "billing-daemon {} runs {} as {}, {presence}",
         env!("CARGO_PKG_VERSION"),
         jobs.join(", "),
         identity.instance,
@@ -191,10 +191,10 @@ fn announce(identity: &Identity, jobs: &[String], bills: bool, (panel, beside): 
 /// Waits for the end of the runs; a daemon that waits is not one that hangs.
 async fn feeding_watchdog(
     drain: impl Future<Output = DrainReport>,
-    ringer: &mut Ringer,
-    manager: &Manager,
+    ringer: &mut Ticker,
+    manager: &ServiceManager,
 ) -> DrainReport {
-    let mut pulse = Pulse::new(manager.watchdog());
+    let mut pulse = Watchdog::new(manager.watchdog());
     let mut drain = std::pin::pin!(drain);
     loop {
         tokio::select! {
@@ -239,7 +239,7 @@ async fn close(db: DatabaseConnection) -> Result<(), Failure> {
 /// Begins to measure, and to answer who asks.
 async fn serve(
     settings: &HttpSettings,
-    opened: Opened,
+    opened: PanelDatabase,
     expected: Arc<RwLock<Arc<Expected>>>,
 ) -> Result<Server, Failure> {
     let internal =
@@ -248,7 +248,7 @@ async fn serve(
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|error| internal(&error))?;
     crate::telemetry::metrics::begin();
-    let shared = Shared::new(opened, expected, handle);
+    let shared = AppState::new(opened, expected, handle);
     Server::start(settings, shared).await.map_err(|error| {
         let message =
             format!("cannot answer HTTP, as `listen` in the [http] section of jobs.toml says: {error}");
@@ -264,8 +264,8 @@ fn silent_jobs(error: &std::io::Error) -> Failure {
 /// for no validation.
 struct Followed {
     /// `None` during a reload.
-    in_force: Option<Box<InForce>>,
-    reload: Option<JoinHandle<Box<InForce>>>,
+    in_force: Option<Box<RunningDaemon>>,
+    reload: Option<JoinHandle<Box<RunningDaemon>>>,
     /// A reload was requested during another one.
     again: bool,
 }
@@ -275,18 +275,18 @@ impl Followed {
     async fn until_signal(
         &mut self,
         scheduler: &Scheduler,
-        manager: &Manager,
-        ringer: &mut Ringer,
-        hangups: &mut Hangups,
+        manager: &ServiceManager,
+        ringer: &mut Ticker,
+        hangups: &mut ReloadSignal,
         signals: &mut Signals,
-    ) -> Ending {
-        let mut pulse = Pulse::new(manager.watchdog());
+    ) -> ShutdownSignal {
+        let mut pulse = Watchdog::new(manager.watchdog());
         // The first ring may be a second away, and a panel waits for the first heartbeat.
         scheduler.tick();
-        manager.tell(Message::Ready);
+        manager.notify(Notification::Ready);
         loop {
             if let Some(in_force) = &self.in_force {
-                in_force.tell_status();
+                in_force.notify_status();
             }
             tokio::select! {
                 () = ringer.ring() => {
@@ -328,7 +328,7 @@ impl Followed {
     }
 
     /// The configuration in force, after the reload in progress.
-    async fn finish(mut self) -> Box<InForce> {
+    async fn finish(mut self) -> Box<RunningDaemon> {
         loop {
             match self.in_force.take() {
                 Some(in_force) => return in_force,
@@ -338,7 +338,7 @@ impl Followed {
     }
 }
 
-fn ended(reload: Result<Box<InForce>, JoinError>) -> Box<InForce> {
+fn ended(reload: Result<Box<RunningDaemon>, JoinError>) -> Box<RunningDaemon> {
     // Nothing cancels a reload.
     reload.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
@@ -351,18 +351,18 @@ fn conceal(registry: &mut Registry, config: &Config, password: &[String], concea
 }
 
 /// What the jobs of a running daemon are made with.
-struct InForce {
+struct RunningDaemon {
     services: Services,
     identity: Identity,
     plugins: Plugins,
-    opened: Opened,
+    opened: PanelDatabase,
     bills: bool,
     daemon: DaemonSettings,
     jobs: usize,
-    manager: Arc<Manager>,
+    manager: Arc<ServiceManager>,
     last_billing: LastBilling,
-    source: Option<Source>,
-    reloads: Reloads,
+    source: Option<ConfigFile>,
+    reloads: ReloadAudit,
     http: Option<HttpSettings>,
     /// What those who answer over HTTP judge by.
     expected: Arc<RwLock<Arc<Expected>>>,
@@ -372,26 +372,26 @@ struct InForce {
     concealed: Concealed,
 }
 
-impl InForce {
+impl RunningDaemon {
     /// Tells the service manager what the daemon does.
-    fn tell_status(&self) {
-        self.manager.tell_status(&self.last_billing.beside(self.jobs));
+    fn notify_status(&self) {
+        self.manager.notify_status(&self.last_billing.status_line(self.jobs));
     }
 
     /// Whether the file has another text than the one in force.
     fn has_changed(&mut self) -> bool {
-        self.source.as_mut().is_some_and(Source::has_changed)
+        self.source.as_mut().is_some_and(ConfigFile::has_changed)
     }
 
     /// Reads the configuration again and puts it into force, or says why not.
     async fn reload(&mut self, scheduler: &Scheduler) {
         if let Some(mut source) = self.source.take() {
-            self.manager.tell(Message::Reloading);
+            self.manager.notify(Notification::Reloading);
             let span = debug_span!("reload", config.file = source.name(), outcome = Empty, error = Empty);
             let accepted = self.accept(scheduler, &mut source).instrument(span.clone()).await;
             tell_outcome(&span, accepted);
             crate::telemetry::metrics::reloaded(accepted);
-            self.manager.tell(Message::Ready);
+            self.manager.notify(Notification::Ready);
             self.source = Some(source);
         } else {
             info!("this daemon has no file to read again");
@@ -399,7 +399,7 @@ impl InForce {
     }
 
     /// Whether what the file says now is in force.
-    async fn accept(&mut self, scheduler: &Scheduler, source: &mut Source) -> bool {
+    async fn accept(&mut self, scheduler: &Scheduler, source: &mut ConfigFile) -> bool {
         let name = source.name();
         let config = match block_in_place(|| source.read_again()) {
             Ok(config) => config,
@@ -423,8 +423,10 @@ impl InForce {
         let mut needs_guard = self.services.needs_guard;
         if bills && !self.bills {
             let billing = self.daemon.panel_billing;
-            let beside = PanelPresence::look_soon(self.opened.clone()).await;
-            match beside.and_then(|beside| beside.check(billing).map(|()| beside.needs_guard(billing))) {
+            let found = PanelPresence::detect_with_timeout(self.opened.clone()).await;
+            match found.and_then(|presence| {
+                presence.ensure_may_charge(billing).map(|()| presence.needs_guard(billing))
+            }) {
                 Ok(needed) => needs_guard = needed,
                 Err(failure) => {
                     error!(reloaded = false, "{}; everything stays as it was", failure.message);
@@ -454,7 +456,7 @@ impl InForce {
         };
         crate::telemetry::metrics::in_force(&changes.added);
         (self.services, self.bills, self.jobs) = (services, bills, jobs);
-        self.identity.bills_every(config.billing_interval_minutes);
+        self.identity.set_billing_interval(config.billing_interval_minutes);
         self.services.status.tell(&self.identity.metadata);
         *self.expected.write().unwrap_or_else(PoisonError::into_inner) = expected;
         let signs = self.pings.replace(config.pings).unwrap_or_else(|error| {

@@ -26,7 +26,7 @@ type OfProcess<'a> = (&'a DaemonSettings, Option<&'a HttpSettings>);
 /// The file is looked at once a second. That costs one call of the system, and works where notifications do not reach: network
 /// file systems, bind mounts of containers, editors and configuration managers that put another file in its place.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct ConfigFile {
     /// `None` while the built-in defaults are in force.
     path: Option<PathBuf>,
     /// Where a file may appear that replaces the built-in defaults, the preferred one first.
@@ -35,7 +35,7 @@ pub struct Source {
     plugins: Plugins,
     /// The text that was read last, whether it was good or not.
     text: String,
-    look: Option<Look>,
+    look: Option<FileStamp>,
     /// The file looked different at the last look, and may still be being written.
     unsettled: bool,
     /// The file does not exist any more, and a log line says so.
@@ -44,14 +44,14 @@ pub struct Source {
 
 /// What a look at a file tells without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Look {
+struct FileStamp {
     modified: Option<SystemTime>,
     size: u64,
     /// Another number is another file, even of the same size and written at the same moment.
     file: u64,
 }
 
-impl Look {
+impl FileStamp {
     fn at(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         Some(Self { modified: metadata.modified().ok(), size: metadata.len(), file: number(&metadata) })
@@ -68,13 +68,13 @@ fn number(_: &fs::Metadata) -> u64 {
     0
 }
 
-impl Source {
+impl ConfigFile {
     /// The file at `path`, whose text is read beneath `environment`.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn open(path: &Path, environment: Environment, plugins: &Plugins) -> io::Result<Self> {
-        let look = Look::at(path);
+        let look = FileStamp::at(path);
         let text = fs::read_to_string(path)?;
         Ok(Self { path: Some(path.to_owned()), look, ..Self::of_text(text, environment, plugins) })
     }
@@ -144,7 +144,7 @@ impl Source {
     pub fn has_changed(&mut self) -> bool {
         self.adopt_usual();
         let Some(path) = &self.path else { return false };
-        let look = Look::at(path);
+        let look = FileStamp::at(path);
         self.report_loss(look.is_none());
         if look != self.look {
             self.look = look;
@@ -167,7 +167,7 @@ impl Source {
     pub fn read_again(&mut self) -> Result<Config, Vec<Diagnostic>> {
         self.adopt_usual();
         if let Some(path) = &self.path {
-            self.look = Look::at(path);
+            self.look = FileStamp::at(path);
             self.text = fs::read_to_string(path).map_err(|error| {
                 vec![Diagnostic::new(Place::file(&self.name()), format!("cannot be read: {error}"))]
             })?;
@@ -302,7 +302,7 @@ mod tests {
         let path = folder.path().join("jobs.toml");
         fs::write(&path, "one").expect("written");
         let environment = Environment::of_process(None).expect("an environment");
-        let mut source = Source::open(&path, environment, &Plugins::none()).expect("it is there");
+        let mut source = ConfigFile::open(&path, environment, &Plugins::none()).expect("it is there");
         assert!(!source.has_changed() && !source.has_changed());
         fs::write(&path, "another").expect("written");
         assert!(!source.has_changed(), "it may still be being written");
@@ -330,15 +330,15 @@ mod tests {
         let path = folder.path().join("jobs.toml");
         fs::write(&path, "one").expect("written");
         let environment = Environment::of_process(None).expect("an environment");
-        let mut source = Source::open(&path, environment, &Plugins::none()).expect("it is there");
+        let mut source = ConfigFile::open(&path, environment, &Plugins::none()).expect("it is there");
         fs::write(&path, b"\xff\xff\xff\xff").expect("written");
-        let look = Look::at(&path).expect("it is there");
+        let look = FileStamp::at(&path).expect("it is there");
         assert!(!source.has_changed(), "it may still be being written");
         assert!(!source.has_changed() && !source.has_changed(), "it cannot be read");
         fs::write(&path, "four").expect("written");
         let file = fs::File::options().write(true).open(&path).expect("it is there");
         file.set_modified(look.modified.expect("a time")).expect("our own file");
-        assert_eq!(Look::at(&path), Some(look), "it looks the same");
+        assert_eq!(FileStamp::at(&path), Some(look), "it looks the same");
         assert!(source.has_changed());
         source.read_again().expect_err("`four` is no configuration");
         assert!(!source.has_changed() && !source.has_changed(), "what was read is not read again");
@@ -349,7 +349,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let usual = ["jobs.toml", "installed.toml"].map(|name| folder.path().join(name));
         let environment = || Environment::load(|_| None, folder.path(), None).expect("an empty environment");
-        let source = || Source::built_in(usual.to_vec(), environment(), &Plugins::none());
+        let source = || ConfigFile::built_in(usual.to_vec(), environment(), &Plugins::none());
         let mut followed = source();
         assert_eq!((followed.name(), followed.path()), ("built-in defaults".to_owned(), None));
         assert_eq!(followed.read_again().expect("valid").jobs.len(), 4);

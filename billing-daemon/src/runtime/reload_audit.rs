@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tracing::{error, warn};
 
-use crate::runtime::reload::Source;
+use crate::runtime::reload::ConfigFile;
 
 /// How long after a failure something is put on record again.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -18,7 +18,7 @@ const AGAIN: Duration = Duration::from_secs(10);
 const LAST: Duration = Duration::from_secs(2);
 
 /// The reloads of one daemon.
-pub(crate) struct Reloads {
+pub(crate) struct ReloadAudit {
     db: DatabaseConnection,
     daemon: String,
     /// The fingerprint of the text that is in force.
@@ -26,9 +26,9 @@ pub(crate) struct Reloads {
     waiting: JoinSet<()>,
 }
 
-impl Reloads {
+impl ReloadAudit {
     /// Of a daemon that began with `source`.
-    pub(crate) fn new(services: &Services, source: Option<&Source>) -> Self {
+    pub(crate) fn new(services: &Services, source: Option<&ConfigFile>) -> Self {
         Self {
             db: services.db.clone(),
             daemon: services.status.instance().to_owned(),
@@ -39,7 +39,7 @@ impl Reloads {
 
     /// Writes down that what `source` says now is in force. The file tells whose it is, not who wrote it; nor does the record hold
     /// the text, which may have a password in it. While the database is away this waits, and jobs do not wait for it.
-    pub(crate) fn accepted(&mut self, source: &Source, changes: &Changes) {
+    pub(crate) fn accepted(&mut self, source: &ConfigFile, changes: &Changes) {
         let before = self.text.replace(fingerprint(source.text()));
         if before == self.text {
             return;

@@ -4,12 +4,12 @@ use std::{fmt, io};
 
 /// A wish to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum ShutdownSignal {
     Terminate,
     Interrupt,
 }
 
-impl Ending {
+impl ShutdownSignal {
     /// What a shell would report of a process that the signal ended: 128 and the signal's number.
     pub(crate) fn exit_code(self) -> i32 {
         match self {
@@ -19,7 +19,7 @@ impl Ending {
     }
 }
 
-impl fmt::Display for Ending {
+impl fmt::Display for ShutdownSignal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Terminate => "SIGTERM",
@@ -29,12 +29,12 @@ impl fmt::Display for Ending {
 }
 
 /// Asks for the configuration to be read again, where the system has a signal for that.
-pub(crate) struct Hangups {
+pub(crate) struct ReloadSignal {
     #[cfg(unix)]
     hangup: tokio::signal::unix::Signal,
 }
 
-impl Hangups {
+impl ReloadSignal {
     #[cfg_attr(not(unix), expect(clippy::unnecessary_wraps, reason = "where there are signals it can fail"))]
     pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self {
@@ -85,11 +85,11 @@ impl Signals {
         Ok(Self { terminate: ctrl_shutdown()?, interrupt: ctrl_c()? })
     }
 
-    pub(crate) async fn next(&mut self) -> Ending {
+    pub(crate) async fn next(&mut self) -> ShutdownSignal {
         tokio::select! {
-            _ = self.terminate.recv() => Ending::Terminate,
-            _ = self.interrupt.recv() => Ending::Interrupt,
-            () = of_manager() => Ending::Terminate,
+            _ = self.terminate.recv() => ShutdownSignal::Terminate,
+            _ = self.interrupt.recv() => ShutdownSignal::Interrupt,
+            () = of_manager() => ShutdownSignal::Terminate,
         }
     }
 }

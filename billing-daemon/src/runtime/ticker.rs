@@ -10,13 +10,13 @@ use tracing::{info, warn};
 const MISSED_AFTER: Duration = Duration::from_secs(3);
 
 /// Rings once a second until it is dropped or stopped.
-pub(crate) struct Ringer {
+pub(crate) struct Ticker {
     cron: JobScheduler,
     rings: mpsc::Receiver<()>,
     missing: bool,
 }
 
-impl Ringer {
+impl Ticker {
     pub(crate) async fn start() -> Result<Self, JobSchedulerError> {
         // A ring that nobody took yet needs no second one beside it.
         let (bell, rings) = mpsc::channel(1);

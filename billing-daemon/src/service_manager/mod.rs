@@ -22,7 +22,7 @@ use systemd::Channel;
 use windows::Channel;
 
 pub(crate) use status_line::LastBilling;
-pub(crate) use watchdog::Pulse;
+pub(crate) use watchdog::Watchdog;
 
 /// How often somebody who waits is told that it goes on, and for how long that holds.
 const WAITING_EVERY: Duration = Duration::from_secs(10);
@@ -30,10 +30,10 @@ const WAITING_HOLDS: Duration = Duration::from_mins(1);
 
 /// One thing to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Message<'a> {
+pub(crate) enum Notification<'a> {
     /// The start goes on, for no longer than this without another word.
     Starting { within: Duration },
-    /// The daemon is able to work: for the first time, or again after [`Message::Reloading`].
+    /// The daemon is able to work: for the first time, or again after [`Notification::Reloading`].
     Ready,
     /// It reads its configuration again.
     Reloading,
@@ -46,7 +46,7 @@ pub(crate) enum Message<'a> {
 }
 
 /// The service manager, if there is one that listens.
-pub(crate) struct Manager {
+pub(crate) struct ServiceManager {
     channel: Option<Channel>,
     last: Mutex<Last>,
 }
@@ -58,7 +58,7 @@ struct Last {
     failed: bool,
 }
 
-impl Manager {
+impl ServiceManager {
     /// The one that started this process.
     pub(crate) fn of_process() -> Self {
         let channel = Channel::of_process().unwrap_or_else(|error| {
@@ -74,37 +74,37 @@ impl Manager {
     }
 
     /// Tells it one thing.
-    pub(crate) fn tell(&self, message: Message<'_>) {
+    pub(crate) fn notify(&self, message: Notification<'_>) {
         self.tell_all(&[message]);
     }
 
     /// Tells it what the daemon does, if that is something else than before.
-    pub(crate) fn tell_status(&self, status: &impl fmt::Display) {
+    pub(crate) fn notify_status(&self, status: &impl fmt::Display) {
         if self.channel.is_none() {
             return;
         }
         let status = status.to_string();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.status != status {
-            self.send(&mut last, &[Message::Status(&status)]);
+            self.send(&mut last, &[Notification::Status(&status)]);
             last.status = status;
         }
     }
 
     /// Tells it again and again that the start goes on, because the daemon waits for `what`.
-    pub(crate) async fn told_to_wait_for(&self, what: &str) -> Infallible {
+    pub(crate) async fn report_waiting(&self, what: &str) -> Infallible {
         let status = format!("waits for {what}");
         loop {
-            self.tell_all(&[Message::Starting { within: WAITING_HOLDS }, Message::Status(&status)]);
+            self.tell_all(&[Notification::Starting { within: WAITING_HOLDS }, Notification::Status(&status)]);
             tokio::time::sleep(WAITING_EVERY).await;
         }
     }
 
-    fn tell_all(&self, messages: &[Message<'_>]) {
+    fn tell_all(&self, messages: &[Notification<'_>]) {
         self.send(&mut self.last.lock().unwrap_or_else(PoisonError::into_inner), messages);
     }
 
-    fn send(&self, last: &mut Last, messages: &[Message<'_>]) {
+    fn send(&self, last: &mut Last, messages: &[Notification<'_>]) {
         let sent = self.channel.as_ref().map_or(Ok(()), |channel| channel.send(messages));
         if let Err(error) = &sent
             && !last.failed
@@ -129,7 +129,7 @@ impl Channel {
         match *self {}
     }
 
-    fn send(&self, _: &[Message<'_>]) -> std::io::Result<()> {
+    fn send(&self, _: &[Notification<'_>]) -> std::io::Result<()> {
         match *self {}
     }
 }

@@ -27,7 +27,7 @@ impl Middleware for LastBilling {
 
 impl LastBilling {
     /// The line for a daemon with so many jobs.
-    pub(crate) fn beside(&self, jobs: usize) -> impl fmt::Display {
+    pub(crate) fn status_line(&self, jobs: usize) -> impl fmt::Display {
         let sentence = self.sentence.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let plural = if jobs == 1 { "job" } else { "jobs" };
         format!("{jobs} {plural}; {}", sentence.as_deref().unwrap_or("no billing by this process yet"))
@@ -88,6 +88,9 @@ mod tests {
         ] {
             assert_eq!(told(status, figures.clone()).as_deref(), sentence, "{status:?}");
         }
-        assert_eq!(LastBilling::default().beside(1).to_string(), "1 job; no billing by this process yet");
+        assert_eq!(
+            LastBilling::default().status_line(1).to_string(),
+            "1 job; no billing by this process yet"
+        );
     }
 }

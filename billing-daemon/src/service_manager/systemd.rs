@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::Message;
+use super::Notification;
 
 /// How long a message may wait for a manager that is slow to read.
 const SEND_TIMEOUT: Duration = Duration::from_millis(500);
@@ -41,7 +41,7 @@ impl Channel {
         self.watchdog
     }
 
-    pub(super) fn send(&self, messages: &[Message<'_>]) -> io::Result<()> {
+    pub(super) fn send(&self, messages: &[Notification<'_>]) -> io::Result<()> {
         let text = datagram(messages, monotonic());
         // Not over a connection: a manager that was started again is another one on the same name.
         self.socket.send_to_addr(text.as_bytes(), &self.manager).map(drop)
@@ -68,22 +68,22 @@ fn watchdog(usec: Option<String>, of: Option<String>, ours: u32) -> Option<Durat
     Some(Duration::from_micros(usec))
 }
 
-fn datagram(messages: &[Message<'_>], monotonic: Duration) -> String {
+fn datagram(messages: &[Notification<'_>], monotonic: Duration) -> String {
     messages.iter().fold(String::new(), |mut text, message| {
         // Writing to a string does not fail.
         let _ = match message {
-            Message::Starting { within } => writeln!(text, "EXTEND_TIMEOUT_USEC={}", within.as_micros()),
-            Message::Ready => writeln!(text, "READY=1"),
+            Notification::Starting { within } => writeln!(text, "EXTEND_TIMEOUT_USEC={}", within.as_micros()),
+            Notification::Ready => writeln!(text, "READY=1"),
             // systemd tells by the time which of two reloads an answer belongs to.
-            Message::Reloading => {
+            Notification::Reloading => {
                 writeln!(text, "RELOADING=1\nMONOTONIC_USEC={}", monotonic.as_micros())
             }
-            Message::Alive => writeln!(text, "WATCHDOG=1"),
-            Message::Stopping { within } => {
+            Notification::Alive => writeln!(text, "WATCHDOG=1"),
+            Notification::Stopping { within } => {
                 writeln!(text, "STOPPING=1\nEXTEND_TIMEOUT_USEC={}", within.as_micros())
             }
             // A second line would be read as a message of its own.
-            Message::Status(status) => writeln!(text, "STATUS={}", status.replace('\n', " ")),
+            Notification::Status(status) => writeln!(text, "STATUS={}", status.replace('\n', " ")),
         };
         text
     })
@@ -104,17 +104,17 @@ mod tests {
     fn messages_read_as_systemd_has_them() {
         let second = Duration::from_secs(1);
         for (message, text) in [
-            (Message::Starting { within: second }, "EXTEND_TIMEOUT_USEC=1000000\n"),
-            (Message::Ready, "READY=1\n"),
-            (Message::Reloading, "RELOADING=1\nMONOTONIC_USEC=7000000\n"),
-            (Message::Alive, "WATCHDOG=1\n"),
-            (Message::Stopping { within: 2 * second }, "STOPPING=1\nEXTEND_TIMEOUT_USEC=2000000\n"),
-            (Message::Status("3 jobs\nREADY=1"), "STATUS=3 jobs READY=1\n"),
+            (Notification::Starting { within: second }, "EXTEND_TIMEOUT_USEC=1000000\n"),
+            (Notification::Ready, "READY=1\n"),
+            (Notification::Reloading, "RELOADING=1\nMONOTONIC_USEC=7000000\n"),
+            (Notification::Alive, "WATCHDOG=1\n"),
+            (Notification::Stopping { within: 2 * second }, "STOPPING=1\nEXTEND_TIMEOUT_USEC=2000000\n"),
+            (Notification::Status("3 jobs\nREADY=1"), "STATUS=3 jobs READY=1\n"),
         ] {
             assert_eq!(datagram(&[message], 7 * second), text);
         }
         assert_eq!(
-            datagram(&[Message::Ready, Message::Status("3 jobs")], second),
+            datagram(&[Notification::Ready, Notification::Status("3 jobs")], second),
             "READY=1\nSTATUS=3 jobs\n"
         );
     }

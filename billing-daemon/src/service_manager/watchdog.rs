@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::{Manager, Message};
+use super::{Notification, ServiceManager};
 
 /// Ticks come about once a second.
 const TICK: Duration = Duration::from_secs(1);
@@ -13,14 +13,14 @@ const TICK: Duration = Duration::from_secs(1);
 ///
 /// Without ticks nothing is fed, and neither while every one of these threads is held by a job: the ticks might go on then, and
 /// no job would.
-pub(crate) struct Pulse {
+pub(crate) struct Watchdog {
     /// So many ticks may pass without feeding it. None: nobody watches.
     every: Option<u32>,
     ticks: u32,
     probe: Option<JoinHandle<()>>,
 }
 
-impl Pulse {
+impl Watchdog {
     /// The pulse that this watchdog needs: four beats within the time after which it acts.
     pub(crate) fn new(watchdog: Option<Duration>) -> Self {
         let every = watchdog.map(|watchdog| {
@@ -30,7 +30,7 @@ impl Pulse {
     }
 
     /// The scheduler has ticked.
-    pub(crate) fn ticked(&mut self, manager: &Manager) {
+    pub(crate) fn ticked(&mut self, manager: &ServiceManager) {
         let Some(every) = self.every else { return };
         self.ticks = self.ticks.saturating_add(1);
         if self.probe.as_ref().is_some_and(|probe| !probe.is_finished()) {
@@ -39,7 +39,7 @@ impl Pulse {
         let has_run = self.probe.replace(tokio::spawn(async {})).is_some();
         if has_run && self.ticks >= every {
             self.ticks = 0;
-            manager.tell(Message::Alive);
+            manager.notify(Notification::Alive);
         }
     }
 }

@@ -19,7 +19,7 @@ use windows_service::{
     service_dispatcher,
 };
 
-use super::Message;
+use super::Notification;
 use crate::host::SERVICE_NAME;
 
 /// What the service does once the manager has called: `run`, to its end. It returns the exit code.
@@ -84,13 +84,13 @@ impl Channel {
         None
     }
 
-    pub(super) fn send(&self, messages: &[Message<'_>]) -> io::Result<()> {
+    pub(super) fn send(&self, messages: &[Notification<'_>]) -> io::Result<()> {
         let states = messages.iter().filter_map(|message| match message {
-            Message::Starting { within } => Some(status(ServiceState::StartPending, *within)),
-            Message::Ready => Some(status(ServiceState::Running, Duration::ZERO)),
-            Message::Stopping { within } => Some(status(ServiceState::StopPending, *within)),
+            Notification::Starting { within } => Some(status(ServiceState::StartPending, *within)),
+            Notification::Ready => Some(status(ServiceState::Running, Duration::ZERO)),
+            Notification::Stopping { within } => Some(status(ServiceState::StopPending, *within)),
             // Nothing that it could show.
-            Message::Reloading | Message::Alive | Message::Status(_) => None,
+            Notification::Reloading | Notification::Alive | Notification::Status(_) => None,
         });
         for state in states {
             self.handle.set_service_status(state).map_err(io::Error::other)?;

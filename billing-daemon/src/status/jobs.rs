@@ -7,7 +7,7 @@ use sea_orm::{DatabaseConnection, DbErr};
 use billing_store::{read_control_state, read_jobs, read_runs};
 
 /// One job.
-pub(crate) struct KnownJob {
+pub(crate) struct JobOverview {
     pub(crate) name: String,
     /// What the configuration says of it.
     pub(crate) spec: Option<JobSpec>,
@@ -18,16 +18,19 @@ pub(crate) struct KnownJob {
 }
 
 /// Every job that the database knows or `specs` have, by name.
-pub(crate) async fn known_jobs(db: &DatabaseConnection, specs: &[JobSpec]) -> Result<Vec<KnownJob>, DbErr> {
-    let mut jobs: Vec<KnownJob> = Vec::new();
+pub(crate) async fn job_overviews(
+    db: &DatabaseConnection,
+    specs: &[JobSpec],
+) -> Result<Vec<JobOverview>, DbErr> {
+    let mut jobs: Vec<JobOverview> = Vec::new();
     for row in read_jobs(db).await? {
         let (paused, last) = (row.paused.clone(), row.last_run.clone());
-        jobs.push(KnownJob { name: row.job.clone(), spec: None, row: Some(row), paused, last });
+        jobs.push(JobOverview { name: row.job.clone(), spec: None, row: Some(row), paused, last });
     }
-    let place = |jobs: &mut Vec<KnownJob>, name: &str| {
+    let place = |jobs: &mut Vec<JobOverview>, name: &str| {
         jobs.binary_search_by(|job| (*job.name).cmp(name)).unwrap_or_else(|place| {
             let name = name.to_owned();
-            jobs.insert(place, KnownJob { name, spec: None, row: None, paused: None, last: None });
+            jobs.insert(place, JobOverview { name, spec: None, row: None, paused: None, last: None });
             place
         })
     };
@@ -46,7 +49,7 @@ pub(crate) async fn known_jobs(db: &DatabaseConnection, specs: &[JobSpec]) -> Re
     Ok(jobs)
 }
 
-impl KnownJob {
+impl JobOverview {
     /// Whether it should have run by `now` and did not. Of a job that each node runs by itself only the node can tell.
     pub(crate) fn late(&self, now: DateTime<Utc>) -> Option<LateJob> {
         self.row_of_all()?.late(now)

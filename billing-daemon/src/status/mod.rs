@@ -80,9 +80,9 @@ pub struct Status {
     /// The last audit by a job that came to its end. One that failed since says nothing of the books.
     pub last_audit: Option<RunStatus>,
     /// What machines owe that are held because their wallets are too small.
-    pub arrears: Owed,
+    pub arrears: AmountDue,
     /// What is held, by reason.
-    pub holds: Vec<Held>,
+    pub holds: Vec<HoldSummary>,
     /// What was closed without a charge during the last 30 days, by reason.
     pub uncharged: Vec<Uncharged>,
     /// The daemons that this database knows, the newest first.
@@ -276,7 +276,7 @@ pub struct Totals {
 
 /// What is owed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Owed {
+pub struct AmountDue {
     /// By how many machines.
     pub instances: u64,
     /// For how many hours.
@@ -290,14 +290,14 @@ pub struct Owed {
 
 /// What is held for one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Held {
+pub struct HoldSummary {
     /// The reason's word.
     pub reason: String,
     /// Since when the oldest of them is held.
     pub since: DateTime<Utc>,
     /// What is owed.
     #[serde(flatten)]
-    pub owed: Owed,
+    pub owed: AmountDue,
     /// Instances whose hold an operator has accepted.
     pub accepted: u64,
     /// What to do about the others.
@@ -311,7 +311,7 @@ pub struct Uncharged {
     pub reason: String,
     /// The debt; an upper bound where instances were deleted between two runs.
     #[serde(flatten)]
-    pub owed: Owed,
+    pub owed: AmountDue,
 }
 
 /// One job.

@@ -10,11 +10,11 @@ use billing_jobs::{
 use crate::{
     config::PanelBilling,
     exit::{Exit, Failure},
-    panel_database::Opened,
+    panel_database::PanelDatabase,
 };
 
 /// How long a database may take to tell who else bills, when a configuration is read again: until then, nothing is rung.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+const DETECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What was found at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(crate) struct PanelPresence {
 
 impl PanelPresence {
     /// Looks, and changes nothing.
-    pub(crate) async fn look(Opened { db, panel }: &Opened) -> Result<Self, Failure> {
+    pub(crate) async fn detect(PanelDatabase { db, panel }: &PanelDatabase) -> Result<Self, Failure> {
         let failed = |error| Failure::database("find out who else bills", &error);
         let present = panel::is_present(db).await.map_err(failed)?;
         Ok(Self {
@@ -38,12 +38,12 @@ impl PanelPresence {
     }
 
     /// The same, if the database tells it soon.
-    pub(crate) async fn look_soon(opened: Opened) -> Result<Self, Failure> {
-        soon(LOOK_TIMEOUT, async move { Self::look(&opened).await }).await
+    pub(crate) async fn detect_with_timeout(opened: PanelDatabase) -> Result<Self, Failure> {
+        with_timeout(DETECT_TIMEOUT, async move { Self::detect(&opened).await }).await
     }
 
     /// Whether there is anything to tell.
-    pub(crate) fn concerns_anybody(self) -> bool {
+    pub(crate) fn is_relevant(self) -> bool {
         self.present || self.panel_guard.installed
     }
 
@@ -59,7 +59,7 @@ impl PanelPresence {
     }
 
     /// Refuses to charge beside a panel that would charge the same hours.
-    pub(crate) fn check(self, billing: PanelBilling) -> Result<(), Failure> {
+    pub(crate) fn ensure_may_charge(self, billing: PanelBilling) -> Result<(), Failure> {
         if !self.panel_bills(billing) || self.panel_guard.effective {
             return Ok(());
         }
@@ -69,7 +69,7 @@ impl PanelPresence {
             (true, true) => "the panel guard that should hold it back is not the one of this version: run",
         };
         let message = format!(
-            "the panel beside us is of generation {}, which bills by itself and reads no heartbeat, so hours would be charged \
+            "the panel is of generation {}, which bills by itself and reads no heartbeat, so hours would be charged \
              twice: {state} `billing-daemon guard install`, or switch its billing off and say \
              `panel-billing = \"off\"` in the [daemon] section of jobs.toml",
             self.generation
@@ -82,16 +82,16 @@ impl fmt::Display for PanelPresence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { generation, present, panel_guard } = *self;
         if present {
-            write!(f, "beside a panel of generation {generation}")?;
+            write!(f, "with a panel of generation {generation}")?;
         } else {
             write!(f, "on tables of generation {generation} without a panel")?;
         }
-        if self.concerns_anybody() { write!(f, "; {panel_guard}") } else { Ok(()) }
+        if self.is_relevant() { write!(f, "; {panel_guard}") } else { Ok(()) }
     }
 }
 
 /// What `look` tells within `limit`. It goes on after that, for nobody: what is asked of a database is never given up half-way.
-async fn soon<T: Send + 'static>(
+async fn with_timeout<T: Send + 'static>(
     limit: Duration,
     look: impl Future<Output = Result<T, Failure>> + Send + 'static,
 ) -> Result<T, Failure> {
@@ -120,7 +120,7 @@ mod tests {
             answered.send(()).expect("somebody waits for it here");
             Ok(())
         };
-        let told = soon(Duration::from_millis(10), look);
+        let told = with_timeout(Duration::from_millis(10), look);
         let told = tokio::time::timeout(Duration::from_mins(1), told).await.expect("it has a limit");
         let failure = told.expect_err("nothing was told");
         assert_eq!(failure.exit, Exit::TryAgain);
@@ -132,10 +132,10 @@ mod tests {
     #[tokio::test]
     async fn an_answer_in_time_is_told_as_it_is() {
         let limit = Duration::from_mins(10);
-        assert_eq!(soon(limit, async { Ok(7) }).await.expect("told"), 7);
-        let refused = soon::<()>(limit, async { Err(Failure::new(Exit::Unavailable, "gone")) }).await;
+        assert_eq!(with_timeout(limit, async { Ok(7) }).await.expect("told"), 7);
+        let refused = with_timeout::<()>(limit, async { Err(Failure::new(Exit::Unavailable, "gone")) }).await;
         assert_eq!(refused.expect_err("refused").message, "gone");
-        let panicked = soon::<()>(limit, async { panic!("a bug") }).await;
+        let panicked = with_timeout::<()>(limit, async { panic!("a bug") }).await;
         assert!(panicked.expect_err("a panic").message.contains("a bug"));
     }
 
@@ -157,12 +157,12 @@ mod tests {
             (Generation::G3, true, off, PanelBilling::Off, false),
             (Generation::G3, false, off, PanelBilling::On, false),
         ] {
-            let beside = PanelPresence { generation, present, panel_guard };
-            assert_eq!(beside.check(billing).is_err(), refused, "{beside:?}, {billing:?}");
+            let presence = PanelPresence { generation, present, panel_guard };
+            assert_eq!(presence.ensure_may_charge(billing).is_err(), refused, "{presence:?}, {billing:?}");
             assert_eq!(
-                beside.needs_guard(billing),
+                presence.needs_guard(billing),
                 refused || panel_guard.effective,
-                "{beside:?}, {billing:?}"
+                "{presence:?}, {billing:?}"
             );
         }
     }
@@ -170,11 +170,11 @@ mod tests {
     #[test]
     fn it_says_what_it_found() {
         for (present, panel_guard, said) in [
-            (true, FENCE, "beside a panel of generation G3; the panel guard is on"),
+            (true, FENCE, "with a panel of generation G3; the panel guard is on"),
             (
                 true,
                 PanelGuardStatus::default(),
-                "beside a panel of generation G3; the panel guard is off: install it with `billing-daemon guard install`",
+                "with a panel of generation G3; the panel guard is off: install it with `billing-daemon guard install`",
             ),
             (false, PanelGuardStatus::default(), "on tables of generation G3 without a panel"),
         ] {

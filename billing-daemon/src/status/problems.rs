@@ -143,7 +143,7 @@ fn is_new(daemon: &Daemon, now: DateTime<Utc>, interval: Duration) -> bool {
 mod tests {
     use super::*;
     use crate::status::{
-        Held, JobStatus, PanelGuardView,
+        HoldSummary, JobStatus, PanelGuardView,
         testing::{daemon, healthy, held, job, minutes_ago, run},
     };
 
@@ -207,7 +207,7 @@ mod tests {
         check("one fails", |status| status.daemons = vec![daemon(Liveness::Failing)], &["daemon_failing"]);
         check("a price is missing", |status| status.holds.push(held("no_price")), &["held"]);
         for (accepted, expected) in [(1, &["held"][..]), (2, &[])] {
-            let hold = Held { accepted, ..held("no_price") };
+            let hold = HoldSummary { accepted, ..held("no_price") };
             check("some are accepted", |status| status.holds.push(hold), expected);
         }
         check("G3 unfenced", |status| status.panel.generation = "G3".to_owned(), &["panel_guard"]);

@@ -16,15 +16,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryResult, Statement};
 
 use super::{
-    BillingRole, Daemon, Expected, Held, JobStatus, Liveness, Owed, PanelStatus, RunStatus, Status, Totals,
-    Uncharged, problems,
+    AmountDue, BillingRole, Daemon, Expected, HoldSummary, JobStatus, Liveness, PanelStatus, RunStatus,
+    Status, Totals, Uncharged, problems,
 };
 use crate::{
     exit::Failure,
     holds::{advice, is_accepted},
-    panel_database::Opened,
+    panel_database::PanelDatabase,
     status::{
-        jobs::{KnownJob, known_jobs},
+        jobs::{JobOverview, job_overviews},
         panel_presence::PanelPresence,
     },
 };
@@ -36,13 +36,13 @@ const UNCHARGED_SHOWN: TimeDelta = TimeDelta::days(30);
 const DAEMONS: u64 = 100;
 
 /// How billing stands on the database that was opened, held against what is expected.
-pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failure> {
+pub async fn read(opened: &PanelDatabase, expected: &Expected) -> Result<Status, Failure> {
     let failed = |error| Failure::database("read how billing stands", &error);
-    let Opened { db, panel } = opened;
+    let PanelDatabase { db, panel } = opened;
     let biller = Biller::new(db.clone(), *panel, Settings::default());
     let observed_at = biller.now().await.map_err(failed)?;
-    let beside = PanelPresence::look(opened).await?;
-    let known = known_jobs(db, &expected.jobs).await.map_err(failed)?;
+    let presence = PanelPresence::detect(opened).await?;
+    let known = job_overviews(db, &expected.jobs).await.map_err(failed)?;
     let jobs = jobs(known, observed_at, !expected.jobs.is_empty());
     let billing = jobs.iter().find(|job| job.name == BILLING_JOB);
     let mut last_run = last_run(db, BILLING_JOB).await.map_err(failed)?.map(run_status);
@@ -76,10 +76,10 @@ pub async fn read(opened: &Opened, expected: &Expected) -> Result<Status, Failur
         engine: engine(db),
         schema: schema(db).await?,
         panel: PanelStatus {
-            generation: beside.generation.to_string(),
-            present: beside.present,
+            generation: presence.generation.to_string(),
+            present: presence.present,
             billing_off: expected.panel_billing == crate::config::PanelBilling::Off,
-            guard: beside.panel_guard.into(),
+            guard: presence.panel_guard.into(),
         },
         last_success_at,
         hand_back_after_seconds: fencing
@@ -197,7 +197,7 @@ fn run_status(row: RunRow) -> RunStatus {
 }
 
 /// How many daemons are alive.
-pub(crate) async fn daemons_alive(opened: &Opened) -> Result<usize, Failure> {
+pub(crate) async fn daemons_alive(opened: &PanelDatabase) -> Result<usize, Failure> {
     let failed = |error| Failure::database("read which daemons are alive", &error);
     let biller = Biller::new(opened.db.clone(), opened.panel, Settings::default());
     let observed_at = biller.now().await.map_err(failed)?;
@@ -262,7 +262,7 @@ fn daemon(row: &QueryResult, observed_at: DateTime<Utc>, bills_now: Option<&str>
     })
 }
 
-async fn holds(db: &DatabaseConnection) -> Result<Vec<Held>, DbErr> {
+async fn holds(db: &DatabaseConnection) -> Result<Vec<HoldSummary>, DbErr> {
     let backend = db.get_database_backend();
     // A sum may be larger than any of what it adds up, so amounts are added up in two parts.
     let sql = format!(
@@ -276,14 +276,14 @@ async fn holds(db: &DatabaseConnection) -> Result<Vec<Held>, DbErr> {
         is_accepted(backend)
     );
     let rows = query_all(db, Statement::from_string(backend, sql)).await?;
-    let mut all: Vec<Held> = Vec::new();
+    let mut all: Vec<HoldSummary> = Vec::new();
     for row in &rows {
         let count = |column| row.try_get::<i64>("", column).map(i64::unsigned_abs);
         let Instant(since) = row.try_get("", "since")?;
         let reason = columns::lossy(row, "reason");
         if all.last().is_none_or(|held| held.reason != reason) {
             let advice = advice(&reason).to_owned();
-            all.push(Held { reason, since, owed: Owed::default(), accepted: 0, advice });
+            all.push(HoldSummary { reason, since, owed: AmountDue::default(), accepted: 0, advice });
         }
         let Some(held) = all.last_mut() else { continue };
         held.since = held.since.min(since);
@@ -312,14 +312,14 @@ async fn uncharged(db: &DatabaseConnection, observed_at: DateTime<Utc>) -> Resul
     Ok(closed.into_iter().map(shown).collect())
 }
 
-impl From<Debt> for Owed {
+impl From<Debt> for AmountDue {
     fn from(debt: Debt) -> Self {
         Self { instances: debt.instances, hours: debt.hours, amounts: debt.amounts, unpriced: debt.unpriced }
     }
 }
 
-fn jobs(known: Vec<KnownJob>, observed_at: DateTime<Utc>, is_configured: bool) -> Vec<JobStatus> {
-    let status = |job: KnownJob| {
+fn jobs(known: Vec<JobOverview>, observed_at: DateTime<Utc>, is_configured: bool) -> Vec<JobStatus> {
+    let status = |job: JobOverview| {
         // A job that was taken out of the configuration leaves its row behind.
         let is_expected = job.spec.is_some() || !is_configured;
         let late = job.late(observed_at).filter(|_| is_expected);

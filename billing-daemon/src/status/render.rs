@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use super::{
-    BillingRole, Daemon, JobStatus, Liveness, Owed, PanelGuardView, RunStatus, Status, Totals, Uncharged,
+    AmountDue, BillingRole, Daemon, JobStatus, Liveness, PanelGuardView, RunStatus, Status, Totals, Uncharged,
 };
 use crate::escape::escaped;
 
@@ -96,8 +96,8 @@ pub(crate) fn in_words(status: &Status, width: usize) -> String {
 }
 
 /// The amount, and that a part of it is unknown.
-fn amount(owed: &Owed) -> String {
-    let Owed { instances, amounts, unpriced, .. } = owed;
+fn amount(owed: &AmountDue) -> String {
+    let AmountDue { instances, amounts, unpriced, .. } = owed;
     match *unpriced {
         0 => amounts.to_string(),
         unpriced if unpriced == *instances => "unknown".to_owned(),

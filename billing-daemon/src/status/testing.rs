@@ -5,7 +5,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{
-    BillingRole, Daemon, Held, JobStatus, Liveness, Owed, PanelGuardView, PanelStatus, RunStatus, Status,
+    AmountDue, BillingRole, Daemon, HoldSummary, JobStatus, Liveness, PanelGuardView, PanelStatus, RunStatus,
+    Status,
 };
 
 fn now() -> DateTime<Utc> {
@@ -65,11 +66,11 @@ pub(crate) fn job(late_seconds: Option<u64>) -> JobStatus {
     }
 }
 
-pub(crate) fn held(reason: &str) -> Held {
-    let mut owed = Owed { instances: 2, hours: 3, ..Owed::default() };
+pub(crate) fn held(reason: &str) -> HoldSummary {
+    let mut owed = AmountDue { instances: 2, hours: 3, ..AmountDue::default() };
     owed.amounts.add(Currency::USD, Money(300));
     let advice = crate::holds::advice(reason).to_owned();
-    Held { reason: reason.to_owned(), since: minutes_ago(60), owed, accepted: 0, advice }
+    HoldSummary { reason: reason.to_owned(), since: minutes_ago(60), owed, accepted: 0, advice }
 }
 
 pub(crate) fn healthy() -> Status {
@@ -91,7 +92,7 @@ pub(crate) fn healthy() -> Status {
         hand_back_after_seconds: 4_500,
         last_run: Some(run("done")),
         last_audit: None,
-        arrears: Owed::default(),
+        arrears: AmountDue::default(),
         holds: vec![held("insufficient_balance")],
         uncharged: Vec::new(),
         daemons: vec![daemon(Liveness::Alive), daemon(Liveness::Stopped)],

@@ -17,14 +17,14 @@ pub struct Metric {
     /// As it is exported.
     pub name: &'static str,
     /// What it counts or shows.
-    pub kind: Kind,
+    pub kind: MetricType,
     /// For people.
     pub help: &'static str,
 }
 
 /// How a metric behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricType {
     /// It only grows.
     Counter,
     /// It goes up and down.
@@ -64,94 +64,94 @@ pub(crate) const AUDIT_VIOLATIONS: &str = "billing_daemon_audit_violations";
 
 /// Every metric there is.
 pub const ALL: [Metric; 26] = [
-    Metric { name: BUILD_INFO, kind: Kind::Gauge, help: "always 1; its label is the version" },
-    Metric { name: RUNS, kind: Kind::Counter, help: "runs of this daemon by job and how they ended" },
-    Metric { name: RUN_DURATION, kind: Kind::Seconds, help: "how long runs took" },
+    Metric { name: BUILD_INFO, kind: MetricType::Gauge, help: "always 1; its label is the version" },
+    Metric { name: RUNS, kind: MetricType::Counter, help: "runs of this daemon by job and how they ended" },
+    Metric { name: RUN_DURATION, kind: MetricType::Seconds, help: "how long runs took" },
     Metric {
         name: RUN_LATENESS,
-        kind: Kind::Seconds,
+        kind: MetricType::Seconds,
         help: "how long after their scheduled time runs began",
     },
-    Metric { name: MISFIRES, kind: Kind::Counter, help: "scheduled times that passed without a run" },
+    Metric { name: MISFIRES, kind: MetricType::Counter, help: "scheduled times that passed without a run" },
     Metric {
         name: CHARGED_INSTANCES,
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "machines charged, counted anew by each run of this daemon that ended well",
     },
     Metric {
         name: CHARGED_HOURS,
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "hours charged by runs of this daemon that ended well",
     },
     Metric {
         name: CHARGED_AMOUNT,
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "money charged by runs of this daemon that ended well, in ten-thousandths, by currency",
     },
     Metric {
         name: UNCHARGED_HOURS,
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "hours that runs of this daemon closed without a charge, by reason; an upper bound for deleted instances",
     },
-    Metric { name: LEASE_CLAIMS, kind: Kind::Counter, help: "leases of jobs that this daemon claimed" },
+    Metric { name: LEASE_CLAIMS, kind: MetricType::Counter, help: "leases of jobs that this daemon claimed" },
     Metric {
         name: FENCING_REJECTIONS,
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "work that was refused because another daemon had claimed the job",
     },
     Metric {
         name: DATABASE_ERRORS,
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "errors of the database at leases, history and billing, by what they mean",
     },
     Metric {
         name: RELOADS,
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "times that jobs.toml was read again, by whether it was accepted",
     },
     Metric {
         name: HELD_INSTANCES,
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "machines that are due and not charged, by reason",
     },
-    Metric { name: ARREARS_INSTANCES, kind: Kind::Gauge, help: "machines whose wallets are too small" },
-    Metric { name: ARREARS_AMOUNT, kind: Kind::Gauge, help: "what those owe, by currency" },
-    Metric { name: DAEMONS_ALIVE, kind: Kind::Gauge, help: "daemons on this database that live" },
+    Metric { name: ARREARS_INSTANCES, kind: MetricType::Gauge, help: "machines whose wallets are too small" },
+    Metric { name: ARREARS_AMOUNT, kind: MetricType::Gauge, help: "what those owe, by currency" },
+    Metric { name: DAEMONS_ALIVE, kind: MetricType::Gauge, help: "daemons on this database that live" },
     Metric {
         name: JOBS_LATE,
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "jobs that should have begun a minute ago and that nobody runs",
     },
     Metric {
         name: JOBS_AHEAD_UNTIL,
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "when the last job runs again that waits because it ran while a clock was ahead; 0 if none waits",
     },
-    Metric { name: PROBLEMS, kind: Kind::Gauge, help: "what `billing-daemon status` complains of" },
+    Metric { name: PROBLEMS, kind: MetricType::Gauge, help: "what `billing-daemon status` complains of" },
     Metric {
         name: HEARTBEAT,
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "when any daemon last told the panel that billing works; 0 if it was taken back",
     },
     Metric {
         name: LAST_SUCCESS,
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "when a billing run last ended well; if none ever has, when the oldest living daemon began",
     },
-    Metric { name: INTERVAL, kind: Kind::Gauge, help: "the time between two billings" },
+    Metric { name: INTERVAL, kind: MetricType::Gauge, help: "the time between two billings" },
     Metric {
         name: SPIKE_AMOUNT,
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "what the last billing run would charge and waits for an approval of, by currency; 0 if none waits",
     },
     Metric {
         name: GUARD_MISSING,
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "1 if the panel could charge the same hours because the panel guard is missing, disabled or of another version",
     },
     Metric {
         name: AUDIT_VIOLATIONS,
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "rows that broke an invariant at the last audit by a job that came to its end",
     },
 ];
@@ -174,9 +174,9 @@ pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
 fn describe() {
     for Metric { name, kind, help } in ALL {
         match kind {
-            Kind::Counter => describe_counter!(name, help),
-            Kind::Gauge => describe_gauge!(name, help),
-            Kind::Seconds => describe_histogram!(name, Unit::Seconds, help),
+            MetricType::Counter => describe_counter!(name, help),
+            MetricType::Gauge => describe_gauge!(name, help),
+            MetricType::Seconds => describe_histogram!(name, Unit::Seconds, help),
         }
     }
 }
@@ -344,7 +344,7 @@ mod tests {
             begin();
             in_force(&["billing".to_owned()]);
         });
-        for Metric { name, .. } in ALL.iter().filter(|metric| metric.kind == Kind::Counter) {
+        for Metric { name, .. } in ALL.iter().filter(|metric| metric.kind == MetricType::Counter) {
             let mut lines = text.lines().filter(|line| line.starts_with(name)).peekable();
             assert!(lines.peek().is_some(), "nobody counts {name} from the start");
             assert!(lines.all(|line| line.ends_with(" 0")), "{name} begins with something");

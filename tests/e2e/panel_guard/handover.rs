@@ -236,7 +236,7 @@ async fn an_adoption_is_told_in_a_table_and_as_json() {
     let said = run(&db, "adopt --dry-run").await.expect_code(0);
     assert!(said.err.is_empty(), "{}", said.text());
     let starts = [
-        "beside a panel of generation G3; the panel guard is off",
+        "with a panel of generation G3; the panel guard is off",
         "wallets             3",
         "  baselines         1  the audit measures from here",
         "  drifting          1  by 99.00 USD in all",

@@ -30,14 +30,14 @@ async fn beside_a_panel_that_bills_by_itself_nothing_is_charged_without_a_fence_
     // Its operator has switched the panel's billing off.
     let off = format!("[daemon]\npanel-billing = \"off\"\n{jobs}");
     let daemon = with(db, &off).start("run");
-    daemon.says(&format!("beside a panel of generation {generation}; the panel guard is off")).await;
+    daemon.says(&format!("with a panel of generation {generation}; the panel guard is off")).await;
     daemon.says("charged 0.04 USD for 4 hours of 2 instances, 0 held").await;
     daemon.terminated().await.expect_code(0);
 
     seed(db, 1, 2, 2).await;
     install_guard(db).await;
     let said = with(db, &jobs).run("bill").await.expect_code(0);
-    let found = format!("beside a panel of generation {generation}; the panel guard is on");
+    let found = format!("with a panel of generation {generation}; the panel guard is on");
     assert_eq!(said.err, std::slice::from_ref(&found));
     let daemon = with(db, &jobs).start("run");
     daemon.says(&found).await;
@@ -54,7 +54,7 @@ on_variants!(
 #[tokio::test]
 async fn a_panel_that_reads_the_heartbeat_or_none_at_all_is_no_obstacle() {
     for (db, found) in [
-        (Db::g1_role().await, "beside a panel of generation G1; the panel guard is off"),
+        (Db::g1_role().await, "with a panel of generation G1; the panel guard is off"),
         (Db::postgres().await, "on tables of generation G3 without a panel"),
         (Db::sqlite().await, "on tables of generation G3 without a panel"),
     ] {

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::{
     escape::escaped,
     exit::{Exit, Failure},
-    panel_database::Opened,
+    panel_database::PanelDatabase,
 };
 
 /// What is known of one machine at one time. Amounts are decimal text.
@@ -162,7 +162,7 @@ pub(crate) struct Hold {
 
 /// Takes apart what was charged for `instance` - its id, or a label that only one machine has - at `at`, or last.
 pub(crate) async fn explain(
-    opened: &Opened,
+    opened: &PanelDatabase,
     instance: &str,
     at: Option<DateTime<Utc>>,
 ) -> Result<Explanation, Failure> {

@@ -17,7 +17,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Charges)
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let opened = panel_database::open_at_once(&database).await?;
+    let opened = panel_database::open_without_retry(&database).await?;
     let explanation = explanation::explain(&opened, &instance, at).await?;
     if json {
         say_json(&explanation);

@@ -23,7 +23,7 @@ use crate::{
     config::{DaemonSettings, environment::Environment},
     exit::{Exit, Failure},
     output::{json as say_json, line as say},
-    panel_database::{self, Opened},
+    panel_database::{self, PanelDatabase},
     telemetry::LogOutput,
 };
 use billing_store::{Database, DatabaseUrl, Pool};
@@ -114,7 +114,7 @@ impl Place {
     }
 }
 
-async fn refuse_what_is_in_use(opened: &Opened) -> Result<(), Failure> {
+async fn refuse_what_is_in_use(opened: &PanelDatabase) -> Result<(), Failure> {
     let used = async {
         let txn = begin_read(&opened.db).await?;
         let used = organizations::Entity::find().count(&txn).await? > 0
@@ -133,7 +133,7 @@ async fn refuse_what_is_in_use(opened: &Opened) -> Result<(), Failure> {
     }
 }
 
-async fn show(opened: &Opened, database: &Database, options: &cli::Demo) -> Result<Shown, Failure> {
+async fn show(opened: &PanelDatabase, database: &Database, options: &cli::Demo) -> Result<Shown, Failure> {
     let biller = Biller::new(opened.db.clone(), opened.panel, Settings::default());
     let as_of =
         biller.now().await.map_err(|error| Failure::database("ask the database for its time", &error))?;
@@ -153,7 +153,7 @@ async fn show(opened: &Opened, database: &Database, options: &cli::Demo) -> Resu
 }
 
 async fn bill(
-    opened: &Opened,
+    opened: &PanelDatabase,
     database: &Database,
     as_of: DateTime<Utc>,
     progress: &(dyn Fn(u64) + Sync),
@@ -173,7 +173,7 @@ async fn bill(
 }
 
 /// How many machines are held, by reason.
-async fn reasons(opened: &Opened) -> Result<BTreeMap<String, i64>, DbErr> {
+async fn reasons(opened: &PanelDatabase) -> Result<BTreeMap<String, i64>, DbErr> {
     let txn = begin_read(&opened.db).await?;
     let counted = billing_holds::Entity::find()
         .filter(billing_holds::Column::ClosedAt.is_null())

@@ -6,7 +6,7 @@ use billing_scheduler::{ControlReceipt, Pause, RunFilter, RunRow, RunStatus};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Desk, no_store, shown};
+use super::{Session, shown, store_failure};
 use crate::{
     commands::{
         cli::{self, Asked, Cancel, Replay, Trigger},
@@ -15,7 +15,7 @@ use crate::{
     },
     exit::{Exit, Failure},
     output::{json as say_json, line as say},
-    status::{daemons_alive, jobs::KnownJob},
+    status::{daemons_alive, jobs::JobOverview},
 };
 
 /// What becomes of a request without a daemon.
@@ -28,34 +28,34 @@ const PATIENCE: Duration = Duration::from_hours(1);
 /// What a run may take longer than its timeout: it is begun within seconds, and abandoned if it does not stop.
 const MARGIN: Duration = Duration::from_mins(2);
 
-pub(super) async fn pause(desk: &Desk, options: &cli::Pause) -> Result<(), Failure> {
+pub(super) async fn pause(desk: &Session, options: &cli::Pause) -> Result<(), Failure> {
     let name = &options.asked.job;
     desk.job(name).await?;
-    let receipt = desk.control.pause(name, &options.reason).await.map_err(no_store)?;
+    let receipt = desk.control.pause(name, &options.reason).await.map_err(store_failure)?;
     told(&options.asked, receipt, "paused: a run under way goes on, and nothing begins until `jobs resume`");
     Ok(())
 }
 
-pub(super) async fn resume(desk: &Desk, options: &Cancel) -> Result<(), Failure> {
+pub(super) async fn resume(desk: &Session, options: &Cancel) -> Result<(), Failure> {
     let name = &options.asked.job;
     desk.job(name).await?;
-    let receipt = desk.control.resume(name, options.reason.as_deref()).await.map_err(no_store)?;
+    let receipt = desk.control.resume(name, options.reason.as_deref()).await.map_err(store_failure)?;
     told(&options.asked, receipt, "resumed: what came meanwhile is recorded as paused and not run");
     Ok(())
 }
 
-pub(super) async fn cancel(desk: &Desk, options: &Cancel) -> Result<(), Failure> {
+pub(super) async fn cancel(desk: &Session, options: &Cancel) -> Result<(), Failure> {
     let name = &options.asked.job;
     desk.job(name).await?;
-    let receipt = desk.control.cancel(name, options.reason.as_deref()).await.map_err(no_store)?;
+    let receipt = desk.control.cancel(name, options.reason.as_deref()).await.map_err(store_failure)?;
     told(&options.asked, receipt, "cancelled: the run under way is asked to stop, and is not run again");
     Ok(())
 }
 
-pub(super) async fn reset(desk: &Desk, options: &cli::Pause) -> Result<(), Failure> {
+pub(super) async fn reset(desk: &Session, options: &cli::Pause) -> Result<(), Failure> {
     let name = &options.asked.job;
     desk.job(name).await?;
-    let receipt = desk.control.reset(name, &options.reason).await.map_err(no_store)?;
+    let receipt = desk.control.reset(name, &options.reason).await.map_err(store_failure)?;
     told(&options.asked, receipt, "reset: a daemon continues its schedule from the present within 2 s");
     Ok(())
 }
@@ -73,16 +73,16 @@ fn told(asked: &Asked, receipt: ControlReceipt, done: &str) {
     }
 }
 
-pub(super) async fn trigger(desk: &Desk, options: &Trigger) -> Result<(), Failure> {
+pub(super) async fn trigger(desk: &Session, options: &Trigger) -> Result<(), Failure> {
     let job = desk.job(&options.asked.job).await?;
     if let Some(pause) = job.paused.as_ref().filter(|_| !options.force) {
         return Err(Failure::new(Exit::Usage, needs_force(&job.name, pause)));
     }
-    let id = desk.control.run_now(&job.name, options.reason.as_deref()).await.map_err(no_store)?;
+    let id = desk.control.run_now(&job.name, options.reason.as_deref()).await.map_err(store_failure)?;
     asked_for(desk, &job, &options.asked, options.wait, id).await
 }
 
-pub(super) async fn replay(desk: &Desk, options: &Replay) -> Result<(), Failure> {
+pub(super) async fn replay(desk: &Session, options: &Replay) -> Result<(), Failure> {
     let job = desk.job(&options.asked.job).await?;
     let at = options.at()?;
     if at > desk.clock.now() {
@@ -107,12 +107,18 @@ pub(super) async fn replay(desk: &Desk, options: &Replay) -> Result<(), Failure>
         );
         return Err(Failure::new(Exit::Usage, message));
     }
-    let id = desk.control.replay(&job.name, at, options.reason.as_deref()).await.map_err(no_store)?;
+    let id = desk.control.replay(&job.name, at, options.reason.as_deref()).await.map_err(store_failure)?;
     asked_for(desk, &job, &options.asked, options.wait, id).await
 }
 
 /// Reports what was requested, or waits until it has ended.
-async fn asked_for(desk: &Desk, job: &KnownJob, asked: &Asked, wait: bool, id: Uuid) -> Result<(), Failure> {
+async fn asked_for(
+    desk: &Session,
+    job: &JobOverview,
+    asked: &Asked,
+    wait: bool,
+    id: Uuid,
+) -> Result<(), Failure> {
     let daemons = daemons_alive(&desk.opened).await?;
     if !wait {
         if asked.json {
@@ -149,7 +155,7 @@ pub(in crate::commands) fn needs_force(job: &str, pause: &Pause) -> String {
     format!("job `{job}` is {pause}: `--force` runs it nevertheless, and `jobs resume {job}` ends the pause")
 }
 
-async fn answer(desk: &Desk, id: Uuid, patience: Duration) -> Result<Option<RunRow>, Failure> {
+async fn answer(desk: &Session, id: Uuid, patience: Duration) -> Result<Option<RunRow>, Failure> {
     let (filter, began) = (RunFilter { request: Some(id), ..RunFilter::default() }, Instant::now());
     let mut told = false;
     while began.elapsed() < patience {

@@ -4,18 +4,18 @@ use billing_scheduler::{RunFilter, RunRow, RunStatus, Schedule};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 
-use super::{Desk, shown};
+use super::{Session, shown};
 use crate::{
     commands::{cli::Explain, runs::outcome},
     exit::Failure,
     output::line as say,
-    status::{daemons_alive, jobs::KnownJob},
+    status::{daemons_alive, jobs::JobOverview},
 };
 
 /// So long a run may take to begin.
 const JUST_NOW: TimeDelta = TimeDelta::seconds(3);
 
-pub(super) async fn execute(desk: &Desk, options: &Explain) -> Result<(), Failure> {
+pub(super) async fn execute(desk: &Session, options: &Explain) -> Result<(), Failure> {
     let (job, now) = (desk.job(&options.job).await?, desk.clock.now());
     let latest = || job.spec.as_ref().and_then(|spec| spec.schedule.last_until(now).ok().flatten());
     let at = options.at.or_else(latest).or_else(|| job.last.as_ref().map(|last| last.run.scheduled_at));
@@ -63,7 +63,7 @@ struct Facts<'a> {
     is_configured: Option<bool>,
     /// How many daemons are alive.
     daemons: usize,
-    job: &'a KnownJob,
+    job: &'a JobOverview,
 }
 
 /// The answer in a word, and in a sentence.
@@ -175,7 +175,7 @@ mod tests {
         format!("2026-01-05T{clock}Z").parse().expect("a time of day")
     }
 
-    fn hourly() -> KnownJob {
+    fn hourly() -> JobOverview {
         let schedule = Schedule::every(Duration::from_hours(1)).expect("valid");
         let state = JobState::at(at("13:00:00"));
         let row = JobRow {
@@ -187,10 +187,10 @@ mod tests {
             last_run: None,
         };
         let spec = Some(JobSpec::new("job", "kind", schedule));
-        KnownJob { name: "job".to_owned(), spec, row: Some(row), paused: None, last: None }
+        JobOverview { name: "job".to_owned(), spec, row: Some(row), paused: None, last: None }
     }
 
-    fn change(change: impl FnOnce(&mut KnownJob, &mut JobRow)) -> KnownJob {
+    fn change(change: impl FnOnce(&mut JobOverview, &mut JobRow)) -> JobOverview {
         let mut job = hourly();
         let mut row = job.row.take().expect("it has one");
         change(&mut job, &mut row);
@@ -213,11 +213,11 @@ mod tests {
             fencing_token: FencingToken(4),
             expires_at: at(until),
         };
-        let unknown = KnownJob { spec: None, ..hourly() };
+        let unknown = JobOverview { spec: None, ..hourly() };
         let mut of_node = hourly();
         of_node.spec.as_mut().expect("it has one").scope = Scope::Node;
-        let unclaimed = KnownJob { row: None, ..hourly() };
-        let rows: [(&str, KnownJob, usize, &str, &str); 14] = [
+        let unclaimed = JobOverview { row: None, ..hourly() };
+        let rows: [(&str, JobOverview, usize, &str, &str); 14] = [
             ("15:00:00", hourly(), 1, "not_yet", "is still to come"),
             ("14:00:00", hourly(), 1, "late", "due and nobody is at it, although 1 daemons are alive"),
             ("14:00:00", hourly(), 0, "no_daemon", "no daemon is alive"),
@@ -232,10 +232,10 @@ mod tests {
             ("14:00:00", unknown, 1, "not_configured", "has it disabled"),
             ("14:00:00", of_node, 1, "no_node", "each node runs the job by itself"),
             ("14:00:00", unclaimed, 1, "never_claimed", "none that is alive has it"),
-            ("14:00:00", KnownJob { row: None, ..hourly() }, 0, "no_daemon", "no daemon is alive"),
+            ("14:00:00", JobOverview { row: None, ..hourly() }, 0, "no_daemon", "no daemon is alive"),
             (
                 "14:00:00",
-                KnownJob { paused: Some(pause.clone()), ..hourly() },
+                JobOverview { paused: Some(pause.clone()), ..hourly() },
                 1,
                 "paused",
                 "paused by ada: tea, since 2026-01-05 12:30:00",

@@ -3,7 +3,7 @@
 use billing_scheduler::RunFilter;
 use serde_json::Value;
 
-use super::{Desk, shown};
+use super::{Session, shown};
 use crate::output::table::table;
 use crate::{
     commands::{
@@ -12,13 +12,13 @@ use crate::{
     },
     exit::Failure,
     output::{json as say_json, layout as say_lines, line as say},
-    status::jobs::KnownJob,
+    status::jobs::JobOverview,
 };
 
 /// How many of its last runs a job is shown with.
 const RUNS_SHOWN: u32 = 5;
 
-pub(super) async fn list(desk: &Desk, json: bool) -> Result<(), Failure> {
+pub(super) async fn list(desk: &Session, json: bool) -> Result<(), Failure> {
     let (jobs, now, known) = (desk.jobs().await?, desk.clock.now(), desk.is_complete);
     if json {
         say_json(&Value::Array(jobs.iter().map(|job| job.in_json(known, now)).collect()));
@@ -43,7 +43,7 @@ pub(super) async fn list(desk: &Desk, json: bool) -> Result<(), Failure> {
 }
 
 /// What there is to say of a job besides.
-fn about(job: &KnownJob) -> String {
+fn about(job: &JobOverview) -> String {
     if let Some(pause) = &job.paused {
         return pause.to_string();
     }
@@ -55,7 +55,7 @@ fn about(job: &KnownJob) -> String {
     }
 }
 
-pub(super) async fn show(desk: &Desk, name: &str, json: bool) -> Result<(), Failure> {
+pub(super) async fn show(desk: &Session, name: &str, json: bool) -> Result<(), Failure> {
     let (job, now, known) = (desk.job(name).await?, desk.clock.now(), desk.is_complete);
     let last = RunFilter { job: Some(name.to_owned()), limit: RUNS_SHOWN, ..RunFilter::default() };
     let last = desk.runs(&last).await?;

@@ -17,10 +17,10 @@ use crate::{
     commands::cli::{Common, Jobs},
     config::did_you_mean,
     exit::{Exit, Failure},
-    host::identity::{Identity, whoever_is_here},
-    panel_database::{self, Opened},
+    host::identity::{Identity, operator_name},
+    panel_database::{self, PanelDatabase},
     plugins::Plugins,
-    status::jobs::{KnownJob, known_jobs},
+    status::jobs::{JobOverview, job_overviews},
     telemetry::LogOutput,
 };
 use billing_store::{QueryFailed, SeaOrmStore};
@@ -28,24 +28,34 @@ use billing_store::{QueryFailed, SeaOrmStore};
 pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Jobs) -> Result<(), Failure> {
     match action {
         Jobs::Next(options) => next::execute(common, plugins, options),
-        Jobs::List { json } => list::list(&Desk::open(common, plugins, None).await?, *json).await,
-        Jobs::Show { job, json } => list::show(&Desk::open(common, plugins, None).await?, job, *json).await,
-        Jobs::Pause(asked) => control::pause(&Desk::open(common, plugins, asked.by()).await?, asked).await,
-        Jobs::Resume(asked) => control::resume(&Desk::open(common, plugins, asked.by()).await?, asked).await,
-        Jobs::Cancel(asked) => control::cancel(&Desk::open(common, plugins, asked.by()).await?, asked).await,
-        Jobs::Trigger(asked) => {
-            control::trigger(&Desk::open(common, plugins, asked.by()).await?, asked).await
+        Jobs::List { json } => list::list(&Session::open(common, plugins, None).await?, *json).await,
+        Jobs::Show { job, json } => {
+            list::show(&Session::open(common, plugins, None).await?, job, *json).await
         }
-        Jobs::Replay(asked) => control::replay(&Desk::open(common, plugins, asked.by()).await?, asked).await,
-        Jobs::Reset(asked) => control::reset(&Desk::open(common, plugins, asked.by()).await?, asked).await,
-        Jobs::Explain(options) => explain::execute(&Desk::open(common, plugins, None).await?, options).await,
+        Jobs::Pause(asked) => control::pause(&Session::open(common, plugins, asked.by()).await?, asked).await,
+        Jobs::Resume(asked) => {
+            control::resume(&Session::open(common, plugins, asked.by()).await?, asked).await
+        }
+        Jobs::Cancel(asked) => {
+            control::cancel(&Session::open(common, plugins, asked.by()).await?, asked).await
+        }
+        Jobs::Trigger(asked) => {
+            control::trigger(&Session::open(common, plugins, asked.by()).await?, asked).await
+        }
+        Jobs::Replay(asked) => {
+            control::replay(&Session::open(common, plugins, asked.by()).await?, asked).await
+        }
+        Jobs::Reset(asked) => control::reset(&Session::open(common, plugins, asked.by()).await?, asked).await,
+        Jobs::Explain(options) => {
+            explain::execute(&Session::open(common, plugins, None).await?, options).await
+        }
     }
 }
 
 /// Where one asks: the database, and the jobs of the configuration if there is one.
-pub(super) struct Desk {
+pub(super) struct Session {
     pub(super) control: Control,
-    pub(super) opened: Opened,
+    pub(super) opened: PanelDatabase,
     pub(super) clock: Arc<dyn Clock>,
     /// Those of the configuration, or of the built-in defaults; none if it cannot be read.
     pub(super) specs: Vec<JobSpec>,
@@ -53,7 +63,7 @@ pub(super) struct Desk {
     pub(super) is_complete: bool,
 }
 
-impl Desk {
+impl Session {
     /// Opens the database; what is asked is signed with `by`, or else with the name of whoever is logged in.
     pub(super) async fn open(common: &Common, plugins: &Plugins, by: Option<&str>) -> Result<Self, Failure> {
         let environment = environment(common)?;
@@ -64,12 +74,12 @@ impl Desk {
         let is_file = source.as_ref().is_some_and(|source| source.path().is_some());
         let config = source.and_then(|source| source.config().ok());
         let ttl = config.as_ref().map_or_else(Default::default, |config| config.daemon.clone()).lease_ttl;
-        let opened = panel_database::open_at_once(&database).await?;
+        let opened = panel_database::open_without_retry(&database).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let holder = Identity::of_process(None).instance;
         let store: Arc<dyn Store> =
             Arc::new(SeaOrmStore::new(opened.db.clone(), database, holder, ttl, Arc::clone(&clock)));
-        let by = by.map_or_else(whoever_is_here, str::to_owned);
+        let by = by.map_or_else(operator_name, str::to_owned);
         // Each command looks for its job itself, also in jobs.toml, and knows a name that is meant.
         let control = Control::new(store, Arc::clone(&clock), by).with_known_jobs(|_| true);
         let is_complete = is_file && config.is_some();
@@ -78,13 +88,13 @@ impl Desk {
     }
 
     /// Every job that the database or the configuration knows, by name.
-    pub(super) async fn jobs(&self) -> Result<Vec<KnownJob>, Failure> {
-        let jobs = known_jobs(&self.opened.db, &self.specs).await;
+    pub(super) async fn jobs(&self) -> Result<Vec<JobOverview>, Failure> {
+        let jobs = job_overviews(&self.opened.db, &self.specs).await;
         jobs.map_err(|error| Failure::database("read the jobs", &error))
     }
 
     /// The job called `name`, which must be known.
-    pub(super) async fn job(&self, name: &str) -> Result<KnownJob, Failure> {
+    pub(super) async fn job(&self, name: &str) -> Result<JobOverview, Failure> {
         let mut jobs = self.jobs().await?;
         if let Some(index) = jobs.iter().position(|job| job.name == name) {
             return Ok(jobs.swap_remove(index));
@@ -98,11 +108,11 @@ impl Desk {
     }
 
     pub(super) async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, Failure> {
-        self.control.runs(filter).await.map_err(no_store)
+        self.control.runs(filter).await.map_err(store_failure)
     }
 }
 
-impl KnownJob {
+impl JobOverview {
     /// How it stands, in one word or two.
     pub(super) fn word(&self, known: bool, now: DateTime<Utc>) -> &'static str {
         let row = self.row.as_ref();
@@ -164,7 +174,7 @@ pub(super) fn shown(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-pub(super) fn no_store(error: StoreError) -> Failure {
+pub(super) fn store_failure(error: StoreError) -> Failure {
     match error {
         StoreError::Unavailable(source) => match source.downcast::<QueryFailed>() {
             Ok(error) => Failure::database("ask the database", &error.0),
