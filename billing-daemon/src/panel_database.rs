@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use billing_jobs::{panel::Panel, restore::LastCommit};
+use billing_jobs::{panel::Panel, restore_detection::LastCommit};
 use billing_store::{Database, Pool, with_retry};
 use migration::SchemaError;
 use sea_orm::{DatabaseConnection, DbErr};

@@ -7,7 +7,7 @@ use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::{Services, status::StatusRow};
+use crate::{Services, daemon_status::StatusRow};
 
 /// The parameters of kind `stale-daemons`.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]

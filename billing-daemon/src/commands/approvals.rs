@@ -3,7 +3,7 @@
 use billing_jobs::{
     billing::{
         Biller, Scope, approve_catch_up,
-        brake::{self, Excess},
+        spike_guard::{self, Excess},
     },
     currency::Currency,
     money::{Money, NoAmount},
@@ -53,19 +53,19 @@ pub(super) async fn approve_spike(
     let all_of = |excesses: &[Excess]| -> Result<Vec<Excess>, String> {
         words.chunk_by(|_, next| is_currency(next)).map(|words| chosen(excesses, words)).collect()
     };
-    let mut announced = brake::announced(db).await.map_err(failed)?;
+    let mut announced = spike_guard::announced(db).await.map_err(failed)?;
     if announced.as_ref().is_none_or(|announced| all_of(&announced.excesses).is_err()) {
         let spike = biller.spike(None).await.map_err(super::bill::failed)?;
         if let Some(spike) = spike.filter(|spike| all_of(&spike.excesses).is_ok()) {
-            brake::announce(db, &operator_name(), &spike).await.map_err(failed)?;
-            announced = brake::announced(db).await.map_err(failed)?;
+            spike_guard::announce(db, &operator_name(), &spike).await.map_err(failed)?;
+            announced = spike_guard::announced(db).await.map_err(failed)?;
         }
     }
     let Some(announced) = announced else {
         return Err(Failure::new(Exit::Usage, "no run waits for an approval: leave out `--approve`"));
     };
     for excess in all_of(&announced.excesses).map_err(|message| Failure::new(Exit::Usage, message))? {
-        brake::approve(db, announced.id, excess, &operator_name()).await.map_err(failed)?;
+        spike_guard::approve(db, announced.id, excess, &operator_name()).await.map_err(failed)?;
     }
     Ok(())
 }

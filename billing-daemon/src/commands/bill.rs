@@ -12,7 +12,7 @@ use billing_jobs::{
         Bill, Biller, BillingError, BillingParams, FirstSeenPrice, Mode, Run, Scope, Settings, details,
         unfinished,
     },
-    restore::LastCommit,
+    restore_detection::LastCommit,
 };
 use billing_scheduler::{
     Claim, Clock, JobContext, Lease, Occurrence, RunCause, RunRecord, RunStatus, StopHandle, StopReason,

@@ -169,7 +169,7 @@ fn in_table(listed: &[BeyondLimit], width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use billing_jobs::{
-        billing::{FindingsByKind, Sum, Totals, brake::Excess},
+        billing::{FindingsByKind, Sum, Totals, spike_guard::Excess},
         currency::Currency,
         money::Money,
     };

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use billing_jobs::{BILLING_JOB, Services, panel::Panel, status::StatusRow};
+use billing_jobs::{BILLING_JOB, Services, daemon_status::StatusRow, panel::Panel};
 use billing_kinds::Pings;
 use billing_scheduler::{Clock, DrainReport, JobSpec, Registry, STOP_GRACE, Scheduler, SystemClock};
 use sea_orm::DatabaseConnection;

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use billing_jobs::status::StatusRow;
+use billing_jobs::daemon_status::StatusRow;
 use tokio::{sync::oneshot, task::JoinHandle};
 use tracing::{debug, warn};
 

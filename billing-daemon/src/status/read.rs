@@ -5,9 +5,9 @@ use billing_jobs::{
     AUDIT_KIND, BILLING_JOB,
     billing::{Biller, HAND_BACK_AFTER, Settings, micros},
     currency::Currency,
+    daemon_status::ALIVE_WITHIN,
     hold::Reason,
     money::Money,
-    status::ALIVE_WITHIN,
     uncharged::{Closed, Debt},
 };
 use billing_scheduler::{RunFilter, RunRow};

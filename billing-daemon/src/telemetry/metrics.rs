@@ -1,10 +1,10 @@
 //! What is measured, under which names: the one place that knows them.
 
-pub use billing_jobs::measured::{database_failed, fencing_rejected};
+pub use billing_jobs::metrics::{database_failed, fencing_rejected};
 use billing_jobs::{
     billing::Sums,
     currency::Currency,
-    measured::{DATABASE_ERRORS, FENCING_REJECTIONS},
+    metrics::{DATABASE_ERRORS, FENCING_REJECTIONS},
 };
 use billing_scheduler::{RunRecord, RunStatus};
 use billing_store::ErrorClass;

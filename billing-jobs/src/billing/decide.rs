@@ -12,11 +12,11 @@ use super::{
 };
 use crate::{
     currency::{Currency, InvalidCurrency},
+    fault_injection,
     hold::{Hold, Reason},
     money::{Carry, HourlyRate, Money, WalletUnit, cost, covered_hours},
     period::{HOUR, Micros, Rates, Stretch, whole_hours},
     price::{PriceKey, PriceList},
-    testing,
 };
 
 /// How long the panel's own biller may take from its debit to the cycle and the anchor, which it writes in a second transaction.
@@ -621,7 +621,7 @@ fn due_hours(terms: &Terms<'_>, instance: &Instance) -> Result<Option<DueHours>,
         (meter.billed_through, meter.seen_at)
     } else {
         let Instance { last_billed_at, created_at, meter, .. } = instance;
-        let watermark = meter.as_ref().filter(|_| !testing::mutated("anchor-only"));
+        let watermark = meter.as_ref().filter(|_| !fault_injection::mutated("anchor-only"));
         let watermark = watermark.map(|meter| meter.billed_through);
         let start = panel_time::start(last_billed_at, created_at, watermark, terms.as_of);
         (start.map_err(|hold| (hold, None))?, terms.as_of)
@@ -684,7 +684,7 @@ fn move_anchor(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance
     // A clock that was set back leaves our watermark in the future; the panel's anchor never goes there.
     if anchor >= billed_through
         || billed_through > terms.as_of
-        || testing::mutated("anchor-stays")
+        || fault_injection::mutated("anchor-stays")
         || panel_is_at_it(terms, instance, anchor)
     {
         return;

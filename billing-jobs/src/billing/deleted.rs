@@ -12,9 +12,10 @@ use super::{
     BillingError, Mode,
     decide::{HoldRow, Instance, Meter},
     findings::Findings,
+    fleet_run::{LISTED, Pass},
     id::Id,
-    pass::{LISTED, Pass},
-    read, rows,
+    read,
+    sql::rows,
 };
 use crate::{
     currency::Currency,

@@ -13,15 +13,15 @@ use serde::Deserialize;
 use tracing::{info, warn};
 
 use super::{
-    Bill, Biller, BillingError, FirstSeenPrice, Mode, Run, Settings, Spike, Totals, brake::Excess,
-    pace::MOST_CONNECTIONS,
+    Bill, Biller, BillingError, FirstSeenPrice, Mode, Run, Settings, Spike, Totals,
+    batch_sizing::MOST_CONNECTIONS, spike_guard::Excess,
 };
 use crate::{
     Services,
+    daemon_status::{RunEnd, StatusRow},
     money::Money,
     params,
     price::DailyBackupFactor,
-    status::{RunEnd, StatusRow},
     uncharged::Uncharged,
 };
 

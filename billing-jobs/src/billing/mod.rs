@@ -1,30 +1,23 @@
 //! Billing: every due hour charged once, batch by batch, each batch in one transaction under the panel guard.
 
-mod adopt;
 mod approvals;
-pub mod brake;
+mod batch_sizing;
 mod decide;
 mod deleted;
 mod fencing;
 mod findings;
-mod handover;
+mod fleet_run;
 mod id;
 mod job;
-#[cfg(feature = "testing")]
-mod mutations;
-mod pace;
 mod panel_time;
-mod pass;
 mod post;
-mod postgres;
 mod read;
 mod refusals;
-mod release;
-mod rows;
 mod seen_rates;
-mod sqlite;
-mod statements;
+pub mod spike_guard;
+mod sql;
 mod totals;
+mod transfer;
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -39,39 +32,39 @@ use tracing::{Instrument as _, warn};
 use uuid::Uuid;
 
 use self::{
-    brake::Brake,
+    batch_sizing::Pace,
     decide::BeyondLimitRow,
-    pace::Pace,
-    pass::{LISTED, Over, Pass},
-    statements::Statements,
+    fleet_run::{LISTED, Over, Pass},
+    spike_guard::Brake,
+    sql::{postgres, sqlite},
 };
 use crate::{
     BILLING_JOB,
     currency::Currency,
+    fault_injection,
     hold::Reason,
     money::Money,
     panel::Panel,
     price::{DailyBackupFactor, Plan, PriceList},
-    restore::LastCommit,
-    testing, trace,
+    restore_detection::LastCommit,
+    spans,
     uncharged::{Closed, Debt, Uncharged, uncharged as uncharged_in},
 };
 use billing_store::{begin_read, exclusive_writer, execute, query_all, query_one, statement, with_help};
 
-pub use self::{
-    adopt::{Adoption, PriceDifference},
-    approvals::{APPROVED_FOR, Scope, approve_catch_up},
-    brake::Spike,
-    findings::{Findings, FindingsByKind},
-    handover::HandoverError,
-    job::{Billing, BillingParams, details, spike, unfinished},
-    release::Release,
-    seen_rates::FirstSeenPrice,
-    totals::{Sum, Sums, Totals},
-};
-pub(crate) use self::{
+pub(crate) use self::sql::{
+    Statements,
     postgres::{is_amount as is_postgres_amount, milliseconds},
     sqlite::{is_amount as is_sqlite_amount, micros as sqlite_micros},
+};
+pub use self::{
+    approvals::{APPROVED_FOR, Scope, approve_catch_up},
+    findings::{Findings, FindingsByKind},
+    job::{Billing, BillingParams, details, spike, unfinished},
+    seen_rates::FirstSeenPrice,
+    spike_guard::Spike,
+    totals::{Sum, Sums, Totals},
+    transfer::{Adoption, HandoverError, PriceDifference, Release},
 };
 
 /// How long billing must not have worked before the panel may bill, unless the configuration sets another time.
@@ -280,8 +273,8 @@ pub enum BillingError {
     },
 }
 
-impl From<brake::Overrun> for BillingError {
-    fn from(brake::Overrun { currency, charged, ceiling }: brake::Overrun) -> Self {
+impl From<spike_guard::Overrun> for BillingError {
+    fn from(spike_guard::Overrun { currency, charged, ceiling }: spike_guard::Overrun) -> Self {
         Self::Overrun { currency, charged, ceiling }
     }
 }
@@ -397,7 +390,7 @@ impl Biller {
             None => self.ask("ask the database for its time", self.now()).await?,
         };
         let (mut pass, unreadable_plans) = self.begin_pass(run, as_of).await?;
-        let mut spike = brake::assess(&pass).await?;
+        let mut spike = spike_guard::assess(&pass).await?;
         if run.mode != Mode::DryRun {
             pass.brake = Brake::of(&pass, &spike).await?;
             spike.waits = None;
@@ -434,7 +427,7 @@ impl Biller {
                 uncharged.push(Uncharged { reason: reason.to_string(), debt });
             }
         }
-        if matches!(run.mode, Mode::Commit(_)) && !testing::mutated("totals-from-memory") {
+        if matches!(run.mode, Mode::Commit(_)) && !fault_injection::mutated("totals-from-memory") {
             // A batch whose commit was not answered is counted by its row, not by us.
             totals = self.ask("sum up the run", self.totals_of(run.id)).await?;
             let closed = Closed::By(as_of.timestamp_micros());
@@ -500,7 +493,7 @@ impl Biller {
             None => self.ask("ask the database for its time", self.now()).await?,
         };
         let (pass, _) = self.begin_pass(&run, as_of).await?;
-        let assessment = brake::assess(&pass).await;
+        let assessment = spike_guard::assess(&pass).await;
         if self.panel.backend == DbBackend::Sqlite {
             // It only read.
             let _ = pass.db.close().await;
@@ -523,7 +516,7 @@ impl Biller {
         doing: &'static str,
         question: impl Future<Output = Result<T, DbErr>>,
     ) -> Result<T, BillingError> {
-        let answer = question.instrument(trace::step(self.panel.backend, doing)).await;
+        let answer = question.instrument(spans::step(self.panel.backend, doing)).await;
         answer.map_err(BillingError::database(doing))
     }
 

@@ -7,10 +7,10 @@ use uuid::Uuid;
 use super::{
     decide::Posting,
     id::Id,
-    rows::{self, Rows},
-    statements::Statements,
+    sql::Statements,
+    sql::rows::{self, Rows},
 };
-use crate::{hold::Reason, period::Micros, testing, trace};
+use crate::{fault_injection, hold::Reason, period::Micros, spans};
 use billing_store::{begin, statement};
 
 /// Why a posting must be rolled back.
@@ -60,7 +60,7 @@ pub(super) async fn post(
             rows::charges(on, batch, &posting.charges)
         })
         .await?;
-    if !testing::mutated("cycles-apart") {
+    if !fault_injection::mutated("cycles-apart") {
         write.cycles(sql, posting).await?;
     }
     let meters = [
@@ -75,7 +75,7 @@ pub(super) async fn post(
     if !posting.repairs.is_empty() {
         // How many cycles are missing is not known beforehand.
         let repairs = rows::repairs(on, &posting.repairs).run(txn, &sql.repair_cycles);
-        repairs.instrument(trace::write(on, "vps_billing_cycles")).await?;
+        repairs.instrument(spans::write(on, "vps_billing_cycles")).await?;
     }
     let (holds, as_of) = (&posting.holds, stamp.as_of);
     write.rows(&sql.upsert_holds, "billing_holds", holds.len(), || rows::holds(on, as_of, holds)).await?;
@@ -86,7 +86,7 @@ pub(super) async fn post(
         let values = [as_of.into(), reason.as_str().into()];
         write.ids(&sql.close_uncharged, "billing_holds", ids, &values).await?;
     }
-    if testing::mutated("debit-apart") {
+    if fault_injection::mutated("debit-apart") {
         return Ok(());
     }
     write.wallets(sql, posting).await
@@ -99,8 +99,8 @@ pub(super) async fn post_apart(
     posting: &Posting<'_>,
 ) -> Result<(), PostError> {
     for (mutation, cycles) in [("cycles-apart", true), ("debit-apart", false)] {
-        if testing::mutated(mutation) {
-            testing::linger().await;
+        if fault_injection::mutated(mutation) {
+            fault_injection::linger().await;
             let txn = begin(db).await?;
             let write = Writer::of(&txn);
             if cycles {
@@ -145,9 +145,9 @@ impl<'a> Writer<'a> {
             sums.into(),
             debits.into(),
         ];
-        testing::before_statement();
+        fault_injection::before_statement();
         let (table, statement) = ("billing_batches", statement(self.txn, sql, values));
-        let row = self.txn.query_one_raw(statement).instrument(trace::write(self.backend, table)).await?;
+        let row = self.txn.query_one_raw(statement).instrument(spans::write(self.backend, table)).await?;
         let row = row.ok_or(PostError::Count { table, expected: 1, found: 0 })?;
         Ok((row.try_get("", "id")?, row.try_get("", "ledger_until")?))
     }
@@ -174,7 +174,7 @@ impl<'a> Writer<'a> {
         if expected == 0 {
             return Ok(());
         }
-        let found = rows().run(self.txn, sql).instrument(trace::write(self.backend, table)).await?;
+        let found = rows().run(self.txn, sql).instrument(spans::write(self.backend, table)).await?;
         counted(table, expected, found)
     }
 
@@ -191,15 +191,15 @@ impl<'a> Writer<'a> {
         }
         let list = serde_json::to_string(ids).expect("text is always JSON");
         let values = first.iter().cloned().chain([list.into()]);
-        testing::before_statement();
+        fault_injection::before_statement();
         let written = self.txn.execute_raw(statement(self.txn, sql, values));
-        let written = written.instrument(trace::write(self.backend, table)).await?;
+        let written = written.instrument(spans::write(self.backend, table)).await?;
         counted(table, ids.len(), written.rows_affected())
     }
 }
 
 fn counted(table: &'static str, expected: usize, found: u64) -> Result<(), PostError> {
-    if found == expected as u64 || testing::mutated("no-count-check") {
+    if found == expected as u64 || fault_injection::mutated("no-count-check") {
         Ok(())
     } else {
         Err(PostError::Count { table, expected, found })

@@ -5,7 +5,7 @@ use sea_orm::{ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbE
 use serde::Serialize;
 use tracing::info;
 
-use super::{BillingError, Mode, pass::Pass, rows, statements::Statements};
+use super::{BillingError, Mode, fleet_run::Pass, sql::Statements, sql::rows};
 use crate::{
     money::{HourlyRate, Rate},
     price::{Backups, NewRates, SeenRate},

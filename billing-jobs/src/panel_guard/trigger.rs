@@ -11,7 +11,7 @@ use std::fmt;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr};
 use serde_json::json;
 
-use crate::{BILLING_JOB, status::alive};
+use crate::{BILLING_JOB, daemon_status::alive};
 use billing_store::{
     audit_log::{self, AuditEvent},
     begin, begin_read, statement,

@@ -3,7 +3,7 @@
 use billing_jobs::{
     billing::{
         BillingError, Scope, Settings, Spike, Sum, approve_catch_up,
-        brake::{Announced, announced, approve},
+        spike_guard::{Announced, announced, approve},
     },
     money::Money,
 };

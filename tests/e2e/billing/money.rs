@@ -2,7 +2,7 @@
 
 use billing_jobs::{
     billing::Settings,
-    status::{RunEnd, StatusRow},
+    daemon_status::{RunEnd, StatusRow},
 };
 use e2e::{Db, Fleet, Instance, Plan, on_every_database, on_variants};
 use sea_orm::DbBackend;

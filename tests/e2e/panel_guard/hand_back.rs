@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use billing_jobs::{
-    Heartbeat, HeartbeatParams, PANELS_PATIENCE, Services, billing::Settings, may_bill, status::StatusRow,
+    Heartbeat, HeartbeatParams, PANELS_PATIENCE, Services, billing::Settings, daemon_status::StatusRow,
+    may_bill,
 };
 use billing_scheduler::{FencingToken, Job, JobContext, ManualClock, Occurrence, StopHandle};
 use chrono::DateTime;

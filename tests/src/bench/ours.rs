@@ -53,7 +53,7 @@ impl Ours {
             .current_dir(self.folder.path())
             .env_clear()
             .envs([("DATABASE_URL", self.url.as_str()), ("BILLING_CLOCK", &clock), (BILLS, "1")])
-            .env("LOG_LEVEL", "warn,billing_jobs::billing::brake=debug")
+            .env("LOG_LEVEL", "warn,billing_jobs::billing::spike_guard=debug")
             .kill_on_drop(true)
             .output()
             .await

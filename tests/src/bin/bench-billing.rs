@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     // The benchmark starts this same program as the daemon that bills.
     if env::var_os(bench::BILLS).is_some() {
         // The clock of the run is set from outside.
-        billing_jobs::testing::enable();
+        billing_jobs::fault_injection::enable();
         let code = billing_daemon::main(&billing_daemon::Plugins::none());
         eprintln!("{}", bench::peak_memory());
         return code;

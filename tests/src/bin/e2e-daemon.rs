@@ -150,7 +150,7 @@ fn kinds(registry: &mut Registry) {
 fn main() -> ExitCode {
     // Unless a test wants to see what the program does that ships.
     if std::env::var_os("E2E_AS_SHIPPED").is_none() {
-        billing_jobs::testing::enable();
+        billing_jobs::fault_injection::enable();
     }
     billing_daemon::main(&Plugins::none().with(kinds))
 }

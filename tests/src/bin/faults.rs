@@ -62,6 +62,6 @@ fn daemon() -> ExitCode {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         std::process::abort();
     });
-    billing_jobs::testing::enable();
+    billing_jobs::fault_injection::enable();
     billing_daemon::main(&billing_daemon::Plugins::none())
 }

@@ -8,15 +8,16 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResul
 use serde::Serialize;
 use serde_json::json;
 
-use super::{
-    Biller, FindingsByKind,
-    decide::{MeterRow, rates_json},
-    handover::{HandoverError, all, begin_alone, entry},
-    id::Id,
-    panel_time::{self, PanelTime},
-    postgres, read, rows, seen_rates, sqlite,
-};
+use super::{HandoverError, all, begin_alone, entry};
 use crate::{
+    billing::{
+        Biller, FindingsByKind,
+        decide::{MeterRow, rates_json},
+        id::Id,
+        panel_time::{self, PanelTime},
+        read, seen_rates,
+        sql::{postgres, rows, sqlite},
+    },
     currency::{Amounts, Currency},
     hold::Hold,
     money::{Carry, Money},

@@ -17,8 +17,8 @@ use tracing::debug;
 use super::{
     BillingError, Sum, Sums,
     decide::Posting,
-    pass::{Owners, Pass, Read},
-    postgres,
+    fleet_run::{Owners, Pass, Read},
+    sql::postgres,
 };
 use crate::{
     BILLING_JOB,

@@ -16,25 +16,26 @@ use tracing::{Instrument as _, debug};
 use super::{
     BeyondLimit, Biller, BillingError, Mode, Run,
     approvals::Approvals,
-    brake::{Brake, Overrun},
+    batch_sizing,
     decide::{Instance as Machine, Posting, Terms, Wallet, decide},
     fencing::is_newest,
     findings::Findings,
     id::Id,
-    pace,
     post::{PostError, Stamp, post, post_apart},
     read,
     refusals::{Failing, Refusals},
+    spike_guard::{Brake, Overrun},
     totals::Totals,
 };
 use crate::{
     BILLING_JOB,
     currency::Currency,
+    fault_injection,
     hold::{Hold, Reason},
-    measured,
+    metrics,
     period::Micros,
     price::PriceList,
-    testing, trace,
+    spans,
     uncharged::Debt,
 };
 use billing_store::{
@@ -404,7 +405,7 @@ impl Pass<'_> {
         let mut wait = FIRST_WAIT;
         let mut attempt = 1;
         loop {
-            match read().instrument(trace::step(self.biller.panel.backend, doing)).await {
+            match read().instrument(spans::step(self.biller.panel.backend, doing)).await {
                 Ok(result) => return Ok(result),
                 Err(error) if attempt < ATTEMPTS && classify(&error) != ErrorClass::Broken => {
                     debug!(attempt, "could not {doing}: {error}");
@@ -429,15 +430,15 @@ impl Pass<'_> {
             if reading_first {
                 self.give_way().await;
             }
-            let span = trace::batch(attempt);
+            let span = spans::batch(attempt);
             let failure = match self.try_post(&batch, reading_first).instrument(span.clone()).await {
                 Ok(done) => {
-                    trace::posted(&span, done.instances, &done.over.totals);
+                    spans::posted(&span, done.instances, &done.over.totals);
                     return Ok(Posted::Done(Box::new(done)));
                 }
                 Err(failure) => failure,
             };
-            trace::rolled_back(&span, &failure.message);
+            spans::rolled_back(&span, &failure.message);
             drop(span);
             debug!(attempt, "a batch was rolled back: {}", failure.message);
             let again = attempt < ATTEMPTS;
@@ -486,10 +487,10 @@ impl Pass<'_> {
 
     /// One transaction.
     async fn try_post(&self, batch: &Batch, reading_first: bool) -> Result<Done, Failure> {
-        let step = |doing| trace::step(self.biller.panel.backend, doing);
-        testing::linger().await;
-        testing::batch_begins();
-        testing::before_statement();
+        let step = |doing| spans::step(self.biller.panel.backend, doing);
+        fault_injection::linger().await;
+        fault_injection::batch_begins();
+        fault_injection::before_statement();
         let began = Instant::now();
         let txn =
             async { if reading_first { begin_deferred(&self.db).await } else { begin(&self.db).await } };
@@ -497,13 +498,13 @@ impl Pass<'_> {
         let txn = txn.map_err(|error| Failure::of(error, None))?;
         let (read, again) = (OnceLock::new(), OnceLock::new());
         let mut result = self.fill(&txn, batch, &read).await;
-        if testing::mutated("retry-without-rollback") && matches!(result, Err(Kind::Stale { .. })) {
+        if fault_injection::mutated("retry-without-rollback") && matches!(result, Err(Kind::Stale { .. })) {
             result = self.fill(&txn, batch, &again).await;
         }
         let read_instances = || read.get().map_or(&[][..], |read: &Read| &read.instances);
         match result {
             Ok(posting) => {
-                testing::before_statement();
+                fault_injection::before_statement();
                 let end = match self.run.mode {
                     Mode::Commit(_) => txn.commit().instrument(step("commit")).await,
                     Mode::DryRun => txn.rollback().instrument(step("roll back")).await,
@@ -564,7 +565,7 @@ impl Pass<'_> {
     async fn give_way(&self) {
         let Turn { held, ended, reading } = *self.turn();
         let Some(ended) = ended else { return };
-        tokio::time::sleep(pace::pause_after(held).saturating_sub(ended.elapsed() + reading)).await;
+        tokio::time::sleep(batch_sizing::pause_after(held).saturating_sub(ended.elapsed() + reading)).await;
     }
 
     fn refusals(&self) -> MutexGuard<'_, Refusals> {
@@ -583,7 +584,7 @@ impl Pass<'_> {
         read: &'a OnceLock<Read>,
     ) -> Result<Posting<'a>, Kind> {
         let Biller { sql, panel, .. } = self.biller;
-        let step = |doing| trace::step(panel.backend, doing);
+        let step = |doing| spans::step(panel.backend, doing);
         let fencing_token = match self.run.mode {
             Mode::Commit(fencing_token) => Some(fencing_token.0),
             Mode::DryRun => None,
@@ -591,14 +592,14 @@ impl Pass<'_> {
         let guarded =
             sql.guarded_settings.as_ref().filter(|_| self.biller.needs_guard && fencing_token.is_some());
         if let Some(limits) = guarded.or(sql.settings.as_ref()) {
-            testing::before_statement();
+            fault_injection::before_statement();
             let limits = statement(txn, limits, [fencing_token.into(), BILLING_JOB.into()]);
             let row = txn.query_one_raw(limits).instrument(step("set limits")).await?;
             if guarded.is_some() && !row.map_or(Ok(false), |row| row.try_get("", "guarded"))? {
                 return Err(Kind::Unguarded);
             }
         }
-        testing::before_statement();
+        fault_injection::before_statement();
         if let Mode::Commit(fencing_token) = self.run.mode
             && !is_newest(txn, &sql.check_fence, fencing_token)
                 .instrument(step("check the panel guard"))
@@ -608,16 +609,16 @@ impl Pass<'_> {
         }
         let (lock_wallets, due) = self.queries(txn, batch);
         let mut stale = None;
-        if testing::mutated("stale-due-list") {
+        if fault_injection::mutated("stale-due-list") {
             stale = Some(txn.query_all_raw(due.clone()).await?);
-            testing::linger().await;
+            fault_injection::linger().await;
         }
-        testing::before_statement();
+        fault_injection::before_statement();
         let wallets = match lock_wallets {
             Some(lock) => txn.query_all_raw(lock).instrument(step("lock wallets")).await?,
             None => Vec::new(),
         };
-        testing::before_statement();
+        fault_injection::before_statement();
         let instances = match stale {
             Some(stale) => stale,
             None => txn.query_all_raw(due).instrument(step("read what is due")).await?,
@@ -627,7 +628,7 @@ impl Pass<'_> {
             return Err(Kind::HiddenWallets);
         }
         let posting = self.decide(batch, read);
-        testing::linger().await;
+        fault_injection::linger().await;
         let stamp =
             Stamp { run: self.run.id, fencing_token: fencing_token.unwrap_or_default(), as_of: self.as_of };
         match post(txn, sql, stamp, &posting).await {
@@ -694,7 +695,7 @@ impl Pass<'_> {
             return Ok(false);
         }
         let without = serde_json::to_string(&without).expect("text is always JSON");
-        testing::before_statement();
+        fault_injection::before_statement();
         Ok(txn.query_one_raw(statement(txn, sql, [without.into()])).await?.is_some())
     }
 }
@@ -731,8 +732,8 @@ impl Failure {
     /// Counts it for whoever watches.
     fn count(&self) {
         match &self.kind {
-            Kind::Fenced => measured::fencing_rejected(BILLING_JOB),
-            Kind::Database(fault, _) => measured::database_failed(*fault),
+            Kind::Fenced => metrics::fencing_rejected(BILLING_JOB),
+            Kind::Database(fault, _) => metrics::database_failed(*fault),
             Kind::Overrun(_) | Kind::Stale { .. } | Kind::HiddenWallets | Kind::Unguarded => {}
         }
     }

@@ -3,19 +3,19 @@
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr};
 use serde_json::json;
 
-use super::{
-    Biller,
-    decide::{AnchorRow, RepairRow, SECOND_TRANSACTION},
-    handover::{HandoverError, all, begin_alone, entry},
-    id::Id,
-    postgres, rows, sqlite,
-};
+use super::{HandoverError, all, begin_alone, entry};
 use crate::{
     BILLING_JOB,
+    billing::{
+        Biller,
+        decide::{AnchorRow, RepairRow, SECOND_TRANSACTION},
+        id::Id,
+        sql::{postgres, rows, sqlite},
+    },
     currency::{Amounts, Currency},
+    daemon_status::alive,
     money::Money,
     period::Micros,
-    status::alive,
     uncharged::Debt,
 };
 use billing_store::{audit_log, statement};

@@ -1,13 +1,15 @@
 //! A billing run's statements for PostgreSQL.
 
 use super::{
-    deleted::AT_MOST,
-    id::Id,
     rows,
     rows::postgres_rows as d,
     statements::{LEDGER_HOURS_AHEAD, Statements},
 };
-use crate::{panel::Panel, panel_guard};
+use crate::{
+    billing::{deleted::AT_MOST, id::Id},
+    panel::Panel,
+    panel_guard,
+};
 
 /// A batch is a small part of the fleet, and each of its statements finds its rows by an index. Without this a planner whose
 /// statistics are old reads a whole table in every batch; nor is any of them worth compiling.
@@ -16,7 +18,7 @@ const BY_INDEX: &str =
      set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true)";
 
 /// Microseconds since 1970 of a `timestamptz`; NULL for NULL, for the infinities and for what is too late to be counted.
-pub(super) fn micros(column: &str) -> String {
+pub(in crate::billing) fn micros(column: &str) -> String {
     format!(
         "CASE WHEN {column} > '-infinity' AND {column} < '290000-01-01Z'
               THEN (extract(epoch FROM {column}) * 1000000)::bigint END"
@@ -24,12 +26,12 @@ pub(super) fn micros(column: &str) -> String {
 }
 
 /// A `timestamptz` from microseconds since 1970.
-pub(super) fn instant(micros: &str) -> String {
+pub(in crate::billing) fn instant(micros: &str) -> String {
     format!("(timestamptz 'epoch' + {micros} * interval '1 microsecond')")
 }
 
 /// Ten-thousandths of a `numeric`; NULL for NULL, NaN and what is too large to count.
-pub(super) fn ten_thousandths(column: &str) -> String {
+pub(in crate::billing) fn ten_thousandths(column: &str) -> String {
     format!("CASE WHEN abs({column}) < 100000000000000 THEN ({column} * 10000)::bigint END")
 }
 
@@ -63,7 +65,7 @@ fn may_be_due(i: &str) -> String {
 }
 
 /// The provider that a row names, as text.
-pub(super) fn provider(panel: Panel, of: &str) -> String {
+pub(in crate::billing) fn provider(panel: Panel, of: &str) -> String {
     if panel.providers { format!("{of}provider_id::text") } else { "NULL::text".to_owned() }
 }
 
@@ -119,7 +121,7 @@ fn read_due(panel: Panel, only: &str) -> String {
 }
 
 #[expect(clippy::too_many_lines, reason = "a list of statements, of which each is read by itself")]
-pub(super) fn statements(panel: Panel) -> Statements {
+pub(in crate::billing) fn statements(panel: Panel) -> Statements {
     let (backup, upcharge) = if panel.backups {
         ("backup_price_hourly::text", "backup_upcharge_hourly::text")
     } else {

@@ -1,11 +1,11 @@
 //! Statements without one of their guards: what the fault campaign proves the guards with.
 
-use super::statements::Statements;
-use crate::testing::{clock, instead, lock_timeout_ms, without};
+use super::enabled::{clock, instead, lock_timeout_ms, without};
+use crate::billing::Statements;
 
 impl Statements {
     /// With the campaign's clock, and without the guards that it leaves out.
-    pub(super) fn tested(mut self) -> Self {
+    pub(crate) fn tested(mut self) -> Self {
         if let Some(clock) = clock() {
             clock.clone_into(&mut self.now);
         }

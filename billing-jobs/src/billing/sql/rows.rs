@@ -5,21 +5,21 @@ use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Value, sea_query::ArrayType};
 use uuid::Uuid;
 
-use super::{
-    decide::{AnchorRow, ChargeRow, HoldRow, MeterRow, RepairRow, WalletRow},
-    id::Id,
-};
 use crate::{
+    billing::{
+        decide::{AnchorRow, ChargeRow, HoldRow, MeterRow, RepairRow, WalletRow},
+        id::Id,
+    },
     currency::Currency,
+    fault_injection,
     period::{HOUR, Micros},
     price::SeenRate,
-    testing,
 };
 use billing_store::statement;
 
 /// What a column holds. One that may lack a value has something else stand for it in an array, which cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::billing) enum Kind {
     Id,
     MaybeId,
     Number,
@@ -30,9 +30,9 @@ pub(super) enum Kind {
 
 /// The columns of a list of rows, in order. SQLite's statements have their placeholders in the same order; it keeps instants of
 /// the panel's as text, and then has the end of a period instead of its hours.
-pub(super) type Fields = &'static [(&'static str, Kind)];
+pub(in crate::billing) type Fields = &'static [(&'static str, Kind)];
 
-pub(super) const LEDGER: Fields = &[
+pub(in crate::billing) const LEDGER: Fields = &[
     ("ledger", Kind::Id),
     ("organization", Kind::Id),
     ("amount", Kind::Number),
@@ -41,7 +41,7 @@ pub(super) const LEDGER: Fields = &[
     ("metadata", Kind::Text),
     ("created_at", Kind::Number),
 ];
-pub(super) const CHARGES: Fields = &[
+pub(in crate::billing) const CHARGES: Fields = &[
     ("batch", Kind::Number),
     ("instance", Kind::Id),
     ("organization", Kind::Id),
@@ -53,7 +53,7 @@ pub(super) const CHARGES: Fields = &[
     ("ledger", Kind::MaybeId),
     ("currency", Kind::Text),
 ];
-pub(super) const CYCLES: Fields = &[
+pub(in crate::billing) const CYCLES: Fields = &[
     ("cycle", Kind::Id),
     ("instance", Kind::Id),
     ("organization", Kind::Id),
@@ -65,7 +65,7 @@ pub(super) const CYCLES: Fields = &[
     ("metadata", Kind::Text),
 ];
 /// Of a meter that moves.
-pub(super) const METERS: Fields = &[
+pub(in crate::billing) const METERS: Fields = &[
     ("organization", Kind::Id),
     ("billed_through", Kind::Number),
     ("carry", Kind::Number),
@@ -77,13 +77,13 @@ pub(super) const METERS: Fields = &[
     ("billed_through_before", Kind::MaybeNumber),
 ];
 /// One that begins has no watermark to be found at.
-pub(super) const NEW_METERS: Fields = METERS.split_at(METERS.len() - 1).0;
+pub(in crate::billing) const NEW_METERS: Fields = METERS.split_at(METERS.len() - 1).0;
 /// SQLite, where nobody else can have written since, does without `before`.
-pub(super) const ANCHORS: Fields =
+pub(in crate::billing) const ANCHORS: Fields =
     &[("after", Kind::Number), ("instance", Kind::Id), ("before", Kind::MaybeNumber)];
-pub(super) const REPAIRS: Fields =
+pub(in crate::billing) const REPAIRS: Fields =
     &[("instance", Kind::Id), ("since", Kind::Number), ("until", Kind::Number)];
-pub(super) const HOLDS: Fields = &[
+pub(in crate::billing) const HOLDS: Fields = &[
     ("instance", Kind::Id),
     ("organization", Kind::Id),
     ("label", Kind::Text),
@@ -95,17 +95,18 @@ pub(super) const HOLDS: Fields = &[
     ("opened_at", Kind::Number),
     ("seen_at", Kind::Number),
 ];
-pub(super) const SEEN_RATES: Fields = &[
+pub(in crate::billing) const SEEN_RATES: Fields = &[
     ("plan", Kind::Text),
     ("backups", Kind::Text),
     ("seen_at", Kind::Number),
     ("rate", Kind::Number),
     ("backup_rate", Kind::Number),
 ];
-pub(super) const WALLETS: Fields = &[("after", Kind::Number), ("wallet", Kind::Id), ("before", Kind::Number)];
+pub(in crate::billing) const WALLETS: Fields =
+    &[("after", Kind::Number), ("wallet", Kind::Id), ("before", Kind::Number)];
 
 /// The rows of a statement's parameters, as `d`, on PostgreSQL.
-pub(super) fn postgres_rows(fields: Fields) -> String {
+pub(in crate::billing) fn postgres_rows(fields: Fields) -> String {
     let mut arrays = Vec::new();
     let mut names = Vec::new();
     let mut columns = Vec::new();
@@ -140,14 +141,14 @@ fn shares(rows: usize) -> impl Iterator<Item = usize> {
 }
 
 /// SQLite's statement `sql`, which has one row of placeholders in braces, for so many rows.
-pub(super) fn sqlite_rows(sql: &str, rows: usize) -> String {
+pub(in crate::billing) fn sqlite_rows(sql: &str, rows: usize) -> String {
     let (before, rest) = sql.split_once('{').expect("a statement over rows has one in braces");
     let (row, after) = rest.split_once('}').expect("a brace that opens is closed");
     format!("{before}{}{after}", vec![row; rows].join(", "))
 }
 
 /// Rows on their way into a table.
-pub(super) enum Rows {
+pub(in crate::billing) enum Rows {
     Arrays {
         fields: Fields,
         columns: Vec<Vec<Value>>,
@@ -161,7 +162,7 @@ pub(super) enum Rows {
 }
 
 impl Rows {
-    pub(super) fn new(backend: DbBackend, fields: Fields, capacity: usize) -> Self {
+    pub(in crate::billing) fn new(backend: DbBackend, fields: Fields, capacity: usize) -> Self {
         if backend == DbBackend::Sqlite {
             Self::Flat { rows: 0, values: Vec::with_capacity(capacity * fields.len()) }
         } else {
@@ -171,10 +172,10 @@ impl Rows {
     }
 
     /// Has `sql` write them all; says how many rows it changed.
-    pub(super) async fn run(self, txn: &DatabaseTransaction, sql: &str) -> Result<u64, DbErr> {
+    pub(in crate::billing) async fn run(self, txn: &DatabaseTransaction, sql: &str) -> Result<u64, DbErr> {
         match self {
             Self::Arrays { fields, columns, .. } => {
-                testing::before_statement();
+                fault_injection::before_statement();
                 let values = fields.iter().zip(columns).map(|((_, kind), values)| array(*kind, values));
                 Ok(txn.execute_raw(statement(txn, sql, values)).await?.rows_affected())
             }
@@ -183,7 +184,7 @@ impl Rows {
                 let mut values = values.into_iter();
                 let mut changed = 0;
                 for at_once in shares(rows) {
-                    testing::before_statement();
+                    fault_injection::before_statement();
                     let values = values.by_ref().take(width * at_once);
                     let statement = statement(txn, &sqlite_rows(sql, at_once), values);
                     changed += txn.execute_raw(statement).await?.rows_affected();
@@ -281,7 +282,7 @@ fn quoted(text: &str) -> String {
 
 /// The debits of `charges`, the last of them created at `until` and each a microsecond after the one before it: the panel's invoice
 /// orders the rows of an organization by that alone.
-pub(super) fn ledger(backend: DbBackend, charges: &[ChargeRow<'_>], until: Micros) -> Rows {
+pub(in crate::billing) fn ledger(backend: DbBackend, charges: &[ChargeRow<'_>], until: Micros) -> Rows {
     let mut rows = Rows::new(backend, LEDGER, charges.len());
     let mut created_at = until - debits(charges);
     for charge in charges {
@@ -305,11 +306,11 @@ pub(super) fn ledger(backend: DbBackend, charges: &[ChargeRow<'_>], until: Micro
 }
 
 /// How many of `charges` have a row in the wallets' ledger.
-pub(super) fn debits(charges: &[ChargeRow<'_>]) -> i64 {
+pub(in crate::billing) fn debits(charges: &[ChargeRow<'_>]) -> i64 {
     charges.iter().map(|charge| i64::from(charge.debit.is_some())).sum()
 }
 
-pub(super) fn charges(backend: DbBackend, batch: i64, charges: &[ChargeRow<'_>]) -> Rows {
+pub(in crate::billing) fn charges(backend: DbBackend, batch: i64, charges: &[ChargeRow<'_>]) -> Rows {
     let mut rows = Rows::new(backend, CHARGES, charges.len());
     for charge in charges {
         rows.begin()
@@ -327,7 +328,7 @@ pub(super) fn charges(backend: DbBackend, batch: i64, charges: &[ChargeRow<'_>])
     rows
 }
 
-pub(super) fn cycles(backend: DbBackend, charges: &[ChargeRow<'_>]) -> Rows {
+pub(in crate::billing) fn cycles(backend: DbBackend, charges: &[ChargeRow<'_>]) -> Rows {
     let mut rows = Rows::new(backend, CYCLES, charges.len());
     for charge in charges.iter().filter(|charge| charge.cycle.is_some()) {
         let instance = charge.instance;
@@ -355,7 +356,7 @@ pub(super) fn cycles(backend: DbBackend, charges: &[ChargeRow<'_>]) -> Rows {
 }
 
 /// Of meters that all begin, or all move.
-pub(super) fn meters(backend: DbBackend, fields: Fields, meters: &[MeterRow]) -> Rows {
+pub(in crate::billing) fn meters(backend: DbBackend, fields: Fields, meters: &[MeterRow]) -> Rows {
     let mut rows = Rows::new(backend, fields, meters.len());
     for meter in meters {
         rows.begin()
@@ -374,7 +375,7 @@ pub(super) fn meters(backend: DbBackend, fields: Fields, meters: &[MeterRow]) ->
     rows
 }
 
-pub(super) fn anchors(backend: DbBackend, anchors: &[AnchorRow]) -> Rows {
+pub(in crate::billing) fn anchors(backend: DbBackend, anchors: &[AnchorRow]) -> Rows {
     let mut rows = Rows::new(backend, ANCHORS, anchors.len());
     for anchor in anchors {
         rows.begin().instant(anchor.after).id(&anchor.instance).guard(anchor.before);
@@ -382,7 +383,7 @@ pub(super) fn anchors(backend: DbBackend, anchors: &[AnchorRow]) -> Rows {
     rows
 }
 
-pub(super) fn repairs(backend: DbBackend, repairs: &[RepairRow]) -> Rows {
+pub(in crate::billing) fn repairs(backend: DbBackend, repairs: &[RepairRow]) -> Rows {
     let mut rows = Rows::new(backend, REPAIRS, repairs.len());
     for repair in repairs {
         rows.begin().id(&repair.instance).number(repair.since).number(repair.until);
@@ -390,7 +391,7 @@ pub(super) fn repairs(backend: DbBackend, repairs: &[RepairRow]) -> Rows {
     rows
 }
 
-pub(super) fn holds(backend: DbBackend, seen_at: Micros, holds: &[HoldRow<'_>]) -> Rows {
+pub(in crate::billing) fn holds(backend: DbBackend, seen_at: Micros, holds: &[HoldRow<'_>]) -> Rows {
     let mut rows = Rows::new(backend, HOLDS, holds.len());
     for hold in holds {
         rows.begin()
@@ -408,7 +409,7 @@ pub(super) fn holds(backend: DbBackend, seen_at: Micros, holds: &[HoldRow<'_>]) 
     rows
 }
 
-pub(super) fn seen_rates(backend: DbBackend, seen: &[&SeenRate]) -> Rows {
+pub(in crate::billing) fn seen_rates(backend: DbBackend, seen: &[&SeenRate]) -> Rows {
     let mut rows = Rows::new(backend, SEEN_RATES, seen.len());
     for SeenRate { plan, backups, seen_at, rate } in seen {
         rows.begin()
@@ -421,7 +422,7 @@ pub(super) fn seen_rates(backend: DbBackend, seen: &[&SeenRate]) -> Rows {
     rows
 }
 
-pub(super) fn wallets(backend: DbBackend, wallets: &[WalletRow]) -> Rows {
+pub(in crate::billing) fn wallets(backend: DbBackend, wallets: &[WalletRow]) -> Rows {
     let mut rows = Rows::new(backend, WALLETS, wallets.len());
     for wallet in wallets {
         rows.begin().number(wallet.after.0).id(&wallet.wallet).number(wallet.before.0);

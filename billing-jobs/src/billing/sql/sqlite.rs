@@ -3,11 +3,8 @@
 //! A transaction that writes has read the newest there was, or SQLite refuses its first write: what was read cannot change before
 //! it is written. The compare-and-set of the watermark and of the balance stays all the same.
 
-use super::{
-    deleted::AT_MOST,
-    id::Id,
-    statements::{LEDGER_HOURS_AHEAD, Statements},
-};
+use super::statements::{LEDGER_HOURS_AHEAD, Statements};
+use crate::billing::{deleted::AT_MOST, id::Id};
 use billing_store::SQLITE_NOW;
 
 /// Microseconds since 1970 of the panel's text; NULL for NULL and for what is no time. `unixepoch(.., 'subsec')` keeps
@@ -102,7 +99,7 @@ fn read_due(only: &str) -> String {
 }
 
 #[expect(clippy::too_many_lines, reason = "a list of statements, of which each is read by itself")]
-pub(super) fn statements() -> Statements {
+pub(in crate::billing) fn statements() -> Statements {
     Statements {
         now: format!("SELECT {SQLITE_NOW} AS now"),
         plans: "SELECT id, provider_plan_id, provider_id, base_price AS base, markup_price AS markup, backup_price_hourly AS backup,
@@ -259,7 +256,7 @@ mod tests {
     use sea_orm::{ConnectionTrait as _, Database, DbBackend, Statement};
 
     use super::*;
-    use crate::billing::rows::sqlite_rows;
+    use crate::billing::sql::rows::sqlite_rows;
 
     /// What may be read from end to end: the few plans, and what a statement was given itself or has found already.
     const SMALL: [&str; 8] =

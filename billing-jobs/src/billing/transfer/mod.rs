@@ -1,10 +1,18 @@
 //! What both ways of a hand-over between the panel's biller and ours begin with: nobody bills meanwhile.
 
+mod adopt;
+mod release;
+
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult};
 
-use super::statements::Statements;
+use super::sql::Statements;
 use crate::BILLING_JOB;
 use billing_store::{SQLITE_NOW, audit_log::AuditEvent, begin, statement};
+
+pub use self::{
+    adopt::{Adoption, PriceDifference},
+    release::Release,
+};
 
 /// Why billing was not handed over. Nothing was changed.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,22 @@
+//! What the fault campaign may break on purpose. Without the feature `testing` nothing of it is compiled. A build of the whole
+//! workspace compiles it into every program; there it does nothing, for only the programs of the tests call [`enable`].
+//!
+//! | variable | effect |
+//! |---|---|
+//! | `BILLING_CLOCK` | a query whose column `now` is the time up to which billing is due, in microseconds |
+//! | `BILLING_MUTATION` | names of safeguards to leave out, separated by commas: see [`mutations`] |
+//! | `BILLING_LINGER_MS` | how long a batch waits before it begins, and between what it reads and what it writes |
+//! | `BILLING_LOCK_TIMEOUT_MS` | the lock timeout of a billing transaction; on SQLite, of any |
+//! | `BILLING_ABORT_AT` | the process aborts before this statement of a batch, counted from 1; the commit is one |
+
+#[cfg(not(feature = "testing"))]
+mod disabled;
+#[cfg(feature = "testing")]
+mod enabled;
+#[cfg(feature = "testing")]
+mod mutations;
+
+#[cfg(not(feature = "testing"))]
+pub(crate) use self::disabled::*;
+#[cfg(feature = "testing")]
+pub use self::enabled::*;

@@ -1,0 +1,7 @@
+//! The names of the jobs that other modules refer to.
+
+/// The name of the billing job, and the kind: its lease and fence guard the one ledger of a database, so there is one.
+pub const BILLING_JOB: &str = "billing";
+
+/// The kind of the job that audits.
+pub const AUDIT_KIND: &str = "audit";
