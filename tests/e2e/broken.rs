@@ -25,7 +25,7 @@ async fn a_disk_that_takes_no_more_delays_billing_and_loses_nothing() {
         .file("jobs.toml", BILLING)
         .start("limited.sh");
     let failed = daemon.says("job `billing` failed").await;
-    assert!(failed.contains("look for a full or failing disk under the file"), "{failed}");
+    assert!(failed.contains("check the disk of the file, which may be full or failing"), "{failed}");
     let pid = i32::try_from(daemon.pid()).ok().and_then(Pid::from_raw);
     prlimit(pid, Resource::Fsize, Rlimit { current: None, maximum: None })
         .expect("a soft limit may be raised");

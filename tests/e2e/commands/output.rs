@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::daemon::{BILLING, HEARTBEAT, daemon, program, seed};
 
-/// A daemon that has something to say on every level: billing fails, and is given up.
+/// A daemon that has something to say on every level: billing fails, and is not retried.
 async fn eventful(db: &Db) -> Program {
     seed(db, 1).await;
     db.execute("REVOKE INSERT ON payment_transactions FROM billing_run").await;
@@ -18,7 +18,7 @@ async fn eventful(db: &Db) -> Program {
 
 async fn run(program: &Program, arguments: &str) -> Ended {
     let running = program.start(arguments);
-    running.says("and is given up").await;
+    running.says("and is not retried").await;
     running.says("`heartbeat` done").await;
     running.terminated().await.expect_code(0)
 }

@@ -36,7 +36,7 @@ async fn second_signal_stops_run_after_batch(db: &Db) {
         running.signal(Signal::TERM);
         running.says("nothing new starts").await;
         running.signal(Signal::INT);
-        running.says("SIGINT while stopping: runs in progress are asked to stop").await;
+        running.says("SIGINT while stopping: runs in progress are requested to stop").await;
     })
     .await;
 }
@@ -44,7 +44,7 @@ async fn second_signal_stops_run_after_batch(db: &Db) {
 async fn drain_timeout_stops_run_after_batch(db: &Db) {
     check_stopped_after_batch(db, "[daemon]\ndrain-timeout = '1s'\n", async |running| {
         running.signal(Signal::TERM);
-        running.says("1 runs did not end within 1 s and are asked to stop").await;
+        running.says("1 runs did not end within 1 s and are requested to stop").await;
     })
     .await;
 }
