@@ -21,7 +21,7 @@ use std::{
 
 use axum::{Json, Router, extract::State, routing::get};
 use billing_entities::{Id, Money, organizations, users, vps_instances, vps_plans, wallets};
-use billing_jobs::PANELS_PATIENCE;
+use billing_jobs::PANEL_TAKEOVER_AFTER;
 use billing_scheduler::{
     Clock, SystemClock,
     serde_json::{Value, json},
@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let url = env::var("DATABASE_URL").unwrap_or_else(|_| "sqlite://panel.db?mode=rwc".to_owned());
     let patience = match env::var("PATIENCE_SECONDS") {
         Ok(seconds) => Duration::from_secs(seconds.parse()?),
-        Err(_) => PANELS_PATIENCE,
+        Err(_) => PANEL_TAKEOVER_AFTER,
     };
     let db = Database::connect(url).await?;
     migration::up(&db, None).await?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use billing_jobs::{panel::Panel, restore_detection::LastCommit};
+use billing_jobs::{panel::Panel, restore_detection::CommitMarker};
 use billing_store::{Database, Pool, with_retry};
 use migration::SchemaError;
 use sea_orm::{DatabaseConnection, DbErr};
@@ -48,9 +48,9 @@ fn of_database(error: &SchemaError) -> Option<&DbErr> {
 
 /// Where this machine notes what it committed last: in `state-dir`, or in the folder that systemd gives a service.
 #[must_use]
-pub fn last_commit(settings: &DaemonSettings, database: &Database) -> Option<LastCommit> {
+pub fn last_commit(settings: &DaemonSettings, database: &Database) -> Option<CommitMarker> {
     let of_service =
         || std::env::var_os("STATE_DIRECTORY").filter(|folder| !folder.is_empty()).map(PathBuf::from);
     let folder = settings.state_dir.clone().or_else(of_service)?;
-    Some(LastCommit::new(&folder, database.url().to_string()))
+    Some(CommitMarker::new(&folder, database.url().to_string()))
 }

@@ -54,10 +54,10 @@ fn rates(criterion: &mut Criterion) {
     let mut changed = constant.clone();
     changed.see(Rate(6_000_000).into(), 30 * HOUR);
     criterion.bench_function("72 hours at one rate", |bencher| {
-        bencher.iter(|| black_box(&constant).stretches(0, 72).count());
+        bencher.iter(|| black_box(&constant).rate_spans(0, 72).count());
     });
     criterion.bench_function("72 hours at two rates", |bencher| {
-        bencher.iter(|| black_box(&changed).stretches(0, 72).count());
+        bencher.iter(|| black_box(&changed).rate_spans(0, 72).count());
     });
 }
 

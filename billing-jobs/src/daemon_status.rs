@@ -60,7 +60,7 @@ impl StatusRow {
     }
 
     /// What the row tells of the process is this from its next writing on.
-    pub fn tell(&self, metadata: &serde_json::Value) {
+    pub fn set_metadata(&self, metadata: &serde_json::Value) {
         self.locked().process = metadata.clone();
     }
 
@@ -84,7 +84,7 @@ impl StatusRow {
     }
 
     /// Billing works: the panel leaves it to us.
-    pub async fn beat(&self) -> Result<(), DbErr> {
+    pub async fn heartbeat(&self) -> Result<(), DbErr> {
         let now = self.now();
         let values = [self.instance.as_str().into(), self.metadata().into()];
         let changes = format!(
@@ -103,7 +103,7 @@ impl StatusRow {
     }
 
     /// Billing does not work: the row says so, and its last heartbeat ages.
-    pub async fn fail(&self, message: &str) -> Result<(), DbErr> {
+    pub async fn report_failure(&self, message: &str) -> Result<(), DbErr> {
         let values = [self.instance.as_str().into(), self.metadata().into(), message.into()];
         let changes = "status = 'error', error_message = excluded.error_message";
         self.execute(&self.upsert("'error'", "NULL", "$3", changes), values).await
@@ -145,8 +145,8 @@ impl StatusRow {
     }
 
     /// Billing waits for an approval: the row says so, and the panel leaves it to us all the same.
-    pub async fn hold(&self, message: &str) -> Result<(), DbErr> {
-        self.fail(message).await?;
+    pub async fn keep_billing(&self, message: &str) -> Result<(), DbErr> {
+        self.report_failure(message).await?;
         let sql = format!(
             "UPDATE billing_daemon_status SET heartbeat_at = {} WHERE daemon_instance_id = $1",
             self.now()
@@ -155,7 +155,7 @@ impl StatusRow {
     }
 
     /// Hands billing back: no row of any daemon has a heartbeat, so the panel takes over at its next look.
-    pub async fn give_back(&self) -> Result<(), DbErr> {
+    pub async fn release_billing(&self) -> Result<(), DbErr> {
         let sql = format!(
             "UPDATE billing_daemon_status SET heartbeat_at = NULL, updated_at = {} WHERE heartbeat_at IS NOT NULL",
             self.now()
@@ -166,7 +166,7 @@ impl StatusRow {
     /// A billing run of this process ended: its figures are the ledger's sums for that run. One that was interrupted is neither a
     /// success nor a failure, for the next run finishes it: its `last_run_success` is NULL, which the panel's page does not show as
     /// a success. `total_amount` is in the currency with the most charges; `metadata` has the amounts of all.
-    pub async fn run_ended(&self, totals: &Totals, end: RunEnd<'_>) -> Result<(), DbErr> {
+    pub async fn report_run(&self, totals: &Totals, end: RunEnd<'_>) -> Result<(), DbErr> {
         self.locked().amounts = Some(totals.amounts());
         let (success, error) = match end {
             RunEnd::Done => (Some(true), None),
@@ -239,7 +239,7 @@ impl StatusRow {
         let row = query_one(&self.db, statement(&self.db, &sql, [alive_within.into()])).await?;
         let others: i64 = row.map_or(Ok(0), |row| row.try_get("", "others"))?;
         if others == 0 {
-            self.give_back().await?;
+            self.release_billing().await?;
             let sql = "UPDATE scheduler_fencing SET last_success_at = NULL WHERE job = $1";
             self.execute(sql, [BILLING_JOB.into()]).await?;
         }

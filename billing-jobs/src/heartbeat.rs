@@ -19,7 +19,7 @@ pub struct HeartbeatParams {}
 
 /// What a beat is decided from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct HeartbeatFacts {
     /// How long this process has run.
     pub since_start: Duration,
     /// How long ago any daemon's billing worked.
@@ -34,21 +34,21 @@ pub struct Facts {
 
 /// What to tell the panel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pulse {
+pub enum HeartbeatDecision {
     /// Billing works.
-    Beat,
+    Write,
     /// It does not, but the panel need not step in yet.
     Failing(String),
     /// It could, and waits for somebody to approve a spike: the panel would charge the same, so it is kept waiting.
-    Hold(String),
+    AwaitingApproval(String),
     /// It has not for too long: the panel bills from its next look on.
-    GiveBack(String),
+    HandBack(String),
 }
 
 /// Decides from `facts` what the panel is told. A process that has just started may beat for one `billing_interval` before
 /// its first result.
 #[must_use]
-pub fn pulse(facts: &Facts, billing_interval: Duration) -> Pulse {
+pub fn decide(facts: &HeartbeatFacts, billing_interval: Duration) -> HeartbeatDecision {
     let fresh = facts.since_start < billing_interval;
     // The panel guard opens at the same moment.
     let stalled = facts.since_worked.is_none_or(|since| since >= facts.hand_back_after) && !fresh;
@@ -58,12 +58,12 @@ pub fn pulse(facts: &Facts, billing_interval: Duration) -> Pulse {
         (None, None) => "no billing run has worked since the start".to_owned(),
     };
     if facts.spike && facts.last_error.is_some() {
-        return Pulse::Hold(message);
+        return HeartbeatDecision::AwaitingApproval(message);
     }
     match (stalled, &facts.last_error) {
-        (true, _) => Pulse::GiveBack(message),
-        (false, Some(_)) => Pulse::Failing(message),
-        (false, None) => Pulse::Beat,
+        (true, _) => HeartbeatDecision::HandBack(message),
+        (false, Some(_)) => HeartbeatDecision::Failing(message),
+        (false, None) => HeartbeatDecision::Write,
     }
 }
 
@@ -80,7 +80,7 @@ impl Heartbeat {
         Self { services }
     }
 
-    async fn facts(&self) -> Result<Facts, DbErr> {
+    async fn facts(&self) -> Result<HeartbeatFacts, DbErr> {
         let db = &self.services.db;
         let sql = match db.get_database_backend() {
             DbBackend::Sqlite => {
@@ -104,7 +104,7 @@ impl Heartbeat {
         let since_start = self.services.clock.monotonic().saturating_sub(self.services.started);
         let Some(row) = row else {
             let (since_worked, last_error, spike) = (None, None, false);
-            return Ok(Facts {
+            return Ok(HeartbeatFacts {
                 since_start,
                 since_worked,
                 hand_back_after: HAND_BACK_AFTER,
@@ -116,7 +116,7 @@ impl Heartbeat {
             Ok(row.try_get::<Option<i64>>("", column)?.map(i64::unsigned_abs))
         };
         let hand_back_after = number("hand_back_after_seconds")?.map(Duration::from_secs);
-        Ok(Facts {
+        Ok(HeartbeatFacts {
             since_start,
             since_worked: number("age_ms")?.map(Duration::from_millis),
             hand_back_after: hand_back_after.unwrap_or(HAND_BACK_AFTER),
@@ -131,20 +131,20 @@ impl Job for Heartbeat {
     async fn run(&self, _ctx: &JobContext) -> Result<Outcome, JobError> {
         let status = &self.services.status;
         let facts = self.facts().await.map_err(JobError::retry)?;
-        let written = match pulse(&facts, self.services.billing_interval) {
-            Pulse::Beat => status.beat().await,
-            Pulse::Failing(message) => {
+        let written = match decide(&facts, self.services.billing_interval) {
+            HeartbeatDecision::Write => status.heartbeat().await,
+            HeartbeatDecision::Failing(message) => {
                 info!("no heartbeat: {message}");
-                status.fail(&message).await
+                status.report_failure(&message).await
             }
-            Pulse::Hold(message) => {
+            HeartbeatDecision::AwaitingApproval(message) => {
                 info!("billing waits for an approval, and the panel for billing: {message}");
-                status.hold(&message).await
+                status.keep_billing(&message).await
             }
-            Pulse::GiveBack(message) => {
+            HeartbeatDecision::HandBack(message) => {
                 error!("billing is handed back to the panel: {message}");
-                match status.fail(&message).await {
-                    Ok(()) => status.give_back().await,
+                match status.report_failure(&message).await {
+                    Ok(()) => status.release_billing().await,
                     failed => failed,
                 }
             }
@@ -178,18 +178,18 @@ mod tests {
             (500, Some(10_000), Some("spike"), "hold"),
         ];
         for (since_start, since_worked, last_error, expected) in rows {
-            let facts = Facts {
+            let facts = HeartbeatFacts {
                 since_start: minutes(since_start),
                 since_worked: since_worked.map(minutes),
                 hand_back_after: minutes(75),
                 last_error: last_error.map(str::to_owned),
                 spike: last_error == Some("spike"),
             };
-            let told = match pulse(&facts, minutes(60)) {
-                Pulse::Beat => "beat",
-                Pulse::Failing(_) => "failing",
-                Pulse::Hold(_) => "hold",
-                Pulse::GiveBack(_) => "give back",
+            let told = match decide(&facts, minutes(60)) {
+                HeartbeatDecision::Write => "beat",
+                HeartbeatDecision::Failing(_) => "failing",
+                HeartbeatDecision::AwaitingApproval(_) => "hold",
+                HeartbeatDecision::HandBack(_) => "give back",
             };
             assert_eq!(told, expected, "{facts:?}");
         }

@@ -32,9 +32,11 @@ use billing_scheduler::Registry;
 use schemars::schema_for;
 
 pub use audit::{AuditJob, AuditParams};
-pub use heartbeat::{Facts, Heartbeat, HeartbeatParams, Pulse, pulse};
+pub use heartbeat::{
+    Heartbeat, HeartbeatDecision, HeartbeatFacts, HeartbeatParams, decide as decide_heartbeat,
+};
 pub use job_names::{AUDIT_KIND, BILLING_JOB};
-pub use may_bill::{PANELS_PATIENCE, may_bill};
+pub use may_bill::{PANEL_TAKEOVER_AFTER, may_bill};
 pub use prune_history::{PruneHistory, PruneHistoryParams};
 pub use services::Services;
 pub use stale_daemons::{StaleDaemons, StaleDaemonsParams};

@@ -8,10 +8,10 @@ use crate::{BILLING_JOB, panel_guard};
 use billing_store::statement;
 
 /// How long after the last heartbeat a panel bills by itself.
-pub const PANELS_PATIENCE: Duration = Duration::from_mins(90);
+pub const PANEL_TAKEOVER_AFTER: Duration = Duration::from_mins(90);
 
 /// Whether the application may bill now: no daemon has told for `threshold` that billing works. That is the rule by which the
-/// panel's own biller pauses, with a threshold of [`PANELS_PATIENCE`]; ask before each pass, not once.
+/// panel's own biller pauses, with a threshold of [`PANEL_TAKEOVER_AFTER`]; ask before each pass, not once.
 ///
 /// The newest `heartbeat_at` of any row of `billing_daemon_status` counts, whatever the row's `status`, and its age is told by the
 /// database's clock. Older than `threshold`, or no heartbeat at all: `true`. A daemon that stops cleanly takes its heartbeat
@@ -25,7 +25,7 @@ pub const PANELS_PATIENCE: Duration = Duration::from_mins(90);
 ///
 /// ```no_run
 /// # async fn pass(db: sea_orm::DatabaseConnection) {
-/// if billing_jobs::may_bill(&db, billing_jobs::PANELS_PATIENCE).await {
+/// if billing_jobs::may_bill(&db, billing_jobs::PANEL_TAKEOVER_AFTER).await {
 ///     // Every daemon is gone, or cannot bill: one pass of our own.
 /// }
 /// # }

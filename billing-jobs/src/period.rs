@@ -21,7 +21,7 @@ pub fn whole_hours(start: Micros, now: Micros) -> i64 {
 
 /// Hours in a row at one rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stretch {
+pub struct RateSpan {
     /// How many.
     pub hours: i64,
     /// At which rate.
@@ -93,7 +93,7 @@ impl Rates {
     #[must_use]
     pub fn cost(&self, start: Micros, hours: i64, carry: Carry, unit: WalletUnit) -> Option<Money> {
         let (mut total, mut carry) = (0_i64, carry);
-        for stretch in self.stretches(start, hours) {
+        for stretch in self.rate_spans(start, hours) {
             let (amount, rest) = cost(stretch.rate.total, stretch.hours, carry, unit)?;
             total = total.checked_add(amount.0)?;
             carry = rest;
@@ -102,7 +102,7 @@ impl Rates {
     }
 
     /// Splits `hours` from `start` on into stretches of one rate.
-    pub fn stretches(&self, start: Micros, hours: i64) -> impl Iterator<Item = Stretch> + '_ {
+    pub fn rate_spans(&self, start: Micros, hours: i64) -> impl Iterator<Item = RateSpan> + '_ {
         let end = start.saturating_add(hours.saturating_mul(HOUR));
         let mut from = start;
         let bounds = self.changes.iter().map(|change| (change.seen_at, Some(change.rate)));
@@ -112,7 +112,7 @@ impl Rates {
             // Of a start before 1970 the end of time is more than `Micros::MAX` away.
             let ended = seen_at.saturating_sub(start).max(0) / HOUR * HOUR;
             let until = start.saturating_add(ended).min(end);
-            let stretch = Stretch { hours: (until - from).max(0) / HOUR, rate };
+            let stretch = RateSpan { hours: (until - from).max(0) / HOUR, rate };
             from = from.max(until);
             rate = next.unwrap_or(rate);
             (stretch.hours > 0).then_some(stretch)
@@ -152,7 +152,7 @@ mod tests {
     }
 
     fn split(rates: &Rates, start_h: i64, hours: i64) -> Vec<(i64, i64)> {
-        rates.stretches(start_h * HOUR, hours).map(|stretch| (stretch.hours, stretch.rate.total.0)).collect()
+        rates.rate_spans(start_h * HOUR, hours).map(|stretch| (stretch.hours, stretch.rate.total.0)).collect()
     }
 
     #[test]
@@ -195,7 +195,7 @@ mod tests {
         let mut rates = Rates::constant(rate(10, 2));
         rates.see(rate(10, 2), HOUR);
         rates.see(rate(10, 4), 2 * HOUR);
-        let stretches: Vec<_> = rates.stretches(0, 3).map(|stretch| (stretch.hours, stretch.rate)).collect();
+        let stretches: Vec<_> = rates.rate_spans(0, 3).map(|stretch| (stretch.hours, stretch.rate)).collect();
         assert_eq!(stretches, [(2, rate(10, 2)), (1, rate(10, 4))]);
         let json = serde_json::to_string(&rates.changes).expect("integers are always JSON");
         assert_eq!(json, "[[7200000000,10,4]]");

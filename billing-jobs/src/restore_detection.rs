@@ -8,7 +8,7 @@ use std::{
 
 /// The number of the last batch that this machine knows to be committed, in a small file beside the database.
 #[derive(Clone, Debug)]
-pub struct LastCommit {
+pub struct CommitMarker {
     file: PathBuf,
     database: String,
 }
@@ -16,7 +16,7 @@ pub struct LastCommit {
 /// The file's name in the folder where the daemon keeps its state.
 const FILE: &str = "last-commit.json";
 
-impl LastCommit {
+impl CommitMarker {
     /// Kept in `folder`, for the database called `database` (its URL without a password).
     #[must_use]
     pub fn new(folder: &Path, database: impl Into<String>) -> Self {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use billing_scheduler::{Clock, SystemClock};
 use sea_orm::DatabaseConnection;
 
-use crate::{daemon_status::StatusRow, panel::Panel, restore_detection::LastCommit};
+use crate::{daemon_status::StatusRow, panel::Panel, restore_detection::CommitMarker};
 
 /// What the jobs work with.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub struct Services {
     /// Whether billing relies on the panel guard: see [`Biller::relying_on_guard`](crate::billing::Biller::relying_on_guard).
     pub needs_guard: bool,
     /// What this machine committed last, if that is kept.
-    pub last_commit: Option<LastCommit>,
+    pub last_commit: Option<CommitMarker>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
 }

@@ -158,7 +158,7 @@ proptest! {
             let _ = (Money(a).to_string(), Rate(a).per_hour(4), Rate(b).per_hour(6));
             let mut rates = Rates { first: Rate(a).into(), changes: vec![Change::from((b, Rate(c), Rate(d)))] };
             rates.see(Rate(d).into(), c);
-            let _ = rates.stretches(a, b.max(0)).count();
+            let _ = rates.rate_spans(a, b.max(0)).count();
             rates.forget_before(d);
         }
     }
@@ -273,7 +273,7 @@ fn rate_at(seen: &[(Micros, Rate)], end: Micros) -> Rate {
 }
 
 fn by_hour(rates: &Rates, start: Micros, hours: i64) -> Vec<Rate> {
-    let stretches = rates.stretches(start, hours);
+    let stretches = rates.rate_spans(start, hours);
     stretches
         .flat_map(|stretch| vec![stretch.rate.total; usize::try_from(stretch.hours).expect("small")])
         .collect()

@@ -2,7 +2,7 @@
 
 use billing_jobs::{
     BILLING_JOB,
-    billing::{Biller, Settings},
+    billing::{Biller, BillingSettings},
 };
 use billing_store::audit_log::{self, AuditEvent};
 use serde_json::json;
@@ -30,7 +30,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins) -> Result<(), Fa
     })?;
     let noted = |error| Failure::new(Exit::Internal, format!("{}: {error}", last_commit.file().display()));
     let opened = panel_database::open(&database).await?;
-    let biller = Biller::new(opened.db.clone(), opened.panel, Settings::default());
+    let biller = Biller::new(opened.db.clone(), opened.panel, BillingSettings::default());
     let here =
         biller.last_batch().await.map_err(|error| Failure::database("look for the last batch", &error))?;
     let before = last_commit.batch().map_err(noted)?;

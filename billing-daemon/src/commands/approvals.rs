@@ -53,12 +53,12 @@ pub(super) async fn approve_spike(
     let all_of = |excesses: &[Excess]| -> Result<Vec<Excess>, String> {
         words.chunk_by(|_, next| is_currency(next)).map(|words| chosen(excesses, words)).collect()
     };
-    let mut announced = spike_guard::announced(db).await.map_err(failed)?;
+    let mut announced = spike_guard::pending_spike(db).await.map_err(failed)?;
     if announced.as_ref().is_none_or(|announced| all_of(&announced.excesses).is_err()) {
         let spike = biller.spike(None).await.map_err(super::bill::failed)?;
         if let Some(spike) = spike.filter(|spike| all_of(&spike.excesses).is_ok()) {
-            spike_guard::announce(db, &operator_name(), &spike).await.map_err(failed)?;
-            announced = spike_guard::announced(db).await.map_err(failed)?;
+            spike_guard::record_pending_spike(db, &operator_name(), &spike).await.map_err(failed)?;
+            announced = spike_guard::pending_spike(db).await.map_err(failed)?;
         }
     }
     let Some(announced) = announced else {

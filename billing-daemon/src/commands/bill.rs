@@ -9,10 +9,10 @@ use std::{
 use billing_jobs::{
     BILLING_JOB,
     billing::{
-        Bill, Biller, BillingError, BillingParams, FirstSeenPrice, Mode, Run, Scope, Settings, details,
-        unfinished,
+        BillReport, Biller, BillingError, BillingOptions, BillingParams, BillingSettings, FirstSeenPrice,
+        Mode, Scope, details, unfinished,
     },
-    restore_detection::LastCommit,
+    restore_detection::CommitMarker,
 };
 use billing_scheduler::{
     Claim, Clock, JobContext, Lease, Occurrence, RunCause, RunRecord, RunStatus, StopHandle, StopReason,
@@ -125,15 +125,15 @@ async fn refuse_paused(db: &DatabaseConnection, force: bool) -> Result<(), Failu
 }
 
 /// The settings of the billing job in the configuration, if it has one.
-pub(super) fn settings(config: &Config) -> Result<Settings, Failure> {
+pub(super) fn settings(config: &Config) -> Result<BillingSettings, Failure> {
     let Some((_, params)) = config.jobs.iter().find(|(spec, _)| spec.kind == BILLING_JOB) else {
-        return Ok(Settings::default());
+        return Ok(BillingSettings::default());
     };
     let params: BillingParams = serde_json::from_value(params.clone()).map_err(|error| {
         Failure::new(Exit::Configuration, format!("parameters of `{BILLING_JOB}`: {error}"))
     })?;
     let interval = Duration::from_mins(config.billing_interval_minutes.unwrap_or(60));
-    Ok(Settings::from(&params).at_interval(interval))
+    Ok(BillingSettings::from(&params).at_interval(interval))
 }
 
 /// One run by hand.
@@ -144,9 +144,9 @@ pub(super) struct Once<'a> {
     pub(super) approved: Option<Scope>,
     /// Why, for the audit log.
     pub(super) reason: Option<String>,
-    pub(super) settings: Settings,
+    pub(super) settings: BillingSettings,
     pub(super) needs_guard: bool,
-    pub(super) last_commit: Option<LastCommit>,
+    pub(super) last_commit: Option<CommitMarker>,
     pub(super) progress: &'a (dyn Fn(u64) + Sync),
 }
 
@@ -155,9 +155,9 @@ pub(super) async fn bill_once(
     opened: &PanelDatabase,
     database: &Database,
     once: &Once<'_>,
-) -> Result<(Bill, Duration), Failure> {
+) -> Result<(BillReport, Duration), Failure> {
     let biller = Biller::new(opened.db.clone(), opened.panel, once.settings)
-        .remembering(once.last_commit.clone())
+        .with_restore_detection(once.last_commit.clone())
         .relying_on_guard(once.needs_guard);
     if once.dry_run {
         let started = Instant::now();
@@ -202,7 +202,7 @@ async fn bill_and_record(
     lease: &Lease,
     ctx: &JobContext,
     once: &Once<'_>,
-) -> Result<(Bill, Duration), Failure> {
+) -> Result<(BillReport, Duration), Failure> {
     audit_log::append_in_own_transaction(db, &entry(ctx, once))
         .await
         .map_err(|error| Failure::database("put it on record", &error))?;
@@ -223,7 +223,7 @@ async fn bill_and_record(
     };
     if status == RunStatus::Done {
         biller
-            .mark_worked(lease.fencing_token)
+            .record_success(lease.fencing_token)
             .await
             .map_err(|error| Failure::database("note that billing works", &error))?;
     }
@@ -285,8 +285,8 @@ fn run<'a>(
     mode: Mode,
     stop: &'a (dyn Fn() -> Option<StopReason> + Sync),
     first_prices: &'a (dyn Fn(&[FirstSeenPrice]) + Sync),
-) -> Run<'a> {
-    Run {
+) -> BillingOptions<'a> {
+    BillingOptions {
         id,
         mode,
         as_of: once.as_of,
@@ -305,7 +305,7 @@ pub(super) fn failed(error: BillingError) -> Failure {
             Failure::new(Exit::TryAgain, error)
         }
         BillingError::Spike(_) | BillingError::Refused { .. } => Failure::new(Exit::Negative, error),
-        BillingError::Restored { .. } | BillingError::LastCommit { .. } | BillingError::Unguarded => {
+        BillingError::Restored { .. } | BillingError::CommitMarker { .. } | BillingError::Unguarded => {
             Failure::new(Exit::Configuration, error)
         }
     }

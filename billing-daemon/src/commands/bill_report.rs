@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use billing_jobs::{
-    billing::{BeyondLimit, Bill, Findings, FirstSeenPrice, Spike},
+    billing::{BeyondLimit, BillReport, Findings, FirstSeenPrice, Spike},
     uncharged::{Debt, Uncharged},
 };
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -22,7 +22,7 @@ const WIDE: usize = 110;
 
 /// A bill, and what the command line said of it.
 pub(super) struct Report<'a> {
-    pub(super) bill: &'a Bill,
+    pub(super) bill: &'a BillReport,
     pub(super) took: Duration,
     pub(super) dry_run: bool,
     /// When the approval that was recorded ends.
@@ -33,7 +33,8 @@ pub(super) struct Report<'a> {
 
 impl Report<'_> {
     pub(super) fn in_json(&self) -> Value {
-        let Bill { totals, uncharged, beyond_limit, spike, findings, first_seen_prices, .. } = self.bill;
+        let BillReport { totals, uncharged, beyond_limit, spike, findings, first_seen_prices, .. } =
+            self.bill;
         let spike = spike.as_ref().map(|spike| billing_jobs::billing::spike(spike)["spike"].take());
         let uncharged: Map<_, _> =
             uncharged.iter().map(|of_one| (of_one.reason.clone(), json!(of_one.debt))).collect();
@@ -196,7 +197,7 @@ mod tests {
         let mut debt = Debt { instances: 2, hours: 3, unpriced: 1, ..Debt::default() };
         debt.amounts.add(Currency::USD, Money(300));
         let excess = Excess { currency: Currency::USD, sum: sum(1_000_000), limit: Money(300_000) };
-        let bill = Bill {
+        let bill = BillReport {
             totals,
             as_of: DateTime::from_timestamp_secs(1_800_360_000).expect("a time"),
             stopped: None,

@@ -1,6 +1,6 @@
 //! `release`: from our biller back to the panel's.
 
-use billing_jobs::billing::{Biller, Release, Settings};
+use billing_jobs::billing::{Biller, BillingSettings, Release};
 use serde_json::json;
 
 use super::{
@@ -25,7 +25,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let opened = panel_database::open(&database).await?;
     let presence = PanelPresence::detect(&opened).await?;
-    let biller = Biller::new(opened.db, opened.panel, Settings::default());
+    let biller = Biller::new(opened.db, opened.panel, BillingSettings::default());
     let release = biller.release(&operator_name()).await.map_err(failed)?;
     if json {
         say_json(&json!({

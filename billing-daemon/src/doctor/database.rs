@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use billing_jobs::{
-    billing::{Biller, Settings},
+    billing::{Biller, BillingSettings},
     hold::Reason,
     panel::Panel,
 };
@@ -103,7 +103,7 @@ async fn rest(
 }
 
 async fn clock(opened: &PanelDatabase) -> Result<Finding, DbErr> {
-    let biller = Biller::new(opened.db.clone(), opened.panel, Settings::default());
+    let biller = Biller::new(opened.db.clone(), opened.panel, BillingSettings::default());
     let before = SystemClock.now();
     let theirs = biller.now().await?;
     let after = SystemClock.now();

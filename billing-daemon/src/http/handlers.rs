@@ -8,7 +8,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use billing_jobs::{BILLING_JOB, PANELS_PATIENCE};
+use billing_jobs::{BILLING_JOB, PANEL_TAKEOVER_AFTER};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -170,7 +170,8 @@ pub(super) async fn panel_health(State(shared): State<Arc<AppState>>) -> ApiResu
 
 fn panel_daemon(status: &Status) -> PanelDaemon {
     let is_fresh = |at: DateTime<Utc>| {
-        (status.observed_at - at).to_std().is_ok_and(|age| age < PANELS_PATIENCE) || at > status.observed_at
+        (status.observed_at - at).to_std().is_ok_and(|age| age < PANEL_TAKEOVER_AFTER)
+            || at > status.observed_at
     };
     let any = |life| status.daemons.iter().any(|daemon| daemon.has_billing && daemon.liveness == life);
     let word = match (any(Liveness::Alive), any(Liveness::Failing), status.daemons.is_empty()) {

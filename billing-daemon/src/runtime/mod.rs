@@ -457,7 +457,7 @@ impl RunningDaemon {
         crate::telemetry::metrics::in_force(&changes.added);
         (self.services, self.bills, self.jobs) = (services, bills, jobs);
         self.identity.set_billing_interval(config.billing_interval_minutes);
-        self.services.status.tell(&self.identity.metadata);
+        self.services.status.set_metadata(&self.identity.metadata);
         *self.expected.write().unwrap_or_else(PoisonError::into_inner) = expected;
         let signs = self.pings.replace(config.pings).unwrap_or_else(|error| {
             error!("{name}: {}; signs go where they went", silent_jobs(&error).message);

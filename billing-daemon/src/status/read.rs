@@ -3,7 +3,7 @@
 use billing_entities::{Instant, scheduler_fencing};
 use billing_jobs::{
     AUDIT_KIND, BILLING_JOB,
-    billing::{Biller, HAND_BACK_AFTER, Settings, micros},
+    billing::{Biller, BillingSettings, HAND_BACK_AFTER, micros},
     currency::Currency,
     daemon_status::ALIVE_WITHIN,
     hold::Reason,
@@ -39,7 +39,7 @@ const DAEMONS: u64 = 100;
 pub async fn read(opened: &PanelDatabase, expected: &Expected) -> Result<Status, Failure> {
     let failed = |error| Failure::database("read how billing stands", &error);
     let PanelDatabase { db, panel } = opened;
-    let biller = Biller::new(db.clone(), *panel, Settings::default());
+    let biller = Biller::new(db.clone(), *panel, BillingSettings::default());
     let observed_at = biller.now().await.map_err(failed)?;
     let presence = PanelPresence::detect(opened).await?;
     let known = job_overviews(db, &expected.jobs).await.map_err(failed)?;
@@ -199,7 +199,7 @@ fn run_status(row: RunRow) -> RunStatus {
 /// How many daemons are alive.
 pub(crate) async fn daemons_alive(opened: &PanelDatabase) -> Result<usize, Failure> {
     let failed = |error| Failure::database("read which daemons are alive", &error);
-    let biller = Biller::new(opened.db.clone(), opened.panel, Settings::default());
+    let biller = Biller::new(opened.db.clone(), opened.panel, BillingSettings::default());
     let observed_at = biller.now().await.map_err(failed)?;
     let daemons = daemons(&opened.db, observed_at, None).await.map_err(failed)?;
     Ok(daemons.iter().filter(|daemon| daemon.liveness.is_alive()).count())

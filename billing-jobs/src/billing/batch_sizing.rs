@@ -16,7 +16,7 @@ const GAIN: f64 = 1.1;
 
 /// Adapts within a run, and from run to run.
 #[derive(Clone, Debug)]
-pub(super) struct Pace {
+pub(super) struct AdaptiveLimits {
     batch: u32,
     batch_is_fixed: bool,
     connections: u32,
@@ -32,7 +32,7 @@ pub(super) struct Pace {
     before: Option<f64>,
 }
 
-impl Pace {
+impl AdaptiveLimits {
     /// With what the configuration has fixed. Where there can be only one writer, there is only one connection.
     pub(super) fn new(batch: Option<u32>, connections: Option<u32>, one_writer: bool) -> Self {
         let most = if one_writer { 1 } else { MOST_CONNECTIONS };
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     /// Bills with a database that takes so many microseconds for an instance, and gives up to `useful` connections all of that.
-    fn bill(pace: &mut Pace, instances: u32, micros: u64, useful: u32) {
+    fn bill(pace: &mut AdaptiveLimits, instances: u32, micros: u64, useful: u32) {
         let mut left = instances;
         let mut now = Duration::ZERO;
         while left > 0 {
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_transaction_takes_about_a_tenth_of_a_second_within_bounds() {
         for (micros, expected) in [(10, 10_000), (20, 5_000), (100, 1_000), (1_000, 250)] {
-            let mut pace = Pace::new(None, Some(1), false);
+            let mut pace = AdaptiveLimits::new(None, Some(1), false);
             bill(&mut pace, 100_000, micros, 1);
             assert_eq!(pace.batch(), expected, "{micros} us each");
         }
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn connections_are_added_for_as_long_as_they_help() {
         for (useful, expected) in [(1, 1), (2, 2), (8, 4)] {
-            let mut pace = Pace::new(None, None, false);
+            let mut pace = AdaptiveLimits::new(None, None, false);
             bill(&mut pace, 200_000, 20, useful);
             assert_eq!(pace.connections(), expected, "{useful} could be of use");
         }
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn what_is_configured_stays() {
-        let mut pace = Pace::new(Some(123), Some(3), false);
+        let mut pace = AdaptiveLimits::new(Some(123), Some(3), false);
         bill(&mut pace, 100_000, 1_000, 1);
         assert_eq!((pace.batch(), pace.connections()), (123, 3));
     }
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn one_writer_has_one_connection() {
-        let mut pace = Pace::new(None, Some(3), true);
+        let mut pace = AdaptiveLimits::new(None, Some(3), true);
         bill(&mut pace, 100_000, 10, 8);
         assert_eq!(pace.connections(), 1);
     }

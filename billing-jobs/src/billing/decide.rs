@@ -15,7 +15,7 @@ use crate::{
     fault_injection,
     hold::{Hold, Reason},
     money::{Carry, HourlyRate, Money, WalletUnit, cost, covered_hours},
-    period::{HOUR, Micros, Rates, Stretch, whole_hours},
+    period::{HOUR, Micros, RateSpan, Rates, whole_hours},
     price::{PriceKey, PriceList},
 };
 
@@ -132,7 +132,7 @@ pub(super) struct Meter {
 
 /// What decides beside the rows.
 #[derive(Debug)]
-pub(super) struct Terms<'a> {
+pub(super) struct BillingTerms<'a> {
     /// Hours that ended by then are due.
     pub(super) as_of: Micros,
     /// What instances cost.
@@ -314,13 +314,17 @@ struct DueHours {
 
 impl DueHours {
     fn is_free(&self) -> bool {
-        self.rates.stretches(self.start, self.hours).all(|stretch| stretch.rate.total.0 == 0)
+        self.rates.rate_spans(self.start, self.hours).all(|stretch| stretch.rate.total.0 == 0)
     }
 }
 
 /// Decides for one batch. `instances` are ordered by organization, and within one by age, oldest first.
 #[must_use]
-pub(super) fn decide<'a>(terms: &Terms<'_>, wallets: &'a [Wallet], instances: &'a [Instance]) -> Posting<'a> {
+pub(super) fn decide<'a>(
+    terms: &BillingTerms<'_>,
+    wallets: &'a [Wallet],
+    instances: &'a [Instance],
+) -> Posting<'a> {
     let mut posting = Posting::for_batch(wallets.len(), instances.len());
     let mut by_organization: Vec<&Wallet> = wallets.iter().collect();
     by_organization.sort_by_key(|wallet| &wallet.organization);
@@ -329,11 +333,11 @@ pub(super) fn decide<'a>(terms: &Terms<'_>, wallets: &'a [Wallet], instances: &'
         let first = by_organization.partition_point(|wallet| wallet.organization < *organization);
         let after =
             first + by_organization[first..].partition_point(|wallet| wallet.organization == *organization);
-        let mut purse = Purse::of(&by_organization[first..after]);
+        let mut wallet_balance = WalletBalance::of(&by_organization[first..after]);
         for instance in of_one {
-            settle_instance(terms, &mut posting, &mut purse, instance);
+            decide_instance(terms, &mut posting, &mut wallet_balance, instance);
         }
-        if let Purse::Open { wallet, balance, .. } = purse
+        if let WalletBalance::Open { wallet, balance, .. } = wallet_balance
             && let Ok(before) = wallet.balance
             && before != balance
         {
@@ -370,12 +374,12 @@ impl<'a> Posting<'a> {
 }
 
 /// The money of one organization while its instances are charged.
-enum Purse<'a> {
+enum WalletBalance<'a> {
     Open { wallet: &'a Wallet, currency: Currency, balance: Money },
     Shut { hold: Hold, currency: Option<Currency> },
 }
 
-impl<'a> Purse<'a> {
+impl<'a> WalletBalance<'a> {
     fn of(wallets: &[&'a Wallet]) -> Self {
         let shut = |reason, detail: String| Self::Shut { hold: Hold::new(reason, detail), currency: None };
         match wallets {
@@ -402,10 +406,10 @@ impl<'a> Purse<'a> {
     }
 }
 
-fn settle_instance<'a>(
-    terms: &Terms<'_>,
+fn decide_instance<'a>(
+    terms: &BillingTerms<'_>,
     posting: &mut Posting<'a>,
-    purse: &mut Purse<'a>,
+    wallet_balance: &mut WalletBalance<'a>,
     instance: &'a Instance,
 ) {
     // Before the other side is done, nothing is written: not even a hold, which says who owes.
@@ -415,11 +419,11 @@ fn settle_instance<'a>(
     if let Some(unreadable) = &instance.unreadable {
         // What its hours are, and what they cost, is not known; nothing of it is touched until it can be read.
         let hold = Hold::new(Reason::Unreadable, unreadable.as_str());
-        hold_whole(posting, instance, &hold, None, None, purse.currency());
+        hold_instance(posting, instance, &hold, None, None, wallet_balance.currency());
         return;
     }
     if let Some(Transfer::From { to, seen_at }) = &instance.transfer {
-        transfer::settle_transfer(terms, posting, purse, instance, (to, *seen_at));
+        transfer::settle_transfer(terms, posting, wallet_balance, instance, (to, *seen_at));
         return;
     }
     let due = match due_hours(terms, instance) {
@@ -428,13 +432,13 @@ fn settle_instance<'a>(
             match terms.refused {
                 // What the database refuses may be the mending of the anchor, so that is left.
                 Some(detail) => {
-                    hold_whole(
+                    hold_instance(
                         posting,
                         instance,
                         &Hold::new(Reason::Failed, detail),
                         Some(0),
                         None,
-                        purse.currency(),
+                        wallet_balance.currency(),
                     );
                 }
                 None => not_due(terms, posting, instance),
@@ -443,20 +447,20 @@ fn settle_instance<'a>(
         }
         Err((hold, None)) => {
             // Nothing is known about its hours, so that whatever is corrected decides.
-            hold_whole(posting, instance, &hold, None, None, purse.currency());
+            hold_instance(posting, instance, &hold, None, None, wallet_balance.currency());
             return;
         }
         Err((hold, hours)) => {
             touch_meter(terms, posting, instance);
-            mend_anchor(terms, posting, instance);
-            hold_whole(posting, instance, &hold, hours, None, purse.currency());
+            repair_anchor(terms, posting, instance);
+            hold_instance(posting, instance, &hold, hours, None, wallet_balance.currency());
             return;
         }
     };
     let refused = terms.refused.map(|detail| Hold::new(Reason::Failed, detail));
-    let mut cursor = Cursor { at: due.start, carry: due.carry };
-    let currency = purse.currency();
-    let hold = refused.or_else(|| charge_due(terms, posting, purse, instance, &due, &mut cursor));
+    let mut cursor = ChargeCursor { at: due.start, carry: due.carry };
+    let currency = wallet_balance.currency();
+    let hold = refused.or_else(|| charge_due(terms, posting, wallet_balance, instance, &due, &mut cursor));
     let left = due.hours - (cursor.at - due.start) / HOUR;
     posting.totals.charged += u64::from(left < due.hours);
     write_meter(terms, posting, instance, &due, &cursor);
@@ -464,7 +468,7 @@ fn settle_instance<'a>(
     match hold {
         Some(hold) => {
             let amount = cost_of(&due, &cursor, left, terms.unit);
-            hold_whole(posting, instance, &hold, Some(left), amount, currency);
+            hold_instance(posting, instance, &hold, Some(left), amount, currency);
         }
         None if instance.held.is_some() => posting.releases.push(instance.id.clone()),
         None => {}
@@ -473,28 +477,28 @@ fn settle_instance<'a>(
 
 /// Charges what can be charged of the due hours; says why if hours are left.
 fn charge_due<'a>(
-    terms: &Terms<'_>,
+    terms: &BillingTerms<'_>,
     posting: &mut Posting<'a>,
-    purse: &mut Purse<'a>,
+    wallet_balance: &mut WalletBalance<'a>,
     instance: &'a Instance,
     due: &DueHours,
-    cursor: &mut Cursor,
+    cursor: &mut ChargeCursor,
 ) -> Option<Hold> {
-    match purse {
+    match wallet_balance {
         _ if due.is_free() => {
-            let currency = purse.currency().unwrap_or(Currency::NONE);
+            let currency = wallet_balance.currency().unwrap_or(Currency::NONE);
             charge_what_is_free(posting, currency, instance, due, cursor);
             None
         }
-        Purse::Shut { hold, .. } => Some(hold.clone()),
-        Purse::Open { currency, balance, .. } => beyond_catch_up_limit(terms, posting, instance, due)
+        WalletBalance::Shut { hold, .. } => Some(hold.clone()),
+        WalletBalance::Open { currency, balance, .. } => beyond_catch_up_limit(terms, posting, instance, due)
             .or_else(|| charge_what_is_covered(terms, posting, (*currency, balance), instance, due, cursor)),
     }
 }
 
 /// The hold of an instance with more hours due that no run has evaluated than the catch-up limit, unless they are approved.
 fn beyond_catch_up_limit<'a>(
-    terms: &Terms<'_>,
+    terms: &BillingTerms<'_>,
     posting: &mut Posting<'a>,
     instance: &'a Instance,
     due: &DueHours,
@@ -506,7 +510,7 @@ fn beyond_catch_up_limit<'a>(
     let through = terms.approvals.approved_through(&instance.id, &instance.organization, due.start);
     // The hours since the approval count against the limit again.
     let approved = through.is_some_and(|through| due.hours - whole_hours(due.start, through) <= limit);
-    let amount = cost_of(due, &Cursor { at: due.start, carry: due.carry }, due.hours, terms.unit);
+    let amount = cost_of(due, &ChargeCursor { at: due.start, carry: due.carry }, due.hours, terms.unit);
     posting.beyond_limit.push(BeyondLimitRow {
         instance,
         start: due.start,
@@ -525,7 +529,7 @@ fn beyond_catch_up_limit<'a>(
 }
 
 /// How far the charges of one instance have come.
-struct Cursor {
+struct ChargeCursor {
     at: Micros,
     carry: Carry,
 }
@@ -536,10 +540,10 @@ fn charge_what_is_free<'a>(
     currency: Currency,
     instance: &'a Instance,
     due: &DueHours,
-    cursor: &mut Cursor,
+    cursor: &mut ChargeCursor,
 ) {
-    for stretch in due.rates.stretches(due.start, due.hours) {
-        let Stretch { hours, rate } = stretch;
+    for stretch in due.rates.rate_spans(due.start, due.hours) {
+        let RateSpan { hours, rate } = stretch;
         let charge = Charge { start: cursor.at, hours, rate, amount: Money(0), carry: cursor.carry };
         posting.add_charge(charge_row(currency, instance, due.hours, &charge, None));
         cursor.at += hours * HOUR;
@@ -548,14 +552,14 @@ fn charge_what_is_free<'a>(
 
 /// Charges from the oldest hour on until the wallet is empty; says why if hours are left.
 fn charge_what_is_covered<'a>(
-    terms: &Terms<'_>,
+    terms: &BillingTerms<'_>,
     posting: &mut Posting<'a>,
     (currency, balance): (Currency, &mut Money),
     instance: &'a Instance,
     due: &DueHours,
-    cursor: &mut Cursor,
+    cursor: &mut ChargeCursor,
 ) -> Option<Hold> {
-    for stretch in due.rates.stretches(due.start, due.hours) {
+    for stretch in due.rates.rate_spans(due.start, due.hours) {
         let covered = covered_hours(*balance, stretch.rate.total, stretch.hours, cursor.carry, terms.unit);
         if covered > 0 {
             let Some((amount, carry)) = cost(stretch.rate.total, covered, cursor.carry, terms.unit) else {
@@ -570,7 +574,7 @@ fn charge_what_is_covered<'a>(
                 balance_after: *balance,
             });
             posting.add_charge(charge_row(currency, instance, due.hours, &charge, debit));
-            *cursor = Cursor { at: cursor.at + covered * HOUR, carry };
+            *cursor = ChargeCursor { at: cursor.at + covered * HOUR, carry };
         }
         if covered < stretch.hours {
             let detail = format!("the wallet holds {balance} {currency} and does not cover the next hour");
@@ -609,12 +613,12 @@ fn charge_row<'a>(
     }
 }
 
-fn cost_of(due: &DueHours, from: &Cursor, hours: i64, unit: WalletUnit) -> Option<Money> {
+fn cost_of(due: &DueHours, from: &ChargeCursor, hours: i64, unit: WalletUnit) -> Option<Money> {
     due.rates.cost(from.at, hours, from.carry, unit)
 }
 
 /// The hours of `instance` that can be priced, or the hold and how many hours it concerns.
-fn due_hours(terms: &Terms<'_>, instance: &Instance) -> Result<Option<DueHours>, (Hold, Option<i64>)> {
+fn due_hours(terms: &BillingTerms<'_>, instance: &Instance) -> Result<Option<DueHours>, (Hold, Option<i64>)> {
     let (start, until) = if instance.gone {
         // Nothing says what it would have cost but its meter.
         let Some(meter) = &instance.meter else { return Ok(None) };
@@ -652,8 +656,8 @@ fn due_hours(terms: &Terms<'_>, instance: &Instance) -> Result<Option<DueHours>,
     Ok(Some(DueHours { start, hours, unseen_hours, carry, rates }))
 }
 
-fn not_due(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance) {
-    mend_anchor(terms, posting, instance);
+fn not_due(terms: &BillingTerms<'_>, posting: &mut Posting<'_>, instance: &Instance) {
+    repair_anchor(terms, posting, instance);
     if instance.held.is_some() {
         let ended = if is_lost(instance) { &mut posting.deleted } else { &mut posting.releases };
         ended.push(instance.id.clone());
@@ -670,14 +674,19 @@ fn is_lost(instance: &Instance) -> bool {
 }
 
 /// Tells the panel how far the instance is charged, if it believes less.
-fn mend_anchor(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance) {
+fn repair_anchor(terms: &BillingTerms<'_>, posting: &mut Posting<'_>, instance: &Instance) {
     if let Some(meter) = &instance.meter {
         move_anchor(terms, posting, instance, meter.billed_through);
     }
 }
 
 /// Moves the panel's anchor to where our charges reach, and mends what its tables lack before that.
-fn move_anchor(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance, billed_through: Micros) {
+fn move_anchor(
+    terms: &BillingTerms<'_>,
+    posting: &mut Posting<'_>,
+    instance: &Instance,
+    billed_through: Micros,
+) {
     let known = !instance.gone && terms.refused.is_none();
     let last_billed_at = instance.last_billed_at.at();
     let Some(anchor) = last_billed_at.or(instance.created_at.at()).filter(|_| known) else { return };
@@ -685,7 +694,7 @@ fn move_anchor(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance
     if anchor >= billed_through
         || billed_through > terms.as_of
         || fault_injection::mutated("anchor-stays")
-        || panel_is_at_it(terms, instance, anchor)
+        || panel_in_progress(terms, instance, anchor)
     {
         return;
     }
@@ -698,7 +707,7 @@ fn move_anchor(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance
 }
 
 /// Whether the panel's own biller has debited, and may still be about to write the cycle and the anchor itself.
-fn panel_is_at_it(terms: &Terms<'_>, instance: &Instance, anchor: Micros) -> bool {
+fn panel_in_progress(terms: &BillingTerms<'_>, instance: &Instance, anchor: Micros) -> bool {
     let Some(meter) = &instance.meter else { return false };
     // It writes milliseconds.
     let unwritten = anchor.div_euclid(1_000) < meter.billed_through.div_euclid(1_000);
@@ -707,11 +716,11 @@ fn panel_is_at_it(terms: &Terms<'_>, instance: &Instance, anchor: Micros) -> boo
 }
 
 fn write_meter(
-    terms: &Terms<'_>,
+    terms: &BillingTerms<'_>,
     posting: &mut Posting<'_>,
     instance: &Instance,
     due: &DueHours,
-    cursor: &Cursor,
+    cursor: &ChargeCursor,
 ) {
     let mut rates = due.rates.clone();
     rates.forget_before(cursor.at);
@@ -732,7 +741,7 @@ fn write_meter(
 }
 
 /// Notes that an instance was there, though its hours cannot be priced now.
-fn touch_meter(terms: &Terms<'_>, posting: &mut Posting<'_>, instance: &Instance) {
+fn touch_meter(terms: &BillingTerms<'_>, posting: &mut Posting<'_>, instance: &Instance) {
     if let Some(meter) = &instance.meter {
         posting.meters.push(MeterRow {
             instance: instance.id.clone(),
@@ -752,7 +761,7 @@ pub(super) fn rates_json(rates: &Rates) -> Option<String> {
         .then(|| serde_json::to_string(&rates.changes).expect("pairs of integers are always JSON"))
 }
 
-fn hold_whole<'a>(
+fn hold_instance<'a>(
     posting: &mut Posting<'a>,
     instance: &'a Instance,
     hold: &Hold,

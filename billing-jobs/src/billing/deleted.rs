@@ -12,7 +12,7 @@ use super::{
     BillingError, Mode,
     decide::{HoldRow, Instance, Meter},
     findings::Findings,
-    fleet_run::{LISTED, Pass},
+    fleet_run::{FleetRun, LISTED},
     id::Id,
     read,
     sql::rows,
@@ -53,13 +53,16 @@ struct Lost {
 }
 
 /// Records the deleted instances; in a dry run only counts them. Those whose meter cannot be read are added to `unreadable`.
-pub(super) async fn record_deleted(pass: &Pass<'_>, unreadable: &mut Findings) -> Result<Debt, BillingError> {
-    let (found, problems) = pass.insist("find deleted instances", || find(pass)).await?;
+pub(super) async fn record_deleted(
+    pass: &FleetRun<'_>,
+    unreadable: &mut Findings,
+) -> Result<Debt, BillingError> {
+    let (found, problems) = pass.retry_read("find deleted instances", || find(pass)).await?;
     unreadable.extend(problems, LISTED);
     let mut debt = Debt::default();
     for page in found.chunks(PAGE) {
         if matches!(pass.run.mode, Mode::Commit(_))
-            && !pass.insist("record deleted instances", || record(pass, page)).await?
+            && !pass.retry_read("record deleted instances", || record(pass, page)).await?
         {
             return Err(BillingError::Fenced);
         }
@@ -115,7 +118,7 @@ impl Gone {
     }
 }
 
-async fn find(pass: &Pass<'_>) -> Result<(Vec<Gone>, Findings), DbErr> {
+async fn find(pass: &FleetRun<'_>) -> Result<(Vec<Gone>, Findings), DbErr> {
     let began = std::time::Instant::now();
     let txn = begin_read(&pass.db).await?;
     let values: [Value; 1] = [pass.as_of.into()];
@@ -134,7 +137,7 @@ async fn find(pass: &Pass<'_>) -> Result<(Vec<Gone>, Findings), DbErr> {
 }
 
 /// Writes one page under the panel guard of the run; whether that is still the newest.
-async fn record(pass: &Pass<'_>, page: &[Gone]) -> Result<bool, DbErr> {
+async fn record(pass: &FleetRun<'_>, page: &[Gone]) -> Result<bool, DbErr> {
     let Mode::Commit(token) = pass.run.mode else { return Ok(true) };
     let sql = &pass.biller.sql;
     let Some(txn) = pass.begin_fenced(token).await? else { return Ok(false) };
@@ -152,7 +155,7 @@ async fn record(pass: &Pass<'_>, page: &[Gone]) -> Result<bool, DbErr> {
     Ok(true)
 }
 
-async fn insert_holds(pass: &Pass<'_>, txn: &DatabaseTransaction, page: &[Gone]) -> Result<(), DbErr> {
+async fn insert_holds(pass: &FleetRun<'_>, txn: &DatabaseTransaction, page: &[Gone]) -> Result<(), DbErr> {
     let lost = page.iter().map(|gone| (gone, gone.lost(pass.as_of, pass.biller.panel.unit)));
     let lost: Vec<_> = lost
         .filter(|(_, lost)| lost.hours > 0)

@@ -14,17 +14,17 @@ use sea_orm::{
 use tracing::{Instrument as _, debug};
 
 use super::{
-    BeyondLimit, Biller, BillingError, Mode, Run,
+    BeyondLimit, Biller, BillingError, BillingOptions, Mode,
     approvals::Approvals,
     batch_sizing,
-    decide::{Instance as Machine, Posting, Terms, Wallet, decide},
+    decide::{BillingTerms, Instance, Posting, Wallet, decide},
     fencing::is_newest,
     findings::Findings,
     id::Id,
-    post::{PostError, Stamp, post, post_apart},
+    post::{BatchHeader, PostError, post, post_rows_separately},
     read,
     refusals::{Failing, Refusals},
-    spike_guard::{Brake, Overrun},
+    spike_guard::{Overrun, SpendLimit},
     totals::Totals,
 };
 use crate::{
@@ -51,22 +51,22 @@ const ATTEMPTS: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 
 /// A run under way, with what it read once.
-pub(super) struct Pass<'a> {
+pub(super) struct FleetRun<'a> {
     pub(super) biller: &'a Biller,
     /// Where it writes; see [`alone`](billing_store::exclusive_writer).
     pub(super) db: DatabaseConnection,
-    pub(super) turn: Mutex<Turn>,
-    pub(super) run: &'a Run<'a>,
+    pub(super) last_write: Mutex<LastWrite>,
+    pub(super) run: &'a BillingOptions<'a>,
     pub(super) as_of: Micros,
     pub(super) prices: PriceList,
     pub(super) approvals: Approvals,
-    pub(super) brake: Brake,
+    pub(super) spend_limit: SpendLimit,
     pub(super) refusals: Mutex<Refusals>,
 }
 
 /// The last time that this pass was the one writer of SQLite.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Turn {
+pub(super) struct LastWrite {
     /// How long nobody else could write.
     held: Duration,
     /// Until when.
@@ -77,7 +77,7 @@ pub(super) struct Turn {
 
 /// What a pass has come to so far.
 #[derive(Default)]
-pub(super) struct Over {
+pub(super) struct RunSummary {
     pub(super) totals: Totals,
     /// Instances with more hours than the catch-up limit, if they are listed.
     pub(super) beyond_limit: Vec<BeyondLimit>,
@@ -92,19 +92,19 @@ pub(super) struct Over {
     pub(super) transferred: BTreeMap<Id, Vec<Id>>,
 }
 
-impl Over {
+impl RunSummary {
     fn of(posting: Posting<'_>) -> Self {
-        let mut over = Self { totals: posting.totals, ..Self::default() };
+        let mut summary = Self { totals: posting.totals, ..Self::default() };
         let uncollected =
             posting.holds.iter().filter(|hold| hold.reason == Reason::InstanceTransferred.as_str());
         for hold in uncollected {
             let currency = hold.currency.unwrap_or(Currency::NONE);
-            over.uncollected.add(hold.hours.unwrap_or_default(), hold.amount, currency);
+            summary.uncollected.add(hold.hours.unwrap_or_default(), hold.amount, currency);
         }
         for (organization, instance) in posting.transferred {
-            over.transferred.entry(organization).or_default().push(instance);
+            summary.transferred.entry(organization).or_default().push(instance);
         }
-        over
+        summary
     }
 
     fn add(&mut self, part: Self) {
@@ -151,17 +151,17 @@ impl Owners {
 
 /// What a transaction has read under its locks.
 #[derive(Clone)]
-pub(super) struct Read {
+pub(super) struct LoadedBatch {
     pub(super) wallets: Vec<Wallet>,
     /// Ordered by organization.
-    pub(super) instances: Vec<Machine>,
+    pub(super) instances: Vec<Instance>,
     /// Instances of which not even the id can be read, so that they cannot be held.
     nameless: Vec<String>,
     /// When all of it was there.
     at: Instant,
 }
 
-impl Read {
+impl LoadedBatch {
     /// From the rows of `read_wallets` and of `read_due`.
     pub(super) fn of(wallets: &[QueryResult], instances: &[QueryResult]) -> Self {
         let mut nameless = Vec::new();
@@ -192,14 +192,14 @@ impl Read {
 }
 
 /// Why one attempt at a batch failed.
-struct Failure {
-    kind: Kind,
+struct BatchFailure {
+    kind: BatchFailureKind,
     message: String,
     /// What the batch had to do with.
-    read: Option<Read>,
+    read: Option<LoadedBatch>,
 }
 
-enum Kind {
+enum BatchFailureKind {
     Fenced,
     /// The panel guard is gone.
     Unguarded,
@@ -216,11 +216,11 @@ enum Kind {
 }
 
 /// What a pass waits for.
-enum Step {
+enum RunEvent {
     /// The next organizations, if there are any.
     Range(Option<Batch>),
     /// A range is done: with so many instances, in transactions that kept others waiting for so long.
-    Billed(Over, usize, Duration),
+    Billed(RunSummary, usize, Duration),
 }
 
 enum Posted {
@@ -231,96 +231,97 @@ enum Posted {
 
 /// A transaction that came to its end.
 struct Done {
-    over: Over,
+    summary: RunSummary,
     /// How many instances it read.
     instances: usize,
     /// For how long it kept others waiting.
     held: Duration,
 }
 
-impl Pass<'_> {
+impl FleetRun<'_> {
     /// Goes through all organizations in order, with as many transactions under way as the pace allows. Whatever happens, those
     /// that are under way are waited for: one that is dropped would leave its connection in the middle of an answer.
-    pub(super) async fn whole_fleet(&self, over: &mut Over) -> Result<(), BillingError> {
-        let mut pace = self.biller.pace().clone();
-        pace.begin();
+    pub(super) async fn run(&self, summary: &mut RunSummary) -> Result<(), BillingError> {
+        let mut limits = self.biller.limits().clone();
+        limits.begin();
         let began = Instant::now();
         let mut error = None;
         let mut next: Option<Batch> = None;
         let mut billing = 0;
-        let mut steps: FuturesUnordered<BoxFuture<'_, Result<Step, BillingError>>> = FuturesUnordered::new();
+        let mut steps: FuturesUnordered<BoxFuture<'_, Result<RunEvent, BillingError>>> =
+            FuturesUnordered::new();
         // The next range is looked for while the one before is billed.
-        steps.push(Box::pin(self.look_ahead(None, pace.batch())));
+        steps.push(Box::pin(self.prefetch_range(None, limits.batch())));
         if self.unowned_exist().await? {
             steps.push(Box::pin(self.bill_range(Batch::of(Owners::Missing))));
             billing += 1;
         }
         while let Some(step) = steps.next().await {
             match step {
-                Ok(Step::Range(range)) => next = range,
-                Ok(Step::Billed(part, instances, took)) => {
+                Ok(RunEvent::Range(range)) => next = range,
+                Ok(RunEvent::Billed(part, instances, took)) => {
                     billing -= 1;
-                    pace.done(instances, took, began.elapsed());
-                    over.add(part);
+                    limits.done(instances, took, began.elapsed());
+                    summary.add(part);
                 }
                 Err(failed) => error = error.or(Some(failed)),
             }
-            if error.is_none() && over.stopped.is_none() && billing < pace.connections() {
-                over.stopped = next.as_ref().and_then(|_| (self.run.stop)());
-                if let Some(range) = next.take().filter(|_| over.stopped.is_none()) {
-                    steps.push(Box::pin(self.look_ahead(range.last(), pace.batch())));
+            if error.is_none() && summary.stopped.is_none() && billing < limits.connections() {
+                summary.stopped = next.as_ref().and_then(|_| (self.run.stop)());
+                if let Some(range) = next.take().filter(|_| summary.stopped.is_none()) {
+                    steps.push(Box::pin(self.prefetch_range(range.last(), limits.batch())));
                     steps.push(Box::pin(self.bill_range(range)));
                     billing += 1;
                 }
             }
         }
-        *self.biller.pace() = pace;
+        *self.biller.limits() = limits;
         error.map_or(Ok(()), Err)
     }
 
     /// Bills the instances that another organization had until now, once all hours of that one are settled.
-    pub(super) async fn bill_new_organizations(&self, over: &mut Over) -> Result<(), BillingError> {
-        for (organization, instances) in std::mem::take(&mut over.transferred) {
-            over.stopped = over.stopped.or_else(|| (self.run.stop)());
-            if over.stopped.is_some() {
+    pub(super) async fn bill_new_organizations(&self, summary: &mut RunSummary) -> Result<(), BillingError> {
+        for (organization, instances) in std::mem::take(&mut summary.transferred) {
+            summary.stopped = summary.stopped.or_else(|| (self.run.stop)());
+            if summary.stopped.is_some() {
                 break;
             }
             let owners = Owners::only(&organization, self.biller.panel.backend);
             let batch = Batch { only: Some(instances), ..Batch::of(owners) };
-            if let Step::Billed(part, ..) = self.bill_range(batch).await? {
-                over.add(part);
+            if let RunEvent::Billed(part, ..) = self.bill_range(batch).await? {
+                summary.add(part);
             }
         }
         Ok(())
     }
 
-    async fn look_ahead(&self, after: Option<Value>, batch: u32) -> Result<Step, BillingError> {
-        self.next_range(after, batch).await.map(Step::Range)
+    async fn prefetch_range(&self, after: Option<Value>, batch: u32) -> Result<RunEvent, BillingError> {
+        self.next_range(after, batch).await.map(RunEvent::Range)
     }
 
     /// Bills the instances of a range, in one transaction unless the database refuses some of them.
-    async fn bill_range(&self, range: Batch) -> Result<Step, BillingError> {
-        let mut over = Over::default();
+    async fn bill_range(&self, range: Batch) -> Result<RunEvent, BillingError> {
+        let mut summary = RunSummary::default();
         let (mut instances, mut held) = (0, Duration::ZERO);
         let mut work = vec![range];
         while let Some(batch) = work.pop() {
             match self.post_or_split(batch).await? {
                 Posted::Done(done) => {
-                    over.add(done.over);
+                    summary.add(done.summary);
                     instances += done.instances;
                     held += done.held;
                 }
                 Posted::Split(halves) => work.extend(halves.into_iter().rev()),
-                Posted::InTheWay(reason) => over.unposted.push(reason),
+                Posted::InTheWay(reason) => summary.unposted.push(reason),
             }
             if !work.is_empty() {
-                over.stopped = (self.run.stop)();
+                summary.stopped = (self.run.stop)();
             }
-            if over.stopped.is_some() {
+            if summary.stopped.is_some() {
                 break;
             }
         }
-        Ok(Step::Billed(over, instances, held))
+        Ok(RunEvent::Billed(summary, instances, held))
     }
 
     /// The next organizations with about one batch of instances to look at.
@@ -376,7 +377,7 @@ impl Pass<'_> {
             txn.commit().await?;
             Ok(row)
         };
-        self.insist("find who is due", read).await
+        self.retry_read("find who is due", read).await
     }
 
     /// Begins a transaction outside of the batches that writes under the panel guard of the run; none if that is no longer the newest.
@@ -397,7 +398,7 @@ impl Pass<'_> {
     }
 
     /// Reads something, however often somebody is in the way.
-    pub(super) async fn insist<T, F: Future<Output = Result<T, DbErr>>>(
+    pub(super) async fn retry_read<T, F: Future<Output = Result<T, DbErr>>>(
         &self,
         doing: &'static str,
         read: impl Fn() -> F,
@@ -422,18 +423,18 @@ impl Pass<'_> {
     async fn post_or_split(&self, batch: Batch) -> Result<Posted, BillingError> {
         let mut wait = FIRST_WAIT;
         let mut attempt = 1;
-        let mut before: Option<Read> = None;
+        let mut before: Option<LoadedBatch> = None;
         // To read and to decide before the one place for a writer is taken leaves it free meanwhile. If somebody else writes
         // just then it was in vain, so the next attempt takes it first.
         let mut reading_first = self.biller.panel.backend == DbBackend::Sqlite;
         loop {
             if reading_first {
-                self.give_way().await;
+                self.yield_to_writers().await;
             }
             let span = spans::batch(attempt);
-            let failure = match self.try_post(&batch, reading_first).instrument(span.clone()).await {
+            let failure = match self.post_batch(&batch, reading_first).instrument(span.clone()).await {
                 Ok(done) => {
-                    spans::posted(&span, done.instances, &done.over.totals);
+                    spans::posted(&span, done.instances, &done.summary.totals);
                     return Ok(Posted::Done(Box::new(done)));
                 }
                 Err(failure) => failure,
@@ -443,20 +444,21 @@ impl Pass<'_> {
             debug!(attempt, "a batch was rolled back: {}", failure.message);
             let again = attempt < ATTEMPTS;
             if std::mem::take(&mut reading_first)
-                && matches!(failure.kind, Kind::Database(ErrorClass::Conflict, _))
+                && matches!(failure.kind, BatchFailureKind::Database(ErrorClass::Conflict, _))
             {
                 continue;
             }
             failure.count();
             match failure.kind {
-                Kind::Fenced => return Err(BillingError::Fenced),
-                Kind::Unguarded => return Err(BillingError::Unguarded),
-                Kind::Overrun(overrun) => return Err(overrun.into()),
-                Kind::HiddenWallets | Kind::Database(ErrorClass::Conflict | ErrorClass::Lost, _) if again => {
-                }
+                BatchFailureKind::Fenced => return Err(BillingError::Fenced),
+                BatchFailureKind::Unguarded => return Err(BillingError::Unguarded),
+                BatchFailureKind::Overrun(overrun) => return Err(overrun.into()),
+                BatchFailureKind::HiddenWallets
+                | BatchFailureKind::Database(ErrorClass::Conflict | ErrorClass::Lost, _)
+                    if again => {}
                 // A row that was read may have been deleted or charged by another process meanwhile, so it is read once more before
                 // it is judged; the parts of a batch that was judged need that only for the last row.
-                Kind::Stale { .. } | Kind::Database(ErrorClass::Rows, _)
+                BatchFailureKind::Stale { .. } | BatchFailureKind::Database(ErrorClass::Rows, _)
                     if attempt == 1 && (batch.only.is_none() || failure.instances() == 1) =>
                 {
                     before = failure.read;
@@ -464,19 +466,19 @@ impl Pass<'_> {
                     continue;
                 }
                 // Over other rows than before: it was a race.
-                Kind::Stale { .. }
+                BatchFailureKind::Stale { .. }
                     if again && before.as_ref().is_some_and(|before| failure.is_of_other(before)) =>
                 {
                     before = failure.read;
                 }
-                Kind::Database(ErrorClass::Broken | ErrorClass::Lost, source) => {
+                BatchFailureKind::Database(ErrorClass::Broken | ErrorClass::Lost, source) => {
                     return Err(BillingError::Database { doing: "post a batch", source });
                 }
-                Kind::HiddenWallets | Kind::Database(ErrorClass::Conflict, _) => {
+                BatchFailureKind::HiddenWallets | BatchFailureKind::Database(ErrorClass::Conflict, _) => {
                     return Ok(Posted::InTheWay(failure.message));
                 }
-                Kind::Stale { .. } | Kind::Database(ErrorClass::Rows, _) => {
-                    return self.take_apart(&batch, failure);
+                BatchFailureKind::Stale { .. } | BatchFailureKind::Database(ErrorClass::Rows, _) => {
+                    return self.bisect(&batch, failure);
                 }
             }
             tokio::time::sleep(wait).await;
@@ -486,7 +488,7 @@ impl Pass<'_> {
     }
 
     /// One transaction.
-    async fn try_post(&self, batch: &Batch, reading_first: bool) -> Result<Done, Failure> {
+    async fn post_batch(&self, batch: &Batch, reading_first: bool) -> Result<Done, BatchFailure> {
         let step = |doing| spans::step(self.biller.panel.backend, doing);
         fault_injection::linger().await;
         fault_injection::batch_begins();
@@ -495,13 +497,15 @@ impl Pass<'_> {
         let txn =
             async { if reading_first { begin_deferred(&self.db).await } else { begin(&self.db).await } };
         let txn = txn.instrument(step("begin")).await;
-        let txn = txn.map_err(|error| Failure::of(error, None))?;
+        let txn = txn.map_err(|error| BatchFailure::of(error, None))?;
         let (read, again) = (OnceLock::new(), OnceLock::new());
-        let mut result = self.fill(&txn, batch, &read).await;
-        if fault_injection::mutated("retry-without-rollback") && matches!(result, Err(Kind::Stale { .. })) {
-            result = self.fill(&txn, batch, &again).await;
+        let mut result = self.load_and_post(&txn, batch, &read).await;
+        if fault_injection::mutated("retry-without-rollback")
+            && matches!(result, Err(BatchFailureKind::Stale { .. }))
+        {
+            result = self.load_and_post(&txn, batch, &again).await;
         }
-        let read_instances = || read.get().map_or(&[][..], |read: &Read| &read.instances);
+        let read_instances = || read.get().map_or(&[][..], |read: &LoadedBatch| &read.instances);
         match result {
             Ok(posting) => {
                 fault_injection::before_statement();
@@ -511,19 +515,19 @@ impl Pass<'_> {
                 };
                 // What is refused only now is taken apart like what is refused at once.
                 end.map_err(|error| {
-                    self.brake.give_back(&posting.totals.sums);
-                    Failure::of(error, read.get().cloned())
+                    self.spend_limit.cancel_reservation(&posting.totals.sums);
+                    BatchFailure::of(error, read.get().cloned())
                 })?;
                 let ended = Instant::now();
                 if let Err(PostError::Database(error)) =
-                    post_apart(&self.biller.db, &self.biller.sql, &posting).await
+                    post_rows_separately(&self.biller.db, &self.biller.sql, &posting).await
                 {
-                    return Err(Failure::of(error, None));
+                    return Err(BatchFailure::of(error, None));
                 }
                 let reading = read.get().map_or(Duration::ZERO, |read| read.at - began);
                 let held =
                     (ended - began).saturating_sub(if reading_first { reading } else { Duration::ZERO });
-                *self.turn() = Turn { held, ended: Some(ended), reading };
+                *self.last_write() = LastWrite { held, ended: Some(ended), reading };
                 if let Err(error) = checkpoint(&self.db, SQLITE_LOG_PAGES).await {
                     debug!("the log of the database was not written back: {error}");
                 }
@@ -531,39 +535,39 @@ impl Pass<'_> {
                 self.refusals().charged(posting.totals.charged);
                 (self.run.progress)(instances as u64);
                 let mut unreadable = Findings::default();
-                for sentence in read.get().into_iter().flat_map(Read::unreadable) {
+                for sentence in read.get().into_iter().flat_map(LoadedBatch::unreadable) {
                     unreadable.add(sentence, LISTED);
                 }
                 let listed = if self.run.lists_beyond_limit { &posting.beyond_limit[..] } else { &[] };
                 let beyond_limit = listed.iter().map(BeyondLimit::from).collect();
-                let over = Over { beyond_limit, unreadable, ..Over::of(posting) };
-                Ok(Done { over, instances, held })
+                let summary = RunSummary { beyond_limit, unreadable, ..RunSummary::of(posting) };
+                Ok(Done { summary, instances, held })
             }
             Err(kind) => {
                 // The first error is the one to tell; after it a rollback has nothing to add.
                 let _ = txn.rollback().instrument(step("roll back")).await;
                 let message = match &kind {
-                    Kind::Fenced => "fenced".to_owned(),
-                    Kind::Unguarded => "the panel guard is gone".to_owned(),
-                    Kind::Overrun(_) => "more would be charged than was announced".to_owned(),
-                    Kind::Stale { table } => {
+                    BatchFailureKind::Fenced => "fenced".to_owned(),
+                    BatchFailureKind::Unguarded => "the panel guard is gone".to_owned(),
+                    BatchFailureKind::Overrun(_) => "more would be charged than was announced".to_owned(),
+                    BatchFailureKind::Stale { table } => {
                         format!(
                             "the database discards changes of {table}: look for a trigger or a policy there"
                         )
                     }
-                    Kind::HiddenWallets => {
+                    BatchFailureKind::HiddenWallets => {
                         "row-level security lets this login see wallets and not change them".to_owned()
                     }
-                    Kind::Database(_, error) => with_help(error),
+                    BatchFailureKind::Database(_, error) => with_help(error),
                 };
-                Err(Failure { kind, message, read: read.get().cloned() })
+                Err(BatchFailure { kind, message, read: read.get().cloned() })
             }
         }
     }
 
     /// Leaves the place of SQLite's one writer free for as long as somebody who waits for it may sleep, unless reading takes as long.
-    async fn give_way(&self) {
-        let Turn { held, ended, reading } = *self.turn();
+    async fn yield_to_writers(&self) {
+        let LastWrite { held, ended, reading } = *self.last_write();
         let Some(ended) = ended else { return };
         tokio::time::sleep(batch_sizing::pause_after(held).saturating_sub(ended.elapsed() + reading)).await;
     }
@@ -572,17 +576,17 @@ impl Pass<'_> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn turn(&self) -> MutexGuard<'_, Turn> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_write(&self) -> MutexGuard<'_, LastWrite> {
+        self.last_write.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Everything of one transaction but its end.
-    async fn fill<'a>(
+    async fn load_and_post<'a>(
         &self,
         txn: &DatabaseTransaction,
         batch: &Batch,
-        read: &'a OnceLock<Read>,
-    ) -> Result<Posting<'a>, Kind> {
+        read: &'a OnceLock<LoadedBatch>,
+    ) -> Result<Posting<'a>, BatchFailureKind> {
         let Biller { sql, panel, .. } = self.biller;
         let step = |doing| spans::step(panel.backend, doing);
         let fencing_token = match self.run.mode {
@@ -596,7 +600,7 @@ impl Pass<'_> {
             let limits = statement(txn, limits, [fencing_token.into(), BILLING_JOB.into()]);
             let row = txn.query_one_raw(limits).instrument(step("set limits")).await?;
             if guarded.is_some() && !row.map_or(Ok(false), |row| row.try_get("", "guarded"))? {
-                return Err(Kind::Unguarded);
+                return Err(BatchFailureKind::Unguarded);
             }
         }
         fault_injection::before_statement();
@@ -605,7 +609,7 @@ impl Pass<'_> {
                 .instrument(step("check the panel guard"))
                 .await?
         {
-            return Err(Kind::Fenced);
+            return Err(BatchFailureKind::Fenced);
         }
         let (lock_wallets, due) = self.queries(txn, batch);
         let mut stale = None;
@@ -623,26 +627,33 @@ impl Pass<'_> {
             Some(stale) => stale,
             None => txn.query_all_raw(due).instrument(step("read what is due")).await?,
         };
-        let read = read.get_or_init(|| batch.restrict(Read::of(&wallets, &instances)));
-        if self.hides_wallets(txn, read).await? {
-            return Err(Kind::HiddenWallets);
+        let read = read.get_or_init(|| batch.restrict(LoadedBatch::of(&wallets, &instances)));
+        if self.has_hidden_wallets(txn, read).await? {
+            return Err(BatchFailureKind::HiddenWallets);
         }
         let posting = self.decide(batch, read);
         fault_injection::linger().await;
-        let stamp =
-            Stamp { run: self.run.id, fencing_token: fencing_token.unwrap_or_default(), as_of: self.as_of };
+        let stamp = BatchHeader {
+            run: self.run.id,
+            fencing_token: fencing_token.unwrap_or_default(),
+            as_of: self.as_of,
+        };
         match post(txn, sql, stamp, &posting).await {
-            Ok(()) => self.brake.admit(&posting.totals.sums).map(|()| posting).map_err(Kind::Overrun),
+            Ok(()) => self
+                .spend_limit
+                .reserve(&posting.totals.sums)
+                .map(|()| posting)
+                .map_err(BatchFailureKind::Overrun),
             Err(PostError::Database(error)) => Err(error.into()),
             Err(PostError::Count { table, expected, found }) => {
                 debug!(table, expected, found, "{found} rows of {table} were written instead of {expected}");
-                Err(Kind::Stale { table })
+                Err(BatchFailureKind::Stale { table })
             }
         }
     }
 }
 
-impl Pass<'_> {
+impl FleetRun<'_> {
     /// How the wallets of a batch are locked, and how its instances are read.
     fn queries(&self, txn: &DatabaseTransaction, batch: &Batch) -> (Option<Statement>, Statement) {
         let sql = &self.biller.sql;
@@ -663,15 +674,20 @@ impl Pass<'_> {
         (Some(lock), due)
     }
 
-    pub(super) fn decide<'a>(&self, batch: &Batch, read: &'a Read) -> Posting<'a> {
+    pub(super) fn decide<'a>(&self, batch: &Batch, read: &'a LoadedBatch) -> Posting<'a> {
         self.decide_at(&self.prices, batch, read)
     }
 
     /// The same at other prices.
-    pub(super) fn decide_at<'a>(&self, prices: &PriceList, batch: &Batch, read: &'a Read) -> Posting<'a> {
+    pub(super) fn decide_at<'a>(
+        &self,
+        prices: &PriceList,
+        batch: &Batch,
+        read: &'a LoadedBatch,
+    ) -> Posting<'a> {
         let Biller { settings, panel, .. } = self.biller;
         let limit = i64::from(settings.max_catch_up_hours);
-        let terms = Terms {
+        let terms = BillingTerms {
             as_of: self.as_of,
             prices,
             unit: panel.unit,
@@ -683,7 +699,7 @@ impl Pass<'_> {
     }
 
     /// Whether organizations of `instances` that seem to have no wallet have one which only a writer does not see.
-    async fn hides_wallets(&self, txn: &DatabaseTransaction, read: &Read) -> Result<bool, DbErr> {
+    async fn has_hidden_wallets(&self, txn: &DatabaseTransaction, read: &LoadedBatch) -> Result<bool, DbErr> {
         let Some(sql) = &self.biller.sql.any_wallet else { return Ok(false) };
         let found: HashSet<&Id> = read.wallets.iter().map(|wallet| &wallet.organization).collect();
         let of_instances = read.instances.chunk_by(|one, next| one.organization == next.organization);
@@ -714,7 +730,7 @@ impl Batch {
     }
 
     /// Of what was read, what it is to work on, where the query does not know.
-    fn restrict(&self, mut read: Read) -> Read {
+    fn restrict(&self, mut read: LoadedBatch) -> LoadedBatch {
         if let (Owners::Missing, Some(only)) = (&self.owners, &self.only) {
             read.instances.retain(|instance| only.contains(&instance.id));
         }
@@ -722,23 +738,26 @@ impl Batch {
     }
 }
 
-impl From<DbErr> for Kind {
+impl From<DbErr> for BatchFailureKind {
     fn from(error: DbErr) -> Self {
         Self::Database(classify(&error), error)
     }
 }
 
-impl Failure {
+impl BatchFailure {
     /// Counts it for whoever watches.
     fn count(&self) {
         match &self.kind {
-            Kind::Fenced => metrics::fencing_rejected(BILLING_JOB),
-            Kind::Database(fault, _) => metrics::database_failed(*fault),
-            Kind::Overrun(_) | Kind::Stale { .. } | Kind::HiddenWallets | Kind::Unguarded => {}
+            BatchFailureKind::Fenced => metrics::fencing_rejected(BILLING_JOB),
+            BatchFailureKind::Database(fault, _) => metrics::database_failed(*fault),
+            BatchFailureKind::Overrun(_)
+            | BatchFailureKind::Stale { .. }
+            | BatchFailureKind::HiddenWallets
+            | BatchFailureKind::Unguarded => {}
         }
     }
 
-    fn of(error: DbErr, read: Option<Read>) -> Self {
+    fn of(error: DbErr, read: Option<LoadedBatch>) -> Self {
         Self { message: with_help(&error), kind: error.into(), read }
     }
 
@@ -747,7 +766,7 @@ impl Failure {
     }
 
     /// Whether what it read differs from what was read `before`.
-    fn is_of_other(&self, before: &Read) -> bool {
+    fn is_of_other(&self, before: &LoadedBatch) -> bool {
         self.read
             .as_ref()
             .is_none_or(|read| read.wallets != before.wallets || read.instances != before.instances)
@@ -756,17 +775,17 @@ impl Failure {
     /// What tells complaints apart, whatever values are in their texts.
     fn code(&self) -> String {
         match &self.kind {
-            Kind::Database(_, error) => code(error).unwrap_or_else(|| self.message.clone()),
+            BatchFailureKind::Database(_, error) => code(error).unwrap_or_else(|| self.message.clone()),
             _ => self.message.clone(),
         }
     }
 }
 
-impl Pass<'_> {
+impl FleetRun<'_> {
     /// Halves a refused batch until the culprit is alone; that one is held.
-    fn take_apart(&self, batch: &Batch, failure: Failure) -> Result<Posted, BillingError> {
+    fn bisect(&self, batch: &Batch, failure: BatchFailure) -> Result<Posted, BillingError> {
         let code = failure.code();
-        let Failure { read, message, kind } = failure;
+        let BatchFailure { read, message, kind } = failure;
         let Some(read) = read else { return Err(unpostable(kind, &message)) };
         // Of one that changed its organization both sides may have been read.
         let mut seen = HashSet::new();
@@ -804,11 +823,14 @@ impl From<Failing> for BillingError {
     }
 }
 
-fn unpostable(kind: Kind, message: &str) -> BillingError {
+fn unpostable(kind: BatchFailureKind, message: &str) -> BillingError {
     let source = match kind {
-        Kind::Database(_, source) => source,
-        Kind::Stale { .. } => DbErr::Custom(message.to_owned()),
-        Kind::Fenced | Kind::Unguarded | Kind::HiddenWallets | Kind::Overrun(_) => DbErr::RecordNotUpdated,
+        BatchFailureKind::Database(_, source) => source,
+        BatchFailureKind::Stale { .. } => DbErr::Custom(message.to_owned()),
+        BatchFailureKind::Fenced
+        | BatchFailureKind::Unguarded
+        | BatchFailureKind::HiddenWallets
+        | BatchFailureKind::Overrun(_) => DbErr::RecordNotUpdated,
     };
     debug!("{message}");
     BillingError::Database { doing: "post a batch", source }

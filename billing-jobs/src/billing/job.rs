@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tracing::{info, warn};
 
 use super::{
-    Bill, Biller, BillingError, FirstSeenPrice, Mode, Run, Settings, Spike, Totals,
+    BillReport, Biller, BillingError, BillingOptions, BillingSettings, FirstSeenPrice, Mode, Spike, Totals,
     batch_sizing::MOST_CONNECTIONS, spike_guard::Excess,
 };
 use crate::{
@@ -61,8 +61,8 @@ pub struct BillingParams {
 
 impl Default for BillingParams {
     fn default() -> Self {
-        let Settings { max_catch_up_hours, spike_factor, spike_floor, hand_back_after, .. } =
-            Settings::default();
+        let BillingSettings { max_catch_up_hours, spike_factor, spike_floor, hand_back_after, .. } =
+            BillingSettings::default();
         Self {
             max_catch_up_hours,
             daily_backup_factor: None,
@@ -75,7 +75,7 @@ impl Default for BillingParams {
     }
 }
 
-impl From<&BillingParams> for Settings {
+impl From<&BillingParams> for BillingSettings {
     fn from(params: &BillingParams) -> Self {
         Self {
             max_catch_up_hours: params.max_catch_up_hours,
@@ -100,15 +100,15 @@ impl Billing {
     /// Bills the fleet of `services`' database.
     #[must_use]
     pub fn new(services: &Services, params: &BillingParams) -> Self {
-        let settings = Settings::from(params).at_interval(services.billing_interval);
+        let settings = BillingSettings::from(params).at_interval(services.billing_interval);
         let biller = Biller::new(services.db.clone(), services.panel, settings)
-            .remembering(services.last_commit.clone())
+            .with_restore_detection(services.last_commit.clone())
             .relying_on_guard(services.needs_guard);
         Self { biller, status: Arc::clone(&services.status) }
     }
 
-    async fn tell(&self, totals: &Totals, end: RunEnd<'_>) {
-        if let Err(error) = self.status.run_ended(totals, end).await {
+    async fn report(&self, totals: &Totals, end: RunEnd<'_>) {
+        if let Err(error) = self.status.report_run(totals, end).await {
             warn!(%error, "could not write the run's figures to the status row: {error}");
         }
     }
@@ -118,7 +118,7 @@ impl Billing {
 impl Job for Billing {
     async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
         let first_prices = Mutex::new(Vec::new());
-        let run = Run {
+        let run = BillingOptions {
             id: ctx.run_id,
             mode: Mode::Commit(ctx.fencing_token),
             as_of: None,
@@ -132,18 +132,18 @@ impl Job for Billing {
             },
         };
         match self.biller.bill(&run).await {
-            Ok(Bill { totals, stopped: Some(reason), .. }) => {
+            Ok(BillReport { totals, stopped: Some(reason), .. }) => {
                 info!(
                     "billing stopped after {} instances: {reason}; the rest is billed by the next run",
                     totals.charged
                 );
-                self.tell(&totals, RunEnd::Interrupted).await;
+                self.report(&totals, RunEnd::Interrupted).await;
                 Ok(Outcome::Interrupted { items: totals.charged })
             }
             Ok(bill) => {
                 let totals = &bill.totals;
-                self.biller.mark_worked(ctx.fencing_token).await.map_err(JobError::retry)?;
-                self.tell(totals, RunEnd::Done).await;
+                self.biller.record_success(ctx.fencing_token).await.map_err(JobError::retry)?;
+                self.report(totals, RunEnd::Done).await;
                 let amounts = totals.amounts();
                 info!(
                     charged = totals.charged,
@@ -172,11 +172,11 @@ impl Job for Billing {
                 ctx.report(unfinished(&first_prices, Some(&error)));
                 if let BillingError::Spike(_) = &error {
                     // The panel would charge the same prices, and asks nobody: it is kept waiting for as long as this run waits.
-                    self.biller.mark_worked(ctx.fencing_token).await.map_err(JobError::retry)?;
+                    self.biller.record_success(ctx.fencing_token).await.map_err(JobError::retry)?;
                 }
                 let sentence = error.to_string();
                 let totals = self.biller.totals_of(ctx.run_id).await.unwrap_or_default();
-                self.tell(&totals, RunEnd::Failed(&sentence)).await;
+                self.report(&totals, RunEnd::Failed(&sentence)).await;
                 // A spike is one until somebody has looked; the next run comes by itself.
                 let fatal = matches!(error, BillingError::Spike(_));
                 Err(if fatal { JobError::fatal(error) } else { JobError::retry(error) })
@@ -221,7 +221,7 @@ fn listed_prices(first: &[FirstSeenPrice]) -> serde_json::Value {
 /// A run's figures as they stand in its row.
 #[must_use]
 pub fn details(
-    Bill { totals, as_of, uncharged, findings, first_seen_prices, .. }: &Bill,
+    BillReport { totals, as_of, uncharged, findings, first_seen_prices, .. }: &BillReport,
 ) -> billing_scheduler::serde_json::Value {
     let mut details = json!({
         "charged": totals.charged,

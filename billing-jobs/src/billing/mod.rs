@@ -32,10 +32,10 @@ use tracing::{Instrument as _, warn};
 use uuid::Uuid;
 
 use self::{
-    batch_sizing::Pace,
+    batch_sizing::AdaptiveLimits,
     decide::BeyondLimitRow,
-    fleet_run::{LISTED, Over, Pass},
-    spike_guard::Brake,
+    fleet_run::{FleetRun, LISTED, RunSummary},
+    spike_guard::SpendLimit,
     sql::{postgres, sqlite},
 };
 use crate::{
@@ -46,7 +46,7 @@ use crate::{
     money::Money,
     panel::Panel,
     price::{DailyBackupFactor, Plan, PriceList},
-    restore_detection::LastCommit,
+    restore_detection::CommitMarker,
     spans,
     uncharged::{Closed, Debt, Uncharged, uncharged as uncharged_in},
 };
@@ -72,7 +72,7 @@ pub const HAND_BACK_AFTER: Duration = Duration::from_mins(75);
 
 /// How a fleet is billed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct BillingSettings {
     /// An instance with more due hours is held until approved.
     pub max_catch_up_hours: u32,
     /// What daily backups cost, in tenths of the price of weekly ones; unset: what the panel's generation charges.
@@ -89,7 +89,7 @@ pub struct Settings {
     pub hand_back_after: Duration,
 }
 
-impl Settings {
+impl BillingSettings {
     /// The same for billing at this interval: a time of less than five quarters of it would hand billing back between two runs that
     /// work.
     #[must_use]
@@ -98,7 +98,7 @@ impl Settings {
     }
 }
 
-impl Default for Settings {
+impl Default for BillingSettings {
     fn default() -> Self {
         Self {
             max_catch_up_hours: 72,
@@ -113,7 +113,7 @@ impl Default for Settings {
 }
 
 /// One pass over the fleet.
-pub struct Run<'a> {
+pub struct BillingOptions<'a> {
     /// The id of the run's row.
     pub id: Uuid,
     /// The claim under which it writes.
@@ -143,7 +143,7 @@ pub enum Mode {
 
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bill {
+pub struct BillReport {
     /// The sums of what was committed (or, in a dry run, would have been).
     pub totals: Totals,
     /// Until when hours were due.
@@ -231,7 +231,7 @@ pub enum BillingError {
     #[error(
         "cannot read {file}, which says what was committed last: {source}; mend it, or remove it if it is lost"
     )]
-    LastCommit {
+    CommitMarker {
         /// Where it is.
         file: String,
         /// What is wrong.
@@ -300,20 +300,20 @@ pub struct Biller {
     db: DatabaseConnection,
     panel: Panel,
     sql: Statements,
-    settings: Settings,
-    last_commit: Option<LastCommit>,
+    settings: BillingSettings,
+    last_commit: Option<CommitMarker>,
     /// Whether nothing may be charged without the panel guard.
     needs_guard: bool,
     /// What was learned about how the database answers.
-    pace: Mutex<Pace>,
+    limits: Mutex<AdaptiveLimits>,
 }
 
 impl Biller {
     /// A biller for the database behind `db`, whose schema is `panel`.
     #[must_use]
-    pub fn new(db: DatabaseConnection, panel: Panel, settings: Settings) -> Self {
+    pub fn new(db: DatabaseConnection, panel: Panel, settings: BillingSettings) -> Self {
         let one_writer = panel.backend == DbBackend::Sqlite;
-        let pace = Pace::new(settings.batch_instances, settings.connections, one_writer);
+        let limits = AdaptiveLimits::new(settings.batch_instances, settings.connections, one_writer);
         Self {
             sql: Statements::of(panel),
             db,
@@ -321,13 +321,13 @@ impl Biller {
             settings,
             last_commit: None,
             needs_guard: false,
-            pace: Mutex::new(pace),
+            limits: Mutex::new(limits),
         }
     }
 
     /// The same biller, which refuses a database that is older than what this machine committed to it.
     #[must_use]
-    pub fn remembering(self, last_commit: Option<LastCommit>) -> Self {
+    pub fn with_restore_detection(self, last_commit: Option<CommitMarker>) -> Self {
         Self { last_commit, ..self }
     }
 
@@ -348,12 +348,12 @@ impl Biller {
     ///
     /// # Errors
     /// Batches that were committed before an error stay committed; another run goes on from there.
-    pub async fn bill(&self, run: &Run<'_>) -> Result<Bill, BillingError> {
+    pub async fn bill(&self, run: &BillingOptions<'_>) -> Result<BillReport, BillingError> {
         let Some(last_commit) = self.last_commit.as_ref().filter(|_| run.mode != Mode::DryRun) else {
-            return self.pass_over(run).await;
+            return self.run_fleet(run).await;
         };
-        self.refuse_a_restored_database(last_commit).await?;
-        let result = self.pass_over(run).await;
+        self.ensure_not_restored(last_commit).await?;
+        let result = self.run_fleet(run).await;
         let remembered = match self.last_batch().await {
             Ok(batch) => last_commit.set(batch).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
@@ -364,8 +364,8 @@ impl Biller {
         result
     }
 
-    async fn refuse_a_restored_database(&self, last_commit: &LastCommit) -> Result<(), BillingError> {
-        let remembered = last_commit.batch().map_err(|source| BillingError::LastCommit {
+    async fn ensure_not_restored(&self, last_commit: &CommitMarker) -> Result<(), BillingError> {
+        let remembered = last_commit.batch().map_err(|source| BillingError::CommitMarker {
             file: last_commit.file().display().to_string(),
             source,
         })?;
@@ -381,31 +381,31 @@ impl Biller {
     }
 
     /// One pass over all organizations.
-    async fn pass_over(&self, run: &Run<'_>) -> Result<Bill, BillingError> {
+    async fn run_fleet(&self, run: &BillingOptions<'_>) -> Result<BillReport, BillingError> {
         if self.needs_guard && run.mode != Mode::DryRun {
             self.check_guard().await?;
         }
         let as_of = match run.as_of {
             Some(as_of) => as_of,
-            None => self.ask("ask the database for its time", self.now()).await?,
+            None => self.query_step("ask the database for its time", self.now()).await?,
         };
-        let (mut pass, unreadable_plans) = self.begin_pass(run, as_of).await?;
+        let (mut pass, unreadable_plans) = self.begin_fleet_run(run, as_of).await?;
         let mut spike = spike_guard::assess(&pass).await?;
         if run.mode != Mode::DryRun {
-            pass.brake = Brake::of(&pass, &spike).await?;
+            pass.spend_limit = SpendLimit::of(&pass, &spike).await?;
             spike.waits = None;
         }
         let first_seen_prices = seen_rates::record(&pass).await?;
         (run.first_prices)(&first_seen_prices);
-        let mut over = Over { unreadable: unreadable_plans, ..Over::default() };
-        let mut result = pass.whole_fleet(&mut over).await;
+        let mut summary = RunSummary { unreadable: unreadable_plans, ..RunSummary::default() };
+        let mut result = pass.run(&mut summary).await;
         // In a dry run the hours of the previous organizations stay as they are, so the new ones cannot be billed.
         if result.is_ok() && run.mode != Mode::DryRun {
-            result = pass.bill_new_organizations(&mut over).await;
+            result = pass.bill_new_organizations(&mut summary).await;
         }
         let mut deleted = Debt::default();
-        if result.is_ok() && over.stopped.is_none() {
-            result = deleted::record_deleted(&pass, &mut over.unreadable).await.map(|debt| deleted = debt);
+        if result.is_ok() && summary.stopped.is_none() {
+            result = deleted::record_deleted(&pass, &mut summary.unreadable).await.map(|debt| deleted = debt);
         }
         if self.panel.backend == DbBackend::Sqlite {
             // Nothing is lost if that fails: the connection is closed when it is dropped, too.
@@ -413,8 +413,10 @@ impl Biller {
         }
         result?;
         let mut refusals = pass.refusals.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let refused = if over.stopped.is_some() { refusals.take() } else { refusals.end()? };
-        let Over { mut totals, mut unposted, unreadable, stopped, mut beyond_limit, uncollected, .. } = over;
+        let refused = if summary.stopped.is_some() { refusals.take() } else { refusals.end()? };
+        let RunSummary {
+            mut totals, mut unposted, unreadable, stopped, mut beyond_limit, uncollected, ..
+        } = summary;
         warn_of(&[
             ("cannot read a row, so what depends on it is held", &unreadable),
             ("the database refuses a charge, so its instance is held", &refused),
@@ -429,10 +431,10 @@ impl Biller {
         }
         if matches!(run.mode, Mode::Commit(_)) && !fault_injection::mutated("totals-from-memory") {
             // A batch whose commit was not answered is counted by its row, not by us.
-            totals = self.ask("sum up the run", self.totals_of(run.id)).await?;
+            totals = self.query_step("sum up the run", self.totals_of(run.id)).await?;
             let closed = Closed::By(as_of.timestamp_micros());
             uncharged = self
-                .ask("sum up what was closed", async {
+                .query_step("sum up what was closed", async {
                     let txn = begin_read(&self.db).await?;
                     let found = uncharged_in(&txn, closed).await?;
                     txn.commit().await?;
@@ -450,27 +452,30 @@ impl Biller {
             }
         }
         let spike = spike.waits;
-        Ok(Bill { totals, as_of, stopped, uncharged, beyond_limit, spike, findings, first_seen_prices })
+        Ok(BillReport { totals, as_of, stopped, uncharged, beyond_limit, spike, findings, first_seen_prices })
     }
 
     /// Reads what a pass needs to know beforehand, and the plans that cannot be read.
-    async fn begin_pass<'a>(
+    async fn begin_fleet_run<'a>(
         &'a self,
-        run: &'a Run<'a>,
+        run: &'a BillingOptions<'a>,
         as_of: DateTime<Utc>,
-    ) -> Result<(Pass<'a>, Findings), BillingError> {
-        let (prices, unreadable) = self.ask("read the plans", self.prices()).await?;
+    ) -> Result<(FleetRun<'a>, Findings), BillingError> {
+        let (prices, unreadable) = self.query_step("read the plans", self.prices()).await?;
         let as_of = as_of.timestamp_micros();
         let approvals = approvals::in_force(&self.db, as_of);
-        let mut approvals = self.ask("read the approvals in force", approvals).await?;
+        let mut approvals = self.query_step("read the approvals in force", approvals).await?;
         if let Some(scope) = run.approved {
             approvals.add(scope, as_of);
         }
-        let turn = Mutex::default();
-        let brake = Brake::default();
+        let last_write = Mutex::default();
+        let spend_limit = SpendLimit::default();
         let refusals = Mutex::default();
         let db = exclusive_writer(&self.db);
-        Ok((Pass { biller: self, db, turn, run, as_of, prices, approvals, brake, refusals }, unreadable))
+        Ok((
+            FleetRun { biller: self, db, last_write, run, as_of, prices, approvals, spend_limit, refusals },
+            unreadable,
+        ))
     }
 
     /// Returns what a run by `as_of` would wait for an approval of; now, if no time is given.
@@ -478,7 +483,7 @@ impl Biller {
     /// # Errors
     /// The database does not answer.
     pub async fn spike(&self, as_of: Option<DateTime<Utc>>) -> Result<Option<Spike>, BillingError> {
-        let run = Run {
+        let run = BillingOptions {
             id: Uuid::nil(),
             mode: Mode::DryRun,
             as_of,
@@ -490,9 +495,9 @@ impl Biller {
         };
         let as_of = match as_of {
             Some(as_of) => as_of,
-            None => self.ask("ask the database for its time", self.now()).await?,
+            None => self.query_step("ask the database for its time", self.now()).await?,
         };
-        let (pass, _) = self.begin_pass(&run, as_of).await?;
+        let (pass, _) = self.begin_fleet_run(&run, as_of).await?;
         let assessment = spike_guard::assess(&pass).await;
         if self.panel.backend == DbBackend::Sqlite {
             // It only read.
@@ -504,14 +509,15 @@ impl Biller {
     /// Refuses to run without the panel guard, also where no batch is due that would find it missing.
     async fn check_guard(&self) -> Result<(), BillingError> {
         let Some(sql) = &self.sql.is_guarded else { return Ok(()) };
-        let guarded = self.ask("check the panel guard", query_one(&self.db, statement(&self.db, sql, [])));
+        let guarded =
+            self.query_step("check the panel guard", query_one(&self.db, statement(&self.db, sql, [])));
         let guarded = guarded.await?.map_or(Ok(false), |row| row.try_get("", "guarded"));
         let guarded = guarded.map_err(BillingError::database("check the panel guard"))?;
         if guarded { Ok(()) } else { Err(BillingError::Unguarded) }
     }
 
     /// What the database answers, as a step of a run.
-    async fn ask<T>(
+    async fn query_step<T>(
         &self,
         doing: &'static str,
         question: impl Future<Output = Result<T, DbErr>>,
@@ -529,16 +535,16 @@ impl Biller {
 
     /// Notes under `fence` that billing works, and after which time without that the panel may bill. Heartbeats and the panel guard
     /// read both.
-    pub async fn mark_worked(&self, fencing_token: FencingToken) -> Result<(), DbErr> {
+    pub async fn record_success(&self, fencing_token: FencingToken) -> Result<(), DbErr> {
         // More than an interval of PostgreSQL can be is as good as without end.
         let seconds = i32::try_from(self.settings.hand_back_after.as_secs()).unwrap_or(i32::MAX);
         let values: [Value; 3] =
             [BILLING_JOB.into(), fencing_token.0.into(), i64::from(seconds.max(1)).into()];
-        execute(&self.db, statement(&self.db, &self.sql.mark_worked, values)).await.map(drop)
+        execute(&self.db, statement(&self.db, &self.sql.record_success, values)).await.map(drop)
     }
 
-    fn pace(&self) -> MutexGuard<'_, Pace> {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    fn limits(&self) -> MutexGuard<'_, AdaptiveLimits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn daily_backup_factor(&self) -> DailyBackupFactor {

@@ -34,7 +34,7 @@ impl From<DbErr> for PostError {
 
 /// Under which run, claim and time a posting is made.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stamp {
+pub(super) struct BatchHeader {
     pub(super) run: Uuid,
     pub(super) fencing_token: i64,
     pub(super) as_of: Micros,
@@ -44,10 +44,10 @@ pub(super) struct Stamp {
 pub(super) async fn post(
     txn: &DatabaseTransaction,
     sql: &Statements,
-    stamp: Stamp,
+    stamp: BatchHeader,
     posting: &Posting<'_>,
 ) -> Result<(), PostError> {
-    let write = Writer::of(txn);
+    let write = BatchWriter::of(txn);
     let on = write.backend;
     let debits = rows::debits(&posting.charges);
     let (batch, ledger_until) = write.batch(&sql.insert_batch, stamp, posting, debits).await?;
@@ -93,7 +93,7 @@ pub(super) async fn post(
 }
 
 /// Writes what [`post`] left out for a test: as a biller does that has never heard of transactions.
-pub(super) async fn post_apart(
+pub(super) async fn post_rows_separately(
     db: &DatabaseConnection,
     sql: &Statements,
     posting: &Posting<'_>,
@@ -102,7 +102,7 @@ pub(super) async fn post_apart(
         if fault_injection::mutated(mutation) {
             fault_injection::linger().await;
             let txn = begin(db).await?;
-            let write = Writer::of(&txn);
+            let write = BatchWriter::of(&txn);
             if cycles {
                 write.cycles(sql, posting).await?;
             } else {
@@ -114,12 +114,12 @@ pub(super) async fn post_apart(
     Ok(())
 }
 
-struct Writer<'a> {
+struct BatchWriter<'a> {
     txn: &'a DatabaseTransaction,
     backend: DbBackend,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> BatchWriter<'a> {
     fn of(txn: &'a DatabaseTransaction) -> Self {
         Self { txn, backend: txn.get_database_backend() }
     }
@@ -128,7 +128,7 @@ impl<'a> Writer<'a> {
     async fn batch(
         &self,
         sql: &str,
-        stamp: Stamp,
+        stamp: BatchHeader,
         posting: &Posting<'_>,
         debits: i64,
     ) -> Result<(i64, Micros), PostError> {

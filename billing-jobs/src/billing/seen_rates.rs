@@ -5,7 +5,7 @@ use sea_orm::{ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbE
 use serde::Serialize;
 use tracing::info;
 
-use super::{BillingError, Mode, fleet_run::Pass, sql::Statements, sql::rows};
+use super::{BillingError, Mode, fleet_run::FleetRun, sql::Statements, sql::rows};
 use crate::{
     money::{HourlyRate, Rate},
     price::{Backups, NewRates, SeenRate},
@@ -62,7 +62,7 @@ fn seen_rate(row: &QueryResult) -> Result<SeenRate, Unreadable> {
 }
 
 /// Writes what the run of `pass` sees for the first time, unless it is a dry run; returns the first prices of plans.
-pub(super) async fn record(pass: &Pass<'_>) -> Result<Vec<FirstSeenPrice>, BillingError> {
+pub(super) async fn record(pass: &FleetRun<'_>) -> Result<Vec<FirstSeenPrice>, BillingError> {
     let new = pass.prices.unseen(pass.as_of);
     if let Mode::Commit(token) = pass.run.mode
         && new != NewRates::default()
@@ -73,7 +73,7 @@ pub(super) async fn record(pass: &Pass<'_>) -> Result<Vec<FirstSeenPrice>, Billi
             txn.commit().await?;
             Ok(true)
         };
-        if !pass.insist("record prices", write).await? {
+        if !pass.retry_read("record prices", write).await? {
             return Err(BillingError::Fenced);
         }
     }

@@ -17,7 +17,7 @@ use tracing::debug;
 use super::{
     BillingError, Sum, Sums,
     decide::Posting,
-    fleet_run::{Owners, Pass, Read},
+    fleet_run::{FleetRun, LoadedBatch, Owners},
     sql::postgres,
 };
 use crate::{
@@ -68,7 +68,7 @@ impl fmt::Display for Excess {
 
 /// A run that waits for an approval.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Announced {
+pub struct PendingSpike {
     /// Its row in the audit log.
     pub id: i64,
     /// What it would charge in each currency that is not approved yet.
@@ -130,18 +130,18 @@ pub(super) struct Assessment {
 
 /// What one run may charge.
 #[derive(Debug, Default)]
-pub(super) struct Brake {
+pub(super) struct SpendLimit {
     /// A currency that is not in it has no limit, because no recent run charged anything in it.
     ceilings: BTreeMap<Currency, Money>,
     charged: Mutex<Sums>,
 }
 
-impl Brake {
+impl SpendLimit {
     /// Takes `sums` from what may still be charged.
     ///
     /// # Errors
     /// They are too much, and nothing was taken.
-    pub(super) fn admit(&self, sums: &Sums) -> Result<(), Overrun> {
+    pub(super) fn reserve(&self, sums: &Sums) -> Result<(), Overrun> {
         let mut charged = self.charged();
         for (currency, sum) in sums.iter() {
             let already = charged.of(currency).unwrap_or_default().amount;
@@ -157,7 +157,7 @@ impl Brake {
     }
 
     /// A batch that was admitted was rolled back.
-    pub(super) fn give_back(&self, sums: &Sums) {
+    pub(super) fn cancel_reservation(&self, sums: &Sums) {
         let mut charged = self.charged();
         for (currency, Sum { charges, hours, amount }) in sums.iter() {
             charged.add(currency, Sum { charges: -charges, hours: -hours, amount: Money(-amount.0) });
@@ -172,10 +172,10 @@ impl Brake {
     ///
     /// # Errors
     /// It would charge too much. That is announced in the audit log.
-    pub(super) async fn of(pass: &Pass<'_>, assessment: &Assessment) -> Result<Self, BillingError> {
+    pub(super) async fn of(pass: &FleetRun<'_>, assessment: &Assessment) -> Result<Self, BillingError> {
         if let Some(spike) = &assessment.waits {
             let by = format!("run {}", pass.run.id);
-            let announced = announce(&pass.biller.db, &by, spike).await;
+            let announced = record_pending_spike(&pass.biller.db, &by, spike).await;
             announced.map_err(BillingError::database("announce what this run would charge"))?;
             return Err(BillingError::Spike(spike.clone()));
         }
@@ -184,29 +184,29 @@ impl Brake {
 }
 
 /// Compares what is due with the recent runs. Changes nothing.
-pub(super) async fn assess(pass: &Pass<'_>) -> Result<Assessment, BillingError> {
+pub(super) async fn assess(pass: &FleetRun<'_>) -> Result<Assessment, BillingError> {
     let db = &pass.biller.db;
     let settings = pass.biller.settings;
     if settings.spike_factor == 0 {
         return Ok(Assessment::default());
     }
-    let recent = pass.insist("look at what the last runs charged", || recent(db)).await?;
+    let recent = pass.retry_read("look at what the last runs charged", || recent(db)).await?;
     if recent.is_empty() {
         return Ok(Assessment::default());
     }
-    let approved = pass.insist("look for an approval", || approved(db)).await?;
+    let approved = pass.retry_read("look for an approval", || approved(db)).await?;
     let limits = Limits { settings, recent: &recent, approved: &approved };
     let began = Instant::now();
     let catch_up = i64::from(pass.biller.settings.max_catch_up_hours);
-    let bounded = pass.insist("add up what is due", || bound(pass, catch_up)).await?;
+    let bounded = pass.retry_read("add up what is due", || upper_bound(pass, catch_up)).await?;
     let took_ms = began.elapsed().as_millis();
     debug!(took_ms, "at most {} are due; to find that took {took_ms} ms", bounded.amounts());
     // The statement knows no approvals. Where they can make a difference, only the decision knows what they cover.
     let differs = !pass.approvals.is_empty()
-        && pass.insist("add up what is due", || bound(pass, i64::MAX)).await? != bounded;
+        && pass.retry_read("add up what is due", || upper_bound(pass, i64::MAX)).await? != bounded;
     let mut sums = bounded;
     if differs || !limits.exceeded_by(&sums).is_empty() {
-        sums = exact(pass).await?;
+        sums = exact_amounts(pass).await?;
     }
     let excesses = limits.exceeded_by(&sums);
     let waits = (!excesses.is_empty()).then_some(Spike { excesses });
@@ -216,7 +216,7 @@ pub(super) async fn assess(pass: &Pass<'_>) -> Result<Assessment, BillingError> 
 /// What decides how much a run may charge.
 #[derive(Clone, Copy)]
 struct Limits<'a> {
-    settings: super::Settings,
+    settings: super::BillingSettings,
     recent: &'a [Sums],
     approved: &'a Sums,
 }
@@ -305,7 +305,7 @@ impl Currencies {
 
 /// What the run comes to at most, and for how many hours. Machines that are held because their wallet does not cover an hour count
 /// with what that holds, and not with their hours: however long they owe, they must not make a spike look small.
-async fn bound(pass: &Pass<'_>, most_hours: i64) -> Result<Sums, DbErr> {
+async fn upper_bound(pass: &FleetRun<'_>, most_hours: i64) -> Result<Sums, DbErr> {
     let db = &pass.biller.db;
     let currencies = Currencies::of(db).await?;
     let values: [Value; 2] = [pass.as_of.into(), most_hours.into()];
@@ -326,7 +326,7 @@ async fn bound(pass: &Pass<'_>, most_hours: i64) -> Result<Sums, DbErr> {
 }
 
 /// Machines of one plan at one rate; nothing if they cannot be charged.
-fn of_group(pass: &Pass<'_>, group: &QueryResult) -> Result<Option<Sum>, DbErr> {
+fn of_group(pass: &FleetRun<'_>, group: &QueryResult) -> Result<Option<Sum>, DbErr> {
     if group.try_get("", "broke")? {
         let balance: i64 = group.try_get("", "balance")?;
         return Ok(Some(Sum { charges: 0, hours: 0, amount: Money(balance.max(0)) }));
@@ -451,7 +451,7 @@ fn due(panel: Panel, currencies: &Currencies) -> String {
 
 /// What the run comes to: every batch read and decided as it will be, and at the prices of now, one in memory at a time, with nothing
 /// locked or written.
-async fn exact(pass: &Pass<'_>) -> Result<Sums, BillingError> {
+async fn exact_amounts(pass: &FleetRun<'_>) -> Result<Sums, BillingError> {
     let prices_of_now = pass.prices.clone().without_seen();
     let mut sums = Sums::default();
     let mut after = None;
@@ -459,8 +459,8 @@ async fn exact(pass: &Pass<'_>) -> Result<Sums, BillingError> {
         if (pass.run.stop)().is_some() {
             break;
         }
-        let look = || look(pass, &range.owners);
-        let mut read = pass.insist("add up what is due", look).await?;
+        let look = || read_range(pass, &range.owners);
+        let mut read = pass.retry_read("add up what is due", look).await?;
         let Posting { totals: as_known, .. } = pass.decide(&range, &read);
         for instance in read.instances.iter_mut().filter(|instance| !instance.gone) {
             if let Some(meter) = &mut instance.meter {
@@ -476,9 +476,9 @@ async fn exact(pass: &Pass<'_>) -> Result<Sums, BillingError> {
     Ok(sums)
 }
 
-async fn look(pass: &Pass<'_>, owners: &Owners) -> Result<Read, DbErr> {
+async fn read_range(pass: &FleetRun<'_>, owners: &Owners) -> Result<LoadedBatch, DbErr> {
     let sql = &pass.biller.sql;
-    let Owners::Range { first, last } = owners else { return Ok(Read::of(&[], &[])) };
+    let Owners::Range { first, last } = owners else { return Ok(LoadedBatch::of(&[], &[])) };
     let txn = begin_read(&pass.biller.db).await?;
     if let Some(settings) = &sql.plan_settings {
         txn.query_one_raw(statement(&txn, settings, [])).await?;
@@ -488,7 +488,7 @@ async fn look(pass: &Pass<'_>, owners: &Owners) -> Result<Read, DbErr> {
     let values = [pass.as_of.into()].into_iter().chain(range);
     let instances = txn.query_all_raw(statement(&txn, &sql.read_due, values)).await?;
     txn.commit().await?;
-    Ok(Read::of(&wallets, &instances))
+    Ok(LoadedBatch::of(&wallets, &instances))
 }
 
 const ANNOUNCE: &str = "announce a spike";
@@ -498,7 +498,11 @@ const APPROVE: &str = "approve a spike";
 ///
 /// # Errors
 /// The database does not answer.
-pub async fn announce(db: &DatabaseConnection, by: &str, Spike { excesses }: &Spike) -> Result<(), DbErr> {
+pub async fn record_pending_spike(
+    db: &DatabaseConnection,
+    by: &str,
+    Spike { excesses }: &Spike,
+) -> Result<(), DbErr> {
     if newest_announcement(db).await?.is_some_and(|announced| announced.excesses == *excesses) {
         return Ok(());
     }
@@ -529,10 +533,10 @@ async fn newest(db: &DatabaseConnection, action: &str, limit: u32) -> Result<Vec
     rows.iter().map(row).collect()
 }
 
-async fn newest_announcement(db: &DatabaseConnection) -> Result<Option<Announced>, DbErr> {
+async fn newest_announcement(db: &DatabaseConnection) -> Result<Option<PendingSpike>, DbErr> {
     let Some((id, _, mut details)) = newest(db, ANNOUNCE, 1).await?.pop() else { return Ok(None) };
     let excesses = serde_json::from_value(details["excesses"].take());
-    Ok(excesses.ok().map(|excesses| Announced { id, excesses }))
+    Ok(excesses.ok().map(|excesses| PendingSpike { id, excesses }))
 }
 
 /// An approval, as it is in the audit log.
@@ -559,7 +563,7 @@ async fn approvals(db: &DatabaseConnection) -> Result<Vec<(i64, Approval)>, DbEr
 ///
 /// # Errors
 /// The database does not answer.
-pub async fn announced(db: &DatabaseConnection) -> Result<Option<Announced>, DbErr> {
+pub async fn pending_spike(db: &DatabaseConnection) -> Result<Option<PendingSpike>, DbErr> {
     let Some(mut announced) = newest_announcement(db).await? else { return Ok(None) };
     for (_, approval) in approvals(db).await? {
         if approval.announced == announced.id {
@@ -600,7 +604,7 @@ async fn approved(db: &DatabaseConnection) -> Result<Sums, DbErr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::billing::Settings;
+    use crate::billing::BillingSettings;
 
     fn code(code: &str) -> Currency {
         code.parse().expect("a code")
@@ -616,7 +620,8 @@ mod tests {
 
     #[test]
     fn spike_limit_uses_recent_peak_hour() {
-        let settings = Settings { spike_factor: 30, spike_floor: Money(1_000), ..Settings::default() };
+        let settings =
+            BillingSettings { spike_factor: 30, spike_floor: Money(1_000), ..BillingSettings::default() };
         let recent = [sums(&[("USD", 70_000, 1_000), ("EUR", 1, 1)]), sums(&[("USD", 60_000, 1_000)])];
         for (currency, hours, approved, expected) in [
             ("USD", 1_000, None, Some(210_000)),
@@ -643,15 +648,17 @@ mod tests {
     #[test]
     fn batches_stay_below_the_ceiling_of_their_currency() {
         let ceilings = BTreeMap::from([(code("USD"), Money(100)), (code("EUR"), Money(7))]);
-        let brake = Brake { ceilings, charged: Mutex::default() };
+        let spend_limit = SpendLimit { ceilings, charged: Mutex::default() };
         let usd = |amount| sums(&[("USD", amount, 1)]);
-        brake.admit(&usd(60)).expect("within the ceiling");
+        spend_limit.reserve(&usd(60)).expect("within the ceiling");
         let overrun = Overrun { currency: code("USD"), charged: Money(60), ceiling: Money(100) };
-        assert_eq!(brake.admit(&sums(&[("EUR", 1, 1), ("USD", 41, 1)])), Err(overrun));
-        brake.admit(&usd(40)).expect("nothing was taken by what was refused");
-        brake.admit(&usd(1)).expect_err("the ceiling is reached");
-        brake.give_back(&usd(60));
-        brake.admit(&sums(&[("EUR", 7, 1), ("GBP", i64::MAX, 1), ("USD", 60, 1)])).expect("GBP has no limit");
-        Brake::default().admit(&usd(i64::MAX)).expect("nothing to compare with");
+        assert_eq!(spend_limit.reserve(&sums(&[("EUR", 1, 1), ("USD", 41, 1)])), Err(overrun));
+        spend_limit.reserve(&usd(40)).expect("nothing was taken by what was refused");
+        spend_limit.reserve(&usd(1)).expect_err("the ceiling is reached");
+        spend_limit.cancel_reservation(&usd(60));
+        spend_limit
+            .reserve(&sums(&[("EUR", 7, 1), ("GBP", i64::MAX, 1), ("USD", 60, 1)]))
+            .expect("GBP has no limit");
+        SpendLimit::default().reserve(&usd(i64::MAX)).expect("nothing to compare with");
     }
 }

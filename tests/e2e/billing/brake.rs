@@ -2,8 +2,8 @@
 
 use billing_jobs::{
     billing::{
-        BillingError, Scope, Settings, Spike, Sum, approve_catch_up,
-        spike_guard::{Announced, announced, approve},
+        BillingError, BillingSettings, Scope, Spike, Sum, approve_catch_up,
+        spike_guard::{PendingSpike, approve, pending_spike},
     },
     money::Money,
 };
@@ -49,8 +49,8 @@ async fn approve_all(daemon: &Daemon) {
     }
 }
 
-async fn waiting(daemon: &Daemon) -> Option<Announced> {
-    announced(&daemon.db).await.expect("the record is readable")
+async fn waiting(daemon: &Daemon) -> Option<PendingSpike> {
+    pending_spike(&daemon.db).await.expect("the record is readable")
 }
 
 async fn a_slipped_digit_charges_nothing_and_leaves_no_trace_once_it_is_corrected(db: &Db) {
@@ -184,11 +184,11 @@ async fn a_run_stops_where_it_would_exceed_what_was_due_when_it_began(db: &Db) {
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
     let first = fleet.wallet("100.00").await;
     let daemon = {
-        let settings = Settings {
+        let settings = BillingSettings {
             spike_floor: Money(1),
             batch_instances: Some(1),
             connections: Some(1),
-            ..Settings::default()
+            ..BillingSettings::default()
         };
         Daemon::with(db, settings).await
     };
@@ -210,7 +210,7 @@ async fn a_run_stops_where_it_would_exceed_what_was_due_when_it_began(db: &Db) {
 
 async fn without_a_factor_everything_is_charged(db: &Db) {
     hundred_machines(db, "10000.00").await;
-    let daemon = Daemon::with(db, Settings { spike_factor: 0, ..Settings::default() }).await;
+    let daemon = Daemon::with(db, BillingSettings { spike_factor: 0, ..BillingSettings::default() }).await;
     daemon.bill(hour(1)).await;
     price(db, 73_000).await;
     daemon.bill(hour(2)).await;

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use billing_jobs::billing::{BillingError, Settings};
+use billing_jobs::billing::{BillingError, BillingSettings};
 use e2e::{Db, Fleet, Instance, Plan, on_every_database, on_every_engine, on_variants};
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use tokio::{
@@ -211,7 +211,7 @@ async fn a_commit_whose_answer_is_lost_is_not_repeated(db: &Db) {
     let lost = Arc::new(AtomicBool::new(false));
     let url = through_a_proxy_that_loses_the_answer_to_a_commit(&db.url, Arc::clone(&lost)).await;
     let fencing_token = Daemon::of(db).await.claim().await.fencing_token;
-    let daemon = Daemon::at(&url, Settings::default()).await;
+    let daemon = Daemon::at(&url, BillingSettings::default()).await;
 
     let bill = daemon.bill_under(fencing_token, hour(1)).await.expect("the second attempt is answered");
 

@@ -1,6 +1,6 @@
 //! What cannot be charged is held with a reason, and nobody else is.
 
-use billing_jobs::billing::{Bill, Scope, Settings, approve_catch_up};
+use billing_jobs::billing::{BillReport, BillingSettings, Scope, approve_catch_up};
 use e2e::{Db, Fleet, Instance, Plan, on_every_database, on_every_engine, on_variants};
 use sea_orm::DbBackend;
 use uuid::Uuid;
@@ -252,7 +252,8 @@ async fn more_hours_than_the_limit_are_held_whole_until_they_are_approved(db: &D
     assert_eq!(contents(db).await, before, "a dry run writes nothing at all");
 
     assert_eq!(daemon.bill(hour(74)).await.hours, 1, "without approval it is still held");
-    let Bill { totals, .. } = daemon.carry_out(&approved).await.expect("the approved run comes to its end");
+    let BillReport { totals, .. } =
+        daemon.carry_out(&approved).await.expect("the approved run comes to its end");
     assert_eq!((totals.charged, totals.hours), (1, 74));
     assert_eq!(charged(&fleet, long).await, (1, 74, usd("7.40")));
     assert!(!fleet.holds(long).await[0].open);
@@ -311,7 +312,7 @@ async fn the_catch_up_limit_is_a_setting(db: &Db) {
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
     fleet.instance(Instance::new(org, plan, hour(0))).await;
     for (limit, hours) in [(3, 0), (4, 4)] {
-        let settings = Settings { max_catch_up_hours: limit, ..Settings::default() };
+        let settings = BillingSettings { max_catch_up_hours: limit, ..BillingSettings::default() };
         assert_eq!(Daemon::with(db, settings).await.bill(hour(4)).await.hours, hours);
     }
     assert_sound(db).await;

@@ -36,7 +36,9 @@ use std::{fmt::Write, sync::Arc, time::Duration};
 use billing_jobs::{
     BILLING_JOB,
     audit::audit,
-    billing::{Bill, Biller, BillingError, Mode, Run, Scope, Settings, Totals, details},
+    billing::{
+        BillReport, Biller, BillingError, BillingOptions, BillingSettings, Mode, Scope, Totals, details,
+    },
     currency::Currency,
     panel::Panel,
 };
@@ -85,7 +87,7 @@ struct Daemon {
     db: DatabaseConnection,
     store: SeaOrmStore,
     panel: Panel,
-    settings: Settings,
+    settings: BillingSettings,
 }
 
 /// What a run is asked for.
@@ -110,14 +112,14 @@ impl Order<'_> {
 impl Daemon {
     /// A daemon with default settings.
     async fn of(db: &Db) -> Self {
-        Self::with(db, Settings::default()).await
+        Self::with(db, BillingSettings::default()).await
     }
 
-    async fn with(db: &Db, settings: Settings) -> Self {
+    async fn with(db: &Db, settings: BillingSettings) -> Self {
         Self::at(&db.url, settings).await
     }
 
-    async fn at(url: &str, settings: Settings) -> Self {
+    async fn at(url: &str, settings: BillingSettings) -> Self {
         let (database, connection) = connect(url).await;
         let panel = Panel::detect(&connection).await.expect("the catalog is readable");
         let holder = Uuid::new_v4().to_string();
@@ -127,7 +129,11 @@ impl Daemon {
 
     /// A daemon that bills about this many instances in a transaction.
     async fn with_batches_of(db: &Db, batch_instances: u32) -> Self {
-        Self::with(db, Settings { batch_instances: Some(batch_instances), ..Settings::default() }).await
+        Self::with(
+            db,
+            BillingSettings { batch_instances: Some(batch_instances), ..BillingSettings::default() },
+        )
+        .await
     }
 
     /// Bills every hour that ended by then.
@@ -142,12 +148,12 @@ impl Daemon {
     }
 
     /// One run from claim to release, with its row in the history, as the scheduler does it.
-    async fn carry_out(&self, order: &Order<'_>) -> Result<Bill, BillingError> {
+    async fn carry_out(&self, order: &Order<'_>) -> Result<BillReport, BillingError> {
         let lease = self.claim().await;
         let id = Uuid::now_v7();
         let result = self.run(id, Mode::Commit(lease.fencing_token), order).await;
-        if let Ok(Bill { stopped: None, .. }) = result {
-            self.biller().mark_worked(lease.fencing_token).await.expect("the fencing row is writable");
+        if let Ok(BillReport { stopped: None, .. }) = result {
+            self.biller().record_success(lease.fencing_token).await.expect("the fencing row is writable");
         }
         self.store.record(Some(&lease), &record(id, &lease, &result), &lease.state).await.expect("recorded");
         self.store.release(&lease).await.expect("released");
@@ -164,7 +170,7 @@ impl Daemon {
         &self,
         fencing_token: FencingToken,
         as_of: DateTime<Utc>,
-    ) -> Result<Bill, BillingError> {
+    ) -> Result<BillReport, BillingError> {
         self.run(Uuid::now_v7(), Mode::Commit(fencing_token), &Order::by(as_of)).await
     }
 
@@ -179,8 +185,8 @@ impl Daemon {
         Biller::new(self.db.clone(), self.panel, self.settings)
     }
 
-    async fn run(&self, id: Uuid, mode: Mode, order: &Order<'_>) -> Result<Bill, BillingError> {
-        let run = Run {
+    async fn run(&self, id: Uuid, mode: Mode, order: &Order<'_>) -> Result<BillReport, BillingError> {
+        let run = BillingOptions {
             id,
             mode,
             as_of: Some(order.as_of),
@@ -202,7 +208,7 @@ async fn connect(url: &str) -> (Database, DatabaseConnection) {
     (database, connection)
 }
 
-fn record(id: Uuid, lease: &Lease, result: &Result<Bill, BillingError>) -> RunRecord {
+fn record(id: Uuid, lease: &Lease, result: &Result<BillReport, BillingError>) -> RunRecord {
     let (status, items, details) = match result {
         Ok(bill) if bill.stopped.is_none() => (RunStatus::Done, bill.totals.charged, details(bill)),
         Ok(bill) => (RunStatus::Interrupted, bill.totals.charged, serde_json::Value::Null),

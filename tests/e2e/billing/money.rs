@@ -1,7 +1,7 @@
 //! Money to the cent: a month costs its price, and a wallet moves by what its ledger says.
 
 use billing_jobs::{
-    billing::Settings,
+    billing::BillingSettings,
     daemon_status::{RunEnd, StatusRow},
 };
 use e2e::{Db, Fleet, Instance, Plan, on_every_database, on_variants};
@@ -18,7 +18,7 @@ const MONTH: i64 = 730;
 /// Prices a month. The daemon before this one charged 7.30, 0.00, 21.90 and 160.60 for them.
 const PRICES: [&str; 4] = ["5.00", "2.00", "20.00", "160.37"];
 
-async fn a_month_costs_its_price(db: &Db, settings: Settings, hours_a_run: usize) {
+async fn a_month_costs_its_price(db: &Db, settings: BillingSettings, hours_a_run: usize) {
     let fleet = Fleet::new(db);
     let mut instances = Vec::new();
     for price in PRICES {
@@ -51,14 +51,14 @@ async fn a_month_costs_its_price(db: &Db, settings: Settings, hours_a_run: usize
 
 /// B4
 async fn a_month_of_outages_costs_its_price(db: &Db) {
-    let settings = Settings { max_catch_up_hours: 73, ..Settings::default() };
+    let settings = BillingSettings { max_catch_up_hours: 73, ..BillingSettings::default() };
     a_month_costs_its_price(db, settings, 73).await;
 }
 
 /// B4
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_month_of_hourly_runs_costs_its_price() {
-    a_month_costs_its_price(&Db::sqlite().await, Settings::default(), 1).await;
+    a_month_costs_its_price(&Db::sqlite().await, BillingSettings::default(), 1).await;
 }
 
 /// B7
@@ -234,7 +234,7 @@ async fn currencies_are_never_added_up(db: &Db) {
         assert_eq!(number(db, &of(rows)).await, expected, "{rows}");
     }
     let status = StatusRow::new(daemon.db.clone(), "daemon", "host", &json!({ "version": "1" }));
-    status.run_ended(&totals, RunEnd::Done).await.expect("the row is writable");
+    status.report_run(&totals, RunEnd::Done).await.expect("the row is writable");
     let shown = match db.backend() {
         DbBackend::Sqlite => "total_amount = 4000 AND metadata ->> '$.totalAmounts.USD' = '0.20'",
         _ => "total_amount = 0.4 AND metadata -> 'totalAmounts' ->> 'USD' = '0.20'",

@@ -1,6 +1,6 @@
 //! The rule that customers know: which hours are due, what an hour costs, and what the panel shows of it.
 
-use billing_jobs::{billing::Settings, price::DailyBackupFactor};
+use billing_jobs::{billing::BillingSettings, price::DailyBackupFactor};
 use chrono::TimeDelta;
 use e2e::{ChargeRow, Db, Fleet, Instance, Plan};
 use sea_orm::DbBackend;
@@ -119,10 +119,12 @@ async fn backups_are_billed_by_their_own_hourly_prices(db: &Db) {
     for frequency in frequencies {
         instances.push(fleet.instance(Instance::new(org, plan, hour(0)).backups(frequency)).await);
     }
-    let level = Settings { daily_backup_factor: Some(DailyBackupFactor::ONE), ..Settings::default() };
+    let level =
+        BillingSettings { daily_backup_factor: Some(DailyBackupFactor::ONE), ..BillingSettings::default() };
     let level = Daemon::with(db, level).await;
     level.bill(hour(2)).await;
-    let surcharging = Settings { daily_backup_factor: Some(DailyBackupFactor(15)), ..Settings::default() };
+    let surcharging =
+        BillingSettings { daily_backup_factor: Some(DailyBackupFactor(15)), ..BillingSettings::default() };
     let surcharging = Daemon::with(db, surcharging).await;
     // The new price is seen at hour 4, and counts for the hours after it.
     surcharging.bill(hour(4)).await;
@@ -158,7 +160,7 @@ async fn daily_backups_cost_what_the_panel_charges(db: &Db) {
     };
     let factors = [None, Some(DailyBackupFactor::ONE), Some(DailyBackupFactor(20))];
     for (daily_backup_factor, expected) in factors.into_iter().zip(expected) {
-        let settings = Settings { daily_backup_factor, ..Settings::default() };
+        let settings = BillingSettings { daily_backup_factor, ..BillingSettings::default() };
         let daemon = Daemon::with(db, settings).await;
         let org = fleet.wallet("100.00").await;
         let plan = fleet.plan(Plan::monthly("7.30").backup_hourly("0.030000")).await;

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use billing_jobs::billing::{Bill, Mode};
+use billing_jobs::billing::{BillReport, Mode};
 use billing_scheduler::{StopReason, Store};
 use e2e::{Db, Fleet, Instance, Plan, on_every_database, on_every_engine};
 use sea_orm::DbBackend;
@@ -117,7 +117,7 @@ async fn a_run_that_is_stopped_keeps_its_batches_and_the_next_one_does_the_rest(
     assert_eq!(rest.stopped, None);
     daemon.store.release(&lease).await.expect("released");
 
-    for (run, Bill { totals, .. }, charged) in [(first, stopped, 6), (second, rest, 4)] {
+    for (run, BillReport { totals, .. }, charged) in [(first, stopped, 6), (second, rest, 4)] {
         assert_eq!((totals.charged, totals.hours, totals.held), (charged, charged, 0));
         let charges = format!(
             "FROM billing_charges c JOIN billing_batches b ON b.id = c.batch_id WHERE b.run_id = '{run}'"

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use billing_jobs::billing::{Mode, Settings};
+use billing_jobs::billing::{BillingSettings, Mode};
 use billing_scheduler::StopReason;
 use chrono::TimeDelta;
 use e2e::{Db, Fleet, Instance, Plan, on_variants};
@@ -92,13 +92,13 @@ impl<'a> World<'a> {
 
     /// A run that may be stopped between its batches, or be a dry one; says whether it came to its end.
     async fn bill(&mut self) -> bool {
-        let settings = Settings {
+        let settings = BillingSettings {
             batch_instances: self.dice.pick(&[Some(1), Some(2), None]),
             connections: self.dice.pick(&[Some(1), Some(3), None]),
             max_catch_up_hours: self.dice.pick(&[4, 1_000]),
             // Plans are changed at random here, for any other.
             spike_factor: 0,
-            ..Settings::default()
+            ..BillingSettings::default()
         };
         let daemon = Daemon::with(self.db, settings).await;
         let left = AtomicU64::new(self.dice.pick(&[1, 2, u64::MAX]));

@@ -2,7 +2,7 @@
 
 use billing_jobs::{
     audit::audit,
-    billing::{BillingError, Settings},
+    billing::{BillingError, BillingSettings},
 };
 use e2e::{Db, Fleet, Instance, Plan, eventually, on_every_engine, on_variants};
 use sea_orm::DbBackend;
@@ -189,7 +189,9 @@ async fn hostile_value_costs_its_customer_alone(db: &Db) {
     for (bad, org, plan, instance) in cases.iter().filter(|(bad, ..)| ledger(bad)) {
         corrupt(db, bad, *org, *plan, *instance).await;
     }
-    let daemon = Daemon::with(db, Settings { batch_instances: Some(BATCH), ..Settings::default() }).await;
+    let daemon =
+        Daemon::with(db, BillingSettings { batch_instances: Some(BATCH), ..BillingSettings::default() })
+            .await;
     let all = u64::from(HEALTHY) + cases.len() as u64;
     assert_eq!(daemon.bill(hour(1)).await.charged, all, "a bad row of the ledger holds nobody");
     for (bad, org, plan, instance) in cases.iter().filter(|(bad, ..)| !ledger(bad)) {

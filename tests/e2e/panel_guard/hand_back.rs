@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use billing_jobs::{
-    Heartbeat, HeartbeatParams, PANELS_PATIENCE, Services, billing::Settings, daemon_status::StatusRow,
-    may_bill,
+    Heartbeat, HeartbeatParams, PANEL_TAKEOVER_AFTER, Services, billing::BillingSettings,
+    daemon_status::StatusRow, may_bill,
 };
 use billing_scheduler::{FencingToken, Job, JobContext, ManualClock, Occurrence, StopHandle};
 use chrono::DateTime;
@@ -50,7 +50,7 @@ async fn heartbeat_ends_when_the_fence_opens(db: &Db) {
         (75, 360, 450, true),
     ] {
         let interval = interval * MINUTE;
-        let settings = Settings { hand_back_after: configured * MINUTE, ..Settings::default() };
+        let settings = BillingSettings { hand_back_after: configured * MINUTE, ..BillingSettings::default() };
         let daemon = Daemon::with(db, settings.at_interval(interval)).await;
         assert_eq!(daemon.bill().await.expect("it bills"), 0);
         beat(&daemon, interval).await;
@@ -63,7 +63,7 @@ async fn heartbeat_ends_when_the_fence_opens(db: &Db) {
         assert_eq!(number(db, beating).await, i64::from(!handed_back), "{case}");
         // As if the daemon had died long ago: what is left is the panel guard.
         db.execute("UPDATE billing_daemon_status SET heartbeat_at = NULL").await;
-        assert_eq!(may_bill(&daemon.db, PANELS_PATIENCE).await, handed_back, "{case}");
+        assert_eq!(may_bill(&daemon.db, PANEL_TAKEOVER_AFTER).await, handed_back, "{case}");
         seed(db, 1, 1, 2).await;
         let pass = panel.pass().await;
         assert_eq!(pass.billed, usize::from(handed_back), "{case}: {pass:?}");

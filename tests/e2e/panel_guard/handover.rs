@@ -1,6 +1,6 @@
 //! `adopt` and `release`: from the panel's biller to ours, and back.
 
-use billing_jobs::billing::{Adoption, Biller, BillingError, HandoverError, Settings};
+use billing_jobs::billing::{Adoption, Biller, BillingError, BillingSettings, HandoverError};
 use chrono::TimeDelta;
 use e2e::{
     Db, Ended, Fleet, Instance, Login, Plan, on_every_database, on_every_engine, on_variants,
@@ -18,7 +18,7 @@ async fn run(db: &Db, arguments: &str) -> Ended {
 
 async fn adopt(db: &Db, commit: bool) -> Adoption {
     let Daemon { db, panel, .. } = Daemon::of(db).await;
-    Biller::new(db, panel, Settings::default()).adopt(commit, "ada").await.expect("nobody bills")
+    Biller::new(db, panel, BillingSettings::default()).adopt(commit, "ada").await.expect("nobody bills")
 }
 
 fn found(adoption: &Adoption) -> Vec<(&'static str, u64)> {

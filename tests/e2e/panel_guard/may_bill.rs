@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use billing_jobs::{PANELS_PATIENCE, may_bill};
+use billing_jobs::{PANEL_TAKEOVER_AFTER, may_bill};
 use chrono::TimeDelta;
 use e2e::{Db, eventually, on_every_engine, on_variants, process::Signal};
 use sea_orm::DbBackend;
@@ -16,7 +16,7 @@ mod biller;
 
 async fn the_newest_heartbeat_of_anybody_decides(db: &Db) {
     let app = db.connect().await;
-    assert!(may_bill(&app, PANELS_PATIENCE).await, "nobody ever beat");
+    assert!(may_bill(&app, PANEL_TAKEOVER_AFTER).await, "nobody ever beat");
     for (heartbeats, expected) in [
         (vec![("running", None)], true),
         (vec![("running", Some(0))], false),
@@ -41,7 +41,7 @@ async fn the_newest_heartbeat_of_anybody_decides(db: &Db) {
             ))
             .await;
         }
-        assert_eq!(may_bill(&app, PANELS_PATIENCE).await, expected, "{heartbeats:?}");
+        assert_eq!(may_bill(&app, PANEL_TAKEOVER_AFTER).await, expected, "{heartbeats:?}");
     }
     let hour = Duration::from_hours(1);
     let sql = if db.backend() == DbBackend::Sqlite {
@@ -51,7 +51,7 @@ async fn the_newest_heartbeat_of_anybody_decides(db: &Db) {
     };
     db.execute(&format!("UPDATE billing_daemon_status SET heartbeat_at = {sql}")).await;
     assert!(
-        may_bill(&app, hour).await && !may_bill(&app, PANELS_PATIENCE).await,
+        may_bill(&app, hour).await && !may_bill(&app, PANEL_TAKEOVER_AFTER).await,
         "it is the caller's threshold"
     );
 }
@@ -60,15 +60,15 @@ async fn the_newest_heartbeat_of_anybody_decides(db: &Db) {
 async fn a_question_that_fails_is_answered_with_yes_unless_the_fence_is_up(db: &Db) {
     let app = db.connect().await;
     db.execute("ALTER TABLE billing_daemon_status RENAME TO gone").await;
-    assert!(may_bill(&app, PANELS_PATIENCE).await);
+    assert!(may_bill(&app, PANEL_TAKEOVER_AFTER).await);
     if db.backend() == DbBackend::Postgres {
         install_guard(db).await;
-        assert!(!may_bill(&app, PANELS_PATIENCE).await);
+        assert!(!may_bill(&app, PANEL_TAKEOVER_AFTER).await);
         db.execute("ALTER TABLE payment_transactions DISABLE TRIGGER billing_panel_guard").await;
-        assert!(may_bill(&app, PANELS_PATIENCE).await);
+        assert!(may_bill(&app, PANEL_TAKEOVER_AFTER).await);
     }
     app.clone().close().await.expect("it was open");
-    assert!(may_bill(&app, PANELS_PATIENCE).await, "without any database");
+    assert!(may_bill(&app, PANEL_TAKEOVER_AFTER).await, "without any database");
 }
 
 on_every_engine!(the_newest_heartbeat_of_anybody_decides);
@@ -79,7 +79,8 @@ on_variants!(a_question_that_fails_is_answered_with_yes_unless_the_fence_is_up: 
 async fn an_application_pauses_while_a_daemon_lives_and_resumes_when_it_dies() {
     let db = Db::sqlite().await;
     let app = db.connect().await;
-    let bills = async || pass(&app, PANELS_PATIENCE, now(&db).await).await.expect("the database answers");
+    let bills =
+        async || pass(&app, PANEL_TAKEOVER_AFTER, now(&db).await).await.expect("the database answers");
     seed(&db, 2, 1, 2).await;
     assert_eq!(bills().await, Pass::Billed(4));
     assert_eq!(bills().await, Pass::Billed(0));

@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 
 use billing_jobs::{
     BILLING_JOB,
-    billing::{Bill, Biller, BillingError, Mode, Run, Settings},
+    billing::{BillReport, Biller, BillingError, BillingOptions, BillingSettings, Mode},
     panel::Panel,
     panel_guard,
 };
@@ -35,7 +35,7 @@ pub(crate) struct Daemon {
     db: DatabaseConnection,
     store: SeaOrmStore,
     panel: Panel,
-    settings: Settings,
+    settings: BillingSettings,
     needs_guard: bool,
 }
 
@@ -48,10 +48,10 @@ impl Daemon {
         let holder = Uuid::new_v4().to_string();
         let clock = Arc::new(SystemClock);
         let store = SeaOrmStore::new(connection.clone(), database, holder, Duration::from_mins(1), clock);
-        Self { db: connection, store, panel, settings: Settings::default(), needs_guard: false }
+        Self { db: connection, store, panel, settings: BillingSettings::default(), needs_guard: false }
     }
 
-    async fn with(db: &Db, settings: Settings) -> Self {
+    async fn with(db: &Db, settings: BillingSettings) -> Self {
         Self { settings, ..Self::of(db).await }
     }
 
@@ -64,19 +64,19 @@ impl Daemon {
         let lease = self.claim().await;
         let bill = self.bill_under(lease.fencing_token).await;
         if bill.is_ok() {
-            self.biller().mark_worked(lease.fencing_token).await.expect("the fencing row is writable");
+            self.biller().record_success(lease.fencing_token).await.expect("the fencing row is writable");
         }
         self.store.release(&lease).await.expect("released");
         Ok(bill?.totals.hours)
     }
 
     /// A run under a claim that was made before, however long ago.
-    async fn bill_under(&self, fencing_token: FencingToken) -> Result<Bill, BillingError> {
+    async fn bill_under(&self, fencing_token: FencingToken) -> Result<BillReport, BillingError> {
         self.run(Mode::Commit(fencing_token)).await
     }
 
-    async fn run(&self, mode: Mode) -> Result<Bill, BillingError> {
-        let run = Run {
+    async fn run(&self, mode: Mode) -> Result<BillReport, BillingError> {
+        let run = BillingOptions {
             id: Uuid::now_v7(),
             mode,
             as_of: None,

@@ -25,7 +25,7 @@ async fn the_panel_charges_once_billing_has_not_worked_for_long_enough(db: &Db) 
         let due = seed(db, 5, 3, 2).await.len();
         let (before, charged) = (cents(db).await, number(db, BY_PANEL).await);
         let old = daemon.claim().await;
-        daemon.biller().mark_worked(old.fencing_token).await.expect("billing works");
+        daemon.biller().record_success(old.fencing_token).await.expect("billing works");
 
         let pass = panel.pass().await;
         assert_eq!((pass.billed, pass.failed.len()), (0, due));
@@ -203,7 +203,7 @@ async fn a_debit_under_an_old_number_or_none_is_no_debit_of_ours(db: &Db) {
     let old = daemon.claim().await;
     daemon.let_go(&old).await;
     let current = daemon.claim().await;
-    daemon.biller().mark_worked(current.fencing_token).await.expect("billing works");
+    daemon.biller().record_success(current.fencing_token).await.expect("billing works");
     for (number, passes) in [
         (None, false),
         (Some(old.fencing_token.0), false),
@@ -263,7 +263,7 @@ async fn a_dry_run_passes_the_fence_and_leaves_it_as_it_was(db: &Db) {
     for worked in [false, true] {
         if worked {
             let lease = daemon.claim().await;
-            daemon.biller().mark_worked(lease.fencing_token).await.expect("billing works");
+            daemon.biller().record_success(lease.fencing_token).await.expect("billing works");
             daemon.let_go(&lease).await;
         }
         let token = ask(db, TOKEN).await;

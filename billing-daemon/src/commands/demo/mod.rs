@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use billing_entities::{billing_holds, organizations, vps_plans};
 use billing_jobs::{
     audit::{Audit, audit},
-    billing::{Biller, Settings, Totals},
+    billing::{Biller, BillingSettings, Totals},
 };
 use billing_store::begin_read;
 use chrono::{DateTime, Utc};
@@ -134,7 +134,7 @@ async fn refuse_what_is_in_use(opened: &PanelDatabase) -> Result<(), Failure> {
 }
 
 async fn show(opened: &PanelDatabase, database: &Database, options: &cli::Demo) -> Result<Shown, Failure> {
-    let biller = Biller::new(opened.db.clone(), opened.panel, Settings::default());
+    let biller = Biller::new(opened.db.clone(), opened.panel, BillingSettings::default());
     let as_of =
         biller.now().await.map_err(|error| Failure::database("ask the database for its time", &error))?;
     let bar = progress_bar(Some(u64::from(options.instances)));
@@ -163,7 +163,7 @@ async fn bill(
         dry_run: false,
         approved: None,
         reason: None,
-        settings: Settings::default(),
+        settings: BillingSettings::default(),
         needs_guard: false,
         last_commit: None,
         progress,

@@ -177,7 +177,7 @@ impl World {
         if approved {
             approvals.add(&Scope { all: true, ..Scope::default() }, self.now);
         }
-        let terms = Terms {
+        let terms = BillingTerms {
             as_of: self.now,
             prices: &prices,
             unit: self.unit,
@@ -265,7 +265,7 @@ impl Machine {
     /// The rule, hour by hour.
     fn bill(
         &mut self,
-        terms: &Terms<'_>,
+        terms: &BillingTerms<'_>,
         seen_before: &[(Micros, i64)],
         price: Option<i64>,
         purse: Option<&mut Money>,
@@ -463,7 +463,7 @@ fn hours_since_approval_count_against_limit() {
     let mut approvals = Approvals::default();
     approvals.add(&Scope { all: true, ..Scope::default() }, EPOCH + 100 * HOUR + 1);
     for (hours, charged) in [(72, 1), (100, 1), (172, 1), (173, 0)] {
-        let terms = Terms {
+        let terms = BillingTerms {
             as_of: EPOCH + hours * HOUR,
             prices: &prices,
             unit: WalletUnit::Cent,
@@ -490,7 +490,7 @@ fn allocations_for(machines: u128) -> u64 {
         unreadable: None,
     };
     let prices = PriceList::new([plan], DailyBackupFactor::ONE);
-    let terms = Terms {
+    let terms = BillingTerms {
         as_of: EPOCH + HOUR,
         prices: &prices,
         unit: WalletUnit::Cent,

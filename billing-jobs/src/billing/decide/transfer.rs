@@ -1,20 +1,21 @@
 //! Instances that changed their organization while hours of them were due.
 
 use super::{
-    Carry, Cursor, DueHours, HOUR, Hold, HoldRow, Id, Instance, MeterRow, Micros, Posting, Purse, Rates,
-    Reason, Terms, charge_due, cost_of, hold_whole, move_anchor, panel_time, rates_json, whole_hours,
+    BillingTerms, Carry, ChargeCursor, DueHours, HOUR, Hold, HoldRow, Id, Instance, MeterRow, Micros,
+    Posting, Rates, Reason, WalletBalance, charge_due, cost_of, hold_instance, move_anchor, panel_time,
+    rates_json, whole_hours,
 };
 
 /// Settles with the previous organization of an instance: what its wallet covers of the hours up to when it was last seen is
 /// charged, the others are closed. The meter continues where those hours end, for `to`.
 pub(super) fn settle_transfer<'a>(
-    terms: &Terms<'_>,
+    terms: &BillingTerms<'_>,
     posting: &mut Posting<'a>,
-    purse: &mut Purse<'a>,
+    wallet_balance: &mut WalletBalance<'a>,
     instance: &'a Instance,
     (to, seen_at): (&Id, Micros),
 ) {
-    let currency = purse.currency();
+    let currency = wallet_balance.currency();
     let meter = instance.meter.as_ref();
     let watermark = meter.map(|meter| meter.billed_through);
     let start = panel_time::start(&instance.last_billed_at, &instance.created_at, watermark, terms.as_of);
@@ -22,13 +23,13 @@ pub(super) fn settle_transfer<'a>(
     let start = match (start, refused) {
         (Ok(start), None) => start,
         (Err(hold), _) | (Ok(_), Some(hold)) => {
-            hold_whole(posting, instance, &hold, None, None, currency);
+            hold_instance(posting, instance, &hold, None, None, currency);
             return;
         }
     };
     let hours = whole_hours(start, seen_at);
     let carry = meter.map_or(Carry(0), |meter| meter.carry);
-    let mut cursor = Cursor { at: start, carry };
+    let mut cursor = ChargeCursor { at: start, carry };
     let rates = meter.and_then(|meter| meter.rates.clone()).or_else(|| seen_rates(terms, instance));
     let due = rates.filter(|_| hours > 0).map(|rates| {
         let evaluated = instance.held == Some(Reason::InsufficientBalance);
@@ -37,7 +38,7 @@ pub(super) fn settle_transfer<'a>(
     });
     if let Some(due) = &due {
         // Why hours are left does not matter: they are closed.
-        let _ = charge_due(terms, posting, purse, instance, due, &mut cursor);
+        let _ = charge_due(terms, posting, wallet_balance, instance, due, &mut cursor);
     }
     let left = hours - (cursor.at - start) / HOUR;
     posting.totals.charged += u64::from(left < hours);
@@ -81,7 +82,7 @@ pub(super) fn settle_transfer<'a>(
 
 /// The prices that earlier runs saw of the plan, for an instance without a price in its meter. If it was held because its plan was
 /// unknown or ambiguous, the plan that it names now may not be the plan of those hours.
-fn seen_rates(terms: &Terms<'_>, instance: &Instance) -> Option<Rates> {
+fn seen_rates(terms: &BillingTerms<'_>, instance: &Instance) -> Option<Rates> {
     let had_no_plan = matches!(instance.held, Some(Reason::UnknownPlan | Reason::AmbiguousPlan));
     terms.prices.seen_rates(instance.price_key()).filter(|_| !had_no_plan)
 }

@@ -360,7 +360,7 @@ pub(in crate::billing) fn statements(panel: Panel) -> Statements {
                FROM billing_batches WHERE run_id = $1::uuid"
             .to_owned(),
         is_guarded: Some(format!("SELECT {} AS guarded", panel_guard::is_effective_sql())),
-        mark_worked: "UPDATE scheduler_fencing SET last_success_at = now(), hand_back_after_seconds = $3
+        record_success: "UPDATE scheduler_fencing SET last_success_at = now(), hand_back_after_seconds = $3
              WHERE job = $1 AND fencing_token = $2"
             .to_owned(),
     }

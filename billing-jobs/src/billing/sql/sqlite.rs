@@ -245,7 +245,7 @@ pub(in crate::billing) fn statements() -> Statements {
                FROM billing_batches WHERE run_id = ?1"
             .to_owned(),
         is_guarded: None,
-        mark_worked: format!(
+        record_success: format!(
             "UPDATE scheduler_fencing SET last_success_at = {SQLITE_NOW}, hand_back_after_seconds = ?3 WHERE job = ?1 AND fencing_token = ?2"
         ),
     }
@@ -301,7 +301,7 @@ mod tests {
             s.insert_deleted_holds,
             s.update_wallets,
             s.run_totals,
-            s.mark_worked,
+            s.record_success,
         ];
         for sql in of_a_run {
             let sql = if sql.contains('{') { sqlite_rows(&sql, 64) } else { sql };

@@ -80,5 +80,5 @@ pub(crate) struct Statements {
     /// `() -> guarded`, for a run without batches. None on SQLite.
     pub(crate) is_guarded: Option<String>,
     /// `(job, fence, seconds)`: billing worked just now, and after how long without that the panel may bill.
-    pub(crate) mark_worked: String,
+    pub(crate) record_success: String,
 }
