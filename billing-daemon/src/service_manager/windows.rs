@@ -35,7 +35,7 @@ define_windows_service!(service_entry, service_main);
 /// Runs `body` as the service that the manager started this process for.
 pub(crate) fn serve(body: impl FnOnce() -> u8 + Send + 'static) -> Result<ExitCode, windows_service::Error> {
     *BODY.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(body));
-    service_dispatcher::start(NAME, service_entry)?;
+    service_dispatcher::start(SERVICE_NAME, service_entry)?;
     Ok(ExitCode::from(*ENDED.lock().unwrap_or_else(PoisonError::into_inner)))
 }
 
@@ -48,7 +48,7 @@ fn service_main(_: Vec<OsString>) {
         ServiceControl::Interrogate => ServiceControlHandlerResult::NoError,
         _ => ServiceControlHandlerResult::NotImplemented,
     };
-    let Ok(handle) = service_control_handler::register(NAME, on_control) else { return };
+    let Ok(handle) = service_control_handler::register(SERVICE_NAME, on_control) else { return };
     let handle = HANDLE.get_or_init(|| handle);
     let body = BODY.lock().unwrap_or_else(PoisonError::into_inner).take();
     let code = body.map_or(0, |body| body());
