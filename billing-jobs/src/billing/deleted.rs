@@ -10,10 +10,10 @@ use tracing::debug;
 
 use super::{
     BillingError, Mode,
-    decide::{HoldRow, Instance, Meter},
     findings::Findings,
     fleet_run::{FleetRun, LISTED},
     id::Id,
+    model::{HoldRow, Instance, Meter},
     read,
     sql::rows,
 };

@@ -17,14 +17,15 @@ use super::{
     BeyondLimit, Biller, BillingError, BillingOptions, Mode,
     approvals::Approvals,
     batch_sizing,
-    decide::{BillingTerms, Instance, Posting, Wallet, decide},
+    decide::{BillingTerms, decide},
     fencing::is_newest,
     findings::Findings,
     id::Id,
+    model::{Instance, Posting, Wallet},
     post::{BatchHeader, PostError, post, post_rows_separately},
     read,
     refusals::{Failing, Refusals},
-    spike_guard::{Overrun, SpendLimit},
+    spend_limit::{Overrun, SpendLimit},
     totals::Totals,
 };
 use crate::{

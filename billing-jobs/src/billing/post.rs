@@ -5,8 +5,8 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{
-    decide::Posting,
     id::Id,
+    model::Posting,
     sql::Statements,
     sql::rows::{self, Rows},
 };

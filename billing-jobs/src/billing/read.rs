@@ -10,8 +10,8 @@ use sea_orm::{
 };
 
 use super::{
-    decide::{Instance, Meter, Transfer, Wallet},
     id::Id,
+    model::{Instance, Meter, Transfer, Wallet},
     panel_time::PanelTime,
     totals::{Sums, Totals},
 };

@@ -1,11 +1,10 @@
-//! The brake on a spike: a run that would charge far more for an hour than the runs before it charges nothing until a person has
-//! looked. Before the first batch one statement bounds what the run can come to; only if that is too much is every batch decided,
-//! without a lock or a write, to know exactly.
+//! The spike guard: a run that would charge far more for an hour than recent runs charges nothing until an operator approves it.
+//! Before the first batch, one statement computes an upper bound; only if that is too much is every batch decided, without a lock
+//! or a write, for the exact amount.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -16,8 +15,9 @@ use tracing::debug;
 
 use super::{
     BillingError, Sum, Sums,
-    decide::Posting,
     fleet_run::{FleetRun, LoadedBatch, Owners},
+    model::Posting,
+    spend_limit::SpendLimit,
     sql::postgres,
 };
 use crate::{
@@ -75,16 +75,6 @@ pub struct PendingSpike {
     pub excesses: Vec<Excess>,
 }
 
-/// A batch that would go beyond what its run may charge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Overrun {
-    pub(super) currency: Currency,
-    /// What the run has charged already.
-    pub(super) charged: Money,
-    /// What it may charge.
-    pub(super) ceiling: Money,
-}
-
 /// A run that would charge far more than usual.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spike {
@@ -128,59 +118,21 @@ pub(super) struct Assessment {
     pub(super) waits: Option<Spike>,
 }
 
-/// What one run may charge.
-#[derive(Debug, Default)]
-pub(super) struct SpendLimit {
-    /// A currency that is not in it has no limit, because no recent run charged anything in it.
-    ceilings: BTreeMap<Currency, Money>,
-    charged: Mutex<Sums>,
-}
-
-impl SpendLimit {
-    /// Takes `sums` from what may still be charged.
-    ///
-    /// # Errors
-    /// They are too much, and nothing was taken.
-    pub(super) fn reserve(&self, sums: &Sums) -> Result<(), Overrun> {
-        let mut charged = self.charged();
-        for (currency, sum) in sums.iter() {
-            let already = charged.of(currency).unwrap_or_default().amount;
-            match self.ceilings.get(&currency) {
-                Some(&ceiling) if already.0.saturating_add(sum.amount.0) > ceiling.0 => {
-                    return Err(Overrun { currency, charged: already, ceiling });
-                }
-                _ => {}
-            }
-        }
-        sums.iter().for_each(|(currency, sum)| charged.add(currency, sum));
-        Ok(())
+/// What the run of `pass` may charge.
+///
+/// # Errors
+/// It would charge too much. That is announced in the audit log.
+pub(super) async fn limit_of(
+    pass: &FleetRun<'_>,
+    assessment: &Assessment,
+) -> Result<SpendLimit, BillingError> {
+    if let Some(spike) = &assessment.waits {
+        let by = format!("run {}", pass.run.id);
+        let announced = record_pending_spike(&pass.biller.db, &by, spike).await;
+        announced.map_err(BillingError::database("announce what this run would charge"))?;
+        return Err(BillingError::Spike(spike.clone()));
     }
-
-    /// A batch that was admitted was rolled back.
-    pub(super) fn cancel_reservation(&self, sums: &Sums) {
-        let mut charged = self.charged();
-        for (currency, Sum { charges, hours, amount }) in sums.iter() {
-            charged.add(currency, Sum { charges: -charges, hours: -hours, amount: Money(-amount.0) });
-        }
-    }
-
-    fn charged(&self) -> MutexGuard<'_, Sums> {
-        self.charged.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What the run of `pass` may charge.
-    ///
-    /// # Errors
-    /// It would charge too much. That is announced in the audit log.
-    pub(super) async fn of(pass: &FleetRun<'_>, assessment: &Assessment) -> Result<Self, BillingError> {
-        if let Some(spike) = &assessment.waits {
-            let by = format!("run {}", pass.run.id);
-            let announced = record_pending_spike(&pass.biller.db, &by, spike).await;
-            announced.map_err(BillingError::database("announce what this run would charge"))?;
-            return Err(BillingError::Spike(spike.clone()));
-        }
-        Ok(Self { ceilings: assessment.ceilings.clone(), charged: Mutex::default() })
-    }
+    Ok(SpendLimit::new(assessment.ceilings.clone()))
 }
 
 /// Compares what is due with the recent runs. Changes nothing.
@@ -643,22 +595,5 @@ mod tests {
                 "{currency} {hours} {approved:?}"
             );
         }
-    }
-
-    #[test]
-    fn batches_stay_below_the_ceiling_of_their_currency() {
-        let ceilings = BTreeMap::from([(code("USD"), Money(100)), (code("EUR"), Money(7))]);
-        let spend_limit = SpendLimit { ceilings, charged: Mutex::default() };
-        let usd = |amount| sums(&[("USD", amount, 1)]);
-        spend_limit.reserve(&usd(60)).expect("within the ceiling");
-        let overrun = Overrun { currency: code("USD"), charged: Money(60), ceiling: Money(100) };
-        assert_eq!(spend_limit.reserve(&sums(&[("EUR", 1, 1), ("USD", 41, 1)])), Err(overrun));
-        spend_limit.reserve(&usd(40)).expect("nothing was taken by what was refused");
-        spend_limit.reserve(&usd(1)).expect_err("the ceiling is reached");
-        spend_limit.cancel_reservation(&usd(60));
-        spend_limit
-            .reserve(&sums(&[("EUR", 7, 1), ("GBP", i64::MAX, 1), ("USD", 60, 1)]))
-            .expect("GBP has no limit");
-        SpendLimit::default().reserve(&usd(i64::MAX)).expect("nothing to compare with");
     }
 }

@@ -9,7 +9,12 @@ use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
 use crate::{
-    billing::approvals::{Approvals, Scope},
+    billing::{
+        approvals::{Approvals, Scope},
+        model::Meter,
+        panel_time::PanelTime,
+        totals::{Sum, Totals},
+    },
     money::Rate,
     price::{DailyBackupFactor, NewRates, Plan, SeenRate},
 };

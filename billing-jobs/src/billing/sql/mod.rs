@@ -22,3 +22,12 @@ impl Statements {
         statements
     }
 }
+
+/// SQL for the microseconds since 1970 of an instant of the panel's; NULL for NULL and for what is not an instant.
+#[must_use]
+pub fn micros(backend: DbBackend, column: &str) -> String {
+    match backend {
+        DbBackend::Sqlite => sqlite::micros(column),
+        _ => postgres::micros(column),
+    }
+}

@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use crate::{
     billing::{
-        decide::{AnchorRow, ChargeRow, HoldRow, MeterRow, RepairRow, WalletRow},
         id::Id,
+        model::{AnchorRow, ChargeRow, HoldRow, MeterRow, RepairRow, WalletRow},
     },
     currency::Currency,
     fault_injection,

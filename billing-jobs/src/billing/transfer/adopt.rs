@@ -12,8 +12,9 @@ use super::{HandoverError, all, begin_alone, entry};
 use crate::{
     billing::{
         Biller, FindingsByKind,
-        decide::{MeterRow, rates_json},
+        decide::rates_json,
         id::Id,
+        model::MeterRow,
         panel_time::{self, PanelTime},
         read, seen_rates,
         sql::{postgres, rows, sqlite},

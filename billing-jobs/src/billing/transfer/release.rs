@@ -8,8 +8,9 @@ use crate::{
     BILLING_JOB,
     billing::{
         Biller,
-        decide::{AnchorRow, RepairRow, SECOND_TRANSACTION},
+        decide::SECOND_TRANSACTION,
         id::Id,
+        model::{AnchorRow, RepairRow},
         sql::{postgres, rows, sqlite},
     },
     currency::{Amounts, Currency},

@@ -1,0 +1,97 @@
+//! The errors of a billing run.
+
+use sea_orm::DbErr;
+
+use super::{Spike, spend_limit::Overrun};
+use crate::{currency::Currency, money::Money};
+use billing_store::with_help;
+
+/// Why a run did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BillingError {
+    /// Another daemon has claimed the job since.
+    #[error("the panel guard of this run is no longer the newest: another daemon bills")]
+    Fenced,
+    /// The panel could charge the same hours.
+    #[error(
+        "the panel guard that billing relies on is missing, disabled or not the one of this version, so the panel could charge the \
+         same hours: nothing more is charged. Run `billing-daemon guard install`; or, if the panel's billing is switched off, set \
+         `panel-billing = \"off\"` in the [daemon] section of jobs.toml and restart the daemon"
+    )]
+    Unguarded,
+    /// The database failed.
+    #[error("could not {doing}: {}", with_help(source))]
+    Database {
+        /// What was being done.
+        doing: &'static str,
+        /// What it said.
+        source: DbErr,
+    },
+    /// The database is older than what was committed to it.
+    #[error(
+        "the database ends at batch {here}, but this machine committed batch {remembered}: a backup was restored, or this is \
+         another database; see what is missing, then say `billing-daemon accept-restore`"
+    )]
+    Restored {
+        /// The last batch in the database.
+        here: i64,
+        /// The last one that this machine knows of.
+        remembered: i64,
+    },
+    /// What this machine committed last cannot be read.
+    #[error(
+        "cannot read {file}, which says what was committed last: {source}; mend it, or remove it if it is lost"
+    )]
+    CommitMarker {
+        /// Where it is.
+        file: String,
+        /// What is wrong.
+        source: std::io::Error,
+    },
+    /// Nothing was charged.
+    #[error("nothing was charged, because {0}, then run `billing-daemon bill {approve}`", approve = .0.approval())]
+    Spike(Spike),
+    /// What was announced does not cover the batches that are left.
+    #[error(
+        "this run charged {charged} {currency}, and its next batch would go beyond the {ceiling} that it may charge by what was due \
+         when it began: the rest waits for the next run"
+    )]
+    Overrun {
+        /// The currency of both.
+        currency: Currency,
+        /// What is charged already.
+        charged: Money,
+        /// What may be charged.
+        ceiling: Money,
+    },
+    /// The database refuses what is charged, whoever pays.
+    #[error(
+        "the database refuses charges, so the run ends ({instances} instances were refused): {complaint}"
+    )]
+    Refused {
+        /// How many instances were refused.
+        instances: u64,
+        /// What the database said of the last one.
+        complaint: String,
+    },
+    /// Some batches found somebody in their way each time. Everything else is billed.
+    #[error("{batches} batches could not be posted, everything else was: {last}")]
+    Unposted {
+        /// How many.
+        batches: usize,
+        /// The last reason.
+        last: String,
+    },
+}
+
+impl From<Overrun> for BillingError {
+    fn from(Overrun { currency, charged, ceiling }: Overrun) -> Self {
+        Self::Overrun { currency, charged, ceiling }
+    }
+}
+
+impl BillingError {
+    pub(super) fn database(doing: &'static str) -> impl Fn(DbErr) -> Self {
+        move |source| Self::Database { doing, source }
+    }
+}
