@@ -20,12 +20,11 @@ mod seen_rates;
 mod settings;
 mod spend_limit;
 pub mod spike_guard;
-mod sql;
+pub(crate) mod sql;
 mod totals;
 mod transfer;
 
 pub(crate) use self::sql::{
-    Statements,
     postgres::{is_amount as is_postgres_amount, milliseconds},
     sqlite::{is_amount as is_sqlite_amount, micros as sqlite_micros},
 };

@@ -1,7 +1,7 @@
 //! Statements without one of their guards: what the fault campaign proves the guards with.
 
 use super::enabled::{clock, instead, lock_timeout_ms, without};
-use crate::billing::Statements;
+use crate::billing::sql::Statements;
 
 impl Statements {
     /// With the campaign's clock, and without the guards that it leaves out.
