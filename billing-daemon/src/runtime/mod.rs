@@ -212,7 +212,7 @@ async fn drain(scheduler: &Scheduler, timeout: Duration, signals: &mut Signals) 
         second = signals.next() => second,
     };
     warn!(
-        "{second} while stopping: runs in progress are asked to stop; another signal ends the process at once"
+        "{second} while stopping: runs in progress are requested to stop; another signal ends the process at once"
     );
     scheduler.interrupt();
     tokio::select! {
