@@ -26,7 +26,7 @@ pub async fn open(database: &Database) -> Result<PanelDatabase, Failure> {
     with_panel(db, panel)
 }
 
-/// The same without patience, for whoever wants to know how it is now.
+/// Opens `database` without retries, for a command that reports its current state.
 pub async fn open_without_retry(database: &Database) -> Result<PanelDatabase, Failure> {
     let db = database.connect(Pool::Shared).await?;
     migration::check(&db).await?;

@@ -23,9 +23,9 @@ pub enum Listen {
 pub struct HttpSettings {
     /// Where to listen.
     pub listen: Listen,
-    /// Names under which this machine may be asked, beside those of loopback.
+    /// Host names that requests may use, in addition to those of loopback.
     pub allowed_hosts: Vec<String>,
-    /// Numbers of users that may ask on a Unix socket, beside root and the user of the daemon.
+    /// Ids of users that may connect to a Unix socket, in addition to root and the user of the daemon.
     pub allowed_uids: Vec<u32>,
 }
 

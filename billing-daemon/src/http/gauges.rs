@@ -78,21 +78,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    /// What is rendered after `what` happened.
-    fn rendered(what: impl FnOnce()) -> String {
-        let recorder = crate::telemetry::metrics::recorder().expect("the buckets are in order");
-        metrics::with_local_recorder(&recorder, what);
-        recorder.handle().render()
-    }
-
-    #[track_caller]
-    fn shows(text: &str, line: &str) {
-        assert!(text.lines().any(|shown| shown == line), "no `{line}` in:\n{text}");
-    }
+    use crate::telemetry::metrics::tests::{rendered, shows};
 
     #[test]
-    fn every_reason_to_hold_has_its_line_also_when_nothing_is_held() {
+    fn held_instances_has_a_line_per_reason() {
         let status = crate::status::testing::healthy();
         let text = rendered(|| set_gauges(&status, Some(Duration::from_hours(1))));
         shows(&text, r#"billing_daemon_held_instances{reason="insufficient_balance"} 2"#);
@@ -103,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn violations_are_those_of_the_last_audit_that_came_to_its_end() {
+    fn violations_are_those_of_last_complete_audit() {
         let audit =
             |details| Some(crate::status::RunStatus { details, ..crate::status::testing::run("done") });
         let text = rendered(|| {
@@ -115,6 +104,6 @@ mod tests {
         });
         shows(&text, "billing_daemon_audit_violations 3");
         let text = rendered(|| set_gauges(&crate::status::testing::healthy(), None));
-        assert!(!text.contains("\nbilling_daemon_audit_violations "), "nobody audited: {text}");
+        assert!(!text.contains("\nbilling_daemon_audit_violations "), "no audit ran: {text}");
     }
 }

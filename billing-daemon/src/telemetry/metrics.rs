@@ -259,7 +259,7 @@ pub fn reloaded(accepted: bool) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeSet;
 
     use billing_scheduler::{FencingToken, RunCause};
@@ -295,14 +295,14 @@ mod tests {
     }
 
     /// What is rendered after `what` happened.
-    fn rendered(what: impl FnOnce()) -> String {
+    pub(crate) fn rendered(what: impl FnOnce()) -> String {
         let recorder = recorder().expect("the buckets are in order");
         metrics::with_local_recorder(&recorder, what);
         recorder.handle().render()
     }
 
     #[track_caller]
-    fn shows(text: &str, line: &str) {
+    pub(crate) fn shows(text: &str, line: &str) {
         assert!(text.lines().any(|shown| shown == line), "no `{line}` in:\n{text}");
     }
 

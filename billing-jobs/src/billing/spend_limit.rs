@@ -65,14 +65,14 @@ impl SpendLimit {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn code(code: &str) -> Currency {
+    pub(in crate::billing) fn code(code: &str) -> Currency {
         code.parse().expect("a code")
     }
 
-    fn sums(sums: &[(&str, i64, i64)]) -> Sums {
+    pub(in crate::billing) fn sums(sums: &[(&str, i64, i64)]) -> Sums {
         let mut all = Sums::default();
         for &(currency, amount, hours) in sums {
             all.add(code(currency), Sum { charges: 1, hours, amount: Money(amount) });
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_stay_below_the_ceiling_of_their_currency() {
+    fn batches_stay_below_ceiling_of_currency() {
         let ceilings = BTreeMap::from([(code("USD"), Money(100)), (code("EUR"), Money(7))]);
         let spend_limit = SpendLimit::new(ceilings);
         let usd = |amount| sums(&[("USD", amount, 1)]);

@@ -556,19 +556,10 @@ async fn approved(db: &DatabaseConnection) -> Result<Sums, DbErr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::billing::BillingSettings;
-
-    fn code(code: &str) -> Currency {
-        code.parse().expect("a code")
-    }
-
-    fn sums(sums: &[(&str, i64, i64)]) -> Sums {
-        let mut all = Sums::default();
-        for &(currency, amount, hours) in sums {
-            all.add(code(currency), Sum { charges: 1, hours, amount: Money(amount) });
-        }
-        all
-    }
+    use crate::billing::{
+        BillingSettings,
+        spend_limit::tests::{code, sums},
+    };
 
     #[test]
     fn spike_limit_uses_recent_peak_hour() {

@@ -42,11 +42,6 @@ pub fn enable() {
     fault_injection::enable(&MUTATIONS);
 }
 
-/// Each safeguard that can be left out, of billing and of the store, with what it is.
-pub fn mutations() -> impl Iterator<Item = (&'static str, &'static str)> {
-    MUTATIONS.into_iter().chain(fault_injection::MUTATIONS)
-}
-
 fn number<T: FromStr>(name: &str) -> Option<T> {
     let text = variable(name)?;
     let Ok(number) = text.parse() else { panic!("{name}: `{text}` is not a number") };

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Each safeguard of the store that can be left out, with what it does.
-pub const MUTATIONS: [(&str, &str); 3] = [
+const MUTATIONS: [(&str, &str); 3] = [
     ("claim-unexpired", "a lease is claimed although another process holds it"),
     ("token-not-raised", "a claim does not shut out the older ones"),
     ("record-unfenced", "a run is recorded although another process holds the job"),

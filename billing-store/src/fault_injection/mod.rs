@@ -8,4 +8,4 @@ mod enabled;
 #[cfg(not(feature = "testing"))]
 pub use self::disabled::mutated;
 #[cfg(feature = "testing")]
-pub use self::enabled::{MUTATIONS, enable, instead, lock_timeout_ms, mutated, variable, without};
+pub use self::enabled::{enable, instead, lock_timeout_ms, mutated, variable, without};

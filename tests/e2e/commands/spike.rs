@@ -34,7 +34,7 @@ async fn billed_before_spike(db: &Db) -> Program {
     program
 }
 
-async fn a_spike_waits_for_the_amount_that_a_person_has_seen(db: &Db) {
+async fn spike_waits_for_the_seen_amount(db: &Db) {
     let program = billed_before_spike(db).await;
     let charges = "SELECT count(*) FROM billing_charges";
     let before = ask(db, charges).await;
@@ -95,5 +95,5 @@ async fn dry_run_amount_can_be_approved(db: &Db) {
     assert_eq!(ask(db, approvals).await, "1");
 }
 
-on_variants!(a_spike_waits_for_the_amount_that_a_person_has_seen: sqlite, g1_role);
+on_variants!(spike_waits_for_the_seen_amount: sqlite, g1_role);
 on_variants!(dry_run_amount_can_be_approved: sqlite, g1_role);

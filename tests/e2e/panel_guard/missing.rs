@@ -123,7 +123,7 @@ async fn billing_without_its_fence_is_refused(db: &Db) {
 on_variants!(billing_without_its_fence_is_refused: g1_role, g2_owner, g3_role);
 
 #[tokio::test]
-async fn guard_remove_is_refused_while_billing_is_alive() {
+async fn guard_remove_is_refused_while_billing() {
     let db = Db::g3_role().await;
     install(&db).await;
     let owner = db.url_for(Login::Owner);
