@@ -4,7 +4,7 @@
 //! | variable | effect |
 //! |---|---|
 //! | `BILLING_CLOCK` | a query whose column `now` is the time up to which billing is due, in microseconds |
-//! | `BILLING_MUTATION` | names of safeguards to leave out, separated by commas: see [`mutations`] |
+//! | `BILLING_MUTATION` | names of safeguards to leave out, separated by commas: see `mutations` |
 //! | `BILLING_LINGER_MS` | how long a batch waits before it begins, and between what it reads and what it writes |
 //! | `BILLING_LOCK_TIMEOUT_MS` | the lock timeout of a billing transaction; on SQLite, of any |
 //! | `BILLING_ABORT_AT` | the process aborts before this statement of a batch, counted from 1; the commit is one |
