@@ -1,6 +1,7 @@
 //! `adopt`: from the panel's biller to ours.
 
 use billing_jobs::billing::{Adoption, Biller, PriceDifference};
+use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -9,7 +10,7 @@ use super::{
     log, quiet_filter,
 };
 use crate::{
-    commands::cli::{Adopt, Common},
+    commands::cli::Common,
     exit::Failure,
     host::identity::operator_name,
     output::{json as say_json, layout as say_lines},
@@ -19,12 +20,22 @@ use crate::{
     telemetry::LogOutput,
 };
 
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    /// Print what would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
 /// Of each kind of finding no more than these are printed.
 const PRINTED: usize = 5;
 /// No more instances with another price than the panel's are printed.
 const PRICES_PRINTED: usize = 20;
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Adopt) -> Result<(), Failure> {
+pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &AdoptArgs) -> Result<(), Failure> {
     let environment = environment(common)?;
     let settings = bill::settings(&config(common, plugins, &environment)?)?;
     let database = database(common, plugins, &environment)?;

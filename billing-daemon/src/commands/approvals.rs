@@ -12,14 +12,14 @@ use chrono::{DateTime, Utc};
 use sea_orm::DatabaseConnection;
 
 use crate::{
-    commands::cli,
+    commands::bill::BillArgs,
     exit::{Exit, Failure},
     host::identity::operator_name,
     subjects,
 };
 
 /// The instances whose catch-up the command line approves, if it approves any.
-pub(super) async fn scope(db: &DatabaseConnection, options: &cli::Bill) -> Result<Option<Scope>, Failure> {
+pub(super) async fn scope(db: &DatabaseConnection, options: &BillArgs) -> Result<Option<Scope>, Failure> {
     let Some(names) = &options.approve_catch_up else { return Ok(None) };
     if names.is_empty() != options.all {
         let message =

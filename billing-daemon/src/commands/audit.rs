@@ -2,7 +2,7 @@
 
 use super::{bill_report, database, environment, log, quiet_filter};
 use crate::{
-    commands::cli::Common,
+    commands::{args::JsonArgs, cli::Common},
     exit::{Exit, Failure},
     output::{json as say_json, line as say},
     panel_database,
@@ -10,14 +10,14 @@ use crate::{
     telemetry::LogOutput,
 };
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> Result<(), Failure> {
+pub(super) async fn execute(common: &Common, plugins: &Plugins, format: JsonArgs) -> Result<(), Failure> {
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let opened = panel_database::open(&database).await?;
     let audit =
         billing_jobs::audit::audit(&opened.db).await.map_err(|error| Failure::database("audit", &error))?;
-    if json {
+    if format.json {
         say_json(&audit);
     } else {
         for of_one_check in audit.violations.chunk_by(|one, next| one.check == next.check) {

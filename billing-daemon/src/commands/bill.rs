@@ -20,6 +20,7 @@ use billing_scheduler::{
 };
 use billing_store::audit_log::{self, AuditEvent};
 use chrono::{DateTime, SubsecRound, Utc};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
@@ -31,7 +32,7 @@ use super::{
     jobs::control::needs_force, log, quiet_filter, source, width,
 };
 use crate::{
-    commands::cli::{self, Common},
+    commands::cli::Common,
     config::Config,
     exit::{Exit, Failure},
     host::identity::{Identity, operator_name},
@@ -44,10 +45,44 @@ use crate::{
 };
 use billing_store::{Database, QueryFailed, SeaOrmStore, read_control_state};
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+#[derive(Debug, Args)]
+pub(crate) struct BillArgs {
+    /// Do everything and roll it back
+    #[arg(long)]
+    dry_run: bool,
+    /// Approve, for 24 hours, the hours beyond the catch-up limit of these instances and organizations: an id, a label,
+    /// a slug or a name
+    #[arg(long, value_name = "INSTANCE|ORGANIZATION", num_args = 0..)]
+    pub(super) approve_catch_up: Option<Vec<String>>,
+    /// Approve the catch-up of every instance
+    #[arg(long, requires = "approve_catch_up")]
+    pub(super) all: bool,
+    /// Do not approve an instance with more hours due than this
+    #[arg(long, value_name = "N", requires = "approve_catch_up")]
+    pub(super) hours: Option<u32>,
+    /// Reason, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Approve a run that waits because it would charge far more than usual: the announced amount, and its currency if
+    /// there are several
+    #[arg(
+        long, value_names = ["AMOUNT", "CURRENCY"], num_args = 1..=2, action = clap::ArgAction::Append,
+        conflicts_with = "dry_run"
+    )]
+    approve: Vec<String>,
+    /// Bill although the job is paused
+    #[arg(long)]
+    force: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
 /// How long the lease of a run by hand lasts without renewal.
 const LEASE_TTL: Duration = Duration::from_secs(10);
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &cli::Bill) -> Result<(), Failure> {
+pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &BillArgs) -> Result<(), Failure> {
     let environment = environment(common)?;
     let source = source(common, plugins, &environment)?;
     let config = config_of(common, &source)?;

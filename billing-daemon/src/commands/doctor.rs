@@ -8,12 +8,13 @@ use std::{
 use billing_entities::{scheduler_audit_log, scheduler_runs};
 use billing_scheduler::{Clock, SystemClock};
 use billing_store::begin_read;
+use clap::Args;
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect};
 use serde_json::{Value, json};
 
 use super::{log, quiet_filter, reach, required, source, version, width};
 use crate::{
-    commands::cli::{Common, Doctor},
+    commands::cli::Common,
     config::{Config, DaemonSettings, environment::Environment, http::HttpSettings, secret_file},
     doctor::{Bundle, Finding, Machine, Verdict, examine_database, examine_machine},
     escape::escaped,
@@ -26,6 +27,16 @@ use crate::{
 };
 use billing_store::{Database, DatabaseUrl, Pool};
 
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Write a support bundle, a new .tar.gz file without passwords
+    #[arg(long, value_name = "FILE")]
+    bundle: Option<PathBuf>,
+}
+
 /// What to do about a wrong configuration.
 const READ_AGAIN: &str = "correct it; `billing-daemon check` reads it again";
 /// Of the history, a bundle has so many runs.
@@ -33,7 +44,7 @@ const RUNS: u64 = 500;
 /// And of what people did, so many entries.
 const ENTRIES: u64 = 200;
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor) -> Result<(), Failure> {
+pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &DoctorArgs) -> Result<(), Failure> {
     let mut findings = Vec::new();
     let environment = Environment::of_process(common.env_file.as_deref()).unwrap_or_else(|problems| {
         for problem in problems {

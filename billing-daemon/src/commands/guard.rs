@@ -1,11 +1,12 @@
 //! `guard`: the triggers that hold the panel's own biller back while ours works.
 
 use billing_jobs::panel_guard::{self, InstallReport, PanelGuardError};
+use clap::Subcommand;
 use sea_orm::DatabaseConnection;
 
-use super::{database, environment, log, quiet_filter};
+use super::{args::JsonArgs, database, environment, log, quiet_filter};
 use crate::{
-    commands::cli::{Common, Guard},
+    commands::cli::Common,
     exit::{Exit, Failure},
     host::identity::operator_name,
     output::{json as say_json, line as say},
@@ -15,14 +16,31 @@ use crate::{
     telemetry::LogOutput,
 };
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Guard) -> Result<(), Failure> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum GuardCommand {
+    /// Install or update the panel guard; needs the login that owns the wallet ledger
+    #[command(after_help = "Example:\n  billing-daemon guard install")]
+    Install,
+    /// Remove the panel guard, and nothing else
+    #[command(after_help = "Example:\n  billing-daemon guard remove")]
+    Remove {
+        /// Remove it although a daemon is alive, which may then stop billing
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show the status of the panel guard; exit 1 if it is off
+    #[command(after_help = "Example:\n  billing-daemon guard status --json")]
+    Status(JsonArgs),
+}
+
+pub(super) async fn execute(common: &Common, plugins: &Plugins, action: GuardCommand) -> Result<(), Failure> {
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let PanelDatabase { db, .. } = panel_database::open(&database).await?;
     match action {
-        Guard::Install => install(&db).await,
-        Guard::Remove { force } => {
+        GuardCommand::Install => install(&db).await,
+        GuardCommand::Remove { force } => {
             let was_there = panel_guard::remove(&db, &operator_name(), force)
                 .await
                 .map_err(|error| failed("remove the panel guard", error))?;
@@ -33,7 +51,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Guard) -
             });
             Ok(())
         }
-        Guard::Status { json } => status(&db, json).await,
+        GuardCommand::Status(format) => status(&db, format.json).await,
     }
 }
 

@@ -1,15 +1,17 @@
 //! `holds`: the held instances, and what operators decide about them.
 
+use billing_jobs::hold::Reason;
 use billing_scheduler::{Clock, SystemClock};
 use chrono::{DateTime, SecondsFormat, Utc};
+use clap::{Args, Subcommand};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
 
-use super::{database, environment, log, quiet_filter, width};
+use super::{args::parse_time, database, environment, log, quiet_filter, width};
 use crate::output::table::table;
 use crate::panel_database;
 use crate::{
-    commands::cli::{Common, Decision, Holds, HoldsList},
+    commands::cli::Common,
     escape::escaped,
     exit::{Exit, Failure},
     holds::{Acceptance, Filter, HeldInstance, Pages, accept, write_off},
@@ -21,19 +23,83 @@ use crate::{
     telemetry::LogOutput,
 };
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum HoldsCommand {
+    /// List every held instance, the amount due, and what to do about it
+    #[command(after_help = "Example:\n  billing-daemon holds list --reason no_price --csv")]
+    List(HoldsListArgs),
+    /// Accept the holds of instances, so that they are no longer counted as problems
+    #[command(
+        after_help = "Example:\n  billing-daemon holds accept web-1 --reason 'free' --until 2027-03-01"
+    )]
+    Accept {
+        #[command(flatten)]
+        decision: DecisionArgs,
+        /// End of the acceptance [default: when the hold is closed]
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
+        until: Option<DateTime<Utc>>,
+    },
+    /// Close the holds of deleted instances; their hours are never charged
+    #[command(after_help = "Example:\n  billing-daemon holds write-off web-1 --reason 'customer left'")]
+    WriteOff {
+        #[command(flatten)]
+        decision: DecisionArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HoldsListArgs {
+    /// Only instances that are held for this reason
+    #[arg(long, value_name = "REASON", value_parser = parse_reason)]
+    reason: Option<Reason>,
+    /// Only instances of this organization: its id, slug or name
+    #[arg(long, value_name = "ORGANIZATION")]
+    organization: Option<String>,
+    /// Print one JSON array
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Print CSV with a header line
+    #[arg(long)]
+    csv: bool,
+}
+
+/// An operator's decision about holds.
+#[derive(Debug, Args)]
+pub(crate) struct DecisionArgs {
+    /// The held instances: an id, or a label that is unique among held instances
+    #[arg(value_name = "INSTANCE", required = true)]
+    instances: Vec<String>,
+    /// Reason, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Print one JSON object for each instance
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_reason(text: &str) -> Result<Reason, String> {
+    let words = || Reason::ALL.map(Reason::as_str).join(", ");
+    let known = Reason::ALL.into_iter().find(|reason| reason.as_str() == text);
+    known.ok_or_else(|| format!("use one of {}", words()))
+}
+
 /// From this width on ids and organizations are printed.
 const WIDE: usize = 120;
 const CSV_HEAD: &str = "reason,since,instance,label,deleted,organization,organization_name,hours,amount,currency,detail,advice,\
                         accepted_by,accepted_until,accepted_note";
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Holds) -> Result<(), Failure> {
+pub(super) async fn execute(
+    common: &Common,
+    plugins: &Plugins,
+    action: &HoldsCommand,
+) -> Result<(), Failure> {
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let db = panel_database::open_without_retry(&database).await?.db;
     match action {
-        Holds::List(options) => list(&db, options).await,
-        Holds::Accept { decision, until } => {
+        HoldsCommand::List(options) => list(&db, options).await,
+        HoldsCommand::Accept { decision, until } => {
             if until.is_some_and(|until| until <= now()) {
                 return Err(Failure::new(Exit::Usage, "`--until` is in the past"));
             }
@@ -51,7 +117,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Holds) 
             }
             Ok(())
         }
-        Holds::WriteOff { decision } => {
+        HoldsCommand::WriteOff { decision } => {
             let holds = write_off(&db, &decision.instances, &operator_name(), &decision.reason).await?;
             for hold in &holds {
                 let amount = hold.amount().unwrap_or_else(|| "an unknown amount".to_owned());
@@ -62,7 +128,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Holds) 
     }
 }
 
-fn report(decision: &Decision, instance: &str, label: &str, outcome: &str) {
+fn report(decision: &DecisionArgs, instance: &str, label: &str, outcome: &str) {
     if decision.json {
         say_json(&json!({ "instance": instance, "label": label, "outcome": outcome }));
     } else {
@@ -70,7 +136,7 @@ fn report(decision: &Decision, instance: &str, label: &str, outcome: &str) {
     }
 }
 
-async fn list(db: &DatabaseConnection, options: &HoldsList) -> Result<(), Failure> {
+async fn list(db: &DatabaseConnection, options: &HoldsListArgs) -> Result<(), Failure> {
     let failed = |error| Failure::database("read the holds", &error);
     let organization = match &options.organization {
         Some(name) => Some(subjects::organization(db, name).await?),
@@ -93,7 +159,7 @@ async fn list(db: &DatabaseConnection, options: &HoldsList) -> Result<(), Failur
 
 /// The list as far as it is printed.
 struct Shown<'a> {
-    options: &'a HoldsList,
+    options: &'a HoldsListArgs,
     width: usize,
     listed: usize,
     reason: Option<String>,

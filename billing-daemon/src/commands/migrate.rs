@@ -1,12 +1,13 @@
 //! `migrate`: the schema, up, down, and how it stands.
 
 use billing_store::audit_log::{self, AuditEvent};
+use clap::Subcommand;
 use sea_orm::DatabaseConnection;
 use serde_json::json;
 
 use super::{database, environment, log, quiet_filter};
 use crate::{
-    commands::cli::{Common, Migrate},
+    commands::cli::Common,
     exit::{Exit, Failure},
     host::identity::operator_name,
     output::line as say,
@@ -15,14 +16,35 @@ use crate::{
 };
 use billing_store::Pool;
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Migrate) -> Result<(), Failure> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum MigrateCommand {
+    /// Apply every pending migration
+    #[command(after_help = "Example:\n  billing-daemon migrate up")]
+    Up,
+    /// Drop what `migrate up` created, with every charge; other tables stay
+    #[command(after_help = "Example:\n  billing-daemon migrate down --yes")]
+    Down {
+        /// Confirm the deletion
+        #[arg(long)]
+        yes: bool,
+    },
+    /// List the migrations, applied and pending
+    #[command(after_help = "Example:\n  billing-daemon migrate status")]
+    Status,
+}
+
+pub(super) async fn execute(
+    common: &Common,
+    plugins: &Plugins,
+    action: MigrateCommand,
+) -> Result<(), Failure> {
     let environment = environment(common)?;
     let mut database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    if action == Migrate::Up {
+    if action == MigrateCommand::Up {
         database = database.creating();
     }
-    if action == (Migrate::Down { yes: false }) {
+    if action == (MigrateCommand::Down { yes: false }) {
         let message = "this deletes the record of every charge, meter and hold, and those of the panel's tables that `migrate up` \
                        created, with their rows (tables that existed before stay): say `billing-daemon migrate down --yes` if \
                        you mean it";
@@ -30,15 +52,15 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: Migrate)
     }
     let db = database.connect(Pool::Single).await?;
     match action {
-        Migrate::Up => {
+        MigrateCommand::Up => {
             let applied = migration::up(&db, None).await?;
             if !applied.is_empty() {
                 on_record(&db, &applied).await?;
             }
             report("applied", &applied);
         }
-        Migrate::Down { .. } => report("undone", &migration::down(&db, None).await?),
-        Migrate::Status => {
+        MigrateCommand::Down { .. } => report("undone", &migration::down(&db, None).await?),
+        MigrateCommand::Status => {
             for (name, applied) in migration::status(&db).await? {
                 say(format!("{}  {name}", if applied { "applied" } else { "pending" }));
             }

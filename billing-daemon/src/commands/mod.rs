@@ -3,6 +3,7 @@
 mod accept_restore;
 mod adopt;
 mod approvals;
+mod args;
 mod audit;
 mod bill;
 mod bill_report;
@@ -58,11 +59,11 @@ const LOCAL_CONFIG: &str = "jobs.toml";
 pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> {
     let common = &cli.common;
     match cli.command {
-        Command::Run { log_file, .. } => run::execute(common, plugins, log_file.as_deref()).await,
+        Command::Run(options) => run::execute(common, plugins, &options).await,
         Command::Service { action } => service::execute(action),
         Command::Doctor(options) => doctor::execute(common, plugins, &options).await,
         Command::Charges { action } => charges::execute(common, plugins, action).await,
-        Command::Status { json } => status::execute(common, plugins, json).await,
+        Command::Status(format) => status::execute(common, plugins, format).await,
         Command::Jobs { action } => jobs::execute(common, plugins, &action).await,
         Command::Runs { action } => runs::execute(common, plugins, &action).await,
         Command::Demo(demo) => demo::execute(common, &demo).await,
@@ -75,8 +76,8 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
             completions::execute(shell);
             Ok(())
         }
-        Command::Version { json } => {
-            version::execute(json);
+        Command::Version(format) => {
+            version::execute(format);
             Ok(())
         }
         Command::Man { dir } => man::execute(dir.as_deref()),
@@ -84,10 +85,10 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
         Command::Bill(bill) => bill::execute(common, plugins, &bill).await,
         Command::Holds { action } => holds::execute(common, plugins, &action).await,
         Command::Adopt(options) => adopt::execute(common, plugins, &options).await,
-        Command::Release { json } => release::execute(common, plugins, json).await,
+        Command::Release(format) => release::execute(common, plugins, format).await,
         Command::Guard { action } => guard::execute(common, plugins, action).await,
         Command::AcceptRestore => accept_restore::execute(common, plugins).await,
-        Command::Audit { json } => audit::execute(common, plugins, json).await,
+        Command::Audit(format) => audit::execute(common, plugins, format).await,
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     log, quiet_filter,
 };
 use crate::{
-    commands::cli::Common,
+    commands::{args::JsonArgs, cli::Common},
     exit::Failure,
     host::identity::operator_name,
     output::{json as say_json, layout as say_lines},
@@ -19,7 +19,7 @@ use crate::{
     telemetry::LogOutput,
 };
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> Result<(), Failure> {
+pub(super) async fn execute(common: &Common, plugins: &Plugins, format: JsonArgs) -> Result<(), Failure> {
     let environment = environment(common)?;
     let database = database(common, plugins, &environment)?;
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
@@ -27,7 +27,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
     let presence = PanelPresence::detect(&opened).await?;
     let biller = Biller::new(opened.db, opened.panel, BillingSettings::default());
     let release = biller.release(&operator_name()).await.map_err(failed)?;
-    if json {
+    if format.json {
         say_json(&json!({
             "anchors": release.anchors,
             "cycles": release.cycles,

@@ -1,7 +1,8 @@
 //! `run`: the daemon.
 
-use std::path::Path;
+use std::path::PathBuf;
 
+use clap::Args;
 use tracing::info;
 
 use super::{built_in_notice, config_of, environment, log_without, reach, required, source};
@@ -14,13 +15,20 @@ use crate::{
     telemetry::{self, LogOutput, concealed::Concealed, otel::Traces},
 };
 
-pub(super) async fn execute(
-    common: &Common,
-    plugins: &Plugins,
-    log_file: Option<&Path>,
-) -> Result<(), Failure> {
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Log to this file instead of the standard streams; it is rotated at 10 MiB, and nine old files are kept
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+    /// Report to the service manager of Windows, which started this process
+    #[cfg(windows)]
+    #[arg(long, hide = true)]
+    pub(crate) as_service: bool,
+}
+
+pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &RunArgs) -> Result<(), Failure> {
     // Before anything can go wrong that somebody should read there.
-    if let Some(file) = log_file {
+    if let Some(file) = &options.log_file {
         telemetry::to_file(file, common.log_format);
     }
     let environment = environment(common)?;

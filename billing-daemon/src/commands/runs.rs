@@ -1,25 +1,64 @@
 //! `runs`: what ran, and what did not.
 
-use billing_scheduler::{RunFilter, RunRow};
+use billing_scheduler::{RunFilter, RunRow, RunStatus};
+use clap::Subcommand;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::{
+    args::{JsonArgs, Since, parse_since},
     jobs::{Session, instant, shown},
     width,
 };
 use crate::output::table::table;
 use crate::{
-    commands::cli::{Common, Runs},
+    commands::cli::Common,
     escape::escaped,
     exit::{Exit, Failure},
     output::{json as say_json, layout as say_lines},
     plugins::Plugins,
 };
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Runs) -> Result<(), Failure> {
+#[derive(Debug, Subcommand)]
+pub(crate) enum RunsCommand {
+    /// List runs, and scheduled times without a run, newest first
+    #[command(after_help = "Example:\n  billing-daemon runs list --job billing --since 2d")]
+    List {
+        /// Only runs of this job
+        #[arg(long, value_name = "NAME")]
+        job: Option<String>,
+        /// Only runs with this status: done, retrying, dead, interrupted, skipped, missed, paused or rescheduled
+        #[arg(long, value_name = "STATUS", value_parser = parse_status)]
+        status: Option<RunStatus>,
+        /// Only runs that started since this time, or within this duration
+        #[arg(long, value_name = "TIME|DURATION", value_parser = parse_since)]
+        since: Option<Since>,
+        /// Maximum number of rows; 0 for all
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show everything about one run
+    #[command(after_help = "Example:\n  billing-daemon runs show 0199a6b2-7c1e-7d30-9c1f-2b7f0d8e4a55")]
+    Show {
+        /// The run's id
+        id: Uuid,
+        #[command(flatten)]
+        format: JsonArgs,
+    },
+}
+
+fn parse_status(text: &str) -> Result<RunStatus, String> {
+    let words = || RunStatus::ALL.map(RunStatus::as_str).join(", ");
+    RunStatus::of(text).ok_or_else(|| format!("use one of {}", words()))
+}
+
+pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &RunsCommand) -> Result<(), Failure> {
     let desk = Session::open(common, plugins, None).await?;
     match action {
-        Runs::List { job, status, since, limit, json } => {
+        RunsCommand::List { job, status, since, limit, json } => {
             let filter = RunFilter {
                 job: job.clone(),
                 status: *status,
@@ -34,7 +73,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Runs) -
                 say_lines(in_table(&rows, true, width()).trim_end());
             }
         }
-        Runs::Show { id, json } => {
+        RunsCommand::Show { id, format } => {
             let filter = RunFilter { id: Some(*id), ..RunFilter::default() };
             let Some(row) = desk.runs(&filter).await?.pop() else {
                 return Err(Failure::new(
@@ -42,7 +81,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Runs) -
                     format!("there is no run {id}: `runs list` shows some"),
                 ));
             };
-            if *json { say_json(&run_in_json(&row)) } else { say_lines(&in_words(&row)) }
+            if format.json { say_json(&run_in_json(&row)) } else { say_lines(&in_words(&row)) }
         }
     }
     Ok(())

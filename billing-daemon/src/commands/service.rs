@@ -6,9 +6,10 @@ use std::{
     process::Command,
 };
 
+use clap::{Args, Subcommand};
+
 use super::complain;
 use crate::{
-    commands::cli::Service,
     exit::{Exit, Failure},
     host::platform::uid,
     output::line as say,
@@ -29,13 +30,46 @@ const UNIT_FOLDERS: [&str; 5] = [
     "/lib/systemd/system",
 ];
 
-pub(super) fn execute(service: Service) -> Result<(), Failure> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// Install the service, so that the system starts the daemon at each boot; does not start it now
+    #[command(after_help = "Example:\n  sudo billing-daemon service install")]
+    Install(ServiceScope),
+    /// Stop the service and remove what `install` wrote; configuration and data stay
+    #[command(after_help = "Example:\n  sudo billing-daemon service uninstall")]
+    Uninstall(ServiceScope),
+    /// Start the service
+    #[command(after_help = "Example:\n  billing-daemon service start --user")]
+    Start(ServiceScope),
+    /// Stop the service; runs in progress are completed first
+    #[command(after_help = "Example:\n  sudo billing-daemon service stop")]
+    Stop(ServiceScope),
+    /// Show what the service manager reports; exit 1 unless the service runs
+    #[command(after_help = "Example:\n  billing-daemon service status")]
+    Status(ServiceScope),
+}
+
+/// Whose service on which platform, and whether anything is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
+pub(crate) struct ServiceScope {
+    /// Use a service of this user, which needs no root
+    #[arg(long)]
+    user: bool,
+    /// Print what would be written and run, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Simulate another platform
+    #[arg(long, value_name = "SYSTEM", value_enum, requires = "dry_run", hide = true)]
+    system: Option<System>,
+}
+
+pub(super) fn execute(service: ServiceCommand) -> Result<(), Failure> {
     let (action, place) = match service {
-        Service::Install(place) => (Action::Install, place),
-        Service::Uninstall(place) => (Action::Uninstall, place),
-        Service::Start(place) => (Action::Start, place),
-        Service::Stop(place) => (Action::Stop, place),
-        Service::Status(place) => (Action::Status, place),
+        ServiceCommand::Install(place) => (Action::Install, place),
+        ServiceCommand::Uninstall(place) => (Action::Uninstall, place),
+        ServiceCommand::Start(place) => (Action::Start, place),
+        ServiceCommand::Stop(place) => (Action::Stop, place),
+        ServiceCommand::Status(place) => (Action::Status, place),
     };
     let here = System::current();
     let system = place.system.or(here).ok_or_else(|| {

@@ -2,7 +2,7 @@
 
 use super::{built_in_notice, complain, config_of, database, environment, log, quiet_filter, source, width};
 use crate::{
-    commands::cli::Common,
+    commands::{args::JsonArgs, cli::Common},
     exit::{Exit, Failure},
     output::{json as say_json, layout as say_lines},
     panel_database,
@@ -11,7 +11,7 @@ use crate::{
     telemetry::LogOutput,
 };
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> Result<(), Failure> {
+pub(super) async fn execute(common: &Common, plugins: &Plugins, format: JsonArgs) -> Result<(), Failure> {
     let environment = environment(common)?;
     let source = source(common, plugins, &environment)?;
     let config = config_of(common, &source)?;
@@ -23,7 +23,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, json: bool) -> R
     log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
     let opened = panel_database::open_without_retry(&database).await?;
     let status = status::read(&opened, &expected).await?;
-    if json {
+    if format.json {
         say_json(&(status));
     } else {
         say_lines(status::in_words(&status, width()).trim_end());

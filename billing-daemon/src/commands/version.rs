@@ -1,14 +1,18 @@
 //! `version`: what this program is.
 
-use crate::output::{json as say_json, line as say};
 use serde_json::json;
+
+use crate::{
+    commands::args::JsonArgs,
+    output::{json as say_json, line as say},
+};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const TARGET: &str = env!("BUILD_TARGET");
 const PROFILE: &str = env!("BUILD_PROFILE");
 
-pub(super) fn execute(as_json: bool) {
-    if as_json {
+pub(super) fn execute(format: JsonArgs) {
+    if format.json {
         say_json(&json!({
             "version": VERSION,
             "target": TARGET,

@@ -11,6 +11,7 @@ use billing_jobs::{
 };
 use billing_store::begin_read;
 use chrono::{DateTime, Utc};
+use clap::Args;
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, PaginatorTrait, QueryFilter, QuerySelect};
 use serde_json::json;
 
@@ -19,7 +20,7 @@ use super::{
     engine, environment, log, quiet_filter, seconds, warn_of,
 };
 use crate::{
-    commands::cli::{self, Common},
+    commands::cli::Common,
     config::{DaemonSettings, environment::Environment},
     exit::{Exit, Failure},
     output::{json as say_json, line as say},
@@ -27,6 +28,22 @@ use crate::{
     telemetry::LogOutput,
 };
 use billing_store::{Database, DatabaseUrl, Pool};
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Number of instances; there is one organization for five of them
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=5_000_000))]
+    instances: u32,
+    /// Seed of the generated fleet; the same seed generates the same fleet
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// An empty database to use instead of a temporary file
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
 
 /// What the demo showed.
 struct Shown {
@@ -37,7 +54,7 @@ struct Shown {
     reasons: BTreeMap<String, i64>,
 }
 
-pub(super) async fn execute(common: &Common, options: &cli::Demo) -> Result<(), Failure> {
+pub(super) async fn execute(common: &Common, options: &DemoArgs) -> Result<(), Failure> {
     let environment = environment(common)?;
     let place = Place::of(options)?;
     let done = execute_at(&place, &environment, common, options).await;
@@ -52,7 +69,7 @@ async fn execute_at(
     place: &Place,
     environment: &Environment,
     common: &Common,
-    options: &cli::Demo,
+    options: &DemoArgs,
 ) -> Result<(), Failure> {
     let database = super::reach(common, &place.url, &DaemonSettings::default())?.creating();
     log(common, LogOutput::Stderr, &quiet_filter(environment), Some(&database))?;
@@ -89,7 +106,7 @@ struct Place {
 }
 
 impl Place {
-    fn of(options: &cli::Demo) -> Result<Self, Failure> {
+    fn of(options: &DemoArgs) -> Result<Self, Failure> {
         let bad = |error: &dyn std::fmt::Display| Failure::new(Exit::Configuration, error);
         if let Some(url) = &options.database_url {
             let url: DatabaseUrl = url.parse().map_err(|error| bad(&error))?;
@@ -133,7 +150,7 @@ async fn refuse_what_is_in_use(opened: &PanelDatabase) -> Result<(), Failure> {
     }
 }
 
-async fn show(opened: &PanelDatabase, database: &Database, options: &cli::Demo) -> Result<Shown, Failure> {
+async fn show(opened: &PanelDatabase, database: &Database, options: &DemoArgs) -> Result<Shown, Failure> {
     let biller = Biller::new(opened.db.clone(), opened.panel, BillingSettings::default());
     let as_of =
         biller.now().await.map_err(|error| Failure::database("ask the database for its time", &error))?;
@@ -188,7 +205,7 @@ async fn reasons(opened: &PanelDatabase) -> Result<BTreeMap<String, i64>, DbErr>
     Ok(counted.into_iter().collect())
 }
 
-fn report(options: &cli::Demo, engine: &str, place: &Place, shown: &Shown) {
+fn report(options: &DemoArgs, engine: &str, place: &Place, shown: &Shown) {
     let Shown { first, took, second, audit, reasons } = shown;
     say(format!(
         "A made-up fleet of {} machines of {} organizations, on {engine}",

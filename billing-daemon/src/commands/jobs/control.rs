@@ -3,13 +3,15 @@
 use std::time::{Duration, Instant};
 
 use billing_scheduler::{ControlReceipt, Pause, RunFilter, RunRow, RunStatus};
+use chrono::{DateTime, Utc};
+use clap::Args;
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{Session, shown, store_failure};
 use crate::{
     commands::{
-        cli::{self, Asked, Cancel, Replay, Trigger},
+        args::parse_time,
         complain,
         runs::{run_in_json, sentence},
     },
@@ -17,6 +19,88 @@ use crate::{
     output::{json as say_json, line as say},
     status::{daemons_alive, jobs::JobOverview},
 };
+
+/// The arguments of every request to a job.
+#[derive(Debug, Args)]
+pub(crate) struct RequestArgs {
+    /// The job's name
+    #[arg(value_name = "NAME")]
+    job: String,
+    /// Author of the request, for the audit log [default: the user and the host]
+    #[arg(long = "as", value_name = "NAME")]
+    by: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl RequestArgs {
+    pub(super) fn by(&self) -> Option<&str> {
+        self.by.as_deref()
+    }
+}
+
+/// The arguments of a request that needs a reason.
+#[derive(Debug, Args)]
+pub(crate) struct PauseArgs {
+    #[command(flatten)]
+    pub(super) request: RequestArgs,
+    /// Reason, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+/// The arguments of a request that may have a reason.
+#[derive(Debug, Args)]
+pub(crate) struct CancelArgs {
+    #[command(flatten)]
+    pub(super) request: RequestArgs,
+    /// Reason, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TriggerArgs {
+    #[command(flatten)]
+    pub(super) request: RequestArgs,
+    /// Reason, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Run the job although it is paused
+    #[arg(long)]
+    force: bool,
+    /// Wait for the run and print its result; exit 1 unless it is done
+    #[arg(long)]
+    wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    #[command(flatten)]
+    pub(super) request: RequestArgs,
+    /// The scheduled time, as `runs list` prints it or in RFC 3339
+    #[arg(value_name = "TIME", num_args = 1..=3, required = true)]
+    scheduled_time: Vec<String>,
+    /// Run it although it is done already
+    #[arg(long)]
+    again: bool,
+    /// Reason, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Wait for the run and print its result; exit 1 unless it is done
+    #[arg(long)]
+    wait: bool,
+}
+
+impl ReplayArgs {
+    /// The scheduled time, which a shell splits at its spaces.
+    pub(crate) fn at(&self) -> Result<DateTime<Utc>, Failure> {
+        let text = self.scheduled_time.join(" ");
+        parse_time(&text)
+            .map_err(|problem| Failure::new(Exit::Usage, format!("invalid time `{text}`: {problem}")))
+    }
+}
 
 /// What becomes of a request without a daemon.
 const NO_DAEMON: &str =
@@ -28,40 +112,44 @@ const PATIENCE: Duration = Duration::from_hours(1);
 /// What a run may take longer than its timeout: it is begun within seconds, and abandoned if it does not stop.
 const MARGIN: Duration = Duration::from_mins(2);
 
-pub(super) async fn pause(desk: &Session, options: &cli::Pause) -> Result<(), Failure> {
-    let name = &options.asked.job;
+pub(super) async fn pause(desk: &Session, options: &PauseArgs) -> Result<(), Failure> {
+    let name = &options.request.job;
     desk.job(name).await?;
     let receipt = desk.control.pause(name, &options.reason).await.map_err(store_failure)?;
-    told(&options.asked, receipt, "paused: a run under way goes on, and nothing begins until `jobs resume`");
+    told(
+        &options.request,
+        receipt,
+        "paused: a run under way goes on, and nothing begins until `jobs resume`",
+    );
     Ok(())
 }
 
-pub(super) async fn resume(desk: &Session, options: &Cancel) -> Result<(), Failure> {
-    let name = &options.asked.job;
+pub(super) async fn resume(desk: &Session, options: &CancelArgs) -> Result<(), Failure> {
+    let name = &options.request.job;
     desk.job(name).await?;
     let receipt = desk.control.resume(name, options.reason.as_deref()).await.map_err(store_failure)?;
-    told(&options.asked, receipt, "resumed: what came meanwhile is recorded as paused and not run");
+    told(&options.request, receipt, "resumed: what came meanwhile is recorded as paused and not run");
     Ok(())
 }
 
-pub(super) async fn cancel(desk: &Session, options: &Cancel) -> Result<(), Failure> {
-    let name = &options.asked.job;
+pub(super) async fn cancel(desk: &Session, options: &CancelArgs) -> Result<(), Failure> {
+    let name = &options.request.job;
     desk.job(name).await?;
     let receipt = desk.control.cancel(name, options.reason.as_deref()).await.map_err(store_failure)?;
-    told(&options.asked, receipt, "cancelled: the run under way is asked to stop, and is not run again");
+    told(&options.request, receipt, "cancelled: the run under way is asked to stop, and is not run again");
     Ok(())
 }
 
-pub(super) async fn reset(desk: &Session, options: &cli::Pause) -> Result<(), Failure> {
-    let name = &options.asked.job;
+pub(super) async fn reset(desk: &Session, options: &PauseArgs) -> Result<(), Failure> {
+    let name = &options.request.job;
     desk.job(name).await?;
     let receipt = desk.control.reset(name, &options.reason).await.map_err(store_failure)?;
-    told(&options.asked, receipt, "reset: a daemon continues its schedule from the present within 2 s");
+    told(&options.request, receipt, "reset: a daemon continues its schedule from the present within 2 s");
     Ok(())
 }
 
 /// Says what became of a request.
-fn told(asked: &Asked, receipt: ControlReceipt, done: &str) {
+fn told(asked: &RequestArgs, receipt: ControlReceipt, done: &str) {
     let (changed, why) = match receipt {
         ControlReceipt::Accepted => (true, done.to_owned()),
         ControlReceipt::Unchanged(why) => (false, format!("nothing to do: {why}")),
@@ -73,17 +161,17 @@ fn told(asked: &Asked, receipt: ControlReceipt, done: &str) {
     }
 }
 
-pub(super) async fn trigger(desk: &Session, options: &Trigger) -> Result<(), Failure> {
-    let job = desk.job(&options.asked.job).await?;
+pub(super) async fn trigger(desk: &Session, options: &TriggerArgs) -> Result<(), Failure> {
+    let job = desk.job(&options.request.job).await?;
     if let Some(pause) = job.paused.as_ref().filter(|_| !options.force) {
         return Err(Failure::new(Exit::Usage, needs_force(&job.name, pause)));
     }
     let id = desk.control.run_now(&job.name, options.reason.as_deref()).await.map_err(store_failure)?;
-    asked_for(desk, &job, &options.asked, options.wait, id).await
+    asked_for(desk, &job, &options.request, options.wait, id).await
 }
 
-pub(super) async fn replay(desk: &Session, options: &Replay) -> Result<(), Failure> {
-    let job = desk.job(&options.asked.job).await?;
+pub(super) async fn replay(desk: &Session, options: &ReplayArgs) -> Result<(), Failure> {
+    let job = desk.job(&options.request.job).await?;
     let at = options.at()?;
     if at > desk.clock.now() {
         return Err(Failure::new(Exit::Usage, format!("{} UTC is still to come", shown(at))));
@@ -108,14 +196,14 @@ pub(super) async fn replay(desk: &Session, options: &Replay) -> Result<(), Failu
         return Err(Failure::new(Exit::Usage, message));
     }
     let id = desk.control.replay(&job.name, at, options.reason.as_deref()).await.map_err(store_failure)?;
-    asked_for(desk, &job, &options.asked, options.wait, id).await
+    asked_for(desk, &job, &options.request, options.wait, id).await
 }
 
 /// Reports what was requested, or waits until it has ended.
 async fn asked_for(
     desk: &Session,
     job: &JobOverview,
-    asked: &Asked,
+    asked: &RequestArgs,
     wait: bool,
     id: Uuid,
 ) -> Result<(), Failure> {
@@ -169,4 +257,27 @@ async fn answer(desk: &Session, id: Uuid, patience: Duration) -> Result<Option<R
         tokio::time::sleep(LOOK).await;
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::commands::{
+        cli::{Cli, Command},
+        jobs::JobsCommand,
+    };
+
+    #[test]
+    fn replay_accepts_unquoted_times() {
+        for text in ["2026-11-22T12:00:00Z", "2026-11-22 12:00:00", "2026-11-22 12:00:00 UTC"] {
+            let line = format!("billing-daemon jobs replay billing {text} --wait");
+            let parsed = Cli::try_parse_from(line.split(' ')).expect("valid");
+            let Command::Jobs { action: JobsCommand::Replay(replay) } = parsed.command else {
+                panic!("{line}")
+            };
+            assert_eq!(replay.at().ok(), parse_time("2026-11-22T12:00:00Z").ok(), "{line}");
+        }
+    }
 }

@@ -2,20 +2,34 @@
 
 use billing_scheduler::{RunFilter, RunRow, RunStatus, Schedule};
 use chrono::{DateTime, TimeDelta, Utc};
+use clap::Args;
 use serde_json::json;
 
 use super::{Session, shown};
 use crate::{
-    commands::{cli::Explain, runs::outcome},
+    commands::{args::parse_time, runs::outcome},
     exit::Failure,
     output::line as say,
     status::{daemons_alive, jobs::JobOverview},
 };
 
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The job's name
+    #[arg(value_name = "NAME")]
+    job: String,
+    /// The scheduled time [default: the latest]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    at: Option<DateTime<Utc>>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
 /// So long a run may take to begin.
 const JUST_NOW: TimeDelta = TimeDelta::seconds(3);
 
-pub(super) async fn execute(desk: &Session, options: &Explain) -> Result<(), Failure> {
+pub(super) async fn execute(desk: &Session, options: &ExplainArgs) -> Result<(), Failure> {
     let (job, now) = (desk.job(&options.job).await?, desk.clock.now());
     let latest = || job.spec.as_ref().and_then(|spec| spec.schedule.last_until(now).ok().flatten());
     let at = options.at.or_else(latest).or_else(|| job.last.as_ref().map(|last| last.run.scheduled_at));

@@ -10,11 +10,17 @@ use std::sync::Arc;
 
 use billing_scheduler::{Clock, Control, JobSpec, RunFilter, RunRow, Store, StoreError, SystemClock};
 use chrono::{DateTime, SecondsFormat, Utc};
+use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{database, environment, log, quiet_filter, runs::run_in_json, source};
+use self::{
+    control::{CancelArgs, PauseArgs, ReplayArgs, TriggerArgs},
+    explain::ExplainArgs,
+    next::NextArgs,
+};
+use super::{args::JsonArgs, database, environment, log, quiet_filter, runs::run_in_json, source};
 use crate::{
-    commands::cli::{Common, Jobs},
+    commands::cli::Common,
     config::did_you_mean,
     exit::{Exit, Failure},
     host::identity::{Identity, operator_name},
@@ -25,30 +31,65 @@ use crate::{
 };
 use billing_store::{QueryFailed, SeaOrmStore};
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &Jobs) -> Result<(), Failure> {
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobsCommand {
+    /// List every job, its next run and the result of its last run
+    #[command(
+        after_help = "Example:\n  billing-daemon jobs list --json | jq -r '.[] | select(.late) | .job'"
+    )]
+    List {
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one job and its last runs
+    #[command(after_help = "Example:\n  billing-daemon jobs show billing")]
+    Show {
+        /// The job's name
+        #[arg(value_name = "NAME")]
+        job: String,
+        #[command(flatten)]
+        format: JsonArgs,
+    },
+    /// Print the next scheduled times of a job or of a cron expression
+    #[command(after_help = "Example:\n  billing-daemon jobs next --cron '30 2 * * *' --from 2027-03-27")]
+    Next(NextArgs),
+    /// Pause a job until it is resumed; a run in progress continues
+    #[command(after_help = "Example:\n  billing-daemon jobs pause billing --reason 'prices are wrong'")]
+    Pause(PauseArgs),
+    /// Resume a paused job at its next scheduled time
+    #[command(after_help = "Example:\n  billing-daemon jobs resume billing")]
+    Resume(CancelArgs),
+    /// Run a job once now, in addition to its schedule
+    #[command(after_help = "Example:\n  billing-daemon jobs trigger billing --wait")]
+    Trigger(TriggerArgs),
+    /// Stop a job's run in progress, drop its retry, or withdraw open requests
+    #[command(after_help = "Example:\n  billing-daemon jobs cancel billing --reason 'wrong prices'")]
+    Cancel(CancelArgs),
+    /// Run one past scheduled time of a job again
+    #[command(after_help = "Example:\n  billing-daemon jobs replay billing 2026-11-22T15:00:00Z --wait")]
+    Replay(ReplayArgs),
+    /// Continue a job's schedule from now, after a clock that was ahead was corrected
+    #[command(after_help = "Example:\n  billing-daemon jobs reset billing --reason 'clock was a year ahead'")]
+    Reset(PauseArgs),
+    /// Explain why a job did not run, or how its run ended
+    #[command(after_help = "Example:\n  billing-daemon jobs explain billing --at 2026-11-22T15:00:00Z")]
+    Explain(ExplainArgs),
+}
+
+pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &JobsCommand) -> Result<(), Failure> {
+    let open = async |by: Option<&str>| Session::open(common, plugins, by).await;
     match action {
-        Jobs::Next(options) => next::execute(common, plugins, options),
-        Jobs::List { json } => list::list(&Session::open(common, plugins, None).await?, *json).await,
-        Jobs::Show { job, json } => {
-            list::show(&Session::open(common, plugins, None).await?, job, *json).await
-        }
-        Jobs::Pause(asked) => control::pause(&Session::open(common, plugins, asked.by()).await?, asked).await,
-        Jobs::Resume(asked) => {
-            control::resume(&Session::open(common, plugins, asked.by()).await?, asked).await
-        }
-        Jobs::Cancel(asked) => {
-            control::cancel(&Session::open(common, plugins, asked.by()).await?, asked).await
-        }
-        Jobs::Trigger(asked) => {
-            control::trigger(&Session::open(common, plugins, asked.by()).await?, asked).await
-        }
-        Jobs::Replay(asked) => {
-            control::replay(&Session::open(common, plugins, asked.by()).await?, asked).await
-        }
-        Jobs::Reset(asked) => control::reset(&Session::open(common, plugins, asked.by()).await?, asked).await,
-        Jobs::Explain(options) => {
-            explain::execute(&Session::open(common, plugins, None).await?, options).await
-        }
+        JobsCommand::Next(options) => next::execute(common, plugins, options),
+        JobsCommand::List { json } => list::list(&open(None).await?, *json).await,
+        JobsCommand::Show { job, format } => list::show(&open(None).await?, job, format.json).await,
+        JobsCommand::Pause(options) => control::pause(&open(options.request.by()).await?, options).await,
+        JobsCommand::Resume(options) => control::resume(&open(options.request.by()).await?, options).await,
+        JobsCommand::Cancel(options) => control::cancel(&open(options.request.by()).await?, options).await,
+        JobsCommand::Trigger(options) => control::trigger(&open(options.request.by()).await?, options).await,
+        JobsCommand::Replay(options) => control::replay(&open(options.request.by()).await?, options).await,
+        JobsCommand::Reset(options) => control::reset(&open(options.request.by()).await?, options).await,
+        JobsCommand::Explain(options) => explain::execute(&open(None).await?, options).await,
     }
 }
 

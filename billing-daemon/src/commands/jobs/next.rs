@@ -1,21 +1,41 @@
 //! `jobs next`: when a schedule comes. For a cron text it needs neither a job nor a database nor a file.
 
 use billing_scheduler::{Clock, Schedule, ScheduleError, SystemClock};
-use chrono::{SecondsFormat, SubsecRound, TimeDelta};
+use chrono::{DateTime, SecondsFormat, SubsecRound, TimeDelta, Utc};
+use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
-    commands::{
-        cli::{Common, Next},
-        config, environment,
-    },
+    commands::{args::parse_time, cli::Common, config, environment},
     config::did_you_mean,
     exit::{Exit, Failure},
     output::{json as say_json, layout as say_lines, line as say},
     plugins::Plugins,
 };
 
-pub(super) fn execute(common: &Common, plugins: &Plugins, options: &Next) -> Result<(), Failure> {
+#[derive(Debug, Args)]
+pub(crate) struct NextArgs {
+    /// A job of jobs.toml
+    #[arg(value_name = "NAME", conflicts_with = "cron")]
+    job: Option<String>,
+    /// A cron expression of 5 or 6 fields; needs no jobs.toml
+    #[arg(long, value_name = "TEXT")]
+    cron: Option<String>,
+    /// The time zone of the cron expression [default: UTC]
+    #[arg(long, value_name = "ZONE", requires = "cron")]
+    timezone: Option<String>,
+    /// First instant to consider, included [default: now]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    from: Option<DateTime<Utc>>,
+    /// Number of scheduled times to print
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    count: u32,
+    /// Print one JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn execute(common: &Common, plugins: &Plugins, options: &NextArgs) -> Result<(), Failure> {
     let schedule = match (&options.job, &options.cron) {
         (Some(job), None) => of_job(common, plugins, job)?,
         (None, Some(cron)) => Schedule::cron(cron, options.timezone.as_deref().unwrap_or("UTC"))
