@@ -28,11 +28,10 @@ tree=$(mktemp -d)
 trap 'git worktree remove --force "$tree/base" >/dev/null 2>&1 || true; rm -rf "$tree"; print_steps' EXIT
 git worktree add --quiet --detach "$tree/base" "$base"
 
-# build FOLDER NAME: builds bench-billing of the checkout in FOLDER and copies it to the folder of this script's files.
+# build FOLDER NAME: builds billing-tools of the checkout in FOLDER and copies it to the folder of this script's files.
 build() {
-    (cd "$1" && cargo build --quiet --release --locked --package "$(package_of bench-billing)" --bin bench-billing \
-        --target-dir "$target/$2")
-    cp "$target/$2/release/bench-billing" "$tree/$2-program"
+    (cd "$1" && cargo build --quiet --release --locked --package billing-tools --target-dir "$target/$2")
+    cp "$target/$2/release/billing-tools" "$tree/$2-program"
 }
 target=$PWD/target/bench-gate
 step "build $(git rev-parse --short "$base")" build "$tree/base" base
@@ -40,14 +39,14 @@ step "build $(git rev-parse --short "$base")" build "$tree/base" base
 target=$PWD step "build the working tree" build "$PWD" target
 this=$tree/target-program
 other=$tree/base-program
-"$other" --help | grep -q -- --worker || die "bench-billing of $base has no --worker" "choose a later commit as base"
+"$other" bench-billing --help | grep -q -- --worker || die "bench-billing of $base has no --worker" "choose a later commit as base"
 
-compare() { "$this" --compare "$other" "$@"; }
+compare() { "$this" bench-billing --compare "$other" "$@"; }
 # The instructions of N decisions are those of 2N, minus those of N: the start of the program is not counted.
 instructions_of() {
     local of=()
     for decisions in 2000 4000; do
-        valgrind --tool=callgrind --callgrind-out-file=/dev/null "$1" --decisions $decisions 2>"$tree/callgrind" ||
+        valgrind --tool=callgrind --callgrind-out-file=/dev/null "$1" bench-billing --decisions $decisions 2>"$tree/callgrind" ||
             { cat "$tree/callgrind"; return 1; }
         of+=("$(sed -n 's/.*Collected : \([0-9]*\).*/\1/p' "$tree/callgrind")")
     done

@@ -26,7 +26,7 @@ fi
 
 # The daemon that the end-to-end tests build.
 say "building the daemon"
-cargo build --quiet --locked --package e2e --bin e2e-daemon
+cargo build --quiet --locked --package billing-e2e --bin e2e-daemon
 program=${CARGO_TARGET_DIR:-$PWD/target}/debug/e2e-daemon
 
 work=$(mktemp -d)

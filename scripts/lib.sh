@@ -32,12 +32,3 @@ print_steps() {
     printf '%s\n' "${steps[@]}"
     printf '%9s  total\n' "$(duration $SECONDS)"
 }
-
-# package_of PROGRAM: the package of this workspace that has the program, so that the scripts need not know folders.
-package_of() {
-    cargo metadata --format-version 1 --no-deps | python3 -c '
-import json, sys
-for package in json.load(sys.stdin)["packages"]:
-    if any(target["name"] == sys.argv[1] and "bin" in target["kind"] for target in package["targets"]):
-        print(package["name"])' "$1"
-}

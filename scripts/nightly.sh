@@ -14,12 +14,7 @@ cd "$(dirname "$0")/.."
 
 logs=target/nightly
 skip() { printf 'SKIPPED: %s\n' "$*"; }
-# program NAME ARGUMENTS...: a program of this workspace, in release mode.
-program() {
-    local name=$1
-    shift
-    cargo run --quiet --release --locked --package "$(package_of "$name")" --bin "$name" -- "$@"
-}
+tools() { cargo run --quiet --release --locked --package billing-tools -- "$@"; }
 
 # Each publishable crate is built from its package, as a user of the registry builds it.
 packages() { ./scripts/check-packages.py --verify; }
@@ -58,7 +53,7 @@ model() {
     for variant in "daemons --hours 6" "panel-two-machines --daemons 3" "panel-two-machines --hours 3" \
         "panel-three-daemons --hours 4" "fail-over --daemons 3"; do
         # shellcheck disable=SC2086
-        result=$(program protocol-model $variant --threads "$(getconf _NPROCESSORS_ONLN)" | tail -n 1)
+        result=$(cargo run --quiet --release --locked --package protocol-model -- $variant --threads "$(getconf _NPROCESSORS_ONLN)" | tail -n 1)
         printf '%s\n' "$result"
         [[ $result == *"| holds |"* ]] || { printf 'error: variant %s does not hold\n' "$variant"; code=1; }
     done
@@ -69,7 +64,7 @@ faults() {
     local code=0
     for database in postgres sqlite; do
         for seed in 1 2 3; do
-            program faults --database "$database" --seconds "${NIGHTLY_SECONDS:-600}" --seed "$seed" --json || code=1
+            tools faults --database "$database" --seconds "${NIGHTLY_SECONDS:-600}" --seed "$seed" --json || code=1
         done
     done
     return $code
@@ -79,10 +74,10 @@ faults() {
 benchmarks() {
     local name code=0
     for database in postgres sqlite; do
-        program bench-billing --database "$database" --instances 100000 --json || code=1
+        tools bench-billing --database "$database" --instances 100000 --json || code=1
     done
-    for name in $(cargo metadata --format-version 1 --no-deps | grep -o '"name":"bench-[a-z-]*"' | cut -d '"' -f 4 | sort -u); do
-        [[ $name == bench-billing ]] || program "$name" || code=1
+    for name in $(tools --help | grep -o '^ *bench-[a-z-]*' | sort -u); do
+        [[ $name == bench-billing ]] || tools "$name" || code=1
     done
     cargo bench --locked --package billing-scheduler --bench dispatch -- --jobs 1000,10000 --bursts 4 || code=1
     cargo bench --locked --package billing-scheduler --bench due || code=1

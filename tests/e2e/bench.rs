@@ -5,14 +5,16 @@ use std::{
     process::{Command, Stdio},
 };
 
-use e2e::Program;
+use billing_test_support::Program;
 use serde_json::Value;
 
+const TOOLS: &str = env!("CARGO_BIN_EXE_e2e-tools");
+
 async fn a_small_benchmark_ends_with_one_line_of_json(database: &str) {
-    let program = Program::new(env!("CARGO_BIN_EXE_bench-billing"))
-        .env("PATH", &std::env::var("PATH").unwrap_or_default());
-    let arguments =
-        format!("--database {database} --instances 60 --history 100 --rounds 1 --sample 5 --hours 2 --json");
+    let program = Program::new(TOOLS).env("PATH", &std::env::var("PATH").unwrap_or_default());
+    let arguments = format!(
+        "bench-billing --database {database} --instances 60 --history 100 --rounds 1 --sample 5 --hours 2 --json"
+    );
     let ended = program.run(&arguments).await.expect_code(0);
     let report: Value = serde_json::from_str(&ended.out.join("\n")).expect("one line of JSON");
     assert_eq!(report["database"], database);
@@ -34,9 +36,8 @@ async fn it_measures_postgres() {
 
 #[tokio::test]
 async fn it_measures_what_the_fence_costs() {
-    let program = Program::new(env!("CARGO_BIN_EXE_bench-panel-guard"))
-        .env("PATH", &std::env::var("PATH").unwrap_or_default());
-    let ended = program.run("--rows 20 --rounds 1").await.expect_code(0);
+    let program = Program::new(TOOLS).env("PATH", &std::env::var("PATH").unwrap_or_default());
+    let ended = program.run("bench-panel-guard --rows 20 --rounds 1").await.expect_code(0);
     let report: Value = serde_json::from_str(&ended.out.join("\n")).expect("one line of JSON");
     let figures = [
         "debit_of_ours_us",
@@ -55,8 +56,8 @@ async fn it_measures_what_the_fence_costs() {
 
 #[tokio::test]
 async fn it_measures_how_long_a_job_is_left_alone() {
-    let program = Program::new(env!("CARGO_BIN_EXE_bench-takeover"));
-    let ended = program.run("--database sqlite --rounds 1 --leases 3").await.expect_code(0);
+    let program = Program::new(TOOLS);
+    let ended = program.run("bench-takeover --database sqlite --rounds 1 --leases 3").await.expect_code(0);
     let report: Value = serde_json::from_str(&ended.out.join("\n")).expect("one line of JSON");
     for figure in [
         &report["holder_killed"][0]["s"],
@@ -69,8 +70,17 @@ async fn it_measures_how_long_a_job_is_left_alone() {
 
 #[test]
 fn benchmark_worker_prints_costs_per_round() {
-    let mut worker = Command::new(env!("CARGO_BIN_EXE_bench-billing"))
-        .args(["--workload", "billing", "--database", "sqlite", "--instances", "60", "--worker"])
+    let mut worker = Command::new(TOOLS)
+        .args([
+            "bench-billing",
+            "--workload",
+            "billing",
+            "--database",
+            "sqlite",
+            "--instances",
+            "60",
+            "--worker",
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

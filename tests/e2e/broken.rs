@@ -1,7 +1,7 @@
 //! Databases that are full, damaged, missing or not to be written: each is told with what to do, nothing is lost, and billing
 //! goes on when it can.
 
-use e2e::{
+use billing_test_support::{
     Db, Login, Panel, Postgres, Program, SmallDisk, eventually, on_every_engine, on_variants, process::Signal,
 };
 use rustix::process::{Pid, Resource, Rlimit, prlimit};

@@ -8,7 +8,7 @@ use std::{
 };
 
 use billing_store::{Database, Pool};
-use e2e::{Db, eventually, on_every_engine, process::Signal};
+use billing_test_support::{Db, eventually, on_every_engine, process::Signal};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, Statement};
 
 use crate::daemon::{BILLING, ask, check_all_charged_once, daemon, free_all_jobs, seed};

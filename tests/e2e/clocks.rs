@@ -1,6 +1,6 @@
 //! A database whose clock jumps, in both directions.
 
-use e2e::{Db, Login, Panel, Postgres, eventually, process::Signal};
+use billing_test_support::{Db, Login, Panel, Postgres, eventually, process::Signal};
 
 use crate::daemon::{BILLING, HOURS, ask, check_all_charged_once, check_audit, daemon, seed};
 

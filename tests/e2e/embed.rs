@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, process::Command};
 
-use e2e::{Login, Panel, Postgres, Sqlite, connect};
+use billing_test_support::{Login, Panel, Postgres, Sqlite, connect};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
 /// The most packages that the example may be built from.

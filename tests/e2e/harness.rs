@@ -11,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use billing_test_support::{Db, Fleet, Instance, Login, Panel, Plan, Postgres, on_every_database};
 use chrono::{DateTime, Utc};
-use e2e::{Db, Fleet, Instance, Login, Panel, Plan, Postgres, on_every_database};
 use sea_orm::{ConnectionTrait, DbBackend, Statement, TransactionTrait};
 
 /// How long a server may take to come or go.
@@ -302,7 +302,7 @@ async fn row_level_security_binds_whoever_does_not_own_the_tables() {
     transaction.commit().await.expect("the transaction commits");
     assert_eq!(rows_changed(&role, CREDIT).await, 0, "the setting ends with its transaction");
 
-    let owner = e2e::connect(&db.url_for(Login::Owner)).await;
+    let owner = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     assert_eq!(rows_changed(&owner, CREDIT).await, 1, "the owner is not bound");
     assert_eq!(rows_changed(&owner, REWRITE).await, 1, "the owner is not bound");
 }
@@ -337,8 +337,12 @@ fn a_server_that_is_still_being_made_goes_with_its_process_too() {
 
 /// Another process with a server of its own, in a folder below this one.
 fn holder(parent: &Path) -> Child {
-    let mut holder = Command::new(env!("CARGO_BIN_EXE_scratch-database"));
-    holder.arg("postgres").env("TMPDIR", parent).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut holder = Command::new(env!("CARGO_BIN_EXE_e2e-tools"));
+    holder
+        .args(["scratch-database", "postgres"])
+        .env("TMPDIR", parent)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
     holder.spawn().expect("the holder starts")
 }
 

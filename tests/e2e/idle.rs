@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use e2e::{
+use billing_test_support::{
     Db, Postgres, eventually,
-    faults::Proxy,
-    round_trips::{
+    query_accounting::{
         CLAIM, CONNECTION, LAST_RECORD, LATE, NODE_RECORD, POOL, QUESTION, RENEWAL, WORK, by_cause,
     },
 };
+use billing_tools::faults::Proxy;
 
 use crate::daemon::{HEARTBEAT, TICK, ask, daemon};
 

@@ -1,6 +1,6 @@
 //! Who holds a job, when its holder blocks, and when it dies.
 
-use e2e::{Db, eventually, on_every_engine};
+use billing_test_support::{Db, eventually, on_every_engine};
 use rustix::process::Signal;
 
 use crate::daemon::{ask, daemon};

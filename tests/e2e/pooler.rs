@@ -1,6 +1,6 @@
 //! Everything also works behind PgBouncer in transaction mode, where each transaction may have another server.
 
-use e2e::{Db, Login, Pooler, eventually};
+use billing_test_support::{Db, Login, Pooler, eventually};
 
 use crate::daemon::{
     BILLING, HEARTBEAT, SHORT_LEASE, TICK, ask, beside, check_all_charged_once, program, seed,

@@ -1,6 +1,6 @@
 //! A database that was restored from a backup is noticed, and billing waits until somebody has looked.
 
-use e2e::Db;
+use billing_test_support::Db;
 
 use crate::daemon::{ask, daemon, seed};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use e2e::{Database, Db, Login, Panel, Postgres, Program, Sqlite, connect};
+use billing_test_support::{Database, Db, Login, Panel, Postgres, Program, Sqlite, connect};
 use migration::Migrator;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use sea_orm_migration::MigratorTrait;

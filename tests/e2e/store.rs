@@ -8,8 +8,8 @@ use billing_scheduler::{
     conformance::{Harness, check_all},
 };
 use billing_store::{Database, Pool, SeaOrmStore};
+use billing_test_support::{Db, eventually, on_every_engine, on_variants};
 use chrono::{DateTime, Utc};
-use e2e::{Db, eventually, on_every_engine, on_variants};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, TransactionTrait};
 
 use crate::daemon::ask;

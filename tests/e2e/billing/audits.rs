@@ -7,7 +7,7 @@ use billing_jobs::{
     audit::{audit, audit_until},
 };
 use billing_scheduler::{Job as _, JobContext, Outcome, StopReason};
-use e2e::{Db, Fleet, Instance, Plan, on_variants};
+use billing_test_support::{Db, Fleet, Instance, Plan, on_variants};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
 use uuid::Uuid;
 

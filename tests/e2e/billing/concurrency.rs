@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use billing_jobs::billing::{BillingError, BillingSettings};
-use e2e::{Db, Fleet, Instance, Plan, on_every_database, on_every_engine, on_variants};
+use billing_test_support::{Db, Fleet, Instance, Plan, on_every_database, on_every_engine, on_variants};
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -5,7 +5,7 @@ use billing_jobs::{
     currency::Currency,
     uncharged::{Closed, Debt, uncharged},
 };
-use e2e::{Db, Fleet, HoldRow, Instance, Plan, on_variants};
+use billing_test_support::{Db, Fleet, HoldRow, Instance, Plan, on_variants};
 use sea_orm::TransactionTrait as _;
 use uuid::Uuid;
 

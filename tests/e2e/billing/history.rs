@@ -1,6 +1,6 @@
 //! What a run costs does not grow with the history that is there.
 
-use e2e::{Db, Fleet, Plan, eventually};
+use billing_test_support::{Db, Fleet, Plan, eventually};
 use sea_orm::FromQueryResult;
 
 use super::{Daemon, TEN_CENTS_AN_HOUR, add_instances, ask, hour, number};

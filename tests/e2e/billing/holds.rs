@@ -1,7 +1,7 @@
 //! What cannot be charged is held with a reason, and nobody else is.
 
 use billing_jobs::billing::{BillReport, BillingSettings, Scope, approve_catch_up};
-use e2e::{Db, Fleet, Instance, Plan, on_every_database, on_every_engine, on_variants};
+use billing_test_support::{Db, Fleet, Instance, Plan, on_every_database, on_every_engine, on_variants};
 use sea_orm::DbBackend;
 use uuid::Uuid;
 

@@ -1,6 +1,6 @@
 //! States that a panel may create: none of them is a violation, before and after the next run.
 
-use e2e::Db;
+use billing_test_support::Db;
 
 use super::{
     Daemon,

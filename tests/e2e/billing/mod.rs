@@ -6,16 +6,13 @@
 /// combinations of these.
 macro_rules! on_each_kind {
     ($($check:ident),+ $(,)?) => {$(
-        e2e::on_variants!($check: sqlite, g1_owner, g2_role, g3_role);
+        billing_test_support::on_variants!($check: sqlite, g1_owner, g2_role, g3_role);
     )+};
 }
 
 mod audits;
-mod brake;
 mod concurrency;
 mod deleted;
-mod giving_way;
-mod guards;
 mod history;
 mod holds;
 mod legal_states;
@@ -25,8 +22,11 @@ mod prices;
 mod resolutions;
 mod rule;
 mod runs;
+mod safeguards;
 mod shortage;
 mod simulation;
+mod spike_guard;
+mod sqlite_contention;
 mod times;
 mod transfers;
 mod unreadable;
@@ -46,8 +46,8 @@ use billing_scheduler::{
     Claim, FencingToken, Lease, RunCause, RunRecord, RunStatus, StopReason, Store, SystemClock,
 };
 use billing_store::{Database, Pool, SeaOrmStore};
+use billing_test_support::{Amount, Db, Fleet, HoldRow};
 use chrono::{DateTime, TimeDelta, Utc};
-use e2e::{Amount, Db, Fleet, HoldRow};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, QueryResult, Statement};
 use uuid::Uuid;
 

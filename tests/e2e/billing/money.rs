@@ -4,7 +4,7 @@ use billing_jobs::{
     billing::BillingSettings,
     daemon_status::{RunEnd, StatusRow},
 };
-use e2e::{Db, Fleet, Instance, Plan, on_every_database, on_variants};
+use billing_test_support::{Db, Fleet, Instance, Plan, on_every_database, on_variants};
 use sea_orm::DbBackend;
 use serde_json::json;
 

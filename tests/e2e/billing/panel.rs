@@ -1,6 +1,6 @@
 //! The panel beside us: it moves anchors, instances and machines as it likes, and no hour is charged twice for it.
 
-use e2e::{ChargeRow, Db, Fleet, Instance, Plan};
+use billing_test_support::{ChargeRow, Db, Fleet, Instance, Plan};
 use serde_json::json;
 use uuid::Uuid;
 

@@ -4,7 +4,7 @@ use billing_jobs::{
     billing::{BillingError, Mode},
     panel::Generation,
 };
-use e2e::{ChargeRow, Db, Fleet, Instance, Plan, on_every_database};
+use billing_test_support::{ChargeRow, Db, Fleet, Instance, Plan, on_every_database};
 use serde_json::json;
 use uuid::Uuid;
 

@@ -1,6 +1,6 @@
 //! Each violation that is not evidence of tampering has an action that clears it.
 
-use e2e::Db;
+use billing_test_support::Db;
 use sea_orm::DbBackend;
 
 use super::{

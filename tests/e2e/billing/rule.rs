@@ -1,8 +1,8 @@
 //! The rule that customers know: which hours are due, what an hour costs, and what the panel shows of it.
 
 use billing_jobs::{billing::BillingSettings, price::DailyBackupFactor};
+use billing_test_support::{ChargeRow, Db, Fleet, Instance, Plan};
 use chrono::TimeDelta;
-use e2e::{ChargeRow, Db, Fleet, Instance, Plan};
 use sea_orm::DbBackend;
 use serde_json::json;
 

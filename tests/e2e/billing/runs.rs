@@ -7,7 +7,7 @@ use std::sync::{
 
 use billing_jobs::billing::{BillReport, Mode};
 use billing_scheduler::{StopReason, Store};
-use e2e::{Db, Fleet, Instance, Plan, on_every_database, on_every_engine};
+use billing_test_support::{Db, Fleet, Instance, Plan, on_every_database, on_every_engine};
 use sea_orm::DbBackend;
 use uuid::Uuid;
 

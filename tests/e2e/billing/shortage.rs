@@ -1,7 +1,7 @@
 //! Too little money: what the wallet covers is charged, the rest waits in one hold, and deletion forgives nothing.
 
 use billing_jobs::{currency::Currency, money::Money};
-use e2e::{ChargeRow, Db, Fleet, HoldRow, Instance, Plan, on_every_database};
+use billing_test_support::{ChargeRow, Db, Fleet, HoldRow, Instance, Plan, on_every_database};
 use uuid::Uuid;
 
 use super::{

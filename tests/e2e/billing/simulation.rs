@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use billing_jobs::billing::{BillingSettings, Mode};
 use billing_scheduler::StopReason;
+use billing_test_support::{Db, Fleet, Instance, Plan, on_variants};
 use chrono::TimeDelta;
-use e2e::{Db, Fleet, Instance, Plan, on_variants};
 use uuid::Uuid;
 
 use super::{Daemon, Order, assert_sound, charged, minute};

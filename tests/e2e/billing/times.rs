@@ -1,7 +1,7 @@
 //! Times that the panel stores: what is not plausible holds its instance, and what is decides where its hours begin.
 
+use billing_test_support::{ChargeRow, Db, Fleet, Instance, Plan};
 use chrono::TimeDelta;
-use e2e::{ChargeRow, Db, Fleet, Instance, Plan};
 use sea_orm::DbBackend;
 use uuid::Uuid;
 

@@ -1,7 +1,7 @@
 //! Instances that change their organization: hours up to the last run that saw the previous one stay with it.
 
 use billing_jobs::uncharged::Uncharged;
-use e2e::{Db, Fleet, Instance, Plan, on_every_database};
+use billing_test_support::{Db, Fleet, Instance, Plan, on_every_database};
 use uuid::Uuid;
 
 use super::{CENT, Daemon, Order, TEN_CENTS_AN_HOUR, assert_sound, charged, hour, number, usd};

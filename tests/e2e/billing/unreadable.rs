@@ -4,7 +4,7 @@ use billing_jobs::{
     audit::audit,
     billing::{BillingError, BillingSettings},
 };
-use e2e::{Db, Fleet, Instance, Plan, eventually, on_every_engine, on_variants};
+use billing_test_support::{Db, Fleet, Instance, Plan, eventually, on_every_engine, on_variants};
 use sea_orm::DbBackend;
 use uuid::Uuid;
 

@@ -1,15 +1,18 @@
 //! The fault campaign in short, the proof that it can find something, and faults aimed at the worst moments.
 
-mod aimed;
 mod mutations;
 mod paused;
+mod targeted_faults;
 
 use std::{env, time::Duration};
 
-use e2e::faults::{self, Engine, Options, Report};
+use billing_tools::{
+    Engine,
+    faults::{self, Options, Report},
+};
 
 fn options(engine: Engine, seconds: u64) -> Options {
-    Options::new(engine, Duration::from_secs(seconds), 1, env!("CARGO_BIN_EXE_faults").into())
+    Options::new(engine, Duration::from_secs(seconds), 1, env!("CARGO_BIN_EXE_e2e-tools").into())
 }
 
 /// `FAULTS_SECONDS` makes the campaigns longer, and `FAULTS_SEED` other ones.

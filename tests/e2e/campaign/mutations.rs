@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use e2e::faults::{self, Engine, Fault, Options, Report};
+use billing_tools::{
+    Engine,
+    faults::{self, Fault, Options, Report},
+};
 
 use super::options;
 

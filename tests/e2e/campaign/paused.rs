@@ -1,7 +1,7 @@
 //! A daemon that sleeps through its lease in the middle of a batch, and wakes up when another one has billed.
 
+use billing_test_support::{Db, Ended, Fleet, Instance, eventually, on_every_engine, process::Signal};
 use chrono::TimeDelta;
-use e2e::{Db, Ended, Fleet, Instance, eventually, on_every_engine, process::Signal};
 use sea_orm::DbBackend;
 use uuid::Uuid;
 

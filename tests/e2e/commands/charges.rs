@@ -1,7 +1,7 @@
 //! `charges explain`: one charge or hold taken apart.
 
+use billing_test_support::{Db, Fleet, Instance, Plan, on_every_engine, on_variants};
 use chrono::{DateTime, TimeDelta, Utc};
-use e2e::{Db, Fleet, Instance, Plan, on_every_engine, on_variants};
 use serde_json::json;
 
 use super::json;

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use e2e::{Login, Panel, Postgres, Sqlite, connect};
+use billing_test_support::{Login, Panel, Postgres, Sqlite, connect};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use serde_json::{Value, json};
 

@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
+use billing_test_support::{
+    Db, Fleet, Instance, Login, Plan, Program, on_every_engine, on_variants, operations,
+};
 use chrono::TimeDelta;
-use e2e::{Db, Fleet, Instance, Login, Plan, Program, on_every_engine, on_variants, operations};
 use serde_json::Value;
 
 use super::json;
@@ -109,7 +111,7 @@ async fn an_owner_is_told_that_he_may_too_much(db: &Db) {
 
 async fn a_biller_beside_us_is_a_failure(db: &Db) {
     let alone = program().env("DATABASE_URL", &db.url).file("jobs.toml", &[BILLING, HEARTBEAT].concat());
-    let expected = db.panel != e2e::Panel::G1;
+    let expected = db.panel != billing_test_support::Panel::G1;
     let found = findings(&alone, i32::from(expected)).await;
     assert_eq!(wrong(&found).contains(&"fail who else bills".to_owned()), expected, "{found:#?}");
 }

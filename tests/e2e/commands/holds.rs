@@ -1,7 +1,7 @@
 //! `holds`: the list of what is held, and what operators decide about it.
 
+use billing_test_support::{Db, Fleet, Instance, Plan, Program, eventually, on_variants};
 use chrono::TimeDelta;
-use e2e::{Db, Fleet, Instance, Plan, Program, eventually, on_variants};
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use serde_json::{Value, json};
 use uuid::Uuid;

@@ -10,7 +10,7 @@ use std::{
     process::Command,
 };
 
-use e2e::{Db, Running, eventually, on_every_engine, skipped};
+use billing_test_support::{Db, Running, eventually, on_every_engine, skipped};
 use sea_orm::ConnectionTrait as _;
 use serde_json::{Value, json};
 use tokio::{
@@ -225,7 +225,7 @@ async fn a_socket_is_there_while_the_daemon_lives() {
         let second = program.run("run").await.expect_code(78);
         assert!(second.text().contains("another process answers on"), "{}", second.text());
         if leave_behind {
-            running.signal(e2e::process::Signal::KILL);
+            running.signal(billing_test_support::process::Signal::KILL);
             running.ended().await;
             assert!(socket.exists());
         } else {

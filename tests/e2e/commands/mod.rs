@@ -1,21 +1,21 @@
 //! What each command prints, and what it ends with.
 
-mod books;
+mod bill_and_audit;
 mod charges;
 mod demo;
-mod described;
 mod doctor;
+mod errors;
+mod generated_docs;
 mod holds;
 mod http;
 mod output;
-mod refusals;
 mod secrets;
 mod service;
 mod spike;
 mod status;
 mod tls;
 
-use e2e::Ended;
+use billing_test_support::Ended;
 use serde_json::Value;
 
 /// The one line of JSON that a command printed.

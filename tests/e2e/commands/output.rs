@@ -2,8 +2,8 @@
 
 use std::process::Stdio;
 
+use billing_test_support::{Db, Ended, Program, process::Signal};
 use chrono::NaiveDateTime;
-use e2e::{Db, Ended, Program, process::Signal};
 use serde_json::Value;
 
 use crate::daemon::{BILLING, HEARTBEAT, daemon, program, seed};
@@ -125,7 +125,7 @@ async fn a_daemon_goes_on_when_nobody_reads_its_log() {
     let mut child = program.command("run").stdout(gone()).stderr(gone()).spawn().expect("the program starts");
     let beats =
         "SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL AND last_run_success";
-    e2e::eventually("it bills and beats", async || {
+    billing_test_support::eventually("it bills and beats", async || {
         (crate::daemon::ask(&db, beats).await == "1").then_some(())
     })
     .await;

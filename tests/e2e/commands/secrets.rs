@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use e2e::{Db, Login, Postgres, eventually, on_every_engine, process::Signal};
+use billing_test_support::{Db, Login, Postgres, eventually, on_every_engine, process::Signal};
 use sea_orm::ConnectOptions;
 
 use super::{
@@ -233,7 +233,7 @@ async fn handed_over_values_are_shown_nowhere(db: &Db) {
     }
 }
 
-async fn address_of(daemon: &e2e::Running, format: &str) -> String {
+async fn address_of(daemon: &billing_test_support::Running, format: &str) -> String {
     if format == "text" {
         return address(daemon).await;
     }

@@ -1,6 +1,6 @@
 //! The daemon as a service of every system that it runs on, as far as that can be shown without one.
 
-use e2e::{Ended, Program, skipped};
+use billing_test_support::{Ended, Program, skipped};
 
 use crate::daemon::program;
 

@@ -1,6 +1,6 @@
 //! A run that waits for an approval: what the commands and the panel are told of it.
 
-use e2e::{Db, Fleet, Instance, Plan, Program, eventually, on_variants};
+use billing_test_support::{Db, Fleet, Instance, Plan, Program, eventually, on_variants};
 
 use crate::daemon::{ask, daemon, now, seed};
 

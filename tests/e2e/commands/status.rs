@@ -1,10 +1,10 @@
 //! `status`: what it shows of a fleet that is well, and of one that is not.
 
-use chrono::TimeDelta;
-use e2e::{
+use billing_test_support::{
     Db, Ended, Fleet, Instance, Login, Plan, Program, eventually, on_every_engine, on_variants,
     process::Signal,
 };
+use chrono::TimeDelta;
 use sea_orm::DbBackend;
 use serde_json::{Value, json};
 
@@ -252,7 +252,7 @@ async fn looking_changes_nothing_and_needs_no_more_than_reading(db: &Db) {
     assert_eq!(shown["panel"]["generation"], format!("{:?}", db.panel), "{shown}");
     assert_eq!(shown["panel"]["present"], true);
     let unfenced = problems(&shown).contains(&"panel_guard");
-    assert_eq!(unfenced, db.panel != e2e::Panel::G1, "{shown}");
+    assert_eq!(unfenced, db.panel != billing_test_support::Panel::G1, "{shown}");
     let off = jobs.clone().file("jobs.toml", &format!("[daemon]\npanel-billing = 'off'\n{BILLING}"));
     assert!(!problems(&status(&off, 1).await).contains(&"panel_guard"));
     jobs.run("audit").await.expect_code(0);

@@ -1,6 +1,6 @@
 //! The way to a database on another machine: nobody may stand in for it.
 
-use e2e::{Db, Login, Panel, Postgres, Program, eventually};
+use billing_test_support::{Db, Login, Panel, Postgres, Program, eventually};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 use crate::daemon::{BILLING, HEARTBEAT, beside, program, seed};

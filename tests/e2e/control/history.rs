@@ -1,6 +1,6 @@
 //! What is shown of jobs: when they come, how they stand, and why one did not run.
 
-use e2e::{Db, eventually, on_every_engine};
+use billing_test_support::{Db, eventually, on_every_engine};
 
 use super::{BROKEN, PATIENT, ask, started, text, until_a_second_begins, until_history_has, with};
 use crate::{

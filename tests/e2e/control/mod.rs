@@ -1,11 +1,11 @@
 //! Jobs controlled through the database while a daemon runs them, and the daemon's configuration changed under it.
 
-mod asking;
+mod audit_log;
 mod history;
-mod record;
-mod reloading;
+mod reload;
+mod requests;
 
-use e2e::{Db, Program, Running, eventually};
+use billing_test_support::{Db, Program, Running, eventually};
 use serde_json::Value;
 
 use crate::{

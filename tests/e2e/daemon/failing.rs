@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use e2e::{Db, Postgres, connect, eventually, on_variants, process::Signal};
+use billing_test_support::{Db, Postgres, connect, eventually, on_variants, process::Signal};
 use sea_orm::{ConnectionTrait, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use tokio::{
     io::copy_bidirectional,

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use e2e::{Db, eventually, on_every_engine, process::Signal};
+use billing_test_support::{Db, eventually, on_every_engine, process::Signal};
 
 use super::{ask, daemon, free_all_jobs};
 

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use e2e::{Db, eventually};
+use billing_test_support::{Db, eventually};
 use serde_json::Value;
 
 use super::{BILLING, HEARTBEAT, check_all_charged_once, daemon, program, seed};

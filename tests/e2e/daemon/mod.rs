@@ -2,17 +2,17 @@
 
 mod failing;
 mod kinds;
-mod life;
+mod lifecycle;
 mod log_file;
-mod manager;
 mod pings;
+mod service_manager;
 mod settings;
-mod several;
+mod several_daemons;
 mod stopping;
 mod traces;
 
+use billing_test_support::{Db, Fleet, Instance, Panel, Plan, Program, eventually};
 use chrono::{DateTime, TimeDelta, Utc};
-use e2e::{Db, Fleet, Instance, Panel, Plan, Program, eventually};
 use sea_orm::{ConnectionTrait, Statement};
 use uuid::Uuid;
 

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use e2e::{Db, Program, Running, eventually, on_every_engine, process::Signal};
+use billing_test_support::{Db, Program, Running, eventually, on_every_engine, process::Signal};
 
 use super::{BILLING, HEARTBEAT, TICK, daemon, seed};
 

@@ -1,6 +1,6 @@
 //! The settings of the original, which keep working, and the one of its intervals that could not.
 
-use e2e::{Db, eventually};
+use billing_test_support::{Db, eventually};
 
 use super::{HEARTBEAT, ask, daemon, program};
 

@@ -1,6 +1,6 @@
 //! How a daemon ends: politely, at once, or not by its own will; and what the next one makes of it.
 
-use e2e::{
+use billing_test_support::{
     Db, eventually, on_variants,
     process::{Running, Signal},
 };

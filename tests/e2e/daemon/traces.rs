@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use e2e::{Db, Program, eventually, on_every_engine, process::Signal};
+use billing_test_support::{Db, Program, eventually, on_every_engine, process::Signal};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
     common::v1::{AnyValue, KeyValue, any_value},

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use e2e::{Db, Login, postgres_command, skipped};
+use billing_test_support::{Db, Login, postgres_command, skipped};
 
 use crate::daemon::{ask, seed};
 
@@ -128,7 +128,7 @@ async fn guide_hands_over_from_panel() {
         assert!(script.contains(written), "the guide has no {written}");
         script.replace(written, real)
     });
-    let [panel, billing, policies] = ["panel", "billing", "policies"].map(e2e::operations);
+    let [panel, billing, policies] = ["panel", "billing", "policies"].map(billing_test_support::operations);
     let files = [("panel.sql", panel.as_str()), ("billing.sql", &billing), ("policies.sql", &policies)];
     let Some(said) = execute(&script, &files) else { return };
     assert!(said.lines().any(|line| line == organizations.len().to_string()), "each is charged once: {said}");

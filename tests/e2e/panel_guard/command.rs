@@ -1,6 +1,6 @@
 //! `billing-daemon guard`: who may put it up, what it changes, and what is left when it is gone.
 
-use e2e::{Db, Ended, Login, on_variants};
+use billing_test_support::{Db, Ended, Login, on_variants};
 
 use super::{assert_sound, debit, install_guard, number, panel, seed, silent_for};
 use crate::daemon::{ask, program, rows};
@@ -211,7 +211,7 @@ async fn a_superuser_puts_the_fence_up_with_the_rights_of_the_ledgers_owner() {
 #[tokio::test]
 async fn a_table_that_is_in_use_is_not_waited_for_for_ever() {
     let db = Db::g1_role().await;
-    let busy = e2e::connect(&db.url_for(Login::Owner)).await;
+    let busy = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     let txn = sea_orm::TransactionTrait::begin(&busy).await.expect("it begins");
     let lock = "LOCK TABLE payment_transactions IN ROW EXCLUSIVE MODE";
     sea_orm::ConnectionTrait::execute_unprepared(&txn, lock).await.expect("it is free");
@@ -285,7 +285,7 @@ async fn nobody_puts_a_function_of_his_own_in_the_place_of_a_built_in_one() {
         sea_orm::ConnectionTrait::execute_unprepared(&stranger, &sql).await.expect("it may");
     }
     install_guard(&db).await;
-    let owner = e2e::connect(&db.url_for(Login::Owner)).await;
+    let owner = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     let description = format!("VPS Hourly Billing - {label} (2h)");
     assert_eq!(debit(&owner, org, "-0.02", &description).await, Ok(()));
 }

@@ -1,6 +1,6 @@
 //! Panel and daemon at the same time: nobody waits for ever, and no hour is charged twice.
 
-use e2e::{
+use billing_test_support::{
     Db, Login, on_variants,
     panel_biller::{Crash, Outcome},
 };

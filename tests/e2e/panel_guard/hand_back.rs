@@ -7,8 +7,8 @@ use billing_jobs::{
     daemon_status::StatusRow, may_bill,
 };
 use billing_scheduler::{FencingToken, Job, JobContext, ManualClock, Occurrence, StopHandle};
+use billing_test_support::{Db, Login, on_variants};
 use chrono::DateTime;
-use e2e::{Db, Login, on_variants};
 use serde_json::json;
 
 use super::{Daemon, install_guard, number, panel, seed, silent_for};

@@ -1,11 +1,11 @@
 //! `adopt` and `release`: from the panel's biller to ours, and back.
 
 use billing_jobs::billing::{Adoption, Biller, BillingError, BillingSettings, HandoverError};
-use chrono::TimeDelta;
-use e2e::{
+use billing_test_support::{
     Db, Ended, Fleet, Instance, Login, Plan, on_every_database, on_every_engine, on_variants,
     panel_biller::Crash,
 };
+use chrono::TimeDelta;
 use sea_orm::DbBackend;
 use uuid::Uuid;
 

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use billing_test_support::{Db, Fleet, Instance, Login, Plan};
 use chrono::TimeDelta;
-use e2e::{Db, Fleet, Instance, Login, Plan};
 use rand::{RngExt as _, SeedableRng, rngs::StdRng};
 use uuid::Uuid;
 
@@ -51,7 +51,7 @@ async fn a_debit_is_charged_to_exactly_the_machine_that_it_names_or_refused() {
     let fleet = Fleet::new(&db);
     let plan = fleet.plan(Plan::monthly("7.30")).await;
     let created = now(&db).await - TimeDelta::minutes(150);
-    let panel = e2e::connect(&db.url_for(Login::Owner)).await;
+    let panel = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     let mut random = StdRng::seed_from_u64(SEED);
     let (mut charged, mut refused) = (0, 0);
     for round in 0..25 {
@@ -97,7 +97,7 @@ async fn a_debit_that_does_not_say_what_it_pays_is_refused() {
     let plan = fleet.plan(Plan::monthly("7.30")).await;
     let created = now(&db).await - TimeDelta::minutes(150);
     fleet.instance(Instance::new(org, plan, created).label("web")).await;
-    let panel = e2e::connect(&db.url_for(Login::Owner)).await;
+    let panel = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     for (description, amount, said) in [
         ("web", "-0.01", "does not say"),
         ("", "-0.01", "does not say"),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use billing_jobs::{PANEL_TAKEOVER_AFTER, may_bill};
+use billing_test_support::{Db, eventually, on_every_engine, on_variants, process::Signal};
 use chrono::TimeDelta;
-use e2e::{Db, eventually, on_every_engine, on_variants, process::Signal};
 use sea_orm::DbBackend;
 
 use self::biller::{Pass, pass};

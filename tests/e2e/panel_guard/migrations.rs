@@ -2,7 +2,9 @@
 
 use std::{process::Stdio, time::Duration};
 
-use e2e::{Db, Login, Panel, Postgres, on_variants, panel_biller::PanelBiller, postgres_command};
+use billing_test_support::{
+    Db, Login, Panel, Postgres, on_variants, panel_biller::PanelBiller, postgres_command,
+};
 use sea_orm::{ConnectOptions, ConnectionTrait, DatabaseConnection};
 
 use super::{assert_sound, cents, install_guard, number, panel, seed, silent_for};

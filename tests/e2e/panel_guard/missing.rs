@@ -1,7 +1,7 @@
 //! Billing that relies on the panel guard charges nothing without it, also when it goes in the middle of a run.
 
 use billing_jobs::{billing::BillingError, panel_guard};
-use e2e::{Db, Login, eventually, on_variants, panel_biller::Crash};
+use billing_test_support::{Db, Login, eventually, on_variants, panel_biller::Crash};
 use sea_orm::{ConnectionTrait, TransactionTrait};
 
 use super::{Daemon, assert_sound, install_guard as install, number, panel, seed};
@@ -38,7 +38,7 @@ async fn guard_removed_under_a_daemon_stops_billing(db: &Db) {
     until_it_waits_for_a_lock(db).await;
 
     // The batch that waits has found the panel guard, so the panel guard stays until that batch has ended.
-    let owner = e2e::connect(&db.url_for(Login::Owner)).await;
+    let owner = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     for taken in ["ALTER TABLE payment_transactions DISABLE TRIGGER billing_panel_guard", REMOVE] {
         let impatient = format!("SET LOCAL lock_timeout = '100ms'; {taken}");
         let txn = owner.begin().await.expect("it begins");
@@ -89,7 +89,7 @@ on_variants!(guard_removed_under_a_daemon_stops_billing: g2_role, g3_role);
 
 /// Every way in which it may be gone, with and without something to charge.
 async fn billing_without_its_fence_is_refused(db: &Db) {
-    let owner = e2e::connect(&db.url_for(Login::Owner)).await;
+    let owner = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     for (case, taken) in [
         ("removed", REMOVE),
         ("disabled", "ALTER TABLE payment_transactions DISABLE TRIGGER billing_panel_guard"),
@@ -147,5 +147,5 @@ async fn guard_remove_is_refused_while_billing() {
     seed(&db, 1, 1, 2).await;
     let panel = panel(&db, &owner).await;
     let due = panel.due().await.remove(0);
-    assert_eq!(panel.bill(&due, Crash::Never).await, e2e::panel_biller::Outcome::Billed);
+    assert_eq!(panel.bill(&due, Crash::Never).await, billing_test_support::panel_biller::Outcome::Billed);
 }

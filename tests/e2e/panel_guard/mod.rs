@@ -23,8 +23,8 @@ use billing_jobs::{
 };
 use billing_scheduler::{Claim, FencingToken, Lease, Store, SystemClock};
 use billing_store::{Database, Pool, SeaOrmStore};
+use billing_test_support::{Db, Fleet, Instance, Login, Plan, panel_biller::PanelBiller};
 use chrono::TimeDelta;
-use e2e::{Db, Fleet, Instance, Login, Plan, panel_biller::PanelBiller};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use uuid::Uuid;
 
@@ -112,13 +112,13 @@ impl Daemon {
 
 /// Puts the panel guard up, as the owner of the panel's tables.
 pub(crate) async fn install_guard(db: &Db) {
-    let owner = e2e::connect(&db.url_for(Login::Owner)).await;
+    let owner = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     panel_guard::install(&owner, "ada").await.expect("the owner may");
 }
 
 /// A process of the panel that logs in with this URL.
 pub(crate) async fn panel(db: &Db, url: &str) -> PanelBiller {
-    PanelBiller::new(e2e::connect(url).await, db.panel)
+    PanelBiller::new(billing_test_support::connect(url).await, db.panel)
 }
 
 /// Lets it be this long since billing of ours last worked.

@@ -1,10 +1,10 @@
 //! The panel reads a balance without a lock and writes it back, less its debit: it never writes over what came in between.
 
-use chrono::TimeDelta;
-use e2e::{
+use billing_test_support::{
     Db, Fleet, Instance, Login, Plan, eventually, on_variants,
     panel_biller::{Crash, Due, Outcome},
 };
+use chrono::TimeDelta;
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use uuid::Uuid;
 
@@ -98,7 +98,7 @@ async fn a_payment_is_not_overwritten_either(db: &Db) {
 /// The charge for a new instance is one more read-modify-write of the panel. Every known panel names in it what it has read.
 async fn creation_charge_never_overwrites_unseen_balance(db: &Db) {
     install_guard(db).await;
-    let owner = e2e::connect(&db.url_for(Login::Owner)).await;
+    let owner = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     let named = Some(r#"{"balance_before":100,"balance_after":99.99}"#);
     let nan = Some(r#"{"balance_before":null,"balance_after":null}"#);
     for (meanwhile, written, metadata, passes) in [
@@ -148,7 +148,7 @@ async fn creation_charge_never_overwrites_unseen_balance(db: &Db) {
 async fn a_balance_that_was_noted_is_forgotten_with_its_transaction(db: &Db) {
     install_guard(db).await;
     let org = Fleet::new(db).wallet("100.00").await;
-    let owner = e2e::connect(&db.url_for(Login::Owner)).await;
+    let owner = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     let write = "UPDATE wallets SET balance = balance + 1";
     let noted = "SELECT current_setting('billing.overwritten_balance', true) AS noted";
     let ask = async |db: &sea_orm::DatabaseTransaction| {

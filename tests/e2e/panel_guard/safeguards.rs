@@ -3,7 +3,7 @@
 use std::pin::Pin;
 
 use billing_jobs::billing::BillingError;
-use e2e::{
+use billing_test_support::{
     Db, Login,
     panel_biller::{Crash, Outcome},
 };
@@ -146,7 +146,8 @@ async fn a_batch_that_wants_the_wallet(db: &Db) -> bool {
     let daemon = Daemon::of(db).await;
     daemon.claim().await;
     let wallet = "UPDATE wallets SET balance = balance - 0.02";
-    let (batch, panel) = (daemon.db.begin().await, e2e::connect(&db.url_for(Login::Owner)).await);
+    let (batch, panel) =
+        (daemon.db.begin().await, billing_test_support::connect(&db.url_for(Login::Owner)).await);
     let (batch, debit) = (batch.expect("it begins"), panel.begin().await.expect("it begins"));
     batch.execute_unprepared("SET LOCAL app.current_user_is_admin = 'true'").await.expect("a setting");
     batch.execute_unprepared("SELECT FROM scheduler_fencing FOR SHARE").await.expect("the row is there");
@@ -178,7 +179,7 @@ async fn a_charge_since_it_was_read(db: &Db) -> bool {
 /// The charge for a new instance, which does not name the balance that was read, after a payment.
 async fn a_creation_charge_without_metadata(db: &Db) -> bool {
     seed(db, 1, 1, 0).await;
-    let panel = e2e::connect(&db.url_for(Login::Owner)).await;
+    let panel = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     db.execute("UPDATE wallets SET balance = 150").await;
     let txn = panel.begin().await.expect("it begins");
     txn.execute_unprepared("UPDATE wallets SET balance = 99.99").await.expect("the wallet is free");

@@ -1,6 +1,6 @@
 //! What the daemon logs at its start about the panel that it found.
 
-use e2e::{Db, Login, Program, on_variants};
+use billing_test_support::{Db, Login, Program, on_variants};
 
 use super::{install_guard, seed};
 use crate::daemon::{BILLING, HEARTBEAT, ask, program};
@@ -67,7 +67,7 @@ async fn a_panel_that_reads_the_heartbeat_or_none_at_all_is_no_obstacle() {
 /// A database of the panel's in which our migration made what was missing, and one with a table of that name alone.
 #[tokio::test]
 async fn one_table_that_only_a_panel_makes_is_enough_to_be_careful() {
-    let db = Db::with_panel(e2e::Panel::Empty, Login::Billing).await;
+    let db = Db::with_panel(billing_test_support::Panel::Empty, Login::Billing).await;
     with(&db, BILLING).run("bill").await.expect_code(0);
     for table in ["schema_migrations", "activity_logs"] {
         db.execute(&format!("CREATE TABLE {table} (id integer)")).await;

@@ -1,7 +1,7 @@
 //! Who charges when: the daemon while it works, the panel once it has not for long enough, and nobody twice.
 
 use billing_jobs::billing::{BillingError, Mode};
-use e2e::{
+use billing_test_support::{
     Db, Fleet, Instance, Login, Plan, on_every_panel,
     panel_biller::{Crash, Outcome},
 };
@@ -229,7 +229,7 @@ async fn what_is_no_hourly_debit_passes_whoever_bills(db: &Db) {
     seed(db, 1, 1, 2).await;
     let daemon = Daemon::of(db).await;
     assert_eq!(daemon.bill().await.expect("it bills"), 2);
-    let owner = e2e::connect(&db.url_for(Login::Owner)).await;
+    let owner = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     let before = ask(db, "SELECT count(*) FROM payment_transactions").await;
     for silence in [0, 91] {
         silent_for(db, silence).await;
@@ -298,8 +298,8 @@ on_every_panel!(
     a_debit_under_an_old_number_or_none_is_no_debit_of_ours,
 );
 
-e2e::on_variants!(a_second_transaction_that_comes_late_finds_its_cycle_unwritten: g1_role, g3_role);
-e2e::on_variants!(a_list_that_went_stale_charges_nothing_twice: g1_role, g3_role);
-e2e::on_variants!(a_batch_under_way_is_neither_waited_for_nor_overtaken: g1_role, g3_owner);
-e2e::on_variants!(what_is_no_hourly_debit_passes_whoever_bills: g1_owner, g3_role);
-e2e::on_variants!(where_no_daemon_works_the_panel_bills_at_once: g2_role, g3_owner);
+billing_test_support::on_variants!(a_second_transaction_that_comes_late_finds_its_cycle_unwritten: g1_role, g3_role);
+billing_test_support::on_variants!(a_list_that_went_stale_charges_nothing_twice: g1_role, g3_role);
+billing_test_support::on_variants!(a_batch_under_way_is_neither_waited_for_nor_overtaken: g1_role, g3_owner);
+billing_test_support::on_variants!(what_is_no_hourly_debit_passes_whoever_bills: g1_owner, g3_role);
+billing_test_support::on_variants!(where_no_daemon_works_the_panel_bills_at_once: g2_role, g3_owner);

@@ -1,0 +1,166 @@
+//! Who changed what is on record, and the record shows if somebody changed it.
+
+use std::{collections::BTreeMap, os::unix::fs::MetadataExt};
+
+use billing_store::audit_log::{AuditEvent, ChainCheck, append_in_own_transaction, verify};
+use billing_store::{Database, Pool};
+use billing_test_support::{Db, Login, on_every_engine, on_variants};
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+
+use super::{BROKEN, ask, with};
+use crate::daemon::{TICK, rows, seed};
+
+async fn every_request_is_one_link_of_a_chain_that_shows_what_was_changed(db: &Db) {
+    let program = with(db, &[TICK]);
+    ask(&program, "jobs pause tick --reason tea --as grace").await;
+    ask(&program, "jobs pause tick --reason more").await;
+    ask(&program, "jobs trigger tick --force").await;
+    ask(&program, "jobs resume tick --as grace").await;
+    // Cron and systemd name no user.
+    let unnamed = program.clone().env("USER", "");
+    ask(&unnamed, "jobs pause tick --reason tea").await;
+    ask(&program, "jobs resume tick --as grace").await;
+    let uid = std::fs::metadata(program.folder()).expect("it is there").uid();
+    let chain = "id || ' ' || actor || ' ' || action || ' ' || job || ' ' || coalesce(reason, '-')
+                 FROM scheduler_audit_log ORDER BY id";
+    let found = rows(db, chain).await;
+    assert!(found[1].starts_with("2 ada@"), "{found:?}");
+    assert_eq!((found[0].as_str(), found[2].as_str()), ("1 grace pause tick tea", "3 grace resume tick -"));
+    assert!(found[3].starts_with(&format!("4 uid {uid}@")), "{found:?}");
+    let daemon = Database::new(db.url.parse().expect("the URL of a database of ours"));
+    let daemon = daemon.connect(Pool::Single).await.expect("it opens");
+    let broken = async || verify(&daemon).await.expect("it answers").broken;
+    assert_eq!(broken().await, None);
+
+    for change in [
+        "UPDATE scheduler_audit_log SET actor = 'nobody' WHERE id = 2",
+        "DELETE FROM scheduler_audit_log WHERE id = 2",
+    ] {
+        let refused = db.admin().execute_unprepared(change).await.expect_err(change).to_string();
+        assert!(refused.contains("scheduler_audit_log is append-only"), "{refused}");
+    }
+    db.execute(match db.backend() {
+        DbBackend::Sqlite => {
+            "DROP TRIGGER scheduler_audit_log_no_update; DROP TRIGGER scheduler_audit_log_no_delete"
+        }
+        _ => "ALTER TABLE scheduler_audit_log DISABLE TRIGGER scheduler_audit_log_append_only",
+    })
+    .await;
+    db.execute("UPDATE scheduler_audit_log SET actor = 'nobody' WHERE id = 2").await;
+    assert_eq!(broken().await, Some(2), "it was changed");
+    let audit = program.run("audit").await.expect_code(1);
+    assert!(audit.text().contains("record_chain: row 2 of scheduler_audit_log"), "{}", audit.text());
+    let doctor = program.run("doctor").await.expect_code(1);
+    assert!(doctor.text().contains("row 2 of scheduler_audit_log"), "{}", doctor.text());
+    db.execute("DELETE FROM scheduler_audit_log WHERE id = 2").await;
+    assert_eq!(broken().await, Some(3), "its predecessor is gone");
+}
+
+/// Who did what, oldest first, and the details of it.
+const CHANGES: &str =
+    "actor || ' ' || action || ' ' || job || ' ' || details FROM scheduler_audit_log ORDER BY id";
+
+async fn what_a_person_changes_is_on_record(db: &Db) {
+    let program =
+        with(db, &["[daemon]\nstate-dir = \".\"\n", BROKEN]).env("DATABASE_URL", &db.url_for(Login::Owner));
+    seed(db, 2).await;
+    for (looking, code) in [
+        ("bill --dry-run", 0),
+        ("adopt --dry-run", 0),
+        ("status", 1),
+        ("jobs list", 0),
+        ("charges explain 1", 1),
+    ] {
+        program.run(looking).await.expect_code(code);
+    }
+    assert_eq!(rows(db, CHANGES).await, [""; 0], "whoever looks changes nothing");
+
+    program.run("adopt").await.expect_code(0);
+    program.run("bill --approve-catch-up --all --reason outage").await.expect_code(0);
+    program.run("release").await.expect_code(0);
+    let noted = std::fs::read_to_string(program.folder().join("last-commit.json")).expect("billing noted it");
+    let mut noted: BTreeMap<String, i64> = serde_json::from_str(&noted).expect("JSON");
+    for batch in noted.values_mut() {
+        *batch = 99;
+    }
+    let noted = serde_json::to_string(&noted).expect("JSON");
+    program.clone().file("last-commit.json", &noted).run("accept-restore").await.expect_code(0);
+    program.run("accept-restore").await.expect_code(0);
+    let mut expected = vec![
+        (" adopt billing ", r#""baselines":2"#),
+        (" approve a catch-up billing ", r#""all":true"#),
+        (" bill billing ", r#""run":"#),
+        (" release billing ", r#""cycles":0"#),
+        (" accept a restore billing ", r#","before":{"batch":99}}"#),
+    ];
+    if db.backend() == DbBackend::Postgres {
+        for command in ["guard install", "guard install", "guard remove", "guard remove"] {
+            program.run(command).await.expect_code(0);
+        }
+        expected.extend([
+            (" guard install billing ", r#""before":{"enabled":false,"installed":false"#),
+            (" guard remove billing ", r#""before":{"enabled":true,"installed":true"#),
+        ]);
+    }
+    let found = rows(db, CHANGES).await;
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (row, (did, details)) in found.iter().zip(expected) {
+        assert!(
+            row.starts_with("ada@") && row.contains(did) && row.contains(details),
+            "{row} is not {did}{details}"
+        );
+    }
+    program.run("audit").await.expect_code(0);
+}
+
+#[tokio::test]
+async fn a_migration_that_was_applied_is_on_record() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = format!("sqlite://{}/new.db", folder.path().display());
+    let program = crate::daemon::program().env("DATABASE_URL", &url).env("USER", "ada");
+    program.run("migrate up").await.expect_code(0);
+    program.run("migrate up").await.expect_code(0);
+    let db = billing_test_support::db::connect(&url).await;
+    let rows = db
+        .query_all_raw(Statement::from_string(
+            DbBackend::Sqlite,
+            "SELECT actor, action, details FROM scheduler_audit_log",
+        ))
+        .await
+        .expect("it answers");
+    let text = |column| rows[0].try_get::<String>("", column).expect("text");
+    assert_eq!((rows.len(), text("action").as_str()), (1, "migrate up"));
+    assert!(
+        text("actor").starts_with("ada@") && text("details").contains("billing_tables"),
+        "{}",
+        text("details")
+    );
+}
+
+/// Many at once: each has its place, and none of them fails.
+async fn changes_at_the_same_moment_stand_one_after_the_other(db: &Db) {
+    let daemon = Database::new(db.url.parse().expect("the URL of a database of ours"));
+    let daemon = daemon.connect(Pool::Shared).await.expect("it opens");
+    let mut all = tokio::task::JoinSet::new();
+    for number in 0..24 {
+        let (daemon, by) = (daemon.clone(), format!("ada {number}"));
+        let entry = AuditEvent {
+            by,
+            action: "test",
+            job: String::new(),
+            reason: None,
+            details: serde_json::json!({}),
+        };
+        all.spawn(
+            async move { append_in_own_transaction(&daemon, &entry).await.expect("it finds its place") },
+        );
+    }
+    all.join_all().await;
+    assert_eq!(verify(&daemon).await.expect("it answers"), ChainCheck { rows: 24, broken: None });
+}
+
+on_every_engine!(
+    every_request_is_one_link_of_a_chain_that_shows_what_was_changed,
+    changes_at_the_same_moment_stand_one_after_the_other,
+);
+on_variants!(what_a_person_changes_is_on_record: sqlite, postgres, g1_role, g3_role);

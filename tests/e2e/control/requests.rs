@@ -1,0 +1,230 @@
+//! Pause, resume, trigger, cancel and replay, as people type them.
+
+use billing_test_support::{Db, Login, Pooler, eventually, on_every_engine};
+use sea_orm::DbBackend;
+
+use super::{
+    BROKEN, PATIENT, ask, history, started, text, until_a_second_begins, until_history_grew,
+    until_history_has, with,
+};
+use crate::daemon::{TICK, ask as query};
+
+async fn a_paused_job_runs_nothing_until_it_is_resumed_and_its_pause_is_one_row(db: &Db) {
+    // A second job shows that the daemon goes on, and how long.
+    let program = with(db, &[TICK, &TICK.replace("\"tick\"", "\"other\"")]);
+    let daemon = started(&program).await;
+    until_history_has(&program, "tick", "done schedule").await;
+    let paused = ask(&program, "jobs pause tick --reason tea --as grace").await;
+    assert_eq!(paused["changed"], true);
+    let again = ask(&program, "jobs pause tick --reason coffee").await;
+    assert_eq!(again["changed"], false);
+    assert!(text(&again["about"]).contains("paused by grace: tea"), "{again}");
+    // A run that had begun already goes on.
+    until_history_grew(&program, "other", 2).await;
+    let job = &ask(&program, "jobs show tick").await;
+    assert_eq!((text(&job["state"]), &job["late"]), ("paused", &false.into()));
+    let rows = history(&program, "tick").await.len();
+    until_history_grew(&program, "other", 3).await;
+    assert_eq!(history(&program, "tick").await.len(), rows, "nothing ran meanwhile");
+    ask(&program, "jobs resume tick").await;
+    until_history_has(&program, "tick", "paused schedule").await;
+    let all = history(&program, "tick").await;
+    let rows_of_it: Vec<_> = all.iter().filter(|row| row.starts_with("paused")).collect();
+    let count: u32 = rows_of_it[0].rsplit(' ').next().and_then(|count| count.parse().ok()).expect("a count");
+    assert!(rows_of_it.len() == 1 && count > 1, "one row for all the seconds: {all:?}");
+    daemon.terminated().await.expect_code(0);
+    let doubles = "SELECT count(*) - count(DISTINCT scheduled_at) FROM scheduler_runs WHERE job = 'tick'";
+    assert_eq!(query(db, doubles).await, "0");
+}
+
+async fn a_run_by_hand_is_waited_for_and_shown(db: &Db) {
+    let program = with(db, &[TICK, PATIENT, BROKEN]);
+    let daemon = started(&program).await;
+    ask(&program, "jobs pause tick --reason tea").await;
+    let refused = program.run("jobs trigger tick --wait").await.expect_code(64);
+    assert!(
+        refused.err[0].contains("paused by ada@") && refused.err[0].contains("--force"),
+        "{}",
+        refused.text()
+    );
+    let done = ask(&program, "jobs trigger tick --force --wait --reason see").await;
+    let run = &done["run"];
+    assert_eq!((text(&run["status"]), text(&run["cause"])), ("done", "manual"));
+    assert!(text(&run["reason"]).starts_with("requested by ada@"), "{run}");
+    let shown = ask(&program, &format!("runs show {}", text(&run["id"]))).await;
+    assert_eq!(&shown, run);
+    let failed = program.run("jobs trigger broken --wait").await.expect_code(1);
+    assert!(
+        failed.out[0].contains("dead, 0 items in") && failed.out[0].contains("broken as designed"),
+        "{}",
+        failed.text()
+    );
+    assert_eq!(history(&program, "broken").await, ["dead manual 1"]);
+    daemon.terminated().await.expect_code(0);
+}
+
+async fn a_cancelled_run_stops_and_is_not_run_again(db: &Db) {
+    let program = with(db, &[PATIENT]);
+    let daemon = started(&program).await;
+    // While the daemon plans the job, it holds its lease, and that claim could be cancelled.
+    let planned = "SELECT count(*) FROM scheduler_jobs WHERE job = 'patient' AND holder IS NULL AND schedule IS NOT NULL";
+    billing_test_support::eventually("the job is planned", async || {
+        (crate::daemon::ask(db, planned).await == "1").then_some(())
+    })
+    .await;
+    let nothing = ask(&program, "jobs cancel patient").await;
+    assert_eq!(
+        (&nothing["changed"], text(&nothing["about"])),
+        (&false.into(), "nothing to do: no daemon runs it")
+    );
+    ask(&program, "jobs trigger patient").await;
+    daemon.says("patient from now on").await;
+    assert_eq!(text(&ask(&program, "jobs show patient").await["state"]), "running");
+    ask(&program, "jobs trigger patient").await;
+    ask(&program, "jobs cancel patient --reason enough").await;
+    daemon.says("patient no more: the run was cancelled").await;
+    until_history_has(&program, "patient", "interrupted manual").await;
+    let run = &ask(&program, "runs list --job patient").await[0];
+    assert!(text(&run["reason"]).ends_with(": enough") && run["items"] == 3, "{run}");
+    daemon.terminated().await.expect_code(0);
+    assert_eq!(
+        history(&program, "patient").await.len(),
+        1,
+        "what was asked for before the cancellation is withdrawn"
+    );
+}
+
+async fn a_dead_letter_is_replayed_and_one_that_is_done_only_if_that_is_meant(db: &Db) {
+    let jobs = BROKEN.replace("\"365d\" }", "\"365d\" }\nrun-at-start = true");
+    let program = with(db, &[&jobs, TICK]);
+    let daemon = started(&program).await;
+    until_history_has(&program, "broken", "dead schedule").await;
+    let dead = &ask(&program, "runs list --job broken --status dead").await[0];
+    let at = text(&dead["scheduled_at"]);
+    program.run(&format!("jobs replay broken {at} --wait")).await.expect_code(1);
+    assert_eq!(history(&program, "broken").await, ["dead replay 1", "dead schedule 1"]);
+
+    until_history_has(&program, "tick", "done schedule").await;
+    let done = &ask(&program, "runs list --job tick --status done --limit 1").await[0];
+    let at = text(&done["scheduled_at"]);
+    let refused = program.run(&format!("jobs replay tick {at}")).await.expect_code(64);
+    assert!(refused.err[0].ends_with("say --again to run it once more"), "{}", refused.text());
+    // The table of runs prints it in another form, which can be pasted as it is.
+    let shown = at.replace('T', " ").replace('Z', "");
+    let listed = program.run("runs list --job tick --status done --limit 0").await.expect_code(0);
+    assert!(listed.text().contains(&shown), "{shown}: {}", listed.text());
+    ask(&program, &format!("jobs replay tick {shown} --again --wait")).await;
+    until_history_has(&program, "tick", "done replay").await;
+    let explained = program.run(&format!("jobs explain tick --at {at}")).await.expect_code(0);
+    let answer = format!("tick of {shown} UTC: done, ");
+    assert!(explained.out[0].starts_with(&answer), "{}", explained.text());
+    assert_eq!(explained.text().matches("tick of").count(), 1, "{}", explained.text());
+    let refused = program.run("jobs replay broken 2026-01-01T00:00:01Z").await.expect_code(64);
+    assert!(refused.err[0].contains("is no scheduled time of `broken`"), "{}", refused.text());
+    let refused = program.run("jobs replay tick 2199-01-01T00:00:00Z").await.expect_code(64);
+    assert!(refused.err[0].contains("is still to come"), "{}", refused.text());
+    daemon.terminated().await.expect_code(0);
+}
+
+/// As if its newest run had been made while the clock was a day ahead.
+async fn job_that_ran_ahead_waits_until_reset(db: &Db) {
+    let program = with(db, &[TICK]);
+    let daemon = started(&program).await;
+    until_history_has(&program, "tick", "done schedule").await;
+    daemon.terminated().await.expect_code(0);
+    let a_day = if db.backend() == DbBackend::Sqlite { "86400000000" } else { "interval '1 day'" };
+    db.execute(&format!(
+        "UPDATE scheduler_jobs SET cursor_at = cursor_at + {a_day}, next_at = next_at + {a_day},
+                                      late_at = late_at + {a_day}, stuck_at = stuck_at + {a_day}"
+    ))
+    .await;
+    db.execute(&format!(
+        "UPDATE scheduler_runs SET scheduled_at = scheduled_at + {a_day}
+          WHERE id = (SELECT id FROM scheduler_runs ORDER BY started_at DESC LIMIT 1)"
+    ))
+    .await;
+    let daemon = started(&program).await;
+    daemon.says("job `tick` waits until").await;
+    let status = program.run("status --json").await;
+    assert!(status.text().contains("\"job_ahead\""), "{}", status.text());
+    let doctor = program.run("doctor").await;
+    assert!(doctor.text().contains("jobs reset tick --reason"), "{}", doctor.text());
+    let before = history(&program, "tick").await.len();
+    assert_eq!(ask(&program, "jobs reset tick --reason corrected").await["changed"], true);
+    until_history_has(&program, "tick", "skipped manual").await;
+    eventually("it runs again", async || (history(&program, "tick").await.len() > before + 2).then_some(()))
+        .await;
+    daemon.says("job `tick` follows its schedule again").await;
+    assert_eq!(daemon.said("job `tick` waits until").len(), 1, "once");
+    let recorded = crate::daemon::rows(db, "reason FROM scheduler_audit_log WHERE action = 'reset'").await;
+    assert!(recorded.len() == 1 && recorded[0].contains("corrected"), "{recorded:?}");
+    assert_eq!(ask(&program, "jobs reset tick --reason again").await["changed"], false);
+    daemon.terminated().await.expect_code(0);
+}
+
+/// No daemon runs, so none may answer.
+async fn request_without_daemon_is_reported(db: &Db) {
+    let program = with(db, &[TICK]);
+    let asked = program.run("jobs trigger tick").await.expect_code(0);
+    assert!(asked.out[0].contains("no daemon is alive: start one"), "{}", asked.text());
+    assert_eq!(ask(&program, "jobs trigger tick").await["daemons_alive"], 0);
+    let waiting = program.start("jobs trigger tick --wait");
+    waiting.says("no daemon is alive").await;
+    // It has no heartbeat job, and is known all the same.
+    let daemon = started(&program).await;
+    waiting.ended().await.expect_code(0);
+    eventually("the daemon is known", async || {
+        (ask(&program, "jobs trigger tick").await["daemons_alive"] == 1).then_some(())
+    })
+    .await;
+    let asked = program.run("jobs trigger tick").await.expect_code(0);
+    assert!(asked.out[0].contains("begins within 2 s"), "{}", asked.text());
+    daemon.terminated().await.expect_code(0);
+}
+
+on_every_engine!(
+    job_that_ran_ahead_waits_until_reset,
+    request_without_daemon_is_reported,
+    a_paused_job_runs_nothing_until_it_is_resumed_and_its_pause_is_one_row,
+    a_run_by_hand_is_waited_for_and_shown,
+    a_cancelled_run_stops_and_is_not_run_again,
+    a_dead_letter_is_replayed_and_one_that_is_done_only_if_that_is_meant,
+);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_are_controlled_behind_a_pooler_with_one_server_for_each_transaction() {
+    let db = Db::g1_role().await;
+    let pooler = Pooler::start(2);
+    let program = with(&db, &[TICK, PATIENT]).env("DATABASE_URL", &pooler.url(&db, Login::Billing));
+    let daemons = [started(&program).await, started(&program).await];
+    ask(&program, "jobs pause tick --reason tea").await;
+    let run = ask(&program, "jobs trigger tick --force --wait").await;
+    assert_eq!(text(&run["run"]["status"]), "done");
+    // A scheduled time comes while it is paused.
+    until_a_second_begins(&db).await;
+    ask(&program, "jobs resume tick").await;
+    until_history_has(&program, "tick", "paused schedule").await;
+    for daemon in daemons {
+        let ended = daemon.terminated().await.expect_code(0);
+        for wrong in ["prepared statement", "[ERROR]", "does not answer what is wished for"] {
+            assert!(!ended.text().contains(wrong), "{}", ended.text());
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_asks_about_no_job_is_told_which_there_are() {
+    let db = Db::sqlite().await;
+    let program = with(&db, &[TICK]);
+    for command in ["show", "resume", "cancel", "trigger", "explain", "pause --reason tea"] {
+        let refused = program.run(&format!("jobs {command} tock")).await.expect_code(64);
+        let said = "neither the database nor jobs.toml knows a job `tock`, did you mean `tick`?";
+        assert_eq!(refused.err, [said], "{command}");
+    }
+    let refused = program.run("jobs next tock").await.expect_code(64);
+    assert_eq!(refused.err, ["jobs.toml has no enabled job `tock`, did you mean `tick`?"]);
+    let refused = program.run("runs show 0199a6b2-7c1e-7d30-9c1f-2b7f0d8e4a55").await.expect_code(64);
+    assert!(refused.err[0].starts_with("there is no run 0199a6b2"), "{}", refused.text());
+    let refused = program.run("jobs pause tick").await.expect_code(64);
+    assert!(refused.text().contains("--reason <TEXT>"), "{}", refused.text());
+}

@@ -1,0 +1,149 @@
+//! What the daemon tells the service manager that started it, over the socket that systemd would have.
+
+use std::time::Duration;
+
+use billing_test_support::{
+    Db, Running, eventually,
+    manager::{At, Manager},
+    process::Signal,
+};
+
+use super::{BILLING, HEARTBEAT, STUBBORN, TICK, daemon, program, seed};
+
+/// Holds every thread that runs jobs, for as long as the process lives.
+const HANG: &str = r#"
+[[job]]
+name = "hang"
+kind = "test.hang"
+schedule = { every = "365d" }
+"#;
+
+async fn ready(manager: &mut Manager) {
+    manager.told("READY=1").await;
+}
+
+async fn check_life(at: At) {
+    let db = Db::sqlite().await;
+    seed(&db, 4).await;
+    let mut manager = Manager::listen(at);
+    let program = manager.manages(daemon(&db, &[BILLING, HEARTBEAT]));
+    let running = program.start("run");
+    ready(&mut manager).await;
+    let charged = loop {
+        let status = manager.told("STATUS=").await;
+        if status.contains("charged") {
+            break status;
+        }
+    };
+    assert!(charged.starts_with("2 jobs; billing at "), "{charged}");
+    assert!(charged.ends_with(" UTC charged 0.12 USD for 12 hours of 4 instances, 0 held"), "{charged}");
+
+    let program = program.file("jobs.toml", &[BILLING, HEARTBEAT, TICK].concat());
+    running.signal(Signal::HUP);
+    manager.told("RELOADING=1").await;
+    let usec: u64 = manager.told("MONOTONIC_USEC=").await.parse().expect("a number of microseconds");
+    assert!(usec > 0 && usec <= monotonic_usec(), "{usec}");
+    ready(&mut manager).await;
+    assert!(manager.told("STATUS=").await.starts_with("3 jobs; billing at "));
+
+    let _refused = program.file("jobs.toml", "nonsense");
+    running.signal(Signal::HUP);
+    manager.told("RELOADING=1").await;
+    ready(&mut manager).await;
+
+    running.signal(Signal::TERM);
+    manager.told("STOPPING=1").await;
+    let usec: u64 = manager.told("EXTEND_TIMEOUT_USEC=").await.parse().expect("a number of microseconds");
+    // The drain timeout, and the grace in which runs stop.
+    assert!(usec > 90_000_000, "{usec}");
+    assert_eq!(manager.told("STATUS=").await, "stopping after SIGTERM: runs in progress continue");
+    running.ended().await.expect_code(0);
+}
+
+#[tokio::test]
+async fn systemd_is_told_of_start_reload_and_end_on_a_socket_with_a_path() {
+    check_life(At::Path).await;
+}
+
+#[tokio::test]
+async fn systemd_is_told_of_start_reload_and_end_on_an_abstract_socket() {
+    check_life(At::Abstract).await;
+}
+
+fn monotonic_usec() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec * 1_000_000 + now.tv_nsec / 1_000).expect("it counts up from zero")
+}
+
+#[tokio::test]
+async fn drain_extends_stop_time_and_feeds_watchdog() {
+    let db = Db::sqlite().await;
+    let mut manager = Manager::listen(At::Path);
+    let program = manager.manages(daemon(&db, &["[daemon]\ndrain-timeout = \"90s\"\n", STUBBORN]));
+    let running = program.env("WATCHDOG_USEC", "4000000").start("run");
+    running.says("stubborn from now on").await;
+    running.signal(Signal::TERM);
+    manager.told("STOPPING=1").await;
+    let usec: u64 = manager.told("EXTEND_TIMEOUT_USEC=").await.parse().expect("a number of microseconds");
+    assert!(usec > 120_000_000, "{usec}");
+    for _ in 0..2 {
+        manager.told("WATCHDOG=1").await;
+    }
+    running.signal(Signal::KILL);
+}
+
+/// A timer that fed the watchdog would go on.
+#[tokio::test]
+async fn a_watchdog_is_fed_while_the_scheduler_works_and_starves_once_it_hangs() {
+    let silence = Duration::from_secs(4);
+    let db = Db::sqlite().await;
+    let mut manager = Manager::listen(At::Path);
+    let program = manager
+        .manages(daemon(&db, &[TICK, HANG]))
+        .env("WATCHDOG_USEC", &silence.as_micros().to_string())
+        .env("TOKIO_WORKER_THREADS", "2");
+    let mut running = program.start("run");
+    ready(&mut manager).await;
+    for _ in 0..3 {
+        manager.told("WATCHDOG=1").await;
+    }
+    asked_to_hang(&db, &running).await;
+    manager.starved(silence).await;
+    assert!(running.is_alive(), "systemd would kill it now");
+    running.signal(Signal::KILL);
+}
+
+async fn asked_to_hang(db: &Db, running: &Running) {
+    let asker = program().env("DATABASE_URL", &db.url).file("jobs.toml", HANG);
+    asker.run("jobs trigger hang").await.expect_code(0);
+    running.says("hangs from now on").await;
+}
+
+/// Nobody watches: nothing is fed, and a manager that is gone harms nobody.
+#[tokio::test]
+async fn a_manager_that_went_away_is_told_of_once_in_the_log() {
+    let db = Db::sqlite().await;
+    let mut manager = Manager::listen(At::Path);
+    let program = manager.manages(daemon(&db, &[TICK])).env("WATCHDOG_USEC", "1000000");
+    let running = program.start("run");
+    ready(&mut manager).await;
+    manager.told("WATCHDOG=1").await;
+    drop(manager);
+    running.says("the service manager does not hear how it goes").await;
+    eventually("it ticks on", async || (running.said("tick of").len() > 5).then_some(())).await;
+    let complaints = running.said("does not hear").len();
+    running.terminated().await.expect_code(0);
+    assert_eq!(complaints, 1);
+}
+
+#[tokio::test]
+async fn a_start_that_waits_for_its_database_says_so() {
+    let mut manager = Manager::listen(At::Path);
+    let program =
+        program().env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/panel").file("jobs.toml", TICK);
+    let running = manager.manages(program).start("run");
+    manager.told("EXTEND_TIMEOUT_USEC=").await;
+    assert_eq!(manager.told("STATUS=").await, "waits for the database");
+    running.says("next attempt in").await;
+    running.terminated().await.expect_code(0);
+}

@@ -1,0 +1,50 @@
+//! Gives each end-to-end test a database of its own, of every kind that the daemon serves, with a small fleet in it.
+//!
+//! A check is written once and named under the macro that says where it runs:
+//!
+//! ```no_run
+//! use billing_test_support::{Db, Fleet, on_every_database};
+//!
+//! async fn a_top_up_raises_the_balance(db: &Db) {
+//!     let fleet = Fleet::new(db);
+//!     let org = fleet.wallet("1.00").await;
+//!     fleet.top_up(org, "0.50").await;
+//!     assert_eq!(fleet.balance(org).await, 15_000);
+//! }
+//!
+//! on_every_database!(a_top_up_raises_the_balance);
+//! # fn main() {}
+//! ```
+//!
+//! | macro | variants |
+//! |---|---|
+//! | [`on_every_engine!`] | `sqlite`, `postgres` |
+//! | [`on_every_panel!`] | `g1_owner`, `g1_role`, `g2_owner`, `g2_role`, `g3_owner`, `g3_role` |
+//! | [`on_every_database!`] | all of these |
+//!
+//! `cargo run -p billing-tools -- scratch-database g3` holds such a database open for trying things by hand.
+
+#![expect(clippy::missing_panics_doc, reason = "the harness panics to fail the test that called it")]
+
+pub mod db;
+pub mod limited_disk;
+pub mod manager;
+pub mod panel_biller;
+pub mod pooler;
+pub mod postgres;
+pub mod process;
+pub mod query_accounting;
+mod requirements;
+pub mod seed;
+pub mod sqlite;
+
+pub use db::{Db, connect, migrate};
+pub use limited_disk::SmallDisk;
+pub use pooler::Pooler;
+pub use postgres::{
+    BILLING_ROLE, Database, Login, OWNER_ROLE, Panel, Postgres, READING_ROLE, operations, postgres_command,
+};
+pub use process::{Ended, Program, Running, eventually};
+pub use requirements::skipped;
+pub use seed::{Amount, ChargeRow, CycleRow, Fleet, HoldRow, Instance, LedgerRow, Plan};
+pub use sqlite::Sqlite;

@@ -1,0 +1,174 @@
+//! How fast a fleet is billed, against the original's way and against what the database itself can do: all of it measured in
+//! one run, in turn, so that the ratios hold on a machine that is busy with something else.
+//!
+//! | measured | what it does |
+//! |---|---|
+//! | ours | the daemon's own command `bill`, in a process of its own |
+//! | original | one transaction of eleven statements an instance, one connection, on a sample |
+//! | floor | the rows that ours wrote, copied in bulk into the same tables, with one `UPDATE` of everything that moves |
+//!
+//! Ours and the floor begin with equal databases; after each round their contents must have equal checksums.
+
+pub mod compare;
+mod fleet;
+mod ours;
+mod postgres;
+pub mod pure;
+mod report;
+mod sqlite;
+mod top_up;
+pub mod workload;
+
+use std::path::PathBuf;
+
+use self::{ours::Ours, postgres::PostgresEngine, report::median, sqlite::SqliteEngine, top_up::Waits};
+
+use crate::Engine;
+
+pub use ours::peak_memory;
+pub use report::Report;
+
+/// How long a daemon may be away without asking for approval.
+const CATCH_UP_HOURS: u32 = 72;
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The database: a file with `synchronous = FULL`, or a server with `fsync` and `synchronous_commit`.
+    pub engine: Engine,
+    /// How many machines are due.
+    pub instances: u32,
+    /// How many charges, each with its rows in the panel's tables, are there before.
+    pub history: u32,
+    /// How many hours of each machine are due in each round.
+    pub hours: u32,
+    /// How many connections bill at once; it adapts if none is given.
+    pub connections: Option<u32>,
+    /// How many machines a transaction bills; it adapts if none is given.
+    pub batch: Option<u32>,
+    /// How many rounds are measured after the warm-up.
+    pub rounds: u32,
+    /// How many machines of a round are billed the original's way.
+    pub sample: u32,
+    /// This program, which is started again to bill.
+    pub program: PathBuf,
+}
+
+/// What one part of a round took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cost {
+    seconds: f64,
+    /// Of all processes of the database's server; none where there is no server.
+    server_cpu_seconds: f64,
+    wal_bytes: f64,
+}
+
+/// What everything came to.
+struct Measured {
+    bills: Vec<Cost>,
+    /// Seconds an instance.
+    floor: f64,
+    original: f64,
+    peak_mb: f64,
+    /// How many times as long as one hour it takes to bill three days at once.
+    catch_up: f64,
+    waits: Waits,
+}
+
+/// A kind of database that can be measured. There is one database for each of the three ways.
+trait Bench {
+    /// Where ours bills.
+    fn url(&self) -> String;
+    /// What of the server was used so far: seconds of processors, bytes of write-ahead log.
+    async fn used(&mut self) -> (f64, f64);
+    /// Writes back what earlier parts left behind, so that no part pays for another.
+    async fn settle(&mut self);
+    /// Copies what ours wrote since the last time into the floor's database.
+    async fn floor(&mut self, hours: u32, first: bool) -> f64;
+    /// Bills so many machines the original's way.
+    async fn original(&mut self, sample: u32, hours: u32) -> f64;
+    /// Of what ours wrote and of what the floor wrote, a line for each table.
+    async fn checksums(&mut self) -> [Vec<String>; 2];
+    /// Tops up wallets of the database that ours bills, until told to stop.
+    async fn top_up(&self, stop: tokio::sync::oneshot::Receiver<()>) -> Waits;
+}
+
+/// Measures.
+pub async fn run(options: &Options) -> Report {
+    match options.engine {
+        Engine::Sqlite => measure(&mut SqliteEngine::seeded(options).await, options).await,
+        Engine::Postgres => measure(&mut PostgresEngine::seeded(options).await, options).await,
+    }
+}
+
+async fn measure(bench: &mut impl Bench, options: &Options) -> Report {
+    let ours = Ours::new(options, bench.url());
+    let (mut bills, mut floors, mut originals) = (Vec::new(), Vec::new(), Vec::new());
+    let mut peak_mb: f64 = 0.0;
+    let instances = f64::from(options.instances);
+    let sample = options.sample.min(options.instances);
+    for round in 0..=options.rounds {
+        let hours = if round == 0 { 1 } else { options.hours };
+        let ended = 1 + round * options.hours;
+        bench.settle().await;
+        let before = bench.used().await;
+        let bill = ours.bill(ended).await;
+        assert_eq!(bill.charged, u64::from(options.instances), "every machine is charged in each round");
+        let used = minus(bench.used().await, before);
+        peak_mb = peak_mb.max(bill.peak_mb);
+        bench.settle().await;
+        let floor = bench.floor(hours, round == 0).await;
+        let [of_ours, of_floor] = bench.checksums().await;
+        assert_eq!(of_ours, of_floor, "ours and the floor write the same");
+        bench.settle().await;
+        let original = bench.original(sample, hours).await;
+        eprintln!(
+            "{} ours {:.0}/s, {:.1} us of the server each, {:.1} % of the time to bound the run; floor {:.0}/s; original {:.0}/s",
+            if round == 0 { "warm-up:".to_owned() } else { format!("round {round}:") },
+            instances / bill.seconds,
+            used.0 * 1e6 / instances,
+            100.0 * bill.brake_seconds / bill.seconds,
+            instances / floor,
+            f64::from(sample) / original,
+        );
+        if round > 0 {
+            bills.push(Cost { seconds: bill.seconds, server_cpu_seconds: used.0, wal_bytes: used.1 });
+            floors.push(floor);
+            originals.push(original);
+        }
+    }
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let ended = 1 + (options.rounds + 1) * options.hours;
+    bench.settle().await;
+    let (waits, bill) = tokio::join!(bench.top_up(stopped), async {
+        let bill = ours.bill(ended).await;
+        // Nobody listens any more only if the top-ups failed, and that panics.
+        let _ = stop.send(());
+        bill
+    });
+    peak_mb = peak_mb.max(bill.peak_mb);
+    eprintln!(
+        "beside top-ups: ours {:.0}/s; {} top-ups, {:.0} ms (p99), {:.0} ms (longest); at most {peak_mb:.0} MiB by now",
+        instances / bill.seconds,
+        waits.len(),
+        waits.quantile(0.99),
+        waits.quantile(1.0),
+    );
+    bench.settle().await;
+    let one_hour = ours.bill(ended + 1).await;
+    bench.settle().await;
+    let three_days = ours.bill(ended + 1 + CATCH_UP_HOURS).await;
+    let measured = Measured {
+        bills,
+        floor: median(&floors) / instances,
+        original: median(&originals) / f64::from(sample),
+        peak_mb: peak_mb.max(three_days.peak_mb),
+        catch_up: three_days.seconds / one_hour.seconds,
+        waits,
+    };
+    Report::new(options, &measured)
+}
+
+fn minus(after: (f64, f64), before: (f64, f64)) -> (f64, f64) {
+    (after.0 - before.0, after.1 - before.1)
+}

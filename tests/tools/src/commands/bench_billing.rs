@@ -1,0 +1,108 @@
+//! How fast a fleet is billed: `cargo run --release -p billing-tools -- bench-billing --database postgres --json`.
+
+use std::{env, path::PathBuf, process::ExitCode};
+
+use clap::Args;
+use tokio::runtime::Runtime;
+
+use super::this_program;
+use crate::{
+    Engine,
+    bench::{
+        self, Options,
+        compare::compare,
+        pure,
+        workload::{self, Workload},
+    },
+};
+
+/// Bill a generated fleet: our way, the original's way, and as fast as the database can write the same rows
+#[derive(Args)]
+pub(super) struct BenchBillingArgs {
+    /// Which database: a server of its own, or a file.
+    #[arg(long, value_enum, required_unless_present = "decisions")]
+    database: Option<Engine>,
+    /// How many machines are due, with a fifth as many wallets.
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(10..))]
+    instances: u32,
+    /// How many charges of earlier hours are there before.
+    #[arg(long, value_name = "ROWS", default_value_t = 0)]
+    history: u32,
+    /// How many hours of each machine are due in each round.
+    #[arg(long, value_name = "H", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    hours: u32,
+    /// How many connections bill at once; the daemon adapts it by itself otherwise.
+    #[arg(long, value_name = "C")]
+    connections: Option<u32>,
+    /// How many machines one transaction bills; the daemon adapts it by itself otherwise.
+    #[arg(long, value_name = "N")]
+    batch: Option<u32>,
+    /// How many rounds are measured after the warm-up.
+    #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// How many machines of each round are billed the original's way.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    sample: u32,
+    /// End with one line of JSON.
+    #[arg(long)]
+    json: bool,
+    /// Compare this build with another build of this program, until a loss of 5 % is excluded or proven.
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["json", "worker"])]
+    compare: Option<PathBuf>,
+    /// What to compare.
+    #[arg(long, value_enum, default_value = "billing")]
+    workload: Workload,
+    /// Run one round of the workload for each line on standard input; the other side of `--compare`.
+    #[arg(long)]
+    worker: bool,
+    /// Only make the pure decisions so many times, for callgrind.
+    #[arg(long, value_name = "N")]
+    decisions: Option<u32>,
+}
+
+/// The daemon that bills; prints its peak memory at the end.
+pub(super) fn daemon() -> ExitCode {
+    // The clock of the run is set by an environment variable.
+    billing_jobs::fault_injection::enable();
+    let code = billing_daemon::main(&billing_daemon::Plugins::none());
+    eprintln!("{}", bench::peak_memory());
+    code
+}
+
+pub(super) fn run(args: BenchBillingArgs, runtime: &Runtime) -> ExitCode {
+    if let Some(iterations) = args.decisions {
+        pure::decide(iterations);
+        return ExitCode::SUCCESS;
+    }
+    let options = Options {
+        engine: args.database.unwrap_or(Engine::Sqlite),
+        instances: args.instances,
+        history: args.history,
+        hours: args.hours,
+        connections: args.connections,
+        batch: args.batch,
+        rounds: args.rounds,
+        sample: args.sample,
+        program: this_program(),
+    };
+    if args.worker {
+        runtime.block_on(workload::work(args.workload, &options));
+        return ExitCode::SUCCESS;
+    }
+    if let Some(other) = args.compare {
+        // A worker gets the same arguments, without the program to compare with.
+        let mut arguments: Vec<String> = env::args().skip(1).collect();
+        if let Some(at) = arguments.iter().position(|argument| argument == "--compare") {
+            arguments.drain(at..at + 2);
+        }
+        arguments.retain(|argument| !argument.starts_with("--compare="));
+        return runtime.block_on(compare(options.program, other, &arguments));
+    }
+    let report = runtime.block_on(bench::run(&options));
+    if args.json {
+        println!("{}", serde_json::to_string(&report).expect("numbers are always JSON"));
+    } else {
+        println!("{report}");
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,102 @@
+//! What a daemon costs that has nothing to do: `cargo run --release -p billing-tools -- bench-idle --seconds 60`.
+//!
+//! It runs the three jobs that ship on an empty, migrated PostgreSQL database: billing each hour, the heartbeat each minute, the
+//! clean-up each ten minutes. Between it and the server a proxy counts how many times it waits for an answer, and for which.
+
+use std::{fs, process::ExitCode, time::Duration};
+
+use billing_test_support::{
+    Db, Postgres, Program, eventually,
+    query_accounting::{QUESTION, by_cause},
+};
+use clap::Args;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::{number, this_program};
+use crate::{DAEMON, faults::Proxy};
+
+/// Measure a daemon that has no work
+#[derive(Args)]
+pub(super) struct BenchIdleArgs {
+    /// Length of the measurement in seconds
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    seconds: u64,
+}
+
+pub(super) fn daemon() -> ExitCode {
+    billing_daemon::main(&billing_daemon::Plugins::none())
+}
+
+pub(super) async fn run(args: &BenchIdleArgs) -> serde_json::Value {
+    let duration = Duration::from_secs(args.seconds);
+    let db = Db::postgres().await;
+    let server = Postgres::server().port();
+    let proxy = Proxy::start(server).await.expect("a port is free");
+    let url = db.url.replace(&format!(":{server}/"), &format!(":{}/", proxy.port()));
+    let program = Program::new(this_program())
+        .env(DAEMON, "bench-idle")
+        .env("DATABASE_URL", &url)
+        .file("jobs.toml", include_str!("../../../../jobs.toml"));
+    let began = Instant::now();
+    let mut daemon = program.start("run");
+    let heartbeat = "SELECT count(*) AS n FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
+    eventually("it beats", async || (number(&db, heartbeat).await > 0).then_some(())).await;
+    let start_ms = began.elapsed().as_millis();
+    daemon.says("charged 0.00 for 0 hours").await;
+    // What a start leaves behind is over by then.
+    sleep(Duration::from_secs(3)).await;
+    let pid = daemon.pid();
+    let _ = proxy.round_trips();
+    let (ticks, transactions) = (ticks(pid), committed(&db).await);
+    sleep(duration).await;
+    assert!(daemon.is_alive(), "the daemon ended");
+    let per_second = f64::from(u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100));
+    #[expect(clippy::cast_precision_loss, reason = "a number of hundredths of a second")]
+    let cpu_seconds = (self::ticks(pid) - ticks) as f64 / per_second;
+    // The figures of PostgreSQL are a second old at most; those of this connection are taken off.
+    let transactions = committed(&db).await - transactions;
+    let trips = proxy.round_trips();
+    let by_cause = by_cause(&trips);
+    let figures = json!({
+        "start_to_heartbeat_ms": start_ms,
+        "seconds": duration.as_secs(),
+        "cpu_percent_of_a_core": (cpu_seconds / duration.as_secs_f64() * 1e5).round() / 1e3,
+        "rss_mb": resident_mb(pid),
+        "transactions": transactions,
+        "round_trips": trips.len(),
+        "round_trips_per_tick": per(trips.len(), by_cause.get(QUESTION).copied().unwrap_or_default()),
+        "round_trips_by_cause": by_cause,
+    });
+    daemon.terminated().await.expect_code(0);
+    figures
+}
+
+/// A tick asks once what people want, so there were as many ticks as questions.
+#[expect(clippy::cast_precision_loss, reason = "a number of seconds")]
+fn per(trips: usize, ticks: usize) -> f64 {
+    (trips as f64 / ticks as f64 * 100.0).round() / 100.0
+}
+
+/// Transactions of the daemon's database so far.
+async fn committed(db: &Db) -> i64 {
+    number(
+        db,
+        "SELECT xact_commit + xact_rollback AS n FROM pg_stat_database WHERE datname = current_database()",
+    )
+    .await
+}
+
+/// Of processors, in user mode and in the kernel.
+fn ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the daemon runs");
+    let fields: Vec<&str> = stat.rsplit_once(") ").expect("a name in brackets").1.split(' ').collect();
+    fields[11..=12].iter().map(|field| field.parse::<u64>().expect("a number")).sum()
+}
+
+fn resident_mb(pid: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says it");
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number of kB");
+    (kib / 102.4).round() / 10.0
+}

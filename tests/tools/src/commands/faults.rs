@@ -1,0 +1,56 @@
+//! The fault campaign by hand: `cargo run --release -p billing-tools -- faults --database postgres --seconds 600 --seed 1`.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Args;
+
+use super::this_program;
+use crate::{
+    Engine,
+    faults::{self, Options},
+};
+
+/// Run real daemons while faults are injected, and count what went wrong
+#[derive(Args)]
+pub(super) struct FaultsArgs {
+    /// Which database the daemons share.
+    #[arg(long, value_enum)]
+    database: Engine,
+    /// How long faults are injected.
+    #[arg(long, default_value_t = 120)]
+    seconds: u64,
+    /// What everything random follows from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Guards to leave out of the daemons, separated by commas.
+    #[arg(long)]
+    mutation: Option<String>,
+    /// End with one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: FaultsArgs) -> ExitCode {
+    let mut options =
+        Options::new(args.database, Duration::from_secs(args.seconds), args.seed, this_program());
+    if let Some(names) = &args.mutation {
+        options = options.mutated(names);
+    }
+    let report = Box::pin(faults::run(&options)).await;
+    println!("{report}");
+    if args.json {
+        println!("{}", serde_json::to_string(&report).expect("numbers are always JSON"));
+    }
+    if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A daemon that ends with the campaign, also when that is killed.
+pub(super) fn daemon() -> ExitCode {
+    std::thread::spawn(|| {
+        // Nothing is ever written to it: it ends when the campaign does.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::abort();
+    });
+    billing_jobs::fault_injection::enable();
+    billing_daemon::main(&billing_daemon::Plugins::none())
+}

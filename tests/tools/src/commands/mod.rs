@@ -1,0 +1,83 @@
+//! The command line: one command a file, with its options.
+
+mod bench_billing;
+mod bench_idle;
+mod bench_lease_cycle;
+mod bench_panel_guard;
+mod bench_takeover;
+mod faults;
+mod scratch_database;
+
+use std::{env, path::PathBuf, process::ExitCode};
+
+use billing_test_support::Db;
+use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
+
+use crate::{DAEMON, Engine};
+
+/// Measure the daemon, inject faults into it, or create a database for experiments
+#[derive(Parser)]
+#[command(name = "billing-tools")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Faults(faults::FaultsArgs),
+    BenchBilling(bench_billing::BenchBillingArgs),
+    BenchIdle(bench_idle::BenchIdleArgs),
+    BenchPanelGuard(bench_panel_guard::BenchPanelGuardArgs),
+    BenchTakeover(bench_takeover::BenchTakeoverArgs),
+    BenchLeaseCycle(bench_lease_cycle::BenchLeaseCycleArgs),
+    ScratchDatabase(scratch_database::ScratchDatabaseArgs),
+}
+
+/// Runs the program with the arguments of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    if let Ok(command) = env::var(DAEMON) {
+        return match command.as_str() {
+            "faults" => faults::daemon(),
+            "bench-billing" => bench_billing::daemon(),
+            "bench-idle" => bench_idle::daemon(),
+            "bench-takeover" => bench_takeover::daemon(),
+            unknown => panic!("{DAEMON} is `{unknown}`, which starts no daemon"),
+        };
+    }
+    let command = Cli::parse().command;
+    let runtime = Runtime::new().expect("a runtime starts");
+    let figures = match command {
+        Command::Faults(args) => return runtime.block_on(faults::run(args)),
+        Command::BenchBilling(args) => return bench_billing::run(args, &runtime),
+        Command::ScratchDatabase(args) => return runtime.block_on(scratch_database::run(&args)),
+        Command::BenchIdle(args) => runtime.block_on(bench_idle::run(&args)),
+        Command::BenchPanelGuard(args) => runtime.block_on(bench_panel_guard::run(&args)),
+        Command::BenchTakeover(args) => runtime.block_on(bench_takeover::run(&args)),
+        Command::BenchLeaseCycle(args) => runtime.block_on(bench_lease_cycle::run(&args)),
+    };
+    println!("{figures}");
+    ExitCode::SUCCESS
+}
+
+/// The path of this program.
+fn this_program() -> PathBuf {
+    env::current_exe().expect("the path of a running program is known")
+}
+
+/// A new database.
+async fn database(engine: Engine) -> Db {
+    match engine {
+        Engine::Sqlite => Db::sqlite().await,
+        Engine::Postgres => Db::postgres().await,
+    }
+}
+
+/// The first value of the first row, a number.
+async fn number(db: &Db, sql: &str) -> i64 {
+    use sea_orm::{ConnectionTrait as _, Statement};
+    let row = db.admin().query_one_raw(Statement::from_string(db.backend(), sql)).await;
+    row.expect("the statement is valid").expect("there is a row").try_get("", "n").expect("a number")
+}

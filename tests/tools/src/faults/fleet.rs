@@ -1,0 +1,328 @@
+//! What customers and operators do meanwhile, and a journal of it that the database has no part in.
+
+use std::{collections::BTreeMap, ops::Range, time::Duration};
+
+use billing_scheduler::{Clock, SystemClock};
+use chrono::DateTime;
+use rand::{RngExt as _, rngs::StdRng};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
+use tokio::{sync::watch, time::sleep};
+use uuid::Uuid;
+
+use super::{report::Report, server::Server};
+use billing_test_support::Db;
+
+/// Microseconds since 1970.
+pub(super) type Micros = i64;
+/// An hour of the fleet.
+pub(super) const HOUR: Micros = 3_600_000_000;
+
+/// So long ago by its own clock does the fleet live.
+const AGO: Micros = 10_000 * HOUR;
+/// How far the fleet's clock moves, and how often.
+const STEP: Micros = HOUR / 4;
+const STEP_EVERY: Duration = Duration::from_millis(250);
+const ORGANIZATIONS: usize = 24;
+const PLANS: usize = 5;
+const WAIT: Duration = Duration::from_millis(100);
+/// A server that does not answer for so many waits never will.
+const WAITS: usize = 600;
+
+/// What the campaign did, by its own books.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    /// Each organization's wallet: what was in it at first, and what was paid in, in ten-thousandths.
+    pub(super) wallets: BTreeMap<Uuid, i64>,
+    /// Each plan's prices, oldest first.
+    pub(super) plans: Vec<PlanLog>,
+    pub(super) machines: BTreeMap<Uuid, Machine>,
+}
+
+#[derive(Debug)]
+pub(super) struct PlanLog {
+    id: Uuid,
+    pub(super) prices: Vec<Price>,
+}
+
+/// A plan's monthly price.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Price {
+    pub(super) cents: i64,
+    /// Between these two, by the real time, it came into force.
+    pub(super) since: (Micros, Micros),
+}
+
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) organization: Uuid,
+    pub(super) plan: usize,
+    pub(super) label: String,
+    /// By the fleet's clock.
+    pub(super) created: Micros,
+    pub(super) deleted: Option<Deleted>,
+}
+
+/// When a machine went away.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deleted {
+    /// It was there until then at least, by the real time.
+    pub(super) begun: Micros,
+    /// It was gone by then, by the fleet's clock.
+    pub(super) by: Micros,
+}
+
+/// The fleet of one campaign.
+pub(super) struct Fleet<'a> {
+    server: &'a Server,
+    db: &'a Db,
+    rng: StdRng,
+    pub(super) journal: Journal,
+    pub(super) report: Report,
+}
+
+impl<'a> Fleet<'a> {
+    /// A fleet of so many machines, all of them made within a day before now by its own clock.
+    pub(super) async fn found(server: &'a Server, rng: StdRng, machines: usize) -> Self {
+        let mut fleet =
+            Self { server, db: &server.db, rng, journal: Journal::default(), report: Report::default() };
+        let now = real_now() - AGO;
+        fleet.surely(&[format!("INSERT INTO campaign_clock (now_micros) VALUES ({now})")]).await;
+        for _ in 0..PLANS {
+            fleet.make_plan().await;
+        }
+        for number in 0..ORGANIZATIONS {
+            // Every third one lives from hand to mouth.
+            let balance = if number % 3 == 0 { 5_000 } else { 10_000_000 };
+            fleet.make_organization(balance).await;
+        }
+        for _ in 0..machines {
+            let age = fleet.rng.random_range(0..24 * HOUR);
+            fleet.make_machine(now - age).await;
+        }
+        fleet.report = Report::default();
+        fleet
+    }
+
+    /// Lives until it is told to stop, and a little longer: what was begun is finished.
+    pub(super) async fn live(&mut self, pace_ms: Range<u64>, stop: &watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            let wait = self.rng.random_range(pace_ms.clone());
+            sleep(Duration::from_millis(wait)).await;
+            match self.rng.random_range(0..20) {
+                0..10 => self.top_up().await,
+                10 => self.change_price().await,
+                11..14 => {
+                    let now = self.now().await;
+                    self.make_machine(now).await;
+                }
+                14..16 => self.delete_machine().await,
+                16 => self.set_anchor_back().await,
+                _ => {}
+            }
+        }
+    }
+
+    async fn make_plan(&mut self) {
+        let (id, cents) = (Uuid::new_v4(), self.rng.random_range(500..8_000));
+        let price = self.cents(cents);
+        let began = real_now();
+        self.surely(&[format!(
+            "INSERT INTO vps_plans (id, name, provider_plan_id, base_price, markup_price) VALUES ('{id}', 'Plan', '{id}', {price}, 0)"
+        )])
+        .await;
+        self.journal.plans.push(PlanLog { id, prices: vec![Price { cents, since: (began, real_now()) }] });
+    }
+
+    async fn make_organization(&mut self, balance: i64) {
+        let (owner, id) = (Uuid::new_v4(), Uuid::new_v4());
+        let money = self.money(balance);
+        self.surely(&[
+            format!("INSERT INTO users (id, email, name) VALUES ('{owner}', '{owner}@example.com', 'Owner')"),
+            format!("INSERT INTO organizations (id, name, slug, owner_id) VALUES ('{id}', 'Organization', '{id}', '{owner}')"),
+            format!("INSERT INTO wallets (id, organization_id, balance) VALUES ('{}', '{id}', {money})", Uuid::new_v4()),
+        ])
+        .await;
+        self.journal.wallets.insert(id, balance);
+    }
+
+    async fn make_machine(&mut self, created: Micros) {
+        let id = Uuid::new_v4();
+        let plan = self.rng.random_range(0..self.journal.plans.len());
+        let organization = self.any_organization();
+        let label = format!("vm-{id}");
+        let created_at = instant(created);
+        // The panel marks the time of creation as billed, for its own charge of the first hour; an older one did not.
+        let billed = if self.rng.random_bool(0.5) { format!("'{created_at}'") } else { "NULL".to_owned() };
+        let plan_id = self.journal.plans[plan].id;
+        self.surely(&[format!(
+            "INSERT INTO vps_instances (id, organization_id, plan_id, provider_instance_id, label, status, created_at, last_billed_at)
+             VALUES ('{id}', '{organization}', '{plan_id}', '{id}', '{label}', 'running', '{created_at}', {billed})"
+        )])
+        .await;
+        self.report.creations += 1;
+        self.journal.machines.insert(id, Machine { organization, plan, label, created, deleted: None });
+    }
+
+    async fn top_up(&mut self) {
+        let anyone = self.any_organization();
+        // Preferably while the panel debits: it must not write back what the wallet held before.
+        let organization = self.server.read_by_panel().unwrap_or(anyone);
+        let amount = self.rng.random_range(500..20_000);
+        let money = self.money(amount);
+        self.surely(&[
+            format!("UPDATE wallets SET balance = balance + {money} WHERE organization_id = '{organization}'"),
+            format!(
+                "INSERT INTO payment_transactions (id, organization_id, amount, payment_method, payment_provider, status, description)
+                 VALUES ('{}', '{organization}', {money}, 'paypal', 'paypal', 'completed', 'Wallet top-up')",
+                Uuid::new_v4()
+            ),
+        ])
+        .await;
+        *self.journal.wallets.entry(organization).or_default() += amount;
+        self.report.top_ups += 1;
+    }
+
+    async fn change_price(&mut self) {
+        let plan = self.rng.random_range(0..self.journal.plans.len());
+        let cents = self.rng.random_range(500..8_000);
+        let (id, price) = (self.journal.plans[plan].id, self.cents(cents));
+        let began = real_now();
+        self.surely(&[format!("UPDATE vps_plans SET base_price = {price} WHERE id = '{id}'")]).await;
+        self.journal.plans[plan].prices.push(Price { cents, since: (began, real_now()) });
+        self.report.plan_changes += 1;
+    }
+
+    async fn delete_machine(&mut self) {
+        let Some(id) = self.any_machine() else { return };
+        // The panel has no answer to a machine that goes away between its two transactions.
+        let _calm = self.server.calm.lock().await;
+        let begun = real_now();
+        self.surely(&[format!("DELETE FROM vps_instances WHERE id = '{id}'")]).await;
+        let by = self.now().await;
+        self.machine(id).deleted = Some(Deleted { begun, by });
+        self.report.deletions += 1;
+    }
+
+    /// As after a restore of the panel's table: what is billed looks unbilled.
+    async fn set_anchor_back(&mut self) {
+        let Some(id) = self.any_machine() else { return };
+        let _calm = self.server.calm.lock().await;
+        let created = instant(self.machine(id).created);
+        self.surely(&[format!("UPDATE vps_instances SET last_billed_at = '{created}' WHERE id = '{id}'")])
+            .await;
+        self.report.set_backs += 1;
+    }
+
+    fn any_organization(&mut self) -> Uuid {
+        let number = self.rng.random_range(0..self.journal.wallets.len());
+        *self.journal.wallets.keys().nth(number).expect("the number is below the count")
+    }
+
+    fn any_machine(&mut self) -> Option<Uuid> {
+        let there: Vec<Uuid> = self
+            .journal
+            .machines
+            .iter()
+            .filter(|(_, machine)| machine.deleted.is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        // A fleet that is too small shows nothing.
+        (there.len() > 20).then(|| there[self.rng.random_range(0..there.len())])
+    }
+
+    fn machine(&mut self, id: Uuid) -> &mut Machine {
+        self.journal.machines.get_mut(&id).expect("a machine of ours")
+    }
+
+    /// The time by the fleet's clock.
+    async fn now(&self) -> Micros {
+        now(self.db).await
+    }
+
+    /// Does all of it in one transaction, however often the database fails, and does it once.
+    async fn surely(&self, statements: &[String]) {
+        let mark = Uuid::new_v4();
+        for _ in 0..WAITS {
+            match self.attempt(mark, statements).await {
+                Ok(()) => return,
+                Err(error) => {
+                    assert!(!is_refusal(&error), "{error}, in:\n{}", statements.join("\n"));
+                }
+            }
+            sleep(WAIT).await;
+            // The answer to the COMMIT may be what was lost. A mark that is still to be committed stops the next attempt.
+            let marked = format!("SELECT 1 FROM campaign_marks WHERE id = '{mark}'");
+            let marked = Statement::from_string(self.db.backend(), marked);
+            if let Ok(Some(_)) = self.db.admin().query_one_raw(marked).await {
+                return;
+            }
+        }
+        panic!("the database did not come back for:\n{}", statements.join("\n"));
+    }
+
+    async fn attempt(&self, mark: Uuid, statements: &[String]) -> Result<(), DbErr> {
+        let transaction = self.db.begin().await?;
+        transaction.execute_unprepared(&format!("INSERT INTO campaign_marks VALUES ('{mark}')")).await?;
+        for statement in statements {
+            transaction.execute_unprepared(statement).await?;
+        }
+        transaction.commit().await
+    }
+
+    fn money(&self, ten_thousandths: i64) -> String {
+        match self.db.backend() {
+            DbBackend::Sqlite => ten_thousandths.to_string(),
+            _ => format!("{ten_thousandths} * 0.0001"),
+        }
+    }
+
+    fn cents(&self, cents: i64) -> String {
+        self.money(cents * 100)
+    }
+}
+
+/// Moves the fleet's clock on until it is told to stop.
+pub(super) async fn tick(server: &Server, stop: &watch::Receiver<bool>) {
+    let sql = format!("UPDATE campaign_clock SET now_micros = now_micros + {STEP}");
+    while !*stop.borrow() {
+        sleep(STEP_EVERY).await;
+        // Between the panel's two transactions there are milliseconds, and not hours.
+        let _calm = server.calm.lock().await;
+        // A step that failed is a longer hour.
+        let _ = server.db.admin().execute_unprepared(&sql).await;
+    }
+}
+
+/// Lets a few minutes pass, so that nothing is waited for any more; returns the time.
+pub(super) async fn rest(db: &Db) -> Micros {
+    db.execute(&format!("UPDATE campaign_clock SET now_micros = now_micros + {}", HOUR / 4)).await;
+    now(db).await
+}
+
+/// The time by the fleet's clock, once the database answers.
+pub(super) async fn now(db: &Db) -> Micros {
+    let query = Statement::from_string(db.backend(), "SELECT now_micros FROM campaign_clock");
+    for _ in 0..WAITS {
+        if let Ok(Some(row)) = db.admin().query_one_raw(query.clone()).await {
+            return row.try_get("", "now_micros").expect("a clock shows a number");
+        }
+        sleep(WAIT).await;
+    }
+    panic!("the database did not come back");
+}
+
+/// The time by the clock of this machine, which is the database's and the daemons' as well.
+pub(super) fn real_now() -> Micros {
+    SystemClock.now().timestamp_micros()
+}
+
+fn instant(micros: Micros) -> String {
+    let instant = DateTime::from_timestamp_micros(micros).expect("a time of a campaign");
+    instant.format("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string()
+}
+
+/// Whether the statement itself is wrong: a fault of the campaign. A mark that is there already is none.
+fn is_refusal(error: &DbErr) -> bool {
+    billing_store::classify(error) == billing_store::ErrorClass::Rows
+        && !error.to_string().contains("campaign_marks")
+}

@@ -1,0 +1,96 @@
+//! The fault campaign: real daemons bill a fleet whose clock runs fast, while everything around them fails.
+//!
+//! [`run`] is one campaign. What must hold afterwards is counted by `model` from what the campaign itself did, with no
+//! line of the billing code; [`billing_jobs::audit`] is asked as well.
+
+mod campaign;
+mod daemons;
+mod fleet;
+mod injections;
+mod model;
+mod panel;
+mod proxy;
+mod report;
+mod server;
+mod tables;
+
+use std::{ops::Range, path::PathBuf, time::Duration};
+
+use crate::Engine;
+
+pub use campaign::run;
+pub use injections::Fault;
+pub use proxy::Proxy;
+pub use report::{Failover, Report};
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The database that the daemons share: two daemons on a file, or three on a server behind a proxy.
+    pub engine: Engine,
+    /// How long faults are injected.
+    pub duration: Duration,
+    /// They go on until so many runs of billing have ended as well, however slow the machine is; but not for ever.
+    pub runs: u64,
+    /// What everything random follows from.
+    pub seed: u64,
+    /// The program of a daemon: built with the feature `testing`.
+    pub daemon: PathBuf,
+    /// Further variables of the daemons' environment.
+    pub environment: Vec<(String, String)>,
+    /// Statements that break the schema before the start.
+    pub sabotage: Vec<String>,
+    /// What may go wrong, each equally often.
+    pub faults: Vec<Fault>,
+    /// Whether the panel's own biller runs beside, behind the panel guard. It does so on PostgreSQL only.
+    pub panel: bool,
+    /// How many milliseconds lie between two things that customers do.
+    pub pace_ms: Range<u64>,
+    /// How many machines there are at the start.
+    pub machines: usize,
+    /// Whether the daemons' logs are kept if anything is found.
+    pub keep_logs: bool,
+    /// How long the daemons may take to bill everything in the end.
+    pub patience: Duration,
+}
+
+impl Options {
+    /// A campaign as it is run by hand.
+    #[must_use]
+    pub fn new(engine: Engine, duration: Duration, seed: u64, daemon: PathBuf) -> Self {
+        Self {
+            engine,
+            duration,
+            runs: 0,
+            seed,
+            daemon,
+            environment: Vec::new(),
+            sabotage: Vec::new(),
+            faults: Fault::all(engine),
+            panel: true,
+            pace_ms: 20..120,
+            machines: 60,
+            keep_logs: true,
+            patience: Duration::from_mins(2),
+        }
+    }
+
+    /// With these faults alone.
+    #[must_use]
+    pub fn faults(self, faults: &[Fault]) -> Self {
+        Self { faults: faults.to_vec(), ..self }
+    }
+
+    /// With daemons that leave out these guards, whose names are separated by commas.
+    #[must_use]
+    pub fn mutated(self, names: &str) -> Self {
+        Self { keep_logs: false, ..self.environment("BILLING_MUTATION", names) }
+    }
+
+    /// With this variable in the daemons' environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}

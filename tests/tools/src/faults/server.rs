@@ -1,0 +1,99 @@
+//! The database of a campaign, and how its daemons reach it.
+
+use std::net::SocketAddr;
+
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::{Fault, Proxy};
+use crate::Engine;
+use billing_test_support::{Db, Login, Panel, Postgres};
+
+/// The most connections that the daemons' role may have.
+pub(super) const ROLE_CONNECTIONS: u32 = 30;
+
+/// A database with the campaign's own tables in it.
+pub(super) struct Server {
+    pub(super) db: Db,
+    /// None on SQLite.
+    pub(super) postgres: Option<(&'static Postgres, Proxy)>,
+    /// Whether nobody else is on it.
+    is_own: bool,
+    /// Held while something must not be disturbed: see where it is taken.
+    pub(super) calm: Mutex<()>,
+    /// Whose balance the panel has read and not yet written.
+    read_by_panel: std::sync::Mutex<Option<Uuid>>,
+}
+
+impl Server {
+    /// A new database, on a server of its own if anything is to happen to that.
+    pub(super) async fn start(engine: Engine, faults: &[Fault]) -> Self {
+        let is_own = faults.iter().any(|fault| fault.needs_own_server());
+        let server = match engine {
+            Engine::Sqlite => Self {
+                db: Db::sqlite().await,
+                postgres: None,
+                is_own,
+                calm: Mutex::default(),
+                read_by_panel: std::sync::Mutex::default(),
+            },
+            Engine::Postgres => {
+                let postgres = if is_own { Postgres::private().await } else { Postgres::server() };
+                let db = Db::on_server(postgres, Panel::G3, Login::Billing).await;
+                let proxy = Proxy::start(postgres.port()).await.expect("a port is free");
+                Self {
+                    db,
+                    postgres: Some((postgres, proxy)),
+                    is_own,
+                    calm: Mutex::default(),
+                    read_by_panel: std::sync::Mutex::default(),
+                }
+            }
+        };
+        server
+            .db
+            .execute(
+                "CREATE TABLE campaign_clock (now_micros bigint NOT NULL);
+                 CREATE TABLE campaign_marks (id text PRIMARY KEY)",
+            )
+            .await;
+        if engine == Engine::Postgres {
+            server.db.execute("GRANT SELECT ON campaign_clock TO billing_run").await;
+        }
+        if engine == Engine::Postgres && is_own {
+            let limit = format!("ALTER ROLE billing_run CONNECTION LIMIT {ROLE_CONNECTIONS}");
+            server.db.execute(&limit).await;
+        }
+        server
+    }
+
+    /// The panel has read, or written, a balance of this organization.
+    pub(super) fn panel_reads(&self, organization: Option<Uuid>) {
+        *self.read_by_panel.lock().expect("nobody panics with it") = organization;
+    }
+
+    /// Whose balance the panel has read and not yet written.
+    pub(super) fn read_by_panel(&self) -> Option<Uuid> {
+        *self.read_by_panel.lock().expect("nobody panics with it")
+    }
+
+    /// Under which the daemons reach it: through the proxy, if there is one.
+    pub(super) fn url(&self) -> String {
+        match &self.postgres {
+            None => self.db.url.clone(),
+            Some((postgres, proxy)) => {
+                let direct = SocketAddr::from(([127, 0, 0, 1], postgres.port())).to_string();
+                let proxied = SocketAddr::from(([127, 0, 0, 1], proxy.port())).to_string();
+                self.db.url.replace(&direct, &proxied)
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let (Some((postgres, _)), true) = (&self.postgres, self.is_own) {
+            postgres.take_away();
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The program of this package; see [`billing_tools`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    billing_tools::main()
+}
