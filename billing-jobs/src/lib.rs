@@ -28,8 +28,9 @@ mod spans;
 mod stale_daemons;
 pub mod uncharged;
 
-use billing_scheduler::Registry;
-use schemars::schema_for;
+use billing_scheduler::{Job, Registry};
+use schemars::{JsonSchema, schema_for};
+use serde::de::DeserializeOwned;
 
 pub use audit::{AuditJob, AuditParams};
 pub use heartbeat::{
@@ -43,24 +44,26 @@ pub use stale_daemons::{StaleDaemons, StaleDaemonsParams};
 
 use crate::billing::{Billing, BillingParams};
 
-/// Makes the kinds `audit`, `billing`, `heartbeat`, `stale-daemons` and `prune-history` known.
+/// Declares the kinds `audit`, `billing`, `heartbeat`, `stale-daemons` and `prune-history`, whose jobs work with `services`.
+/// Without services the registry checks parameters and builds no job.
 ///
 /// # Panics
-/// If one of them is known already.
-pub fn register(registry: &mut Registry, services: &Services) {
-    let own = services.clone();
-    registry.register(BILLING_JOB, move |params| Billing::new(&own, &params));
-    let own = services.clone();
-    registry.register("heartbeat", move |params| Heartbeat::new(own.clone(), params));
-    let own = services.clone();
-    registry.register("stale-daemons", move |params| StaleDaemons::new(&own, params));
-    let own = services.clone();
-    registry.register(AUDIT_KIND, move |params| AuditJob::new(&own, params));
-    let own = services.clone();
-    registry.register("prune-history", move |params| PruneHistory::new(&own, params));
-    registry.describe(BILLING_JOB, || schema_for!(BillingParams).to_value());
-    registry.describe("heartbeat", || schema_for!(HeartbeatParams).to_value());
-    registry.describe("stale-daemons", || schema_for!(StaleDaemonsParams).to_value());
-    registry.describe(AUDIT_KIND, || schema_for!(AuditParams).to_value());
-    registry.describe("prune-history", || schema_for!(PruneHistoryParams).to_value());
+/// If one of them is already declared.
+pub fn register(registry: &mut Registry, services: Option<&Services>) {
+    kind(registry, services, BILLING_JOB, |services, params: BillingParams| Billing::new(services, &params));
+    kind(registry, services, "heartbeat", |services, params| Heartbeat::new(services.clone(), params));
+    kind(registry, services, "stale-daemons", StaleDaemons::new);
+    kind(registry, services, AUDIT_KIND, AuditJob::new);
+    kind(registry, services, "prune-history", PruneHistory::new);
+}
+
+fn kind<P, J>(registry: &mut Registry, services: Option<&Services>, name: &str, make: fn(&Services, P) -> J)
+where
+    P: DeserializeOwned + JsonSchema + 'static,
+    J: Job,
+{
+    let kind = registry.declare::<P>(name).schema(|| schema_for!(P).to_value());
+    if let Some(services) = services.cloned() {
+        kind.job(move |params| make(&services, params));
+    }
 }

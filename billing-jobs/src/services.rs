@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use billing_scheduler::{Clock, SystemClock};
+use billing_scheduler::Clock;
 use sea_orm::DatabaseConnection;
 
 use crate::{daemon_status::StatusRow, panel::Panel, restore_detection::CommitMarker};
@@ -26,22 +26,4 @@ pub struct Services {
     pub last_commit: Option<CommitMarker>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
-}
-
-impl Services {
-    /// No database: enough to read and check the parameters of jobs, and nothing else.
-    #[must_use]
-    pub fn detached() -> Self {
-        let db = DatabaseConnection::default();
-        Self {
-            status: Arc::new(StatusRow::new(db.clone(), "", "", &serde_json::Value::Null)),
-            db,
-            panel: Panel::OURS_ON_SQLITE,
-            started: Duration::ZERO,
-            billing_interval: Duration::ZERO,
-            needs_guard: false,
-            last_commit: None,
-            clock: Arc::new(SystemClock),
-        }
-    }
 }

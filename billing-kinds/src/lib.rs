@@ -24,20 +24,22 @@ pub use http::{Answer, Http, HttpError, HttpParams, Method, Request};
 pub use pings::{Ping, Pings};
 pub use secret::{Secret, SecretError};
 
-/// Makes the kinds `command` (on Unix) and `http` known.
+/// Declares the kinds `command` (on Unix) and `http`.
 ///
 /// # Panics
-/// If one of them is known already.
+/// If one of them is already declared.
 pub fn register(registry: &mut Registry) {
     #[cfg(unix)]
-    {
-        registry.register("command", Command::new);
-        registry.describe("command", || schema_for!(CommandParams).to_value());
-        registry.inspect("command", |params: &CommandParams, _| inspect::command(params));
-        registry.secrets("command", CommandParams::secrets);
-    }
-    registry.register("http", Http::new);
-    registry.describe("http", || schema_for!(HttpParams).to_value());
-    registry.inspect("http", inspect::http);
-    registry.secrets("http", HttpParams::secrets);
+    registry
+        .declare::<CommandParams>("command")
+        .schema(|| schema_for!(CommandParams).to_value())
+        .inspect(|params, _| inspect::command(params))
+        .secrets(CommandParams::secrets)
+        .job(Command::new);
+    registry
+        .declare::<HttpParams>("http")
+        .schema(|| schema_for!(HttpParams).to_value())
+        .inspect(inspect::http)
+        .secrets(HttpParams::secrets)
+        .job(Http::new);
 }

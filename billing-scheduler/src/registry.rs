@@ -1,6 +1,6 @@
 //! The registry of job kinds: the code of each kind, and the type of its parameters.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
@@ -24,10 +24,17 @@ pub struct Registry {
 
 struct Kind {
     check: fn(serde_json::Value) -> Result<(), ParamsError>,
-    build: Box<Build>,
+    build: Option<Box<Build>>,
     schema: Option<fn() -> serde_json::Value>,
     inspect: Option<Box<Inspect>>,
     secrets: Option<Box<Secrets>>,
+}
+
+/// A kind whose parameters have the type `P`: see [`Registry::declare`].
+#[derive(Debug)]
+pub struct Declaration<'r, P> {
+    kind: &'r mut Kind,
+    params: PhantomData<fn(P)>,
 }
 
 /// A problem with the parameters of a job that their types do not show.
@@ -68,6 +75,9 @@ pub enum BuildError {
         /// The registered kinds, separated by commas.
         known: String,
     },
+    /// The registry only checks the parameters of the kind: its declaration has no constructor.
+    #[error("job kind `{0}` is declared without a constructor")]
+    NoConstructor(String),
     /// The parameters are not valid for the kind.
     #[error("parameters of kind `{kind}`{}: {source}", at(path))]
     Params {
@@ -88,7 +98,8 @@ impl Registry {
         Self::default()
     }
 
-    /// Registers `kind`. `make` is called once per job of that kind, with the job's parameters.
+    /// Declares `kind` with the type of its parameters, which is enough to check a configuration. The declaration adds the rest in
+    /// the same statement: the constructor, and what is known of the parameters.
     ///
     /// ```
     /// # use billing_scheduler::{Job, JobContext, JobError, Outcome, Registry};
@@ -100,67 +111,52 @@ impl Registry {
     /// #     async fn run(&self, _: &JobContext) -> Result<Outcome, JobError> { Ok(Outcome::done(1)) }
     /// # }
     /// let mut registry = Registry::new();
-    /// registry.register("acme.greet", |params: Params| Greet { params });
+    /// registry
+    ///     .declare::<Params>("acme.greet")
+    ///     .schema(|| {
+    ///         serde_json::json!({
+    ///             "type": "object",
+    ///             "properties": { "name": { "type": "string", "description": "The name to greet." } },
+    ///             "required": ["name"],
+    ///         })
+    ///     })
+    ///     .job(|params| Greet { params });
     /// assert!(registry.build("acme.greet", serde_json::json!({ "name": "Ada" })).is_ok());
     /// ```
     ///
     /// # Panics
-    /// If the kind is already registered: two plugins with one name are a programming error.
+    /// If the kind is already declared: two plugins with one name are a programming error.
+    pub fn declare<P: DeserializeOwned>(&mut self, kind: &str) -> Declaration<'_, P> {
+        let check = |params| typed::<P>(params).map(drop);
+        let declared = Kind { check, build: None, schema: None, inspect: None, secrets: None };
+        let clash = self.kinds.contains_key(kind);
+        assert!(!clash, "job kind `{kind}` is declared twice: give one of the plugins' kinds another name");
+        let kind = self.kinds.entry(kind.to_owned()).or_insert(declared);
+        Declaration { kind, params: PhantomData }
+    }
+
+    /// Declares `kind` with a constructor alone. `make` is called once per job of that kind, with the job's parameters.
+    ///
+    /// # Panics
+    /// If the kind is already declared.
     pub fn register<P, J>(&mut self, kind: &str, make: impl Fn(P) -> J + Send + Sync + 'static)
     where
         P: DeserializeOwned,
         J: Job,
     {
-        let kind_of_job = Kind {
-            check: |params| typed::<P>(params).map(drop),
-            build: Box::new(move |params| typed(params).map(|params| Arc::new(make(params)) as Arc<dyn Job>)),
-            schema: None,
-            inspect: None,
-            secrets: None,
-        };
-        let clash = self.kinds.insert(kind.to_owned(), kind_of_job).is_some();
-        assert!(!clash, "job kind `{kind}` is registered twice: give one of the plugins' kinds another name");
+        self.declare(kind).job(make);
     }
 
-    /// Registers `kind` like [`Registry::register`], for a job that blocks: each run has a separate thread.
+    /// Declares `kind` like [`Registry::register`], for a job that blocks: each run has a separate thread.
     ///
     /// # Panics
-    /// If the kind is already registered.
+    /// If the kind is already declared.
     pub fn register_blocking<P, J>(&mut self, kind: &str, make: impl Fn(P) -> J + Send + Sync + 'static)
     where
         P: DeserializeOwned,
         J: BlockingJob,
     {
-        self.register(kind, move |params| Blocking::new(make(params)));
-    }
-
-    /// Describes the parameters of `kind` by a JSON Schema, with which editors complete and check a configuration. The crate
-    /// `schemars` derives one. It must be self-contained: its references are under its own `$defs`.
-    ///
-    /// ```
-    /// # use billing_scheduler::{Job, JobContext, JobError, Outcome, Registry};
-    /// # struct Greet;
-    /// # #[async_trait::async_trait]
-    /// # impl Job for Greet {
-    /// #     async fn run(&self, _: &JobContext) -> Result<Outcome, JobError> { Ok(Outcome::done(1)) }
-    /// # }
-    /// # #[derive(serde::Deserialize)]
-    /// # struct Params { name: String }
-    /// # let mut registry = Registry::new();
-    /// # registry.register("acme.greet", |_: Params| Greet);
-    /// registry.describe("acme.greet", || {
-    ///     serde_json::json!({
-    ///         "type": "object",
-    ///         "properties": { "name": { "type": "string", "description": "The name to greet." } },
-    ///         "required": ["name"],
-    ///     })
-    /// });
-    /// ```
-    ///
-    /// # Panics
-    /// If nothing registers the kind.
-    pub fn describe(&mut self, kind: &str, schema: fn() -> serde_json::Value) {
-        self.known(kind).schema = Some(schema);
+        self.declare(kind).blocking_job(make);
     }
 
     /// Returns the JSON Schema of the parameters of `kind`, if the kind has one.
@@ -169,39 +165,11 @@ impl Registry {
         self.kinds.get(kind)?.schema.map(|schema| schema())
     }
 
-    /// Adds a check for problems that the types of the parameters do not show, such as a contradiction to the job's timeout, which
-    /// is the second argument, or a file that is missing on this host. `inspect` must have no side effects.
-    ///
-    /// # Panics
-    /// If nothing registers the kind.
-    pub fn inspect<P: DeserializeOwned>(
-        &mut self,
-        kind: &str,
-        inspect: impl Fn(&P, Duration) -> Vec<Remark> + Send + Sync + 'static,
-    ) {
-        self.known(kind).inspect = Some(Box::new(move |params, timeout| {
-            typed(params).map(|params| inspect(&params, timeout)).unwrap_or_default()
-        }));
-    }
-
     /// Returns the problems with the parameters of a job that has this timeout; none if the parameters are invalid.
     #[must_use]
     pub fn remarks(&self, kind: &str, params: serde_json::Value, timeout: Duration) -> Vec<Remark> {
         let inspect = self.kinds.get(kind).and_then(|kind| kind.inspect.as_ref());
         inspect.map(|inspect| inspect(params, timeout)).unwrap_or_default()
-    }
-
-    /// Adds the secrets that the parameters of `kind` contain or refer to, so that they are masked in output and logs.
-    ///
-    /// # Panics
-    /// If nothing registers the kind.
-    pub fn secrets<P: DeserializeOwned>(
-        &mut self,
-        kind: &str,
-        secrets: impl Fn(&P) -> Vec<String> + Send + Sync + 'static,
-    ) {
-        self.known(kind).secrets =
-            Some(Box::new(move |params| typed(params).map(|params| secrets(&params)).unwrap_or_default()));
     }
 
     /// Returns the current secrets of the parameters of a job of `kind`; none if the parameters are invalid.
@@ -237,10 +205,12 @@ impl Registry {
 
     /// Builds a job of `kind` from its parameters, which may be an empty object.
     pub fn build(&self, kind: &str, params: serde_json::Value) -> Result<Arc<dyn Job>, BuildError> {
-        (self.kind(kind)?.build)(params).map_err(|error| refused(kind, error))
+        let build = self.kind(kind)?.build.as_ref();
+        let build = build.ok_or_else(|| BuildError::NoConstructor(kind.to_owned()))?;
+        build(params).map_err(|error| refused(kind, error))
     }
 
-    /// Checks whether [`Registry::build`] would succeed, without building the job.
+    /// Checks whether the parameters are valid for `kind`, without building the job.
     pub fn check(&self, kind: &str, params: serde_json::Value) -> Result<(), BuildError> {
         (self.kind(kind)?.check)(params).map_err(|error| refused(kind, error))
     }
@@ -250,16 +220,53 @@ impl Registry {
         self.kinds.keys().map(String::as_str)
     }
 
-    fn known(&mut self, kind: &str) -> &mut Kind {
-        let known = self.kinds.get_mut(kind);
-        known.unwrap_or_else(|| panic!("job kind `{kind}` is described but not registered"))
-    }
-
     fn kind(&self, kind: &str) -> Result<&Kind, BuildError> {
         self.kinds.get(kind).ok_or_else(|| BuildError::UnknownKind {
             kind: kind.to_owned(),
             known: self.kinds().collect::<Vec<_>>().join(", "),
         })
+    }
+}
+
+impl<P: DeserializeOwned> Declaration<'_, P> {
+    /// Describes the parameters by a JSON Schema, with which editors complete and check a configuration. The crate `schemars`
+    /// derives one. It must be self-contained: its references are under its own `$defs`.
+    pub fn schema(self, schema: fn() -> serde_json::Value) -> Self {
+        self.kind.schema = Some(schema);
+        self
+    }
+
+    /// Adds a check for problems that the types of the parameters do not show, such as a contradiction to the job's timeout, which
+    /// is the second argument, or a file that is missing on this host. `inspect` must have no side effects.
+    pub fn inspect(self, inspect: impl Fn(&P, Duration) -> Vec<Remark> + Send + Sync + 'static) -> Self {
+        self.kind.inspect = Some(Box::new(move |params, timeout| {
+            typed(params).map(|params| inspect(&params, timeout)).unwrap_or_default()
+        }));
+        self
+    }
+
+    /// Adds the secrets that the parameters contain or refer to, so that they are masked in output and logs.
+    pub fn secrets(self, secrets: impl Fn(&P) -> Vec<String> + Send + Sync + 'static) -> Self {
+        self.kind.secrets =
+            Some(Box::new(move |params| typed(params).map(|params| secrets(&params)).unwrap_or_default()));
+        self
+    }
+
+    /// Adds the constructor, which is called once per job of the kind, with the job's parameters.
+    pub fn job<J: Job>(self, make: impl Fn(P) -> J + Send + Sync + 'static) {
+        let build = move |params| typed(params).map(|params| Arc::new(make(params)) as Arc<dyn Job>);
+        self.kind.build = Some(Box::new(build));
+    }
+
+    /// Adds the constructor of a job that blocks: each run has a separate thread.
+    pub fn blocking_job<J: BlockingJob>(self, make: impl Fn(P) -> J + Send + Sync + 'static) {
+        self.job(move |params| Blocking::new(make(params)));
+    }
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kind").finish_non_exhaustive()
     }
 }
 
@@ -310,6 +317,25 @@ mod tests {
     struct Params {
         #[expect(dead_code, reason = "only its type is of interest")]
         sizes: Vec<u32>,
+    }
+
+    #[test]
+    fn kind_without_constructor_is_only_checked() {
+        let mut registry = Registry::new();
+        registry.declare::<Params>("sized").schema(|| json!({ "type": "object" }));
+        assert_eq!(registry.schema("sized"), Some(json!({ "type": "object" })));
+        assert!(registry.check("sized", json!({ "sizes": [] })).is_ok());
+        assert!(registry.check("sized", json!({})).is_err());
+        let built = registry.build("sized", json!({ "sizes": [] })).map(drop);
+        assert!(matches!(built, Err(BuildError::NoConstructor(kind)) if kind == "sized"));
+    }
+
+    #[test]
+    #[should_panic(expected = "`sized` is declared twice")]
+    fn second_declaration_of_kind_panics() {
+        let mut registry = Registry::new();
+        registry.declare::<Params>("sized");
+        registry.register("sized", |_: Params| Nothing);
     }
 
     #[test]

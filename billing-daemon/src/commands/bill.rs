@@ -167,8 +167,7 @@ pub(super) fn settings(config: &Config) -> Result<BillingSettings, Failure> {
     let params: BillingParams = serde_json::from_value(params.clone()).map_err(|error| {
         Failure::new(Exit::Configuration, format!("parameters of `{BILLING_JOB}`: {error}"))
     })?;
-    let interval = Duration::from_mins(config.billing_interval_minutes.unwrap_or(60));
-    Ok(BillingSettings::from(&params).at_interval(interval))
+    Ok(BillingSettings::from(&params).at_interval(config.billing_interval_or_default()))
 }
 
 /// One run by hand.
@@ -204,7 +203,7 @@ pub(super) async fn bill_once(
     let signals = Signals::listen()
         .map_err(|error| Failure::new(Exit::Internal, format!("cannot listen to signals: {error}")))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let holder = Identity::of_process(None).instance;
+    let holder = Identity::from_process(None).daemon_id;
     let store = SeaOrmStore::new(opened.db.clone(), database.clone(), holder, LEASE_TTL, Arc::clone(&clock));
     let sent = clock.monotonic();
     let lease = match store.acquire(BILLING_JOB, clock.now().trunc_subsecs(0)).await.map_err(store_failure)? {

@@ -20,8 +20,8 @@ use crate::{
     escape::escaped,
     exit::{Exit, Failure},
     output::{json as say_json, line as say},
-    plugins::Plugins,
-    runtime::reload::{ConfigFile, known_kinds},
+    plugins::{Plugins, kinds_for_validation},
+    runtime::reload::ConfigFile,
     status::{Expected, Status, wrapped},
     telemetry::{LogOutput, otel},
 };
@@ -244,7 +244,7 @@ struct Known<'a> {
 
 async fn bundle(path: &Path, known: &Known<'_>, plugins: &Plugins) -> Result<(), Failure> {
     let of_database = known.database.map(|database| database.url().secrets());
-    let of_jobs = known.config.map(|config| config.secrets(&known_kinds(plugins)));
+    let of_jobs = known.config.map(|config| config.secrets(&kinds_for_validation(plugins)));
     let mut bundle = Bundle::new([of_database, of_jobs].into_iter().flatten().flatten());
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     bundle.text("version.txt", &format!("{}\nsystem    {os} {arch}\n", version::in_words().join("\n")));
@@ -302,7 +302,7 @@ fn settings(known: &Known<'_>) -> Value {
             "state-dir": state_dir,
             "panel-billing": format!("{panel_billing:?}").to_lowercase(),
             "allow-unverified-database": allow_unverified_database,
-            "billing-interval-minutes": config.billing_interval_minutes,
+            "billing-interval-minutes": config.billing_interval.map(|interval| interval.as_secs() / 60),
         })
     });
     let http = config.and_then(|config| config.http.as_ref()).map(|http| {

@@ -35,7 +35,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &RunArg
     let source = source(common, plugins, &environment)?;
     let config = config_of(common, &source)?;
     let database = reach(common, &required(common, config.daemon.database_url.clone())?, &config.daemon)?;
-    let identity = Identity::of_process(config.billing_interval_minutes);
+    let identity = Identity::from_process(config.billing_interval);
     let secrets = Concealed::new(database.url().secrets());
     let traces = Traces::of(&environment, &identity, &secrets);
     log_without(common, LogOutput::Split, &config.daemon.log_filter, &secrets, Some(&traces))?;

@@ -1,7 +1,11 @@
 //! `schema`: what editors complete and check jobs.toml by.
 
-use crate::{config, output::layout as say_lines, plugins::Plugins, runtime::reload::known_kinds};
+use crate::{
+    config,
+    output::layout as say_lines,
+    plugins::{Plugins, kinds_for_validation},
+};
 
 pub(super) fn execute(plugins: &Plugins) {
-    say_lines(&format!("{:#}", config::schema(&known_kinds(plugins))));
+    say_lines(&format!("{:#}", config::schema(&kinds_for_validation(plugins))));
 }

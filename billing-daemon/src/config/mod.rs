@@ -17,8 +17,9 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
+use billing_jobs::BILLING_JOB;
 use billing_kinds::Ping;
 use billing_scheduler::{JobSpec, Registry};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -37,6 +38,9 @@ use report::{Report, Section, mismatch};
 /// The configuration of a daemon without a jobs.toml.
 pub const BUILT_IN: &str = include_str!("defaults.toml");
 
+/// The time between two runs of billing that applies where no configuration has one: the panel's default.
+pub const DEFAULT_BILLING_INTERVAL: Duration = Duration::from_hours(1);
+
 /// What the daemon runs, and how.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -48,8 +52,8 @@ pub struct Config {
     pub pings: BTreeMap<String, Ping>,
     /// Whether and where HTTP is answered.
     pub http: Option<HttpSettings>,
-    /// The minutes between two runs of billing, rounded up; `None` without billing.
-    pub billing_interval_minutes: Option<u64>,
+    /// The time between the next two runs of billing, rounded up to minutes, as the panel shows it; `None` without them.
+    pub billing_interval: Option<Duration>,
     /// What works, but hardly as intended.
     pub warnings: Vec<Diagnostic>,
 }
@@ -106,12 +110,22 @@ impl Config {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let billing_interval_minutes = panel::interval_minutes(&jobs, now);
-        Ok(Self { daemon, jobs, pings, http, billing_interval_minutes, warnings })
+        let billing_interval = panel::billing_interval(&jobs, now);
+        Ok(Self { daemon, jobs, pings, http, billing_interval, warnings })
     }
-}
 
-impl Config {
+    /// Whether a job charges.
+    #[must_use]
+    pub fn bills(&self) -> bool {
+        self.jobs.iter().any(|(spec, _)| spec.kind == BILLING_JOB)
+    }
+
+    /// Returns the time between two runs of billing, or [`DEFAULT_BILLING_INTERVAL`].
+    #[must_use]
+    pub fn billing_interval_or_default(&self) -> Duration {
+        self.billing_interval.unwrap_or(DEFAULT_BILLING_INTERVAL)
+    }
+
     /// What the environment and files say now that the jobs hand to programs and servers: never to be shown, wherever it turns up.
     #[must_use]
     pub fn secrets(&self, registry: &Registry) -> Vec<String> {

@@ -1,5 +1,8 @@
 //! The rules that follow from the panel, which bills by itself when it hears nothing of this daemon.
 
+use std::time::Duration;
+
+use billing_jobs::BILLING_JOB;
 use billing_scheduler::{Gap, JobSpec, Registry, Schedule, ScheduleError, Scope};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
@@ -10,8 +13,6 @@ use super::{
 };
 use crate::config::environment::BillingInterval;
 
-/// The kind that charges. Its job goes by the same name, and there is one at most: the panel guard of the money has that name.
-pub(super) const BILLING: &str = "billing";
 /// The kind that tells the panel that billing works.
 const HEARTBEAT: &str = "heartbeat";
 /// The variable that sets the period of billing.
@@ -21,7 +22,7 @@ const PATIENCE: TimeDelta = TimeDelta::minutes(90);
 
 /// Whether the panel takes billing back if jobs of this kind are silent for too long.
 pub(super) fn is_watched(kind: &str) -> bool {
-    [BILLING, HEARTBEAT].contains(&kind)
+    [BILLING_JOB, HEARTBEAT].contains(&kind)
 }
 
 /// The job of kind `billing` has its name for itself.
@@ -29,21 +30,26 @@ pub(super) fn check_names(report: &Report<'_>, jobs: &[Draft<'_>]) {
     let mut first: Option<Place> = None;
     for job in jobs {
         let (Some(name), Some(kind)) = (&job.name, &job.kind) else { continue };
-        match (*name.get_ref() == BILLING, *kind.get_ref() == BILLING, &first) {
+        match (*name.get_ref() == BILLING_JOB, *kind.get_ref() == BILLING_JOB, &first) {
             (false, true, Some(first)) => {
-                report.at(&kind.span(), format!("only one job may be of kind `{BILLING}`: {first} is one"));
+                report
+                    .at(&kind.span(), format!("only one job may be of kind `{BILLING_JOB}`: {first} is one"));
             }
             (false, true, None) => {
-                report.at(&name.span(), format!("the job of kind `{BILLING}` must be named `{BILLING}`"));
+                report.at(
+                    &name.span(),
+                    format!("the job of kind `{BILLING_JOB}` must be named `{BILLING_JOB}`"),
+                );
             }
             (true, false, _) => {
-                let message =
-                    format!("only the job of kind `{BILLING}` may be named `{BILLING}`: choose another name");
+                let message = format!(
+                    "only the job of kind `{BILLING_JOB}` may be named `{BILLING_JOB}`: choose another name"
+                );
                 report.at(&name.span(), message);
             }
             _ => {}
         }
-        if *kind.get_ref() == BILLING {
+        if *kind.get_ref() == BILLING_JOB {
             first.get_or_insert_with(|| report.place(&job.header));
         }
     }
@@ -51,8 +57,8 @@ pub(super) fn check_names(report: &Report<'_>, jobs: &[Draft<'_>]) {
 
 /// Lets `BILLING_INTERVAL_MINUTES` replace the schedule of the billing job. Returns a warning if there is none.
 pub(super) fn apply_interval(jobs: &mut [Draft<'_>], interval: BillingInterval) -> Option<Diagnostic> {
-    let Some(job) = jobs.iter_mut().find(|job| job.enabled && job.is_of(BILLING)) else {
-        let message = format!("{INTERVAL} has no effect: no enabled job is of kind `{BILLING}`");
+    let Some(job) = jobs.iter_mut().find(|job| job.enabled && job.is_of(BILLING_JOB)) else {
+        let message = format!("{INTERVAL} has no effect: no enabled job is of kind `{BILLING_JOB}`");
         return Some(Diagnostic::new(interval.place, message));
     };
     let schedule =
@@ -68,7 +74,7 @@ pub(super) fn check_gaps(report: &Report<'_>, jobs: &[Draft<'_>], now: DateTime<
         match (&job.allow_long_gaps, &job.timing) {
             (Some(allowed), _) if !watched && job.kind.is_some() => {
                 let message = format!(
-                    "`allow-long-gaps` is for the kinds `{BILLING}` and `{HEARTBEAT}` only: remove it"
+                    "`allow-long-gaps` is for the kinds `{BILLING_JOB}` and `{HEARTBEAT}` only: remove it"
                 );
                 report.at(&allowed.span(), message);
             }
@@ -116,11 +122,11 @@ fn first_gap(schedule: &Schedule, now: DateTime<Utc>) -> Result<Option<Gap>, Sch
 
 /// A job without a lease has no panel guard, and nothing may be charged without one.
 pub(super) fn check_scope(report: &Report<'_>, jobs: &[Draft<'_>]) {
-    for job in jobs.iter().filter(|job| job.is_of(BILLING)) {
+    for job in jobs.iter().filter(|job| job.is_of(BILLING_JOB)) {
         if let Some(scope) = job.scope.as_ref().filter(|scope| *scope.get_ref() == Scope::Node) {
             report.at(
                 &scope.span(),
-                format!("kind `{BILLING}` runs once for all daemons: its `scope` must be `cluster`"),
+                format!("kind `{BILLING_JOB}` runs once for all daemons: its `scope` must be `cluster`"),
             );
         }
     }
@@ -134,17 +140,21 @@ pub(super) fn unseen_billing(
 ) -> Option<Diagnostic> {
     let enabled = |kind| jobs.iter().find(|job| job.enabled && job.is_of(kind));
     let beats = enabled(HEARTBEAT).is_some() || !registry.kinds().any(|kind| kind == HEARTBEAT);
-    let billing = enabled(BILLING).filter(|_| !beats)?;
+    let billing = enabled(BILLING_JOB).filter(|_| !beats)?;
     let message = format!(
         "billing runs without an enabled job of kind `{HEARTBEAT}`: a panel that listens for one bills as well"
     );
     Some(Diagnostic::new(report.place(&billing.header), message))
 }
 
-/// The minutes between two runs of billing, rounded up, as the panel shows them.
-pub(super) fn interval_minutes(jobs: &[(JobSpec, serde_json::Value)], now: DateTime<Utc>) -> Option<u64> {
-    let (billing, _) = jobs.iter().find(|(spec, _)| spec.kind == BILLING)?;
+/// Returns the time between the next two runs of billing, rounded up to minutes.
+pub(super) fn billing_interval(
+    jobs: &[(JobSpec, serde_json::Value)],
+    now: DateTime<Utc>,
+) -> Option<Duration> {
+    let (billing, _) = jobs.iter().find(|(spec, _)| spec.kind == BILLING_JOB)?;
     let first = billing.schedule.next_after(now).ok()??;
     let second = billing.schedule.next_after(first).ok()??;
-    Some((second - first).to_std().ok()?.as_secs().div_ceil(60))
+    let seconds = (second - first).to_std().ok()?.as_secs();
+    Some(Duration::from_mins(seconds.div_ceil(60)))
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use billing_jobs::BILLING_JOB;
 use billing_kinds::Ping;
 use billing_scheduler::{JobSpec, Registry, Retry, Schedule, Skipped, duration};
 use serde_json::{Map, Value, json};
@@ -270,11 +271,11 @@ fn of_kind(registry: &Registry, kind: &str, definitions: &mut Map<String, Value>
         registry.schema(kind).unwrap_or_else(|| json!({ "type": "object", "additionalProperties": true }));
     let mut keys = Map::new();
     keys.insert("params".to_owned(), embedded(params, kind, definitions));
-    if kind == panel::BILLING {
-        keys.insert("name".to_owned(), json!({ "const": panel::BILLING }));
+    if kind == BILLING_JOB {
+        keys.insert("name".to_owned(), json!({ "const": BILLING_JOB }));
         keys.insert("scope".to_owned(), json!({ "const": "cluster" }));
     } else {
-        keys.insert("name".to_owned(), json!({ "not": { "const": panel::BILLING } }));
+        keys.insert("name".to_owned(), json!({ "not": { "const": BILLING_JOB } }));
     }
     if !panel::is_watched(kind) {
         keys.insert("allow-long-gaps".to_owned(), json!(false));

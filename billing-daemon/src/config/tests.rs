@@ -2,12 +2,8 @@
 
 use std::{collections::BTreeMap, ffi::OsString, path::Path, time::Duration};
 
-use async_trait::async_trait;
 use billing_kinds::{Ping, Secret};
-use billing_scheduler::{
-    Dst, DstFold, DstGap, Job, JobContext, JobError, Misfire, Outcome, Registry, Retry, Schedule, Scope,
-    duration,
-};
+use billing_scheduler::{Dst, DstFold, DstGap, Misfire, Registry, Retry, Schedule, Scope, duration};
 use chrono::{DateTime, TimeZone, Utc};
 use proptest::prelude::*;
 use schemars::{JsonSchema, schema_for};
@@ -17,20 +13,10 @@ use serde_json::{Value, json};
 use super::{BUILT_IN, Config, schema};
 use crate::{
     config::{Diagnostic, environment::Environment},
-    plugins::Plugins,
-    runtime::reload::known_kinds,
+    plugins::{Plugins, kinds_for_validation},
 };
 
 const SHIPPED: &str = include_str!("../../shipped/jobs.toml");
-
-struct Nothing;
-
-#[async_trait]
-impl Job for Nothing {
-    async fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
-        Ok(Outcome::done(0))
-    }
-}
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -69,15 +55,12 @@ struct Nought {}
 
 fn registry() -> Registry {
     let mut registry = Registry::new();
-    registry.register("audit", |_: Nought| Nothing);
-    registry.register("billing", |_: Billing| Nothing);
-    registry.register("greet", |_: Greet| Nothing);
-    registry.register("heartbeat", |_: Nought| Nothing);
-    registry.register("prune-history", |_: Nought| Nothing);
-    registry.register("stale-daemons", |_: Nought| Nothing);
-    registry.describe("billing", || schema_for!(Billing).to_value());
-    registry.describe("greet", || schema_for!(Greet).to_value());
-    registry.describe("stale-daemons", || schema_for!(Nought).to_value());
+    registry.declare::<Billing>("billing").schema(|| schema_for!(Billing).to_value());
+    registry.declare::<Greet>("greet").schema(|| schema_for!(Greet).to_value());
+    registry.declare::<Nought>("stale-daemons").schema(|| schema_for!(Nought).to_value());
+    for kind in ["audit", "heartbeat", "prune-history"] {
+        registry.declare::<Nought>(kind);
+    }
     registry
 }
 
@@ -182,7 +165,7 @@ fn the_shipped_file_is_right() {
     // The parameters behind `#` are those of the kinds, which have tests of their own.
     let config = load(SHIPPED, &[]).map_err(|problems| lines(&problems)).expect("no problem");
     assert_eq!(config.warnings, []);
-    assert_eq!(config.billing_interval_minutes, Some(60));
+    assert_eq!(config.billing_interval, Some(Duration::from_hours(1)));
     assert_eq!(config.daemon.drain_timeout, Duration::from_mins(1));
     assert_eq!(config.daemon.lease_ttl, Duration::from_secs(10));
     let names: Vec<_> = config.jobs.iter().map(|(spec, _)| (spec.name.as_str(), spec.scope)).collect();
@@ -277,13 +260,13 @@ fn every_key_of_a_job_arrives() {
         timeout: Duration::from_secs(3),
     };
     assert_eq!(config.pings, BTreeMap::from([("hello_1".to_owned(), ping)]), "a disabled job gives no signs");
-    assert_eq!(config.billing_interval_minutes, None);
+    assert_eq!(config.billing_interval, None);
 }
 
 /// What `check` reports of jobs of the kinds that need no Rust: what is refused, and what is a warning.
 #[test]
 fn kinds_report_what_cannot_work() {
-    let registry = known_kinds(&Plugins::none());
+    let registry = kinds_for_validation(&Plugins::none());
     let environment = Environment::load(|_| None, Path::new("/nowhere"), None).expect("readable");
     let http =
         |lines: &str| format!("kind = 'http'\ntimeout = '1m'\nschedule.every = '1h'\n[job.params]\n{lines}");
@@ -368,7 +351,7 @@ fn kinds_report_what_cannot_work() {
 
 #[test]
 fn the_schema_that_the_shipped_file_names_is_what_the_command_prints() {
-    let printed = format!("{:#}", schema(&known_kinds(&Plugins::none())));
+    let printed = format!("{:#}", schema(&kinds_for_validation(&Plugins::none())));
     let committed = include_str!("../../shipped/jobs.schema.json");
     assert!(printed == committed.trim_end(), "run `billing-daemon schema > jobs.schema.json`");
     assert!(SHIPPED.starts_with("#:schema ./jobs.schema.json\n"));
@@ -418,7 +401,7 @@ fn the_environment_wins() {
     assert_eq!(config.daemon.database_url.expect("one").expose(), "sqlite://b.db");
     assert_eq!(config.daemon.log_filter, "debug".parse().expect("a level"));
     assert_eq!(Ok(&config.jobs[0].0.schedule), Schedule::every(Duration::from_mins(15)).as_ref());
-    assert_eq!(config.billing_interval_minutes, Some(15));
+    assert_eq!(config.billing_interval, Some(Duration::from_mins(15)));
 }
 
 #[test]
@@ -1037,13 +1020,15 @@ fn built_in_defaults_match_shipped_file() {
     let plugins = Plugins::none();
     let environment = Environment::load(|_| None, Path::new("/nowhere"), None).expect("an empty environment");
     let jobs = |text: &str| {
-        let config = Config::load(text, "built-in defaults", &environment, &known_kinds(&plugins), now());
+        let config =
+            Config::load(text, "built-in defaults", &environment, &kinds_for_validation(&plugins), now());
         let config = config.expect("both are valid");
         assert!(config.warnings.is_empty() && config.http.is_none(), "{:?}", config.warnings);
         (format!("{:?}", config.daemon), config.jobs.iter().map(|job| format!("{job:?}")).collect::<Vec<_>>())
     };
     assert_eq!(jobs(BUILT_IN), jobs(SHIPPED));
     let broken = BUILT_IN.replace("every = \"1h\"", "every = \"1x\"");
-    let problems = Config::load(&broken, "built-in defaults", &environment, &known_kinds(&plugins), now());
+    let problems =
+        Config::load(&broken, "built-in defaults", &environment, &kinds_for_validation(&plugins), now());
     assert!(problems.expect_err("no duration")[0].to_string().starts_with("built-in defaults:"));
 }

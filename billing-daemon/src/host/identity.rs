@@ -1,4 +1,6 @@
-//! Who this process is, among all daemons that share a database.
+//! The identity of this process among the daemons that share a database.
+
+use std::time::Duration;
 
 use billing_scheduler::{Clock, SystemClock};
 use rand::RngExt as _;
@@ -10,27 +12,27 @@ use crate::host::platform::{self, Platform};
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// `{hostname}-{pid}-{random}`: containers with one hostname and PID 1 never share it.
-    pub instance: String,
-    /// Of this machine.
+    pub daemon_id: String,
+    /// The host's name.
     pub hostname: String,
-    /// The row's metadata about the process.
+    /// The metadata in the process's row of the panel's table of daemons.
     pub metadata: Value,
 }
 
 impl Identity {
-    /// A new one for this process.
+    /// Returns a new identity for this process.
     #[must_use]
-    pub fn of_process(billing_interval_minutes: Option<u64>) -> Self {
+    pub fn from_process(billing_interval: Option<Duration>) -> Self {
         let hostname = platform::hostname();
         let pid = std::process::id();
         let random: u64 = rand::rng().random_range(0..1 << 48);
         Self {
-            instance: format!("{hostname}-{pid}-{random:012x}"),
+            daemon_id: format!("{hostname}-{pid}-{random:012x}"),
             metadata: json!({
                 "os": Platform::current().unwrap_or(Platform::Linux).to_string(),
                 "hostname": hostname,
                 "pid": pid,
-                "billingIntervalMinutes": billing_interval_minutes,
+                "billingIntervalMinutes": billing_interval.map(minutes),
                 "startTime": SystemClock.now(),
                 "version": env!("CARGO_PKG_VERSION"),
             }),
@@ -38,14 +40,18 @@ impl Identity {
         }
     }
 
-    /// Since a configuration was read again, billing has another time between two runs, or none.
-    pub fn set_billing_interval(&mut self, minutes: Option<u64>) {
-        self.metadata["billingIntervalMinutes"] = json!(minutes);
+    /// Sets the time between two runs of billing, which a reloaded configuration may change.
+    pub fn set_billing_interval(&mut self, interval: Option<Duration>) {
+        self.metadata["billingIntervalMinutes"] = json!(interval.map(minutes));
     }
 }
 
-/// The operator, also behind sudo, and the host. Where the environment names no user, as under cron or systemd, the number of the
-/// user counts.
+fn minutes(interval: Duration) -> u64 {
+    interval.as_secs() / 60
+}
+
+/// Returns the operator's user name, also behind sudo, and the host's name. Where the environment names no user, as under cron or
+/// systemd, the id of the user takes the place of the name.
 #[must_use]
 pub fn operator_name() -> String {
     let set = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());

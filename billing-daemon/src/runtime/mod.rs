@@ -70,7 +70,7 @@ pub async fn run(
             return Ok(());
         }
     };
-    let bills = config.jobs.iter().any(|(spec, _)| spec.kind == BILLING_JOB);
+    let bills = config.bills();
     let opened = PanelDatabase { db: db.clone(), panel };
     let panel_presence = PanelPresence::detect(&opened).await?;
     if bills {
@@ -83,13 +83,13 @@ pub async fn run(
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let status =
-        Arc::new(StatusRow::new(db.clone(), &identity.instance, &identity.hostname, &identity.metadata));
+        Arc::new(StatusRow::new(db.clone(), &identity.daemon_id, &identity.hostname, &identity.metadata));
     let services = Services {
         db: db.clone(),
         panel,
         status: Arc::clone(&status),
         started: clock.monotonic(),
-        billing_interval: Duration::from_secs(60 * config.billing_interval_minutes.unwrap_or(60)),
+        billing_interval: config.billing_interval_or_default(),
         needs_guard: panel_presence.needs_guard(config.daemon.panel_billing),
         last_commit: last_commit(&config.daemon, &database),
         clock: Arc::clone(&clock),
@@ -103,7 +103,7 @@ pub async fn run(
     registry.layer(pings.clone());
     let (daemon, http) = (config.daemon, config.http);
     let ttl = daemon.lease_ttl;
-    let store = SeaOrmStore::new(db.clone(), database, &identity.instance, ttl, Arc::clone(&clock));
+    let store = SeaOrmStore::new(db.clone(), database, &identity.daemon_id, ttl, Arc::clone(&clock));
     let store = MeteredStore(store);
     let jobs = config.jobs;
     let has_heartbeat = jobs.iter().any(|(spec, _)| spec.kind == HEARTBEAT);
@@ -176,12 +176,12 @@ fn listen() -> Result<(Signals, ReloadSignal), Failure> {
 /// Says what runs, and where.
 fn announce(identity: &Identity, jobs: &[String], bills: bool, (panel, presence): (&Panel, &PanelPresence)) {
     info!(
-        instance = %identity.instance,
+        daemon.id = %identity.daemon_id,
         panel = %panel.generation,
         "billing-daemon {} runs {} as {}, {presence}",
         env!("CARGO_PKG_VERSION"),
         jobs.join(", "),
-        identity.instance,
+        identity.daemon_id,
     );
     if !bills {
         warn!("no job of kind `{BILLING_JOB}` is enabled: this daemon charges nothing");
@@ -419,7 +419,7 @@ impl RunningDaemon {
         for warning in &config.warnings {
             warn!("{warning}");
         }
-        let bills = config.jobs.iter().any(|(spec, _)| spec.kind == BILLING_JOB);
+        let bills = config.bills();
         let mut needs_guard = self.services.needs_guard;
         if bills && !self.bills {
             let billing = self.daemon.panel_billing;
@@ -434,7 +434,7 @@ impl RunningDaemon {
                 }
             }
         }
-        let interval = Duration::from_secs(60 * config.billing_interval_minutes.unwrap_or(60));
+        let interval = config.billing_interval_or_default();
         let other_interval = interval != self.services.billing_interval;
         let expected = Arc::new(Expected {
             // What waits for the next start is not in force.
@@ -456,7 +456,7 @@ impl RunningDaemon {
         };
         crate::telemetry::metrics::in_force(&changes.added);
         (self.services, self.bills, self.jobs) = (services, bills, jobs);
-        self.identity.set_billing_interval(config.billing_interval_minutes);
+        self.identity.set_billing_interval(config.billing_interval);
         self.services.status.set_metadata(&self.identity.metadata);
         *self.expected.write().unwrap_or_else(PoisonError::into_inner) = expected;
         let signs = self.pings.replace(config.pings).unwrap_or_else(|error| {

@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use billing_scheduler::{Clock, Registry, SystemClock};
+use billing_scheduler::{Clock, SystemClock};
 
 use tracing::warn;
 
@@ -14,7 +14,7 @@ use crate::{
     config::{
         BUILT_IN, Config, DaemonSettings, Diagnostic, Place, environment::Environment, http::HttpSettings,
     },
-    plugins::Plugins,
+    plugins::{Plugins, kinds_for_validation},
 };
 use billing_store::DatabaseUrl;
 
@@ -136,7 +136,7 @@ impl ConfigFile {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn config(&self) -> Result<Config, Vec<Diagnostic>> {
-        let registry = known_kinds(&self.plugins);
+        let registry = kinds_for_validation(&self.plugins);
         Config::load(&self.text, &self.name(), &self.environment, &registry, SystemClock.now())
     }
 
@@ -199,11 +199,6 @@ impl ConfigFile {
 /// be used.
 pub(crate) fn is_alive(path: &Path) -> bool {
     !fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-}
-
-/// Every kind that a configuration may name, without a database: enough to read parameters.
-pub(crate) fn known_kinds(plugins: &Plugins) -> Registry {
-    crate::plugins::registry(&billing_jobs::Services::detached(), plugins)
 }
 
 /// The settings of the process whose new values wait for the next start.

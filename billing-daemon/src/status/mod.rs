@@ -46,7 +46,7 @@ impl From<&Config> for Expected {
     fn from(config: &Config) -> Self {
         Self {
             jobs: config.jobs.iter().map(|(spec, _)| spec.clone()).collect(),
-            billing_interval: config.billing_interval_minutes.map(Duration::from_mins),
+            billing_interval: config.billing_interval,
             panel_billing: config.daemon.panel_billing,
         }
     }

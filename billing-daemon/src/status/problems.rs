@@ -6,6 +6,8 @@ use billing_jobs::{BILLING_JOB, hold::Reason};
 use billing_scheduler::ScheduleAhead;
 use chrono::{DateTime, Utc};
 
+use crate::config::DEFAULT_BILLING_INTERVAL;
+
 use super::{BillingRole, Daemon, Expected, JobStatus, Liveness, Problem, RunStatus, Status, ago, of_length};
 
 /// Everything in `status` that is not as it should be.
@@ -14,7 +16,7 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut found = |kind, message| problems.push(Problem { kind, message });
     let since = |at: DateTime<Utc>| (status.observed_at - at).to_std().unwrap_or_default();
-    let interval = expected.billing_interval.unwrap_or(Duration::from_hours(1));
+    let interval = expected.billing_interval.unwrap_or(DEFAULT_BILLING_INTERVAL);
 
     if !status.daemons.iter().any(|daemon| daemon.liveness.is_alive()) {
         found("no_daemon", "no daemon is alive: start one with `billing-daemon run`".to_owned());

@@ -1,14 +1,23 @@
 //! The audit finds whatever else could have gone wrong: every way to tamper with the books breaks an invariant.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use billing_jobs::{
     AuditJob, AuditParams, Services,
     audit::{audit, audit_until},
+    daemon_status::StatusRow,
+    panel::Panel,
 };
-use billing_scheduler::{Job as _, JobContext, Outcome, StopReason};
+use billing_scheduler::{Job as _, JobContext, Outcome, StopReason, SystemClock};
 use billing_test_support::{Db, Fleet, Instance, Plan, on_variants};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::{CENT, Daemon, TEN_CENTS_AN_HOUR, assert_sound, connect, hour, minute, money, number};
@@ -331,7 +340,17 @@ async fn an_audit_stops_before_whichever_step_it_is_told_to(db: &Db) {
     // Each invariant, the key of charges, and each page of the record.
     assert!(steps >= 18, "{steps} steps");
 
-    let job = AuditJob::new(&Services { db: connection, ..Services::detached() }, AuditParams {});
+    let services = Services {
+        status: Arc::new(StatusRow::new(connection.clone(), "", "", &json!({}))),
+        panel: Panel::detect(&connection).await.expect("a panel"),
+        db: connection,
+        started: Duration::ZERO,
+        billing_interval: Duration::ZERO,
+        needs_guard: false,
+        last_commit: None,
+        clock: Arc::new(SystemClock),
+    };
+    let job = AuditJob::new(&services, AuditParams {});
     let context = JobContext::for_test("audit", hour(4));
     context.stop_handle().stop(StopReason::Drain);
     let ended = job.run(&context).await.expect("it is no failure");

@@ -24,9 +24,11 @@ async fn beat(daemon: &Daemon, interval: Duration) {
         db: daemon.db.clone(),
         panel: daemon.panel,
         status: Arc::new(StatusRow::new(daemon.db.clone(), "one", "here", &json!({}))),
+        started: Duration::ZERO,
         billing_interval: interval,
+        needs_guard: false,
+        last_commit: None,
         clock: clock.clone(),
-        ..Services::detached()
     };
     let occurrence = Occurrence { job: "heartbeat".to_owned(), scheduled_at: DateTime::UNIX_EPOCH };
     let ctx = JobContext::new(occurrence, 1, FencingToken(0), clock, StopHandle::new());

@@ -117,7 +117,7 @@ impl Session {
         let ttl = config.as_ref().map_or_else(Default::default, |config| config.daemon.clone()).lease_ttl;
         let opened = panel_database::open_without_retry(&database).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let holder = Identity::of_process(None).instance;
+        let holder = Identity::from_process(None).daemon_id;
         let store: Arc<dyn Store> =
             Arc::new(SeaOrmStore::new(opened.db.clone(), database, holder, ttl, Arc::clone(&clock)));
         let by = by.map_or_else(operator_name, str::to_owned);

@@ -119,7 +119,7 @@ fn provider(
     let resource = Resource::builder_empty()
         .with_attributes([
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-            KeyValue::new("service.instance.id", identity.instance.clone()),
+            KeyValue::new("service.instance.id", identity.daemon_id.clone()),
             KeyValue::new("host.name", identity.hostname.clone()),
             KeyValue::new("process.pid", i64::from(std::process::id())),
             KeyValue::new("telemetry.sdk.name", "opentelemetry"),
