@@ -8,7 +8,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use sea_orm::DbBackend;
 
 use crate::daemon::{
-    BILLING, HEARTBEAT, ask, check_all_charged_once, daemon, free_all_jobs, program, rows, seed,
+    BILLING, HEARTBEAT, check_all_charged_once, daemon, fetch, free_all_jobs, program, rows, seed,
 };
 
 /// A file may not grow, and later it may: what a full disk does to whoever writes, by means that need no privilege.
@@ -24,12 +24,12 @@ async fn a_disk_that_takes_no_more_delays_billing_and_loses_nothing() {
         .file("limited.sh", &limited)
         .file("jobs.toml", BILLING)
         .start("limited.sh");
-    let failed = daemon.says("job `billing` failed").await;
+    let failed = daemon.wait_for_line("job `billing` failed").await;
     assert!(failed.contains("check the disk of the file, which may be full or failing"), "{failed}");
     let pid = i32::try_from(daemon.pid()).ok().and_then(Pid::from_raw);
     prlimit(pid, Resource::Fsize, Rlimit { current: None, maximum: None })
         .expect("a soft limit may be raised");
-    daemon.says("job `billing` done").await;
+    daemon.wait_for_line("job `billing` done").await;
     daemon.terminated().await.expect_code(0);
     check_all_charged_once(&db, &organizations).await;
 }
@@ -42,13 +42,13 @@ async fn a_disk_that_is_really_full_delays_billing_and_loses_nothing() {
     let organizations = seed(&db, 40).await;
     disk.fill();
     let daemon = daemon(&db, &[BILLING]).start("run");
-    let full = daemon.says("database or disk is full").await;
+    let full = daemon.wait_for_line("database or disk is full").await;
     let advice = "free space on its disk; the jobs continue automatically";
     assert!(full.contains(advice) && full.contains("next attempt in 1 s"), "{full}");
     disk.make_room();
-    daemon.says("job `billing` done").await;
+    daemon.wait_for_line("job `billing` done").await;
     daemon.terminated().await.expect_code(0);
-    assert_eq!(ask(&db, "SELECT integrity_check FROM pragma_integrity_check").await, "ok");
+    assert_eq!(fetch(&db, "SELECT integrity_check FROM pragma_integrity_check").await, "ok");
     check_all_charged_once(&db, &organizations).await;
 }
 
@@ -64,16 +64,16 @@ async fn a_server_whose_disk_is_really_full_delays_billing_and_loses_nothing() {
     db.execute("ALTER TABLE vps_billing_cycles SET TABLESPACE small").await;
     disk.fill();
     let daemon = daemon(&db, &[BILLING, HEARTBEAT]).start("run");
-    let failed = daemon.says("job `billing` failed").await;
+    let failed = daemon.wait_for_line("job `billing` failed").await;
     assert!(
         failed.contains("No space left on device")
             && failed.contains("; free space on the database server's disk"),
         "{failed}"
     );
-    daemon.says("no heartbeat: the last billing run failed").await;
-    assert_eq!(ask(&db, "SELECT count(*) FROM billing_charges").await, "0");
+    daemon.wait_for_line("no heartbeat: the last billing run failed").await;
+    assert_eq!(fetch(&db, "SELECT count(*) FROM billing_charges").await, "0");
     disk.make_room();
-    daemon.says("job `billing` done").await;
+    daemon.wait_for_line("job `billing` done").await;
     daemon.terminated().await.expect_code(0);
     check_all_charged_once(&db, &organizations).await;
     drop(db);
@@ -94,20 +94,20 @@ async fn a_standby_is_told_and_billed_once_it_is_promoted() {
     assert!(refused.text().contains(advice), "{}", refused.text());
 
     let daemon = daemon(&db, &[BILLING, HEARTBEAT]).start("run");
-    let told = daemon.says("job `billing` cannot reach its store").await;
+    let told = daemon.wait_for_line("job `billing` cannot reach its store").await;
     assert!(told.contains(advice), "{told}");
     for db in [&on_primary, &db] {
-        assert_eq!(ask(db, "SELECT count(*) FROM billing_charges").await, "0");
+        assert_eq!(fetch(db, "SELECT count(*) FROM billing_charges").await, "0");
         assert_eq!(
-            ask(db, "SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL").await,
+            fetch(db, "SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL").await,
             "0"
         );
     }
     standby.promote().await;
-    daemon.says("job `billing` done").await;
+    daemon.wait_for_line("job `billing` done").await;
     daemon.terminated().await.expect_code(0);
     check_all_charged_once(&db, &organizations).await;
-    assert_eq!(ask(&on_primary, "SELECT count(*) FROM billing_charges").await, "0");
+    assert_eq!(fetch(&on_primary, "SELECT count(*) FROM billing_charges").await, "0");
     drop((db, on_primary));
     standby.take_away();
     primary.take_away();
@@ -127,18 +127,18 @@ async fn a_role_that_no_policy_lets_write_is_told_and_billed_later() {
     }
     db.execute("CREATE POLICY look ON wallets FOR SELECT USING (true)").await;
     let daemon = daemon(&db, &[BILLING, HEARTBEAT]).start("run");
-    let failed = daemon.says("job `billing` failed").await;
+    let failed = daemon.wait_for_line("job `billing` failed").await;
     assert!(
         failed.contains("row-level security lets this login see wallets and not change them"),
         "{failed}"
     );
-    daemon.says("no heartbeat: the last billing run failed").await;
-    assert_eq!(ask(&db, "SELECT count(*) FROM billing_charges").await, "0");
+    daemon.wait_for_line("no heartbeat: the last billing run failed").await;
+    assert_eq!(fetch(&db, "SELECT count(*) FROM billing_charges").await, "0");
     db.execute("DROP POLICY look ON wallets").await;
     for policy in &policies {
         db.execute(&format!("{policy} PUBLIC")).await;
     }
-    daemon.says("job `billing` done").await;
+    daemon.wait_for_line("job `billing` done").await;
     daemon.terminated().await.expect_code(0);
     check_all_charged_once(&db, &organizations).await;
 }
@@ -152,16 +152,16 @@ async fn a_server_that_has_no_room_delays_billing_and_loses_nothing(db: &Db) {
     )
     .await;
     let daemon = daemon(db, &[BILLING, HEARTBEAT]).start("run");
-    let failed = daemon.says("job `billing` failed").await;
+    let failed = daemon.wait_for_line("job `billing` failed").await;
     assert!(
         failed.contains("No space left on device")
             && failed.contains("; free space on the database server's disk"),
         "{failed}"
     );
-    assert_eq!(ask(db, "SELECT count(*) FROM billing_charges").await, "0");
-    daemon.says("no heartbeat: the last billing run failed").await;
+    assert_eq!(fetch(db, "SELECT count(*) FROM billing_charges").await, "0");
+    daemon.wait_for_line("no heartbeat: the last billing run failed").await;
     db.execute("DROP TRIGGER full_disk ON vps_billing_cycles").await;
-    daemon.says("job `billing` done").await;
+    daemon.wait_for_line("job `billing` done").await;
     daemon.terminated().await.expect_code(0);
     check_all_charged_once(db, &organizations).await;
 }
@@ -176,16 +176,16 @@ async fn what_takes_no_writes_is_told_and_billed_later(db: &Db) {
     let (url, advice) = if sqlite {
         (db.url.replace("mode=rwc", "mode=ro"), "take `mode=ro` out of DATABASE_URL")
     } else {
-        let name = ask(db, "SELECT current_database()").await;
+        let name = fetch(db, "SELECT current_database()").await;
         db.execute(&format!("ALTER DATABASE {name} SET {read_only} = on")).await;
         (db.url.clone(), "this server takes no writes: name the primary in DATABASE_URL")
     };
     let refused = program().env("DATABASE_URL", &url).run("bill").await;
     assert!(refused.code.is_some_and(|code| code != 0), "{}", refused.text());
     assert!(refused.text().contains(advice), "{}", refused.text());
-    assert_eq!(ask(db, "SELECT count(*) FROM billing_charges").await, "0");
+    assert_eq!(fetch(db, "SELECT count(*) FROM billing_charges").await, "0");
     if !sqlite {
-        let name = ask(db, "SELECT current_database()").await;
+        let name = fetch(db, "SELECT current_database()").await;
         db.execute(&format!("BEGIN READ WRITE; ALTER DATABASE {name} RESET {read_only}; COMMIT")).await;
     }
     program().env("DATABASE_URL", &db.url).run("bill").await.expect_code(0);
@@ -241,7 +241,7 @@ async fn a_schema_that_is_half_there_is_refused(db: &Db) {
         let refused = program.run(command).await.expect_code(78);
         assert!(refused.text().contains("run `billing-daemon migrate up`"), "{}", refused.text());
     }
-    assert_eq!(ask(db, "SELECT count(*) FROM billing_charges").await, "0");
+    assert_eq!(fetch(db, "SELECT count(*) FROM billing_charges").await, "0");
 }
 
 on_every_engine!(a_schema_that_is_half_there_is_refused);
@@ -258,14 +258,14 @@ async fn kill_9_in_the_middle_of_writes_leaves_a_whole_file() {
         free_all_jobs(&db).await;
         let daemon = daemon(&db, &[BILLING]).env("BILLING_LINGER_MS", "10").start("run");
         let more = async || {
-            let now = ask(&db, charges).await;
+            let now = fetch(&db, charges).await;
             (now != before).then_some(now)
         };
         before = eventually("something is charged", more).await;
         daemon.signal(Signal::KILL);
         daemon.ended().await;
-        assert_eq!(ask(&db, "SELECT integrity_check FROM pragma_integrity_check").await, "ok");
-        if ask(&db, charges).await == "60" {
+        assert_eq!(fetch(&db, "SELECT integrity_check FROM pragma_integrity_check").await, "ok");
+        if fetch(&db, charges).await == "60" {
             break;
         }
         in_the_middle += 1;

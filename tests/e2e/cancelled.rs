@@ -11,7 +11,7 @@ use billing_store::{Database, Pool};
 use billing_test_support::{Db, eventually, on_every_engine, process::Signal};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, Statement};
 
-use crate::daemon::{BILLING, ask, check_all_charged_once, daemon, free_all_jobs, seed};
+use crate::daemon::{BILLING, check_all_charged_once, daemon, fetch, free_all_jobs, seed};
 
 /// The pool of a daemon.
 async fn pool(db: &Db) -> DatabaseConnection {
@@ -55,7 +55,7 @@ async fn a_begin_that_nobody_waits_for_leaves_no_transaction_open() {
     for _ in 0..10 {
         let mut polls = 1;
         while !ends_within(polls, billing_store::begin(&pool)).await {
-            eventually("nothing is open", async || (ask(&db, open).await == "0").then_some(())).await;
+            eventually("nothing is open", async || (fetch(&db, open).await == "0").then_some(())).await;
             polls += 1;
         }
     }
@@ -85,7 +85,8 @@ async fn a_statement_that_nobody_waits_for_is_rolled_back_and_its_connection_thr
     assert!(polled.is_pending(), "it is in the middle of the statement");
     if db.backend() == DbBackend::Postgres {
         let at_it = format!("SELECT wait_event FROM pg_stat_activity WHERE pid = {dropped}");
-        eventually("the server is at it", async || (ask(db, &at_it).await == "PgSleep").then_some(())).await;
+        eventually("the server is at it", async || (fetch(db, &at_it).await == "PgSleep").then_some(()))
+            .await;
     }
     drop(writing);
 
@@ -97,9 +98,9 @@ async fn a_statement_that_nobody_waits_for_is_rolled_back_and_its_connection_thr
     }
     if db.backend() == DbBackend::Postgres {
         let there = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {dropped}");
-        eventually("it is closed", async || (ask(db, &there).await == "0").then_some(())).await;
+        eventually("it is closed", async || (fetch(db, &there).await == "0").then_some(())).await;
     }
-    assert_eq!(ask(db, "SELECT count(*) || ' ' || sum(id) FROM notes").await, "20 0");
+    assert_eq!(fetch(db, "SELECT count(*) || ' ' || sum(id) FROM notes").await, "20 0");
 }
 
 /// A daemon that is ended at once leaves nothing of the batch in progress.
@@ -112,16 +113,16 @@ async fn a_batch_that_is_left_at_the_end_is_rolled_back() {
     let lingers = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                       AND application_name = 'billing-daemon' AND state = 'idle in transaction'
                       AND state_change < now() - interval '1 second'";
-    eventually("a batch is open", async || (ask(db, lingers).await == "1").then_some(())).await;
+    eventually("a batch is open", async || (fetch(db, lingers).await == "1").then_some(())).await;
     for answer in ["nothing new starts", "another signal ends the process at once"] {
         running.signal(Signal::TERM);
-        running.says(answer).await;
+        running.wait_for_line(answer).await;
     }
     running.terminated().await.expect_code(143);
-    assert_eq!(ask(db, "SELECT count(*) FROM billing_charges").await, "0");
+    assert_eq!(fetch(db, "SELECT count(*) FROM billing_charges").await, "0");
     free_all_jobs(db).await;
     let running = program.start("run");
-    running.says("job `billing` done").await;
+    running.wait_for_line("job `billing` done").await;
     running.terminated().await.expect_code(0);
     check_all_charged_once(db, &organizations).await;
 }

@@ -2,7 +2,7 @@
 
 use billing_test_support::{Db, Login, Panel, Postgres, eventually, process::Signal};
 
-use crate::daemon::{BILLING, HOURS, ask, check_all_charged_once, check_audit, daemon, seed};
+use crate::daemon::{BILLING, HOURS, check_all_charged_once, check_audit, daemon, fetch, seed};
 
 const LEASE: &str = "[daemon]\nlease-ttl = \"3s\"\n";
 const EVERY_SECOND: &str = r#"
@@ -25,12 +25,12 @@ async fn hours_are_charged_once_and_never_early_whatever_the_databases_clock_doe
         server.set_clock(offset * HOUR);
         two_more_runs(&db).await;
         latest = latest.max(offset);
-        let charged = ask(&db, "SELECT sum(hours) FROM billing_charges").await;
+        let charged = fetch(&db, "SELECT sum(hours) FROM billing_charges").await;
         let expected = machines * (HOURS + latest);
         assert_eq!(charged, expected.to_string(), "with the clock moved by {offset} h");
         let early = "SELECT count(*) FROM billing_charges c JOIN billing_batches b ON b.id = c.batch_id
                       WHERE c.period_start + c.hours * interval '1 hour' > b.as_of";
-        assert_eq!(ask(&db, early).await, "0", "hours to come are charged at {offset} h");
+        assert_eq!(fetch(&db, early).await, "0", "hours to come are charged at {offset} h");
     }
     daemon.terminated().await.expect_code(0);
     check_audit(&db).await;
@@ -39,9 +39,9 @@ async fn hours_are_charged_once_and_never_early_whatever_the_databases_clock_doe
 
 async fn two_more_runs(db: &Db) {
     let runs = "SELECT count(*) FROM scheduler_runs WHERE job = 'billing' AND status = 'done'";
-    let before: u64 = ask(db, runs).await.parse().expect("a count");
+    let before: u64 = fetch(db, runs).await.parse().expect("a count");
     let more = async || {
-        let now: u64 = ask(db, runs).await.parse().expect("a count");
+        let now: u64 = fetch(db, runs).await.parse().expect("a count");
         (now >= before + 2).then_some(())
     };
     eventually("two more runs are done", more).await;
@@ -56,13 +56,13 @@ async fn a_lease_that_a_clock_set_back_has_stuck_is_taken_over() {
     let program = daemon(&db, &[LEASE, BILLING]);
     let holder = program.clone().env("BILLING_LINGER_MS", "60000").start("run");
     let held = "SELECT count(*) FROM scheduler_jobs WHERE job = 'billing' AND holder IS NOT NULL";
-    eventually("somebody bills", async || (ask(&db, held).await == "1").then_some(())).await;
+    eventually("somebody bills", async || (fetch(&db, held).await == "1").then_some(())).await;
     holder.signal(Signal::KILL);
     holder.ended().await;
     // Between the hours of the fleet: as much is due as before.
     server.set_clock(-600);
     let successor = program.start("run");
-    successor.says("job `billing` done").await;
+    successor.wait_for_line("job `billing` done").await;
     successor.terminated().await.expect_code(0);
     check_all_charged_once(&db, &organizations).await;
     server.take_away();
@@ -77,15 +77,15 @@ async fn a_clock_that_jumps_forward_ends_a_lease_and_charges_nothing_twice() {
     let program = daemon(&db, &[LEASE, BILLING]);
     let slow = program.clone().env("BILLING_LINGER_MS", "1500").start("run");
     let charges = "SELECT count(*) FROM billing_charges";
-    eventually("the first one is billed", async || (ask(&db, charges).await != "0").then_some(())).await;
+    eventually("the first one is billed", async || (fetch(&db, charges).await != "0").then_some(())).await;
     server.set_clock(600);
     let quick = program.start("run");
-    quick.says("job `billing` done").await;
-    slow.says("another daemon").await;
+    quick.wait_for_line("job `billing` done").await;
+    slow.wait_for_line("another daemon").await;
     slow.terminated().await.expect_code(0);
     quick.terminated().await.expect_code(0);
     check_all_charged_once(&db, &organizations).await;
     let back = "SELECT count(*) FROM (SELECT fencing_token < lag(fencing_token) OVER (ORDER BY id) AS back FROM billing_batches) x WHERE back";
-    assert_eq!(ask(&db, back).await, "0", "fences never fall in the order of commits");
+    assert_eq!(fetch(&db, back).await, "0", "fences never fall in the order of commits");
     server.take_away();
 }

@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DbBackend, Statement, TransactionTrait};
 
 /// How long a server may take to come or go.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
 const BECOME_ADMIN: &str = "SET LOCAL app.current_user_is_admin = 'true'";
@@ -31,7 +31,7 @@ fn at(instant: &str) -> DateTime<Utc> {
 }
 
 /// The one value that a query answers with, as text; a dash if there is none.
-async fn ask(connection: &impl ConnectionTrait, sql: &str) -> String {
+async fn fetch(connection: &impl ConnectionTrait, sql: &str) -> String {
     let sql = format!("SELECT coalesce(CAST(({sql}) AS text), '-') AS answer");
     let row = connection.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await;
     let row = row.expect("the question is valid").expect("there is a row");
@@ -169,8 +169,8 @@ async fn the_role_that_reads_sees_everything_of_ours_and_writes_nothing() {
         let db = Db::with_panel(panel, Login::Reading).await;
         Fleet::new(&db).wallet("1.00").await;
         let role = db.connect().await;
-        assert_eq!(ask(&role, "SELECT count(*) FROM wallets").await, "1", "{panel:?}");
-        assert_eq!(ask(&role, "SELECT count(*) FROM billing_charges").await, "0", "{panel:?}");
+        assert_eq!(fetch(&role, "SELECT count(*) FROM wallets").await, "1", "{panel:?}");
+        assert_eq!(fetch(&role, "SELECT count(*) FROM billing_charges").await, "0", "{panel:?}");
         for refused in [
             CREDIT,
             BOOK,
@@ -192,8 +192,8 @@ async fn two_databases_of_one_template_are_independent() {
     let (one, other) = (one.connect(Login::Owner).await, other.connect(Login::Owner).await);
     let user = "INSERT INTO users (email, name) VALUES ('a@example.com', 'A')";
     assert_eq!(rows_changed(&one, user).await, 1);
-    assert_eq!(ask(&one, "SELECT count(*) FROM users").await, "1");
-    assert_eq!(ask(&other, "SELECT count(*) FROM users").await, "0");
+    assert_eq!(fetch(&one, "SELECT count(*) FROM users").await, "1");
+    assert_eq!(fetch(&other, "SELECT count(*) FROM users").await, "0");
 }
 
 #[tokio::test]
@@ -207,9 +207,9 @@ async fn a_panel_database_has_nothing_of_ours_until_it_is_migrated() {
     let ours = "SELECT count(*) FROM pg_tables WHERE tablename IN ('billing_charges', 'scheduler_fencing')";
     for panel in [Panel::Empty, Panel::G1, Panel::G2, Panel::G3] {
         let bare = Postgres::database(panel).await.connect(Login::Owner).await;
-        assert_eq!(ask(&bare, ours).await, "0", "{panel:?}");
+        assert_eq!(fetch(&bare, ours).await, "0", "{panel:?}");
         let migrated = Postgres::migrated(panel).await.connect(Login::Owner).await;
-        assert_eq!(ask(&migrated, ours).await, "2", "{panel:?}");
+        assert_eq!(fetch(&migrated, ours).await, "2", "{panel:?}");
     }
 }
 
@@ -263,7 +263,7 @@ async fn each_generation_of_the_panel_looks_as_it_did() {
         let database = Postgres::database(panel).await;
         let connection = database.connect(Login::Admin).await;
         for (question, answers) in &facts {
-            assert_eq!(ask(&connection, question).await, answers[generation], "{panel:?}: {question}");
+            assert_eq!(fetch(&connection, question).await, answers[generation], "{panel:?}: {question}");
         }
     }
 }
@@ -276,7 +276,7 @@ async fn an_update_moves_updated_at_by_trigger() {
         rows_changed(&owner, "INSERT INTO users (email, name, updated_at) VALUES ('a@b', 'A', '2020-01-01')")
             .await;
         rows_changed(&owner, "UPDATE users SET name = 'B'").await;
-        assert_eq!(ask(&owner, "SELECT updated_at > '2020-01-02' FROM users").await, "true", "{panel:?}");
+        assert_eq!(fetch(&owner, "SELECT updated_at > '2020-01-02' FROM users").await, "true", "{panel:?}");
     }
 }
 
@@ -288,11 +288,11 @@ async fn row_level_security_binds_whoever_does_not_own_the_tables() {
     db.execute("GRANT UPDATE ON payment_transactions TO billing_run").await;
     let role = db.connect().await;
 
-    assert_eq!(ask(&role, "SELECT count(*) FROM wallets").await, "1");
+    assert_eq!(fetch(&role, "SELECT count(*) FROM wallets").await, "1");
     assert_eq!(rows_changed(&role, CREDIT).await, 0, "an update of wallets is dropped silently");
     let refusal = role.execute_unprepared(BOOK).await.expect_err("an insert into the ledger is an error");
     assert!(refusal.to_string().contains("row-level security"), "{refusal}");
-    assert_eq!(ask(&role, "SELECT count(*) FROM (SELECT FROM wallets FOR UPDATE) locked").await, "0");
+    assert_eq!(fetch(&role, "SELECT count(*) FROM (SELECT FROM wallets FOR UPDATE) locked").await, "0");
 
     let transaction = role.begin().await.expect("a transaction begins");
     rows_changed(&transaction, BECOME_ADMIN).await;
@@ -352,9 +352,9 @@ fn kill(mut holder: Child) {
 }
 
 fn wait_until(what: &str, happened: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !happened() {
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} until {what}");
+        assert!(Instant::now() < deadline, "waited {TIMEOUT:?} until {what}");
         thread::sleep(POLL);
     }
 }

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use billing_test_support::{
     Db, Postgres, eventually,
     query_accounting::{
-        CLAIM, CONNECTION, LAST_RECORD, LATE, NODE_RECORD, POOL, QUESTION, RENEWAL, WORK, by_cause,
+        CLAIM, CONNECTION, CONTROL_POLL, LAST_RECORD, LATE, NODE_RECORD, POOL, RENEWAL, WORK, by_cause,
     },
 };
 use billing_tools::faults::Proxy;
 
-use crate::daemon::{HEARTBEAT, TICK, ask, daemon};
+use crate::daemon::{HEARTBEAT, TICK, daemon, fetch};
 
 /// How many connections the pool of a daemon has at most.
 const CONNECTIONS: usize = 6;
@@ -29,7 +29,7 @@ fn resting(jobs: usize) -> String {
 /// Waits until a row of the history satisfies `condition` at least so many times.
 async fn until_runs(db: &Db, condition: &str, least: usize) {
     let enough = format!("SELECT count(*) >= {least} FROM scheduler_runs WHERE {condition}");
-    eventually("there were runs", async || (ask(db, &enough).await == "true").then_some(())).await;
+    eventually("there were runs", async || (fetch(db, &enough).await == "true").then_some(())).await;
 }
 
 /// What a daemon with these jobs asks, by what it is for, in which time of which something is due in each second.
@@ -42,7 +42,7 @@ async fn round_trips_while(jobs: &str, until: impl AsyncFnOnce(&Db)) -> BTreeMap
     let claimed = "SELECT count(*) FROM scheduler_jobs WHERE holder IS NULL AND schedule IS NOT NULL";
     let expected = jobs.matches("[[job]]").count() - jobs.matches("scope = \"node\"").count();
     eventually("every job was looked at", async || {
-        (ask(&db, claimed).await == expected.to_string()).then_some(())
+        (fetch(&db, claimed).await == expected.to_string()).then_some(())
     })
     .await;
     // What the start has left in hand is over with the next runs.
@@ -67,7 +67,7 @@ fn assert_nothing_else(round_trips: &BTreeMap<String, usize>, known: &[&str]) {
 async fn between_its_times_a_job_asks_nothing_and_when_it_is_due_it_claims_and_records() {
     let jobs = [TICK, &resting(20)].concat();
     let round_trips = round_trips_while(&jobs, async |db| until_runs(db, "job = 'tick'", 14).await).await;
-    let ticks = of(&round_trips, QUESTION);
+    let ticks = of(&round_trips, CONTROL_POLL);
     assert!(ticks >= 5, "{round_trips:?}");
     // A job that is due in each second is due once in each tick; one run may be cut at either end.
     for cause in [CLAIM, LAST_RECORD] {
@@ -80,7 +80,7 @@ async fn between_its_times_a_job_asks_nothing_and_when_it_is_due_it_claims_and_r
     assert!(of(&round_trips, RENEWAL) <= ticks / 3 + 2, "{round_trips:?}");
     // The pool may have to open one more connection meanwhile, which takes three round trips.
     assert!(of(&round_trips, CONNECTION) <= 3 * CONNECTIONS, "{round_trips:?}");
-    assert_nothing_else(&round_trips, &[QUESTION, CLAIM, LAST_RECORD, LATE, POOL, RENEWAL, CONNECTION]);
+    assert_nothing_else(&round_trips, &[CONTROL_POLL, CLAIM, LAST_RECORD, LATE, POOL, RENEWAL, CONNECTION]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -93,5 +93,5 @@ async fn a_heartbeat_asks_how_billing_is_and_writes_that_down() {
     assert!(of(&round_trips, WORK) <= 2 * beats + 2, "{round_trips:?}");
     // Its work goes over the pool, which asks before and after each use whether a connection lives.
     assert!(of(&round_trips, POOL) <= 4 * beats + 4, "{round_trips:?}");
-    assert_nothing_else(&round_trips, &[QUESTION, NODE_RECORD, WORK, POOL, LATE]);
+    assert_nothing_else(&round_trips, &[CONTROL_POLL, NODE_RECORD, WORK, POOL, LATE]);
 }

@@ -3,7 +3,8 @@
 use billing_test_support::{Db, Login, Pooler, eventually};
 
 use crate::daemon::{
-    BILLING, HEARTBEAT, SHORT_LEASE, TICK, ask, beside, check_all_charged_once, program, seed,
+    BILLING, HEARTBEAT, SHORT_LEASE, TICK, check_all_charged_once, fetch, program, seed,
+    with_panel_billing_off,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -12,19 +13,19 @@ async fn three_daemons_behind_a_pooler_with_two_servers_charge_each_hour_once() 
     let organizations = seed(&db, 40).await;
     let pooler = Pooler::start(2);
     let url = pooler.url(&db, Login::Billing);
-    let jobs = beside(&db, &[SHORT_LEASE, BILLING, HEARTBEAT, TICK].concat());
+    let jobs = with_panel_billing_off(&db, &[SHORT_LEASE, BILLING, HEARTBEAT, TICK].concat());
     let daemons: Vec<_> =
         (0..3).map(|_| program().env("DATABASE_URL", &url).file("jobs.toml", &jobs).start("run")).collect();
     eventually("the fleet is billed, by one of the daemons", async || {
         let done =
-            ask(&db, "SELECT count(*) FROM scheduler_runs WHERE job = 'billing' AND status = 'done'").await;
+            fetch(&db, "SELECT count(*) FROM scheduler_runs WHERE job = 'billing' AND status = 'done'").await;
         (done == "1").then_some(())
     })
     .await;
     eventually("each daemon beats and ticks go on", async || {
         let beating = "SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
         let ticks = "SELECT count(*) >= 3 FROM scheduler_runs WHERE job = 'tick' AND status = 'done'";
-        (ask(&db, beating).await == "3" && ask(&db, ticks).await == "true").then_some(())
+        (fetch(&db, beating).await == "3" && fetch(&db, ticks).await == "true").then_some(())
     })
     .await;
     for daemon in daemons {

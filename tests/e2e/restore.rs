@@ -2,7 +2,7 @@
 
 use billing_test_support::Db;
 
-use crate::daemon::{ask, daemon, seed};
+use crate::daemon::{daemon, fetch, seed};
 
 const STATE: &str = "[daemon]\nstate-dir = \".\"\n";
 const BILLING: &str = "[[job]]\nname = \"billing\"\nkind = \"billing\"\nschedule = { every = \"1h\" }\n";
@@ -19,7 +19,7 @@ async fn billing_waits_when_a_backup_was_restored() {
     db.execute(&format!("VACUUM INTO '{}'", backup.display())).await;
     seed(&db, 3).await;
     program.run("bill").await.expect_code(0);
-    assert_eq!(ask(&db, charges).await, "5");
+    assert_eq!(fetch(&db, charges).await, "5");
 
     let restored = program.clone().env("DATABASE_URL", &format!("sqlite://{}", backup.display()));
     let copy = std::fs::read_to_string(program.folder().join("last-commit.json")).expect("it was noted");
@@ -43,5 +43,5 @@ async fn what_was_noted_and_cannot_be_read_is_an_error_that_names_the_file() {
     let program = daemon(&db, &[STATE, BILLING]).file("last-commit.json", "{ torn");
     let refused = program.run("bill").await.expect_code(78);
     assert!(refused.text().contains("cannot read ./last-commit.json"), "{}", refused.text());
-    assert_eq!(ask(&db, "SELECT count(*) FROM billing_batches").await, "0");
+    assert_eq!(fetch(&db, "SELECT count(*) FROM billing_batches").await, "0");
 }

@@ -206,9 +206,9 @@ async fn every_way_to_migrate_gives_the_same_schema() {
         let names: Vec<String> =
             Migrator::migrations().iter().map(|migration| migration.name().to_owned()).collect();
         let each = |word: &str| names.iter().map(|name| format!("{word}  {name}")).collect::<Vec<_>>();
-        let check = async |arguments: &str, said: Vec<String>| {
+        let check = async |arguments: &str, output: Vec<String>| {
             let ended = by_command.program().run(arguments).await.expect_code(0);
-            assert_eq!(ended.out, said, "{panel:?}: {arguments}");
+            assert_eq!(ended.out, output, "{panel:?}: {arguments}");
             assert!(ended.err.is_empty(), "{panel:?}: {arguments}: {}", ended.text());
         };
         check("migrate up", each("applied")).await;
@@ -265,7 +265,7 @@ async fn nothing_starts_on_a_schema_that_does_not_fit() {
 #[tokio::test]
 async fn search_path_without_schema_is_named() {
     let db = Db::postgres().await;
-    let name = crate::daemon::ask(&db, "SELECT current_database()").await;
+    let name = crate::daemon::fetch(&db, "SELECT current_database()").await;
     db.execute(&format!("ALTER DATABASE \"{name}\" SET search_path = nowhere")).await;
     let ended =
         program().env("DATABASE_URL", &db.url_for(Login::Owner)).run("migrate up").await.expect_code(70);

@@ -12,7 +12,7 @@ use billing_test_support::{Db, eventually, on_every_engine, on_variants};
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, TransactionTrait};
 
-use crate::daemon::ask;
+use crate::daemon::fetch;
 
 const TTL: Duration = Duration::from_secs(10);
 const CURSOR: DateTime<Utc> = DateTime::UNIX_EPOCH;
@@ -68,7 +68,7 @@ async fn of_many_first_claims_of_two_new_jobs_one_each_wins(db: &Db) {
     assert_eq!(winners, [("first", 1), ("second", 1)]);
     for table in ["scheduler_jobs", "scheduler_fencing"] {
         let fences = format!("SELECT count(*) || ' rows, newest ' || max(fencing_token) FROM {table}");
-        assert_eq!(ask(db, &fences).await, "2 rows, newest 1", "{table}");
+        assert_eq!(fetch(db, &fences).await, "2 rows, newest 1", "{table}");
     }
 }
 
@@ -85,9 +85,9 @@ async fn a_lease_is_renewed_while_every_connection_of_the_pool_is_busy(db: &Db) 
         transaction.execute_unprepared(&format!("{join}{locking}")).await.expect("a row is read");
         busy.push(transaction);
     }
-    let before = ask(db, "SELECT expires_at FROM scheduler_jobs").await;
+    let before = fetch(db, "SELECT expires_at FROM scheduler_jobs").await;
     store.renew(&lease).await.expect("a renewal has a connection of its own");
-    assert_ne!(ask(db, "SELECT expires_at FROM scheduler_jobs").await, before);
+    assert_ne!(fetch(db, "SELECT expires_at FROM scheduler_jobs").await, before);
     drop(busy);
 }
 
@@ -105,11 +105,11 @@ async fn what_was_done_is_recorded_although_every_idle_connection_was_ended_mean
     let lease = held(&store).await;
     let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                   WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle'";
-    eventually("they are idle", async || (ask(&db, ended).await != "0").then_some(())).await;
+    eventually("they are idle", async || (fetch(&db, ended).await != "0").then_some(())).await;
     let done = RunRecord::new(&lease.job, CURSOR, RunStatus::Done, RunCause::Schedule, CURSOR);
     let done = RunRecord { attempt: 1, fencing_token: lease.fencing_token, ..done };
     store.finish(&lease, &done, &JobState::at(CURSOR)).await.expect("it is recorded");
-    assert_eq!(ask(&db, "SELECT count(*) FROM scheduler_runs").await, "1");
+    assert_eq!(fetch(&db, "SELECT count(*) FROM scheduler_runs").await, "1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -126,9 +126,9 @@ async fn a_take_over_waits_for_the_old_holders_transaction_in_flight() {
     let waiting = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND wait_event_type = 'Lock'
                       AND query LIKE '%UPDATE scheduler_fencing%'";
-    eventually("it waits", async || (ask(&db, waiting).await == "1").then_some(())).await;
+    eventually("it waits", async || (fetch(&db, waiting).await == "1").then_some(())).await;
     assert_eq!(
-        ask(&db, "SELECT fencing_token FROM scheduler_fencing").await,
+        fetch(&db, "SELECT fencing_token FROM scheduler_fencing").await,
         "1",
         "the old number is still the newest"
     );
@@ -157,7 +157,7 @@ impl Harness for Stores<'_> {
 
     async fn runs(&self, job: &str) -> u64 {
         let count = format!("SELECT count(*) FROM scheduler_runs WHERE job = '{job}'");
-        ask(self.db, &count).await.parse().expect("a count is a number")
+        fetch(self.db, &count).await.parse().expect("a count is a number")
     }
 }
 

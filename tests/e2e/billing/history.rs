@@ -3,7 +3,7 @@
 use billing_test_support::{Db, Fleet, Plan, eventually};
 use sea_orm::FromQueryResult;
 
-use super::{Daemon, TEN_CENTS_AN_HOUR, add_instances, ask, hour, number};
+use super::{Daemon, TEN_CENTS_AN_HOUR, add_instances, fetch_rows, hour, number};
 
 const ORGANIZATIONS: i64 = 30;
 const MACHINES_EACH: u32 = 10;
@@ -87,6 +87,6 @@ async fn counted(db: &Db) -> Vec<Counted> {
         "SELECT relname::text AS table, seq_scan AS scans, coalesce(idx_tup_fetch, 0) AS found, n_tup_ins AS inserted
            FROM pg_stat_user_tables WHERE relname IN ({HISTORY}) ORDER BY relname"
     );
-    let rows = ask(db, &query).await;
+    let rows = fetch_rows(db, &query).await;
     rows.iter().map(|row| Counted::from_query_result(row, "").expect("a name and three figures")).collect()
 }

@@ -247,7 +247,7 @@ async fn charged(fleet: &Fleet<'_>, instance: Uuid) -> (usize, i64, i64) {
 
 /// The one integer that a query answers with.
 async fn number(db: &Db, query: &str) -> i64 {
-    let rows = ask(db, &format!("SELECT CAST(({query}) AS bigint) AS n")).await;
+    let rows = fetch_rows(db, &format!("SELECT CAST(({query}) AS bigint) AS n")).await;
     let number: Option<i64> = rows[0].try_get("", "n").expect("an integer");
     number.unwrap_or_else(|| panic!("NULL, from {query}"))
 }
@@ -260,13 +260,13 @@ fn money(db: &Db, cents: i64) -> String {
     }
 }
 
-async fn ask(db: &Db, query: &str) -> Vec<QueryResult> {
+async fn fetch_rows(db: &Db, query: &str) -> Vec<QueryResult> {
     let rows = db.admin().query_all_raw(Statement::from_string(db.backend(), query)).await;
     rows.unwrap_or_else(|error| panic!("{error}, in:\n{query}"))
 }
 
 async fn texts(db: &Db, query: &str) -> Vec<String> {
-    let rows = ask(db, query).await;
+    let rows = fetch_rows(db, query).await;
     rows.iter().map(|row| row.try_get_by_index(0).expect("text")).collect()
 }
 

@@ -8,7 +8,7 @@ use billing_test_support::{ChargeRow, Db, Fleet, Instance, Plan, on_every_databa
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{CENT, Daemon, Order, ask, assert_sound, charged, hold_of, hour, minute, number, usd};
+use super::{CENT, Daemon, Order, assert_sound, charged, fetch_rows, hold_of, hour, minute, number, usd};
 
 const SEEN: &str = "SELECT count(*) FROM billing_seen_rates";
 
@@ -244,8 +244,10 @@ async fn only_a_run_that_may_charge_records_prices(db: &Db) {
         (first.plan.clone(), first.backups, first.hourly_price.as_str()),
         (plan.to_string(), "none", "0.100000")
     );
-    let details =
-        ask(db, "SELECT CAST(details AS text) AS d FROM scheduler_runs ORDER BY started_at DESC LIMIT 1");
+    let details = fetch_rows(
+        db,
+        "SELECT CAST(details AS text) AS d FROM scheduler_runs ORDER BY started_at DESC LIMIT 1",
+    );
     let details: String = details.await[0].try_get("", "d").expect("text");
     let details: serde_json::Value = serde_json::from_str(&details).expect("JSON");
     assert_eq!(details["first_seen_prices"]["count"], json!(variants));

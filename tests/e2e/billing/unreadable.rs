@@ -304,12 +304,12 @@ async fn refused_run_stops_heartbeat(db: &Db) {
     trigger(db, "no_debits", "BEFORE INSERT ON payment_transactions", "true", &refuse).await;
     let program = daemon(db, &[BILLING, HEARTBEAT]);
     let running = program.start("run");
-    running.says("attempt 1 of 100").await;
-    running.says("no heartbeat: the last billing run failed: the database refuses charges").await;
+    running.wait_for_line("attempt 1 of 100").await;
+    running.wait_for_line("no heartbeat: the last billing run failed: the database refuses charges").await;
     // A heartbeat may have been running while the first run failed; after it there is none.
     let beat = texts(db, HEARTBEAT_AT).await;
-    running.says("attempt 2 of 100").await;
-    running.says_times("no heartbeat: the last billing run failed", 3).await;
+    running.wait_for_line("attempt 2 of 100").await;
+    running.wait_for_lines("no heartbeat: the last billing run failed", 3).await;
     assert_eq!(texts(db, HEARTBEAT_AT).await, beat, "it ages");
     let row = "SELECT count(*) FROM billing_daemon_status
                 WHERE status = 'error' AND NOT last_run_success AND instances_billed = 0

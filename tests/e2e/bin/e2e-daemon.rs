@@ -42,25 +42,25 @@ impl Job for Tick {
 }
 
 /// Says that it began, and never ends, whoever asks.
-struct Stubborn;
+struct HangsForever;
 
 #[async_trait]
-impl Job for Stubborn {
+impl Job for HangsForever {
     async fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
-        info!("stubborn from now on");
+        info!("hangs until the process ends");
         std::future::pending().await
     }
 }
 
 /// Says that it began, and waits until it is asked to stop.
-struct Patient;
+struct WaitsForCancel;
 
 #[async_trait]
-impl Job for Patient {
+impl Job for WaitsForCancel {
     async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
-        info!("patient from now on");
+        info!("waits until it is cancelled");
         let reason = ctx.stopped().await;
-        info!("patient no more: {reason}");
+        info!("cancelled: {reason}");
         Ok(Outcome::Interrupted { items: 3 })
     }
 }
@@ -114,10 +114,10 @@ fn hang() -> ! {
 }
 
 /// Panics with what it should never say.
-struct Blurt;
+struct LeaksSecret;
 
 #[async_trait]
-impl Job for Blurt {
+impl Job for LeaksSecret {
     async fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
         panic!("cannot go on with {}", std::env::var("DATABASE_URL").unwrap_or_default())
     }
@@ -138,12 +138,12 @@ impl BlockingJob for Stuck {
 fn kinds(registry: &mut Registry) {
     registry.register("test.tick", |_: Nothing| Tick);
     registry.register("test.slow-params", |_: SlowParams| Tick);
-    registry.register("test.patient", |_: Nothing| Patient);
+    registry.register("test.waits-for-cancel", |_: Nothing| WaitsForCancel);
     registry.register("test.broken", |_: Nothing| Broken);
     registry.register("test.block", |_: Nothing| Block);
     registry.register("test.hang", |_: Nothing| Hang);
-    registry.register("test.stubborn", |_: Nothing| Stubborn);
-    registry.register("test.blurt", |_: Nothing| Blurt);
+    registry.register("test.hangs-forever", |_: Nothing| HangsForever);
+    registry.register("test.leaks-secret", |_: Nothing| LeaksSecret);
     registry.register_blocking("test.stuck", |_: Nothing| Stuck);
 }
 

@@ -94,7 +94,7 @@ impl Mutation {
         options.keep_logs = false;
         options.pace_ms = 5..20;
         options.panel = false;
-        options.patience = Duration::from_secs(if self.runs == 0 { 6 } else { 12 });
+        options.settle_timeout = Duration::from_secs(if self.runs == 0 { 6 } else { 12 });
         options
     }
 

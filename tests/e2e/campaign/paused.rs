@@ -6,8 +6,8 @@ use sea_orm::DbBackend;
 use uuid::Uuid;
 
 use crate::daemon::{
-    BILLING, HOURS, ask, beside, check_all_charged_once, check_audit, daemon, now, program, rows, seed,
-    until_it_waits_for_a_lock,
+    BILLING, HOURS, check_all_charged_once, check_audit, daemon, fetch, now, program, rows, seed,
+    until_it_waits_for_a_lock, with_panel_billing_off,
 };
 
 const LEASE: &str = "[daemon]\nlease-ttl = \"3s\"\n";
@@ -30,7 +30,7 @@ async fn sleep_through_a_take_over(db: &Db, mutation: &str) -> Woken {
     let sleeper =
         program.clone().env("BILLING_LINGER_MS", "400").env("BILLING_MUTATION", mutation).start("run");
     let charges = "SELECT count(*) FROM billing_charges";
-    eventually("the first one is billed", async || (ask(db, charges).await != "0").then_some(())).await;
+    eventually("the first one is billed", async || (fetch(db, charges).await != "0").then_some(())).await;
 
     // On SQLite the sleeper then waits before its transaction, since nobody else could write after that; on PostgreSQL in
     // the middle of one, which the server ends.
@@ -46,19 +46,19 @@ async fn sleep_through_a_take_over(db: &Db, mutation: &str) -> Woken {
     obstacle.rollback().await.expect("nothing was changed");
 
     let successor = program.start("run");
-    successor.says("job `billing` done").await;
+    successor.wait_for_line("job `billing` done").await;
     check_all_charged_once(db, &organizations).await;
     let fleet = Fleet::new(db);
     // A plan that the sleeper knows: it has read the prices already.
-    let plan: Uuid = ask(db, "SELECT id FROM vps_plans").await.parse().expect("an id is a UUID");
+    let plan: Uuid = fetch(db, "SELECT id FROM vps_plans").await.parse().expect("an id is a UUID");
     let created = now(db).await - TimeDelta::minutes(HOURS * 60 + 30);
     for organization in &organizations {
         fleet.instance(Instance::new(*organization, plan, created)).await;
     }
     sleeper.signal(Signal::CONT);
-    sleeper.says("another daemon").await;
+    sleeper.wait_for_line("another daemon").await;
     let late_charges = format!("SELECT count(*) - {} FROM billing_charges", organizations.len());
-    let late_charges = ask(db, &late_charges).await;
+    let late_charges = fetch(db, &late_charges).await;
     successor.terminated().await.expect_code(0);
     Woken { organizations, late_charges, ended: sleeper.terminated().await.expect_code(0) }
 }
@@ -83,7 +83,7 @@ async fn without_the_fence_a_sleeper_commits_under_its_old_number(db: &Db) {
 async fn check_two_machines_charged_once(db: &Db, woken: &Woken) {
     program()
         .env("DATABASE_URL", &db.url)
-        .file("jobs.toml", &beside(db, BILLING))
+        .file("jobs.toml", &with_panel_billing_off(db, BILLING))
         .run("bill")
         .await
         .expect_code(0);

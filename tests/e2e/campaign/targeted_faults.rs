@@ -10,7 +10,8 @@ use sea_orm::DbBackend;
 use uuid::Uuid;
 
 use crate::daemon::{
-    BILLING, ask, beside, check_all_charged_once, check_audit, free_all_jobs, now, program, seed,
+    BILLING, check_all_charged_once, check_audit, fetch, free_all_jobs, now, program, seed,
+    with_panel_billing_off,
 };
 
 /// More statements than a batch has.
@@ -116,10 +117,10 @@ async fn what_is_written_apart_is_lost_by_a_kill(db: &Db) {
         )
         .await;
         let charges = "SELECT count(*) FROM billing_charges";
-        let before = ask(db, charges).await;
+        let before = fetch(db, charges).await;
         let program = program().env("DATABASE_URL", &db.url).env("BILLING_MUTATION", mutation);
         let running = program.clone().env("BILLING_LINGER_MS", "700").start("bill");
-        eventually("it is charged", async || (ask(db, charges).await != before).then_some(())).await;
+        eventually("it is charged", async || (fetch(db, charges).await != before).then_some(())).await;
         running.signal(Signal::KILL);
         running.ended().await;
         free_all_jobs(db).await;
@@ -158,19 +159,19 @@ async fn storms_of_locks_delay_batches_and_no_run(db: &Db) {
     for gust in 1..=GUSTS {
         let under_way = format!("SELECT count(*) >= {} FROM billing_charges", 5 * gust);
         let yes = if db.backend() == DbBackend::Sqlite { "1" } else { "true" };
-        eventually("it bills", async || (ask(db, &under_way).await == yes).then_some(())).await;
-        let refused_before = daemon.said(refused).len();
+        eventually("it bills", async || (fetch(db, &under_way).await == yes).then_some(())).await;
+        let refused_before = daemon.lines_with(refused).len();
         let transaction = db.begin().await.expect("a transaction begins");
         let lock = "UPDATE wallets SET currency = currency";
         sea_orm::ConnectionTrait::execute_unprepared(&transaction, lock).await.expect("its turn comes");
-        daemon.says_times(refused, refused_before + times).await;
+        daemon.wait_for_lines(refused, refused_before + times).await;
         transaction.rollback().await.expect("nothing was changed");
     }
     all_charged(db, orgs.len()).await;
     daemon.terminated().await.expect_code(0);
     let attempts =
         "SELECT count(*) || ' ' || min(status) || ' at attempt ' || max(attempt) FROM scheduler_runs";
-    assert_eq!(ask(db, attempts).await, "1 done at attempt 1", "a batch is done again, and not its run");
+    assert_eq!(fetch(db, attempts).await, "1 done at attempt 1", "a batch is done again, and not its run");
     check_all_charged_once(db, &orgs).await;
 }
 
@@ -190,7 +191,9 @@ async fn totals_from_memory_miss_a_lost_answer() {
         let proxy = Proxy::start(server).await.expect("a port is free");
         proxy.lose_batches(1);
         let url = db.url.replace(&format!(":{server}/"), &format!(":{}/", proxy.port()));
-        let program = program().env("BILLING_MUTATION", mutation).file("jobs.toml", &beside(&db, BILLING));
+        let program = program()
+            .env("BILLING_MUTATION", mutation)
+            .file("jobs.toml", &with_panel_billing_off(&db, BILLING));
         program.clone().env("DATABASE_URL", &url).run("bill").await.expect_code(0);
         assert_eq!(proxy.lost_commits(), 1);
         let audit = program.env("DATABASE_URL", &db.url).run("audit").await.expect_code(code);
@@ -207,7 +210,7 @@ async fn a_hundred_lost_answers_to_a_commit_charge_nothing_twice() {
     let url = db.url.replace(&format!(":{server}/"), &format!(":{}/", proxy.port()));
     let daemon = Program::new(env!("CARGO_BIN_EXE_e2e-daemon"))
         .env("DATABASE_URL", &url)
-        .file("jobs.toml", &beside(&db, BILLING))
+        .file("jobs.toml", &with_panel_billing_off(&db, BILLING))
         .start("run");
     for lost in 0..LOST_ANSWERS {
         proxy.lose_batches(1);
@@ -224,8 +227,8 @@ async fn all_charged(db: &Db, instances: usize) {
     let done = "SELECT count(*) FROM scheduler_runs WHERE job = 'billing' AND status = 'done'";
     let charged = "SELECT count(*) FROM billing_charges";
     eventually("everything is billed", async || {
-        let all = ask(db, charged).await == instances.to_string();
-        (all && ask(db, done).await != "0").then_some(())
+        let all = fetch(db, charged).await == instances.to_string();
+        (all && fetch(db, done).await != "0").then_some(())
     })
     .await;
 }

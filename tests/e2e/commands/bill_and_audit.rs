@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::{json, keys};
 use crate::daemon::{
-    ask, beside, check_all_charged_once, check_audit, now, program, rows, seed, until_it_waits_for_a_lock,
+    check_all_charged_once, check_audit, fetch, now, program, rows, seed, until_it_waits_for_a_lock,
+    with_panel_billing_off,
 };
 
 fn with(db: &Db) -> Program {
@@ -18,7 +19,7 @@ fn with(db: &Db) -> Program {
         Panel::Empty | Panel::G1 => program,
         Panel::G2 | Panel::G3 => {
             let jobs = "[[job]]\nname = 'billing'\nkind = 'billing'\nschedule = { every = '1h' }\n";
-            program.file("jobs.toml", &beside(db, jobs))
+            program.file("jobs.toml", &with_panel_billing_off(db, jobs))
         }
     }
 }
@@ -70,8 +71,8 @@ async fn a_bill_is_charged_once_and_tells_what_it_came_to(db: &Db) {
 
     let recorded = "status || ' ' || cause || ' ' || items FROM scheduler_runs ORDER BY started_at";
     assert_eq!(rows(db, recorded).await, ["done manual 4", "done manual 0", "done manual 0"]);
-    assert_eq!(ask(db, "SELECT holder FROM scheduler_jobs").await, "-", "the lease is given back");
-    assert_ne!(ask(db, "SELECT last_success_at FROM scheduler_fencing").await, "-", "billing works");
+    assert_eq!(fetch(db, "SELECT holder FROM scheduler_jobs").await, "-", "the lease is given back");
+    assert_ne!(fetch(db, "SELECT last_success_at FROM scheduler_fencing").await, "-", "billing works");
     check_all_charged_once(db, &organizations).await;
 }
 
@@ -82,7 +83,13 @@ async fn what_is_beyond_the_catch_up_limit_waits_for_approval(db: &Db) {
     let held = json!({ "charged": 0, "held": 1, "hours": 0, "amounts": {}, "dry_run": false });
     assert_eq!(bill(db, "").await, held);
     let jobs = "[[job]]\nname = 'billing'\nkind = 'billing'\nschedule = { every = '1h' }\nparams = { max-catch-up-hours = 99 }\n";
-    let shown = json(&with(db).file("jobs.toml", &beside(db, jobs)).run("bill --json").await.expect_code(0));
+    let shown = json(
+        &with(db)
+            .file("jobs.toml", &with_panel_billing_off(db, jobs))
+            .run("bill --json")
+            .await
+            .expect_code(0),
+    );
     assert_eq!(shown["held"], 1, "the limit is the configuration's");
     let expected =
         json!({ "charged": 1, "held": 0, "hours": 100, "amounts": { "USD": "1.00" }, "dry_run": true });
@@ -134,9 +141,9 @@ async fn catch_up_approval_covers_named_subjects_only(db: &Db) {
     assert_eq!((listed(&shown), &shown["charged"]), (state([true, false, false, false]), &json!(1)));
     let shown = bill_in_full(db, "--dry-run --approve-catch-up --all --hours 99").await;
     assert_eq!(listed(&shown), state([false; 4]), "{shown}");
-    let said = with(db).run("bill --dry-run --approve-catch-up web-1 web-3").await.expect_code(0);
-    assert!(said.text().contains("4 instances have more than 72 hours due:"), "{}", said.text());
-    assert!(said.out.iter().all(|line| line.chars().count() <= 80), "{}", said.text());
+    let output = with(db).run("bill --dry-run --approve-catch-up web-1 web-3").await.expect_code(0);
+    assert!(output.text().contains("4 instances have more than 72 hours due:"), "{}", output.text());
+    assert!(output.out.iter().all(|line| line.chars().count() <= 80), "{}", output.text());
 
     let arguments = format!("--approve-catch-up web-1 {two} --hours 100 --reason outage");
     let shown = bill_in_full(db, &arguments).await;
@@ -253,14 +260,15 @@ async fn a_bill_that_is_asked_to_stop_keeps_whole_batches_and_says_so() {
     until_it_waits_for_a_lock(&db).await;
     running.signal(Signal::TERM);
     // Its signal is noted when the lease is renewed, which the lock does not hinder.
-    let expires = ask(&db, "SELECT expires_at FROM scheduler_jobs").await;
-    let renewed = async || (ask(&db, "SELECT expires_at FROM scheduler_jobs").await != expires).then_some(());
+    let expires = fetch(&db, "SELECT expires_at FROM scheduler_jobs").await;
+    let renewed =
+        async || (fetch(&db, "SELECT expires_at FROM scheduler_jobs").await != expires).then_some(());
     eventually("the signal is heard", renewed).await;
     lock.rollback().await.expect("a lock is given back");
     let ended = running.ended().await.expect_code(75);
     let sentence = "stopped before the end: the daemon is shutting down; what was charged stays, run it again for the rest";
     assert_eq!(ended.err.last().map(String::as_str), Some(sentence), "{}", ended.text());
-    assert_eq!(ask(&db, "SELECT count(*) FROM billing_charges").await, "2");
+    assert_eq!(fetch(&db, "SELECT count(*) FROM billing_charges").await, "2");
     check_audit(&db).await;
     with(&db).run("bill").await.expect_code(0);
     check_all_charged_once(&db, &organizations).await;

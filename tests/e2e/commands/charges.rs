@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 
 use super::json;
-use crate::daemon::{BILLING, ask, daemon, now};
+use crate::daemon::{BILLING, daemon, fetch, now};
 
 fn at(value: &serde_json::Value) -> DateTime<Utc> {
     value.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no time: {value}"))
@@ -41,18 +41,18 @@ async fn a_charge_is_taken_apart_to_the_last_fraction(db: &Db) {
     assert_eq!(money(&charge["ledger"]["balance_before"]), Some(1.0), "{shown}");
     assert_eq!(money(&charge["ledger"]["balance_after"]), after.parse().ok(), "{shown}");
     assert_eq!(charge["ledger"]["description"], "VPS Hourly Billing - web-1 (2h)");
-    let run = ask(db, "SELECT id FROM scheduler_runs").await;
+    let run = fetch(db, "SELECT id FROM scheduler_runs").await;
     let batch = &charge["batch"];
     assert_eq!((&batch["run"], &batch["cause"]), (&json!(run), &json!("manual")), "{shown}");
-    assert_eq!(charge["cycle"]["id"], ask(db, "SELECT id FROM vps_billing_cycles").await, "{shown}");
+    assert_eq!(charge["cycle"]["id"], fetch(db, "SELECT id FROM vps_billing_cycles").await, "{shown}");
 
-    let said = program.run(&format!("charges explain {machine}")).await.expect_code(0);
+    let output = program.run(&format!("charges explain {machine}")).await.expect_code(0);
     assert!(
-        said.text().contains("0.007000 (5.11 a month of 730 hours, backups included)"),
+        output.text().contains("0.007000 (5.11 a month of 730 hours, backups included)"),
         "{}",
-        said.text()
+        output.text()
     );
-    assert!(said.text().contains("adds up   exactly"), "{}", said.text());
+    assert!(output.text().contains("adds up   exactly"), "{}", output.text());
 
     // Each hour has one charge.
     let inside = (billed + TimeDelta::minutes(90)).to_rfc3339();
@@ -88,8 +88,8 @@ async fn a_hold_is_taken_apart(db: &Db) {
     let hold = &shown["hold"];
     assert_eq!((&hold["reason"], &hold["hours_due"]), (&json!("insufficient_balance"), &json!(1)), "{shown}");
     assert_eq!((&hold["amount_due"], &hold["closed_at"]), (&json!("0.01"), &serde_json::Value::Null));
-    let said = program.run("charges explain poor").await.expect_code(0);
-    assert!(said.text().contains("held        insufficient_balance: "), "{}", said.text());
+    let output = program.run("charges explain poor").await.expect_code(0);
+    assert!(output.text().contains("held        insufficient_balance: "), "{}", output.text());
     let ended = program.run("charges explain twin").await.expect_code(64);
     assert!(ended.text().contains("several machines are labelled `twin`"), "{}", ended.text());
     program.run("charges explain 0191e6a0-0000-7000-8000-000000000000").await.expect_code(1);
@@ -105,9 +105,9 @@ async fn transferred_hours_name_their_organization(db: &Db) {
     let program = daemon(db, &[BILLING]);
     program.run("bill").await.expect_code(0);
     fleet.transfer(instance, new).await;
-    let said = program.run("bill").await.expect_code(0);
+    let output = program.run("bill").await.expect_code(0);
     let expected = "1 instance transferred with 1 hours of the previous organization uncharged (0.01 USD)";
-    assert!(said.text().contains(expected), "{}", said.text());
+    assert!(output.text().contains(expected), "{}", output.text());
 
     let shown = json(&program.run("charges explain web-1 --json").await.expect_code(0));
 
@@ -115,9 +115,9 @@ async fn transferred_hours_name_their_organization(db: &Db) {
     let hold = &shown["hold"];
     assert_eq!(hold["organization"], previous.to_string());
     assert_eq!((&hold["closed_reason"], &hold["hours_due"]), (&json!("instance_transferred"), &json!(1)));
-    let said = program.run("charges explain web-1").await.expect_code(0);
+    let output = program.run("charges explain web-1").await.expect_code(0);
     let detail = format!("instance_transferred: organization {new} has the instance now");
-    assert!(said.text().contains(&detail), "{}", said.text());
+    assert!(output.text().contains(&detail), "{}", output.text());
 }
 
 on_variants!(transferred_hours_name_their_organization: sqlite, g3_role);

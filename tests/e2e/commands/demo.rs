@@ -87,11 +87,11 @@ async fn a_demo_for_a_person_says_where_to_look_next() {
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(&script).env_clear().env("PATH", "/usr/bin:/bin").current_dir(program.folder());
     let shell = shell.output().expect("there is a shell");
-    let said = String::from_utf8_lossy(&shell.stdout);
+    let output = String::from_utf8_lossy(&shell.stdout);
     // `status` ends with 1: no daemon is alive.
-    let codes: Vec<_> = said.lines().filter(|line| line.starts_with("exit ")).collect();
-    assert_eq!(codes, ["exit 1"], "{script}\n{said}\n{}", String::from_utf8_lossy(&shell.stderr));
-    assert!(said.contains("would charge ") && said.contains(" rows checked"), "{said}");
+    let codes: Vec<_> = output.lines().filter(|line| line.starts_with("exit ")).collect();
+    assert_eq!(codes, ["exit 1"], "{script}\n{output}\n{}", String::from_utf8_lossy(&shell.stderr));
+    assert!(output.contains("would charge ") && output.contains(" rows checked"), "{output}");
     let left = std::fs::read_dir(program.folder()).expect("a folder of ours is read").count();
     assert_eq!(left, 0, "the last line removes the database");
 }
@@ -104,8 +104,8 @@ async fn failed_demo_leaves_no_folder() {
         format!("trap '' XFSZ; ulimit -f 64; exec {} demo --instances 250", env!("CARGO_BIN_EXE_e2e-daemon"));
     let shell = Command::new("sh").arg("-c").arg(limited).env("TMPDIR", program.folder()).output();
     let shell = shell.expect("there is a shell");
-    let said = String::from_utf8_lossy(&shell.stderr);
-    assert!(!shell.status.success() && said.contains("could not "), "{said}");
+    let output = String::from_utf8_lossy(&shell.stderr);
+    assert!(!shell.status.success() && output.contains("could not "), "{output}");
     assert_eq!(std::fs::read_dir(program.folder()).expect("a folder of ours is read").count(), 0);
 }
 

@@ -9,7 +9,7 @@ use chrono::TimeDelta;
 use serde_json::Value;
 
 use super::json;
-use crate::daemon::{BILLING, HEARTBEAT, beside, daemon, now, program, seed};
+use crate::daemon::{BILLING, HEARTBEAT, daemon, now, program, seed, with_panel_billing_off};
 
 async fn findings(program: &Program, code: i32) -> Vec<Value> {
     let shown = json(&program.run("doctor --json").await.expect_code(code));
@@ -35,11 +35,11 @@ async fn a_database_with_the_documented_roles_is_well(db: &Db) {
     seed(db, 1).await;
     let found = findings(&daemon(db, &[BILLING, HEARTBEAT]), 0).await;
     assert_eq!(without_machine(wrong(&found)), ["warn daemons"], "{found:#?}");
-    let said = daemon(db, &[BILLING, HEARTBEAT]).run("doctor").await.expect_code(0);
-    assert!(said.out.last().is_some_and(|line| line.ends_with(" 0 failed")), "{}", said.text());
+    let output = daemon(db, &[BILLING, HEARTBEAT]).run("doctor").await.expect_code(0);
+    assert!(output.out.last().is_some_and(|line| line.ends_with(" 0 failed")), "{}", output.text());
     // A path is not taken apart.
     let fits = |line: &String| line.chars().count() <= 80 || line.contains('/');
-    assert!(said.out.iter().all(fits), "{}", said.text());
+    assert!(output.out.iter().all(fits), "{}", output.text());
 }
 
 async fn what_is_wrong_in_the_books_is_counted(db: &Db) {
@@ -103,7 +103,7 @@ async fn a_policy_that_hides_wallets_from_writers_is_noticed(db: &Db) {
 }
 
 async fn an_owner_is_told_that_he_may_too_much(db: &Db) {
-    let jobs = beside(db, &[BILLING, HEARTBEAT].concat());
+    let jobs = with_panel_billing_off(db, &[BILLING, HEARTBEAT].concat());
     let owner = program().env("DATABASE_URL", &db.url_for(Login::Owner)).file("jobs.toml", &jobs);
     assert!(wrong(&findings(&owner, 0).await).contains(&"warn too many rights".to_owned()));
     assert!(!operations("panel").contains("ALL"), "the manual gives nobody everything");

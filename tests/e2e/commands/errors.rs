@@ -34,11 +34,11 @@ async fn a_check_tells_everything_that_is_wrong_and_where() {
             ],
         ),
     ];
-    for (jobs, said) in rows {
+    for (jobs, output) in rows {
         let program = program().env("DATABASE_URL", "sqlite://billing.db").file("jobs.toml", jobs);
         for command in ["check", "run", "bill"] {
             let ended = program.run(command).await.expect_code(78);
-            assert_eq!(ended.err, said, "{command}");
+            assert_eq!(ended.err, output, "{command}");
             assert!(ended.out.is_empty(), "{}", ended.text());
         }
     }
@@ -90,8 +90,11 @@ async fn a_zone_whose_rules_are_others_on_this_machine_is_told() {
     let program = program.file("Europe/Berlin", &two_hours_for_ever()).file("UTC", &two_hours_for_ever());
     let zones = program.folder().display().to_string();
     let ended = program.env("TZDIR", &zones).run("check").await.expect_code(0);
-    let said = ended.err.iter().find(|line| line.contains("Europe/Berlin")).expect("it is told");
-    assert!(said.starts_with("warning: jobs.toml:4:") && said.contains("the machine's are used"), "{said}");
+    let output = ended.err.iter().find(|line| line.contains("Europe/Berlin")).expect("it is told");
+    assert!(
+        output.starts_with("warning: jobs.toml:4:") && output.contains("the machine's are used"),
+        "{output}"
+    );
 }
 
 #[tokio::test]
@@ -150,7 +153,7 @@ async fn every_refusal_has_its_exit_code() {
         ("run --log-format xml", &[], 64, "error: invalid value 'xml' for '--log-format <LOG_FORMAT>'"),
         ("migrate down", &[url], 64, "this deletes the record of every charge, meter and hold"),
     ];
-    for (arguments, settings, code, said) in rows {
+    for (arguments, settings, code, output) in rows {
         let mut program = program();
         for (name, value) in settings.iter().filter_map(|setting| setting.split_once('=')) {
             program = match name {
@@ -161,7 +164,7 @@ async fn every_refusal_has_its_exit_code() {
         let ended = program.run(arguments).await;
         assert_eq!(ended.code, Some(code), "{arguments} {settings:?}: {}", ended.text());
         assert!(
-            ended.err.iter().any(|line| line.contains(said)),
+            ended.err.iter().any(|line| line.contains(output)),
             "{arguments} {settings:?}: {}",
             ended.text()
         );

@@ -67,9 +67,9 @@ async fn editors_accept_what_the_daemon_accepts_and_refuse_what_it_refuses() {
             match linted {
                 Err(_) => skipped(&format!("{tool} is not installed: nobody tries {name} as an editor does")),
                 Ok(output) => {
-                    let said = String::from_utf8_lossy(&output.stderr).into_owned()
+                    let report = String::from_utf8_lossy(&output.stderr).into_owned()
                         + &String::from_utf8_lossy(&output.stdout);
-                    assert_eq!(output.status.success(), right, "{tool}: {text}\n{said}");
+                    assert_eq!(output.status.success(), right, "{tool}: {text}\n{report}");
                 }
             }
         }
@@ -151,8 +151,8 @@ fn the_alerts_fire_when_they_should() {
             );
         }
         Ok(tested) => {
-            let said = [tested.stdout, tested.stderr].concat();
-            assert!(tested.status.success(), "{}", String::from_utf8_lossy(&said));
+            let output = [tested.stdout, tested.stderr].concat();
+            assert!(tested.status.success(), "{}", String::from_utf8_lossy(&output));
         }
     }
 }

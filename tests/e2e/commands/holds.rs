@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{json, keys};
-use crate::daemon::{BILLING, HEARTBEAT, ask, daemon, now, rows};
+use crate::daemon::{BILLING, HEARTBEAT, daemon, fetch, now, rows};
 
 /// Three held instances: one without a price, one whose wallet is empty, and one that the panel deleted.
 struct Held {
@@ -97,9 +97,9 @@ async fn held_instances_are_listed_with_advice(db: &Db) {
         "{}",
         csv.text()
     );
-    let said = program.run("holds list").await.expect_code(0);
-    assert!(said.text().contains("  to do: set the plan's price, to 0 if it is free"), "{}", said.text());
-    assert!(said.text().contains("unknown") && !said.text().contains('\u{1b}'), "{}", said.text());
+    let output = program.run("holds list").await.expect_code(0);
+    assert!(output.text().contains("  to do: set the plan's price, to 0 if it is free"), "{}", output.text());
+    assert!(output.text().contains("unknown") && !output.text().contains('\u{1b}'), "{}", output.text());
 }
 
 async fn accepted_hold_is_no_problem_until_its_reason_changes(db: &Db) {
@@ -123,8 +123,8 @@ async fn accepted_hold_is_no_problem_until_its_reason_changes(db: &Db) {
         assert!(refused.text().contains(says), "{}", refused.text());
     }
     let accept = format!("holds accept {} --reason free --until 2999-01-01", held.unpriced);
-    let said = program.run(&accept).await.expect_code(0);
-    assert!(said.text().contains("`no_price` is accepted until 2999-01-01T00:00:00Z"), "{}", said.text());
+    let output = program.run(&accept).await.expect_code(0);
+    assert!(output.text().contains("`no_price` is accepted until 2999-01-01T00:00:00Z"), "{}", output.text());
     assert_eq!(problems(1).await, ["no_daemon"]);
     assert!(program.run("status").await.text().contains(", accepted"), "it is still listed");
     let row = list(&program, "--reason no_price").await.remove(0);
@@ -156,18 +156,18 @@ async fn debt_of_deleted_instance_can_be_written_off(db: &Db) {
     let refused = program.run(&format!("holds write-off web-3 {} --reason x", held.owes)).await;
     refused.expect_code(64);
     assert_eq!(list(&program, "").await.len(), 3, "all of them or none");
-    let said = program.run("holds write-off web-3 --reason left").await.expect_code(0);
+    let output = program.run("holds write-off web-3 --reason left").await.expect_code(0);
     assert!(
-        said.text().contains(&format!("instance {} (web-3): 0.02 written off", held.deleted)),
+        output.text().contains(&format!("instance {} (web-3): 0.02 written off", held.deleted)),
         "{}",
-        said.text()
+        output.text()
     );
     program.run("bill").await.expect_code(0);
     let open = format!(
         "SELECT count(*) FROM billing_holds WHERE closed_at IS NULL AND instance_id = '{}'",
         held.deleted
     );
-    assert_eq!(ask(db, &open).await, "0", "the next run does not open it again");
+    assert_eq!(fetch(db, &open).await, "0", "the next run does not open it again");
     program.run("holds write-off web-3 --reason left").await.expect_code(64);
 
     let shown = json(&program.run("status --json").await.expect_code(1));
@@ -196,7 +196,7 @@ async fn write_off_waits_for_batch_in_progress() {
     lock.execute_unprepared("SELECT pg_advisory_xact_lock(7)").await.expect("it is free");
     let waiting = async |count: &'static str| {
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        eventually("they wait", async || (ask(&db, sql).await == count).then_some(())).await;
+        eventually("they wait", async || (fetch(&db, sql).await == count).then_some(())).await;
     };
     let bill = program.start("bill");
     waiting("1").await;
@@ -209,7 +209,7 @@ async fn write_off_waits_for_batch_in_progress() {
         "SELECT count(*) FROM billing_holds WHERE closed_at IS NULL AND instance_id = '{}'",
         held.deleted
     );
-    assert_eq!(ask(&db, &open).await, "0");
+    assert_eq!(fetch(&db, &open).await, "0");
 }
 
 on_variants!(held_instances_are_listed_with_advice: sqlite, g1_role);

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::keys;
-use crate::daemon::{BILLING, HEARTBEAT, ask, daemon, seed};
+use crate::daemon::{BILLING, HEARTBEAT, daemon, fetch, seed};
 
 const HTTP: &str = "[http]\nlisten = \"127.0.0.1:0\"\nallowed-hosts = [\"billing.internal\"]\n";
 const AUDIT: &str = "[[job]]\nname = 'audit'\nkind = 'audit'\nschedule = { every = '1s' }\n";
@@ -48,7 +48,7 @@ async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, line: &str, h
 
 /// Where a daemon listens.
 pub(super) async fn address(daemon: &Running) -> String {
-    let line = daemon.says("answering HTTP on ").await;
+    let line = daemon.wait_for_line("answering HTTP on ").await;
     line.rsplit_once(' ').expect("an address ends the line").1.to_owned()
 }
 
@@ -62,8 +62,8 @@ async fn the_daemon_tells_how_billing_stands(db: &Db) {
     let program = daemon(db, &[HTTP, BILLING, HEARTBEAT, AUDIT]);
     let running = program.start("run");
     let address = address(&running).await;
-    running.says("job `billing` done").await;
-    running.says("job `audit` done").await;
+    running.wait_for_line("job `billing` done").await;
+    running.wait_for_line("job `audit` done").await;
     eventually("all is well, and the run is recorded", async || {
         let answer = get(&address, "/api/status").await;
         let status = (answer.status == 200).then(|| answer.json())?;
@@ -74,10 +74,10 @@ async fn the_daemon_tells_how_billing_stands(db: &Db) {
     assert_eq!(get(&address, "/healthz").await.body, "ok\n");
     let ready = get(&address, "/readyz").await;
     assert_eq!((ready.status, ready.body.as_str()), (200, "ready\n"));
-    let said = super::json(&program.run("status --json").await.expect_code(0));
+    let output = super::json(&program.run("status --json").await.expect_code(0));
     let status = get(&address, "/api/status").await.json();
-    assert_eq!(keys(&status), keys(&said), "the command and the interface tell the same");
-    assert_eq!(status["last_run"], said["last_run"]);
+    assert_eq!(keys(&status), keys(&output), "the command and the interface tell the same");
+    assert_eq!(status["last_run"], output["last_run"]);
     let jobs = get(&address, "/api/jobs").await.json();
     assert_eq!(jobs.as_array().map(Vec::len), Some(3));
     let runs = get(&address, "/api/runs?job=billing&limit=10").await.json();
@@ -144,10 +144,10 @@ async fn what_keeps_billing_from_working_keeps_the_daemon_from_being_ready(db: &
     seed(db, 1).await;
     let running = daemon(db, &[HTTP, BILLING, HEARTBEAT, AUDIT]).start("run");
     let address = address(&running).await;
-    running.says("job `billing` done").await;
+    running.wait_for_line("job `billing` done").await;
     // It is said before it is written.
     let recorded = "SELECT count(*) FROM scheduler_runs WHERE job = 'billing'";
-    eventually("the run is recorded", async || (ask(db, recorded).await == "1").then_some(())).await;
+    eventually("the run is recorded", async || (fetch(db, recorded).await == "1").then_some(())).await;
     db.execute("UPDATE scheduler_runs SET status = 'dead', error = 'on purpose' WHERE job = 'billing'").await;
     let refused = eventually("it is not ready", async || {
         let answer = get(&address, "/readyz").await;
@@ -176,7 +176,7 @@ async fn the_errors_of_a_batch_are_counted() {
     })
     .await;
     held.rollback().await.expect("nothing was changed");
-    running.says("job `billing` done").await;
+    running.wait_for_line("job `billing` done").await;
     running.terminated().await.expect_code(0);
 }
 
@@ -217,7 +217,7 @@ async fn a_socket_is_there_while_the_daemon_lives() {
     let program = program.file("jobs.toml", &jobs.replace('@', &socket.display().to_string()));
     for leave_behind in [true, false] {
         let running = program.start("run");
-        running.says("answering HTTP on ").await;
+        running.wait_for_line("answering HTTP on ").await;
         assert_eq!(std::fs::metadata(&socket).expect("it is there").mode(), 0o140_666);
         let stream = UnixStream::connect(&socket).await.expect("the daemon listens");
         let answer = exchange(stream, "GET /healthz", "whatever").await;
@@ -258,8 +258,8 @@ async fn a_shared_socket_answers_the_users_that_are_named_and_nobody_else() {
     let folder = tempfile::tempdir().expect("a folder");
     let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
     mode(folder.path(), 0o755).expect("our own folder");
-    let asks = folder.path().join("ask-socket");
-    fs::copy(env!("CARGO_BIN_EXE_ask-socket"), &asks).expect("copied");
+    let asks = folder.path().join("socket-client");
+    fs::copy(env!("CARGO_BIN_EXE_socket-client"), &asks).expect("copied");
     let runtime = folder.path().join("billing-daemon");
     fs::create_dir(&runtime).expect("our own folder");
     mode(&runtime, runtime_folder_mode()).expect("our own folder");
@@ -267,9 +267,9 @@ async fn a_shared_socket_answers_the_users_that_are_named_and_nobody_else() {
     let answer = |uid: u32| {
         let mut command = Command::new(&asks);
         // A change of the user alone would leave root's groups.
-        let said = command.arg(&socket).arg("/healthz").uid(uid).gid(uid).current_dir("/").output();
-        let said = said.expect("the program runs");
-        let text = [said.stdout, said.stderr].concat();
+        let output = command.arg(&socket).arg("/healthz").uid(uid).gid(uid).current_dir("/").output();
+        let output = output.expect("the program runs");
+        let text = [output.stdout, output.stderr].concat();
         String::from_utf8_lossy(&text).trim().to_owned()
     };
     for (allowed, named) in [
@@ -279,7 +279,7 @@ async fn a_shared_socket_answers_the_users_that_are_named_and_nobody_else() {
     ] {
         let http = format!("[http]\nlisten = \"unix:{}\"\n{allowed}\n", socket.display());
         let running = daemon(&db, &[&http, BILLING, HEARTBEAT]).start("run");
-        running.says("answering HTTP on ").await;
+        running.wait_for_line("answering HTTP on ").await;
         for (uid, is_answered) in [(0, true), (MONITOR, named), (STRANGER, false)] {
             let answer = answer(uid);
             // By the mode of the socket, or by the daemon.

@@ -18,8 +18,8 @@ async fn eventful(db: &Db) -> Program {
 
 async fn run(program: &Program, arguments: &str) -> Ended {
     let running = program.start(arguments);
-    running.says("and is not retried").await;
-    running.says("`heartbeat` done").await;
+    running.wait_for_line("and is not retried").await;
+    running.wait_for_line("`heartbeat` done").await;
     running.terminated().await.expect_code(0)
 }
 
@@ -126,7 +126,7 @@ async fn a_daemon_goes_on_when_nobody_reads_its_log() {
     let beats =
         "SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL AND last_run_success";
     billing_test_support::eventually("it bills and beats", async || {
-        (crate::daemon::ask(&db, beats).await == "1").then_some(())
+        (crate::daemon::fetch(&db, beats).await == "1").then_some(())
     })
     .await;
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);

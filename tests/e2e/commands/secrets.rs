@@ -9,7 +9,7 @@ use super::{
     doctor::unpacked,
     http::{address, get},
 };
-use crate::daemon::{BILLING, HEARTBEAT, TICK, ask, daemon, program, rows, seed};
+use crate::daemon::{BILLING, HEARTBEAT, TICK, daemon, fetch, program, rows, seed};
 
 const JOBS: [&str; 3] = [BILLING, HEARTBEAT, TICK];
 /// With characters that a URL must write otherwise.
@@ -51,7 +51,7 @@ async fn a_password_is_said_by_no_command() {
     let right = right.file("jobs.toml", &JOBS.concat());
     for format in ["text", "json"] {
         let running = right.start(&format!("run --log-format {format}"));
-        running.says("job `tick` done").await;
+        running.wait_for_line("job `tick` done").await;
         let ended = running.terminated().await.expect_code(0);
         check_silent("run", &ended.text());
         for command in ["bill", "bill --json", "bill --dry-run", "audit --json", "check", "migrate status"] {
@@ -81,7 +81,7 @@ async fn a_password_is_said_by_no_command() {
         }
         for command in ["run", "bill", "audit"] {
             let running = program.start(command);
-            running.says("cannot open postgres://keeper").await;
+            running.wait_for_line("cannot open postgres://keeper").await;
             // It may have given up by itself.
             let _ = running.try_signal(Signal::TERM);
             check_silent(what, &running.ended().await.text());
@@ -95,22 +95,21 @@ async fn a_password_is_said_by_no_command() {
 async fn a_password_is_said_by_no_panic_and_by_no_list_of_processes() {
     let db = Db::g1_role().await;
     let url = db.url_for(Login::Billing).replace("billing_run@", &format!("billing_run:{WRITTEN}@"));
-    let blurt =
-        "[[job]]\nname = 'blurt'\nkind = 'test.blurt'\nschedule = { every = '1s' }\nrun-at-start = true\n";
-    let jobs = [blurt, HEARTBEAT].concat();
+    let leaks = "[[job]]\nname = 'leaks'\nkind = 'test.leaks-secret'\nschedule = { every = '1s' }\nrun-at-start = true\n";
+    let jobs = [leaks, HEARTBEAT].concat();
     for backtrace in ["0", "1"] {
         let program =
             program().env("DATABASE_URL", &url).env("RUST_BACKTRACE", backtrace).file("jobs.toml", &jobs);
         let running = program.start("run");
-        running.says("panicked at").await;
-        running.says("the job panicked: cannot go on with postgres://billing_run:***@").await;
+        running.wait_for_line("panicked at").await;
+        running.wait_for_line("the job panicked: cannot go on with postgres://billing_run:***@").await;
         check_silent("a panic", &running.terminated().await.expect_code(0).text());
     }
     let program = program().file("url", &url).file("jobs.toml", &[HEARTBEAT, TICK].concat());
     let file = program.folder().join("url");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("our own file");
     let running = program.env("DATABASE_URL_FILE", &file.display().to_string()).start("run");
-    running.says("job `tick` done").await;
+    running.wait_for_line("job `tick` done").await;
     for list in ["cmdline", "environ", "comm"] {
         let shown = fs::read(format!("/proc/{}/{list}", running.pid())).expect("a process of ours");
         check_silent(list, &String::from_utf8_lossy(&shown));
@@ -154,8 +153,8 @@ headers = { Authorization = "Bearer c4n4ry-bearer", X-File = { env = "HANDED_OVE
 body = { file = "body" }
 
 [[job]]
-name = "blurt"
-kind = "test.blurt"
+name = "leaks"
+kind = "test.leaks-secret"
 schedule = { every = "365d" }
 run-at-start = true
 retry = { max-attempts = 1 }
@@ -200,8 +199,8 @@ async fn handed_over_values_are_shown_nowhere(db: &Db) {
             .file("body", "{\"key\": \"h1dd3n-body\"}\n\n");
         let running = program.start(&format!("run --log-format {format}"));
         let address = address_of(&running, format).await;
-        let ended = "SELECT count(*) FROM scheduler_runs WHERE job IN ('program', 'server', 'blurt') AND status = 'dead'";
-        eventually("all have failed", async || (ask(db, ended).await == "3").then_some(())).await;
+        let ended = "SELECT count(*) FROM scheduler_runs WHERE job IN ('program', 'server', 'leaks') AND status = 'dead'";
+        eventually("all have failed", async || (fetch(db, ended).await == "3").then_some(())).await;
         for path in ["/api/runs", "/api/jobs", "/api/status", "/metrics", "/readyz"] {
             check_silent(path, &get(&address, path).await.body);
         }
@@ -237,7 +236,7 @@ async fn address_of(daemon: &billing_test_support::Running, format: &str) -> Str
     if format == "text" {
         return address(daemon).await;
     }
-    let line = daemon.says("answering HTTP on ").await;
+    let line = daemon.wait_for_line("answering HTTP on ").await;
     let event: serde_json::Value = serde_json::from_str(&line).expect("an object");
     let message = event["message"].as_str().expect("text");
     message.rsplit_once(' ').expect("an address ends the line").1.to_owned()
@@ -249,9 +248,8 @@ on_every_engine!(handed_over_values_are_shown_nowhere);
 async fn a_password_is_in_no_log_file() {
     let db = Db::g1_role().await;
     let url = db.url_for(Login::Billing).replace("billing_run@", &format!("billing_run:{WRITTEN}@"));
-    let blurt =
-        "[[job]]\nname = 'blurt'\nkind = 'test.blurt'\nschedule = { every = '1s' }\nrun-at-start = true\n";
-    let program = program().env("DATABASE_URL", &url).file("jobs.toml", blurt);
+    let leaks = "[[job]]\nname = 'leaks'\nkind = 'test.leaks-secret'\nschedule = { every = '1s' }\nrun-at-start = true\n";
+    let program = program().env("DATABASE_URL", &url).file("jobs.toml", leaks);
     let running = program.start("run --log-file log");
     let file = program.folder().join("log");
     let masked = "the job panicked: cannot go on with postgres://billing_run:***@";

@@ -28,7 +28,7 @@ async fn a_dry_run_on_linux_shows_the_unit_that_ships() {
         "run systemctl daemon-reload",
         "run systemctl enable billing-daemon.service",
     ] {
-        assert!(install.out.iter().any(|said| said == line), "{line} in\n{out}");
+        assert!(install.out.iter().any(|output| output == line), "{line} in\n{out}");
     }
     assert!(!out.contains("systemctl start"), "nothing is started before it is configured");
     assert!(
@@ -64,9 +64,13 @@ async fn a_dry_run_shows_what_macos_and_windows_would_be_told() {
         ("status --system systemd", &["run systemctl --no-pager status billing-daemon.service"]),
         ("stop --user --system systemd", &["run systemctl --user stop billing-daemon.service"]),
     ] {
-        let said = shown(arguments).await;
+        let output = shown(arguments).await;
         for line in lines {
-            assert!(said.out.iter().any(|said| said == line), "{arguments}: {line} in\n{}", said.text());
+            assert!(
+                output.out.iter().any(|output| output == line),
+                "{arguments}: {line} in\n{}",
+                output.text()
+            );
         }
     }
 }
@@ -81,31 +85,31 @@ async fn people_are_told_where_the_log_is() {
         ("stop --system windows", None),
         ("uninstall --system windows", None),
     ] {
-        let said = shown(arguments).await;
-        let log = said.err.iter().find(|line| line.contains("log: ")).map(String::as_str);
-        assert_eq!(log, told, "{arguments}: {}", said.text());
+        let output = shown(arguments).await;
+        let log = output.err.iter().find(|line| line.contains("log: ")).map(String::as_str);
+        assert_eq!(log, told, "{arguments}: {}", output.text());
     }
 }
 
 #[tokio::test]
 async fn another_systems_plan_is_never_carried_out() {
-    let said = program().run("service install --system windows").await.expect_code(64);
-    assert!(said.text().contains("--dry-run"), "{}", said.text());
+    let output = program().run("service install --system windows").await.expect_code(64);
+    assert!(output.text().contains("--dry-run"), "{}", output.text());
 }
 
 #[tokio::test]
 async fn a_service_that_cannot_be_installed_says_what_to_do_instead() {
     if std::path::Path::new("/run/systemd/system").exists() {
-        skipped("systemd runs here: nobody tries what is said where it does not");
+        skipped("systemd runs here: nobody tries what is output where it does not");
         return;
     }
     let program: Program = program().env("HOME", "/home/ada");
-    let said = program.run("service start --user").await.expect_code(78);
+    let output = program.run("service start --user").await.expect_code(78);
     assert_eq!(
-        said.err,
+        output.err,
         ["systemd does not run here: let the supervisor that does run `billing-daemon run`"]
     );
-    assert!(said.out.is_empty(), "{}", said.text());
+    assert!(output.out.is_empty(), "{}", output.text());
     let homeless = crate::daemon::program().run("service start --user").await.expect_code(78);
     assert!(homeless.text().contains("HOME is not set"), "{}", homeless.text());
 }

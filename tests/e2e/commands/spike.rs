@@ -2,7 +2,7 @@
 
 use billing_test_support::{Db, Fleet, Instance, Plan, Program, eventually, on_variants};
 
-use crate::daemon::{ask, daemon, now, seed};
+use crate::daemon::{daemon, fetch, now, seed};
 
 const JOBS: &str = "
 [[job]]
@@ -37,14 +37,14 @@ async fn billed_before_spike(db: &Db) -> Program {
 async fn spike_waits_for_the_seen_amount(db: &Db) {
     let program = billed_before_spike(db).await;
     let charges = "SELECT count(*) FROM billing_charges";
-    let before = ask(db, charges).await;
+    let before = fetch(db, charges).await;
 
     // The panel would charge the same: it is kept waiting, and told why.
     db.execute("UPDATE scheduler_fencing SET last_success_at = NULL").await;
     let running = program.start("run");
-    running.says("then run `billing-daemon bill --approve 20.00 USD`").await;
+    running.wait_for_line("then run `billing-daemon bill --approve 20.00 USD`").await;
     eventually("the heartbeat goes on, with the reason", async || {
-        let told = ask(
+        let told = fetch(
             db,
             "SELECT count(*) FROM billing_daemon_status
               WHERE status = 'error' AND heartbeat_at IS NOT NULL AND error_message LIKE '%--approve 20.00%'",
@@ -54,7 +54,7 @@ async fn spike_waits_for_the_seen_amount(db: &Db) {
     })
     .await;
     assert_eq!(
-        ask(db, "SELECT count(*) FROM scheduler_fencing WHERE last_success_at IS NOT NULL").await,
+        fetch(db, "SELECT count(*) FROM scheduler_fencing WHERE last_success_at IS NOT NULL").await,
         "1"
     );
     let status = program.run("status --json").await.expect_code(1);
@@ -62,7 +62,7 @@ async fn spike_waits_for_the_seen_amount(db: &Db) {
     let problems = status["problems"].as_array().expect("a list");
     assert!(problems.iter().any(|problem| problem["kind"] == "spike"), "{problems:?}");
     running.terminated().await.expect_code(0);
-    assert_eq!(ask(db, charges).await, before);
+    assert_eq!(fetch(db, charges).await, before);
 
     let refused = program.run("bill").await.expect_code(1);
     assert!(refused.text().contains("nothing was charged"), "{}", refused.text());
@@ -74,7 +74,7 @@ async fn spike_waits_for_the_seen_amount(db: &Db) {
     assert_eq!((&waits["amount"], &waits["hours"]), (&"20.00".into(), &2.into()), "{dry}");
     let refused = program.run("bill --approve 19.00").await.expect_code(64);
     assert!(refused.text().contains("is 20.00 USD for 2 hours, not 19.00"), "{}", refused.text());
-    assert_eq!(ask(db, charges).await, before);
+    assert_eq!(fetch(db, charges).await, before);
     let refused = program.run("bill --approve 20.00 EUR").await.expect_code(64);
     assert!(refused.text().contains("then use `--approve 20.00 USD`"), "{}", refused.text());
     let done = program.run("bill --approve 20.00").await.expect_code(0);
@@ -92,7 +92,7 @@ async fn dry_run_amount_can_be_approved(db: &Db) {
     program.run("bill --approve 19.00").await.expect_code(64);
     program.run("bill --approve 20.00").await.expect_code(0);
     let approvals = "SELECT count(*) FROM scheduler_audit_log WHERE action = 'approve a spike'";
-    assert_eq!(ask(db, approvals).await, "1");
+    assert_eq!(fetch(db, approvals).await, "1");
 }
 
 on_variants!(spike_waits_for_the_seen_amount: sqlite, g1_role);

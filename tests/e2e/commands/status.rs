@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{json, keys};
 use crate::daemon::{
-    BILLING, HEARTBEAT, SHORT_LEASE, ask, check_all_charged_once, daemon, now, program, seed,
+    BILLING, HEARTBEAT, SHORT_LEASE, check_all_charged_once, daemon, fetch, now, program, seed,
 };
 
 const DAILY: &str = r#"
@@ -48,7 +48,7 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
     assert_eq!((&before["last_run"], &before["last_success_at"]), (&Value::Null, &Value::Null));
 
     let running = program.start("run");
-    running.says("job `billing` done").await;
+    running.wait_for_line("job `billing` done").await;
     // The heartbeat of a process that has just started may have come before the end of its first run, whose row comes last.
     let well = eventually("all is well", async || {
         let ended = program.run("status --json").await;
@@ -94,12 +94,17 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
     assert_eq!(jobs[0]["last_run"]["id"], run["id"]);
     assert!(jobs.iter().all(|job| job["late_seconds"].is_null()), "{well}");
 
-    let said = program.run("status").await.expect_code(0);
-    assert!(said.err.is_empty() && said.out[0] == "billing    all is well", "{}", said.text());
-    assert!(said.out.iter().all(|line| line.chars().count() <= 80), "it fits the terminal: {}", said.text());
-    let says = |said: &Ended, text: &str| assert!(said.text().contains(text), "no `{text}`: {}", said.text());
-    says(&said, "charged 0.06 USD for 6 hours of 2 machines");
-    says(&said, "may bill next");
+    let output = program.run("status").await.expect_code(0);
+    assert!(output.err.is_empty() && output.out[0] == "billing    all is well", "{}", output.text());
+    assert!(
+        output.out.iter().all(|line| line.chars().count() <= 80),
+        "it fits the terminal: {}",
+        output.text()
+    );
+    let says =
+        |output: &Ended, text: &str| assert!(output.text().contains(text), "no `{text}`: {}", output.text());
+    says(&output, "charged 0.06 USD for 6 hours of 2 machines");
+    says(&output, "may bill next");
 
     running.terminated().await.expect_code(0);
     let after = status(&program, 1).await;
@@ -154,9 +159,9 @@ async fn what_is_held_is_told_by_reason_and_arrears_are_no_fault(db: &Db) {
     let held: Vec<_> =
         shown["holds"].as_array().expect("a list").iter().map(|held| &held["reason"]).collect();
     assert_eq!(held, ["insufficient_balance", "no_price"]);
-    let said = program.run("status").await.expect_code(1);
-    assert!(said.text().contains("insufficient_balance  2 h, 0.02 USD, since "), "{}", said.text());
-    assert!(said.text().contains("no_price              2 h, unknown, since "), "{}", said.text());
+    let output = program.run("status").await.expect_code(1);
+    assert!(output.text().contains("insufficient_balance  2 h, 0.02 USD, since "), "{}", output.text());
+    assert!(output.text().contains("no_price              2 h, unknown, since "), "{}", output.text());
 }
 
 /// A daemon that was killed, and a job that nobody runs since.
@@ -245,7 +250,7 @@ async fn the_last_audit_that_came_to_its_end_is_the_one_that_counts(db: &Db) {
 async fn looking_changes_nothing_and_needs_no_more_than_reading(db: &Db) {
     seed(db, 1).await;
     let fences = "SELECT count(*) FROM scheduler_fencing";
-    let before = ask(db, fences).await;
+    let before = fetch(db, fences).await;
     let reader = db.url_for(Login::Reading);
     let jobs = program().env("DATABASE_URL", &reader).file("jobs.toml", BILLING);
     let shown = status(&jobs, 1).await;
@@ -256,7 +261,7 @@ async fn looking_changes_nothing_and_needs_no_more_than_reading(db: &Db) {
     let off = jobs.clone().file("jobs.toml", &format!("[daemon]\npanel-billing = 'off'\n{BILLING}"));
     assert!(!problems(&status(&off, 1).await).contains(&"panel_guard"));
     jobs.run("audit").await.expect_code(0);
-    assert_eq!(ask(db, fences).await, before);
+    assert_eq!(fetch(db, fences).await, before);
     db.execute("ALTER TABLE billing_charges DROP CONSTRAINT billing_charges_pkey").await;
     let ended = jobs.run("audit").await.expect_code(1);
     assert!(ended.out[0].starts_with("unique_key: "), "{}", ended.text());
@@ -282,7 +287,7 @@ async fn daemons_without_heartbeat_are_known(db: &Db) {
             (&well["has_billing"], &well["daemons"][0]["billing_role"]),
             (&json!(has_billing), &json!(role))
         );
-        assert_eq!(ask(db, HEARTBEATS).await, "0", "the panel does not take it for a biller");
+        assert_eq!(fetch(db, HEARTBEATS).await, "0", "the panel does not take it for a biller");
         let doctor = json(&program.run("doctor --json").await.expect_code(0));
         let found = doctor["findings"].as_array().expect("a list");
         let daemons = found.iter().find(|finding| finding["check"] == "daemons").expect("it is looked at");
@@ -298,11 +303,11 @@ async fn stop_without_billing_leaves_heartbeat(db: &Db) {
     seed(db, 1).await;
     let biller = daemon(db, &[BILLING, HEARTBEAT]);
     let billing = biller.start("run");
-    billing.says("job `billing` done").await;
+    billing.wait_for_line("job `billing` done").await;
     let other = daemon(db, &[DAILY]);
     let running = other.start("run");
     eventually("both are known", async || {
-        (ask(db, "SELECT count(*) FROM billing_daemon_status").await == "2").then_some(())
+        (fetch(db, "SELECT count(*) FROM billing_daemon_status").await == "2").then_some(())
     })
     .await;
     // As if the one that bills were suspended.
@@ -317,13 +322,13 @@ async fn stop_without_billing_leaves_heartbeat(db: &Db) {
     .await;
     running.terminated().await.expect_code(0);
     assert_eq!(
-        ask(db, "SELECT count(*) FROM scheduler_fencing WHERE last_success_at IS NOT NULL").await,
+        fetch(db, "SELECT count(*) FROM scheduler_fencing WHERE last_success_at IS NOT NULL").await,
         "1"
     );
     billing.signal(Signal::CONT);
     billing.terminated().await.expect_code(0);
     assert_eq!(
-        ask(db, "SELECT count(*) FROM scheduler_fencing WHERE last_success_at IS NOT NULL").await,
+        fetch(db, "SELECT count(*) FROM scheduler_fencing WHERE last_success_at IS NOT NULL").await,
         "0"
     );
 }
@@ -333,26 +338,26 @@ async fn paused_billing_is_reported_and_not_run(db: &Db) {
     let program = daemon(db, &[BILLING, HEARTBEAT]).env("USER", "ada");
     program.run("jobs pause billing --reason prices").await.expect_code(0);
     let running = program.start("run");
-    running.says(" runs ").await;
+    running.wait_for_line(" runs ").await;
     eventually("the daemon is known", async || {
         (!problems(&status(&program, 1).await).contains(&"no_daemon")).then_some(())
     })
     .await;
     let shown = status(&program, 1).await;
     assert_eq!(problems(&shown), ["billing_paused"], "{shown}");
-    let said = program.run("status").await.expect_code(1);
-    assert_eq!(said.out[0], "billing    paused", "{}", said.text());
+    let output = program.run("status").await.expect_code(1);
+    assert_eq!(output.out[0], "billing    paused", "{}", output.text());
     assert!(
-        said.text().contains("billing is paused by ada@") && said.text().contains(": prices"),
+        output.text().contains("billing is paused by ada@") && output.text().contains(": prices"),
         "{}",
-        said.text()
+        output.text()
     );
     program.run("bill --dry-run").await.expect_code(0);
     for command in ["bill", "jobs trigger billing"] {
         let refused = program.run(command).await.expect_code(64);
         assert!(refused.text().contains("--force"), "{command}: {}", refused.text());
     }
-    assert_eq!(ask(db, "SELECT count(*) FROM billing_charges").await, "0");
+    assert_eq!(fetch(db, "SELECT count(*) FROM billing_charges").await, "0");
     program.run("bill --force").await.expect_code(0);
     check_all_charged_once(db, &organizations).await;
     running.terminated().await.expect_code(0);

@@ -3,7 +3,7 @@
 use billing_test_support::{Db, Login, Panel, Postgres, Program, eventually};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-use crate::daemon::{BILLING, HEARTBEAT, beside, program, seed};
+use crate::daemon::{BILLING, HEARTBEAT, program, seed, with_panel_billing_off};
 
 fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
@@ -30,7 +30,9 @@ async fn only_a_database_with_a_certificate_of_the_named_authority_is_spoken_to(
     let with = |parameters: &str| -> Program {
         let program = program().file("ours.pem", &ours.pem()).file("another.pem", &another.pem());
         let url = format!("{}?{}", db.url, parameters.replace('@', &program.folder().display().to_string()));
-        program.env("DATABASE_URL", &url).file("jobs.toml", &beside(&db, &[BILLING, HEARTBEAT].concat()))
+        program
+            .env("DATABASE_URL", &url)
+            .file("jobs.toml", &with_panel_billing_off(&db, &[BILLING, HEARTBEAT].concat()))
     };
     let verified = with("sslmode=verify-full&sslrootcert=@/ours.pem");
     eventually("the server speaks TLS", async || {
@@ -39,10 +41,10 @@ async fn only_a_database_with_a_certificate_of_the_named_authority_is_spoken_to(
     .await;
     verified.run("bill").await.expect_code(0);
     let running = verified.start("run");
-    running.says("runs billing, heartbeat as").await;
+    running.wait_for_line("runs billing, heartbeat as").await;
     let encrypted = "SELECT bool_and(s.ssl)::text FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid)
                       WHERE a.application_name = 'billing-daemon' AND a.datname = current_database()";
-    assert_eq!(crate::daemon::ask(&db, encrypted).await, "true");
+    assert_eq!(crate::daemon::fetch(&db, encrypted).await, "true");
     running.terminated().await.expect_code(0);
 
     for (parameters, why) in [

@@ -7,19 +7,19 @@ use billing_store::{Database, Pool};
 use billing_test_support::{Db, Login, on_every_engine, on_variants};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
-use super::{BROKEN, ask, with};
+use super::{BROKEN, run_json, with};
 use crate::daemon::{TICK, rows, seed};
 
 async fn every_request_is_one_link_of_a_chain_that_shows_what_was_changed(db: &Db) {
     let program = with(db, &[TICK]);
-    ask(&program, "jobs pause tick --reason tea --as grace").await;
-    ask(&program, "jobs pause tick --reason more").await;
-    ask(&program, "jobs trigger tick --force").await;
-    ask(&program, "jobs resume tick --as grace").await;
+    run_json(&program, "jobs pause tick --reason tea --as grace").await;
+    run_json(&program, "jobs pause tick --reason more").await;
+    run_json(&program, "jobs trigger tick --force").await;
+    run_json(&program, "jobs resume tick --as grace").await;
     // Cron and systemd name no user.
     let unnamed = program.clone().env("USER", "");
-    ask(&unnamed, "jobs pause tick --reason tea").await;
-    ask(&program, "jobs resume tick --as grace").await;
+    run_json(&unnamed, "jobs pause tick --reason tea").await;
+    run_json(&program, "jobs resume tick --as grace").await;
     let uid = std::fs::metadata(program.folder()).expect("it is there").uid();
     let chain = "id || ' ' || actor || ' ' || action || ' ' || job || ' ' || coalesce(reason, '-')
                  FROM scheduler_audit_log ORDER BY id";

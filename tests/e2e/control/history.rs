@@ -2,7 +2,9 @@
 
 use billing_test_support::{Db, eventually, on_every_engine};
 
-use super::{BROKEN, PATIENT, ask, started, text, until_a_second_begins, until_history_has, with};
+use super::{
+    BROKEN, WAITS_FOR_CANCEL, run_json, started, text, until_a_second_begins, until_history_has, with,
+};
 use crate::{
     commands::json,
     daemon::{HEARTBEAT, TICK, program},
@@ -23,7 +25,7 @@ async fn the_next_times_of_a_cron_text_need_no_job_no_database_and_no_file() {
     let ended =
         bare.run("jobs next --cron @hourly --from 2026-11-22T15:00:00Z --count 2").await.expect_code(0);
     assert_eq!(ended.out, ["2026-11-22T15:00:00Z", "2026-11-22T16:00:00Z"], "the instant itself counts");
-    for (arguments, said) in [
+    for (arguments, output) in [
         ("", "name a job of jobs.toml, or a schedule with --cron"),
         ("--cron @never", "`@never` is an unknown nickname, use @hourly, @daily"),
         ("--cron @daily --timezone Europe/Berln", "unknown time zone `Europe/Berln`"),
@@ -32,7 +34,7 @@ async fn the_next_times_of_a_cron_text_need_no_job_no_database_and_no_file() {
         ("--timezone UTC", "--cron <TEXT>"),
     ] {
         let refused = bare.run(&format!("jobs next {arguments}")).await.expect_code(64);
-        assert!(refused.text().contains(said), "{arguments}: {}", refused.text());
+        assert!(refused.text().contains(output), "{arguments}: {}", refused.text());
         assert!(refused.out.is_empty(), "{arguments}: {}", refused.text());
     }
     let of_job = bare.file("jobs.toml", TICK).env("DATABASE_URL", "sqlite://billing.db");
@@ -42,16 +44,16 @@ async fn the_next_times_of_a_cron_text_need_no_job_no_database_and_no_file() {
 
 async fn every_job_is_listed_with_how_it_stands(db: &Db) {
     let jobs = BROKEN.replace("\"365d\" }", "\"365d\" }\nrun-at-start = true");
-    let program = with(db, &[TICK, PATIENT, HEARTBEAT, &jobs]);
-    let before = ask(&program, "jobs list").await;
+    let program = with(db, &[TICK, WAITS_FOR_CANCEL, HEARTBEAT, &jobs]);
+    let before = run_json(&program, "jobs list").await;
     let states: Vec<_> = before.as_array().expect("a list").iter().map(|job| text(&job["state"])).collect();
     assert_eq!(states, ["waiting"; 4], "before anything ran");
     let daemon = started(&program).await;
     until_history_has(&program, "broken", "dead schedule").await;
-    ask(&program, "jobs pause heartbeat --reason tea").await;
-    ask(&program, "jobs trigger patient").await;
-    daemon.says("patient from now on").await;
-    let listed = ask(&program, "jobs list").await;
+    run_json(&program, "jobs pause heartbeat --reason tea").await;
+    run_json(&program, "jobs trigger sleeper").await;
+    daemon.wait_for_line("waits until it is cancelled").await;
+    let listed = run_json(&program, "jobs list").await;
     let listed = listed.as_array().expect("a list");
     let short: Vec<_> = listed
         .iter()
@@ -59,7 +61,7 @@ async fn every_job_is_listed_with_how_it_stands(db: &Db) {
         .collect();
     assert_eq!(short[0], "broken waiting every 365d");
     assert_eq!(short[1], "heartbeat paused every 1s", "which each node runs by itself");
-    assert_eq!(short[2], "patient running every 365d");
+    assert_eq!(short[2], "sleeper running every 365d");
     assert!(short[3].starts_with("tick "), "{short:?}");
     assert_eq!(listed[0]["last_run"]["error"], "broken as designed");
     let table = program.run("jobs list").await.expect_code(0);
@@ -68,7 +70,7 @@ async fn every_job_is_listed_with_how_it_stands(db: &Db) {
     daemon.interrupted().await.expect_code(0);
 
     let fewer = with(db, &[TICK]);
-    let gone = ask(&fewer, "jobs show broken").await;
+    let gone = run_json(&fewer, "jobs show broken").await;
     assert_eq!(text(&gone["state"]), "not configured");
     assert!(gone["runs"].as_array().is_some_and(|runs| !runs.is_empty()), "its history stays: {gone}");
 }
@@ -77,18 +79,18 @@ async fn a_job_that_nobody_runs_is_late_and_explained(db: &Db) {
     let program = with(db, &[TICK, HEARTBEAT]);
     let daemon = started(&program).await;
     until_history_has(&program, "tick", "done schedule").await;
-    let done = &ask(&program, "runs list --job tick --status done --limit 1").await[0];
+    let done = &run_json(&program, "runs list --job tick --status done --limit 1").await[0];
     let at = text(&done["scheduled_at"]);
-    let answer = ask(&program, &format!("jobs explain tick --at {at}")).await;
+    let answer = run_json(&program, &format!("jobs explain tick --at {at}")).await;
     assert_eq!(text(&answer["answer"]), "done", "{answer}");
-    ask(&program, "jobs pause tick --reason tea").await;
+    run_json(&program, "jobs pause tick --reason tea").await;
     eventually("the pause explains it", async || {
-        let answer = ask(&program, "jobs explain tick").await;
+        let answer = run_json(&program, "jobs explain tick").await;
         (text(&answer["answer"]) == "paused").then_some(())
     })
     .await;
     until_a_second_begins(db).await;
-    ask(&program, "jobs resume tick").await;
+    run_json(&program, "jobs resume tick").await;
     until_history_has(&program, "tick", "paused schedule").await;
     daemon.terminated().await.expect_code(0);
     let past = match db.backend() {
@@ -96,18 +98,18 @@ async fn a_job_that_nobody_runs_is_late_and_explained(db: &Db) {
         _ => "now() - interval '61 s'",
     };
     db.execute(&format!("UPDATE scheduler_jobs SET late_at = {past} WHERE job = 'tick'")).await;
-    let job = ask(&program, "jobs show tick").await;
+    let job = run_json(&program, "jobs show tick").await;
     assert_eq!(
         (text(&job["state"]), &job["late"]),
         ("late", &true.into()),
         "the rows tell it, without a daemon"
     );
     eventually("nobody is there", async || {
-        let answer = ask(&program, "jobs explain tick").await;
+        let answer = run_json(&program, "jobs explain tick").await;
         (text(&answer["answer"]) == "no_daemon").then_some(())
     })
     .await;
-    let future = ask(&program, "jobs explain tick --at 2199-01-01T00:00:00Z").await;
+    let future = run_json(&program, "jobs explain tick --at 2199-01-01T00:00:00Z").await;
     assert_eq!(text(&future["answer"]), "not_yet");
 }
 
@@ -134,15 +136,15 @@ async fn a_daemon_reports_a_late_job_wherever_the_fault_is(db: &Db) {
     // Whoever does not renew is replaced, so it renews.
     eventually("it is reported", async || {
         db.execute(&stuck).await;
-        (!daemon.said("is late").is_empty()).then_some(())
+        (!daemon.lines_with("is late").is_empty()).then_some(())
     })
     .await;
-    let line = daemon.says("is late").await;
+    let line = daemon.wait_for_line("is late").await;
     assert!(
         line.contains("[ERROR]") && line.contains("the run of stuck that was due at 1970-01-01"),
         "{line}"
     );
-    assert!(daemon.said("`own` is late").is_empty(), "what each node runs by itself is told by no row");
+    assert!(daemon.lines_with("`own` is late").is_empty(), "what each node runs by itself is told by no row");
     daemon.terminated().await.expect_code(0);
 }
 
@@ -190,7 +192,7 @@ async fn the_history_is_pruned_to_its_bounds(db: &Db) {
     ] {
         let program = with(db, &[&job(rows)]);
         let daemon = started(&program).await;
-        let run = ask(&program, "jobs trigger prune --wait").await;
+        let run = run_json(&program, "jobs trigger prune --wait").await;
         assert_eq!(
             (&run["run"]["items"], left().await),
             (&pruned.into(), remain.map(str::to_owned).to_vec())

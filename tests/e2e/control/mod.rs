@@ -14,10 +14,10 @@ use crate::{
 };
 
 /// Comes once in a year, and waits to be asked to stop.
-pub(super) const PATIENT: &str = r#"
+pub(super) const WAITS_FOR_CANCEL: &str = r#"
 [[job]]
-name = "patient"
-kind = "test.patient"
+name = "sleeper"
+kind = "test.waits-for-cancel"
 schedule = { every = "365d" }
 "#;
 
@@ -34,13 +34,13 @@ pub(super) fn with(db: &Db, jobs: &[&str]) -> Program {
 }
 
 /// The program's answer in JSON.
-pub(super) async fn ask(program: &Program, arguments: &str) -> Value {
+pub(super) async fn run_json(program: &Program, arguments: &str) -> Value {
     json(&program.run(&format!("{arguments} --json")).await.expect_code(0))
 }
 
 /// The rows of a job in short, newest first: status, trigger and how many scheduled times.
 pub(super) async fn history(program: &Program, job: &str) -> Vec<String> {
-    let runs = ask(program, &format!("runs list --job {job} --limit 0")).await;
+    let runs = run_json(program, &format!("runs list --job {job} --limit 0")).await;
     let short =
         |run: &Value| format!("{} {} {}", text(&run["status"]), text(&run["cause"]), run["scheduled_count"]);
     runs.as_array().expect("a list").iter().map(short).collect()
@@ -53,7 +53,7 @@ pub(super) fn text(value: &Value) -> &str {
 /// A daemon that has begun with its jobs.
 pub(super) async fn started(program: &Program) -> Running {
     let running = program.start("run");
-    running.says(" runs ").await;
+    running.wait_for_line(" runs ").await;
     running
 }
 

@@ -4,29 +4,29 @@ use billing_test_support::{Db, Login, Pooler, eventually, on_every_engine};
 use sea_orm::DbBackend;
 
 use super::{
-    BROKEN, PATIENT, ask, history, started, text, until_a_second_begins, until_history_grew,
+    BROKEN, WAITS_FOR_CANCEL, history, run_json, started, text, until_a_second_begins, until_history_grew,
     until_history_has, with,
 };
-use crate::daemon::{TICK, ask as query};
+use crate::daemon::{TICK, fetch};
 
 async fn a_paused_job_runs_nothing_until_it_is_resumed_and_its_pause_is_one_row(db: &Db) {
     // A second job shows that the daemon goes on, and how long.
     let program = with(db, &[TICK, &TICK.replace("\"tick\"", "\"other\"")]);
     let daemon = started(&program).await;
     until_history_has(&program, "tick", "done schedule").await;
-    let paused = ask(&program, "jobs pause tick --reason tea --as grace").await;
+    let paused = run_json(&program, "jobs pause tick --reason tea --as grace").await;
     assert_eq!(paused["changed"], true);
-    let again = ask(&program, "jobs pause tick --reason coffee").await;
+    let again = run_json(&program, "jobs pause tick --reason coffee").await;
     assert_eq!(again["changed"], false);
     assert!(text(&again["about"]).contains("paused by grace: tea"), "{again}");
     // A run that had begun already goes on.
     until_history_grew(&program, "other", 2).await;
-    let job = &ask(&program, "jobs show tick").await;
+    let job = &run_json(&program, "jobs show tick").await;
     assert_eq!((text(&job["state"]), &job["late"]), ("paused", &false.into()));
     let rows = history(&program, "tick").await.len();
     until_history_grew(&program, "other", 3).await;
     assert_eq!(history(&program, "tick").await.len(), rows, "nothing ran meanwhile");
-    ask(&program, "jobs resume tick").await;
+    run_json(&program, "jobs resume tick").await;
     until_history_has(&program, "tick", "paused schedule").await;
     let all = history(&program, "tick").await;
     let rows_of_it: Vec<_> = all.iter().filter(|row| row.starts_with("paused")).collect();
@@ -34,24 +34,24 @@ async fn a_paused_job_runs_nothing_until_it_is_resumed_and_its_pause_is_one_row(
     assert!(rows_of_it.len() == 1 && count > 1, "one row for all the seconds: {all:?}");
     daemon.terminated().await.expect_code(0);
     let doubles = "SELECT count(*) - count(DISTINCT scheduled_at) FROM scheduler_runs WHERE job = 'tick'";
-    assert_eq!(query(db, doubles).await, "0");
+    assert_eq!(fetch(db, doubles).await, "0");
 }
 
 async fn a_run_by_hand_is_waited_for_and_shown(db: &Db) {
-    let program = with(db, &[TICK, PATIENT, BROKEN]);
+    let program = with(db, &[TICK, WAITS_FOR_CANCEL, BROKEN]);
     let daemon = started(&program).await;
-    ask(&program, "jobs pause tick --reason tea").await;
+    run_json(&program, "jobs pause tick --reason tea").await;
     let refused = program.run("jobs trigger tick --wait").await.expect_code(64);
     assert!(
         refused.err[0].contains("paused by ada@") && refused.err[0].contains("--force"),
         "{}",
         refused.text()
     );
-    let done = ask(&program, "jobs trigger tick --force --wait --reason see").await;
+    let done = run_json(&program, "jobs trigger tick --force --wait --reason see").await;
     let run = &done["run"];
     assert_eq!((text(&run["status"]), text(&run["cause"])), ("done", "manual"));
     assert!(text(&run["reason"]).starts_with("requested by ada@"), "{run}");
-    let shown = ask(&program, &format!("runs show {}", text(&run["id"]))).await;
+    let shown = run_json(&program, &format!("runs show {}", text(&run["id"]))).await;
     assert_eq!(&shown, run);
     let failed = program.run("jobs trigger broken --wait").await.expect_code(1);
     assert!(
@@ -64,31 +64,31 @@ async fn a_run_by_hand_is_waited_for_and_shown(db: &Db) {
 }
 
 async fn a_cancelled_run_stops_and_is_not_run_again(db: &Db) {
-    let program = with(db, &[PATIENT]);
+    let program = with(db, &[WAITS_FOR_CANCEL]);
     let daemon = started(&program).await;
     // While the daemon plans the job, it holds its lease, and that claim could be cancelled.
-    let planned = "SELECT count(*) FROM scheduler_jobs WHERE job = 'patient' AND holder IS NULL AND schedule IS NOT NULL";
+    let planned = "SELECT count(*) FROM scheduler_jobs WHERE job = 'sleeper' AND holder IS NULL AND schedule IS NOT NULL";
     billing_test_support::eventually("the job is planned", async || {
-        (crate::daemon::ask(db, planned).await == "1").then_some(())
+        (crate::daemon::fetch(db, planned).await == "1").then_some(())
     })
     .await;
-    let nothing = ask(&program, "jobs cancel patient").await;
+    let nothing = run_json(&program, "jobs cancel sleeper").await;
     assert_eq!(
         (&nothing["changed"], text(&nothing["about"])),
         (&false.into(), "nothing to do: no daemon runs it")
     );
-    ask(&program, "jobs trigger patient").await;
-    daemon.says("patient from now on").await;
-    assert_eq!(text(&ask(&program, "jobs show patient").await["state"]), "running");
-    ask(&program, "jobs trigger patient").await;
-    ask(&program, "jobs cancel patient --reason enough").await;
-    daemon.says("patient no more: the run was cancelled").await;
-    until_history_has(&program, "patient", "interrupted manual").await;
-    let run = &ask(&program, "runs list --job patient").await[0];
+    run_json(&program, "jobs trigger sleeper").await;
+    daemon.wait_for_line("waits until it is cancelled").await;
+    assert_eq!(text(&run_json(&program, "jobs show sleeper").await["state"]), "running");
+    run_json(&program, "jobs trigger sleeper").await;
+    run_json(&program, "jobs cancel sleeper --reason enough").await;
+    daemon.wait_for_line("cancelled: the run was cancelled").await;
+    until_history_has(&program, "sleeper", "interrupted manual").await;
+    let run = &run_json(&program, "runs list --job sleeper").await[0];
     assert!(text(&run["reason"]).ends_with(": enough") && run["items"] == 3, "{run}");
     daemon.terminated().await.expect_code(0);
     assert_eq!(
-        history(&program, "patient").await.len(),
+        history(&program, "sleeper").await.len(),
         1,
         "what was asked for before the cancellation is withdrawn"
     );
@@ -99,13 +99,13 @@ async fn a_dead_letter_is_replayed_and_one_that_is_done_only_if_that_is_meant(db
     let program = with(db, &[&jobs, TICK]);
     let daemon = started(&program).await;
     until_history_has(&program, "broken", "dead schedule").await;
-    let dead = &ask(&program, "runs list --job broken --status dead").await[0];
+    let dead = &run_json(&program, "runs list --job broken --status dead").await[0];
     let at = text(&dead["scheduled_at"]);
     program.run(&format!("jobs replay broken {at} --wait")).await.expect_code(1);
     assert_eq!(history(&program, "broken").await, ["dead replay 1", "dead schedule 1"]);
 
     until_history_has(&program, "tick", "done schedule").await;
-    let done = &ask(&program, "runs list --job tick --status done --limit 1").await[0];
+    let done = &run_json(&program, "runs list --job tick --status done --limit 1").await[0];
     let at = text(&done["scheduled_at"]);
     let refused = program.run(&format!("jobs replay tick {at}")).await.expect_code(64);
     assert!(refused.err[0].ends_with("say --again to run it once more"), "{}", refused.text());
@@ -113,7 +113,7 @@ async fn a_dead_letter_is_replayed_and_one_that_is_done_only_if_that_is_meant(db
     let shown = at.replace('T', " ").replace('Z', "");
     let listed = program.run("runs list --job tick --status done --limit 0").await.expect_code(0);
     assert!(listed.text().contains(&shown), "{shown}: {}", listed.text());
-    ask(&program, &format!("jobs replay tick {shown} --again --wait")).await;
+    run_json(&program, &format!("jobs replay tick {shown} --again --wait")).await;
     until_history_has(&program, "tick", "done replay").await;
     let explained = program.run(&format!("jobs explain tick --at {at}")).await.expect_code(0);
     let answer = format!("tick of {shown} UTC: done, ");
@@ -144,21 +144,21 @@ async fn job_that_ran_ahead_waits_until_reset(db: &Db) {
     ))
     .await;
     let daemon = started(&program).await;
-    daemon.says("job `tick` waits until").await;
+    daemon.wait_for_line("job `tick` waits until").await;
     let status = program.run("status --json").await;
     assert!(status.text().contains("\"job_ahead\""), "{}", status.text());
     let doctor = program.run("doctor").await;
     assert!(doctor.text().contains("jobs reset tick --reason"), "{}", doctor.text());
     let before = history(&program, "tick").await.len();
-    assert_eq!(ask(&program, "jobs reset tick --reason corrected").await["changed"], true);
+    assert_eq!(run_json(&program, "jobs reset tick --reason corrected").await["changed"], true);
     until_history_has(&program, "tick", "skipped manual").await;
     eventually("it runs again", async || (history(&program, "tick").await.len() > before + 2).then_some(()))
         .await;
-    daemon.says("job `tick` follows its schedule again").await;
-    assert_eq!(daemon.said("job `tick` waits until").len(), 1, "once");
+    daemon.wait_for_line("job `tick` follows its schedule again").await;
+    assert_eq!(daemon.lines_with("job `tick` waits until").len(), 1, "once");
     let recorded = crate::daemon::rows(db, "reason FROM scheduler_audit_log WHERE action = 'reset'").await;
     assert!(recorded.len() == 1 && recorded[0].contains("corrected"), "{recorded:?}");
-    assert_eq!(ask(&program, "jobs reset tick --reason again").await["changed"], false);
+    assert_eq!(run_json(&program, "jobs reset tick --reason again").await["changed"], false);
     daemon.terminated().await.expect_code(0);
 }
 
@@ -167,14 +167,14 @@ async fn request_without_daemon_is_reported(db: &Db) {
     let program = with(db, &[TICK]);
     let asked = program.run("jobs trigger tick").await.expect_code(0);
     assert!(asked.out[0].contains("no daemon is alive: start one"), "{}", asked.text());
-    assert_eq!(ask(&program, "jobs trigger tick").await["daemons_alive"], 0);
+    assert_eq!(run_json(&program, "jobs trigger tick").await["daemons_alive"], 0);
     let waiting = program.start("jobs trigger tick --wait");
-    waiting.says("no daemon is alive").await;
+    waiting.wait_for_line("no daemon is alive").await;
     // It has no heartbeat job, and is known all the same.
     let daemon = started(&program).await;
     waiting.ended().await.expect_code(0);
     eventually("the daemon is known", async || {
-        (ask(&program, "jobs trigger tick").await["daemons_alive"] == 1).then_some(())
+        (run_json(&program, "jobs trigger tick").await["daemons_alive"] == 1).then_some(())
     })
     .await;
     let asked = program.run("jobs trigger tick").await.expect_code(0);
@@ -195,14 +195,14 @@ on_every_engine!(
 async fn jobs_are_controlled_behind_a_pooler_with_one_server_for_each_transaction() {
     let db = Db::g1_role().await;
     let pooler = Pooler::start(2);
-    let program = with(&db, &[TICK, PATIENT]).env("DATABASE_URL", &pooler.url(&db, Login::Billing));
+    let program = with(&db, &[TICK, WAITS_FOR_CANCEL]).env("DATABASE_URL", &pooler.url(&db, Login::Billing));
     let daemons = [started(&program).await, started(&program).await];
-    ask(&program, "jobs pause tick --reason tea").await;
-    let run = ask(&program, "jobs trigger tick --force --wait").await;
+    run_json(&program, "jobs pause tick --reason tea").await;
+    let run = run_json(&program, "jobs trigger tick --force --wait").await;
     assert_eq!(text(&run["run"]["status"]), "done");
     // A scheduled time comes while it is paused.
     until_a_second_begins(&db).await;
-    ask(&program, "jobs resume tick").await;
+    run_json(&program, "jobs resume tick").await;
     until_history_has(&program, "tick", "paused schedule").await;
     for daemon in daemons {
         let ended = daemon.terminated().await.expect_code(0);
@@ -218,8 +218,8 @@ async fn whoever_asks_about_no_job_is_told_which_there_are() {
     let program = with(&db, &[TICK]);
     for command in ["show", "resume", "cancel", "trigger", "explain", "pause --reason tea"] {
         let refused = program.run(&format!("jobs {command} tock")).await.expect_code(64);
-        let said = "neither the database nor jobs.toml knows a job `tock`, did you mean `tick`?";
-        assert_eq!(refused.err, [said], "{command}");
+        let output = "neither the database nor jobs.toml knows a job `tock`, did you mean `tick`?";
+        assert_eq!(refused.err, [output], "{command}");
     }
     let refused = program.run("jobs next tock").await.expect_code(64);
     assert_eq!(refused.err, ["jobs.toml has no enabled job `tock`, did you mean `tick`?"]);

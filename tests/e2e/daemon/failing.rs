@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    BILLING, HEARTBEAT, SHORT_LEASE, ask, check_all_charged_once, daemon, program, seed,
+    BILLING, HEARTBEAT, SHORT_LEASE, check_all_charged_once, daemon, fetch, program, seed,
     until_it_waits_for_a_lock,
 };
 
@@ -21,39 +21,39 @@ async fn billing_that_cannot_write_is_reported_as_failed_until_it_can(db: &Db) {
     let organizations = seed(db, 3).await;
     db.execute("REVOKE INSERT ON payment_transactions FROM billing_run").await;
     let daemon = daemon(db, &[BILLING, HEARTBEAT]).start("run");
-    let failed = daemon.says("job `billing` failed, attempt 1 of 100: could not post a batch").await;
+    let failed = daemon.wait_for_line("job `billing` failed, attempt 1 of 100: could not post a batch").await;
     let refusal = "permission denied for table payment_transactions";
     assert!(failed.contains("] [WARN] ") && failed.contains(refusal), "{failed}");
 
     // One beat may have been under way while the first run failed; after it there is none.
     let no_heartbeat = "no heartbeat: the last billing run failed: could not post a batch";
-    daemon.says(no_heartbeat).await;
-    let beat = ask(db, "SELECT heartbeat_at FROM billing_daemon_status").await;
-    daemon.says("attempt 2 of 100").await;
-    daemon.says_times(no_heartbeat, 3).await;
-    assert_eq!(ask(db, "SELECT heartbeat_at FROM billing_daemon_status").await, beat, "it ages");
+    daemon.wait_for_line(no_heartbeat).await;
+    let beat = fetch(db, "SELECT heartbeat_at FROM billing_daemon_status").await;
+    daemon.wait_for_line("attempt 2 of 100").await;
+    daemon.wait_for_lines(no_heartbeat, 3).await;
+    assert_eq!(fetch(db, "SELECT heartbeat_at FROM billing_daemon_status").await, beat, "it ages");
     let told =
         "SELECT concat_ws(' ', status, last_run_success, instances_billed, total_amount = 0, total_hours = 0)
                   FROM billing_daemon_status";
-    assert_eq!(ask(db, told).await, "error f 0 t t");
-    let message = ask(db, "SELECT error_message FROM billing_daemon_status").await;
+    assert_eq!(fetch(db, told).await, "error f 0 t t");
+    let message = fetch(db, "SELECT error_message FROM billing_daemon_status").await;
     assert!(message.contains(refusal), "{message}");
     let recorded =
         "SELECT concat_ws(' ', status, items, error LIKE '%permission denied%') FROM scheduler_runs
                      WHERE job = 'billing' AND attempt = 1";
-    assert_eq!(ask(db, recorded).await, "retrying 0 t");
+    assert_eq!(fetch(db, recorded).await, "retrying 0 t");
     for nothing in ["billing_charges", "payment_transactions", "vps_billing_cycles", "billing_batches"] {
-        assert_eq!(ask(db, &format!("SELECT count(*) FROM {nothing}")).await, "0", "{nothing}");
+        assert_eq!(fetch(db, &format!("SELECT count(*) FROM {nothing}")).await, "0", "{nothing}");
     }
 
     db.execute("GRANT INSERT ON payment_transactions TO billing_run").await;
-    daemon.says("charged 0.09 USD for 9 hours of 3 instances").await;
+    daemon.wait_for_line("charged 0.09 USD for 9 hours of 3 instances").await;
     let told = format!(
         "SELECT concat_ws(' ', status, last_run_success, instances_billed, heartbeat_at > '{}', error_message)
            FROM billing_daemon_status",
         if beat == "-" { "-infinity" } else { &beat }
     );
-    eventually("it beats again", async || (ask(db, &told).await == "running t 3 t").then_some(())).await;
+    eventually("it beats again", async || (fetch(db, &told).await == "running t 3 t").then_some(())).await;
     check_all_charged_once(db, &organizations).await;
 }
 
@@ -72,16 +72,16 @@ async fn a_lost_database_costs_a_daemon_its_run_and_not_its_life(db: &Db) {
     until_it_waits_for_a_lock(db).await;
 
     proxy.cut();
-    let lost = daemon.says("job `billing` cannot reach its store").await;
+    let lost = daemon.wait_for_line("job `billing` cannot reach its store").await;
     assert!(lost.contains("] [ERROR] "), "{lost}");
     lock.rollback().await.expect("a lock is given back");
-    assert_eq!(ask(db, charges).await, "2", "what was not committed is not charged");
+    assert_eq!(fetch(db, charges).await, "2", "what was not committed is not charged");
 
     proxy.restore();
-    daemon.says("charged 0.09 USD for 9 hours of 3 instances").await;
+    daemon.wait_for_line("charged 0.09 USD for 9 hours of 3 instances").await;
     let told = "SELECT concat_ws(' ', status, last_run_success, heartbeat_at > now() - interval '10 seconds')
                   FROM billing_daemon_status";
-    eventually("it beats again", async || (ask(db, told).await == "running t t").then_some(())).await;
+    eventually("it beats again", async || (fetch(db, told).await == "running t t").then_some(())).await;
     check_all_charged_once(db, &organizations).await;
     daemon.terminated().await.expect_code(0);
 }
@@ -94,10 +94,10 @@ async fn a_database_that_comes_up_after_the_daemon_is_waited_for() {
     let proxy = Proxy::start().await;
     proxy.cut();
     let daemon = daemon(&db, &[BILLING, HEARTBEAT]).env("DATABASE_URL", &proxy.url(&db)).start("run");
-    let warning = daemon.says("next attempt in 1 s").await;
+    let warning = daemon.wait_for_line("next attempt in 1 s").await;
     assert!(warning.contains("] [WARN] cannot open postgres://billing_run@127.0.0.1:"), "{warning}");
     proxy.restore();
-    daemon.says("job `billing` done").await;
+    daemon.wait_for_line("job `billing` done").await;
     daemon.terminated().await.expect_code(0);
 }
 
@@ -110,7 +110,7 @@ async fn a_daemon_that_waits_for_its_database_ends_when_asked() {
         let url = format!("postgres://billing_run@127.0.0.1:{closed}/panel");
         let program = program().env("DATABASE_URL", &url).file("jobs.toml", BILLING);
         let daemon = program.start("run");
-        daemon.says("next attempt in 1 s").await;
+        daemon.wait_for_line("next attempt in 1 s").await;
         daemon.signal(signal);
         let ended = daemon.ended().await.expect_code(0);
         assert!(ended.text().contains("before the start: nothing was begun"), "{}", ended.text());
@@ -129,13 +129,13 @@ async fn an_sqlite_file_that_is_locked_at_the_start_is_waited_for() {
     });
     let exclusive = exclusive.await.expect("nobody else is in the file");
     let daemon = daemon(&db, &[BILLING]).env("BILLING_LOCK_TIMEOUT_MS", "100").start("run");
-    let warning = daemon.says("next attempt in 1 s").await;
+    let warning = daemon.wait_for_line("next attempt in 1 s").await;
     assert!(
         warning.contains("] [WARN] cannot open sqlite:") && warning.contains("database is locked"),
         "{warning}"
     );
     exclusive.rollback().await.expect("nothing was changed");
-    daemon.says("job `billing` done").await;
+    daemon.wait_for_line("job `billing` done").await;
     daemon.terminated().await.expect_code(0);
     check_all_charged_once(&db, &organizations).await;
 }

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use billing_test_support::{Db, eventually, on_every_engine, process::Signal};
 
-use super::{ask, daemon, free_all_jobs};
+use super::{daemon, fetch, free_all_jobs};
 
 const COMMAND: &str = r#"
 [[job]]
@@ -20,11 +20,12 @@ argv = ["sh", "-c", "echo hello; echo \"$DATABASE_URL\" gone >&2; exit 3"]
 
 async fn a_command_leaves_its_output_in_the_history_and_sees_no_password(db: &Db) {
     let running = daemon(db, &[COMMAND]).start("run");
-    running.says("`sh` exited with code 3: gone").await;
+    running.wait_for_line("`sh` exited with code 3: gone").await;
     let details = "SELECT details FROM scheduler_runs WHERE job = 'greet' AND status = 'dead'";
-    let details =
-        eventually("it is recorded", async || Some(ask(db, details).await).filter(|details| details != "-"))
-            .await;
+    let details = eventually("it is recorded", async || {
+        Some(fetch(db, details).await).filter(|details| details != "-")
+    })
+    .await;
     let details: serde_json::Value = serde_json::from_str(&details).expect("details are JSON");
     assert_eq!(details["stdout"], "hello\n", "{details}");
     assert_eq!(details["stderr"], " gone\n", "{details}");
@@ -43,7 +44,7 @@ async fn a_command_ends_with_the_daemon(db: &Db) {
     running.interrupted().await.expect_code(0);
     assert!(!std::path::Path::new("/proc").join(pid.trim()).exists(), "no zombie and no orphan");
     let runs = "SELECT count(*) || ' ' || max(status) FROM scheduler_runs";
-    assert_eq!(ask(db, runs).await, "1 interrupted");
+    assert_eq!(fetch(db, runs).await, "1 interrupted");
 }
 
 /// Ends with none of the signals that a program can ignore, and starts another one that does not either.

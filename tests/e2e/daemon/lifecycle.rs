@@ -3,7 +3,7 @@
 use billing_test_support::{Db, eventually, on_every_engine, on_variants};
 use sea_orm::DbBackend;
 
-use super::{BILLING, HEARTBEAT, ask, check_all_charged_once, daemon, program, rows, seed};
+use super::{BILLING, HEARTBEAT, check_all_charged_once, daemon, fetch, program, rows, seed};
 
 const SHIPPED: &str = include_str!("../../../jobs.toml");
 
@@ -19,9 +19,9 @@ run-at-start = true
 async fn a_daemon_as_it_ships_bills_beats_and_stays(db: &Db) {
     let organizations = seed(db, 4).await;
     let mut daemon = daemon(db, &[SHIPPED]).start("run");
-    daemon.says("charged 0.12 USD for 12 hours of 4 instances, 0 held").await;
+    daemon.wait_for_line("charged 0.12 USD for 12 hours of 4 instances, 0 held").await;
     let beats = "SELECT status FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
-    eventually("it beats", async || (ask(db, beats).await == "running").then_some(())).await;
+    eventually("it beats", async || (fetch(db, beats).await == "running").then_some(())).await;
     assert!(daemon.is_alive(), "nobody asked it to end");
     let ended = daemon.terminated().await.expect_code(0);
     assert!(ended.out.last().is_some_and(|line| line.ends_with("[INFO] stopped")), "{}", ended.text());
@@ -38,17 +38,19 @@ async fn database_url_alone_runs_built_in_jobs(db: &Db) {
     let printed = program.run("check --print-defaults").await.expect_code(0).out.join("\n");
 
     let daemon = program.start("run");
-    daemon.says("no ./jobs.toml and no /etc/billing-daemon/jobs.toml: using the built-in defaults").await;
-    daemon.says("charged 0.12 USD for 12 hours of 4 instances, 0 held").await;
+    daemon
+        .wait_for_line("no ./jobs.toml and no /etc/billing-daemon/jobs.toml: using the built-in defaults")
+        .await;
+    daemon.wait_for_line("charged 0.12 USD for 12 hours of 4 instances, 0 held").await;
     let beats = "SELECT status FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
-    eventually("it beats", async || (ask(db, beats).await == "running").then_some(())).await;
+    eventually("it beats", async || (fetch(db, beats).await == "running").then_some(())).await;
     let billed = program.run("bill").await;
     assert!(billed.code == Some(0) || billed.text().contains("billing is being run by"), "{}", billed.text());
     assert!(billed.err[0].contains("using the built-in defaults (billing, "), "{}", billed.text());
 
     // What is printed is a start for a file; it comes into force where it is put.
     let _program = program.file("jobs.toml", &printed.replace("every = \"10m\"", "every = \"20m\""));
-    daemon.says("jobs.toml: stale-daemons: schedule every 10m -> every 20m").await;
+    daemon.wait_for_line("jobs.toml: stale-daemons: schedule every 10m -> every 20m").await;
     daemon.terminated().await.expect_code(0);
     check_all_charged_once(db, &organizations).await;
 }
@@ -59,7 +61,7 @@ async fn a_daemon_beats_again_and_again(db: &Db) {
     let mut seen = Vec::new();
     for beat in ["first", "second", "third"] {
         let new = async || {
-            let beat = ask(db, "SELECT heartbeat_at FROM billing_daemon_status").await;
+            let beat = fetch(db, "SELECT heartbeat_at FROM billing_daemon_status").await;
             (beat != "-" && !seen.contains(&beat)).then_some(beat)
         };
         let at = eventually(beat, new).await;
@@ -77,18 +79,18 @@ async fn a_clean_stop_hands_billing_back_and_keeps_the_figures_of_the_last_run(d
     remember(db, "dead-here", &host, "running", "-3 hours").await;
     remember(db, "dead-there", "elsewhere", "running", "-3 hours").await;
     let daemon = daemon(db, &[BILLING, HEARTBEAT]).start("run");
-    daemon.says("job `billing` done").await;
+    daemon.wait_for_line("job `billing` done").await;
     let own = format!("daemon_instance_id LIKE '{host}-{}-%'", daemon.pid());
     let beats =
         format!("SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL AND {own}");
-    eventually("it beats", async || (ask(db, &beats).await == "1").then_some(())).await;
+    eventually("it beats", async || (fetch(db, &beats).await == "1").then_some(())).await;
     daemon.terminated().await.expect_code(0);
 
     assert_eq!(
-        ask(db, "SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL").await,
+        fetch(db, "SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL").await,
         "0"
     );
-    assert_eq!(ask(db, "SELECT last_success_at FROM scheduler_fencing WHERE job = 'billing'").await, "-");
+    assert_eq!(fetch(db, "SELECT last_success_at FROM scheduler_fencing WHERE job = 'billing'").await, "-");
     assert_eq!(status_of(db, "dead-here").await, "stopped");
     assert_eq!(status_of(db, "dead-there").await, "running", "what another host is doing is not ours to say");
     let (dollars, true_) = match db.backend() {
@@ -100,12 +102,12 @@ async fn a_clean_stop_hands_billing_back_and_keeps_the_figures_of_the_last_run(d
                 || CAST(total_hours AS integer) || ' ' || (last_run_at IS NOT NULL)
            FROM billing_daemon_status WHERE {own}"
     );
-    assert_eq!(ask(db, &figures).await, format!("stopped {true_} 3 0.09 9 {true_}"));
+    assert_eq!(fetch(db, &figures).await, format!("stopped {true_} 3 0.09 9 {true_}"));
     let ledger = match db.backend() {
         DbBackend::Sqlite => "SELECT count(*) || ' ' || (-sum(amount) / 10000.0) FROM payment_transactions",
         _ => "SELECT count(*) || ' ' || CAST(-sum(amount) AS real) FROM payment_transactions",
     };
-    assert_eq!(ask(db, ledger).await, "3 0.09", "which is what the ledger says");
+    assert_eq!(fetch(db, ledger).await, "3 0.09", "which is what the ledger says");
 }
 
 /// Fault D5, the other way round: while another daemon is alive, the panel leaves billing to that one.
@@ -113,18 +115,18 @@ async fn a_clean_stop_leaves_billing_to_another_daemon_that_is_alive(db: &Db) {
     remember(db, "dead-here", &hostname(), "running", "-3 hours").await;
     remember(db, "alive-there", "elsewhere", "running", "-1 seconds").await;
     let daemon = daemon(db, &[BILLING, HEARTBEAT]).start("run");
-    daemon.says("job `billing` done").await;
+    daemon.wait_for_line("job `billing` done").await;
     daemon.terminated().await.expect_code(0);
     let beating = "daemon_instance_id FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
     assert_eq!(rows(db, beating).await, ["alive-there"]);
-    assert_ne!(ask(db, "SELECT last_success_at FROM scheduler_fencing WHERE job = 'billing'").await, "-");
+    assert_ne!(fetch(db, "SELECT last_success_at FROM scheduler_fencing WHERE job = 'billing'").await, "-");
 }
 
 /// The panel shows the row with the newest heartbeat, which may be that of a daemon that has not billed.
 async fn idle_daemon_row_carries_newest_run(db: &Db) {
     seed(db, 3).await;
     let billing = daemon(db, &[BILLING, HEARTBEAT]).start("run");
-    billing.says("job `billing` done").await;
+    billing.wait_for_line("job `billing` done").await;
     billing.terminated().await.expect_code(0);
     let idle = daemon(db, &[HEARTBEAT]).start("run");
     let shown = "SELECT last_run_success || ' ' || instances_billed || ' ' || CAST(total_hours AS integer) || ' '
@@ -132,7 +134,8 @@ async fn idle_daemon_row_carries_newest_run(db: &Db) {
                    FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL ORDER BY heartbeat_at DESC LIMIT 1";
     let yes = if db.backend() == DbBackend::Sqlite { "1" } else { "true" };
     let expected = format!("{yes} 3 9 {yes}");
-    eventually("it beats with the figures", async || (ask(db, shown).await == expected).then_some(())).await;
+    eventually("it beats with the figures", async || (fetch(db, shown).await == expected).then_some(()))
+        .await;
     idle.terminated().await.expect_code(0);
 }
 
@@ -163,7 +166,7 @@ async fn rows_of_daemons_have_names_of_their_own_and_are_tidied_away(db: &Db) {
         assert!(name.len() == 12 && name.chars().all(|c| c.is_ascii_hexdigit()), "{name} is random");
         assert!(!random.contains(&name), "{name} is new each time");
         random.push(name);
-        let metadata = ask(
+        let metadata = fetch(
             db,
             &format!(
                 "SELECT metadata FROM billing_daemon_status WHERE daemon_instance_id = '{prefix}{name}'"
@@ -178,7 +181,7 @@ async fn rows_of_daemons_have_names_of_their_own_and_are_tidied_away(db: &Db) {
         assert!(metadata["startTime"].is_string() && metadata["version"].is_string(), "{metadata}");
     }
     let tidied = "SELECT count(*) FROM scheduler_runs WHERE job = 'stale-daemons' AND status = 'done'";
-    eventually("one of them tidied", async || (ask(db, tidied).await == "1").then_some(())).await;
+    eventually("one of them tidied", async || (fetch(db, tidied).await == "1").then_some(())).await;
     let others = "daemon_instance_id || ' ' || status || ' ' || CASE WHEN heartbeat_at IS NULL THEN 'silent' ELSE 'beats' END
                     FROM billing_daemon_status WHERE daemon_instance_id NOT LIKE '%-%-%' ORDER BY 1";
     assert_eq!(
@@ -212,7 +215,7 @@ async fn remember(db: &Db, name: &str, host: &str, status: &str, age: &str) {
 }
 
 async fn status_of(db: &Db, name: &str) -> String {
-    ask(db, &format!("SELECT status FROM billing_daemon_status WHERE daemon_instance_id = '{name}'")).await
+    fetch(db, &format!("SELECT status FROM billing_daemon_status WHERE daemon_instance_id = '{name}'")).await
 }
 
 fn hostname() -> String {

@@ -84,7 +84,7 @@ async fn a_log_that_cannot_be_written_keeps_nobody_from_billing_and_is_told_at_t
         let db = Db::sqlite().await;
         let organizations = seed(&db, 2).await;
         let running = daemon(&db, &[BILLING, HEARTBEAT]).start(&format!("run --log-file {file}"));
-        running.says("job `billing` done").await;
+        running.wait_for_line("job `billing` done").await;
         let ended = running.terminated().await.expect_code(0);
         assert!(ended.out.is_empty(), "{}", ended.text());
         let told = format!("cannot write the log {file}: ");

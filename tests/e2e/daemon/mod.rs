@@ -52,10 +52,10 @@ misfire = "catch-up"
 "#;
 
 /// Begins at once, and never ends, whoever asks.
-pub(crate) const STUBBORN: &str = r#"
+pub(crate) const HANGS_FOREVER: &str = r#"
 [[job]]
-name = "stubborn"
-kind = "test.stubborn"
+name = "runaway"
+kind = "test.hangs-forever"
 schedule = { every = "365d" }
 run-at-start = true
 "#;
@@ -65,12 +65,12 @@ pub(crate) const HOURS: i64 = 3;
 
 /// The daemon under test, with the plugins of its own binary, for this database.
 pub(crate) fn daemon(db: &Db, jobs: &[&str]) -> Program {
-    program().env("DATABASE_URL", &db.url).file("jobs.toml", &beside(db, &jobs.concat()))
+    program().env("DATABASE_URL", &db.url).file("jobs.toml", &with_panel_billing_off(db, &jobs.concat()))
 }
 
 /// These jobs, with what lets them charge beside a panel of a generation that reads no heartbeat: no panel of a test bills by
 /// itself, and few have the panel guard.
-pub(crate) fn beside(db: &Db, jobs: &str) -> String {
+pub(crate) fn with_panel_billing_off(db: &Db, jobs: &str) -> String {
     let setting = "[daemon]\npanel-billing = \"off\"\n";
     match db.panel {
         Panel::Empty | Panel::G1 => jobs.to_owned(),
@@ -106,12 +106,12 @@ pub(crate) async fn now(db: &Db) -> DateTime<Utc> {
         sea_orm::DbBackend::Sqlite => "unixepoch('now')",
         _ => "floor(extract(epoch FROM now()))::bigint",
     };
-    let seconds: i64 = ask(db, sql).await.parse().expect("a clock shows a number");
+    let seconds: i64 = fetch(db, sql).await.parse().expect("a clock shows a number");
     DateTime::from_timestamp_secs(seconds).expect("the present is in range")
 }
 
 /// What a query of one value answers, as text; a dash for NULL or no row.
-pub(crate) async fn ask(db: &Db, sql: &str) -> String {
+pub(crate) async fn fetch(db: &Db, sql: &str) -> String {
     rows(db, &format!("coalesce(CAST(({sql}) AS text), '-')")).await.remove(0)
 }
 
@@ -132,14 +132,14 @@ pub(crate) async fn free_all_jobs(db: &Db) {
 pub(crate) async fn until_it_waits_for_a_lock(db: &Db) {
     let waiting = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND application_name = 'billing-daemon' AND wait_event_type = 'Lock'";
-    eventually("it waits for a lock", async || (ask(db, waiting).await != "0").then_some(())).await;
+    eventually("it waits for a lock", async || (fetch(db, waiting).await != "0").then_some(())).await;
 }
 
 /// Fails the test unless the instance of each of these organizations is charged for all its hours, once.
 pub(crate) async fn check_all_charged_once(db: &Db, organizations: &[Uuid]) {
     let count = organizations.len();
     let charges = "SELECT count(*) || ' charges of ' || count(DISTINCT instance_id) || ' instances' FROM billing_charges";
-    assert_eq!(ask(db, charges).await, format!("{count} charges of {count} instances"));
+    assert_eq!(fetch(db, charges).await, format!("{count} charges of {count} instances"));
     let fleet = Fleet::new(db);
     for org in organizations {
         assert_eq!(

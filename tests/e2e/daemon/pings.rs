@@ -96,10 +96,10 @@ fn watched(monitor: &Monitor, path: &str) -> String {
 }
 
 async fn edited(running: &Running, program: Program, text: &str) -> Program {
-    let before = running.said("jobs.toml is in force").len();
+    let before = running.lines_with("jobs.toml is in force").len();
     let program = program.file("jobs.toml", text);
     running.signal(Signal::HUP);
-    running.says_times("jobs.toml is in force", before + 1).await;
+    running.wait_for_lines("jobs.toml is in force", before + 1).await;
     program
 }
 
@@ -109,16 +109,16 @@ async fn an_edited_ping_is_in_force_at_once_and_a_removed_one_is_not_heard_any_m
     let monitor = Monitor::start();
     let program = daemon(&db, &[TICK]);
     let running = program.start("run");
-    running.says("`tick` done").await;
-    let unwatched = running.said("`tick` done").len();
+    running.wait_for_line("`tick` done").await;
+    let unwatched = running.lines_with("`tick` done").len();
     let program = edited(&running, program, &watched(&monitor, "first")).await;
-    running.says("jobs.toml: tick: ping").await;
+    running.wait_for_line("jobs.toml: tick: ping").await;
     monitor.hears(&["/first"]).await;
     let program = edited(&running, program, &watched(&monitor, "second")).await;
     monitor.hears(&["/second"]).await;
     let _program = edited(&running, program, TICK).await;
-    let done = running.said("`tick` done").len();
-    running.says_times("`tick` done", done + 5).await;
+    let done = running.lines_with("`tick` done").len();
+    running.wait_for_lines("`tick` done", done + 5).await;
     // A daemon that ends waits for its last signs.
     running.terminated().await.expect_code(0);
     let heard = monitor.heard();

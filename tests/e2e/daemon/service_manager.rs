@@ -8,7 +8,7 @@ use billing_test_support::{
     process::Signal,
 };
 
-use super::{BILLING, HEARTBEAT, STUBBORN, TICK, daemon, program, seed};
+use super::{BILLING, HANGS_FOREVER, HEARTBEAT, TICK, daemon, program, seed};
 
 /// Holds every thread that runs jobs, for as long as the process lives.
 const HANG: &str = r#"
@@ -19,7 +19,7 @@ schedule = { every = "365d" }
 "#;
 
 async fn ready(manager: &mut Manager) {
-    manager.told("READY=1").await;
+    manager.wait_for("READY=1").await;
 }
 
 async fn check_life(at: At) {
@@ -30,7 +30,7 @@ async fn check_life(at: At) {
     let running = program.start("run");
     ready(&mut manager).await;
     let charged = loop {
-        let status = manager.told("STATUS=").await;
+        let status = manager.wait_for("STATUS=").await;
         if status.contains("charged") {
             break status;
         }
@@ -40,23 +40,23 @@ async fn check_life(at: At) {
 
     let program = program.file("jobs.toml", &[BILLING, HEARTBEAT, TICK].concat());
     running.signal(Signal::HUP);
-    manager.told("RELOADING=1").await;
-    let usec: u64 = manager.told("MONOTONIC_USEC=").await.parse().expect("a number of microseconds");
+    manager.wait_for("RELOADING=1").await;
+    let usec: u64 = manager.wait_for("MONOTONIC_USEC=").await.parse().expect("a number of microseconds");
     assert!(usec > 0 && usec <= monotonic_usec(), "{usec}");
     ready(&mut manager).await;
-    assert!(manager.told("STATUS=").await.starts_with("3 jobs; billing at "));
+    assert!(manager.wait_for("STATUS=").await.starts_with("3 jobs; billing at "));
 
     let _refused = program.file("jobs.toml", "nonsense");
     running.signal(Signal::HUP);
-    manager.told("RELOADING=1").await;
+    manager.wait_for("RELOADING=1").await;
     ready(&mut manager).await;
 
     running.signal(Signal::TERM);
-    manager.told("STOPPING=1").await;
-    let usec: u64 = manager.told("EXTEND_TIMEOUT_USEC=").await.parse().expect("a number of microseconds");
+    manager.wait_for("STOPPING=1").await;
+    let usec: u64 = manager.wait_for("EXTEND_TIMEOUT_USEC=").await.parse().expect("a number of microseconds");
     // The drain timeout, and the grace in which runs stop.
     assert!(usec > 90_000_000, "{usec}");
-    assert_eq!(manager.told("STATUS=").await, "stopping after SIGTERM: runs in progress continue");
+    assert_eq!(manager.wait_for("STATUS=").await, "stopping after SIGTERM: runs in progress continue");
     running.ended().await.expect_code(0);
 }
 
@@ -79,15 +79,15 @@ fn monotonic_usec() -> u64 {
 async fn drain_extends_stop_time_and_feeds_watchdog() {
     let db = Db::sqlite().await;
     let mut manager = Manager::listen(At::Path);
-    let program = manager.manages(daemon(&db, &["[daemon]\ndrain-timeout = \"90s\"\n", STUBBORN]));
+    let program = manager.manages(daemon(&db, &["[daemon]\ndrain-timeout = \"90s\"\n", HANGS_FOREVER]));
     let running = program.env("WATCHDOG_USEC", "4000000").start("run");
-    running.says("stubborn from now on").await;
+    running.wait_for_line("hangs until the process ends").await;
     running.signal(Signal::TERM);
-    manager.told("STOPPING=1").await;
-    let usec: u64 = manager.told("EXTEND_TIMEOUT_USEC=").await.parse().expect("a number of microseconds");
+    manager.wait_for("STOPPING=1").await;
+    let usec: u64 = manager.wait_for("EXTEND_TIMEOUT_USEC=").await.parse().expect("a number of microseconds");
     assert!(usec > 120_000_000, "{usec}");
     for _ in 0..2 {
-        manager.told("WATCHDOG=1").await;
+        manager.wait_for("WATCHDOG=1").await;
     }
     running.signal(Signal::KILL);
 }
@@ -105,7 +105,7 @@ async fn a_watchdog_is_fed_while_the_scheduler_works_and_starves_once_it_hangs()
     let mut running = program.start("run");
     ready(&mut manager).await;
     for _ in 0..3 {
-        manager.told("WATCHDOG=1").await;
+        manager.wait_for("WATCHDOG=1").await;
     }
     asked_to_hang(&db, &running).await;
     manager.starved(silence).await;
@@ -116,7 +116,7 @@ async fn a_watchdog_is_fed_while_the_scheduler_works_and_starves_once_it_hangs()
 async fn asked_to_hang(db: &Db, running: &Running) {
     let asker = program().env("DATABASE_URL", &db.url).file("jobs.toml", HANG);
     asker.run("jobs trigger hang").await.expect_code(0);
-    running.says("hangs from now on").await;
+    running.wait_for_line("hangs from now on").await;
 }
 
 /// Nobody watches: nothing is fed, and a manager that is gone harms nobody.
@@ -127,11 +127,11 @@ async fn a_manager_that_went_away_is_told_of_once_in_the_log() {
     let program = manager.manages(daemon(&db, &[TICK])).env("WATCHDOG_USEC", "1000000");
     let running = program.start("run");
     ready(&mut manager).await;
-    manager.told("WATCHDOG=1").await;
+    manager.wait_for("WATCHDOG=1").await;
     drop(manager);
-    running.says("the service manager does not hear how it goes").await;
-    eventually("it ticks on", async || (running.said("tick of").len() > 5).then_some(())).await;
-    let complaints = running.said("does not hear").len();
+    running.wait_for_line("the service manager does not hear how it goes").await;
+    eventually("it ticks on", async || (running.lines_with("tick of").len() > 5).then_some(())).await;
+    let complaints = running.lines_with("does not hear").len();
     running.terminated().await.expect_code(0);
     assert_eq!(complaints, 1);
 }
@@ -142,8 +142,8 @@ async fn a_start_that_waits_for_its_database_says_so() {
     let program =
         program().env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/panel").file("jobs.toml", TICK);
     let running = manager.manages(program).start("run");
-    manager.told("EXTEND_TIMEOUT_USEC=").await;
-    assert_eq!(manager.told("STATUS=").await, "waits for the database");
-    running.says("next attempt in").await;
+    manager.wait_for("EXTEND_TIMEOUT_USEC=").await;
+    assert_eq!(manager.wait_for("STATUS=").await, "waits for the database");
+    running.wait_for_line("next attempt in").await;
     running.terminated().await.expect_code(0);
 }

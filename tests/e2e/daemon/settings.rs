@@ -2,7 +2,7 @@
 
 use billing_test_support::{Db, eventually};
 
-use super::{HEARTBEAT, ask, daemon, program};
+use super::{HEARTBEAT, daemon, fetch, program};
 
 const HOURLY: &str = r#"
 [[job]]
@@ -23,10 +23,10 @@ async fn an_interval_that_hands_billing_back_is_refused_unless_it_is_meant() {
             let ended = program.run("run").await.expect_code(78);
             let message = "environment: BILLING_INTERVAL_MINUTES has no run for 1h 31m";
             assert!(ended.err[0].starts_with(message), "{}", ended.text());
-            assert_eq!(ask(&db, "SELECT count(*) FROM scheduler_jobs").await, "0", "nothing was begun");
+            assert_eq!(fetch(&db, "SELECT count(*) FROM scheduler_jobs").await, "0", "nothing was begun");
         } else {
             let running = program.start("run");
-            running.says("runs billing, heartbeat as").await;
+            running.wait_for_line("runs billing, heartbeat as").await;
             running.terminated().await.expect_code(0);
         }
     }
@@ -38,8 +38,8 @@ async fn unknown_log_level_means_info() {
     for level in ["loud", "sqlx=loud"] {
         let program = daemon(&db, &[HOURLY, HEARTBEAT]).env("LOG_LEVEL", level);
         let running = program.start("run");
-        running.says("warning: environment: LOG_LEVEL: ").await;
-        running.says("[INFO] billing-daemon ").await;
+        running.wait_for_line("warning: environment: LOG_LEVEL: ").await;
+        running.wait_for_line("[INFO] billing-daemon ").await;
         let ended = running.terminated().await.expect_code(0);
         assert_eq!(ended.text().matches("`info` is used").count(), 1, "{}", ended.text());
         let checked = program.run("check").await.expect_code(0);
@@ -61,11 +61,11 @@ async fn the_originals_settings_are_read_from_the_environment_and_from_a_file() 
             program = program.env("BILLING_INTERVAL_MINUTES", "15").env("LOG_LEVEL", "info");
         }
         let running = program.start("run");
-        running.says("job `billing` done").await;
+        running.wait_for_line("job `billing` done").await;
         let interval = "SELECT metadata ->> 'billingIntervalMinutes' FROM billing_daemon_status
                          WHERE heartbeat_at IS NOT NULL";
         let told = eventually("it beats", async || {
-            let told = ask(&db, interval).await;
+            let told = fetch(&db, interval).await;
             (told != "-").then_some(told)
         });
         assert_eq!(told.await, minutes);
@@ -74,7 +74,8 @@ async fn the_originals_settings_are_read_from_the_environment_and_from_a_file() 
             "SELECT extract(epoch FROM max(scheduled_at))::bigint % (60 * {minutes}) FROM scheduler_runs
              WHERE job = 'billing'"
         );
-        eventually("it is the schedule, too", async || (ask(&db, &aligned).await == "0").then_some(())).await;
+        eventually("it is the schedule, too", async || (fetch(&db, &aligned).await == "0").then_some(()))
+            .await;
         let ended = running.terminated().await.expect_code(0);
         let debug = ended.out.iter().any(|line| line.contains("] [DEBUG] "));
         assert_eq!(debug, level == "DEBUG", "{}", ended.text());

@@ -6,7 +6,7 @@ use billing_test_support::{Db, eventually, on_every_engine, process::Signal};
 use sea_orm::DbBackend;
 
 use super::{
-    BILLING, HEARTBEAT, SHORT_LEASE, STUBBORN, TICK, ask, check_all_charged_once, daemon, rows, seed,
+    BILLING, HANGS_FOREVER, HEARTBEAT, SHORT_LEASE, TICK, check_all_charged_once, daemon, fetch, rows, seed,
 };
 
 /// Fault D9: runs of the original overlapped, and there was no lease and no panel guard.
@@ -14,10 +14,10 @@ async fn two_daemons_never_run_the_same_occurrence_twice(db: &Db) {
     let organizations = seed(db, 4).await;
     let program = daemon(db, &[BILLING, HEARTBEAT, TICK]);
     let (one, other) = (program.start("run"), program.start("run"));
-    one.says("runs billing, heartbeat, tick as").await;
-    other.says("runs billing, heartbeat, tick as").await;
+    one.wait_for_line("runs billing, heartbeat, tick as").await;
+    other.wait_for_line("runs billing, heartbeat, tick as").await;
     let runs = "SELECT CASE WHEN count(*) > 4 THEN 'yes' END FROM scheduler_runs WHERE job = 'tick'";
-    eventually("both had their chances", async || (ask(db, runs).await == "yes").then_some(())).await;
+    eventually("both had their chances", async || (fetch(db, runs).await == "yes").then_some(())).await;
     let ended = [one.terminated().await.expect_code(0), other.terminated().await.expect_code(0)];
 
     let ticks: Vec<&str> = ended
@@ -28,7 +28,7 @@ async fn two_daemons_never_run_the_same_occurrence_twice(db: &Db) {
     assert_eq!(ticks.len(), ticks.iter().collect::<BTreeSet<_>>().len(), "each ran once: {ticks:?}");
     let recorded =
         "SELECT count(DISTINCT scheduled_at) FROM scheduler_runs WHERE job = 'tick' AND status = 'done'";
-    assert_eq!(ask(db, recorded).await, ticks.len().to_string(), "and was recorded");
+    assert_eq!(fetch(db, recorded).await, ticks.len().to_string(), "and was recorded");
     assert_eq!(
         rows(db, "status || ' ' || items FROM scheduler_runs WHERE job = 'billing'").await,
         ["done 4"]
@@ -38,24 +38,24 @@ async fn two_daemons_never_run_the_same_occurrence_twice(db: &Db) {
 
 /// What one daemon held when it ended, the other begins again, and no scheduled time of anything is left out.
 async fn another_daemon_goes_on(db: &Db, signal: Signal) {
-    let patient = STUBBORN.replace("stubborn", "patient");
-    let program = daemon(db, &[SHORT_LEASE, &patient, TICK]);
+    let held = HANGS_FOREVER.replace("runaway", "held");
+    let program = daemon(db, &[SHORT_LEASE, &held, TICK]);
     let holder = program.start("run");
-    holder.says("patient from now on").await;
+    holder.wait_for_line("hangs until the process ends").await;
     let other = program.start("run");
-    other.says("runs patient, tick as").await;
+    other.wait_for_line("runs held, tick as").await;
     if signal == Signal::TERM {
         holder.interrupted().await.expect_code(0);
     } else {
         holder.signal(signal);
         assert_eq!(holder.ended().await.code, None);
     }
-    other.says("patient from now on").await;
-    other.says_times("tick of", 3).await;
+    other.wait_for_line("hangs until the process ends").await;
+    other.wait_for_lines("tick of", 3).await;
     other.interrupted().await.expect_code(0);
 
-    let occurrences = "SELECT count(DISTINCT scheduled_at) FROM scheduler_runs WHERE job = 'patient'";
-    assert_eq!(ask(db, occurrences).await, "1", "it is the same occurrence");
+    let occurrences = "SELECT count(DISTINCT scheduled_at) FROM scheduler_runs WHERE job = 'held'";
+    assert_eq!(fetch(db, occurrences).await, "1", "it is the same occurrence");
     let seconds = match db.backend() {
         DbBackend::Sqlite => "(max(scheduled_at) - min(scheduled_at)) / 1000000 + 1",
         _ => "extract(epoch FROM max(scheduled_at) - min(scheduled_at))::bigint + 1",

@@ -8,8 +8,8 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, TransactionTrait}
 use uuid::Uuid;
 
 use super::{
-    BILLING, HEARTBEAT, HOURS, SHORT_LEASE, STUBBORN, ask, check_all_charged_once, check_audit, daemon, rows,
-    seed, until_it_waits_for_a_lock,
+    BILLING, HANGS_FOREVER, HEARTBEAT, HOURS, SHORT_LEASE, check_all_charged_once, check_audit, daemon,
+    fetch, rows, seed, until_it_waits_for_a_lock,
 };
 
 /// Fault D2: the original abandoned the run in progress while its log claimed a graceful stop.
@@ -19,7 +19,7 @@ async fn sigterm_during_run_completes_it(db: &Db) {
     let running = daemon(db, &[BILLING, HEARTBEAT]).start("run");
     obstacle.is_met(db).await;
     running.signal(Signal::TERM);
-    running.says("SIGTERM: nothing new starts; runs in progress continue for up to 60 s").await;
+    running.wait_for_line("SIGTERM: nothing new starts; runs in progress continue for up to 60 s").await;
     obstacle.remove().await;
     let ended = running.ended().await.expect_code(0);
     assert!(ended.text().contains("charged 0.24 USD for 24 hours of 8 instances"), "{}", ended.text());
@@ -34,9 +34,9 @@ async fn sigterm_during_run_completes_it(db: &Db) {
 async fn second_signal_stops_run_after_batch(db: &Db) {
     check_stopped_after_batch(db, "", async |running| {
         running.signal(Signal::TERM);
-        running.says("nothing new starts").await;
+        running.wait_for_line("nothing new starts").await;
         running.signal(Signal::INT);
-        running.says("SIGINT while stopping: runs in progress are requested to stop").await;
+        running.wait_for_line("SIGINT while stopping: runs in progress are requested to stop").await;
     })
     .await;
 }
@@ -44,7 +44,7 @@ async fn second_signal_stops_run_after_batch(db: &Db) {
 async fn drain_timeout_stops_run_after_batch(db: &Db) {
     check_stopped_after_batch(db, "[daemon]\ndrain-timeout = '1s'\n", async |running| {
         running.signal(Signal::TERM);
-        running.says("1 runs did not end within 1 s and are requested to stop").await;
+        running.wait_for_line("1 runs did not end within 1 s and are requested to stop").await;
     })
     .await;
 }
@@ -59,7 +59,7 @@ async fn check_stopped_after_batch(db: &Db, settings: &str, stop: impl AsyncFnOn
     stop(&running).await;
     obstacle.remove().await;
     let ended = running.ended().await.expect_code(0);
-    let billed: usize = ask(db, "SELECT count(*) FROM billing_charges").await.parse().expect("a count");
+    let billed: usize = fetch(db, "SELECT count(*) FROM billing_charges").await.parse().expect("a count");
     let sentence = format!("billing stopped after {billed} instances: the daemon is shutting down");
     assert!(ended.text().contains(&sentence), "{}", ended.text());
     // On SQLite the obstacle slows batches down, and holds none.
@@ -77,8 +77,8 @@ async fn check_stopped_after_batch(db: &Db, settings: &str, stop: impl AsyncFnOn
 
     let running = program.start("run");
     let left = organizations.len() - billed;
-    running.says(&format!("charged 0.{0:02} USD for {0} hours of {left} instances", 3 * left)).await;
-    running.says("job `billing` done").await;
+    running.wait_for_line(&format!("charged 0.{0:02} USD for {0} hours of {left} instances", 3 * left)).await;
+    running.wait_for_line("job `billing` done").await;
     running.terminated().await.expect_code(0);
     check_all_charged_once(db, &organizations).await;
     let finished = "status || ' ' || items || ' ' || attempt FROM scheduler_runs WHERE job = 'billing' ORDER BY started_at";
@@ -88,7 +88,7 @@ async fn check_stopped_after_batch(db: &Db, settings: &str, stop: impl AsyncFnOn
         "an interruption is no attempt"
     );
     let times = "SELECT count(DISTINCT scheduled_at) FROM scheduler_runs WHERE job = 'billing'";
-    assert_eq!(ask(db, times).await, "1", "it is the same occurrence");
+    assert_eq!(fetch(db, times).await, "1", "it is the same occurrence");
 }
 
 /// Fault B2: a crash between the debit and its cycle charged again at each retry.
@@ -102,11 +102,11 @@ async fn kill_9_in_the_middle_of_a_run_neither_loses_nor_repeats_a_charge(db: &D
     assert_eq!(running.ended().await.code, None);
     obstacle.remove_from(db).await;
     check_charged(db, &organizations[..4]).await;
-    assert_eq!(ask(db, "SELECT count(*) FROM scheduler_runs WHERE job = 'billing'").await, "0");
+    assert_eq!(fetch(db, "SELECT count(*) FROM scheduler_runs WHERE job = 'billing'").await, "0");
 
     // The lease of the dead one has to run out first.
     let running = program.start("run");
-    running.says("charged 0.12 USD for 12 hours of 4 instances").await;
+    running.wait_for_line("charged 0.12 USD for 12 hours of 4 instances").await;
     running.terminated().await.expect_code(0);
     check_all_charged_once(db, &organizations).await;
 }
@@ -132,12 +132,12 @@ fn yes(db: &Db) -> &'static str {
 async fn third_signal_ends_process_at_once() {
     let db = Db::sqlite().await;
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
-        let running = daemon(&db, &[STUBBORN]).start("run");
-        running.says("stubborn from now on").await;
+        let running = daemon(&db, &[HANGS_FOREVER]).start("run");
+        running.wait_for_line("hangs until the process ends").await;
         running.signal(Signal::TERM);
-        running.says("nothing new starts").await;
+        running.wait_for_line("nothing new starts").await;
         running.signal(signal);
-        running.says("another signal ends the process at once").await;
+        running.wait_for_line("another signal ends the process at once").await;
         running.signal(signal);
         let ended = running.ended().await.expect_code(code);
         let told = ended.err.iter().any(|line| line.contains("while stopping: the process ends at once"));
@@ -151,13 +151,13 @@ async fn third_signal_ends_process_at_once() {
 async fn unstoppable_jobs_are_abandoned_after_grace() {
     let (db, other) = tokio::join!(Db::g1_role(), Db::sqlite());
     let at_once = "[daemon]\ndrain-timeout = '1s'\n";
-    let stubborn = daemon(&db, &[at_once, STUBBORN, HEARTBEAT]).start("run");
-    let stuck = daemon(&other, &[at_once, &STUBBORN.replace("stubborn", "stuck")]).start("run");
-    stubborn.says("stubborn from now on").await;
-    stuck.says("stuck from now on").await;
+    let runaway = daemon(&db, &[at_once, HANGS_FOREVER, HEARTBEAT]).start("run");
+    let stuck = daemon(&other, &[at_once, &HANGS_FOREVER.replace("runaway", "stuck")]).start("run");
+    runaway.wait_for_line("hangs until the process ends").await;
+    stuck.wait_for_line("stuck from now on").await;
     let beats = "SELECT status FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
-    eventually("it beats", async || (ask(&db, beats).await == "running").then_some(())).await;
-    let (ended, stuck) = tokio::join!(stubborn.terminated(), stuck.terminated());
+    eventually("it beats", async || (fetch(&db, beats).await == "running").then_some(())).await;
+    let (ended, stuck) = tokio::join!(runaway.terminated(), stuck.terminated());
     stuck.expect_code(70);
     let sentence = "stopped, but 1 runs did not end in time and run again later";
     let ended = ended.expect_code(70);
@@ -195,7 +195,7 @@ impl Obstacle {
     /// Waits until four batches are committed and, where that can be seen, the fifth has begun.
     async fn is_met(&self, db: &Db) {
         let batches = "SELECT count(*) FROM billing_batches";
-        eventually("four are billed", async || (ask(db, batches).await == "4").then_some(())).await;
+        eventually("four are billed", async || (fetch(db, batches).await == "4").then_some(())).await;
         if let Self::Lock(_) = self {
             until_it_waits_for_a_lock(db).await;
         }

@@ -18,7 +18,7 @@ use prost::Message as _;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{BILLING, HEARTBEAT, TICK, ask, check_all_charged_once, daemon, seed};
+use super::{BILLING, HEARTBEAT, TICK, check_all_charged_once, daemon, fetch, seed};
 
 const ERROR: i32 = otlp::status::StatusCode::Error as i32;
 
@@ -232,9 +232,9 @@ async fn a_run_of_billing_is_a_trace_from_its_plan_to_its_commits(db: &Db) {
         .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test%20bed")
         .env("OTEL_EXPORTER_OTLP_HEADERS", &format!("authorization=Bearer%20{KEY}"));
     let running = program.start("run --log-format json");
-    running.says("job `billing` done").await;
+    running.wait_for_line("job `billing` done").await;
     eventually("the run is recorded", async || {
-        (ask(db, "SELECT count(*) FROM scheduler_runs WHERE status = 'done'").await == "1").then_some(())
+        (fetch(db, "SELECT count(*) FROM scheduler_runs WHERE status = 'done'").await == "1").then_some(())
     })
     .await;
     assert!(collector.requests().is_empty(), "nobody waits for others to be sent with");
@@ -254,7 +254,7 @@ async fn a_run_of_billing_is_a_trace_from_its_plan_to_its_commits(db: &Db) {
         ("attempt", "1"),
         ("outcome", "done"),
         ("items", "3"),
-        ("run.id", &ask(db, "SELECT id FROM scheduler_runs WHERE job = 'billing'").await),
+        ("run.id", &fetch(db, "SELECT id FROM scheduler_runs WHERE job = 'billing'").await),
     ] {
         assert_eq!(run.field(name), value, "{name}");
     }
@@ -268,7 +268,7 @@ async fn a_run_of_billing_is_a_trace_from_its_plan_to_its_commits(db: &Db) {
         assert!(run.resource.get(name).is_some_and(|value| !value.is_empty()), "{name}: {:?}", run.resource);
     }
     assert!(
-        run.events.iter().any(|(said, _)| said == "charged 0.09 USD for 9 hours of 3 instances, 0 held"),
+        run.events.iter().any(|(output, _)| output == "charged 0.09 USD for 9 hours of 3 instances, 0 held"),
         "{run:?}"
     );
 
@@ -316,7 +316,7 @@ async fn a_run_that_fails_is_an_error_without_a_secret(db: &Db) {
             "[[job]]\nname = '{kind}'\nkind = 'test.{kind}'\nschedule = {{ every = '365d' }}\nrun-at-start = {start}\n"
         )
     };
-    let jobs = [broken("broken", "true"), broken("blurt", "true")].concat();
+    let jobs = [broken("broken", "true"), broken("leaks", "true")].concat();
     // The job panics with the address of the database, and that of SQLite has no password.
     let secret = (db.backend() != sea_orm::DbBackend::Sqlite).then_some("c4n4ry");
     let url = secret.map_or(db.url.clone(), |secret| db.url.replacen('@', &format!(":{secret}@"), 1));
@@ -325,13 +325,13 @@ async fn a_run_that_fails_is_an_error_without_a_secret(db: &Db) {
     let broken = collector.hears("run broken").await;
     assert_eq!((broken.status, broken.description.as_str()), (ERROR, "broken as designed"));
     assert_eq!(broken.field("outcome"), "dead");
-    let blurt = collector.hears("run blurt").await;
-    assert_eq!(blurt.status, ERROR);
-    assert!(blurt.description.starts_with("the job panicked: cannot go on with "), "{blurt:?}");
-    assert!(blurt.events.iter().any(|(said, _)| said.contains("panicked at")), "{blurt:?}");
+    let leaks = collector.hears("run leaks").await;
+    assert_eq!(leaks.status, ERROR);
+    assert!(leaks.description.starts_with("the job panicked: cannot go on with "), "{leaks:?}");
+    assert!(leaks.events.iter().any(|(output, _)| output.contains("panicked at")), "{leaks:?}");
     running.terminated().await.expect_code(0);
     if let Some(secret) = secret {
-        assert!(blurt.description.contains(":***@"), "{blurt:?}");
+        assert!(leaks.description.contains(":***@"), "{leaks:?}");
         let all = format!("{:?}", collector.spans());
         assert!(!all.contains(secret), "{all}");
     }
@@ -349,7 +349,7 @@ async fn a_question_over_http_and_a_reload_are_spans() {
     let http = "[http]\nlisten = \"127.0.0.1:0\"\n";
     let program = traced(daemon(&db, &[http, TICK]), &collector);
     let running = program.start("run");
-    let address = running.says("answering HTTP on ").await;
+    let address = running.wait_for_line("answering HTTP on ").await;
     let address = address.rsplit_once(' ').expect("an address ends the line").1.to_owned();
     let asked = async |method: &str, path: &str, more: &str| {
         let mut stream = tokio::net::TcpStream::connect(&address).await.expect("the daemon listens");
@@ -375,10 +375,10 @@ async fn a_question_over_http_and_a_reload_are_spans() {
 
     let program = program.file("jobs.toml", &[http, TICK, "# edited\n"].concat());
     running.signal(Signal::HUP);
-    running.says("was read again: no job is different").await;
+    running.wait_for_line("was read again: no job is different").await;
     let _program = program.file("jobs.toml", "[[job]]\n");
     running.signal(Signal::HUP);
-    running.says("everything stays as it was").await;
+    running.wait_for_line("everything stays as it was").await;
     let reloads =
         eventually("two reloads", async || Some(collector.named("reload")).filter(|all| all.len() == 2))
             .await;
@@ -396,17 +396,17 @@ async fn a_collector_that_is_away_disturbs_nobody_and_is_told_of_once() {
     let collector = Collector::start(Manner::Refuses);
     let program = traced(daemon(&db, &[BILLING, HEARTBEAT, TICK]), &collector);
     let running = program.env("OTEL_EXPORTER_OTLP_HEADERS", &format!("x-key={KEY}")).start("run");
-    running.says(&format!("[INFO] traces go to {}/v1/traces", collector.url)).await;
-    running.says("job `billing` done").await;
+    running.wait_for_line(&format!("[INFO] traces go to {}/v1/traces", collector.url)).await;
+    running.wait_for_line("job `billing` done").await;
     eventually("it was sent several times", async || (collector.requests().len() >= 4).then_some(())).await;
     let warning = format!(
         "cannot send traces to {}/v1/traces: it answered 401 Unauthorized; spans are lost",
         collector.url
     );
-    assert_eq!(running.said("cannot send traces").len(), 1);
-    assert_eq!(running.said(&warning).len(), 1, "{:?}", running.said("traces"));
+    assert_eq!(running.lines_with("cannot send traces").len(), 1);
+    assert_eq!(running.lines_with(&warning).len(), 1, "{:?}", running.lines_with("traces"));
     collector.behave(Manner::Takes);
-    running.says(&format!("traces go to {}/v1/traces again", collector.url)).await;
+    running.wait_for_line(&format!("traces go to {}/v1/traces again", collector.url)).await;
     collector.hears("run tick").await;
     let ended = running.terminated().await.expect_code(0);
     assert!(!ended.text().contains(KEY), "{}", ended.text());
@@ -430,10 +430,10 @@ async fn a_collector_that_never_answers_holds_up_neither_a_run_nor_the_end() {
         traced(daemon(&db, &[BILLING, TICK]), &collector).env("OTEL_EXPORTER_OTLP_TIMEOUT", "3600000");
     let program = program.env("OTEL_BSP_MAX_QUEUE_SIZE", "4").env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1");
     let running = program.start("run");
-    running.says("job `billing` done").await;
+    running.wait_for_line("job `billing` done").await;
     eventually("a request waits", async || (!collector.requests().is_empty()).then_some(())).await;
     // More than there is room for.
-    running.says_times("job `tick` done", 3).await;
+    running.wait_for_lines("job `tick` done", 3).await;
     running.terminated().await.expect_code(0);
     check_all_charged_once(&db, &organizations).await;
 }
@@ -445,11 +445,12 @@ async fn a_wrong_setting_of_traces_is_told_and_stops_nothing() {
     let program = traced(daemon(&db, &[TICK]), &collector);
     let wrong = program.clone().env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc").env("OTEL_TRACES_SAMPLER", "some");
     let running = wrong.start("run");
-    let told =
-        running.says("environment: OTEL_EXPORTER_OTLP_PROTOCOL: only `http/protobuf` is spoken here").await;
+    let told = running
+        .wait_for_line("environment: OTEL_EXPORTER_OTLP_PROTOCOL: only `http/protobuf` is spoken here")
+        .await;
     assert!(told.contains("[WARN]") && told.ends_with("; until then no traces are sent"), "{told}");
-    running.says("environment: OTEL_TRACES_SAMPLER: `some` is unknown here").await;
-    running.says("job `tick` done").await;
+    running.wait_for_line("environment: OTEL_TRACES_SAMPLER: `some` is unknown here").await;
+    running.wait_for_line("job `tick` done").await;
     running.terminated().await.expect_code(0);
     let checked = wrong.run("check").await.expect_code(0);
     assert!(
@@ -460,7 +461,7 @@ async fn a_wrong_setting_of_traces_is_told_and_stops_nothing() {
     assert!(examined.text().contains("OTEL_TRACES_SAMPLER: `some` is unknown here"), "{}", examined.text());
     for (name, value) in [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_SAMPLER", "always_off")] {
         let running = program.clone().env(name, value).start("run");
-        running.says("job `tick` done").await;
+        running.wait_for_line("job `tick` done").await;
         running.terminated().await.expect_code(0);
     }
     assert!(collector.requests().is_empty(), "{:?}", collector.requests());

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 
 use billing_test_support::{Db, Login, postgres_command, skipped};
 
-use crate::daemon::{ask, seed};
+use crate::daemon::{fetch, seed};
 
 const GUIDE: &str = include_str!("../../../docs/operations.md");
 const WORLD: &str = include_str!("world.sh");
@@ -60,11 +60,11 @@ fn execute(script: &str, files: &[(&str, &str)]) -> Option<String> {
         .arg(shared.join("world.sh"))
         .arg(shared);
     let ended = world.output().expect("it was tried a moment ago");
-    let said = [ended.stdout, ended.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
+    let output = [ended.stdout, ended.stderr].concat();
+    let output = String::from_utf8_lossy(&output).into_owned();
     let log = fs::read_to_string(shared.join("log")).unwrap_or_default();
-    assert!(ended.status.success(), "{said}\n--- the daemon:\n{log}");
-    Some(said)
+    assert!(ended.status.success(), "{output}\n--- the daemon:\n{log}");
+    Some(output)
 }
 
 #[tokio::test]
@@ -87,8 +87,8 @@ async fn guide_installs_with_sqlite() {
         "[[ ! -e /etc/systemd/system/billing-daemon.service && -e /var/lib/billing-daemon/billing.db ]]"
             .to_owned(),
     ];
-    let Some(said) = execute(&script.join("\n"), &[]) else { return };
-    assert!(said.contains("write /etc/systemd/system/billing-daemon.service"), "{said}");
+    let Some(output) = execute(&script.join("\n"), &[]) else { return };
+    assert!(output.contains("write /etc/systemd/system/billing-daemon.service"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,7 +130,10 @@ async fn guide_hands_over_from_panel() {
     });
     let [panel, billing, policies] = ["panel", "billing", "policies"].map(billing_test_support::operations);
     let files = [("panel.sql", panel.as_str()), ("billing.sql", &billing), ("policies.sql", &policies)];
-    let Some(said) = execute(&script, &files) else { return };
-    assert!(said.lines().any(|line| line == organizations.len().to_string()), "each is charged once: {said}");
-    assert_eq!(ask(&db, "SELECT to_regclass('billing_charges')").await, "-", "nothing of ours is left");
+    let Some(output) = execute(&script, &files) else { return };
+    assert!(
+        output.lines().any(|line| line == organizations.len().to_string()),
+        "each is charged once: {output}"
+    );
+    assert_eq!(fetch(&db, "SELECT to_regclass('billing_charges')").await, "-", "nothing of ours is left");
 }

@@ -3,7 +3,7 @@
 use billing_test_support::{Db, Ended, Login, on_variants};
 
 use super::{assert_sound, debit, install_guard, number, panel, seed, silent_for};
-use crate::daemon::{ask, program, rows};
+use crate::daemon::{fetch, program, rows};
 
 /// Everything that a panel guard could add or change outside our own tables.
 const CATALOG: &str = "pg_get_triggerdef(oid) || tgenabled::text FROM pg_trigger WHERE NOT tgisinternal
@@ -19,34 +19,34 @@ async fn run(url: &str, arguments: &str) -> Ended {
 async fn the_fence_goes_up_once_and_comes_down_whole(db: &Db) {
     let owner = db.url_for(Login::Owner);
     let before = rows(db, CATALOG).await;
-    let said = run(&owner, "guard status").await.expect_code(1);
-    assert_eq!(said.out, ["the panel guard is off: install it with `billing-daemon guard install`"]);
+    let output = run(&owner, "guard status").await.expect_code(1);
+    assert_eq!(output.out, ["the panel guard is off: install it with `billing-daemon guard install`"]);
     assert_eq!(
         run(&owner, "guard remove").await.expect_code(0).out,
         ["there is no panel guard: nothing to do"]
     );
 
-    let said = run(&owner, "guard install").await.expect_code(0);
-    assert_eq!(said.out[0], "the panel guard is installed");
-    assert!(said.out[1].contains("once it has not worked for `hand-back-after`"), "{}", said.text());
-    assert!(said.out[2].contains("a login of its own"), "{}", said.text());
+    let output = run(&owner, "guard install").await.expect_code(0);
+    assert_eq!(output.out[0], "the panel guard is installed");
+    assert!(output.out[1].contains("once it has not worked for `hand-back-after`"), "{}", output.text());
+    assert!(output.out[2].contains("a login of its own"), "{}", output.text());
     let up = rows(db, CATALOG).await;
     assert_eq!(up.len(), before.len() + 4, "two triggers and their functions");
     let identity = "SELECT oid FROM pg_trigger WHERE tgname = 'billing_panel_guard'";
-    let first = ask(db, identity).await;
-    let said = run(&owner, "guard install").await.expect_code(0);
-    assert_eq!(said.out[0], "the panel guard is installed already: nothing to do");
+    let first = fetch(db, identity).await;
+    let output = run(&owner, "guard install").await.expect_code(0);
+    assert_eq!(output.out[0], "the panel guard is installed already: nothing to do");
     assert_eq!(
-        (rows(db, CATALOG).await, ask(db, identity).await),
+        (rows(db, CATALOG).await, fetch(db, identity).await),
         (up, first),
         "the table was not even locked"
     );
 
     // Anybody may look.
-    let said = run(&db.url, "guard status --json").await.expect_code(0);
-    assert_eq!(said.out, [r#"{"installed":true,"enabled":true,"effective":true,"outdated":false}"#]);
-    let said = run(&db.url, "guard status").await.expect_code(0);
-    assert_eq!(said.out, ["the panel guard is on"]);
+    let output = run(&db.url, "guard status --json").await.expect_code(0);
+    assert_eq!(output.out, [r#"{"installed":true,"enabled":true,"effective":true,"outdated":false}"#]);
+    let output = run(&db.url, "guard status").await.expect_code(0);
+    assert_eq!(output.out, ["the panel guard is on"]);
 
     assert_eq!(run(&owner, "guard remove").await.expect_code(0).out, ["the panel guard is removed"]);
     assert_eq!(rows(db, CATALOG).await, before);
@@ -56,22 +56,22 @@ async fn a_fence_that_is_disabled_or_of_another_version_is_told_and_mended(db: &
     let owner = db.url_for(Login::Owner);
     install_guard(db).await;
     db.execute("ALTER TABLE payment_transactions DISABLE TRIGGER billing_panel_guard").await;
-    let said = run(&db.url, "guard status").await.expect_code(1);
-    assert!(said.out[0].contains("disabled"), "{}", said.text());
+    let output = run(&db.url, "guard status").await.expect_code(1);
+    assert!(output.out[0].contains("disabled"), "{}", output.text());
     run(&owner, "guard install").await.expect_code(0);
     run(&db.url, "guard status").await.expect_code(0);
 
     db.execute("ALTER TABLE wallets DISABLE TRIGGER billing_panel_guard_balance").await;
-    let said = run(&db.url, "guard status").await.expect_code(1);
-    assert!(said.out[0].contains("disabled"), "{}", said.text());
+    let output = run(&db.url, "guard status").await.expect_code(1);
+    assert!(output.out[0].contains("disabled"), "{}", output.text());
     run(&owner, "guard install").await.expect_code(0);
 
-    let function = ask(db, "SELECT pg_get_functiondef('billing_panel_guard'::regproc)").await;
-    let on_wallets = ask(db, "SELECT pg_get_functiondef('billing_panel_guard_balance'::regproc)").await;
+    let function = fetch(db, "SELECT pg_get_functiondef('billing_panel_guard'::regproc)").await;
+    let on_wallets = fetch(db, "SELECT pg_get_functiondef('billing_panel_guard_balance'::regproc)").await;
     let again = |trigger: String| trigger.replacen("CREATE TRIGGER", "CREATE OR REPLACE TRIGGER", 1);
     let definition = "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname =";
-    let on_ledger = again(ask(db, &format!("{definition} 'billing_panel_guard'")).await);
-    let on_wallets_fires = again(ask(db, &format!("{definition} 'billing_panel_guard_balance'")).await);
+    let on_ledger = again(fetch(db, &format!("{definition} 'billing_panel_guard'")).await);
+    let on_wallets_fires = again(fetch(db, &format!("{definition} 'billing_panel_guard_balance'")).await);
     for (older, effective) in [
         (function.replace("BEGIN", "BEGIN -- as it was"), false),
         (function.replace("SET search_path", "-- SET search_path"), true),
@@ -83,12 +83,12 @@ async fn a_fence_that_is_disabled_or_of_another_version_is_told_and_mended(db: &
     ] {
         assert!(older != on_ledger && older != on_wallets_fires, "nothing is replaced in {older}");
         db.execute(&older).await;
-        let said = run(&db.url, "guard status --json").await.expect_code(i32::from(!effective));
+        let output = run(&db.url, "guard status --json").await.expect_code(i32::from(!effective));
         let shown = format!(r#""installed":true,"enabled":true,"effective":{effective},"outdated":true"#);
-        assert!(said.out[0].contains(&shown), "{}", said.text());
+        assert!(output.out[0].contains(&shown), "{}", output.text());
         run(&owner, "guard install").await.expect_code(0);
-        let said = run(&db.url, "guard status --json").await.expect_code(0);
-        assert!(said.out[0].contains(r#""outdated":false"#), "{}", said.text());
+        let output = run(&db.url, "guard status --json").await.expect_code(0);
+        assert!(output.out[0].contains(r#""outdated":false"#), "{}", output.text());
     }
 }
 
@@ -99,10 +99,10 @@ on_variants!(a_fence_that_is_disabled_or_of_another_version_is_told_and_mended: 
 async fn whoever_may_not_put_the_fence_up_is_told_who_may() {
     let db = Db::g3_role().await;
     for arguments in ["guard install", "guard remove"] {
-        let said = run(&db.url, arguments).await.expect_code(77);
+        let output = run(&db.url, arguments).await.expect_code(77);
         let sentence = "public.payment_transactions belongs to panel_owner, which alone can change its triggers: run this as \
                         panel_owner, or say `GRANT panel_owner TO billing_run` first";
-        assert_eq!(said.err, [sentence]);
+        assert_eq!(output.err, [sentence]);
     }
     // The owner of the ledger, where our tables belong to somebody else.
     let owner = db.url_for(Login::Owner);
@@ -111,11 +111,11 @@ async fn whoever_may_not_put_the_fence_up_is_told_who_may() {
          REVOKE CREATE ON SCHEMA public FROM pg_database_owner; REVOKE CREATE ON SCHEMA public FROM PUBLIC",
     )
     .await;
-    let said = run(&owner, "guard install").await.expect_code(77);
+    let output = run(&owner, "guard install").await.expect_code(77);
     let grants = "GRANT CREATE, USAGE ON SCHEMA public TO panel_owner; GRANT INSERT ON billing_charges TO panel_owner; \
                   GRANT SELECT, INSERT, UPDATE ON billing_meters TO panel_owner";
     assert_eq!(
-        said.err,
+        output.err,
         [format!(
             "panel_owner lacks rights that this needs: run `{grants}` as their owner or, for an ALTER, as a superuser, and then this again"
         )]
@@ -136,10 +136,10 @@ async fn whoever_cannot_put_the_removal_on_record_is_told_which_rights_are_missi
     )
     .await;
     let owner = db.url_for(Login::Owner);
-    let said = run(&owner, "guard remove").await.expect_code(77);
+    let output = run(&owner, "guard remove").await.expect_code(77);
     let grant = "GRANT SELECT, INSERT ON scheduler_audit_log TO panel_owner";
     assert_eq!(
-        said.err,
+        output.err,
         [format!(
             "panel_owner lacks rights that this needs: run `{grant}` as their owner or, for an ALTER, as a superuser, and then this again"
         )]
@@ -166,23 +166,23 @@ async fn a_ledger_that_was_given_away_leaves_a_fence_that_says_what_to_do() {
     ))
     .await;
     let heir = db.url_for(Login::Owner).replace("panel_owner@", &format!("{role}@"));
-    let said = run(&heir, "guard status").await.expect_code(0);
-    assert!(said.out[0].ends_with("run `billing-daemon guard install`"), "{}", said.text());
+    let output = run(&heir, "guard status").await.expect_code(0);
+    assert!(output.out[0].ends_with("run `billing-daemon guard install`"), "{}", output.text());
     let statements = format!(
         "ALTER FUNCTION billing_panel_guard() OWNER TO {role}; ALTER FUNCTION billing_panel_guard_balance() OWNER TO {role}"
     );
     for arguments in ["guard install", "guard remove"] {
-        let said = run(&heir, arguments).await.expect_code(77);
+        let output = run(&heir, arguments).await.expect_code(77);
         let sentence = format!(
             "{role} lacks rights that this needs: run `{statements}` as their owner or, for an ALTER, as a superuser, and then \
              this again"
         );
-        assert_eq!(said.err, [sentence], "{arguments}");
+        assert_eq!(output.err, [sentence], "{arguments}");
     }
     db.execute(&statements).await;
     run(&heir, "guard install").await.expect_code(0);
-    let said = run(&heir, "guard status").await.expect_code(0);
-    assert_eq!(said.out, ["the panel guard is on"]);
+    let output = run(&heir, "guard status").await.expect_code(0);
+    assert_eq!(output.out, ["the panel guard is on"]);
 
     // Who acts for both mends it by himself.
     db.execute(&format!(
@@ -190,22 +190,22 @@ async fn a_ledger_that_was_given_away_leaves_a_fence_that_says_what_to_do() {
          GRANT panel_owner TO {role}"
     ))
     .await;
-    let said = run(&heir, "guard install").await.expect_code(0);
-    assert_eq!(said.out[0], "the panel guard is brought up to date");
+    let output = run(&heir, "guard install").await.expect_code(0);
+    assert_eq!(output.out[0], "the panel guard is brought up to date");
     let owner = "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE proname = 'billing_panel_guard'";
-    assert_eq!(ask(&db, owner).await, role);
+    assert_eq!(fetch(&db, owner).await, role);
     assert_eq!(run(&heir, "guard remove").await.expect_code(0).out, ["the panel guard is removed"]);
 }
 
 #[tokio::test]
 async fn a_superuser_puts_the_fence_up_with_the_rights_of_the_ledgers_owner() {
     let db = Db::g3_role().await;
-    let said = run(&db.url_for(Login::Admin), "guard install").await.expect_code(0);
-    assert!(said.out[2].contains("acts with the rights of panel_owner"), "{}", said.text());
+    let output = run(&db.url_for(Login::Admin), "guard install").await.expect_code(0);
+    assert!(output.out[2].contains("acts with the rights of panel_owner"), "{}", output.text());
     let owner = "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE proname = 'billing_panel_guard'";
-    assert_eq!(ask(&db, owner).await, "panel_owner");
+    assert_eq!(fetch(&db, owner).await, "panel_owner");
     let executable = "SELECT has_function_privilege('billing_run', 'billing_panel_guard()', 'EXECUTE')";
-    assert_eq!(ask(&db, executable).await, "false", "nobody else puts it on another table");
+    assert_eq!(fetch(&db, executable).await, "false", "nobody else puts it on another table");
 }
 
 #[tokio::test]
@@ -215,8 +215,8 @@ async fn a_table_that_is_in_use_is_not_waited_for_for_ever() {
     let txn = sea_orm::TransactionTrait::begin(&busy).await.expect("it begins");
     let lock = "LOCK TABLE payment_transactions IN ROW EXCLUSIVE MODE";
     sea_orm::ConnectionTrait::execute_unprepared(&txn, lock).await.expect("it is free");
-    let said = run(&db.url_for(Login::Owner), "guard install").await.expect_code(75);
-    assert!(said.err[0].contains("lock timeout"), "{}", said.text());
+    let output = run(&db.url_for(Login::Owner), "guard install").await.expect_code(75);
+    assert!(output.err[0].contains("lock timeout"), "{}", output.text());
     run(&db.url, "guard status").await.expect_code(1);
 }
 
@@ -224,11 +224,11 @@ async fn a_table_that_is_in_use_is_not_waited_for_for_ever() {
 async fn on_sqlite_there_is_nobody_to_fence_off() {
     let db = Db::sqlite().await;
     for arguments in ["guard install", "guard remove", "guard status", "guard status --json"] {
-        let said = run(&db.url, arguments).await.expect_code(78);
+        let output = run(&db.url, arguments).await.expect_code(78);
         assert!(
-            said.out.is_empty() && said.err[0].starts_with("the panel guard is for PostgreSQL"),
+            output.out.is_empty() && output.err[0].starts_with("the panel guard is for PostgreSQL"),
             "{}",
-            said.text()
+            output.text()
         );
     }
 }
@@ -239,8 +239,8 @@ async fn migrating_down_takes_the_fence_along_or_is_refused() {
     install_guard(&db).await;
     db.execute("ALTER TABLE payment_transactions OWNER TO postgres").await;
     let owner = db.url_for(Login::Owner);
-    let said = run(&owner, "migrate down --yes").await.expect_code(77);
-    assert!(said.text().contains("belongs to postgres"), "{}", said.text());
+    let output = run(&owner, "migrate down --yes").await.expect_code(77);
+    assert!(output.text().contains("belongs to postgres"), "{}", output.text());
     assert!(number(&db, "SELECT count(*) FROM pg_tables WHERE tablename = 'billing_charges'").await == 1);
 
     db.execute("ALTER TABLE payment_transactions OWNER TO panel_owner").await;
@@ -309,14 +309,18 @@ async fn the_daemons_commands_work_behind_the_fence() {
     let db = Db::g3_role().await;
     install_guard(&db).await;
     seed(&db, 2, 2, 2).await;
-    let said = run(&db.url, "bill --dry-run").await.expect_code(0);
+    let output = run(&db.url, "bill --dry-run").await.expect_code(0);
     assert!(
-        said.out[0].starts_with("would charge 0.08 USD for 8 hours of 4 machines; 0 held"),
+        output.out[0].starts_with("would charge 0.08 USD for 8 hours of 4 machines; 0 held"),
         "{}",
-        said.text()
+        output.text()
     );
-    let said = run(&db.url, "bill").await.expect_code(0);
-    assert!(said.out[0].starts_with("charged 0.08 USD for 8 hours of 4 machines; 0 held"), "{}", said.text());
+    let output = run(&db.url, "bill").await.expect_code(0);
+    assert!(
+        output.out[0].starts_with("charged 0.08 USD for 8 hours of 4 machines; 0 held"),
+        "{}",
+        output.text()
+    );
     silent_for(&db, 91).await;
     seed(&db, 1, 1, 2).await;
     assert_eq!(panel(&db, &db.url_for(Login::Owner)).await.pass().await.billed, 1);

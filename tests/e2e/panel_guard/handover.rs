@@ -10,7 +10,7 @@ use sea_orm::DbBackend;
 use uuid::Uuid;
 
 use super::{Daemon, assert_sound, install_guard, number, panel, seed};
-use crate::daemon::{ask, now, program, rows};
+use crate::daemon::{fetch, now, program, rows};
 
 async fn run(db: &Db, arguments: &str) -> Ended {
     program().env("DATABASE_URL", &db.url).run(arguments).await
@@ -80,8 +80,8 @@ async fn an_adoption_tells_what_is_wrong_and_begins_where_the_panel_stopped(db: 
         ];
         assert_eq!(found(&adoption), expected);
         let written = if commit { ("7", "1") } else { ("0", "0") };
-        assert_eq!((ask(db, METERS).await.as_str(), ask(db, BASELINES).await.as_str()), written);
-        let prices = ask(db, "SELECT count(DISTINCT plan_id) FROM billing_seen_rates").await;
+        assert_eq!((fetch(db, METERS).await.as_str(), fetch(db, BASELINES).await.as_str()), written);
+        let prices = fetch(db, "SELECT count(DISTINCT plan_id) FROM billing_seen_rates").await;
         assert_eq!(prices, if commit { "1" } else { "0" });
     }
     let again = adopt(db, true).await;
@@ -122,7 +122,7 @@ async fn a_machine_without_a_price_is_charged_once_it_has_one(db: &Db) {
     adopt(db, true).await;
     let daemon = Daemon::of(db).await;
     assert_eq!(daemon.bill().await.expect("it bills"), 0);
-    assert_eq!(ask(db, "SELECT reason FROM billing_holds").await, "no_price");
+    assert_eq!(fetch(db, "SELECT reason FROM billing_holds").await, "no_price");
     fleet.reprice(plan, Some("7.30")).await;
     assert_eq!(daemon.bill().await.expect("it bills"), 2);
     assert_eq!(fleet.balance(org).await, 99_98 * 100);
@@ -134,8 +134,8 @@ async fn nothing_is_handed_over_while_somebody_bills(db: &Db) {
     let daemon = Daemon::of(db).await;
     let lease = daemon.claim().await;
     for command in ["adopt", "adopt --dry-run", "release"] {
-        let said = run(db, command).await.expect_code(75);
-        assert!(said.err[0].starts_with("billing is being run by "), "{}", said.text());
+        let output = run(db, command).await.expect_code(75);
+        assert!(output.err[0].starts_with("billing is being run by "), "{}", output.text());
     }
     daemon.let_go(&lease).await;
     let now = if db.backend() == DbBackend::Sqlite {
@@ -148,9 +148,9 @@ async fn nothing_is_handed_over_while_somebody_bills(db: &Db) {
          VALUES ('alive-1', 'running', {now}, {now}, {now})"
     ))
     .await;
-    let said = run(db, "release").await.expect_code(75);
-    assert_eq!(said.err, ["the daemon alive-1 is alive and would go on billing: stop it first"]);
-    assert_eq!(ask(db, METERS).await, "0");
+    let output = run(db, "release").await.expect_code(75);
+    assert_eq!(output.err, ["the daemon alive-1 is alive and would go on billing: stop it first"]);
+    assert_eq!(fetch(db, METERS).await, "0");
     run(db, "adopt").await.expect_code(0);
     db.execute("UPDATE billing_daemon_status SET status = 'stopped'").await;
     run(db, "release").await.expect_code(0);
@@ -177,16 +177,16 @@ async fn a_release_leaves_the_panel_everything_that_it_needs(db: &Db) {
     let token_before = number(db, "SELECT fencing_token FROM scheduler_fencing").await;
 
     for (round, expected) in [(2, "2 2 1"), (0, "0 0 0")] {
-        let said = run(db, "release --json").await.expect_code(0);
-        let shown: serde_json::Value = serde_json::from_str(&said.out[0]).expect("one object");
+        let output = run(db, "release --json").await.expect_code(0);
+        let shown: serde_json::Value = serde_json::from_str(&output.out[0]).expect("one object");
         let counts = ["anchors", "cycles", "daemons"].map(|key| shown[key].to_string()).join(" ");
-        assert_eq!(counts, expected, "{}", said.text());
+        assert_eq!(counts, expected, "{}", output.text());
         assert_eq!(shown["held"], 0);
         for instance in &instances {
             assert_eq!(fleet.last_billed_at(*instance).await, reach);
             assert_eq!(fleet.cycles(*instance).await.len(), 1, "{round}");
         }
-        assert_eq!(ask(db, "SELECT last_success_at FROM scheduler_fencing").await, "-");
+        assert_eq!(fetch(db, "SELECT last_success_at FROM scheduler_fencing").await, "-");
         assert_eq!(
             rows(db, "status FROM billing_daemon_status WHERE heartbeat_at IS NULL").await,
             ["stopped"]
@@ -217,13 +217,13 @@ async fn behind_the_fence_the_panel_bills_at_once_after_a_release() {
     seed(&db, 1, 2, 2).await;
     let panel = panel(&db, &db.url_for(Login::Owner)).await;
     assert_eq!(panel.pass().await.billed, 0);
-    let said = run(&db, "release").await.expect_code(0);
-    assert!(said.out.last().is_some_and(|line| line.contains("guard remove")), "{}", said.text());
+    let output = run(&db, "release").await.expect_code(0);
+    assert!(output.out.last().is_some_and(|line| line.contains("guard remove")), "{}", output.text());
     let due = panel.due().await;
     panel.bill(&due[0], Crash::AfterDebit).await;
-    let said = run(&db, "release").await.expect_code(0);
-    let left = said.out.iter().find(|line| line.starts_with("left alone")).expect("a row");
-    assert!(left.contains(" 1 "), "{}", said.text());
+    let output = run(&db, "release").await.expect_code(0);
+    let left = output.out.iter().find(|line| line.starts_with("left alone")).expect("a row");
+    assert!(left.contains(" 1 "), "{}", output.text());
     assert_eq!(panel.pass().await.billed, 1);
     assert_sound(&db).await;
 }
@@ -233,8 +233,8 @@ async fn an_adoption_is_told_in_a_table_and_as_json() {
     let db = Db::g3_role().await;
     a_fleet_with_faults(&db).await;
     db.execute("UPDATE vps_instances SET label = 'one' WHERE label = 'two'").await;
-    let said = run(&db, "adopt --dry-run").await.expect_code(0);
-    assert!(said.err.is_empty(), "{}", said.text());
+    let output = run(&db, "adopt --dry-run").await.expect_code(0);
+    assert!(output.err.is_empty(), "{}", output.text());
     let starts = [
         "with a panel of generation G3; the panel guard is off",
         "wallets             3",
@@ -255,12 +255,12 @@ async fn an_adoption_is_told_in_a_table_and_as_json() {
         "unknown_plan        1  machine unknown (",
         "nothing was changed: this was a dry run",
     ];
-    assert_eq!(said.out.len(), starts.len(), "{}", said.text());
-    for (line, start) in said.out.iter().zip(starts) {
+    assert_eq!(output.out.len(), starts.len(), "{}", output.text());
+    for (line, start) in output.out.iter().zip(starts) {
         assert!(line.starts_with(start), "`{start}` is not how this begins: {line}");
     }
-    let said = run(&db, "adopt --json").await.expect_code(0);
-    let shown: serde_json::Value = serde_json::from_str(&said.out[0]).expect("one object");
+    let output = run(&db, "adopt --json").await.expect_code(0);
+    let shown: serde_json::Value = serde_json::from_str(&output.out[0]).expect("one object");
     assert_eq!(
         (&shown["generation"], &shown["panel"], &shown["guard"]),
         (&"G3".into(), &true.into(), &false.into())

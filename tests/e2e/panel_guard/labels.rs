@@ -8,7 +8,7 @@ use rand::{RngExt as _, SeedableRng, rngs::StdRng};
 use uuid::Uuid;
 
 use super::{debit, install_guard, number};
-use crate::daemon::{ask, now};
+use crate::daemon::{fetch, now};
 
 /// What labels are made of: everything that a pattern, a quoting or a parser may trip over.
 const PIECES: [&str; 24] = [
@@ -75,7 +75,7 @@ async fn a_debit_is_charged_to_exactly_the_machine_that_it_names_or_refused() {
             if let Some([only]) = machines.get(label).map(Vec::as_slice) {
                 assert_eq!(debited, Ok(()), "{context}");
                 let newest = "SELECT instance_id FROM billing_charges ORDER BY batch_id DESC LIMIT 1";
-                assert_eq!((after, ask(&db, newest).await), (before + 1, only.to_string()), "{context}");
+                assert_eq!((after, fetch(&db, newest).await), (before + 1, only.to_string()), "{context}");
                 charged += 1;
             } else {
                 assert!(debited.expect_err(&context).contains("cannot be charged to one"), "{context}");
@@ -98,7 +98,7 @@ async fn a_debit_that_does_not_say_what_it_pays_is_refused() {
     let created = now(&db).await - TimeDelta::minutes(150);
     fleet.instance(Instance::new(org, plan, created).label("web")).await;
     let panel = billing_test_support::connect(&db.url_for(Login::Owner)).await;
-    for (description, amount, said) in [
+    for (description, amount, output) in [
         ("web", "-0.01", "does not say"),
         ("", "-0.01", "does not say"),
         ("web (h)", "-0.01", "does not say"),
@@ -121,7 +121,7 @@ async fn a_debit_that_does_not_say_what_it_pays_is_refused() {
     ] {
         let debited = debit(&panel, org, amount, &format!("VPS Hourly Billing - {description}")).await;
         let refused = debited.expect_err(description);
-        assert!(refused.contains(said), "{description:?} of {amount}: {refused}");
+        assert!(refused.contains(output), "{description:?} of {amount}: {refused}");
     }
     for value in ["'infinity'", "'-infinity'", "NULL"] {
         db.execute(&format!("UPDATE vps_instances SET created_at = {value}")).await;

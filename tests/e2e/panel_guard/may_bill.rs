@@ -9,7 +9,7 @@ use sea_orm::DbBackend;
 
 use self::biller::{Pass, pass};
 use super::{assert_sound, install_guard, number, seed};
-use crate::daemon::{BILLING, HEARTBEAT, ask, daemon, now};
+use crate::daemon::{BILLING, HEARTBEAT, daemon, fetch, now};
 
 #[path = "../../../examples/panel/biller.rs"]
 mod biller;
@@ -108,6 +108,6 @@ async fn an_application_pauses_while_a_daemon_lives_and_resumes_when_it_dies() {
     eventually("it beats", async || (bills().await == Pass::Paused).then_some(())).await;
     running.terminated().await.expect_code(0);
     assert_eq!(bills().await, Pass::Billed(0));
-    assert_eq!(ask(&db, "SELECT sum(amount) FROM payment_transactions").await, "-600");
+    assert_eq!(fetch(&db, "SELECT sum(amount) FROM payment_transactions").await, "-600");
     assert_sound(&db).await;
 }

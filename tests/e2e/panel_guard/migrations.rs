@@ -8,7 +8,7 @@ use billing_test_support::{
 use sea_orm::{ConnectOptions, ConnectionTrait, DatabaseConnection};
 
 use super::{assert_sound, cents, install_guard, number, panel, seed, silent_for};
-use crate::daemon::{ask, program};
+use crate::daemon::{fetch, program};
 
 /// What a panel may do to its tables between two of its versions. The names of the added columns are those of variables of the panel guard.
 const CHANGES: [&str; 13] = [
@@ -66,8 +66,8 @@ async fn panel_migrations_succeed_behind_the_fence(db: &Db) {
         assert_eq!(cents(db).await, (10_000 - 2) * round, "{change}");
     }
     assert_eq!(number(db, "SELECT sum(hours) FROM billing_charges").await, 2 * 15);
-    let said = program().env("DATABASE_URL", &db.url).run("guard status --json").await.expect_code(0);
-    assert!(said.out[0].contains(r#""outdated":false"#), "{}", said.text());
+    let output = program().env("DATABASE_URL", &db.url).run("guard status --json").await.expect_code(0);
+    assert!(output.out[0].contains(r#""outdated":false"#), "{}", output.text());
     assert_sound(db).await;
 }
 
@@ -92,17 +92,18 @@ async fn dump_and_restore_keep_the_fence(db: &Db) {
     assert!(dump.wait().expect("pg_dump ends").success());
     assert!(restore.status.success(), "{}", String::from_utf8_lossy(&restore.stderr));
 
-    let said = program().env("DATABASE_URL", &restored.url(Login::Billing)).run("guard status --json").await;
-    let said = said.expect_code(0);
-    assert!(said.out[0].contains(r#""effective":true"#), "{}", said.text());
-    assert!(said.out[0].contains(r#""outdated":false"#), "{}", said.text());
+    let output =
+        program().env("DATABASE_URL", &restored.url(Login::Billing)).run("guard status --json").await;
+    let output = output.expect_code(0);
+    assert!(output.out[0].contains(r#""effective":true"#), "{}", output.text());
+    assert!(output.out[0].contains(r#""outdated":false"#), "{}", output.text());
     let copy = restored.connect(Login::Owner).await;
     let due = "UPDATE vps_instances SET last_billed_at = last_billed_at - interval '1 hour'";
     copy.execute_unprepared(due).await.expect("the owner may");
     let pass = PanelBiller::new(copy, db.panel).pass().await;
     assert!(pass.billed == 0 && pass.failed[0].contains("charges the hours of this database"), "{pass:?}");
     // The original is as it was.
-    assert_eq!(ask(db, "SELECT sum(hours) FROM billing_charges").await, "2");
+    assert_eq!(fetch(db, "SELECT sum(hours) FROM billing_charges").await, "2");
     assert_eq!(panel(db, &db.url_for(Login::Owner)).await.pass().await.billed, 0);
 }
 

@@ -5,7 +5,7 @@ use billing_test_support::{Db, Login, eventually, on_variants, panel_biller::Cra
 use sea_orm::{ConnectionTrait, TransactionTrait};
 
 use super::{Daemon, assert_sound, install_guard as install, number, panel, seed};
-use crate::daemon::{HEARTBEAT, ask, program, rows, until_it_waits_for_a_lock};
+use crate::daemon::{HEARTBEAT, fetch, program, rows, until_it_waits_for_a_lock};
 
 /// Each instance in a batch of its own, and again soon after a failure.
 const BILLING: &str = r#"
@@ -57,16 +57,16 @@ async fn guard_removed_under_a_daemon_stops_billing(db: &Db) {
     };
     tokio::join!(removal, release);
 
-    daemon.says("the panel guard that billing relies on is missing").await;
+    daemon.wait_for_line("the panel guard that billing relies on is missing").await;
     let charged = number(db, "SELECT count(*) FROM billing_charges").await;
     assert_eq!(charged, 21, "the batch that had begun is the last one");
     let pass = panel(db, &db.url_for(Login::Owner)).await.pass().await;
     assert_eq!((pass.billed, pass.failed), (machines - 21, vec![]), "what is left");
-    assert_eq!(ask(db, TWICE).await, "0");
+    assert_eq!(fetch(db, TWICE).await, "0");
     assert_eq!(number(db, "SELECT (sum(balance) * 100)::bigint FROM wallets").await, 40 * 10_000 - 40 * 2);
 
     // As after any failed run.
-    daemon.says_times("no heartbeat: the last billing run failed: the panel guard", 2).await;
+    daemon.wait_for_lines("no heartbeat: the last billing run failed: the panel guard", 2).await;
     let told = "status || ' ' || (error_message LIKE '%the panel guard%') FROM billing_daemon_status";
     assert_eq!(rows(db, told).await, ["error true"]);
     let status = program().env("DATABASE_URL", &db.url).file("jobs.toml", &jobs).run("status --json").await;
@@ -74,14 +74,14 @@ async fn guard_removed_under_a_daemon_stops_billing(db: &Db) {
     let kinds: Vec<_> =
         status["problems"].as_array().expect("a list").iter().map(|p| p["kind"].clone()).collect();
     assert!(kinds.contains(&"panel_guard".into()) && kinds.contains(&"billing_failed".into()), "{status}");
-    let said =
+    let output =
         program().env("DATABASE_URL", &db.url).file("jobs.toml", &jobs).run("bill").await.expect_code(78);
-    assert!(said.err[0].contains("guard install"), "{}", said.text());
+    assert!(output.err[0].contains("guard install"), "{}", output.text());
 
     install(db).await;
     seed(db, 1, 1, 2).await;
-    daemon.says("job `billing` done").await;
-    assert_eq!(ask(db, TWICE).await, "0");
+    daemon.wait_for_line("job `billing` done").await;
+    assert_eq!(fetch(db, TWICE).await, "0");
     daemon.terminated().await.expect_code(0);
 }
 
@@ -130,16 +130,16 @@ async fn guard_remove_is_refused_while_billing() {
     let remove = async |arguments| program().env("DATABASE_URL", &owner).run(arguments).await;
     let daemon = Daemon::of(&db).await;
     let lease = daemon.claim().await;
-    let said = remove("guard remove").await.expect_code(75);
-    assert!(said.err[0].contains("stop every daemon first, or use `--force`"), "{}", said.text());
+    let output = remove("guard remove").await.expect_code(75);
+    assert!(output.err[0].contains("stop every daemon first, or use `--force`"), "{}", output.text());
     daemon.let_go(&lease).await;
     db.execute(
         "INSERT INTO billing_daemon_status (daemon_instance_id, status, created_at, updated_at)
          VALUES ('alive-1', 'error', now(), now())",
     )
     .await;
-    let said = remove("guard remove").await.expect_code(75);
-    assert!(said.err[0].starts_with("alive-1 bills"), "{}", said.text());
+    let output = remove("guard remove").await.expect_code(75);
+    assert!(output.err[0].starts_with("alive-1 bills"), "{}", output.text());
     assert_eq!(remove("guard remove --force").await.expect_code(0).out, ["the panel guard is removed"]);
     install(&db).await;
     db.execute("UPDATE billing_daemon_status SET status = 'stopped'").await;

@@ -28,7 +28,7 @@ use chrono::TimeDelta;
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use uuid::Uuid;
 
-use crate::daemon::{ask, now};
+use crate::daemon::{fetch, now};
 
 /// One daemon's view of a database.
 pub(crate) struct Daemon {
@@ -149,7 +149,7 @@ async fn cents(db: &Db) -> i64 {
 }
 
 async fn number(db: &Db, sql: &str) -> i64 {
-    ask(db, sql).await.parse().unwrap_or_else(|error| panic!("{error}: {sql}"))
+    fetch(db, sql).await.parse().unwrap_or_else(|error| panic!("{error}: {sql}"))
 }
 
 /// Every invariant of the ledger holds, as the daemon sees it.

@@ -151,7 +151,7 @@ async fn a_balance_that_was_noted_is_forgotten_with_its_transaction(db: &Db) {
     let owner = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     let write = "UPDATE wallets SET balance = balance + 1";
     let noted = "SELECT current_setting('billing.overwritten_balance', true) AS noted";
-    let ask = async |db: &sea_orm::DatabaseTransaction| {
+    let fetch = async |db: &sea_orm::DatabaseTransaction| {
         let query = sea_orm::Statement::from_string(db.get_database_backend(), noted);
         let row = db.query_one_raw(query).await.expect("it answers").expect("one row");
         row.try_get::<Option<String>>("", "noted").expect("a text").unwrap_or_default()
@@ -160,10 +160,10 @@ async fn a_balance_that_was_noted_is_forgotten_with_its_transaction(db: &Db) {
         let txn = owner.begin().await.expect("it begins");
         txn.execute_unprepared(setting).await.expect("a setting");
         txn.execute_unprepared(write).await.expect("the wallet is free");
-        assert_eq!(ask(&txn).await.starts_with(&org.to_string()), expected, "{setting}");
+        assert_eq!(fetch(&txn).await.starts_with(&org.to_string()), expected, "{setting}");
         txn.commit().await.expect("it ends");
         let txn = owner.begin().await.expect("it begins");
-        assert_eq!(ask(&txn).await, "");
+        assert_eq!(fetch(&txn).await, "");
         txn.rollback().await.expect("it ends");
     }
 }

@@ -12,7 +12,7 @@ use tokio::join;
 use uuid::Uuid;
 
 use super::{Daemon, debit, install_guard, number, panel, seed, silent_for};
-use crate::daemon::{ask, rows};
+use crate::daemon::{fetch, rows};
 
 /// What is played, on a database with the panel guard; whether it ends well.
 type Scene = for<'a> fn(&'a Db) -> Pin<Box<dyn Future<Output = bool> + 'a>>;
@@ -74,7 +74,7 @@ async fn each_guard_of_the_fence_is_needed() {
             let db = Db::g3_role().await;
             install_guard(&db).await;
             if without {
-                let function = ask(&db, "SELECT pg_get_functiondef('billing_panel_guard'::regproc)").await;
+                let function = fetch(&db, "SELECT pg_get_functiondef('billing_panel_guard'::regproc)").await;
                 assert!(function.contains(text), "the panel guard has no `{text}`");
                 db.execute(&function.replace(text, instead)).await;
             }

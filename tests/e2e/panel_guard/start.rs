@@ -3,7 +3,7 @@
 use billing_test_support::{Db, Login, Program, on_variants};
 
 use super::{install_guard, seed};
-use crate::daemon::{BILLING, HEARTBEAT, ask, program};
+use crate::daemon::{BILLING, HEARTBEAT, fetch, program};
 
 fn with(db: &Db, jobs: &str) -> Program {
     program().env("DATABASE_URL", &db.url).file("jobs.toml", jobs)
@@ -15,14 +15,14 @@ async fn beside_a_panel_that_bills_by_itself_nothing_is_charged_without_a_fence_
     let jobs = [BILLING, HEARTBEAT].concat();
     let generation = format!("{:?}", db.panel);
     for command in ["run", "bill", "bill --json"] {
-        let said = with(db, &jobs).run(command).await.expect_code(78);
-        assert!(said.out.is_empty() && said.err.len() == 1, "{command}: {}", said.text());
+        let output = with(db, &jobs).run(command).await.expect_code(78);
+        assert!(output.out.is_empty() && output.err.len() == 1, "{command}: {}", output.text());
         for part in [generation.as_str(), "billing-daemon guard install", "`panel-billing = \"off\"`"] {
-            assert!(said.err[0].contains(part), "{command}: {}", said.text());
+            assert!(output.err[0].contains(part), "{command}: {}", output.text());
         }
     }
     let nothing = "SELECT count(*) FROM scheduler_jobs";
-    assert_eq!(ask(db, nothing).await, "0", "nothing was begun");
+    assert_eq!(fetch(db, nothing).await, "0", "nothing was begun");
     with(db, &jobs).run("bill --dry-run").await.expect_code(0);
     with(db, &jobs).run("audit").await.expect_code(0);
     with(db, &jobs).run("check").await.expect_code(0);
@@ -30,17 +30,17 @@ async fn beside_a_panel_that_bills_by_itself_nothing_is_charged_without_a_fence_
     // Its operator has switched the panel's billing off.
     let off = format!("[daemon]\npanel-billing = \"off\"\n{jobs}");
     let daemon = with(db, &off).start("run");
-    daemon.says(&format!("with a panel of generation {generation}; the panel guard is off")).await;
-    daemon.says("charged 0.04 USD for 4 hours of 2 instances, 0 held").await;
+    daemon.wait_for_line(&format!("with a panel of generation {generation}; the panel guard is off")).await;
+    daemon.wait_for_line("charged 0.04 USD for 4 hours of 2 instances, 0 held").await;
     daemon.terminated().await.expect_code(0);
 
     seed(db, 1, 2, 2).await;
     install_guard(db).await;
-    let said = with(db, &jobs).run("bill").await.expect_code(0);
+    let output = with(db, &jobs).run("bill").await.expect_code(0);
     let found = format!("with a panel of generation {generation}; the panel guard is on");
-    assert_eq!(said.err, std::slice::from_ref(&found));
+    assert_eq!(output.err, std::slice::from_ref(&found));
     let daemon = with(db, &jobs).start("run");
-    daemon.says(&found).await;
+    daemon.wait_for_line(&found).await;
     daemon.terminated().await.expect_code(0);
 
     db.execute("ALTER TABLE payment_transactions DISABLE TRIGGER billing_panel_guard").await;
@@ -59,7 +59,7 @@ async fn a_panel_that_reads_the_heartbeat_or_none_at_all_is_no_obstacle() {
         (Db::sqlite().await, "on tables of generation G3 without a panel"),
     ] {
         let daemon = with(&db, BILLING).start("run");
-        daemon.says(found).await;
+        daemon.wait_for_line(found).await;
         daemon.terminated().await.expect_code(0);
     }
 }

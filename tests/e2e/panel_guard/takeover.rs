@@ -9,7 +9,7 @@ use sea_orm::{ConnectionTrait, TransactionTrait};
 use uuid::Uuid;
 
 use super::{Daemon, assert_sound, cents, debit, install_guard, number, panel, seed, silent_for};
-use crate::daemon::{ask, now, rows};
+use crate::daemon::{fetch, now, rows};
 
 const BY_PANEL: &str = "SELECT count(*) FROM billing_charges WHERE by_panel";
 const FAILED_CYCLES: &str = "SELECT count(*) FROM vps_billing_cycles WHERE status = 'failed'";
@@ -131,7 +131,7 @@ async fn an_hour_whose_debit_the_panel_did_not_live_to_record_is_charged_once(db
         assert_eq!(repaired.len(), 1);
         assert_eq!((repaired[0].total, (repaired[0].end - repaired[0].start).num_hours()), (200, 2));
         assert_eq!(fleet.last_billed_at(instance).await, Some(repaired[0].end));
-        let paid = ask(db, "SELECT id FROM payment_transactions").await;
+        let paid = fetch(db, "SELECT id FROM payment_transactions").await;
         assert_eq!(repaired[0].payment_transaction_id.map(|id| id.to_string()), Some(paid));
     }
     assert_eq!(cents(db).await, 99_98);
@@ -230,7 +230,7 @@ async fn what_is_no_hourly_debit_passes_whoever_bills(db: &Db) {
     let daemon = Daemon::of(db).await;
     assert_eq!(daemon.bill().await.expect("it bills"), 2);
     let owner = billing_test_support::connect(&db.url_for(Login::Owner)).await;
-    let before = ask(db, "SELECT count(*) FROM payment_transactions").await;
+    let before = fetch(db, "SELECT count(*) FROM payment_transactions").await;
     for silence in [0, 91] {
         silent_for(db, silence).await;
         for (method, provider, amount, description) in [
@@ -252,7 +252,7 @@ async fn what_is_no_hourly_debit_passes_whoever_bills(db: &Db) {
         }
     }
     let expected = before.parse::<u32>().expect("a number") + 16;
-    assert_eq!(ask(db, "SELECT count(*) FROM payment_transactions").await, expected.to_string());
+    assert_eq!(fetch(db, "SELECT count(*) FROM payment_transactions").await, expected.to_string());
     assert_eq!(number(db, BY_PANEL).await, 0);
 }
 
@@ -266,10 +266,10 @@ async fn a_dry_run_passes_the_fence_and_leaves_it_as_it_was(db: &Db) {
             daemon.biller().record_success(lease.fencing_token).await.expect("billing works");
             daemon.let_go(&lease).await;
         }
-        let token = ask(db, TOKEN).await;
+        let token = fetch(db, TOKEN).await;
         let bill = daemon.run(Mode::DryRun).await.expect("it comes to its end");
         assert_eq!((bill.totals.charged, bill.totals.held, bill.totals.hours), (4, 0, 8));
-        assert_eq!((cents(db).await, ask(db, TOKEN).await), (20_000, token));
+        assert_eq!((cents(db).await, fetch(db, TOKEN).await), (20_000, token));
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::{
 use crate::Program;
 
 /// How long anything that a test waits for may take. Only a failure takes that long.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Where the manager listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +57,8 @@ impl Manager {
     }
 
     /// Waits for the next message whose line begins so, and returns what follows; others are forgotten.
-    pub async fn told(&mut self, beginning: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+    pub async fn wait_for(&mut self, beginning: &str) -> String {
+        let deadline = Instant::now() + TIMEOUT;
         let mut passed = Vec::new();
         loop {
             while let Some(line) = self.heard.pop_front() {
@@ -76,7 +76,7 @@ impl Manager {
 
     /// Watches as systemd does: returns once the watchdog was not fed for this long.
     pub async fn starved(&mut self, silence: Duration) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             self.heard.clear();
             if timeout(silence, self.fed()).await.is_err() {

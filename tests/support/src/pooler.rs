@@ -11,7 +11,7 @@ use std::{
 use crate::{BILLING_ROLE, Db, Login, OWNER_ROLE, Postgres};
 
 /// How long it may take to listen. Only a failure takes that long.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Gives each transaction whichever of its few servers is free. Stopped when dropped.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Pooler {
         let pooler = Self { child, port, _folder: folder };
         let begun = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(begun.elapsed() < PATIENCE, "pgbouncer does not listen");
+            assert!(begun.elapsed() < TIMEOUT, "pgbouncer does not listen");
             std::thread::sleep(Duration::from_millis(5));
         }
         pooler

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 /// How long anything that a test waits for may take. Only a failure takes that long.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(20);
 
 /// A program with a folder to work in and an environment of its own.
@@ -163,17 +163,17 @@ impl Running {
     }
 
     /// Waits for a line with this text in it, on either stream, and returns the first.
-    pub async fn says(&self, text: &str) -> String {
-        self.says_times(text, 1).await
+    pub async fn wait_for_line(&self, text: &str) -> String {
+        self.wait_for_lines(text, 1).await
     }
 
     /// Waits until so many lines have this text in them, and returns the last of them.
-    pub async fn says_times(&self, text: &str, times: usize) -> String {
+    pub async fn wait_for_lines(&self, text: &str, times: usize) -> String {
         let mut lines = self.lines.clone();
         let nth = |lines: &[Line]| {
             lines.iter().map(|line| &line.text).filter(|line| line.contains(text)).nth(times - 1).cloned()
         };
-        let heard = timeout(PATIENCE, lines.wait_for(|lines| nth(lines).is_some())).await;
+        let heard = timeout(TIMEOUT, lines.wait_for(|lines| nth(lines).is_some())).await;
         if let Ok(Ok(lines)) = heard {
             return nth(&lines).expect("it was there a moment ago");
         }
@@ -182,7 +182,7 @@ impl Running {
 
     /// The lines so far with this text in them.
     #[must_use]
-    pub fn said(&self, text: &str) -> Vec<String> {
+    pub fn lines_with(&self, text: &str) -> Vec<String> {
         let lines = self.lines.borrow();
         lines.iter().map(|line| &line.text).filter(|line| line.contains(text)).cloned().collect()
     }
@@ -194,11 +194,11 @@ impl Running {
 
     /// Waits for its end.
     pub async fn ended(mut self) -> Ended {
-        let Ok(status) = timeout(PATIENCE, self.child.wait()).await else {
+        let Ok(status) = timeout(TIMEOUT, self.child.wait()).await else {
             panic!("waited for the end of a program that said:\n{}", self.transcript());
         };
         // The pipes end with the last process that holds them.
-        while let Ok(changed) = timeout(PATIENCE, self.lines.changed()).await {
+        while let Ok(changed) = timeout(TIMEOUT, self.lines.changed()).await {
             if changed.is_err() {
                 break;
             }
@@ -218,7 +218,7 @@ impl Running {
     pub async fn interrupted(self) -> Ended {
         self.signal(Signal::TERM);
         // Two signals at once are one.
-        self.says("nothing new starts").await;
+        self.wait_for_line("nothing new starts").await;
         self.signal(Signal::TERM);
         self.ended().await
     }
@@ -284,7 +284,7 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
             sleep(POLL).await;
         }
     };
-    timeout(PATIENCE, waiting)
+    timeout(TIMEOUT, waiting)
         .await
-        .unwrap_or_else(|_| panic!("waited {PATIENCE:?} until {what}{}", transcripts()))
+        .unwrap_or_else(|_| panic!("waited {TIMEOUT:?} until {what}{}", transcripts()))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// A text that only round trips for one purpose have, and that purpose. The first that fits counts.
 const CAUSES: [(&str, &str); 11] = [
-    ("max(id), 0) AS revision FROM scheduler_audit_log", QUESTION),
+    ("max(id), 0) AS revision FROM scheduler_audit_log", CONTROL_POLL),
     ("WHERE s.late_at <", LATE),
     ("WITH claimed AS", CLAIM),
     ("WITH moved AS", LAST_RECORD),
@@ -18,7 +18,7 @@ const CAUSES: [(&str, &str); 11] = [
 ];
 
 /// The question of each second, what people ask of all jobs.
-pub const QUESTION: &str = "question";
+pub const CONTROL_POLL: &str = "control poll";
 /// The one of each ten seconds, which jobs are late.
 pub const LATE: &str = "late jobs";
 /// The claim of a job's lease.

@@ -7,7 +7,7 @@ use std::{fs, process::ExitCode, time::Duration};
 
 use billing_test_support::{
     Db, Postgres, Program, eventually,
-    query_accounting::{QUESTION, by_cause},
+    query_accounting::{CONTROL_POLL, by_cause},
 };
 use clap::Args;
 use serde_json::json;
@@ -43,7 +43,7 @@ pub(super) async fn run(args: &BenchIdleArgs) -> serde_json::Value {
     let heartbeat = "SELECT count(*) AS n FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
     eventually("it beats", async || (number(&db, heartbeat).await > 0).then_some(())).await;
     let start_ms = began.elapsed().as_millis();
-    daemon.says("charged 0.00 for 0 hours").await;
+    daemon.wait_for_line("charged 0.00 for 0 hours").await;
     // What a start leaves behind is over by then.
     sleep(Duration::from_secs(3)).await;
     let pid = daemon.pid();
@@ -65,7 +65,7 @@ pub(super) async fn run(args: &BenchIdleArgs) -> serde_json::Value {
         "rss_mb": resident_mb(pid),
         "transactions": transactions,
         "round_trips": trips.len(),
-        "round_trips_per_tick": per(trips.len(), by_cause.get(QUESTION).copied().unwrap_or_default()),
+        "round_trips_per_tick": per(trips.len(), by_cause.get(CONTROL_POLL).copied().unwrap_or_default()),
         "round_trips_by_cause": by_cause,
     });
     daemon.terminated().await.expect_code(0);

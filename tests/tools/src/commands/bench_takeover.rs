@@ -105,13 +105,13 @@ async fn after_a_kill(db: &Db, lease: u64, until_kill: Duration) -> Duration {
     );
     let program = program(db, &jobs);
     let holder = program.start("run");
-    let begun = holder.says("begins ").await;
+    let begun = holder.wait_for_line("begins ").await;
     let other = program.start("run");
-    other.says(" runs endless as ").await;
+    other.wait_for_line(" runs endless as ").await;
     sleep(until_kill).await;
     let killed = Instant::now();
     holder.signal(Signal::KILL);
-    let again = other.says("begins ").await;
+    let again = other.wait_for_line("begins ").await;
     let took = killed.elapsed();
     assert_eq!(occurrence(&again), occurrence(&begun), "it is the same occurrence");
     took
@@ -124,15 +124,15 @@ async fn with_nothing_held(db: &Db, signal: Signal) -> Duration {
         format!("[[job]]\nname = \"short\"\nkind = \"bench.short\"\nschedule = {{ every = \"{every}s\" }}\n");
     let program = program(db, &jobs);
     let (one, other) = (program.start("run"), program.start("run"));
-    one.says(" runs short as ").await;
-    other.says(" runs short as ").await;
+    one.wait_for_line(" runs short as ").await;
+    other.wait_for_line(" runs short as ").await;
     let free =
         "SELECT count(*) AS n FROM scheduler_jobs AS state JOIN scheduler_runs AS run ON run.job = state.job
                  WHERE state.job = 'short' AND state.holder IS NULL";
     eventually("it is done, and nobody holds it", async || (number(db, free).await > 0).then_some(())).await;
-    let seen = other.said("begins ").len();
+    let seen = other.lines_with("begins ").len();
     one.signal(signal);
-    let began = other.says_times("begins ", seen + 1).await;
+    let began = other.wait_for_lines("begins ", seen + 1).await;
     let now = SystemClock.now();
     let at: DateTime<Utc> = occurrence(&began).parse().expect("a scheduled time");
     (now - at).to_std().expect("a run begins when it is due")

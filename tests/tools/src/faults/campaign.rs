@@ -82,7 +82,7 @@ pub async fn run(options: &Options) -> Report {
             proxy.relent();
         }
         let now = fleet::rest(&server.db).await;
-        let finished = all_billed(&server.db, now, options.patience).await;
+        let finished = all_billed(&server.db, now, options.settle_timeout).await;
         end.send_replace(true);
         (now, finished, billed)
     };
@@ -104,7 +104,7 @@ pub async fn run(options: &Options) -> Report {
     if !finished {
         report.violate(format!(
             "no run of all daemons billed everything within {} s",
-            options.patience.as_secs()
+            options.settle_timeout.as_secs()
         ));
     }
     for _ in 0..stuck {
@@ -141,7 +141,7 @@ async fn until_so_many_runs(db: &Db, runs: u64) {
 }
 
 /// Waits until two runs in a row came to their end that billed everything up to `now`, the fleet's time.
-async fn all_billed(db: &Db, now: Micros, patience: Duration) -> bool {
+async fn all_billed(db: &Db, now: Micros, settle_timeout: Duration) -> bool {
     let since = fleet::real_now();
     let started = Instant::now();
     let (begun, as_of) = match db.backend() {
@@ -154,7 +154,7 @@ async fn all_billed(db: &Db, now: Micros, patience: Duration) -> bool {
     );
     let query = Statement::from_string(db.backend(), sql);
     debug_assert!(now > 0, "the clock has stopped");
-    while started.elapsed() < patience {
+    while started.elapsed() < settle_timeout {
         let row = db.admin().query_one_raw(query.clone()).await.ok().flatten();
         if row.and_then(|row| row.try_get::<i64>("", "n").ok()).is_some_and(|runs| runs >= 2) {
             return true;

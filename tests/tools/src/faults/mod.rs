@@ -51,7 +51,7 @@ pub struct Options {
     /// Whether the daemons' logs are kept if anything is found.
     pub keep_logs: bool,
     /// How long the daemons may take to bill everything in the end.
-    pub patience: Duration,
+    pub settle_timeout: Duration,
 }
 
 impl Options {
@@ -71,7 +71,7 @@ impl Options {
             pace_ms: 20..120,
             machines: 60,
             keep_logs: true,
-            patience: Duration::from_mins(2),
+            settle_timeout: Duration::from_mins(2),
         }
     }
 

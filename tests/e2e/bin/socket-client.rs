@@ -1,4 +1,4 @@
-//! Asks on a Unix socket as whoever runs this, and prints the answer's first line: `ask-socket SOCKET PATH`.
+//! Asks on a Unix socket as whoever runs this, and prints the answer's first line: `socket-client SOCKET PATH`.
 
 use std::{
     env,
@@ -7,7 +7,7 @@ use std::{
 };
 
 fn main() -> io::Result<()> {
-    let usage = || io::Error::new(io::ErrorKind::InvalidInput, "usage: ask-socket SOCKET PATH");
+    let usage = || io::Error::new(io::ErrorKind::InvalidInput, "usage: socket-client SOCKET PATH");
     let mut arguments = env::args_os().skip(1);
     let socket = arguments.next().ok_or_else(usage)?;
     let path = arguments.next().and_then(|path| path.into_string().ok()).ok_or_else(usage)?;
