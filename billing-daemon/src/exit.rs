@@ -1,6 +1,9 @@
-//! How the program ends: a sentence for the person, a code for whoever started it.
+//! How the program ends: a message for the operator, an exit code for the caller.
 
-use std::{fmt::Display, process::ExitCode};
+use std::{
+    fmt::{self, Display},
+    process::ExitCode,
+};
 
 use migration::{MigrationError, SchemaError};
 
@@ -10,19 +13,19 @@ use billing_store::ConnectError;
 /// Exit codes, as in `sysexits.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Something was looked for and found wanting: an audit with violations.
+    /// A check has a finding, such as an audit with violations.
     Negative = 1,
-    /// The command line was wrong.
+    /// The command line is wrong.
     Usage = 64,
     /// The database cannot be reached.
     Unavailable = 69,
-    /// A fault of ours.
+    /// An internal error.
     Internal = 70,
-    /// Somebody else is at it: try again.
+    /// A temporary failure, such as another process that holds a lease.
     TryAgain = 75,
-    /// A right is missing.
+    /// A permission is missing.
     Permission = 77,
-    /// The configuration, or the schema, does not fit.
+    /// The configuration or the schema is wrong.
     Configuration = 78,
 }
 
@@ -32,28 +35,37 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command did not do what it was asked.
+/// Why a command failed.
 #[derive(Debug)]
 pub struct Failure {
-    /// The code to exit with.
+    /// The exit code.
     pub exit: Exit,
-    /// What to print; empty if all is said.
+    /// What failed and why; empty if the command has printed that already.
     pub message: String,
+    /// What the operator can do about it.
+    pub help: Vec<String>,
 }
 
 impl Failure {
-    /// A failure with its sentence.
+    /// A failure with its message.
     pub fn new(exit: Exit, message: impl Display) -> Self {
-        Self { exit, message: message.to_string() }
+        Self { exit, message: message.to_string(), help: Vec::new() }
     }
 
-    /// The code alone: what was wrong is printed already.
+    /// Only an exit code: the command has printed the reason.
     #[must_use]
     pub fn silent(exit: Exit) -> Self {
-        Self { exit, message: String::new() }
+        Self::new(exit, "")
     }
 
-    /// An error of the database while `doing`.
+    /// Adds what the operator can do about it.
+    #[must_use]
+    pub fn help(mut self, help: impl Display) -> Self {
+        self.help.push(help.to_string());
+        self
+    }
+
+    /// An error of the database during `doing`, a verb phrase.
     #[must_use]
     pub fn database(doing: &str, error: &sea_orm::DbErr) -> Self {
         let exit = match billing_store::classify(error) {
@@ -62,7 +74,15 @@ impl Failure {
             _ if billing_store::code(error).as_deref() == Some("42501") => Exit::Permission,
             _ => Exit::Internal,
         };
-        Self::new(exit, format!("could not {doing}: {}", escaped(&billing_store::with_help(error))))
+        Self::new(exit, format!("cannot {doing}: {}", escaped(&billing_store::with_help(error))))
+    }
+}
+
+/// The message and, on lines of their own, the help.
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        self.help.iter().try_for_each(|help| write!(f, "\nhelp: {help}"))
     }
 }
 
@@ -76,7 +96,7 @@ impl From<ConnectError> for Failure {
 impl From<SchemaError> for Failure {
     fn from(error: SchemaError) -> Self {
         match error {
-            SchemaError::Database(error) => Self::database("read which migrations are applied", &error),
+            SchemaError::Database(error) => Self::database("read the applied migrations", &error),
             schema => Self::new(Exit::Configuration, schema),
         }
     }
@@ -86,9 +106,7 @@ impl From<MigrationError> for Failure {
     fn from(error: MigrationError) -> Self {
         match error {
             MigrationError::Schema(error) => error.into(),
-            MigrationError::Database(error) => {
-                Self::database("change the schema, so nothing was changed", &error)
-            }
+            MigrationError::Database(error) => Self::database("change the schema", &error),
         }
     }
 }

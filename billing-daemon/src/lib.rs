@@ -1,5 +1,5 @@
-//! The daemon as a library: configuration, the SeaORM store, the runtime and the command line. `main.rs` is one call of
-//! [`main`]; a daemon with plugins of its own is the same call with [`Plugins`].
+//! The daemon as a library: configuration, runtime, HTTP API and command line. `main.rs` is one call of [`main`]; a daemon with
+//! additional job kinds is the same call with [`Plugins`].
 
 mod commands;
 pub mod config;
@@ -27,10 +27,10 @@ use commands::cli;
 pub use commands::cli::Cli;
 pub use plugins::Plugins;
 
-/// How long what is left of abandoned jobs may take to be dropped.
+/// How long the process waits at its end for jobs that block a thread and were abandoned.
 const BLOCKING_TASK_GRACE: Duration = Duration::from_secs(1);
 
-/// The whole program: reads the command line and does what it says.
+/// The whole program: parses the command line and runs its command.
 #[must_use]
 pub fn main(plugins: &Plugins) -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -39,7 +39,7 @@ pub fn main(plugins: &Plugins) -> ExitCode {
             let usage = error.use_stderr();
             match cli::sanitized_error(&error, std::env::args().skip(1)) {
                 Some(text) => commands::complain(text.trim_end()),
-                // Nothing is left to tell anybody if not even this can be printed.
+                // There is no other stream to report on if even this cannot be printed.
                 None => drop(error.print()),
             }
             return if usage { exit::Exit::Usage.into() } else { ExitCode::SUCCESS };
@@ -48,32 +48,35 @@ pub fn main(plugins: &Plugins) -> ExitCode {
     #[cfg(windows)]
     if cli.is_service() {
         let plugins = plugins.clone();
-        return service_manager::windows::serve(move || act(cli, &plugins)).unwrap_or_else(|error| {
-            let message =
-                format!("the service manager did not start this process: {error}; leave out --as-service");
-            print_failure(&exit::Failure::new(exit::Exit::Usage, message)).into()
+        return service_manager::windows::serve(move || run_command(cli, &plugins)).unwrap_or_else(|error| {
+            let message = format!("cannot run as a service: {error}");
+            let failure = exit::Failure::new(exit::Exit::Usage, message);
+            print_failure(&failure.help("omit --as-service, which is for the service manager")).into()
         });
     }
-    act(cli, plugins).into()
+    run_command(cli, plugins).into()
 }
 
-/// Does what the command line says, and returns the exit code.
-fn act(cli: Cli, plugins: &Plugins) -> u8 {
+/// Runs the command and returns the exit code.
+fn run_command(cli: Cli, plugins: &Plugins) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            return print_failure(&exit::Failure::new(exit::Exit::Internal, format!("no runtime: {error}")));
+            return print_failure(&exit::Failure::new(
+                exit::Exit::Internal,
+                format!("cannot start the runtime: {error}"),
+            ));
         }
     };
     let result = runtime.block_on(commands::execute(cli, plugins));
-    // A job that blocks its thread and does not stop was given its time; without this the process would wait for it.
+    // Without a limit the process would wait for an abandoned job that blocks its thread.
     runtime.shutdown_timeout(BLOCKING_TASK_GRACE);
     result.map_or_else(|failure| print_failure(&failure), |()| 0)
 }
 
 fn print_failure(failure: &exit::Failure) -> u8 {
     if !failure.message.is_empty() {
-        commands::complain(&failure.message);
+        commands::print_error(failure);
     }
     failure.exit as u8
 }

@@ -7,23 +7,18 @@ use billing_jobs::{
 use billing_store::audit_log::{self, AuditEvent};
 use serde_json::json;
 
-use super::{config, database, environment, log, quiet_filter};
+use super::session::Session;
 use crate::{
-    commands::cli::Common,
     exit::{Exit, Failure},
     host::identity::operator_name,
     output::line as say,
     panel_database,
-    plugins::Plugins,
-    telemetry::LogOutput,
 };
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins) -> Result<(), Failure> {
-    let environment = environment(common)?;
-    let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let settings = config(common, plugins, &environment)?.daemon;
-    let last_commit = panel_database::last_commit(&settings, &database).ok_or_else(|| {
+pub(super) async fn execute(session: &Session<'_>) -> Result<(), Failure> {
+    let database = session.database()?;
+    let settings = &session.load()?.config.daemon;
+    let last_commit = panel_database::last_commit(settings, &database).ok_or_else(|| {
         let message =
             "nothing is noted on this machine: set `state-dir` in the [daemon] section of jobs.toml";
         Failure::new(Exit::Configuration, message)

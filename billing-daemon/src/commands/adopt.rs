@@ -5,19 +5,15 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::{
-    bill, config, database, environment,
+    bill,
     handover::{failed, table},
-    log, quiet_filter,
+    session::Session,
 };
 use crate::{
-    commands::cli::Common,
     exit::Failure,
     host::identity::operator_name,
     output::{json as say_json, layout as say_lines},
-    panel_database,
-    plugins::Plugins,
     status::panel_presence::PanelPresence,
-    telemetry::LogOutput,
 };
 
 #[derive(Debug, Args)]
@@ -35,12 +31,9 @@ const PRINTED: usize = 5;
 /// No more instances with another price than the panel's are printed.
 const PRICES_PRINTED: usize = 20;
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &AdoptArgs) -> Result<(), Failure> {
-    let environment = environment(common)?;
-    let settings = bill::settings(&config(common, plugins, &environment)?)?;
-    let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let opened = panel_database::open(&database).await?;
+pub(super) async fn execute(session: &Session<'_>, options: &AdoptArgs) -> Result<(), Failure> {
+    let settings = bill::settings(&session.load()?.config)?;
+    let opened = session.panel().await?;
     let presence = PanelPresence::detect(&opened).await?;
     let biller = Biller::new(opened.db, opened.panel, settings);
     let adoption = biller.adopt(!options.dry_run, &operator_name()).await.map_err(failed)?;

@@ -1,20 +1,14 @@
 //! `audit`: every invariant of the ledger, each row that breaks one, and how that is resolved.
 
-use super::{bill_report, database, environment, log, quiet_filter};
+use super::bill_report;
 use crate::{
-    commands::{args::JsonArgs, cli::Common},
+    commands::{args::JsonArgs, session::Session},
     exit::{Exit, Failure},
     output::{json as say_json, line as say},
-    panel_database,
-    plugins::Plugins,
-    telemetry::LogOutput,
 };
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, format: JsonArgs) -> Result<(), Failure> {
-    let environment = environment(common)?;
-    let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let opened = panel_database::open(&database).await?;
+pub(super) async fn execute(session: &Session<'_>, format: JsonArgs) -> Result<(), Failure> {
+    let opened = session.panel().await?;
     let audit =
         billing_jobs::audit::audit(&opened.db).await.map_err(|error| Failure::database("audit", &error))?;
     if format.json {

@@ -27,21 +27,15 @@ use serde_json::json;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{
-    approvals, bill_report::Report, built_in_notice, complain, config_of, database, environment,
-    jobs::control::needs_force, log, quiet_filter, source, width,
-};
+use super::{approvals, bill_report::Report, complain, jobs::control::needs_force, session::Session, width};
 use crate::{
-    commands::cli::Common,
     config::Config,
     exit::{Exit, Failure},
     host::identity::{Identity, operator_name},
     output::{json as say_json, layout as say_lines},
     panel_database::{self, PanelDatabase},
-    plugins::Plugins,
     runtime::signals::Signals,
     status::panel_presence::PanelPresence,
-    telemetry::LogOutput,
 };
 use billing_store::{Database, QueryFailed, SeaOrmStore, read_control_state};
 
@@ -82,16 +76,10 @@ pub(crate) struct BillArgs {
 /// How long the lease of a run by hand lasts without renewal.
 const LEASE_TTL: Duration = Duration::from_secs(10);
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &BillArgs) -> Result<(), Failure> {
-    let environment = environment(common)?;
-    let source = source(common, plugins, &environment)?;
-    let config = config_of(common, &source)?;
-    let (settings, daemon) = (settings(&config)?, &config.daemon);
-    let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    if source.path().is_none() {
-        complain(&built_in_notice(&config));
-    }
+pub(super) async fn execute(session: &Session<'_>, options: &BillArgs) -> Result<(), Failure> {
+    let config = session.announced_config()?;
+    let (settings, daemon) = (settings(config)?, &config.daemon);
+    let database = session.database()?;
     let opened = panel_database::open(&database).await?;
     let presence = PanelPresence::detect(&opened).await?;
     if !options.dry_run {

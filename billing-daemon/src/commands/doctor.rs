@@ -12,7 +12,7 @@ use clap::Args;
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect};
 use serde_json::{Value, json};
 
-use super::{log, quiet_filter, reach, required, source, version, width};
+use super::{session::Session, version, width};
 use crate::{
     commands::cli::Common,
     config::{Config, DaemonSettings, environment::Environment, http::HttpSettings, secret_file},
@@ -23,7 +23,7 @@ use crate::{
     plugins::{Plugins, kinds_for_validation},
     runtime::reload::ConfigFile,
     status::{Expected, Status, wrapped},
-    telemetry::{LogOutput, otel},
+    telemetry::otel,
 };
 use billing_store::{Database, DatabaseUrl, Pool};
 
@@ -55,16 +55,21 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor
     for warning in environment.warnings() {
         findings.push(Finding::warn("environment", warning.to_string(), "correct it"));
     }
-    let source = source(common, plugins, &environment)
+    // What others can read is a finding below, and must not end the checks.
+    let common = &Common { allow_readable_secrets: true, ..common.clone() };
+    let session = Session::with_environment(common, plugins, environment);
+    let environment = &session.environment;
+    let source = session
+        .config_file()
         .map_err(|failure| findings.push(Finding::fail("jobs.toml", failure.message, READ_AGAIN)))
         .ok();
     let file = source.as_ref().and_then(ConfigFile::path);
     let config = source.as_ref().and_then(|source| configuration(source, &mut findings));
     let daemon = config.as_ref().map_or_else(DaemonSettings::default, |config| config.daemon.clone());
-    let database = database(common, &environment, &daemon, &mut findings);
-    log(common, LogOutput::Stderr, &quiet_filter(&environment), database.as_ref())?;
-    findings.extend(examine_machine(&machine(file, &environment, &daemon, database.as_ref())));
-    findings.extend(traces(&environment));
+    let database = database(&session, &daemon, &mut findings);
+    session.start_log(database.as_ref())?;
+    findings.extend(examine_machine(&machine(file, environment, &daemon, database.as_ref())));
+    findings.extend(traces(environment));
     let expected = config.as_ref().map(Expected::from).unwrap_or_default();
     let mut status = None;
     if let Some(database) = &database {
@@ -79,7 +84,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor
     }
     if let Some(path) = &options.bundle {
         let known = Known {
-            environment: &environment,
+            environment,
             file,
             config: config.as_ref(),
             database: database.as_ref(),
@@ -123,29 +128,22 @@ fn configuration(source: &ConfigFile, findings: &mut Vec<Finding>) -> Option<Con
     }
 }
 
-fn database(
-    common: &Common,
-    environment: &Environment,
-    daemon: &DaemonSettings,
-    findings: &mut Vec<Finding>,
-) -> Option<Database> {
-    let url = match environment.database_url() {
+fn database(session: &Session<'_>, daemon: &DaemonSettings, findings: &mut Vec<Finding>) -> Option<Database> {
+    let url = match session.environment.database_url() {
         Ok(url) => url.or_else(|| daemon.database_url.clone()),
         Err(problem) => {
             findings.push(Finding::fail("database", problem.to_string(), "correct it"));
             return None;
         }
     };
-    let looking = Common { allow_readable_secrets: true, ..common.clone() };
-    let url = match required(&looking, url) {
+    let url = match session.require_url(url) {
         Ok(url) => url,
         Err(failure) => {
             findings.push(Finding::fail("database", failure.message, "set DATABASE_URL"));
             return None;
         }
     };
-    // What others may read is told below, and hinders nobody from looking.
-    match reach(&looking, &url, daemon) {
+    match session.verified_database(&url, daemon) {
         Ok(database) => Some(database),
         Err(failure) => {
             findings.push(Finding::fail("database", failure.message, "the message says what to do"));

@@ -4,16 +4,12 @@ use billing_jobs::panel_guard::{self, InstallReport, PanelGuardError};
 use clap::Subcommand;
 use sea_orm::DatabaseConnection;
 
-use super::{args::JsonArgs, database, environment, log, quiet_filter};
+use super::{args::JsonArgs, session::Session};
 use crate::{
-    commands::cli::Common,
     exit::{Exit, Failure},
     host::identity::operator_name,
     output::{json as say_json, line as say},
-    panel_database::{self, PanelDatabase},
-    plugins::Plugins,
     status::PanelGuardView,
-    telemetry::LogOutput,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
@@ -33,11 +29,8 @@ pub(crate) enum GuardCommand {
     Status(JsonArgs),
 }
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, action: GuardCommand) -> Result<(), Failure> {
-    let environment = environment(common)?;
-    let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let PanelDatabase { db, .. } = panel_database::open(&database).await?;
+pub(super) async fn execute(session: &Session<'_>, action: GuardCommand) -> Result<(), Failure> {
+    let db = session.panel().await?.db;
     match action {
         GuardCommand::Install => install(&db).await,
         GuardCommand::Remove { force } => {

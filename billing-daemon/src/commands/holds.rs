@@ -7,20 +7,16 @@ use clap::{Args, Subcommand};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
 
-use super::{args::parse_time, database, environment, log, quiet_filter, width};
+use super::{args::parse_time, session::Session, width};
 use crate::output::table::table;
-use crate::panel_database;
 use crate::{
-    commands::cli::Common,
     escape::escaped,
     exit::{Exit, Failure},
     holds::{Acceptance, Filter, HeldInstance, Pages, accept, write_off},
     host::identity::operator_name,
     output::{json as say_json, json_element, layout as say_lines, line as say},
-    plugins::Plugins,
     status::wrapped,
     subjects,
-    telemetry::LogOutput,
 };
 
 #[derive(Debug, Subcommand)]
@@ -88,15 +84,8 @@ const WIDE: usize = 120;
 const CSV_HEAD: &str = "reason,since,instance,label,deleted,organization,organization_name,hours,amount,currency,detail,advice,\
                         accepted_by,accepted_until,accepted_note";
 
-pub(super) async fn execute(
-    common: &Common,
-    plugins: &Plugins,
-    action: &HoldsCommand,
-) -> Result<(), Failure> {
-    let environment = environment(common)?;
-    let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let db = panel_database::open_without_retry(&database).await?.db;
+pub(super) async fn execute(session: &Session<'_>, action: &HoldsCommand) -> Result<(), Failure> {
+    let db = session.panel_without_retry().await?.db;
     match action {
         HoldsCommand::List(options) => list(&db, options).await,
         HoldsCommand::Accept { decision, until } => {

@@ -5,14 +5,11 @@ use clap::Subcommand;
 use sea_orm::DatabaseConnection;
 use serde_json::json;
 
-use super::{database, environment, log, quiet_filter};
+use super::session::Session;
 use crate::{
-    commands::cli::Common,
     exit::{Exit, Failure},
     host::identity::operator_name,
     output::line as say,
-    plugins::Plugins,
-    telemetry::LogOutput,
 };
 use billing_store::Pool;
 
@@ -33,14 +30,8 @@ pub(crate) enum MigrateCommand {
     Status,
 }
 
-pub(super) async fn execute(
-    common: &Common,
-    plugins: &Plugins,
-    action: MigrateCommand,
-) -> Result<(), Failure> {
-    let environment = environment(common)?;
-    let mut database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
+pub(super) async fn execute(session: &Session<'_>, action: MigrateCommand) -> Result<(), Failure> {
+    let mut database = session.database()?;
     if action == MigrateCommand::Up {
         database = database.creating();
     }

@@ -3,27 +3,17 @@
 use billing_jobs::billing::{Biller, BillingSettings, Release};
 use serde_json::json;
 
-use super::{
-    database, environment,
-    handover::{failed, table},
-    log, quiet_filter,
-};
+use super::handover::{failed, table};
 use crate::{
-    commands::{args::JsonArgs, cli::Common},
+    commands::{args::JsonArgs, session::Session},
     exit::Failure,
     host::identity::operator_name,
     output::{json as say_json, layout as say_lines},
-    panel_database,
-    plugins::Plugins,
     status::panel_presence::PanelPresence,
-    telemetry::LogOutput,
 };
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, format: JsonArgs) -> Result<(), Failure> {
-    let environment = environment(common)?;
-    let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let opened = panel_database::open(&database).await?;
+pub(super) async fn execute(session: &Session<'_>, format: JsonArgs) -> Result<(), Failure> {
+    let opened = session.panel().await?;
     let presence = PanelPresence::detect(&opened).await?;
     let biller = Biller::new(opened.db, opened.panel, BillingSettings::default());
     let release = biller.release(&operator_name()).await.map_err(failed)?;

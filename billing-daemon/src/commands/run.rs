@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use tracing::info;
 
-use super::{built_in_notice, config_of, environment, log_without, reach, required, source};
+use super::session::{Loaded, Session, start_log};
 use crate::{
     commands::cli::Common,
     exit::Failure,
@@ -27,23 +27,26 @@ pub(crate) struct RunArgs {
 }
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &RunArgs) -> Result<(), Failure> {
-    // Before anything can go wrong that somebody should read there.
+    // First, so that the file contains every failure of the start.
     if let Some(file) = &options.log_file {
         telemetry::to_file(file, common.log_format);
     }
-    let environment = environment(common)?;
-    let source = source(common, plugins, &environment)?;
-    let config = config_of(common, &source)?;
-    let database = reach(common, &required(common, config.daemon.database_url.clone())?, &config.daemon)?;
+    let session = Session::new(common, plugins)?;
+    let daemon = &session.load()?.config.daemon;
+    let url = session.require_url(daemon.database_url.clone())?;
+    let database = session.verified_database(&url, daemon)?;
+    let (environment, loaded) = session.into_loaded()?;
+    let notice = loaded.built_in_notice();
+    let Loaded { file, config } = loaded;
     let identity = Identity::from_process(config.billing_interval);
     let secrets = Concealed::new(database.url().secrets());
     let traces = Traces::of(&environment, &identity, &secrets);
-    log_without(common, LogOutput::Split, &config.daemon.log_filter, &secrets, Some(&traces))?;
-    if source.path().is_none() {
-        info!("{}", built_in_notice(&config));
+    start_log(common, LogOutput::Split, &config.daemon.log_filter, &secrets, Some(&traces))?;
+    if let Some(notice) = notice {
+        info!("{notice}");
     }
     traces.announce();
-    let result = runtime::run(config, Some(source), database, plugins, identity, secrets).await;
+    let result = runtime::run(config, Some(file), database, plugins, identity, secrets).await;
     traces.finish().await;
     result
 }

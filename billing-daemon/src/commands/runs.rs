@@ -7,16 +7,15 @@ use uuid::Uuid;
 
 use super::{
     args::{JsonArgs, Since, parse_since},
-    jobs::{Session, instant, shown},
+    jobs::{JobSession, instant, shown},
+    session::Session,
     width,
 };
 use crate::output::table::table;
 use crate::{
-    commands::cli::Common,
     escape::escaped,
     exit::{Exit, Failure},
     output::{json as say_json, layout as say_lines},
-    plugins::Plugins,
 };
 
 #[derive(Debug, Subcommand)]
@@ -55,8 +54,8 @@ fn parse_status(text: &str) -> Result<RunStatus, String> {
     RunStatus::of(text).ok_or_else(|| format!("use one of {}", words()))
 }
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &RunsCommand) -> Result<(), Failure> {
-    let desk = Session::open(common, plugins, None).await?;
+pub(super) async fn execute(session: &Session<'_>, action: &RunsCommand) -> Result<(), Failure> {
+    let desk = JobSession::open(session, None).await?;
     match action {
         RunsCommand::List { job, status, since, limit, json } => {
             let filter = RunFilter {

@@ -1,27 +1,16 @@
 //! `status`: how billing stands; a check for monitoring.
 
-use super::{built_in_notice, complain, config_of, database, environment, log, quiet_filter, source, width};
+use super::width;
 use crate::{
-    commands::{args::JsonArgs, cli::Common},
+    commands::{args::JsonArgs, session::Session},
     exit::{Exit, Failure},
     output::{json as say_json, layout as say_lines},
-    panel_database,
-    plugins::Plugins,
     status::{self, Expected},
-    telemetry::LogOutput,
 };
 
-pub(super) async fn execute(common: &Common, plugins: &Plugins, format: JsonArgs) -> Result<(), Failure> {
-    let environment = environment(common)?;
-    let source = source(common, plugins, &environment)?;
-    let config = config_of(common, &source)?;
-    if source.path().is_none() {
-        complain(&built_in_notice(&config));
-    }
-    let expected = Expected::from(&config);
-    let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let opened = panel_database::open_without_retry(&database).await?;
+pub(super) async fn execute(session: &Session<'_>, format: JsonArgs) -> Result<(), Failure> {
+    let expected = Expected::from(session.announced_config()?);
+    let opened = session.panel_without_retry().await?;
     let status = status::read(&opened, &expected).await?;
     if format.json {
         say_json(&(status));

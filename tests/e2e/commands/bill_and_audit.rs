@@ -183,7 +183,7 @@ async fn while_another_holds_the_lease_only_a_dry_run_bills(db: &Db) {
     );
     let ended = with(db).run("bill").await.expect_code(75);
     let last = ended.err.last().map(String::as_str);
-    assert_eq!(last, Some("billing is being run by somebody else: try again when it is done"));
+    assert_eq!(last, Some("error: billing is being run by somebody else: try again when it is done"));
     assert_eq!(everything(db).await, before, "nothing was written");
 }
 
@@ -266,7 +266,7 @@ async fn a_bill_that_is_asked_to_stop_keeps_whole_batches_and_says_so() {
     eventually("the signal is heard", renewed).await;
     lock.rollback().await.expect("a lock is given back");
     let ended = running.ended().await.expect_code(75);
-    let sentence = "stopped before the end: the daemon is shutting down; what was charged stays, run it again for the rest";
+    let sentence = "error: stopped before the end: the daemon is shutting down; what was charged stays, run it again for the rest";
     assert_eq!(ended.err.last().map(String::as_str), Some(sentence), "{}", ended.text());
     assert_eq!(fetch(&db, "SELECT count(*) FROM billing_charges").await, "2");
     check_audit(&db).await;

@@ -105,7 +105,7 @@ async fn failed_demo_leaves_no_folder() {
     let shell = Command::new("sh").arg("-c").arg(limited).env("TMPDIR", program.folder()).output();
     let shell = shell.expect("there is a shell");
     let output = String::from_utf8_lossy(&shell.stderr);
-    assert!(!shell.status.success() && output.contains("could not "), "{output}");
+    assert!(!shell.status.success() && output.contains("error: cannot "), "{output}");
     assert_eq!(std::fs::read_dir(program.folder()).expect("a folder of ours is read").count(), 0);
 }
 
@@ -119,7 +119,7 @@ async fn the_demo_refuses_a_database_that_is_in_use() {
     let ended = program().run(&format!("demo --database-url {}", used.url())).await.expect_code(78);
     assert_eq!(
         ended.err,
-        ["this database has organizations or plans already: the demo only fills an empty one"]
+        ["error: this database has organizations or plans already: the demo only fills an empty one"]
     );
     for table in ["vps_instances", "organizations", "billing_charges", "scheduler_jobs"] {
         assert_eq!(number(&db, &format!("SELECT count(*) FROM {table}")).await, 0, "{table}");

@@ -19,18 +19,21 @@ async fn a_check_tells_everything_that_is_wrong_and_where() {
                 "jobs.toml:3:8: unknown kind `biling`, did you mean `billing`?",
                 "jobs.toml:4:1: unknown key `scedule`, did you mean `schedule`?",
                 "jobs.toml:7:13: `lease-ttl` must be at least 3s, or a lease ends before it can be renewed",
-                "4 problems: nothing was started",
+                "error: 4 problems: nothing was started",
             ],
         ),
         (
             "[[job]\n",
-            vec!["jobs.toml:1:7: unclosed array table, expected `]`", "1 problem: nothing was started"],
+            vec![
+                "jobs.toml:1:7: unclosed array table, expected `]`",
+                "error: 1 problem: nothing was started",
+            ],
         ),
         (
             "",
             vec![
                 "jobs.toml: no job is enabled: write a [[job]] with `name`, `kind` and `schedule`, or enable one",
-                "1 problem: nothing was started",
+                "error: 1 problem: nothing was started",
             ],
         ),
     ];
@@ -99,8 +102,7 @@ async fn a_zone_whose_rules_are_others_on_this_machine_is_told() {
 
 #[tokio::test]
 async fn every_refusal_has_its_exit_code() {
-    let missing = "DATABASE_URL is not set: put it into the environment, into .env or, as `database-url`, into the [daemon] \
-                   section of jobs.toml; for example DATABASE_URL=sqlite://billing.db";
+    let missing = "error: DATABASE_URL is not set";
     let url = "DATABASE_URL=sqlite://billing.db";
     let file = &format!("jobs.toml={BILLING}{HEARTBEAT}");
     let rows: [(&str, &[&str], i32, &str); 28] = [

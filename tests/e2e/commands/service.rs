@@ -107,7 +107,7 @@ async fn a_service_that_cannot_be_installed_says_what_to_do_instead() {
     let output = program.run("service start --user").await.expect_code(78);
     assert_eq!(
         output.err,
-        ["systemd does not run here: let the supervisor that does run `billing-daemon run`"]
+        ["error: systemd does not run here: let the supervisor that does run `billing-daemon run`"]
     );
     assert!(output.out.is_empty(), "{}", output.text());
     let homeless = crate::daemon::program().run("service start --user").await.expect_code(78);

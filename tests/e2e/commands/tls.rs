@@ -83,7 +83,7 @@ async fn a_database_elsewhere_is_refused_until_it_proves_itself_or_is_trusted() 
         let ended = program.run("check").await.expect_code(if refused { 78 } else { 0 });
         if refused {
             assert!(
-                ended.text().contains("nothing proves that whoever answers there is it"),
+                ended.text().contains("cannot use the database on db.invalid: nothing verifies its identity"),
                 "{}",
                 ended.text()
             );

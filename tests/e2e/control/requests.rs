@@ -218,13 +218,13 @@ async fn whoever_asks_about_no_job_is_told_which_there_are() {
     let program = with(&db, &[TICK]);
     for command in ["show", "resume", "cancel", "trigger", "explain", "pause --reason tea"] {
         let refused = program.run(&format!("jobs {command} tock")).await.expect_code(64);
-        let output = "neither the database nor jobs.toml knows a job `tock`, did you mean `tick`?";
+        let output = "error: neither the database nor jobs.toml knows a job `tock`, did you mean `tick`?";
         assert_eq!(refused.err, [output], "{command}");
     }
     let refused = program.run("jobs next tock").await.expect_code(64);
-    assert_eq!(refused.err, ["jobs.toml has no enabled job `tock`, did you mean `tick`?"]);
+    assert_eq!(refused.err, ["error: jobs.toml has no enabled job `tock`, did you mean `tick`?"]);
     let refused = program.run("runs show 0199a6b2-7c1e-7d30-9c1f-2b7f0d8e4a55").await.expect_code(64);
-    assert!(refused.err[0].starts_with("there is no run 0199a6b2"), "{}", refused.text());
+    assert!(refused.err[0].starts_with("error: there is no run 0199a6b2"), "{}", refused.text());
     let refused = program.run("jobs pause tick").await.expect_code(64);
     assert!(refused.text().contains("--reason <TEXT>"), "{}", refused.text());
 }

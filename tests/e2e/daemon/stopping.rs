@@ -159,7 +159,7 @@ async fn unstoppable_jobs_are_abandoned_after_grace() {
     eventually("it beats", async || (fetch(&db, beats).await == "running").then_some(())).await;
     let (ended, stuck) = tokio::join!(runaway.terminated(), stuck.terminated());
     stuck.expect_code(70);
-    let sentence = "stopped, but 1 runs did not end in time and run again later";
+    let sentence = "error: stopped, but 1 runs did not end in time and run again later";
     let ended = ended.expect_code(70);
     assert_eq!(ended.err.last().map(String::as_str), Some(sentence), "{}", ended.text());
     assert_eq!(rows(&db, "status FROM billing_daemon_status WHERE heartbeat_at IS NULL").await, ["stopped"]);

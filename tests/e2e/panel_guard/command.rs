@@ -100,7 +100,7 @@ async fn whoever_may_not_put_the_fence_up_is_told_who_may() {
     let db = Db::g3_role().await;
     for arguments in ["guard install", "guard remove"] {
         let output = run(&db.url, arguments).await.expect_code(77);
-        let sentence = "public.payment_transactions belongs to panel_owner, which alone can change its triggers: run this as \
+        let sentence = "error: public.payment_transactions belongs to panel_owner, which alone can change its triggers: run this as \
                         panel_owner, or say `GRANT panel_owner TO billing_run` first";
         assert_eq!(output.err, [sentence]);
     }
@@ -117,7 +117,7 @@ async fn whoever_may_not_put_the_fence_up_is_told_who_may() {
     assert_eq!(
         output.err,
         [format!(
-            "panel_owner lacks rights that this needs: run `{grants}` as their owner or, for an ALTER, as a superuser, and then this again"
+            "error: panel_owner lacks rights that this needs: run `{grants}` as their owner or, for an ALTER, as a superuser, and then this again"
         )]
     );
     db.execute(grants).await;
@@ -141,7 +141,7 @@ async fn whoever_cannot_put_the_removal_on_record_is_told_which_rights_are_missi
     assert_eq!(
         output.err,
         [format!(
-            "panel_owner lacks rights that this needs: run `{grant}` as their owner or, for an ALTER, as a superuser, and then this again"
+            "error: panel_owner lacks rights that this needs: run `{grant}` as their owner or, for an ALTER, as a superuser, and then this again"
         )]
     );
     run(&db.url, "guard status").await.expect_code(0);
@@ -174,7 +174,7 @@ async fn a_ledger_that_was_given_away_leaves_a_fence_that_says_what_to_do() {
     for arguments in ["guard install", "guard remove"] {
         let output = run(&heir, arguments).await.expect_code(77);
         let sentence = format!(
-            "{role} lacks rights that this needs: run `{statements}` as their owner or, for an ALTER, as a superuser, and then \
+            "error: {role} lacks rights that this needs: run `{statements}` as their owner or, for an ALTER, as a superuser, and then \
              this again"
         );
         assert_eq!(output.err, [sentence], "{arguments}");
@@ -226,7 +226,7 @@ async fn on_sqlite_there_is_nobody_to_fence_off() {
     for arguments in ["guard install", "guard remove", "guard status", "guard status --json"] {
         let output = run(&db.url, arguments).await.expect_code(78);
         assert!(
-            output.out.is_empty() && output.err[0].starts_with("the panel guard is for PostgreSQL"),
+            output.out.is_empty() && output.err[0].starts_with("error: the panel guard is for PostgreSQL"),
             "{}",
             output.text()
         );

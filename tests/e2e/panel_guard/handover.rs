@@ -135,7 +135,7 @@ async fn nothing_is_handed_over_while_somebody_bills(db: &Db) {
     let lease = daemon.claim().await;
     for command in ["adopt", "adopt --dry-run", "release"] {
         let output = run(db, command).await.expect_code(75);
-        assert!(output.err[0].starts_with("billing is being run by "), "{}", output.text());
+        assert!(output.err[0].starts_with("error: billing is being run by "), "{}", output.text());
     }
     daemon.let_go(&lease).await;
     let now = if db.backend() == DbBackend::Sqlite {
@@ -149,7 +149,7 @@ async fn nothing_is_handed_over_while_somebody_bills(db: &Db) {
     ))
     .await;
     let output = run(db, "release").await.expect_code(75);
-    assert_eq!(output.err, ["the daemon alive-1 is alive and would go on billing: stop it first"]);
+    assert_eq!(output.err, ["error: the daemon alive-1 is alive and would go on billing: stop it first"]);
     assert_eq!(fetch(db, METERS).await, "0");
     run(db, "adopt").await.expect_code(0);
     db.execute("UPDATE billing_daemon_status SET status = 'stopped'").await;

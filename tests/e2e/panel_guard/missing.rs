@@ -139,7 +139,7 @@ async fn guard_remove_is_refused_while_billing() {
     )
     .await;
     let output = remove("guard remove").await.expect_code(75);
-    assert!(output.err[0].starts_with("alive-1 bills"), "{}", output.text());
+    assert!(output.err[0].starts_with("error: alive-1 bills"), "{}", output.text());
     assert_eq!(remove("guard remove --force").await.expect_code(0).out, ["the panel guard is removed"]);
     install(&db).await;
     db.execute("UPDATE billing_daemon_status SET status = 'stopped'").await;

@@ -7,15 +7,11 @@ use clap::Subcommand;
 
 use super::{
     args::{JsonArgs, parse_time},
-    database, environment, log, quiet_filter,
+    session::Session,
 };
 use crate::{
-    commands::cli::Common,
     exit::Failure,
     output::{json as say_json, layout as say_lines},
-    panel_database,
-    plugins::Plugins,
-    telemetry::LogOutput,
 };
 
 #[derive(Debug, Subcommand)]
@@ -33,16 +29,9 @@ pub(crate) enum ChargesCommand {
     },
 }
 
-pub(super) async fn execute(
-    common: &Common,
-    plugins: &Plugins,
-    action: ChargesCommand,
-) -> Result<(), Failure> {
+pub(super) async fn execute(session: &Session<'_>, action: ChargesCommand) -> Result<(), Failure> {
     let ChargesCommand::Explain { instance, at, format } = action;
-    let environment = environment(common)?;
-    let database = database(common, plugins, &environment)?;
-    log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-    let opened = panel_database::open_without_retry(&database).await?;
+    let opened = session.panel_without_retry().await?;
     let explanation = explanation::explain(&opened, &instance, at).await?;
     if format.json {
         say_json(&explanation);

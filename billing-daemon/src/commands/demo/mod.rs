@@ -17,15 +17,15 @@ use serde_json::json;
 
 use super::{
     bill::{Once, bill_once, progress_bar},
-    engine, environment, log, quiet_filter, seconds, warn_of,
+    engine, seconds,
+    session::Session,
+    warn_of,
 };
 use crate::{
-    commands::cli::Common,
-    config::{DaemonSettings, environment::Environment},
+    config::DaemonSettings,
     exit::{Exit, Failure},
     output::{json as say_json, line as say},
     panel_database::{self, PanelDatabase},
-    telemetry::LogOutput,
 };
 use billing_store::{Database, DatabaseUrl, Pool};
 
@@ -54,10 +54,9 @@ struct Shown {
     reasons: BTreeMap<String, i64>,
 }
 
-pub(super) async fn execute(common: &Common, options: &DemoArgs) -> Result<(), Failure> {
-    let environment = environment(common)?;
+pub(super) async fn execute(session: &Session<'_>, options: &DemoArgs) -> Result<(), Failure> {
     let place = Place::of(options)?;
-    let done = execute_at(&place, &environment, common, options).await;
+    let done = execute_at(&place, session, options).await;
     // After a demo for a person, the lines "Try next" need the database.
     if options.json || done.as_ref().is_err_and(|failure| !failure.message.is_empty()) {
         place.remove();
@@ -65,14 +64,9 @@ pub(super) async fn execute(common: &Common, options: &DemoArgs) -> Result<(), F
     done
 }
 
-async fn execute_at(
-    place: &Place,
-    environment: &Environment,
-    common: &Common,
-    options: &DemoArgs,
-) -> Result<(), Failure> {
-    let database = super::reach(common, &place.url, &DaemonSettings::default())?.creating();
-    log(common, LogOutput::Stderr, &quiet_filter(environment), Some(&database))?;
+async fn execute_at(place: &Place, session: &Session<'_>, options: &DemoArgs) -> Result<(), Failure> {
+    let database = session.verified_database(&place.url, &DaemonSettings::default())?.creating();
+    session.start_log(Some(&database))?;
     let db = database.connect(Pool::Single).await?;
     migration::up(&db, None).await?;
     db.close().await.map_err(|error| Failure::database("close the database", &error))?;

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Session, shown, store_failure};
+use super::{JobSession, shown, store_failure};
 use crate::{
     commands::{
         args::parse_time,
@@ -112,7 +112,7 @@ const PATIENCE: Duration = Duration::from_hours(1);
 /// What a run may take longer than its timeout: it is begun within seconds, and abandoned if it does not stop.
 const MARGIN: Duration = Duration::from_mins(2);
 
-pub(super) async fn pause(desk: &Session, options: &PauseArgs) -> Result<(), Failure> {
+pub(super) async fn pause(desk: &JobSession, options: &PauseArgs) -> Result<(), Failure> {
     let name = &options.request.job;
     desk.job(name).await?;
     let receipt = desk.control.pause(name, &options.reason).await.map_err(store_failure)?;
@@ -124,7 +124,7 @@ pub(super) async fn pause(desk: &Session, options: &PauseArgs) -> Result<(), Fai
     Ok(())
 }
 
-pub(super) async fn resume(desk: &Session, options: &CancelArgs) -> Result<(), Failure> {
+pub(super) async fn resume(desk: &JobSession, options: &CancelArgs) -> Result<(), Failure> {
     let name = &options.request.job;
     desk.job(name).await?;
     let receipt = desk.control.resume(name, options.reason.as_deref()).await.map_err(store_failure)?;
@@ -132,7 +132,7 @@ pub(super) async fn resume(desk: &Session, options: &CancelArgs) -> Result<(), F
     Ok(())
 }
 
-pub(super) async fn cancel(desk: &Session, options: &CancelArgs) -> Result<(), Failure> {
+pub(super) async fn cancel(desk: &JobSession, options: &CancelArgs) -> Result<(), Failure> {
     let name = &options.request.job;
     desk.job(name).await?;
     let receipt = desk.control.cancel(name, options.reason.as_deref()).await.map_err(store_failure)?;
@@ -140,7 +140,7 @@ pub(super) async fn cancel(desk: &Session, options: &CancelArgs) -> Result<(), F
     Ok(())
 }
 
-pub(super) async fn reset(desk: &Session, options: &PauseArgs) -> Result<(), Failure> {
+pub(super) async fn reset(desk: &JobSession, options: &PauseArgs) -> Result<(), Failure> {
     let name = &options.request.job;
     desk.job(name).await?;
     let receipt = desk.control.reset(name, &options.reason).await.map_err(store_failure)?;
@@ -161,7 +161,7 @@ fn told(asked: &RequestArgs, receipt: ControlReceipt, done: &str) {
     }
 }
 
-pub(super) async fn trigger(desk: &Session, options: &TriggerArgs) -> Result<(), Failure> {
+pub(super) async fn trigger(desk: &JobSession, options: &TriggerArgs) -> Result<(), Failure> {
     let job = desk.job(&options.request.job).await?;
     if let Some(pause) = job.paused.as_ref().filter(|_| !options.force) {
         return Err(Failure::new(Exit::Usage, needs_force(&job.name, pause)));
@@ -170,7 +170,7 @@ pub(super) async fn trigger(desk: &Session, options: &TriggerArgs) -> Result<(),
     asked_for(desk, &job, &options.request, options.wait, id).await
 }
 
-pub(super) async fn replay(desk: &Session, options: &ReplayArgs) -> Result<(), Failure> {
+pub(super) async fn replay(desk: &JobSession, options: &ReplayArgs) -> Result<(), Failure> {
     let job = desk.job(&options.request.job).await?;
     let at = options.at()?;
     if at > desk.clock.now() {
@@ -201,7 +201,7 @@ pub(super) async fn replay(desk: &Session, options: &ReplayArgs) -> Result<(), F
 
 /// Reports what was requested, or waits until it has ended.
 async fn asked_for(
-    desk: &Session,
+    desk: &JobSession,
     job: &JobOverview,
     asked: &RequestArgs,
     wait: bool,
@@ -243,7 +243,7 @@ pub(in crate::commands) fn needs_force(job: &str, pause: &Pause) -> String {
     format!("job `{job}` is {pause}: `--force` runs it nevertheless, and `jobs resume {job}` ends the pause")
 }
 
-async fn answer(desk: &Session, id: Uuid, patience: Duration) -> Result<Option<RunRow>, Failure> {
+async fn answer(desk: &JobSession, id: Uuid, patience: Duration) -> Result<Option<RunRow>, Failure> {
     let (filter, began) = (RunFilter { request: Some(id), ..RunFilter::default() }, Instant::now());
     let mut told = false;
     while began.elapsed() < patience {

@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use serde_json::json;
 
-use super::{Session, shown};
+use super::{JobSession, shown};
 use crate::{
     commands::{args::parse_time, runs::outcome},
     exit::Failure,
@@ -29,7 +29,7 @@ pub(crate) struct ExplainArgs {
 /// So long a run may take to begin.
 const JUST_NOW: TimeDelta = TimeDelta::seconds(3);
 
-pub(super) async fn execute(desk: &Session, options: &ExplainArgs) -> Result<(), Failure> {
+pub(super) async fn execute(desk: &JobSession, options: &ExplainArgs) -> Result<(), Failure> {
     let (job, now) = (desk.job(&options.job).await?, desk.clock.now());
     let latest = || job.spec.as_ref().and_then(|spec| spec.schedule.last_until(now).ok().flatten());
     let at = options.at.or_else(latest).or_else(|| job.last.as_ref().map(|last| last.run.scheduled_at));

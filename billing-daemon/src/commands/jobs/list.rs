@@ -3,7 +3,7 @@
 use billing_scheduler::RunFilter;
 use serde_json::Value;
 
-use super::{Session, shown};
+use super::{JobSession, shown};
 use crate::output::table::table;
 use crate::{
     commands::{
@@ -18,7 +18,7 @@ use crate::{
 /// How many of its last runs a job is shown with.
 const RUNS_SHOWN: u32 = 5;
 
-pub(super) async fn list(desk: &Session, json: bool) -> Result<(), Failure> {
+pub(super) async fn list(desk: &JobSession, json: bool) -> Result<(), Failure> {
     let (jobs, now, known) = (desk.jobs().await?, desk.clock.now(), desk.is_complete);
     if json {
         say_json(&Value::Array(jobs.iter().map(|job| job.in_json(known, now)).collect()));
@@ -55,7 +55,7 @@ fn about(job: &JobOverview) -> String {
     }
 }
 
-pub(super) async fn show(desk: &Session, name: &str, json: bool) -> Result<(), Failure> {
+pub(super) async fn show(desk: &JobSession, name: &str, json: bool) -> Result<(), Failure> {
     let (job, now, known) = (desk.job(name).await?, desk.clock.now(), desk.is_complete);
     let last = RunFilter { job: Some(name.to_owned()), limit: RUNS_SHOWN, ..RunFilter::default() };
     let last = desk.runs(&last).await?;

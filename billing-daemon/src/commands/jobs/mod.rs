@@ -18,16 +18,14 @@ use self::{
     explain::ExplainArgs,
     next::NextArgs,
 };
-use super::{args::JsonArgs, database, environment, log, quiet_filter, runs::run_in_json, source};
+use super::{args::JsonArgs, cli::Common, runs::run_in_json, session::Session};
 use crate::{
-    commands::cli::Common,
-    config::did_you_mean,
+    config::{DaemonSettings, did_you_mean},
     exit::{Exit, Failure},
     host::identity::{Identity, operator_name},
     panel_database::{self, PanelDatabase},
     plugins::Plugins,
     status::jobs::{JobOverview, job_overviews},
-    telemetry::LogOutput,
 };
 use billing_store::{QueryFailed, SeaOrmStore};
 
@@ -78,7 +76,8 @@ pub(crate) enum JobsCommand {
 }
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &JobsCommand) -> Result<(), Failure> {
-    let open = async |by: Option<&str>| Session::open(common, plugins, by).await;
+    let session = || Session::new(common, plugins);
+    let open = async |by: Option<&str>| JobSession::open(&session()?, by).await;
     match action {
         JobsCommand::Next(options) => next::execute(common, plugins, options),
         JobsCommand::List { json } => list::list(&open(None).await?, *json).await,
@@ -94,7 +93,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &JobsCom
 }
 
 /// Where one asks: the database, and the jobs of the configuration if there is one.
-pub(super) struct Session {
+pub(super) struct JobSession {
     pub(super) control: Control,
     pub(super) opened: PanelDatabase,
     pub(super) clock: Arc<dyn Clock>,
@@ -104,17 +103,13 @@ pub(super) struct Session {
     pub(super) is_complete: bool,
 }
 
-impl Session {
+impl JobSession {
     /// Opens the database; what is asked is signed with `by`, or else with the name of whoever is logged in.
-    pub(super) async fn open(common: &Common, plugins: &Plugins, by: Option<&str>) -> Result<Self, Failure> {
-        let environment = environment(common)?;
-        let database = database(common, plugins, &environment)?;
-        log(common, LogOutput::Stderr, &quiet_filter(&environment), Some(&database))?;
-        // A file with a mistake in it is no reason not to pause a job.
-        let source = source(common, plugins, &environment).ok();
-        let is_file = source.as_ref().is_some_and(|source| source.path().is_some());
-        let config = source.and_then(|source| source.config().ok());
-        let ttl = config.as_ref().map_or_else(Default::default, |config| config.daemon.clone()).lease_ttl;
+    pub(super) async fn open(session: &Session<'_>, by: Option<&str>) -> Result<Self, Failure> {
+        let database = session.database()?;
+        let loaded = session.load_if_valid();
+        let ttl =
+            loaded.map_or_else(DaemonSettings::default, |loaded| loaded.config.daemon.clone()).lease_ttl;
         let opened = panel_database::open_without_retry(&database).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let holder = Identity::from_process(None).daemon_id;
@@ -123,8 +118,9 @@ impl Session {
         let by = by.map_or_else(operator_name, str::to_owned);
         // Each command looks for its job itself, also in jobs.toml, and knows a name that is meant.
         let control = Control::new(store, Arc::clone(&clock), by).with_known_jobs(|_| true);
-        let is_complete = is_file && config.is_some();
-        let specs = config.into_iter().flat_map(|config| config.jobs).map(|(spec, _)| spec).collect();
+        let is_complete = loaded.is_some_and(|loaded| loaded.file.path().is_some());
+        let specs =
+            loaded.iter().flat_map(|loaded| &loaded.config.jobs).map(|(spec, _)| spec.clone()).collect();
         Ok(Self { control, opened, clock, specs, is_complete })
     }
 

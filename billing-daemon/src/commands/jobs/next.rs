@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
-    commands::{args::parse_time, cli::Common, config, environment},
+    commands::{args::parse_time, cli::Common, session::Session},
     config::did_you_mean,
     exit::{Exit, Failure},
     output::{json as say_json, layout as say_lines, line as say},
@@ -37,7 +37,7 @@ pub(crate) struct NextArgs {
 
 pub(super) fn execute(common: &Common, plugins: &Plugins, options: &NextArgs) -> Result<(), Failure> {
     let schedule = match (&options.job, &options.cron) {
-        (Some(job), None) => of_job(common, plugins, job)?,
+        (Some(job), None) => of_job(&Session::new(common, plugins)?, job)?,
         (None, Some(cron)) => Schedule::cron(cron, options.timezone.as_deref().unwrap_or("UTC"))
             .map_err(|error| Failure::new(Exit::Usage, with_help(&error)))?,
         _ => {
@@ -71,8 +71,8 @@ pub(super) fn execute(common: &Common, plugins: &Plugins, options: &NextArgs) ->
     Ok(())
 }
 
-fn of_job(common: &Common, plugins: &Plugins, name: &str) -> Result<Schedule, Failure> {
-    let jobs = config(common, plugins, &environment(common)?)?.jobs;
+fn of_job(session: &Session<'_>, name: &str) -> Result<Schedule, Failure> {
+    let jobs = &session.load()?.config.jobs;
     if let Some((spec, _)) = jobs.iter().find(|(spec, _)| spec.name == name) {
         return Ok(spec.schedule.clone());
     }
