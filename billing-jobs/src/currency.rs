@@ -109,6 +109,14 @@ impl Serialize for Amounts {
     }
 }
 
+impl<'de> Deserialize<'de> for Amounts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let texts = BTreeMap::<Currency, String>::deserialize(deserializer)?.into_iter();
+        let amounts = texts.map(|(currency, text)| Ok((currency, text.parse().map_err(D::Error::custom)?)));
+        amounts.collect::<Result<_, _>>().map(Self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

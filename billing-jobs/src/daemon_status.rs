@@ -200,7 +200,7 @@ impl StatusRow {
             self.metadata().into(),
             success.into(),
             i64::try_from(totals.charged).unwrap_or(i64::MAX).into(),
-            totals.sums.main().map_or(0, |(_, amount)| amount.0).into(),
+            totals.currencies.main().map_or(0, |(_, amount)| amount.0).into(),
             i64::try_from(totals.hours).unwrap_or(i64::MAX).into(),
             error.into(),
         ];

@@ -176,6 +176,22 @@ pub(crate) fn decimal_text(units: i128, scale: u32, decimals: u32) -> String {
     format!("{sign}{whole}.{fraction:0width$}", width = decimals as usize)
 }
 
+/// Serde form of an amount: decimal text, such as `"12.50"`.
+pub(crate) mod as_decimal_text {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    use super::Money;
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Money, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(crate) fn serialize<S: Serializer>(amount: &Money, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(amount)
+    }
+}
+
 /// What `hours` at `rate` cost on top of `carry`: whole units of the wallet, and the rest. `None` if the amount is too large
 /// for a wallet.
 #[must_use]

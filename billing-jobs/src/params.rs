@@ -44,9 +44,10 @@ pub(crate) mod maybe_tenths {
 
 /// An amount of money with at most four decimals, such as `"10.00"`.
 pub(crate) mod money {
-    use serde::{Deserialize, Deserializer, Serializer, de};
+    use serde::{Deserialize, Deserializer, de};
 
     use crate::money::Money;
+    pub(crate) use crate::money::as_decimal_text::serialize;
 
     /// The same, to an editor.
     pub(crate) const PATTERN: &str = r"^\+?([0-9]+(\.[0-9]{0,4}0*)?|\.[0-9]{1,4}0*)$";
@@ -55,11 +56,6 @@ pub(crate) mod money {
         let text = String::deserialize(deserializer)?;
         let amount = text.parse::<Money>().ok().filter(|amount| amount.0 >= 0);
         amount.ok_or_else(|| de::Error::custom(format!("`{text}` is no amount such as \"10.00\"")))
-    }
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-    pub(crate) fn serialize<S: Serializer>(amount: &Money, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(amount)
     }
 }
 

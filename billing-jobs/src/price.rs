@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     hold::{Hold, Reason},
     money::{HourlyRate, Price, Rate},
@@ -56,7 +58,8 @@ impl DailyBackupFactor {
 }
 
 /// Which backups of an instance are paid for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Backups {
     /// No backups.
     None,

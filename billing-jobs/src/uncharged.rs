@@ -1,7 +1,7 @@
 //! Debts that were closed without a charge: what a run, the status and the audit count of them.
 
 use sea_orm::{ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, Value};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     currency::{Amounts, Currency},
@@ -20,7 +20,7 @@ pub struct Uncharged {
 }
 
 /// Hours that were not charged, and their price as far as it is known.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Debt {
     /// The instances.
     pub instances: u64,

@@ -47,7 +47,7 @@ pub(super) async fn execute(session: &Session<'_>, options: &AdoptArgs) -> Resul
 
 fn in_json(adoption: &Adoption, presence: PanelPresence, dry_run: bool) -> Value {
     let findings: Map<String, Value> =
-        adoption.findings.iter().map(|(kind, findings)| ((*kind).to_owned(), json!(findings))).collect();
+        adoption.findings.iter().map(|(kind, findings)| (kind.clone(), json!(findings))).collect();
     json!({
         "dry_run": dry_run,
         "as_of": adoption.as_of,
@@ -89,7 +89,7 @@ fn in_words(adoption: &Adoption, presence: PanelPresence, dry_run: bool) -> Stri
         let more = findings.count - printed.len() as u64;
         let more = (more > 0).then(|| format!("and {more} more: see --json"));
         let mut sentences = printed.into_iter().chain(more);
-        rows.push([(*kind).to_owned(), findings.count.to_string(), sentences.next().unwrap_or_default()]);
+        rows.push([kind.clone(), findings.count.to_string(), sentences.next().unwrap_or_default()]);
         rows.extend(sentences.map(|sentence| [String::new(), String::new(), sentence]));
     }
     let end = if dry_run {

@@ -1,10 +1,7 @@
 //! The approvals that `bill` takes: a catch-up, or a spike.
 
 use billing_jobs::{
-    billing::{
-        Biller, Scope, approve_catch_up,
-        spike_guard::{self, Excess},
-    },
+    billing::{Biller, Excess, Scope, approve_catch_up, spike_guard},
     currency::Currency,
     money::{Money, NoAmount},
 };
@@ -84,10 +81,10 @@ fn chosen(excesses: &[Excess], words: &[String]) -> Result<Excess, String> {
     let each =
         |text: fn(&Excess) -> String, between| excesses.iter().map(text).collect::<Vec<_>>().join(between);
     let waiting = || each(ToString::to_string, " and ");
-    let instead = || each(|excess| format!("--approve {} {}", excess.sum.amount, excess.currency), " ");
+    let instead = || each(|excess| format!("--approve {} {}", excess.due.amount, excess.currency), " ");
     let mut matching = excesses.iter().filter(named);
     match (matching.next(), matching.next()) {
-        (Some(excess), None) if excess.sum.amount == amount => Ok(*excess),
+        (Some(excess), None) if excess.due.amount == amount => Ok(*excess),
         (Some(_), Some(_)) => Err(format!(
             "several currencies wait for an approval, {}: name the currency, `{}`",
             waiting(),

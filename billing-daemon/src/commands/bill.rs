@@ -10,7 +10,7 @@ use billing_jobs::{
     BILLING_JOB,
     billing::{
         BillReport, Biller, BillingError, BillingOptions, BillingParams, BillingSettings, FirstSeenPrice,
-        Mode, Scope, details, unfinished,
+        Mode, RunDetails, Scope,
     },
     restore_detection::CommitMarker,
 };
@@ -239,9 +239,15 @@ async fn bill_and_record(
     let first_prices = first_prices.into_inner().unwrap_or_else(PoisonError::into_inner);
     let took = started.elapsed();
     let (status, items, details, error) = match &result {
-        Ok(bill) if bill.stopped.is_none() => (RunStatus::Done, bill.totals.charged, details(bill), None),
-        Ok(bill) => (RunStatus::Interrupted, bill.totals.charged, unfinished(&first_prices, None), None),
-        Err(error) => (RunStatus::Dead, 0, unfinished(&first_prices, Some(error)), Some(error.to_string())),
+        Ok(bill) if bill.stopped.is_none() => {
+            (RunStatus::Done, bill.totals.charged, RunDetails::finished(bill), None)
+        }
+        Ok(bill) => {
+            (RunStatus::Interrupted, bill.totals.charged, RunDetails::unfinished(&first_prices, None), None)
+        }
+        Err(error) => {
+            (RunStatus::Dead, 0, RunDetails::unfinished(&first_prices, Some(error)), Some(error.to_string()))
+        }
     };
     if status == RunStatus::Done {
         biller
@@ -258,7 +264,7 @@ async fn bill_and_record(
         items,
         reason: Some("billed by hand".to_owned()),
         error,
-        details,
+        details: details.to_json(),
         ..RunRecord::new(BILLING_JOB, scheduled_at, status, RunCause::Manual, started_at)
     };
     store.record(Some(lease), &record, &lease.state).await.map_err(store_failure)?;

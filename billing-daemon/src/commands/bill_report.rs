@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use billing_jobs::{
-    billing::{BeyondLimit, BillReport, Findings, FirstSeenPrice, Spike},
+    billing::{BeyondLimit, BillReport, Findings, FirstSeenPrice, RunDetails, Spike},
+    price::Backups,
     uncharged::{Debt, Uncharged},
 };
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -35,7 +36,7 @@ impl Report<'_> {
     pub(super) fn in_json(&self) -> Value {
         let BillReport { totals, uncharged, beyond_limit, spike, findings, first_seen_prices, .. } =
             self.bill;
-        let spike = spike.as_ref().map(|spike| billing_jobs::billing::spike(spike)["spike"].take());
+        let spike = spike.as_ref().map(|spike| RunDetails::of_spike(spike).spike);
         let uncharged: Map<_, _> =
             uncharged.iter().map(|of_one| (of_one.reason.clone(), json!(of_one.debt))).collect();
         json!({
@@ -110,7 +111,10 @@ fn first_seen(prices: &[FirstSeenPrice]) -> String {
     }
     let line = |price: &FirstSeenPrice| {
         let FirstSeenPrice { plan, backups, hourly_price } = price;
-        let backups = if *backups == "none" { String::new() } else { format!(" with {backups} backups") };
+        let backups = match backups {
+            Backups::None => String::new(),
+            backups => format!(" with {} backups", backups.as_str()),
+        };
         format!("  plan {}{backups}: {hourly_price}\n", escaped(plan))
     };
     let listed: String = prices.iter().take(PRICES_PRINTED).map(line).collect();
@@ -170,7 +174,7 @@ fn in_table(listed: &[BeyondLimit], width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use billing_jobs::{
-        billing::{FindingsByKind, Sum, Totals, spike_guard::Excess},
+        billing::{CurrencyTotals, Excess, FindingsByKind, Totals},
         currency::Currency,
         money::Money,
     };
@@ -191,12 +195,12 @@ mod tests {
 
     #[test]
     fn dry_run_lists_what_needs_an_approval() {
-        let sum = |amount| Sum { charges: 1, hours: 100, amount: Money(amount) };
+        let sum = |amount| CurrencyTotals { charges: 1, hours: 100, amount: Money(amount) };
         let mut totals = Totals { charged: 1, charges: 1, held: 1, hours: 100, ..Totals::default() };
-        totals.sums.add(Currency::USD, sum(10_000));
+        totals.currencies.add(Currency::USD, sum(10_000));
         let mut debt = Debt { instances: 2, hours: 3, unpriced: 1, ..Debt::default() };
         debt.amounts.add(Currency::USD, Money(300));
-        let excess = Excess { currency: Currency::USD, sum: sum(1_000_000), limit: Money(300_000) };
+        let excess = Excess { currency: Currency::USD, due: sum(1_000_000), limit: Money(300_000) };
         let bill = BillReport {
             totals,
             as_of: DateTime::from_timestamp_secs(1_800_360_000).expect("a time"),
@@ -207,7 +211,7 @@ mod tests {
             findings: FindingsByKind::new(),
             first_seen_prices: vec![FirstSeenPrice {
                 plan: "g6".to_owned(),
-                backups: "daily",
+                backups: Backups::Daily,
                 hourly_price: "0.055000".to_owned(),
             }],
         };

@@ -62,7 +62,7 @@ pub(crate) fn set_gauges(status: &Status, billing_interval: Option<std::time::Du
     if let Some(interval) = billing_interval {
         gauge!(INTERVAL).set(interval.as_secs_f64());
     }
-    let spike = status.last_run.as_ref().and_then(crate::status::RunStatus::spike);
+    let spike = status.last_run.as_ref().and_then(|run| run.details().pending_amounts());
     set_amounts(SPIKE_AMOUNT, &spike.unwrap_or_default());
     gauge!(GUARD_MISSING).set(f64::from(u8::from(status.lacks_guard())));
     let audit = status.last_audit.as_ref().and_then(|run| run.details.as_ref());

@@ -8,7 +8,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use billing_jobs::{BILLING_JOB, PANEL_TAKEOVER_AFTER};
+use billing_jobs::{BILLING_JOB, PANEL_TAKEOVER_AFTER, billing::Totals};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -16,7 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{AppState, gauges};
 use crate::{
     exit::Failure,
-    status::{JobStatus, Liveness, RunStatus, Status, Totals, runs as read_runs},
+    status::{JobStatus, Liveness, RunStatus, Status, runs as read_runs},
 };
 
 type ApiResult<T> = Result<T, Unavailable>;
@@ -210,9 +210,7 @@ fn panel_daemon(status: &Status) -> PanelDaemon {
 
 /// The amount in the currency with the most charges: the panel's page has room for one.
 fn main_amount(totals: &Totals) -> f64 {
-    let currency = totals.currency.as_deref().and_then(|currency| currency.parse().ok());
-    let amount = currency.map(|currency| totals.amounts.of(currency).to_string());
-    amount.and_then(|amount| amount.parse().ok()).unwrap_or_default()
+    totals.currencies.main().and_then(|(_, amount)| amount.to_string().parse().ok()).unwrap_or_default()
 }
 
 /// This interface, described.
@@ -227,9 +225,11 @@ pub(super) async fn nothing() -> Response {
 
 #[cfg(test)]
 mod tests {
+    use billing_jobs::{billing::CurrencyTotals, currency::Currency};
+
     use super::*;
     use crate::status::{
-        Daemon, Totals,
+        Daemon,
         testing::{daemon, healthy, job, minutes_ago, run},
     };
 
@@ -257,9 +257,9 @@ mod tests {
             let idle = Daemon { heartbeat_at: None, ..daemon(Liveness::Alive) };
             status.daemons = vec![idle, alive];
             status.jobs = vec![JobStatus { due_at: Some(minutes_ago(-50)), ..job(None) }];
-            let mut amounts = billing_jobs::currency::Amounts::default();
-            amounts.add(billing_jobs::currency::Currency::USD, "0.06".parse().expect("an amount"));
-            let totals = Totals { charged: 2, held: 0, hours: 6, amounts, currency: Some("USD".to_owned()) };
+            let amount = "0.06".parse().expect("an amount");
+            let mut totals = Totals { charged: 2, charges: 2, hours: 6, ..Totals::default() };
+            totals.currencies.add(Currency::USD, CurrencyTotals { charges: 2, hours: 6, amount });
             status.last_run = finished.map(|minutes| RunStatus {
                 finished_at: minutes_ago(minutes),
                 totals: Some(totals),

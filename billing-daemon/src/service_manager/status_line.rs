@@ -5,9 +5,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use billing_jobs::{BILLING_JOB, billing::Sums};
+use billing_jobs::{
+    BILLING_JOB,
+    billing::{RunDetails, Totals},
+};
 use billing_scheduler::{JobSpec, Middleware, RunRecord, RunStatus};
-use serde_json::Value;
 
 /// What the last billing of this process came to.
 #[derive(Clone, Debug, Default)]
@@ -37,19 +39,14 @@ impl LastBilling {
 /// One run of billing. An error stays in the log: everybody on the machine may see this.
 fn sentence(run: &RunRecord) -> Option<String> {
     let at = run.finished_at.format("%Y-%m-%d %H:%M:%S UTC");
-    let figure = |key: &str| match run.details.get(key) {
-        Some(Value::String(text)) => text.clone(),
-        Some(value) => value.to_string(),
-        None => "?".to_owned(),
-    };
     match run.status {
-        RunStatus::Done => Some(format!(
-            "billing at {at} charged {} for {} hours of {} instances, {} held",
-            Sums::of_details(&run.details).amounts(),
-            figure("hours"),
-            figure("charged"),
-            figure("held"),
-        )),
+        RunStatus::Done => {
+            let totals = RunDetails::from_json(&run.details).totals.unwrap_or_default();
+            let (amounts, Totals { charged, held, hours, .. }) = (totals.amounts(), totals);
+            Some(format!(
+                "billing at {at} charged {amounts} for {hours} hours of {charged} instances, {held} held"
+            ))
+        }
         RunStatus::Retrying | RunStatus::Dead => Some(format!("billing failed at {at}: the log says why")),
         RunStatus::Interrupted => Some(format!("billing was interrupted at {at}")),
         RunStatus::Skipped | RunStatus::Missed | RunStatus::Paused | RunStatus::Rescheduled => None,
@@ -60,7 +57,7 @@ fn sentence(run: &RunRecord) -> Option<String> {
 mod tests {
     use billing_scheduler::RunCause;
     use chrono::{TimeZone as _, Utc};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -72,8 +69,8 @@ mod tests {
             (run.details, run.error) = (details, Some("no route to 10.0.0.7".to_owned()));
             sentence(&run)
         };
-        let figures =
-            json!({ "charged": 3, "held": 1, "hours": 9, "currencies": { "USD": { "amount": "0.09" } } });
+        let currencies = json!({ "USD": { "charges": 3, "hours": 9, "amount": "0.09" } });
+        let figures = json!({ "charged": 3, "charges": 3, "held": 1, "hours": 9, "currencies": currencies });
         for (status, sentence) in [
             (
                 RunStatus::Done,

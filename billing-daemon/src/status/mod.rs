@@ -11,7 +11,12 @@ pub(crate) mod testing;
 
 use std::time::Duration;
 
-use billing_jobs::{BILLING_JOB, currency::Amounts, panel_guard::PanelGuardStatus};
+use billing_jobs::{
+    BILLING_JOB,
+    billing::{RunDetails, Totals},
+    currency::Amounts,
+    panel_guard::PanelGuardStatus,
+};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -98,7 +103,7 @@ impl Status {
     pub fn lacks_guard(&self) -> bool {
         let panel = &self.panel;
         let panel_bills = panel.present && panel.generation != "G1" && !panel.billing_off;
-        let found_gone = self.last_run.as_ref().is_some_and(RunStatus::is_unguarded);
+        let found_gone = self.last_run.as_ref().is_some_and(|run| run.details().unguarded);
         self.has_billing && !panel.guard.effective && (panel_bills || found_gone)
     }
 }
@@ -235,43 +240,16 @@ pub struct RunStatus {
     /// What the job tells of it.
     #[schema(value_type = Option<Object>)]
     pub details: Option<serde_json::Value>,
-    /// What it committed; of billing alone.
+    /// The sums of the batches that a billing run committed.
+    #[schema(value_type = Option<Object>)]
     pub totals: Option<Totals>,
 }
 
 impl RunStatus {
-    /// What this run would charge in each currency that is too much, if it waits for an approval of that.
-    #[must_use]
-    pub fn spike(&self) -> Option<Amounts> {
-        let mut amounts = Amounts::default();
-        for (currency, excess) in self.details.as_ref()?.get("spike")?.as_object()? {
-            amounts.add(currency.parse().ok()?, excess.get("amount")?.as_str()?.parse().ok()?);
-        }
-        Some(amounts)
+    /// The details of a billing run; empty for any other run.
+    pub(crate) fn details(&self) -> RunDetails {
+        self.details.as_ref().map(RunDetails::from_json).unwrap_or_default()
     }
-}
-
-impl RunStatus {
-    /// Whether it stopped because the panel guard that it relied on was gone.
-    fn is_unguarded(&self) -> bool {
-        self.details.as_ref().is_some_and(|details| details["unguarded"] == true)
-    }
-}
-
-/// What a billing run committed: the sums of its batches.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Totals {
-    /// How many machines were charged.
-    pub charged: u64,
-    /// How many were held.
-    pub held: u64,
-    /// For how many hours.
-    pub hours: u64,
-    /// How much in each currency, as decimal text.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
-    pub amounts: Amounts,
-    /// The currency with the most charges: the one that the panel shows.
-    pub currency: Option<String>,
 }
 
 /// What is owed.

@@ -63,7 +63,7 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
     if let Some(run) = failed_run(status).filter(|_| status.has_billing) {
         let reason = run.error.as_deref().or(run.reason.as_deref()).unwrap_or("no reason is known");
         found(
-            if run.spike().is_some() { "spike" } else { "billing_failed" },
+            if run.details().pending_amounts().is_some() { "spike" } else { "billing_failed" },
             format!("the last billing run, {}, is {}: {reason}", ago(since(run.finished_at)), run.status),
         );
     }

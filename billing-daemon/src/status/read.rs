@@ -17,7 +17,7 @@ use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryResult, Statement};
 
 use super::{
     AmountDue, BillingRole, Daemon, Expected, HoldSummary, JobStatus, Liveness, PanelStatus, RunStatus,
-    Status, Totals, Uncharged, problems,
+    Status, Uncharged, problems,
 };
 use crate::{
     exit::Failure,
@@ -47,17 +47,10 @@ pub async fn read(opened: &PanelDatabase, expected: &Expected) -> Result<Status,
     let billing = jobs.iter().find(|job| job.name == BILLING_JOB);
     let mut last_run = last_run(db, BILLING_JOB).await.map_err(failed)?.map(run_status);
     if let Some(run) = &mut last_run {
-        let totals = biller.totals_of(run.id).await.map_err(failed)?;
-        run.totals = Some(Totals {
-            charged: totals.charged,
-            held: totals.held,
-            hours: totals.hours,
-            amounts: totals.amounts(),
-            currency: totals.sums.main().map(|(currency, _)| currency.to_string()),
-        });
+        run.totals = Some(biller.totals_of(run.id).await.map_err(failed)?);
     }
     // What the panel is told says less: it is kept waiting while a spike waits, and let go on after a clean stop.
-    let waits = last_run.as_ref().is_some_and(|run| run.spike().is_some());
+    let waits = last_run.as_ref().is_some_and(|run| run.details().pending_amounts().is_some());
     let fencing = fencing_row(db).await.map_err(failed)?;
     let told = fencing.as_ref().filter(|_| !waits).and_then(|row| row.last_success_at).map(|Instant(at)| at);
     let last_success_at = match told {

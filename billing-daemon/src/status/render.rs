@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use billing_jobs::billing::Totals;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use super::{
-    AmountDue, BillingRole, Daemon, JobStatus, Liveness, PanelGuardView, RunStatus, Status, Totals, Uncharged,
+    AmountDue, BillingRole, Daemon, JobStatus, Liveness, PanelGuardView, RunStatus, Status, Uncharged,
 };
 use crate::escape::escaped;
 
@@ -36,7 +37,7 @@ pub(crate) fn in_words(status: &Status, width: usize) -> String {
     let panel_bills = status.panel.present && !status.panel.billing_off;
     lines.add("last run", &status.last_run.as_ref().map_or("none yet".to_owned(), |last| run(last, &since)));
     if let Some(totals) = status.last_run.as_ref().and_then(|last| last.totals.as_ref()) {
-        let Totals { charged, held, hours, amounts, .. } = totals;
+        let (amounts, Totals { charged, held, hours, .. }) = (totals.amounts(), totals);
         lines.add("", &format!("charged {amounts} for {hours} hours of {charged} machines, {held} held"));
     }
     let worked = status.last_success_at.map_or("never yet".to_owned(), |at| ago(since(at)));

@@ -2,7 +2,7 @@
 
 pub use billing_jobs::metrics::{database_failed, fencing_rejected};
 use billing_jobs::{
-    billing::Sums,
+    billing::RunDetails,
     currency::Currency,
     metrics::{DATABASE_ERRORS, FENCING_REJECTIONS},
 };
@@ -232,19 +232,17 @@ pub fn recorded(run: &RunRecord) {
         histogram!(RUN_LATENESS, "job" => job).record(run.lateness_ms() as f64 / 1_000.0);
     }
     // Other jobs have other details.
-    if run.details.get("currencies").is_some() {
-        let count = |key| run.details.get(key).and_then(serde_json::Value::as_u64).unwrap_or_default();
-        counter!(CHARGED_INSTANCES).increment(count("charged"));
-        counter!(CHARGED_HOURS).increment(count("hours"));
-        for (currency, sum) in Sums::of_details(&run.details).iter() {
-            counter!(CHARGED_AMOUNT, "currency" => currency.to_string())
-                .increment(sum.amount.0.unsigned_abs());
+    let details = RunDetails::from_json(&run.details);
+    if let Some(totals) = &details.totals {
+        counter!(CHARGED_INSTANCES).increment(totals.charged);
+        counter!(CHARGED_HOURS).increment(totals.hours);
+        for (currency, amount) in totals.amounts().iter() {
+            counter!(CHARGED_AMOUNT, "currency" => currency.to_string()).increment(amount.0.unsigned_abs());
         }
     }
     for reason in UNCHARGED {
-        let hours =
-            run.details.get("uncharged").and_then(|uncharged| uncharged.get(reason)?.get("hours")?.as_u64());
-        counter!(UNCHARGED_HOURS, "reason" => reason).increment(hours.unwrap_or_default());
+        let hours = details.uncharged.get(reason).map_or(0, |debt| debt.hours);
+        counter!(UNCHARGED_HOURS, "reason" => reason).increment(hours);
     }
 }
 
@@ -315,7 +313,7 @@ pub(crate) mod tests {
             "USD": { "charges": 2, "hours": 8, "amount": "0.0901" },
         });
         let details = json!({
-            "charged": 3, "held": 1, "hours": 9, "currencies": currencies, "as_of": "x", "uncharged": uncharged,
+            "charged": 3, "charges": 3, "held": 1, "hours": 9, "currencies": currencies, "uncharged": uncharged,
         });
         let text = rendered(|| {
             recorded(&run(RunStatus::Done, 1, details));

@@ -9,13 +9,14 @@ use tracing::{Instrument as _, warn};
 use uuid::Uuid;
 
 use super::{
-    BillReport, BillingError, BillingOptions, BillingSettings, Findings, FindingsByKind, Mode, Spike, Totals,
+    BillReport, BillingError, BillingOptions, BillingSettings, Findings, FindingsByKind, Mode, Totals,
     approvals,
     batch_sizing::AdaptiveLimits,
     deleted,
     fleet_run::{FleetRun, LISTED, RunSummary},
     read, seen_rates,
     spend_limit::SpendLimit,
+    spike::Spike,
     spike_guard,
     sql::Statements,
 };
@@ -184,7 +185,7 @@ impl Biller {
         let mut findings = FindingsByKind::new();
         for (kind, found) in [("unreadable", unreadable), ("refused", refused)] {
             if found.count > 0 {
-                findings.insert(kind, found);
+                findings.insert(kind.to_owned(), found);
             }
         }
         let spike = spike.waits;

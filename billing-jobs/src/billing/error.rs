@@ -2,7 +2,7 @@
 
 use sea_orm::DbErr;
 
-use super::{Spike, spend_limit::Overrun};
+use super::{spend_limit::Overrun, spike::Spike};
 use crate::{currency::Currency, money::Money};
 use billing_store::with_help;
 

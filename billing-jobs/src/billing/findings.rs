@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Findings of one kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Findings {
     /// How many.
     pub count: u64,
@@ -30,5 +30,5 @@ impl Findings {
     }
 }
 
-/// Findings by kind.
-pub type FindingsByKind = BTreeMap<&'static str, Findings>;
+/// The findings of each kind, such as `unreadable`.
+pub type FindingsByKind = BTreeMap<String, Findings>;

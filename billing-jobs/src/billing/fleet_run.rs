@@ -516,7 +516,7 @@ impl FleetRun<'_> {
                 };
                 // What is refused only now is taken apart like what is refused at once.
                 end.map_err(|error| {
-                    self.spend_limit.cancel_reservation(&posting.totals.sums);
+                    self.spend_limit.cancel_reservation(&posting.totals.currencies);
                     BatchFailure::of(error, read.get().cloned())
                 })?;
                 let ended = Instant::now();
@@ -642,7 +642,7 @@ impl FleetRun<'_> {
         match post(txn, sql, stamp, &posting).await {
             Ok(()) => self
                 .spend_limit
-                .reserve(&posting.totals.sums)
+                .reserve(&posting.totals.currencies)
                 .map(|()| posting)
                 .map_err(BatchFailureKind::Overrun),
             Err(PostError::Database(error)) => Err(error.into()),

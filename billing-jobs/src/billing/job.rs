@@ -7,14 +7,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
+use billing_scheduler::{Job, JobContext, JobError, Outcome};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::{info, warn};
 
 use super::{
-    BillReport, Biller, BillingError, BillingOptions, BillingSettings, FirstSeenPrice, Mode, Spike, Totals,
-    batch_sizing::MOST_CONNECTIONS, spike_guard::Excess,
+    BillReport, Biller, BillingError, BillingOptions, BillingSettings, Mode, RunDetails, Totals,
+    batch_sizing::MOST_CONNECTIONS,
 };
 use crate::{
     Services,
@@ -24,9 +24,6 @@ use crate::{
     price::DailyBackupFactor,
     uncharged::Uncharged,
 };
-
-/// No more prices that were seen for the first time are listed in the details of a run.
-const PRICES_LISTED: usize = 20;
 
 /// The parameters of kind `billing`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -127,7 +124,7 @@ impl Job for Billing {
             stop: &|| ctx.stop_requested(),
             progress: &|_| {},
             first_prices: &|first| {
-                ctx.report(unfinished(first, None));
+                ctx.report(RunDetails::unfinished(first, None).to_json());
                 first_prices.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(first);
             },
         };
@@ -165,11 +162,11 @@ impl Job for Billing {
                         debt.hours,
                     );
                 }
-                Ok(Outcome::Done { items: totals.charged, details: details(&bill) })
+                Ok(Outcome::Done { items: totals.charged, details: RunDetails::finished(&bill).to_json() })
             }
             Err(error) => {
                 let first_prices = first_prices.into_inner().unwrap_or_else(PoisonError::into_inner);
-                ctx.report(unfinished(&first_prices, Some(&error)));
+                ctx.report(RunDetails::unfinished(&first_prices, Some(&error)).to_json());
                 if let BillingError::Spike(_) = &error {
                     // The panel would charge the same prices, and asks nobody: it is kept waiting for as long as this run waits.
                     self.biller.record_success(ctx.fencing_token).await.map_err(JobError::retry)?;
@@ -183,62 +180,4 @@ impl Job for Billing {
             }
         }
     }
-}
-
-/// The details of a run that did not end or that `error` ended: the first prices that it recorded, an amount that waits for an
-/// approval, a panel guard that is missing. Null if there is nothing to show.
-#[must_use]
-pub fn unfinished(
-    first_prices: &[FirstSeenPrice],
-    error: Option<&BillingError>,
-) -> billing_scheduler::serde_json::Value {
-    let mut details = match error {
-        Some(BillingError::Spike(waiting)) => spike(waiting),
-        Some(BillingError::Unguarded) => json!({ "unguarded": true }),
-        _ => serde_json::Value::Null,
-    };
-    if !first_prices.is_empty() {
-        details["first_seen_prices"] = listed_prices(first_prices);
-    }
-    details
-}
-
-/// The figures of a run that waits for an approval.
-#[must_use]
-pub fn spike(Spike { excesses }: &Spike) -> billing_scheduler::serde_json::Value {
-    let of_each = excesses.iter().map(|Excess { currency, sum, limit }| {
-        let figures =
-            json!({ "amount": sum.amount.to_string(), "hours": sum.hours, "limit": limit.to_string() });
-        (currency.to_string(), figures)
-    });
-    json!({ "spike": of_each.collect::<serde_json::Map<_, _>>() })
-}
-
-fn listed_prices(first: &[FirstSeenPrice]) -> serde_json::Value {
-    json!({ "count": first.len(), "listed": &first[..first.len().min(PRICES_LISTED)] })
-}
-
-/// A run's figures as they stand in its row.
-#[must_use]
-pub fn details(
-    BillReport { totals, as_of, uncharged, findings, first_seen_prices, .. }: &BillReport,
-) -> billing_scheduler::serde_json::Value {
-    let mut details = json!({
-        "charged": totals.charged,
-        "held": totals.held,
-        "hours": totals.hours,
-        "currencies": totals.sums.to_details(),
-        "as_of": as_of,
-    });
-    if !uncharged.is_empty() {
-        let by_reason = uncharged.iter().map(|uncharged| (uncharged.reason.clone(), json!(uncharged.debt)));
-        details["uncharged"] = by_reason.collect::<serde_json::Map<_, _>>().into();
-    }
-    if !findings.is_empty() {
-        details["findings"] = json!(findings);
-    }
-    if !first_seen_prices.is_empty() {
-        details["first_seen_prices"] = listed_prices(first_seen_prices);
-    }
-    details
 }

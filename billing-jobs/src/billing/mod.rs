@@ -16,9 +16,11 @@ mod panel_time;
 mod post;
 mod read;
 mod refusals;
+mod run_details;
 mod seen_rates;
 mod settings;
 mod spend_limit;
+mod spike;
 pub mod spike_guard;
 pub(crate) mod sql;
 mod totals;
@@ -33,11 +35,12 @@ pub use self::{
     biller::Biller,
     error::BillingError,
     findings::{Findings, FindingsByKind},
-    job::{Billing, BillingParams, details, spike, unfinished},
+    job::{Billing, BillingParams},
+    run_details::{FirstSeenPrices, RunDetails, SpikeAmount},
     seen_rates::FirstSeenPrice,
     settings::{BeyondLimit, BillReport, BillingOptions, BillingSettings, HAND_BACK_AFTER, Mode},
-    spike_guard::Spike,
+    spike::{Excess, Spike},
     sql::micros,
-    totals::{Sum, Sums, Totals},
+    totals::{CurrencyTotals, Totals, TotalsByCurrency},
     transfer::{Adoption, HandoverError, PriceDifference, Release},
 };

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{
     id::Id,
     panel_time::PanelTime,
-    totals::{Sum, Totals},
+    totals::{CurrencyTotals, Totals},
 };
 use crate::{
     currency::{Currency, InvalidCurrency},
@@ -295,7 +295,7 @@ impl<'a> Posting<'a> {
         let ChargeRow { currency, hours, amount, .. } = charge;
         self.totals.charges += 1;
         self.totals.hours += hours.unsigned_abs();
-        self.totals.sums.add(currency, Sum { charges: 1, hours, amount });
+        self.totals.currencies.add(currency, CurrencyTotals { charges: 1, hours, amount });
         self.charges.push(charge);
     }
 }

@@ -133,7 +133,7 @@ impl<'a> BatchWriter<'a> {
         debits: i64,
     ) -> Result<(i64, Micros), PostError> {
         let totals = &posting.totals;
-        let sums = serde_json::to_string(&totals.sums).expect("numbers are always JSON");
+        let currencies = serde_json::to_string(&totals.currencies).expect("numbers are always JSON");
         let values: [Value; 9] = [
             stamp.run.to_string().into(),
             stamp.fencing_token.into(),
@@ -142,7 +142,7 @@ impl<'a> BatchWriter<'a> {
             count(totals.charges),
             count(totals.held),
             count(totals.hours),
-            sums.into(),
+            currencies.into(),
             debits.into(),
         ];
         fault_injection::before_statement();

@@ -13,7 +13,7 @@ use super::{
     id::Id,
     model::{Instance, Meter, Transfer, Wallet},
     panel_time::PanelTime,
-    totals::{Sums, Totals},
+    totals::{Totals, TotalsByCurrency},
 };
 use crate::{
     currency::{Currency, InvalidCurrency},
@@ -265,14 +265,15 @@ impl<'r> sqlx::Decode<'r, Postgres> for Timestamp {
 
 pub(super) fn totals(row: &QueryResult) -> Result<Totals, DbErr> {
     let count = |column| row.try_get::<i64>("", column).map(i64::unsigned_abs);
-    let sums: Option<String> = row.try_get("", "currencies")?;
-    let sums = sums.map_or(Ok(Sums::default()), |text| serde_json::from_str(&text));
-    let sums = sums.map_err(|error| DbErr::Type(format!("billing_batches.currencies: {error}")))?;
+    let currencies: Option<String> = row.try_get("", "currencies")?;
+    let currencies = currencies.map_or(Ok(TotalsByCurrency::default()), |text| serde_json::from_str(&text));
+    let currencies =
+        currencies.map_err(|error| DbErr::Type(format!("billing_batches.currencies: {error}")))?;
     Ok(Totals {
         charged: count("charged")?,
         charges: count("charges")?,
         held: count("held")?,
         hours: count("hours")?,
-        sums,
+        currencies,
     })
 }

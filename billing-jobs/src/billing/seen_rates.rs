@@ -2,7 +2,7 @@
 //! ended. A price is written once, before the first hour is charged at it.
 
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::{BillingError, Mode, fleet_run::FleetRun, sql::Statements, sql::rows};
@@ -16,19 +16,19 @@ use billing_store::{
 };
 
 /// A price of a plan that had none before. Hours that had ended by then pay it as well.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FirstSeenPrice {
     /// The plan.
     pub plan: String,
     /// With which backups.
-    pub backups: &'static str,
+    pub backups: Backups,
     /// The price of an hour, as decimal text.
     pub hourly_price: String,
 }
 
 impl From<SeenRate> for FirstSeenPrice {
     fn from(SeenRate { plan, backups, rate, .. }: SeenRate) -> Self {
-        Self { plan, backups: backups.as_str(), hourly_price: rate.total.per_hour(6) }
+        Self { plan, backups, hourly_price: rate.total.per_hour(6) }
     }
 }
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{FindingsByKind, FirstSeenPrice, Scope, Spike, Totals, model::BeyondLimitRow};
+use super::{FindingsByKind, FirstSeenPrice, Scope, Totals, model::BeyondLimitRow, spike::Spike};
 use crate::{money::Money, price::DailyBackupFactor, uncharged::Uncharged};
 
 /// How long billing must not have worked before the panel may bill, unless the configuration sets another time.

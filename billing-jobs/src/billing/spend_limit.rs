@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::totals::{Sum, Sums};
+use super::totals::{CurrencyTotals, TotalsByCurrency};
 use crate::{currency::Currency, money::Money};
 
 /// A batch that would go beyond what its run may charge.
@@ -23,7 +23,7 @@ pub(super) struct Overrun {
 pub(super) struct SpendLimit {
     /// A currency that is not in it has no limit, because no recent run charged anything in it.
     ceilings: BTreeMap<Currency, Money>,
-    charged: Mutex<Sums>,
+    charged: Mutex<TotalsByCurrency>,
 }
 
 impl SpendLimit {
@@ -36,7 +36,7 @@ impl SpendLimit {
     ///
     /// # Errors
     /// They are too much, and nothing was taken.
-    pub(super) fn reserve(&self, sums: &Sums) -> Result<(), Overrun> {
+    pub(super) fn reserve(&self, sums: &TotalsByCurrency) -> Result<(), Overrun> {
         let mut charged = self.charged();
         for (currency, sum) in sums.iter() {
             let already = charged.of(currency).unwrap_or_default().amount;
@@ -52,14 +52,15 @@ impl SpendLimit {
     }
 
     /// A batch that was admitted was rolled back.
-    pub(super) fn cancel_reservation(&self, sums: &Sums) {
+    pub(super) fn cancel_reservation(&self, sums: &TotalsByCurrency) {
         let mut charged = self.charged();
-        for (currency, Sum { charges, hours, amount }) in sums.iter() {
-            charged.add(currency, Sum { charges: -charges, hours: -hours, amount: Money(-amount.0) });
+        for (currency, CurrencyTotals { charges, hours, amount }) in sums.iter() {
+            charged
+                .add(currency, CurrencyTotals { charges: -charges, hours: -hours, amount: Money(-amount.0) });
         }
     }
 
-    fn charged(&self) -> MutexGuard<'_, Sums> {
+    fn charged(&self) -> MutexGuard<'_, TotalsByCurrency> {
         self.charged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -72,10 +73,10 @@ pub(super) mod tests {
         code.parse().expect("a code")
     }
 
-    pub(in crate::billing) fn sums(sums: &[(&str, i64, i64)]) -> Sums {
-        let mut all = Sums::default();
+    pub(in crate::billing) fn sums(sums: &[(&str, i64, i64)]) -> TotalsByCurrency {
+        let mut all = TotalsByCurrency::default();
         for &(currency, amount, hours) in sums {
-            all.add(code(currency), Sum { charges: 1, hours, amount: Money(amount) });
+            all.add(code(currency), CurrencyTotals { charges: 1, hours, amount: Money(amount) });
         }
         all
     }

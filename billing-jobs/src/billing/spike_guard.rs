@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     time::Instant,
 };
 
@@ -14,10 +13,12 @@ use serde_json::{Value as Json, json};
 use tracing::debug;
 
 use super::{
-    BillingError, Sum, Sums,
+    BillingError, CurrencyTotals, TotalsByCurrency,
     fleet_run::{FleetRun, LoadedBatch, Owners},
     model::Posting,
+    run_details::RunDetails,
     spend_limit::SpendLimit,
+    spike::{Excess, Spike},
     sql::postgres,
 };
 use crate::{
@@ -47,25 +48,6 @@ const APPROVALS: u32 = 100;
 /// By how many tenths an approved run may exceed what was announced for each hour: more hours are due by then, of other machines.
 const APPROVED_TENTHS: i64 = 11;
 
-/// What a run would charge in one currency, which is more than it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Excess {
-    /// The currency.
-    pub currency: Currency,
-    /// What would be charged.
-    #[serde(flatten)]
-    pub sum: Sum,
-    /// What may be charged, by the recent runs.
-    pub limit: Money,
-}
-
-impl fmt::Display for Excess {
-    /// `20.00 USD for 2 hours`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} for {} hours", self.sum.amount, self.currency, self.sum.hours)
-    }
-}
-
 /// A run that waits for an approval.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingSpike {
@@ -73,40 +55,6 @@ pub struct PendingSpike {
     pub id: i64,
     /// What it would charge in each currency that is not approved yet.
     pub excesses: Vec<Excess>,
-}
-
-/// A run that would charge far more than usual.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spike {
-    /// What is due at the prices that are known or, where that is more, at those of now, in each currency in which that is too much. An
-    /// approval names these amounts.
-    pub excesses: Vec<Excess>,
-}
-
-impl Spike {
-    /// The options of `bill` that approve it.
-    #[must_use]
-    pub fn approval(&self) -> String {
-        let of_each = |Excess { currency, sum, .. }: &Excess| format!("--approve {} {currency}", sum.amount);
-        self.excesses.iter().map(of_each).collect::<Vec<_>>().join(" ")
-    }
-}
-
-impl fmt::Display for Spike {
-    /// What is due, and what to check.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("at the current prices ")?;
-        for (place, excess) in self.excesses.iter().enumerate() {
-            let between = if place > 0 { "; " } else { "" };
-            let Excess { currency, sum, limit } = excess;
-            write!(
-                f,
-                "{between}{} {currency} is due for {} hours, more than the {limit} that recent runs allow",
-                sum.amount, sum.hours
-            )?;
-        }
-        f.write_str(": check the prices and `billing-daemon bill --dry-run`")
-    }
 }
 
 /// What is due, compared with recent runs.
@@ -169,15 +117,15 @@ pub(super) async fn assess(pass: &FleetRun<'_>) -> Result<Assessment, BillingErr
 #[derive(Clone, Copy)]
 struct Limits<'a> {
     settings: super::BillingSettings,
-    recent: &'a [Sums],
-    approved: &'a Sums,
+    recent: &'a [TotalsByCurrency],
+    approved: &'a TotalsByCurrency,
 }
 
 impl Limits<'_> {
     /// What may be charged for so many hours in `currency`: as much for each as the dearest of the recent runs, and a factor of that;
     /// at least the floor; and at least what was approved. None where there is nothing to compare with.
     fn of(self, currency: Currency, hours: i64) -> Option<Money> {
-        let for_hours = |sum: Sum, tenths: i64| {
+        let for_hours = |sum: CurrencyTotals, tenths: i64| {
             let wide = i128::from(sum.amount.0) * i128::from(hours) * i128::from(tenths);
             let most = wide / (i128::from(sum.hours.max(1)) * 10);
             Money(i64::try_from(most).unwrap_or(i64::MAX))
@@ -188,18 +136,18 @@ impl Limits<'_> {
         Some(most.max(approved).max(self.settings.spike_floor))
     }
 
-    fn exceeded_by(self, sums: &Sums) -> Vec<Excess> {
-        let excess = |(currency, sum): (Currency, Sum)| {
+    fn exceeded_by(self, sums: &TotalsByCurrency) -> Vec<Excess> {
+        let excess = |(currency, sum): (Currency, CurrencyTotals)| {
             let limit = self.of(currency, sum.hours).filter(|limit| sum.amount > *limit)?;
-            Some(Excess { currency, sum, limit })
+            Some(Excess { currency, due: sum, limit })
         };
         sums.iter().filter_map(excess).collect()
     }
 
     /// The limits of a run that comes to `sums`, and of whatever else it may find meanwhile.
-    fn ceilings(self, sums: &Sums) -> BTreeMap<Currency, Money> {
+    fn ceilings(self, sums: &TotalsByCurrency) -> BTreeMap<Currency, Money> {
         let known: BTreeSet<Currency> =
-            self.recent.iter().flat_map(Sums::iter).map(|(currency, _)| currency).collect();
+            self.recent.iter().flat_map(TotalsByCurrency::iter).map(|(currency, _)| currency).collect();
         let ceiling = |currency: Currency| {
             let hours = sums.of(currency).map_or(0, |sum| sum.hours);
             Some((currency, self.of(currency, hours)?))
@@ -209,7 +157,7 @@ impl Limits<'_> {
 }
 
 /// What each of the last runs that came to their end charged, if it charged anything.
-async fn recent(db: &DatabaseConnection) -> Result<Vec<Sums>, DbErr> {
+async fn recent(db: &DatabaseConnection) -> Result<Vec<TotalsByCurrency>, DbErr> {
     // A row whose figures are none does not count.
     let (details, hours) = match db.get_database_backend() {
         DbBackend::Sqlite => {
@@ -229,11 +177,11 @@ async fn recent(db: &DatabaseConnection) -> Result<Vec<Sums>, DbErr> {
     );
     let values: [Value; 3] = [BILLING_JOB.into(), LOOKED_AT.into(), RECENT.into()];
     let rows = query_all(db, statement(db, &sql, values)).await?;
-    let sums = rows.iter().map(|row| {
-        let details = columns::lossy(row, "details");
-        Sums::of_details(&serde_json::from_str(&details).unwrap_or_default())
+    let totals = rows.iter().map(|row| {
+        let details: Json = serde_json::from_str(&columns::lossy(row, "details")).unwrap_or_default();
+        RunDetails::from_json(&details).totals.unwrap_or_default().currencies
     });
-    Ok(sums.collect())
+    Ok(totals.collect())
 }
 
 /// The currencies of the wallets.
@@ -257,12 +205,12 @@ impl Currencies {
 
 /// What the run comes to at most, and for how many hours. Machines that are held because their wallet does not cover an hour count
 /// with what that holds, and not with their hours: however long they owe, they must not make a spike look small.
-async fn upper_bound(pass: &FleetRun<'_>, most_hours: i64) -> Result<Sums, DbErr> {
+async fn upper_bound(pass: &FleetRun<'_>, most_hours: i64) -> Result<TotalsByCurrency, DbErr> {
     let db = &pass.biller.db;
     let currencies = Currencies::of(db).await?;
     let values: [Value; 2] = [pass.as_of.into(), most_hours.into()];
     let groups = query_all(db, statement(db, &due(pass.biller.panel, &currencies), values)).await?;
-    let mut sums = Sums::default();
+    let mut sums = TotalsByCurrency::default();
     for group in &groups {
         let currency = match currencies {
             Currencies::One(currency) => Ok(currency),
@@ -278,10 +226,10 @@ async fn upper_bound(pass: &FleetRun<'_>, most_hours: i64) -> Result<Sums, DbErr
 }
 
 /// Machines of one plan at one rate; nothing if they cannot be charged.
-fn of_group(pass: &FleetRun<'_>, group: &QueryResult) -> Result<Option<Sum>, DbErr> {
+fn of_group(pass: &FleetRun<'_>, group: &QueryResult) -> Result<Option<CurrencyTotals>, DbErr> {
     if group.try_get("", "broke")? {
         let balance: i64 = group.try_get("", "balance")?;
-        return Ok(Some(Sum { charges: 0, hours: 0, amount: Money(balance.max(0)) }));
+        return Ok(Some(CurrencyTotals { charges: 0, hours: 0, amount: Money(balance.max(0)) }));
     }
     let gone: bool = group.try_get("", "gone")?;
     let plan = columns::text(group, "plan", "vps_instances.plan_id");
@@ -311,7 +259,7 @@ fn of_group(pass: &FleetRun<'_>, group: &QueryResult) -> Result<Option<Sum>, DbE
     let unit = pass.biller.panel.unit;
     let carried = machines.saturating_mul(unit.ten_thousandths());
     let amount = cost(rate, hours, Carry(0), unit).map_or(i64::MAX, |(amount, _)| amount.0);
-    Ok(Some(Sum { charges: machines, hours, amount: Money(amount.saturating_add(carried)) }))
+    Ok(Some(CurrencyTotals { charges: machines, hours, amount: Money(amount.saturating_add(carried)) }))
 }
 
 /// `(as_of, most hours) -> currency, plan, provider, backups, rate, changes, gone, broke, machines, hours, longest, balance`: what is due, by what it costs.
@@ -403,9 +351,9 @@ fn due(panel: Panel, currencies: &Currencies) -> String {
 
 /// What the run comes to: every batch read and decided as it will be, and at the prices of now, one in memory at a time, with nothing
 /// locked or written.
-async fn exact_amounts(pass: &FleetRun<'_>) -> Result<Sums, BillingError> {
+async fn exact_amounts(pass: &FleetRun<'_>) -> Result<TotalsByCurrency, BillingError> {
     let prices_of_now = pass.prices.clone().without_seen();
-    let mut sums = Sums::default();
+    let mut sums = TotalsByCurrency::default();
     let mut after = None;
     while let Some(range) = pass.next_range(after, PAGE).await? {
         if (pass.run.stop)().is_some() {
@@ -420,9 +368,7 @@ async fn exact_amounts(pass: &FleetRun<'_>) -> Result<Sums, BillingError> {
             }
         }
         let Posting { totals: as_of_now, .. } = pass.decide_at(&prices_of_now, &range, &read);
-        for (currency, sum) in as_known.sums.larger_of_each(&as_of_now.sums).iter() {
-            sums.add(currency, sum);
-        }
+        sums += &as_known.currencies.larger_of_each(&as_of_now.currencies);
         after = range.last();
     }
     Ok(sums)
@@ -543,11 +489,11 @@ pub async fn approve(db: &DatabaseConnection, announced: i64, excess: Excess, by
 }
 
 /// What the approvals that still hold allow: of each currency the newest.
-async fn approved(db: &DatabaseConnection) -> Result<Sums, DbErr> {
-    let mut approved = Sums::default();
-    for (age, Approval { excess: Excess { currency, sum, .. }, .. }) in approvals(db).await? {
+async fn approved(db: &DatabaseConnection) -> Result<TotalsByCurrency, DbErr> {
+    let mut approved = TotalsByCurrency::default();
+    for (age, Approval { excess: Excess { currency, due, .. }, .. }) in approvals(db).await? {
         if age < APPROVED_FOR_HOURS && approved.of(currency).is_none() {
-            approved.add(currency, sum);
+            approved.add(currency, due);
         }
     }
     Ok(approved)

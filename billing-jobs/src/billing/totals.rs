@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 
 use crate::{
     currency::{Amounts, Currency},
@@ -11,25 +10,26 @@ use crate::{
 };
 
 /// What a batch, or a run, charged and held.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Instances with at least one charged hour.
     pub charged: u64,
-    /// Charges, of which an instance has several if its price changed.
+    /// Charges; an instance has several if its price changed.
     pub charges: u64,
     /// Instances with hours that are due and not charged.
     pub held: u64,
     /// Charged hours.
     pub hours: u64,
-    /// What was charged in each currency.
-    pub sums: Sums,
+    /// The charges of each currency. In JSON their amounts are decimal texts.
+    #[serde(with = "decimal_texts")]
+    pub currencies: TotalsByCurrency,
 }
 
 impl Totals {
     /// The charged money.
     #[must_use]
     pub fn amounts(&self) -> Amounts {
-        self.sums.amounts()
+        self.currencies.amounts()
     }
 }
 
@@ -39,24 +39,22 @@ impl std::ops::AddAssign for Totals {
         self.charges += other.charges;
         self.held += other.held;
         self.hours += other.hours;
-        for (currency, sum) in other.sums.iter() {
-            self.sums.add(currency, sum);
-        }
+        self.currencies += &other.currencies;
     }
 }
 
 /// What was charged in one currency.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sum {
-    /// How many charges.
+pub struct CurrencyTotals {
+    /// The number of charges.
     pub charges: i64,
-    /// For how many hours of instances.
+    /// The hours of all instances together.
     pub hours: i64,
-    /// How much, in ten-thousandths.
+    /// The amount, in ten-thousandths.
     pub amount: Money,
 }
 
-impl std::ops::AddAssign for Sum {
+impl std::ops::AddAssign for CurrencyTotals {
     fn add_assign(&mut self, other: Self) {
         self.charges = self.charges.saturating_add(other.charges);
         self.hours = self.hours.saturating_add(other.hours);
@@ -64,85 +62,94 @@ impl std::ops::AddAssign for Sum {
     }
 }
 
-/// What was charged in each currency. As JSON it is an object, with amounts in ten-thousandths: the form in `billing_batches`.
+/// What was charged in each currency. As JSON it is an object with amounts in ten-thousandths, as in `billing_batches`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Sums(BTreeMap<Currency, Sum>);
+pub struct TotalsByCurrency(BTreeMap<Currency, CurrencyTotals>);
 
-impl Sums {
-    /// Adds `sum` to what there is in `currency`.
-    pub fn add(&mut self, currency: Currency, sum: Sum) {
-        *self.0.entry(currency).or_default() += sum;
+impl TotalsByCurrency {
+    /// Adds `totals` to those of `currency`.
+    pub fn add(&mut self, currency: Currency, totals: CurrencyTotals) {
+        *self.0.entry(currency).or_default() += totals;
     }
 
-    /// What there is in `currency`.
+    /// The totals of `currency`.
     #[must_use]
-    pub fn of(&self, currency: Currency) -> Option<Sum> {
+    pub fn of(&self, currency: Currency) -> Option<CurrencyTotals> {
         self.0.get(&currency).copied()
     }
 
-    /// Of each currency the sum with the larger amount.
+    /// For each currency the totals with the larger amount.
     #[must_use]
     pub(super) fn larger_of_each(&self, other: &Self) -> Self {
         let mut larger = self.clone();
-        for (currency, sum) in other.iter() {
+        for (currency, totals) in other.iter() {
             let kept = larger.0.entry(currency).or_default();
-            if sum.amount > kept.amount {
-                *kept = sum;
+            if totals.amount > kept.amount {
+                *kept = totals;
             }
         }
         larger
     }
 
-    /// The sums in the order of the currencies' codes.
-    pub fn iter(&self) -> impl Iterator<Item = (Currency, Sum)> {
-        self.0.iter().map(|(currency, sum)| (*currency, *sum))
+    /// The totals in the order of the currencies' codes.
+    pub fn iter(&self) -> impl Iterator<Item = (Currency, CurrencyTotals)> {
+        self.0.iter().map(|(currency, totals)| (*currency, *totals))
     }
 
     /// The amounts alone.
     #[must_use]
     pub fn amounts(&self) -> Amounts {
         let mut amounts = Amounts::default();
-        self.iter().for_each(|(currency, sum)| amounts.add(currency, sum.amount));
+        self.iter().for_each(|(currency, totals)| amounts.add(currency, totals.amount));
         amounts
     }
 
-    /// The currency with the most charges, for a place that holds only one; of several the first. Free charges of organizations
-    /// without a wallet count only if there is nothing else.
+    /// The currency with the most charges, for a place that has room for one; of several the first. Free charges of organizations
+    /// without a wallet count only if there are no others.
     #[must_use]
     pub fn main(&self) -> Option<(Currency, Money)> {
-        let rank = |currency, sum: Sum| (currency != Currency::NONE, sum.charges);
-        let first = self.iter().map(|(currency, sum)| rank(currency, sum)).max()?;
+        let rank = |currency, totals: CurrencyTotals| (currency != Currency::NONE, totals.charges);
+        let first = self.iter().map(|(currency, totals)| rank(currency, totals)).max()?;
         self.iter()
-            .find(|(currency, sum)| rank(*currency, *sum) == first)
-            .map(|(currency, sum)| (currency, sum.amount))
+            .find(|(currency, totals)| rank(*currency, *totals) == first)
+            .map(|(currency, totals)| (currency, totals.amount))
+    }
+}
+
+impl std::ops::AddAssign<&Self> for TotalsByCurrency {
+    fn add_assign(&mut self, other: &Self) {
+        other.iter().for_each(|(currency, totals)| self.add(currency, totals));
+    }
+}
+
+/// The JSON form in the details of a run.
+mod decimal_texts {
+    use serde::{Deserializer, Serializer};
+
+    use super::{BTreeMap, Currency, CurrencyTotals, Deserialize, Money, Serialize, TotalsByCurrency};
+    use crate::money::as_decimal_text;
+
+    #[derive(Serialize, Deserialize)]
+    struct Entry {
+        charges: i64,
+        hours: i64,
+        #[serde(with = "as_decimal_text")]
+        amount: Money,
     }
 
-    /// The form in a run's details: an object with amounts as decimal texts.
-    #[must_use]
-    pub fn to_details(&self) -> Value {
-        let sums = self.iter().map(|(currency, Sum { charges, hours, amount })| {
-            (
-                currency.to_string(),
-                json!({ "charges": charges, "hours": hours, "amount": amount.to_string() }),
-            )
+    pub(super) fn serialize<S: Serializer>(totals: &TotalsByCurrency, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(totals.iter().map(|(currency, CurrencyTotals { charges, hours, amount })| {
+            (currency, Entry { charges, hours, amount })
+        }))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<TotalsByCurrency, D::Error> {
+        let entries = BTreeMap::<Currency, Entry>::deserialize(from)?.into_iter();
+        let totals = entries.map(|(currency, Entry { charges, hours, amount })| {
+            (currency, CurrencyTotals { charges, hours, amount })
         });
-        Value::Object(sums.collect::<Map<_, _>>())
-    }
-
-    /// The sums in a run's details; what is not one is left out.
-    #[must_use]
-    pub fn of_details(details: &Value) -> Self {
-        let mut sums = Self::default();
-        let Some(currencies) = details.get("currencies").and_then(Value::as_object) else { return sums };
-        for (currency, sum) in currencies {
-            let count = |key| sum.get(key).and_then(Value::as_i64).unwrap_or_default();
-            let amount = sum.get("amount").and_then(Value::as_str).and_then(|text| text.parse().ok());
-            if let (Ok(currency), Some(amount)) = (currency.parse(), amount) {
-                sums.add(currency, Sum { charges: count("charges"), hours: count("hours"), amount });
-            }
-        }
-        sums
+        Ok(TotalsByCurrency(totals.collect()))
     }
 }
 
@@ -151,21 +158,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_stay_apart_by_currency() {
+    fn totals_stay_separate_by_currency() {
         let code = |code: &str| code.parse::<Currency>().expect("a code");
-        let sum = |charges, amount| Sum { charges, hours: 2 * charges, amount: Money(amount) };
-        let mut sums = Sums::default();
-        assert_eq!(sums.main(), None);
+        let totals = |charges, amount| CurrencyTotals { charges, hours: 2 * charges, amount: Money(amount) };
+        let mut all = TotalsByCurrency::default();
+        assert_eq!(all.main(), None);
         for (currency, charges, amount) in [("USD", 2, 100), ("EUR", 3, 40_000), ("USD", 1, 1)] {
-            sums.add(code(currency), sum(charges, amount));
+            all.add(code(currency), totals(charges, amount));
         }
-        assert_eq!(sums.of(code("USD")), Some(sum(3, 101)));
-        assert_eq!(sums.amounts().to_string(), "4.00 EUR, 0.0101 USD");
-        assert_eq!(sums.main(), Some((code("EUR"), Money(40_000))), "the first of two with as many charges");
-        let details = json!({ "currencies": sums.to_details(), "hours": 12 });
-        assert_eq!(details["currencies"]["EUR"], json!({ "charges": 3, "hours": 6, "amount": "4.00" }));
-        assert_eq!(Sums::of_details(&details), sums);
-        let text = serde_json::to_string(&sums).expect("numbers are JSON");
-        assert_eq!(serde_json::from_str::<Sums>(&text).expect("its own form"), sums);
+        assert_eq!(all.of(code("USD")), Some(totals(3, 101)));
+        assert_eq!(all.amounts().to_string(), "4.00 EUR, 0.0101 USD");
+        assert_eq!(all.main(), Some((code("EUR"), Money(40_000))), "the first of two with as many charges");
+        let text = serde_json::to_string(&all).expect("numbers are JSON");
+        assert_eq!(serde_json::from_str::<TotalsByCurrency>(&text).expect("the same form"), all);
     }
 }

@@ -37,7 +37,7 @@ use billing_jobs::{
     BILLING_JOB,
     audit::audit,
     billing::{
-        BillReport, Biller, BillingError, BillingOptions, BillingSettings, Mode, Scope, Totals, details,
+        BillReport, Biller, BillingError, BillingOptions, BillingSettings, Mode, RunDetails, Scope, Totals,
     },
     currency::Currency,
     panel::Panel,
@@ -210,7 +210,9 @@ async fn connect(url: &str) -> (Database, DatabaseConnection) {
 
 fn record(id: Uuid, lease: &Lease, result: &Result<BillReport, BillingError>) -> RunRecord {
     let (status, items, details) = match result {
-        Ok(bill) if bill.stopped.is_none() => (RunStatus::Done, bill.totals.charged, details(bill)),
+        Ok(bill) if bill.stopped.is_none() => {
+            (RunStatus::Done, bill.totals.charged, RunDetails::finished(bill).to_json())
+        }
         Ok(bill) => (RunStatus::Interrupted, bill.totals.charged, serde_json::Value::Null),
         Err(_) => (RunStatus::Dead, 0, serde_json::Value::Null),
     };

@@ -214,7 +214,7 @@ async fn currencies_are_never_added_up(db: &Db) {
 
     assert_eq!((totals.charged, totals.charges, totals.held, totals.hours), (3, 3, 4, 6));
     assert_eq!(totals.amounts().to_string(), "0.40 EUR, 0.20 USD");
-    assert_eq!(totals.sums.main().map(|(currency, _)| currency.to_string()).as_deref(), Some("EUR"));
+    assert_eq!(totals.currencies.main().map(|(currency, _)| currency.to_string()).as_deref(), Some("EUR"));
     for (org, instance, reason) in instances {
         if let Some(reason) = reason {
             let hold = hold_of(&fleet, instance).await;

@@ -3,6 +3,7 @@
 use billing_jobs::{
     billing::{BillingError, Mode},
     panel::Generation,
+    price::Backups,
 };
 use billing_test_support::{ChargeRow, Db, Fleet, Instance, Plan, on_every_database};
 use serde_json::json;
@@ -242,7 +243,7 @@ async fn only_a_run_that_may_charge_records_prices(db: &Db) {
     assert_eq!(bill.first_seen_prices.len(), variants);
     assert_eq!(
         (first.plan.clone(), first.backups, first.hourly_price.as_str()),
-        (plan.to_string(), "none", "0.100000")
+        (plan.to_string(), Backups::None, "0.100000")
     );
     let details = fetch_rows(
         db,

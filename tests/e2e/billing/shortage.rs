@@ -157,7 +157,11 @@ async fn free_instance_needs_no_wallet_and_no_approval(db: &Db) {
 
     assert_eq!((totals.charged, totals.hours, totals.held), (3, 300, 1));
     assert!(totals.amounts().iter().all(|(_, amount)| amount.0 == 0), "{totals:?}");
-    assert_eq!(totals.sums.main(), Some((Currency::USD, Money(0))), "the wallet's, though two have none");
+    assert_eq!(
+        totals.currencies.main(),
+        Some((Currency::USD, Money(0))),
+        "the wallet's, though two have none"
+    );
     for instance in instances {
         assert_eq!(charged(&fleet, instance).await, (1, 100, 0));
         assert_eq!(fleet.last_billed_at(instance).await, Some(hour(100)));

@@ -2,7 +2,7 @@
 
 use billing_jobs::{
     billing::{
-        BillingError, BillingSettings, Scope, Spike, Sum, approve_catch_up,
+        BillingError, BillingSettings, CurrencyTotals, Scope, Spike, approve_catch_up,
         spike_guard::{PendingSpike, approve, pending_spike},
     },
     money::Money,
@@ -23,13 +23,13 @@ async fn price(db: &Db, cents: i64) {
 }
 
 /// What the run announced that it would charge, and did not.
-async fn spike(db: &Db, daemon: &Daemon, order: &Order<'_>) -> Sum {
+async fn spike(db: &Db, daemon: &Daemon, order: &Order<'_>) -> CurrencyTotals {
     let before = number(db, CHARGES).await;
     let result = daemon.carry_out(order).await;
     let Err(BillingError::Spike(Spike { excesses })) = result else { panic!("no spike: {result:?}") };
     assert_eq!(number(db, CHARGES).await, before, "nothing was charged");
     assert_eq!(excesses.len(), 1, "in one currency");
-    excesses[0].sum
+    excesses[0].due
 }
 
 /// A hundred machines at ten cents an hour, of one wallet that holds so much: whose it is, and their plan.
@@ -62,9 +62,13 @@ async fn a_slipped_digit_charges_nothing_and_leaves_no_trace_once_it_is_correcte
         let sum = spike(db, &daemon, &Order::by(hour(hours))).await;
         assert_eq!(
             sum,
-            Sum { charges: 100, amount: Money(usd("100.00") * (hours - 1)), hours: 100 * (hours - 1) }
+            CurrencyTotals {
+                charges: 100,
+                amount: Money(usd("100.00") * (hours - 1)),
+                hours: 100 * (hours - 1)
+            }
         );
-        assert_eq!(waiting(&daemon).await.map(|waiting| waiting.excesses[0].sum), Some(sum));
+        assert_eq!(waiting(&daemon).await.map(|waiting| waiting.excesses[0].due), Some(sum));
     }
     price(db, 7_300).await;
     assert_eq!(
@@ -136,7 +140,7 @@ async fn a_spike_counts_prices_that_were_seen_before(db: &Db) {
 
     let sum = spike(db, &daemon, &Order::by(hour(3))).await;
 
-    assert_eq!(sum, Sum { charges: 12, amount: Money(usd("201.10")), hours: 13 });
+    assert_eq!(sum, CurrencyTotals { charges: 12, amount: Money(usd("201.10")), hours: 13 });
     approve_all(&daemon).await;
     assert_eq!(in_usd(&daemon.bill(hour(3)).await), usd("201.10"));
     assert_sound(db).await;

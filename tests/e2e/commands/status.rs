@@ -82,7 +82,10 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
     assert_eq!((&run["status"], &run["cause"]), (&json!("done"), &json!("schedule")));
     assert_eq!(
         run["totals"],
-        json!({ "charged": 2, "held": 0, "hours": 6, "amounts": { "USD": "0.06" }, "currency": "USD" })
+        json!({
+            "charged": 2, "charges": 2, "held": 0, "hours": 6,
+            "currencies": { "USD": { "charges": 2, "hours": 6, "amount": "0.06" } },
+        })
     );
     let daemons = well["daemons"].as_array().expect("a list");
     assert_eq!(daemons.len(), 1);

@@ -21,8 +21,8 @@ async fn adopt(db: &Db, commit: bool) -> Adoption {
     Biller::new(db, panel, BillingSettings::default()).adopt(commit, "ada").await.expect("nobody bills")
 }
 
-fn found(adoption: &Adoption) -> Vec<(&'static str, u64)> {
-    adoption.findings.iter().map(|(kind, findings)| (*kind, findings.count)).collect()
+fn found(adoption: &Adoption) -> Vec<(&str, u64)> {
+    adoption.findings.iter().map(|(kind, findings)| (kind.as_str(), findings.count)).collect()
 }
 
 /// Everything that can be wrong with a fleet, once; and an organization with nothing wrong but its drift, returned.

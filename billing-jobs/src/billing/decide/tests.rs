@@ -13,7 +13,7 @@ use crate::{
         approvals::{Approvals, Scope},
         model::Meter,
         panel_time::PanelTime,
-        totals::{Sum, Totals},
+        totals::{CurrencyTotals, Totals},
     },
     money::Rate,
     price::{DailyBackupFactor, NewRates, Plan, SeenRate},
@@ -240,8 +240,8 @@ impl World {
             let currency = if pays == 1 { Currency::USD } else { Currency::NONE };
             prop_assert_eq!(charge.currency, currency);
             expected_totals
-                .sums
-                .add(currency, Sum { charges: 1, hours: charge.hours, amount: charge.amount });
+                .currencies
+                .add(currency, CurrencyTotals { charges: 1, hours: charge.hours, amount: charge.amount });
         }
         prop_assert_eq!(&posting.totals, &expected_totals);
         prop_assert_eq!(posting.charges.iter().map(|charge| charge.amount.0).sum::<i64>(), expected_amount);

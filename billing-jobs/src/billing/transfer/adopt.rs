@@ -356,7 +356,7 @@ impl Work<'_> {
     }
 
     fn find(&mut self, kind: &'static str, sentence: String) {
-        self.adoption.findings.entry(kind).or_default().add(sentence, LISTED);
+        self.adoption.findings.entry(kind.to_owned()).or_default().add(sentence, LISTED);
     }
 
     /// `(id) -> ...`: the next machines after that one, or the first ones.
