@@ -1,36 +1,33 @@
-//! What a billing run did, commit by commit: its totals are the sums of these rows.
+//! The committed batches of billing runs. The totals of a run are the sums of its rows.
 
 use sea_orm::entity::prelude::*;
 
 use crate::types::{Id, Instant};
 
-/// A committed batch. Money is in ten-thousandths of its currency.
+/// One committed batch. Amounts are in ten-thousandths of their currency.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "billing_batches")]
 pub struct Model {
-    /// Its key.
     #[sea_orm(primary_key)]
     pub id: i64,
-    /// Its run.
     pub run_id: Id,
-    /// The fencing token it was committed under.
+    /// The fencing token under which the batch was committed.
     pub fencing_token: i64,
-    /// Up to when hours were due.
+    /// The time of the run: hours that ended by then were due.
     pub as_of: Instant,
-    /// How many machines were looked at.
+    /// The number of instances that were read.
     pub instances: i32,
-    /// How many were charged.
+    /// The number of instances that were charged.
     pub charges: i32,
-    /// How many were held.
+    /// The number of instances that are due but could not be charged.
     pub held: i32,
-    /// How many hours were charged.
+    /// The number of charged hours.
     pub hours: i64,
-    /// The charges, hours and amounts of each currency.
+    /// The charges, hours and amount of each currency, as in `{"USD": {"charges": 3, "hours": 9, "amount": 900}}`.
     pub currencies: Json,
-    /// When it was written.
     pub created_at: Instant,
-    /// When the newest of its rows in the wallets' ledger was created; unset if the panel's own biller made it.
+    /// The creation time of the batch's newest row in `payment_transactions`; `None` if the panel's own biller charged.
     pub ledger_until: Option<Instant>,
 }
 

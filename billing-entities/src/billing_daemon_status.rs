@@ -1,43 +1,37 @@
-//! How the panel knows that a daemon bills: it reads the newest `heartbeat_at`.
+//! The panel's view of the daemons. While the newest `heartbeat_at` is recent, the panel does not bill.
 
 use sea_orm::entity::prelude::*;
 
 use crate::types::{Hours, Money};
 
-/// A daemon as the panel sees it.
+/// One row per daemon.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "billing_daemon_status")]
 pub struct Model {
-    /// Its key.
     #[sea_orm(primary_key)]
     pub id: i32,
-    /// Which daemon; unique.
+    /// The unique id of the daemon process.
     #[sea_orm(unique)]
     pub daemon_instance_id: String,
     /// `running`, `stopped` or `error`.
     pub status: String,
-    /// When billing last ran.
+    /// The time of the last billing run. The following fields describe this run.
     pub last_run_at: Option<DateTimeUtc>,
-    /// Whether it worked.
     pub last_run_success: Option<bool>,
-    /// How many machines that run charged.
+    /// The number of instances that were charged.
     pub instances_billed: Option<i32>,
-    /// What that run took.
+    /// The sum of all charges.
     pub total_amount: Option<Money>,
-    /// How many hours that run charged.
+    /// The number of charged hours.
     pub total_hours: Option<Hours>,
-    /// Why it did not work.
     pub error_message: Option<String>,
-    /// When the daemon started.
     pub started_at: Option<DateTimeUtc>,
-    /// When it last said that billing works.
+    /// The last time at which billing worked.
     pub heartbeat_at: Option<DateTimeUtc>,
-    /// Host, process, version.
+    /// The host, the process and the version, among others.
     pub metadata: Option<Json>,
-    /// When the row was made.
     pub created_at: Option<DateTimeUtc>,
-    /// When the row last changed.
     pub updated_at: Option<DateTimeUtc>,
 }
 

@@ -1,48 +1,44 @@
-//! Why a machine that is due was not charged.
+//! Holds: instances that are due but cannot be charged.
 
 use sea_orm::entity::prelude::*;
 
 use crate::types::{Id, Instant};
 
-/// A hold. At most one of a machine is open. Money is in ten-thousandths.
+/// One hold. An instance has at most one that is open. Amounts are in ten-thousandths of the currency.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "billing_holds")]
 pub struct Model {
-    /// Its key.
     #[sea_orm(primary_key)]
     pub id: i64,
-    /// The machine.
     pub instance_id: Id,
-    /// Who should have paid.
+    /// The organization that should have paid.
     pub organization_id: Id,
-    /// The machine's label.
+    /// The label of the instance in the panel.
     pub label: String,
-    /// The kind of reason.
+    /// The kind of reason, such as `unknown_plan`.
     pub reason: String,
-    /// The reason in words.
+    /// The reason as a sentence.
     pub detail: Option<String>,
-    /// How many hours are due.
     pub hours_due: Option<i64>,
-    /// What they cost, where it is known.
+    /// The price of the hours that are due; `None` if it is not known.
     pub amount_due: Option<i64>,
-    /// The currency of that; unset if no wallet names one.
+    /// The currency of `amount_due`; `None` if no wallet has one.
     pub currency: Option<String>,
-    /// Since when.
+    /// The time of the first run that could not charge the instance.
     pub opened_at: Instant,
-    /// When it last held.
+    /// The time of the last run that could not charge the instance.
     pub seen_at: Instant,
-    /// When the instance was charged or no longer due; unset while it is held.
+    /// The time at which the instance was charged or no longer due; `None` while the hold is open.
     pub closed_at: Option<Instant>,
-    /// Why it was closed without a charge: `instance_deleted`, `instance_transferred` or `written_off`.
+    /// The reason for closing the hold without a charge: `instance_deleted`, `instance_transferred` or `written_off`.
     pub closed_reason: Option<String>,
-    /// The reason under which an operator accepted the hold; the acceptance counts only while the hold has this reason.
+    /// The reason under which an operator accepted the hold. The acceptance is valid only while the hold has this reason.
     pub accepted_for: Option<String>,
-    /// Until when it is accepted; without limit if unset.
+    /// The end of the acceptance; `None` if it has no limit.
     pub accepted_until: Option<Instant>,
-    /// The operator who accepted it.
+    /// The operator who accepted the hold.
     pub accepted_by: Option<String>,
-    /// The operator's words.
     pub accepted_note: Option<String>,
 }
 

@@ -1,21 +1,21 @@
-//! The prices that runs saw, plan by plan.
+//! The prices of plans that billing runs saw, one row for each change.
 
 use sea_orm::entity::prelude::*;
 
 use crate::types::Instant;
 
-/// A price that a run saw for the first time. The rates are in 1/730 of a millionth.
+/// One price. The rates are in 1/730 of a millionth of the currency.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "billing_seen_rates")]
 pub struct Model {
-    /// The plan's own id.
+    /// The `id` of the plan.
     #[sea_orm(primary_key, auto_increment = false)]
     pub plan_id: String,
-    /// With which backups: `none`, `weekly` or `daily`.
+    /// The backups that the price includes: `none`, `weekly` or `daily`.
     #[sea_orm(primary_key, auto_increment = false)]
     pub backups: String,
-    /// When it was first seen.
+    /// The first time at which a run saw the price.
     #[sea_orm(primary_key, auto_increment = false)]
     pub seen_at: Instant,
     /// The price of an hour.

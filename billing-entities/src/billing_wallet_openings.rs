@@ -1,24 +1,21 @@
-//! Where the audit measures from.
+//! The state of each wallet before the first charge. The audit compares with it.
 
 use sea_orm::entity::prelude::*;
 
 use crate::types::{Id, Instant};
 
-/// A wallet as it was before our first charge. Money is in ten-thousandths.
+/// One wallet. Amounts are in ten-thousandths of the currency.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "billing_wallet_openings")]
 pub struct Model {
-    /// The wallet.
     #[sea_orm(primary_key, auto_increment = false)]
     pub wallet_id: Id,
-    /// Whose it is.
     pub organization_id: Id,
-    /// What it held.
+    /// The balance of the wallet.
     pub opening_balance: i64,
-    /// What the panel's ledger summed up to.
+    /// The sum of the organization's rows in `payment_transactions`.
     pub opening_ledger: i64,
-    /// When that was.
     pub opened_at: Instant,
 }
 

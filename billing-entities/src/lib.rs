@@ -1,4 +1,5 @@
-//! The tables as SeaORM entities: the panel's and ours, readable alike on PostgreSQL and SQLite. No behaviour.
+#![doc = include_str!("../README.md")]
+#![expect(missing_docs, reason = "a column with an unambiguous name needs no documentation")]
 
 pub mod billing_batches;
 pub mod billing_charges;

@@ -1,40 +1,36 @@
-//! The panel's ledger of every wallet.
+//! The wallet ledger of the panel: the changes of all wallets.
 
 use sea_orm::entity::prelude::*;
 
 use crate::types::{Id, Money};
 
-/// A movement of money. Never updated.
+/// One change of a wallet. Rows are never updated.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "payment_transactions")]
 pub struct Model {
-    /// Its key.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Id,
-    /// Whose wallet moved.
+    /// The organization that owns the wallet.
     pub organization_id: Id,
-    /// Signed: a debit is negative.
+    /// The change; a debit is negative.
     pub amount: Money,
-    /// Three letters.
+    /// The ISO 4217 code of the currency.
     pub currency: Option<String>,
-    /// `wallet_debit` for what billing takes.
+    /// `wallet_debit` for a charge.
     pub payment_method: String,
-    /// `internal` for what billing takes.
+    /// `internal` for a charge.
     pub payment_provider: String,
-    /// Its name at the provider.
+    /// The id of the payment at the provider.
     pub provider_transaction_id: Option<String>,
-    /// `completed` for what billing takes.
+    /// `completed` for a charge.
     pub status: String,
-    /// As shown in the wallet.
+    /// The text that the panel shows next to the amount.
     pub description: Option<String>,
-    /// With `balance_before` and `balance_after`.
+    /// `balance_before` and `balance_after`, among others.
     pub metadata: Option<Json>,
-    /// When the row was made.
     pub created_at: Option<DateTimeUtc>,
-    /// When the row last changed.
     pub updated_at: Option<DateTimeUtc>,
-    /// Whose wallet moved.
     #[sea_orm(belongs_to, from = "organization_id", to = "id")]
     pub organization: BelongsTo<super::organizations::Entity>,
 }

@@ -1,32 +1,30 @@
-//! Everything that people ever changed or asked of a job: a chain of hashes.
+//! The audit log: every change and every control request of an operator, in a chain of hashes.
 
 use sea_orm::entity::prelude::*;
 
 use crate::types::Instant;
 
-/// Who did what, when and why.
+/// One entry of the audit log.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "scheduler_audit_log")]
 pub struct Model {
-    /// Its place in the chain, from 1.
+    /// The position in the chain, from 1, without gaps.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: i64,
-    /// When, by the database's clock.
+    /// The time, from the clock of the database.
     pub at: Instant,
-    /// Who.
+    /// The operator, as `user@host`.
     pub actor: String,
-    /// `pause`, `resume`, `trigger`, `replay`, `cancel`, `bill`, `adopt`, `release`, `reload`, ...
+    /// The action, such as `pause`, `trigger`, `bill` or `guard install`.
     pub action: String,
-    /// Of which job.
+    /// The name of the job; empty if the action concerns no job.
     pub job: String,
-    /// Why.
     pub reason: Option<String>,
-    /// What else, as JSON.
+    /// Further facts as a JSON object.
     pub details: String,
-    /// The hash of the row before.
+    /// The hash of the previous row; empty for the first one.
     pub previous_hash: String,
-    /// The hash of this row.
     pub hash: String,
 }
 

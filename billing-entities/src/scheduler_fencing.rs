@@ -1,22 +1,21 @@
-//! What keeps a paused daemon from committing: the newest fencing token of each job.
+//! The newest fencing token of each job: a process that lost its lease cannot commit.
 
 use sea_orm::entity::prelude::*;
 
 use crate::types::Instant;
 
-/// The panel guard of a job.
+/// The fencing row of a job.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "scheduler_fencing")]
 pub struct Model {
-    /// Its name.
     #[sea_orm(primary_key, auto_increment = false)]
     pub job: String,
-    /// The token whose work may be committed.
+    /// The token under which work may be committed.
     pub fencing_token: i64,
-    /// When a run last ended well.
+    /// The last success of the job; only billing writes it.
     pub last_success_at: Option<Instant>,
-    /// After how many seconds without another one the panel may bill.
+    /// The time without a success after which the panel may bill.
     pub hand_back_after_seconds: i64,
 }
 

@@ -1,4 +1,4 @@
-//! What survives a restart: who holds each job's lease, and what of its schedule is finished with.
+//! The state of the jobs that survives a restart: leases, cursors and retries.
 
 use sea_orm::entity::prelude::*;
 
@@ -9,34 +9,31 @@ use crate::types::Instant;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "scheduler_jobs")]
 pub struct Model {
-    /// Its name.
     #[sea_orm(primary_key, auto_increment = false)]
     pub job: String,
-    /// The newest fencing token that was given out.
+    /// The newest fencing token.
     pub fencing_token: i64,
-    /// Which process holds the lease; nobody when unset.
+    /// The process that holds the lease; `None` if no process does.
     pub holder: Option<String>,
-    /// When the lease ends unless it is renewed.
+    /// The end of the lease unless it is renewed.
     pub expires_at: Option<Instant>,
-    /// The last scheduled time that is finished with.
+    /// The last scheduled time that is finished.
     pub cursor_at: Instant,
-    /// The scheduled time that failed and is tried again.
+    /// The scheduled time that failed and is retried.
     pub retry_scheduled_at: Option<Instant>,
-    /// When it is tried again.
+    /// The time of the retry.
     pub retry_not_before: Option<Instant>,
-    /// How often it has failed.
+    /// The number of failed attempts at `retry_scheduled_at`.
     pub failed_attempts: i32,
-    /// Why it failed last.
     pub last_error: Option<String>,
-    /// When the row last changed.
     pub updated_at: Instant,
-    /// The schedule that its last turn went by, as text.
+    /// The text of the schedule that the last lease cycle used.
     pub schedule: Option<String>,
-    /// The first scheduled time that is not finished with.
+    /// The first scheduled time that is not finished.
     pub next_at: Option<Instant>,
-    /// When that is late, if nobody runs it.
+    /// The time at which `next_at` is late if no process runs it.
     pub late_at: Option<Instant>,
-    /// When it is late even if somebody does.
+    /// The time at which `next_at` is late even if a process runs it.
     pub stuck_at: Option<Instant>,
 }
 

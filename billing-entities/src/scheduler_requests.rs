@@ -1,30 +1,25 @@
-//! What was asked of a job and not answered yet.
+//! The control requests that no run has answered yet.
 
 use sea_orm::entity::prelude::*;
 
 use crate::types::{Id, Instant};
 
-/// A request.
+/// One control request.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "scheduler_requests")]
 pub struct Model {
-    /// Its key.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Id,
-    /// Its job.
     pub job: String,
-    /// `trigger`, `replay` or `cancel`.
+    /// `run_now`, `replay`, `reset` or `cancel`.
     pub kind: String,
-    /// What is to be replayed.
+    /// The scheduled time that a `replay` runs again.
     pub scheduled_at: Option<Instant>,
-    /// Which claim is to be cancelled.
+    /// The claim that a `cancel` refers to.
     pub fencing_token: Option<i64>,
-    /// When it was asked for.
     pub requested_at: Instant,
-    /// Who asked.
     pub requested_by: String,
-    /// Why.
     pub reason: Option<String>,
 }
 

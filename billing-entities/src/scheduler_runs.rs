@@ -1,52 +1,46 @@
-//! What happened: every scheduled time leaves a row.
+//! The run history: every scheduled time leaves a row.
 
 use sea_orm::entity::prelude::*;
 
 use crate::types::{Id, Instant};
 
-/// A run, or a scheduled time without one.
+/// One run, or scheduled times without a run.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "scheduler_runs")]
 pub struct Model {
-    /// Its key.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Id,
-    /// Its job.
     pub job: String,
-    /// Which daemon it was for; empty when one ran it for all.
+    /// The daemon id for a job that every daemon runs; empty for a job that one daemon runs for all.
     pub node: String,
-    /// The scheduled time.
     pub scheduled_at: Instant,
     /// `done`, `retrying`, `dead`, `interrupted`, `skipped`, `missed`, `paused` or `rescheduled`.
     pub status: String,
     /// `schedule`, `manual` or `replay`.
     pub cause: String,
-    /// How often it had failed before.
+    /// The number of the attempt; 0 if nothing ran.
     pub attempt: i32,
-    /// The fencing token it ran under.
+    /// The fencing token of the run.
     pub fencing_token: i64,
-    /// Which daemon ran it.
+    /// The daemon that wrote the row.
     pub daemon_id: String,
-    /// When it started.
     pub started_at: Instant,
-    /// When it ended.
     pub finished_at: Instant,
-    /// How long after the scheduled time it started.
+    /// The time from the scheduled time to the start.
     pub lateness_ms: i64,
-    /// How many things it did.
+    /// The number of processed items.
     pub items: i64,
-    /// Why it was skipped, missed, paused or rescheduled.
+    /// The reason for a scheduled time without a run.
     pub reason: Option<String>,
-    /// Why it failed.
     pub error: Option<String>,
-    /// What its job tells of it.
+    /// The job's own figures.
     pub details: Option<Json>,
-    /// The first scheduled time of a stretch of them in one row.
+    /// The first scheduled time if the row covers several; `scheduled_at` is the last one.
     pub scheduled_from: Option<Instant>,
-    /// How many scheduled times they are.
+    /// The number of scheduled times in the row.
     pub scheduled_count: i64,
-    /// What it answers.
+    /// The control request that the run answers.
     pub request_id: Option<Id>,
 }
 

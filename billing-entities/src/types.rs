@@ -1,9 +1,8 @@
-//! Column types that the two databases hold in different forms, each read as one.
+//! Column types that PostgreSQL and SQLite store in different forms.
 //!
-//! A value carries its own cast to PostgreSQL (`$1::"uuid"`), which SQLite does not see; so an [`Id`] can be written
-//! and compared on both. The others have no form that both would accept: on SQLite they are right, and PostgreSQL
-//! refuses them, because the type in their cast does not exist. Statements that write those belong to whoever knows
-//! the database at hand.
+//! A bound value carries its own cast for PostgreSQL (`$1::"uuid"`), which SQLite does not get. So an [`Id`] can be written and
+//! compared on both. No form of the other types suits both: SQLite accepts them, and PostgreSQL rejects them, because the type in
+//! their cast does not exist. Statements that write these types must be written per database.
 
 use std::fmt::{Display, Formatter};
 
@@ -17,17 +16,18 @@ use sea_orm::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub Uuid);
 
-/// An amount of the panel in ten-thousandths of the currency: `numeric` on PostgreSQL, an integer on SQLite.
-/// PostgreSQL refuses it in a statement.
+/// An amount of money in ten-thousandths of the currency: `numeric` on PostgreSQL, an integer on SQLite. PostgreSQL rejects it in
+/// a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Money(pub i64);
 
-/// Hours of the panel in ten-thousandths, stored as [`Money`] is. PostgreSQL refuses them in a statement.
+/// Ten-thousandths of an hour, stored as [`Money`] is. PostgreSQL rejects it in a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hours(pub i64);
 
-/// An instant of ours: `timestamptz` on PostgreSQL, microseconds since 1970 on SQLite. PostgreSQL refuses it in a
-/// statement. (The panel's instants are text on SQLite, which SeaORM's own [`DateTimeUtc`] reads and writes.)
+/// An instant in a table of billing or of the scheduler: `timestamptz` on PostgreSQL, microseconds since 1970 on SQLite.
+/// PostgreSQL rejects it in a statement. (In the panel's tables, SQLite has text, which SeaORM's own [`DateTimeUtc`] reads and
+/// writes.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(pub DateTimeUtc);
 
@@ -90,7 +90,7 @@ fn unreadable(index: impl ColIdx, value: impl Display, expected: &str) -> TryGet
     )))
 }
 
-/// The form in which a value is bound: what SQLite stores, and the type that PostgreSQL is told to cast it to.
+/// The form in which a value is bound: the text that SQLite stores, and the type that PostgreSQL casts it to.
 trait Bound: Sized {
     const POSTGRES: &'static str;
     fn to_text(self) -> String;
@@ -145,7 +145,7 @@ impl Bound for Instant {
     }
 }
 
-/// What SeaORM wants of a column's type besides reading it.
+/// Implements the traits that SeaORM requires of a column's type in addition to [`TryGetable`].
 macro_rules! column {
     ($type:ident, $column_type:expr) => {
         impl From<$type> for Value {

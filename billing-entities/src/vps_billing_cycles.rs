@@ -1,43 +1,35 @@
-//! What the panel's invoices are built from.
+//! The billing cycles of the panel, from which it makes invoices.
 
 use sea_orm::entity::prelude::*;
 
 use crate::types::{Id, Money};
 
-/// A billed period of a machine. It disappears with the machine.
+/// One billed period of an instance. The panel deletes it with the instance.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "vps_billing_cycles")]
 pub struct Model {
-    /// Its key.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Id,
-    /// The machine.
     pub vps_instance_id: Id,
-    /// Who paid.
+    /// The organization that paid.
     pub organization_id: Id,
-    /// The first instant of the period.
     pub billing_period_start: DateTimeUtc,
-    /// The first instant after it.
+    /// The end of the period, exclusive.
     pub billing_period_end: DateTimeUtc,
     /// The price of an hour.
     pub hourly_rate: Money,
-    /// What was taken.
+    /// The amount that was debited.
     pub total_amount: Money,
     /// `pending`, `billed`, `failed` or `refunded`; an invoice shows `billed`.
     pub status: Option<String>,
-    /// The movement that paid it.
     pub payment_transaction_id: Option<Id>,
-    /// What the invoice tells of it.
+    /// The line on the invoice, among others.
     pub metadata: Option<Json>,
-    /// When the row was made.
     pub created_at: Option<DateTimeUtc>,
-    /// When the row last changed.
     pub updated_at: Option<DateTimeUtc>,
-    /// The machine.
     #[sea_orm(belongs_to, from = "vps_instance_id", to = "id")]
     pub vps_instance: BelongsTo<super::vps_instances::Entity>,
-    /// The movement that paid it.
     #[sea_orm(belongs_to, from = "payment_transaction_id", to = "id")]
     pub payment_transaction: BelongsTo<Option<super::payment_transactions::Entity>>,
 }

@@ -1,37 +1,33 @@
-//! The machines that are billed.
+//! The instances that are billed.
 
 use sea_orm::entity::prelude::*;
 
 use crate::types::Id;
 
-/// A machine. `backup_frequency`, `provider_type`, `provider_id`, `created_by`, `notes` and `os_disk_id` are not in every
-/// generation of the panel, and `ip_address` is of a type that only PostgreSQL has, so they are not here.
+/// One instance. `backup_frequency`, `provider_type`, `provider_id`, `created_by`, `notes` and `os_disk_id` do not exist in every
+/// generation of the panel, and only PostgreSQL has the type of `ip_address`: these columns are not read.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "vps_instances")]
 pub struct Model {
-    /// Its key.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Id,
-    /// Who pays for it.
+    /// The organization that pays.
     pub organization_id: Id,
-    /// The `id` of its plan as text, or the plan's `provider_plan_id`.
+    /// The `id` of the plan as text, or its `provider_plan_id`.
     pub plan_id: String,
-    /// Its name at the provider.
+    /// The id of the instance at the provider.
     pub provider_instance_id: String,
-    /// As shown; not unique.
+    /// The name that the panel shows; not unique.
     pub label: String,
-    /// Free text; every status is billed.
+    /// Free text; instances are billed in every status.
     pub status: Option<String>,
-    /// How it was ordered.
+    /// The order of the customer.
     pub configuration: Option<Json>,
-    /// Up to when it is paid; unset before its first charge.
+    /// The time up to which the instance is paid; `None` before the first charge.
     pub last_billed_at: Option<DateTimeUtc>,
-    /// When the row was made.
     pub created_at: Option<DateTimeUtc>,
-    /// When the row last changed.
     pub updated_at: Option<DateTimeUtc>,
-    /// Who pays for it.
     #[sea_orm(belongs_to, from = "organization_id", to = "id")]
     pub organization: BelongsTo<super::organizations::Entity>,
 }

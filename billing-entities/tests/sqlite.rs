@@ -1,4 +1,4 @@
-//! What is in a row is what an entity reads, and what of it can be written is found again.
+//! Each entity reads the values of its table's row, and rows are found and written by id.
 
 use billing_entities::*;
 use sea_orm::prelude::{DateTimeUtc, Uuid};
@@ -8,7 +8,7 @@ use sea_orm::{
 };
 use tempfile::TempDir;
 
-/// One row of each table. `AT` is an instant of the panel, `1795341600123456` the same one of ours.
+/// One row of each table. `AT` is an instant in the panel's tables, `1795341600123456` the same one in the other tables.
 const ROWS: &str = r#"
 INSERT INTO users VALUES ('00000000-0000-4000-8000-000000000001', 'a@example.com', 'Ada', 'admin', AT, NULL);
 INSERT INTO organizations (id, name, slug, owner_id, settings, website, created_at, updated_at) VALUES
@@ -84,7 +84,7 @@ fn check<M: PartialEq + std::fmt::Debug>(rows: Result<Vec<M>, sea_orm::DbErr>, r
 }
 
 #[tokio::test]
-async fn customers_and_their_wallets_are_read() {
+async fn organizations_and_wallets_are_read() {
     let (_dir, db) = filled().await;
     check(
         users::Entity::find().all(&db).await,
@@ -126,7 +126,7 @@ async fn customers_and_their_wallets_are_read() {
 }
 
 #[tokio::test]
-async fn machines_and_their_bills_are_read() {
+async fn instances_and_cycles_are_read() {
     let (_dir, db) = filled().await;
     check(
         vps_plans::Entity::find().all(&db).await,
@@ -288,7 +288,7 @@ async fn jobs_and_runs_are_read() {
 }
 
 #[tokio::test]
-async fn what_was_asked_of_jobs_is_read() {
+async fn pauses_requests_and_audit_log_are_read() {
     let (_dir, db) = filled().await;
     let now = Instant(at());
     check(
@@ -441,7 +441,7 @@ async fn rows_are_found_and_written_by_id() {
 }
 
 #[tokio::test]
-async fn a_cycle_leads_to_its_machine_and_its_organization() {
+async fn cycle_loads_instance_organization_and_payment() {
     let (_dir, db) = filled().await;
     let cycle = vps_billing_cycles::Entity::load()
         .with((vps_instances::Entity, organizations::Entity))
@@ -450,13 +450,13 @@ async fn a_cycle_leads_to_its_machine_and_its_organization() {
         .await
         .unwrap()
         .expect("there is one");
-    let machine = cycle.vps_instance.into_option().expect("it was loaded");
-    assert_eq!(machine.organization.into_option().expect("it was loaded").name, "Acme");
+    let instance = cycle.vps_instance.into_option().expect("it was loaded");
+    assert_eq!(instance.organization.into_option().expect("it was loaded").name, "Acme");
     assert_eq!(cycle.payment_transaction.into_option().expect("it was loaded").amount, Money(-123_456));
 }
 
 #[tokio::test]
-async fn money_and_instants_of_ours_compare_as_numbers_on_sqlite() {
+async fn money_and_instants_compare_as_numbers() {
     let (_dir, db) = filled().await;
     for (balance, found) in [(99_999, 1), (123_456, 0), (1_000_000, 0)] {
         let richer = wallets::COLUMN.balance.gt(Money(balance));
@@ -467,7 +467,7 @@ async fn money_and_instants_of_ours_compare_as_numbers_on_sqlite() {
 }
 
 #[tokio::test]
-async fn a_value_of_another_form_is_named_in_the_error() {
+async fn malformed_id_is_named_in_error() {
     let (_dir, db) = filled().await;
     db.execute_unprepared("UPDATE billing_holds SET organization_id = 'acme'").await.unwrap();
     let error = billing_holds::Entity::find().one(&db).await.unwrap_err().to_string();

@@ -1,7 +1,4 @@
-//! The schema of billing-daemon: the panel's tables where they are missing, the scheduler's tables, and those of billing.
-//!
-//! The SQL is in `src/sql` and in billing-store, one file for each database. `sea-orm-cli migrate`, the binary of this crate and
-//! a program that embeds it all call [`up`] and [`down`], which let one migrator work at a time.
+#![doc = include_str!("../README.md")]
 
 mod m20261122_000001_panel_tables;
 mod m20261122_000003_billing_tables;
@@ -11,7 +8,7 @@ pub use billing_store::migrations::{MigrationError, SchemaError};
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::{DatabaseConnection, DynIden};
 
-/// All migrations. Their history has a table of its own, so that it cannot clash with the panel's `schema_migrations` or with another
+/// All migrations. Their history has a separate table, so that it cannot clash with the panel's `schema_migrations` or with another
 /// SeaORM program.
 struct BillingMigrations;
 
@@ -28,7 +25,7 @@ impl Migrations for BillingMigrations {
     }
 }
 
-/// Applies the next `steps` migrations, or all of them, and returns their names.
+/// Applies the next `steps` migrations, or all that are pending if `None`, and returns their names.
 pub async fn up<'c, C>(db: C, steps: Option<u32>) -> Result<Vec<String>, MigrationError>
 where
     C: IntoSchemaManagerConnection<'c>,
@@ -36,8 +33,8 @@ where
     migrations::up::<BillingMigrations>(db, steps).await
 }
 
-/// Reverts the last `steps` migrations, or all of them, and returns their names. It drops exactly what [`up`] created: the record
-/// of every charge, and those of the panel's tables that were missing. Tables that existed before stay.
+/// Reverts the last `steps` migrations, or all if `None`, and returns their names. It drops exactly the tables that [`up`] created:
+/// those of billing with every charge, and the panel's tables that were missing. Tables that existed before stay.
 pub async fn down<'c, C>(db: C, steps: Option<u32>) -> Result<Vec<String>, MigrationError>
 where
     C: IntoSchemaManagerConnection<'c>,
@@ -51,7 +48,7 @@ pub fn newest() -> String {
     migrations::newest::<BillingMigrations>()
 }
 
-/// Returns each migration, in order, and whether it is applied. Writes nothing.
+/// Returns the name of each migration, in order, and whether it is applied. Writes nothing.
 pub async fn status(db: &DatabaseConnection) -> Result<Vec<(String, bool)>, SchemaError> {
     migrations::status::<BillingMigrations>(db).await
 }
@@ -61,8 +58,8 @@ pub async fn check(db: &DatabaseConnection) -> Result<(), SchemaError> {
     migrations::check::<BillingMigrations>(db).await
 }
 
-/// The migrations as SeaORM sees them. `up` and `down` are the functions of this crate; what would take the
-/// panel's tables or our record of charges along is refused.
+/// The migrations for programs that expect SeaORM's trait. `up` and `down` are the functions of this crate; `fresh`, `refresh` and
+/// `reset` fail, because they would drop the panel's tables and the charges.
 pub struct Migrator;
 
 #[async_trait::async_trait]
@@ -113,10 +110,10 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// Why `fresh`, `refresh` and `reset` are refused, for the one who asked for it.
+/// Returns the error message of `fresh`, `refresh` and `reset`.
 #[must_use]
 pub fn refusal(command: &str) -> String {
     format!(
-        "`{command}` is refused, because this database also holds the panel's tables: undo what is ours with `down`"
+        "cannot run `{command}`: this database also holds the panel's tables; use `down` to remove the tables of billing"
     )
 }

@@ -1,5 +1,5 @@
-//! The panel's core tables, for a database without a panel: on a live one they exist. What is created here is noted, so that
-//! `down` removes that and nothing of a panel's.
+//! The panel's core tables, for a database without a panel: in a live one they exist. A table lists those that are created here,
+//! so that `down` removes no table of a panel.
 
 use billing_store::migrations::run_script;
 use sea_orm_migration::prelude::*;
@@ -20,10 +20,10 @@ const TABLES: [&str; 8] = [
     "users",
 ];
 
-/// Which tables `up` created, and in which schema. No login but the owner's may write to it: `down` drops what it names.
-const CREATE_NOTES: &str = "
+/// The tables that `up` created, with their schemas. Only the owner may write to it, because `down` drops the tables that it lists.
+const CREATE_LIST: &str = "
     CREATE TABLE IF NOT EXISTS billing_created_tables (name text NOT NULL PRIMARY KEY, in_schema text NOT NULL);";
-const DROP_NOTES: &str = "DROP TABLE IF EXISTS billing_created_tables;";
+const DROP_LIST: &str = "DROP TABLE IF EXISTS billing_created_tables;";
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
@@ -37,18 +37,18 @@ impl MigrationTrait for Migration {
         }
         run_script(manager, include_str!("sql/panel_postgres.sql"), include_str!("sql/panel_sqlite.sql"))
             .await?;
-        db.execute_unprepared(CREATE_NOTES).await?;
+        db.execute_unprepared(CREATE_LIST).await?;
         let schema =
             if db.get_database_backend() == DbBackend::Postgres { "current_schema()" } else { "'main'" };
         for table in missing {
-            let note =
+            let entry =
                 format!("INSERT INTO billing_created_tables (name, in_schema) VALUES ('{table}', {schema})");
-            db.execute_unprepared(&note).await?;
+            db.execute_unprepared(&entry).await?;
         }
         Ok(())
     }
 
-    /// Without CASCADE: what others built upon these tables stops it.
+    /// Without CASCADE: fails if other tables or views depend on these.
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let db = manager.get_connection();
         for table in TABLES {
@@ -60,11 +60,11 @@ impl MigrationTrait for Migration {
                 db.execute_unprepared(&format!("DROP TABLE IF EXISTS \"{schema}\".{table}")).await?;
             }
         }
-        db.execute_unprepared(DROP_NOTES).await.map(drop)
+        db.execute_unprepared(DROP_LIST).await.map(drop)
     }
 }
 
-/// Whether a statement that names the table finds one, in whichever schema of the search path.
+/// Returns whether the search path has a table or view of this name.
 async fn exists(db: &SchemaManagerConnection<'_>, table: &str) -> Result<bool, DbErr> {
     let backend = db.get_database_backend();
     let sql = match backend {

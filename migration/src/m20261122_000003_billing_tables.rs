@@ -1,4 +1,4 @@
-//! The tables of billing, and the indexes that billing needs where the panel has none.
+//! The tables of billing, and the indexes on the panel's tables that billing needs and the panel lacks.
 
 use billing_store::migrations::run_script;
 use sea_orm_migration::prelude::*;
@@ -22,7 +22,7 @@ const DROP_FUNCTION: &str = "DROP FUNCTION IF EXISTS billing_charges_are_append_
 /// The panel's tables that billing reads by organization. Not every generation has these indexes.
 const BY_ORGANIZATION: [&str; 3] = ["vps_instances", "wallets", "payment_transactions"];
 
-/// A row when no index serves to find rows of `$1` by organization: whose table it is, and whether we may add one.
+/// Returns a row if table `$1` has no index by organization: the owner of the table, and whether this role may add an index.
 const LACKS_INDEX: &str = "
     SELECT pg_get_userbyid(t.relowner)::text AS owner, pg_has_role(t.relowner, 'USAGE') AS ours
     FROM pg_class t
@@ -69,8 +69,8 @@ async fn index_by_organization(manager: &SchemaManager<'_>, table: &str) -> Resu
         tracing::warn!(
             table,
             owner,
-            "{table} has no index on organization_id, so each billing run reads all of it, and it is not ours to \
-             change: run `CREATE INDEX CONCURRENTLY ON {table} (organization_id)` as {owner}",
+            "{table} has no index on organization_id, so each billing run reads the whole table, and only its owner can add \
+             one: run `CREATE INDEX CONCURRENTLY ON {table} (organization_id)` as {owner}",
         );
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The command that `sea-orm-cli migrate` runs: the migrations on the database of `DATABASE_URL`.
+//! The program that `sea-orm-cli migrate` runs: applies the migrations to the database in `DATABASE_URL`.
 
 use std::io::{IsTerminal as _, Write as _, stderr, stdout};
 use std::process::ExitCode;
@@ -16,17 +16,17 @@ const UNAVAILABLE: u8 = 69;
 const INTERNAL: u8 = 70;
 const CONFIG: u8 = 78;
 
-/// Create or remove the tables of billing-daemon.
+/// Create or remove the tables of billing-daemon
 #[derive(Parser)]
 #[command(name = "migration", version)]
 struct Cli {
-    /// The database, as `postgres://user:password@host/name` or `sqlite://path`.
+    /// The database, as `postgres://user:password@host/name` or `sqlite://path`
     #[arg(short = 'u', long, env = "DATABASE_URL", hide_env_values = true, global = true)]
     database_url: Option<String>,
-    /// The schema of the panel's tables, where it is not in the role's search path (PostgreSQL).
+    /// The schema of the panel's tables if it is not in the role's search path (PostgreSQL)
     #[arg(short = 's', long, env = "DATABASE_SCHEMA", global = true)]
     database_schema: Option<String>,
-    /// Show each statement.
+    /// Log each statement
     #[arg(short, long, global = true)]
     verbose: bool,
     #[command(subcommand)]
@@ -35,19 +35,19 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Apply pending migrations (the default).
+    /// Apply pending migrations (the default)
     Up {
-        /// How many; all of them unless given.
+        /// Number of migrations [default: all]
         #[arg(short, long)]
         num: Option<u32>,
     },
-    /// Undo applied migrations, the last one first: deletes what `up` created, the record of every charge included.
+    /// Revert the last migrations and delete the tables that `up` created, with every charge
     Down {
-        /// How many.
+        /// Number of migrations
         #[arg(short, long, default_value_t = 1)]
         num: u32,
     },
-    /// Show which migrations are applied.
+    /// Print which migrations are applied
     Status,
     #[command(hide = true)]
     Fresh,
@@ -55,10 +55,6 @@ enum Command {
     Refresh,
     #[command(hide = true)]
     Reset,
-    #[command(hide = true)]
-    Init,
-    #[command(hide = true)]
-    Generate { name: Option<String> },
 }
 
 struct Failure {
@@ -72,7 +68,7 @@ async fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let text = error.render().to_string();
-            // Nobody is left to tell when even this cannot be printed.
+            // No stream is left for an error of this output.
             let _ = if redact(&text) == text { error.print() } else { write!(stderr(), "{}", redact(&text)) };
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
@@ -85,7 +81,7 @@ async fn main() -> ExitCode {
         .init();
     match run(cli).await {
         Ok(report) => {
-            // A reader that has closed the pipe has seen enough.
+            // A reader that closes the pipe ends the output, not the command.
             let _ = writeln!(stdout(), "{report}");
             ExitCode::SUCCESS
         }
@@ -102,14 +98,14 @@ async fn run(cli: Cli) -> Result<String, Failure> {
         return Err(Failure { code: USAGE, message: reason });
     }
     let Some(url) = cli.database_url.filter(|url| !url.is_empty()) else {
-        let message = "no database: set DATABASE_URL, or give one with --database-url".to_owned();
+        let message = "no database: set DATABASE_URL or pass --database-url".to_owned();
         return Err(Failure { code: CONFIG, message });
     };
     let url = if matches!(command, Command::Up { .. }) { creating(url) } else { existing(&url) };
     let db = connect(url, cli.database_schema, cli.verbose).await?;
     let report = match command {
         Command::Up { num } => names("applied", &migration::up(&db, num).await?),
-        Command::Down { num } => names("undone", &migration::down(&db, Some(num)).await?),
+        Command::Down { num } => names("reverted", &migration::down(&db, Some(num)).await?),
         _ => table(&migration::status(&db).await?),
     };
     Ok(report)
@@ -121,16 +117,11 @@ fn refusal(command: &Command) -> Option<String> {
         Command::Fresh => "fresh",
         Command::Refresh => "refresh",
         Command::Reset => "reset",
-        Command::Init | Command::Generate { .. } => {
-            return Some(
-                "migrations are written by hand: add a file beside those in migration/src".to_owned(),
-            );
-        }
     };
     Some(migration::refusal(name))
 }
 
-/// Lets SQLite create the file, which it does not do by itself.
+/// Lets SQLite create a missing file, which the driver does not do by default.
 fn creating(url: String) -> String {
     if !url.starts_with("sqlite:") || url.contains("mode=") || url.contains(":memory:") {
         return url;
@@ -139,7 +130,7 @@ fn creating(url: String) -> String {
     format!("{url}{separator}mode=rwc")
 }
 
-/// No other command creates a file, whatever the URL says.
+/// Prevents the other commands from creating a file, even if the URL permits it.
 fn existing(url: &str) -> String {
     if url.starts_with("sqlite:") { url.replace("mode=rwc", "mode=rw") } else { url.to_owned() }
 }
@@ -196,8 +187,8 @@ fn table(rows: &[(String, bool)]) -> String {
         .join("\n")
 }
 
-/// Hides the password of a URL anywhere in a text. What is not a well-formed URL may hold any character in its
-/// password, so everything between the user's name and the last `@` goes.
+/// Hides the password of a URL in a text. A malformed URL may have any character in its password, so everything between the
+/// user's name and the last `@` is hidden.
 fn redact(text: &str) -> String {
     let text = match text.split_once("password=") {
         Some((before, after)) => {
@@ -219,7 +210,7 @@ mod tests {
     use super::{creating, redact};
 
     #[test]
-    fn a_password_is_never_printed() {
+    fn passwords_are_redacted() {
         for (text, shown) in [
             ("postgres://u:secret@h/db", "postgres://u:***@h/db"),
             ("cannot use 'postgres://u:s'e/c@r?et@h/db' here", "cannot use 'postgres://u:***@h/db' here"),
@@ -232,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_sqlite_is_created_unless_the_url_says_how() {
+    fn missing_sqlite_file_is_created() {
         for (url, opened) in [
             ("sqlite://a.db", "sqlite://a.db?mode=rwc"),
             ("sqlite://a.db?cache=shared", "sqlite://a.db?cache=shared&mode=rwc"),

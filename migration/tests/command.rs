@@ -1,4 +1,4 @@
-//! The binary, as `sea-orm-cli migrate` and a person run it.
+//! The program, as `sea-orm-cli migrate` and an operator run it.
 
 use std::process::{Command, Output};
 
@@ -13,16 +13,16 @@ fn migration(args: &[&str], url: Option<&str>) -> Output {
     command.output().expect("the binary was built for this test")
 }
 
-/// What a command ends with and says, on whichever of the two streams.
+/// Checks the exit code and the output, on both streams, of a command.
 #[track_caller]
-fn check(args: &[&str], url: Option<&str>, code: i32, said: &str) {
+fn check(args: &[&str], url: Option<&str>, code: i32, printed: &str) {
     let output = migration(args, url);
-    let text = String::from_utf8([output.stdout, output.stderr].concat()).expect("it says text");
-    assert_eq!((output.status.code(), text.as_str()), (Some(code), said), "{args:?}");
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).expect("the output is UTF-8");
+    assert_eq!((output.status.code(), text.as_str()), (Some(code), printed), "{args:?}");
 }
 
 #[test]
-fn a_database_goes_up_and_down() {
+fn migrations_are_applied_and_reverted() {
     let dir = TempDir::new().expect("the system has a folder for temporary files");
     let url = format!("sqlite://{}", dir.path().join("new.db").display());
     let url = Some(url.as_str());
@@ -37,8 +37,8 @@ fn a_database_goes_up_and_down() {
     check(&["status"], url, 0, &table);
     check(&[], url, 0, &format!("applied {second}\napplied {third}\n"));
     check(&["up"], url, 0, "nothing to do\n");
-    check(&["down", "-n", "1"], url, 0, &format!("undone {third}\n"));
-    check(&["down", "--num", "9"], url, 0, &format!("undone {second}\nundone {first}\n"));
+    check(&["down", "-n", "1"], url, 0, &format!("reverted {third}\n"));
+    check(&["down", "--num", "9"], url, 0, &format!("reverted {second}\nreverted {first}\n"));
     check(&["down"], url, 0, "nothing to do\n");
 }
 
@@ -56,29 +56,26 @@ fn reading_commands_create_no_file() {
 }
 
 #[test]
-fn without_a_database_it_says_what_to_set() {
-    let said = "error: no database: set DATABASE_URL, or give one with --database-url\n";
-    check(&["up"], None, 78, said);
-    check(&["status"], Some(""), 78, said);
+fn missing_database_url_is_reported() {
+    let error = "error: no database: set DATABASE_URL or pass --database-url\n";
+    check(&["up"], None, 78, error);
+    check(&["status"], Some(""), 78, error);
 }
 
 #[test]
-fn what_would_drop_the_panels_tables_is_refused() {
+fn commands_that_drop_everything_are_refused() {
     let url = Some("sqlite::memory:");
     for name in ["fresh", "refresh", "reset"] {
-        let said = format!(
-            "error: `{name}` is refused, because this database also holds the panel's tables: undo what is ours \
-             with `down`\n"
+        let error = format!(
+            "error: cannot run `{name}`: this database also holds the panel's tables; use `down` to remove the tables \
+             of billing\n"
         );
-        check(&[name], url, 64, &said);
+        check(&[name], url, 64, &error);
     }
-    let said = "error: migrations are written by hand: add a file beside those in migration/src\n";
-    check(&["init"], url, 64, said);
-    check(&["generate", "more"], url, 64, said);
 }
 
 #[test]
-fn a_bad_call_or_database_has_its_own_exit_code_and_keeps_the_password() {
+fn failures_have_exit_codes_without_password() {
     for (args, url, code) in [
         (["sideways"], "sqlite::memory:", 64),
         (["up"], "oracle://me:s3cret@localhost/panel", 78),
@@ -87,7 +84,7 @@ fn a_bad_call_or_database_has_its_own_exit_code_and_keeps_the_password() {
         (["status"], "sqlite:///no/such/folder/billing.db", 69),
     ] {
         let output = migration(&args, Some(url));
-        let text = String::from_utf8([output.stdout, output.stderr].concat()).expect("it says text");
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).expect("the output is UTF-8");
         assert_eq!(output.status.code(), Some(code), "{text}");
         assert!(!text.contains("s3cret"), "{text}");
     }

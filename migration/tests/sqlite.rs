@@ -1,4 +1,4 @@
-//! The migrations on SQLite: what they make, what they leave, and what they refuse.
+//! The migrations on SQLite: created tables, removed tables and refusals.
 
 use migration::{MigrationError, Migrator, SchemaError, check, down, status, up};
 use sea_orm_migration::MigratorTrait;
@@ -85,7 +85,7 @@ async fn insert_wallet(db: &DatabaseConnection, balance: &str) -> Result<(), DbE
 }
 
 #[tokio::test]
-async fn up_makes_every_table_once() {
+async fn up_creates_every_table_once() {
     let (_dir, db) = empty().await;
     assert_eq!(up(&db, None).await.unwrap(), NAMES);
     assert_eq!(tables(&db).await, sorted(PANEL.into_iter().chain(OURS)));
@@ -94,7 +94,7 @@ async fn up_makes_every_table_once() {
 }
 
 #[tokio::test]
-async fn steps_limit_how_far_up_and_down_go() {
+async fn steps_limit_up_and_down() {
     let (_dir, db) = empty().await;
     assert_eq!(up(&db, Some(1)).await.unwrap(), NAMES[..1]);
     let applied = async |count: usize| {
@@ -124,7 +124,7 @@ async fn down_removes_created_tables_with_rows() {
     check(&db).await.unwrap();
 }
 
-/// Tables that reference those of the panel were added by the present user of the database.
+/// The table `notes` represents one that another user of the database added.
 #[tokio::test]
 async fn down_refuses_while_foreign_rows_depend() {
     let (_dir, db) = migrated().await;
@@ -140,7 +140,7 @@ async fn down_refuses_while_foreign_rows_depend() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn four_migrators_at_once_apply_each_migration_once() {
+async fn concurrent_migrators_apply_each_migration_once() {
     let (dir, db) = empty().await;
     for (round, expected) in [(0, OURS.len() + PANEL.len()), (1, 0), (2, OURS.len() + PANEL.len())] {
         let mut migrators = Vec::new();
@@ -160,16 +160,16 @@ async fn four_migrators_at_once_apply_each_migration_once() {
 }
 
 #[tokio::test]
-async fn a_failure_half_way_leaves_nothing_behind() {
+async fn failed_migration_is_rolled_back() {
     let (_dir, db) = empty().await;
-    // An index cannot be made under this name, which comes late in the second script.
+    // No index of this name can be created; the statement is near the end of the second script.
     db.execute_unprepared("CREATE TABLE billing_holds_one_open (x)").await.unwrap();
     assert!(matches!(up(&db, None).await, Err(MigrationError::Database(_))));
     assert_eq!(tables(&db).await, ["billing_holds_one_open"]);
 }
 
 #[tokio::test]
-async fn check_tells_what_to_do_and_writes_nothing() {
+async fn check_reports_schema_and_writes_nothing() {
     async fn refused(db: &DatabaseConnection) -> String {
         let before = tables(db).await;
         let message = check(db).await.unwrap_err().to_string();
@@ -201,7 +201,7 @@ async fn check_tells_what_to_do_and_writes_nothing() {
 }
 
 #[tokio::test]
-async fn what_would_drop_the_panels_tables_is_refused() {
+async fn commands_that_drop_everything_are_refused() {
     let (_dir, db) = migrated().await;
     insert_wallet(&db, "1").await.unwrap();
     for (name, result) in [
@@ -210,14 +210,14 @@ async fn what_would_drop_the_panels_tables_is_refused() {
         ("reset", Migrator::reset(&db).await),
     ] {
         let message = result.unwrap_err().to_string();
-        assert!(message.contains(&format!("`{name}` is refused")), "{message}");
+        assert!(message.contains(&format!("cannot run `{name}`")), "{message}");
     }
     assert_eq!(tables(&db).await.len(), PANEL.len() + OURS.len());
     assert_eq!(strings(&db, "SELECT CAST(balance AS TEXT) FROM wallets").await, ["1"]);
 }
 
 #[tokio::test]
-async fn seaorms_own_way_in_is_the_same() {
+async fn sea_orm_migrator_applies_same_migrations() {
     let (_dir, db) = empty().await;
     Migrator::up(&db, None).await.unwrap();
     check(&db).await.unwrap();
@@ -226,7 +226,7 @@ async fn seaorms_own_way_in_is_the_same() {
 }
 
 #[tokio::test]
-async fn money_is_never_a_floating_point_number() {
+async fn floating_point_money_is_rejected() {
     let (_dir, db) = migrated().await;
     let error = insert_wallet(&db, "0.5").await.unwrap_err().to_string();
     assert!(error.contains("cannot store REAL value in INTEGER column wallets.balance"), "{error}");
@@ -234,7 +234,7 @@ async fn money_is_never_a_floating_point_number() {
 }
 
 #[tokio::test]
-async fn a_charge_is_neither_updated_nor_deleted() {
+async fn charges_are_append_only() {
     let (_dir, db) = migrated().await;
     let insert =
         "INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate,

@@ -222,7 +222,7 @@ async fn every_way_to_migrate_gives_the_same_schema() {
         Migrator::down(&by_seaorm.connect().await, None).await.expect("the schema goes down");
         let refused = by_command.program().run("migrate down").await.expect_code(64);
         assert!(refused.text().contains("say `billing-daemon migrate down --yes` if you mean it"));
-        check("migrate down --yes", each("undone").into_iter().rev().collect()).await;
+        check("migrate down --yes", each("reverted").into_iter().rev().collect()).await;
         check("migrate status", each("pending")).await;
         let expected = by_library.catalog().await;
         assert_eq!(by_seaorm.catalog().await, expected, "{panel:?}");

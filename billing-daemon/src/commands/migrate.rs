@@ -50,7 +50,7 @@ pub(super) async fn execute(session: &Session<'_>, action: MigrateCommand) -> Re
             }
             report("applied", &applied);
         }
-        MigrateCommand::Down { .. } => report("undone", &migration::down(&db, None).await?),
+        MigrateCommand::Down { .. } => report("reverted", &migration::down(&db, None).await?),
         MigrateCommand::Status => {
             for (name, applied) in migration::status(&db).await? {
                 say(format!("{}  {name}", if applied { "applied" } else { "pending" }));

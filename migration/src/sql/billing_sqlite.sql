@@ -1,9 +1,8 @@
--- What is ours, as on PostgreSQL: money in ten-thousandths, `rate` and `carry` in 1/730 of a millionth, instants in
--- microseconds since 1970 in UTC. No foreign key leads to the panel's tables, so that a
--- deleted machine cannot take its history along.
+-- The tables of billing, as on PostgreSQL: money in ten-thousandths, `rate` and `carry` in 1/730 of a millionth, instants in
+-- microseconds since 1970 in UTC. No foreign key refers to the panel's tables, so that the history of a deleted instance stays.
 
--- One row per committed batch of a billing run. The totals of a run are the sums of its batches, of each
--- currency apart: `currencies` is an object such as {"USD": {"charges": 3, "hours": 9, "amount": 900}}. `ledger_until` is the
+-- One row per committed batch of a billing run. The totals of a run are the sums of its batches, separately for each
+-- currency: `currencies` is an object such as {"USD": {"charges": 3, "hours": 9, "amount": 900}}. `ledger_until` is the
 -- `created_at` of the batch's newest row in payment_transactions: the rows of a later batch are newer, whatever the clock does.
 CREATE TABLE IF NOT EXISTS billing_batches (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -21,10 +20,10 @@ CREATE TABLE IF NOT EXISTS billing_batches (
 CREATE INDEX IF NOT EXISTS billing_batches_by_run ON billing_batches (run_id);
 CREATE INDEX IF NOT EXISTS billing_batches_by_ledger ON billing_batches (ledger_until);
 
--- The ledger of hours: append-only. The order of the key matters: new periods go to its right edge. Rows lie as they come, apart
--- from the key: a batch goes by wallets, and changes a seventh less of the file than if rows lay in the order of the key.
--- `currency` is that of `amount`, XXX where there is none. `by_panel` marks what the panel's own biller charged behind the panel guard: amount and hours are its own, `rate` is what they
--- come to.
+-- The charge ledger: append-only. The key begins with the period, so that new rows go to its right edge. The table is not
+-- WITHOUT ROWID: a batch inserts rows in the order of wallets, and changes a seventh less of the file than in the order of the key.
+-- `currency` is that of `amount`, or XXX without a wallet. `by_panel` marks the charges of the panel's own biller behind the panel
+-- guard: `amount` and `hours` are the panel's, and `rate` is computed from them.
 CREATE TABLE IF NOT EXISTS billing_charges (
     period_start INTEGER NOT NULL,
     instance_id TEXT NOT NULL,
@@ -47,7 +46,8 @@ BEGIN SELECT RAISE(ABORT, 'billing_charges is append-only: a charge is corrected
 
 -- What is carried from charge to charge of one instance. `backup_rate` is the part of `rate` that pays for backups.
 -- `rate_changes` lists [seen at, rate, backup rate] (the first in microseconds since 1970) of prices seen while hours were still
--- unpaid: hours that ended before keep the older rate. `rate` is unset where no run has priced the instance yet; `panel_debited_at` is when the panel's own biller last moved the meter.
+-- unpaid: hours that ended before keep the older rate. `rate` is NULL until a run has priced the instance; `panel_debited_at` is
+-- the last time at which the panel's own biller charged the instance.
 -- `opened_at` is when the meter was created: from then on the watermark decides, and no longer `created_at` of the instance.
 -- `deleted_at` is when a run recorded that the panel deleted the instance; an instance that was seen later was restored.
 CREATE TABLE IF NOT EXISTS billing_meters (
@@ -102,7 +102,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS billing_holds_one_open ON billing_holds (insta
 CREATE INDEX IF NOT EXISTS billing_holds_open_by_organization ON billing_holds (organization_id) WHERE closed_at IS NULL;
 CREATE INDEX IF NOT EXISTS billing_holds_uncharged ON billing_holds (closed_at) WHERE closed_reason IS NOT NULL;
 
--- What a wallet held, and what the panel's ledger said of it, when we first charged it: the audit measures from here.
+-- The balance of each wallet and the sum of its rows in the wallet ledger before the first charge. The audit compares with them.
 CREATE TABLE IF NOT EXISTS billing_wallet_openings (
     wallet_id TEXT PRIMARY KEY NOT NULL,
     organization_id TEXT NOT NULL,

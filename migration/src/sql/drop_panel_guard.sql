@@ -1,4 +1,4 @@
--- The panel guard on the wallets' ledger writes to tables that are about to go: without them the panel could debit nothing.
+-- The panel guard on the wallet ledger writes to tables that this migration drops: without them the panel could debit nothing.
 DO $$
 DECLARE
     owner text;
@@ -8,7 +8,7 @@ BEGIN
      WHERE c.oid = to_regclass('payment_transactions') AND t.tgname = 'billing_panel_guard';
     IF owner IS NOT NULL THEN
         IF NOT pg_has_role(owner, 'USAGE') THEN
-            RAISE EXCEPTION 'the panel guard stands on payment_transactions, which belongs to %', owner
+            RAISE EXCEPTION 'cannot remove the panel guard from payment_transactions: its owner is %', owner
                 USING ERRCODE = 'insufficient_privilege',
                       HINT = format('Run `billing-daemon guard remove` as %s first.', owner);
         END IF;

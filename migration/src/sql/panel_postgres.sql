@@ -1,5 +1,5 @@
--- The panel's core tables, made only where they are missing. A live panel's tables are not even locked: `IF NOT EXISTS`
--- would want the owner's rights for an index that is there, and would not see a table of another schema in the path.
+-- The panel's core tables, created only where they are missing. A live panel's tables are not even locked: `IF NOT EXISTS` alone
+-- would need the owner's rights for an existing index, and would not find a table in another schema of the search path.
 DO $$ BEGIN
 IF to_regclass('users') IS NULL THEN
     CREATE TABLE users (
@@ -81,8 +81,8 @@ IF to_regclass('vps_instances') IS NULL THEN
         created_at timestamptz DEFAULT now(),
         updated_at timestamptz DEFAULT now()
     ) WITH (fillfactor = 80);
-    -- A panel also has an index on last_billed_at. Nothing here reads it, and with it each charged hour would write every index
-    -- of the machine instead of a new version beside the old one.
+    -- A panel also has an index on last_billed_at. Billing does not read it, and each charge would then write to every index of the
+    -- instance instead of making a heap-only update.
     CREATE INDEX idx_vps_instances_organization_id ON vps_instances (organization_id);
 END IF;
 
