@@ -8,7 +8,8 @@ use std::{
 use migration::{MigrationError, SchemaError};
 
 use crate::escape::escaped;
-use billing_store::ConnectError;
+use billing_scheduler::StoreError;
+use billing_store::{ConnectError, QueryFailed};
 
 /// Exit codes, as in `sysexits.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,21 @@ impl Failure {
             _ => Exit::Internal,
         };
         Self::new(exit, format!("cannot {doing}: {}", escaped(&billing_store::with_help(error))))
+    }
+
+    /// An error of the scheduler's store during `doing`, a verb phrase.
+    #[must_use]
+    pub fn store(doing: &str, error: StoreError) -> Self {
+        match error {
+            StoreError::LeaseLost { .. } => Self::new(Exit::TryAgain, error),
+            StoreError::AlreadyFinished { .. } | StoreError::UnknownJob { .. } => {
+                Self::new(Exit::Internal, error)
+            }
+            StoreError::Unavailable(error) => match error.downcast_ref::<QueryFailed>() {
+                Some(error) => Self::database(doing, &error.0),
+                None => Self::new(Exit::Unavailable, error),
+            },
+        }
     }
 }
 

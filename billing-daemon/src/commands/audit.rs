@@ -1,6 +1,6 @@
 //! `audit`: every invariant of the ledger, each row that breaks one, and how that is resolved.
 
-use super::bill_report;
+use super::bill;
 use crate::{
     commands::{args::JsonArgs, session::Session},
     exit::{Exit, Failure},
@@ -20,7 +20,7 @@ pub(super) async fn execute(session: &Session<'_>, format: JsonArgs) -> Result<(
             }
             say(format!("help: {}", of_one_check[0].resolve));
         }
-        audit.uncharged.iter().map(bill_report::uncharged).for_each(|line| say(line.trim_end()));
+        audit.uncharged.iter().map(bill::uncharged).for_each(|line| say(line.trim_end()));
         say(format!("{} rows checked, {} violations", audit.checked, audit.violations.len()));
     }
     if audit.violations.is_empty() { Ok(()) } else { Err(Failure::silent(Exit::Negative)) }

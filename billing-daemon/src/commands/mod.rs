@@ -2,11 +2,9 @@
 
 mod accept_restore;
 mod adopt;
-mod approvals;
 mod args;
 mod audit;
 mod bill;
-mod bill_report;
 mod charges;
 mod check;
 pub(crate) mod cli;

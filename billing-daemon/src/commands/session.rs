@@ -28,6 +28,9 @@ const INSTALLED_CONFIG: &str = "/etc/billing-daemon/jobs.toml";
 /// The file with the database URL of an installed daemon.
 const INSTALLED_SECRET: &str = "/etc/billing-daemon/database-url";
 
+/// What a command logs if the environment does not say. The command itself prints how a run ends.
+const QUIET: &str = "warn,billing_scheduler=off";
+
 /// What a command works with, each part opened when it is needed.
 pub(super) struct Session<'a> {
     common: &'a Common,
@@ -166,7 +169,7 @@ impl<'a> Session<'a> {
     /// Logs to the standard error: the standard output is for the command's data.
     pub(super) fn start_log(&self, database: Option<&Database>) -> Result<(), Failure> {
         let filter = self.environment.log_filter();
-        let filter = filter.unwrap_or_else(|| "warn".parse().expect("`warn` is a level"));
+        let filter = filter.unwrap_or_else(|| QUIET.parse().expect("a valid filter"));
         let secrets = Concealed::new(database.map(|database| database.url().secrets()).unwrap_or_default());
         start_log(self.common, LogOutput::Stderr, &filter, &secrets, None)
     }

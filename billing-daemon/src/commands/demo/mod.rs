@@ -12,11 +12,12 @@ use billing_jobs::{
 use billing_store::begin_read;
 use chrono::{DateTime, Utc};
 use clap::Args;
+use indicatif::ProgressBar;
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, PaginatorTrait, QueryFilter, QuerySelect};
 use serde_json::json;
 
 use super::{
-    bill::{Once, bill_once, progress_bar},
+    bill::{ManualRun, bill_once, progress_bar},
     engine, seconds,
     session::Session,
     warn_of,
@@ -155,9 +156,9 @@ async fn show(opened: &PanelDatabase, database: &Database, options: &DemoArgs) -
         .map_err(|error| Failure::database("make up a fleet", &error))?;
     bar.set_position(0);
     bar.set_message("billing");
-    let (first, took) = bill(opened, database, as_of, &|done| bar.inc(done)).await?;
+    let (first, took) = bill(opened, database, as_of, &bar).await?;
     bar.finish_and_clear();
-    let (second, _) = bill(opened, database, as_of, &|_| {}).await?;
+    let (second, _) = bill(opened, database, as_of, &ProgressBar::hidden()).await?;
     let audit = audit(&opened.db).await.map_err(|error| Failure::database("audit", &error))?;
     let reasons = reasons(opened).await.map_err(|error| Failure::database("count what is held", &error))?;
     Ok(Shown { first, took, second, audit, reasons })
@@ -167,19 +168,13 @@ async fn bill(
     opened: &PanelDatabase,
     database: &Database,
     as_of: DateTime<Utc>,
-    progress: &(dyn Fn(u64) + Sync),
+    bar: &ProgressBar,
 ) -> Result<(Totals, Duration), Failure> {
-    let once = Once {
-        as_of: Some(as_of),
-        dry_run: false,
-        approved: None,
-        reason: None,
-        settings: BillingSettings::default(),
-        needs_guard: false,
-        last_commit: None,
-        progress,
-    };
-    let (bill, took) = bill_once(opened, database, &once).await?;
+    let biller = Biller::new(opened.db.clone(), opened.panel, BillingSettings::default());
+    let bar = bar.clone();
+    let progress = Box::new(move |instances| bar.inc(instances));
+    let run = ManualRun { biller, as_of: Some(as_of), reason: None, progress };
+    let (bill, took) = bill_once(opened, database, run).await?;
     Ok((bill.totals, took))
 }
 

@@ -8,8 +8,8 @@ use billing_jobs::{
 use chrono::{DateTime, Utc};
 use sea_orm::DatabaseConnection;
 
+use super::{BillArgs, manual_run::billing_failure};
 use crate::{
-    commands::bill::BillArgs,
     exit::{Exit, Failure},
     host::identity::operator_name,
     subjects,
@@ -52,7 +52,7 @@ pub(super) async fn approve_spike(
     };
     let mut announced = spike_guard::pending_spike(db).await.map_err(failed)?;
     if announced.as_ref().is_none_or(|announced| all_of(&announced.excesses).is_err()) {
-        let spike = biller.spike(None).await.map_err(super::bill::failed)?;
+        let spike = biller.spike(None).await.map_err(billing_failure)?;
         if let Some(spike) = spike.filter(|spike| all_of(&spike.excesses).is_ok()) {
             spike_guard::record_pending_spike(db, &operator_name(), &spike).await.map_err(failed)?;
             announced = spike_guard::pending_spike(db).await.map_err(failed)?;

@@ -10,9 +10,7 @@ use billing_jobs::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
-use super::seconds;
-use crate::escape::escaped;
-use crate::output::table::table;
+use crate::{commands::seconds, escape::escaped, output::table::table};
 
 /// No more instances beyond the catch-up limit are printed than these.
 const PRINTED: usize = 50;
@@ -133,7 +131,7 @@ fn waits(spike: &Spike) -> String {
 }
 
 /// One line about debts that were closed without a charge.
-pub(super) fn uncharged(Uncharged { reason, debt }: &Uncharged) -> String {
+pub(in crate::commands) fn uncharged(Uncharged { reason, debt }: &Uncharged) -> String {
     let Debt { instances, hours, .. } = debt;
     let plural = if *instances == 1 { "instance" } else { "instances" };
     let amount = debt.amount_in_words();
