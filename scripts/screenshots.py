@@ -121,7 +121,7 @@ def main():
             for _ in range(20):
                 time.sleep(0.5)
                 asked = subprocess.run([daemon, "status"], cwd=folder, env=environment, capture_output=True, text=True)
-                if "may bill next" in asked.stdout:
+                if "(standby)" in asked.stdout:
                     break
             keep("status", on_a_terminal([daemon, "status"], folder, environment))
         finally:

@@ -6,6 +6,7 @@ pub mod config;
 pub mod doctor;
 mod escape;
 pub mod exit;
+mod format;
 mod holds;
 pub mod host;
 pub mod http;

@@ -7,8 +7,9 @@ use std::{
 };
 
 /// Each room with the rooms that it may import, besides itself.
-const ROOMS: [(&str, &[&str]); 19] = [
+const ROOMS: [(&str, &[&str]); 20] = [
     ("escape", &[]),
+    ("format", &[]),
     ("exit", &["escape"]),
     ("plugins", &[]),
     ("host", &[]),
@@ -17,10 +18,10 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("panel_database", &["config", "exit"]),
     ("holds", &["exit", "panel_database"]),
     ("subjects", &["exit", "panel_database", "escape"]),
-    ("status", &["panel_database", "holds", "subjects", "config", "exit", "escape"]),
+    ("status", &["panel_database", "holds", "subjects", "config", "exit", "format", "escape"]),
     ("service_manager", &["host"]),
     ("service_install", &["host", "exit"]),
-    ("http", &["status", "panel_database", "telemetry", "config", "host", "exit"]),
+    ("http", &["status", "panel_database", "telemetry", "config", "host", "exit", "format"]),
     (
         "runtime",
         &[
@@ -35,8 +36,11 @@ const ROOMS: [(&str, &[&str]); 19] = [
             "exit",
         ],
     ),
-    ("doctor", &["holds", "status", "panel_database", "telemetry", "config", "host", "exit", "escape"]),
-    ("output", &["status", "exit", "escape"]),
+    (
+        "doctor",
+        &["holds", "status", "panel_database", "telemetry", "config", "host", "exit", "format", "escape"],
+    ),
+    ("output", &["status", "exit", "format", "escape"]),
     (
         "commands",
         &[
@@ -53,6 +57,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
             "host",
             "plugins",
             "exit",
+            "format",
             "escape",
             "holds",
             "subjects",

@@ -68,6 +68,30 @@ pub fn format(duration: Duration) -> String {
     }
 }
 
+/// Formats a duration for people in its two largest units, rounded down: `350ms`, `4.1s`, `1h 30m`, `5d 2h`. [`parse`] accepts it
+/// as well, unless it is `0s`.
+#[must_use]
+pub fn format_rounded(duration: Duration) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    let seconds = duration.as_secs();
+    match (seconds, duration.subsec_millis()) {
+        (0, 0) => return "0s".to_owned(),
+        (0, millis) => return format!("{millis}ms"),
+        (1..60, millis) if millis >= 100 => return format!("{seconds}.{}s", millis / 100),
+        _ => {}
+    }
+    let largest = UNITS.iter().position(|(unit, _)| seconds >= *unit).unwrap_or(UNITS.len() - 1);
+    let mut rest = seconds;
+    let mut parts = Vec::new();
+    for (length, unit) in UNITS.iter().skip(largest).take(2) {
+        if rest >= *length {
+            parts.push(format!("{}{unit}", rest / length));
+            rest %= length;
+        }
+    }
+    parts.join(" ")
+}
+
 /// Deserializes a duration with [`parse`].
 ///
 /// # Errors
@@ -136,5 +160,25 @@ mod tests {
             assert_eq!(parse(text), Ok(duration));
         }
         assert_eq!(format(Duration::from_millis(500)), "500ms");
+    }
+
+    #[test]
+    fn rounded_duration_has_two_units() {
+        for (millis, text) in [
+            (0, "0s"),
+            (350, "350ms"),
+            (1_000, "1s"),
+            (4_199, "4.1s"),
+            (59_999, "59.9s"),
+            (60_900, "1m"),
+            (90_000, "1m 30s"),
+            (3_600_000, "1h"),
+            (3_605_000, "1h"),
+            (5_430_000, "1h 30m"),
+            (86_400_000, "1d"),
+            (90 * 86_400_000 + 7_500_000, "90d 2h"),
+        ] {
+            assert_eq!(format_rounded(Duration::from_millis(millis)), text, "{millis}");
+        }
     }
 }

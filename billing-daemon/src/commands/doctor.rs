@@ -12,17 +12,16 @@ use clap::Args;
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect};
 use serde_json::{Value, json};
 
-use super::{session::Session, version, width};
+use super::{session::Session, version};
 use crate::{
     commands::cli::Common,
     config::{Config, DaemonSettings, environment::Environment, http::HttpSettings, secret_file},
     doctor::{Bundle, Finding, Machine, Verdict, examine_database, examine_machine},
-    escape::escaped,
     exit::{Exit, Failure},
-    output::{json as say_json, line as say},
+    output::{Mark, checked, json as say_json, line as say},
     plugins::{Plugins, kinds_for_validation},
     runtime::reload::ConfigFile,
-    status::{Expected, Status, wrapped},
+    status::{Expected, Status},
     telemetry::otel,
 };
 use billing_store::{Database, DatabaseUrl, Pool};
@@ -218,16 +217,13 @@ fn print(findings: &[Finding]) {
     ));
 }
 
-fn line(finding: &Finding) {
-    let head = format!("{:4}  {}: {}", finding.verdict, finding.check, escaped(&finding.message));
-    for line in wrapped(&head, width(), 8) {
-        say(line.trim_end());
-    }
-    if let Some(advice) = &finding.advice {
-        for line in wrapped(&format!("      -> {}", escaped(advice)), width(), 9) {
-            say(line.trim_end());
-        }
-    }
+fn line(Finding { check, verdict, message, advice }: &Finding) {
+    let mark = match verdict {
+        Verdict::Ok => Mark::Ok,
+        Verdict::Warn => Mark::Warn,
+        Verdict::Fail => Mark::Fail,
+    };
+    checked(mark, &format!("{check}: {message}"), advice.as_deref());
 }
 
 /// What is known of the daemon, for somebody who cannot look at it.

@@ -8,7 +8,7 @@ use super::{args::JsonArgs, session::Session};
 use crate::{
     exit::{Exit, Failure},
     host::identity::operator_name,
-    output::{json as say_json, line as say},
+    output::{json as say_json, line as say, paragraph},
     status::PanelGuardView,
 };
 
@@ -58,11 +58,11 @@ async fn install(db: &DatabaseConnection) -> Result<(), Failure> {
         (true, false) => "the panel guard is installed already: nothing to do",
     };
     say(done);
-    say(
-        "the panel's hourly debits are refused while billing works, and charged into the same ledger once it has not \
-         worked for `hand-back-after` (jobs.toml; 75 minutes unless it is set)",
+    paragraph(
+        "while billing works, the hourly debits of the panel are rejected; when no run has succeeded for `hand-back-after` \
+         (jobs.toml; 75 minutes by default), they are charged into the same ledger",
     );
-    say(login_advice(&owner, by_owner));
+    paragraph(&login_advice(&owner, by_owner));
     Ok(())
 }
 

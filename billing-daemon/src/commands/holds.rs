@@ -2,20 +2,22 @@
 
 use billing_jobs::hold::Reason;
 use billing_scheduler::{Clock, SystemClock};
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
 
-use super::{args::parse_time, session::Session, width};
-use crate::output::table::table;
+use super::{args::parse_time, session::Session};
 use crate::{
     escape::escaped,
     exit::{Exit, Failure},
+    format::instant,
     holds::{Acceptance, Filter, HeldInstance, Pages, accept, write_off},
     host::identity::operator_name,
-    output::{json as say_json, json_element, layout as say_lines, line as say},
-    status::wrapped,
+    output::{
+        Left, Right, json as say_json, json_element, layout as say_lines, line as say, render_table, width,
+        wrapped,
+    },
     subjects,
 };
 
@@ -79,8 +81,6 @@ fn parse_reason(text: &str) -> Result<Reason, String> {
     known.ok_or_else(|| format!("use one of {}", words()))
 }
 
-/// From this width on ids and organizations are printed.
-const WIDE: usize = 120;
 const CSV_HEAD: &str = "reason,since,instance,label,deleted,organization,organization_name,hours,amount,currency,detail,advice,\
                         accepted_by,accepted_until,accepted_note";
 
@@ -95,7 +95,7 @@ pub(super) async fn execute(session: &Session<'_>, action: &HoldsCommand) -> Res
             let acceptance = Acceptance { by: &operator_name(), note: &decision.reason, until: *until };
             let holds = accept(&db, &decision.instances, acceptance).await?;
             let end = until
-                .map_or_else(|| "until it is closed".to_owned(), |until| format!("until {}", shown(until)));
+                .map_or_else(|| "until it is closed".to_owned(), |until| format!("until {}", instant(until)));
             for hold in &holds {
                 report(
                     decision,
@@ -149,7 +149,7 @@ async fn list(db: &DatabaseConnection, options: &HoldsListArgs) -> Result<(), Fa
 /// The list as far as it is printed.
 struct Shown<'a> {
     options: &'a HoldsListArgs,
-    width: usize,
+    width: Option<usize>,
     listed: usize,
     reason: Option<String>,
 }
@@ -195,56 +195,59 @@ impl Shown<'_> {
         if self.reason.as_ref() != Some(reason) {
             text.push_str(if self.reason.is_some() { "\n" } else { "" });
             text.extend([&*escaped(reason), "\n"]);
-            for line in wrapped(&format!("  to do: {advice}"), self.width, 4) {
-                text.extend([line.trim_end(), "\n"]);
-            }
+            text.extend([&wrapped(&format!("  to do: {advice}"), self.width, 4).join("\n"), "\n"]);
             self.reason = Some(reason.clone());
         }
         text + &in_table(page, self.width)
     }
 }
 
-fn in_table(page: &[HeldInstance], width: usize) -> String {
+fn in_table(page: &[HeldInstance], width: Option<usize>) -> String {
     let cells = |held: &HeldInstance| {
         let unknown = || "unknown".to_owned();
         let hours = held.hours.map_or_else(unknown, |hours| hours.to_string());
-        let amount = held.amount.clone().unwrap_or_else(unknown);
+        let amount = match (&held.amount, &held.currency) {
+            (Some(amount), Some(currency)) => format!("{amount} {currency}"),
+            (Some(amount), None) => amount.clone(),
+            (None, _) => unknown(),
+        };
         let mut about = held.detail.clone().unwrap_or_default();
         if let Some(by) = &held.accepted_by {
             let until =
-                held.accepted_until.map_or_else(String::new, |until| format!(" until {}", shown(until)));
+                held.accepted_until.map_or_else(String::new, |until| format!(" until {}", instant(until)));
             let note = held.accepted_note.as_deref().unwrap_or_default();
             about = format!("accepted by {by}{until}: {note}");
         }
         let gone = if held.deleted { ", deleted" } else { "" };
         let organization = held.organization_name.clone().unwrap_or_else(|| "deleted".to_owned());
         [
-            shown(held.since),
-            format!("{hours:>7}"),
-            format!("{amount:>9}"),
+            instant(held.since),
+            hours,
+            amount,
             organization,
-            held.instance.clone(),
             format!("{}{gone}", held.label),
+            held.instance.clone(),
             about,
         ]
     };
-    let rows: Vec<_> = page.iter().map(cells).collect();
-    if width >= WIDE {
-        let heads = ["SINCE", "  HOURS", "   AMOUNT", "ORGANIZATION", "ID", "INSTANCE", "ABOUT"];
-        return table(heads, &rows, width);
-    }
-    let narrow =
-        |[since, hours, amount, _, _, label, about]: [String; 7]| [since, hours, amount, label, about];
-    let rows: Vec<_> = rows.into_iter().map(narrow).collect();
-    table(["SINCE", "  HOURS", "   AMOUNT", "INSTANCE", "ABOUT"], &rows, width)
+    let heads = [
+        Left("SINCE"),
+        Right("HOURS"),
+        Right("AMOUNT"),
+        Left("ORGANIZATION"),
+        Left("INSTANCE"),
+        Left("ID"),
+        Left("ABOUT"),
+    ];
+    render_table(heads, &page.iter().map(cells).collect::<Vec<_>>(), width)
 }
 
 fn csv(held: &HeldInstance) -> String {
     let unknown = "unknown".to_owned();
-    let at = |at: Option<DateTime<Utc>>| at.map(shown).unwrap_or_default();
+    let at = |at: Option<DateTime<Utc>>| at.map(instant).unwrap_or_default();
     let cells = [
         held.reason.clone(),
-        shown(held.since),
+        instant(held.since),
         held.instance.clone(),
         held.label.clone(),
         held.deleted.to_string(),
@@ -269,10 +272,6 @@ fn quoted(cell: &str) -> String {
         return escaped(cell).into_owned();
     }
     format!("\"{formula}{}\"", escaped(cell).replace('"', "\"\""))
-}
-
-fn shown(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 fn now() -> DateTime<Utc> {

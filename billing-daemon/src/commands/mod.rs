@@ -85,26 +85,21 @@ fn print(content: &[u8]) {
 
 /// Prints a message for the operator, and copies it to a daemon's log file.
 pub(crate) fn complain(line: &str) {
-    output::error_lines(line);
+    output::note(line);
     telemetry::note(Level::ERROR, line);
 }
 
 /// Prints why a command failed and what helps; a daemon's log file gets the same lines.
 pub(crate) fn print_error(failure: &Failure) {
     let text = failure.to_string();
-    output::error_lines(&format!("error: {text}"));
+    output::error(&text);
     text.lines().for_each(|line| telemetry::note(Level::ERROR, line));
 }
 
 /// Prints a warning, and copies it to a daemon's log file.
 fn warn_of(line: &str) {
-    output::error_lines(&format!("warning: {line}"));
+    output::warning(line);
     telemetry::note(Level::WARN, line);
-}
-
-/// The width of the terminal in columns, or 80 without a terminal.
-fn width() -> usize {
-    console::Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns))
 }
 
 /// The duration in seconds, rounded to milliseconds.

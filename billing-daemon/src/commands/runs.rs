@@ -1,21 +1,20 @@
 //! `runs`: what ran, and what did not.
 
-use billing_scheduler::{RunFilter, RunRow, RunStatus};
+use billing_scheduler::{RunFilter, RunRow, RunStatus, duration::format_rounded};
 use clap::Subcommand;
 use serde_json::{Value, json};
+use std::time::Duration;
 use uuid::Uuid;
 
 use super::{
     args::{JsonArgs, Since, parse_since},
-    jobs::{JobSession, instant, shown},
+    jobs::{JobSession, instant},
     session::Session,
-    width,
 };
-use crate::output::table::table;
 use crate::{
-    escape::escaped,
     exit::{Exit, Failure},
-    output::{json as say_json, layout as say_lines},
+    format::{self, count},
+    output::{self, Left, Report, Right, json as say_json},
 };
 
 #[derive(Debug, Subcommand)]
@@ -69,7 +68,7 @@ pub(super) async fn execute(session: &Session<'_>, action: &RunsCommand) -> Resu
             if *json {
                 say_json(&rows.iter().map(run_in_json).collect::<Value>());
             } else {
-                say_lines(in_table(&rows, true, width()).trim_end());
+                print_table(&rows);
             }
         }
         RunsCommand::Show { id, format } => {
@@ -80,97 +79,101 @@ pub(super) async fn execute(session: &Session<'_>, action: &RunsCommand) -> Resu
                     format!("there is no run {id}: `runs list` shows some"),
                 ));
             };
-            if format.json { say_json(&run_in_json(&row)) } else { say_lines(&in_words(&row)) }
+            if format.json { say_json(&run_in_json(&row)) } else { output::report(&report(&row)) }
         }
     }
     Ok(())
 }
 
-/// A table of runs, newest first.
-pub(super) fn in_table(rows: &[RunRow], with_job: bool, width: usize) -> String {
-    let rows: Vec<_> = rows
-        .iter()
-        .map(|row| {
-            let run = &row.run;
-            let status = if run.attempt > 1 {
-                format!("{} #{}", run.status.as_str(), run.attempt)
-            } else {
-                run.status.as_str().to_owned()
-            };
-            [
-                run.id.to_string(),
-                run.job.clone(),
-                shown(run.scheduled_at),
-                status,
-                run.cause.as_str().to_owned(),
-                if run.status.has_run() { took(row) } else { String::new() },
-                run.items.to_string(),
-                about(row),
-            ]
-        })
-        .collect();
-    if with_job {
-        let heads = ["ID", "JOB", "SCHEDULED (UTC)", "STATUS", "TRIGGER", "TOOK", "ITEMS", "ABOUT"];
-        return table(heads, &rows, width);
-    }
-    let heads = ["ID", "SCHEDULED (UTC)", "STATUS", "TRIGGER", "TOOK", "ITEMS", "ABOUT"];
-    let without = |[id, _, at, status, trigger, took, items, about]: [String; 8]| {
-        [id, at, status, trigger, took, items, about]
+/// Prints runs, newest first.
+pub(super) fn print_table(rows: &[RunRow]) {
+    let cells = |row: &RunRow| {
+        let run = &row.run;
+        let status = if run.attempt > 1 {
+            format!("{} #{}", run.status.as_str(), run.attempt)
+        } else {
+            run.status.as_str().to_owned()
+        };
+        [
+            run.id.to_string(),
+            run.job.clone(),
+            format::instant(run.scheduled_at),
+            status,
+            run.cause.as_str().to_owned(),
+            if run.status.has_run() { took(row) } else { String::new() },
+            run.items.to_string(),
+            about(row),
+        ]
     };
-    table(heads, &rows.into_iter().map(without).collect::<Vec<_>>(), width)
+    let heads = [
+        Left("ID"),
+        Left("JOB"),
+        Left("SCHEDULED"),
+        Left("STATUS"),
+        Left("CAUSE"),
+        Right("TOOK"),
+        Right("ITEMS"),
+        Left("ABOUT"),
+    ];
+    output::table(heads, &rows.iter().map(cells).collect::<Vec<_>>());
 }
 
 fn took(row: &RunRow) -> String {
-    format!("{:.1} s", row.run.duration().as_secs_f64())
+    format_rounded(row.run.duration())
 }
 
 /// What failed, or why it ended so, and which scheduled times it stands for.
 fn about(row: &RunRow) -> String {
-    let stretch =
-        row.run.range.map(|stretch| format!("{} times since {}", stretch.count, shown(stretch.from)));
-    let parts = [row.run.error.clone(), row.run.reason.clone(), stretch];
+    let range = row.run.range.map(|range| {
+        format!("{} since {}", count(range.count.into(), "scheduled time"), format::instant(range.from))
+    });
+    let parts = [row.run.error.clone(), row.run.reason.clone(), range];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-/// A run in one line: `billing of 2026-11-22 15:00:00: done, 12 items in 0.3 s`.
+/// A run in one line: `billing of 2026-11-22T15:00:00Z: done, 12 items in 300ms`.
 pub(super) fn sentence(row: &RunRow) -> String {
-    format!("{} of {} UTC: {}", row.run.job, shown(row.run.scheduled_at), outcome(row))
+    format!("{} of {}: {}", row.run.job, format::instant(row.run.scheduled_at), outcome(row))
 }
 
-/// How a run ended: `done, 12 items in 0.3 s`; for scheduled times without a run, why.
+/// How a run ended: `done, 12 items in 300ms`; for scheduled times without a run, why.
 pub(super) fn outcome(row: &RunRow) -> String {
     let run = &row.run;
     let about = about(row);
     let about = if about.is_empty() { about } else { format!("; {about}") };
-    let figures =
-        if run.status.has_run() { format!(", {} items in {}", run.items, took(row)) } else { String::new() };
+    let figures = if run.status.has_run() {
+        format!(", {} in {}", count(run.items, "item"), took(row))
+    } else {
+        String::new()
+    };
     format!("{}{figures}{about}", run.status.as_str())
 }
 
-fn in_words(row: &RunRow) -> String {
+fn report(row: &RunRow) -> Report {
     let run = &row.run;
-    let stretch = run.range.map(|stretch| format!("{} UTC, {} times", shown(stretch.from), stretch.count));
-    let details = (!run.details.is_null()).then(|| run.details.to_string());
-    let lines = [
-        ("run", Some(run.id.to_string())),
-        ("job", Some(run.job.clone())),
-        ("scheduled", Some(format!("{} UTC", shown(run.scheduled_at)))),
-        ("since", stretch),
-        ("status", Some(run.status.as_str().to_owned())),
-        ("cause", Some(run.cause.as_str().to_owned())),
-        ("attempt", (run.attempt > 0).then(|| run.attempt.to_string())),
-        ("daemon", Some(row.daemon_id.clone())),
-        ("token", (run.fencing_token.0 > 0).then(|| run.fencing_token.to_string())),
-        ("started", Some(format!("{} UTC, {} ms late", shown(run.started_at), run.lateness_ms()))),
-        ("took", run.status.has_run().then(|| took(row))),
-        ("items", Some(run.items.to_string())),
-        ("reason", run.reason.clone()),
-        ("error", run.error.clone()),
-        ("details", details),
-    ];
-    let line =
-        |(key, value): (&str, Option<String>)| value.map(|value| format!("{key:9} {}", escaped(&value)));
-    lines.into_iter().filter_map(line).collect::<Vec<_>>().join("\n")
+    let mut report = Report::default();
+    report.add("run", run.id.to_string());
+    report.add("job", &run.job);
+    report.add("scheduled", format::instant(run.scheduled_at));
+    report.add_some(
+        "range",
+        run.range.map(|range| {
+            format!("{} since {}", count(range.count.into(), "scheduled time"), format::instant(range.from))
+        }),
+    );
+    report.add("status", run.status.as_str());
+    report.add("cause", run.cause.as_str());
+    report.add_some("attempt", (run.attempt > 0).then(|| run.attempt.to_string()));
+    report.add("daemon", &row.daemon_id);
+    report.add_some("token", (run.fencing_token.0 > 0).then(|| run.fencing_token.to_string()));
+    let lateness = format_rounded(Duration::from_millis(run.lateness_ms().unsigned_abs()));
+    report.add("started", format!("{}, {lateness} late", format::instant(run.started_at)));
+    report.add_some("took", run.status.has_run().then(|| took(row)));
+    report.add("items", run.items.to_string());
+    report.add_some("reason", run.reason.as_ref());
+    report.add_some("error", run.error.as_ref());
+    report.add_some("details", (!run.details.is_null()).then(|| run.details.to_string()));
+    report
 }
 
 /// A run as programs read it.

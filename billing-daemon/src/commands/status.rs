@@ -1,10 +1,9 @@
-//! `status`: how billing stands; a check for monitoring.
+//! `status`: the state of billing, and a check for monitoring.
 
-use super::width;
 use crate::{
     commands::{args::JsonArgs, session::Session},
     exit::{Exit, Failure},
-    output::{json as say_json, layout as say_lines},
+    output::{json as say_json, layout as say_lines, render_status, width},
     status::{self, Expected},
 };
 
@@ -13,9 +12,9 @@ pub(super) async fn execute(session: &Session<'_>, format: JsonArgs) -> Result<(
     let opened = session.panel_without_retry().await?;
     let status = status::read(&opened, &expected).await?;
     if format.json {
-        say_json(&(status));
+        say_json(&status);
     } else {
-        say_lines(status::in_words(&status, width()).trim_end());
+        say_lines(&render_status(&status, width()));
     }
     if status.ok { Ok(()) } else { Err(Failure::silent(Exit::Negative)) }
 }

@@ -5,11 +5,10 @@ pub(crate) mod jobs;
 pub(crate) mod panel_presence;
 mod problems;
 mod read;
-mod render;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use billing_jobs::{
     BILLING_JOB,
@@ -25,9 +24,11 @@ use uuid::Uuid;
 pub use problems::problems;
 pub(crate) use read::daemons_alive;
 pub use read::{read, runs};
-pub(crate) use render::{ago, in_words, of_length, wrapped};
 
-use crate::config::{Config, PanelBilling};
+use crate::{
+    config::{Config, PanelBilling},
+    format::count,
+};
 
 /// What the configuration says that a judgement needs. Without a configuration, the rows alone are judged.
 #[derive(Clone, Debug, Default)]
@@ -264,6 +265,18 @@ pub struct AmountDue {
     pub amounts: Amounts,
     /// Instances whose hours have no known price. They are not in `amounts`.
     pub unpriced: u64,
+}
+
+impl fmt::Display for AmountDue {
+    /// The amounts; what is unknown is not counted as nothing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { instances, amounts, unpriced, .. } = self;
+        match *unpriced {
+            0 => write!(f, "{amounts}"),
+            unpriced if unpriced == *instances => f.write_str("an unknown amount"),
+            unpriced => write!(f, "{amounts} and an unknown amount for {}", count(unpriced, "instance")),
+        }
+    }
 }
 
 /// What is held for one reason.

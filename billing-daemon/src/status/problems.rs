@@ -8,7 +8,8 @@ use chrono::{DateTime, Utc};
 
 use crate::config::DEFAULT_BILLING_INTERVAL;
 
-use super::{BillingRole, Daemon, Expected, JobStatus, Liveness, Problem, RunStatus, Status, ago, of_length};
+use super::{BillingRole, Daemon, Expected, JobStatus, Liveness, Problem, RunStatus, Status};
+use crate::format::{age_of, ago};
 
 /// Everything in `status` that is not as it should be.
 #[must_use]
@@ -22,8 +23,7 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
         found("no_daemon", "no daemon is alive: start one with `billing-daemon run`".to_owned());
     }
     for daemon in &status.daemons {
-        let heard =
-            daemon.last_seen_at.map_or_else(String::new, |at| format!(" for {}", of_length(since(at))));
+        let heard = daemon.last_seen_at.map_or_else(String::new, |at| format!(" for {}", age_of(since(at))));
         match (daemon.liveness, &daemon.error) {
             (Liveness::Dead, _) => found(
                 "daemon_dead",
@@ -39,7 +39,7 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
     let paused = status.jobs.iter().find(|job| job.name == BILLING_JOB).and_then(|job| job.paused.as_ref());
     let paused = paused.filter(|_| status.has_billing);
     if let Some(paused) = paused {
-        let hand_back = of_length(Duration::from_secs(status.hand_back_after_seconds));
+        let hand_back = age_of(Duration::from_secs(status.hand_back_after_seconds));
         let message = format!(
             "billing is {paused}: `billing-daemon jobs resume billing` ends that; the panel may bill {hand_back} after the last success"
         );
@@ -54,8 +54,8 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
             "billing_silent",
             format!(
                 "billing has not worked for {}; the panel is told to bill by itself after {}",
-                of_length(silence),
-                of_length(Duration::from_secs(status.hand_back_after_seconds))
+                age_of(silence),
+                age_of(Duration::from_secs(status.hand_back_after_seconds))
             ),
         ),
         Some(_) => {}
@@ -122,7 +122,7 @@ fn of_job(job: &JobStatus) -> Vec<Problem> {
         found("job_ahead", message);
     }
     if let Some(late) = job.late_seconds {
-        let late = of_length(Duration::from_secs(late));
+        let late = age_of(Duration::from_secs(late));
         let who = match &job.holder {
             None => "nobody is at it".to_owned(),
             Some(holder) => format!("{holder} is at it and does not end"),

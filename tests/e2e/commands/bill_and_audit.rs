@@ -66,7 +66,7 @@ async fn a_bill_is_charged_once_and_tells_what_it_came_to(db: &Db) {
     let expected = json!({ "charged": 0, "held": 1, "hours": 0, "amounts": {}, "dry_run": false });
     assert_eq!(bill(db, "").await, expected);
     let ended = with(db).run("bill").await.expect_code(0);
-    let sentence = "charged 0.00 for 0 hours of 0 machines; 1 held; ";
+    let sentence = "charged 0.00 for 0 hours of 0 instances; 1 held; ";
     assert!(ended.out.len() == 1 && ended.out[0].starts_with(sentence), "{}", ended.text());
 
     let recorded = "status || ' ' || cause || ' ' || items FROM scheduler_runs ORDER BY started_at";
@@ -141,7 +141,8 @@ async fn catch_up_approval_covers_named_subjects_only(db: &Db) {
     assert_eq!((listed(&shown), &shown["charged"]), (state([true, false, false, false]), &json!(1)));
     let shown = bill_in_full(db, "--dry-run --approve-catch-up --all --hours 99").await;
     assert_eq!(listed(&shown), state([false; 4]), "{shown}");
-    let output = with(db).run("bill --dry-run --approve-catch-up web-1 web-3").await.expect_code(0);
+    let narrow = with(db).env("COLUMNS", "80");
+    let output = narrow.run("bill --dry-run --approve-catch-up web-1 web-3").await.expect_code(0);
     assert!(output.text().contains("4 instances have more than 72 hours due:"), "{}", output.text());
     assert!(output.out.iter().all(|line| line.chars().count() <= 80), "{}", output.text());
 
@@ -177,7 +178,7 @@ async fn while_another_holds_the_lease_only_a_dry_run_bills(db: &Db) {
     assert_eq!(bill(db, "--dry-run").await, expected);
     let ended = with(db).run("bill --dry-run").await.expect_code(0);
     assert!(
-        ended.out[0].starts_with("would charge 0.09 USD for 9 hours of 3 machines; 1 held; "),
+        ended.out[0].starts_with("would charge 0.09 USD for 9 hours of 3 instances; 1 held; "),
         "{}",
         ended.text()
     );

@@ -48,11 +48,11 @@ async fn a_charge_is_taken_apart_to_the_last_fraction(db: &Db) {
 
     let output = program.run(&format!("charges explain {machine}")).await.expect_code(0);
     assert!(
-        output.text().contains("0.007000 (5.11 a month of 730 hours, backups included)"),
+        output.text().contains("0.007000 (5.11 per month of 730 hours, with backups)"),
         "{}",
         output.text()
     );
-    assert!(output.text().contains("adds up   exactly"), "{}", output.text());
+    assert!(output.text().contains("adds up       exactly"), "{}", output.text());
 
     // Each hour has one charge.
     let inside = (billed + TimeDelta::minutes(90)).to_rfc3339();
@@ -106,7 +106,7 @@ async fn transferred_hours_name_their_organization(db: &Db) {
     program.run("bill").await.expect_code(0);
     fleet.transfer(instance, new).await;
     let output = program.run("bill").await.expect_code(0);
-    let expected = "1 instance transferred with 1 hours of the previous organization uncharged (0.01 USD)";
+    let expected = "1 instance transferred with 1 hour of the previous organization uncharged (0.01 USD)";
     assert!(output.text().contains(expected), "{}", output.text());
 
     let shown = json(&program.run("charges explain web-1 --json").await.expect_code(0));

@@ -35,7 +35,8 @@ async fn a_database_with_the_documented_roles_is_well(db: &Db) {
     seed(db, 1).await;
     let found = findings(&daemon(db, &[BILLING, HEARTBEAT]), 0).await;
     assert_eq!(without_machine(wrong(&found)), ["warn daemons"], "{found:#?}");
-    let output = daemon(db, &[BILLING, HEARTBEAT]).run("doctor").await.expect_code(0);
+    let narrow = daemon(db, &[BILLING, HEARTBEAT]).env("COLUMNS", "80");
+    let output = narrow.run("doctor").await.expect_code(0);
     assert!(output.out.last().is_some_and(|line| line.ends_with(" 0 failed")), "{}", output.text());
     // A path is not taken apart.
     let fits = |line: &String| line.chars().count() <= 80 || line.contains('/');

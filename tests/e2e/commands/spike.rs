@@ -78,7 +78,7 @@ async fn spike_waits_for_the_seen_amount(db: &Db) {
     let refused = program.run("bill --approve 20.00 EUR").await.expect_code(64);
     assert!(refused.text().contains("then use `--approve 20.00 USD`"), "{}", refused.text());
     let done = program.run("bill --approve 20.00").await.expect_code(0);
-    assert!(done.out[0].starts_with("charged 20.00 USD for 2 hours of 1 machines"), "{}", done.text());
+    assert!(done.out[0].starts_with("charged 20.00 USD for 2 hours of 1 instance;"), "{}", done.text());
     let refused = program.run("bill --approve 20.00").await.expect_code(64);
     assert!(refused.text().contains("no run waits for an approval"), "{}", refused.text());
     program.run("audit").await.expect_code(0);

@@ -50,7 +50,7 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
     let running = program.start("run");
     running.wait_for_line("job `billing` done").await;
     // The heartbeat of a process that has just started may have come before the end of its first run, whose row comes last.
-    let well = eventually("all is well", async || {
+    let well = eventually("billing is healthy", async || {
         let ended = program.run("status --json").await;
         (ended.code == Some(0)).then(|| json(&ended)).filter(|status| !status["last_run"].is_null())
     })
@@ -97,8 +97,8 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
     assert_eq!(jobs[0]["last_run"]["id"], run["id"]);
     assert!(jobs.iter().all(|job| job["late_seconds"].is_null()), "{well}");
 
-    let output = program.run("status").await.expect_code(0);
-    assert!(output.err.is_empty() && output.out[0] == "billing    all is well", "{}", output.text());
+    let output = program.clone().env("COLUMNS", "80").run("status").await.expect_code(0);
+    assert!(output.err.is_empty() && output.out[0] == "billing       healthy", "{}", output.text());
     assert!(
         output.out.iter().all(|line| line.chars().count() <= 80),
         "it fits the terminal: {}",
@@ -106,8 +106,8 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
     );
     let says =
         |output: &Ended, text: &str| assert!(output.text().contains(text), "no `{text}`: {}", output.text());
-    says(&output, "charged 0.06 USD for 6 hours of 2 machines");
-    says(&output, "may bill next");
+    says(&output, "charged 0.06 USD for 6 hours of 2 instances");
+    says(&output, "(standby)");
 
     running.terminated().await.expect_code(0);
     let after = status(&program, 1).await;
@@ -118,8 +118,10 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
 
     // The panel may bill since the clean stop; that is no reason to call anybody until the next hour is due.
     let again = program.start("run");
-    eventually("all is well again", async || (program.run("status").await.code == Some(0)).then_some(()))
-        .await;
+    eventually("billing is healthy again", async || {
+        (program.run("status").await.code == Some(0)).then_some(())
+    })
+    .await;
     again.terminated().await.expect_code(0);
 }
 

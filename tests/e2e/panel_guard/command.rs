@@ -311,13 +311,13 @@ async fn the_daemons_commands_work_behind_the_fence() {
     seed(&db, 2, 2, 2).await;
     let output = run(&db.url, "bill --dry-run").await.expect_code(0);
     assert!(
-        output.out[0].starts_with("would charge 0.08 USD for 8 hours of 4 machines; 0 held"),
+        output.out[0].starts_with("would charge 0.08 USD for 8 hours of 4 instances; 0 held"),
         "{}",
         output.text()
     );
     let output = run(&db.url, "bill").await.expect_code(0);
     assert!(
-        output.out[0].starts_with("charged 0.08 USD for 8 hours of 4 machines; 0 held"),
+        output.out[0].starts_with("charged 0.08 USD for 8 hours of 4 instances; 0 held"),
         "{}",
         output.text()
     );

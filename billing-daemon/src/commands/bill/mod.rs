@@ -24,11 +24,11 @@ pub(super) use self::{
     manual_run::{ManualRun, bill_once},
     report::uncharged,
 };
-use super::{complain, jobs::control::needs_force, session::Session, width};
+use super::{complain, jobs::control::needs_force, session::Session};
 use crate::{
     config::Config,
     exit::{Exit, Failure},
-    output::{json as say_json, layout as say_lines},
+    output::{json as say_json, layout as say_lines, width},
     panel_database,
     status::panel_presence::PanelPresence,
 };
@@ -114,7 +114,7 @@ pub(super) async fn execute(session: &Session<'_>, options: &BillArgs) -> Result
     if options.json {
         say_json(&report.in_json());
     } else {
-        say_lines(report.in_words(width()).trim_end());
+        say_lines(&report.in_words(width()));
     }
     match bill.stopped {
         None if bill.spike.is_some() => Err(Failure::silent(Exit::Negative)),

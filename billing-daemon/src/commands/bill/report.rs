@@ -5,19 +5,23 @@ use std::time::Duration;
 use billing_jobs::{
     billing::{BeyondLimit, BillReport, Findings, FirstSeenPrice, RunDetails, Spike},
     price::Backups,
-    uncharged::{Debt, Uncharged},
+    uncharged::Uncharged,
 };
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
-use crate::{commands::seconds, escape::escaped, output::table::table};
+use crate::{
+    commands::seconds,
+    escape::escaped,
+    format::{count, instant},
+    output::{Left, Right, render_table},
+};
+use billing_scheduler::duration::format_rounded;
 
 /// No more instances beyond the catch-up limit are printed than these.
 const PRINTED: usize = 50;
 /// No more prices that were seen for the first time are printed than these.
 const PRICES_PRINTED: usize = 5;
-/// From this width on the ids are printed.
-const WIDE: usize = 110;
 
 /// A bill, and what the command line said of it.
 pub(super) struct Report<'a> {
@@ -53,17 +57,17 @@ impl Report<'_> {
         })
     }
 
-    /// Lines for a terminal of `width` columns.
-    pub(super) fn in_words(&self, width: usize) -> String {
+    /// Lines for a terminal of that width.
+    pub(super) fn in_words(&self, width: Option<usize>) -> String {
         let totals = &self.bill.totals;
         let verb = if self.dry_run { "would charge" } else { "charged" };
         let mut text = format!(
-            "{verb} {} for {} hours of {} machines; {} held; {} s\n",
+            "{verb} {} for {} of {}; {} held; {}\n",
             totals.amounts(),
-            totals.hours,
-            totals.charged,
+            count(totals.hours, "hour"),
+            count(totals.charged, "instance"),
             totals.held,
-            seconds(self.took)
+            format_rounded(self.took)
         );
         text += &self.bill.uncharged.iter().map(uncharged).collect::<String>();
         text += &self.findings();
@@ -86,14 +90,14 @@ impl Report<'_> {
         text
     }
 
-    fn beyond_limit(&self, width: usize) -> String {
+    fn beyond_limit(&self, width: Option<usize>) -> String {
         let listed = &self.bill.beyond_limit;
         if listed.is_empty() {
             return String::new();
         }
-        let instances =
-            if listed.len() == 1 { "1 instance has" } else { &format!("{} instances have", listed.len()) };
-        let mut text = format!("\n{instances} more than {} hours due:\n", self.max_catch_up_hours);
+        let have = if listed.len() == 1 { "has" } else { "have" };
+        let instances = count(listed.len() as u64, "instance");
+        let mut text = format!("\n{instances} {have} more than {} hours due:\n", self.max_catch_up_hours);
         text += &in_table(&listed[..listed.len().min(PRINTED)], width);
         match listed.len().saturating_sub(PRINTED) {
             0 => text,
@@ -132,41 +136,32 @@ fn waits(spike: &Spike) -> String {
 
 /// One line about debts that were closed without a charge.
 pub(in crate::commands) fn uncharged(Uncharged { reason, debt }: &Uncharged) -> String {
-    let Debt { instances, hours, .. } = debt;
-    let plural = if *instances == 1 { "instance" } else { "instances" };
+    let (instances, hours) = (count(debt.instances, "instance"), count(debt.hours, "hour"));
     let amount = debt.amount_in_words();
     match reason.as_str() {
-        "instance_deleted" => {
-            format!("{instances} {plural} deleted with up to {hours} hours uncharged ({amount})\n")
+        "instance_deleted" => format!("{instances} deleted with up to {hours} uncharged ({amount})\n"),
+        "instance_transferred" => {
+            format!(
+                "{instances} transferred with {hours} of the previous organization uncharged ({amount})\n"
+            )
         }
-        "instance_transferred" => format!(
-            "{instances} {plural} transferred with {hours} hours of the previous organization uncharged ({amount})\n"
-        ),
-        reason => format!("{instances} {plural} with {hours} hours uncharged ({amount}): {reason}\n"),
+        reason => format!("{instances} with {hours} uncharged ({amount}): {reason}\n"),
     }
 }
 
-fn in_table(listed: &[BeyondLimit], width: usize) -> String {
+fn in_table(listed: &[BeyondLimit], width: Option<usize>) -> String {
     let cells = |of_one: &BeyondLimit| {
-        let amount = of_one.amount.as_deref().unwrap_or("unknown");
-        let state = if of_one.approved { "approved" } else { "held" };
-        let start = of_one.start.to_rfc3339_opts(SecondsFormat::Secs, true);
         [
-            start,
-            format!("{:>5}", of_one.hours),
-            format!("{amount:>8}"),
-            state.to_owned(),
+            instant(of_one.start),
+            of_one.hours.to_string(),
+            of_one.amount.clone().unwrap_or_else(|| "unknown".to_owned()),
+            if of_one.approved { "approved" } else { "held" }.to_owned(),
             of_one.instance.clone(),
             of_one.label.clone(),
         ]
     };
-    let rows: Vec<_> = listed.iter().map(cells).collect();
-    if width >= WIDE {
-        return table(["SINCE", "HOURS", "  AMOUNT", "STATE", "ID", "INSTANCE"], &rows, width);
-    }
-    let narrow = |[start, hours, amount, state, _, label]: [String; 6]| [start, hours, amount, state, label];
-    let rows: Vec<_> = rows.into_iter().map(narrow).collect();
-    table(["SINCE", "HOURS", "  AMOUNT", "STATE", "INSTANCE"], &rows, width)
+    let heads = [Left("SINCE"), Right("HOURS"), Right("AMOUNT"), Left("STATE"), Left("ID"), Left("INSTANCE")];
+    render_table(heads, &listed.iter().map(cells).collect::<Vec<_>>(), width)
 }
 
 #[cfg(test)]
@@ -175,6 +170,7 @@ mod tests {
         billing::{CurrencyTotals, Excess, FindingsByKind, Totals},
         currency::Currency,
         money::Money,
+        uncharged::Debt,
     };
 
     use super::*;
@@ -221,15 +217,15 @@ mod tests {
             max_catch_up_hours: 72,
         };
         assert_eq!(
-            report.in_words(80),
-            "would charge 1.00 USD for 100 hours of 1 machines; 1 held; 0.1 s\n\
+            report.in_words(Some(120)),
+            "would charge 1.00 USD for 100 hours of 1 instance; 1 held; 100ms\n\
              2 instances deleted with up to 3 hours uncharged (0.03 USD and an unknown amount of 1)\n\
              prices seen for the first time, per hour:\n  plan g6 with daily backups: 0.055000\n\
              \n\
              2 instances have more than 72 hours due:\n\
-             SINCE                 HOURS    AMOUNT  STATE     INSTANCE\n\
-             2027-01-15T08:00:00Z    100      1.00  approved  web-1\n\
-             2027-01-15T08:00:00Z    100   unknown  held      we\\u{1b}b\n\
+             SINCE                 HOURS   AMOUNT  STATE     ID                                    INSTANCE\n\
+             2027-01-15T08:00:00Z    100     1.00  approved  00000000-0000-4000-8000-000000000001  web-1\n\
+             2027-01-15T08:00:00Z    100  unknown  held      00000000-0000-4000-8000-000000000001  we\\u{1b}b\n\
              a run would wait for an approval: at the current prices 100.00 USD is due for 100 hours, more than the 30.00 \
              that recent runs allow: check the prices and `billing-daemon bill --dry-run`\n\
              help: if the prices are right, run `billing-daemon bill --approve 100.00 USD`\n"
@@ -238,6 +234,8 @@ mod tests {
         assert_eq!(shown["beyond_limit"][1]["amount"], Value::Null);
         assert_eq!(shown["waits_for_approval"]["USD"]["amount"], "100.00");
         assert_eq!(shown["uncharged"]["instance_deleted"]["hours"], 3);
-        assert!(report.in_words(140).contains("00000000-0000-4000-8000-000000000001  web-1"));
+        assert!(
+            report.in_words(Some(80)).contains("approved  web-1\n  00000000-0000-4000-8000-000000000001\n")
+        );
     }
 }

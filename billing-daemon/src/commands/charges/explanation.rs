@@ -11,7 +11,7 @@ use billing_store::{
     begin_read,
     columns::{self, Unreadable},
 };
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, QueryFilter,
     QueryOrder, QueryResult, QuerySelect, Statement, Value,
@@ -20,8 +20,9 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
-    escape::escaped,
     exit::{Exit, Failure},
+    format::{count, instant},
+    output::Report,
     panel_database::PanelDatabase,
 };
 
@@ -172,7 +173,7 @@ pub(crate) async fn explain(
     let explanation = read(&txn, machine, at).await.map_err(failed)?;
     txn.commit().await.map_err(failed)?;
     if explanation.charge.is_none() && explanation.hold.is_none() {
-        let when = at.map_or_else(String::new, |at| format!(" at {}", shown(at)));
+        let when = at.map_or_else(String::new, |at| format!(" at {}", instant(at)));
         let message = format!("machine {} was neither charged nor held{when}", explanation.instance);
         return Err(Failure::new(Exit::Negative, message));
     }
@@ -484,100 +485,95 @@ async fn plan(
     }))
 }
 
-fn shown(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
-}
-
 /// What is carried, as a share of the currency.
 fn carried(carry: i64) -> String {
     Rate(Carry(carry).0).per_hour(8)
 }
 
-/// The explanation in lines for a terminal.
+/// The explanation for a terminal.
 #[must_use]
-pub(crate) fn in_words(explanation: &Explanation) -> String {
-    let mut rows: Vec<(&str, String)> = Vec::new();
+pub(crate) fn report(explanation: &Explanation) -> Report {
+    let mut report = Report::default();
     let label = explanation.label.as_deref().map_or_else(String::new, |label| format!(" ({label})"));
     let deleted = if explanation.deleted { ", deleted" } else { "" };
-    rows.push(("machine", format!("{}{label}{deleted}", explanation.instance)));
-    if let Some(plan) = &explanation.plan {
-        let price =
-            plan.monthly.as_ref().map_or("no price".to_owned(), |monthly| format!("{monthly} a month"));
-        rows.push(("plan now", format!("{}, {price}", plan.name)));
-    }
-    if let Some(through) = explanation.billed_through {
-        rows.push(("paid up to", shown(through)));
-    }
-    for problem in &explanation.unreadable {
-        rows.push(("unreadable", problem.clone()));
-    }
+    report.add("instance", format!("{}{label}{deleted}", explanation.instance));
+    report.add_some(
+        "plan now",
+        explanation.plan.as_ref().map(|plan| {
+            let price =
+                plan.monthly.as_ref().map_or("no price".to_owned(), |monthly| format!("{monthly} per month"));
+            format!("{}, {price}", plan.name)
+        }),
+    );
+    report.add_some("billed through", explanation.billed_through.map(instant));
+    report.add_list("unreadable", explanation.unreadable.iter().cloned());
     if let Some(charge) = &explanation.charge {
-        of_charge(charge, &mut rows);
+        report_charge(charge, &mut report);
     }
     if let Some(hold) = &explanation.hold {
-        let detail = hold.detail.as_deref().unwrap_or_default();
-        rows.push(("held", format!("{}: {detail}", hold.reason)));
-        let currency = hold.currency.as_deref().map_or_else(String::new, |currency| format!(" {currency}"));
-        let amount =
-            hold.amount_due.as_ref().map_or("an unknown amount".to_owned(), |due| format!("{due}{currency}"));
-        let hours = hold.hours_due.map_or("an unknown number of".to_owned(), |hours| hours.to_string());
-        rows.push(("  owed", format!("{amount} for {hours} hours")));
-        rows.push(("  by", hold.organization.to_string()));
-        rows.push(("  since", format!("{}, last seen {}", shown(hold.opened_at), shown(hold.seen_at))));
-        if let Some(closed) = hold.closed_at {
-            let uncharged = hold.closed_reason.as_ref();
-            let uncharged =
-                uncharged.map_or_else(String::new, |reason| format!(", closed without a charge: {reason}"));
-            rows.push(("  until", format!("{}{uncharged}", shown(closed))));
-        }
+        report_hold(hold, &mut report);
     }
-    rows.iter().map(|(word, text)| format!("{word:12}{}\n", escaped(text))).collect::<Vec<_>>().concat()
+    report
 }
 
-fn of_charge(charge: &Charge, rows: &mut Vec<(&str, String)>) {
-    let whose = if charge.by_panel { " by the panel's own biller" } else { "" };
-    rows.push((
-        "charged",
-        format!("{} {} for {} hours{whose}", charge.amount, charge.currency, charge.hours),
-    ));
-    rows.push(("  paid by", charge.organization.to_string()));
-    rows.push(("  from", shown(charge.period_start)));
-    rows.push(("  to", shown(charge.period_end)));
-    rows.push((
-        "  an hour",
-        format!("{} ({} a month of 730 hours, backups included)", charge.hourly_price, monthly(charge.rate)),
-    ));
-    rows.push((
-        "  carried",
+fn report_hold(hold: &Hold, report: &mut Report) {
+    let detail = hold.detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
+    report.add("held", format!("{}{detail}", hold.reason));
+    let currency = hold.currency.as_ref().map_or_else(String::new, |currency| format!(" {currency}"));
+    let amount =
+        hold.amount_due.as_ref().map_or("an unknown amount".to_owned(), |due| format!("{due}{currency}"));
+    let hours = hold
+        .hours_due
+        .map_or("an unknown number of hours".to_owned(), |hours| count(hours.unsigned_abs(), "hour"));
+    report.add("  due", format!("{amount} for {hours}"));
+    report.add("  from", hold.organization.to_string());
+    report.add("  since", format!("{}, last seen {}", instant(hold.opened_at), instant(hold.seen_at)));
+    report.add_some(
+        "  until",
+        hold.closed_at.map(|closed| {
+            let reason = hold.closed_reason.as_ref();
+            let reason =
+                reason.map_or_else(String::new, |reason| format!(", closed without a charge: {reason}"));
+            format!("{}{reason}", instant(closed))
+        }),
+    );
+}
+
+fn report_charge(charge: &Charge, report: &mut Report) {
+    let whose = if charge.by_panel { " by the panel's built-in biller" } else { "" };
+    let hours = count(charge.hours.unsigned_abs().into(), "hour");
+    report.add("charged", format!("{} {} for {hours}{whose}", charge.amount, charge.currency));
+    report.add("  paid by", charge.organization.to_string());
+    report.add("  from", instant(charge.period_start));
+    report.add("  to", instant(charge.period_end));
+    let monthly = monthly(charge.rate);
+    report.add(
+        "  per hour",
+        format!("{} ({monthly} per month of 730 hours, with backups)", charge.hourly_price),
+    );
+    report.add(
+        "  carry",
         format!("{} before, {} after", carried(charge.carry_before), carried(charge.carry_after)),
-    ));
-    let verdict = if charge.adds_up { "exactly" } else { "NOT: run `billing-daemon audit`" };
-    rows.push((
-        "  adds up",
-        format!("{verdict} (carried before + hours at the price = charged + carried after)"),
-    ));
+    );
+    let verdict = if charge.adds_up { "exactly" } else { "NO: run `billing-daemon audit`" };
+    report.add("  adds up", format!("{verdict} (carry before + hours x price = amount + carry after)"));
     if let Some(ledger) = &charge.ledger {
-        let balance = |balance: &Option<String>| balance.clone().unwrap_or_else(|| "?".to_owned());
-        rows.push((
-            "  wallet",
-            format!("{} before, {} after", balance(&ledger.balance_before), balance(&ledger.balance_after)),
-        ));
-        rows.push((
+        let balance = |balance: &Option<String>| balance.clone().unwrap_or_else(|| "unknown".to_owned());
+        let (before, after) = (balance(&ledger.balance_before), balance(&ledger.balance_after));
+        report.add("  balance", format!("{before} before, {after} after"));
+        report.add(
             "  ledger",
             format!("{} `{}`", ledger.id, ledger.description.as_deref().unwrap_or_default()),
-        ));
+        );
     }
-    let cycle = charge.cycle.as_ref().map_or("none".to_owned(), |cycle| cycle.id.to_string());
-    rows.push(("  cycle", cycle));
+    report.add("  cycle", charge.cycle.as_ref().map_or("none".to_owned(), |cycle| cycle.id.to_string()));
     if let Some(batch) = &charge.batch {
-        rows.push((
-            "  batch",
-            format!("{} at {}, fencing token {}", batch.id, shown(batch.created_at), batch.fencing_token),
-        ));
-        rows.push(("  run", batch.run.to_string()));
+        let at = instant(batch.created_at);
+        report.add("  batch", format!("{} at {at}, fencing token {}", batch.id, batch.fencing_token));
+        report.add("  run", batch.run.to_string());
         if let (Some(daemon), Some(scheduled)) = (&batch.daemon_id, batch.scheduled_at) {
             let cause = batch.cause.as_deref().unwrap_or_default();
-            rows.push(("", format!("by {daemon} ({cause}), for {}", shown(scheduled))));
+            report.add("", format!("on {daemon} ({cause}), for {}", instant(scheduled)));
         }
     }
 }

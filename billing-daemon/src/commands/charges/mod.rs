@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     exit::Failure,
-    output::{json as say_json, layout as say_lines},
+    output::{self, json as say_json},
 };
 
 #[derive(Debug, Subcommand)]
@@ -36,7 +36,7 @@ pub(super) async fn execute(session: &Session<'_>, action: ChargesCommand) -> Re
     if format.json {
         say_json(&explanation);
     } else {
-        say_lines(explanation::in_words(&explanation).trim_end());
+        output::report(&explanation::report(&explanation));
     }
     Ok(())
 }

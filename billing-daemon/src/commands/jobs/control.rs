@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{JobSession, shown, store_failure};
+use super::{JobSession, store_failure};
 use crate::{
     commands::{
         args::parse_time,
@@ -16,6 +16,7 @@ use crate::{
         runs::{run_in_json, sentence},
     },
     exit::{Exit, Failure},
+    format,
     output::{json as say_json, line as say},
     status::{daemons_alive, jobs::JobOverview},
 };
@@ -79,9 +80,9 @@ pub(crate) struct TriggerArgs {
 pub(crate) struct ReplayArgs {
     #[command(flatten)]
     pub(super) request: RequestArgs,
-    /// The scheduled time, as `runs list` prints it or in RFC 3339
-    #[arg(value_name = "TIME", num_args = 1..=3, required = true)]
-    scheduled_time: Vec<String>,
+    /// The scheduled time
+    #[arg(value_name = "TIME", value_parser = parse_time)]
+    scheduled_at: DateTime<Utc>,
     /// Run it although it is done already
     #[arg(long)]
     again: bool,
@@ -91,15 +92,6 @@ pub(crate) struct ReplayArgs {
     /// Wait for the run and print its result; exit 1 unless it is done
     #[arg(long)]
     wait: bool,
-}
-
-impl ReplayArgs {
-    /// The scheduled time, which a shell splits at its spaces.
-    pub(crate) fn at(&self) -> Result<DateTime<Utc>, Failure> {
-        let text = self.scheduled_time.join(" ");
-        parse_time(&text)
-            .map_err(|problem| Failure::new(Exit::Usage, format!("invalid time `{text}`: {problem}")))
-    }
 }
 
 /// What becomes of a request without a daemon.
@@ -172,9 +164,9 @@ pub(super) async fn trigger(desk: &JobSession, options: &TriggerArgs) -> Result<
 
 pub(super) async fn replay(desk: &JobSession, options: &ReplayArgs) -> Result<(), Failure> {
     let job = desk.job(&options.request.job).await?;
-    let at = options.at()?;
+    let at = options.scheduled_at;
     if at > desk.clock.now() {
-        return Err(Failure::new(Exit::Usage, format!("{} UTC is still to come", shown(at))));
+        return Err(Failure::new(Exit::Usage, format!("{} is still to come", format::instant(at))));
     }
     let filter = RunFilter { job: Some(job.name.clone()), scheduled_at: Some(at), ..RunFilter::default() };
     let rows = desk.runs(&filter).await?;
@@ -182,15 +174,18 @@ pub(super) async fn replay(desk: &JobSession, options: &ReplayArgs) -> Result<()
         rows.iter().find(|row| row.run.status == RunStatus::Done && row.run.scheduled_at == at)
         && !options.again
     {
-        let message =
-            format!("{} UTC is done, by run {}: say --again to run it once more", shown(at), done.run.id);
+        let message = format!(
+            "{} is done, by run {}: say --again to run it once more",
+            format::instant(at),
+            done.run.id
+        );
         return Err(Failure::new(Exit::Usage, message));
     }
     let is_scheduled = job.spec.as_ref().is_none_or(|spec| super::explain::is_time_of(&spec.schedule, at));
     if rows.is_empty() && !is_scheduled {
         let message = format!(
-            "{} UTC is no scheduled time of `{}`: `jobs next` and `runs list` show some",
-            shown(at),
+            "{} is no scheduled time of `{}`: `jobs next` and `runs list` show some",
+            format::instant(at),
             job.name
         );
         return Err(Failure::new(Exit::Usage, message));
@@ -257,27 +252,4 @@ async fn answer(desk: &JobSession, id: Uuid, patience: Duration) -> Result<Optio
         tokio::time::sleep(LOOK).await;
     }
     Ok(None)
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::commands::{
-        cli::{Cli, Command},
-        jobs::JobsCommand,
-    };
-
-    #[test]
-    fn replay_accepts_unquoted_times() {
-        for text in ["2026-11-22T12:00:00Z", "2026-11-22 12:00:00", "2026-11-22 12:00:00 UTC"] {
-            let line = format!("billing-daemon jobs replay billing {text} --wait");
-            let parsed = Cli::try_parse_from(line.split(' ')).expect("valid");
-            let Command::Jobs { action: JobsCommand::Replay(replay) } = parsed.command else {
-                panic!("{line}")
-            };
-            assert_eq!(replay.at().ok(), parse_time("2026-11-22T12:00:00Z").ok(), "{line}");
-        }
-    }
 }

@@ -5,10 +5,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use serde_json::json;
 
-use super::{JobSession, shown};
+use super::JobSession;
 use crate::{
     commands::{args::parse_time, runs::outcome},
     exit::Failure,
+    format,
     output::line as say,
     status::{daemons_alive, jobs::JobOverview},
 };
@@ -43,7 +44,7 @@ pub(super) async fn execute(desk: &JobSession, options: &ExplainArgs) -> Result<
     let ended = |row: &RunRow| {
         // One row may stand for several scheduled times.
         let last = row.run.scheduled_at;
-        let last = if Some(last) == at { String::new() } else { format!(" until {} UTC", shown(last)) };
+        let last = if Some(last) == at { String::new() } else { format!(" until {}", format::instant(last)) };
         (row.run.status, format!("{}{last}", outcome(row)))
     };
     let facts = Facts {
@@ -60,7 +61,7 @@ pub(super) async fn execute(desk: &JobSession, options: &ExplainArgs) -> Result<
             json!({ "job": job.name, "scheduled_at": at.map(super::instant), "answer": word, "about": answer }),
         );
     } else {
-        let at = at.map(|at| format!(" of {} UTC", shown(at))).unwrap_or_default();
+        let at = at.map(|at| format!(" of {}", format::instant(at))).unwrap_or_default();
         say(format!("{}{at}: {answer}", job.name));
     }
     Ok(())
@@ -94,8 +95,8 @@ fn explain(facts: &Facts<'_>) -> (&'static str, String) {
     if let Some(retrying) = retrying.filter(|retrying| retrying.scheduled_at == at) {
         let paused = job.paused.as_ref().map(|pause| format!("; the job is {pause}")).unwrap_or_default();
         let failed = retrying.failed_attempts;
-        let from = shown(retrying.not_before);
-        return ("retrying", format!("failed {failed} times, and is tried again from {from} UTC{paused}"));
+        let from = format::instant(retrying.not_before);
+        return ("retrying", format!("failed {failed} times, and is tried again from {from}{paused}"));
     }
     let final_row = runs.iter().find(|(status, _)| *status == RunStatus::Done).or(runs.first());
     if let Some((status, sentence)) = final_row {
@@ -111,15 +112,18 @@ fn explain(facts: &Facts<'_>) -> (&'static str, String) {
         && !is_time_of(&spec.schedule, at)
     {
         let next = spec.schedule.next_after(at).ok().flatten();
-        let next =
-            next.map(|next| format!("; the next one after it is {} UTC", shown(next))).unwrap_or_default();
+        let next = next
+            .map(|next| format!("; the next one after it is {}", format::instant(next)))
+            .unwrap_or_default();
         return ("no_scheduled_time", format!("is no scheduled time of `{}`{next}", spec.schedule));
     }
     let Some(row) = job.row_of_all() else {
         return match (daemons, &job.paused) {
             (0, _) => say("no_daemon", "no daemon is alive"),
             _ if now - at < JUST_NOW => say("just_now", "is due just now"),
-            (_, Some(pause)) => ("paused", format!("the job is {pause}, since {} UTC", shown(pause.since))),
+            (_, Some(pause)) => {
+                ("paused", format!("the job is {pause}, since {}", format::instant(pause.since)))
+            }
             _ if job.is_of_node() => say(
                 "no_node",
                 "each node runs the job by itself, and none has a row of this: none was alive then that has it in its jobs.toml",
@@ -135,26 +139,26 @@ fn explain(facts: &Facts<'_>) -> (&'static str, String) {
             "no_row",
             format!(
                 "is finished with and has no row: it came before the job's first turn, or its row was pruned; everything until \
-                 {} UTC is finished with",
-                shown(row.state.cursor)
+                 {} is finished with",
+                format::instant(row.state.cursor)
             ),
         );
     }
     if let Some(pause) = &job.paused {
-        return ("paused", format!("the job is {pause}, since {} UTC", shown(pause.since)));
+        return ("paused", format!("the job is {pause}, since {}", format::instant(pause.since)));
     }
     if let Some(held) = &row.lease {
-        let (name, until) = (&held.name, shown(held.expires_at));
+        let (name, until) = (&held.name, format::instant(held.expires_at));
         return (
             "held",
-            format!("{name} holds the job's lease until {until} UTC, and renews it while a run is under way"),
+            format!("{name} holds the job's lease until {until}, and renews it while a run is under way"),
         );
     }
     if let Some(retrying) = retrying {
-        let (before, from) = (shown(retrying.scheduled_at), shown(retrying.not_before));
+        let (before, from) = (format::instant(retrying.scheduled_at), format::instant(retrying.not_before));
         return (
             "waits_for_retry",
-            format!("waits for {before} UTC, which failed and is tried again from {from} UTC"),
+            format!("waits for {before}, which failed and is tried again from {from}"),
         );
     }
     if daemons == 0 {
@@ -240,9 +244,9 @@ mod tests {
                 hourly(),
                 1,
                 "no_scheduled_time",
-                "no scheduled time of `every 1h`; the next one after it is 2026-01-05 14:00:00",
+                "no scheduled time of `every 1h`; the next one after it is 2026-01-05T14:00:00Z",
             ),
-            ("12:00:00", hourly(), 1, "no_row", "until 2026-01-05 13:00:00 UTC is finished with"),
+            ("12:00:00", hourly(), 1, "no_row", "until 2026-01-05T13:00:00Z is finished with"),
             ("14:00:00", unknown, 1, "not_configured", "has it disabled"),
             ("14:00:00", of_node, 1, "no_node", "each node runs the job by itself"),
             ("14:00:00", unclaimed, 1, "never_claimed", "none that is alive has it"),
@@ -252,28 +256,28 @@ mod tests {
                 JobOverview { paused: Some(pause.clone()), ..hourly() },
                 1,
                 "paused",
-                "paused by ada: tea, since 2026-01-05 12:30:00",
+                "paused by ada: tea, since 2026-01-05T12:30:00Z",
             ),
             (
                 "14:00:00",
                 change(|_, row| row.lease = Some(held("14:10:05"))),
                 1,
                 "held",
-                "host-7 holds the job's lease until 2026-01-05 14:10:05",
+                "host-7 holds the job's lease until 2026-01-05T14:10:05Z",
             ),
             (
                 "14:00:00",
                 change(|_, row| row.state.retrying = Some(retrying("14:00:00"))),
                 1,
                 "retrying",
-                "failed 2 times, and is tried again from 2026-01-05 14:20:00",
+                "failed 2 times, and is tried again from 2026-01-05T14:20:00Z",
             ),
             (
                 "14:00:00",
                 change(|_, row| row.state.retrying = Some(retrying("13:00:00"))),
                 1,
                 "waits_for_retry",
-                "waits for 2026-01-05 13:00:00",
+                "waits for 2026-01-05T13:00:00Z",
             ),
             (
                 "14:00:00",

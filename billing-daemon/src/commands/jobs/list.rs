@@ -3,15 +3,12 @@
 use billing_scheduler::RunFilter;
 use serde_json::Value;
 
-use super::{JobSession, shown};
-use crate::output::table::table;
+use super::JobSession;
 use crate::{
-    commands::{
-        runs::{self, run_in_json},
-        width,
-    },
+    commands::runs::{self, run_in_json},
     exit::Failure,
-    output::{json as say_json, layout as say_lines, line as say},
+    format::{count, instant},
+    output::{self, Left, Report, json as say_json, line as say},
     status::jobs::JobOverview,
 };
 
@@ -31,14 +28,14 @@ pub(super) async fn list(desk: &JobSession, json: bool) -> Result<(), Failure> {
                 job.name.clone(),
                 job.word(known, now).to_owned(),
                 job.schedule(),
-                job.next_at(now).map(shown).unwrap_or_default(),
-                job.last.as_ref().map(|last| shown(last.run.started_at)).unwrap_or_default(),
+                job.next_at(now).map(instant).unwrap_or_default(),
+                job.last.as_ref().map(|last| instant(last.run.started_at)).unwrap_or_default(),
                 about(job),
             ]
         })
         .collect();
-    let heads = ["JOB", "STATE", "SCHEDULE", "NEXT (UTC)", "LAST (UTC)", "ABOUT"];
-    say_lines(table(heads, &rows, width()).trim_end());
+    let heads = [Left("JOB"), Left("STATE"), Left("SCHEDULE"), Left("NEXT"), Left("LAST"), Left("ABOUT")];
+    output::table(heads, &rows);
     Ok(())
 }
 
@@ -65,32 +62,39 @@ pub(super) async fn show(desk: &JobSession, name: &str, json: bool) -> Result<()
         say_json(&value);
         return Ok(());
     }
-    let mut lines = vec![("job", name.to_owned()), ("state", job.word(known, now).to_owned())];
-    if let Some(spec) = &job.spec {
-        lines.push(("kind", spec.kind.clone()));
-    }
-    lines.push(("schedule", job.schedule()));
-    lines.extend(job.next_at(now).map(|at| ("next", format!("{} UTC", shown(at)))));
+    let mut report = Report::default();
+    report.add("job", name);
+    report.add("state", job.word(known, now));
+    report.add_some("kind", job.spec.as_ref().map(|spec| &spec.kind));
+    report.add("schedule", job.schedule());
+    report.add_some("next", job.next_at(now).map(instant));
     if let Some(row) = &job.row {
-        lines.push(("finished", format!("with everything until {} UTC", shown(row.state.cursor))));
-        if let Some(retrying) = row.state.retrying {
-            let (at, not_before) = (shown(retrying.scheduled_at), shown(retrying.not_before));
-            let failed = retrying.failed_attempts;
-            lines.push(("retrying", format!("{at} UTC failed {failed} times, again from {not_before} UTC")));
-        }
-        if let Some(held) = &row.lease {
-            lines.push(("held", format!("by {} under fencing token {}", held.name, held.fencing_token)));
-        }
+        report.add("finished", format!("up to {}", instant(row.state.cursor)));
+        report.add_some(
+            "retrying",
+            row.state.retrying.map(|retrying| {
+                let failed = count(retrying.failed_attempts.into(), "failed attempt");
+                let (at, not_before) = (instant(retrying.scheduled_at), instant(retrying.not_before));
+                format!("{at} after {failed}, not before {not_before}")
+            }),
+        );
+        report.add_some(
+            "lease",
+            row.lease.as_ref().map(|lease| {
+                let until = instant(lease.expires_at);
+                format!("{}, fencing token {}, until {until}", lease.name, lease.fencing_token)
+            }),
+        );
     }
-    lines.extend(job.late(now).map(|late| ("late", late.to_string())));
-    if let Some(pause) = &job.paused {
-        lines.push(("paused", format!("{pause}, since {} UTC", shown(pause.since))));
-    }
-    for (key, value) in lines {
-        say(format!("{key:9} {value}"));
-    }
+    report.add_some("late", job.late(now).map(|late| late.to_string()));
+    report.add_some(
+        "paused",
+        job.paused.as_ref().map(|pause| format!("{pause}, since {}", instant(pause.since))),
+    );
+    output::report(&report);
     if !last.is_empty() {
-        say_lines(&format!("\n{}", runs::in_table(&last, false, width()).trim_end()));
+        say("");
+        runs::print_table(&last);
     }
     Ok(())
 }

@@ -206,11 +206,6 @@ pub(super) fn instant(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
-/// An instant as people read it, in UTC.
-pub(super) fn shown(at: DateTime<Utc>) -> String {
-    at.format("%Y-%m-%d %H:%M:%S").to_string()
-}
-
 pub(super) fn store_failure(error: StoreError) -> Failure {
     match error {
         StoreError::Unavailable(source) => match source.downcast::<QueryFailed>() {
