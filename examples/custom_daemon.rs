@@ -1,4 +1,4 @@
-//! The daemon with a plugin: everything that `billing-daemon` does, and one kind of job more.
+//! The daemon with a plugin: everything that `billing-daemon` does, and one more job kind.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The scheduler inside an application, without a database: a job each second, for three seconds.
+//! The scheduler inside an application, without a database: it runs a job each second, for three seconds.
 
 use std::{error::Error, sync::Arc, time::Duration};
 

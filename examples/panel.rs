@@ -1,13 +1,13 @@
-//! A panel with billing built in, which pauses while a daemon lives and resumes when that dies.
+//! A panel with its own billing, which pauses while a daemon is alive and resumes when the daemon is dead.
 //!
 //! ```sh
 //! cargo run -p examples --example panel                                   # the panel, on panel.db
-//! curl localhost:3000                                                     # {"billing":"ours, 2 hours so far"}
-//! DATABASE_URL=sqlite://panel.db cargo run -p billing-daemon -- run       # a daemon beside it, in another terminal
+//! curl localhost:3000                                                     # {"billing":"by the panel, 2 hours so far"}
+//! DATABASE_URL=sqlite://panel.db cargo run -p billing-daemon -- run       # a daemon next to it, in another terminal
 //! curl localhost:3000                                                     # {"billing":"paused: a daemon bills, 2 hours so far"}
 //! ```
 //!
-//! `PATIENCE_SECONDS` says for how long the panel waits for a daemon that is silent: 90 minutes unless it is set.
+//! `TAKEOVER_SECONDS` is how long after the last heartbeat the panel bills again. The default is 90 minutes.
 
 #[path = "panel/biller.rs"]
 mod biller;
@@ -35,7 +35,7 @@ use tokio::{net::TcpListener, time::interval};
 
 use biller::Pass;
 
-/// What the page shows.
+/// The state that the page shows.
 #[derive(Default)]
 struct Billing {
     paused: bool,
@@ -47,7 +47,7 @@ type Shared = Arc<Mutex<Billing>>;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let url = env::var("DATABASE_URL").unwrap_or_else(|_| "sqlite://panel.db?mode=rwc".to_owned());
-    let patience = match env::var("PATIENCE_SECONDS") {
+    let takeover_after = match env::var("TAKEOVER_SECONDS") {
         Ok(seconds) => Duration::from_secs(seconds.parse()?),
         Err(_) => PANEL_TAKEOVER_AFTER,
     };
@@ -56,7 +56,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     seed(&db).await?;
 
     let shared = Shared::default();
-    let billing = tokio::spawn(bill_for_ever(db, patience, Arc::clone(&shared)));
+    let billing = tokio::spawn(bill_continuously(db, takeover_after, Arc::clone(&shared)));
     let app = Router::new().route("/", get(page)).with_state(shared);
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("the panel is at http://127.0.0.1:3000");
@@ -69,16 +69,20 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 async fn page(State(billing): State<Shared>) -> Json<Value> {
     let billing = billing.lock().unwrap_or_else(PoisonError::into_inner);
-    let whose = if billing.paused { "paused: a daemon bills" } else { "ours" };
+    let whose = if billing.paused { "paused: a daemon bills" } else { "by the panel" };
     Json(json!({ "billing": format!("{whose}, {} hours so far", billing.hours) }))
 }
 
-/// Asks before each pass whether it is our turn: a daemon may come or go at any time.
-async fn bill_for_ever(db: DatabaseConnection, patience: Duration, shared: Shared) -> Result<(), DbErr> {
+/// Makes a pass each second. Each pass checks whether a daemon bills, because a daemon may start or stop at any time.
+async fn bill_continuously(
+    db: DatabaseConnection,
+    takeover_after: Duration,
+    shared: Shared,
+) -> Result<(), DbErr> {
     let mut second = interval(Duration::from_secs(1));
     loop {
         second.tick().await;
-        let pass = biller::pass(&db, patience, SystemClock.now()).await?;
+        let pass = biller::pass(&db, takeover_after, SystemClock.now()).await?;
         let mut billing = shared.lock().unwrap_or_else(PoisonError::into_inner);
         billing.paused = pass == Pass::Paused;
         if let Pass::Billed(hours) = pass {
@@ -87,12 +91,12 @@ async fn bill_for_ever(db: DatabaseConnection, patience: Duration, shared: Share
     }
 }
 
-/// A customer with one machine that has run for two and a half hours.
+/// Adds a customer with one instance that was created two and a half hours ago.
 async fn seed(db: &DatabaseConnection) -> Result<(), DbErr> {
     if vps_instances::Entity::find().count(db).await? > 0 {
         return Ok(());
     }
-    let [user, organization, wallet, plan, machine] = [(); 5].map(|()| Id(Uuid::new_v4()));
+    let [user, organization, wallet, plan, instance] = [(); 5].map(|()| Id(Uuid::new_v4()));
     let created_at = Set(Some(SystemClock.now() - TimeDelta::minutes(150)));
     let ada = users::ActiveModel {
         id: Set(user),
@@ -126,7 +130,7 @@ async fn seed(db: &DatabaseConnection) -> Result<(), DbErr> {
     };
     small.insert(db).await?;
     let web = vps_instances::ActiveModel {
-        id: Set(machine),
+        id: Set(instance),
         organization_id: Set(organization),
         plan_id: Set(plan.to_string()),
         provider_instance_id: Set("1".to_owned()),

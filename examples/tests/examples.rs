@@ -1,4 +1,4 @@
-//! Each example is run as a reader would run it, and what it prints is checked; so is every block of the guide.
+//! Runs each example and checks its output, and compares the blocks of docs/write-a-job.md with the examples.
 
 use std::{
     fs,
@@ -10,12 +10,12 @@ use std::{
 
 use tempfile::TempDir;
 
-const GUIDE: &str = include_str!("../../docs/writing-a-plugin.md");
+const GUIDE: &str = include_str!("../../docs/write-a-job.md");
 
-/// The example as cargo built it, beside the folder of this test's own program.
+/// The example that cargo built, in the folder next to that of this test's program.
 fn example(name: &str) -> Command {
-    let test = std::env::current_exe().expect("a program knows where it is");
-    let target = test.parent().and_then(Path::parent).expect("it is in target/debug/deps");
+    let test = std::env::current_exe().expect("the path of this program");
+    let target = test.parent().and_then(Path::parent).expect("the program is in target/debug/deps");
     let path: PathBuf = target.join("examples").join(name);
     assert!(path.exists(), "{} is missing: run `cargo test -p examples`", path.display());
     let mut command = Command::new(path);
@@ -24,28 +24,28 @@ fn example(name: &str) -> Command {
 }
 
 fn folder() -> TempDir {
-    tempfile::tempdir().expect("a folder is made")
+    tempfile::tempdir().expect("creating a folder")
 }
 
 fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Ended by SIGTERM when it is dropped.
+/// A daemon that gets SIGTERM when it is dropped.
 struct Daemon(Child);
 
 impl Drop for Daemon {
     fn drop(&mut self) {
         let pid = self.0.id().to_string();
-        let asked = Command::new("kill").arg(&pid).status();
-        assert!(asked.is_ok_and(|status| status.success()) || thread::panicking(), "it is there");
+        let sent = Command::new("kill").arg(&pid).status();
+        assert!(sent.is_ok_and(|status| status.success()) || thread::panicking(), "the daemon still runs");
         let _ = self.0.wait();
     }
 }
 
 #[test]
-fn embed_runs_a_job_each_second_without_a_database() {
-    let output = example("embed").output().expect("it runs");
+fn embed_runs_without_database() {
+    let output = example("embed").output().expect("the program starts");
     let text = text(&output);
     assert!(output.status.success(), "{text}");
     let greetings = text.lines().filter(|line| line.starts_with("hello Ada, at 20")).count();
@@ -53,16 +53,16 @@ fn embed_runs_a_job_each_second_without_a_database() {
     assert_eq!(text.lines().last(), Some(format!("{greetings} runs in the history").as_str()));
 }
 
-/// The fenced block of the guide that follows this line, without its fences.
+/// The fenced block of the guide after this text, without its fences.
 fn block(after: &str) -> &'static str {
-    let rest = GUIDE.split_once(after).unwrap_or_else(|| panic!("the guide says `{after}`")).1;
+    let rest = GUIDE.split_once(after).unwrap_or_else(|| panic!("the guide contains `{after}`")).1;
     let fenced = rest.split_once("```").expect("a block begins").1;
     let (_, body) = fenced.split_once('\n').expect("with its language");
     body.split_once("```").expect("and ends").0
 }
 
 #[test]
-fn the_guide_shows_the_example_as_it_is() {
+fn guide_contains_example_verbatim() {
     for (after, file) in [
         ("`src/lib.rs`:", include_str!("../plugin/src/lib.rs")),
         ("`tests/sweep.rs`:", include_str!("../plugin/tests/sweep.rs")),
@@ -72,16 +72,16 @@ fn the_guide_shows_the_example_as_it_is() {
     }
 }
 
-/// What the guide lets its reader write and run, in its order, with our build of the daemon that it leads to.
+/// Executes the commands of the guide in their order, with the example in the place of the reader's program.
 #[test]
-fn the_guide_leads_to_a_job_that_runs() {
+fn guide_results_in_running_job() {
     let folder = folder();
     let old = folder.path().join("exports/old.csv");
-    fs::create_dir(folder.path().join("exports")).expect("a folder is made");
-    let file = fs::File::create(&old).expect("a file is made");
+    fs::create_dir(folder.path().join("exports")).expect("creating a folder");
+    let file = fs::File::create(&old).expect("creating a file");
     let age = Duration::from_hours(24 * 400);
-    file.set_modified(std::time::UNIX_EPOCH + age).expect("its time is set");
-    fs::write(folder.path().join("jobs.toml"), block("`jobs.toml`:")).expect("it is written");
+    file.set_modified(std::time::UNIX_EPOCH + age).expect("setting its time");
+    fs::write(folder.path().join("jobs.toml"), block("`jobs.toml`:")).expect("writing jobs.toml");
     let daemon = |arguments: &str| {
         let mut command = example("custom_daemon");
         command
@@ -90,15 +90,14 @@ fn the_guide_leads_to_a_job_that_runs() {
             .env("DATABASE_URL", "sqlite://sweeper.db");
         command
     };
-    // Its own lines, with `sweeper` in the place of what cargo builds here.
-    let commands = block("And run it:").lines().filter_map(|line| line.strip_prefix("cargo run -- "));
+    let commands = block("Run it:").lines().filter_map(|line| line.strip_prefix("cargo run -- "));
     let commands: Vec<_> = commands.collect();
     assert_eq!(commands, ["migrate up", "check", "run"]);
     for arguments in &commands[..2] {
-        let output = daemon(arguments).output().expect("it runs");
+        let output = daemon(arguments).output().expect("the program starts");
         assert!(output.status.success(), "{arguments}: {}", text(&output));
     }
-    let running = daemon("run").stdout(Stdio::null()).spawn().expect("it starts");
+    let running = daemon("run").stdout(Stdio::null()).spawn().expect("the daemon starts");
     let _daemon = Daemon(running);
     for _ in 0..3_000 {
         if !old.exists() {
@@ -110,14 +109,14 @@ fn the_guide_leads_to_a_job_that_runs() {
 }
 
 #[test]
-fn the_guide_shows_what_a_wrong_parameter_gives() {
+fn guide_shows_error_of_wrong_parameter() {
     let folder = folder();
     let wrong = block("`jobs.toml`:").replace("older-than-days = 30", "older-then-days = 30");
-    fs::write(folder.path().join("jobs.toml"), wrong).expect("it is written");
+    fs::write(folder.path().join("jobs.toml"), wrong).expect("writing jobs.toml");
     let mut check = example("custom_daemon");
     check.arg("check").current_dir(folder.path()).env("DATABASE_URL", "sqlite://sweeper.db");
-    let output = check.output().expect("it runs");
+    let output = check.output().expect("the program starts");
     assert_eq!(output.status.code(), Some(78));
-    let shown = block("A mistake in it is told with its place:");
+    let shown = block("`check` reports a mistake with its position:");
     assert!(text(&output).contains(shown.trim_end()), "{}\n{shown}", text(&output));
 }

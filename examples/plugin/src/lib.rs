@@ -9,29 +9,29 @@ use billing_scheduler::{
 };
 use serde::Deserialize;
 
-/// The parameters, as `[job.params]` of jobs.toml gives them.
+/// The parameters in `[job.params]` of jobs.toml.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SweepParams {
-    /// Where to look; folders in it stay.
+    /// The folder whose files are removed. Folders inside it are kept.
     pub folder: PathBuf,
-    /// Files that were not written to for so many days are removed.
+    /// A file is removed when it has not been written to for this number of days.
     pub older_than_days: u16,
 }
 
-/// The job.
+/// Removes old files from a folder, as its parameters define.
 #[derive(Debug)]
 pub struct Sweep {
     params: SweepParams,
 }
 
-/// The plugin: a function that makes its kinds known.
+/// Registers the kinds of this plugin.
 pub fn register(registry: &mut Registry) {
     registry.register_blocking("acme.sweep", Sweep::new);
 }
 
 impl Sweep {
-    /// Sweeps as `params` say.
+    /// Returns the job for these parameters.
     #[must_use]
     pub fn new(params: SweepParams) -> Self {
         Self { params }
@@ -40,7 +40,7 @@ impl Sweep {
 
 impl BlockingJob for Sweep {
     fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
-        // From the scheduled time and not from now: a second attempt at the same one comes to the same result.
+        // Based on the scheduled time and not on the present: a second attempt has the same result.
         let days = Duration::from_hours(24 * u64::from(self.params.older_than_days));
         let oldest = ctx.occurrence.scheduled_at - days;
         let mut removed = 0;
@@ -61,7 +61,7 @@ impl BlockingJob for Sweep {
     }
 }
 
-/// A folder that is not there will not come by itself; anything else may pass.
+/// A missing folder does not appear between two attempts, so it is fatal. Other errors may be temporary.
 fn failed(error: io::Error) -> JobError {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => JobError::fatal(error),

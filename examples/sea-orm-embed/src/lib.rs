@@ -1,7 +1,7 @@
-//! The scheduler inside an application that uses SeaORM: its jobs' leases, cursors and history are in its own database.
+//! The scheduler inside an application that uses SeaORM: leases, cursors and the run history are in the application's database.
 //!
-//! The store has a pool of its own, opened by `Database::connect`: without prepared statements, so that it also works behind
-//! PgBouncer. The application's pool stays as it is.
+//! `Database::connect` opens a separate pool for the store, without prepared statements, so that the store also works behind
+//! PgBouncer. The application's own pool does not change.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use tokio::time::interval;
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
-/// Works with the application's own connection.
+/// A job that uses the application's connection.
 struct CountUsers {
     db: DatabaseConnection,
 }
@@ -31,10 +31,10 @@ impl Job for CountUsers {
     }
 }
 
-/// Runs the job three times in the database at `url`, and returns how many runs the history has.
+/// Runs the job three times in the database at `url`, and returns the number of completed runs in the history.
 ///
 /// # Errors
-/// The database cannot be opened, or refuses a statement.
+/// The database cannot be opened, or it rejects a statement.
 pub async fn run_three_times(url: &str) -> Result<i64, Box<dyn Error>> {
     let db = sea_orm::Database::connect(url).await?;
     db.execute_unprepared("CREATE TABLE IF NOT EXISTS users (id bigint PRIMARY KEY)").await?;
@@ -55,7 +55,7 @@ pub async fn run_three_times(url: &str) -> Result<i64, Box<dyn Error>> {
     every_second.run_at_start = true;
     let scheduler = Scheduler::build(&registry, [(every_second, json!({}))], Arc::new(store), clock)?;
 
-    // A run that takes longer than its lease keeps it if something renews it.
+    // Renewal keeps the lease of a run that takes longer than the lease.
     let renewals = scheduler.clone();
     tokio::spawn(async move {
         let mut third = interval(lease / 3);
