@@ -107,7 +107,7 @@ pub fn with_help(error: &DbErr) -> String {
 }
 
 /// The page that has the GRANTs of each login, for messages about a missing right.
-pub const GRANTS_PAGE: &str = "docs/operations.md, section \"Roles\"";
+pub const GRANTS_PAGE: &str = "docs/operate/roles.md";
 
 fn help(code: &str) -> Option<String> {
     let of_sqlite = code.parse::<u32>().ok().filter(|_| code.len() < 5).map(|code| code & 0xff);
@@ -153,7 +153,7 @@ mod tests {
             ("1032", Some("write the file")),
             ("53100", Some("free space on the database server")),
             ("25006", Some("takes no writes")),
-            ("42501", Some("docs/operations.md, section \"Roles\"")),
+            ("42501", Some("docs/operate/roles.md")),
             ("23505", None),
             ("5", None),
         ] {

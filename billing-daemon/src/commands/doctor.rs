@@ -156,7 +156,7 @@ fn traces(environment: &Environment) -> Vec<Finding> {
         Ok(None) => Vec::new(),
         Ok(Some(collector)) => vec![Finding::ok("traces", format!("go to {collector}"))],
         Err(warnings) => {
-            let advice = "correct the environment; docs/operations.md lists its variables";
+            let advice = "correct the environment; docs/operate/traces.md lists its variables";
             warnings.into_iter().map(|warning| Finding::warn("traces", warning, advice)).collect()
         }
     }

@@ -71,7 +71,7 @@ fn login_advice(owner: &str, by_owner: bool) -> String {
     if by_owner {
         format!(
             "this login, {owner}, owns the panel's tables, so a daemon with it could also drop the panel guard or rewrite the \
-             ledger; a login of its own, with the rights that docs/operations.md lists, could not"
+             ledger; a login of its own, with the rights that docs/operate/roles.md lists, could not"
         )
     } else {
         format!(

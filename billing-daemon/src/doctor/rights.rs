@@ -1,4 +1,4 @@
-//! What the login may do, held against what billing needs: the same columns as in `docs/operations.md`.
+//! What the login may do, held against what billing needs: the same columns as in `docs/operate/roles.md`.
 
 use billing_store::{GRANTS_PAGE, query_all, query_one};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, Statement};

@@ -268,7 +268,7 @@ pub(crate) mod tests {
 
     const ALERTS: &str = include_str!("../../shipped/alerts.yml");
     const DASHBOARD: &str = include_str!("../../shipped/grafana.json");
-    const MANUAL: &str = include_str!("../../shipped/operations.md");
+    const MANUAL: &str = include_str!("../../shipped/alerts.md");
 
     fn run(status: RunStatus, attempt: u32, details: serde_json::Value) -> RunRecord {
         let at = DateTime::<Utc>::from_timestamp_secs(1_800_000_000).expect("a time");
@@ -392,9 +392,9 @@ pub(crate) mod tests {
         for alert in alerts {
             assert!(
                 MANUAL.contains(&format!("\n### {alert}\n")),
-                "docs/operations.md says nothing of {alert}"
+                "docs/operate/alerts.md says nothing of {alert}"
             );
-            let anchor = format!("docs/operations.md#{}", alert.to_ascii_lowercase());
+            let anchor = format!("docs/operate/alerts.md#{}", alert.to_ascii_lowercase());
             assert!(ALERTS.contains(&anchor), "{alert} does not lead to its page");
         }
     }

@@ -1,4 +1,4 @@
-//! The commands of docs/operations.md, executed as they are written, with the program that the tests built, in a root of the test's
+//! The commands of docs/install.md and docs/operate/handover.md, executed as they are written, with the program that the tests built, in a root of the test's
 //! own.
 
 use std::{fs, path::Path, process::Command};
@@ -7,7 +7,8 @@ use billing_test_support::{Db, Login, postgres_command, skipped};
 
 use crate::daemon::{fetch, seed};
 
-const GUIDE: &str = include_str!("../../../docs/operations.md");
+const GUIDE: &str =
+    concat!(include_str!("../../../docs/install.md"), include_str!("../../../docs/operate/handover.md"));
 const WORLD: &str = include_str!("world.sh");
 const UNIT: &str = include_str!("unit.sh");
 
@@ -15,7 +16,7 @@ const UNIT: &str = include_str!("unit.sh");
 fn commands(name: &str) -> String {
     let marked = GUIDE.split_once(&format!("<!-- run: {name} -->\n```sh\n"));
     let commands = marked.and_then(|(_, rest)| rest.split_once("\n```")).map(|(commands, _)| commands);
-    commands.unwrap_or_else(|| panic!("docs/operations.md marks no commands as `{name}`")).to_owned()
+    commands.unwrap_or_else(|| panic!("the guide marks no commands as `{name}`")).to_owned()
 }
 
 /// Why no root of the test's own can be made here, if so.

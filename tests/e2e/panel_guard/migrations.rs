@@ -38,7 +38,7 @@ async fn long_session(db: &Db) -> DatabaseConnection {
 async fn panel_migrations_succeed_behind_the_fence(db: &Db) {
     install_guard(db).await;
     if db.panel == Panel::G3 {
-        // It names columns, and docs/operations.md says what to do before such a change.
+        // It names columns, and docs/operate/roles.md says what to do before such a change.
         db.execute("DROP POLICY billing_run_debits ON payment_transactions").await;
     }
     let session = long_session(db).await;

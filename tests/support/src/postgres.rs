@@ -37,7 +37,7 @@ pub const BILLING_ROLE: &str = "billing_run";
 pub const READING_ROLE: &str = "billing_read";
 
 /// Where the roles, and what is granted to them, are written down.
-const OPERATIONS: &str = include_str!("../../../docs/operations.md");
+const ROLES: &str = include_str!("../../../docs/operate/roles.md");
 
 /// A free port may be taken by another process before the server has it.
 const PORTS_TRIED: usize = 5;
@@ -424,9 +424,9 @@ impl Postgres {
 /// If it marks none.
 #[must_use]
 pub fn operations(name: &str) -> String {
-    let marked = OPERATIONS.split_once(&format!("<!-- sql: {name} -->\n```sql\n"));
+    let marked = ROLES.split_once(&format!("<!-- sql: {name} -->\n```sql\n"));
     let sql = marked.and_then(|(_, rest)| rest.split_once("\n```")).map(|(sql, _)| sql.to_owned());
-    sql.unwrap_or_else(|| panic!("docs/operations.md marks no statements as `{name}`"))
+    sql.unwrap_or_else(|| panic!("docs/operate/roles.md marks no statements as `{name}`"))
 }
 
 /// A database of one test. Dropped some time after the test has dropped this.
