@@ -1,4 +1,4 @@
-//! Parameters that are refused where they can never work, whatever a server or a program makes of them.
+//! Validation of parameters: rejects values that no server or program can accept.
 
 use std::collections::BTreeMap;
 
@@ -10,29 +10,29 @@ use ureq::http::{HeaderName, HeaderValue, Uri, uri::InvalidUri};
 
 use crate::Secret;
 
-/// Why a text is not a URL to which a request can be sent. The text is not shown: it may hold a secret.
+/// Why a text is not a valid URL for a request. The message does not contain the text, which may contain a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum UrlError {
     /// It cannot be parsed.
     #[error("invalid URL: {0}")]
     Malformed(#[from] InvalidUri),
-    /// The scheme is missing or another one.
+    /// The scheme is missing or is not http or https.
     #[error("invalid URL: it must begin with http:// or https://")]
     Scheme,
     /// There is no host after the scheme.
-    #[error("invalid URL: it names no host")]
+    #[error("invalid URL: the host is missing")]
     Host,
     /// The port is not a number from 1 to 65535.
     #[error("invalid URL: the port must be a number from 1 to 65535")]
     Port,
 }
 
-/// Checks that a request can be sent to a URL.
+/// Returns an error if `text` is not a valid URL for a request.
 pub fn check_url(text: &str) -> Result<(), UrlError> {
     url(text).map(drop)
 }
 
-/// Parses a URL to which a request can be sent.
+/// Parses the URL of a request.
 pub(crate) fn url(text: &str) -> Result<Uri, UrlError> {
     let uri: Uri = text.parse()?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
@@ -40,7 +40,7 @@ pub(crate) fn url(text: &str) -> Result<Uri, UrlError> {
     }
     let authority = uri.authority().filter(|authority| !authority.host().is_empty()).ok_or(UrlError::Host)?;
     let without_user = authority.as_str().rsplit('@').next().unwrap_or_default();
-    // In brackets there are colons as well.
+    // An IPv6 address in brackets contains colons.
     let port = without_user.rsplit(']').next().and_then(|rest| rest.split_once(':'));
     match port {
         Some((_, port)) if !port.parse::<u16>().is_ok_and(|port| port > 0) => Err(UrlError::Port),
@@ -48,30 +48,32 @@ pub(crate) fn url(text: &str) -> Result<Uri, UrlError> {
     }
 }
 
-/// Reads a place to which requests are sent, and refuses one that is written out and is not valid.
-pub(crate) fn place<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
-    let place = Secret::deserialize(deserializer)?;
-    match &place {
+/// Deserializes the URL of a request. A URL from the environment or a file is validated when it is read.
+pub(crate) fn secret_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+    let secret = Secret::deserialize(deserializer)?;
+    match &secret {
         Secret::Text(text) => url(text).map(drop).map_err(de::Error::custom)?,
         Secret::Env(_) | Secret::File(_) => {}
     }
-    Ok(place)
+    Ok(secret)
 }
 
-/// The same for one that may be missing.
+/// Deserializes an optional URL.
 #[cfg(feature = "pings")]
-pub(crate) fn optional_place<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
-    place(deserializer).map(Some)
+pub(crate) fn optional_secret_url<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Secret>, D::Error> {
+    secret_url(deserializer).map(Some)
 }
 
-/// Reads the headers of a request.
+/// Deserializes the headers of a request.
 pub(crate) fn headers<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, Secret>, D::Error> {
     deserializer.deserialize_any(Entries { check: header })
 }
 
-/// Reads the environment of a program.
+/// Deserializes the environment of a program.
 #[cfg(unix)]
 pub(crate) fn environment<'de, D: Deserializer<'de>>(
     deserializer: D,
@@ -82,40 +84,43 @@ pub(crate) fn environment<'de, D: Deserializer<'de>>(
 type Known = BTreeMap<String, Secret>;
 type Check = fn(&str, &Secret, &Known) -> Result<(), String>;
 
-/// Checks a header against those before it.
+/// Checks a header, also against the headers before it.
 fn header(name: &str, value: &Secret, known: &Known) -> Result<(), String> {
-    let parsed = HeaderName::from_bytes(name.as_bytes())
-        .map_err(|_| format!("`{}` is not a header name: use letters, digits and -", name.escape_debug()))?;
+    let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+        format!("`{}` is not a valid header name: use letters, digits and -", name.escape_debug())
+    })?;
     if ["content-length", "transfer-encoding"].contains(&parsed.as_str()) {
-        return Err(format!("`{name}` follows from the body: remove it"));
+        return Err(format!("`{name}` is computed from the body: remove it"));
     }
     if let Some(other) = known.keys().find(|other| other.eq_ignore_ascii_case(name)) {
         return Err(format!("`{name}` and `{other}` are the same header: remove one"));
     }
     match value {
         Secret::Text(text) if HeaderValue::from_str(text).is_err() => {
-            Err("this is not a header value: use one line without control characters".to_owned())
+            Err("invalid header value: use one line without control characters".to_owned())
         }
         _ => Ok(()),
     }
 }
 
-/// Checks a variable.
+/// Checks an environment variable.
 #[cfg(unix)]
 fn variable(name: &str, value: &Secret, _: &Known) -> Result<(), String> {
     if name.is_empty() || name.contains(['=', '\0']) {
         return Err(format!(
-            "`{}` is not the name of a variable: it must have characters, and none of them = or NUL",
+            "`{}` is not a valid variable name: it must not be empty or contain = or NUL",
             name.escape_debug()
         ));
     }
     match value {
-        Secret::Text(text) if text.contains('\0') => Err("no variable can contain a NUL".to_owned()),
+        Secret::Text(text) if text.contains('\0') => {
+            Err("the value of a variable must not contain NUL".to_owned())
+        }
         _ => Ok(()),
     }
 }
 
-/// A table, each entry of which is checked, so that an error names the entry.
+/// Deserializes a table and checks each entry, so that an error has the path of the entry.
 struct Entries {
     check: Check,
 }

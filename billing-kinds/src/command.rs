@@ -1,4 +1,4 @@
-//! Runs a program: no shell, an environment of its own, and an end for the whole process group.
+//! The job kind `command`: runs a program without a shell, with a separate environment and in a separate process group.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,16 +27,16 @@ use crate::{
     group::{self, GroupError},
 };
 
-/// Where programs are looked for.
+/// The search path for programs.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// A run that is to stop is given up by the scheduler after half a minute.
+/// The scheduler abandons a run that does not stop within 30 seconds.
 const LONGEST_GRACE: Duration = Duration::from_secs(25);
-/// How long a stream may stay open after its program has ended: only what left the process group can hold it.
+/// How long a stream may stay open after its program has ended: only a process that left the group can hold it.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
-/// "Try again later", as sendmail and systemd understand it.
+/// "Temporary failure" in sysexits.h.
 const EX_TEMPFAIL: i32 = 75;
 const MOST_OUTPUT: usize = 1024 * 1024;
-/// How many characters of its last line an error shows.
+/// The number of characters of the last line that an error contains.
 const SHOWN: usize = 300;
 
 /// The parameters of kind `command`.
@@ -47,25 +47,25 @@ pub struct CommandParams {
     #[serde(deserialize_with = "argv")]
     #[schemars(length(min = 1))]
     pub argv: Vec<String>,
-    /// Where it runs; the daemon's own working directory if none is named.
+    /// The working directory of the program; that of the daemon by default.
     #[serde(default, deserialize_with = "folder")]
     pub working_directory: Option<PathBuf>,
-    /// All that the program finds in its environment besides `PATH` and what tells it about the run.
+    /// The environment of the program, in addition to `PATH` and the variables that describe the run.
     #[serde(default, deserialize_with = "checked::environment")]
     #[schemars(extend("propertyNames" = { "pattern": "^[^=]+$" }))]
     pub environment: BTreeMap<String, Secret>,
-    /// How long after SIGTERM it is killed; at most 25s.
+    /// The time between SIGTERM and SIGKILL; at most 25s.
     #[serde(default = "ten_seconds", serialize_with = "duration::serialize", deserialize_with = "grace")]
     #[schemars(with = "String", regex(pattern = duration::PATTERN))]
     pub stop_grace: Duration,
-    /// How many bytes are kept of the end of each stream.
+    /// The number of bytes that are kept of the end of each stream.
     #[serde(default = "kept", deserialize_with = "max_output")]
     #[schemars(range(max = MOST_OUTPUT))]
     pub max_output: usize,
-    /// If any are named, only runs that end with these codes are tried again.
+    /// If set, only runs that end with these exit codes are retried.
     #[serde(default)]
     pub retry_exit_codes: Option<BTreeSet<i32>>,
-    /// Runs that end with these codes are never tried again.
+    /// Runs that end with these exit codes are never retried.
     #[serde(default)]
     pub fatal_exit_codes: BTreeSet<i32>,
 }
@@ -87,10 +87,10 @@ fn kept() -> usize {
 fn argv<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let argv = Vec::<String>::deserialize(deserializer)?;
     if argv.first().is_none_or(String::is_empty) {
-        return Err(de::Error::custom("name a program, for example [\"/usr/bin/true\"]"));
+        return Err(de::Error::custom("the program is missing: write for example [\"/usr/bin/true\"]"));
     }
     if argv.iter().any(|word| word.contains('\0')) {
-        return Err(de::Error::custom("no argument can contain a NUL"));
+        return Err(de::Error::custom("an argument must not contain NUL"));
     }
     Ok(argv)
 }
@@ -98,7 +98,7 @@ fn argv<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Er
 fn folder<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
     let folder = PathBuf::deserialize(deserializer)?;
     if folder.as_os_str().is_empty() || folder.to_string_lossy().contains('\0') {
-        return Err(de::Error::custom("name a folder, for example \"/var/backups\""));
+        return Err(de::Error::custom("invalid folder: write for example \"/var/backups\""));
     }
     Ok(Some(folder))
 }
@@ -106,7 +106,9 @@ fn folder<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>,
 fn grace<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let grace = duration::deserialize(deserializer)?;
     if grace > LONGEST_GRACE {
-        return Err(de::Error::custom("must be at most 25s, or the run is given up before"));
+        return Err(de::Error::custom(
+            "must be at most 25s, because the scheduler abandons the run after 30s",
+        ));
     }
     Ok(grace)
 }
@@ -114,13 +116,13 @@ fn grace<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Erro
 fn max_output<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     let bytes = usize::deserialize(deserializer)?;
     if bytes > MOST_OUTPUT {
-        return Err(de::Error::custom("must be at most 1048576 bytes: each run keeps them for ever"));
+        return Err(de::Error::custom("must be at most 1048576 bytes, because the run history keeps them"));
     }
     Ok(bytes)
 }
 
 impl CommandParams {
-    /// What the environment and files say now: never to be shown, wherever it turns up.
+    /// Returns the current values of all parameters that come from the environment or a file, to be masked in every output.
     #[must_use]
     pub fn secrets(&self) -> Vec<String> {
         let values =
@@ -131,7 +133,7 @@ impl CommandParams {
         values.flatten().collect()
     }
 
-    /// Where the program is looked for, unless that is read from elsewhere.
+    /// Returns the search path for the program; `None` if it comes from the environment or a file.
     pub(crate) fn path(&self) -> Option<&str> {
         match self.environment.get("PATH") {
             None => Some(PATH),
@@ -142,13 +144,13 @@ impl CommandParams {
 }
 
 impl Command {
-    /// Runs what `params` say.
+    /// Returns a job that runs the program of `params`.
     #[must_use]
     pub fn new(params: CommandParams) -> Self {
         Self { params }
     }
 
-    /// The program with its environment, whose secrets `ctx` conceals from here on.
+    /// Returns the program with its environment, and adds the secrets to the mask of `ctx`.
     fn program(&self, ctx: &JobContext) -> Result<std::process::Command, JobError> {
         let params = &self.params;
         let (program, arguments) = params.argv.split_first().expect("the parameters name a program");
@@ -195,7 +197,7 @@ impl Command {
         }
     }
 
-    /// What an end means.
+    /// Returns the outcome of an exit status.
     fn outcome(
         &self,
         status: ExitStatus,
@@ -238,14 +240,15 @@ impl Job for Command {
         let mut ended = spawn_blocking(move || group::run(program, started));
         let Ok(mut started) = starts.await else {
             let never = ended.await.map_err(JobError::retry)?;
-            return Err(
-                never.map_or_else(|error| self.failure(error), |_| JobError::retry("it was not started"))
-            );
+            return Err(never.map_or_else(
+                |error| self.failure(error),
+                |_| JobError::retry("the program was not started"),
+            ));
         };
         let (stdout, stderr) =
             (Tail::new(self.params.max_output, &mask), Tail::new(self.params.max_output, &mask));
         let mut readers = JoinSet::new();
-        // Both are pipes: the program was started so.
+        // Both are pipes, as `program` configures.
         if let Some(pipe) = started.stdout.take() {
             readers.spawn(stdout.clone().follow(ChildStdout::from_std(pipe).map_err(JobError::retry)?));
         }
@@ -285,9 +288,9 @@ impl Job for Command {
 /// The end of a stream.
 #[derive(Clone)]
 struct Tail {
-    /// How many bytes are shown.
+    /// The number of bytes to return.
     max: usize,
-    /// How many are kept before these, to recognize a secret that the cut divides.
+    /// The number of bytes that are kept before these, to recognize a secret that the cut divides.
     reach: usize,
     seen: Arc<Mutex<Seen>>,
 }

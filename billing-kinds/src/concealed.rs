@@ -1,4 +1,4 @@
-//! What of a configured value is secret, and in which pieces a program or a server may show it.
+//! The secrets within a configured value, in the pieces that a program or a server may print.
 
 use billing_scheduler::serde_json;
 use percent_encoding::percent_decode_str;
@@ -6,7 +6,7 @@ use ureq::http::Uri;
 
 use crate::Secret;
 
-/// Variables and headers whose values are public by their meaning, unless they come from the environment or a file.
+/// Variables and headers whose values are public, unless they come from the environment or a file.
 const PUBLIC: [&str; 18] = [
     "accept",
     "accept-charset",
@@ -27,14 +27,14 @@ const PUBLIC: [&str; 18] = [
     "tz",
     "user-agent",
 ];
-/// Values that a program prints for other reasons.
+/// Values that are too common to mask.
 const WORDS: [&str; 4] = ["true", "false", "none", "null"];
-/// A shorter piece of a value is not hidden alone.
+/// The minimum length of a piece of a value that is masked alone.
 const SHORTEST_PIECE: usize = 8;
-/// A shorter user of a URL is a name.
+/// The minimum length of a URL's user that is treated as an API key.
 const SHORTEST_KEY: usize = 16;
 
-/// The secrets in `value`, which was read from `source` and is handed over as the variable or header `name`.
+/// Returns the secrets in `value`, which was read from `source`, of the variable or header `name`.
 pub(crate) fn of_entry(name: &str, source: &Secret, value: &str) -> Vec<String> {
     if matches!(source, Secret::Text(_)) {
         let name = name.to_ascii_lowercase();
@@ -47,7 +47,7 @@ pub(crate) fn of_entry(name: &str, source: &Secret, value: &str) -> Vec<String> 
     if let Some(uri) = value.parse::<Uri>().ok().filter(|uri| uri.scheme().is_some()) {
         secrets.extend(within_url(&uri));
     } else {
-        // `Bearer TOKEN`, `session=TOKEN; path=/`: the server may show the token alone.
+        // `Bearer TOKEN`, `session=TOKEN; path=/`: the server may print the token alone.
         for word in value.split([' ', ';', ',']) {
             secrets.extend(pieces(word.split_once('=').map_or(word, |(_, value)| value)));
             secrets.extend(pieces(word));
@@ -57,7 +57,7 @@ pub(crate) fn of_entry(name: &str, source: &Secret, value: &str) -> Vec<String> 
     secrets
 }
 
-/// The secrets in a URL: what follows the host, the values of its query, and its password.
+/// Returns the secrets in a URL: the path with the query, the values of the query, and the password.
 pub(crate) fn of_url(url: &str) -> Vec<String> {
     let Ok(uri) = url.parse::<Uri>() else { return vec![url.to_owned()] };
     let mut secrets = within_url(&uri);
@@ -65,7 +65,7 @@ pub(crate) fn of_url(url: &str) -> Vec<String> {
     secrets
 }
 
-/// The values of a query, the password, and a user that looks like a key.
+/// Returns the values of a query, the password, and a user that is long enough for an API key.
 fn within_url(uri: &Uri) -> Vec<String> {
     let mut secrets: Vec<_> = uri.query().into_iter().flat_map(of_form).collect();
     let user = uri.authority().and_then(|authority| authority.as_str().rsplit_once('@'));
@@ -78,7 +78,7 @@ fn within_url(uri: &Uri) -> Vec<String> {
     secrets
 }
 
-/// The secrets in a body. One that is written out in the configuration is not secret.
+/// Returns the secrets in a body. A body that is written in the configuration is not secret.
 pub(crate) fn of_body(source: &Secret, body: &str) -> Vec<String> {
     if matches!(source, Secret::Text(_)) {
         return Vec::new();
@@ -100,7 +100,7 @@ fn of_json(value: &serde_json::Value, secrets: &mut Vec<String>) {
     }
 }
 
-/// The values of `a=b&c=d`.
+/// Returns the values of `a=b&c=d`.
 fn of_form(text: &str) -> impl Iterator<Item = String> {
     let values = text.split('&').filter_map(|pair| pair.split_once('='));
     values.map(|(_, value)| decoded(&value.replace('+', " ")))
@@ -115,7 +115,7 @@ fn pieces(text: &str) -> Option<String> {
     (text.chars().count() >= SHORTEST_PIECE).then(|| text.to_owned())
 }
 
-/// `user:password` and the password of what follows `Basic`.
+/// Decodes the credentials of `Basic` and returns `user:password` and the password.
 fn basic(encoded: &str) -> Option<[String; 2]> {
     let mut bytes = Vec::new();
     let (mut bits, mut count) = (0_u32, 0);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn values_hold_secrets_in_pieces() {
+    fn entries_are_split_into_secrets() {
         for (name, source, value, expected) in [
             ("TOKEN", text(), "s3cret", &["s3cret"][..]),
             ("Authorization", text(), "Bearer abcdefgh", &["Bearer abcdefgh", "abcdefgh"]),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_and_bodies_hold_secrets_in_pieces() {
+    fn urls_and_bodies_are_split_into_secrets() {
         check(
             &of_url("https://me:p%40ss@h/hook/T0?token=a+b%21"),
             &["/hook/T0?token=a+b%21", "a b!", "p@ss"],

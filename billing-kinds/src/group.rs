@@ -1,4 +1,4 @@
-//! The process group of a program. It ends with the run, and also if this process is killed: a guard in the group sees to that.
+//! The process group of a program. A guard process in the group ends the group if this process is killed.
 
 use std::{
     io::{self, Read as _},
@@ -10,15 +10,14 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::oneshot;
 
-/// Where every Unix has a shell.
 const SHELL: &str = "/bin/sh";
 
-/// Reports that it is ready, and kills its own process group once its input is closed. Only this process holds the other end of that
-/// pipe, so the input is closed at the latest when this process ends, however it ends. The signals that ask a program to stop are
-/// for the program: the guard must outlive a stop that ends in a kill.
+/// The guard's script: reports that it is ready, and kills its own process group when its input is closed. Only this process holds
+/// the other end of that pipe, so the input is closed at the latest when this process ends, for any reason. The guard ignores the
+/// signals that request a program to stop, because it must outlive a stop that ends in a kill.
 const GUARD: &str = "trap '' HUP INT QUIT TERM USR1 USR2 ALRM PIPE; echo; read -r _; kill -s KILL 0";
 
-/// The number of a process group; `None` once it is free for other processes.
+/// The id of a process group; `None` as soon as the system may reuse it.
 #[derive(Clone)]
 pub(crate) struct Group(Arc<Mutex<Option<Pid>>>);
 
@@ -47,11 +46,11 @@ impl Group {
         }
     }
 
-    /// Kills what is left of the group and reaps its guard, whose number is that of the group.
+    /// Kills the rest of the group and reaps its guard, whose process id is that of the group.
     fn end(&self, mut guard: Child) {
         self.signal(Signal::KILL);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        // It is a child of ours, and was killed.
+        // The guard is a child of this process, and was killed.
         let _ = guard.wait();
     }
 }
@@ -62,7 +61,7 @@ impl Drop for Started {
     }
 }
 
-/// Runs `program` in a group of its own and returns when nothing of the group is left. Blocks its thread. Without a receiver of
+/// Runs `program` in a separate process group and returns when the group has ended. Blocks its thread. Without a receiver of
 /// `started`, the group is killed at once.
 pub(crate) fn run(mut program: Command, started: oneshot::Sender<Started>) -> Result<ExitStatus, GroupError> {
     let guard = start_guard().map_err(GroupError::Guard)?;
@@ -76,14 +75,14 @@ pub(crate) fn run(mut program: Command, started: oneshot::Sender<Started>) -> Re
         }
     };
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    // What comes back is dropped.
+    // Without a receiver, the value comes back and is dropped, which kills the group.
     let _ = started.send(Started { group: group.clone(), stdout, stderr });
     let status = child.wait();
     group.end(guard);
     status.map_err(GroupError::Wait)
 }
 
-/// Starts the guard as the first process of a new group, and returns when it guards.
+/// Starts the guard as the first process of a new group, and returns when it is ready.
 fn start_guard() -> io::Result<Child> {
     let mut guard = Command::new(SHELL)
         .args(["-c", GUARD, "guard-of-a-job"])
@@ -97,7 +96,7 @@ fn start_guard() -> io::Result<Child> {
         .map_err(|error| io::Error::new(error.kind(), format!("{SHELL}: {error}")))?;
     let ready = guard.stdout.take().map_or(Ok(()), |mut output| output.read_exact(&mut [0]));
     if let Err(error) = ready {
-        // It may have ended, which is all that is wanted.
+        // It may have ended already.
         let _ = guard.kill();
         guard.wait()?;
         return Err(error);

@@ -1,4 +1,4 @@
-//! Calls a URL: a report, a webhook, a sign of life.
+//! The job kind `http`: makes a request, for example to a webhook.
 
 use std::{
     collections::BTreeMap,
@@ -23,9 +23,9 @@ use crate::{
     concealed, pem,
 };
 
-/// How much of an answer is kept to be shown.
+/// The number of bytes of a response that are kept for the error message.
 const KEPT: usize = 16 * 1024;
-/// How much of it an error shows.
+/// The number of characters of a response that an error contains.
 const SHOWN: usize = 200;
 /// The header by which a receiver recognizes a repetition (draft-ietf-httpapi-idempotency-key-header).
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
@@ -34,34 +34,34 @@ const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct HttpParams {
-    /// Where the request goes: http:// or https://.
-    #[serde(deserialize_with = "checked::place")]
+    /// The URL, with http:// or https://.
+    #[serde(deserialize_with = "checked::secret_url")]
     pub url: Secret,
-    /// How it is made.
+    /// The method of the request.
     #[serde(default)]
     pub method: Method,
-    /// What it has for headers. A header of the same name replaces one that the request would have otherwise.
+    /// The headers of the request. They replace default headers of the same name.
     #[serde(default, deserialize_with = "checked::headers")]
     #[schemars(extend("propertyNames" = { "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$" }))]
     pub headers: BTreeMap<String, Secret>,
-    /// What is sent with it.
+    /// The body of the request.
     #[serde(default)]
     pub body: Option<Secret>,
-    /// Which statuses count as done; any 2xx if none is named.
+    /// The statuses of a success; any 2xx by default.
     #[serde(default, deserialize_with = "statuses")]
     #[schemars(inner(range(min = 100, max = 599)))]
     pub expect_status: Vec<u16>,
-    /// How long everything may take, from the look-up of the name to the last byte of the answer; 30s if nothing is said, and never
-    /// longer than the job's own timeout.
+    /// The limit for the whole request, from name resolution to the last byte of the response; 30s by default, at most the timeout
+    /// of the job.
     #[serde(default, deserialize_with = "some_duration")]
     #[schemars(with = "Option<String>", regex(pattern = duration::PATTERN))]
     pub timeout: Option<Duration>,
-    /// Certificates in PEM: the authorities that are trusted in place of the public ones.
+    /// A PEM file of certificate authorities, which replace the public ones.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
 }
 
-/// What is asked of a server.
+/// An HTTP method.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "UPPERCASE")]
 #[expect(missing_docs, reason = "HTTP documents them")]
@@ -81,73 +81,73 @@ pub struct Http {
     params: HttpParams,
 }
 
-/// One request, with every secret in it; shown without them.
+/// One request, with its secrets. `Debug` does not print them.
 pub struct Request {
-    /// Where to.
+    /// The URL, with http:// or https://.
     pub url: String,
-    /// How.
+    /// The method of the request.
     pub method: Method,
-    /// With these.
+    /// The names and values of the headers.
     pub headers: Vec<(String, String)>,
-    /// And this.
+    /// The body, if the request has one.
     pub body: Option<String>,
-    /// For everything, from the name to the last byte.
+    /// The limit for the whole request, from name resolution to the last byte of the response.
     pub timeout: Duration,
-    /// The authorities that are trusted in place of the public ones.
+    /// A PEM file of certificate authorities, which replace the public ones.
     pub ca_file: Option<PathBuf>,
-    /// How many bytes of the answer are kept.
+    /// The maximum length of [`Response::beginning`] in bytes.
     pub kept: usize,
 }
 
-/// What a server answered.
+/// The response of a server.
 #[derive(Debug)]
-pub struct Answer {
-    /// The status.
+pub struct Response {
+    /// The HTTP status code.
     pub status: u16,
     /// The beginning of the body.
     pub beginning: Vec<u8>,
-    /// How many bytes of the body arrived.
+    /// The number of bytes of the body that arrived.
     pub bytes: u64,
-    /// Why the body did not arrive completely, if it did not.
-    pub broken_off: Option<HttpError>,
+    /// Why the body did not arrive completely; `None` if it did.
+    pub incomplete: Option<HttpError>,
 }
 
-/// Why a request got no answer. Says to which server, and nothing else of the URL.
+/// Why a request failed. The message contains the scheme and host of the URL, but no other part.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// The URL cannot be requested.
+    /// The URL is not valid.
     #[error("{0}")]
     Url(#[from] UrlError),
     /// A header is not valid.
-    #[error("the request to {server} is malformed: a header or the URL is not valid")]
+    #[error("cannot build the request to {server}: a header or the URL is not valid")]
     Request {
-        /// Its scheme and host.
+        /// The scheme and host of the URL.
         server: String,
     },
-    /// The authorities cannot be read.
+    /// The certificate authorities cannot be read.
     #[error("cannot read `ca-file` {}: {reason}", path.display())]
     Authorities {
-        /// The file.
+        /// The path of `ca-file`.
         path: PathBuf,
-        /// Why not.
+        /// The error of the file system or of the parser.
         reason: String,
     },
-    /// The server could not be reached, or did not answer.
-    #[error("no answer from {server}: {reason}")]
-    NoAnswer {
-        /// Its scheme and host.
+    /// The server cannot be reached, or did not respond.
+    #[error("no response from {server}: {reason}")]
+    NoResponse {
+        /// The scheme and host of the URL.
         server: String,
-        /// What went wrong.
+        /// The network error.
         reason: String,
     },
-    /// The answer began and did not end.
-    #[error("the answer of {server} broke off after {bytes} bytes: {reason}")]
-    BrokenOff {
-        /// Its scheme and host.
+    /// The response is incomplete.
+    #[error("the response of {server} is incomplete after {bytes} bytes: {reason}")]
+    Incomplete {
+        /// The scheme and host of the URL.
         server: String,
-        /// How many bytes of the body arrived.
+        /// The number of bytes of the body that arrived.
         bytes: u64,
-        /// What went wrong.
+        /// The network error.
         reason: String,
     },
 }
@@ -155,7 +155,7 @@ pub enum HttpError {
 fn statuses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, D::Error> {
     let statuses = Vec::<u16>::deserialize(deserializer)?;
     match statuses.iter().find(|status| !(100..600).contains(*status)) {
-        Some(status) => Err(de::Error::custom(format!("no answer has status {status}: use 100 to 599"))),
+        Some(status) => Err(de::Error::custom(format!("invalid status {status}: use 100 to 599"))),
         None => Ok(statuses),
     }
 }
@@ -165,10 +165,10 @@ fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Du
 }
 
 impl HttpParams {
-    /// How long everything may take if nothing is said.
+    /// The default of `timeout`.
     pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// What the environment and files say now: never to be shown, wherever it turns up.
+    /// Returns the current values of all parameters that come from the environment or a file, to be masked in every output.
     #[must_use]
     pub fn secrets(&self) -> Vec<String> {
         let read = |source: &Secret| (!source.is_text()).then(|| source.read().ok()).flatten();
@@ -184,7 +184,7 @@ impl HttpParams {
 }
 
 impl Http {
-    /// Makes requests as `params` say.
+    /// Returns a job that makes the request of `params`.
     #[must_use]
     pub fn new(params: HttpParams) -> Self {
         Self { params }
@@ -233,22 +233,22 @@ impl Job for Http {
     async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
         let request = self.request(ctx).map_err(JobError::retry)?;
         let server = server(&request.url);
-        // A thread of its own, left alone when the run is to stop: the request's timeout ends it.
-        let answer = tokio::task::spawn_blocking(move || request.send());
-        let answer = tokio::select! {
+        // A separate thread, which continues if the run must stop: the timeout of the request ends it.
+        let response = tokio::task::spawn_blocking(move || request.send());
+        let response = tokio::select! {
             biased;
             _ = ctx.stopped() => return Ok(Outcome::Interrupted { items: 0 }),
-            answer = answer => answer.map_err(JobError::retry)?,
+            response = response => response.map_err(JobError::retry)?,
         };
-        let Answer { status, beginning, bytes, broken_off } = answer.map_err(|error| match error {
+        let Response { status, beginning, bytes, incomplete } = response.map_err(|error| match error {
             HttpError::Url(_) | HttpError::Request { .. } => JobError::fatal(error),
-            HttpError::Authorities { .. } | HttpError::NoAnswer { .. } | HttpError::BrokenOff { .. } => {
+            HttpError::Authorities { .. } | HttpError::NoResponse { .. } | HttpError::Incomplete { .. } => {
                 JobError::retry(error)
             }
         })?;
         ctx.report(json!({ "status": status, "bytes": bytes }));
         if self.expects(status) {
-            return match broken_off {
+            return match incomplete {
                 None => Ok(Outcome::Done { items: 1, details: ctx.reported() }),
                 Some(error) => Err(JobError::retry(error)),
             };
@@ -257,7 +257,7 @@ impl Job for Http {
         let shown = ctx.mask().apply_within(&beginning, 0..end);
         let shown = String::from_utf8_lossy(&shown);
         let shown: String = shown.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
-        let message = format!("{server} answered with status {status}: {shown}");
+        let message = format!("{server} returned status {status}: {shown}");
         Err(match status {
             408 | 425 | 429 | 500..=599 => JobError::retry(message),
             _ => JobError::fatal(message),
@@ -266,8 +266,8 @@ impl Job for Http {
 }
 
 impl Request {
-    /// Sends the request and reads the whole answer, of which it keeps the beginning. Blocks its thread for at most its timeout.
-    pub fn send(self) -> Result<Answer, HttpError> {
+    /// Sends the request and reads the whole response, of which it keeps the beginning. Blocks its thread for at most its timeout.
+    pub fn send(self) -> Result<Response, HttpError> {
         let server = server(&self.url);
         let mut builder = http::Request::builder().method(self.method.as_str()).uri(url(&self.url)?);
         for (name, value) in &self.headers {
@@ -295,13 +295,13 @@ impl Request {
             Some(body) => agent.run(builder.body(body).map_err(malformed)?),
             None => agent.run(builder.body(()).map_err(malformed)?),
         };
-        let no_answer =
-            |error: ureq::Error| HttpError::NoAnswer { server: server.clone(), reason: reason(&error) };
-        let mut answer = sent.map_err(no_answer)?;
-        let status = answer.status().as_u16();
+        let no_response =
+            |error: ureq::Error| HttpError::NoResponse { server: server.clone(), reason: reason(&error) };
+        let mut response = sent.map_err(no_response)?;
+        let status = response.status().as_u16();
         let (mut beginning, mut bytes, mut chunk) = (Vec::new(), 0, vec![0; 8 * 1024]);
-        let mut body = answer.body_mut().as_reader();
-        let broken_off = loop {
+        let mut body = response.body_mut().as_reader();
+        let incomplete = loop {
             match body.read(&mut chunk) {
                 Ok(0) => break None,
                 Ok(read) => {
@@ -310,10 +310,10 @@ impl Request {
                     bytes += read as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break Some(HttpError::BrokenOff { server, bytes, reason: error.to_string() }),
+                Err(error) => break Some(HttpError::Incomplete { server, bytes, reason: error.to_string() }),
             }
         };
-        Ok(Answer { status, beginning, bytes, broken_off })
+        Ok(Response { status, beginning, bytes, incomplete })
     }
 }
 
@@ -336,7 +336,7 @@ impl fmt::Debug for Request {
     }
 }
 
-/// What of a URL is no secret.
+/// Returns the part of a URL that is not secret: the scheme, the host and the port.
 fn server(url: &str) -> String {
     let uri = url.parse::<Uri>().ok();
     let parts = uri.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.authority()?)));
@@ -349,7 +349,7 @@ fn server(url: &str) -> String {
     )
 }
 
-/// What went wrong, without the URL.
+/// Returns the text of an error, without the URL.
 fn reason(error: &ureq::Error) -> String {
     match error {
         ureq::Error::BadUri(_) => "the URL is not valid".to_owned(),

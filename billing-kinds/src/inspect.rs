@@ -1,4 +1,4 @@
-//! What the parameters of a job contradict, and what they name that this host does not have.
+//! Remarks about parameters: contradictions, and programs, folders and files that this host does not have.
 
 #[cfg(unix)]
 use std::path::Path;
@@ -13,7 +13,7 @@ fn remark(severity: Severity, path: &[&str], message: String, help: &str) -> Rem
     Remark { severity, path, message, help: Some(help.to_owned()) }
 }
 
-/// A file that is missing here may be there when the job runs, or on the host where it runs.
+/// Returns a warning: a file that is missing here may exist when and where the job runs.
 fn missing(path: &[&str], message: String) -> Remark {
     remark(Severity::Warning, path, message, "create it before the job runs, or correct the path")
 }
@@ -21,12 +21,13 @@ fn missing(path: &[&str], message: String) -> Remark {
 pub(crate) fn http(params: &HttpParams, timeout: Duration) -> Vec<Remark> {
     let mut remarks = Vec::new();
     if params.timeout.is_some_and(|own| own > timeout) {
-        let message = format!("`timeout` is longer than the job's, which is {}", duration::format(timeout));
+        let message =
+            format!("`timeout` is longer than that of the job, which is {}", duration::format(timeout));
         remarks.push(remark(
             Severity::Error,
             &["timeout"],
             message,
-            "shorten it, or lengthen `timeout` of the job",
+            "shorten it, or increase `timeout` of the job",
         ));
     }
     if let Some(file) = &params.ca_file {
@@ -34,7 +35,7 @@ pub(crate) fn http(params: &HttpParams, timeout: Duration) -> Vec<Remark> {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 let message = format!("`ca-file` {}: {error}", file.display());
-                let help = "name a file of certificates that begin with -----BEGIN CERTIFICATE-----";
+                let help = "use a file with certificates, which begin with -----BEGIN CERTIFICATE-----";
                 remarks.push(remark(Severity::Error, &["ca-file"], message, help));
             }
             Err(error) => {
@@ -48,7 +49,8 @@ pub(crate) fn http(params: &HttpParams, timeout: Duration) -> Vec<Remark> {
     remarks
 }
 
-/// A secret in a file that does not exist. One that this user may not read may be readable for the daemon's user.
+/// Returns a remark if the file of a secret does not exist. The daemon's user may have more rights than this one, so a file that
+/// cannot be read is not reported.
 fn unreadable(path: &[&str], secret: &Secret) -> Option<Remark> {
     let Secret::File(file) = secret else { return None };
     let is_missing = file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
@@ -65,7 +67,7 @@ pub(crate) fn command(params: &crate::CommandParams) -> Vec<Remark> {
     let program = Path::new(&params.argv[0]);
     if params.argv[0].contains('/') {
         let path = folder.map_or_else(|| program.to_owned(), |folder| folder.join(program));
-        // What is in a missing folder needs no second warning.
+        // The missing folder is reported already.
         if folder.is_none_or(Path::is_dir) && !is_program(&path) {
             remarks.push(missing(&["argv", "0"], format!("{} is not a program", path.display())));
         }
@@ -73,7 +75,7 @@ pub(crate) fn command(params: &crate::CommandParams) -> Vec<Remark> {
         && !folders.split(':').any(|folder| is_program(&Path::new(folder).join(program)))
     {
         let message = format!("no program `{}` in {folders}", params.argv[0]);
-        let help = "install it before the job runs, or write its whole path";
+        let help = "install it before the job runs, or write its absolute path";
         remarks.push(remark(Severity::Warning, &["argv", "0"], message, help));
     }
     remarks.extend(
@@ -85,6 +87,6 @@ pub(crate) fn command(params: &crate::CommandParams) -> Vec<Remark> {
 #[cfg(unix)]
 fn is_program(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
-    // Not whether this user may execute it: the daemon is often another one.
+    // Not whether this user may execute it: the daemon often runs as another user.
     path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }

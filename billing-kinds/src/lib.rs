@@ -19,7 +19,7 @@ use schemars::schema_for;
 pub use checked::{UrlError, check_url};
 #[cfg(unix)]
 pub use command::{Command, CommandParams};
-pub use http::{Answer, Http, HttpError, HttpParams, Method, Request};
+pub use http::{Http, HttpError, HttpParams, Method, Request, Response};
 #[cfg(feature = "pings")]
 pub use pings::{Ping, Pings};
 pub use secret::{Secret, SecretError};

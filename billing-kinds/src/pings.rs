@@ -1,5 +1,4 @@
-//! A dead man's switch for jobs: somebody outside hears when a run starts, works or is given up, and raises the alarm when
-//! nothing is heard any more.
+//! Pings of a monitoring service with a dead man's switch, which alerts if no ping arrives.
 
 use std::{
     collections::BTreeMap,
@@ -20,32 +19,32 @@ use tracing::{debug, warn};
 
 use crate::{Method, Request, Secret, checked, concealed};
 
-/// How many signs of one job may wait for a slow server. What does not fit is left out: silence is the alarm.
-const WAITING: usize = 16;
-/// How long what still waits may take in the end.
-const LAST_SIGNS: Duration = Duration::from_secs(5);
+/// The number of pings of one job that may wait for a slow server. Further ones are dropped: a missing ping is the alert.
+const QUEUE_LENGTH: usize = 16;
+/// The time to send the waiting pings at shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where a job's signs go.
+/// The URLs to request for one job.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Ping {
-    /// Asked for when an occurrence is done, and only then.
-    #[serde(deserialize_with = "checked::place")]
+    /// Requested when an occurrence succeeds, and only then.
+    #[serde(deserialize_with = "checked::secret_url")]
     pub url: Secret,
-    /// Asked for when an attempt starts.
-    #[serde(default, deserialize_with = "checked::optional_place")]
+    /// Requested when an attempt starts.
+    #[serde(default, deserialize_with = "checked::optional_secret_url")]
     pub start: Option<Secret>,
-    /// Asked for when an occurrence is given up. A failure that is tried again is none yet.
-    #[serde(default, deserialize_with = "checked::optional_place")]
+    /// Requested when the last attempt at an occurrence fails.
+    #[serde(default, deserialize_with = "checked::optional_secret_url")]
     pub fail: Option<Secret>,
-    /// How long one request may take.
+    /// The limit for one request; 10s by default.
     #[serde(default = "ten_seconds", with = "billing_scheduler::duration")]
     #[schemars(with = "String", regex(pattern = billing_scheduler::duration::PATTERN))]
     pub timeout: Duration,
 }
 
-/// The [`Middleware`] that gives signs of jobs. No run waits for one or fails by one. A clone gives the same signs: whoever keeps
-/// one may say of other jobs, or elsewhere, while they run.
+/// The [`Middleware`] that sends pings. No run waits for a ping or fails because of one. Clones share their jobs, so that the owner of
+/// a clone can [replace](Self::replace) them while jobs run.
 ///
 /// ```
 /// use billing_kinds::{Ping, Pings, Secret};
@@ -61,27 +60,27 @@ pub struct Ping {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Pings {
-    lines: Arc<Lines>,
+    senders: Arc<PingSenders>,
 }
 
 #[derive(Debug, Default)]
-struct Lines {
-    by_job: Mutex<BTreeMap<String, Line>>,
-    /// What is no longer used closes these when it has sent its last sign.
+struct PingSenders {
+    by_job: Mutex<BTreeMap<String, PingSender>>,
+    /// Closed by the threads of replaced jobs after their last ping.
     retired: Mutex<Vec<Receiver<()>>>,
 }
 
-/// One job's thread, which sends in order.
+/// The thread of one job, which sends its pings in order.
 #[derive(Debug)]
-struct Line {
+struct PingSender {
     ping: Ping,
-    signs: SyncSender<Sign>,
-    /// Closes with the thread.
+    events: SyncSender<PingEvent>,
+    /// Closed when the thread ends.
     ended: Receiver<()>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Sign {
+enum PingEvent {
     Start,
     Done,
     GivenUp,
@@ -92,84 +91,84 @@ fn ten_seconds() -> Duration {
 }
 
 impl Pings {
-    /// Signs of these jobs, by their names.
+    /// Returns a middleware that sends the pings of these jobs, by their names.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The system cannot start a thread.
     pub fn new(jobs: impl IntoIterator<Item = (String, Ping)>) -> io::Result<Self> {
-        let pings = Self { lines: Arc::default() };
+        let pings = Self { senders: Arc::default() };
         pings.replace(jobs)?;
         Ok(pings)
     }
 
-    /// Signs of these jobs from now on, and of no others. What was to be sent before is still sent to where it was to go. Returns
-    /// the names of the jobs for which something is different.
+    /// Replaces the jobs and their pings, and returns the names of the jobs that changed. Waiting pings are still sent to their former
+    /// URLs.
     ///
     /// # Errors
-    /// The system gives no thread. Nothing has changed then.
+    /// The system cannot start a thread. Nothing has changed then.
     pub fn replace(&self, jobs: impl IntoIterator<Item = (String, Ping)>) -> io::Result<Vec<String>> {
         let jobs: BTreeMap<String, Ping> = jobs.into_iter().collect();
-        let mut lines = lock(&self.lines.by_job);
-        let is_kept = |job: &str, ping: &Ping| lines.get(job).is_some_and(|line| line.ping == *ping);
+        let mut senders = lock(&self.senders.by_job);
+        let is_kept = |job: &str, ping: &Ping| senders.get(job).is_some_and(|sender| sender.ping == *ping);
         let new = jobs.iter().filter(|(job, ping)| !is_kept(job, ping));
         let new: Vec<_> = new
-            .map(|(job, ping)| Ok((job.clone(), Line::start(job.clone(), ping.clone())?)))
+            .map(|(job, ping)| Ok((job.clone(), PingSender::start(job.clone(), ping.clone())?)))
             .collect::<io::Result<_>>()?;
         let mut changed: Vec<_> = new.iter().map(|(job, _)| job.clone()).collect();
-        changed.extend(lines.keys().filter(|job| !jobs.contains_key(*job)).cloned());
+        changed.extend(senders.keys().filter(|job| !jobs.contains_key(*job)).cloned());
         changed.sort_unstable();
-        let old: Vec<_> = changed.iter().filter_map(|job| lines.remove(job)).collect();
-        lock(&self.lines.retired).extend(old.into_iter().map(|line| line.ended));
-        lines.extend(new);
+        let old: Vec<_> = changed.iter().filter_map(|job| senders.remove(job)).collect();
+        lock(&self.senders.retired).extend(old.into_iter().map(|sender| sender.ended));
+        senders.extend(new);
         Ok(changed)
     }
 
-    /// Waits a little for what is still to be sent, and sends nothing after: the last sign of a daemon that stops should not be
-    /// an alarm. Blocks; dropping the last clone does the same.
+    /// Waits up to five seconds for the waiting pings, and sends none afterwards: a daemon that stops should not cause an alert.
+    /// Blocks its thread; dropping the last clone does the same.
     pub fn close(&self) {
-        self.lines.close();
+        self.senders.close();
     }
 
-    fn give(&self, job: &str, sign: Sign) {
-        let lines = lock(&self.lines.by_job);
-        let Some(line) = lines.get(job) else { return };
-        if let Err(TrySendError::Full(_)) = line.signs.try_send(sign) {
-            warn!(job.name = %job, "the signs of job `{job}` wait for a slow server: one is left out");
+    fn send(&self, job: &str, event: PingEvent) {
+        let senders = lock(&self.senders.by_job);
+        let Some(sender) = senders.get(job) else { return };
+        if let Err(TrySendError::Full(_)) = sender.events.try_send(event) {
+            warn!(job.name = %job, "dropped a ping of job `{job}`: earlier ones wait for a slow server");
         }
     }
 }
 
-impl Line {
+impl PingSender {
     fn start(job: String, ping: Ping) -> io::Result<Self> {
-        let (signs, waiting) = sync_channel(WAITING);
+        let (events, waiting) = sync_channel(QUEUE_LENGTH);
         let (end, ended) = channel();
         let to = ping.clone();
         thread::Builder::new().name("pings".to_owned()).spawn(move || {
-            for sign in waiting {
-                to.send(&job, sign);
+            for event in waiting {
+                to.send(&job, event);
             }
             drop(end);
         })?;
-        Ok(Self { ping, signs, ended })
+        Ok(Self { ping, events, ended })
     }
 }
 
-impl Lines {
+impl PingSenders {
     fn close(&self) {
         let mut retired = std::mem::take(&mut *lock(&self.retired));
-        // Without its sender, a thread ends after its last sign.
-        retired.extend(std::mem::take(&mut *lock(&self.by_job)).into_values().map(|line| line.ended));
-        let until = Instant::now() + LAST_SIGNS;
+        // Without its sender, a thread ends after its last ping.
+        retired.extend(std::mem::take(&mut *lock(&self.by_job)).into_values().map(|sender| sender.ended));
+        let until = Instant::now() + SHUTDOWN_TIMEOUT;
         for ended in retired {
             let left = until.saturating_duration_since(Instant::now());
             if ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
-                warn!("signs of jobs were not sent in time");
+                warn!("dropped pings of jobs that were not sent in time");
             }
         }
     }
 }
 
-impl Drop for Lines {
+impl Drop for PingSenders {
     fn drop(&mut self) {
         self.close();
     }
@@ -182,43 +181,43 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[async_trait]
 impl Middleware for Pings {
     async fn run(&self, ctx: &JobContext, next: Next<'_>) -> Result<Outcome, JobError> {
-        self.give(&ctx.occurrence.job, Sign::Start);
+        self.send(&ctx.occurrence.job, PingEvent::Start);
         next.run(ctx).await
     }
 
     fn on_outcome(&self, _: &JobSpec, run: &RunRecord) {
         match run.status {
-            RunStatus::Done => self.give(&run.job, Sign::Done),
-            RunStatus::Dead => self.give(&run.job, Sign::GivenUp),
+            RunStatus::Done => self.send(&run.job, PingEvent::Done),
+            RunStatus::Dead => self.send(&run.job, PingEvent::GivenUp),
             _ => {}
         }
     }
 }
 
 impl Ping {
-    /// How long one request may take if nothing else is said.
+    /// The default of `timeout`.
     pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// What of its URLs the environment and files say now: never to be shown, wherever it turns up.
+    /// Returns the secrets in the URLs that come from the environment or a file, to be masked in every output.
     #[must_use]
     pub fn secrets(&self) -> Vec<String> {
-        let places = [Some(&self.url), self.start.as_ref(), self.fail.as_ref()];
-        let urls = places.into_iter().flatten().filter(|place| !place.is_text());
-        let urls = urls.filter_map(|place| place.read().ok());
+        let sources = [Some(&self.url), self.start.as_ref(), self.fail.as_ref()];
+        let urls = sources.into_iter().flatten().filter(|source| !source.is_text());
+        let urls = urls.filter_map(|source| source.read().ok());
         urls.flat_map(|url| concealed::of_url(&url)).collect()
     }
 
-    fn send(&self, job: &str, sign: Sign) {
-        let place = match sign {
-            Sign::Start => self.start.as_ref(),
-            Sign::Done => Some(&self.url),
-            Sign::GivenUp => self.fail.as_ref(),
+    fn send(&self, job: &str, event: PingEvent) {
+        let source = match event {
+            PingEvent::Start => self.start.as_ref(),
+            PingEvent::Done => Some(&self.url),
+            PingEvent::GivenUp => self.fail.as_ref(),
         };
-        let Some(place) = place else { return };
-        let url = match place.read() {
+        let Some(source) = source else { return };
+        let url = match source.read() {
             Ok(url) => url,
             Err(error) => {
-                warn!(job.name = %job, %error, "no sign of job `{job}`: {error}");
+                warn!(job.name = %job, %error, "cannot send a ping of job `{job}`: {error}");
                 return;
             }
         };
@@ -231,12 +230,12 @@ impl Ping {
             ca_file: None,
             kept: 0,
         };
-        match request.send().map(|answer| answer.status) {
-            Ok(200..300) => debug!(job.name = %job, "gave a sign of job `{job}`"),
+        match request.send().map(|response| response.status) {
+            Ok(200..300) => debug!(job.name = %job, "sent a ping of job `{job}`"),
             Ok(status) => {
-                warn!(job.name = %job, status, "a sign of job `{job}` was answered with status {status}");
+                warn!(job.name = %job, status, "the server rejected a ping of job `{job}` with status {status}");
             }
-            Err(error) => warn!(job.name = %job, %error, "no sign of job `{job}`: {error}"),
+            Err(error) => warn!(job.name = %job, %error, "cannot send a ping of job `{job}`: {error}"),
         }
     }
 }

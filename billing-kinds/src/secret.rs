@@ -1,39 +1,39 @@
-//! Text that may be a secret: where it is, rather than what it is.
+//! A text that may be a secret, or the place to read it from.
 
 use std::{borrow::Cow, env, fmt, fs, io, path::PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
-/// Text, or where to read it. Never shown.
+/// A text, or the place to read it from. `Debug` does not print the text.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
-    /// Written out.
+    /// The text itself.
     Text(String),
-    /// A variable of this process's environment.
+    /// The name of a variable in this process's environment.
     Env(String),
-    /// A file, without its last line break.
+    /// The path of a file, which is read without its last line break.
     File(PathBuf),
 }
 
-/// A secret that is not where it should be.
+/// Why a secret cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// No such variable, or not text.
-    #[error("the environment has no variable `{0}`: set it, and restart")]
+    /// The variable is not set, or is not UTF-8.
+    #[error("cannot read environment variable `{0}`: set it and restart")]
     Env(String),
-    /// No such file, or not for us, or not text.
+    /// The file does not exist, cannot be read, or is not UTF-8.
     #[error("cannot read {}: {source}", path.display())]
     File {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of the file system.
         source: io::Error,
     },
 }
 
 impl Secret {
-    /// What it is now.
+    /// Returns the current text.
     pub fn read(&self) -> Result<String, SecretError> {
         match self {
             Self::Text(text) => Ok(text.clone()),
@@ -49,7 +49,7 @@ impl Secret {
 }
 
 impl Secret {
-    /// Whether it is written out in the configuration.
+    /// Whether the configuration contains the text itself.
     pub(crate) fn is_text(&self) -> bool {
         matches!(self, Self::Text(_))
     }
@@ -80,7 +80,7 @@ impl JsonSchema for Secret {
             })
         };
         json_schema!({
-            "description": "Text, or where to read it. Never shown.",
+            "description": "A text, or the place to read it from. It is never printed.",
             "anyOf": [
                 { "type": "string" },
                 source("env", "A variable of the daemon's environment."),
@@ -94,7 +94,7 @@ impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
 
-        /// Without the value, which may be the secret.
+        /// Returns an error without the value, which may be the secret.
         fn not_text<E: de::Error>(expected: &dyn de::Expected) -> E {
             E::invalid_type(de::Unexpected::Other("a number or a boolean"), expected)
         }
@@ -137,10 +137,10 @@ impl<'de> Deserialize<'de> for Secret {
                 let source = Source::deserialize(de::value::MapAccessDeserializer::new(map));
                 match source.map_err(|_| de::Error::invalid_type(de::Unexpected::Map, &self))? {
                     Source::Env(name) if name.is_empty() || name.contains(['=', '\0']) => {
-                        Err(de::Error::custom("`env` is not the name of a variable"))
+                        Err(de::Error::custom("`env` is not a valid variable name"))
                     }
                     Source::File(path) if path.as_os_str().is_empty() => {
-                        Err(de::Error::custom("`file` names no file"))
+                        Err(de::Error::custom("`file` is empty"))
                     }
                     Source::Env(name) => Ok(Secret::Env(name)),
                     Source::File(path) => Ok(Secret::File(path)),

@@ -50,12 +50,12 @@ async fn pid_in(path: &Path) -> Pid {
     panic!("waited for {}", path.display());
 }
 
-/// Whether a process is there, be it as a zombie.
+/// Whether a process exists, also as a zombie.
 fn exists(pid: Pid) -> bool {
     test_kill_process(pid).is_ok()
 }
 
-/// Waits until a process that is not our child was ended, and taken away by whoever adopted it.
+/// Waits until a process that is not a child of this one is dead, or a zombie of its new parent.
 async fn gone(pid: Pid) {
     let dead = || {
         let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
@@ -77,7 +77,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 }
 
 #[tokio::test]
-async fn what_a_command_says_and_how_it_ends_is_in_the_runs_details() {
+async fn output_and_exit_code_are_in_details() {
     let (result, details) = run(&shell("echo out; printf 'e\\377r' >&2")).await;
     let expected =
         json!({ "exit_code": 0, "signal": null, "stdout": "out\n", "stderr": "e\u{fffd}r", "cut": false });
@@ -89,7 +89,7 @@ async fn what_a_command_says_and_how_it_ends_is_in_the_runs_details() {
 }
 
 #[tokio::test]
-async fn only_the_end_of_a_long_output_is_kept_and_the_command_is_not_held_up() {
+async fn long_output_is_cut_without_blocking() {
     let params = json!({
         "argv": ["sh", "-c", "yes | head -c 1000000; echo end; yes 2>/dev/null | head -c 300000 >&2"],
         "max-output": 10,
@@ -101,13 +101,13 @@ async fn only_the_end_of_a_long_output_is_kept_and_the_command_is_not_held_up() 
 }
 
 #[tokio::test]
-async fn no_shell_reads_the_arguments() {
+async fn arguments_are_not_read_by_shell() {
     let (_, details) = run(&job(json!({ "argv": ["printf", "%s|", "$HOME; echo *", "a b"] }))).await;
     assert_eq!(details["stdout"], "$HOME; echo *|a b|");
 }
 
 #[tokio::test]
-async fn a_command_finds_nothing_of_our_environment_but_what_it_is_given() {
+async fn environment_of_daemon_is_not_inherited() {
     let (_folder, path) = folder();
     let secret = path.join("token");
     fs::write(&secret, "s3cret\n").expect("a file is written");
@@ -121,7 +121,7 @@ async fn a_command_finds_nothing_of_our_environment_but_what_it_is_given() {
     let (result, _) =
         run(&job(json!({ "argv": argv, "environment": environment, "working-directory": "/" }))).await;
     result.expect("it copies");
-    // Not from its output, in which values are masked.
+    // Read from a file, because values are masked in the output.
     let found = fs::read_to_string(found).expect("it was copied");
     let mut names: Vec<_> = found.split_terminator('\0').collect();
     names.retain(|line| !line.starts_with("JOB_RUN_ID="));
@@ -182,7 +182,7 @@ async fn secrets_are_masked_in_captured_output() {
 }
 
 #[tokio::test]
-async fn an_exit_code_says_whether_to_try_again() {
+async fn exit_code_decides_retry() {
     let none = json!({});
     let retry = json!({ "retry-exit-codes": [4] });
     let fatal = json!({ "fatal-exit-codes": [4, 75] });
@@ -210,7 +210,7 @@ async fn an_exit_code_says_whether_to_try_again() {
 }
 
 #[tokio::test]
-async fn a_command_that_is_asked_to_stop_may_end_by_itself() {
+async fn stopped_command_may_end_gracefully() {
     let (_folder, path) = folder();
     let (ready, ended) = (path.join("ready"), path.join("ended"));
     let script = format!(
@@ -226,12 +226,12 @@ async fn a_command_that_is_asked_to_stop_may_end_by_itself() {
     };
     let (result, pid) = tokio::join!(job.run(&ctx), stop);
     assert_eq!(result.expect("no failure"), Outcome::Interrupted { items: 0 });
-    assert!(ended.exists(), "it ended by itself");
+    assert!(ended.exists(), "the program handled SIGTERM");
     assert!(!exists(pid), "no zombie is left");
 }
 
 #[tokio::test]
-async fn a_command_that_ignores_the_wish_is_killed_with_everything_it_started() {
+async fn command_ignoring_sigterm_is_killed_with_children() {
     let (_folder, path) = folder();
     let (leader, child) = (path.join("leader"), path.join("child"));
     let script = format!(
@@ -254,7 +254,7 @@ async fn a_command_that_ignores_the_wish_is_killed_with_everything_it_started() 
 }
 
 #[tokio::test]
-async fn what_a_command_leaves_behind_ends_with_it_and_holds_nobody_up() {
+async fn background_processes_end_with_command() {
     let (_folder, path) = folder();
     let child = path.join("child");
     let job = shell(&format!("sleep 600 & echo $! > {}; echo done", child.display()));
@@ -264,9 +264,9 @@ async fn what_a_command_leaves_behind_ends_with_it_and_holds_nobody_up() {
     gone(pid_in(&child).await).await;
 }
 
-/// As when the scheduler gives a run up, or the daemon ends.
+/// The scheduler drops a run when it abandons it, and when the daemon ends.
 #[tokio::test]
-async fn a_run_that_is_dropped_leaves_no_process() {
+async fn dropped_run_leaves_no_process() {
     let (_folder, path) = folder();
     let (leader, child) = (path.join("leader"), path.join("child"));
     let script = format!("sleep 600 & echo $! > {}; echo $$ > {}; wait", child.display(), leader.display());
@@ -280,18 +280,18 @@ async fn a_run_that_is_dropped_leaves_no_process() {
 }
 
 #[test]
-fn wrong_parameters_are_told_with_their_place() {
+fn invalid_parameters_are_reported_with_path() {
     let mut registry = Registry::new();
     billing_kinds::register(&mut registry);
     for (params, expected) in [
         (json!({}), "parameters of kind `command`: missing field `argv`"),
         (
             json!({ "argv": [] }),
-            "parameters of kind `command` at `argv`: name a program, for example [\"/usr/bin/true\"]",
+            "parameters of kind `command` at `argv`: the program is missing: write for example [\"/usr/bin/true\"]",
         ),
         (
             json!({ "argv": ["a"], "stop-grace": "1m" }),
-            "parameters of kind `command` at `stop-grace`: must be at most 25s, or the run is given up before",
+            "parameters of kind `command` at `stop-grace`: must be at most 25s, because the scheduler abandons the run after 30s",
         ),
         (
             json!({ "argv": ["a"], "environment": { "A": 1 } }),
@@ -299,15 +299,15 @@ fn wrong_parameters_are_told_with_their_place() {
         ),
         (
             json!({ "argv": ["a"], "environment": { "A=B": "s3cret" } }),
-            "parameters of kind `command` at `environment.A=B`: `A=B` is not the name of a variable: it must have characters, and none of them = or NUL",
+            "parameters of kind `command` at `environment.A=B`: `A=B` is not a valid variable name: it must not be empty or contain = or NUL",
         ),
         (
             json!({ "argv": ["a"], "environment": { "A": "s3cret\0" } }),
-            "parameters of kind `command` at `environment.A`: no variable can contain a NUL",
+            "parameters of kind `command` at `environment.A`: the value of a variable must not contain NUL",
         ),
         (
             json!({ "argv": ["a"], "environment": { "A": { "env": "" } } }),
-            "parameters of kind `command` at `environment.A`: `env` is not the name of a variable",
+            "parameters of kind `command` at `environment.A`: `env` is not a valid variable name",
         ),
         (
             json!({ "argv": ["a"], "environment": "A=s3cret" }),
@@ -315,11 +315,11 @@ fn wrong_parameters_are_told_with_their_place() {
         ),
         (
             json!({ "argv": ["a"], "working-directory": "" }),
-            "parameters of kind `command` at `working-directory`: name a folder, for example \"/var/backups\"",
+            "parameters of kind `command` at `working-directory`: invalid folder: write for example \"/var/backups\"",
         ),
         (
             json!({ "argv": ["a"], "max-output": 10_000_000 }),
-            "parameters of kind `command` at `max-output`: must be at most 1048576 bytes: each run keeps them for ever",
+            "parameters of kind `command` at `max-output`: must be at most 1048576 bytes, because the run history keeps them",
         ),
     ] {
         let error = registry.check("command", params).expect_err("refused").to_string();
@@ -328,7 +328,7 @@ fn wrong_parameters_are_told_with_their_place() {
 }
 
 #[test]
-fn missing_programs_and_files_are_remarked() {
+fn missing_programs_and_files_have_remarks() {
     let (_folder, path) = folder();
     fs::write(path.join("text"), "").expect("a file is written");
     let mut registry = Registry::new();

@@ -1,4 +1,4 @@
-//! The kind `http`, against a server on this machine.
+//! The kind `http`, with a local server.
 
 use std::{
     io::{Read as _, Write as _},
@@ -21,7 +21,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::{ServerConfig, ServerConnection, pki_types::PrivateKeyDer};
 use tokio::net::TcpListener;
 
-/// One request as the server saw it: the line, the headers in their order, the body.
+/// One request that the server received.
 #[derive(Clone, Debug)]
 struct Seen {
     line: String,
@@ -35,7 +35,7 @@ struct Server {
 }
 
 impl Server {
-    /// Answers `/503` with that status, and so on; `/redirect` elsewhere, `/slow` never.
+    /// Responds to `/503` with that status, and so on; to `/redirect` with a redirect, to `/slow` never.
     async fn start() -> (Self, String) {
         let server = Self::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
@@ -46,7 +46,7 @@ impl Server {
     }
 
     fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().expect("nobody panics in there").clone()
+        self.seen.lock().expect("no thread panics while it holds the lock").clone()
     }
 }
 
@@ -58,7 +58,7 @@ async fn answer(State(server): State<Server>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
     let body = axum::body::to_bytes(request.into_body(), 10_000).await.unwrap_or_default();
     let body = String::from_utf8_lossy(&body).into_owned();
-    server.seen.lock().expect("nobody panics in there").push(Seen { line, headers, body });
+    server.seen.lock().expect("no thread panics while it holds the lock").push(Seen { line, headers, body });
     match path.trim_start_matches('/') {
         "redirect" => Redirect::to("/elsewhere").into_response(),
         "slow" => std::future::pending().await,
@@ -87,7 +87,7 @@ fn context() -> JobContext {
 }
 
 #[tokio::test]
-async fn a_request_is_made_as_the_parameters_say() {
+async fn request_has_configured_parts() {
     let (server, url) = Server::start().await;
     let secret = tempfile::NamedTempFile::new().expect("a file is made");
     std::fs::write(secret.path(), "Bearer s3cret\n").expect("it is written");
@@ -95,12 +95,12 @@ async fn a_request_is_made_as_the_parameters_say() {
         "url": format!("{url}/report?of=billing"),
         "method": "POST",
         "headers": { "Authorization": { "file": secret.path() }, "Content-Type": "text/plain" },
-        "body": "all is well",
+        "body": "no problems",
     }));
     let outcome = job.run(&context()).await.expect("it works");
     assert_eq!(outcome, Outcome::Done { items: 1, details: json!({ "status": 200, "bytes": 9 }) });
     let [seen] = server.seen().try_into().expect("one request");
-    assert_eq!((seen.line.as_str(), seen.body.as_str()), ("POST /report?of=billing", "all is well"));
+    assert_eq!((seen.line.as_str(), seen.body.as_str()), ("POST /report?of=billing", "no problems"));
     for header in [
         ("authorization", "Bearer s3cret"),
         ("content-type", "text/plain"),
@@ -112,7 +112,7 @@ async fn a_request_is_made_as_the_parameters_say() {
 }
 
 #[tokio::test]
-async fn own_headers_replace_ours_in_any_case() {
+async fn configured_headers_replace_defaults_in_any_case() {
     let (server, url) = Server::start().await;
     for (headers, expected) in [
         (
@@ -133,7 +133,7 @@ async fn own_headers_replace_ours_in_any_case() {
 }
 
 #[tokio::test]
-async fn a_status_says_whether_it_worked_and_whether_to_try_again() {
+async fn status_decides_result_and_retry() {
     let (server, url) = Server::start().await;
     for (path, expected, outcome) in [
         ("200", json!([]), "done"),
@@ -161,14 +161,14 @@ async fn a_status_says_whether_it_worked_and_whether_to_try_again() {
 }
 
 #[tokio::test]
-async fn long_answers_are_read_completely() {
+async fn long_responses_are_read_completely() {
     let (_, url) = Server::start().await;
     let ctx = context();
     job(json!({ "url": format!("{url}/long") })).run(&ctx).await.expect("it works");
     assert_eq!(ctx.reported()["bytes"], 10_000_000);
 }
 
-/// Answers every connection with this text, and closes it or not.
+/// Responds to every connection with this text, then closes it if `closes`.
 fn raw_server(text: &'static str, closes: bool) -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let url = format!("http://{}", listener.local_addr().expect("it has one"));
@@ -176,7 +176,7 @@ fn raw_server(text: &'static str, closes: bool) -> String {
         let mut open = Vec::new();
         for mut stream in listener.incoming().flatten() {
             let mut request = [0; 1024];
-            // What a test does not send or does not read is not missed.
+            // A test may not send a request or not read the response.
             let _ = stream.read(&mut request);
             let _ = stream.write_all(text.as_bytes());
             if !closes {
@@ -188,40 +188,40 @@ fn raw_server(text: &'static str, closes: bool) -> String {
 }
 
 #[tokio::test]
-async fn incomplete_answers_are_failures() {
+async fn incomplete_responses_are_failures() {
     for (answer, closes, expected) in [
         ("200 OK\r\nContent-Length: 3\r\n\r\nabc", false, Ok(3)),
         (
             "200 OK\r\nContent-Length: 9\r\n\r\nabc",
             false,
-            Err("retry: the answer of SERVER broke off after 3 bytes: "),
+            Err("retry: the response of SERVER is incomplete after 3 bytes: "),
         ),
         (
             "200 OK\r\nContent-Length: 9\r\n\r\nabc",
             true,
-            Err("retry: the answer of SERVER broke off after 3 bytes: "),
+            Err("retry: the response of SERVER is incomplete after 3 bytes: "),
         ),
         ("200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", false, Ok(3)),
         (
             "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
             false,
-            Err("retry: the answer of SERVER broke off "),
+            Err("retry: the response of SERVER is incomplete "),
         ),
         (
             "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
             true,
-            Err("retry: the answer of SERVER broke off "),
+            Err("retry: the response of SERVER is incomplete "),
         ),
-        // Without a length, the end of the connection is the end of the answer.
+        // Without a length, the end of the connection is the end of the response.
         ("200 OK\r\n\r\nabc", true, Ok(3)),
-        ("200 OK\r\n\r\nabc", false, Err("retry: the answer of SERVER broke off after 3 bytes: ")),
-        // A status that is not expected says more than an answer that breaks off.
+        ("200 OK\r\n\r\nabc", false, Err("retry: the response of SERVER is incomplete after 3 bytes: ")),
+        // An unexpected status is more useful than an incomplete response.
         (
             "404 Not Found\r\nContent-Length: 9\r\n\r\nabc",
             true,
-            Err("fatal: SERVER answered with status 404: abc"),
+            Err("fatal: SERVER returned status 404: abc"),
         ),
-        ("200 OK\r\nContent-Le", true, Err("retry: no answer from SERVER: ")),
+        ("200 OK\r\nContent-Le", true, Err("retry: no response from SERVER: ")),
     ] {
         let url = raw_server(format!("HTTP/1.1 {answer}").leak(), closes);
         let ctx = context();
@@ -244,7 +244,7 @@ fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a certificate")
 }
 
-/// Answers with 204, and a certificate for this host by `authority`.
+/// Responds with 204, and has a certificate for this host by `authority`.
 fn tls_server(authority: &CertifiedIssuer<'static, KeyPair>) -> String {
     let key = KeyPair::generate().expect("a key");
     let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
@@ -264,7 +264,7 @@ fn tls_server(authority: &CertifiedIssuer<'static, KeyPair>) -> String {
             let mut connection = ServerConnection::new(Arc::clone(&config)).expect("a connection");
             let mut tls = rustls::Stream::new(&mut connection, &mut stream);
             let mut request = [0; 1024];
-            // A client that does not trust us says so instead.
+            // A client that does not trust the certificate sends an alert instead.
             if tls.read(&mut request).is_ok() {
                 let _ = tls.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
             }
@@ -288,8 +288,8 @@ async fn ca_files_replace_public_authorities() {
     for (params, expected) in [
         (json!({ "ca-file": path("ours") }), ""),
         (json!({ "ca-file": path("both") }), ""),
-        (json!({ "ca-file": path("another") }), "no answer from https://127.0.0.1:"),
-        (json!({}), "no answer from https://127.0.0.1:"),
+        (json!({ "ca-file": path("another") }), "no response from https://127.0.0.1:"),
+        (json!({}), "no response from https://127.0.0.1:"),
         (json!({ "ca-file": path("missing") }), "cannot read `ca-file` "),
         (json!({ "ca-file": path("key") }), "cannot read `ca-file` "),
     ] {
@@ -307,7 +307,7 @@ async fn ca_files_replace_public_authorities() {
 }
 
 #[test]
-fn contradictions_and_missing_files_are_remarked() {
+fn contradictions_and_missing_files_have_remarks() {
     let folder = tempfile::tempdir().expect("a folder is made");
     let (text, none) = (folder.path().join("text"), folder.path().join("none"));
     std::fs::write(&text, "no certificate").expect("a file is written");
@@ -333,12 +333,12 @@ fn contradictions_and_missing_files_are_remarked() {
 }
 
 #[tokio::test]
-async fn a_server_that_never_answers_is_left_after_the_timeout_or_when_the_run_is_to_stop() {
+async fn slow_request_ends_at_timeout_and_stop() {
     let (server, url) = Server::start().await;
     let slow = job(json!({ "url": format!("{url}/slow"), "timeout": "50ms" }));
-    let error = slow.run(&context()).await.expect_err("no answer");
+    let error = slow.run(&context()).await.expect_err("no response");
     assert!(matches!(error, JobError::Retry(_)), "{error}");
-    let patient = job(json!({ "url": format!("{url}/slow"), "timeout": "5s" }));
+    let slower = job(json!({ "url": format!("{url}/slow"), "timeout": "5s" }));
     let ctx = context();
     let stop = async {
         while server.seen().len() < 2 {
@@ -346,32 +346,32 @@ async fn a_server_that_never_answers_is_left_after_the_timeout_or_when_the_run_i
         }
         ctx.stop_handle().stop(StopReason::Drain);
     };
-    let (result, ()) = tokio::join!(patient.run(&ctx), stop);
+    let (result, ()) = tokio::join!(slower.run(&ctx), stop);
     assert_eq!(result.expect("no failure"), Outcome::Interrupted { items: 0 });
 }
 
 #[tokio::test]
-async fn no_secret_of_a_request_is_told() {
+async fn errors_contain_no_secret_of_request() {
     let (_, url) = Server::start().await;
-    let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-    let closed = nobody.local_addr().expect("it has one");
-    drop(nobody);
+    let unused = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let closed = unused.local_addr().expect("it has one");
+    drop(unused);
     let secret = tempfile::NamedTempFile::new().expect("a file is made");
     std::fs::write(secret.path(), r#"{"key": "s3cret-key"}"#).expect("it is written");
     let token = json!({ "X-Token": "s3cret" });
     for (params, expected) in [
         (
             json!({ "url": format!("{url}/404?token=s3cret"), "headers": token }),
-            format!("{url} answered with status 404: an answer"),
+            format!("{url} returned status 404: an answer"),
         ),
         (
             json!({ "url": format!("http://user:s3cret@{closed}/s3cret") }),
-            format!("no answer from http://{closed}: "),
+            format!("no response from http://{closed}: "),
         ),
-        // Spoken to in plain text: it has no certificate to show.
+        // The server has no TLS.
         (
             json!({ "url": url.replace("http:", "https:") + "/s3cret" }),
-            "no answer from https://127.0.0.1:".to_owned(),
+            "no response from https://127.0.0.1:".to_owned(),
         ),
         (
             json!({
@@ -380,11 +380,11 @@ async fn no_secret_of_a_request_is_told() {
                 "headers": { "X": "Bearer s3cret-long", "Y": { "file": secret.path() } },
                 "body": { "file": secret.path() },
             }),
-            format!("{url} answered with status 400: POST *** *** "),
+            format!("{url} returned status 400: POST *** *** "),
         ),
         (
             json!({ "url": { "env": "NO_SUCH_VARIABLE" } }),
-            "the environment has no variable `NO_SUCH_VARIABLE`".to_owned(),
+            "cannot read environment variable `NO_SUCH_VARIABLE`".to_owned(),
         ),
     ] {
         let error = job(params.clone()).run(&context()).await.expect_err("it cannot work").to_string();
@@ -396,7 +396,7 @@ async fn no_secret_of_a_request_is_told() {
 }
 
 #[test]
-fn wrong_parameters_are_told_with_their_place() {
+fn invalid_parameters_are_reported_with_path() {
     let mut registry = Registry::new();
     billing_kinds::register(&mut registry);
     for (params, expected) in [
@@ -419,7 +419,7 @@ fn wrong_parameters_are_told_with_their_place() {
         ),
         (
             json!({ "url": "http://me:s3cret@:80/" }),
-            "parameters of kind `http` at `url`: invalid URL: it names no host",
+            "parameters of kind `http` at `url`: invalid URL: the host is missing",
         ),
         (
             json!({ "url": "http://me:s3cret@[::1]:0" }),
@@ -427,11 +427,11 @@ fn wrong_parameters_are_told_with_their_place() {
         ),
         (
             json!({ "url": "http://a", "headers": { "A b": "s3cret" } }),
-            "parameters of kind `http` at `headers.A b`: `A b` is not a header name: use letters, digits and -",
+            "parameters of kind `http` at `headers.A b`: `A b` is not a valid header name: use letters, digits and -",
         ),
         (
             json!({ "url": "http://a", "headers": { "A": "s3cret\n" } }),
-            "parameters of kind `http` at `headers.A`: this is not a header value: use one line without control characters",
+            "parameters of kind `http` at `headers.A`: invalid header value: use one line without control characters",
         ),
         (
             json!({ "url": "http://a", "headers": { "A": "1", "a": "2" } }),
@@ -439,7 +439,7 @@ fn wrong_parameters_are_told_with_their_place() {
         ),
         (
             json!({ "url": "http://a", "headers": { "Content-length": "2" } }),
-            "parameters of kind `http` at `headers.Content-length`: `Content-length` follows from the body: remove it",
+            "parameters of kind `http` at `headers.Content-length`: `Content-length` is computed from the body: remove it",
         ),
         (
             json!({ "url": "http://a", "headers": "s3cret" }),
@@ -447,7 +447,7 @@ fn wrong_parameters_are_told_with_their_place() {
         ),
         (
             json!({ "url": "http://a", "expect-status": [200, 99] }),
-            "parameters of kind `http` at `expect-status`: no answer has status 99: use 100 to 599",
+            "parameters of kind `http` at `expect-status`: invalid status 99: use 100 to 599",
         ),
         (
             json!({ "url": "http://a", "method": "get" }),

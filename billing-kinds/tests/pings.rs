@@ -1,4 +1,4 @@
-//! Signs of jobs, heard by a server on this machine.
+//! Pings of jobs, received by a local server.
 
 use std::{
     sync::{Arc, Mutex},
@@ -16,18 +16,18 @@ use billing_scheduler::{
 };
 use tokio::net::TcpListener;
 
-/// How long a run may take. Only a failure takes that long.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The time limit of a test; only a failure reaches it.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-type Heard = Arc<Mutex<Vec<String>>>;
+type Received = Arc<Mutex<Vec<String>>>;
 
-/// Fails as often as its parameter says.
+/// Fails for the given number of attempts.
 struct Fails(Mutex<u32>);
 
 #[async_trait]
 impl Job for Fails {
     async fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
-        let mut left = self.0.lock().expect("nobody panics in there");
+        let mut left = self.0.lock().expect("no thread panics while it holds the lock");
         match left.checked_sub(1) {
             Some(less) => {
                 *left = less;
@@ -38,26 +38,26 @@ impl Job for Fails {
     }
 }
 
-async fn server() -> (Heard, String) {
-    let heard = Heard::default();
+async fn server() -> (Received, String) {
+    let received = Received::default();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let url = format!("http://{}", listener.local_addr().expect("it has one"));
-    let note = |State(heard): State<Heard>, uri: Uri| async move {
-        heard.lock().expect("nobody panics in there").push(uri.to_string());
+    let record = |State(received): State<Received>, uri: Uri| async move {
+        received.lock().expect("no thread panics while it holds the lock").push(uri.to_string());
     };
-    let app = Router::new().fallback(note).with_state(Arc::clone(&heard));
+    let app = Router::new().fallback(record).with_state(Arc::clone(&received));
     tokio::spawn(async move { axum::serve(listener, app).await });
-    (heard, url)
+    (received, url)
 }
 
-/// Runs the jobs `watched` and `other`, which fail so often, with two attempts, and waits for the last sign. Returns what is on
-/// record of `watched`.
+/// Runs the jobs `watched` and `other`, which fail `failures` times and have two attempts, and waits for the last ping. Returns the
+/// statuses in the history of `watched`.
 async fn run(failures: u32, ping: Value) -> Vec<RunStatus> {
-    run_beside(None, failures, ping).await
+    run_with_silent_server(None, failures, ping).await
 }
 
-/// The same while this takes connections and answers none, until the runs are over.
-async fn run_beside(silent: Option<TcpListener>, failures: u32, ping: Value) -> Vec<RunStatus> {
+/// Like [`run`], with a server that accepts connections and never responds, until the runs are over.
+async fn run_with_silent_server(silent: Option<TcpListener>, failures: u32, ping: Value) -> Vec<RunStatus> {
     let ping: Ping = serde_json::from_value(ping).expect("the parameters fit");
     let start: DateTime<Utc> = "2026-01-05T13:59:00Z".parse().expect("an instant");
     let clock = ManualClock::at(start);
@@ -76,44 +76,52 @@ async fn run_beside(silent: Option<TcpListener>, failures: u32, ping: Value) -> 
     for seconds in [0, 60, 15, 15] {
         clock.advance(Duration::from_secs(seconds));
         scheduler.tick();
-        let idle = tokio::time::timeout(PATIENCE, scheduler.idle());
-        idle.await.expect("no run waits for its signs");
+        let idle = tokio::time::timeout(TIMEOUT, scheduler.idle());
+        idle.await.expect("no run waits for its pings");
     }
     drop(silent);
-    // The last owner waits for what is still to be sent, on a thread that the server does not need.
+    // Dropping the last owner waits for the pings, so it must not block the server's thread.
     let ending = tokio::task::spawn_blocking(move || drop((scheduler, registry)));
     ending.await.expect("it ends");
     store.runs().iter().filter(|run| run.job == "watched").map(|run| run.status).collect()
 }
 
 #[tokio::test]
-async fn a_sign_is_given_of_each_start_of_success_and_of_what_is_given_up() {
+async fn pings_are_sent_for_configured_events() {
     for (failures, expected) in [
         (0, ["/start", "/ok"].as_slice()),
         (1, &["/start", "/start", "/ok"]),
         (2, &["/start", "/start", "/fail"]),
     ] {
-        let (heard, url) = server().await;
+        let (received, url) = server().await;
         let all = json!({ "url": format!("{url}/ok"), "start": format!("{url}/start"), "fail": format!("{url}/fail") });
         run(failures, all).await;
-        assert_eq!(*heard.lock().expect("nobody panics in there"), expected, "{failures} failures");
+        assert_eq!(
+            *received.lock().expect("no thread panics while it holds the lock"),
+            expected,
+            "{failures} failures"
+        );
     }
 }
 
 #[tokio::test]
-async fn without_more_urls_only_success_is_told() {
+async fn success_alone_is_pinged_by_default() {
     for (failures, expected) in [(1, ["/ok"].as_slice()), (2, &[])] {
-        let (heard, url) = server().await;
+        let (received, url) = server().await;
         run(failures, json!({ "url": format!("{url}/ok") })).await;
-        assert_eq!(*heard.lock().expect("nobody panics in there"), expected, "{failures} failures");
+        assert_eq!(
+            *received.lock().expect("no thread panics while it holds the lock"),
+            expected,
+            "{failures} failures"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_neither_fails_nor_waits_if_nobody_hears_its_signs() {
-    let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-    let closed = nobody.local_addr().expect("it has one");
-    drop(nobody);
+async fn unreachable_server_affects_no_run() {
+    let unused = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let closed = unused.local_addr().expect("it has one");
+    drop(unused);
     let unset = json!({ "env": "NO_SUCH_VARIABLE" });
     for (failures, expected) in [
         (0, [RunStatus::Done].as_slice()),
@@ -121,11 +129,11 @@ async fn a_run_neither_fails_nor_waits_if_nobody_hears_its_signs() {
         (2, &[RunStatus::Retrying, RunStatus::Dead]),
     ] {
         let ping = json!({ "url": format!("http://{closed}/"), "start": unset, "fail": unset });
-        assert_eq!(run(failures, ping).await, expected, "{failures} failures, and nobody is there");
+        assert_eq!(run(failures, ping).await, expected, "{failures} failures, connection refused");
         let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let url = format!("http://{}/", silent.local_addr().expect("it has one"));
         let ping = json!({ "url": url, "start": url, "fail": url, "timeout": "1m" });
-        let found = run_beside(Some(silent), failures, ping).await;
-        assert_eq!(found, expected, "{failures} failures, and nobody answers");
+        let found = run_with_silent_server(Some(silent), failures, ping).await;
+        assert_eq!(found, expected, "{failures} failures, no response");
     }
 }

@@ -278,16 +278,16 @@ fn kinds_report_what_cannot_work() {
             http("url = 's3cret'\nheaders.'a b' = 'x'\nheaders.B = \"s3cret\\u0000\"\nexpect-status = [42]"),
             vec![
                 "7:7: parameters of kind `http` at `url`: invalid URL: it must begin with http:// or https://",
-                "8:17: parameters of kind `http` at `headers.a b`: `a b` is not a header name: use letters, digits and -",
-                "9:13: parameters of kind `http` at `headers.B`: this is not a header value: use one line without control characters",
-                "10:17: parameters of kind `http` at `expect-status`: no answer has status 42: use 100 to 599",
+                "8:17: parameters of kind `http` at `headers.a b`: `a b` is not a valid header name: use letters, digits and -",
+                "9:13: parameters of kind `http` at `headers.B`: invalid header value: use one line without control characters",
+                "10:17: parameters of kind `http` at `expect-status`: invalid status 42: use 100 to 599",
             ],
             vec![],
         ),
         (
             http("url = 'https://a'\ntimeout = '2m'\nca-file = '/no/ca.pem'"),
             vec![
-                "8:11: `timeout` is longer than the job's, which is 1m, so shorten it, or lengthen `timeout` of the job",
+                "8:11: `timeout` is longer than that of the job, which is 1m, so shorten it, or increase `timeout` of the job",
             ],
             vec![],
         ),
@@ -308,7 +308,7 @@ fn kinds_report_what_cannot_work() {
         (
             command("argv = ['sh']\nenvironment = { 'A=B' = 's3cret' }"),
             vec![
-                "7:25: parameters of kind `command` at `environment.A=B`: `A=B` is not the name of a variable: it must have characters, and none of them = or NUL",
+                "7:25: parameters of kind `command` at `environment.A=B`: `A=B` is not a valid variable name: it must not be empty or contain = or NUL",
             ],
             vec![],
         ),

@@ -222,7 +222,7 @@ async fn handed_over_values_are_shown_nowhere(db: &Db) {
         let shown = running.terminated().await.expect_code(0).text();
         check_silent("run", &shown);
         assert!(shown.contains("denied: ***"), "what is no secret is shown: {shown}");
-        assert!(shown.contains("answered with status 400: POST ***"), "{shown}");
+        assert!(shown.contains("returned status 400: POST ***"), "{shown}");
         let stored =
             rows(db, "coalesce(error, '') || coalesce(CAST(details AS text), '') FROM scheduler_runs").await;
         assert!(stored.iter().any(|row| row.contains("denied: ***")), "{stored:?}");
