@@ -157,7 +157,7 @@ async fn outage_is_coalesced_into_latest_time() {
     assert_eq!(world.seen(), [(at("17:00:00"), 1)]);
     assert_eq!(
         world.store.runs()[0].reason.as_deref(),
-        Some("stands for every scheduled time since 2026-01-05 14:00:00 UTC")
+        Some("covers every scheduled time since 2026-01-05 14:00:00 UTC")
     );
 }
 

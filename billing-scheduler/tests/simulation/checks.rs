@@ -1,19 +1,19 @@
-//! What must never happen, and what must be so in the end.
+//! The invariants of the simulation, during and at the end.
 
 use std::time::Duration;
 
 use billing_scheduler::{JobContext, JobState, Lease, RunCause, RunRecord, RunStatus, Schedule};
 
-use crate::event_loop::{LATEST, Life, Witnessed, World};
+use crate::event_loop::{DEADLINE, JobHistory, Life, World};
 
 impl World {
-    /// What must be so when everything has been well for a while.
-    pub(crate) fn look_back(&self) {
-        let mut wrong = self.what_people_miss();
-        let mut plot = self.plot();
-        let due = self.wall(0) - LATEST;
+    /// Checks the state at the end of the phase without faults.
+    pub(crate) fn check_at_end(&self) {
+        let mut wrong = self.failed_requests();
+        let mut state = self.state();
+        let due = self.wall(0) - DEADLINE;
         for name in ["each", "latest"] {
-            let Some(job) = plot.jobs.get(name) else {
+            let Some(job) = state.jobs.get(name) else {
                 wrong.push(format!("job `{name}` never ran"));
                 continue;
             };
@@ -21,7 +21,7 @@ impl World {
                 wrong.push(format!("job `{name}` is stuck at {}", job.cursor));
             }
         }
-        if let Some(each) = plot.jobs.get("each") {
+        if let Some(each) = state.jobs.get("each") {
             let mut at = each.first;
             let schedule = Schedule::every(Duration::from_secs(15)).expect("a period");
             while let Ok(Some(next)) = schedule.next_after(at) {
@@ -29,41 +29,42 @@ impl World {
                 if at > each.cursor {
                     break;
                 }
-                if !plot.finished.contains(&("each".to_owned(), at)) && !plot.people.know_of("each", at) {
+                if !state.finished.contains(&("each".to_owned(), at)) && !state.operators.explains("each", at)
+                {
                     wrong.push(format!("{at} of job `each` is lost"));
                 }
             }
         }
-        for (daemon, of) in plot.daemons.iter().enumerate() {
+        for (daemon, of) in state.daemons.iter().enumerate() {
             let life = Life { daemon, life: of.life };
-            // A clock that was ahead has made it run what is not due yet.
+            // Its clock was ahead, so it ran times that are not due yet.
             if of.latest_wall.is_some_and(|latest| latest > due) {
                 continue;
             }
-            let last = plot.finished_by_node.get(&life).and_then(|times| times.iter().max());
+            let last = state.finished_by_node.get(&life).and_then(|times| times.iter().max());
             if last.is_none_or(|last| *last < due) {
                 wrong.push(format!("job `own` of {daemon} is stuck at {last:?}"));
             }
         }
         if !wrong.is_empty() {
-            plot.wrong = Some(wrong.join("; "));
+            state.wrong = Some(wrong.join("; "));
         }
     }
 }
 
 impl World {
-    /// Two runs of a job that both trust their leases must not be under way at once.
+    /// Checks that no two runs of a job trust their leases at the same time.
     pub(crate) fn check_alone(&self, life: Life, ctx: &JobContext) {
         if ctx.occurrence.job == "own" || ctx.stop_requested().is_some() {
             return;
         }
-        let others: Vec<_> = self.plot().runs_under_way.clone();
+        let others: Vec<_> = self.state().active_runs.clone();
         for (other, context) in others {
             let same = context.occurrence.job == ctx.occurrence.job && context.run_id != ctx.run_id;
             if same && context.stop_requested().is_none() {
                 let (a, b) = (life.daemon, other.daemon);
                 self.wrong(format!(
-                    "{a} and {b} run `{}` at once, and both trust their leases",
+                    "{a} and {b} run `{}` at the same time, and both trust their leases",
                     ctx.occurrence.job
                 ));
             }
@@ -75,36 +76,33 @@ fn ends(run: &RunRecord) -> bool {
     run.cause == RunCause::Schedule && matches!(run.status, RunStatus::Done | RunStatus::Dead)
 }
 
-/// What is checked at each change of the store.
+/// Checks at each change of the store.
 impl World {
-    pub(crate) fn witness_claim(&self, lease: &Lease) {
-        let mut plot = self.plot();
-        let state = &lease.state;
-        let first = Witnessed { first: state.cursor, cursor: state.cursor, fencing_token: 0 };
-        let job = plot.jobs.entry(lease.job.clone()).or_insert(first);
+    pub(crate) fn check_claim(&self, lease: &Lease) {
+        let mut state = self.state();
+        let cursor = lease.state.cursor;
+        let first = JobHistory { first: cursor, cursor, fencing_token: 0 };
+        let job = state.jobs.entry(lease.job.clone()).or_insert(first);
         let wrong = if lease.fencing_token.0 <= job.fencing_token {
             Some(format!(
                 "claim {} of `{}` follows claim {}",
                 lease.fencing_token, lease.job, job.fencing_token
             ))
-        } else if state.cursor < job.cursor {
-            Some(format!(
-                "a claim of `{}` finds the cursor at {}, not {}",
-                lease.job, state.cursor, job.cursor
-            ))
+        } else if cursor < job.cursor {
+            Some(format!("a claim of `{}` finds the cursor at {}, not {}", lease.job, cursor, job.cursor))
         } else {
             None
         };
         job.fencing_token = lease.fencing_token.0;
-        drop(plot);
+        drop(state);
         if let Some(wrong) = wrong {
             self.wrong(wrong);
         }
     }
 
-    pub(crate) fn witness_record(&self, run: &RunRecord, next: &JobState, is_reset: bool) {
-        let mut plot = self.plot();
-        let Some(job) = plot.jobs.get_mut(&run.job) else { return };
+    pub(crate) fn check_record(&self, run: &RunRecord, next: &JobState, is_reset: bool) {
+        let mut state = self.state();
+        let Some(job) = state.jobs.get_mut(&run.job) else { return };
         let mut wrong = Vec::new();
         if run.fencing_token.0 != job.fencing_token {
             wrong.push(format!(
@@ -122,17 +120,17 @@ impl World {
             ));
         }
         job.cursor = job.cursor.max(next.cursor);
-        if ends(run) && !plot.finished.insert((run.job.clone(), run.scheduled_at)) {
+        if ends(run) && !state.finished.insert((run.job.clone(), run.scheduled_at)) {
             wrong.push(format!("{} of `{}` is finished twice", run.scheduled_at, run.job));
         }
-        drop(plot);
+        drop(state);
         for wrong in wrong {
             self.wrong(wrong);
         }
     }
 
-    /// The databases' unique index: one finished run of each node at one scheduled time.
-    pub(crate) fn first_of_its_node(&self, life: Life, run: &RunRecord) -> bool {
-        !ends(run) || self.plot().finished_by_node.entry(life).or_default().insert(run.scheduled_at)
+    /// Emulates the unique index of the databases: one finished run of a node per scheduled time.
+    pub(crate) fn is_first_of_node(&self, life: Life, run: &RunRecord) -> bool {
+        !ends(run) || self.state().finished_by_node.entry(life).or_default().insert(run.scheduled_at)
     }
 }

@@ -15,13 +15,13 @@ use billing_scheduler::{
 
 use crate::{
     event_loop::{Life, World},
-    random_job::Act,
+    random_job::RandomJob,
     store::FaultyStore,
 };
 
-/// How long a run may take.
+/// The timeout of a run.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// How often a failed occurrence is tried.
+/// The number of attempts at an occurrence.
 pub(crate) const MAX_ATTEMPTS: u32 = 3;
 
 impl World {
@@ -35,11 +35,11 @@ impl World {
     pub(crate) fn registry(self: &Arc<Self>, life: Life) -> Registry {
         let mut registry = Registry::new();
         let world = Arc::clone(self);
-        registry.register("act", move |_: Value| Act { world: Arc::clone(&world), life });
+        registry.register("act", move |_: Value| RandomJob { world: Arc::clone(&world), life });
         registry
     }
 
-    /// The jobs, as this daemon is told to run them at present.
+    /// Returns the current configuration of a daemon.
     pub(crate) fn specs(&self, daemon: usize) -> [(JobSpec, Value); 3] {
         let spec = |name: &str, seconds, misfire, scope| {
             let schedule = Schedule::every(Duration::from_secs(seconds)).expect("a period");
@@ -64,7 +64,7 @@ impl World {
     }
 }
 
-/// A process's clocks: the wall clock may be wrong, and whoever sleeps sleeps through a pause.
+/// The clocks of one process. The wall clock may be wrong, and no task wakes while the process is paused.
 pub(crate) struct DaemonClock {
     world: Arc<World>,
     life: Life,

@@ -1,5 +1,5 @@
-//! Several daemons over one failing store, on clocks that jump, from a seed: `SEED=7 cargo test` tells one story again,
-//! `SEEDS=100000` tells more of them.
+//! A deterministic simulation: several daemons with one failing store and with clocks that jump, from a seed. `SEED=7 cargo test`
+//! repeats one simulation and prints its log; `SEEDS=100000` runs more of them.
 
 mod checks;
 mod clocks;
@@ -23,15 +23,15 @@ use tokio::{runtime::Builder, sync::Notify};
 
 use event_loop::World;
 
-/// How many stories a plain `cargo test` tells.
+/// The default number of simulations.
 const SEEDS: u64 = 10_000;
 
 #[test]
 fn occurrences_finish_once_despite_failures() {
     if let Some(seed) = number("SEED") {
-        let story = tell(seed, true);
-        println!("{}", story.log);
-        assert_eq!(story.wrong, None);
+        let simulation = simulate(seed, true);
+        println!("{}", simulation.log);
+        assert_eq!(simulation.wrong, None);
         return;
     }
     let seeds = number("SEEDS").unwrap_or(SEEDS);
@@ -45,9 +45,9 @@ fn occurrences_finish_once_despite_failures() {
                     if seed >= seeds {
                         return;
                     }
-                    if let Some(wrong) = tell(seed, false).wrong {
+                    if let Some(wrong) = simulate(seed, false).wrong {
                         next.store(seeds, Ordering::Relaxed);
-                        panic!("{wrong}\n\nSEED={seed} tells it again");
+                        panic!("{wrong}\n\nSEED={seed} repeats it");
                     }
                 }
             });
@@ -58,7 +58,7 @@ fn occurrences_finish_once_despite_failures() {
 #[test]
 fn seed_reproduces_simulation() {
     for seed in 0..20 {
-        assert!(tell(seed, true).log == tell(seed, true).log, "seed {seed} does not");
+        assert!(simulate(seed, true).log == simulate(seed, true).log, "seed {seed} has two logs");
     }
 }
 
@@ -66,13 +66,13 @@ fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
 
-struct Story {
+struct Simulation {
     log: String,
     wrong: Option<String>,
 }
 
-/// Everything that happens under one seed.
-fn tell(seed: u64, logged: bool) -> Story {
+/// Runs the simulation of one seed.
+fn simulate(seed: u64, logged: bool) -> Simulation {
     let idle = Arc::new(Notify::new());
     let parked = Arc::clone(&idle);
     let runtime = Builder::new_current_thread()
@@ -82,7 +82,7 @@ fn tell(seed: u64, logged: bool) -> Story {
     let world = World::new(seed, logged);
     runtime.block_on(world.run(&idle));
     drop(runtime);
-    // The daemons in it know the world, and would keep it for ever.
-    let plot = std::mem::take(&mut *world.plot());
-    Story { log: plot.log, wrong: plot.wrong }
+    // The daemons in the state refer to the world: this ends the cycle.
+    let state = std::mem::take(&mut *world.state());
+    Simulation { log: state.log, wrong: state.wrong }
 }

@@ -1,4 +1,4 @@
-//! People who pause, trigger and cancel jobs, and edit their schedules; and what they may rely on.
+//! Operators who pause, run, reset and cancel jobs and edit schedules, and the checks of their requests.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,47 +14,47 @@ use billing_scheduler::{
 use uuid::Uuid;
 
 use crate::{
-    event_loop::{CALM, DAEMONS, Event, LATEST, Life, PERIOD_S, STORM, World, beginning},
-    random::Dice,
-    store::at_once,
+    event_loop::{DAEMONS, DEADLINE, Event, FAULT_PHASE, Life, PERIOD_S, QUIET_PHASE, World, beginning},
+    random::Random,
+    store::ready,
 };
 
-/// The jobs that people have something to do with.
+/// The jobs that operators control.
 const JOBS: [&str; 3] = ["each", "latest", "own"];
-/// How long a job stays paused at most.
+/// The maximum duration of a pause.
 const LONGEST_PAUSE_MS: u64 = 60_000;
-/// Clocks that nobody sets are at most so far apart.
-const APART: TimeDelta = TimeDelta::seconds(5);
-/// As long after the storm, what was under way then has arrived.
-const SETTLED: Duration = Duration::from_secs(STORM.as_secs() + 20);
-/// A good line given, a run is told so soon that it is cancelled.
-const TOLD: Duration = Duration::from_millis(1_500);
+/// The maximum difference of wall clocks that are not set.
+const MAX_SKEW: TimeDelta = TimeDelta::seconds(5);
+/// By this time, every request of the first phase has arrived.
+const SETTLED: Duration = Duration::from_secs(FAULT_PHASE.as_secs() + 20);
+/// Without faults, a cancelled run is requested to stop within this time.
+const STOP_WITHIN: Duration = Duration::from_millis(1_500);
 
-/// What people did, and what came of it.
+/// The requests of operators and the observed effects.
 #[derive(Default)]
-pub(crate) struct People {
-    asked: u64,
-    /// The runs that were asked for and not withdrawn.
-    triggered: HashMap<Uuid, &'static str>,
-    /// The run that ended for each request.
+pub(crate) struct Operators {
+    sent: u64,
+    /// The requested runs that were not withdrawn.
+    requested: HashMap<Uuid, &'static str>,
+    /// The finished run of each request.
     answers: HashMap<Uuid, Uuid>,
     answered: HashSet<Uuid>,
     pauses: Vec<Paused>,
-    /// The pauses of its job that were known when a claim was made.
+    /// The pauses of the job at the time of each claim.
     known: HashMap<(String, FencingToken), Vec<Paused>>,
-    /// Scheduled times that were passed over because the job was paused.
-    passed: Vec<(String, DateTime<Utc>, DateTime<Utc>)>,
+    /// The ranges of scheduled times that were not run because the job was paused.
+    not_run: Vec<(String, DateTime<Utc>, DateTime<Utc>)>,
     cancels: Vec<Cancel>,
-    /// The requests to reset that were accepted.
+    /// The accepted requests to reset.
     resets: HashSet<Uuid>,
-    /// Of these, the ones that were not withdrawn.
+    /// The accepted requests to reset that were not withdrawn.
     unanswered_resets: HashMap<Uuid, &'static str>,
     /// The run of each occurrence that was cancelled.
     cancelled: HashMap<(String, DateTime<Utc>), Uuid>,
-    /// When each period of `latest` was first wanted.
-    wanted: HashMap<u64, DateTime<Utc>>,
-    /// The times of `latest` that were due when its schedule was edited, and had not run.
-    owed: Vec<DateTime<Utc>>,
+    /// The time at which each period of `latest` was first configured.
+    configured: HashMap<u64, DateTime<Utc>>,
+    /// The times of `latest` that were due and had not run when the schedule was edited.
+    overdue: Vec<DateTime<Utc>>,
 }
 
 #[derive(Clone)]
@@ -64,35 +64,35 @@ struct Paused {
     until: Option<DateTime<Utc>>,
 }
 
-/// The wish to cancel one claim.
+/// A request to cancel one claim.
 struct Cancel {
     job: &'static str,
     fencing_token: FencingToken,
     at: Duration,
-    /// The first run under that claim that ended since.
+    /// The first run under this claim that ended after the request.
     meant: Option<Uuid>,
 }
 
 impl World {
-    pub(crate) fn plan_what_people_do(&self) {
-        let mut dice = Dice::new(self.seed, "people");
-        for _ in 0..dice.roll(6) {
-            let at = dice.time(5_000, 170_000);
-            let job = JOBS[usize::try_from(dice.roll(3)).expect("small")];
-            match dice.roll(6) {
+    pub(crate) fn plan_requests(&self) {
+        let mut random = Random::new(self.seed, "operators");
+        for _ in 0..random.below(6) {
+            let at = random.time(5_000, 170_000);
+            let job = JOBS[usize::try_from(random.below(3)).expect("small")];
+            match random.below(6) {
                 0 | 1 => self.plan(at, Event::Request(job, ControlAction::RunNow)),
                 2 => self.plan(at, Event::Request(job, cancel())),
                 3 | 4 => {
                     self.plan(at, Event::Request(job, ControlAction::Pause));
                     self.plan(
-                        at + dice.time(1_000, LONGEST_PAUSE_MS),
+                        at + random.time(1_000, LONGEST_PAUSE_MS),
                         Event::Request(job, ControlAction::Resume),
                     );
                 }
                 _ => {
-                    let period_s = [20, 25, PERIOD_S, 45][usize::try_from(dice.roll(4)).expect("small")];
+                    let period_s = [20, 25, PERIOD_S, 45][usize::try_from(random.below(4)).expect("small")];
                     for daemon in 0..DAEMONS {
-                        self.plan(at + dice.time(0, 5_000), Event::Edit(daemon, period_s));
+                        self.plan(at + random.time(0, 5_000), Event::Edit(daemon, period_s));
                     }
                 }
             }
@@ -101,46 +101,47 @@ impl World {
 
     /// Resets free a job whose cursor is ahead. That needs a clock that was ahead, so there are many requests.
     pub(crate) fn plan_resets(&self) {
-        let mut dice = Dice::new(self.seed, "resets");
-        for _ in 0..dice.roll(12) {
-            let job = JOBS[usize::try_from(dice.roll(3)).expect("small")];
-            self.plan(dice.time(5_000, 200_000), Event::Request(job, ControlAction::Reset));
+        let mut random = Random::new(self.seed, "resets");
+        for _ in 0..random.below(12) {
+            let job = JOBS[usize::try_from(random.below(3)).expect("small")];
+            self.plan(random.time(5_000, 200_000), Event::Request(job, ControlAction::Reset));
         }
     }
 
-    /// Somebody asks for something, over a line that is good.
-    pub(crate) fn ask(&self, job: &'static str, action: ControlAction) {
-        let open = at_once(self.store.control_state(None)).ok().flatten().unwrap_or_default();
+    /// Sends a request of an operator, without faults.
+    pub(crate) fn send(&self, job: &'static str, action: ControlAction) {
+        let open = ready(self.store.control_state(None)).ok().flatten().unwrap_or_default();
         let held = self.row(job).and_then(|row| row.lease);
         let id = {
-            let mut plot = self.plot();
-            plot.people.asked += 1;
-            Uuid::from_u128(plot.people.asked.into())
+            let mut state = self.state();
+            state.operators.sent += 1;
+            Uuid::from_u128(state.operators.sent.into())
         };
         let at = self.true_time().trunc_subsecs(6);
         let request =
             ControlRequest { id, job: job.to_owned(), action, by: "ada".to_owned(), reason: None, at };
-        let receipt = at_once(self.store.request(&request));
+        let receipt = ready(self.store.request(&request));
         self.log(format_args!("ada: {} `{job}`: {receipt:?}", action.as_str()));
         if !matches!(receipt, Ok(ControlReceipt::Accepted)) {
             return;
         }
-        let people = &mut self.plot().people;
+        let operators = &mut self.state().operators;
         match action {
-            ControlAction::RunNow => drop(people.triggered.insert(id, job)),
-            ControlAction::Pause => people.pauses.push(Paused { job, since: at, until: None }),
+            ControlAction::RunNow => drop(operators.requested.insert(id, job)),
+            ControlAction::Pause => operators.pauses.push(Paused { job, since: at, until: None }),
             ControlAction::Resume => {
-                let open = people.pauses.iter_mut().find(|pause| pause.job == job && pause.until.is_none());
-                open.expect("the store says that it was paused").until = Some(at);
+                let open =
+                    operators.pauses.iter_mut().find(|pause| pause.job == job && pause.until.is_none());
+                open.expect("the store accepted the request, so the job was paused").until = Some(at);
             }
             ControlAction::Cancel { .. } => {
-                // What had not begun is withdrawn, and what had may end.
+                // Requests that have not started are withdrawn.
                 for request in open.requests.iter().filter(|request| request.job == job) {
-                    people.triggered.remove(&request.id);
-                    people.unanswered_resets.remove(&request.id);
+                    operators.requested.remove(&request.id);
+                    operators.unanswered_resets.remove(&request.id);
                 }
                 let claim = held.map(|held| held.fencing_token);
-                people.cancels.extend(claim.map(|fencing_token| Cancel {
+                operators.cancels.extend(claim.map(|fencing_token| Cancel {
                     job,
                     fencing_token,
                     at: self.now(),
@@ -148,14 +149,14 @@ impl World {
                 }));
             }
             ControlAction::Reset => {
-                people.resets.insert(id);
-                people.unanswered_resets.insert(id, job);
+                operators.resets.insert(id);
+                operators.unanswered_resets.insert(id, job);
             }
             ControlAction::Replay { .. } => {}
         }
     }
 
-    /// Somebody who sees a job run wants it to stop.
+    /// Schedules a request to cancel a run.
     pub(crate) fn plan_to_cancel(&self, ctx: &JobContext, after: Duration) {
         if let Some(job) = JOBS.into_iter().find(|job| *job == ctx.occurrence.job) {
             self.plan(after, Event::Request(job, cancel()));
@@ -171,15 +172,15 @@ impl World {
             (row.state.cursor < next_at && row.state.retrying.is_none()).then_some(next_at)
         });
         let (life, scheduler) = {
-            let mut plot = self.plot();
-            plot.people.wanted.entry(period_s).or_insert(now);
+            let mut state = self.state();
+            state.operators.configured.entry(period_s).or_insert(now);
             if before != period_s {
-                plot.people.owed.extend(due_before.filter(|at| *at < now - APART));
+                state.operators.overdue.extend(due_before.filter(|at| *at < now - MAX_SKEW));
             }
-            let daemon_of = &plot.daemons[daemon];
+            let daemon_of = &state.daemons[daemon];
             (Life { daemon, life: daemon_of.life }, daemon_of.scheduler.clone())
         };
-        self.log(format_args!("{daemon} is told to run `latest` every {period_s} s"));
+        self.log(format_args!("{daemon} is configured to run `latest` every {period_s} s"));
         if let Some(scheduler) = scheduler {
             scheduler
                 .reload(&self.registry(life), self.specs(daemon), |_| false)
@@ -192,7 +193,7 @@ impl World {
     }
 
     fn row(&self, job: &str) -> Option<JobRow> {
-        at_once(self.store.jobs()).ok()?.into_iter().find(|row| row.job == job)
+        ready(self.store.jobs()).ok()?.into_iter().find(|row| row.job == job)
     }
 
     fn true_time(&self) -> DateTime<Utc> {
@@ -200,42 +201,42 @@ impl World {
     }
 }
 
-/// The store fills in which claim is meant.
+/// The store sets the fencing token.
 fn cancel() -> ControlAction {
     ControlAction::Cancel { fencing_token: FencingToken(0) }
 }
 
-/// What is checked as it happens.
+/// Checks during the simulation.
 impl World {
-    /// A claim is told of every pause that was asked for before.
-    pub(crate) fn note_pauses(&self, lease: &Lease) {
-        let people = &mut self.plot().people;
-        let pauses = people.pauses.iter().filter(|pause| pause.job == lease.job).cloned().collect();
-        people.known.insert((lease.job.clone(), lease.fencing_token), pauses);
+    /// Records the pauses at the time of a claim: the lease must contain each of them.
+    pub(crate) fn record_pauses(&self, lease: &Lease) {
+        let operators = &mut self.state().operators;
+        let pauses = operators.pauses.iter().filter(|pause| pause.job == lease.job).cloned().collect();
+        operators.known.insert((lease.job.clone(), lease.fencing_token), pauses);
     }
 
-    /// A run that was cancelled is told to stop.
-    pub(crate) fn check_told(&self, ctx: &JobContext, began: Duration) {
+    /// Checks that a cancelled run is requested to stop.
+    pub(crate) fn check_cancelled_run_stops(&self, ctx: &JobContext, began: Duration) {
         let now = self.now();
-        let is_ignored = self.plot().people.cancels.iter().any(|cancel| {
+        let is_ignored = self.state().operators.cancels.iter().any(|cancel| {
             cancel.job == ctx.occurrence.job
                 && cancel.fencing_token == ctx.fencing_token
                 && cancel.at > SETTLED.max(began)
-                && cancel.at + TOLD < now
+                && cancel.at + STOP_WITHIN < now
         });
         if is_ignored && ctx.stop_requested().is_none() {
-            self.wrong(format!("the run of {} was cancelled, and is not told", ctx.occurrence));
+            self.wrong(format!("the run of {} was cancelled, and is not requested to stop", ctx.occurrence));
         }
     }
 
-    pub(crate) fn witness_for_people(&self, run: &RunRecord, before: Option<&JobState>, next: &JobState) {
-        let mut plot = self.plot();
+    pub(crate) fn check_request_effects(&self, run: &RunRecord, before: Option<&JobState>, next: &JobState) {
+        let mut state = self.state();
         let wrong = if run.cause == RunCause::Schedule {
-            plot.people.check_scheduled(run, self.clocks_jump.load(Ordering::Relaxed))
+            state.operators.check_scheduled(run, self.clocks_jump.load(Ordering::Relaxed))
         } else {
-            plot.people.check_asked_for(run, before, next)
+            state.operators.check_requested(run, before, next)
         };
-        drop(plot);
+        drop(state);
         for wrong in wrong.into_iter().chain(self.check_settled(run)) {
             self.wrong(wrong);
         }
@@ -244,34 +245,38 @@ impl World {
     fn check_settled(&self, run: &RunRecord) -> Option<String> {
         let period_s = self.period_s[0].load(Ordering::Relaxed);
         let is_checked = run.job == "latest" && is_real(run) && run.cause == RunCause::Schedule;
-        (is_checked && self.now() > STORM + CALM / 2 && !is_due_every(period_s, run.scheduled_at))
-            .then(|| format!("`latest` runs at {}, and every {period_s} s by then", run.scheduled_at))
+        (is_checked
+            && self.now() > FAULT_PHASE + QUIET_PHASE / 2
+            && !is_due_every(period_s, run.scheduled_at))
+        .then(|| {
+            format!("`latest` runs at {}, although its period is {period_s} s by then", run.scheduled_at)
+        })
     }
 
-    /// What must be so in the end.
-    pub(crate) fn what_people_miss(&self) -> Vec<String> {
+    /// Returns the failed checks at the end of the simulation.
+    pub(crate) fn failed_requests(&self) -> Vec<String> {
         let mut missed = Vec::new();
-        let open = at_once(self.store.control_state(None)).ok().flatten().unwrap_or_default();
-        let is_over = |at: DateTime<Utc>| at < self.true_time() - LATEST;
+        let open = ready(self.store.control_state(None)).ok().flatten().unwrap_or_default();
+        let is_over = |at: DateTime<Utc>| at < self.true_time() - DEADLINE;
         let runs = self.store.runs();
-        let plot = self.plot();
-        let people = &plot.people;
-        for (id, job) in people.triggered.iter().filter(|(id, _)| !people.answered.contains(id)) {
+        let state = self.state();
+        let operators = &state.operators;
+        for (id, job) in operators.requested.iter().filter(|(id, _)| !operators.answered.contains(id)) {
             missed.push(format!("request {} to run `{job}` was never answered", id.as_u128()));
         }
-        for (id, job) in &people.unanswered_resets {
+        for (id, job) in &operators.unanswered_resets {
             missed.push(format!("request {} to reset `{job}` was never answered", id.as_u128()));
         }
         for request in open.requests.iter().filter(|request| is_over(request.at)) {
-            // What was to be cancelled may have ended before.
+            // The run to cancel may have ended before.
             if !matches!(request.action, ControlAction::Cancel { .. }) {
                 missed.push(format!("request {} of `{}` is still open", request.id.as_u128(), request.job));
             }
         }
         if !self.clocks_jump.load(Ordering::Relaxed) {
-            for at in &people.owed {
+            for at in &operators.overdue {
                 let covers = |run: &RunRecord| {
-                    let from = run.range.map_or(run.scheduled_at, |stretch| stretch.from);
+                    let from = run.range.map_or(run.scheduled_at, |range| range.from);
                     run.job == "latest"
                         && run.cause == RunCause::Schedule
                         && (from..=run.scheduled_at).contains(at)
@@ -286,25 +291,25 @@ impl World {
     }
 }
 
-impl People {
-    /// Whether somebody paused or cancelled it.
-    pub(crate) fn know_of(&self, job: &str, at: DateTime<Utc>) -> bool {
+impl Operators {
+    /// Whether an operator paused or cancelled the occurrence.
+    pub(crate) fn explains(&self, job: &str, at: DateTime<Utc>) -> bool {
         self.cancelled.contains_key(&(job.to_owned(), at))
-            || self.passed.iter().any(|(of, from, until)| of == job && *from <= at && at <= *until)
+            || self.not_run.iter().any(|(of, from, until)| of == job && *from <= at && at <= *until)
     }
 
     fn check_scheduled(&mut self, run: &RunRecord, clocks_jump: bool) -> Vec<String> {
         let mut wrong = Vec::new();
         let (job, at) = (&run.job, run.scheduled_at);
         if run.status == RunStatus::Paused {
-            let from = run.range.map_or(at, |stretch| stretch.from);
+            let from = run.range.map_or(at, |range| range.from);
             let is_in = |pause: &Paused| {
                 pause.job == job && pause.since <= from && pause.until.is_some_and(|until| at < until)
             };
             if !self.pauses.iter().any(is_in) {
                 wrong.push(format!("`{job}` was not paused from {from} to {at}"));
             }
-            self.passed.push((job.clone(), from, at));
+            self.not_run.push((job.clone(), from, at));
         }
         if !is_real(run) {
             return wrong;
@@ -312,16 +317,16 @@ impl People {
         for pause in self.known.get(&(job.clone(), run.fencing_token)).into_iter().flatten() {
             let is_paused = match pause.until {
                 None => true,
-                // What had begun before is tried again.
+                // An occurrence that started before the pause is retried.
                 Some(until) => run.attempt == 1 && pause.since <= at && at < until,
             };
             if is_paused {
-                wrong.push(format!("{at} of `{job}` runs, which was paused at {}", pause.since));
+                wrong.push(format!("`{job}` runs at {at}, although it was paused at {}", pause.since));
             }
         }
-        // A row may be written twice.
+        // The same row may be delivered twice.
         if self.cancelled.get(&(job.clone(), at)).is_some_and(|cancelled| *cancelled != run.id) {
-            wrong.push(format!("{at} of `{job}` was cancelled, and is run again"));
+            wrong.push(format!("{at} of `{job}` was cancelled, and runs again"));
         }
         let control_state = self
             .cancels
@@ -331,25 +336,25 @@ impl People {
             control_state.fold(false, |is, cancel| is | (*cancel.meant.get_or_insert(run.id) == run.id));
         if is_cancelled(run) {
             if !is_meant {
-                wrong.push(format!("{at} of `{job}` is cancelled, and nobody wanted that"));
+                wrong.push(format!("{at} of `{job}` is cancelled without a request"));
             }
             self.cancelled.insert((job.clone(), at), run.id);
         }
-        // The time of a schedule before anybody wanted it, by a clock that is about right.
-        let is_wanted = |(period_s, since): (&u64, &DateTime<Utc>)| {
-            is_due_every(*period_s, at) && (*period_s == PERIOD_S || *since < at + APART)
+        // A time of a schedule before the schedule was configured, by a clock that is nearly right.
+        let is_configured = |(period_s, since): (&u64, &DateTime<Utc>)| {
+            is_due_every(*period_s, at) && (*period_s == PERIOD_S || *since < at + MAX_SKEW)
         };
         if job == "latest"
             && !clocks_jump
-            && !self.wanted.iter().any(is_wanted)
+            && !self.configured.iter().any(is_configured)
             && !is_due_every(PERIOD_S, at)
         {
-            wrong.push(format!("`latest` runs at {at}, when nobody wanted it to"));
+            wrong.push(format!("`latest` runs at {at}, which no configured schedule contains"));
         }
         wrong
     }
 
-    fn check_asked_for(
+    fn check_requested(
         &mut self,
         run: &RunRecord,
         before: Option<&JobState>,
@@ -361,10 +366,10 @@ impl People {
             return self.check_reset(run, before, next);
         }
         if before.is_some_and(|before| before != next) {
-            wrong.push(format!("a run of `{job}` that was asked for changes where its schedule stands"));
+            wrong.push(format!("a requested run of `{job}` changes the state of its schedule"));
         }
         if run.status == RunStatus::Retrying {
-            wrong.push(format!("a run of `{job}` that was asked for is tried again by itself"));
+            wrong.push(format!("a requested run of `{job}` is retried"));
         }
         let control_state = self
             .cancels
@@ -373,30 +378,28 @@ impl People {
         for cancel in control_state {
             cancel.meant.get_or_insert(run.id);
         }
-        if let Some(id) = run.request {
+        if let Some(id) = run.request_id {
             self.answered.insert(id);
             if run.status == RunStatus::Interrupted && !is_cancelled(run) {
-                wrong.push(format!(
-                    "a run of `{job}` that was asked for did not end, and nobody is to repeat it"
-                ));
+                wrong.push(format!("a requested run of `{job}` was interrupted and will not be repeated"));
             }
             let ends = matches!(run.status, RunStatus::Done | RunStatus::Dead);
             if ends && *self.answers.entry(id).or_insert(run.id) != run.id {
-                wrong.push(format!("a run of `{job}` that was asked for once ended twice"));
+                wrong.push(format!("a requested run of `{job}` ended twice"));
             }
         }
         wrong
     }
 }
 
-impl People {
-    /// Whether it is the row of a reset: the schedule continues from the present on request of an operator.
+impl Operators {
+    /// Whether the row is that of a reset: the schedule continues from the present on request of an operator.
     pub(crate) fn is_reset(&self, run: &RunRecord) -> bool {
-        run.cause == RunCause::Manual && run.request.is_some_and(|id| self.resets.contains(&id))
+        run.cause == RunCause::Manual && run.request_id.is_some_and(|id| self.resets.contains(&id))
     }
 
-    /// A reset only moves the schedule back. Times may then come again: those that ran are skipped, and what was
-    /// cancelled may run.
+    /// Checks a reset, which only moves the schedule back. Scheduled times may then repeat: those that ran are skipped, and those that
+    /// were cancelled may run.
     fn check_reset(&mut self, run: &RunRecord, before: Option<&JobState>, next: &JobState) -> Vec<String> {
         let mut wrong = Vec::new();
         let job = &run.job;
@@ -407,12 +410,12 @@ impl People {
             wrong.push(format!("a reset of `{job}` moves its schedule on to {}", next.cursor));
         }
         self.cancelled.retain(|(of, at), _| of != job || *at <= next.cursor);
-        self.unanswered_resets.retain(|id, _| Some(*id) != run.request);
+        self.unanswered_resets.retain(|id, _| Some(*id) != run.request_id);
         wrong
     }
 }
 
-/// Whether somebody was at it.
+/// Whether the row is that of a run.
 fn is_real(run: &RunRecord) -> bool {
     use RunStatus::{Dead, Done, Interrupted, Retrying};
     matches!(run.status, Done | Dead | Retrying | Interrupted)

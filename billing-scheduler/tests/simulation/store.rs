@@ -1,4 +1,4 @@
-//! The store over a bad line.
+//! A store behind an unreliable connection.
 
 use std::{
     pin::pin,
@@ -17,67 +17,67 @@ use tokio::sync::oneshot;
 
 use crate::{
     event_loop::{Life, World},
-    random::Dice,
+    random::Random,
 };
 
-/// The store as one process sees it: a request may be late, lost or delivered twice, and so may its answer.
+/// The store of one process: a request may be late, lost or delivered twice, and its response late or lost.
 pub(crate) struct FaultyStore {
     pub(crate) world: Arc<World>,
     pub(crate) life: Life,
     pub(crate) store: MemoryStore,
 }
 
-/// What becomes of one request.
-struct Fate {
-    /// How often it is delivered, and after how long.
+/// The faults of one request.
+struct Faults {
+    /// The number of times that the store gets the request, after `delay`.
     deliveries: u32,
     delay: Duration,
-    /// After how long its answer is there; `None`: it gets lost.
+    /// The delay of the response; `None` if it is lost.
     answer: Option<Duration>,
-    /// How long one waits who will get no answer.
-    patience: Duration,
+    /// The time until a caller without a response fails.
+    timeout: Duration,
 }
 
 impl World {
-    fn fate(&self, life: Life, verb: &'static str, job: &str) -> Fate {
-        let nth = {
-            let mut plot = self.plot();
-            let asked = plot.asked.entry((life, verb, job.to_owned())).or_default();
-            *asked += 1;
-            *asked
+    fn faults(&self, life: Life, verb: &'static str, job: &str) -> Faults {
+        let number = {
+            let mut state = self.state();
+            let sent = state.sent.entry((life, verb, job.to_owned())).or_default();
+            *sent += 1;
+            *sent
         };
-        // Some seeds have a good line, some a bad one.
+        // The fault rate in percent depends on the seed.
         let bad = [2, 10, 30][usize::try_from(self.seed % 3).expect("small")];
-        let mut dice = Dice::new(self.seed, (life, verb, job, nth));
-        let delay = dice.time(0, 20);
-        let answer = Some(dice.time(0, 20));
-        let good = Fate { deliveries: 1, delay, answer, patience: dice.time(10, 5_000) };
-        if self.is_calm() || dice.roll(100) >= bad {
-            return good;
+        let mut random = Random::new(self.seed, (life, verb, job, number));
+        let delay = random.time(0, 20);
+        let answer = Some(random.time(0, 20));
+        let reliable = Faults { deliveries: 1, delay, answer, timeout: random.time(10, 5_000) };
+        if self.is_quiet() || random.below(100) >= bad {
+            return reliable;
         }
-        match dice.roll(6) {
-            0 => Fate { delay: dice.time(0, 15_000), ..good },
-            1 => Fate { answer: Some(dice.time(0, 15_000)), ..good },
-            2 => Fate { deliveries: 2, ..good },
-            3 => Fate { deliveries: 0, answer: None, ..good },
-            4 => Fate { answer: None, ..good },
-            // It arrives after it was given up.
-            _ => Fate { answer: None, delay: dice.time(0, 15_000), ..good },
+        match random.below(6) {
+            0 => Faults { delay: random.time(0, 15_000), ..reliable },
+            1 => Faults { answer: Some(random.time(0, 15_000)), ..reliable },
+            2 => Faults { deliveries: 2, ..reliable },
+            3 => Faults { deliveries: 0, answer: None, ..reliable },
+            4 => Faults { answer: None, ..reliable },
+            // The request arrives after the caller has failed.
+            _ => Faults { answer: None, delay: random.time(0, 15_000), ..reliable },
         }
     }
 }
 
 impl FaultyStore {
-    /// Sends a request. `serve` is what the store does when it arrives, whoever still waits for the answer.
-    async fn ask<T: Send + 'static>(
+    /// Sends a request. `serve` is executed when it arrives, even if the caller no longer waits for the response.
+    async fn send<T: Send + 'static>(
         &self,
         verb: &'static str,
         job: &str,
         serve: impl Fn() -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let Self { world, life, .. } = self;
-        world.pass(*life).await;
-        let Fate { deliveries, delay, answer, patience } = world.fate(*life, verb, job);
+        world.wait_while_paused(*life).await;
+        let Faults { deliveries, delay, answer, timeout } = world.faults(*life, verb, job);
         let (daemon, job) = (life.daemon, job.to_owned());
         let (answers, answered) = oneshot::channel();
         let server = Arc::clone(world);
@@ -93,20 +93,20 @@ impl FaultyStore {
                 ));
                 result = Some(reply);
             }
-            // Nobody may be waiting any more.
+            // The caller may have failed.
             drop(answers.send(result));
         });
         let Some(late) = answer else {
-            world.sleep(Some(*life), patience).await;
-            return Err(StoreError::Unavailable("no answer".into()));
+            world.sleep(Some(*life), timeout).await;
+            return Err(StoreError::Unavailable("no response".into()));
         };
         let result = answered.await.ok().flatten();
         world.sleep(Some(*life), late).await;
-        result.unwrap_or_else(|| Err(StoreError::Unavailable("no answer".into())))
+        result.unwrap_or_else(|| Err(StoreError::Unavailable("no response".into())))
     }
 }
 
-pub(crate) fn at_once<T>(verb: impl Future<Output = T>) -> T {
+pub(crate) fn ready<T>(verb: impl Future<Output = T>) -> T {
     match pin!(verb).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => answer,
         Poll::Pending => unreachable!("the memory store does not wait"),
@@ -117,11 +117,11 @@ pub(crate) fn at_once<T>(verb: impl Future<Output = T>) -> T {
 impl Store for FaultyStore {
     async fn acquire(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Claim, StoreError> {
         let (world, store, name) = (Arc::clone(&self.world), self.store.clone(), job.to_owned());
-        self.ask("acquires", job, move || {
-            let claim = at_once(store.acquire(&name, first_cursor))?;
+        self.send("acquires", job, move || {
+            let claim = ready(store.acquire(&name, first_cursor))?;
             if let Claim::Held(lease) = &claim {
-                world.witness_claim(lease);
-                world.note_pauses(lease);
+                world.check_claim(lease);
+                world.record_pauses(lease);
             }
             Ok(claim)
         })
@@ -130,7 +130,7 @@ impl Store for FaultyStore {
 
     async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
         let (store, held) = (self.store.clone(), lease.clone());
-        self.ask("renews", &lease.job, move || at_once(store.renew(&held))).await
+        self.send("renews", &lease.job, move || ready(store.renew(&held))).await
     }
 
     async fn record(
@@ -141,19 +141,19 @@ impl Store for FaultyStore {
     ) -> Result<(), StoreError> {
         let (world, store, life) = (Arc::clone(&self.world), self.store.clone(), self.life);
         let (lease, row, next) = (lease.cloned(), run.clone(), next.clone());
-        self.ask("records", &run.job, move || {
-            if lease.is_none() && !world.first_of_its_node(life, &row) {
+        self.send("records", &run.job, move || {
+            if lease.is_none() && !world.is_first_of_node(life, &row) {
                 return Err(StoreError::AlreadyFinished {
                     job: row.job.clone(),
                     scheduled_at: row.scheduled_at,
                 });
             }
             let before = lease.as_ref().and_then(|lease| world.state_of(&lease.job));
-            at_once(store.record(lease.as_ref(), &row, &next))?;
+            ready(store.record(lease.as_ref(), &row, &next))?;
             if lease.is_some() {
-                let is_reset = world.plot().people.is_reset(&row);
-                world.witness_for_people(&row, before.as_ref(), &next);
-                world.witness_record(&row, &next, is_reset);
+                let is_reset = world.state().operators.is_reset(&row);
+                world.check_request_effects(&row, before.as_ref(), &next);
+                world.check_record(&row, &next, is_reset);
             }
             Ok(())
         })
@@ -162,18 +162,18 @@ impl Store for FaultyStore {
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         let (store, held) = (self.store.clone(), lease.clone());
-        self.ask("releases", &lease.job, move || at_once(store.release(&held))).await
+        self.send("releases", &lease.job, move || ready(store.release(&held))).await
     }
 
     async fn control_state(&self, known: Option<i64>) -> Result<Option<ControlState>, StoreError> {
         let store = self.store.clone();
-        self.ask("asks", "", move || at_once(store.control_state(known))).await
+        self.send("polls", "", move || ready(store.control_state(known))).await
     }
 
     async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {
         let (store, request) = (self.store.clone(), request.clone());
         let job = request.job.clone();
-        self.ask("requests", &job, move || at_once(store.request(&request))).await
+        self.send("requests", &job, move || ready(store.request(&request))).await
     }
 
     async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
