@@ -188,7 +188,7 @@ pub struct JobContext {
     /// The fencing token under which the run may write.
     pub fencing_token: FencingToken,
     /// The control request that the run answers; `None` if its scheduled time started it.
-    pub request: Option<Uuid>,
+    pub request_id: Option<Uuid>,
     clock: Arc<dyn Clock>,
     stop: StopHandle,
     reported: Arc<Mutex<serde_json::Value>>,
@@ -213,7 +213,7 @@ impl JobContext {
             run_id,
             attempt,
             fencing_token,
-            request: None,
+            request_id: None,
             clock,
             stop,
             reported: Arc::default(),
@@ -224,8 +224,8 @@ impl JobContext {
 
     /// Sets the control request that the run answers.
     #[must_use]
-    pub fn with_request(self, request: Option<Uuid>) -> Self {
-        Self { request, ..self }
+    pub fn with_request_id(self, request_id: Option<Uuid>) -> Self {
+        Self { request_id, ..self }
     }
 
     /// Returns a key for receivers that discard repetitions. It is equal for every attempt at one scheduled time and for every run
@@ -236,13 +236,13 @@ impl JobContext {
     /// let ctx = JobContext::for_test("report", "2026-01-05T14:00:00Z".parse()?);
     /// assert_eq!(ctx.idempotency_key(), "report@1767621600");
     /// let request = "0195a1f2-7c3d-7e4f-8a5b-6c7d8e9f0a1b".parse()?;
-    /// assert_eq!(ctx.with_request(Some(request)).idempotency_key(), "report@0195a1f2-7c3d-7e4f-8a5b-6c7d8e9f0a1b");
+    /// assert_eq!(ctx.with_request_id(Some(request)).idempotency_key(), "report@0195a1f2-7c3d-7e4f-8a5b-6c7d8e9f0a1b");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
     pub fn idempotency_key(&self) -> String {
         let Occurrence { job, scheduled_at } = &self.occurrence;
-        match self.request {
+        match self.request_id {
             Some(request) => format!("{job}@{request}"),
             None => format!("{job}@{}", scheduled_at.timestamp()),
         }

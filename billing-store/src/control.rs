@@ -319,7 +319,7 @@ fn job(row: &QueryResult) -> Result<JobRow, DbErr> {
 /// Reads the runs that `filter` selects, the newest first.
 pub async fn read_runs(db: &DatabaseConnection, filter: &RunFilter) -> Result<Vec<RunRow>, DbErr> {
     let dialect = Dialect::of(db.get_database_backend());
-    let RunFilter { id, job, status, since, scheduled_at, request, limit } = filter;
+    let RunFilter { id, job, status, since, scheduled_at, request_id, limit } = filter;
     let mut conditions: Vec<String> = Vec::new();
     let mut values: Vec<Value> = Vec::new();
     let mut condition = |value: Value, condition: &dyn Fn(&str) -> String| {
@@ -344,8 +344,10 @@ pub async fn read_runs(db: &DatabaseConnection, filter: &RunFilter) -> Result<Ve
             format!("coalesce(r.scheduled_from, r.scheduled_at) <= {at} AND r.scheduled_at >= {at}")
         });
     }
-    if let Some(request) = request {
-        condition(request.to_string().into(), &|id| format!("r.request_id = {}", dialect.cast(id, "uuid")));
+    if let Some(request_id) = request_id {
+        condition(request_id.to_string().into(), &|id| {
+            format!("r.request_id = {}", dialect.cast(id, "uuid"))
+        });
     }
     let all =
         if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };

@@ -35,7 +35,7 @@ pub(crate) fn run_values(holder: &str, run: &RunRecord) -> [Value; RUN_VALUES] {
         details.into(),
         run.range.map(|range| range.from.timestamp_micros()).into(),
         run.range.map_or(1, |range| i64::from(range.count)).into(),
-        run.request.map(|request| request.to_string()).into(),
+        run.request_id.map(|request| request.to_string()).into(),
     ]
 }
 
@@ -152,7 +152,7 @@ pub(crate) fn run(row: &QueryResult) -> Result<RunRow, DbErr> {
         started_at: at("started_at")?,
         finished_at: at("finished_at")?,
         items: number("items")?.unsigned_abs(),
-        request: request.and_then(|id| Uuid::parse_str(&id).ok()),
+        request_id: request.and_then(|id| Uuid::parse_str(&id).ok()),
         reason: row.try_get("", "reason")?,
         error: row.try_get("", "error")?,
         details: details.and_then(|details| serde_json::from_str(&details).ok()).unwrap_or_default(),

@@ -181,7 +181,7 @@ impl SeaOrmStore {
             if txn.execute_raw(self.statement(sql, state)).await?.rows_affected() != 1 {
                 return Err(WriteError::LeaseLost);
             }
-            let request = run.request.map(|request| request.to_string());
+            let request = run.request_id.map(|request| request.to_string());
             let values: [Value; 3] =
                 [lease.job.as_str().into(), lease.fencing_token.0.into(), request.into()];
             txn.execute_raw(self.statement(close, values)).await?;

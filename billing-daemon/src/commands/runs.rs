@@ -195,7 +195,7 @@ pub(super) fn run_in_json(row: &RunRow) -> Value {
         "lateness_ms": run.lateness_ms(),
         "duration_ms": u64::try_from(run.duration().as_millis()).unwrap_or(u64::MAX),
         "items": run.items,
-        "request_id": run.request,
+        "request_id": run.request_id,
         "reason": run.reason,
         "error": run.error,
         "details": run.details,

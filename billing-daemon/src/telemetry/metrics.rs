@@ -280,7 +280,7 @@ pub(crate) mod tests {
             range: None,
             status,
             cause: RunCause::Schedule,
-            request: None,
+            request_id: None,
             attempt,
             fencing_token: FencingToken(1),
             started_at: at + TimeDelta::milliseconds(250),

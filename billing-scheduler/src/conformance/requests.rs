@@ -30,7 +30,7 @@ pub(super) async fn reset_requires_future_cursor(harness: &dyn Harness) {
     assert_eq!(lease.requests, std::slice::from_ref(&requested), "a claim returns it, too");
     let cause = RunCause::Manual;
     let answer =
-        RunRecord { request: Some(requested.id), cause, ..run(&lease, requested.at, RunStatus::Skipped) };
+        RunRecord { request_id: Some(requested.id), cause, ..run(&lease, requested.at, RunStatus::Skipped) };
     let present = JobState::at(requested.at);
     a.finish(&lease, &answer, &present).await.expect("a cursor may go back");
     let lease = held(&*b, "reset").await;
@@ -110,8 +110,11 @@ pub(super) async fn request_is_open_until_answered(harness: &dyn Harness) {
     let lease = held(&*a, "requested").await;
     assert_eq!(lease.requests, requested, "a run that does not answer leaves it open");
     let cause = RunCause::Manual;
-    let answer =
-        RunRecord { request: Some(requested[0].id), cause, ..run(&lease, requested[0].at, RunStatus::Done) };
+    let answer = RunRecord {
+        request_id: Some(requested[0].id),
+        cause,
+        ..run(&lease, requested[0].at, RunStatus::Done)
+    };
     a.record(Some(&lease), &answer, &lease.state).await.expect("the newest fencing token records");
     a.release(&lease).await.expect("the store is available");
     let lease = held(&*b, "requested").await;
@@ -119,9 +122,9 @@ pub(super) async fn request_is_open_until_answered(harness: &dyn Harness) {
     assert_eq!(lease.state, JobState::at(noon()), "and moves no cursor");
     let cause = RunCause::Replay;
     let answer =
-        RunRecord { request: Some(requested[1].id), cause, ..run(&lease, scheduled_at, RunStatus::Done) };
+        RunRecord { request_id: Some(requested[1].id), cause, ..run(&lease, scheduled_at, RunStatus::Done) };
     b.record(Some(&lease), &answer, &lease.state).await.expect("the newest fencing token records");
-    let again = RunRecord { id: Uuid::now_v7(), request: None, ..answer };
+    let again = RunRecord { id: Uuid::now_v7(), request_id: None, ..answer };
     b.record(Some(&lease), &again, &lease.state)
         .await
         .expect("a scheduled time may be replayed again and again");

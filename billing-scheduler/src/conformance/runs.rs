@@ -118,7 +118,7 @@ pub(super) async fn finish_records_and_releases(harness: &dyn Harness) {
         stuck_at: None,
     };
     lease.claim_hint = Some(plan.clone());
-    let done = RunRecord { request: Some(requested.id), ..run(&lease, at, RunStatus::Done) };
+    let done = RunRecord { request_id: Some(requested.id), ..run(&lease, at, RunStatus::Done) };
     a.finish(&lease, &done, &JobState::at(at)).await.expect("the newest fencing token records");
     assert_eq!(harness.runs("last").await, 1, "it leaves its row");
     assert_eq!(control_state(&*b, "last").await.2, [], "and closes the request that it answers");
@@ -130,7 +130,7 @@ pub(super) async fn finish_records_and_releases(harness: &dyn Harness) {
     let late = run(&lease, at + TimeDelta::hours(1), RunStatus::Done);
     let open = request("last", ControlAction::RunNow, 1);
     accepted(&*a, &open).await;
-    let late = RunRecord { request: Some(open.id), ..late };
+    let late = RunRecord { request_id: Some(open.id), ..late };
     let answer = a.finish(&lease, &late, &JobState::at(late.scheduled_at)).await;
     assert!(matches!(answer, Err(StoreError::LeaseLost { .. })), "an old fencing token records nothing");
     assert_eq!(harness.runs("last").await, 1, "a refused record leaves no row");
@@ -158,7 +158,7 @@ pub(super) async fn history_is_read_as_written(harness: &dyn Harness) {
             ..run(&lease, at(4), RunStatus::Paused)
         },
         RunRecord {
-            request: Some(requested),
+            request_id: Some(requested),
             cause: RunCause::Replay,
             error: Some("boom".to_owned()),
             ..run(&lease, at(5), RunStatus::Dead)
@@ -179,7 +179,7 @@ pub(super) async fn history_is_read_as_written(harness: &dyn Harness) {
         (RunFilter { scheduled_at: Some(at(3)), ..all.clone() }, vec![1]),
         (RunFilter { scheduled_at: Some(at(5)), ..all.clone() }, vec![2]),
         (RunFilter { id: Some(rows[0].id), ..RunFilter::default() }, vec![0]),
-        (RunFilter { request: Some(requested), ..RunFilter::default() }, vec![2]),
+        (RunFilter { request_id: Some(requested), ..RunFilter::default() }, vec![2]),
         (RunFilter { job: Some("unknown".to_owned()), ..RunFilter::default() }, vec![]),
     ] {
         let found = b.runs(&filter).await.expect("the store is available");

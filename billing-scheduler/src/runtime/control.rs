@@ -104,7 +104,7 @@ impl Control {
                     fencing_token: lease.fencing_token,
                     attempt: retrying.failed_attempts,
                     reason: Some(signed("cancelled", &self.by, reason)),
-                    request: Some(id),
+                    request_id: Some(id),
                     ..RunRecord::new(
                         job,
                         retrying.scheduled_at,

@@ -199,7 +199,7 @@ impl Store for MemoryStore {
                     || !matches!(request.action, ControlAction::Cancel { fencing_token } if fencing_token.0 > 0 && fencing_token <= run.fencing_token)
             });
         }
-        tables.requests.retain(|request| Some(request.id) != run.request);
+        tables.requests.retain(|request| Some(request.id) != run.request_id);
         let index = tables.runs.len();
         if let Some(row) = tables.jobs.get_mut(&run.job) {
             row.last = Some(index);

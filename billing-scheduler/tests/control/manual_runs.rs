@@ -26,7 +26,7 @@ async fn manual_run_ignores_pause_and_schedule() {
         other.idle().await;
     }
     assert_eq!(world.history(), ["done manual 13:30"]);
-    let filter = RunFilter { request: Some(request), ..RunFilter::default() };
+    let filter = RunFilter { request_id: Some(request), ..RunFilter::default() };
     let answer = &world.control.runs(&filter).await.unwrap()[0];
     assert_eq!(answer.run.reason.as_deref(), Some("requested by ada: to see it"));
     world.control.resume("job", None).await.unwrap();
@@ -111,7 +111,7 @@ async fn manual_run_interrupted_by_drain_is_repeated() {
     next.tick();
     next.idle().await;
     assert_eq!(world.history(), ["interrupted manual 13:30", "done manual 13:30"]);
-    let ids: Vec<_> = world.store.runs().iter().map(|run| run.request.is_some()).collect();
+    let ids: Vec<_> = world.store.runs().iter().map(|run| run.request_id.is_some()).collect();
     assert_eq!(ids, [false, true], "only the second answers");
 }
 

@@ -239,7 +239,7 @@ pub(in crate::commands) fn needs_force(job: &str, pause: &Pause) -> String {
 }
 
 async fn answer(desk: &JobSession, id: Uuid, patience: Duration) -> Result<Option<RunRow>, Failure> {
-    let (filter, began) = (RunFilter { request: Some(id), ..RunFilter::default() }, Instant::now());
+    let (filter, began) = (RunFilter { request_id: Some(id), ..RunFilter::default() }, Instant::now());
     let mut told = false;
     while began.elapsed() < patience {
         if let Some(row) = desk.runs(&filter).await?.pop() {

@@ -97,7 +97,7 @@ impl<'a> Actions<'a> {
             let effect = match (action, ctx) {
                 (Action::Wait(at), _) => return Ok(NextWakeup::instant(at).into()),
                 (Action::Skip(skip), _) => self.skip(&skip, now),
-                (Action::Reset { request, reason }, _) => self.reset(request, &reason, now),
+                (Action::Reset { request_id, reason }, _) => self.reset(request_id, &reason, now),
                 (Action::Refuse { request, reason }, _) => self.refuse(&request, reason, now),
                 (Action::Run(run), ctx) => {
                     let ctx = ctx.unwrap_or_else(|| self.context(&run));
@@ -156,8 +156,8 @@ impl<'a> Actions<'a> {
         Effect::new(skip_record(self.spec, skip, now), state, skip.applies_schedule_change)
     }
 
-    fn reset(&self, request: Option<Uuid>, reason: &str, now: DateTime<Utc>) -> Effect {
-        let (record, state) = reset_record(self.spec, request, reason, self.snapshot.state.cursor, now);
+    fn reset(&self, request_id: Option<Uuid>, reason: &str, now: DateTime<Utc>) -> Effect {
+        let (record, state) = reset_record(self.spec, request_id, reason, self.snapshot.state.cursor, now);
         Effect::new(record, state, false)
     }
 
@@ -208,7 +208,7 @@ impl<'a> Actions<'a> {
             self.lease.map(|lease| Lease { claim_hint: released_hint(spec, &after), ..lease.clone() });
         let written = self.write(lease.as_ref(), last.is_some(), &record, &after.state);
         let skipped = written.instrument(span).await?;
-        shared.remove_answered(record.request);
+        shared.remove_answered(record.request_id);
         if let Some(next) = last {
             return Ok(Some(CycleEnd { next, released: true }));
         }

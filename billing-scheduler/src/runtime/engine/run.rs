@@ -33,7 +33,7 @@ impl Shared {
     ) -> JobContext {
         let occurrence = Occurrence { job: spec.name.clone(), scheduled_at: run.scheduled_at };
         JobContext::new(occurrence, run.attempt, fencing_token, Arc::clone(&self.clock), stop.clone())
-            .with_request(run.request)
+            .with_request_id(run.request_id)
             .with_mask(&lock(&self.mask))
     }
 
@@ -74,7 +74,7 @@ impl Shared {
             attempt: run.attempt,
             finished_at,
             items: applied.items,
-            request: run.request.filter(|_| !is_open),
+            request_id: run.request_id.filter(|_| !is_open),
             reason: Some(reason).filter(|reason| !reason.is_empty()),
             error: applied.error.map(|error| mask.apply(&error).into_owned()),
             details,
@@ -124,7 +124,7 @@ impl Shared {
             return Ok(action);
         }
         // Only this node runs the job, by this clock.
-        Ok(Action::Reset { request: None, reason: "the clock was set back".to_owned() })
+        Ok(Action::Reset { request_id: None, reason: "the clock was set back".to_owned() })
     }
 
     /// Whether the schedule is finished up to a future time, because this clock or another daemon's was ahead. That is logged once.

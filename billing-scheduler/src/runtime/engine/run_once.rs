@@ -149,7 +149,7 @@ impl LeaseCycle {
             scheduled_at: now.trunc_subsecs(0),
             attempt: 1,
             cause: RunCause::Manual,
-            request: None,
+            request_id: None,
             since: None,
             reason,
             applies_schedule_change: false,

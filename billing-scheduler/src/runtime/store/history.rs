@@ -141,7 +141,7 @@ pub struct RunRecord {
     /// The number of processed items.
     pub items: u64,
     /// The control request that the record answers.
-    pub request: Option<Uuid>,
+    pub request_id: Option<Uuid>,
     /// Why the scheduled time was not run or the run was interrupted, or who requested it.
     pub reason: Option<String>,
     /// The error message of a failed run.
@@ -184,7 +184,7 @@ impl RunRecord {
             started_at: now,
             finished_at: now,
             items: 0,
-            request: None,
+            request_id: None,
             reason: None,
             error: None,
             details: serde_json::Value::Null,

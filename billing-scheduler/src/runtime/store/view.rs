@@ -89,7 +89,7 @@ pub struct RunFilter {
     /// Only runs of this scheduled time, or of a range that contains it.
     pub scheduled_at: Option<DateTime<Utc>>,
     /// Only the run that answers this control request.
-    pub request: Option<Uuid>,
+    pub request_id: Option<Uuid>,
     /// The maximum number of rows, the newest; 0 for all.
     pub limit: u32,
 }
@@ -104,7 +104,7 @@ impl RunFilter {
             && self.status.is_none_or(|status| status == run.status)
             && self.since.is_none_or(|since| since <= run.started_at)
             && self.scheduled_at.is_none_or(|at| (from..=run.scheduled_at).contains(&at))
-            && self.request.is_none_or(|request| Some(request) == run.request)
+            && self.request_id.is_none_or(|request| Some(request) == run.request_id)
     }
 }
 

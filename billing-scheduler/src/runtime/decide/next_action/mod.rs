@@ -34,7 +34,7 @@ impl JobSnapshot {
         applies_schedule_change: bool,
     ) -> Self {
         let mut after = Self { state, ..self.clone() };
-        after.requests.retain(|request| Some(request.id) != record.request);
+        after.requests.retain(|request| Some(request.id) != record.request_id);
         if applies_schedule_change {
             after.claim_hint = Some(claim_hint(spec, &after.state));
         }
@@ -50,7 +50,7 @@ pub(crate) enum Action {
     /// Record scheduled times that are not run, and continue after them.
     Skip(SkipOccurrences),
     /// Record a reset, and continue the schedule from the present.
-    Reset { request: Option<Uuid>, reason: String },
+    Reset { request_id: Option<Uuid>, reason: String },
     /// Record that a request is refused.
     Refuse { request: ControlRequest, reason: String },
     /// Wait: nothing is due before this instant.
@@ -77,7 +77,7 @@ pub(crate) struct NextRun {
     pub(crate) attempt: u32,
     pub(crate) cause: RunCause,
     /// The control request that the run answers.
-    pub(crate) request: Option<Uuid>,
+    pub(crate) request_id: Option<Uuid>,
     /// The first of the scheduled times that the run is coalesced from.
     pub(crate) since: Option<DateTime<Utc>>,
     pub(crate) reason: Option<String>,
@@ -143,9 +143,9 @@ fn action_from_due(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Resu
             scheduled_at,
             attempt,
             cause: RunCause::Schedule,
-            request: None,
+            request_id: None,
             since: coalesced_from,
-            reason: coalesced_from.map(|from| format!("stands for every scheduled time since {from}")),
+            reason: coalesced_from.map(|from| format!("covers every scheduled time since {from}")),
             applies_schedule_change: false,
         }),
         Due::Skip(skip) => {
@@ -166,7 +166,7 @@ fn action_for_request(request: &ControlRequest, now: DateTime<Utc>) -> Action {
         return Action::Refuse { request: request.clone(), reason };
     }
     if request.action == ControlAction::Reset {
-        return Action::Reset { request: Some(request.id), reason: request.description() };
+        return Action::Reset { request_id: Some(request.id), reason: request.description() };
     }
     let (scheduled_at, cause) = match request.action {
         ControlAction::Replay { scheduled_at } => (scheduled_at, RunCause::Replay),
@@ -176,7 +176,7 @@ fn action_for_request(request: &ControlRequest, now: DateTime<Utc>) -> Action {
         scheduled_at,
         attempt: 1,
         cause,
-        request: Some(request.id),
+        request_id: Some(request.id),
         since: None,
         reason: Some(request.description()),
         applies_schedule_change: false,
@@ -219,7 +219,7 @@ fn action_for_edited_schedule(spec: &JobSpec, job: &JobSnapshot) -> Result<Optio
             scheduled_at,
             attempt: 1,
             cause: RunCause::Schedule,
-            request: None,
+            request_id: None,
             since: None,
             reason: Some(reason),
             applies_schedule_change: true,
@@ -337,7 +337,7 @@ pub(crate) fn skip_record(spec: &JobSpec, pass: &SkipOccurrences, now: DateTime<
 /// Returns the record of a reset, and the state after it.
 pub(crate) fn reset_record(
     spec: &JobSpec,
-    request: Option<Uuid>,
+    request_id: Option<Uuid>,
     reason: &str,
     before: DateTime<Utc>,
     now: DateTime<Utc>,
@@ -347,7 +347,7 @@ pub(crate) fn reset_record(
     let reason =
         format!("{reason}; the schedule was finished up to {}", before.to_rfc3339_opts(finished, true));
     let record = RunRecord {
-        request,
+        request_id,
         reason: Some(reason),
         ..RunRecord::new(&spec.name, present, RunStatus::Skipped, RunCause::Manual, now)
     };
@@ -386,7 +386,7 @@ pub(crate) fn refusal_record(
         _ => (whole_second(request.at), RunCause::Manual),
     };
     RunRecord {
-        request: Some(request.id),
+        request_id: Some(request.id),
         reason: Some(reason),
         ..RunRecord::new(&spec.name, scheduled_at, RunStatus::Missed, cause, now)
     }
