@@ -20,8 +20,8 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserializer, Serializer, de};
 
-/// The longest accepted duration.
-const LONGEST: Duration = Duration::from_hours(10 * 366 * 24);
+/// The longest accepted duration: ten years.
+pub(crate) const LONGEST: Duration = Duration::from_hours(10 * 366 * 24);
 
 /// A regular expression for durations, for the JSON Schema of a configuration. It rejects what [`parse`] rejects for its form; a
 /// match may still be zero or too long.
@@ -59,12 +59,21 @@ pub fn parse(text: &str) -> Result<Duration, String> {
 /// Formats a duration for [`parse`]. Days are the longest unit: `30d`, not `1month`.
 #[must_use]
 pub fn format(duration: Duration) -> String {
-    let days = duration.as_secs() / 86_400;
-    let rest = duration.saturating_sub(Duration::from_hours(24 * days));
-    match (days, rest.is_zero()) {
-        (0, _) => humantime::format_duration(rest).to_string(),
-        (days, true) => format!("{days}d"),
-        (days, false) => format!("{days}d {}", humantime::format_duration(rest)),
+    Formatted(duration).to_string()
+}
+
+/// A duration that is formatted like [`format`], without an allocation.
+pub(crate) struct Formatted(pub(crate) Duration);
+
+impl fmt::Display for Formatted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let days = self.0.as_secs() / 86_400;
+        let rest = humantime::format_duration(self.0.saturating_sub(Duration::from_hours(24 * days)));
+        match (days, rest.get_ref().is_zero()) {
+            (0, _) => rest.fmt(f),
+            (days, true) => write!(f, "{days}d"),
+            (days, false) => write!(f, "{days}d {rest}"),
+        }
     }
 }
 

@@ -29,9 +29,9 @@ pub use registry::{BuildError, Registry, Remark, Severity};
 pub use runtime::{
     control::Control,
     decide::{
-        AppliedOutcome, Change, Changes, CronError, CronField, Dst, DstFold, DstGap, Due, Gap, JobSpec,
-        Misfire, Retry, Schedule, ScheduleError, Scope, SkipReason, Skipped, ZoneDifference, apply_outcome,
-        due,
+        AppliedOutcome, ConfigChanges, CronError, CronField, Dst, DstFold, DstGap, Due, JobChange, JobSpec,
+        Misfire, Retry, Schedule, ScheduleError, ScheduleGap, Scope, SkipReason, Skipped, ZoneDifference,
+        apply_outcome, due,
     },
     engine::{DrainReport, RunOnceError, STOP_GRACE, Scheduler},
     memory_store::MemoryStore,

@@ -23,8 +23,8 @@ fn now(clock: &str, attempt: u32, coalesced_from: Option<&str>) -> Due {
     Due::Now { scheduled_at: at(clock), attempt, coalesced_from: coalesced_from.map(at) }
 }
 
-fn skip(from: &str, until: &str, count: u32, because: SkipReason) -> Due {
-    Due::Skip(Skipped { from: at(from), until: at(until), count, because })
+fn skip(from: &str, until: &str, count: u32, reason: SkipReason) -> Due {
+    Due::Skip(Skipped { from: at(from), until: at(until), count, reason })
 }
 
 #[test]
@@ -112,8 +112,8 @@ fn skipped_times_format_as_sentence() {
             "10000 scheduled times or more were missed since 2026-01-05 14:00:00 UTC, and only the latest 24 are caught up",
         ),
     ];
-    for (count, because, expected) in rows {
-        let skipped = Skipped { from: at("14:00:00"), until: at("17:00:00"), count, because };
+    for (count, reason, expected) in rows {
+        let skipped = Skipped { from: at("14:00:00"), until: at("17:00:00"), count, reason };
         assert_eq!(skipped.to_string(), expected);
     }
 }

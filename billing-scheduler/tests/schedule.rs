@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use billing_scheduler::{
-    Gap, Schedule, ScheduleError,
+    Schedule, ScheduleError, ScheduleGap,
     chrono::{DateTime, TimeDelta, Utc},
 };
 
@@ -260,7 +260,7 @@ fn first_gap_above_limit_is_found() {
         ("*/10 * * 1-11 *", "2026-11-30T23:50:00Z", "2027-01-01T00:00:00Z"),
     ];
     for (text, after, until) in gaps {
-        let gap = Gap { after: utc(after), until: Some(utc(until)) };
+        let gap = ScheduleGap { after: utc(after), until: Some(utc(until)) };
         assert_eq!(cron(text, "UTC").gap_above(limit, from), Ok(Some(gap)), "{text}");
     }
     let slow = Schedule::every(Duration::from_hours(2)).expect("valid");

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{dialect::Dialect, statements::RUN_VALUES};
 
-/// The values of the row of a run of the process `holder`.
+/// Returns the values of the row of a run, written by the process `holder`.
 pub(crate) fn run_values(holder: &str, run: &RunRecord) -> [Value; RUN_VALUES] {
     let details = (!run.details.is_null()).then(|| storable_json(&run.details).to_string());
     [
@@ -39,7 +39,7 @@ pub(crate) fn run_values(holder: &str, run: &RunRecord) -> [Value; RUN_VALUES] {
     ]
 }
 
-/// The values that move a job on after a run.
+/// Returns the parameters of the update of a job's state after a run.
 pub(crate) fn update_values(holder: &str, lease: &Lease, run: &RunRecord, next: &JobState) -> [Value; 9] {
     let retrying = next.retrying;
     [
@@ -55,19 +55,19 @@ pub(crate) fn update_values(holder: &str, lease: &Lease, run: &RunRecord, next: 
     ]
 }
 
-/// The claim hint of a lease that is released.
+/// Returns the parameters for the claim hint of a released lease.
 pub(crate) fn release_values(lease: &Lease) -> [Value; 4] {
-    let plan = lease.claim_hint.as_ref();
+    let hint = lease.claim_hint.as_ref();
     let micros = |at: Option<DateTime<Utc>>| at.map(|at| at.timestamp_micros());
     [
-        plan.map(|plan| plan.schedule.as_str()).into(),
-        plan.and_then(|plan| micros(plan.next_at)).into(),
-        plan.and_then(|plan| micros(plan.late_at)).into(),
-        plan.and_then(|plan| micros(plan.stuck_at)).into(),
+        hint.map(|hint| hint.schedule.as_str()).into(),
+        hint.and_then(|hint| micros(hint.next_at)).into(),
+        hint.and_then(|hint| micros(hint.late_at)).into(),
+        hint.and_then(|hint| micros(hint.stuck_at)).into(),
     ]
 }
 
-/// A plugin's text without NUL, which PostgreSQL refuses: an occurrence must not repeat without limit because of one.
+/// Replaces NUL in a plugin's text. PostgreSQL rejects NUL, and a run that cannot be recorded would repeat without limit.
 fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
@@ -84,7 +84,7 @@ fn storable_json(value: &serde_json::Value) -> serde_json::Value {
     }
 }
 
-/// The state of a job's schedule, from its row.
+/// Decodes the state of a job's schedule.
 pub(crate) fn state(row: &QueryResult) -> Result<JobState, DbErr> {
     let scheduled_at: Option<i64> = row.try_get("", "retry_scheduled_at")?;
     let not_before: Option<i64> = row.try_get("", "retry_not_before")?;
@@ -100,7 +100,7 @@ pub(crate) fn state(row: &QueryResult) -> Result<JobState, DbErr> {
     Ok(JobState { cursor: instant(row.try_get("", "cursor_at")?)?, retrying })
 }
 
-/// The claim hint of a job, from its row.
+/// Decodes the claim hint of a job.
 pub(crate) fn claim_hint(row: &QueryResult) -> Result<Option<ClaimHint>, DbErr> {
     let Some(schedule) = row.try_get("", "schedule")? else { return Ok(None) };
     let at = |column| row.try_get::<Option<i64>>("", column)?.map(instant).transpose();
@@ -128,7 +128,7 @@ pub(crate) fn run(row: &QueryResult) -> Result<RunRow, DbErr> {
     let text = |column| row.try_get::<String>("", column);
     let at = |column| instant(row.try_get("", column)?);
     let number = |column| row.try_get::<i64>("", column);
-    let unknown = |what: &str| DbErr::Type(format!("{what} in scheduler_runs is not a known one"));
+    let unknown = |column: &str| DbErr::Type(format!("unknown {column} in scheduler_runs"));
     let from: Option<i64> = row.try_get("", "scheduled_from")?;
     let details: Option<String> = row.try_get("", "details")?;
     let request: Option<String> = row.try_get("", "request_id")?;
@@ -140,13 +140,13 @@ pub(crate) fn run(row: &QueryResult) -> Result<RunRow, DbErr> {
         }),
     };
     let run = RunRecord {
-        id: Uuid::parse_str(&text("id")?).map_err(|_| unknown("an id"))?,
+        id: Uuid::parse_str(&text("id")?).map_err(|_| unknown("id"))?,
         job: text("job")?,
         per_node: !text("node")?.is_empty(),
         scheduled_at: at("scheduled_at")?,
         range,
-        status: RunStatus::of(&text("status")?).ok_or_else(|| unknown("a status"))?,
-        cause: RunCause::of(&text("cause")?).ok_or_else(|| unknown("a cause"))?,
+        status: RunStatus::parse(&text("status")?).ok_or_else(|| unknown("status"))?,
+        cause: RunCause::parse(&text("cause")?).ok_or_else(|| unknown("cause"))?,
         attempt: u32::try_from(number("attempt")?).unwrap_or_default(),
         fencing_token: FencingToken(number("fencing_token")?),
         started_at: at("started_at")?,
@@ -160,7 +160,7 @@ pub(crate) fn run(row: &QueryResult) -> Result<RunRow, DbErr> {
     Ok(RunRow { run, daemon_id: text("daemon_id")? })
 }
 
-/// The pauses in a text of [`Dialect::pauses`], oldest first, each with its job.
+/// Decodes the pauses in a text of [`Dialect::pauses`], oldest first, each with its job.
 pub(crate) fn pauses(text: Option<&str>) -> Result<Vec<(String, Pause)>, DbErr> {
     type Row = (String, i64, Option<i64>, String, Option<String>);
     let mut pauses = Vec::new();
@@ -172,12 +172,12 @@ pub(crate) fn pauses(text: Option<&str>) -> Result<Vec<(String, Pause)>, DbErr> 
     Ok(pauses)
 }
 
-/// The requests in a text of [`Dialect::requests`], oldest first.
+/// Decodes the requests in a text of [`Dialect::requests`], oldest first.
 pub(crate) fn requests(text: Option<&str>) -> Result<Vec<ControlRequest>, DbErr> {
     type Row = (Uuid, String, String, Option<i64>, Option<i64>, i64, String, Option<String>);
     let mut requests = Vec::new();
     for (id, job, kind, scheduled_at, fencing_token, at, by, reason) in list::<Row>(text)? {
-        let what = match (kind.as_str(), scheduled_at, fencing_token) {
+        let action = match (kind.as_str(), scheduled_at, fencing_token) {
             ("replay", Some(at), _) => ControlAction::Replay { scheduled_at: instant(at)? },
             ("reset", ..) => ControlAction::Reset,
             ("cancel", _, Some(fencing_token)) => {
@@ -185,7 +185,7 @@ pub(crate) fn requests(text: Option<&str>) -> Result<Vec<ControlRequest>, DbErr>
             }
             _ => ControlAction::RunNow,
         };
-        requests.push(ControlRequest { id, job, action: what, by, reason, at: instant(at)? });
+        requests.push(ControlRequest { id, job, action, by, reason, at: instant(at)? });
     }
     requests.sort_by_key(|request| (request.at, request.id));
     Ok(requests)
@@ -193,7 +193,8 @@ pub(crate) fn requests(text: Option<&str>) -> Result<Vec<ControlRequest>, DbErr>
 
 fn list<T: DeserializeOwned>(text: Option<&str>) -> Result<Vec<T>, DbErr> {
     let Some(text) = text else { return Ok(Vec::new()) };
-    serde_json::from_str(text).map_err(|error| DbErr::Type(format!("a list of the database: {error}")))
+    serde_json::from_str(text)
+        .map_err(|error| DbErr::Type(format!("cannot decode a list of the database: {error}")))
 }
 
 pub(crate) fn instant(micros: i64) -> Result<DateTime<Utc>, DbErr> {

@@ -50,7 +50,7 @@ pub(crate) enum RunsCommand {
 
 fn parse_status(text: &str) -> Result<RunStatus, String> {
     let words = || RunStatus::ALL.map(RunStatus::as_str).join(", ");
-    RunStatus::of(text).ok_or_else(|| format!("use one of {}", words()))
+    RunStatus::parse(text).ok_or_else(|| format!("use one of {}", words()))
 }
 
 pub(super) async fn execute(session: &Session<'_>, action: &RunsCommand) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use billing_jobs::BILLING_JOB;
-use billing_scheduler::{Gap, JobSpec, Registry, Schedule, ScheduleError, Scope};
+use billing_scheduler::{JobSpec, Registry, Schedule, ScheduleError, ScheduleGap, Scope};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use super::{
@@ -94,10 +94,10 @@ fn long_gap(timing: &Timing, now: DateTime<Utc>) -> Option<Diagnostic> {
     let at = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
     let gap = match first_gap(schedule, now) {
         Ok(None) => return None,
-        Ok(Some(Gap { after, until: Some(until) })) => {
+        Ok(Some(ScheduleGap { after, until: Some(until) })) => {
             format!("for {} (from {} to {})", length(until - after), at(after), at(until))
         }
-        Ok(Some(Gap { after, until: None })) => format!("after {}", at(after)),
+        Ok(Some(ScheduleGap { after, until: None })) => format!("after {}", at(after)),
         Err(error) => return Some(Diagnostic::new(place.clone(), format!("{said_by}: {error}"))),
     };
     let message = format!(
@@ -114,8 +114,10 @@ fn length(gap: TimeDelta) -> String {
     format!("{}h{}", gap.num_hours(), rest.map(|rest| format!(" {rest}")).unwrap_or_default())
 }
 
-fn first_gap(schedule: &Schedule, now: DateTime<Utc>) -> Result<Option<Gap>, ScheduleError> {
-    let Some(first) = schedule.next_after(now)? else { return Ok(Some(Gap { after: now, until: None })) };
+fn first_gap(schedule: &Schedule, now: DateTime<Utc>) -> Result<Option<ScheduleGap>, ScheduleError> {
+    let Some(first) = schedule.next_after(now)? else {
+        return Ok(Some(ScheduleGap { after: now, until: None }));
+    };
     // The search counts only gaps after a scheduled time and looks ahead a few years: it begins just before the first one.
     schedule.gap_above(PATIENCE, first - TimeDelta::seconds(1))
 }

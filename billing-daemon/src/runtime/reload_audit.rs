@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use billing_jobs::Services;
-use billing_scheduler::Changes;
+use billing_scheduler::ConfigChanges;
 use billing_store::audit_log::{self, AuditEvent, fingerprint};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
@@ -39,7 +39,7 @@ impl ReloadAudit {
 
     /// Writes down that what `source` says now is in force. The file tells whose it is, not who wrote it; nor does the record hold
     /// the text, which may have a password in it. While the database is away this waits, and jobs do not wait for it.
-    pub(crate) fn accepted(&mut self, source: &ConfigFile, changes: &Changes) {
+    pub(crate) fn accepted(&mut self, source: &ConfigFile, changes: &ConfigChanges) {
         let before = self.text.replace(fingerprint(source.text()));
         if before == self.text {
             return;

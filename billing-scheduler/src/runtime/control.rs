@@ -49,7 +49,7 @@ impl Control {
         self.submit(job, ControlAction::Resume, reason).await.map(|(receipt, _)| receipt)
     }
 
-    /// Runs `job` once, now, even if it is paused. Returns the id of the request: [`RunFilter::request`] finds its run.
+    /// Runs `job` once, now, even if it is paused. Returns the id of the request: [`RunFilter::request_id`] finds its run.
     ///
     /// # Errors
     /// [`StoreError::UnknownJob`] if no job has that name.

@@ -8,18 +8,18 @@ use super::spec::JobSpec;
 
 /// The difference between two configurations, by the names of the jobs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
+pub struct ConfigChanges {
     /// Jobs that only the new configuration has.
     pub added: Vec<String>,
     /// Jobs that only the old configuration has.
     pub removed: Vec<String>,
     /// Jobs with different settings.
-    pub changed: Vec<Change>,
+    pub changed: Vec<JobChange>,
 }
 
 /// The different settings of one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct JobChange {
     /// The job's name.
     pub job: String,
     /// The key, the old value and the new value of each different setting. Parameters may contain secrets, so their values are
@@ -27,7 +27,7 @@ pub struct Change {
     pub settings: Vec<(String, String, String)>,
 }
 
-impl Changes {
+impl ConfigChanges {
     /// Whether the configurations are equal.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -36,12 +36,12 @@ impl Changes {
 }
 
 /// One line per job: `billing: schedule every 1h -> every 30m`.
-impl fmt::Display for Changes {
+impl fmt::Display for ConfigChanges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut lines = Vec::new();
         lines.extend(self.added.iter().map(|job| format!("{job}: added")));
         lines.extend(self.removed.iter().map(|job| format!("{job}: removed")));
-        for Change { job, settings } in &self.changed {
+        for JobChange { job, settings } in &self.changed {
             let setting = |(key, before, after): &(String, String, String)| match before.as_str() {
                 "" => key.clone(),
                 _ => format!("{key} {before} -> {after}"),
@@ -56,7 +56,7 @@ impl fmt::Display for Changes {
 pub(crate) fn changes<'a>(
     before: impl IntoIterator<Item = (&'a JobSpec, &'a Value)>,
     after: impl IntoIterator<Item = (&'a JobSpec, &'a Value)>,
-) -> Changes {
+) -> ConfigChanges {
     let by_name = |(spec, params): (&'a JobSpec, &'a Value)| (spec.name.as_str(), (spec, params));
     let before: BTreeMap<_, _> = before.into_iter().map(by_name).collect();
     let after: BTreeMap<_, _> = after.into_iter().map(by_name).collect();
@@ -65,9 +65,13 @@ pub(crate) fn changes<'a>(
     };
     let changed = before.iter().filter_map(|(name, old)| {
         let settings = differences(*old, *after.get(name)?);
-        (!settings.is_empty()).then(|| Change { job: (*name).to_owned(), settings })
+        (!settings.is_empty()).then(|| JobChange { job: (*name).to_owned(), settings })
     });
-    Changes { added: names(&after, &before), removed: names(&before, &after), changed: changed.collect() }
+    ConfigChanges {
+        added: names(&after, &before),
+        removed: names(&before, &after),
+        changed: changed.collect(),
+    }
 }
 
 fn differences(

@@ -40,7 +40,7 @@ pub struct Skipped {
     /// The number of scheduled times; [`Skipped::MAX_COUNTED`] means that many or more.
     pub count: u32,
     /// Why they are skipped.
-    pub because: SkipReason,
+    pub reason: SkipReason,
 }
 
 /// Why scheduled times are skipped.
@@ -69,7 +69,7 @@ impl fmt::Display for Skipped {
             }
             count => write!(f, "{count} scheduled times were missed since {}", self.from)?,
         }
-        match self.because {
+        match self.reason {
             SkipReason::Policy => f.write_str(", and the job's misfire policy is to skip"),
             SkipReason::Grace(grace) => write!(f, " by more than the grace of {} s", grace.as_secs()),
             SkipReason::CatchUpLimit(1) => f.write_str(", and only the latest one is caught up"),
@@ -119,19 +119,19 @@ impl DueRange<'_> {
         let Self { spec, first, last, .. } = *self;
         let oldest = spec.grace().and_then(|grace| now.checked_sub_signed(TimeDelta::from_std(grace).ok()?));
         let too_late = |at: DateTime<Utc>| oldest.is_some_and(|oldest| at < oldest);
-        let because = match spec.misfire_grace {
+        let reason = match spec.misfire_grace {
             None => SkipReason::Policy,
             Some(grace) => SkipReason::Grace(grace),
         };
         if too_late(last) {
-            return self.skip_until(last, because);
+            return self.skip_until(last, reason);
         }
         match spec.misfire {
             Misfire::Coalesce => Ok(Self::run(last, (last > first).then_some(first))),
             // A fresh scheduled time is run; only those before it are skipped.
             Misfire::Skip if last > first => self.skip_before(last, SkipReason::Policy),
             Misfire::Skip => Ok(Self::run(last, None)),
-            Misfire::CatchUp if too_late(first) => self.skip_before(oldest.unwrap_or(first), because),
+            Misfire::CatchUp if too_late(first) => self.skip_before(oldest.unwrap_or(first), reason),
             Misfire::CatchUp if last == first => Ok(Self::run(first, None)),
             Misfire::CatchUp => {
                 let limit = spec.catch_up_limit.clamp(1, Skipped::MAX_COUNTED);
@@ -148,14 +148,14 @@ impl DueRange<'_> {
         Due::Now { scheduled_at, attempt: 1, coalesced_from }
     }
 
-    fn skip_until(&self, until: DateTime<Utc>, because: SkipReason) -> Result<Due, ScheduleError> {
+    fn skip_until(&self, until: DateTime<Utc>, reason: SkipReason) -> Result<Due, ScheduleError> {
         let count = self.spec.schedule.count(self.after, until, Skipped::MAX_COUNTED)?;
-        Ok(Due::Skip(Skipped { from: self.first, until, count, because }))
+        Ok(Due::Skip(Skipped { from: self.first, until, count, reason }))
     }
 
-    fn skip_before(&self, at: DateTime<Utc>, because: SkipReason) -> Result<Due, ScheduleError> {
+    fn skip_before(&self, at: DateTime<Utc>, reason: SkipReason) -> Result<Due, ScheduleError> {
         let before = at - TimeDelta::microseconds(1);
-        self.skip_until(self.spec.schedule.last_until(before)?.unwrap_or(self.first), because)
+        self.skip_until(self.spec.schedule.last_until(before)?.unwrap_or(self.first), reason)
     }
 
     /// Returns the oldest of the latest `count` scheduled times.

@@ -9,9 +9,11 @@ mod spec;
 mod stable_hash;
 
 pub use self::{
-    config_diff::{Change, Changes},
+    config_diff::{ConfigChanges, JobChange},
     due::{Due, SkipReason, Skipped, due},
     outcome::{AppliedOutcome, apply_outcome},
-    schedule::{CronError, CronField, Dst, DstFold, DstGap, Gap, Schedule, ScheduleError, ZoneDifference},
+    schedule::{
+        CronError, CronField, Dst, DstFold, DstGap, Schedule, ScheduleError, ScheduleGap, ZoneDifference,
+    },
     spec::{JobSpec, Misfire, Retry, Scope},
 };

@@ -3,13 +3,12 @@
 use std::{
     any::Any,
     panic::{self, AssertUnwindSafe},
-    pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use tokio::{
     sync::oneshot,
     task::{JoinError, JoinHandle, yield_now},
@@ -103,7 +102,7 @@ impl Drop for Task {
 pub(crate) async fn catch_unwind(
     run: impl Future<Output = Result<Outcome, JobError>>,
 ) -> Result<Outcome, JobError> {
-    match CatchUnwind(pin!(run)).await {
+    match AssertUnwindSafe(run).catch_unwind().await {
         Ok(Ok(outcome)) => Ok(outcome),
         Ok(Err(error)) => Err(as_text_error(error)),
         Err(payload) => Err(JobError::retry(format!("a middleware panicked: {}", message(payload)))),
@@ -113,20 +112,6 @@ pub(crate) async fn catch_unwind(
 /// Runs a plugin's code; returns the message of a panic.
 pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     panic::catch_unwind(AssertUnwindSafe(run)).map_err(message)
-}
-
-/// A future that returns a panic as a value.
-struct CatchUnwind<'a, F>(Pin<&'a mut F>);
-
-impl<F: Future> Future for CatchUnwind<'_, F> {
-    type Output = Result<F::Output, Box<dyn Any + Send>>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match panic::catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx))) {
-            Ok(poll) => poll.map(Ok),
-            Err(payload) => Poll::Ready(Err(payload)),
-        }
-    }
 }
 
 /// Replaces an error by its text: a plugin's type may panic when it is formatted or dropped.

@@ -20,7 +20,7 @@ use crate::{
     registry::{BuildError, Registry},
     runtime::{
         control::Control,
-        decide::{Changes, JobSpec, config_diff::changes},
+        decide::{ConfigChanges, JobSpec, config_diff::changes},
         middleware::Middleware,
         spans::Tracing,
         store::{Lease, Store},
@@ -113,7 +113,7 @@ impl Scheduler {
         registry: &Registry,
         specs: impl IntoIterator<Item = (JobSpec, serde_json::Value)>,
         rebuild: impl Fn(&JobSpec) -> bool,
-    ) -> Result<Changes, BuildError> {
+    ) -> Result<ConfigChanges, BuildError> {
         let specs: Vec<_> = specs.into_iter().collect();
         let shared = &self.shared;
         // Building validates parameters and may take long, so it comes before the locks that a tick needs.

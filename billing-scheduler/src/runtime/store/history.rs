@@ -41,9 +41,9 @@ impl RunStatus {
         Self::Rescheduled,
     ];
 
-    /// Returns the status that a store keeps as `word`.
+    /// Returns the status of which [`RunStatus::as_str`] is `word`.
     #[must_use]
-    pub fn of(word: &str) -> Option<Self> {
+    pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == word)
     }
 
@@ -53,7 +53,7 @@ impl RunStatus {
         !matches!(self, Self::Skipped | Self::Missed | Self::Paused | Self::Rescheduled)
     }
 
-    /// Returns the word that a store keeps.
+    /// Returns the word under which a store keeps it, such as `done`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -82,13 +82,13 @@ pub enum RunCause {
 }
 
 impl RunCause {
-    /// Returns the cause that a store keeps as `word`.
+    /// Returns the cause of which [`RunCause::as_str`] is `word`.
     #[must_use]
-    pub fn of(word: &str) -> Option<Self> {
+    pub fn parse(word: &str) -> Option<Self> {
         [Self::Schedule, Self::Manual, Self::Replay].into_iter().find(|cause| cause.as_str() == word)
     }
 
-    /// Returns the word that a store keeps.
+    /// Returns the word under which a store keeps it, such as `schedule`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -90,7 +90,7 @@ pub struct Pause {
 
 impl Pause {
     /// Whether the pause has ended and the scheduled time `at` was within it.
-    pub(crate) fn has_passed_over(&self, at: DateTime<Utc>) -> bool {
+    pub(crate) fn skipped(&self, at: DateTime<Utc>) -> bool {
         self.since <= at && self.until.is_some_and(|until| at < until)
     }
 }

@@ -109,7 +109,7 @@ pub(crate) fn next_action(
     }
     if let Some(retrying) = job.state.retrying {
         // A scheduled time that an edited schedule left has no attempt yet, so a pause applies to it.
-        let pause = job.pauses.iter().find(|pause| pause.has_passed_over(retrying.scheduled_at));
+        let pause = job.pauses.iter().find(|pause| pause.skipped(retrying.scheduled_at));
         if let Some(pause) = pause.filter(|_| retrying.failed_attempts == 0) {
             let at = retrying.scheduled_at;
             return Ok(Action::Skip(SkipOccurrences::new(RunStatus::Paused, at, at, pause.to_string())));
@@ -149,7 +149,7 @@ fn action_from_due(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Resu
             applies_schedule_change: false,
         }),
         Due::Skip(skip) => {
-            let status = match skip.because {
+            let status = match skip.reason {
                 SkipReason::Grace(_) => RunStatus::Missed,
                 SkipReason::Policy | SkipReason::CatchUpLimit(_) => RunStatus::Skipped,
             };
@@ -168,10 +168,7 @@ fn action_for_request(request: &ControlRequest, now: DateTime<Utc>) -> Action {
     if request.action == ControlAction::Reset {
         return Action::Reset { request_id: Some(request.id), reason: request.description() };
     }
-    let (scheduled_at, cause) = match request.action {
-        ControlAction::Replay { scheduled_at } => (scheduled_at, RunCause::Replay),
-        _ => (whole_second(request.at), RunCause::Manual),
-    };
+    let (scheduled_at, cause) = requested_occurrence(request);
     Action::Run(NextRun {
         scheduled_at,
         attempt: 1,
@@ -192,7 +189,7 @@ fn action_for_edited_schedule(spec: &JobSpec, job: &JobSnapshot) -> Result<Optio
     };
     let before = &hint.schedule;
     let left = hint.next_at.filter(|at| cursor < *at && *at <= job.began);
-    let pause = |at| job.pauses.iter().find(|pause| pause.has_passed_over(at));
+    let pause = |at| job.pauses.iter().find(|pause| pause.skipped(at));
     if let Some((paused, pause)) = left.and_then(|at| Some((at, pause(at)?))) {
         return Ok(Some(Action::Skip(SkipOccurrences::new(
             RunStatus::Paused,
@@ -207,11 +204,11 @@ fn action_for_edited_schedule(spec: &JobSpec, job: &JobSnapshot) -> Result<Optio
     }
     if let Some((from, until)) = between(&spec.schedule, cursor, job.began)? {
         let reason = format!("the schedule was changed from {before} to {}: nothing was due", spec.schedule);
-        let pass = SkipOccurrences::new(RunStatus::Rescheduled, from, until, reason);
+        let skipped = SkipOccurrences::new(RunStatus::Rescheduled, from, until, reason);
         return Ok(Some(Action::Skip(SkipOccurrences {
             except: left,
             applies_schedule_change: true,
-            ..pass
+            ..skipped
         })));
     }
     Ok(left.map(|scheduled_at| {
@@ -326,11 +323,11 @@ pub(crate) fn first_cursor(spec: &JobSpec, now: DateTime<Utc>) -> DateTime<Utc> 
 }
 
 /// Returns the record of skipped scheduled times.
-pub(crate) fn skip_record(spec: &JobSpec, pass: &SkipOccurrences, now: DateTime<Utc>) -> RunRecord {
+pub(crate) fn skip_record(spec: &JobSpec, skip: &SkipOccurrences, now: DateTime<Utc>) -> RunRecord {
     RunRecord {
-        range: occurrence_range(&spec.schedule, pass.from, pass.until),
-        reason: Some(pass.reason.clone()),
-        ..RunRecord::new(&spec.name, pass.until, pass.status, RunCause::Schedule, now)
+        range: occurrence_range(&spec.schedule, skip.from, skip.until),
+        reason: Some(skip.reason.clone()),
+        ..RunRecord::new(&spec.name, skip.until, skip.status, RunCause::Schedule, now)
     }
 }
 
@@ -360,7 +357,7 @@ pub(crate) fn already_finished_record(
     run: &RunRecord,
     cursor: DateTime<Utc>,
 ) -> (RunRecord, JobState) {
-    let passed = RunRecord {
+    let skipped = RunRecord {
         fencing_token: run.fencing_token,
         reason: Some("it has already run, while a clock was ahead".to_owned()),
         ..RunRecord::new(
@@ -371,7 +368,7 @@ pub(crate) fn already_finished_record(
             run.finished_at,
         )
     };
-    (passed, JobState::at(cursor.max(run.scheduled_at)))
+    (skipped, JobState::at(cursor.max(run.scheduled_at)))
 }
 
 /// Returns the record of a refused request.
@@ -381,14 +378,19 @@ pub(crate) fn refusal_record(
     reason: String,
     now: DateTime<Utc>,
 ) -> RunRecord {
-    let (scheduled_at, cause) = match request.action {
-        ControlAction::Replay { scheduled_at } => (scheduled_at, RunCause::Replay),
-        _ => (whole_second(request.at), RunCause::Manual),
-    };
+    let (scheduled_at, cause) = requested_occurrence(request);
     RunRecord {
         request_id: Some(request.id),
         reason: Some(reason),
         ..RunRecord::new(&spec.name, scheduled_at, RunStatus::Missed, cause, now)
+    }
+}
+
+/// Returns the scheduled time and the cause of a requested run.
+fn requested_occurrence(request: &ControlRequest) -> (DateTime<Utc>, RunCause) {
+    match request.action {
+        ControlAction::Replay { scheduled_at } => (scheduled_at, RunCause::Replay),
+        _ => (whole_second(request.at), RunCause::Manual),
     }
 }
 

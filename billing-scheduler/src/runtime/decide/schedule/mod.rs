@@ -13,6 +13,7 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Timelike, Utc};
 
+use crate::duration::{Formatted, LONGEST};
 use cron::CronSchedule;
 
 pub use cron_error::{CronError, CronField};
@@ -138,7 +139,7 @@ pub enum ScheduleError {
 
 /// A period without a scheduled time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gap {
+pub struct ScheduleGap {
     /// The scheduled time before the gap.
     pub after: DateTime<Utc>,
     /// The scheduled time that ends the gap; `None` if the schedule ends.
@@ -154,8 +155,6 @@ pub struct ZoneDifference {
     pub from: DateTime<Utc>,
 }
 
-/// The longest period.
-const LONGEST: Duration = Duration::from_hours(10 * 366 * 24);
 /// How far back or ahead a search extends.
 const HORIZON: TimeDelta = TimeDelta::days(3_660);
 
@@ -348,9 +347,13 @@ impl Schedule {
 
     /// Returns the first gap wider than `limit` between two neighbouring scheduled times, from the first one that is not before
     /// `from` on and for about two years. A schedule without any time from then on is a gap without an end.
-    pub fn gap_above(&self, limit: TimeDelta, from: DateTime<Utc>) -> Result<Option<Gap>, ScheduleError> {
+    pub fn gap_above(
+        &self,
+        limit: TimeDelta,
+        from: DateTime<Utc>,
+    ) -> Result<Option<ScheduleGap>, ScheduleError> {
         let Some(mut at) = self.next_after(from - TimeDelta::seconds(1))? else {
-            return Ok(Some(Gap { after: from, until: None }));
+            return Ok(Some(ScheduleGap { after: from, until: None }));
         };
         let horizon = at + TimeDelta::days(740);
         while at < horizon {
@@ -362,7 +365,7 @@ impl Schedule {
             }
             match self.next_after(at)? {
                 Some(next) if next - at <= limit => at = next,
-                next => return Ok(Some(Gap { after: at, until: next })),
+                next => return Ok(Some(ScheduleGap { after: at, until: next })),
             }
         }
         Ok(None)
@@ -433,8 +436,9 @@ impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Rule::Every { period_s, offset_s } => {
-                write!(f, "every {}", Length(*period_s))?;
-                if *offset_s > 0 { write!(f, ", {} after", Length(*offset_s)) } else { Ok(()) }
+                let seconds = |seconds: u32| Formatted(Duration::from_secs(seconds.into()));
+                write!(f, "every {}", seconds(*period_s))?;
+                if *offset_s > 0 { write!(f, ", {} after", seconds(*offset_s)) } else { Ok(()) }
             }
             Rule::Cron(cron) => cron.fmt(f),
             Rule::At(at) => write!(f, "at {}", iso(*at)),
@@ -456,22 +460,6 @@ impl fmt::Display for Schedule {
 impl fmt::Debug for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Schedule({self})")
-    }
-}
-
-/// Formats seconds in larger units.
-struct Length(u32);
-
-impl fmt::Display for Length {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (mut rest, mut written) = (self.0, false);
-        for (unit, seconds) in [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)] {
-            if rest >= seconds {
-                write!(f, "{}{}{unit}", if written { " " } else { "" }, rest / seconds)?;
-                (rest, written) = (rest % seconds, true);
-            }
-        }
-        Ok(())
     }
 }
 
