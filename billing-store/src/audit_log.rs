@@ -1,7 +1,8 @@
-//! The log of what operators changed: append-only, each row with the hash of the row before it.
+//! The log of the changes of operators: append-only, each row with the hash of the row before it.
 //!
 //! Its table is `scheduler_audit_log`. The login of the jobs may append to it and read it, and no login may change it; the chain of
-//! hashes shows a change. It cannot show that rows were removed at the end: compare the newest id with a copy kept elsewhere.
+//! hashes reveals a change. It does not reveal that rows were removed at the end: compare the newest id with a copy outside of
+//! the database.
 
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value,
@@ -19,22 +20,22 @@ use crate::{
 pub struct AuditEvent {
     /// The operator, as `user@host`.
     pub by: String,
-    /// What was done, in a word or two.
+    /// The action, such as `pause` or `guard install`.
     pub action: &'static str,
     /// The job's name; empty if the change concerns all jobs.
     pub job: String,
     /// The operator's reason.
     pub reason: Option<String>,
-    /// What exactly: an object, with the values `before` and `after` where they are known.
+    /// Further facts: an object, with the values `before` and `after` if they are known.
     pub details: serde_json::Value,
 }
 
-/// How often a row is tried whose place others took at the same moment.
+/// The maximum number of attempts to append a row while other transactions append theirs.
 const ATTEMPTS: u32 = 50;
-/// How many rows are held in memory while the chain is walked.
+/// The number of rows that are read at once while the chain is verified.
 const PAGE: i64 = 1_000;
 
-/// One row, as its hash sees it.
+/// The hashed columns of one row.
 struct HashedRow<'a> {
     id: i64,
     at: i64,
@@ -47,7 +48,7 @@ struct HashedRow<'a> {
 }
 
 impl HashedRow<'_> {
-    /// Over the JSON array of the row's columns.
+    /// Returns the SHA-256 of the JSON array of the columns.
     fn hash(&self) -> String {
         let Self { id, at, actor, action, job, reason, details, previous } = self;
         fingerprint(&json!([id, at, actor, action, job, reason, details, previous]).to_string())
@@ -64,9 +65,10 @@ pub fn fingerprint(text: &str) -> String {
     digits
 }
 
-/// Appends `entry`, in the transaction that makes the change. Call it last: another transaction that appends waits for the end of this one.
-pub async fn append(txn: &DatabaseTransaction, entry: &AuditEvent) -> Result<(), DbErr> {
-    // The operands' types are spelled out: where the owner's rights are borrowed, an operator of another role must not shadow a
+/// Appends `event` in the transaction that makes the change. Call it last: another transaction that appends waits for the end of
+/// this one.
+pub async fn append(txn: &DatabaseTransaction, event: &AuditEvent) -> Result<(), DbErr> {
+    // The types of the operands are explicit: in a function with the owner's rights, an operator of another role must not replace a
     // built-in one that does not match exactly.
     let (now, at) = match txn.get_database_backend() {
         DbBackend::Sqlite => (SQLITE_NOW, "$2"),
@@ -83,33 +85,33 @@ pub async fn append(txn: &DatabaseTransaction, entry: &AuditEvent) -> Result<(),
         "INSERT INTO scheduler_audit_log (id, at, actor, action, job, reason, details, previous_hash, hash)
          VALUES ($1, {at}, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING"
     );
-    let details = entry.details.to_string();
+    let details = event.details.to_string();
     for _ in 0..ATTEMPTS {
         let row = txn.query_one_raw(statement(txn, &newest, [])).await?;
-        let row = row.ok_or_else(|| DbErr::RecordNotFound("the end of the record".to_owned()))?;
+        let row = row.ok_or_else(|| DbErr::RecordNotFound("the end of the audit log".to_owned()))?;
         let (id, previous): (i64, String) = (row.try_get("", "id")?, row.try_get("", "hash")?);
-        let link = HashedRow {
+        let hashed = HashedRow {
             id: id + 1,
             at: row.try_get("", "at")?,
-            actor: &entry.by,
-            action: entry.action,
-            job: &entry.job,
-            reason: entry.reason.as_deref(),
+            actor: &event.by,
+            action: event.action,
+            job: &event.job,
+            reason: event.reason.as_deref(),
             details: &details,
             previous: &previous,
         };
         let values: [Value; 9] = [
-            link.id.into(),
-            link.at.into(),
-            link.actor.into(),
-            link.action.into(),
-            link.job.into(),
-            link.reason.into(),
-            link.details.into(),
-            link.previous.into(),
-            link.hash().into(),
+            hashed.id.into(),
+            hashed.at.into(),
+            hashed.actor.into(),
+            hashed.action.into(),
+            hashed.job.into(),
+            hashed.reason.into(),
+            hashed.details.into(),
+            hashed.previous.into(),
+            hashed.hash().into(),
         ];
-        // Of two at once, the later one waits for the end of the earlier one and then finds its place taken.
+        // Of two concurrent transactions, the later one waits for the earlier one and then finds that its id exists.
         if txn.execute_raw(statement(txn, &insert, values)).await?.rows_affected() == 1 {
             return Ok(());
         }
@@ -117,33 +119,30 @@ pub async fn append(txn: &DatabaseTransaction, entry: &AuditEvent) -> Result<(),
     Err(DbErr::RecordNotInserted)
 }
 
-/// Appends `entry` for a change that was made outside of the database.
-pub async fn append_in_own_transaction(db: &DatabaseConnection, entry: &AuditEvent) -> Result<(), DbErr> {
+/// Appends `event` for a change outside of the database.
+pub async fn append_in_own_transaction(db: &DatabaseConnection, event: &AuditEvent) -> Result<(), DbErr> {
     let txn = begin(db).await?;
-    append(&txn, entry).await?;
+    append(&txn, event).await?;
     txn.commit().await
 }
 
 /// The result of a check of the chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChainCheck {
-    /// How many rows there are up to the first that is broken, or in all.
+    /// The number of rows up to the first broken one, or of all rows.
     pub rows: u64,
-    /// The id of the first row that is not what it was when it was written, or whose predecessor is gone.
+    /// The id of the first row that was changed, or whose predecessor is missing.
     pub broken: Option<i64>,
 }
 
-/// Walks the chain from its beginning.
-///
-/// # Errors
-/// The database does not answer.
-#[expect(clippy::missing_panics_doc, reason = "it has no reason to stop")]
+/// Verifies the chain from its beginning.
+#[expect(clippy::missing_panics_doc, reason = "it never stops early")]
 pub async fn verify(db: &DatabaseConnection) -> Result<ChainCheck, DbErr> {
     let chain = verify_until(db, || false).await?;
-    Ok(chain.expect("it has no reason to stop"))
+    Ok(chain.expect("it never stops early"))
 }
 
-/// Like [`verify`], but returns `None` if `stop` returns `true` between two pages.
+/// Like [`verify`], but returns `None` as soon as `stop` returns `true`; it is called about every thousand rows.
 pub async fn verify_until(
     db: &DatabaseConnection,
     stop: impl Fn() -> bool + Send + Sync,
@@ -178,13 +177,13 @@ pub async fn verify_until(
     }
 }
 
-/// The id of a row and its hash, if it is what was written after `previous`.
+/// Returns the id of a row, and its hash if the row is unchanged and follows the hash `previous`.
 fn verify_row(row: &QueryResult, previous: &str) -> Result<(i64, Option<String>), DbErr> {
-    // A text that cannot be read is not what was written: its hash is another one.
+    // A text that cannot be read was changed: its hash differs.
     let text = |column| columns::lossy(row, column);
     let (actor, action, job, details) = (text("actor"), text("action"), text("job"), text("details"));
     let reason = columns::optional_text(row, "reason", "reason").unwrap_or_default();
-    let link = HashedRow {
+    let hashed = HashedRow {
         id: row.try_get("", "id")?,
         at: row.try_get("", "at")?,
         actor: &actor,
@@ -195,6 +194,6 @@ fn verify_row(row: &QueryResult, previous: &str) -> Result<(i64, Option<String>)
         previous,
     };
     let hash = text("hash");
-    let sound = text("previous_hash") == previous && link.hash() == hash;
-    Ok((link.id, sound.then_some(hash)))
+    let is_unchanged = text("previous_hash") == previous && hashed.hash() == hash;
+    Ok((hashed.id, is_unchanged.then_some(hash)))
 }

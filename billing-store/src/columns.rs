@@ -1,16 +1,16 @@
-//! Reads the columns of a row one at a time, so that a value that cannot be read costs its row alone.
+//! Reads the columns of a row one at a time, so that a value that cannot be read affects its row alone.
 //!
-//! A column may hold what its type promises not to hold: the panel drops a NOT NULL, text is not UTF-8 (SQLite never checks it,
+//! A column of a foreign table may contain unexpected values: the panel drops a NOT NULL, text is not UTF-8 (SQLite never checks it,
 //! and neither does PostgreSQL in a database whose encoding is `SQL_ASCII`), JSON in a text column is not JSON.
 
 use std::fmt::{self, Write as _};
 
 use sea_orm::{ColIdx, DbErr, QueryResult, TryGetError, TryGetable, sqlx, sqlx::Row as _};
 
-/// No more characters of an unreadable value are shown than these.
+/// The number of characters of an unreadable value that a message contains.
 const SHOWN: usize = 60;
 
-/// A value that cannot be read: which column, and what is wrong with it.
+/// A value that cannot be read: the column and the problem.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{column} {problem}")]
 pub struct Unreadable {
@@ -19,7 +19,7 @@ pub struct Unreadable {
 }
 
 impl Unreadable {
-    /// The value of `column` cannot be read because it `problem`, such as "is NULL".
+    /// Returns the error for a value of `column`; `problem` is a predicate such as "is NULL".
     #[must_use]
     pub fn new(column: &'static str, problem: impl fmt::Display) -> Self {
         Self { column, problem: problem.to_string() }
@@ -32,7 +32,7 @@ impl From<Unreadable> for DbErr {
     }
 }
 
-/// The value at `index`, which is that of `column`.
+/// Returns the value at `index`. Errors name it `column`.
 pub fn value<T: TryGetable>(
     row: &QueryResult,
     index: impl ColIdx,
@@ -44,18 +44,18 @@ pub fn value<T: TryGetable>(
     })
 }
 
-/// The text at `index`, which must be there.
+/// Returns the text at `index`, which must not be NULL.
 pub fn text(row: &QueryResult, index: impl ColIdx, column: &'static str) -> Result<String, Unreadable> {
     optional_text(row, index, column)?.ok_or_else(|| Unreadable::new(column, "is NULL"))
 }
 
-/// The text at `index`, or NULL.
+/// Returns the text at `index`; `None` if it is NULL.
 pub fn optional_text(
     row: &QueryResult,
     index: impl ColIdx,
     column: &'static str,
 ) -> Result<Option<String>, Unreadable> {
-    // This way costs nothing more than the text, which is nearly always readable.
+    // The bytes are read only after a failure, because nearly every text is readable.
     match Option::<String>::try_get_by(row, index) {
         Ok(text) => Ok(text),
         Err(error) => Err(match bytes(row, index) {
@@ -67,7 +67,7 @@ pub fn optional_text(
     }
 }
 
-/// The JSON at `index`: `jsonb`, or on SQLite a text. NULL is `Value::Null`.
+/// Returns the JSON at `index`: `jsonb` on PostgreSQL, a text on SQLite. NULL is `Value::Null`.
 pub fn json(
     row: &QueryResult,
     index: impl ColIdx,
@@ -82,7 +82,7 @@ pub fn json(
     })
 }
 
-/// The text at `index` for people, whatever it is: bytes that are not UTF-8 are written as `\xff`. Empty if it is NULL.
+/// Returns the text at `index` for people: bytes that are not UTF-8 are written as `\xff`. Empty if it is NULL.
 pub fn lossy(row: &QueryResult, index: impl ColIdx) -> String {
     match String::try_get_by(row, index) {
         Ok(text) => text,
@@ -90,7 +90,7 @@ pub fn lossy(row: &QueryResult, index: impl ColIdx) -> String {
     }
 }
 
-/// The bytes of a text.
+/// Returns the bytes of a text.
 fn bytes(row: &QueryResult, index: impl ColIdx) -> Option<Vec<u8>> {
     if let Some(row) = row.try_as_pg_row() {
         let value = row.try_get_raw(index.as_sqlx_postgres_index()).ok()?;

@@ -1,4 +1,4 @@
-//! Connections next to the pool: one for short statements that repeat, and one for a task that writes much on SQLite.
+//! Connections next to the pool: one for short, frequent statements, and one for a task that writes much on SQLite.
 
 use std::time::Duration;
 
@@ -15,31 +15,31 @@ use crate::{
     },
 };
 
-/// How long a transaction waits for the one before it on the same connection.
+/// The time that a transaction waits for the previous one on the same connection.
 const EXCLUSIVE_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// From how many pages on SQLite's log is written back into the file. Batches in a row change the same pages, so the more of them
-/// the log takes, the less is written in all; but another connection that commits meanwhile may have to write all of it back.
+/// The number of pages in SQLite's write-ahead log from which on it is written back into the file. Successive batches change the same
+/// pages, so a longer log writes less in total; but another connection that commits meanwhile may have to write all of it back.
 pub const SQLITE_LOG_PAGES: u32 = 16_384;
 
-/// The same database for one task that writes much, until it is closed. On SQLite that is a separate connection: what each
-/// connection keeps of the file counts no more once another one has written. Its commits leave the log alone: see [`checkpoint`].
+/// Returns a connection for one task that writes much, until it is closed. On SQLite it is a separate one: the page cache of a
+/// connection becomes invalid when another connection writes. Its commits do not write back the log: see [`checkpoint`].
 #[must_use]
 pub fn exclusive_writer(db: &DatabaseConnection) -> DatabaseConnection {
     if db.get_database_backend() != DbBackend::Sqlite {
         return db.clone();
     }
     let options = db.get_sqlite_connection_pool().connect_options();
-    // A statement over several rows notes what pages were before; in a file that is as much to write again. Elsewhere it stays a
-    // file's, or to sort a whole fleet would take memory for all of it.
+    // A statement on several rows journals the previous pages, which would double the writes to a file. Other connections keep
+    // temporary data in a file, because sorting a whole fleet would need much memory.
     let options = (*options).clone().pragma("temp_store", "MEMORY").pragma("wal_autocheckpoint", "0");
     let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).acquire_timeout(EXCLUSIVE_TIMEOUT);
     SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with(options))
 }
 
-/// Writes SQLite's log back into the file if it is as long as `pages`: between two transactions of a connection that is
-/// [`exclusive_writer`], when others may write. SQLite would do it automatically at the end of a commit, whose time is then no measure of how
-/// long others were kept waiting. Never a reason to fail: what could not be written back stays in the log.
+/// Writes SQLite's log back into the file if it has at least `pages` pages. To be called between two transactions of an
+/// [`exclusive_writer`], when others may write: an automatic checkpoint at the end of a commit would prolong the time that others
+/// wait. Pages that cannot be written back stay in the log.
 pub async fn checkpoint(db: &DatabaseConnection, pages: u32) -> Result<(), DbErr> {
     if db.get_database_backend() != DbBackend::Sqlite {
         return Ok(());
@@ -52,30 +52,29 @@ pub async fn checkpoint(db: &DatabaseConnection, pages: u32) -> Result<(), DbErr
     Ok(())
 }
 
-/// How long a statement waits for the one before it on a line. Most take a millisecond.
+/// The time that a statement waits for the previous one on a dedicated connection. Most take a millisecond.
 const DEDICATED_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// The codes with which a server ends a connection without an effect of the statement: at an administrator's command, or because it
-/// restarts.
+/// The codes with which a server ends a connection without executing the statement: administrator shutdown and restart.
 const ENDED: [&str; 2] = ["57P01", "57P02"];
 
-/// A connection next to the pool for short statements that are sent again and again. On PostgreSQL each costs one round trip: a pool
-/// pings a connection before each use and after it.
+/// A connection next to the pool for short, frequent statements. On PostgreSQL each costs one round trip; a pool also pings a
+/// connection before and after each use.
 #[derive(Debug)]
 pub struct DedicatedConnection {
     db: DatabaseConnection,
-    /// Empty while it is used, so that a cancelled statement takes it along.
+    /// `None` while it is used, so that a cancelled statement closes it.
     own: Mutex<Option<PgConnection>>,
 }
 
 impl DedicatedConnection {
-    /// To the database of this pool; it opens with the first statement.
+    /// Returns a connection to the database of this pool. The first statement opens it.
     #[must_use]
     pub fn new(db: DatabaseConnection) -> Self {
         Self { db, own: Mutex::default() }
     }
 
-    /// As [`query_all`], also for a statement that changes rows and returns them.
+    /// Returns the rows of a statement, like [`query_all`]; the statement may also change rows.
     pub async fn query_all(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
         if self.db.get_database_backend() != DbBackend::Sqlite {
             return Ok(self.send(WRITING_ALONE, &statement).await?.rows);
@@ -83,7 +82,7 @@ impl DedicatedConnection {
         query_all(&self.db, statement).await
     }
 
-    /// Returns how many rows a statement changed, like [`execute`].
+    /// Returns the number of rows that a statement changed, like [`execute`].
     pub async fn execute(&self, statement: Statement) -> Result<u64, DbErr> {
         if self.db.get_database_backend() != DbBackend::Sqlite {
             return Ok(self.send(WRITING_ALONE, &statement).await?.affected);
@@ -91,7 +90,7 @@ impl DedicatedConnection {
         execute(&self.db, statement).await
     }
 
-    /// The one number that a query without parameters answers with, at the least cost there is.
+    /// Returns the number that a query without parameters selects; `None` without a row.
     pub async fn query_scalar(&self, sql: &'static str) -> Result<Option<i64>, DbErr> {
         let statement = Statement::from_string(self.db.get_database_backend(), sql);
         let row = match self.db.get_database_backend() {
@@ -101,7 +100,7 @@ impl DedicatedConnection {
         row.map(|row| row.try_get_by_index(0)).transpose()
     }
 
-    /// Uses the pool if another statement, which may wait for a lock, keeps the connection busy.
+    /// Sends a statement. Uses the pool if another statement, which may wait for a lock, uses the connection.
     async fn send(&self, limits: &str, statement: &Statement) -> Result<QueryOutput, DbErr> {
         let pool = self.db.get_postgres_connection_pool();
         let Ok(mut own) = tokio::time::timeout(DEDICATED_TIMEOUT, self.own.lock()).await else {
@@ -144,7 +143,7 @@ mod tests {
     use super::*;
     use crate::transaction::begin;
 
-    /// How many pages SQLite's log has, and how many of them are in the file as well.
+    /// Returns the number of pages in SQLite's log, and the number of those that are written back.
     async fn log(db: &DatabaseConnection) -> (i64, i64) {
         let log = db.query_one_raw(statement(db, "PRAGMA wal_checkpoint(NOOP)", [])).await;
         let log = log.expect("SQLite reports the length of its log").expect("in a row");

@@ -1,4 +1,4 @@
-//! Control requests, and what is read of jobs and runs.
+//! Control requests, and the queries for jobs and runs.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -21,22 +21,22 @@ use crate::{
     transaction::{begin, begin_read, query_all},
 };
 
-/// Of requests at the same time, each that loses begins again; so many may compete.
+/// The maximum number of attempts at a request while other requests are written at the same time.
 const ATTEMPTS: u32 = 50;
 const RETRY_DELAY: Duration = Duration::from_millis(5);
 
-/// The newest request. Polled about once a second: one round trip, and one page of an index.
+/// Selects the id of the newest request. Polled about once a second: one round trip, and one page of an index.
 const REVISION: &str = "SELECT coalesce(max(id), 0) AS revision FROM scheduler_audit_log";
 
 pub(crate) async fn control_state(
-    line: &DedicatedConnection,
+    connection: &DedicatedConnection,
     dialect: Dialect,
     known: Option<i64>,
 ) -> Result<Option<ControlState>, DbErr> {
-    if known.is_some() && known == line.query_scalar(REVISION).await? {
+    if known.is_some() && known == connection.query_scalar(REVISION).await? {
         return Ok(None);
     }
-    decode_control_state(&line.query_all(control_state_query(dialect)).await?).map(Some)
+    decode_control_state(&connection.query_all(control_state_query(dialect)).await?).map(Some)
 }
 
 /// Reads which jobs are paused and which requests are open.
@@ -44,7 +44,7 @@ pub async fn read_control_state(db: &DatabaseConnection) -> Result<ControlState,
     decode_control_state(&query_all(db, control_state_query(Dialect::of(db.get_database_backend()))).await?)
 }
 
-/// One statement, so that it is all of one moment.
+/// Returns one statement, so that its parts are consistent.
 fn control_state_query(dialect: Dialect) -> Statement {
     let sql = format!(
         "SELECT r.revision, {} AS pauses, {} AS requests FROM ({REVISION}) r",
@@ -55,7 +55,7 @@ fn control_state_query(dialect: Dialect) -> Statement {
 }
 
 fn decode_control_state(rows: &[QueryResult]) -> Result<ControlState, DbErr> {
-    let row = rows.first().ok_or_else(|| DbErr::RecordNotFound("the newest request".to_owned()))?;
+    let row = rows.first().ok_or_else(|| DbErr::RecordNotFound("the newest control request".to_owned()))?;
     let text = |column| row.try_get::<Option<String>>("", column);
     Ok(ControlState {
         revision: row.try_get("", "revision")?,
@@ -74,7 +74,7 @@ pub(crate) async fn request(
             Ok(match apply_request(&txn, request).await? {
                 RequestEffect::Unchanged(why) => ControlReceipt::Unchanged(why),
                 RequestEffect::Changed { before, after } => {
-                    audit_log::append(&txn, &entry(request, &before, &after)).await?;
+                    audit_log::append(&txn, &audit_event(request, &before, &after)).await?;
                     ControlReceipt::Accepted
                 }
             })
@@ -97,13 +97,13 @@ pub(crate) async fn request(
     unreachable!("the last attempt returns")
 }
 
-/// What a request changed.
+/// The effect of a request.
 enum RequestEffect {
     Unchanged(String),
     Changed { before: JsonValue, after: JsonValue },
 }
 
-fn entry(request: &ControlRequest, before: &JsonValue, after: &JsonValue) -> AuditEvent {
+fn audit_event(request: &ControlRequest, before: &JsonValue, after: &JsonValue) -> AuditEvent {
     AuditEvent {
         by: request.by.clone(),
         action: request.action.as_str(),
@@ -169,7 +169,7 @@ async fn apply_request(txn: &DatabaseTransaction, request: &ControlRequest) -> R
         ControlAction::Cancel { .. } => {
             let withdraw = "DELETE FROM scheduler_requests WHERE job = $1 AND kind <> 'cancel'";
             let withdrawn = txn.execute_raw(statement(txn, withdraw, [job.into()])).await?.rows_affected();
-            // A job that each node runs has no claim hint, and no claim to cancel.
+            // A job that every node runs has no claim hint and no claim to cancel.
             let claim = format!(
                 "SELECT CASE WHEN holder IS NOT NULL AND expires_at > {} THEN fencing_token
                              WHEN schedule IS NULL THEN 0 ELSE -1 END AS fencing_token, {} AS retrying
@@ -201,7 +201,7 @@ async fn apply_request(txn: &DatabaseTransaction, request: &ControlRequest) -> R
     }
 }
 
-/// The pause that is in force.
+/// Returns the current pause of a job.
 async fn open_pause(txn: &DatabaseTransaction, job: &str) -> Result<Option<Pause>, DbErr> {
     let dialect = Dialect::of(txn.get_database_backend());
     let open = format!("SELECT {} AS pauses", dialect.pauses("p.job = $1 AND p.resumed_at IS NULL"));
@@ -243,7 +243,7 @@ async fn open(
     Ok(())
 }
 
-/// Reads every job that the database knows, by name, with its last run.
+/// Reads every job that was ever claimed, sorted by name, with its last run.
 pub async fn read_jobs(db: &DatabaseConnection) -> Result<Vec<JobRow>, DbErr> {
     let newest = format!(
         "SELECT {} FROM scheduler_jobs s JOIN scheduler_runs r ON r.id =
@@ -264,17 +264,17 @@ pub async fn read_jobs(db: &DatabaseConnection) -> Result<Vec<JobRow>, DbErr> {
 }
 
 pub(crate) async fn late(
-    line: &DedicatedConnection,
+    connection: &DedicatedConnection,
     dialect: Dialect,
     now: DateTime<Utc>,
 ) -> Result<Vec<LateJob>, DbErr> {
-    // A running job counts as late at the same time as one that does not run.
+    // `late_at` is earlier than `stuck_at`, so this condition finds running jobs as well.
     let condition = format!("s.late_at < {}", dialect.at("$1"));
-    let overdue = line.query_all(states(dialect, &condition, [now.timestamp_micros().into()])).await?;
+    let overdue = connection.query_all(states(dialect, &condition, [now.timestamp_micros().into()])).await?;
     Ok(in_order(&overdue)?.iter().filter_map(|row| row.late(now)).collect())
 }
 
-/// The state of the jobs for which the condition holds, without their last runs.
+/// Selects the jobs that meet `condition`, without their last runs.
 fn states(dialect: Dialect, condition: &str, values: impl IntoIterator<Item = Value>) -> Statement {
     let sql = format!(
         "SELECT s.job, s.fencing_token, {state}, {expires} AS expires_at,
@@ -289,7 +289,7 @@ fn states(dialect: Dialect, condition: &str, values: impl IntoIterator<Item = Va
     Statement::from_sql_and_values(dialect.backend(), sql, values)
 }
 
-/// By name. The order of text depends on the database.
+/// Returns the jobs sorted by name. The order of text in SQL depends on the database.
 fn in_order(states: &[QueryResult]) -> Result<Vec<JobRow>, DbErr> {
     let mut jobs = states.iter().map(job).collect::<Result<Vec<_>, _>>()?;
     jobs.sort_unstable_by(|a, b| a.job.cmp(&b.job));
@@ -298,7 +298,7 @@ fn in_order(states: &[QueryResult]) -> Result<Vec<JobRow>, DbErr> {
 
 fn job(row: &QueryResult) -> Result<JobRow, DbErr> {
     let open: Option<String> = row.try_get("", "pauses")?;
-    let held = match row.try_get::<Option<String>>("", "holder")? {
+    let lease = match row.try_get::<Option<String>>("", "holder")? {
         None => None,
         Some(name) => Some(Holder {
             name,
@@ -310,13 +310,13 @@ fn job(row: &QueryResult) -> Result<JobRow, DbErr> {
         job: row.try_get("", "job")?,
         state: state(row)?,
         claim_hint: claim_hint(row)?,
-        lease: held,
+        lease,
         paused: pauses(open.as_deref())?.pop().map(|(_, pause)| pause),
         last_run: None,
     })
 }
 
-/// Reads the runs that `filter` selects, the newest first.
+/// Reads the runs that `filter` selects, newest first.
 pub async fn read_runs(db: &DatabaseConnection, filter: &RunFilter) -> Result<Vec<RunRow>, DbErr> {
     let dialect = Dialect::of(db.get_database_backend());
     let RunFilter { id, job, status, since, scheduled_at, request_id, limit } = filter;

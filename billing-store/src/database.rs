@@ -23,19 +23,19 @@ use crate::{
     transaction::accept_any_text,
 };
 
-/// The waits between attempts to connect at start: five attempts in all.
+/// The waits between attempts to connect at the start: five attempts in total.
 const CONNECT_BACKOFF: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
-/// How long another process may take to open an SQLite file or to close it.
+/// The time that another process may take to create or close an SQLite file.
 const FIRST_OPEN: Duration = Duration::from_secs(1);
-/// How long a connection may take to open, or a statement may wait for one.
+/// The time limit for opening a connection, and for waiting for one of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a connection to SQLite keeps of the file, in KiB as a negative number: the pages that one batch changes. With less they
-/// would be written again and again before it is committed.
+/// The page cache of an SQLite connection, in KiB as a negative number: it holds the pages that one batch changes. With a smaller
+/// one, pages would be written several times before the commit.
 const SQLITE_CACHE: &str = "-32768";
-/// How many rows SQLite's thread reads ahead of the reader: each time it must wait, two threads are woken.
+/// The number of rows that SQLite's thread reads ahead. Each time it waits for the reader, two threads must be woken.
 const SQLITE_ROWS: usize = 1_024;
-/// How long a writer waits for another one's transaction on SQLite.
+/// The time that a writer waits for another transaction on SQLite.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A database that can be opened.
@@ -45,47 +45,46 @@ pub struct Database {
     application_name: &'static str,
 }
 
-/// How many connections.
+/// The size of a connection pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
-    /// A few, for all jobs.
+    /// Six connections on PostgreSQL, four on SQLite.
     Shared,
-    /// A single connection.
+    /// One connection, for tasks that run one statement after another.
     Single,
 }
 
-/// The database did not open.
+/// Why a database cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot open {url}: {message}")]
 pub struct ConnectError {
     url: String,
     message: String,
-    /// The driver's error; its text may contain the password.
+    /// The error of the driver. Its text may contain the password.
     pub source: DbErr,
 }
 
 impl Database {
-    /// The database at `url`.
+    /// Returns the database at `url`. Nothing is opened yet.
     #[must_use]
     pub fn new(url: DatabaseUrl) -> Self {
         Self { url, application_name: "billing-scheduler" }
     }
 
-    /// The same, for connections that PostgreSQL lists under `name` (`pg_stat_activity.application_name`) instead of
-    /// `billing-scheduler`.
+    /// Sets the name of the connections in `pg_stat_activity.application_name` of PostgreSQL; `billing-scheduler` by default.
     #[must_use]
     pub fn with_application_name(mut self, name: &'static str) -> Self {
         self.application_name = name;
         self
     }
 
-    /// The same, created if it is a file that does not exist.
+    /// Returns the same database, whose file is created if it does not exist.
     #[must_use]
     pub fn creating(&self) -> Self {
         Self { url: self.url.creating(), ..self.clone() }
     }
 
-    /// Where it is.
+    /// Returns the URL of the database.
     #[must_use]
     pub fn url(&self) -> &DatabaseUrl {
         &self.url
@@ -96,7 +95,7 @@ impl Database {
         let began = Instant::now();
         loop {
             match self.connect_once(pool).await {
-                // While another process is the first to open the file, or the last to close it, SQLite refuses at once.
+                // While another process creates the file or closes it as the last one, SQLite fails immediately.
                 Err(error)
                     if self.url.backend() == DbBackend::Sqlite
                         && classify(&error.source) == ErrorClass::Conflict
@@ -133,8 +132,8 @@ impl Database {
                     .pragma("wal_autocheckpoint", SQLITE_LOG_PAGES.to_string())
             })
             .map_sqlx_postgres_opts(move |options| pooler_safe_options(options, application_name))
-            // A future that was dropped half-way leaves something to be sent on its connection, at least a ROLLBACK. That connection
-            // is not given out again.
+            // A future that was dropped early leaves unsent data on its connection, at least a ROLLBACK. Such a connection is not
+            // reused.
             .map_sqlx_postgres_pool_opts(|pool| {
                 let pool = pool.after_connect(|connection, _| Box::pin(accept_any_text(connection)));
                 pool.after_release(|connection, _| Box::pin(async { Ok(!connection.should_flush()) }))
@@ -142,7 +141,7 @@ impl Database {
         sea_orm::Database::connect(options).await.map_err(|source| self.failed(source))
     }
 
-    /// Opens a pool, trying again after 1, 2, 4 and 8 seconds if the database cannot be reached or another process locks it.
+    /// Opens a pool; retries after 1, 2, 4 and 8 seconds if the database cannot be reached or another process locks it.
     pub async fn connect_with_retry(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
         with_retry(async || self.connect(pool).await, |error| Some(&error.source)).await
     }
@@ -173,8 +172,9 @@ impl Database {
     }
 }
 
-/// Tries again after 1, 2, 4 and 8 seconds while `attempt` fails by a temporary error: a lost connection, a lock of another process, or a full
-/// disk. Two processes that start together on one SQLite file may lock each other out. A wrong password is not retried.
+/// Calls `attempt` up to five times, with waits of 1, 2, 4 and 8 seconds, while it fails with a temporary error: a lost connection, a
+/// lock of another process, or a full disk. Two processes that start at the same time on one SQLite file may block each other. A
+/// wrong password is not retried. `source` returns the database error in an error.
 pub async fn with_retry<T, E: Display>(
     mut attempt: impl AsyncFnMut() -> Result<T, E>,
     source: impl Fn(&E) -> Option<&DbErr>,
@@ -208,8 +208,8 @@ fn busy_timeout() -> Duration {
     BUSY_TIMEOUT
 }
 
-/// PgBouncer in transaction mode gives each transaction another server, where our statements are not prepared, and refuses
-/// start-up parameters that it does not know.
+/// Returns options for PgBouncer in transaction mode, which may use another server for each transaction, where no statement is
+/// prepared, and rejects start-up parameters that it does not know.
 fn pooler_safe_options(options: PgConnectOptions, application_name: &str) -> PgConnectOptions {
     options.statement_cache_capacity(0).extra_float_digits(None).application_name(application_name)
 }

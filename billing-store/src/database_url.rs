@@ -1,4 +1,4 @@
-//! The address of the database, which carries a password that must not be seen.
+//! The URL of a database, whose password must not be printed.
 
 use std::{fmt, net::IpAddr, ops::Range, path::PathBuf, str::FromStr};
 
@@ -10,39 +10,39 @@ use sea_orm::{
 };
 use url::Url;
 
-/// The URL of a database. Its `Debug` and `Display` show `***` in place of the password.
+/// The URL of a database. `Debug` and `Display` print `***` instead of the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DatabaseUrl {
     text: String,
     backend: DbBackend,
 }
 
-/// Why a text is no URL of a database. No variant repeats the text: it may hold a password.
+/// Why a text is not a valid database URL. No message contains the text, which may contain a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DatabaseUrlError {
     /// There is no `scheme:`.
     #[error("the database URL has no scheme: begin it with postgres:// or sqlite://")]
     NoScheme,
-    /// A scheme of something else.
+    /// The scheme is not that of a supported database.
     #[error("the database URL begins with `{0}:`, which is not supported: use postgres:// or sqlite://")]
     Scheme(String),
-    /// A character that cannot stand in a URL as it is.
+    /// The URL contains white space or a control character.
     #[error(
         "the database URL has a blank or a control character: write it as % and its two digits, a blank as %20"
     )]
     Blank,
-    /// A character of the password, or of a name, that ended it early.
+    /// The user name or the password contains a character with a meaning in URLs.
     #[error(
         "the database URL has `@` or `#` where it cannot be: in a user name or password write @ as %40, # as %23, / as %2F, ? as %3F and : as %3A"
     )]
     Unescaped,
-    /// More than one server.
+    /// The URL has more than one host.
     #[error("the database URL names several hosts: give one, or a proxy in front of them")]
     SeveralHosts,
-    /// A file without a name.
+    /// The URL of an SQLite database has no file name.
     #[error("the database URL names no file: write sqlite://billing.db, or sqlite::memory:")]
     NoFile,
-    /// Anything else that is not as a URL should be.
+    /// The URL has another syntax error.
     #[error(
         "the database URL is malformed ({0}): write postgres://user:password@host:5432/database, with / in a password as %2F, or sqlite://file"
     )]
@@ -56,7 +56,7 @@ impl FromStr for DatabaseUrl {
         use DatabaseUrlError as Error;
         let text = text.trim();
         let (scheme, rest) = text.split_once(':').ok_or(Error::NoScheme)?;
-        // What is before the first colon is shown only if it looks like a scheme: it could be anything.
+        // The text before the first colon is printed only if it looks like a scheme, because it may be a secret.
         let named = scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
         let backend = match scheme.to_ascii_lowercase().as_str() {
             "postgres" | "postgresql" => DbBackend::Postgres,
@@ -67,7 +67,7 @@ impl FromStr for DatabaseUrl {
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(Error::Blank);
         }
-        // SeaORM panics at a URL that this parser refuses.
+        // SeaORM panics on a URL that this parser rejects.
         let parsed = Url::parse(text).map_err(Error::Malformed)?;
         match (backend, rest.strip_prefix("//")) {
             (DbBackend::Sqlite, name) => {
@@ -90,19 +90,19 @@ impl FromStr for DatabaseUrl {
 }
 
 impl DatabaseUrl {
-    /// The URL with its password, for connecting and nothing else.
+    /// Returns the URL with its password, for connecting only.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.text
     }
 
-    /// Which database speaks there.
+    /// Returns whether the database is PostgreSQL or SQLite.
     #[must_use]
     pub fn backend(&self) -> DbBackend {
         self.backend
     }
 
-    /// The same database, created if it is a file that does not exist. A mode that the URL states stays.
+    /// Returns the URL with `mode=rwc`, so that SQLite creates a missing file. An explicit `mode` is kept.
     #[must_use]
     pub fn creating(&self) -> Self {
         let (file, query) =
@@ -115,7 +115,7 @@ impl DatabaseUrl {
         Self { text: format!("{}{separator}mode=rwc", self.text), backend: self.backend }
     }
 
-    /// The same database without the request to create its file, for commands that need one that exists.
+    /// Returns the URL without `mode=rwc`, for commands that must not create a file.
     #[must_use]
     pub fn existing(&self) -> Self {
         let Some((file, query)) = self.text.split_once('?').filter(|_| self.backend == DbBackend::Sqlite)
@@ -127,7 +127,7 @@ impl DatabaseUrl {
         Self { text: format!("{file}{separator}{}", kept.join("&")), backend: self.backend }
     }
 
-    /// The machine that the database is on, if that is another one and need not prove by a certificate that it is it.
+    /// Returns the host of the database if it is remote and its certificate is not verified.
     #[must_use]
     pub fn unverified_host(&self) -> Option<String> {
         if self.backend == DbBackend::Sqlite {
@@ -143,7 +143,7 @@ impl DatabaseUrl {
         (!is_here && !is_verified).then(|| host.to_owned())
     }
 
-    /// The file of an SQLite database, if it is one.
+    /// Returns the file of an SQLite database; `None` for PostgreSQL and for a database in memory.
     #[must_use]
     pub fn file(&self) -> Option<PathBuf> {
         let name = self
@@ -156,7 +156,7 @@ impl DatabaseUrl {
         (name != ":memory:").then(|| PathBuf::from(percent_decode_str(name).decode_utf8_lossy().into_owned()))
     }
 
-    /// The file with the key of our own certificate, if the URL names one.
+    /// Returns the file with the private key of the client certificate, if the URL has one.
     #[must_use]
     pub fn key_file(&self) -> Option<PathBuf> {
         let url = Url::parse(&self.text).ok().filter(|_| self.backend != DbBackend::Sqlite)?;
@@ -164,14 +164,14 @@ impl DatabaseUrl {
         key.map(|(_, file)| PathBuf::from(&*file))
     }
 
-    /// `text` with `***` in place of this URL's password, encoded as in the URL or decoded. For errors of the
-    /// database layer, which may repeat what they were given.
+    /// Returns `text` with `***` instead of the password of this URL, percent-encoded or decoded. Errors of the database layer may
+    /// contain it.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
         self.secrets().iter().fold(text.to_owned(), |text, secret| text.replace(secret, MASK))
     }
 
-    /// Every way in which the password may be written, the longest first.
+    /// Returns every form in which the password may be printed, the longest first.
     #[must_use]
     pub fn secrets(&self) -> Vec<String> {
         let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
@@ -179,7 +179,7 @@ impl DatabaseUrl {
         for range in secret_ranges(&self.text) {
             let written = &self.text[range];
             for secret in [written.to_owned(), decoded(written), decoded(&written.replace('+', " "))] {
-                // As it is in a quoted string, of JSON or of Rust's `{:?}`.
+                // The form in a quoted string, in JSON or in Rust's `{:?}`.
                 let quoted = format!("{secret:?}");
                 secrets.push(quoted[1..quoted.len() - 1].to_owned());
                 secrets.push(secret);
@@ -210,7 +210,7 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
-/// Where in a URL its passwords stand: the one of the user, and those among the options.
+/// Returns the ranges of the passwords in a URL: that of the user, and those in the query.
 fn secret_ranges(url: &str) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     if let Some(start) = url.find("://").map(|at| at + 3) {
@@ -234,7 +234,7 @@ fn secret_ranges(url: &str) -> Vec<Range<usize>> {
     ranges
 }
 
-/// Where user, password, host and port end in what follows `//`.
+/// Returns the end of user, password, host and port in the text after `//`.
 fn authority_end(rest: &str) -> usize {
     rest.find(['/', '?', '#']).unwrap_or(rest.len())
 }
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_never_shown() {
+    fn password_is_never_printed() {
         for (text, shown) in [
             ("postgres://ada:s3cret@db:5432/panel", "postgres://ada:***@db:5432/panel"),
             ("postgresql://ada:s3%40cret@db/panel", "postgresql://ada:***@db/panel"),

@@ -1,4 +1,4 @@
-//! What the two databases write differently: instants, which are microseconds since 1970 to us, and lists in one column.
+//! The SQL that differs between the two databases: instants, which are parameters in microseconds since 1970, and lists in one column.
 
 use sea_orm::DbBackend;
 
@@ -26,7 +26,7 @@ impl Dialect {
         self == Self::Sqlite
     }
 
-    /// The database's present.
+    /// Returns the expression for the current time of the database.
     pub(crate) fn now(self) -> &'static str {
         match self {
             Self::Sqlite => SQLITE_NOW,
@@ -34,7 +34,7 @@ impl Dialect {
         }
     }
 
-    /// So many milliseconds from now.
+    /// Returns the expression for the instant that is `parameter` milliseconds from now.
     pub(crate) fn in_ms(self, parameter: &str) -> String {
         match self {
             Self::Sqlite => format!("{} + {parameter} * 1000", self.now()),
@@ -42,7 +42,7 @@ impl Dialect {
         }
     }
 
-    /// The instant of so many microseconds.
+    /// Returns the expression for the instant that is `parameter` microseconds after 1970.
     pub(crate) fn at(self, parameter: &str) -> String {
         match self {
             Self::Sqlite => parameter.to_owned(),
@@ -50,7 +50,7 @@ impl Dialect {
         }
     }
 
-    /// The microseconds of an instant.
+    /// Returns the expression for the microseconds since 1970 of `instant`.
     pub(crate) fn micros(self, instant: &str) -> String {
         match self {
             Self::Sqlite => instant.to_owned(),
@@ -58,7 +58,7 @@ impl Dialect {
         }
     }
 
-    /// A parameter, or a column, with an explicit type for PostgreSQL.
+    /// Returns a parameter or a column with an explicit type for PostgreSQL.
     pub(crate) fn cast(self, value: &str, kind: &str) -> String {
         match self {
             Self::Sqlite => value.to_owned(),
@@ -66,7 +66,7 @@ impl Dialect {
         }
     }
 
-    /// What the state of a job and its plan are read from.
+    /// Returns the columns of a job's state and of its claim hint.
     pub(crate) fn state_columns(self, table: &str) -> String {
         let micros = |column: &str| format!("{} AS {column}", self.micros(&format!("{table}{column}")));
         let instants =
@@ -78,14 +78,14 @@ impl Dialect {
         )
     }
 
-    /// The pauses `p` for which the condition holds, as one text for [`pauses`](crate::rows::pauses).
+    /// Returns a subquery for the pauses `p` that meet `condition`, as one text for [`pauses`](crate::rows::pauses).
     pub(crate) fn pauses(self, condition: &str) -> String {
         let (since, until) = (self.micros("p.paused_at"), self.micros("p.resumed_at"));
         let columns = format!("p.job, {since}, {until}, p.paused_by, p.reason");
         self.list(&columns, "scheduler_pauses p", condition)
     }
 
-    /// The requests `q` for which the condition holds, as one text for [`requests`](crate::rows::requests).
+    /// Returns a subquery for the requests `q` that meet `condition`, as one text for [`requests`](crate::rows::requests).
     pub(crate) fn requests(self, condition: &str) -> String {
         let (scheduled, at) = (self.micros("q.scheduled_at"), self.micros("q.requested_at"));
         let columns =

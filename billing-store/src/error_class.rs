@@ -1,25 +1,25 @@
-//! Classifies database errors: what a caller does about one, and what an operator does about it.
+//! Classifies database errors: the reaction of the caller, and the help for the operator.
 
 use sea_orm::{DbErr, RuntimeErr, sqlx};
 
-/// What to do about an error of the database.
+/// The reaction to a database error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
     /// A conflict with another transaction: retry soon.
     Conflict,
-    /// The connection, or the answer, is lost: again on another one.
+    /// The connection or the response is lost: retry on another connection.
     Lost,
-    /// The rows were refused: others may be accepted.
+    /// The database rejected the rows: others may be accepted.
     Rows,
-    /// Nothing works until an operator repairs it.
+    /// An operator must repair the cause before a retry can succeed.
     Broken,
 }
 
 impl ErrorClass {
-    /// Each of them.
+    /// The classes in the order of the documentation.
     pub const ALL: [Self; 4] = [Self::Conflict, Self::Lost, Self::Rows, Self::Broken];
 
-    /// The word under which it is counted.
+    /// Returns the word for metrics, such as `conflict`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -31,7 +31,7 @@ impl ErrorClass {
     }
 }
 
-/// Classifies `error`. No other place does.
+/// Returns the class of `error`. Every decision about retries uses it.
 #[must_use]
 pub fn classify(error: &DbErr) -> ErrorClass {
     let source = match error {
@@ -65,9 +65,9 @@ fn postgres_class(sqlstate: &str) -> ErrorClass {
         "40001" | "40P01" | "55P03" | "57014" => ErrorClass::Conflict,
         // Connection errors, administrator's shutdown, starting up, too many clients, read-only (a standby).
         "57P01" | "57P02" | "57P03" | "53300" | "25006" | "25P03" => ErrorClass::Lost,
-        // A protocol violation is a pooler's way to refuse us, and stays.
+        // A pooler rejects a client with a protocol violation, which is permanent.
         code if code.starts_with("08") && code != "08P01" => ErrorClass::Lost,
-        // Data exceptions, constraints, and what a trigger raises.
+        // Data exceptions, constraints, and errors that triggers raise.
         code if ["22", "23", "44", "P0"].iter().any(|class| code.starts_with(class)) => ErrorClass::Rows,
         _ => ErrorClass::Broken,
     }
@@ -84,7 +84,7 @@ fn sqlite_class(code: &str) -> ErrorClass {
     }
 }
 
-/// The SQLSTATE of PostgreSQL, or the extended result code of SQLite.
+/// Returns the SQLSTATE of PostgreSQL or the extended result code of SQLite, if the database returned the error.
 #[must_use]
 pub fn code(error: &DbErr) -> Option<String> {
     match error {
@@ -97,7 +97,7 @@ pub fn code(error: &DbErr) -> Option<String> {
     }
 }
 
-/// Returns the text of the error, and what to do about it where the text does not show that.
+/// Returns the text of the error, with the help for the operator if the error has one.
 #[must_use]
 pub fn with_help(error: &DbErr) -> String {
     match code(error).as_deref().and_then(help) {
@@ -106,7 +106,7 @@ pub fn with_help(error: &DbErr) -> String {
     }
 }
 
-/// The page that has the GRANTs of each login, for messages about a missing right.
+/// The documentation page with the GRANTs of each login, for messages about a missing right.
 pub const GRANTS_PAGE: &str = "docs/operate/roles.md";
 
 fn help(code: &str) -> Option<String> {

@@ -4,10 +4,10 @@ use sea_orm::DbBackend;
 
 use crate::dialect::Dialect;
 
-/// One text for each statement, in the dialect of one database.
+/// The statements in the dialect of one database.
 pub(crate) struct Sql {
     pub(crate) insert_state: String,
-    pub(crate) insert_fence: String,
+    pub(crate) insert_fencing: String,
     pub(crate) claim: String,
     pub(crate) claim_unchanged: String,
     pub(crate) holder: String,
@@ -20,7 +20,7 @@ pub(crate) struct Sql {
     pub(crate) finish: String,
 }
 
-/// How many values the row of a run has.
+/// The number of values in the row of a run.
 pub(crate) const RUN_VALUES: usize = 19;
 
 impl Sql {
@@ -35,7 +35,7 @@ impl Sql {
                 "INSERT INTO scheduler_jobs (job, cursor_at) VALUES ($1, {}) ON CONFLICT DO NOTHING",
                 at("$2")
             ),
-            insert_fence: "INSERT INTO scheduler_fencing (job) VALUES ($1) ON CONFLICT DO NOTHING".to_owned(),
+            insert_fencing: "INSERT INTO scheduler_fencing (job) VALUES ($1) ON CONFLICT DO NOTHING".to_owned(),
             claim: claim(dialect, &format!("(holder IS NULL OR expires_at <= {now})")),
             claim_unchanged: claim(dialect, &format!("fencing_token = $4 AND {} = $5", micros("expires_at"))),
             holder: format!(
@@ -58,13 +58,13 @@ impl Sql {
             append: append(dialect),
             release: format!(
                 "UPDATE scheduler_jobs SET {} WHERE job = $1 AND fencing_token = $2 AND holder = $3",
-                give_back(dialect, &["$4", "$5", "$6", "$7"].map(str::to_owned))
+                released(dialect, &["$4", "$5", "$6", "$7"].map(str::to_owned))
             ),
         }
     }
 }
 
-/// A claim of the lease row under this condition.
+/// Returns the claim of the lease row under this condition.
 fn claim(dialect: Dialect, condition: &str) -> String {
     let claim = format!(
         "UPDATE scheduler_jobs
@@ -83,8 +83,8 @@ fn claim(dialect: Dialect, condition: &str) -> String {
     if dialect.is_sqlite() {
         return claim;
     }
-    // If no work runs under an older token, the fencing row is raised at once. Otherwise that takes a separate transaction, and the
-    // claim is visible to other processes while it waits.
+    // If no work runs under an older token, the same statement raises the fencing token. Otherwise a separate transaction does, and
+    // the claim is visible to other processes while it waits.
     format!(
         "WITH claimed AS ({claim}),
               free AS (SELECT f.job, c.fencing_token FROM claimed c JOIN scheduler_fencing f ON f.job = $1
@@ -95,7 +95,7 @@ fn claim(dialect: Dialect, condition: &str) -> String {
     )
 }
 
-/// The row of a run, from [`RUN_VALUES`] parameters.
+/// Returns the insertion of the row of a run, with [`RUN_VALUES`] parameters.
 fn append(dialect: Dialect) -> String {
     let (at, cast) = (|parameter| dialect.at(parameter), |parameter, kind| dialect.cast(parameter, kind));
     format!(
@@ -115,20 +115,20 @@ fn append(dialect: Dialect) -> String {
     )
 }
 
-/// Moves a job on under the newest fencing token, and on PostgreSQL does everything else that a record does; the `last` record of a
-/// lease cycle releases the lease.
+/// Returns the update of a job's state under the newest fencing token. On PostgreSQL the statement also closes requests and inserts the
+/// run. The `last` record of a lease cycle releases the lease.
 fn record(dialect: Dialect, last: bool) -> String {
-    // On PostgreSQL these parameters stand behind those of the run's row.
+    // On PostgreSQL these parameters follow those of the run's row.
     let numbered =
         |number: usize| format!("${}", if dialect.is_sqlite() { number } else { RUN_VALUES + number });
     let [job, fencing_token, holder, cursor, scheduled, not_before, failed, ran, error] =
         [1, 2, 3, 4, 5, 6, 7, 8, 9].map(numbered);
-    let left = [10, 11, 12, 13].map(numbered);
-    let moved = format!(
+    let hint = [10, 11, 12, 13].map(numbered);
+    let update = format!(
         "UPDATE scheduler_jobs
             SET cursor_at = {cursor}, retry_scheduled_at = {scheduled}, retry_not_before = {not_before},
                 failed_attempts = {failed}, last_error = CASE WHEN {ran} THEN {error} ELSE last_error END,
-                updated_at = {now}{left}
+                updated_at = {now}{release}
           WHERE job = {job} AND fencing_token = {fencing_token} AND holder = {holder}
             AND EXISTS (SELECT 1 FROM scheduler_fencing f WHERE f.job = {job} AND f.fencing_token = {fencing_token})",
         cursor = dialect.at(&cursor),
@@ -137,28 +137,28 @@ fn record(dialect: Dialect, last: bool) -> String {
         failed = dialect.cast(&failed, "int"),
         error = dialect.cast(&error, "text"),
         now = dialect.now(),
-        left = if last { format!(", {}", give_back(dialect, &left)) } else { String::new() },
+        release = if last { format!(", {}", released(dialect, &hint)) } else { String::new() },
     );
     if dialect.is_sqlite() {
-        return moved;
+        return update;
     }
     format!(
-        "WITH moved AS ({moved} RETURNING job),
-              closed AS (DELETE FROM scheduler_requests q USING moved WHERE q.job = moved.job AND ({closed}))
-         {append} FROM moved",
+        "WITH updated AS ({update} RETURNING job),
+              closed AS (DELETE FROM scheduler_requests q USING updated WHERE q.job = updated.job AND ({closed}))
+         {append} FROM updated",
         closed = closed(dialect, &fencing_token, "$19"),
         append = append(dialect),
     )
 }
 
-/// The request `q` that a run answers, and every request to cancel it.
+/// Returns the condition for the request `q` that a run answers, and for every request to cancel it.
 fn closed(dialect: Dialect, fencing_token: &str, request: &str) -> String {
     let request = dialect.cast(request, "uuid");
     format!("q.id = {request} OR q.kind = 'cancel' AND q.fencing_token BETWEEN 1 AND {fencing_token}")
 }
 
-/// Releases the lease and writes the claim hint.
-fn give_back(dialect: Dialect, [schedule, next, late, stuck]: &[String; 4]) -> String {
+/// Returns the assignments that release the lease and store the claim hint.
+fn released(dialect: Dialect, [schedule, next, late, stuck]: &[String; 4]) -> String {
     format!(
         "holder = NULL, expires_at = NULL, schedule = {schedule}, next_at = {next}, late_at = {late}, stuck_at = {stuck}",
         schedule = dialect.cast(schedule, "text"),
@@ -170,7 +170,7 @@ fn give_back(dialect: Dialect, [schedule, next, late, stuck]: &[String; 4]) -> S
 
 #[cfg(feature = "testing")]
 impl Sql {
-    /// Without the guards that the fault campaign leaves out.
+    /// Removes the safeguards that the fault campaign disables.
     pub(crate) fn tested(mut self) -> Self {
         use crate::fault_injection::{instead, without};
         instead(

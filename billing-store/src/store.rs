@@ -29,20 +29,20 @@ use crate::{
     transaction::{begin, execute},
 };
 
-/// The store of one process.
+/// The store of one process. Several processes may use the same database.
 pub struct SeaOrmStore {
     db: DatabaseConnection,
-    /// A due job, and the poll of each second, cost mostly round trips; this connection makes them cheap.
-    line: DedicatedConnection,
-    /// Of the thread that renews; opened there at the first renewal.
+    /// For the statements of lease cycles and polls, whose cost is mostly round trips.
+    dedicated: DedicatedConnection,
+    /// The connection of the thread that renews leases, opened there at the first renewal.
     renewals: OnceCell<DatabaseConnection>,
     database: Database,
     holder: String,
     ttl: Duration,
     clock: Arc<dyn Clock>,
     sql: Sql,
-    /// Leases of others as they were last seen, and since when they have not changed.
-    seen: Mutex<HashMap<String, ObservedLease>>,
+    /// The leases of other processes as they were last read.
+    observed: Mutex<HashMap<String, ObservedLease>>,
 }
 
 /// A lease of another process, as it was last read.
@@ -50,21 +50,23 @@ pub struct SeaOrmStore {
 struct ObservedLease {
     fencing_token: i64,
     expires_at: i64,
+    /// When this state was first read, by the monotonic clock.
     since: Duration,
 }
 
 /// A claim that succeeded.
 struct Claimed {
     lease: Lease,
-    /// Whether nothing can be committed under an older number any more.
+    /// Whether the fencing row has the new token, so that nothing can be committed under an older one.
     raised: bool,
 }
 
 impl SeaOrmStore {
-    /// The store behind `db`, for the process named `holder`, whose leases last `ttl`.
+    /// Returns the store in `db` for the process named `holder`, whose leases last `ttl`. `database` is opened once more for the
+    /// renewals.
     ///
-    /// `db` is a pool that [`Database::connect`] opened: each transaction begins by forgetting prepared statements, for the sake
-    /// of PgBouncer, so a pool that caches them fails on PostgreSQL with SQLSTATE 26000.
+    /// `db` must be a pool that [`Database::connect`] opened: each transaction discards prepared statements, because of PgBouncer, so
+    /// a pool that caches them fails on PostgreSQL with SQLSTATE 26000.
     #[must_use]
     pub fn new(
         db: DatabaseConnection,
@@ -77,7 +79,7 @@ impl SeaOrmStore {
         #[cfg(feature = "testing")]
         let sql = sql.tested();
         Self {
-            line: DedicatedConnection::new(db.clone()),
+            dedicated: DedicatedConnection::new(db.clone()),
             db,
             renewals: OnceCell::new(),
             database,
@@ -85,31 +87,31 @@ impl SeaOrmStore {
             ttl,
             clock,
             sql,
-            seen: Mutex::default(),
+            observed: Mutex::default(),
         }
     }
 
-    /// The first step of a claim: the lease row, under a new token. If another process holds it, its name.
+    /// Claims the lease row under a new token. Returns the name of the holder if another process has the lease.
     async fn claim(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Result<Claimed, String>, DbErr> {
         let values: [Value; 3] = [job.into(), self.holder.as_str().into(), millis(self.ttl).into()];
         if let Some(claimed) = self.try_claim(job, &self.sql.claim, values.clone()).await? {
             return Ok(Ok(claimed));
         }
-        if let Some(seen) = self.stale_lease(job) {
+        if let Some(stale) = self.stale_lease(job) {
             let values =
-                values.clone().into_iter().chain([seen.fencing_token.into(), seen.expires_at.into()]);
+                values.clone().into_iter().chain([stale.fencing_token.into(), stale.expires_at.into()]);
             if let Some(claimed) = self.try_claim(job, &self.sql.claim_unchanged, values).await? {
                 return Ok(Ok(claimed));
             }
         }
         let holder = self.statement(&self.sql.holder, [job.into()]);
-        if let Some(row) = self.line.query_all(holder).await?.first() {
+        if let Some(row) = self.dedicated.query_all(holder).await?.first() {
             self.observe(job, row.try_get("", "fencing_token")?, row.try_get("", "expires_at")?);
             if let Some(holder) = row.try_get("", "holder")? {
                 return Ok(Err(holder));
             }
         }
-        // It is new, or free since.
+        // The job is new, or its lease has become free.
         self.insert(job, first_cursor).await?;
         let claimed = self.try_claim(job, &self.sql.claim, values).await?;
         Ok(claimed.ok_or_else(|| "another daemon".to_owned()))
@@ -123,7 +125,7 @@ impl SeaOrmStore {
     ) -> Result<Option<Claimed>, DbErr> {
         let claim = self.statement(sql, values);
         if self.db.get_database_backend() != DbBackend::Sqlite {
-            let rows = self.line.query_all(claim).await?;
+            let rows = self.dedicated.query_all(claim).await?;
             let Some(row) = rows.first() else { return Ok(None) };
             return Ok(Some(Claimed { lease: self.lease(job, row)?, raised: row.try_get("", "raised")? }));
         }
@@ -131,7 +133,7 @@ impl SeaOrmStore {
         let row = txn.query_one_raw(claim).await?;
         let lease = row.map(|row| self.lease(job, &row)).transpose()?;
         if let Some(lease) = &lease {
-            // One writer: the number is raised in the same transaction.
+            // SQLite has one writer: the token is raised in the same transaction.
             txn.execute_raw(self.raise(lease)).await?;
         }
         txn.commit().await?;
@@ -143,17 +145,17 @@ impl SeaOrmStore {
         let txn = begin(&self.db).await?;
         let cursor = first_cursor.timestamp_micros();
         txn.execute_raw(self.statement(&self.sql.insert_state, [job.into(), cursor.into()])).await?;
-        txn.execute_raw(self.statement(&self.sql.insert_fence, [job.into()])).await?;
+        txn.execute_raw(self.statement(&self.sql.insert_fencing, [job.into()])).await?;
         txn.commit().await
     }
 
-    /// The second step: from its commit on, nothing can be committed under an older number. Waits for the old holder's
-    /// transactions in flight.
+    /// Returns the statement that raises the fencing token: after its commit, nothing can be committed under an older one. It waits
+    /// for the previous holder's transactions in progress.
     fn raise(&self, lease: &Lease) -> Statement {
         self.statement(&self.sql.raise, [lease.job.as_str().into(), lease.fencing_token.0.into()])
     }
 
-    /// Writes a run and where that leaves its job; `last` gives the lease back with it.
+    /// Writes a run and the job's state after it; releases the lease as well if it is the `last` record.
     async fn write_record(
         &self,
         lease: Option<&Lease>,
@@ -163,7 +165,7 @@ impl SeaOrmStore {
     ) -> Result<(), WriteError> {
         let row = rows::run_values(&self.holder, run);
         let Some(lease) = lease else {
-            self.line.execute(self.statement(&self.sql.append, row)).await?;
+            self.dedicated.execute(self.statement(&self.sql.append, row)).await?;
             return Ok(());
         };
         let state = rows::update_values(&self.holder, lease, run, next)
@@ -173,7 +175,7 @@ impl SeaOrmStore {
         let Some(close) = &self.sql.close else {
             // One statement, which writes nothing if the lease is lost.
             let values = row.into_iter().chain(state);
-            let written = self.line.execute(self.statement(sql, values)).await?;
+            let written = self.dedicated.execute(self.statement(sql, values)).await?;
             return if written == 1 { Ok(()) } else { Err(WriteError::LeaseLost) };
         };
         let txn = begin(&self.db).await?;
@@ -190,10 +192,10 @@ impl SeaOrmStore {
         };
         match statements.await {
             Ok(()) => Ok(txn.commit().await?),
-            Err(refused) => {
+            Err(error) => {
                 // The first error is the one to report; a failed rollback adds nothing.
                 let _ = txn.rollback().await;
-                Err(refused)
+                Err(error)
             }
         }
     }
@@ -232,23 +234,24 @@ impl SeaOrmStore {
         })
     }
 
-    /// Notes the current lease of another process.
+    /// Records the current lease of another process.
     fn observe(&self, job: &str, fencing_token: i64, expires_at: i64) {
         let since = self.clock.monotonic();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let unchanged = seen
+        let mut observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        let unchanged = observed
             .get(job)
             .is_some_and(|last| last.fencing_token == fencing_token && last.expires_at == expires_at);
         if !unchanged {
-            seen.insert(job.to_owned(), ObservedLease { fencing_token, expires_at, since });
+            observed.insert(job.to_owned(), ObservedLease { fencing_token, expires_at, since });
         }
     }
 
-    /// A lease of another process that has not changed for two TTLs by our own clock: the database's clock was set back.
+    /// Returns the lease of another process if it has not changed for two lifetimes by the clock of this process: the clock of the
+    /// database was set back.
     fn stale_lease(&self, job: &str) -> Option<ObservedLease> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.monotonic();
-        seen.get(job).filter(|seen| now.saturating_sub(seen.since) > self.ttl * 2).cloned()
+        observed.get(job).filter(|lease| now.saturating_sub(lease.since) > self.ttl * 2).cloned()
     }
 
     fn dialect(&self) -> Dialect {
@@ -260,7 +263,7 @@ impl SeaOrmStore {
     }
 }
 
-/// Why a record was rolled back.
+/// Why a record was not written.
 enum WriteError {
     LeaseLost,
     Database(DbErr),
@@ -278,7 +281,7 @@ impl Store for SeaOrmStore {
         let Claimed { lease, raised } = match self.claim(job, first_cursor).await {
             Ok(Ok(claimed)) => claimed,
             Ok(Err(holder)) => return Ok(Claim::Busy { holder }),
-            // Another claim of the same row, or a new job's first one, was faster.
+            // Another process claimed or inserted the same row first.
             Err(error) if matches!(classify(&error), ErrorClass::Conflict | ErrorClass::Rows) => {
                 return Ok(Claim::Busy { holder: "another daemon".to_owned() });
             }
@@ -331,12 +334,12 @@ impl Store for SeaOrmStore {
         let holder: [Value; 3] =
             [lease.job.as_str().into(), lease.fencing_token.0.into(), self.holder.as_str().into()];
         let values = holder.into_iter().chain(release_values(lease));
-        self.line.execute(self.statement(&self.sql.release, values)).await.map_err(unavailable)?;
+        self.dedicated.execute(self.statement(&self.sql.release, values)).await.map_err(unavailable)?;
         Ok(())
     }
 
     async fn control_state(&self, known: Option<i64>) -> Result<Option<ControlState>, StoreError> {
-        control::control_state(&self.line, self.dialect(), known).await.map_err(unavailable)
+        control::control_state(&self.dedicated, self.dialect(), known).await.map_err(unavailable)
     }
 
     async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {
@@ -348,7 +351,7 @@ impl Store for SeaOrmStore {
     }
 
     async fn late(&self, now: DateTime<Utc>) -> Result<Vec<LateJob>, StoreError> {
-        control::late(&self.line, self.dialect(), now).await.map_err(unavailable)
+        control::late(&self.dedicated, self.dialect(), now).await.map_err(unavailable)
     }
 
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
@@ -360,7 +363,7 @@ fn unavailable(error: DbErr) -> StoreError {
     StoreError::Unavailable(BoxError::from(QueryFailed(error)))
 }
 
-/// A query that the database did not answer, the source of [`StoreError::Unavailable`]. Its text includes what an operator can do about it.
+/// A failed query: the source of [`StoreError::Unavailable`]. The message includes the help for the operator.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", with_help(.0))]
 pub struct QueryFailed(#[source] pub DbErr);

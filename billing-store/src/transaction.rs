@@ -7,7 +7,7 @@ use sea_orm::{
     sqlx::{self, PgConnection, PgExecutor},
 };
 
-/// Now on SQLite, in microseconds since 1970.
+/// The SQL expression for the current time on SQLite, in microseconds since 1970.
 pub const SQLITE_NOW: &str = "CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)";
 
 /// Returns a statement for the backend of `db`, with its parameters.
@@ -15,10 +15,10 @@ pub fn statement(db: &impl ConnectionTrait, sql: &str, values: impl IntoIterator
     Statement::from_sql_and_values(db.get_database_backend(), sql, values)
 }
 
-/// What each transaction on PostgreSQL begins with. Behind a pooler in transaction mode every transaction may have another
-/// server, and one that served another client may still have statements prepared under the names that sqlx uses; they are
-/// forgotten first. For the same reason there is no statement outside a transaction.
-/// A process that is paused inside a transaction keeps its successor waiting until the server ends it for being idle.
+/// The first statements of each transaction on PostgreSQL. Behind a pooler in transaction mode every transaction may use another
+/// server, and a server that another client used may still have statements prepared under the names that sqlx uses, so they are
+/// discarded first. For the same reason no statement is outside of a transaction.
+/// The successor of a process that is paused inside a transaction waits until the server ends the idle transaction.
 macro_rules! limits {
     ($statement:literal, $idle:literal) => {
         concat!(
@@ -31,24 +31,24 @@ macro_rules! limits {
     };
 }
 
-/// Begins a transaction that may write: on SQLite it takes the one place for a writer at once, and waits for it.
+/// Begins a transaction that may write. On SQLite it acquires the write lock first, and waits for it.
 pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     begin_under(db, SqliteTransactionMode::Immediate, limits!("60s", "10s")).await
 }
 
-/// Begins a transaction that reads first and then writes. On SQLite it takes the one place for a writer with its first write, and
-/// that is a conflict if another connection is about to write or has written since its first read.
+/// Begins a transaction that reads first and then writes. On SQLite its first write acquires the write lock, which is a conflict if
+/// another connection holds it or has written since the first read.
 pub async fn begin_deferred(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     begin_under(db, SqliteTransactionMode::Deferred, limits!("60s", "10s")).await
 }
 
-/// Begins a transaction that only reads, and may take its time.
+/// Begins a transaction that only reads. It may take up to ten minutes per statement.
 pub async fn begin_read(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     begin_under(db, SqliteTransactionMode::Deferred, limits!("10min", "60s")).await
 }
 
-/// In a separate task, which continues if its caller is dropped: a BEGIN whose result is not awaited would stay open on a
-/// connection that the next one gets. (What is dropped later is rolled back by its transaction.)
+/// Begins in a separate task, which continues if its caller is dropped: a BEGIN whose result is not awaited would stay open on a
+/// connection that the next caller gets. (A transaction that is dropped later is rolled back.)
 async fn begin_under(
     db: &DatabaseConnection,
     sqlite_transaction_mode: SqliteTransactionMode,
@@ -66,7 +66,7 @@ async fn begin_under(
         }
         Ok(txn)
     });
-    begin.await.unwrap_or_else(|error| Err(DbErr::Custom(format!("a transaction did not begin: {error}"))))
+    begin.await.unwrap_or_else(|error| Err(DbErr::Custom(format!("cannot begin a transaction: {error}"))))
 }
 
 /// Returns the rows of a statement that only reads, in a separate transaction.
@@ -87,7 +87,7 @@ pub async fn query_one(db: &DatabaseConnection, statement: Statement) -> Result<
     Ok(query_all(db, statement).await?.into_iter().next())
 }
 
-/// Returns how many rows a statement changed, in a separate transaction.
+/// Executes a statement in a separate transaction; returns the number of changed rows.
 pub async fn execute(db: &DatabaseConnection, statement: Statement) -> Result<u64, DbErr> {
     if db.get_database_backend() != DbBackend::Sqlite {
         return Ok(single_round_trip(db.get_postgres_connection_pool(), WRITING_ALONE, &statement)
@@ -104,21 +104,21 @@ pub async fn execute(db: &DatabaseConnection, statement: Statement) -> Result<u6
 pub(crate) const WRITING_ALONE: &str = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '60s'; ";
 const READING_ALONE: &str = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '10min'; ";
 
-/// What PostgreSQL answered.
+/// The result of a statement on PostgreSQL.
 #[derive(Default)]
 pub(crate) struct QueryOutput {
     pub(crate) rows: Vec<QueryResult>,
     pub(crate) affected: u64,
 }
 
-/// A statement with its limits as one message of the simple protocol, which is one transaction and one round trip, and prepares
-/// nothing that a pooler would have to know.
+/// Sends a statement with its limits as one message of the simple protocol: one transaction and one round trip, without a prepared
+/// statement that a pooler would have to know.
 pub(crate) async fn single_round_trip(
     connection: impl PgExecutor<'_>,
     limits: &str,
     statement: &Statement,
 ) -> Result<QueryOutput, DbErr> {
-    // The parameters are written into the text, quoted.
+    // The text contains the parameters, quoted.
     let text = sqlx::AssertSqlSafe(format!("{limits}{statement}"));
     let mut answers = sqlx::raw_sql(text).fetch_many(connection);
     let mut answer = QueryOutput::default();
@@ -135,8 +135,8 @@ pub(crate) fn failed(error: sqlx::Error) -> DbErr {
     DbErr::Query(RuntimeErr::SqlxError(error.into()))
 }
 
-/// Prepares a new connection to PostgreSQL. A database whose encoding is `SQL_ASCII` holds bytes of any encoding, and refuses a
-/// whole result for one text that is not UTF-8. The server sends texts as they are; the reader of a text checks it.
+/// Prepares a new connection to PostgreSQL. A database with encoding `SQL_ASCII` contains bytes of any encoding, and rejects a whole
+/// result because of one text that is not UTF-8. With this setting the server sends texts unchanged, and the reader checks them.
 pub async fn accept_any_text(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let sql = "SELECT set_config('client_encoding', 'SQL_ASCII', false)
                 WHERE current_setting('server_encoding') = 'SQL_ASCII'";

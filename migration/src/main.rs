@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _, stderr, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use billing_store::DatabaseUrl;
 use clap::{Parser, Subcommand};
 use migration::{MigrationError, SchemaError};
 use sea_orm_migration::sea_orm::{
@@ -101,8 +102,10 @@ async fn run(cli: Cli) -> Result<String, Failure> {
         let message = "no database: set DATABASE_URL or pass --database-url".to_owned();
         return Err(Failure { code: CONFIG, message });
     };
-    let url = if matches!(command, Command::Up { .. }) { creating(url) } else { existing(&url) };
-    let db = connect(url, cli.database_schema, cli.verbose).await?;
+    let url: DatabaseUrl =
+        url.parse().map_err(|error| Failure { code: CONFIG, message: format!("{error}") })?;
+    let url = if matches!(command, Command::Up { .. }) { url.creating() } else { url.existing() };
+    let db = connect(&url, cli.database_schema, cli.verbose).await?;
     let report = match command {
         Command::Up { num } => names("applied", &migration::up(&db, num).await?),
         Command::Down { num } => names("reverted", &migration::down(&db, Some(num)).await?),
@@ -121,22 +124,12 @@ fn refusal(command: &Command) -> Option<String> {
     Some(migration::refusal(name))
 }
 
-/// Lets SQLite create a missing file, which the driver does not do by default.
-fn creating(url: String) -> String {
-    if !url.starts_with("sqlite:") || url.contains("mode=") || url.contains(":memory:") {
-        return url;
-    }
-    let separator = if url.contains('?') { '&' } else { '?' };
-    format!("{url}{separator}mode=rwc")
-}
-
-/// Prevents the other commands from creating a file, even if the URL permits it.
-fn existing(url: &str) -> String {
-    if url.starts_with("sqlite:") { url.replace("mode=rwc", "mode=rw") } else { url.to_owned() }
-}
-
-async fn connect(url: String, schema: Option<String>, verbose: bool) -> Result<DatabaseConnection, Failure> {
-    let mut options = ConnectOptions::new(url);
+async fn connect(
+    url: &DatabaseUrl,
+    schema: Option<String>,
+    verbose: bool,
+) -> Result<DatabaseConnection, Failure> {
+    let mut options = ConnectOptions::new(url.expose());
     options.max_connections(1).connect_timeout(Duration::from_secs(10)).sqlx_logging(verbose);
     // PgBouncer in transaction mode knows no prepared statements.
     options.map_sqlx_postgres_opts(|options| options.statement_cache_capacity(0));
@@ -145,7 +138,7 @@ async fn connect(url: String, schema: Option<String>, verbose: bool) -> Result<D
     }
     Database::connect(options).await.map_err(|error| Failure {
         code: code(&error),
-        message: format!("cannot connect to the database: {error}"),
+        message: format!("cannot open {url}: {}", url.redact(&error.to_string())),
     })
 }
 
@@ -207,7 +200,7 @@ fn redact(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{creating, redact};
+    use super::redact;
 
     #[test]
     fn passwords_are_redacted() {
@@ -219,19 +212,6 @@ mod tests {
             ("no url", "no url"),
         ] {
             assert_eq!(redact(text), shown);
-        }
-    }
-
-    #[test]
-    fn missing_sqlite_file_is_created() {
-        for (url, opened) in [
-            ("sqlite://a.db", "sqlite://a.db?mode=rwc"),
-            ("sqlite://a.db?cache=shared", "sqlite://a.db?cache=shared&mode=rwc"),
-            ("sqlite://a.db?mode=ro", "sqlite://a.db?mode=ro"),
-            ("sqlite::memory:", "sqlite::memory:"),
-            ("postgres://h/db", "postgres://h/db"),
-        ] {
-            assert_eq!(creating(url.to_owned()), opened);
         }
     }
 }

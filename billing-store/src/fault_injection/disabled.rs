@@ -1,6 +1,6 @@
 //! A build without the feature `testing`: every safeguard is in place.
 
-/// Whether the safeguard called `name` is left out: never.
+/// Returns whether the safeguard `name` is removed: always false.
 #[must_use]
 pub const fn mutated(_name: &str) -> bool {
     false

@@ -2,7 +2,7 @@
 //!
 //! | variable | effect |
 //! |---|---|
-//! | `BILLING_MUTATION` | names of safeguards to leave out, separated by commas |
+//! | `BILLING_MUTATION` | the safeguards to remove, separated by commas |
 //! | `BILLING_LOCK_TIMEOUT_MS` | the lock timeout of a transaction |
 
 use std::{
@@ -12,14 +12,14 @@ use std::{
     sync::{LazyLock, OnceLock},
 };
 
-/// Each safeguard of the store that can be left out, with what it does.
+/// The safeguards of the store that can be removed, with the effect.
 const MUTATIONS: [(&str, &str); 3] = [
     ("claim-unexpired", "a lease is claimed although another process holds it"),
-    ("token-not-raised", "a claim does not shut out the older ones"),
+    ("token-not-raised", "a claim does not invalidate older ones"),
     ("record-unfenced", "a run is recorded although another process holds the job"),
 ];
 
-/// The safeguards of other crates that can be left out; set where the switches are enabled.
+/// The removable safeguards of other crates, set by [`enable`].
 static OTHERS: OnceLock<&'static [(&'static str, &'static str)]> = OnceLock::new();
 static MUTATED: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     let names = variable("BILLING_MUTATION").unwrap_or_default();
@@ -33,8 +33,7 @@ static MUTATED: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
 });
 static LOCK_TIMEOUT_MS: LazyLock<Option<u64>> = LazyLock::new(|| number("BILLING_LOCK_TIMEOUT_MS"));
 
-/// Lets the environment break things from here on: the first call of a program that tests. `others` are the safeguards of other crates
-/// that can be left out.
+/// Enables the switches: the first call of a test program. `others` are the removable safeguards of other crates.
 pub fn enable(others: &'static [(&'static str, &'static str)]) {
     // A second call changes nothing.
     let _ = OTHERS.set(others);
@@ -45,7 +44,7 @@ fn is_known(name: &str) -> bool {
     MUTATIONS.iter().chain(others).any(|(known, _)| *known == name)
 }
 
-/// The value of an environment variable, if the switches are enabled.
+/// Returns the value of an environment variable if the switches are enabled.
 #[must_use]
 pub fn variable(name: &str) -> Option<String> {
     OTHERS.get().and_then(|_| env::var(name).ok())
@@ -57,27 +56,27 @@ fn number<T: FromStr>(name: &str) -> Option<T> {
     Some(number)
 }
 
-/// Whether the guard called `name` is left out.
+/// Returns whether the safeguard `name` is removed.
 ///
 /// # Panics
-/// If the environment names a guard that does not exist.
+/// If the environment contains the name of a safeguard that does not exist.
 pub fn mutated(name: &str) -> bool {
     debug_assert!(OTHERS.get().is_none() || is_known(name), "no mutation is called `{name}`");
     MUTATED.contains(name)
 }
 
-/// `sql` without `guard`, if that is left out under `name`.
+/// Removes `guard` from `sql` if the safeguard `name` is removed.
 ///
 /// # Panics
-/// If `sql` has no such guard: a mutation that changes nothing proves nothing.
+/// If `sql` does not contain `guard`: a mutation without an effect proves nothing.
 pub fn without(name: &str, sql: &mut String, guard: &str) {
     instead(name, sql, guard, "");
 }
 
-/// `sql` with `other` in the place of `guard`, if that is left out under `name`.
+/// Replaces `guard` in `sql` by `other` if the safeguard `name` is removed.
 ///
 /// # Panics
-/// If `sql` has no such guard.
+/// If `sql` does not contain `guard`.
 pub fn instead(name: &str, sql: &mut String, guard: &str, other: &str) {
     if mutated(name) {
         assert!(sql.contains(guard), "{name}: `{guard}` is not in `{sql}`");
@@ -85,7 +84,7 @@ pub fn instead(name: &str, sql: &mut String, guard: &str, other: &str) {
     }
 }
 
-/// The lock timeout of a transaction in milliseconds, if it is another one than usual.
+/// Returns the lock timeout of a transaction in milliseconds if it differs from the default.
 #[must_use]
 pub fn lock_timeout_ms() -> Option<u64> {
     *LOCK_TIMEOUT_MS

@@ -1,4 +1,4 @@
-//! What a fault campaign may break on purpose. Without the feature `testing` nothing of it is compiled.
+//! The faults that a fault campaign injects. Without the feature `testing`, none of them is compiled.
 
 #[cfg(not(feature = "testing"))]
 mod disabled;

@@ -1,11 +1,11 @@
-//! Which migrations are applied, next to those that this program knows.
+//! The applied migrations, compared with those of this program.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::{ConnectionTrait, DatabaseConnection, DynIden};
 
 use super::{Migrations, SchemaError, lock};
 
-/// The migrations of `M` with SeaORM's own loop, which takes no lock.
+/// The migrations of `M` for SeaORM's loop, which acquires no lock.
 pub(super) struct UnlockedMigrator<M>(std::marker::PhantomData<fn() -> M>);
 
 impl<M: Migrations> MigratorTrait for UnlockedMigrator<M> {
@@ -25,7 +25,7 @@ pub(super) struct MigrationHistory {
 }
 
 impl MigrationHistory {
-    /// Reads in a separate transaction.
+    /// Reads the history in a separate transaction.
     pub(super) async fn read_alone<M: Migrations>(db: &DatabaseConnection) -> Result<Self, DbErr> {
         let transaction = lock::begin_read(db).await?;
         let history = Self::read::<M>(&transaction).await?;
@@ -33,7 +33,7 @@ impl MigrationHistory {
         Ok(history)
     }
 
-    /// Reads without creating the table, which SeaORM's own readers do.
+    /// Reads the history without creating its table, unlike SeaORM's functions.
     pub(super) async fn read<M: Migrations>(db: impl IntoSchemaManagerConnection<'_>) -> Result<Self, DbErr> {
         let manager = SchemaManager::new(db);
         let mut applied = Vec::new();

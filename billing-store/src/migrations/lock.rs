@@ -1,4 +1,4 @@
-//! Two migrators at once collide on every database, so each does its work in one transaction that shuts out others.
+//! The lock of a migrator. Concurrent migrators fail on every database, so each runs in one transaction that excludes others.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::{
@@ -7,8 +7,8 @@ use sea_orm_migration::sea_orm::{
 };
 
 /// The number is "billing" in ASCII. The lock ends with the transaction, so that it also works behind PgBouncer.
-/// A stricter isolation by default would keep the snapshot of before the wait.
-/// A migrator may wait for another one, but not for a lock on a table: behind it the panel would wait as well.
+/// A stricter default isolation level would keep the snapshot from before the wait.
+/// A migrator may wait long for another one, but not for a lock on a table, because the panel would queue behind it.
 const LOCK: &str = "
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     DEALLOCATE ALL;
@@ -16,8 +16,8 @@ const LOCK: &str = "
     SELECT pg_advisory_xact_lock(27700462113877607);
     SET LOCAL lock_timeout = '5s'";
 
-/// A transaction that only reads. A server that a pooler gave to another client before may still have statements prepared under
-/// the names that sqlx uses.
+/// Begins a transaction that only reads. A server that another client of a pooler used may still have statements prepared under the
+/// names that sqlx uses.
 pub(super) async fn begin_read<'c>(
     db: impl IntoSchemaManagerConnection<'c>,
 ) -> Result<DatabaseTransaction, DbErr> {
@@ -28,8 +28,8 @@ pub(super) async fn begin_read<'c>(
     Ok(transaction)
 }
 
-/// Waits until no other migrator is at work. Schema changes are transactional on both databases, so a failure
-/// half-way leaves nothing behind.
+/// Begins a transaction when no other migrator is running. Schema changes are transactional on both databases, so a failure leaves
+/// nothing behind.
 pub(super) async fn begin<'c>(
     db: impl IntoSchemaManagerConnection<'c>,
 ) -> Result<DatabaseTransaction, DbErr> {
@@ -49,5 +49,5 @@ pub(super) async fn begin<'c>(
 }
 
 pub(super) fn unsupported() -> DbErr {
-    DbErr::Migration("the schema exists for PostgreSQL and SQLite only: use one of these".to_owned())
+    DbErr::Migration("cannot migrate this database: only PostgreSQL and SQLite are supported".to_owned())
 }

@@ -12,24 +12,24 @@ use sea_orm_migration::sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend}
 
 use self::history::{MigrationHistory, UnlockedMigrator};
 
-/// A list of migrations and where their history is kept.
+/// A list of migrations, and the table of their history.
 pub trait Migrations: 'static {
     /// The table of the applied migrations.
     const HISTORY_TABLE: &'static str;
-    /// How to apply them, as the end of an error message: "run `billing-daemon migrate up`".
+    /// The help in error messages: how to apply the migrations, such as "run `billing-daemon migrate up`".
     const APPLY: &'static str;
 
     /// The migrations, in order.
     fn list() -> Vec<Box<dyn MigrationTrait>>;
 }
 
-/// The migration that creates the scheduler's tables. Its statements are idempotent.
+/// Returns the migration that creates the scheduler's tables. Its statements are idempotent.
 #[must_use]
 pub fn scheduler_tables() -> Box<dyn MigrationTrait> {
     Box::new(m20261122_000002_scheduler_tables::Migration)
 }
 
-/// The scheduler's tables alone; their history is in `scheduler_migrations`.
+/// The migrations of the scheduler's tables alone; their history is in `scheduler_migrations`.
 pub struct SchedulerMigrations;
 
 impl Migrations for SchedulerMigrations {
@@ -44,13 +44,13 @@ impl Migrations for SchedulerMigrations {
 /// Why the schema does not fit this program.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    /// Nothing of ours was ever applied.
+    /// No migration is applied.
     #[error("the schema is missing: {apply}")]
     Missing {
         /// How to apply the migrations.
         apply: &'static str,
     },
-    /// The database was migrated by an earlier version.
+    /// An earlier version migrated the database.
     #[error("the schema is older than this program (it lacks {pending}): {apply}")]
     Older {
         /// The names that are not applied yet.
@@ -58,7 +58,7 @@ pub enum SchemaError {
         /// How to apply the migrations.
         apply: &'static str,
     },
-    /// The database was migrated by a later version.
+    /// A later version migrated the database.
     #[error(
         "the schema is newer than this program (which does not know {unknown}): install a newer version, or undo these with the \
          version that applied them"
@@ -72,7 +72,7 @@ pub enum SchemaError {
     Database(#[from] DbErr),
 }
 
-/// Why the schema could not be changed. Nothing was: all of a call is one transaction.
+/// Why the schema was not changed. A call is one transaction, so nothing has changed.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
     /// The schema is not one that this program can change.
@@ -92,15 +92,15 @@ impl From<MigrationError> for DbErr {
     }
 }
 
-/// Creates the scheduler's tables where they are missing.
+/// Creates the scheduler's tables that are missing.
 ///
 /// # Errors
-/// The database refuses a statement, or its schema is newer than this program.
+/// The database rejects a statement, or its schema is newer than this program.
 pub async fn migrate(db: &DatabaseConnection) -> Result<(), MigrationError> {
     up::<SchedulerMigrations>(db, None).await.map(drop)
 }
 
-/// Applies the next `steps` migrations, or all of them, and returns their names.
+/// Applies the next `steps` migrations, or all that are pending if `None`, and returns their names.
 pub async fn up<M: Migrations>(
     db: impl IntoSchemaManagerConnection<'_>,
     steps: Option<u32>,
@@ -117,8 +117,7 @@ pub async fn up<M: Migrations>(
     Ok(names)
 }
 
-/// Reverts the last `steps` migrations, or all of them, and returns their names. It drops exactly what [`up`] created. Tables that existed
-/// before stay.
+/// Reverts the last `steps` migrations, or all if `None`, and returns their names. It drops exactly the tables that [`up`] created.
 pub async fn down<M: Migrations>(
     db: impl IntoSchemaManagerConnection<'_>,
     steps: Option<u32>,
@@ -141,7 +140,7 @@ pub fn newest<M: Migrations>() -> String {
     M::list().last().map(|migration| migration.name().to_owned()).unwrap_or_default()
 }
 
-/// Returns each migration, in order, and whether it is applied. Writes nothing.
+/// Returns the name of each migration, in order, and whether it is applied. Writes nothing.
 pub async fn status<M: Migrations>(db: &DatabaseConnection) -> Result<Vec<(String, bool)>, SchemaError> {
     let history = MigrationHistory::read_alone::<M>(db).await?;
     let applied = history.applied.iter().map(|name| (name.clone(), true));
