@@ -292,39 +292,39 @@ struct Tail {
     max: usize,
     /// The number of bytes that are kept before these, to recognize a secret that the cut divides.
     reach: usize,
-    seen: Arc<Mutex<Seen>>,
+    output: Arc<Mutex<Output>>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct Output {
     bytes: Vec<u8>,
     total: usize,
 }
 
 impl Tail {
     fn new(max: usize, mask: &Mask) -> Self {
-        Self { max, reach: mask.reach(), seen: Arc::default() }
+        Self { max, reach: mask.reach(), output: Arc::default() }
     }
 
     async fn follow(self, mut stream: impl AsyncRead + Unpin) {
         let mut chunk = vec![0; 8 * 1024];
         while let Ok(read @ 1..) = stream.read(&mut chunk).await {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.total += read;
-            seen.bytes.extend_from_slice(&chunk[..read]);
-            let surplus = seen.bytes.len().saturating_sub(self.max + self.reach);
-            seen.bytes.drain(..surplus);
+            let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+            output.total += read;
+            output.bytes.extend_from_slice(&chunk[..read]);
+            let surplus = output.bytes.len().saturating_sub(self.max + self.reach);
+            output.bytes.drain(..surplus);
         }
     }
 
     fn text(&self, mask: &Mask) -> String {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = seen.bytes.len();
-        let shown = mask.apply_within(&seen.bytes, end.saturating_sub(self.max)..end);
+        let output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = output.bytes.len();
+        let shown = mask.apply_within(&output.bytes, end.saturating_sub(self.max)..end);
         String::from_utf8_lossy(&shown).into_owned()
     }
 
     fn is_cut(&self) -> bool {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).total > self.max
+        self.output.lock().unwrap_or_else(PoisonError::into_inner).total > self.max
     }
 }

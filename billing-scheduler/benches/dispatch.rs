@@ -1,10 +1,10 @@
-//! How late, how often, and at what cost jobs start: `cargo bench -p billing-scheduler --bench dispatch -- [--jobs 1000,10000]
+//! Measures how late and how often jobs start, and the cost: `cargo bench -p billing-scheduler --bench dispatch -- [--jobs 1000,10000]
 //! [--bursts 2] [--period 2] [--idle 10000] [--idle-seconds 3]
 //! [--engines tokio,billing-scheduler,tokio-cron-scheduler,apalis-cron]`.
 //!
 //! Every job of a case is due at the same instants. One line of JSON per case: a burst, or jobs that are not due at all. Each case
-//! runs in a separate process, one after the other: memory is what that process grew by, and no case inherits that of another.
-//! The floor, `tokio`, is no scheduler: a loop that spawns a task for each job at each instant.
+//! runs in a separate process, one after the other, so that the growth of its memory does not depend on other cases. The lower
+//! bound, `tokio`, is a loop that spawns a task for each job at each instant.
 
 use std::{
     env, fs,
@@ -32,7 +32,7 @@ use tokio::{
 
 const ENGINES: [&str; 4] = ["tokio", "billing-scheduler", "tokio-cron-scheduler", "apalis-cron"];
 
-/// Set for the process of one case: engine, number of jobs, and whether they are idle.
+/// The environment variable for the process of one case: the engine, the number of jobs, and whether they are idle.
 const CASE: &str = "DISPATCH_CASE";
 
 fn main() {
@@ -104,13 +104,13 @@ impl Options {
     }
 }
 
-/// Which of the expected starts happened, and how late.
+/// The observed starts and their lateness.
 struct Starts {
     jobs: usize,
     period: i64,
-    /// The first instant that counts, in seconds; later than anything until it is known.
+    /// The first measured instant, in seconds; the maximum until it is known.
     first: AtomicI64,
-    /// Of each job at each instant: the lateness in microseconds, and one more; zero is none.
+    /// The lateness in microseconds plus one, of each job at each instant; zero without a start.
     late: Vec<AtomicU32>,
     doubled: AtomicU64,
 }
@@ -126,7 +126,7 @@ impl Starts {
         })
     }
 
-    /// Job number `job` starts. Its scheduled time is the last full period: nothing here is later than that.
+    /// Records a start of job number `job`. Its scheduled time is the last multiple of the period: no start is a period late.
     fn start(&self, job: usize) {
         let now_us = now_us();
         let scheduled = now_us.div_euclid(self.period * 1_000_000) * self.period;
@@ -145,7 +145,7 @@ impl Starts {
 
 fn case(engine: &str, jobs: usize, options: &Options, idle: bool) {
     let starts = Starts::new(jobs, options);
-    // Not due for years, or every few seconds.
+    // Due after years, or every few seconds.
     let text = if idle { "0 0 0 29 2 *".to_owned() } else { format!("*/{} * * * * *", options.period) };
     let resident = resident_mb();
     let runtime = Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -158,7 +158,7 @@ fn case(engine: &str, jobs: usize, options: &Options, idle: bool) {
             "tokio-cron-scheduler" => tokio_cron(&starts, &text).await,
             _ => apalis(&starts, &text),
         }
-        // Until every task sleeps.
+        // Waits until every task sleeps.
         sleep(Duration::from_secs(if idle { 3 } else { 1 } + jobs as u64 / 20_000)).await;
         let first = now_us().div_euclid(1_000_000 * options.period) * options.period + options.period;
         if !idle {
@@ -289,13 +289,13 @@ fn now_us() -> i64 {
     SystemClock.now().timestamp_micros()
 }
 
-/// What this process has had of all processors.
+/// Returns the processor time of this process.
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// What this process has of the memory, in millions of bytes.
+/// Returns the resident memory of this process, in megabytes.
 fn resident_mb() -> f64 {
     let statm = fs::read_to_string("/proc/self/statm").expect("Linux");
     let pages: u32 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number of pages");

@@ -1,4 +1,4 @@
-//! What a tick decides for one job: whether it is due, and when next.
+//! Measures the decision of a tick for one job.
 
 use std::{hint::black_box, time::Duration};
 
@@ -39,7 +39,7 @@ fn decision(criterion: &mut Criterion) {
     }
 }
 
-/// Texts of up to a kilobyte, valid and invalid. A text that nothing holds on to is read each time.
+/// Texts of up to a kilobyte, valid and invalid. A text without a schedule in use is parsed each time.
 fn validation(criterion: &mut Criterion) {
     let texts = [
         ("short", "0 30 2 * * 1-5".to_owned()),

@@ -180,7 +180,7 @@ const REFUSED: [(&str, &str, &str, &str); 53] = [
 #[test]
 fn invalid_cron_texts_name_their_correction() {
     for (text, part, problem, help) in REFUSED {
-        // Spaces around a text move nothing.
+        // Surrounding spaces are not part of the position.
         for text in [text.to_owned(), format!("  {text} ")] {
             let Err(ScheduleError::Cron(error)) = Schedule::cron(&text, "UTC") else {
                 panic!("`{text}` is accepted");
@@ -206,7 +206,7 @@ fn long_cron_text_is_rejected() {
     assert!(!error.to_string().contains('\u{1b}'), "a terminal would interpret it");
 }
 
-/// In a release build each takes microseconds; the bench `due` has the figures.
+/// Each takes microseconds in a release build; the benchmark `due` measures it.
 #[test]
 fn kilobyte_of_cron_text_is_validated_quickly() {
     let fill = |part: &str, rest: &str| {

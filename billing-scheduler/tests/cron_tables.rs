@@ -1,5 +1,5 @@
-//! What other cron implementations expect, as public test tables of theirs say it, against what a schedule does here. The data
-//! file declares each class of deliberate difference with its reason; every other row must agree.
+//! Compares schedules with the public test tables of other cron implementations. The data file declares each class of deliberate
+//! differences with its reason; every other row must agree.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use chrono_tz::Tz;
 
 const TABLES: &str = include_str!("data/cron_tables.tsv");
 
-/// One row: what the source expects, and what is expected here if that is something else.
+/// One row: the result of the source, and ours if it differs.
 struct Row<'t> {
     source: &'t str,
     text: String,
@@ -25,7 +25,7 @@ struct Row<'t> {
     here: &'t str,
 }
 
-/// The declared classes with their reasons, and the rows.
+/// Returns the declared classes with their reasons, and the rows.
 fn tables() -> (BTreeMap<&'static str, &'static str>, Vec<Row<'static>>) {
     let (mut classes, mut rows) = (BTreeMap::new(), Vec::new());
     for line in TABLES.lines().filter(|line| !line.starts_with("# ")) {
@@ -47,7 +47,7 @@ fn tables() -> (BTreeMap<&'static str, &'static str>, Vec<Row<'static>>) {
     (classes, rows)
 }
 
-/// A local time in `zone`, or one with its own offset from UTC.
+/// Parses a local time in `zone`, or a time with an offset from UTC.
 fn instant(zone: Tz, text: &str) -> DateTime<Utc> {
     for format in ["%Y-%m-%d %H:%M:%S %z", "%Y-%m-%d %H:%M %z"] {
         if let Ok(at) = DateTime::parse_from_str(text, format) {
@@ -65,7 +65,7 @@ fn instant(zone: Tz, text: &str) -> DateTime<Utc> {
         .to_utc()
 }
 
-/// The first time of a row: after `from`, or from it on if `from` begins with `=`.
+/// Returns the first time of a row: after `from`, or not before it if `from` begins with `=`.
 fn first(row: &Row<'_>, zone: Tz) -> Result<DateTime<Utc>, ScheduleError> {
     let schedule = Schedule::cron(&row.text, row.zone)?;
     let from = match row.from.strip_prefix('=') {

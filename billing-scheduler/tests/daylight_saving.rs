@@ -1,7 +1,7 @@
-//! Every change of clocks in every time zone, 2005 to 2040, against a model that knows no searching: it walks through each
-//! minute or second around the change, reads the wall clock there, and checks whether the expression matches it.
+//! Compares schedules around every clock change of every time zone from 2005 to 2040 with a model that does not search: it visits
+//! each minute or second around the change, computes the wall clock, and checks whether the expression matches it.
 //!
-//! A plain `cargo test` takes each change once, however many zones share it; `-- --ignored` takes each zone separately.
+//! By default, a change that several zones share is checked once; `-- --ignored` checks each zone separately.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -15,18 +15,18 @@ use billing_scheduler::{
 };
 use jiff::{Timestamp, tz::TimeZone};
 
-/// An expression, and what it means, written down a second time.
+/// An expression, and an independent definition of its meaning.
 struct Row {
     text: &'static str,
     fixed: bool,
-    /// In seconds: how finely it must be walked.
+    /// The resolution of the model, in seconds.
     step: i64,
-    /// In seconds: how far around the change it is looked at.
+    /// The checked range around a change, in seconds.
     around: i64,
     names: fn(Local) -> bool,
 }
 
-/// What a wall clock shows, in seconds since it showed 1970.
+/// The time of a wall clock, in seconds since 1970-01-01 00:00 of the wall clock.
 #[derive(Clone, Copy)]
 struct Local(i64);
 
@@ -82,7 +82,7 @@ const fn row(text: &'static str, fixed: bool, step: i64, around: i64, names: fn(
     Row { text, fixed, step, around, names }
 }
 
-/// The policies that can matter where times are skipped, or come twice.
+/// Returns the policies for skipped and repeated times.
 fn policies(skipped: bool, repeated: bool) -> Vec<Dst> {
     let gaps = [DstGap::Shift, DstGap::Skip].map(|gap| Dst { gap: Some(gap), fold: None });
     let folds =
@@ -92,16 +92,16 @@ fn policies(skipped: bool, repeated: bool) -> Vec<Dst> {
     [Dst::default()].into_iter().chain(gaps).chain(folds).collect()
 }
 
-/// What the wall clock of a zone shows from minute to minute, or from second to second, around a change.
+/// The times of the wall clock of a zone around a change.
 struct Walk {
     step: i64,
-    /// The instant, what is shown then, and whether the same was shown before and will be again.
+    /// The instant, the time of the wall clock, and whether this time occurred before and will occur again.
     shown: Vec<(i64, Local, bool, bool)>,
-    /// What is never shown, and the first instant after it.
+    /// The skipped times, each with the first instant after the gap.
     skipped: Vec<(Local, i64)>,
 }
 
-/// What of an expression there is around a change.
+/// The times around a change that match an expression.
 struct Named {
     shown: Vec<(i64, bool, bool)>,
     skipped: Vec<i64>,
@@ -148,7 +148,7 @@ impl Walk {
 }
 
 impl Named {
-    /// When a job with this policy is due, by definition.
+    /// Returns when a job with this policy is due, by definition.
     fn expected(&self, row: &Row, policy: Dst) -> BTreeSet<i64> {
         let gap = policy.gap.unwrap_or(if row.fixed { DstGap::Shift } else { DstGap::Skip });
         let fold = policy.fold.unwrap_or(if row.fixed { DstFold::First } else { DstFold::Both });
@@ -173,7 +173,7 @@ fn utc(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(second, 0).expect("in range")
 }
 
-/// Changes of clocks: when, and in which zone.
+/// Returns the clock changes: the instant and the zone.
 fn changes() -> Vec<(i64, &'static str)> {
     let (first, last) = ("2005-01-01T00:00:00Z", "2041-01-01T00:00:00Z");
     let (first, last): (Timestamp, Timestamp) = (first.parse().expect("valid"), last.parse().expect("valid"));
@@ -181,7 +181,7 @@ fn changes() -> Vec<(i64, &'static str)> {
     for name in chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()) {
         let zone = TimeZone::get(name).unwrap_or_else(|error| panic!("{name}: {error}"));
         for transition in zone.following(first).take_while(|transition| transition.timestamp() < last) {
-            // Some zones end their table between two minutes, where nothing changes.
+            // The tables of some zones end between two minutes, without a change.
             all.push((transition.timestamp().as_second() / 60 * 60, name));
         }
     }
@@ -190,7 +190,7 @@ fn changes() -> Vec<(i64, &'static str)> {
 
 fn check(change: i64, zone_name: &str) {
     let zone = TimeZone::get(zone_name).expect("known");
-    // What is compared may have its other half beyond: the walk goes farther.
+    // The other half of a repeated time may be outside of the compared range, so the model covers more.
     let walks = [
         Walk::around(&zone, change, DAYS + 25 * 3_600, MINUTELY),
         Walk::around(&zone, change, MINUTES + 3 * 3_600, SECONDLY),
@@ -218,7 +218,7 @@ fn check(change: i64, zone_name: &str) {
                 at = next;
             }
             assert!(found == expected, "{schedule:?} around {}: {found:?} not {expected:?}", utc(change));
-            // Wherever a search begins, it finds the same.
+            // The result does not depend on the start of the search.
             for pair in expected.windows(2).filter(|_| policy == Dst::default()) {
                 let start = pair[0] + (pair[1] - pair[0]) / 2;
                 assert_eq!(next_after(start), pair[1], "{schedule:?} after {}", utc(start));
@@ -246,7 +246,7 @@ fn check_all(changes: &[(i64, &str)]) {
 fn clock_changes_lose_or_repeat_nothing() {
     let all = changes();
     assert!(all.len() > 14_000, "only {} changes of clocks are known here", all.len());
-    // A schedule knows a zone by its offsets alone: what they are before and after a change decides everything.
+    // A schedule depends on the offsets of a zone alone: those before and after a change identify it.
     let mut seen = HashSet::new();
     let different: Vec<_> = all
         .into_iter()

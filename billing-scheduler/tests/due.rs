@@ -1,4 +1,4 @@
-//! The decision of when, as a table.
+//! The decision [`due`] as a table.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ fn due_follows_cursor_policy_and_time() {
         (Skip, "13:00:00", "14:00:30", now("14:00:00", 1, None)),
         (Skip, "13:00:00", "14:10:00", skip("14:00:00", "14:00:00", 1, Policy)),
         (Skip, "13:00:00", "17:10:00", skip("14:00:00", "17:00:00", 4, Policy)),
-        // A fresh one stays when older ones are passed over.
+        // The fresh time runs although older ones are skipped.
         (Skip, "13:00:00", "17:00:10", skip("14:00:00", "16:00:00", 3, Policy)),
         // A clock that was set back finds the cursor in the future: nothing runs twice.
         (Coalesce, "14:00:00", "12:30:00", Due::Later(at("15:00:00"))),
@@ -131,7 +131,7 @@ fn jitter_delays_start_only() {
     let other = JobSpec { name: "heartbeat".to_owned(), ..spec.clone() };
     assert_ne!(other.starts_at(at("14:00:00")), starts_at);
     assert_ne!(spec.starts_at(at("15:00:00")) - at("15:00:00"), starts_at - at("14:00:00"));
-    // What waits for its own start is not run, nor stood for, by one that came before it.
+    // A scheduled time that waits for its jitter is neither run early nor coalesced into an earlier one.
     let coalesced = JobSpec { misfire: Misfire::Coalesce, ..spec };
     let decided = due(&coalesced, &state, at("16:00:00"));
     assert_eq!(decided, Ok(now("15:00:00", 1, Some("14:00:00"))));
@@ -160,7 +160,7 @@ fn missed_decade_costs_no_more() {
                 let schedule = Schedule::cron(text, "America/New_York").expect("valid");
                 let spec = JobSpec { schedule: schedule.clone(), misfire_grace, ..hourly(misfire) };
                 let mut state = JobState::at(cursor);
-                // A few steps at most lead to a run, or to nothing that is left to do.
+                // A few decisions at most lead to a run or to an end.
                 let ended = (0..4).any(|_| match due(&spec, &state, clock).expect("computable") {
                     Due::Skip(skipped) => {
                         assert!(skipped.until > state.cursor && skipped.until <= clock, "{skipped:?}");
@@ -246,7 +246,7 @@ proptest! {
                 Due::Never => prop_assert!(false, "these schedules never end"),
             }
         }
-        // Only what waits for its jitter is left.
+        // Only times that wait for their jitter are left.
         let waiting = missed.split_off(accounted.len());
         prop_assert!(waiting.iter().all(|time| end - *time < TimeDelta::from_std(spec.jitter).expect("short")));
         prop_assert_eq!(&accounted, &missed);
@@ -305,7 +305,7 @@ fn retry_jitter_separates_jobs() {
     let names: Vec<String> = (0..20).map(|number| format!("job {number}")).collect();
     let mut waits: Vec<_> = names.iter().map(|name| job(name).wait_after(at("14:00:00"), 1)).collect();
     assert!(waits.iter().all(|wait| (12_000..=15_000).contains(&wait.as_millis())), "{waits:?}");
-    assert_eq!(waits[3], job("job 3").wait_after(at("14:00:00"), 1), "every machine waits alike");
+    assert_eq!(waits[3], job("job 3").wait_after(at("14:00:00"), 1), "the wait is the same on every host");
     waits.sort();
     waits.dedup();
     assert!(waits.len() > 15, "{waits:?}");

@@ -1,4 +1,4 @@
-//! Middleware sees every run and what becomes of it, and may change how it goes.
+//! Middleware observes every run and its result, and may change both.
 
 use std::{
     sync::{Arc, Mutex},
@@ -19,7 +19,7 @@ fn at(clock: &str) -> DateTime<Utc> {
     format!("2026-01-05T{clock}Z").parse().expect("a time of day")
 }
 
-/// Follows its parameter.
+/// A job that fails, panics or succeeds, depending on its parameter.
 struct Obedient {
     order: String,
     notes: Notes,
@@ -83,7 +83,7 @@ impl Middleware for Loud {
     }
 }
 
-/// Runs one occurrence of a job with this order; the notes and the run's row.
+/// Runs one occurrence of a job; returns the notes of the middleware and the record.
 async fn run(order: &str, layers: impl FnOnce(&mut Registry, &Notes)) -> (Vec<String>, RunRecord) {
     let clock = ManualClock::at(at("13:59:59"));
     let store = MemoryStore::new(Arc::new(clock.clone()));

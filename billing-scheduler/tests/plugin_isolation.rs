@@ -24,32 +24,32 @@ fn at(clock: &str) -> DateTime<Utc> {
 }
 
 /// Panics when it is dropped.
-struct Bomb;
+struct PanickingDrop;
 
-impl Drop for Bomb {
+impl Drop for PanickingDrop {
     fn drop(&mut self) {
-        // A second panic on the way of a first one would end the process, in any program.
+        // A panic during another panic would abort the process.
         assert!(std::thread::panicking(), "dropped");
     }
 }
 
-/// An error that panics when it is shown, or when it is dropped.
+/// An error that panics when it is formatted, or when it is dropped.
 #[derive(Debug)]
-enum BadError {
+enum FaultyError {
     Shown,
-    Dropped(BombInside),
+    Dropped(ErrorPart),
 }
 
 #[derive(Debug)]
-struct BombInside;
+struct ErrorPart;
 
-impl Drop for BombInside {
+impl Drop for ErrorPart {
     fn drop(&mut self) {
-        drop(Bomb);
+        drop(PanickingDrop);
     }
 }
 
-impl fmt::Display for BadError {
+impl fmt::Display for FaultyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shown => panic!("shown"),
@@ -58,23 +58,23 @@ impl fmt::Display for BadError {
     }
 }
 
-impl std::error::Error for BadError {}
+impl std::error::Error for FaultyError {}
 
 #[derive(Clone, Copy, Debug)]
-enum Sin {
+enum Fault {
     PanicsWithText,
-    PanicsWithANumber,
-    PanicsWithABomb,
-    PanicsInADrop,
-    FailsWithWhatCannotBeShown,
-    FailsWithWhatCannotBeDropped,
-    NeverEnds,
-    NeverEndsAndPanicsWhenItIsGivenUp,
+    PanicsWithNumber,
+    PanicsWithPanickingDrop,
+    PanicsInDrop,
+    ErrorPanicsInDisplay,
+    ErrorPanicsInDrop,
+    HangsForever,
+    HangsForeverAndPanicsWhenDropped,
 }
 
-/// Sins once, and is good from then on.
+/// Has its fault in the first run only.
 struct Sinner {
-    sin: Sin,
+    fault: Fault,
     runs: AtomicU32,
     started: watch::Sender<u32>,
 }
@@ -88,16 +88,16 @@ impl Job for Sinner {
         if earlier > 0 {
             return Ok(Outcome::done(1));
         }
-        match self.sin {
-            Sin::PanicsWithText => panic!("the plugin has a bug"),
-            Sin::PanicsWithANumber => panic_any(42),
-            Sin::PanicsWithABomb => panic_any(Bomb),
-            Sin::PanicsInADrop => drop(Bomb),
-            Sin::FailsWithWhatCannotBeShown => return Err(JobError::retry(BadError::Shown)),
-            Sin::FailsWithWhatCannotBeDropped => return Err(JobError::retry(BadError::Dropped(BombInside))),
-            Sin::NeverEnds => std::future::pending::<()>().await,
-            Sin::NeverEndsAndPanicsWhenItIsGivenUp => {
-                let _bomb = Bomb;
+        match self.fault {
+            Fault::PanicsWithText => panic!("the plugin has a bug"),
+            Fault::PanicsWithNumber => panic_any(42),
+            Fault::PanicsWithPanickingDrop => panic_any(PanickingDrop),
+            Fault::PanicsInDrop => drop(PanickingDrop),
+            Fault::ErrorPanicsInDisplay => return Err(JobError::retry(FaultyError::Shown)),
+            Fault::ErrorPanicsInDrop => return Err(JobError::retry(FaultyError::Dropped(ErrorPart))),
+            Fault::HangsForever => std::future::pending::<()>().await,
+            Fault::HangsForeverAndPanicsWhenDropped => {
+                let _bomb = PanickingDrop;
                 std::future::pending::<()>().await;
             }
         }
@@ -139,11 +139,11 @@ impl World {
         Self { clock, store, scheduler }
     }
 
-    async fn of(sin: Sin) -> (Self, watch::Receiver<u32>) {
+    async fn of(fault: Fault) -> (Self, watch::Receiver<u32>) {
         let (started, runs) = watch::channel(0);
         let register = |registry: &mut Registry| {
             registry.register("bad", move |_: Value| Sinner {
-                sin,
+                fault,
                 runs: AtomicU32::new(0),
                 started: started.clone(),
             });
@@ -164,7 +164,7 @@ impl World {
         self.runs(job).iter().map(|run| run.status).collect()
     }
 
-    /// Lets time pass, leases renewed, until the runs of `job` are so many.
+    /// Advances the clock and renews leases until `job` has this number of runs.
     async fn pass_time_until(&self, job: &str, runs: usize) {
         for _ in 0..2_000 {
             if self.runs(job).len() >= runs {
@@ -178,69 +178,69 @@ impl World {
     }
 }
 
-/// What a run that sinned leaves in the history.
-async fn check(sin: Sin, expected: &str) {
-    let (world, mut started) = World::of(sin).await;
+/// Checks the history of a faulty run, and that the next attempt succeeds.
+async fn check(fault: Fault, expected: &str) {
+    let (world, mut started) = World::of(fault).await;
     world.advance_to("14:00:00");
     started.wait_for(|runs| *runs == 1).await.expect("it is there");
     world.pass_time_until("good", 1).await;
     world.pass_time_until("bad", 1).await;
     world.scheduler.idle().await;
     let run = &world.runs("bad")[0];
-    assert_eq!(run.error.as_deref(), Some(expected), "{sin:?}");
-    assert_eq!(run.status, RunStatus::Retrying, "{sin:?}");
-    assert_eq!(run.details, json!({ "step": 1 }), "what was reported is kept, {sin:?}");
-    assert_eq!(world.statuses("good"), [RunStatus::Done], "{sin:?}");
-    // The lease is free, and the next attempt is as any other.
+    assert_eq!(run.error.as_deref(), Some(expected), "{fault:?}");
+    assert_eq!(run.status, RunStatus::Retrying, "{fault:?}");
+    assert_eq!(run.details, json!({ "step": 1 }), "what was reported is kept, {fault:?}");
+    assert_eq!(world.statuses("good"), [RunStatus::Done], "{fault:?}");
+    // The lease is free, so the next attempt runs.
     world.clock.advance(Duration::from_secs(15));
     world.scheduler.tick();
     world.scheduler.idle().await;
-    assert_eq!(world.statuses("bad"), [RunStatus::Retrying, RunStatus::Done], "{sin:?}");
-    assert_eq!(*started.borrow(), 2, "{sin:?}");
+    assert_eq!(world.statuses("bad"), [RunStatus::Retrying, RunStatus::Done], "{fault:?}");
+    assert_eq!(*started.borrow(), 2, "{fault:?}");
 }
 
 #[tokio::test]
 async fn panic_is_isolated() {
-    check(Sin::PanicsWithText, "the job panicked: the plugin has a bug").await;
+    check(Fault::PanicsWithText, "the job panicked: the plugin has a bug").await;
 }
 
 #[tokio::test]
 async fn panic_without_text_is_isolated() {
-    check(Sin::PanicsWithANumber, "the job panicked: no message").await;
+    check(Fault::PanicsWithNumber, "the job panicked: no message").await;
 }
 
 #[tokio::test]
 async fn panic_payload_with_panicking_drop_is_isolated() {
-    check(Sin::PanicsWithABomb, "the job panicked: no message").await;
+    check(Fault::PanicsWithPanickingDrop, "the job panicked: no message").await;
 }
 
 #[tokio::test]
 async fn panic_in_drop_is_isolated() {
-    check(Sin::PanicsInADrop, "the job panicked: dropped").await;
+    check(Fault::PanicsInDrop, "the job panicked: dropped").await;
 }
 
 #[tokio::test]
 async fn error_with_panicking_display_is_isolated() {
     let expected = "the job failed, and formatting its error panicked: shown";
-    check(Sin::FailsWithWhatCannotBeShown, expected).await;
+    check(Fault::ErrorPanicsInDisplay, expected).await;
 }
 
 #[tokio::test]
 async fn error_with_panicking_drop_is_isolated() {
-    check(Sin::FailsWithWhatCannotBeDropped, "an error").await;
+    check(Fault::ErrorPanicsInDrop, "an error").await;
 }
 
 #[tokio::test]
 async fn endless_run_is_abandoned() {
-    check(Sin::NeverEnds, "the run exceeded its timeout of 600 s").await;
+    check(Fault::HangsForever, "the run exceeded its timeout of 600 s").await;
 }
 
 #[tokio::test]
 async fn panic_of_abandoned_run_is_isolated() {
-    check(Sin::NeverEndsAndPanicsWhenItIsGivenUp, "the run exceeded its timeout of 600 s").await;
+    check(Fault::HangsForeverAndPanicsWhenDropped, "the run exceeded its timeout of 600 s").await;
 }
 
-/// Blocks its thread until the gate opens, and looks at nothing meanwhile, or at the stop signal.
+/// Blocks its thread until the gate opens; checks for a stop request only if it is configured so.
 #[derive(Clone, Default)]
 struct Gate {
     open: Arc<(Mutex<bool>, Condvar)>,
@@ -288,7 +288,7 @@ impl BlockingJob for Blocker {
     }
 }
 
-/// On one thread for all jobs that do not block.
+/// With one thread for all jobs that do not block.
 #[tokio::test]
 async fn blocking_jobs_do_not_delay_others() {
     let gate = Gate::default();
@@ -340,7 +340,7 @@ async fn endless_blocking_job_uses_one_thread() {
     world.pass_time_until("bad", 1).await;
     let error = world.runs("bad")[0].error.clone();
     assert_eq!(error.as_deref(), Some("the run exceeded its timeout of 600 s"));
-    // Its next attempts are due, and the thread is still there.
+    // The next attempts are due, and the thread still exists.
     for _ in 0..100 {
         world.clock.advance(Duration::from_mins(1));
         world.scheduler.tick();

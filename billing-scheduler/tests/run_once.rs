@@ -14,7 +14,7 @@ use billing_scheduler::{
 };
 use tokio::sync::Notify;
 
-/// Fails, waits, or finishes, as the test sets it.
+/// Fails, waits or finishes, as the test configures.
 #[derive(Clone, Default)]
 struct Work {
     fails: bool,

@@ -158,7 +158,7 @@ fn extreme_instants_are_accepted() {
             utc("-9998-01-01T00:00:00Z"),
             utc("9998-12-31T23:59:59Z"),
         ] {
-            // Whatever the answer is, there is one.
+            // Any result is valid, but not a panic.
             let _ = (schedule.next_after(instant), schedule.last_until(instant));
             let _ = schedule.count(instant, instant, 10);
         }
@@ -287,7 +287,7 @@ fn dst_policy_applies_at_clock_changes() {
         (with("30 2 * * *", None, Some(Both)), autumn, ["2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z"]),
         (with("30 * * * *", None, Some(First)), autumn, ["2026-10-25T00:30:00Z", "2026-10-25T02:30:00Z"]),
         (with("30 * * * *", None, Some(Last)), autumn, ["2026-10-25T01:30:00Z", "2026-10-25T02:30:00Z"]),
-        // A list of hours names them: what is skipped comes at the end of the gap, together with what is due there anyway.
+        // A list of hours has times of day: a skipped one is due at the end of the gap, once with the time that is due there.
         (with("0 1,2,3 * * *", None, None), spring, ["2026-03-29T01:00:00Z", "2026-03-29T23:00:00Z"]),
     ];
     for (schedule, after, expected) in rows {

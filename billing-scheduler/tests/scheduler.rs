@@ -1,4 +1,4 @@
-//! Turns of jobs on a manual clock: no test here waits for real time.
+//! Lease cycles on a manual clock: no test waits for real time.
 
 use std::{
     collections::VecDeque,
@@ -20,7 +20,7 @@ fn at(clock: &str) -> DateTime<Utc> {
     format!("2026-01-05T{clock}Z").parse().expect("a time of day")
 }
 
-/// What the next runs shall do; `Done` when the list is empty.
+/// The behaviour of the next runs; `Done` if the list is empty.
 #[derive(Clone, Copy)]
 enum Act {
     Done,
@@ -31,7 +31,7 @@ enum Act {
     Hang,
 }
 
-/// A scheduled time, and which attempt at it.
+/// A scheduled time and the number of the attempt.
 type Attempt = (DateTime<Utc>, u32);
 
 #[derive(Clone, Default)]
@@ -189,7 +189,7 @@ async fn timeout_fails_run_that_stops() {
         world.clock.advance(Duration::from_mins(1));
         world.scheduler.tick();
         world.script.started.notified().await;
-        // Renewals continue, as the daemon's thread would send them.
+        // Renewals continue, like those of the daemon's thread.
         let mut idle = Box::pin(world.scheduler.idle());
         for _ in 0..700 {
             tokio::select! {
@@ -206,7 +206,7 @@ async fn timeout_fails_run_that_stops() {
 }
 
 impl World {
-    /// A world whose job runs, and will act so.
+    /// Returns a world whose job is running with this behaviour.
     async fn running(act: Act) -> Self {
         let world = Self::new("13:59:00", &[act], |_| {});
         world.tick().await;
@@ -380,7 +380,7 @@ async fn many_late_jobs_all_run() {
     assert_eq!(store.runs().len(), 2_000);
 }
 
-/// Ends after a while by its clock.
+/// Ends after a duration of its clock.
 struct Takes(Duration);
 
 #[async_trait]
@@ -391,7 +391,7 @@ impl Job for Takes {
     }
 }
 
-/// Lets everything run that needs no time.
+/// Runs every task that does not wait for the clock.
 async fn apply_outcome() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -417,7 +417,7 @@ async fn secondly_job_starts_at_instant() {
             let scheduler =
                 Scheduler::build(&registry, specs, Arc::new(store.clone()), Arc::new(clock.clone()))
                     .expect("a known kind");
-            // Ticks at this phase of each second, and the clock moves in steps of 10 ms, with each tick and each instant met.
+            // Ticks at this phase of each second. The clock advances by 10 ms at most, so that it reaches each tick and each instant.
             let mut now_ms = phase_ms;
             while now_ms < 6_000 {
                 if now_ms % 1_000 == phase_ms {

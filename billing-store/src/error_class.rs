@@ -113,7 +113,7 @@ fn help(code: &str) -> Option<String> {
     let of_sqlite = code.parse::<u32>().ok().filter(|_| code.len() < 5).map(|code| code & 0xff);
     let advice = match (of_sqlite, code) {
         (Some(8), _) => {
-            Some("let this user write the file and its folder, or take `mode=ro` out of DATABASE_URL")
+            Some("let this user write the file and its folder, or remove `mode=ro` from DATABASE_URL")
         }
         (Some(10), _) => {
             Some("check the disk of the file, which may be full or failing; the jobs continue automatically")
@@ -125,15 +125,15 @@ fn help(code: &str) -> Option<String> {
         (Some(14), _) => Some("if the file is missing, create it by applying the migrations (`migrate up`)"),
         (_, "53100") => Some("free space on the database server's disk; the jobs continue automatically"),
         (_, "25006") => Some(
-            "this server takes no writes: name the primary in DATABASE_URL, or look for default_transaction_read_only",
+            "this server is read-only: use the primary in DATABASE_URL, or check default_transaction_read_only",
         ),
-        (_, "42501") => return Some(format!("grant this login what {GRANTS_PAGE} lists for it")),
+        (_, "42501") => return Some(format!("grant this login the rights in {GRANTS_PAGE}")),
         (_, "42P01") => Some(
             "if the migrations create the table, apply them (`migrate up`); if it exists, name its schema in the search_path of \
              this login",
         ),
         (_, "3F000") => Some(
-            "the search_path of this login names no schema that it may use: ALTER ROLE ... SET search_path = public",
+            "the search_path of this login has no schema that it may use: ALTER ROLE ... SET search_path = public",
         ),
         _ => None,
     };
@@ -152,7 +152,7 @@ mod tests {
             ("778", Some("full or failing")),
             ("1032", Some("write the file")),
             ("53100", Some("free space on the database server")),
-            ("25006", Some("takes no writes")),
+            ("25006", Some("read-only")),
             ("42501", Some("docs/operate/roles.md")),
             ("23505", None),
             ("5", None),

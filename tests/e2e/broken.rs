@@ -90,7 +90,7 @@ async fn a_standby_is_told_and_billed_once_it_is_promoted() {
     let db = on_primary.on_standby(standby).await;
     let refused = program().env("DATABASE_URL", &db.url).run("bill").await;
     assert!(refused.code.is_some_and(|code| code != 0), "{}", refused.text());
-    let advice = "this server takes no writes: name the primary in DATABASE_URL";
+    let advice = "this server is read-only: use the primary in DATABASE_URL";
     assert!(refused.text().contains(advice), "{}", refused.text());
 
     let daemon = daemon(&db, &[BILLING, HEARTBEAT]).start("run");
@@ -174,11 +174,11 @@ async fn what_takes_no_writes_is_told_and_billed_later(db: &Db) {
     let sqlite = db.backend() == DbBackend::Sqlite;
     let read_only = "default_transaction_read_only";
     let (url, advice) = if sqlite {
-        (db.url.replace("mode=rwc", "mode=ro"), "take `mode=ro` out of DATABASE_URL")
+        (db.url.replace("mode=rwc", "mode=ro"), "remove `mode=ro` from DATABASE_URL")
     } else {
         let name = fetch(db, "SELECT current_database()").await;
         db.execute(&format!("ALTER DATABASE {name} SET {read_only} = on")).await;
-        (db.url.clone(), "this server takes no writes: name the primary in DATABASE_URL")
+        (db.url.clone(), "this server is read-only: use the primary in DATABASE_URL")
     };
     let refused = program().env("DATABASE_URL", &url).run("bill").await;
     assert!(refused.code.is_some_and(|code| code != 0), "{}", refused.text());

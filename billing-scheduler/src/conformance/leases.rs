@@ -101,19 +101,19 @@ pub(super) async fn claim_hint_is_stored_at_release(harness: &dyn Harness) {
     let mut lease = held(&*a, "planned").await;
     assert_eq!(lease.claim_hint, None, "nothing is expected of a new job");
     let next_at = Some(noon() + TimeDelta::hours(1));
-    let plan = ClaimHint {
+    let hint = ClaimHint {
         schedule: "every 1h".to_owned(),
         next_at,
         late_at: next_at.map(|at| at + TimeDelta::minutes(1)),
         stuck_at: None,
     };
-    lease.claim_hint = Some(plan.clone());
+    lease.claim_hint = Some(hint.clone());
     a.release(&lease).await.expect("the store is available");
     let mut stale = lease;
     let lease = held(&*b, "planned").await;
-    assert_eq!(lease.claim_hint, Some(plan.clone()), "the plan comes back as it was left");
+    assert_eq!(lease.claim_hint, Some(hint.clone()), "the claim hint is returned unchanged");
     stale.claim_hint = None;
     a.release(&stale).await.expect("releasing a lost lease is no error");
     b.release(&lease).await.expect("the store is available");
-    assert_eq!(held(&*b, "planned").await.claim_hint, Some(plan), "an old holder leaves no plan");
+    assert_eq!(held(&*b, "planned").await.claim_hint, Some(hint), "an old holder stores no claim hint");
 }

@@ -200,7 +200,7 @@ pub(super) async fn job_row_shows_current_state(harness: &dyn Harness) {
     lease.claim_hint = Some(ClaimHint { schedule, next_at: ago(60), late_at: ago(59), stuck_at: ago(-60) });
     a.release(&lease).await.expect("the store is available");
     let found = late().await;
-    assert_eq!(found.len(), 1, "it is the only one whose plan is overdue");
+    assert_eq!(found.len(), 1, "it is the only one whose claim hint is overdue");
     assert_eq!((&*found[0].job, Some(found[0].scheduled_at), &found[0].held_by), ("shown", ago(60), &None));
     let lease = held(&*a, "shown").await;
     assert_eq!(late().await, [], "a process runs it in time");

@@ -111,20 +111,20 @@ pub(super) async fn finish_records_and_releases(harness: &dyn Harness) {
     accepted(&*a, &requested).await;
     let mut lease = held(&*a, "last").await;
     let at = noon() + TimeDelta::hours(1);
-    let plan = ClaimHint {
+    let hint = ClaimHint {
         schedule: "every 1h".to_owned(),
         next_at: Some(at),
         late_at: Some(at + TimeDelta::minutes(1)),
         stuck_at: None,
     };
-    lease.claim_hint = Some(plan.clone());
+    lease.claim_hint = Some(hint.clone());
     let done = RunRecord { request_id: Some(requested.id), ..run(&lease, at, RunStatus::Done) };
     a.finish(&lease, &done, &JobState::at(at)).await.expect("the newest fencing token records");
     assert_eq!(harness.runs("last").await, 1, "it leaves its row");
     assert_eq!(control_state(&*b, "last").await.2, [], "and closes the request that it answers");
     let next = held(&*b, "last").await;
     assert_eq!(next.state, JobState::at(at), "the state moves with the row");
-    assert_eq!(next.claim_hint, Some(plan.clone()), "the plan is left");
+    assert_eq!(next.claim_hint, Some(hint.clone()), "the claim hint is stored");
 
     lease.claim_hint = None;
     let late = run(&lease, at + TimeDelta::hours(1), RunStatus::Done);
@@ -141,7 +141,7 @@ pub(super) async fn finish_records_and_releases(harness: &dyn Harness) {
     assert!(matches!(again, Err(StoreError::AlreadyFinished { .. })), "an occurrence is finished once");
     b.release(&next).await.expect("the store is available");
     let last = held(&*a, "last").await;
-    assert_eq!((last.state, last.claim_hint), (JobState::at(at), Some(plan)), "nor does it move the job");
+    assert_eq!((last.state, last.claim_hint), (JobState::at(at), Some(hint)), "nor does it move the job");
 }
 
 pub(super) async fn history_is_read_as_written(harness: &dyn Harness) {

@@ -1,4 +1,4 @@
-//! What happens between a claim ahead of time and the instant of the run.
+//! Events between an early claim and the instant of the run.
 
 use std::time::Duration;
 

@@ -46,7 +46,7 @@ async fn job_ahead_waits_until_reset() {
     assert!(world.control.jobs().await.unwrap()[0].ahead(world.clock.now()).is_none());
     let needless = world.control.reset("job", "again").await.unwrap();
     assert!(matches!(needless, ControlReceipt::Unchanged(_)), "{needless:?}");
-    // The next day comes, and with it what has run already: it is run once more, and recorded as passed.
+    // The scheduled time that has already run is due again on the next day: it runs once more and is recorded as skipped.
     world.clock.set_wall(at("10:00:00") + TimeDelta::days(1));
     world.two_seconds().await;
     world.clock.set_wall(at("11:00:00") + TimeDelta::days(1));
@@ -62,7 +62,7 @@ async fn job_first_seen_ahead_waits_until_reset() {
     world.tick().await;
     world.clock.set_wall(at("09:45:00"));
     world.two_seconds().await;
-    // Another daemon's clock may be right and this one slow, so nothing that they share goes back automatically.
+    // The clock of this daemon may be slow and that of another one correct, so the shared state does not move back automatically.
     assert!(world.control.jobs().await.unwrap()[0].ahead(world.clock.now()).is_some());
     assert_eq!(world.control.reset("job", "the clock was wrong").await.unwrap(), ControlReceipt::Accepted);
     world.two_seconds().await;

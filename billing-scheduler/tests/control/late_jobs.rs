@@ -37,7 +37,7 @@ async fn endless_run_makes_job_late() {
             world.clock.advance(Duration::from_secs(5));
             world.scheduler.renew_leases().await;
         }
-        // A separate thread renews the lease, whatever the run does.
+        // A separate thread renews the lease.
         assert_eq!(late().await.len(), usize::from(minutes > 121), "after {minutes} minutes");
     }
     assert_eq!(late().await[0].held_by.as_deref(), Some("memory"));

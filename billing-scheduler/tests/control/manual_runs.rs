@@ -39,7 +39,7 @@ async fn manual_run_ignores_pause_and_schedule() {
 async fn request_for_unknown_job_is_rejected() {
     let world = World::new("13:30:00", &[], |_| {});
     let bob = Control::new(Arc::new(world.store.clone()), Arc::new(world.clock.clone()), "bob");
-    // Known to the scheduler before anything ran, and to the store alone not yet.
+    // The scheduler knows the job before its first run, but the store does not.
     assert!(world.control.run_now("job", None).await.is_ok());
     for (control, job) in [(&world.control, "jbo"), (&bob, "job")] {
         let refused = [
@@ -126,7 +126,7 @@ async fn idempotency_key_follows_request_not_attempt() {
     world.tick_at("14:00:00").await;
     world.tick_at("14:00:02").await;
     world.script.started.notified().await;
-    // A request that a shutdown interrupts is run again, and stays the same request.
+    // A request that a shutdown interrupts runs again with the same id.
     let mut requests = vec![world.control.run_now("job", None).await.unwrap()];
     world.clock.advance(Duration::from_secs(1));
     world.scheduler.tick();

@@ -1,4 +1,4 @@
-//! What happens while an answer of the store is delayed.
+//! Events while a response of the store is delayed.
 
 use std::{
     sync::{Arc, Mutex},
@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::support::{Act, World, at, daemon, hourly};
 
-/// A store whose next answer to one call is delayed until the test lets it proceed.
+/// A store whose next response to one call is delayed until the test releases it.
 #[derive(Clone)]
 struct SlowAnswers {
     store: MemoryStore,
@@ -86,7 +86,7 @@ impl Store for SlowAnswers {
     }
 }
 
-/// A world whose scheduler is answered by a store that can be slow.
+/// Returns a world whose store can delay a response.
 fn slow_world(acts: &[Act], change: impl FnOnce(&mut JobSpec)) -> (World, SlowAnswers) {
     let world = World::new("13:30:00", acts, |_| {});
     let mut spec = JobSpec::new("job", "script", hourly());
@@ -105,7 +105,7 @@ async fn delayed_cancellation_spares_next_claim() {
     store.keep("control_state");
     world.scheduler.tick();
     store.called.notified().await;
-    // The run ends and the next one begins while the answer is on its way.
+    // The run ends and the next one starts before the response arrives.
     world.script.proceed.notify_one();
     while world.history().is_empty() {
         tokio::task::yield_now().await;
@@ -127,7 +127,7 @@ async fn delayed_cancellation_spares_next_run() {
     store.keep("control_state");
     world.scheduler.tick();
     store.called.notified().await;
-    // The run of 14:00 ends and that of 15:00 begins while the answer is on its way.
+    // The run of 14:00 ends and that of 15:00 starts before the response arrives.
     world.script.proceed.notify_one();
     world.script.started.notified().await;
     store.proceed.notify_one();

@@ -37,7 +37,7 @@ pub(crate) struct Script {
     pub(crate) stopped_by: Arc<Mutex<Option<StopReason>>>,
     pub(crate) started: Arc<Notify>,
     pub(crate) proceed: Arc<Notify>,
-    /// The identity of each run.
+    /// The idempotency key of each run.
     pub(crate) keys: Arc<Mutex<Vec<String>>>,
 }
 

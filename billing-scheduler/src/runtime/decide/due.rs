@@ -102,8 +102,8 @@ pub fn due(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Result<Due, 
     if starts_at > now {
         return Ok(Due::Later(starts_at));
     }
-    let passed = DueRange { spec, after: state.cursor, first, last: last_started(spec, first, now)? };
-    passed.decide(now)
+    let range = DueRange { spec, after: state.cursor, first, last: last_started(spec, first, now)? };
+    range.decide(now)
 }
 
 /// One or more scheduled times whose start has passed.

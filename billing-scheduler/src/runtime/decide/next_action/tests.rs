@@ -20,7 +20,7 @@ fn request(action: ControlAction, requested: &str) -> ControlRequest {
     ControlRequest { id: Uuid::nil(), job, action, by, reason: None, at: at(requested) }
 }
 
-/// In short words, what the turn of an hourly job does.
+/// Returns a short description of the actions of an hourly job's lease cycle.
 fn check(job: Job<'_>, now: &str, expected: &str) {
     let mut state = JobState::at(at(job.cursor));
     if let Some(not_before) = job.retry {
@@ -193,7 +193,7 @@ fn reset_continues_from_now() {
         Some("reset by ada; the schedule was finished up to 2026-01-05T23:00:00Z")
     );
     let (_, state) = reset_record(&spec, None, "late", at("09:00:00"), at("10:30:00"));
-    assert_eq!(state, JobState::at(at("09:00:00")), "what is still to be run is not passed over");
+    assert_eq!(state, JobState::at(at("09:00:00")), "the time to run is not passed over");
 }
 
 #[test]
