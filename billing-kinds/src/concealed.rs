@@ -1,5 +1,6 @@
 //! The secrets within a configured value, in the pieces that a program or a server may print.
 
+use base64::prelude::{BASE64_STANDARD_NO_PAD, Engine as _};
 use billing_scheduler::serde_json;
 use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
@@ -117,23 +118,7 @@ fn pieces(text: &str) -> Option<String> {
 
 /// Decodes the credentials of `Basic` and returns `user:password` and the password.
 fn basic(encoded: &str) -> Option<[String; 2]> {
-    let mut bytes = Vec::new();
-    let (mut bits, mut count) = (0_u32, 0);
-    for byte in encoded.trim().trim_end_matches('=').bytes() {
-        let six = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        (bits, count) = (bits << 6 | u32::from(six), count + 6);
-        if count >= 8 {
-            count -= 8;
-            bytes.push(u8::try_from(bits >> count & 0xff).ok()?);
-        }
-    }
+    let bytes = BASE64_STANDARD_NO_PAD.decode(encoded.trim().trim_end_matches('=')).ok()?;
     let user = String::from_utf8(bytes).ok()?;
     let password = user.split_once(':')?.1.to_owned();
     Some([user, password])

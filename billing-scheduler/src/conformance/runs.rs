@@ -7,13 +7,13 @@ use uuid::Uuid;
 
 use super::{
     Harness,
-    shared::{accepted, control_state, held, noon, request, run},
+    shared::{accepted, busy, control_state, held, hint_at, noon, request, run},
 };
 use crate::{
     job::FencingToken,
     runtime::store::{
-        Claim, ClaimHint, ControlAction, JobState, Lease, OccurrenceRange, Retrying, RunCause, RunFilter,
-        RunRecord, RunStatus, StoreError,
+        ControlAction, JobState, Lease, OccurrenceRange, Retrying, RunCause, RunFilter, RunRecord, RunStatus,
+        StoreError,
     },
 };
 
@@ -31,11 +31,11 @@ pub(super) async fn record_updates_state_with_history(harness: &dyn Harness) {
     a.record(Some(&lease), &failed, &state).await.expect("the newest fencing token records");
     a.release(&lease).await.expect("the store is available");
     let lease = held(&*b, "recorded").await;
-    assert_eq!(lease.state, state, "the state comes back as it was recorded");
+    assert_eq!(lease.state, state, "the state is returned as it was recorded");
     let done = RunRecord { attempt: 2, ..run(&lease, failed_at, RunStatus::Done) };
     b.record(Some(&lease), &done, &JobState::at(failed_at)).await.expect("the newest fencing token records");
     b.release(&lease).await.expect("the store is available");
-    assert_eq!(held(&*a, "recorded").await.state, JobState::at(failed_at), "a finished retry is forgotten");
+    assert_eq!(held(&*a, "recorded").await.state, JobState::at(failed_at), "a finished retry is removed");
 }
 
 pub(super) async fn occurrence_is_finished_once(harness: &dyn Harness) {
@@ -44,14 +44,14 @@ pub(super) async fn occurrence_is_finished_once(harness: &dyn Harness) {
     let at = noon() + TimeDelta::hours(1);
     a.record(Some(&lease), &run(&lease, at, RunStatus::Done), &JobState::at(at))
         .await
-        .expect("the first is recorded");
+        .expect("the first record is accepted");
     let later = JobState::at(at + TimeDelta::hours(1));
     let again = a.record(Some(&lease), &run(&lease, at, RunStatus::Done), &later).await;
     assert!(
         matches!(again, Err(StoreError::AlreadyFinished { .. })),
-        "the same occurrence is not done twice"
+        "the same occurrence is not finished twice"
     );
-    assert_eq!(harness.runs("once").await, 1, "a refused record leaves no row");
+    assert_eq!(harness.runs("once").await, 1, "a rejected record leaves no row");
     a.release(&lease).await.expect("the store is available");
     assert_eq!(held(&*a, "once").await.state.cursor, at, "nor does it move the cursor");
 }
@@ -63,26 +63,26 @@ pub(super) async fn every_attempt_is_recorded(harness: &dyn Harness) {
     for status in [RunStatus::Retrying, RunStatus::Interrupted, RunStatus::Retrying, RunStatus::Dead] {
         a.record(Some(&lease), &run(&lease, at, status), &JobState::at(noon()))
             .await
-            .expect("each is recorded");
+            .expect("each record is accepted");
     }
     assert_eq!(harness.runs("attempts").await, 4, "each attempt at one occurrence has a row");
 }
 
 pub(super) async fn any_text_is_recorded(harness: &dyn Harness) {
     let (a, _) = harness.stores();
-    let lease = held(&*a, "wordy").await;
+    let lease = held(&*a, "any-text").await;
     let text = "a NUL \0, 'it''s' \"$1\"; -- \\' /* ? %s\n\u{1f980} and \\u0000";
-    let wordy = RunRecord {
+    let record = RunRecord {
         reason: Some(text.to_owned()),
         error: Some(text.to_owned()),
         details: serde_json::json!({ text: [text] }),
         ..run(&lease, noon() + TimeDelta::hours(1), RunStatus::Dead)
     };
-    a.record(Some(&lease), &wordy, &JobState::at(wordy.scheduled_at)).await.expect("any text is recorded");
-    let rows = a.runs(&RunFilter { job: Some("wordy".to_owned()), ..RunFilter::default() }).await;
-    let error = rows.expect("the store is available").remove(0).run.error.expect("it is there");
-    let (_, kept) = text.split_once('\0').expect("there is one");
-    assert!(error.ends_with(kept), "what a store has a place for is kept: {error:?}");
+    a.record(Some(&lease), &record, &JobState::at(record.scheduled_at)).await.expect("any text is recorded");
+    let rows = a.runs(&RunFilter { job: Some("any-text".to_owned()), ..RunFilter::default() }).await;
+    let error = rows.expect("the store is available").remove(0).run.error.expect("a failed run has an error");
+    let (_, kept) = text.split_once('\0').expect("the text has a NUL");
+    assert!(error.ends_with(kept), "the text after a NUL is kept: {error:?}");
     a.release(&lease).await.expect("the store is available");
 }
 
@@ -111,16 +111,11 @@ pub(super) async fn finish_records_and_releases(harness: &dyn Harness) {
     accepted(&*a, &requested).await;
     let mut lease = held(&*a, "last").await;
     let at = noon() + TimeDelta::hours(1);
-    let hint = ClaimHint {
-        schedule: "every 1h".to_owned(),
-        next_at: Some(at),
-        late_at: Some(at + TimeDelta::minutes(1)),
-        stuck_at: None,
-    };
+    let hint = hint_at(at);
     lease.claim_hint = Some(hint.clone());
     let done = RunRecord { request_id: Some(requested.id), ..run(&lease, at, RunStatus::Done) };
     a.finish(&lease, &done, &JobState::at(at)).await.expect("the newest fencing token records");
-    assert_eq!(harness.runs("last").await, 1, "it leaves its row");
+    assert_eq!(harness.runs("last").await, 1, "the record leaves a row");
     assert_eq!(control_state(&*b, "last").await.2, [], "and closes the request that it answers");
     let next = held(&*b, "last").await;
     assert_eq!(next.state, JobState::at(at), "the state moves with the row");
@@ -133,10 +128,9 @@ pub(super) async fn finish_records_and_releases(harness: &dyn Harness) {
     let late = RunRecord { request_id: Some(open.id), ..late };
     let answer = a.finish(&lease, &late, &JobState::at(late.scheduled_at)).await;
     assert!(matches!(answer, Err(StoreError::LeaseLost { .. })), "an old fencing token records nothing");
-    assert_eq!(harness.runs("last").await, 1, "a refused record leaves no row");
+    assert_eq!(harness.runs("last").await, 1, "a rejected record leaves no row");
     assert_eq!(control_state(&*b, "last").await.2.len(), 1, "nor does it close a request");
-    let answer = a.acquire("last", noon()).await.expect("the store is available");
-    assert!(matches!(answer, Claim::Busy { .. }), "nor does it free the new one's lease");
+    assert!(busy(&*a, "last").await, "nor does it release the lease of the new holder");
     let again = b.finish(&next, &done, &JobState::at(at)).await;
     assert!(matches!(again, Err(StoreError::AlreadyFinished { .. })), "an occurrence is finished once");
     b.release(&next).await.expect("the store is available");
@@ -166,7 +160,7 @@ pub(super) async fn history_is_read_as_written(harness: &dyn Harness) {
         run(&lease, at(6), RunStatus::Missed),
     ];
     for row in &rows {
-        a.record(Some(&lease), row, &JobState::at(row.scheduled_at)).await.expect("each is recorded");
+        a.record(Some(&lease), row, &JobState::at(row.scheduled_at)).await.expect("each record is accepted");
     }
     let job = Some("history".to_owned());
     let all = RunFilter { job, ..RunFilter::default() };
@@ -183,7 +177,7 @@ pub(super) async fn history_is_read_as_written(harness: &dyn Harness) {
         (RunFilter { job: Some("unknown".to_owned()), ..RunFilter::default() }, vec![]),
     ] {
         let found = b.runs(&filter).await.expect("the store is available");
-        assert!(found.iter().all(|row| !row.daemon_id.is_empty()), "a row names its writer");
+        assert!(found.iter().all(|row| !row.daemon_id.is_empty()), "a row has the name of its writer");
         let found: Vec<_> = found.into_iter().map(|row| row.run).collect();
         let expected: Vec<_> = expected.into_iter().map(|index: usize| rows[index].clone()).collect();
         assert_eq!(found, expected, "the rows of {filter:?}, newest first");

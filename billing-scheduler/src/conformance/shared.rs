@@ -4,7 +4,8 @@ use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use uuid::Uuid;
 
 use crate::runtime::store::{
-    Claim, ControlAction, ControlReceipt, ControlRequest, Lease, Pause, RunCause, RunRecord, RunStatus, Store,
+    Claim, ClaimHint, ControlAction, ControlReceipt, ControlRequest, Lease, Pause, RunCause, RunRecord,
+    RunStatus, Store,
 };
 
 pub(super) fn noon() -> DateTime<Utc> {
@@ -14,7 +15,22 @@ pub(super) fn noon() -> DateTime<Utc> {
 pub(super) async fn held(store: &dyn Store, job: &str) -> Lease {
     match store.acquire(job, noon()).await.expect("the store is available") {
         Claim::Held(lease) => lease,
-        Claim::Busy { holder } => panic!("the lease of {job} should be free, but {holder} has it"),
+        Claim::Busy { holder } => panic!("the lease of {job} should be free, but {holder} holds it"),
+    }
+}
+
+/// Whether another claim holds the lease of `job`.
+pub(super) async fn busy(store: &dyn Store, job: &str) -> bool {
+    matches!(store.acquire(job, noon()).await.expect("the store is available"), Claim::Busy { .. })
+}
+
+/// Returns the claim hint of a job that is due at `next_at`.
+pub(super) fn hint_at(next_at: DateTime<Utc>) -> ClaimHint {
+    ClaimHint {
+        schedule: "every 1h".to_owned(),
+        next_at: Some(next_at),
+        late_at: Some(next_at + TimeDelta::minutes(1)),
+        stuck_at: None,
     }
 }
 
@@ -52,8 +68,11 @@ pub(super) async fn unchanged(store: &dyn Store, request: &ControlRequest) {
 
 /// Returns the revision, and the pause and the requests of `job`.
 pub(super) async fn control_state(store: &dyn Store, job: &str) -> (i64, Option<Pause>, Vec<ControlRequest>) {
-    let control_state =
-        store.control_state(None).await.expect("the store is available").expect("everything is news");
+    let control_state = store
+        .control_state(None)
+        .await
+        .expect("the store is available")
+        .expect("a first poll returns the state");
     let paused = control_state.paused.into_iter().find(|(paused, _)| paused == job).map(|(_, pause)| pause);
     let requests = control_state.requests.into_iter().filter(|request| request.job == job).collect();
     (control_state.revision, paused, requests)

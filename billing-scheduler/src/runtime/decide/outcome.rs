@@ -35,31 +35,20 @@ pub fn apply_outcome(
 ) -> AppliedOutcome {
     // The cursor never moves back: a retried occurrence may be older than those finished since.
     let finished = JobState::at(state.cursor.max(scheduled_at));
-    let failed = |error: &JobError, status, state| AppliedOutcome {
-        status,
-        state,
-        items: 0,
-        error: Some(error.to_string()),
-        details: serde_json::Value::Null,
-    };
-    match result {
-        Ok(Outcome::Done { items, details }) => {
-            AppliedOutcome { status: RunStatus::Done, state: finished, items, error: None, details }
+    let no_details = serde_json::Value::Null;
+    let (status, state, items, error, details) = match result {
+        Ok(Outcome::Done { items, details }) => (RunStatus::Done, finished, items, None, details),
+        Ok(Outcome::Interrupted { items }) => {
+            (RunStatus::Interrupted, state.clone(), items, None, no_details)
         }
-        Ok(Outcome::Interrupted { items }) => AppliedOutcome {
-            status: RunStatus::Interrupted,
-            state: state.clone(),
-            items,
-            error: None,
-            details: serde_json::Value::Null,
-        },
         Err(error @ JobError::Retry(_)) if attempt < spec.retry.max_attempts => {
             let wait = TimeDelta::from_std(spec.wait_after(scheduled_at, attempt)).unwrap_or(TimeDelta::MAX);
             let not_before = now.checked_add_signed(wait).unwrap_or(DateTime::<Utc>::MAX_UTC);
             let retrying = Retrying { scheduled_at, failed_attempts: attempt, not_before };
             let state = JobState { cursor: state.cursor, retrying: Some(retrying) };
-            failed(&error, RunStatus::Retrying, state)
+            (RunStatus::Retrying, state, 0, Some(error.to_string()), no_details)
         }
-        Err(error) => failed(&error, RunStatus::Dead, finished),
-    }
+        Err(error) => (RunStatus::Dead, finished, 0, Some(error.to_string()), no_details),
+    };
+    AppliedOutcome { status, state, items, error, details }
 }

@@ -70,6 +70,7 @@ impl Shared {
         let mut details = if applied.details.is_null() { ctx.reported() } else { applied.details };
         mask.apply_to_json(&mut details);
         let record = RunRecord {
+            id: ctx.run_id,
             range: run.since.and_then(|since| occurrence_range(&spec.schedule, since, run.scheduled_at)),
             attempt: run.attempt,
             finished_at,
@@ -78,14 +79,7 @@ impl Shared {
             reason: Some(reason).filter(|reason| !reason.is_empty()),
             error: applied.error.map(|error| mask.apply(&error).into_owned()),
             details,
-            ..RunRecord::with_id(
-                ctx.run_id,
-                &spec.name,
-                run.scheduled_at,
-                applied.status,
-                run.cause,
-                started_at,
-            )
+            ..RunRecord::new(&spec.name, run.scheduled_at, applied.status, run.cause, started_at)
         };
         (record, applied.state)
     }

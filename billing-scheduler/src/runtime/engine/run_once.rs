@@ -145,15 +145,7 @@ impl LeaseCycle {
         if shared.is_closed() {
             stop.stop(crate::job::StopReason::Drain);
         }
-        let run = NextRun {
-            scheduled_at: now.trunc_subsecs(0),
-            attempt: 1,
-            cause: RunCause::Manual,
-            request_id: None,
-            since: None,
-            reason,
-            applies_schedule_change: false,
-        };
+        let run = NextRun { reason, ..NextRun::new(now.trunc_subsecs(0), RunCause::Manual) };
         let ended = Notify::new();
         let running = async {
             let record = self.run_and_describe(&run, &lease, &stop).await;

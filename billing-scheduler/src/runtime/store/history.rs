@@ -160,19 +160,8 @@ impl RunRecord {
         cause: RunCause,
         now: DateTime<Utc>,
     ) -> Self {
-        Self::with_id(Uuid::now_v7(), job, scheduled_at, status, cause, now)
-    }
-
-    pub(crate) fn with_id(
-        id: Uuid,
-        job: &str,
-        scheduled_at: DateTime<Utc>,
-        status: RunStatus,
-        cause: RunCause,
-        now: DateTime<Utc>,
-    ) -> Self {
         Self {
-            id,
+            id: Uuid::now_v7(),
             job: job.to_owned(),
             per_node: false,
             scheduled_at,

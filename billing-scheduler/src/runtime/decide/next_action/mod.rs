@@ -140,13 +140,10 @@ pub(crate) fn next_action(
 fn action_from_due(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Result<Action, ScheduleError> {
     Ok(match due(spec, state, now)? {
         Due::Now { scheduled_at, attempt, coalesced_from } => Action::Run(NextRun {
-            scheduled_at,
             attempt,
-            cause: RunCause::Schedule,
-            request_id: None,
             since: coalesced_from,
             reason: coalesced_from.map(|from| format!("covers every scheduled time since {from}")),
-            applies_schedule_change: false,
+            ..NextRun::new(scheduled_at, RunCause::Schedule)
         }),
         Due::Skip(skip) => {
             let status = match skip.reason {
@@ -170,13 +167,9 @@ fn action_for_request(request: &ControlRequest, now: DateTime<Utc>) -> Action {
     }
     let (scheduled_at, cause) = requested_occurrence(request);
     Action::Run(NextRun {
-        scheduled_at,
-        attempt: 1,
-        cause,
         request_id: Some(request.id),
-        since: None,
         reason: Some(request.description()),
-        applies_schedule_change: false,
+        ..NextRun::new(scheduled_at, cause)
     })
 }
 
@@ -213,13 +206,9 @@ fn action_for_edited_schedule(spec: &JobSpec, job: &JobSnapshot) -> Result<Optio
     }
     Ok(left.map(|scheduled_at| {
         Action::Run(NextRun {
-            scheduled_at,
-            attempt: 1,
-            cause: RunCause::Schedule,
-            request_id: None,
-            since: None,
             reason: Some(reason),
             applies_schedule_change: true,
+            ..NextRun::new(scheduled_at, RunCause::Schedule)
         })
     }))
 }
@@ -227,6 +216,21 @@ fn action_for_edited_schedule(spec: &JobSpec, job: &JobSnapshot) -> Result<Optio
 /// Whether a scheduled time is older than the job's grace.
 fn is_stale(spec: &JobSpec, at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
     spec.grace().and_then(|grace| TimeDelta::from_std(grace).ok()).is_some_and(|grace| now - at >= grace)
+}
+
+impl NextRun {
+    /// Returns the first attempt at `scheduled_at`.
+    pub(crate) fn new(scheduled_at: DateTime<Utc>, cause: RunCause) -> Self {
+        Self {
+            scheduled_at,
+            attempt: 1,
+            cause,
+            request_id: None,
+            since: None,
+            reason: None,
+            applies_schedule_change: false,
+        }
+    }
 }
 
 impl SkipOccurrences {
