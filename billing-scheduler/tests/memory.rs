@@ -9,13 +9,13 @@ use billing_scheduler::{
     conformance::{Harness, check_all},
 };
 
-struct Memory {
+struct MemoryHarness {
     clock: ManualClock,
     store: MemoryStore,
 }
 
 #[async_trait]
-impl Harness for Memory {
+impl Harness for MemoryHarness {
     fn stores(&self) -> (Arc<dyn Store>, Arc<dyn Store>) {
         (Arc::new(self.store.as_holder("a")), Arc::new(self.store.as_holder("b")))
     }
@@ -33,5 +33,5 @@ impl Harness for Memory {
 async fn memory_store_passes_conformance_suite() {
     let clock = ManualClock::at(DateTime::UNIX_EPOCH);
     let store = MemoryStore::new(Arc::new(clock.clone()));
-    check_all(&Memory { clock, store }).await;
+    check_all(&MemoryHarness { clock, store }).await;
 }
