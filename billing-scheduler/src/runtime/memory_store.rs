@@ -15,11 +15,13 @@ use super::store::{
 };
 use crate::{clock::Clock, job::FencingToken};
 
+/// The lifetime of a lease.
+const TTL: Duration = Duration::from_secs(10);
+
 /// Keeps leases, cursors, requests and history in the memory of this process. Clones share the data.
 #[derive(Clone, Debug)]
 pub struct MemoryStore {
     holder: String,
-    ttl: Duration,
     clock: Arc<dyn Clock>,
     tables: Arc<Mutex<Tables>>,
 }
@@ -59,19 +61,13 @@ impl MemoryStore {
     /// Returns an empty store whose leases last ten seconds by `clock`.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { holder: "memory".to_owned(), ttl: Duration::from_secs(10), clock, tables: Arc::default() }
+        Self { holder: "memory".to_owned(), clock, tables: Arc::default() }
     }
 
     /// Returns the same store as another process would use it.
     #[must_use]
     pub fn as_holder(&self, holder: impl Into<String>) -> Self {
         Self { holder: holder.into(), ..self.clone() }
-    }
-
-    /// Returns the same store with leases that last `ttl`.
-    #[must_use]
-    pub fn with_ttl(self, ttl: Duration) -> Self {
-        Self { ttl, ..self }
     }
 
     /// Returns the history, oldest first.
@@ -134,7 +130,7 @@ impl Store for MemoryStore {
             return Ok(Claim::Busy { holder: holder.to_owned() });
         }
         row.fencing_token += 1;
-        row.held = Some(Box::new((self.holder.clone(), now + self.ttl)));
+        row.held = Some(Box::new((self.holder.clone(), now + TTL)));
         let (fencing_token, state, claim_hint) =
             (FencingToken(row.fencing_token), row.state.clone(), row.claim_hint.clone());
         let pauses = tables.pauses.iter().filter(|(paused, _)| paused == job).map(|(_, pause)| pause);
@@ -149,7 +145,7 @@ impl Store for MemoryStore {
         Ok(Claim::Held(Lease {
             job: job.to_owned(),
             fencing_token,
-            ttl: self.ttl,
+            ttl: TTL,
             state,
             claim_hint,
             pauses,
@@ -163,7 +159,7 @@ impl Store for MemoryStore {
         let row = tables.jobs.get_mut(&lease.job).filter(|row| row.fencing_token == lease.fencing_token.0);
         match row.and_then(|row| row.held.as_deref_mut()) {
             Some((_, expires_at)) if *expires_at > now => {
-                *expires_at = now + self.ttl;
+                *expires_at = now + TTL;
                 Ok(())
             }
             _ => Err(Self::lost(lease)),
