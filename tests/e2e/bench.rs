@@ -10,7 +10,7 @@ use serde_json::Value;
 
 const TOOLS: &str = env!("CARGO_BIN_EXE_e2e-tools");
 
-async fn a_small_benchmark_ends_with_one_line_of_json(database: &str) {
+async fn check_small_benchmark(database: &str) {
     let program = Program::new(TOOLS).env("PATH", &std::env::var("PATH").unwrap_or_default());
     let arguments = format!(
         "bench-billing --database {database} --instances 60 --history 100 --rounds 1 --sample 5 --hours 2 --json"
@@ -25,17 +25,17 @@ async fn a_small_benchmark_ends_with_one_line_of_json(database: &str) {
 }
 
 #[tokio::test]
-async fn it_measures_sqlite() {
-    a_small_benchmark_ends_with_one_line_of_json("sqlite").await;
+async fn benchmark_of_sqlite_prints_json() {
+    check_small_benchmark("sqlite").await;
 }
 
 #[tokio::test]
-async fn it_measures_postgres() {
-    a_small_benchmark_ends_with_one_line_of_json("postgres").await;
+async fn benchmark_of_postgres_prints_json() {
+    check_small_benchmark("postgres").await;
 }
 
 #[tokio::test]
-async fn it_measures_what_the_fence_costs() {
+async fn panel_guard_benchmark_prints_costs() {
     let program = Program::new(TOOLS).env("PATH", &std::env::var("PATH").unwrap_or_default());
     let ended = program.run("bench-panel-guard --rows 20 --rounds 1").await.expect_code(0);
     let report: Value = serde_json::from_str(&ended.out.join("\n")).expect("one line of JSON");
@@ -55,7 +55,7 @@ async fn it_measures_what_the_fence_costs() {
 }
 
 #[tokio::test]
-async fn it_measures_how_long_a_job_is_left_alone() {
+async fn takeover_benchmark_prints_delays() {
     let program = Program::new(TOOLS);
     let ended = program.run("bench-takeover --database sqlite --rounds 1 --leases 3").await.expect_code(0);
     let report: Value = serde_json::from_str(&ended.out.join("\n")).expect("one line of JSON");

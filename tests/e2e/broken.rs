@@ -1,5 +1,5 @@
-//! Databases that are full, damaged, missing or not to be written: each is told with what to do, nothing is lost, and billing
-//! goes on when it can.
+//! Databases that are full, damaged, missing or read-only: each is reported with help, nothing is lost, and billing
+//! continues when it can.
 
 use billing_test_support::{
     Db, Login, Panel, Postgres, Program, SmallDisk, eventually, on_every_engine, on_variants, process::Signal,
@@ -11,10 +11,10 @@ use crate::daemon::{
     BILLING, HEARTBEAT, check_all_charged_once, daemon, fetch, free_all_jobs, program, rows, seed,
 };
 
-/// A file may not grow, and later it may: what a full disk does to whoever writes, by means that need no privilege.
+/// A file may not grow, and later it may: the effect of a full disk, without privileges.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_takes_no_more_delays_billing_and_loses_nothing() {
+async fn size_limited_file_delays_billing_only() {
     let db = Db::sqlite().await;
     let organizations = seed(&db, 40).await;
     // As a failing disk does, the limit answers with an error instead of a signal.
@@ -36,7 +36,7 @@ async fn a_disk_that_takes_no_more_delays_billing_and_loses_nothing() {
 
 /// No page more fits on the disk.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_is_really_full_delays_billing_and_loses_nothing() {
+async fn full_disk_delays_billing_only() {
     let Some(disk) = SmallDisk::of(8) else { return };
     let db = Db::sqlite_in(disk.path()).await;
     let organizations = seed(&db, 40).await;
@@ -52,9 +52,9 @@ async fn a_disk_that_is_really_full_delays_billing_and_loses_nothing() {
     check_all_charged_once(&db, &organizations).await;
 }
 
-/// The table of cycles is on a disk of its own, which is full.
+/// The table of cycles is on a separate disk, which is full.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_whose_disk_is_really_full_delays_billing_and_loses_nothing() {
+async fn full_server_disk_delays_billing_only() {
     let Some(disk) = SmallDisk::of(8) else { return };
     let server = Postgres::private().await;
     disk.belongs_to_owner_of(server.folder());
@@ -82,7 +82,7 @@ async fn a_server_whose_disk_is_really_full_delays_billing_and_loses_nothing() {
 
 /// A hot standby, as `DATABASE_URL` may name after a fail-over, or before one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_standby_is_told_and_billed_once_it_is_promoted() {
+async fn standby_is_billed_after_promotion() {
     let primary = Postgres::private().await;
     let on_primary = Db::on_server(primary, Panel::G1, Login::Billing).await;
     let organizations = seed(&on_primary, 3).await;
@@ -94,8 +94,8 @@ async fn a_standby_is_told_and_billed_once_it_is_promoted() {
     assert!(refused.text().contains(advice), "{}", refused.text());
 
     let daemon = daemon(&db, &[BILLING, HEARTBEAT]).start("run");
-    let told = daemon.wait_for_line("job `billing` cannot reach its store").await;
-    assert!(told.contains(advice), "{told}");
+    let logged = daemon.wait_for_line("job `billing` cannot reach its store").await;
+    assert!(logged.contains(advice), "{logged}");
     for db in [&on_primary, &db] {
         assert_eq!(fetch(db, "SELECT count(*) FROM billing_charges").await, "0");
         assert_eq!(
@@ -113,9 +113,9 @@ async fn a_standby_is_told_and_billed_once_it_is_promoted() {
     primary.take_away();
 }
 
-/// Under row-level security, an UPDATE that no policy allows changes nothing and says nothing.
+/// Under row-level security, an UPDATE that no policy allows changes nothing and is no error.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_role_that_no_policy_lets_write_is_told_and_billed_later() {
+async fn role_without_write_policy_delays_billing() {
     let db = Db::g3_role().await;
     let organizations = seed(&db, 3).await;
     let wallets = "FROM pg_policies WHERE tablename = 'wallets'";
@@ -143,7 +143,7 @@ async fn a_role_that_no_policy_lets_write_is_told_and_billed_later() {
     check_all_charged_once(&db, &organizations).await;
 }
 
-async fn a_server_that_has_no_room_delays_billing_and_loses_nothing(db: &Db) {
+async fn disk_full_error_delays_billing_only(db: &Db) {
     let organizations = seed(db, 3).await;
     db.execute(
         "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -166,10 +166,10 @@ async fn a_server_that_has_no_room_delays_billing_and_loses_nothing(db: &Db) {
     check_all_charged_once(db, &organizations).await;
 }
 
-on_variants!(a_server_that_has_no_room_delays_billing_and_loses_nothing: g1_role, g3_role);
+on_variants!(disk_full_error_delays_billing_only: g1_role, g3_role);
 
-/// A standby, or a server or role that is told to write nothing; a file that is only read.
-async fn what_takes_no_writes_is_told_and_billed_later(db: &Db) {
+/// A standby, or a server, role or file that is read-only.
+async fn read_only_database_delays_billing(db: &Db) {
     let organizations = seed(db, 2).await;
     let sqlite = db.backend() == DbBackend::Sqlite;
     let read_only = "default_transaction_read_only";
@@ -192,10 +192,10 @@ async fn what_takes_no_writes_is_told_and_billed_later(db: &Db) {
     check_all_charged_once(db, &organizations).await;
 }
 
-on_every_engine!(what_takes_no_writes_is_told_and_billed_later);
+on_every_engine!(read_only_database_delays_billing);
 
 #[tokio::test]
-async fn a_file_that_is_damaged_or_missing_is_told_with_what_to_do() {
+async fn unusable_file_is_reported_with_help() {
     let program = program().file("damaged.db", &"this is no database\n".repeat(500));
     for (url, command, advice) in [
         (
@@ -222,15 +222,15 @@ async fn a_file_that_is_damaged_or_missing_is_told_with_what_to_do() {
 }
 
 /// Rights to look and to bill are enough when nothing is pending.
-async fn a_schema_that_is_up_to_date_needs_no_owner(db: &Db) {
+async fn current_schema_needs_no_owner(db: &Db) {
     let migrated = program().env("DATABASE_URL", &db.url).run("migrate up").await.expect_code(0);
     assert_eq!(migrated.out, ["nothing to do"]);
 }
 
-on_variants!(a_schema_that_is_up_to_date_needs_no_owner: sqlite, g1_role, g3_role);
+on_variants!(current_schema_needs_no_owner: sqlite, g1_role, g3_role);
 
 /// A row of the list of migrations is gone, as after a restore of one table.
-async fn a_schema_that_is_half_there_is_refused(db: &Db) {
+async fn incomplete_schema_is_rejected(db: &Db) {
     seed(db, 1).await;
     db.execute(
         "DELETE FROM billing_migrations WHERE version = (SELECT max(version) FROM billing_migrations)",
@@ -244,11 +244,11 @@ async fn a_schema_that_is_half_there_is_refused(db: &Db) {
     assert_eq!(fetch(db, "SELECT count(*) FROM billing_charges").await, "0");
 }
 
-on_every_engine!(a_schema_that_is_half_there_is_refused);
+on_every_engine!(incomplete_schema_is_rejected);
 
 /// Killed while it writes, again and again: the file is whole each time, and in the end everything is charged once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kill_9_in_the_middle_of_writes_leaves_a_whole_file() {
+async fn kill_during_writes_leaves_valid_file() {
     let db = Db::sqlite().await;
     let organizations = seed(&db, 60).await;
     let charges = "SELECT count(*) FROM billing_charges";

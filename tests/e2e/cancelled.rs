@@ -1,5 +1,5 @@
 //! Futures that are dropped half-way, as a run is that outlives its timeout: what they had begun is rolled back, and their
-//! connection is nobody else's.
+//! connection is used by nothing else.
 
 use std::{
     future::poll_fn,
@@ -20,7 +20,7 @@ async fn pool(db: &Db) -> DatabaseConnection {
     database.connect(Pool::Shared).await.expect("the database is there")
 }
 
-/// Which connection of the pool it is; the same one always on SQLite, which cannot tell.
+/// Which connection of the pool it is; always the same one on SQLite, which has no such id.
 async fn connection(txn: &DatabaseTransaction) -> i32 {
     let sql = match txn.get_database_backend() {
         DbBackend::Sqlite => "SELECT 0",
@@ -30,7 +30,7 @@ async fn connection(txn: &DatabaseTransaction) -> i32 {
     row.expect("a connection answers").expect("one row").try_get_by_index(0).expect("a number")
 }
 
-/// Whether `future` came to its end before it was dropped, right after this many polls.
+/// Whether `future` finished before it was dropped, right after this many polls.
 async fn ends_within(polls: u32, future: impl Future) -> bool {
     let mut future = pin!(future);
     let mut polled = 0;
@@ -46,7 +46,7 @@ async fn ends_within(polls: u32, future: impl Future) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_begin_that_nobody_waits_for_leaves_no_transaction_open() {
+async fn abandoned_begin_leaves_no_open_transaction() {
     let db = Db::postgres().await;
     let pool = pool(&db).await;
     let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
@@ -63,7 +63,7 @@ async fn a_begin_that_nobody_waits_for_leaves_no_transaction_open() {
     txn.commit().await.expect("it works");
 }
 
-async fn a_statement_that_nobody_waits_for_is_rolled_back_and_its_connection_thrown_away(db: &Db) {
+async fn abandoned_statement_discards_its_connection(db: &Db) {
     db.execute("CREATE TABLE notes (id int)").await;
     if db.backend() == DbBackend::Postgres {
         db.execute("GRANT ALL ON notes TO PUBLIC").await;
@@ -105,7 +105,7 @@ async fn a_statement_that_nobody_waits_for_is_rolled_back_and_its_connection_thr
 
 /// A daemon that is ended at once leaves nothing of the batch in progress.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_that_is_left_at_the_end_is_rolled_back() {
+async fn abandoned_batch_is_rolled_back() {
     let db = &Db::postgres().await;
     let organizations = seed(db, 2).await;
     let program = daemon(db, &[BILLING]);
@@ -127,4 +127,4 @@ async fn a_batch_that_is_left_at_the_end_is_rolled_back() {
     check_all_charged_once(db, &organizations).await;
 }
 
-on_every_engine!(a_statement_that_nobody_waits_for_is_rolled_back_and_its_connection_thrown_away);
+on_every_engine!(abandoned_statement_discards_its_connection);

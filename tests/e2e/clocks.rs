@@ -15,7 +15,7 @@ run-at-start = true
 const HOUR: i64 = 3_600;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hours_are_charged_once_and_never_early_whatever_the_databases_clock_does() {
+async fn database_clock_changes_never_charge_early() {
     let server = Postgres::with_clock().await;
     let db = Db::on_server(server, Panel::G3, Login::Billing).await;
     let machines = i64::try_from(seed(&db, 3).await.len()).expect("a few");
@@ -47,16 +47,16 @@ async fn two_more_runs(db: &Db) {
     eventually("two more runs are done", more).await;
 }
 
-/// The lease of a daemon that died then ends tomorrow by the database's clock, which nobody waits for.
+/// The lease of a daemon that died then ends tomorrow by the database's clock, and no daemon waits for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_that_a_clock_set_back_has_stuck_is_taken_over() {
+async fn stale_lease_after_clock_rollback_is_claimed() {
     let server = Postgres::with_clock().await;
     let db = Db::on_server(server, Panel::G3, Login::Billing).await;
     let organizations = seed(&db, 3).await;
     let program = daemon(&db, &[LEASE, BILLING]);
     let holder = program.clone().env("BILLING_LINGER_MS", "60000").start("run");
     let held = "SELECT count(*) FROM scheduler_jobs WHERE job = 'billing' AND holder IS NOT NULL";
-    eventually("somebody bills", async || (fetch(&db, held).await == "1").then_some(())).await;
+    eventually("a daemon bills", async || (fetch(&db, held).await == "1").then_some(())).await;
     holder.signal(Signal::KILL);
     holder.ended().await;
     // Between the hours of the fleet: as much is due as before.
@@ -68,9 +68,9 @@ async fn a_lease_that_a_clock_set_back_has_stuck_is_taken_over() {
     server.take_away();
 }
 
-/// A lease that ends early by the database's clock is somebody else's, and its old holder commits nothing any more.
+/// A lease that ends early by the database's clock is claimed by another daemon, and its old holder commits nothing more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_jumps_forward_ends_a_lease_and_charges_nothing_twice() {
+async fn clock_jump_ends_lease_without_double_charges() {
     let server = Postgres::with_clock().await;
     let db = Db::on_server(server, Panel::G3, Login::Billing).await;
     let organizations = seed(&db, 4).await;

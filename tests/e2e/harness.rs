@@ -34,7 +34,7 @@ fn at(instant: &str) -> DateTime<Utc> {
 async fn fetch(connection: &impl ConnectionTrait, sql: &str) -> String {
     let sql = format!("SELECT coalesce(CAST(({sql}) AS text), '-') AS answer");
     let row = connection.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await;
-    let row = row.expect("the question is valid").expect("there is a row");
+    let row = row.expect("the query is valid").expect("there is a row");
     row.try_get("", "answer").expect("the answer is text")
 }
 
@@ -42,7 +42,7 @@ async fn rows_changed(connection: &impl ConnectionTrait, sql: &str) -> u64 {
     connection.execute_unprepared(sql).await.expect("the statement is not refused").rows_affected()
 }
 
-async fn a_fleet_is_read_as_it_was_seeded(db: &Db) {
+async fn fleet_is_read_as_seeded(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly("5.00").markup("1.50").backup_hourly("0.002740")).await;
@@ -65,7 +65,7 @@ async fn a_fleet_is_read_as_it_was_seeded(db: &Db) {
     fleet.delete(instance).await;
 }
 
-async fn the_daemon_reads_what_the_fleet_wrote(db: &Db) {
+async fn daemon_reads_seeded_fleet(db: &Db) {
     Fleet::new(db).wallet("1.00").await;
     let daemon = db.connect().await;
     let wallets = Statement::from_string(db.backend(), "SELECT id FROM wallets");
@@ -74,10 +74,10 @@ async fn the_daemon_reads_what_the_fleet_wrote(db: &Db) {
     assert_eq!(daemon.query_all_raw(fences).await.expect("our tables may be read").len(), 0);
 }
 
-on_every_database!(a_fleet_is_read_as_it_was_seeded, the_daemon_reads_what_the_fleet_wrote);
+on_every_database!(fleet_is_read_as_seeded, daemon_reads_seeded_fleet);
 
 #[tokio::test]
-async fn the_role_of_the_daemon_may_do_what_billing_needs_and_nothing_else() {
+async fn billing_role_has_minimal_rights() {
     for panel in [Panel::Empty, Panel::G1, Panel::G2, Panel::G3] {
         let db = Db::with_panel(panel, Login::Billing).await;
         let fleet = Fleet::new(&db);
@@ -119,7 +119,7 @@ async fn the_role_of_the_daemon_may_do_what_billing_needs_and_nothing_else() {
             "DELETE FROM billing_charges",
             "TRUNCATE billing_charges",
             "UPDATE billing_batches SET hours = 0",
-            "UPDATE scheduler_audit_log SET actor = 'nobody'",
+            "UPDATE scheduler_audit_log SET actor = 'other'",
             "DELETE FROM scheduler_audit_log",
             "TRUNCATE scheduler_audit_log",
             "ALTER TABLE scheduler_audit_log DISABLE TRIGGER ALL",
@@ -137,9 +137,9 @@ async fn the_role_of_the_daemon_may_do_what_billing_needs_and_nothing_else() {
     }
 }
 
-/// The setting that opens the panel's policies is anybody's to make.
+/// Every role may change the setting that opens the panel's policies.
 #[tokio::test]
-async fn the_role_of_the_daemon_debits_hours_and_books_nothing_else_where_policies_are_on() {
+async fn billing_role_may_only_debit_hours() {
     let db = Db::g3_role().await;
     Fleet::new(&db).wallet("1.00").await;
     let role = db.connect().await;
@@ -164,7 +164,7 @@ async fn the_role_of_the_daemon_debits_hours_and_books_nothing_else_where_polici
 }
 
 #[tokio::test]
-async fn the_role_that_reads_sees_everything_of_ours_and_writes_nothing() {
+async fn reading_role_writes_nothing() {
     for panel in [Panel::Empty, Panel::G1, Panel::G2, Panel::G3] {
         let db = Db::with_panel(panel, Login::Reading).await;
         Fleet::new(&db).wallet("1.00").await;
@@ -187,7 +187,7 @@ async fn the_role_that_reads_sees_everything_of_ours_and_writes_nothing() {
 }
 
 #[tokio::test]
-async fn two_databases_of_one_template_are_independent() {
+async fn databases_of_one_template_are_independent() {
     let (one, other) = tokio::join!(Postgres::migrated(Panel::G2), Postgres::migrated(Panel::G2));
     let (one, other) = (one.connect(Login::Owner).await, other.connect(Login::Owner).await);
     let user = "INSERT INTO users (email, name) VALUES ('a@example.com', 'A')";
@@ -197,13 +197,13 @@ async fn two_databases_of_one_template_are_independent() {
 }
 
 #[tokio::test]
-async fn the_server_is_not_run_as_root() {
+async fn test_server_runs_without_root() {
     let pid_file = Postgres::server().folder().join("data/postmaster.pid");
     assert_ne!(fs::metadata(pid_file).expect("the server runs").uid(), 0);
 }
 
 #[tokio::test]
-async fn a_panel_database_has_nothing_of_ours_until_it_is_migrated() {
+async fn panel_database_has_no_billing_tables() {
     let ours = "SELECT count(*) FROM pg_tables WHERE tablename IN ('billing_charges', 'scheduler_fencing')";
     for panel in [Panel::Empty, Panel::G1, Panel::G2, Panel::G3] {
         let bare = Postgres::database(panel).await.connect(Login::Owner).await;
@@ -214,7 +214,7 @@ async fn a_panel_database_has_nothing_of_ours_until_it_is_migrated() {
 }
 
 #[tokio::test]
-async fn each_generation_of_the_panel_looks_as_it_did() {
+async fn panel_generations_have_original_columns() {
     let column = |what: &str, table: &str, column: &str| {
         format!(
             "SELECT {what} FROM information_schema.columns \
@@ -262,14 +262,14 @@ async fn each_generation_of_the_panel_looks_as_it_did() {
     for (generation, panel) in [Panel::G1, Panel::G2, Panel::G3].into_iter().enumerate() {
         let database = Postgres::database(panel).await;
         let connection = database.connect(Login::Admin).await;
-        for (question, answers) in &facts {
-            assert_eq!(fetch(&connection, question).await, answers[generation], "{panel:?}: {question}");
+        for (query, answers) in &facts {
+            assert_eq!(fetch(&connection, query).await, answers[generation], "{panel:?}: {query}");
         }
     }
 }
 
 #[tokio::test]
-async fn an_update_moves_updated_at_by_trigger() {
+async fn update_sets_updated_at_by_trigger() {
     for panel in [Panel::G1, Panel::G2, Panel::G3] {
         let database = Postgres::database(panel).await;
         let owner = database.connect(Login::Owner).await;
@@ -281,7 +281,7 @@ async fn an_update_moves_updated_at_by_trigger() {
 }
 
 #[tokio::test]
-async fn row_level_security_binds_whoever_does_not_own_the_tables() {
+async fn row_level_security_binds_non_owners() {
     let db = Db::g3_role().await;
     Fleet::new(&db).wallet("1.00").await;
     // Without the grant the role would be refused for that, and the policies would go untested.
@@ -308,10 +308,10 @@ async fn row_level_security_binds_whoever_does_not_own_the_tables() {
 }
 
 #[test]
-fn the_server_ends_with_its_process_even_when_that_is_killed() {
+fn server_ends_when_process_is_killed() {
     let mut holder = holder(&env::temp_dir());
     let mut lines = BufReader::new(holder.stdout.take().expect("its output is a pipe")).lines();
-    let mut line = || lines.next().expect("it says where the server is").expect("in text");
+    let mut line = || lines.next().expect("it prints where the server is").expect("in text");
     let (folder, port) = (PathBuf::from(line()), line().parse::<u16>().expect("a port"));
     let answers = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
     assert!(answers() && folder.exists());
@@ -322,11 +322,10 @@ fn the_server_ends_with_its_process_even_when_that_is_killed() {
 }
 
 #[test]
-fn a_server_that_is_still_being_made_goes_with_its_process_too() {
+fn unfinished_server_ends_with_its_process() {
     let parent = tempfile::tempdir().expect("a folder is made");
-    // As in /tmp, anybody may add to it and remove what is theirs.
-    fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o1777))
-        .expect("it is opened to everybody");
+    // As in /tmp, every user may add files and remove their own.
+    fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o1777)).expect("its mode is changed");
     let folders = || fs::read_dir(parent.path()).into_iter().flatten().flatten();
     let holder = holder(parent.path());
     wait_until("initdb is at work", || folders().any(|folder| folder.path().join("data").exists()));
@@ -335,7 +334,7 @@ fn a_server_that_is_still_being_made_goes_with_its_process_too() {
     wait_until("nothing is left", || folders().next().is_none());
 }
 
-/// Another process with a server of its own, in a folder below this one.
+/// Another process with a separate server, in a folder below this one.
 fn holder(parent: &Path) -> Child {
     let mut holder = Command::new(env!("CARGO_BIN_EXE_e2e-tools"));
     holder

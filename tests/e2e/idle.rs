@@ -1,5 +1,5 @@
-//! What a daemon asks of its database that has nothing to do, counted by a proxy before PostgreSQL. No time is measured: the
-//! questions are counted against the ticks that happened, each of which asks one.
+//! The queries of a daemon without work, counted by a proxy in front of PostgreSQL. No time is measured: the
+//! queries are compared with the number of ticks, each of which sends one.
 
 use std::collections::BTreeMap;
 
@@ -11,19 +11,14 @@ use billing_test_support::{
 };
 use billing_tools::faults::Proxy;
 
-use crate::daemon::{HEARTBEAT, TICK, daemon, fetch};
+use crate::daemon::{HEARTBEAT, TICK, daemon, fetch, job};
 
 /// How many connections the pool of a daemon has at most.
 const CONNECTIONS: usize = 6;
 
 /// Due in months, and claimed once, at the start.
 fn resting(jobs: usize) -> String {
-    let job = |number| {
-        format!(
-            "[[job]]\nname = \"resting-{number}\"\nkind = \"test.tick\"\nschedule = {{ every = \"365d\" }}\n"
-        )
-    };
-    (0..jobs).map(job).collect()
+    (0..jobs).map(|number| job(&format!("resting-{number}"), "test.tick", "365d", "")).collect()
 }
 
 /// Waits until a row of the history satisfies `condition` at least so many times.
@@ -32,7 +27,7 @@ async fn until_runs(db: &Db, condition: &str, least: usize) {
     eventually("there were runs", async || (fetch(db, &enough).await == "true").then_some(())).await;
 }
 
-/// What a daemon with these jobs asks, by what it is for, in which time of which something is due in each second.
+/// The number of round trips of a daemon with these jobs by purpose, while a job is due in each second.
 async fn round_trips_while(jobs: &str, until: impl AsyncFnOnce(&Db)) -> BTreeMap<String, usize> {
     let db = Db::postgres().await;
     let server = Postgres::server().port();
@@ -45,7 +40,7 @@ async fn round_trips_while(jobs: &str, until: impl AsyncFnOnce(&Db)) -> BTreeMap
         (fetch(&db, claimed).await == expected.to_string()).then_some(())
     })
     .await;
-    // What the start has left in hand is over with the next runs.
+    // The work of the start is finished with the next runs.
     until_runs(&db, "true", 2).await;
     let _ = proxy.round_trips();
     until(&db).await;
@@ -64,7 +59,7 @@ fn assert_nothing_else(round_trips: &BTreeMap<String, usize>, known: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn between_its_times_a_job_asks_nothing_and_when_it_is_due_it_claims_and_records() {
+async fn idle_job_sends_no_queries() {
     let jobs = [TICK, &resting(20)].concat();
     let round_trips = round_trips_while(&jobs, async |db| until_runs(db, "job = 'tick'", 14).await).await;
     let ticks = of(&round_trips, CONTROL_POLL);
@@ -84,14 +79,14 @@ async fn between_its_times_a_job_asks_nothing_and_when_it_is_due_it_claims_and_r
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_heartbeat_asks_how_billing_is_and_writes_that_down() {
+async fn heartbeat_sends_expected_queries() {
     let jobs = [HEARTBEAT, &resting(2)].concat();
     let round_trips =
         round_trips_while(&jobs, async |db| until_runs(db, "job = 'heartbeat'", 12).await).await;
     let beats = of(&round_trips, NODE_RECORD);
     assert!(beats >= 5, "{round_trips:?}");
     assert!(of(&round_trips, WORK) <= 2 * beats + 2, "{round_trips:?}");
-    // Its work goes over the pool, which asks before and after each use whether a connection lives.
+    // Its work uses the pool, which checks before and after each use whether a connection is alive.
     assert!(of(&round_trips, POOL) <= 4 * beats + 4, "{round_trips:?}");
     assert_nothing_else(&round_trips, &[CONTROL_POLL, NODE_RECORD, WORK, POOL, LATE]);
 }

@@ -1,4 +1,4 @@
-//! One binary for everything end to end, so that one PostgreSQL server serves it all.
+//! One binary without limitything end to end, so that one PostgreSQL server serves it all.
 
 mod bench;
 mod billing;

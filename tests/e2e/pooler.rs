@@ -8,7 +8,7 @@ use crate::daemon::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_daemons_behind_a_pooler_with_two_servers_charge_each_hour_once() {
+async fn pooled_daemons_charge_each_hour_once() {
     let db = Db::g3_role().await;
     let organizations = seed(&db, 40).await;
     let pooler = Pooler::start(2);
@@ -22,7 +22,7 @@ async fn three_daemons_behind_a_pooler_with_two_servers_charge_each_hour_once() 
         (done == "1").then_some(())
     })
     .await;
-    eventually("each daemon beats and ticks go on", async || {
+    eventually("each daemon beats and ticks continue", async || {
         let beating = "SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
         let ticks = "SELECT count(*) >= 3 FROM scheduler_runs WHERE job = 'tick' AND status = 'done'";
         (fetch(&db, beating).await == "3" && fetch(&db, ticks).await == "true").then_some(())
@@ -37,7 +37,7 @@ async fn three_daemons_behind_a_pooler_with_two_servers_charge_each_hour_once() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_command_works_behind_a_pooler() {
+async fn every_command_works_with_pooler() {
     let db = Db::postgres().await;
     let pooler = Pooler::start(1);
     let program = program().env("DATABASE_URL", &pooler.url(&db, Login::Owner));

@@ -1,4 +1,4 @@
-//! A database that was restored from a backup is noticed, and billing waits until somebody has looked.
+//! A database that was restored from a backup is noticed, and billing waits for an operator.
 
 use billing_test_support::Db;
 
@@ -8,7 +8,7 @@ const STATE: &str = "[daemon]\nstate-dir = \".\"\n";
 const BILLING: &str = "[[job]]\nname = \"billing\"\nkind = \"billing\"\nschedule = { every = \"1h\" }\n";
 
 #[tokio::test]
-async fn billing_waits_when_a_backup_was_restored() {
+async fn billing_waits_after_restored_backup() {
     let db = Db::sqlite().await;
     let program = daemon(&db, &[STATE, BILLING]);
     let backup = program.folder().join("backup.db");
@@ -38,7 +38,7 @@ async fn billing_waits_when_a_backup_was_restored() {
 }
 
 #[tokio::test]
-async fn what_was_noted_and_cannot_be_read_is_an_error_that_names_the_file() {
+async fn unreadable_state_file_is_an_error() {
     let db = Db::sqlite().await;
     let program = daemon(&db, &[STATE, BILLING]).file("last-commit.json", "{ torn");
     let refused = program.run("bill").await.expect_code(78);

@@ -150,7 +150,7 @@ async fn insert_customer(database: &Bare) {
 }
 
 #[tokio::test]
-async fn down_removes_exactly_what_up_created() {
+async fn migrate_down_removes_what_up_created() {
     for panel in EVERYWHERE {
         let database = Bare::with(panel).await;
         let has_panel = !matches!(panel, None | Some(Panel::Empty));
@@ -182,7 +182,7 @@ async fn down_removes_exactly_what_up_created() {
 
 /// What an earlier version applied is not applied again, so whatever came later must come by a later migration.
 #[tokio::test]
-async fn a_database_that_an_earlier_version_migrated_becomes_like_a_new_one() {
+async fn partial_migration_is_completed() {
     for panel in EVERYWHERE {
         let [new, old] = [Bare::with(panel).await, Bare::with(panel).await];
         new.up(None).await;
@@ -197,7 +197,7 @@ async fn a_database_that_an_earlier_version_migrated_becomes_like_a_new_one() {
 }
 
 #[tokio::test]
-async fn every_way_to_migrate_gives_the_same_schema() {
+async fn every_migration_path_gives_same_schema() {
     for panel in EVERYWHERE {
         let [by_library, by_seaorm, by_command] =
             [Bare::with(panel).await, Bare::with(panel).await, Bare::with(panel).await];
@@ -231,7 +231,7 @@ async fn every_way_to_migrate_gives_the_same_schema() {
 }
 
 #[tokio::test]
-async fn nothing_starts_on_a_schema_that_does_not_fit() {
+async fn incompatible_schema_prevents_start() {
     for panel in [None, Some(Panel::G1), Some(Panel::G3)] {
         let database = Bare::with(panel).await;
         let up = "run `billing-daemon migrate up`";

@@ -17,14 +17,14 @@ use crate::daemon::fetch;
 const TTL: Duration = Duration::from_secs(10);
 const CURSOR: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
-async fn the_store_keeps_every_promise_of_a_store(db: &Db) {
+async fn store_passes_conformance_suite(db: &Db) {
     let stores = (store(db, "one").await, store(db, "other").await);
     check_all(&Stores { db, stores }).await;
 }
 
-on_variants!(the_store_keeps_every_promise_of_a_store: sqlite, postgres, g1_role, g3_role);
+on_variants!(store_passes_conformance_suite: sqlite, postgres, g1_role, g3_role);
 
-async fn a_lease_is_taken_over_although_the_databases_clock_was_set_back(db: &Db) {
+async fn lease_is_claimed_after_clock_rollback(db: &Db) {
     let clock = ManualClock::at(CURSOR);
     let (one, other) = (store(db, "one").await, store_with(db, "other", clock.clone()).await);
     let lease = held(&one).await;
@@ -34,7 +34,7 @@ async fn a_lease_is_taken_over_although_the_databases_clock_was_set_back(db: &Db
     };
     db.execute(&format!("UPDATE scheduler_jobs SET expires_at = {far}")).await;
     assert_busy(&other, "one").await;
-    // Whoever renews is alive, whatever the database's clock shows.
+    // A holder that renews is alive, whatever the database's clock shows.
     clock.advance(TTL * 3 / 2);
     assert_busy(&other, "one").await;
     one.renew(&lease).await.expect("the lease is in force");
@@ -49,7 +49,7 @@ async fn a_lease_is_taken_over_although_the_databases_clock_was_set_back(db: &Db
     other.renew(&taken).await.expect("the lease is in force");
 }
 
-async fn of_many_first_claims_of_two_new_jobs_one_each_wins(db: &Db) {
+async fn concurrent_first_claims_have_one_winner(db: &Db) {
     let stores = [store(db, "one").await, store(db, "other").await];
     let mut claims = Vec::new();
     for n in 0..24 {
@@ -72,7 +72,7 @@ async fn of_many_first_claims_of_two_new_jobs_one_each_wins(db: &Db) {
     }
 }
 
-async fn a_lease_is_renewed_while_every_connection_of_the_pool_is_busy(db: &Db) {
+async fn lease_is_renewed_with_busy_pool(db: &Db) {
     let (pool, database) = open(db).await;
     let store = SeaOrmStore::new(pool.clone(), database, "one", TTL, Arc::new(SystemClock));
     let lease = held(&store).await;
@@ -86,20 +86,20 @@ async fn a_lease_is_renewed_while_every_connection_of_the_pool_is_busy(db: &Db) 
         busy.push(transaction);
     }
     let before = fetch(db, "SELECT expires_at FROM scheduler_jobs").await;
-    store.renew(&lease).await.expect("a renewal has a connection of its own");
+    store.renew(&lease).await.expect("a renewal has a separate connection");
     assert_ne!(fetch(db, "SELECT expires_at FROM scheduler_jobs").await, before);
     drop(busy);
 }
 
 on_every_engine!(
-    a_lease_is_taken_over_although_the_databases_clock_was_set_back,
-    of_many_first_claims_of_two_new_jobs_one_each_wins,
-    a_lease_is_renewed_while_every_connection_of_the_pool_is_busy,
+    lease_is_claimed_after_clock_rollback,
+    concurrent_first_claims_have_one_winner,
+    lease_is_renewed_with_busy_pool,
 );
 
 /// As when the server is restarted while a job works: what it did is written down all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_done_is_recorded_although_every_idle_connection_was_ended_meanwhile() {
+async fn run_is_recorded_after_idle_disconnects() {
     let db = Db::g1_role().await;
     let store = store(&db, "one").await;
     let lease = held(&store).await;
@@ -113,7 +113,7 @@ async fn what_was_done_is_recorded_although_every_idle_connection_was_ended_mean
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_take_over_waits_for_the_old_holders_transaction_in_flight() {
+async fn takeover_waits_for_open_transaction() {
     let db = Db::g1_role().await;
     let (one, other) = (store(&db, "one").await, store(&db, "other").await);
     let old = held(&one).await;

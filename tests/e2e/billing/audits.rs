@@ -108,7 +108,7 @@ impl Books {
 
 /// A step of a case.
 pub(super) enum Step {
-    /// Somebody changes rows.
+    /// Changes rows behind the daemon's back.
     Sql(String),
     /// A run bills every hour that ended this many hours after these tests' beginning of time.
     Bill(i64),
@@ -308,7 +308,7 @@ pub(super) async fn broken(connection: &DatabaseConnection) -> Vec<String> {
     checks
 }
 
-async fn the_audit_finds_every_kind_of_tampering(db: &Db) {
+async fn audit_finds_every_kind_of_tampering(db: &Db) {
     let books = Books::on(db).await;
     let snapshot = Snapshot::of(db).await;
     let (_, connection) = connect(&db.url).await;
@@ -321,20 +321,20 @@ async fn the_audit_finds_every_kind_of_tampering(db: &Db) {
     assert_sound(db).await;
 }
 
-/// Whoever stops a daemon does not wait for the rest of an audit.
-async fn an_audit_stops_before_whichever_step_it_is_told_to(db: &Db) {
+/// A daemon that is stopped does not finish a running audit.
+async fn audit_stops_before_any_step(db: &Db) {
     Books::on(db).await;
     let (_, connection) = connect(&db.url).await;
     let mut steps = 0;
     loop {
-        let asked = AtomicUsize::new(0);
-        let stop = || asked.fetch_add(1, Relaxed) == steps;
+        let calls = AtomicUsize::new(0);
+        let stop = || calls.fetch_add(1, Relaxed) == steps;
         let ended = audit_until(&connection, stop).await.expect("the audit runs");
         if let Some(audit) = ended {
             assert_eq!(audit.violations, [], "nothing was left behind");
             break;
         }
-        assert_eq!(asked.into_inner(), steps + 1, "not a step is taken after that");
+        assert_eq!(calls.into_inner(), steps + 1, "not a step is taken after that");
         steps += 1;
     }
     // Each invariant, the key of charges, and each page of the record.
@@ -357,7 +357,7 @@ async fn an_audit_stops_before_whichever_step_it_is_told_to(db: &Db) {
     assert!(matches!(ended, Outcome::Interrupted { items: 0 }), "{ended:?}");
 }
 
-async fn the_audit_finds_that_the_key_of_charges_is_gone(db: &Db) {
+async fn audit_finds_missing_charge_key(db: &Db) {
     Books::on(db).await;
     db.execute(match db.backend() {
         DbBackend::Sqlite => {
@@ -370,7 +370,7 @@ async fn the_audit_finds_that_the_key_of_charges_is_gone(db: &Db) {
     assert_eq!(broken(&connect(&db.url).await.1).await, ["unique_key"]);
 }
 
-async fn a_charge_is_never_changed_or_deleted(db: &Db) {
+async fn charges_cannot_be_changed_or_deleted(db: &Db) {
     Books::on(db).await;
     // Not even by whom no grant binds.
     for statement in ["UPDATE billing_charges SET amount = 0", "DELETE FROM billing_charges"] {
@@ -380,7 +380,7 @@ async fn a_charge_is_never_changed_or_deleted(db: &Db) {
     assert_sound(db).await;
 }
 
-on_variants!(the_audit_finds_every_kind_of_tampering: sqlite, postgres, g1_role);
-on_variants!(an_audit_stops_before_whichever_step_it_is_told_to: sqlite, g1_role);
-on_variants!(the_audit_finds_that_the_key_of_charges_is_gone: sqlite, postgres, g1_role);
-on_variants!(a_charge_is_never_changed_or_deleted: sqlite, postgres, g1_role);
+on_variants!(audit_finds_every_kind_of_tampering: sqlite, postgres, g1_role);
+on_variants!(audit_stops_before_any_step: sqlite, g1_role);
+on_variants!(audit_finds_missing_charge_key: sqlite, postgres, g1_role);
+on_variants!(charges_cannot_be_changed_or_deleted: sqlite, postgres, g1_role);

@@ -33,8 +33,8 @@ async fn organizations(db: &Db, count: usize, instances: u32) -> Vec<Uuid> {
     orgs
 }
 
-/// B1. All of them have the same, valid claim: it is the ledger that protects.
-async fn runners_at_once_charge_each_hour_once(db: &Db) {
+/// All of them have the same, valid claim: it is the ledger that protects.
+async fn concurrent_runs_charge_each_hour_once(db: &Db) {
     let fleet = Fleet::new(db);
     let orgs = organizations(db, 20, 10).await;
     let fencing_token = Daemon::of(db).await.claim().await.fencing_token;
@@ -107,7 +107,7 @@ async fn a_claim_that_is_lost_in_the_middle_ends_the_run_after_its_batch(db: &Db
     assert_sound(db).await;
 }
 
-async fn payments_during_a_run_are_not_lost(db: &Db) {
+async fn payments_during_run_are_kept(db: &Db) {
     let fleet = Fleet::new(db);
     let orgs = organizations(db, 3, 2).await;
     let daemon = Daemon::with_batches_of(db, 1).await;
@@ -133,7 +133,7 @@ async fn payments_during_a_run_are_not_lost(db: &Db) {
 }
 
 /// Without the lock on the wallet the instance would be held for want of money that is as good as there.
-async fn billing_waits_for_a_payment_that_is_under_way(db: &Db) {
+async fn billing_waits_for_open_payment(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("0.00").await;
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -161,7 +161,7 @@ async fn billing_waits_for_a_payment_that_is_under_way(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn a_conflict_or_a_lost_connection_is_tried_again(db: &Db) {
+async fn conflict_or_lost_connection_is_retried(db: &Db) {
     organizations(db, 2, 2).await;
     let daemon = Daemon::of(db).await;
     let faults = [
@@ -187,7 +187,7 @@ async fn a_conflict_or_a_lost_connection_is_tried_again(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn who_is_in_the_way_each_time_delays_only_their_own_batch(db: &Db) {
+async fn repeated_conflicts_delay_one_batch_only(db: &Db) {
     let fleet = Fleet::new(db);
     let orgs = organizations(db, 3, 2).await;
     let condition = format!("NEW.organization_id = '{}'", orgs[1]);
@@ -198,15 +198,19 @@ async fn who_is_in_the_way_each_time_delays_only_their_own_batch(db: &Db) {
 
     let Err(BillingError::Unposted { batches: 1, .. }) = result else { panic!("{result:?}") };
     assert_eq!(number(db, "SELECT count(*) FROM billing_charges").await, 4);
-    assert_eq!(number(db, "SELECT count(*) FROM billing_holds").await, 0, "a conflict is nobody's fault");
+    assert_eq!(
+        number(db, "SELECT count(*) FROM billing_holds").await,
+        0,
+        "a conflict is no reason for a hold"
+    );
     assert_eq!(fleet.balance(orgs[1]).await, usd("100.00"));
     drop_trigger(db, "lock").await;
     assert_eq!(daemon.bill(hour(1)).await.charged, 2);
     assert_sound(db).await;
 }
 
-/// The batch is committed, and nobody is told.
-async fn a_commit_whose_answer_is_lost_is_not_repeated(db: &Db) {
+/// The batch is committed, and the response is lost.
+async fn commit_with_lost_response_is_not_repeated(db: &Db) {
     organizations(db, 2, 3).await;
     let lost = Arc::new(AtomicBool::new(false));
     let url = through_a_proxy_that_loses_the_answer_to_a_commit(&db.url, Arc::clone(&lost)).await;
@@ -263,13 +267,13 @@ async fn relay(mut client: TcpStream, mut server: TcpStream, lost: Arc<AtomicBoo
     }
 }
 
-on_every_database!(runners_at_once_charge_each_hour_once);
+on_every_database!(concurrent_runs_charge_each_hour_once);
 on_each_kind!(
     a_claim_that_is_not_the_newest_commits_nothing,
     a_claim_that_is_lost_in_the_middle_ends_the_run_after_its_batch,
 );
-on_every_engine!(payments_during_a_run_are_not_lost);
-on_variants!(billing_waits_for_a_payment_that_is_under_way: g1_owner, g3_role);
-on_variants!(a_conflict_or_a_lost_connection_is_tried_again: g3_role);
-on_variants!(who_is_in_the_way_each_time_delays_only_their_own_batch: g3_role);
-on_variants!(a_commit_whose_answer_is_lost_is_not_repeated: g3_role);
+on_every_engine!(payments_during_run_are_kept);
+on_variants!(billing_waits_for_open_payment: g1_owner, g3_role);
+on_variants!(conflict_or_lost_connection_is_retried: g3_role);
+on_variants!(repeated_conflicts_delay_one_batch_only: g3_role);
+on_variants!(commit_with_lost_response_is_not_repeated: g3_role);

@@ -15,7 +15,7 @@ use super::{
 
 /// What the run at `minutes` closed as `instance_deleted`: instances, hours, amount, and those without a known price.
 async fn lost(daemon: &Daemon, minutes: i64) -> Option<(u64, u64, i64, u64)> {
-    let bill = daemon.carry_out(&Order::by(minute(minutes))).await.expect("the run comes to its end");
+    let bill = daemon.carry_out(&Order::by(minute(minutes))).await.expect("the run finishes");
     let txn = daemon.db.begin().await.expect("a transaction begins");
     let closed = uncharged(&txn, Closed::By(minute(minutes).timestamp_micros())).await.expect("readable");
     txn.commit().await.expect("nothing was written");
@@ -54,7 +54,7 @@ async fn deleted_instance_is_recorded_with_its_uncharged_hours(db: &Db) {
         let order = Order::by(minute(charged_to + minutes));
         let before = contents(db).await;
         let preview = daemon.run(Uuid::now_v7(), Mode::DryRun, &order).await;
-        let preview = preview.expect("a dry run comes to its end").uncharged;
+        let preview = preview.expect("a dry run finishes").uncharged;
         assert_eq!(preview.first().map(|one| one.debt.hours), expected.map(|(_, hours, ..)| hours));
         assert_eq!(contents(db).await, before, "a dry run writes nothing at all");
         assert_eq!(
@@ -76,7 +76,7 @@ async fn deleted_instance_is_recorded_with_its_uncharged_hours(db: &Db) {
     assert_sound(db).await;
 }
 
-/// A hold of a deleted instance stays while it can be charged, and is closed on record where it never can.
+/// A hold of a deleted instance stays while it can be charged, and is closed with an entry in the audit log where it never can.
 async fn hold_of_deleted_instance_stays_or_is_closed_with_reason(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;

@@ -13,10 +13,10 @@ const MACHINES: i64 = 300;
 const HISTORY: &str =
     "'billing_charges', 'payment_transactions', 'vps_billing_cycles', 'billing_batches', 'scheduler_runs'";
 
-/// PostgreSQL counts what each table was read for, so this holds for every statement that was sent, those of foreign keys and
+/// PostgreSQL counts what each table was read for, so this holds without limity statement that was sent, those of foreign keys and
 /// triggers included, and for the plans that they were really given.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_statement_of_a_run_reads_a_history_table_as_a_whole() {
+async fn run_scans_no_history_table() {
     let db = &Db::postgres().await;
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -61,7 +61,7 @@ async fn no_statement_of_a_run_reads_a_history_table_as_a_whole() {
 /// A session reports what it did before it is gone from the list of sessions.
 async fn end_sessions(db: &Db, daemon: Daemon) {
     let pool = daemon.db.clone();
-    // Its store has a connection beside the pool.
+    // Its store has a connection outside of the pool.
     drop(daemon);
     pool.close().await.expect("a pool closes");
     let sessions = "SELECT count(*) FROM pg_stat_activity

@@ -1,4 +1,4 @@
-//! What cannot be charged is held with a reason, and nobody else is.
+//! An instance that cannot be charged is held with a reason; other instances are not affected.
 
 use billing_jobs::billing::{BillReport, BillingSettings, Scope, approve_catch_up};
 use billing_test_support::{Db, Fleet, Instance, Plan, on_every_database, on_every_engine, on_variants};
@@ -28,8 +28,7 @@ async fn case(fleet: &Fleet<'_>, name: &'static str, reason: &'static str, plan:
     Case { name, reason, org, plan, instance }
 }
 
-/// B8
-async fn a_price_that_is_no_price_holds_its_instance_and_leaves_the_wallet_alone(db: &Db) {
+async fn invalid_price_holds_only_its_instance(db: &Db) {
     let fleet = Fleet::new(db);
     let price = || Plan::monthly(TEN_CENTS_AN_HOUR);
     let mut cases = vec![
@@ -84,8 +83,7 @@ async fn a_price_that_is_no_price_holds_its_instance_and_leaves_the_wallet_alone
     assert_sound(db).await;
 }
 
-/// B12
-async fn an_unknown_plan_holds_its_instance_and_is_not_billed_at_a_guess(db: &Db) {
+async fn unknown_plan_holds_its_instance(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let good = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -109,8 +107,7 @@ async fn an_unknown_plan_holds_its_instance_and_is_not_billed_at_a_guess(db: &Db
     assert_sound(db).await;
 }
 
-/// B12
-async fn a_plan_is_found_by_its_id_and_by_its_providers_name_for_it(db: &Db) {
+async fn plan_is_found_by_id_and_provider_name(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let nano = |price| Plan::monthly(price).provider_plan_id("nano");
@@ -162,7 +159,7 @@ async fn a_plan_is_found_by_its_id_and_by_its_providers_name_for_it(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn a_price_with_too_many_decimals_is_reported_as_such(db: &Db) {
+async fn price_with_too_many_decimals_is_reported(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly("73.00")).await;
@@ -180,8 +177,7 @@ async fn a_price_with_too_many_decimals_is_reported_as_such(db: &Db) {
     assert_eq!(fleet.charges(charged).await.len(), 1);
 }
 
-/// B14
-async fn without_one_wallet_that_can_pay_an_organization_is_held_and_nobody_is_debited(db: &Db) {
+async fn organization_without_payable_wallet_is_held(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
     let none = fleet.organization().await;
@@ -243,7 +239,7 @@ async fn more_hours_than_the_limit_are_held_whole_until_they_are_approved(db: &D
         (hold.reason.as_str(), hold.hours, hold.amount),
         ("catch_up_limit", Some(73), Some(usd("7.30")))
     );
-    assert!(hold.detail.contains("--approve-catch-up"), "it says what to do: {}", hold.detail);
+    assert!(hold.detail.contains("--approve-catch-up"), "the detail contains the command: {}", hold.detail);
 
     let before = contents(db).await;
     let approved = Order::approved_by(hour(74));
@@ -252,8 +248,7 @@ async fn more_hours_than_the_limit_are_held_whole_until_they_are_approved(db: &D
     assert_eq!(contents(db).await, before, "a dry run writes nothing at all");
 
     assert_eq!(daemon.bill(hour(74)).await.hours, 1, "without approval it is still held");
-    let BillReport { totals, .. } =
-        daemon.carry_out(&approved).await.expect("the approved run comes to its end");
+    let BillReport { totals, .. } = daemon.carry_out(&approved).await.expect("the approved run finishes");
     assert_eq!((totals.charged, totals.hours), (1, 74));
     assert_eq!(charged(&fleet, long).await, (1, 74, usd("7.40")));
     assert!(!fleet.holds(long).await[0].open);
@@ -306,7 +301,7 @@ async fn recorded_approval_is_applied_by_any_run(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn the_catch_up_limit_is_a_setting(db: &Db) {
+async fn catch_up_limit_is_configurable(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -319,14 +314,14 @@ async fn the_catch_up_limit_is_a_setting(db: &Db) {
 }
 
 on_every_database!(
-    a_price_that_is_no_price_holds_its_instance_and_leaves_the_wallet_alone,
-    an_unknown_plan_holds_its_instance_and_is_not_billed_at_a_guess,
-    without_one_wallet_that_can_pay_an_organization_is_held_and_nobody_is_debited,
+    invalid_price_holds_only_its_instance,
+    unknown_plan_holds_its_instance,
+    organization_without_payable_wallet_is_held,
 );
 on_each_kind!(
-    a_plan_is_found_by_its_id_and_by_its_providers_name_for_it,
+    plan_is_found_by_id_and_provider_name,
     more_hours_than_the_limit_are_held_whole_until_they_are_approved,
     recorded_approval_is_applied_by_any_run,
 );
-on_every_engine!(the_catch_up_limit_is_a_setting);
-on_variants!(a_price_with_too_many_decimals_is_reported_as_such: g1_owner, g2_owner, g3_owner);
+on_every_engine!(catch_up_limit_is_configurable);
+on_variants!(price_with_too_many_decimals_is_reported: g1_owner, g2_owner, g3_owner);

@@ -23,8 +23,8 @@ fn refunds(sql: &Sql<'_>) -> Vec<(&'static str, Vec<Step>)> {
     vec![
         ("cycles refunded", vec![cycles("status = 'refunded'", "true"), Step::Bill(4)]),
         ("debit refunded to the wallet", vec![debit_and(sql, 20), Step::Bill(4)]),
-        ("debit refunded with a row of its own", vec![debit(), refund(sql, "completed"), Step::Bill(4)]),
-        ("refund with a row of its own", vec![refund(sql, "refunded"), Step::Bill(4)]),
+        ("debit refunded with a separate row", vec![debit(), refund(sql, "completed"), Step::Bill(4)]),
+        ("refund with a separate row", vec![refund(sql, "refunded"), Step::Bill(4)]),
         ("debit refunded outside", vec![debit(), Step::Bill(4)]),
         (
             "refunded cycle is not repaired",

@@ -1,6 +1,4 @@
-//! Billing end to end: a fleet, a run as the daemon makes it, and what the tables say afterwards.
-//!
-//! The faults B1 to B18 are those of the daemon before this one; the test that holds one out names it.
+//! Billing end to end: a fleet, a run as the daemon makes it, and the contents of the tables afterwards.
 
 /// Runs each named check on both engines, on each generation of the panel and as both logins, though not on all
 /// combinations of these.
@@ -90,7 +88,7 @@ struct Daemon {
     settings: BillingSettings,
 }
 
-/// What a run is asked for.
+/// The options of a run.
 struct Order<'a> {
     as_of: DateTime<Utc>,
     approved: Option<Scope>,
@@ -138,7 +136,7 @@ impl Daemon {
 
     /// Bills every hour that ended by then.
     async fn bill(&self, as_of: DateTime<Utc>) -> Totals {
-        self.carry_out(&Order::by(as_of)).await.expect("the run comes to its end").totals
+        self.carry_out(&Order::by(as_of)).await.expect("the run finishes").totals
     }
 
     /// Bills, where everything that is due is refused: the run is a failure, and what was refused is held.
@@ -160,9 +158,9 @@ impl Daemon {
         result
     }
 
-    /// What a run would come to.
+    /// The totals of a dry run.
     async fn preview(&self, order: &Order<'_>) -> Totals {
-        self.run(Uuid::now_v7(), Mode::DryRun, order).await.expect("a dry run comes to its end").totals
+        self.run(Uuid::now_v7(), Mode::DryRun, order).await.expect("a dry run finishes").totals
     }
 
     /// A run under a claim that was made before, however long ago, and without a row in the history.
@@ -302,7 +300,7 @@ fn tables(db: &Db) -> &'static str {
 enum Then<'a> {
     /// Fails the statement with this SQLSTATE (on SQLite: as a broken constraint).
     Refuse(&'static str),
-    /// Leaves the row as it was, and tells nobody.
+    /// Leaves the row unchanged, without an error.
     Ignore,
     /// Runs a statement besides.
     Run(&'a str),
@@ -319,7 +317,7 @@ async fn trigger(db: &Db, name: &str, timing: &str, condition: &str, then: &Then
             Then::Ignore => "SELECT RAISE(IGNORE)".to_owned(),
             Then::Run(statement) => (*statement).to_owned(),
         };
-        // A connection that has not heard of a DROP by another one would refuse the same name: its own brings it up to date.
+        // A connection that has not seen a DROP by another one rejects the same name; a separate DROP refreshes it.
         format!(
             "DROP TRIGGER IF EXISTS {name}; CREATE TRIGGER {name} {timing} WHEN {condition} BEGIN {action}; END"
         )

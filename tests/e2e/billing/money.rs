@@ -1,4 +1,4 @@
-//! Money to the cent: a month costs its price, and a wallet moves by what its ledger says.
+//! Money to the cent: a month costs its price, and a wallet changes by what its ledger contains.
 
 use billing_jobs::{
     billing::BillingSettings,
@@ -29,7 +29,7 @@ async fn a_month_costs_its_price(db: &Db, settings: BillingSettings, hours_a_run
     let daemon = Daemon::with(db, settings).await;
     let lease = daemon.claim().await;
     for hours in (0..=MONTH).step_by(hours_a_run) {
-        daemon.bill_under(lease.fencing_token, hour(hours)).await.expect("the run comes to its end");
+        daemon.bill_under(lease.fencing_token, hour(hours)).await.expect("the run finishes");
         if hours % 73 > 0 {
             continue;
         }
@@ -49,20 +49,17 @@ async fn a_month_costs_its_price(db: &Db, settings: BillingSettings, hours_a_run
     assert_sound(db).await;
 }
 
-/// B4
-async fn a_month_of_outages_costs_its_price(db: &Db) {
+async fn month_with_outages_costs_monthly_price(db: &Db) {
     let settings = BillingSettings { max_catch_up_hours: 73, ..BillingSettings::default() };
     a_month_costs_its_price(db, settings, 73).await;
 }
 
-/// B4
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_month_of_hourly_runs_costs_its_price() {
+async fn month_of_hourly_runs_costs_monthly_price() {
     a_month_costs_its_price(&Db::sqlite().await, BillingSettings::default(), 1).await;
 }
 
-/// B7
-async fn a_wallet_moves_by_the_sum_of_its_charges(db: &Db) {
+async fn wallet_changes_by_sum_of_charges(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -258,7 +255,7 @@ async fn ledger_of_large_balance_is_exact(db: &Db) {
 }
 
 on_variants!(ledger_of_large_balance_is_exact: sqlite);
-on_every_database!(a_month_of_outages_costs_its_price, a_wallet_moves_by_the_sum_of_its_charges);
+on_every_database!(month_with_outages_costs_monthly_price, wallet_changes_by_sum_of_charges);
 on_each_kind!(
     an_hour_that_costs_less_than_the_wallet_can_hold_is_carried_on,
     ledger_rows_follow_debit_order,

@@ -1,4 +1,4 @@
-//! The panel beside us: it moves anchors, instances and machines as it likes, and no hour is charged twice for it.
+//! The panel changes anchors and instances while the daemon bills; no hour is charged twice because of it.
 
 use billing_test_support::{ChargeRow, Db, Fleet, Instance, Plan};
 use serde_json::json;
@@ -114,7 +114,7 @@ async fn an_anchor_is_repaired_though_the_price_is_missing(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn an_organization_that_is_deleted_takes_nobody_with_it(db: &Db) {
+async fn deleted_organization_affects_no_other(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
     let (gone, stays) = (fleet.wallet("0.05").await, fleet.wallet("10.00").await);
@@ -136,5 +136,5 @@ on_each_kind!(
     hours_that_the_panel_billed_meanwhile_are_not_billed_again,
     an_anchor_that_was_set_back_is_repaired_and_nothing_is_charged,
     an_anchor_is_repaired_though_the_price_is_missing,
-    an_organization_that_is_deleted_takes_nobody_with_it,
+    deleted_organization_affects_no_other,
 );

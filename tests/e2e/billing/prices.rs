@@ -17,8 +17,7 @@ fn charge(from: i64, hours: i64, cents_an_hour: i64) -> ChargeRow {
     ChargeRow { start: hour(from), hours, amount: hours * cents_an_hour * CENT }
 }
 
-/// B13
-async fn hours_that_ended_before_a_new_price_was_seen_keep_the_old_one(db: &Db) {
+async fn hours_before_price_change_keep_old_price(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly("73.00")).await;
@@ -27,7 +26,7 @@ async fn hours_that_ended_before_a_new_price_was_seen_keep_the_old_one(db: &Db) 
     daemon.bill(hour(2)).await;
     fleet.reprice(plan, Some("146.00")).await;
 
-    // In the middle of the fifth hour: two have ended, and the one under way is the first at the new price.
+    // In the middle of the fifth hour: two have ended, and the current one is the first at the new price.
     daemon.bill(minute(4 * 60 + 30)).await;
     daemon.bill(hour(6)).await;
 
@@ -38,7 +37,6 @@ async fn hours_that_ended_before_a_new_price_was_seen_keep_the_old_one(db: &Db) 
     assert_sound(db).await;
 }
 
-/// B13
 async fn arrears_keep_the_price_of_each_hour(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("0.00").await;
@@ -66,7 +64,6 @@ async fn arrears_keep_the_price_of_each_hour(db: &Db) {
     assert_sound(db).await;
 }
 
-/// B11 and B13
 async fn a_deleted_instance_pays_each_hour_at_the_price_that_was_seen(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("0.00").await;
@@ -87,7 +84,6 @@ async fn a_deleted_instance_pays_each_hour_at_the_price_that_was_seen(db: &Db) {
     assert_sound(db).await;
 }
 
-/// B13
 async fn a_price_that_was_missing_for_a_while_does_not_reprice_what_was_seen_before(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
@@ -130,7 +126,7 @@ async fn an_instance_that_changes_its_plan_pays_the_new_one_from_then_on(db: &Db
 type Imported = (&'static str, &'static str, i64, Option<i64>, [(i64, i64, i64); 2]);
 
 /// Runs see 10 cents until hour 8, and 20 from there on. The price changed between two runs.
-async fn instances_without_meter_pay_the_price_of_each_hour(db: &Db) {
+async fn instances_without_meter_pay_hourly_prices(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly("73.00").backup_hourly("0.020000").provider_plan_id("nano")).await;
@@ -219,7 +215,7 @@ async fn an_adopted_instance_pays_the_price_of_each_hour(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn only_a_run_that_may_charge_records_prices(db: &Db) {
+async fn dry_run_records_no_prices(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly("73.00").backup_hourly("0.010000")).await;
     let unpriced = fleet.plan(Plan::unpriced()).await;
@@ -267,13 +263,13 @@ async fn only_a_run_that_may_charge_records_prices(db: &Db) {
     fleet.reprice(unpriced, Some("0.00")).await;
     let bill = daemon.carry_out(&Order::by(hour(3))).await.expect("it ends");
     assert!(bill.first_seen_prices.iter().all(|price| price.plan == unpriced.to_string()));
-    assert_eq!(bill.first_seen_prices.len(), 1, "free backups have no price of their own");
+    assert_eq!(bill.first_seen_prices.len(), 1, "free backups have no separate price");
 }
 
 on_every_database!(
-    hours_that_ended_before_a_new_price_was_seen_keep_the_old_one,
-    instances_without_meter_pay_the_price_of_each_hour,
-    only_a_run_that_may_charge_records_prices,
+    hours_before_price_change_keep_old_price,
+    instances_without_meter_pay_hourly_prices,
+    dry_run_records_no_prices,
 );
 on_each_kind!(
     arrears_keep_the_price_of_each_hour,

@@ -1,4 +1,4 @@
-//! A run as a whole: what it may do to the database, how much it asks of it, how it is tried, and how it is stopped.
+//! A run as a whole: its changes, its number of round trips, dry runs, and how it stops.
 
 use std::sync::{
     Arc,
@@ -42,8 +42,8 @@ async fn catalog(db: &Db) -> Vec<String> {
     texts(db, everything).await
 }
 
-/// B17. On the daemon's own role it could not if it would.
-async fn a_run_changes_no_table(db: &Db) {
+/// On the daemon's own role it could not if it would.
+async fn run_changes_no_schema(db: &Db) {
     mixed_fleet(db).await;
     let before = catalog(db).await;
     Daemon::of(db).await.bill(hour(2)).await;
@@ -69,9 +69,9 @@ async fn statements_of_a_run_over(db: &Db, instances: u32) -> usize {
     statements.load(Ordering::Relaxed)
 }
 
-/// B18. The daemon before this one asked the database ten times for each instance. (How rows go into a file is a test of `rows`.)
+/// The original daemon sent ten queries for each instance. (How rows go into a file is a test of `rows`.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_instances_take_as_many_round_trips_as_twenty() {
+async fn round_trips_are_independent_of_fleet_size() {
     let [small, large] = [Db::g3_role().await, Db::g3_role().await];
     let few = statements_of_a_run_over(&small, 20).await;
     let many = statements_of_a_run_over(&large, 2_000).await;
@@ -79,7 +79,7 @@ async fn two_thousand_instances_take_as_many_round_trips_as_twenty() {
     assert!((5..60).contains(&few), "{few}");
 }
 
-async fn a_dry_run_says_what_a_run_would_do_and_does_nothing(db: &Db) {
+async fn dry_run_predicts_run_and_changes_nothing(db: &Db) {
     mixed_fleet(db).await;
     let daemon = Daemon::of(db).await;
     let before = contents(db).await;
@@ -103,8 +103,8 @@ async fn a_run_that_is_stopped_keeps_its_batches_and_the_next_one_does_the_rest(
         orgs.push(org);
     }
     let daemon = Daemon::with_batches_of(db, 2).await;
-    let asked = AtomicUsize::new(0);
-    let stop = || (asked.fetch_add(1, Ordering::Relaxed) == 3).then_some(StopReason::Drain);
+    let calls = AtomicUsize::new(0);
+    let stop = || (calls.fetch_add(1, Ordering::Relaxed) == 3).then_some(StopReason::Drain);
     let lease = daemon.claim().await;
 
     let (first, second) = (Uuid::now_v7(), Uuid::now_v7());
@@ -131,7 +131,7 @@ async fn a_run_that_is_stopped_keeps_its_batches_and_the_next_one_does_the_rest(
     assert_sound(db).await;
 }
 
-async fn where_nothing_is_due_no_batch_is_written(db: &Db) {
+async fn run_without_due_hours_writes_no_batch(db: &Db) {
     let fleet = Fleet::new(db);
     let daemon = Daemon::of(db).await;
     assert_eq!(daemon.bill(hour(1)).await.charged, 0, "an empty panel");
@@ -143,9 +143,9 @@ async fn where_nothing_is_due_no_batch_is_written(db: &Db) {
     assert_sound(db).await;
 }
 
-on_every_database!(a_run_changes_no_table);
+on_every_database!(run_changes_no_schema);
 on_each_kind!(
-    a_dry_run_says_what_a_run_would_do_and_does_nothing,
+    dry_run_predicts_run_and_changes_nothing,
     a_run_that_is_stopped_keeps_its_batches_and_the_next_one_does_the_rest,
 );
-on_every_engine!(where_nothing_is_due_no_batch_is_written);
+on_every_engine!(run_without_due_hours_writes_no_batch);

@@ -71,8 +71,7 @@ impl<'a> Victim<'a> {
     }
 }
 
-/// B2
-async fn a_charge_fails_whole_and_alone(db: &Db) {
+async fn failed_charge_is_rolled_back_alone(db: &Db) {
     let victim = Victim::among_others(db).await;
     let condition = format!("NEW.vps_instance_id = '{}'", victim.instance);
     let refuse = Then::Refuse(CONSTRAINT_VIOLATION);
@@ -98,7 +97,7 @@ async fn a_charge_fails_whole_and_alone(db: &Db) {
 }
 
 /// A refusal that comes only with the COMMIT.
-async fn a_charge_that_is_refused_at_the_last_moment_fails_alone(db: &Db) {
+async fn charge_rejected_at_commit_fails_alone(db: &Db) {
     let victim = Victim::among_others(db).await;
     db.execute(&format!(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -120,8 +119,8 @@ async fn a_charge_that_is_refused_at_the_last_moment_fails_alone(db: &Db) {
     victim.assert_charged("accepted").await;
 }
 
-/// Even what only mends the panel's tables is not worth the others' bills.
-async fn an_anchor_that_cannot_be_repaired_holds_its_instance_alone(db: &Db) {
+/// A failed repair of the panel's tables must not affect other instances.
+async fn unrepairable_anchor_holds_only_its_instance(db: &Db) {
     let victim = Victim::among_others(db).await;
     let daemon = Daemon::of(db).await;
     daemon.bill(hour(2)).await;
@@ -148,7 +147,7 @@ async fn an_anchor_that_cannot_be_repaired_holds_its_instance_alone(db: &Db) {
 }
 
 /// As row-level security drops an UPDATE: without a word.
-async fn a_row_that_is_silently_not_written_is_an_error(db: &Db) {
+async fn silently_dropped_row_is_an_error(db: &Db) {
     let victim = Victim::alone(db).await;
     let (instance, org) = (victim.instance, victim.org);
     let by_instance = format!("NEW.instance_id = '{instance}'");
@@ -176,8 +175,8 @@ async fn a_row_that_is_silently_not_written_is_an_error(db: &Db) {
     victim.assert_charged("written").await;
 }
 
-/// What was read is compared when it is written, whoever changed it meanwhile.
-async fn what_changed_between_reading_and_writing_is_not_overwritten(db: &Db) {
+/// What was read is compared when it is written, whichever process changed it meanwhile.
+async fn concurrent_change_is_not_overwritten(db: &Db) {
     let victim = Victim::alone(db).await;
     let (instance, org) = (victim.instance, victim.org);
     let through = match db.backend() {
@@ -213,7 +212,7 @@ async fn what_changed_between_reading_and_writing_is_not_overwritten(db: &Db) {
     victim.assert_charged("unchanged").await;
 }
 
-async fn the_key_of_charges_holds_even_where_every_watermark_was_set_back(db: &Db) {
+async fn charge_key_holds_when_watermarks_are_reset(db: &Db) {
     let victim = Victim::alone(db).await;
     let instance = victim.instance;
     let daemon = Daemon::of(db).await;
@@ -232,7 +231,7 @@ async fn the_key_of_charges_holds_even_where_every_watermark_was_set_back(db: &D
     assert_eq!(victim.fleet.balance(victim.org).await, usd("99.90"));
 }
 
-async fn a_database_that_refuses_everybody_is_an_error_and_keeps_nothing(db: &Db) {
+async fn rejecting_database_fails_run_without_changes(db: &Db) {
     let victim = Victim::alone(db).await;
     trigger(db, "refuse", "BEFORE INSERT ON billing_batches", "true", &Then::Refuse(CONSTRAINT_VIOLATION))
         .await;
@@ -252,7 +251,7 @@ async fn a_database_that_refuses_everybody_is_an_error_and_keeps_nothing(db: &Db
 
 /// Row-level security without the setting that lifts it: wallets can be read, but neither locked nor changed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wallets_that_may_be_read_and_not_written_are_an_error_and_not_a_success() {
+async fn read_only_wallets_fail_the_run() {
     let db = Db::g3_role().await;
     let victim = Victim::alone(&db).await;
     db.execute("ALTER POLICY wallets_update ON wallets USING (false)").await;
@@ -275,12 +274,12 @@ async fn wallets_that_may_be_read_and_not_written_are_an_error_and_not_a_success
     assert_eq!(number(&db, "SELECT count(*) FROM billing_holds").await, 0);
 }
 
-on_every_database!(a_charge_fails_whole_and_alone);
-on_variants!(a_charge_that_is_refused_at_the_last_moment_fails_alone: g1_owner, g3_role);
-on_variants!(a_row_that_is_silently_not_written_is_an_error: sqlite, g1_owner, g3_role);
+on_every_database!(failed_charge_is_rolled_back_alone);
+on_variants!(charge_rejected_at_commit_fails_alone: g1_owner, g3_role);
+on_variants!(silently_dropped_row_is_an_error: sqlite, g1_owner, g3_role);
 on_every_engine!(
-    an_anchor_that_cannot_be_repaired_holds_its_instance_alone,
-    what_changed_between_reading_and_writing_is_not_overwritten,
-    the_key_of_charges_holds_even_where_every_watermark_was_set_back,
-    a_database_that_refuses_everybody_is_an_error_and_keeps_nothing,
+    unrepairable_anchor_holds_only_its_instance,
+    concurrent_change_is_not_overwritten,
+    charge_key_holds_when_watermarks_are_reset,
+    rejecting_database_fails_run_without_changes,
 );

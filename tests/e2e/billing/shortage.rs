@@ -8,8 +8,7 @@ use super::{
     CENT, Daemon, Order, TEN_CENTS_AN_HOUR, assert_sound, charged, hold_of, hour, minute, number, usd,
 };
 
-/// B9
-async fn a_wallet_pays_the_whole_hours_that_it_covers_for_the_oldest_instance_first(db: &Db) {
+async fn wallet_pays_oldest_instance_first(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("0.55").await;
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -33,8 +32,7 @@ async fn a_wallet_pays_the_whole_hours_that_it_covers_for_the_oldest_instance_fi
     assert_sound(db).await;
 }
 
-/// B9
-async fn an_empty_wallet_leaves_one_open_hold_and_no_failed_rows(db: &Db) {
+async fn empty_wallet_leaves_one_hold(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("0.09").await;
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -87,7 +85,6 @@ async fn open_hours(fleet: &Fleet<'_>, instance: Uuid) -> i64 {
     fleet.holds(instance).await.iter().filter(|hold| hold.open).filter_map(|hold| hold.hours).sum()
 }
 
-/// B11
 async fn catch_up_limit_counts_unseen_hours(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -119,7 +116,7 @@ async fn catch_up_limit_counts_unseen_hours(db: &Db) {
     );
     assert_eq!(hold_of(&fleet, priced_late).await.reason, "catch_up_limit", "80 h without a price");
 
-    // An outage of 80 h, after which nobody knows of more than it.
+    // An outage of 80 h, after which only its hours are known.
     let seen = fleet.instance(Instance::new(rich, plan, hour(81))).await;
     fleet.top_up(poor, "100.00").await;
     for run in [161, 162] {
@@ -172,7 +169,7 @@ async fn free_instance_needs_no_wallet_and_no_approval(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn a_deleted_instance_is_charged_up_to_when_it_was_last_seen(db: &Db) {
+async fn deleted_instance_is_charged_until_last_seen(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("0.20").await;
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -213,7 +210,6 @@ async fn a_deleted_instance_is_charged_up_to_when_it_was_last_seen(db: &Db) {
     assert_sound(db).await;
 }
 
-/// B11
 async fn a_deleted_instance_that_owed_nothing_leaves_its_history_and_no_debt(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("10.00").await;
@@ -235,9 +231,9 @@ async fn a_deleted_instance_that_owed_nothing_leaves_its_history_and_no_debt(db:
 }
 
 on_every_database!(
-    a_wallet_pays_the_whole_hours_that_it_covers_for_the_oldest_instance_first,
-    an_empty_wallet_leaves_one_open_hold_and_no_failed_rows,
-    a_deleted_instance_is_charged_up_to_when_it_was_last_seen,
+    wallet_pays_oldest_instance_first,
+    empty_wallet_leaves_one_hold,
+    deleted_instance_is_charged_until_last_seen,
 );
 on_each_kind!(
     catch_up_limit_counts_unseen_hours,

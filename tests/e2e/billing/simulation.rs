@@ -57,7 +57,7 @@ impl<'a> World<'a> {
         Self { db, fleet, dice: Dice(SEED), orgs, plans, instances: Vec::new(), minute: 0 }
     }
 
-    /// Something happens.
+    /// Applies one random event to the fleet.
     async fn step(&mut self) {
         let (org, plan) = (self.dice.pick(&self.orgs), self.dice.pick(&self.plans));
         match self.dice.roll(12) {
@@ -90,7 +90,7 @@ impl<'a> World<'a> {
         self.db.execute(&format!("UPDATE vps_instances SET {column} = '{to}' WHERE id = '{instance}'")).await;
     }
 
-    /// A run that may be stopped between its batches, or be a dry one; says whether it came to its end.
+    /// A run that may stop between its batches, or a dry run; returns whether it finished.
     async fn bill(&mut self) -> bool {
         let settings = BillingSettings {
             batch_instances: self.dice.pick(&[Some(1), Some(2), None]),
@@ -105,10 +105,10 @@ impl<'a> World<'a> {
         let stop = || (left.fetch_sub(1, Ordering::Relaxed) == 0).then_some(StopReason::Drain);
         let order = Order { stop: &stop, ..Order::by(minute(self.minute)) };
         if self.dice.roll(4) == 0 {
-            daemon.run(Uuid::now_v7(), Mode::DryRun, &order).await.expect("a dry run comes to its end");
+            daemon.run(Uuid::now_v7(), Mode::DryRun, &order).await.expect("a dry run finishes");
             return false;
         }
-        daemon.carry_out(&order).await.expect("a run comes to its end").stopped.is_none()
+        daemon.carry_out(&order).await.expect("a run finishes").stopped.is_none()
     }
 
     /// Everything is paid for and priced again, and what is owed is charged.
@@ -120,7 +120,7 @@ impl<'a> World<'a> {
             self.fleet.reprice(*plan, Some("73.00")).await;
         }
         let order = Order::approved_by(minute(self.minute));
-        let bill = Daemon::of(self.db).await.carry_out(&order).await.expect("the last run comes to its end");
+        let bill = Daemon::of(self.db).await.carry_out(&order).await.expect("the last run finishes");
         assert_eq!(bill.totals.held, 0);
         for (instance, made) in &self.instances {
             let (_, hours, _) = charged(&self.fleet, *instance).await;
@@ -131,7 +131,7 @@ impl<'a> World<'a> {
     }
 }
 
-async fn every_hour_of_a_turbulent_fleet_is_charged_exactly_once(db: &Db) {
+async fn simulated_fleet_is_charged_exactly_once(db: &Db) {
     let mut world = World::new(db).await;
     for step in 0..STEPS {
         for _ in 0..world.dice.roll(4) {
@@ -147,4 +147,4 @@ async fn every_hour_of_a_turbulent_fleet_is_charged_exactly_once(db: &Db) {
     assert_sound(db).await;
 }
 
-on_variants!(every_hour_of_a_turbulent_fleet_is_charged_exactly_once: sqlite, g1_owner, g3_role);
+on_variants!(simulated_fleet_is_charged_exactly_once: sqlite, g1_owner, g3_role);

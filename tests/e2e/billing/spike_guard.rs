@@ -1,4 +1,4 @@
-//! A run that would charge far more than usual charges nothing until somebody has looked.
+//! A run that would charge far more than usual charges nothing until an operator approves it.
 
 use billing_jobs::{
     billing::{
@@ -146,7 +146,7 @@ async fn a_spike_counts_prices_that_were_seen_before(db: &Db) {
     assert_sound(db).await;
 }
 
-/// Hours that nobody can pay are many and cheap: on average they would make the dear ones look usual.
+/// Unpaid hours are many and cheap: averaged with them, expensive hours would look usual.
 async fn a_spike_does_not_hide_behind_arrears(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;

@@ -27,7 +27,7 @@ struct TopUp {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_tops_up_a_wallet_in_a_file_comes_by_between_two_batches() {
+async fn top_up_commits_between_sqlite_batches() {
     let db = Db::sqlite().await;
     seed(&db, 1).await;
     multiply(&db).await;
@@ -44,7 +44,7 @@ async fn whoever_tops_up_a_wallet_in_a_file_comes_by_between_two_batches() {
     let mut waited: Vec<_> = meanwhile.iter().map(|one| one.after - one.before).collect();
     waited.sort_unstable();
     assert!(waited.len() >= 10, "{waited:?}");
-    // A machine that is busy may wake somebody too late for the gap that was left for him.
+    // A busy host may wake the waiting process after the gap between two batches.
     let nine_of_ten = waited[waited.len() * 9 / 10];
     assert!(nine_of_ten <= 2, "so many batches were committed while each waited: {waited:?}");
 }
@@ -81,7 +81,7 @@ fn top_up(file: &Path, enough: &AtomicBool) -> Vec<TopUp> {
         let before = batches(&connection);
         let transaction =
             connection.transaction_with_behavior(TransactionBehavior::Immediate).expect("its turn comes");
-        // Nobody commits one while this is the writer.
+        // No other process can commit while this is the writer.
         let after = batches(&transaction);
         let top_up = "UPDATE wallets SET balance = balance + 1 WHERE id = (SELECT min(id) FROM wallets)";
         transaction.execute(top_up, []).expect("a wallet is topped up");

@@ -43,7 +43,7 @@ async fn arrears_stay_with_previous_organization(db: &Db) {
     fleet.top_up(before, "0.10").await;
     assert_eq!(daemon.preview(&Order::by(hour(8))).await.hours, 1, "what previous organizations can pay");
 
-    let bill = daemon.carry_out(&Order::by(hour(8))).await.expect("the run comes to its end");
+    let bill = daemon.carry_out(&Order::by(hour(8))).await.expect("the run finishes");
 
     let [Uncharged { reason, debt }] = &bill.uncharged[..] else { panic!("{:?}", bill.uncharged) };
     assert_eq!(reason, "instance_transferred");
@@ -58,13 +58,13 @@ async fn arrears_stay_with_previous_organization(db: &Db) {
     assert_eq!(fleet.last_billed_at(one).await, Some(hour(8)));
     assert_sound(db).await;
 
-    let bill = daemon.carry_out(&Order::by(hour(9))).await.expect("the run comes to its end");
+    let bill = daemon.carry_out(&Order::by(hour(9))).await.expect("the run finishes");
     assert_eq!((bill.totals.hours, bill.uncharged), (2, Vec::new()));
     assert_eq!(fleet.balance(new).await, usd("9.20"));
     assert_sound(db).await;
 }
 
-/// The new organization pays from its first hour, and cannot either: a hold of its own.
+/// The new organization pays from its first hour, and cannot either: a separate hold.
 async fn new_organization_owes_only_its_own_hours(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;

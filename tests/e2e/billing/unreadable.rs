@@ -21,7 +21,7 @@ use crate::{
 const HEALTHY: u32 = 3_000;
 const BATCH: u32 = 100;
 
-/// A value that a column may come to hold, in a row of a customer of its own.
+/// A value that a column may contain, in a row of a separate customer.
 struct Hostile {
     table: &'static str,
     column: &'static str,
@@ -193,12 +193,12 @@ async fn hostile_value_costs_its_customer_alone(db: &Db) {
         Daemon::with(db, BillingSettings { batch_instances: Some(BATCH), ..BillingSettings::default() })
             .await;
     let all = u64::from(HEALTHY) + cases.len() as u64;
-    assert_eq!(daemon.bill(hour(1)).await.charged, all, "a bad row of the ledger holds nobody");
+    assert_eq!(daemon.bill(hour(1)).await.charged, all, "a bad row of the ledger causes no hold");
     for (bad, org, plan, instance) in cases.iter().filter(|(bad, ..)| !ledger(bad)) {
         corrupt(db, bad, *org, *plan, *instance).await;
     }
 
-    let bill = daemon.carry_out(&Order::by(hour(3))).await.expect("the run comes to its end");
+    let bill = daemon.carry_out(&Order::by(hour(3))).await.expect("the run finishes");
 
     let held = cases.iter().filter(|(bad, ..)| bad.held.is_some()).count() as u64;
     let reasons = |instance: Uuid| async move {
@@ -225,11 +225,11 @@ async fn hostile_value_costs_its_customer_alone(db: &Db) {
     assert!(number(db, "SELECT count(*) FROM billing_batches WHERE charges > 0").await > 30);
 
     let connection = connect(&db.url).await.1;
-    let audited = audit(&connection).await.expect("the audit comes to its end");
+    let audited = audit(&connection).await.expect("the audit finishes");
     let of_healthy = |detail: &str| detail.contains("-0000-4000-8000-000000000000");
     let wrong: Vec<_> = audited.violations.iter().filter(|found| of_healthy(&found.detail)).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
-    let adoption = daemon.biller().adopt(false, "a test").await.expect("a dry run comes to its end");
+    let adoption = daemon.biller().adopt(false, "a test").await.expect("a dry run finishes");
     assert_eq!(adoption.machines, all);
     read_by_command(db, &cases).await;
 }
@@ -413,7 +413,7 @@ async fn unreadable_meters_of_deleted_instances_are_listed(db: &Db) {
     daemon.bill(hour(1)).await;
     db.execute("UPDATE billing_meters SET rate_changes = '{}'; DELETE FROM vps_instances").await;
 
-    let bill = daemon.carry_out(&Order::by(hour(3))).await.expect("the run comes to its end");
+    let bill = daemon.carry_out(&Order::by(hour(3))).await.expect("the run finishes");
 
     let unreadable = &bill.findings["unreadable"];
     assert_eq!((unreadable.count, unreadable.listed.len()), (12, 10));

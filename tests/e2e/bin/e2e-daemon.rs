@@ -30,7 +30,7 @@ fn slowly<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::E
     Ok(milliseconds)
 }
 
-/// Says which occurrence it is.
+/// Logs its occurrence.
 struct Tick;
 
 #[async_trait]
@@ -41,7 +41,7 @@ impl Job for Tick {
     }
 }
 
-/// Says that it began, and never ends, whoever asks.
+/// Logs its start and never ends.
 struct HangsForever;
 
 #[async_trait]
@@ -52,7 +52,7 @@ impl Job for HangsForever {
     }
 }
 
-/// Says that it began, and waits until it is asked to stop.
+/// Logs its start and waits until it is cancelled.
 struct WaitsForCancel;
 
 #[async_trait]
@@ -119,11 +119,11 @@ struct LeaksSecret;
 #[async_trait]
 impl Job for LeaksSecret {
     async fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
-        panic!("cannot go on with {}", std::env::var("DATABASE_URL").unwrap_or_default())
+        panic!("cannot continue with {}", std::env::var("DATABASE_URL").unwrap_or_default())
     }
 }
 
-/// Has a thread of its own, and never gives it back.
+/// Blocks a thread of the pool for blocking jobs without limit.
 struct Stuck;
 
 impl BlockingJob for Stuck {

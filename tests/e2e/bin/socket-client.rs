@@ -1,4 +1,4 @@
-//! Asks on a Unix socket as whoever runs this, and prints the answer's first line: `socket-client SOCKET PATH`.
+//! Sends a GET request over a Unix socket and prints the first line of the response: `socket-client SOCKET PATH`.
 
 use std::{
     env,

@@ -33,12 +33,12 @@ async fn check_clean(options: &Options) -> Report {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_campaign_on_sqlite_finds_nothing() {
+async fn campaign_on_sqlite_finds_nothing() {
     check_clean(&campaign(Engine::Sqlite)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_campaign_on_postgres_finds_nothing() {
+async fn campaign_on_postgres_finds_nothing() {
     let report = check_clean(&campaign(Engine::Postgres)).await;
     assert!(report.panel_attempts > 0, "the panel was asleep:\n{report}");
 }

@@ -8,6 +8,7 @@ use billing_tools::{
 };
 
 use super::options;
+use crate::daemon::program;
 
 /// In so many campaigns a guard that is left out is missed, or it is not needed.
 const CAMPAIGNS: u64 = 4;
@@ -21,7 +22,7 @@ enum Found {
     Double,
     Lost,
     WalletsOff,
-    /// A rule was broken, of which a finding says this.
+    /// A rule was broken; the finding contains this text.
     Rule(&'static str),
 }
 
@@ -57,7 +58,7 @@ impl Mutation {
         Self { faults: KILLS, linger_ms: 150, ..self }
     }
 
-    /// No run comes to its end.
+    /// No run finishes.
     const fn endless(self) -> Self {
         Self { runs: 0, ..self }
     }
@@ -119,7 +120,7 @@ macro_rules! mutations {
 
 const NO_KEY: &str = "ALTER TABLE billing_charges DROP CONSTRAINT billing_charges_pkey";
 
-/// In every other transaction, the first machine that is billed is not the one that was read, as if somebody had deleted it.
+/// In every other transaction, the first machine that is billed is not the one that was read, as if it had been deleted.
 const ONE_IS_GONE: &[&str] = &[
     "CREATE FUNCTION one_is_gone() RETURNS trigger LANGUAGE plpgsql AS $$
      BEGIN
@@ -134,38 +135,38 @@ const ONE_IS_GONE: &[&str] = &[
 ];
 
 mutations! {
-    // Layer 2, the panel guard. Alone it is not missed: who lost the lease stops by its own clock. So everybody claims at once.
-    who_ignores_the_fence_commits_after_a_newer_holder:
+    // Layer 2, the panel guard. Alone it is not missed: a daemon that lost the lease stops by its own clock. So all daemons claim at once.
+    missing_fencing_check_permits_stale_commits:
         Mutation::new("claim-unexpired,no-fencing-check", Found::Rule("was committed under the number"));
-    without_a_raised_fence_nobody_bills: Mutation::new("token-not-raised", Found::Lost).endless();
+    claims_without_new_token_stop_billing: Mutation::new("token-not-raised", Found::Lost).endless();
 
     // Layer 1, the ledger, without any holder: the key, the watermark, the anchor and the counts each hold alone.
-    without_its_key_the_ledger_takes_an_hour_twice:
+    ledger_without_key_accepts_hour_twice:
         Mutation::new("", Found::Rule("unique_key")).sabotage(&[NO_KEY]);
-    a_stale_list_charges_twice:
+    stale_due_list_charges_twice:
         Mutation::new(
             "claim-unexpired,no-fencing-check,stale-due-list,no-watermark-compare,no-count-check",
             Found::Double,
         )
         .sabotage(&[NO_KEY]);
-    rows_that_nobody_counts_take_money_for_nothing:
+    missing_row_count_check_loses_money:
         Mutation::new("claim-unexpired,no-fencing-check,stale-due-list,no-count-check", Found::WalletsOff);
-    hours_from_the_anchor_alone_begin_again: Mutation::new("anchor-only", Found::Double);
-    an_anchor_that_stays_misleads_the_panel: Mutation::new("anchor-stays", Found::Rule("watermark"));
+    hours_from_anchor_alone_repeat: Mutation::new("anchor-only", Found::Double);
+    unmoved_anchor_misleads_the_panel: Mutation::new("anchor-stays", Found::Rule("watermark"));
 
     // Money: the lock and the comparison of the balance each hold alone.
-    a_balance_from_before_a_top_up_is_written_back:
+    unlocked_balance_overwrites_top_up:
         Mutation::new("no-wallet-lock,no-balance-compare", Found::WalletsOff);
-    a_debit_of_its_own_is_lost_by_a_kill: Mutation::new("debit-apart", Found::WalletsOff).killed();
+    separate_debit_is_lost_by_kill: Mutation::new("debit-apart", Found::WalletsOff).killed();
 
     // One transaction, and nothing of it is left when it is tried again.
-    a_retry_without_a_rollback_keeps_half_a_batch:
+    retry_without_rollback_keeps_half_batch:
         Mutation::new("retry-without-rollback", Found::WalletsOff).sabotage(ONE_IS_GONE);
 }
 
 /// What the panel read of a balance it writes back, less its debit. The second trigger of the panel guard notes what it overwrites.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fence_that_does_not_see_balances_lets_the_panel_write_old_ones_back() {
+async fn guard_without_balance_check_permits_overwrites() {
     for seed in 1..=CAMPAIGNS {
         let mut options = options(Engine::Postgres, 20);
         options.seed = seed;
@@ -175,13 +176,13 @@ async fn a_fence_that_does_not_see_balances_lets_the_panel_write_old_ones_back()
             return;
         }
     }
-    panic!("no wallet was off although nobody saw what the panel overwrote");
+    panic!("no wallet was wrong although the panel's overwrites went unnoticed");
 }
 
 /// Guards that are left out together, while a further layer holds: no hour is charged twice or lost, and no wallet is off.
 struct Layer {
     guards: &'static str,
-    /// Whether anybody may commit at any time, which the campaign notes and which does no harm.
+    /// Whether any daemon may commit at any time, which the campaign reports and which is harmless.
     headless: bool,
 }
 
@@ -201,12 +202,19 @@ impl Layer {
 }
 
 mutations! {
-    // The panel guard holds although everybody claims.
-    claims_of_leases_that_somebody_holds_do_no_harm: Layer { guards: "claim-unexpired", headless: false };
+    // The fencing check holds although every daemon claims.
+    claims_of_held_leases_are_harmless: Layer { guards: "claim-unexpired", headless: false };
     // The comparison of the balance holds without the lock, and the lock without the comparison.
-    wallets_without_a_lock_do_no_harm: Layer { guards: "no-wallet-lock", headless: false };
-    balances_that_are_not_compared_do_no_harm: Layer { guards: "no-balance-compare", headless: false };
+    unlocked_wallets_are_harmless: Layer { guards: "no-wallet-lock", headless: false };
+    uncompared_balances_are_harmless: Layer { guards: "no-balance-compare", headless: false };
     // The ledger holds with neither lease nor fence, on lists that are stale as well.
-    stale_lists_without_any_holder_do_no_harm:
+    stale_lists_without_lease_are_harmless:
         Layer { guards: "claim-unexpired,no-fencing-check,stale-due-list", headless: true };
+}
+
+/// A misspelt name would leave every check in place, and its campaign would prove nothing.
+#[tokio::test]
+async fn unknown_mutation_name_is_rejected() {
+    let ended = program().env("BILLING_MUTATION", "no-such-check").run("version").await.expect_code(101);
+    assert!(ended.text().contains("no mutation is called `no-such-check`"), "{}", ended.text());
 }

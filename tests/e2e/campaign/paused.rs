@@ -22,7 +22,7 @@ struct Woken {
 }
 
 /// Puts a daemon to sleep in a batch, without some of its guards; wakes it when its successor has billed everything and
-/// every customer has one machine more, for which nobody but the sleeper would charge.
+/// every customer has one machine more, for which only the suspended daemon would charge.
 async fn sleep_through_a_take_over(db: &Db, mutation: &str) -> Woken {
     let organizations = seed(db, 4).await;
     let program = daemon(db, &[LEASE, BILLING]).env("LOG_LEVEL", "debug");
@@ -32,13 +32,13 @@ async fn sleep_through_a_take_over(db: &Db, mutation: &str) -> Woken {
     let charges = "SELECT count(*) FROM billing_charges";
     eventually("the first one is billed", async || (fetch(db, charges).await != "0").then_some(())).await;
 
-    // On SQLite the sleeper then waits before its transaction, since nobody else could write after that; on PostgreSQL in
+    // On SQLite the sleeper then waits before its transaction, since no other process could write after that; on PostgreSQL in
     // the middle of one, which the server ends.
     let obstacle = db.begin().await.expect("a transaction begins");
     let lock = "UPDATE wallets SET currency = currency";
     sea_orm::ConnectionTrait::execute_unprepared(&obstacle, lock)
         .await
-        .expect("nobody holds wallets for long");
+        .expect("wallets are locked only briefly");
     if db.backend() == DbBackend::Postgres {
         until_it_waits_for_a_lock(db).await;
     }
@@ -63,7 +63,7 @@ async fn sleep_through_a_take_over(db: &Db, mutation: &str) -> Woken {
     Woken { organizations, late_charges, ended: sleeper.terminated().await.expect_code(0) }
 }
 
-async fn a_daemon_that_sleeps_through_its_lease_commits_nothing_any_more(db: &Db) {
+async fn suspended_daemon_commits_nothing_after_lease(db: &Db) {
     let woken = sleep_through_a_take_over(db, "").await;
     assert_eq!(woken.late_charges, "0", "{}", woken.ended.text());
     assert!(woken.ended.text().contains(FENCED), "{}", woken.ended.text());
@@ -72,7 +72,7 @@ async fn a_daemon_that_sleeps_through_its_lease_commits_nothing_any_more(db: &Db
     check_two_machines_charged_once(db, &woken).await;
 }
 
-async fn without_the_fence_a_sleeper_commits_under_its_old_number(db: &Db) {
+async fn suspended_daemon_without_fencing_commits(db: &Db) {
     let woken = sleep_through_a_take_over(db, "no-fencing-check").await;
     assert_ne!(woken.late_charges, "0", "{}", woken.ended.text());
     // The ledger holds without the panel guard: nothing is charged again.
@@ -93,14 +93,14 @@ async fn check_two_machines_charged_once(db: &Db, woken: &Woken) {
     check_audit(db).await;
 }
 
-async fn without_the_fence_a_sleeper_records_a_run_that_is_not_its_own(db: &Db) {
+async fn suspended_daemon_without_fencing_records_run(db: &Db) {
     sleep_through_a_take_over(db, "record-unfenced").await;
     let runs = "count(*) || '' FROM scheduler_runs WHERE job = 'billing'";
     assert_ne!(rows(db, runs).await, ["1"]);
 }
 
 on_every_engine!(
-    a_daemon_that_sleeps_through_its_lease_commits_nothing_any_more,
-    without_the_fence_a_sleeper_commits_under_its_old_number,
-    without_the_fence_a_sleeper_records_a_run_that_is_not_its_own,
+    suspended_daemon_commits_nothing_after_lease,
+    suspended_daemon_without_fencing_commits,
+    suspended_daemon_without_fencing_records_run,
 );

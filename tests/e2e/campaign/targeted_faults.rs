@@ -17,8 +17,8 @@ use crate::daemon::{
 /// More statements than a batch has.
 const STATEMENTS: usize = 200;
 const LOST_ANSWERS: u64 = 100;
-/// Of a storm.
-const GUSTS: usize = 3;
+/// Of a stress test.
+const PHASES: usize = 3;
 
 /// One organization for each thing that a batch can do.
 struct Customers {
@@ -69,7 +69,7 @@ async fn bill(db: &Db, abort_at: Option<usize>) -> Ended {
     program.run("bill").await
 }
 
-async fn a_death_before_any_statement_of_a_batch_changes_nothing(db: &Db) {
+async fn abort_before_any_statement_changes_nothing(db: &Db) {
     for number in 1..STATEMENTS {
         let customers = Customers::seed(db).await;
         let before = customers.charged(db).await;
@@ -90,7 +90,7 @@ async fn a_death_before_any_statement_of_a_batch_changes_nothing(db: &Db) {
 
 /// A build of the whole workspace compiles into the shipped program what tests break, and it must do nothing there.
 #[tokio::test]
-async fn a_program_that_ships_cannot_be_broken_by_its_environment() {
+async fn shipped_program_ignores_mutations() {
     let db = Db::sqlite().await;
     let organizations = seed(&db, 2).await;
     let shipped = program()
@@ -104,7 +104,7 @@ async fn a_program_that_ships_cannot_be_broken_by_its_environment() {
 }
 
 /// What a death between two transactions leaves behind, where one should be; the audit sees it.
-async fn what_is_written_apart_is_lost_by_a_kill(db: &Db) {
+async fn separate_write_is_lost_by_kill(db: &Db) {
     for (mutation, missed) in
         [("", None), ("debit-apart", Some("wallet_balance: ")), ("cycles-apart", Some("charge_in_cycles: "))]
     {
@@ -133,19 +133,19 @@ async fn what_is_written_apart_is_lost_by_a_kill(db: &Db) {
     }
 }
 
-/// Each gust lasts until a batch was rolled back for it. The run goes on: its history has one attempt.
-async fn storms_of_locks_delay_batches_and_no_run(db: &Db) {
+/// Each phase lasts until a batch was rolled back because of it. The run continues: its history has one attempt.
+async fn lock_stress_delays_batches_only(db: &Db) {
     let orgs = seed(db, 60).await;
     let daemon = program()
         .env("DATABASE_URL", &db.url)
         // Five attempts at a batch take long enough to notice the first.
         .env("BILLING_LOCK_TIMEOUT_MS", "500")
-        // So that the storm comes while it bills.
+        // So that the locks are taken while it bills.
         .env("BILLING_LINGER_MS", "25")
         .env("LOG_LEVEL", "debug")
         .file("jobs.toml", BILLING)
         .start("run");
-    // On SQLite the first attempt reads before it is in anybody's way, and is not counted.
+    // On SQLite the first attempt reads before it conflicts with a writer, and is not counted.
     let (refused, times) = match db.backend() {
         DbBackend::Sqlite => (
             "a batch was rolled back: Query Error: error returned from database: (code: 5) database is locked",
@@ -156,10 +156,10 @@ async fn storms_of_locks_delay_batches_and_no_run(db: &Db) {
             1,
         ),
     };
-    for gust in 1..=GUSTS {
-        let under_way = format!("SELECT count(*) >= {} FROM billing_charges", 5 * gust);
+    for phase in 1..=PHASES {
+        let in_progress = format!("SELECT count(*) >= {} FROM billing_charges", 5 * phase);
         let yes = if db.backend() == DbBackend::Sqlite { "1" } else { "true" };
-        eventually("it bills", async || (fetch(db, &under_way).await == yes).then_some(())).await;
+        eventually("it bills", async || (fetch(db, &in_progress).await == yes).then_some(())).await;
         let refused_before = daemon.lines_with(refused).len();
         let transaction = db.begin().await.expect("a transaction begins");
         let lock = "UPDATE wallets SET currency = currency";
@@ -176,14 +176,14 @@ async fn storms_of_locks_delay_batches_and_no_run(db: &Db) {
 }
 
 on_every_engine!(
-    a_death_before_any_statement_of_a_batch_changes_nothing,
-    what_is_written_apart_is_lost_by_a_kill,
-    storms_of_locks_delay_batches_and_no_run,
+    abort_before_any_statement_changes_nothing,
+    separate_write_is_lost_by_kill,
+    lock_stress_delays_batches_only,
 );
 
 /// A run that counts what it remembers, instead of what it committed, misses a batch whose commit was not answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn totals_from_memory_miss_a_lost_answer() {
+async fn totals_from_memory_miss_lost_response() {
     for (mutation, code) in [("", 0), ("totals-from-memory", 1)] {
         let db = Db::with_panel(Panel::G3, Login::Billing).await;
         seed(&db, 3).await;
@@ -202,7 +202,7 @@ async fn totals_from_memory_miss_a_lost_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_lost_answers_to_a_commit_charge_nothing_twice() {
+async fn lost_commit_responses_charge_nothing_twice() {
     let db = Db::with_panel(Panel::G3, Login::Billing).await;
     let orgs = seed(&db, 150).await;
     let server = Postgres::server().port();
@@ -222,7 +222,7 @@ async fn a_hundred_lost_answers_to_a_commit_charge_nothing_twice() {
     check_all_charged_once(&db, &orgs).await;
 }
 
-/// Waits until so many instances are charged, and a run has come to its end.
+/// Waits until so many instances are charged, and a run has finished.
 async fn all_charged(db: &Db, instances: usize) {
     let done = "SELECT count(*) FROM scheduler_runs WHERE job = 'billing' AND status = 'done'";
     let charged = "SELECT count(*) FROM billing_charges";

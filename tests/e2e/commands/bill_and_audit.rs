@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{json, keys};
 use crate::daemon::{
-    check_all_charged_once, check_audit, fetch, now, program, rows, seed, until_it_waits_for_a_lock,
+    check_all_charged_once, check_audit, fetch, job, now, program, rows, seed, until_it_waits_for_a_lock,
     with_panel_billing_off,
 };
 
@@ -18,8 +18,8 @@ fn with(db: &Db) -> Program {
     match db.panel {
         Panel::Empty | Panel::G1 => program,
         Panel::G2 | Panel::G3 => {
-            let jobs = "[[job]]\nname = 'billing'\nkind = 'billing'\nschedule = { every = '1h' }\n";
-            program.file("jobs.toml", &with_panel_billing_off(db, jobs))
+            let jobs = job("billing", "billing", "1h", "");
+            program.file("jobs.toml", &with_panel_billing_off(db, &jobs))
         }
     }
 }
@@ -57,7 +57,7 @@ async fn beggar(db: &Db) {
     fleet.instance(Instance::new(org, plan, now(db).await - TimeDelta::hours(5))).await;
 }
 
-async fn a_bill_is_charged_once_and_tells_what_it_came_to(db: &Db) {
+async fn bill_charges_once_and_prints_totals(db: &Db) {
     let organizations = seed(db, 4).await;
     beggar(db).await;
     let expected =
@@ -76,16 +76,16 @@ async fn a_bill_is_charged_once_and_tells_what_it_came_to(db: &Db) {
     check_all_charged_once(db, &organizations).await;
 }
 
-async fn what_is_beyond_the_catch_up_limit_waits_for_approval(db: &Db) {
+async fn hours_beyond_catch_up_limit_need_approval(db: &Db) {
     let fleet = Fleet::new(db);
     let (org, plan) = (fleet.wallet("100.00").await, fleet.plan(Plan::monthly("7.30")).await);
     fleet.instance(Instance::new(org, plan, now(db).await - TimeDelta::hours(100))).await;
     let held = json!({ "charged": 0, "held": 1, "hours": 0, "amounts": {}, "dry_run": false });
     assert_eq!(bill(db, "").await, held);
-    let jobs = "[[job]]\nname = 'billing'\nkind = 'billing'\nschedule = { every = '1h' }\nparams = { max-catch-up-hours = 99 }\n";
+    let jobs = job("billing", "billing", "1h", "params = { max-catch-up-hours = 99 }");
     let shown = json(
         &with(db)
-            .file("jobs.toml", &with_panel_billing_off(db, jobs))
+            .file("jobs.toml", &with_panel_billing_off(db, &jobs))
             .run("bill --json")
             .await
             .expect_code(0),
@@ -109,7 +109,7 @@ async fn catch_up_approval_covers_named_subjects_only(db: &Db) {
     for (org, label) in [(one, "web-1"), (one, "web-2"), (two, "web-2"), (two, "web-3")] {
         ids.push(fleet.instance(Instance::new(org, plan, start).label(label)).await);
     }
-    for (arguments, says) in [
+    for (arguments, message) in [
         ("--approve-catch-up", "name the instances or organizations after `--approve-catch-up`"),
         ("--approve-catch-up web-1 --all", "name the instances or organizations"),
         ("--all", "--approve-catch-up"),
@@ -118,7 +118,7 @@ async fn catch_up_approval_covers_named_subjects_only(db: &Db) {
         ("--approve-catch-up web-2", "\"web-2\" is ambiguous, use an id: instance "),
     ] {
         let refused = with(db).run(&format!("bill {arguments}")).await.expect_code(64);
-        assert!(refused.text().contains(says), "{arguments}: {}", refused.text());
+        assert!(refused.text().contains(message), "{arguments}: {}", refused.text());
     }
     let listed = |shown: &Value| {
         let listed = shown["beyond_limit"].as_array().expect("a list").iter();
@@ -158,8 +158,8 @@ async fn catch_up_approval_covers_named_subjects_only(db: &Db) {
     assert_eq!(bill(db, "").await["held"], 1, "the other instance of the first organization");
 }
 
-/// Fault D9: only one at a time may charge; but looking is free.
-async fn while_another_holds_the_lease_only_a_dry_run_bills(db: &Db) {
+/// Only one at a time may charge; but looking is free.
+async fn held_lease_permits_dry_run_only(db: &Db) {
     seed(db, 3).await;
     beggar(db).await;
     let (later, now) = match db.backend() {
@@ -168,7 +168,7 @@ async fn while_another_holds_the_lease_only_a_dry_run_bills(db: &Db) {
     };
     db.execute(&format!(
         "INSERT INTO scheduler_jobs (job, fencing_token, holder, expires_at, cursor_at)
-         VALUES ('billing', 7, 'somebody else', {later}, {now});
+         VALUES ('billing', 7, 'another process', {later}, {now});
          INSERT INTO scheduler_fencing (job, fencing_token) VALUES ('billing', 7)"
     ))
     .await;
@@ -184,7 +184,7 @@ async fn while_another_holds_the_lease_only_a_dry_run_bills(db: &Db) {
     );
     let ended = with(db).run("bill").await.expect_code(75);
     let last = ended.err.last().map(String::as_str);
-    assert_eq!(last, Some("error: billing is being run by somebody else: try again when it is done"));
+    assert_eq!(last, Some("error: billing is being run by another process: try again when it is done"));
     assert_eq!(everything(db).await, before, "nothing was written");
 }
 
@@ -213,7 +213,7 @@ async fn everything(db: &Db) -> Vec<String> {
     everything
 }
 
-async fn an_audit_finds_what_was_tampered_with(db: &Db) {
+async fn audit_command_reports_tampering(db: &Db) {
     seed(db, 2).await;
     bill(db, "").await;
     let shown = json(&with(db).run("audit --json").await.expect_code(0));
@@ -243,20 +243,20 @@ async fn an_audit_finds_what_was_tampered_with(db: &Db) {
     assert!(ended.err.is_empty(), "{}", ended.text());
 }
 
-on_every_engine!(while_another_holds_the_lease_only_a_dry_run_bills, an_audit_finds_what_was_tampered_with);
-on_variants!(a_bill_is_charged_once_and_tells_what_it_came_to: sqlite, g1_role, g2_owner, g3_role);
-on_variants!(what_is_beyond_the_catch_up_limit_waits_for_approval: sqlite, g3_role);
+on_every_engine!(held_lease_permits_dry_run_only, audit_command_reports_tampering);
+on_variants!(bill_charges_once_and_prints_totals: sqlite, g1_role, g2_owner, g3_role);
+on_variants!(hours_beyond_catch_up_limit_need_approval: sqlite, g3_role);
 on_variants!(catch_up_approval_covers_named_subjects_only: sqlite, g1_role);
 
 #[tokio::test]
-async fn a_bill_that_is_asked_to_stop_keeps_whole_batches_and_says_so() {
+async fn interrupted_bill_keeps_whole_batches() {
     let db = Db::g1_role().await;
     let organizations = seed(&db, 4).await;
     let lock = db.admin().begin().await.expect("a transaction begins");
     let locked = format!("SELECT FROM wallets WHERE organization_id = '{}' FOR UPDATE", organizations[1]);
     lock.execute_unprepared(&locked).await.expect("a wallet is locked");
-    let jobs = "[[job]]\nname = 'billing'\nkind = 'billing'\nschedule = { every = '1h' }\nparams = { batch-instances = 1 }\n";
-    let program = with(&db).file("jobs.toml", jobs);
+    let jobs = job("billing", "billing", "1h", "params = { batch-instances = 1 }");
+    let program = with(&db).file("jobs.toml", &jobs);
     let running = program.start("bill");
     until_it_waits_for_a_lock(&db).await;
     running.signal(Signal::TERM);
@@ -264,7 +264,7 @@ async fn a_bill_that_is_asked_to_stop_keeps_whole_batches_and_says_so() {
     let expires = fetch(&db, "SELECT expires_at FROM scheduler_jobs").await;
     let renewed =
         async || (fetch(&db, "SELECT expires_at FROM scheduler_jobs").await != expires).then_some(());
-    eventually("the signal is heard", renewed).await;
+    eventually("the signal is handled", renewed).await;
     lock.rollback().await.expect("a lock is given back");
     let ended = running.ended().await.expect_code(75);
     let last = [

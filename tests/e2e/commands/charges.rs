@@ -11,7 +11,7 @@ fn at(value: &serde_json::Value) -> DateTime<Utc> {
     value.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no time: {value}"))
 }
 
-async fn a_charge_is_taken_apart_to_the_last_fraction(db: &Db) {
+async fn charges_explain_accounts_for_every_fraction(db: &Db) {
     let fleet = Fleet::new(db);
     let (org, plan) = (fleet.wallet("1.00").await, fleet.plan(Plan::monthly("5.00").markup("0.11")).await);
     let created = now(db).await - TimeDelta::minutes(3 * 60 + 30);
@@ -71,7 +71,7 @@ async fn a_charge_is_taken_apart_to_the_last_fraction(db: &Db) {
     program.run("charges explain web-1").await.expect_code(1);
 }
 
-async fn a_hold_is_taken_apart(db: &Db) {
+async fn charges_explain_describes_hold(db: &Db) {
     let fleet = Fleet::new(db);
     let created = now(db).await - TimeDelta::minutes(150);
     let plan = fleet.plan(Plan::monthly("7.30")).await;
@@ -121,5 +121,5 @@ async fn transferred_hours_name_their_organization(db: &Db) {
 }
 
 on_variants!(transferred_hours_name_their_organization: sqlite, g3_role);
-on_variants!(a_charge_is_taken_apart_to_the_last_fraction: sqlite, postgres, g1_role, g3_role);
-on_every_engine!(a_hold_is_taken_apart);
+on_variants!(charges_explain_accounts_for_every_fraction: sqlite, postgres, g1_role, g3_role);
+on_every_engine!(charges_explain_describes_hold);

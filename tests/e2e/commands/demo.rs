@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{json, keys};
 use crate::daemon::program;
 
-/// What a demo says of a fleet with all the awkward cases, apart from how long it took.
+/// The output of a demo of a fleet with all special cases, without durations.
 async fn figures(arguments: &str) -> Value {
     let program = program();
     let mut shown =
@@ -33,7 +33,7 @@ async fn number(db: &DatabaseConnection, sql: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn the_demo_shows_the_same_fleet_for_the_same_seed_on_every_database() {
+async fn demo_depends_on_seed_alone() {
     let shown = figures("").await;
     assert_eq!(figures("--seed 1").await, shown, "1 is the seed that is not given");
     assert_ne!(figures("--seed 2").await, shown);
@@ -62,14 +62,14 @@ async fn the_demo_shows_the_same_fleet_for_the_same_seed_on_every_database() {
         assert_eq!(
             charged + held - number(&db, both).await + number(&db, waiting).await,
             250,
-            "nobody is forgotten"
+            "every instance is counted"
         );
         assert!(held > 0 && charged > held, "{shown}");
     }
 }
 
 #[tokio::test]
-async fn a_demo_for_a_person_says_where_to_look_next() {
+async fn demo_prints_next_commands() {
     let program = program();
     let ended = program.run("demo --instances 250").await.expect_code(0);
     assert_eq!(ended.out[0], "A made-up fleet of 250 machines of 50 organizations, on SQLite");
@@ -110,7 +110,7 @@ async fn failed_demo_leaves_no_folder() {
 }
 
 #[tokio::test]
-async fn the_demo_refuses_a_database_that_is_in_use() {
+async fn demo_rejects_database_in_use() {
     let used = Sqlite::migrated().await;
     let db = used.connect().await;
     db.execute_unprepared("INSERT INTO vps_plans (name, provider_plan_id) VALUES ('Plan', 'plan')")

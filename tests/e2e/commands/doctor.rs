@@ -31,7 +31,7 @@ fn without_machine(wrong: Vec<String>) -> Vec<String> {
     wrong.into_iter().filter(|wrong| !OF_THE_MACHINE.iter().any(|check| wrong.ends_with(check))).collect()
 }
 
-async fn a_database_with_the_documented_roles_is_well(db: &Db) {
+async fn documented_roles_pass_doctor(db: &Db) {
     seed(db, 1).await;
     let found = findings(&daemon(db, &[BILLING, HEARTBEAT]), 0).await;
     assert_eq!(without_machine(wrong(&found)), ["warn daemons"], "{found:#?}");
@@ -43,7 +43,7 @@ async fn a_database_with_the_documented_roles_is_well(db: &Db) {
     assert!(output.out.iter().all(fits), "{}", output.text());
 }
 
-async fn what_is_wrong_in_the_books_is_counted(db: &Db) {
+async fn doctor_counts_audit_violations(db: &Db) {
     let fleet = Fleet::new(db);
     let (priced, unpriced) = (fleet.plan(Plan::monthly("5.00")).await, fleet.plan(Plan::unpriced()).await);
     let org = fleet.wallet("1.00").await;
@@ -70,7 +70,7 @@ async fn what_is_wrong_in_the_books_is_counted(db: &Db) {
 }
 
 /// Each right that the manual grants is missed when it is gone, and the advice is what gives it back.
-async fn a_right_that_is_missing_is_told_with_its_grant(db: &Db) {
+async fn missing_right_is_reported_with_grant(db: &Db) {
     let program = daemon(db, &[BILLING, HEARTBEAT]);
     for (revoked, check) in [
         ("UPDATE (balance) ON wallets", "UPDATE on wallets"),
@@ -92,40 +92,40 @@ async fn a_right_that_is_missing_is_told_with_its_grant(db: &Db) {
     }
 }
 
-async fn a_policy_that_hides_wallets_from_writers_is_noticed(db: &Db) {
+async fn policy_hiding_wallets_is_reported(db: &Db) {
     seed(db, 1).await;
     let program = daemon(db, &[BILLING, HEARTBEAT]);
-    db.execute("CREATE POLICY nobody ON wallets AS RESTRICTIVE FOR UPDATE TO billing_run USING (false)")
+    db.execute("CREATE POLICY hidden ON wallets AS RESTRICTIVE FOR UPDATE TO billing_run USING (false)")
         .await;
     let found = findings(&program, 1).await;
     assert!(wrong(&found).contains(&"fail row-level security".to_owned()), "{found:#?}");
-    db.execute("DROP POLICY nobody ON wallets").await;
+    db.execute("DROP POLICY hidden ON wallets").await;
     findings(&program, 0).await;
 }
 
-async fn an_owner_is_told_that_he_may_too_much(db: &Db) {
+async fn owner_role_is_reported_as_excessive(db: &Db) {
     let jobs = with_panel_billing_off(db, &[BILLING, HEARTBEAT].concat());
     let owner = program().env("DATABASE_URL", &db.url_for(Login::Owner)).file("jobs.toml", &jobs);
     assert!(wrong(&findings(&owner, 0).await).contains(&"warn too many rights".to_owned()));
-    assert!(!operations("panel").contains("ALL"), "the manual gives nobody everything");
+    assert!(!operations("panel").contains("ALL"), "the manual grants no role ALL");
 }
 
-async fn a_biller_beside_us_is_a_failure(db: &Db) {
+async fn panel_biller_without_guard_fails_doctor(db: &Db) {
     let alone = program().env("DATABASE_URL", &db.url).file("jobs.toml", &[BILLING, HEARTBEAT].concat());
     let expected = db.panel != billing_test_support::Panel::G1;
     let found = findings(&alone, i32::from(expected)).await;
     assert_eq!(wrong(&found).contains(&"fail who else bills".to_owned()), expected, "{found:#?}");
 }
 
-on_every_engine!(what_is_wrong_in_the_books_is_counted);
-on_variants!(a_database_with_the_documented_roles_is_well: sqlite, g1_role, g2_role, g3_role);
-on_variants!(a_right_that_is_missing_is_told_with_its_grant: g1_role, g3_role);
-on_variants!(a_policy_that_hides_wallets_from_writers_is_noticed: g3_role);
-on_variants!(an_owner_is_told_that_he_may_too_much: g1_role, g3_role);
-on_variants!(a_biller_beside_us_is_a_failure: g1_role, g2_role, g3_role);
+on_every_engine!(doctor_counts_audit_violations);
+on_variants!(documented_roles_pass_doctor: sqlite, g1_role, g2_role, g3_role);
+on_variants!(missing_right_is_reported_with_grant: g1_role, g3_role);
+on_variants!(policy_hiding_wallets_is_reported: g3_role);
+on_variants!(owner_role_is_reported_as_excessive: g1_role, g3_role);
+on_variants!(panel_biller_without_guard_fails_doctor: g1_role, g2_role, g3_role);
 
 #[tokio::test]
-async fn what_keeps_a_daemon_from_starting_is_found_all_at_once() {
+async fn doctor_reports_all_start_problems() {
     let program = program()
         .env("DATABASE_URL", "postgres://me@127.0.0.1:1/none")
         .file("jobs.toml", "[daemon]\nbanana = 1\nlog-level = 'loud'\n");
@@ -136,13 +136,13 @@ async fn what_keeps_a_daemon_from_starting_is_found_all_at_once() {
 }
 
 #[tokio::test]
-async fn a_bundle_has_what_helps_and_no_secret() {
+async fn support_bundle_has_no_secret() {
     let db = Db::g1_role().await;
     seed(&db, 2).await;
     let url = db.url_for(Login::Billing).replace("billing_run@", "billing_run:c4n4ry@");
     let jobs = format!("# smtp://me:c4n4ry@mail\n[daemon]\ndatabase-url = \"{url}\"\n{BILLING}{HEARTBEAT}");
     let program = program().file("jobs.toml", &jobs);
-    // Others may read the password: doctor says so, and looks nevertheless.
+    // Others may read the password: doctor reports it and continues.
     let config = program.folder().join("jobs.toml");
     fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).expect("our own file");
     let found = findings(&program, 1).await;
@@ -201,7 +201,7 @@ async fn a_bundle_has_what_helps_and_no_secret() {
     assert_eq!(fs::read(&archive).expect("it is there"), before);
 }
 
-/// The files of a bundle, as whoever gets it sees them.
+/// The files of a bundle, as its recipient sees them.
 pub(super) fn unpacked(program: &Program, archive: &Path) -> BTreeMap<String, String> {
     let folder = program.folder().join("unpacked");
     fs::create_dir(&folder).expect("our own folder");
@@ -217,9 +217,9 @@ pub(super) fn unpacked(program: &Program, archive: &Path) -> BTreeMap<String, St
         .collect()
 }
 
-/// A helper is asked when something does not work.
+/// A bundle is created when something does not work.
 #[tokio::test]
-async fn a_bundle_is_made_even_without_a_database() {
+async fn support_bundle_needs_no_database() {
     let program = program()
         .env("DATABASE_URL", "postgres://me:c4n4ry@127.0.0.1:1/none")
         .file("jobs.toml", "[daemon]\nbanana = 1\n");

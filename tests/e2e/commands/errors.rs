@@ -9,7 +9,7 @@ const HEARTBEAT: &str =
     "[[job]]\nname = \"heartbeat\"\nkind = \"heartbeat\"\nschedule = { every = \"1m\" }\nscope = \"node\"\n";
 
 #[tokio::test]
-async fn a_check_tells_everything_that_is_wrong_and_where() {
+async fn check_reports_every_mistake_with_position() {
     let wrong = "[[job]]\nname = \"billing\"\nkind = \"biling\"\nscedule = { every = \"1h\" }\n\n[daemon]\nlease-ttl = \"1s\"\n";
     let rows = [
         (
@@ -48,7 +48,7 @@ async fn a_check_tells_everything_that_is_wrong_and_where() {
 }
 
 #[tokio::test]
-async fn a_check_of_what_is_right_says_so_and_touches_nothing() {
+async fn check_of_valid_file_changes_nothing() {
     let program = program().env("DATABASE_URL", "postgres://me:secret@nowhere/panel?sslmode=verify-full");
     let program = program.file("jobs.toml", &[BILLING, HEARTBEAT].concat());
     let ended = program.run("check").await.expect_code(0);
@@ -73,8 +73,8 @@ async fn a_check_of_what_is_right_says_so_and_touches_nothing() {
     );
 }
 
-/// A file of time zone data that says nothing but this: two hours, for ever.
-fn two_hours_for_ever() -> String {
+/// A file of time zone data with a fixed offset of two hours.
+fn fixed_two_hours() -> String {
     // Twice a header, the number of types and of letters, a type (7,200 seconds, no summer time, name 0) and its name.
     let header = format!("TZif2{}\0\0\0\u{1}\0\0\0\u{4}", "\0".repeat(15 + 4 * 4));
     let block = format!("{header}\0\0\u{1c}\u{20}\0\0XST\0");
@@ -82,7 +82,7 @@ fn two_hours_for_ever() -> String {
 }
 
 #[tokio::test]
-async fn a_zone_whose_rules_are_others_on_this_machine_is_told() {
+async fn differing_zone_rules_are_reported() {
     let cron = |zone: &str| {
         let schedule = format!("schedule = {{ cron = \"0 30 2 * * *\", timezone = \"{zone}\" }}");
         BILLING.replace("schedule = { every = \"1h\" }", &(schedule + "\nallow-long-gaps = true"))
@@ -90,10 +90,10 @@ async fn a_zone_whose_rules_are_others_on_this_machine_is_told() {
     let program =
         program().env("DATABASE_URL", "sqlite://billing.db").file("jobs.toml", &cron("Europe/Berlin"));
     std::fs::create_dir(program.folder().join("Europe")).expect("a folder of ours");
-    let program = program.file("Europe/Berlin", &two_hours_for_ever()).file("UTC", &two_hours_for_ever());
+    let program = program.file("Europe/Berlin", &fixed_two_hours()).file("UTC", &fixed_two_hours());
     let zones = program.folder().display().to_string();
     let ended = program.env("TZDIR", &zones).run("check").await.expect_code(0);
-    let output = ended.err.iter().find(|line| line.contains("Europe/Berlin")).expect("it is told");
+    let output = ended.err.iter().find(|line| line.contains("Europe/Berlin")).expect("a warning");
     assert!(
         output.starts_with("warning: jobs.toml:4:") && output.contains("the machine's are used"),
         "{output}"
@@ -101,7 +101,7 @@ async fn a_zone_whose_rules_are_others_on_this_machine_is_told() {
 }
 
 #[tokio::test]
-async fn every_refusal_has_its_exit_code() {
+async fn every_error_has_its_exit_code() {
     let missing = "error: DATABASE_URL is not set";
     let url = "DATABASE_URL=sqlite://billing.db";
     let file = &format!("jobs.toml={BILLING}{HEARTBEAT}");
@@ -175,7 +175,7 @@ async fn every_refusal_has_its_exit_code() {
 }
 
 #[tokio::test]
-async fn help_and_version_are_answers_and_no_errors() {
+async fn help_and_version_exit_successfully() {
     let commands = ["run", "demo", "check", "migrate", "bill", "audit", "jobs", "runs"];
     let ended = program().run("--help").await.expect_code(0);
     for command in commands {
@@ -192,7 +192,7 @@ async fn help_and_version_are_answers_and_no_errors() {
 }
 
 #[tokio::test]
-async fn a_job_that_no_plugin_knows_is_refused_before_anything_starts() {
+async fn unknown_kind_is_rejected_before_start() {
     let database = Sqlite::migrated().await;
     let jobs = "[[job]]\nname = \"greet\"\nkind = \"test.tock\"\nschedule = { every = \"1h\" }\n";
     let program = program().env("DATABASE_URL", &database.url()).file("jobs.toml", jobs);

@@ -1,4 +1,4 @@
-//! What the program says of itself: to editors, to shells, to readers of manuals, to Prometheus.
+//! Generated documents: the schema for editors, shell completions, manual pages, and alerts for Prometheus.
 
 use std::{fs, path::Path, process::Command};
 
@@ -12,7 +12,7 @@ const SCHEMA: &str = include_str!("../../../jobs.schema.json");
 const JOBS: &str = include_str!("../../../jobs.toml");
 
 #[tokio::test]
-async fn the_schema_knows_the_kinds_of_plugins() {
+async fn schema_contains_plugin_kinds() {
     let printed = program().run("schema").await.expect_code(0).out.join("\n");
     let schema: Value = serde_json::from_str(&printed).expect("one JSON object");
     let kinds =
@@ -50,7 +50,7 @@ params = { keep = "30d" }
 
 /// Editors check by what `taplo` (Even Better TOML) and `tombi` read. Either may be missing: `pip install taplo tombi` brings them.
 #[tokio::test]
-async fn editors_accept_what_the_daemon_accepts_and_refuse_what_it_refuses() {
+async fn editor_linters_agree_with_daemon() {
     let job = |rest: &str| {
         format!("#:schema ./jobs.schema.json\n[[job]]\nname = \"tidy\"\nkind = \"stale-daemons\"\n{rest}\n")
     };
@@ -65,7 +65,7 @@ async fn editors_accept_what_the_daemon_accepts_and_refuse_what_it_refuses() {
         for (tool, arguments) in [("taplo", ["lint"].as_slice()), ("tombi", &["lint", "--offline"])] {
             let linted = Command::new(tool).args(arguments).arg(&name).current_dir(program.folder()).output();
             match linted {
-                Err(_) => skipped(&format!("{tool} is not installed: nobody tries {name} as an editor does")),
+                Err(_) => skipped(&format!("{tool} is not installed: {name} is not checked as in an editor")),
                 Ok(output) => {
                     let report = String::from_utf8_lossy(&output.stderr).into_owned()
                         + &String::from_utf8_lossy(&output.stdout);
@@ -77,7 +77,7 @@ async fn editors_accept_what_the_daemon_accepts_and_refuse_what_it_refuses() {
 }
 
 #[tokio::test]
-async fn a_shell_completes_nested_commands() {
+async fn shell_completes_nested_commands() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = program().run(&format!("completions {shell}")).await.expect_code(0).out.join("\n");
         for word in ["explain", "approve-catch-up", "accept-restore"] {
@@ -87,15 +87,15 @@ async fn a_shell_completes_nested_commands() {
     // What bash offers after `billing-daemon jobs tr`.
     let program = program();
     let script = program.run("completions bash").await.expect_code(0).out.join("\n");
-    let ask = "COMP_WORDS=(billing-daemon jobs tr); COMP_CWORD=2; _billing__daemon billing-daemon tr jobs; echo ${COMPREPLY[@]}";
-    match Command::new("bash").args(["--norc", "-c", &format!("{script}\n{ask}")]).output() {
+    let complete = "COMP_WORDS=(billing-daemon jobs tr); COMP_CWORD=2; _billing__daemon billing-daemon tr jobs; echo ${COMPREPLY[@]}";
+    match Command::new("bash").args(["--norc", "-c", &format!("{script}\n{complete}")]).output() {
         Err(_) => skipped("there is no bash to complete anything"),
         Ok(output) => assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "trigger", "{output:?}"),
     }
 }
 
 #[tokio::test]
-async fn the_manual_has_a_page_for_each_command() {
+async fn manual_has_page_for_each_command() {
     let page = program().run("man").await.expect_code(0).text();
     assert!(page.contains(".TH billing\\-daemon 1") || page.contains(".TH billing-daemon 1"), "{page}");
     assert!(page.contains("DATABASE_URL_FILE") && page.contains("75 try again"), "{page}");
@@ -116,7 +116,7 @@ async fn the_manual_has_a_page_for_each_command() {
 }
 
 #[tokio::test]
-async fn a_version_tells_what_the_program_was_built_for_and_which_schema_it_needs() {
+async fn version_prints_target_and_schema() {
     let program: Program = program().env("DATABASE_URL", "sqlite://new.db");
     let version = json(&program.run("version --json").await.expect_code(0));
     assert_eq!(keys(&version), ["features", "profile", "schema", "target", "version"]);
@@ -140,14 +140,14 @@ async fn a_version_tells_what_the_program_was_built_for_and_which_schema_it_need
 }
 
 #[test]
-fn the_alerts_fire_when_they_should() {
+fn alerts_fire_as_documented() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dashboards");
     let tested =
         Command::new("promtool").args(["test", "rules", "alerts.test.yml"]).current_dir(folder).output();
     match tested {
         Err(_) => {
             skipped(
-                "promtool is not installed (on Debian: apt-get install prometheus): nobody tries the alerts",
+                "promtool is not installed (on Debian: apt-get install prometheus): the alerts are not checked",
             );
         }
         Ok(tested) => {

@@ -114,13 +114,13 @@ async fn accepted_hold_is_no_problem_until_its_reason_changes(db: &Db) {
         problems.map(|problem| problem["kind"].as_str().expect("text").to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(problems(0).await, ["no_daemon", "held"]);
-    for (arguments, says) in [
+    for (arguments, message) in [
         (format!("{}", held.unpriced), "--reason"),
         ("web-9 --reason x".to_owned(), "no held instance is named \"web-9\""),
         (format!("{} --reason x --until 2020-01-01", held.unpriced), "is in the past"),
     ] {
         let refused = program.run(&format!("holds accept {arguments}")).await.expect_code(64);
-        assert!(refused.text().contains(says), "{}", refused.text());
+        assert!(refused.text().contains(message), "{}", refused.text());
     }
     let accept = format!("holds accept {} --reason free --until 2999-01-01", held.unpriced);
     let output = program.run(&accept).await.expect_code(0);

@@ -57,14 +57,14 @@ pub(super) async fn get(address: &str, path: &str) -> Answer {
     exchange(stream, &format!("GET {path}"), "localhost").await
 }
 
-async fn the_daemon_tells_how_billing_stands(db: &Db) {
+async fn daemon_serves_billing_status(db: &Db) {
     seed(db, 2).await;
     let program = daemon(db, &[HTTP, BILLING, HEARTBEAT, AUDIT]);
     let running = program.start("run");
     let address = address(&running).await;
     running.wait_for_line("job `billing` done").await;
     running.wait_for_line("job `audit` done").await;
-    eventually("all is well, and the run is recorded", async || {
+    eventually("the status is healthy, and the run is recorded", async || {
         let answer = get(&address, "/api/status").await;
         let status = (answer.status == 200).then(|| answer.json())?;
         (status["ok"] == true && !status["last_run"].is_null()).then_some(())
@@ -76,7 +76,7 @@ async fn the_daemon_tells_how_billing_stands(db: &Db) {
     assert_eq!((ready.status, ready.body.as_str()), (200, "ready\n"));
     let output = super::json(&program.run("status --json").await.expect_code(0));
     let status = get(&address, "/api/status").await.json();
-    assert_eq!(keys(&status), keys(&output), "the command and the interface tell the same");
+    assert_eq!(keys(&status), keys(&output), "the command and the interface return the same");
     assert_eq!(status["last_run"], output["last_run"]);
     let jobs = get(&address, "/api/jobs").await.json();
     assert_eq!(jobs.as_array().map(Vec::len), Some(3));
@@ -108,8 +108,8 @@ async fn the_daemon_tells_how_billing_stands(db: &Db) {
     assert_eq!((&health["isStale"], &health["warningThresholdExceeded"]), (&json!(false), &json!(false)));
     assert!(health["lastRun"].is_string() && health["nextScheduledRun"].is_string(), "{health}");
 
-    // What was read is told again for two seconds, so the first audit may be missing at first.
-    let metrics = eventually("the audit is told", async || {
+    // Responses are cached for two seconds, so the first audit may be missing at first.
+    let metrics = eventually("the audit is in the metrics", async || {
         let metrics = get(&address, "/metrics").await.body;
         metrics.contains("\nbilling_daemon_audit_violations ").then_some(metrics)
     })
@@ -140,12 +140,12 @@ async fn the_daemon_tells_how_billing_stands(db: &Db) {
     running.terminated().await.expect_code(0);
 }
 
-async fn what_keeps_billing_from_working_keeps_the_daemon_from_being_ready(db: &Db) {
+async fn failing_billing_makes_daemon_unready(db: &Db) {
     seed(db, 1).await;
     let running = daemon(db, &[HTTP, BILLING, HEARTBEAT, AUDIT]).start("run");
     let address = address(&running).await;
     running.wait_for_line("job `billing` done").await;
-    // It is said before it is written.
+    // It is logged before it is written.
     let recorded = "SELECT count(*) FROM scheduler_runs WHERE job = 'billing'";
     eventually("the run is recorded", async || (fetch(db, recorded).await == "1").then_some(())).await;
     db.execute("UPDATE scheduler_runs SET status = 'dead', error = 'on purpose' WHERE job = 'billing'").await;
@@ -159,16 +159,16 @@ async fn what_keeps_billing_from_working_keeps_the_daemon_from_being_ready(db: &
     assert_eq!(get(&address, "/metrics").await.status, 200);
 }
 
-/// Somebody holds the wallets: no lease is in the way of that, so it is billing's own errors that are told.
+/// Another transaction holds the wallets: no lease conflicts with that, so billing's own errors are reported.
 #[tokio::test]
-async fn the_errors_of_a_batch_are_counted() {
+async fn batch_errors_are_counted() {
     let db = Db::g1_role().await;
     seed(&db, 2).await;
     let held = db.begin().await.expect("a transaction begins");
     held.execute_unprepared("UPDATE wallets SET currency = currency").await.expect("the wallets are there");
     let running = daemon(&db, &[HTTP, BILLING]).env("BILLING_LOCK_TIMEOUT_MS", "20").start("run");
     let address = address(&running).await;
-    eventually("it is told", async || {
+    eventually("it is reported", async || {
         let metrics = get(&address, "/metrics").await.body;
         let conflicts = "billing_daemon_database_errors_total{class=\"conflict\"} ";
         let counted = metrics.lines().find_map(|line| line.strip_prefix(conflicts)?.parse::<u64>().ok());
@@ -180,13 +180,10 @@ async fn the_errors_of_a_batch_are_counted() {
     running.terminated().await.expect_code(0);
 }
 
-on_every_engine!(
-    the_daemon_tells_how_billing_stands,
-    what_keeps_billing_from_working_keeps_the_daemon_from_being_ready,
-);
+on_every_engine!(daemon_serves_billing_status, failing_billing_makes_daemon_unready,);
 
 #[tokio::test]
-async fn who_asks_in_the_wrong_way_gets_nothing() {
+async fn invalid_http_requests_are_rejected() {
     let db = Db::sqlite().await;
     let running = daemon(&db, &[HTTP, BILLING, HEARTBEAT]).start("run");
     let address = address(&running).await;
@@ -209,7 +206,7 @@ async fn who_asks_in_the_wrong_way_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_socket_is_there_while_the_daemon_lives() {
+async fn socket_exists_while_daemon_runs() {
     let db = Db::sqlite().await;
     let program = daemon(&db, &["[http]\nlisten = \"unix:@\"\nallowed-uids = [1]\n", BILLING, HEARTBEAT]);
     let socket = program.folder().join("http.sock");
@@ -239,33 +236,36 @@ async fn a_socket_is_there_while_the_daemon_lives() {
 const MONITOR: u32 = 64_001;
 const STRANGER: u32 = 64_002;
 
-/// What the unit says of the folder that the socket is in.
+/// The unit's mode of the socket's folder.
 fn runtime_folder_mode() -> u32 {
     let unit = include_str!("../../../systemd/billing-daemon.service");
-    let mode = unit.lines().find_map(|line| line.strip_prefix("RuntimeDirectoryMode=")).expect("it says so");
+    let mode = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("RuntimeDirectoryMode="))
+        .expect("the unit has the setting");
     u32::from_str_radix(mode, 8).expect("a mode")
 }
 
-/// The mode of a socket is wide for `allowed-uids`, so that it is the daemon that must tell users apart.
+/// The mode of a socket is wide for `allowed-uids`, so the daemon must distinguish users.
 #[tokio::test]
-async fn a_shared_socket_answers_the_users_that_are_named_and_nobody_else() {
+async fn shared_socket_admits_listed_users_only() {
     if !rustix::process::geteuid().is_root() {
-        skipped("this is not root: nobody asks a shared socket as another user");
+        skipped("this is not root: a shared socket is not tried as another user");
         return;
     }
     let db = Db::sqlite().await;
-    // As systemd makes it, in a folder that everybody passes; the program that asks must be seen by those users as well.
+    // As systemd makes it, in a folder that every user may enter; those users must be able to run the client as well.
     let folder = tempfile::tempdir().expect("a folder");
     let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
     mode(folder.path(), 0o755).expect("our own folder");
-    let asks = folder.path().join("socket-client");
-    fs::copy(env!("CARGO_BIN_EXE_socket-client"), &asks).expect("copied");
+    let client = folder.path().join("socket-client");
+    fs::copy(env!("CARGO_BIN_EXE_socket-client"), &client).expect("copied");
     let runtime = folder.path().join("billing-daemon");
     fs::create_dir(&runtime).expect("our own folder");
     mode(&runtime, runtime_folder_mode()).expect("our own folder");
     let socket = runtime.join("http.sock");
     let answer = |uid: u32| {
-        let mut command = Command::new(&asks);
+        let mut command = Command::new(&client);
         // A change of the user alone would leave root's groups.
         let output = command.arg(&socket).arg("/healthz").uid(uid).gid(uid).current_dir("/").output();
         let output = output.expect("the program runs");
@@ -292,7 +292,7 @@ async fn a_shared_socket_answers_the_users_that_are_named_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn an_address_that_other_machines_reach_is_refused() {
+async fn non_loopback_address_is_rejected() {
     let db = Db::sqlite().await;
     let program = daemon(&db, &["[http]\nlisten = \"0.0.0.0:9464\"\n", BILLING]);
     let ended = program.run("check").await.expect_code(78);

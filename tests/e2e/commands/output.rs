@@ -1,4 +1,4 @@
-//! How the log looks, and that nobody has to read it.
+//! The format of the log, and output without a reader.
 
 use std::process::Stdio;
 
@@ -24,7 +24,7 @@ async fn run(program: &Program, arguments: &str) -> Ended {
 }
 
 #[tokio::test]
-async fn a_log_line_reads_as_the_originals_and_goes_to_the_stream_of_its_level() {
+async fn log_line_goes_to_stream_of_level() {
     let db = Db::g1_role().await;
     let ended = run(&eventful(&db).await, "run").await;
     for (lines, levels) in [(&ended.out, ["INFO", "DEBUG"]), (&ended.err, ["WARN", "ERROR"])] {
@@ -47,7 +47,7 @@ async fn a_log_line_reads_as_the_originals_and_goes_to_the_stream_of_its_level()
 }
 
 #[tokio::test]
-async fn a_log_in_json_is_one_object_a_line() {
+async fn json_log_is_one_object_per_line() {
     let db = Db::g1_role().await;
     let ended = run(&eventful(&db).await, "run --log-format json").await;
     for (lines, levels) in [(&ended.out, ["INFO", "DEBUG"]), (&ended.err, ["WARN", "ERROR"])] {
@@ -65,7 +65,7 @@ async fn a_log_in_json_is_one_object_a_line() {
 }
 
 #[tokio::test]
-async fn what_a_command_answers_is_not_mixed_with_its_log() {
+async fn command_output_is_separate_from_log() {
     let db = Db::sqlite().await;
     seed(&db, 1).await;
     let program = program().env("DATABASE_URL", &db.url).env("LOG_LEVEL", "trace,sqlx=trace");
@@ -78,7 +78,7 @@ async fn what_a_command_answers_is_not_mixed_with_its_log() {
 }
 
 #[tokio::test]
-async fn a_reader_that_has_gone_away_is_no_error() {
+async fn closed_output_pipe_is_no_error() {
     let db = Db::sqlite().await;
     let program = daemon(&db, &[BILLING, HEARTBEAT]);
     for arguments in [
@@ -104,7 +104,7 @@ async fn a_reader_that_has_gone_away_is_no_error() {
             assert!(!err.contains("panicked"), "{arguments}: {err}");
         }
     }
-    // What is wrong has its exit code even if nobody can be told.
+    // An error has its exit code even if it cannot be printed.
     for (command, code) in [("frobnicate", 64), ("check --config other.toml", 78)] {
         let status = program
             .command(command)
@@ -118,7 +118,7 @@ async fn a_reader_that_has_gone_away_is_no_error() {
 }
 
 #[tokio::test]
-async fn a_daemon_goes_on_when_nobody_reads_its_log() {
+async fn daemon_continues_without_log_reader() {
     let db = Db::sqlite().await;
     seed(&db, 1).await;
     let program = daemon(&db, &[BILLING, HEARTBEAT]).env("LOG_LEVEL", "debug");
@@ -134,7 +134,7 @@ async fn a_daemon_goes_on_when_nobody_reads_its_log() {
     assert_eq!(child.wait().await.expect("it is ours").code(), Some(0));
 }
 
-/// A pipe that nobody reads from.
+/// A pipe without a reader.
 fn gone() -> Stdio {
     let (reader, writer) = std::io::pipe().expect("a pipe is made");
     drop(reader);

@@ -9,7 +9,7 @@ use super::{
     doctor::unpacked,
     http::{address, get},
 };
-use crate::daemon::{BILLING, HEARTBEAT, TICK, daemon, fetch, program, rows, seed};
+use crate::daemon::{BILLING, HEARTBEAT, TICK, daemon, fetch, job, program, rows, seed};
 
 const JOBS: [&str; 3] = [BILLING, HEARTBEAT, TICK];
 /// With characters that a URL must write otherwise.
@@ -20,11 +20,11 @@ const WRITTEN: &str = "c4n4ry%22%2Fh1dd3n";
 #[track_caller]
 fn check_silent(what: &str, text: &str) {
     for part in ["c4n4ry", "h1dd3n"] {
-        assert!(!text.contains(part), "{what} says the password:\n{text}");
+        assert!(!text.contains(part), "{what} contains the password:\n{text}");
     }
 }
 
-/// A role that needs the password: the server of the tests trusts everybody else.
+/// A role that needs the password: the server of the tests trusts every other role.
 async fn guarded(db: &Db) {
     db.execute(&format!("CREATE ROLE keeper LOGIN PASSWORD '{PASSWORD}' IN ROLE billing_run")).await;
     let file = Postgres::server().folder().join("data/pg_hba.conf");
@@ -42,7 +42,7 @@ async fn guarded(db: &Db) {
 }
 
 #[tokio::test]
-async fn a_password_is_said_by_no_command() {
+async fn commands_never_print_password() {
     let db = Db::g1_role().await;
     seed(&db, 2).await;
     guarded(&db).await;
@@ -82,7 +82,7 @@ async fn a_password_is_said_by_no_command() {
         for command in ["run", "bill", "audit"] {
             let running = program.start(command);
             running.wait_for_line("cannot open postgres://keeper").await;
-            // It may have given up by itself.
+            // It may have ended already.
             let _ = running.try_signal(Signal::TERM);
             check_silent(what, &running.ended().await.text());
         }
@@ -92,17 +92,17 @@ async fn a_password_is_said_by_no_command() {
 }
 
 #[tokio::test]
-async fn a_password_is_said_by_no_panic_and_by_no_list_of_processes() {
+async fn panics_and_process_list_hide_password() {
     let db = Db::g1_role().await;
     let url = db.url_for(Login::Billing).replace("billing_run@", &format!("billing_run:{WRITTEN}@"));
-    let leaks = "[[job]]\nname = 'leaks'\nkind = 'test.leaks-secret'\nschedule = { every = '1s' }\nrun-at-start = true\n";
-    let jobs = [leaks, HEARTBEAT].concat();
+    let leaks = job("leaks", "test.leaks-secret", "1s", "run-at-start = true");
+    let jobs = [&leaks, HEARTBEAT].concat();
     for backtrace in ["0", "1"] {
         let program =
             program().env("DATABASE_URL", &url).env("RUST_BACKTRACE", backtrace).file("jobs.toml", &jobs);
         let running = program.start("run");
         running.wait_for_line("panicked at").await;
-        running.wait_for_line("the job panicked: cannot go on with postgres://billing_run:***@").await;
+        running.wait_for_line("the job panicked: cannot continue with postgres://billing_run:***@").await;
         check_silent("a panic", &running.terminated().await.expect_code(0).text());
     }
     let program = program().file("url", &url).file("jobs.toml", &[HEARTBEAT, TICK].concat());
@@ -184,7 +184,7 @@ async fn echoing_server() -> String {
     address
 }
 
-async fn handed_over_values_are_shown_nowhere(db: &Db) {
+async fn passed_values_are_never_printed(db: &Db) {
     let jobs = LEAKING.replace("SERVER", &echoing_server().await);
     let url = match db.backend() {
         sea_orm::DbBackend::Sqlite => db.url.clone(),
@@ -242,17 +242,17 @@ async fn address_of(daemon: &billing_test_support::Running, format: &str) -> Str
     message.rsplit_once(' ').expect("an address ends the line").1.to_owned()
 }
 
-on_every_engine!(handed_over_values_are_shown_nowhere);
+on_every_engine!(passed_values_are_never_printed);
 
 #[tokio::test]
-async fn a_password_is_in_no_log_file() {
+async fn log_file_hides_password() {
     let db = Db::g1_role().await;
     let url = db.url_for(Login::Billing).replace("billing_run@", &format!("billing_run:{WRITTEN}@"));
-    let leaks = "[[job]]\nname = 'leaks'\nkind = 'test.leaks-secret'\nschedule = { every = '1s' }\nrun-at-start = true\n";
-    let program = program().env("DATABASE_URL", &url).file("jobs.toml", leaks);
+    let leaks = job("leaks", "test.leaks-secret", "1s", "run-at-start = true");
+    let program = program().env("DATABASE_URL", &url).file("jobs.toml", &leaks);
     let running = program.start("run --log-file log");
     let file = program.folder().join("log");
-    let masked = "the job panicked: cannot go on with postgres://billing_run:***@";
+    let masked = "the job panicked: cannot continue with postgres://billing_run:***@";
     let has_it = async || fs::read_to_string(&file).ok().filter(|log| log.contains(masked));
     eventually("the log has the panic", has_it).await;
     check_silent("a daemon", &running.terminated().await.expect_code(0).text());
@@ -260,7 +260,7 @@ async fn a_password_is_in_no_log_file() {
 }
 
 #[tokio::test]
-async fn a_file_with_a_password_that_others_may_read_is_refused() {
+async fn world_readable_secret_file_is_rejected() {
     let db = Db::g1_role().await;
     let url = db.url_for(Login::Billing).replace("billing_run@", &format!("billing_run:{WRITTEN}@"));
     let in_config = format!("[daemon]\ndatabase-url = \"{url}\"\n{BILLING}{HEARTBEAT}");
@@ -297,7 +297,7 @@ async fn a_file_with_a_password_that_others_may_read_is_refused() {
 }
 
 #[tokio::test]
-async fn a_password_is_said_by_no_diagnostic() {
+async fn diagnostics_hide_password() {
     for text in [
         "database-url = \"postgres://me:c4n4ry-h1dd3n@db:port/panel\"",
         "database-url = \"postgres://me:c4n4ry/h1dd3n@db/panel\"",
@@ -333,9 +333,9 @@ async fn a_password_is_said_by_no_diagnostic() {
     check_silent("demo", &ended.text());
 }
 
-/// What is wrong with a command line is told without what may be a password in it.
+/// An error in a command line is reported without what may be a password.
 #[tokio::test]
-async fn an_argument_that_does_not_belong_there_is_not_repeated() {
+async fn unexpected_argument_is_not_repeated() {
     let url = "postgres://me:s3cret@db/panel";
     for arguments in [
         format!("bill {url}"),

@@ -15,13 +15,13 @@ fn indented(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_dry_run_on_linux_shows_the_unit_that_ships() {
+async fn install_dry_run_prints_shipped_unit() {
     let install = shown("install --system systemd").await;
     let out = install.out.join("\n");
     let program = env!("CARGO_BIN_EXE_e2e-daemon");
     let unit = UNIT.replace("ExecStart=/usr/bin/billing-daemon", &format!("ExecStart={program}"));
-    let told = format!("write /etc/systemd/system/billing-daemon.service:\n{}", indented(&unit));
-    assert!(out.starts_with(&told), "{out}");
+    let expected = format!("write /etc/systemd/system/billing-daemon.service:\n{}", indented(&unit));
+    assert!(out.starts_with(&expected), "{out}");
     for line in [
         "run systemd-sysusers /etc/sysusers.d/billing-daemon.conf",
         "run systemd-tmpfiles --create /etc/tmpfiles.d/billing-daemon.conf",
@@ -42,7 +42,7 @@ async fn a_dry_run_on_linux_shows_the_unit_that_ships() {
 }
 
 #[tokio::test]
-async fn a_dry_run_shows_what_macos_and_windows_would_be_told() {
+async fn foreign_dry_run_prints_its_steps() {
     for (arguments, lines) in [
         (
             "install --system launchd",
@@ -76,9 +76,9 @@ async fn a_dry_run_shows_what_macos_and_windows_would_be_told() {
 }
 
 #[tokio::test]
-async fn people_are_told_where_the_log_is() {
+async fn install_prints_log_location() {
     let windows = r"its log: C:\ProgramData\billing-daemon\logs\billing-daemon.log";
-    for (arguments, told) in [
+    for (arguments, expected) in [
         ("install --system windows", Some(windows)),
         ("status --system windows", Some(windows)),
         ("start --user --system systemd", Some("its log: journalctl --user --unit billing-daemon")),
@@ -87,20 +87,20 @@ async fn people_are_told_where_the_log_is() {
     ] {
         let output = shown(arguments).await;
         let log = output.err.iter().find(|line| line.contains("log: ")).map(String::as_str);
-        assert_eq!(log, told, "{arguments}: {}", output.text());
+        assert_eq!(log, expected, "{arguments}: {}", output.text());
     }
 }
 
 #[tokio::test]
-async fn another_systems_plan_is_never_carried_out() {
+async fn foreign_system_plan_is_never_executed() {
     let output = program().run("service install --system windows").await.expect_code(64);
     assert!(output.text().contains("--dry-run"), "{}", output.text());
 }
 
 #[tokio::test]
-async fn a_service_that_cannot_be_installed_says_what_to_do_instead() {
+async fn failed_install_prints_alternative() {
     if std::path::Path::new("/run/systemd/system").exists() {
-        skipped("systemd runs here: nobody tries what is output where it does not");
+        skipped("systemd runs here: the output without systemd is not checked");
         return;
     }
     let program: Program = program().env("HOME", "/home/ada");

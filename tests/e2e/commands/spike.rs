@@ -1,4 +1,4 @@
-//! A run that waits for an approval: what the commands and the panel are told of it.
+//! A run that waits for an approval, as the commands and the panel see it.
 
 use billing_test_support::{Db, Fleet, Instance, Plan, Program, eventually, on_variants};
 
@@ -34,23 +34,23 @@ async fn billed_before_spike(db: &Db) -> Program {
     program
 }
 
-async fn spike_waits_for_the_seen_amount(db: &Db) {
+async fn spike_approval_covers_seen_amount(db: &Db) {
     let program = billed_before_spike(db).await;
     let charges = "SELECT count(*) FROM billing_charges";
     let before = fetch(db, charges).await;
 
-    // The panel would charge the same: it is kept waiting, and told why.
+    // The panel would charge the same: it keeps waiting, and the status row has the reason.
     db.execute("UPDATE scheduler_fencing SET last_success_at = NULL").await;
     let running = program.start("run");
     running.wait_for_line("then run `billing-daemon bill --approve 20.00 USD`").await;
-    eventually("the heartbeat goes on, with the reason", async || {
-        let told = fetch(
+    eventually("the heartbeat continues, with the reason", async || {
+        let waiting = fetch(
             db,
             "SELECT count(*) FROM billing_daemon_status
               WHERE status = 'error' AND heartbeat_at IS NOT NULL AND error_message LIKE '%--approve 20.00%'",
         )
         .await;
-        (told == "1").then_some(())
+        (waiting == "1").then_some(())
     })
     .await;
     assert_eq!(
@@ -95,5 +95,5 @@ async fn dry_run_amount_can_be_approved(db: &Db) {
     assert_eq!(fetch(db, approvals).await, "1");
 }
 
-on_variants!(spike_waits_for_the_seen_amount: sqlite, g1_role);
+on_variants!(spike_approval_covers_seen_amount: sqlite, g1_role);
 on_variants!(dry_run_amount_can_be_approved: sqlite, g1_role);

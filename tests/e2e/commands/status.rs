@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{json, keys};
 use crate::daemon::{
-    BILLING, HEARTBEAT, SHORT_LEASE, check_all_charged_once, daemon, fetch, now, program, seed,
+    BILLING, HEARTBEAT, SHORT_LEASE, check_all_charged_once, daemon, fetch, job, now, program, seed,
 };
 
 const DAILY: &str = r#"
@@ -40,7 +40,7 @@ async fn held(db: &Db) {
     fleet.instance(Instance::new(fleet.wallet("0.00").await, priced, hours_ago)).await;
 }
 
-async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) {
+async fn status_is_healthy_only_while_billing(db: &Db) {
     let program = daemon(db, &[BILLING, HEARTBEAT, DAILY]);
     seed(db, 2).await;
     let before = status(&program, 1).await;
@@ -104,10 +104,10 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
         "it fits the terminal: {}",
         output.text()
     );
-    let says =
+    let contains =
         |output: &Ended, text: &str| assert!(output.text().contains(text), "no `{text}`: {}", output.text());
-    says(&output, "charged 0.06 USD for 6 hours of 2 instances");
-    says(&output, "(standby)");
+    contains(&output, "charged 0.06 USD for 6 hours of 2 instances");
+    contains(&output, "(standby)");
 
     running.terminated().await.expect_code(0);
     let after = status(&program, 1).await;
@@ -116,7 +116,7 @@ async fn all_is_well_while_a_daemon_bills_and_not_before_and_not_after(db: &Db) 
     assert_eq!(after["last_run"]["totals"]["charged"], 2, "the last run is not forgotten");
     assert!(!after["last_success_at"].is_null(), "{after}");
 
-    // The panel may bill since the clean stop; that is no reason to call anybody until the next hour is due.
+    // The panel may bill since the clean stop; that is no problem until the next hour is due.
     let again = program.start("run");
     eventually("billing is healthy again", async || {
         (program.run("status").await.code == Some(0)).then_some(())
@@ -147,7 +147,7 @@ async fn last_run_is_one_that_ran(db: &Db) {
     assert!(!problems(&shown).contains(&"billing_failed"), "{shown}");
 }
 
-async fn what_is_held_is_told_by_reason_and_arrears_are_no_fault(db: &Db) {
+async fn status_groups_holds_by_reason(db: &Db) {
     held(db).await;
     let program = daemon(db, &[BILLING, HEARTBEAT]);
     program.run("bill").await.expect_code(0);
@@ -169,15 +169,15 @@ async fn what_is_held_is_told_by_reason_and_arrears_are_no_fault(db: &Db) {
     assert!(output.text().contains("no_price              2 h, unknown, since "), "{}", output.text());
 }
 
-/// A daemon that was killed, and a job that nobody runs since.
-async fn a_death_and_what_is_late_since_are_told(db: &Db) {
+/// A daemon that was killed, and a job that no daemon runs since.
+async fn status_reports_dead_daemon_and_late_jobs(db: &Db) {
     let (ago, soon) = match db.backend() {
         DbBackend::Sqlite => {
             ("(unixepoch('now') - 200) * 1000000", "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '-3 minutes')")
         }
         _ => ("now() - interval '200 seconds'", "now() - interval '3 minutes'"),
     };
-    // Each of them was waited for; but each node runs `own` by itself now, and `gone` is configured no more.
+    // Each of them was waited for; but each node runs `own` now, and `gone` is no longer configured.
     let waits = |job| {
         format!(
             "INSERT INTO scheduler_jobs (job, fencing_token, cursor_at, schedule, next_at, late_at, stuck_at)
@@ -190,9 +190,8 @@ async fn a_death_and_what_is_late_since_are_told(db: &Db) {
          VALUES ('killed', 'running', {soon}, '{{\"hostname\": \"h\", \"billingIntervalMinutes\": 60}}', {soon}, {soon})"
     ))
     .await;
-    let tick = "[[job]]\nname = 'tick'\nkind = 'test.tick'\nschedule = { every = '1s' }\n";
-    let own = tick.replace("'tick'", "'own'") + "scope = 'node'\n";
-    let program = daemon(db, &[SHORT_LEASE, BILLING, tick, &own]);
+    let (tick, own) = (job("tick", "test.tick", "1s", ""), job("own", "test.tick", "1s", "scope = 'node'"));
+    let program = daemon(db, &[SHORT_LEASE, BILLING, &tick, &own]);
     let shown = status(&program, 1).await;
     assert_eq!(problems(&shown), ["no_daemon", "daemon_dead", "billing_silent", "job_late"], "{shown}");
     let message = shown["problems"][3]["message"].as_str().expect("text");
@@ -204,7 +203,7 @@ async fn a_death_and_what_is_late_since_are_told(db: &Db) {
     let late = shown["jobs"].as_array().expect("a list").iter().find(|job| job["name"] == "tick");
     let late = late.expect("it is known")["late_seconds"].as_u64().expect("a number");
     assert!((199..260).contains(&late), "{late}");
-    // Whoever is at it and does not end is late as well.
+    // A run that does not end is late as well.
     let later = match db.backend() {
         DbBackend::Sqlite => "(unixepoch('now') + 60) * 1000000",
         _ => "now() + interval '1 minute'",
@@ -218,8 +217,8 @@ async fn a_death_and_what_is_late_since_are_told(db: &Db) {
     assert_eq!(problems(&shown), ["no_daemon", "daemon_dead", "billing_silent"], "{shown}");
 }
 
-/// One that failed since says nothing of the books, and neither does a job of another kind.
-async fn the_last_audit_that_came_to_its_end_is_the_one_that_counts(db: &Db) {
+/// One that failed since contains nothing of the books, and neither does a job of another kind.
+async fn status_shows_last_finished_audit(db: &Db) {
     let ago = |minutes: u32| match db.backend() {
         DbBackend::Sqlite => format!("(unixepoch('now') - {minutes} * 60) * 1000000"),
         _ => format!("now() - {minutes} * interval '1 minute'"),
@@ -240,8 +239,7 @@ async fn the_last_audit_that_came_to_its_end_is_the_one_that_counts(db: &Db) {
         ))
         .await;
     }
-    let audit =
-        |name: &str| format!("[[job]]\nname = '{name}'\nkind = 'audit'\nschedule = {{ every = '1d' }}\n");
+    let audit = |name: &str| job(name, "audit", "1d", "");
     let shown = status(&daemon(db, &[&audit("books"), &audit("again"), DAILY]), 1).await;
     assert_eq!(
         (&shown["last_audit"]["job"], &shown["last_audit"]["details"]["violations"]),
@@ -252,7 +250,7 @@ async fn the_last_audit_that_came_to_its_end_is_the_one_that_counts(db: &Db) {
     assert_eq!(status(&daemon(db, &[DAILY]), 1).await["last_audit"], Value::Null);
 }
 
-async fn looking_changes_nothing_and_needs_no_more_than_reading(db: &Db) {
+async fn status_needs_only_read_access(db: &Db) {
     seed(db, 1).await;
     let fences = "SELECT count(*) FROM scheduler_fencing";
     let before = fetch(db, fences).await;
@@ -373,16 +371,16 @@ on_every_engine!(
     daemons_without_heartbeat_are_known,
     stop_without_billing_leaves_heartbeat,
     paused_billing_is_reported_and_not_run,
-    all_is_well_while_a_daemon_bills_and_not_before_and_not_after,
-    what_is_held_is_told_by_reason_and_arrears_are_no_fault,
-    a_death_and_what_is_late_since_are_told,
-    the_last_audit_that_came_to_its_end_is_the_one_that_counts,
+    status_is_healthy_only_while_billing,
+    status_groups_holds_by_reason,
+    status_reports_dead_daemon_and_late_jobs,
+    status_shows_last_finished_audit,
 );
-on_variants!(looking_changes_nothing_and_needs_no_more_than_reading: g1_role, g2_role, g3_role);
+on_variants!(status_needs_only_read_access: g1_role, g2_role, g3_role);
 
 #[tokio::test]
-async fn a_database_that_does_not_answer_or_does_not_fit_has_a_code_of_its_own() {
-    let gone = program().env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
+async fn unusable_database_has_separate_exit_code() {
+    let gone = program().env("DATABASE_URL", "postgres://none@127.0.0.1:1/none");
     gone.run("status").await.expect_code(69);
     // No reading command creates a file; one without our tables does not fit.
     let program = program();

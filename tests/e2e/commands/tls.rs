@@ -1,4 +1,4 @@
-//! The way to a database on another machine: nobody may stand in for it.
+//! The connection to a database on another host: no other server may impersonate it.
 
 use billing_test_support::{Db, Login, Panel, Postgres, Program, eventually};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -20,7 +20,7 @@ fn certified(authority: &CertifiedIssuer<'static, KeyPair>, host: &str) -> (Stri
 }
 
 #[tokio::test]
-async fn only_a_database_with_a_certificate_of_the_named_authority_is_spoken_to() {
+async fn certificate_of_other_authority_is_rejected() {
     let server = Postgres::private().await;
     let db = Db::on_server(server, Panel::G1, Login::Billing).await;
     seed(&db, 2).await;
@@ -69,7 +69,7 @@ async fn only_a_database_with_a_certificate_of_the_named_authority_is_spoken_to(
 }
 
 #[tokio::test]
-async fn a_database_elsewhere_is_refused_until_it_proves_itself_or_is_trusted() {
+async fn remote_database_needs_verified_tls() {
     let elsewhere = "postgres://billing@db.invalid/panel";
     let jobs = [BILLING, HEARTBEAT].concat();
     for (url, section, refused) in [

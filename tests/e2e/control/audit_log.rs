@@ -1,4 +1,4 @@
-//! Who changed what is on record, and the record shows if somebody changed it.
+//! Changes by operators are in the audit log, and changes of the log are detected.
 
 use std::{collections::BTreeMap, os::unix::fs::MetadataExt};
 
@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use super::{BROKEN, run_json, with};
 use crate::daemon::{TICK, rows, seed};
 
-async fn every_request_is_one_link_of_a_chain_that_shows_what_was_changed(db: &Db) {
+async fn hash_chain_reveals_changed_rows(db: &Db) {
     let program = with(db, &[TICK]);
     run_json(&program, "jobs pause tick --reason tea --as grace").await;
     run_json(&program, "jobs pause tick --reason more").await;
@@ -33,7 +33,7 @@ async fn every_request_is_one_link_of_a_chain_that_shows_what_was_changed(db: &D
     assert_eq!(broken().await, None);
 
     for change in [
-        "UPDATE scheduler_audit_log SET actor = 'nobody' WHERE id = 2",
+        "UPDATE scheduler_audit_log SET actor = 'other' WHERE id = 2",
         "DELETE FROM scheduler_audit_log WHERE id = 2",
     ] {
         let refused = db.admin().execute_unprepared(change).await.expect_err(change).to_string();
@@ -46,7 +46,7 @@ async fn every_request_is_one_link_of_a_chain_that_shows_what_was_changed(db: &D
         _ => "ALTER TABLE scheduler_audit_log DISABLE TRIGGER scheduler_audit_log_append_only",
     })
     .await;
-    db.execute("UPDATE scheduler_audit_log SET actor = 'nobody' WHERE id = 2").await;
+    db.execute("UPDATE scheduler_audit_log SET actor = 'other' WHERE id = 2").await;
     assert_eq!(broken().await, Some(2), "it was changed");
     let audit = program.run("audit").await.expect_code(1);
     assert!(audit.text().contains("record_chain: row 2 of scheduler_audit_log"), "{}", audit.text());
@@ -60,7 +60,7 @@ async fn every_request_is_one_link_of_a_chain_that_shows_what_was_changed(db: &D
 const CHANGES: &str =
     "actor || ' ' || action || ' ' || job || ' ' || details FROM scheduler_audit_log ORDER BY id";
 
-async fn what_a_person_changes_is_on_record(db: &Db) {
+async fn operator_changes_are_in_audit_log(db: &Db) {
     let program =
         with(db, &["[daemon]\nstate-dir = \".\"\n", BROKEN]).env("DATABASE_URL", &db.url_for(Login::Owner));
     seed(db, 2).await;
@@ -73,7 +73,7 @@ async fn what_a_person_changes_is_on_record(db: &Db) {
     ] {
         program.run(looking).await.expect_code(code);
     }
-    assert_eq!(rows(db, CHANGES).await, [""; 0], "whoever looks changes nothing");
+    assert_eq!(rows(db, CHANGES).await, [""; 0], "reading changes nothing");
 
     program.run("adopt").await.expect_code(0);
     program.run("bill --approve-catch-up --all --reason outage").await.expect_code(0);
@@ -114,7 +114,7 @@ async fn what_a_person_changes_is_on_record(db: &Db) {
 }
 
 #[tokio::test]
-async fn a_migration_that_was_applied_is_on_record() {
+async fn applied_migration_is_in_audit_log() {
     let folder = tempfile::tempdir().expect("a folder");
     let url = format!("sqlite://{}/new.db", folder.path().display());
     let program = crate::daemon::program().env("DATABASE_URL", &url).env("USER", "ada");
@@ -138,7 +138,7 @@ async fn a_migration_that_was_applied_is_on_record() {
 }
 
 /// Many at once: each has its place, and none of them fails.
-async fn changes_at_the_same_moment_stand_one_after_the_other(db: &Db) {
+async fn concurrent_changes_are_chained_in_order(db: &Db) {
     let daemon = Database::new(db.url.parse().expect("the URL of a database of ours"));
     let daemon = daemon.connect(Pool::Shared).await.expect("it opens");
     let mut all = tokio::task::JoinSet::new();
@@ -159,8 +159,5 @@ async fn changes_at_the_same_moment_stand_one_after_the_other(db: &Db) {
     assert_eq!(verify(&daemon).await.expect("it answers"), ChainCheck { rows: 24, broken: None });
 }
 
-on_every_engine!(
-    every_request_is_one_link_of_a_chain_that_shows_what_was_changed,
-    changes_at_the_same_moment_stand_one_after_the_other,
-);
-on_variants!(what_a_person_changes_is_on_record: sqlite, postgres, g1_role, g3_role);
+on_every_engine!(hash_chain_reveals_changed_rows, concurrent_changes_are_chained_in_order,);
+on_variants!(operator_changes_are_in_audit_log: sqlite, postgres, g1_role, g3_role);

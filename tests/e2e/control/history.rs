@@ -7,11 +7,11 @@ use super::{
 };
 use crate::{
     commands::json,
-    daemon::{HEARTBEAT, TICK, program},
+    daemon::{HEARTBEAT, TICK, job, program},
 };
 
 #[tokio::test]
-async fn the_next_times_of_a_cron_text_need_no_job_no_database_and_no_file() {
+async fn next_times_need_no_job_or_database() {
     let bare = program();
     let berlin = "--timezone Europe/Berlin --count 3 --from 2027-03-27T00:00:00Z";
     let mut command = bare.command(&format!("jobs next --json {berlin}"));
@@ -20,7 +20,7 @@ async fn the_next_times_of_a_cron_text_need_no_job_no_database_and_no_file() {
     assert_eq!(
         String::from_utf8_lossy(&output.stdout).trim(),
         r#"[{"scheduled_at":"2027-03-27T01:30:00Z"},{"scheduled_at":"2027-03-28T01:00:00Z"},{"scheduled_at":"2027-03-29T00:30:00Z"}]"#,
-        "on the 28th half past two does not exist, and the first instant after the gap stands for it"
+        "on the 28th half past two does not exist, and the first instant after the gap replaces it"
     );
     let ended =
         bare.run("jobs next --cron @hourly --from 2026-11-22T15:00:00Z --count 2").await.expect_code(0);
@@ -42,7 +42,7 @@ async fn the_next_times_of_a_cron_text_need_no_job_no_database_and_no_file() {
     assert_eq!(json(&ended)[0]["scheduled_at"], "2026-11-22T00:00:00Z");
 }
 
-async fn every_job_is_listed_with_how_it_stands(db: &Db) {
+async fn jobs_are_listed_with_their_state(db: &Db) {
     let jobs = BROKEN.replace("\"365d\" }", "\"365d\" }\nrun-at-start = true");
     let program = with(db, &[TICK, WAITS_FOR_CANCEL, HEARTBEAT, &jobs]);
     let before = run_json(&program, "jobs list").await;
@@ -60,7 +60,7 @@ async fn every_job_is_listed_with_how_it_stands(db: &Db) {
         .map(|job| format!("{} {} {}", text(&job["job"]), text(&job["state"]), text(&job["schedule"])))
         .collect();
     assert_eq!(short[0], "broken waiting every 365d");
-    assert_eq!(short[1], "heartbeat paused every 1s", "which each node runs by itself");
+    assert_eq!(short[1], "heartbeat paused every 1s", "which each node runs");
     assert_eq!(short[2], "sleeper running every 365d");
     assert!(short[3].starts_with("tick "), "{short:?}");
     assert_eq!(listed[0]["last_run"]["error"], "broken as designed");
@@ -75,7 +75,7 @@ async fn every_job_is_listed_with_how_it_stands(db: &Db) {
     assert!(gone["runs"].as_array().is_some_and(|runs| !runs.is_empty()), "its history stays: {gone}");
 }
 
-async fn a_job_that_nobody_runs_is_late_and_explained(db: &Db) {
+async fn job_without_daemon_is_late(db: &Db) {
     let program = with(db, &[TICK, HEARTBEAT]);
     let daemon = started(&program).await;
     until_history_has(&program, "tick", "done schedule").await;
@@ -102,9 +102,9 @@ async fn a_job_that_nobody_runs_is_late_and_explained(db: &Db) {
     assert_eq!(
         (text(&job["state"]), &job["late"]),
         ("late", &true.into()),
-        "the rows tell it, without a daemon"
+        "the rows show it, without a daemon"
     );
-    eventually("nobody is there", async || {
+    eventually("no daemon is alive", async || {
         let answer = run_json(&program, "jobs explain tick").await;
         (text(&answer["answer"]) == "no_daemon").then_some(())
     })
@@ -113,8 +113,8 @@ async fn a_job_that_nobody_runs_is_late_and_explained(db: &Db) {
     assert_eq!(text(&future["answer"]), "not_yet");
 }
 
-async fn a_daemon_reports_a_late_job_wherever_the_fault_is(db: &Db) {
-    // Of what each node runs by itself, a row is left from when it was not so.
+async fn late_job_is_reported_for_any_cause(db: &Db) {
+    // A job that each node runs has a row from when it did not.
     let own = TICK.replace("\"tick\"", "\"own\"") + "scope = \"node\"\n";
     let program = with(db, &["[daemon]\nlease-ttl = \"3s\"\n", TICK, &own]);
     let daemon = started(&program).await;
@@ -133,7 +133,7 @@ async fn a_daemon_reports_a_late_job_wherever_the_fault_is(db: &Db) {
          VALUES ('own', {past}, 'every 1s', {past}, {past}, {past})"
     ))
     .await;
-    // Whoever does not renew is replaced, so it renews.
+    // A daemon that does not renew is replaced, so it renews.
     eventually("it is reported", async || {
         db.execute(&stuck).await;
         (!daemon.lines_with("is late").is_empty()).then_some(())
@@ -144,12 +144,15 @@ async fn a_daemon_reports_a_late_job_wherever_the_fault_is(db: &Db) {
         line.contains("[ERROR]") && line.contains("the run of stuck that was due at 1970-01-01"),
         "{line}"
     );
-    assert!(daemon.lines_with("`own` is late").is_empty(), "what each node runs by itself is told by no row");
+    assert!(
+        daemon.lines_with("`own` is late").is_empty(),
+        "a job that each node runs has no row of this kind"
+    );
     daemon.terminated().await.expect_code(0);
 }
 
 /// Old rows and too many rows go; the newest of a job, and the newest that is done, stay.
-async fn the_history_is_pruned_to_its_bounds(db: &Db) {
+async fn history_is_pruned_to_limits(db: &Db) {
     let days_ago = |days: u32| match db.backend() {
         sea_orm::DbBackend::Sqlite => {
             format!("CAST(unixepoch('now') * 1000000 AS INTEGER) - {days} * 86400000000")
@@ -175,11 +178,7 @@ async fn the_history_is_pruned_to_its_bounds(db: &Db) {
         ))
         .await;
     }
-    let job = |rows| {
-        format!(
-            "[[job]]\nname = \"prune\"\nkind = \"prune-history\"\nschedule = {{ every = \"365d\" }}\nparams = {{ keep-rows = {rows} }}\n"
-        )
-    };
+    let prune = |rows| job("prune", "prune-history", "365d", &format!("params = {{ keep-rows = {rows} }}"));
     let left = async || {
         let left = "job || ' ' || status || ' ' || count(*) FROM scheduler_runs WHERE job <> 'prune' GROUP BY job, status ORDER BY 1";
         crate::daemon::rows(db, left).await
@@ -190,7 +189,7 @@ async fn the_history_is_pruned_to_its_bounds(db: &Db) {
         // The job prunes its own history, too: of its two rows the older one.
         (1, 3, ["busy done 1", "quiet dead 1", "quiet done 1"]),
     ] {
-        let program = with(db, &[&job(rows)]);
+        let program = with(db, &[&prune(rows)]);
         let daemon = started(&program).await;
         let run = run_json(&program, "jobs trigger prune --wait").await;
         assert_eq!(
@@ -202,8 +201,8 @@ async fn the_history_is_pruned_to_its_bounds(db: &Db) {
 }
 
 on_every_engine!(
-    the_history_is_pruned_to_its_bounds,
-    every_job_is_listed_with_how_it_stands,
-    a_job_that_nobody_runs_is_late_and_explained,
-    a_daemon_reports_a_late_job_wherever_the_fault_is,
+    history_is_pruned_to_limits,
+    jobs_are_listed_with_their_state,
+    job_without_daemon_is_late,
+    late_job_is_reported_for_any_cause,
 );

@@ -13,7 +13,7 @@ use crate::{
     daemon::{daemon, now},
 };
 
-/// Comes once in a year, and waits to be asked to stop.
+/// Is due once a year, and waits until it is cancelled.
 pub(super) const WAITS_FOR_CANCEL: &str = r#"
 [[job]]
 name = "sleeper"

@@ -15,7 +15,7 @@ kind = "test.tick"
 schedule = { every = "365d" }
 "#;
 
-async fn an_edited_file_comes_into_force_without_disturbing_what_runs(db: &Db) {
+async fn edited_file_applies_without_disturbing_runs(db: &Db) {
     let program = with(db, &[YEARLY, WAITS_FOR_CANCEL]);
     let daemon = started(&program).await;
     run_json(&program, "jobs trigger sleeper").await;
@@ -29,7 +29,7 @@ async fn an_edited_file_comes_into_force_without_disturbing_what_runs(db: &Db) {
     daemon.wait_for_line("jobs.toml: second: added").await;
     daemon.wait_for_line("jobs.toml: tick: schedule every 365d -> every 1s").await;
     daemon.wait_for_line("jobs.toml is in force").await;
-    let record = eventually("it is on record", async || {
+    let record = eventually("it is in the audit log", async || {
         crate::daemon::rows(db, "details FROM scheduler_audit_log WHERE action = 'reload'").await.pop()
     })
     .await;
@@ -76,7 +76,7 @@ async fn deleted_configuration_is_logged_once() {
     assert_eq!(lines, 1, "{}", ended.text());
 }
 
-async fn a_daemon_whose_edited_file_has_billing_tells_so(db: &Db) {
+async fn reload_with_billing_updates_status_row(db: &Db) {
     let program = with(db, &[TICK, HEARTBEAT]);
     let daemon = started(&program).await;
     let interval = "SELECT metadata ->> 'billingIntervalMinutes' FROM billing_daemon_status";
@@ -84,14 +84,14 @@ async fn a_daemon_whose_edited_file_has_billing_tells_so(db: &Db) {
     assert_eq!(crate::daemon::fetch(db, interval).await, "-", "it has no billing");
     let _program = program.file("jobs.toml", &with_panel_billing_off(db, &[BILLING, HEARTBEAT].concat()));
     daemon.wait_for_line("jobs.toml is in force").await;
-    eventually("its row tells of it", async || {
+    eventually("its row has the interval", async || {
         (crate::daemon::fetch(db, interval).await == (365 * 24 * 60).to_string()).then_some(())
     })
     .await;
     daemon.terminated().await.expect_code(0);
 }
 
-async fn a_new_schedule_fires_nothing_that_was_not_due(db: &Db) {
+async fn new_schedule_runs_no_past_times(db: &Db) {
     let program = with(db, &[YEARLY]);
     let daemon = started(&program).await;
     eventually("it has begun", async || {
@@ -143,13 +143,13 @@ async fn slow_validation_delays_no_run(db: &Db) {
 
 on_every_engine!(
     slow_validation_delays_no_run,
-    an_edited_file_comes_into_force_without_disturbing_what_runs,
-    a_new_schedule_fires_nothing_that_was_not_due,
-    a_daemon_whose_edited_file_has_billing_tells_so,
+    edited_file_applies_without_disturbing_runs,
+    new_schedule_runs_no_past_times,
+    reload_with_billing_updates_status_row,
 );
 
 #[tokio::test]
-async fn a_file_with_mistakes_leaves_everything_as_it_was_and_says_where_they_are() {
+async fn invalid_file_changes_nothing() {
     let db = Db::sqlite().await;
     let program = with(&db, &[TICK]);
     let daemon = started(&program).await;
@@ -158,7 +158,7 @@ async fn a_file_with_mistakes_leaves_everything_as_it_was_and_says_where_they_ar
     assert!(line.contains("[ERROR]"), "{line}");
     daemon.wait_for_line("jobs.toml has 1 problem: everything stays as it was").await;
     let runs = history(&program, "tick").await.len();
-    eventually("it goes on", async || (history(&program, "tick").await.len() > runs).then_some(())).await;
+    eventually("it continues", async || (history(&program, "tick").await.len() > runs).then_some(())).await;
     // By signal, a file is read at once, changed or not.
     daemon.signal(Signal::HUP);
     daemon.wait_for_lines("jobs.toml has 1 problem: everything stays as it was", 2).await;

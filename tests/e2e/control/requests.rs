@@ -9,8 +9,8 @@ use super::{
 };
 use crate::daemon::{TICK, fetch};
 
-async fn a_paused_job_runs_nothing_until_it_is_resumed_and_its_pause_is_one_row(db: &Db) {
-    // A second job shows that the daemon goes on, and how long.
+async fn paused_job_runs_nothing_until_resumed(db: &Db) {
+    // A second job shows that the daemon continues, and how long.
     let program = with(db, &[TICK, &TICK.replace("\"tick\"", "\"other\"")]);
     let daemon = started(&program).await;
     until_history_has(&program, "tick", "done schedule").await;
@@ -19,7 +19,7 @@ async fn a_paused_job_runs_nothing_until_it_is_resumed_and_its_pause_is_one_row(
     let again = run_json(&program, "jobs pause tick --reason coffee").await;
     assert_eq!(again["changed"], false);
     assert!(text(&again["about"]).contains("paused by grace: tea"), "{again}");
-    // A run that had begun already goes on.
+    // A run that had begun already continues.
     until_history_grew(&program, "other", 2).await;
     let job = &run_json(&program, "jobs show tick").await;
     assert_eq!((text(&job["state"]), &job["late"]), ("paused", &false.into()));
@@ -37,7 +37,7 @@ async fn a_paused_job_runs_nothing_until_it_is_resumed_and_its_pause_is_one_row(
     assert_eq!(fetch(db, doubles).await, "0");
 }
 
-async fn a_run_by_hand_is_waited_for_and_shown(db: &Db) {
+async fn manual_run_is_awaited_and_printed(db: &Db) {
     let program = with(db, &[TICK, WAITS_FOR_CANCEL, BROKEN]);
     let daemon = started(&program).await;
     run_json(&program, "jobs pause tick --reason tea").await;
@@ -63,7 +63,7 @@ async fn a_run_by_hand_is_waited_for_and_shown(db: &Db) {
     daemon.terminated().await.expect_code(0);
 }
 
-async fn a_cancelled_run_stops_and_is_not_run_again(db: &Db) {
+async fn cancelled_run_is_not_repeated(db: &Db) {
     let program = with(db, &[WAITS_FOR_CANCEL]);
     let daemon = started(&program).await;
     // While the daemon plans the job, it holds its lease, and that claim could be cancelled.
@@ -87,14 +87,10 @@ async fn a_cancelled_run_stops_and_is_not_run_again(db: &Db) {
     let run = &run_json(&program, "runs list --job sleeper").await[0];
     assert!(text(&run["reason"]).ends_with(": enough") && run["items"] == 3, "{run}");
     daemon.terminated().await.expect_code(0);
-    assert_eq!(
-        history(&program, "sleeper").await.len(),
-        1,
-        "what was asked for before the cancellation is withdrawn"
-    );
+    assert_eq!(history(&program, "sleeper").await.len(), 1, "requests before the cancellation are withdrawn");
 }
 
-async fn a_dead_letter_is_replayed_and_one_that_is_done_only_if_that_is_meant(db: &Db) {
+async fn replay_of_done_run_needs_force(db: &Db) {
     let jobs = BROKEN.replace("\"365d\" }", "\"365d\" }\nrun-at-start = true");
     let program = with(db, &[&jobs, TICK]);
     let daemon = started(&program).await;
@@ -163,8 +159,8 @@ async fn job_that_ran_ahead_waits_until_reset(db: &Db) {
 /// No daemon runs, so none may answer.
 async fn request_without_daemon_is_reported(db: &Db) {
     let program = with(db, &[TICK]);
-    let asked = program.run("jobs trigger tick").await.expect_code(0);
-    assert!(asked.out[0].contains("no daemon is alive: start one"), "{}", asked.text());
+    let accepted = program.run("jobs trigger tick").await.expect_code(0);
+    assert!(accepted.out[0].contains("no daemon is alive: start one"), "{}", accepted.text());
     assert_eq!(run_json(&program, "jobs trigger tick").await["daemons_alive"], 0);
     let waiting = program.start("jobs trigger tick --wait");
     waiting.wait_for_line("no daemon is alive").await;
@@ -175,22 +171,22 @@ async fn request_without_daemon_is_reported(db: &Db) {
         (run_json(&program, "jobs trigger tick").await["daemons_alive"] == 1).then_some(())
     })
     .await;
-    let asked = program.run("jobs trigger tick").await.expect_code(0);
-    assert!(asked.out[0].contains("begins within 2 s"), "{}", asked.text());
+    let accepted = program.run("jobs trigger tick").await.expect_code(0);
+    assert!(accepted.out[0].contains("begins within 2 s"), "{}", accepted.text());
     daemon.terminated().await.expect_code(0);
 }
 
 on_every_engine!(
     job_that_ran_ahead_waits_until_reset,
     request_without_daemon_is_reported,
-    a_paused_job_runs_nothing_until_it_is_resumed_and_its_pause_is_one_row,
-    a_run_by_hand_is_waited_for_and_shown,
-    a_cancelled_run_stops_and_is_not_run_again,
-    a_dead_letter_is_replayed_and_one_that_is_done_only_if_that_is_meant,
+    paused_job_runs_nothing_until_resumed,
+    manual_run_is_awaited_and_printed,
+    cancelled_run_is_not_repeated,
+    replay_of_done_run_needs_force,
 );
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn jobs_are_controlled_behind_a_pooler_with_one_server_for_each_transaction() {
+async fn transaction_pooler_permits_job_control() {
     let db = Db::g1_role().await;
     let pooler = Pooler::start(2);
     let program = with(&db, &[TICK, WAITS_FOR_CANCEL]).env("DATABASE_URL", &pooler.url(&db, Login::Billing));
@@ -204,14 +200,14 @@ async fn jobs_are_controlled_behind_a_pooler_with_one_server_for_each_transactio
     until_history_has(&program, "tick", "paused schedule").await;
     for daemon in daemons {
         let ended = daemon.terminated().await.expect_code(0);
-        for wrong in ["prepared statement", "[ERROR]", "does not answer what is wished for"] {
+        for wrong in ["prepared statement", "[ERROR]", "cannot poll the store for control requests"] {
             assert!(!ended.text().contains(wrong), "{}", ended.text());
         }
     }
 }
 
 #[tokio::test]
-async fn whoever_asks_about_no_job_is_told_which_there_are() {
+async fn unknown_job_is_rejected_with_suggestion() {
     let db = Db::sqlite().await;
     let program = with(&db, &[TICK]);
     for command in ["show", "resume", "cancel", "trigger", "explain", "pause --reason tea"] {

@@ -1,4 +1,4 @@
-//! What the panel is told when billing cannot work though the daemon lives, and how it recovers.
+//! The status row when billing cannot work although the daemon runs, and how it recovers.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -15,9 +15,9 @@ use super::{
     until_it_waits_for_a_lock,
 };
 
-/// Faults D3 and D4: the original reported success with nothing billed, and beat on, so that the built-in billing stayed
+/// The original reported success with nothing billed, and beat on, so that the built-in billing stayed
 /// paused.
-async fn billing_that_cannot_write_is_reported_as_failed_until_it_can(db: &Db) {
+async fn unwritable_wallets_are_reported_until_fixed(db: &Db) {
     let organizations = seed(db, 3).await;
     db.execute("REVOKE INSERT ON payment_transactions FROM billing_run").await;
     let daemon = daemon(db, &[BILLING, HEARTBEAT]).start("run");
@@ -25,17 +25,17 @@ async fn billing_that_cannot_write_is_reported_as_failed_until_it_can(db: &Db) {
     let refusal = "permission denied for table payment_transactions";
     assert!(failed.contains("] [WARN] ") && failed.contains(refusal), "{failed}");
 
-    // One beat may have been under way while the first run failed; after it there is none.
+    // One heartbeat may have been in progress while the first run failed; there is none after it.
     let no_heartbeat = "no heartbeat: the last billing run failed: could not post a batch";
     daemon.wait_for_line(no_heartbeat).await;
     let beat = fetch(db, "SELECT heartbeat_at FROM billing_daemon_status").await;
     daemon.wait_for_line("attempt 2 of 100").await;
     daemon.wait_for_lines(no_heartbeat, 3).await;
     assert_eq!(fetch(db, "SELECT heartbeat_at FROM billing_daemon_status").await, beat, "it ages");
-    let told =
+    let status =
         "SELECT concat_ws(' ', status, last_run_success, instances_billed, total_amount = 0, total_hours = 0)
                   FROM billing_daemon_status";
-    assert_eq!(fetch(db, told).await, "error f 0 t t");
+    assert_eq!(fetch(db, status).await, "error f 0 t t");
     let message = fetch(db, "SELECT error_message FROM billing_daemon_status").await;
     assert!(message.contains(refusal), "{message}");
     let recorded =
@@ -48,19 +48,19 @@ async fn billing_that_cannot_write_is_reported_as_failed_until_it_can(db: &Db) {
 
     db.execute("GRANT INSERT ON payment_transactions TO billing_run").await;
     daemon.wait_for_line("charged 0.09 USD for 9 hours of 3 instances").await;
-    let told = format!(
+    let status = format!(
         "SELECT concat_ws(' ', status, last_run_success, instances_billed, heartbeat_at > '{}', error_message)
            FROM billing_daemon_status",
         if beat == "-" { "-infinity" } else { &beat }
     );
-    eventually("it beats again", async || (fetch(db, &told).await == "running t 3 t").then_some(())).await;
+    eventually("it beats again", async || (fetch(db, &status).await == "running t 3 t").then_some(())).await;
     check_all_charged_once(db, &organizations).await;
 }
 
-on_variants!(billing_that_cannot_write_is_reported_as_failed_until_it_can: g1_role, g3_role);
+on_variants!(unwritable_wallets_are_reported_until_fixed: g1_role, g3_role);
 
-/// Fault D3: the original took a lost connection for a run with nothing to bill.
-async fn a_lost_database_costs_a_daemon_its_run_and_not_its_life(db: &Db) {
+/// The original took a lost connection for a run with nothing to bill.
+async fn daemon_survives_lost_database(db: &Db) {
     let organizations = seed(db, 5).await;
     let proxy = Proxy::start().await;
     let lock = db.admin().begin().await.expect("a transaction begins");
@@ -79,17 +79,18 @@ async fn a_lost_database_costs_a_daemon_its_run_and_not_its_life(db: &Db) {
 
     proxy.restore();
     daemon.wait_for_line("charged 0.09 USD for 9 hours of 3 instances").await;
-    let told = "SELECT concat_ws(' ', status, last_run_success, heartbeat_at > now() - interval '10 seconds')
+    let status =
+        "SELECT concat_ws(' ', status, last_run_success, heartbeat_at > now() - interval '10 seconds')
                   FROM billing_daemon_status";
-    eventually("it beats again", async || (fetch(db, told).await == "running t t").then_some(())).await;
+    eventually("it beats again", async || (fetch(db, status).await == "running t t").then_some(())).await;
     check_all_charged_once(db, &organizations).await;
     daemon.terminated().await.expect_code(0);
 }
 
-on_variants!(a_lost_database_costs_a_daemon_its_run_and_not_its_life: g1_role);
+on_variants!(daemon_survives_lost_database: g1_role);
 
 #[tokio::test]
-async fn a_database_that_comes_up_after_the_daemon_is_waited_for() {
+async fn daemon_waits_for_database_at_start() {
     let db = Db::g1_role().await;
     let proxy = Proxy::start().await;
     proxy.cut();
@@ -102,7 +103,7 @@ async fn a_database_that_comes_up_after_the_daemon_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_waits_for_its_database_ends_when_asked() {
+async fn waiting_daemon_ends_on_signal() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
     let closed = listener.local_addr().expect("a listener has an address").port();
     drop(listener);
@@ -117,9 +118,9 @@ async fn a_daemon_that_waits_for_its_database_ends_when_asked() {
     }
 }
 
-/// Somebody has the whole file to himself: a daemon that starts then, as a second one does beside it, waits.
+/// Another process holds the whole file: a daemon that starts then waits, and so does a second one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_sqlite_file_that_is_locked_at_the_start_is_waited_for() {
+async fn daemon_waits_for_locked_sqlite_file() {
     let db = Db::sqlite().await;
     let organizations = seed(&db, 2).await;
     let connection = connect(&db.url).await;
@@ -127,7 +128,7 @@ async fn an_sqlite_file_that_is_locked_at_the_start_is_waited_for() {
         sqlite_transaction_mode: Some(SqliteTransactionMode::Exclusive),
         ..TransactionOptions::default()
     });
-    let exclusive = exclusive.await.expect("nobody else is in the file");
+    let exclusive = exclusive.await.expect("no other process uses the file");
     let daemon = daemon(&db, &[BILLING]).env("BILLING_LOCK_TIMEOUT_MS", "100").start("run");
     let warning = daemon.wait_for_line("next attempt in 1 s").await;
     assert!(
@@ -140,7 +141,7 @@ async fn an_sqlite_file_that_is_locked_at_the_start_is_waited_for() {
     check_all_charged_once(&db, &organizations).await;
 }
 
-/// Stands between a daemon and the PostgreSQL server, and can fail as a network does.
+/// A proxy between a daemon and the PostgreSQL server that can fail as a network does.
 struct Proxy {
     address: SocketAddr,
     passes: watch::Sender<bool>,

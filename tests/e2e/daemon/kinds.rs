@@ -18,7 +18,7 @@ retry = { max-attempts = 1 }
 argv = ["sh", "-c", "echo hello; echo \"$DATABASE_URL\" gone >&2; exit 3"]
 "#;
 
-async fn a_command_leaves_its_output_in_the_history_and_sees_no_password(db: &Db) {
+async fn command_output_is_recorded_without_password(db: &Db) {
     let running = daemon(db, &[COMMAND]).start("run");
     running.wait_for_line("`sh` exited with code 3: gone").await;
     let details = "SELECT details FROM scheduler_runs WHERE job = 'greet' AND status = 'dead'";
@@ -32,8 +32,8 @@ async fn a_command_leaves_its_output_in_the_history_and_sees_no_password(db: &Db
     running.terminated().await.expect_code(0);
 }
 
-/// A program that is running when the daemon is asked to end goes with it.
-async fn a_command_ends_with_the_daemon(db: &Db) {
+/// A program that runs when the daemon stops ends with it.
+async fn command_ends_with_daemon(db: &Db) {
     let sleeper = COMMAND.replace("echo hello;", "echo $$ > pid; exec sleep 600;");
     let program = daemon(db, &[&sleeper]);
     let running = program.start("run");
@@ -64,7 +64,7 @@ argv = ["sh", "-c", """
     done
     echo done > again; exit
   fi
-  trap 'echo asked > asked' TERM HUP INT
+  trap 'echo stopped > stopped' TERM HUP INT
   (trap '' TERM HUP INT; exec sleep 600) & echo $! > child
   echo $$ > pid
   while :; do sleep 0.02; done"""]
@@ -73,7 +73,7 @@ stop-grace = "25s"
 
 /// By kill -9, at any time and in the middle of a stop: what it started ends before another daemon repeats it.
 #[tokio::test]
-async fn killed_daemon_takes_its_programs_along() {
+async fn killed_daemon_ends_its_programs() {
     for stops in [false, true] {
         let db = Db::sqlite().await;
         let program = daemon(&db, &[CLINGING]);
@@ -84,10 +84,10 @@ async fn killed_daemon_takes_its_programs_along() {
         let pids = eventually("it runs", async || Some([read("child")?, read("pid")?])).await;
         assert!(pids.iter().all(|pid| is_running(pid.trim())));
         if stops {
-            // The second signal asks the run to stop.
+            // The second signal requests the run to stop.
             running.signal(Signal::TERM);
             running.signal(Signal::INT);
-            eventually("it was asked to stop", async || read("asked")).await;
+            eventually("it was requested to stop", async || read("stopped")).await;
         }
         running.signal(Signal::KILL);
         running.ended().await;
@@ -108,7 +108,4 @@ fn is_running(pid: &str) -> bool {
     stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('Z')))
 }
 
-on_every_engine!(
-    a_command_leaves_its_output_in_the_history_and_sees_no_password,
-    a_command_ends_with_the_daemon,
-);
+on_every_engine!(command_output_is_recorded_without_password, command_ends_with_daemon,);

@@ -15,14 +15,14 @@ schedule = { every = "365d" }
 run-at-start = true
 "#;
 
-/// Fault D1: the original exited by itself after 32 seconds and never beat.
-async fn a_daemon_as_it_ships_bills_beats_and_stays(db: &Db) {
+/// The original exited after 32 seconds and never wrote a heartbeat.
+async fn default_jobs_bill_and_beat(db: &Db) {
     let organizations = seed(db, 4).await;
     let mut daemon = daemon(db, &[SHIPPED]).start("run");
     daemon.wait_for_line("charged 0.12 USD for 12 hours of 4 instances, 0 held").await;
     let beats = "SELECT status FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
     eventually("it beats", async || (fetch(db, beats).await == "running").then_some(())).await;
-    assert!(daemon.is_alive(), "nobody asked it to end");
+    assert!(daemon.is_alive(), "it received no signal");
     let ended = daemon.terminated().await.expect_code(0);
     assert!(ended.out.last().is_some_and(|line| line.ends_with("[INFO] stopped")), "{}", ended.text());
     check_all_charged_once(db, &organizations).await;
@@ -55,8 +55,8 @@ async fn database_url_alone_runs_built_in_jobs(db: &Db) {
     check_all_charged_once(db, &organizations).await;
 }
 
-/// Fault D1: and it goes on beating.
-async fn a_daemon_beats_again_and_again(db: &Db) {
+/// And its heartbeat continues.
+async fn heartbeat_continues(db: &Db) {
     let mut daemon = daemon(db, &[BILLING, HEARTBEAT]).start("run");
     let mut seen = Vec::new();
     for beat in ["first", "second", "third"] {
@@ -71,9 +71,9 @@ async fn a_daemon_beats_again_and_again(db: &Db) {
     assert!(daemon.is_alive());
 }
 
-/// Faults D5 and D6: the original's clean stop kept the built-in billing paused and erased the last run's figures, which moreover
+/// The original's clean stop kept the built-in billing paused and erased the last run's figures, which moreover
 /// were not those of the ledger.
-async fn a_clean_stop_hands_billing_back_and_keeps_the_figures_of_the_last_run(db: &Db) {
+async fn clean_stop_hands_billing_back(db: &Db) {
     seed(db, 3).await;
     let host = hostname();
     remember(db, "dead-here", &host, "running", "-3 hours").await;
@@ -107,11 +107,11 @@ async fn a_clean_stop_hands_billing_back_and_keeps_the_figures_of_the_last_run(d
         DbBackend::Sqlite => "SELECT count(*) || ' ' || (-sum(amount) / 10000.0) FROM payment_transactions",
         _ => "SELECT count(*) || ' ' || CAST(-sum(amount) AS real) FROM payment_transactions",
     };
-    assert_eq!(fetch(db, ledger).await, "3 0.09", "which is what the ledger says");
+    assert_eq!(fetch(db, ledger).await, "3 0.09", "the same as in the ledger");
 }
 
-/// Fault D5, the other way round: while another daemon is alive, the panel leaves billing to that one.
-async fn a_clean_stop_leaves_billing_to_another_daemon_that_is_alive(db: &Db) {
+/// While another daemon is alive, the panel leaves billing to that one.
+async fn clean_stop_leaves_billing_to_other_daemon(db: &Db) {
     remember(db, "dead-here", &hostname(), "running", "-3 hours").await;
     remember(db, "alive-there", "elsewhere", "running", "-1 seconds").await;
     let daemon = daemon(db, &[BILLING, HEARTBEAT]).start("run");
@@ -139,8 +139,8 @@ async fn idle_daemon_row_carries_newest_run(db: &Db) {
     idle.terminated().await.expect_code(0);
 }
 
-/// Fault D7: the original's rows were named `{hostname}-{pid}`, which repeats in containers, and stayed for ever.
-async fn rows_of_daemons_have_names_of_their_own_and_are_tidied_away(db: &Db) {
+/// The original's rows were named `{hostname}-{pid}`, which repeats in containers, and stayed without limit.
+async fn stale_daemon_rows_are_deleted(db: &Db) {
     for (name, status, age) in [
         ("silent", "running", "-11 minutes"),
         ("failing", "error", "-11 minutes"),
@@ -192,12 +192,12 @@ async fn rows_of_daemons_have_names_of_their_own_and_are_tidied_away(db: &Db) {
 
 on_every_engine!(
     idle_daemon_row_carries_newest_run,
-    a_daemon_beats_again_and_again,
-    a_clean_stop_hands_billing_back_and_keeps_the_figures_of_the_last_run,
-    a_clean_stop_leaves_billing_to_another_daemon_that_is_alive,
-    rows_of_daemons_have_names_of_their_own_and_are_tidied_away,
+    heartbeat_continues,
+    clean_stop_hands_billing_back,
+    clean_stop_leaves_billing_to_other_daemon,
+    stale_daemon_rows_are_deleted,
 );
-on_variants!(a_daemon_as_it_ships_bills_beats_and_stays: sqlite, g1_role, g2_role, g3_role);
+on_variants!(default_jobs_bill_and_beat: sqlite, g1_role, g2_role, g3_role);
 on_variants!(database_url_alone_runs_built_in_jobs: sqlite, g1_role);
 
 /// Writes the row of a daemon of this host, last written so long ago.

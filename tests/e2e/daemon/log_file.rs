@@ -1,4 +1,4 @@
-//! `run --log-file`: for a daemon whose standard streams nobody reads, such as a service of Windows.
+//! `run --log-file`: for a daemon whose standard streams have no reader, such as a service of Windows.
 
 use std::{fs, path::Path};
 
@@ -14,7 +14,7 @@ async fn log_with(file: &Path, text: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_daemon_with_a_file_for_its_log_tells_it_everything_and_nobody_else() {
+async fn log_file_replaces_standard_streams() {
     for format in ["text", "json"] {
         let db = Db::sqlite().await;
         let organizations = seed(&db, 2).await;
@@ -27,7 +27,7 @@ async fn a_daemon_with_a_file_for_its_log_tells_it_everything_and_nobody_else() 
         assert_eq!((ended.out, ended.err), (Vec::new(), Vec::new()));
         let log = fs::read_to_string(&file).expect("text");
         let lines: Vec<_> = log.lines().collect();
-        assert_eq!(lines[0], "{\"before\": true}", "it goes on where it was");
+        assert_eq!(lines[0], "{\"before\": true}", "it is appended");
         if format == "json" {
             for line in &lines {
                 serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
@@ -41,10 +41,10 @@ async fn a_daemon_with_a_file_for_its_log_tells_it_everything_and_nobody_else() 
 
 /// A service manager shows an exit code at best.
 #[tokio::test]
-async fn what_keeps_a_daemon_from_starting_is_in_its_log() {
+async fn start_errors_are_in_log_file() {
     let good = &[BILLING, HEARTBEAT].concat();
     let unknown = "[daemon]\nbanana = 1\nlog-level = 'loud'\n";
-    for (jobs, url, code, told) in [
+    for (jobs, url, code, message) in [
         (unknown, "sqlite://billing.db?mode=rwc", 78, ["banana", "unknown log level `loud`", "3 problems"]),
         (good, "", 78, ["DATABASE_URL is not set"; 3]),
         (good, "sqlite://billing.db?mode=rwc", 69, ["migrate up"; 3]),
@@ -54,7 +54,7 @@ async fn what_keeps_a_daemon_from_starting_is_in_its_log() {
             let arguments = format!("run --log-format {format} --log-file daemon.log");
             let ended = program.run(&arguments).await.expect_code(code);
             let log = fs::read_to_string(program.folder().join("daemon.log")).expect("it was begun");
-            for part in told {
+            for part in message {
                 assert!(log.contains(part), "{part} in\n{log}");
                 assert!(ended.err.join("\n").contains(part), "{part} in\n{}", ended.text());
             }
@@ -77,7 +77,7 @@ async fn what_keeps_a_daemon_from_starting_is_in_its_log() {
 }
 
 #[tokio::test]
-async fn a_log_that_cannot_be_written_keeps_nobody_from_billing_and_is_told_at_the_start() {
+async fn unwritable_log_file_is_reported_at_start() {
     // A full disk, and a folder that is missing.
     let full = if cfg!(target_os = "linux") { "/dev/full" } else { "missing/daemon.log" };
     for file in [full, "missing/daemon.log"] {
@@ -87,9 +87,13 @@ async fn a_log_that_cannot_be_written_keeps_nobody_from_billing_and_is_told_at_t
         running.wait_for_line("job `billing` done").await;
         let ended = running.terminated().await.expect_code(0);
         assert!(ended.out.is_empty(), "{}", ended.text());
-        let told = format!("cannot write the log {file}: ");
-        assert!(ended.err[0].starts_with(&told) && ended.err[0].contains("--log-file"), "{}", ended.text());
-        assert_eq!(ended.err.iter().filter(|line| line.contains(&told)).count(), 1, "{}", ended.text());
+        let message = format!("cannot write the log {file}: ");
+        assert!(
+            ended.err[0].starts_with(&message) && ended.err[0].contains("--log-file"),
+            "{}",
+            ended.text()
+        );
+        assert_eq!(ended.err.iter().filter(|line| line.contains(&message)).count(), 1, "{}", ended.text());
         assert!(ended.err.last().is_some_and(|line| line.ends_with("[INFO] stopped")), "{}", ended.text());
         check_all_charged_once(&db, &organizations).await;
     }

@@ -51,7 +51,7 @@ schedule = { every = "1s" }
 misfire = "catch-up"
 "#;
 
-/// Begins at once, and never ends, whoever asks.
+/// Starts immediately and never ends.
 pub(crate) const HANGS_FOREVER: &str = r#"
 [[job]]
 name = "runaway"
@@ -60,16 +60,21 @@ schedule = { every = "365d" }
 run-at-start = true
 "#;
 
+/// A `[[job]]` of jobs.toml with these further lines.
+pub(crate) fn job(name: &str, kind: &str, every: &str, more: &str) -> String {
+    format!("\n[[job]]\nname = '{name}'\nkind = '{kind}'\nschedule = {{ every = '{every}' }}\n{more}\n")
+}
+
 /// The hours that each instance of [`seed`] has due.
 pub(crate) const HOURS: i64 = 3;
 
-/// The daemon under test, with the plugins of its own binary, for this database.
+/// The daemon under test, with the plugins of the test binary, for this database.
 pub(crate) fn daemon(db: &Db, jobs: &[&str]) -> Program {
     program().env("DATABASE_URL", &db.url).file("jobs.toml", &with_panel_billing_off(db, &jobs.concat()))
 }
 
-/// These jobs, with what lets them charge beside a panel of a generation that reads no heartbeat: no panel of a test bills by
-/// itself, and few have the panel guard.
+/// These jobs, with the setting that permits charges next to a panel of a generation that reads no heartbeat: no panel of a test bills
+/// without a call, and few have the panel guard.
 pub(crate) fn with_panel_billing_off(db: &Db, jobs: &str) -> String {
     let setting = "[daemon]\npanel-billing = \"off\"\n";
     match db.panel {
@@ -123,7 +128,7 @@ pub(crate) async fn rows(db: &Db, selected: &str) -> Vec<String> {
     rows.iter().map(|row| row.try_get_by_index(0).expect("the first column is text")).collect()
 }
 
-/// Nobody holds a job any more: for a test that does not wait until what a dead daemon held expires.
+/// Ends every lease: for a test that does not wait until what a dead daemon held expires.
 pub(crate) async fn free_all_jobs(db: &Db) {
     db.execute("UPDATE scheduler_jobs SET holder = NULL, expires_at = NULL").await;
 }

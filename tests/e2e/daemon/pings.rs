@@ -1,4 +1,4 @@
-//! Signs of life, heard by a server of our own.
+//! Pings, received by a server of the test.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -11,19 +11,19 @@ use billing_test_support::{Db, Program, Running, eventually, on_every_engine, pr
 
 use super::{BILLING, HEARTBEAT, TICK, daemon, seed};
 
-/// Every path that was asked for, in order.
+/// Every requested path, in order.
 #[derive(Clone)]
 struct Monitor {
     url: String,
-    heard: Arc<Mutex<Vec<String>>>,
+    received: Arc<Mutex<Vec<String>>>,
 }
 
 impl Monitor {
     fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let url = format!("http://{}", listener.local_addr().expect("it has one"));
-        let heard = Arc::default();
-        let monitor = Self { url, heard: Arc::clone(&heard) };
+        let received = Arc::default();
+        let monitor = Self { url, received: Arc::clone(&received) };
         // It ends with the process of the test.
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -31,7 +31,7 @@ impl Monitor {
                 let mut line = String::new();
                 BufReader::new(&stream).read_line(&mut line).expect("a request");
                 let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-                heard.lock().expect("nobody panics in there").push(path);
+                received.lock().expect("no holder of the lock panics").push(path);
                 let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
                 stream.write_all(answer).expect("it listens");
             }
@@ -39,14 +39,14 @@ impl Monitor {
         monitor
     }
 
-    fn heard(&self) -> Vec<String> {
-        self.heard.lock().expect("nobody panics in there").clone()
+    fn received(&self) -> Vec<String> {
+        self.received.lock().expect("no holder of the lock panics").clone()
     }
 
     async fn hears(&self, paths: &[&str]) {
-        eventually(&format!("{paths:?} is heard"), async || {
-            let heard = self.heard();
-            paths.iter().all(|path| heard.iter().any(|heard| heard == path)).then_some(())
+        eventually(&format!("{paths:?} is received"), async || {
+            let received = self.received();
+            paths.iter().all(|path| received.iter().any(|received| received == path)).then_some(())
         })
         .await;
     }
@@ -62,7 +62,7 @@ retry = { max-attempts = 2, backoff = "1s" }
 params = { argv = ["false"] }
 "#;
 
-async fn a_monitor_hears_that_billing_starts_and_works_and_that_a_job_is_given_up(db: &Db) {
+async fn monitor_receives_start_success_and_failure(db: &Db) {
     seed(db, 2).await;
     let monitor = Monitor::start();
     // From the environment, from a file, and as text.
@@ -80,16 +80,24 @@ async fn a_monitor_hears_that_billing_starts_and_works_and_that_a_job_is_given_u
     let running = program.start("run --log-format json");
     monitor.hears(&["/start", "/works?key=s3cret", "/dead"]).await;
     let ended = running.terminated().await.expect_code(0);
-    let heard = monitor.heard();
-    let place = |path: &str| heard.iter().position(|heard| heard == path);
-    assert!(place("/start") < place("/works?key=s3cret"), "{heard:?}");
-    assert!(!heard.iter().any(|path| path == "/never"), "only a success is pinged: {heard:?}");
-    assert_eq!(heard.iter().filter(|path| *path == "/try").count(), 2, "each attempt starts: {heard:?}");
-    assert_eq!(heard.iter().filter(|path| *path == "/dead").count(), 1, "it is given up once: {heard:?}");
+    let received = monitor.received();
+    let place = |path: &str| received.iter().position(|received| received == path);
+    assert!(place("/start") < place("/works?key=s3cret"), "{received:?}");
+    assert!(!received.iter().any(|path| path == "/never"), "only a success is pinged: {received:?}");
+    assert_eq!(
+        received.iter().filter(|path| *path == "/try").count(),
+        2,
+        "each attempt starts: {received:?}"
+    );
+    assert_eq!(
+        received.iter().filter(|path| *path == "/dead").count(),
+        1,
+        "it is given up once: {received:?}"
+    );
     assert!(!ended.text().contains("s3cret"), "{}", ended.text());
 }
 
-on_every_engine!(a_monitor_hears_that_billing_starts_and_works_and_that_a_job_is_given_up,);
+on_every_engine!(monitor_receives_start_success_and_failure,);
 
 fn watched(monitor: &Monitor, path: &str) -> String {
     format!("{TICK}ping = {{ url = \"{}/{path}\" }}\n", monitor.url)
@@ -104,7 +112,7 @@ async fn edited(running: &Running, program: Program, text: &str) -> Program {
 }
 
 #[tokio::test]
-async fn an_edited_ping_is_in_force_at_once_and_a_removed_one_is_not_heard_any_more() {
+async fn edited_ping_applies_at_once() {
     let db = Db::sqlite().await;
     let monitor = Monitor::start();
     let program = daemon(&db, &[TICK]);
@@ -121,10 +129,10 @@ async fn an_edited_ping_is_in_force_at_once_and_a_removed_one_is_not_heard_any_m
     running.wait_for_lines("`tick` done", done + 5).await;
     // A daemon that ends waits for its last signs.
     running.terminated().await.expect_code(0);
-    let heard = monitor.heard();
-    // One run may have been under way when the file was read.
-    assert!(heard.len() <= done - unwatched + 1, "nobody pings any more: {heard:?}");
-    let last = heard.iter().rposition(|path| path == "/first").expect("it was heard");
-    let first = heard.iter().position(|path| path == "/second").expect("it was heard");
-    assert!(last < first, "the old address is not asked any more: {heard:?}");
+    let received = monitor.received();
+    // One run may have been in progress when the file was read.
+    assert!(received.len() <= done - unwatched + 1, "it pings no more: {received:?}");
+    let last = received.iter().rposition(|path| path == "/first").expect("it was received");
+    let first = received.iter().position(|path| path == "/second").expect("it was received");
+    assert!(last < first, "the old address gets no more requests: {received:?}");
 }

@@ -1,4 +1,4 @@
-//! What the daemon tells the service manager that started it, over the socket that systemd would have.
+//! The daemon's notifications to its service manager, over a socket like that of systemd.
 
 use std::time::Duration;
 
@@ -61,12 +61,12 @@ async fn check_life(at: At) {
 }
 
 #[tokio::test]
-async fn systemd_is_told_of_start_reload_and_end_on_a_socket_with_a_path() {
+async fn path_socket_receives_all_notifications() {
     check_life(At::Path).await;
 }
 
 #[tokio::test]
-async fn systemd_is_told_of_start_reload_and_end_on_an_abstract_socket() {
+async fn abstract_socket_receives_all_notifications() {
     check_life(At::Abstract).await;
 }
 
@@ -92,9 +92,9 @@ async fn drain_extends_stop_time_and_feeds_watchdog() {
     running.signal(Signal::KILL);
 }
 
-/// A timer that fed the watchdog would go on.
+/// A timer that fed the watchdog would continue.
 #[tokio::test]
-async fn a_watchdog_is_fed_while_the_scheduler_works_and_starves_once_it_hangs() {
+async fn hanging_scheduler_stops_watchdog_notifications() {
     let silence = Duration::from_secs(4);
     let db = Db::sqlite().await;
     let mut manager = Manager::listen(At::Path);
@@ -107,21 +107,21 @@ async fn a_watchdog_is_fed_while_the_scheduler_works_and_starves_once_it_hangs()
     for _ in 0..3 {
         manager.wait_for("WATCHDOG=1").await;
     }
-    asked_to_hang(&db, &running).await;
+    make_it_hang(&db, &running).await;
     manager.starved(silence).await;
     assert!(running.is_alive(), "systemd would kill it now");
     running.signal(Signal::KILL);
 }
 
-async fn asked_to_hang(db: &Db, running: &Running) {
+async fn make_it_hang(db: &Db, running: &Running) {
     let asker = program().env("DATABASE_URL", &db.url).file("jobs.toml", HANG);
     asker.run("jobs trigger hang").await.expect_code(0);
     running.wait_for_line("hangs from now on").await;
 }
 
-/// Nobody watches: nothing is fed, and a manager that is gone harms nobody.
+/// Without a watchdog nothing is fed, and a missing service manager is harmless.
 #[tokio::test]
-async fn a_manager_that_went_away_is_told_of_once_in_the_log() {
+async fn missing_service_manager_is_logged_once() {
     let db = Db::sqlite().await;
     let mut manager = Manager::listen(At::Path);
     let program = manager.manages(daemon(&db, &[TICK])).env("WATCHDOG_USEC", "1000000");
@@ -137,10 +137,9 @@ async fn a_manager_that_went_away_is_told_of_once_in_the_log() {
 }
 
 #[tokio::test]
-async fn a_start_that_waits_for_its_database_says_so() {
+async fn waiting_start_extends_its_timeout() {
     let mut manager = Manager::listen(At::Path);
-    let program =
-        program().env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/panel").file("jobs.toml", TICK);
+    let program = program().env("DATABASE_URL", "postgres://none@127.0.0.1:1/panel").file("jobs.toml", TICK);
     let running = manager.manages(program).start("run");
     manager.wait_for("EXTEND_TIMEOUT_USEC=").await;
     assert_eq!(manager.wait_for("STATUS=").await, "waits for the database");

@@ -12,9 +12,9 @@ schedule = { every = "1h" }
 run-at-start = true
 "#;
 
-/// Fault D10: an interval above 90 minutes hands billing back to the panel between any two runs.
+/// An interval above 90 minutes hands billing back to the panel between any two runs.
 #[tokio::test]
-async fn an_interval_that_hands_billing_back_is_refused_unless_it_is_meant() {
+async fn interval_beyond_takeover_needs_permission() {
     let db = Db::sqlite().await;
     let meant = format!("{HOURLY}allow-long-gaps = true\n");
     for (minutes, jobs, refused) in [("91", HOURLY, true), ("90", HOURLY, false), ("91", &meant, false)] {
@@ -49,7 +49,7 @@ async fn unknown_log_level_means_info() {
 
 /// What the original read from `.env`, and from the environment before it, does the same here.
 #[tokio::test]
-async fn the_originals_settings_are_read_from_the_environment_and_from_a_file() {
+async fn legacy_settings_are_read() {
     for (in_environment, minutes, level) in [(false, "30", "DEBUG"), (true, "15", "INFO")] {
         let db = Db::g1_role().await;
         let file = format!(
@@ -64,12 +64,12 @@ async fn the_originals_settings_are_read_from_the_environment_and_from_a_file() 
         running.wait_for_line("job `billing` done").await;
         let interval = "SELECT metadata ->> 'billingIntervalMinutes' FROM billing_daemon_status
                          WHERE heartbeat_at IS NOT NULL";
-        let told = eventually("it beats", async || {
-            let told = fetch(&db, interval).await;
-            (told != "-").then_some(told)
+        let interval_minutes = eventually("it beats", async || {
+            let interval_minutes = fetch(&db, interval).await;
+            (interval_minutes != "-").then_some(interval_minutes)
         });
-        assert_eq!(told.await, minutes);
-        // The row of a run is written after the job has said that it is done.
+        assert_eq!(interval_minutes.await, minutes);
+        // The row of a run is written after the job has logged its end.
         let aligned = format!(
             "SELECT extract(epoch FROM max(scheduled_at))::bigint % (60 * {minutes}) FROM scheduler_runs
              WHERE job = 'billing'"

@@ -9,8 +9,8 @@ use super::{
     BILLING, HANGS_FOREVER, HEARTBEAT, SHORT_LEASE, TICK, check_all_charged_once, daemon, fetch, rows, seed,
 };
 
-/// Fault D9: runs of the original overlapped, and there was no lease and no panel guard.
-async fn two_daemons_never_run_the_same_occurrence_twice(db: &Db) {
+/// Runs of the original overlapped, and there was no lease and no panel guard.
+async fn two_daemons_run_each_occurrence_once(db: &Db) {
     let organizations = seed(db, 4).await;
     let program = daemon(db, &[BILLING, HEARTBEAT, TICK]);
     let (one, other) = (program.start("run"), program.start("run"));
@@ -37,11 +37,11 @@ async fn two_daemons_never_run_the_same_occurrence_twice(db: &Db) {
 }
 
 /// What one daemon held when it ended, the other begins again, and no scheduled time of anything is left out.
-async fn another_daemon_goes_on(db: &Db, signal: Signal) {
-    let held = HANGS_FOREVER.replace("runaway", "held");
+async fn other_daemon_continues(db: &Db, signal: Signal) {
+    let held = HANGS_FOREVER.replace("runaway", "held").replace("hangs-forever", "waits-for-cancel");
     let program = daemon(db, &[SHORT_LEASE, &held, TICK]);
     let holder = program.start("run");
-    holder.wait_for_line("hangs until the process ends").await;
+    holder.wait_for_line("waits until it is cancelled").await;
     let other = program.start("run");
     other.wait_for_line("runs held, tick as").await;
     if signal == Signal::TERM {
@@ -50,7 +50,7 @@ async fn another_daemon_goes_on(db: &Db, signal: Signal) {
         holder.signal(signal);
         assert_eq!(holder.ended().await.code, None);
     }
-    other.wait_for_line("hangs until the process ends").await;
+    other.wait_for_line("waits until it is cancelled").await;
     other.wait_for_lines("tick of", 3).await;
     other.interrupted().await.expect_code(0);
 
@@ -68,16 +68,16 @@ async fn another_daemon_goes_on(db: &Db, signal: Signal) {
     assert_eq!(done, due, "each second is done once");
 }
 
-async fn another_daemon_goes_on_after_a_kill(db: &Db) {
-    another_daemon_goes_on(db, Signal::KILL).await;
+async fn other_daemon_continues_after_kill(db: &Db) {
+    other_daemon_continues(db, Signal::KILL).await;
 }
 
-async fn another_daemon_goes_on_after_a_clean_end(db: &Db) {
-    another_daemon_goes_on(db, Signal::TERM).await;
+async fn other_daemon_continues_after_clean_stop(db: &Db) {
+    other_daemon_continues(db, Signal::TERM).await;
 }
 
 on_every_engine!(
-    two_daemons_never_run_the_same_occurrence_twice,
-    another_daemon_goes_on_after_a_kill,
-    another_daemon_goes_on_after_a_clean_end,
+    two_daemons_run_each_occurrence_once,
+    other_daemon_continues_after_kill,
+    other_daemon_continues_after_clean_stop,
 );

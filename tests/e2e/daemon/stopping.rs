@@ -12,7 +12,7 @@ use super::{
     fetch, rows, seed, until_it_waits_for_a_lock,
 };
 
-/// Fault D2: the original abandoned the run in progress while its log claimed a graceful stop.
+/// The original abandoned the run in progress while its log claimed a graceful stop.
 async fn sigterm_during_run_completes_it(db: &Db) {
     let organizations = seed(db, 8).await;
     let obstacle = Obstacle::before_the_fifth(db, &organizations).await;
@@ -26,9 +26,9 @@ async fn sigterm_during_run_completes_it(db: &Db) {
     check_all_charged_once(db, &organizations).await;
     let run = "status || ' ' || items || ' ' || attempt FROM scheduler_runs WHERE job = 'billing'";
     assert_eq!(rows(db, run).await, ["done 8 1"]);
-    let told =
+    let status =
         "status || ' ' || (heartbeat_at IS NULL) || ' ' || instances_billed FROM billing_daemon_status";
-    assert_eq!(rows(db, told).await, [format!("stopped {} 8", yes(db))]);
+    assert_eq!(rows(db, status).await, [format!("stopped {} 8", yes(db))]);
 }
 
 async fn second_signal_stops_run_after_batch(db: &Db) {
@@ -67,10 +67,10 @@ async fn check_stopped_after_batch(db: &Db, settings: &str, stop: impl AsyncFnOn
     check_charged(db, &organizations[..billed]).await;
     let run = "status || ' ' || items || ' ' || attempt FROM scheduler_runs WHERE job = 'billing'";
     assert_eq!(rows(db, run).await, [format!("interrupted {billed} 1")]);
-    let told = "status || ' ' || (heartbeat_at IS NULL) || ' ' || instances_billed || ' ' || (last_run_success IS NULL)
+    let status = "status || ' ' || (heartbeat_at IS NULL) || ' ' || instances_billed || ' ' || (last_run_success IS NULL)
                   FROM billing_daemon_status";
     assert_eq!(
-        rows(db, told).await,
+        rows(db, status).await,
         [format!("stopped {0} {billed} {0}", yes(db))],
         "neither done nor failed"
     );
@@ -91,8 +91,8 @@ async fn check_stopped_after_batch(db: &Db, settings: &str, stop: impl AsyncFnOn
     assert_eq!(fetch(db, times).await, "1", "it is the same occurrence");
 }
 
-/// Fault B2: a crash between the debit and its cycle charged again at each retry.
-async fn kill_9_in_the_middle_of_a_run_neither_loses_nor_repeats_a_charge(db: &Db) {
+/// A crash between the debit and its cycle charged again at each retry.
+async fn kill_during_run_charges_each_hour_once(db: &Db) {
     let organizations = seed(db, 8).await;
     let obstacle = Obstacle::before_the_fifth(db, &organizations).await;
     let program = daemon(db, &[SHORT_LEASE, BILLING, HEARTBEAT]);
@@ -114,7 +114,7 @@ async fn kill_9_in_the_middle_of_a_run_neither_loses_nor_repeats_a_charge(db: &D
 on_variants!(sigterm_during_run_completes_it: sqlite, g1_role, g3_role);
 on_variants!(second_signal_stops_run_after_batch: sqlite, g1_role);
 on_variants!(drain_timeout_stops_run_after_batch: sqlite, g1_role);
-on_variants!(kill_9_in_the_middle_of_a_run_neither_loses_nor_repeats_a_charge: sqlite, g1_role, g3_role);
+on_variants!(kill_during_run_charges_each_hour_once: sqlite, g1_role, g3_role);
 
 async fn check_charged(db: &Db, organizations: &[Uuid]) {
     let charged =
@@ -140,8 +140,8 @@ async fn third_signal_ends_process_at_once() {
         running.wait_for_line("another signal ends the process at once").await;
         running.signal(signal);
         let ended = running.ended().await.expect_code(code);
-        let told = ended.err.iter().any(|line| line.contains("while stopping: the process ends at once"));
-        assert!(told, "{}", ended.text());
+        let reported = ended.err.iter().any(|line| line.contains("while stopping: the process ends at once"));
+        assert!(reported, "{}", ended.text());
         db.execute("DELETE FROM scheduler_jobs").await;
     }
 }
@@ -152,7 +152,7 @@ async fn unstoppable_jobs_are_abandoned_after_grace() {
     let (db, other) = tokio::join!(Db::g1_role(), Db::sqlite());
     let at_once = "[daemon]\ndrain-timeout = '1s'\n";
     let runaway = daemon(&db, &[at_once, HANGS_FOREVER, HEARTBEAT]).start("run");
-    let stuck = daemon(&other, &[at_once, &HANGS_FOREVER.replace("runaway", "stuck")]).start("run");
+    let stuck = daemon(&other, &[at_once, &HANGS_FOREVER.replace("hangs-forever", "stuck")]).start("run");
     runaway.wait_for_line("hangs until the process ends").await;
     stuck.wait_for_line("stuck from now on").await;
     let beats = "SELECT status FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
@@ -213,7 +213,7 @@ impl Obstacle {
     async fn remove(self) {
         match self {
             Self::Lock(lock) => lock.rollback().await.expect("a lock is given back"),
-            // The batches end by themselves, and no test can drop it while one of them holds the file.
+            // The batches end without help, and no test can drop the trigger while one of them holds the file.
             Self::Trigger => {}
         }
     }

@@ -18,11 +18,11 @@ use prost::Message as _;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{BILLING, HEARTBEAT, TICK, check_all_charged_once, daemon, fetch, seed};
+use super::{BILLING, HEARTBEAT, TICK, check_all_charged_once, daemon, fetch, job, seed};
 
 const ERROR: i32 = otlp::status::StatusCode::Error as i32;
 
-/// Says what the environment says, and is in no output.
+/// A value of the environment that must be in no output.
 const KEY: &str = "c4n4ry-of-the-collector";
 
 type Fields = HashMap<String, String>;
@@ -37,7 +37,7 @@ struct Span {
     name: String,
     kind: i32,
     fields: Fields,
-    /// What was said within, each with its fields.
+    /// The events of the span, each with its fields.
     events: Vec<(String, Fields)>,
     status: i32,
     description: String,
@@ -103,7 +103,7 @@ fn spans(request: &ExportTraceServiceRequest) -> Vec<Span> {
 enum Manner {
     Takes,
     Refuses,
-    /// It reads, and never says anything.
+    /// It reads, and never responds.
     Silent,
 }
 
@@ -111,11 +111,11 @@ enum Manner {
 struct Collector {
     url: String,
     manner: Arc<Mutex<Manner>>,
-    heard: Arc<Mutex<Heard>>,
+    received: Arc<Mutex<Received>>,
 }
 
 #[derive(Default)]
-struct Heard {
+struct Received {
     /// The heads of the requests, in lower case.
     requests: Vec<String>,
     spans: Vec<Span>,
@@ -125,7 +125,7 @@ impl Collector {
     fn start(manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let url = format!("http://{}", listener.local_addr().expect("it has one"));
-        let collector = Self { url, manner: Arc::new(Mutex::new(manner)), heard: Arc::default() };
+        let collector = Self { url, manner: Arc::new(Mutex::new(manner)), received: Arc::default() };
         let own = collector.clone();
         // It ends with the process of the test.
         thread::spawn(move || {
@@ -138,7 +138,7 @@ impl Collector {
     }
 
     fn behave(&self, manner: Manner) {
-        *self.manner.lock().expect("nobody panics in there") = manner;
+        *self.manner.lock().expect("no holder of the lock panics") = manner;
     }
 
     /// Answers one connection until it is closed.
@@ -164,9 +164,9 @@ impl Collector {
             if reader.read_exact(&mut body).is_err() {
                 return;
             }
-            let manner = *self.manner.lock().expect("nobody panics in there");
+            let manner = *self.manner.lock().expect("no holder of the lock panics");
             let request = ExportTraceServiceRequest::decode(&body[..]).expect("it is OTLP");
-            let mut got = self.heard.lock().expect("nobody panics in there");
+            let mut got = self.received.lock().expect("no holder of the lock panics");
             got.requests.push(head);
             if matches!(manner, Manner::Takes) {
                 got.spans.extend(spans(&request));
@@ -185,11 +185,11 @@ impl Collector {
     }
 
     fn requests(&self) -> Vec<String> {
-        self.heard.lock().expect("nobody panics in there").requests.clone()
+        self.received.lock().expect("no holder of the lock panics").requests.clone()
     }
 
     fn spans(&self) -> Vec<Span> {
-        self.heard.lock().expect("nobody panics in there").spans.clone()
+        self.received.lock().expect("no holder of the lock panics").spans.clone()
     }
 
     /// Those with this name.
@@ -198,8 +198,8 @@ impl Collector {
     }
 
     /// The first with this name, when it comes.
-    async fn hears(&self, name: &str) -> Span {
-        eventually(&format!("the collector hears of `{name}`"), async || self.named(name).into_iter().next())
+    async fn wait_for(&self, name: &str) -> Span {
+        eventually(&format!("the collector receives `{name}`"), async || self.named(name).into_iter().next())
             .await
     }
 }
@@ -221,7 +221,7 @@ fn only<'a>(spans: &[&'a Span], name: &str) -> &'a Span {
     span
 }
 
-async fn a_run_of_billing_is_a_trace_from_its_plan_to_its_commits(db: &Db) {
+async fn billing_run_is_one_trace(db: &Db) {
     let organizations = seed(db, 3).await;
     let collector = Collector::start(Manner::Takes);
     // So much later that nothing is sent before the end, which sends what is left.
@@ -237,7 +237,7 @@ async fn a_run_of_billing_is_a_trace_from_its_plan_to_its_commits(db: &Db) {
         (fetch(db, "SELECT count(*) FROM scheduler_runs WHERE status = 'done'").await == "1").then_some(())
     })
     .await;
-    assert!(collector.requests().is_empty(), "nobody waits for others to be sent with");
+    assert!(collector.requests().is_empty(), "no span waits for others");
     let ended = running.terminated().await.expect_code(0);
     check_all_charged_once(db, &organizations).await;
 
@@ -309,25 +309,21 @@ async fn a_run_of_billing_is_a_trace_from_its_plan_to_its_commits(db: &Db) {
     assert!(!ended.text().contains(KEY) && !format!("{spans:?}").contains(KEY), "{}", ended.text());
 }
 
-async fn a_run_that_fails_is_an_error_without_a_secret(db: &Db) {
+async fn failed_run_span_hides_secret(db: &Db) {
     let collector = Collector::start(Manner::Takes);
-    let broken = |kind: &str, start: &str| {
-        format!(
-            "[[job]]\nname = '{kind}'\nkind = 'test.{kind}'\nschedule = {{ every = '365d' }}\nrun-at-start = {start}\n"
-        )
-    };
-    let jobs = [broken("broken", "true"), broken("leaks", "true")].concat();
+    let failing = |kind: &str| job(kind, &format!("test.{kind}"), "365d", "run-at-start = true");
+    let jobs = failing("broken") + &failing("leaks-secret");
     // The job panics with the address of the database, and that of SQLite has no password.
     let secret = (db.backend() != sea_orm::DbBackend::Sqlite).then_some("c4n4ry");
     let url = secret.map_or(db.url.clone(), |secret| db.url.replacen('@', &format!(":{secret}@"), 1));
     let program = traced(daemon(db, &[&jobs]).env("DATABASE_URL", &url), &collector);
     let running = program.start("run");
-    let broken = collector.hears("run broken").await;
+    let broken = collector.wait_for("run broken").await;
     assert_eq!((broken.status, broken.description.as_str()), (ERROR, "broken as designed"));
     assert_eq!(broken.field("outcome"), "dead");
-    let leaks = collector.hears("run leaks").await;
+    let leaks = collector.wait_for("run leaks-secret").await;
     assert_eq!(leaks.status, ERROR);
-    assert!(leaks.description.starts_with("the job panicked: cannot go on with "), "{leaks:?}");
+    assert!(leaks.description.starts_with("the job panicked: cannot continue with "), "{leaks:?}");
     assert!(leaks.events.iter().any(|(output, _)| output.contains("panicked at")), "{leaks:?}");
     running.terminated().await.expect_code(0);
     if let Some(secret) = secret {
@@ -337,13 +333,10 @@ async fn a_run_that_fails_is_an_error_without_a_secret(db: &Db) {
     }
 }
 
-on_every_engine!(
-    a_run_of_billing_is_a_trace_from_its_plan_to_its_commits,
-    a_run_that_fails_is_an_error_without_a_secret,
-);
+on_every_engine!(billing_run_is_one_trace, failed_run_span_hides_secret,);
 
 #[tokio::test]
-async fn a_question_over_http_and_a_reload_are_spans() {
+async fn http_requests_and_reloads_are_spans() {
     let db = Db::sqlite().await;
     let collector = Collector::start(Manner::Takes);
     let http = "[http]\nlisten = \"127.0.0.1:0\"\n";
@@ -351,7 +344,7 @@ async fn a_question_over_http_and_a_reload_are_spans() {
     let running = program.start("run");
     let address = running.wait_for_line("answering HTTP on ").await;
     let address = address.rsplit_once(' ').expect("an address ends the line").1.to_owned();
-    let asked = async |method: &str, path: &str, more: &str| {
+    let request = async |method: &str, path: &str, more: &str| {
         let mut stream = tokio::net::TcpStream::connect(&address).await.expect("the daemon listens");
         let request =
             format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n");
@@ -360,16 +353,16 @@ async fn a_question_over_http_and_a_reload_are_spans() {
         stream.read_to_string(&mut answer).await.expect("the server answers");
     };
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-    asked("GET", "/healthz?key=s3cret", &format!("traceparent: 00-{trace}-00f067aa0ba902b7-01\r\n")).await;
-    asked("FROBNICATE", "/nowhere", "").await;
-    let answered = collector.hears("GET /healthz").await;
+    request("GET", "/healthz?key=s3cret", &format!("traceparent: 00-{trace}-00f067aa0ba902b7-01\r\n")).await;
+    request("FROBNICATE", "/nowhere", "").await;
+    let answered = collector.wait_for("GET /healthz").await;
     assert_eq!(answered.kind, otlp::span::SpanKind::Server as i32);
     assert_eq!(
         (answered.field("http.route"), answered.field("http.response.status_code")),
         ("/healthz", "200")
     );
     assert_eq!((answered.trace.as_str(), answered.parent.as_str()), (trace, "00f067aa0ba902b7"));
-    let refused = collector.hears("_OTHER").await;
+    let refused = collector.wait_for("_OTHER").await;
     assert_eq!(refused.field("http.response.status_code"), "405");
     assert!(refused.parent.is_empty() && refused.trace != trace, "{refused:?}");
 
@@ -386,11 +379,11 @@ async fn a_question_over_http_and_a_reload_are_spans() {
     assert_eq!((reloads[1].field("outcome"), reloads[1].status), ("refused", ERROR));
     running.terminated().await.expect_code(0);
     let all = format!("{:?}", collector.spans());
-    assert!(!all.contains("s3cret"), "what is asked for is no part of a name: {all}");
+    assert!(!all.contains("s3cret"), "the query is no part of a name: {all}");
 }
 
 #[tokio::test]
-async fn a_collector_that_is_away_disturbs_nobody_and_is_told_of_once() {
+async fn unreachable_collector_is_logged_once() {
     let db = Db::sqlite().await;
     let organizations = seed(&db, 2).await;
     let collector = Collector::start(Manner::Refuses);
@@ -407,11 +400,11 @@ async fn a_collector_that_is_away_disturbs_nobody_and_is_told_of_once() {
     assert_eq!(running.lines_with(&warning).len(), 1, "{:?}", running.lines_with("traces"));
     collector.behave(Manner::Takes);
     running.wait_for_line(&format!("traces go to {}/v1/traces again", collector.url)).await;
-    collector.hears("run tick").await;
+    collector.wait_for("run tick").await;
     let ended = running.terminated().await.expect_code(0);
     assert!(!ended.text().contains(KEY), "{}", ended.text());
     check_all_charged_once(&db, &organizations).await;
-    // What sends makes no spans of its own.
+    // The exporter creates no spans.
     let known = ["run ", "batch", "reload"];
     let spans = collector.spans();
     let roots = spans.iter().filter(|span| span.parent.is_empty());
@@ -421,7 +414,7 @@ async fn a_collector_that_is_away_disturbs_nobody_and_is_told_of_once() {
 }
 
 #[tokio::test]
-async fn a_collector_that_never_answers_holds_up_neither_a_run_nor_the_end() {
+async fn silent_collector_delays_nothing() {
     let db = Db::sqlite().await;
     let organizations = seed(&db, 2).await;
     let collector = Collector::start(Manner::Silent);
@@ -439,16 +432,16 @@ async fn a_collector_that_never_answers_holds_up_neither_a_run_nor_the_end() {
 }
 
 #[tokio::test]
-async fn a_wrong_setting_of_traces_is_told_and_stops_nothing() {
+async fn invalid_trace_setting_is_logged() {
     let db = Db::sqlite().await;
     let collector = Collector::start(Manner::Takes);
     let program = traced(daemon(&db, &[TICK]), &collector);
     let wrong = program.clone().env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc").env("OTEL_TRACES_SAMPLER", "some");
     let running = wrong.start("run");
-    let told = running
+    let warning = running
         .wait_for_line("environment: OTEL_EXPORTER_OTLP_PROTOCOL: only `http/protobuf` is spoken here")
         .await;
-    assert!(told.contains("[WARN]") && told.ends_with("; until then no traces are sent"), "{told}");
+    assert!(warning.contains("[WARN]") && warning.ends_with("; until then no traces are sent"), "{warning}");
     running.wait_for_line("environment: OTEL_TRACES_SAMPLER: `some` is unknown here").await;
     running.wait_for_line("job `tick` done").await;
     running.terminated().await.expect_code(0);

@@ -16,7 +16,7 @@ async fn run(url: &str, arguments: &str) -> Ended {
     program().env("DATABASE_URL", url).run(arguments).await
 }
 
-async fn the_fence_goes_up_once_and_comes_down_whole(db: &Db) {
+async fn guard_installs_once_and_removes_completely(db: &Db) {
     let owner = db.url_for(Login::Owner);
     let before = rows(db, CATALOG).await;
     let output = run(&owner, "guard status").await.expect_code(1);
@@ -42,7 +42,7 @@ async fn the_fence_goes_up_once_and_comes_down_whole(db: &Db) {
         "the table was not even locked"
     );
 
-    // Anybody may look.
+    // Every role may read the status.
     let output = run(&db.url, "guard status --json").await.expect_code(0);
     assert_eq!(output.out, [r#"{"installed":true,"enabled":true,"effective":true,"outdated":false}"#]);
     let output = run(&db.url, "guard status").await.expect_code(0);
@@ -52,7 +52,7 @@ async fn the_fence_goes_up_once_and_comes_down_whole(db: &Db) {
     assert_eq!(rows(db, CATALOG).await, before);
 }
 
-async fn a_fence_that_is_disabled_or_of_another_version_is_told_and_mended(db: &Db) {
+async fn disabled_or_outdated_guard_is_repaired(db: &Db) {
     let owner = db.url_for(Login::Owner);
     install_guard(db).await;
     db.execute("ALTER TABLE payment_transactions DISABLE TRIGGER billing_panel_guard").await;
@@ -92,11 +92,11 @@ async fn a_fence_that_is_disabled_or_of_another_version_is_told_and_mended(db: &
     }
 }
 
-on_variants!(the_fence_goes_up_once_and_comes_down_whole: g1_role, g2_owner, g3_role);
-on_variants!(a_fence_that_is_disabled_or_of_another_version_is_told_and_mended: g3_role);
+on_variants!(guard_installs_once_and_removes_completely: g1_role, g2_owner, g3_role);
+on_variants!(disabled_or_outdated_guard_is_repaired: g3_role);
 
 #[tokio::test]
-async fn whoever_may_not_put_the_fence_up_is_told_who_may() {
+async fn install_without_rights_names_the_owner() {
     let db = Db::g3_role().await;
     for arguments in ["guard install", "guard remove"] {
         let output = run(&db.url, arguments).await.expect_code(77);
@@ -104,7 +104,7 @@ async fn whoever_may_not_put_the_fence_up_is_told_who_may() {
                         panel_owner, or say `GRANT panel_owner TO billing_run` first";
         assert_eq!(output.err, [sentence]);
     }
-    // The owner of the ledger, where our tables belong to somebody else.
+    // The owner of the ledger, where our tables belong to another role.
     let owner = db.url_for(Login::Owner);
     db.execute(
         "ALTER TABLE billing_meters OWNER TO postgres; ALTER TABLE billing_charges OWNER TO postgres;
@@ -128,7 +128,7 @@ async fn whoever_may_not_put_the_fence_up_is_told_who_may() {
 
 /// An older version kept no record, so the owner of the panel's tables could do without rights on it.
 #[tokio::test]
-async fn whoever_cannot_put_the_removal_on_record_is_told_which_rights_are_missing() {
+async fn removal_without_audit_rights_is_rejected() {
     let db = Db::g3_role().await;
     install_guard(&db).await;
     db.execute(
@@ -149,9 +149,9 @@ async fn whoever_cannot_put_the_removal_on_record_is_told_which_rights_are_missi
     assert_eq!(run(&owner, "guard remove").await.expect_code(0).out, ["the panel guard is removed"]);
 }
 
-/// The functions of the panel guard act with the rights of whom they belong to, and that is whoever owned the ledger when it went up.
+/// The functions of the panel guard run with the rights of their owner, which is the owner of the ledger at the installation.
 #[tokio::test]
-async fn a_ledger_that_was_given_away_leaves_a_fence_that_says_what_to_do() {
+async fn changed_ledger_owner_is_reported_with_help() {
     let db = Db::g3_role().await;
     install_guard(&db).await;
     let rows_of_ours =
@@ -184,7 +184,7 @@ async fn a_ledger_that_was_given_away_leaves_a_fence_that_says_what_to_do() {
     let output = run(&heir, "guard status").await.expect_code(0);
     assert_eq!(output.out, ["the panel guard is on"]);
 
-    // Who acts for both mends it by himself.
+    // A role that acts for both owners repairs it.
     db.execute(&format!(
         "ALTER FUNCTION billing_panel_guard() OWNER TO panel_owner; ALTER FUNCTION billing_panel_guard_balance() OWNER TO panel_owner;
          GRANT panel_owner TO {role}"
@@ -198,18 +198,18 @@ async fn a_ledger_that_was_given_away_leaves_a_fence_that_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_superuser_puts_the_fence_up_with_the_rights_of_the_ledgers_owner() {
+async fn superuser_installs_guard_with_owner_rights() {
     let db = Db::g3_role().await;
     let output = run(&db.url_for(Login::Admin), "guard install").await.expect_code(0);
     assert!(output.out[2].contains("acts with the rights of panel_owner"), "{}", output.text());
     let owner = "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE proname = 'billing_panel_guard'";
     assert_eq!(fetch(&db, owner).await, "panel_owner");
     let executable = "SELECT has_function_privilege('billing_run', 'billing_panel_guard()', 'EXECUTE')";
-    assert_eq!(fetch(&db, executable).await, "false", "nobody else puts it on another table");
+    assert_eq!(fetch(&db, executable).await, "false", "no other role installs it on another table");
 }
 
 #[tokio::test]
-async fn a_table_that_is_in_use_is_not_waited_for_for_ever() {
+async fn install_gives_up_on_locked_table() {
     let db = Db::g1_role().await;
     let busy = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     let txn = sea_orm::TransactionTrait::begin(&busy).await.expect("it begins");
@@ -221,7 +221,7 @@ async fn a_table_that_is_in_use_is_not_waited_for_for_ever() {
 }
 
 #[tokio::test]
-async fn on_sqlite_there_is_nobody_to_fence_off() {
+async fn guard_commands_reject_sqlite() {
     let db = Db::sqlite().await;
     for arguments in ["guard install", "guard remove", "guard status", "guard status --json"] {
         let output = run(&db.url, arguments).await.expect_code(78);
@@ -234,7 +234,7 @@ async fn on_sqlite_there_is_nobody_to_fence_off() {
 }
 
 #[tokio::test]
-async fn migrating_down_takes_the_fence_along_or_is_refused() {
+async fn migrate_down_removes_guard_or_fails() {
     let db = Db::g3_role().await;
     install_guard(&db).await;
     db.execute("ALTER TABLE payment_transactions OWNER TO postgres").await;
@@ -250,9 +250,9 @@ async fn migrating_down_takes_the_fence_along_or_is_refused() {
     assert_eq!(number(&db, "SELECT count(*) FROM pg_proc WHERE proname ~ '^(billing|scheduler)_'").await, 0);
 }
 
-/// The panel guard has its owner's rights: whoever may only create functions beside the tables does not get them by it.
+/// The panel guard has its owner's rights: a role that may only create functions in the schema does not gain them.
 #[tokio::test]
-async fn nobody_puts_a_function_of_his_own_in_the_place_of_a_built_in_one() {
+async fn shadowing_builtin_functions_is_prevented() {
     let db = Db::g3_role().await;
     seed(&db, 1, 1, 2).await;
     let org = rows(&db, "id::text FROM organizations").await[0].parse().expect("an id");
@@ -291,7 +291,7 @@ async fn nobody_puts_a_function_of_his_own_in_the_place_of_a_built_in_one() {
 }
 
 #[tokio::test]
-async fn a_fence_that_lost_its_row_lets_nobody_debit_and_says_so() {
+async fn guard_without_row_rejects_debits() {
     let db = Db::g1_role().await;
     install_guard(&db).await;
     seed(&db, 1, 1, 2).await;
@@ -305,7 +305,7 @@ async fn a_fence_that_lost_its_row_lets_nobody_debit_and_says_so() {
 
 /// The whole program, with the panel guard up: bills, previews and audits as if there were none.
 #[tokio::test]
-async fn the_daemons_commands_work_behind_the_fence() {
+async fn commands_work_with_panel_guard() {
     let db = Db::g3_role().await;
     install_guard(&db).await;
     seed(&db, 2, 2, 2).await;

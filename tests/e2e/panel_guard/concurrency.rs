@@ -1,4 +1,4 @@
-//! Panel and daemon at the same time: nobody waits for ever, and no hour is charged twice.
+//! Panel and daemon at the same time: no process waits without limit, and no hour is charged twice.
 
 use billing_test_support::{
     Db, Login, on_variants,
@@ -9,17 +9,17 @@ use futures_util::future::join_all;
 use super::{Daemon, assert_sound, cents, install_guard, number, panel, seed, silent_for};
 
 /// Four processes of the panel bill the same fleet while a daemon that was silent for long comes back.
-async fn many_debits_of_the_panel_and_a_daemon_that_returns_charge_each_hour_once(db: &Db) {
+async fn concurrent_panel_and_daemon_charge_once(db: &Db) {
     install_guard(db).await;
     let machines = seed(db, 12, 3, 4).await.len();
     let daemon = Daemon::of(db).await;
-    // Somebody's number is in force, so the first debit has to shut it out.
+    // A token is in force, so the first debit has to supersede it.
     let lease = daemon.claim().await;
     daemon.let_go(&lease).await;
     silent_for(db, 91).await;
     let url = db.url_for(Login::Owner);
     let panels = join_all((0..4).map(|_| panel(db, &url))).await;
-    // The panel loses updates of one wallet by itself, so each process has organizations of its own.
+    // The panel alone loses updates of one wallet, so each process has separate organizations.
     let list = panels[0].due().await;
     let shares = panels.iter().enumerate().map(async |(share, panel)| {
         for due in list.iter().filter(|due| usize::from(due.organization.as_bytes()[15]) % 4 == share) {
@@ -54,5 +54,5 @@ async fn many_debits_of_the_panel_and_a_daemon_that_returns_charge_each_hour_onc
 }
 
 on_variants!(
-    many_debits_of_the_panel_and_a_daemon_that_returns_charge_each_hour_once: g1_role, g2_owner, g3_role, g3_owner
+    concurrent_panel_and_daemon_charge_once: g1_role, g2_owner, g3_role, g3_owner
 );

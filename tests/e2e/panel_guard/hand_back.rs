@@ -35,7 +35,7 @@ async fn beat(daemon: &Daemon, interval: Duration) {
     Heartbeat::new(services, HeartbeatParams {}).run(&ctx).await.expect("it beats or does not");
 }
 
-async fn heartbeat_ends_when_the_fence_opens(db: &Db) {
+async fn heartbeat_ends_when_guard_opens(db: &Db) {
     install_guard(db).await;
     let panel = panel(db, &db.url_for(Login::Owner)).await;
     for (configured, interval, minutes, handed_back) in [
@@ -74,4 +74,4 @@ async fn heartbeat_ends_when_the_fence_opens(db: &Db) {
     }
 }
 
-on_variants!(heartbeat_ends_when_the_fence_opens: g1_role, g3_role);
+on_variants!(heartbeat_ends_when_guard_opens: g1_role, g3_role);

@@ -10,7 +10,7 @@ use sea_orm::DbBackend;
 use uuid::Uuid;
 
 use super::{Daemon, assert_sound, install_guard, number, panel, seed};
-use crate::daemon::{fetch, now, program, rows};
+use crate::daemon::{fetch, job, now, program, rows};
 
 async fn run(db: &Db, arguments: &str) -> Ended {
     program().env("DATABASE_URL", &db.url).run(arguments).await
@@ -18,7 +18,7 @@ async fn run(db: &Db, arguments: &str) -> Ended {
 
 async fn adopt(db: &Db, commit: bool) -> Adoption {
     let Daemon { db, panel, .. } = Daemon::of(db).await;
-    Biller::new(db, panel, BillingSettings::default()).adopt(commit, "ada").await.expect("nobody bills")
+    Biller::new(db, panel, BillingSettings::default()).adopt(commit, "ada").await.expect("no daemon bills")
 }
 
 fn found(adoption: &Adoption) -> Vec<(&str, u64)> {
@@ -54,7 +54,7 @@ async fn a_fleet_with_faults(db: &Db) -> Uuid {
 const METERS: &str = "SELECT count(*) FROM billing_meters";
 const BASELINES: &str = "SELECT count(*) FROM billing_wallet_openings";
 
-async fn an_adoption_tells_what_is_wrong_and_begins_where_the_panel_stopped(db: &Db) {
+async fn adopt_continues_where_panel_stopped(db: &Db) {
     let org = a_fleet_with_faults(db).await;
     for commit in [false, true] {
         let adoption = adopt(db, commit).await;
@@ -97,7 +97,7 @@ async fn an_adoption_tells_what_is_wrong_and_begins_where_the_panel_stopped(db: 
 }
 
 /// Whatever the panel does to the price or to the anchor afterwards.
-async fn what_was_due_at_the_adoption_keeps_its_price_and_is_charged_once(db: &Db) {
+async fn adopted_arrears_keep_their_price(db: &Db) {
     let fleet = Fleet::new(db);
     let created = now(db).await - TimeDelta::minutes(150);
     let (org, plan) = (fleet.wallet("100.00").await, fleet.plan(Plan::monthly("7.30")).await);
@@ -113,8 +113,8 @@ async fn what_was_due_at_the_adoption_keeps_its_price_and_is_charged_once(db: &D
     assert_sound(db).await;
 }
 
-/// A machine that nobody could price when it was adopted costs what it costs when somebody can.
-async fn a_machine_without_a_price_is_charged_once_it_has_one(db: &Db) {
+/// An instance without a price at the adoption costs its price once it has one.
+async fn instance_is_charged_after_price_appears(db: &Db) {
     let fleet = Fleet::new(db);
     let created = now(db).await - TimeDelta::minutes(150);
     let (org, plan) = (fleet.wallet("100.00").await, fleet.plan(Plan::unpriced()).await);
@@ -129,7 +129,7 @@ async fn a_machine_without_a_price_is_charged_once_it_has_one(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn nothing_is_handed_over_while_somebody_bills(db: &Db) {
+async fn handover_during_billing_is_rejected(db: &Db) {
     seed(db, 1, 1, 2).await;
     let daemon = Daemon::of(db).await;
     let lease = daemon.claim().await;
@@ -156,7 +156,7 @@ async fn nothing_is_handed_over_while_somebody_bills(db: &Db) {
     run(db, "release").await.expect_code(0);
 }
 
-async fn a_release_leaves_the_panel_everything_that_it_needs(db: &Db) {
+async fn release_leaves_panel_complete_state(db: &Db) {
     let instances = seed(db, 2, 1, 3).await;
     let fleet = Fleet::new(db);
     let daemon = Daemon::of(db).await;
@@ -200,16 +200,13 @@ async fn a_release_leaves_the_panel_everything_that_it_needs(db: &Db) {
     assert_sound(db).await;
 }
 
-on_every_database!(an_adoption_tells_what_is_wrong_and_begins_where_the_panel_stopped);
-on_variants!(what_was_due_at_the_adoption_keeps_its_price_and_is_charged_once: sqlite, g1_role, g3_role);
-on_every_engine!(
-    a_machine_without_a_price_is_charged_once_it_has_one,
-    nothing_is_handed_over_while_somebody_bills
-);
-on_variants!(a_release_leaves_the_panel_everything_that_it_needs: sqlite, postgres, g1_role, g2_owner, g3_role);
+on_every_database!(adopt_continues_where_panel_stopped);
+on_variants!(adopted_arrears_keep_their_price: sqlite, g1_role, g3_role);
+on_every_engine!(instance_is_charged_after_price_appears, handover_during_billing_is_rejected);
+on_variants!(release_leaves_panel_complete_state: sqlite, postgres, g1_role, g2_owner, g3_role);
 
 #[tokio::test]
-async fn behind_the_fence_the_panel_bills_at_once_after_a_release() {
+async fn guarded_panel_bills_immediately_after_release() {
     let db = Db::g3_role().await;
     install_guard(&db).await;
     seed(&db, 1, 1, 2).await;
@@ -229,7 +226,7 @@ async fn behind_the_fence_the_panel_bills_at_once_after_a_release() {
 }
 
 #[tokio::test]
-async fn an_adoption_is_told_in_a_table_and_as_json() {
+async fn adopt_prints_table_and_json() {
     let db = Db::g3_role().await;
     a_fleet_with_faults(&db).await;
     db.execute("UPDATE vps_instances SET label = 'one' WHERE label = 'two'").await;
@@ -275,7 +272,7 @@ async fn an_adoption_is_told_in_a_table_and_as_json() {
 
 /// With a factor of 2.5 where the panel charges 1.5, and with the panel's own.
 #[tokio::test]
-async fn an_adoption_lists_prices_that_differ_from_the_panels() {
+async fn adopt_lists_differing_prices() {
     let db = Db::g2_role().await;
     let fleet = Fleet::new(&db);
     let (org, created) = (fleet.wallet("100.00").await, now(&db).await - TimeDelta::minutes(150));
@@ -287,8 +284,7 @@ async fn an_adoption_lists_prices_that_differ_from_the_panels() {
         }
     }
     let jobs = |factor: &str| {
-        let params = format!("[job.params]\ndaily-backup-factor = \"{factor}\"\n");
-        format!("[[job]]\nname = \"billing\"\nkind = \"billing\"\nschedule = {{ every = \"1h\" }}\n{params}")
+        job("billing", "billing", "1h", &format!("params = {{ daily-backup-factor = '{factor}' }}"))
     };
     let with = |factor| program().env("DATABASE_URL", &db.url).file("jobs.toml", &jobs(factor));
 
@@ -317,9 +313,9 @@ async fn an_adoption_lists_prices_that_differ_from_the_panels() {
     }
 }
 
-/// An error of the library says what to do, without a command around it.
+/// An error of the library contains the help, without a command.
 #[tokio::test]
-async fn a_hand_over_in_the_middle_of_a_run_is_refused_by_the_library_too() {
+async fn library_rejects_handover_during_run() {
     let db = Db::sqlite().await;
     let daemon = Daemon::of(&db).await;
     let _lease = daemon.claim().await;

@@ -1,4 +1,4 @@
-//! What a description says: exactly the machine that it means, or nobody.
+//! The instance that a debit's description names: exactly one, or the debit is rejected.
 
 use std::collections::HashMap;
 
@@ -44,7 +44,7 @@ fn label(random: &mut StdRng) -> String {
 }
 
 #[tokio::test]
-async fn a_debit_is_charged_to_exactly_the_machine_that_it_names_or_refused() {
+async fn debit_charges_only_named_instance() {
     const SEED: u64 = 0x000F_E11C;
     let db = Db::g3_role().await;
     install_guard(&db).await;
@@ -89,7 +89,7 @@ async fn a_debit_is_charged_to_exactly_the_machine_that_it_names_or_refused() {
 }
 
 #[tokio::test]
-async fn a_debit_that_does_not_say_what_it_pays_is_refused() {
+async fn debit_without_reference_is_rejected() {
     let db = Db::g3_role().await;
     install_guard(&db).await;
     let fleet = Fleet::new(&db);

@@ -1,4 +1,4 @@
-//! An application that bills by itself when no daemon does: the rule, and the example that keeps to it.
+//! An application that bills when no daemon does: the rule, and the example that applies it.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::daemon::{BILLING, HEARTBEAT, daemon, fetch, now};
 #[path = "../../../examples/panel/biller.rs"]
 mod biller;
 
-async fn the_newest_heartbeat_of_anybody_decides(db: &Db) {
+async fn may_bill_uses_newest_heartbeat(db: &Db) {
     let app = db.connect().await;
-    assert!(may_bill(&app, PANEL_TAKEOVER_AFTER).await, "nobody ever beat");
+    assert!(may_bill(&app, PANEL_TAKEOVER_AFTER).await, "there was no heartbeat");
     for (heartbeats, expected) in [
         (vec![("running", None)], true),
         (vec![("running", Some(0))], false),
@@ -57,7 +57,7 @@ async fn the_newest_heartbeat_of_anybody_decides(db: &Db) {
 }
 
 /// As the panel does; but what the panel guard knows is better than a guess.
-async fn a_question_that_fails_is_answered_with_yes_unless_the_fence_is_up(db: &Db) {
+async fn may_bill_defaults_to_true_without_guard(db: &Db) {
     let app = db.connect().await;
     db.execute("ALTER TABLE billing_daemon_status RENAME TO gone").await;
     assert!(may_bill(&app, PANEL_TAKEOVER_AFTER).await);
@@ -71,12 +71,12 @@ async fn a_question_that_fails_is_answered_with_yes_unless_the_fence_is_up(db: &
     assert!(may_bill(&app, PANEL_TAKEOVER_AFTER).await, "without any database");
 }
 
-on_every_engine!(the_newest_heartbeat_of_anybody_decides);
-on_variants!(a_question_that_fails_is_answered_with_yes_unless_the_fence_is_up: sqlite, g1_role, g3_role);
+on_every_engine!(may_bill_uses_newest_heartbeat);
+on_variants!(may_bill_defaults_to_true_without_guard: sqlite, g1_role, g3_role);
 
 /// The example `panel`, with a daemon that comes, dies and comes again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_application_pauses_while_a_daemon_lives_and_resumes_when_it_dies() {
+async fn application_pauses_while_daemon_is_alive() {
     let db = Db::sqlite().await;
     let app = db.connect().await;
     let bills =

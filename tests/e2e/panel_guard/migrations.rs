@@ -35,10 +35,10 @@ async fn long_session(db: &Db) -> DatabaseConnection {
     Box::pin(sea_orm::Database::connect(options)).await.expect("the panel connects")
 }
 
-async fn panel_migrations_succeed_behind_the_fence(db: &Db) {
+async fn panel_migrations_succeed_with_guard(db: &Db) {
     install_guard(db).await;
     if db.panel == Panel::G3 {
-        // It names columns, and docs/operate/roles.md says what to do before such a change.
+        // It names columns, and docs/operate/roles.md describes what to do before such a change.
         db.execute("DROP POLICY billing_run_debits ON payment_transactions").await;
     }
     let session = long_session(db).await;
@@ -71,10 +71,10 @@ async fn panel_migrations_succeed_behind_the_fence(db: &Db) {
     assert_sound(db).await;
 }
 
-on_variants!(panel_migrations_succeed_behind_the_fence: g1_role, g2_role, g3_role);
+on_variants!(panel_migrations_succeed_with_guard: g1_role, g2_role, g3_role);
 
 /// A backup of the whole database, restored into an empty one.
-async fn dump_and_restore_keep_the_fence(db: &Db) {
+async fn dump_and_restore_keep_guard(db: &Db) {
     install_guard(db).await;
     seed(db, 1, 1, 2).await;
     super::Daemon::of(db).await.bill().await.expect("it bills");
@@ -107,4 +107,4 @@ async fn dump_and_restore_keep_the_fence(db: &Db) {
     assert_eq!(panel(db, &db.url_for(Login::Owner)).await.pass().await.billed, 0);
 }
 
-on_variants!(dump_and_restore_keep_the_fence: g2_role, g3_role);
+on_variants!(dump_and_restore_keep_guard: g2_role, g3_role);

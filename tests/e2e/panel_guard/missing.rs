@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, TransactionTrait};
 use super::{Daemon, assert_sound, install_guard as install, number, panel, seed};
 use crate::daemon::{HEARTBEAT, fetch, program, rows, until_it_waits_for_a_lock};
 
-/// Each instance in a batch of its own, and again soon after a failure.
+/// Each instance in a separate batch, and again soon after a failure.
 const BILLING: &str = r#"
 [[job]]
 name = "billing"
@@ -67,8 +67,8 @@ async fn guard_removed_under_a_daemon_stops_billing(db: &Db) {
 
     // As after any failed run.
     daemon.wait_for_lines("no heartbeat: the last billing run failed: the panel guard", 2).await;
-    let told = "status || ' ' || (error_message LIKE '%the panel guard%') FROM billing_daemon_status";
-    assert_eq!(rows(db, told).await, ["error true"]);
+    let status = "status || ' ' || (error_message LIKE '%the panel guard%') FROM billing_daemon_status";
+    assert_eq!(rows(db, status).await, ["error true"]);
     let status = program().env("DATABASE_URL", &db.url).file("jobs.toml", &jobs).run("status --json").await;
     let status: serde_json::Value = serde_json::from_str(&status.expect_code(1).out.concat()).expect("JSON");
     let kinds: Vec<_> =
@@ -88,7 +88,7 @@ async fn guard_removed_under_a_daemon_stops_billing(db: &Db) {
 on_variants!(guard_removed_under_a_daemon_stops_billing: g2_role, g3_role);
 
 /// Every way in which it may be gone, with and without something to charge.
-async fn billing_without_its_fence_is_refused(db: &Db) {
+async fn billing_without_guard_is_rejected(db: &Db) {
     let owner = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     for (case, taken) in [
         ("removed", REMOVE),
@@ -120,7 +120,7 @@ async fn billing_without_its_fence_is_refused(db: &Db) {
     assert_sound(db).await;
 }
 
-on_variants!(billing_without_its_fence_is_refused: g1_role, g2_owner, g3_role);
+on_variants!(billing_without_guard_is_rejected: g1_role, g2_owner, g3_role);
 
 #[tokio::test]
 async fn guard_remove_is_refused_while_billing() {

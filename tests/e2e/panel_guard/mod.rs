@@ -158,7 +158,7 @@ async fn assert_sound(db: &Db) {
     assert_eq!(audit.violations, []);
 }
 
-/// An hourly debit as one statement, by whoever this connection is. The error, if it is refused.
+/// An hourly debit as one statement, with the role of this connection. Returns the error if it is rejected.
 async fn debit(db: &impl ConnectionTrait, org: Uuid, amount: &str, description: &str) -> Result<(), String> {
     let sql = "INSERT INTO payment_transactions
              (organization_id, amount, payment_method, payment_provider, status, description)

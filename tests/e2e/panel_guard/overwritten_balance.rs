@@ -29,7 +29,7 @@ async fn due(db: &Db, machine: Uuid) -> Due {
 }
 
 /// A daemon that was silent for long charges in that very moment. What the panel then writes may be what the wallet holds already.
-async fn a_charge_is_not_overwritten(db: &Db) {
+async fn charge_is_not_overwritten(db: &Db) {
     install_guard(db).await;
     let daemon = Daemon::of(db).await;
     let panel = panel(db, &db.url_for(Login::Owner)).await;
@@ -53,7 +53,7 @@ async fn a_charge_is_not_overwritten(db: &Db) {
 }
 
 /// The panel wants the wallet while a batch of ours holds it.
-async fn a_charge_that_the_panel_waited_for_is_not_overwritten(db: &Db) {
+async fn awaited_charge_is_not_overwritten(db: &Db) {
     install_guard(db).await;
     let org = Fleet::new(db).wallet("100.00").await;
     let theirs = due(db, machine(db, org, 2).await).await;
@@ -81,7 +81,7 @@ async fn a_charge_that_the_panel_waited_for_is_not_overwritten(db: &Db) {
     assert_eq!(cents(db).await, 9_998);
 }
 
-async fn a_payment_is_not_overwritten_either(db: &Db) {
+async fn payment_is_not_overwritten(db: &Db) {
     install_guard(db).await;
     let org = Fleet::new(db).wallet("100.00").await;
     let theirs = due(db, machine(db, org, 2).await).await;
@@ -144,8 +144,8 @@ async fn creation_charge_never_overwrites_unseen_balance(db: &Db) {
     }
 }
 
-/// What others do in a transaction of theirs is noted for its own debits alone, and by nobody else ever seen.
-async fn a_balance_that_was_noted_is_forgotten_with_its_transaction(db: &Db) {
+/// Changes in another transaction are noted for that transaction's debits alone.
+async fn noted_balance_ends_with_transaction(db: &Db) {
     install_guard(db).await;
     let org = Fleet::new(db).wallet("100.00").await;
     let owner = billing_test_support::connect(&db.url_for(Login::Owner)).await;
@@ -169,7 +169,7 @@ async fn a_balance_that_was_noted_is_forgotten_with_its_transaction(db: &Db) {
 }
 
 on_variants!(creation_charge_never_overwrites_unseen_balance: g1_role, g3_role);
-on_variants!(a_charge_is_not_overwritten: g1_role, g2_owner, g3_role);
-on_variants!(a_charge_that_the_panel_waited_for_is_not_overwritten: g1_role, g3_role);
-on_variants!(a_payment_is_not_overwritten_either: g2_owner, g3_role);
-on_variants!(a_balance_that_was_noted_is_forgotten_with_its_transaction: g3_owner);
+on_variants!(charge_is_not_overwritten: g1_role, g2_owner, g3_role);
+on_variants!(awaited_charge_is_not_overwritten: g1_role, g3_role);
+on_variants!(payment_is_not_overwritten: g2_owner, g3_role);
+on_variants!(noted_balance_ends_with_transaction: g3_owner);

@@ -17,7 +17,7 @@ use crate::daemon::{fetch, rows};
 /// What is played, on a database with the panel guard; whether it ends well.
 type Scene = for<'a> fn(&'a Db) -> Pin<Box<dyn Future<Output = bool> + 'a>>;
 
-/// A guard, its text in the function, what stands there instead, and the scene that then goes wrong.
+/// A safeguard, its text in the function, the replacement, and the scenario that then fails.
 const GUARDS: [(&str, &str, &str, Scene); 11] = [
     ("silence", "ours.last_success_at > clock_timestamp() - ours.silence", "false", |db| {
         Box::pin(a_healthy_daemon(db))
@@ -68,7 +68,7 @@ const GUARDS: [(&str, &str, &str, Scene); 11] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_guard_of_the_fence_is_needed() {
+async fn each_safeguard_of_guard_is_needed() {
     for (guard, text, instead, scene) in GUARDS {
         for (without, expected) in [(false, true), (true, false)] {
             let db = Db::g3_role().await;
@@ -117,7 +117,7 @@ async fn a_crash(db: &Db) -> bool {
     panel.bill(&due, Crash::AfterDebit).await;
     due.hours = 2;
     let refused = panel.bill(&due, Crash::Never).await;
-    // The unique key would refuse it all the same, in words that help nobody.
+    // The unique key would reject it as well, but with a message that does not help.
     matches!(refused, Outcome::Failed(why) if why.contains("not due"))
 }
 
@@ -140,7 +140,7 @@ async fn a_name_elsewhere(db: &Db) -> bool {
         == 2
 }
 
-/// A batch of ours holds the panel guard and waits for the wallet; the panel's debit holds the wallet and comes to the panel guard.
+/// A batch of ours holds the panel guard and waits for the wallet; the panel's debit holds the wallet and waits for the panel guard.
 async fn a_batch_that_wants_the_wallet(db: &Db) -> bool {
     seed(db, 1, 1, 2).await;
     let daemon = Daemon::of(db).await;
@@ -196,7 +196,7 @@ async fn an_old_number(db: &Db) -> bool {
     !passes_under(db, &daemon, old.fencing_token.0).await
 }
 
-/// While a debit of ours is not committed, nobody else can come into force.
+/// While a debit of ours is not committed, no other claim can take effect.
 async fn a_claim_meanwhile(db: &Db) -> bool {
     seed(db, 1, 1, 2).await;
     let daemon = Daemon::of(db).await;

@@ -10,7 +10,7 @@ fn with(db: &Db, jobs: &str) -> Program {
 }
 
 /// The panels of these generations read no heartbeat.
-async fn beside_a_panel_that_bills_by_itself_nothing_is_charged_without_a_fence_or_a_word(db: &Db) {
+async fn unguarded_panel_stops_billing(db: &Db) {
     seed(db, 1, 2, 2).await;
     let jobs = [BILLING, HEARTBEAT].concat();
     let generation = format!("{:?}", db.panel);
@@ -48,11 +48,11 @@ async fn beside_a_panel_that_bills_by_itself_nothing_is_charged_without_a_fence_
 }
 
 on_variants!(
-    beside_a_panel_that_bills_by_itself_nothing_is_charged_without_a_fence_or_a_word: g2_role, g3_role, g3_owner
+    unguarded_panel_stops_billing: g2_role, g3_role, g3_owner
 );
 
 #[tokio::test]
-async fn a_panel_that_reads_the_heartbeat_or_none_at_all_is_no_obstacle() {
+async fn heartbeat_reading_panel_needs_no_guard() {
     for (db, found) in [
         (Db::g1_role().await, "with a panel of generation G1; the panel guard is off"),
         (Db::postgres().await, "on tables of generation G3 without a panel"),
@@ -66,7 +66,7 @@ async fn a_panel_that_reads_the_heartbeat_or_none_at_all_is_no_obstacle() {
 
 /// A database of the panel's in which our migration made what was missing, and one with a table of that name alone.
 #[tokio::test]
-async fn one_table_that_only_a_panel_makes_is_enough_to_be_careful() {
+async fn single_panel_table_counts_as_panel() {
     let db = Db::with_panel(billing_test_support::Panel::Empty, Login::Billing).await;
     with(&db, BILLING).run("bill").await.expect_code(0);
     for table in ["schema_migrations", "activity_logs"] {

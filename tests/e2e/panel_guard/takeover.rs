@@ -1,4 +1,4 @@
-//! Who charges when: the daemon while it works, the panel once it has not for long enough, and nobody twice.
+//! When the daemon charges (while it works) and when the panel does (once the daemon has failed for long enough).
 
 use billing_jobs::billing::{BillingError, Mode};
 use billing_test_support::{
@@ -16,7 +16,7 @@ const FAILED_CYCLES: &str = "SELECT count(*) FROM vps_billing_cycles WHERE statu
 const TOKEN: &str = "SELECT fencing_token FROM scheduler_fencing WHERE job = 'billing'";
 
 /// The panel's process, and the daemon's; each has its own login or both have the same.
-async fn the_panel_charges_once_billing_has_not_worked_for_long_enough(db: &Db) {
+async fn panel_charges_after_takeover_time(db: &Db) {
     install_guard(db).await;
     let daemon = Daemon::of(db).await;
     daemon.bill().await.expect("there is nothing to bill");
@@ -55,7 +55,7 @@ async fn the_panel_charges_once_billing_has_not_worked_for_long_enough(db: &Db) 
     }
 }
 
-async fn a_daemon_continues_exactly_where_the_panel_stopped(db: &Db) {
+async fn daemon_continues_where_panel_stopped(db: &Db) {
     install_guard(db).await;
     let panel = panel(db, &db.url_for(Login::Owner)).await;
     let instance = seed(db, 1, 1, 5).await[0];
@@ -74,8 +74,8 @@ async fn a_daemon_continues_exactly_where_the_panel_stopped(db: &Db) {
     assert_sound(db).await;
 }
 
-/// What the panel charged tells no price: it rounds each hour, and the daemon does not take that over.
-async fn the_panels_rounding_is_not_taken_for_a_price(db: &Db) {
+/// The panel's charges do not contain the price: it rounds each hour, and the daemon does not adopt that.
+async fn panel_rounding_is_not_a_price(db: &Db) {
     install_guard(db).await;
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
@@ -97,8 +97,8 @@ async fn the_panels_rounding_is_not_taken_for_a_price(db: &Db) {
     assert_sound(db).await;
 }
 
-/// Fault B2: a crash between the two transactions charged again at each retry.
-async fn an_hour_whose_debit_the_panel_did_not_live_to_record_is_charged_once(db: &Db) {
+/// A crash between the two transactions charged again at each retry.
+async fn unrecorded_panel_debit_is_charged_once(db: &Db) {
     install_guard(db).await;
     let url = db.url_for(Login::Owner);
     let instance = seed(db, 1, 1, 2).await[0];
@@ -139,7 +139,7 @@ async fn an_hour_whose_debit_the_panel_did_not_live_to_record_is_charged_once(db
 }
 
 /// The daemon comes back between the panel's two transactions.
-async fn a_second_transaction_that_comes_late_finds_its_cycle_unwritten(db: &Db) {
+async fn late_panel_transaction_writes_no_cycle(db: &Db) {
     install_guard(db).await;
     let instance = seed(db, 1, 1, 2).await[0];
     let panel = panel(db, &db.url_for(Login::Owner)).await;
@@ -153,7 +153,7 @@ async fn a_second_transaction_that_comes_late_finds_its_cycle_unwritten(db: &Db)
     assert_sound(db).await;
 }
 
-async fn a_list_that_went_stale_charges_nothing_twice(db: &Db) {
+async fn stale_panel_list_charges_nothing_twice(db: &Db) {
     install_guard(db).await;
     seed(db, 3, 2, 2).await;
     let panel = panel(db, &db.url_for(Login::Owner)).await;
@@ -169,7 +169,7 @@ async fn a_list_that_went_stale_charges_nothing_twice(db: &Db) {
 }
 
 /// A daemon that is paused between the check of its number and its commit.
-async fn a_batch_under_way_is_neither_waited_for_nor_overtaken(db: &Db) {
+async fn open_batch_is_not_overtaken(db: &Db) {
     install_guard(db).await;
     seed(db, 5, 3, 2).await;
     let daemon = Daemon::of(db).await;
@@ -193,7 +193,7 @@ async fn a_batch_under_way_is_neither_waited_for_nor_overtaken(db: &Db) {
 }
 
 /// Even our own code cannot forget the panel guard: without the number in force it is treated as the panel is.
-async fn a_debit_under_an_old_number_or_none_is_no_debit_of_ours(db: &Db) {
+async fn debit_with_old_token_is_panel_debit(db: &Db) {
     install_guard(db).await;
     seed(db, 1, 1, 2).await;
     let org: Uuid = rows(db, "id::text FROM organizations").await[0].parse().expect("an id");
@@ -219,12 +219,12 @@ async fn a_debit_under_an_old_number_or_none_is_no_debit_of_ours(db: &Db) {
         let debited = debit(&txn, org, "-0.02", &description).await;
         assert_eq!(debited.is_ok(), passes, "{number:?}: {debited:?}");
         txn.rollback().await.expect("it ends");
-        // Behind a pooler the next transaction may be anybody's.
+        // Behind a pooler the next transaction may be that of another client.
         assert!(debit(&daemon.db, org, "-0.02", &description).await.is_err());
     }
 }
 
-async fn what_is_no_hourly_debit_passes_whoever_bills(db: &Db) {
+async fn other_transactions_pass_the_guard(db: &Db) {
     install_guard(db).await;
     seed(db, 1, 1, 2).await;
     let daemon = Daemon::of(db).await;
@@ -256,7 +256,7 @@ async fn what_is_no_hourly_debit_passes_whoever_bills(db: &Db) {
     assert_eq!(number(db, BY_PANEL).await, 0);
 }
 
-async fn a_dry_run_passes_the_fence_and_leaves_it_as_it_was(db: &Db) {
+async fn dry_run_leaves_guard_unchanged(db: &Db) {
     install_guard(db).await;
     seed(db, 2, 2, 2).await;
     let daemon = Daemon::of(db).await;
@@ -267,19 +267,19 @@ async fn a_dry_run_passes_the_fence_and_leaves_it_as_it_was(db: &Db) {
             daemon.let_go(&lease).await;
         }
         let token = fetch(db, TOKEN).await;
-        let bill = daemon.run(Mode::DryRun).await.expect("it comes to its end");
+        let bill = daemon.run(Mode::DryRun).await.expect("it finishes");
         assert_eq!((bill.totals.charged, bill.totals.held, bill.totals.hours), (4, 0, 8));
         assert_eq!((cents(db).await, fetch(db, TOKEN).await), (20_000, token));
     }
 }
 
 /// Before any daemon of ours ever ran, and after the last one stopped cleanly.
-async fn where_no_daemon_works_the_panel_bills_at_once(db: &Db) {
+async fn panel_without_daemon_bills_immediately(db: &Db) {
     install_guard(db).await;
     let panel = panel(db, &db.url_for(Login::Owner)).await;
     seed(db, 1, 2, 2).await;
     assert_eq!(panel.pass().await.billed, 2);
-    assert_eq!(number(db, TOKEN).await, 0, "nobody was there to be shut out");
+    assert_eq!(number(db, TOKEN).await, 0, "there was no claim to supersede");
     let daemon = Daemon::of(db).await;
     daemon.bill().await.expect("it bills");
     seed(db, 1, 2, 2).await;
@@ -290,16 +290,16 @@ async fn where_no_daemon_works_the_panel_bills_at_once(db: &Db) {
 }
 
 on_every_panel!(
-    the_panel_charges_once_billing_has_not_worked_for_long_enough,
-    a_daemon_continues_exactly_where_the_panel_stopped,
-    the_panels_rounding_is_not_taken_for_a_price,
-    an_hour_whose_debit_the_panel_did_not_live_to_record_is_charged_once,
-    a_dry_run_passes_the_fence_and_leaves_it_as_it_was,
-    a_debit_under_an_old_number_or_none_is_no_debit_of_ours,
+    panel_charges_after_takeover_time,
+    daemon_continues_where_panel_stopped,
+    panel_rounding_is_not_a_price,
+    unrecorded_panel_debit_is_charged_once,
+    dry_run_leaves_guard_unchanged,
+    debit_with_old_token_is_panel_debit,
 );
 
-billing_test_support::on_variants!(a_second_transaction_that_comes_late_finds_its_cycle_unwritten: g1_role, g3_role);
-billing_test_support::on_variants!(a_list_that_went_stale_charges_nothing_twice: g1_role, g3_role);
-billing_test_support::on_variants!(a_batch_under_way_is_neither_waited_for_nor_overtaken: g1_role, g3_owner);
-billing_test_support::on_variants!(what_is_no_hourly_debit_passes_whoever_bills: g1_owner, g3_role);
-billing_test_support::on_variants!(where_no_daemon_works_the_panel_bills_at_once: g2_role, g3_owner);
+billing_test_support::on_variants!(late_panel_transaction_writes_no_cycle: g1_role, g3_role);
+billing_test_support::on_variants!(stale_panel_list_charges_nothing_twice: g1_role, g3_role);
+billing_test_support::on_variants!(open_batch_is_not_overtaken: g1_role, g3_owner);
+billing_test_support::on_variants!(other_transactions_pass_the_guard: g1_owner, g3_role);
+billing_test_support::on_variants!(panel_without_daemon_bills_immediately: g2_role, g3_owner);

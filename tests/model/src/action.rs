@@ -5,7 +5,7 @@ use crate::state::State;
 /// A step. A daemon is named by its place in the state before the step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// An hour ends.
+    /// The clock advances by one hour.
     HourEnds,
     /// Billing of ours has not worked for `hand-back-after`.
     HandBackTimePasses,
@@ -27,7 +27,7 @@ pub enum Action {
     Finish(usize),
     /// A daemon dies. Another one starts sooner or later.
     Die(usize),
-    /// A COMMIT that nobody waits for any more arrives.
+    /// A COMMIT whose sender is gone arrives.
     Arrive,
     /// It does not.
     Vanish,
@@ -45,7 +45,7 @@ pub enum Action {
     PanelRecords,
     /// It has done its list.
     PanelEnds,
-    /// The panel dies.
+    /// The panel's process dies between two steps.
     PanelDies,
     /// The replica has everything.
     Replicate,

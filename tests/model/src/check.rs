@@ -1,4 +1,4 @@
-//! Goes through every state of a variant and tells what it found.
+//! Visits every state of a variant and reports the findings.
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 

@@ -1,4 +1,4 @@
-//! The steps of a daemon. Each says whether it can be made now, or has to wait.
+//! The steps of a daemon. Each returns whether it can be made now or has to wait.
 
 use crate::{
     locks::{fence_is_changing, wallet_is_locked},
@@ -48,7 +48,7 @@ impl Protocol {
 
     pub(crate) fn begin(&self, state: &mut State, daemon: usize) -> bool {
         let Daemon::Working(run) = state.daemons[daemon] else { return false };
-        // `FOR SHARE` waits for whoever changes the row.
+        // `FOR SHARE` waits for a transaction that changes the row.
         if self.guards.check == Check::Locked && fence_is_changing(state) {
             return false;
         }

@@ -23,12 +23,12 @@ impl Protocol {
     }
 }
 
-/// Whether somebody's transaction has written the fencing row.
+/// Whether a transaction has written the fencing row.
 pub(crate) fn fence_is_changing(state: &State) -> bool {
     matches!(state.panel, Panel::Posting(_, _, Posting { fencing_token: FenceLock::Raised(_), .. }))
 }
 
-/// Whether somebody's transaction holds the wallet.
+/// Whether a transaction holds the wallet.
 pub(crate) fn wallet_is_locked(state: &State) -> bool {
     state.in_flight.is_some()
         || matches!(state.panel, Panel::Posting(..))

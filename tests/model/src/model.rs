@@ -71,7 +71,7 @@ impl Model for Protocol {
         if state.in_flight.is_some() {
             actions.extend([Action::Arrive, Action::Vanish]);
         }
-        if self.guards.beside != PanelPresence::Nobody {
+        if self.guards.panel != PanelPresence::Absent {
             actions.push(Action::HandBackTimePasses);
             match state.panel {
                 Panel::Idle => actions.push(Action::PanelLists),
@@ -138,7 +138,7 @@ impl Protocol {
         state.now <= self.size.hours
     }
 
-    /// What the wallet holds in the beginning: enough for everything.
+    /// What the wallet holds in the beginning: enough without limitything.
     #[must_use]
     pub fn opening(&self) -> i8 {
         charged(0..self.size.hours) * i8::try_from(self.size.instances).unwrap_or(i8::MAX)

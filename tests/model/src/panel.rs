@@ -1,4 +1,4 @@
-//! The steps of the panel's own biller, with what the trigger makes of them. Each says whether it can be made now, or has to wait.
+//! The steps of the panel's own biller, with what the trigger makes of them. Each returns whether it can be made now or has to wait.
 
 use crate::{
     locks::wallet_is_locked,
@@ -10,7 +10,7 @@ use crate::{
 
 impl Protocol {
     pub(crate) fn panel_lists(&self, state: &mut State) -> bool {
-        if self.guards.beside == PanelPresence::PanelByHeartbeat && state.database.worked {
+        if self.guards.panel == PanelPresence::PanelByHeartbeat && state.database.worked {
             return false;
         }
         let mut list = List::default();
@@ -31,7 +31,7 @@ impl Protocol {
             return false;
         }
         let place = usize::from(debit.instance);
-        let PanelPresence::PanelByTrigger(trigger) = self.guards.beside else {
+        let PanelPresence::PanelByTrigger(trigger) = self.guards.panel else {
             let posting = Posting { start: list.anchors[place], fencing_token: FenceLock::None };
             state.panel = Panel::Posting(list, debit, posting);
             return true;
@@ -76,7 +76,7 @@ impl Protocol {
         take(database, debit.instance, start..end, Payer::Panel);
         let instance = &mut database.instances[usize::from(debit.instance)];
         instance.starts = starts;
-        if let PanelPresence::PanelByTrigger(trigger) = self.guards.beside {
+        if let PanelPresence::PanelByTrigger(trigger) = self.guards.panel {
             if trigger.moves_meter {
                 instance.mark.meter = end;
             }

@@ -29,12 +29,12 @@ pub fn of(protocol: &Protocol) -> Vec<Property<Protocol>> {
             each_hour(protocol, state, |_, _, payer| payer != Payer::Several)
         }),
         Property::always(WHOLE, |protocol, state| {
-            each_hour(protocol, state, |hour, meter, payer| hour >= meter || payer != Payer::Nobody)
+            each_hour(protocol, state, |hour, meter, payer| hour >= meter || payer != Payer::None)
         }),
         Property::always(ENDED, |protocol: &Protocol, state: &State| {
             let instances = &state.database.instances;
             instances.iter().all(|instance| instance.mark.meter <= state.now)
-                && each_hour(protocol, state, |hour, _, payer| hour < state.now || payer == Payer::Nobody)
+                && each_hour(protocol, state, |hour, _, payer| hour < state.now || payer == Payer::None)
         }),
         Property::always(WALLET, |protocol: &Protocol, state: &State| {
             state.database.balance == protocol.opening() - state.database.taken
@@ -57,14 +57,14 @@ pub fn of(protocol: &Protocol) -> Vec<Property<Protocol>> {
             },
         ));
     }
-    if protocol.guards.beside != PanelPresence::Nobody {
+    if protocol.guards.panel != PanelPresence::Absent {
         properties.push(Property::sometimes("the panel bills everything", |protocol, state| {
             each_hour(protocol, state, |_, _, payer| payer == Payer::Panel)
         }));
     }
-    if let PanelPresence::PanelByTrigger(_) = protocol.guards.beside {
+    if let PanelPresence::PanelByTrigger(_) = protocol.guards.panel {
         properties.push(Property::always(KNOWN, |protocol, state| {
-            each_hour(protocol, state, |hour, meter, payer| hour < meter || payer == Payer::Nobody)
+            each_hour(protocol, state, |hour, meter, payer| hour < meter || payer == Payer::None)
         }));
         properties.push(Property::sometimes("the panel takes over from a daemon", |protocol, state| {
             some_instance(protocol, state, Payer::Daemon, Payer::Panel)
@@ -76,7 +76,7 @@ pub fn of(protocol: &Protocol) -> Vec<Property<Protocol>> {
     properties
 }
 
-/// Whether it still makes sense to go on from `state`: what is charged twice or too early is so for good.
+/// Whether it still makes sense to continue from `state`: what is charged twice or too early is so for good.
 pub(crate) fn sound(protocol: &Protocol, state: &State) -> bool {
     each_hour(protocol, state, |_, _, payer| payer != Payer::Several)
         && state.database.instances.iter().all(|instance| instance.mark.meter <= state.now)

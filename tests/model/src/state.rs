@@ -13,12 +13,12 @@ pub type Hour = u8;
 /// The number of a claim. Claims are only ever compared, so a state keeps their order and forgets the gaps.
 pub type Number = u8;
 
-/// Everything, between two steps of anybody.
+/// Everything, between two steps of any process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// How many hours have passed.
     pub now: Hour,
-    /// The one that everybody works on.
+    /// The database that every process uses.
     pub database: Database,
     /// The database that answers after a fail-over: it may lag behind.
     pub replica: Option<Database>,
@@ -45,9 +45,9 @@ pub struct Database {
     pub instances: [Instance; MAX_INSTANCES],
     /// How often an hour was charged.
     pub taken: i8,
-    /// The newest number under which anything was committed, or 0 if nobody with an older one is left.
+    /// The newest number under which anything was committed, or 0 if no process with an older one is left.
     pub newest_commit: Number,
-    /// Whether somebody has committed under an older number than that.
+    /// Whether a process has committed under an older token than that.
     pub fell: bool,
 }
 
@@ -79,14 +79,14 @@ impl Mark {
     }
 }
 
-/// Who was paid for an hour.
+/// What charged an hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payer {
-    /// Nobody yet.
-    Nobody,
-    /// A daemon.
+    /// The hour is not paid yet.
+    None,
+    /// A daemon charged it.
     Daemon,
-    /// The panel.
+    /// The panel debited it.
     Panel,
     /// It was charged more than once.
     Several,
@@ -97,7 +97,7 @@ impl Instance {
     #[must_use]
     pub fn payer(&self, hour: Hour) -> Payer {
         match self.paid >> (2 * hour) & 3 {
-            0 => Payer::Nobody,
+            0 => Payer::None,
             1 => Payer::Daemon,
             2 => Payer::Panel,
             _ => Payer::Several,
@@ -106,7 +106,7 @@ impl Instance {
 
     /// Notes that `payer` has taken the money for `hour`.
     pub fn pay(&mut self, hour: Hour, payer: Payer) {
-        let payer = if self.payer(hour) == Payer::Nobody { payer } else { Payer::Several };
+        let payer = if self.payer(hour) == Payer::None { payer } else { Payer::Several };
         self.paid |= (payer as u16) << (2 * hour);
     }
 }
@@ -129,9 +129,9 @@ pub enum Daemon {
 /// A daemon's run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Run {
-    /// Its claim.
+    /// The fencing token of its claim.
     pub number: Number,
-    /// Hours that ended by then are due. Asked once, when the run began.
+    /// Hours that ended by then are due. Read once, when the run began.
     pub as_of: Hour,
     /// What was read before any transaction, by a daemon that does not read again under the lock.
     pub list: [Mark; MAX_INSTANCES],
@@ -185,7 +185,7 @@ pub struct Debit {
     pub balance: i8,
 }
 
-/// What the panel's open transaction will change beside its own rows.
+/// What the panel's open transaction will change in addition to its own rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Posting {
     /// The first hour that the debit pays for.
@@ -197,7 +197,7 @@ pub struct Posting {
 /// What the panel's open transaction does to the fencing row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FenceLock {
-    /// Nothing.
+    /// It has no lock on the row.
     None,
     /// It keeps others from raising it.
     Shared,
@@ -271,7 +271,7 @@ impl State {
         let at_work =
             at_work.chain(self.in_flight.map(|charge| charge.number)).fold(0_u32, |set, n| set | 1 << n);
         for database in [Some(&mut self.database), self.replica.as_mut()].into_iter().flatten() {
-            // Nobody is left who could commit under an older number.
+            // No process is left that could commit under an older token.
             if at_work & ((1 << database.newest_commit) - 1) == 0 {
                 database.newest_commit = 0;
             }

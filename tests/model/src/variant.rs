@@ -11,28 +11,28 @@ pub enum Check {
     Unlocked,
     /// Looks at the lease row alone: there is no fencing row to raise.
     LeaseRowOnly,
-    /// Nothing.
+    /// Compares no token.
     Nothing,
 }
 
-/// Who else bills, and what keeps it from charging what is charged.
+/// Whether a panel bills too, and what keeps it from charging an hour twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PanelPresence {
     /// There is no panel.
-    Nobody,
+    Absent,
     /// The panel, unless a heartbeat is fresh; nothing in the database stops it.
     PanelByHeartbeat,
     /// The panel, which never looks at a heartbeat; a trigger on its ledger row decides.
     PanelByTrigger(Trigger),
 }
 
-/// What the trigger does about a debit of the panel, beside refusing it while billing of ours works.
+/// What the trigger does about a debit of the panel, in addition to rejecting it while our billing works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each guard is there or not, whatever the others are")]
 pub struct Trigger {
     /// When it raises the fencing row with no holder.
     pub raises_fence: Raises,
-    /// Lets the debited hours begin where the meter stands, and moves it.
+    /// Moves the start of the debited hours to the meter's watermark, and moves the meter.
     pub moves_meter: bool,
     /// Writes the ledger's row, which the unique key may refuse.
     pub writes_ledger: bool,
@@ -47,7 +47,7 @@ pub struct Trigger {
 pub enum Raises {
     /// For each debit.
     Always,
-    /// If somebody may be at work: unless it has raised the row above every claim already.
+    /// If a claim may be in use: unless it has raised the row above every claim already.
     AboveClaims,
     /// If the newest claim is in force.
     AboveHolder,
@@ -69,8 +69,8 @@ pub struct Guards {
     pub compares_watermark: bool,
     /// The ledger's unique key.
     pub key: bool,
-    /// The panel.
-    pub beside: PanelPresence,
+    /// How the panel bills, if there is one.
+    pub panel: PanelPresence,
     /// The database may be replaced by one that lost the newest commits.
     pub fail_over: bool,
 }
@@ -95,7 +95,7 @@ pub struct Variant {
     pub what: &'static str,
     /// The property that it breaks; none: it holds.
     pub breaks: Option<&'static str>,
-    /// Its guards.
+    /// The safeguards that it has.
     pub guards: Guards,
     /// A world that is large enough to show it.
     pub size: Size,
@@ -108,12 +108,12 @@ pub const DAEMONS: Guards = Guards {
     reads_under_lock: true,
     compares_watermark: true,
     key: true,
-    beside: PanelPresence::Nobody,
+    panel: PanelPresence::Absent,
     fail_over: false,
 };
 
 /// Daemons and the panel, with every guard.
-pub const PANEL: Guards = beside(TRIGGER);
+pub const PANEL: Guards = with_panel(TRIGGER);
 
 /// The trigger as it is meant.
 pub const TRIGGER: Trigger = Trigger {
@@ -124,8 +124,8 @@ pub const TRIGGER: Trigger = Trigger {
     compares_balance: true,
 };
 
-const fn beside(trigger: Trigger) -> Guards {
-    Guards { beside: PanelPresence::PanelByTrigger(trigger), ..DAEMONS }
+const fn with_panel(trigger: Trigger) -> Guards {
+    Guards { panel: PanelPresence::PanelByTrigger(trigger), ..DAEMONS }
 }
 
 const fn size(daemons: usize, instances: usize, hours: u8) -> Size {
@@ -160,7 +160,7 @@ pub const VARIANTS: &[Variant] = &[
     holds(
         "panel-raises-always",
         "daemons and the panel, of which each debit raises the fencing token",
-        beside(Trigger { raises_fence: Raises::Always, ..TRIGGER }),
+        with_panel(Trigger { raises_fence: Raises::Always, ..TRIGGER }),
         size(2, 1, 3),
     ),
     // Three guards against a double charge, of which each is enough.
@@ -221,54 +221,54 @@ pub const VARIANTS: &[Variant] = &[
         "heartbeat-alone",
         "the panel without the trigger: the heartbeat rule alone",
         ONCE,
-        Guards { beside: PanelPresence::PanelByHeartbeat, ..DAEMONS },
+        Guards { panel: PanelPresence::PanelByHeartbeat, ..DAEMONS },
         size(1, 1, 2),
     ),
     breaks(
         "no-meter",
         "the trigger does not move the meter",
         KNOWN,
-        beside(Trigger { moves_meter: false, ..TRIGGER }),
+        with_panel(Trigger { moves_meter: false, ..TRIGGER }),
         size(1, 1, 2),
     ),
     breaks(
         "no-ledger",
         "the trigger writes neither meter nor ledger: the panel guard alone",
         ONCE,
-        beside(Trigger { moves_meter: false, writes_ledger: false, ..TRIGGER }),
+        with_panel(Trigger { moves_meter: false, writes_ledger: false, ..TRIGGER }),
         size(1, 1, 2),
     ),
     breaks(
         "future",
         "the trigger lets the panel debit hours that have not ended",
         ENDED,
-        beside(Trigger { refuses_future: false, ..TRIGGER }),
+        with_panel(Trigger { refuses_future: false, ..TRIGGER }),
         size(1, 1, 2),
     ),
     breaks(
         "no-raise",
         "the trigger lets the panel bill without raising the fencing token",
         FENCE,
-        beside(Trigger { raises_fence: Raises::Never, ..TRIGGER }),
+        with_panel(Trigger { raises_fence: Raises::Never, ..TRIGGER }),
         size(2, 1, 2),
     ),
     breaks(
         "raise-in-force",
         "the trigger raises the fencing token above the holder only, not above a claim that is half made",
         FENCE,
-        beside(Trigger { raises_fence: Raises::AboveHolder, ..TRIGGER }),
+        with_panel(Trigger { raises_fence: Raises::AboveHolder, ..TRIGGER }),
         size(2, 1, 2),
     ),
     breaks(
         "overwritten-balance",
         "the trigger does not look at the balance that the panel overwrote",
         WALLET,
-        beside(Trigger { compares_balance: false, ..TRIGGER }),
+        with_panel(Trigger { compares_balance: false, ..TRIGGER }),
         size(2, 1, 2),
     ),
     breaks(
         "panel-fail-over",
-        "the panel goes on after a replica that lost its debit took over (one hour is never charged)",
+        "the panel continues after a replica that lost its debit took over (one hour is never charged)",
         WHOLE,
         Guards { fail_over: true, ..PANEL },
         size(1, 1, 2),

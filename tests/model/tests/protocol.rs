@@ -13,7 +13,7 @@ fn holds(name: &str) {
     let variant = variant(name);
     let finding = explore(variant, variant.size, 1);
     assert!(finding.broken.is_empty(), "{name} breaks: {:?}", finding.broken);
-    assert!(finding.impossible.is_empty(), "{name} never comes to: {:?}", finding.impossible);
+    assert!(finding.impossible.is_empty(), "{name} never reaches: {:?}", finding.impossible);
     let row = format!("| `{name}` |");
     let row = include_str!("../README.md").lines().find(|line| line.starts_with(&row));
     let states = format!("| {} |", finding.states);
@@ -26,30 +26,30 @@ fn several_daemons_charge_each_hour_once() {
 }
 
 #[test]
-fn the_panel_may_bill_beside_them_through_the_trigger() {
+fn panel_with_trigger_keeps_invariants() {
     holds("panel-two-machines");
 }
 
 #[test]
-fn it_may_also_beside_three_daemons() {
+fn panel_and_three_daemons_keep_invariants() {
     holds("panel-three-daemons");
     holds("panel-raises-always");
 }
 
 #[test]
-fn a_replica_that_lost_commits_does_daemons_no_harm() {
+fn replica_with_lost_commits_is_harmless() {
     holds("fail-over");
 }
 
 #[test]
-fn each_of_three_guards_against_a_double_charge_is_enough() {
+fn each_double_charge_safeguard_suffices() {
     for name in ["lock-alone", "watermark-alone", "key-alone"] {
         holds(name);
     }
 }
 
 #[test]
-fn a_guard_that_is_taken_away_is_missed() {
+fn each_removed_safeguard_is_missed() {
     for variant in VARIANTS {
         let Some(property) = variant.breaks else { continue };
         let finding = explore(variant, variant.size, 1);
@@ -58,7 +58,7 @@ fn a_guard_that_is_taken_away_is_missed() {
 }
 
 #[test]
-fn the_shortest_way_to_a_double_charge_is_told_step_by_step() {
+fn counterexample_is_printed_step_by_step() {
     let variant = variant("stale-list");
     let steps = shortest(variant, variant.size, "no hour is charged twice").expect("there is one");
     let expected = [

@@ -1,7 +1,7 @@
 -- The panel's database in its first generation (October 2025): money in cents, no backups, a status table for the
 -- daemon. Names and types are the interface and are not ours to change.
 
--- Where the server lacks the contrib module, its own generator stands in under the same name.
+-- Where the server lacks the contrib module, its own generator replaces it under the same name.
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_available_extensions WHERE name = 'uuid-ossp') THEN

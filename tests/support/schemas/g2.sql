@@ -1,7 +1,7 @@
 -- The panel's database in its second generation (November 2025): backups are priced, the daemon's status table is
 -- gone. Names and types are the interface and are not ours to change.
 
--- Where the server lacks the contrib module, its own generator stands in under the same name.
+-- Where the server lacks the contrib module, its own generator replaces it under the same name.
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_available_extensions WHERE name = 'uuid-ossp') THEN

@@ -1,7 +1,7 @@
 -- The panel's database in its third generation (May 2026): money in hundredths of a cent, row-level security on the
 -- wallet and its ledger. Names and types are the interface and are not ours to change.
 
--- Where the server lacks the contrib module, its own generator stands in under the same name.
+-- Where the server lacks the contrib module, its own generator replaces it under the same name.
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_available_extensions WHERE name = 'uuid-ossp') THEN
@@ -160,7 +160,7 @@ CREATE TRIGGER update_vps_billing_cycles_updated_at BEFORE UPDATE ON vps_billing
 CREATE TRIGGER update_activity_logs_updated_at BEFORE UPDATE ON activity_logs
     FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
 
--- Everybody reads; only a transaction that says it acts for an administrator writes. The ledger has no policy for
+-- Every role reads; only a transaction that claims to act for an administrator writes. The ledger has no policy for
 -- UPDATE, so that its rows stay as they were written. The tables' owner is not bound by any of it.
 CREATE FUNCTION current_user_is_admin() RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT coalesce(current_setting('app.current_user_is_admin', true), '') = 'true'

@@ -92,7 +92,7 @@ impl Db {
         Self::of(Postgres::of_any_text(Panel::Empty).await, Panel::Empty, Login::Owner).await
     }
 
-    /// The same on a server of its own.
+    /// The same on a separate server.
     pub async fn on_server(server: &'static Postgres, panel: Panel, login: Login) -> Self {
         Self::of(server.migrated_database(panel).await, panel, login).await
     }
@@ -144,7 +144,7 @@ impl Db {
     /// Begins a transaction past every grant and policy. On SQLite it is the only writer from its beginning on.
     ///
     /// # Errors
-    /// If the database does not answer, or does not let anybody write.
+    /// If the database does not answer, or rejects writes.
     pub async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
         let sqlite_transaction_mode =
             (self.backend() == DbBackend::Sqlite).then_some(SqliteTransactionMode::Immediate);

@@ -1,18 +1,18 @@
-//! Gives each end-to-end test a database of its own, of every kind that the daemon serves, with a small fleet in it.
+//! Gives each end-to-end test a separate database, of every kind that the daemon supports, with a small fleet in it.
 //!
-//! A check is written once and named under the macro that says where it runs:
+//! A check is written once and listed in the macro that selects its databases:
 //!
 //! ```no_run
 //! use billing_test_support::{Db, Fleet, on_every_database};
 //!
-//! async fn a_top_up_raises_the_balance(db: &Db) {
+//! async fn top_up_raises_balance(db: &Db) {
 //!     let fleet = Fleet::new(db);
 //!     let org = fleet.wallet("1.00").await;
 //!     fleet.top_up(org, "0.50").await;
 //!     assert_eq!(fleet.balance(org).await, 15_000);
 //! }
 //!
-//! on_every_database!(a_top_up_raises_the_balance);
+//! on_every_database!(top_up_raises_balance);
 //! # fn main() {}
 //! ```
 //!
@@ -22,7 +22,7 @@
 //! | [`on_every_panel!`] | `g1_owner`, `g1_role`, `g2_owner`, `g2_role`, `g3_owner`, `g3_role` |
 //! | [`on_every_database!`] | all of these |
 //!
-//! `cargo run -p billing-tools -- scratch-database g3` holds such a database open for trying things by hand.
+//! `cargo run -p billing-tools -- scratch-database g3` keeps such a database open for experiments.
 
 #![expect(clippy::missing_panics_doc, reason = "the harness panics to fail the test that called it")]
 

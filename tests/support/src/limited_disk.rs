@@ -19,7 +19,7 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// None where nobody lets us mount one, which is said: it takes root's rights.
+    /// `None`, with a message, where mounting is not permitted: it needs root's rights.
     #[must_use]
     pub fn of(mebibytes: u32) -> Option<Self> {
         let folder =
@@ -30,7 +30,7 @@ impl SmallDisk {
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self { folder });
         }
-        skipped("nobody but root may mount a disk to fill");
+        skipped("only root may mount a disk to fill");
         None
     }
 
@@ -40,7 +40,7 @@ impl SmallDisk {
         self.folder.path()
     }
 
-    /// Gives it to whoever owns `other`.
+    /// Gives it to the owner of `other`.
     pub fn belongs_to_owner_of(&self, other: &Path) {
         let owner = fs::metadata(other).expect("it is there");
         chown(self.path(), Some(owner.uid()), Some(owner.gid())).expect("root may");
@@ -66,7 +66,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Whoever still has a file open keeps it until he closes that.
+        // A process that still has a file open keeps it until it closes the file.
         let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
     }
 }

@@ -22,12 +22,12 @@ pub enum At {
     Abstract,
 }
 
-/// A manager, and what it was told.
+/// A service manager, and the notifications it received.
 #[derive(Debug)]
 pub struct Manager {
     socket: UnixDatagram,
     name: String,
-    heard: VecDeque<String>,
+    received: VecDeque<String>,
     _folder: TempDir,
 }
 
@@ -39,18 +39,18 @@ impl Manager {
         let path: PathBuf = folder.path().join("notify");
         let (name, socket) = match at {
             At::Path => (path.display().to_string(), UnixDatagram::bind(&path)),
-            // The folder's name is nobody else's.
+            // The folder's name is unique.
             At::Abstract => (format!("@{}", path.display()), abstract_socket(&path.display().to_string())),
         };
         Self {
             socket: socket.expect("a socket of ours is bound"),
             name,
-            heard: VecDeque::new(),
+            received: VecDeque::new(),
             _folder: folder,
         }
     }
 
-    /// The program, so that it tells this manager how it goes.
+    /// The program, so that it notifies this service manager.
     #[must_use]
     pub fn manages(&self, program: Program) -> Program {
         program.env("NOTIFY_SOCKET", &self.name)
@@ -61,7 +61,7 @@ impl Manager {
         let deadline = Instant::now() + TIMEOUT;
         let mut passed = Vec::new();
         loop {
-            while let Some(line) = self.heard.pop_front() {
+            while let Some(line) = self.received.pop_front() {
                 if let Some(rest) = line.strip_prefix(beginning) {
                     return rest.to_owned();
                 }
@@ -78,7 +78,7 @@ impl Manager {
     pub async fn starved(&mut self, silence: Duration) {
         let deadline = Instant::now() + TIMEOUT;
         loop {
-            self.heard.clear();
+            self.received.clear();
             if timeout(silence, self.fed()).await.is_err() {
                 return;
             }
@@ -87,7 +87,7 @@ impl Manager {
     }
 
     async fn fed(&mut self) {
-        while !self.heard.iter().any(|line| line == "WATCHDOG=1") {
+        while !self.received.iter().any(|line| line == "WATCHDOG=1") {
             self.receive().await;
         }
     }
@@ -96,7 +96,7 @@ impl Manager {
         let mut buffer = [0; 4096];
         let length = self.socket.recv(&mut buffer).await.expect("a socket of ours can be read");
         let text = std::str::from_utf8(&buffer[..length]).expect("messages are text");
-        self.heard.extend(text.lines().map(str::to_owned));
+        self.received.extend(text.lines().map(str::to_owned));
     }
 }
 

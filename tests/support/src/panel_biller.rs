@@ -2,7 +2,7 @@
 //!
 //! It reads once what is due, and then bills instance by instance in two transactions: the first debits the wallet, by reading
 //! the balance and writing it back, and books that; the second writes the cycle and moves `last_billed_at`. It reckons in the
-//! milliseconds and the binary floating point of its language. It neither asks for a heartbeat nor knows of our tables.
+//! milliseconds and the binary floating point of its language. It neither reads a heartbeat nor knows our tables.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::Panel;
 
 const HOUR_MS: i64 = 3_600_000;
 const HOURS_PER_MONTH: f64 = 730.0;
-/// What an instance costs an hour whose plan nobody knows.
+/// The price of an hour of an instance with an unknown plan.
 const UNKNOWN_PLAN: f64 = 0.027;
 
 /// One process of the panel.
@@ -31,13 +31,13 @@ pub struct PanelBiller {
 /// An instance as the list of what is due had it, however long ago that was read.
 #[derive(Clone, Debug)]
 pub struct Due {
-    /// The instance.
+    /// The id of the instance.
     pub instance: Uuid,
-    /// Who pays.
+    /// The organization whose wallet pays.
     pub organization: Uuid,
     /// What the debit calls it.
     pub label: String,
-    /// Whole hours.
+    /// The number of whole hours that are due.
     pub hours: i64,
     /// Where they begin, in milliseconds since 1970.
     pub start_ms: i64,
@@ -55,7 +55,7 @@ pub struct Read {
 /// Where the process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crash {
-    /// Nowhere.
+    /// The process survives both transactions.
     Never,
     /// Before the debit is committed.
     BeforeDebit,
@@ -147,7 +147,7 @@ impl PanelBiller {
             match self.bill(&due, Crash::Never).await {
                 Outcome::Billed => pass.billed += 1,
                 Outcome::Failed(reason) => pass.failed.push(reason),
-                Outcome::Crashed => unreachable!("it was not asked to"),
+                Outcome::Crashed => unreachable!("no crash was requested"),
             }
         }
         pass
@@ -216,7 +216,7 @@ impl PanelBiller {
     /// The first transaction alone: the id of the debit, or why it failed.
     pub async fn first_transaction(&self, due: &Due) -> Result<Uuid, String> {
         let debited = self.debit(due, due.amount(), Crash::Never).await?;
-        Ok(debited.expect("it was not asked to die"))
+        Ok(debited.expect("no crash was requested"))
     }
 
     /// The second transaction alone.

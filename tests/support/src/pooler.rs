@@ -40,7 +40,7 @@ impl Pooler {
         fs::write(folder.path().join("users"), users).expect("a file in a folder of ours is written");
         fs::write(folder.path().join("pgbouncer.ini"), settings)
             .expect("a file in a folder of ours is written");
-        // It refuses to run as root: it is whoever the server is.
+        // It refuses to run as root, so it runs as the server's user.
         let server = fs::metadata(postgres.folder()).expect("the server's folder is there");
         std::os::unix::fs::chown(folder.path(), Some(server.uid()), Some(server.gid()))
             .expect("a folder of ours");

@@ -1,4 +1,4 @@
-//! A private PostgreSQL server for the tests of one process, and a database of its own for each of them.
+//! A private PostgreSQL server for the tests of one process, and a separate database for each test.
 //!
 //! The server is started on first use, never as root and never on a port or in a folder that something else uses. It
 //! ends with the process, also when that is killed (`watchdog.sh`).
@@ -76,11 +76,11 @@ impl Panel {
 pub enum Login {
     /// The server's superuser: nothing is refused, row-level security does not apply.
     Admin,
-    /// [`OWNER_ROLE`].
+    /// The role that owns the panel's tables: [`OWNER_ROLE`].
     Owner,
-    /// [`BILLING_ROLE`].
+    /// The role of the daemon: [`BILLING_ROLE`].
     Billing,
-    /// [`READING_ROLE`].
+    /// A role that only reads: [`READING_ROLE`].
     Reading,
 }
 
@@ -103,11 +103,6 @@ pub enum StartError {
         "found no PostgreSQL server (`initdb`, `pg_ctl`, `postgres`) on PATH or in /usr/lib/postgresql; {HOW_TO_INSTALL}"
     )]
     NotInstalled,
-    /// PostgreSQL refuses to run as root, and there is nobody else to run it as.
-    #[error(
-        "PostgreSQL does not run as root, and /etc/passwd has neither a user `postgres` nor `nobody`; {HOW_TO_INSTALL}"
-    )]
-    NoUser,
     /// The cluster could not be made, or the server did not start on any port.
     #[error("{doing} in {} failed:\n{log}", folder.display())]
     Server {
@@ -115,7 +110,7 @@ pub enum StartError {
         doing: &'static str,
         /// The folder of the server.
         folder: PathBuf,
-        /// What the programs said.
+        /// The output of the programs.
         log: String,
     },
     /// The folder or the watchdog could not be made.
@@ -156,7 +151,7 @@ struct Watchdog {
 }
 
 impl Postgres {
-    /// The server of this process, started when it is first asked for.
+    /// The server of this process, started at its first use.
     pub fn server() -> &'static Self {
         match SERVER.get_or_init(Self::start) {
             Ok(server) => server,
@@ -164,7 +159,7 @@ impl Postgres {
         }
     }
 
-    /// A server of its own, for a test that stops it. What it answered as committed survives that, unlike on the shared one.
+    /// A separate server, for a test that stops it. What it answered as committed survives that, unlike on the shared one.
     pub async fn private() -> &'static Self {
         Self::leak(Self::start()).await
     }
@@ -206,7 +201,7 @@ impl Postgres {
         self.run(Login::Admin, "postgres", "SELECT pg_promote()").await;
     }
 
-    /// A server of its own with these lines of configuration.
+    /// A separate server with these lines of configuration.
     pub async fn durable(settings: &[&str]) -> &'static Self {
         let server = Self::private().await;
         for setting in settings {
@@ -249,7 +244,7 @@ impl Postgres {
     pub fn take_away(&self) {
         if let Some(mut watchdog) = self.watchdog.lock().unwrap_or_else(PoisonError::into_inner).take() {
             drop(watchdog.child.stdin.take());
-            // It ends whether or not anybody waits for it.
+            // It ends whether or not a process waits for it.
             let _ = watchdog.child.wait();
         }
     }
@@ -324,7 +319,7 @@ impl Postgres {
         let folder = tempfile::Builder::new().prefix("billing-e2e-").tempdir()?;
         let mut watchdog = Command::new("sh");
         watchdog.args(["-c", include_str!("watchdog.sh"), "watchdog"]).arg(programs).arg(folder.path());
-        // A process group of its own, so that Ctrl-C and a test runner's signals reach the tests alone.
+        // A separate process group, so that Ctrl-C and a test runner's signals reach the tests alone.
         watchdog.process_group(0).current_dir("/");
         watchdog.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
@@ -339,9 +334,9 @@ impl Postgres {
             // The time of every look, and of no other clock than the one that shows the time.
             watchdog.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
-        // The folder is as new as our rights are: it belongs to whoever we are.
+        // The folder is as new as our rights are: it belongs to the user of this process.
         if fs::metadata(folder.path())?.uid() == 0 {
-            let (uid, gid) = unprivileged_user().ok_or(StartError::NoUser)?;
+            let (uid, gid) = postgres_user().unwrap_or(UNPRIVILEGED);
             chown(folder.path(), Some(uid), Some(gid))?;
             watchdog.uid(uid).gid(gid);
         }
@@ -457,8 +452,8 @@ impl Database {
         connect(&self.url(login)).await
     }
 
-    /// Grants [`BILLING_ROLE`] what it needs of the tables that exist by now. Only a test that migrates by itself
-    /// has to ask for it.
+    /// Grants [`BILLING_ROLE`] what it needs of the tables that exist by now. Only a test that migrates on its own
+    /// has to call it.
     pub async fn grant(&self) {
         self.server.grant(&self.name).await;
     }
@@ -472,20 +467,20 @@ impl Drop for Database {
 }
 
 impl Watchdog {
-    fn heard(&mut self, word: &str) -> io::Result<bool> {
+    fn receives(&mut self, word: &str) -> io::Result<bool> {
         Ok(self.answers.next().transpose()?.as_deref() == Some(word))
     }
 
     /// Whether the server started on this port.
     fn start(&mut self, port: u16) -> io::Result<bool> {
         writeln!(self.child.stdin.as_ref().expect("its input is a pipe"), "{port}")?;
-        self.heard("up")
+        self.receives("up")
     }
 }
 
 /// Hears the watchdog make the cluster and start it, and returns the port.
 fn start_cluster(watchdog: &mut Watchdog, folder: &Path) -> Result<u16, StartError> {
-    if !watchdog.heard("made")? {
+    if !watchdog.receives("made")? {
         return Err(failed("making a PostgreSQL cluster", folder));
     }
     for _ in 0..PORTS_TRIED {
@@ -504,7 +499,7 @@ fn failed(doing: &'static str, folder: &Path) -> StartError {
     StartError::Server { doing, folder: folder.to_owned(), log }
 }
 
-/// The folder of `initdb`, `pg_ctl` and `postgres`: on the PATH, or the newest of those that Debian installs beside it.
+/// The folder of `initdb`, `pg_ctl` and `postgres`: on the PATH, or the newest of those that Debian installs.
 fn find_programs() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
@@ -543,13 +538,16 @@ fn write_clock(folder: &Path, seconds: i64) -> io::Result<()> {
     fs::rename(folder.join("clock.new"), folder.join("clock"))
 }
 
-/// The user and group ids of `postgres`, or else of `nobody`.
-fn unprivileged_user() -> Option<(u32, u32)> {
+/// The ids of a user without rights, on every Linux system.
+const UNPRIVILEGED: (u32, u32) = (65_534, 65_534);
+
+/// The user and group ids of `postgres`, if there is such a user.
+fn postgres_user() -> Option<(u32, u32)> {
     let users = fs::read_to_string("/etc/passwd").ok()?;
     let ids_of = |name: &str| {
         let mut fields =
             users.lines().map(|line| line.split(':')).find(|line| line.clone().next() == Some(name))?;
         Some((fields.nth(2)?.parse().ok()?, fields.next()?.parse().ok()?))
     };
-    ids_of("postgres").or_else(|| ids_of("nobody"))
+    ids_of("postgres")
 }

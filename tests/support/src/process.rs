@@ -1,4 +1,4 @@
-//! Programs under test: started with nothing but what a test gives them, heard line by line, ended by signals.
+//! Programs under test: started with only what a test gives them, read line by line, ended by signals.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,7 +22,7 @@ use tokio::{
 const TIMEOUT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(20);
 
-/// A program with a folder to work in and an environment of its own.
+/// A program with a folder to work in and a separate environment.
 #[derive(Clone, Debug)]
 pub struct Program {
     path: PathBuf,
@@ -30,11 +30,11 @@ pub struct Program {
     environment: Vec<(String, String)>,
 }
 
-/// What each program that runs has said so far, and on which thread, which is which test, it was started.
-static RUNNING: Mutex<Vec<Heard>> = Mutex::new(Vec::new());
+/// The output so far of each running program, and the thread, hence the test, that started it.
+static RUNNING: Mutex<Vec<Output>> = Mutex::new(Vec::new());
 
 #[derive(Debug)]
-struct Heard {
+struct Output {
     test: thread::ThreadId,
     folder: Weak<TempDir>,
     lines: watch::Receiver<Vec<Line>>,
@@ -49,7 +49,7 @@ pub struct Running {
     _folder: Arc<TempDir>,
 }
 
-/// What a program said, and what it ended with.
+/// The output of a program, and its exit code.
 #[derive(Clone, Debug)]
 pub struct Ended {
     /// The exit code; none if a signal ended it.
@@ -106,15 +106,15 @@ impl Program {
     #[must_use]
     pub fn start(&self, arguments: &str) -> Running {
         let mut child = self.command(arguments).spawn().expect("the program starts");
-        let (said, lines) = watch::channel(Vec::new());
+        let (sender, lines) = watch::channel(Vec::new());
         let out = child.stdout.take().expect("its output is a pipe");
         let err = child.stderr.take().expect("its errors are a pipe");
-        tokio::spawn(listen(out, Stream::Out, said.clone()));
-        tokio::spawn(listen(err, Stream::Err, said));
+        tokio::spawn(listen(out, Stream::Out, sender.clone()));
+        tokio::spawn(listen(err, Stream::Err, sender));
         let test = thread::current().id();
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        running.retain(|heard| heard.folder.strong_count() > 0);
-        running.push(Heard { test, folder: Arc::downgrade(&self.folder), lines: lines.clone() });
+        running.retain(|output| output.folder.strong_count() > 0);
+        running.push(Output { test, folder: Arc::downgrade(&self.folder), lines: lines.clone() });
         drop(running);
         Running { child, lines, _folder: Arc::clone(&self.folder) }
     }
@@ -151,7 +151,11 @@ impl Running {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        assert!(self.try_signal(signal), "the program should be there, but it said:\n{}", self.transcript());
+        assert!(
+            self.try_signal(signal),
+            "the program should be there, but it printed:\n{}",
+            self.transcript()
+        );
     }
 
     /// Sends it a signal, if it is still there.
@@ -162,7 +166,7 @@ impl Running {
         pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
     }
 
-    /// Waits for a line with this text in it, on either stream, and returns the first.
+    /// Waits for a line that contains this text, on either stream, and returns the first.
     pub async fn wait_for_line(&self, text: &str) -> String {
         self.wait_for_lines(text, 1).await
     }
@@ -173,8 +177,8 @@ impl Running {
         let nth = |lines: &[Line]| {
             lines.iter().map(|line| &line.text).filter(|line| line.contains(text)).nth(times - 1).cloned()
         };
-        let heard = timeout(TIMEOUT, lines.wait_for(|lines| nth(lines).is_some())).await;
-        if let Ok(Ok(lines)) = heard {
+        let found = timeout(TIMEOUT, lines.wait_for(|lines| nth(lines).is_some())).await;
+        if let Ok(Ok(lines)) = found {
             return nth(&lines).expect("it was there a moment ago");
         }
         panic!("waited for line {times} with `{text}` among these:\n{}", self.transcript());
@@ -189,13 +193,13 @@ impl Running {
 
     /// Whether it is still there.
     pub fn is_alive(&mut self) -> bool {
-        self.child.try_wait().expect("a program of ours can be asked").is_none()
+        self.child.try_wait().expect("the status of a child process is readable").is_none()
     }
 
     /// Waits for its end.
     pub async fn ended(mut self) -> Ended {
         let Ok(status) = timeout(TIMEOUT, self.child.wait()).await else {
-            panic!("waited for the end of a program that said:\n{}", self.transcript());
+            panic!("waited for the end of a program that printed:\n{}", self.transcript());
         };
         // The pipes end with the last process that holds them.
         while let Ok(changed) = timeout(TIMEOUT, self.lines.changed()).await {
@@ -214,7 +218,7 @@ impl Running {
         }
     }
 
-    /// Asks it to end and its runs to stop, by SIGTERM twice, and waits until it does.
+    /// Sends SIGTERM twice, so that its runs stop too, and waits for its end.
     pub async fn interrupted(self) -> Ended {
         self.signal(Signal::TERM);
         // Two signals at once are one.
@@ -223,7 +227,7 @@ impl Running {
         self.ended().await
     }
 
-    /// Asks it to end, by SIGTERM, and waits until it does.
+    /// Sends SIGTERM and waits for its end.
     pub async fn terminated(self) -> Ended {
         self.signal(Signal::TERM);
         self.ended().await
@@ -238,13 +242,13 @@ fn transcript(lines: &watch::Receiver<Vec<Line>>) -> String {
     lines.borrow().iter().map(|line| line.text.as_str()).collect::<Vec<_>>().join("\n")
 }
 
-/// What the programs of this test have said.
+/// The output of the programs of this test.
 fn transcripts() -> String {
     let test = thread::current().id();
     let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-    let said = running.iter().filter(|heard| heard.test == test && heard.folder.strong_count() > 0);
-    let said: Vec<String> = said.map(|heard| transcript(&heard.lines)).collect();
-    said.iter().fold(String::new(), |all, one| all + "\n--- a program of this test said:\n" + one)
+    let outputs = running.iter().filter(|output| output.test == test && output.folder.strong_count() > 0);
+    let texts: Vec<String> = outputs.map(|output| transcript(&output.lines)).collect();
+    texts.iter().fold(String::new(), |all, one| all + "\n--- a program of this test printed:\n" + one)
 }
 
 impl Ended {
@@ -259,7 +263,7 @@ impl Ended {
     #[expect(
         clippy::must_use_candidate,
         clippy::return_self_not_must_use,
-        reason = "that it ended so is often all that a test asks"
+        reason = "the exit code is often all that a test checks"
     )]
     pub fn expect_code(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}", self.text());
@@ -267,10 +271,10 @@ impl Ended {
     }
 }
 
-async fn listen(stream: impl AsyncRead + Unpin, which: Stream, said: watch::Sender<Vec<Line>>) {
+async fn listen(stream: impl AsyncRead + Unpin, which: Stream, sender: watch::Sender<Vec<Line>>) {
     let mut lines = BufReader::new(stream).lines();
     while let Ok(Some(text)) = lines.next_line().await {
-        said.send_modify(|lines| lines.push(Line { stream: which, text }));
+        sender.send_modify(|lines| lines.push(Line { stream: which, text }));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a daemon's round trips to PostgreSQL are for, told from how they begin.
+//! The purpose of a daemon's round trips to PostgreSQL, recognized by their beginning.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ const CAUSES: [(&str, &str); 11] = [
     ("client_encoding", CONNECTION),
 ];
 
-/// The question of each second, what people ask of all jobs.
+/// The query of each second for control requests.
 pub const CONTROL_POLL: &str = "control poll";
 /// The one of each ten seconds, which jobs are late.
 pub const LATE: &str = "late jobs";
@@ -29,11 +29,11 @@ pub const RENEWAL: &str = "renewal";
 pub const CONNECTION: &str = "connection";
 /// The row of a run that moves its job's cursor, and mostly gives the lease back.
 pub const LAST_RECORD: &str = "record";
-/// The row of a run that each node makes by itself.
+/// The row of a run that each node records.
 pub const NODE_RECORD: &str = "record of a node";
-/// What a heartbeat or a clean-up asks and writes.
+/// Reads and writes of a heartbeat or a clean-up.
 pub const WORK: &str = "work";
-/// A pool's question whether a connection lives.
+/// A pool's check whether a connection is alive.
 pub const POOL: &str = "pool";
 
 /// How many round trips there were for what. One that is for nothing known is under its own text.

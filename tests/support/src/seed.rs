@@ -150,7 +150,7 @@ pub struct CycleRow {
     pub end: DateTime<Utc>,
     /// In ten-thousandths an hour.
     pub hourly_rate: i64,
-    /// In ten-thousandths.
+    /// The sum of the period in ten-thousandths.
     pub total: i64,
     /// `billed` or `failed`.
     pub status: String,
@@ -167,20 +167,20 @@ pub struct ChargeRow {
     pub start: DateTime<Utc>,
     /// How many there are.
     pub hours: i64,
-    /// In ten-thousandths.
+    /// The charged amount in ten-thousandths.
     pub amount: i64,
 }
 
 /// Why an instance that is due was not charged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HoldRow {
-    /// One word.
+    /// The reason as in the column, such as `no_price`.
     pub reason: String,
-    /// What exactly.
+    /// The detail for the operator.
     pub detail: String,
     /// Hours that are due and not charged, if that is known.
     pub hours: Option<i64>,
-    /// What they cost in ten-thousandths, if that can be said.
+    /// Their price in ten-thousandths, if it is known.
     pub amount: Option<i64>,
     /// Whether it still holds.
     pub open: bool,
@@ -550,7 +550,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "`0.00001` is not a decimal number of at most 4 decimals")]
-    fn a_digit_too_many_is_refused_rather_than_rounded() {
+    fn excess_digit_is_rejected() {
         units("0.00001", 4);
     }
 }

@@ -1,4 +1,4 @@
-//! An SQLite database of its own, in a file, for each test.
+//! A separate SQLite database, in a file, for each test.
 
 use std::path::Path;
 

@@ -1,9 +1,9 @@
-# Makes a PostgreSQL cluster, starts it, and takes it away again when the process that asked for it ends, however it
+# Makes a PostgreSQL cluster, starts it, and takes it away again when the process that started it ends, however it
 # ends: that process holds the other end of this script's input, and the kernel closes it.
 #
 # $1: where PostgreSQL's programs are; $2: an empty folder of ours; $3: the port of its primary, if it is to be a standby.
 # Each line of input is a port to try. The answers are `made` or `failed` for the cluster, then `up` or `down` for each
-# port; $2/log says why, for as long as the other end is open.
+# port; $2/log has the reason, for as long as the other end is open.
 programs=$1
 folder=$2
 
@@ -12,11 +12,11 @@ finish() {
     rm -rf "$folder"
 }
 trap finish EXIT
-# Nobody may be left to read the answers.
+# The reader of the responses may be gone.
 trap '' PIPE
 
 if [ -n "$3" ]; then
-    # Beside the true server: it need not be on the PATH.
+    # In the folder of the actual server, which need not be on the PATH.
     "$(dirname "$(readlink -f "$programs/postgres")")/pg_basebackup" -d "host=127.0.0.1 port=$3 user=postgres" -D "$folder/data" -c fast -R --no-sync
 else
     "$programs/initdb" -D "$folder/data" -U postgres -A trust --locale=C --encoding=UTF8 --no-sync

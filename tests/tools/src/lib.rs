@@ -3,7 +3,7 @@
 //! `cargo run --release -p billing-tools -- --help` lists its commands. It is a library too, because the end-to-end tests start
 //! the same program and run the fault campaign.
 
-#![expect(clippy::missing_panics_doc, reason = "a measurement or a campaign that cannot go on panics")]
+#![expect(clippy::missing_panics_doc, reason = "a measurement or a campaign that cannot continue panics")]
 
 pub mod bench;
 mod commands;

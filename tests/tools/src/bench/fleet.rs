@@ -1,4 +1,4 @@
-//! The fleet of a benchmark: made of its own numbers, so that every database gets the same one.
+//! The fleet of a benchmark: generated from fixed numbers, so that every database gets the same one.
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use uuid::Uuid;
@@ -35,7 +35,7 @@ pub(super) struct Organization {
     pub(super) id: Uuid,
     pub(super) wallet: Uuid,
     pub(super) slug: String,
-    /// In ten-thousandths.
+    /// The wallet's money in ten-thousandths.
     pub(super) balance: i64,
     pub(super) machines: Vec<Machine>,
 }

@@ -3,7 +3,7 @@
 //!
 //! | measured | what it does |
 //! |---|---|
-//! | ours | the daemon's own command `bill`, in a process of its own |
+//! | ours | the daemon's own command `bill`, in a separate process |
 //! | original | one transaction of eleven statements an instance, one connection, on a sample |
 //! | floor | the rows that ours wrote, copied in bulk into the same tables, with one `UPDATE` of everything that moves |
 //!
@@ -28,7 +28,7 @@ use crate::Engine;
 pub use ours::peak_memory;
 pub use report::Report;
 
-/// How long a daemon may be away without asking for approval.
+/// How long a daemon may be away without an approval.
 const CATCH_UP_HOURS: u32 = 72;
 
 /// What to measure.
@@ -63,7 +63,7 @@ struct Cost {
     wal_bytes: f64,
 }
 
-/// What everything came to.
+/// The figures of a benchmark.
 struct Measured {
     bills: Vec<Cost>,
     /// Seconds an instance.
@@ -89,11 +89,11 @@ trait Bench {
     async fn original(&mut self, sample: u32, hours: u32) -> f64;
     /// Of what ours wrote and of what the floor wrote, a line for each table.
     async fn checksums(&mut self) -> [Vec<String>; 2];
-    /// Tops up wallets of the database that ours bills, until told to stop.
+    /// Tops up wallets of the database that ours bills, until it is stopped.
     async fn top_up(&self, stop: tokio::sync::oneshot::Receiver<()>) -> Waits;
 }
 
-/// Measures.
+/// Runs the benchmark.
 pub async fn run(options: &Options) -> Report {
     match options.engine {
         Engine::Sqlite => measure(&mut SqliteEngine::seeded(options).await, options).await,
@@ -127,7 +127,7 @@ async fn measure(bench: &mut impl Bench, options: &Options) -> Report {
             if round == 0 { "warm-up:".to_owned() } else { format!("round {round}:") },
             instances / bill.seconds,
             used.0 * 1e6 / instances,
-            100.0 * bill.brake_seconds / bill.seconds,
+            100.0 * bill.spike_guard_seconds / bill.seconds,
             instances / floor,
             f64::from(sample) / original,
         );
@@ -142,13 +142,13 @@ async fn measure(bench: &mut impl Bench, options: &Options) -> Report {
     bench.settle().await;
     let (waits, bill) = tokio::join!(bench.top_up(stopped), async {
         let bill = ours.bill(ended).await;
-        // Nobody listens any more only if the top-ups failed, and that panics.
+        // The receiver is gone only if the top-ups failed, and that panics.
         let _ = stop.send(());
         bill
     });
     peak_mb = peak_mb.max(bill.peak_mb);
     eprintln!(
-        "beside top-ups: ours {:.0}/s; {} top-ups, {:.0} ms (p99), {:.0} ms (longest); at most {peak_mb:.0} MiB by now",
+        "with top-ups: ours {:.0}/s; {} top-ups, {:.0} ms (p99), {:.0} ms (longest); at most {peak_mb:.0} MiB by now",
         instances / bill.seconds,
         waits.len(),
         waits.quantile(0.99),

@@ -1,4 +1,4 @@
-//! The real thing: the daemon's own command `bill` in a process of its own, on a clock that the benchmark sets.
+//! The real thing: the daemon's own command `bill` in a separate process, on a clock that the benchmark sets.
 
 use std::{fs, path::PathBuf};
 
@@ -16,7 +16,7 @@ pub(super) struct Ours {
     folder: TempDir,
 }
 
-/// What one run came to.
+/// The result of one run.
 #[derive(Debug, Deserialize)]
 pub(super) struct Bill {
     pub(super) charged: u64,
@@ -25,7 +25,7 @@ pub(super) struct Bill {
     pub(super) peak_mb: f64,
     /// Of these, to hold the run against those before it; the first has none.
     #[serde(skip)]
-    pub(super) brake_seconds: f64,
+    pub(super) spike_guard_seconds: f64,
 }
 
 impl Ours {
@@ -61,16 +61,17 @@ impl Ours {
         let mut bill: Bill =
             serde_json::from_str(out.trim()).unwrap_or_else(|error| panic!("{error} in {out}"));
         let peak =
-            err.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the process says its peak");
+            err.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the process prints its peak");
         let kib: f64 = peak.trim().trim_end_matches(" kB").parse().expect("a number of kB");
         bill.peak_mb = kib / 1024.0;
-        let said = err.lines().find_map(|line| line.strip_suffix(" ms")?.rsplit(' ').next());
-        bill.brake_seconds = said.map_or(0.0, |ms| ms.parse::<f64>().expect("a number of ms") / 1000.0);
+        let spike_guard = err.lines().find_map(|line| line.strip_suffix(" ms")?.rsplit(' ').next());
+        bill.spike_guard_seconds =
+            spike_guard.map_or(0.0, |ms| ms.parse::<f64>().expect("a number of ms") / 1000.0);
         bill
     }
 }
 
-/// What Linux says of the peak memory of this process.
+/// The peak memory of this process, as Linux reports it.
 #[must_use]
 pub fn peak_memory() -> String {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The benchmark on PostgreSQL: a server of its own that keeps what it has committed.
+//! The benchmark on PostgreSQL: a separate server that keeps what it has committed.
 
 use std::{fmt::Write as _, fs, path::Path, time::Instant};
 
@@ -247,7 +247,7 @@ impl Bench for PostgresEngine {
 
     async fn floor(&mut self, hours: u32, first: bool) -> f64 {
         let folder = self.server.folder().join("rows");
-        fs::create_dir_all(&folder).expect("a folder beside the server's is made");
+        fs::create_dir_all(&folder).expect("a folder next to the server's is created");
         share(&folder);
         let charges = format!("batch_id > {}", self.last_batch);
         let written = format!("created_at > '{}'", self.since);

@@ -1,4 +1,4 @@
-//! What a benchmark says in the end.
+//! The report of a benchmark.
 
 use std::fmt;
 

@@ -228,7 +228,7 @@ impl Bench for SqliteEngine {
     async fn settle(&mut self) {
         for connection in [&self.ours, &self.floor, &self.original] {
             let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
-            connection.query_row(checkpoint, [], |_| Ok(())).expect("nobody else uses the file");
+            connection.query_row(checkpoint, [], |_| Ok(())).expect("no other process uses the file");
         }
     }
 

@@ -14,7 +14,7 @@ pub(super) struct Waits {
 }
 
 impl Waits {
-    /// Tops up again and again until told to stop.
+    /// Tops up again and again until it is stopped.
     pub(super) async fn of(mut top_up: impl AsyncFnMut(usize), mut stop: oneshot::Receiver<()>) -> Self {
         let mut waits = Self::default();
         while matches!(stop.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {

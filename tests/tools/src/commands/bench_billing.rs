@@ -19,7 +19,7 @@ use crate::{
 /// Bill a generated fleet: our way, the original's way, and as fast as the database can write the same rows
 #[derive(Args)]
 pub(super) struct BenchBillingArgs {
-    /// Which database: a server of its own, or a file.
+    /// Which database: a separate server, or a file.
     #[arg(long, value_enum, required_unless_present = "decisions")]
     database: Option<Engine>,
     /// How many machines are due, with a fifth as many wallets.
@@ -31,10 +31,10 @@ pub(super) struct BenchBillingArgs {
     /// How many hours of each machine are due in each round.
     #[arg(long, value_name = "H", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     hours: u32,
-    /// How many connections bill at once; the daemon adapts it by itself otherwise.
+    /// How many connections bill at once; by default the daemon adapts it.
     #[arg(long, value_name = "C")]
     connections: Option<u32>,
-    /// How many machines one transaction bills; the daemon adapts it by itself otherwise.
+    /// How many machines one transaction bills; by default the daemon adapts it.
     #[arg(long, value_name = "N")]
     batch: Option<u32>,
     /// How many rounds are measured after the warm-up.

@@ -72,7 +72,7 @@ pub(super) async fn run(args: &BenchIdleArgs) -> serde_json::Value {
     figures
 }
 
-/// A tick asks once what people want, so there were as many ticks as questions.
+/// A tick polls control requests once, so there were as many ticks as polls.
 #[expect(clippy::cast_precision_loss, reason = "a number of seconds")]
 fn per(trips: usize, ticks: usize) -> f64 {
     (trips as f64 / ticks as f64 * 100.0).round() / 100.0
@@ -96,7 +96,7 @@ fn ticks(pid: u32) -> u64 {
 
 fn resident_mb(pid: u32) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says it");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux reports it");
     let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number of kB");
     (kib / 102.4).round() / 10.0
 }

@@ -1,7 +1,7 @@
-//! What one turn of a job costs on a database, and the question that a daemon asks each second:
-//! `cargo run --release -p billing-tools -- bench-lease-cycle [--turns 500] [--database postgres|sqlite]`.
+//! The cost of one lease cycle on a database, and of the control poll that a daemon sends each second:
+//! `cargo run --release -p billing-tools -- bench-lease-cycle [--cycles 500] [--database postgres|sqlite]`.
 //!
-//! A turn is what the scheduler asks of its store for one run: the claim, the row of the history with the cursor, and the
+//! A lease cycle is the scheduler's calls of its store for one run: the claim, the row of the history with the cursor, and the
 //! release. The run itself takes no time here.
 
 use std::{sync::Arc, time::Duration};
@@ -21,7 +21,7 @@ use crate::Engine;
 pub(super) struct BenchLeaseCycleArgs {
     /// Number of measured lease cycles
     #[arg(long, default_value_t = 500)]
-    turns: u32,
+    cycles: u32,
     /// Database of the job
     #[arg(long, value_enum, default_value_t = Engine::Postgres)]
     database: Engine,
@@ -33,8 +33,8 @@ struct Times {
     claim: Vec<Duration>,
     record: Vec<Duration>,
     release: Vec<Duration>,
-    turn: Vec<Duration>,
-    question: Vec<Duration>,
+    cycle: Vec<Duration>,
+    control_poll: Vec<Duration>,
 }
 
 pub(super) async fn run(args: &BenchLeaseCycleArgs) -> serde_json::Value {
@@ -44,27 +44,27 @@ pub(super) async fn run(args: &BenchLeaseCycleArgs) -> serde_json::Value {
     let store = SeaOrmStore::new(pool, database, "bench", Duration::from_secs(10), Arc::new(SystemClock));
     // The first ones open connections and fill caches.
     measure(&store, 50).await;
-    let times = measure(&store, args.turns).await;
+    let times = measure(&store, args.cycles).await;
     json!({
             "database": args.database.name(),
-            "turns": args.turns,
-            "turn_ms": quantiles(times.turn),
+            "cycles": args.cycles,
+            "cycle_ms": quantiles(times.cycle),
             "claim_ms": quantiles(times.claim),
             "record_ms": quantiles(times.record),
             "release_ms": quantiles(times.release),
-            "question_ms": quantiles(times.question),
+            "control_poll_ms": quantiles(times.control_poll),
     })
 }
 
-async fn measure(store: &SeaOrmStore, turns: u32) -> Times {
+async fn measure(store: &SeaOrmStore, cycles: u32) -> Times {
     let mut times = Times::default();
-    let known = store.control_state(None).await.expect("the store answers").map(|wishes| wishes.revision);
-    for _ in 0..turns {
+    let known = store.control_state(None).await.expect("the store answers").map(|state| state.revision);
+    for _ in 0..cycles {
         let began = Instant::now();
         let now = SystemClock.now();
         let Claim::Held(lease) = store.acquire("bench", now - TimeDelta::days(1)).await.expect("a claim")
         else {
-            panic!("nobody else has it");
+            panic!("there is no other holder");
         };
         let claimed = Instant::now();
         let scheduled_at = lease.state.cursor + TimeDelta::seconds(1);
@@ -81,13 +81,13 @@ async fn measure(store: &SeaOrmStore, turns: u32) -> Times {
         assert_eq!(
             store.control_state(known).await.expect("the store answers"),
             None,
-            "nobody asks for anything"
+            "there are no requests"
         );
         times.claim.push(claimed - began);
         times.record.push(recorded - claimed);
         times.release.push(released - recorded);
-        times.turn.push(released - began);
-        times.question.push(released.elapsed());
+        times.cycle.push(released - began);
+        times.control_poll.push(released.elapsed());
     }
     times
 }

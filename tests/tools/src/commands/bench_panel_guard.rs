@@ -90,7 +90,7 @@ async fn seed(db: &Db, wallets: u32) -> Uuid {
     for n in 1..=MACHINES {
         fleet.instance(Instance::new(org, plan, created).label(&format!("vps-{n}"))).await;
     }
-    // They belong to organizations of their own: the panel's debits are refused where one has two.
+    // They belong to separate organizations: the panel's debits are refused where one has two.
     db.execute(&format!(
         "WITH added AS (INSERT INTO organizations (name, slug, owner_id)
                         SELECT 'bench', 'bench-' || n, owner_id FROM organizations, generate_series(2, {wallets}) AS n
@@ -108,7 +108,7 @@ async fn claim(db: &Db) -> FencingToken {
     let store = SeaOrmStore::new(pool, database, "bench", Duration::from_secs(10), Arc::new(SystemClock));
     match store.acquire(BILLING_JOB, DateTime::UNIX_EPOCH).await.expect("a claim") {
         Claim::Held(lease) => lease.fencing_token,
-        Claim::Busy { .. } => panic!("nobody else has it"),
+        Claim::Busy { .. } => panic!("there is no other holder"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! How long nobody does a job whose daemon has ended while another one is there:
+//! How long a job is not run after its daemon ended while another one is alive:
 //! `cargo run --release -p billing-tools -- bench-takeover [--database postgres|sqlite] [--rounds 3] [--leases 10,3]`.
 //!
 //! A holder that is killed is replaced when its lease has expired, so that time follows the lease; it is killed at a random
@@ -20,7 +20,7 @@ use tracing::info;
 use super::{database, number, this_program};
 use crate::{DAEMON, Engine};
 
-/// Far enough apart that nobody claims the next scheduled time as soon as one is done.
+/// Long enough that no daemon claims the next scheduled time as soon as one is done.
 const INTERVAL: Duration = Duration::from_secs(4);
 
 /// Measure how long a job is not run after its daemon ended
@@ -37,13 +37,13 @@ pub(super) struct BenchTakeoverArgs {
     leases: Vec<u64>,
 }
 
-/// Says which occurrence it is, and ends or never does.
-struct Say {
+/// Logs its occurrence, and ends or never does.
+struct LogOccurrence {
     ends: bool,
 }
 
 #[async_trait]
-impl Job for Say {
+impl Job for LogOccurrence {
     async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
         info!("begins {}", ctx.occurrence.scheduled_at.to_rfc3339());
         if !self.ends {
@@ -54,8 +54,8 @@ impl Job for Say {
 }
 
 fn kinds(registry: &mut Registry) {
-    registry.register("bench.short", |_: Value| Say { ends: true });
-    registry.register("bench.endless", |_: Value| Say { ends: false });
+    registry.register("bench.short", |_: Value| LogOccurrence { ends: true });
+    registry.register("bench.endless", |_: Value| LogOccurrence { ends: false });
 }
 
 pub(super) fn daemon() -> ExitCode {
@@ -117,7 +117,7 @@ async fn after_a_kill(db: &Db, lease: u64, until_kill: Duration) -> Duration {
     took
 }
 
-/// From the next scheduled time of a job, after a signal to one of two daemons while nobody held it, to its start.
+/// From the next scheduled time of a job, after a signal to one of two daemons while it was not held, to its start.
 async fn with_nothing_held(db: &Db, signal: Signal) -> Duration {
     let every = INTERVAL.as_secs();
     let jobs =
@@ -129,7 +129,8 @@ async fn with_nothing_held(db: &Db, signal: Signal) -> Duration {
     let free =
         "SELECT count(*) AS n FROM scheduler_jobs AS state JOIN scheduler_runs AS run ON run.job = state.job
                  WHERE state.job = 'short' AND state.holder IS NULL";
-    eventually("it is done, and nobody holds it", async || (number(db, free).await > 0).then_some(())).await;
+    eventually("it is done, and the lease is free", async || (number(db, free).await > 0).then_some(()))
+        .await;
     let seen = other.lines_with("begins ").len();
     one.signal(signal);
     let began = other.wait_for_lines("begins ", seen + 1).await;
@@ -138,7 +139,7 @@ async fn with_nothing_held(db: &Db, signal: Signal) -> Duration {
     (now - at).to_std().expect("a run begins when it is due")
 }
 
-/// The scheduled time in a line of [`Say`].
+/// The scheduled time in a line of [`LogOccurrence`].
 fn occurrence(line: &str) -> &str {
     line.rsplit("begins ").next().expect("a line has an end")
 }

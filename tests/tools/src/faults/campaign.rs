@@ -24,10 +24,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs a campaign: faults for as long as the options say, then none until everything is billed, and then the count.
 ///
-/// The daemons' logs are kept if the options say so and anything is found, and their place is told.
+/// The daemons' logs are kept if the options request it and anything is found, and their path is printed.
 ///
 /// # Panics
-/// If the campaign itself cannot go on.
+/// If the campaign itself cannot continue.
 pub async fn run(options: &Options) -> Report {
     let folder = tempfile::Builder::new().prefix("billing-faults-").tempdir().expect("a folder is made");
     let server = Server::start(options.engine, &options.faults).await;
@@ -108,7 +108,7 @@ pub async fn run(options: &Options) -> Report {
         ));
     }
     for _ in 0..stuck {
-        report.violate("a daemon did not end when it was asked to".to_owned());
+        report.violate("a daemon did not end after SIGTERM".to_owned());
     }
     let tables = Tables::read(&server.db).await.expect("the final tables are read");
     model::check(&mut report, &journal, &tables, now);
@@ -118,7 +118,7 @@ pub async fn run(options: &Options) -> Report {
     }
     if options.keep_logs && !report.is_clean() {
         let logs = folder.keep();
-        report.find(format!("daemons that ended by themselves: {exits:?}; logs: {}", logs.display()));
+        report.find(format!("daemons that ended unexpectedly: {exits:?}; logs: {}", logs.display()));
     }
     report
 }
@@ -140,7 +140,7 @@ async fn until_so_many_runs(db: &Db, runs: u64) {
     }
 }
 
-/// Waits until two runs in a row came to their end that billed everything up to `now`, the fleet's time.
+/// Waits until two runs in a row finished that billed everything up to `now`, the fleet's time.
 async fn all_billed(db: &Db, now: Micros, settle_timeout: Duration) -> bool {
     let since = fleet::real_now();
     let started = Instant::now();

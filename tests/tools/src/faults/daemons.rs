@@ -1,4 +1,4 @@
-//! The daemons of a campaign: started, killed, put to sleep, asked to end, and started again, as an operator's
+//! The daemons of a campaign: started, killed, suspended, stopped, and started again, as an operator's
 //! supervisor does.
 
 use std::{
@@ -40,10 +40,10 @@ scope = "node"
 run-at-start = true
 "#;
 
-/// By what the daemons tell until when billing is due: nothing but the campaign moves this clock.
+/// The clock by which billing is due: only the campaign moves it.
 const CLOCK: &str = "SELECT now_micros AS now FROM campaign_clock";
-/// How long a daemon may take to end when it is asked to.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a daemon may take to end after SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_mins(1);
 const SUPERVISE_EVERY: Duration = Duration::from_millis(200);
 
 /// All daemons of a campaign.
@@ -56,7 +56,7 @@ pub(super) struct Daemons {
 
 struct Inner {
     children: Vec<Option<Child>>,
-    /// How daemons ended that nobody ended, by their code.
+    /// The exit codes of daemons that ended unexpectedly.
     exits: BTreeMap<String, u64>,
 }
 
@@ -111,7 +111,7 @@ impl Daemons {
         command.spawn().expect("a daemon starts")
     }
 
-    /// Starts another daemon for each that ended by itself, until it is told to stop.
+    /// Starts another daemon for each that ended unexpectedly, until it is stopped.
     pub(super) async fn supervise(&self, stop: &watch::Receiver<bool>) {
         while !*stop.borrow() {
             sleep(SUPERVISE_EVERY).await;
@@ -144,7 +144,7 @@ impl Daemons {
             if let Some(child) = place
                 && child.id() == Some(pid)
             {
-                // It may have ended by itself a moment ago.
+                // It may have ended a moment ago.
                 let _ = child.kill().await;
                 *place = Some(self.spawn(slot));
                 return true;
@@ -153,7 +153,7 @@ impl Daemons {
         false
     }
 
-    /// Asks it to end, waits until it has, and starts another; whether it was there and ended in time.
+    /// Sends SIGTERM, waits for its end, and starts another; returns whether it was alive and ended in time.
     pub(super) async fn terminate(&self, pid: u32) -> bool {
         let mut inner = self.inner.lock().await;
         let slot = inner
@@ -165,13 +165,13 @@ impl Daemons {
         };
         drop(inner);
         signal(pid, Signal::TERM);
-        let ended = timeout(PATIENCE, child.wait()).await.is_ok();
+        let ended = timeout(STOP_TIMEOUT, child.wait()).await.is_ok();
         drop(child);
         self.inner.lock().await.children[slot] = Some(self.spawn(slot));
         ended
     }
 
-    /// Ends all of them; returns how those ended that nobody had ended before, and how many did not end in time.
+    /// Ends all of them; returns the exits that were unexpected, and how many did not end in time.
     pub(super) async fn stop(&self) -> (BTreeMap<String, u64>, u64) {
         let mut inner = self.inner.lock().await;
         let mut stuck = 0;
@@ -180,7 +180,7 @@ impl Daemons {
             signal(pid, Signal::TERM);
         }
         for child in inner.children.iter_mut().flatten() {
-            match timeout(PATIENCE, child.wait()).await {
+            match timeout(STOP_TIMEOUT, child.wait()).await {
                 Ok(_) => {}
                 Err(_) => stuck += 1,
             }

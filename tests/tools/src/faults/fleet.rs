@@ -103,7 +103,7 @@ impl<'a> Fleet<'a> {
         fleet
     }
 
-    /// Lives until it is told to stop, and a little longer: what was begun is finished.
+    /// Lives until it is stopped, and a little longer: what was begun is finished.
     pub(super) async fn live(&mut self, pace_ms: Range<u64>, stop: &watch::Receiver<bool>) {
         while !*stop.borrow() {
             let wait = self.rng.random_range(pace_ms.clone());
@@ -281,7 +281,7 @@ impl<'a> Fleet<'a> {
     }
 }
 
-/// Moves the fleet's clock on until it is told to stop.
+/// Moves the fleet's clock on until it is stopped.
 pub(super) async fn tick(server: &Server, stop: &watch::Receiver<bool>) {
     let sql = format!("UPDATE campaign_clock SET now_micros = now_micros + {STEP}");
     while !*stop.borrow() {

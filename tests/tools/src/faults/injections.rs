@@ -27,7 +27,7 @@ use super::{
 
 /// Longer than a lease of the campaign's daemons, and than their lock timeout if it is doubled.
 const LONGER_THAN_A_LEASE: std::ops::Range<u64> = 3_200..6_000;
-/// How soon somebody must take over, or nobody does.
+/// The time limit of a take-over.
 const TAKE_OVER: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -40,9 +40,9 @@ pub enum Fault {
     KillAny,
     /// A daemon sleeps for longer than its lease.
     Pause,
-    /// A daemon is asked to end.
+    /// A daemon receives SIGTERM.
     Terminate,
-    /// Somebody else holds every wallet, or all of SQLite, for longer than anybody waits.
+    /// Another client holds every wallet, or all of SQLite, for longer than any lock timeout.
     Lock,
     /// The server ends half of the daemons' connections.
     EndConnections,
@@ -79,7 +79,7 @@ impl Fault {
         all
     }
 
-    /// Whether it concerns everybody on the server.
+    /// Whether it affects every client of the server.
     pub(super) fn needs_own_server(self) -> bool {
         matches!(self, Self::RestartServer | Self::FillThePool)
     }
@@ -91,7 +91,7 @@ pub(super) struct Injector<'a> {
     daemons: &'a Daemons,
     counts: Mutex<Report>,
     failovers: Mutex<Vec<Duration>>,
-    /// Moves whenever something begins or ends that delays a take-over by itself.
+    /// Moves whenever something begins or ends that alone delays a take-over.
     disturbances: AtomicU64,
 }
 
@@ -106,7 +106,7 @@ impl<'a> Injector<'a> {
         }
     }
 
-    /// Injects one after the other until it is told to stop; what was begun ends by itself.
+    /// Injects one after the other until it is stopped; a fault that has begun is finished.
     pub(super) async fn inject(&self, faults: &[Fault], seed: u64, stop: &watch::Receiver<bool>) {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut deck = Vec::new();
@@ -125,8 +125,9 @@ impl<'a> Injector<'a> {
 
     /// What was done.
     pub(super) fn counts(&self) -> Report {
-        let mut counts = self.counts.lock().expect("nobody panics with it").clone();
-        counts.failover_seconds = Failover::of(self.failovers.lock().expect("nobody panics with it").clone());
+        let mut counts = self.counts.lock().expect("no holder of the lock panics").clone();
+        counts.failover_seconds =
+            Failover::of(self.failovers.lock().expect("no holder of the lock panics").clone());
         if let Some((_, proxy)) = &self.server.postgres {
             counts.cuts = proxy.cuts();
             counts.lost_commits = proxy.lost_commits();
@@ -135,7 +136,7 @@ impl<'a> Injector<'a> {
     }
 
     async fn happen(&self, fault: Fault, rng: &mut StdRng) {
-        // On SQLite everybody waits for whoever writes.
+        // On SQLite every process waits for the writer.
         let disturbs = match fault {
             Fault::RestartServer | Fault::FillThePool | Fault::Silence => true,
             Fault::Pause | Fault::Lock => self.server.postgres.is_none(),
@@ -163,7 +164,7 @@ impl<'a> Injector<'a> {
             Fault::EndConnections => {
                 let sql = "SELECT count(pg_terminate_backend(pid)) AS n FROM pg_stat_activity
                             WHERE datname = current_database() AND application_name = 'billing-daemon' AND random() < 0.5";
-                let ended = self.ask(sql).await;
+                let ended = self.fetch(sql).await;
                 self.count(|counts| counts.terminated += ended);
             }
             Fault::Cancel => {
@@ -171,7 +172,7 @@ impl<'a> Injector<'a> {
                 for _ in 0..50 {
                     let sql = "SELECT count(pg_cancel_backend(pid)) AS n FROM pg_stat_activity
                                 WHERE datname = current_database() AND application_name = 'billing-daemon' AND state = 'active'";
-                    let cancelled = self.ask(sql).await;
+                    let cancelled = self.fetch(sql).await;
                     self.count(|counts| counts.timeouts += cancelled);
                     sleep(LOOK_EVERY).await;
                 }
@@ -193,7 +194,7 @@ impl<'a> Injector<'a> {
             }
             Fault::LoseCommits => {
                 if let Some((_, proxy)) = &self.server.postgres {
-                    // What nobody met yet does not add up: five in a row end a run.
+                    // Failures that no batch met yet do not add up: five in a row end a run.
                     proxy.relent();
                     if rng.random_bool(0.3) {
                         proxy.lose_commits(rng.random_range(1..4));
@@ -218,10 +219,10 @@ impl<'a> Injector<'a> {
         self.count(|counts| counts.kills += 1);
         while killed.elapsed() < TAKE_OVER {
             let newest =
-                self.ask("SELECT fencing_token AS n FROM scheduler_jobs WHERE job = 'billing'").await;
+                self.fetch("SELECT fencing_token AS n FROM scheduler_jobs WHERE job = 'billing'").await;
             if newest > token {
                 if disturbances == self.disturbances.load(Ordering::Relaxed) {
-                    self.failovers.lock().expect("nobody panics with it").push(killed.elapsed());
+                    self.failovers.lock().expect("no holder of the lock panics").push(killed.elapsed());
                 }
                 return;
             }
@@ -249,7 +250,7 @@ impl<'a> Injector<'a> {
         self.count(|counts| counts.pauses += pids.len() as u64);
     }
 
-    /// Somebody keeps every wallet, or the whole database, for himself.
+    /// Another client locks every wallet, or the whole database.
     async fn hold_locks(&self, rng: &mut StdRng) {
         let held = Duration::from_millis(rng.random_range(LONGER_THAN_A_LEASE));
         let Ok(transaction) = self.server.db.begin().await else { return };
@@ -285,7 +286,7 @@ impl<'a> Injector<'a> {
         self.count(|counts| counts.full_pools += u64::from(full));
     }
 
-    /// Who holds the lease of billing, as soon as somebody does, and under which number.
+    /// The holder of billing's lease, as soon as there is one, and its fencing token.
     async fn holder_soon(&self) -> Option<(u32, u64)> {
         let looking = Instant::now();
         while looking.elapsed() < Duration::from_secs(3) {
@@ -324,7 +325,7 @@ impl<'a> Injector<'a> {
     }
 
     /// What a query of one number answers; 0 while the database does not.
-    async fn ask(&self, sql: &str) -> u64 {
+    async fn fetch(&self, sql: &str) -> u64 {
         let query = Statement::from_string(self.server.db.backend(), sql);
         let row = self.server.db.admin().query_one_raw(query).await;
         let number = row.ok().flatten().and_then(|row| row.try_get::<i64>("", "n").ok());
@@ -332,6 +333,6 @@ impl<'a> Injector<'a> {
     }
 
     fn count(&self, change: impl FnOnce(&mut Report)) {
-        change(&mut self.counts.lock().expect("nobody panics with it"));
+        change(&mut self.counts.lock().expect("no holder of the lock panics"));
     }
 }

@@ -1,7 +1,7 @@
 //! The fault campaign: real daemons bill a fleet whose clock runs fast, while everything around them fails.
 //!
 //! [`run`] is one campaign. What must hold afterwards is counted by `model` from what the campaign itself did, with no
-//! line of the billing code; [`billing_jobs::audit`] is asked as well.
+//! line of the billing code; [`billing_jobs::audit`] is called as well.
 
 mod campaign;
 mod daemons;
@@ -30,7 +30,7 @@ pub struct Options {
     pub engine: Engine,
     /// How long faults are injected.
     pub duration: Duration,
-    /// They go on until so many runs of billing have ended as well, however slow the machine is; but not for ever.
+    /// Faults continue until so many runs of billing have ended as well, however slow the host is, up to a limit.
     pub runs: u64,
     /// What everything random follows from.
     pub seed: u64,
@@ -42,7 +42,7 @@ pub struct Options {
     pub sabotage: Vec<String>,
     /// What may go wrong, each equally often.
     pub faults: Vec<Fault>,
-    /// Whether the panel's own biller runs beside, behind the panel guard. It does so on PostgreSQL only.
+    /// Whether the panel's own biller runs too, behind the panel guard. It does so on PostgreSQL only.
     pub panel: bool,
     /// How many milliseconds lie between two things that customers do.
     pub pace_ms: Range<u64>,

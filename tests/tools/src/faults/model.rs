@@ -70,15 +70,13 @@ impl Model<'_> {
                 let twice = ((end.min(at) - charge.start) / HOUR).max(1);
                 self.report.double += twice.unsigned_abs();
                 self.report
-                    .find(format!("machine {id}: {twice} hours from {} on are charged again", charge.start));
+                    .find(format!("instance {id}: {twice} hours from {} on are charged again", charge.start));
             }
             if charge.start > at {
                 let lost = ((charge.start - at) / HOUR).max(1);
                 self.report.lost += lost.unsigned_abs();
-                self.report.find(format!(
-                    "machine {id}: {lost} hours before {} are charged to nobody",
-                    charge.start
-                ));
+                self.report
+                    .find(format!("instance {id}: {lost} hours before {} are not charged", charge.start));
             }
             settled += (end - at.max(charge.start)) / HOUR;
             at = at.max(end);
@@ -90,7 +88,7 @@ impl Model<'_> {
                 let due = (self.now - machine.created) / HOUR;
                 (due, due)
             }
-            // Nobody sees a machine that is gone: its hours end when a run saw it last, and at the latest when it went.
+            // A deleted instance is invisible: its hours end when a run saw it last, and at the latest when it went.
             Some(deleted) => {
                 let seen = finished
                     .iter()
@@ -104,12 +102,12 @@ impl Model<'_> {
         if accounted < least {
             let lost = least - accounted;
             self.report.lost += lost.unsigned_abs();
-            self.report.find(format!("machine {id}: {lost} of {least} hours are neither charged nor held"));
+            self.report.find(format!("instance {id}: {lost} of {least} hours are neither charged nor held"));
         }
         if accounted > most {
             let more = accounted - most;
             self.report.double += more.unsigned_abs();
-            self.report.find(format!("machine {id}: {more} hours are charged or held that never ended"));
+            self.report.find(format!("instance {id}: {more} hours are charged or held that never ended"));
         }
         self.report.hours_due += accounted.clamp(least, most.max(least)).unsigned_abs();
         self.report.hours_charged += settled.unsigned_abs();
@@ -121,16 +119,16 @@ impl Model<'_> {
         let mut owed: i128 = 0;
         let mut paid: i128 = 0;
         let mut seen: Vec<(Micros, Micros)> = Vec::new();
-        // The panel rounds each of its charges by itself; what is carried passes over them.
+        // The panel rounds each of its charges; what is carried passes over them.
         for charge in charges.iter().filter(|charge| !charge.by_panel) {
             owed += i128::from(charge.rate) * i128::from(charge.hours);
             paid += i128::from(charge.amount);
             if paid != owed / RATE_PER_TEN_THOUSANDTH {
-                self.report.violate(format!("machine {id}: {paid} ten-thousandths are paid up to the charge from {}, {owed} u are owed", charge.start));
+                self.report.violate(format!("instance {id}: {paid} ten-thousandths are paid up to the charge from {}, {owed} u are owed", charge.start));
                 break;
             }
             if charge.organization != machine.organization {
-                self.report.violate(format!("machine {id}: organization {} pays", charge.organization));
+                self.report.violate(format!("instance {id}: organization {} pays", charge.organization));
             }
             let Some(batch) = self.tables.batches.get(&charge.batch) else { continue };
             // An hour has the price that was seen last before it ended, however late it is charged; the last charge that was
@@ -140,13 +138,13 @@ impl Model<'_> {
             let since = since - micros(OLD_PRICES);
             if !was_in_force(&self.journal.plans[machine.plan], charge.rate, since, batch.begun) {
                 self.report.violate(format!(
-                    "machine {id}: the charge from {} has a rate of {} u that the plan never had then",
+                    "instance {id}: the charge from {} has a rate of {} u that the plan never had then",
                     charge.start, charge.rate
                 ));
             }
             if charge.start + charge.hours * HOUR > batch.as_of {
                 self.report
-                    .violate(format!("machine {id}: the charge from {} is for hours to come", charge.start));
+                    .violate(format!("instance {id}: the charge from {} is for hours to come", charge.start));
             }
             seen.push((batch.as_of, batch.begun));
         }
@@ -165,7 +163,7 @@ impl Model<'_> {
         let ledger = debited.get(machine.label.as_str()).copied().unwrap_or_default();
         if ledger != hours {
             self.report.violate(format!(
-                "machine {id}: {hours} hours are charged, and the ledger has debits for {ledger}"
+                "instance {id}: {hours} hours are charged, and the ledger has debits for {ledger}"
             ));
         }
         if machine.deleted.is_some() {
@@ -182,12 +180,12 @@ impl Model<'_> {
         if !same {
             let (charges, cycles) = (charges.len(), cycles.len());
             self.report.violate(format!(
-                "machine {id}: there are {charges} charges and {cycles} billed cycles, or they differ"
+                "instance {id}: there are {charges} charges and {cycles} billed cycles, or they differ"
             ));
         }
     }
 
-    /// A wallet holds what was paid in, less what was charged; the panel's ledger says the same.
+    /// A wallet holds what was paid in, less what was charged; the panel's ledger has the same.
     fn wallets(&mut self) {
         let mut charged: BTreeMap<Uuid, i64> = BTreeMap::new();
         for charge in &self.tables.charges {
@@ -209,7 +207,7 @@ impl Model<'_> {
         }
     }
 
-    /// A run's row says what its batches say.
+    /// A run's row has the sums of its batches.
     fn runs(&mut self) {
         let mut batches: BTreeMap<Uuid, i64> = BTreeMap::new();
         for batch in self.tables.batches.values() {
@@ -219,7 +217,7 @@ impl Model<'_> {
             let charged = batches.get(&run.id).copied().unwrap_or_default();
             if run.items != charged {
                 self.report.violate(format!(
-                    "run {} says that it charged {} machines, its batches {charged}",
+                    "run {} reports {} charged instances, its batches {charged}",
                     run.id, run.items
                 ));
             }

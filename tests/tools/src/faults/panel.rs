@@ -1,4 +1,4 @@
-//! The panel's own biller beside the daemons, behind the panel guard: refused while they work, heard when they are silent.
+//! The panel's own biller next to the daemons, behind the panel guard: rejected while they work, accepted when they are silent.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub(super) async fn fence_off(server: &Server) {
     // The daemons' transactions want connections that remember no statements.
     billing_jobs::panel_guard::install(&owner, "the campaign")
         .await
-        .expect("the owner may put up the panel guard");
+        .expect("the owner may install the panel guard");
     owner.close().await.expect("a connection that answers can be closed");
     let sql = "SELECT pg_get_functiondef('billing_panel_guard'::regproc) AS definition";
     let definition: String = row(server.db.admin(), sql)
@@ -52,16 +52,16 @@ pub(super) async fn fence_off(server: &Server) {
     server.db.execute(&definition).await;
 }
 
-/// Bills as the panel does, from lists that may be old, until it is told to stop; returns what became of it.
+/// Bills as the panel does, from lists that may be old, until it is stopped; returns what became of it.
 pub(super) async fn bill(server: &Server, seed: u64, stop: &watch::Receiver<bool>) -> Billed {
     let mut rng = StdRng::seed_from_u64(seed);
     let connection = connect(&server.db.url_for(Login::Owner)).await;
     let biller = PanelBiller::new(connection, Panel::G3).pausing(BETWEEN_READ_AND_WRITE);
-    let mut came_to = Billed::default();
+    let mut totals = Billed::default();
     while !*stop.borrow() {
         let wait = rng.random_range(50..500);
         sleep(Duration::from_millis(wait)).await;
-        // A list is minutes old and not hours: the clock stands until it is worked off.
+        // A list is minutes old and not hours: the clock stops until it is processed.
         let _calm = server.calm.lock().await;
         let Ok(list) = due(server).await else { continue };
         let age = rng.random_range(0..60);
@@ -86,18 +86,18 @@ pub(super) async fn bill(server: &Server, seed: u64, stop: &watch::Receiver<bool
                 Outcome::Failed(reason) if reason == "insufficient_balance" => {}
                 Outcome::Crashed if crash == Crash::BeforeDebit => {}
                 Outcome::Billed | Outcome::Crashed => {
-                    came_to.attempts += 1;
-                    came_to.charged += 1;
+                    totals.attempts += 1;
+                    totals.charged += 1;
                 }
                 Outcome::Failed(reason) => {
-                    came_to.attempts += 1;
-                    came_to.refused += 1;
-                    came_to.overwrites_refused += u64::from(reason.contains("when it was read, and"));
+                    totals.attempts += 1;
+                    totals.refused += 1;
+                    totals.overwrites_refused += u64::from(reason.contains("when it was read, and"));
                 }
             }
         }
     }
-    came_to
+    totals
 }
 
 /// What the panel takes for due, by the fleet's clock.

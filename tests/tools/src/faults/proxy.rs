@@ -1,5 +1,5 @@
-//! A proxy before PostgreSQL that loses what it is told to lose: whole connections, or the answer to a COMMIT. It also knows how
-//! many times somebody waited for an answer.
+//! A proxy in front of PostgreSQL that drops connections or the response to a COMMIT on request. It also counts how
+//! many times a client waited for a response.
 //!
 //! It understands just enough of the protocol: where a message begins and ends, and what a COMMIT and a
 //! `ReadyForQuery` look like.
@@ -23,9 +23,9 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// The code of a client that asks for encryption before it says anything else.
+/// The code of a client that requests encryption before anything else.
 const SSL_REQUEST: i32 = 80_877_103;
-/// What tells a transaction that charges from others.
+/// What distinguishes a transaction that charges from others.
 const BATCH: &[u8] = b"INSERT INTO billing_batches";
 
 /// A proxy. Gone, with all its connections, when it is dropped.
@@ -45,14 +45,14 @@ struct Shared {
     batches_to_lose: AtomicU64,
     lost: AtomicU64,
     cuts: AtomicU64,
-    /// What began each round trip, once somebody wants to know.
+    /// What began each round trip, once they are requested.
     trips: Mutex<Option<Vec<String>>>,
     /// Each change cuts every connection that was open before it.
     cut: watch::Sender<u64>,
 }
 
 impl Proxy {
-    /// A proxy on a port of its own for the server on this port of this machine.
+    /// A proxy on a separate port for the server on this port of this host.
     ///
     /// # Errors
     /// If no port is free.
@@ -75,7 +75,7 @@ impl Proxy {
                 tokio::spawn(async move {
                     let mut cut = shared.cut.subscribe();
                     tokio::select! {
-                        // A connection ends somehow: whoever used it finds out by itself.
+                        // A connection ends; its client detects that.
                         _ = connect(client, &shared) => {}
                         _ = cut.changed() => { shared.cuts.fetch_add(1, Ordering::Relaxed); }
                     }
@@ -124,7 +124,7 @@ impl Proxy {
         self.shared.cuts.load(Ordering::Relaxed)
     }
 
-    /// What began each round trip since the last time that this was asked, in order: the text of a query or of a statement to be
+    /// What began each round trip since the last call, in order: the text of a query or of a statement to be
     /// prepared, `connect`, or the type of a message without a text. What is sent before the server has answered is part of one.
     #[must_use]
     pub fn round_trips(&self) -> Vec<String> {
@@ -179,12 +179,12 @@ async fn connect(client: TcpStream, shared: &Shared) -> io::Result<()> {
     shared.begins_trip(|| "connect".to_owned());
     let state = State::default();
     tokio::select! {
-        ended = ask(&mut client, &mut to_server, shared, &state) => ended,
+        ended = forward_requests(&mut client, &mut to_server, shared, &state) => ended,
         ended = answer(&mut server, &mut to_client, shared, &state) => ended,
     }
 }
 
-async fn ask(
+async fn forward_requests(
     client: &mut OwnedReadHalf,
     server: &mut OwnedWriteHalf,
     shared: &Shared,
@@ -216,7 +216,7 @@ async fn answer(
     loop {
         let message = typed(server).await?;
         if state.losing.load(Ordering::SeqCst) {
-            // The server is done with the COMMIT when it is ready for more: nobody will ever hear of it.
+            // The server is done with the COMMIT when it is ready for more: its response is dropped.
             if message.first() == Some(&b'Z') {
                 shared.lost.fetch_add(1, Ordering::Relaxed);
                 return Ok(());
@@ -235,7 +235,7 @@ fn take(left: &AtomicU64) -> bool {
     left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one).is_ok()
 }
 
-/// A query, or a statement to be prepared, that says COMMIT.
+/// A query, or a statement to be prepared, that is a COMMIT.
 fn is_commit(message: &[u8]) -> bool {
     text(message).is_some_and(|text| text.len() >= 6 && text[..6].eq_ignore_ascii_case(b"COMMIT"))
 }
@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_commit_is_told_from_other_messages() {
+    fn commit_is_recognized() {
         let rows: [(&[u8], bool); 6] = [
             (b"Q\0\0\0\x0bCOMMIT\0", true),
             (b"Q\0\0\0\x0bcommit\0", true),

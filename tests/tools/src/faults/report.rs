@@ -45,13 +45,13 @@ pub struct Report {
     pub panel_overwrites_refused: u64,
     /// Answers to a COMMIT that were lost.
     pub lost_commits: u64,
-    /// Daemons that were asked to end.
+    /// Daemons that received SIGTERM.
     pub terminations: u64,
-    /// Connections that the server was told to end.
+    /// Connections that the server ended on request.
     pub terminated: u64,
     /// Statements that were cancelled as by a timeout.
     pub timeouts: u64,
-    /// Wallets that somebody else held locked for longer than the lock timeout.
+    /// Wallets that another client held locked for longer than the lock timeout.
     pub locks: u64,
     /// Times that no connection was left.
     pub full_pools: u64,

@@ -17,7 +17,7 @@ pub(super) struct Server {
     pub(super) db: Db,
     /// None on SQLite.
     pub(super) postgres: Option<(&'static Postgres, Proxy)>,
-    /// Whether nobody else is on it.
+    /// Whether it has no other client.
     is_own: bool,
     /// Held while something must not be disturbed: see where it is taken.
     pub(super) calm: Mutex<()>,
@@ -26,7 +26,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// A new database, on a server of its own if anything is to happen to that.
+    /// A new database, on a separate server if anything is to happen to that.
     pub(super) async fn start(engine: Engine, faults: &[Fault]) -> Self {
         let is_own = faults.iter().any(|fault| fault.needs_own_server());
         let server = match engine {
@@ -69,12 +69,12 @@ impl Server {
 
     /// The panel has read, or written, a balance of this organization.
     pub(super) fn panel_reads(&self, organization: Option<Uuid>) {
-        *self.read_by_panel.lock().expect("nobody panics with it") = organization;
+        *self.read_by_panel.lock().expect("no holder of the lock panics") = organization;
     }
 
     /// Whose balance the panel has read and not yet written.
     pub(super) fn read_by_panel(&self) -> Option<Uuid> {
-        *self.read_by_panel.lock().expect("nobody panics with it")
+        *self.read_by_panel.lock().expect("no holder of the lock panics")
     }
 
     /// Under which the daemons reach it: through the proxy, if there is one.

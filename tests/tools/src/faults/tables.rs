@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::fleet::Micros;
 use billing_test_support::Db;
 
-/// What the database says in the end. Money is in ten-thousandths.
+/// The content of the database at the end. Money is in ten-thousandths.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     /// By machine, and then in the order of their hours.
