@@ -1,6 +1,6 @@
 //! The front door of billing: one run over the fleet of a database.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use billing_scheduler::FencingToken;
 use chrono::{DateTime, Utc};
@@ -9,16 +9,10 @@ use tracing::{Instrument as _, warn};
 use uuid::Uuid;
 
 use super::{
-    BillReport, BillingError, BillingOptions, BillingSettings, Findings, FindingsByKind, Mode, Totals,
-    approvals,
-    batch_sizing::AdaptiveLimits,
-    deleted,
-    fleet_run::{FleetRun, LISTED, RunSummary},
-    read, seen_rates,
-    spend_limit::SpendLimit,
-    spike::Spike,
-    spike_guard,
-    sql::Statements,
+    BillReport, BillingError, BillingOptions, BillingSettings, Findings, FindingsByKind, FirstSeenPrice,
+    Mode, Spike, Totals, approvals, batch_sizing::AdaptiveLimits, deleted, findings::LISTED,
+    fleet_run::FleetRun, read, refusals::Refusals, run_context::RunContext, seen_rates,
+    spend_limit::SpendLimit, spike_guard, sql::Statements, summary::RunSummary,
 };
 use crate::{
     BILLING_JOB, fault_injection,
@@ -38,11 +32,17 @@ pub struct Biller {
     pub(super) panel: Panel,
     pub(super) sql: Statements,
     pub(super) settings: BillingSettings,
-    pub(super) last_commit: Option<CommitMarker>,
-    /// Whether nothing may be charged without the panel guard.
-    pub(super) needs_guard: bool,
-    /// What was learned about how the database answers.
-    pub(super) limits: Mutex<AdaptiveLimits>,
+    last_commit: Option<CommitMarker>,
+    needs_guard: bool,
+    /// What earlier runs measured of the database.
+    limits: Mutex<AdaptiveLimits>,
+}
+
+/// What a run did, apart from its summary.
+struct Finished {
+    summary: RunSummary,
+    deleted: Debt,
+    refusals: Refusals,
 }
 
 impl Biller {
@@ -62,41 +62,42 @@ impl Biller {
         }
     }
 
-    /// The same biller, which refuses a database that is older than what this machine committed to it.
+    /// The same biller, which rejects a database that is older than what this host committed to it.
     #[must_use]
     pub fn with_restore_detection(self, last_commit: Option<CommitMarker>) -> Self {
         Self { last_commit, ..self }
     }
 
-    /// The same biller, which charges nothing without the panel guard if `needs_guard`. That is checked in every batch.
+    /// The same biller, which charges nothing without the panel guard if `needs_guard`. Every batch checks that.
     #[must_use]
     pub fn relying_on_guard(self, needs_guard: bool) -> Self {
         Self { needs_guard, ..self }
     }
 
-    /// The clock by which hours end: the database's.
+    /// The current time of the database, which decides when hours end.
     pub async fn now(&self) -> Result<DateTime<Utc>, DbErr> {
         let row = query_one(&self.db, statement(&self.db, &self.sql.now, [])).await?;
         let micros: i64 = row.ok_or_else(|| DbErr::RecordNotFound("now".to_owned()))?.try_get("", "now")?;
-        DateTime::from_timestamp_micros(micros).ok_or_else(|| DbErr::Type(format!("{micros} is no time")))
+        DateTime::from_timestamp_micros(micros)
+            .ok_or_else(|| DbErr::Type(format!("{micros} is not a valid time")))
     }
 
     /// Charges every hour that is due, or holds its instance with a reason.
     ///
     /// # Errors
-    /// Batches that were committed before an error stay committed; another run goes on from there.
-    pub async fn bill(&self, run: &BillingOptions<'_>) -> Result<BillReport, BillingError> {
-        let Some(last_commit) = self.last_commit.as_ref().filter(|_| run.mode != Mode::DryRun) else {
-            return self.run_fleet(run).await;
+    /// Batches that were committed before an error stay committed; the next run continues from there.
+    pub async fn bill(&self, options: &BillingOptions<'_>) -> Result<BillReport, BillingError> {
+        let Some(last_commit) = self.last_commit.as_ref().filter(|_| options.mode != Mode::DryRun) else {
+            return self.run_fleet(options).await;
         };
         self.ensure_not_restored(last_commit).await?;
-        let result = self.run_fleet(run).await;
+        let result = self.run_fleet(options).await;
         let remembered = match self.last_batch().await {
             Ok(batch) => last_commit.set(batch).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = remembered {
-            warn!(error, "could not note the last commit in {}: {error}", last_commit.file().display());
+            warn!(error, "cannot record the last commit in {}: {error}", last_commit.file().display());
         }
         result
     }
@@ -106,7 +107,7 @@ impl Biller {
             file: last_commit.file().display().to_string(),
             source,
         })?;
-        let here = self.last_batch().await.map_err(BillingError::database("look for the last batch"))?;
+        let here = self.last_batch().await.map_err(BillingError::database("find the last batch"))?;
         if here < remembered { Err(BillingError::Restored { here, remembered }) } else { Ok(()) }
     }
 
@@ -117,44 +118,56 @@ impl Biller {
         row.map_or(Ok(0), |row| row.try_get("", "batch"))
     }
 
-    /// One pass over all organizations.
-    async fn run_fleet(&self, run: &BillingOptions<'_>) -> Result<BillReport, BillingError> {
-        if self.needs_guard && run.mode != Mode::DryRun {
+    /// Bills all organizations once.
+    async fn run_fleet(&self, options: &BillingOptions<'_>) -> Result<BillReport, BillingError> {
+        if self.needs_guard && options.mode != Mode::DryRun {
             self.check_guard().await?;
         }
-        let as_of = match run.as_of {
-            Some(as_of) => as_of,
-            None => self.query_step("ask the database for its time", self.now()).await?,
+        let (context, unreadable) = self.begin_run(options).await?;
+        let assessment = spike_guard::assess(&context).await?;
+        let (spend_limit, spike) = match options.mode {
+            Mode::DryRun => (SpendLimit::default(), assessment.spike),
+            Mode::Commit(_) => (spike_guard::limit_of(&context, &assessment).await?, None),
         };
-        let (mut pass, unreadable_plans) = self.begin_fleet_run(run, as_of).await?;
-        let mut spike = spike_guard::assess(&pass).await?;
-        if run.mode != Mode::DryRun {
-            pass.spend_limit = spike_guard::limit_of(&pass, &spike).await?;
-            spike.waits = None;
-        }
-        let first_seen_prices = seen_rates::record(&pass).await?;
-        (run.first_prices)(&first_seen_prices);
-        let mut summary = RunSummary { unreadable: unreadable_plans, ..RunSummary::default() };
-        let mut result = pass.run(&mut summary).await;
+        let first_seen_prices = seen_rates::record(&context).await?;
+        (options.first_prices)(&first_seen_prices);
+        let finished = self.bill_fleet(&context, spend_limit, unreadable).await;
+        context.close().await;
+        self.report(&context, finished?, spike, first_seen_prices).await
+    }
+
+    async fn bill_fleet(
+        &self,
+        context: &RunContext<'_>,
+        spend_limit: SpendLimit,
+        unreadable: Findings,
+    ) -> Result<Finished, BillingError> {
+        let run = FleetRun::new(context, spend_limit, &self.limits);
+        let mut summary = RunSummary { unreadable, ..RunSummary::default() };
+        run.run(&mut summary).await?;
         // In a dry run the hours of the previous organizations stay as they are, so the new ones cannot be billed.
-        if result.is_ok() && run.mode != Mode::DryRun {
-            result = pass.bill_new_organizations(&mut summary).await;
+        if context.options.mode != Mode::DryRun {
+            run.bill_new_organizations(&mut summary).await?;
         }
-        let mut deleted = Debt::default();
-        if result.is_ok() && summary.stopped.is_none() {
-            result = deleted::record_deleted(&pass, &mut summary.unreadable).await.map(|debt| deleted = debt);
-        }
-        if self.panel.backend == DbBackend::Sqlite {
-            // Nothing is lost if that fails: the connection is closed when it is dropped, too.
-            let _ = pass.db.close().await;
-        }
-        result?;
-        let mut refusals = pass.refusals.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let deleted = match summary.stopped {
+            Some(_) => Debt::default(),
+            None => deleted::record_deleted(context, &mut summary.unreadable).await?,
+        };
+        Ok(Finished { summary, deleted, refusals: run.into_refusals() })
+    }
+
+    async fn report(
+        &self,
+        context: &RunContext<'_>,
+        Finished { summary, deleted, mut refusals }: Finished,
+        spike: Option<Spike>,
+        first_seen_prices: Vec<FirstSeenPrice>,
+    ) -> Result<BillReport, BillingError> {
         let refused = if summary.stopped.is_some() { refusals.take() } else { refusals.end()? };
         let RunSummary {
             mut totals, mut unposted, unreadable, stopped, mut beyond_limit, uncollected, ..
         } = summary;
-        warn_of(&[
+        log_findings(&[
             ("cannot read a row, so what depends on it is held", &unreadable),
             ("the database refuses a charge, so its instance is held", &refused),
         ]);
@@ -166,18 +179,12 @@ impl Biller {
                 uncharged.push(Uncharged { reason: reason.to_string(), debt });
             }
         }
-        if matches!(run.mode, Mode::Commit(_)) && !fault_injection::mutated("totals-from-memory") {
-            // A batch whose commit was not answered is counted by its row, not by us.
-            totals = self.query_step("sum up the run", self.totals_of(run.id)).await?;
-            let closed = Closed::By(as_of.timestamp_micros());
-            uncharged = self
-                .query_step("sum up what was closed", async {
-                    let txn = begin_read(&self.db).await?;
-                    let found = uncharged_in(&txn, closed).await?;
-                    txn.commit().await?;
-                    Ok(found)
-                })
-                .await?;
+        if matches!(context.options.mode, Mode::Commit(_)) && !fault_injection::mutated("totals-from-memory")
+        {
+            // A batch may be committed although the reply to its COMMIT was lost. Its row counts it.
+            totals = self.query_step("sum up the run", self.totals_of(context.options.id)).await?;
+            let closed = Closed::By(context.as_of);
+            uncharged = self.query_step("sum up closed debts", self.uncharged(closed)).await?;
         }
         if let Some(last) = unposted.pop() {
             return Err(BillingError::Unposted { batches: unposted.len() + 1, last });
@@ -188,39 +195,54 @@ impl Biller {
                 findings.insert(kind.to_owned(), found);
             }
         }
-        let spike = spike.waits;
+        let as_of = DateTime::from_timestamp_micros(context.as_of).unwrap_or_default();
         Ok(BillReport { totals, as_of, stopped, uncharged, beyond_limit, spike, findings, first_seen_prices })
     }
 
-    /// Reads what a pass needs to know beforehand, and the plans that cannot be read.
-    async fn begin_fleet_run<'a>(
-        &'a self,
-        run: &'a BillingOptions<'a>,
-        as_of: DateTime<Utc>,
-    ) -> Result<(FleetRun<'a>, Findings), BillingError> {
-        let (prices, unreadable) = self.query_step("read the plans", self.prices()).await?;
-        let as_of = as_of.timestamp_micros();
-        let approvals = approvals::in_force(&self.db, as_of);
-        let mut approvals = self.query_step("read the approvals in force", approvals).await?;
-        if let Some(scope) = run.approved {
-            approvals.add(scope, as_of);
-        }
-        let last_write = Mutex::default();
-        let spend_limit = SpendLimit::default();
-        let refusals = Mutex::default();
-        let db = exclusive_writer(&self.db);
-        Ok((
-            FleetRun { biller: self, db, last_write, run, as_of, prices, approvals, spend_limit, refusals },
-            unreadable,
-        ))
+    async fn uncharged(&self, closed: Closed) -> Result<Vec<Uncharged>, DbErr> {
+        let txn = begin_read(&self.db).await?;
+        let found = uncharged_in(&txn, closed).await?;
+        txn.commit().await?;
+        Ok(found)
     }
 
-    /// Returns what a run by `as_of` would wait for an approval of; now, if no time is given.
+    /// Reads what a run needs before its first batch. Returns the plans that cannot be read as well.
+    async fn begin_run<'a>(
+        &'a self,
+        options: &'a BillingOptions<'a>,
+    ) -> Result<(RunContext<'a>, Findings), BillingError> {
+        let as_of = match options.as_of {
+            Some(as_of) => as_of,
+            None => self.query_step("read the time of the database", self.now()).await?,
+        };
+        let as_of = as_of.timestamp_micros();
+        let (prices, unreadable) = self.query_step("read the plans", self.prices()).await?;
+        let approvals = approvals::in_force(&self.db, as_of);
+        let mut approvals = self.query_step("read the approvals in force", approvals).await?;
+        if let Some(scope) = options.approved {
+            approvals.add(scope, as_of);
+        }
+        let context = RunContext {
+            db: &self.db,
+            writer: exclusive_writer(&self.db),
+            panel: self.panel,
+            sql: &self.sql,
+            settings: self.settings,
+            needs_guard: self.needs_guard,
+            options,
+            as_of,
+            prices,
+            approvals,
+        };
+        Ok((context, unreadable))
+    }
+
+    /// Returns the spike for which a run by `as_of`, or by now, would wait.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// The database fails.
     pub async fn spike(&self, as_of: Option<DateTime<Utc>>) -> Result<Option<Spike>, BillingError> {
-        let run = BillingOptions {
+        let options = BillingOptions {
             id: Uuid::nil(),
             mode: Mode::DryRun,
             as_of,
@@ -230,58 +252,46 @@ impl Biller {
             progress: &|_| {},
             first_prices: &|_| {},
         };
-        let as_of = match as_of {
-            Some(as_of) => as_of,
-            None => self.query_step("ask the database for its time", self.now()).await?,
-        };
-        let (pass, _) = self.begin_fleet_run(&run, as_of).await?;
-        let assessment = spike_guard::assess(&pass).await;
-        if self.panel.backend == DbBackend::Sqlite {
-            // It only read.
-            let _ = pass.db.close().await;
-        }
-        Ok(assessment?.waits)
+        let (context, _) = self.begin_run(&options).await?;
+        let assessment = spike_guard::assess(&context).await;
+        context.close().await;
+        Ok(assessment?.spike)
     }
 
-    /// Refuses to run without the panel guard, also where no batch is due that would find it missing.
+    /// Rejects a run without the panel guard, also where no batch is due that would find it missing.
     async fn check_guard(&self) -> Result<(), BillingError> {
+        const DOING: &str = "check the panel guard";
         let Some(sql) = &self.sql.is_guarded else { return Ok(()) };
-        let guarded =
-            self.query_step("check the panel guard", query_one(&self.db, statement(&self.db, sql, [])));
-        let guarded = guarded.await?.map_or(Ok(false), |row| row.try_get("", "guarded"));
-        let guarded = guarded.map_err(BillingError::database("check the panel guard"))?;
-        if guarded { Ok(()) } else { Err(BillingError::Unguarded) }
+        let row = self.query_step(DOING, query_one(&self.db, statement(&self.db, sql, []))).await?;
+        let guarded = row.map_or(Ok(false), |row| row.try_get("", "guarded"));
+        if guarded.map_err(BillingError::database(DOING))? { Ok(()) } else { Err(BillingError::Unguarded) }
     }
 
-    /// What the database answers, as a step of a run.
+    /// Awaits a query as a step of a run.
     async fn query_step<T>(
         &self,
         doing: &'static str,
-        question: impl Future<Output = Result<T, DbErr>>,
+        query: impl Future<Output = Result<T, DbErr>>,
     ) -> Result<T, BillingError> {
-        let answer = question.instrument(spans::step(self.panel.backend, doing)).await;
-        answer.map_err(BillingError::database(doing))
+        let result = query.instrument(spans::step(self.panel.backend, doing)).await;
+        result.map_err(BillingError::database(doing))
     }
 
-    /// What the run with this id has committed so far.
+    /// The totals that the run with this id has committed so far.
     pub async fn totals_of(&self, run: Uuid) -> Result<Totals, DbErr> {
         let values: [Value; 1] = [run.to_string().into()];
         let row = query_one(&self.db, statement(&self.db, &self.sql.run_totals, values)).await?;
         read::totals(&row.ok_or_else(|| DbErr::RecordNotFound("a sum".to_owned()))?)
     }
 
-    /// Notes under `fence` that billing works, and after which time without that the panel may bill. Heartbeats and the panel guard
-    /// read both.
+    /// Records under `fencing_token` that billing succeeded, and after how long without a success the panel may bill. Heartbeats and
+    /// the panel guard read both.
     pub async fn record_success(&self, fencing_token: FencingToken) -> Result<(), DbErr> {
-        // More than an interval of PostgreSQL can be is as good as without end.
+        // A PostgreSQL interval has no room for more seconds; the largest one is as good as no limit.
         let seconds = i32::try_from(self.settings.hand_back_after.as_secs()).unwrap_or(i32::MAX);
         let values: [Value; 3] =
             [BILLING_JOB.into(), fencing_token.0.into(), i64::from(seconds.max(1)).into()];
         execute(&self.db, statement(&self.db, &self.sql.record_success, values)).await.map(drop)
-    }
-
-    pub(super) fn limits(&self) -> MutexGuard<'_, AdaptiveLimits> {
-        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn daily_backup_factor(&self) -> DailyBackupFactor {
@@ -294,8 +304,8 @@ impl Biller {
         Ok(rows.iter().map(|row| read::plan(row, self.panel)).collect())
     }
 
-    /// What every plan costs, and which ones cannot be read.
-    pub(super) async fn prices(&self) -> Result<(PriceList, Findings), DbErr> {
+    /// The prices of all plans, and what cannot be read.
+    async fn prices(&self) -> Result<(PriceList, Findings), DbErr> {
         let plans = self.plans().await?;
         let mut unreadable = Findings::default();
         for plan in &plans {
@@ -311,15 +321,15 @@ impl Biller {
     }
 }
 
-/// Logs the first findings of all kinds together, and how many more there are.
-fn warn_of(kinds: &[(&str, &Findings)]) {
+/// Logs the first findings of all kinds together, and the number of the others.
+fn log_findings(kinds: &[(&str, &Findings)]) {
     let listed = kinds.iter().flat_map(|(what, findings)| findings.listed.iter().map(move |one| (what, one)));
-    let mut shown = 0;
+    let mut logged = 0;
     for (what, sentence) in listed.take(LISTED) {
         warn!("{what}: {sentence}");
-        shown += 1;
+        logged += 1;
     }
-    let more = kinds.iter().map(|(_, findings)| findings.count).sum::<u64>() - shown;
+    let more = kinds.iter().map(|(_, findings)| findings.count).sum::<u64>() - logged;
     if more > 0 {
         warn!(more, "{more} more rows cannot be read or were refused: see the `findings` of the run");
     }

@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     currency::Currency,
-    fault_injection,
     hold::{Hold, Reason},
     money::{Carry, HourlyRate, Money, WalletUnit, cost, covered_hours},
     period::{HOUR, Micros, RateSpan, Rates, whole_hours},
@@ -343,8 +342,7 @@ fn due_hours(terms: &BillingTerms<'_>, instance: &Instance) -> Result<Option<Due
         (meter.billed_through, meter.seen_at)
     } else {
         let Instance { last_billed_at, created_at, meter, .. } = instance;
-        let watermark = meter.as_ref().filter(|_| !fault_injection::mutated("anchor-only"));
-        let watermark = watermark.map(|meter| meter.billed_through);
+        let watermark = meter.as_ref().map(|meter| meter.billed_through);
         let start = panel_time::start(last_billed_at, created_at, watermark, terms.as_of);
         (start.map_err(|hold| (hold, None))?, terms.as_of)
     };
@@ -409,10 +407,7 @@ fn move_anchor(
     let last_billed_at = instance.last_billed_at.at();
     let Some(anchor) = last_billed_at.or(instance.created_at.at()).filter(|_| known) else { return };
     // A clock that was set back leaves our watermark in the future; the panel's anchor never goes there.
-    if anchor >= billed_through
-        || billed_through > terms.as_of
-        || fault_injection::mutated("anchor-stays")
-        || panel_in_progress(terms, instance, anchor)
+    if anchor >= billed_through || billed_through > terms.as_of || panel_in_progress(terms, instance, anchor)
     {
         return;
     }

@@ -10,11 +10,11 @@ use tracing::debug;
 
 use super::{
     BillingError, Mode,
-    findings::Findings,
-    fleet_run::{FleetRun, LISTED},
+    findings::{Findings, LISTED},
     id::Id,
     model::{HoldRow, Instance, Meter},
     read,
+    run_context::RunContext,
     sql::rows,
 };
 use crate::{
@@ -30,8 +30,6 @@ use billing_store::{
     statement,
 };
 
-/// How many are recorded by one run at most; the next run continues.
-pub(super) const AT_MOST: usize = 100_000;
 /// How many are recorded in one transaction.
 const PAGE: usize = 1_000;
 
@@ -54,20 +52,20 @@ struct Lost {
 
 /// Records the deleted instances; in a dry run only counts them. Those whose meter cannot be read are added to `unreadable`.
 pub(super) async fn record_deleted(
-    pass: &FleetRun<'_>,
+    context: &RunContext<'_>,
     unreadable: &mut Findings,
 ) -> Result<Debt, BillingError> {
-    let (found, problems) = pass.retry_read("find deleted instances", || find(pass)).await?;
+    let (found, problems) = context.retry("find deleted instances", || find(context)).await?;
     unreadable.extend(problems, LISTED);
     let mut debt = Debt::default();
     for page in found.chunks(PAGE) {
-        if matches!(pass.run.mode, Mode::Commit(_))
-            && !pass.retry_read("record deleted instances", || record(pass, page)).await?
+        if matches!(context.options.mode, Mode::Commit(_))
+            && !context.retry("record deleted instances", || record(context, page)).await?
         {
             return Err(BillingError::Fenced);
         }
         for gone in page {
-            let Lost { hours, amount } = gone.lost(pass.as_of, pass.biller.panel.unit);
+            let Lost { hours, amount } = gone.lost(context.as_of, context.panel.unit);
             if hours > 0 {
                 debt.add(hours, amount, gone.currency.unwrap_or(Currency::NONE));
             }
@@ -118,11 +116,11 @@ impl Gone {
     }
 }
 
-async fn find(pass: &FleetRun<'_>) -> Result<(Vec<Gone>, Findings), DbErr> {
+async fn find(context: &RunContext<'_>) -> Result<(Vec<Gone>, Findings), DbErr> {
     let began = std::time::Instant::now();
-    let txn = begin_read(&pass.db).await?;
-    let values: [Value; 1] = [pass.as_of.into()];
-    let rows = txn.query_all_raw(statement(&txn, &pass.biller.sql.deleted_meters, values)).await?;
+    let txn = begin_read(&context.writer).await?;
+    let values: [Value; 1] = [context.as_of.into()];
+    let rows = txn.query_all_raw(statement(&txn, &context.sql.deleted_meters, values)).await?;
     txn.commit().await?;
     let took_ms = began.elapsed().as_millis();
     debug!(took_ms, "found {} deleted instances in {took_ms} ms", rows.len());
@@ -137,26 +135,30 @@ async fn find(pass: &FleetRun<'_>) -> Result<(Vec<Gone>, Findings), DbErr> {
 }
 
 /// Writes one page under the panel guard of the run; whether that is still the newest.
-async fn record(pass: &FleetRun<'_>, page: &[Gone]) -> Result<bool, DbErr> {
-    let Mode::Commit(token) = pass.run.mode else { return Ok(true) };
-    let sql = &pass.biller.sql;
-    let Some(txn) = pass.begin_fenced(token).await? else { return Ok(false) };
+async fn record(context: &RunContext<'_>, page: &[Gone]) -> Result<bool, DbErr> {
+    let Mode::Commit(token) = context.options.mode else { return Ok(true) };
+    let sql = context.sql;
+    let Some(txn) = context.begin_fenced(token).await? else { return Ok(false) };
     let ids: Vec<&Id> = page.iter().map(|gone| &gone.instance).collect();
     let ids = serde_json::to_string(&ids).expect("text is always JSON");
-    let marked = statement(&txn, &sql.mark_deleted, [pass.as_of.into(), ids.into()]);
+    let marked = statement(&txn, &sql.mark_deleted, [context.as_of.into(), ids.into()]);
     let marked = txn.execute_raw(marked).await?.rows_affected();
     if marked != page.len() as u64 {
         // An earlier attempt was committed, and its answer was lost.
         txn.rollback().await?;
         return Ok(true);
     }
-    insert_holds(pass, &txn, page).await?;
+    insert_holds(context, &txn, page).await?;
     txn.commit().await?;
     Ok(true)
 }
 
-async fn insert_holds(pass: &FleetRun<'_>, txn: &DatabaseTransaction, page: &[Gone]) -> Result<(), DbErr> {
-    let lost = page.iter().map(|gone| (gone, gone.lost(pass.as_of, pass.biller.panel.unit)));
+async fn insert_holds(
+    context: &RunContext<'_>,
+    txn: &DatabaseTransaction,
+    page: &[Gone],
+) -> Result<(), DbErr> {
+    let lost = page.iter().map(|gone| (gone, gone.lost(context.as_of, context.panel.unit)));
     let lost: Vec<_> = lost
         .filter(|(_, lost)| lost.hours > 0)
         .map(|(gone, lost)| (gone, gone.as_instance(), lost))
@@ -166,16 +168,16 @@ async fn insert_holds(pass: &FleetRun<'_>, txn: &DatabaseTransaction, page: &[Go
         .map(|(gone, instance, lost)| HoldRow {
             instance,
             reason: Reason::InstanceDeleted.as_str(),
-            detail: gone.detail(pass.as_of),
+            detail: gone.detail(context.as_of),
             hours: Some(lost.hours),
             amount: lost.amount,
             currency: gone.currency,
         })
         .collect();
-    if holds.is_empty() {
-        return Ok(());
+    let rows = rows::holds(context.panel.backend, context.as_of, &holds);
+    let mut found = 0;
+    for statement in rows.statements(&context.sql.insert_deleted_holds) {
+        found += txn.execute_raw(statement).await?.rows_affected();
     }
-    let rows = rows::holds(pass.biller.panel.backend, pass.as_of, &holds);
-    let found = rows.run(txn, &pass.biller.sql.insert_deleted_holds).await?;
     if found == holds.len() as u64 { Ok(()) } else { Err(DbErr::RecordNotInserted) }
 }

@@ -2,7 +2,7 @@
 
 use sea_orm::DbErr;
 
-use super::{spend_limit::Overrun, spike::Spike};
+use super::spike::Spike;
 use crate::{currency::Currency, money::Money};
 use billing_store::with_help;
 
@@ -51,19 +51,9 @@ pub enum BillingError {
     /// Nothing was charged.
     #[error("nothing was charged, because {0}, then run `billing-daemon bill {approve}`", approve = .0.approval())]
     Spike(Spike),
-    /// What was announced does not cover the batches that are left.
-    #[error(
-        "this run charged {charged} {currency}, and its next batch would go beyond the {ceiling} that it may charge by what was due \
-         when it began: the rest waits for the next run"
-    )]
-    Overrun {
-        /// The currency of both.
-        currency: Currency,
-        /// What is charged already.
-        charged: Money,
-        /// What may be charged.
-        ceiling: Money,
-    },
+    /// The batches that are left would charge more than the run may.
+    #[error(transparent)]
+    CeilingExceeded(#[from] CeilingExceeded),
     /// The database refuses what is charged, whoever pays.
     #[error(
         "the database refuses charges, so the run ends ({instances} instances were refused): {complaint}"
@@ -84,10 +74,19 @@ pub enum BillingError {
     },
 }
 
-impl From<Overrun> for BillingError {
-    fn from(Overrun { currency, charged, ceiling }: Overrun) -> Self {
-        Self::Overrun { currency, charged, ceiling }
-    }
+/// A batch that would charge more than its run may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this run charged {charged} {currency}, and its next batch would exceed the {ceiling} that it may charge by what was due when it \
+     began: the next run charges the rest"
+)]
+pub struct CeilingExceeded {
+    /// The currency of both amounts.
+    pub currency: Currency,
+    /// What the run charged before.
+    pub charged: Money,
+    /// What the run may charge.
+    pub ceiling: Money,
 }
 
 impl BillingError {

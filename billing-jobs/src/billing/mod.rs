@@ -1,11 +1,14 @@
 //! Billing: every due hour charged once, batch by batch, each batch in one transaction under the panel guard.
 
 mod approvals;
+mod batch;
 mod batch_sizing;
 mod biller;
 mod decide;
 mod deleted;
 mod error;
+#[cfg(feature = "testing")]
+mod faulty;
 mod fencing;
 mod findings;
 mod fleet_run;
@@ -14,8 +17,10 @@ mod job;
 mod model;
 mod panel_time;
 mod post;
+mod range;
 mod read;
 mod refusals;
+mod run_context;
 mod run_details;
 mod seen_rates;
 mod settings;
@@ -23,22 +28,29 @@ mod spend_limit;
 mod spike;
 pub mod spike_guard;
 pub(crate) mod sql;
+mod summary;
 mod totals;
+mod transaction;
 mod transfer;
 
+#[cfg(feature = "testing")]
+use self::faulty::FaultyTransaction as BatchTransaction;
 pub(crate) use self::sql::{
     postgres::{is_amount as is_postgres_amount, milliseconds},
     sqlite::{is_amount as is_sqlite_amount, micros as sqlite_micros},
 };
+#[cfg(not(feature = "testing"))]
+use self::transaction::Transaction as BatchTransaction;
 pub use self::{
     approvals::{APPROVED_FOR, Scope, approve_catch_up},
     biller::Biller,
-    error::BillingError,
+    error::{BillingError, CeilingExceeded},
     findings::{Findings, FindingsByKind},
     job::{Billing, BillingParams},
     run_details::{FirstSeenPrices, RunDetails, SpikeAmount},
-    seen_rates::FirstSeenPrice,
-    settings::{BeyondLimit, BillReport, BillingOptions, BillingSettings, HAND_BACK_AFTER, Mode},
+    settings::{
+        BeyondLimit, BillReport, BillingOptions, BillingSettings, FirstSeenPrice, HAND_BACK_AFTER, Mode,
+    },
     spike::{Excess, Spike},
     sql::micros,
     totals::{CurrencyTotals, Totals, TotalsByCurrency},

@@ -1,36 +1,18 @@
 //! The only module that writes money: one transaction, every row counted.
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Value};
+use sea_orm::{DbBackend, Statement, Value};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{
+    BatchTransaction,
     id::Id,
-    model::Posting,
+    model::{ChargeRow, Posting},
     sql::Statements,
-    sql::rows::{self, Rows},
+    sql::rows,
+    transaction::{Connection as _, PostError},
 };
-use crate::{fault_injection, hold::Reason, period::Micros, spans};
-use billing_store::{begin, statement};
-
-/// Why a posting must be rolled back.
-#[derive(Debug)]
-pub(super) enum PostError {
-    Database(DbErr),
-    /// A statement changed another number of rows than it should have: what was read is no longer so, or a policy hides
-    /// rows from us.
-    Count {
-        table: &'static str,
-        expected: usize,
-        found: u64,
-    },
-}
-
-impl From<DbErr> for PostError {
-    fn from(error: DbErr) -> Self {
-        Self::Database(error)
-    }
-}
+use crate::{hold::Reason, period::Micros, spans};
 
 /// Under which run, claim and time a posting is made.
 #[derive(Clone, Copy, Debug)]
@@ -42,168 +24,122 @@ pub(super) struct BatchHeader {
 
 /// Writes `posting` inside `txn`. The wallets come last: what others wait for is locked and changed for the shortest time.
 pub(super) async fn post(
-    txn: &DatabaseTransaction,
+    txn: &BatchTransaction,
     sql: &Statements,
-    stamp: BatchHeader,
+    header: BatchHeader,
     posting: &Posting<'_>,
 ) -> Result<(), PostError> {
-    let write = BatchWriter::of(txn);
-    let on = write.backend;
-    let debits = rows::debits(&posting.charges);
-    let (batch, ledger_until) = write.batch(&sql.insert_batch, stamp, posting, debits).await?;
-    write.ids(&sql.insert_openings, "billing_wallet_openings", &posting.openings, &[]).await?;
-    let ledger = || rows::ledger(on, &posting.charges, ledger_until);
-    let expected = usize::try_from(debits).unwrap_or(usize::MAX);
-    write.rows(&sql.insert_ledger, "payment_transactions", expected, ledger).await?;
-    write
-        .rows(&sql.insert_charges, "billing_charges", posting.charges.len(), || {
-            rows::charges(on, batch, &posting.charges)
-        })
-        .await?;
-    if !fault_injection::mutated("cycles-apart") {
-        write.cycles(sql, posting).await?;
-    }
-    let meters = [
+    let on = txn.backend();
+    let (batch, ledger_until) = insert_batch(txn, sql, header, posting).await?;
+    let openings = ids(on, &sql.insert_openings, &[], &posting.openings);
+    write(txn, "billing_wallet_openings", posting.openings.len(), openings).await?;
+    write_charges(txn, sql, &posting.charges, batch, ledger_until).await?;
+    for (sql, fields, meters) in [
         (&sql.insert_meters, rows::NEW_METERS, &posting.new_meters),
         (&sql.update_meters, rows::METERS, &posting.meters),
-    ];
-    for (sql, fields, meters) in meters {
-        write.rows(sql, "billing_meters", meters.len(), || rows::meters(on, fields, meters)).await?;
+    ] {
+        let statements = rows::meters(on, fields, meters).statements(sql);
+        write(txn, "billing_meters", meters.len(), statements).await?;
     }
-    let anchors = &posting.anchors;
-    write.rows(&sql.update_anchors, "vps_instances", anchors.len(), || rows::anchors(on, anchors)).await?;
-    if !posting.repairs.is_empty() {
-        // How many cycles are missing is not known beforehand.
-        let repairs = rows::repairs(on, &posting.repairs).run(txn, &sql.repair_cycles);
-        repairs.instrument(spans::write(on, "vps_billing_cycles")).await?;
+    let anchors = rows::anchors(on, &posting.anchors).statements(&sql.update_anchors);
+    write(txn, "vps_instances", posting.anchors.len(), anchors).await?;
+    for repair in rows::repairs(on, &posting.repairs).statements(&sql.repair_cycles) {
+        // The number of missing cycles is not known in advance.
+        txn.execute(repair).instrument(spans::write(on, "vps_billing_cycles")).await?;
     }
-    let (holds, as_of) = (&posting.holds, stamp.as_of);
-    write.rows(&sql.upsert_holds, "billing_holds", holds.len(), || rows::holds(on, as_of, holds)).await?;
-    write.ids(&sql.close_holds, "billing_holds", &posting.releases, &[as_of.into()]).await?;
-    for (reason, ids) in
-        [(Reason::InstanceDeleted, &posting.deleted), (Reason::InstanceTransferred, &posting.uncollected)]
-    {
-        let values = [as_of.into(), reason.as_str().into()];
-        write.ids(&sql.close_uncharged, "billing_holds", ids, &values).await?;
-    }
-    if fault_injection::mutated("debit-apart") {
-        return Ok(());
-    }
-    write.wallets(sql, posting).await
+    write_holds(txn, sql, header.as_of, posting).await?;
+    let wallets = rows::wallets(on, &posting.wallets).statements(&sql.update_wallets);
+    write(txn, "wallets", posting.wallets.len(), wallets).await
 }
 
-/// Writes what [`post`] left out for a test: as a biller does that has never heard of transactions.
-pub(super) async fn post_rows_separately(
-    db: &DatabaseConnection,
+/// Inserts the row of the batch. Returns its id, and the `created_at` of the last of its debits.
+async fn insert_batch(
+    txn: &BatchTransaction,
     sql: &Statements,
+    header: BatchHeader,
+    posting: &Posting<'_>,
+) -> Result<(i64, Micros), PostError> {
+    const TABLE: &str = "billing_batches";
+    let totals = &posting.totals;
+    let currencies = serde_json::to_string(&totals.currencies).expect("numbers are always JSON");
+    let values: [Value; 9] = [
+        header.run.to_string().into(),
+        header.fencing_token.into(),
+        header.as_of.into(),
+        count(totals.charged),
+        count(totals.charges),
+        count(totals.held),
+        count(totals.hours),
+        currencies.into(),
+        count(rows::debits(&posting.charges) as u64),
+    ];
+    let statement = Statement::from_sql_and_values(txn.backend(), &sql.insert_batch, values);
+    let row = txn.query_one(statement).instrument(spans::write(txn.backend(), TABLE)).await?;
+    let row = row.ok_or(PostError::Count { table: TABLE, expected: 1, found: 0 })?;
+    Ok((row.try_get("", "id")?, row.try_get("", "ledger_until")?))
+}
+
+/// Writes charges into the wallets' ledger, into the ledger of hours, and into the panel's cycles.
+async fn write_charges(
+    txn: &BatchTransaction,
+    sql: &Statements,
+    charges: &[ChargeRow<'_>],
+    batch: i64,
+    ledger_until: Micros,
+) -> Result<(), PostError> {
+    let on = txn.backend();
+    let ledger = rows::ledger(on, charges, ledger_until).statements(&sql.insert_ledger);
+    write(txn, "payment_transactions", rows::debits(charges), ledger).await?;
+    let hours = rows::charges(on, batch, charges).statements(&sql.insert_charges);
+    write(txn, "billing_charges", charges.len(), hours).await?;
+    let present = charges.iter().filter(|charge| charge.cycle.is_some()).count();
+    let cycles = rows::cycles(on, charges).statements(&sql.insert_cycles);
+    write(txn, "vps_billing_cycles", present, cycles).await
+}
+
+/// Opens, refreshes and closes holds.
+async fn write_holds(
+    txn: &BatchTransaction,
+    sql: &Statements,
+    as_of: Micros,
     posting: &Posting<'_>,
 ) -> Result<(), PostError> {
-    for (mutation, cycles) in [("cycles-apart", true), ("debit-apart", false)] {
-        if fault_injection::mutated(mutation) {
-            fault_injection::linger().await;
-            let txn = begin(db).await?;
-            let write = BatchWriter::of(&txn);
-            if cycles {
-                write.cycles(sql, posting).await?;
-            } else {
-                write.wallets(sql, posting).await?;
-            }
-            txn.commit().await?;
-        }
+    const TABLE: &str = "billing_holds";
+    let on = txn.backend();
+    let opened = rows::holds(on, as_of, &posting.holds).statements(&sql.upsert_holds);
+    write(txn, TABLE, posting.holds.len(), opened).await?;
+    let closed = ids(on, &sql.close_holds, &[as_of.into()], &posting.releases);
+    write(txn, TABLE, posting.releases.len(), closed).await?;
+    for (reason, instances) in
+        [(Reason::InstanceDeleted, &posting.deleted), (Reason::InstanceTransferred, &posting.uncollected)]
+    {
+        let first = [as_of.into(), reason.as_str().into()];
+        write(txn, TABLE, instances.len(), ids(on, &sql.close_uncharged, &first, instances)).await?;
     }
     Ok(())
 }
 
-struct BatchWriter<'a> {
-    txn: &'a DatabaseTransaction,
-    backend: DbBackend,
+/// Executes `statements`, if there are any, which write `expected` rows of `table`.
+async fn write(
+    txn: &BatchTransaction,
+    table: &'static str,
+    expected: usize,
+    statements: Vec<Statement>,
+) -> Result<(), PostError> {
+    if statements.is_empty() {
+        return Ok(());
+    }
+    txn.write(table, expected, statements).instrument(spans::write(txn.backend(), table)).await
 }
 
-impl<'a> BatchWriter<'a> {
-    fn of(txn: &'a DatabaseTransaction) -> Self {
-        Self { txn, backend: txn.get_database_backend() }
+/// A statement for all of `ids`, which are its last parameter, after `first`; none if there are no ids.
+fn ids(on: DbBackend, sql: &str, first: &[Value], ids: &[Id]) -> Vec<Statement> {
+    if ids.is_empty() {
+        return Vec::new();
     }
-
-    /// The batch's row: its id, and the `created_at` of the last of its `debits`.
-    async fn batch(
-        &self,
-        sql: &str,
-        stamp: BatchHeader,
-        posting: &Posting<'_>,
-        debits: i64,
-    ) -> Result<(i64, Micros), PostError> {
-        let totals = &posting.totals;
-        let currencies = serde_json::to_string(&totals.currencies).expect("numbers are always JSON");
-        let values: [Value; 9] = [
-            stamp.run.to_string().into(),
-            stamp.fencing_token.into(),
-            stamp.as_of.into(),
-            count(totals.charged),
-            count(totals.charges),
-            count(totals.held),
-            count(totals.hours),
-            currencies.into(),
-            debits.into(),
-        ];
-        fault_injection::before_statement();
-        let (table, statement) = ("billing_batches", statement(self.txn, sql, values));
-        let row = self.txn.query_one_raw(statement).instrument(spans::write(self.backend, table)).await?;
-        let row = row.ok_or(PostError::Count { table, expected: 1, found: 0 })?;
-        Ok((row.try_get("", "id")?, row.try_get("", "ledger_until")?))
-    }
-
-    async fn cycles(&self, sql: &Statements, posting: &Posting<'_>) -> Result<(), PostError> {
-        let present = posting.charges.iter().filter(|charge| charge.cycle.is_some()).count();
-        let rows = || rows::cycles(self.backend, &posting.charges);
-        self.rows(&sql.insert_cycles, "vps_billing_cycles", present, rows).await
-    }
-
-    async fn wallets(&self, sql: &Statements, posting: &Posting<'_>) -> Result<(), PostError> {
-        let rows = || rows::wallets(self.backend, &posting.wallets);
-        self.rows(&sql.update_wallets, "wallets", posting.wallets.len(), rows).await
-    }
-
-    /// One row of `table` for each of `expected` rows.
-    async fn rows(
-        &self,
-        sql: &str,
-        table: &'static str,
-        expected: usize,
-        rows: impl FnOnce() -> Rows,
-    ) -> Result<(), PostError> {
-        if expected == 0 {
-            return Ok(());
-        }
-        let found = rows().run(self.txn, sql).instrument(spans::write(self.backend, table)).await?;
-        counted(table, expected, found)
-    }
-
-    /// One row of `table` for each of `ids`, which are the last parameter after `first`.
-    async fn ids(
-        &self,
-        sql: &str,
-        table: &'static str,
-        ids: &[Id],
-        first: &[Value],
-    ) -> Result<(), PostError> {
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let list = serde_json::to_string(ids).expect("text is always JSON");
-        let values = first.iter().cloned().chain([list.into()]);
-        fault_injection::before_statement();
-        let written = self.txn.execute_raw(statement(self.txn, sql, values));
-        let written = written.instrument(spans::write(self.backend, table)).await?;
-        counted(table, ids.len(), written.rows_affected())
-    }
-}
-
-fn counted(table: &'static str, expected: usize, found: u64) -> Result<(), PostError> {
-    if found == expected as u64 || fault_injection::mutated("no-count-check") {
-        Ok(())
-    } else {
-        Err(PostError::Count { table, expected, found })
-    }
+    let list = serde_json::to_string(ids).expect("text is always JSON");
+    let values = first.iter().cloned().chain([list.into()]);
+    vec![Statement::from_sql_and_values(on, sql, values)]
 }
 
 fn count(number: u64) -> Value {

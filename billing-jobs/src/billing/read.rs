@@ -1,6 +1,8 @@
 //! Rows of the database as what the decision needs. A row that cannot be read costs its customer alone: it is read as one that is
 //! held, and why.
 
+use std::time::Instant;
+
 use sea_orm::{
     ColIdx, DbErr, QueryResult, TryGetError,
     sqlx::{
@@ -25,7 +27,49 @@ use crate::{
 };
 use billing_store::columns::{self, Unreadable, optional_text, text, value};
 
-/// A plan. One that cannot be read says why, instead of a price.
+/// What a transaction has read under its locks.
+#[derive(Clone)]
+pub(super) struct LoadedBatch {
+    pub(super) wallets: Vec<Wallet>,
+    /// Ordered by organization.
+    pub(super) instances: Vec<Instance>,
+    /// The instances whose id cannot be read, so that they cannot be held.
+    nameless: Vec<String>,
+    /// When all of it was read.
+    pub(super) at: Instant,
+}
+
+impl LoadedBatch {
+    /// From the rows of `read_wallets` and of `read_due`.
+    pub(super) fn of(wallets: &[QueryResult], instances: &[QueryResult]) -> Self {
+        let mut nameless = Vec::new();
+        let instances = instances.iter().filter_map(|row| {
+            instance(row).map_err(|unreadable| nameless.push(format!("an instance: {unreadable}"))).ok()
+        });
+        Self {
+            instances: instances.collect(),
+            wallets: wallets.iter().filter_map(wallet).collect(),
+            nameless,
+            at: Instant::now(),
+        }
+    }
+
+    /// A sentence for each row that cannot be read.
+    pub(super) fn unreadable(&self) -> impl Iterator<Item = String> + '_ {
+        let instances = self.instances.iter().filter_map(|instance| {
+            instance.unreadable.as_ref().map(|unreadable| format!("instance {}: {unreadable}", instance.id))
+        });
+        let wallets = self.wallets.iter().filter_map(|wallet| match &wallet.balance {
+            Err(Hold { reason: Reason::Unreadable, detail }) => {
+                Some(format!("wallet of organization {}: {detail}", wallet.organization))
+            }
+            _ => None,
+        });
+        self.nameless.iter().cloned().chain(instances).chain(wallets)
+    }
+}
+
+/// A plan. If it cannot be read, it has the reason instead of a price.
 pub(super) fn plan(row: &QueryResult, panel: Panel) -> Plan {
     let names = Plan {
         id: columns::lossy(row, "id"),
@@ -108,7 +152,7 @@ fn balance(row: &QueryResult, wallet: &Id) -> Result<Money, Hold> {
 ///
 /// # Errors
 /// Not even its id can be read, so it cannot be held.
-pub(super) fn instance(row: &QueryResult) -> Result<Instance, Unreadable> {
+fn instance(row: &QueryResult) -> Result<Instance, Unreadable> {
     let table = Columns::of(value(row, 7, "vps_instances")?);
     let id = id(row, 0, table.id)?;
     let unowned = Id::Uuid(Id::NONE);

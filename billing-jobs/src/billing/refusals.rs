@@ -5,7 +5,10 @@
 
 use std::collections::HashSet;
 
-use super::{findings::Findings, fleet_run::LISTED, id::Id};
+use super::{
+    findings::{Findings, LISTED},
+    id::Id,
+};
 
 /// A run stops after as many customers in a row were refused with one complaint and nothing was charged in between.
 const CUSTOMERS: usize = 10;

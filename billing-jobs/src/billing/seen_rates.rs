@@ -2,10 +2,9 @@
 //! ended. A price is written once, before the first hour is charged at it.
 
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult};
-use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::{BillingError, Mode, fleet_run::FleetRun, sql::Statements, sql::rows};
+use super::{BillingError, FirstSeenPrice, Mode, run_context::RunContext, sql::Statements, sql::rows};
 use crate::{
     money::{HourlyRate, Rate},
     price::{Backups, NewRates, SeenRate},
@@ -14,23 +13,6 @@ use billing_store::{
     columns::{self, Unreadable, text, value},
     query_all, statement,
 };
-
-/// A price of a plan that had none before. Hours that had ended by then pay it as well.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FirstSeenPrice {
-    /// The plan.
-    pub plan: String,
-    /// With which backups.
-    pub backups: Backups,
-    /// The price of an hour, as decimal text.
-    pub hourly_price: String,
-}
-
-impl From<SeenRate> for FirstSeenPrice {
-    fn from(SeenRate { plan, backups, rate, .. }: SeenRate) -> Self {
-        Self { plan, backups, hourly_price: rate.total.per_hour(6) }
-    }
-}
 
 /// All of them, of each plan the oldest first, and what is wrong with the rows that cannot be read.
 pub(super) async fn read(
@@ -61,26 +43,26 @@ fn seen_rate(row: &QueryResult) -> Result<SeenRate, Unreadable> {
     })
 }
 
-/// Writes what the run of `pass` sees for the first time, unless it is a dry run; returns the first prices of plans.
-pub(super) async fn record(pass: &FleetRun<'_>) -> Result<Vec<FirstSeenPrice>, BillingError> {
-    let new = pass.prices.unseen(pass.as_of);
-    if let Mode::Commit(token) = pass.run.mode
+/// Writes the prices that the run sees for the first time, unless it is a dry run; returns the first prices of plans.
+pub(super) async fn record(context: &RunContext<'_>) -> Result<Vec<FirstSeenPrice>, BillingError> {
+    let new = context.prices.unseen(context.as_of);
+    if let Mode::Commit(token) = context.options.mode
         && new != NewRates::default()
     {
         let write = || async {
-            let Some(txn) = pass.begin_fenced(token).await? else { return Ok(false) };
-            insert(&txn, &pass.biller.sql, &new).await?;
+            let Some(txn) = context.begin_fenced(token).await? else { return Ok(false) };
+            insert(&txn, context.sql, &new).await?;
             txn.commit().await?;
             Ok(true)
         };
-        if !pass.retry_read("record prices", write).await? {
+        if !context.retry("record prices", write).await? {
             return Err(BillingError::Fenced);
         }
     }
     // Free backups do not change the price without backups.
     let priced = new.first.into_iter().filter(|seen| seen.backups == Backups::None || seen.rate.backup.0 > 0);
     let first: Vec<FirstSeenPrice> = priced.map(FirstSeenPrice::from).collect();
-    if !first.is_empty() && matches!(pass.run.mode, Mode::Commit(_)) {
+    if !first.is_empty() && matches!(context.options.mode, Mode::Commit(_)) {
         info!(
             prices = first.len(),
             "saw {} prices for the first time; hours before pay them too",
@@ -93,8 +75,9 @@ pub(super) async fn record(pass: &FleetRun<'_>) -> Result<Vec<FirstSeenPrice>, B
 /// Writes new prices; those that an earlier attempt has written stay.
 pub(super) async fn insert(txn: &DatabaseTransaction, sql: &Statements, new: &NewRates) -> Result<(), DbErr> {
     let all: Vec<&SeenRate> = new.first.iter().chain(&new.changed).collect();
-    if !all.is_empty() {
-        rows::seen_rates(txn.get_database_backend(), &all).run(txn, &sql.insert_seen_rates).await?;
+    let rows = rows::seen_rates(txn.get_database_backend(), &all);
+    for statement in rows.statements(&sql.insert_seen_rates) {
+        txn.execute_raw(statement).await?;
     }
     Ok(())
 }

@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use billing_scheduler::{FencingToken, StopReason};
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{FindingsByKind, FirstSeenPrice, Scope, Totals, model::BeyondLimitRow, spike::Spike};
-use crate::{money::Money, price::DailyBackupFactor, uncharged::Uncharged};
+use super::{FindingsByKind, Scope, Totals, model::BeyondLimitRow, spike::Spike};
+use crate::{
+    money::Money,
+    price::{Backups, DailyBackupFactor, SeenRate},
+    uncharged::Uncharged,
+};
 
 /// How long billing must not have worked before the panel may bill, unless the configuration sets another time.
 pub const HAND_BACK_AFTER: Duration = Duration::from_mins(75);
@@ -84,6 +88,16 @@ pub enum Mode {
     DryRun,
 }
 
+impl Mode {
+    /// The fencing token under which the run commits.
+    pub(super) fn token(self) -> Option<FencingToken> {
+        match self {
+            Self::Commit(token) => Some(token),
+            Self::DryRun => None,
+        }
+    }
+}
+
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BillReport {
@@ -103,6 +117,23 @@ pub struct BillReport {
     pub findings: FindingsByKind,
     /// The prices that plans have for the first time: hours that had ended before pay them too.
     pub first_seen_prices: Vec<FirstSeenPrice>,
+}
+
+/// A price of a plan that had none before. Hours that had ended by then pay it as well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirstSeenPrice {
+    /// The plan.
+    pub plan: String,
+    /// With which backups.
+    pub backups: Backups,
+    /// The price of an hour, as decimal text.
+    pub hourly_price: String,
+}
+
+impl From<SeenRate> for FirstSeenPrice {
+    fn from(SeenRate { plan, backups, rate, .. }: SeenRate) -> Self {
+        Self { plan, backups, hourly_price: rate.total.per_hour(6) }
+    }
 }
 
 /// An instance with more hours due than the catch-up limit.

@@ -5,18 +5,11 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::totals::{CurrencyTotals, TotalsByCurrency};
+use super::{
+    error::CeilingExceeded,
+    totals::{CurrencyTotals, TotalsByCurrency},
+};
 use crate::{currency::Currency, money::Money};
-
-/// A batch that would go beyond what its run may charge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Overrun {
-    pub(super) currency: Currency,
-    /// What the run has charged already.
-    pub(super) charged: Money,
-    /// What it may charge.
-    pub(super) ceiling: Money,
-}
 
 /// What one run may charge.
 #[derive(Debug, Default)]
@@ -36,13 +29,13 @@ impl SpendLimit {
     ///
     /// # Errors
     /// They are too much, and nothing was taken.
-    pub(super) fn reserve(&self, sums: &TotalsByCurrency) -> Result<(), Overrun> {
+    pub(super) fn reserve(&self, sums: &TotalsByCurrency) -> Result<(), CeilingExceeded> {
         let mut charged = self.charged();
         for (currency, sum) in sums.iter() {
             let already = charged.of(currency).unwrap_or_default().amount;
             match self.ceilings.get(&currency) {
                 Some(&ceiling) if already.0.saturating_add(sum.amount.0) > ceiling.0 => {
-                    return Err(Overrun { currency, charged: already, ceiling });
+                    return Err(CeilingExceeded { currency, charged: already, ceiling });
                 }
                 _ => {}
             }
@@ -87,8 +80,8 @@ pub(super) mod tests {
         let spend_limit = SpendLimit::new(ceilings);
         let usd = |amount| sums(&[("USD", amount, 1)]);
         spend_limit.reserve(&usd(60)).expect("within the ceiling");
-        let overrun = Overrun { currency: code("USD"), charged: Money(60), ceiling: Money(100) };
-        assert_eq!(spend_limit.reserve(&sums(&[("EUR", 1, 1), ("USD", 41, 1)])), Err(overrun));
+        let exceeded = CeilingExceeded { currency: code("USD"), charged: Money(60), ceiling: Money(100) };
+        assert_eq!(spend_limit.reserve(&sums(&[("EUR", 1, 1), ("USD", 41, 1)])), Err(exceeded));
         spend_limit.reserve(&usd(40)).expect("nothing was taken by what was refused");
         spend_limit.reserve(&usd(1)).expect_err("the ceiling is reached");
         spend_limit.cancel_reservation(&usd(60));

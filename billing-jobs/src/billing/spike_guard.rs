@@ -14,8 +14,11 @@ use tracing::debug;
 
 use super::{
     BillingError, CurrencyTotals, TotalsByCurrency,
-    fleet_run::{FleetRun, LoadedBatch, Owners},
+    decide::{BillingTerms, decide},
     model::Posting,
+    range::{Owners, next_range},
+    read::LoadedBatch,
+    run_context::RunContext,
     run_details::RunDetails,
     spend_limit::SpendLimit,
     spike::{Excess, Spike},
@@ -63,20 +66,20 @@ pub(super) struct Assessment {
     /// The most that a run may charge in each currency; one that is missing has nothing to be compared with.
     pub(super) ceilings: BTreeMap<Currency, Money>,
     /// Set if it would charge more.
-    pub(super) waits: Option<Spike>,
+    pub(super) spike: Option<Spike>,
 }
 
-/// What the run of `pass` may charge.
+/// What the run may charge.
 ///
 /// # Errors
 /// It would charge too much. That is announced in the audit log.
 pub(super) async fn limit_of(
-    pass: &FleetRun<'_>,
+    context: &RunContext<'_>,
     assessment: &Assessment,
 ) -> Result<SpendLimit, BillingError> {
-    if let Some(spike) = &assessment.waits {
-        let by = format!("run {}", pass.run.id);
-        let announced = record_pending_spike(&pass.biller.db, &by, spike).await;
+    if let Some(spike) = &assessment.spike {
+        let by = format!("run {}", context.options.id);
+        let announced = record_pending_spike(context.db, &by, spike).await;
         announced.map_err(BillingError::database("announce what this run would charge"))?;
         return Err(BillingError::Spike(spike.clone()));
     }
@@ -84,33 +87,33 @@ pub(super) async fn limit_of(
 }
 
 /// Compares what is due with the recent runs. Changes nothing.
-pub(super) async fn assess(pass: &FleetRun<'_>) -> Result<Assessment, BillingError> {
-    let db = &pass.biller.db;
-    let settings = pass.biller.settings;
+pub(super) async fn assess(context: &RunContext<'_>) -> Result<Assessment, BillingError> {
+    let db = context.db;
+    let settings = context.settings;
     if settings.spike_factor == 0 {
         return Ok(Assessment::default());
     }
-    let recent = pass.retry_read("look at what the last runs charged", || recent(db)).await?;
+    let recent = context.retry("look at what the last runs charged", || recent(db)).await?;
     if recent.is_empty() {
         return Ok(Assessment::default());
     }
-    let approved = pass.retry_read("look for an approval", || approved(db)).await?;
+    let approved = context.retry("look for an approval", || approved(db)).await?;
     let limits = Limits { settings, recent: &recent, approved: &approved };
     let began = Instant::now();
-    let catch_up = i64::from(pass.biller.settings.max_catch_up_hours);
-    let bounded = pass.retry_read("add up what is due", || upper_bound(pass, catch_up)).await?;
+    let catch_up = i64::from(settings.max_catch_up_hours);
+    let bounded = context.retry("add up what is due", || upper_bound(context, catch_up)).await?;
     let took_ms = began.elapsed().as_millis();
     debug!(took_ms, "at most {} are due; to find that took {took_ms} ms", bounded.amounts());
     // The statement knows no approvals. Where they can make a difference, only the decision knows what they cover.
-    let differs = !pass.approvals.is_empty()
-        && pass.retry_read("add up what is due", || upper_bound(pass, i64::MAX)).await? != bounded;
+    let differs = !context.approvals.is_empty()
+        && context.retry("add up what is due", || upper_bound(context, i64::MAX)).await? != bounded;
     let mut sums = bounded;
     if differs || !limits.exceeded_by(&sums).is_empty() {
-        sums = exact_amounts(pass).await?;
+        sums = exact_amounts(context).await?;
     }
     let excesses = limits.exceeded_by(&sums);
-    let waits = (!excesses.is_empty()).then_some(Spike { excesses });
-    Ok(Assessment { ceilings: limits.ceilings(&sums), waits })
+    let spike = (!excesses.is_empty()).then_some(Spike { excesses });
+    Ok(Assessment { ceilings: limits.ceilings(&sums), spike })
 }
 
 /// What decides how much a run may charge.
@@ -205,11 +208,11 @@ impl Currencies {
 
 /// What the run comes to at most, and for how many hours. Machines that are held because their wallet does not cover an hour count
 /// with what that holds, and not with their hours: however long they owe, they must not make a spike look small.
-async fn upper_bound(pass: &FleetRun<'_>, most_hours: i64) -> Result<TotalsByCurrency, DbErr> {
-    let db = &pass.biller.db;
+async fn upper_bound(context: &RunContext<'_>, most_hours: i64) -> Result<TotalsByCurrency, DbErr> {
+    let db = context.db;
     let currencies = Currencies::of(db).await?;
-    let values: [Value; 2] = [pass.as_of.into(), most_hours.into()];
-    let groups = query_all(db, statement(db, &due(pass.biller.panel, &currencies), values)).await?;
+    let values: [Value; 2] = [context.as_of.into(), most_hours.into()];
+    let groups = query_all(db, statement(db, &due(context.panel, &currencies), values)).await?;
     let mut sums = TotalsByCurrency::default();
     for group in &groups {
         let currency = match currencies {
@@ -218,7 +221,7 @@ async fn upper_bound(pass: &FleetRun<'_>, most_hours: i64) -> Result<TotalsByCur
         };
         // Without a currency nothing is charged.
         let Ok(currency) = currency else { continue };
-        if let Some(sum) = of_group(pass, group)? {
+        if let Some(sum) = of_group(context, group)? {
             sums.add(currency, sum);
         }
     }
@@ -226,7 +229,7 @@ async fn upper_bound(pass: &FleetRun<'_>, most_hours: i64) -> Result<TotalsByCur
 }
 
 /// Machines of one plan at one rate; nothing if they cannot be charged.
-fn of_group(pass: &FleetRun<'_>, group: &QueryResult) -> Result<Option<CurrencyTotals>, DbErr> {
+fn of_group(context: &RunContext<'_>, group: &QueryResult) -> Result<Option<CurrencyTotals>, DbErr> {
     if group.try_get("", "broke")? {
         let balance: i64 = group.try_get("", "balance")?;
         return Ok(Some(CurrencyTotals { charges: 0, hours: 0, amount: Money(balance.max(0)) }));
@@ -239,7 +242,7 @@ fn of_group(pass: &FleetRun<'_>, group: &QueryResult) -> Result<Option<CurrencyT
     let (Ok(plan), Ok(backups), Ok(provider)) = (plan, backups, provider) else { return Ok(None) };
     let key =
         PriceKey { plan_id: &plan, provider_id: provider.as_deref(), backup_frequency: backups.as_deref() };
-    let now = pass.prices.rate(key).ok().map(|rate| rate.total).filter(|_| !gone);
+    let now = context.prices.rate(key).ok().map(|rate| rate.total).filter(|_| !gone);
     if now.is_none() && !gone {
         return Ok(None);
     }
@@ -251,12 +254,12 @@ fn of_group(pass: &FleetRun<'_>, group: &QueryResult) -> Result<Option<CurrencyT
         rate_of_meter.map(Rate).into_iter().chain(changes.iter().map(|change| change.rate.total)).chain(now);
     // Where no meter is known, the prices count that runs have seen in the time of these hours.
     let longest: i64 = group.try_get("", "longest")?;
-    let began = pass.as_of.saturating_sub(longest.saturating_mul(HOUR));
-    let seen = pass.prices.highest_after(key, began).ok().filter(|_| rate_of_meter.is_none() && !gone);
+    let began = context.as_of.saturating_sub(longest.saturating_mul(HOUR));
+    let seen = context.prices.highest_after(key, began).ok().filter(|_| rate_of_meter.is_none() && !gone);
     let Some(rate) = known.chain(seen).max() else { return Ok(None) };
     let (hours, machines): (i64, i64) = (group.try_get("", "hours")?, group.try_get("", "machines")?);
     // Each may carry up to one unit of its wallet.
-    let unit = pass.biller.panel.unit;
+    let unit = context.panel.unit;
     let carried = machines.saturating_mul(unit.ten_thousandths());
     let amount = cost(rate, hours, Carry(0), unit).map_or(i64::MAX, |(amount, _)| amount.0);
     Ok(Some(CurrencyTotals { charges: machines, hours, amount: Money(amount.saturating_add(carried)) }))
@@ -351,39 +354,41 @@ fn due(panel: Panel, currencies: &Currencies) -> String {
 
 /// What the run comes to: every batch read and decided as it will be, and at the prices of now, one in memory at a time, with nothing
 /// locked or written.
-async fn exact_amounts(pass: &FleetRun<'_>) -> Result<TotalsByCurrency, BillingError> {
-    let prices_of_now = pass.prices.clone().without_seen();
+async fn exact_amounts(context: &RunContext<'_>) -> Result<TotalsByCurrency, BillingError> {
+    let prices_of_now = context.prices.clone().without_seen();
     let mut sums = TotalsByCurrency::default();
     let mut after = None;
-    while let Some(range) = pass.next_range(after, PAGE).await? {
-        if (pass.run.stop)().is_some() {
+    while let Some(range) = next_range(context, after, PAGE).await? {
+        if (context.options.stop)().is_some() {
             break;
         }
-        let look = || read_range(pass, &range.owners);
-        let mut read = pass.retry_read("add up what is due", look).await?;
-        let Posting { totals: as_known, .. } = pass.decide(&range, &read);
-        for instance in read.instances.iter_mut().filter(|instance| !instance.gone) {
+        let read = || read_range(context, &range.owners);
+        let mut loaded = context.retry("add up what is due", read).await?;
+        let Posting { totals: as_known, .. } =
+            decide(&context.terms(None), &loaded.wallets, &loaded.instances);
+        for instance in loaded.instances.iter_mut().filter(|instance| !instance.gone) {
             if let Some(meter) = &mut instance.meter {
                 meter.rates = None;
             }
         }
-        let Posting { totals: as_of_now, .. } = pass.decide_at(&prices_of_now, &range, &read);
+        let terms = BillingTerms { prices: &prices_of_now, ..context.terms(None) };
+        let Posting { totals: as_of_now, .. } = decide(&terms, &loaded.wallets, &loaded.instances);
         sums += &as_known.currencies.larger_of_each(&as_of_now.currencies);
         after = range.last();
     }
     Ok(sums)
 }
 
-async fn read_range(pass: &FleetRun<'_>, owners: &Owners) -> Result<LoadedBatch, DbErr> {
-    let sql = &pass.biller.sql;
+async fn read_range(context: &RunContext<'_>, owners: &Owners) -> Result<LoadedBatch, DbErr> {
+    let sql = context.sql;
     let Owners::Range { first, last } = owners else { return Ok(LoadedBatch::of(&[], &[])) };
-    let txn = begin_read(&pass.biller.db).await?;
+    let txn = begin_read(context.db).await?;
     if let Some(settings) = &sql.plan_settings {
         txn.query_one_raw(statement(&txn, settings, [])).await?;
     }
     let range = [first.clone(), last.clone()];
     let wallets = txn.query_all_raw(statement(&txn, &sql.read_wallets, range.clone())).await?;
-    let values = [pass.as_of.into()].into_iter().chain(range);
+    let values = [context.as_of.into()].into_iter().chain(range);
     let instances = txn.query_all_raw(statement(&txn, &sql.read_due, values)).await?;
     txn.commit().await?;
     Ok(LoadedBatch::of(&wallets, &instances))

@@ -1,14 +1,6 @@
 //! What the environment may break, in a build with the feature `testing`.
 
-use std::{
-    process::abort,
-    str::FromStr,
-    sync::{
-        LazyLock,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{str::FromStr, sync::LazyLock, time::Duration};
 
 use billing_store::fault_injection::{self, variable};
 pub(crate) use billing_store::fault_injection::{instead, without};
@@ -34,8 +26,6 @@ static CLOCK: LazyLock<Option<String>> = LazyLock::new(|| variable("BILLING_CLOC
 static LINGER: LazyLock<Option<Duration>> =
     LazyLock::new(|| number("BILLING_LINGER_MS").map(Duration::from_millis));
 static ABORT_AT: LazyLock<Option<u64>> = LazyLock::new(|| number("BILLING_ABORT_AT"));
-/// Until the first batch begins, far from every number that a test can name.
-static STATEMENTS: AtomicU64 = AtomicU64::new(u64::MAX / 2);
 
 /// From here on the environment may break things: the first thing that a program of the tests does.
 pub fn enable() {
@@ -58,15 +48,7 @@ pub(crate) async fn linger() {
     }
 }
 
-/// A batch begins: its statements are counted from here.
-pub(crate) fn batch_begins() {
-    STATEMENTS.store(0, Ordering::Relaxed);
-}
-
-/// The next statement of a batch is about to be sent.
-pub(crate) fn before_statement() {
-    let number = STATEMENTS.fetch_add(1, Ordering::Relaxed) + 1;
-    if *ABORT_AT == Some(number) {
-        abort();
-    }
+/// The statement of a batch before which the process aborts, counted from 1.
+pub(crate) fn abort_at() -> Option<u64> {
+    *ABORT_AT
 }

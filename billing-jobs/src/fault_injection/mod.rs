@@ -13,8 +13,6 @@
 mod disabled;
 #[cfg(feature = "testing")]
 mod enabled;
-#[cfg(feature = "testing")]
-mod mutations;
 
 #[cfg(not(feature = "testing"))]
 pub(crate) use self::disabled::*;

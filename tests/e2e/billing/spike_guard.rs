@@ -2,7 +2,7 @@
 
 use billing_jobs::{
     billing::{
-        BillingError, BillingSettings, CurrencyTotals, Scope, Spike, approve_catch_up,
+        BillingError, BillingSettings, CeilingExceeded, CurrencyTotals, Scope, Spike, approve_catch_up,
         spike_guard::{PendingSpike, approve, pending_spike},
     },
     money::Money,
@@ -206,7 +206,9 @@ async fn a_run_stops_where_it_would_exceed_what_was_due_when_it_began(db: &Db) {
     let change = format!("UPDATE vps_instances SET plan_id = '{dear}' WHERE last_billed_at IS NULL");
     trigger(db, "meanwhile", "AFTER INSERT ON billing_batches", "true", &Then::Run(&change)).await;
     let result = daemon.carry_out(&Order::by(hour(2))).await;
-    let Err(BillingError::Overrun { charged, .. }) = result else { panic!("{result:?}") };
+    let Err(BillingError::CeilingExceeded(CeilingExceeded { charged, .. })) = result else {
+        panic!("{result:?}")
+    };
     assert!(charged.0 <= usd("0.20"), "{charged}");
     assert_eq!(number(db, "SELECT sum(amount) FROM billing_charges").await, usd("0.10") + charged.0);
     assert_sound(db).await;

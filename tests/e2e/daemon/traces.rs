@@ -273,7 +273,7 @@ async fn billing_run_is_one_trace(db: &Db) {
     );
 
     let of_run = below(&spans, run);
-    for step in ["ask the database for its time", "read the plans", "sum up the run"] {
+    for step in ["read the time of the database", "read the plans", "sum up the run"] {
         only(&of_run, step);
     }
     let batches: Vec<&&Span> = of_run.iter().filter(|span| span.name == "batch").collect();
@@ -292,9 +292,14 @@ async fn billing_run_is_one_trace(db: &Db) {
             assert_eq!(batch.field(name), value, "{name}");
         }
         let steps = below(&spans, batch);
-        for step in
-            ["begin", "lock wallets", "read what is due", "write billing_charges", "write wallets", "commit"]
-        {
+        for step in [
+            "begin",
+            "lock wallets",
+            "read due instances",
+            "write billing_charges",
+            "write wallets",
+            "commit",
+        ] {
             let step = only(&steps, step);
             assert_eq!(step.kind, otlp::span::SpanKind::Client as i32, "{step:?}");
             assert_eq!(step.field("db.system.name"), system);

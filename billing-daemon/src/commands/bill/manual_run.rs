@@ -171,7 +171,7 @@ impl ManualJob {
 pub(in crate::commands) fn billing_failure(error: BillingError) -> Failure {
     match error {
         BillingError::Database { doing, source } => Failure::database(doing, &source),
-        BillingError::Fenced | BillingError::Unposted { .. } | BillingError::Overrun { .. } => {
+        BillingError::Fenced | BillingError::Unposted { .. } | BillingError::CeilingExceeded(_) => {
             Failure::new(Exit::TryAgain, error)
         }
         BillingError::Spike(_) | BillingError::Refused { .. } => Failure::new(Exit::Negative, error),

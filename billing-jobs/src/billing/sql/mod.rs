@@ -18,7 +18,7 @@ impl Statements {
             _ => postgres::statements(panel),
         };
         #[cfg(feature = "testing")]
-        let statements = statements.tested();
+        let statements = statements.mutated();
         statements
     }
 }

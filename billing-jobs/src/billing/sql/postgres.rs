@@ -3,13 +3,9 @@
 use super::{
     rows,
     rows::postgres_rows as d,
-    statements::{LEDGER_HOURS_AHEAD, Statements},
+    statements::{DELETED_PER_RUN, LEDGER_HOURS_AHEAD, Statements},
 };
-use crate::{
-    billing::{deleted::AT_MOST, id::Id},
-    panel::Panel,
-    panel_guard,
-};
+use crate::{billing::id::Id, panel::Panel, panel_guard};
 
 /// A batch is a small part of the fleet, and each of its statements finds its rows by an index. Without this a planner whose
 /// statistics are old reads a whole table in every batch; nor is any of them worth compiling.
@@ -323,7 +319,7 @@ pub(in crate::billing) fn statements(panel: Panel) -> Statements {
                FROM billing_meters m
               WHERE m.billed_through <= {hour_ago} AND (m.deleted_at IS NULL OR m.deleted_at < m.seen_at)
                 AND NOT EXISTS (SELECT FROM vps_instances i WHERE i.id = m.instance_id)
-              LIMIT {AT_MOST}",
+              LIMIT {DELETED_PER_RUN}",
             hour_ago = instant("($1 - 3600000000)"),
         ),
         mark_deleted: format!(

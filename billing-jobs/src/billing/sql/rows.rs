@@ -2,7 +2,7 @@
 //! arrays, statements over so many rows of placeholders. Each statement there is two threads waking each other.
 
 use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Value, sea_query::ArrayType};
+use sea_orm::{DbBackend, Statement, Value, sea_query::ArrayType};
 use uuid::Uuid;
 
 use crate::{
@@ -11,11 +11,9 @@ use crate::{
         model::{AnchorRow, ChargeRow, HoldRow, MeterRow, RepairRow, WalletRow},
     },
     currency::Currency,
-    fault_injection,
     period::{HOUR, Micros},
     price::SeenRate,
 };
-use billing_store::statement;
 
 /// What a column holds. One that may lack a value has something else stand for it in an array, which cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,25 +169,22 @@ impl Rows {
         }
     }
 
-    /// Has `sql` write them all; says how many rows it changed.
-    pub(in crate::billing) async fn run(self, txn: &DatabaseTransaction, sql: &str) -> Result<u64, DbErr> {
+    /// The statements that write them all with `sql`; none if there are no rows.
+    pub(in crate::billing) fn statements(self, sql: &str) -> Vec<Statement> {
         match self {
+            Self::Arrays { columns, .. } if columns.first().is_none_or(Vec::is_empty) => Vec::new(),
             Self::Arrays { fields, columns, .. } => {
-                fault_injection::before_statement();
                 let values = fields.iter().zip(columns).map(|((_, kind), values)| array(*kind, values));
-                Ok(txn.execute_raw(statement(txn, sql, values)).await?.rows_affected())
+                vec![Statement::from_sql_and_values(DbBackend::Postgres, sql, values)]
             }
             Self::Flat { rows, values } => {
                 let width = values.len().checked_div(rows).unwrap_or_default();
                 let mut values = values.into_iter();
-                let mut changed = 0;
-                for at_once in shares(rows) {
-                    fault_injection::before_statement();
-                    let values = values.by_ref().take(width * at_once);
-                    let statement = statement(txn, &sqlite_rows(sql, at_once), values);
-                    changed += txn.execute_raw(statement).await?.rows_affected();
-                }
-                Ok(changed)
+                let statement = |at_once| {
+                    let values: Vec<Value> = values.by_ref().take(width * at_once).collect();
+                    Statement::from_sql_and_values(DbBackend::Sqlite, sqlite_rows(sql, at_once), values)
+                };
+                shares(rows).map(statement).collect()
             }
         }
     }
@@ -284,7 +279,7 @@ fn quoted(text: &str) -> String {
 /// orders the rows of an organization by that alone.
 pub(in crate::billing) fn ledger(backend: DbBackend, charges: &[ChargeRow<'_>], until: Micros) -> Rows {
     let mut rows = Rows::new(backend, LEDGER, charges.len());
-    let mut created_at = until - debits(charges);
+    let mut created_at = until - Micros::try_from(debits(charges)).unwrap_or_default();
     for charge in charges {
         let (instance, Some(debit)) = (charge.instance, &charge.debit) else { continue };
         created_at += 1;
@@ -306,8 +301,8 @@ pub(in crate::billing) fn ledger(backend: DbBackend, charges: &[ChargeRow<'_>], 
 }
 
 /// How many of `charges` have a row in the wallets' ledger.
-pub(in crate::billing) fn debits(charges: &[ChargeRow<'_>]) -> i64 {
-    charges.iter().map(|charge| i64::from(charge.debit.is_some())).sum()
+pub(in crate::billing) fn debits(charges: &[ChargeRow<'_>]) -> usize {
+    charges.iter().filter(|charge| charge.debit.is_some()).count()
 }
 
 pub(in crate::billing) fn charges(backend: DbBackend, batch: i64, charges: &[ChargeRow<'_>]) -> Rows {

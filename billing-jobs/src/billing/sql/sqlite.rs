@@ -3,8 +3,8 @@
 //! A transaction that writes has read the newest there was, or SQLite refuses its first write: what was read cannot change before
 //! it is written. The compare-and-set of the watermark and of the balance stays all the same.
 
-use super::statements::{LEDGER_HOURS_AHEAD, Statements};
-use crate::billing::{deleted::AT_MOST, id::Id};
+use super::statements::{DELETED_PER_RUN, LEDGER_HOURS_AHEAD, Statements};
+use crate::billing::id::Id;
 use billing_store::SQLITE_NOW;
 
 /// Microseconds since 1970 of the panel's text; NULL for NULL and for what is no time. `unixepoch(.., 'subsec')` keeps
@@ -218,7 +218,7 @@ pub(in crate::billing) fn statements() -> Statements {
                FROM billing_meters m
               WHERE m.billed_through <= ?1 - 3600000000 AND (m.deleted_at IS NULL OR m.deleted_at < m.seen_at)
                 AND NOT EXISTS (SELECT 1 FROM vps_instances i WHERE i.id = m.instance_id)
-              LIMIT {AT_MOST}"
+              LIMIT {DELETED_PER_RUN}"
         ),
         mark_deleted: "UPDATE billing_meters SET deleted_at = ?1
               WHERE (deleted_at IS NULL OR deleted_at < seen_at)

@@ -4,6 +4,9 @@
 /// that are further ahead come from a clock that was plainly wrong, and are not followed.
 pub(crate) const LEDGER_HOURS_AHEAD: i64 = 24;
 
+/// The most deleted instances that one run records; the next run continues.
+pub(crate) const DELETED_PER_RUN: usize = 100_000;
+
 /// SQL of a run. Each statement's comment names its parameters. One that takes rows takes an array for each column of them on
 /// PostgreSQL, and on SQLite rows of placeholders, of which it has one in braces: see `rows`.
 #[derive(Debug)]

@@ -310,7 +310,9 @@ impl Work<'_> {
             }
         }
         let rows = rows::meters(self.txn.get_database_backend(), rows::NEW_METERS, &meters);
-        self.adoption.meters += rows.run(self.txn, &self.biller.sql.insert_meters).await?;
+        for statement in rows.statements(&self.biller.sql.insert_meters) {
+            self.adoption.meters += self.txn.execute_raw(statement).await?.rows_affected();
+        }
         Ok(())
     }
 

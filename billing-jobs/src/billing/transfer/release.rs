@@ -91,11 +91,11 @@ impl Biller {
             anchors.push(AnchorRow { instance, before: row.try_get("", "last_billed_at")?, after });
         }
         let on = txn.get_database_backend();
-        if !repairs.is_empty() {
-            release.cycles = rows::repairs(on, &repairs).run(txn, &self.sql.repair_cycles).await?;
+        for statement in rows::repairs(on, &repairs).statements(&self.sql.repair_cycles) {
+            release.cycles += txn.execute_raw(statement).await?.rows_affected();
         }
-        if !anchors.is_empty() {
-            release.anchors = rows::anchors(on, &anchors).run(txn, &self.sql.update_anchors).await?;
+        for statement in rows::anchors(on, &anchors).statements(&self.sql.update_anchors) {
+            release.anchors += txn.execute_raw(statement).await?.rows_affected();
         }
         let holds = "SELECT count(*) AS held, CAST(coalesce(sum(hours_due), 0) AS bigint) AS hours,
                             CAST(coalesce(sum(amount_due), 0) AS bigint) AS amount,
