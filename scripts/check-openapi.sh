@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the HTTP interface with tools that are not ours: openapi-spec-validator validates /api/openapi.json, and schemathesis sends
-# requests that the document allows, and others, to a daemon on 127.0.0.1 and looks for server errors and undocumented answers.
+# Checks the HTTP interface with independent tools: openapi-spec-validator validates /api/openapi.json, and schemathesis sends
+# requests that the document allows, and others, to a daemon on 127.0.0.1 and checks for server errors and undocumented responses.
 #
 #   scripts/check-openapi.sh
 #

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Holds the units of systemd/ against systemd itself: they are understood whole, and leave the service little to do harm with.
+# Checks the units of systemd/ with systemd: it must understand them completely, and their security score must be good.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if ! command -v systemd-analyze >/dev/null; then
-    echo "SKIPPED: systemd-analyze is missing (on Debian: apt-get install systemd); nobody checks the units"
+    echo "SKIPPED: systemd-analyze is missing (on Debian: apt-get install systemd); the units are not checked"
     exit 0
 fi
 
-# Copies whose program and manual are there: not everybody who checks has installed us. The folder is the search path, so that the
-# units of this machine are not checked as well.
+# Copies with a program that exists, because the daemon may not be installed here. The folder is the search path, so that the units of this
+# host are not checked as well.
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 for unit in systemd/*.service systemd/user/*.service; do
@@ -17,11 +17,11 @@ for unit in systemd/*.service systemd/user/*.service; do
     sed -e 's|^ExecStart=/usr/bin/billing-daemon|ExecStart=/bin/true|' -e '/^Documentation=/d' "$unit" >"$folder/$unit"
 done
 
-# Whoever has no session has no folder of the session either.
+# Without a login session there is no folder of the session.
 export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$folder}
 verify() {
     local complaints
-    # It tells of some mistakes and succeeds.
+    # It prints some mistakes and still succeeds.
     if ! complaints=$(systemd-analyze "$@" 2>&1) || [[ -n $complaints ]]; then
         printf '%s\nsystemd does not understand the units\n' "$complaints" >&2
         exit 1
@@ -31,7 +31,7 @@ verify verify "$folder"/systemd/billing-daemon.service "$folder"/systemd/contain
     "$folder/systemd/billing-daemon@panel.service"
 verify --user verify "$folder"/systemd/user/*.service
 
-# What a reload runs is another package's: ours must ask for it.
+# The program that a reload runs is part of another package, on which ours must depend.
 if command -v dpkg-query >/dev/null; then
     depends=$(sed -n 's/^depends = "\(.*\)"$/\1/p' billing-daemon/Cargo.toml)
     for program in $(sed -n 's/^ExecReload=\([^ ]*\).*/\1/p' systemd/*.service systemd/user/*.service | sort -u); do

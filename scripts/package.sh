@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the Debian package, lets lintian judge it, and lives a package's life with it on this machine: installed, configured, used
-# with SQLite to bill three machines, removed and purged.
+# Builds the Debian package, checks it with lintian, and tries it on this host: installs and configures it, bills three instances in an
+# SQLite database, removes and purges it.
 #
 #   scripts/package.sh [--profile dev] [--build-only] [--yes]
 #
 # Installing takes root, and a host where nothing of billing-daemon is installed yet; without them that part is skipped. It changes
-# this host, so on a terminal the script asks first (`--yes` answers), and elsewhere it warns.
+# this host, so on a terminal the script requires a confirmation (`--yes` confirms), and elsewhere it prints a warning.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,14 +28,14 @@ done
 folder=$profile
 [[ $profile != dev ]] || folder=debug
 
-command -v dpkg-deb >/dev/null || skip "dpkg-deb is missing: this is no Debian; nobody builds the package"
+command -v dpkg-deb >/dev/null || skip "dpkg-deb is missing, so this is not Debian; the package is not built"
 export PATH=$PWD/target/tools/bin:$PATH
 if ! command -v cargo-deb >/dev/null; then
     say "installing cargo-deb (10 minutes at most)"
-    # A build for one use: quick to make rather than quick to run.
+    # Used once, so a fast build matters more than a fast program.
     CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
         timeout 600 cargo install --quiet --locked --root target/tools --target-dir target/tools cargo-deb ||
-        skip "cargo-deb could not be installed; nobody builds the package"
+        skip "cargo-deb could not be installed; the package is not built"
 fi
 
 say "building"
@@ -50,26 +50,26 @@ strip -o "$program" "target/$folder/billing-daemon"
 "$program" completions zsh >"$generated/completions/_billing-daemon"
 "$program" completions fish >"$generated/completions/billing-daemon.fish"
 package=$generated/billing-daemon.deb
-# What goes into the package is ready, whatever it was built with.
+# The files of the package exist already, so cargo-deb neither builds nor strips.
 cargo deb --quiet --package billing-daemon --no-build --no-strip --output "$package"
 say "$(dpkg-deb --show --showformat '${Package} ${Version} ${Architecture}, ${Installed-Size} KB' "$package")"
 
 if command -v lintian >/dev/null; then
     say "lintian"
-    # It has an opinion on who runs it.
+    # lintian rejects root without this option.
     lintian --allow-root --fail-on error "$package"
 else
-    echo "SKIPPED: lintian is missing (on Debian: apt-get install lintian); nobody judges the package"
+    echo "SKIPPED: lintian is missing (on Debian: apt-get install lintian); the package is not checked"
 fi
 [[ $build_only = no ]] || exit 0
 
-[[ $EUID -eq 0 ]] || skip "installing takes root; nobody tries the package"
+[[ $EUID -eq 0 ]] || skip "installing takes root; the package is not tried"
 for tool in systemd-sysusers systemd-tmpfiles; do
-    command -v $tool >/dev/null || skip "$tool is missing (on Debian: apt-get install systemd); nobody tries the package"
+    command -v $tool >/dev/null || skip "$tool is missing (on Debian: apt-get install systemd); the package is not tried"
 done
-command -v sqlite3 >/dev/null || skip "sqlite3 is missing (on Debian: apt-get install sqlite3); nobody tries the package"
+command -v sqlite3 >/dev/null || skip "sqlite3 is missing (on Debian: apt-get install sqlite3); the package is not tried"
 for path in /etc/billing-daemon /var/lib/billing-daemon /usr/bin/billing-daemon; do
-    [[ ! -e $path ]] || skip "$path is there: the package is tried where nothing of it is installed"
+    [[ ! -e $path ]] || skip "$path exists: the package is only tried on a host without an installation"
 done
 
 cat >&2 <<EOF
@@ -91,18 +91,18 @@ clean_up() {
 trap clean_up EXIT
 
 say "installing"
-# A small image of Debian leaves manuals out unless it is asked.
+# A minimal Debian image does not install manuals without this option.
 install_package() { dpkg --path-include='/usr/share/man/*' --install "$package"; }
 install_package
 [[ $(stat --format '%a %U' /etc/billing-daemon/database-url) = "600 root" ]] || die "others may read the database's address"
 [[ $(stat --format '%a %U' /var/lib/billing-daemon) = "750 billing-daemon" ]] || die "the folder for state is not the daemon's"
-[[ -z $(find /etc/systemd/system -name '*billing*' 2>/dev/null) ]] || die "it is enabled before it is configured"
-grep -q billing-daemon /usr/share/bash-completion/completions/billing-daemon || die "nothing completes the command line"
-zcat /usr/share/man/man1/billing-daemon.1.gz | grep -q 'billing' || die "there is no manual"
+[[ -z $(find /etc/systemd/system -name '*billing*' 2>/dev/null) ]] || die "the service is enabled before it is configured"
+grep -q billing-daemon /usr/share/bash-completion/completions/billing-daemon || die "the completions are missing"
+zcat /usr/share/man/man1/billing-daemon.1.gz | grep -q 'billing' || die "the manual page is missing"
 
 say "using it"
 address=sqlite:///var/lib/billing-daemon/billing.db?mode=rwc
-# As the unit does: another user, a copy of the address that is this user's alone, a folder for state.
+# As in the unit: another user, a copy of the address that only this user can read, a folder for state.
 as_user=(
     setpriv --reuid billing-daemon --regid billing-daemon --clear-groups --no-new-privs
     env --ignore-environment --chdir=/var/lib/billing-daemon CREDENTIALS_DIRECTORY="$work"
@@ -115,7 +115,7 @@ chown billing-daemon "$work/database-url"
 chmod 400 "$work/database-url"
 "${as_daemon[@]}" migrate up
 "${as_daemon[@]}" check
-# Three machines at a cent an hour, of which each has two hours due.
+# Three instances at a cent per hour, each with two due hours.
 "${as_user[@]}" "$(command -v sqlite3)" /var/lib/billing-daemon/billing.db "
     INSERT INTO users (id, email, name) VALUES ('ada', 'ada@example.org', 'Ada');
     INSERT INTO organizations (id, name, slug, owner_id) VALUES ('org', 'Org', 'org', 'ada');
@@ -133,12 +133,12 @@ for _ in $(seq 600); do
     sleep 0.1
 done
 cat "$work/log" "$work/status"
-"${as_daemon[@]}" status >/dev/null || die "billing does not stand well after a minute"
+"${as_daemon[@]}" status >/dev/null || die "billing is not healthy after a minute"
 kill -TERM "$daemon"
-wait "$daemon" || die "the daemon did not end well"
+wait "$daemon" || die "the daemon did not stop cleanly"
 daemon=
 "${as_daemon[@]}" audit
-grep -q 'charged 0.06 for 6 hours of 3 machines' "$work/status" || die "it did not charge what was due"
+grep -q 'charged 0.06 for 6 hours of 3 machines' "$work/status" || die "the daemon did not charge what was due"
 
 say "installing it again, as an upgrade does"
 echo "# a change by the operator" >>/etc/billing-daemon/jobs.toml
@@ -147,11 +147,11 @@ tail -n 1 /etc/billing-daemon/jobs.toml | grep -q 'by the operator' || die "an u
 
 say "removing and purging it"
 dpkg --remove billing-daemon
-[[ -e /etc/billing-daemon/jobs.toml && -e /var/lib/billing-daemon/billing.db ]] || die "removing takes configuration or data"
+[[ -e /etc/billing-daemon/jobs.toml && -e /var/lib/billing-daemon/billing.db ]] || die "removing deletes configuration or data"
 dpkg --purge billing-daemon
-[[ -e /var/lib/billing-daemon/billing.db ]] || die "purging takes the database, which is somebody's money"
+[[ -e /var/lib/billing-daemon/billing.db ]] || die "purging removes the database, which has the money of customers"
 rm /var/lib/billing-daemon/billing.db*
-rmdir /var/lib/billing-daemon || die "purging leaves something of ours: $(ls /var/lib/billing-daemon)"
+rmdir /var/lib/billing-daemon || die "purging leaves files: $(ls /var/lib/billing-daemon)"
 left=$(find /etc /usr /lib /var/lib /run -xdev -iname '*billing-daemon*' -not -path '*/cargo/*' 2>/dev/null || true)
 [[ -z $left ]] || die "purging leaves: $left"
-say "nothing is left but the user billing-daemon, which no package of Debian removes"
+say "nothing is left except the user billing-daemon, which Debian packages do not remove"

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Lets a real systemd run the unit that ships, with everything that it forbids: start, reload, a hung daemon, stop.
+# Runs the shipped unit, with all of its restrictions, under a real systemd: start, reload, a hung daemon, stop.
 #
-# systemd is the first process of a world of its own: namespaces, this machine's files under a layer that is thrown away, no network,
-# and nothing of this machine's services. It takes root and the package that `scripts/package.sh --build-only` makes.
+# systemd is the first process in separate namespaces: the files of this host below a temporary layer, no network, and none of this host's
+# services. This requires root and the package that `scripts/package.sh --build-only` builds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-skip() { printf 'SKIPPED: %s; nobody tries the unit\n' "$*"; exit 0; }
+skip() { printf 'SKIPPED: %s; the unit is not tried\n' "$*"; exit 0; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 package=target/package/billing-daemon.deb
 systemd=/lib/systemd/systemd
 group=billing-daemon-unit
 
-# Inside: what the service does, as systemd sees it.
+# Inside: the behaviour of the service, as systemd reports it.
 if [[ ${1:-} = --inside ]]; then
     expect() { [[ $2 = "$3" ]] || { echo "error: $1 is \`$2\`, and should be \`$3\`"; exit 1; }; }
     of_unit() { systemctl show --property "$1" --value billing-daemon; }
@@ -23,10 +23,10 @@ if [[ ${1:-} = --inside ]]; then
     printf '[http]\nlisten = "unix:/run/billing-daemon/http.sock"\n' >>/etc/billing-daemon/jobs.toml.new
     cat /etc/billing-daemon/jobs.toml >>/etc/billing-daemon/jobs.toml.new
     mv /etc/billing-daemon/jobs.toml.new /etc/billing-daemon/jobs.toml
-    # A shorter patience than the unit's, so that this takes seconds.
+    # Shorter timeouts than those of the unit, so that this takes seconds.
     mkdir -p /run/systemd/system/billing-daemon.service.d
     printf '[Service]\nWatchdogSec=4\nRestartSec=1\nStandardOutput=append:/mnt/log\nStandardError=append:/mnt/log\n' \
-        >/run/systemd/system/billing-daemon.service.d/patience.conf
+        >/run/systemd/system/billing-daemon.service.d/timeouts.conf
     systemctl daemon-reload
 
     timeout 60 systemctl start billing-daemon
@@ -37,7 +37,7 @@ if [[ ${1:-} = --inside ]]; then
     [[ $(of_unit StatusText) == "4 jobs; billing at "*" charged "* ]] || { of_unit StatusText; exit 1; }
     systemctl --no-pager status billing-daemon
     [[ -S /run/billing-daemon/http.sock && -s /var/lib/billing-daemon/last-commit.json ]] || exit 1
-    expect "who may read the credential" "$(stat --format '%a %U' /run/credentials/billing-daemon.service/database-url)" \
+    expect "the permissions of the credential" "$(stat --format '%a %U' /run/credentials/billing-daemon.service/database-url)" \
         "400 billing-daemon"
 
     timeout 30 systemctl reload billing-daemon
@@ -70,7 +70,7 @@ if [[ ${1:-} = --inside ]]; then
     exit 0
 fi
 
-# The world around: a root of its own with the package in it.
+# Outside: a separate root file system with the package installed.
 if [[ ${1:-} = --world ]]; then
     work=$2
     mount --make-rprivate /
@@ -78,7 +78,7 @@ if [[ ${1:-} = --world ]]; then
     mkdir "$work/layer/upper" "$work/layer/work" "$work/layer/root"
     root=$work/layer/root
     mount -t overlay overlay -o "lowerdir=/,upperdir=$work/layer/upper,workdir=$work/layer/work" "$root"
-    # Nothing of this machine's own is started.
+    # None of this host's services is started.
     rm -rf "$root"/lib/systemd/system/*.wants "$root"/etc/systemd/system/*.wants "$root"/lib/systemd/system-generators "$root/etc/fstab"
     mount -t proc proc "$root/proc"
     mount -t sysfs -o ro sysfs "$root/sys"
@@ -113,17 +113,17 @@ UNIT
     cd "$root"
     pivot_root . old
     umount --lazy /old
-    # As on a machine, what systemd mounts for a service is seen by it.
+    # As on a real host, mounts of systemd propagate to its services.
     mount --make-rshared /
     exec env --ignore-environment container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin $systemd --system --unit=try.target \
         --log-target=console --show-status=0 >/mnt/systemd 2>&1 </dev/null
 fi
 
-[[ $EUID -eq 0 ]] || skip "this takes root"
+[[ $EUID -eq 0 ]] || skip "this requires root"
 [[ -x $systemd ]] || skip "systemd is missing (on Debian: apt-get install systemd)"
 [[ -e $package ]] || skip "$package is missing (scripts/package.sh --build-only)"
 for path in /etc/billing-daemon /var/lib/billing-daemon; do
-    [[ ! -e $path ]] || skip "$path is there: the unit is tried where nothing of it is installed"
+    [[ ! -e $path ]] || skip "$path exists: the unit is only tried on a host without an installation"
 done
 
 work=$(mktemp -d)
@@ -137,14 +137,14 @@ clean_up() {
     rm -rf "$work"
 }
 trap clean_up EXIT
-# Groups of processes of its own, so that it moves nobody else's.
+# Separate control groups, so that no process of this host is moved.
 while IFS=: read -r _ controllers path; do
     case $controllers in
     "")
         made=/sys/fs/cgroup$path/$group
         [[ ! -d /sys/fs/cgroup/unified ]] || made=/sys/fs/cgroup/unified$path/$group
         ;;
-    # A group of this kind takes nobody before somebody says which processors are its own.
+    # A cpuset accepts no process before its processors are set.
     cpuset) continue ;;
     *) made=/sys/fs/cgroup/${controllers#name=}$path/$group ;;
     esac
@@ -163,6 +163,6 @@ status=0
 cat "$work/shared/output" 2>/dev/null || true
 if [[ ! -e $work/shared/ok ]]; then
     cat "$work/shared/log" "$work/shared/systemd" 2>/dev/null || true
-    die "the unit does not do under systemd ($status) what it should"
+    die "the unit does not work under systemd ($status)"
 fi
-echo "==> the unit does under systemd what it should"
+echo "==> the unit works under systemd"
