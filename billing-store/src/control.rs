@@ -64,7 +64,8 @@ fn decode_control_state(rows: &[QueryResult]) -> Result<ControlState, DbErr> {
     })
 }
 
-pub(crate) async fn request(
+/// Stores a control request without a lease: a process that runs the job applies it. The caller checks that the job is known.
+pub async fn submit_request(
     db: &DatabaseConnection,
     request: &ControlRequest,
 ) -> Result<ControlReceipt, DbErr> {
@@ -261,6 +262,31 @@ pub async fn read_jobs(db: &DatabaseConnection) -> Result<Vec<JobRow>, DbErr> {
         row.last_run = newest.remove(&row.job);
     }
     Ok(jobs)
+}
+
+/// Reads one job with its last run.
+pub async fn read_job(db: &DatabaseConnection, name: &str) -> Result<Option<JobRow>, DbErr> {
+    let state = states(Dialect::of(db.get_database_backend()), "s.job = $1", [name.into()]);
+    let Some(row) = query_all(db, state).await?.first().map(job).transpose()? else { return Ok(None) };
+    let newest = RunFilter { job: Some(name.to_owned()), limit: 1, ..RunFilter::default() };
+    Ok(Some(JobRow { last_run: read_runs(db, &newest).await?.pop(), ..row }))
+}
+
+/// The names that the database knows: of jobs with a state, and of paused jobs.
+const NAMES: &str =
+    "SELECT job FROM scheduler_jobs UNION SELECT job FROM scheduler_pauses WHERE resumed_at IS NULL";
+
+/// Returns whether the database knows a job of that name.
+pub async fn is_known_job(db: &DatabaseConnection, name: &str) -> Result<bool, DbErr> {
+    let sql = format!("SELECT job FROM ({NAMES}) names WHERE job = $1");
+    let query = Statement::from_sql_and_values(db.get_database_backend(), sql, [name.into()]);
+    Ok(!query_all(db, query).await?.is_empty())
+}
+
+/// Reads the names of all jobs that the database knows.
+pub async fn read_job_names(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+    let rows = query_all(db, Statement::from_string(db.get_database_backend(), NAMES)).await?;
+    rows.iter().map(|row| row.try_get("", "job")).collect()
 }
 
 pub(crate) async fn late(

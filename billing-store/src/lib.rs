@@ -17,7 +17,9 @@ mod transaction;
 
 pub use self::{
     connection::{DedicatedConnection, SQLITE_LOG_PAGES, checkpoint, exclusive_writer},
-    control::{read_control_state, read_jobs, read_runs},
+    control::{
+        is_known_job, read_control_state, read_job, read_job_names, read_jobs, read_runs, submit_request,
+    },
     database::{ConnectError, Database, Pool, with_retry},
     database_url::{DatabaseUrl, DatabaseUrlError},
     error_class::{ErrorClass, GRANTS_PAGE, classify, code, with_help},

@@ -343,7 +343,7 @@ impl Store for SeaOrmStore {
     }
 
     async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {
-        control::request(&self.db, request).await.map_err(unavailable)
+        control::submit_request(&self.db, request).await.map_err(unavailable)
     }
 
     async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {

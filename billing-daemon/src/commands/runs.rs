@@ -1,20 +1,21 @@
-//! `runs`: what ran, and what did not.
+//! `runs`: the history of runs, and of scheduled times without a run.
 
-use billing_scheduler::{RunFilter, RunRow, RunStatus, duration::format_rounded};
-use clap::Subcommand;
-use serde_json::{Value, json};
 use std::time::Duration;
+
+use billing_scheduler::{Clock, RunFilter, RunStatus, SystemClock, duration::format_rounded};
+use billing_store::read_runs;
+use clap::Subcommand;
 use uuid::Uuid;
 
 use super::{
     args::{JsonArgs, Since, parse_since},
-    jobs::{JobSession, instant},
     session::Session,
 };
 use crate::{
     exit::{Exit, Failure},
-    format::{self, count},
+    format::{count, instant},
     output::{self, Left, Report, Right, json as say_json},
+    status::RunView,
 };
 
 #[derive(Debug, Subcommand)]
@@ -54,55 +55,48 @@ fn parse_status(text: &str) -> Result<RunStatus, String> {
 }
 
 pub(super) async fn execute(session: &Session<'_>, action: &RunsCommand) -> Result<(), Failure> {
-    let desk = JobSession::open(session, None).await?;
+    let filter = match action {
+        RunsCommand::List { job, status, since, limit, .. } => RunFilter {
+            job: job.clone(),
+            status: *status,
+            since: since.as_ref().map(|since| since.before(SystemClock.now())),
+            limit: *limit,
+            ..RunFilter::default()
+        },
+        RunsCommand::Show { id, .. } => RunFilter { id: Some(*id), ..RunFilter::default() },
+    };
+    let opened = session.panel_without_retry().await?;
+    let rows = read_runs(&opened.db, &filter).await;
+    let rows = rows.map_err(|error| Failure::database("read the history", &error))?;
+    let runs: Vec<RunView> = rows.into_iter().map(RunView::from).collect();
     match action {
-        RunsCommand::List { job, status, since, limit, json } => {
-            let filter = RunFilter {
-                job: job.clone(),
-                status: *status,
-                since: since.as_ref().map(|since| since.before(desk.clock.now())),
-                limit: *limit,
-                ..RunFilter::default()
-            };
-            let rows = desk.runs(&filter).await?;
-            if *json {
-                say_json(&rows.iter().map(run_in_json).collect::<Value>());
-            } else {
-                print_table(&rows);
+        RunsCommand::List { json: true, .. } => say_json(&runs),
+        RunsCommand::List { .. } => print_table(&runs),
+        RunsCommand::Show { id, format } => match runs.first() {
+            None => {
+                let message = format!("there is no run {id}: list the runs with `runs list`");
+                return Err(Failure::new(Exit::Usage, message));
             }
-        }
-        RunsCommand::Show { id, format } => {
-            let filter = RunFilter { id: Some(*id), ..RunFilter::default() };
-            let Some(row) = desk.runs(&filter).await?.pop() else {
-                return Err(Failure::new(
-                    Exit::Usage,
-                    format!("there is no run {id}: `runs list` shows some"),
-                ));
-            };
-            if format.json { say_json(&run_in_json(&row)) } else { output::report(&report(&row)) }
-        }
+            Some(run) if format.json => say_json(run),
+            Some(run) => output::report(&report(run)),
+        },
     }
     Ok(())
 }
 
-/// Prints runs, newest first.
-pub(super) fn print_table(rows: &[RunRow]) {
-    let cells = |row: &RunRow| {
-        let run = &row.run;
-        let status = if run.attempt > 1 {
-            format!("{} #{}", run.status.as_str(), run.attempt)
-        } else {
-            run.status.as_str().to_owned()
-        };
+/// Prints runs as a table.
+pub(super) fn print_table(runs: &[RunView]) {
+    let cells = |run: &RunView| {
+        let status = run.status.as_str();
         [
             run.id.to_string(),
             run.job.clone(),
-            format::instant(run.scheduled_at),
-            status,
+            instant(run.scheduled_at),
+            if run.attempt > 1 { format!("{status} #{}", run.attempt) } else { status.to_owned() },
             run.cause.as_str().to_owned(),
-            if run.status.has_run() { took(row) } else { String::new() },
+            if run.status.has_run() { took(run) } else { String::new() },
             run.items.to_string(),
-            about(row),
+            about(run),
         ]
     };
     let heads = [
@@ -115,89 +109,60 @@ pub(super) fn print_table(rows: &[RunRow]) {
         Right("ITEMS"),
         Left("ABOUT"),
     ];
-    output::table(heads, &rows.iter().map(cells).collect::<Vec<_>>());
+    output::table(heads, &runs.iter().map(cells).collect::<Vec<_>>());
 }
 
-fn took(row: &RunRow) -> String {
-    format_rounded(row.run.duration())
+fn took(run: &RunView) -> String {
+    format_rounded(Duration::from_millis(run.duration_ms))
 }
 
-/// What failed, or why it ended so, and which scheduled times it stands for.
-fn about(row: &RunRow) -> String {
-    let range = row.run.range.map(|range| {
-        format!("{} since {}", count(range.count.into(), "scheduled time"), format::instant(range.from))
-    });
-    let parts = [row.run.error.clone(), row.run.reason.clone(), range];
+/// The scheduled times of a range: `3 scheduled times since 2026-11-22T15:00:00Z`.
+fn range(run: &RunView) -> Option<String> {
+    let times = count(run.scheduled_count.into(), "scheduled time");
+    run.scheduled_from.map(|from| format!("{times} since {}", instant(from)))
+}
+
+/// Why a run failed or did not run, and which scheduled times the record covers.
+fn about(run: &RunView) -> String {
+    let parts = [run.error.clone(), run.reason.clone(), range(run)];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// A run in one line: `billing of 2026-11-22T15:00:00Z: done, 12 items in 300ms`.
-pub(super) fn sentence(row: &RunRow) -> String {
-    format!("{} of {}: {}", row.run.job, format::instant(row.run.scheduled_at), outcome(row))
+pub(super) fn sentence(run: &RunView) -> String {
+    format!("{} of {}: {}", run.job, instant(run.scheduled_at), outcome(run))
 }
 
 /// How a run ended: `done, 12 items in 300ms`; for scheduled times without a run, why.
-pub(super) fn outcome(row: &RunRow) -> String {
-    let run = &row.run;
-    let about = about(row);
+pub(super) fn outcome(run: &RunView) -> String {
+    let about = about(run);
     let about = if about.is_empty() { about } else { format!("; {about}") };
     let figures = if run.status.has_run() {
-        format!(", {} in {}", count(run.items, "item"), took(row))
+        format!(", {} in {}", count(run.items, "item"), took(run))
     } else {
         String::new()
     };
     format!("{}{figures}{about}", run.status.as_str())
 }
 
-fn report(row: &RunRow) -> Report {
-    let run = &row.run;
+fn report(run: &RunView) -> Report {
     let mut report = Report::default();
     report.add("run", run.id.to_string());
     report.add("job", &run.job);
-    report.add("scheduled", format::instant(run.scheduled_at));
-    report.add_some(
-        "range",
-        run.range.map(|range| {
-            format!("{} since {}", count(range.count.into(), "scheduled time"), format::instant(range.from))
-        }),
-    );
+    report.add("scheduled", instant(run.scheduled_at));
+    report.add_some("range", range(run));
     report.add("status", run.status.as_str());
     report.add("cause", run.cause.as_str());
     report.add_some("attempt", (run.attempt > 0).then(|| run.attempt.to_string()));
-    report.add("daemon", &row.daemon_id);
-    report.add_some("token", (run.fencing_token.0 > 0).then(|| run.fencing_token.to_string()));
-    let lateness = format_rounded(Duration::from_millis(run.lateness_ms().unsigned_abs()));
-    report.add("started", format!("{}, {lateness} late", format::instant(run.started_at)));
-    report.add_some("took", run.status.has_run().then(|| took(row)));
+    report.add("daemon", &run.daemon_id);
+    report.add_some("token", (run.fencing_token > 0).then(|| run.fencing_token.to_string()));
+    let lateness = format_rounded(Duration::from_millis(run.lateness_ms.unsigned_abs()));
+    report.add("started", format!("{}, {lateness} late", instant(run.started_at)));
+    report.add_some("took", run.status.has_run().then(|| took(run)));
     report.add("items", run.items.to_string());
+    report.add_some("request", run.request_id.map(|id| id.to_string()));
     report.add_some("reason", run.reason.as_ref());
     report.add_some("error", run.error.as_ref());
-    report.add_some("details", (!run.details.is_null()).then(|| run.details.to_string()));
+    report.add_some("details", run.details.as_ref().map(ToString::to_string));
     report
-}
-
-/// A run as programs read it.
-pub(super) fn run_in_json(row: &RunRow) -> Value {
-    let run = &row.run;
-    json!({
-        "id": run.id,
-        "job": run.job,
-        "scheduled_at": instant(run.scheduled_at),
-        "scheduled_from": run.range.map(|stretch| instant(stretch.from)),
-        "scheduled_count": run.range.map_or(1, |stretch| stretch.count),
-        "status": run.status.as_str(),
-        "cause": run.cause.as_str(),
-        "attempt": run.attempt,
-        "fencing_token": run.fencing_token.0,
-        "daemon_id": row.daemon_id,
-        "started_at": instant(run.started_at),
-        "finished_at": instant(run.finished_at),
-        "lateness_ms": run.lateness_ms(),
-        "duration_ms": u64::try_from(run.duration().as_millis()).unwrap_or(u64::MAX),
-        "items": run.items,
-        "request_id": run.request_id,
-        "reason": run.reason,
-        "error": run.error,
-        "details": run.details,
-    })
 }

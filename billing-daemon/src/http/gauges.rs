@@ -62,7 +62,7 @@ pub(crate) fn set_gauges(status: &Status, billing_interval: Option<std::time::Du
     if let Some(interval) = billing_interval {
         gauge!(INTERVAL).set(interval.as_secs_f64());
     }
-    let spike = status.last_run.as_ref().and_then(|run| run.details().pending_amounts());
+    let spike = status.last_run.as_ref().and_then(|run| run.billing_details().pending_amounts());
     set_amounts(SPIKE_AMOUNT, &spike.unwrap_or_default());
     gauge!(GUARD_MISSING).set(f64::from(u8::from(status.lacks_guard())));
     let audit = status.last_audit.as_ref().and_then(|run| run.details.as_ref());
@@ -93,8 +93,12 @@ mod tests {
 
     #[test]
     fn violations_are_those_of_last_complete_audit() {
-        let audit =
-            |details| Some(crate::status::RunStatus { details, ..crate::status::testing::run("done") });
+        let audit = |details| {
+            Some(crate::status::RunView {
+                details,
+                ..crate::status::testing::run(billing_scheduler::RunStatus::Done)
+            })
+        };
         let text = rendered(|| {
             let mut status = crate::status::testing::healthy();
             status.last_audit = audit(Some(json!({ "checked": 9, "violations": 3 })));

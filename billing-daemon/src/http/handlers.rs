@@ -1,4 +1,4 @@
-//! One answer a path.
+//! One handler for each path.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use billing_jobs::{BILLING_JOB, PANEL_TAKEOVER_AFTER, billing::Totals};
+use billing_scheduler::RunStatus;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -16,50 +17,49 @@ use utoipa::{IntoParams, ToSchema};
 use super::{AppState, gauges};
 use crate::{
     exit::Failure,
-    status::{JobStatus, Liveness, RunStatus, Status, runs as read_runs},
+    status::{JobView, Liveness, RunView, Status, runs as read_runs},
 };
 
 type ApiResult<T> = Result<T, Unavailable>;
 
-/// Something is wrong with the database. The sentence is for the log alone.
+/// The database failed. The error is logged, and not sent.
 pub(super) struct Unavailable;
 
 impl From<Failure> for Unavailable {
     fn from(failure: Failure) -> Self {
-        tracing::warn!("a question over HTTP was not answered: {}", failure.message);
+        tracing::warn!("HTTP request failed: {}", failure.message);
         Self
     }
 }
 
 impl IntoResponse for Unavailable {
     fn into_response(self) -> Response {
-        (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer as it should: see the log\n")
-            .into_response()
+        (StatusCode::SERVICE_UNAVAILABLE, "the database failed: see the log\n").into_response()
     }
 }
 
-/// Whether the process lives.
+/// Whether the process is alive.
 #[utoipa::path(get, path = "/healthz", responses((status = 200, body = String)))]
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Whether billing can work: the database answers, its schema fits, and billing has worked lately or is about to.
+/// Whether billing can work: the database answers, its schema fits, and billing has succeeded recently or is about to run.
 #[utoipa::path(
     get,
     path = "/readyz",
-    responses((status = 200, body = String), (status = 503, body = String, description = "What is wrong, a line each"))
+    responses((status = 200, body = String), (status = 503, body = String, description = "The problems, one on each line"))
 )]
 pub(super) async fn readyz(State(shared): State<Arc<AppState>>) -> ApiResult<Response> {
     migration::check(&shared.opened.db).await.map_err(Failure::from)?;
     let status = shared.status().await?;
-    let able = |kind: &str| matches!(kind, "held" | "daemon_dead" | "no_daemon");
-    // A machine that is held, and another daemon's death, do not keep this one from billing; and this one lives.
-    let wrong: Vec<_> = status.problems.iter().filter(|problem| !able(problem.kind)).collect();
-    // Before the first run nothing has worked yet, and nothing has failed.
-    let fresh = status.last_run.is_none();
-    let wrong = wrong.into_iter().filter(|problem| !(fresh && problem.kind == "billing_silent"));
-    let lines: Vec<_> = wrong.map(|problem| format!("{}: {}\n", problem.kind, problem.message)).collect();
+    let is_tolerable = |kind: &str| matches!(kind, "held" | "daemon_dead" | "no_daemon");
+    // A held instance or another dead daemon does not prevent this one from billing, and this one is alive.
+    let serious: Vec<_> = status.problems.iter().filter(|problem| !is_tolerable(problem.kind)).collect();
+    // Before the first run nothing has succeeded yet, and nothing has failed.
+    let is_new = status.last_run.is_none();
+    let serious = serious.into_iter().filter(|problem| !(is_new && problem.kind == "billing_silent"));
+    let lines: Vec<_> = serious.map(|problem| format!("{}: {}\n", problem.kind, problem.message)).collect();
     Ok(if lines.is_empty() {
         "ready\n".into_response()
     } else {
@@ -67,10 +67,10 @@ pub(super) async fn readyz(State(shared): State<Arc<AppState>>) -> ApiResult<Res
     })
 }
 
-/// For Prometheus.
+/// The metrics in the text format of Prometheus.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String), (status = 503, body = String)))]
 pub(super) async fn metrics(State(shared): State<Arc<AppState>>) -> Response {
-    // What this process counted is worth telling also while the database is away.
+    // The counters of this process are useful even if the database is not available.
     if let Ok(status) = shared.status().await {
         gauges::set_gauges(&status, shared.expected().billing_interval);
     }
@@ -78,86 +78,86 @@ pub(super) async fn metrics(State(shared): State<Arc<AppState>>) -> Response {
     (kind, shared.metrics.render()).into_response()
 }
 
-/// How billing stands: what `billing-daemon status --json` prints.
+/// The status of billing, as `billing-daemon status --json` prints it.
 #[utoipa::path(get, path = "/api/status", responses((status = 200, body = Status), (status = 503, body = String)))]
 pub(super) async fn status(State(shared): State<Arc<AppState>>) -> ApiResult<Json<Status>> {
     Ok(Json(Status::clone(&*shared.status().await?)))
 }
 
-/// The jobs, how late they are, and how their last runs ended.
-#[utoipa::path(get, path = "/api/jobs", responses((status = 200, body = Vec<JobStatus>), (status = 503, body = String)))]
-pub(super) async fn jobs(State(shared): State<Arc<AppState>>) -> ApiResult<Json<Vec<JobStatus>>> {
+/// The jobs, as `billing-daemon jobs list --json` prints them.
+#[utoipa::path(get, path = "/api/jobs", responses((status = 200, body = Vec<JobView>), (status = 503, body = String)))]
+pub(super) async fn jobs(State(shared): State<Arc<AppState>>) -> ApiResult<Json<Vec<JobView>>> {
     Ok(Json(shared.status().await?.jobs.clone()))
 }
 
-/// Which runs.
+/// The selected runs.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Which {
-    /// Of this job alone.
+pub(super) struct RunsQuery {
+    /// Only runs of this job.
     job: Option<String>,
-    /// So many, the newest: 50, and 500 at most.
+    /// The number of runs, the newest: 50 by default, at most 500.
     #[param(value_type = Option<i64>, minimum = 0, maximum = 4_294_967_295_i64)]
     limit: Option<u32>,
 }
 
-/// The history, the newest first.
+/// The history, newest first, as `billing-daemon runs list --json` prints it.
 #[utoipa::path(
     get,
     path = "/api/runs",
-    params(Which),
-    responses((status = 200, body = Vec<RunStatus>), (status = 400, body = String), (status = 503, body = String))
+    params(RunsQuery),
+    responses((status = 200, body = Vec<RunView>), (status = 400, body = String), (status = 503, body = String))
 )]
 pub(super) async fn runs(
     State(shared): State<Arc<AppState>>,
-    Query(which): Query<Which>,
-) -> ApiResult<Json<Vec<RunStatus>>> {
-    let limit = which.limit.unwrap_or(50).clamp(1, 500);
-    Ok(Json(read_runs(&shared.opened.db, which.job.as_deref(), limit).await?))
+    Query(query): Query<RunsQuery>,
+) -> ApiResult<Json<Vec<RunView>>> {
+    let limit = query.limit.unwrap_or(50).clamp(1, 500);
+    Ok(Json(read_runs(&shared.opened.db, query.job.as_deref(), limit).await?))
 }
 
-/// The answer of a G1 panel about its daemon, with the panel's names.
+/// The health of the daemon with the names of the G1 panel.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PanelHealth {
-    /// Always true: a database that does not answer is a 503.
+    /// Always true: a database failure is a 503.
     success: bool,
-    /// When this was read.
+    /// When the status was read.
     timestamp: DateTime<Utc>,
-    /// The daemons as one.
+    /// The daemons as one daemon.
     daemon: PanelDaemon,
 }
 
-/// The daemons as one, as the panel's page shows them.
+/// The daemons as one daemon, as the panel's page shows it.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct PanelDaemon {
     /// `running`, `stopped` or `error`; `unknown` if there is no daemon.
     status: &'static str,
-    /// When billing last ran.
+    /// When the last billing run ended.
     last_run: Option<DateTime<Utc>>,
-    /// Whether that run is done: not if it failed or was interrupted.
+    /// Whether that run succeeded.
     last_run_success: bool,
-    /// How many instances it charged.
+    /// The number of instances that it charged.
     instances_billed: u64,
-    /// How much.
+    /// The charged amount, in the currency with the most charges.
     total_amount: f64,
-    /// For how many hours.
+    /// The number of charged hours.
     total_hours: u64,
-    /// When billing runs next, while a daemon is active.
+    /// The next scheduled billing run, while a daemon is active.
     next_scheduled_run: Option<DateTime<Utc>>,
-    /// For how long the daemon with the newest heartbeat has run, while it is active.
+    /// The uptime of the daemon with the newest heartbeat, while it is active.
     uptime_minutes: Option<u64>,
-    /// Whether the newest heartbeat is too old for the panel to wait, or missing.
+    /// Whether the newest heartbeat is missing or so old that the panel bills.
     is_stale: bool,
     /// Whether the newest heartbeat or the last run is too old, or both are missing.
     warning_threshold_exceeded: bool,
-    /// Why a daemon, or the last run, fails.
+    /// The error of a daemon or of the last run.
     #[serde(skip_serializing_if = "Option::is_none")]
     error_message: Option<String>,
 }
 
-/// The health of billing as the original's panel answers it.
+/// The health of billing in the form of the panel's own endpoint.
 #[utoipa::path(
     get,
     path = "/api/health/billing-daemon",
@@ -173,7 +173,8 @@ fn panel_daemon(status: &Status) -> PanelDaemon {
         (status.observed_at - at).to_std().is_ok_and(|age| age < PANEL_TAKEOVER_AFTER)
             || at > status.observed_at
     };
-    let any = |life| status.daemons.iter().any(|daemon| daemon.has_billing && daemon.liveness == life);
+    let any =
+        |liveness| status.daemons.iter().any(|daemon| daemon.has_billing && daemon.liveness == liveness);
     let word = match (any(Liveness::Alive), any(Liveness::Failing), status.daemons.is_empty()) {
         (true, _, _) => "running",
         (false, true, _) => "error",
@@ -186,12 +187,12 @@ fn panel_daemon(status: &Status) -> PanelDaemon {
     let run = status.last_run.as_ref();
     let totals = run.and_then(|run| run.totals.as_ref());
     let last_run = run.map(|run| run.finished_at);
-    let billing = status.jobs.iter().find(|job| job.name == BILLING_JOB);
+    let billing = status.job(BILLING_JOB);
     let started = newest.and_then(|daemon| daemon.started_at).filter(|_| is_active);
     PanelDaemon {
         status: word,
         last_run,
-        last_run_success: run.is_some_and(|run| run.status == "done"),
+        last_run_success: run.is_some_and(|run| run.status == RunStatus::Done),
         instances_billed: totals.map_or(0, |totals| totals.charged),
         total_amount: totals.map(main_amount).unwrap_or_default(),
         total_hours: totals.map_or(0, |totals| totals.hours),
@@ -213,14 +214,14 @@ fn main_amount(totals: &Totals) -> f64 {
     totals.currencies.main().and_then(|(_, amount)| amount.to_string().parse().ok()).unwrap_or_default()
 }
 
-/// This interface, described.
+/// The `OpenAPI` document of this interface.
 #[utoipa::path(get, path = "/api/openapi.json", responses((status = 200, description = "An OpenAPI 3.1 document")))]
 pub(super) async fn openapi() -> Response {
     Json(super::document()).into_response()
 }
 
-pub(super) async fn nothing() -> Response {
-    (StatusCode::NOT_FOUND, "there is nothing here: /api/openapi.json lists what there is\n").into_response()
+pub(super) async fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, "not found: /api/openapi.json lists the paths\n").into_response()
 }
 
 #[cfg(test)]
@@ -235,17 +236,18 @@ mod tests {
 
     #[test]
     fn panel_health_follows_heartbeat_and_last_run() {
+        let (done, dead) = (RunStatus::Done, RunStatus::Dead);
         for (heartbeat, finished, ended, word, success, stale, warning) in [
-            (Some(1), Some(10), "done", "running", true, false, false),
-            (Some(1), Some(10), "interrupted", "running", false, false, false),
-            (Some(1), Some(10), "dead", "running", false, false, false),
-            (Some(1), Some(90), "done", "running", true, false, true),
-            (Some(89), Some(89), "done", "running", true, false, false),
-            (Some(90), Some(10), "done", "running", true, true, true),
+            (Some(1), Some(10), done, "running", true, false, false),
+            (Some(1), Some(10), RunStatus::Interrupted, "running", false, false, false),
+            (Some(1), Some(10), dead, "running", false, false, false),
+            (Some(1), Some(90), done, "running", true, false, true),
+            (Some(89), Some(89), done, "running", true, false, false),
+            (Some(90), Some(10), done, "running", true, true, true),
             // Withdrawn, or not written yet.
-            (None, Some(10), "done", "running", true, true, false),
-            (None, None, "", "running", false, true, true),
-            (Some(-1), None, "", "running", false, false, false),
+            (None, Some(10), done, "running", true, true, false),
+            (None, None, done, "running", false, true, true),
+            (Some(-1), None, done, "running", false, false, false),
         ] {
             let mut status = healthy();
             let alive = daemon(Liveness::Alive);
@@ -256,14 +258,14 @@ mod tests {
             };
             let idle = Daemon { heartbeat_at: None, ..daemon(Liveness::Alive) };
             status.daemons = vec![idle, alive];
-            status.jobs = vec![JobStatus { due_at: Some(minutes_ago(-50)), ..job(None) }];
+            status.jobs = vec![JobView { due_at: Some(minutes_ago(-50)), ..job(None) }];
             let amount = "0.06".parse().expect("an amount");
             let mut totals = Totals { charged: 2, charges: 2, hours: 6, ..Totals::default() };
             totals.currencies.add(Currency::USD, CurrencyTotals { charges: 2, hours: 6, amount });
-            status.last_run = finished.map(|minutes| RunStatus {
+            status.last_run = finished.map(|minutes| RunView {
                 finished_at: minutes_ago(minutes),
                 totals: Some(totals),
-                error: (ended == "dead").then(|| "refused".to_owned()),
+                error: (ended == dead).then(|| "refused".to_owned()),
                 ..run(ended)
             });
             let figures = if finished.is_some() { (2, 0.06, 6) } else { (0, 0.0, 0) };
@@ -278,9 +280,9 @@ mod tests {
                 uptime_minutes: (!stale).then_some(100),
                 is_stale: stale,
                 warning_threshold_exceeded: warning,
-                error_message: (ended == "dead").then(|| "refused".to_owned()),
+                error_message: (ended == dead).then(|| "refused".to_owned()),
             };
-            assert_eq!(panel_daemon(&status), expected, "{heartbeat:?}, {finished:?}, {ended}");
+            assert_eq!(panel_daemon(&status), expected, "{heartbeat:?}, {finished:?}, {ended:?}");
         }
         let mut status = healthy();
         (status.daemons, status.last_run) = (Vec::new(), None);

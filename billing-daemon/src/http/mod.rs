@@ -104,7 +104,7 @@ fn router(shared: Arc<AppState>, guard: AccessPolicy) -> Router {
     routes()
         .into_iter()
         .fold(Router::new(), |router, (path, answer)| router.route(path, answer))
-        .fallback(handlers::nothing)
+        .fallback(handlers::not_found)
         .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIMEOUT))
         .layer(middleware::from_fn_with_state(Arc::new(guard), access::check))

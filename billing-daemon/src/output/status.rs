@@ -8,11 +8,11 @@ use super::Report;
 use crate::{
     format::{age_of, ago, count, instant},
     status::{
-        BillingRole, Daemon, HoldSummary, JobStatus, Liveness, PanelGuardView, PanelStatus, RunStatus,
-        Status, Uncharged,
+        BillingRole, Daemon, HoldSummary, JobView, Liveness, PanelGuardView, PanelStatus, RunView, Status,
+        Uncharged,
     },
 };
-use billing_scheduler::duration::format_rounded;
+use billing_scheduler::{RunCause, duration::format_rounded};
 
 /// Stopped daemons are listed for this long.
 const STOPPED_SHOWN: TimeDelta = TimeDelta::days(1);
@@ -40,13 +40,13 @@ pub(crate) fn render_status(status: &Status, width: Option<usize>) -> String {
     report
         .add("schema", format!("{} on {}, read by version {}", status.schema, status.engine, status.version));
     daemons(&mut report, status, &since);
-    let width_of_names = status.jobs.iter().map(|job| job.name.len()).max().unwrap_or_default();
+    let width_of_names = status.jobs.iter().map(|job| job.job.len()).max().unwrap_or_default();
     report.add_list(
         "jobs",
         status
             .jobs
             .iter()
-            .map(|job| format!("{:width_of_names$}  {}", job.name, of_job(job, status.observed_at, &since))),
+            .map(|job| format!("{:width_of_names$}  {}", job.job, of_job(job, status.observed_at, &since))),
     );
     report.render(width)
 }
@@ -145,28 +145,27 @@ fn daemons(report: &mut Report, status: &Status, since: &impl Fn(DateTime<Utc>) 
     report.add_list("daemons", recent);
 }
 
-fn run(run: &RunStatus, since: &impl Fn(DateTime<Utc>) -> Duration) -> String {
-    let took = format_rounded((run.finished_at - run.started_at).to_std().unwrap_or_default());
-    let manual = if run.cause == "manual" { " (manual)" } else { "" };
+fn run(run: &RunView, since: &impl Fn(DateTime<Utc>) -> Duration) -> String {
+    let took = format_rounded(Duration::from_millis(run.duration_ms));
+    let manual = if run.cause == RunCause::Manual { " (manual)" } else { "" };
     format!(
         "{}{manual} for {}, {} in {took}",
-        run.status,
+        run.status.as_str(),
         instant(run.scheduled_at),
         ago(since(run.finished_at))
     )
 }
 
-fn of_job(job: &JobStatus, observed_at: DateTime<Utc>, since: &impl Fn(DateTime<Utc>) -> Duration) -> String {
-    let last = job
-        .last_run
-        .as_ref()
-        .map_or("never ran".to_owned(), |run| format!("{} {}", run.status, ago(since(run.finished_at))));
+fn of_job(job: &JobView, observed_at: DateTime<Utc>, since: &impl Fn(DateTime<Utc>) -> Duration) -> String {
+    let last = job.last_run.as_ref().map_or("never ran".to_owned(), |run| {
+        format!("{} {}", run.status.as_str(), ago(since(run.finished_at)))
+    });
     if let Some(paused) = &job.paused {
         return format!("{last}; {paused}");
     }
-    match (job.late_seconds, &job.holder, job.due_at) {
+    match (job.late_seconds, &job.lease, job.due_at) {
         (Some(late), _, _) => format!("{last}; {} late", age_of(Duration::from_secs(late))),
-        (None, Some(holder), _) => format!("{last}; running on {holder}"),
+        (None, Some(lease), _) => format!("{last}; running on {}", lease.holder),
         (None, None, Some(due)) if due > observed_at => {
             format!("{last}; next in {}", age_of((due - observed_at).to_std().unwrap_or_default()))
         }

@@ -1,4 +1,4 @@
-//! Reads how billing stands. Changes nothing.
+//! Reads the status of billing, and changes nothing.
 
 use billing_entities::{Instant, scheduler_fencing};
 use billing_jobs::{
@@ -8,58 +8,55 @@ use billing_jobs::{
     daemon_status::ALIVE_WITHIN,
     hold::Reason,
     money::Money,
-    uncharged::{Closed, Debt},
+    uncharged::Closed,
 };
-use billing_scheduler::{RunFilter, RunRow};
-use billing_store::{begin_read, columns, query_all};
+use billing_scheduler::{RunFilter, RunRow, RunStatus};
+use billing_store::{begin_read, columns, query_all, read_runs};
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryResult, Statement};
 
 use super::{
-    AmountDue, BillingRole, Daemon, Expected, HoldSummary, JobStatus, Liveness, PanelStatus, RunStatus,
-    Status, Uncharged, problems,
+    AmountDue, BillingRole, Daemon, Expected, HoldSummary, Liveness, PanelStatus, RunView, Status, Uncharged,
+    jobs::{ConfiguredJobs, read_job_views},
+    panel_presence::PanelPresence,
+    problems,
 };
 use crate::{
     exit::Failure,
     holds::{advice, is_accepted},
     panel_database::PanelDatabase,
-    status::{
-        jobs::{JobOverview, job_overviews},
-        panel_presence::PanelPresence,
-    },
 };
-use billing_store::read_runs;
 
-/// What was closed without a charge is shown for this long.
+/// Debts that were closed without a charge are shown for this long.
 const UNCHARGED_SHOWN: TimeDelta = TimeDelta::days(30);
-/// No more daemons are shown than these, the newest.
+/// The number of daemons that are shown, the newest.
 const DAEMONS: u64 = 100;
 
-/// How billing stands on the database that was opened, held against what is expected.
+/// Reads the status of billing on the opened database, and compares it with what the configuration expects.
 pub async fn read(opened: &PanelDatabase, expected: &Expected) -> Result<Status, Failure> {
-    let failed = |error| Failure::database("read how billing stands", &error);
+    let failed = |error| Failure::database("read the status of billing", &error);
     let PanelDatabase { db, panel } = opened;
     let biller = Biller::new(db.clone(), *panel, BillingSettings::default());
     let observed_at = biller.now().await.map_err(failed)?;
     let presence = PanelPresence::detect(opened).await?;
-    let known = job_overviews(db, &expected.jobs).await.map_err(failed)?;
-    let jobs = jobs(known, observed_at, !expected.jobs.is_empty());
-    let billing = jobs.iter().find(|job| job.name == BILLING_JOB);
-    let mut last_run = last_run(db, BILLING_JOB).await.map_err(failed)?.map(run_status);
+    let configured = ConfiguredJobs { specs: &expected.jobs, is_complete: !expected.jobs.is_empty() };
+    let jobs = read_job_views(db, configured, observed_at).await.map_err(failed)?;
+    let billing = jobs.iter().find(|job| job.job == BILLING_JOB);
+    let mut last_run = last_run(db, BILLING_JOB).await.map_err(failed)?.map(RunView::from);
     if let Some(run) = &mut last_run {
         run.totals = Some(biller.totals_of(run.id).await.map_err(failed)?);
     }
-    // What the panel is told says less: it is kept waiting while a spike waits, and let go on after a clean stop.
-    let waits = last_run.as_ref().is_some_and(|run| run.details().pending_amounts().is_some());
+    // The fencing row alone does not answer it: it is renewed while a spike waits for an approval, and cleared at a clean stop.
+    let waits = last_run.as_ref().is_some_and(|run| run.billing_details().pending_amounts().is_some());
     let fencing = fencing_row(db).await.map_err(failed)?;
-    let told = fencing.as_ref().filter(|_| !waits).and_then(|row| row.last_success_at).map(|Instant(at)| at);
-    let last_success_at = match told {
+    let reported = fencing.as_ref().filter(|_| !waits).and_then(|row| row.last_success_at);
+    let last_success_at = match reported.map(|Instant(at)| at) {
         Some(at) => Some(at),
         None => last_done(db, BILLING_JOB).await.map_err(failed)?.map(|row| row.run.finished_at),
     };
     let holds = holds(db).await.map_err(failed)?;
     let arrears = holds.iter().find(|held| held.reason == Reason::InsufficientBalance.as_str());
-    let bills_now = billing.and_then(|job| job.holder.as_deref());
+    let bills_now = billing.and_then(|job| job.lease.as_ref()).map(|lease| lease.holder.as_str());
     let daemons = daemons(db, observed_at, bills_now).await.map_err(failed)?;
     let mut status = Status {
         ok: false,
@@ -91,8 +88,8 @@ pub async fn read(opened: &PanelDatabase, expected: &Expected) -> Result<Status,
     Ok(status)
 }
 
-/// Whether billing is judged: the configuration has it, or a daemon that was not stopped does. Without a configuration, and without a
-/// daemon that could tell, it is judged as well.
+/// Whether billing is judged: the configuration has it, or a daemon that was not stopped does. Without a configuration and without a
+/// daemon that is alive, it is judged as well.
 fn has_billing(expected: &Expected, daemons: &[Daemon], has_billed: bool) -> bool {
     let by_daemon = daemons.iter().any(|daemon| daemon.has_billing && daemon.liveness != Liveness::Stopped);
     let is_unknown = || has_billed || !daemons.iter().any(|daemon| daemon.liveness.is_alive());
@@ -119,25 +116,25 @@ async fn fencing_row(db: &DatabaseConnection) -> Result<Option<scheduler_fencing
     Ok(fencing)
 }
 
-/// The newest runs, of one job or of all.
-pub async fn runs(db: &DatabaseConnection, job: Option<&str>, limit: u32) -> Result<Vec<RunStatus>, Failure> {
+/// Reads the newest runs, of one job or of all.
+pub async fn runs(db: &DatabaseConnection, job: Option<&str>, limit: u32) -> Result<Vec<RunView>, Failure> {
     let newest = RunFilter { job: job.map(str::to_owned), limit, ..RunFilter::default() };
     let runs = read_runs(db, &newest).await;
     let runs = runs.map_err(|error| Failure::database("read the history", &error))?;
-    Ok(runs.into_iter().map(run_status).collect())
+    Ok(runs.into_iter().map(RunView::from).collect())
 }
 
-async fn last_audit(db: &DatabaseConnection, expected: &Expected) -> Result<Option<RunStatus>, DbErr> {
+async fn last_audit(db: &DatabaseConnection, expected: &Expected) -> Result<Option<RunView>, DbErr> {
     let audits = expected.jobs.iter().filter(|spec| spec.kind == AUDIT_KIND);
     let mut newest_of_each = Vec::new();
-    // Of each by itself: the index of the history begins with the job.
+    // One query for each: the index of the history begins with the job.
     for spec in audits {
         newest_of_each.extend(last_done(db, &spec.name).await?);
     }
-    Ok(newest_of_each.into_iter().max_by_key(|row| row.run.started_at).map(run_status))
+    Ok(newest_of_each.into_iter().max_by_key(|row| row.run.started_at).map(RunView::from))
 }
 
-/// The newest run of `job`. Rows of scheduled times without a run are passed over.
+/// The newest run of `job`, without records of scheduled times that had no run.
 async fn last_run(db: &DatabaseConnection, job: &str) -> Result<Option<RunRow>, DbErr> {
     let newest_of = async |status| -> Result<Option<RunRow>, DbErr> {
         let newest = RunFilter { job: Some(job.to_owned()), status, limit: 1, ..RunFilter::default() };
@@ -148,7 +145,7 @@ async fn last_run(db: &DatabaseConnection, job: &str) -> Result<Option<RunRow>, 
         return Ok(newest);
     }
     let mut newest: Option<RunRow> = None;
-    for status in billing_scheduler::RunStatus::ALL.into_iter().filter(|status| status.has_run()) {
+    for status in RunStatus::ALL.into_iter().filter(|status| status.has_run()) {
         let found = newest_of(Some(status)).await?;
         let is_newer = |row: &RunRow| {
             newest.as_ref().is_none_or(|newest| {
@@ -162,34 +159,14 @@ async fn last_run(db: &DatabaseConnection, job: &str) -> Result<Option<RunRow>, 
     Ok(newest)
 }
 
-/// The run of `job` that ended well last.
+/// The last successful run of `job`.
 async fn last_done(db: &DatabaseConnection, job: &str) -> Result<Option<RunRow>, DbErr> {
-    let (job, status) = (Some(job.to_owned()), Some(billing_scheduler::RunStatus::Done));
+    let (job, status) = (Some(job.to_owned()), Some(RunStatus::Done));
     let done = RunFilter { job, status, limit: 1, ..RunFilter::default() };
     Ok(read_runs(db, &done).await?.pop())
 }
 
-fn run_status(row: RunRow) -> RunStatus {
-    let RunRow { run, daemon_id: daemon } = row;
-    RunStatus {
-        id: run.id,
-        lateness_ms: run.lateness_ms(),
-        job: run.job,
-        scheduled_at: run.scheduled_at,
-        started_at: run.started_at,
-        finished_at: run.finished_at,
-        status: run.status.as_str().to_owned(),
-        cause: run.cause.as_str().to_owned(),
-        attempt: run.attempt,
-        daemon_id: daemon,
-        reason: run.reason,
-        error: run.error,
-        details: Some(run.details).filter(|details| !details.is_null()),
-        totals: None,
-    }
-}
-
-/// How many daemons are alive.
+/// Returns the number of daemons that are alive.
 pub(crate) async fn daemons_alive(opened: &PanelDatabase) -> Result<usize, Failure> {
     let failed = |error| Failure::database("read which daemons are alive", &error);
     let biller = Biller::new(opened.db.clone(), opened.panel, BillingSettings::default());
@@ -217,7 +194,7 @@ async fn daemons(
     rows.iter().map(|row| daemon(row, observed_at, bills_now)).collect()
 }
 
-/// The row of a daemon, which may be another program: text of it that cannot be read is shown as it is, or counts as missing.
+/// Decodes the row of a daemon, which may be another program: text that cannot be decoded is shown as it is, or counts as missing.
 fn daemon(row: &QueryResult, observed_at: DateTime<Utc>, bills_now: Option<&str>) -> Result<Daemon, DbErr> {
     let at = |column| -> Result<Option<DateTime<Utc>>, DbErr> {
         Ok(row.try_get::<Option<i64>>("", column)?.and_then(DateTime::from_timestamp_micros))
@@ -233,7 +210,7 @@ fn daemon(row: &QueryResult, observed_at: DateTime<Utc>, bills_now: Option<&str>
         "error" => Liveness::Failing,
         _ => Liveness::Alive,
     };
-    // A daemon without a billing job tells no interval.
+    // A daemon without a billing job reports no interval.
     let has_billing = metadata.get("billingIntervalMinutes").is_some_and(serde_json::Value::is_u64);
     let billing_role = match liveness {
         _ if bills_now == Some(daemon_id.as_str()) => BillingRole::Active,
@@ -257,7 +234,7 @@ fn daemon(row: &QueryResult, observed_at: DateTime<Utc>, bills_now: Option<&str>
 
 async fn holds(db: &DatabaseConnection) -> Result<Vec<HoldSummary>, DbErr> {
     let backend = db.get_database_backend();
-    // A sum may be larger than any of what it adds up, so amounts are added up in two parts.
+    // A sum may exceed the range of its addends, so amounts are added up in two parts.
     let sql = format!(
         "SELECT h.reason, h.currency, min(h.opened_at) AS since, count(*) AS instances,
                 count(*) - count(h.amount_due) AS unpriced,
@@ -303,34 +280,4 @@ async fn uncharged(db: &DatabaseConnection, observed_at: DateTime<Utc>) -> Resul
         owed: of_one.debt.into(),
     };
     Ok(closed.into_iter().map(shown).collect())
-}
-
-impl From<Debt> for AmountDue {
-    fn from(debt: Debt) -> Self {
-        Self { instances: debt.instances, hours: debt.hours, amounts: debt.amounts, unpriced: debt.unpriced }
-    }
-}
-
-fn jobs(known: Vec<JobOverview>, observed_at: DateTime<Utc>, is_configured: bool) -> Vec<JobStatus> {
-    let status = |job: JobOverview| {
-        // A job that was taken out of the configuration leaves its row behind.
-        let is_expected = job.spec.is_some() || !is_configured;
-        let late = job.late(observed_at).filter(|_| is_expected);
-        let ahead = job.row_of_all().and_then(|row| row.ahead(observed_at)).filter(|_| is_expected);
-        let retrying = job.row.as_ref().and_then(|row| row.state.retrying);
-        let held = job.row.as_ref().and_then(|row| row.lease.as_ref());
-        JobStatus {
-            cursor: job.row_of_all().map(|row| row.state.cursor),
-            holder: held.map(|held| held.name.clone()),
-            fencing_token: held.map(|held| held.fencing_token.0),
-            due_at: retrying.map(|retrying| retrying.not_before).or_else(|| job.next_at(observed_at)),
-            late_seconds: late.map(|late| (observed_at - late.scheduled_at).num_seconds().unsigned_abs()),
-            ahead_until: ahead.map(|ahead| ahead.until.unwrap_or(ahead.cursor)),
-            paused: job.paused.as_ref().map(ToString::to_string),
-            failed_attempts: retrying.map_or(0, |retrying| retrying.failed_attempts),
-            last_run: job.last.map(run_status),
-            name: job.name,
-        }
-    };
-    known.into_iter().map(status).collect()
 }

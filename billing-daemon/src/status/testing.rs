@@ -1,12 +1,13 @@
-//! A status of a fleet that is well, for tests to spoil.
+//! The status of a healthy fleet, which tests change.
 
 use billing_jobs::{currency::Currency, money::Money};
+use billing_scheduler::{RunCause, RunRecord, RunRow, RunStatus};
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{
-    AmountDue, BillingRole, Daemon, HoldSummary, JobStatus, Liveness, PanelGuardView, PanelStatus, RunStatus,
-    Status,
+    AmountDue, BillingRole, Daemon, HoldSummary, JobState, JobView, Liveness, PanelGuardView, PanelStatus,
+    RunView, Status,
 };
 
 fn now() -> DateTime<Utc> {
@@ -32,36 +33,29 @@ pub(crate) fn daemon(liveness: Liveness) -> Daemon {
     }
 }
 
-pub(crate) fn run(status: &str) -> RunStatus {
-    RunStatus {
+pub(crate) fn run(status: RunStatus) -> RunView {
+    let at = minutes_ago(10);
+    let record = RunRecord {
         id: Uuid::nil(),
-        job: "billing".to_owned(),
-        scheduled_at: minutes_ago(10),
-        started_at: minutes_ago(10),
-        finished_at: minutes_ago(10),
-        status: status.to_owned(),
-        cause: "schedule".to_owned(),
         attempt: 1,
-        lateness_ms: 0,
-        daemon_id: "web-1".to_owned(),
-        reason: None,
-        error: None,
-        details: None,
-        totals: None,
-    }
+        ..RunRecord::new("billing", at, status, RunCause::Schedule, at)
+    };
+    RunRow { run: record, daemon_id: "web-1".to_owned() }.into()
 }
 
-pub(crate) fn job(late_seconds: Option<u64>) -> JobStatus {
-    JobStatus {
-        name: "billing".to_owned(),
+pub(crate) fn job(late_seconds: Option<u64>) -> JobView {
+    JobView {
+        job: "billing".to_owned(),
+        kind: None,
+        state: JobState::Waiting,
+        schedule: None,
         cursor: None,
-        holder: None,
-        fencing_token: None,
         due_at: None,
         late_seconds,
         ahead_until: None,
+        lease: None,
         paused: None,
-        failed_attempts: 0,
+        retrying: None,
         last_run: None,
     }
 }
@@ -90,7 +84,7 @@ pub(crate) fn healthy() -> Status {
         },
         last_success_at: Some(minutes_ago(59)),
         hand_back_after_seconds: 4_500,
-        last_run: Some(run("done")),
+        last_run: Some(run(RunStatus::Done)),
         last_audit: None,
         arrears: AmountDue::default(),
         holds: vec![held("insufficient_balance")],

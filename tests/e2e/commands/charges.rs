@@ -89,7 +89,7 @@ async fn charges_explain_describes_hold(db: &Db) {
     assert_eq!((&hold["reason"], &hold["hours_due"]), (&json!("insufficient_balance"), &json!(1)), "{shown}");
     assert_eq!((&hold["amount_due"], &hold["closed_at"]), (&json!("0.01"), &serde_json::Value::Null));
     let output = program.run("charges explain poor").await.expect_code(0);
-    assert!(output.text().contains("held        insufficient_balance: "), "{}", output.text());
+    assert!(output.text().contains("held            insufficient_balance: "), "{}", output.text());
     let ended = program.run("charges explain twin").await.expect_code(64);
     assert!(ended.text().contains("several machines are labelled `twin`"), "{}", ended.text());
     program.run("charges explain 0191e6a0-0000-7000-8000-000000000000").await.expect_code(1);

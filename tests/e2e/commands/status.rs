@@ -92,7 +92,7 @@ async fn status_is_healthy_only_while_billing(db: &Db) {
     assert_eq!((&daemons[0]["liveness"], &daemons[0]["billing_role"]), (&json!("alive"), &json!("standby")));
     assert_eq!(daemons[0]["version"], well["version"]);
     let jobs = well["jobs"].as_array().expect("a list");
-    let names: Vec<_> = jobs.iter().map(|job| job["name"].as_str().expect("text")).collect();
+    let names: Vec<_> = jobs.iter().map(|job| job["job"].as_str().expect("text")).collect();
     assert_eq!(names, ["billing", "daily", "heartbeat"]);
     assert_eq!(jobs[0]["last_run"]["id"], run["id"]);
     assert!(jobs.iter().all(|job| job["late_seconds"].is_null()), "{well}");
@@ -165,8 +165,12 @@ async fn status_groups_holds_by_reason(db: &Db) {
         shown["holds"].as_array().expect("a list").iter().map(|held| &held["reason"]).collect();
     assert_eq!(held, ["insufficient_balance", "no_price"]);
     let output = program.run("status").await.expect_code(1);
-    assert!(output.text().contains("insufficient_balance  2 h, 0.02 USD, since "), "{}", output.text());
-    assert!(output.text().contains("no_price              2 h, unknown, since "), "{}", output.text());
+    assert!(output.text().contains("insufficient_balance  2 hours, 0.02 USD, since "), "{}", output.text());
+    assert!(
+        output.text().contains("no_price              2 hours, an unknown amount, since "),
+        "{}",
+        output.text()
+    );
 }
 
 /// A daemon that was killed, and a job that no daemon runs since.
@@ -195,12 +199,12 @@ async fn status_reports_dead_daemon_and_late_jobs(db: &Db) {
     let shown = status(&program, 1).await;
     assert_eq!(problems(&shown), ["no_daemon", "daemon_dead", "billing_silent", "job_late"], "{shown}");
     let message = shown["problems"][3]["message"].as_str().expect("text");
-    assert!(message.contains("`tick`") && message.contains("nobody is at it"), "{message}");
+    assert!(message.contains("`tick`") && message.contains("no daemon runs it"), "{message}");
     assert_eq!(
         (&shown["daemons"][0]["liveness"], &shown["daemons"][0]["billing_role"]),
         (&json!("dead"), &json!("none"))
     );
-    let late = shown["jobs"].as_array().expect("a list").iter().find(|job| job["name"] == "tick");
+    let late = shown["jobs"].as_array().expect("a list").iter().find(|job| job["job"] == "tick");
     let late = late.expect("it is known")["late_seconds"].as_u64().expect("a number");
     assert!((199..260).contains(&late), "{late}");
     // A run that does not end is late as well.
@@ -349,7 +353,7 @@ async fn paused_billing_is_reported_and_not_run(db: &Db) {
     let shown = status(&program, 1).await;
     assert_eq!(problems(&shown), ["billing_paused"], "{shown}");
     let output = program.run("status").await.expect_code(1);
-    assert_eq!(output.out[0], "billing    paused", "{}", output.text());
+    assert_eq!(output.out[0], "billing       paused", "{}", output.text());
     assert!(
         output.text().contains("billing is paused by ada@") && output.text().contains(": prices"),
         "{}",

@@ -64,14 +64,14 @@ async fn jobs_are_listed_with_their_state(db: &Db) {
     assert_eq!(short[2], "sleeper running every 365d");
     assert!(short[3].starts_with("tick "), "{short:?}");
     assert_eq!(listed[0]["last_run"]["error"], "broken as designed");
-    let table = program.run("jobs list").await.expect_code(0);
-    assert!(table.out[0].starts_with("JOB        STATE    SCHEDULE    NEXT (UTC)"), "{}", table.text());
-    assert!(table.out.iter().all(|line| line.chars().count() <= 100), "{}", table.text());
+    let table = program.clone().env("COLUMNS", "80").run("jobs list").await.expect_code(0);
+    assert!(table.out[0].starts_with("JOB        STATE    SCHEDULE    NEXT"), "{}", table.text());
+    assert!(table.out.iter().all(|line| line.chars().count() <= 80), "{}", table.text());
     daemon.interrupted().await.expect_code(0);
 
     let fewer = with(db, &[TICK]);
     let gone = run_json(&fewer, "jobs show broken").await;
-    assert_eq!(text(&gone["state"]), "not configured");
+    assert_eq!(text(&gone["state"]), "not_configured");
     assert!(gone["runs"].as_array().is_some_and(|runs| !runs.is_empty()), "its history stays: {gone}");
 }
 
@@ -100,8 +100,8 @@ async fn job_without_daemon_is_late(db: &Db) {
     db.execute(&format!("UPDATE scheduler_jobs SET late_at = {past} WHERE job = 'tick'")).await;
     let job = run_json(&program, "jobs show tick").await;
     assert_eq!(
-        (text(&job["state"]), &job["late"]),
-        ("late", &true.into()),
+        (text(&job["state"]), job["late_seconds"].is_u64()),
+        ("late", true),
         "the rows show it, without a daemon"
     );
     eventually("no daemon is alive", async || {

@@ -28,7 +28,7 @@ async fn guard_installs_once_and_removes_completely(db: &Db) {
 
     let output = run(&owner, "guard install").await.expect_code(0);
     assert_eq!(output.out[0], "the panel guard is installed");
-    assert!(output.out[1].contains("once it has not worked for `hand-back-after`"), "{}", output.text());
+    assert!(output.out[1].contains("no run has succeeded for `hand-back-after`"), "{}", output.text());
     assert!(output.out[2].contains("a login of its own"), "{}", output.text());
     let up = rows(db, CATALOG).await;
     assert_eq!(up.len(), before.len() + 4, "two triggers and their functions");

@@ -1,24 +1,26 @@
-//! What is asked of a job: `jobs pause`, `resume`, `cancel`, `reset`, `trigger` and `replay`.
+//! `jobs pause`, `resume`, `cancel`, `reset`, `trigger` and `replay`: requests that the daemons read from the database.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Display,
+    time::{Duration, Instant},
+};
 
-use billing_scheduler::{ControlReceipt, Pause, RunFilter, RunRow, RunStatus};
+use billing_scheduler::{ControlAction, ControlReceipt, RunFilter, RunStatus, Schedule, duration};
 use chrono::{DateTime, Utc};
 use clap::Args;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{JobSession, store_failure};
+use super::{
+    explain::is_scheduled,
+    session::{JobSession, now},
+};
 use crate::{
-    commands::{
-        args::parse_time,
-        complain,
-        runs::{run_in_json, sentence},
-    },
+    commands::{args::parse_time, complain, runs::sentence},
     exit::{Exit, Failure},
-    format,
+    format::instant,
     output::{json as say_json, line as say},
-    status::{daemons_alive, jobs::JobOverview},
+    status::{RunView, daemons_alive},
 };
 
 /// The arguments of every request to a job.
@@ -36,7 +38,7 @@ pub(crate) struct RequestArgs {
 }
 
 impl RequestArgs {
-    pub(super) fn by(&self) -> Option<&str> {
+    fn by(&self) -> Option<&str> {
         self.by.as_deref()
     }
 }
@@ -45,7 +47,7 @@ impl RequestArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PauseArgs {
     #[command(flatten)]
-    pub(super) request: RequestArgs,
+    request: RequestArgs,
     /// Reason, for the audit log
     #[arg(long, value_name = "TEXT")]
     reason: String,
@@ -55,7 +57,7 @@ pub(crate) struct PauseArgs {
 #[derive(Debug, Args)]
 pub(crate) struct CancelArgs {
     #[command(flatten)]
-    pub(super) request: RequestArgs,
+    request: RequestArgs,
     /// Reason, for the audit log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -64,7 +66,7 @@ pub(crate) struct CancelArgs {
 #[derive(Debug, Args)]
 pub(crate) struct TriggerArgs {
     #[command(flatten)]
-    pub(super) request: RequestArgs,
+    request: RequestArgs,
     /// Reason, for the audit log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -79,7 +81,7 @@ pub(crate) struct TriggerArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
     #[command(flatten)]
-    pub(super) request: RequestArgs,
+    request: RequestArgs,
     /// The scheduled time
     #[arg(value_name = "TIME", value_parser = parse_time)]
     scheduled_at: DateTime<Utc>,
@@ -94,162 +96,165 @@ pub(crate) struct ReplayArgs {
     wait: bool,
 }
 
-/// What becomes of a request without a daemon.
+/// What happens to a request that no daemon applies.
 const NO_DAEMON: &str =
     "no daemon is alive: start one with `billing-daemon run` within an hour, or the request expires";
-/// How often the answer is looked for.
-const LOOK: Duration = Duration::from_millis(200);
-/// How long a run that is waited for may take if the configuration does not say.
-const PATIENCE: Duration = Duration::from_hours(1);
-/// What a run may take longer than its timeout: it is begun within seconds, and abandoned if it does not stop.
-const MARGIN: Duration = Duration::from_mins(2);
+/// How often a request that is waited for is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// How long to wait for a run if the configuration has no timeout of the job.
+const WAIT_TIMEOUT: Duration = Duration::from_hours(1);
+/// The time in addition to the job's timeout: a run starts within seconds, and is abandoned if it does not stop.
+const WAIT_MARGIN: Duration = Duration::from_mins(2);
 
-pub(super) async fn pause(desk: &JobSession, options: &PauseArgs) -> Result<(), Failure> {
-    let name = &options.request.job;
-    desk.job(name).await?;
-    let receipt = desk.control.pause(name, &options.reason).await.map_err(store_failure)?;
-    told(
-        &options.request,
+pub(super) async fn pause(session: &JobSession, options: &PauseArgs) -> Result<(), Failure> {
+    let (request, reason) = (&options.request, Some(&*options.reason));
+    let (receipt, _) = session.submit(&request.job, ControlAction::Pause, request.by(), reason).await?;
+    print_receipt(
+        request,
         receipt,
-        "paused: a run under way goes on, and nothing begins until `jobs resume`",
+        "paused: a run in progress continues, and no other starts until `jobs resume`",
     );
     Ok(())
 }
 
-pub(super) async fn resume(desk: &JobSession, options: &CancelArgs) -> Result<(), Failure> {
-    let name = &options.request.job;
-    desk.job(name).await?;
-    let receipt = desk.control.resume(name, options.reason.as_deref()).await.map_err(store_failure)?;
-    told(&options.request, receipt, "resumed: what came meanwhile is recorded as paused and not run");
+pub(super) async fn resume(session: &JobSession, options: &CancelArgs) -> Result<(), Failure> {
+    let (request, reason) = (&options.request, options.reason.as_deref());
+    let (receipt, _) = session.submit(&request.job, ControlAction::Resume, request.by(), reason).await?;
+    print_receipt(
+        request,
+        receipt,
+        "resumed: the scheduled times of the pause are recorded as paused and not run",
+    );
     Ok(())
 }
 
-pub(super) async fn cancel(desk: &JobSession, options: &CancelArgs) -> Result<(), Failure> {
-    let name = &options.request.job;
-    desk.job(name).await?;
-    let receipt = desk.control.cancel(name, options.reason.as_deref()).await.map_err(store_failure)?;
-    told(&options.request, receipt, "cancelled: the run under way is asked to stop, and is not run again");
+pub(super) async fn cancel(session: &JobSession, options: &CancelArgs) -> Result<(), Failure> {
+    let (request, reason) = (&options.request, options.reason.as_deref());
+    let receipt = session.cancel(&request.job, request.by(), reason).await?;
+    print_receipt(
+        request,
+        receipt,
+        "cancelled: the run in progress is requested to stop, and is not run again",
+    );
     Ok(())
 }
 
-pub(super) async fn reset(desk: &JobSession, options: &PauseArgs) -> Result<(), Failure> {
-    let name = &options.request.job;
-    desk.job(name).await?;
-    let receipt = desk.control.reset(name, &options.reason).await.map_err(store_failure)?;
-    told(&options.request, receipt, "reset: a daemon continues its schedule from the present within 2 s");
+pub(super) async fn reset(session: &JobSession, options: &PauseArgs) -> Result<(), Failure> {
+    let (request, reason) = (&options.request, Some(&*options.reason));
+    let (receipt, _) = session.submit(&request.job, ControlAction::Reset, request.by(), reason).await?;
+    print_receipt(request, receipt, "reset: a daemon continues its schedule from now within 2s");
     Ok(())
 }
 
-/// Says what became of a request.
-fn told(asked: &RequestArgs, receipt: ControlReceipt, done: &str) {
-    let (changed, why) = match receipt {
-        ControlReceipt::Accepted => (true, done.to_owned()),
+/// Prints what became of a request.
+fn print_receipt(request: &RequestArgs, receipt: ControlReceipt, accepted: &str) {
+    let (changed, about) = match receipt {
+        ControlReceipt::Accepted => (true, accepted.to_owned()),
         ControlReceipt::Unchanged(why) => (false, format!("nothing to do: {why}")),
     };
-    if asked.json {
-        say_json(&json!({ "job": asked.job, "changed": changed, "about": why }));
+    if request.json {
+        say_json(&json!({ "job": request.job, "changed": changed, "about": about }));
     } else {
-        say(format!("{}: {why}", asked.job));
+        say(format!("{}: {about}", request.job));
     }
 }
 
-pub(super) async fn trigger(desk: &JobSession, options: &TriggerArgs) -> Result<(), Failure> {
-    let job = desk.job(&options.request.job).await?;
+pub(super) async fn trigger(session: &JobSession, options: &TriggerArgs) -> Result<(), Failure> {
+    let request = &options.request;
+    let job = session.job(&request.job).await?;
     if let Some(pause) = job.paused.as_ref().filter(|_| !options.force) {
-        return Err(Failure::new(Exit::Usage, needs_force(&job.name, pause)));
+        return Err(Failure::new(Exit::Usage, needs_force(&job.job, pause)));
     }
-    let id = desk.control.run_now(&job.name, options.reason.as_deref()).await.map_err(store_failure)?;
-    asked_for(desk, &job, &options.request, options.wait, id).await
+    let reason = options.reason.as_deref();
+    let (_, id) = session.submit(&request.job, ControlAction::RunNow, request.by(), reason).await?;
+    report_run(session, request, options.wait, id).await
 }
 
-pub(super) async fn replay(desk: &JobSession, options: &ReplayArgs) -> Result<(), Failure> {
-    let job = desk.job(&options.request.job).await?;
-    let at = options.scheduled_at;
-    if at > desk.clock.now() {
-        return Err(Failure::new(Exit::Usage, format!("{} is still to come", format::instant(at))));
+pub(super) async fn replay(session: &JobSession, options: &ReplayArgs) -> Result<(), Failure> {
+    let (request, scheduled_at) = (&options.request, options.scheduled_at);
+    let job = session.job(&request.job).await?.job;
+    let at = instant(scheduled_at);
+    if scheduled_at > now() {
+        return Err(Failure::new(Exit::Usage, format!("{at} is in the future")));
     }
-    let filter = RunFilter { job: Some(job.name.clone()), scheduled_at: Some(at), ..RunFilter::default() };
-    let rows = desk.runs(&filter).await?;
-    if let Some(done) =
-        rows.iter().find(|row| row.run.status == RunStatus::Done && row.run.scheduled_at == at)
-        && !options.again
-    {
+    let filter =
+        RunFilter { job: Some(job.clone()), scheduled_at: Some(scheduled_at), ..RunFilter::default() };
+    let runs = session.runs(&filter).await?;
+    let is_done = |run: &&RunView| run.status == RunStatus::Done && run.scheduled_at == scheduled_at;
+    if let Some(done) = runs.iter().find(is_done).filter(|_| !options.again) {
+        let message = format!("{at} is done, by run {}: run it once more with --again", done.id);
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    let is_of = |schedule: &Schedule| is_scheduled(schedule, scheduled_at);
+    if runs.is_empty() && !session.configured().find(&job).is_none_or(|spec| is_of(&spec.schedule)) {
         let message = format!(
-            "{} is done, by run {}: say --again to run it once more",
-            format::instant(at),
-            done.run.id
+            "{at} is not a scheduled time of `{job}`: see `jobs next {job}` and `runs list --job {job}`"
         );
         return Err(Failure::new(Exit::Usage, message));
     }
-    let is_scheduled = job.spec.as_ref().is_none_or(|spec| super::explain::is_time_of(&spec.schedule, at));
-    if rows.is_empty() && !is_scheduled {
-        let message = format!(
-            "{} is no scheduled time of `{}`: `jobs next` and `runs list` show some",
-            format::instant(at),
-            job.name
-        );
-        return Err(Failure::new(Exit::Usage, message));
-    }
-    let id = desk.control.replay(&job.name, at, options.reason.as_deref()).await.map_err(store_failure)?;
-    asked_for(desk, &job, &options.request, options.wait, id).await
+    let action = ControlAction::Replay { scheduled_at };
+    let (_, id) = session.submit(&job, action, request.by(), options.reason.as_deref()).await?;
+    report_run(session, request, options.wait, id).await
 }
 
-/// Reports what was requested, or waits until it has ended.
-async fn asked_for(
-    desk: &JobSession,
-    job: &JobOverview,
-    asked: &RequestArgs,
+/// Prints that a run was requested, or waits until it has ended.
+async fn report_run(
+    session: &JobSession,
+    request: &RequestArgs,
     wait: bool,
     id: Uuid,
 ) -> Result<(), Failure> {
-    let daemons = daemons_alive(&desk.opened).await?;
+    let job = &request.job;
+    let daemons = daemons_alive(&session.opened).await?;
     if !wait {
-        if asked.json {
-            say_json(&json!({ "job": job.name, "request": id, "daemons_alive": daemons }));
+        if request.json {
+            say_json(&json!({ "job": job, "request_id": id, "daemons_alive": daemons }));
         } else if daemons > 0 {
-            say(format!("{}: requested as {id}; a daemon that runs the job begins within 2 s", job.name));
+            say(format!("{job}: requested as {id}; a daemon that has the job starts it within 2s"));
         } else {
-            say(format!("{}: requested as {id}; {NO_DAEMON}", job.name));
+            say(format!("{job}: requested as {id}; {NO_DAEMON}"));
         }
         return Ok(());
     }
     if daemons == 0 {
         complain(NO_DAEMON);
     }
-    let patience = job.spec.as_ref().map_or(PATIENCE, |spec| spec.timeout) + MARGIN;
-    let Some(row) = answer(desk, id, patience).await? else {
-        let seconds = patience.as_secs();
+    let timeout = session.configured().find(job).map_or(WAIT_TIMEOUT, |spec| spec.timeout) + WAIT_MARGIN;
+    let Some(run) = wait_for_run(session, id, timeout).await? else {
+        let waited = duration::format_rounded(timeout);
         let message = format!(
-            "no run has answered request {id} in {seconds} s; it stays open for an hour, and `jobs cancel {}` withdraws it",
-            job.name
+            "no daemon has run request {id} within {waited}; it expires an hour after it was made, and `jobs cancel {job}` \
+             withdraws it"
         );
         return Err(Failure::new(Exit::TryAgain, message));
     };
-    if asked.json {
-        say_json(&json!({ "job": job.name, "request": id, "run": run_in_json(&row) }));
+    if request.json {
+        say_json(&json!({ "job": job, "request_id": id, "run": run }));
     } else {
-        say(sentence(&row));
+        say(sentence(&run));
     }
-    if row.run.status == RunStatus::Done { Ok(()) } else { Err(Failure::silent(Exit::Negative)) }
+    if run.status == RunStatus::Done { Ok(()) } else { Err(Failure::silent(Exit::Negative)) }
 }
 
-/// Why a paused job is not run.
-pub(in crate::commands) fn needs_force(job: &str, pause: &Pause) -> String {
-    format!("job `{job}` is {pause}: `--force` runs it nevertheless, and `jobs resume {job}` ends the pause")
+/// The message that a paused job is not run.
+pub(in crate::commands) fn needs_force(job: &str, pause: &impl Display) -> String {
+    format!("job `{job}` is {pause}: run it with `--force`, or resume it with `jobs resume {job}`")
 }
 
-async fn answer(desk: &JobSession, id: Uuid, patience: Duration) -> Result<Option<RunRow>, Failure> {
+async fn wait_for_run(session: &JobSession, id: Uuid, timeout: Duration) -> Result<Option<RunView>, Failure> {
     let (filter, began) = (RunFilter { request_id: Some(id), ..RunFilter::default() }, Instant::now());
-    let mut told = false;
-    while began.elapsed() < patience {
-        if let Some(row) = desk.runs(&filter).await?.pop() {
-            return Ok(Some(row));
+    let mut reported = false;
+    while began.elapsed() < timeout {
+        if let Some(run) = session.runs(&filter).await?.pop() {
+            return Ok(Some(run));
         }
-        if !told && began.elapsed() > Duration::from_secs(5) {
-            complain("still waiting: the job is at another run, or no daemon that has it is alive");
-            told = true;
+        if !reported && began.elapsed() > Duration::from_secs(5) {
+            complain(
+                "still waiting: another run of the job is in progress, or no daemon that has the job is alive",
+            );
+            reported = true;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(None)
 }

@@ -1,100 +1,98 @@
 //! `jobs list` and `jobs show`.
 
 use billing_scheduler::RunFilter;
-use serde_json::Value;
+use serde::Serialize;
 
-use super::JobSession;
+use super::session::JobSession;
 use crate::{
-    commands::runs::{self, run_in_json},
+    commands::runs::print_table,
     exit::Failure,
     format::{count, instant},
     output::{self, Left, Report, json as say_json, line as say},
-    status::jobs::JobOverview,
+    status::{JobView, RunView},
 };
 
-/// How many of its last runs a job is shown with.
+/// The number of last runs that a job is shown with.
 const RUNS_SHOWN: u32 = 5;
 
-pub(super) async fn list(desk: &JobSession, json: bool) -> Result<(), Failure> {
-    let (jobs, now, known) = (desk.jobs().await?, desk.clock.now(), desk.is_complete);
+pub(super) async fn list(session: &JobSession, json: bool) -> Result<(), Failure> {
+    let jobs = session.jobs().await?;
     if json {
-        say_json(&Value::Array(jobs.iter().map(|job| job.in_json(known, now)).collect()));
+        say_json(&jobs);
         return Ok(());
     }
-    let rows: Vec<_> = jobs
-        .iter()
-        .map(|job| {
-            [
-                job.name.clone(),
-                job.word(known, now).to_owned(),
-                job.schedule(),
-                job.next_at(now).map(instant).unwrap_or_default(),
-                job.last.as_ref().map(|last| instant(last.run.started_at)).unwrap_or_default(),
-                about(job),
-            ]
-        })
-        .collect();
+    let cells = |job: &JobView| {
+        [
+            job.job.clone(),
+            job.state.to_string(),
+            job.schedule.clone().unwrap_or_default(),
+            job.due_at.map(instant).unwrap_or_default(),
+            job.last_run.as_ref().map(|last| instant(last.started_at)).unwrap_or_default(),
+            about(job),
+        ]
+    };
     let heads = [Left("JOB"), Left("STATE"), Left("SCHEDULE"), Left("NEXT"), Left("LAST"), Left("ABOUT")];
-    output::table(heads, &rows);
+    output::table(heads, &jobs.iter().map(cells).collect::<Vec<_>>());
     Ok(())
 }
 
-/// What there is to say of a job besides.
-fn about(job: &JobOverview) -> String {
+fn about(job: &JobView) -> String {
     if let Some(pause) = &job.paused {
         return pause.to_string();
     }
-    let Some(last) = &job.last else { return "never ran".to_owned() };
-    let error = last.run.error.as_deref().or(last.run.reason.as_deref());
-    match error {
-        Some(error) => format!("{}: {error}", last.run.status.as_str()),
-        None => last.run.status.as_str().to_owned(),
+    let Some(last) = &job.last_run else { return "never ran".to_owned() };
+    match last.error.as_ref().or(last.reason.as_ref()) {
+        Some(error) => format!("{}: {error}", last.status.as_str()),
+        None => last.status.as_str().to_owned(),
     }
 }
 
-pub(super) async fn show(desk: &JobSession, name: &str, json: bool) -> Result<(), Failure> {
-    let (job, now, known) = (desk.job(name).await?, desk.clock.now(), desk.is_complete);
+/// A job with its last runs, newest first.
+#[derive(Serialize)]
+struct JobWithRuns {
+    #[serde(flatten)]
+    job: JobView,
+    runs: Vec<RunView>,
+}
+
+pub(super) async fn show(session: &JobSession, name: &str, json: bool) -> Result<(), Failure> {
+    let job = session.job(name).await?;
     let last = RunFilter { job: Some(name.to_owned()), limit: RUNS_SHOWN, ..RunFilter::default() };
-    let last = desk.runs(&last).await?;
+    let runs = session.runs(&last).await?;
     if json {
-        let mut value = job.in_json(known, now);
-        value["runs"] = last.iter().map(run_in_json).collect();
-        say_json(&value);
+        say_json(&JobWithRuns { job, runs });
         return Ok(());
     }
-    let mut report = Report::default();
-    report.add("job", name);
-    report.add("state", job.word(known, now));
-    report.add_some("kind", job.spec.as_ref().map(|spec| &spec.kind));
-    report.add("schedule", job.schedule());
-    report.add_some("next", job.next_at(now).map(instant));
-    if let Some(row) = &job.row {
-        report.add("finished", format!("up to {}", instant(row.state.cursor)));
-        report.add_some(
-            "retrying",
-            row.state.retrying.map(|retrying| {
-                let failed = count(retrying.failed_attempts.into(), "failed attempt");
-                let (at, not_before) = (instant(retrying.scheduled_at), instant(retrying.not_before));
-                format!("{at} after {failed}, not before {not_before}")
-            }),
-        );
-        report.add_some(
-            "lease",
-            row.lease.as_ref().map(|lease| {
-                let until = instant(lease.expires_at);
-                format!("{}, fencing token {}, until {until}", lease.name, lease.fencing_token)
-            }),
-        );
-    }
-    report.add_some("late", job.late(now).map(|late| late.to_string()));
-    report.add_some(
-        "paused",
-        job.paused.as_ref().map(|pause| format!("{pause}, since {}", instant(pause.since))),
-    );
-    output::report(&report);
-    if !last.is_empty() {
+    output::report(&report(&job));
+    if !runs.is_empty() {
         say("");
-        runs::print_table(&last);
+        print_table(&runs);
     }
     Ok(())
+}
+
+fn report(job: &JobView) -> Report {
+    let mut report = Report::default();
+    report.add("job", &job.job);
+    report.add("state", job.state.to_string());
+    report.add_some("kind", job.kind.as_ref());
+    report.add_some("schedule", job.schedule.as_ref());
+    report.add_some("next", job.due_at.map(instant));
+    report.add_some("finished", job.cursor.map(|cursor| format!("up to {}", instant(cursor))));
+    let retrying = job.retrying.map(|retrying| {
+        let failed = count(retrying.failed_attempts.into(), "failed attempt");
+        let (at, not_before) = (instant(retrying.scheduled_at), instant(retrying.not_before));
+        format!("{at} after {failed}, not before {not_before}")
+    });
+    report.add_some("retrying", retrying);
+    let lease = job.lease.as_ref().map(|lease| {
+        let until = instant(lease.expires_at);
+        format!("{}, fencing token {}, until {until}", lease.holder, lease.fencing_token)
+    });
+    report.add_some("lease", lease);
+    report.add_some("late", job.lateness());
+    report.add_some("ahead", job.ahead().map(|ahead| ahead.to_string()));
+    let pause = job.paused.as_ref().map(|pause| format!("{pause}, since {}", instant(pause.since)));
+    report.add_some("paused", pause);
+    report
 }
