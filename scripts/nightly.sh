@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What is too long for each change: run it each night, and before a release. Every step runs, also after a failure; the output of
-# each goes to target/nightly/STEP.log.
+# Runs what takes too long for each change: each night, and before a release. Every step runs, also after a failure; its output goes to
+# target/nightly/STEP.log.
 #
 #   scripts/nightly.sh                 all steps, about six hours on two cores
 #   scripts/nightly.sh --list          the names of the steps
@@ -28,14 +28,21 @@ advisories() {
     cargo deny --locked check advisories
 }
 
+# Each package with the oldest compiler that it declares.
 oldest_compiler() {
-    local version
-    version=$(cargo metadata --format-version 1 --no-deps | python3 -c '
-import json, sys
-versions = {package["rust_version"] for package in json.load(sys.stdin)["packages"]}
-print(max(versions, key=lambda text: [int(part) for part in text.split(".")]))')
-    if ! rustup toolchain install "$version" --profile minimal; then skip "rustup cannot install Rust $version"; return; fi
-    RUSTUP_TOOLCHAIN=$version cargo check --workspace --locked --target-dir target/nightly/oldest-compiler
+    local version packages code=0
+    while read -r version packages; do
+        if ! rustup toolchain install "$version" --profile minimal; then skip "rustup cannot install Rust $version"; continue; fi
+        # shellcheck disable=SC2086
+        RUSTUP_TOOLCHAIN=$version cargo check --locked --target-dir target/nightly/oldest-compiler $packages || code=1
+    done < <(cargo metadata --format-version 1 --no-deps | python3 -c '
+import collections, json, sys
+packages = collections.defaultdict(list)
+for package in json.load(sys.stdin)["packages"]:
+    packages[package["rust_version"]].append(package["name"])
+for version, names in packages.items():
+    print(version, *(f"--package {name}" for name in names))')
+    return $code
 }
 
 ignored_tests() { cargo test --release --workspace --locked -- --ignored; }
@@ -86,11 +93,14 @@ benchmarks() {
 }
 
 book() {
-    if [[ ! -e docs/book.toml ]]; then skip "there is no docs/book.toml"; return; fi
+    local mdbook=0.5.4
     export PATH=$PWD/target/tools/bin:$PATH
-    command -v mdbook >/dev/null ||
-        cargo install --quiet --locked --root target/tools --target-dir target/tools mdbook
-    mdbook build docs --dest-dir "$PWD/target/book"
+    # The version of which the output was inspected.
+    [[ $(mdbook --version 2>/dev/null) == "mdbook v$mdbook" ]] ||
+        cargo install --quiet --locked --force --root target/tools --target-dir target/tools \
+            --version "$mdbook" --no-default-features --features search mdbook || return 1
+    rm -rf target/book
+    mdbook build docs && ./scripts/check-book.py target/book
 }
 
 all=(packages oldest_compiler debian advisories book ignored_tests model simulation properties faults benchmarks)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes docs/demo.svg and docs/status.svg: what `demo` and `status` print on a terminal, in its colours.
+"""Writes docs/demo.svg and docs/status.svg: the output of `demo` and `status` on a terminal, with its colours.
 
 scripts/screenshots.py [PROGRAM]    (target/release/billing-daemon, or else target/debug/billing-daemon)
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = 100
-# As the usual dark terminal has them, by their number.
+# The colours of a dark terminal, by their ANSI number.
 COLOURS = ["#3b4252", "#e06c75", "#98c379", "#e5c07b", "#61afef", "#c678dd", "#56b6c2", "#d8dee9"]
 PLAIN, DIM, BACK = "#d8dee9", "#8b95a5", "#1e222a"
 WIDTH, HEIGHT, MARGIN = 8.43, 19, 16
@@ -22,8 +22,8 @@ def program():
     return found[0] if found else sys.exit("build the program first: cargo build --release")
 
 
-def on_a_terminal(argv, folder, environment):
-    """Everything that argv writes to a terminal of COLUMNS columns."""
+def terminal_output(argv, folder, environment):
+    """Returns everything that argv writes to a terminal of COLUMNS columns."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, COLUMNS, 0, 0))
     child = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=environment)
@@ -42,7 +42,7 @@ def on_a_terminal(argv, folder, environment):
 
 
 def screen(text):
-    """The lines that stay, as lists of (character, colour, is bold): progress bars write over themselves."""
+    """Returns the visible lines, as lists of (character, colour, is bold). Progress bars overwrite themselves."""
     lines, row, column, colour, bold = [[]], 0, 0, PLAIN, False
     for piece in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]", text):
         if piece == "\r":
@@ -95,7 +95,7 @@ def drawn(command, lines):
             run, style = run + character, (colour, bold)
         y = MARGIN + HEIGHT * number + 14
         rows.append(f'<text x="{MARGIN}" y="{y}" xml:space="preserve">{"".join(spans)}</text>')
-    title = html.escape(f"What {command} prints")
+    title = html.escape(f"Output of {command}")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" role="img" aria-label="{title}">\n'
         f"<title>{title}</title>\n"
@@ -109,21 +109,24 @@ def drawn(command, lines):
 def main():
     daemon = program()
     with tempfile.TemporaryDirectory() as folder:
-        environment = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", "HOME": folder}
-        url = "sqlite://demo.db?mode=rwc"
-        keep("demo", on_a_terminal([daemon, "demo", "--database-url", url], folder, environment))
+        # Commands that the program prints begin with the name by which it was started.
+        path = f"{daemon.parent}:{os.environ['PATH']}"
+        environment = {"PATH": path, "TERM": "xterm-256color", "HOME": folder, "DATABASE_URL": "sqlite://demo.db?mode=rwc"}
+        os.environ["PATH"] = path
+        demo = ["billing-daemon", "demo", "--database-url", environment["DATABASE_URL"]]
+        keep("demo", terminal_output(demo, folder, environment))
         shutil.copy(ROOT / "jobs.toml", folder)
-        environment["DATABASE_URL"] = url
-        with open(os.devnull, "w") as nowhere:
-            running = subprocess.Popen([daemon, "run"], cwd=folder, env=environment, stdout=nowhere, stderr=nowhere)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        running = subprocess.Popen(["billing-daemon", "run"], cwd=folder, env=environment, **quiet)
         try:
-            # Until the daemon has been seen; ten seconds are plenty.
+            status = ["billing-daemon", "status"]
+            # Until the daemon has written a heartbeat; at most ten seconds.
             for _ in range(20):
                 time.sleep(0.5)
-                asked = subprocess.run([daemon, "status"], cwd=folder, env=environment, capture_output=True, text=True)
-                if "(standby)" in asked.stdout:
+                printed = subprocess.run(status, cwd=folder, env=environment, capture_output=True, text=True)
+                if "alive, last seen" in printed.stdout:
                     break
-            keep("status", on_a_terminal([daemon, "status"], folder, environment))
+            keep("status", terminal_output(status, folder, environment))
         finally:
             running.terminate()
             running.wait()
