@@ -1,6 +1,8 @@
 //! What the two databases spell differently in the queries of the audit.
 
-use crate::billing::{is_postgres_amount, is_sqlite_amount, milliseconds, sqlite_micros};
+use sea_orm::DbBackend;
+
+use crate::billing::{is_amount, micros, milliseconds};
 use billing_store::SQLITE_NOW;
 
 /// What the two databases spell differently.
@@ -10,6 +12,10 @@ pub(super) struct Dialect {
 }
 
 impl Dialect {
+    fn backend(self) -> DbBackend {
+        if self.sqlite { DbBackend::Sqlite } else { DbBackend::Postgres }
+    }
+
     /// One of the two.
     pub(super) fn choose(self, sqlite: String, postgres: String) -> String {
         if self.sqlite { sqlite } else { postgres }
@@ -39,7 +45,7 @@ impl Dialect {
 
     /// An instant of the panel's, to be compared with ours.
     pub(super) fn at(self, column: &str) -> String {
-        self.choose(sqlite_micros(column), column.to_owned())
+        self.choose(micros(DbBackend::Sqlite, column), column.to_owned())
     }
 
     /// An instant of PostgreSQL as the panel knows it, which reckons in milliseconds.
@@ -49,7 +55,7 @@ impl Dialect {
 
     /// Whether an amount of the ledger is one, and counted in its sums.
     pub(super) fn is_amount(self, column: &str) -> String {
-        self.choose(is_sqlite_amount(column), is_postgres_amount(column))
+        is_amount(self.backend(), column)
     }
 
     /// A number in the metadata of the ledger row `t`, as text; NULL if it is none.
@@ -128,7 +134,7 @@ impl Dialect {
     /// writes. An instance whose anchor is where its charges end is as a run left it.
     pub(super) fn is_unseen(self) -> String {
         let written_later = self.choose(
-            format!("coalesce({}, 0) > b.created_at", sqlite_micros("i.updated_at")),
+            format!("coalesce({}, 0) > b.created_at", micros(DbBackend::Sqlite, "i.updated_at")),
             "age(i.xmin) < age(b.xmin)".to_owned(),
         );
         format!(

@@ -35,10 +35,7 @@ mod transfer;
 
 #[cfg(feature = "testing")]
 use self::faulty::FaultyTransaction as BatchTransaction;
-pub(crate) use self::sql::{
-    postgres::{is_amount as is_postgres_amount, milliseconds},
-    sqlite::{is_amount as is_sqlite_amount, micros as sqlite_micros},
-};
+pub(crate) use self::sql::{is_amount, milliseconds};
 #[cfg(not(feature = "testing"))]
 use self::transaction::Transaction as BatchTransaction;
 pub use self::{

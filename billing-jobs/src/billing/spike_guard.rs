@@ -22,13 +22,11 @@ use super::{
     run_details::RunDetails,
     spend_limit::SpendLimit,
     spike::{Excess, Spike},
-    sql::postgres,
 };
 use crate::{
     BILLING_JOB,
     currency::Currency,
     money::{Carry, Money, Rate, cost},
-    panel::Panel,
     period::{Change, HOUR},
     price::PriceKey,
 };
@@ -212,7 +210,11 @@ async fn upper_bound(context: &RunContext<'_>, most_hours: i64) -> Result<Totals
     let db = context.db;
     let currencies = Currencies::of(db).await?;
     let values: [Value; 2] = [context.as_of.into(), most_hours.into()];
-    let groups = query_all(db, statement(db, &due(context.panel, &currencies), values)).await?;
+    let sql = match currencies {
+        Currencies::One(_) => &context.sql.due_amounts,
+        Currencies::Several => &context.sql.due_amounts_by_currency,
+    };
+    let groups = query_all(db, statement(db, sql, values)).await?;
     let mut sums = TotalsByCurrency::default();
     for group in &groups {
         let currency = match currencies {
@@ -263,93 +265,6 @@ fn of_group(context: &RunContext<'_>, group: &QueryResult) -> Result<Option<Curr
     let carried = machines.saturating_mul(unit.ten_thousandths());
     let amount = cost(rate, hours, Carry(0), unit).map_or(i64::MAX, |(amount, _)| amount.0);
     Ok(Some(CurrencyTotals { charges: machines, hours, amount: Money(amount.saturating_add(carried)) }))
-}
-
-/// `(as_of, most hours) -> currency, plan, provider, backups, rate, changes, gone, broke, machines, hours, longest, balance`: what is due, by what it costs.
-/// The currency is looked up only where there are several.
-///
-/// The meter of a machine that is due for an hour is not looked up: it could say only that this hour is charged already, or that
-/// it began at the price before, which is one to compare with. That spares most of the time that this takes.
-fn due(panel: Panel, currencies: &Currencies) -> String {
-    let sqlite = panel.backend == DbBackend::Sqlite;
-    let anchor = "coalesce(last_billed_at, created_at)";
-    let (hours_since, through_hours, seen_hours, gone_hours, hour_ago): (fn(&str) -> String, _, _, _, _) =
-        if sqlite {
-            (
-                |time: &str| format!("($1 / 1000000 - unixepoch({time})) / 3600"),
-                "($1 - m.billed_through) / 3600000000",
-                "($1 - m.seen_at) / 3600000000",
-                "(m.seen_at - m.billed_through) / 3600000000",
-                format!("unixepoch({anchor}) <= $1 / 1000000 - 3600"),
-            )
-        } else {
-            // As floating-point numbers, an instant that is infinite is one more that is too long ago.
-            (
-                |time: &str| format!("floor(($1::float8 / 1000000 - date_part('epoch', {time})) / 3600)"),
-                "floor(($1::float8 / 1000000 - date_part('epoch', m.billed_through)) / 3600)",
-                "floor(($1::float8 / 1000000 - date_part('epoch', m.seen_at)) / 3600)",
-                "floor(date_part('epoch', m.seen_at - m.billed_through) / 3600)",
-                format!("{anchor} <= (SELECT {})", postgres::instant("($1 - 3600000000)")),
-            )
-        };
-    let (no, yes, least, text) =
-        if sqlite { ("0", "1", "min", "") } else { ("false", "true", "least", "::text") };
-    // No sum, however large what is added up, may be larger than what is read.
-    let sum = |column: &str| {
-        if sqlite {
-            format!("CAST(min(total({column}), 9e18) AS INTEGER)")
-        } else {
-            format!("least(coalesce(sum({column}), 0), 9e18)::bigint")
-        }
-    };
-    let backups = if panel.backups { "backup_frequency".to_owned() } else { format!("NULL{text}") };
-    let provider = if sqlite { "provider_id".to_owned() } else { postgres::provider(panel, "") };
-    let balance = if sqlite { "w.balance".to_owned() } else { postgres::ten_thousandths("w.balance") };
-    let wallet = |organization: &str| {
-        format!(
-            "(SELECT coalesce(max({balance}), 0) FROM wallets w WHERE w.organization_id = {organization})"
-        )
-    };
-    let (currency, of_organization) = match currencies {
-        Currencies::One(_) => (format!("NULL{text}"), String::new()),
-        Currencies::Several => (
-            "c.currency".to_owned(),
-            "LEFT JOIN (SELECT organization_id, max(currency) AS currency FROM wallets GROUP BY organization_id) AS c
-                    ON c.organization_id = due.organization_id"
-                .to_owned(),
-        ),
-    };
-    format!(
-        "SELECT {currency} AS currency, plan, provider, backups, rate, changes, gone,
-                coalesce(balance < coalesce(rate / 73000, 1), {no}) AS broke,
-                count(*) AS machines, {sum_of_hours} AS hours, {longest} AS longest, {sum_of_balances} AS balance
-           FROM (SELECT i.organization_id, i.plan, i.provider, i.backups, m.rate, m.rate_changes{text} AS changes, {no} AS gone,
-                        CASE WHEN m.billed_through IS NOT NULL THEN {least}(i.hours, {through_hours})
-                             WHEN i.hours > 1 THEN {least}(i.hours, coalesce(i.age, i.hours))
-                             ELSE i.hours END AS hours,
-                        CASE WHEN i.poor THEN {seen_hours} END AS unseen,
-                        CASE WHEN i.poor THEN {of_machine} END AS balance
-                   FROM (SELECT id, organization_id, plan_id AS plan, {provider} AS provider, {backups} AS backups, {hours} AS hours, {age} AS age,
-                                id IN (SELECT instance_id FROM billing_holds
-                                        WHERE closed_at IS NULL AND reason = 'insufficient_balance') AS poor
-                           FROM vps_instances WHERE {hour_ago}) AS i
-                   LEFT JOIN billing_meters m ON m.instance_id = CASE WHEN i.poor OR i.hours > 1 THEN i.id END
-                 UNION ALL
-                 SELECT h.organization_id, '', NULL{text}, NULL{text}, m.rate, m.rate_changes{text}, {yes}, {gone_hours},
-                        CASE WHEN h.reason = 'insufficient_balance' THEN 0 END, {of_gone}
-                   FROM billing_holds h JOIN billing_meters m ON m.instance_id = h.instance_id
-                  WHERE h.closed_at IS NULL AND NOT EXISTS (SELECT 1 FROM vps_instances v WHERE v.id = h.instance_id)) AS due
-           {of_organization}
-          WHERE hours >= 1 AND {least}(hours, coalesce(unseen, hours)) <= $2
-          GROUP BY 1, 2, 3, 4, 5, 6, 7, 8",
-        sum_of_hours = sum("hours"),
-        longest = if sqlite { "max(hours)" } else { "least(max(hours), 9e18)::bigint" },
-        sum_of_balances = sum("balance"),
-        hours = hours_since(anchor),
-        age = hours_since("created_at"),
-        of_machine = wallet("i.organization_id"),
-        of_gone = wallet("h.organization_id"),
-    )
 }
 
 /// What the run comes to: every batch read and decided as it will be, and at the prices of now, one in memory at a time, with nothing

@@ -17,7 +17,7 @@ use crate::{
         model::MeterRow,
         panel_time::{self, PanelTime},
         read, seen_rates,
-        sql::{postgres, rows, sqlite},
+        sql::{is_amount, micros, rows},
     },
     currency::{Amounts, Currency},
     hold::Hold,
@@ -372,12 +372,15 @@ impl Work<'_> {
                 "uuid_send(i.id)",
                 "i.id > encode($1, 'hex')::uuid",
                 "i.id::text",
-                postgres::micros("m.billed_through"),
+                micros(DbBackend::Postgres, "m.billed_through"),
             )
         };
         let bytes = if sqlite { "" } else { "::bytea" };
-        let provider =
-            if sqlite { "i.provider_id".to_owned() } else { postgres::provider(self.biller.panel, "i.") };
+        let provider = match self.biller.panel.providers {
+            true if sqlite => "i.provider_id",
+            true => "i.provider_id::text",
+            false => "NULL::text",
+        };
         let backups = if self.biller.panel.backups { "i.backup_frequency" } else { "NULL::text" };
         format!(
             "SELECT i.last_billed_at, i.created_at, {place} AS place, {id_text} AS id_text, i.id AS id,
@@ -417,10 +420,11 @@ fn machine(row: &QueryResult) -> Result<Machine, Unreadable> {
 
 /// Each wallet as a run reads it, with what its organization's ledger comes to, and its id as text.
 fn wallets_sql(backend: DbBackend) -> String {
-    let (balance, id_text, sum, is_amount) = match backend {
-        DbBackend::Sqlite => ("w.balance", "w.id", "sum(amount)", sqlite::is_amount("amount")),
-        _ => ("w.balance::text", "w.id::text", "sum(amount * 10000)::bigint", postgres::is_amount("amount")),
+    let (balance, id_text, sum) = match backend {
+        DbBackend::Sqlite => ("w.balance", "w.id", "sum(amount)"),
+        _ => ("w.balance::text", "w.id::text", "sum(amount * 10000)::bigint"),
     };
+    let is_amount = is_amount(backend, "amount");
     format!(
         "SELECT w.id, w.organization_id, {balance}, w.currency, b.wallet_id IS NOT NULL,
                 coalesce(t.ledger, 0), {id_text}

@@ -11,7 +11,7 @@ use crate::{
         decide::SECOND_TRANSACTION,
         id::Id,
         model::{AnchorRow, RepairRow},
-        sql::{postgres, rows, sqlite},
+        sql::{micros, rows},
     },
     currency::{Amounts, Currency},
     daemon_status::alive,
@@ -125,22 +125,14 @@ impl Biller {
 
 /// Machines whose anchor is behind our watermark.
 fn behind_sql(backend: DbBackend) -> String {
-    let (id, anchor, through) = match backend {
-        DbBackend::Sqlite => (
-            "i.id",
-            sqlite::micros("coalesce(i.last_billed_at, i.created_at)"),
-            "m.billed_through".to_owned(),
-        ),
-        _ => (
-            "i.id::text",
-            postgres::micros("coalesce(i.last_billed_at, i.created_at)"),
-            postgres::micros("m.billed_through"),
-        ),
+    let ours = |column: &str| match backend {
+        DbBackend::Sqlite => column.to_owned(),
+        _ => micros(backend, column),
     };
-    let (billed, debited) = match backend {
-        DbBackend::Sqlite => (sqlite::micros("i.last_billed_at"), "m.panel_debited_at".to_owned()),
-        _ => (postgres::micros("i.last_billed_at"), postgres::micros("m.panel_debited_at")),
-    };
+    let id = if backend == DbBackend::Sqlite { "i.id" } else { "i.id::text" };
+    let anchor = micros(backend, "coalesce(i.last_billed_at, i.created_at)");
+    let (through, billed) = (ours("m.billed_through"), micros(backend, "i.last_billed_at"));
+    let debited = ours("m.panel_debited_at");
     format!(
         "SELECT {id} AS id, {billed} AS last_billed_at, {anchor} AS anchor, {through} AS billed_through,
                 {debited} AS panel_debited_at
