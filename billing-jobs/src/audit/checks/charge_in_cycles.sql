@@ -2,10 +2,8 @@ SELECT 'instance ' || c.instance_id || ': the charge from ' || c.period_start
        || ' has no billed or refunded cycle with the same start and amount' AS detail
   FROM billing_charges c
   JOIN vps_instances i ON i.id = c.instance_id
-  LEFT JOIN vps_billing_cycles y
-         ON y.vps_instance_id = c.instance_id AND y.status IN ('billed', 'refunded')
-        AND {cycle_start} = {charge_start} AND {total_amount} = c.amount
- WHERE y.id IS NULL
+  {join_cycle}
+ WHERE {has_no_cycle}
    -- The panel has debited and not yet written its cycle.
    AND NOT (c.by_panel AND {panels_anchor} < {panels_end})
    -- An instance that was deleted and restored has lost its earlier cycles.

@@ -7,7 +7,7 @@ SELECT 'wallet ' || b.wallet_id || ': the balance changed by '
           FROM billing_wallet_openings b) AS b
   JOIN wallets w ON w.id = b.wallet_id
  WHERE w.balance IS NULL
-    -- The panel books a refund as a row of its own, with the status `refunded` of what is refunded, or both.
+    -- The panel books a refund as a separate row, with the status `refunded` of what is refunded, or both.
     OR ({unexplained} <> 0
         AND ({unexplained} > (SELECT coalesce(sum({amount}), 0) FROM payment_transactions t
                                WHERE t.organization_id = b.organization_id AND t.status = 'refunded' AND t.amount > 0
