@@ -21,7 +21,7 @@ impl Currency {
     /// The default of the panel's wallets.
     pub const USD: Self = Self(*b"USD");
 
-    /// The code.
+    /// The three letters of the code.
     #[must_use]
     pub fn as_str(&self) -> &str {
         // Letters from A to Z are UTF-8.

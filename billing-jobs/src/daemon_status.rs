@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::{BILLING_JOB, billing::Totals, currency::Amounts};
 use billing_store::{execute, query_one, statement};
 
-/// A daemon that has written nothing for this long is taken for dead: two beats and a half.
+/// A daemon that has written nothing for this long counts as dead: two and a half heartbeat intervals.
 pub const ALIVE_WITHIN: Duration = Duration::from_secs(150);
 
 /// The key of the metadata that has the minutes between two billings; null if the daemon has no billing job.
@@ -20,7 +20,7 @@ const INTERVAL: &str = "billingIntervalMinutes";
 /// How a run of billing ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunEnd<'a> {
-    /// It looked at the whole fleet.
+    /// It billed the whole fleet.
     Done,
     /// It stopped early, and the next run continues from there.
     Interrupted,
@@ -32,7 +32,7 @@ pub enum RunEnd<'a> {
 #[derive(Debug)]
 pub struct StatusRow {
     db: DatabaseConnection,
-    instance: String,
+    daemon_id: String,
     hostname: String,
     metadata: Mutex<Metadata>,
 }
@@ -47,19 +47,19 @@ struct Metadata {
 }
 
 impl StatusRow {
-    /// The row named `instance`, on this host; `metadata` is what the row tells of the process.
+    /// The row of the daemon `daemon_id`, on this host; `metadata` describes the process.
     #[must_use]
     pub fn new(
         db: DatabaseConnection,
-        instance: impl Into<String>,
+        daemon_id: impl Into<String>,
         hostname: impl Into<String>,
         metadata: &serde_json::Value,
     ) -> Self {
         let metadata = Mutex::new(Metadata { process: metadata.clone(), amounts: None });
-        Self { db, instance: instance.into(), hostname: hostname.into(), metadata }
+        Self { db, daemon_id: daemon_id.into(), hostname: hostname.into(), metadata }
     }
 
-    /// What the row tells of the process is this from its next writing on.
+    /// Sets the description of the process, which the next write stores.
     pub fn set_metadata(&self, metadata: &serde_json::Value) {
         self.locked().process = metadata.clone();
     }
@@ -77,16 +77,16 @@ impl StatusRow {
         all.to_string()
     }
 
-    /// The name of the row, unique to this process.
+    /// The id of this daemon, unique to this process.
     #[must_use]
-    pub fn instance(&self) -> &str {
-        &self.instance
+    pub fn daemon_id(&self) -> &str {
+        &self.daemon_id
     }
 
     /// Billing works: the panel leaves it to us.
     pub async fn heartbeat(&self) -> Result<(), DbErr> {
         let now = self.now();
-        let values = [self.instance.as_str().into(), self.metadata().into()];
+        let values = [self.daemon_id.as_str().into(), self.metadata().into()];
         let changes = format!(
             "status = 'running', heartbeat_at = {now}, metadata = excluded.metadata, error_message = NULL"
         );
@@ -96,15 +96,15 @@ impl StatusRow {
     /// The process runs, whether or not it bills: its row is as fresh as after a heartbeat, and `heartbeat_at`, which the panel reads,
     /// stays as it is.
     pub async fn present(&self) -> Result<(), DbErr> {
-        let values = [self.instance.as_str().into(), self.metadata().into()];
+        let values = [self.daemon_id.as_str().into(), self.metadata().into()];
         let changes = "status = CASE WHEN own.status = 'stopped' THEN 'running' ELSE own.status END, \
                        metadata = excluded.metadata";
         self.execute(&self.upsert("'running'", "NULL", "NULL", changes), values).await
     }
 
-    /// Billing does not work: the row says so, and its last heartbeat ages.
+    /// Billing fails: the row contains the message, and its last heartbeat ages.
     pub async fn report_failure(&self, message: &str) -> Result<(), DbErr> {
-        let values = [self.instance.as_str().into(), self.metadata().into(), message.into()];
+        let values = [self.daemon_id.as_str().into(), self.metadata().into(), message.into()];
         let changes = "status = 'error', error_message = excluded.error_message";
         self.execute(&self.upsert("'error'", "NULL", "$3", changes), values).await
     }
@@ -144,17 +144,17 @@ impl StatusRow {
         }
     }
 
-    /// Billing waits for an approval: the row says so, and the panel leaves it to us all the same.
+    /// Billing waits for an approval: the row contains the message, and the panel leaves billing to us all the same.
     pub async fn keep_billing(&self, message: &str) -> Result<(), DbErr> {
         self.report_failure(message).await?;
         let sql = format!(
             "UPDATE billing_daemon_status SET heartbeat_at = {} WHERE daemon_instance_id = $1",
             self.now()
         );
-        self.execute(&sql, [self.instance.as_str().into()]).await
+        self.execute(&sql, [self.daemon_id.as_str().into()]).await
     }
 
-    /// Hands billing back: no row of any daemon has a heartbeat, so the panel takes over at its next look.
+    /// Hands billing back: no row of any daemon has a heartbeat, so the panel takes over at its next poll.
     pub async fn release_billing(&self) -> Result<(), DbErr> {
         let sql = format!(
             "UPDATE billing_daemon_status SET heartbeat_at = NULL, updated_at = {} WHERE heartbeat_at IS NOT NULL",
@@ -196,7 +196,7 @@ impl StatusRow {
             },
         );
         let values = [
-            self.instance.as_str().into(),
+            self.daemon_id.as_str().into(),
             self.metadata().into(),
             success.into(),
             i64::try_from(totals.charged).unwrap_or(i64::MAX).into(),
@@ -207,7 +207,7 @@ impl StatusRow {
         self.execute(&sql, values).await
     }
 
-    /// A clean stop: the last run's figures stay, and nothing of ours keeps the panel waiting. Dead rows of this host lose
+    /// A clean stop: the totals of the last run stay, and the panel no longer waits for this daemon. Dead rows of this host lose
     /// their heartbeat; if this process was configured to bill and no other such daemon is alive, all rows do, and the panel may bill
     /// at once.
     pub async fn stop(&self) -> Result<(), DbErr> {
@@ -216,7 +216,7 @@ impl StatusRow {
             "UPDATE billing_daemon_status SET status = 'stopped', heartbeat_at = NULL, updated_at = {now}
               WHERE daemon_instance_id = $1"
         );
-        self.execute(&sql, [self.instance.as_str().into()]).await?;
+        self.execute(&sql, [self.daemon_id.as_str().into()]).await?;
         let silent = self.silent_since("$1");
         let hostname = match self.db.get_database_backend() {
             DbBackend::Sqlite => "metadata ->> '$.hostname'",

@@ -17,7 +17,7 @@ use billing_store::{query_one, statement};
 #[serde(deny_unknown_fields)]
 pub struct HeartbeatParams {}
 
-/// What a beat is decided from.
+/// The facts that a heartbeat depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeartbeatFacts {
     /// How long this process has run.
@@ -28,29 +28,29 @@ pub struct HeartbeatFacts {
     pub hand_back_after: Duration,
     /// How the latest billing run failed, if it did.
     pub last_error: Option<String>,
-    /// Whether that run waits for somebody to approve what it would charge.
+    /// Whether that run waits for an approval of what it would charge.
     pub spike: bool,
 }
 
-/// What to tell the panel.
+/// What the daemon reports to the panel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeartbeatDecision {
-    /// Billing works.
+    /// Billing works: write a heartbeat.
     Write,
-    /// It does not, but the panel need not step in yet.
+    /// It fails, but the panel need not take over yet.
     Failing(String),
-    /// It could, and waits for somebody to approve a spike: the panel would charge the same, so it is kept waiting.
+    /// A spike waits for an approval: the panel would charge the same, so it must wait.
     AwaitingApproval(String),
-    /// It has not for too long: the panel bills from its next look on.
+    /// It has failed for too long: the panel bills from its next poll on.
     HandBack(String),
 }
 
-/// Decides from `facts` what the panel is told. A process that has just started may beat for one `billing_interval` before
-/// its first result.
+/// Decides what the daemon reports to the panel. A process that has just started may send heartbeats for one `billing_interval`
+/// before its first result.
 #[must_use]
 pub fn decide(facts: &HeartbeatFacts, billing_interval: Duration) -> HeartbeatDecision {
     let fresh = facts.since_start < billing_interval;
-    // The panel guard opens at the same moment.
+    // The panel guard lets the panel bill from the same moment on.
     let stalled = facts.since_worked.is_none_or(|since| since >= facts.hand_back_after) && !fresh;
     let message = match (&facts.last_error, facts.since_worked) {
         (Some(error), _) => format!("the last billing run failed: {error}"),
@@ -74,7 +74,7 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Beats for the process of `services`.
+    /// A job that writes the heartbeat for the process of `services`.
     #[must_use]
     pub fn new(services: Services, _params: HeartbeatParams) -> Self {
         Self { services }
@@ -159,21 +159,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_panel_is_told_whether_billing_works() {
+    fn heartbeat_follows_billing_success() {
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
         let rows = [
-            // A fresh process may beat for one interval before its first result.
+            // A new process may send heartbeats for one interval before its first result.
             (59, None, None, "beat"),
             (60, None, None, "give back"),
             (59, Some(600), None, "beat"),
             (60, Some(76), None, "give back"),
             (60, Some(75), None, "give back"),
             (60, Some(74), None, "beat"),
-            // What cannot bill does not beat, however fresh it is.
+            // A process that cannot bill sends no heartbeat, even if it has just started.
             (0, None, Some("refused"), "failing"),
             (500, Some(10), Some("refused"), "failing"),
             (500, Some(76), Some("refused"), "give back"),
-            // Neither of us charges a spike that nobody has looked at.
+            // Neither biller charges a spike before it is approved.
             (0, None, Some("spike"), "hold"),
             (500, Some(10_000), Some("spike"), "hold"),
         ];
@@ -185,13 +185,13 @@ mod tests {
                 last_error: last_error.map(str::to_owned),
                 spike: last_error == Some("spike"),
             };
-            let told = match decide(&facts, minutes(60)) {
+            let decision = match decide(&facts, minutes(60)) {
                 HeartbeatDecision::Write => "beat",
                 HeartbeatDecision::Failing(_) => "failing",
                 HeartbeatDecision::AwaitingApproval(_) => "hold",
                 HeartbeatDecision::HandBack(_) => "give back",
             };
-            assert_eq!(told, expected, "{facts:?}");
+            assert_eq!(decision, expected, "{facts:?}");
         }
     }
 }

@@ -4,15 +4,15 @@ use std::{fmt, str::FromStr};
 
 use serde::Serialize;
 
-/// A reason, as it stands in the table of holds.
+/// The reason of a hold, as stored in `billing_holds`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// The organization has no wallet.
     NoWallet,
-    /// The organization has several wallets, and which one pays is not ours to choose.
+    /// The organization has several wallets, and billing cannot decide which one pays.
     DuplicateWallets,
-    /// The wallet's balance is NULL or no number.
+    /// The wallet's balance is NULL or not a number.
     InvalidBalance,
     /// The wallet's currency is NULL or not three letters.
     InvalidCurrency,
@@ -22,7 +22,7 @@ pub enum Reason {
     AmbiguousPlan,
     /// A price that is needed is NULL.
     NoPrice,
-    /// A price is negative, no number, or too large.
+    /// A price is negative, not a number, or too large.
     InvalidPrice,
     /// The last billing or the creation of the instance is not a plausible time, or neither is set.
     InvalidTime,
@@ -102,12 +102,12 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A reason with what a person needs to mend it.
+/// A reason with what an operator needs to correct it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold {
-    /// Why.
+    /// The kind of the problem.
     pub reason: Reason,
-    /// What exactly.
+    /// The explanation for the operator.
     pub detail: String,
 }
 

@@ -1,6 +1,6 @@
 //! The names of the jobs that other modules refer to.
 
-/// The name of the billing job, and the kind: its lease and fence guard the one ledger of a database, so there is one.
+/// The name of the billing job and of its kind: its lease protects the one ledger of a database, so there is one such job.
 pub const BILLING_JOB: &str = "billing";
 
 /// The kind of the job that audits.

@@ -1,6 +1,6 @@
-//! The jobs that ship with the daemon, as one plugin: billing, the audit of its books, the heartbeat that the panel reads, the
-//! clean-up after daemons that died and the pruning of history. [`register`] makes them known; [`billing`] and [`audit`] also
-//! serve without a scheduler.
+//! The jobs that ship with the daemon, as one plugin: billing, the audit of the ledger, the heartbeat that the panel reads, the
+//! clean-up of rows of dead daemons, and the pruning of history. [`register`] declares them; [`billing`] and [`audit`] also work
+//! without a scheduler.
 
 pub mod audit;
 pub mod billing;

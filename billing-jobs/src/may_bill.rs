@@ -1,4 +1,4 @@
-//! For an application that bills by itself when no daemon does: whether it is its turn.
+//! For an application that bills when no daemon does: whether it may bill now.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 use crate::{BILLING_JOB, panel_guard};
 use billing_store::statement;
 
-/// How long after the last heartbeat a panel bills by itself.
+/// How long after the last heartbeat the panel resumes its own billing.
 pub const PANEL_TAKEOVER_AFTER: Duration = Duration::from_mins(90);
 
-/// Whether the application may bill now: no daemon has told for `threshold` that billing works. That is the rule by which the
-/// panel's own biller pauses, with a threshold of [`PANEL_TAKEOVER_AFTER`]; ask before each pass, not once.
+/// Whether the application may bill now: no daemon has reported for `threshold` that billing works. The panel's own biller pauses by
+/// the same rule, with a threshold of [`PANEL_TAKEOVER_AFTER`]. Call it before each run, not once.
 ///
-/// The newest `heartbeat_at` of any row of `billing_daemon_status` counts, whatever the row's `status`, and its age is told by the
-/// database's clock. Older than `threshold`, or no heartbeat at all: `true`. A daemon that stops cleanly takes its heartbeat
-/// back, so the next question is answered with `true`.
+/// The newest `heartbeat_at` of any row of `billing_daemon_status` counts, whatever the row's `status`; the database's clock
+/// determines its age. Older than `threshold`, or no heartbeat at all: `true`. A daemon that stops cleanly takes its heartbeat
+/// back, so the next call returns `true`.
 ///
 /// Where the panel guard is installed ([`panel_guard::install`](crate::panel_guard::install)), it refuses hourly debits until billing has not worked for
 /// `hand-back-after`. The answer is `false` until then, also if the last heartbeat is older.
@@ -26,7 +26,7 @@ pub const PANEL_TAKEOVER_AFTER: Duration = Duration::from_mins(90);
 /// ```no_run
 /// # async fn pass(db: sea_orm::DatabaseConnection) {
 /// if billing_jobs::may_bill(&db, billing_jobs::PANEL_TAKEOVER_AFTER).await {
-///     // Every daemon is gone, or cannot bill: one pass of our own.
+///     // Every daemon is gone, or cannot bill: the application bills once.
 /// }
 /// # }
 /// ```

@@ -1,20 +1,20 @@
-//! What is counted of the database at work, through the facade `metrics`: without a recorder this does nothing.
+//! Counters of database errors and rejections, through the facade `metrics`: without a recorder they do nothing.
 
 use metrics::counter;
 
 use billing_store::ErrorClass;
 
-/// Work that was refused because another daemon had claimed the job, by `job`.
+/// Work that was rejected because another daemon had claimed the job, by `job`.
 pub const FENCING_REJECTIONS: &str = "billing_daemon_fencing_rejections_total";
-/// Errors of the database, by what each of them `means`.
+/// Errors of the database, by `class`.
 pub const DATABASE_ERRORS: &str = "billing_daemon_database_errors_total";
 
-/// Work of a job was refused, because another daemon has claimed it since.
+/// Counts work that was rejected because another daemon has claimed the job since.
 pub fn fencing_rejected(job: &str) {
     counter!(FENCING_REJECTIONS, "job" => job.to_owned()).increment(1);
 }
 
-/// The database failed.
+/// Counts an error of the database.
 pub fn database_failed(class: ErrorClass) {
     counter!(DATABASE_ERRORS, "class" => class.as_str()).increment(1);
 }

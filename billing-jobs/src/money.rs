@@ -48,7 +48,7 @@ impl From<Rate> for HourlyRate {
     }
 }
 
-/// What was owed and is less than the wallet can hold, in u.
+/// The owed amount that is smaller than the unit of the wallet, in u.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Carry(pub i64);
@@ -60,9 +60,9 @@ pub struct Price(pub i64);
 /// The smallest amount that a wallet can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalletUnit {
-    /// Two decimals.
+    /// A hundredth of the currency: two decimals.
     Cent,
-    /// Four decimals.
+    /// A ten-thousandth of the currency: four decimals.
     HundredthOfCent,
 }
 
@@ -79,9 +79,9 @@ impl WalletUnit {
     }
 }
 
-/// Text that is no amount of money.
+/// Text that is not a valid amount of money.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is no amount with at most {decimals} decimals")]
+#[error("`{text}` is not an amount with at most {decimals} decimals")]
 pub struct NoAmount {
     text: String,
     decimals: u32,
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts_are_read_exactly_or_not_at_all() {
+    fn price_parsing_is_exact() {
         let rows = [
             ("5.00", Some(5_000_000)),
             ("0.001370", Some(1_370)),
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn unusable_balance_says_why() {
+    fn unusable_balance_has_reason() {
         let rows = [
             ("12.3400", Ok(Money(123_400))),
             ("-0.0001", Ok(Money(-1))),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts_are_shown_with_the_decimals_that_they_have() {
+    fn amounts_show_their_decimals() {
         for (money, text) in
             [(125_000, "12.50"), (68, "0.0068"), (-68, "-0.0068"), (0, "0.00"), (-10_000, "-1.00")]
         {

@@ -1,4 +1,4 @@
-//! Which of the panel's schema generations a database has, told by its catalog and never by a migration's number.
+//! Which of the panel's schema generations a database has, detected from its catalog and never from the number of a migration.
 
 use std::fmt;
 
@@ -28,12 +28,12 @@ impl fmt::Display for Generation {
     }
 }
 
-/// What billing needs to know of the panel's tables.
+/// The properties of the panel's tables that billing depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Panel {
-    /// Which database.
+    /// The database system.
     pub backend: DbBackend,
-    /// Which schema.
+    /// The generation of the schema.
     pub generation: Generation,
     /// What a wallet, and the ledger, can hold.
     pub unit: WalletUnit,
@@ -78,16 +78,16 @@ impl Panel {
     }
 }
 
-/// Whether a panel lives in this database, and may bill by itself: it has tables that only a panel makes.
+/// Whether a panel uses this database, and may bill on its own: it has tables that only a panel creates.
 pub async fn is_present(db: &DatabaseConnection) -> Result<bool, DbErr> {
     if db.get_database_backend() == DbBackend::Sqlite {
         return Ok(false);
     }
-    let row = query_one(db, Statement::from_string(db.get_database_backend(), INHABITED)).await?;
+    let row = query_one(db, Statement::from_string(db.get_database_backend(), HAS_PANEL_TABLES)).await?;
     row.map_or(Ok(false), |row| row.try_get("", "present"))
 }
 
-const INHABITED: &str = "
+const HAS_PANEL_TABLES: &str = "
 SELECT to_regclass('schema_migrations') IS NOT NULL OR to_regclass('activity_logs') IS NOT NULL AS present";
 
 /// The narrowest scale of the columns that a charge is written to, and what else sets the generations apart.

@@ -1,11 +1,11 @@
-//! Parameters as people write them, and as editors are told.
+//! The text forms of parameters, and their patterns for the JSON Schema.
 
 /// A factor with at most one decimal, such as `"1.5"`, in tenths.
 pub(crate) mod tenths {
     use rust_decimal::Decimal;
     use serde::{Deserialize, Deserializer, Serializer, de};
 
-    /// The same, to an editor.
+    /// The pattern for the JSON Schema.
     pub(crate) const PATTERN: &str = r"^\+?([0-9]+(\.[0-9]0*)?|\.[0-9]0*)$";
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
@@ -15,7 +15,9 @@ pub(crate) mod tenths {
             .filter(|tenths| tenths.fract().is_zero() && !tenths.is_sign_negative())
             .and_then(|tenths| i64::try_from(tenths).ok())
             .ok_or_else(|| {
-                de::Error::custom(format!("`{text}` is no factor with at most one decimal, such as \"1.5\""))
+                de::Error::custom(format!(
+                    "`{text}` is not a factor with at most one decimal, such as \"1.5\""
+                ))
             })
     }
 
@@ -49,13 +51,13 @@ pub(crate) mod money {
     use crate::money::Money;
     pub(crate) use crate::money::as_decimal_text::serialize;
 
-    /// The same, to an editor.
+    /// The pattern for the JSON Schema.
     pub(crate) const PATTERN: &str = r"^\+?([0-9]+(\.[0-9]{0,4}0*)?|\.[0-9]{1,4}0*)$";
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Money, D::Error> {
         let text = String::deserialize(deserializer)?;
         let amount = text.parse::<Money>().ok().filter(|amount| amount.0 >= 0);
-        amount.ok_or_else(|| de::Error::custom(format!("`{text}` is no amount such as \"10.00\"")))
+        amount.ok_or_else(|| de::Error::custom(format!("`{text}` is not an amount such as \"10.00\"")))
     }
 }
 
@@ -74,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_factor_is_read_in_tenths_and_whatever_is_none_is_refused() {
+    fn factor_parsing_rejects_invalid_text() {
         for (text, expected) in
             [("1", 10), ("1.5", 15), ("+.50", 5), ("0", 0), ("922337203685477580.7", i64::MAX)]
         {
@@ -82,18 +84,19 @@ mod tests {
         }
         for text in ["1.55", "-1", "one", "", "922337203685477580.8", "79228162514264337593543950335"] {
             let error = tenths(text).expect_err(text);
-            assert!(error.contains(&format!("`{text}` is no factor")), "{error}");
+            assert!(error.contains(&format!("`{text}` is not a factor")), "{error}");
         }
     }
+
     #[test]
-    fn an_amount_is_read_exactly_and_whatever_is_none_is_refused() {
+    fn amount_parsing_rejects_invalid_text() {
         let amount = |text: &str| from_value(json!(text)).map(|Amount(amount)| amount.0);
         for (text, expected) in [("10.00", 100_000), ("0", 0), ("0.0001", 1), ("+1.5", 15_000)] {
             assert_eq!(amount(text).expect(text), expected, "{text}");
         }
         for text in ["-1", "0.00001", "ten", "", "922337203685477.5808"] {
             let error = amount(text).expect_err(text).to_string();
-            assert!(error.contains(&format!("`{text}` is no amount")), "{error}");
+            assert!(error.contains(&format!("`{text}` is not an amount")), "{error}");
         }
     }
 }

@@ -22,9 +22,9 @@ pub fn whole_hours(start: Micros, now: Micros) -> i64 {
 /// Hours in a row at one rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateSpan {
-    /// How many.
+    /// The number of these hours.
     pub hours: i64,
-    /// At which rate.
+    /// The rate of each.
     pub rate: HourlyRate,
 }
 
@@ -60,7 +60,7 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// One rate, since ever.
+    /// One rate without a change.
     #[must_use]
     pub fn constant(rate: HourlyRate) -> Self {
         Self { first: rate, changes: Vec::new() }
@@ -93,15 +93,15 @@ impl Rates {
     #[must_use]
     pub fn cost(&self, start: Micros, hours: i64, carry: Carry, unit: WalletUnit) -> Option<Money> {
         let (mut total, mut carry) = (0_i64, carry);
-        for stretch in self.rate_spans(start, hours) {
-            let (amount, rest) = cost(stretch.rate.total, stretch.hours, carry, unit)?;
+        for span in self.rate_spans(start, hours) {
+            let (amount, rest) = cost(span.rate.total, span.hours, carry, unit)?;
             total = total.checked_add(amount.0)?;
             carry = rest;
         }
         Some(Money(total))
     }
 
-    /// Splits `hours` from `start` on into stretches of one rate.
+    /// Splits `hours` from `start` on into spans of one rate.
     pub fn rate_spans(&self, start: Micros, hours: i64) -> impl Iterator<Item = RateSpan> + '_ {
         let end = start.saturating_add(hours.saturating_mul(HOUR));
         let mut from = start;
@@ -112,10 +112,10 @@ impl Rates {
             // Of a start before 1970 the end of time is more than `Micros::MAX` away.
             let ended = seen_at.saturating_sub(start).max(0) / HOUR * HOUR;
             let until = start.saturating_add(ended).min(end);
-            let stretch = RateSpan { hours: (until - from).max(0) / HOUR, rate };
+            let span = RateSpan { hours: (until - from).max(0) / HOUR, rate };
             from = from.max(until);
             rate = next.unwrap_or(rate);
-            (stretch.hours > 0).then_some(stretch)
+            (span.hours > 0).then_some(span)
         })
     }
 
@@ -152,7 +152,7 @@ mod tests {
     }
 
     fn split(rates: &Rates, start_h: i64, hours: i64) -> Vec<(i64, i64)> {
-        rates.rate_spans(start_h * HOUR, hours).map(|stretch| (stretch.hours, stretch.rate.total.0)).collect()
+        rates.rate_spans(start_h * HOUR, hours).map(|span| (span.hours, span.rate.total.0)).collect()
     }
 
     #[test]
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_seen_just_when_an_hour_ended_is_not_that_hours() {
+    fn rate_seen_at_hour_end_applies_later() {
         let mut rates = constant(10);
         rates.see(Rate(20).into(), 3 * HOUR);
         assert_eq!(split(&rates, 0, 4), [(3, 10), (1, 20)]);
@@ -195,8 +195,8 @@ mod tests {
         let mut rates = Rates::constant(rate(10, 2));
         rates.see(rate(10, 2), HOUR);
         rates.see(rate(10, 4), 2 * HOUR);
-        let stretches: Vec<_> = rates.rate_spans(0, 3).map(|stretch| (stretch.hours, stretch.rate)).collect();
-        assert_eq!(stretches, [(2, rate(10, 2)), (1, rate(10, 4))]);
+        let spans: Vec<_> = rates.rate_spans(0, 3).map(|span| (span.hours, span.rate)).collect();
+        assert_eq!(spans, [(2, rate(10, 2)), (1, rate(10, 4))]);
         let json = serde_json::to_string(&rates.changes).expect("integers are always JSON");
         assert_eq!(json, "[[7200000000,10,4]]");
         assert_eq!(serde_json::from_str::<Vec<Change>>(&json).expect("ours"), rates.changes);

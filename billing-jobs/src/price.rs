@@ -1,4 +1,4 @@
-//! What an hour of an instance costs, or why that cannot be said.
+//! The price of an hour of an instance, or why it is unknown.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::{
     period::{Micros, Rates},
 };
 
-/// A plan's prices as they stand in the panel: text, because a price may be missing or be no number.
+/// A plan's prices in the panel: text, because a price may be missing or not be a number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The plan's own id.
@@ -20,11 +20,11 @@ pub struct Plan {
     pub provider_plan_id: String,
     /// The provider that offers it.
     pub provider_id: Option<String>,
-    /// Monthly.
+    /// The monthly price.
     pub base_price: Option<String>,
-    /// Monthly, on top.
+    /// The monthly markup, which is added to it.
     pub markup_price: Option<String>,
-    /// Hourly; `None` where the panel has no backups.
+    /// The hourly prices of backups; `None` where the panel has no backups.
     pub backups: Option<BackupPrices>,
     /// Why its row cannot be read; then it has no price.
     pub unreadable: Option<String>,
@@ -33,9 +33,9 @@ pub struct Plan {
 /// What backups of an instance cost per hour.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackupPrices {
-    /// Hourly.
+    /// The hourly price.
     pub price: Option<String>,
-    /// Hourly, on top.
+    /// The hourly upcharge, which is added to it.
     pub upcharge: Option<String>,
 }
 
@@ -61,11 +61,11 @@ impl DailyBackupFactor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backups {
-    /// No backups.
+    /// The instance has no backups.
     None,
-    /// Weekly backups.
+    /// One backup a week.
     Weekly,
-    /// Daily backups.
+    /// One backup a day.
     Daily,
 }
 
@@ -114,7 +114,7 @@ pub struct SeenRate {
     pub backups: Backups,
     /// When it was first seen.
     pub seen_at: Micros,
-    /// The price.
+    /// The price of an hour.
     pub rate: HourlyRate,
 }
 
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_plan_and_markup_by_730_and_backups_where_there_are_any() {
+    fn rate_adds_plan_markup_and_backups() {
         let list =
             PriceList::new([plan("a", Some("5.00"), Some("1.50"), Some("0.001000"))], DailyBackupFactor(15));
         let rows = [
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_priced_is_held_with_a_reason() {
+    fn unpriced_plan_has_hold_reason() {
         let plans = [
             plan("null", None, Some("0"), Some("0")),
             plan("nan", Some("NaN"), Some("0"), Some("0")),
@@ -400,7 +400,7 @@ mod tests {
                 Reason::NoPrice,
                 "plan `no-backup-price`: backup_price_hourly is NULL",
             ),
-            ("unheard-of", None, Reason::UnknownPlan, "no plan `unheard-of`"),
+            ("unknown", None, Reason::UnknownPlan, "no plan `unknown`"),
         ];
         for (id, frequency, reason, detail) in rows {
             assert_eq!(list.rate(key(id, frequency)), Err(Hold::new(reason, detail)), "{id}");
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn plans_of_one_name_need_one_price_or_a_provider() {
+    fn shared_name_needs_price_or_provider() {
         let named = |id: &str, base: &str, provider: Option<&str>| Plan {
             provider_plan_id: "nano".to_owned(),
             provider_id: provider.map(str::to_owned),

@@ -1,5 +1,5 @@
 //! Keeps the history of runs bounded: what is too old, or too much of one job, goes. The newest row of a job stays, and so does
-//! the newest that is done, which the audit goes by.
+//! the newest that is done, which the audit uses.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::Services;
 use billing_store::{SQLITE_NOW, execute, query_one, statement};
 
-/// So many rows are deleted in one transaction, so that nobody waits for it.
+/// How many rows one transaction deletes, so that no other transaction waits for it.
 const BATCH: i64 = 1_000;
 
 /// The parameters of kind `prune-history`.

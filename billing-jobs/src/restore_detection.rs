@@ -1,4 +1,4 @@
-//! Notices a database that was restored from a backup: what this machine committed last is known outside the database.
+//! Detects a database that was restored from a backup: the number of the last commit is also stored outside of the database.
 
 use std::{
     collections::BTreeMap,
@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The number of the last batch that this machine knows to be committed, in a small file beside the database.
+/// The number of the last batch that this host committed, in a small file outside of the database.
 #[derive(Clone, Debug)]
 pub struct CommitMarker {
     file: PathBuf,
@@ -37,7 +37,7 @@ impl CommitMarker {
         Ok(self.all()?.remove(&self.database).unwrap_or(0))
     }
 
-    /// Notes that this is the last batch. The file is replaced whole or not at all.
+    /// Records that this is the last batch. The file is replaced whole or not at all.
     ///
     /// # Errors
     /// The file cannot be written.

@@ -12,7 +12,7 @@ use crate::{daemon_status::StatusRow, panel::Panel, restore_detection::CommitMar
 pub struct Services {
     /// The panel's database.
     pub db: DatabaseConnection,
-    /// Which schema it has.
+    /// The properties of its schema.
     pub panel: Panel,
     /// This process's row in the panel's table of daemons.
     pub status: Arc<StatusRow>,
@@ -22,8 +22,8 @@ pub struct Services {
     pub billing_interval: Duration,
     /// Whether billing relies on the panel guard: see [`Biller::relying_on_guard`](crate::billing::Biller::relying_on_guard).
     pub needs_guard: bool,
-    /// What this machine committed last, if that is kept.
+    /// The marker of the last commit of this host, if it is kept.
     pub last_commit: Option<CommitMarker>,
-    /// What time it is.
+    /// The clock of the process.
     pub clock: Arc<dyn Clock>,
 }

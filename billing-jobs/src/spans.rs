@@ -1,6 +1,6 @@
-//! The spans of billing, beneath the scheduler's `run`: each attempt at a batch, and each thing that the database is asked on the
-//! way. They are for traces, so their level is `debug`: a log at `info` neither pays for them nor shows them. Names of tables
-//! and of steps are all that they tell of a statement.
+//! The spans of billing, below the scheduler's `run`: each attempt at a batch, and each query in it. They are for traces, so their
+//! level is `debug`: they cost nothing in a log at `info`, which does not contain them. Of a statement they contain the names of
+//! tables and steps only.
 
 use sea_orm::DbBackend;
 use tracing::{
@@ -25,7 +25,7 @@ pub(crate) fn batch(attempt: u32) -> Span {
     )
 }
 
-/// What a batch came to that looked at so many instances.
+/// Records the totals of a batch that read so many instances.
 pub(crate) fn posted(batch: &Span, instances: usize, totals: &Totals) {
     batch
         .record("instances", instances)
@@ -72,18 +72,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_at_info_hears_of_no_batch_and_of_no_step() {
-        for (level, hears) in [(LevelFilter::INFO, false), (LevelFilter::DEBUG, true)] {
+    fn info_log_contains_no_spans() {
+        for (level, enabled) in [(LevelFilter::INFO, false), (LevelFilter::DEBUG, true)] {
             tracing::subscriber::with_default(tracing_subscriber::registry().with(level), || {
                 let batch = batch(1);
                 let spans = [step(DbBackend::Sqlite, "commit"), write(DbBackend::Postgres, "wallets"), batch];
-                assert!(spans.iter().all(|span| span.is_disabled() != hears), "{level}: {spans:?}");
+                assert!(spans.iter().all(|span| span.is_disabled() != enabled), "{level}: {spans:?}");
             });
         }
     }
 
     #[test]
-    fn a_span_that_nobody_hears_allocates_nothing() {
+    fn disabled_span_allocates_nothing() {
         let spent = allocation_counter::measure(|| {
             let batch = batch(1);
             posted(&batch, 3, &Totals::default());

@@ -1,4 +1,4 @@
-//! Tidies the panel's table of daemons: one row a process would otherwise stay for ever.
+//! Cleans up the panel's table of daemons: without it the row of every process would stay permanently.
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,7 +37,7 @@ pub struct StaleDaemons {
 }
 
 impl StaleDaemons {
-    /// Tidies the table of `services`' database.
+    /// A job that cleans up the table in the database of `services`.
     #[must_use]
     pub fn new(services: &Services, params: StaleDaemonsParams) -> Self {
         Self { status: Arc::clone(&services.status), params }

@@ -15,14 +15,14 @@ use billing_store::statement;
 pub struct Uncharged {
     /// `instance_deleted`, `instance_transferred` or `written_off`.
     pub reason: String,
-    /// The sums.
+    /// The hours and amounts of these debts.
     pub debt: Debt,
 }
 
 /// Hours that were not charged, and their price as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Debt {
-    /// The instances.
+    /// The number of instances.
     pub instances: u64,
     /// Their hours; an upper bound where an instance was deleted between two runs.
     pub hours: u64,
@@ -76,7 +76,7 @@ pub enum Closed {
 /// Returns the debts that were closed without a charge, by reason.
 ///
 /// # Errors
-/// The database does not answer.
+/// The database fails.
 pub async fn uncharged(txn: &DatabaseTransaction, closed: Closed) -> Result<Vec<Uncharged>, DbErr> {
     let at = match txn.get_database_backend() {
         DbBackend::Sqlite => "$1",

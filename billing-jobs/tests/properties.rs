@@ -67,7 +67,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn a_charge_is_what_is_owed_rounded_down_and_the_rest_is_carried(
+    fn charge_rounds_down_and_carries_rest(
         rate in rates(),
         hours in positive(1_000),
         (unit, carry) in with_carry(),
@@ -84,17 +84,17 @@ proptest! {
     }
 
     #[test]
-    fn however_the_hours_are_split_they_cost_the_same(
-        stretches in vec((rates(), 0..200_i64), 1..8),
+    fn split_hours_cost_the_same(
+        spans in vec((rates(), 0..200_i64), 1..8),
         cuts in vec(1..20_i64, 1..40),
         (unit, carry) in with_carry(),
     ) {
-        let stretches: Vec<_> =
-            stretches.into_iter().map(|(rate, hours)| (Rate(rate.0 % (1 << 40)), hours)).collect();
-        let owed = stretches.iter().fold(of_u(carry.0), |sum, (rate, hours)| sum + times(*rate, *hours));
+        let spans: Vec<_> =
+            spans.into_iter().map(|(rate, hours)| (Rate(rate.0 % (1 << 40)), hours)).collect();
+        let owed = spans.iter().fold(of_u(carry.0), |sum, (rate, hours)| sum + times(*rate, *hours));
         let (mut total, mut rest) = (Money(0), carry);
         let mut cuts = cuts.into_iter().cycle();
-        for (rate, mut hours) in stretches {
+        for (rate, mut hours) in spans {
             while hours > 0 {
                 let part = hours.min(cuts.next().expect("a cycle has no end"));
                 let (amount, carried) = cost(rate, part, rest, unit).expect("small enough");
@@ -107,13 +107,13 @@ proptest! {
     }
 
     #[test]
-    fn a_month_costs_its_price_in_every_wallet(cents in 0..100_000_000_i64, unit in units()) {
+    fn month_costs_price_in_every_wallet(cents in 0..100_000_000_i64, unit in units()) {
         let rate = Price(cents * 10_000).monthly();
         prop_assert_eq!(cost(rate, 730, Carry(0), unit), Some((Money(cents * 100), Carry(0))));
     }
 
     #[test]
-    fn a_balance_covers_as_many_hours_as_it_can_pay_and_not_one_more(
+    fn balance_covers_exactly_payable_hours(
         balance in prop_oneof![3 => -1_000..1_000_000_i64, 1 => any::<i64>()],
         rate in rates(),
         hours in positive(1_000),
@@ -132,7 +132,7 @@ proptest! {
     }
 
     #[test]
-    fn more_money_covers_no_fewer_hours_and_a_higher_price_no_more(
+    fn covered_hours_grow_with_balance(
         balance in 0..=i64::MAX,
         more in 0..=i64::MAX,
         rate in rates(),
@@ -146,7 +146,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_overflows_whatever_stands_in_the_database(
+    fn any_database_value_never_overflows(
         numbers in [any::<i64>(), any::<i64>(), any::<i64>(), any::<i64>()],
         unit in units(),
     ) {
@@ -175,7 +175,7 @@ proptest! {
     }
 
     #[test]
-    fn each_hour_has_the_rate_that_was_known_when_it_ended(
+    fn hour_has_rate_known_at_end(
         start in prop_oneof![4 => -3 * HOUR..3 * HOUR, 1 => i64::MIN..i64::MAX / 2],
         hours in 0..40_i64,
         sightings in vec((0..20 * HOUR, 0..4_i64), 0..8),
@@ -203,7 +203,7 @@ proptest! {
     }
 
     #[test]
-    fn a_rate_is_the_sum_of_its_prices(
+    fn rate_is_sum_of_prices(
         base in prices(8),
         markup in prices(8),
         hourly in prices(3),
@@ -238,7 +238,7 @@ proptest! {
     }
 
     #[test]
-    fn a_price_is_read_exactly_or_its_instance_is_held(
+    fn price_parses_exactly_or_holds(
         text in option::of(prop_oneof![
             "-?[0-9]{1,25}(\\.[0-9]{0,12})?",
             "NaN|Infinity||1e5|0x1F|1,50| 5",
@@ -273,10 +273,8 @@ fn rate_at(seen: &[(Micros, Rate)], end: Micros) -> Rate {
 }
 
 fn by_hour(rates: &Rates, start: Micros, hours: i64) -> Vec<Rate> {
-    let stretches = rates.rate_spans(start, hours);
-    stretches
-        .flat_map(|stretch| vec![stretch.rate.total; usize::try_from(stretch.hours).expect("small")])
-        .collect()
+    let spans = rates.rate_spans(start, hours);
+    spans.flat_map(|span| vec![span.rate.total; usize::try_from(span.hours).expect("small")]).collect()
 }
 
 /// A price as the panel may write it, and what it is.
@@ -289,7 +287,7 @@ fn prices(digits: u32) -> impl Strategy<Value = (String, BigRational)> {
     })
 }
 
-/// What a text of digits with a point says.
+/// The value of a text of digits with a point.
 fn decimal(text: &str) -> Option<BigRational> {
     let (sign, digits) = text.strip_prefix('-').map_or((1, text), |digits| (-1, digits));
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));

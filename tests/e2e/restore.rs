@@ -28,7 +28,7 @@ async fn billing_waits_after_restored_backup() {
     std::fs::write(program.folder().join("last-commit.json"), as_restored).expect("a file of ours");
 
     let refused = restored.run("bill").await.expect_code(78);
-    assert!(refused.text().contains("this machine committed batch 2"), "{}", refused.text());
+    assert!(refused.text().contains("this host committed batch 2"), "{}", refused.text());
     assert!(refused.text().contains("billing-daemon accept-restore"), "{}", refused.text());
     restored.run("bill --dry-run").await.expect_code(0);
     let accepted = restored.run("accept-restore").await.expect_code(0);

@@ -31,7 +31,7 @@ impl ReloadAudit {
     pub(crate) fn new(services: &Services, source: Option<&ConfigFile>) -> Self {
         Self {
             db: services.db.clone(),
-            daemon: services.status.instance().to_owned(),
+            daemon: services.status.daemon_id().to_owned(),
             text: source.map(|source| fingerprint(source.text())),
             waiting: JoinSet::new(),
         }

@@ -1,11 +1,11 @@
-//! What the two databases spell differently in the queries of the audit.
+//! The differences between PostgreSQL and SQLite in the queries of the audit.
 
 use sea_orm::DbBackend;
 
 use crate::billing::{is_amount, micros, milliseconds};
 use billing_store::SQLITE_NOW;
 
-/// What the two databases spell differently.
+/// The SQL dialect of the audit's queries.
 #[derive(Clone, Copy)]
 pub(super) struct Dialect {
     pub(super) sqlite: bool,
@@ -16,7 +16,7 @@ impl Dialect {
         if self.sqlite { DbBackend::Sqlite } else { DbBackend::Postgres }
     }
 
-    /// One of the two.
+    /// The text for this dialect.
     pub(super) fn choose(self, sqlite: String, postgres: String) -> String {
         if self.sqlite { sqlite } else { postgres }
     }
@@ -48,19 +48,19 @@ impl Dialect {
         self.choose(micros(DbBackend::Sqlite, column), column.to_owned())
     }
 
-    /// An instant of PostgreSQL as the panel knows it, which reckons in milliseconds.
+    /// An instant of PostgreSQL with the panel's precision, which is a millisecond.
     pub(super) fn panels(self, instant: &str) -> String {
         self.choose(instant.to_owned(), milliseconds(instant))
     }
 
-    /// Whether an amount of the ledger is one, and counted in its sums.
+    /// Whether an amount of the ledger is valid, so that its sums count it.
     pub(super) fn is_amount(self, column: &str) -> String {
         is_amount(self.backend(), column)
     }
 
-    /// A number in the metadata of the ledger row `t`, as text; NULL if it is none.
+    /// A number in the metadata of the ledger row `t`, as text; NULL if it is not one.
     pub(super) fn metadata(self, key: &str) -> String {
-        // SQLite would make binary floating point of it.
+        // SQLite would convert it to a floating-point number.
         let sqlite = format!("CASE WHEN json_valid(t.metadata) THEN t.metadata -> '$.{key}' END");
         self.choose(sqlite, format!("t.metadata ->> '{key}'"))
     }
@@ -72,7 +72,7 @@ impl Dialect {
         self.choose(format!("({sqlite})"), format!("(r.details ->> '{key}')"))
     }
 
-    /// A decimal number in a text as ten-thousandths, exactly; NULL if it is none.
+    /// A decimal number in a text as ten-thousandths, exactly; NULL if it is not one.
     pub(super) fn amount_of_text(self, text: &str) -> String {
         let whole = format!("substr({text}, 1, instr({text} || '.', '.') - 1)");
         let fraction = format!("rtrim(substr({text}, instr({text} || '.', '.') + 1), '0')");
@@ -106,7 +106,7 @@ impl Dialect {
         self.amount_of_text(&self.entry(key))
     }
 
-    /// A count in a text; NULL if it is none.
+    /// A count in a text; NULL if it is not one.
     pub(super) fn count_of_text(self, text: &str) -> String {
         let sqlite = format!("CASE WHEN {text} NOT GLOB '*[^0-9]*' THEN CAST({text} AS INTEGER) END");
         self.choose(sqlite, format!("CASE WHEN {text} ~ '^[0-9]{{1,20}}$' THEN {text}::numeric END"))
@@ -124,7 +124,7 @@ impl Dialect {
         )
     }
 
-    /// Up to where the panel has the instance `i` billed.
+    /// The panel's anchor: up to where it has billed the instance `i`.
     pub(super) fn anchor(self) -> String {
         self.at("coalesce(i.last_billed_at, i.created_at)")
     }

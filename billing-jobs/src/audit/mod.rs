@@ -17,9 +17,9 @@ use crate::uncharged::Uncharged;
 /// What an audit found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Audit {
-    /// How many rows were held against an invariant.
+    /// The number of rows that were compared with an invariant.
     pub checked: u64,
-    /// Each row that breaks one.
+    /// The rows that break an invariant.
     pub violations: Vec<Violation>,
     /// The debts that were ever closed without a charge, by reason. They break no invariant.
     #[serde(serialize_with = "by_reason")]
@@ -33,9 +33,9 @@ fn by_reason<S: serde::Serializer>(uncharged: &[Uncharged], serializer: S) -> Re
 /// A row that breaks an invariant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Violation {
-    /// Which invariant.
+    /// The name of the invariant.
     pub check: String,
-    /// What is wrong, with the row's keys.
+    /// What is wrong, with the keys of the row.
     pub detail: String,
     /// The action of the operator that clears it. Evidence of tampering has none but to investigate.
     pub resolve: String,

@@ -21,10 +21,10 @@ use billing_store::{audit_log, begin_read, columns, statement};
 const LISTED: usize = 100;
 
 /// Checks every invariant. Changes nothing.
-#[expect(clippy::missing_panics_doc, reason = "it has no reason to stop")]
+#[expect(clippy::missing_panics_doc, reason = "the audit has no reason to stop")]
 pub async fn audit(db: &DatabaseConnection) -> Result<Audit, DbErr> {
     let audit = audit_until(db, || false).await?;
-    Ok(audit.expect("it has no reason to stop"))
+    Ok(audit.expect("the audit has no reason to stop"))
 }
 
 /// The same, unless `stop`, which is called before each step, returns true: half of an audit has no result.

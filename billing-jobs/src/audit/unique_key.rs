@@ -10,7 +10,7 @@ fn missing(detail: &str) -> Violation {
     Violation::new("unique_key", detail, resolve)
 }
 
-/// The key of charges is there and refuses a second charge of the same hour: tried, and rolled back.
+/// Tries to insert a second charge of the same hour, which the key must reject, and rolls it back.
 pub(super) async fn unique_key(db: &DatabaseConnection) -> Result<Option<Violation>, DbErr> {
     let txn = begin(db).await?;
     let again = "INSERT INTO billing_charges SELECT * FROM billing_charges LIMIT 1";
@@ -21,7 +21,7 @@ pub(super) async fn unique_key(db: &DatabaseConnection) -> Result<Option<Violati
         Ok(_) => Ok(Some(missing("the same hour of an instance can be charged twice"))),
         // Unique violation, on PostgreSQL and on SQLite.
         Err(error) if matches!(code(&error).as_deref(), Some("23505" | "1555" | "2067")) => Ok(None),
-        // A login that only reads cannot try it: the catalog has to do.
+        // A login that only reads cannot try it, so the catalog decides.
         Err(error) if code(&error).as_deref() == Some("42501") => unique_key_by_catalog(db).await,
         Err(error) => Err(error),
     }

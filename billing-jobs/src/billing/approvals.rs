@@ -31,17 +31,17 @@ const APPROVE: &str = "approve a catch-up";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Scope {
-    /// Every instance.
+    /// Whether it covers every instance.
     pub all: bool,
     /// The instances of these organizations.
     pub organizations: Vec<String>,
-    /// These instances.
+    /// The covered instances, besides those of the organizations.
     pub instances: Vec<String>,
     /// An instance with more hours due than these is not covered.
     pub max_hours: Option<i64>,
 }
 
-/// One approval.
+/// An approval as a run applies it.
 #[derive(Clone, Debug)]
 struct Approval {
     all: bool,
@@ -80,7 +80,7 @@ impl Approvals {
         self.0.is_empty()
     }
 
-    /// Adds one that is not in the database: a dry run tries it.
+    /// Adds an approval that is not in the database: a dry run tries it.
     pub(super) fn add(&mut self, scope: &Scope, through: Micros) {
         self.0.push(Approval::new(scope, through));
     }
@@ -101,10 +101,10 @@ struct Details {
     expires_at: DateTime<Utc>,
 }
 
-/// Records that `by` approves `scope` from now on; returns when that ends.
+/// Records that `by` approves `scope`; returns when the approval ends.
 ///
 /// # Errors
-/// The database does not answer.
+/// The database fails.
 pub async fn approve_catch_up(
     db: &DatabaseConnection,
     scope: &Scope,
@@ -158,7 +158,7 @@ mod tests {
     use crate::period::HOUR;
 
     #[test]
-    fn approval_covers_named_instances_up_to_its_time() {
+    fn approval_covers_named_instances_until_given() {
         let id = |text: &str| Id::from(text);
         let names = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         let all = Scope { all: true, ..Scope::default() };

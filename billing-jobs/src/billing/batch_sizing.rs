@@ -1,17 +1,17 @@
-//! How many machines a transaction bills, and how many transactions are under way: adapted to how the database answers. Pure.
+//! How many instances a transaction bills, and how many transactions run at once: adapted to how fast the database is. Pure.
 
 use std::time::Duration;
 
-/// A customer who tops up a wallet waits for at most one transaction, so it should be short, and yet long enough for its own
-/// cost not to matter.
+/// A payment into a wallet waits for at most one transaction, so it should be short, and yet so long that its overhead does not
+/// matter.
 const TARGET: Duration = Duration::from_millis(100);
 const FIRST_BATCH: u32 = 2_000;
 const BATCHES: std::ops::RangeInclusive<u32> = 250..=10_000;
-/// Beyond these the connections that other jobs need would be taken.
+/// More would take the connections that other jobs need.
 pub(super) const MOST_CONNECTIONS: u32 = 4;
-/// How many batches of each connection are measured before one more is tried.
+/// How many batches per connection are measured before another connection is tried.
 const MEASURED: u32 = 3;
-/// What one more connection must gain to stay.
+/// By how much another connection must increase the speed.
 const GAIN: f64 = 1.1;
 
 /// Adapts within a run, and from run to run.
@@ -21,9 +21,9 @@ pub(super) struct AdaptiveLimits {
     batch_is_fixed: bool,
     connections: u32,
     most_connections: u32,
-    /// Whether the number of connections stays.
+    /// Whether the number of connections is final.
     settled: bool,
-    /// What came of the batches since the number of connections changed.
+    /// The batches since the number of connections changed, and their instances.
     batches: u32,
     instances: u64,
     /// When the first of them began.
@@ -33,7 +33,7 @@ pub(super) struct AdaptiveLimits {
 }
 
 impl AdaptiveLimits {
-    /// With what the configuration has fixed. Where there can be only one writer, there is only one connection.
+    /// The limits that the configuration sets are fixed. A database with one writer has one connection.
     pub(super) fn new(batch: Option<u32>, connections: Option<u32>, one_writer: bool) -> Self {
         let most = if one_writer { 1 } else { MOST_CONNECTIONS };
         let fixed = connections.map(|connections| connections.clamp(1, most));
@@ -55,20 +55,20 @@ impl AdaptiveLimits {
         self.batch
     }
 
-    /// How many transactions may be under way.
+    /// How many transactions may run at once.
     pub(super) fn connections(&self) -> usize {
         self.connections as usize
     }
 
-    /// A run begins: what was measured before the pause counts no more.
+    /// A run begins: measurements before the pause no longer count.
     pub(super) fn begin(&mut self) {
         self.measure_from(Duration::ZERO);
     }
 
-    /// A batch of so many instances is done that took so long and ended `now`, in time since the run began.
+    /// A batch of `instances` is done. It took so long and ended `now`, in time since the run began.
     pub(super) fn done(&mut self, instances: usize, took: Duration, now: Duration) {
         let instances = u32::try_from(instances).unwrap_or(u32::MAX);
-        // The last batch of a fleet tells nothing.
+        // The last batch of a fleet is too small to measure.
         if instances < self.batch / 2 {
             return;
         }
@@ -96,7 +96,7 @@ impl AdaptiveLimits {
         let speed = self.instances as f64 / seconds;
         let worse = self.before.is_some_and(|before| speed < before * GAIN);
         if worse {
-            // To try again and again would cost more than it could gain.
+            // Trying again would cost more than it could gain.
             self.connections -= 1;
             self.settled = true;
         } else if self.connections < self.most_connections {
@@ -113,24 +113,24 @@ impl AdaptiveLimits {
     }
 }
 
-/// For how long SQLite's one writer must leave its place free after it has held it for so long, so that everybody who waits comes by
-/// meanwhile: SQLite asks again after 1, 2, 5, 10, 15, 20, 25, 25, 25, 50, 50 ms, and then every 100 ms.
+/// How long the writer of SQLite must pause after it blocked others for `held`, so that every waiting connection polls once
+/// meanwhile: SQLite polls again after 1, 2, 5, 10, 15, 20, 25, 25, 25, 50, 50 ms, and then every 100 ms.
 pub(super) fn pause_after(held: Duration) -> Duration {
-    let asks_again_after = match held.as_millis() {
+    let poll_interval = match held.as_millis() {
         0..=3 => 5,
         4..=18 => 15,
         19..=128 => 25,
         129..=228 => 50,
         _ => 100,
     };
-    Duration::from_millis(asks_again_after)
+    Duration::from_millis(poll_interval)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Bills with a database that takes so many microseconds for an instance, and gives up to `useful` connections all of that.
+    /// Bills with a database that takes so many microseconds for an instance, and runs up to `useful` connections in parallel.
     fn bill(pace: &mut AdaptiveLimits, instances: u32, micros: u64, useful: u32) {
         let mut left = instances;
         let mut now = Duration::ZERO;
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_takes_about_a_tenth_of_a_second_within_bounds() {
+    fn batch_size_targets_a_tenth_second() {
         for (micros, expected) in [(10, 10_000), (20, 5_000), (100, 1_000), (1_000, 250)] {
             let mut pace = AdaptiveLimits::new(None, Some(1), false);
             bill(&mut pace, 100_000, micros, 1);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_are_added_for_as_long_as_they_help() {
+    fn connections_grow_while_they_help() {
         for (useful, expected) in [(1, 1), (2, 2), (8, 4)] {
             let mut pace = AdaptiveLimits::new(None, None, false);
             bill(&mut pace, 200_000, 20, useful);
@@ -171,20 +171,20 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_for_sqlite_asks_at_least_once_while_it_is_free() {
+    fn sqlite_waiter_polls_during_pause() {
         // As in `sqliteDefaultBusyCallback` of SQLite's main.c.
         let sleeps = [1, 2, 5, 10, 15, 20, 25, 25, 25, 50, 50].into_iter().chain(std::iter::repeat(100));
         for held in 1..2_000 {
             let pause = pause_after(Duration::from_millis(held)).as_millis();
-            for asked_first in 0..held {
-                let asked = sleeps.clone().scan(asked_first, |at, sleep| {
+            for first_poll in 0..held {
+                let polls = sleeps.clone().scan(first_poll, |at, sleep| {
                     *at += sleep;
                     Some(*at)
                 });
-                let free = asked.into_iter().find(|at| *at >= held).expect("it goes on asking");
+                let free = polls.into_iter().find(|at| *at >= held).expect("it polls without limit");
                 assert!(
                     u128::from(free) <= u128::from(held) + pause,
-                    "held {held} ms, asked after {asked_first}"
+                    "held {held} ms, first poll after {first_poll} ms"
                 );
             }
         }

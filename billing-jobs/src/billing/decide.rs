@@ -21,11 +21,11 @@ use crate::{
     price::PriceList,
 };
 
-/// How long the panel's own biller may take from its debit to the cycle and the anchor, which it writes in a second transaction.
-/// Whoever mends them in between doubles the cycle.
+/// How long the built-in biller of the panel may take from its debit to the cycle and the anchor, which it writes in a second
+/// transaction. A repair in between would double the cycle.
 pub(super) const SECOND_TRANSACTION: Micros = 5 * 60 * 1_000_000;
 
-/// What decides beside the rows.
+/// What a decision depends on besides the rows.
 #[derive(Debug)]
 pub(super) struct BillingTerms<'a> {
     /// Hours that ended by then are due.
@@ -46,7 +46,7 @@ pub(super) struct BillingTerms<'a> {
 struct DueHours {
     start: Micros,
     hours: i64,
-    /// Of these, the ones that no run has evaluated: the others were held for want of money.
+    /// Of these, the ones that no run has evaluated: the others were held because the wallet did not cover them.
     unseen_hours: i64,
     carry: Carry,
     rates: Rates,
@@ -54,7 +54,7 @@ struct DueHours {
 
 impl DueHours {
     fn is_free(&self) -> bool {
-        self.rates.rate_spans(self.start, self.hours).all(|stretch| stretch.rate.total.0 == 0)
+        self.rates.rate_spans(self.start, self.hours).all(|span| span.rate.total.0 == 0)
     }
 }
 
@@ -129,12 +129,12 @@ fn decide_instance<'a>(
     wallet_balance: &mut WalletBalance<'a>,
     instance: &'a Instance,
 ) {
-    // Before the other side is done, nothing is written: not even a hold, which says who owes.
+    // Before the other side is done, nothing is written: not even a hold, which names the debtor.
     if let Some(Transfer::Pending) = instance.transfer {
         return;
     }
     if let Some(unreadable) = &instance.unreadable {
-        // What its hours are, and what they cost, is not known; nothing of it is touched until it can be read.
+        // Its hours and their price are unknown; nothing is written until its row can be read.
         let hold = Hold::new(Reason::Unreadable, unreadable.as_str());
         hold_instance(posting, instance, &hold, None, None, wallet_balance.currency());
         return;
@@ -147,7 +147,7 @@ fn decide_instance<'a>(
         Ok(Some(due)) => due,
         Ok(None) => {
             match terms.refused {
-                // What the database refuses may be the mending of the anchor, so that is left.
+                // The database may reject the repair of the anchor, so the anchor is left alone.
                 Some(detail) => {
                     hold_instance(
                         posting,
@@ -163,7 +163,7 @@ fn decide_instance<'a>(
             return;
         }
         Err((hold, None)) => {
-            // Nothing is known about its hours, so that whatever is corrected decides.
+            // Nothing is known about its hours until the row is corrected.
             hold_instance(posting, instance, &hold, None, None, wallet_balance.currency());
             return;
         }
@@ -192,7 +192,7 @@ fn decide_instance<'a>(
     }
 }
 
-/// Charges what can be charged of the due hours; says why if hours are left.
+/// Charges the due hours that can be charged. Returns the hold of the hours that are left.
 fn charge_due<'a>(
     terms: &BillingTerms<'_>,
     posting: &mut Posting<'a>,
@@ -259,15 +259,15 @@ fn charge_what_is_free<'a>(
     due: &DueHours,
     cursor: &mut ChargeCursor,
 ) {
-    for stretch in due.rates.rate_spans(due.start, due.hours) {
-        let RateSpan { hours, rate } = stretch;
+    for span in due.rates.rate_spans(due.start, due.hours) {
+        let RateSpan { hours, rate } = span;
         let charge = Charge { start: cursor.at, hours, rate, amount: Money(0), carry: cursor.carry };
         posting.add_charge(charge_row(currency, instance, due.hours, &charge, None));
         cursor.at += hours * HOUR;
     }
 }
 
-/// Charges from the oldest hour on until the wallet is empty; says why if hours are left.
+/// Charges from the oldest hour on until the wallet is empty. Returns the hold of the hours that are left.
 fn charge_what_is_covered<'a>(
     terms: &BillingTerms<'_>,
     posting: &mut Posting<'a>,
@@ -276,15 +276,15 @@ fn charge_what_is_covered<'a>(
     due: &DueHours,
     cursor: &mut ChargeCursor,
 ) -> Option<Hold> {
-    for stretch in due.rates.rate_spans(due.start, due.hours) {
-        let covered = covered_hours(*balance, stretch.rate.total, stretch.hours, cursor.carry, terms.unit);
+    for span in due.rates.rate_spans(due.start, due.hours) {
+        let covered = covered_hours(*balance, span.rate.total, span.hours, cursor.carry, terms.unit);
         if covered > 0 {
-            let Some((amount, carry)) = cost(stretch.rate.total, covered, cursor.carry, terms.unit) else {
+            let Some((amount, carry)) = cost(span.rate.total, covered, cursor.carry, terms.unit) else {
                 return Some(Hold::new(Reason::InvalidPrice, "the amount is larger than a wallet can hold"));
             };
             let before = *balance;
             *balance = Money(balance.0 - amount.0);
-            let charge = Charge { start: cursor.at, hours: covered, rate: stretch.rate, amount, carry };
+            let charge = Charge { start: cursor.at, hours: covered, rate: span.rate, amount, carry };
             let debit = (amount.0 > 0).then(|| Debit {
                 id: Uuid::now_v7(),
                 balance_before: before,
@@ -293,7 +293,7 @@ fn charge_what_is_covered<'a>(
             posting.add_charge(charge_row(currency, instance, due.hours, &charge, debit));
             *cursor = ChargeCursor { at: cursor.at + covered * HOUR, carry };
         }
-        if covered < stretch.hours {
+        if covered < span.hours {
             let detail = format!("the wallet holds {balance} {currency} and does not cover the next hour");
             return Some(Hold::new(Reason::InsufficientBalance, detail));
         }
@@ -337,7 +337,7 @@ fn cost_of(due: &DueHours, from: &ChargeCursor, hours: i64, unit: WalletUnit) ->
 /// The hours of `instance` that can be priced, or the hold and how many hours it concerns.
 fn due_hours(terms: &BillingTerms<'_>, instance: &Instance) -> Result<Option<DueHours>, (Hold, Option<i64>)> {
     let (start, until) = if instance.gone {
-        // Nothing says what it would have cost but its meter.
+        // Only its meter knows its price.
         let Some(meter) = &instance.meter else { return Ok(None) };
         (meter.billed_through, meter.seen_at)
     } else {
@@ -389,14 +389,14 @@ fn is_lost(instance: &Instance) -> bool {
     instance.gone && unpriced
 }
 
-/// Tells the panel how far the instance is charged, if it believes less.
+/// Moves the panel's anchor to where the instance is charged, if it is behind.
 fn repair_anchor(terms: &BillingTerms<'_>, posting: &mut Posting<'_>, instance: &Instance) {
     if let Some(meter) = &instance.meter {
         move_anchor(terms, posting, instance, meter.billed_through);
     }
 }
 
-/// Moves the panel's anchor to where our charges reach, and mends what its tables lack before that.
+/// Moves the panel's anchor to where our charges end, and repairs what the panel's tables lack before that.
 fn move_anchor(
     terms: &BillingTerms<'_>,
     posting: &mut Posting<'_>,
@@ -406,7 +406,7 @@ fn move_anchor(
     let known = !instance.gone && terms.refused.is_none();
     let last_billed_at = instance.last_billed_at.at();
     let Some(anchor) = last_billed_at.or(instance.created_at.at()).filter(|_| known) else { return };
-    // A clock that was set back leaves our watermark in the future; the panel's anchor never goes there.
+    // A clock that was set back leaves our watermark in the future; the panel's anchor is never moved there.
     if anchor >= billed_through || billed_through > terms.as_of || panel_in_progress(terms, instance, anchor)
     {
         return;
@@ -437,7 +437,7 @@ fn write_meter(
 ) {
     let mut rates = due.rates.clone();
     rates.forget_before(cursor.at);
-    // What is gone was not seen now, and owes nothing for the time since.
+    // A deleted instance was not seen now, and owes nothing for the time since.
     let seen_at =
         instance.meter.as_ref().filter(|_| instance.gone).map_or(terms.as_of, |meter| meter.seen_at);
     let row = MeterRow {
@@ -453,7 +453,7 @@ fn write_meter(
     if instance.meter.is_some() { posting.meters.push(row) } else { posting.new_meters.push(row) }
 }
 
-/// Notes that an instance was there, though its hours cannot be priced now.
+/// Records that an instance exists, though its hours have no price now.
 fn touch_meter(terms: &BillingTerms<'_>, posting: &mut Posting<'_>, instance: &Instance) {
     if let Some(meter) = &instance.meter {
         posting.meters.push(MeterRow {

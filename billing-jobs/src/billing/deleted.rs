@@ -1,7 +1,7 @@
-//! Instances that the panel deleted while they had hours to be charged: each of them is recorded once, after the pass over the fleet.
+//! Instances that the panel deleted while they had hours due: each of them is recorded once, at the end of a run.
 //!
 //! The panel deletes the row of an instance and reports nothing, so the hours since its last charge cannot be charged any more. At
-//! the end of a pass the meter of every instance that exists was moved within the last hour or has an open hold, so one comparison
+//! the end of a run the meter of every instance that exists was moved within the last hour or has an open hold, so one comparison
 //! of the meters with the instances finds those that are gone.
 
 use chrono::{DateTime, SecondsFormat};
@@ -134,7 +134,7 @@ async fn find(context: &RunContext<'_>) -> Result<(Vec<Gone>, Findings), DbErr> 
     Ok((found, unreadable))
 }
 
-/// Writes one page under the panel guard of the run; whether that is still the newest.
+/// Writes one page. Returns false if the fencing token of the run is no longer the newest one.
 async fn record(context: &RunContext<'_>, page: &[Gone]) -> Result<bool, DbErr> {
     let Mode::Commit(token) = context.options.mode else { return Ok(true) };
     let sql = context.sql;

@@ -6,11 +6,11 @@ use super::spike::Spike;
 use crate::{currency::Currency, money::Money};
 use billing_store::with_help;
 
-/// Why a run did not come to its end.
+/// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BillingError {
     /// Another daemon has claimed the job since.
-    #[error("the panel guard of this run is no longer the newest: another daemon bills")]
+    #[error("the fencing token of this run is no longer the newest: another daemon bills")]
     Fenced,
     /// The panel could charge the same hours.
     #[error(
@@ -20,32 +20,32 @@ pub enum BillingError {
     )]
     Unguarded,
     /// The database failed.
-    #[error("could not {doing}: {}", with_help(source))]
+    #[error("cannot {doing}: {}", with_help(source))]
     Database {
-        /// What was being done.
+        /// The attempted step, as a verb phrase.
         doing: &'static str,
-        /// What it said.
+        /// The error of the database.
         source: DbErr,
     },
     /// The database is older than what was committed to it.
     #[error(
-        "the database ends at batch {here}, but this machine committed batch {remembered}: a backup was restored, or this is \
-         another database; see what is missing, then say `billing-daemon accept-restore`"
+        "the database ends at batch {here}, but this host committed batch {remembered}: a backup was restored, or this is another \
+         database; find out what is missing, then run `billing-daemon accept-restore`"
     )]
     Restored {
         /// The last batch in the database.
         here: i64,
-        /// The last one that this machine knows of.
+        /// The last batch that this host knows of.
         remembered: i64,
     },
-    /// What this machine committed last cannot be read.
+    /// The number of the last commit of this host cannot be read.
     #[error(
-        "cannot read {file}, which says what was committed last: {source}; mend it, or remove it if it is lost"
+        "cannot read {file}, which contains the number of the last commit: {source}; repair it, or remove it if it is lost"
     )]
     CommitMarker {
-        /// Where it is.
+        /// The path of the file.
         file: String,
-        /// What is wrong.
+        /// The error of the file system.
         source: std::io::Error,
     },
     /// Nothing was charged.
@@ -54,20 +54,20 @@ pub enum BillingError {
     /// The batches that are left would charge more than the run may.
     #[error(transparent)]
     CeilingExceeded(#[from] CeilingExceeded),
-    /// The database refuses what is charged, whoever pays.
+    /// The database rejects the charges of every customer.
     #[error(
         "the database refuses charges, so the run ends ({instances} instances were refused): {complaint}"
     )]
     Refused {
         /// How many instances were refused.
         instances: u64,
-        /// What the database said of the last one.
+        /// The database's error for the last one.
         complaint: String,
     },
-    /// Some batches found somebody in their way each time. Everything else is billed.
+    /// Some batches conflicted with other transactions in every attempt. Everything else is billed.
     #[error("{batches} batches could not be posted, everything else was: {last}")]
     Unposted {
-        /// How many.
+        /// The number of these batches.
         batches: usize,
         /// The last reason.
         last: String,

@@ -10,7 +10,7 @@ pub(super) const LISTED: usize = 10;
 /// Findings of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Findings {
-    /// How many.
+    /// The number of all of them.
     pub count: u64,
     /// The first of them, a sentence each.
     pub listed: Vec<String>,

@@ -1,4 +1,4 @@
-//! The ids of the panel's rows: nearly always UUIDs, and on SQLite whatever somebody put there.
+//! The ids of the panel's rows: nearly always UUIDs, on SQLite any text.
 
 use std::{fmt, sync::Arc};
 
@@ -14,13 +14,13 @@ pub(super) enum Id {
 }
 
 impl Id {
-    /// What stands for a missing id among others.
+    /// Represents a missing id in a list of ids.
     pub(super) const NONE: Uuid = Uuid::nil();
 
     pub(super) fn uuid(&self) -> Uuid {
         match self {
             Self::Uuid(uuid) => *uuid,
-            // There is no such row on PostgreSQL: the count of rows will tell.
+            // PostgreSQL has no such row: the check of the row count fails.
             Self::Text(_) => Self::NONE,
         }
     }
@@ -71,12 +71,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_comes_back_as_it_was() {
+    fn id_text_survives_conversion() {
         for text in [
             "0198c1f2-6a70-7000-8000-00000000002a",
             "0198C1F2-6A70-7000-8000-00000000002A",
             "0198c1f26a7070008000-00000000002a",
-            "machine 1",
+            "instance 1",
             "",
         ] {
             assert_eq!(Id::from(text).to_string(), text);

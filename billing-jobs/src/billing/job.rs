@@ -1,4 +1,4 @@
-//! Billing as a job: one run over the fleet, told to the panel's status row.
+//! Billing as a job: one run over the fleet, reported to the panel's status row.
 
 use std::{
     num::NonZeroU32,
@@ -38,7 +38,7 @@ pub struct BillingParams {
     pub daily_backup_factor: Option<i64>,
     /// About how many instances one transaction bills; it adapts if this is not set.
     pub batch_instances: Option<NonZeroU32>,
-    /// How many transactions are under way at once, at most four, and on SQLite one; it adapts if this is not set.
+    /// How many transactions run at once, at most four, and on SQLite one; it adapts if this is not set.
     #[schemars(range(max = MOST_CONNECTIONS))]
     pub connections: Option<NonZeroU32>,
     /// A run that charges more for an hour than the recent ones by this factor waits for an approval: text with at most one decimal;
@@ -106,7 +106,7 @@ impl Billing {
 
     async fn report(&self, totals: &Totals, end: RunEnd<'_>) {
         if let Err(error) = self.status.report_run(totals, end).await {
-            warn!(%error, "could not write the run's figures to the status row: {error}");
+            warn!(%error, "cannot write the totals of the run to the status row: {error}");
         }
     }
 }
@@ -168,13 +168,13 @@ impl Job for Billing {
                 let first_prices = first_prices.into_inner().unwrap_or_else(PoisonError::into_inner);
                 ctx.report(RunDetails::unfinished(&first_prices, Some(&error)).to_json());
                 if let BillingError::Spike(_) = &error {
-                    // The panel would charge the same prices, and asks nobody: it is kept waiting for as long as this run waits.
+                    // The panel would charge the same prices without an approval, so it waits for as long as this run waits.
                     self.biller.record_success(ctx.fencing_token).await.map_err(JobError::retry)?;
                 }
                 let sentence = error.to_string();
                 let totals = self.biller.totals_of(ctx.run_id).await.unwrap_or_default();
                 self.report(&totals, RunEnd::Failed(&sentence)).await;
-                // A spike is one until somebody has looked; the next run comes by itself.
+                // A retry would find the same spike; the next scheduled run checks again.
                 let fatal = matches!(error, BillingError::Spike(_));
                 Err(if fatal { JobError::fatal(error) } else { JobError::retry(error) })
             }

@@ -1,4 +1,4 @@
-//! Billing: every due hour charged once, batch by batch, each batch in one transaction under the panel guard.
+//! Billing: every due hour is charged once, batch by batch, each batch in one transaction under the fencing token.
 
 mod approvals;
 mod batch;

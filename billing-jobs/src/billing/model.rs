@@ -18,11 +18,9 @@ use crate::{
 /// A wallet as it was read under lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wallet {
-    /// Its id.
     pub(super) id: Id,
-    /// Whose it is.
     pub(super) organization: Id,
-    /// What it holds, or why that cannot be charged.
+    /// The money in it, or why it cannot be charged.
     pub(super) balance: Result<Money, Hold>,
     /// The currency of the balance.
     pub(super) currency: Result<Currency, InvalidCurrency>,
@@ -33,13 +31,11 @@ pub(super) struct Wallet {
 /// An instance that may be due, as it was read under its wallet's lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Instance {
-    /// Its id.
     pub(super) id: Id,
-    /// Who pays.
     pub(super) organization: Id,
-    /// What people call it.
+    /// The name that the customer gave it.
     pub(super) label: String,
-    /// Which plan it names.
+    /// The id or the name of its plan.
     pub(super) plan: String,
     /// `daily`, `weekly`, `none`; `None` where the panel has no backups.
     pub(super) backup_frequency: Option<String>,
@@ -72,7 +68,7 @@ impl Instance {
 }
 
 impl Instance {
-    /// One of which nothing but this is known.
+    /// An instance of which nothing else is known.
     pub(super) fn unread(id: Id, organization: Id) -> Self {
         Self {
             id,
@@ -112,9 +108,9 @@ pub(super) enum Transfer {
 pub(super) struct Meter {
     /// Every hour up to here is charged.
     pub(super) billed_through: Micros,
-    /// What was owed and is less than the wallet can hold.
+    /// The owed amount that is smaller than the unit of the wallet.
     pub(super) carry: Carry,
-    /// The rates from there on; `None` if only the panel's own biller ever charged the instance, which tells no rate.
+    /// The rates from there on; `None` if only the panel's own biller ever charged the instance, because it records no rate.
     pub(super) rates: Option<Rates>,
     /// When the instance was last seen with hours due.
     pub(super) seen_at: Micros,
@@ -145,7 +141,7 @@ pub(super) struct Posting<'a> {
     pub(super) uncollected: Vec<Id>,
     /// Instances that another organization pays from now on.
     pub(super) transferred: Vec<(Id, Id)>,
-    /// New balances.
+    /// The wallets whose balance changes.
     pub(super) wallets: Vec<WalletRow>,
     /// Wallets that are charged for the first time.
     pub(super) openings: Vec<Id>,
@@ -158,22 +154,20 @@ pub(super) struct Posting<'a> {
 /// An instance with more hours than the catch-up limit.
 #[derive(Debug)]
 pub(super) struct BeyondLimitRow<'a> {
-    /// The instance.
     pub(super) instance: &'a Instance,
     /// The beginning of its due hours.
     pub(super) start: Micros,
     /// The due hours.
     pub(super) hours: i64,
-    /// Their price.
+    /// The price of these hours, if it is known.
     pub(super) amount: Option<Money>,
     /// Whether an approval covers them.
     pub(super) approved: bool,
 }
 
-/// One charge with what the panel's tables say of it.
+/// One charge with its rows in the panel's tables.
 #[derive(Debug)]
 pub(super) struct ChargeRow<'a> {
-    /// Whose hours.
     pub(super) instance: &'a Instance,
     /// The currency of the wallet that pays.
     pub(super) currency: Currency,
@@ -209,9 +203,7 @@ pub(super) struct Debit {
 /// A meter's new values.
 #[derive(Debug)]
 pub(super) struct MeterRow {
-    /// The instance.
     pub(super) instance: Id,
-    /// Who pays.
     pub(super) organization: Id,
     /// What the watermark must still be.
     pub(super) billed_through_before: Option<Micros>,
@@ -230,7 +222,6 @@ pub(super) struct MeterRow {
 /// An instance's new `last_billed_at`.
 #[derive(Debug)]
 pub(super) struct AnchorRow {
-    /// The instance.
     pub(super) instance: Id,
     /// What it must still be.
     pub(super) before: Option<Micros>,
@@ -241,26 +232,25 @@ pub(super) struct AnchorRow {
 /// Charges of ours that the panel's cycles may lack: those that begin in `[since, until)`.
 #[derive(Debug)]
 pub(super) struct RepairRow {
-    /// The instance.
     pub(super) instance: Id,
-    /// Where the panel believes that billing stands.
+    /// Where the panel's anchor is.
     pub(super) since: Micros,
-    /// Where it does.
+    /// Where our watermark is.
     pub(super) until: Micros,
 }
 
 /// An open hold.
 #[derive(Debug)]
 pub(super) struct HoldRow<'a> {
-    /// Who is held.
+    /// The held instance.
     pub(super) instance: &'a Instance,
-    /// Why.
+    /// The word of a [`Reason`].
     pub(super) reason: &'static str,
-    /// What exactly.
+    /// The explanation for the operator.
     pub(super) detail: String,
     /// Hours that are due and not charged, if that is known.
     pub(super) hours: Option<i64>,
-    /// What they cost, if that can be said.
+    /// Their price, if it is known.
     pub(super) amount: Option<Money>,
     /// The currency of the wallet, if there is one wallet with one.
     pub(super) currency: Option<Currency>,
@@ -269,16 +259,15 @@ pub(super) struct HoldRow<'a> {
 /// A wallet's new balance.
 #[derive(Debug)]
 pub(super) struct WalletRow {
-    /// The wallet.
     pub(super) wallet: Id,
-    /// What its balance must still be.
+    /// The balance that was read.
     pub(super) before: Money,
-    /// What it becomes.
+    /// The new balance.
     pub(super) after: Money,
 }
 
 impl Posting<'_> {
-    /// With room for one charge of each instance, so that none of them allocates.
+    /// A posting with capacity for one charge of each instance, so that no charge allocates.
     pub(super) fn for_batch(wallets: usize, instances: usize) -> Self {
         Self {
             charges: Vec::with_capacity(instances),

@@ -19,9 +19,9 @@ const YEAR_2000: Micros = 946_684_800_000_000;
 /// What a time column of the panel holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PanelTime {
-    /// NULL.
+    /// The column is NULL.
     Null,
-    /// An instant.
+    /// Microseconds since 1970.
     At(Micros),
     /// Anything else, as stored: an infinity of PostgreSQL, or a text of SQLite that is not an instant.
     NotAnInstant(String),
@@ -74,10 +74,10 @@ impl fmt::Display for PanelTime {
 /// Where the first hour of an instance begins that is not charged.
 ///
 /// With a meter the watermark decides, or the panel where it has billed further itself; a rebuild that moves `created_at`
-/// changes nothing. Without one, no hour before `created_at` is charged, whatever `last_billed_at` says.
+/// changes nothing. Without one, no hour before `created_at` is charged, whatever `last_billed_at` is.
 ///
 /// # Errors
-/// The hold of an instance with a time that is not plausible: nothing can be said about its hours.
+/// The hold of an instance with a time that is not plausible: its hours are unknown.
 pub(super) fn start(
     last_billed_at: &PanelTime,
     created_at: &PanelTime,

@@ -1,5 +1,5 @@
-//! Rows of the database as what the decision needs. A row that cannot be read costs its customer alone: it is read as one that is
-//! held, and why.
+//! Rows of the database as the values that the decision needs. A row that cannot be read affects its customer alone: it becomes an
+//! instance that is held, with the reason.
 
 use std::time::Instant;
 
@@ -110,7 +110,7 @@ fn prices(row: &QueryResult, panel: Panel) -> Result<(Option<String>, [Option<St
     Ok((optional_text(row, "provider_id", "vps_plans.provider_id")?, prices))
 }
 
-/// A wallet, unless not even its organization is known: then it pays for nobody.
+/// A wallet, unless not even its organization is known: then it pays for no instance.
 pub(super) fn wallet(row: &QueryResult) -> Option<Wallet> {
     let organization = id(row, 1, "wallets.organization_id").ok()?;
     let read = || {
@@ -130,7 +130,7 @@ pub(super) fn wallet(row: &QueryResult) -> Option<Wallet> {
     Some(Wallet { id, organization, balance, currency, opened })
 }
 
-/// What a wallet holds: on SQLite ten-thousandths, on PostgreSQL text, for it may be no amount that can be counted in these.
+/// The balance of a wallet: on SQLite ten-thousandths, on PostgreSQL text, because it may be an amount that has no such integer.
 fn balance(row: &QueryResult, wallet: &Id) -> Result<Money, Hold> {
     if row.try_as_pg_row().is_none() {
         return match value::<Option<i64>>(row, 2, "wallets.balance") {
@@ -160,7 +160,7 @@ fn instance(row: &QueryResult) -> Result<Instance, Unreadable> {
     let organization = self::id(row, 1, table.organization).unwrap_or(unowned);
     let mut instance = Instance {
         gone: table.gone,
-        // A word that is unknown here is none that a rule depends on.
+        // No rule depends on a word that is unknown here.
         held: held.map(|reason| reason.parse().unwrap_or(Reason::Failed)),
         transfer: transfer(row, 16)?,
         ..Instance::unread(id, organization)

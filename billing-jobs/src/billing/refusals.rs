@@ -1,7 +1,7 @@
-//! What the database refused in a run, and when that makes the run a failure.
+//! The rows that the database rejected in a run, and when they make the run a failure.
 //!
-//! A charge that is refused costs its customer alone, and the run goes on. If nearly every charge is refused, the cause is not a
-//! customer: a trigger, a constraint or a policy that changed. Then each further charge is one more of the same.
+//! A rejected charge affects its customer alone, and the run continues. If nearly every charge is rejected, the cause is not a
+//! customer but a trigger, a constraint or a policy that changed. Then every further charge would be rejected as well.
 
 use std::collections::HashSet;
 
@@ -18,7 +18,7 @@ const CUSTOMERS: usize = 10;
 pub(super) struct Refusals {
     /// Instances that were charged.
     charged: u64,
-    /// Instances of which something was refused, with what the database said of it.
+    /// Instances of which a row was rejected, with the error of the database.
     found: Findings,
     /// Of these, the ones that should have been charged.
     uncharged: u64,
@@ -50,7 +50,7 @@ impl Refusals {
         self.found.add(format!("instance {instance}: {text}"), LISTED);
     }
 
-    /// The charge of `instance` was refused. `code` tells complaints apart whose texts differ by a value.
+    /// The charge of `instance` was rejected. `code` is the same for errors whose texts differ by a value.
     ///
     /// # Errors
     /// It is one too many: the run stops.
@@ -82,7 +82,7 @@ impl Refusals {
         Ok(self.take())
     }
 
-    /// What was refused in a run that was stopped, and says nothing of the rest.
+    /// The rejections of a run that was stopped, which imply nothing about the rest of the fleet.
     pub(super) fn take(&mut self) -> Findings {
         std::mem::take(&mut self.found)
     }
@@ -103,7 +103,7 @@ mod tests {
         Charged,
         /// With the same complaint as all the others.
         Refused,
-        /// With one of its own.
+        /// With a different complaint each time.
         RefusedOtherwise,
     }
 
@@ -136,13 +136,13 @@ mod tests {
         assert_eq!(outcome(each(Refused, 1)), "failure", "all there was");
         assert_eq!(outcome(each(Refused, 9)), "failure");
         assert_eq!(outcome(each(Refused, 10)), "stopped");
-        assert_eq!(outcome(each(RefusedOtherwise, 100)), "failure", "each for a reason of its own");
+        assert_eq!(outcome(each(RefusedOtherwise, 100)), "failure", "each for a different reason");
         let one_customer = || (0..100).map(|_| (7, Refused));
         assert_eq!(outcome(one_customer()), "failure");
         assert_eq!(outcome(one_customer().chain([(1, Charged)])), "success", "one bad customer");
         let mixed = || (0..100).map(|n| (n, if n % 10 == 0 { Charged } else { Refused }));
         assert_eq!(outcome(mixed()), "success", "nine of ten are refused, and others are charged");
         let from_then_on = each(Charged, 50).chain(each(Refused, 50));
-        assert_eq!(outcome(from_then_on), "stopped", "something changed while the run went on");
+        assert_eq!(outcome(from_then_on), "stopped", "the database changed during the run");
     }
 }

@@ -14,7 +14,7 @@ use billing_store::{
     query_all, statement,
 };
 
-/// All of them, of each plan the oldest first, and what is wrong with the rows that cannot be read.
+/// All seen prices, of each plan the oldest first, and why other rows cannot be read.
 pub(super) async fn read(
     db: &DatabaseConnection,
     sql: &Statements,

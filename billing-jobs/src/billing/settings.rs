@@ -1,4 +1,4 @@
-//! What a billing run is given and what it reports.
+//! The settings and options of a billing run, and its report.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     uncharged::Uncharged,
 };
 
-/// How long billing must not have worked before the panel may bill, unless the configuration sets another time.
+/// How long billing must fail before the panel may bill, unless the configuration sets another time.
 pub const HAND_BACK_AFTER: Duration = Duration::from_mins(75);
 
 /// How a fleet is billed.
@@ -26,7 +26,7 @@ pub struct BillingSettings {
     pub daily_backup_factor: Option<DailyBackupFactor>,
     /// About how many instances one transaction bills; it adapts if this is not set.
     pub batch_instances: Option<u32>,
-    /// How many transactions are under way at once; it adapts if this is not set.
+    /// How many transactions run at once; it adapts if this is not set.
     pub connections: Option<u32>,
     /// A run that charges more for an hour than the recent ones by this factor, in tenths, waits for an approval; 0: none does.
     pub spike_factor: i64,
@@ -37,8 +37,8 @@ pub struct BillingSettings {
 }
 
 impl BillingSettings {
-    /// The same for billing at this interval: a time of less than five quarters of it would hand billing back between two runs that
-    /// work.
+    /// The same settings for billing at this interval: less than five quarters of it would hand billing back between two successful
+    /// runs.
     #[must_use]
     pub fn at_interval(self, interval: Duration) -> Self {
         Self { hand_back_after: self.hand_back_after.max(interval * 5 / 4), ..self }
@@ -59,7 +59,7 @@ impl Default for BillingSettings {
     }
 }
 
-/// One pass over the fleet.
+/// The options of one run over the fleet.
 pub struct BillingOptions<'a> {
     /// The id of the run's row.
     pub id: Uuid,
@@ -67,19 +67,19 @@ pub struct BillingOptions<'a> {
     pub mode: Mode,
     /// Hours that ended by then are due; the database's clock decides if it is not given.
     pub as_of: Option<DateTime<Utc>>,
-    /// What is approved beyond the catch-up limit besides the approvals on record: a dry run tries an approval.
+    /// An approval beyond the catch-up limit besides those in the audit log: a dry run tries it.
     pub approved: Option<&'a Scope>,
     /// Whether the instances with more hours than the catch-up limit are listed.
     pub lists_beyond_limit: bool,
-    /// Asked before each batch.
+    /// Called before each batch; returns why the run must stop, if it must.
     pub stop: &'a (dyn Fn() -> Option<StopReason> + Sync),
-    /// Told after each batch how many instances it looked at.
+    /// Called after each batch with the number of instances that it read.
     pub progress: &'a (dyn Fn(u64) + Sync),
     /// Receives the first prices of plans once they are written: they are in force however the run ends.
     pub first_prices: &'a (dyn Fn(&[FirstSeenPrice]) + Sync),
 }
 
-/// Whether a run is meant.
+/// Whether a run commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Commit under this claim of the billing job.
@@ -98,14 +98,14 @@ impl Mode {
     }
 }
 
-/// What a run came to.
+/// What a run did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BillReport {
     /// The sums of what was committed (or, in a dry run, would have been).
     pub totals: Totals,
     /// Until when hours were due.
     pub as_of: DateTime<Utc>,
-    /// Why it ended before the whole fleet was looked at.
+    /// Why it ended before the end of the fleet.
     pub stopped: Option<StopReason>,
     /// The debts that this run closed without a charge, by reason.
     pub uncharged: Vec<Uncharged>,
@@ -113,7 +113,7 @@ pub struct BillReport {
     pub beyond_limit: Vec<BeyondLimit>,
     /// Of a dry run: whether the run itself would wait for an approval.
     pub spike: Option<Spike>,
-    /// Rows that something is wrong with: `unreadable`, `refused`.
+    /// The rows that are `unreadable` or were `refused`.
     pub findings: FindingsByKind,
     /// The prices that plans have for the first time: hours that had ended before pay them too.
     pub first_seen_prices: Vec<FirstSeenPrice>,
@@ -122,9 +122,9 @@ pub struct BillReport {
 /// A price of a plan that had none before. Hours that had ended by then pay it as well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FirstSeenPrice {
-    /// The plan.
+    /// The id of the plan.
     pub plan: String,
-    /// With which backups.
+    /// The backups that the price includes.
     pub backups: Backups,
     /// The price of an hour, as decimal text.
     pub hourly_price: String,
@@ -141,9 +141,9 @@ impl From<SeenRate> for FirstSeenPrice {
 pub struct BeyondLimit {
     /// The organization that pays for it.
     pub organization: String,
-    /// The instance.
+    /// The id of the instance.
     pub instance: String,
-    /// Its label.
+    /// The name that the customer gave it.
     pub label: String,
     /// The beginning of the due hours.
     pub start: DateTime<Utc>,

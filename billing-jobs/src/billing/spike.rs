@@ -10,7 +10,7 @@ use crate::{currency::Currency, money::Money};
 /// The due amount of one currency, which exceeds the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Excess {
-    /// The currency.
+    /// The currency of both amounts.
     pub currency: Currency,
     /// The due charges.
     #[serde(flatten)]

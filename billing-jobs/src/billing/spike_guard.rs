@@ -1,6 +1,6 @@
-//! The spike guard: a run that would charge far more for an hour than recent runs charges nothing until an operator approves it.
-//! Before the first batch, one statement computes an upper bound; only if that is too much is every batch decided, without a lock
-//! or a write, for the exact amount.
+//! The spike guard: a run that would charge far more per hour than recent runs charges nothing until an operator approves it. Before
+//! the first batch, one statement computes an upper bound. Only if that exceeds the limit, every batch is decided, without a lock or a
+//! write, for the exact amount.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,17 +36,17 @@ use billing_store::{
     begin_read, columns, query_all, query_one, statement,
 };
 
-/// How many of the runs before are compared with.
+/// How many of the last runs are compared with.
 const RECENT: i64 = 24;
-/// Among how many rows of the history they are looked for.
+/// How many rows of the history are searched for them.
 const LOOKED_AT: i64 = 10_000;
-/// How many instances are decided at a time where it must be known exactly.
+/// How many instances are decided at a time for the exact amount.
 const PAGE: u32 = 5_000;
-/// For how many hours an approval holds.
+/// For how many hours an approval is in force.
 pub const APPROVED_FOR_HOURS: i64 = 24;
 /// How many of the newest approvals are read: one for each currency, and some more.
 const APPROVALS: u32 = 100;
-/// By how many tenths an approved run may exceed what was announced for each hour: more hours are due by then, of other machines.
+/// By how many tenths an approved run may exceed the announced price per hour: more hours of other instances are due by then.
 const APPROVED_TENTHS: i64 = 11;
 
 /// A run that waits for an approval.
@@ -61,16 +61,16 @@ pub struct PendingSpike {
 /// What is due, compared with recent runs.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Assessment {
-    /// The most that a run may charge in each currency; one that is missing has nothing to be compared with.
+    /// The most that a run may charge in each currency; a missing currency has no limit, because no recent run charged anything in it.
     pub(super) ceilings: BTreeMap<Currency, Money>,
-    /// Set if it would charge more.
+    /// Set if the run would charge more than that.
     pub(super) spike: Option<Spike>,
 }
 
-/// What the run may charge.
+/// Returns what the run may charge.
 ///
 /// # Errors
-/// It would charge too much. That is announced in the audit log.
+/// The run would charge more than the limit. That is announced in the audit log.
 pub(super) async fn limit_of(
     context: &RunContext<'_>,
     assessment: &Assessment,
@@ -84,25 +84,25 @@ pub(super) async fn limit_of(
     Ok(SpendLimit::new(assessment.ceilings.clone()))
 }
 
-/// Compares what is due with the recent runs. Changes nothing.
+/// Compares the due amounts with the recent runs. Changes nothing.
 pub(super) async fn assess(context: &RunContext<'_>) -> Result<Assessment, BillingError> {
     let db = context.db;
     let settings = context.settings;
     if settings.spike_factor == 0 {
         return Ok(Assessment::default());
     }
-    let recent = context.retry("look at what the last runs charged", || recent(db)).await?;
+    let recent = context.retry("read what the last runs charged", || recent(db)).await?;
     if recent.is_empty() {
         return Ok(Assessment::default());
     }
-    let approved = context.retry("look for an approval", || approved(db)).await?;
+    let approved = context.retry("read the approvals of spikes", || approved(db)).await?;
     let limits = Limits { settings, recent: &recent, approved: &approved };
     let began = Instant::now();
     let catch_up = i64::from(settings.max_catch_up_hours);
     let bounded = context.retry("add up what is due", || upper_bound(context, catch_up)).await?;
     let took_ms = began.elapsed().as_millis();
-    debug!(took_ms, "at most {} are due; to find that took {took_ms} ms", bounded.amounts());
-    // The statement knows no approvals. Where they can make a difference, only the decision knows what they cover.
+    debug!(took_ms, "at most {} are due; computing that took {took_ms} ms", bounded.amounts());
+    // The statement ignores approvals. Where they make a difference, only the decision knows what they cover.
     let differs = !context.approvals.is_empty()
         && context.retry("add up what is due", || upper_bound(context, i64::MAX)).await? != bounded;
     let mut sums = bounded;
@@ -114,7 +114,7 @@ pub(super) async fn assess(context: &RunContext<'_>) -> Result<Assessment, Billi
     Ok(Assessment { ceilings: limits.ceilings(&sums), spike })
 }
 
-/// What decides how much a run may charge.
+/// What the limit of a run depends on.
 #[derive(Clone, Copy)]
 struct Limits<'a> {
     settings: super::BillingSettings,
@@ -123,8 +123,8 @@ struct Limits<'a> {
 }
 
 impl Limits<'_> {
-    /// What may be charged for so many hours in `currency`: as much for each as the dearest of the recent runs, and a factor of that;
-    /// at least the floor; and at least what was approved. None where there is nothing to compare with.
+    /// What may be charged for so many hours in `currency`: the highest price per hour of the recent runs times the factor, but at
+    /// least the floor and at least the approved amount. None if no recent run has this currency.
     fn of(self, currency: Currency, hours: i64) -> Option<Money> {
         let for_hours = |sum: CurrencyTotals, tenths: i64| {
             let wide = i128::from(sum.amount.0) * i128::from(hours) * i128::from(tenths);
@@ -145,7 +145,7 @@ impl Limits<'_> {
         sums.iter().filter_map(excess).collect()
     }
 
-    /// The limits of a run that comes to `sums`, and of whatever else it may find meanwhile.
+    /// The limits of a run that would charge `sums`, also for the other currencies that it may find.
     fn ceilings(self, sums: &TotalsByCurrency) -> BTreeMap<Currency, Money> {
         let known: BTreeSet<Currency> =
             self.recent.iter().flat_map(TotalsByCurrency::iter).map(|(currency, _)| currency).collect();
@@ -157,9 +157,9 @@ impl Limits<'_> {
     }
 }
 
-/// What each of the last runs that came to their end charged, if it charged anything.
+/// What each of the last finished runs charged, if it charged anything.
 async fn recent(db: &DatabaseConnection) -> Result<Vec<TotalsByCurrency>, DbErr> {
-    // A row whose figures are none does not count.
+    // A row with invalid figures does not count.
     let (details, hours) = match db.get_database_backend() {
         DbBackend::Sqlite => {
             ("details", "CASE WHEN json_valid(details) THEN CAST(details ->> 'hours' AS INTEGER) END")
@@ -189,7 +189,7 @@ async fn recent(db: &DatabaseConnection) -> Result<Vec<TotalsByCurrency>, DbErr>
 enum Currencies {
     /// Every wallet has this one.
     One(Currency),
-    /// Each wallet has to be looked up.
+    /// Each wallet must be read.
     Several,
 }
 
@@ -204,8 +204,8 @@ impl Currencies {
     }
 }
 
-/// What the run comes to at most, and for how many hours. Machines that are held because their wallet does not cover an hour count
-/// with what that holds, and not with their hours: however long they owe, they must not make a spike look small.
+/// The upper bound of the charges of the run. An instance that is held because its wallet does not cover an hour counts with the
+/// balance and without its hours: old debts must not make a spike look small.
 async fn upper_bound(context: &RunContext<'_>, most_hours: i64) -> Result<TotalsByCurrency, DbErr> {
     let db = context.db;
     let currencies = Currencies::of(db).await?;
@@ -230,7 +230,7 @@ async fn upper_bound(context: &RunContext<'_>, most_hours: i64) -> Result<Totals
     Ok(sums)
 }
 
-/// Machines of one plan at one rate; nothing if they cannot be charged.
+/// The upper bound of the instances of one plan at one rate; none if they cannot be charged.
 fn of_group(context: &RunContext<'_>, group: &QueryResult) -> Result<Option<CurrencyTotals>, DbErr> {
     if group.try_get("", "broke")? {
         let balance: i64 = group.try_get("", "balance")?;
@@ -250,25 +250,25 @@ fn of_group(context: &RunContext<'_>, group: &QueryResult) -> Result<Option<Curr
     }
     let rate_of_meter: Option<i64> = group.try_get("", "rate")?;
     let changes: Vec<Change> = serde_json::from_str(&columns::lossy(group, "changes")).unwrap_or_default();
-    // A price that is seen now for the first time is for the hours from now on. It counts all the same: a wrong one must be found
-    // before the meters know it, or the hours until it is corrected keep it.
+    // A price that is seen for the first time now applies to later hours only. It counts all the same: a wrong price must be found
+    // before the meters contain it, or the hours until its correction keep it.
     let known =
         rate_of_meter.map(Rate).into_iter().chain(changes.iter().map(|change| change.rate.total)).chain(now);
-    // Where no meter is known, the prices count that runs have seen in the time of these hours.
+    // Without a rate in the meter, the prices count that runs have seen in the time of these hours.
     let longest: i64 = group.try_get("", "longest")?;
     let began = context.as_of.saturating_sub(longest.saturating_mul(HOUR));
     let seen = context.prices.highest_after(key, began).ok().filter(|_| rate_of_meter.is_none() && !gone);
     let Some(rate) = known.chain(seen).max() else { return Ok(None) };
-    let (hours, machines): (i64, i64) = (group.try_get("", "hours")?, group.try_get("", "machines")?);
-    // Each may carry up to one unit of its wallet.
+    let (hours, instances): (i64, i64) = (group.try_get("", "hours")?, group.try_get("", "machines")?);
+    // Each instance may carry up to one unit of its wallet.
     let unit = context.panel.unit;
-    let carried = machines.saturating_mul(unit.ten_thousandths());
+    let carried = instances.saturating_mul(unit.ten_thousandths());
     let amount = cost(rate, hours, Carry(0), unit).map_or(i64::MAX, |(amount, _)| amount.0);
-    Ok(Some(CurrencyTotals { charges: machines, hours, amount: Money(amount.saturating_add(carried)) }))
+    Ok(Some(CurrencyTotals { charges: instances, hours, amount: Money(amount.saturating_add(carried)) }))
 }
 
-/// What the run comes to: every batch read and decided as it will be, and at the prices of now, one in memory at a time, with nothing
-/// locked or written.
+/// The exact charges of the run: every batch is read and decided as it will be, and at the current prices, one in memory at a time.
+/// Nothing is locked or written.
 async fn exact_amounts(context: &RunContext<'_>) -> Result<TotalsByCurrency, BillingError> {
     let prices_of_now = context.prices.clone().without_seen();
     let mut sums = TotalsByCurrency::default();
@@ -312,10 +312,10 @@ async fn read_range(context: &RunContext<'_>, owners: &Owners) -> Result<LoadedB
 const ANNOUNCE: &str = "announce a spike";
 const APPROVE: &str = "approve a spike";
 
-/// Logs in the audit log what waits for an approval, once for each sum.
+/// Records in the audit log what waits for an approval, once for each amount.
 ///
 /// # Errors
-/// The database does not answer.
+/// The database fails.
 pub async fn record_pending_spike(
     db: &DatabaseConnection,
     by: &str,
@@ -380,7 +380,7 @@ async fn approvals(db: &DatabaseConnection) -> Result<Vec<(i64, Approval)>, DbEr
 /// The run that was announced last, with what of it is not approved yet; none if all of it is.
 ///
 /// # Errors
-/// The database does not answer.
+/// The database fails.
 pub async fn pending_spike(db: &DatabaseConnection) -> Result<Option<PendingSpike>, DbErr> {
     let Some(mut announced) = newest_announcement(db).await? else { return Ok(None) };
     for (_, approval) in approvals(db).await? {
@@ -391,11 +391,11 @@ pub async fn pending_spike(db: &DatabaseConnection) -> Result<Option<PendingSpik
     Ok(Some(announced).filter(|announced| !announced.excesses.is_empty()))
 }
 
-/// Lets a run charge `excess`, which was announced in row `announced` of the audit log, in the name of `by`, for
+/// Approves `excess`, which row `announced` of the audit log announced, in the name of `by`. The approval is in force for
 /// [`APPROVED_FOR_HOURS`].
 ///
 /// # Errors
-/// The database does not answer.
+/// The database fails.
 pub async fn approve(db: &DatabaseConnection, announced: i64, excess: Excess, by: &str) -> Result<(), DbErr> {
     let approval = Approval { announced, excess, for_hours: APPROVED_FOR_HOURS };
     let entry = AuditEvent {
@@ -408,7 +408,7 @@ pub async fn approve(db: &DatabaseConnection, announced: i64, excess: Excess, by
     audit_log::append_in_own_transaction(db, &entry).await
 }
 
-/// What the approvals that still hold allow: of each currency the newest.
+/// What the approvals in force allow: of each currency the newest.
 async fn approved(db: &DatabaseConnection) -> Result<TotalsByCurrency, DbErr> {
     let mut approved = TotalsByCurrency::default();
     for (age, Approval { excess: Excess { currency, due, .. }, .. }) in approvals(db).await? {

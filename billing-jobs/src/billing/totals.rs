@@ -18,7 +18,7 @@ pub struct Totals {
     pub charges: u64,
     /// Instances with hours that are due and not charged.
     pub held: u64,
-    /// Charged hours.
+    /// The charged hours of all instances together.
     pub hours: u64,
     /// The charges of each currency. In JSON their amounts are decimal texts.
     #[serde(with = "decimal_texts")]

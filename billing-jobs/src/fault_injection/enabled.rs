@@ -8,17 +8,17 @@ pub use billing_store::fault_injection::{lock_timeout_ms, mutated};
 
 /// Each safeguard of billing that can be left out, with what it is.
 const MUTATIONS: [(&str, &str); 12] = [
-    ("no-fencing-check", "a billing transaction does not ask whether its claim is the newest"),
-    ("no-watermark-compare", "a meter moves whatever its watermark is by now"),
-    ("no-balance-compare", "a balance is written whatever it is by now"),
+    ("no-fencing-check", "a billing transaction does not check whether its fencing token is the newest"),
+    ("no-watermark-compare", "a meter moves although its watermark has changed"),
+    ("no-balance-compare", "a balance is written although it has changed"),
     ("no-wallet-lock", "wallets are read without a lock"),
     ("stale-due-list", "what is due is read before the locks"),
     ("no-count-check", "a statement may change another number of rows than it should"),
-    ("retry-without-rollback", "a batch that failed is tried again in the same transaction"),
-    ("totals-from-memory", "a run's totals are what it remembers, and not its batches"),
-    ("cycles-apart", "the panel's cycles are written in a transaction of their own"),
-    ("debit-apart", "wallets are debited in a transaction of their own"),
-    ("anchor-only", "hours begin at the panel's anchor, whatever our watermark says"),
+    ("retry-without-rollback", "a batch that failed is attempted again in the same transaction"),
+    ("totals-from-memory", "the totals of a run come from memory, not from its batches"),
+    ("cycles-apart", "the panel's cycles are written in a separate transaction"),
+    ("debit-apart", "wallets are debited in a separate transaction"),
+    ("anchor-only", "hours begin at the panel's anchor, whatever our watermark is"),
     ("anchor-stays", "the panel's anchor is not moved"),
 ];
 
@@ -27,7 +27,7 @@ static LINGER: LazyLock<Option<Duration>> =
     LazyLock::new(|| number("BILLING_LINGER_MS").map(Duration::from_millis));
 static ABORT_AT: LazyLock<Option<u64>> = LazyLock::new(|| number("BILLING_ABORT_AT"));
 
-/// From here on the environment may break things: the first thing that a program of the tests does.
+/// Lets the environment break things from here on: the first call of a program that tests.
 pub fn enable() {
     fault_injection::enable(&MUTATIONS);
 }

@@ -1,10 +1,11 @@
-//! What the fault campaign may break on purpose. Without the feature `testing` nothing of it is compiled. A build of the whole
-//! workspace compiles it into every program; there it does nothing, for only the programs of the tests call [`enable`].
+//! The switches of the fault campaign. Without the feature `testing` they are not compiled. A build of the whole workspace compiles
+//! them into every program; there they do nothing, because only the programs of the tests call [`enable`]. The faults themselves are in
+//! `billing/faulty`.
 //!
 //! | variable | effect |
 //! |---|---|
 //! | `BILLING_CLOCK` | a query whose column `now` is the time up to which billing is due, in microseconds |
-//! | `BILLING_MUTATION` | names of safeguards to leave out, separated by commas: see `mutations` |
+//! | `BILLING_MUTATION` | names of safeguards to leave out, separated by commas |
 //! | `BILLING_LINGER_MS` | how long a batch waits before it begins, and between what it reads and what it writes |
 //! | `BILLING_LOCK_TIMEOUT_MS` | the lock timeout of a billing transaction; on SQLite, of any |
 //! | `BILLING_ABORT_AT` | the process aborts before this statement of a batch, counted from 1; the commit is one |

@@ -8,7 +8,7 @@ BEGIN
         RETURN NEW;
     END IF;
     -- As JSON, for the panel may add, drop or retype columns: see the function on the ledger. An update of other columns is noted
-    -- as well, since a row trigger cannot tell it from one that writes the balance that the wallet holds already.
+    -- as well, since a row trigger cannot distinguish it from one that writes an unchanged balance.
     overwritten := pg_catalog.to_jsonb(OLD);
     PERFORM pg_catalog.set_config('billing.overwritten_balance', pg_catalog.concat_ws(' ', overwritten ->> 'organization_id'::text,
         coalesce(overwritten ->> 'balance'::text, 'null'), coalesce(pg_catalog.to_jsonb(NEW) ->> 'balance'::text, 'null')), true);

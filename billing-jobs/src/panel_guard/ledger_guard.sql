@@ -17,9 +17,9 @@ DECLARE
     tries integer := 0;
     noted text[];
     balance_before jsonb;
-    said text[];
+    matched text[];
     taken numeric;
-    machines uuid[];
+    instances uuid[];
     panel_anchor timestamptz;
     created timestamptz;
     watermark timestamptz;
@@ -60,12 +60,12 @@ BEGIN
               FROM scheduler_fencing f LEFT JOIN scheduler_jobs s ON s.job = f.job
              WHERE f.job = 'billing';
             IF NOT FOUND THEN
-                RAISE EXCEPTION 'the panel guard has lost its row in scheduler_fencing, so nobody may debit an hour'
+                RAISE EXCEPTION 'the panel guard has lost its row in scheduler_fencing, so no program may debit an hour'
                     USING ERRCODE = 'BF002', HINT = 'Run `billing-daemon guard install` again.';
             END IF;
             IF ours.last_success_at > clock_timestamp() - ours.silence THEN
-                RAISE EXCEPTION 'billing-daemon charges the hours of this database: it worked % ago, and the panel may charge them '
-                                'when it has not for %',
+                RAISE EXCEPTION 'billing-daemon charges the hours of this database: its last success was % ago, and the panel may charge them '
+                                'after % without one',
                         pg_catalog.date_trunc('second', clock_timestamp() - ours.last_success_at), ours.silence
                     USING ERRCODE = 'BF001', HINT = 'Nothing was taken from the wallet. This ends with the last daemon.';
             END IF;
@@ -114,7 +114,7 @@ BEGIN
     END IF;
 
     IF ours.in_force THEN
-        -- With a number that nobody holds, a daemon that wakes up later is shut out until it claims anew. Once is enough.
+        -- No process has this token, so a daemon that resumes later is rejected until it claims the job again. Once is enough.
         ours.number := 1::bigint + greatest(ours.number, ours.claimed);
         UPDATE scheduler_fencing f SET fencing_token = ours.number WHERE f.job = 'billing';
     END IF;
@@ -123,45 +123,45 @@ BEGIN
         PERFORM set_config('idle_in_transaction_session_timeout', '30s', true);
     END IF;
 
-    said := pg_catalog.regexp_match(description, '^VPS Hourly Billing - (.*) \(([0-9]{1,6})h\)$');
-    IF said IS NULL OR said[2]::integer < 1 THEN
-        RAISE EXCEPTION 'the debit `%` does not say how many hours of which machine it pays', description
+    matched := pg_catalog.regexp_match(description, '^VPS Hourly Billing - (.*) \(([0-9]{1,6})h\)$');
+    IF matched IS NULL OR matched[2]::integer < 1 THEN
+        RAISE EXCEPTION 'the debit `%` does not name an instance and its hours', description
             USING ERRCODE = 'BF002', HINT = 'Describe it as `VPS Hourly Billing - {label} ({hours}h)`.';
     END IF;
     taken := -(debit ->> 'amount'::text)::numeric * 10000.0;
     IF debit ->> 'status'::text IS DISTINCT FROM 'completed' OR taken IS NULL
        OR NOT (taken >= 0.0 AND taken < 10000000000000.0 AND taken = trunc(taken)) THEN
-        RAISE EXCEPTION 'the debit `%` of % with status % is no completed payment',
+        RAISE EXCEPTION 'the debit `%` of % with status % is not a completed payment',
                 description, debit ->> 'amount'::text, debit ->> 'status'::text
             USING ERRCODE = 'BF002', HINT = 'Book a debit as completed, with an amount of zero or less.';
     END IF;
 
     SELECT pg_catalog.array_agg(v.id), pg_catalog.min(v.last_billed_at), pg_catalog.min(v.created_at)
-      INTO machines, panel_anchor, created
+      INTO instances, panel_anchor, created
       FROM (SELECT i.id, i.last_billed_at, i.created_at
               FROM vps_instances i
-             WHERE i.organization_id = organization AND i.label::text = said[1]
+             WHERE i.organization_id = organization AND i.label::text = matched[1]
              ORDER BY i.id LIMIT 2 FOR NO KEY UPDATE) AS v;
-    IF pg_catalog.cardinality(machines) IS DISTINCT FROM 1 THEN
+    IF pg_catalog.cardinality(instances) IS DISTINCT FROM 1 THEN
         RAISE EXCEPTION '% of organization % is called `%`, so the debit `%` cannot be charged to one',
-                CASE WHEN machines IS NULL THEN 'no machine' ELSE 'more than one machine' END,
-                organization, said[1], description
-            USING ERRCODE = 'BF002', HINT = 'Give each machine of an organization a label of its own.';
+                CASE WHEN instances IS NULL THEN 'no instance' ELSE 'more than one instance' END,
+                organization, matched[1], description
+            USING ERRCODE = 'BF002', HINT = 'Give each instance of an organization a different label.';
     END IF;
     SELECT m.billed_through, m.carry INTO watermark, carried
-      FROM billing_meters m WHERE m.instance_id = machines[1] FOR NO KEY UPDATE;
+      FROM billing_meters m WHERE m.instance_id = instances[1] FOR NO KEY UPDATE;
 
     -- As a run of ours begins: with a meter the watermark decides, or the panel where it is further; without one no hour
     -- before the creation is charged.
     charge_start := CASE WHEN watermark IS NOT NULL THEN greatest(panel_anchor, watermark)
                          WHEN panel_anchor + pg_catalog.make_interval(secs => 1::double precision) <= created THEN created
                          ELSE coalesce(panel_anchor, created) END;
-    charge_end := charge_start + pg_catalog.make_interval(hours => said[2]::integer);
+    charge_end := charge_start + pg_catalog.make_interval(hours => matched[2]::integer);
     IF charge_start IS NULL OR NOT isfinite(charge_start) OR charge_end > clock_timestamp() THEN
-        RAISE EXCEPTION 'the debit `%` pays for hours that are not due: machine % is charged up to %',
-                description, machines[1], coalesce(charge_start::text, 'no known time')
+        RAISE EXCEPTION 'the debit `%` pays for hours that are not due: instance % is charged up to %',
+                description, instances[1], coalesce(charge_start::text, 'no known time')
             USING ERRCODE = 'BF002',
-                  HINT = 'Nothing was taken from the wallet. Where last_billed_at is behind, billing-daemon mends it.';
+                  HINT = 'Nothing was taken from the wallet. Where last_billed_at is behind, billing-daemon repairs it.';
     END IF;
 
     code := debit ->> 'currency'::text;
@@ -170,23 +170,23 @@ BEGIN
         code := 'XXX';
     END IF;
     INSERT INTO billing_batches (run_id, fencing_token, as_of, instances, charges, held, hours, currencies)
-    VALUES ((debit ->> 'id'::text)::uuid, ours.number, clock_timestamp(), 1, 1, 0, said[2]::integer,
+    VALUES ((debit ->> 'id'::text)::uuid, ours.number, clock_timestamp(), 1, 1, 0, matched[2]::integer,
             pg_catalog.jsonb_build_object(code, pg_catalog.jsonb_build_object(
-                'charges'::text, 1, 'hours'::text, said[2]::integer, 'amount'::text, taken::bigint)))
+                'charges'::text, 1, 'hours'::text, matched[2]::integer, 'amount'::text, taken::bigint)))
     RETURNING id INTO batch;
     INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount, carry,
                                  payment_transaction_id, currency, by_panel)
-    VALUES (charge_start, machines[1], organization, batch, said[2]::integer,
-            trunc(taken * 73000.0 / said[2]::numeric), taken, coalesce(carried, 0),
+    VALUES (charge_start, instances[1], organization, batch, matched[2]::integer,
+            trunc(taken * 73000.0 / matched[2]::numeric), taken, coalesce(carried, 0),
             (debit ->> 'id'::text)::uuid, code, true);
     IF watermark IS NULL THEN
         INSERT INTO billing_meters (instance_id, organization_id, billed_through, carry, seen_at, opened_at, panel_debited_at)
-        VALUES (machines[1], organization, charge_end, 0, clock_timestamp(), clock_timestamp(), clock_timestamp());
+        VALUES (instances[1], organization, charge_end, 0, clock_timestamp(), clock_timestamp(), clock_timestamp());
     ELSE
         UPDATE billing_meters m
            SET organization_id = organization, billed_through = charge_end, seen_at = clock_timestamp(),
                panel_debited_at = clock_timestamp()
-         WHERE m.instance_id = machines[1];
+         WHERE m.instance_id = instances[1];
     END IF;
     RETURN NEW;
 END

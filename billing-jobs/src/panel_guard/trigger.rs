@@ -22,7 +22,7 @@ const BODY: &str = include_str!("ledger_guard.sql");
 /// The function of the trigger on the wallets.
 const BALANCE_BODY: &str = include_str!("balance_guard.sql");
 
-/// Who owns the ledger, whether we may act for him, and where things are.
+/// The owner of the ledger, whether this login may act for it, and the names of the tables.
 const TARGET: &str = "
     SELECT quote_ident(r.rolname) AS owner, pg_has_role(r.oid, 'MEMBER') AS may_act,
            quote_ident(current_user::text) AS login, format('%I.%I', n.nspname, t.relname) AS ledger,
@@ -37,8 +37,8 @@ const TARGET: &str = "
       JOIN pg_namespace o ON o.oid = c.relnamespace
      WHERE t.oid = to_regclass('payment_transactions') AND to_regclass('wallets') IS NOT NULL";
 
-/// What the panel guard, or without $1 only taking it down and going on record, needs and the current role lacks, as statements for
-/// whoever can mend it. Functions of the panel guard belong to somebody else if the ledger was given away since they were made.
+/// The rights that the panel guard needs, or without $1 only its removal and the entry in the audit log, and that the current role
+/// lacks, as statements for the owner. Functions of the panel guard have another owner if the ledger changed its owner since.
 const LACKING: &str = "
     SELECT format('GRANT %s ON %s TO %I', string_agg(privilege, ', '), relation::regclass, current_user) AS wanted
       FROM (VALUES ('scheduler_fencing', 'SELECT'), ('scheduler_fencing', 'INSERT'), ('scheduler_fencing', 'UPDATE'),
@@ -90,10 +90,10 @@ pub(crate) fn is_effective_sql() -> String {
     format!("(SELECT guard.effective FROM ({}) AS guard)", status_sql())
 }
 
-/// Why the panel guard could not be put up, taken down or looked at.
+/// Why the panel guard cannot be installed, removed or read.
 #[derive(Debug, thiserror::Error)]
 pub enum PanelGuardError {
-    /// SQLite has no logins and no panel beside it.
+    /// SQLite has no logins, and no panel writes to it.
     #[error(
         "the panel guard is for PostgreSQL: on SQLite no panel writes to the database, so there is no built-in biller to hold back"
     )]
@@ -105,26 +105,26 @@ pub enum PanelGuardError {
     NoTables,
     /// The trigger belongs to the ledger's owner.
     #[error(
-        "{ledger} belongs to {owner}, which alone can change its triggers: run this as {owner}, or say \
+        "{ledger} belongs to {owner}, which alone can change its triggers: run this as {owner}, or run \
          `GRANT {owner} TO {login}` first"
     )]
     NotOwner {
-        /// The table.
+        /// The wallets' ledger.
         ledger: String,
-        /// Whose it is.
+        /// The owner of the ledger.
         owner: String,
-        /// Who asked.
+        /// The login of this connection.
         login: String,
     },
-    /// The trigger would fail at its work, or the change could not go on record.
+    /// The trigger would fail, or the change could not be recorded in the audit log.
     #[error(
         "{owner} lacks rights that this needs: run `{}` as their owner or, for an ALTER, as a superuser, and then this again",
         .grants.join("; ")
     )]
     Rights {
-        /// Who owns the ledger.
+        /// The owner of the ledger.
         owner: String,
-        /// What would give them.
+        /// The statements that grant them.
         grants: Vec<String>,
     },
     /// Without the panel guard, the panel could charge the hours that a daemon charges.
@@ -135,13 +135,13 @@ pub enum PanelGuardError {
         /// The daemon or command that is alive.
         instance: String,
     },
-    /// The database refused.
+    /// The database failed.
     #[error(transparent)]
     Database(#[from] DbErr),
 }
 
 /// The state of the panel guard.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the triggers")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a separate fact about the triggers")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PanelGuardStatus {
     /// Whether the trigger on the ledger exists.
@@ -182,7 +182,7 @@ pub struct InstallReport {
     pub changed: bool,
     /// With whose rights the panel guard acts.
     pub owner: String,
-    /// Whether the login that asked is the owner himself.
+    /// Whether the login of this connection is the owner.
     pub by_owner: bool,
 }
 
@@ -294,7 +294,7 @@ pub(crate) async fn is_installed(db: &impl ConnectionTrait) -> Result<bool, DbEr
     Ok(read(db).await?.effective)
 }
 
-/// Whether the current role may do what the panel guard needs, or only go on record.
+/// Checks that the current role has the rights of the panel guard, or only those of the audit log.
 async fn check_rights(
     txn: &DatabaseTransaction,
     place: &TriggerTarget,

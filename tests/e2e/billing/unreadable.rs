@@ -230,7 +230,7 @@ async fn hostile_value_costs_its_customer_alone(db: &Db) {
     let wrong: Vec<_> = audited.violations.iter().filter(|found| of_healthy(&found.detail)).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
     let adoption = daemon.biller().adopt(false, "a test").await.expect("a dry run finishes");
-    assert_eq!(adoption.machines, all);
+    assert_eq!(adoption.instances, all);
     read_by_command(db, &cases).await;
 }
 

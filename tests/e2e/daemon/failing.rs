@@ -21,12 +21,12 @@ async fn unwritable_wallets_are_reported_until_fixed(db: &Db) {
     let organizations = seed(db, 3).await;
     db.execute("REVOKE INSERT ON payment_transactions FROM billing_run").await;
     let daemon = daemon(db, &[BILLING, HEARTBEAT]).start("run");
-    let failed = daemon.wait_for_line("job `billing` failed, attempt 1 of 100: could not post a batch").await;
+    let failed = daemon.wait_for_line("job `billing` failed, attempt 1 of 100: cannot post a batch").await;
     let refusal = "permission denied for table payment_transactions";
     assert!(failed.contains("] [WARN] ") && failed.contains(refusal), "{failed}");
 
     // One heartbeat may have been in progress while the first run failed; there is none after it.
-    let no_heartbeat = "no heartbeat: the last billing run failed: could not post a batch";
+    let no_heartbeat = "no heartbeat: the last billing run failed: cannot post a batch";
     daemon.wait_for_line(no_heartbeat).await;
     let beat = fetch(db, "SELECT heartbeat_at FROM billing_daemon_status").await;
     daemon.wait_for_line("attempt 2 of 100").await;

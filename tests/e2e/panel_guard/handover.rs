@@ -62,9 +62,9 @@ async fn adopt_continues_where_panel_stopped(db: &Db) {
             (adoption.wallets, adoption.baselines, adoption.drift.to_string().as_str()),
             (3, 1, "99.00 USD")
         );
-        assert_eq!((adoption.machines, adoption.meters), (8, 7));
+        assert_eq!((adoption.instances, adoption.meters), (8, 7));
         // Two hours of each machine, one of `two`, and a hundred more of `late`.
-        assert_eq!((adoption.due_machines, adoption.due_hours), (7, 113));
+        assert_eq!((adoption.due_instances, adoption.due_hours), (7, 113));
         // Those that can be priced, at a cent; one has no wallet.
         assert_eq!(adoption.due_amounts.to_string(), "1.07 USD, 0.02 XXX");
         assert_eq!(adoption.due_unpriced, 2);
@@ -85,7 +85,7 @@ async fn adopt_continues_where_panel_stopped(db: &Db) {
         assert_eq!(prices, if commit { "1" } else { "0" });
     }
     let again = adopt(db, true).await;
-    assert_eq!((again.wallets, again.baselines, again.machines, again.meters), (3, 0, 8, 0));
+    assert_eq!((again.wallets, again.baselines, again.instances, again.meters), (3, 0, 8, 0));
     assert_eq!(again.due_hours, 113);
     assert!(!again.findings.contains_key("drift"), "it is written down");
     assert_sound(db).await;
@@ -149,7 +149,7 @@ async fn handover_during_billing_is_rejected(db: &Db) {
     ))
     .await;
     let output = run(db, "release").await.expect_code(75);
-    assert_eq!(output.err, ["error: the daemon alive-1 is alive and would go on billing: stop it first"]);
+    assert_eq!(output.err, ["error: the daemon alive-1 is alive and would continue to bill: stop it first"]);
     assert_eq!(fetch(db, METERS).await, "0");
     run(db, "adopt").await.expect_code(0);
     db.execute("UPDATE billing_daemon_status SET status = 'stopped'").await;
@@ -240,16 +240,16 @@ async fn adopt_prints_table_and_json() {
         "machines            8",
         "  meters            7  set where the panel stopped",
         "  due               7  113 hours, 1.07 USD, 0.02 XXX",
-        "catch_up_limit      1  machine late (",
+        "catch_up_limit      1  instance late (",
         "drift               1  wallet ",
-        "duplicate_label     1  2 machines of organization ",
+        "duplicate_label     1  2 instances of organization ",
         "duplicate_wallets   2  organization ",
         "                       organization ",
-        "invalid_time        1  machine timeless (",
-        "no_price            1  machine unpriced (",
-        "no_wallet           1  machine poor (",
+        "invalid_time        1  instance timeless (",
+        "no_price            1  instance unpriced (",
+        "no_wallet           1  instance poor (",
         "plan_without_price  1  plan `",
-        "unknown_plan        1  machine unknown (",
+        "unknown_plan        1  instance unknown (",
         "nothing was changed: this was a dry run",
     ];
     assert_eq!(output.out.len(), starts.len(), "{}", output.text());

@@ -99,25 +99,25 @@ async fn debit_without_reference_is_rejected() {
     fleet.instance(Instance::new(org, plan, created).label("web")).await;
     let panel = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     for (description, amount, output) in [
-        ("web", "-0.01", "does not say"),
-        ("", "-0.01", "does not say"),
-        ("web (h)", "-0.01", "does not say"),
-        ("web (0h)", "-0.01", "does not say"),
-        ("web (-1h)", "-0.01", "does not say"),
-        ("web (1.5h)", "-0.01", "does not say"),
-        ("web (1 h)", "-0.01", "does not say"),
-        ("web (1h) ", "-0.01", "does not say"),
-        ("web (1h)\n", "-0.01", "does not say"),
-        ("web (1H)", "-0.01", "does not say"),
-        ("web (٣h)", "-0.01", "does not say"),
-        ("web (1000000h)", "-0.01", "does not say"),
-        ("web(1h)", "-0.01", "does not say"),
-        ("web  (1h)", "-0.01", "no machine of organization"),
-        ("Web (1h)", "-0.01", "no machine of organization"),
+        ("web", "-0.01", "does not name"),
+        ("", "-0.01", "does not name"),
+        ("web (h)", "-0.01", "does not name"),
+        ("web (0h)", "-0.01", "does not name"),
+        ("web (-1h)", "-0.01", "does not name"),
+        ("web (1.5h)", "-0.01", "does not name"),
+        ("web (1 h)", "-0.01", "does not name"),
+        ("web (1h) ", "-0.01", "does not name"),
+        ("web (1h)\n", "-0.01", "does not name"),
+        ("web (1H)", "-0.01", "does not name"),
+        ("web (٣h)", "-0.01", "does not name"),
+        ("web (1000000h)", "-0.01", "does not name"),
+        ("web(1h)", "-0.01", "does not name"),
+        ("web  (1h)", "-0.01", "no instance of organization"),
+        ("Web (1h)", "-0.01", "no instance of organization"),
         ("web (3h)", "-0.03", "pays for hours that are not due"),
         ("web (999999h)", "-0.01", "pays for hours that are not due"),
-        ("web (1h)", "0.01", "is no completed payment"),
-        ("web (1h)", "NaN", "is no completed payment"),
+        ("web (1h)", "0.01", "is not a completed payment"),
+        ("web (1h)", "NaN", "is not a completed payment"),
     ] {
         let debited = debit(&panel, org, amount, &format!("VPS Hourly Billing - {description}")).await;
         let refused = debited.expect_err(description);
@@ -134,7 +134,7 @@ async fn debit_without_reference_is_rejected() {
              (organization_id, amount, payment_method, payment_provider, status, description)
          SELECT id, -0.01, 'wallet_debit', 'internal', 'failed', 'VPS Hourly Billing - web (1h)' FROM organizations";
     let refused = sea_orm::ConnectionTrait::execute_unprepared(&panel, pending).await.expect_err("refused");
-    assert!(refused.to_string().contains("is no completed payment"), "{refused}");
+    assert!(refused.to_string().contains("is not a completed payment"), "{refused}");
 
     assert_eq!(number(&db, "SELECT count(*) FROM billing_charges").await, 0);
     assert_eq!(debit(&panel, org, "-0.01", "VPS Hourly Billing - web (1h)").await, Ok(()));

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The organizations, in order: two that can pay, and three that cannot.
-const ORGANIZATIONS: [&str; 5] = ["a", "b", "nobody", "null", "two"];
+const ORGANIZATIONS: [&str; 5] = ["a", "b", "no-wallet", "null", "two"];
 
 /// 2026-01-01T00:00:00Z.
 const EPOCH: Micros = 1_767_225_600_000_000;
@@ -31,21 +31,21 @@ enum Event {
     TimePasses(Micros),
     TopUp { organization: usize, amount: i64 },
     PriceChanges { plan: usize, price: Option<i64> },
-    PanelMovesAnchor { machine: usize, hours: i64 },
-    Deleted { machine: usize },
+    PanelMovesAnchor { instance: usize, hours: i64 },
+    Deleted { instance: usize },
     Run { approved: bool, refused: bool },
 }
 
 fn events() -> impl Strategy<Value = Event> {
-    let machine = 0..6_usize;
+    let instance = 0..6_usize;
     prop_oneof![
         4 => (0..5 * HOUR).prop_map(Event::TimePasses),
         1 => (0..200 * HOUR).prop_map(Event::TimePasses),
         2 => (0..2_usize, 0..100_000_i64).prop_map(|(organization, amount)| Event::TopUp { organization, amount }),
         2 => (0..3_usize, option::weighted(0.8, 0..90_000_000_i64))
             .prop_map(|(plan, price)| Event::PriceChanges { plan, price }),
-        1 => (machine.clone(), 1..4_i64).prop_map(|(machine, hours)| Event::PanelMovesAnchor { machine, hours }),
-        1 => machine.prop_map(|machine| Event::Deleted { machine }),
+        1 => (instance.clone(), 1..4_i64).prop_map(|(instance, hours)| Event::PanelMovesAnchor { instance, hours }),
+        1 => instance.prop_map(|instance| Event::Deleted { instance }),
         6 => (any::<bool>(), prop::bool::weighted(0.1)).prop_map(|(approved, refused)| Event::Run { approved, refused }),
     ]
 }
@@ -60,7 +60,7 @@ struct World {
     seen: Vec<SeenRate>,
     balances: HashMap<&'static str, Money>,
     opened: HashMap<String, bool>,
-    machines: Vec<Machine>,
+    instances: Vec<Machine>,
 }
 
 struct Machine {
@@ -89,10 +89,10 @@ fn of_u(u: i64) -> BigRational {
 }
 
 impl World {
-    fn new(unit: WalletUnit, balances: [i64; 2], machines: &[(usize, usize, Micros)]) -> Self {
-        let machine = |(place, &(organization, plan, age)): (usize, &(usize, usize, Micros))| Machine {
+    fn new(unit: WalletUnit, balances: [i64; 2], instances: &[(usize, usize, Micros)]) -> Self {
+        let instance = |(place, &(organization, plan, age)): (usize, &(usize, usize, Micros))| Machine {
             row: Instance {
-                id: format!("machine {place}").into(),
+                id: format!("instance {place}").into(),
                 organization: ORGANIZATIONS[organization].into(),
                 label: "web".to_owned(),
                 plan: format!("plan {plan}"),
@@ -112,8 +112,8 @@ impl World {
             seen_at: 0,
             carry: exact(0, 1),
         };
-        let mut machines: Vec<_> = machines.iter().enumerate().map(machine).collect();
-        machines.sort_by_key(|machine| (machine.row.organization.clone(), machine.row.created_at.at()));
+        let mut instances: Vec<_> = instances.iter().enumerate().map(instance).collect();
+        instances.sort_by_key(|instance| (instance.row.organization.clone(), instance.row.created_at.at()));
         Self {
             now: EPOCH,
             unit,
@@ -121,7 +121,7 @@ impl World {
             seen: Vec::new(),
             balances: HashMap::from([("a", Money(balances[0])), ("b", Money(balances[1]))]),
             opened: HashMap::new(),
-            machines,
+            instances,
         }
     }
 
@@ -150,19 +150,19 @@ impl World {
                 self.balances.entry(ORGANIZATIONS[organization]).and_modify(|balance| balance.0 += cents);
             }
             Event::PriceChanges { plan, price } => self.plans[plan] = price,
-            Event::PanelMovesAnchor { machine, hours } => {
-                let Some(Machine { row, .. }) = self.machines.get_mut(machine) else { return Ok(()) };
+            Event::PanelMovesAnchor { instance, hours } => {
+                let Some(Machine { row, .. }) = self.instances.get_mut(instance) else { return Ok(()) };
                 let anchor =
                     row.last_billed_at.at().or(row.created_at.at()).unwrap_or_default() + hours * HOUR;
                 if anchor <= self.now {
                     row.last_billed_at = PanelTime::At(anchor);
                 }
             }
-            Event::Deleted { machine } => {
-                if let Some(machine) = self.machines.get_mut(machine) {
-                    machine.row.gone = true;
-                    machine.row.last_billed_at = PanelTime::Null;
-                    machine.row.created_at = PanelTime::Null;
+            Event::Deleted { instance } => {
+                if let Some(instance) = self.instances.get_mut(instance) {
+                    instance.row.gone = true;
+                    instance.row.last_billed_at = PanelTime::Null;
+                    instance.row.created_at = PanelTime::Null;
                 }
             }
             Event::Run { approved, refused } => return self.run(approved, refused),
@@ -192,9 +192,9 @@ impl World {
         };
         // What is gone is only read while it is held.
         let instances: Vec<_> = self
-            .machines
+            .instances
             .iter()
-            .map(|machine| &machine.row)
+            .map(|instance| &instance.row)
             .filter(|row| !row.gone || row.held.is_some())
             .cloned()
             .collect();
@@ -204,19 +204,19 @@ impl World {
         let mut balances = self.balances.clone();
         let mut expected_totals = Totals::default();
         let mut expected_amount = 0;
-        let mut model = std::mem::take(&mut self.machines);
-        for machine in model.iter_mut().filter(|machine| read.contains(&machine.row.id)) {
-            let price = self.plans[machine.plan];
-            let purse =
-                if refused { None } else { balances.get_mut(machine.row.organization.to_string().as_str()) };
-            let seen = self.seen.iter().filter(|seen| seen.plan == machine.row.plan);
+        let mut model = std::mem::take(&mut self.instances);
+        for instance in model.iter_mut().filter(|instance| read.contains(&instance.row.id)) {
+            let price = self.plans[instance.plan];
+            let balance =
+                if refused { None } else { balances.get_mut(instance.row.organization.to_string().as_str()) };
+            let seen = self.seen.iter().filter(|seen| seen.plan == instance.row.plan);
             let seen: Vec<_> = seen.map(|seen| (seen.seen_at, seen.rate.total.0)).collect();
-            let expected = machine.bill(&terms, &seen, price, purse);
-            expected.compare(machine, &posting)?;
+            let expected = instance.bill(&terms, &seen, price, balance);
+            expected.compare(instance, &posting)?;
             expected_totals.charged += u64::from(!expected.charged.is_empty());
-            expected_totals.held += u64::from(expected.left > 0 || expected.refused_to_mend);
+            expected_totals.held += u64::from(expected.left > 0 || expected.repair_refused);
             expected_totals.hours += expected.charged.len() as u64;
-            machine.store(&posting);
+            instance.store(&posting);
         }
         for (organization, balance) in &balances {
             let before = self.balances[organization];
@@ -248,12 +248,12 @@ impl World {
         let NewRates { first, changed } = prices.unseen(self.now);
         self.seen.extend(first.into_iter().chain(changed));
         self.balances = balances;
-        self.machines = model;
+        self.instances = model;
         Ok(())
     }
 }
 
-/// What one run should do about one machine.
+/// What one run should do about one instance.
 struct Expected {
     /// The start and the rate of each hour.
     charged: Vec<(Micros, i64)>,
@@ -263,7 +263,7 @@ struct Expected {
     left_amount: Option<BigRational>,
     /// Where the hours of this run begin; none if none is due.
     start: Option<Micros>,
-    refused_to_mend: bool,
+    repair_refused: bool,
 }
 
 impl Machine {
@@ -273,7 +273,7 @@ impl Machine {
         terms: &BillingTerms<'_>,
         seen_before: &[(Micros, i64)],
         price: Option<i64>,
-        purse: Option<&mut Money>,
+        balance: Option<&mut Money>,
     ) -> Expected {
         let mut expected = Expected {
             charged: Vec::new(),
@@ -281,7 +281,7 @@ impl Machine {
             left: 0,
             left_amount: None,
             start: None,
-            refused_to_mend: false,
+            repair_refused: false,
         };
         let start = if self.row.gone {
             self.next
@@ -293,7 +293,7 @@ impl Machine {
         };
         let until = if self.row.gone { self.seen_at } else { terms.as_of };
         let Some(start) = start.filter(|start| until - start >= HOUR) else {
-            expected.refused_to_mend = terms.refused.is_some();
+            expected.repair_refused = terms.refused.is_some();
             return expected;
         };
         let hours = (until - start) / HOUR;
@@ -326,7 +326,7 @@ impl Machine {
             expected.charged.extend((0..hours).map(|hour| (start + hour * HOUR, 0)));
             hour = hours;
         }
-        if let Some(balance) = purse.filter(|_| may) {
+        if let Some(balance) = balance.filter(|_| may) {
             while hour < hours {
                 let (amount, carry) = due_now(&self.carry, rate_of(hour), terms.unit);
                 if amount > of_money(Money(balance.0.max(0))) {
@@ -348,7 +348,7 @@ impl Machine {
         expected
     }
 
-    /// Writes what was posted into the machine's rows.
+    /// Writes what was posted into the instance's rows.
     fn store(&mut self, posting: &Posting<'_>) {
         let id = self.row.id.clone();
         if let Some(row) = posting.new_meters.iter().chain(&posting.meters).find(|row| row.instance == id) {
@@ -386,8 +386,8 @@ fn due_now(carry: &BigRational, rate: i64, unit: WalletUnit) -> (BigRational, Bi
 }
 
 impl Expected {
-    fn compare(&self, machine: &Machine, posting: &Posting<'_>) -> Result<(), TestCaseError> {
-        let id = &machine.row.id;
+    fn compare(&self, instance: &Machine, posting: &Posting<'_>) -> Result<(), TestCaseError> {
+        let id = &instance.row.id;
         let charges: Vec<_> = posting.charges.iter().filter(|charge| charge.instance.id == *id).collect();
         let hours: Vec<_> = charges
             .iter()
@@ -399,7 +399,7 @@ impl Expected {
         let amount = charges.iter().fold(exact(0, 1), |sum, charge| sum + of_money(charge.amount));
         prop_assert_eq!(&amount, &self.amount, "{} is charged otherwise", id);
         let hold = posting.holds.iter().find(|hold| hold.instance.id == *id);
-        prop_assert_eq!(hold.is_some(), self.left > 0 || self.refused_to_mend, "hold of {}", id);
+        prop_assert_eq!(hold.is_some(), self.left > 0 || self.repair_refused, "hold of {}", id);
         if let Some(hold) = hold {
             prop_assert_eq!(hold.hours, Some(self.left));
             prop_assert_eq!(hold.amount.map(of_money), self.left_amount.clone());
@@ -407,26 +407,26 @@ impl Expected {
         let released = posting.releases.contains(id) || posting.deleted.contains(id);
         prop_assert_eq!(
             released,
-            machine.row.held.is_some() && self.left == 0 && !self.refused_to_mend,
+            instance.row.held.is_some() && self.left == 0 && !self.repair_refused,
             "release of {}",
             id
         );
         let mut meters = posting.new_meters.iter().chain(&posting.meters).filter(|row| row.instance == *id);
         let meter = meters.next();
         prop_assert!(meters.next().is_none(), "{id} has two meters");
-        let before = machine.row.meter.as_ref().map(|meter| meter.billed_through);
+        let before = instance.row.meter.as_ref().map(|meter| meter.billed_through);
         if let Some(meter) = meter {
             prop_assert_eq!(meter.billed_through_before, before);
-            prop_assert_eq!(of_u(meter.carry.0), machine.carry.clone());
-            prop_assert_eq!(meter.seen_at, machine.seen_at);
+            prop_assert_eq!(of_u(meter.carry.0), instance.carry.clone());
+            prop_assert_eq!(meter.seen_at, instance.seen_at);
         }
         if self.start.is_some() {
             let through = meter.map(|meter| meter.billed_through);
-            prop_assert_eq!(through, machine.next, "the watermark of {}", id);
-            // The panel is told, unless it knows.
+            prop_assert_eq!(through, instance.next, "the watermark of {}", id);
+            // The anchor is written, unless the panel has it.
             let anchor = posting.anchors.iter().find(|row| row.instance == *id).map(|row| row.after);
-            let told = anchor.or(machine.row.last_billed_at.at()).or(machine.row.created_at.at());
-            prop_assert!(machine.row.gone || posting_refused(posting, id) || told == machine.next);
+            let written = anchor.or(instance.row.last_billed_at.at()).or(instance.row.created_at.at());
+            prop_assert!(instance.row.gone || posting_refused(posting, id) || written == instance.next);
         }
         Ok(())
     }
@@ -438,13 +438,13 @@ fn posting_refused(posting: &Posting<'_>, id: &Id) -> bool {
 
 proptest! {
     #[test]
-    fn each_hour_of_a_fleet_is_charged_once_and_at_its_price(
+    fn every_hour_is_charged_once(
         unit in prop_oneof![Just(WalletUnit::Cent), Just(WalletUnit::HundredthOfCent)],
         balances in [-50..20_000_i64, 0..2_000_000_i64],
-        machines in vec((0..5_usize, 0..3_usize, 0..30 * HOUR), 1..6),
+        instances in vec((0..5_usize, 0..3_usize, 0..30 * HOUR), 1..6),
         story in vec(events(), 1..40),
     ) {
-        let mut world = World::new(unit, balances, &machines);
+        let mut world = World::new(unit, balances, &instances);
         for event in &story {
             world.happen(event)?;
         }
@@ -461,7 +461,7 @@ fn hours_since_approval_count_against_limit() {
     };
     let prices = PriceList::new([plan], DailyBackupFactor::ONE);
     let world = World::new(WalletUnit::Cent, [1_000_000, 0], &[(0, 0, 0)]);
-    let mut instance = world.machines[0].row.clone();
+    let mut instance = world.instances[0].row.clone();
     instance.plan = "plan".to_owned();
     let instances = [instance];
     let wallets = world.wallets();
@@ -483,8 +483,8 @@ fn hours_since_approval_count_against_limit() {
     }
 }
 
-/// How often memory is allocated to decide for so many machines, five to a wallet, each with an hour due.
-fn allocations_for(machines: u128) -> u64 {
+/// How often memory is allocated to decide for so many instances, five to a wallet, each with an hour due.
+fn allocations_for(count: u128) -> u64 {
     let plan = Plan {
         id: "plan".to_owned(),
         provider_plan_id: "g6".to_owned(),
@@ -504,7 +504,7 @@ fn allocations_for(machines: u128) -> u64 {
         refused: None,
     };
     let id = |number| Id::Uuid(Uuid::from_u128(number));
-    let wallets: Vec<_> = (0..machines / 5)
+    let wallets: Vec<_> = (0..count / 5)
         .map(|number| Wallet {
             id: id(number),
             organization: id(number),
@@ -513,7 +513,7 @@ fn allocations_for(machines: u128) -> u64 {
             opened: true,
         })
         .collect();
-    let instances: Vec<_> = (0..machines)
+    let instances: Vec<_> = (0..count)
         .map(|number| Instance {
             id: id(number),
             organization: id(number / 5),
@@ -538,13 +538,13 @@ fn allocations_for(machines: u128) -> u64 {
         .collect();
     let allocated = allocation_counter::measure(|| {
         let posting = decide(&terms, &wallets, &instances);
-        assert_eq!(posting.charges.len() as u128, machines);
-        assert_eq!(posting.anchors.len() as u128, machines);
+        assert_eq!(posting.charges.len() as u128, count);
+        assert_eq!(posting.anchors.len() as u128, count);
     });
     allocated.count_total
 }
 
 #[test]
-fn a_decision_allocates_its_lists_and_nothing_for_a_machine() {
+fn decision_allocates_only_its_lists() {
     assert_eq!(allocations_for(50_000), allocations_for(5_000));
 }

@@ -1,6 +1,6 @@
 -- The statements of billing for PostgreSQL. `statements.rs` describes each. `{x_rows}` are the rows of the parameters, as `d`.
 
--- Fragments: `{name}` stands for the text of the section `name`.
+-- Fragments: `{name}` is replaced with the text of the section `name`.
 
 -- name: by_index
 -- A batch is a small part of the fleet, and each of its statements finds its rows by an index. Without these settings a

@@ -1,5 +1,5 @@
-//! Lists of rows on their way into a table: on PostgreSQL one statement with an array for each column, on SQLite, which has no
-//! arrays, statements over so many rows of placeholders. Each statement there is two threads waking each other.
+//! Lists of rows that are written: on PostgreSQL by one statement with an array for each column; on SQLite, which has no arrays, by
+//! statements over several rows of placeholders, because each statement there costs two thread switches.
 
 use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
 use sea_orm::{DbBackend, Statement, Value, sea_query::ArrayType};
@@ -15,7 +15,7 @@ use crate::{
     price::SeenRate,
 };
 
-/// What a column holds. One that may lack a value has something else stand for it in an array, which cannot.
+/// The type of a column. An array has no NULLs here, so another value represents a missing one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::billing) enum Kind {
     Id,
@@ -62,7 +62,7 @@ pub(in crate::billing) const CYCLES: Fields = &[
     ("ledger", Kind::MaybeId),
     ("metadata", Kind::Text),
 ];
-/// Of a meter that moves.
+/// The columns of a meter that moves.
 pub(in crate::billing) const METERS: Fields = &[
     ("organization", Kind::Id),
     ("billed_through", Kind::Number),
@@ -74,9 +74,9 @@ pub(in crate::billing) const METERS: Fields = &[
     ("instance", Kind::Id),
     ("billed_through_before", Kind::MaybeNumber),
 ];
-/// One that begins has no watermark to be found at.
+/// A new meter has no watermark to compare with.
 pub(in crate::billing) const NEW_METERS: Fields = METERS.split_at(METERS.len() - 1).0;
-/// SQLite, where nobody else can have written since, does without `before`.
+/// SQLite needs no `before`: no other connection can have written since.
 pub(in crate::billing) const ANCHORS: Fields =
     &[("after", Kind::Number), ("instance", Kind::Id), ("before", Kind::MaybeNumber)];
 pub(in crate::billing) const REPAIRS: Fields =
@@ -125,10 +125,10 @@ pub(in crate::billing) fn postgres_rows(fields: Fields) -> String {
     format!("(SELECT {columns} FROM unnest({arrays}) AS a({names})) AS d")
 }
 
-/// How many rows a statement of SQLite's has: each of these is prepared once and kept.
+/// How many rows a statement for SQLite has: each of these statements is prepared once and kept.
 const AT_ONCE: [usize; 3] = [64, 8, 1];
 
-/// How many of so many rows each statement of SQLite's has.
+/// Splits `rows` into statements: how many rows each of them has.
 fn shares(rows: usize) -> impl Iterator<Item = usize> {
     let mut left = rows;
     AT_ONCE.into_iter().flat_map(move |at_once| {
@@ -145,14 +145,14 @@ pub(in crate::billing) fn sqlite_rows(sql: &str, rows: usize) -> String {
     format!("{before}{}{after}", vec![row; rows].join(", "))
 }
 
-/// Rows on their way into a table.
+/// Rows that are written into a table.
 pub(in crate::billing) enum Rows {
     Arrays {
         fields: Fields,
         columns: Vec<Vec<Value>>,
         filled: usize,
     },
-    /// One row after the other.
+    /// The values of one row after the other.
     Flat {
         rows: usize,
         values: Vec<Value>,
@@ -246,7 +246,7 @@ impl Rows {
         self.instant(start).push(|| hours.into(), || instant(start + hours * HOUR).into())
     }
 
-    /// Only where others may have written since.
+    /// A value to compare with, where other connections may have written since.
     fn guard(&mut self, before: Option<i64>) -> &mut Self {
         match self {
             Self::Arrays { .. } => self.number(before),
@@ -264,7 +264,7 @@ fn array(kind: Kind, values: Vec<Value>) -> Value {
     Value::Array(of, Some(Box::new(values)))
 }
 
-/// The panel's text for an instant on SQLite; none, which its columns refuse, for what is no time of four-digit years.
+/// The panel's text for an instant on SQLite; none, which its columns reject, for a year without four digits.
 fn instant(micros: Micros) -> Option<String> {
     let instant = DateTime::<Utc>::from_timestamp_micros(micros)?;
     (0..=9999).contains(&instant.year()).then(|| instant.to_rfc3339_opts(SecondsFormat::Micros, false))
@@ -327,7 +327,7 @@ pub(in crate::billing) fn cycles(backend: DbBackend, charges: &[ChargeRow<'_>]) 
     let mut rows = Rows::new(backend, CYCLES, charges.len());
     for charge in charges.iter().filter(|charge| charge.cycle.is_some()) {
         let instance = charge.instance;
-        // By hand, for the rates are exact: JSON would make binary floating point of them.
+        // Written by hand, because the rates are exact: `serde_json` would make floating-point numbers of them.
         let metadata = format!(
             r#"{{"hours_charged":{},"elapsed_hours":{},"base_hourly_rate":{},"backup_hourly_rate":{},"backup_frequency":{},"vps_label":{}}}"#,
             charge.hours,
@@ -350,7 +350,7 @@ pub(in crate::billing) fn cycles(backend: DbBackend, charges: &[ChargeRow<'_>]) 
     rows
 }
 
-/// Of meters that all begin, or all move.
+/// The rows of meters that all begin, or all move.
 pub(in crate::billing) fn meters(backend: DbBackend, fields: Fields, meters: &[MeterRow]) -> Rows {
     let mut rows = Rows::new(backend, fields, meters.len());
     for meter in meters {
@@ -430,7 +430,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instant_of_the_panels_on_sqlite_has_microseconds() {
+    fn sqlite_instant_text_has_microseconds() {
         for (micros, text) in [
             (0, Some("1970-01-01T00:00:00.000000+00:00")),
             (1_767_225_599_000_001, Some("2025-12-31T23:59:59.000001+00:00")),

@@ -3,7 +3,7 @@
 -- A transaction that writes has read the newest state, or SQLite rejects its first write: what was read cannot change before it
 -- is written. The watermark and the balance are compared all the same.
 
--- Fragments: `{name}` stands for the text of the section `name`.
+-- Fragments: `{name}` is replaced with the text of the section `name`.
 
 -- name: may_be_due
 -- Whether a run must read the instance `i`: its anchor is an hour old, missing or not plausible. ?1 is the time of the run.

@@ -17,15 +17,15 @@ pub(crate) struct Statements {
     pub(crate) plans: String,
     /// `() -> plan, backups, seen_at, rate, backup_rate` by place: what earlier runs saw, of each plan the oldest first.
     pub(crate) seen_rates: String,
-    /// `(seen rates)`.
+    /// `(seen rates)`: rates that no earlier run saw.
     pub(crate) insert_seen_rates: String,
     /// `(as_of, after, limit) -> first, last`: the organizations after `after` that have about `limit` instances due or
     /// held.
     pub(crate) next_organizations: String,
     /// `()`: how statements over part of a fleet are planned. None on SQLite.
     pub(crate) plan_settings: Option<String>,
-    /// `(fence, job)`: what else holds for the transaction. Without a number of its own, for it is rolled back anyway, it borrows
-    /// the one in force and keeps that in force. None on SQLite.
+    /// `(fence, job)`: what else holds for the transaction. A dry run has no token, so
+    /// it uses the one in force and keeps that in force. None on SQLite.
     pub(crate) settings: Option<String>,
     /// The same, with a column `guarded`: whether the triggers that keep the panel from charging are in place. They stay so until the
     /// transaction ends. None on SQLite.
@@ -55,7 +55,7 @@ pub(crate) struct Statements {
     pub(crate) insert_charges: String,
     /// `(charges)`: the panel's cycles.
     pub(crate) insert_cycles: String,
-    /// `(meters)`.
+    /// `(meters)`: meters that begin.
     pub(crate) insert_meters: String,
     /// `(meters)`: moves each from the watermark that was read.
     pub(crate) update_meters: String,
@@ -85,7 +85,7 @@ pub(crate) struct Statements {
     /// `(job, fence, seconds)`: billing worked just now, and after how long without that the panel may bill.
     pub(crate) record_success: String,
     /// `(as_of, most hours) -> currency, plan, provider, backups, rate, changes, gone, broke, machines, hours, longest, balance`: what
-    /// is due, grouped by its price, where every wallet has one currency.
+    /// is due, grouped by price, where every wallet has one currency.
     pub(crate) due_amounts: String,
     /// The same with the currency of each wallet.
     pub(crate) due_amounts_by_currency: String,
@@ -180,8 +180,8 @@ fn postgres_fragments(panel: Panel) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The sections of a file, by name. A line `-- name: x` begins section `x`, other comments are dropped, and `{x}` stands for the text of
-/// `x` in every section.
+/// The sections of a file, by name. A line `-- name: x` begins section `x`, other comments are dropped, and `{x}` is replaced with the
+/// text of `x` in every section.
 struct Sections(BTreeMap<String, String>);
 
 impl Sections {

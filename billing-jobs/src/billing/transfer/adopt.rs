@@ -1,5 +1,5 @@
-//! From the panel's biller to ours: what is wrong today is told, what drifted is written down, and every machine gets a meter
-//! where the panel stopped.
+//! From the built-in biller of the panel to this one: reports what is wrong today, records what drifted, and gives every instance a
+//! meter where the panel stopped.
 
 use std::collections::HashMap;
 
@@ -32,7 +32,7 @@ use billing_store::{
     statement,
 };
 
-/// Machines, or wallets, that are read or written at a time.
+/// How many instances, or wallets, are read or written at a time.
 const PAGE: usize = 5_000;
 /// Of each kind of finding no more than these are listed.
 const LISTED: usize = 100;
@@ -42,21 +42,21 @@ const LISTED: usize = 100;
 pub struct Adoption {
     /// The database's time.
     pub as_of: DateTime<Utc>,
-    /// Wallets that there are.
+    /// The number of wallets.
     pub wallets: u64,
-    /// Wallets whose balance and ledger were written down, so that the audit measures from here.
+    /// Wallets whose balance and ledger were recorded, so that the audit measures from here.
     pub baselines: u64,
     /// By how much balances exceed their ledgers, all together.
     pub drift: Amounts,
-    /// Machines that there are.
-    pub machines: u64,
-    /// Machines that got a meter.
+    /// The number of instances.
+    pub instances: u64,
+    /// Instances that got a meter.
     pub meters: u64,
-    /// Machines with hours due.
-    pub due_machines: u64,
+    /// Instances with hours due.
+    pub due_instances: u64,
     /// Hours that are due.
     pub due_hours: u64,
-    /// What they cost, as far as that can be said.
+    /// Their price, as far as it is known.
     pub due_amounts: Amounts,
     /// Instances with hours due that have no price. They are not in `due_amounts`.
     pub due_unpriced: u64,
@@ -69,9 +69,9 @@ pub struct Adoption {
 /// An instance with another price than by the rule of the panel's own biller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PriceDifference {
-    /// The instance.
+    /// The id of the instance.
     pub instance: String,
-    /// Its label.
+    /// The name that the customer gave it.
     pub label: String,
     /// The organization that pays for it.
     pub organization: String,
@@ -86,13 +86,13 @@ impl Adoption {
     #[must_use]
     pub fn due(&self) -> Debt {
         let (hours, amounts) = (self.due_hours, self.due_amounts.clone());
-        Debt { instances: self.due_machines, hours, amounts, unpriced: self.due_unpriced }
+        Debt { instances: self.due_instances, hours, amounts, unpriced: self.due_unpriced }
     }
 }
 
 impl Biller {
-    /// Takes the fleet over from the panel's biller, or, unless `commit`, only tells what that would change. What was taken over
-    /// before stays as it is. What is changed goes on record as the work of `by`.
+    /// Takes the fleet over from the panel's biller, or, unless `commit`, only reports what that would change. What was taken over
+    /// before stays as it is. The audit log records the change as the work of `by`.
     ///
     /// # Errors
     /// Nothing was changed.
@@ -106,9 +106,9 @@ impl Biller {
         let panel_prices = price_list(DailyBackupFactor::of(self.panel.generation));
         let txn = begin_alone(&self.db, &self.sql).await?;
         let adoption = Adoption { as_of, ..Adoption::default() };
-        let purses = HashMap::new();
+        let wallets_of = HashMap::new();
         let mut work =
-            Work { biller: self, txn: &txn, plans: &plans, prices, panel_prices, purses, adoption };
+            Work { biller: self, txn: &txn, plans: &plans, prices, panel_prices, wallets_of, adoption };
         for problem in unreadable {
             work.find("unreadable", problem.to_string());
         }
@@ -137,7 +137,7 @@ struct Work<'a> {
     /// What the panel's own biller would charge.
     panel_prices: PriceList,
     /// How many wallets each organization has, and the currency of the last.
-    purses: HashMap<Id, (u32, Currency)>,
+    wallets_of: HashMap<Id, (u32, Currency)>,
     adoption: Adoption,
 }
 
@@ -149,14 +149,14 @@ impl Work<'_> {
         let mut after = None;
         loop {
             let values: [Value; 1] = [after.clone().into()];
-            let page = self.txn.query_all_raw(statement(self.txn, &self.machines_sql(), values)).await?;
+            let page = self.txn.query_all_raw(statement(self.txn, &self.instances_sql(), values)).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.try_get::<Vec<u8>>("", "place")?);
-            self.machines(&page).await?;
+            self.instances(&page).await?;
         }
     }
 
-    /// Writes down what each wallet holds and what its ledger says, where one wallet and one ledger belong together.
+    /// Records the balance and the ledger of each wallet, where an organization has one wallet.
     async fn wallets(&mut self) -> Result<(), DbErr> {
         let rows = all(self.txn, &wallets_sql(self.txn.get_database_backend())).await?;
         self.adoption.wallets = rows.len() as u64;
@@ -168,7 +168,7 @@ impl Work<'_> {
                 continue;
             };
             let (count, currency) =
-                self.purses.entry(wallet.organization.clone()).or_insert((0, Currency::NONE));
+                self.wallets_of.entry(wallet.organization.clone()).or_insert((0, Currency::NONE));
             (*count, *currency) = (*count + 1, wallet.currency.clone().unwrap_or(Currency::NONE));
             wallets.push((wallet, row.try_get_by_index::<i64>(5)?));
         }
@@ -185,7 +185,7 @@ impl Work<'_> {
                 self.find("invalid_currency", format!("wallet {}: {invalid}", wallet.id));
             }
             let (wallet, organization, opened) = (wallet.id, wallet.organization, wallet.opened);
-            let (wallets, currency) = self.purses[&organization];
+            let (wallets, currency) = self.wallets_of[&organization];
             if wallets > 1 {
                 self.find(
                     "duplicate_wallets",
@@ -201,7 +201,7 @@ impl Work<'_> {
                 let ledger = Money(ledger);
                 self.find(
                     "drift",
-                    format!("wallet {wallet} holds {balance} {currency}, and its ledger comes to {ledger}"),
+                    format!("wallet {wallet} holds {balance} {currency}, and its ledger adds up to {ledger}"),
                 );
             }
             fresh.push(wallet);
@@ -225,20 +225,20 @@ impl Work<'_> {
         }
     }
 
-    /// The panel guard tells machines apart by their labels.
+    /// The panel guard identifies an instance by its label.
     async fn labels(&mut self) -> Result<(), DbErr> {
         if self.txn.get_database_backend() == DbBackend::Sqlite {
             return Ok(());
         }
         let sql =
-            "SELECT organization_id::text AS organization, label, count(*) AS machines FROM vps_instances
+            "SELECT organization_id::text AS organization, label, count(*) AS instances FROM vps_instances
                      WHERE organization_id IS NOT NULL AND label IS NOT NULL
                     GROUP BY organization_id, label HAVING count(*) > 1 ORDER BY 1, 2";
         for row in all(self.txn, sql).await? {
             let (organization, label) = (columns::lossy(&row, "organization"), columns::lossy(&row, "label"));
-            let machines: i64 = row.try_get("", "machines")?;
+            let instances: i64 = row.try_get("", "instances")?;
             let sentence = format!(
-                "{machines} machines of organization {organization} are called `{label}`: behind the panel guard the panel cannot \
+                "{instances} instances of organization {organization} are called `{label}`: behind the panel guard the panel cannot \
                  charge them"
             );
             self.find("duplicate_label", sentence);
@@ -246,28 +246,28 @@ impl Work<'_> {
         Ok(())
     }
 
-    async fn machines(&mut self, page: &[QueryResult]) -> Result<(), DbErr> {
+    async fn instances(&mut self, page: &[QueryResult]) -> Result<(), DbErr> {
         let as_of = self.adoption.as_of.timestamp_micros();
         let mut meters = Vec::new();
         for row in page {
-            self.adoption.machines += 1;
-            let machine = match machine(row) {
-                Ok(machine) => machine,
+            self.adoption.instances += 1;
+            let instance = match found_instance(row) {
+                Ok(instance) => instance,
                 Err(unreadable) => {
                     let id = columns::lossy(row, "id_text");
-                    self.find("unreadable", format!("machine {id}: {unreadable}"));
+                    self.find("unreadable", format!("instance {id}: {unreadable}"));
                     continue;
                 }
             };
-            let name = format!("machine {} ({})", machine.label, machine.id);
-            if !self.purses.contains_key(&machine.organization) {
+            let name = format!("instance {} ({})", instance.label, instance.id);
+            if !self.wallets_of.contains_key(&instance.organization) {
                 self.find(
                     "no_wallet",
-                    format!("{name}: organization {} has no wallet", machine.organization),
+                    format!("{name}: organization {} has no wallet", instance.organization),
                 );
             }
-            let rates = self.rates_of(&machine, &name);
-            let Machine { id, organization, billed, created, .. } = machine;
+            let rates = self.rates_of(&instance, &name);
+            let FoundInstance { id, organization, billed, created, .. } = instance;
             let watermark: Option<Micros> = row.try_get("", "billed_through")?;
             let start = match panel_time::start(&billed, &created, watermark, as_of) {
                 Ok(start) => start,
@@ -316,9 +316,9 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The rates of a machine since its plan was first seen; none if it has no price now.
-    fn rates_of(&mut self, machine: &Machine, name: &str) -> Option<Rates> {
-        let Machine { id, organization, label, plan, provider, backups, .. } = machine;
+    /// The rates of a instance since its plan was first seen; none if it has no price now.
+    fn rates_of(&mut self, instance: &FoundInstance, name: &str) -> Option<Rates> {
+        let FoundInstance { id, organization, label, plan, provider, backups, .. } = instance;
         let key = PriceKey {
             plan_id: plan,
             provider_id: provider.as_deref(),
@@ -347,10 +347,10 @@ impl Work<'_> {
     }
 
     fn count_due(&mut self, organization: &Id, rates: Option<&Rates>, start: Micros, hours: i64) {
-        self.adoption.due_machines += 1;
+        self.adoption.due_instances += 1;
         self.adoption.due_hours += hours.unsigned_abs();
         let unit = self.biller.panel.unit;
-        let currency = self.purses.get(organization).map_or(Currency::NONE, |(_, currency)| *currency);
+        let currency = self.wallets_of.get(organization).map_or(Currency::NONE, |(_, currency)| *currency);
         match rates.and_then(|rates| rates.cost(start, hours, Carry(0), unit)) {
             Some(amount) => self.adoption.due_amounts.add(currency, amount),
             None => self.adoption.due_unpriced += 1,
@@ -361,10 +361,10 @@ impl Work<'_> {
         self.adoption.findings.entry(kind.to_owned()).or_default().add(sentence, LISTED);
     }
 
-    /// `(id) -> ...`: the next machines after that one, or the first ones.
-    fn machines_sql(&self) -> String {
+    /// `(id) -> ...`: the next instances after that one, or the first ones.
+    fn instances_sql(&self) -> String {
         let sqlite = self.txn.get_database_backend() == DbBackend::Sqlite;
-        // The place of a machine among the others, and what is behind one: SQLite takes any bytes for text.
+        // The place of a instance among the others, and what is behind one: SQLite takes any bytes for text.
         let (place, behind, id_text, through) = if sqlite {
             ("CAST(i.id AS BLOB)", "i.id > CAST($1 AS TEXT)", "i.id", "m.billed_through".to_owned())
         } else {
@@ -393,8 +393,8 @@ impl Work<'_> {
     }
 }
 
-/// What is read of a machine.
-struct Machine {
+/// What is read of a instance.
+struct FoundInstance {
     id: Id,
     organization: Id,
     label: String,
@@ -405,8 +405,8 @@ struct Machine {
     created: PanelTime,
 }
 
-fn machine(row: &QueryResult) -> Result<Machine, Unreadable> {
-    Ok(Machine {
+fn found_instance(row: &QueryResult) -> Result<FoundInstance, Unreadable> {
+    Ok(FoundInstance {
         id: read::id(row, "id", "vps_instances.id")?,
         organization: read::id(row, "organization", "vps_instances.organization_id")?,
         label: text(row, "label", "vps_instances.label")?,
@@ -418,7 +418,7 @@ fn machine(row: &QueryResult) -> Result<Machine, Unreadable> {
     })
 }
 
-/// Each wallet as a run reads it, with what its organization's ledger comes to, and its id as text.
+/// Each wallet as a run reads it, with the sum of its organization's ledger, and its id as text.
 fn wallets_sql(backend: DbBackend) -> String {
     let (balance, id_text, sum) = match backend {
         DbBackend::Sqlite => ("w.balance", "w.id", "sum(amount)"),

@@ -1,4 +1,4 @@
-//! What both ways of a hand-over between the panel's biller and ours begin with: nobody bills meanwhile.
+//! The handover of billing from and to the panel. No biller runs meanwhile.
 
 mod adopt;
 mod release;
@@ -17,24 +17,24 @@ pub use self::{
 /// Why billing was not handed over. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
-    /// A run is under way.
+    /// A run is in progress.
     #[error("billing is being run by {holder}: try again when it is done")]
     Busy {
         /// Which daemon, or command.
         holder: String,
     },
-    /// A daemon would take billing up again.
-    #[error("the daemon {instance} is alive and would go on billing: stop it first")]
+    /// A daemon would resume billing.
+    #[error("the daemon {instance} is alive and would continue to bill: stop it first")]
     Alive {
         /// Its row in `billing_daemon_status`.
         instance: String,
     },
     /// The database failed.
-    #[error("could not {doing}: {source}")]
+    #[error("cannot {doing}: {source}")]
     Database {
-        /// What was being done.
+        /// The attempted step, as a verb phrase.
         doing: &'static str,
-        /// What it said.
+        /// The error of the database.
         source: DbErr,
     },
 }
@@ -45,15 +45,15 @@ impl HandoverError {
     }
 }
 
-/// Begins a transaction until whose end no billing of ours is committed, if none is under way.
+/// Begins a transaction, if no run is in progress. Until it ends, no daemon can commit a batch.
 pub(super) async fn begin_alone(
     db: &DatabaseConnection,
     sql: &Statements,
 ) -> Result<DatabaseTransaction, HandoverError> {
-    let failed = HandoverError::database("keep others from billing");
+    let failed = HandoverError::database("keep other daemons from billing");
     let txn = begin(db).await.map_err(&failed)?;
     if let Some(settings) = &sql.settings {
-        // Under no number: nothing is debited here.
+        // Without a fencing token: nothing is debited here.
         let values = [0_i64.into(), BILLING_JOB.into()];
         txn.query_one_raw(statement(&txn, settings, values)).await.map_err(&failed)?;
     }
@@ -75,7 +75,7 @@ pub(super) async fn begin_alone(
     }
 }
 
-/// What goes on record of a hand-over.
+/// The event of a handover for the audit log.
 pub(super) fn entry(action: &'static str, by: &str, details: serde_json::Value) -> AuditEvent {
     AuditEvent { by: by.to_owned(), action, job: BILLING_JOB.to_owned(), reason: None, details }
 }

@@ -1,4 +1,4 @@
-//! From our biller back to the panel's: its tables say everything that ours do, and nothing of ours keeps it waiting.
+//! From this biller back to the built-in one of the panel: the tables of the panel get what they lack, and the panel need not wait.
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr};
 use serde_json::json;
@@ -24,17 +24,17 @@ use billing_store::{audit_log, statement};
 /// What a release changed, and what it leaves to the panel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Release {
-    /// Machines whose `last_billed_at` was moved to where our charges reach.
+    /// Instances whose `last_billed_at` was moved to where our charges end.
     pub anchors: u64,
     /// Cycles that the panel lacked and has now.
     pub cycles: u64,
-    /// Machines that the panel itself has just debited: it writes their cycle and anchor, or a daemon does later.
+    /// Instances that the panel itself has just debited: it writes their cycle and anchor, or a daemon does later.
     pub left_alone: u64,
-    /// Machines that are due and were not charged, for the reasons that `billing_holds` has. The panel goes by its own rules.
+    /// Instances that are due and were not charged, for the reasons in `billing_holds`. The panel applies its own rules.
     pub held: u64,
-    /// Their hours.
+    /// The due hours of the held instances.
     pub held_hours: u64,
-    /// What these cost, as far as that can be said.
+    /// The price of these hours, as far as it is known.
     pub held_amounts: Amounts,
     /// Held instances whose hours have no known price. They are not in `held_amounts`.
     pub held_unpriced: u64,
@@ -52,7 +52,7 @@ impl Release {
 }
 
 impl Biller {
-    /// Hands billing back to the panel: it may charge from its next look on. That goes on record as the work of `by`.
+    /// Hands billing back to the panel: it may charge from its next poll on. The audit log records that as the work of `by`.
     ///
     /// # Errors
     /// Nothing was changed.
@@ -108,11 +108,11 @@ impl Biller {
             let currency = Currency::of_column(row.try_get("", "currency")?).unwrap_or(Currency::NONE);
             release.held_amounts.add(currency, Money(row.try_get("", "amount")?));
         }
-        // Rows of daemons that died would seem alive, for having been written just now.
+        // This write makes rows of dead daemons look alive.
         let heartbeats = "UPDATE billing_daemon_status SET heartbeat_at = NULL, status = 'stopped'
                            WHERE heartbeat_at IS NOT NULL OR status <> 'stopped'";
         release.heartbeats = txn.execute_raw(statement(txn, heartbeats, [])).await?.rows_affected();
-        // Whoever still holds a number, asleep somewhere, is shut out.
+        // A suspended process that still has a fencing token can no longer commit.
         let fencing_token = "UPDATE scheduler_fencing
                         SET last_success_at = NULL,
                             fencing_token = fencing_token + CASE WHEN fencing_token = (SELECT s.fencing_token FROM scheduler_jobs s WHERE s.job = $1)
@@ -123,7 +123,7 @@ impl Biller {
     }
 }
 
-/// Machines whose anchor is behind our watermark.
+/// Selects the instances whose anchor is behind our watermark.
 fn behind_sql(backend: DbBackend) -> String {
     let ours = |column: &str| match backend {
         DbBackend::Sqlite => column.to_owned(),
