@@ -4,83 +4,61 @@ use std::{fmt, str::FromStr};
 
 use serde::Serialize;
 
-/// The reason of a hold, as stored in `billing_holds`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// The organization has no wallet.
-    NoWallet,
-    /// The organization has several wallets, and billing cannot decide which one pays.
-    DuplicateWallets,
-    /// The wallet's balance is NULL or not a number.
-    InvalidBalance,
-    /// The wallet's currency is NULL or not three letters.
-    InvalidCurrency,
-    /// The instance names a plan that does not exist.
-    UnknownPlan,
-    /// The instance names several plans with different prices.
-    AmbiguousPlan,
-    /// A price that is needed is NULL.
-    NoPrice,
-    /// A price is negative, not a number, or too large.
-    InvalidPrice,
-    /// The last billing or the creation of the instance is not a plausible time, or neither is set.
-    InvalidTime,
-    /// More hours are due than may be charged without approval.
-    CatchUpLimit,
-    /// The wallet does not cover the next hour.
-    InsufficientBalance,
-    /// A row that is needed cannot be read.
-    Unreadable,
-    /// The database refused the charge.
-    Failed,
-    /// The panel deleted the instance before its last hours were charged. Such a hold is closed from the beginning.
-    InstanceDeleted,
-    /// The instance changed its organization before the hours of the previous one were charged. Such a hold is closed at once.
-    InstanceTransferred,
+macro_rules! reasons {
+    ($($(#[$doc:meta])+ $name:ident = $word:literal;)+) => {
+        /// The reason of a hold, as stored in `billing_holds`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Reason {
+            $($(#[$doc])+ $name,)+
+        }
+
+        impl Reason {
+            /// Each reason.
+            pub const ALL: [Self; [$($word),+].len()] = [$(Self::$name),+];
+
+            /// The word for it in the database.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $word,)+
+                }
+            }
+        }
+    };
 }
 
-impl Reason {
-    /// Each of them.
-    pub const ALL: [Self; 15] = [
-        Self::NoWallet,
-        Self::DuplicateWallets,
-        Self::InvalidBalance,
-        Self::InvalidCurrency,
-        Self::UnknownPlan,
-        Self::AmbiguousPlan,
-        Self::NoPrice,
-        Self::InvalidPrice,
-        Self::InvalidTime,
-        Self::CatchUpLimit,
-        Self::InsufficientBalance,
-        Self::Unreadable,
-        Self::Failed,
-        Self::InstanceDeleted,
-        Self::InstanceTransferred,
-    ];
-
-    /// The word kept in the database.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NoWallet => "no_wallet",
-            Self::DuplicateWallets => "duplicate_wallets",
-            Self::InvalidBalance => "invalid_balance",
-            Self::InvalidCurrency => "invalid_currency",
-            Self::UnknownPlan => "unknown_plan",
-            Self::AmbiguousPlan => "ambiguous_plan",
-            Self::NoPrice => "no_price",
-            Self::InvalidPrice => "invalid_price",
-            Self::InvalidTime => "invalid_time",
-            Self::CatchUpLimit => "catch_up_limit",
-            Self::InsufficientBalance => "insufficient_balance",
-            Self::Unreadable => "unreadable",
-            Self::Failed => "failed",
-            Self::InstanceDeleted => "instance_deleted",
-            Self::InstanceTransferred => "instance_transferred",
-        }
-    }
+reasons! {
+    /// The organization has no wallet.
+    NoWallet = "no_wallet";
+    /// The organization has several wallets, and billing cannot decide which one pays.
+    DuplicateWallets = "duplicate_wallets";
+    /// The wallet's balance is NULL or not a number.
+    InvalidBalance = "invalid_balance";
+    /// The wallet's currency is NULL or not three letters.
+    InvalidCurrency = "invalid_currency";
+    /// The instance names a plan that does not exist.
+    UnknownPlan = "unknown_plan";
+    /// The instance names several plans with different prices.
+    AmbiguousPlan = "ambiguous_plan";
+    /// A price that is needed is NULL.
+    NoPrice = "no_price";
+    /// A price is negative, not a number, or too large.
+    InvalidPrice = "invalid_price";
+    /// The last billing or the creation of the instance is not a plausible time, or neither is set.
+    InvalidTime = "invalid_time";
+    /// More hours are due than may be charged without approval.
+    CatchUpLimit = "catch_up_limit";
+    /// The wallet does not cover the next hour.
+    InsufficientBalance = "insufficient_balance";
+    /// A row that is needed cannot be read.
+    Unreadable = "unreadable";
+    /// The database refused the charge.
+    Failed = "failed";
+    /// The panel deleted the instance before its last hours were charged. Such a hold is closed from the beginning.
+    InstanceDeleted = "instance_deleted";
+    /// The instance changed its organization before the hours of the previous one were charged. Such a hold is closed at once.
+    InstanceTransferred = "instance_transferred";
 }
 
 impl FromStr for Reason {

@@ -30,6 +30,14 @@ pub struct AuditEvent {
     pub details: serde_json::Value,
 }
 
+impl AuditEvent {
+    /// An event without a reason.
+    #[must_use]
+    pub fn new(by: &str, action: &'static str, job: &str, details: serde_json::Value) -> Self {
+        Self { by: by.to_owned(), action, job: job.to_owned(), reason: None, details }
+    }
+}
+
 /// The maximum number of attempts to append a row while other transactions append theirs.
 const ATTEMPTS: u32 = 50;
 /// The number of rows that are read at once while the chain is verified.

@@ -121,13 +121,8 @@ pub async fn approve_catch_up(
     let through = DateTime::from_timestamp_micros(now).unwrap_or_default();
     let expires_at = through + APPROVED_FOR;
     let details = Details { scope: scope.clone(), through, expires_at };
-    let entry = AuditEvent {
-        by: by.to_owned(),
-        action: APPROVE,
-        job: BILLING_JOB.to_owned(),
-        reason: reason.map(str::to_owned),
-        details: json!(details),
-    };
+    let event = AuditEvent::new(by, APPROVE, BILLING_JOB, json!(details));
+    let entry = AuditEvent { reason: reason.map(str::to_owned), ..event };
     audit_log::append(&txn, &entry).await?;
     txn.commit().await?;
     Ok(expires_at)

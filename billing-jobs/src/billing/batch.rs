@@ -15,7 +15,7 @@ use super::{
     error::CeilingExceeded,
     fencing,
     findings::{Findings, LISTED},
-    id::Id,
+    id::{self, Id},
     model::Posting,
     post::{BatchHeader, post},
     range::Batch,
@@ -193,8 +193,7 @@ async fn has_hidden_wallets(
     if without.is_empty() {
         return Ok(false);
     }
-    let without = serde_json::to_string(&without).expect("text is always JSON");
-    let any = Statement::from_sql_and_values(txn.backend(), sql, [without.into()]);
+    let any = Statement::from_sql_and_values(txn.backend(), sql, [id::list(without)]);
     Ok(txn.query_one(any).await?.is_some())
 }
 

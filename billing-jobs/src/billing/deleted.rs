@@ -11,7 +11,7 @@ use tracing::debug;
 use super::{
     BillingError, Mode,
     findings::{Findings, LISTED},
-    id::Id,
+    id::{self, Id},
     model::{HoldRow, Instance, Meter},
     read,
     run_context::RunContext,
@@ -139,9 +139,8 @@ async fn record(context: &RunContext<'_>, page: &[Gone]) -> Result<bool, DbErr> 
     let Mode::Commit(token) = context.options.mode else { return Ok(true) };
     let sql = context.sql;
     let Some(txn) = context.begin_fenced(token).await? else { return Ok(false) };
-    let ids: Vec<&Id> = page.iter().map(|gone| &gone.instance).collect();
-    let ids = serde_json::to_string(&ids).expect("text is always JSON");
-    let marked = statement(&txn, &sql.mark_deleted, [context.as_of.into(), ids.into()]);
+    let ids = id::list(page.iter().map(|gone| &gone.instance));
+    let marked = statement(&txn, &sql.mark_deleted, [context.as_of.into(), ids]);
     let marked = txn.execute_raw(marked).await?.rows_affected();
     if marked != page.len() as u64 {
         // An earlier attempt was committed, and its answer was lost.

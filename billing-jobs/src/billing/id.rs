@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use serde::{Serialize, Serializer};
+use sea_orm::Value;
 use uuid::Uuid;
 
 /// The id of a row of the panel's. Copied without allocation.
@@ -24,6 +24,12 @@ impl Id {
             Self::Text(_) => Self::NONE,
         }
     }
+}
+
+/// The JSON array of `ids`, as a parameter.
+pub(super) fn list<'a>(ids: impl IntoIterator<Item = &'a Id>) -> Value {
+    let texts: Vec<String> = ids.into_iter().map(Id::to_string).collect();
+    serde_json::Value::from(texts).to_string().into()
 }
 
 impl From<&str> for Id {
@@ -54,15 +60,6 @@ impl fmt::Display for Id {
 impl fmt::Debug for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for Id {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Uuid(uuid) => uuid.serialize(serializer),
-            Self::Text(text) => serializer.serialize_str(text),
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     BatchTransaction,
-    id::Id,
+    id::{self, Id},
     model::{ChargeRow, Posting},
     sql::Statements,
     sql::rows,
@@ -137,8 +137,7 @@ fn ids(on: DbBackend, sql: &str, first: &[Value], ids: &[Id]) -> Vec<Statement> 
     if ids.is_empty() {
         return Vec::new();
     }
-    let list = serde_json::to_string(ids).expect("text is always JSON");
-    let values = first.iter().cloned().chain([list.into()]);
+    let values = first.iter().cloned().chain([id::list(ids)]);
     vec![Statement::from_sql_and_values(on, sql, values)]
 }
 

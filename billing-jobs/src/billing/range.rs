@@ -2,7 +2,12 @@
 
 use sea_orm::{DbBackend, DbErr, Statement, Value};
 
-use super::{BillingError, id::Id, read::LoadedBatch, run_context::RunContext};
+use super::{
+    BillingError,
+    id::{self, Id},
+    read::LoadedBatch,
+    run_context::RunContext,
+};
 use crate::period::Micros;
 use billing_store::statement;
 
@@ -60,10 +65,7 @@ impl Batch {
         let values = [as_of].into_iter().chain(range);
         let due = match &self.only {
             None => statement(db, &sql.read_due, values),
-            Some(only) => {
-                let only = serde_json::to_string(only).expect("text is always JSON");
-                statement(db, &sql.read_due_of, values.chain([only.into()]))
-            }
+            Some(only) => statement(db, &sql.read_due_of, values.chain([id::list(only)])),
         };
         (Some(lock), due)
     }

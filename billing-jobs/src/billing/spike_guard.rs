@@ -324,13 +324,7 @@ pub async fn record_pending_spike(
     if newest_announcement(db).await?.is_some_and(|announced| announced.excesses == *excesses) {
         return Ok(());
     }
-    let entry = AuditEvent {
-        by: by.to_owned(),
-        action: ANNOUNCE,
-        job: BILLING_JOB.to_owned(),
-        reason: None,
-        details: json!({ "excesses": excesses }),
-    };
+    let entry = AuditEvent::new(by, ANNOUNCE, BILLING_JOB, json!({ "excesses": excesses }));
     audit_log::append_in_own_transaction(db, &entry).await
 }
 
@@ -398,13 +392,7 @@ pub async fn pending_spike(db: &DatabaseConnection) -> Result<Option<PendingSpik
 /// The database fails.
 pub async fn approve(db: &DatabaseConnection, announced: i64, excess: Excess, by: &str) -> Result<(), DbErr> {
     let approval = Approval { announced, excess, for_hours: APPROVED_FOR_HOURS };
-    let entry = AuditEvent {
-        by: by.to_owned(),
-        action: APPROVE,
-        job: BILLING_JOB.to_owned(),
-        reason: None,
-        details: json!(approval),
-    };
+    let entry = AuditEvent::new(by, APPROVE, BILLING_JOB, json!(approval));
     audit_log::append_in_own_transaction(db, &entry).await
 }
 

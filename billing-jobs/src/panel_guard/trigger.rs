@@ -230,7 +230,7 @@ fn entry(action: &'static str, by: &str, before: PanelGuardStatus, after: PanelG
         })
     };
     let details = json!({ "before": view(before), "after": view(after) });
-    AuditEvent { by: by.to_owned(), action, job: BILLING_JOB.to_owned(), reason: None, details }
+    AuditEvent::new(by, action, BILLING_JOB, details)
 }
 
 /// Removes the panel guard, and nothing else, as the work of `by`. Returns whether there was one.

@@ -8,12 +8,13 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResul
 use serde::Serialize;
 use serde_json::json;
 
-use super::{HandoverError, all, begin_alone, entry};
+use super::{HandoverError, all, begin_alone};
 use crate::{
+    BILLING_JOB,
     billing::{
         Biller, FindingsByKind,
         decide::rates_json,
-        id::Id,
+        id::{self, Id},
         model::MeterRow,
         panel_time::{self, PanelTime},
         read, seen_rates,
@@ -27,7 +28,7 @@ use crate::{
     uncharged::Debt,
 };
 use billing_store::{
-    audit_log,
+    audit_log::{self, AuditEvent},
     columns::{self, Unreadable, optional_text, text},
     statement,
 };
@@ -119,7 +120,7 @@ impl Biller {
             let details = json!({
                 "after": { "baselines": adoption.baselines, "meters": adoption.meters, "as_of": adoption.as_of },
             });
-            audit_log::append(&txn, &entry("adopt", by, details)).await.map_err(&failed)?;
+            audit_log::append(&txn, &AuditEvent::new(by, "adopt", BILLING_JOB, details)).await.map_err(&failed)?;
             txn.commit().await
         } else {
             txn.rollback().await
@@ -207,8 +208,7 @@ impl Work<'_> {
             fresh.push(wallet);
         }
         for page in fresh.chunks(PAGE) {
-            let ids = serde_json::to_string(page).expect("text is always JSON");
-            let opened = statement(self.txn, &self.biller.sql.insert_openings, [ids.into()]);
+            let opened = statement(self.txn, &self.biller.sql.insert_openings, [id::list(page)]);
             self.adoption.baselines += self.txn.execute_raw(opened).await?.rows_affected();
         }
         Ok(())

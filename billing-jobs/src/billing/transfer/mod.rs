@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBacken
 
 use super::sql::Statements;
 use crate::BILLING_JOB;
-use billing_store::{SQLITE_NOW, audit_log::AuditEvent, begin, statement};
+use billing_store::{SQLITE_NOW, begin, statement};
 
 pub use self::{
     adopt::{Adoption, PriceDifference},
@@ -73,11 +73,6 @@ pub(super) async fn begin_alone(
         None => Ok(txn),
         Some(row) => Err(HandoverError::Busy { holder: row.try_get("", "holder").map_err(&failed)? }),
     }
-}
-
-/// The event of a handover for the audit log.
-pub(super) fn entry(action: &'static str, by: &str, details: serde_json::Value) -> AuditEvent {
-    AuditEvent { by: by.to_owned(), action, job: BILLING_JOB.to_owned(), reason: None, details }
 }
 
 /// All rows of a query without parameters.

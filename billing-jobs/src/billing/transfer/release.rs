@@ -3,7 +3,7 @@
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr};
 use serde_json::json;
 
-use super::{HandoverError, all, begin_alone, entry};
+use super::{HandoverError, all, begin_alone};
 use crate::{
     BILLING_JOB,
     billing::{
@@ -19,7 +19,10 @@ use crate::{
     period::Micros,
     uncharged::Debt,
 };
-use billing_store::{audit_log, statement};
+use billing_store::{
+    audit_log::{self, AuditEvent},
+    statement,
+};
 
 /// What a release changed, and what it leaves to the panel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,7 +71,9 @@ impl Biller {
             "before": { "heartbeats": release.heartbeats },
             "after": { "heartbeats": 0, "anchors": release.anchors, "cycles": release.cycles },
         });
-        audit_log::append(&txn, &entry("release", by, details)).await.map_err(&failed)?;
+        audit_log::append(&txn, &AuditEvent::new(by, "release", BILLING_JOB, details))
+            .await
+            .map_err(&failed)?;
         txn.commit().await.map_err(&failed)?;
         Ok(release)
     }
