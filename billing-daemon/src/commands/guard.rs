@@ -1,4 +1,4 @@
-//! `guard`: the triggers that hold the panel's own biller back while ours works.
+//! `guard`: the triggers that hold back the panel's built-in biller while this daemon bills.
 
 use billing_jobs::panel_guard::{self, InstallReport, PanelGuardError};
 use clap::Subcommand;
@@ -34,13 +34,13 @@ pub(super) async fn execute(session: &Session<'_>, action: GuardCommand) -> Resu
     match action {
         GuardCommand::Install => install(&db).await,
         GuardCommand::Remove { force } => {
-            let was_there = panel_guard::remove(&db, &operator_name(), force)
+            let was_installed = panel_guard::remove(&db, &operator_name(), force)
                 .await
                 .map_err(|error| failed("remove the panel guard", error))?;
-            say(if was_there {
+            say(if was_installed {
                 "the panel guard is removed"
             } else {
-                "there is no panel guard: nothing to do"
+                "the panel guard is not installed: nothing to do"
             });
             Ok(())
         }
@@ -54,8 +54,8 @@ async fn install(db: &DatabaseConnection) -> Result<(), Failure> {
         .map_err(|error| failed("install the panel guard", error))?;
     let done = match (before.installed, changed) {
         (false, _) => "the panel guard is installed",
-        (true, true) => "the panel guard is brought up to date",
-        (true, false) => "the panel guard is installed already: nothing to do",
+        (true, true) => "the panel guard is updated",
+        (true, false) => "the panel guard is already installed: nothing to do",
     };
     say(done);
     paragraph(
@@ -66,27 +66,25 @@ async fn install(db: &DatabaseConnection) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a separate login for the daemon adds.
+/// The advantage of a separate login for the daemon.
 fn login_advice(owner: &str, by_owner: bool) -> String {
     if by_owner {
         format!(
-            "this login, {owner}, owns the panel's tables, so a daemon with it could also drop the panel guard or rewrite the \
-             ledger; a login of its own, with the rights that docs/operate/roles.md lists, could not"
+            "the login {owner} owns the panel's tables, so a daemon with this login could drop the panel guard or rewrite the \
+             ledger; use a separate login with the rights that docs/operations.md lists"
         )
     } else {
-        format!(
-            "the panel guard acts with the rights of {owner}; a daemon whose login is not {owner} cannot drop it"
-        )
+        format!("the panel guard acts with the rights of {owner}; a daemon with another login cannot drop it")
     }
 }
 
 async fn status(db: &DatabaseConnection, json: bool) -> Result<(), Failure> {
     if db.get_database_backend() == sea_orm::DbBackend::Sqlite {
-        return Err(failed("look at the panel guard", PanelGuardError::NotPostgres));
+        return Err(failed("read the status of the panel guard", PanelGuardError::NotPostgres));
     }
     let status = panel_guard::status(db)
         .await
-        .map_err(|error| Failure::database("look at the panel guard", &error))?;
+        .map_err(|error| Failure::database("read the status of the panel guard", &error))?;
     if json {
         say_json(&PanelGuardView::from(status));
     } else {

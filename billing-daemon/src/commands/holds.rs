@@ -1,4 +1,4 @@
-//! `holds`: the held instances, and what operators decide about them.
+//! `holds`: the held instances, and the decisions of operators about them.
 
 use billing_jobs::hold::Reason;
 use billing_scheduler::{Clock, SystemClock};
@@ -146,7 +146,7 @@ async fn list(db: &DatabaseConnection, options: &HoldsListArgs) -> Result<(), Fa
     Ok(())
 }
 
-/// The list as far as it is printed.
+/// The state of a list that is printed page by page.
 struct Shown<'a> {
     options: &'a HoldsListArgs,
     width: Option<usize>,
@@ -188,7 +188,7 @@ impl Shown<'_> {
         }
     }
 
-    /// All of them have one reason; what to do is printed once for it.
+    /// The text of a page, whose holds have one reason; the advice is printed once for each reason.
     fn in_words(&mut self, page: &[HeldInstance]) -> String {
         let mut text = String::new();
         let HeldInstance { reason, advice, .. } = &page[0];

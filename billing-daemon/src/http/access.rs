@@ -1,4 +1,4 @@
-//! Who may ask, how often, and under which name.
+//! Access rules: which peer, which host name, which method, and how many requests per second.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -16,17 +16,17 @@ use axum::{
 use super::PeerIdentity;
 use crate::config::http::{HttpSettings, Listen};
 
-/// How many questions may come at once, and how many a second after that.
+/// The number of requests that may come at once, and the number per second after that.
 const BURST: f64 = 200.0;
 const PER_SECOND: f64 = 100.0;
 
 /// The rules of one listener.
 pub(crate) struct AccessPolicy {
-    /// None on a Unix socket, which no browser can be lured to.
+    /// The accepted values of the `Host` header; `None` on a Unix socket, which a browser cannot reach.
     hosts: Option<Vec<String>>,
-    /// Who may ask on a Unix socket: root, the user that we are, and whom the configuration names.
+    /// The users that a Unix socket accepts: root, the user of this process, and those that the configuration names.
     uids: Vec<u32>,
-    budget: Mutex<RateLimit>,
+    rate_limit: Mutex<RateLimit>,
 }
 
 impl AccessPolicy {
@@ -37,12 +37,12 @@ impl AccessPolicy {
         Self {
             hosts: matches!(settings.listen, Listen::Tcp(_)).then(|| hosts.collect()),
             uids: [0, crate::host::platform::uid()].iter().chain(&settings.allowed_uids).copied().collect(),
-            budget: Mutex::new(RateLimit { left: BURST, at: Instant::now() }),
+            rate_limit: Mutex::new(RateLimit { left: BURST, at: Instant::now() }),
         }
     }
 
-    /// Why a question is not answered.
-    fn refusal(
+    /// Returns the response to a request that is rejected.
+    fn rejection(
         &self,
         peer: PeerIdentity,
         method: &Method,
@@ -52,25 +52,25 @@ impl AccessPolicy {
         if let PeerIdentity::User(uid) = peer
             && !uid.is_some_and(|uid| self.uids.contains(&uid))
         {
-            let message = "this socket is for root, the user of the daemon, and those that `allowed-uids` in the [http] \
-                           section of jobs.toml names\n";
+            let message = "only root, the user of the daemon, and the users in `allowed-uids` in the [http] section of jobs.toml \
+                           may use this socket\n";
             return Some((StatusCode::FORBIDDEN, message));
         }
         if let Some(hosts) = &self.hosts
             && !is_allowed(headers, hosts)
         {
-            let message = "this name is not among `allowed-hosts` in the [http] section of jobs.toml\n";
+            let message = "this host name is not in `allowed-hosts` in the [http] section of jobs.toml\n";
             return Some((StatusCode::MISDIRECTED_REQUEST, message));
         }
         if method != Method::GET && method != Method::HEAD {
-            return Some((StatusCode::METHOD_NOT_ALLOWED, "nothing can be changed here\n"));
+            return Some((StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"));
         }
-        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        (!budget.spend(now)).then_some((StatusCode::TOO_MANY_REQUESTS, "ask less often\n"))
+        let mut rate_limit = self.rate_limit.lock().unwrap_or_else(PoisonError::into_inner);
+        (!rate_limit.take(now)).then_some((StatusCode::TOO_MANY_REQUESTS, "too many requests\n"))
     }
 }
 
-/// Whether the question names us as we may be named: a page elsewhere whose name was made to lead here does not.
+/// Whether the `Host` header has an allowed name. This rejects a web page whose name was rebound to this address.
 fn is_allowed(headers: &HeaderMap, hosts: &[String]) -> bool {
     let mut named = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (named.next(), named.next()) else { return false };
@@ -78,14 +78,14 @@ fn is_allowed(headers: &HeaderMap, hosts: &[String]) -> bool {
     host.is_some_and(|host| hosts.contains(&host.host().to_ascii_lowercase()))
 }
 
-/// A bucket that fills by itself.
+/// A token bucket.
 struct RateLimit {
     left: f64,
     at: Instant,
 }
 
 impl RateLimit {
-    fn spend(&mut self, now: Instant) -> bool {
+    fn take(&mut self, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.at).as_secs_f64();
         (self.left, self.at) = ((self.left + since * PER_SECOND).min(BURST), now);
         let enough = self.left >= 1.0;
@@ -97,13 +97,13 @@ impl RateLimit {
 }
 
 pub(super) async fn check(
-    State(guard): State<Arc<AccessPolicy>>,
+    State(policy): State<Arc<AccessPolicy>>,
     ConnectInfo(peer): ConnectInfo<PeerIdentity>,
     request: Request<Body>,
     next: Next,
 ) -> Response {
-    if let Some(refusal) = guard.refusal(peer, request.method(), request.headers(), Instant::now()) {
-        return refusal.into_response();
+    if let Some(rejection) = policy.rejection(peer, request.method(), request.headers(), Instant::now()) {
+        return rejection.into_response();
     }
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
@@ -118,11 +118,11 @@ mod tests {
 
     use super::*;
 
-    fn guard(listen: &str) -> AccessPolicy {
-        guard_with(listen, Vec::new())
+    fn policy(listen: &str) -> AccessPolicy {
+        policy_with(listen, Vec::new())
     }
 
-    fn guard_with(listen: &str, allowed_uids: Vec<u32>) -> AccessPolicy {
+    fn policy_with(listen: &str, allowed_uids: Vec<u32>) -> AccessPolicy {
         let listen = listen.parse().expect("an address");
         AccessPolicy::new(&HttpSettings {
             listen,
@@ -138,9 +138,9 @@ mod tests {
     }
 
     #[test]
-    fn a_question_under_another_name_is_not_answered() {
-        let (guard, now) = (guard("127.0.0.1:9464"), Instant::now());
-        for (host, answered) in [
+    fn unknown_host_name_is_rejected() {
+        let (policy, now) = (policy("127.0.0.1:9464"), Instant::now());
+        for (host, accepted) in [
             ("127.0.0.1:9464", true),
             ("localhost", true),
             ("LOCALHOST:1", true),
@@ -151,22 +151,22 @@ mod tests {
             ("127.0.0.1@evil.example", false),
             ("", false),
         ] {
-            let refusal = guard.refusal(PeerIdentity::Loopback, &Method::GET, &named(host), now);
-            assert_eq!(refusal.is_none(), answered, "{host}");
+            let rejection = policy.rejection(PeerIdentity::Loopback, &Method::GET, &named(host), now);
+            assert_eq!(rejection.is_none(), accepted, "{host}");
         }
         let mut twice = named("localhost");
         twice.append(header::HOST, "evil.example".parse().expect("a header"));
-        assert!(guard.refusal(PeerIdentity::Loopback, &Method::GET, &twice, now).is_some());
-        assert!(guard.refusal(PeerIdentity::Loopback, &Method::GET, &HeaderMap::new(), now).is_some());
-        let post = guard.refusal(PeerIdentity::Loopback, &Method::POST, &named("localhost"), now);
+        assert!(policy.rejection(PeerIdentity::Loopback, &Method::GET, &twice, now).is_some());
+        assert!(policy.rejection(PeerIdentity::Loopback, &Method::GET, &HeaderMap::new(), now).is_some());
+        let post = policy.rejection(PeerIdentity::Loopback, &Method::POST, &named("localhost"), now);
         assert_eq!(post.map(|(status, _)| status), Some(StatusCode::METHOD_NOT_ALLOWED));
     }
 
     #[test]
-    fn a_socket_is_for_root_and_for_us_and_for_those_that_are_named() {
+    fn socket_accepts_only_permitted_users() {
         let own = rustix::process::geteuid().as_raw();
         let (none, one) = (Vec::new(), vec![own + 4_711]);
-        for (allowed, uid, answered) in [
+        for (allowed, uid, accepted) in [
             (&none, Some(0), true),
             (&none, Some(own), true),
             (&none, Some(own + 4_711), false),
@@ -176,39 +176,39 @@ mod tests {
             (&one, Some(own + 4_712), false),
             (&one, None, false),
         ] {
-            let guard = guard_with("unix:/run/http.sock", allowed.clone());
-            let refusal =
-                guard.refusal(PeerIdentity::User(uid), &Method::GET, &HeaderMap::new(), Instant::now());
-            assert_eq!(refusal.is_none(), answered, "{uid:?} of {allowed:?}");
+            let policy = policy_with("unix:/run/http.sock", allowed.clone());
+            let rejection =
+                policy.rejection(PeerIdentity::User(uid), &Method::GET, &HeaderMap::new(), Instant::now());
+            assert_eq!(rejection.is_none(), accepted, "{uid:?} of {allowed:?}");
         }
     }
 
     #[test]
-    fn whoever_asks_without_end_is_refused_until_he_waits() {
-        let (guard, now) = (guard("127.0.0.1:9464"), Instant::now());
-        let refused = |now| {
-            let refusal = guard.refusal(PeerIdentity::Loopback, &Method::GET, &named("localhost"), now);
-            refusal.map(|(status, _)| status)
+    fn excess_requests_are_rejected_until_later() {
+        let (policy, now) = (policy("127.0.0.1:9464"), Instant::now());
+        let rejected = |now| {
+            let rejection = policy.rejection(PeerIdentity::Loopback, &Method::GET, &named("localhost"), now);
+            rejection.map(|(status, _)| status)
         };
         for number in 0..1_000 {
             let expected = (number >= 200).then_some(StatusCode::TOO_MANY_REQUESTS);
-            assert_eq!(refused(now), expected, "question {number}");
+            assert_eq!(rejected(now), expected, "request {number}");
         }
-        assert_eq!(refused(now + Duration::from_secs(1)), None);
+        assert_eq!(rejected(now + Duration::from_secs(1)), None);
     }
 
     #[test]
-    fn a_budget_is_spent_and_fills_again() {
+    fn token_bucket_refills() {
         let start = Instant::now();
-        let mut budget = RateLimit { left: BURST, at: start };
-        let spent = (0..1_000).filter(|_| budget.spend(start)).count();
-        assert_eq!(spent, 200);
+        let mut bucket = RateLimit { left: BURST, at: start };
+        let taken = (0..1_000).filter(|_| bucket.take(start)).count();
+        assert_eq!(taken, 200);
         let later = start + Duration::from_millis(500);
-        assert_eq!((0..1_000).filter(|_| budget.spend(later)).count(), 50);
+        assert_eq!((0..1_000).filter(|_| bucket.take(later)).count(), 50);
         assert_eq!(
-            (0..1_000).filter(|_| budget.spend(start)).count(),
+            (0..1_000).filter(|_| bucket.take(start)).count(),
             0,
-            "a clock that goes back gives nothing"
+            "a clock that goes back adds nothing"
         );
     }
 }

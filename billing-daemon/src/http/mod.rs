@@ -1,4 +1,4 @@
-//! What a monitor, a panel or Prometheus may ask over HTTP: read-only, on loopback or a Unix socket, off unless configured.
+//! The read-only HTTP interface for a panel or Prometheus: on loopback or a Unix socket, off unless configured.
 
 mod access;
 pub(crate) mod gauges;
@@ -40,16 +40,16 @@ use crate::{
 use access::AccessPolicy;
 pub use openapi::document;
 
-/// No question has a body worth reading.
+/// No request needs a body.
 const MAX_BODY_BYTES: usize = 4 << 10;
-/// How long an answer may take.
+/// The maximum duration of a response.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long what was read is told again, so that a crowd of readers costs the database no more than one.
+/// How long a status is reused, so that many readers cost the database no more than one.
 const STATUS_CACHE_TTL: Duration = Duration::from_secs(2);
-/// Samples of distributions are summed up this often, also when nobody asks.
+/// How often the samples of histograms are aggregated, even without a scrape.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// What every answer is made from.
+/// The data that the handlers share.
 pub(crate) struct AppState {
     opened: PanelDatabase,
     expected: Arc<RwLock<Arc<Expected>>>,
@@ -66,12 +66,12 @@ impl AppState {
         Arc::new(Self { opened, expected, metrics, last: Mutex::default() })
     }
 
-    /// What the configuration in force says.
+    /// The parts of the current configuration that the status is compared with.
     fn expected(&self) -> Arc<Expected> {
         Arc::clone(&self.expected.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// How billing stands now, or did a moment ago.
+    /// The status of billing, at most [`STATUS_CACHE_TTL`] old.
     async fn status(&self) -> Result<Arc<Status>, Failure> {
         let mut last = self.last.lock().await;
         if let Some((read, status)) = &*last
@@ -85,7 +85,7 @@ impl AppState {
     }
 }
 
-/// Every path.
+/// The paths of the interface, each with its handler.
 fn routes() -> [(&'static str, MethodRouter<Arc<AppState>>); 8] {
     [
         ("/healthz", get(handlers::healthz)),
@@ -99,26 +99,26 @@ fn routes() -> [(&'static str, MethodRouter<Arc<AppState>>); 8] {
     ]
 }
 
-/// Every path, and who may ask.
-fn router(shared: Arc<AppState>, guard: AccessPolicy) -> Router {
+/// The paths behind the access rules.
+fn router(shared: Arc<AppState>, policy: AccessPolicy) -> Router {
     routes()
         .into_iter()
-        .fold(Router::new(), |router, (path, answer)| router.route(path, answer))
+        .fold(Router::new(), |router, (path, handler)| router.route(path, handler))
         .fallback(handlers::not_found)
         .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIMEOUT))
-        .layer(middleware::from_fn_with_state(Arc::new(guard), access::check))
+        .layer(middleware::from_fn_with_state(Arc::new(policy), access::check))
         .layer(middleware::from_fn(trace::answer))
         .with_state(shared)
 }
 
-/// Who asks, as far as the transport tells.
+/// The peer of a connection, as far as the transport identifies it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum PeerIdentity {
-    /// Somebody on this machine.
+    /// A process on this host.
     Loopback,
-    /// This user.
-    #[cfg_attr(not(unix), expect(dead_code, reason = "only a Unix socket tells"))]
+    /// The user id of a process on this host.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "only a Unix socket identifies its peer"))]
     User(Option<u32>),
 }
 
@@ -128,10 +128,10 @@ impl Connected<IncomingStream<'_, TcpListener>> for PeerIdentity {
     }
 }
 
-/// Answering, to its end.
+/// The future that serves requests until the server stops.
 type Serving = Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>;
 
-/// The server, until it is stopped.
+/// A running server.
 pub(crate) struct Server {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -150,7 +150,7 @@ impl Server {
         let (serving, socket): (Serving, _) = match &settings.listen {
             Listen::Tcp(address) => {
                 let listener = TcpListener::bind(address).await?;
-                info!("answering HTTP on {}", listener.local_addr()?);
+                info!("listening for HTTP on {}", listener.local_addr()?);
                 let serving = axum::serve(listener, service).with_graceful_shutdown(stopped).into_future();
                 (Box::pin(serving), None)
             }
@@ -168,7 +168,7 @@ impl Server {
             };
             tokio::select! {
                 ended = serving => if let Err(error) = ended {
-                    warn!(%error, "HTTP is answered no more: {error}");
+                    warn!(%error, "the HTTP server failed: {error}");
                 },
                 () = upkeep => {}
             }
@@ -178,7 +178,7 @@ impl Server {
 
     pub(crate) async fn stop(self) {
         let _ = self.stop.send(());
-        // Somebody may hold a connection open for ever.
+        // A client may keep its connection open without limit.
         let abort = self.task.abort_handle();
         if tokio::time::timeout(Duration::from_secs(1), self.task).await.is_err() {
             abort.abort();
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_path_is_described_and_nothing_else() {
+    fn every_path_is_documented() {
         let described: Vec<_> = document().paths.paths.into_keys().collect();
         let mut there: Vec<_> = routes().into_iter().map(|(path, _)| path).collect();
         there.sort_unstable();
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn only_this_machine_may_ask() {
+    fn only_local_addresses_are_accepted() {
         for (text, accepted) in [
             ("127.0.0.1:9464", true),
             ("[::1]:9464", true),

@@ -1,4 +1,4 @@
-//! The interface, described for programs.
+//! The `OpenAPI` document of the interface.
 
 use utoipa::OpenApi;
 
@@ -6,7 +6,7 @@ use super::handlers;
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "billing-daemon", description = "How billing stands. Nothing can be changed here."),
+    info(title = "billing-daemon", description = "The status of billing, read-only."),
     paths(
         handlers::healthz,
         handlers::readyz,

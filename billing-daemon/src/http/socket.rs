@@ -1,4 +1,4 @@
-//! A Unix socket to answer on, where the system has them.
+//! Serves HTTP on a Unix socket.
 
 use std::{io, path::Path};
 
@@ -8,8 +8,7 @@ use super::{PeerIdentity, Serving};
 
 type Service = IntoMakeServiceWithConnectInfo<Router, PeerIdentity>;
 
-/// Answers on the socket at `path` until `stopped`; on one that is shared, users beside root and ours can ask, and the guard says which
-/// of them are answered.
+/// Serves the socket at `path` until `stopped`. Every user can connect to a `shared` one; the access rules then reject the others.
 #[cfg(unix)]
 pub(super) async fn serve(
     path: &Path,
@@ -20,19 +19,19 @@ pub(super) async fn serve(
     remove_left_over(path).await?;
     let listener = tokio::net::UnixListener::bind(path)?;
     if shared {
-        // Whatever the umask says: to connect is to write.
+        // Independent of the umask. Connecting needs the right to write.
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
     }
-    tracing::info!("answering HTTP on {}", path.display());
+    tracing::info!("listening for HTTP on {}", path.display());
     Ok(Box::pin(axum::serve(listener, service).with_graceful_shutdown(stopped).into_future()))
 }
 
 #[cfg(not(unix))]
-#[expect(clippy::unused_async, reason = "where there are sockets, it waits for them")]
+#[expect(clippy::unused_async, reason = "the Unix version awaits")]
 pub(super) async fn serve(_: &Path, _: bool, _: Service, _: impl Future<Output = ()>) -> io::Result<Serving> {
     Err(io::Error::new(
         io::ErrorKind::Unsupported,
-        "this system has no such sockets: listen on 127.0.0.1:9464",
+        "Unix sockets are not supported on this system: listen on 127.0.0.1:9464",
     ))
 }
 
@@ -45,20 +44,20 @@ impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, toki
     }
 }
 
-/// A socket that nobody answers on was left by a daemon that died.
+/// Removes the socket of a daemon that died: no process answers on it.
 #[cfg(unix)]
 async fn remove_left_over(path: &Path) -> io::Result<()> {
     match tokio::net::UnixStream::connect(path).await {
         Ok(_) => Err(io::Error::new(
             io::ErrorKind::AddrInUse,
-            format!("another process answers on {}", path.display()),
+            format!("another process listens on {}", path.display()),
         )),
         Err(_) if path.exists() => {
             use std::os::unix::fs::FileTypeExt;
             if std::fs::symlink_metadata(path)?.file_type().is_socket() {
                 std::fs::remove_file(path)
             } else {
-                let message = format!("{} is there and no socket", path.display());
+                let message = format!("{} exists and is not a socket", path.display());
                 Err(io::Error::new(io::ErrorKind::AlreadyExists, message))
             }
         }

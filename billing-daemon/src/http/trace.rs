@@ -1,4 +1,4 @@
-//! A span around each answer.
+//! A span for each request.
 
 use axum::{
     body::Body,
@@ -11,7 +11,7 @@ use tracing::{Instrument as _, debug_span, field::Empty};
 
 use crate::telemetry::otel;
 
-/// Answers within a span, which goes on with the trace of whoever asks.
+/// Handles a request within a span, which continues the trace of the client.
 pub(super) async fn answer(request: Request<Body>, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let span = debug_span!(
@@ -31,7 +31,7 @@ pub(super) async fn answer(request: Request<Body>, next: Next) -> Response {
     response
 }
 
-/// Those that are known: anybody may invent another one.
+/// Returns a known method, or a placeholder: a client may send any word.
 fn method(method: &Method) -> &'static str {
     let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
     known.into_iter().find(|known| method.as_str() == *known).unwrap_or("_OTHER")

@@ -7,9 +7,9 @@ use crate::escape::escaped;
 /// A column with its head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Column {
-    /// Text.
+    /// A column of text, aligned at its start.
     Left(&'static str),
-    /// Numbers, aligned at their end.
+    /// A column of numbers, aligned at their end.
     Right(&'static str),
 }
 
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn last_column_is_wrapped_where_it_has_room() {
+    fn last_column_with_room_is_wrapped() {
         let rows = [["  drifting", "12", "one wallet, by 1.00 USD, and another one"], ["all", "7", ""]];
         let rows = rows.map(|row| row.map(str::to_owned));
         assert_eq!(

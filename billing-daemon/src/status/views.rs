@@ -41,7 +41,7 @@ pub struct Status {
     pub hand_back_after_seconds: u64,
     /// The last billing run.
     pub last_run: Option<RunView>,
-    /// The last audit that was completed. One that failed since says nothing about the books.
+    /// The last audit that was completed. A later one that failed has no result.
     pub last_audit: Option<RunView>,
     /// The debts of instances that are held because their wallets are too small.
     pub arrears: AmountDue,
@@ -121,7 +121,7 @@ impl From<PanelGuardStatus> for PanelGuardView {
     }
 }
 
-/// One daemon.
+/// A daemon that wrote a status row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Daemon {
     /// The name of the process.
@@ -300,7 +300,7 @@ pub struct JobView {
     pub paused: Option<PauseView>,
     /// The occurrence that failed and will be retried.
     pub retrying: Option<RetryView>,
-    /// The last run.
+    /// The newest record of the job.
     pub last_run: Option<RunView>,
 }
 

@@ -91,7 +91,7 @@ async fn charges_explain_describes_hold(db: &Db) {
     let output = program.run("charges explain poor").await.expect_code(0);
     assert!(output.text().contains("held            insufficient_balance: "), "{}", output.text());
     let ended = program.run("charges explain twin").await.expect_code(64);
-    assert!(ended.text().contains("several machines are labelled `twin`"), "{}", ended.text());
+    assert!(ended.text().contains("several instances are labelled `twin`"), "{}", ended.text());
     program.run("charges explain 0191e6a0-0000-7000-8000-000000000000").await.expect_code(1);
 }
 

@@ -48,7 +48,7 @@ async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, line: &str, h
 
 /// Where a daemon listens.
 pub(super) async fn address(daemon: &Running) -> String {
-    let line = daemon.wait_for_line("answering HTTP on ").await;
+    let line = daemon.wait_for_line("listening for HTTP on ").await;
     line.rsplit_once(' ').expect("an address ends the line").1.to_owned()
 }
 
@@ -214,13 +214,13 @@ async fn socket_exists_while_daemon_runs() {
     let program = program.file("jobs.toml", &jobs.replace('@', &socket.display().to_string()));
     for leave_behind in [true, false] {
         let running = program.start("run");
-        running.wait_for_line("answering HTTP on ").await;
+        running.wait_for_line("listening for HTTP on ").await;
         assert_eq!(std::fs::metadata(&socket).expect("it is there").mode(), 0o140_666);
         let stream = UnixStream::connect(&socket).await.expect("the daemon listens");
         let answer = exchange(stream, "GET /healthz", "whatever").await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         let second = program.run("run").await.expect_code(78);
-        assert!(second.text().contains("another process answers on"), "{}", second.text());
+        assert!(second.text().contains("another process listens on"), "{}", second.text());
         if leave_behind {
             running.signal(billing_test_support::process::Signal::KILL);
             running.ended().await;
@@ -279,7 +279,7 @@ async fn shared_socket_admits_listed_users_only() {
     ] {
         let http = format!("[http]\nlisten = \"unix:{}\"\n{allowed}\n", socket.display());
         let running = daemon(&db, &[&http, BILLING, HEARTBEAT]).start("run");
-        running.wait_for_line("answering HTTP on ").await;
+        running.wait_for_line("listening for HTTP on ").await;
         for (uid, is_answered) in [(0, true), (MONITOR, named), (STRANGER, false)] {
             let answer = answer(uid);
             // By the mode of the socket, or by the daemon.

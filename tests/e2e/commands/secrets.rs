@@ -236,7 +236,7 @@ async fn address_of(daemon: &billing_test_support::Running, format: &str) -> Str
     if format == "text" {
         return address(daemon).await;
     }
-    let line = daemon.wait_for_line("answering HTTP on ").await;
+    let line = daemon.wait_for_line("listening for HTTP on ").await;
     let event: serde_json::Value = serde_json::from_str(&line).expect("an object");
     let message = event["message"].as_str().expect("text");
     message.rsplit_once(' ').expect("an address ends the line").1.to_owned()

@@ -347,7 +347,7 @@ async fn http_requests_and_reloads_are_spans() {
     let http = "[http]\nlisten = \"127.0.0.1:0\"\n";
     let program = traced(daemon(&db, &[http, TICK]), &collector);
     let running = program.start("run");
-    let address = running.wait_for_line("answering HTTP on ").await;
+    let address = running.wait_for_line("listening for HTTP on ").await;
     let address = address.rsplit_once(' ').expect("an address ends the line").1.to_owned();
     let request = async |method: &str, path: &str, more: &str| {
         let mut stream = tokio::net::TcpStream::connect(&address).await.expect("the daemon listens");

@@ -23,19 +23,19 @@ async fn guard_installs_once_and_removes_completely(db: &Db) {
     assert_eq!(output.out, ["the panel guard is off: install it with `billing-daemon guard install`"]);
     assert_eq!(
         run(&owner, "guard remove").await.expect_code(0).out,
-        ["there is no panel guard: nothing to do"]
+        ["the panel guard is not installed: nothing to do"]
     );
 
     let output = run(&owner, "guard install").await.expect_code(0);
     assert_eq!(output.out[0], "the panel guard is installed");
     assert!(output.out[1].contains("no run has succeeded for `hand-back-after`"), "{}", output.text());
-    assert!(output.out[2].contains("a login of its own"), "{}", output.text());
+    assert!(output.out[2].contains("a separate login"), "{}", output.text());
     let up = rows(db, CATALOG).await;
     assert_eq!(up.len(), before.len() + 4, "two triggers and their functions");
     let identity = "SELECT oid FROM pg_trigger WHERE tgname = 'billing_panel_guard'";
     let first = fetch(db, identity).await;
     let output = run(&owner, "guard install").await.expect_code(0);
-    assert_eq!(output.out[0], "the panel guard is installed already: nothing to do");
+    assert_eq!(output.out[0], "the panel guard is already installed: nothing to do");
     assert_eq!(
         (rows(db, CATALOG).await, fetch(db, identity).await),
         (up, first),
@@ -191,7 +191,7 @@ async fn changed_ledger_owner_is_reported_with_help() {
     ))
     .await;
     let output = run(&heir, "guard install").await.expect_code(0);
-    assert_eq!(output.out[0], "the panel guard is brought up to date");
+    assert_eq!(output.out[0], "the panel guard is updated");
     let owner = "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE proname = 'billing_panel_guard'";
     assert_eq!(fetch(&db, owner).await, role);
     assert_eq!(run(&heir, "guard remove").await.expect_code(0).out, ["the panel guard is removed"]);

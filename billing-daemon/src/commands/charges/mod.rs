@@ -1,6 +1,8 @@
-//! `charges`: what was taken, and why.
+//! `charges`: why an amount was charged.
 
-mod explanation;
+mod read;
+mod report;
+mod views;
 
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
@@ -16,12 +18,12 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ChargesCommand {
-    /// Explain one charge or hold: hours, price, carry, wallet and run
+    /// Explain one charge or hold: hours, price, carry, balance and run
     #[command(after_help = "Example:\n  billing-daemon charges explain web-1 --at 2026-05-01T12:30:00Z")]
     Explain {
         /// The instance: its id, or a label that is unique
         instance: String,
-        /// An instant within the hours in question [default: the last charge]
+        /// An instant within the charged or held hours [default: the last charge]
         #[arg(long, value_name = "TIME", value_parser = parse_time)]
         at: Option<DateTime<Utc>>,
         #[command(flatten)]
@@ -32,11 +34,11 @@ pub(crate) enum ChargesCommand {
 pub(super) async fn execute(session: &Session<'_>, action: ChargesCommand) -> Result<(), Failure> {
     let ChargesCommand::Explain { instance, at, format } = action;
     let opened = session.panel_without_retry().await?;
-    let explanation = explanation::explain(&opened, &instance, at).await?;
+    let explanation = read::explain(&opened, &instance, at).await?;
     if format.json {
         say_json(&explanation);
     } else {
-        output::report(&explanation::report(&explanation));
+        output::report(&report::report(&explanation));
     }
     Ok(())
 }

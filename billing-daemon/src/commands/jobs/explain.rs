@@ -75,7 +75,7 @@ impl Reason {
 
 /// What the reasons are found from.
 struct Facts<'a> {
-    /// The scheduled time in question.
+    /// The scheduled time to explain.
     at: DateTime<Utc>,
     now: DateTime<Utc>,
     /// The records of the scheduled time, newest first.
@@ -250,7 +250,7 @@ mod tests {
             Some(LeaseView { holder: "host-7".to_owned(), fencing_token: 4, expires_at: at("14:10:05") });
         let without_row = JobView { cursor: None, ..hourly() };
         let some = Some(&spec);
-        for (asked, job, spec, daemons, answer, about) in [
+        for (scheduled, job, spec, daemons, answer, about) in [
             ("15:00:00", hourly(), some, 1, "not_yet", "is in the future"),
             ("14:00:00", hourly(), some, 1, "late", "no daemon runs it, although 1 daemon is alive"),
             ("14:00:00", hourly(), some, 0, "no_daemon", "no daemon is alive"),
@@ -309,7 +309,7 @@ mod tests {
             ),
         ] {
             let facts = Facts {
-                at: at(asked),
+                at: at(scheduled),
                 now: at("14:10:00"),
                 runs: &[],
                 is_configured: Some(spec.is_some()),
@@ -318,7 +318,7 @@ mod tests {
                 spec,
             };
             let found = explain(&facts);
-            assert_eq!(found.answer, answer, "{asked}: {found:?}");
+            assert_eq!(found.answer, answer, "{scheduled}: {found:?}");
             assert!(found.about.contains(about), "{found:?}");
         }
     }

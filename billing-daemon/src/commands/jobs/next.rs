@@ -1,4 +1,4 @@
-//! `jobs next`: when a schedule comes. For a cron text it needs neither a job nor a database nor a file.
+//! `jobs next`: the next times of a schedule. A cron expression needs neither a database nor a configuration.
 
 use billing_scheduler::{Clock, Schedule, ScheduleError, SystemClock};
 use chrono::{DateTime, SecondsFormat, SubsecRound, TimeDelta, Utc};
@@ -41,12 +41,11 @@ pub(super) fn execute(common: &Common, plugins: &Plugins, options: &NextArgs) ->
         (None, Some(cron)) => Schedule::cron(cron, options.timezone.as_deref().unwrap_or("UTC"))
             .map_err(|error| Failure::new(Exit::Usage, with_help(&error)))?,
         _ => {
-            let message =
-                "name a job of jobs.toml, or a schedule with --cron \"30 2 * * *\" --timezone Europe/Berlin";
+            let message = "name a job of jobs.toml, or a cron expression with --cron \"30 2 * * *\" --timezone Europe/Berlin";
             return Err(Failure::new(Exit::Usage, message));
         }
     };
-    // The instant itself counts, and scheduled times are whole seconds.
+    // The instant is included, and scheduled times are whole seconds.
     let from = options.from.unwrap_or_else(|| SystemClock.now());
     let mut at = from.trunc_subsecs(0);
     if at == from {
@@ -64,7 +63,7 @@ pub(super) fn execute(common: &Common, plugins: &Plugins, options: &NextArgs) ->
     if options.json {
         say_json(&Value::Array(times.into_iter().map(|at| json!({ "scheduled_at": at })).collect()));
     } else if times.is_empty() {
-        say("never again");
+        say("no scheduled time is left");
     } else {
         say_lines(&times.join("\n"));
     }
@@ -81,7 +80,7 @@ fn of_job(session: &Session<'_>, name: &str) -> Result<Schedule, Failure> {
     Err(Failure::new(Exit::Usage, format!("jobs.toml has no enabled job `{name}`{hint}")))
 }
 
-/// The error and, for a cron text, its correction.
+/// The error and, for a cron expression, how to correct it.
 fn with_help(error: &ScheduleError) -> String {
     match error {
         ScheduleError::Cron(error) => format!("{error}, {}", error.help),
