@@ -138,7 +138,7 @@ kill -TERM "$daemon"
 wait "$daemon" || die "the daemon did not stop cleanly"
 daemon=
 "${as_daemon[@]}" audit
-grep -q 'charged 0.06 for 6 hours of 3 machines' "$work/status" || die "the daemon did not charge what was due"
+grep -q 'charged 0.06 USD for 6 hours of 3 instances' "$work/status" || die "the daemon did not charge what was due"
 
 say "installing it again, as an upgrade does"
 echo "# a change by the operator" >>/etc/billing-daemon/jobs.toml
