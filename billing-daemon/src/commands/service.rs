@@ -1,4 +1,4 @@
-//! `service`: the daemon as a service of the system.
+//! `service`: installs, starts and stops the daemon as a service of the system.
 
 use std::{
     fs, io,
@@ -13,14 +13,16 @@ use crate::{
     exit::{Exit, Failure},
     host::platform::uid,
     output::line as say,
-    service_install::{Action, Machine, OriginalUnit, Plan, Step, System, User, log, plan},
+    service_install::{
+        HostFacts, InstallPlan, InstallStep, OriginalUnit, ServiceAction, System, User, log, plan,
+    },
 };
 
-/// Where packages put the unit.
+/// Where packages install the unit.
 const PACKAGED: [&str; 2] =
     ["/usr/lib/systemd/system/billing-daemon.service", "/lib/systemd/system/billing-daemon.service"];
 
-/// The name of the original daemon's unit, and where systemd looks for it: the first counts.
+/// The name of the original daemon's unit, and the folders of systemd in their order of precedence.
 const ORIGINAL: &str = "containerstacks-billing.service";
 const UNIT_FOLDERS: [&str; 5] = [
     "/etc/systemd/system",
@@ -64,56 +66,53 @@ pub(crate) struct ServiceScope {
 }
 
 pub(super) fn execute(service: ServiceCommand) -> Result<(), Failure> {
-    let (action, place) = match service {
-        ServiceCommand::Install(place) => (Action::Install, place),
-        ServiceCommand::Uninstall(place) => (Action::Uninstall, place),
-        ServiceCommand::Start(place) => (Action::Start, place),
-        ServiceCommand::Stop(place) => (Action::Stop, place),
-        ServiceCommand::Status(place) => (Action::Status, place),
+    let (action, scope) = match service {
+        ServiceCommand::Install(scope) => (ServiceAction::Install, scope),
+        ServiceCommand::Uninstall(scope) => (ServiceAction::Uninstall, scope),
+        ServiceCommand::Start(scope) => (ServiceAction::Start, scope),
+        ServiceCommand::Stop(scope) => (ServiceAction::Stop, scope),
+        ServiceCommand::Status(scope) => (ServiceAction::Status, scope),
     };
     let here = System::current();
-    let system = place.system.or(here).ok_or_else(|| {
+    let system = scope.system.or(here).ok_or_else(|| {
         let os = std::env::consts::OS;
-        let message = format!("no service manager of {os} is known: let yours run `billing-daemon run`");
-        Failure::new(Exit::Configuration, message)
+        Failure::new(Exit::Configuration, format!("cannot manage services on {os}: unknown service manager"))
+            .help("run `billing-daemon run` under the supervisor of this host")
     })?;
-    let machine = machine(system, here == Some(system), place.user)?;
-    let plan = plan(action, &machine);
-    if place.dry_run {
+    let host = host_facts(system, here == Some(system), scope.user)?;
+    let plan = plan(action, &host);
+    if scope.dry_run {
         show(&plan);
-        tell_next(&plan);
-        tell_log(action, &machine);
+        print_next(&plan);
+        print_log(action, &host);
         return Ok(());
     }
     if let Some(obstacle) = plan.obstacles.first() {
-        let exit = if machine.user.is_none() && !machine.is_privileged {
-            Exit::Permission
-        } else {
-            Exit::Configuration
-        };
+        let exit =
+            if host.user.is_none() && !host.is_privileged { Exit::Permission } else { Exit::Configuration };
         return Err(Failure::new(exit, obstacle));
     }
     let done = plan.steps.iter().try_for_each(|step| {
-        if action != Action::Status {
+        if action != ServiceAction::Status {
             say(step);
         }
         carry_out(step, action)
     });
     if done.is_ok() {
-        tell_next(&plan);
+        print_next(&plan);
     }
-    // All the more if it does not run.
-    tell_log(action, &machine);
+    // Also after a failure, which the log may explain.
+    print_log(action, &host);
     done
 }
 
-fn machine(system: System, is_here: bool, of_user: bool) -> Result<Machine, Failure> {
+fn host_facts(system: System, is_here: bool, of_user: bool) -> Result<HostFacts, Failure> {
     let internal = |error: io::Error| {
-        Failure::new(Exit::Internal, format!("cannot tell where this program is: {error}"))
+        Failure::new(Exit::Internal, format!("cannot determine the path of this program: {error}"))
     };
     let program = if is_here { std::env::current_exe().map_err(internal)? } else { system.usual_program() };
     let packaged = || PACKAGED.iter().map(PathBuf::from).find(|unit| unit.exists());
-    Ok(Machine {
+    Ok(HostFacts {
         system,
         program,
         user: of_user.then(user).transpose()?,
@@ -129,7 +128,7 @@ fn original() -> Option<OriginalUnit> {
         UNIT_FOLDERS.iter().map(|folder| Path::new(folder).join(ORIGINAL)).find(|unit| unit.exists())?;
     let wanted = Path::new(UNIT_FOLDERS[0]).join("multi-user.target.wants").join(ORIGINAL);
     Some(OriginalUnit {
-        // One that cannot be read is not known to be ours.
+        // An unreadable unit counts as another biller's.
         text: fs::read_to_string(&path).unwrap_or_default(),
         is_enabled: fs::symlink_metadata(wanted).is_ok(),
         path,
@@ -139,21 +138,22 @@ fn original() -> Option<OriginalUnit> {
 fn user() -> Result<User, Failure> {
     let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let home = folder("HOME").ok_or_else(|| {
-        Failure::new(Exit::Configuration, "HOME is not set: say whose service it is, as in `HOME=/home/ada`")
+        Failure::new(Exit::Configuration, "HOME is not set")
+            .help("set it to the home folder of the service's user")
     })?;
     let config = folder("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config"));
     Ok(User { home, config, uid: uid() })
 }
 
-/// Where nobody can tell, the tools that are run refuse by themselves.
+/// Where users have no numbers, the tools that are run check the privileges.
 fn is_privileged() -> bool {
     uid() == 0
 }
 
-fn show(plan: &Plan) {
+fn show(plan: &InstallPlan) {
     for step in &plan.steps {
         match step {
-            Step::Write { text, .. } => {
+            InstallStep::Write { text, .. } => {
                 say(format!("{step}:"));
                 for line in text.lines() {
                     say(format!("    {line}").trim_end());
@@ -163,58 +163,56 @@ fn show(plan: &Plan) {
         }
     }
     for obstacle in &plan.obstacles {
-        complain(&format!("this would be refused: {obstacle}"));
+        complain(&format!("error: this would be refused: {obstacle}"));
     }
 }
 
-fn tell_next(plan: &Plan) {
+fn print_next(plan: &InstallPlan) {
     if !plan.next.is_empty() {
-        complain("then:");
+        complain("next steps:");
     }
     for next in &plan.next {
         complain(&format!("  {next}"));
     }
 }
 
-fn tell_log(action: Action, machine: &Machine) {
+fn print_log(action: ServiceAction, host: &HostFacts) {
     match action {
-        Action::Install | Action::Start | Action::Status => {
-            complain(&format!("its log: {}", log(machine)));
+        ServiceAction::Install | ServiceAction::Start | ServiceAction::Status => {
+            complain(&format!("log: {}", log(host)));
         }
-        Action::Uninstall | Action::Stop => {}
+        ServiceAction::Uninstall | ServiceAction::Stop => {}
     }
 }
 
-fn carry_out(step: &Step, action: Action) -> Result<(), Failure> {
+fn carry_out(step: &InstallStep, action: ServiceAction) -> Result<(), Failure> {
     let failed = |error: io::Error| {
         let exit = match error.kind() {
             io::ErrorKind::PermissionDenied => Exit::Permission,
             _ => Exit::Internal,
         };
-        Failure::new(exit, format!("could not {step}: {error}"))
+        Failure::new(exit, format!("cannot {step}: {error}"))
     };
     match step {
-        Step::Folder { path, private } => make_folder(path, *private).map_err(failed),
-        Step::Write { path, text } => path
+        InstallStep::Folder { path, private } => make_folder(path, *private).map_err(failed),
+        InstallStep::Write { path, text } => path
             .parent()
             .map_or(Ok(()), fs::create_dir_all)
             .and_then(|()| fs::write(path, text))
             .map_err(failed),
-        Step::Begin { path, text, private } => begin(path, text, *private).map_err(failed),
-        Step::Remove { path } => match fs::remove_file(path) {
+        InstallStep::Begin { path, text, private } => begin(path, text, *private).map_err(failed),
+        InstallStep::Remove { path } => match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
             _ => Ok(()),
         },
-        Step::Run { command, may_fail } => {
+        InstallStep::Run { command, may_fail } => {
             let (program, arguments) = command.split_first().expect("a command names its program");
             let status = Command::new(program).args(arguments).status().map_err(failed)?;
             match (status.success() || *may_fail, action) {
                 (true, _) => Ok(()),
-                // It said so itself.
-                (false, Action::Status) => Err(Failure::silent(Exit::Negative)),
-                (false, _) => {
-                    Err(Failure::new(Exit::Internal, format!("could not {step}: {status}; see above why")))
-                }
+                // The tool has printed the status.
+                (false, ServiceAction::Status) => Err(Failure::silent(Exit::Negative)),
+                (false, _) => Err(Failure::new(Exit::Internal, format!("cannot {step}: {status}"))),
             }
         }
     }
@@ -230,7 +228,7 @@ fn make_folder(path: &Path, private: bool) -> io::Result<()> {
     builder.create(path)
 }
 
-/// Writes a file unless there is one; a private one is nobody else's from its first moment on.
+/// Writes a file unless it exists. A private one is never readable by other users.
 fn begin(path: &Path, text: &str, private: bool) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true);

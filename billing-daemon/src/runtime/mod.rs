@@ -60,7 +60,7 @@ pub async fn run(
     if Platform::current().is_none() {
         warn!("unknown operating system `{}`: it is treated as Linux", std::env::consts::OS);
     }
-    let manager = Arc::new(ServiceManager::of_process());
+    let manager = Arc::new(ServiceManager::from_process());
     let (mut signals, mut hangups) = listen()?;
     let PanelDatabase { db, panel } = tokio::select! {
         opened = open(&database) => opened?,

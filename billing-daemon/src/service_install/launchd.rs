@@ -1,19 +1,19 @@
-//! macOS: a property list, of the machine or of one user.
+//! macOS: a property list of launchd, for the host or for one user.
 
 use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
 };
 
-use super::{Action, Machine, Plan, Step, User, to_do};
+use super::{HostFacts, InstallPlan, InstallStep, ServiceAction, User, to_do};
 use crate::host::SERVICE_NAME;
 
-/// Who the machine's service runs as: macOS has this user for services without rights.
+/// The user of the host's service: macOS has it for services without privileges.
 const SERVICE_USER: &str = "daemon";
 
-/// Where everything is, and who it belongs to.
-struct Places {
-    /// What launchctl calls the manager of these services.
+/// The paths of an installation.
+struct Paths {
+    /// launchctl's name for the manager of these services.
     domain: String,
     list: PathBuf,
     configuration: PathBuf,
@@ -22,7 +22,7 @@ struct Places {
     is_user: bool,
 }
 
-impl Places {
+impl Paths {
     fn of(user: Option<&User>) -> Self {
         match user {
             Some(User { home, uid, .. }) => Self {
@@ -47,50 +47,51 @@ impl Places {
     }
 }
 
-pub(super) fn plan(action: Action, machine: &Machine) -> Plan {
-    let places = Places::of(machine.user.as_ref());
-    let Places { domain, list, .. } = &places;
+pub(super) fn plan(action: ServiceAction, host: &HostFacts) -> InstallPlan {
+    let paths = Paths::of(host.user.as_ref());
+    let Paths { domain, list, .. } = &paths;
     let service = format!("{domain}/{SERVICE_NAME}");
     let list_name = list.display().to_string();
     match action {
-        Action::Install => installed(&machine.program, &places, &service),
-        Action::Uninstall => {
-            Plan::of([Step::try_run(["launchctl", "bootout", &service]), Step::remove(list)])
-        }
-        Action::Start => Plan::of([
-            Step::run(["launchctl", "enable", &service]),
-            Step::run(["launchctl", "bootstrap", domain, &list_name]),
+        ServiceAction::Install => installed(&host.program, &paths, &service),
+        ServiceAction::Uninstall => InstallPlan::of([
+            InstallStep::try_run(["launchctl", "bootout", &service]),
+            InstallStep::remove(list),
         ]),
-        Action::Stop => Plan::of([Step::run(["launchctl", "bootout", &service])]),
-        Action::Status => Plan::of([Step::run(["launchctl", "print", &service])]),
+        ServiceAction::Start => InstallPlan::of([
+            InstallStep::run(["launchctl", "enable", &service]),
+            InstallStep::run(["launchctl", "bootstrap", domain, &list_name]),
+        ]),
+        ServiceAction::Stop => InstallPlan::of([InstallStep::run(["launchctl", "bootout", &service])]),
+        ServiceAction::Status => InstallPlan::of([InstallStep::run(["launchctl", "print", &service])]),
     }
 }
 
 pub(super) fn log(user: Option<&User>) -> PathBuf {
-    Places::of(user).log
+    Paths::of(user).log
 }
 
-fn installed(program: &Path, places: &Places, service: &str) -> Plan {
-    let jobs = places.configuration.join("jobs.toml");
-    let secret = places.configuration.join("database-url");
-    // A user has one folder for both.
-    let mut steps = if places.is_user { Vec::new() } else { vec![Step::folder(&places.configuration)] };
+fn installed(program: &Path, paths: &Paths, service: &str) -> InstallPlan {
+    let jobs = paths.configuration.join("jobs.toml");
+    let secret = paths.configuration.join("database-url");
+    // A user has one folder for configuration and state.
+    let mut steps = if paths.is_user { Vec::new() } else { vec![InstallStep::folder(&paths.configuration)] };
     steps.extend([
-        Step::private_folder(&places.state),
-        Step::jobs(&jobs),
-        Step::secret(&secret),
-        Step::write(&places.list, list(program, places, &jobs, &secret)),
+        InstallStep::private_folder(&paths.state),
+        InstallStep::jobs(&jobs),
+        InstallStep::secret(&secret),
+        InstallStep::write(&paths.list, list(program, paths, &jobs, &secret)),
     ]);
-    if !places.is_user {
-        let (state, secret) = (places.state.display().to_string(), secret.display().to_string());
-        steps.push(Step::run(["chown", SERVICE_USER, &state, &secret]));
+    if !paths.is_user {
+        let (state, secret) = (paths.state.display().to_string(), secret.display().to_string());
+        steps.push(InstallStep::run(["chown", SERVICE_USER, &state, &secret]));
     }
-    // Whatever is in the folder is started at the next boot, unless it is disabled; `start` enables it.
-    steps.push(Step::run(["launchctl", "disable", service]));
-    Plan { steps, obstacles: Vec::new(), next: to_do(&secret, &jobs, places.is_user) }
+    // launchd starts every list in the folder at the next boot, unless it is disabled; `start` enables it.
+    steps.push(InstallStep::run(["launchctl", "disable", service]));
+    InstallPlan { steps, obstacles: Vec::new(), next: to_do(&secret, &jobs, paths.is_user) }
 }
 
-fn list(program: &Path, places: &Places, jobs: &Path, secret: &Path) -> String {
+fn list(program: &Path, paths: &Paths, jobs: &Path, secret: &Path) -> String {
     let text = |path: &Path| format!("<string>{}</string>", escaped(&path.display().to_string()));
     let mut list = String::from(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
@@ -105,23 +106,23 @@ fn list(program: &Path, places: &Places, jobs: &Path, secret: &Path) -> String {
     key("Label", &format!("<string>{SERVICE_NAME}</string>"));
     let arguments = ["<string>run</string>".to_owned(), "<string>--config</string>".to_owned(), text(jobs)];
     key("ProgramArguments", &format!("<array>{}{}</array>", text(program), arguments.concat()));
-    let variables = [("DATABASE_URL_FILE", secret), ("STATE_DIRECTORY", &places.state)];
+    let variables = [("DATABASE_URL_FILE", secret), ("STATE_DIRECTORY", &paths.state)];
     let variables = variables.map(|(name, path)| format!("<key>{name}</key>{}", text(path))).concat();
     key("EnvironmentVariables", &format!("<dict>{variables}</dict>"));
-    if !places.is_user {
+    if !paths.is_user {
         key("UserName", &format!("<string>{SERVICE_USER}</string>"));
     }
-    key("WorkingDirectory", &text(&places.state));
+    key("WorkingDirectory", &text(&paths.state));
     key("RunAtLoad", "<true/>");
-    // Started again unless it ended because somebody stopped it.
+    // Restarts the daemon unless it was stopped.
     key("KeepAlive", "<dict><key>SuccessfulExit</key><false/></dict>");
     key("ThrottleInterval", "<integer>10</integer>");
-    // Seconds: `drain-timeout` in jobs.toml, and what the end takes after it.
+    // Seconds: `drain-timeout` of jobs.toml, and the time for the end after it.
     key("ExitTimeOut", "<integer>120</integer>");
-    // 077 in octal: what the daemon writes is its own alone.
+    // 077 in octal: only the daemon can read what it writes.
     key("Umask", "<integer>63</integer>");
-    key("StandardOutPath", &text(&places.log));
-    key("StandardErrorPath", &text(&places.log));
+    key("StandardOutPath", &text(&paths.log));
+    key("StandardErrorPath", &text(&paths.log));
     list.push_str("</dict>\n</plist>\n");
     list
 }

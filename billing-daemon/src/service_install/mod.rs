@@ -1,5 +1,5 @@
-//! The daemon as a service of the system: what installing, starting and removing it writes and runs, decided before anything is
-//! done. `--dry-run` shows the same plan that is carried out otherwise.
+//! The daemon as a service of the system. A pure function plans what is written and run, so that `--dry-run` shows exactly what
+//! happens otherwise, on any platform.
 
 mod launchd;
 mod systemd;
@@ -13,12 +13,12 @@ use std::{
 
 use clap::ValueEnum;
 
-/// The configuration that a new installation begins with.
+/// The initial configuration of a new installation.
 const JOBS: &str = include_str!("../../shipped/jobs.toml");
 // The files in `shipped/` are symbolic links. A checkout without them contains the path of the target instead of its text.
 const _: () = assert!(JOBS.len() > 200, "set `core.symlinks` of git to true and check out again");
 
-/// Who starts and stops services.
+/// A platform's service manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum System {
     Systemd,
@@ -27,7 +27,7 @@ pub(crate) enum System {
 }
 
 impl System {
-    /// That of the system that the program was made for.
+    /// Returns the service manager of this platform.
     pub(crate) fn current() -> Option<Self> {
         match std::env::consts::OS {
             "linux" => Some(Self::Systemd),
@@ -37,7 +37,7 @@ impl System {
         }
     }
 
-    /// Where the program would be on a machine that is not this one.
+    /// The usual path of the program, to simulate another host.
     pub(crate) fn usual_program(self) -> PathBuf {
         PathBuf::from(match self {
             Self::Systemd => "/usr/bin/billing-daemon",
@@ -47,9 +47,9 @@ impl System {
     }
 }
 
-/// What is wanted of the service.
+/// What to do with the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub(crate) enum ServiceAction {
     Install,
     Uninstall,
     Start,
@@ -57,25 +57,25 @@ pub(crate) enum Action {
     Status,
 }
 
-/// What is known of the machine, and of who asks.
+/// What the plan depends on: the host and the caller.
 #[derive(Clone, Debug)]
-pub(crate) struct Machine {
+pub(crate) struct HostFacts {
     pub(crate) system: System,
-    /// The program that the service shall run.
+    /// The program that the service runs.
     pub(crate) program: PathBuf,
-    /// For this user alone, and not for the machine.
+    /// The user of a user service; `None` for a service of the host.
     pub(crate) user: Option<User>,
-    /// Whether who asks may change the machine.
+    /// Whether the caller may change the host.
     pub(crate) is_privileged: bool,
-    /// Whether the service manager runs here at all.
+    /// Whether the service manager runs on this host.
     pub(crate) is_running: bool,
-    /// The unit that a package brought along.
+    /// The unit that a package installed.
     pub(crate) packaged: Option<PathBuf>,
-    /// The unit under the name of the original daemon, if there is one.
+    /// The unit under the original daemon's name, if there is one.
     pub(crate) original: Option<OriginalUnit>,
 }
 
-/// `containerstacks-billing.service`: the original's, or ours under that name.
+/// `containerstacks-billing.service`: the original daemon's unit, or ours under that name.
 #[derive(Clone, Debug)]
 pub(crate) struct OriginalUnit {
     pub(crate) path: PathBuf,
@@ -83,47 +83,47 @@ pub(crate) struct OriginalUnit {
     pub(crate) is_enabled: bool,
 }
 
-/// One user's place on the machine.
+/// The user of a user service.
 #[derive(Clone, Debug)]
 pub(crate) struct User {
     pub(crate) home: PathBuf,
-    /// Where this user's configuration is, as `XDG_CONFIG_HOME` has it.
+    /// The user's configuration folder, as in `XDG_CONFIG_HOME`.
     pub(crate) config: PathBuf,
     pub(crate) uid: u32,
 }
 
-/// What is to be done.
+/// What an action writes and runs.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Plan {
-    pub(crate) steps: Vec<Step>,
-    /// Why it cannot be done here, each with what to do about it.
+pub(crate) struct InstallPlan {
+    pub(crate) steps: Vec<InstallStep>,
+    /// Why the action is refused here, each with what to do about it.
     pub(crate) obstacles: Vec<String>,
-    /// What is left to the person.
+    /// The next steps of the operator.
     pub(crate) next: Vec<String>,
 }
 
-impl Plan {
-    fn of<const N: usize>(steps: [Step; N]) -> Self {
+impl InstallPlan {
+    fn of<const N: usize>(steps: [InstallStep; N]) -> Self {
         Self { steps: steps.into(), ..Self::default() }
     }
 }
 
-/// One thing to do.
+/// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// A folder that must be there; a private one is its owner's alone.
+pub(crate) enum InstallStep {
+    /// Creates a folder; only its owner can read a private one.
     Folder { path: PathBuf, private: bool },
-    /// A file of ours.
+    /// Writes a file that belongs to the installation.
     Write { path: PathBuf, text: String },
-    /// A file that is the operator's from then on: what is there already stays.
+    /// Writes a file that belongs to the operator, unless it exists.
     Begin { path: PathBuf, text: &'static str, private: bool },
-    /// A file that must not be there.
+    /// Removes a file.
     Remove { path: PathBuf },
-    /// A program to run.
+    /// Runs a program.
     Run { command: Vec<String>, may_fail: bool },
 }
 
-impl Step {
+impl InstallStep {
     fn folder(path: impl Into<PathBuf>) -> Self {
         Self::Folder { path: path.into(), private: false }
     }
@@ -136,12 +136,12 @@ impl Step {
         Self::Write { path: path.into(), text: text.into() }
     }
 
-    /// The operator's jobs.
+    /// The operator's jobs.toml.
     fn jobs(path: impl Into<PathBuf>) -> Self {
         Self::Begin { path: path.into(), text: JOBS, private: false }
     }
 
-    /// The operator's file for the database's address.
+    /// The operator's file for the database URL.
     fn secret(path: impl Into<PathBuf>) -> Self {
         Self::Begin { path: path.into(), text: "", private: true }
     }
@@ -155,26 +155,26 @@ impl Step {
         Self::Run { command: command.map(str::to_owned).to_vec(), may_fail: false }
     }
 
-    /// The same, where a failure only says that there was nothing to do.
+    /// A program that fails if there is nothing to do.
     fn try_run<const N: usize>(command: [&str; N]) -> Self {
         Self::Run { command: command.map(str::to_owned).to_vec(), may_fail: true }
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for InstallStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder { path, private } => {
-                let whose = if *private { ", for its owner alone" } else { "" };
-                write!(f, "make the folder {}{whose}", path.display())
+                let mode = if *private { ", readable only by its owner" } else { "" };
+                write!(f, "create the folder {}{mode}", path.display())
             }
             Self::Write { path, .. } => write!(f, "write {}", path.display()),
             Self::Begin { path, text: "", .. } => {
-                write!(f, "write {}, empty and for its owner alone, unless it is there", path.display())
+                write!(f, "write {}, empty and readable only by its owner, unless it exists", path.display())
             }
             Self::Begin { path, text, .. } => {
                 let lines = text.lines().count();
-                write!(f, "write {}, the {lines} lines that ship, unless it is there", path.display())
+                write!(f, "write {} ({lines} lines) unless it exists", path.display())
             }
             Self::Remove { path } => write!(f, "remove {}", path.display()),
             Self::Run { command, .. } => {
@@ -185,27 +185,26 @@ impl fmt::Display for Step {
     }
 }
 
-/// A word of a command line as a person would type it.
+/// Quotes a word of a command line where a shell needs it.
 fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || r"-_./:=@,\*".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) { word.to_owned() } else { format!("'{word}'") }
 }
 
-/// What `action` takes on this machine.
-pub(crate) fn plan(action: Action, machine: &Machine) -> Plan {
-    let mut plan = match machine.system {
-        System::Systemd => systemd::plan(action, machine),
-        System::Launchd => launchd::plan(action, machine),
-        System::Windows => windows::plan(action, machine),
+/// Plans `action` on this host.
+pub(crate) fn plan(action: ServiceAction, host: &HostFacts) -> InstallPlan {
+    let mut plan = match host.system {
+        System::Systemd => systemd::plan(action, host),
+        System::Launchd => launchd::plan(action, host),
+        System::Windows => windows::plan(action, host),
     };
-    if machine.user.is_none() && !machine.is_privileged && action != Action::Status {
+    if host.user.is_none() && !host.is_privileged && action != ServiceAction::Status {
         plan.obstacles.insert(
             0,
-            match machine.system {
-                System::Windows => "this changes the machine: run it again as Administrator".to_owned(),
+            match host.system {
+                System::Windows => "this changes the host: run it as Administrator".to_owned(),
                 System::Systemd | System::Launchd => {
-                    "this changes the machine: run it again with sudo, or with --user \
-                                                      for a service of yours alone"
+                    "this changes the host: run it with sudo, or with --user for a service of this user"
                         .to_owned()
                 }
             },
@@ -214,9 +213,9 @@ pub(crate) fn plan(action: Action, machine: &Machine) -> Plan {
     plan
 }
 
-/// Where one reads what the service did.
-pub(crate) fn log(machine: &Machine) -> String {
-    match (machine.system, &machine.user) {
+/// Where the service's log is.
+pub(crate) fn log(host: &HostFacts) -> String {
+    match (host.system, &host.user) {
         (System::Systemd, None) => format!("journalctl --unit {SERVICE_NAME}"),
         (System::Systemd, Some(_)) => format!("journalctl --user --unit {SERVICE_NAME}"),
         (System::Launchd, user) => launchd::log(user.as_ref()).display().to_string(),
@@ -224,16 +223,13 @@ pub(crate) fn log(machine: &Machine) -> String {
     }
 }
 
-/// What is left to do between installing and starting.
+/// The next steps between the installation and the start.
 fn to_do(secret: &Path, jobs: &Path, user: bool) -> Vec<String> {
     let flag = if user { " --user" } else { "" };
     vec![
-        format!(
-            "write the database's address into {}: postgres://... or sqlite://...?mode=rwc",
-            secret.display()
-        ),
-        format!("see what {} says, and `billing-daemon migrate up`", jobs.display()),
-        format!("`billing-daemon service start{flag}`"),
+        format!("write the database URL to {}: postgres://... or sqlite://...?mode=rwc", secret.display()),
+        format!("check {}, and run `billing-daemon migrate up`", jobs.display()),
+        format!("run `billing-daemon service start{flag}`"),
     ]
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 
-fn machine(system: System) -> Machine {
-    Machine {
+fn host(system: System) -> HostFacts {
+    HostFacts {
         system,
         program: system.usual_program(),
         user: None,
@@ -12,18 +12,18 @@ fn machine(system: System) -> Machine {
     }
 }
 
-fn ada(system: System) -> Machine {
+fn ada(system: System) -> HostFacts {
     let home = PathBuf::from("/home/ada");
     let user = User { config: home.join(".config"), home, uid: 1000 };
-    Machine { user: Some(user), is_privileged: false, ..machine(system) }
+    HostFacts { user: Some(user), is_privileged: false, ..host(system) }
 }
 
-fn written(plan: &Plan, at: &str) -> String {
+fn written(plan: &InstallPlan, at: &str) -> String {
     let texts: Vec<_> = plan
         .steps
         .iter()
         .filter_map(|step| match step {
-            Step::Write { path, text } if path == Path::new(at) => Some(text.clone()),
+            InstallStep::Write { path, text } if path == Path::new(at) => Some(text.clone()),
             _ => None,
         })
         .collect();
@@ -31,13 +31,13 @@ fn written(plan: &Plan, at: &str) -> String {
     texts.concat()
 }
 
-fn shown(plan: &Plan) -> Vec<String> {
-    plan.steps.iter().map(Step::to_string).collect()
+fn shown(plan: &InstallPlan) -> Vec<String> {
+    plan.steps.iter().map(InstallStep::to_string).collect()
 }
 
 #[test]
-fn the_unit_that_is_written_is_the_one_that_ships() {
-    let plan = plan(Action::Install, &machine(System::Systemd));
+fn installed_units_are_the_shipped_ones() {
+    let plan = plan(ServiceAction::Install, &host(System::Systemd));
     let unit = include_str!("../../shipped/billing-daemon.service");
     let template = include_str!("../../shipped/billing-daemon@.service");
     assert_eq!(written(&plan, "/etc/systemd/system/billing-daemon.service"), unit);
@@ -48,10 +48,7 @@ fn the_unit_that_is_written_is_the_one_that_ships() {
         [
             "run systemd-sysusers /etc/sysusers.d/billing-daemon.conf",
             "run systemd-tmpfiles --create /etc/tmpfiles.d/billing-daemon.conf",
-            &format!(
-                "write /etc/billing-daemon/jobs.toml, the {} lines that ship, unless it is there",
-                JOBS.lines().count()
-            ),
+            &format!("write /etc/billing-daemon/jobs.toml ({} lines) unless it exists", JOBS.lines().count()),
             "run systemctl daemon-reload",
             "run systemctl enable billing-daemon.service",
         ]
@@ -59,18 +56,19 @@ fn the_unit_that_is_written_is_the_one_that_ships() {
 }
 
 #[test]
-fn a_program_somewhere_else_is_what_the_unit_runs() {
+fn unit_runs_the_installing_program() {
     for user in [false, true] {
-        let base = if user { ada(System::Systemd) } else { machine(System::Systemd) };
-        let elsewhere = Machine { program: PathBuf::from("/usr/local/bin/billing-daemon"), ..base };
+        let base = if user { ada(System::Systemd) } else { host(System::Systemd) };
+        let elsewhere = HostFacts { program: PathBuf::from("/usr/local/bin/billing-daemon"), ..base };
         let at = if user { "/home/ada/.config/systemd/user" } else { "/etc/systemd/system" };
-        let unit = written(&plan(Action::Install, &elsewhere), &format!("{at}/billing-daemon.service"));
+        let unit =
+            written(&plan(ServiceAction::Install, &elsewhere), &format!("{at}/billing-daemon.service"));
         assert!(unit.contains("\nExecStart=/usr/local/bin/billing-daemon run --config "), "{unit}");
     }
 }
 
 #[test]
-fn both_units_of_a_machine_differ_in_their_places_alone() {
+fn unit_and_template_differ_in_paths() {
     let directives = |unit: &str| {
         let lines = unit.lines().filter(|line| !line.starts_with(['#', '[']) && line.contains('='));
         let lines = lines.map(|line| {
@@ -108,34 +106,39 @@ fn original_unit_of_another_biller_is_refused() {
     let original = |exec: &str, is_enabled| {
         let path = PathBuf::from("/etc/systemd/system/containerstacks-billing.service");
         let text = format!("[Service]\nExecStart=/bin/false\nExecStart={exec}\n");
-        Machine {
+        HostFacts {
             original: Some(OriginalUnit { path, text, is_enabled }),
             program: PathBuf::from("/opt/our billing/daemon"),
-            ..machine(System::Systemd)
+            ..host(System::Systemd)
         }
     };
-    let theirs = "runs another biller, and two must not be enabled together: `systemctl disable --now";
-    for (exec, is_enabled, action, told) in [
-        ("/usr/bin/node /opt/billing/index.js", false, Action::Install, theirs),
-        ("/usr/bin/node /opt/billing/index.js", true, Action::Start, theirs),
-        ("-/usr/bin/node /usr/bin/billing-daemon", true, Action::Install, theirs),
-        ("/usr/bin/node index.js", true, Action::Stop, ""),
-        ("/usr/bin/node index.js", true, Action::Uninstall, ""),
-        ("/usr/local/bin/billing-daemon run", false, Action::Install, ""),
-        ("\"/opt/our billing/daemon\" run", true, Action::Install, "runs this daemon already: keep it"),
-        ("!/usr/bin/billing-daemon run", true, Action::Start, ""),
+    let theirs = "runs another biller, and two must not be enabled together: run `systemctl disable --now";
+    for (exec, is_enabled, action, expected) in [
+        ("/usr/bin/node /opt/billing/index.js", false, ServiceAction::Install, theirs),
+        ("/usr/bin/node /opt/billing/index.js", true, ServiceAction::Start, theirs),
+        ("-/usr/bin/node /usr/bin/billing-daemon", true, ServiceAction::Install, theirs),
+        ("/usr/bin/node index.js", true, ServiceAction::Stop, ""),
+        ("/usr/bin/node index.js", true, ServiceAction::Uninstall, ""),
+        ("/usr/local/bin/billing-daemon run", false, ServiceAction::Install, ""),
+        (
+            "\"/opt/our billing/daemon\" run",
+            true,
+            ServiceAction::Install,
+            "runs this daemon already: keep it",
+        ),
+        ("!/usr/bin/billing-daemon run", true, ServiceAction::Start, ""),
     ] {
         let obstacles = plan(action, &original(exec, is_enabled)).obstacles.join("; ");
         assert!(
-            obstacles.contains(told) && told.is_empty() == obstacles.is_empty(),
+            obstacles.contains(expected) && expected.is_empty() == obstacles.is_empty(),
             "{exec} {action:?}: {obstacles}"
         );
     }
 }
 
-/// systemd removes a runtime folder whole when its unit stops.
+/// systemd removes the whole runtime folder when its unit stops.
 #[test]
-fn no_units_runtime_folder_lies_inside_of_anothers() {
+fn runtime_folders_of_units_are_not_nested() {
     let folder = |unit: &'static str| {
         let folder =
             unit.lines().find_map(|line| line.strip_prefix("RuntimeDirectory=")).expect("it has one");
@@ -147,8 +150,8 @@ fn no_units_runtime_folder_lies_inside_of_anothers() {
 }
 
 #[test]
-fn removing_the_service_leaves_none_of_several_panels_running_or_enabled() {
-    let removed = shown(&plan(Action::Uninstall, &machine(System::Systemd)));
+fn uninstall_stops_every_instance() {
+    let removed = shown(&plan(ServiceAction::Uninstall, &host(System::Systemd)));
     let place = |step: &str| removed.iter().position(|shown| shown == step);
     let stopped = place("run systemctl stop billing-daemon@*.service");
     let disabled = place("run systemctl disable billing-daemon@.service");
@@ -157,10 +160,10 @@ fn removing_the_service_leaves_none_of_several_panels_running_or_enabled() {
 }
 
 #[test]
-fn a_user_of_macos_has_one_folder_and_it_is_private() {
+fn macos_user_has_one_private_folder() {
     let folders =
-        plan(Action::Install, &ada(System::Launchd)).steps.into_iter().filter_map(|step| match step {
-            Step::Folder { path, private } => Some((path, private)),
+        plan(ServiceAction::Install, &ada(System::Launchd)).steps.into_iter().filter_map(|step| match step {
+            InstallStep::Folder { path, private } => Some((path, private)),
             _ => None,
         });
     let expected = PathBuf::from("/home/ada/Library/Application Support/billing-daemon");
@@ -168,47 +171,50 @@ fn a_user_of_macos_has_one_folder_and_it_is_private() {
 }
 
 #[test]
-fn what_stands_in_the_way_is_told_with_what_to_do() {
-    let usual = machine(System::Systemd);
-    let anybody = Machine { is_privileged: false, ..usual.clone() };
-    let in_home = Machine { program: PathBuf::from("/home/ada/billing-daemon"), ..usual.clone() };
-    let elsewhere = Machine { is_running: false, ..usual.clone() };
-    for (action, machine, told) in [
-        (Action::Install, &usual, ""),
-        (Action::Install, &anybody, "run it again with sudo, or with --user"),
-        (Action::Start, &anybody, "run it again with sudo, or with --user"),
-        (Action::Status, &anybody, ""),
+fn refused_plan_names_obstacle_and_help() {
+    let usual = host(System::Systemd);
+    let unprivileged = HostFacts { is_privileged: false, ..usual.clone() };
+    let in_home = HostFacts { program: PathBuf::from("/home/ada/billing-daemon"), ..usual.clone() };
+    let elsewhere = HostFacts { is_running: false, ..usual.clone() };
+    for (action, host, expected) in [
+        (ServiceAction::Install, &usual, ""),
+        (ServiceAction::Install, &unprivileged, "run it with sudo, or with --user"),
+        (ServiceAction::Start, &unprivileged, "run it with sudo, or with --user"),
+        (ServiceAction::Status, &unprivileged, ""),
         (
-            Action::Install,
+            ServiceAction::Install,
             &in_home,
             "`install -m 755 /home/ada/billing-daemon /usr/local/bin/billing-daemon`",
         ),
-        (Action::Uninstall, &in_home, ""),
-        (Action::Install, &elsewhere, "systemd does not run here"),
-        (Action::Install, &ada(System::Systemd), ""),
-        (Action::Install, &ada(System::Windows), "run it again without --user, as Administrator"),
+        (ServiceAction::Uninstall, &in_home, ""),
+        (ServiceAction::Install, &elsewhere, "systemd does not run here"),
+        (ServiceAction::Install, &ada(System::Systemd), ""),
+        (ServiceAction::Install, &ada(System::Windows), "run it without --user, as Administrator"),
         (
-            Action::Start,
-            &Machine { is_privileged: false, ..self::machine(System::Windows) },
-            "run it again as Administrator",
+            ServiceAction::Start,
+            &HostFacts { is_privileged: false, ..self::host(System::Windows) },
+            "run it as Administrator",
         ),
     ] {
-        let obstacles = plan(action, machine).obstacles.join("; ");
+        let obstacles = plan(action, host).obstacles.join("; ");
         assert!(
-            obstacles.contains(told) && told.is_empty() == obstacles.is_empty(),
+            obstacles.contains(expected) && expected.is_empty() == obstacles.is_empty(),
             "{action:?}: {obstacles}"
         );
     }
 }
 
 #[test]
-fn units_of_a_package_are_switched_on_and_off_and_nothing_else() {
-    let packaged = Machine {
+fn package_units_are_only_enabled_and_disabled() {
+    let packaged = HostFacts {
         packaged: Some(PathBuf::from("/lib/systemd/system/billing-daemon.service")),
-        ..machine(System::Systemd)
+        ..host(System::Systemd)
     };
-    assert_eq!(shown(&plan(Action::Install, &packaged)), ["run systemctl enable billing-daemon.service"]);
-    let removed = plan(Action::Uninstall, &packaged);
+    assert_eq!(
+        shown(&plan(ServiceAction::Install, &packaged)),
+        ["run systemctl enable billing-daemon.service"]
+    );
+    let removed = plan(ServiceAction::Uninstall, &packaged);
     let switched_off = [
         "run systemctl disable --now billing-daemon.service",
         "run systemctl stop billing-daemon@*.service",
@@ -218,32 +224,32 @@ fn units_of_a_package_are_switched_on_and_off_and_nothing_else() {
     assert!(removed.next[0].contains("apt-get remove"), "{:?}", removed.next);
 }
 
-/// Whatever installing writes as ours, removing takes away, and nothing of the operator's.
+/// The operator's files stay.
 #[test]
-fn removing_takes_away_what_installing_wrote_and_leaves_what_is_the_operators() {
-    for machine in [
-        machine(System::Systemd),
-        machine(System::Launchd),
-        machine(System::Windows),
+fn uninstall_removes_exactly_installed_files() {
+    for host in [
+        host(System::Systemd),
+        host(System::Launchd),
+        host(System::Windows),
         ada(System::Systemd),
         ada(System::Launchd),
     ] {
-        let wrote = plan(Action::Install, &machine).steps.into_iter().filter_map(|step| match step {
-            Step::Write { path, .. } => Some(path),
+        let wrote = plan(ServiceAction::Install, &host).steps.into_iter().filter_map(|step| match step {
+            InstallStep::Write { path, .. } => Some(path),
             _ => None,
         });
-        let removed = plan(Action::Uninstall, &machine).steps.into_iter().filter_map(|step| match step {
-            Step::Remove { path } => Some(path),
+        let removed = plan(ServiceAction::Uninstall, &host).steps.into_iter().filter_map(|step| match step {
+            InstallStep::Remove { path } => Some(path),
             _ => None,
         });
-        assert_eq!(wrote.collect::<Vec<_>>(), removed.collect::<Vec<_>>(), "{machine:?}");
+        assert_eq!(wrote.collect::<Vec<_>>(), removed.collect::<Vec<_>>(), "{host:?}");
     }
 }
 
 #[test]
-fn launchd_gets_a_list_that_starts_nothing_before_it_is_asked() {
-    let strange = Machine { program: PathBuf::from("/opt/A&B/billing-daemon"), ..machine(System::Launchd) };
-    let plan = plan(Action::Install, &strange);
+fn launchd_list_starts_nothing_before_start() {
+    let strange = HostFacts { program: PathBuf::from("/opt/A&B/billing-daemon"), ..host(System::Launchd) };
+    let plan = plan(ServiceAction::Install, &strange);
     let list = written(&plan, "/Library/LaunchDaemons/billing-daemon.plist");
     for part in [
         "<array><string>/opt/A&amp;B/billing-daemon</string><string>run</string><string>--config</string>",
@@ -254,7 +260,7 @@ fn launchd_gets_a_list_that_starts_nothing_before_it_is_asked() {
         assert!(list.contains(part), "{part} in {list}");
     }
     assert_eq!(shown(&plan).last().map(String::as_str), Some("run launchctl disable system/billing-daemon"));
-    let start = super::plan(Action::Start, &ada(System::Launchd));
+    let start = super::plan(ServiceAction::Start, &ada(System::Launchd));
     assert_eq!(
         shown(&start),
         [
@@ -265,12 +271,12 @@ fn launchd_gets_a_list_that_starts_nothing_before_it_is_asked() {
 }
 
 #[test]
-fn windows_gets_a_service_with_an_account_of_its_own() {
-    let plan = plan(Action::Install, &machine(System::Windows));
+fn windows_service_has_a_separate_account() {
+    let plan = plan(ServiceAction::Install, &host(System::Windows));
     let shown = shown(&plan).join("\n");
     for part in [
         r#"binPath= '"C:\Program Files\billing-daemon\billing-daemon.exe" run --as-service --config "C:\ProgramData\billing-daemon\jobs.toml" --log-file "C:\ProgramData\billing-daemon\logs\billing-daemon.log"'"#,
-        r"make the folder C:\ProgramData\billing-daemon\logs",
+        r"create the folder C:\ProgramData\billing-daemon\logs",
         r"run icacls.exe C:\ProgramData\billing-daemon\logs /grant 'NT SERVICE\billing-daemon:(OI)(CI)M'",
         r"obj= 'NT SERVICE\billing-daemon'",
         r"run sc.exe failureflag billing-daemon 1",
@@ -280,23 +286,22 @@ fn windows_gets_a_service_with_an_account_of_its_own() {
     }
 }
 
-/// What the plan lets the service write is what people are told to read.
 #[test]
-fn the_log_that_is_told_is_where_the_service_writes_it() {
-    for (machine, told) in [
-        (machine(System::Systemd), "journalctl --unit billing-daemon"),
+fn shown_log_is_where_service_writes() {
+    for (host, expected) in [
+        (host(System::Systemd), "journalctl --unit billing-daemon"),
         (ada(System::Systemd), "journalctl --user --unit billing-daemon"),
-        (machine(System::Launchd), "/usr/local/var/lib/billing-daemon/billing-daemon.log"),
+        (host(System::Launchd), "/usr/local/var/lib/billing-daemon/billing-daemon.log"),
         (ada(System::Launchd), "/home/ada/Library/Logs/billing-daemon.log"),
-        (machine(System::Windows), r"C:\ProgramData\billing-daemon\logs\billing-daemon.log"),
+        (host(System::Windows), r"C:\ProgramData\billing-daemon\logs\billing-daemon.log"),
     ] {
-        assert_eq!(log(&machine), told);
-        let steps = plan(Action::Install, &machine).steps.into_iter();
+        assert_eq!(log(&host), expected);
+        let steps = plan(ServiceAction::Install, &host).steps.into_iter();
         let texts = steps.map(|step| match step {
-            Step::Write { text, .. } => text,
+            InstallStep::Write { text, .. } => text,
             other => other.to_string(),
         });
         let written = texts.collect::<Vec<_>>().join("\n");
-        assert!(written.contains(told) || machine.system == System::Systemd, "{told} in {written}");
+        assert!(written.contains(expected) || host.system == System::Systemd, "{expected} in {written}");
     }
 }

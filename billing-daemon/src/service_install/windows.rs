@@ -1,11 +1,11 @@
-//! Windows: a service with an account of its own, made by the tools that every Windows has.
+//! Windows: a service with a separate account, created by the tools that every Windows has.
 
-use super::{Action, Machine, Plan, Step, to_do};
+use super::{HostFacts, InstallPlan, InstallStep, ServiceAction, to_do};
 use crate::host::SERVICE_NAME;
 
-/// Windows makes this account together with the service; it has no password.
+/// Windows creates this account together with the service; it has no password.
 const ACCOUNT: &str = r"NT SERVICE\billing-daemon";
-/// By number, for their names differ by language: administrators, and the system itself.
+/// Administrators and the system, by number because the names depend on the language.
 const ADMINISTRATORS: &str = "*S-1-5-32-544:F";
 const SYSTEM: &str = "*S-1-5-18:F";
 const FOLDER: &str = r"C:\ProgramData\billing-daemon";
@@ -16,43 +16,39 @@ const LOGS: &str = r"C:\ProgramData\billing-daemon\logs";
 pub(super) const LOG: &str = r"C:\ProgramData\billing-daemon\logs\billing-daemon.log";
 const KEY: &str = r"HKLM\SYSTEM\CurrentControlSet\Services\billing-daemon";
 
-pub(super) fn plan(action: Action, machine: &Machine) -> Plan {
+pub(super) fn plan(action: ServiceAction, host: &HostFacts) -> InstallPlan {
     let mut plan = match action {
-        Action::Install => installed(machine),
-        Action::Uninstall => Plan::of([
-            Step::try_run(["sc.exe", "stop", SERVICE_NAME]),
-            Step::run(["sc.exe", "delete", SERVICE_NAME]),
+        ServiceAction::Install => installed(host),
+        ServiceAction::Uninstall => InstallPlan::of([
+            InstallStep::try_run(["sc.exe", "stop", SERVICE_NAME]),
+            InstallStep::run(["sc.exe", "delete", SERVICE_NAME]),
         ]),
-        Action::Start => Plan::of([Step::run(["sc.exe", "start", SERVICE_NAME])]),
-        Action::Stop => Plan::of([Step::run(["sc.exe", "stop", SERVICE_NAME])]),
-        Action::Status => Plan::of([Step::run(["sc.exe", "query", SERVICE_NAME])]),
+        ServiceAction::Start => InstallPlan::of([InstallStep::run(["sc.exe", "start", SERVICE_NAME])]),
+        ServiceAction::Stop => InstallPlan::of([InstallStep::run(["sc.exe", "stop", SERVICE_NAME])]),
+        ServiceAction::Status => InstallPlan::of([InstallStep::run(["sc.exe", "query", SERVICE_NAME])]),
     };
-    if machine.user.is_some() {
-        plan.obstacles.push(
-            "Windows has no services of a single user: run it again without --user, as Administrator"
-                .to_owned(),
-        );
+    if host.user.is_some() {
+        plan.obstacles
+            .push("Windows has no user services: run it without --user, as Administrator".to_owned());
     }
     plan
 }
 
-fn installed(machine: &Machine) -> Plan {
+fn installed(host: &HostFacts) -> InstallPlan {
     // A service has no standard streams.
-    let command = format!(
-        "\"{}\" run --as-service --config \"{JOBS}\" --log-file \"{LOG}\"",
-        machine.program.display()
-    );
+    let command =
+        format!("\"{}\" run --as-service --config \"{JOBS}\" --log-file \"{LOG}\"", host.program.display());
     let environment = format!(r"DATABASE_URL_FILE={SECRET}\0STATE_DIRECTORY={STATE}");
     let may_read = format!("{ACCOUNT}:R");
     let may_write = format!("{ACCOUNT}:(OI)(CI)M");
-    Plan {
+    InstallPlan {
         steps: vec![
-            Step::folder(FOLDER),
-            Step::folder(STATE),
-            Step::folder(LOGS),
-            Step::jobs(JOBS),
-            Step::secret(SECRET),
-            Step::run([
+            InstallStep::folder(FOLDER),
+            InstallStep::folder(STATE),
+            InstallStep::folder(LOGS),
+            InstallStep::jobs(JOBS),
+            InstallStep::secret(SECRET),
+            InstallStep::run([
                 "sc.exe",
                 "create",
                 SERVICE_NAME,
@@ -67,9 +63,9 @@ fn installed(machine: &Machine) -> Plan {
                 "binPath=",
                 &command,
             ]),
-            Step::run(["sc.exe", "description", SERVICE_NAME, "Hourly billing of virtual machines"]),
+            InstallStep::run(["sc.exe", "description", SERVICE_NAME, "Hourly billing of virtual machines"]),
             // Milliseconds until each of the first three restarts; a run of five minutes forgets them.
-            Step::run([
+            InstallStep::run([
                 "sc.exe",
                 "failure",
                 SERVICE_NAME,
@@ -79,8 +75,8 @@ fn installed(machine: &Machine) -> Plan {
                 "restart/10000/restart/10000/restart/60000",
             ]),
             // A daemon that ends with an exit code has failed as well.
-            Step::run(["sc.exe", "failureflag", SERVICE_NAME, "1"]),
-            Step::run([
+            InstallStep::run(["sc.exe", "failureflag", SERVICE_NAME, "1"]),
+            InstallStep::run([
                 "reg.exe",
                 "add",
                 KEY,
@@ -92,9 +88,9 @@ fn installed(machine: &Machine) -> Plan {
                 &environment,
                 "/f",
             ]),
-            Step::run(["icacls.exe", STATE, "/grant", &may_write]),
-            Step::run(["icacls.exe", LOGS, "/grant", &may_write]),
-            Step::run([
+            InstallStep::run(["icacls.exe", STATE, "/grant", &may_write]),
+            InstallStep::run(["icacls.exe", LOGS, "/grant", &may_write]),
+            InstallStep::run([
                 "icacls.exe",
                 SECRET,
                 "/inheritance:r",

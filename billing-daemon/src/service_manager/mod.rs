@@ -1,4 +1,4 @@
-//! What the service manager that started the daemon is told: that it works, what it does, and that it has not hung.
+//! Reports to the service manager that started the daemon: readiness, status, and a watchdog.
 
 mod status_line;
 #[cfg(unix)]
@@ -24,61 +24,60 @@ use windows::Channel;
 pub(crate) use status_line::LastBilling;
 pub(crate) use watchdog::Watchdog;
 
-/// How often somebody who waits is told that it goes on, and for how long that holds.
+/// How often a start that waits is reported, and the time that each report adds to the start timeout.
 const WAITING_EVERY: Duration = Duration::from_secs(10);
-const WAITING_HOLDS: Duration = Duration::from_mins(1);
+const WAITING_EXTENSION: Duration = Duration::from_mins(1);
 
-/// One thing to tell.
+/// One report to the service manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notification<'a> {
-    /// The start goes on, for no longer than this without another word.
+    /// The start continues; the next report comes within this time.
     Starting { within: Duration },
-    /// The daemon is able to work: for the first time, or again after [`Notification::Reloading`].
+    /// The start, or the reload after [`Notification::Reloading`], is complete.
     Ready,
-    /// It reads its configuration again.
+    /// The daemon reads its configuration again.
     Reloading,
-    /// The scheduler makes progress.
+    /// The scheduler makes progress: resets the watchdog.
     Alive,
-    /// It ends, within this time.
+    /// The daemon ends within this time.
     Stopping { within: Duration },
-    /// What it does, in one line.
+    /// What the daemon does, in one line.
     Status(&'a str),
 }
 
-/// The service manager, if there is one that listens.
+/// The service manager, if one started this process.
 pub(crate) struct ServiceManager {
     channel: Option<Channel>,
-    last: Mutex<Last>,
+    last: Mutex<LastReport>,
 }
 
-/// What was told last, so that nothing is told twice.
+/// The previous report, so that neither a status nor a warning is repeated.
 #[derive(Default)]
-struct Last {
+struct LastReport {
     status: String,
     failed: bool,
 }
 
 impl ServiceManager {
-    /// The one that started this process.
-    pub(crate) fn of_process() -> Self {
-        let channel = Channel::of_process().unwrap_or_else(|error| {
-            warn!(%error, "cannot tell the service manager how it goes: {error}");
+    /// Returns the service manager that the environment names.
+    pub(crate) fn from_process() -> Self {
+        let channel = Channel::from_process().unwrap_or_else(|error| {
+            warn!(%error, "cannot notify the service manager: {error}");
             None
         });
         Self { channel, last: Mutex::default() }
     }
 
-    /// After which silence it takes the daemon for hung, if it watches.
+    /// The watchdog's timeout, if there is a watchdog.
     pub(crate) fn watchdog(&self) -> Option<Duration> {
         self.channel.as_ref().and_then(Channel::watchdog)
     }
 
-    /// Tells it one thing.
-    pub(crate) fn notify(&self, message: Notification<'_>) {
-        self.tell_all(&[message]);
+    pub(crate) fn notify(&self, notification: Notification<'_>) {
+        self.notify_all(&[notification]);
     }
 
-    /// Tells it what the daemon does, if that is something else than before.
+    /// Reports what the daemon does, if that has changed.
     pub(crate) fn notify_status(&self, status: &impl fmt::Display) {
         if self.channel.is_none() {
             return;
@@ -91,37 +90,38 @@ impl ServiceManager {
         }
     }
 
-    /// Tells it again and again that the start goes on, because the daemon waits for `what`.
+    /// Reports repeatedly that the start continues and waits for `what`.
     pub(crate) async fn report_waiting(&self, what: &str) -> Infallible {
-        let status = format!("waits for {what}");
+        let status = format!("waiting for {what}");
         loop {
-            self.tell_all(&[Notification::Starting { within: WAITING_HOLDS }, Notification::Status(&status)]);
+            let extension = Notification::Starting { within: WAITING_EXTENSION };
+            self.notify_all(&[extension, Notification::Status(&status)]);
             tokio::time::sleep(WAITING_EVERY).await;
         }
     }
 
-    fn tell_all(&self, messages: &[Notification<'_>]) {
-        self.send(&mut self.last.lock().unwrap_or_else(PoisonError::into_inner), messages);
+    fn notify_all(&self, notifications: &[Notification<'_>]) {
+        self.send(&mut self.last.lock().unwrap_or_else(PoisonError::into_inner), notifications);
     }
 
-    fn send(&self, last: &mut Last, messages: &[Notification<'_>]) {
-        let sent = self.channel.as_ref().map_or(Ok(()), |channel| channel.send(messages));
+    fn send(&self, last: &mut LastReport, notifications: &[Notification<'_>]) {
+        let sent = self.channel.as_ref().map_or(Ok(()), |channel| channel.send(notifications));
         if let Err(error) = &sent
             && !last.failed
         {
-            warn!(%error, "the service manager does not hear how it goes: {error}");
+            warn!(%error, "cannot notify the service manager: {error}");
         }
         last.failed = sent.is_err();
     }
 }
 
-/// Where there is none of the service managers that we know.
+/// A platform without a known service manager.
 #[cfg(not(any(unix, windows)))]
 enum Channel {}
 
 #[cfg(not(any(unix, windows)))]
 impl Channel {
-    fn of_process() -> std::io::Result<Option<Self>> {
+    fn from_process() -> std::io::Result<Option<Self>> {
         Ok(None)
     }
 

@@ -1,4 +1,4 @@
-//! The one line about the daemon that a service manager shows.
+//! The line about the daemon that the service manager shows.
 
 use std::{
     fmt,
@@ -11,7 +11,7 @@ use billing_jobs::{
 };
 use billing_scheduler::{JobSpec, Middleware, RunRecord, RunStatus};
 
-/// What the last billing of this process came to.
+/// The result of the last billing run of this process, in words.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LastBilling {
     sentence: Arc<Mutex<Option<String>>>,
@@ -28,7 +28,7 @@ impl Middleware for LastBilling {
 }
 
 impl LastBilling {
-    /// The line for a daemon with so many jobs.
+    /// Returns the status line of a daemon with this number of jobs.
     pub(crate) fn status_line(&self, jobs: usize) -> impl fmt::Display {
         let sentence = self.sentence.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let plural = if jobs == 1 { "job" } else { "jobs" };
@@ -36,7 +36,7 @@ impl LastBilling {
     }
 }
 
-/// One run of billing. An error stays in the log: everybody on the machine may see this.
+/// Describes a billing run. It does not repeat the error: every user of the host can read the status.
 fn sentence(run: &RunRecord) -> Option<String> {
     let at = run.finished_at.format("%Y-%m-%d %H:%M:%S UTC");
     match run.status {
@@ -47,7 +47,7 @@ fn sentence(run: &RunRecord) -> Option<String> {
                 "billing at {at} charged {amounts} for {hours} hours of {charged} instances, {held} held"
             ))
         }
-        RunStatus::Retrying | RunStatus::Dead => Some(format!("billing failed at {at}: the log says why")),
+        RunStatus::Retrying | RunStatus::Dead => Some(format!("billing failed at {at}: see the log")),
         RunStatus::Interrupted => Some(format!("billing was interrupted at {at}")),
         RunStatus::Skipped | RunStatus::Missed | RunStatus::Paused | RunStatus::Rescheduled => None,
     }
@@ -62,8 +62,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_tells_of_the_last_billing_and_of_no_error() {
-        let told = |status, details: Value| {
+    fn status_line_shows_last_billing_without_error() {
+        let line = |status, details: Value| {
             let at = Utc.with_ymd_and_hms(2026, 5, 1, 12, 0, 3).single().expect("no ambiguity in UTC");
             let mut run = RunRecord::new("billing", at, status, RunCause::Schedule, at);
             (run.details, run.error) = (details, Some("no route to 10.0.0.7".to_owned()));
@@ -78,12 +78,12 @@ mod tests {
                     "billing at 2026-05-01 12:00:03 UTC charged 0.09 USD for 9 hours of 3 instances, 1 held",
                 ),
             ),
-            (RunStatus::Retrying, Some("billing failed at 2026-05-01 12:00:03 UTC: the log says why")),
-            (RunStatus::Dead, Some("billing failed at 2026-05-01 12:00:03 UTC: the log says why")),
+            (RunStatus::Retrying, Some("billing failed at 2026-05-01 12:00:03 UTC: see the log")),
+            (RunStatus::Dead, Some("billing failed at 2026-05-01 12:00:03 UTC: see the log")),
             (RunStatus::Interrupted, Some("billing was interrupted at 2026-05-01 12:00:03 UTC")),
             (RunStatus::Paused, None),
         ] {
-            assert_eq!(told(status, figures.clone()).as_deref(), sentence, "{status:?}");
+            assert_eq!(line(status, figures.clone()).as_deref(), sentence, "{status:?}");
         }
         assert_eq!(
             LastBilling::default().status_line(1).to_string(),

@@ -1,4 +1,5 @@
-//! systemd's protocol, `sd_notify(3)`: a datagram of `NAME=value` lines to the socket that `NOTIFY_SOCKET` names.
+//! systemd's protocol, `sd_notify(3)`: a datagram of `NAME=value` lines to the socket that `NOTIFY_SOCKET` names. Not by the crate
+//! `sd-notify`: see ADR 19.
 
 use std::{
     env,
@@ -15,10 +16,10 @@ use std::{
 
 use super::Notification;
 
-/// How long a message may wait for a manager that is slow to read.
+/// How long a message waits for a manager that reads slowly.
 const SEND_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The socket, and what the manager expects of us.
+/// The socket, and the watchdog of this process.
 pub(super) struct Channel {
     socket: UnixDatagram,
     manager: SocketAddr,
@@ -26,7 +27,7 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    pub(super) fn of_process() -> io::Result<Option<Self>> {
+    pub(super) fn from_process() -> io::Result<Option<Self>> {
         let Some(name) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
             return Ok(None);
         };
@@ -43,12 +44,12 @@ impl Channel {
 
     pub(super) fn send(&self, messages: &[Notification<'_>]) -> io::Result<()> {
         let text = datagram(messages, monotonic());
-        // Not over a connection: a manager that was started again is another one on the same name.
+        // Without a connection, so that a restarted manager receives it under the same name.
         self.socket.send_to_addr(text.as_bytes(), &self.manager).map(drop)
     }
 }
 
-/// The address of a name; one that begins with `@` is in Linux's abstract namespace, where no file stands for it.
+/// Returns the address of a path or, after `@`, of a name in Linux's abstract namespace.
 fn address(name: &OsStr) -> io::Result<SocketAddr> {
     #[cfg(target_os = "linux")]
     if let Some(name) = name.as_bytes().strip_prefix(b"@") {
@@ -57,11 +58,11 @@ fn address(name: &OsStr) -> io::Result<SocketAddr> {
     if name.as_bytes().starts_with(b"/") {
         return SocketAddr::from_pathname(name);
     }
-    let message = format!("NOTIFY_SOCKET={} names no socket", name.display());
+    let message = format!("NOTIFY_SOCKET={} is not a socket's name", name.display());
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
-/// After which silence the manager acts, if it watches the process `ours`.
+/// Returns the watchdog's timeout, if it watches the process `ours`.
 fn watchdog(usec: Option<String>, of: Option<String>, ours: u32) -> Option<Duration> {
     let is_ours = of.is_none_or(|pid| pid.parse() == Ok(ours));
     let usec = usec?.parse().ok().filter(|usec| *usec > 0 && is_ours)?;
@@ -74,7 +75,7 @@ fn datagram(messages: &[Notification<'_>], monotonic: Duration) -> String {
         let _ = match message {
             Notification::Starting { within } => writeln!(text, "EXTEND_TIMEOUT_USEC={}", within.as_micros()),
             Notification::Ready => writeln!(text, "READY=1"),
-            // systemd tells by the time which of two reloads an answer belongs to.
+            // systemd assigns the next `READY=1` to a reload by this time.
             Notification::Reloading => {
                 writeln!(text, "RELOADING=1\nMONOTONIC_USEC={}", monotonic.as_micros())
             }
@@ -82,14 +83,14 @@ fn datagram(messages: &[Notification<'_>], monotonic: Duration) -> String {
             Notification::Stopping { within } => {
                 writeln!(text, "STOPPING=1\nEXTEND_TIMEOUT_USEC={}", within.as_micros())
             }
-            // A second line would be read as a message of its own.
+            // A second line would be a separate message.
             Notification::Status(status) => writeln!(text, "STATUS={}", status.replace('\n', " ")),
         };
         text
     })
 }
 
-/// The clock that systemd compares with: the monotonic one, which stands still while the machine sleeps.
+/// The clock that systemd compares with: the monotonic one, which stops while the host sleeps.
 fn monotonic() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let part = |part: i64| u64::try_from(part).unwrap_or_default();
@@ -101,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_read_as_systemd_has_them() {
+    fn datagram_has_the_lines_of_systemd() {
         let second = Duration::from_secs(1);
         for (message, text) in [
             (Notification::Starting { within: second }, "EXTEND_TIMEOUT_USEC=1000000\n"),
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_process_that_is_watched_feeds_the_watchdog() {
+    fn watchdog_of_another_process_is_ignored() {
         let text = |text: &str| Some(text.to_owned());
         let second = Some(Duration::from_secs(1));
         assert_eq!(watchdog(text("1000000"), None, 7), second);
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_no_socket_is_told() {
+    fn non_socket_name_is_rejected() {
         assert!(address(OsStr::new("/run/systemd/notify")).is_ok());
         assert!(address(OsStr::new("vsock:2:9")).is_err());
         assert_eq!(address(OsStr::new("@name")).is_ok(), cfg!(target_os = "linux"));

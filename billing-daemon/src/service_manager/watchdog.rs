@@ -1,4 +1,4 @@
-//! What keeps the watchdog quiet: the scheduler's own progress, and nothing else.
+//! Resets the watchdog while the scheduler makes progress.
 
 use std::time::Duration;
 
@@ -6,22 +6,20 @@ use tokio::task::JoinHandle;
 
 use super::{Notification, ServiceManager};
 
-/// Ticks come about once a second.
+/// The scheduler ticks about once a second.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Feeds the watchdog after a tick of the scheduler, if the threads that run the jobs have run something since the tick before.
-///
-/// Without ticks nothing is fed, and neither while every one of these threads is held by a job: the ticks might go on then, and
-/// no job would.
+/// Resets the watchdog after a tick of the scheduler, if the runtime's threads have run a task since the previous tick. So neither a
+/// scheduler that does not tick nor jobs that block every thread look alive.
 pub(crate) struct Watchdog {
-    /// So many ticks may pass without feeding it. None: nobody watches.
+    /// The number of ticks between two resets; `None` without a watchdog.
     every: Option<u32>,
     ticks: u32,
     probe: Option<JoinHandle<()>>,
 }
 
 impl Watchdog {
-    /// The pulse that this watchdog needs: four beats within the time after which it acts.
+    /// Resets a watchdog with this timeout four times per timeout.
     pub(crate) fn new(watchdog: Option<Duration>) -> Self {
         let every = watchdog.map(|watchdog| {
             u32::try_from(watchdog.as_secs() / (4 * TICK.as_secs())).unwrap_or(u32::MAX).max(1)
@@ -29,7 +27,7 @@ impl Watchdog {
         Self { every, ticks: 0, probe: None }
     }
 
-    /// The scheduler has ticked.
+    /// Call it after each tick of the scheduler.
     pub(crate) fn ticked(&mut self, manager: &ServiceManager) {
         let Some(every) = self.every else { return };
         self.ticks = self.ticks.saturating_add(1);

@@ -1,4 +1,4 @@
-//! The service control manager of Windows, which calls into the process that it started and wants to know its state.
+//! The service control manager of Windows. It calls into the process that it started, and expects its state.
 
 use std::{
     ffi::OsString,
@@ -22,7 +22,7 @@ use windows_service::{
 use super::Notification;
 use crate::host::SERVICE_NAME;
 
-/// What the service does once the manager has called: `run`, to its end. It returns the exit code.
+/// The command `run`, which the manager's call starts. It returns the exit code.
 type Body = Box<dyn FnOnce() -> u8 + Send>;
 
 static BODY: Mutex<Option<Body>> = Mutex::new(None);
@@ -58,28 +58,28 @@ fn service_main(_: Vec<OsString>) {
         stopped.exit_code = ServiceExitCode::ServiceSpecific(u32::from(code));
     }
     if let Err(error) = handle.set_service_status(stopped) {
-        warn!(%error, "cannot tell the service manager that the daemon ended: {error}");
+        warn!(%error, "cannot notify the service manager of the end: {error}");
     }
 }
 
-/// Returns when the manager wants the service to stop; never, if it did not start this process.
+/// Returns when the manager requests a stop; never, if it did not start this process.
 pub(crate) async fn stop_requested() {
     STOP.notified().await;
 }
 
-/// The manager, once it has called.
+/// The manager, after its call.
 pub(super) struct Channel {
     handle: ServiceStatusHandle,
 }
 
 impl Channel {
-    #[expect(clippy::unnecessary_wraps, reason = "on other systems it can fail")]
-    pub(super) fn of_process() -> io::Result<Option<Self>> {
+    #[expect(clippy::unnecessary_wraps, reason = "on other platforms it can fail")]
+    pub(super) fn from_process() -> io::Result<Option<Self>> {
         Ok(HANDLE.get().map(|handle| Self { handle: *handle }))
     }
 
-    /// Windows restarts a service that died, and watches none that hangs.
-    #[expect(clippy::unused_self, reason = "on other systems the manager says")]
+    /// Windows has no watchdog for services.
+    #[expect(clippy::unused_self, reason = "other platforms have a watchdog")]
     pub(super) fn watchdog(&self) -> Option<Duration> {
         None
     }
@@ -89,7 +89,7 @@ impl Channel {
             Notification::Starting { within } => Some(status(ServiceState::StartPending, *within)),
             Notification::Ready => Some(status(ServiceState::Running, Duration::ZERO)),
             Notification::Stopping { within } => Some(status(ServiceState::StopPending, *within)),
-            // Nothing that it could show.
+            // Windows shows no status of a service.
             Notification::Reloading | Notification::Alive | Notification::Status(_) => None,
         });
         for state in states {

@@ -31,9 +31,7 @@ async fn install_dry_run_prints_shipped_unit() {
         assert!(install.out.iter().any(|output| output == line), "{line} in\n{out}");
     }
     assert!(!out.contains("systemctl start"), "nothing is started before it is configured");
-    assert!(
-        install.err.join("\n").contains("write the database's address into /etc/billing-daemon/database-url")
-    );
+    assert!(install.err.join("\n").contains("write the database URL to /etc/billing-daemon/database-url"));
     assert!(!std::path::Path::new("/etc/systemd/system/billing-daemon.service").exists());
 
     let of_user = shown("install --user --system systemd").await.out;
@@ -56,7 +54,7 @@ async fn foreign_dry_run_prints_its_steps() {
         ("install --user --system launchd", &["write /home/ada/Library/LaunchAgents/billing-daemon.plist:"]),
         (
             "install --system windows",
-            &["run sc.exe failureflag billing-daemon 1", r"make the folder C:\ProgramData\billing-daemon"],
+            &["run sc.exe failureflag billing-daemon 1", r"create the folder C:\ProgramData\billing-daemon"],
         ),
         ("stop --system windows", &["run sc.exe stop billing-daemon"]),
         ("status --system windows", &["run sc.exe query billing-daemon"]),
@@ -77,16 +75,16 @@ async fn foreign_dry_run_prints_its_steps() {
 
 #[tokio::test]
 async fn install_prints_log_location() {
-    let windows = r"its log: C:\ProgramData\billing-daemon\logs\billing-daemon.log";
+    let windows = r"log: C:\ProgramData\billing-daemon\logs\billing-daemon.log";
     for (arguments, expected) in [
         ("install --system windows", Some(windows)),
         ("status --system windows", Some(windows)),
-        ("start --user --system systemd", Some("its log: journalctl --user --unit billing-daemon")),
+        ("start --user --system systemd", Some("log: journalctl --user --unit billing-daemon")),
         ("stop --system windows", None),
         ("uninstall --system windows", None),
     ] {
         let output = shown(arguments).await;
-        let log = output.err.iter().find(|line| line.contains("log: ")).map(String::as_str);
+        let log = output.err.iter().find(|line| line.starts_with("log: ")).map(String::as_str);
         assert_eq!(log, expected, "{arguments}: {}", output.text());
     }
 }
@@ -107,7 +105,7 @@ async fn failed_install_prints_alternative() {
     let output = program.run("service start --user").await.expect_code(78);
     assert_eq!(
         output.err,
-        ["error: systemd does not run here: let the supervisor that does run `billing-daemon run`"]
+        ["error: systemd does not run here: run `billing-daemon run` under the supervisor of this host"]
     );
     assert!(output.out.is_empty(), "{}", output.text());
     let homeless = crate::daemon::program().run("service start --user").await.expect_code(78);

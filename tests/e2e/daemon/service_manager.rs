@@ -129,9 +129,9 @@ async fn missing_service_manager_is_logged_once() {
     ready(&mut manager).await;
     manager.wait_for("WATCHDOG=1").await;
     drop(manager);
-    running.wait_for_line("the service manager does not hear how it goes").await;
+    running.wait_for_line("cannot notify the service manager").await;
     eventually("it ticks on", async || (running.lines_with("tick of").len() > 5).then_some(())).await;
-    let complaints = running.lines_with("does not hear").len();
+    let complaints = running.lines_with("cannot notify the service manager").len();
     running.terminated().await.expect_code(0);
     assert_eq!(complaints, 1);
 }
@@ -142,7 +142,7 @@ async fn waiting_start_extends_its_timeout() {
     let program = program().env("DATABASE_URL", "postgres://none@127.0.0.1:1/panel").file("jobs.toml", TICK);
     let running = manager.manages(program).start("run");
     manager.wait_for("EXTEND_TIMEOUT_USEC=").await;
-    assert_eq!(manager.wait_for("STATUS=").await, "waits for the database");
+    assert_eq!(manager.wait_for("STATUS=").await, "waiting for the database");
     running.wait_for_line("next attempt in").await;
     running.terminated().await.expect_code(0);
 }
