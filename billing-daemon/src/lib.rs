@@ -24,6 +24,8 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 
+#[doc(hidden)]
+pub use commands::PLANS as DEMO_PLANS;
 use commands::cli;
 pub use commands::cli::Cli;
 pub use plugins::Plugins;

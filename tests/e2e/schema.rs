@@ -221,7 +221,7 @@ async fn every_migration_path_gives_same_schema() {
         by_library.down().await;
         Migrator::down(&by_seaorm.connect().await, None).await.expect("the schema goes down");
         let refused = by_command.program().run("migrate down").await.expect_code(64);
-        assert!(refused.text().contains("say `billing-daemon migrate down --yes` if you mean it"));
+        assert!(refused.text().contains("run `billing-daemon migrate down --yes` to confirm"));
         check("migrate down --yes", each("reverted").into_iter().rev().collect()).await;
         check("migrate status", each("pending")).await;
         let expected = by_library.catalog().await;
@@ -253,7 +253,7 @@ async fn incompatible_schema_prevents_start() {
             let (catalog, rows) = (database.catalog().await, database.rows().await);
             for command in ["run", "bill", "bill --dry-run", "audit --json"] {
                 let ended = database.program().run(command).await.expect_code(78);
-                assert_eq!(ended.err, std::slice::from_ref(&sentence), "{panel:?}, {state}: {command}");
+                assert_eq!(ended.err, [format!("error: {sentence}")], "{panel:?}, {state}: {command}");
                 assert!(ended.out.is_empty(), "{panel:?}, {state}: {command}: {}", ended.text());
             }
             assert_eq!(database.catalog().await, catalog, "{panel:?}, {state}");
@@ -269,5 +269,9 @@ async fn search_path_without_schema_is_named() {
     db.execute(&format!("ALTER DATABASE \"{name}\" SET search_path = nowhere")).await;
     let ended =
         program().env("DATABASE_URL", &db.url_for(Login::Owner)).run("migrate up").await.expect_code(70);
-    assert!(ended.text().contains("the search_path of this login names no schema"), "{}", ended.text());
+    assert!(
+        ended.text().contains("the search_path of this login has no schema that it may use"),
+        "{}",
+        ended.text()
+    );
 }

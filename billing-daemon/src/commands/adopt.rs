@@ -1,4 +1,4 @@
-//! `adopt`: from the panel's biller to ours.
+//! `adopt`: takes billing over from the panel's built-in biller.
 
 use billing_jobs::billing::{Adoption, Biller, PriceDifference};
 use clap::Args;
@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     exit::Failure,
+    format::count,
     host::identity::operator_name,
     output::{json as say_json, layout as say_lines},
     status::panel_presence::PanelPresence,
@@ -26,9 +27,9 @@ pub(crate) struct AdoptArgs {
     json: bool,
 }
 
-/// Of each kind of finding no more than these are printed.
+/// The most findings of one kind that are printed.
 const PRINTED: usize = 5;
-/// No more instances with another price than the panel's are printed.
+/// The most instances with a price that differs from the panel's that are printed.
 const PRICES_PRINTED: usize = 20;
 
 pub(super) async fn execute(session: &Session<'_>, options: &AdoptArgs) -> Result<(), Failure> {
@@ -57,9 +58,9 @@ fn in_json(adoption: &Adoption, presence: PanelPresence, dry_run: bool) -> Value
         "wallets": adoption.wallets,
         "baselines": adoption.baselines,
         "drift": adoption.drift,
-        "machines": adoption.instances,
+        "instances": adoption.instances,
         "meters": adoption.meters,
-        "due_machines": adoption.due_instances,
+        "due_instances": adoption.due_instances,
         "due_hours": adoption.due_hours,
         "due_amounts": adoption.due_amounts,
         "due_unpriced": adoption.due_unpriced,
@@ -72,14 +73,18 @@ fn in_words(adoption: &Adoption, presence: PanelPresence, dry_run: bool) -> Stri
     let drifting = adoption.findings.get("drift").map_or(0, |findings| findings.count);
     let mut rows = vec![
         ["wallets".to_owned(), adoption.wallets.to_string(), String::new()],
-        ["  baselines".to_owned(), adoption.baselines.to_string(), "the audit measures from here".to_owned()],
-        ["  drifting".to_owned(), drifting.to_string(), format!("by {} in all", adoption.drift)],
-        ["machines".to_owned(), adoption.instances.to_string(), String::new()],
-        ["  meters".to_owned(), adoption.meters.to_string(), "set where the panel stopped".to_owned()],
+        [
+            "  baselines".to_owned(),
+            adoption.baselines.to_string(),
+            "first balances, where the audit starts".to_owned(),
+        ],
+        ["  drifting".to_owned(), drifting.to_string(), format!("by {} in total", adoption.drift)],
+        ["instances".to_owned(), adoption.instances.to_string(), String::new()],
+        ["  meters".to_owned(), adoption.meters.to_string(), "set to where the panel stopped".to_owned()],
         [
             "  due".to_owned(),
             adoption.due_instances.to_string(),
-            format!("{} hours, {}", adoption.due_hours, adoption.due().amount_in_words()),
+            format!("{}, {}", count(adoption.due_hours, "hour"), adoption.due().amount_in_words()),
         ],
     ];
     rows.extend(price_rows(&adoption.price_differences));
@@ -95,7 +100,7 @@ fn in_words(adoption: &Adoption, presence: PanelPresence, dry_run: bool) -> Stri
     let end = if dry_run {
         "nothing was changed: this was a dry run"
     } else {
-        "adopted; what is listed above is held until it is mended"
+        "adopted; the instances listed above are held until their problem is fixed"
     };
     format!("{presence}\n{}{end}", table(&rows))
 }

@@ -1,12 +1,13 @@
-//! `check`: everything that is wrong, before anything runs.
+//! `check`: lists every mistake in the configuration before anything runs.
 
 use super::{
-    complain, print,
+    print,
     session::{Loaded, Session},
+    warn_of,
 };
 use crate::{
-    commands::cli::Common, config::BUILT_IN, exit::Failure, output::line as say, plugins::Plugins,
-    telemetry::otel,
+    commands::cli::Common, config::BUILT_IN, exit::Failure, format::count, output::line as say,
+    plugins::Plugins, telemetry::otel,
 };
 
 pub(super) fn execute(common: &Common, plugins: &Plugins, print_defaults: bool) -> Result<(), Failure> {
@@ -19,10 +20,10 @@ pub(super) fn execute(common: &Common, plugins: &Plugins, print_defaults: bool) 
     let url = session.require_url(config.daemon.database_url.clone())?;
     session.verified_database(&url, &config.daemon)?;
     for warning in otel::outlook(&session.environment).err().into_iter().flatten() {
-        complain(&format!("warning: {warning}"));
+        warn_of(&warning);
     }
     let names: Vec<&str> = config.jobs.iter().map(|(spec, _)| spec.name.as_str()).collect();
     let origin = if file.path().is_none() { " of the built-in defaults" } else { "" };
-    say(format!("ok: {} jobs{origin} ({}) on {url}", names.len(), names.join(", ")));
+    say(format!("ok: {}{origin} ({}) on {url}", count(names.len() as u64, "job"), names.join(", ")));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `completions`: what completes the command line in a shell.
+//! `completions`: prints the completion script of a shell.
 
 use clap::CommandFactory;
 use clap_complete::{Shell, generate};

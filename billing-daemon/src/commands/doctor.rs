@@ -1,13 +1,13 @@
-//! `doctor`: what could keep billing from working, and what to do about it.
+//! `doctor`: checks for everything that could prevent billing, and writes a support bundle.
 
 use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
 };
 
-use billing_entities::{scheduler_audit_log, scheduler_runs};
+use billing_entities::scheduler_audit_log;
 use billing_scheduler::{Clock, SystemClock};
-use billing_store::begin_read;
+use billing_store::{Database, DatabaseUrl, Pool, begin_read};
 use clap::Args;
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect};
 use serde_json::{Value, json};
@@ -16,15 +16,14 @@ use super::{session::Session, version};
 use crate::{
     commands::cli::Common,
     config::{Config, DaemonSettings, environment::Environment, http::HttpSettings, secret_file},
-    doctor::{Bundle, Finding, Machine, Verdict, examine_database, examine_machine},
+    doctor::{Bundle, Finding, HostFacts, Verdict, examine_database, examine_host},
     exit::{Exit, Failure},
     output::{Mark, checked, json as say_json, line as say},
     plugins::{Plugins, kinds_for_validation},
     runtime::reload::ConfigFile,
-    status::{Expected, Status},
+    status::{self, Expected, Status},
     telemetry::otel,
 };
-use billing_store::{Database, DatabaseUrl, Pool};
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
@@ -37,11 +36,11 @@ pub(crate) struct DoctorArgs {
 }
 
 /// What to do about a wrong configuration.
-const READ_AGAIN: &str = "correct it; `billing-daemon check` reads it again";
-/// Of the history, a bundle has so many runs.
-const RUNS: u64 = 500;
-/// And of what people did, so many entries.
-const ENTRIES: u64 = 200;
+const CHECK_AGAIN: &str = "correct it; `billing-daemon check` lists all mistakes";
+/// The number of the newest runs in a bundle.
+const RUNS: u32 = 500;
+/// The number of the newest entries of the audit log in a bundle.
+const AUDIT_ENTRIES: u64 = 200;
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &DoctorArgs) -> Result<(), Failure> {
     let mut findings = Vec::new();
@@ -60,14 +59,14 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor
     let environment = &session.environment;
     let source = session
         .config_file()
-        .map_err(|failure| findings.push(Finding::fail("jobs.toml", failure.message, READ_AGAIN)))
+        .map_err(|failure| findings.push(Finding::fail("jobs.toml", failure.message, CHECK_AGAIN)))
         .ok();
     let file = source.as_ref().and_then(ConfigFile::path);
     let config = source.as_ref().and_then(|source| configuration(source, &mut findings));
     let daemon = config.as_ref().map_or_else(DaemonSettings::default, |config| config.daemon.clone());
     let database = database(&session, &daemon, &mut findings);
     session.start_log(database.as_ref())?;
-    findings.extend(examine_machine(&machine(file, environment, &daemon, database.as_ref())));
+    findings.extend(examine_host(&host_facts(file, environment, &daemon, database.as_ref())));
     findings.extend(traces(environment));
     let expected = config.as_ref().map(Expected::from).unwrap_or_default();
     let mut status = None;
@@ -92,7 +91,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor
         };
         bundle(path, &known, plugins).await?;
         super::complain(&format!(
-            "{} holds what a helper needs, without passwords: look through it before you give it away, and send the log along",
+            "wrote {}, with passwords masked: check its content before you send it, and send the log as well",
             path.display()
         ));
     }
@@ -113,14 +112,14 @@ fn configuration(source: &ConfigFile, findings: &mut Vec<Finding>) -> Option<Con
                 findings.push(Finding::warn(
                     "jobs.toml",
                     warning.to_string(),
-                    "see whether that is intended",
+                    "check whether this is intended",
                 ));
             }
             Some(config)
         }
         Err(problems) => {
             for problem in problems {
-                findings.push(Finding::fail("jobs.toml", problem.to_string(), READ_AGAIN));
+                findings.push(Finding::fail("jobs.toml", problem.to_string(), CHECK_AGAIN));
             }
             None
         }
@@ -138,14 +137,14 @@ fn database(session: &Session<'_>, daemon: &DaemonSettings, findings: &mut Vec<F
     let url = match session.require_url(url) {
         Ok(url) => url,
         Err(failure) => {
-            findings.push(Finding::fail("database", failure.message, "set DATABASE_URL"));
+            findings.push(Finding::of_failure("database", failure));
             return None;
         }
     };
     match session.verified_database(&url, daemon) {
         Ok(database) => Some(database),
         Err(failure) => {
-            findings.push(Finding::fail("database", failure.message, "the message says what to do"));
+            findings.push(Finding::of_failure("database", failure));
             None
         }
     }
@@ -154,7 +153,7 @@ fn database(session: &Session<'_>, daemon: &DaemonSettings, findings: &mut Vec<F
 fn traces(environment: &Environment) -> Vec<Finding> {
     match otel::outlook(environment) {
         Ok(None) => Vec::new(),
-        Ok(Some(collector)) => vec![Finding::ok("traces", format!("go to {collector}"))],
+        Ok(Some(collector)) => vec![Finding::ok("traces", format!("are sent to {collector}"))],
         Err(warnings) => {
             let advice = "correct the environment; docs/operate/traces.md lists its variables";
             warnings.into_iter().map(|warning| Finding::warn("traces", warning, advice)).collect()
@@ -162,12 +161,12 @@ fn traces(environment: &Environment) -> Vec<Finding> {
     }
 }
 
-fn machine(
+fn host_facts(
     config: Option<&Path>,
     environment: &Environment,
     daemon: &DaemonSettings,
     database: Option<&Database>,
-) -> Machine {
+) -> HostFacts {
     let mut exposed = environment.exposed();
     if daemon.database_url.as_ref().is_some_and(|url| !url.secrets().is_empty()) {
         let of_config = config.filter(|path| {
@@ -185,23 +184,23 @@ fn machine(
         _ => PathBuf::from("."),
     };
     let folders = [daemon.state_dir.clone(), sqlite.clone().map(folder_of)];
-    Machine {
+    HostFacts {
         exposed,
         folders: folders.into_iter().flatten().collect(),
         drain_timeout: daemon.drain_timeout,
-        unit: Machine::installed_unit(),
+        unit: HostFacts::installed_unit(),
         file: sqlite,
     }
 }
 
 fn print(findings: &[Finding]) {
-    // Rights come by the dozen: those that are granted make one line.
+    // One line for all granted rights, of which there are dozens.
     let is_granted = |finding: &&Finding| finding.message == "granted";
     let granted = findings.iter().filter(is_granted).count();
-    let mut told = false;
+    let mut printed = false;
     for finding in findings {
         if is_granted(&finding) {
-            if !std::mem::replace(&mut told, true) {
+            if !std::mem::replace(&mut printed, true) {
                 line(&Finding::ok("rights", format!("{granted} granted")));
             }
             continue;
@@ -210,7 +209,7 @@ fn print(findings: &[Finding]) {
     }
     let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
     say(format!(
-        "{} ok, {} to know, {} failed",
+        "{} ok, {} warnings, {} failed",
         count(Verdict::Ok),
         count(Verdict::Warn),
         count(Verdict::Fail)
@@ -226,7 +225,7 @@ fn line(Finding { check, verdict, message, advice }: &Finding) {
     checked(mark, &format!("{check}: {message}"), advice.as_deref());
 }
 
-/// What is known of the daemon, for somebody who cannot look at it.
+/// What the bundle is made from.
 struct Known<'a> {
     environment: &'a Environment,
     file: Option<&'a Path>,
@@ -251,14 +250,15 @@ async fn bundle(path: &Path, known: &Known<'_>, plugins: &Plugins) -> Result<(),
         bundle.json("status.json", &Ok(status));
     }
     if let Some(database) = known.database {
-        // Without the database, `doctor.json` says why.
+        // `doctor.json` contains the reason if there is no connection.
         if let Ok(db) = database.connect(Pool::Single).await {
             bundle.json("migrations.json", &migrations(&db).await);
             if known.status.is_some() {
-                bundle.json("runs.json", &runs(&db).await.map_err(|error| error.to_string()));
-                bundle.json("record.json", &record(&db).await.map_err(|error| error.to_string()));
+                let runs = status::runs(&db, None, RUNS).await;
+                bundle.json("runs.json", &runs.map_err(|failure| failure.message));
+                bundle.json("audit_log.json", &audit_log(&db).await.map_err(|error| error.to_string()));
             }
-            // Nothing was written.
+            // Nothing was written, so nothing can be lost.
             let _ = db.close().await;
         }
     }
@@ -268,18 +268,18 @@ async fn bundle(path: &Path, known: &Known<'_>, plugins: &Plugins) -> Result<(),
             _ => Exit::Internal,
         };
         let message = match error.kind() {
-            ErrorKind::AlreadyExists => format!("{} is there already: name another file", path.display()),
+            ErrorKind::AlreadyExists => format!("{} exists: name another file", path.display()),
             _ => format!("cannot write {}: {error}", path.display()),
         };
         Failure::new(exit, message)
     })
 }
 
-/// What is in force, whether the environment, jobs.toml or nobody said so.
+/// The settings that apply, from the environment, jobs.toml or the defaults.
 fn settings(known: &Known<'_>) -> Value {
     let Known { environment, file, config, database, .. } = known;
     let daemon = config.map(|config| {
-        // Whoever adds a setting is told to add it here.
+        // Without `..`, so that a new setting is added here.
         let DaemonSettings {
             database_url: _,
             log_filter,
@@ -317,36 +317,16 @@ async fn migrations(db: &DatabaseConnection) -> Result<Vec<Value>, String> {
     Ok(known.into_iter().map(|(name, applied)| json!({ "name": name, "applied": applied })).collect())
 }
 
-async fn runs(db: &DatabaseConnection) -> Result<Vec<Value>, DbErr> {
-    let txn = begin_read(db).await?;
-    let runs = scheduler_runs::Entity::find()
-        .order_by_desc(scheduler_runs::Column::StartedAt)
-        .limit(RUNS)
-        .all(&txn)
-        .await?;
-    txn.commit().await?;
-    let as_json = |run: scheduler_runs::Model| {
-        json!({
-            "id": run.id.0, "job": run.job, "node": run.node, "scheduled_at": run.scheduled_at.0, "status": run.status,
-            "cause": run.cause, "attempt": run.attempt, "fencing_token": run.fencing_token, "daemon_id": run.daemon_id,
-            "started_at": run.started_at.0, "finished_at": run.finished_at.0, "lateness_ms": run.lateness_ms,
-            "items": run.items, "reason": run.reason, "error": run.error, "details": run.details,
-        })
-    };
-    Ok(runs.into_iter().map(as_json).collect())
-}
-
-/// What people asked for and changed.
-async fn record(db: &DatabaseConnection) -> Result<Vec<Value>, DbErr> {
+async fn audit_log(db: &DatabaseConnection) -> Result<Vec<Value>, DbErr> {
     let txn = begin_read(db).await?;
     let rows = scheduler_audit_log::Entity::find()
         .order_by_desc(scheduler_audit_log::Column::Id)
-        .limit(ENTRIES)
+        .limit(AUDIT_ENTRIES)
         .all(&txn)
         .await?;
     txn.commit().await?;
     let as_json = |row: scheduler_audit_log::Model| {
-        // As JSON, so that each setting in it is on a line of its own.
+        // As JSON, so that each setting is on one line, which masking needs.
         let details = serde_json::from_str::<Value>(&row.details).unwrap_or_default();
         json!({
             "id": row.id, "at": row.at.0, "actor": row.actor, "action": row.action, "job": row.job,

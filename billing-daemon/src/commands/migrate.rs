@@ -1,17 +1,14 @@
-//! `migrate`: the schema, up, down, and how it stands.
+//! `migrate`: applies and reverts the migrations, and lists them.
 
-use billing_store::audit_log::{self, AuditEvent};
+use billing_store::Pool;
 use clap::Subcommand;
-use sea_orm::DatabaseConnection;
 use serde_json::json;
 
-use super::session::Session;
+use super::{append_to_audit_log, session::Session};
 use crate::{
     exit::{Exit, Failure},
-    host::identity::operator_name,
     output::line as say,
 };
-use billing_store::Pool;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub(crate) enum MigrateCommand {
@@ -36,17 +33,19 @@ pub(super) async fn execute(session: &Session<'_>, action: MigrateCommand) -> Re
         database = database.creating();
     }
     if action == (MigrateCommand::Down { yes: false }) {
-        let message = "this deletes the record of every charge, meter and hold, and those of the panel's tables that `migrate up` \
-                       created, with their rows (tables that existed before stay): say `billing-daemon migrate down --yes` if \
-                       you mean it";
-        return Err(Failure::new(Exit::Usage, message));
+        let message = "this deletes every charge, meter and hold, and the tables of the panel that `migrate up` created; tables \
+                       that existed before stay";
+        return Err(
+            Failure::new(Exit::Usage, message).help("run `billing-daemon migrate down --yes` to confirm")
+        );
     }
     let db = database.connect(Pool::Single).await?;
     match action {
         MigrateCommand::Up => {
             let applied = migration::up(&db, None).await?;
             if !applied.is_empty() {
-                on_record(&db, &applied).await?;
+                let details = json!({ "after": { "applied": applied } });
+                append_to_audit_log(&db, "migrate up", ("", None), details).await?;
             }
             report("applied", &applied);
         }
@@ -58,19 +57,6 @@ pub(super) async fn execute(session: &Session<'_>, action: MigrateCommand) -> Re
         }
     }
     db.close().await.map_err(|error| Failure::database("close the database", &error))
-}
-
-async fn on_record(db: &DatabaseConnection, applied: &[String]) -> Result<(), Failure> {
-    let entry = AuditEvent {
-        by: operator_name(),
-        action: "migrate up",
-        job: String::new(),
-        reason: None,
-        details: json!({ "after": { "applied": applied } }),
-    };
-    audit_log::append_in_own_transaction(db, &entry)
-        .await
-        .map_err(|error| Failure::database("put it on record", &error))
 }
 
 fn report(what: &str, names: &[String]) {

@@ -32,13 +32,18 @@ use std::{
 };
 
 use billing_jobs::panel::Panel;
+use billing_store::audit_log::{self, AuditEvent};
+use sea_orm::DatabaseConnection;
+use serde_json::Value;
 use tracing::Level;
 
 use self::{
     cli::{Cli, Command},
     session::Session,
 };
-use crate::{exit::Failure, output, plugins::Plugins, telemetry};
+pub use demo::PLANS;
+
+use crate::{exit::Failure, host::identity::operator_name, output, plugins::Plugins, telemetry};
 
 /// Runs the command of the command line.
 pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> {
@@ -76,6 +81,19 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
         Command::AcceptRestore => accept_restore::execute(&session()?).await,
         Command::Audit(format) => audit::execute(&session()?, format).await,
     }
+}
+
+/// Writes what the operator does to the audit log.
+async fn append_to_audit_log(
+    db: &DatabaseConnection,
+    action: &'static str,
+    (job, reason): (&str, Option<&str>),
+    details: Value,
+) -> Result<(), Failure> {
+    let (job, reason) = (job.to_owned(), reason.map(str::to_owned));
+    let event = AuditEvent { by: operator_name(), action, job, reason, details };
+    let appended = audit_log::append_in_own_transaction(db, &event).await;
+    appended.map_err(|error| Failure::database("write the audit log", &error))
 }
 
 /// Prints the content of a file, unchanged.

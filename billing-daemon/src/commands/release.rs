@@ -1,4 +1,4 @@
-//! `release`: from our biller back to the panel's.
+//! `release`: hands billing back to the panel's built-in biller.
 
 use billing_jobs::billing::{Biller, BillingSettings, Release};
 use serde_json::json;
@@ -37,22 +37,22 @@ pub(super) async fn execute(session: &Session<'_>, format: JsonArgs) -> Result<(
 
 fn in_words(release: &Release, presence: PanelPresence) -> String {
     let held = format!(
-        "{} hours, {}: the panel goes by its own rules",
+        "{} hours, {}: the panel applies its own rules",
         release.held_hours,
         release.owed().amount_in_words()
     );
     let rows = [
-        ("anchors", release.anchors, "last_billed_at moved to where our charges reach"),
+        ("anchors", release.anchors, "last_billed_at set to the end of our charges"),
         ("cycles", release.cycles, "written where the panel had none"),
-        ("left alone", release.left_alone, "the panel has just debited them and writes the rest itself"),
+        ("left alone", release.left_alone, "just debited by the panel, which completes them"),
         ("held", release.held, &held),
-        ("daemons", release.heartbeats, "no longer keep the panel waiting"),
+        ("daemons", release.heartbeats, "no longer hold back the panel"),
     ];
     let rows = rows.map(|(what, count, about)| [what.to_owned(), count.to_string(), about.to_owned()]);
     let guard = if presence.panel_guard.effective {
-        "\nthe panel guard is on, and lets the panel charge into our ledger; for good: `billing-daemon guard remove`"
+        "\nthe panel guard is on and admits the panel; to remove it, run `billing-daemon guard remove`"
     } else {
         ""
     };
-    format!("{}released: the panel may bill from its next look on{guard}", table(&rows))
+    format!("{}released: the panel bills from its next run on{guard}", table(&rows))
 }

@@ -1,4 +1,4 @@
-//! `run`: the daemon.
+//! `run`: the daemon that runs the jobs.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `schema`: what editors complete and check jobs.toml by.
+//! `schema`: prints the JSON Schema of jobs.toml, for editors.
 
 use crate::{
     config,

@@ -1,4 +1,4 @@
-//! `version`: what this program is.
+//! `version`: the version, the build target and the required schema.
 
 use serde_json::json;
 
@@ -27,7 +27,7 @@ pub(super) fn execute(format: JsonArgs) {
     }
 }
 
-/// The same, a line each.
+/// The same facts as lines of text.
 pub(super) fn in_words() -> [String; 5] {
     let features = features();
     let features = if features.is_empty() { "none".to_owned() } else { features.join(", ") };

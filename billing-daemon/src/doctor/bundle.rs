@@ -1,4 +1,4 @@
-//! What a person who helps needs to see, in one file to attach to a mail, without any secret.
+//! The support bundle: one archive for a person who helps, without secrets.
 
 use std::{io, ops::Range, path::Path};
 
@@ -10,44 +10,44 @@ use serde_spanned::Spanned;
 use tempfile::NamedTempFile;
 use toml::de::{DeTable, DeValue};
 
-/// Where the files are when the bundle is unpacked.
+/// The folder of the files in the archive.
 const FOLDER: &str = "billing-daemon-support";
 
-/// Files of text, scrubbed on their way into an archive.
+/// Text files for an archive, without secrets.
 pub(crate) struct Bundle {
     secrets: Mask,
     files: Vec<(&'static str, String)>,
 }
 
 impl Bundle {
-    /// An empty one, of a daemon with these secrets.
+    /// An empty bundle of a daemon with these secrets.
     pub(crate) fn new(secrets: impl IntoIterator<Item = String>) -> Self {
         Self { secrets: Mask::new(secrets), files: Vec::new() }
     }
 
-    /// Adds a file of TOML, without what it hands to programs and servers.
+    /// Adds a file of TOML, without the values that jobs pass to programs and servers.
     pub(crate) fn toml(&mut self, name: &'static str, text: &str) {
         let shown = without_values(text);
         let note = "# Left out: it is not valid TOML, so its secrets cannot be recognized.\n";
         self.text(name, shown.as_deref().unwrap_or(note));
     }
 
-    /// Adds a file of text.
+    /// Adds a file of text, with every secret masked.
     pub(crate) fn text(&mut self, name: &'static str, text: &str) {
         self.files.push((name, scrubbed(text, &self.secrets)));
     }
 
-    /// Adds a file of JSON. What a database could not tell says why.
-    pub(crate) fn json<T: Serialize>(&mut self, name: &'static str, told: &Result<T, String>) {
-        let text = match told {
+    /// Adds a file of JSON, or of the error that prevented it.
+    pub(crate) fn json<T: Serialize>(&mut self, name: &'static str, value: &Result<T, String>) {
+        let text = match value {
             Ok(value) => serde_json::to_string_pretty(value),
             Err(error) => serde_json::to_string_pretty(&serde_json::json!({ "error": error })),
         };
-        // On many lines: what a setting holds is told by the name at the beginning of its line.
+        // One setting per line: a value is masked by the name at the beginning of its line.
         self.text(name, &text.unwrap_or_else(|error| error.to_string()));
     }
 
-    /// Writes all of it into a new file at `path`, which nobody else may read: whole, or not at all.
+    /// Writes the archive to a new file at `path` that only this user can read; on an error there is no file.
     pub(crate) fn write(self, path: &Path, at: DateTime<Utc>) -> io::Result<()> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let mut file = NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
@@ -60,18 +60,17 @@ impl Bundle {
             archive.append_data(&mut header, format!("{FOLDER}/{name}"), text.as_bytes())?;
         }
         archive.into_inner().and_then(GzEncoder::finish)?.as_file().sync_all()?;
-        // Neither a file that is there nor one that a link leads to is touched.
+        // Neither an existing file nor the target of a link is overwritten.
         file.persist_noclobber(path).map(drop).map_err(|error| error.error)
     }
 }
 
-/// `text` without the secrets that are known, without the password of any URL, and without the value of any setting whose name
-/// says that it is one.
+/// Masks the known secrets, the password of each URL, and the value of each setting with the name of a secret.
 fn scrubbed(text: &str, secrets: &Mask) -> String {
     secrets.apply(text).split_inclusive('\n').map(|line| without_setting(&without_password(line))).collect()
 }
 
-/// A jobs.toml without the values of headers, variables, URLs and bodies that are written out in it; `None` if it cannot be parsed.
+/// Masks the headers, variables, URLs and bodies that a jobs.toml contains literally; `None` if it cannot be parsed.
 fn without_values(text: &str) -> Option<String> {
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
@@ -100,14 +99,14 @@ fn without_values(text: &str) -> Option<String> {
     Some(shown + text.get(at..)?)
 }
 
-/// Adds where `value` is, unless it only names the variable or the file that has the value.
+/// Adds the span of a literal value; a table only names the variable or the file that contains it.
 fn written_out(value: &Spanned<DeValue<'_>>, spans: &mut Vec<Range<usize>>) {
     if !value.get_ref().is_table() {
         spans.push(value.span());
     }
 }
 
-/// `scheme://user:password@` without the password.
+/// Masks the password in `scheme://user:password@`.
 fn without_password(line: &str) -> String {
     let mut shown = String::new();
     let mut rest = line;
@@ -131,15 +130,15 @@ fn without_password(line: &str) -> String {
 
 fn without_setting(line: &str) -> String {
     let Some((name, value)) = line.split_once(['=', ':']) else { return line.to_owned() };
-    let name_says_so = {
+    let is_secret = {
         let name = name.to_ascii_lowercase();
         ["password", "passwd", "secret", "token", "api-key", "api_key", "apikey"]
             .iter()
             .any(|word| name.contains(word))
     };
-    // A comment or a sentence with the word in it has no value to hide.
+    // A comment or a sentence that contains the word has no value to mask.
     let is_setting = !name.trim_start().starts_with('#') && !name.trim().contains(' ');
-    if !name_says_so || !is_setting {
+    if !is_secret || !is_setting {
         return line.to_owned();
     }
     let end = if value.ends_with('\n') { "\n" } else { "" };
@@ -162,13 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_is_one_archive_of_scrubbed_files_in_their_order() {
+    fn bundle_is_a_reproducible_masked_archive() {
         let folder = tempfile::tempdir().expect("a folder");
         let (one, other) = (folder.path().join("one.tar.gz"), folder.path().join("other.tar.gz"));
         written(&one).expect("written");
         written(&other).expect("written");
         let read = |path: &Path| fs::read(path).expect("it is there");
-        assert_eq!(read(&one), read(&other), "what is the same looks the same");
+        assert_eq!(read(&one), read(&other), "equal content gives equal archives");
         let mut archive =
             tar::Archive::new(flate2::read::GzDecoder::new(fs::File::open(&one).expect("it is there")));
         let files: Vec<_> = archive
@@ -192,7 +191,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_is_there_is_not_touched_and_nothing_half_written_stays() {
+    fn bundle_overwrites_nothing_and_leaves_no_fragment() {
         use std::os::unix::fs::{PermissionsExt as _, symlink};
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_is_in_a_bundle() {
+    fn bundled_text_masks_secrets() {
         for (text, shown) in [
             ("url = \"postgres://a:pw@db/x\"", "url = \"postgres://a:***@db/x\""),
             ("see https://example.com/a:b@c", "see https://example.com/a:b@c"),

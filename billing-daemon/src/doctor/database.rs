@@ -1,4 +1,4 @@
-//! The database: whether it answers, what it lets us do, and what is wrong in the panel's books.
+//! The database: whether it answers, which rights the login has, and which rows of the panel hold instances.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use billing_jobs::{
 use billing_scheduler::{Clock, SystemClock};
 use billing_store::{
     GRANTS_PAGE,
-    audit_log::{self, ChainCheck},
+    audit_log::{ChainCheck, verify},
     begin, query_one,
 };
 use chrono::TimeDelta;
@@ -24,39 +24,39 @@ use crate::{
 };
 use billing_store::{Database, Pool};
 
-/// By how much the database's clock and ours may differ before somebody should know.
+/// The largest difference between the database's clock and the host's that is not a warning.
 const CLOCKS_AGREE: TimeDelta = TimeDelta::seconds(2);
 
-/// Everything about the database, and how billing stands if that could be read.
+/// Checks the database; returns the findings, and the status if it could be read.
 pub(crate) async fn examine(database: &Database, expected: &Expected) -> (Vec<Finding>, Option<Status>) {
     let mut findings = Vec::new();
     let before = Instant::now();
     let db = match database.connect(Pool::Shared).await {
         Ok(db) => db,
         Err(error) => {
-            let advice = "is the server up, the address right, the password valid, and this machine allowed by \
-                          pg_hba.conf?";
+            let advice = "check that the server runs, that URL and password are correct, and that pg_hba.conf allows \
+                          this host";
             findings.push(Finding::fail("database", error.to_string(), advice));
             return (findings, None);
         }
     };
     let took = before.elapsed().as_millis();
-    findings.push(Finding::ok("database", format!("{} answers, in {took} ms", database.url())));
+    findings.push(Finding::ok("database", format!("{} answers in {took} ms", database.url())));
     if let Err(error) = migration::check(&db).await {
         let advice = format!(
-            "the message says what to run; migrations need the login that owns the panel's tables ({GRANTS_PAGE})"
+            "run `billing-daemon migrate up` with the login that owns the panel's tables ({GRANTS_PAGE})"
         );
         findings.push(Finding::fail("schema", error.to_string(), advice));
         return (findings, None);
     }
-    findings.push(Finding::ok("schema", "as this program expects it"));
+    findings.push(Finding::ok("schema", "matches this program"));
     match rest(db, expected, &mut findings).await {
         Ok(status) => (findings, Some(status)),
         Err(message) => {
             findings.push(Finding::fail(
-                "questions",
+                "queries",
                 message,
-                format!("grant the missing rights ({GRANTS_PAGE}), then run this again"),
+                format!("grant missing rights ({GRANTS_PAGE}), then run this again"),
             ));
             (findings, None)
         }
@@ -72,7 +72,7 @@ async fn rest(
     let panel = Panel::detect(&db).await.map_err(text)?;
     let opened = PanelDatabase { db, panel };
     findings.push(clock(&opened).await.map_err(text)?);
-    // A daemon without a billing job is not judged by what billing needs.
+    // A daemon without a billing job does not need the rights of billing.
     let bills = expected.has_billing().unwrap_or(true);
     let rights = rights::examine(&opened.db, bills).await.map_err(text)?;
     let may_write = rights.iter().all(|finding| finding.verdict != super::Verdict::Fail);
@@ -80,18 +80,17 @@ async fn rest(
     if bills && panel.row_security && may_write {
         findings.push(row_security(&opened.db).await.map_err(text)?);
     }
-    let books = BOOKS.into_iter().chain([times(opened.db.get_database_backend())]);
-    for books in books.filter(|_| bills) {
-        findings.push(of_books(&opened.db, books).await.map_err(text)?);
+    if bills {
+        for check in ROW_CHECKS.into_iter().chain([invalid_times(opened.db.get_database_backend())]) {
+            findings.push(count_rows(&opened.db, check).await.map_err(text)?);
+        }
     }
-    findings.push(on_record(&opened.db).await.map_err(text)?);
+    findings.push(audit_log(&opened.db).await.map_err(text)?);
     let presence = PanelPresence::detect(&opened).await.map_err(|failure| failure.message)?;
     findings.push(match presence.ensure_may_charge(expected.panel_billing) {
-        Ok(()) => Finding::ok("who else bills", presence.to_string()),
-        Err(_) if !bills => {
-            Finding::ok("who else bills", format!("{presence}; no billing is configured here"))
-        }
-        Err(failure) => Finding::fail("who else bills", failure.message, "the message says what to do"),
+        Ok(()) => Finding::ok("panel", presence.to_string()),
+        Err(_) if !bills => Finding::ok("panel", format!("{presence}; no billing job is configured")),
+        Err(failure) => Finding::of_failure("panel", failure),
     });
     let status = crate::status::read(&opened, expected).await.map_err(|failure| failure.message)?;
     findings.push(daemons(&status));
@@ -109,20 +108,20 @@ async fn clock(opened: &PanelDatabase) -> Result<Finding, DbErr> {
     let after = SystemClock.now();
     let ours = before + (after - before) / 2;
     let off = (theirs - ours).abs();
-    // Nobody knows at which moment between question and answer the database looked.
+    // The database read its clock at an unknown moment between the two.
     let uncertain = (after - before) / 2;
     let shown = format!("{}.{} s", off.num_seconds(), off.subsec_nanos().unsigned_abs() / 100_000_000);
     if off <= CLOCKS_AGREE + uncertain {
-        return Ok(Finding::ok("clocks", format!("the database's differs from ours by {shown}")));
+        return Ok(Finding::ok("clocks", format!("the database's clock differs from the host's by {shown}")));
     }
     Ok(Finding::warn(
         "clocks",
-        format!("the database's differs from ours by {shown}"),
-        "hours are charged by the database's clock, jobs start by ours: let NTP set both",
+        format!("the database's clock differs from the host's by {shown}"),
+        "hours are charged by the database's clock, jobs start by the host's: synchronize both with NTP",
     ))
 }
 
-/// Row-level security makes a write that it forbids change nothing, without an error: so it is tried, and rolled back.
+/// A write that row-level security forbids changes nothing and fails without an error, so this tries one and rolls it back.
 async fn row_security(db: &DatabaseConnection) -> Result<Finding, DbErr> {
     let txn = begin(db).await?;
     txn.execute_unprepared("SET LOCAL app.current_user_is_admin = 'true'").await?;
@@ -134,60 +133,60 @@ async fn row_security(db: &DatabaseConnection) -> Result<Finding, DbErr> {
     let count = |column: &str| row.as_ref().map_or(Ok(0), |row| row.try_get::<i64>("", column));
     let (seen, writable) = (count("seen")?, count("writable")?.max(count("locked")?));
     if seen == 0 || writable > 0 {
-        return Ok(Finding::ok("row-level security", "lets this login change wallets while it bills"));
+        return Ok(Finding::ok("row-level security", "allows this login to change wallets"));
     }
     Ok(Finding::fail(
         "row-level security",
-        "this login sees wallets and cannot change them, whatever it sets",
+        "this login can read wallets but not change them",
         "as the tables' owner: CREATE POLICY billing_run_wallets ON wallets FOR UPDATE TO billing_run USING (true);",
     ))
 }
 
-/// What is wrong in the panel's books, counted.
-struct Books {
+/// A count of the panel's rows that hold instances.
+struct RowCheck {
     check: &'static str,
     count: &'static str,
     what: &'static str,
-    /// For which their instances are held.
+    /// Why their instances are held.
     reason: Reason,
 }
 
-const BOOKS: [Books; 4] = [
-    Books {
-        check: "one wallet each",
+const ROW_CHECKS: [RowCheck; 4] = [
+    RowCheck {
+        check: "duplicate wallets",
         count: "SELECT count(*) AS n FROM (SELECT organization_id FROM wallets GROUP BY organization_id
                                             HAVING count(*) > 1) AS several",
         what: "organizations with several wallets",
         reason: Reason::DuplicateWallets,
     },
-    Books {
-        check: "a wallet each",
+    RowCheck {
+        check: "missing wallets",
         count: "SELECT count(*) AS n FROM vps_instances i
                  WHERE NOT EXISTS (SELECT 1 FROM wallets w WHERE w.organization_id = i.organization_id)",
-        what: "machines of organizations without a wallet",
+        what: "instances of organizations without a wallet",
         reason: Reason::NoWallet,
     },
-    Books {
-        check: "a plan each",
+    RowCheck {
+        check: "unknown plans",
         count: "SELECT count(*) AS n FROM vps_instances i
                  WHERE NOT EXISTS (SELECT 1 FROM vps_plans p
                                     WHERE CAST(p.id AS text) = i.plan_id OR p.provider_plan_id = i.plan_id)",
-        what: "machines on a plan that does not exist",
+        what: "instances on a plan that does not exist",
         reason: Reason::UnknownPlan,
     },
-    Books {
-        check: "a price each",
+    RowCheck {
+        check: "missing prices",
         count: "SELECT count(*) AS n FROM vps_instances i
                  WHERE EXISTS (SELECT 1 FROM vps_plans p
                                 WHERE (CAST(p.id AS text) = i.plan_id OR p.provider_plan_id = i.plan_id)
                                   AND p.base_price IS NULL)",
-        what: "machines on a plan without a price",
+        what: "instances on a plan without a price",
         reason: Reason::NoPrice,
     },
 ];
 
-/// Times that hold an instance, as a run would find them.
-fn times(backend: DbBackend) -> Books {
+/// Counts the instances that a run would hold because of their times.
+fn invalid_times(backend: DbBackend) -> RowCheck {
     let count = match backend {
         DbBackend::Sqlite => {
             "SELECT count(*) AS n
@@ -204,39 +203,39 @@ fn times(backend: DbBackend) -> Books {
                      AND created >= '2000-01-01Z' AND created <= now() + interval '5 minutes') IS NOT TRUE"
         }
     };
-    Books {
-        check: "plausible times",
+    RowCheck {
+        check: "invalid times",
         count,
         what: "instances with a `last_billed_at` or `created_at` that is not plausible",
         reason: Reason::InvalidTime,
     }
 }
 
-async fn of_books(db: &DatabaseConnection, books: Books) -> Result<Finding, DbErr> {
-    let row = query_one(db, Statement::from_string(db.get_database_backend(), books.count)).await?;
+async fn count_rows(db: &DatabaseConnection, check: RowCheck) -> Result<Finding, DbErr> {
+    let row = query_one(db, Statement::from_string(db.get_database_backend(), check.count)).await?;
     let count: i64 = row.map_or(Ok(0), |row| row.try_get("", "n"))?;
-    let message = format!("{}: {count}", books.what);
+    let message = format!("{}: {count}", check.what);
     Ok(if count == 0 {
-        Finding::ok(books.check, message)
+        Finding::ok(check.check, message)
     } else {
-        Finding::warn(books.check, message, advice(books.reason.as_str()))
+        Finding::warn(check.check, message, advice(check.reason.as_str()))
     })
 }
 
-/// What people changed is on record, and nobody has changed the record.
-async fn on_record(db: &DatabaseConnection) -> Result<Finding, DbErr> {
-    let ChainCheck { rows, broken } = audit_log::verify(db).await?;
+/// Checks that no row of the audit log was changed or removed.
+async fn audit_log(db: &DatabaseConnection) -> Result<Finding, DbErr> {
+    let ChainCheck { rows, broken } = verify(db).await?;
     Ok(match broken {
-        None => Finding::ok("record of changes", format!("{rows} rows, each as it was written")),
+        None => Finding::ok("audit log", format!("{rows} rows, unchanged")),
         Some(id) => Finding::fail(
-            "record of changes",
-            format!("row {id} of scheduler_audit_log is not what was written, or the row before it is gone"),
-            "compare it with a backup: whoever changed it had the rights of the tables' owner",
+            "audit log",
+            format!("row {id} of scheduler_audit_log was changed, or the row before it was removed"),
+            "compare it with a backup; the change needed the rights of the tables' owner",
         ),
     })
 }
 
-/// What is held and neither accepted nor the customer's own debt.
+/// Holds that need an operator: neither accepted nor caused by an insufficient balance.
 fn holds(status: &Status) -> Vec<Finding> {
     let open = |held: &&HoldSummary| {
         held.owed.instances > held.accepted && held.reason != Reason::InsufficientBalance.as_str()
@@ -249,14 +248,14 @@ fn holds(status: &Status) -> Vec<Finding> {
     if held.is_empty() { vec![Finding::ok("held instances", "none that needs an operator")] } else { held }
 }
 
-/// No job waits for a time that it ran at while a clock was ahead.
+/// Checks that no job waits because a clock was ahead.
 fn schedules(status: &Status) -> Finding {
     let waits = status.problems.iter().filter(|problem| problem.kind == "job_ahead");
     let waits: Vec<&str> = waits.map(|problem| problem.message.as_str()).collect();
     if waits.is_empty() {
-        return Finding::ok("schedules", "none is finished up to a future time");
+        return Finding::ok("schedules", "no job waits because a clock was ahead");
     }
-    let advice = "let NTP set the clocks first; then reset each job, or wait";
+    let advice = "synchronize the clocks first; then reset each job, or wait";
     Finding::warn("schedules", waits.join("; "), advice)
 }
 
@@ -267,10 +266,6 @@ fn daemons(status: &Status) -> Finding {
     if there > 0 && dead == 0 {
         Finding::ok("daemons", message)
     } else {
-        Finding::warn(
-            "daemons",
-            message,
-            "start one with `billing-daemon run`; `billing-daemon status` tells more",
-        )
+        Finding::warn("daemons", message, "start one with `billing-daemon run`; see `billing-daemon status`")
     }
 }

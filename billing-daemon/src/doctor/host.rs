@@ -1,4 +1,4 @@
-//! The machine: files, disk, time zones, and the service that starts the daemon.
+//! The host: files, disk, time zones, and the service that starts the daemon.
 
 use std::{
     fs,
@@ -8,58 +8,54 @@ use std::{
 
 use billing_scheduler::{Clock, STOP_GRACE, SystemClock};
 
-use super::Finding;
+use super::{Finding, Verdict};
 
-/// Where systemd looks for our unit.
+/// The paths of the unit, in systemd's order of precedence.
 const UNITS: [&str; 4] = [
     "/etc/systemd/system/billing-daemon.service",
     "/run/systemd/system/billing-daemon.service",
     "/usr/lib/systemd/system/billing-daemon.service",
     "/lib/systemd/system/billing-daemon.service",
 ];
-/// Less free space than this cannot last.
+/// Less free space than this is a failure.
 const TOO_LITTLE: u64 = 50 << 20;
-/// Less than this will not last long.
+/// Less free space than this is a warning.
 const LITTLE: u64 = 500 << 20;
 
-/// What is known of the machine before anything is looked at.
-pub(crate) struct Machine {
-    /// Why files with secrets are not safe.
+/// What the checks of the host work with.
+pub(crate) struct HostFacts {
+    /// The problems of files with secrets that other users can read.
     pub(crate) exposed: Vec<String>,
-    /// Where state, or an SQLite database, is kept.
+    /// The folders of the state and of an SQLite database.
     pub(crate) folders: Vec<PathBuf>,
-    /// How long a stop may take.
+    /// The longest time that a stop takes.
     pub(crate) drain_timeout: Duration,
     /// The service's unit, if one is installed.
     pub(crate) unit: Option<(PathBuf, String)>,
-    /// The SQLite database, if it is one.
+    /// The SQLite database, if the daemon uses one.
     pub(crate) file: Option<PathBuf>,
 }
 
-impl Machine {
-    /// The unit that is installed on this machine.
+impl HostFacts {
+    /// Returns the path and the text of the installed unit.
     pub(crate) fn installed_unit() -> Option<(PathBuf, String)> {
         let read = |path: &str| Some((PathBuf::from(path), fs::read_to_string(path).ok()?));
         UNITS.into_iter().find_map(read)
     }
 }
 
-/// Everything about the machine.
-pub(crate) fn examine(machine: &Machine) -> Vec<Finding> {
-    let mut findings: Vec<_> = machine
-        .exposed
-        .iter()
-        .map(|exposed| Finding::fail("secrets", exposed, "the message says what to do"))
-        .collect();
+pub(crate) fn examine(host: &HostFacts) -> Vec<Finding> {
+    let exposed = |exposed: &String| Finding { verdict: Verdict::Fail, ..Finding::ok("secrets", exposed) };
+    let mut findings: Vec<_> = host.exposed.iter().map(exposed).collect();
     if findings.is_empty() {
-        findings.push(Finding::ok("secrets", "no file with a password is readable by others"));
+        findings.push(Finding::ok("secrets", "no other user can read a file with a password"));
     }
-    findings.extend(machine.folders.iter().filter_map(|folder| space(folder)));
-    if let (Some(file), Some((_, unit))) = (&machine.file, &machine.unit) {
+    findings.extend(host.folders.iter().filter_map(|folder| space(folder)));
+    if let (Some(file), Some((_, unit))) = (&host.file, &host.unit) {
         findings.extend(owner(file, unit));
     }
     findings.push(zones());
-    findings.extend(unit(machine.unit.as_ref(), machine.drain_timeout));
+    findings.extend(unit(host.unit.as_ref(), host.drain_timeout));
     findings
 }
 
@@ -74,8 +70,8 @@ fn free_space(_: &Path) -> Option<u64> {
     None
 }
 
-/// Whether the user of the service owns the SQLite database, its folder and what SQLite keeps next to it. A file that a command
-/// under sudo created belongs to root.
+/// Checks that the user of the service owns the SQLite database, its folder and the files next to it. A command under sudo creates
+/// files that belong to root.
 #[cfg(unix)]
 fn owner(file: &Path, unit: &str) -> Option<Finding> {
     use std::os::unix::fs::MetadataExt as _;
@@ -94,7 +90,7 @@ fn owner(file: &Path, unit: &str) -> Option<Finding> {
     let Some((path, owner)) = foreign.first() else {
         return Some(Finding::ok(
             "database file",
-            format!("{} belongs to {service}, as which the service runs", file.display()),
+            format!("{} belongs to the user of the service, {service}", file.display()),
         ));
     };
     let all: Vec<_> = foreign.iter().map(|(path, _)| path.as_str()).collect();
@@ -113,7 +109,7 @@ fn owner(_: &Path, _: &str) -> Option<Finding> {
     None
 }
 
-/// The users of this host's own list.
+/// The users in `/etc/passwd`.
 #[cfg(unix)]
 struct Users(String);
 
@@ -142,21 +138,20 @@ impl Users {
 
 fn space(folder: &Path) -> Option<Finding> {
     let free = free_space(folder)?;
-    let message = format!("{} MB free where {} is", free >> 20, folder.display());
+    let message = format!("{} MB free on the disk of {}", free >> 20, folder.display());
     Some(match free {
-        0..TOO_LITTLE => Finding::fail("disk", message, "free some, or nothing can be committed"),
-        TOO_LITTLE..LITTLE => Finding::warn("disk", message, "free some soon"),
+        0..TOO_LITTLE => Finding::fail("disk", message, "free space, or no transaction can be committed"),
+        TOO_LITTLE..LITTLE => Finding::warn("disk", message, "free space soon"),
         _ => Finding::ok("disk", message),
     })
 }
 
-/// Jobs are computed by the system's rules; the names are those of the program's own list. Where the two disagree, the program's
-/// list is older, or the system's is.
+/// Compares the system's rules, which schedules use, with those of this program. Where they differ, one of the two is older.
 fn zones() -> Finding {
     use chrono::Offset as _;
     let now = SystemClock.now();
     let Ok(instant) = jiff::Timestamp::from_second(now.timestamp()) else {
-        return Finding::warn("time zones", "the clock shows a year that no calendar has", "set the clock");
+        return Finding::warn("time zones", "the clock shows an invalid year", "set the clock");
     };
     let database = jiff::tz::db();
     let (mut differing, mut missing) = (Vec::new(), 0);
@@ -175,7 +170,7 @@ fn zones() -> Finding {
         .any(|folder| Path::new(folder).is_dir())
         || std::env::var_os("TZDIR").is_some();
     if !has_system {
-        let message = "this system has no time-zone data, so those of the program are used";
+        let message = "this host has no time zone data: the data of the program are used";
         return Finding::warn(
             "time zones",
             message,
@@ -183,7 +178,7 @@ fn zones() -> Finding {
         );
     }
     if missing > 0 {
-        let message = format!("the system's data lack {missing} zones that jobs.toml may name");
+        let message = format!("the host's data lack {missing} zones that jobs.toml may name");
         return Finding::warn(
             "time zones",
             message,
@@ -191,14 +186,17 @@ fn zones() -> Finding {
         );
     }
     if differing.is_empty() {
-        return Finding::ok("time zones", "the system's data and ours agree today");
+        return Finding::ok("time zones", "the data of the host and of the program agree today");
     }
     let listed = differing.iter().take(5).copied().collect::<Vec<_>>().join(", ");
-    let message = format!("in {} zones the system's data and ours disagree today: {listed}", differing.len());
-    Finding::warn("time zones", message, "the system's are used: see that they are the newer ones")
+    let message = format!(
+        "in {} zones the data of the host and of the program differ today: {listed}",
+        differing.len()
+    );
+    Finding::warn("time zones", message, "the host's data are used: update tzdata if they are older")
 }
 
-/// The value of a key of a unit, as its last line has it.
+/// Returns the value of a unit's key, which the last line sets.
 fn value_of<'a>(unit: &'a str, key: &str) -> Option<&'a str> {
     let mut values = unit.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
     values.next_back().map(str::trim)
@@ -206,8 +204,7 @@ fn value_of<'a>(unit: &'a str, key: &str) -> Option<&'a str> {
 
 fn unit(unit: Option<&(PathBuf, String)>, drain_timeout: Duration) -> Vec<Finding> {
     let Some((path, text)) = unit else {
-        let advice =
-            "`billing-daemon service install`, or see to it yourself that the daemon is started again";
+        let advice = "run `billing-daemon service install`, or let another supervisor restart the daemon";
         return vec![Finding::warn("service", "no systemd unit is installed", advice)];
     };
     let value = |key: &str| value_of(text, key);
@@ -216,7 +213,7 @@ fn unit(unit: Option<&(PathBuf, String)>, drain_timeout: Duration) -> Vec<Findin
     if value("Restart").is_none_or(|restart| restart == "no") {
         findings.push(Finding::warn(
             "restart",
-            format!("{path} does not start a daemon again that died"),
+            format!("{path} does not restart a daemon that died"),
             "add Restart=on-failure",
         ));
     }
@@ -227,7 +224,7 @@ fn unit(unit: Option<&(PathBuf, String)>, drain_timeout: Duration) -> Vec<Findin
         None => Finding::warn(
             "watchdog",
             format!("{path} has no WatchdogSec, so a daemon that hangs is not restarted"),
-            "take the unit that ships with this version",
+            "use the unit of this version",
         ),
     });
     let stop = value("TimeoutStopSec").unwrap_or("90");
@@ -251,10 +248,9 @@ fn unit(unit: Option<&(PathBuf, String)>, drain_timeout: Duration) -> Vec<Findin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Verdict;
 
     #[test]
-    fn a_unit_is_held_against_what_the_daemon_needs() {
+    fn unit_is_compared_with_needs_of_daemon() {
         let drain = Duration::from_secs(30);
         let worst = |text: &str| {
             let unit = (PathBuf::from("/unit"), text.to_owned());
@@ -301,15 +297,15 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_others_may_read_is_a_failure() {
-        let machine = Machine {
+    fn exposed_secret_is_a_failure() {
+        let host = HostFacts {
             exposed: vec!["/etc/x holds a secret".to_owned()],
             folders: vec![std::env::temp_dir()],
             drain_timeout: Duration::from_secs(30),
             unit: None,
             file: None,
         };
-        let findings = examine(&machine);
+        let findings = examine(&host);
         assert_eq!((findings[0].check.as_str(), findings[0].verdict), ("secrets", Verdict::Fail));
         assert!(findings.iter().any(|finding| finding.check == "disk"));
     }

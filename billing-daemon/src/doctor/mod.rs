@@ -1,4 +1,4 @@
-//! What could keep billing from working, looked at one by one, each with what to do about it.
+//! Checks for everything that could prevent billing, each with a finding and what to do about it.
 
 mod bundle;
 mod database;
@@ -9,30 +9,32 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::exit::Failure;
+
 pub(crate) use bundle::Bundle;
 pub(crate) use database::examine as examine_database;
-pub(crate) use host::{Machine, examine as examine_machine};
+pub(crate) use host::{HostFacts, examine as examine_host};
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at, in a word or two.
+    /// The name of the check.
     pub check: String,
-    /// How it is.
+    /// Whether there is a problem.
     pub verdict: Verdict,
     /// What was found.
     pub message: String,
-    /// What to do about it; nothing if all is well.
+    /// What to do about it, if there is a problem.
     pub advice: Option<String>,
 }
 
-/// How something is.
+/// Whether a check found a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// As it should be.
+    /// No problem.
     Ok,
-    /// It works, but somebody should know.
+    /// It works, but the operator should know.
     Warn,
     /// It does not work.
     Fail,
@@ -49,12 +51,12 @@ impl fmt::Display for Verdict {
 }
 
 impl Finding {
-    /// As it should be.
+    /// A check without a problem.
     pub(crate) fn ok(check: impl Into<String>, message: impl Into<String>) -> Self {
         Self { check: check.into(), verdict: Verdict::Ok, message: message.into(), advice: None }
     }
 
-    /// It works, but.
+    /// A problem that does not prevent billing.
     pub(crate) fn warn(
         check: impl Into<String>,
         message: impl Into<String>,
@@ -63,12 +65,18 @@ impl Finding {
         Self { verdict: Verdict::Warn, advice: Some(advice.into()), ..Self::ok(check, message) }
     }
 
-    /// It does not work.
+    /// A problem that prevents billing.
     pub(crate) fn fail(
         check: impl Into<String>,
         message: impl Into<String>,
         advice: impl Into<String>,
     ) -> Self {
         Self { verdict: Verdict::Fail, advice: Some(advice.into()), ..Self::ok(check, message) }
+    }
+
+    /// The failure of a command as a finding.
+    pub(crate) fn of_failure(check: impl Into<String>, failure: Failure) -> Self {
+        let advice = (!failure.help.is_empty()).then(|| failure.help.join("; "));
+        Self { verdict: Verdict::Fail, advice, ..Self::ok(check, failure.message) }
     }
 }

@@ -1,11 +1,11 @@
-//! What the login may do, held against what billing needs: the same columns as in `docs/operate/roles.md`.
+//! Compares the rights of the login with those that billing needs, which `docs/operate/roles.md` lists as well.
 
 use billing_store::{GRANTS_PAGE, query_all, query_one};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, Statement};
 
 use super::Finding;
 
-/// Table, privilege, and its columns; all of them if none is named.
+/// Table, privileges, and their columns; all columns if none is named.
 const NEEDED: [(&str, &str, &[&str]); 30] = [
     ("organizations", "SELECT", &[]),
     ("wallets", "SELECT", &[]),
@@ -74,10 +74,10 @@ fn is_of_scheduler(table: &str) -> bool {
     table.starts_with("scheduler_") || ["billing_daemon_status", "billing_migrations"].contains(&table)
 }
 
-/// Each right, with the GRANT that would give it; those of billing only if the daemon bills.
+/// Checks each right and returns the GRANT for a missing one; checks those of billing only if the daemon bills.
 pub(super) async fn examine(db: &DatabaseConnection, bills: bool) -> Result<Vec<Finding>, DbErr> {
     if db.get_database_backend() == DbBackend::Sqlite {
-        return Ok(vec![Finding::ok("rights", "SQLite has no logins: whoever may write the file may bill")]);
+        return Ok(vec![Finding::ok("rights", "SQLite has no logins: write access to the file is enough")]);
     }
     let mut findings = Vec::new();
     for (table, privileges, columns) in
@@ -110,7 +110,7 @@ async fn right(
     );
     let values = [table.into(), privilege.into()];
     let row = query_one(db, Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
-    let row = row.ok_or_else(|| DbErr::RecordNotFound("the catalog answered with no row".to_owned()))?;
+    let row = row.ok_or_else(|| DbErr::RecordNotFound("the catalog returned no row".to_owned()))?;
     let check = format!("{privilege} on {table}");
     if row.try_get("", "allowed")? {
         return Ok(Finding::ok(check, "granted"));
@@ -119,14 +119,14 @@ async fn right(
     let columns = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
     Ok(Finding::fail(
         check,
-        format!("{login} may not"),
+        format!("{login} lacks this right"),
         format!(
             "as the tables' owner: GRANT {privilege}{columns} ON {table} TO {login}; -- all of them: {GRANTS_PAGE}"
         ),
     ))
 }
 
-/// More rights than needed are no hindrance, but a stolen password is worth more.
+/// More rights than needed work, but they make a stolen password more dangerous.
 async fn owner(db: &DatabaseConnection) -> Result<Finding, DbErr> {
     let sql = "SELECT r.rolsuper AS super, pg_has_role(t.relowner, 'MEMBER') AS owner
                  FROM pg_roles r, pg_class t
@@ -137,12 +137,12 @@ async fn owner(db: &DatabaseConnection) -> Result<Finding, DbErr> {
         (true, _) => "a superuser",
         (false, true) => "the owner of the panel's tables",
         (false, false) => {
-            return Ok(Finding::ok("too many rights", "this login owns nothing of the panel's"));
+            return Ok(Finding::ok("too many rights", "this login owns no table of the panel"));
         }
     };
     Ok(Finding::warn(
         "too many rights",
-        format!("this login is {who}, and could rewrite the ledger or drop the panel guard"),
-        format!("run the daemon under a login of its own: {GRANTS_PAGE} has its GRANTs"),
+        format!("this login is {who}, which can rewrite the ledger and drop the panel guard"),
+        format!("use a separate login for the daemon: {GRANTS_PAGE} lists its GRANTs"),
     ))
 }

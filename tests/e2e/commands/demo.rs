@@ -72,9 +72,9 @@ async fn demo_depends_on_seed_alone() {
 async fn demo_prints_next_commands() {
     let program = program();
     let ended = program.run("demo --instances 250").await.expect_code(0);
-    assert_eq!(ended.out[0], "A made-up fleet of 250 machines of 50 organizations, on SQLite");
+    assert_eq!(ended.out[0], "A generated fleet of 250 instances of 50 organizations, on SQLite");
     assert!(
-        ended.text().contains("charged as of the same instant: no hour is charged twice"),
+        ended.text().contains("charged at the same instant: no hour is charged twice"),
         "{}",
         ended.text()
     );
@@ -117,10 +117,7 @@ async fn demo_rejects_database_in_use() {
         .await
         .expect("a plan");
     let ended = program().run(&format!("demo --database-url {}", used.url())).await.expect_code(78);
-    assert_eq!(
-        ended.err,
-        ["error: this database has organizations or plans already: the demo only fills an empty one"]
-    );
+    assert_eq!(ended.err, ["error: cannot use this database for the demo: it has organizations or plans"]);
     for table in ["vps_instances", "organizations", "billing_charges", "scheduler_jobs"] {
         assert_eq!(number(&db, &format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
     }

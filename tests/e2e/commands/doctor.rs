@@ -25,16 +25,16 @@ fn wrong(findings: &[Value]) -> Vec<String> {
 }
 
 /// What depends on the machine that the tests run on.
-const OF_THE_MACHINE: [&str; 6] = ["service", "restart", "watchdog", "stopping", "time zones", "disk"];
+const OF_THE_HOST: [&str; 6] = ["service", "restart", "watchdog", "stopping", "time zones", "disk"];
 
-fn without_machine(wrong: Vec<String>) -> Vec<String> {
-    wrong.into_iter().filter(|wrong| !OF_THE_MACHINE.iter().any(|check| wrong.ends_with(check))).collect()
+fn without_host(wrong: Vec<String>) -> Vec<String> {
+    wrong.into_iter().filter(|wrong| !OF_THE_HOST.iter().any(|check| wrong.ends_with(check))).collect()
 }
 
 async fn documented_roles_pass_doctor(db: &Db) {
     seed(db, 1).await;
     let found = findings(&daemon(db, &[BILLING, HEARTBEAT]), 0).await;
-    assert_eq!(without_machine(wrong(&found)), ["warn daemons"], "{found:#?}");
+    assert_eq!(without_host(wrong(&found)), ["warn daemons"], "{found:#?}");
     let narrow = daemon(db, &[BILLING, HEARTBEAT]).env("COLUMNS", "80");
     let output = narrow.run("doctor").await.expect_code(0);
     assert!(output.out.last().is_some_and(|line| line.ends_with(" 0 failed")), "{}", output.text());
@@ -55,18 +55,18 @@ async fn doctor_counts_audit_violations(db: &Db) {
     fleet.instance(Instance::new(org, priced, created).billed(created + TimeDelta::days(90))).await;
     let found = findings(&daemon(db, &[BILLING, HEARTBEAT]), 0).await;
     let expected = [
-        "warn one wallet each",
-        "warn a wallet each",
-        "warn a plan each",
-        "warn a price each",
-        "warn plausible times",
+        "warn duplicate wallets",
+        "warn missing wallets",
+        "warn unknown plans",
+        "warn missing prices",
+        "warn invalid times",
         "warn daemons",
     ];
-    let mut found_wrong = without_machine(wrong(&found));
+    let mut found_wrong = without_host(wrong(&found));
     found_wrong.retain(|wrong| wrong != "warn too many rights");
     assert_eq!(found_wrong, expected);
-    let one = found.iter().find(|finding| finding["check"] == "a price each").expect("it was looked at");
-    assert_eq!(one["message"], "machines on a plan without a price: 1");
+    let one = found.iter().find(|finding| finding["check"] == "missing prices").expect("it was looked at");
+    assert_eq!(one["message"], "instances on a plan without a price: 1");
 }
 
 /// Each right that the manual grants is missed when it is gone, and the advice is what gives it back.
@@ -114,7 +114,7 @@ async fn panel_biller_without_guard_fails_doctor(db: &Db) {
     let alone = program().env("DATABASE_URL", &db.url).file("jobs.toml", &[BILLING, HEARTBEAT].concat());
     let expected = db.panel != billing_test_support::Panel::G1;
     let found = findings(&alone, i32::from(expected)).await;
-    assert_eq!(wrong(&found).contains(&"fail who else bills".to_owned()), expected, "{found:#?}");
+    assert_eq!(wrong(&found).contains(&"fail panel".to_owned()), expected, "{found:#?}");
 }
 
 on_every_engine!(doctor_counts_audit_violations);
@@ -161,10 +161,10 @@ async fn support_bundle_has_no_secret() {
     let files = unpacked(&program, &archive);
     let names: Vec<_> = files.keys().map(String::as_str).collect();
     let expected = [
+        "audit_log.json",
         "doctor.json",
         "jobs.toml",
         "migrations.json",
-        "record.json",
         "runs.json",
         "settings.json",
         "status.json",
@@ -181,7 +181,7 @@ async fn support_bundle_has_no_secret() {
         ("settings.json", "billing_run:***@"),
         ("runs.json", "\"api-token\": \"***\""),
         ("runs.json", "no way to smtp://me:***@mail"),
-        ("record.json", "smtp://me:***@mail"),
+        ("audit_log.json", "smtp://me:***@mail"),
     ] {
         assert!(files[name].contains(masked), "{masked} in {name}:\n{}", files[name]);
     }
@@ -189,7 +189,7 @@ async fn support_bundle_has_no_secret() {
         serde_json::from_str::<Value>(&files[name]).unwrap_or_else(|error| panic!("{error}: {}", files[name]))
     };
     assert_eq!(json("runs.json")[0]["job"], "billing");
-    assert_eq!(json("record.json")[0]["action"], "pause");
+    assert_eq!(json("audit_log.json")[0]["action"], "pause");
     assert_eq!(json("migrations.json")[0]["applied"], true);
     assert_eq!(json("settings.json")["daemon"]["lease-ttl"], "10s");
     assert!(json("status.json")["jobs"].is_array() && json("doctor.json").is_array());
@@ -197,7 +197,7 @@ async fn support_bundle_has_no_secret() {
     // What is there is not overwritten.
     let before = fs::read(&archive).expect("it is there");
     let again = program.run("doctor --bundle support.tar.gz").await.expect_code(70);
-    assert!(again.text().contains("support.tar.gz is there already"), "{}", again.text());
+    assert!(again.text().contains("support.tar.gz exists"), "{}", again.text());
     assert_eq!(fs::read(&archive).expect("it is there"), before);
 }
 

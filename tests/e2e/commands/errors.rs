@@ -153,7 +153,7 @@ async fn every_error_has_its_exit_code() {
         ("demo --instances 9", &[], 64, "error: invalid value '9' for '--instances <N>'"),
         ("demo --instances many", &[], 64, "error: invalid value 'many' for '--instances <N>'"),
         ("run --log-format xml", &[], 64, "error: invalid value 'xml' for '--log-format <LOG_FORMAT>'"),
-        ("migrate down", &[url], 64, "this deletes the record of every charge, meter and hold"),
+        ("migrate down", &[url], 64, "this deletes every charge, meter and hold"),
     ];
     for (arguments, settings, code, output) in rows {
         let mut program = program();

@@ -1,4 +1,4 @@
-//! The approvals that `bill` takes: a catch-up, or a spike.
+//! The approvals of `bill`: of a catch-up, or of a spike.
 
 use billing_jobs::{
     billing::{Biller, Excess, Scope, approve_catch_up, spike_guard},
@@ -15,19 +15,18 @@ use crate::{
     subjects,
 };
 
-/// The instances whose catch-up the command line approves, if it approves any.
+/// Returns the instances whose catch-up the command line approves, if any.
 pub(super) async fn scope(db: &DatabaseConnection, options: &BillArgs) -> Result<Option<Scope>, Failure> {
     let Some(names) = &options.approve_catch_up else { return Ok(None) };
     if names.is_empty() != options.all {
-        let message =
-            "name the instances or organizations after `--approve-catch-up`, or add `--all` instead";
+        let message = "name the instances or organizations after `--approve-catch-up`, or add `--all`";
         return Err(Failure::new(Exit::Usage, message));
     }
     let scope = subjects::resolve(db, names).await?;
     Ok(Some(Scope { all: options.all, max_hours: options.hours.map(i64::from), ..scope }))
 }
 
-/// Records the approval of `scope`; returns when it ends.
+/// Records the approval of `scope`; returns the end of the approval.
 pub(super) async fn record(
     db: &DatabaseConnection,
     scope: &Scope,
@@ -37,14 +36,14 @@ pub(super) async fn record(
     recorded.map_err(|error| Failure::database("record the approval", &error))
 }
 
-/// Approves spikes: each of `words` is an amount, followed by its currency where several wait, that a run announced, or that a run
-/// would announce now.
+/// Approves spikes. `words` are amounts that a run has announced or would announce now, each followed by its currency where several
+/// wait.
 pub(super) async fn approve_spike(
     db: &DatabaseConnection,
     biller: &Biller,
     words: &[String],
 ) -> Result<(), Failure> {
-    let failed = |error| Failure::database("approve what was announced", &error);
+    let failed = |error| Failure::database("approve the announced amount", &error);
     let is_currency = |word: &String| word.parse::<Currency>().is_ok();
     // A currency belongs to the amount before it.
     let all_of = |excesses: &[Excess]| -> Result<Vec<Excess>, String> {
@@ -59,7 +58,7 @@ pub(super) async fn approve_spike(
         }
     }
     let Some(announced) = announced else {
-        return Err(Failure::new(Exit::Usage, "no run waits for an approval: leave out `--approve`"));
+        return Err(Failure::new(Exit::Usage, "no run waits for an approval: omit `--approve`"));
     };
     for excess in all_of(&announced.excesses).map_err(|message| Failure::new(Exit::Usage, message))? {
         spike_guard::approve(db, announced.id, excess, &operator_name()).await.map_err(failed)?;
@@ -67,7 +66,7 @@ pub(super) async fn approve_spike(
     Ok(())
 }
 
-/// The one of `excesses` that `words`, an amount and perhaps a currency, name; or what to write instead.
+/// Returns the excess that `words` name, an amount and optionally a currency; or a message with the correct words.
 fn chosen(excesses: &[Excess], words: &[String]) -> Result<Excess, String> {
     let (amount, currency) = match words {
         [amount] => (amount, None),
@@ -86,14 +85,14 @@ fn chosen(excesses: &[Excess], words: &[String]) -> Result<Excess, String> {
     match (matching.next(), matching.next()) {
         (Some(excess), None) if excess.due.amount == amount => Ok(*excess),
         (Some(_), Some(_)) => Err(format!(
-            "several currencies wait for an approval, {}: name the currency, `{}`",
+            "several currencies wait for an approval ({}): name the currency, `{}`",
             waiting(),
             instead()
         )),
         (Some(_) | None, _) => {
             let currency = currency.map_or_else(String::new, |currency| format!(" {currency}"));
             Err(format!(
-                "what waits for an approval is {}, not {amount}{currency}: check it with `bill --dry-run`, then use `{}`",
+                "{} waits for an approval, not {amount}{currency}: check it with `bill --dry-run`, then use `{}`",
                 waiting(),
                 instead()
             ))

@@ -16,17 +16,15 @@ use billing_scheduler::{
     Clock, Job, JobContext, JobError, JobSpec, Outcome, Registry, RunOnceError, RunStatus, Schedule,
     Scheduler, SystemClock,
 };
-use billing_store::{
-    Database, SeaOrmStore,
-    audit_log::{self, AuditEvent},
-};
+use billing_store::{Database, SeaOrmStore};
 use chrono::{DateTime, Utc};
 use sea_orm::DatabaseConnection;
 use serde_json::{Value, json};
 
 use crate::{
+    commands::append_to_audit_log,
     exit::{Exit, Failure},
-    host::identity::{Identity, operator_name},
+    host::identity::Identity,
     panel_database::PanelDatabase,
     runtime::signals::Signals,
 };
@@ -125,16 +123,8 @@ impl Job for ManualJob {
 impl ManualJob {
     async fn bill(&self, ctx: &JobContext) -> Result<Billed, Failure> {
         let ManualRun { biller, as_of, reason, progress } = &*self.run;
-        let event = AuditEvent {
-            by: operator_name(),
-            action: "bill",
-            job: BILLING_JOB.to_owned(),
-            reason: reason.clone(),
-            details: json!({ "run": ctx.run_id }),
-        };
-        audit_log::append_in_own_transaction(&self.db, &event)
-            .await
-            .map_err(|error| Failure::database("write the audit log", &error))?;
+        let about = (BILLING_JOB, reason.as_deref());
+        append_to_audit_log(&self.db, "bill", about, json!({ "run": ctx.run_id })).await?;
         let started = Instant::now();
         let first_prices = Mutex::new(Vec::new());
         let options = BillingOptions {

@@ -18,19 +18,19 @@ use crate::{
 };
 use billing_scheduler::duration::format_rounded;
 
-/// No more instances beyond the catch-up limit are printed than these.
+/// The most instances beyond the catch-up limit that are printed.
 const PRINTED: usize = 50;
-/// No more prices that were seen for the first time are printed than these.
+/// The most first prices that are printed.
 const PRICES_PRINTED: usize = 5;
 
-/// A bill, and what the command line said of it.
+/// The result of a run, and the options that change its text.
 pub(super) struct Report<'a> {
     pub(super) bill: &'a BillReport,
     pub(super) took: Duration,
     pub(super) dry_run: bool,
-    /// When the approval that was recorded ends.
+    /// The end of the recorded approval.
     pub(super) approved_until: Option<DateTime<Utc>>,
-    /// More hours need an approval.
+    /// An instance with more hours due needs an approval.
     pub(super) max_catch_up_hours: u32,
 }
 
@@ -40,7 +40,7 @@ impl Report<'_> {
             self.bill;
         let spike = spike.as_ref().map(|spike| RunDetails::of_spike(spike).spike);
         let uncharged: Map<_, _> =
-            uncharged.iter().map(|of_one| (of_one.reason.clone(), json!(of_one.debt))).collect();
+            uncharged.iter().map(|listed| (listed.reason.clone(), json!(listed.debt))).collect();
         json!({
             "charged": totals.charged,
             "held": totals.held,
@@ -79,7 +79,7 @@ impl Report<'_> {
         text
     }
 
-    /// Rows that something is wrong with, a line each.
+    /// Rows with a problem, one per line.
     fn findings(&self) -> String {
         let mut text = String::new();
         for (kind, Findings { count, listed }) in &self.bill.findings {
@@ -106,7 +106,7 @@ impl Report<'_> {
     }
 }
 
-/// The prices that plans have for the first time, a line each.
+/// The first prices of plans, one per line.
 fn first_seen(prices: &[FirstSeenPrice]) -> String {
     if prices.is_empty() {
         return String::new();
@@ -150,14 +150,14 @@ pub(in crate::commands) fn uncharged(Uncharged { reason, debt }: &Uncharged) -> 
 }
 
 fn in_table(listed: &[BeyondLimit], width: Option<usize>) -> String {
-    let cells = |of_one: &BeyondLimit| {
+    let cells = |listed: &BeyondLimit| {
         [
-            instant(of_one.start),
-            of_one.hours.to_string(),
-            of_one.amount.clone().unwrap_or_else(|| "unknown".to_owned()),
-            if of_one.approved { "approved" } else { "held" }.to_owned(),
-            of_one.instance.clone(),
-            of_one.label.clone(),
+            instant(listed.start),
+            listed.hours.to_string(),
+            listed.amount.clone().unwrap_or_else(|| "unknown".to_owned()),
+            if listed.approved { "approved" } else { "held" }.to_owned(),
+            listed.instance.clone(),
+            listed.label.clone(),
         ]
     };
     let heads = [Left("SINCE"), Right("HOURS"), Right("AMOUNT"), Left("STATE"), Left("ID"), Left("INSTANCE")];

@@ -1,5 +1,5 @@
-//! A made-up fleet, the same for the same seed: plans from $2 to $160, machines from minutes to weeks old, and every awkward
-//! case that a panel's database has in store.
+//! Generates a fleet from a seed: plans from $2 to $160 a month, instances from minutes to weeks old, and every faulty row that a
+//! panel's database may contain.
 
 use billing_store::begin;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -8,12 +8,13 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBacken
 use serde::Serialize;
 use uuid::Uuid;
 
-/// Organizations in one transaction.
+/// The number of organizations in one transaction.
 const CHUNK: u32 = 1_000;
-const MACHINES_PER_ORGANIZATION: u32 = 5;
+const INSTANCES_PER_ORGANIZATION: u32 = 5;
 
-/// Name, base price and markup in ten-thousandths a month, backup price in millionths an hour.
-const PLANS: [(&str, i64, i64, i64); 10] = [
+/// The plans of generated fleets: name, base price and markup in ten-thousandths a month, backup price in millionths an hour.
+#[doc(hidden)]
+pub const PLANS: [(&str, i64, i64, i64); 10] = [
     ("nano", 15_000, 5_000, 0),
     ("micro", 40_000, 10_000, 1_370),
     ("small", 80_000, 20_000, 2_740),
@@ -29,9 +30,9 @@ const CITIES: [&str; 8] = ["amber", "birch", "cedar", "delta", "ember", "fjord",
 const TRADES: [&str; 8] = ["bakery", "clinic", "forum", "garage", "hostel", "journal", "library", "studio"];
 const ROLES: [&str; 6] = ["web", "db", "mail", "cache", "build", "vpn"];
 
-/// How many organizations a fleet of `instances` machines has.
+/// Returns the number of organizations of a fleet.
 pub(super) fn organizations(instances: u32) -> u32 {
-    instances.div_ceil(MACHINES_PER_ORGANIZATION)
+    instances.div_ceil(INSTANCES_PER_ORGANIZATION)
 }
 
 #[derive(Serialize)]
@@ -56,7 +57,7 @@ struct Plan {
 }
 
 #[derive(Serialize)]
-struct Machine {
+struct Instance {
     id: Uuid,
     organization: Uuid,
     plan: String,
@@ -68,7 +69,7 @@ struct Machine {
     backups: &'static str,
 }
 
-/// Makes `instances` machines that have hours due at `as_of`, with their organizations, wallets and plans.
+/// Generates `instances` instances that have hours due at `as_of`, with their organizations, wallets and plans.
 pub(super) async fn seed(
     db: &DatabaseConnection,
     instances: u32,
@@ -89,10 +90,10 @@ pub(super) async fn seed(
         let organizations: Vec<Organization> =
             (first..last).map(|index| organization(&mut rng, index, count)).collect();
         first = last;
-        let mut machines = Vec::new();
+        let mut fleet = Vec::new();
         for organization in &organizations {
-            for _ in 0..MACHINES_PER_ORGANIZATION.min(instances - made) {
-                machines.push(machine(&mut rng, made, organization, &plans, as_of));
+            for _ in 0..INSTANCES_PER_ORGANIZATION.min(instances - made) {
+                fleet.push(instance(&mut rng, made, organization, &plans, as_of));
                 made += 1;
             }
         }
@@ -101,9 +102,9 @@ pub(super) async fn seed(
         for sql in [USER_ROWS, ORGANIZATION_ROWS, WALLET_ROWS, SECOND_WALLET_ROWS] {
             insert.rows(sql, &organizations).await?;
         }
-        insert.rows(MACHINE_ROWS, &machines).await?;
+        insert.rows(INSTANCE_ROWS, &fleet).await?;
         txn.commit().await?;
-        progress(machines.len() as u64);
+        progress(fleet.len() as u64);
     }
     Ok(())
 }
@@ -138,7 +139,7 @@ fn plans(rng: &mut StdRng) -> Vec<Plan> {
 fn organization(rng: &mut StdRng, index: u32, count: u32) -> Organization {
     let city = CITIES[rng.random_range(0..CITIES.len())];
     let trade = TRADES[rng.random_range(0..TRADES.len())];
-    // Two dollars to two hundred; a few have nothing left, one in a hundred lost its wallet, one in two hundred has two.
+    // A balance of $2 to $200. A few have nothing, one in a hundred has no wallet, one in two hundred has two.
     let wealth = rng.random_range(20_000..2_000_000);
     let rank = index % 200;
     let poor = rank % 40 == 1 || (count < 40 && index == 1);
@@ -153,20 +154,20 @@ fn organization(rng: &mut StdRng, index: u32, count: u32) -> Organization {
     }
 }
 
-fn machine(
+fn instance(
     rng: &mut StdRng,
     index: u32,
     organization: &Organization,
     plans: &[Plan],
     as_of: DateTime<Utc>,
-) -> Machine {
+) -> Instance {
     let rank = index % 200;
     let priced = rng.random_range(0..PLANS.len());
     let plan = if rank == 21 { &plans[PLANS.len()] } else { &plans[priced] };
     let minutes = |minutes: i64| TimeDelta::minutes(minutes);
     let age = minutes(rng.random_range(20..21 * 24 * 60));
     let created = as_of - age;
-    // Most were billed within the last hours; the young ones never; a few were forgotten for days.
+    // Most were billed within the last hours, new ones never, and a few last days ago.
     let billed = match rank {
         22 | 23 => Some(created.max(as_of - minutes(rng.random_range(80 * 60..160 * 60)))),
         _ if age < TimeDelta::hours(40) => None,
@@ -174,10 +175,10 @@ fn machine(
     };
     let text = |at: DateTime<Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, false);
     let role = ROLES[rng.random_range(0..ROLES.len())];
-    Machine {
+    Instance {
         id: id(rng),
         organization: organization.id,
-        // The panel refers to a plan by either of its names.
+        // The panel refers to a plan by its id or by the provider's name.
         plan: match rank {
             24 => "g6-discontinued".to_owned(),
             _ if index.is_multiple_of(3) => plan.provider.clone(),
@@ -192,7 +193,7 @@ fn machine(
     }
 }
 
-/// One statement a table, for either database: what differs between the two is in braces.
+/// One statement per table; the expressions in braces differ between the databases.
 const PLAN_ROWS: &str =
     "INSERT INTO vps_plans (id, name, provider_plan_id, base_price, markup_price, backup_price_hourly)
     SELECT {id}, {text:name}, {text:provider}, {money:base}, {money:markup}, {micro:backup} FROM {rows}";
@@ -204,7 +205,7 @@ const WALLET_ROWS: &str = "INSERT INTO wallets (id, organization_id, balance)
     SELECT {uuid:wallet}, {id}, {money:balance} FROM {rows} WHERE {uuid:wallet} IS NOT NULL";
 const SECOND_WALLET_ROWS: &str = "INSERT INTO wallets (id, organization_id, balance)
     SELECT {uuid:second_wallet}, {id}, {money:balance} FROM {rows} WHERE {uuid:second_wallet} IS NOT NULL";
-const MACHINE_ROWS: &str = "INSERT INTO vps_instances (id, organization_id, plan_id, provider_instance_id, label, status,
+const INSTANCE_ROWS: &str = "INSERT INTO vps_instances (id, organization_id, plan_id, provider_instance_id, label, status,
                                                       backup_frequency, created_at, last_billed_at)
     SELECT {id}, {uuid:organization}, {text:plan}, {text:provider}, {text:label}, {text:status}, {text:backups},
            {time:created}, {time:billed} FROM {rows}";

@@ -1,6 +1,8 @@
-//! `demo`: a made-up fleet billed twice and audited, on a database of its own.
+//! `demo`: generates a fleet, bills it twice and audits it, on a separate database.
 
 mod fleet;
+
+pub use fleet::PLANS;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -9,7 +11,8 @@ use billing_jobs::{
     audit::{Audit, audit},
     billing::{Biller, BillingSettings, Totals},
 };
-use billing_store::begin_read;
+use billing_scheduler::duration::format_rounded;
+use billing_store::{Database, DatabaseUrl, Pool, begin_read};
 use chrono::{DateTime, Utc};
 use clap::Args;
 use indicatif::ProgressBar;
@@ -28,7 +31,6 @@ use crate::{
     output::{json as say_json, line as say},
     panel_database::{self, PanelDatabase},
 };
-use billing_store::{Database, DatabaseUrl, Pool};
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
@@ -46,8 +48,8 @@ pub(crate) struct DemoArgs {
     json: bool,
 }
 
-/// What the demo showed.
-struct Shown {
+/// The results of the demo.
+struct DemoResult {
     first: Totals,
     took: Duration,
     second: Totals,
@@ -56,23 +58,23 @@ struct Shown {
 }
 
 pub(super) async fn execute(session: &Session<'_>, options: &DemoArgs) -> Result<(), Failure> {
-    let place = Place::of(options)?;
-    let done = execute_at(&place, session, options).await;
-    // After a demo for a person, the lines "Try next" need the database.
+    let target = DemoDatabase::of(options)?;
+    let done = execute_at(&target, session, options).await;
+    // Without --json, the lines "Try next" need the database.
     if options.json || done.as_ref().is_err_and(|failure| !failure.message.is_empty()) {
-        place.remove();
+        target.remove();
     }
     done
 }
 
-async fn execute_at(place: &Place, session: &Session<'_>, options: &DemoArgs) -> Result<(), Failure> {
-    let database = session.verified_database(&place.url, &DaemonSettings::default())?.creating();
+async fn execute_at(target: &DemoDatabase, session: &Session<'_>, options: &DemoArgs) -> Result<(), Failure> {
+    let database = session.verified_database(&target.url, &DaemonSettings::default())?.creating();
     session.start_log(Some(&database))?;
     let db = database.connect(Pool::Single).await?;
     migration::up(&db, None).await?;
     db.close().await.map_err(|error| Failure::database("close the database", &error))?;
     let opened = panel_database::open(&database).await?;
-    refuse_what_is_in_use(&opened).await?;
+    refuse_nonempty(&opened).await?;
     let shown = show(&opened, &database, options).await?;
     let engine = engine(opened.panel);
     opened.db.close().await.map_err(|error| Failure::database("close the database", &error))?;
@@ -88,19 +90,19 @@ async fn execute_at(place: &Place, session: &Session<'_>, options: &DemoArgs) ->
             "audit": { "checked": shown.audit.checked, "violations": shown.audit.violations.len() },
         }));
     } else {
-        report(options, engine, place, &shown);
+        report(options, engine, target, &shown);
     }
     let double = shown.second.charged > 0;
     if double || !shown.audit.violations.is_empty() { Err(Failure::silent(Exit::Negative)) } else { Ok(()) }
 }
 
-/// Where the demo's database is.
-struct Place {
+/// The demo's database; `folder` is the temporary folder that contains it.
+struct DemoDatabase {
     url: DatabaseUrl,
     folder: Option<PathBuf>,
 }
 
-impl Place {
+impl DemoDatabase {
     fn of(options: &DemoArgs) -> Result<Self, Failure> {
         let bad = |error: &dyn std::fmt::Display| Failure::new(Exit::Configuration, error);
         if let Some(url) = &options.database_url {
@@ -110,23 +112,28 @@ impl Place {
         let folder = tempfile::Builder::new()
             .prefix("billing-demo-")
             .tempdir()
-            .map_err(|error| Failure::new(Exit::Internal, format!("no temporary folder: {error}")))?
+            .map_err(|error| {
+                Failure::new(Exit::Internal, format!("cannot create a temporary folder: {error}"))
+            })?
             .keep();
         let url = format!("sqlite://{}?mode=rwc", folder.join("demo.db").display());
         Ok(Self { url: url.parse().map_err(|error| bad(&error))?, folder: Some(folder) })
     }
 
-    /// Removes the temporary folder, if the database is in one.
+    /// Removes the temporary folder, if there is one.
     fn remove(&self) {
         if let Some(folder) = &self.folder
             && let Err(error) = std::fs::remove_dir_all(folder)
         {
-            warn_of(&format!("cannot remove {}: {error}; the demo's database stays there", folder.display()));
+            warn_of(&format!(
+                "cannot remove {}, which contains the demo's database: {error}",
+                folder.display()
+            ));
         }
     }
 }
 
-async fn refuse_what_is_in_use(opened: &PanelDatabase) -> Result<(), Failure> {
+async fn refuse_nonempty(opened: &PanelDatabase) -> Result<(), Failure> {
     let used = async {
         let txn = begin_read(&opened.db).await?;
         let used = organizations::Entity::find().count(&txn).await? > 0
@@ -137,31 +144,34 @@ async fn refuse_what_is_in_use(opened: &PanelDatabase) -> Result<(), Failure> {
     match used.await {
         Ok(false) => Ok(()),
         Ok(true) => {
-            let message =
-                "this database has organizations or plans already: the demo only fills an empty one";
+            let message = "cannot use this database for the demo: it has organizations or plans";
             Err(Failure::new(Exit::Configuration, message))
         }
-        Err(error) => Err(Failure::database("look whether the database is empty", &error)),
+        Err(error) => Err(Failure::database("check whether the database is empty", &error)),
     }
 }
 
-async fn show(opened: &PanelDatabase, database: &Database, options: &DemoArgs) -> Result<Shown, Failure> {
+async fn show(
+    opened: &PanelDatabase,
+    database: &Database,
+    options: &DemoArgs,
+) -> Result<DemoResult, Failure> {
     let biller = Biller::new(opened.db.clone(), opened.panel, BillingSettings::default());
-    let as_of =
-        biller.now().await.map_err(|error| Failure::database("ask the database for its time", &error))?;
+    let as_of = biller.now().await.map_err(|error| Failure::database("read the database's clock", &error))?;
     let bar = progress_bar(Some(u64::from(options.instances)));
-    bar.set_message("making up");
+    bar.set_message("generating");
     fleet::seed(&opened.db, options.instances, options.seed, as_of, &|made| bar.inc(made))
         .await
-        .map_err(|error| Failure::database("make up a fleet", &error))?;
+        .map_err(|error| Failure::database("generate a fleet", &error))?;
     bar.set_position(0);
     bar.set_message("billing");
     let (first, took) = bill(opened, database, as_of, &bar).await?;
     bar.finish_and_clear();
     let (second, _) = bill(opened, database, as_of, &ProgressBar::hidden()).await?;
     let audit = audit(&opened.db).await.map_err(|error| Failure::database("audit", &error))?;
-    let reasons = reasons(opened).await.map_err(|error| Failure::database("count what is held", &error))?;
-    Ok(Shown { first, took, second, audit, reasons })
+    let reasons =
+        reasons(opened).await.map_err(|error| Failure::database("count the held instances", &error))?;
+    Ok(DemoResult { first, took, second, audit, reasons })
 }
 
 async fn bill(
@@ -178,14 +188,14 @@ async fn bill(
     Ok((bill.totals, took))
 }
 
-/// How many machines are held, by reason.
+/// Counts the held instances by reason.
 async fn reasons(opened: &PanelDatabase) -> Result<BTreeMap<String, i64>, DbErr> {
     let txn = begin_read(&opened.db).await?;
     let counted = billing_holds::Entity::find()
         .filter(billing_holds::Column::ClosedAt.is_null())
         .select_only()
         .column(billing_holds::Column::Reason)
-        .column_as(billing_holds::Column::Id.count(), "machines")
+        .column_as(billing_holds::Column::Id.count(), "instances")
         .group_by(billing_holds::Column::Reason)
         .into_tuple::<(String, i64)>()
         .all(&txn)
@@ -194,22 +204,22 @@ async fn reasons(opened: &PanelDatabase) -> Result<BTreeMap<String, i64>, DbErr>
     Ok(counted.into_iter().collect())
 }
 
-fn report(options: &DemoArgs, engine: &str, place: &Place, shown: &Shown) {
-    let Shown { first, took, second, audit, reasons } = shown;
+fn report(options: &DemoArgs, engine: &str, target: &DemoDatabase, shown: &DemoResult) {
+    let DemoResult { first, took, second, audit, reasons } = shown;
     say(format!(
-        "A made-up fleet of {} machines of {} organizations, on {engine}",
+        "A generated fleet of {} instances of {} organizations, on {engine}",
         grouped(u64::from(options.instances)),
         grouped(u64::from(fleet::organizations(options.instances))),
     ));
     say("");
     say(format!(
-        "  charged     {:>9}  machines: {} hours for {}, in {} s",
+        "  charged     {:>9}  instances: {} hours for {}, in {}",
         grouped(first.charged),
         grouped(first.hours),
         first.amounts(),
-        seconds(*took)
+        format_rounded(*took)
     ));
-    say(format!("  held        {:>9}  machines, each with its reason:", grouped(first.held)));
+    say(format!("  held        {:>9}  instances, by reason:", grouped(first.held)));
     for (reason, count) in reasons {
         say(format!(
             "              {:>9}    {:<21} {}",
@@ -219,7 +229,7 @@ fn report(options: &DemoArgs, engine: &str, place: &Place, shown: &Shown) {
         ));
     }
     say(format!(
-        "  second run  {:>9}  charged as of the same instant: no hour is charged twice",
+        "  second run  {:>9}  charged at the same instant: no hour is charged twice",
         grouped(second.charged)
     ));
     say(format!(
@@ -230,28 +240,27 @@ fn report(options: &DemoArgs, engine: &str, place: &Place, shown: &Shown) {
     for violation in &audit.violations {
         say(format!("              {}: {}", violation.check, violation.detail));
     }
-    try_next(place);
+    try_next(target);
 }
 
-/// Lines to paste into a shell: nothing but commands, for not every shell takes a comment after one.
-fn try_next(place: &Place) {
+/// Prints commands to paste into a shell, without comments, which not every shell accepts.
+fn try_next(target: &DemoDatabase) {
     say("");
     say(
-        "Try next: what the instances beyond the catch-up limit owe, every invariant of the ledger, what needs an operator, and",
+        "Try next: the instances beyond the catch-up limit, the audit, the state of billing, and the daemon:",
     );
-    say("the daemon itself.");
     say("");
-    if let Some(folder) = &place.folder {
+    if let Some(folder) = &target.folder {
         let url = format!("sqlite://{}", folder.join("demo.db").display());
         say(format!("  export DATABASE_URL={}", quoted(&url)));
-    } else if place.url.secrets().is_empty() {
-        say(format!("  export DATABASE_URL={}", quoted(place.url.expose())));
+    } else if target.url.secrets().is_empty() {
+        say(format!("  export DATABASE_URL={}", quoted(target.url.expose())));
     }
     let program = program();
     for command in ["bill --dry-run --approve-catch-up --all", "audit", "status", "run"] {
         say(format!("  {program} {command}"));
     }
-    if let Some(folder) = &place.folder {
+    if let Some(folder) = &target.folder {
         let folder = folder.display().to_string();
         say("");
         say(format!("The database stays in {folder} for these commands. To remove it:"));
@@ -260,7 +269,7 @@ fn try_next(place: &Place) {
     }
 }
 
-/// This program as a shell finds it: by its name if that leads here, else by its path.
+/// Returns the program's name if the shell finds this program by it, else its path.
 fn program() -> String {
     const NAME: &str = "billing-daemon";
     let here = std::env::current_exe().and_then(std::fs::canonicalize);
@@ -273,7 +282,7 @@ fn program() -> String {
     quoted(&here.display().to_string())
 }
 
-/// A word as a shell reads it.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@%+=,".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
@@ -285,16 +294,16 @@ fn quoted(word: &str) -> String {
 fn meaning(reason: &str) -> &'static str {
     match reason {
         "no_wallet" => "the organization has no wallet",
-        "duplicate_wallets" => "the organization has several",
+        "duplicate_wallets" => "the organization has several wallets",
         "insufficient_balance" => "the wallet does not cover the next hour",
         "no_price" => "the plan's price is NULL",
-        "unknown_plan" => "the machine names a plan that does not exist",
+        "unknown_plan" => "the instance has a plan that does not exist",
         "catch_up_limit" => "more than 72 hours are due: waits for approval",
         _ => "",
     }
 }
 
-/// `12345` as `12,345`.
+/// Formats `12345` as `12,345`.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

@@ -9,19 +9,8 @@ const MACHINES_PER_ORGANIZATION: u32 = 5;
 const EPOCH_MS: i64 = 1_767_225_600_000;
 const HOUR_MS: i64 = 3_600_000;
 
-/// Name, base price and markup in ten-thousandths a month, backup price in millionths an hour: those of the demo.
-pub(super) const PLANS: [(&str, i64, i64, i64); 10] = [
-    ("nano", 15_000, 5_000, 0),
-    ("micro", 40_000, 10_000, 1_370),
-    ("small", 80_000, 20_000, 2_740),
-    ("standard", 150_000, 50_000, 4_110),
-    ("medium", 240_000, 60_000, 5_479),
-    ("large", 400_000, 100_000, 8_219),
-    ("compute", 480_000, 130_000, 9_589),
-    ("memory", 700_000, 200_000, 13_699),
-    ("xlarge", 960_000, 240_000, 16_438),
-    ("dedicated", 1_280_000, 320_000, 21_918),
-];
+/// The plans of the demo.
+pub(super) use billing_daemon::DEMO_PLANS as PLANS;
 const ROLES: [&str; 6] = ["web", "db", "mail", "cache", "build", "vpn"];
 
 /// The instant up to which the `hour`th run bills, in microseconds: a machine has exactly one more hour due each hour.
