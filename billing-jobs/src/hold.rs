@@ -14,7 +14,7 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// Each reason.
+            /// The reasons in the order of their definition.
             pub const ALL: [Self; [$($word),+].len()] = [$(Self::$name),+];
 
             /// The word for it in the database.
