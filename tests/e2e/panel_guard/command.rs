@@ -101,7 +101,7 @@ async fn install_without_rights_names_the_owner() {
     for arguments in ["guard install", "guard remove"] {
         let output = run(&db.url, arguments).await.expect_code(77);
         let sentence = "error: public.payment_transactions belongs to panel_owner, which alone can change its triggers: run this as \
-                        panel_owner, or say `GRANT panel_owner TO billing_run` first";
+                        panel_owner, or run `GRANT panel_owner TO billing_run` first";
         assert_eq!(output.err, [sentence]);
     }
     // The owner of the ledger, where our tables belong to another role.
