@@ -19,7 +19,7 @@ pub(super) fn execute(common: &Common, plugins: &Plugins, print_defaults: bool) 
     let Loaded { file, config } = session.load()?;
     let url = session.require_url(config.daemon.database_url.clone())?;
     session.verified_database(&url, &config.daemon)?;
-    for warning in otel::outlook(&session.environment).err().into_iter().flatten() {
+    if let Err(warning) = otel::describe_destination() {
         warn_of(&warning);
     }
     let names: Vec<&str> = config.jobs.iter().map(|(spec, _)| spec.name.as_str()).collect();

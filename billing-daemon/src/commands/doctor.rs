@@ -44,7 +44,7 @@ const AUDIT_ENTRIES: u64 = 200;
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &DoctorArgs) -> Result<(), Failure> {
     let mut findings = Vec::new();
-    let environment = Environment::of_process(common.env_file.as_deref()).unwrap_or_else(|problems| {
+    let environment = Environment::from_process(common.env_file.as_deref()).unwrap_or_else(|problems| {
         for problem in problems {
             findings.push(Finding::fail("environment", problem.to_string(), "correct it"));
         }
@@ -67,7 +67,7 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor
     let database = database(&session, &daemon, &mut findings);
     session.start_log(database.as_ref())?;
     findings.extend(examine_host(&host_facts(file, environment, &daemon, database.as_ref())));
-    findings.extend(traces(environment));
+    findings.extend(traces());
     let expected = config.as_ref().map(Expected::from).unwrap_or_default();
     let mut status = None;
     if let Some(database) = &database {
@@ -150,13 +150,12 @@ fn database(session: &Session<'_>, daemon: &DaemonSettings, findings: &mut Vec<F
     }
 }
 
-fn traces(environment: &Environment) -> Vec<Finding> {
-    match otel::outlook(environment) {
-        Ok(None) => Vec::new(),
-        Ok(Some(collector)) => vec![Finding::ok("traces", format!("are sent to {collector}"))],
-        Err(warnings) => {
+fn traces() -> Option<Finding> {
+    match otel::describe_destination() {
+        Ok(collector) => collector.map(|collector| Finding::ok("traces", format!("are sent to {collector}"))),
+        Err(warning) => {
             let advice = "correct the environment; docs/operate/traces.md lists its variables";
-            warnings.into_iter().map(|warning| Finding::warn("traces", warning, advice)).collect()
+            Some(Finding::warn("traces", warning, advice))
         }
     }
 }
@@ -167,16 +166,18 @@ fn host_facts(
     daemon: &DaemonSettings,
     database: Option<&Database>,
 ) -> HostFacts {
-    let mut exposed = environment.exposed();
+    let mut exposed = environment.world_readable();
     if daemon.database_url.as_ref().is_some_and(|url| !url.secrets().is_empty()) {
         let of_config = config.filter(|path| {
             let text = std::fs::read_to_string(path).unwrap_or_default();
             daemon.database_url.iter().flat_map(DatabaseUrl::secrets).any(|secret| text.contains(&secret))
         });
-        exposed.extend(of_config.and_then(secret_file::exposed));
+        exposed.extend(of_config.and_then(secret_file::world_readable));
     }
     exposed.extend(
-        database.and_then(|database| database.url().key_file()).and_then(|key| secret_file::exposed(&key)),
+        database
+            .and_then(|database| database.url().key_file())
+            .and_then(|key| secret_file::world_readable(&key)),
     );
     let sqlite = database.and_then(|database| database.url().file());
     let folder_of = |file: PathBuf| match file.parent() {
@@ -305,7 +306,7 @@ fn settings(known: &Known<'_>) -> Value {
     });
     json!({
         "file": file,
-        "set-by-the-environment": environment.known(),
+        "set-by-the-environment": environment.recognised(),
         "database": database.map(|database| database.url().to_string()),
         "daemon": daemon,
         "http": http,

@@ -104,20 +104,20 @@ fn print(content: &[u8]) {
 /// Prints a message for the operator, and copies it to a daemon's log file.
 pub(crate) fn complain(line: &str) {
     output::note(line);
-    telemetry::note(Level::ERROR, line);
+    telemetry::copy_to_log_file(Level::ERROR, line);
 }
 
 /// Prints why a command failed and what helps; a daemon's log file gets the same lines.
 pub(crate) fn print_error(failure: &Failure) {
     let text = failure.to_string();
     output::error(&text);
-    text.lines().for_each(|line| telemetry::note(Level::ERROR, line));
+    text.lines().for_each(|line| telemetry::copy_to_log_file(Level::ERROR, line));
 }
 
 /// Prints a warning, and copies it to a daemon's log file.
 fn warn_of(line: &str) {
     output::warning(line);
-    telemetry::note(Level::WARN, line);
+    telemetry::copy_to_log_file(Level::WARN, line);
 }
 
 /// The duration in seconds, rounded to milliseconds.

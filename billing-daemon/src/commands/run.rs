@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::Args;
 use tracing::info;
 
-use super::session::{Loaded, Session, start_log};
+use super::session::{Loaded, Session};
 use crate::{
     commands::cli::Common,
-    exit::Failure,
+    exit::{Exit, Failure},
     host::identity::Identity,
     plugins::Plugins,
     runtime,
-    telemetry::{self, LogOutput, concealed::Concealed, otel::Traces},
+    telemetry::{self, mask::Concealed, otel::Traces},
 };
 
 #[derive(Debug, Args)]
@@ -27,25 +27,28 @@ pub(crate) struct RunArgs {
 }
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &RunArgs) -> Result<(), Failure> {
+    let secrets = Concealed::default();
     // First, so that the file contains every failure of the start.
     if let Some(file) = &options.log_file {
-        telemetry::to_file(file, common.log_format);
+        telemetry::log_to_file(file, common.log_format, &secrets);
     }
     let session = Session::new(common, plugins)?;
     let daemon = &session.load()?.config.daemon;
     let url = session.require_url(daemon.database_url.clone())?;
     let database = session.verified_database(&url, daemon)?;
-    let (environment, loaded) = session.into_loaded()?;
+    let loaded = session.into_loaded()?;
     let notice = loaded.built_in_notice();
     let Loaded { file, config } = loaded;
     let identity = Identity::from_process(config.billing_interval);
-    let secrets = Concealed::new(database.url().secrets());
-    let traces = Traces::of(&environment, &identity, &secrets);
-    start_log(common, LogOutput::Split, &config.daemon.log_filter, &secrets, Some(&traces))?;
+    secrets.add(database.url().secrets());
+    // The SDK logs warnings about its variables.
+    let traces = telemetry::with_log(common.log_format, &secrets, || Traces::new(&identity, &secrets));
+    telemetry::init_daemon(common.log_format, &config.daemon.log_filter, &secrets, traces.layer())
+        .map_err(|error| Failure::new(Exit::Internal, format!("cannot start the log: {error}")))?;
     if let Some(notice) = notice {
         info!("{notice}");
     }
-    traces.announce();
+    traces.log_destination();
     let result = runtime::run(config, Some(file), database, plugins, identity, secrets).await;
     traces.finish().await;
     result

@@ -11,14 +11,12 @@ use billing_store::{Database, DatabaseUrl, DatabaseUrlError};
 use super::{complain, warn_of};
 use crate::{
     commands::cli::Common,
-    config::{
-        Config, DaemonSettings, Diagnostic, environment::Environment, log::LogFilter, secret_file::exposed,
-    },
+    config::{Config, DaemonSettings, Diagnostic, environment::Environment, secret_file::world_readable},
     exit::{Exit, Failure},
     panel_database::{self, PanelDatabase},
     plugins::Plugins,
-    runtime::reload::{ConfigFile, is_alive},
-    telemetry::{self, LogOutput, concealed::Concealed, otel::Traces},
+    runtime::reload::{ConfigFile, file_exists},
+    telemetry::{self, mask::Concealed},
 };
 
 /// The configuration in the working directory.
@@ -63,13 +61,13 @@ impl Loaded {
 impl<'a> Session<'a> {
     /// Reads the environment, and refuses secrets in it that other users can read.
     pub(super) fn new(common: &'a Common, plugins: &'a Plugins) -> Result<Self, Failure> {
-        let environment = Environment::of_process(common.env_file.as_deref());
+        let environment = Environment::from_process(common.env_file.as_deref());
         let environment = environment.map_err(|problems| config_failure(&problems))?;
         for warning in environment.warnings() {
             warn_of(&warning.to_string());
         }
         let session = Self::with_environment(common, plugins, environment);
-        session.refuse_exposed(session.environment.exposed())?;
+        session.refuse_exposed(session.environment.world_readable())?;
         Ok(session)
     }
 
@@ -86,7 +84,7 @@ impl<'a> Session<'a> {
     pub(super) fn config_file(&self) -> Result<ConfigFile, Failure> {
         let usual = || [LOCAL_CONFIG, INSTALLED_CONFIG].map(PathBuf::from).to_vec();
         let path = self.common.config.clone();
-        let Some(path) = path.or_else(|| usual().into_iter().find(|path| is_alive(path))) else {
+        let Some(path) = path.or_else(|| usual().into_iter().find(|path| file_exists(path))) else {
             return Ok(ConfigFile::built_in(usual(), self.environment.clone(), self.plugins));
         };
         ConfigFile::open(&path, self.environment.clone(), self.plugins).map_err(|error| {
@@ -107,7 +105,7 @@ impl<'a> Session<'a> {
         let config = file.config().map_err(|problems| config_failure(&problems))?;
         let secrets = config.daemon.database_url.iter().flat_map(DatabaseUrl::secrets);
         if secrets.into_iter().any(|secret| file.text().contains(&secret)) {
-            self.refuse_exposed(file.path().and_then(exposed))?;
+            self.refuse_exposed(file.path().and_then(world_readable))?;
         }
         for warning in &config.warnings {
             warn_of(&warning.to_string());
@@ -116,10 +114,9 @@ impl<'a> Session<'a> {
     }
 
     /// The configuration as [`Session::load`] returns it.
-    pub(super) fn into_loaded(mut self) -> Result<(Environment, Loaded), Failure> {
+    pub(super) fn into_loaded(mut self) -> Result<Loaded, Failure> {
         self.load()?;
-        let loaded = self.loaded.take().expect("it was just loaded");
-        Ok((self.environment, loaded))
+        Ok(self.loaded.take().expect("it was just loaded"))
     }
 
     /// The configuration if it is valid, for a command that a mistake in it must not prevent.
@@ -171,7 +168,8 @@ impl<'a> Session<'a> {
         let filter = self.environment.log_filter();
         let filter = filter.unwrap_or_else(|| QUIET.parse().expect("a valid filter"));
         let secrets = Concealed::new(database.map(|database| database.url().secrets()).unwrap_or_default());
-        start_log(self.common, LogOutput::Stderr, &filter, &secrets, None)
+        telemetry::init_command(self.common.log_format, &filter, &secrets)
+            .map_err(|error| Failure::new(Exit::Internal, format!("cannot start the log: {error}")))
     }
 
     /// Refuses secrets that other users can read, unless the operator accepts them.
@@ -190,7 +188,7 @@ impl<'a> Session<'a> {
         url: &DatabaseUrl,
         daemon: &DaemonSettings,
     ) -> Result<Database, Failure> {
-        self.refuse_exposed(url.key_file().and_then(|file| exposed(&file)))?;
+        self.refuse_exposed(url.key_file().and_then(|file| world_readable(&file)))?;
         match url.unverified_host() {
             Some(host) if !daemon.allow_unverified_database => {
                 let message = format!("cannot use the database on {host}: nothing verifies its identity");
@@ -215,7 +213,7 @@ impl<'a> Session<'a> {
         );
         match installed_url(file) {
             Ok(Some(url)) => {
-                self.refuse_exposed(exposed(file))?;
+                self.refuse_exposed(world_readable(file))?;
                 return Ok(url);
             }
             Ok(None) => {}
@@ -228,18 +226,6 @@ impl<'a> Session<'a> {
         }
         Err(failure)
     }
-}
-
-/// Starts the log of the process.
-pub(super) fn start_log(
-    common: &Common,
-    output: LogOutput,
-    filter: &LogFilter,
-    secrets: &Concealed,
-    traces: Option<&Traces>,
-) -> Result<(), Failure> {
-    telemetry::init(common.log_format, output, filter, secrets, traces.and_then(Traces::listener))
-        .map_err(|error| Failure::new(Exit::Internal, format!("cannot start the log: {error}")))
 }
 
 /// Prints every mistake on its own line, and returns their number as the failure.

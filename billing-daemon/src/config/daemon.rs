@@ -1,4 +1,4 @@
-//! The `[daemon]` table: what concerns the process rather than a job.
+//! The `[daemon]` table: the settings of the process, as opposed to those of jobs.
 
 use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 
@@ -8,50 +8,37 @@ use super::report::{Report, Section};
 use crate::config::{environment::Environment, log::LogFilter};
 use billing_store::DatabaseUrl;
 
-/// The settings of the process, from the environment and, beneath it, `[daemon]`.
+/// The settings of the process. The environment wins over `[daemon]`.
 #[derive(Clone, Debug)]
 pub struct DaemonSettings {
     /// The database, if either names one.
     pub database_url: Option<DatabaseUrl>,
     /// Which events are logged.
     pub log_filter: LogFilter,
-    /// How long runs in progress continue after a signal before they are asked to stop.
+    /// How long runs in progress continue after a signal before they are requested to stop.
     pub drain_timeout: Duration,
-    /// How long a job stays with a daemon that died; renewed every third of it.
+    /// How long the lease of a daemon that died lasts; leases are renewed three times as often.
     pub lease_ttl: Duration,
-    /// Where this machine keeps what it must know beside the database.
+    /// Where this host keeps its state outside the database.
     pub state_dir: Option<PathBuf>,
-    /// What is known of the panel's own billing.
+    /// Whether the panel bills itself.
     pub panel_billing: PanelBilling,
-    /// Whether a database elsewhere may do without proving that it is the one.
+    /// Whether a database on another host may be used without proof that it is the right one.
     pub allow_unverified_database: bool,
 }
 
-/// Whether a panel beside this daemon bills by itself.
+/// Whether a panel next to this daemon bills itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PanelBilling {
-    /// It does, for all we know: it must read the heartbeat, or the panel guard must hold it back.
+    /// It may: it must read the heartbeat, or the panel guard must hold it back.
     #[default]
     On,
     /// The operator has switched it off.
     Off,
 }
 
-/// A shorter lease runs out between two renewals that a busy database delays.
-const SHORTEST_LEASE: Duration = Duration::from_secs(3);
-
-pub(super) const KEYS: [&str; 7] = [
-    "database-url",
-    "log-level",
-    "drain-timeout",
-    "lease-ttl",
-    "state-dir",
-    "panel-billing",
-    "allow-unverified-database",
-];
-
-pub(super) const PANEL_BILLING: [(&str, PanelBilling); 2] =
-    [("on", PanelBilling::On), ("off", PanelBilling::Off)];
+/// A shorter lease expires between two renewals that a busy database delays.
+const MIN_LEASE_TTL: Duration = Duration::from_secs(3);
 
 impl Default for DaemonSettings {
     fn default() -> Self {
@@ -68,7 +55,7 @@ impl Default for DaemonSettings {
 }
 
 impl DaemonSettings {
-    /// What `[daemon]` says, where the environment does not say otherwise.
+    /// Reads `[daemon]` and the environment.
     pub(super) fn read(
         report: &Report<'_>,
         section: Option<&Section<'_, '_>>,
@@ -82,15 +69,15 @@ impl DaemonSettings {
                 settings.drain_timeout = timeout.into_inner();
             }
             settings.state_dir = section.string("state-dir").map(|folder| PathBuf::from(folder.into_inner()));
-            if let Some(billing) = section.choice("panel-billing", &PANEL_BILLING) {
+            if let Some(billing) = section.choice("panel-billing") {
                 settings.panel_billing = billing.into_inner();
             }
             settings.allow_unverified_database =
                 section.boolean("allow-unverified-database").unwrap_or_default();
             if let Some(ttl) = section.duration("lease-ttl") {
-                if *ttl.get_ref() < SHORTEST_LEASE {
+                if *ttl.get_ref() < MIN_LEASE_TTL {
                     let message = "`lease-ttl` must be at least 3s, or a lease ends before it can be renewed";
-                    report.at(&ttl.span(), message);
+                    report.error(&ttl.span(), message);
                 }
                 settings.lease_ttl = ttl.into_inner();
             }
@@ -110,4 +97,28 @@ fn parsed<T: FromStr<Err: Display>>(section: &Section<'_, '_>, key: &str) -> Opt
     section
         .parsed(key, &text, |text| text.parse().map_err(|error: T::Err| error.to_string()))
         .map(Spanned::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{HOURLY, check, job};
+
+    #[test]
+    fn invalid_daemon_settings_are_reported() {
+        let daemon = r#"
+            [daemon]
+            lease-ttl = "2s"
+            drain-timeout = "half an hour"
+            log-level = "inof"
+            database-url = "postgres://ada:s3/cret@db/panel""#;
+        check(
+            &format!("{}{daemon}", job(HOURLY)),
+            &[
+                "jobs.toml:7:25: `lease-ttl` must be at least 3s, or a lease ends before it can be renewed",
+                "jobs.toml:8:29: `drain-timeout`: invalid duration `half an hour`: use numbers with units, such as `90s`, `15m`, `1h 30m` or `30d`",
+                "jobs.toml:9:25: `log-level`: unknown log level `inof`, did you mean `info`?",
+                "jobs.toml:10:28: `database-url`: the database URL is malformed (invalid port number): write postgres://user:password@host:5432/database, with / in a password as %2F, or sqlite://file",
+            ],
+        );
+    }
 }

@@ -1,21 +1,26 @@
-//! What is wrong with a setting, and where it stands, as a person reads it.
+//! A mistake in a setting, with its location and the help for the operator.
 
 use std::fmt;
 
-/// One thing that is wrong, in one line: `jobs.toml:4:1: unknown key `scedule`, did you mean `schedule`?`
+/// One mistake. Its display has a second line for the help, the alternate display (`{:#}`) has one line:
+///
+/// ```text
+/// jobs.toml:4:1: unknown key `scedule`
+/// help: did you mean `schedule`?
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Diagnostic {
-    /// Where it is.
-    pub place: Place,
-    /// What it is.
+    /// The location of the mistake.
+    pub location: Location,
+    /// The mistake, in one sentence without a period.
     pub message: String,
-    /// What to write instead, as the end of the sentence.
-    pub hint: Option<String>,
+    /// How to correct it.
+    pub help: Option<String>,
 }
 
-/// Where a setting stands.
+/// The location of a setting.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct Location {
     /// The name of the file, or `environment`.
     pub source: String,
     /// The line, from 1.
@@ -24,20 +29,20 @@ pub struct Place {
     pub column: Option<usize>,
 }
 
-impl Place {
-    /// The environment of the process.
+impl Location {
+    /// Returns the environment of the process.
     #[must_use]
     pub fn environment() -> Self {
         Self::file("environment")
     }
 
-    /// A file as a whole.
+    /// Returns a file as a whole.
     #[must_use]
     pub fn file(name: &str) -> Self {
         Self { source: name.to_owned(), line: None, column: None }
     }
 
-    /// A line of a file.
+    /// Returns a line of a file.
     #[must_use]
     pub fn line(file: &str, line: usize) -> Self {
         Self { line: Some(line), ..Self::file(file) }
@@ -45,20 +50,20 @@ impl Place {
 }
 
 impl Diagnostic {
-    /// A diagnostic without a hint.
+    /// Returns a diagnostic without help.
     #[must_use]
-    pub fn new(place: Place, message: impl Into<String>) -> Self {
-        Self { place, message: message.into(), hint: None }
+    pub fn new(location: Location, message: impl Into<String>) -> Self {
+        Self { location, message: message.into(), help: None }
     }
 
-    /// The same with a hint, if there is one.
+    /// Adds the help, if there is one.
     #[must_use]
-    pub fn hint(self, hint: Option<String>) -> Self {
-        Self { hint, ..self }
+    pub fn with_help(self, help: Option<String>) -> Self {
+        Self { help, ..self }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.source)?;
         for number in [self.line, self.column].into_iter().flatten() {
@@ -70,7 +75,8 @@ impl fmt::Display for Place {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)?;
-        self.hint.iter().try_for_each(|hint| write!(f, ", {hint}"))
+        write!(f, "{}: {}", self.location, self.message)?;
+        let separator = if f.alternate() { "; " } else { "\n" };
+        self.help.iter().try_for_each(|help| write!(f, "{separator}help: {help}"))
     }
 }

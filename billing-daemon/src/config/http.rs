@@ -1,4 +1,4 @@
-//! The `[http]` table: whether and where questions are answered.
+//! The `[http]` table: whether and where HTTP is served.
 
 use std::{
     fmt,
@@ -7,14 +7,14 @@ use std::{
     str::FromStr,
 };
 
-use super::report::Section;
+use super::{report::Section, tables::HttpTable};
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
-    /// On this loopback address.
+    /// At this loopback address.
     Tcp(SocketAddr),
-    /// On this socket.
+    /// At this Unix socket.
     Unix(PathBuf),
 }
 
@@ -47,29 +47,28 @@ impl FromStr for Listen {
             return if path.is_absolute() {
                 Ok(Self::Unix(path.to_owned()))
             } else {
-                Err(format!("`{text}` names no socket: write `unix:/run/billing-daemon/http.sock`"))
+                Err(format!(
+                    "invalid socket `{text}`: use an absolute path, such as `unix:/run/billing-daemon/http.sock`"
+                ))
             };
         }
         let address: SocketAddr = text.parse().map_err(|_| {
-            format!("`{text}` is no address: write `127.0.0.1:9464` or `unix:/path/of/a.sock`")
+            format!("invalid address `{text}`: use `127.0.0.1:9464` or `unix:/path/of/a.sock`")
         })?;
         if address.ip().is_loopback() {
             Ok(Self::Tcp(address))
         } else {
             Err(format!(
-                "`{text}` can be reached from other machines, and nothing here asks who they are: listen on 127.0.0.1 or \
-                 [::1], and let a proxy with TLS and logins lead there"
+                "`{text}` is reachable from other hosts, which are not authenticated here: use 127.0.0.1 or [::1], and a \
+                 proxy with TLS and authentication"
             ))
         }
     }
 }
 
-pub(super) const KEYS: [&str; 3] = ["listen", "allowed-hosts", "allowed-uids"];
-
-/// What `[http]` says, if it is there.
+/// Reads `[http]`, if the file has it.
 pub(super) fn read(root: &Section<'_, '_>) -> Option<HttpSettings> {
-    let section = root.table("http", "a table", &KEYS)?;
-    section.require(&["listen"]);
+    let section = root.table::<HttpTable>("http", "a table")?;
     let allowed_hosts = section.strings("allowed-hosts").unwrap_or_default();
     let allowed_uids = section.numbers("allowed-uids").unwrap_or_default();
     let text = section.string("listen")?;

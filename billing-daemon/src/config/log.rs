@@ -1,4 +1,4 @@
-//! What the log contains and how it is written.
+//! The settings of the log: which events it contains, and their format.
 
 use std::{fmt, str::FromStr};
 
@@ -7,13 +7,13 @@ use tracing_subscriber::EnvFilter;
 
 use super::did_you_mean;
 
-/// How an event is written.
+/// The format of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum)]
 pub enum LogFormat {
-    /// `[2025-01-15T10:30:00.000Z] [INFO] message`: the sentence alone.
+    /// `[2025-01-15T10:30:00.000Z] [INFO] message`: the message alone.
     #[default]
     Text,
-    /// One JSON object on a line, with every field of the event and of its spans.
+    /// One JSON object a line, with every field of the event and of its spans.
     Json,
 }
 
@@ -22,23 +22,23 @@ pub enum LogFormat {
 pub struct LogFilter(String);
 
 impl LogFilter {
-    /// The directives, as `tracing` reads them.
+    /// Returns the directives of `tracing`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Why a text is no [`LogFilter`].
+/// Why a text is not a [`LogFilter`].
 #[derive(Debug, thiserror::Error)]
 pub enum LogFilterError {
-    /// A word that is no level.
-    #[error("unknown log level `{word}`, {hint}")]
+    /// An unknown level.
+    #[error("unknown log level `{word}`, {help}")]
     Level {
-        /// As written.
+        /// The word in the text.
         word: String,
         /// What to write instead.
-        hint: String,
+        help: String,
     },
     /// Not of the form `target=level`.
     #[error(
@@ -53,7 +53,7 @@ impl FromStr for LogFilter {
     type Err = LogFilterError;
 
     /// Reads a level (`error`, `warn`, `info`, `debug` or `trace`, in any case), or directives of `tracing` such as
-    /// `billing_daemon=debug,sqlx=warn`; what these do not name stays at `info`.
+    /// `billing_daemon=debug,sqlx=warn`; targets that these do not name stay at `info`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
         let (directives, words): (Vec<&str>, Vec<&str>) = parts.partition(|part| part.contains(['=', '[']));
@@ -61,12 +61,12 @@ impl FromStr for LogFilter {
         for word in words {
             level = word.to_ascii_lowercase();
             if !LEVELS.contains(&level.as_str()) {
-                let hint = did_you_mean(word, LEVELS)
+                let help = did_you_mean(word, LEVELS)
                     .unwrap_or_else(|| "use error, warn, info, debug or trace".to_owned());
-                return Err(LogFilterError::Level { word: word.to_owned(), hint });
+                return Err(LogFilterError::Level { word: word.to_owned(), help });
             }
         }
-        // The database layer tells every statement and the ringer its own start: said only to those who ask by name.
+        // The database layer logs every statement and the ticker its start: they are logged only if the filter names them.
         let others = if level == "error" { "error" } else { "warn" };
         let defaults = format!("{level},sqlx={others},sea_orm={others},tokio_cron_scheduler={others}");
         let filter = [vec![defaults.as_str()], directives].concat().join(",");
@@ -84,5 +84,25 @@ impl fmt::Display for LogFilter {
 impl Default for LogFilter {
     fn default() -> Self {
         "info".parse().expect("`info` is a level")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_level_is_rejected() {
+        for (text, reason) in [
+            ("verbose", "unknown log level `verbose`, use error, warn, info, debug or trace"),
+            ("inof", "unknown log level `inof`, did you mean `info`?"),
+            ("sqlx=debug,warning", "unknown log level `warning`, use error, warn, info, debug or trace"),
+            (
+                "sqlx=loud",
+                "cannot read the log filter `sqlx=loud`: write a level, or target=level pairs such as billing_daemon=debug,sqlx=warn",
+            ),
+        ] {
+            assert_eq!(text.parse::<LogFilter>().expect_err(text).to_string(), reason);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The operator's file, `jobs.toml`, parsed once into what the scheduler takes, with everything wrong in it told at once.
+//! The operator's file, `jobs.toml`, and the environment, parsed once into typed values; every mistake is reported at once.
 
 mod daemon;
 mod diagnostic;
@@ -14,6 +14,9 @@ mod schedule;
 mod schema;
 pub mod secret_file;
 mod suggest;
+mod tables;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -27,13 +30,14 @@ use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue, Error};
 
 pub use daemon::{DaemonSettings, PanelBilling};
-pub use diagnostic::{Diagnostic, Place};
+pub use diagnostic::{Diagnostic, Location};
 pub use schema::schema;
 pub(crate) use suggest::did_you_mean;
 
 use crate::config::{environment::Environment, http::HttpSettings};
 use job::Draft;
 use report::{Report, Section, mismatch};
+use tables::{DaemonTable, JobsFile};
 
 /// The configuration of a daemon without a jobs.toml.
 pub const BUILT_IN: &str = include_str!("defaults.toml");
@@ -44,26 +48,26 @@ pub const DEFAULT_BILLING_INTERVAL: Duration = Duration::from_hours(1);
 /// What the daemon runs, and how.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The process.
+    /// The settings of the process.
     pub daemon: DaemonSettings,
-    /// The enabled jobs with their parameters, which their kinds have accepted; at least one.
+    /// The enabled jobs, at least one, with their valid parameters.
     pub jobs: Vec<(JobSpec, serde_json::Value)>,
-    /// Where the jobs that do so give signs of life, by their names.
+    /// Where jobs send pings, by the name of the job.
     pub pings: BTreeMap<String, Ping>,
-    /// Whether and where HTTP is answered.
+    /// Whether and where HTTP is served.
     pub http: Option<HttpSettings>,
     /// The time between the next two runs of billing, rounded up to minutes, as the panel shows it; `None` without them.
     pub billing_interval: Option<Duration>,
-    /// What works, but hardly as intended.
+    /// Settings that are valid but probably not intended.
     pub warnings: Vec<Diagnostic>,
 }
 
 impl Config {
-    /// Reads `text`, which came from the file `file_name`. The environment wins over it. `now` is where the search for long
-    /// gaps in the schedule of billing begins.
+    /// Parses the text of the file `file_name`. The environment wins over it. The search for long gaps in the schedule of billing
+    /// begins at `now`.
     ///
     /// # Errors
-    /// Everything that is wrong, in the order of the file; at least one thing.
+    /// Every mistake, at least one, in the order of the file.
     pub fn load(
         text: &str,
         file_name: &str,
@@ -77,8 +81,8 @@ impl Config {
             report_syntax(&report, &errors);
             return Err(report.finish());
         }
-        let root = Section::new(&report, root.get_ref(), 0..0, &["daemon", "http", "job"]);
-        let section = root.table("daemon", "a table", &daemon::KEYS);
+        let root = Section::new::<JobsFile>(&report, root.get_ref(), 0..0);
+        let section = root.table::<DaemonTable>("daemon", "a table");
         let daemon = DaemonSettings::read(&report, section.as_ref(), environment);
         let http = http::read(&root);
         let jobs = jobs(&report, &root);
@@ -88,8 +92,8 @@ impl Config {
         let all_read = jobs.is_some_and(|jobs| jobs.len() == drafts.len());
         if all_read && !drafts.iter().any(|job| job.enabled) {
             let message =
-                "no job is enabled: write a [[job]] with `name`, `kind` and `schedule`, or enable one";
-            report.push(Diagnostic::new(Place::file(file_name), message));
+                "no job is enabled: add a [[job]] with `name`, `kind` and `schedule`, or enable one";
+            report.push(Diagnostic::new(Location::file(file_name), message));
         }
         panel::check_names(&report, &drafts);
         panel::check_scope(&report, &drafts);
@@ -99,7 +103,7 @@ impl Config {
         panel::check_gaps(&report, &drafts, now);
         warnings.extend(panel::unseen_billing(&report, registry, &drafts));
         warnings.extend(differing_zones(&drafts, now));
-        warnings.extend(report.warnings());
+        warnings.extend(report.take_warnings());
 
         let (mut jobs, mut pings) = (Vec::new(), BTreeMap::new());
         for (spec, params, ping) in drafts.into_iter().filter(|job| job.enabled).filter_map(Draft::into_job) {
@@ -126,7 +130,7 @@ impl Config {
         self.billing_interval.unwrap_or(DEFAULT_BILLING_INTERVAL)
     }
 
-    /// What the environment and files say now that the jobs hand to programs and servers: never to be shown, wherever it turns up.
+    /// Returns the current secrets of the jobs, which their parameters contain or refer to.
     #[must_use]
     pub fn secrets(&self, registry: &Registry) -> Vec<String> {
         let of_jobs =
@@ -135,45 +139,45 @@ impl Config {
     }
 }
 
-/// One error a line: what follows the first on a line mostly follows from it.
+/// Reports one syntax error a line: further errors on a line are mostly consequences of the first.
 fn report_syntax(report: &Report<'_>, errors: &[Error]) {
     let mut lines = Vec::new();
     for error in errors {
         let span = error.span().unwrap_or_default();
-        let line = report.place(&span).line;
+        let line = report.location(&span).line;
         if !lines.contains(&line) {
             lines.push(line);
-            report.at(&span, error.message());
+            report.error(&span, error.message());
         }
     }
 }
 
-/// Every `[[job]]`; `None`, and a report, if `job` is something else.
+/// Returns every `[[job]]`; reports `job` if it is something else, and returns `None`.
 fn jobs<'r, 't>(report: &Report<'_>, root: &Section<'r, 't>) -> Option<&'r [Spanned<DeValue<'t>>]> {
     let Some(value) = root.value("job") else { return Some(&[]) };
     if let DeValue::Array(jobs) = value.get_ref() {
         return Some(jobs);
     }
-    report.at(&value.span(), mismatch("job", "written as [[job]]", value.get_ref()));
+    report.error(&value.span(), mismatch("job", "written as [[job]]", value.get_ref()));
     None
 }
 
-/// Warns once of each time zone whose rules have changed since this program was built, or since this machine was updated.
+/// Warns once about each time zone whose rules differ between this program and this host.
 fn differing_zones(jobs: &[Draft<'_>], now: DateTime<Utc>) -> Vec<Diagnostic> {
     let mut zones = BTreeMap::new();
     for timing in jobs.iter().filter(|job| job.enabled).filter_map(|job| job.timing.as_ref()) {
         for difference in timing.schedule.zone_differences(now) {
-            zones.entry(difference.zone).or_insert((&timing.place, difference.from));
+            zones.entry(difference.zone).or_insert((&timing.location, difference.from));
         }
     }
-    let warning = |(zone, (place, from)): (String, (&Place, DateTime<Utc>))| {
+    let warning = |(zone, (location, from)): (String, (&Location, DateTime<Utc>))| {
         let from = from.to_rfc3339_opts(SecondsFormat::Secs, true);
         let message = format!(
-            "from {from} on, the rules of {zone} on this machine differ from those that this program was built with: \
-             the machine's are used"
+            "from {from} on, the rules of {zone} on this host differ from those that this program was built with: \
+             those of the host are used"
         );
-        let hint = "so update its time zone data if they are the older ones".to_owned();
-        Diagnostic::new(place.clone(), message).hint(Some(hint))
+        let help = "update the time zone data of the host if they are the older ones".to_owned();
+        Diagnostic::new(location.clone(), message).with_help(Some(help))
     };
     zones.into_iter().map(warning).collect()
 }
@@ -181,11 +185,11 @@ fn differing_zones(jobs: &[Draft<'_>], now: DateTime<Utc>) -> Vec<Diagnostic> {
 fn check_unique(report: &Report<'_>, jobs: &[Draft<'_>]) {
     let mut seen = BTreeMap::new();
     for name in jobs.iter().filter_map(|job| job.name.as_ref()) {
-        let place = report.place(&name.span());
+        let location = report.location(&name.span());
         if let Some(first) = seen.get(name.get_ref()) {
-            report.at(&name.span(), format!("a job named `{}` is at {first} already", name.get_ref()));
+            report.error(&name.span(), format!("{first} has a job named `{}` already", name.get_ref()));
         } else {
-            seen.insert(*name.get_ref(), place);
+            seen.insert(*name.get_ref(), location);
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Where in a text a byte stands, as an editor counts.
+//! The line and column of a byte, as editors count them.
 
-/// The line and the column, from 1 and in characters, of the byte at `offset`. Past the end is the end.
+/// Returns the line and the column, from 1 and in characters, of the byte at `offset`, which may be past the end.
 pub(super) fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = &text[..text.floor_char_boundary(offset)];
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
@@ -12,7 +12,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_and_columns_count_from_one_and_in_characters() {
+    fn columns_count_characters_from_one() {
         let text = "a\nüb\r\n";
         for (offset, expected) in
             [(0, (1, 1)), (1, (1, 2)), (2, (2, 1)), (3, (2, 1)), (4, (2, 2)), (7, (3, 1)), (99, (3, 1))]

@@ -1,35 +1,53 @@
-//! Reads a parsed TOML tree key by key, so that everything wrong in it is told at once, each with its place.
+//! Reads a parsed TOML tree key by key, so that every mistake in it is reported at once with its line and column.
 
 use std::{
+    any::TypeId,
     cell::RefCell,
+    collections::HashMap,
     ops::{Range, RangeInclusive},
+    rc::Rc,
     time::Duration,
 };
 
 use billing_kinds::Secret;
 use billing_scheduler::duration;
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Diagnostic, Place, position::position, suggest::one_of};
+use super::{
+    Diagnostic, Location,
+    position::position,
+    suggest::one_of,
+    tables::{TableKeys, Words},
+};
 
-/// A file, and what is wrong with it so far.
+/// A file, and the mistakes found in it so far.
 pub(super) struct Report<'t> {
     file: &'t str,
     text: &'t str,
     now: DateTime<Utc>,
     found: RefCell<Vec<Diagnostic>>,
     warnings: RefCell<Vec<Diagnostic>>,
+    /// The keys of each table, derived from its type once.
+    keys: RefCell<HashMap<TypeId, Rc<TableKeys>>>,
 }
 
 impl<'t> Report<'t> {
-    /// On `text`, which is read at `now`.
+    /// Returns an empty report on `text`, which is read at `now`.
     pub(super) fn new(file: &'t str, text: &'t str, now: DateTime<Utc>) -> Self {
-        Self { file, text, now, found: RefCell::default(), warnings: RefCell::default() }
+        Self {
+            file,
+            text,
+            now,
+            found: RefCell::default(),
+            warnings: RefCell::default(),
+            keys: RefCell::default(),
+        }
     }
 
-    /// When the file is read.
+    /// Returns when the file is read.
     pub(super) fn now(&self) -> DateTime<Utc> {
         self.now
     }
@@ -38,53 +56,58 @@ impl<'t> Report<'t> {
         self.found.borrow_mut().push(diagnostic);
     }
 
-    pub(super) fn at(&self, span: &Range<usize>, message: impl Into<String>) {
-        self.push(Diagnostic::new(self.place(span), message));
+    pub(super) fn error(&self, span: &Range<usize>, message: impl Into<String>) {
+        self.push(Diagnostic::new(self.location(span), message));
     }
 
-    pub(super) fn with_hint(&self, span: &Range<usize>, message: impl Into<String>, hint: Option<String>) {
-        self.push(Diagnostic::new(self.place(span), message).hint(hint));
+    pub(super) fn error_with_help(
+        &self,
+        span: &Range<usize>,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) {
+        self.push(Diagnostic::new(self.location(span), message).with_help(help));
     }
 
-    /// Reports what works, but hardly as intended.
+    /// Reports a value that is valid but probably not intended.
     pub(super) fn warn(&self, span: &Range<usize>, message: impl Into<String>, help: Option<String>) {
-        self.warnings.borrow_mut().push(Diagnostic::new(self.place(span), message).hint(help));
+        self.warnings.borrow_mut().push(Diagnostic::new(self.location(span), message).with_help(help));
     }
 
-    /// How many warnings there are.
+    /// Returns the number of warnings.
     pub(super) fn count_warnings(&self) -> usize {
         self.warnings.borrow().len()
     }
 
-    /// Forgets all but the first `count` warnings: the rest is about what is not used.
-    pub(super) fn forget_warnings(&self, count: usize) {
+    /// Removes all but the first `count` warnings, because the rest concerns a disabled job.
+    pub(super) fn truncate_warnings(&self, count: usize) {
         self.warnings.borrow_mut().truncate(count);
     }
 
-    /// The warnings, in the order of the file.
-    pub(super) fn warnings(&self) -> Vec<Diagnostic> {
+    /// Returns the warnings in the order of the file.
+    pub(super) fn take_warnings(&self) -> Vec<Diagnostic> {
         let mut warnings = self.warnings.take();
         warnings.sort();
         warnings
     }
 
-    pub(super) fn place(&self, span: &Range<usize>) -> Place {
+    pub(super) fn location(&self, span: &Range<usize>) -> Location {
         let (line, column) = position(self.text, span.start);
-        Place { source: self.file.to_owned(), line: Some(line), column: Some(column) }
+        Location { source: self.file.to_owned(), line: Some(line), column: Some(column) }
     }
 
-    /// The place of `part` of the string that is `text` and has the span `span`: its begin if it is written with escapes.
+    /// Returns the span of `part` of the string `text`, which has the span `span`; all of it if the file contains escapes.
     pub(super) fn part(&self, span: &Range<usize>, text: &str, part: &Range<usize>) -> Range<usize> {
         let written = self.text.get(span.clone()).and_then(|written| written.find(text));
         written.map_or_else(|| span.clone(), |at| span.start + at + part.start..span.end)
     }
 
-    /// A value that somebody else read, or else what is wrong with it.
+    /// Returns the value, or reports its error.
     pub(super) fn accept<T>(&self, result: Result<T, Diagnostic>) -> Option<T> {
         result.map_err(|problem| self.push(problem)).ok()
     }
 
-    /// Everything found, in the order of the file.
+    /// Returns every mistake in the order of the file.
     pub(super) fn finish(self) -> Vec<Diagnostic> {
         let mut found = self.found.into_inner();
         found.sort();
@@ -97,65 +120,66 @@ pub(super) struct Section<'r, 't> {
     report: &'r Report<'t>,
     entries: &'r DeTable<'t>,
     span: Range<usize>,
+    keys: Rc<TableKeys>,
 }
 
 impl<'r, 't> Section<'r, 't> {
-    /// The table, whose keys other than `known` are reported.
-    pub(super) fn new(
+    /// Reads the table with the keys of `T`, and reports unknown keys.
+    pub(super) fn new<T: JsonSchema + 'static>(
         report: &'r Report<'t>,
         entries: &'r DeTable<'t>,
         span: Range<usize>,
-        known: &[&str],
     ) -> Self {
-        for key in entries.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
-            let hint = one_of(key.get_ref(), known.iter().copied());
-            report.with_hint(&key.span(), format!("unknown key `{}`", key.get_ref()), Some(hint));
+        let mut all_keys = report.keys.borrow_mut();
+        let keys = all_keys.entry(TypeId::of::<T>()).or_insert_with(|| Rc::new(TableKeys::of::<T>()));
+        let keys = Rc::clone(keys);
+        drop(all_keys);
+        for key in entries.keys().filter(|key| !keys.known.iter().any(|known| known == key.get_ref())) {
+            let help = one_of(key.get_ref(), keys.known.iter().map(String::as_str));
+            report.error_with_help(&key.span(), format!("unknown key `{}`", key.get_ref()), Some(help));
         }
-        Self { report, entries, span }
+        Self { report, entries, span, keys }
     }
 
-    /// The table that `value` should be.
-    pub(super) fn of(
+    /// Reads `value` as a table with the keys of `T`, and reports unknown and missing keys.
+    pub(super) fn of<T: JsonSchema + 'static>(
         report: &'r Report<'t>,
         name: &str,
         value: &'r Spanned<DeValue<'t>>,
         expected: &str,
-        known: &[&str],
     ) -> Option<Self> {
         let Some(entries) = value.get_ref().as_table() else {
-            report.at(&value.span(), mismatch(name, expected, value.get_ref()));
+            report.error(&value.span(), mismatch(name, expected, value.get_ref()));
             return None;
         };
-        Some(Self::new(report, entries, value.span(), known))
+        let section = Self::new::<T>(report, entries, value.span());
+        for key in section.keys.required.iter().filter(|key| section.value(key).is_none()) {
+            report.error(&section.span, format!("missing key `{key}`"));
+        }
+        Some(section)
     }
 
     pub(super) fn report(&self) -> &'r Report<'t> {
         self.report
     }
 
-    /// Where the table begins.
+    /// Returns the position of the table.
     pub(super) fn span(&self) -> &Range<usize> {
         &self.span
     }
 
     pub(super) fn value(&self, key: &str) -> Option<&'r Spanned<DeValue<'t>>> {
+        debug_assert!(self.keys.known.iter().any(|known| known == key), "the schema does not have `{key}`");
         self.entries.get(key)
     }
 
-    /// Where `key` stands, if it does.
+    /// Returns the position of `key`, if the table has it.
     pub(super) fn key(&self, key: &str) -> Option<Range<usize>> {
         self.entries.get_key_value(key).map(|(key, _)| key.span())
     }
 
-    /// Reports those of `keys` that are missing.
-    pub(super) fn require(&self, keys: &[&str]) {
-        for key in keys.iter().filter(|key| self.value(key).is_none()) {
-            self.report.at(&self.span, format!("missing key `{key}`"));
-        }
-    }
-
-    pub(super) fn table(&self, key: &str, expected: &str, known: &[&str]) -> Option<Self> {
-        Self::of(self.report, key, self.value(key)?, expected, known)
+    pub(super) fn table<T: JsonSchema + 'static>(&self, key: &str, expected: &str) -> Option<Self> {
+        Self::of::<T>(self.report, key, self.value(key)?, expected)
     }
 
     pub(super) fn string(&self, key: &str) -> Option<Spanned<&'r str>> {
@@ -181,19 +205,19 @@ impl<'r, 't> Section<'r, 't> {
         self.typed(key, "a list of whole numbers", numbers).map(Spanned::into_inner)
     }
 
-    /// Text, or where to read it.
+    /// Reads a secret, or where it is.
     pub(super) fn secret(&self, key: &str) -> Option<Secret> {
         let value = self.value(key)?;
         let expected = "text, { env = \"NAME\" } or { file = \"/path\" }";
         if let DeValue::String(text) = value.get_ref() {
             return Some(Secret::Text(text.to_string()));
         }
-        let source = Self::of(self.report, key, value, expected, &["env", "file"])?;
+        let source = Self::of::<Secret>(self.report, key, value, expected)?;
         match (source.value("env"), source.value("file")) {
             (Some(_), None) => source.string("env").map(|name| Secret::Env(name.into_inner().to_owned())),
             (None, Some(_)) => source.string("file").map(|path| Secret::File(path.into_inner().into())),
             _ => {
-                self.report.at(&value.span(), format!("`{key}` must be {expected}"));
+                self.report.error(&value.span(), format!("`{key}` must be {expected}"));
                 None
             }
         }
@@ -203,12 +227,12 @@ impl<'r, 't> Section<'r, 't> {
         self.typed(key, "true or false", DeValue::as_bool).map(Spanned::into_inner)
     }
 
-    /// A whole number from 1.
+    /// Reads a whole number from 1.
     pub(super) fn count(&self, key: &str) -> Option<u32> {
         self.number(key, 1..=u32::MAX).map(Spanned::into_inner)
     }
 
-    /// A whole number within `limits`.
+    /// Reads a whole number within `limits`.
     pub(super) fn number(&self, key: &str, limits: RangeInclusive<u32>) -> Option<Spanned<u32>> {
         let number = self.typed(key, "a whole number", DeValue::as_integer)?;
         let read = u32::from_str_radix(number.get_ref().as_str(), number.get_ref().radix());
@@ -217,12 +241,12 @@ impl<'r, 't> Section<'r, 't> {
             let (least, most) = (limits.start(), limits.end());
             let message =
                 format!("`{key}` must be at least {least} and at most {most}, not {}", number.get_ref());
-            self.report.at(&number.span(), message);
+            self.report.error(&number.span(), message);
         }
         read.map(|read| Spanned::new(number.span(), read))
     }
 
-    /// An instant in quotes or as TOML writes it, with its offset from UTC.
+    /// Reads an instant in quotes or as TOML writes it, with its offset from UTC.
     pub(super) fn instant(&self, key: &str) -> Option<Spanned<DateTime<Utc>>> {
         let expected = "a time with its offset from UTC such as \"2026-12-01T00:00:00Z\"";
         let text = self.typed(key, expected, |value| match value {
@@ -233,7 +257,7 @@ impl<'r, 't> Section<'r, 't> {
         let span = text.span();
         let instant = DateTime::parse_from_rfc3339(text.get_ref()).ok();
         if instant.is_none() {
-            self.report.at(&span, format!("`{key}` must be {expected}, not {}", text.get_ref()));
+            self.report.error(&span, format!("`{key}` must be {expected}, not {}", text.get_ref()));
         }
         instant.map(|instant| Spanned::new(span, instant.to_utc()))
     }
@@ -243,19 +267,19 @@ impl<'r, 't> Section<'r, 't> {
         self.parsed(key, &text, duration::parse)
     }
 
-    /// One of a few words.
-    pub(super) fn choice<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Option<Spanned<T>> {
+    /// Reads one of a few words.
+    pub(super) fn choice<T: Words>(&self, key: &str) -> Option<Spanned<T>> {
         let word = self.string(key)?;
-        let chosen = words.iter().find(|(known, _)| known == word.get_ref());
+        let chosen = T::WORDS.iter().find(|(known, _)| known == word.get_ref());
         if chosen.is_none() {
-            let hint = one_of(word.get_ref(), words.iter().map(|(known, _)| *known));
+            let help = one_of(word.get_ref(), T::WORDS.iter().map(|(known, _)| *known));
             let message = format!("`{key}` cannot be `{}`", word.get_ref());
-            self.report.with_hint(&word.span(), message, Some(hint));
+            self.report.error_with_help(&word.span(), message, Some(help));
         }
         chosen.map(|(_, value)| Spanned::new(word.span(), *value))
     }
 
-    /// What `parse` makes of a text.
+    /// Parses a string.
     pub(super) fn parsed<T>(
         &self,
         key: &str,
@@ -265,7 +289,7 @@ impl<'r, 't> Section<'r, 't> {
         match parse(text.get_ref()) {
             Ok(value) => Some(Spanned::new(text.span(), value)),
             Err(message) => {
-                self.report.at(&text.span(), format!("`{key}`: {message}"));
+                self.report.error(&text.span(), format!("`{key}`: {message}"));
                 None
             }
         }
@@ -280,7 +304,7 @@ impl<'r, 't> Section<'r, 't> {
         let value = self.value(key)?;
         let typed = read(value.get_ref());
         if typed.is_none() {
-            self.report.at(&value.span(), mismatch(key, expected, value.get_ref()));
+            self.report.error(&value.span(), mismatch(key, expected, value.get_ref()));
         }
         typed.map(|typed| Spanned::new(value.span(), typed))
     }

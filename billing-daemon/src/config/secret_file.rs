@@ -1,16 +1,16 @@
-//! Files that hold a secret: nobody but their owner and group may read or change them.
+//! Files that contain a secret: only their owner and group may read or change them.
 
 use std::{fs, path::Path};
 
-/// Whether anybody on this machine may read or change `path`, in words that say how to mend it. A file that is not there is
-/// somebody else's complaint; where files have no modes, this sees nothing.
+/// Returns an error message if every user of this host may read or change `path`; `None` if the file is missing, or where files have
+/// no modes.
 #[must_use]
-pub fn exposed(path: &Path) -> Option<String> {
+pub fn world_readable(path: &Path) -> Option<String> {
     let mode = mode(path).filter(|mode| mode & 0o006 != 0)?;
     let file = path.display();
     Some(format!(
-        "{file} holds a secret and has mode {mode:04o}, so every user of this machine may read or change it: run \
-         `chmod o= {file}`, or say --allow-readable-secrets"
+        "{file} contains a secret and has mode {mode:04o}, so every user of this host may read or change it: run \
+         `chmod o= {file}`, or use --allow-readable-secrets"
     ))
 }
 
@@ -32,21 +32,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_exposed_if_others_may_read_or_write_it() {
+    fn file_mode_decides_world_readable() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("url");
-        assert_eq!(exposed(&file), None, "what is not there exposes nothing");
+        assert_eq!(world_readable(&file), None, "a missing file is not readable");
         fs::write(&file, "secret").expect("a writable folder");
         for (mode, refused) in [(0o600, false), (0o640, false), (0o660, false), (0o644, true), (0o602, true)]
         {
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("our own file");
-            let told = exposed(&file);
-            assert_eq!(told.is_some(), refused, "{mode:o}");
-            assert!(
-                told.is_none_or(
-                    |told| told.contains("chmod o= ") && !told.contains("secret and has mode 0600")
-                )
-            );
+            let message = world_readable(&file);
+            assert_eq!(message.is_some(), refused, "{mode:o}");
+            assert!(message.is_none_or(|message| message.contains("chmod o= ")));
         }
     }
 }

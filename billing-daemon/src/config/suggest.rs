@@ -1,16 +1,16 @@
-//! "Did you mean": the known word that a mistyped one was to be.
+//! Suggests the known word for a mistyped one.
 
-/// `did you mean `x`?` for the one of `known` that is closest to `word`, if any is close.
+/// Returns `did you mean `x`?` with the one of `known` that is closest to `word`, if one is close.
 pub(crate) fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let typed = word.to_lowercase();
     let distance = |known: &str| strsim::osa_distance(&typed, &known.to_lowercase());
     let (distance, closest) =
         known.into_iter().map(|known| (distance(known), known)).min_by_key(|(distance, _)| *distance)?;
-    // One letter in three may be wrong, in a word of any length at least one.
+    // A third of the letters may be wrong, at least one.
     (distance <= (closest.chars().count() / 3).max(1)).then(|| format!("did you mean `{closest}`?"))
 }
 
-/// The same, or else all of `known`.
+/// Returns the suggestion of [`did_you_mean`], or else all of `known`.
 pub(super) fn one_of<'a>(word: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
     did_you_mean(word, known.clone()).unwrap_or_else(|| {
         let known: Vec<_> = known.into_iter().map(|known| format!("`{known}`")).collect();
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_close_word_is_suggested_and_a_distant_one_is_not() {
+    fn only_close_words_are_suggested() {
         let known = ["schedule", "scope", "run-at-start", "Europe/Berlin"];
         for (word, expected) in [
             ("scedule", Some("schedule")),

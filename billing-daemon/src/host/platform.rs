@@ -1,27 +1,27 @@
-//! What machine this is, as the panel shows it.
+//! The operating system, the user and the name of this host.
 
 use std::fmt;
 
 /// An operating system that the daemon knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Platform {
-    /// Also stands in for a system that is not known.
+    /// Linux, and every unknown system.
     #[default]
     Linux,
-    /// Windows.
+    /// Microsoft Windows.
     Windows,
-    /// macOS.
+    /// Apple macOS.
     MacOs,
 }
 
 impl Platform {
-    /// This machine's; `None` if it is not known. [`Platform::default`] stands in for it then, with a warning.
+    /// Returns the platform of this host; `None` if it is unknown, which is treated as [`Platform::default`] with a warning.
     #[must_use]
     pub fn current() -> Option<Self> {
         Self::from_name(std::env::consts::OS)
     }
 
-    /// The platform of a name as in [`std::env::consts::OS`].
+    /// Returns the platform with a name of [`std::env::consts::OS`].
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
@@ -43,7 +43,7 @@ impl fmt::Display for Platform {
     }
 }
 
-/// The number of the user that this process acts for; 0, as of root, where users have none.
+/// Returns the effective user id of this process; 0 where users have no ids.
 #[cfg(unix)]
 pub(crate) fn uid() -> u32 {
     rustix::process::geteuid().as_raw()
@@ -54,7 +54,7 @@ pub(crate) fn uid() -> u32 {
     0
 }
 
-/// This machine's name.
+/// Returns the name of this host.
 #[must_use]
 pub fn hostname() -> String {
     gethostname::gethostname().to_string_lossy().into_owned()
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_platform_reads_as_its_name_and_an_unknown_one_as_linux() {
+    fn unknown_platform_is_linux() {
         for (name, shown) in
             [("linux", "linux"), ("windows", "windows"), ("macos", "macos"), ("plan9", "linux")]
         {

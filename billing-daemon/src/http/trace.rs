@@ -21,7 +21,7 @@ pub(super) async fn answer(request: Request<Body>, next: Next) -> Response {
         http.response.status_code = Empty,
         error = Empty,
     );
-    otel::go_on_with(&span, request.headers());
+    otel::continue_trace(&span, request.headers());
     let response = next.run(request).instrument(span.clone()).await;
     let status = response.status();
     span.record("http.response.status_code", status.as_u16());

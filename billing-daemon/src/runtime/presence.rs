@@ -1,5 +1,5 @@
-//! Reports that this daemon runs, whatever jobs it has, so that `status`, `doctor` and `jobs trigger` know it. The panel reads
-//! heartbeats alone, which this writes none of.
+//! Reports that this daemon runs, with or without a heartbeat job, for `status`, `doctor` and `jobs trigger`. The panel reads only
+//! heartbeats, which this does not write.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,9 +7,9 @@ use billing_jobs::daemon_status::StatusRow;
 use tokio::{sync::oneshot, task::JoinHandle};
 use tracing::{debug, warn};
 
-/// How often the row is written. A daemon whose row is older than two and a half of these is taken for dead.
-const EVERY: Duration = Duration::from_mins(1);
-/// How long a write in progress may delay the end of the daemon.
+/// How often the row is written. A daemon whose row is older than two and a half intervals counts as dead.
+const WRITE_INTERVAL: Duration = Duration::from_mins(1);
+/// How long a write in progress may delay the shutdown.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A task that writes the row of this process until it is stopped.
@@ -23,14 +23,14 @@ impl Presence {
     pub(crate) fn start(status: Arc<StatusRow>, has_heartbeat: bool) -> Self {
         let (stop, mut stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
-            let mut wait = if has_heartbeat { EVERY } else { Duration::ZERO };
+            let mut wait = if has_heartbeat { WRITE_INTERVAL } else { Duration::ZERO };
             let mut has_failed = false;
             loop {
                 tokio::select! {
                     _ = &mut stopped => return,
                     () = tokio::time::sleep(wait) => {}
                 }
-                wait = EVERY;
+                wait = WRITE_INTERVAL;
                 match status.present().await {
                     Ok(()) => has_failed = false,
                     // An outage of the database is logged where jobs need it.

@@ -1,4 +1,4 @@
-//! What the daemon puts on record by itself: that another text of jobs.toml is in force.
+//! The daemon's entries in the audit log: another text of jobs.toml is in force.
 
 use std::time::Duration;
 
@@ -12,40 +12,40 @@ use tracing::{error, warn};
 
 use crate::runtime::reload::ConfigFile;
 
-/// How long after a failure something is put on record again.
-const AGAIN: Duration = Duration::from_secs(10);
-/// How long the end of the daemon waits for it.
-const LAST: Duration = Duration::from_secs(2);
+/// How long after a failure an entry is written again.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+/// How long the shutdown waits for entries.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The reloads of one daemon.
 pub(crate) struct ReloadAudit {
     db: DatabaseConnection,
-    daemon: String,
+    daemon_id: String,
     /// The fingerprint of the text that is in force.
     text: Option<String>,
     waiting: JoinSet<()>,
 }
 
 impl ReloadAudit {
-    /// Of a daemon that began with `source`.
+    /// Returns the audit of a daemon that started with `source`.
     pub(crate) fn new(services: &Services, source: Option<&ConfigFile>) -> Self {
         Self {
             db: services.db.clone(),
-            daemon: services.status.daemon_id().to_owned(),
+            daemon_id: services.status.daemon_id().to_owned(),
             text: source.map(|source| fingerprint(source.text())),
             waiting: JoinSet::new(),
         }
     }
 
-    /// Writes down that what `source` says now is in force. The file tells whose it is, not who wrote it; nor does the record hold
-    /// the text, which may have a password in it. While the database is away this waits, and jobs do not wait for it.
-    pub(crate) fn accepted(&mut self, source: &ConfigFile, changes: &ConfigChanges) {
+    /// Records that the text of `source` is in force. The entry contains the owner of the file, since its author is unknown, and not
+    /// the text, which may contain a password. While the database is unreachable a background task retries.
+    pub(crate) fn record(&mut self, source: &ConfigFile, changes: &ConfigChanges) {
         let before = self.text.replace(fingerprint(source.text()));
         if before == self.text {
             return;
         }
         let entry = AuditEvent {
-            by: self.daemon.clone(),
+            by: self.daemon_id.clone(),
             action: "reload",
             job: String::new(),
             reason: None,
@@ -60,17 +60,17 @@ impl ReloadAudit {
         let db = self.db.clone();
         self.waiting.spawn(async move {
             while let Err(error) = audit_log::append_in_own_transaction(&db, &entry).await {
-                warn!(%error, "cannot put the reload on record, and try again: {error}");
-                tokio::time::sleep(AGAIN).await;
+                warn!(%error, "cannot record the reload in the audit log; retrying: {error}");
+                tokio::time::sleep(RETRY_AFTER).await;
             }
         });
     }
 
-    /// Waits a moment for what is not on record yet.
+    /// Waits for entries that are not written yet, but not long.
     pub(crate) async fn finish(&mut self) {
         let all = async { while self.waiting.join_next().await.is_some() {} };
-        if tokio::time::timeout(LAST, all).await.is_err() {
-            error!("{} reloads are not on record: the database did not answer", self.waiting.len());
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, all).await.is_err() {
+            error!("{} reloads are not in the audit log: the database did not respond", self.waiting.len());
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The signals that end the daemon, on every system, and the one that makes it read its configuration again.
+//! The signals that end the daemon, on every platform, and the one that makes it reread its configuration.
 
 use std::{fmt, io};
 
-/// A wish to end.
+/// A request to end the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ShutdownSignal {
     Terminate,
@@ -10,7 +10,7 @@ pub(crate) enum ShutdownSignal {
 }
 
 impl ShutdownSignal {
-    /// What a shell would report of a process that the signal ended: 128 and the signal's number.
+    /// Returns what a shell reports for a process that the signal ended: 128 and the signal's number.
     pub(crate) fn exit_code(self) -> i32 {
         match self {
             Self::Terminate => 128 + 15,
@@ -28,7 +28,7 @@ impl fmt::Display for ShutdownSignal {
     }
 }
 
-/// Asks for the configuration to be read again, where the system has a signal for that.
+/// Requests that the configuration is reread, where the platform has a signal for that.
 pub(crate) struct ReloadSignal {
     #[cfg(unix)]
     hangup: tokio::signal::unix::Signal,
@@ -52,15 +52,15 @@ impl ReloadSignal {
     }
 }
 
-/// The wish of a service manager that has no signals.
-async fn of_manager() {
+/// Returns when a service manager without signals requests the end.
+async fn stop_requested() {
     #[cfg(windows)]
     crate::service_manager::windows::stop_requested().await;
     #[cfg(not(windows))]
     std::future::pending::<()>().await;
 }
 
-/// Listens from its making on: a signal that comes between two calls of `next` is not lost.
+/// Listens from its construction on: a signal between two calls of `next` is not lost.
 pub(crate) struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
@@ -89,7 +89,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => ShutdownSignal::Terminate,
             _ = self.interrupt.recv() => ShutdownSignal::Interrupt,
-            () = of_manager() => ShutdownSignal::Terminate,
+            () = stop_requested() => ShutdownSignal::Terminate,
         }
     }
 }

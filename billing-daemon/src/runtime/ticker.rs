@@ -1,4 +1,5 @@
-//! What calls the scheduler once a second. It never decides when a job runs: it only makes the scheduler look.
+//! Ticks the scheduler once a second. `tokio-cron-scheduler` is only the source of ticks: the scheduler itself decides when a job
+//! runs, because it must also decide about misfires, leases and clock changes.
 
 use std::time::Duration;
 
@@ -6,47 +7,45 @@ use tokio::sync::mpsc;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use tracing::{info, warn};
 
-/// Without a ring for this long, we ring ourselves.
+/// Without a tick for this long, our own timer replaces them.
 const MISSED_AFTER: Duration = Duration::from_secs(3);
 
-/// Rings once a second until it is dropped or stopped.
+/// Ticks once a second until it is dropped or stopped.
 pub(crate) struct Ticker {
     cron: JobScheduler,
-    rings: mpsc::Receiver<()>,
+    ticks: mpsc::Receiver<()>,
     missing: bool,
 }
 
 impl Ticker {
     pub(crate) async fn start() -> Result<Self, JobSchedulerError> {
-        // A ring that nobody took yet needs no second one beside it.
-        let (bell, rings) = mpsc::channel(1);
+        // One tick waits at most: the scheduler handles everything that is due at once.
+        let (sender, ticks) = mpsc::channel(1);
         let cron = JobScheduler::new().await?;
         let every_second = Job::new("* * * * * *", move |_, _| {
-            let _ = bell.try_send(());
+            let _ = sender.try_send(());
         })?;
         cron.add(every_second).await?;
         cron.start().await?;
-        Ok(Self { cron, rings, missing: false })
+        Ok(Self { cron, ticks, missing: false })
     }
 
-    /// Returns at the next ring, or a second after the last one if rings have stopped.
-    pub(crate) async fn ring(&mut self) {
-        let patience = if self.missing { Duration::from_secs(1) } else { MISSED_AFTER };
-        match tokio::time::timeout(patience, self.rings.recv()).await {
+    /// Returns at the next tick, or a second after the last one if ticks are missing.
+    pub(crate) async fn tick(&mut self) {
+        let timeout = if self.missing { Duration::from_secs(1) } else { MISSED_AFTER };
+        match tokio::time::timeout(timeout, self.ticks.recv()).await {
             Ok(Some(())) if self.missing => {
                 self.missing = false;
-                info!("the ringer rings again");
+                info!("the cron timer ticks again");
             }
             Ok(Some(())) => {}
             none @ (Ok(None) | Err(_)) => {
                 if none.is_ok() {
-                    tokio::time::sleep(patience).await;
+                    tokio::time::sleep(timeout).await;
                 }
                 if !self.missing {
-                    warn!(
-                        "the ringer has not rung for {} s: ringing by our own timer",
-                        MISSED_AFTER.as_secs()
-                    );
+                    let seconds = MISSED_AFTER.as_secs();
+                    warn!("the cron timer has not ticked for {seconds} s: another timer replaces it");
                 }
                 self.missing = true;
             }
@@ -55,7 +54,7 @@ impl Ticker {
 
     pub(crate) async fn stop(mut self) {
         if let Err(error) = self.cron.shutdown().await {
-            warn!(%error, "the ringer did not stop: {error}");
+            warn!(%error, "cannot stop the cron timer: {error}");
         }
     }
 }

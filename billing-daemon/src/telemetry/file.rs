@@ -1,127 +1,136 @@
-//! A log in a file of our own, where nobody else keeps one: put aside when it is full, and the oldest of those removed.
+//! The log file of a daemon whose standard streams nothing reads: rotated when it is full, with a limited number of old files.
+//! ADR 20 explains why no crate does this.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-/// So many bytes are one file.
-const FULL: u64 = 10 << 20;
-/// So many files are kept beside the one that is written.
-const KEPT: u32 = 9;
+const MAX_BYTES: u64 = 10 << 20;
+/// How many rotated files are kept.
+const MAX_ROTATED: u32 = 9;
 
-/// The file, whose name stays the same: what was put aside has a number after it, the newest `.1`.
+/// The current file, whose name stays the same. Rotated files have a number after it, the newest `.1`.
 pub(super) struct LogFile {
     path: PathBuf,
-    full: u64,
+    max_bytes: u64,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// None until it could be opened.
+    /// Unset until the file could be opened.
     file: Option<File>,
-    /// What was written since the file was put aside, or since that was tried last.
+    /// The bytes in the file, or since the last rotation that failed.
     size: u64,
-    /// Nothing could be written, and that was said.
+    /// The last event could not be written, and the reason was reported.
     failed: bool,
 }
 
+/// Writes whole events to the file, or to the standard error while that fails.
+pub(super) struct FileWriter {
+    pub(super) file: Arc<LogFile>,
+    /// The standard error shows the events already.
+    pub(super) reported: bool,
+}
+
+impl Write for FileWriter {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        self.file.append(event, self.reported, &mut io::stderr())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl LogFile {
-    /// The one at `path`.
     pub(super) fn new(path: &Path) -> Self {
-        Self::with_limit(path, FULL)
+        Self { path: path.to_owned(), max_bytes: MAX_BYTES, state: Mutex::default() }
     }
 
-    fn with_limit(path: &Path, full: u64) -> Self {
-        Self { path: path.to_owned(), full, state: Mutex::default() }
-    }
-
-    /// Goes on with the file, or begins it, and says to `stderr` what to do if that cannot be done now.
-    pub(super) fn begin(&self, stderr: &mut dyn Write) -> io::Result<()> {
+    /// Opens or creates the file, or writes to `stderr` why it cannot.
+    pub(super) fn open_or_report(&self, stderr: &mut dyn Write) -> io::Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.opened(&mut state).map(drop).or_else(|error| self.failed(&mut state, &error, stderr))
+        self.open(&mut state).map(drop).or_else(|error| self.report(&mut state, &error, stderr))
     }
 
-    /// Adds one event, whole. If that cannot be done, it is said to `stderr`, unless it was before: a log that cannot be written
-    /// ends nobody's work.
-    pub(super) fn add(&self, event: &[u8], was_said: bool, stderr: &mut dyn Write) -> io::Result<()> {
+    /// Appends one event as a whole. If that fails, `stderr` receives the reason once and each event that is not `reported`.
+    fn append(&self, event: &[u8], reported: bool, stderr: &mut dyn Write) -> io::Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.write(&mut state, event, stderr) {
-            Ok(()) => {
-                state.failed = false;
-                Ok(())
-            }
-            Err(error) => {
-                self.failed(&mut state, &error, stderr)?;
-                if was_said { Ok(()) } else { stderr.write_all(event) }
-            }
-        }
+        let Err(error) = self.write(&mut state, event, stderr) else {
+            state.failed = false;
+            return Ok(());
+        };
+        self.report(&mut state, &error, stderr)?;
+        if reported { Ok(()) } else { stderr.write_all(event) }
     }
 
     fn write(&self, state: &mut State, event: &[u8], stderr: &mut dyn Write) -> io::Result<()> {
-        self.opened(state)?;
-        let length = u64::try_from(event.len()).unwrap_or(u64::MAX);
-        if state.size > 0 && state.size.saturating_add(length) > self.full {
-            self.put_aside(state, stderr)?;
+        self.open(state)?;
+        let length = event.len() as u64;
+        if state.size > 0 && state.size + length > self.max_bytes {
+            self.rotate(state, stderr)?;
         }
-        // A disk that became full may have cut the event before: this one begins a line of its own.
+        // A full disk may have cut the previous event, so this one starts on a new line.
         let event = if state.failed { &[b"\n", event].concat() } else { event };
-        self.opened(state)?.write_all(event)?;
-        state.size = state.size.saturating_add(length);
+        self.open(state)?.write_all(event)?;
+        state.size += length;
         Ok(())
     }
 
-    fn opened<'a>(&self, state: &'a mut State) -> io::Result<&'a mut File> {
-        if state.file.is_none() {
-            let file = append(&self.path)?;
+    fn open<'a>(&self, state: &'a mut State) -> io::Result<&'a mut File> {
+        let file = if let Some(file) = state.file.take() {
+            file
+        } else {
+            let file = open(&self.path)?;
             state.size = file.metadata()?.len();
-            state.file = Some(file);
-        }
-        Ok(state.file.as_mut().expect("it was opened if it was not"))
+            file
+        };
+        Ok(state.file.insert(file))
     }
 
-    /// Says what to do, once.
-    fn failed(&self, state: &mut State, error: &io::Error, stderr: &mut dyn Write) -> io::Result<()> {
+    fn report(&self, state: &mut State, error: &io::Error, stderr: &mut dyn Write) -> io::Result<()> {
         if std::mem::replace(&mut state.failed, true) {
             return Ok(());
         }
         writeln!(
             stderr,
-            "cannot write the log {}: {error}; events are said here instead, until the file can be written: see that its folder is \
-             there, that this user may write there, and that the disk is not full, or name another file with --log-file",
+            "cannot write the log {}: {error}; the standard error receives the log until it can be written\n\
+             help: create its folder, permit this user to write there, free disk space, or name another file with --log-file",
             self.path.display()
         )
     }
 
-    /// Begins another file. If that fails, the full one goes on, and it is tried again when as much has been written again.
-    fn put_aside(&self, state: &mut State, stderr: &mut dyn Write) -> io::Result<()> {
+    /// Starts a new file. If that fails, the current one grows, and the next attempt is made after as many bytes again.
+    fn rotate(&self, state: &mut State, stderr: &mut dyn Write) -> io::Result<()> {
         state.size = 0;
-        let renamed = (1..KEPT).rev().try_for_each(|number| {
-            match fs::rename(numbered(&self.path, number), numbered(&self.path, number + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            }
+        let rename = |from: &Path, to: u32| fs::rename(from, self.rotated(to));
+        let rotated = (1..MAX_ROTATED).rev().try_for_each(|number| {
+            let renamed = rename(&self.rotated(number), number + 1);
+            renamed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
         });
-        let other = renamed
-            .and_then(|()| fs::rename(&self.path, numbered(&self.path, 1)))
-            .and_then(|()| append(&self.path));
-        match other {
-            Ok(file) => {
-                state.file = Some(file);
-                Ok(())
-            }
+        match rotated.and_then(|()| rename(&self.path, 1)).and_then(|()| open(&self.path)) {
+            Ok(file) => state.file = Some(file),
             Err(error) => {
-                let path = self.path.display();
-                writeln!(stderr, "the log {path} is full and cannot be put aside, so it grows: {error}")
+                writeln!(stderr, "cannot rotate the log {}, which grows: {error}", self.path.display())?;
             }
         }
+        Ok(())
+    }
+
+    fn rotated(&self, number: u32) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".{number}"));
+        name.into()
     }
 }
 
-fn append(path: &Path) -> io::Result<File> {
+/// Opens a file that other users cannot read: it contains the names of customers.
+fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]
@@ -129,16 +138,13 @@ fn append(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// The name of a file that was put aside.
-fn numbered(path: &Path, number: u32) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{number}"));
-    PathBuf::from(name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn limited(path: &Path, max_bytes: u64) -> LogFile {
+        LogFile { max_bytes, ..LogFile::new(path) }
+    }
 
     fn names(folder: &Path) -> Vec<String> {
         let files = fs::read_dir(folder).expect("a folder");
@@ -149,88 +155,88 @@ mod tests {
     }
 
     #[test]
-    fn a_full_file_is_put_aside_and_no_more_are_kept_than_is_said() {
+    fn full_file_is_rotated() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("log");
         fs::write(&path, "before\n").expect("written");
-        let mut told = Vec::new();
-        let log = LogFile::with_limit(&path, 20);
+        let mut stderr = Vec::new();
+        let log = limited(&path, 20);
         let text = |path: &Path| fs::read_to_string(path).expect("text");
-        log.add(b"0: goes on\n", false, &mut told).expect("written");
-        assert_eq!(text(&path), "before\n0: goes on\n");
+        log.append(b"0: appended\n", false, &mut stderr).expect("written");
+        assert_eq!(text(&path), "before\n0: appended\n");
         for number in 1..=15 {
-            log.add(format!("{number}: one line\n").as_bytes(), false, &mut told).expect("written");
+            log.append(format!("{number}: one line\n").as_bytes(), false, &mut stderr).expect("written");
         }
         assert_eq!(text(&path), "15: one line\n");
-        let kept: Vec<_> = (1..=KEPT).map(|number| text(&numbered(&path, number))).collect();
+        let kept: Vec<_> = (1..=MAX_ROTATED).map(|number| text(&log.rotated(number))).collect();
         let expected: Vec<_> = (6..=14).rev().map(|number| format!("{number}: one line\n")).collect();
         assert_eq!(kept, expected);
-        assert_eq!(names(folder.path()).len(), 1 + KEPT as usize, "{:?}", names(folder.path()));
+        assert_eq!(names(folder.path()).len(), 1 + MAX_ROTATED as usize, "{:?}", names(folder.path()));
         let whole = "x".repeat(50) + "\n";
-        log.add(whole.as_bytes(), false, &mut told).expect("written");
-        assert_eq!(text(&path), whole, "one event is never cut in two");
+        log.append(whole.as_bytes(), false, &mut stderr).expect("written");
+        assert_eq!(text(&path), whole, "an event is never cut in two");
         drop(log);
-        LogFile::with_limit(&path, 20).add(b"again\n", false, &mut told).expect("written");
-        assert_eq!(text(&path), "again\n", "how full it is, is seen when it is opened");
-        assert!(told.is_empty(), "{}", String::from_utf8_lossy(&told));
+        limited(&path, 20).append(b"again\n", false, &mut stderr).expect("written");
+        assert_eq!(text(&path), "again\n", "opening reads the size");
+        assert!(stderr.is_empty(), "{}", String::from_utf8_lossy(&stderr));
     }
 
     #[test]
-    fn a_file_that_cannot_be_put_aside_goes_on() {
+    fn file_that_cannot_be_rotated_grows() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("log");
-        let mut told = Vec::new();
-        let log = LogFile::with_limit(&path, 10);
-        // Folders that are not empty stand where the oldest files should go.
-        for number in [KEPT - 1, KEPT] {
-            fs::create_dir_all(numbered(&path, number).join("x")).expect("a folder");
+        let mut stderr = Vec::new();
+        let log = limited(&path, 10);
+        // Folders that are not empty are where the oldest files should go.
+        for number in [MAX_ROTATED - 1, MAX_ROTATED] {
+            fs::create_dir_all(log.rotated(number).join("x")).expect("a folder");
         }
         for number in 1..=4 {
-            log.add(format!("line {number}\n").as_bytes(), false, &mut told).expect("written");
+            log.append(format!("line {number}\n").as_bytes(), false, &mut stderr).expect("written");
         }
         let text = fs::read_to_string(&path).expect("text");
         assert_eq!(text, "line 1\nline 2\nline 3\nline 4\n");
-        let told = String::from_utf8(told).expect("text");
-        assert!(told.lines().all(|line| line.contains("cannot be put aside, so it grows")), "{told}");
-        assert_eq!(told.lines().count(), 3, "{told}");
+        let text = String::from_utf8(stderr).expect("text");
+        assert!(text.lines().all(|line| line.contains("cannot rotate the log")), "{text}");
+        assert_eq!(text.lines().count(), 3, "{text}");
     }
 
     #[test]
-    fn what_cannot_be_written_is_said_instead_with_what_to_do_until_it_can_be_written() {
+    fn unwritable_file_falls_back_to_stderr() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("logs/log");
         let log = LogFile::new(&path);
-        let mut told = Vec::new();
-        log.begin(&mut told).expect("told");
-        log.add(b"one\n", false, &mut told).expect("told");
-        log.add(b"two\n", true, &mut told).expect("told");
-        log.add(b"three\n", false, &mut told).expect("told");
-        let text = String::from_utf8(told.split_off(0)).expect("text");
+        let mut stderr = Vec::new();
+        log.open_or_report(&mut stderr).expect("reported");
+        log.append(b"one\n", false, &mut stderr).expect("reported");
+        log.append(b"two\n", true, &mut stderr).expect("reported");
+        log.append(b"three\n", false, &mut stderr).expect("reported");
+        let text = String::from_utf8(stderr.split_off(0)).expect("text");
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines[1..], ["one", "three"]);
-        for part in ["logs/log: No such file", "its folder is there", "the disk is not full", "--log-file"] {
-            assert!(lines[0].contains(part), "{part} in {text}");
+        assert_eq!(lines[2..], ["one", "three"]);
+        for part in ["logs/log: No such file", "help: create its folder", "free disk space", "--log-file"] {
+            assert!(lines[..2].concat().contains(part), "{part} in {text}");
         }
         fs::create_dir(folder.path().join("logs")).expect("a folder");
-        log.add(b"four\n", false, &mut told).expect("written");
-        log.add(b"five\n", false, &mut told).expect("written");
+        log.append(b"four\n", false, &mut stderr).expect("written");
+        log.append(b"five\n", false, &mut stderr).expect("written");
         assert_eq!(fs::read_to_string(&path).expect("text"), "\nfour\nfive\n");
-        assert!(told.is_empty(), "{}", String::from_utf8_lossy(&told));
+        assert!(stderr.is_empty(), "{}", String::from_utf8_lossy(&stderr));
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_full_disk_is_said_once() {
+    fn full_disk_is_reported_once() {
         let log = LogFile::new(Path::new("/dev/full"));
-        let mut told = Vec::new();
-        log.begin(&mut told).expect("it can be opened");
-        assert!(told.is_empty(), "{}", String::from_utf8_lossy(&told));
+        let mut stderr = Vec::new();
+        log.open_or_report(&mut stderr).expect("it can be opened");
+        assert!(stderr.is_empty(), "{}", String::from_utf8_lossy(&stderr));
         for line in ["one\n", "two\n"] {
-            log.add(line.as_bytes(), false, &mut told).expect("told");
+            log.append(line.as_bytes(), false, &mut stderr).expect("reported");
         }
-        let told = String::from_utf8(told).expect("text");
-        let lines: Vec<_> = told.lines().collect();
-        assert!(lines[0].contains("/dev/full: No space left on device"), "{told}");
-        assert_eq!(lines[1..], ["one", "two"]);
+        let text = String::from_utf8(stderr).expect("text");
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[0].contains("/dev/full: No space left on device"), "{text}");
+        assert_eq!(lines[2..], ["one", "two"]);
     }
 }

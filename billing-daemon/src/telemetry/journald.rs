@@ -1,4 +1,5 @@
-//! The journal of systemd, told each event with its level and every field: `journalctl -u billing-daemon -p warning`,
+//! Sends each event to the journal of systemd with secrets masked in every field, which `tracing-journald` cannot do: it takes the
+//! values from the event itself. The level and the fields serve queries: `journalctl -u billing-daemon -p warning`,
 //! `journalctl JOB_NAME=billing`. The protocol is systemd's: <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
 
 use std::{
@@ -19,14 +20,14 @@ use tracing_subscriber::{
     registry::{LookupSpan, Scope},
 };
 
-use super::Sentence;
-use crate::{escape::escaped, telemetry::concealed::Concealed};
+use super::{format::MessageVisitor, mask::Concealed};
+use crate::escape::escaped;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
-/// What the journal or we say under these names is not said by a field.
-const OURS: [&str; 6] = ["MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "TARGET", "CODE_FILE", "CODE_LINE"];
-/// The journal takes no longer names.
-const LONGEST_NAME: usize = 64;
+/// Names that the journal or this module gives a meaning; a field with such a name gets a prefix.
+const RESERVED: [&str; 6] = ["MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "TARGET", "CODE_FILE", "CODE_LINE"];
+/// The journal discards a field with a longer name.
+const MAX_NAME_LENGTH: usize = 64;
 
 pub(super) struct Journal {
     socket: UnixDatagram,
@@ -34,8 +35,8 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// The journal, if what this process writes to the standard error goes there.
-    pub(super) fn of_this_process(secrets: &Concealed) -> Option<Self> {
+    /// Connects to the journal if the standard error of this process leads there.
+    pub(super) fn from_process(secrets: &Concealed) -> Option<Self> {
         let stream = env::var("JOURNAL_STREAM").ok()?;
         if leads_to(io::stderr(), &stream) { Self::at(Path::new(SOCKET), secrets).ok() } else { None }
     }
@@ -45,30 +46,28 @@ impl Journal {
         unconnected.connect(socket)?;
         Ok(Self { socket: unconnected, secrets: secrets.clone() })
     }
-}
 
-impl Journal {
-    /// The line of an event in the stream of the standard error, which the journal reads too.
-    fn line(&self, level: Level, sentence: &str) -> String {
-        format!("<{}>{}", priority(level), escaped(&self.secrets.apply(sentence)))
+    /// Returns the line of an event for the standard error, which the journal reads as well.
+    fn line(&self, level: Level, message: &str) -> String {
+        format!("<{}>{}", priority(level), escaped(&self.secrets.apply(message)))
     }
 }
 
-/// Whether `file` is the one whose numbers of device and file are in `stream`: it may have been replaced since the start.
+/// Whether `file` has the device and inode numbers in `stream`: the standard error may have been redirected since the start.
 fn leads_to(file: impl AsFd, stream: &str) -> bool {
     rustix::fs::fstat(file).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-/// Fields as the journal wants them.
-struct Entry<'a> {
+/// The fields of an event or a span in the format of the journal.
+struct JournalEntry<'a> {
     bytes: Vec<u8>,
     secrets: &'a Concealed,
 }
 
-/// Those of a span, kept until an event in it.
-struct OfSpan(Vec<u8>);
+/// The encoded fields of a span, kept for the events in it.
+struct SpanFields(Vec<u8>);
 
-impl Entry<'_> {
+impl JournalEntry<'_> {
     fn put(&mut self, name: &str, value: &str) {
         let value = self.secrets.apply(value);
         self.bytes.extend(name.as_bytes());
@@ -83,7 +82,7 @@ impl Entry<'_> {
     }
 }
 
-impl Visit for Entry<'_> {
+impl Visit for JournalEntry<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() != "message" {
             self.put(&name(field.name()), value);
@@ -95,18 +94,18 @@ impl Visit for Entry<'_> {
     }
 }
 
-/// A name of a field as the journal takes it: `job.name` is `JOB_NAME`.
+/// Returns the name of a field in the journal: `job.name` is `JOB_NAME`.
 fn name(field: &str) -> String {
     let upper = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
     let mut name: String = field.chars().map(upper).collect();
-    if !name.starts_with(|c: char| c.is_ascii_uppercase()) || OURS.contains(&name.as_str()) {
+    if !name.starts_with(|c: char| c.is_ascii_uppercase()) || RESERVED.contains(&name.as_str()) {
         name.insert_str(0, "FIELD_");
     }
-    name.truncate(LONGEST_NAME);
+    name.truncate(MAX_NAME_LENGTH);
     name
 }
 
-/// As syslog counts.
+/// Returns the priority of syslog.
 fn priority(level: Level) -> &'static str {
     match level {
         Level::ERROR => "3",
@@ -118,29 +117,28 @@ fn priority(level: Level) -> &'static str {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Journal {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
-        let mut entry = Entry { bytes: Vec::new(), secrets: &self.secrets };
+        let mut entry = JournalEntry { bytes: Vec::new(), secrets: &self.secrets };
         attributes.record(&mut entry);
         if let Some(span) = ctx.span(id) {
-            span.extensions_mut().insert(OfSpan(entry.bytes));
+            span.extensions_mut().insert(SpanFields(entry.bytes));
         }
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, ctx: Context<'_, S>) {
-        let mut entry = Entry { bytes: Vec::new(), secrets: &self.secrets };
+        let mut entry = JournalEntry { bytes: Vec::new(), secrets: &self.secrets };
         values.record(&mut entry);
         if let Some(span) = ctx.span(id)
-            && let Some(OfSpan(bytes)) = span.extensions_mut().get_mut()
+            && let Some(SpanFields(bytes)) = span.extensions_mut().get_mut()
         {
             bytes.extend(entry.bytes);
         }
     }
 
     fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
-        let mut sentence = Sentence::default();
-        event.record(&mut sentence);
+        let message = MessageVisitor::of(event);
         let meta = event.metadata();
-        let mut entry = Entry { bytes: Vec::new(), secrets: &self.secrets };
-        entry.put("MESSAGE", sentence.text());
+        let mut entry = JournalEntry { bytes: Vec::new(), secrets: &self.secrets };
+        entry.put("MESSAGE", message.text());
         entry.put("PRIORITY", priority(*meta.level()));
         entry.put("SYSLOG_IDENTIFIER", "billing-daemon");
         entry.put("TARGET", meta.target());
@@ -149,15 +147,15 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Journal {
             entry.put("CODE_LINE", &line.to_string());
         }
         for span in ctx.event_scope(event).into_iter().flat_map(Scope::from_root) {
-            if let Some(OfSpan(bytes)) = span.extensions().get() {
+            if let Some(SpanFields(bytes)) = span.extensions().get() {
                 entry.bytes.extend(bytes);
             }
         }
         event.record(&mut entry);
         if self.socket.send(&entry.bytes).is_err() {
-            // The journal restarts, or the event is too large: the stream leads there as well, and takes the sentence. If that
-            // fails too, there is nobody left to tell.
-            let _ = writeln!(io::stderr(), "{}", self.line(*meta.level(), sentence.text()));
+            // The journal restarts, or the event is too large: the standard error leads there as well and accepts the message. If
+            // that fails too, the event is lost.
+            let _ = writeln!(io::stderr(), "{}", self.line(*meta.level(), message.text()));
         }
     }
 }
@@ -171,14 +169,15 @@ mod tests {
 
     use super::*;
 
-    /// What arrives at the journal, an entry for each event.
-    fn told(say: impl FnOnce()) -> Vec<HashMap<String, String>> {
+    /// Returns the entries that `work` sends to the journal.
+    fn sent(work: impl FnOnce()) -> Vec<HashMap<String, String>> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("socket");
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_nonblocking(true).expect("a socket");
-        let journal = Journal::at(&path, &Concealed::new(["s3cret".to_owned()])).expect("somebody listens");
-        tracing::subscriber::with_default(Registry::default().with(journal), say);
+        let journal =
+            Journal::at(&path, &Concealed::new(["s3cret".to_owned()])).expect("the socket is bound");
+        tracing::subscriber::with_default(Registry::default().with(journal), work);
         let mut buffer = vec![0; 1 << 16];
         let mut entries = Vec::new();
         while let Ok(length) = socket.recv(&mut buffer) {
@@ -205,8 +204,8 @@ mod tests {
     }
 
     #[test]
-    fn an_event_arrives_with_its_level_and_the_fields_of_it_and_of_its_spans() {
-        let entries = told(|| {
+    fn event_has_its_level_and_all_fields() {
+        let entries = sent(|| {
             let span = info_span!("run", job.name = "billing", attempt = tracing::field::Empty).entered();
             span.record("attempt", 2);
             warn!(items = 3, message_id = "x", "charged 3\nPRIORITY=0\ninstances");
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_file_that_is_named_is_the_journal() {
+    fn journal_is_the_named_file() {
         let (one, other) = (tempfile::tempfile().expect("a file"), File::open("/dev/null").expect("a file"));
         let stat = rustix::fs::fstat(&one).expect("a file");
         let stream = format!("{}:{}", stat.st_dev, stat.st_ino);
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_of_a_field_is_refused_by_the_journal() {
+    fn field_names_are_valid_for_journal() {
         for (field, expected) in [
             ("job.name", "JOB_NAME"),
             ("_pid", "FIELD__PID"),
@@ -265,6 +264,6 @@ mod tests {
         ] {
             assert_eq!(name(field), expected);
         }
-        assert_eq!(name(&"a".repeat(100)).len(), LONGEST_NAME);
+        assert_eq!(name(&"a".repeat(100)).len(), MAX_NAME_LENGTH);
     }
 }

@@ -296,5 +296,5 @@ async fn non_loopback_address_is_rejected() {
     let db = Db::sqlite().await;
     let program = daemon(&db, &["[http]\nlisten = \"0.0.0.0:9464\"\n", BILLING]);
     let ended = program.run("check").await.expect_code(78);
-    assert!(ended.text().contains("can be reached from other machines"), "{}", ended.text());
+    assert!(ended.text().contains("is reachable from other hosts"), "{}", ended.text());
 }

@@ -283,7 +283,7 @@ async fn world_readable_secret_file_is_rejected() {
         for command in ["check", "status", "audit"] {
             mode(0o644);
             let ended = program.run(command).await.expect_code(78);
-            let message = format!("{name} holds a secret and has mode 0644");
+            let message = format!("{name} contains a secret and has mode 0644");
             assert!(ended.text().contains(&message), "{command}: {}", ended.text());
             check_silent(name, &ended.text());
             let ended = program.run(&format!("{command} --allow-readable-secrets")).await;

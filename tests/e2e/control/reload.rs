@@ -156,12 +156,12 @@ async fn invalid_file_changes_nothing() {
     let program = program.file("jobs.toml", &TICK.replace("every = \"1s\"", "every = \"soon\""));
     let line = daemon.wait_for_line("jobs.toml:5:22: `every`").await;
     assert!(line.contains("[ERROR]"), "{line}");
-    daemon.wait_for_line("jobs.toml has 1 problem: everything stays as it was").await;
+    daemon.wait_for_line("jobs.toml has 1 problem; everything stays as it was").await;
     let runs = history(&program, "tick").await.len();
     eventually("it continues", async || (history(&program, "tick").await.len() > runs).then_some(())).await;
     // By signal, a file is read at once, changed or not.
     daemon.signal(Signal::HUP);
-    daemon.wait_for_lines("jobs.toml has 1 problem: everything stays as it was", 2).await;
+    daemon.wait_for_lines("jobs.toml has 1 problem; everything stays as it was", 2).await;
     let settings =
         "[daemon]\nlease-ttl = \"7s\"\ndrain-timeout = \"5s\"\n[http]\nlisten = \"127.0.0.1:9464\"\n";
     let _program = program.file("jobs.toml", &[settings, TICK].concat());

@@ -1,30 +1,30 @@
-//! The text of an `.env` file. No variable is expanded in it: a password may have a `$`.
+//! Parses an `.env` file. Variables in it are not expanded, because a password may contain a `$`.
 
-use crate::config::{Diagnostic, Place};
+use crate::config::{Diagnostic, Location};
 
 /// One `NAME=value`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Variable {
     pub(super) name: String,
     pub(super) value: String,
-    pub(super) place: Place,
+    pub(super) location: Location,
 }
 
-/// Reads `NAME=value` lines, with an optional `export`, quotes (`'`, `"` or a backtick, also over several lines) and comments (a
-/// line, or what follows a blank and `#`). What cannot be read is added to `problems`.
+/// Parses `NAME=value` lines, with an optional `export`, quotes (`'`, `"` or a backtick, also over several lines) and comments (a
+/// line, or the text after a blank and `#`). Adds a diagnostic for each invalid line to `problems`.
 pub(super) fn parse(text: &str, file: &str, problems: &mut Vec<Diagnostic>) -> Vec<Variable> {
     let mut variables = Vec::new();
     let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut line = 1;
     while !rest.is_empty() {
-        let place = Place::line(file, line);
+        let location = Location::line(file, line);
         let used = match declaration(rest) {
             Ok((declared, used)) => {
-                variables.extend(declared.map(|(name, value)| Variable { name, value, place }));
+                variables.extend(declared.map(|(name, value)| Variable { name, value, location }));
                 used
             }
             Err(message) => {
-                problems.push(Diagnostic::new(place, message));
+                problems.push(Diagnostic::new(location, message));
                 line_length(rest)
             }
         };
@@ -37,7 +37,7 @@ pub(super) fn parse(text: &str, file: &str, problems: &mut Vec<Diagnostic>) -> V
 /// A name and its value.
 type Declared = (String, String);
 
-/// The variable that `text` begins with, none if that is a blank line or a comment, and the length of its lines.
+/// Parses the first variable of `text`, none for a blank line or a comment, and returns it with the length of its lines.
 fn declaration(text: &str) -> Result<(Option<Declared>, usize), &'static str> {
     let length = line_length(text);
     let line = text[..length].trim_end();
@@ -70,7 +70,7 @@ fn declaration(text: &str) -> Result<(Option<Declared>, usize), &'static str> {
     Ok((Some((name.to_owned(), value)), length))
 }
 
-/// The value that ends at the next `quote`, and where that quote ends.
+/// Returns the value before the next `quote`, and the end of that quote.
 fn quoted(text: &str, quote: char) -> Result<(String, usize), &'static str> {
     let mut value = String::new();
     let mut chars = text.char_indices();
@@ -101,7 +101,7 @@ fn unquoted(value: &str) -> &str {
     comment.map_or(value, |(at, _)| &value[..at]).trim_end()
 }
 
-/// With the line break.
+/// Returns the length of the first line with its line break.
 fn line_length(text: &str) -> usize {
     text.find('\n').map_or(text.len(), |at| at + 1)
 }
@@ -118,7 +118,7 @@ mod tests {
         let read: Vec<_> = variables
             .iter()
             .map(|variable| {
-                (variable.name.as_str(), variable.value.as_str(), variable.place.line.unwrap_or_default())
+                (variable.name.as_str(), variable.value.as_str(), variable.location.line.unwrap_or_default())
             })
             .collect();
         assert_eq!(read, expected, "{text}");
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_line_by_line() {
+    fn valid_lines_are_parsed() {
         check("", &[], &[]);
         check("A=1\nB=2", &[("A", "1", 1), ("B", "2", 2)], &[]);
         check("\u{feff}A=1\r\n\r\n# note\r\n  export B = 2 \r\n", &[("A", "1", 1), ("B", "2", 4)], &[]);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_told_with_its_line_and_the_rest_is_read() {
+    fn invalid_lines_are_reported_with_their_number() {
         check(
             "A=1\nnonsense\n=2\nB C=3\nD=\"x\" y\nE=4\nF=\"",
             &[("A", "1", 1), ("E", "4", 6)],
@@ -166,7 +166,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in r#"[A=#'"`\\ \nü]*"#) {
+        fn parser_never_panics(text in r#"[A=#'"`\\ \nü]*"#) {
             parse(&text, ".env", &mut Vec::new());
         }
     }

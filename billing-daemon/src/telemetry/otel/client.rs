@@ -1,4 +1,4 @@
-//! How a request gets to the collector: with the client that is here anyway, on the one thread that sends.
+//! The HTTP client of the exporter, which blocks the one thread that sends: ureq is a dependency already.
 
 use std::{
     io::Read as _,
@@ -12,21 +12,21 @@ use ureq::{
     tls::{RootCerts, TlsConfig},
 };
 
-use super::settings::Settings;
+use super::settings::OtelSettings;
 
-/// How much of an answer is read.
-const MAX_ANSWER: u64 = 64 << 10;
+/// How much of a response is read.
+const MAX_RESPONSE_BYTES: u64 = 64 << 10;
 
 /// Blocks its thread while it waits, for at most its timeout.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     agent: Agent,
-    /// Why the last request failed: what sends it tells the status at best.
-    trouble: Arc<Mutex<Option<String>>>,
+    /// Why the last request failed: the error of the exporter contains at most the status.
+    error: Arc<Mutex<Option<String>>>,
 }
 
 impl Client {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &OtelSettings) -> Self {
         let mut tls = TlsConfig::builder().client_cert(settings.identity.clone());
         if let Some(authorities) = &settings.authorities {
             tls = tls.root_certs(RootCerts::new_with_certs(authorities));
@@ -40,21 +40,20 @@ impl Client {
             .tls_config(tls.build())
             .build()
             .into();
-        Self { agent, trouble: Arc::default() }
+        Self { agent, error: Arc::default() }
     }
 
-    /// Why the last request failed, if it did.
-    pub(super) fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Returns why the last request failed, if it did.
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, ureq::Error> {
         let (head, body) = request.into_parts();
-        let answer = self.agent.run(Request::from_parts(head, &body[..]))?;
-        let (head, body) = answer.into_parts();
+        let (head, body) = self.agent.run(Request::from_parts(head, &body[..]))?.into_parts();
         let mut bytes = Vec::new();
-        // An answer that breaks off has told its status all the same.
-        let _ = body.into_reader().take(MAX_ANSWER).read_to_end(&mut bytes);
+        // The status is known, even if the body is incomplete.
+        let _ = body.into_reader().take(MAX_RESPONSE_BYTES).read_to_end(&mut bytes);
         Ok(Response::from_parts(head, bytes.into()))
     }
 }
@@ -62,12 +61,12 @@ impl Client {
 #[async_trait]
 impl HttpClient for Client {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let answer = self.send(request);
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = match &answer {
-            Ok(answer) if answer.status().is_success() => None,
-            Ok(answer) => Some(format!("it answered {}", answer.status())),
+        let response = self.send(request);
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = match &response {
+            Ok(response) if response.status().is_success() => None,
+            Ok(response) => Some(format!("the collector responded {}", response.status())),
             Err(error) => Some(error.to_string()),
         };
-        answer.map_err(Into::into)
+        response.map_err(Into::into)
     }
 }

@@ -1,44 +1,45 @@
-//! What stands in for traces in a program that was built without.
+//! Replaces traces in a program that was built without the feature `otel`.
 
 use axum::http::HeaderMap;
 use tracing::{Span, warn};
 
-use super::Listener;
-use crate::{config::environment::Environment, host::identity::Identity, telemetry::concealed::Concealed};
+use crate::{
+    host::identity::Identity,
+    telemetry::{Listener, mask::Concealed},
+};
 
-/// Nothing to send.
-pub(crate) struct Traces {
-    outlook: Result<Option<String>, Vec<String>>,
-}
+/// The interface of the exporter, which sends nothing here.
+pub(crate) struct Traces;
 
 impl Traces {
-    /// Looks whether somebody expects traces.
-    pub(crate) fn of(environment: &Environment, _: &Identity, _: &Concealed) -> Self {
-        Self { outlook: outlook(environment) }
+    /// Returns no traces.
+    pub(crate) fn new(_: &Identity, _: &Concealed) -> Self {
+        Self
     }
 
-    /// Nobody hears of spans beside the log.
-    #[expect(clippy::unused_self, reason = "with the feature it gives what it was made with")]
-    pub(crate) fn listener(&self) -> Option<Listener> {
+    /// Returns no layer.
+    #[expect(clippy::unused_self, reason = "with the feature it uses the exporter")]
+    pub(crate) fn layer(&self) -> Option<Listener> {
         None
     }
 
-    /// Says why nothing is sent, to whoever expects it.
-    pub(crate) fn announce(&self) {
-        for warning in self.outlook.as_ref().err().into_iter().flatten() {
+    /// Warns if a collector is configured.
+    #[expect(clippy::unused_self, reason = "with the feature it uses the exporter")]
+    pub(crate) fn log_destination(&self) {
+        if let Err(warning) = describe_destination() {
             warn!("{warning}");
         }
     }
 
-    /// Nothing is left to send.
-    #[expect(clippy::unused_async, reason = "with the feature it takes a moment")]
+    /// Has nothing to send.
+    #[expect(clippy::unused_async, reason = "with the feature it waits for the collector")]
     pub(crate) async fn finish(self) {}
 }
 
-/// Nowhere from here; that is wrong if somebody names a collector.
-pub(crate) fn outlook(environment: &Environment) -> Result<Option<String>, Vec<String>> {
-    super::not_built_in(environment).map_or(Ok(None), |warning| Err(vec![warning]))
+/// Returns an error if a collector is configured.
+pub(crate) fn describe_destination() -> Result<Option<String>, String> {
+    super::not_built_in(super::variable).map_or(Ok(None), Err)
 }
 
-/// Nobody goes on with a trace.
-pub(crate) fn go_on_with(_: &Span, _: &HeaderMap) {}
+/// Leaves the span alone: there is no trace to continue.
+pub(crate) fn continue_trace(_: &Span, _: &HeaderMap) {}

@@ -1,5 +1,4 @@
-//! The last look at spans before they go: with names and states as OpenTelemetry has them, and without a secret. And what is said
-//! when they cannot go.
+//! The last step before spans are sent: gives them the names and states of OpenTelemetry, masks secrets, and logs failures.
 
 use std::{
     borrow::Cow,
@@ -19,10 +18,10 @@ use opentelemetry_sdk::{
 use tracing::{info, warn};
 
 use super::client::Client;
-use crate::telemetry::concealed::Concealed;
+use crate::telemetry::mask::Concealed;
 
-/// How often it is said at most that nobody takes the spans.
-const SILENCE: Duration = Duration::from_mins(10);
+/// A failure to send is logged at most this often.
+const REPORT_INTERVAL: Duration = Duration::from_mins(10);
 
 /// Sends spans by OTLP.
 #[derive(Debug)]
@@ -48,28 +47,29 @@ impl Exporter {
 impl SpanExporter for Exporter {
     async fn export(&self, mut batch: Vec<SpanData>) -> OTelSdkResult {
         for span in &mut batch {
-            dress(span);
-            hide(span, &self.secrets);
+            set_attributes(span);
+            mask(span, &self.secrets);
         }
         let spans = batch.len();
         let result = self.otlp.export(batch).await;
-        let now = Instant::now();
-        let news =
-            self.health.lock().unwrap_or_else(PoisonError::into_inner).after(result.is_ok(), spans, now);
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let change = health.update(result.is_ok(), spans, Instant::now());
+        drop(health);
         let collector = &self.collector;
-        match news {
-            Some(News::Lost(lost)) => {
-                let reason = self.client.trouble();
+        match change {
+            Some(Change::Failing(lost)) => {
+                let reason = self.client.last_error();
                 let reason =
                     reason.or_else(|| result.as_ref().err().map(ToString::to_string)).unwrap_or_default();
-                let minutes = SILENCE.as_secs() / 60;
+                let minutes = REPORT_INTERVAL.as_secs() / 60;
                 warn!(
                     lost,
-                    "cannot send traces to {collector}: {reason}; spans are lost until it takes them, {lost} by now, and \
-                     nothing else is; this is said again in {minutes} minutes"
+                    "cannot send traces to {collector}: {reason}; {lost} spans are lost; the next report is in {minutes} minutes"
                 );
             }
-            Some(News::Again(lost)) => info!(lost, "traces go to {collector} again; {lost} spans were lost"),
+            Some(Change::Recovered(lost)) => {
+                info!(lost, "traces go to {collector} again; {lost} spans were lost");
+            }
             None => {}
         }
         result
@@ -88,28 +88,21 @@ impl SpanExporter for Exporter {
     }
 }
 
-/// Gives a span the name, the kind and the state that its fields tell: what makes spans knows nothing of OpenTelemetry.
-fn dress(span: &mut SpanData) {
+/// Sets the name, the kind and the status of a span from its fields: the code that makes spans does not know OpenTelemetry.
+fn set_attributes(span: &mut SpanData) {
     let text = |key: &str| {
         let attribute = span.attributes.iter().find(|attribute| attribute.key.as_str() == key);
         attribute.map(|attribute| attribute.value.as_str().into_owned())
     };
-    let name = match &*span.name {
-        "run" => text("job.name").map(|job| format!("run {job}")),
-        "request" => text("http.request.method").map(|method| match text("http.route") {
-            Some(route) => format!("{method} {route}"),
-            None => method,
-        }),
-        "database" => text("db.operation.name").map(|operation| match text("db.collection.name") {
-            Some(table) => format!("{operation} {table}"),
-            None => operation,
-        }),
-        _ => None,
+    let joined = |first: &str, second: &str| {
+        let words = [text(first)?].into_iter().chain(text(second));
+        Some(words.collect::<Vec<_>>().join(" "))
     };
-    let kind = match &*span.name {
-        "request" => Some(SpanKind::Server),
-        "database" => Some(SpanKind::Client),
-        _ => None,
+    let (name, kind) = match &*span.name {
+        "run" => (text("job.name").map(|job| format!("run {job}")), None),
+        "request" => (joined("http.request.method", "http.route"), Some(SpanKind::Server)),
+        "database" => (joined("db.operation.name", "db.collection.name"), Some(SpanKind::Client)),
+        _ => (None, None),
     };
     if let Some(error) = text("error") {
         span.status = Status::error(error);
@@ -122,72 +115,71 @@ fn dress(span: &mut SpanData) {
     }
 }
 
-/// Hides `secrets`.
-fn hide(span: &mut SpanData, secrets: &Concealed) {
-    hide_in(&mut span.name, secrets);
+fn mask(span: &mut SpanData, secrets: &Concealed) {
+    mask_text(&mut span.name, secrets);
     if let Status::Error { description } = &mut span.status {
-        hide_in(description, secrets);
+        mask_text(description, secrets);
     }
-    hide_in_all(&mut span.attributes, secrets);
+    mask_attributes(&mut span.attributes, secrets);
     for event in &mut span.events.events {
-        hide_in(&mut event.name, secrets);
-        hide_in_all(&mut event.attributes, secrets);
+        mask_text(&mut event.name, secrets);
+        mask_attributes(&mut event.attributes, secrets);
     }
 }
 
-fn hide_in(text: &mut Cow<'static, str>, secrets: &Concealed) {
-    if let Cow::Owned(hidden) = secrets.apply(text) {
-        *text = hidden.into();
+fn mask_text(text: &mut Cow<'static, str>, secrets: &Concealed) {
+    if let Cow::Owned(masked) = secrets.apply(text) {
+        *text = masked.into();
     }
 }
 
-fn hide_in_all(attributes: &mut [KeyValue], secrets: &Concealed) {
-    let hide_in_text = |text: &mut StringValue| {
-        if let Cow::Owned(hidden) = secrets.apply(text.as_str()) {
-            *text = hidden.into();
+fn mask_attributes(attributes: &mut [KeyValue], secrets: &Concealed) {
+    let mask = |text: &mut StringValue| {
+        if let Cow::Owned(masked) = secrets.apply(text.as_str()) {
+            *text = masked.into();
         }
     };
     for attribute in attributes {
         match &mut attribute.value {
-            Value::String(text) => hide_in_text(text),
-            Value::Array(Array::String(texts)) => texts.iter_mut().for_each(hide_in_text),
+            Value::String(text) => mask(text),
+            Value::Array(Array::String(texts)) => texts.iter_mut().for_each(mask),
             _ => {}
         }
     }
 }
 
-/// How sending went lately.
+/// Whether spans are sent, and what was logged of that.
 #[derive(Debug, Default)]
 struct Health {
-    /// When it was said last that nobody takes the spans.
-    told: Option<Instant>,
-    /// The present trouble was told.
-    is_known: bool,
-    /// Since it was told last.
+    /// When a failure was logged last.
+    reported_at: Option<Instant>,
+    /// The failure in progress was logged.
+    is_reported: bool,
+    /// The spans lost since the last log line.
     lost: usize,
 }
 
-/// What is worth a line.
+/// A change that is logged.
 #[derive(Debug, PartialEq, Eq)]
-enum News {
-    /// So many spans were lost since the last line.
-    Lost(usize),
-    /// They are taken again, after so many more were lost.
-    Again(usize),
+enum Change {
+    /// This many spans were lost since the last log line.
+    Failing(usize),
+    /// Spans are sent again, after this many more were lost.
+    Recovered(usize),
 }
 
 impl Health {
-    /// What there is to say after so many `spans` were sent, or not.
-    fn after(&mut self, is_sent: bool, spans: usize, now: Instant) -> Option<News> {
+    fn update(&mut self, is_sent: bool, spans: usize, now: Instant) -> Option<Change> {
         if is_sent {
-            return std::mem::take(&mut self.is_known).then(|| News::Again(std::mem::take(&mut self.lost)));
+            return std::mem::take(&mut self.is_reported)
+                .then(|| Change::Recovered(std::mem::take(&mut self.lost)));
         }
         self.lost += spans;
-        if self.told.is_some_and(|told| now.saturating_duration_since(told) < SILENCE) {
+        if self.reported_at.is_some_and(|at| now.saturating_duration_since(at) < REPORT_INTERVAL) {
             return None;
         }
-        (self.told, self.is_known) = (Some(now), true);
-        Some(News::Lost(std::mem::take(&mut self.lost)))
+        (self.reported_at, self.is_reported) = (Some(now), true);
+        Some(Change::Failing(std::mem::take(&mut self.lost)))
     }
 }
 
@@ -221,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_is_named_by_its_fields() {
+    fn span_name_follows_its_fields() {
         let error = || Status::error("no");
         for (name, attributes, expected) in [
             ("run", vec![("job.name", "billing")], ("run billing", SpanKind::Internal, Status::Unset)),
@@ -242,44 +234,44 @@ mod tests {
             ("of a plugin", vec![("job.name", "a")], ("of a plugin", SpanKind::Internal, Status::Unset)),
         ] {
             let mut span = span(name, &attributes);
-            dress(&mut span);
+            set_attributes(&mut span);
             assert_eq!((&*span.name, span.span_kind, span.status), expected);
         }
     }
 
     #[test]
-    fn no_secret_is_in_a_span() {
+    fn secrets_in_span_are_masked() {
         let mut span = span("s3cret", &[("url", "postgres://a:s3cret@b")]);
         span.status = Status::error("no s3cret");
         span.attributes.push(KeyValue::new("list", Value::Array(vec![StringValue::from("s3cret")].into())));
         let attributes = vec![KeyValue::new("text", "s3cret")];
-        span.events.events.push(Event::new("said s3cret", std::time::UNIX_EPOCH, attributes, 0));
-        hide(&mut span, &Concealed::new(["s3cret".to_owned()]));
+        span.events.events.push(Event::new("an event with s3cret", std::time::UNIX_EPOCH, attributes, 0));
+        mask(&mut span, &Concealed::new(["s3cret".to_owned()]));
         let shown = format!("{span:?}");
         assert!(!shown.contains("s3cret"), "{shown}");
         assert_eq!(shown.matches("***").count(), 6, "{shown}");
     }
 
     #[test]
-    fn trouble_is_told_once_in_ten_minutes_and_its_end_too() {
+    fn failure_is_logged_every_ten_minutes() {
         let (mut health, start) = (Health::default(), Instant::now());
         for (minute, is_sent, spans, expected) in [
             (0, true, 1, None),
-            (1, false, 2, Some(News::Lost(2))),
+            (1, false, 2, Some(Change::Failing(2))),
             (2, false, 3, None),
             (3, false, 4, None),
-            (11, false, 5, Some(News::Lost(12))),
+            (11, false, 5, Some(Change::Failing(12))),
             (12, false, 6, None),
-            (13, true, 1, Some(News::Again(6))),
+            (13, true, 1, Some(Change::Recovered(6))),
             (14, true, 1, None),
-            // It comes and goes: that is no news any more.
+            // A failure soon after another one is not logged again.
             (15, false, 1, None),
             (16, true, 1, None),
             (17, false, 1, None),
-            (21, false, 1, Some(News::Lost(3))),
+            (21, false, 1, Some(Change::Failing(3))),
         ] {
-            let news = health.after(is_sent, spans, start + Duration::from_mins(minute));
-            assert_eq!(news, expected, "minute {minute}");
+            let change = health.update(is_sent, spans, start + Duration::from_mins(minute));
+            assert_eq!(change, expected, "minute {minute}");
         }
     }
 }

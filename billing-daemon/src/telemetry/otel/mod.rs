@@ -1,7 +1,5 @@
 //! Traces by OpenTelemetry: the spans of the daemon, of its jobs and of plugins, sent by OTLP over HTTP to the collector that the
-//! environment names. With the feature `otel` alone; without it this says once that there is nobody to send them.
-
-use tracing_subscriber::{Layer, Registry};
+//! environment of the process names. Without the feature `otel` a warning reports that no traces are sent.
 
 #[cfg(feature = "otel")]
 mod client;
@@ -15,42 +13,46 @@ mod pipeline;
 mod settings;
 
 #[cfg(not(feature = "otel"))]
-pub(crate) use disabled::{Traces, go_on_with, outlook};
+pub(crate) use disabled::{Traces, continue_trace, describe_destination};
 #[cfg(feature = "otel")]
-pub(crate) use pipeline::{Traces, go_on_with, outlook};
+pub(crate) use pipeline::{Traces, continue_trace, describe_destination};
 
-/// What listens to spans beside the log.
-pub(crate) type Listener = Box<dyn Layer<Registry> + Send + Sync>;
+/// Reads a variable of the process; an empty one counts as unset.
+fn variable(name: &str) -> Option<String> {
+    let value = std::env::var(name).ok()?.trim().to_owned();
+    (!value.is_empty()).then_some(value)
+}
 
-/// What whoever names a collector should know of a program that was built without the feature.
+/// Returns the collector's URL and the variable that contains it; `None` if there is none or traces are switched off.
+fn collector(lookup: impl Fn(&str) -> Option<String>) -> Option<(&'static str, String)> {
+    let is = |name, value| lookup(name).is_some_and(|text| text.eq_ignore_ascii_case(value));
+    if is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
+        return None;
+    }
+    let names = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+    names.into_iter().find_map(|name| Some((name, lookup(name)?)))
+}
+
+/// Returns why a program without the feature `otel` sends no traces, if a collector is configured.
 #[cfg(any(test, not(feature = "otel")))]
-fn not_built_in(environment: &crate::config::environment::Environment) -> Option<String> {
-    let (name, _) = environment.collector()?;
-    Some(format!(
-        "{name} names a collector, but this program was built without the feature `otel`: no traces are sent"
-    ))
+fn not_built_in(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let (name, _) = collector(lookup)?;
+    Some(format!("cannot send traces: {name} is set, but this program was built without the feature `otel`"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::environment::Environment;
 
     #[test]
-    fn whoever_names_a_collector_is_told_if_nothing_can_be_sent() {
-        for (name, told) in [
+    fn collector_without_feature_gives_warning() {
+        for (name, warns) in [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", true),
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", true),
             ("OTEL_SERVICE_NAME", false),
         ] {
-            let lookup = |asked: &str| (asked == name).then(|| "http://127.0.0.1:4318".into());
-            let folder = tempfile::tempdir().expect("a folder");
-            let environment = Environment::load(lookup, folder.path(), None).expect("readable");
-            assert_eq!(
-                not_built_in(&environment).is_some_and(|warning| warning.starts_with(name)),
-                told,
-                "{name}"
-            );
+            let lookup = |known: &str| (known == name).then(|| "http://127.0.0.1:4318".to_owned());
+            assert_eq!(not_built_in(lookup).is_some_and(|warning| warning.contains(name)), warns, "{name}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What listens to spans and sends them, in the background.
+//! The layer that receives spans, and the background thread that sends them.
 
 use std::time::Duration;
 
@@ -7,115 +7,110 @@ use opentelemetry::{
     InstrumentationScope, KeyValue, propagation::TextMapPropagator, trace::TracerProvider as _,
 };
 use opentelemetry_http::HeaderExtractor;
-use opentelemetry_otlp::{Protocol, WithExportConfig as _, WithHttpConfig as _};
-use opentelemetry_sdk::{
-    Resource,
-    propagation::TraceContextPropagator,
-    trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider},
-};
+use opentelemetry_otlp::{ExporterBuildError, Protocol, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
 use tracing::{Level, Span, info, level_filters::LevelFilter, warn};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{Layer as _, filter::Targets};
 
-use super::{Listener, client::Client, exporter::Exporter, settings::Settings};
-use crate::{config::environment::Environment, host::identity::Identity, telemetry::concealed::Concealed};
+use super::{client::Client, exporter::Exporter, settings::OtelSettings, variable};
+use crate::{
+    host::identity::Identity,
+    telemetry::{Listener, mask::Concealed},
+};
 
-/// How long the last spans may take to be sent.
-const FINISH: Duration = Duration::from_secs(3);
+/// How long the shutdown waits for the last spans.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Crates whose spans and events are worth a trace at `debug`. Of others, those of plugins say what matters at `info`.
-const OURS: [&str; 4] = ["billing_daemon", "billing_jobs", "billing_kinds", "billing_scheduler"];
-/// Libraries that say too much at `info`.
-const QUIET: [&str; 3] = ["sqlx", "sea_orm", "tokio_cron_scheduler"];
+/// Crates whose spans and events belong into a trace at `debug`. Those of plugins do at `info`.
+const OWN_CRATES: [&str; 4] = ["billing_daemon", "billing_jobs", "billing_kinds", "billing_scheduler"];
+/// Libraries that log too much at `info`.
+const QUIET_CRATES: [&str; 3] = ["sqlx", "sea_orm", "tokio_cron_scheduler"];
 
-/// The spans of this process, on their way to a collector, if there is one.
+/// The spans of this process, on their way to a collector if there is one.
 pub(crate) struct Traces {
     provider: Option<SdkTracerProvider>,
-    /// Where they go, or what is wrong with that.
-    outlook: Result<Option<String>, Vec<String>>,
+    destination: Result<Option<String>, String>,
 }
 
 impl Traces {
-    /// To the collector that `environment` names, as those of `identity`, without `secrets`, to which those of the collector are
-    /// added.
-    pub(crate) fn of(environment: &Environment, identity: &Identity, secrets: &Concealed) -> Self {
-        let none = |outlook| Self { provider: None, outlook };
-        let Ok(Some(settings)) = Settings::of(environment) else { return none(outlook(environment)) };
-        secrets.add(settings.secrets());
-        match provider(&settings, identity, secrets.clone()) {
-            Ok(provider) => Self { provider: Some(provider), outlook: Ok(Some(settings.collector())) },
-            Err(error) => none(Err(vec![not_sent(error)])),
+    /// Prepares the traces of `identity` for the collector in the environment. Masks `secrets` and adds those of the collector.
+    pub(crate) fn new(identity: &Identity, secrets: &Concealed) -> Self {
+        let built = OtelSettings::read(variable).and_then(|settings| {
+            let Some(settings) = settings else { return Ok((None, None)) };
+            secrets.add(settings.secrets.clone());
+            let destination = settings.destination();
+            let provider =
+                provider(settings, identity, secrets.clone()).map_err(|error| error.to_string())?;
+            Ok((Some(provider), Some(destination)))
+        });
+        match built {
+            Ok((provider, destination)) => Self { provider, destination: Ok(destination) },
+            Err(error) => Self { provider: None, destination: Err(cannot_send(&error)) },
         }
     }
 
-    /// What hears of spans beside the log.
-    pub(crate) fn listener(&self) -> Option<Listener> {
+    /// Returns the layer that receives spans.
+    pub(crate) fn layer(&self) -> Option<Listener> {
         let scope = InstrumentationScope::builder("billing-daemon").with_version(env!("CARGO_PKG_VERSION"));
         let tracer = self.provider.as_ref()?.tracer_with_scope(scope.build());
         let levels = Targets::new()
             .with_default(Level::INFO)
-            .with_targets(OURS.map(|target| (target, LevelFilter::DEBUG)))
-            .with_targets(QUIET.map(|target| (target, LevelFilter::WARN)));
-        let listener = tracing_opentelemetry::layer()
+            .with_targets(OWN_CRATES.map(|target| (target, LevelFilter::DEBUG)))
+            .with_targets(QUIET_CRATES.map(|target| (target, LevelFilter::WARN)));
+        let layer = tracing_opentelemetry::layer()
             .with_tracer(tracer)
             .with_location(false)
             .with_threads(false)
             .with_tracked_inactivity(false)
-            // Nothing here asks OpenTelemetry which span it is in.
+            // Nothing reads the current context of OpenTelemetry.
             .with_context_activation(false);
-        Some(listener.with_filter(levels).boxed())
+        Some(layer.with_filter(levels).boxed())
     }
 
-    /// Says where they go, or why they do not.
-    pub(crate) fn announce(&self) {
-        match &self.outlook {
+    /// Logs where traces go, or why they are not sent.
+    pub(crate) fn log_destination(&self) {
+        match &self.destination {
             Ok(Some(collector)) => info!("traces go to {collector}"),
             Ok(None) => {}
-            Err(warnings) => warnings.iter().for_each(|warning| warn!("{warning}")),
+            Err(warning) => warn!("{warning}"),
         }
     }
 
-    /// Sends what is left, if the collector takes it soon.
+    /// Sends the last spans, unless the collector takes too long.
     pub(crate) async fn finish(self) {
         if let Some(provider) = self.provider {
-            // Whoever sends has said what went wrong, and nothing waits for it.
-            let _ = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FINISH)).await;
+            // The exporter has logged a failure.
+            let _ =
+                tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT)).await;
         }
     }
 }
 
-/// Where traces would go from here, or everything that is wrong with that.
-pub(crate) fn outlook(environment: &Environment) -> Result<Option<String>, Vec<String>> {
-    match Settings::of(environment) {
-        Ok(settings) => Ok(settings.map(|settings| settings.collector())),
-        Err(problems) => Err(problems.iter().map(not_sent).collect()),
-    }
+/// Returns the collector's URL, if there is one, or why no traces can be sent.
+pub(crate) fn describe_destination() -> Result<Option<String>, String> {
+    let settings = OtelSettings::read(variable).map_err(|error| cannot_send(&error))?;
+    Ok(settings.map(|settings| settings.destination()))
 }
 
-fn not_sent(problem: impl std::fmt::Display) -> String {
-    format!("{problem}; until then no traces are sent")
+fn cannot_send(error: &str) -> String {
+    format!("cannot send traces: {error}")
 }
 
+/// Builds the pipeline. The SDK reads the sampler and the limits of batches from the environment, the exporter the headers.
 fn provider(
-    settings: &Settings,
+    settings: OtelSettings,
     identity: &Identity,
     secrets: Concealed,
-) -> Result<SdkTracerProvider, opentelemetry_otlp::ExporterBuildError> {
-    let client = Client::new(settings);
+) -> Result<SdkTracerProvider, ExporterBuildError> {
+    let client = Client::new(&settings);
     let otlp = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
         .with_http_client(client.clone())
         .with_protocol(Protocol::HttpBinary)
         .with_endpoint(settings.endpoint.as_str())
-        .with_headers(settings.headers.iter().cloned().collect())
-        .with_timeout(settings.timeout)
         .build()?;
-    let exporter = Exporter::new(otlp, client, settings.collector(), secrets);
-    let batches = BatchConfigBuilder::default()
-        .with_scheduled_delay(settings.delay)
-        .with_max_queue_size(settings.queue)
-        .with_max_export_batch_size(settings.batch)
-        .build();
+    let exporter = Exporter::new(otlp, client, settings.destination(), secrets);
     let resource = Resource::builder_empty()
         .with_attributes([
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
@@ -125,19 +120,15 @@ fn provider(
             KeyValue::new("telemetry.sdk.name", "opentelemetry"),
             KeyValue::new("telemetry.sdk.language", "rust"),
         ])
-        .with_attributes(settings.resource.clone())
+        .with_attributes(settings.resource)
         .build();
-    Ok(SdkTracerProvider::builder()
-        .with_sampler(settings.sampler.clone())
-        .with_resource(resource)
-        .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batches).build())
-        .build())
+    Ok(SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build())
 }
 
-/// Makes `span` a part of the trace that `headers` name, if they name one and anybody listens.
-pub(crate) fn go_on_with(span: &Span, headers: &HeaderMap) {
+/// Makes `span` a part of the trace that `headers` name, if they name one and traces are sent.
+pub(crate) fn continue_trace(span: &Span, headers: &HeaderMap) {
     if headers.contains_key("traceparent") {
-        // Without a listener there is no trace to go on with.
+        // It fails only where no traces are sent.
         let _ = span.set_parent(TraceContextPropagator::new().extract(&HeaderExtractor(headers)));
     }
 }
