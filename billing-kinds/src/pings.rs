@@ -27,6 +27,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The URLs to request for one job.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[schemars(rename = "ping")]
 pub struct Ping {
     /// Requested when an occurrence succeeds, and only then.
     #[serde(deserialize_with = "checked::secret_url")]

@@ -174,7 +174,7 @@ mod tests {
         for (key, default) in keys(&item["properties"]["retry"]) {
             same(format!("{without}retry = {{ {key} = {default} }}"));
         }
-        for (key, default) in keys(&schema["$defs"]["ScheduleTable"]["anyOf"][1]) {
+        for (key, default) in keys(&schema["$defs"]["cron"]) {
             same(without.replace(" }", &format!(", {key} = {default} }}")));
         }
         assert!(tried >= 15, "{tried} defaults");
@@ -201,25 +201,20 @@ mod tests {
         }
         for key in keys(item).iter().filter(|key| *key != "schedule") {
             let given = [("name", "'a'"), ("kind", "'stale-daemons'"), ("schedule", "{ every = '1h' }")];
-            let given: String = given
-                .iter()
-                .filter(|(given, _)| given != key)
-                .map(|(key, value)| format!("{key} = {value}\n"))
-                .collect();
+            let given = given.iter().filter(|(given, _)| given != key);
+            let given: Vec<_> = given.map(|(key, value)| format!("{key} = {value}\n")).collect();
+            let given = given.concat();
             is_read(key, format!("[[job]]\n{given}{key} = 1.5"));
         }
         for key in keys(&item["properties"]["retry"]) {
             is_read(&key, job(&format!("{HOURLY}retry = {{ {key} = 1.5 }}")));
         }
-        for key in keys(&schema["$defs"]["Ping"]) {
+        for key in keys(&schema["$defs"]["ping"]) {
             is_read(&key, job(&format!("{HOURLY}ping = {{ {key} = 1.5 }}")));
         }
-        let kinds = schema["$defs"]["ScheduleTable"]["anyOf"].as_array().expect("kinds of schedules");
-        for (kind, table) in
-            ["every = '1h'", "cron = '@daily'", "at = 2027-01-01T00:00:00Z"].iter().zip(kinds)
-        {
-            for key in keys(table) {
-                let given = if kind.starts_with(&key) { String::new() } else { format!("{kind}, ") };
+        for (kind, value) in [("every", "'1h'"), ("cron", "'@daily'"), ("at", "2027-01-01T00:00:00Z")] {
+            for key in keys(&schema["$defs"][kind]) {
+                let given = if key == kind { String::new() } else { format!("{kind} = {value}, ") };
                 is_read(&key, job(&format!("schedule = {{ {given}{key} = 1.5 }}")));
             }
         }

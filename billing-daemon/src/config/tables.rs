@@ -145,47 +145,62 @@ enum ScheduleValue {
 
 /// One schedule.
 #[derive(JsonSchema)]
-#[schemars(untagged, deny_unknown_fields, rename_all_fields = "kebab-case")]
+#[schemars(rename = "schedule", untagged)]
 pub(super) enum ScheduleTable {
-    Every {
-        /// Every multiple of this since 1970, in whole seconds.
-        every: DurationText,
-        /// And this much later.
-        offset: Option<DurationText>,
-        /// The schedule begins at this time.
-        not_before: Option<InstantText>,
-        /// The schedule ends at this time.
-        not_after: Option<InstantText>,
-    },
-    Cron {
-        /// 5 fields (minute, hour, day of month, month, day of week), 6 with the second first, or a nickname such as @hourly.
-        #[schemars(
-            regex(
-                pattern = r"^\s*(@(hourly|daily|midnight|weekly|monthly|yearly|annually)|[^@\s]\S*(\s+\S+){4,5})\s*$"
-            ),
-            extend("examples" = ["0 5 * * * *", "30 2 * * *", "@hourly"])
-        )]
-        cron: String,
-        /// A name of the IANA database, such as Europe/Berlin.
-        #[schemars(extend("default" = "UTC"))]
-        timezone: Option<String>,
-        /// As `dst-gap` of the job, for this schedule alone.
-        dst_gap: Option<Word<DstGap>>,
-        /// As `dst-fold` of the job, for this schedule alone.
-        dst_fold: Option<Word<DstFold>>,
-        /// The schedule begins at this time.
-        not_before: Option<InstantText>,
-        /// The schedule ends at this time.
-        not_after: Option<InstantText>,
-    },
-    At {
-        /// Once, at this time.
-        at: InstantText,
-        /// The schedule begins at this time.
-        not_before: Option<InstantText>,
-        /// The schedule ends at this time.
-        not_after: Option<InstantText>,
-    },
+    Every(EveryTable),
+    Cron(CronTable),
+    At(AtTable),
+}
+
+/// A fixed interval.
+#[derive(JsonSchema)]
+#[schemars(rename = "every", deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct EveryTable {
+    /// Every multiple of this since 1970, in whole seconds.
+    every: DurationText,
+    /// And this much later.
+    offset: Option<DurationText>,
+    /// The schedule begins at this time.
+    not_before: Option<InstantText>,
+    /// The schedule ends at this time.
+    not_after: Option<InstantText>,
+}
+
+/// A cron text.
+#[derive(JsonSchema)]
+#[schemars(rename = "cron", deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct CronTable {
+    /// 5 fields (minute, hour, day of month, month, day of week), 6 with the second first, or a nickname such as @hourly.
+    #[schemars(
+        regex(
+            pattern = r"^\s*(@(hourly|daily|midnight|weekly|monthly|yearly|annually)|[^@\s]\S*(\s+\S+){4,5})\s*$"
+        ),
+        extend("examples" = ["0 5 * * * *", "30 2 * * *", "@hourly"])
+    )]
+    cron: String,
+    /// A name of the IANA database, such as Europe/Berlin.
+    #[schemars(extend("default" = "UTC"))]
+    timezone: Option<String>,
+    /// As `dst-gap` of the job, for this schedule alone.
+    dst_gap: Option<Word<DstGap>>,
+    /// As `dst-fold` of the job, for this schedule alone.
+    dst_fold: Option<Word<DstFold>>,
+    /// The schedule begins at this time.
+    not_before: Option<InstantText>,
+    /// The schedule ends at this time.
+    not_after: Option<InstantText>,
+}
+
+/// One instant.
+#[derive(JsonSchema)]
+#[schemars(rename = "at", deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct AtTable {
+    /// Once, at this time.
+    at: InstantText,
+    /// The schedule begins at this time.
+    not_before: Option<InstantText>,
+    /// The schedule ends at this time.
+    not_after: Option<InstantText>,
 }
 
 /// A value that is one of a few words.
@@ -279,7 +294,12 @@ impl TableKeys {
     /// Returns the keys of `T`, or of all its variants.
     pub(super) fn of<T: JsonSchema>() -> Self {
         let schema = SchemaGenerator::default().into_root_schema_for::<T>().to_value();
-        let tables = std::iter::once(&schema).chain(schema["anyOf"].as_array().into_iter().flatten());
+        let variants = schema["anyOf"].as_array().into_iter().flatten();
+        let variants = variants.map(|variant| match variant["$ref"].as_str() {
+            Some(path) => schema.pointer(path.trim_start_matches('#')).unwrap_or(variant),
+            None => variant,
+        });
+        let tables = std::iter::once(&schema).chain(variants);
         let keys = tables.filter_map(|table| table["properties"].as_object());
         let mut known: Vec<_> = keys.flat_map(Map::keys).cloned().collect();
         known.sort_unstable();
