@@ -57,7 +57,7 @@ properties() {
 # The variants that hold, with one more daemon or hour than the tests check.
 model() {
     local result code=0
-    for variant in "daemons --hours 6" "panel-two-machines --daemons 3" "panel-two-machines --hours 3" \
+    for variant in "daemons --hours 6" "panel-two-instances --daemons 3" "panel-two-instances --hours 3" \
         "panel-three-daemons --hours 4" "fail-over --daemons 3"; do
         # shellcheck disable=SC2086
         result=$(cargo run --quiet --release --locked --package protocol-model -- $variant --threads "$(getconf _NPROCESSORS_ONLN)" | tail -n 1)

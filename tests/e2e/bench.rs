@@ -1,4 +1,4 @@
-//! A benchmark is no timed test: it is run small, to see that it works.
+//! Each benchmark runs with a small fleet, to see that it works; no time is checked.
 
 use std::{
     io::Write as _,

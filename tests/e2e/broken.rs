@@ -2,7 +2,8 @@
 //! continues when it can.
 
 use billing_test_support::{
-    Db, Login, Panel, Postgres, Program, SmallDisk, eventually, on_every_engine, on_variants, process::Signal,
+    Db, LimitedDisk, Login, Panel, Postgres, Program, eventually, on_every_engine, on_variants,
+    process::Signal,
 };
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use sea_orm::DbBackend;
@@ -34,10 +35,10 @@ async fn size_limited_file_delays_billing_only() {
     check_all_charged_once(&db, &organizations).await;
 }
 
-/// No page more fits on the disk.
+/// The disk is full.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_disk_delays_billing_only() {
-    let Some(disk) = SmallDisk::of(8) else { return };
+    let Some(disk) = LimitedDisk::of(8) else { return };
     let db = Db::sqlite_in(disk.path()).await;
     let organizations = seed(&db, 40).await;
     disk.fill();
@@ -55,7 +56,7 @@ async fn full_disk_delays_billing_only() {
 /// The table of cycles is on a separate disk, which is full.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_server_disk_delays_billing_only() {
-    let Some(disk) = SmallDisk::of(8) else { return };
+    let Some(disk) = LimitedDisk::of(8) else { return };
     let server = Postgres::private().await;
     disk.belongs_to_owner_of(server.folder());
     let db = Db::on_server(server, Panel::G1, Login::Billing).await;
@@ -221,7 +222,7 @@ async fn unusable_file_is_reported_with_help() {
     }
 }
 
-/// Rights to look and to bill are enough when nothing is pending.
+/// Rights to read and to bill suffice when no migration is pending.
 async fn current_schema_needs_no_owner(db: &Db) {
     let migrated = program().env("DATABASE_URL", &db.url).run("migrate up").await.expect_code(0);
     assert_eq!(migrated.out, ["nothing to do"]);
@@ -229,7 +230,7 @@ async fn current_schema_needs_no_owner(db: &Db) {
 
 on_variants!(current_schema_needs_no_owner: sqlite, g1_role, g3_role);
 
-/// A row of the list of migrations is gone, as after a restore of one table.
+/// A row of the list of migrations is missing, as after a restore of one table.
 async fn incomplete_schema_is_rejected(db: &Db) {
     seed(db, 1).await;
     db.execute(
@@ -246,7 +247,7 @@ async fn incomplete_schema_is_rejected(db: &Db) {
 
 on_every_engine!(incomplete_schema_is_rejected);
 
-/// Killed while it writes, again and again: the file is whole each time, and in the end everything is charged once.
+/// Killed repeatedly while it writes: the file is valid each time, and at the end everything is charged once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_during_writes_leaves_valid_file() {
     let db = Db::sqlite().await;

@@ -1,4 +1,4 @@
-//! Futures that are dropped half-way, as a run is that outlives its timeout: what they had begun is rolled back, and their
+//! Futures that are dropped before their end, like a run that exceeds its timeout: their work is rolled back, and their
 //! connection is used by nothing else.
 
 use std::{
@@ -51,7 +51,7 @@ async fn abandoned_begin_leaves_no_open_transaction() {
     let pool = pool(&db).await;
     let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                    AND application_name = 'billing-daemon' AND state <> 'idle'";
-    // The first ones open a connection, later ones use it again.
+    // The first ones open a connection, later ones reuse it.
     for _ in 0..10 {
         let mut polls = 1;
         while !ends_within(polls, billing_store::begin(&pool)).await {

@@ -18,7 +18,7 @@ const HOUR: i64 = 3_600;
 async fn database_clock_changes_never_charge_early() {
     let server = Postgres::with_clock().await;
     let db = Db::on_server(server, Panel::G3, Login::Billing).await;
-    let machines = i64::try_from(seed(&db, 3).await.len()).expect("a few");
+    let instances = i64::try_from(seed(&db, 3).await.len()).expect("a few");
     let daemon = daemon(&db, &[LEASE, EVERY_SECOND]).start("run");
     let mut latest = 0;
     for offset in [0, 2, 0, -26, 1, 4, 3, 5] {
@@ -26,7 +26,7 @@ async fn database_clock_changes_never_charge_early() {
         two_more_runs(&db).await;
         latest = latest.max(offset);
         let charged = fetch(&db, "SELECT sum(hours) FROM billing_charges").await;
-        let expected = machines * (HOURS + latest);
+        let expected = instances * (HOURS + latest);
         assert_eq!(charged, expected.to_string(), "with the clock moved by {offset} h");
         let early = "SELECT count(*) FROM billing_charges c JOIN billing_batches b ON b.id = c.batch_id
                       WHERE c.period_start + c.hours * interval '1 hour' > b.as_of";
@@ -86,6 +86,6 @@ async fn clock_jump_ends_lease_without_double_charges() {
     quick.terminated().await.expect_code(0);
     check_all_charged_once(&db, &organizations).await;
     let back = "SELECT count(*) FROM (SELECT fencing_token < lag(fencing_token) OVER (ORDER BY id) AS back FROM billing_batches) x WHERE back";
-    assert_eq!(fetch(&db, back).await, "0", "fences never fall in the order of commits");
+    assert_eq!(fetch(&db, back).await, "0", "fencing tokens never decrease in the order of commits");
     server.take_away();
 }

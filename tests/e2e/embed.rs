@@ -1,4 +1,4 @@
-//! The example that embeds the scheduler with SeaORM: what it creates, and what it is built from.
+//! The example that embeds the scheduler with SeaORM: its tables and its dependencies.
 
 use std::{collections::BTreeSet, process::Command};
 

@@ -1,4 +1,4 @@
-//! What the other tests rely on: the databases are separate, look as the panel's do, and leave nothing behind.
+//! Assumptions of the other tests: databases are separate, match the panel's, and are removed.
 
 use std::{
     env, fs,
@@ -15,7 +15,7 @@ use billing_test_support::{Db, Fleet, Instance, Login, Panel, Plan, Postgres, on
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DbBackend, Statement, TransactionTrait};
 
-/// How long a server may take to come or go.
+/// The time limit of the start and the end of a server.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -70,8 +70,8 @@ async fn daemon_reads_seeded_fleet(db: &Db) {
     let daemon = db.connect().await;
     let wallets = Statement::from_string(db.backend(), "SELECT id FROM wallets");
     assert_eq!(daemon.query_all_raw(wallets).await.expect("wallets may be read").len(), 1);
-    let fences = Statement::from_string(db.backend(), "SELECT * FROM scheduler_fencing");
-    assert_eq!(daemon.query_all_raw(fences).await.expect("our tables may be read").len(), 0);
+    let tokens = Statement::from_string(db.backend(), "SELECT * FROM scheduler_fencing");
+    assert_eq!(daemon.query_all_raw(tokens).await.expect("our tables may be read").len(), 0);
 }
 
 on_every_database!(fleet_is_read_as_seeded, daemon_reads_seeded_fleet);
@@ -284,7 +284,7 @@ async fn update_sets_updated_at_by_trigger() {
 async fn row_level_security_binds_non_owners() {
     let db = Db::g3_role().await;
     Fleet::new(&db).wallet("1.00").await;
-    // Without the grant the role would be refused for that, and the policies would go untested.
+    // Without the grant the role is rejected for that reason, and the policies are not tested.
     db.execute("GRANT UPDATE ON payment_transactions TO billing_run").await;
     let role = db.connect().await;
 

@@ -69,7 +69,7 @@ async fn idle_job_sends_no_queries() {
         assert!(of(&round_trips, cause).abs_diff(ticks) <= 2, "{cause}: {round_trips:?}");
     }
     assert!(of(&round_trips, LATE) <= ticks / 10 + 1, "{round_trips:?}");
-    // Two that meet wait for each other, and one that waits for long goes over the pool.
+    // Concurrent calls wait for each other, and one that waits too long uses the pool.
     assert!(of(&round_trips, POOL) <= ticks, "{round_trips:?}");
     // A job of one second is claimed right after its run, for the next one: its lease is extended every third of it.
     assert!(of(&round_trips, RENEWAL) <= ticks / 3 + 2, "{round_trips:?}");

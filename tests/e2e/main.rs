@@ -1,4 +1,4 @@
-//! One binary without limitything end to end, so that one PostgreSQL server serves it all.
+//! One binary for all end-to-end tests, so that they share one PostgreSQL server.
 
 mod bench;
 mod billing;

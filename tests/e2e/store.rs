@@ -67,8 +67,8 @@ async fn concurrent_first_claims_have_one_winner(db: &Db) {
     winners.sort_unstable();
     assert_eq!(winners, [("first", 1), ("second", 1)]);
     for table in ["scheduler_jobs", "scheduler_fencing"] {
-        let fences = format!("SELECT count(*) || ' rows, newest ' || max(fencing_token) FROM {table}");
-        assert_eq!(fetch(db, &fences).await, "2 rows, newest 1", "{table}");
+        let tokens = format!("SELECT count(*) || ' rows, newest ' || max(fencing_token) FROM {table}");
+        assert_eq!(fetch(db, &tokens).await, "2 rows, newest 1", "{table}");
     }
 }
 
@@ -97,7 +97,7 @@ on_every_engine!(
     lease_is_renewed_with_busy_pool,
 );
 
-/// As when the server is restarted while a job works: what it did is written down all the same.
+/// For example when the server restarts while a job runs: its run is recorded nevertheless.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn run_is_recorded_after_idle_disconnects() {
     let db = Db::g1_role().await;

@@ -1,4 +1,4 @@
-//! The audit finds whatever else could have gone wrong: every way to tamper with the books breaks an invariant.
+//! The audit: every way to tamper with the ledger breaks an invariant.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::{CENT, Daemon, TEN_CENTS_AN_HOUR, assert_sound, connect, hour, minute, money, number};
 
-/// What the audit reads and is tampered with.
+/// The tables that the audit reads and that are tampered with.
 const TABLES: [&str; 10] = [
     "wallets",
     "vps_instances",
@@ -36,13 +36,13 @@ const TABLES: [&str; 10] = [
     "scheduler_runs",
 ];
 
-/// The rows of the tables, to put them back after each case.
+/// The rows of the tables, to restore them after each case.
 pub(super) struct Snapshot {
     restore: String,
 }
 
 impl Snapshot {
-    /// Keeps the rows, and lifts the triggers that protect the charges.
+    /// Copies the rows, and disables the triggers that protect the charges.
     pub(super) async fn of(db: &Db) -> Self {
         let (lift, without_keys, with_keys) = match db.backend() {
             DbBackend::Sqlite => (
@@ -66,7 +66,7 @@ impl Snapshot {
         Self { restore: format!("{without_keys}; {restore} {with_keys}") }
     }
 
-    /// Puts the rows back.
+    /// Restores the rows.
     pub(super) async fn restore(&self, db: &Db) {
         db.execute(&self.restore).await;
     }
@@ -110,7 +110,7 @@ impl Books {
 pub(super) enum Step {
     /// Changes rows behind the daemon's back.
     Sql(String),
-    /// A run bills every hour that ended this many hours after these tests' beginning of time.
+    /// A run bills every hour that ended this many hours after the start of these tests' time.
     Bill(i64),
     /// An operator adopts the fleet.
     Adopt,
@@ -187,11 +187,11 @@ impl Sql<'_> {
     }
 }
 
-/// Statements that tamper with the books, and the invariants that each breaks.
+/// Statements that tamper with the ledger, and the invariants that each breaks.
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn tamperings(db: &Db, books: &Books) -> Vec<(String, &'static [&'static str])> {
     let Books { paid, unpaid, poor } = books;
-    // What is ours has integers on SQLite, where the panel's tables have text.
+    // On SQLite our tables have integers where the panel's have text.
     let sqlite = db.backend() == DbBackend::Sqlite;
     let panels = |hours| format!("'{}'", hour(hours).to_rfc3339());
     let ours = |hours| if sqlite { hour(hours).timestamp_micros().to_string() } else { panels(hours) };
@@ -299,7 +299,7 @@ fn tamperings(db: &Db, books: &Books) -> Vec<(String, &'static [&'static str])> 
     ]
 }
 
-/// Which invariants are broken, in the order in which they are checked.
+/// The broken invariants, in the order in which they are checked.
 pub(super) async fn broken(connection: &DatabaseConnection) -> Vec<String> {
     let audit = audit(connection).await.expect("the audit runs");
     assert!(audit.checked > 0);
@@ -372,7 +372,7 @@ async fn audit_finds_missing_charge_key(db: &Db) {
 
 async fn charges_cannot_be_changed_or_deleted(db: &Db) {
     Books::on(db).await;
-    // Not even by whom no grant binds.
+    // Not even by a role without restrictions.
     for statement in ["UPDATE billing_charges SET amount = 0", "DELETE FROM billing_charges"] {
         let refusal = db.admin().execute_unprepared(statement).await.expect_err(statement).to_string();
         assert!(refusal.contains("billing_charges is append-only"), "{refusal}");

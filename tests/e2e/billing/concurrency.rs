@@ -1,4 +1,4 @@
-//! Several at once: runners, claims, payments and broken connections, and still one charge for each hour.
+//! Concurrent runs, claims, payments and broken connections: one charge for each hour.
 
 use std::sync::{
     Arc,
@@ -43,7 +43,7 @@ async fn concurrent_runs_charge_each_hour_once(db: &Db) {
         let start = Arc::new(Barrier::new(runners));
         let mut running = Vec::new();
         for runner in 0..runners {
-            // Batches of all sizes, so that they meet in every way.
+            // Batches of all sizes, so that they overlap in every way.
             let daemon = Daemon::with_batches_of(db, [5_000, 5_000, 30, 7][runner % 4]).await;
             let start = Arc::clone(&start);
             running.push(tokio::spawn(async move {
@@ -68,11 +68,11 @@ async fn concurrent_runs_charge_each_hour_once(db: &Db) {
     }
 }
 
-async fn a_claim_that_is_not_the_newest_commits_nothing(db: &Db) {
+async fn superseded_claim_commits_nothing(db: &Db) {
     organizations(db, 2, 2).await;
     let daemon = Daemon::of(db).await;
     let old = daemon.claim().await;
-    // Either row alone: a claim is two steps, and the old holder may wake up between them.
+    // Either row alone: a claim is two steps, and the old holder may resume between them.
     for table in ["scheduler_jobs", "scheduler_fencing"] {
         db.execute(&format!("UPDATE {table} SET fencing_token = fencing_token + 1")).await;
         let before = contents(db).await;
@@ -90,7 +90,7 @@ async fn a_claim_that_is_not_the_newest_commits_nothing(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn a_claim_that_is_lost_in_the_middle_ends_the_run_after_its_batch(db: &Db) {
+async fn claim_lost_during_run_ends_it(db: &Db) {
     organizations(db, 4, 2).await;
     let overtake = "UPDATE scheduler_fencing SET fencing_token = fencing_token + 1";
     trigger(db, "overtake", "AFTER INSERT ON billing_batches", "NEW.charges > 0", &Then::Run(overtake)).await;
@@ -132,7 +132,7 @@ async fn payments_during_run_are_kept(db: &Db) {
     assert_sound(db).await;
 }
 
-/// Without the lock on the wallet the instance would be held for want of money that is as good as there.
+/// Without the lock on the wallet the instance would be held for missing money that is about to be committed.
 async fn billing_waits_for_open_payment(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("0.00").await;
@@ -213,7 +213,7 @@ async fn repeated_conflicts_delay_one_batch_only(db: &Db) {
 async fn commit_with_lost_response_is_not_repeated(db: &Db) {
     organizations(db, 2, 3).await;
     let lost = Arc::new(AtomicBool::new(false));
-    let url = through_a_proxy_that_loses_the_answer_to_a_commit(&db.url, Arc::clone(&lost)).await;
+    let url = url_through_lossy_proxy(&db.url, Arc::clone(&lost)).await;
     let fencing_token = Daemon::of(db).await.claim().await.fencing_token;
     let daemon = Daemon::at(&url, BillingSettings::default()).await;
 
@@ -230,8 +230,8 @@ async fn commit_with_lost_response_is_not_repeated(db: &Db) {
     assert_sound(db).await;
 }
 
-/// A URL that leads to the same database, where the first COMMIT of a batch is not answered: the connection is cut instead.
-async fn through_a_proxy_that_loses_the_answer_to_a_commit(url: &str, lost: Arc<AtomicBool>) -> String {
+/// A URL that leads to the same database, where the first COMMIT of a batch gets no response: the connection is closed instead.
+async fn url_through_lossy_proxy(url: &str, lost: Arc<AtomicBool>) -> String {
     let proxy = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let port = proxy.local_addr().expect("it is bound").port();
     let (front, database) = url.rsplit_once('/').expect("a database");
@@ -268,10 +268,7 @@ async fn relay(mut client: TcpStream, mut server: TcpStream, lost: Arc<AtomicBoo
 }
 
 on_every_database!(concurrent_runs_charge_each_hour_once);
-on_each_kind!(
-    a_claim_that_is_not_the_newest_commits_nothing,
-    a_claim_that_is_lost_in_the_middle_ends_the_run_after_its_batch,
-);
+on_each_kind!(superseded_claim_commits_nothing, claim_lost_during_run_ends_it,);
 on_every_engine!(payments_during_run_are_kept);
 on_variants!(billing_waits_for_open_payment: g1_owner, g3_role);
 on_variants!(conflict_or_lost_connection_is_retried: g3_role);

@@ -1,4 +1,4 @@
-//! What a run costs does not grow with the history that is there.
+//! The cost of a run does not grow with the history.
 
 use billing_test_support::{Db, Fleet, Plan, eventually};
 use sea_orm::FromQueryResult;
@@ -7,13 +7,13 @@ use super::{Daemon, TEN_CENTS_AN_HOUR, add_instances, fetch_rows, hour, number};
 
 const ORGANIZATIONS: i64 = 30;
 const MACHINES_EACH: u32 = 10;
-const MACHINES: i64 = 300;
+const INSTANCES: i64 = 300;
 
-/// Tables that only ever grow.
+/// Tables that only grow.
 const HISTORY: &str =
     "'billing_charges', 'payment_transactions', 'vps_billing_cycles', 'billing_batches', 'scheduler_runs'";
 
-/// PostgreSQL counts what each table was read for, so this holds without limity statement that was sent, those of foreign keys and
+/// PostgreSQL counts what each table was read for, so this holds for every statement that was sent, those of foreign keys and
 /// triggers included, and for the plans that they were really given.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn run_scans_no_history_table() {
@@ -45,16 +45,16 @@ async fn run_scans_no_history_table() {
     let before = counted(db).await;
 
     let daemon = Daemon::of(db).await;
-    assert_eq!(daemon.bill(hour(2)).await.charged, MACHINES.unsigned_abs());
+    assert_eq!(daemon.bill(hour(2)).await.charged, INSTANCES.unsigned_abs());
 
     end_sessions(db, daemon).await;
     for (after, before) in counted(db).await.into_iter().zip(before) {
         let table = after.table;
         assert_eq!(after.scans, before.scans, "{table} was read from end to end");
         let by_index = after.found - before.found;
-        assert!(by_index <= 4 * MACHINES, "{by_index} rows of {table} were read by an index");
+        assert!(by_index <= 4 * INSTANCES, "{by_index} rows of {table} were read by an index");
         let inserted = after.inserted - before.inserted;
-        assert!(inserted > 0 && inserted <= MACHINES, "{inserted} rows of {table} were counted");
+        assert!(inserted > 0 && inserted <= INSTANCES, "{inserted} rows of {table} were counted");
     }
 }
 
@@ -73,14 +73,14 @@ async fn end_sessions(db: &Db, daemon: Daemon) {
 #[derive(FromQueryResult)]
 struct Counted {
     table: String,
-    /// How often it was read from end to end.
+    /// The number of sequential scans.
     scans: i64,
-    /// How many rows were found by an index.
+    /// The number of rows found by an index.
     found: i64,
     inserted: i64,
 }
 
-/// Of each table of history.
+/// The counts of each table of history.
 async fn counted(db: &Db) -> Vec<Counted> {
     db.execute("SELECT pg_stat_force_next_flush()").await;
     let query = format!(

@@ -222,7 +222,7 @@ async fn organization_without_payable_wallet_is_held(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn more_hours_than_the_limit_are_held_whole_until_they_are_approved(db: &Db) {
+async fn hours_beyond_limit_are_held_whole(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -320,7 +320,7 @@ on_every_database!(
 );
 on_each_kind!(
     plan_is_found_by_id_and_provider_name,
-    more_hours_than_the_limit_are_held_whole_until_they_are_approved,
+    hours_beyond_limit_are_held_whole,
     recorded_approval_is_applied_by_any_run,
 );
 on_every_engine!(catch_up_limit_is_configurable);

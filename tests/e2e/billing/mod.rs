@@ -69,13 +69,13 @@ fn in_usd(totals: &Totals) -> i64 {
     totals.amounts().of(Currency::USD).0
 }
 
-/// `minutes` after these tests' beginning of time, which is no full hour, so that a period that drifts or is rounded shows.
+/// `minutes` after the start of these tests' time, which is not a full hour, so that a period that drifts or is rounded is visible.
 fn minute(minutes: i64) -> DateTime<Utc> {
     let start: DateTime<Utc> = "2025-03-01T00:17:23.456789Z".parse().expect("an instant");
     start + TimeDelta::minutes(minutes)
 }
 
-/// `hours` after these tests' beginning of time.
+/// `hours` after the start of these tests' time.
 fn hour(hours: i64) -> DateTime<Utc> {
     minute(60 * hours)
 }
@@ -96,12 +96,12 @@ struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// Everything that is due by then, unless it is too much.
+    /// Everything that is due by then, within the limits.
     fn by(as_of: DateTime<Utc>) -> Self {
         Self { as_of, approved: None, stop: &|| None }
     }
 
-    /// However much it is.
+    /// Without limits.
     fn approved_by(as_of: DateTime<Utc>) -> Self {
         Self { approved: Some(Scope { all: true, ..Scope::default() }), ..Self::by(as_of) }
     }
@@ -163,7 +163,7 @@ impl Daemon {
         self.run(Uuid::now_v7(), Mode::DryRun, order).await.expect("a dry run finishes").totals
     }
 
-    /// A run under a claim that was made before, however long ago, and without a row in the history.
+    /// A run under an earlier claim, without a row in the history.
     async fn bill_under(
         &self,
         fencing_token: FencingToken,
@@ -238,14 +238,14 @@ async fn hold_of(fleet: &Fleet<'_>, instance: Uuid) -> HoldRow {
     holds.into_iter().next().expect("there is one")
 }
 
-/// How many charges an instance has, over how many hours, of how much money.
+/// The number of charges of an instance, their hours and their amount.
 async fn charged(fleet: &Fleet<'_>, instance: Uuid) -> (usize, i64, i64) {
     let charges = fleet.charges(instance).await;
     let hours = charges.iter().map(|charge| charge.hours).sum();
     (charges.len(), hours, charges.iter().map(|charge| charge.amount).sum())
 }
 
-/// The one integer that a query answers with.
+/// The one integer that a query returns.
 async fn number(db: &Db, query: &str) -> i64 {
     let rows = fetch_rows(db, &format!("SELECT CAST(({query}) AS bigint) AS n")).await;
     let number: Option<i64> = rows[0].try_get("", "n").expect("an integer");
@@ -296,13 +296,13 @@ fn tables(db: &Db) -> &'static str {
     }
 }
 
-/// What a trigger does with a row.
+/// The action of a trigger.
 enum Then<'a> {
     /// Fails the statement with this SQLSTATE (on SQLite: as a broken constraint).
     Refuse(&'static str),
     /// Leaves the row unchanged, without an error.
     Ignore,
-    /// Runs a statement besides.
+    /// Runs another statement.
     Run(&'a str),
 }
 
@@ -343,7 +343,7 @@ async fn drop_trigger(db: &Db, name: &str) {
     }
 }
 
-/// This many instances of one organization on one plan, made at these tests' beginning of time.
+/// This many instances of one organization on one plan, made at the start of these tests' time.
 async fn add_instances(db: &Db, org: Uuid, plan: Uuid, count: u32) {
     let created = hour(0).to_rfc3339();
     let sql = format!(

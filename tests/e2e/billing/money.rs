@@ -85,7 +85,7 @@ async fn wallet_changes_by_sum_of_charges(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn an_hour_that_costs_less_than_the_wallet_can_hold_is_carried_on(db: &Db) {
+async fn amount_below_wallet_unit_is_carried(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("0.00").await;
     // A fifth of a unit of the wallet an hour.
@@ -191,7 +191,7 @@ const CURRENCIES: [(&str, Option<&str>); 6] = [
     ("''", Some("invalid_currency")),
 ];
 
-async fn currencies_are_never_added_up(db: &Db) {
+async fn currencies_are_summed_separately(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
     let mut instances = Vec::new();
@@ -257,7 +257,7 @@ async fn ledger_of_large_balance_is_exact(db: &Db) {
 on_variants!(ledger_of_large_balance_is_exact: sqlite);
 on_every_database!(month_with_outages_costs_monthly_price, wallet_changes_by_sum_of_charges);
 on_each_kind!(
-    an_hour_that_costs_less_than_the_wallet_can_hold_is_carried_on,
+    amount_below_wallet_unit_is_carried,
     ledger_rows_follow_debit_order,
-    currencies_are_never_added_up
+    currencies_are_summed_separately
 );

@@ -32,7 +32,7 @@ async fn panel_bills(db: &Db, fleet: &Fleet<'_>, org: Uuid, instance: Uuid, from
     assert_eq!(fleet.balance(org).await, before - 10 * CENT * hours);
 }
 
-async fn hours_that_the_panel_billed_meanwhile_are_not_billed_again(db: &Db) {
+async fn hours_billed_by_panel_are_skipped(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -51,7 +51,7 @@ async fn hours_that_the_panel_billed_meanwhile_are_not_billed_again(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn an_anchor_that_was_set_back_is_repaired_and_nothing_is_charged(db: &Db) {
+async fn reset_anchor_is_repaired_without_charge(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -93,7 +93,7 @@ async fn an_anchor_that_was_set_back_is_repaired_and_nothing_is_charged(db: &Db)
     assert_sound(db).await;
 }
 
-async fn an_anchor_is_repaired_though_the_price_is_missing(db: &Db) {
+async fn anchor_is_repaired_without_price(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -133,8 +133,8 @@ async fn deleted_organization_affects_no_other(db: &Db) {
 }
 
 on_each_kind!(
-    hours_that_the_panel_billed_meanwhile_are_not_billed_again,
-    an_anchor_that_was_set_back_is_repaired_and_nothing_is_charged,
-    an_anchor_is_repaired_though_the_price_is_missing,
+    hours_billed_by_panel_are_skipped,
+    reset_anchor_is_repaired_without_charge,
+    anchor_is_repaired_without_price,
     deleted_organization_affects_no_other,
 );

@@ -37,7 +37,7 @@ async fn hours_before_price_change_keep_old_price(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn arrears_keep_the_price_of_each_hour(db: &Db) {
+async fn arrears_keep_price_of_each_hour(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("0.00").await;
     let plan = fleet.plan(Plan::monthly("73.00")).await;
@@ -64,7 +64,7 @@ async fn arrears_keep_the_price_of_each_hour(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn a_deleted_instance_pays_each_hour_at_the_price_that_was_seen(db: &Db) {
+async fn deleted_instance_pays_last_seen_prices(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("0.00").await;
     let plan = fleet.plan(Plan::monthly("73.00")).await;
@@ -84,7 +84,7 @@ async fn a_deleted_instance_pays_each_hour_at_the_price_that_was_seen(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn a_price_that_was_missing_for_a_while_does_not_reprice_what_was_seen_before(db: &Db) {
+async fn missing_price_keeps_seen_prices(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly("73.00")).await;
@@ -104,7 +104,7 @@ async fn a_price_that_was_missing_for_a_while_does_not_reprice_what_was_seen_bef
 }
 
 /// A bigger plan is a new price like any other.
-async fn an_instance_that_changes_its_plan_pays_the_new_one_from_then_on(db: &Db) {
+async fn plan_change_applies_from_then_on(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let small = fleet.plan(Plan::monthly("73.00")).await;
@@ -178,7 +178,7 @@ async fn instances_without_meter_pay_hourly_prices(db: &Db) {
 }
 
 /// The panel deletes a plan and creates it again under its id: what was seen of it stays.
-async fn a_recreated_plan_keeps_what_was_seen_of_it(db: &Db) {
+async fn recreated_plan_keeps_seen_prices(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly("73.00")).await;
@@ -197,7 +197,7 @@ async fn a_recreated_plan_keeps_what_was_seen_of_it(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn an_adopted_instance_pays_the_price_of_each_hour(db: &Db) {
+async fn adopted_instance_pays_hourly_prices(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly("73.00")).await;
@@ -224,7 +224,7 @@ async fn dry_run_records_no_prices(db: &Db) {
     let preview = daemon.run(Uuid::now_v7(), Mode::DryRun, &Order::by(hour(1))).await.expect("it ends");
     assert_eq!((preview.first_seen_prices.len(), number(db, SEEN).await), (variants, 0), "a dry run");
 
-    // Nothing is due, so that no batch would find out.
+    // Nothing is due, so no batch would detect it.
     let old = daemon.claim().await;
     for table in ["scheduler_jobs", "scheduler_fencing"] {
         db.execute(&format!("UPDATE {table} SET fencing_token = fencing_token + 1")).await;
@@ -272,10 +272,10 @@ on_every_database!(
     dry_run_records_no_prices,
 );
 on_each_kind!(
-    arrears_keep_the_price_of_each_hour,
-    a_deleted_instance_pays_each_hour_at_the_price_that_was_seen,
-    a_price_that_was_missing_for_a_while_does_not_reprice_what_was_seen_before,
-    an_instance_that_changes_its_plan_pays_the_new_one_from_then_on,
-    a_recreated_plan_keeps_what_was_seen_of_it,
-    an_adopted_instance_pays_the_price_of_each_hour,
+    arrears_keep_price_of_each_hour,
+    deleted_instance_pays_last_seen_prices,
+    missing_price_keeps_seen_prices,
+    plan_change_applies_from_then_on,
+    recreated_plan_keeps_seen_prices,
+    adopted_instance_pays_hourly_prices,
 );

@@ -9,7 +9,7 @@ use super::{
     connect,
 };
 
-/// How a violation comes about, which one it is, and the action that its `resolve` names.
+/// The cause of a violation, its name, and the action that its `resolve` names.
 struct Case {
     steps: Vec<Step>,
     violation: &'static str,

@@ -10,7 +10,7 @@ use super::{
     CENT, Daemon, Order, TEN_CENTS_AN_HOUR, assert_sound, charged, hour, in_usd, minute, number, usd,
 };
 
-async fn whatever_its_status_an_instance_is_billed(db: &Db) {
+async fn instance_is_billed_in_every_status(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -43,7 +43,7 @@ async fn whatever_its_status_an_instance_is_billed(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn only_whole_hours_since_the_anchor_are_due(db: &Db) {
+async fn only_whole_hours_since_anchor_are_due(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -104,7 +104,7 @@ async fn periods_are_anchored_and_never_drift(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn backups_are_billed_by_their_own_hourly_prices(db: &Db) {
+async fn backups_are_billed_by_hourly_price(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     // Three cents an hour with the upcharge.
@@ -150,7 +150,7 @@ async fn backups_are_billed_by_their_own_hourly_prices(db: &Db) {
 }
 
 /// The panel charged 2.75 on G2 for these 50 hours, and 2.00 on G3.
-async fn daily_backups_cost_what_the_panel_charges(db: &Db) {
+async fn daily_backups_cost_panel_price(db: &Db) {
     let fleet = Fleet::new(db);
     let g2 = db.has_backups() && db.backend() != DbBackend::Sqlite && db.wallet_unit() == CENT;
     let expected = match (db.has_backups(), g2) {
@@ -173,7 +173,7 @@ async fn daily_backups_cost_what_the_panel_charges(db: &Db) {
     }
 }
 
-async fn the_panel_reads_what_it_would_have_written(db: &Db) {
+async fn panel_rows_match_its_own(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly("6.00").markup("3.12")).await;
@@ -215,7 +215,7 @@ async fn the_panel_reads_what_it_would_have_written(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn a_label_may_hold_anything(db: &Db) {
+async fn label_may_contain_any_text(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -252,11 +252,11 @@ async fn a_label_may_hold_anything(db: &Db) {
 }
 
 on_each_kind!(
-    whatever_its_status_an_instance_is_billed,
-    only_whole_hours_since_the_anchor_are_due,
+    instance_is_billed_in_every_status,
+    only_whole_hours_since_anchor_are_due,
     periods_are_anchored_and_never_drift,
-    backups_are_billed_by_their_own_hourly_prices,
-    daily_backups_cost_what_the_panel_charges,
-    the_panel_reads_what_it_would_have_written,
-    a_label_may_hold_anything,
+    backups_are_billed_by_hourly_price,
+    daily_backups_cost_panel_price,
+    panel_rows_match_its_own,
+    label_may_contain_any_text,
 );

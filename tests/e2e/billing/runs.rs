@@ -15,7 +15,7 @@ use super::{
     Daemon, Order, TEN_CENTS_AN_HOUR, add_instances, assert_sound, contents, hour, in_usd, number, texts, usd,
 };
 
-/// Something of everything: paid, short of money, without a wallet, without a plan.
+/// One instance of each kind: paid, short of money, without a wallet, without a plan.
 async fn mixed_fleet(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -42,7 +42,7 @@ async fn catalog(db: &Db) -> Vec<String> {
     texts(db, everything).await
 }
 
-/// On the daemon's own role it could not if it would.
+/// The daemon's own role could not do so anyway.
 async fn run_changes_no_schema(db: &Db) {
     mixed_fleet(db).await;
     let before = catalog(db).await;
@@ -69,7 +69,7 @@ async fn statements_of_a_run_over(db: &Db, instances: u32) -> usize {
     statements.load(Ordering::Relaxed)
 }
 
-/// The original daemon sent ten queries for each instance. (How rows go into a file is a test of `rows`.)
+/// The original daemon sent ten queries for each instance. (The rows of a file are tested in `rows`.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn round_trips_are_independent_of_fleet_size() {
     let [small, large] = [Db::g3_role().await, Db::g3_role().await];
@@ -93,7 +93,7 @@ async fn dry_run_predicts_run_and_changes_nothing(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn a_run_that_is_stopped_keeps_its_batches_and_the_next_one_does_the_rest(db: &Db) {
+async fn stopped_run_keeps_its_batches(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
     let mut orgs = Vec::new();
@@ -144,8 +144,5 @@ async fn run_without_due_hours_writes_no_batch(db: &Db) {
 }
 
 on_every_database!(run_changes_no_schema);
-on_each_kind!(
-    dry_run_predicts_run_and_changes_nothing,
-    a_run_that_is_stopped_keeps_its_batches_and_the_next_one_does_the_rest,
-);
+on_each_kind!(dry_run_predicts_run_and_changes_nothing, stopped_run_keeps_its_batches,);
 on_every_engine!(run_without_due_hours_writes_no_batch);

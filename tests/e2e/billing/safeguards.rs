@@ -1,4 +1,4 @@
-//! All of a charge or nothing of it: each guard between a charge and a wrong one, and what happens when it bites.
+//! A charge is written whole or not at all: each safeguard against a wrong charge, and its effect.
 
 use billing_jobs::billing::BillingError;
 use billing_store::{ErrorClass, classify};
@@ -11,7 +11,7 @@ use super::{
     charged, contents, drop_trigger, hold_of, hour, number, trigger, usd,
 };
 
-/// An instance that gets into trouble, in one wallet with another, among three wallets.
+/// An instance with a fault, in one wallet with another instance, among three wallets.
 struct Victim<'a> {
     fleet: Fleet<'a>,
     db: &'a Db,
@@ -42,7 +42,7 @@ impl<'a> Victim<'a> {
         Self { fleet, db, org, instance }
     }
 
-    /// Nothing of a charge is anywhere.
+    /// No table has a part of the charge.
     async fn assert_untouched(&self, what: &str) {
         assert_eq!(charged(&self.fleet, self.instance).await, (0, 0, 0), "{what}");
         assert_eq!(self.fleet.cycles(self.instance).await, [], "{what}");
@@ -96,7 +96,7 @@ async fn failed_charge_is_rolled_back_alone(db: &Db) {
     victim.assert_charged("accepted").await;
 }
 
-/// A refusal that comes only with the COMMIT.
+/// A statement that is rejected only at the COMMIT.
 async fn charge_rejected_at_commit_fails_alone(db: &Db) {
     let victim = Victim::among_others(db).await;
     db.execute(&format!(
@@ -146,7 +146,7 @@ async fn unrepairable_anchor_holds_only_its_instance(db: &Db) {
     assert_sound(db).await;
 }
 
-/// As row-level security drops an UPDATE: without a word.
+/// Row-level security drops an UPDATE without an error.
 async fn silently_dropped_row_is_an_error(db: &Db) {
     let victim = Victim::alone(db).await;
     let (instance, org) = (victim.instance, victim.org);

@@ -65,7 +65,7 @@ async fn empty_wallet_leaves_one_hold(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn a_wallet_below_zero_pays_nothing_and_sinks_no_further(db: &Db) {
+async fn negative_wallet_pays_nothing(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("-3.00").await;
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -210,7 +210,7 @@ async fn deleted_instance_is_charged_until_last_seen(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn a_deleted_instance_that_owed_nothing_leaves_its_history_and_no_debt(db: &Db) {
+async fn deleted_instance_without_arrears_leaves_history(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("10.00").await;
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -238,6 +238,6 @@ on_every_database!(
 on_each_kind!(
     catch_up_limit_counts_unseen_hours,
     free_instance_needs_no_wallet_and_no_approval,
-    a_wallet_below_zero_pays_nothing_and_sinks_no_further,
-    a_deleted_instance_that_owed_nothing_leaves_its_history_and_no_debt,
+    negative_wallet_pays_nothing,
+    deleted_instance_without_arrears_leaves_history,
 );

@@ -1,4 +1,4 @@
-//! A fleet to which anything happens, drawn from a seed: after each run the books are sound, and in the end every hour of
+//! A fleet with random events, drawn from a seed: after each run the audit passes, and at the end every hour of
 //! every instance was charged exactly once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use super::{Daemon, Order, assert_sound, charged, minute};
 const SEED: u64 = 1;
 const STEPS: u64 = 40;
 
-/// `SplitMix64`: small, and the same everywhere and always.
+/// `SplitMix64`: small, and identical on every host and in every release.
 struct Dice(u64);
 
 impl Dice {
@@ -39,7 +39,7 @@ struct World<'a> {
     dice: Dice,
     orgs: Vec<Uuid>,
     plans: Vec<Uuid>,
-    /// With the minute in which each was made.
+    /// Instances, with the minute in which each was created.
     instances: Vec<(Uuid, i64)>,
     minute: i64,
 }

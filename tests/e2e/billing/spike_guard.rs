@@ -22,7 +22,7 @@ async fn price(db: &Db, cents: i64) {
     db.execute(&format!("UPDATE vps_plans SET base_price = {}", money(db, cents))).await;
 }
 
-/// What the run announced that it would charge, and did not.
+/// The amount that the run announced and did not charge.
 async fn spike(db: &Db, daemon: &Daemon, order: &Order<'_>) -> CurrencyTotals {
     let before = number(db, CHARGES).await;
     let result = daemon.carry_out(order).await;
@@ -32,8 +32,8 @@ async fn spike(db: &Db, daemon: &Daemon, order: &Order<'_>) -> CurrencyTotals {
     excesses[0].due
 }
 
-/// A hundred machines at ten cents an hour, of one wallet that holds so much: whose it is, and their plan.
-async fn hundred_machines(db: &Db, balance: &str) -> (Uuid, Uuid) {
+/// A hundred instances at ten cents an hour of one wallet with this balance. Returns the organization and the plan.
+async fn hundred_instances(db: &Db, balance: &str) -> (Uuid, Uuid) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
     let org = fleet.wallet(balance).await;
@@ -53,8 +53,8 @@ async fn waiting(daemon: &Daemon) -> Option<PendingSpike> {
     pending_spike(&daemon.db).await.expect("the record is readable")
 }
 
-async fn a_slipped_digit_charges_nothing_and_leaves_no_trace_once_it_is_corrected(db: &Db) {
-    hundred_machines(db, "10000.00").await;
+async fn corrected_price_error_leaves_no_trace(db: &Db) {
+    hundred_instances(db, "10000.00").await;
     let daemon = Daemon::of(db).await;
     assert_eq!(in_usd(&daemon.bill(hour(1)).await), usd("10.00"), "there is nothing to compare with");
     price(db, 73_000).await;
@@ -80,8 +80,8 @@ async fn a_slipped_digit_charges_nothing_and_leaves_no_trace_once_it_is_correcte
     assert_sound(db).await;
 }
 
-async fn what_was_approved_is_charged_and_nothing_beyond(db: &Db) {
-    hundred_machines(db, "100000.00").await;
+async fn only_approved_amount_is_charged(db: &Db) {
+    hundred_instances(db, "100000.00").await;
     let daemon = Daemon::of(db).await;
     daemon.bill(hour(1)).await;
     price(db, 73_000).await;
@@ -92,7 +92,7 @@ async fn what_was_approved_is_charged_and_nothing_beyond(db: &Db) {
     price(db, 730_000).await;
     spike(db, &daemon, &Order::by(hour(2))).await;
     price(db, 73_000).await;
-    // Machines that came meanwhile are approved at the same price.
+    // Instances that were created meanwhile are approved at the same price.
     assert_eq!(in_usd(&daemon.bill(hour(4)).await), usd("30.00"), "hours of before the new price was seen");
     assert_eq!(in_usd(&daemon.bill(hour(5)).await), usd("100.00"));
 
@@ -113,8 +113,8 @@ async fn what_was_approved_is_charged_and_nothing_beyond(db: &Db) {
     spike(db, &daemon, &Order::by(hour(7))).await;
 }
 
-async fn more_hours_and_more_machines_are_no_spike(db: &Db) {
-    let (org, plan) = hundred_machines(db, "100000.00").await;
+async fn more_hours_or_instances_are_no_spike(db: &Db) {
+    let (org, plan) = hundred_instances(db, "100000.00").await;
     let daemon = Daemon::of(db).await;
     daemon.bill(hour(1)).await;
     assert_eq!(in_usd(&daemon.bill(hour(31)).await), usd("300.00"), "an outage of thirty hours");
@@ -126,7 +126,7 @@ async fn more_hours_and_more_machines_are_no_spike(db: &Db) {
 }
 
 /// The price of now is usual, and the one that runs saw in the hours of an imported instance was not.
-async fn a_spike_counts_prices_that_were_seen_before(db: &Db) {
+async fn spike_counts_prices_seen_before(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100000.00").await;
     let cheap = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
@@ -147,7 +147,7 @@ async fn a_spike_counts_prices_that_were_seen_before(db: &Db) {
 }
 
 /// Unpaid hours are many and cheap: averaged with them, expensive hours would look usual.
-async fn a_spike_does_not_hide_behind_arrears(db: &Db) {
+async fn spike_is_detected_despite_arrears(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
     let (rich, poor) = (fleet.wallet("100000.00").await, fleet.wallet("0.00").await);
@@ -165,7 +165,7 @@ async fn a_spike_does_not_hide_behind_arrears(db: &Db) {
 
 /// The statement that bounds a run knows no approvals: what they add is decided one by one.
 async fn approved_catch_up_counts_towards_spike(db: &Db) {
-    hundred_machines(db, "10000.00").await;
+    hundred_instances(db, "10000.00").await;
     let daemon = Daemon::of(db).await;
     daemon.bill(hour(1)).await;
     let fleet = Fleet::new(db);
@@ -183,7 +183,7 @@ async fn approved_catch_up_counts_towards_spike(db: &Db) {
 }
 
 /// What is decided later than the sum is held against it.
-async fn a_run_stops_where_it_would_exceed_what_was_due_when_it_began(db: &Db) {
+async fn run_stops_at_amount_due_at_start(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
     let first = fleet.wallet("100.00").await;
@@ -214,8 +214,8 @@ async fn a_run_stops_where_it_would_exceed_what_was_due_when_it_began(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn without_a_factor_everything_is_charged(db: &Db) {
-    hundred_machines(db, "10000.00").await;
+async fn zero_spike_factor_charges_everything(db: &Db) {
+    hundred_instances(db, "10000.00").await;
     let daemon = Daemon::with(db, BillingSettings { spike_factor: 0, ..BillingSettings::default() }).await;
     daemon.bill(hour(1)).await;
     price(db, 73_000).await;
@@ -225,7 +225,7 @@ async fn without_a_factor_everything_is_charged(db: &Db) {
 
 /// A currency is compared with its own recent runs, and approved by its own.
 async fn spikes_are_judged_by_currency(db: &Db) {
-    let (_, plan) = hundred_machines(db, "10000.00").await;
+    let (_, plan) = hundred_instances(db, "10000.00").await;
     let fleet = Fleet::new(db);
     let euros = fleet.wallet("10000.00").await;
     db.execute(&format!("UPDATE wallets SET currency = 'EUR' WHERE organization_id = '{euros}'")).await;
@@ -267,12 +267,12 @@ async fn spikes_are_judged_by_currency(db: &Db) {
 
 on_each_kind!(
     spikes_are_judged_by_currency,
-    a_slipped_digit_charges_nothing_and_leaves_no_trace_once_it_is_corrected,
-    what_was_approved_is_charged_and_nothing_beyond,
-    more_hours_and_more_machines_are_no_spike,
-    a_spike_counts_prices_that_were_seen_before,
-    a_spike_does_not_hide_behind_arrears,
+    corrected_price_error_leaves_no_trace,
+    only_approved_amount_is_charged,
+    more_hours_or_instances_are_no_spike,
+    spike_counts_prices_seen_before,
+    spike_is_detected_despite_arrears,
     approved_catch_up_counts_towards_spike,
-    a_run_stops_where_it_would_exceed_what_was_due_when_it_began,
-    without_a_factor_everything_is_charged,
+    run_stops_at_amount_due_at_start,
+    zero_spike_factor_charges_everything,
 );

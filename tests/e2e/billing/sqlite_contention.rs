@@ -1,4 +1,4 @@
-//! SQLite has one writer, and billing is not the only one who wants to be that.
+//! SQLite has one writer at a time, and billing shares it with the panel.
 
 use std::{
     path::Path,
@@ -15,9 +15,9 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use crate::daemon::{BILLING, program, seed};
 
-const MACHINES: u32 = 6_000;
+const INSTANCES: u32 = 6_000;
 const BATCH: u32 = 100;
-/// Between two top-ups: customers come in the middle of a batch, and not only when one has just been committed.
+/// The time between two top-ups: customers pay in the middle of a batch, and not only after a commit.
 const PAUSE: Duration = Duration::from_millis(7);
 
 /// How many batches were committed before a top-up began and before it ended.
@@ -39,7 +39,7 @@ async fn top_up_commits_between_sqlite_batches() {
     program().env("DATABASE_URL", &db.url).file("jobs.toml", &jobs).run("bill").await.expect_code(0);
     billed.store(true, Ordering::Relaxed);
     let all = customer.join().expect("a customer does not panic");
-    let batches = MACHINES / BATCH;
+    let batches = INSTANCES / BATCH;
     let meanwhile: Vec<_> = all.iter().filter(|one| one.before > 0 && one.after < batches).collect();
     let mut waited: Vec<_> = meanwhile.iter().map(|one| one.after - one.before).collect();
     waited.sort_unstable();
@@ -49,11 +49,11 @@ async fn top_up_commits_between_sqlite_batches() {
     assert!(nine_of_ten <= 2, "so many batches were committed while each waited: {waited:?}");
 }
 
-/// More customers like the first.
+/// Adds customers like the first.
 async fn multiply(db: &Db) {
     db.execute(&format!(
         "CREATE TEMP TABLE more AS
-         WITH RECURSIVE more (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM more WHERE n < {MACHINES})
+         WITH RECURSIVE more (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM more WHERE n < {INSTANCES})
          SELECT n, printf('00000000-0000-4000-8000-%012x', n) AS id FROM more;
          INSERT INTO organizations (id, name, slug, owner_id)
          SELECT more.id, more.id, more.id, owner_id FROM more, (SELECT owner_id FROM organizations);
@@ -68,7 +68,7 @@ async fn multiply(db: &Db) {
     .await;
 }
 
-/// Again and again, as a panel does it: with SQLite's ordinary way to wait for another writer.
+/// Tops up repeatedly, as a panel does: with SQLite's ordinary busy handler.
 fn top_up(file: &Path, enough: &AtomicBool) -> Vec<TopUp> {
     let mut connection = Connection::open(file).expect("a database of ours opens");
     connection.busy_timeout(Duration::from_mins(1)).expect("SQLite waits");

@@ -26,7 +26,7 @@ struct Hostile {
     table: &'static str,
     column: &'static str,
     value: &'static str,
-    /// The reason that its instance is held for; none if it is billed all the same.
+    /// The reason of the hold of its instance; `None` if it is billed.
     held: Option<&'static str>,
 }
 
@@ -34,7 +34,7 @@ fn hostile(table: &'static str, column: &'static str, value: &'static str, held:
     Hostile { table, column, value, held: (held != "billed").then_some(held) }
 }
 
-/// What each database lets in. On PostgreSQL after a migration of the panel that drops NOT NULL and widens its types.
+/// The values that each database accepts. On PostgreSQL after a migration of the panel that drops NOT NULL and widens its types.
 fn hostile_values(db: &Db, any_text: bool) -> Vec<Hostile> {
     let sqlite = db.backend() == DbBackend::Sqlite;
     let mut values = Vec::new();
@@ -97,7 +97,7 @@ fn hostile_values(db: &Db, any_text: bool) -> Vec<Hostile> {
     values
 }
 
-/// So many organizations of one instance each, in one statement a table.
+/// This many organizations of one instance each, in one statement per table.
 async fn add_customers(db: &Db, plan: Uuid) {
     let uuid = |prefix: &str| match db.backend() {
         DbBackend::Sqlite => format!("printf('{prefix}%06d-0000-4000-8000-000000000000', n)"),
@@ -138,7 +138,7 @@ async fn add_customers(db: &Db, plan: Uuid) {
     }
 }
 
-/// What a later panel may do to its tables.
+/// Changes that a later panel may make to its tables.
 async fn widen(db: &Db) {
     if db.backend() == DbBackend::Sqlite {
         return;

@@ -15,7 +15,7 @@ const BLOCKED: Duration = Duration::from_secs(5);
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
-/// Parameters whose validation takes as long as they say.
+/// Parameters whose validation takes the given time.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SlowParams {
@@ -65,7 +65,7 @@ impl Job for WaitsForCancel {
     }
 }
 
-/// Fails, for good.
+/// Fails without a retry.
 struct Broken;
 
 #[async_trait]
@@ -92,7 +92,7 @@ impl Job for Block {
     }
 }
 
-/// Holds every thread that runs jobs, and never gives one back.
+/// Blocks every worker thread without end.
 struct Hang;
 
 #[async_trait]
@@ -113,7 +113,7 @@ fn hang() -> ! {
     }
 }
 
-/// Panics with what it should never say.
+/// Panics with a secret in its message.
 struct LeaksSecret;
 
 #[async_trait]

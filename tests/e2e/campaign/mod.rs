@@ -1,4 +1,4 @@
-//! The fault campaign in short, the proof that it can find something, and faults aimed at the worst moments.
+//! A short fault campaign, the proof that it detects missing safeguards, and targeted faults.
 
 mod mutations;
 mod paused;

@@ -1,4 +1,4 @@
-//! The proof that the campaign can find something: each guard that is left out of the daemons is missed.
+//! The proof that the campaign detects faults: each safeguard that is removed from the daemons is missed.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use billing_tools::{
 use super::options;
 use crate::daemon::program;
 
-/// In so many campaigns a guard that is left out is missed, or it is not needed.
+/// The number of campaigns within which a removed safeguard must be missed.
 const CAMPAIGNS: u64 = 4;
-/// So many runs of billing does a campaign last at least, however slow the machine is.
+/// The least number of billing runs of a campaign, however slow the host is.
 const RUNS: u64 = 5;
 const KILLS: &[Fault] = &[Fault::KillAny, Fault::KillTheHolder];
 
-/// What the campaign counts that a daemon without a guard does.
+/// The damage that a daemon without a safeguard causes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
     Double,
@@ -26,13 +26,13 @@ enum Found {
     Rule(&'static str),
 }
 
-/// Guards that are left out together, and how that is found. Where several are, one alone is not missed: another layer holds.
+/// Safeguards that are removed together, and the finding. Where there are several, one alone is not missed: another layer holds.
 struct Mutation {
     guards: &'static str,
     faults: &'static [Fault],
     /// How long a batch waits between what it reads and what it writes, and a writer without a transaction between two.
     linger_ms: u32,
-    machines: usize,
+    instances: usize,
     seconds: u64,
     runs: u64,
     sabotage: &'static [&'static str],
@@ -45,7 +45,7 @@ impl Mutation {
             guards,
             faults: &[],
             linger_ms: 30,
-            machines: 60,
+            instances: 60,
             seconds: 4,
             runs: RUNS,
             sabotage: &[],
@@ -67,7 +67,7 @@ impl Mutation {
         Self { sabotage, ..self }
     }
 
-    /// Looks for it in several campaigns: what is random may miss once.
+    /// Searches in several campaigns: a random one may miss it.
     async fn check(self) {
         let mut reports = Vec::new();
         for seed in 1..=CAMPAIGNS {
@@ -90,7 +90,7 @@ impl Mutation {
         }
         options.seed = seed;
         options.runs = self.runs;
-        options.machines = self.machines;
+        options.instances = self.instances;
         options.sabotage = self.sabotage.iter().map(|sql| (*sql).to_owned()).collect();
         options.keep_logs = false;
         options.pace_ms = 5..20;
@@ -120,7 +120,7 @@ macro_rules! mutations {
 
 const NO_KEY: &str = "ALTER TABLE billing_charges DROP CONSTRAINT billing_charges_pkey";
 
-/// In every other transaction, the first machine that is billed is not the one that was read, as if it had been deleted.
+/// In every other transaction, the first instance that is billed is not the one that was read, as if it had been deleted.
 const ONE_IS_GONE: &[&str] = &[
     "CREATE FUNCTION one_is_gone() RETURNS trigger LANGUAGE plpgsql AS $$
      BEGIN
@@ -179,7 +179,7 @@ async fn guard_without_balance_check_permits_overwrites() {
     panic!("no wallet was wrong although the panel's overwrites went unnoticed");
 }
 
-/// Guards that are left out together, while a further layer holds: no hour is charged twice or lost, and no wallet is off.
+/// Safeguards that are removed together, while a further layer holds: no hour is charged twice or lost, and no wallet is off.
 struct Layer {
     guards: &'static str,
     /// Whether any daemon may commit at any time, which the campaign reports and which is harmless.
@@ -207,7 +207,7 @@ mutations! {
     // The comparison of the balance holds without the lock, and the lock without the comparison.
     unlocked_wallets_are_harmless: Layer { guards: "no-wallet-lock", headless: false };
     uncompared_balances_are_harmless: Layer { guards: "no-balance-compare", headless: false };
-    // The ledger holds with neither lease nor fence, on lists that are stale as well.
+    // The ledger's key suffices without lease and fencing check, on stale lists as well.
     stale_lists_without_lease_are_harmless:
         Layer { guards: "claim-unexpired,no-fencing-check,stale-due-list", headless: true };
 }

@@ -1,4 +1,4 @@
-//! A daemon that sleeps through its lease in the middle of a batch, and wakes up when another one has billed.
+//! A daemon that is suspended in a batch for longer than its lease, and resumes when another one has billed.
 
 use billing_test_support::{Db, Ended, Fleet, Instance, eventually, on_every_engine, process::Signal};
 use chrono::TimeDelta;
@@ -13,26 +13,26 @@ use crate::daemon::{
 const LEASE: &str = "[daemon]\nlease-ttl = \"3s\"\n";
 const FENCED: &str = "a batch was rolled back: fenced";
 
-/// What the sleeper left behind.
+/// The state after the suspended daemon has resumed.
 struct Woken {
     organizations: Vec<Uuid>,
-    /// Charges of machines that were made when the successor had ended its run.
+    /// Charges of instances that were made when the successor had ended its run.
     late_charges: String,
     ended: Ended,
 }
 
-/// Puts a daemon to sleep in a batch, without some of its guards; wakes it when its successor has billed everything and
-/// every customer has one machine more, for which only the suspended daemon would charge.
-async fn sleep_through_a_take_over(db: &Db, mutation: &str) -> Woken {
+/// Suspends a daemon in a batch, without some of its safeguards; resumes it when its successor has billed everything and
+/// every customer has one instance more, for which only the suspended daemon would charge.
+async fn suspend_during_takeover(db: &Db, mutation: &str) -> Woken {
     let organizations = seed(db, 4).await;
     let program = daemon(db, &[LEASE, BILLING]).env("LOG_LEVEL", "debug");
-    // Waits in each batch, so that there is time to come in between.
+    // Waits in each batch, so that there is time to suspend it.
     let sleeper =
         program.clone().env("BILLING_LINGER_MS", "400").env("BILLING_MUTATION", mutation).start("run");
     let charges = "SELECT count(*) FROM billing_charges";
     eventually("the first one is billed", async || (fetch(db, charges).await != "0").then_some(())).await;
 
-    // On SQLite the sleeper then waits before its transaction, since no other process could write after that; on PostgreSQL in
+    // On SQLite the suspended daemon then waits before its transaction, since no other process could write after that; on PostgreSQL in
     // the middle of one, which the server ends.
     let obstacle = db.begin().await.expect("a transaction begins");
     let lock = "UPDATE wallets SET currency = currency";
@@ -49,7 +49,7 @@ async fn sleep_through_a_take_over(db: &Db, mutation: &str) -> Woken {
     successor.wait_for_line("job `billing` done").await;
     check_all_charged_once(db, &organizations).await;
     let fleet = Fleet::new(db);
-    // A plan that the sleeper knows: it has read the prices already.
+    // A plan that the suspended daemon knows: it has read the prices already.
     let plan: Uuid = fetch(db, "SELECT id FROM vps_plans").await.parse().expect("an id is a UUID");
     let created = now(db).await - TimeDelta::minutes(HOURS * 60 + 30);
     for organization in &organizations {
@@ -64,23 +64,23 @@ async fn sleep_through_a_take_over(db: &Db, mutation: &str) -> Woken {
 }
 
 async fn suspended_daemon_commits_nothing_after_lease(db: &Db) {
-    let woken = sleep_through_a_take_over(db, "").await;
+    let woken = suspend_during_takeover(db, "").await;
     assert_eq!(woken.late_charges, "0", "{}", woken.ended.text());
     assert!(woken.ended.text().contains(FENCED), "{}", woken.ended.text());
     let runs = "status FROM scheduler_runs WHERE job = 'billing'";
     assert_eq!(rows(db, runs).await, ["done"], "only the successor's is recorded");
-    check_two_machines_charged_once(db, &woken).await;
+    check_two_instances_charged_once(db, &woken).await;
 }
 
 async fn suspended_daemon_without_fencing_commits(db: &Db) {
-    let woken = sleep_through_a_take_over(db, "no-fencing-check").await;
+    let woken = suspend_during_takeover(db, "no-fencing-check").await;
     assert_ne!(woken.late_charges, "0", "{}", woken.ended.text());
     // The ledger holds without the panel guard: nothing is charged again.
-    check_two_machines_charged_once(db, &woken).await;
+    check_two_instances_charged_once(db, &woken).await;
 }
 
-/// Bills what is left, after which each machine of every customer is charged once.
-async fn check_two_machines_charged_once(db: &Db, woken: &Woken) {
+/// Bills what is left, after which each instance of every customer is charged once.
+async fn check_two_instances_charged_once(db: &Db, woken: &Woken) {
     program()
         .env("DATABASE_URL", &db.url)
         .file("jobs.toml", &with_panel_billing_off(db, BILLING))
@@ -88,13 +88,13 @@ async fn check_two_machines_charged_once(db: &Db, woken: &Woken) {
         .await
         .expect_code(0);
     let charged = "count(*) || ' ' || count(DISTINCT instance_id) || ' ' || sum(hours) FROM billing_charges";
-    let machines = 2 * woken.organizations.len();
-    assert_eq!(rows(db, charged).await, [format!("{machines} {machines} {}", 3 * machines)]);
+    let instances = 2 * woken.organizations.len();
+    assert_eq!(rows(db, charged).await, [format!("{instances} {instances} {}", 3 * instances)]);
     check_audit(db).await;
 }
 
 async fn suspended_daemon_without_fencing_records_run(db: &Db) {
-    sleep_through_a_take_over(db, "record-unfenced").await;
+    suspend_during_takeover(db, "record-unfenced").await;
     let runs = "count(*) || '' FROM scheduler_runs WHERE job = 'billing'";
     assert_ne!(rows(db, runs).await, ["1"]);
 }

@@ -1,4 +1,4 @@
-//! Faults aimed at the worst moments of a billing transaction.
+//! Faults at chosen moments of a billing transaction.
 
 use billing_test_support::{
     Db, Ended, Fleet, Instance, Login, Panel, Plan, Postgres, Program, eventually, on_every_engine,
@@ -20,11 +20,11 @@ const LOST_ANSWERS: u64 = 100;
 /// Of a stress test.
 const PHASES: usize = 3;
 
-/// One organization for each thing that a batch can do.
+/// One organization for each effect of a batch.
 struct Customers {
     rich: Uuid,
     poor: Uuid,
-    machines: Vec<Uuid>,
+    instances: Vec<Uuid>,
 }
 
 impl Customers {
@@ -46,15 +46,15 @@ impl Customers {
             .await;
         let newer = fleet.instance(Instance::new(rich, plan, created)).await;
         let beyond = fleet.instance(Instance::new(poor, plan, created + TimeDelta::hours(1))).await;
-        Self { rich, poor, machines: vec![anchored, short, newer, beyond] }
+        Self { rich, poor, instances: vec![anchored, short, newer, beyond] }
     }
 
-    /// What is charged in the end: the hours of each machine, and what is left in the wallets.
+    /// The final charges: the hours of each instance, and the balances.
     async fn charged(&self, db: &Db) -> (Vec<i64>, i64, i64) {
         let fleet = Fleet::new(db);
         let mut hours = Vec::new();
-        for machine in &self.machines {
-            hours.push(fleet.charges(*machine).await.iter().map(|charge| charge.hours).sum());
+        for instance in &self.instances {
+            hours.push(fleet.charges(*instance).await.iter().map(|charge| charge.hours).sum());
         }
         (hours, fleet.balance(self.rich).await, fleet.balance(self.poor).await)
     }
@@ -103,7 +103,7 @@ async fn shipped_program_ignores_mutations() {
     check_all_charged_once(&db, &organizations).await;
 }
 
-/// What a death between two transactions leaves behind, where one should be; the audit sees it.
+/// The result of a kill between two transactions where one is needed; the audit detects it.
 async fn separate_write_is_lost_by_kill(db: &Db) {
     for (mutation, missed) in
         [("", None), ("debit-apart", Some("wallet_balance: ")), ("cycles-apart", Some("charge_in_cycles: "))]

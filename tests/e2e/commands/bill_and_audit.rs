@@ -1,4 +1,4 @@
-//! `bill` and `audit`: what is charged by hand, what would be, and what does not add up.
+//! `bill` and `audit`: manual runs, dry runs, and violated invariants.
 
 use billing_test_support::{
     Db, Fleet, Instance, Panel, Plan, Program, eventually, on_every_engine, on_variants, process::Signal,
@@ -158,7 +158,7 @@ async fn catch_up_approval_covers_named_subjects_only(db: &Db) {
     assert_eq!(bill(db, "").await["held"], 1, "the other instance of the first organization");
 }
 
-/// Only one at a time may charge; but looking is free.
+/// Only one process at a time may charge; a dry run is always permitted.
 async fn held_lease_permits_dry_run_only(db: &Db) {
     seed(db, 3).await;
     beggar(db).await;
@@ -260,7 +260,7 @@ async fn interrupted_bill_keeps_whole_batches() {
     let running = program.start("bill");
     until_it_waits_for_a_lock(&db).await;
     running.signal(Signal::TERM);
-    // Its signal is noted when the lease is renewed, which the lock does not hinder.
+    // The signal is noticed when the lease is renewed, which the lock does not block.
     let expires = fetch(&db, "SELECT expires_at FROM scheduler_jobs").await;
     let renewed =
         async || (fetch(&db, "SELECT expires_at FROM scheduler_jobs").await != expires).then_some(());

@@ -1,4 +1,4 @@
-//! `charges explain`: one charge or hold taken apart.
+//! `charges explain`: the parts of one charge or hold.
 
 use billing_test_support::{Db, Fleet, Instance, Plan, on_every_engine, on_variants};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -16,13 +16,13 @@ async fn charges_explain_accounts_for_every_fraction(db: &Db) {
     let (org, plan) = (fleet.wallet("1.00").await, fleet.plan(Plan::monthly("5.00").markup("0.11")).await);
     let created = now(db).await - TimeDelta::minutes(3 * 60 + 30);
     let billed = created + TimeDelta::hours(1);
-    let machine = fleet.instance(Instance::new(org, plan, created).billed(billed).label("web-1")).await;
+    let instance = fleet.instance(Instance::new(org, plan, created).billed(billed).label("web-1")).await;
     let program = daemon(db, &[BILLING]);
     program.run("bill").await.expect_code(0);
 
     let shown = json(&program.run("charges explain web-1 --json").await.expect_code(0));
     let charge = &shown["charge"];
-    assert_eq!(shown["instance"], machine.to_string());
+    assert_eq!(shown["instance"], instance.to_string());
     assert_eq!((&shown["label"], &shown["deleted"]), (&json!("web-1"), &json!(false)));
     assert_eq!(shown["plan"]["monthly"], "5.11");
     assert_eq!(
@@ -46,7 +46,7 @@ async fn charges_explain_accounts_for_every_fraction(db: &Db) {
     assert_eq!((&batch["run"], &batch["cause"]), (&json!(run), &json!("manual")), "{shown}");
     assert_eq!(charge["cycle"]["id"], fetch(db, "SELECT id FROM vps_billing_cycles").await, "{shown}");
 
-    let output = program.run(&format!("charges explain {machine}")).await.expect_code(0);
+    let output = program.run(&format!("charges explain {instance}")).await.expect_code(0);
     assert!(
         output.text().contains("0.007000 (5.11 per month of 730 hours, with backups)"),
         "{}",
@@ -63,9 +63,9 @@ async fn charges_explain_accounts_for_every_fraction(db: &Db) {
     let ended = program.run(&format!("charges explain web-1 --at {before}")).await.expect_code(1);
     assert!(ended.text().contains("was neither charged nor held at"), "{}", ended.text());
 
-    // What is left when the machine is deleted.
-    fleet.delete(machine).await;
-    let gone = json(&program.run(&format!("charges explain {machine} --json")).await.expect_code(0));
+    // The output after the instance is deleted.
+    fleet.delete(instance).await;
+    let gone = json(&program.run(&format!("charges explain {instance} --json")).await.expect_code(0));
     assert_eq!((&gone["deleted"], &gone["charge"]["amount"]), (&json!(true), &json!(amount)));
     assert_eq!(gone["charge"]["cycle"], serde_json::Value::Null);
     program.run("charges explain web-1").await.expect_code(1);
@@ -95,7 +95,7 @@ async fn charges_explain_describes_hold(db: &Db) {
     program.run("charges explain 0191e6a0-0000-7000-8000-000000000000").await.expect_code(1);
 }
 
-/// Who paid each hour, and whose hours were closed, is part of the answer.
+/// The output names the organization that paid each hour and the one whose hours were closed.
 async fn transferred_hours_name_their_organization(db: &Db) {
     let fleet = Fleet::new(db);
     let created = now(db).await - TimeDelta::minutes(150);

@@ -1,4 +1,4 @@
-//! `doctor`: what it finds, and what it gives away.
+//! `doctor`: its findings, and the content of a support bundle.
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
@@ -17,14 +17,14 @@ async fn findings(program: &Program, code: i32) -> Vec<Value> {
     shown["findings"].as_array().expect("a list").clone()
 }
 
-/// What is not well, and how badly.
+/// The checks that did not pass, with their level.
 fn wrong(findings: &[Value]) -> Vec<String> {
     let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
     let wrong = findings.iter().filter(|finding| finding["verdict"] != "ok");
     wrong.map(|finding| format!("{} {}", text(finding, "verdict"), text(finding, "check"))).collect()
 }
 
-/// What depends on the machine that the tests run on.
+/// What depends on the host that the tests run on.
 const OF_THE_HOST: [&str; 6] = ["service", "restart", "watchdog", "stopping", "time zones", "disk"];
 
 fn without_host(wrong: Vec<String>) -> Vec<String> {
@@ -38,7 +38,7 @@ async fn documented_roles_pass_doctor(db: &Db) {
     let narrow = daemon(db, &[BILLING, HEARTBEAT]).env("COLUMNS", "80");
     let output = narrow.run("doctor").await.expect_code(0);
     assert!(output.out.last().is_some_and(|line| line.ends_with(" 0 failed")), "{}", output.text());
-    // A path is not taken apart.
+    // A path is not split.
     let fits = |line: &String| line.chars().count() <= 80 || line.contains('/');
     assert!(output.out.iter().all(fits), "{}", output.text());
 }
@@ -69,7 +69,7 @@ async fn doctor_counts_audit_violations(db: &Db) {
     assert_eq!(one["message"], "instances on a plan without a price: 1");
 }
 
-/// Each right that the manual grants is missed when it is gone, and the advice is what gives it back.
+/// Each documented right is reported when it is missing, with the GRANT that restores it.
 async fn missing_right_is_reported_with_grant(db: &Db) {
     let program = daemon(db, &[BILLING, HEARTBEAT]);
     for (revoked, check) in [
@@ -174,7 +174,7 @@ async fn support_bundle_has_no_secret() {
     for (name, text) in &files {
         assert!(!text.contains("c4n4ry"), "{name} has the password:\n{text}");
     }
-    // It was there to be hidden.
+    // The secret was configured, so it had to be hidden.
     for (name, masked) in [
         ("jobs.toml", "billing_run:***@"),
         ("jobs.toml", "smtp://me:***@mail"),
@@ -194,7 +194,7 @@ async fn support_bundle_has_no_secret() {
     assert_eq!(json("settings.json")["daemon"]["lease-ttl"], "10s");
     assert!(json("status.json")["jobs"].is_array() && json("doctor.json").is_array());
     assert!(files["version.txt"].starts_with("billing-daemon "), "{}", files["version.txt"]);
-    // What is there is not overwritten.
+    // An existing file is not overwritten.
     let before = fs::read(&archive).expect("it is there");
     let again = program.run("doctor --bundle support.tar.gz").await.expect_code(70);
     assert!(again.text().contains("support.tar.gz exists"), "{}", again.text());

@@ -1,4 +1,4 @@
-//! What is refused, with which words and which exit code.
+//! Errors: their messages and exit codes.
 
 use billing_test_support::Sqlite;
 

@@ -84,7 +84,7 @@ async fn shell_completes_nested_commands() {
             assert!(script.contains(word), "{shell} does not know {word}");
         }
     }
-    // What bash offers after `billing-daemon jobs tr`.
+    // The completions of bash after `billing-daemon jobs tr`.
     let program = program();
     let script = program.run("completions bash").await.expect_code(0).out.join("\n");
     let complete = "COMP_WORDS=(billing-daemon jobs tr); COMP_CWORD=2; _billing__daemon billing-daemon tr jobs; echo ${COMPREPLY[@]}";

@@ -1,4 +1,4 @@
-//! `holds`: the list of what is held, and what operators decide about it.
+//! `holds`: the list of holds, and the operator's decisions.
 
 use billing_test_support::{Db, Fleet, Instance, Plan, Program, eventually, on_variants};
 use chrono::TimeDelta;
@@ -132,7 +132,7 @@ async fn accepted_hold_is_no_problem_until_its_reason_changes(db: &Db) {
     program.run("bill").await.expect_code(0);
     assert_eq!(problems(1).await, ["no_daemon"], "the next run keeps it");
 
-    // It was accepted for its reason, and not for whatever may be wrong later.
+    // It was accepted for its reason, not for a later one.
     db.execute("UPDATE billing_holds SET reason = 'unknown_plan' WHERE reason = 'no_price'").await;
     assert_eq!(list(&program, "--reason unknown_plan").await[0]["accepted_by"], Value::Null);
     db.execute("UPDATE billing_holds SET reason = 'no_price', accepted_until = opened_at WHERE reason = 'unknown_plan'").await;

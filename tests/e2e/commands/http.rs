@@ -1,4 +1,4 @@
-//! What the daemon answers over HTTP, and whom.
+//! The HTTP interface: responses and access.
 
 use std::{
     fs,
@@ -46,7 +46,7 @@ async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, line: &str, h
     Answer { status, headers: headers.to_ascii_lowercase(), body: body.to_owned() }
 }
 
-/// Where a daemon listens.
+/// The addresses that a daemon listens on.
 pub(super) async fn address(daemon: &Running) -> String {
     let line = daemon.wait_for_line("listening for HTTP on ").await;
     line.rsplit_once(' ').expect("an address ends the line").1.to_owned()
@@ -232,7 +232,7 @@ async fn socket_exists_while_daemon_runs() {
     }
 }
 
-/// Users of no account, so that nothing else on this machine is theirs.
+/// Users of no account, so that nothing else on this host is theirs.
 const MONITOR: u32 = 64_001;
 const STRANGER: u32 = 64_002;
 
@@ -282,7 +282,7 @@ async fn shared_socket_admits_listed_users_only() {
         running.wait_for_line("listening for HTTP on ").await;
         for (uid, is_answered) in [(0, true), (MONITOR, named), (STRANGER, false)] {
             let answer = answer(uid);
-            // By the mode of the socket, or by the daemon.
+            // Rejected by the mode of the socket, or by the daemon.
             let refused = answer.contains("Permission denied") || answer == "HTTP/1.1 403 Forbidden";
             let expected = if is_answered { answer == "HTTP/1.1 200 OK" } else { refused };
             assert!(expected, "{uid} with `{allowed}`: {answer}");

@@ -1,4 +1,4 @@
-//! What each command prints, and what it ends with.
+//! The output and the exit code of each command.
 
 mod bill_and_audit;
 mod charges;

@@ -12,7 +12,7 @@ use super::{
 use crate::daemon::{BILLING, HEARTBEAT, TICK, daemon, fetch, job, program, rows, seed};
 
 const JOBS: [&str; 3] = [BILLING, HEARTBEAT, TICK];
-/// With characters that a URL must write otherwise.
+/// With characters that a URL must escape.
 const PASSWORD: &str = r#"c4n4ry"/h1dd3n"#;
 const WRITTEN: &str = "c4n4ry%22%2Fh1dd3n";
 
@@ -160,7 +160,7 @@ run-at-start = true
 retry = { max-attempts = 1 }
 "#;
 
-/// Answers each request with the request itself and status 400.
+/// Responds to each request with the request itself and status 400.
 async fn echoing_server() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let address = listener.local_addr().expect("it has one").to_string();
@@ -177,7 +177,7 @@ async fn echoing_server() -> String {
                 }
             }
             let head = format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n", request.len());
-            // A client that is gone reads no answer.
+            // A client that has ended reads no response.
             let _ = stream.write_all(&[head.into_bytes(), request].concat()).await;
         }
     });

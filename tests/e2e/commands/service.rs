@@ -1,4 +1,4 @@
-//! The daemon as a service of every system that it runs on, as far as that can be shown without one.
+//! The daemon as a service of each supported system, as far as that can be tested without one.
 
 use billing_test_support::{Ended, Program, skipped};
 

@@ -84,7 +84,7 @@ async fn spike_approval_covers_seen_amount(db: &Db) {
     program.run("audit").await.expect_code(0);
 }
 
-/// No run has announced it yet: what the dry run prints can be approved all the same.
+/// An amount that only a dry run printed can be approved.
 async fn dry_run_amount_can_be_approved(db: &Db) {
     let program = billed_before_spike(db).await;
     let dry = program.run("bill --dry-run").await.expect_code(1);

@@ -1,4 +1,4 @@
-//! `status`: what it shows of a fleet that is well, and of one that is not.
+//! `status`: its output for a healthy fleet, and for one with problems.
 
 use billing_test_support::{
     Db, Ended, Fleet, Instance, Login, Plan, Program, eventually, on_every_engine, on_variants,
@@ -126,7 +126,7 @@ async fn status_is_healthy_only_while_billing(db: &Db) {
 }
 
 /// Scheduled times that passed without a run are newer rows.
-async fn last_run_is_one_that_ran(db: &Db) {
+async fn last_run_excludes_missed_runs(db: &Db) {
     let program = daemon(db, &[BILLING]);
     seed(db, 2).await;
     program.run("bill").await.expect_code(0);
@@ -221,7 +221,7 @@ async fn status_reports_dead_daemon_and_late_jobs(db: &Db) {
     assert_eq!(problems(&shown), ["no_daemon", "daemon_dead", "billing_silent"], "{shown}");
 }
 
-/// One that failed since contains nothing of the books, and neither does a job of another kind.
+/// A later failed audit has no result, and neither does a job of another kind.
 async fn status_shows_last_finished_audit(db: &Db) {
     let ago = |minutes: u32| match db.backend() {
         DbBackend::Sqlite => format!("(unixepoch('now') - {minutes} * 60) * 1000000"),
@@ -256,19 +256,19 @@ async fn status_shows_last_finished_audit(db: &Db) {
 
 async fn status_needs_only_read_access(db: &Db) {
     seed(db, 1).await;
-    let fences = "SELECT count(*) FROM scheduler_fencing";
-    let before = fetch(db, fences).await;
+    let tokens = "SELECT count(*) FROM scheduler_fencing";
+    let before = fetch(db, tokens).await;
     let reader = db.url_for(Login::Reading);
     let jobs = program().env("DATABASE_URL", &reader).file("jobs.toml", BILLING);
     let shown = status(&jobs, 1).await;
     assert_eq!(shown["panel"]["generation"], format!("{:?}", db.panel), "{shown}");
     assert_eq!(shown["panel"]["present"], true);
-    let unfenced = problems(&shown).contains(&"panel_guard");
-    assert_eq!(unfenced, db.panel != billing_test_support::Panel::G1, "{shown}");
+    let unguarded = problems(&shown).contains(&"panel_guard");
+    assert_eq!(unguarded, db.panel != billing_test_support::Panel::G1, "{shown}");
     let off = jobs.clone().file("jobs.toml", &format!("[daemon]\npanel-billing = 'off'\n{BILLING}"));
     assert!(!problems(&status(&off, 1).await).contains(&"panel_guard"));
     jobs.run("audit").await.expect_code(0);
-    assert_eq!(fetch(db, fences).await, before);
+    assert_eq!(fetch(db, tokens).await, before);
     db.execute("ALTER TABLE billing_charges DROP CONSTRAINT billing_charges_pkey").await;
     let ended = jobs.run("audit").await.expect_code(1);
     assert!(ended.out[0].starts_with("unique_key: "), "{}", ended.text());
@@ -371,7 +371,7 @@ async fn paused_billing_is_reported_and_not_run(db: &Db) {
 }
 
 on_every_engine!(
-    last_run_is_one_that_ran,
+    last_run_excludes_missed_runs,
     daemons_without_heartbeat_are_known,
     stop_without_billing_leaves_heartbeat,
     paused_billing_is_reported_and_not_run,

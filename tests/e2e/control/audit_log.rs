@@ -56,7 +56,7 @@ async fn hash_chain_reveals_changed_rows(db: &Db) {
     assert_eq!(broken().await, Some(3), "its predecessor is gone");
 }
 
-/// Who did what, oldest first, and the details of it.
+/// Actor, action and details of each change, oldest first.
 const CHANGES: &str =
     "actor || ' ' || action || ' ' || job || ' ' || details FROM scheduler_audit_log ORDER BY id";
 
@@ -137,7 +137,7 @@ async fn applied_migration_is_in_audit_log() {
     );
 }
 
-/// Many at once: each has its place, and none of them fails.
+/// Concurrent changes: each has its place, and none of them fails.
 async fn concurrent_changes_are_chained_in_order(db: &Db) {
     let daemon = Database::new(db.url.parse().expect("the URL of a database of ours"));
     let daemon = daemon.connect(Pool::Shared).await.expect("it opens");

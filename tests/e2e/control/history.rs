@@ -1,4 +1,4 @@
-//! What is shown of jobs: when they come, how they stand, and why one did not run.
+//! The output of `jobs` and `runs`: next times, states, and why a job did not run.
 
 use billing_test_support::{Db, eventually, on_every_engine};
 
@@ -151,7 +151,7 @@ async fn late_job_is_reported_for_any_cause(db: &Db) {
     daemon.terminated().await.expect_code(0);
 }
 
-/// Old rows and too many rows go; the newest of a job, and the newest that is done, stay.
+/// Old rows and excess rows are deleted; the newest of a job, and its newest done one, stay.
 async fn history_is_pruned_to_limits(db: &Db) {
     let days_ago = |days: u32| match db.backend() {
         sea_orm::DbBackend::Sqlite => {

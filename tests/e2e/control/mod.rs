@@ -1,4 +1,4 @@
-//! Jobs controlled through the database while a daemon runs them, and the daemon's configuration changed under it.
+//! Control requests through the database while a daemon runs, and reloads of its configuration.
 
 mod audit_log;
 mod history;
@@ -33,12 +33,12 @@ pub(super) fn with(db: &Db, jobs: &[&str]) -> Program {
     daemon(db, jobs).env("USER", "ada")
 }
 
-/// The program's answer in JSON.
+/// The JSON output of a command.
 pub(super) async fn run_json(program: &Program, arguments: &str) -> Value {
     json(&program.run(&format!("{arguments} --json")).await.expect_code(0))
 }
 
-/// The rows of a job in short, newest first: status, trigger and how many scheduled times.
+/// The history of a job, newest first: status, cause and number of scheduled times.
 pub(super) async fn history(program: &Program, job: &str) -> Vec<String> {
     let runs = run_json(program, &format!("runs list --job {job} --limit 0")).await;
     let short =
@@ -57,7 +57,7 @@ pub(super) async fn started(program: &Program) -> Running {
     running
 }
 
-/// Waits until a job has a row that begins so.
+/// Waits until a job has a row with this beginning.
 pub(super) async fn until_history_has(program: &Program, job: &str, row: &str) {
     eventually(&format!("`{job}` has {row}"), async || {
         history(program, job).await.iter().any(|found| found.starts_with(row)).then_some(())
@@ -65,7 +65,7 @@ pub(super) async fn until_history_has(program: &Program, job: &str, row: &str) {
     .await;
 }
 
-/// Waits until a job has left so many rows more.
+/// Waits until a job has this many more rows.
 pub(super) async fn until_history_grew(program: &Program, job: &str, rows: usize) {
     let before = history(program, job).await.len();
     eventually(&format!("`{job}` has {rows} rows more"), async || {
@@ -74,7 +74,7 @@ pub(super) async fn until_history_grew(program: &Program, job: &str, rows: usize
     .await;
 }
 
-/// Waits until a scheduled time of a job that comes each second has passed by the clock that its daemons follow.
+/// Waits until the next second of the database's clock begins.
 pub(super) async fn until_a_second_begins(db: &Db) {
     let before = now(db).await;
     eventually("a second begins", async || (now(db).await > before).then_some(())).await;

@@ -1,4 +1,4 @@
-//! Pause, resume, trigger, cancel and replay, as people type them.
+//! Pause, resume, trigger, cancel and replay on the command line.
 
 use billing_test_support::{Db, Login, Pooler, eventually, on_every_engine};
 use sea_orm::DbBackend;
@@ -121,7 +121,7 @@ async fn replay_of_done_run_needs_force(db: &Db) {
 }
 
 /// As if its newest run had been made while the clock was a day ahead.
-async fn job_that_ran_ahead_waits_until_reset(db: &Db) {
+async fn cursor_in_future_waits_until_reset(db: &Db) {
     let program = with(db, &[TICK]);
     let daemon = started(&program).await;
     until_history_has(&program, "tick", "done schedule").await;
@@ -156,7 +156,7 @@ async fn job_that_ran_ahead_waits_until_reset(db: &Db) {
     daemon.terminated().await.expect_code(0);
 }
 
-/// No daemon runs, so none may answer.
+/// No daemon runs, so no request may be answered.
 async fn request_without_daemon_is_reported(db: &Db) {
     let program = with(db, &[TICK]);
     let accepted = program.run("jobs trigger tick").await.expect_code(0);
@@ -164,7 +164,7 @@ async fn request_without_daemon_is_reported(db: &Db) {
     assert_eq!(run_json(&program, "jobs trigger tick").await["daemons_alive"], 0);
     let waiting = program.start("jobs trigger tick --wait");
     waiting.wait_for_line("no daemon is alive").await;
-    // It has no heartbeat job, and is known all the same.
+    // It is known although it has no heartbeat job.
     let daemon = started(&program).await;
     waiting.ended().await.expect_code(0);
     eventually("the daemon is known", async || {
@@ -177,7 +177,7 @@ async fn request_without_daemon_is_reported(db: &Db) {
 }
 
 on_every_engine!(
-    job_that_ran_ahead_waits_until_reset,
+    cursor_in_future_waits_until_reset,
     request_without_daemon_is_reported,
     paused_job_runs_nothing_until_resumed,
     manual_run_is_awaited_and_printed,
@@ -194,7 +194,7 @@ async fn transaction_pooler_permits_job_control() {
     run_json(&program, "jobs pause tick --reason tea").await;
     let run = run_json(&program, "jobs trigger tick --force --wait").await;
     assert_eq!(text(&run["run"]["status"]), "done");
-    // A scheduled time comes while it is paused.
+    // A scheduled time passes while it is paused.
     until_a_second_begins(&db).await;
     run_json(&program, "jobs resume tick").await;
     until_history_has(&program, "tick", "paused schedule").await;

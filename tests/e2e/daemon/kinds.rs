@@ -47,7 +47,7 @@ async fn command_ends_with_daemon(db: &Db) {
     assert_eq!(fetch(db, runs).await, "1 interrupted");
 }
 
-/// Ends with none of the signals that a program can ignore, and starts another one that does not either.
+/// Ignores every signal that a program can ignore, and starts another program that does so too.
 const CLINGING: &str = r#"
 [[job]]
 name = "clinging"
@@ -71,7 +71,7 @@ argv = ["sh", "-c", """
 stop-grace = "25s"
 "#;
 
-/// By kill -9, at any time and in the middle of a stop: what it started ends before another daemon repeats it.
+/// Killed at any time, also during a stop: its programs end before another daemon repeats the run.
 #[tokio::test]
 async fn killed_daemon_ends_its_programs() {
     for stops in [false, true] {
@@ -102,7 +102,7 @@ async fn killed_daemon_ends_its_programs() {
     }
 }
 
-/// Whether a process is there, and not a zombie that its parent has not reaped.
+/// Whether a process runs, and is not a zombie.
 fn is_running(pid: &str) -> bool {
     let stat = fs::read_to_string(Path::new("/proc").join(pid).join("stat"));
     stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('Z')))

@@ -1,4 +1,4 @@
-//! What the panel sees of a daemon, from its start to its end and beyond.
+//! The status row of a daemon, from its start until after its end.
 
 use billing_test_support::{Db, eventually, on_every_engine, on_variants};
 use sea_orm::DbBackend;
@@ -48,7 +48,7 @@ async fn database_url_alone_runs_built_in_jobs(db: &Db) {
     assert!(billed.code == Some(0) || billed.text().contains("billing is being run by"), "{}", billed.text());
     assert!(billed.err[0].contains("using the built-in defaults (billing, "), "{}", billed.text());
 
-    // What is printed is a start for a file; it comes into force where it is put.
+    // The printed text is a valid file.
     let _program = program.file("jobs.toml", &printed.replace("every = \"10m\"", "every = \"20m\""));
     daemon.wait_for_line("jobs.toml: stale-daemons: schedule every 10m -> every 20m").await;
     daemon.terminated().await.expect_code(0);
@@ -200,7 +200,7 @@ on_every_engine!(
 on_variants!(default_jobs_bill_and_beat: sqlite, g1_role, g2_role, g3_role);
 on_variants!(database_url_alone_runs_built_in_jobs: sqlite, g1_role);
 
-/// Writes the row of a daemon of this host, last written so long ago.
+/// Writes the row of a daemon of this host with an update at that age.
 async fn remember(db: &Db, name: &str, host: &str, status: &str, age: &str) {
     let at = match db.backend() {
         DbBackend::Sqlite => format!("strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '{age}')"),

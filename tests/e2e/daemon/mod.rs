@@ -1,4 +1,4 @@
-//! The daemon as a process, against the faults of the one that it succeeds.
+//! The daemon as a process, including regressions against the original daemon.
 
 mod failing;
 mod kinds;
@@ -16,7 +16,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{ConnectionTrait, Statement};
 use uuid::Uuid;
 
-/// What a daemon leaves behind when it dies is soon taken over.
+/// A short lease, so that the jobs of a killed daemon are soon taken over.
 pub(crate) const SHORT_LEASE: &str = r#"
 [daemon]
 lease-ttl = "4s"
@@ -89,7 +89,7 @@ pub(crate) fn program() -> Program {
     Program::new(env!("CARGO_BIN_EXE_e2e-daemon"))
 }
 
-/// So many organizations of one instance each, in the order of their ids, which is the order in which they are billed. Each
+/// Seeds this many organizations of one instance each, in the order of their ids, which is the order in which they are billed. Each
 /// instance costs $7.30 a month, which is a cent an hour, and has [`HOURS`] due.
 pub(crate) async fn seed(db: &Db, organizations: usize) -> Vec<Uuid> {
     let fleet = Fleet::new(db);
@@ -115,12 +115,12 @@ pub(crate) async fn now(db: &Db) -> DateTime<Utc> {
     DateTime::from_timestamp_secs(seconds).expect("the present is in range")
 }
 
-/// What a query of one value answers, as text; a dash for NULL or no row.
+/// The one value of a query, as text; a dash for NULL or no row.
 pub(crate) async fn fetch(db: &Db, sql: &str) -> String {
     rows(db, &format!("coalesce(CAST(({sql}) AS text), '-')")).await.remove(0)
 }
 
-/// What a query answers whose rows are one expression, as text.
+/// The rows of a query with one selected expression, as text.
 pub(crate) async fn rows(db: &Db, selected: &str) -> Vec<String> {
     let sql = format!("SELECT {selected}");
     let rows = db.admin().query_all_raw(Statement::from_string(db.backend(), &sql)).await;

@@ -127,7 +127,7 @@ async fn edited_ping_applies_at_once() {
     let _program = edited(&running, program, TICK).await;
     let done = running.lines_with("`tick` done").len();
     running.wait_for_lines("`tick` done", done + 5).await;
-    // A daemon that ends waits for its last signs.
+    // A daemon that ends waits for its last pings.
     running.terminated().await.expect_code(0);
     let received = monitor.received();
     // One run may have been in progress when the file was read.

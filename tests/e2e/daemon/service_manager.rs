@@ -10,7 +10,7 @@ use billing_test_support::{
 
 use super::{BILLING, HANGS_FOREVER, HEARTBEAT, TICK, daemon, program, seed};
 
-/// Holds every thread that runs jobs, for as long as the process lives.
+/// Blocks every worker thread until the process ends.
 const HANG: &str = r#"
 [[job]]
 name = "hang"

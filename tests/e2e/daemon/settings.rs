@@ -1,4 +1,4 @@
-//! The settings of the original, which keep working, and the one of its intervals that could not.
+//! The settings of the original, which keep working, and its interval limit.
 
 use billing_test_support::{Db, eventually};
 

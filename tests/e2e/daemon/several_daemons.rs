@@ -36,7 +36,7 @@ async fn two_daemons_run_each_occurrence_once(db: &Db) {
     check_all_charged_once(db, &organizations).await;
 }
 
-/// What one daemon held when it ended, the other begins again, and no scheduled time of anything is left out.
+/// The other daemon repeats the run that was in progress, and no scheduled time is skipped.
 async fn other_daemon_continues(db: &Db, signal: Signal) {
     let held = HANGS_FOREVER.replace("runaway", "held").replace("hangs-forever", "waits-for-cancel");
     let program = daemon(db, &[SHORT_LEASE, &held, TICK]);

@@ -1,4 +1,4 @@
-//! How a daemon ends: politely, at once, or not by its own will; and what the next one makes of it.
+//! The end of a daemon: clean, immediate, or killed; and how the next one continues.
 
 use billing_test_support::{
     Db, eventually, on_variants,
@@ -146,7 +146,7 @@ async fn third_signal_ends_process_at_once() {
     }
 }
 
-/// One that waits without end, and one that never gives its thread back: only the end of the process ends that.
+/// One job waits without end, and one blocks its thread: only the end of the process ends them.
 #[tokio::test]
 async fn unstoppable_jobs_are_abandoned_after_grace() {
     let (db, other) = tokio::join!(Db::g1_role(), Db::sqlite());

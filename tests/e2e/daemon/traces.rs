@@ -1,4 +1,4 @@
-//! The daemon's traces, as a collector of our own gets them.
+//! The daemon's traces, as received by a collector in the test.
 
 use std::{
     collections::HashMap,
@@ -41,7 +41,7 @@ struct Span {
     events: Vec<(String, Fields)>,
     status: i32,
     description: String,
-    /// Whose it is.
+    /// The id of the trace that it belongs to.
     resource: Arc<Fields>,
 }
 
@@ -98,7 +98,7 @@ fn spans(request: &ExportTraceServiceRequest) -> Vec<Span> {
     spans
 }
 
-/// How a collector answers.
+/// The behaviour of a collector.
 #[derive(Clone, Copy, Debug)]
 enum Manner {
     Takes,
@@ -197,7 +197,7 @@ impl Collector {
         self.spans().into_iter().filter(|span| span.name == name).collect()
     }
 
-    /// The first with this name, when it comes.
+    /// Waits for the first span with this name.
     async fn wait_for(&self, name: &str) -> Span {
         eventually(&format!("the collector receives `{name}`"), async || self.named(name).into_iter().next())
             .await
@@ -430,7 +430,7 @@ async fn silent_collector_delays_nothing() {
     let running = program.start("run");
     running.wait_for_line("job `billing` done").await;
     eventually("a request waits", async || (!collector.requests().is_empty()).then_some(())).await;
-    // More than there is room for.
+    // More than the queue holds.
     running.wait_for_lines("job `tick` done", 3).await;
     running.terminated().await.expect_code(0);
     check_all_charged_once(&db, &organizations).await;

@@ -1,11 +1,11 @@
-//! `billing-daemon guard`: who may put it up, what it changes, and what is left when it is gone.
+//! `billing-daemon guard`: the rights it needs, its changes, and its removal.
 
 use billing_test_support::{Db, Ended, Login, on_variants};
 
 use super::{assert_sound, debit, install_guard, number, panel, seed, silent_for};
 use crate::daemon::{fetch, program, rows};
 
-/// Everything that a panel guard could add or change outside our own tables.
+/// Everything that the panel guard could add or change outside our own tables.
 const CATALOG: &str = "pg_get_triggerdef(oid) || tgenabled::text FROM pg_trigger WHERE NOT tgisinternal
     UNION ALL SELECT pg_get_functiondef(oid) || coalesce(proacl::text, '') FROM pg_proc
                WHERE pronamespace = 'public'::regnamespace AND prokind = 'f'
@@ -303,7 +303,7 @@ async fn guard_without_row_rejects_debits() {
     assert_eq!(panel.pass().await.billed, 1);
 }
 
-/// The whole program, with the panel guard up: bills, previews and audits as if there were none.
+/// The whole program, with the panel guard installed: bills, previews and audits as if there were none.
 #[tokio::test]
 async fn commands_work_with_panel_guard() {
     let db = Db::g3_role().await;

@@ -8,10 +8,10 @@ use futures_util::future::join_all;
 
 use super::{Daemon, assert_sound, cents, install_guard, number, panel, seed, silent_for};
 
-/// Four processes of the panel bill the same fleet while a daemon that was silent for long comes back.
+/// Four processes of the panel bill the same fleet while a daemon returns after a long silence.
 async fn concurrent_panel_and_daemon_charge_once(db: &Db) {
     install_guard(db).await;
-    let machines = seed(db, 12, 3, 4).await.len();
+    let instances = seed(db, 12, 3, 4).await.len();
     let daemon = Daemon::of(db).await;
     // A token is in force, so the first debit has to supersede it.
     let lease = daemon.claim().await;
@@ -24,7 +24,7 @@ async fn concurrent_panel_and_daemon_charge_once(db: &Db) {
     let shares = panels.iter().enumerate().map(async |(share, panel)| {
         for due in list.iter().filter(|due| usize::from(due.organization.as_bytes()[15]) % 4 == share) {
             let mut due = due.clone();
-            // Hour by hour, so that there is something left when the daemon comes.
+            // Hour by hour, so that hours are left when the daemon returns.
             for hours in [1; 4] {
                 due.hours = hours;
                 if panel.bill(&due, Crash::Never).await != Outcome::Billed {
@@ -35,7 +35,7 @@ async fn concurrent_panel_and_daemon_charge_once(db: &Db) {
         }
     });
     let returning = async {
-        // A debit in between shuts it out, and it begins again.
+        // A debit in between supersedes its claim, and it starts again.
         while daemon.bill().await.is_err() {}
     };
     tokio::join!(join_all(shares), returning);
@@ -43,7 +43,7 @@ async fn concurrent_panel_and_daemon_charge_once(db: &Db) {
     assert_eq!(number(db, "SELECT sum(hours) FROM billing_charges").await, 4 * 36);
     assert_eq!(
         number(db, "SELECT count(*) FROM billing_meters").await,
-        i64::try_from(machines).expect("small")
+        i64::try_from(instances).expect("small")
     );
     assert_eq!(cents(db).await, 12 * 10_000 - 4 * 36, "each hour at a cent");
     db.execute("UPDATE billing_meters SET panel_debited_at = panel_debited_at - interval '5 minutes'").await;

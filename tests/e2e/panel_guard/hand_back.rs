@@ -15,7 +15,7 @@ use super::{Daemon, install_guard, number, panel, seed, silent_for};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// Beats once as a daemon would that has run for days.
+/// Writes one heartbeat like a daemon that has run for days.
 async fn beat(daemon: &Daemon, interval: Duration) {
     let clock = ManualClock::at(DateTime::UNIX_EPOCH);
     clock.advance(Duration::from_hours(1_000));
@@ -63,7 +63,7 @@ async fn heartbeat_ends_when_guard_opens(db: &Db) {
         let case = format!("{configured} of {interval:?}, {minutes} min ago");
         beat(&daemon, interval).await;
         assert_eq!(number(db, beating).await, i64::from(!handed_back), "{case}");
-        // As if the daemon had died long ago: what is left is the panel guard.
+        // As if the daemon had died long ago: only the panel guard is left.
         db.execute("UPDATE billing_daemon_status SET heartbeat_at = NULL").await;
         assert_eq!(may_bill(&daemon.db, PANEL_TAKEOVER_AFTER).await, handed_back, "{case}");
         seed(db, 1, 1, 2).await;

@@ -1,4 +1,4 @@
-//! `adopt` and `release`: from the panel's biller to ours, and back.
+//! `adopt` and `release`: the handover from the panel's biller to ours, and back.
 
 use billing_jobs::billing::{Adoption, Biller, BillingError, BillingSettings, HandoverError};
 use billing_test_support::{
@@ -25,7 +25,7 @@ fn found(adoption: &Adoption) -> Vec<(&str, u64)> {
     adoption.findings.iter().map(|(kind, findings)| (kind.as_str(), findings.count)).collect()
 }
 
-/// Everything that can be wrong with a fleet, once; and an organization with nothing wrong but its drift, returned.
+/// Every problem that a fleet can have, once; and an organization with nothing wrong but its drift, returned.
 async fn a_fleet_with_faults(db: &Db) -> Uuid {
     let fleet = Fleet::new(db);
     let created = now(db).await - TimeDelta::minutes(150);
@@ -63,7 +63,7 @@ async fn adopt_continues_where_panel_stopped(db: &Db) {
             (3, 1, "99.00 USD")
         );
         assert_eq!((adoption.instances, adoption.meters), (8, 7));
-        // Two hours of each machine, one of `two`, and a hundred more of `late`.
+        // Two hours of each instance, one of `two`, and a hundred more of `late`.
         assert_eq!((adoption.due_instances, adoption.due_hours), (7, 113));
         // Those that can be priced, at a cent; one has no wallet.
         assert_eq!(adoption.due_amounts.to_string(), "1.07 USD, 0.02 XXX");
@@ -164,7 +164,7 @@ async fn release_leaves_panel_complete_state(db: &Db) {
     let old = daemon.claim().await;
     daemon.let_go(&old).await;
     let reach = fleet.last_billed_at(instances[0]).await;
-    // As a restore of the panel's tables alone would; and a daemon that was killed long ago.
+    // Like a restore of the panel's tables alone; and a daemon that was killed long ago.
     db.execute("UPDATE vps_instances SET last_billed_at = NULL").await;
     db.execute("DELETE FROM vps_billing_cycles").await;
     let long_ago =

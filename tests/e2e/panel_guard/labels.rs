@@ -55,16 +55,16 @@ async fn debit_charges_only_named_instance() {
     let mut random = StdRng::seed_from_u64(SEED);
     let (mut charged, mut refused) = (0, 0);
     for round in 0..25 {
-        // Two organizations have machines of the same labels, and one has some labels twice.
+        // Two organizations have instances of the same labels, and one has some labels twice.
         let (org, other) = (fleet.wallet("100.00").await, fleet.wallet("100.00").await);
         let mut labels: Vec<String> = (0..6).map(|_| label(&mut random)).collect();
         labels.push(labels[0].clone());
         labels.push(format!("{} (2h)", labels[1]));
-        let mut machines: HashMap<String, Vec<Uuid>> = HashMap::new();
+        let mut instances: HashMap<String, Vec<Uuid>> = HashMap::new();
         for label in &labels {
             let instance = fleet.instance(Instance::new(org, plan, created).label(label)).await;
             fleet.instance(Instance::new(other, plan, created).label(label)).await;
-            machines.entry(label.clone()).or_default().push(instance);
+            instances.entry(label.clone()).or_default().push(instance);
         }
         let unknown = format!("{}?", labels[2]);
         for label in labels.iter().chain([&unknown]) {
@@ -72,7 +72,7 @@ async fn debit_charges_only_named_instance() {
             let before = number(&db, "SELECT count(*) FROM billing_charges").await;
             let debited = debit(&panel, org, "-0.01", &format!("VPS Hourly Billing - {label} (1h)")).await;
             let after = number(&db, "SELECT count(*) FROM billing_charges").await;
-            if let Some([only]) = machines.get(label).map(Vec::as_slice) {
+            if let Some([only]) = instances.get(label).map(Vec::as_slice) {
                 assert_eq!(debited, Ok(()), "{context}");
                 let newest = "SELECT instance_id FROM billing_charges ORDER BY batch_id DESC LIMIT 1";
                 assert_eq!((after, fetch(&db, newest).await), (before + 1, only.to_string()), "{context}");

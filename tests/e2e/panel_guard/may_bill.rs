@@ -74,7 +74,7 @@ async fn may_bill_defaults_to_true_without_guard(db: &Db) {
 on_every_engine!(may_bill_uses_newest_heartbeat);
 on_variants!(may_bill_defaults_to_true_without_guard: sqlite, g1_role, g3_role);
 
-/// The example `panel`, with a daemon that comes, dies and comes again.
+/// The example `panel`, with a daemon that starts, dies and starts again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn application_pauses_while_daemon_is_alive() {
     let db = Db::sqlite().await;

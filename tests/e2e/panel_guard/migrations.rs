@@ -27,7 +27,7 @@ const CHANGES: [&str; 13] = [
     "VACUUM FULL payment_transactions",
 ];
 
-/// A panel whose one session is older than every change, so that it keeps what it prepared before.
+/// A panel whose one session is older than every change, so that it keeps its prepared statements.
 async fn long_session(db: &Db) -> DatabaseConnection {
     let mut options = ConnectOptions::new(db.url_for(Login::Owner));
     options.max_connections(1).idle_timeout(Duration::from_hours(1)).sqlx_logging(false);

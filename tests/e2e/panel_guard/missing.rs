@@ -1,4 +1,4 @@
-//! Billing that relies on the panel guard charges nothing without it, also when it goes in the middle of a run.
+//! Billing that relies on the panel guard charges nothing without it, also when it is removed during a run.
 
 use billing_jobs::{billing::BillingError, panel_guard};
 use billing_test_support::{Db, Login, eventually, on_variants, panel_biller::Crash};
@@ -28,7 +28,7 @@ const TWICE: &str = "SELECT count(*) FROM (
 
 async fn guard_removed_under_a_daemon_stops_billing(db: &Db) {
     install(db).await;
-    let machines = seed(db, 40, 1, 2).await.len();
+    let instances = seed(db, 40, 1, 2).await.len();
     let lock = db.admin().begin().await.expect("it begins");
     let middle = "SELECT FROM wallets WHERE organization_id =
                       (SELECT organization_id FROM wallets ORDER BY organization_id OFFSET 20 LIMIT 1) FOR UPDATE";
@@ -61,7 +61,7 @@ async fn guard_removed_under_a_daemon_stops_billing(db: &Db) {
     let charged = number(db, "SELECT count(*) FROM billing_charges").await;
     assert_eq!(charged, 21, "the batch that had begun is the last one");
     let pass = panel(db, &db.url_for(Login::Owner)).await.pass().await;
-    assert_eq!((pass.billed, pass.failed), (machines - 21, vec![]), "what is left");
+    assert_eq!((pass.billed, pass.failed), (instances - 21, vec![]), "what is left");
     assert_eq!(fetch(db, TWICE).await, "0");
     assert_eq!(number(db, "SELECT (sum(balance) * 100)::bigint FROM wallets").await, 40 * 10_000 - 40 * 2);
 
@@ -87,7 +87,7 @@ async fn guard_removed_under_a_daemon_stops_billing(db: &Db) {
 
 on_variants!(guard_removed_under_a_daemon_stops_billing: g2_role, g3_role);
 
-/// Every way in which it may be gone, with and without something to charge.
+/// Every way in which it may be missing, with and without hours due.
 async fn billing_without_guard_is_rejected(db: &Db) {
     let owner = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     for (case, taken) in [

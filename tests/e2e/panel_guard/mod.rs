@@ -70,7 +70,7 @@ impl Daemon {
         Ok(bill?.totals.hours)
     }
 
-    /// A run under a claim that was made before, however long ago.
+    /// A run under an earlier claim.
     async fn bill_under(&self, fencing_token: FencingToken) -> Result<BillReport, BillingError> {
         self.run(Mode::Commit(fencing_token)).await
     }
@@ -110,7 +110,7 @@ impl Daemon {
     }
 }
 
-/// Puts the panel guard up, as the owner of the panel's tables.
+/// Installs the panel guard as the owner of the panel's tables.
 pub(crate) async fn install_guard(db: &Db) {
     let owner = billing_test_support::connect(&db.url_for(Login::Owner)).await;
     panel_guard::install(&owner, "ada").await.expect("the owner may");
@@ -121,13 +121,13 @@ pub(crate) async fn panel(db: &Db, url: &str) -> PanelBiller {
     PanelBiller::new(billing_test_support::connect(url).await, db.panel)
 }
 
-/// Lets it be this long since billing of ours last worked.
+/// Sets the age of the last success of our billing.
 pub(crate) async fn silent_for(db: &Db, minutes: u32) {
     let sql = "UPDATE scheduler_fencing SET last_success_at = now() - interval '1 minute' *";
     db.execute(&format!("{sql} {minutes}")).await;
 }
 
-/// So many organizations of so many instances each at a cent an hour, of which each has `hours` due. They were created at no
+/// Organizations with instances at a cent an hour, each with `hours` due. They were not created at a
 /// full millisecond.
 pub(crate) async fn seed(db: &Db, organizations: usize, instances: usize, hours: i64) -> Vec<Uuid> {
     let fleet = Fleet::new(db);

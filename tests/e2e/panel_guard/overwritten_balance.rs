@@ -1,4 +1,4 @@
-//! The panel reads a balance without a lock and writes it back, less its debit: it never writes over what came in between.
+//! The panel reads a balance without a lock and writes it back, less its debit: it never overwrites a change in between.
 
 use billing_test_support::{
     Db, Fleet, Instance, Login, Plan, eventually, on_variants,
@@ -13,35 +13,35 @@ use crate::daemon::now;
 
 const CENT: &str = "7.30";
 
-/// A machine of this organization that costs a cent an hour, of which so many are due.
-async fn machine(db: &Db, org: Uuid, hours: i64) -> Uuid {
+/// An instance of this organization that costs a cent an hour, with this many hours due.
+async fn instance(db: &Db, org: Uuid, hours: i64) -> Uuid {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(CENT)).await;
     let created = now(db).await - TimeDelta::minutes(60 * hours + 30);
     fleet.instance(Instance::new(org, plan, created).backups("none")).await
 }
 
-/// How the panel sees it.
-async fn due(db: &Db, machine: Uuid) -> Due {
+/// The instance as the panel reads it.
+async fn due(db: &Db, instance: Uuid) -> Due {
     let panel = panel(db, &db.url_for(Login::Owner)).await;
-    let due = panel.due().await.into_iter().find(|due| due.instance == machine);
+    let due = panel.due().await.into_iter().find(|due| due.instance == instance);
     due.expect("it is due")
 }
 
-/// A daemon that was silent for long charges in that very moment. What the panel then writes may be what the wallet holds already.
+/// A daemon that was silent charges at that moment. The balance that the panel then writes may equal the current one.
 async fn charge_is_not_overwritten(db: &Db) {
     install_guard(db).await;
     let daemon = Daemon::of(db).await;
     let panel = panel(db, &db.url_for(Login::Owner)).await;
     for hours in [1, 2, 5] {
         let org = Fleet::new(db).wallet("100.00").await;
-        let ours = due(db, machine(db, org, 2).await).await;
+        let ours = due(db, instance(db, org, 2).await).await;
         silent_for(db, 91).await;
         let old = daemon.claim().await;
         let read = panel.read_balance(&ours).await.expect("the wallet is there");
         assert_eq!(daemon.bill_under(old.fencing_token).await.expect("it bills").totals.hours, 2);
 
-        let theirs = due(db, machine(db, org, hours).await).await;
+        let theirs = due(db, instance(db, org, hours).await).await;
         let refused = read.finish(&theirs).await.expect_err("it read 100.00");
         assert!(refused.contains("when it was read, and 99.98"), "{refused}");
         daemon.let_go(&old).await;
@@ -56,7 +56,7 @@ async fn charge_is_not_overwritten(db: &Db) {
 async fn awaited_charge_is_not_overwritten(db: &Db) {
     install_guard(db).await;
     let org = Fleet::new(db).wallet("100.00").await;
-    let theirs = due(db, machine(db, org, 2).await).await;
+    let theirs = due(db, instance(db, org, 2).await).await;
     let daemon = Daemon::of(db).await;
     let number_in_force = daemon.claim().await.fencing_token.0;
     silent_for(db, 91).await;
@@ -84,7 +84,7 @@ async fn awaited_charge_is_not_overwritten(db: &Db) {
 async fn payment_is_not_overwritten(db: &Db) {
     install_guard(db).await;
     let org = Fleet::new(db).wallet("100.00").await;
-    let theirs = due(db, machine(db, org, 2).await).await;
+    let theirs = due(db, instance(db, org, 2).await).await;
     let panel = panel(db, &db.url_for(Login::Owner)).await;
     let read = panel.read_balance(&theirs).await.expect("the wallet is there");
     Fleet::new(db).top_up(org, "50.00").await;

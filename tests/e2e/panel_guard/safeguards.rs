@@ -1,4 +1,4 @@
-//! Each guard of the panel guard is needed: with it a scene ends well, and without it the same scene does not.
+//! Each safeguard of the panel guard is needed: a scenario passes with it and fails without it.
 
 use std::pin::Pin;
 
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{Daemon, debit, install_guard, number, panel, seed, silent_for};
 use crate::daemon::{fetch, rows};
 
-/// What is played, on a database with the panel guard; whether it ends well.
+/// A scenario on a database with the panel guard; returns whether it passes.
 type Scene = for<'a> fn(&'a Db) -> Pin<Box<dyn Future<Output = bool> + 'a>>;
 
 /// A safeguard, its text in the function, the replacement, and the scenario that then fails.
@@ -23,7 +23,7 @@ const GUARDS: [(&str, &str, &str, Scene); 11] = [
         Box::pin(a_healthy_daemon(db))
     }),
     ("raise", "SET fencing_token = ours.number", "SET fencing_token = f.fencing_token", |db| {
-        Box::pin(a_daemon_that_wakes_up(db))
+        Box::pin(suspended_daemon_resumes(db))
     }),
     ("due", "OR charge_end > clock_timestamp()", "", |db| Box::pin(a_stale_list(db))),
     ("watermark", "greatest(panel_anchor, watermark)", "coalesce(panel_anchor, created)", |db| {
@@ -39,7 +39,7 @@ const GUARDS: [(&str, &str, &str, Scene); 11] = [
         |db| Box::pin(a_name_elsewhere(db)),
     ),
     ("never wait", "FOR NO KEY UPDATE SKIP LOCKED", "FOR NO KEY UPDATE", |db| {
-        Box::pin(a_batch_that_wants_the_wallet(db))
+        Box::pin(batch_waits_for_wallet(db))
     }),
     (
         "what it overwrote",
@@ -90,7 +90,7 @@ async fn a_healthy_daemon(db: &Db) -> bool {
     panel(db, &db.url_for(Login::Owner)).await.pass().await.billed == 0
 }
 
-async fn a_daemon_that_wakes_up(db: &Db) -> bool {
+async fn suspended_daemon_resumes(db: &Db) -> bool {
     let daemon = Daemon::of(db).await;
     let old = daemon.claim().await;
     seed(db, 1, 1, 2).await;
@@ -141,7 +141,7 @@ async fn a_name_elsewhere(db: &Db) -> bool {
 }
 
 /// A batch of ours holds the panel guard and waits for the wallet; the panel's debit holds the wallet and waits for the panel guard.
-async fn a_batch_that_wants_the_wallet(db: &Db) -> bool {
+async fn batch_waits_for_wallet(db: &Db) -> bool {
     seed(db, 1, 1, 2).await;
     let daemon = Daemon::of(db).await;
     daemon.claim().await;
@@ -165,7 +165,7 @@ async fn a_batch_that_wants_the_wallet(db: &Db) -> bool {
     batch.is_ok() && debited.is_err_and(|refused| refused.to_string().contains("right now"))
 }
 
-/// A charge of ours for one machine, between the reading and the writing of the panel's debit for another.
+/// A charge of ours for one instance, between the reading and the writing of the panel's debit for another.
 async fn a_charge_since_it_was_read(db: &Db) -> bool {
     seed(db, 1, 2, 2).await;
     let panel = panel(db, &db.url_for(Login::Owner)).await;

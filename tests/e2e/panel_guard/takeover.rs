@@ -117,7 +117,7 @@ async fn unrecorded_panel_debit_is_charged_once(db: &Db) {
     }
     assert_eq!(cents(db).await, 99_98);
 
-    // The second transaction could still come, and write the cycle itself.
+    // The second transaction could still follow and write the cycle.
     let daemon = Daemon::of(db).await;
     assert_eq!(daemon.bill().await.expect("it bills"), 0);
     let billed = async || fleet.cycles(instance).await.into_iter().filter(|cycle| cycle.status == "billed");
@@ -138,7 +138,7 @@ async fn unrecorded_panel_debit_is_charged_once(db: &Db) {
     assert_sound(db).await;
 }
 
-/// The daemon comes back between the panel's two transactions.
+/// The daemon returns between the panel's two transactions.
 async fn late_panel_transaction_writes_no_cycle(db: &Db) {
     install_guard(db).await;
     let instance = seed(db, 1, 1, 2).await[0];
@@ -168,7 +168,7 @@ async fn stale_panel_list_charges_nothing_twice(db: &Db) {
     assert_sound(db).await;
 }
 
-/// A daemon that is paused between the check of its number and its commit.
+/// A daemon that is suspended between its fencing check and its commit.
 async fn open_batch_is_not_overtaken(db: &Db) {
     install_guard(db).await;
     seed(db, 5, 3, 2).await;
@@ -192,7 +192,7 @@ async fn open_batch_is_not_overtaken(db: &Db) {
     assert_eq!(cents(db).await, 6 * 10_000 - 30);
 }
 
-/// Even our own code cannot forget the panel guard: without the number in force it is treated as the panel is.
+/// Even our own code cannot forget the panel guard: without the newest token it is treated like the panel.
 async fn debit_with_old_token_is_panel_debit(db: &Db) {
     install_guard(db).await;
     seed(db, 1, 1, 2).await;
@@ -273,7 +273,7 @@ async fn dry_run_leaves_guard_unchanged(db: &Db) {
     }
 }
 
-/// Before any daemon of ours ever ran, and after the last one stopped cleanly.
+/// Before the first start of a daemon, and after the last one stopped cleanly.
 async fn panel_without_daemon_bills_immediately(db: &Db) {
     install_guard(db).await;
     let panel = panel(db, &db.url_for(Login::Owner)).await;

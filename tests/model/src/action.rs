@@ -69,7 +69,7 @@ impl Action {
             Self::Claim(_) => format!("a daemon makes claim {}", before.database.next_number()),
             Self::Raise(daemon) => format!("{} makes it the newest, and its run begins", claim(daemon)),
             Self::Begin(daemon) => format!("{} begins a transaction", claim(daemon)),
-            Self::Read(daemon, instance) => format!("{} locks and reads machine {instance}", claim(daemon)),
+            Self::Read(daemon, instance) => format!("{} locks and reads instance {instance}", claim(daemon)),
             Self::Commit(daemon) => format!("{} commits", claim(daemon)),
             Self::LoseAnswer(daemon) => format!("{} sends COMMIT and loses the connection", claim(daemon)),
             Self::RollBack(daemon) => format!("{} rolls back", claim(daemon)),
@@ -80,7 +80,7 @@ impl Action {
             Self::PanelLists => "the panel lists what is due".to_owned(),
             Self::PanelReads(instance) => {
                 format!(
-                    "the panel turns to machine {instance} and reads a balance of {}",
+                    "the panel turns to instance {instance} and reads a balance of {}",
                     before.database.balance
                 )
             }

@@ -1,7 +1,7 @@
 //! The steps of a daemon. Each returns whether it can be made now or has to wait.
 
 use crate::{
-    locks::{fence_is_changing, wallet_is_locked},
+    locks::{fencing_row_is_changing, wallet_is_locked},
     model::Protocol,
     money::{charged, take},
     state::{Charge, Daemon, Database, MAX_INSTANCES, Mark, Payer, Run, State},
@@ -11,7 +11,7 @@ use crate::{
 impl Protocol {
     pub(crate) fn claim(&self, state: &mut State, daemon: usize) -> bool {
         let number = state.database.next_number();
-        if !self.guards.lease_first && self.fence_is_held(state) {
+        if !self.guards.lease_first && self.fencing_row_is_locked(state) {
             return false;
         }
         if self.guards.lease_first {
@@ -34,7 +34,7 @@ impl Protocol {
             state.daemons[daemon] = Daemon::Working(self.run(state, number));
             return true;
         }
-        if self.fence_is_held(state) {
+        if self.fencing_row_is_locked(state) {
             return false;
         }
         state.daemons[daemon] = if state.database.fencing_token < number {
@@ -49,7 +49,7 @@ impl Protocol {
     pub(crate) fn begin(&self, state: &mut State, daemon: usize) -> bool {
         let Daemon::Working(run) = state.daemons[daemon] else { return false };
         // `FOR SHARE` waits for a transaction that changes the row.
-        if self.guards.check == Check::Locked && fence_is_changing(state) {
+        if self.guards.check == Check::Locked && fencing_row_is_changing(state) {
             return false;
         }
         let Database { lease, fencing_token, .. } = state.database;
@@ -118,7 +118,7 @@ impl Protocol {
     pub(crate) fn finish(&self, state: &mut State, daemon: usize) -> bool {
         let Daemon::Working(run) = state.daemons[daemon] else { return false };
         if state.database.fencing_token == run.number {
-            if self.fence_is_held(state) {
+            if self.fencing_row_is_locked(state) {
                 return false;
             }
             state.database.worked = true;

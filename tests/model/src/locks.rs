@@ -2,13 +2,13 @@
 
 use crate::{
     model::Protocol,
-    state::{Daemon, FenceLock, Panel, Posting, State},
+    state::{Daemon, FencingRowLock, Panel, Posting, State},
     variant::Check,
 };
 
 impl Protocol {
     /// Whether changing the fencing row has to wait.
-    pub(crate) fn fence_is_held(&self, state: &State) -> bool {
+    pub(crate) fn fencing_row_is_locked(&self, state: &State) -> bool {
         let by_daemons = self.guards.check == Check::Locked
             && (state.in_flight.is_some()
                 || state
@@ -18,14 +18,18 @@ impl Protocol {
         by_daemons
             || matches!(
                 state.panel,
-                Panel::Posting(_, _, Posting { fencing_token: FenceLock::Shared | FenceLock::Raised(_), .. })
+                Panel::Posting(
+                    _,
+                    _,
+                    Posting { fencing_token: FencingRowLock::Shared | FencingRowLock::Raised(_), .. }
+                )
             )
     }
 }
 
 /// Whether a transaction has written the fencing row.
-pub(crate) fn fence_is_changing(state: &State) -> bool {
-    matches!(state.panel, Panel::Posting(_, _, Posting { fencing_token: FenceLock::Raised(_), .. }))
+pub(crate) fn fencing_row_is_changing(state: &State) -> bool {
+    matches!(state.panel, Panel::Posting(_, _, Posting { fencing_token: FencingRowLock::Raised(_), .. }))
 }
 
 /// Whether a transaction holds the wallet.

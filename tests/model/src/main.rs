@@ -17,7 +17,7 @@ struct Options {
     /// How many daemons there are, instead of as many as the variant needs.
     #[arg(long)]
     daemons: Option<usize>,
-    /// How many machines.
+    /// How many instances.
     #[arg(long)]
     instances: Option<usize>,
     /// How many hours.
@@ -34,7 +34,7 @@ struct Options {
 fn main() {
     let options = Options::parse();
     println!(
-        "| variant | | daemons, machines, hours | states | seconds | result |\n|---|---|---|---|---|---|"
+        "| variant | | daemons, instances, hours | states | seconds | result |\n|---|---|---|---|---|---|"
     );
     let named = |variant: &&Variant| variant.name == options.variant;
     let alike = |variant: &&Variant| variant.name.contains(&options.variant);

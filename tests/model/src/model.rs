@@ -138,13 +138,13 @@ impl Protocol {
         state.now <= self.size.hours
     }
 
-    /// What the wallet holds in the beginning: enough without limitything.
+    /// The initial balance of the wallet: enough for everything.
     #[must_use]
     pub fn opening(&self) -> i8 {
         charged(0..self.size.hours) * i8::try_from(self.size.instances).unwrap_or(i8::MAX)
     }
 
-    /// The machines that there are.
+    /// The instances that there are.
     pub fn instances(&self) -> impl Iterator<Item = u8> + use<> {
         0..u8::try_from(self.size.instances).unwrap_or(u8::MAX)
     }

@@ -4,7 +4,7 @@ use crate::{
     locks::wallet_is_locked,
     model::Protocol,
     money::{charged, take},
-    state::{Debit, FenceLock, Instance, List, Panel, Payer, Posting, State},
+    state::{Debit, FencingRowLock, Instance, List, Panel, Payer, Posting, State},
     variant::{PanelPresence, Raises},
 };
 
@@ -32,18 +32,18 @@ impl Protocol {
         }
         let place = usize::from(debit.instance);
         let PanelPresence::PanelByTrigger(trigger) = self.guards.panel else {
-            let posting = Posting { start: list.anchors[place], fencing_token: FenceLock::None };
+            let posting = Posting { start: list.anchors[place], fencing_token: FencingRowLock::None };
             state.panel = Panel::Posting(list, debit, posting);
             return true;
         };
         let database = &state.database;
-        let raises = match trigger.raises_fence {
+        let raises = match trigger.raises_token {
             Raises::Always => true,
             Raises::AboveClaims => database.lease >= database.fencing_token,
             Raises::AboveHolder => database.lease == database.fencing_token,
             Raises::Never => false,
         };
-        if !database.worked && raises && self.fence_is_held(state) {
+        if !database.worked && raises && self.fencing_row_is_locked(state) {
             return false;
         }
         let Instance { mark, starts, .. } = database.instances[place];
@@ -53,11 +53,11 @@ impl Protocol {
             || trigger.compares_balance && debit.balance != database.balance
             || trigger.writes_ledger && self.guards.key && starts & 1 << start != 0;
         let fencing_token = if raises {
-            FenceLock::Raised(database.next_number())
-        } else if trigger.raises_fence == Raises::Never {
-            FenceLock::None
+            FencingRowLock::Raised(database.next_number())
+        } else if trigger.raises_token == Raises::Never {
+            FencingRowLock::None
         } else {
-            FenceLock::Shared
+            FencingRowLock::Shared
         };
         state.panel = if refused {
             listed(list)
@@ -83,11 +83,11 @@ impl Protocol {
             if trigger.writes_ledger {
                 instance.starts |= 1 << start;
             }
-            if let FenceLock::Raised(number) = fencing_token {
+            if let FencingRowLock::Raised(number) = fencing_token {
                 database.fencing_token = number;
             }
             // From now on, nothing is to be committed under a claim that was the newest before.
-            let since = if let FenceLock::Raised(number) = fencing_token {
+            let since = if let FencingRowLock::Raised(number) = fencing_token {
                 number
             } else {
                 database.fencing_token + 1

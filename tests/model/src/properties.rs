@@ -19,7 +19,7 @@ pub const ENDED: &str = "no hour is charged before it has ended";
 /// Money neither appears nor disappears.
 pub const WALLET: &str = "the wallet holds what was not charged";
 /// A successor's work is not followed by its predecessor's.
-pub const FENCE: &str = "commits never go back to an older claim";
+pub const FENCING: &str = "commits never go back to an older claim";
 
 /// The properties of a variant.
 #[must_use]
@@ -39,7 +39,7 @@ pub fn of(protocol: &Protocol) -> Vec<Property<Protocol>> {
         Property::always(WALLET, |protocol: &Protocol, state: &State| {
             state.database.balance == protocol.opening() - state.database.taken
         }),
-        Property::always(FENCE, |_, state: &State| !state.database.fell),
+        Property::always(FENCING, |_, state: &State| !state.database.fell),
         Property::sometimes("daemons bill everything", |protocol, state| {
             each_hour(protocol, state, |_, _, payer| payer == Payer::Daemon)
         }),

@@ -41,7 +41,7 @@ pub struct Database {
     pub worked: bool,
     /// What the one wallet holds. An hour costs 1.
     pub balance: i8,
-    /// The machines of that wallet.
+    /// The instances of that wallet.
     pub instances: [Instance; MAX_INSTANCES],
     /// How often an hour was charged.
     pub taken: i8,
@@ -51,7 +51,7 @@ pub struct Database {
     pub fell: bool,
 }
 
-/// A machine's rows.
+/// An instance's rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Instance {
     /// The panel's `last_billed_at`, and the watermark of its meter.
@@ -142,7 +142,7 @@ pub struct Run {
 pub struct Charge {
     /// The claim under which it began.
     pub number: Number,
-    /// For which machine.
+    /// For which instance.
     pub instance: u8,
     /// What was read of it.
     pub read: Mark,
@@ -177,7 +177,7 @@ pub struct List {
 /// A debit of the panel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Debit {
-    /// For which machine.
+    /// For which instance.
     pub instance: u8,
     /// How many hours.
     pub hours: u8,
@@ -191,12 +191,12 @@ pub struct Posting {
     /// The first hour that the debit pays for.
     pub start: Hour,
     /// What it does to the fencing row.
-    pub fencing_token: FenceLock,
+    pub fencing_token: FencingRowLock,
 }
 
 /// What the panel's open transaction does to the fencing row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FenceLock {
+pub enum FencingRowLock {
     /// It has no lock on the row.
     None,
     /// It keeps others from raising it.
@@ -277,7 +277,9 @@ impl State {
             }
         }
         let posting = match &self.panel {
-            Panel::Posting(_, _, Posting { fencing_token: FenceLock::Raised(number), .. }) => 1 << number,
+            Panel::Posting(_, _, Posting { fencing_token: FencingRowLock::Raised(number), .. }) => {
+                1 << number
+            }
             _ => 0,
         };
         let replica = self.replica.as_ref().map_or(0, Database::numbers);
@@ -296,7 +298,7 @@ impl State {
         if let Some(charge) = &mut self.in_flight {
             charge.number = rank(charge.number);
         }
-        if let Panel::Posting(_, _, Posting { fencing_token: FenceLock::Raised(number), .. }) =
+        if let Panel::Posting(_, _, Posting { fencing_token: FencingRowLock::Raised(number), .. }) =
             &mut self.panel
         {
             *number = rank(*number);

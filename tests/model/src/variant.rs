@@ -1,6 +1,6 @@
 //! The protocol as it is, and with guards taken away: who takes part, what is in place, what must come of it.
 
-use crate::properties::{ENDED, FENCE, KNOWN, ONCE, WALLET, WHOLE};
+use crate::properties::{ENDED, FENCING, KNOWN, ONCE, WALLET, WHOLE};
 
 /// What a daemon's transaction does about its number before it does anything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum PanelPresence {
 #[expect(clippy::struct_excessive_bools, reason = "each guard is there or not, whatever the others are")]
 pub struct Trigger {
     /// When it raises the fencing row with no holder.
-    pub raises_fence: Raises,
+    pub raises_token: Raises,
     /// Moves the start of the debited hours to the meter's watermark, and moves the meter.
     pub moves_meter: bool,
     /// Writes the ledger's row, which the unique key may refuse.
@@ -117,7 +117,7 @@ pub const PANEL: Guards = with_panel(TRIGGER);
 
 /// The trigger as it is meant.
 pub const TRIGGER: Trigger = Trigger {
-    raises_fence: Raises::AboveClaims,
+    raises_token: Raises::AboveClaims,
     moves_meter: true,
     writes_ledger: true,
     refuses_future: true,
@@ -149,7 +149,7 @@ const fn breaks(
 /// Every variant: those that hold, then those that miss something.
 pub const VARIANTS: &[Variant] = &[
     holds("daemons", "several daemons", DAEMONS, size(3, 2, 3)),
-    holds("panel-two-machines", "daemons and the panel", PANEL, size(2, 2, 2)),
+    holds("panel-two-instances", "daemons and the panel", PANEL, size(2, 2, 2)),
     holds("panel-three-daemons", "daemons and the panel", PANEL, size(3, 1, 3)),
     holds(
         "fail-over",
@@ -160,7 +160,7 @@ pub const VARIANTS: &[Variant] = &[
     holds(
         "panel-raises-always",
         "daemons and the panel, of which each debit raises the fencing token",
-        with_panel(Trigger { raises_fence: Raises::Always, ..TRIGGER }),
+        with_panel(Trigger { raises_token: Raises::Always, ..TRIGGER }),
         size(2, 1, 3),
     ),
     // Three guards against a double charge, of which each is enough.
@@ -185,28 +185,28 @@ pub const VARIANTS: &[Variant] = &[
     breaks(
         "no-fencing-check",
         "no fencing token check in the transaction",
-        FENCE,
+        FENCING,
         Guards { check: Check::Nothing, ..DAEMONS },
         size(2, 2, 2),
     ),
     breaks(
         "unlocked-fencing-row",
         "the fencing row is checked without FOR SHARE",
-        FENCE,
+        FENCING,
         Guards { check: Check::Unlocked, ..DAEMONS },
         size(2, 2, 2),
     ),
     breaks(
         "lease-row-only",
         "one row: the lease is checked, and no fencing token raised",
-        FENCE,
+        FENCING,
         Guards { check: Check::LeaseRowOnly, ..DAEMONS },
         size(2, 2, 2),
     ),
     breaks(
         "swapped",
         "the fencing row is raised before the lease row is claimed",
-        FENCE,
+        FENCING,
         Guards { lease_first: false, ..PANEL },
         size(1, 1, 2),
     ),
@@ -248,15 +248,15 @@ pub const VARIANTS: &[Variant] = &[
     breaks(
         "no-raise",
         "the trigger lets the panel bill without raising the fencing token",
-        FENCE,
-        with_panel(Trigger { raises_fence: Raises::Never, ..TRIGGER }),
+        FENCING,
+        with_panel(Trigger { raises_token: Raises::Never, ..TRIGGER }),
         size(2, 1, 2),
     ),
     breaks(
         "raise-in-force",
         "the trigger raises the fencing token above the holder only, not above a claim that is half made",
-        FENCE,
-        with_panel(Trigger { raises_fence: Raises::AboveHolder, ..TRIGGER }),
+        FENCING,
+        with_panel(Trigger { raises_token: Raises::AboveHolder, ..TRIGGER }),
         size(2, 1, 2),
     ),
     breaks(

@@ -27,7 +27,7 @@ fn several_daemons_charge_each_hour_once() {
 
 #[test]
 fn panel_with_trigger_keeps_invariants() {
-    holds("panel-two-machines");
+    holds("panel-two-instances");
 }
 
 #[test]
@@ -66,11 +66,11 @@ fn counterexample_is_printed_step_by_step() {
         "a daemon makes claim 1",
         "the daemon under claim 1 makes it the newest, and its run begins",
         "the daemon under claim 1 begins a transaction",
-        "the daemon under claim 1 locks and reads machine 0",
+        "the daemon under claim 1 locks and reads instance 0",
         "the daemon under claim 1 sends COMMIT and loses the connection",
         "the daemon under claim 1 begins a transaction",
         "the COMMIT in flight arrives",
-        "the daemon under claim 1 locks and reads machine 0",
+        "the daemon under claim 1 locks and reads instance 0",
         "the daemon under claim 1 commits",
     ];
     assert_eq!(steps, expected);

@@ -1,4 +1,4 @@
-//! One front to every kind of database, so that a check is written once and runs on all of them.
+//! One interface to every kind of database, so that a check is written once and runs on all of them.
 
 use std::{path::Path, time::Duration};
 
@@ -9,22 +9,22 @@ use sea_orm::{
 
 use crate::{Database, Login, Panel, Postgres, Sqlite};
 
-/// Two of these for each test that runs at once stay below what the server takes, also on a large machine.
+/// Two of these for each test that runs at once stay below the server's limit, also on a large host.
 const POOL_SIZE: u32 = 5;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A migrated database, what kind it is, and a way around the daemon to look into it.
+/// A migrated database, its kind, and connections that bypass the daemon.
 #[derive(Debug)]
 pub struct Db {
-    /// Under which the daemon reaches it.
+    /// The daemon's URL.
     pub url: String,
-    /// Whose tables it has: [`Panel::Empty`] if our migrations made them.
+    /// The panel's generation: [`Panel::Empty`] if our migrations created the tables.
     pub panel: Panel,
     admin: DatabaseConnection,
     place: Place,
 }
 
-/// Keeps the database there for as long as the test runs.
+/// Keeps the database for as long as the test runs.
 #[derive(Debug)]
 enum Place {
     Sqlite(#[expect(dead_code, reason = "held for its drop")] Sqlite),
@@ -87,7 +87,7 @@ impl Db {
         Self::of(Postgres::migrated(panel).await, panel, login).await
     }
 
-    /// A PostgreSQL database that takes any bytes for text, with our own tables, reached as their owner.
+    /// A PostgreSQL database that accepts any bytes as text, with our own tables, reached as their owner.
     pub async fn any_text() -> Self {
         Self::of(Postgres::of_any_text(Panel::Empty).await, Panel::Empty, Login::Owner).await
     }
@@ -119,7 +119,7 @@ impl Db {
         connect(&self.url).await
     }
 
-    /// Connects past every grant and policy, to arrange and to look.
+    /// Connects without any restriction by grants or policies.
     #[must_use]
     pub fn admin(&self) -> &DatabaseConnection {
         &self.admin
@@ -152,7 +152,7 @@ impl Db {
         self.admin.begin_with_options(options).await
     }
 
-    /// Which dialect of SQL it speaks.
+    /// Its SQL dialect.
     #[must_use]
     pub fn backend(&self) -> DbBackend {
         self.admin.get_database_backend()
@@ -196,7 +196,7 @@ pub async fn migrate(url: &str) {
     connection.close().await.expect("a connection that answers can be closed");
 }
 
-/// Makes a test of one check for each variant named: `check::sqlite`, `check::g3_role`. The macros below name them.
+/// Creates a test of one check for each named variant: `check::sqlite`, `check::g3_role`. The macros below name them.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! on_variants {

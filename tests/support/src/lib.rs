@@ -27,24 +27,28 @@
 #![expect(clippy::missing_panics_doc, reason = "the harness panics to fail the test that called it")]
 
 pub mod db;
+mod installation;
 pub mod limited_disk;
 pub mod manager;
+pub mod panel;
 pub mod panel_biller;
 pub mod pooler;
 pub mod postgres;
 pub mod process;
 pub mod query_accounting;
 mod requirements;
+pub mod rows;
 pub mod seed;
 pub mod sqlite;
 
 pub use db::{Db, connect, migrate};
-pub use limited_disk::SmallDisk;
+pub use installation::postgres_command;
+pub use limited_disk::LimitedDisk;
+pub use panel::{BILLING_ROLE, Login, OWNER_ROLE, Panel, READING_ROLE};
 pub use pooler::Pooler;
-pub use postgres::{
-    BILLING_ROLE, Database, Login, OWNER_ROLE, Panel, Postgres, READING_ROLE, operations, postgres_command,
-};
+pub use postgres::{Database, Postgres, operations};
 pub use process::{Ended, Program, Running, eventually};
 pub use requirements::skipped;
-pub use seed::{Amount, ChargeRow, CycleRow, Fleet, HoldRow, Instance, LedgerRow, Plan};
+pub use rows::{ChargeRow, CycleRow, HoldRow, LedgerRow};
+pub use seed::{Amount, Fleet, Instance, Plan};
 pub use sqlite::Sqlite;

@@ -12,13 +12,13 @@ use tempfile::TempDir;
 
 use crate::skipped;
 
-/// It is gone when this is dropped.
+/// A mounted file system, removed when this is dropped.
 #[derive(Debug)]
-pub struct SmallDisk {
+pub struct LimitedDisk {
     folder: TempDir,
 }
 
-impl SmallDisk {
+impl LimitedDisk {
     /// `None`, with a message, where mounting is not permitted: it needs root's rights.
     #[must_use]
     pub fn of(mebibytes: u32) -> Option<Self> {
@@ -34,7 +34,7 @@ impl SmallDisk {
         None
     }
 
-    /// Where it is.
+    /// The folder that it is mounted on.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.folder.path()
@@ -46,7 +46,7 @@ impl SmallDisk {
         chown(self.path(), Some(owner.uid()), Some(owner.gid())).expect("root may");
     }
 
-    /// Leaves no room.
+    /// Fills the file system.
     pub fn fill(&self) {
         let mut ballast = File::create(self.ballast()).expect("there is room for a name");
         for size in [65_536, 4_096] {
@@ -54,7 +54,7 @@ impl SmallDisk {
         }
     }
 
-    /// Takes away what [`SmallDisk::fill`] put there.
+    /// Deletes what [`LimitedDisk::fill`] wrote.
     pub fn make_room(&self) {
         fs::remove_file(self.ballast()).expect("it was filled");
     }
@@ -64,7 +64,7 @@ impl SmallDisk {
     }
 }
 
-impl Drop for SmallDisk {
+impl Drop for LimitedDisk {
     fn drop(&mut self) {
         // A process that still has a file open keeps it until it closes the file.
         let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();

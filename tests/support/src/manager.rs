@@ -1,4 +1,4 @@
-//! A service manager of our own, as systemd is one for the daemon: it listens on a datagram socket, and watches.
+//! A service manager for tests: like systemd, it listens on a datagram socket and has a watchdog.
 
 use std::{collections::VecDeque, io, path::PathBuf, time::Duration};
 
@@ -10,10 +10,10 @@ use tokio::{
 
 use crate::Program;
 
-/// How long anything that a test waits for may take. Only a failure takes that long.
+/// The time limit of everything that a test waits for. Only a failure takes that long.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Where the manager listens.
+/// The kind of socket that the manager listens on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
     /// On a socket in a folder.
@@ -32,7 +32,7 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// One that listens.
+    /// Starts one that listens.
     #[must_use]
     pub fn listen(at: At) -> Self {
         let folder = tempfile::Builder::new().prefix("billing-e2e-").tempdir().expect("a folder is made");
@@ -56,7 +56,7 @@ impl Manager {
         program.env("NOTIFY_SOCKET", &self.name)
     }
 
-    /// Waits for the next message whose line begins so, and returns what follows; others are forgotten.
+    /// Waits for the next line with this beginning and returns the rest of it; other lines are dropped.
     pub async fn wait_for(&mut self, beginning: &str) -> String {
         let deadline = Instant::now() + TIMEOUT;
         let mut passed = Vec::new();
@@ -74,7 +74,7 @@ impl Manager {
         }
     }
 
-    /// Watches as systemd does: returns once the watchdog was not fed for this long.
+    /// Acts as systemd's watchdog: returns once it was not fed for this long.
     pub async fn starved(&mut self, silence: Duration) {
         let deadline = Instant::now() + TIMEOUT;
         loop {

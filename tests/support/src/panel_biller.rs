@@ -1,7 +1,7 @@
 //! The panel's built-in biller as it ships, faults included: what the panel guard has to hold back without a change to it.
 //!
 //! It reads once what is due, and then bills instance by instance in two transactions: the first debits the wallet, by reading
-//! the balance and writing it back, and books that; the second writes the cycle and moves `last_billed_at`. It reckons in the
+//! the balance and writing it back, and books that; the second writes the cycle and moves `last_billed_at`. It calculates with the
 //! milliseconds and the binary floating point of its language. It neither reads a heartbeat nor knows our tables.
 
 use std::time::Duration;
@@ -28,20 +28,20 @@ pub struct PanelBiller {
     pause: Duration,
 }
 
-/// An instance as the list of what is due had it, however long ago that was read.
+/// An instance in the list of due instances, which may be old.
 #[derive(Clone, Debug)]
 pub struct Due {
     /// The id of the instance.
     pub instance: Uuid,
     /// The organization whose wallet pays.
     pub organization: Uuid,
-    /// What the debit calls it.
+    /// Its name in the debit.
     pub label: String,
     /// The number of whole hours that are due.
     pub hours: i64,
-    /// Where they begin, in milliseconds since 1970.
+    /// The start of the hours, in milliseconds since 1970.
     pub start_ms: i64,
-    /// The price of one.
+    /// The price of an hour.
     pub rate: f64,
 }
 
@@ -52,7 +52,7 @@ pub struct Read {
     balance: f64,
 }
 
-/// Where the process dies.
+/// The point at which the process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crash {
     /// The process survives both transactions.
@@ -63,7 +63,7 @@ pub enum Crash {
     AfterDebit,
 }
 
-/// What became of one instance.
+/// The result for one instance.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// Debited, with a cycle.
@@ -74,7 +74,7 @@ pub enum Outcome {
     Crashed,
 }
 
-/// What became of one pass.
+/// The result of one pass.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pass {
     /// Instances with a cycle that is billed.

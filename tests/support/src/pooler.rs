@@ -1,4 +1,4 @@
-//! A private PgBouncer in transaction mode before the private PostgreSQL server.
+//! A private PgBouncer in transaction mode in front of the private PostgreSQL server.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use crate::{BILLING_ROLE, Db, Login, OWNER_ROLE, Postgres};
 /// How long it may take to listen. Only a failure takes that long.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Gives each transaction whichever of its few servers is free. Stopped when dropped.
+/// Gives each transaction any of its few servers that is free. Stopped when dropped.
 #[derive(Debug)]
 pub struct Pooler {
     child: Child,

@@ -25,18 +25,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 use tokio::sync::OnceCell;
 
-use crate::{connect, migrate};
+use crate::{
+    connect,
+    installation::{UNPRIVILEGED, find_faketime, find_programs, postgres_user},
+    migrate,
+    panel::{Login, OWNER_ROLE, Panel},
+};
 
-/// The role that owns the panel's tables.
-pub const OWNER_ROLE: &str = "panel_owner";
-
-/// The role of a daemon that may do what billing needs and nothing else.
-pub const BILLING_ROLE: &str = "billing_run";
-
-/// The role that may look.
-pub const READING_ROLE: &str = "billing_read";
-
-/// Where the roles, and what is granted to them, are written down.
+/// The page that documents the roles and their GRANTs.
 const ROLES: &str = include_str!("../../../docs/operate/roles.md");
 
 /// A free port may be taken by another process before the server has it.
@@ -47,55 +43,7 @@ const HOW_TO_INSTALL: &str = "on Debian and Ubuntu: `apt-get install postgresql`
 
 static SERVER: OnceLock<Result<Postgres, StartError>> = OnceLock::new();
 
-/// What is in a database before our migrations: the panel's schema of one generation, or nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Panel {
-    /// No panel: our migrations make its tables.
-    Empty,
-    /// October 2025: cents, no backups, has the daemon's status table.
-    G1,
-    /// November 2025: cents and backups.
-    G2,
-    /// May 2026: hundredths of a cent, row-level security.
-    G3,
-}
-
-impl Panel {
-    fn schema(self) -> &'static str {
-        match self {
-            Self::Empty => "",
-            Self::G1 => include_str!("../schemas/g1.sql"),
-            Self::G2 => include_str!("../schemas/g2.sql"),
-            Self::G3 => include_str!("../schemas/g3.sql"),
-        }
-    }
-}
-
-/// As whom to connect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Login {
-    /// The server's superuser: nothing is refused, row-level security does not apply.
-    Admin,
-    /// The role that owns the panel's tables: [`OWNER_ROLE`].
-    Owner,
-    /// The role of the daemon: [`BILLING_ROLE`].
-    Billing,
-    /// A role that only reads: [`READING_ROLE`].
-    Reading,
-}
-
-impl Login {
-    fn role(self) -> &'static str {
-        match self {
-            Self::Admin => "postgres",
-            Self::Owner => OWNER_ROLE,
-            Self::Billing => BILLING_ROLE,
-            Self::Reading => READING_ROLE,
-        }
-    }
-}
-
-/// Why there is no server.
+/// The reason why a server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The programs are not installed.
@@ -103,17 +51,17 @@ pub enum StartError {
         "found no PostgreSQL server (`initdb`, `pg_ctl`, `postgres`) on PATH or in /usr/lib/postgresql; {HOW_TO_INSTALL}"
     )]
     NotInstalled,
-    /// The cluster could not be made, or the server did not start on any port.
+    /// The cluster could not be created, or the server did not start on any port.
     #[error("{doing} in {} failed:\n{log}", folder.display())]
     Server {
-        /// What was being done.
+        /// The step that failed.
         doing: &'static str,
         /// The folder of the server.
         folder: PathBuf,
         /// The output of the programs.
         log: String,
     },
-    /// The folder or the watchdog could not be made.
+    /// The folder or the watchdog could not be created.
     #[error("preparing the PostgreSQL server of the tests failed: {0}")]
     Io(#[from] io::Error),
 }
@@ -129,21 +77,21 @@ pub struct Postgres {
     databases_made: AtomicU32,
     /// Databases whose tests have ended, dropped before the next one is made so that the disk stays small.
     finished: Mutex<Vec<String>>,
-    /// Its input keeps the server alive; none once the server was taken away.
+    /// Its input keeps the server alive; `None` once the server was removed.
     watchdog: Mutex<Option<Watchdog>>,
 }
 
-/// What a server is to be.
+/// The options of a server.
 #[derive(Clone, Copy)]
 enum Kind<'a> {
     Plain,
-    /// With this library before its clock.
+    /// The preloaded library that changes its clock.
     WithClock(&'a Path),
-    /// Of the server on this port.
+    /// The port of the primary, if it is a standby.
     StandbyOf(u16),
 }
 
-/// The script that starts the server and takes it away.
+/// The script that starts the server and removes it.
 #[derive(Debug)]
 struct Watchdog {
     child: Child,
@@ -159,7 +107,7 @@ impl Postgres {
         }
     }
 
-    /// A separate server, for a test that stops it. What it answered as committed survives that, unlike on the shared one.
+    /// A separate server, for a test that stops it. Unlike on the shared one, confirmed commits survive that.
     pub async fn private() -> &'static Self {
         Self::leak(Self::start()).await
     }
@@ -184,7 +132,7 @@ impl Postgres {
         server
     }
 
-    /// A standby of this server: it follows, and takes no writes until [`Postgres::promote`].
+    /// A standby of this server: it follows, and accepts no writes until [`Postgres::promote`].
     ///
     /// # Panics
     /// If it does not start.
@@ -240,7 +188,7 @@ impl Postgres {
         Err(failed("starting the PostgreSQL server again", &self.folder))
     }
 
-    /// Takes a private server away.
+    /// Removes a private server.
     pub fn take_away(&self) {
         if let Some(mut watchdog) = self.watchdog.lock().unwrap_or_else(PoisonError::into_inner).take() {
             drop(watchdog.child.stdin.take());
@@ -249,7 +197,7 @@ impl Postgres {
         }
     }
 
-    /// Lets clients speak TLS to the server under this certificate, as PEM.
+    /// Enables TLS on the server with this certificate, as PEM.
     ///
     /// # Errors
     /// If the files cannot be written.
@@ -274,7 +222,7 @@ impl Postgres {
         Database { name, server }
     }
 
-    /// The same as [`Postgres::migrated`] in a database that takes any bytes for text.
+    /// The same as [`Postgres::migrated`] in a database that accepts any bytes as text.
     pub async fn of_any_text(panel: Panel) -> Database {
         let server = Self::server();
         server.roles.get_or_init(|| server.make_roles()).await;
@@ -289,7 +237,7 @@ impl Postgres {
         Database { name, server }
     }
 
-    /// A database with the panel's schema and our migrations on top, and what [`BILLING_ROLE`] needs granted to it.
+    /// A database with the panel's schema and our migrations on top, and with the GRANTs of [`BILLING_ROLE`](crate::BILLING_ROLE).
     pub async fn migrated(panel: Panel) -> Database {
         Self::server().migrated_database(panel).await
     }
@@ -331,10 +279,10 @@ impl Postgres {
         if let Kind::WithClock(library) = kind {
             write_clock(folder.path(), 0)?;
             watchdog.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", folder.path().join("clock"));
-            // The time of every look, and of no other clock than the one that shows the time.
+            // The time at every read, and only of the wall clock.
             watchdog.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
-        // The folder is as new as our rights are: it belongs to the user of this process.
+        // The folder is new: it belongs to the user of this process.
         if fs::metadata(folder.path())?.uid() == 0 {
             let (uid, gid) = postgres_user().unwrap_or(UNPRIVILEGED);
             chown(folder.path(), Some(uid), Some(gid))?;
@@ -452,7 +400,7 @@ impl Database {
         connect(&self.url(login)).await
     }
 
-    /// Grants [`BILLING_ROLE`] what it needs of the tables that exist by now. Only a test that migrates on its own
+    /// Grants [`BILLING_ROLE`](crate::BILLING_ROLE) what it needs of the tables that exist by now. Only a test that migrates on its own
     /// has to call it.
     pub async fn grant(&self) {
         self.server.grant(&self.name).await;
@@ -478,7 +426,7 @@ impl Watchdog {
     }
 }
 
-/// Hears the watchdog make the cluster and start it, and returns the port.
+/// Waits until the watchdog has created and started the cluster, and returns the port.
 fn start_cluster(watchdog: &mut Watchdog, folder: &Path) -> Result<u16, StartError> {
     if !watchdog.receives("made")? {
         return Err(failed("making a PostgreSQL cluster", folder));
@@ -499,55 +447,8 @@ fn failed(doing: &'static str, folder: &Path) -> StartError {
     StartError::Server { doing, folder: folder.to_owned(), log }
 }
 
-/// The folder of `initdb`, `pg_ctl` and `postgres`: on the PATH, or the newest of those that Debian installs.
-fn find_programs() -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let mut versions: Vec<(u32, PathBuf)> = versions
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
-        .collect();
-    versions.sort_unstable_by(|a, b| b.cmp(a));
-    env::split_paths(&path)
-        .chain(versions.into_iter().map(|(_, folder)| folder))
-        .find(|folder| ["initdb", "pg_ctl", "postgres"].iter().all(|program| folder.join(program).is_file()))
-}
-
-/// A command of PostgreSQL, such as `pg_dump`, of the version that the tests' servers have.
-///
-/// # Panics
-/// If PostgreSQL is not installed.
-#[must_use]
-pub fn postgres_command(name: &str) -> Command {
-    // The folder on the PATH may have links to a few of them only.
-    let server = find_programs().expect("a server of it runs").join("postgres");
-    let server = fs::canonicalize(server).expect("it is there");
-    Command::new(server.with_file_name(name))
-}
-
-/// Debian has it in a folder of the machine's architecture.
-fn find_faketime() -> Option<PathBuf> {
-    let of_architectures = fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
-    let folders = ["/usr/lib", "/usr/lib64", "/usr/local/lib"].into_iter().map(PathBuf::from);
-    let files = folders.chain(of_architectures).map(|folder| folder.join("faketime/libfaketime.so.1"));
-    files.into_iter().find(|file| file.is_file())
-}
-
-/// Whole at any time, for it is read at every look at the clock.
+/// Replaced atomically, because it is read at every read of the clock.
 fn write_clock(folder: &Path, seconds: i64) -> io::Result<()> {
     fs::write(folder.join("clock.new"), format!("{seconds:+}"))?;
     fs::rename(folder.join("clock.new"), folder.join("clock"))
-}
-
-/// The ids of a user without rights, on every Linux system.
-const UNPRIVILEGED: (u32, u32) = (65_534, 65_534);
-
-/// The user and group ids of `postgres`, if there is such a user.
-fn postgres_user() -> Option<(u32, u32)> {
-    let users = fs::read_to_string("/etc/passwd").ok()?;
-    let ids_of = |name: &str| {
-        let mut fields =
-            users.lines().map(|line| line.split(':')).find(|line| line.clone().next() == Some(name))?;
-        Some((fields.nth(2)?.parse().ok()?, fields.next()?.parse().ok()?))
-    };
-    ids_of("postgres")
 }

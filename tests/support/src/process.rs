@@ -18,7 +18,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How long anything that a test waits for may take. Only a failure takes that long.
+/// The time limit of everything that a test waits for. Only a failure takes that long.
 const TIMEOUT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -81,7 +81,7 @@ impl Program {
         Self { path: path.into(), folder: Arc::new(folder), environment: Vec::new() }
     }
 
-    /// With this variable.
+    /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.retain(|(known, _)| known != name);
@@ -89,7 +89,7 @@ impl Program {
         self
     }
 
-    /// With this file in its folder.
+    /// Writes a file into its folder.
     #[must_use]
     pub fn file(self, name: &str, text: &str) -> Self {
         std::fs::write(self.folder.path().join(name), text).expect("a file in a folder of ours is written");
@@ -124,7 +124,7 @@ impl Program {
         self.start(arguments).ended().await
     }
 
-    /// The same as a command that was not started yet.
+    /// Returns the command without starting it.
     #[must_use]
     pub fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(&self.path);
@@ -158,7 +158,7 @@ impl Running {
         );
     }
 
-    /// Sends it a signal, if it is still there.
+    /// Sends it a signal; returns false if it has ended.
     #[must_use]
     pub fn try_signal(&self, signal: Signal) -> bool {
         // A program that ended keeps its id until it is waited for, which only `ended` and `is_alive` do.
@@ -171,7 +171,7 @@ impl Running {
         self.wait_for_lines(text, 1).await
     }
 
-    /// Waits until so many lines have this text in them, and returns the last of them.
+    /// Waits for the `times`th line that contains this text, and returns it.
     pub async fn wait_for_lines(&self, text: &str, times: usize) -> String {
         let mut lines = self.lines.clone();
         let nth = |lines: &[Line]| {
@@ -184,14 +184,14 @@ impl Running {
         panic!("waited for line {times} with `{text}` among these:\n{}", self.transcript());
     }
 
-    /// The lines so far with this text in them.
+    /// The lines so far that contain this text.
     #[must_use]
     pub fn lines_with(&self, text: &str) -> Vec<String> {
         let lines = self.lines.borrow();
         lines.iter().map(|line| &line.text).filter(|line| line.contains(text)).cloned().collect()
     }
 
-    /// Whether it is still there.
+    /// Whether it is still running.
     pub fn is_alive(&mut self) -> bool {
         self.child.try_wait().expect("the status of a child process is readable").is_none()
     }
@@ -278,7 +278,7 @@ async fn listen(stream: impl AsyncRead + Unpin, which: Stream, sender: watch::Se
     }
 }
 
-/// Looks again and again until there is something to see.
+/// Calls `look` repeatedly until it returns a value.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let waiting = async {
         loop {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// A text that only round trips for one purpose have, and that purpose. The first that fits counts.
+/// A text that occurs only in round trips for one purpose, and that purpose. The first match counts.
 const CAUSES: [(&str, &str); 11] = [
     ("max(id), 0) AS revision FROM scheduler_audit_log", CONTROL_POLL),
     ("WHERE s.late_at <", LATE),
@@ -19,7 +19,7 @@ const CAUSES: [(&str, &str); 11] = [
 
 /// The query of each second for control requests.
 pub const CONTROL_POLL: &str = "control poll";
-/// The one of each ten seconds, which jobs are late.
+/// The query of every ten seconds for late jobs.
 pub const LATE: &str = "late jobs";
 /// The claim of a job's lease.
 pub const CLAIM: &str = "claim";
@@ -36,7 +36,7 @@ pub const WORK: &str = "work";
 /// A pool's check whether a connection is alive.
 pub const POOL: &str = "pool";
 
-/// How many round trips there were for what. One that is for nothing known is under its own text.
+/// The number of round trips by purpose. One of unknown purpose is listed under its text.
 #[must_use]
 pub fn by_cause(trips: &[String]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();

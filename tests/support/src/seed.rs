@@ -1,4 +1,4 @@
-//! Small fleets to bill, and what became of them, in the same words on every kind of database.
+//! Small fleets to bill, and readers of the results, with one interface for every kind of database.
 //!
 //! Amounts are ten-thousandths of the wallet's currency wherever they are integers, and decimal text where a person
 //! writes them. What differs between the databases (ids, money, instants) is converted in `Row` and the readers here.
@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, TransactionTrait, Value};
 use uuid::Uuid;
 
-use crate::Db;
+use crate::{ChargeRow, CycleRow, Db, HoldRow, LedgerRow};
 
 /// Decimals of an amount.
 const AMOUNT_SCALE: u32 = 4;
@@ -122,70 +122,6 @@ impl Instance {
     }
 }
 
-/// A row of the wallet's ledger.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LedgerRow {
-    /// In ten-thousandths; a debit is negative.
-    pub amount: i64,
-    /// In which currency.
-    pub currency: String,
-    /// `wallet_debit` for a charge of ours.
-    pub method: String,
-    /// `internal` for a charge of ours.
-    pub provider: String,
-    /// `completed` for a charge of ours.
-    pub status: String,
-    /// What the customer reads.
-    pub description: String,
-    /// `balance_before`, `balance_after` and the like.
-    pub metadata: serde_json::Value,
-}
-
-/// A row of the panel's billing cycles.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CycleRow {
-    /// The first instant of the period.
-    pub start: DateTime<Utc>,
-    /// The first instant after the period.
-    pub end: DateTime<Utc>,
-    /// In ten-thousandths an hour.
-    pub hourly_rate: i64,
-    /// The sum of the period in ten-thousandths.
-    pub total: i64,
-    /// `billed` or `failed`.
-    pub status: String,
-    /// The ledger's row that paid for it.
-    pub payment_transaction_id: Option<Uuid>,
-    /// What the panel's invoices show.
-    pub metadata: serde_json::Value,
-}
-
-/// A row of our ledger of hours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ChargeRow {
-    /// The first instant of the charged hours.
-    pub start: DateTime<Utc>,
-    /// How many there are.
-    pub hours: i64,
-    /// The charged amount in ten-thousandths.
-    pub amount: i64,
-}
-
-/// Why an instance that is due was not charged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HoldRow {
-    /// The reason as in the column, such as `no_price`.
-    pub reason: String,
-    /// The detail for the operator.
-    pub detail: String,
-    /// Hours that are due and not charged, if that is known.
-    pub hours: Option<i64>,
-    /// Their price in ten-thousandths, if it is known.
-    pub amount: Option<i64>,
-    /// Whether it still holds.
-    pub open: bool,
-}
-
 /// Seeds and reads one database, past every grant and policy.
 ///
 /// Each method panics when the database refuses.
@@ -223,7 +159,7 @@ impl<'a> Fleet<'a> {
         org
     }
 
-    /// One more wallet for an organization. The panel's tables allow two, which is a fault of theirs.
+    /// One more wallet for an organization. The panel's tables permit two, although that is a mistake.
     pub async fn wallet_of(&self, org: Uuid, balance: impl Into<Amount>) {
         let row = self.row("wallets").id("id", Uuid::new_v4()).id("organization_id", org);
         row.money("balance", Some(balance.into().0), AMOUNT_SCALE).insert_into(self.db).await;
@@ -278,14 +214,14 @@ impl<'a> Fleet<'a> {
         transaction.commit().await.expect("a top-up is kept");
     }
 
-    /// Gives a plan another base price a month; none is NULL.
+    /// Changes the monthly base price of a plan; `None` is NULL.
     pub async fn reprice(&self, plan: Uuid, base: Option<&str>) {
         let base: Option<i64> = base.map(|base| units(base, AMOUNT_SCALE));
         let sql = format!("UPDATE vps_plans SET base_price = {} WHERE id = $2", self.amount_slot(1));
         self.execute(&sql, [base.into(), self.id(plan)]).await;
     }
 
-    /// Gives the instance to another organization, as the panel's administrator does.
+    /// Transfers the instance to another organization, as the panel's administrator does.
     pub async fn transfer(&self, instance: Uuid, org: Uuid) {
         let sql = "UPDATE vps_instances SET organization_id = $2 WHERE id = $1";
         self.execute(sql, [self.id(instance), self.id(org)]).await;

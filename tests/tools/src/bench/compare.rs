@@ -13,12 +13,12 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 
-/// What one round of a workload cost: the name of a metric, and its value. Less is better.
+/// The costs of one round of a workload: the name of a metric and its value. Less is better.
 pub type Costs = BTreeMap<String, f64>;
 
 /// A loss above this ratio fails the comparison.
 const TOLERATED: f64 = 1.05;
-/// After how many pairs of rounds the interval is judged. Few looks, since each of them may be wrong by chance.
+/// The numbers of pairs of rounds after which the interval is evaluated. Only a few, since each evaluation may be wrong by chance.
 const LOOKS: [usize; 7] = [6, 9, 14, 20, 30, 45, 64];
 /// A proven loss.
 const LOSS: u8 = 1;

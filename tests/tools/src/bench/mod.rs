@@ -1,5 +1,5 @@
-//! How fast a fleet is billed, against the original's way and against what the database itself can do: all of it measured in
-//! one run, in turn, so that the ratios hold on a machine that is busy with something else.
+//! How fast a fleet is billed, compared with the original daemon and with the database's limit: all measured in
+//! one run, in turn, so that the ratios hold on a host that is busy with something else.
 //!
 //! | measured | what it does |
 //! |---|---|
@@ -36,29 +36,29 @@ const CATCH_UP_HOURS: u32 = 72;
 pub struct Options {
     /// The database: a file with `synchronous = FULL`, or a server with `fsync` and `synchronous_commit`.
     pub engine: Engine,
-    /// How many machines are due.
+    /// How many instances are due.
     pub instances: u32,
-    /// How many charges, each with its rows in the panel's tables, are there before.
+    /// The number of earlier charges, each with its rows in the panel's tables.
     pub history: u32,
-    /// How many hours of each machine are due in each round.
+    /// How many hours of each instance are due in each round.
     pub hours: u32,
     /// How many connections bill at once; it adapts if none is given.
     pub connections: Option<u32>,
-    /// How many machines a transaction bills; it adapts if none is given.
+    /// How many instances a transaction bills; it adapts if none is given.
     pub batch: Option<u32>,
     /// How many rounds are measured after the warm-up.
     pub rounds: u32,
-    /// How many machines of a round are billed the original's way.
+    /// How many instances of a round are billed the original's way.
     pub sample: u32,
     /// This program, which is started again to bill.
     pub program: PathBuf,
 }
 
-/// What one part of a round took.
+/// The costs of one part of a round.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cost {
     seconds: f64,
-    /// Of all processes of the database's server; none where there is no server.
+    /// Processor time of all processes of the database's server; 0 without a server.
     server_cpu_seconds: f64,
     wal_bytes: f64,
 }
@@ -77,17 +77,17 @@ struct Measured {
 
 /// A kind of database that can be measured. There is one database for each of the three ways.
 trait Bench {
-    /// Where ours bills.
+    /// The URL of the database that ours bills.
     fn url(&self) -> String;
-    /// What of the server was used so far: seconds of processors, bytes of write-ahead log.
+    /// The server's usage so far: seconds of processors, bytes of write-ahead log.
     async fn used(&mut self) -> (f64, f64);
     /// Writes back what earlier parts left behind, so that no part pays for another.
     async fn settle(&mut self);
     /// Copies what ours wrote since the last time into the floor's database.
     async fn floor(&mut self, hours: u32, first: bool) -> f64;
-    /// Bills so many machines the original's way.
+    /// Bills this many instances the original's way.
     async fn original(&mut self, sample: u32, hours: u32) -> f64;
-    /// Of what ours wrote and of what the floor wrote, a line for each table.
+    /// Checksums of what ours and the floor wrote, a line for each table.
     async fn checksums(&mut self) -> [Vec<String>; 2];
     /// Tops up wallets of the database that ours bills, until it is stopped.
     async fn top_up(&self, stop: tokio::sync::oneshot::Receiver<()>) -> Waits;
@@ -113,7 +113,7 @@ async fn measure(bench: &mut impl Bench, options: &Options) -> Report {
         bench.settle().await;
         let before = bench.used().await;
         let bill = ours.bill(ended).await;
-        assert_eq!(bill.charged, u64::from(options.instances), "every machine is charged in each round");
+        assert_eq!(bill.charged, u64::from(options.instances), "every instance is charged in each round");
         let used = minus(bench.used().await, before);
         peak_mb = peak_mb.max(bill.peak_mb);
         bench.settle().await;

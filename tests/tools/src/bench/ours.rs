@@ -1,4 +1,4 @@
-//! The real thing: the daemon's own command `bill` in a separate process, on a clock that the benchmark sets.
+//! Ours: the daemon's own command `bill` in a separate process, on a clock that the benchmark sets.
 
 use std::{fs, path::PathBuf};
 
@@ -23,7 +23,7 @@ pub(super) struct Bill {
     pub(super) seconds: f64,
     #[serde(skip)]
     pub(super) peak_mb: f64,
-    /// Of these, to hold the run against those before it; the first has none.
+    /// The part of them that the spike guard took; 0 for the first run.
     #[serde(skip)]
     pub(super) spike_guard_seconds: f64,
 }

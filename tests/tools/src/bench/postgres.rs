@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Bench, Options, Waits, fleet};
 use billing_test_support::{Database, Login, Panel, Postgres};
 
-/// What a server for this much work is given; everything else is PostgreSQL's default.
+/// The configuration of a server for this much work; everything else is PostgreSQL's default.
 const SETTINGS: [&str; 6] = [
     "fsync = on",
     "full_page_writes = on",
@@ -83,20 +83,20 @@ impl Place {
     }
 
     async fn seed(&mut self, organizations: impl Iterator<Item = fleet::Organization>) {
-        let [mut users, mut owners, mut wallets, mut machines] = [const { String::new() }; 4];
+        let [mut users, mut owners, mut wallets, mut instances] = [const { String::new() }; 4];
         let written = "a string takes everything";
         for organization in organizations {
             let fleet::Organization { user, id, wallet, slug, balance, .. } = &organization;
             writeln!(users, "{user}\t{slug}@example.com\t{slug}").expect(written);
             writeln!(owners, "{id}\t{slug}\t{slug}\t{user}").expect(written);
             writeln!(wallets, "{wallet}\t{id}\t{}", balance / 10_000).expect(written);
-            for machine in &organization.machines {
-                let fleet::Machine { id: machine_id, plan, label, status, backups, created_ms, billed_ms } =
-                    machine;
+            for instance in &organization.instances {
+                let fleet::Instance { id: instance_id, plan, label, status, backups, created_ms, billed_ms } =
+                    instance;
                 let (created, billed) = (fleet::text(*created_ms), fleet::text(*billed_ms));
                 writeln!(
-                    machines,
-                    "{machine_id}\t{id}\t{plan}\t{label}\t{label}\t{status}\t{backups}\t{created}\t{billed}"
+                    instances,
+                    "{instance_id}\t{id}\t{plan}\t{label}\t{label}\t{status}\t{backups}\t{created}\t{billed}"
                 )
                 .expect(written);
             }
@@ -107,7 +107,7 @@ impl Place {
         self.copy(
             "vps_instances (id, organization_id, plan_id, provider_instance_id, label, status, backup_frequency, \
              created_at, last_billed_at)",
-            &machines,
+            &instances,
         )
         .await;
     }
@@ -175,7 +175,7 @@ impl Place {
         result.unwrap_or_else(|error| panic!("{error}, in:\n{sql}"));
     }
 
-    /// The one value that a statement answers.
+    /// The one value that a statement returns.
     async fn text(&mut self, sql: &str) -> String {
         let row = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_one(&mut self.connection).await;
         let row = row.unwrap_or_else(|error| panic!("{error}, in:\n{sql}"));
@@ -337,7 +337,7 @@ impl Bench for PostgresEngine {
     }
 
     async fn checksums(&mut self) -> [Vec<String>; 2] {
-        // The copies have the times of what they were copied from.
+        // The copies have the times of the originals.
         let since =
             self.ours.text("SELECT (min(created_at) - interval '1 us')::text FROM billing_batches").await;
         [self.ours.checksum(&since).await, self.floor.checksum(&since).await]
@@ -460,20 +460,20 @@ async fn bill_as_the_original(
     txn.commit().await
 }
 
-/// The server writes here, who may be another user.
+/// The server, which may run as another user, writes here.
 fn share(folder: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o777))
         .expect("a folder of ours is ours to share");
 }
 
-/// Of the server and of every process that it started.
+/// Processor time of the server and of every process that it started.
 fn cpu_seconds(server: &Postgres) -> f64 {
     let pid = fs::read_to_string(server.folder().join("data/postmaster.pid")).expect("the server runs");
     let pid = pid.lines().next().expect("its process id comes first").to_owned();
     let ticks = |pid: &str, fields: &[usize]| -> Option<(String, u64)> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name may hold anything, so the fields are counted from behind it.
+        // The name may contain any text, so the fields are counted after it.
         let fields_of: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
         let sum = fields.iter().filter_map(|field| fields_of.get(*field)?.parse::<u64>().ok()).sum();
         Some((fields_of.get(1)?.to_string(), sum))

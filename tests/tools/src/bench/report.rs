@@ -22,9 +22,9 @@ pub struct Report {
     /// The peak of the process that bills, in MiB.
     rss_mb: f64,
     wal_bytes_per_instance: f64,
-    /// Of the processes of the database's server; 0 where there is none.
+    /// Processor time of the database's server; 0 without a server.
     server_cpu_us_per_instance: f64,
-    /// How many times as long as one hour it takes to bill 72 hours of each machine at once.
+    /// How many times as long as one hour it takes to bill 72 hours of each instance at once.
     catch_up_72h_vs_1h: f64,
     /// How long a top-up of a wallet took while everything was billed.
     top_up_p50_ms: f64,
@@ -65,7 +65,11 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} machines on {}, {} charges of history", self.instances, self.database, self.history)?;
+        writeln!(
+            f,
+            "{} instances on {}, {} charges of history",
+            self.instances, self.database, self.history
+        )?;
         writeln!(f, "  ours      {:>9.0}/s", self.ours_per_s)?;
         writeln!(f, "  original  {:>9.0}/s   ours is {} x as fast", self.original_per_s, self.vs_original)?;
         writeln!(f, "  floor     {:>9.0}/s   ours is {} x as fast", self.floor_per_s, self.vs_floor)?;
@@ -73,7 +77,7 @@ impl fmt::Display for Report {
         if self.server_cpu_us_per_instance > 0.0 {
             writeln!(
                 f,
-                "  server    {:>9.1} us of processor and {} bytes of log a machine",
+                "  server    {:>9.1} us of processor and {} bytes of log an instance",
                 self.server_cpu_us_per_instance, self.wal_bytes_per_instance
             )?;
         }

@@ -22,7 +22,7 @@ const APPENDED: [(&str, &str); 4] = [
     ("vps_billing_cycles", "rowid"),
 ];
 const BEGUN: [&str; 2] = ["billing_meters", "billing_wallet_openings"];
-/// Not a number of a row of ours.
+/// A number that no row has.
 const NOTHING: i64 = 0;
 
 pub(super) struct SqliteEngine {
@@ -30,7 +30,7 @@ pub(super) struct SqliteEngine {
     ours: Connection,
     floor: Connection,
     original: Connection,
-    /// What of each table that ours adds to was there when it was last copied.
+    /// The last row of each table that ours adds to when it was last copied.
     copied: [i64; 4],
     /// The same at the beginning.
     history: [i64; 4],
@@ -59,7 +59,7 @@ fn url(file: &std::path::Path) -> String {
     format!("sqlite://{}?mode=rwc", file.display())
 }
 
-/// With what the daemon's own connections have.
+/// A connection with the settings of the daemon's connections.
 fn open(file: &PathBuf) -> Connection {
     let connection = Connection::open(file).expect("a database of ours opens");
     connection
@@ -92,7 +92,7 @@ fn seed(connection: &mut Connection, instances: u32) -> rusqlite::Result<()> {
             txn.prepare("INSERT INTO organizations (id, name, slug, owner_id) VALUES (?, ?, ?, ?)")?;
         let mut wallets =
             txn.prepare("INSERT INTO wallets (id, organization_id, balance) VALUES (?, ?, ?)")?;
-        let mut machines = txn.prepare(
+        let mut rows = txn.prepare(
             "INSERT INTO vps_instances (id, organization_id, plan_id, provider_instance_id, label, status,
                                         backup_frequency, created_at, last_billed_at)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -103,13 +103,12 @@ fn seed(connection: &mut Connection, instances: u32) -> rusqlite::Result<()> {
             users.execute(params![user, format!("{slug}@example.com"), slug])?;
             owners.execute(params![id, slug, slug, user])?;
             wallets.execute(params![organization.wallet.to_string(), id, organization.balance])?;
-            for machine in &organization.machines {
-                let fleet::Machine { id: machine_id, plan, label, status, backups, created_ms, billed_ms } =
-                    machine;
+            for instance in &organization.instances {
+                let fleet::Instance { id: instance_id, plan, label, status, backups, created_ms, billed_ms } =
+                    instance;
                 let (created, billed) = (fleet::text(*created_ms), fleet::text(*billed_ms));
-                let machine_id = machine_id.to_string();
-                machines
-                    .execute(params![machine_id, id, plan, label, label, status, backups, created, billed])?;
+                let instance_id = instance_id.to_string();
+                rows.execute(params![instance_id, id, plan, label, label, status, backups, created, billed])?;
             }
         }
     }
@@ -121,7 +120,7 @@ fn make_history(connection: &Connection, rows: u32) -> rusqlite::Result<()> {
     if rows == 0 {
         return Ok(());
     }
-    // Foreign keys hold by construction; to check each would take most of the time. A number made of hour and machine is at
+    // Foreign keys hold by construction; to check each would take most of the time. A number made of hour and instance is at
     // the same time the id of a row, so the ids rise with time.
     connection.execute_batch(&format!(
         "PRAGMA foreign_keys = OFF;
@@ -306,7 +305,7 @@ impl Bench for SqliteEngine {
     }
 }
 
-/// In no order: the sum of what each row hashes to.
+/// Independent of the order: the sum of the hashes of all rows.
 fn checksum(connection: &Connection, sql: &str) -> rusqlite::Result<String> {
     let mut query = connection.prepare(sql)?;
     let columns = query.column_count();

@@ -1,10 +1,10 @@
-//! How long the panel waits for a wallet while we bill.
+//! How long the panel waits for a wallet while the daemon bills.
 
 use std::time::{Duration, Instant};
 
 use tokio::{sync::oneshot, time::sleep};
 
-/// Between two top-ups.
+/// The time between two top-ups.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// How long each top-up took.
@@ -14,7 +14,7 @@ pub(super) struct Waits {
 }
 
 impl Waits {
-    /// Tops up again and again until it is stopped.
+    /// Tops up repeatedly until it is stopped.
     pub(super) async fn of(mut top_up: impl AsyncFnMut(usize), mut stop: oneshot::Receiver<()>) -> Self {
         let mut waits = Self::default();
         while matches!(stop.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
@@ -31,7 +31,7 @@ impl Waits {
         self.milliseconds.len()
     }
 
-    /// What this share of the top-ups stayed below, in milliseconds.
+    /// A quantile of the durations, in milliseconds.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,

@@ -177,7 +177,7 @@ impl Job for Nothing {
     }
 }
 
-/// Starts a scheduler with so many jobs, all due every two seconds.
+/// Starts a scheduler with this many jobs, all due every two seconds.
 fn dispatch(jobs: u32) {
     let mut registry = Registry::new();
     registry.register("nothing", |_: Value| Nothing);
@@ -196,7 +196,7 @@ fn dispatch(jobs: u32) {
     });
 }
 
-/// What two instants cost this process.
+/// The costs of two instants in this process.
 async fn dispatched() -> Costs {
     let cpu = thread_seconds("self");
     sleep(DISPATCH).await;

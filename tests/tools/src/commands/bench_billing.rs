@@ -19,43 +19,43 @@ use crate::{
 /// Bill a generated fleet: our way, the original's way, and as fast as the database can write the same rows
 #[derive(Args)]
 pub(super) struct BenchBillingArgs {
-    /// Which database: a separate server, or a file.
+    /// Database: a separate server, or a file
     #[arg(long, value_enum, required_unless_present = "decisions")]
     database: Option<Engine>,
-    /// How many machines are due, with a fifth as many wallets.
+    /// Number of due instances, with a fifth as many wallets
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(10..))]
     instances: u32,
-    /// How many charges of earlier hours are there before.
+    /// Number of charges of earlier hours
     #[arg(long, value_name = "ROWS", default_value_t = 0)]
     history: u32,
-    /// How many hours of each machine are due in each round.
+    /// Hours of each instance that are due in each round
     #[arg(long, value_name = "H", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     hours: u32,
-    /// How many connections bill at once; by default the daemon adapts it.
+    /// Number of connections that bill; by default the daemon adapts it
     #[arg(long, value_name = "C")]
     connections: Option<u32>,
-    /// How many machines one transaction bills; by default the daemon adapts it.
+    /// Instances per transaction; by default the daemon adapts it
     #[arg(long, value_name = "N")]
     batch: Option<u32>,
-    /// How many rounds are measured after the warm-up.
+    /// Number of measured rounds after the warm-up
     #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// How many machines of each round are billed the original's way.
+    /// Instances of each round that are billed the original's way
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     sample: u32,
-    /// End with one line of JSON.
+    /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Compare this build with another build of this program, until a loss of 5 % is excluded or proven.
+    /// Compare this build with another build of this program, until a loss of 5 % is excluded or proven
     #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["json", "worker"])]
     compare: Option<PathBuf>,
-    /// What to compare.
+    /// Workload of the comparison
     #[arg(long, value_enum, default_value = "billing")]
     workload: Workload,
-    /// Run one round of the workload for each line on standard input; the other side of `--compare`.
+    /// Run one round of the workload for each line on standard input; the other side of `--compare`
     #[arg(long)]
     worker: bool,
-    /// Only make the pure decisions so many times, for callgrind.
+    /// Only make the pure decisions this many times, for callgrind
     #[arg(long, value_name = "N")]
     decisions: Option<u32>,
 }

@@ -1,7 +1,7 @@
-//! What a daemon costs that has nothing to do: `cargo run --release -p billing-tools -- bench-idle --seconds 60`.
+//! The cost of a daemon without work: `cargo run --release -p billing-tools -- bench-idle --seconds 60`.
 //!
 //! It runs the three jobs that ship on an empty, migrated PostgreSQL database: billing each hour, the heartbeat each minute, the
-//! clean-up each ten minutes. Between it and the server a proxy counts how many times it waits for an answer, and for which.
+//! clean-up each ten minutes. Between it and the server a proxy counts its round trips by purpose.
 
 use std::{fs, process::ExitCode, time::Duration};
 
@@ -44,7 +44,7 @@ pub(super) async fn run(args: &BenchIdleArgs) -> serde_json::Value {
     eventually("it beats", async || (number(&db, heartbeat).await > 0).then_some(())).await;
     let start_ms = began.elapsed().as_millis();
     daemon.wait_for_line("charged 0.00 for 0 hours").await;
-    // What a start leaves behind is over by then.
+    // The work of the start is finished by then.
     sleep(Duration::from_secs(3)).await;
     let pid = daemon.pid();
     let _ = proxy.round_trips();

@@ -1,4 +1,4 @@
-//! What the panel guard costs a debit, and a balance that is written:
+//! The cost of the panel guard for a debit and for a balance update:
 //! `cargo run --release -p billing-tools -- bench-panel-guard [--rows 20000] [--rounds 9]`.
 //!
 //! Each is one statement over many rows in a transaction that is rolled back, with the triggers off and on in turn.
@@ -16,16 +16,16 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// Of an organization of ours: the panel's debits, charged into our ledger, name one each.
-const MACHINES: u32 = 1_000;
+/// The instances of the organization: each debit of the panel names one.
+const INSTANCES: u32 = 1_000;
 
-/// Measures what the panel guard costs.
+/// Measure the cost of the panel guard
 #[derive(Args)]
 pub(super) struct BenchPanelGuardArgs {
-    /// How many rows a statement writes, of the panel's debits a thousand at most.
+    /// Rows that a statement writes, with at most a thousand debits of the panel
     #[arg(long, default_value_t = 20_000)]
     rows: u32,
-    /// How often, without the panel guard and with it.
+    /// Number of rounds without and with the panel guard
     #[arg(long, default_value_t = 9)]
     rounds: usize,
 }
@@ -53,7 +53,7 @@ pub(super) async fn run(args: &BenchPanelGuardArgs) -> Value {
     let nothing = "SELECT".to_owned();
     let hourly = "'VPS Hourly Billing - vps-' || n || ' (1h)'";
     let balances = "UPDATE wallets SET balance = balance + 1".to_owned();
-    let panels = args.rows.min(MACHINES);
+    let panels = args.rows.min(INSTANCES);
     let mut figures = json!({ "rows": args.rows, "rounds": args.rounds });
     for measured in [
         Measured {
@@ -82,12 +82,12 @@ pub(super) async fn run(args: &BenchPanelGuardArgs) -> Value {
     figures
 }
 
-/// One organization with all the machines, and so many wallets. Returns the organization.
+/// One organization with all the instances, and so many wallets. Returns the organization.
 async fn seed(db: &Db, wallets: u32) -> Uuid {
     let fleet = Fleet::new(db);
     let (org, plan) = (fleet.wallet("100.00").await, fleet.plan(Plan::monthly("7.30")).await);
     let created = SystemClock.now() - TimeDelta::minutes(90);
-    for n in 1..=MACHINES {
+    for n in 1..=INSTANCES {
         fleet.instance(Instance::new(org, plan, created).label(&format!("vps-{n}"))).await;
     }
     // They belong to separate organizations: the panel's debits are refused where one has two.

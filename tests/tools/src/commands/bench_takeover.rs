@@ -29,10 +29,10 @@ pub(super) struct BenchTakeoverArgs {
     /// Database of the daemons
     #[arg(long, value_enum, default_value_t = Engine::Postgres)]
     database: Engine,
-    /// How often each is measured.
+    /// Number of measurements of each kind
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// How long a lease lasts, in seconds; several are separated by commas.
+    /// Lease durations in seconds, separated by commas
     #[arg(long, value_delimiter = ',', default_values_t = [10, 3])]
     leases: Vec<u64>,
 }

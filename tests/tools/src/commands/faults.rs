@@ -1,4 +1,4 @@
-//! The fault campaign by hand: `cargo run --release -p billing-tools -- faults --database postgres --seconds 600 --seed 1`.
+//! The fault campaign on the command line: `cargo run --release -p billing-tools -- faults --database postgres --seconds 600 --seed 1`.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -13,19 +13,19 @@ use crate::{
 /// Run real daemons while faults are injected, and count what went wrong
 #[derive(Args)]
 pub(super) struct FaultsArgs {
-    /// Which database the daemons share.
+    /// Database that the daemons share
     #[arg(long, value_enum)]
     database: Engine,
-    /// How long faults are injected.
+    /// Seconds during which faults are injected
     #[arg(long, default_value_t = 120)]
     seconds: u64,
-    /// What everything random follows from.
+    /// Seed of all random choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Guards to leave out of the daemons, separated by commas.
+    /// Safeguards to remove from the daemons, separated by commas
     #[arg(long)]
     mutation: Option<String>,
-    /// End with one line of JSON.
+    /// End with one line of JSON
     #[arg(long)]
     json: bool,
 }

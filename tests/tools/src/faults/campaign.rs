@@ -1,4 +1,4 @@
-//! One campaign from its start to its verdict.
+//! One campaign from its start to its result.
 
 use std::time::{Duration, Instant};
 
@@ -18,9 +18,9 @@ use super::{
 use crate::Engine;
 use billing_test_support::Db;
 
-/// A campaign that waits for runs waits no longer than this.
+/// The time limit of a campaign that waits for runs.
 const LONGEST: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs a campaign: faults for as long as the options say, then none until everything is billed, and then the count.
 ///
@@ -32,9 +32,9 @@ pub async fn run(options: &Options) -> Report {
     let folder = tempfile::Builder::new().prefix("billing-faults-").tempdir().expect("a folder is made");
     let server = Server::start(options.engine, &options.faults).await;
     let rng = StdRng::seed_from_u64(options.seed);
-    let mut fleet = Fleet::found(&server, rng, options.machines).await;
+    let mut fleet = Fleet::found(&server, rng, options.instances).await;
     if options.engine == Engine::Postgres && options.panel {
-        panel::fence_off(&server).await;
+        panel::install_guard(&server).await;
     }
     for sabotage in &options.sabotage {
         server.db.execute(sabotage).await;
@@ -123,7 +123,7 @@ pub async fn run(options: &Options) -> Report {
     report
 }
 
-/// Waits until so many runs of billing have ended, or it takes too long.
+/// Waits until this many runs of billing have ended, up to a time limit.
 async fn until_so_many_runs(db: &Db, runs: u64) {
     let sql = "SELECT count(*) AS n FROM scheduler_runs WHERE job = 'billing'";
     let query = Statement::from_string(db.backend(), sql);
@@ -136,7 +136,7 @@ async fn until_so_many_runs(db: &Db, runs: u64) {
         {
             return;
         }
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -159,7 +159,7 @@ async fn all_billed(db: &Db, now: Micros, settle_timeout: Duration) -> bool {
         if row.and_then(|row| row.try_get::<i64>("", "n").ok()).is_some_and(|runs| runs >= 2) {
             return true;
         }
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
     false
 }

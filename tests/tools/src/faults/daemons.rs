@@ -61,7 +61,7 @@ struct Inner {
 }
 
 impl Daemons {
-    /// So many, for the database at `url`, working and logging in `folder`.
+    /// Starts this many for the database at `url`, with `folder` for their files and logs.
     pub(super) async fn start(
         program: &Path,
         folder: &Path,
@@ -132,12 +132,12 @@ impl Daemons {
         }
     }
 
-    /// The ids of those that run.
+    /// The process ids of the running daemons.
     pub(super) async fn pids(&self) -> Vec<u32> {
         self.inner.lock().await.children.iter().flatten().filter_map(Child::id).collect()
     }
 
-    /// Kills it as `kill -9` does, and starts another; whether there was one.
+    /// Kills a daemon with `kill -9` and starts another; returns whether there was one.
     pub(super) async fn kill(&self, pid: u32) -> bool {
         let mut inner = self.inner.lock().await;
         for (slot, place) in inner.children.iter_mut().enumerate() {
@@ -190,10 +190,10 @@ impl Daemons {
     }
 }
 
-/// Sends a signal to a process that may be gone.
+/// Sends a signal to a process that may have ended.
 pub(super) fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        // One that is gone needs none.
+        // A process that has ended needs none.
         let _ = kill_process(pid, signal);
     }
 }

@@ -1,4 +1,4 @@
-//! What customers and operators do meanwhile, and a journal of it that the database has no part in.
+//! The actions of customers and operators during a campaign, and a journal of them outside of the database.
 
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
@@ -17,7 +17,7 @@ pub(super) type Micros = i64;
 /// An hour of the fleet.
 pub(super) const HOUR: Micros = 3_600_000_000;
 
-/// So long ago by its own clock does the fleet live.
+/// The age of the fleet's clock.
 const AGO: Micros = 10_000 * HOUR;
 /// How far the fleet's clock moves, and how often.
 const STEP: Micros = HOUR / 4;
@@ -25,17 +25,17 @@ const STEP_EVERY: Duration = Duration::from_millis(250);
 const ORGANIZATIONS: usize = 24;
 const PLANS: usize = 5;
 const WAIT: Duration = Duration::from_millis(100);
-/// A server that does not answer for so many waits never will.
+/// The number of waits after which a server counts as dead.
 const WAITS: usize = 600;
 
-/// What the campaign did, by its own books.
+/// The campaign's own record of its actions.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
-    /// Each organization's wallet: what was in it at first, and what was paid in, in ten-thousandths.
+    /// Each organization's wallet: its first balance and its payments, in ten-thousandths.
     pub(super) wallets: BTreeMap<Uuid, i64>,
     /// Each plan's prices, oldest first.
     pub(super) plans: Vec<PlanLog>,
-    pub(super) machines: BTreeMap<Uuid, Machine>,
+    pub(super) instances: BTreeMap<Uuid, Instance>,
 }
 
 #[derive(Debug)]
@@ -48,12 +48,12 @@ pub(super) struct PlanLog {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Price {
     pub(super) cents: i64,
-    /// Between these two, by the real time, it came into force.
+    /// The range of real time in which it came into force.
     pub(super) since: (Micros, Micros),
 }
 
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(super) struct Instance {
     pub(super) organization: Uuid,
     pub(super) plan: usize,
     pub(super) label: String,
@@ -62,12 +62,12 @@ pub(super) struct Machine {
     pub(super) deleted: Option<Deleted>,
 }
 
-/// When a machine went away.
+/// When an instance was deleted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deleted {
-    /// It was there until then at least, by the real time.
+    /// The last real time at which it existed for certain.
     pub(super) begun: Micros,
-    /// It was gone by then, by the fleet's clock.
+    /// The time of the fleet's clock by which it was deleted.
     pub(super) by: Micros,
 }
 
@@ -81,8 +81,8 @@ pub(super) struct Fleet<'a> {
 }
 
 impl<'a> Fleet<'a> {
-    /// A fleet of so many machines, all of them made within a day before now by its own clock.
-    pub(super) async fn found(server: &'a Server, rng: StdRng, machines: usize) -> Self {
+    /// Creates a fleet of this many instances, all created within a day before now by its own clock.
+    pub(super) async fn found(server: &'a Server, rng: StdRng, instances: usize) -> Self {
         let mut fleet =
             Self { server, db: &server.db, rng, journal: Journal::default(), report: Report::default() };
         let now = real_now() - AGO;
@@ -91,19 +91,19 @@ impl<'a> Fleet<'a> {
             fleet.make_plan().await;
         }
         for number in 0..ORGANIZATIONS {
-            // Every third one lives from hand to mouth.
+            // Every third wallet is nearly empty.
             let balance = if number % 3 == 0 { 5_000 } else { 10_000_000 };
             fleet.make_organization(balance).await;
         }
-        for _ in 0..machines {
+        for _ in 0..instances {
             let age = fleet.rng.random_range(0..24 * HOUR);
-            fleet.make_machine(now - age).await;
+            fleet.make_instance(now - age).await;
         }
         fleet.report = Report::default();
         fleet
     }
 
-    /// Lives until it is stopped, and a little longer: what was begun is finished.
+    /// Acts until it is stopped; an action that has begun is finished.
     pub(super) async fn live(&mut self, pace_ms: Range<u64>, stop: &watch::Receiver<bool>) {
         while !*stop.borrow() {
             let wait = self.rng.random_range(pace_ms.clone());
@@ -113,9 +113,9 @@ impl<'a> Fleet<'a> {
                 10 => self.change_price().await,
                 11..14 => {
                     let now = self.now().await;
-                    self.make_machine(now).await;
+                    self.make_instance(now).await;
                 }
-                14..16 => self.delete_machine().await,
+                14..16 => self.delete_instance().await,
                 16 => self.set_anchor_back().await,
                 _ => {}
             }
@@ -145,7 +145,7 @@ impl<'a> Fleet<'a> {
         self.journal.wallets.insert(id, balance);
     }
 
-    async fn make_machine(&mut self, created: Micros) {
+    async fn make_instance(&mut self, created: Micros) {
         let id = Uuid::new_v4();
         let plan = self.rng.random_range(0..self.journal.plans.len());
         let organization = self.any_organization();
@@ -160,7 +160,7 @@ impl<'a> Fleet<'a> {
         )])
         .await;
         self.report.creations += 1;
-        self.journal.machines.insert(id, Machine { organization, plan, label, created, deleted: None });
+        self.journal.instances.insert(id, Instance { organization, plan, label, created, deleted: None });
     }
 
     async fn top_up(&mut self) {
@@ -192,22 +192,22 @@ impl<'a> Fleet<'a> {
         self.report.plan_changes += 1;
     }
 
-    async fn delete_machine(&mut self) {
-        let Some(id) = self.any_machine() else { return };
-        // The panel has no answer to a machine that goes away between its two transactions.
+    async fn delete_instance(&mut self) {
+        let Some(id) = self.any_instance() else { return };
+        // The panel does not handle an instance that is deleted between its two transactions.
         let _calm = self.server.calm.lock().await;
         let begun = real_now();
         self.surely(&[format!("DELETE FROM vps_instances WHERE id = '{id}'")]).await;
         let by = self.now().await;
-        self.machine(id).deleted = Some(Deleted { begun, by });
+        self.instance(id).deleted = Some(Deleted { begun, by });
         self.report.deletions += 1;
     }
 
-    /// As after a restore of the panel's table: what is billed looks unbilled.
+    /// As after a restore of the panel's table: billed hours seem unbilled.
     async fn set_anchor_back(&mut self) {
-        let Some(id) = self.any_machine() else { return };
+        let Some(id) = self.any_instance() else { return };
         let _calm = self.server.calm.lock().await;
-        let created = instant(self.machine(id).created);
+        let created = instant(self.instance(id).created);
         self.surely(&[format!("UPDATE vps_instances SET last_billed_at = '{created}' WHERE id = '{id}'")])
             .await;
         self.report.set_backs += 1;
@@ -218,20 +218,20 @@ impl<'a> Fleet<'a> {
         *self.journal.wallets.keys().nth(number).expect("the number is below the count")
     }
 
-    fn any_machine(&mut self) -> Option<Uuid> {
+    fn any_instance(&mut self) -> Option<Uuid> {
         let there: Vec<Uuid> = self
             .journal
-            .machines
+            .instances
             .iter()
-            .filter(|(_, machine)| machine.deleted.is_none())
+            .filter(|(_, instance)| instance.deleted.is_none())
             .map(|(id, _)| *id)
             .collect();
         // A fleet that is too small shows nothing.
         (there.len() > 20).then(|| there[self.rng.random_range(0..there.len())])
     }
 
-    fn machine(&mut self, id: Uuid) -> &mut Machine {
-        self.journal.machines.get_mut(&id).expect("a machine of ours")
+    fn instance(&mut self, id: Uuid) -> &mut Instance {
+        self.journal.instances.get_mut(&id).expect("an instance of ours")
     }
 
     /// The time by the fleet's clock.
@@ -239,7 +239,7 @@ impl<'a> Fleet<'a> {
         now(self.db).await
     }
 
-    /// Does all of it in one transaction, however often the database fails, and does it once.
+    /// Executes the statements in one transaction, exactly once, with retries for failures of the database.
     async fn surely(&self, statements: &[String]) {
         let mark = Uuid::new_v4();
         for _ in 0..WAITS {
@@ -250,7 +250,7 @@ impl<'a> Fleet<'a> {
                 }
             }
             sleep(WAIT).await;
-            // The answer to the COMMIT may be what was lost. A mark that is still to be committed stops the next attempt.
+            // The response to the COMMIT may have been lost. A mark that is still to be committed stops the next attempt.
             let marked = format!("SELECT 1 FROM campaign_marks WHERE id = '{mark}'");
             let marked = Statement::from_string(self.db.backend(), marked);
             if let Ok(Some(_)) = self.db.admin().query_one_raw(marked).await {
@@ -293,7 +293,7 @@ pub(super) async fn tick(server: &Server, stop: &watch::Receiver<bool>) {
     }
 }
 
-/// Lets a few minutes pass, so that nothing is waited for any more; returns the time.
+/// Advances the clock by a few minutes, so that no retry waits any more; returns the time.
 pub(super) async fn rest(db: &Db) -> Micros {
     db.execute(&format!("UPDATE campaign_clock SET now_micros = now_micros + {}", HOUR / 4)).await;
     now(db).await
@@ -311,7 +311,7 @@ pub(super) async fn now(db: &Db) -> Micros {
     panic!("the database did not come back");
 }
 
-/// The time by the clock of this machine, which is the database's and the daemons' as well.
+/// The time by the clock of this host, which is the database's and the daemons' as well.
 pub(super) fn real_now() -> Micros {
     SystemClock.now().timestamp_micros()
 }
@@ -321,7 +321,7 @@ fn instant(micros: Micros) -> String {
     instant.format("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string()
 }
 
-/// Whether the statement itself is wrong: a fault of the campaign. A mark that is there already is none.
+/// Whether the statement itself is wrong: a fault of the campaign. A mark that exists already is not.
 fn is_refusal(error: &DbErr) -> bool {
     billing_store::classify(error) == billing_store::ErrorClass::Rows
         && !error.to_string().contains("campaign_marks")

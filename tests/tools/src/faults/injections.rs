@@ -1,4 +1,4 @@
-//! What goes wrong, drawn from a deck so that everything does sooner or later.
+//! The faults, drawn from a shuffled deck so that each occurs sooner or later.
 
 use std::{
     str::FromStr as _,
@@ -29,16 +29,16 @@ use super::{
 const LONGER_THAN_A_LEASE: std::ops::Range<u64> = 3_200..6_000;
 /// The time limit of a take-over.
 const TAKE_OVER: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Something that goes wrong.
+/// A fault that can be injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// `kill -9` of the daemon that holds the lease of billing.
     KillTheHolder,
     /// `kill -9` of any daemon.
     KillAny,
-    /// A daemon sleeps for longer than its lease.
+    /// A daemon is suspended for longer than its lease.
     Pause,
     /// A daemon receives SIGTERM.
     Terminate,
@@ -50,18 +50,18 @@ pub enum Fault {
     Cancel,
     /// The server stops at once and starts again.
     RestartServer,
-    /// Every connection is cut.
+    /// Every connection is closed.
     Cut,
-    /// COMMITs are carried out, and their answers are lost.
+    /// COMMITs are executed, and their responses are lost.
     LoseCommits,
     /// The daemons' role has no connection left.
     FillThePool,
-    /// All daemons sleep, until the panel has billed for a while.
+    /// All daemons are suspended until the panel has billed for a while.
     Silence,
 }
 
 impl Fault {
-    /// All that can happen there.
+    /// All faults of this kind of database.
     #[must_use]
     pub fn all(engine: Engine) -> Vec<Self> {
         let mut all = vec![Self::KillTheHolder, Self::KillAny, Self::Pause, Self::Terminate, Self::Lock];
@@ -123,7 +123,7 @@ impl<'a> Injector<'a> {
         }
     }
 
-    /// What was done.
+    /// The counts of injected faults.
     pub(super) fn counts(&self) -> Report {
         let mut counts = self.counts.lock().expect("no holder of the lock panics").clone();
         counts.failover_seconds =
@@ -168,13 +168,13 @@ impl<'a> Injector<'a> {
                 self.count(|counts| counts.terminated += ended);
             }
             Fault::Cancel => {
-                // Idle connections have nothing to be cancelled: look often.
+                // Idle connections have nothing to be cancelled: poll often.
                 for _ in 0..50 {
                     let sql = "SELECT count(pg_cancel_backend(pid)) AS n FROM pg_stat_activity
                                 WHERE datname = current_database() AND application_name = 'billing-daemon' AND state = 'active'";
                     let cancelled = self.fetch(sql).await;
                     self.count(|counts| counts.timeouts += cancelled);
-                    sleep(LOOK_EVERY).await;
+                    sleep(POLL_INTERVAL).await;
                 }
             }
             Fault::RestartServer => {
@@ -226,7 +226,7 @@ impl<'a> Injector<'a> {
                 }
                 return;
             }
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -276,7 +276,7 @@ impl<'a> Injector<'a> {
                 taken.push(connection);
             } else {
                 full = true;
-                sleep(LOOK_EVERY).await;
+                sleep(POLL_INTERVAL).await;
             }
         }
         for connection in taken {
@@ -293,7 +293,7 @@ impl<'a> Injector<'a> {
             if let Some(holder) = self.holder().await {
                 return Some(holder);
             }
-            sleep(LOOK_EVERY / 2).await;
+            sleep(POLL_INTERVAL / 2).await;
         }
         None
     }
@@ -324,7 +324,7 @@ impl<'a> Injector<'a> {
         (!pids.is_empty()).then(|| pids[rng.random_range(0..pids.len())])
     }
 
-    /// What a query of one number answers; 0 while the database does not.
+    /// The number that a query returns; 0 while the database does not respond.
     async fn fetch(&self, sql: &str) -> u64 {
         let query = Statement::from_string(self.server.db.backend(), sql);
         let row = self.server.db.admin().query_one_raw(query).await;

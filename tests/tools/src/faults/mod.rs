@@ -1,6 +1,6 @@
 //! The fault campaign: real daemons bill a fleet whose clock runs fast, while everything around them fails.
 //!
-//! [`run`] is one campaign. What must hold afterwards is counted by `model` from what the campaign itself did, with no
+//! [`run`] is one campaign. The invariants are checked by `model` from the campaign's own record, with no
 //! line of the billing code; [`billing_jobs::audit`] is called as well.
 
 mod campaign;
@@ -23,7 +23,7 @@ pub use injections::Fault;
 pub use proxy::Proxy;
 pub use report::{Failover, Report};
 
-/// What to run.
+/// The options of a campaign.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The database that the daemons share: two daemons on a file, or three on a server behind a proxy.
@@ -32,7 +32,7 @@ pub struct Options {
     pub duration: Duration,
     /// Faults continue until so many runs of billing have ended as well, however slow the host is, up to a limit.
     pub runs: u64,
-    /// What everything random follows from.
+    /// The seed of all random choices.
     pub seed: u64,
     /// The program of a daemon: built with the feature `testing`.
     pub daemon: PathBuf,
@@ -40,14 +40,14 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// Statements that break the schema before the start.
     pub sabotage: Vec<String>,
-    /// What may go wrong, each equally often.
+    /// The faults to inject, each equally often.
     pub faults: Vec<Fault>,
     /// Whether the panel's own biller runs too, behind the panel guard. It does so on PostgreSQL only.
     pub panel: bool,
-    /// How many milliseconds lie between two things that customers do.
+    /// The milliseconds between two actions of customers.
     pub pace_ms: Range<u64>,
-    /// How many machines there are at the start.
-    pub machines: usize,
+    /// The number of instances at the start.
+    pub instances: usize,
     /// Whether the daemons' logs are kept if anything is found.
     pub keep_logs: bool,
     /// How long the daemons may take to bill everything in the end.
@@ -55,7 +55,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// A campaign as it is run by hand.
+    /// The options of a campaign on the command line.
     #[must_use]
     pub fn new(engine: Engine, duration: Duration, seed: u64, daemon: PathBuf) -> Self {
         Self {
@@ -69,25 +69,25 @@ impl Options {
             faults: Fault::all(engine),
             panel: true,
             pace_ms: 20..120,
-            machines: 60,
+            instances: 60,
             keep_logs: true,
             settle_timeout: Duration::from_mins(2),
         }
     }
 
-    /// With these faults alone.
+    /// Injects these faults only.
     #[must_use]
     pub fn faults(self, faults: &[Fault]) -> Self {
         Self { faults: faults.to_vec(), ..self }
     }
 
-    /// With daemons that leave out these guards, whose names are separated by commas.
+    /// Removes these safeguards from the daemons; the names are separated by commas.
     #[must_use]
     pub fn mutated(self, names: &str) -> Self {
         Self { keep_logs: false, ..self.environment("BILLING_MUTATION", names) }
     }
 
-    /// With this variable in the daemons' environment.
+    /// Sets a variable in the daemons' environment.
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));

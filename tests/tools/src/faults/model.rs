@@ -1,4 +1,4 @@
-//! What must hold after a campaign, from its own journal and the final tables: no line of the billing code is used.
+//! The invariants after a campaign, from its own journal and the final tables: no line of the billing code is used.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,18 +9,18 @@ use chrono::DateTime;
 use uuid::Uuid;
 
 use super::{
-    fleet::{HOUR, Journal, Machine, Micros, PlanLog},
+    fleet::{HOUR, Instance, Journal, Micros, PlanLog},
     report::Report,
     tables::{Charge, Cycle, Tables},
 };
 
-/// A price may have been read so long before the transaction that charges it began.
+/// The longest time between the reading of a price and the transaction that charges it.
 const OLD_PRICES: Duration = Duration::from_secs(20);
 /// A monthly price in cents is this rate in 1/730 of a millionth an hour; 73,000 of these are a ten-thousandth.
 const RATE_PER_CENT: i64 = 10_000;
 const RATE_PER_TEN_THOUSANDTH: i128 = 73_000;
 
-/// Counts into `report` what is wrong at `now`, the fleet's time.
+/// Adds to `report` every violation at `now`, the fleet's time.
 pub(super) fn check(report: &mut Report, journal: &Journal, tables: &Tables, now: Micros) {
     Model { report, journal, tables, now }.check();
 }
@@ -37,32 +37,32 @@ impl Model<'_> {
         let (journal, tables) = (self.journal, self.tables);
         let mut charges: BTreeMap<Uuid, Vec<&Charge>> = BTreeMap::new();
         for charge in &tables.charges {
-            charges.entry(charge.machine).or_default().push(charge);
+            charges.entry(charge.instance).or_default().push(charge);
         }
         let mut cycles: BTreeMap<Uuid, Vec<&Cycle>> = BTreeMap::new();
         for cycle in &tables.cycles {
-            cycles.entry(cycle.machine).or_default().push(cycle);
+            cycles.entry(cycle.instance).or_default().push(cycle);
         }
         let finished = finished_runs(tables);
         let debited = hours_debited(tables);
-        for (id, machine) in &journal.machines {
+        for (id, instance) in &journal.instances {
             let charges = charges.remove(id).unwrap_or_default();
-            self.hours(*id, machine, &charges, &finished);
-            self.prices(*id, machine, &charges);
-            self.panel_rows(*id, machine, &charges, &cycles.remove(id).unwrap_or_default(), &debited);
+            self.hours(*id, instance, &charges, &finished);
+            self.prices(*id, instance, &charges);
+            self.panel_rows(*id, instance, &charges, &cycles.remove(id).unwrap_or_default(), &debited);
         }
         for id in charges.keys().chain(cycles.keys()) {
-            self.report.violate(format!("machine {id} is charged and was never made"));
+            self.report.violate(format!("instance {id} is charged and was never made"));
         }
         self.wallets();
         self.runs();
-        self.fences();
-        self.report.instances = journal.machines.len() as u64;
+        self.tokens();
+        self.report.instances = journal.instances.len() as u64;
     }
 
     /// Every hour that ended is charged once or held.
-    fn hours(&mut self, id: Uuid, machine: &Machine, charges: &[&Charge], finished: &[(Micros, Micros)]) {
-        let mut at = machine.created;
+    fn hours(&mut self, id: Uuid, instance: &Instance, charges: &[&Charge], finished: &[(Micros, Micros)]) {
+        let mut at = instance.created;
         let mut settled = 0;
         for charge in charges {
             let end = charge.start + charge.hours * HOUR;
@@ -82,10 +82,10 @@ impl Model<'_> {
             at = at.max(end);
         }
         let held = self.tables.holds.get(&id).copied().unwrap_or_default();
-        let accounted = (at - machine.created) / HOUR + held;
-        let (least, most) = match machine.deleted {
+        let accounted = (at - instance.created) / HOUR + held;
+        let (least, most) = match instance.deleted {
             None => {
-                let due = (self.now - machine.created) / HOUR;
+                let due = (self.now - instance.created) / HOUR;
                 (due, due)
             }
             // A deleted instance is invisible: its hours end when a run saw it last, and at the latest when it went.
@@ -95,8 +95,8 @@ impl Model<'_> {
                     .filter(|(finished, _)| *finished < deleted.begun)
                     .map(|(_, as_of)| *as_of)
                     .max();
-                let least = (seen.unwrap_or(machine.created) - machine.created) / HOUR;
-                (least, (deleted.by - machine.created) / HOUR)
+                let least = (seen.unwrap_or(instance.created) - instance.created) / HOUR;
+                (least, (deleted.by - instance.created) / HOUR)
             }
         };
         if accounted < least {
@@ -114,8 +114,8 @@ impl Model<'_> {
         self.report.hours_held += held.unsigned_abs();
     }
 
-    /// Every charge costs what its hours cost at a price that was in force, and nothing is rounded away.
-    fn prices(&mut self, id: Uuid, machine: &Machine, charges: &[&Charge]) {
+    /// Every charge has the amount of its hours at a price that was in force, without loss by rounding.
+    fn prices(&mut self, id: Uuid, instance: &Instance, charges: &[&Charge]) {
         let mut owed: i128 = 0;
         let mut paid: i128 = 0;
         let mut seen: Vec<(Micros, Micros)> = Vec::new();
@@ -127,7 +127,7 @@ impl Model<'_> {
                 self.report.violate(format!("instance {id}: {paid} ten-thousandths are paid up to the charge from {}, {owed} u are owed", charge.start));
                 break;
             }
-            if charge.organization != machine.organization {
+            if charge.organization != instance.organization {
                 self.report.violate(format!("instance {id}: organization {} pays", charge.organization));
             }
             let Some(batch) = self.tables.batches.get(&charge.batch) else { continue };
@@ -136,7 +136,7 @@ impl Model<'_> {
             let ended = charge.start + HOUR;
             let since = seen.iter().rev().find(|(as_of, _)| *as_of < ended).map_or(0, |(_, begun)| *begun);
             let since = since - micros(OLD_PRICES);
-            if !was_in_force(&self.journal.plans[machine.plan], charge.rate, since, batch.begun) {
+            if !was_in_force(&self.journal.plans[instance.plan], charge.rate, since, batch.begun) {
                 self.report.violate(format!(
                     "instance {id}: the charge from {} has a rate of {} u that the plan never had then",
                     charge.start, charge.rate
@@ -150,23 +150,23 @@ impl Model<'_> {
         }
     }
 
-    /// The panel's ledger and cycles say the same as our charges.
+    /// The panel's ledger and cycles match our charges.
     fn panel_rows(
         &mut self,
         id: Uuid,
-        machine: &Machine,
+        instance: &Instance,
         charges: &[&Charge],
         cycles: &[&Cycle],
         debited: &BTreeMap<&str, i64>,
     ) {
         let hours: i64 = charges.iter().filter(|charge| charge.amount > 0).map(|charge| charge.hours).sum();
-        let ledger = debited.get(machine.label.as_str()).copied().unwrap_or_default();
+        let ledger = debited.get(instance.label.as_str()).copied().unwrap_or_default();
         if ledger != hours {
             self.report.violate(format!(
                 "instance {id}: {hours} hours are charged, and the ledger has debits for {ledger}"
             ));
         }
-        if machine.deleted.is_some() {
+        if instance.deleted.is_some() {
             return;
         }
         let same = charges.len() == cycles.len()
@@ -211,7 +211,7 @@ impl Model<'_> {
     fn runs(&mut self) {
         let mut batches: BTreeMap<Uuid, i64> = BTreeMap::new();
         for batch in self.tables.batches.values() {
-            *batches.entry(batch.run).or_default() += batch.machines;
+            *batches.entry(batch.run).or_default() += batch.instances;
         }
         for run in self.tables.runs.iter().filter(|run| run.status == "done") {
             let charged = batches.get(&run.id).copied().unwrap_or_default();
@@ -224,8 +224,8 @@ impl Model<'_> {
         }
     }
 
-    /// Only the newest holder commits: numbers never go back, and runs of one job never overlap.
-    fn fences(&mut self) {
+    /// Only the newest holder commits: fencing tokens never decrease, and runs of one job never overlap.
+    fn tokens(&mut self) {
         let mut newest = 0;
         for (id, batch) in &self.tables.batches {
             if batch.fencing_token < newest {
@@ -266,7 +266,7 @@ fn finished_runs(tables: &Tables) -> Vec<(Micros, Micros)> {
     .collect()
 }
 
-/// The hours of each label's debits, as their descriptions say: `VPS Hourly Billing - {label} ({n}h)`.
+/// The hours of each label's debits, from their descriptions: `VPS Hourly Billing - {label} ({n}h)`.
 fn hours_debited(tables: &Tables) -> BTreeMap<&str, i64> {
     let mut debited = BTreeMap::new();
     for entry in &tables.ledger {

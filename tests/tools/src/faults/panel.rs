@@ -13,7 +13,7 @@ use billing_test_support::{
     panel_biller::{Crash, Due, Outcome, PanelBiller},
 };
 
-/// So long does the panel take from reading a balance to writing it back, in which daemons charge and customers pay.
+/// The time of the panel from reading a balance to writing it back, during which daemons charge and customers pay.
 const BETWEEN_READ_AND_WRITE: Duration = Duration::from_millis(100);
 /// The part of the panel guard that writes begins here. What it writes has the fleet's time; what it decides by has the real one.
 const WRITES_FROM: &str = "charge_start :=";
@@ -21,7 +21,7 @@ const REAL_TIME: &str = "clock_timestamp()";
 const FLEETS_TIME: &str =
     "(SELECT timestamptz 'epoch' + c.now_micros * interval '1 microsecond' FROM public.campaign_clock c)";
 
-/// What became of the panel's debits.
+/// The results of the panel's debits.
 #[derive(Debug, Default)]
 pub(super) struct Billed {
     pub(super) attempts: u64,
@@ -31,8 +31,8 @@ pub(super) struct Billed {
     pub(super) overwrites_refused: u64,
 }
 
-/// Puts the panel guard up, and lets it write by the fleet's clock.
-pub(super) async fn fence_off(server: &Server) {
+/// Installs the panel guard, with the fleet's clock for what it writes.
+pub(super) async fn install_guard(server: &Server) {
     let owner = connect(&server.db.url_for(Login::Owner)).await;
     // The daemons' transactions want connections that remember no statements.
     billing_jobs::panel_guard::install(&owner, "the campaign")
@@ -52,7 +52,7 @@ pub(super) async fn fence_off(server: &Server) {
     server.db.execute(&definition).await;
 }
 
-/// Bills as the panel does, from lists that may be old, until it is stopped; returns what became of it.
+/// Bills as the panel does, from lists that may be old, until it is stopped; returns the results.
 pub(super) async fn bill(server: &Server, seed: u64, stop: &watch::Receiver<bool>) -> Billed {
     let mut rng = StdRng::seed_from_u64(seed);
     let connection = connect(&server.db.url_for(Login::Owner)).await;
@@ -100,7 +100,7 @@ pub(super) async fn bill(server: &Server, seed: u64, stop: &watch::Receiver<bool
     totals
 }
 
-/// What the panel takes for due, by the fleet's clock.
+/// The hours due according to the panel, by the fleet's clock.
 async fn due(server: &Server) -> Result<Vec<Due>, DbErr> {
     let sql = "SELECT CAST(i.id AS text) AS id, CAST(i.organization_id AS text) AS organization, i.label,
                       floor(extract(epoch FROM coalesce(i.last_billed_at, i.created_at)) * 1000)::bigint AS start_ms,
@@ -129,8 +129,8 @@ fn id(text: &str) -> Uuid {
     text.parse().expect("an id is a UUID")
 }
 
-async fn is_alive(server: &Server, machine: Uuid) -> bool {
-    let sql = format!("SELECT 1 AS there FROM vps_instances WHERE id = '{machine}'");
+async fn is_alive(server: &Server, instance: Uuid) -> bool {
+    let sql = format!("SELECT 1 AS there FROM vps_instances WHERE id = '{instance}'");
     matches!(row(server.db.admin(), &sql).await, Ok(Some(_)))
 }
 

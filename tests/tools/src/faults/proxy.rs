@@ -28,7 +28,7 @@ const SSL_REQUEST: i32 = 80_877_103;
 /// What distinguishes a transaction that charges from others.
 const BATCH: &[u8] = b"INSERT INTO billing_batches";
 
-/// A proxy. Gone, with all its connections, when it is dropped.
+/// A proxy that closes all its connections when it is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -39,15 +39,15 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Shared {
     server: SocketAddr,
-    /// So many answers to a COMMIT are still to be lost,
+    /// The number of responses to a COMMIT that are still to be dropped,
     to_lose: AtomicU64,
-    /// and so many of those that end a batch of charges.
+    /// and of those to the COMMIT of a batch of charges.
     batches_to_lose: AtomicU64,
     lost: AtomicU64,
     cuts: AtomicU64,
     /// What began each round trip, once they are requested.
     trips: Mutex<Option<Vec<String>>>,
-    /// Each change cuts every connection that was open before it.
+    /// Each change closes every connection that was open before it.
     cut: watch::Sender<u64>,
 }
 
@@ -85,13 +85,13 @@ impl Proxy {
         Ok(Self { address, shared, listener })
     }
 
-    /// Where it listens, on 127.0.0.1.
+    /// The port that it listens on, on 127.0.0.1.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.address.port()
     }
 
-    /// Loses the answers to this many COMMITs more: each is forwarded and carried out, and then the connection is gone.
+    /// Drops the responses to this many more COMMITs: each is forwarded and executed, then the connection is closed.
     pub fn lose_commits(&self, count: u64) {
         self.shared.to_lose.fetch_add(count, Ordering::Relaxed);
     }
@@ -101,24 +101,24 @@ impl Proxy {
         self.shared.batches_to_lose.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Loses none any more.
+    /// Drops no further response.
     pub fn relent(&self) {
         self.shared.to_lose.store(0, Ordering::Relaxed);
         self.shared.batches_to_lose.store(0, Ordering::Relaxed);
     }
 
-    /// How many answers were lost.
+    /// The number of dropped responses.
     #[must_use]
     pub fn lost_commits(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }
 
-    /// Cuts every connection that is open now.
+    /// Closes every open connection.
     pub fn cut(&self) {
         self.shared.cut.send_modify(|cuts| *cuts += 1);
     }
 
-    /// How many connections were cut.
+    /// The number of closed connections.
     #[must_use]
     pub fn cuts(&self) -> u64 {
         self.shared.cuts.load(Ordering::Relaxed)
@@ -151,10 +151,10 @@ impl Drop for Proxy {
     }
 }
 
-/// Of one connection.
+/// The state of one connection.
 #[derive(Default)]
 struct State {
-    /// The next answer is to be lost.
+    /// The next response is to be dropped.
     losing: AtomicBool,
     /// The server waits for its client.
     ready: AtomicBool,

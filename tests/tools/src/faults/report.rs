@@ -1,4 +1,4 @@
-//! What a campaign did, and what it found.
+//! The report of a campaign.
 
 use std::{fmt, time::Duration};
 
@@ -7,19 +7,19 @@ use serde::Serialize;
 /// The result of a campaign. Its JSON is one line.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// What everything random followed from.
+    /// The seed of all random choices.
     pub seed: u64,
     /// Daemons that were killed.
     pub kills: u64,
-    /// Daemons that were stopped for longer than a lease, and woken again.
+    /// Daemons that were suspended for longer than a lease, and resumed.
     pub pauses: u64,
     /// Immediate stops of the server.
     pub restarts: u64,
-    /// Connections that were cut.
+    /// Connections that the proxy closed.
     pub cuts: u64,
-    /// Machines that there ever were.
+    /// All instances of the campaign.
     pub instances: u64,
-    /// Hours that ended while their machine was there.
+    /// Hours that ended while their instance existed.
     pub hours_due: u64,
     /// Of these, the charged ones.
     pub hours_charged: u64,
@@ -39,11 +39,11 @@ pub struct Report {
     pub wallets_off: u64,
     /// From the kill of a lease's holder to the next claim.
     pub failover_seconds: Failover,
-    /// Rules that were broken besides, the audit's among them.
+    /// Other violated rules, including those of the audit.
     pub violations: u64,
     /// Of the refused debits, those that would have written a balance back over a charge or a payment.
     pub panel_overwrites_refused: u64,
-    /// Answers to a COMMIT that were lost.
+    /// Responses to a COMMIT that were dropped.
     pub lost_commits: u64,
     /// Daemons that received SIGTERM.
     pub terminations: u64,
@@ -61,9 +61,9 @@ pub struct Report {
     pub top_ups: u64,
     /// Plans whose price changed.
     pub plan_changes: u64,
-    /// Machines that were made during the campaign.
+    /// Instances that were made during the campaign.
     pub creations: u64,
-    /// Machines that were deleted.
+    /// Instances that were deleted.
     pub deletions: u64,
     /// Each finding in a sentence; the first ones.
     #[serde(skip)]
@@ -115,7 +115,7 @@ impl fmt::Display for Report {
         let Self { seed, instances, hours_due, hours_charged, hours_held, .. } = self;
         writeln!(
             f,
-            "seed {seed}: {instances} machines, {hours_due} hours due, {hours_charged} charged, {hours_held} held"
+            "seed {seed}: {instances} instances, {hours_due} hours due, {hours_charged} charged, {hours_held} held"
         )?;
         writeln!(
             f,
@@ -134,7 +134,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "meanwhile: {} top-ups, {} new prices, {} machines made, {} deleted, {} anchors set back",
+            "meanwhile: {} top-ups, {} new prices, {} instances made, {} deleted, {} anchors set back",
             self.top_ups, self.plan_changes, self.creations, self.deletions, self.set_backs
         )?;
         writeln!(

@@ -12,7 +12,7 @@ use billing_test_support::Db;
 /// The content of the database at the end. Money is in ten-thousandths.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
-    /// By machine, and then in the order of their hours.
+    /// By instance, and then in the order of their hours.
     pub(super) charges: Vec<Charge>,
     pub(super) batches: BTreeMap<i64, Batch>,
     pub(super) runs: Vec<Run>,
@@ -26,7 +26,7 @@ pub(super) struct Tables {
 
 #[derive(Debug)]
 pub(super) struct Charge {
-    pub(super) machine: Uuid,
+    pub(super) instance: Uuid,
     pub(super) organization: Uuid,
     pub(super) start: Micros,
     pub(super) hours: i64,
@@ -43,7 +43,7 @@ pub(super) struct Batch {
     pub(super) as_of: Micros,
     /// When its transaction began, by the real time.
     pub(super) begun: Micros,
-    pub(super) machines: i64,
+    pub(super) instances: i64,
 }
 
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub(super) struct Entry {
 
 #[derive(Debug)]
 pub(super) struct Cycle {
-    pub(super) machine: Uuid,
+    pub(super) instance: Uuid,
     pub(super) start: Micros,
     pub(super) end: Micros,
     pub(super) amount: i64,
@@ -76,14 +76,14 @@ impl Tables {
     pub(super) async fn read(db: &Db) -> Result<Self, DbErr> {
         let words = Words { db };
         let charges = format!(
-            "SELECT CAST(instance_id AS text) AS machine, CAST(organization_id AS text) AS organization, {} AS start,
+            "SELECT CAST(instance_id AS text) AS instance, CAST(organization_id AS text) AS organization, {} AS start,
                     CAST(hours AS bigint) AS hours, rate, amount, coalesce(CAST(batch_id AS bigint), 0) AS batch, by_panel
                FROM billing_charges ORDER BY instance_id, period_start, batch_id",
             words.ours("period_start")
         );
         let batches = format!(
             "SELECT CAST(id AS bigint) AS id, CAST(run_id AS text) AS run, fencing_token, {} AS as_of, {} AS begun,
-                    CAST(instances AS bigint) AS machines
+                    CAST(instances AS bigint) AS instances
                FROM billing_batches",
             words.ours("as_of"),
             words.ours("created_at")
@@ -95,7 +95,7 @@ impl Tables {
             words.ours("finished_at")
         );
         let holds =
-            "SELECT CAST(instance_id AS text) AS machine, CAST(coalesce(hours_due, 0) AS bigint) AS hours
+            "SELECT CAST(instance_id AS text) AS instance, CAST(coalesce(hours_due, 0) AS bigint) AS hours
                        FROM billing_holds WHERE closed_at IS NULL";
         let wallets = format!(
             "SELECT CAST(organization_id AS text) AS organization, {} AS amount FROM wallets",
@@ -107,7 +107,7 @@ impl Tables {
             words.money("amount")
         );
         let cycles = format!(
-            "SELECT CAST(vps_instance_id AS text) AS machine, {} AS starts, {} AS ends, {} AS units
+            "SELECT CAST(vps_instance_id AS text) AS instance, {} AS starts, {} AS ends, {} AS units
                FROM vps_billing_cycles WHERE status = 'billed' ORDER BY vps_instance_id, billing_period_start",
             words.panels("billing_period_start"),
             words.panels("billing_period_end"),
@@ -117,7 +117,7 @@ impl Tables {
             charges: words
                 .read(&charges, |row| {
                     Ok(Charge {
-                        machine: id(row, "machine")?,
+                        instance: id(row, "instance")?,
                         organization: id(row, "organization")?,
                         start: get(row, "start")?,
                         hours: get(row, "hours")?,
@@ -131,7 +131,7 @@ impl Tables {
             batches: words.read(&batches, batch).await?.into_iter().collect(),
             runs: words.read(&runs, run).await?,
             holds: words
-                .read(holds, |row| Ok((id(row, "machine")?, get(row, "hours")?)))
+                .read(holds, |row| Ok((id(row, "instance")?, get(row, "hours")?)))
                 .await?
                 .into_iter()
                 .collect(),
@@ -152,7 +152,7 @@ impl Tables {
             cycles: words
                 .read(&cycles, |row| {
                     Ok(Cycle {
-                        machine: id(row, "machine")?,
+                        instance: id(row, "instance")?,
                         start: panels(row, "starts")?,
                         end: panels(row, "ends")?,
                         amount: get(row, "units")?,
@@ -169,7 +169,7 @@ fn batch(row: &QueryResult) -> Result<(i64, Batch), DbErr> {
         fencing_token: get(row, "fencing_token")?,
         as_of: get(row, "as_of")?,
         begun: get(row, "begun")?,
-        machines: get(row, "machines")?,
+        instances: get(row, "instances")?,
     };
     Ok((get(row, "id")?, batch))
 }
