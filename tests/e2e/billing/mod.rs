@@ -101,7 +101,7 @@ impl Order<'_> {
         Self { as_of, approved: None, stop: &|| None }
     }
 
-    /// Without limits.
+    /// Everything that is due by then, with an approval of every hold.
     fn approved_by(as_of: DateTime<Utc>) -> Self {
         Self { approved: Some(Scope { all: true, ..Scope::default() }), ..Self::by(as_of) }
     }
