@@ -1,4 +1,4 @@
-//! Tells the program what it is built for: only Cargo knows, and only while it builds.
+//! Passes the target and the profile to the program: only Cargo knows them, and only during the build.
 
 use std::env;
 

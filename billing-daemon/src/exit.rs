@@ -94,7 +94,7 @@ impl Failure {
     }
 }
 
-/// The message and, on lines of their own, the help.
+/// The message, then each line of the help.
 impl Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;

@@ -67,7 +67,7 @@ const DAEMON: [(&str, &[&str]); 20] = [
     ("main", &["lib", "plugins"]),
 ];
 
-/// The rooms of billing-jobs from bottom to top. A module imports only rooms of its own line and of the lines above.
+/// The rooms of billing-jobs from bottom to top. A module imports only rooms of the same line and of the lines above.
 const JOBS: &[&[&str]] = &[
     &["currency", "hold", "job_names", "money", "panel", "params", "period", "price"],
     &["fault_injection", "metrics", "restore_detection", "uncharged"],

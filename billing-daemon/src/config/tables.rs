@@ -23,7 +23,7 @@ pub(super) struct JobsFile {
     job: Vec<JobTable>,
 }
 
-/// The process.
+/// The settings of the process, which all jobs share.
 #[derive(JsonSchema)]
 #[schemars(inline, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct DaemonTable {
@@ -67,7 +67,7 @@ pub(super) struct HttpTable {
     allowed_uids: Option<Vec<u32>>,
 }
 
-/// A job.
+/// A job: what it does, when, and how it retries.
 #[derive(JsonSchema)]
 #[schemars(inline, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct JobTable {
@@ -143,7 +143,7 @@ enum ScheduleValue {
     Any(#[schemars(length(min = 1))] Vec<ScheduleTable>),
 }
 
-/// One schedule.
+/// A schedule in one of its three forms: an interval, a cron expression or instants.
 #[derive(JsonSchema)]
 #[schemars(rename = "schedule", untagged)]
 pub(super) enum ScheduleTable {
@@ -191,7 +191,7 @@ pub(super) struct CronTable {
     not_after: Option<InstantText>,
 }
 
-/// One instant.
+/// The instant of a single run.
 #[derive(JsonSchema)]
 #[schemars(rename = "at", deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct AtTable {

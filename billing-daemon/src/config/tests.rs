@@ -17,7 +17,7 @@ use crate::{
 
 #[test]
 fn shipped_file_is_valid() {
-    // The parameters behind `#` are those of the kinds, which have tests of their own.
+    // The parameters behind `#` are those of the kinds, which other tests cover.
     let config = load(SHIPPED, &[]).map_err(|problems| lines(&problems)).expect("no problem");
     assert_eq!(config.warnings, []);
     assert_eq!(config.billing_interval, Some(Duration::from_hours(1)));

@@ -32,7 +32,7 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// No problem.
+    /// The check found no problem.
     Ok,
     /// It works, but the operator should know.
     Warn,

@@ -16,7 +16,7 @@ use crate::exit::{Exit, Failure};
 /// An acceptance of holds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Acceptance<'a> {
-    /// The operator.
+    /// The name of the operator.
     pub(crate) by: &'a str,
     /// The operator's reason.
     pub(crate) note: &'a str,
@@ -30,7 +30,7 @@ pub(crate) struct Hold {
     id: i64,
     /// The instance's id.
     pub(crate) instance: String,
-    /// Its label.
+    /// The label that the panel shows for the instance.
     pub(crate) label: String,
     /// The reason of the hold.
     pub(crate) reason: String,

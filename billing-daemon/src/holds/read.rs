@@ -32,7 +32,7 @@ pub(crate) struct HeldInstance {
     pub(crate) since: DateTime<Utc>,
     /// The instance's id.
     pub(crate) instance: String,
-    /// Its label.
+    /// The label that the panel shows for the instance.
     pub(crate) label: String,
     /// Whether the panel deleted it.
     pub(crate) deleted: bool,
@@ -145,7 +145,7 @@ fn read(row: &QueryResult) -> Result<HeldInstance, DbErr> {
         deleted: row.try_get("", "deleted")?,
         organization: row.try_get("", "organization")?,
         organization_name: Some(columns::lossy(row, "organization_name")).filter(|name| !name.is_empty()),
-        // A time that is wrong says nothing of the hours since.
+        // The hours since an invalid time are unknown.
         hours: hours.filter(|hours| *hours > 0 || reason != "invalid_time"),
         amount: amount.map(|amount| Money(amount).to_string()),
         currency: row.try_get("", "currency")?,

@@ -8,9 +8,9 @@ pub enum Platform {
     /// Linux, and every unknown system.
     #[default]
     Linux,
-    /// Microsoft Windows.
+    /// Windows, with its service control manager.
     Windows,
-    /// Apple macOS.
+    /// macOS, with launchd.
     MacOs,
 }
 

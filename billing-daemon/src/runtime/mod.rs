@@ -46,7 +46,7 @@ use crate::{
 /// How long the shutdown takes after the runs: HTTP requests, the last row, the connections.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The kind of the job that tells the panel that billing works.
+/// The kind of the job that reports to the panel that billing works.
 const HEARTBEAT: &str = "heartbeat";
 
 /// Runs the jobs of `config` as `identity` until SIGTERM or SIGINT, and those of its `source`, if there is one, when that changes.

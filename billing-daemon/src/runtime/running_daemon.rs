@@ -65,7 +65,7 @@ impl Secrets {
 }
 
 impl RunningDaemon {
-    /// Tells the service manager what the daemon does.
+    /// Sends the status line of the daemon to the service manager.
     fn notify_status(&self) {
         self.manager.notify_status(&self.last_billing.status_line(self.jobs));
     }

@@ -11,23 +11,23 @@ use billing_store::ErrorClass;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
 
-/// One metric.
+/// The definition of an exported metric.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
-    /// As it is exported.
+    /// The exported name.
     pub name: &'static str,
-    /// What it counts or shows.
+    /// How its value changes.
     pub kind: MetricType,
-    /// For people.
+    /// The description in the exposition and in the reference page.
     pub help: &'static str,
 }
 
-/// How a metric behaves.
+/// How the value of a metric changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricType {
-    /// It only grows.
+    /// A number that only grows.
     Counter,
-    /// It goes up and down.
+    /// A number that rises and falls.
     Gauge,
     /// A distribution of seconds.
     Seconds,
@@ -62,99 +62,71 @@ pub(crate) const SPIKE_AMOUNT: &str = "billing_daemon_spike_amount";
 pub(crate) const GUARD_MISSING: &str = "billing_daemon_panel_guard_missing";
 pub(crate) const AUDIT_VIOLATIONS: &str = "billing_daemon_audit_violations";
 
-/// Every metric there is.
+/// All metrics of the daemon.
 pub const ALL: [Metric; 26] = [
-    Metric { name: BUILD_INFO, kind: MetricType::Gauge, help: "always 1; its label is the version" },
-    Metric { name: RUNS, kind: MetricType::Counter, help: "runs of this daemon by job and how they ended" },
-    Metric { name: RUN_DURATION, kind: MetricType::Seconds, help: "how long runs took" },
-    Metric {
-        name: RUN_LATENESS,
-        kind: MetricType::Seconds,
-        help: "how long after their scheduled time runs began",
-    },
-    Metric { name: MISFIRES, kind: MetricType::Counter, help: "scheduled times that passed without a run" },
-    Metric {
-        name: CHARGED_INSTANCES,
-        kind: MetricType::Counter,
-        help: "machines charged, counted anew by each run of this daemon that ended well",
-    },
-    Metric {
-        name: CHARGED_HOURS,
-        kind: MetricType::Counter,
-        help: "hours charged by runs of this daemon that ended well",
-    },
-    Metric {
-        name: CHARGED_AMOUNT,
-        kind: MetricType::Counter,
-        help: "money charged by runs of this daemon that ended well, in ten-thousandths, by currency",
-    },
-    Metric {
-        name: UNCHARGED_HOURS,
-        kind: MetricType::Counter,
-        help: "hours that runs of this daemon closed without a charge, by reason; an upper bound for deleted instances",
-    },
-    Metric { name: LEASE_CLAIMS, kind: MetricType::Counter, help: "leases of jobs that this daemon claimed" },
-    Metric {
-        name: FENCING_REJECTIONS,
-        kind: MetricType::Counter,
-        help: "work that was refused because another daemon had claimed the job",
-    },
-    Metric {
-        name: DATABASE_ERRORS,
-        kind: MetricType::Counter,
-        help: "errors of the database at leases, history and billing, by what they mean",
-    },
-    Metric {
-        name: RELOADS,
-        kind: MetricType::Counter,
-        help: "times that jobs.toml was read again, by whether it was accepted",
-    },
-    Metric {
-        name: HELD_INSTANCES,
-        kind: MetricType::Gauge,
-        help: "machines that are due and not charged, by reason",
-    },
-    Metric { name: ARREARS_INSTANCES, kind: MetricType::Gauge, help: "machines whose wallets are too small" },
-    Metric { name: ARREARS_AMOUNT, kind: MetricType::Gauge, help: "what those owe, by currency" },
-    Metric { name: DAEMONS_ALIVE, kind: MetricType::Gauge, help: "daemons on this database that live" },
-    Metric {
-        name: JOBS_LATE,
-        kind: MetricType::Gauge,
-        help: "jobs that should have begun a minute ago and that nobody runs",
-    },
-    Metric {
-        name: JOBS_AHEAD_UNTIL,
-        kind: MetricType::Gauge,
-        help: "when the last job runs again that waits because it ran while a clock was ahead; 0 if none waits",
-    },
-    Metric { name: PROBLEMS, kind: MetricType::Gauge, help: "what `billing-daemon status` complains of" },
-    Metric {
-        name: HEARTBEAT,
-        kind: MetricType::Gauge,
-        help: "when any daemon last told the panel that billing works; 0 if it was taken back",
-    },
-    Metric {
-        name: LAST_SUCCESS,
-        kind: MetricType::Gauge,
-        help: "when a billing run last ended well; if none ever has, when the oldest living daemon began",
-    },
-    Metric { name: INTERVAL, kind: MetricType::Gauge, help: "the time between two billings" },
-    Metric {
-        name: SPIKE_AMOUNT,
-        kind: MetricType::Gauge,
-        help: "what the last billing run would charge and waits for an approval of, by currency; 0 if none waits",
-    },
-    Metric {
-        name: GUARD_MISSING,
-        kind: MetricType::Gauge,
-        help: "1 if the panel could charge the same hours because the panel guard is missing, disabled or of another version",
-    },
-    Metric {
-        name: AUDIT_VIOLATIONS,
-        kind: MetricType::Gauge,
-        help: "rows that broke an invariant at the last audit by a job that came to its end",
-    },
+    gauge(BUILD_INFO, "always 1; the label is the version"),
+    counter(RUNS, "runs of this daemon, by job and status"),
+    seconds(RUN_DURATION, "duration of runs"),
+    seconds(RUN_LATENESS, "time between the scheduled time and the start of runs"),
+    counter(MISFIRES, "scheduled times that passed without a run"),
+    counter(
+        CHARGED_INSTANCES,
+        "instances charged by successful runs of this daemon; each run counts an instance once",
+    ),
+    counter(CHARGED_HOURS, "hours charged by successful runs of this daemon"),
+    counter(
+        CHARGED_AMOUNT,
+        "money charged by successful runs of this daemon, in ten-thousandths, by currency",
+    ),
+    counter(
+        UNCHARGED_HOURS,
+        "hours that runs of this daemon closed without a charge, by reason; an upper bound for deleted instances",
+    ),
+    counter(LEASE_CLAIMS, "job leases that this daemon claimed"),
+    counter(FENCING_REJECTIONS, "writes that were rejected because another daemon had claimed the job"),
+    counter(DATABASE_ERRORS, "database errors of leases, history and billing, by class"),
+    counter(RELOADS, "reloads of jobs.toml, by result"),
+    gauge(HELD_INSTANCES, "instances that are due but cannot be charged, by reason"),
+    gauge(ARREARS_INSTANCES, "instances whose wallets have too small a balance"),
+    gauge(ARREARS_AMOUNT, "amount that these instances owe, by currency"),
+    gauge(DAEMONS_ALIVE, "running daemons on this database"),
+    gauge(JOBS_LATE, "jobs that were due more than a minute ago and that no daemon runs"),
+    gauge(
+        JOBS_AHEAD_UNTIL,
+        "when the last of the jobs runs again that wait because they ran while a clock was ahead; 0 if none waits",
+    ),
+    gauge(PROBLEMS, "problems that `billing-daemon status` reports"),
+    gauge(
+        HEARTBEAT,
+        "when a daemon last reported to the panel that billing works; 0 if the report was withdrawn",
+    ),
+    gauge(
+        LAST_SUCCESS,
+        "when a billing run last succeeded; before the first success, when the oldest running daemon started",
+    ),
+    gauge(INTERVAL, "time between two billing runs"),
+    gauge(
+        SPIKE_AMOUNT,
+        "amount that waits for an approval since the last billing run, by currency; 0 if none waits",
+    ),
+    gauge(
+        GUARD_MISSING,
+        "1 if the panel could charge the same hours because the panel guard is missing, disabled or outdated",
+    ),
+    gauge(AUDIT_VIOLATIONS, "violations of an invariant that the last complete audit job found"),
 ];
+
+const fn gauge(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: MetricType::Gauge, help }
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: MetricType::Counter, help }
+}
+
+const fn seconds(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: MetricType::Seconds, help }
+}
 
 /// Seconds that a run may take, from a heartbeat to the largest fleet.
 const DURATIONS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0];
@@ -305,7 +277,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_run_is_counted_with_what_it_charged() {
+    fn run_counts_what_it_charged() {
         let uncharged =
             json!({ "instance_deleted": { "instances": 1, "hours": 4, "amounts": {}, "unpriced": 0 } });
         let currencies = json!({
@@ -337,22 +309,22 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn whatever_is_counted_is_there_before_it_happens() {
+    fn counters_are_exported_before_first_event() {
         let text = rendered(|| {
             begin();
             in_force(&["billing".to_owned()]);
         });
         for Metric { name, .. } in ALL.iter().filter(|metric| metric.kind == MetricType::Counter) {
             let mut lines = text.lines().filter(|line| line.starts_with(name)).peekable();
-            assert!(lines.peek().is_some(), "nobody counts {name} from the start");
-            assert!(lines.all(|line| line.ends_with(" 0")), "{name} begins with something");
+            assert!(lines.peek().is_some(), "{name} is not exported at the start");
+            assert!(lines.all(|line| line.ends_with(" 0")), "{name} does not begin with 0");
         }
         shows(&text, r#"billing_daemon_config_reloads_total{result="refused"} 0"#);
         shows(&text, r#"billing_daemon_runs_total{job="billing",status="dead"} 0"#);
         shows(&text, r#"billing_daemon_database_errors_total{class="lost"} 0"#);
     }
 
-    /// The names of ours in a text, without what Prometheus appends to a distribution's.
+    /// The names of our metrics in a text, without the suffixes that Prometheus appends for a distribution.
     fn names(text: &str) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
         for (at, _) in text.match_indices("billing_daemon_") {
@@ -370,12 +342,12 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn alerts_and_dashboard_ask_for_metrics_that_exist_and_leave_none_out() {
+    fn alerts_and_dashboard_use_exactly_all_metrics() {
         let known: BTreeSet<_> = ALL.iter().map(|metric| metric.name.to_owned()).collect();
         assert_eq!(known.len(), ALL.len(), "no name twice");
         for (file, text) in [("alerts.yml", ALERTS), ("grafana.json", DASHBOARD)] {
             let unknown: Vec<_> = names(text).into_iter().filter(|name| !known.contains(name)).collect();
-            assert!(unknown.is_empty(), "{file} asks for {unknown:?}, which nobody exports");
+            assert!(unknown.is_empty(), "{file} uses {unknown:?}, which are not exported");
         }
         let shown: BTreeSet<_> = names(ALERTS).union(&names(DASHBOARD)).cloned().collect();
         let unseen: Vec<_> = known.difference(&shown).collect();
@@ -385,17 +357,17 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_alert_has_its_page_in_the_manual() {
+    fn each_alert_has_a_manual_section() {
         let alerts: Vec<_> =
             ALERTS.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
         assert_eq!(alerts.len(), 8);
         for alert in alerts {
             assert!(
                 MANUAL.contains(&format!("\n### {alert}\n")),
-                "docs/operate/alerts.md says nothing of {alert}"
+                "docs/operate/alerts.md does not describe {alert}"
             );
             let anchor = format!("docs/operate/alerts.md#{}", alert.to_ascii_lowercase());
-            assert!(ALERTS.contains(&anchor), "{alert} does not lead to its page");
+            assert!(ALERTS.contains(&anchor), "{alert} does not link to its section");
         }
     }
 }

@@ -445,7 +445,7 @@ async fn invalid_trace_setting_is_logged() {
     let warning = sampler.wait_for_line("Unrecognized sampler type 'some'").await;
     assert!(warning.contains("[WARN]"), "{warning}");
     sampler.terminated().await.expect_code(0);
-    let asked_before = collector.requests().len();
+    let requests_before = collector.requests().len();
     let wrong = program.clone().env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4317");
     let running = wrong.start("run");
     let warning = running
@@ -466,5 +466,5 @@ async fn invalid_trace_setting_is_logged() {
         running.wait_for_line("job `tick` done").await;
         running.terminated().await.expect_code(0);
     }
-    assert_eq!(collector.requests().len(), asked_before, "{:?}", collector.requests());
+    assert_eq!(collector.requests().len(), requests_before, "{:?}", collector.requests());
 }

@@ -19,7 +19,7 @@ const DATABASE_URL: &str = "DATABASE_URL";
 const DATABASE_URL_FILE: &str = "DATABASE_URL_FILE";
 /// The folder that systemd's `LoadCredential=` fills.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
-/// The credential.
+/// The name of the systemd credential that contains the database URL.
 const CREDENTIAL: &str = "database-url";
 const BILLING_INTERVAL_MINUTES: &str = "BILLING_INTERVAL_MINUTES";
 const LOG_LEVEL: &str = "LOG_LEVEL";
@@ -100,6 +100,10 @@ impl Environment {
                             secret_files.push(PathBuf::from(&file));
                         }
                         settings.push(Setting { name, value: variable.value, location: variable.location });
+                    } else if variable.name.starts_with("OTEL_") {
+                        // OpenTelemetry reads its variables from the process itself.
+                        let message = format!("{} has no effect in this file: set it for the process", variable.name);
+                        warnings.push(Diagnostic::new(variable.location, message));
                     }
                 }
             }
@@ -130,7 +134,7 @@ impl Environment {
             .collect()
     }
 
-    /// Parses `DATABASE_URL`.
+    /// Returns the URL of `DATABASE_URL`, or of the file or credential that replaces it.
     pub fn database_url(&self) -> Result<Option<DatabaseUrl>, Diagnostic> {
         self.parsed(DATABASE_URL, |text| text.parse::<DatabaseUrl>().map_err(|error| error.to_string()))
     }
@@ -149,7 +153,7 @@ impl Environment {
         self.warnings.iter().cloned().chain(log_level.map(warning)).collect()
     }
 
-    /// Parses `BILLING_INTERVAL_MINUTES`.
+    /// Returns the billing interval that replaces the one of jobs.toml, if `BILLING_INTERVAL_MINUTES` is set.
     pub fn billing_interval(&self) -> Result<Option<BillingInterval>, Diagnostic> {
         const YEAR: u64 = 365 * 24 * 60;
         let period = self.parsed(BILLING_INTERVAL_MINUTES, |text| {
@@ -283,6 +287,13 @@ mod tests {
                 "{process:?} {file:?}"
             );
         }
+    }
+
+    #[test]
+    fn otel_variable_in_file_warns() {
+        let environment = load(&[], Some("OTEL_EXPORTER_OTLP_HEADERS=key=s3cret")).expect("readable");
+        let warnings: Vec<_> = environment.warnings().into_iter().map(|warning| warning.message).collect();
+        assert_eq!(warnings, ["OTEL_EXPORTER_OTLP_HEADERS has no effect in this file: set it for the process"]);
     }
 
     #[test]
