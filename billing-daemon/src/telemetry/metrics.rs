@@ -223,7 +223,7 @@ pub fn claimed(job: &str) {
     counter!(LEASE_CLAIMS, "job" => job.to_owned()).increment(1);
 }
 
-/// The configuration was read again.
+/// Counts a reload of the configuration.
 pub fn reloaded(accepted: bool) {
     counter!(RELOADS, "result" => if accepted { ACCEPTED } else { REFUSED }).increment(1);
 }
