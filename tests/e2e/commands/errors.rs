@@ -97,7 +97,7 @@ async fn differing_zone_rules_are_reported() {
     let ended = program.env("TZDIR", &zones).run("check").await.expect_code(0);
     let output = ended.err.iter().find(|line| line.contains("Europe/Berlin")).expect("a warning");
     assert!(
-        output.starts_with("warning: jobs.toml:4:") && output.contains("the machine's are used"),
+        output.starts_with("warning: jobs.toml:4:") && output.contains("those of the host are used"),
         "{output}"
     );
 }

@@ -112,7 +112,7 @@ async fn manual_has_page_for_each_command() {
         assert!(files.iter().any(|file| file == page), "{page} is not among {files:?}");
     }
     let ended = program.run("man --dir nowhere").await.expect_code(78);
-    assert!(ended.text().contains("cannot write into nowhere"), "{}", ended.text());
+    assert!(ended.text().contains("cannot write to nowhere"), "{}", ended.text());
 }
 
 #[tokio::test]

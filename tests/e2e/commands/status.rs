@@ -215,7 +215,7 @@ async fn status_reports_dead_daemon_and_late_jobs(db: &Db) {
     db.execute(&format!("UPDATE scheduler_jobs SET holder = 'killed', expires_at = {later}")).await;
     let shown = status(&program, 1).await;
     let message = shown["problems"][3]["message"].as_str().expect("text");
-    assert!(message.contains("killed is at it and does not end"), "{message}");
+    assert!(message.contains("its run on killed does not end"), "{message}");
     db.execute(&format!("UPDATE scheduler_jobs SET stuck_at = {later}")).await;
     let shown = status(&program, 1).await;
     assert_eq!(problems(&shown), ["no_daemon", "daemon_dead", "billing_silent"], "{shown}");

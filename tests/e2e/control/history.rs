@@ -26,7 +26,7 @@ async fn next_times_need_no_job_or_database() {
         bare.run("jobs next --cron @hourly --from 2026-11-22T15:00:00Z --count 2").await.expect_code(0);
     assert_eq!(ended.out, ["2026-11-22T15:00:00Z", "2026-11-22T16:00:00Z"], "the instant itself counts");
     for (arguments, output) in [
-        ("", "name a job of jobs.toml, or a schedule with --cron"),
+        ("", "name a job of jobs.toml, or a cron expression with --cron"),
         ("--cron @never", "`@never` is an unknown nickname, use @hourly, @daily"),
         ("--cron @daily --timezone Europe/Berln", "unknown time zone `Europe/Berln`"),
         ("--cron @daily --from yesterday", "use a time such as `2026-11-22T15:00:00Z`"),

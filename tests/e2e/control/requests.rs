@@ -172,7 +172,7 @@ async fn request_without_daemon_is_reported(db: &Db) {
     })
     .await;
     let accepted = program.run("jobs trigger tick").await.expect_code(0);
-    assert!(accepted.out[0].contains("begins within 2 s"), "{}", accepted.text());
+    assert!(accepted.out[0].contains("starts it within 2s"), "{}", accepted.text());
     daemon.terminated().await.expect_code(0);
 }
 

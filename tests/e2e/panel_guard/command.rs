@@ -240,7 +240,7 @@ async fn migrate_down_removes_guard_or_fails() {
     db.execute("ALTER TABLE payment_transactions OWNER TO postgres").await;
     let owner = db.url_for(Login::Owner);
     let output = run(&owner, "migrate down --yes").await.expect_code(77);
-    assert!(output.text().contains("belongs to postgres"), "{}", output.text());
+    assert!(output.text().contains("its owner is postgres"), "{}", output.text());
     assert!(number(&db, "SELECT count(*) FROM pg_tables WHERE tablename = 'billing_charges'").await == 1);
 
     db.execute("ALTER TABLE payment_transactions OWNER TO panel_owner").await;

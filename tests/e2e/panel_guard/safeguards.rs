@@ -29,7 +29,7 @@ const GUARDS: [(&str, &str, &str, Scene); 11] = [
     ("watermark", "greatest(panel_anchor, watermark)", "coalesce(panel_anchor, created)", |db| {
         Box::pin(a_crash(db))
     }),
-    ("one machine", "pg_catalog.cardinality(machines) IS DISTINCT FROM 1", "machines IS NULL", |db| {
+    ("one instance", "pg_catalog.cardinality(instances) IS DISTINCT FROM 1", "instances IS NULL", |db| {
         Box::pin(two_of_a_name(db))
     }),
     (

@@ -7,7 +7,7 @@ const CAUSES: [(&str, &str); 11] = [
     ("max(id), 0) AS revision FROM scheduler_audit_log", CONTROL_POLL),
     ("WHERE s.late_at <", LATE),
     ("WITH claimed AS", CLAIM),
-    ("WITH moved AS", LAST_RECORD),
+    ("WITH updated AS", LAST_RECORD),
     ("INSERT INTO scheduler_runs", NODE_RECORD),
     ("SET holder = NULL", "release"),
     ("SET expires_at = now() +", RENEWAL),

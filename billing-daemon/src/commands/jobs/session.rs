@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use billing_scheduler::{
-    Clock, Control, ControlAction, ControlReceipt, ControlRequest, JobSpec, RunFilter, StoreError,
+    Clock, Control, ControlAction, ControlReceipt, ControlRequest, JobSpec, RunFilter,
     SystemClock,
 };
 use billing_store::{
-    Database, QueryFailed, SeaOrmStore, is_known_job, read_job_names, read_runs, submit_request,
+    Database, SeaOrmStore, is_known_job, read_job_names, read_runs, submit_request,
 };
 use chrono::{DateTime, SubsecRound, Utc};
 use sea_orm::DbErr;
@@ -134,22 +134,14 @@ impl JobSession {
         let (db, ttl) = (self.opened.db.clone(), self.daemon.lease_ttl);
         let store = SeaOrmStore::new(db, self.database.clone(), holder, ttl, Arc::clone(&clock));
         let by = by.map_or_else(operator_name, str::to_owned);
-        Control::new(Arc::new(store), clock, by).cancel(job, reason).await.map_err(store_failure)
+        Control::new(Arc::new(store), clock, by).cancel(job, reason)
+            .await
+            .map_err(|error| Failure::store("cancel the run", error))
     }
 }
 
 fn cannot_read_jobs(error: &DbErr) -> Failure {
     Failure::database("read the jobs", error)
-}
-
-fn store_failure(error: StoreError) -> Failure {
-    match error {
-        StoreError::Unavailable(source) => match source.downcast::<QueryFailed>() {
-            Ok(error) => Failure::database("cancel the run", &error.0),
-            Err(other) => Failure::new(Exit::Internal, other),
-        },
-        other => Failure::new(Exit::TryAgain, other),
-    }
 }
 
 pub(super) fn now() -> DateTime<Utc> {
