@@ -73,7 +73,11 @@ async fn spike_approval_covers_seen_amount(db: &Db) {
     let waits = &dry["waits_for_approval"]["USD"];
     assert_eq!((&waits["amount"], &waits["hours"]), (&"20.00".into(), &2.into()), "{dry}");
     let refused = program.run("bill --approve 19.00").await.expect_code(64);
-    assert!(refused.text().contains("20.00 USD for 2 hours waits for an approval, not 19.00"), "{}", refused.text());
+    assert!(
+        refused.text().contains("20.00 USD for 2 hours waits for an approval, not 19.00"),
+        "{}",
+        refused.text()
+    );
     assert_eq!(fetch(db, charges).await, before);
     let refused = program.run("bill --approve 20.00 EUR").await.expect_code(64);
     assert!(refused.text().contains("then use `--approve 20.00 USD`"), "{}", refused.text());

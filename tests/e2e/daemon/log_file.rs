@@ -88,7 +88,11 @@ async fn unwritable_log_file_is_reported_at_start() {
         let ended = running.terminated().await.expect_code(0);
         assert!(ended.out.is_empty(), "{}", ended.text());
         let message = format!("cannot write the log {file}: ");
-        assert!(ended.err[0].starts_with(&message) && ended.err[1].contains("--log-file"), "{}", ended.text());
+        assert!(
+            ended.err[0].starts_with(&message) && ended.err[1].contains("--log-file"),
+            "{}",
+            ended.text()
+        );
         assert_eq!(ended.err.iter().filter(|line| line.contains(&message)).count(), 1, "{}", ended.text());
         assert!(ended.err.last().is_some_and(|line| line.ends_with("[INFO] stopped")), "{}", ended.text());
         check_all_charged_once(&db, &organizations).await;

@@ -3,12 +3,9 @@
 use std::sync::Arc;
 
 use billing_scheduler::{
-    Clock, Control, ControlAction, ControlReceipt, ControlRequest, JobSpec, RunFilter,
-    SystemClock,
+    Clock, Control, ControlAction, ControlReceipt, ControlRequest, JobSpec, RunFilter, SystemClock,
 };
-use billing_store::{
-    Database, SeaOrmStore, is_known_job, read_job_names, read_runs, submit_request,
-};
+use billing_store::{Database, SeaOrmStore, is_known_job, read_job_names, read_runs, submit_request};
 use chrono::{DateTime, SubsecRound, Utc};
 use sea_orm::DbErr;
 use uuid::Uuid;
@@ -134,7 +131,8 @@ impl JobSession {
         let (db, ttl) = (self.opened.db.clone(), self.daemon.lease_ttl);
         let store = SeaOrmStore::new(db, self.database.clone(), holder, ttl, Arc::clone(&clock));
         let by = by.map_or_else(operator_name, str::to_owned);
-        Control::new(Arc::new(store), clock, by).cancel(job, reason)
+        Control::new(Arc::new(store), clock, by)
+            .cancel(job, reason)
             .await
             .map_err(|error| Failure::store("cancel the run", error))
     }

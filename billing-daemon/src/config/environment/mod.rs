@@ -102,7 +102,8 @@ impl Environment {
                         settings.push(Setting { name, value: variable.value, location: variable.location });
                     } else if variable.name.starts_with("OTEL_") {
                         // OpenTelemetry reads its variables from the process itself.
-                        let message = format!("{} has no effect in this file: set it for the process", variable.name);
+                        let message =
+                            format!("{} has no effect in this file: set it for the process", variable.name);
                         warnings.push(Diagnostic::new(variable.location, message));
                     }
                 }
@@ -293,7 +294,10 @@ mod tests {
     fn otel_variable_in_file_warns() {
         let environment = load(&[], Some("OTEL_EXPORTER_OTLP_HEADERS=key=s3cret")).expect("readable");
         let warnings: Vec<_> = environment.warnings().into_iter().map(|warning| warning.message).collect();
-        assert_eq!(warnings, ["OTEL_EXPORTER_OTLP_HEADERS has no effect in this file: set it for the process"]);
+        assert_eq!(
+            warnings,
+            ["OTEL_EXPORTER_OTLP_HEADERS has no effect in this file: set it for the process"]
+        );
     }
 
     #[test]
