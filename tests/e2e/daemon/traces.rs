@@ -444,6 +444,7 @@ async fn invalid_trace_setting_is_logged() {
     let sampler = program.clone().env("OTEL_TRACES_SAMPLER", "some").start("run");
     let warning = sampler.wait_for_line("Unrecognized sampler type 'some'").await;
     assert!(warning.contains("[WARN]"), "{warning}");
+    sampler.wait_for_line("job `tick` done").await;
     sampler.terminated().await.expect_code(0);
     let requests_before = collector.requests().len();
     let wrong = program.clone().env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4317");
