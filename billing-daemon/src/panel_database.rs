@@ -46,7 +46,7 @@ fn of_database(error: &SchemaError) -> Option<&DbErr> {
     }
 }
 
-/// Where this machine notes what it committed last: in `state-dir`, or in the folder that systemd gives a service.
+/// The file in which this host records its last commit: in `state-dir`, or in the folder that systemd gives a service.
 #[must_use]
 pub fn last_commit(settings: &DaemonSettings, database: &Database) -> Option<CommitMarker> {
     let of_service =

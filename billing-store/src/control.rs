@@ -167,39 +167,43 @@ async fn apply_request(txn: &DatabaseTransaction, request: &ControlRequest) -> R
             open(txn, request, None).await?;
             changed(json!({ "cursor": instant(cursor)? }), json!("reset"))
         }
-        ControlAction::Cancel { .. } => {
-            let withdraw = "DELETE FROM scheduler_requests WHERE job = $1 AND kind <> 'cancel'";
-            let withdrawn = txn.execute_raw(statement(txn, withdraw, [job.into()])).await?.rows_affected();
-            // A job that every node runs has no claim hint and no claim to cancel.
-            let claim = format!(
-                "SELECT CASE WHEN holder IS NOT NULL AND expires_at > {} THEN fencing_token
-                             WHEN schedule IS NULL THEN 0 ELSE -1 END AS fencing_token, {} AS retrying
-                   FROM scheduler_jobs WHERE job = $1",
-                dialect.now(),
-                dialect.micros("retry_scheduled_at"),
-            );
-            let row = txn.query_one_raw(statement(txn, &claim, [job.into()])).await?;
-            let (fencing_token, retrying): (i64, Option<i64>) = match row {
-                Some(row) => (row.try_get("", "fencing_token")?, row.try_get("", "retrying")?),
-                None => (0, None),
-            };
-            let stale = format!(
-                "DELETE FROM scheduler_requests WHERE kind = 'cancel' AND requested_at < {}",
-                dialect.in_ms("$1")
-            );
-            txn.execute_raw(statement(txn, &stale, [(-3_600_000_i64).into()])).await?;
-            if fencing_token >= 0 {
-                open(txn, request, Some(fencing_token)).await?;
-            } else if withdrawn == 0 && retrying.is_none() {
-                return unchanged("no daemon runs it");
-            }
-            let retrying = retrying.map(instant).transpose()?;
-            changed(
-                json!({ "withdrawn": withdrawn, "fencing_token": (fencing_token > 0).then_some(fencing_token), "retrying": retrying }),
-                json!("cancelled"),
-            )
-        }
+        ControlAction::Cancel { .. } => cancel(txn, request).await,
     }
+}
+
+/// Withdraws the open requests of a job, and requests the run of its present claim to stop.
+async fn cancel(txn: &DatabaseTransaction, request: &ControlRequest) -> Result<RequestEffect, DbErr> {
+    let (dialect, job) = (Dialect::of(txn.get_database_backend()), request.job.as_str());
+    let withdraw = "DELETE FROM scheduler_requests WHERE job = $1 AND kind <> 'cancel'";
+    let withdrawn = txn.execute_raw(statement(txn, withdraw, [job.into()])).await?.rows_affected();
+    // A job that every node runs has no claim hint and no claim to cancel.
+    let claim = format!(
+        "SELECT CASE WHEN holder IS NOT NULL AND expires_at > {} THEN fencing_token
+                     WHEN schedule IS NULL THEN 0 ELSE -1 END AS fencing_token, {} AS retrying
+           FROM scheduler_jobs WHERE job = $1",
+        dialect.now(),
+        dialect.micros("retry_scheduled_at"),
+    );
+    let row = txn.query_one_raw(statement(txn, &claim, [job.into()])).await?;
+    let (fencing_token, retrying): (i64, Option<i64>) = match row {
+        Some(row) => (row.try_get("", "fencing_token")?, row.try_get("", "retrying")?),
+        None => (0, None),
+    };
+    let stale = format!(
+        "DELETE FROM scheduler_requests WHERE kind = 'cancel' AND requested_at < {}",
+        dialect.in_ms("$1")
+    );
+    txn.execute_raw(statement(txn, &stale, [(-3_600_000_i64).into()])).await?;
+    if fencing_token >= 0 {
+        open(txn, request, Some(fencing_token)).await?;
+    } else if withdrawn == 0 && retrying.is_none() {
+        return Ok(RequestEffect::Unchanged("no daemon runs it".to_owned()));
+    }
+    let retrying = retrying.map(instant).transpose()?;
+    Ok(RequestEffect::Changed {
+        before: json!({ "withdrawn": withdrawn, "fencing_token": (fencing_token > 0).then_some(fencing_token), "retrying": retrying }),
+        after: json!("cancelled"),
+    })
 }
 
 /// Returns the current pause of a job.

@@ -32,7 +32,7 @@ fn set_amounts(name: &'static str, amounts: &Amounts) {
 }
 
 /// Sets every gauge of billing to the values of `status`.
-#[expect(clippy::cast_precision_loss, reason = "counts of machines and seconds are far below 2^52")]
+#[expect(clippy::cast_precision_loss, reason = "counts of instances and seconds are far below 2^52")]
 pub(crate) fn set_gauges(status: &Status, billing_interval: Option<std::time::Duration>) {
     for reason in Reason::ALL {
         let held = status.holds.iter().find(|held| held.reason == reason.as_str());

@@ -1,5 +1,5 @@
-//! Whatever happens to a fleet, each of its hours is charged once and at its price: checked against a model that goes hour by
-//! hour in exact fractions.
+//! Checks `decide` against a model that charges hour by hour in exact fractions: every hour is charged once, at its price. The model is
+//! one file of more than 500 lines because it is read as a whole.
 
 use std::collections::HashMap;
 
@@ -60,10 +60,10 @@ struct World {
     seen: Vec<SeenRate>,
     balances: HashMap<&'static str, Money>,
     opened: HashMap<String, bool>,
-    instances: Vec<Machine>,
+    instances: Vec<ModelInstance>,
 }
 
-struct Machine {
+struct ModelInstance {
     row: Instance,
     plan: usize,
     /// Where the next hour begins that is not charged.
@@ -90,28 +90,29 @@ fn of_u(u: i64) -> BigRational {
 
 impl World {
     fn new(unit: WalletUnit, balances: [i64; 2], instances: &[(usize, usize, Micros)]) -> Self {
-        let instance = |(place, &(organization, plan, age)): (usize, &(usize, usize, Micros))| Machine {
-            row: Instance {
-                id: format!("instance {place}").into(),
-                organization: ORGANIZATIONS[organization].into(),
-                label: "web".to_owned(),
-                plan: format!("plan {plan}"),
-                backup_frequency: None,
-                provider: None,
-                last_billed_at: PanelTime::Null,
-                created_at: PanelTime::At(EPOCH - age),
-                gone: false,
-                meter: None,
-                held: None,
-                transfer: None,
-                unreadable: None,
-            },
-            plan,
-            next: None,
-            seen: Vec::new(),
-            seen_at: 0,
-            carry: exact(0, 1),
-        };
+        let instance =
+            |(place, &(organization, plan, age)): (usize, &(usize, usize, Micros))| ModelInstance {
+                row: Instance {
+                    id: format!("instance {place}").into(),
+                    organization: ORGANIZATIONS[organization].into(),
+                    label: "web".to_owned(),
+                    plan: format!("plan {plan}"),
+                    backup_frequency: None,
+                    provider: None,
+                    last_billed_at: PanelTime::Null,
+                    created_at: PanelTime::At(EPOCH - age),
+                    gone: false,
+                    meter: None,
+                    held: None,
+                    transfer: None,
+                    unreadable: None,
+                },
+                plan,
+                next: None,
+                seen: Vec::new(),
+                seen_at: 0,
+                carry: exact(0, 1),
+            };
         let mut instances: Vec<_> = instances.iter().enumerate().map(instance).collect();
         instances.sort_by_key(|instance| (instance.row.organization.clone(), instance.row.created_at.at()));
         Self {
@@ -151,7 +152,7 @@ impl World {
             }
             Event::PriceChanges { plan, price } => self.plans[plan] = price,
             Event::PanelMovesAnchor { instance, hours } => {
-                let Some(Machine { row, .. }) = self.instances.get_mut(instance) else { return Ok(()) };
+                let Some(ModelInstance { row, .. }) = self.instances.get_mut(instance) else { return Ok(()) };
                 let anchor =
                     row.last_billed_at.at().or(row.created_at.at()).unwrap_or_default() + hours * HOUR;
                 if anchor <= self.now {
@@ -266,7 +267,7 @@ struct Expected {
     repair_refused: bool,
 }
 
-impl Machine {
+impl ModelInstance {
     /// The rule, hour by hour.
     fn bill(
         &mut self,
@@ -386,7 +387,7 @@ fn due_now(carry: &BigRational, rate: i64, unit: WalletUnit) -> (BigRational, Bi
 }
 
 impl Expected {
-    fn compare(&self, instance: &Machine, posting: &Posting<'_>) -> Result<(), TestCaseError> {
+    fn compare(&self, instance: &ModelInstance, posting: &Posting<'_>) -> Result<(), TestCaseError> {
         let id = &instance.row.id;
         let charges: Vec<_> = posting.charges.iter().filter(|charge| charge.instance.id == *id).collect();
         let hours: Vec<_> = charges
