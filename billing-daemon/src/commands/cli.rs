@@ -15,7 +15,7 @@ use crate::config::log::LogFormat;
 /// The widest line of help, so that it fits any terminal.
 const HELP_WIDTH: usize = 80;
 
-/// Charges every hour of every instance exactly once, next to a hosting panel.
+/// Charge every hour of every instance exactly once, in the database of a hosting panel.
 #[derive(Debug, Parser)]
 #[command(
     name = "billing-daemon",
@@ -74,16 +74,16 @@ pub(crate) fn sanitized_error(
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Common {
     /// File with jobs and settings [default: ./jobs.toml, then /etc/billing-daemon/jobs.toml, then built-in]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// File with variables that the environment lacks [default: ./.env]
-    #[arg(long, global = true, value_name = "FILE")]
+    /// File with environment variables; variables that are already set take precedence [default: ./.env]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "FILE")]
     pub(crate) env_file: Option<PathBuf>,
-    /// Accept files with a password that other users can read
-    #[arg(long, global = true)]
+    /// Accept files that contain a password and that other users can read
+    #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) allow_readable_secrets: bool,
     /// Format of log lines [default: text, or journal fields under systemd]
-    #[arg(long, global = true, value_enum)]
+    #[arg(long, global = true, help_heading = "Global options", value_enum)]
     pub(crate) log_format: Option<LogFormat>,
 }
 
@@ -92,7 +92,7 @@ pub(crate) enum Command {
     /// Run the jobs until SIGTERM or SIGINT, then complete the runs in progress
     #[command(after_help = "Example:\n  DATABASE_URL=postgres://billing@localhost/panel billing-daemon run")]
     Run(RunArgs),
-    /// Install the daemon as a service of this system; start or stop it
+    /// Install, start and stop the daemon as a system service
     #[command(after_help = "Example:\n  billing-daemon service install --dry-run")]
     Service {
         #[command(subcommand)]
@@ -101,7 +101,7 @@ pub(crate) enum Command {
     /// Show the state of billing; exit 1 unless it is healthy
     #[command(after_help = "Example:\n  billing-daemon status --json | jq -r '.problems[].message'")]
     Status(JsonArgs),
-    /// Check for everything that could prevent billing; exit 1 if something does
+    /// Check everything that could prevent billing; exit 1 if a check fails
     #[command(after_help = "Example:\n  billing-daemon doctor --bundle support.tar.gz")]
     Doctor(DoctorArgs),
     /// Explain charges
@@ -122,13 +122,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: RunsCommand,
     },
-    /// Bill a generated fleet twice and audit it; needs only this program
+    /// Bill a generated fleet twice and audit it; needs no database or configuration
     #[command(after_help = "Example:\n  billing-daemon demo --instances 10000")]
     Demo(DemoArgs),
     /// List every mistake in jobs.toml and the environment
     #[command(after_help = "Example:\n  billing-daemon check --config /etc/billing-daemon/jobs.toml")]
     Check {
-        /// Print the built-in jobs.toml instead
+        /// Print the built-in jobs.toml and check nothing
         #[arg(long)]
         print_defaults: bool,
     },
@@ -147,23 +147,23 @@ pub(crate) enum Command {
     /// Print the manual page, or write the pages of all commands
     #[command(after_help = "Example:\n  billing-daemon man --dir /usr/local/share/man/man1")]
     Man {
-        /// Write one page per command to this folder, which must exist
+        /// Write one page per command to this existing folder
         #[arg(long, value_name = "FOLDER")]
         dir: Option<PathBuf>,
     },
     /// Print the version, the build target and the required schema
     #[command(after_help = "Example:\n  billing-daemon version --json | jq -r .schema")]
     Version(JsonArgs),
-    /// Create, drop or list the tables that billing needs
+    /// Create or drop the tables that billing needs, or list the migrations
     #[command(after_help = "Example:\n  DATABASE_URL=sqlite://billing.db billing-daemon migrate up")]
     Migrate {
         #[command(subcommand)]
         action: MigrateCommand,
     },
-    /// Bill everything that is due, once, now
+    /// Run billing once, now, for all hours that are due
     #[command(after_help = "Example:\n  billing-daemon bill --dry-run")]
     Bill(BillArgs),
-    /// List held instances, accept a hold, or write one off
+    /// List held instances; accept or write off holds
     #[command(after_help = "Example:\n  billing-daemon holds list")]
     Holds {
         #[command(subcommand)]
@@ -172,10 +172,10 @@ pub(crate) enum Command {
     /// Take billing over from the panel's built-in biller
     #[command(after_help = "Example:\n  billing-daemon adopt --dry-run")]
     Adopt(AdoptArgs),
-    /// Hand billing back to the panel, once no daemon runs
+    /// Hand billing back to the panel; every daemon must be stopped
     #[command(after_help = "Example:\n  billing-daemon release")]
     Release(JsonArgs),
-    /// Manage the triggers that hold back the panel's biller (PostgreSQL)
+    /// Manage the panel guard, the triggers that hold back the panel's biller (PostgreSQL only)
     #[command(after_help = "Example:\n  billing-daemon guard install")]
     Guard {
         #[command(subcommand)]
@@ -184,7 +184,7 @@ pub(crate) enum Command {
     /// Resume billing on a database that was restored from a backup
     #[command(after_help = "Example:\n  billing-daemon accept-restore")]
     AcceptRestore,
-    /// Check every invariant of the ledger; exit 1 if one is violated
+    /// Check every invariant of the charges and wallets; exit 1 if one is violated
     #[command(after_help = "Example:\n  billing-daemon audit --json | jq .violations")]
     Audit(JsonArgs),
 }

@@ -30,7 +30,7 @@ pub(crate) struct DoctorArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Write a support bundle, a new .tar.gz file without passwords
+    /// Write a support bundle without passwords to this new .tar.gz file
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
 }

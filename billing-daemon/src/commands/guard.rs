@@ -14,13 +14,13 @@ use crate::{
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub(crate) enum GuardCommand {
-    /// Install or update the panel guard; needs the login that owns the wallet ledger
+    /// Install or update the panel guard; needs the login that owns the panel's tables
     #[command(after_help = "Example:\n  billing-daemon guard install")]
     Install,
     /// Remove the panel guard, and nothing else
     #[command(after_help = "Example:\n  billing-daemon guard remove")]
     Remove {
-        /// Remove it although a daemon is alive, which may then stop billing
+        /// Remove it even if a daemon is alive; that daemon may then stop billing
         #[arg(long)]
         force: bool,
     },

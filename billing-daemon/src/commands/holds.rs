@@ -23,10 +23,10 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum HoldsCommand {
-    /// List every held instance, the amount due, and what to do about it
+    /// List every held instance with the amount due and what to do
     #[command(after_help = "Example:\n  billing-daemon holds list --reason no_price --csv")]
     List(HoldsListArgs),
-    /// Accept the holds of instances, so that they are no longer counted as problems
+    /// Accept holds, so that `status` does not count them as problems
     #[command(
         after_help = "Example:\n  billing-daemon holds accept web-1 --reason 'free' --until 2027-03-01"
     )]
@@ -37,7 +37,7 @@ pub(crate) enum HoldsCommand {
         #[arg(long, value_name = "TIME", value_parser = parse_time)]
         until: Option<DateTime<Utc>>,
     },
-    /// Close the holds of deleted instances; their hours are never charged
+    /// Close the holds of deleted instances permanently, without charging their hours
     #[command(after_help = "Example:\n  billing-daemon holds write-off web-1 --reason 'customer left'")]
     WriteOff {
         #[command(flatten)]
@@ -47,7 +47,7 @@ pub(crate) enum HoldsCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct HoldsListArgs {
-    /// Only instances that are held for this reason
+    /// Only instances that are held for this reason, such as no_price
     #[arg(long, value_name = "REASON", value_parser = parse_reason)]
     reason: Option<Reason>,
     /// Only instances of this organization: its id, slug or name
@@ -64,10 +64,10 @@ pub(crate) struct HoldsListArgs {
 /// An operator's decision about holds.
 #[derive(Debug, Args)]
 pub(crate) struct DecisionArgs {
-    /// The held instances: an id, or a label that is unique among held instances
+    /// The held instances: their ids, or labels that are unique among held instances
     #[arg(value_name = "INSTANCE", required = true)]
     instances: Vec<String>,
-    /// Reason, for the audit log
+    /// Reason for the approval, for the audit log
     #[arg(long, value_name = "TEXT")]
     reason: String,
     /// Print one JSON object for each instance

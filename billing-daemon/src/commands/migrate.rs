@@ -15,7 +15,7 @@ pub(crate) enum MigrateCommand {
     /// Apply every pending migration
     #[command(after_help = "Example:\n  billing-daemon migrate up")]
     Up,
-    /// Drop what `migrate up` created, with every charge; other tables stay
+    /// Drop what `migrate up` created, including every charge; keep all other tables
     #[command(after_help = "Example:\n  billing-daemon migrate down --yes")]
     Down {
         /// Confirm the deletion

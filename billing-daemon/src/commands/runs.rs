@@ -39,7 +39,7 @@ pub(crate) enum RunsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Show everything about one run
+    /// Show one run with all its details
     #[command(after_help = "Example:\n  billing-daemon runs show 0199a6b2-7c1e-7d30-9c1f-2b7f0d8e4a55")]
     Show {
         /// The run's id

@@ -34,16 +34,16 @@ const UNIT_FOLDERS: [&str; 5] = [
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub(crate) enum ServiceCommand {
-    /// Install the service, so that the system starts the daemon at each boot; does not start it now
+    /// Install the service, which starts the daemon at each boot; does not start it now
     #[command(after_help = "Example:\n  sudo billing-daemon service install")]
     Install(ServiceScope),
-    /// Stop the service and remove what `install` wrote; configuration and data stay
+    /// Stop the service and remove what `install` wrote; keep configuration and data
     #[command(after_help = "Example:\n  sudo billing-daemon service uninstall")]
     Uninstall(ServiceScope),
     /// Start the service
     #[command(after_help = "Example:\n  billing-daemon service start --user")]
     Start(ServiceScope),
-    /// Stop the service; runs in progress are completed first
+    /// Stop the service after completing the runs in progress
     #[command(after_help = "Example:\n  sudo billing-daemon service stop")]
     Stop(ServiceScope),
     /// Show what the service manager reports; exit 1 unless the service runs
@@ -54,7 +54,7 @@ pub(crate) enum ServiceCommand {
 /// Whose service on which platform, and whether anything is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
 pub(crate) struct ServiceScope {
-    /// Use a service of this user, which needs no root
+    /// Use a service of the current user; needs no root rights
     #[arg(long)]
     user: bool,
     /// Print what would be written and run, and change nothing

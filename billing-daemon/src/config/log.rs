@@ -13,7 +13,7 @@ pub enum LogFormat {
     /// `[2025-01-15T10:30:00.000Z] [INFO] message`: the message alone.
     #[default]
     Text,
-    /// One JSON object a line, with every field of the event and of its spans.
+    /// One JSON object per line, with every field of the event and of its spans.
     Json,
 }
 

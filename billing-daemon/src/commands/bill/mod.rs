@@ -36,20 +36,20 @@ use crate::{
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 #[derive(Debug, Args)]
 pub(crate) struct BillArgs {
-    /// Do everything and roll it back
+    /// Print what would be charged, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Approve, for 24 hours, the hours beyond the catch-up limit of these instances and organizations: an id, a label,
     /// a slug or a name
     #[arg(long, value_name = "INSTANCE|ORGANIZATION", num_args = 0..)]
     approve_catch_up: Option<Vec<String>>,
-    /// Approve the catch-up of every instance
+    /// With --approve-catch-up: approve every instance
     #[arg(long, requires = "approve_catch_up")]
     all: bool,
-    /// Do not approve an instance with more hours due than this
+    /// With --approve-catch-up: leave out instances with more due hours than this
     #[arg(long, value_name = "N", requires = "approve_catch_up")]
     hours: Option<u32>,
-    /// Reason, for the audit log
+    /// Reason for the approval, for the audit log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     /// Approve a run that waits because it would charge far more than usual: the announced amount, and its currency if
@@ -59,7 +59,7 @@ pub(crate) struct BillArgs {
         conflicts_with = "dry_run"
     )]
     approve: Vec<String>,
-    /// Bill although the job is paused
+    /// Bill even if the job is paused
     #[arg(long)]
     force: bool,
     /// Print one JSON object

@@ -21,7 +21,7 @@ pub(crate) enum ChargesCommand {
     /// Explain one charge or hold: hours, price, carry, balance and run
     #[command(after_help = "Example:\n  billing-daemon charges explain web-1 --at 2026-05-01T12:30:00Z")]
     Explain {
-        /// The instance: its id, or a label that is unique
+        /// The instance's id, or its label if it is unique
         instance: String,
         /// An instant within the charged or held hours [default: the last charge]
         #[arg(long, value_name = "TIME", value_parser = parse_time)]

@@ -34,13 +34,13 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Number of instances; there is one organization for five of them
+    /// Number of instances; five share one organization
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=5_000_000))]
     instances: u32,
     /// Seed of the generated fleet; the same seed generates the same fleet
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// An empty database to use instead of a temporary file
+    /// Empty database to use instead of a temporary SQLite file
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
     /// Print one JSON object as the last line

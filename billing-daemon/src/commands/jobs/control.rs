@@ -29,7 +29,7 @@ pub(crate) struct RequestArgs {
     /// The job's name
     #[arg(value_name = "NAME")]
     job: String,
-    /// Author of the request, for the audit log [default: the user and the host]
+    /// Author of the request, for the audit log [default: user and host name]
     #[arg(long = "as", value_name = "NAME")]
     by: Option<String>,
     /// Print one JSON object
@@ -48,7 +48,7 @@ impl RequestArgs {
 pub(crate) struct PauseArgs {
     #[command(flatten)]
     request: RequestArgs,
-    /// Reason, for the audit log
+    /// Reason for the approval, for the audit log
     #[arg(long, value_name = "TEXT")]
     reason: String,
 }
@@ -58,7 +58,7 @@ pub(crate) struct PauseArgs {
 pub(crate) struct CancelArgs {
     #[command(flatten)]
     request: RequestArgs,
-    /// Reason, for the audit log
+    /// Reason for the approval, for the audit log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
@@ -67,13 +67,13 @@ pub(crate) struct CancelArgs {
 pub(crate) struct TriggerArgs {
     #[command(flatten)]
     request: RequestArgs,
-    /// Reason, for the audit log
+    /// Reason for the approval, for the audit log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Run the job although it is paused
+    /// Run the job even if it is paused
     #[arg(long)]
     force: bool,
-    /// Wait for the run and print its result; exit 1 unless it is done
+    /// Wait for the run and print its result; exit 1 unless its status is `done`
     #[arg(long)]
     wait: bool,
 }
@@ -85,13 +85,13 @@ pub(crate) struct ReplayArgs {
     /// The scheduled time
     #[arg(value_name = "TIME", value_parser = parse_time)]
     scheduled_at: DateTime<Utc>,
-    /// Run it although it is done already
+    /// Run it even if it is already done
     #[arg(long)]
     again: bool,
-    /// Reason, for the audit log
+    /// Reason for the approval, for the audit log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Wait for the run and print its result; exit 1 unless it is done
+    /// Wait for the run and print its result; exit 1 unless its status is `done`
     #[arg(long)]
     wait: bool,
 }

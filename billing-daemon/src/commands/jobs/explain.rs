@@ -19,7 +19,7 @@ pub(crate) struct ExplainArgs {
     /// The job's name
     #[arg(value_name = "NAME")]
     job: String,
-    /// The scheduled time [default: the latest]
+    /// The scheduled time to explain [default: the latest]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     at: Option<DateTime<Utc>>,
     /// Print one JSON object

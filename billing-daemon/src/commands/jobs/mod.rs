@@ -56,7 +56,7 @@ pub(crate) enum JobsCommand {
     /// Run one past scheduled time of a job again
     #[command(after_help = "Example:\n  billing-daemon jobs replay billing 2026-11-22T15:00:00Z --wait")]
     Replay(ReplayArgs),
-    /// Continue a job's schedule from now, after a clock that was ahead was corrected
+    /// Continue a job's schedule from now; use it after a clock that was ahead was corrected
     #[command(after_help = "Example:\n  billing-daemon jobs reset billing --reason 'clock was a year ahead'")]
     Reset(PauseArgs),
     /// Explain why a job did not run, or how its run ended

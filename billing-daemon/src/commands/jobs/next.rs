@@ -15,7 +15,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct NextArgs {
-    /// A job of jobs.toml
+    /// The job's name; omit it with --cron
     #[arg(value_name = "NAME", conflicts_with = "cron")]
     job: Option<String>,
     /// A cron expression of 5 or 6 fields; needs no jobs.toml
@@ -24,7 +24,7 @@ pub(crate) struct NextArgs {
     /// The time zone of the cron expression [default: UTC]
     #[arg(long, value_name = "ZONE", requires = "cron")]
     timezone: Option<String>,
-    /// First instant to consider, included [default: now]
+    /// Earliest time to print, inclusive [default: now]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     from: Option<DateTime<Utc>>,
     /// Number of scheduled times to print
