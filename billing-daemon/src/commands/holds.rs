@@ -47,7 +47,7 @@ pub(crate) enum HoldsCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct HoldsListArgs {
-    /// Only instances that are held for this reason, such as no_price
+    /// Only instances that are held for this reason, such as `no_price`
     #[arg(long, value_name = "REASON", value_parser = parse_reason)]
     reason: Option<Reason>,
     /// Only instances of this organization: its id, slug or name
