@@ -134,7 +134,8 @@ impl Dialect {
     /// writes. An instance whose anchor is where its charges end is as a run left it.
     pub(super) fn is_unseen(self) -> String {
         let written_later = self.choose(
-            format!("coalesce({}, 0) > b.created_at", micros(DbBackend::Sqlite, "i.updated_at")),
+            // Both times are in milliseconds: which of two in the same one was later is unknown.
+            format!("coalesce({}, 0) >= b.created_at", micros(DbBackend::Sqlite, "i.updated_at")),
             "age(i.xmin) < age(b.xmin)".to_owned(),
         );
         format!(
