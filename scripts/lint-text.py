@@ -4,7 +4,7 @@
 Rules:
   dialect     a word of scripts/dialect.txt in a tracked text file or in its path
   filler-doc  a doc comment that only repeats a name: at most two words, or no word that the item's name lacks
-  test-name   a test function whose name has more than seven words
+  test-name   a test function, or a check that a macro runs on several databases, whose name has more than seven words
   link        a relative link in Markdown whose file or heading does not exist
 
 Without options, prints every finding and fails if there is one.
@@ -122,6 +122,11 @@ def check_test_names(path, text):
     if not path.endswith(".rs"):
         return
     lines = text.splitlines()
+    for macro in re.finditer(r"^ *on_\w+!\s*[({]([^;]*?)[)}]", text, flags=re.M):
+        for name in re.findall(r"\b[a-z]\w*\b(?!!)", macro.group(1)):
+            words = len(name.split("_"))
+            if words > MAX_TEST_NAME_WORDS:
+                yield text[: macro.start()].count("\n") + 1, f"`{name}` has {words} words; {MAX_TEST_NAME_WORDS} at most"
     for number, line in enumerate(lines):
         if not re.match(r"\s*#\[(\w+::)*test\b", line):
             continue

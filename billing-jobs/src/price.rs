@@ -70,7 +70,7 @@ pub enum Backups {
 }
 
 impl Backups {
-    /// All of them.
+    /// All backup frequencies, from none to daily.
     pub const ALL: [Self; 3] = [Self::None, Self::Weekly, Self::Daily];
 
     /// The panel's word for it.
@@ -110,7 +110,7 @@ pub struct PriceKey<'a> {
 pub struct SeenRate {
     /// The plan's own id.
     pub plan: String,
-    /// With which backups.
+    /// The frequency of the backups that the rate includes.
     pub backups: Backups,
     /// When it was first seen.
     pub seen_at: Micros,

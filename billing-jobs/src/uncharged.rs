@@ -1,5 +1,7 @@
 //! Debts that were closed without a charge: what a run, the status and the audit count of them.
 
+use std::fmt;
+
 use sea_orm::{ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, Value};
 use serde::{Deserialize, Serialize};
 
@@ -42,15 +44,17 @@ impl Debt {
             None => self.unpriced += 1,
         }
     }
+}
 
-    /// The amounts for people; what is unknown is not counted as nothing.
-    #[must_use]
-    pub fn amount_in_words(&self) -> String {
-        let amounts = &self.amounts;
-        match self.unpriced {
-            0 => amounts.to_string(),
-            unpriced if unpriced == self.instances => "unknown".to_owned(),
-            unpriced => format!("{amounts} and an unknown amount of {unpriced}"),
+impl fmt::Display for Debt {
+    /// The amounts; an unknown amount is not counted as zero.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { instances, amounts, unpriced, .. } = self;
+        match *unpriced {
+            0 => write!(f, "{amounts}"),
+            unpriced if unpriced == *instances => f.write_str("an unknown amount"),
+            1 => write!(f, "{amounts} and an unknown amount for 1 instance"),
+            unpriced => write!(f, "{amounts} and an unknown amount for {unpriced} instances"),
         }
     }
 }
@@ -69,7 +73,7 @@ impl std::ops::AddAssign for Debt {
 pub enum Closed {
     /// By the run whose hours were due until this instant.
     By(Micros),
-    /// Since this instant.
+    /// Debts that were closed since this instant.
     Since(Micros),
 }
 

@@ -84,7 +84,7 @@ fn in_words(adoption: &Adoption, presence: PanelPresence, dry_run: bool) -> Stri
         [
             "  due".to_owned(),
             adoption.due_instances.to_string(),
-            format!("{}, {}", count(adoption.due_hours, "hour"), adoption.due().amount_in_words()),
+            format!("{}, {}", count(adoption.due_hours, "hour"), adoption.due()),
         ],
     ];
     rows.extend(price_rows(&adoption.price_differences));

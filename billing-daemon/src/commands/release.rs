@@ -36,11 +36,7 @@ pub(super) async fn execute(session: &Session<'_>, format: JsonArgs) -> Result<(
 }
 
 fn in_words(release: &Release, presence: PanelPresence) -> String {
-    let held = format!(
-        "{} hours, {}: the panel applies its own rules",
-        release.held_hours,
-        release.owed().amount_in_words()
-    );
+    let held = format!("{} hours, {}: the panel applies its own rules", release.held_hours, release.owed());
     let rows = [
         ("anchors", release.anchors, "last_billed_at set to the end of our charges"),
         ("cycles", release.cycles, "written where the panel had none"),

@@ -9,7 +9,7 @@ use std::{
 
 use super::{report::Section, tables::HttpTable};
 
-/// Where to listen.
+/// The address of the HTTP server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// At this loopback address.
@@ -21,7 +21,7 @@ pub enum Listen {
 /// The `[http]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpSettings {
-    /// Where to listen.
+    /// The address on which the server listens.
     pub listen: Listen,
     /// Host names that requests may use, in addition to those of loopback.
     pub allowed_hosts: Vec<String>,

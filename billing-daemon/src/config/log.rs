@@ -32,7 +32,7 @@ impl LogFilter {
 /// Why a text is not a [`LogFilter`].
 #[derive(Debug, thiserror::Error)]
 pub enum LogFilterError {
-    /// An unknown level.
+    /// A level that does not exist.
     #[error("unknown log level `{word}`, {help}")]
     Level {
         /// The word in the text.

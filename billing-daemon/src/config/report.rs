@@ -279,7 +279,7 @@ impl<'r, 't> Section<'r, 't> {
         chosen.map(|(_, value)| Spanned::new(word.span(), *value))
     }
 
-    /// Parses a string.
+    /// Parses the string of a key, and reports an invalid one.
     pub(super) fn parsed<T>(
         &self,
         key: &str,

@@ -22,7 +22,7 @@ pub struct Finding {
     pub check: String,
     /// Whether there is a problem.
     pub verdict: Verdict,
-    /// What was found.
+    /// The finding, in a sentence without a period.
     pub message: String,
     /// What to do about it, if there is a problem.
     pub advice: Option<String>,

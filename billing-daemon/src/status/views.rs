@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::format::{age_of, count};
+use crate::format::age_of;
 
 /// The status of billing. Amounts are decimal texts.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -426,14 +426,9 @@ pub struct AmountDue {
 }
 
 impl fmt::Display for AmountDue {
-    /// The amounts; what is unknown is not counted as zero.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { instances, amounts, unpriced, .. } = self;
-        match *unpriced {
-            0 => write!(f, "{amounts}"),
-            unpriced if unpriced == *instances => f.write_str("an unknown amount"),
-            unpriced => write!(f, "{amounts} and an unknown amount for {}", count(unpriced, "instance")),
-        }
+        let Self { instances, hours, amounts, unpriced } = self.clone();
+        Debt { instances, hours, amounts, unpriced }.fmt(f)
     }
 }
 
@@ -450,7 +445,7 @@ pub struct HoldSummary {
     pub reason: String,
     /// When the oldest hold was opened.
     pub since: DateTime<Utc>,
-    /// What is due.
+    /// The hours and amounts that are due.
     #[serde(flatten)]
     pub owed: AmountDue,
     /// The number of instances whose hold an operator has accepted.

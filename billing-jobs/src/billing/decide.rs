@@ -30,7 +30,7 @@ pub(super) const SECOND_TRANSACTION: Micros = 5 * 60 * 1_000_000;
 pub(super) struct BillingTerms<'a> {
     /// Hours that ended by then are due.
     pub(super) as_of: Micros,
-    /// What instances cost.
+    /// The prices of the plans, and those that earlier runs saw.
     pub(super) prices: &'a PriceList,
     /// What a wallet can hold.
     pub(super) unit: WalletUnit,

@@ -177,11 +177,11 @@ pub(super) struct ChargeRow<'a> {
     pub(super) hours: i64,
     /// How many were due in all.
     pub(super) elapsed_hours: i64,
-    /// What one costs.
+    /// The price of one hour.
     pub(super) rate: HourlyRate,
     /// What they cost together, after what was carried.
     pub(super) amount: Money,
-    /// What is carried on.
+    /// The new carry.
     pub(super) carry: Carry,
     /// What was taken from the wallet; none if that is nothing.
     pub(super) debit: Option<Debit>,
@@ -205,15 +205,15 @@ pub(super) struct Debit {
 pub(super) struct MeterRow {
     pub(super) instance: Id,
     pub(super) organization: Id,
-    /// What the watermark must still be.
+    /// The watermark that was read, which must be unchanged.
     pub(super) billed_through_before: Option<Micros>,
-    /// What it becomes.
+    /// The new watermark.
     pub(super) billed_through: Micros,
-    /// What is carried on.
+    /// The new carry.
     pub(super) carry: Carry,
-    /// Of the next hour, if it is known.
+    /// The rate of the next hour, if it is known.
     pub(super) rate: Option<HourlyRate>,
-    /// Later rates, JSON; none if there are none.
+    /// The later rates as JSON; unset without them.
     pub(super) rate_changes: Option<String>,
     /// When the instance was last seen with hours due.
     pub(super) seen_at: Micros,
@@ -223,9 +223,9 @@ pub(super) struct MeterRow {
 #[derive(Debug)]
 pub(super) struct AnchorRow {
     pub(super) instance: Id,
-    /// What it must still be.
+    /// The value that was read, which must be unchanged.
     pub(super) before: Option<Micros>,
-    /// What it becomes.
+    /// The new value.
     pub(super) after: Micros,
 }
 

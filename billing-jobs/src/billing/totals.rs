@@ -97,7 +97,7 @@ impl TotalsByCurrency {
         self.0.iter().map(|(currency, totals)| (*currency, *totals))
     }
 
-    /// The amounts alone.
+    /// The amounts in each currency, without the counts.
     #[must_use]
     pub fn amounts(&self) -> Amounts {
         let mut amounts = Amounts::default();

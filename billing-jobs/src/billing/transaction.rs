@@ -29,7 +29,7 @@ impl From<DbErr> for PostError {
 /// When a transaction on SQLite becomes the only writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writes {
-    /// With its BEGIN.
+    /// SQLite's write lock is taken with BEGIN.
     AtOnce,
     /// With its first write, so that others can write while it reads.
     AfterReads,
@@ -98,7 +98,7 @@ pub(super) trait Connection {
     fn backend(&self) -> DbBackend;
     /// Returns the first row.
     async fn query_one(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr>;
-    /// Returns all rows.
+    /// Returns all rows of a query.
     async fn query_all(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr>;
     /// Returns how many rows changed.
     async fn execute(&self, statement: Statement) -> Result<u64, DbErr>;

@@ -38,7 +38,7 @@ async fn only_hold(fleet: &Fleet<'_>, instance: Uuid) -> (String, i64, Option<i6
 }
 
 /// Charged up to 2:00, and deleted before the run at some minute.
-async fn deleted_instance_is_recorded_with_its_uncharged_hours(db: &Db) {
+async fn deleted_instance_is_recorded_with_uncharged_hours(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
     let org = fleet.wallet("100.00").await;
@@ -77,7 +77,7 @@ async fn deleted_instance_is_recorded_with_its_uncharged_hours(db: &Db) {
 }
 
 /// A hold of a deleted instance stays while it can be charged, and is closed with an entry in the audit log where it never can.
-async fn hold_of_deleted_instance_stays_or_is_closed_with_reason(db: &Db) {
+async fn deleted_instance_hold_stays_or_closes(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
     let (poor, rich) = (fleet.wallet("0.00").await, fleet.wallet("100.00").await);
@@ -104,7 +104,7 @@ async fn hold_of_deleted_instance_stays_or_is_closed_with_reason(db: &Db) {
 }
 
 /// The panel may restore an instance with its id: it is charged from where its charges end, and may be deleted again.
-async fn restored_instance_is_charged_and_can_be_deleted_again(db: &Db) {
+async fn restored_instance_is_charged_until_deleted_again(db: &Db) {
     let fleet = Fleet::new(db);
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
     let org = fleet.wallet("100.00").await;
@@ -134,9 +134,6 @@ async fn instance_deleted_after_adoption_is_recorded(db: &Db) {
     assert_sound(db).await;
 }
 
-on_each_kind!(
-    deleted_instance_is_recorded_with_its_uncharged_hours,
-    hold_of_deleted_instance_stays_or_is_closed_with_reason,
-);
-on_variants!(restored_instance_is_charged_and_can_be_deleted_again: sqlite, g1_owner);
+on_each_kind!(deleted_instance_is_recorded_with_uncharged_hours, deleted_instance_hold_stays_or_closes,);
+on_variants!(restored_instance_is_charged_until_deleted_again: sqlite, g1_owner);
 on_variants!(instance_deleted_after_adoption_is_recorded: sqlite, g1_role);

@@ -107,7 +107,7 @@ async fn unknown_plan_holds_its_instance(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn plan_is_found_by_id_and_provider_name(db: &Db) {
+async fn plan_matches_id_or_provider_name(db: &Db) {
     let fleet = Fleet::new(db);
     let org = fleet.wallet("100.00").await;
     let nano = |price| Plan::monthly(price).provider_plan_id("nano");
@@ -319,7 +319,7 @@ on_every_database!(
     organization_without_payable_wallet_is_held,
 );
 on_each_kind!(
-    plan_is_found_by_id_and_provider_name,
+    plan_matches_id_or_provider_name,
     hours_beyond_limit_are_held_whole,
     recorded_approval_is_applied_by_any_run,
 );

@@ -136,7 +136,7 @@ async fn catch_up_limit_counts_unseen_hours(db: &Db) {
     assert_sound(db).await;
 }
 
-async fn free_instance_needs_no_wallet_and_no_approval(db: &Db) {
+async fn free_instance_needs_no_wallet_or_approval(db: &Db) {
     let fleet = Fleet::new(db);
     let (free, plan) =
         (fleet.plan(Plan::monthly("0.00")).await, fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await);
@@ -237,7 +237,7 @@ on_every_database!(
 );
 on_each_kind!(
     catch_up_limit_counts_unseen_hours,
-    free_instance_needs_no_wallet_and_no_approval,
+    free_instance_needs_no_wallet_or_approval,
     negative_wallet_pays_nothing,
     deleted_instance_without_arrears_leaves_history,
 );

@@ -102,7 +102,7 @@ async fn held_instances_are_listed_with_advice(db: &Db) {
     assert!(output.text().contains("unknown") && !output.text().contains('\u{1b}'), "{}", output.text());
 }
 
-async fn accepted_hold_is_no_problem_until_its_reason_changes(db: &Db) {
+async fn accepted_hold_counts_after_reason_changes(db: &Db) {
     let program = daemon(db, &[BILLING, HEARTBEAT]);
     let held = held(db, &program).await;
     let problems = async |accepted: u64| {
@@ -148,7 +148,7 @@ async fn accepted_hold_is_no_problem_until_its_reason_changes(db: &Db) {
     );
 }
 
-async fn debt_of_deleted_instance_can_be_written_off(db: &Db) {
+async fn deleted_instance_debt_can_be_written_off(db: &Db) {
     let program = daemon(db, &[BILLING]);
     let held = held(db, &program).await;
     let refused = program.run(&format!("holds write-off {} --reason x", held.owes)).await.expect_code(64);
@@ -213,5 +213,5 @@ async fn write_off_waits_for_batch_in_progress() {
 }
 
 on_variants!(held_instances_are_listed_with_advice: sqlite, g1_role);
-on_variants!(accepted_hold_is_no_problem_until_its_reason_changes: sqlite, g1_role);
-on_variants!(debt_of_deleted_instance_can_be_written_off: sqlite, g1_role, g3_role);
+on_variants!(accepted_hold_counts_after_reason_changes: sqlite, g1_role);
+on_variants!(deleted_instance_debt_can_be_written_off: sqlite, g1_role, g3_role);

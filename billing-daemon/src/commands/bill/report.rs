@@ -137,15 +137,12 @@ fn waits(spike: &Spike) -> String {
 /// One line about debts that were closed without a charge.
 pub(in crate::commands) fn uncharged(Uncharged { reason, debt }: &Uncharged) -> String {
     let (instances, hours) = (count(debt.instances, "instance"), count(debt.hours, "hour"));
-    let amount = debt.amount_in_words();
     match reason.as_str() {
-        "instance_deleted" => format!("{instances} deleted with up to {hours} uncharged ({amount})\n"),
+        "instance_deleted" => format!("{instances} deleted with up to {hours} uncharged ({debt})\n"),
         "instance_transferred" => {
-            format!(
-                "{instances} transferred with {hours} of the previous organization uncharged ({amount})\n"
-            )
+            format!("{instances} transferred with {hours} of the previous organization uncharged ({debt})\n")
         }
-        reason => format!("{instances} with {hours} uncharged ({amount}): {reason}\n"),
+        reason => format!("{instances} with {hours} uncharged ({debt}): {reason}\n"),
     }
 }
 
@@ -219,7 +216,7 @@ mod tests {
         assert_eq!(
             report.in_words(Some(120)),
             "would charge 1.00 USD for 100 hours of 1 instance; 1 held; 100ms\n\
-             2 instances deleted with up to 3 hours uncharged (0.03 USD and an unknown amount of 1)\n\
+             2 instances deleted with up to 3 hours uncharged (0.03 USD and an unknown amount for 1 instance)\n\
              prices seen for the first time, per hour:\n  plan g6 with daily backups: 0.055000\n\
              \n\
              2 instances have more than 72 hours due:\n\

@@ -54,7 +54,7 @@ fn events() -> impl Strategy<Value = Event> {
 struct World {
     now: Micros,
     unit: WalletUnit,
-    /// Millionths a month.
+    /// The monthly price of each plan, in millionths of a currency unit.
     plans: [Option<i64>; 3],
     /// What runs have seen of them.
     seen: Vec<SeenRate>,

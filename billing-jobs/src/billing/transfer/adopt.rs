@@ -83,7 +83,7 @@ pub struct PriceDifference {
 }
 
 impl Adoption {
-    /// What is due.
+    /// The hours and amounts that the panel has not charged.
     #[must_use]
     pub fn due(&self) -> Debt {
         let (hours, amounts) = (self.due_hours, self.due_amounts.clone());

@@ -46,7 +46,7 @@ pub struct Release {
 }
 
 impl Release {
-    /// What is held.
+    /// The hours and amounts of the open holds.
     #[must_use]
     pub fn owed(&self) -> Debt {
         let (hours, amounts) = (self.held_hours, self.held_amounts.clone());

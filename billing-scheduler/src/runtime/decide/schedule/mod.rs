@@ -89,7 +89,7 @@ pub enum DstFold {
     First,
     /// Due at the later instant.
     Last,
-    /// Due at both.
+    /// The job is due at both instants of the repeated hour.
     Both,
 }
 
