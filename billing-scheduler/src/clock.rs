@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tokio::sync::watch;
 
 /// The clock of the scheduler and its jobs.
@@ -21,6 +21,12 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 
     /// Returns when [`Clock::monotonic`] has grown by `duration`.
     async fn sleep(&self, duration: Duration);
+
+    /// Returns the last measured difference between the clock of a store and the host's: positive if the host's clock is behind.
+    /// `None` if this clock is not compared with another one.
+    fn offset(&self) -> Option<TimeDelta> {
+        None
+    }
 }
 
 /// The clocks of the host.

@@ -11,6 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
@@ -30,7 +31,8 @@ pub trait Job: Send + Sync + 'static {
     /// [`Outcome::Interrupted`] if it returns a reason.
     ///
     /// # Errors
-    /// [`JobError::Retry`] if another attempt may succeed, [`JobError::Fatal`] if none can.
+    /// [`JobError::Retry`] if another attempt may succeed, [`JobError::Unavailable`] if it cannot before a service is available
+    /// again, [`JobError::Fatal`] if none can.
     async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError>;
 }
 
@@ -90,6 +92,10 @@ pub enum JobError {
     /// A failure after which another attempt may succeed.
     #[error("{0}")]
     Retry(#[source] BoxError),
+    /// A service that the job needs is unavailable, such as its database. The run is repeated every second for as long as that
+    /// lasts, whatever the retry policy is, and counts as the same attempt.
+    #[error("{0}")]
+    Unavailable(#[source] BoxError),
     /// A failure after which no attempt can succeed: the occurrence becomes a dead letter.
     #[error("{0}")]
     Fatal(#[source] BoxError),
@@ -99,6 +105,11 @@ impl JobError {
     /// Returns a failure that is retried.
     pub fn retry(error: impl Into<BoxError>) -> Self {
         Self::Retry(error.into())
+    }
+
+    /// Returns the failure of an unavailable service.
+    pub fn unavailable(error: impl Into<BoxError>) -> Self {
+        Self::Unavailable(error.into())
     }
 
     /// Returns a failure that is not retried.
@@ -187,8 +198,9 @@ pub struct JobContext {
     pub attempt: u32,
     /// The fencing token under which the run may write.
     pub fencing_token: FencingToken,
-    /// The control request that the run answers; `None` if its scheduled time started it.
+    /// The control request that the run answers, or the id of the queued job; `None` if its scheduled time started it.
     pub request_id: Option<Uuid>,
+    payload: Arc<serde_json::Value>,
     clock: Arc<dyn Clock>,
     stop: StopHandle,
     reported: Arc<Mutex<serde_json::Value>>,
@@ -214,6 +226,7 @@ impl JobContext {
             attempt,
             fencing_token,
             request_id: None,
+            payload: Arc::default(),
             clock,
             stop,
             reported: Arc::default(),
@@ -226,6 +239,21 @@ impl JobContext {
     #[must_use]
     pub fn with_request_id(self, request_id: Option<Uuid>) -> Self {
         Self { request_id, ..self }
+    }
+
+    /// Sets the data of a queued job.
+    #[must_use]
+    pub fn with_payload(self, payload: serde_json::Value) -> Self {
+        Self { payload: Arc::new(payload), ..self }
+    }
+
+    /// Returns the decoded data of a queued job; a scheduled run has `null`.
+    ///
+    /// # Errors
+    /// [`JobError::Fatal`] if the data cannot be decoded.
+    pub fn payload<T: DeserializeOwned>(&self) -> Result<T, JobError> {
+        T::deserialize(&*self.payload)
+            .map_err(|error| JobError::fatal(format!("cannot decode the payload: {error}")))
     }
 
     /// Returns a key for receivers that discard repetitions. It is equal for every attempt at one scheduled time and for every run

@@ -9,17 +9,20 @@ mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod duration;
+mod function;
 mod job;
 mod mask;
 mod registry;
 #[cfg(feature = "runtime")]
 mod runtime;
 
+pub use async_trait::async_trait;
 pub use chrono;
 pub use serde_json;
 
 pub use blocking::BlockingJob;
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use function::IntoOutcome;
 pub use job::{
     BoxError, FencingToken, Job, JobContext, JobError, Occurrence, Outcome, StopHandle, StopReason,
 };
@@ -27,19 +30,27 @@ pub use mask::{MASK, Mask};
 pub use registry::{BuildError, Registry, Remark, Severity};
 #[cfg(feature = "runtime")]
 pub use runtime::{
+    builder::SchedulerBuilder,
     control::Control,
     decide::{
-        AppliedOutcome, ConfigChanges, CronError, CronField, Dst, DstFold, DstGap, Due, JobChange, JobSpec,
-        Misfire, Retry, Schedule, ScheduleError, ScheduleGap, Scope, SkipReason, Skipped, ZoneDifference,
-        apply_outcome, due,
+        AppliedOutcome, ConfigChanges, Cron, CronError, CronField, Daily, Dst, DstFold, DstGap, Due, Every,
+        IntoSchedule, JobChange, JobSpec, Misfire, Period, Retry, Schedule, ScheduleError, ScheduleGap,
+        Scope, SkipReason, Skipped, ZoneDifference, apply_outcome, cron, daily, due, every,
     },
-    engine::{DrainReport, RunOnceError, STOP_GRACE, Scheduler},
+    engine::{DrainReport, Event, Events, NewJob, RunOnceError, STOP_GRACE, Scheduler, SetupError},
     memory_store::MemoryStore,
     middleware::{Middleware, Next},
+    queue::{
+        Enqueue, NewQueuedJob, Queue, QueueJob, QueueNext, QueueResult, QueueStore, QueueTime, QueuedJob,
+        Settled, claim_limits, settle,
+    },
+    running::{LeaseRenewal, RunningScheduler},
     spans::Tracing,
     store::{
         Claim, ClaimHint, ControlAction, ControlReceipt, ControlRequest, ControlState, Holder, JobRow,
         JobState, LateJob, Lease, NOT_AHEAD, OccurrenceRange, Pause, Retrying, RunCause, RunFilter,
-        RunRecord, RunRow, RunStatus, ScheduleAhead, Store, StoreError,
+        RunRecord, RunRow, RunStatus, ScheduleAhead, Store, StoreError, StorePoll,
     },
+    store_clock::StoreClock,
+    testing::{TestScheduler, run_due},
 };

@@ -9,7 +9,8 @@ use serde_path_to_error::Segment;
 use crate::runtime::middleware::Middleware;
 use crate::{
     blocking::{Blocking, BlockingJob},
-    job::Job,
+    function::{FnJob, IntoOutcome},
+    job::{Job, JobContext},
     mask::Mask,
 };
 
@@ -159,6 +160,34 @@ impl Registry {
         self.declare(kind).blocking_job(make);
     }
 
+    /// Declares `kind` as an async function of the run's context and the job's parameters, which each run gets as a copy.
+    ///
+    /// ```
+    /// # use billing_scheduler::{JobContext, Registry};
+    /// #[derive(Clone, serde::Deserialize)]
+    /// struct Greet { name: String }
+    ///
+    /// let mut registry = Registry::new();
+    /// registry.register_fn("acme.greet", |ctx, params: Greet| async move {
+    ///     println!("{}: hello {}", ctx.occurrence, params.name);
+    /// });
+    /// ```
+    ///
+    /// # Panics
+    /// If the kind is already declared.
+    pub fn register_fn<P, F, R>(&mut self, kind: &str, run: F)
+    where
+        P: DeserializeOwned + Clone + Send + Sync + 'static,
+        F: Fn(JobContext, P) -> R + Send + Sync + 'static,
+        R: Future<Output: IntoOutcome> + Send + 'static,
+    {
+        let run = Arc::new(run);
+        self.register(kind, move |params: P| {
+            let run = Arc::clone(&run);
+            FnJob(move |ctx| run(ctx, params.clone()))
+        });
+    }
+
     /// Returns the JSON Schema of the parameters of `kind`, if the kind has one.
     #[must_use]
     pub fn schema(&self, kind: &str) -> Option<serde_json::Value> {
@@ -301,7 +330,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::job::{JobContext, JobError, Outcome};
+    use crate::job::{JobError, Outcome};
 
     struct Nothing;
 

@@ -51,6 +51,7 @@ impl Middleware for Watcher {
         let how = match &result {
             Ok(outcome) => format!("{outcome:?}"),
             Err(JobError::Retry(error)) => format!("retry: {error}"),
+            Err(JobError::Unavailable(error)) => format!("unavailable: {error}"),
             Err(JobError::Fatal(error)) => format!("fatal: {error}"),
         };
         self.notes.lock().unwrap().push(format!("{} after {how}", self.name));

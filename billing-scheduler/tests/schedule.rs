@@ -294,3 +294,32 @@ fn dst_policy_applies_at_clock_changes() {
         check(&schedule, after, &expected);
     }
 }
+
+#[test]
+fn schedule_is_described_in_words() {
+    for (text, words) in [
+        ("30 2 * * *", "at 02:30 every day"),
+        ("15 30 2 * * *", "at 02:30:15 every day"),
+        ("0 9,17 * * MON-FRI", "at 09:00 and 17:00 on Monday to Friday"),
+        ("0 9 * * SAT,SUN", "at 09:00 on Saturday and Sunday"),
+        ("@hourly", "at minute 0, in every hour"),
+        ("*/5 * * * *", "every 5 minutes"),
+        ("*/10 * * * * *", "every 10 seconds"),
+        ("1,5 * * * * *", "at seconds 1 and 5"),
+        ("* * * * *", "every minute"),
+        ("0,30 9-17 * * *", "every 30 minutes, in hours 9 to 17"),
+        ("5 */2 * * *", "at minute 5, in every 2nd hour"),
+        ("0 0 1,15 * *", "at 00:00 on the 1st and 15th of the month"),
+        ("0 0 L * *", "at 00:00 on the last day of the month"),
+        (
+            "0 0 15W JAN-MAR,DEC *",
+            "at 00:00 on the weekday nearest to the 15th of the month in January to March and December",
+        ),
+        ("0 0 * * MON#2,FRIL", "at 00:00 on the second Monday of the month and the last Friday of the month"),
+        ("0 0 13 * FRI", "at 00:00 on the 13th of the month or on Friday"),
+    ] {
+        let schedule = Schedule::cron(text, "Europe/Berlin").expect(text);
+        assert_eq!(schedule.words(), format!("{words}, Europe/Berlin"), "{text}");
+    }
+    assert_eq!(Schedule::every(Duration::from_mins(90)).expect("valid").words(), "every 1h 30m");
+}

@@ -1,6 +1,8 @@
-//! The suite that every [`Store`] must pass. Call [`check_all`] with stores that share one empty database.
+//! The suites that every [`Store`] and every [`QueueStore`](crate::QueueStore) must pass. Call [`check_all`] and [`check_queue`] with
+//! stores that share one empty database.
 
 mod leases;
+mod queue;
 mod requests;
 mod runs;
 mod shared;
@@ -9,6 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use self::queue::{QueueHarness, check_queue};
 use crate::runtime::store::Store;
 
 /// Provides the suite with a store as two processes use it, and expires leases.
@@ -46,6 +49,7 @@ pub async fn check_all(harness: &dyn Harness) {
     requests::reset_requires_future_cursor(harness).await;
     runs::finish_records_and_releases(harness).await;
     runs::history_is_read_as_written(harness).await;
+    requests::polls_agree_about_time(harness).await;
     requests::pause_is_visible_to_claim_and_poll(harness).await;
     requests::request_is_open_until_answered(harness).await;
     requests::cancel_names_current_claim(harness).await;

@@ -41,18 +41,29 @@ pub(super) async fn reset_requires_future_cursor(harness: &dyn Harness) {
     );
 }
 
+pub(super) async fn polls_agree_about_time(harness: &dyn Harness) {
+    let (a, b) = harness.stores();
+    let mut times = Vec::new();
+    for store in [&a, &b, &a] {
+        times.push(store.poll(Some(i64::MAX)).await.expect("the store is available").now);
+        times.push(store.poll(None).await.expect("the store is available").now);
+    }
+    assert!(times.is_sorted(), "its clock goes forward: {times:?}");
+    assert!(times.iter().all(|time| time.is_some() == times[0].is_some()), "always or never: {times:?}");
+}
+
 pub(super) async fn pause_is_visible_to_claim_and_poll(harness: &dyn Harness) {
     let (a, b) = harness.stores();
     let (known, nothing, _) = control_state(&*b, "pausing").await;
     assert_eq!(nothing, None, "no operator paused it yet");
     assert_eq!(
-        b.control_state(Some(known)).await.expect("the store is available"),
+        b.poll(Some(known)).await.expect("the store is available").changed,
         None,
         "what is known is no news"
     );
     unchanged(&*a, &request("pausing", ControlAction::Resume, 0)).await;
     assert_eq!(
-        b.control_state(Some(known)).await.expect("the store is available"),
+        b.poll(Some(known)).await.expect("the store is available").changed,
         None,
         "no change is no news"
     );

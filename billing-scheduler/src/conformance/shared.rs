@@ -69,9 +69,10 @@ pub(super) async fn unchanged(store: &dyn Store, request: &ControlRequest) {
 /// Returns the revision, and the pause and the requests of `job`.
 pub(super) async fn control_state(store: &dyn Store, job: &str) -> (i64, Option<Pause>, Vec<ControlRequest>) {
     let control_state = store
-        .control_state(None)
+        .poll(None)
         .await
         .expect("the store is available")
+        .changed
         .expect("a first poll returns the state");
     let paused = control_state.paused.into_iter().find(|(paused, _)| paused == job).map(|(_, pause)| pause);
     let requests = control_state.requests.into_iter().filter(|request| request.job == job).collect();

@@ -1,35 +1,46 @@
 //! A store in memory, for tests and for applications without a database.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
-use super::store::{
-    Claim, ClaimHint, ControlAction, ControlReceipt, ControlRequest, ControlState, Holder, JobRow, JobState,
-    LateJob, Lease, NOT_AHEAD, Pause, RunCause, RunFilter, RunRecord, RunRow, RunStatus, Store, StoreError,
+use super::{
+    memory_queue::QueueRow,
+    store::{
+        Claim, ClaimHint, ControlAction, ControlReceipt, ControlRequest, ControlState, Holder, JobRow,
+        JobState, LateJob, Lease, NOT_AHEAD, Pause, RunCause, RunFilter, RunRecord, RunRow, RunStatus, Store,
+        StoreError, StorePoll,
+    },
 };
 use crate::{clock::Clock, job::FencingToken};
 
 /// The lifetime of a lease.
-const TTL: Duration = Duration::from_secs(10);
+pub(super) const TTL: Duration = Duration::from_secs(10);
 
-/// Keeps leases, cursors, requests and history in the memory of this process. Clones share the data.
+/// Keeps leases, cursors, requests, history and queued jobs in the memory of this process. Clones share the data.
 #[derive(Clone, Debug)]
 pub struct MemoryStore {
     holder: String,
     clock: Arc<dyn Clock>,
+    /// Whether a poll returns the time.
+    reports_time: bool,
+    history_limit: usize,
     tables: Arc<Mutex<Tables>>,
+    pub(super) queue: Arc<Mutex<BTreeMap<Uuid, QueueRow>>>,
 }
 
 #[derive(Debug, Default)]
 struct Tables {
     jobs: HashMap<String, Row>,
-    runs: Vec<RunRow>,
+    runs: VecDeque<RunRow>,
+    /// The number of runs that were dropped from the history.
+    dropped: usize,
     pauses: Vec<(String, Pause)>,
     /// The open requests.
     requests: Vec<ControlRequest>,
@@ -45,7 +56,7 @@ struct Row {
     held: Option<Box<(String, Duration)>>,
     state: JobState,
     claim_hint: Option<ClaimHint>,
-    /// The index of the newest run in the history.
+    /// The number of the newest run, from the first one in the history on.
     last: Option<usize>,
 }
 
@@ -61,7 +72,26 @@ impl MemoryStore {
     /// Returns an empty store whose leases last ten seconds by `clock`.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { holder: "memory".to_owned(), clock, tables: Arc::default() }
+        Self {
+            holder: "memory".to_owned(),
+            clock,
+            reports_time: false,
+            history_limit: usize::MAX,
+            tables: Arc::default(),
+            queue: Arc::default(),
+        }
+    }
+
+    /// Returns the same store with a clock that schedulers follow, like that of a database on another host.
+    #[must_use]
+    pub fn reporting_time(self) -> Self {
+        Self { reports_time: true, ..self }
+    }
+
+    /// Returns the same store with a limit for the history. The oldest runs are dropped.
+    #[must_use]
+    pub fn with_history_limit(self, history_limit: usize) -> Self {
+        Self { history_limit, ..self }
     }
 
     /// Returns the same store as another process would use it.
@@ -82,6 +112,15 @@ impl MemoryStore {
         self.lock().audit.clone()
     }
 
+    /// Appends the run of a queued job to the history.
+    pub(super) fn append(&self, run: &RunRecord) {
+        self.lock().append(run, &self.holder, self.history_limit);
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
     fn lock(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -92,6 +131,20 @@ impl MemoryStore {
 }
 
 impl Tables {
+    fn append(&mut self, run: &RunRecord, holder: &str, history_limit: usize) {
+        let number = self.dropped + self.runs.len();
+        if let Some(row) = self.jobs.get_mut(&run.job) {
+            row.last = Some(number);
+        }
+        self.runs.push_back(RunRow { run: run.clone(), daemon_id: holder.to_owned() });
+        while self.runs.len() > history_limit
+            && let Some(RunRow { run, .. }) = self.runs.pop_front()
+        {
+            self.dropped += 1;
+            self.finished.remove(&(run.job, run.scheduled_at));
+        }
+    }
+
     fn show(&self, job: &str, row: &Row, now: Duration, wall: DateTime<Utc>) -> JobRow {
         let open = self.pauses.iter().find(|(paused, pause)| paused == job && pause.until.is_none());
         JobRow {
@@ -104,7 +157,7 @@ impl Tables {
                 expires_at: wall + until.saturating_sub(now),
             }),
             paused: open.map(|(_, pause)| pause.clone()),
-            last_run: row.last.map(|index| self.runs[index].clone()),
+            last_run: row.last.and_then(|number| self.runs.get(number.checked_sub(self.dropped)?)).cloned(),
         }
     }
 }
@@ -116,6 +169,7 @@ impl Store for MemoryStore {
         let mut tables = self.lock();
         if !tables.jobs.contains_key(job) {
             let last = tables.runs.iter().rposition(|row| row.run.job == job);
+            let last = last.map(|index| index + tables.dropped);
             let new = Row {
                 fencing_token: 0,
                 held: None,
@@ -196,11 +250,7 @@ impl Store for MemoryStore {
             });
         }
         tables.requests.retain(|request| Some(request.id) != run.request_id);
-        let index = tables.runs.len();
-        if let Some(row) = tables.jobs.get_mut(&run.job) {
-            row.last = Some(index);
-        }
-        tables.runs.push(RunRow { run: run.clone(), daemon_id: self.holder.clone() });
+        tables.append(run, &self.holder, self.history_limit);
         Ok(())
     }
 
@@ -215,15 +265,17 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn control_state(&self, known: Option<i64>) -> Result<Option<ControlState>, StoreError> {
+    async fn poll(&self, known: Option<i64>) -> Result<StorePoll, StoreError> {
+        let now = self.reports_time.then(|| self.clock.now());
         let tables = self.lock();
         let revision = i64::try_from(tables.audit.len()).unwrap_or(i64::MAX);
         if known == Some(revision) {
-            return Ok(None);
+            return Ok(StorePoll { now, changed: None });
         }
         let open = |(_, pause): &&(String, Pause)| pause.until.is_none();
         let paused = tables.pauses.iter().filter(open).cloned().collect();
-        Ok(Some(ControlState { revision, paused, requests: tables.requests.clone() }))
+        let changed = ControlState { revision, paused, requests: tables.requests.clone() };
+        Ok(StorePoll { now, changed: Some(changed) })
     }
 
     async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {

@@ -7,4 +7,5 @@ mod late_jobs;
 mod manual_runs;
 mod pauses;
 mod slow_answers;
+mod store_clock;
 mod support;

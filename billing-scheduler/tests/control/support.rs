@@ -22,6 +22,7 @@ pub(crate) fn at(clock: &str) -> DateTime<Utc> {
 #[derive(Clone, Copy)]
 pub(crate) enum Act {
     Fail,
+    Unavailable,
     WaitForStop,
     /// Finishes when it is requested to stop.
     Finish,
@@ -50,6 +51,7 @@ impl Job for Script {
         match act {
             None => Ok(Outcome::done(1)),
             Some(Act::Fail) => Err(JobError::retry("boom")),
+            Some(Act::Unavailable) => Err(JobError::unavailable("no database")),
             Some(Act::WaitForStop) => {
                 *self.stopped_by.lock().unwrap() = Some(ctx.stopped().await);
                 Ok(Outcome::Interrupted { items: 7 })

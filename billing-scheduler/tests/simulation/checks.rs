@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use billing_scheduler::{JobContext, JobState, Lease, RunCause, RunRecord, RunStatus, Schedule};
+use billing_scheduler::{
+    JobContext, JobState, Lease, RunCause, RunRecord, RunStatus, Schedule,
+    chrono::{DateTime, TimeDelta, Utc},
+};
 
 use crate::event_loop::{DEADLINE, JobHistory, Life, World};
 
@@ -38,7 +41,7 @@ impl World {
         for (daemon, of) in state.daemons.iter().enumerate() {
             let life = Life { daemon, life: of.life };
             // Its clock was ahead, so it ran times that are not due yet.
-            if of.latest_wall.is_some_and(|latest| latest > due) {
+            if !self.follows_store && of.latest_wall.is_some_and(|latest| latest > due) {
                 continue;
             }
             let last = state.finished_by_node.get(&life).and_then(|times| times.iter().max());
@@ -52,7 +55,18 @@ impl World {
     }
 }
 
+/// A daemon that follows the store's clock runs nothing earlier than that. Its clock is exact to half of the longest round trip,
+/// which includes a pause of the process.
+const EARLIEST: TimeDelta = TimeDelta::seconds(40);
+
 impl World {
+    /// Checks that a cursor is not in the future by the store's clock.
+    fn check_not_early(&self, job: &str, cursor: DateTime<Utc>) {
+        if self.follows_store && cursor > self.true_time() + EARLIEST {
+            self.wrong(format!("`{job}` is finished up to {cursor}, and it is {}", self.true_time()));
+        }
+    }
+
     /// Checks that no two runs of a job trust their leases at the same time.
     pub(crate) fn check_alone(&self, life: Life, ctx: &JobContext) {
         if ctx.occurrence.job == "own" || ctx.stop_requested().is_some() {
@@ -79,6 +93,7 @@ fn ends(run: &RunRecord) -> bool {
 /// Checks at each change of the store.
 impl World {
     pub(crate) fn check_claim(&self, lease: &Lease) {
+        self.check_not_early(&lease.job, lease.state.cursor);
         let mut state = self.state();
         let cursor = lease.state.cursor;
         let first = JobHistory { first: cursor, cursor, fencing_token: 0 };
@@ -101,6 +116,7 @@ impl World {
     }
 
     pub(crate) fn check_record(&self, run: &RunRecord, next: &JobState, is_reset: bool) {
+        self.check_not_early(&run.job, next.cursor);
         let mut state = self.state();
         let Some(job) = state.jobs.get_mut(&run.job) else { return };
         let mut wrong = Vec::new();

@@ -37,6 +37,8 @@ pub(crate) struct World {
     pub(crate) now: AtomicU64,
     /// The error of each daemon's wall clock, in milliseconds.
     pub(crate) skew: [AtomicI64; DAEMONS],
+    /// Whether the store has a clock, which the daemons follow: they correct their wall clocks if the difference is large.
+    pub(crate) follows_store: bool,
     /// Whether a wall clock is set during the simulation.
     pub(crate) clocks_jump: AtomicBool,
     /// The period of the job `latest` in each daemon's configuration, in seconds.
@@ -108,11 +110,14 @@ impl World {
     pub(crate) fn new(seed: u64, logged: bool) -> Arc<Self> {
         let store_clock = ManualClock::at(beginning());
         let store = MemoryStore::new(Arc::new(store_clock.clone()));
+        let follows_store = seed.is_multiple_of(2);
+        let store = if follows_store { store.reporting_time() } else { store };
         let state = WorldState { logged, ..WorldState::default() };
         Arc::new(Self {
             seed,
             now: AtomicU64::new(0),
             skew: Default::default(),
+            follows_store,
             clocks_jump: AtomicBool::new(false),
             period_s: std::array::from_fn(|_| AtomicU64::new(PERIOD_S)),
             store,

@@ -110,7 +110,7 @@ impl World {
 
     /// Sends a request of an operator, without faults.
     pub(crate) fn send(&self, job: &'static str, action: ControlAction) {
-        let open = ready(self.store.control_state(None)).ok().flatten().unwrap_or_default();
+        let open = ready(self.store.poll(None)).ok().and_then(|poll| poll.changed).unwrap_or_default();
         let held = self.row(job).and_then(|row| row.lease);
         let id = {
             let mut state = self.state();
@@ -196,7 +196,7 @@ impl World {
         ready(self.store.jobs()).ok()?.into_iter().find(|row| row.job == job)
     }
 
-    fn true_time(&self) -> DateTime<Utc> {
+    pub(crate) fn true_time(&self) -> DateTime<Utc> {
         beginning() + TimeDelta::from_std(self.now()).expect("minutes")
     }
 }
@@ -256,7 +256,7 @@ impl World {
     /// Returns the failed checks at the end of the simulation.
     pub(crate) fn failed_requests(&self) -> Vec<String> {
         let mut missed = Vec::new();
-        let open = ready(self.store.control_state(None)).ok().flatten().unwrap_or_default();
+        let open = ready(self.store.poll(None)).ok().and_then(|poll| poll.changed).unwrap_or_default();
         let is_over = |at: DateTime<Utc>| at < self.true_time() - DEADLINE;
         let runs = self.store.runs();
         let state = self.state();

@@ -9,8 +9,8 @@ use std::{
 
 use async_trait::async_trait;
 use billing_scheduler::{
-    Claim, ControlReceipt, ControlRequest, ControlState, JobRow, JobState, Lease, MemoryStore, RunFilter,
-    RunRecord, RunRow, Store, StoreError,
+    Claim, ControlReceipt, ControlRequest, JobRow, JobState, Lease, MemoryStore, RunFilter, RunRecord,
+    RunRow, Store, StoreError, StorePoll,
     chrono::{DateTime, Utc},
 };
 use tokio::sync::oneshot;
@@ -165,9 +165,9 @@ impl Store for FaultyStore {
         self.send("releases", &lease.job, move || ready(store.release(&held))).await
     }
 
-    async fn control_state(&self, known: Option<i64>) -> Result<Option<ControlState>, StoreError> {
+    async fn poll(&self, known: Option<i64>) -> Result<StorePoll, StoreError> {
         let store = self.store.clone();
-        self.send("polls", "", move || ready(store.control_state(known))).await
+        self.send("polls", "", move || ready(store.poll(known))).await
     }
 
     async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {

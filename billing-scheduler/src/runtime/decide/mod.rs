@@ -6,14 +6,15 @@ pub(crate) mod next_action;
 mod outcome;
 mod schedule;
 mod spec;
-mod stable_hash;
+pub(crate) mod stable_hash;
 
 pub use self::{
     config_diff::{ConfigChanges, JobChange},
     due::{Due, SkipReason, Skipped, due},
     outcome::{AppliedOutcome, apply_outcome},
     schedule::{
-        CronError, CronField, Dst, DstFold, DstGap, Schedule, ScheduleError, ScheduleGap, ZoneDifference,
+        Cron, CronError, CronField, Daily, Dst, DstFold, DstGap, Every, IntoSchedule, Period, Schedule,
+        ScheduleError, ScheduleGap, ZoneDifference, cron, daily, every,
     },
     spec::{JobSpec, Misfire, Retry, Scope},
 };

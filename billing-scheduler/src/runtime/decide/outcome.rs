@@ -8,6 +8,9 @@ use crate::{
     runtime::store::{JobState, Retrying, RunStatus},
 };
 
+/// The time until the next attempt of a job that needs an unavailable service.
+const UNAVAILABLE_RETRY: TimeDelta = TimeDelta::seconds(1);
+
 /// The status of a run and the state of its job after it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AppliedOutcome {
@@ -41,14 +44,27 @@ pub fn apply_outcome(
         Ok(Outcome::Interrupted { items }) => {
             (RunStatus::Interrupted, state.clone(), items, None, no_details)
         }
+        Err(error @ JobError::Unavailable(_)) => {
+            let state = retrying(state, scheduled_at, attempt.saturating_sub(1), now, UNAVAILABLE_RETRY);
+            (RunStatus::Retrying, state, 0, Some(error.to_string()), no_details)
+        }
         Err(error @ JobError::Retry(_)) if attempt < spec.retry.max_attempts => {
             let wait = TimeDelta::from_std(spec.wait_after(scheduled_at, attempt)).unwrap_or(TimeDelta::MAX);
-            let not_before = now.checked_add_signed(wait).unwrap_or(DateTime::<Utc>::MAX_UTC);
-            let retrying = Retrying { scheduled_at, failed_attempts: attempt, not_before };
-            let state = JobState { cursor: state.cursor, retrying: Some(retrying) };
+            let state = retrying(state, scheduled_at, attempt, now, wait);
             (RunStatus::Retrying, state, 0, Some(error.to_string()), no_details)
         }
         Err(error) => (RunStatus::Dead, finished, 0, Some(error.to_string()), no_details),
     };
     AppliedOutcome { status, state, items, error, details }
+}
+
+fn retrying(
+    state: &JobState,
+    scheduled_at: DateTime<Utc>,
+    failed_attempts: u32,
+    now: DateTime<Utc>,
+    wait: TimeDelta,
+) -> JobState {
+    let not_before = now.checked_add_signed(wait).unwrap_or(DateTime::<Utc>::MAX_UTC);
+    JobState { cursor: state.cursor, retrying: Some(Retrying { scheduled_at, failed_attempts, not_before }) }
 }

@@ -10,6 +10,7 @@ use super::{
     start_gate::StartTicket,
 };
 use crate::{
+    clock::Clock,
     job::{FencingToken, JobContext, StopHandle, StopReason},
     runtime::{
         decide::{
@@ -208,6 +209,7 @@ impl<'a> Actions<'a> {
             self.lease.map(|lease| Lease { claim_hint: released_hint(spec, &after), ..lease.clone() });
         let written = self.write(lease.as_ref(), last.is_some(), &record, &after.state);
         let skipped = written.instrument(span).await?;
+        shared.emit_record(skipped.as_ref().map_or(&record, |(skipped, _)| skipped));
         shared.remove_answered(record.request_id);
         if let Some(next) = last {
             return Ok(Some(CycleEnd { next, released: true }));

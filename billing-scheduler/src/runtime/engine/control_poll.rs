@@ -1,4 +1,5 @@
-//! Polls the store for control requests about once a second, and for late jobs every ten seconds.
+//! Polls the store for control requests and the time at each tick or, without a run in progress, less often; and for late jobs at
+//! every tenth poll.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -6,14 +7,15 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::shared::{Shared, lock};
 use crate::{
+    clock::Clock,
     job::StopReason,
-    runtime::store::{ControlAction, ControlRequest, ControlState, LateJob, Lease},
+    runtime::store::{ControlAction, ControlRequest, ControlState, LateJob, Lease, StoreError, StorePoll},
 };
 
 /// Late jobs are checked at every poll with this number.
@@ -22,47 +24,93 @@ const LATE_CHECK_EVERY: u32 = 10;
 /// What is known from earlier polls.
 #[derive(Default)]
 pub(super) struct PollState {
+    /// The number of ticks since the last poll.
+    skipped: u32,
+    /// The number of ticks from poll to poll while no run is in progress.
+    pub(super) idle_ticks: u32,
     polls: u32,
-    failed: bool,
+    pub(super) failed: bool,
+    /// Whether the store has answered a poll.
+    has_answer: bool,
     /// The late jobs that were reported.
     late: BTreeSet<(String, DateTime<Utc>)>,
 }
 
 impl Shared {
-    /// Starts a poll, unless the last one has not ended.
+    /// Starts a poll, unless the last one has not ended or none is necessary yet.
     pub(super) fn poll(self: &Arc<Self>) {
+        if self.skips_poll() {
+            return;
+        }
         let mut polls = lock(&self.polls);
         while polls.try_join_next().is_some() {}
         if polls.is_empty() {
             let shared = Arc::clone(self);
             polls.spawn(async move {
-                shared.poll_once().await;
+                // The jobs log each failure of the store.
+                let _ = shared.poll_once().await;
+                if !shared.has_started() && !shared.is_closed() {
+                    shared.arm_due();
+                }
                 shared.report_late_jobs().await;
             });
         }
     }
 
-    pub(super) async fn poll_once(self: &Arc<Self>) {
+    /// Whether this tick polls nothing: no run waits for a cancellation, and the store answered the last poll.
+    fn skips_poll(&self) -> bool {
+        let is_idle = lock(&self.running).is_empty();
+        let mut state = lock(&self.poll_state);
+        let skips = is_idle && state.has_answer && !state.failed && state.skipped + 1 < state.idle_ticks;
+        state.skipped = if skips { state.skipped + 1 } else { 0 };
+        skips
+    }
+
+    /// Polls the store unless it has answered before. Only then the time is certain, and whether a job is paused.
+    pub(super) async fn ensure_polled(self: &Arc<Self>) -> Result<(), StoreError> {
+        if lock(&self.poll_state).has_answer {
+            return Ok(());
+        }
+        self.poll_once().await
+    }
+
+    async fn poll_once(self: &Arc<Self>) -> Result<(), StoreError> {
         let known = lock(&self.control_state).as_ref().map(|control_state| control_state.revision);
         let polled_at = self.clock.monotonic();
-        let failed = match self.store.control_state(known).await {
-            Ok(None) => false,
-            Ok(Some(control_state)) => {
-                // The next poll shows which run is meant.
-                if !self.is_ambiguous(&control_state, polled_at) {
-                    self.apply_control_state(&control_state);
-                }
-                false
-            }
+        let polled = self.store.poll(known).await;
+        let has_failed = {
+            let mut state = lock(&self.poll_state);
+            state.has_answer |= polled.is_ok();
+            std::mem::replace(&mut state.failed, polled.is_err())
+        };
+        let StorePoll { now, changed } = match polled {
+            Ok(poll) => poll,
             Err(error) => {
                 debug!(%error, "cannot poll the store for control requests: {error}");
-                true
+                if !has_failed {
+                    warn!("cannot poll the store for control requests; retrying");
+                }
+                return Err(error);
             }
         };
-        let has_failed = std::mem::replace(&mut lock(&self.poll_state).failed, failed);
-        if failed && !has_failed {
-            // The jobs log each failure of the store.
-            warn!("cannot poll the store for control requests; retrying");
+        if let Some(correction) = now.and_then(|now| self.clock.observe(polled_at, now)) {
+            report_correction(correction);
+        }
+        if has_failed {
+            self.end_store_backoffs();
+        }
+        // The next poll shows which run is meant.
+        if let Some(control_state) = changed.filter(|changed| !self.is_ambiguous(changed, polled_at)) {
+            self.apply_control_state(&control_state);
+        }
+        Ok(())
+    }
+
+    /// Wakes the jobs that wait because the store failed: it answers again.
+    fn end_store_backoffs(self: &Arc<Self>) {
+        let failed: Vec<_> = self.jobs().iter().filter(|job| job.reset_store_failures()).cloned().collect();
+        for job in failed {
+            self.wake(&job);
         }
     }
 
@@ -207,4 +255,19 @@ impl Shared {
             info!(job.name = %job, %scheduled_at, late = false, "job `{job}` is no longer late");
         }
     }
+}
+
+/// Logs that the clock of the scheduler adds `correction` to the host's from now on.
+fn report_correction(correction: TimeDelta) {
+    let seconds = correction.as_seconds_f64();
+    if correction == TimeDelta::zero() {
+        info!(clock.offset = seconds, "the clocks of this host and of the store agree again");
+        return;
+    }
+    let direction = if correction > TimeDelta::zero() { "behind" } else { "ahead of" };
+    let shown = crate::duration::format(correction.abs().to_std().unwrap_or_default());
+    warn!(
+        clock.offset = seconds,
+        "the clock of this host is {shown} {direction} that of the store, which the schedules follow: synchronize both clocks"
+    );
 }

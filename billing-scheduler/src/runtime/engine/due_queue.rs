@@ -11,6 +11,9 @@ const MAX_LATE_CYCLES: usize = 256;
 /// Earlier than every instant: wakes a job with the next call of [`DueQueue::take`].
 const IMMEDIATELY: DateTime<Utc> = DateTime::<Utc>::MIN_UTC;
 
+/// Later than every instant: the wake-up of a job that was removed.
+pub(super) const NEVER: DateTime<Utc> = DateTime::<Utc>::MAX_UTC;
+
 /// A priority queue of jobs by the time of their next wake-up. Jobs are numbered from 0.
 #[derive(Debug, Default)]
 pub(super) struct DueQueue {
@@ -119,6 +122,16 @@ impl DueQueue {
     /// Whether `job` was requeued since its running lease cycle began.
     pub(super) fn is_requeued(&self, job: usize) -> bool {
         self.slots[job] == Slot::BusyAgain
+    }
+
+    /// Returns the earliest wake-up.
+    pub(super) fn first(&self) -> Option<DateTime<Utc>> {
+        self.wakeups.first().map(|(at, _)| *at)
+    }
+
+    /// Whether `job` never wakes up again.
+    pub(super) fn is_retired(&self, job: usize) -> bool {
+        self.slots[job] == Slot::Waits(NEVER)
     }
 
     /// Wakes every job immediately, because the clock was set back: the recorded wake-ups are wrong, and so are those that running

@@ -118,9 +118,13 @@ pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 fn as_text_error(error: JobError) -> JobError {
     let text = catch(|| error.to_string())
         .unwrap_or_else(|panic| format!("the job failed, and formatting its error panicked: {panic}"));
-    let fatal = matches!(error, JobError::Fatal(_));
+    let kind = match error {
+        JobError::Retry(_) => JobError::Retry,
+        JobError::Unavailable(_) => JobError::Unavailable,
+        JobError::Fatal(_) => JobError::Fatal,
+    };
     let _ = catch(|| drop(error));
-    if fatal { JobError::fatal(text) } else { JobError::retry(text) }
+    kind(text.into())
 }
 
 fn panicked(error: JoinError) -> JobError {

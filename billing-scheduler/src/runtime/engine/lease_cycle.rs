@@ -10,19 +10,22 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::FutureExt as _;
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use super::{
     actions::{Actions, released_hint},
-    due_queue::Wakeup,
+    due_queue::{NEVER, Wakeup},
+    events::Event,
     executor::AbandonedRun,
     scheduled_job::{Definition, ScheduledJob},
     shared::{Shared, TICK_INTERVAL, lock},
     start_gate::StartGate,
 };
 use crate::{
-    job::StopHandle,
+    clock::Clock,
+    job::{StopHandle, StopReason},
     runtime::{
         decide::{
             JobSpec, Scope,
@@ -32,8 +35,11 @@ use crate::{
     },
 };
 
-/// The longest wait before the next request to a store that failed.
-const MAX_STORE_BACKOFF: TimeDelta = TimeDelta::seconds(30);
+/// The longest wait before the next request to a store that failed, while the polls of the store fail as well. The first poll that
+/// succeeds ends it.
+const MAX_OUTAGE_BACKOFF: TimeDelta = TimeDelta::seconds(30);
+/// The longest wait while the polls succeed: they only read, so the disk of the store may be full.
+const MAX_STORE_BACKOFF: TimeDelta = TimeDelta::seconds(4);
 
 pub(super) struct LeaseCycle {
     pub(super) shared: Arc<Shared>,
@@ -122,6 +128,10 @@ impl LeaseCycle {
             return;
         }
         self.next = self.run_cycle().await;
+        if self.next.is_instant {
+            let (job, at) = (&self.job.name, self.next.at);
+            self.shared.emit(|| Event::Scheduled { job: job.clone(), at });
+        }
         if let Some(abandoned) = self.job.take_abandoned() {
             self.shared.wait_for_abandoned(&self.job.name, abandoned).await;
         }
@@ -154,10 +164,12 @@ impl LeaseCycle {
         if self.job.is_removed() {
             return self.retire().await;
         }
-        match self.spec().scope {
-            Scope::Cluster if self.is_paused() => (shared.clock.now() + PAUSED_POLL).into(),
-            Scope::Cluster => self.with_lease().await,
-            Scope::Node => {
+        let polled = shared.ensure_polled().await;
+        match (self.spec().scope, polled) {
+            (Scope::Cluster, _) if self.is_paused() => (shared.clock.now() + PAUSED_POLL).into(),
+            (Scope::Cluster, Ok(())) => self.with_lease().await,
+            (Scope::Cluster, Err(error)) => shared.store_failed(&self.job, &error).into(),
+            (Scope::Node, _) => {
                 // A requested run happens once, on the node that claims it.
                 let mut requested = None;
                 if shared.has_open_request(name) {
@@ -232,16 +244,12 @@ impl LeaseCycle {
                 return (now + TICK_INTERVAL).into();
             }
         }
-        DateTime::<Utc>::MAX_UTC.into()
+        NEVER.into()
     }
 
     /// Runs a job of this node, which needs no lease.
     async fn run_node_cycle(&self) -> NextWakeup {
         let (shared, job, spec) = (&self.shared, &self.job, self.spec());
-        if lock(&shared.control_state).is_none() {
-            // The job may be paused.
-            shared.poll_once().await;
-        }
         let began = shared.clock.now();
         // The job may have been added after the pause.
         let pause =
@@ -276,7 +284,15 @@ impl LeaseCycle {
                 self.job.reset_store_failures();
                 end
             }
-            Err(error) => shared.store_failed(&self.job, &error).into(),
+            Err(error) => {
+                // The renewal may have reported it.
+                if let StoreError::LeaseLost { job, fencing_token } = &error
+                    && stop.requested(StopReason::LeaseLost).now_or_never().is_none()
+                {
+                    shared.emit_lost(job, *fencing_token);
+                }
+                shared.store_failed(&self.job, &error).into()
+            }
         }
     }
 }
@@ -337,7 +353,8 @@ impl Shared {
             local.store_failures += 1;
             local.store_failures - 1
         });
-        let wait = (TICK_INTERVAL * 2_i32.pow(failures.min(5))).min(MAX_STORE_BACKOFF);
+        let longest = if lock(&self.poll_state).failed { MAX_OUTAGE_BACKOFF } else { MAX_STORE_BACKOFF };
+        let wait = (TICK_INTERVAL * 2_i32.pow(failures.min(5))).min(longest);
         match error {
             StoreError::LeaseLost { .. }
             | StoreError::AlreadyFinished { .. }

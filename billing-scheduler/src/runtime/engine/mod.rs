@@ -3,7 +3,9 @@
 mod actions;
 mod control_poll;
 mod due_queue;
+mod events;
 mod executor;
+mod jobs;
 mod lease_cycle;
 mod progress;
 mod run;
@@ -14,8 +16,11 @@ mod shared;
 mod start_gate;
 mod starter;
 
+pub(crate) use self::executor::{Executor, catch_unwind};
 pub use self::{
+    events::{Event, Events},
     executor::STOP_GRACE,
+    jobs::{NewJob, SetupError},
     run_once::RunOnceError,
     scheduler::{DrainReport, Scheduler},
 };

@@ -73,6 +73,11 @@ impl Progress {
         self.changed.notify_waiters();
     }
 
+    /// Returns the earliest instant that a lease cycle waits for.
+    pub(super) fn first(&self) -> Option<DateTime<Utc>> {
+        lock(&self.counts).upcoming.keys().next().copied()
+    }
+
     /// Returns when no lease cycle makes progress, by the clock `now`.
     pub(super) async fn idle(&self, now: impl Fn() -> DateTime<Utc>) {
         loop {

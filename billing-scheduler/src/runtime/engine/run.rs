@@ -6,16 +6,18 @@ use chrono::{DateTime, Utc};
 use tracing::{error, info};
 
 use super::{
+    events::Event,
     executor::{Executor, catch, catch_unwind},
     lease_cycle::LeaseCycle,
     shared::{Shared, lock},
     start_gate::StartTicket,
 };
 use crate::{
+    clock::Clock,
     job::{FencingToken, JobContext, JobError, Occurrence, Outcome, StopHandle},
     runtime::{
         decide::{
-            AppliedOutcome, JobSpec, ScheduleError, Scope, apply_outcome,
+            AppliedOutcome, JobSpec, ScheduleError, apply_outcome,
             next_action::{Action, JobSnapshot, NextRun, next_action, occurrence_range},
         },
         middleware::Next,
@@ -32,7 +34,7 @@ impl Shared {
         stop: &StopHandle,
     ) -> JobContext {
         let occurrence = Occurrence { job: spec.name.clone(), scheduled_at: run.scheduled_at };
-        JobContext::new(occurrence, run.attempt, fencing_token, Arc::clone(&self.clock), stop.clone())
+        JobContext::new(occurrence, run.attempt, fencing_token, self.clock.clone(), stop.clone())
             .with_request_id(run.request_id)
             .with_mask(&lock(&self.mask))
     }
@@ -49,10 +51,13 @@ impl Shared {
         let spec = cycle.spec();
         let started_at = self.clock.now();
         drop(ticket);
-        let result = match ctx.stop_requested() {
+        let result = if ctx.stop_requested().is_some() {
             // It was cancelled before it started.
-            Some(_) => Ok(Outcome::Interrupted { items: 0 }),
-            None => self.execute(cycle, ctx).await,
+            Ok(Outcome::Interrupted { items: 0 })
+        } else {
+            let (occurrence, attempt, run_id) = (&ctx.occurrence, ctx.attempt, ctx.run_id);
+            self.emit(|| Event::Started { occurrence: occurrence.clone(), attempt, run_id });
+            self.execute(cycle, ctx).await
         };
         let finished_at = self.clock.now();
         cycle.gate.all_started().await;
@@ -69,17 +74,24 @@ impl Shared {
         let mask = ctx.mask();
         let mut details = if applied.details.is_null() { ctx.reported() } else { applied.details };
         mask.apply_to_json(&mut details);
+        // Every field is given: a record that is made first would draw an id that nothing uses.
         let record = RunRecord {
             id: ctx.run_id,
+            job: spec.name.clone(),
+            per_node: false,
+            scheduled_at: run.scheduled_at,
             range: run.since.and_then(|since| occurrence_range(&spec.schedule, since, run.scheduled_at)),
+            status: applied.status,
+            cause: run.cause,
             attempt: run.attempt,
+            fencing_token: FencingToken(0),
+            started_at,
             finished_at,
             items: applied.items,
             request_id: run.request_id.filter(|_| !is_open),
             reason: Some(reason).filter(|reason| !reason.is_empty()),
             error: applied.error.map(|error| mask.apply(&error).into_owned()),
             details,
-            ..RunRecord::new(&spec.name, run.scheduled_at, applied.status, run.cause, started_at)
         };
         (record, applied.state)
     }
@@ -114,21 +126,24 @@ impl Shared {
     ) -> Result<Action, ScheduleError> {
         let action = next_action(spec, snapshot, now)?;
         let Action::Wait(until) = action else { return Ok(action) };
-        if !self.is_ahead(spec, snapshot, until, now) || lease.is_some() {
+        // Only this node runs the job, by this clock; or this process has seen that the clock of all processes was set back. Otherwise
+        // the clock of any process may have been the wrong one.
+        let continues = lease.is_none() || self.clock.has_reached(snapshot.state.cursor);
+        if !self.is_ahead(spec, snapshot, until, now, continues) || !continues {
             return Ok(action);
         }
-        // Only this node runs the job, by this clock.
         Ok(Action::Reset { request_id: None, reason: "the clock was set back".to_owned() })
     }
 
-    /// Whether the schedule is finished up to a future time, because this clock or another daemon's was ahead. That is logged once.
-    /// A job that daemons share then waits until an operator resets it: any of the clocks may be the wrong one.
+    /// Whether the schedule is finished up to a future time, because a clock was ahead. That is logged once. The job then `continues`
+    /// from now on, or waits until an operator resets it.
     fn is_ahead(
         &self,
         spec: &JobSpec,
         snapshot: &JobSnapshot,
         until: DateTime<Utc>,
         now: DateTime<Utc>,
+        continues: bool,
     ) -> bool {
         let (name, cursor) = (&spec.name, snapshot.state.cursor);
         let is_held_back =
@@ -142,9 +157,10 @@ impl Shared {
         }
         if reported.insert(name.clone(), cursor) != Some(cursor) {
             let ahead = ScheduleAhead { cursor, until: Some(until) };
-            let advice = match spec.scope {
-                Scope::Node => "it continues from now on".to_owned(),
-                Scope::Cluster => format!("`jobs reset {name} --reason TEXT` lets it run from now on"),
+            let advice = if continues {
+                "it continues from now on".to_owned()
+            } else {
+                format!("`jobs reset {name} --reason TEXT` lets it run from now on")
             };
             error!(job.name = %name, ahead = true, %until, "job `{name}` {ahead}; {advice}");
         }

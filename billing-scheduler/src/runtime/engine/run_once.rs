@@ -13,6 +13,7 @@ use super::{
     start_gate::StartGate,
 };
 use crate::{
+    clock::Clock,
     job::StopHandle,
     runtime::{
         decide::next_action::{NextRun, first_cursor},
@@ -132,6 +133,7 @@ impl Scheduler {
 impl LeaseCycle {
     async fn run_once(&self, reason: Option<String>) -> Result<RunRecord, RunOnceError> {
         let (shared, spec) = (&self.shared, self.spec());
+        shared.ensure_polled().await.map_err(RunOnceError::Claim)?;
         let now = shared.clock.now();
         let stop = StopHandle::new();
         let sent = shared.clock.monotonic();
@@ -163,6 +165,7 @@ impl LeaseCycle {
             }
             return Err(RunOnceError::Record(error));
         }
+        shared.emit_record(&record);
         Ok(record)
     }
 

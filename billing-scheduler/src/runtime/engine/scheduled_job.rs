@@ -69,10 +69,9 @@ impl ScheduledJob {
         lock(&self.local).as_mut()?.abandoned.take()
     }
 
-    pub(super) fn reset_store_failures(&self) {
-        if let Some(local) = &mut *lock(&self.local) {
-            local.store_failures = 0;
-        }
+    /// Resets the number of failed requests; returns whether there were any.
+    pub(super) fn reset_store_failures(&self) -> bool {
+        lock(&self.local).as_mut().is_some_and(|local| std::mem::take(&mut local.store_failures) > 0)
     }
 
     pub(super) fn definition(&self) -> Arc<Definition> {

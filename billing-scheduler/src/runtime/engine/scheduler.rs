@@ -1,10 +1,11 @@
 //! The public handle of the engine: build, tick, reload, control, drain.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::Ordering},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, atomic::Ordering},
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -12,7 +13,7 @@ use super::{
     due_queue::DueQueue,
     executor::STOP_GRACE,
     scheduled_job::{Definition, ScheduledJob},
-    shared::{LOOKAHEAD, Phase, Shared, lock},
+    shared::{Phase, Shared, lock},
 };
 use crate::{
     clock::Clock,
@@ -24,11 +25,14 @@ use crate::{
         middleware::Middleware,
         spans::Tracing,
         store::{Lease, Store},
+        store_clock::StoreClock,
     },
 };
 
-/// Runs jobs when they are due. It has no timer: the application calls [`Scheduler::tick`] about once a second, and
-/// [`Scheduler::renew_leases`] on a separate thread.
+/// Runs jobs when they are due. [`Scheduler::builder`] creates one, and starts it on request.
+///
+/// It has no timer itself: [`SchedulerBuilder::start`](crate::SchedulerBuilder::start) adds one, or the application calls
+/// [`Scheduler::tick`] about once a second, and runs a [`LeaseRenewal`](crate::LeaseRenewal).
 #[derive(Clone)]
 pub struct Scheduler {
     pub(super) shared: Arc<Shared>,
@@ -42,7 +46,8 @@ pub struct DrainReport {
 }
 
 impl Scheduler {
-    /// Builds a scheduler for the jobs of `specs`, each with its parameters, from the kinds in `registry`.
+    /// Builds a scheduler for the jobs of `specs`, each with its parameters, from the kinds in `registry`. It follows the clock of
+    /// `store` if that has one, and otherwise `clock`, the clock of this host: see [`Scheduler::clock`].
     ///
     /// # Errors
     /// A job names an unknown kind, or its parameters are invalid.
@@ -52,24 +57,36 @@ impl Scheduler {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, BuildError> {
-        let mut due_queue = DueQueue::default();
-        let jobs = specs
+        let definitions = specs
             .into_iter()
-            .map(|(spec, params)| {
-                let definition = Definition::build(registry, spec, params)?;
-                Ok(Arc::new(ScheduledJob::new(due_queue.add(), definition)))
-            })
-            .collect::<Result<Vec<_>, BuildError>>()?;
+            .map(|(spec, params)| Definition::build(registry, spec, params))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self::with_definitions(registry, definitions, store, clock))
+    }
+
+    pub(super) fn with_definitions(
+        registry: &Registry,
+        definitions: Vec<Definition>,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let mut due_queue = DueQueue::default();
+        let jobs = definitions
+            .into_iter()
+            .map(|definition| Arc::new(ScheduledJob::new(due_queue.add(), definition)))
+            .collect();
         let shared = Shared {
             store,
-            clock,
+            clock: Arc::new(StoreClock::new(clock)),
             middleware: std::iter::once(Arc::new(Tracing) as Arc<dyn Middleware>)
                 .chain(registry.middleware().iter().cloned())
                 .collect(),
             mask: Mutex::new(registry.mask().clone()),
+            kinds: OnceLock::new(),
             jobs: RwLock::new(jobs),
             reloading: Mutex::default(),
             due_queue: Mutex::new(due_queue),
+            events: OnceLock::new(),
             phase: watch::Sender::new(Phase::Open),
             cycles: Mutex::default(),
             polls: Mutex::default(),
@@ -80,11 +97,11 @@ impl Scheduler {
             ahead: Mutex::default(),
             last_tick: Mutex::default(),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Self { shared: Arc::new(shared) }
     }
 
     /// Starts a lease cycle for each job that is due before the next tick; each run starts at its exact instant. Polls the store
-    /// for control requests. Never blocks.
+    /// for control requests and for the time; jobs are started once the first poll has ended. Never blocks.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -92,12 +109,23 @@ impl Scheduler {
         if self.shared.is_closed() {
             return;
         }
-        let now = self.shared.clock.now();
-        if self.shared.clock_was_set_back(now) {
-            lock(&self.shared.due_queue).requeue_all();
+        if self.shared.has_started() {
+            self.shared.arm_due();
         }
-        self.shared.arm(now, now + LOOKAHEAD);
         self.shared.poll();
+    }
+
+    /// Polls the store only at every `ticks`th tick while no run is in progress; at every tick by default. A control request then
+    /// waits for up to that many seconds, and an idle process sends that many times fewer queries. While a run is in progress, or
+    /// after a failed poll, each tick polls.
+    pub fn poll_idle_every(&self, ticks: u32) {
+        lock(&self.shared.poll_state).idle_ticks = ticks;
+    }
+
+    /// Returns the clock that the schedules follow: the host's, corrected by the store's.
+    #[must_use]
+    pub fn clock(&self) -> Arc<StoreClock> {
+        Arc::clone(&self.shared.clock)
     }
 
     /// Replaces the configuration; returns what has changed. Runs in progress keep the old one, and a removed job is not run
@@ -139,16 +167,7 @@ impl Scheduler {
         }
         for definition in made {
             let is_changed = changes.changed.iter().any(|change| change.job == definition.spec.name);
-            match jobs.iter().find(|job| job.name == definition.spec.name) {
-                Some(job) => {
-                    let was_removed = job.removed.swap(false, Ordering::SeqCst);
-                    *lock(&job.definition) = Arc::new(definition);
-                    if is_changed || was_removed {
-                        lock(&shared.due_queue).requeue(job.index);
-                    }
-                }
-                None => jobs.push(Arc::new(ScheduledJob::new(lock(&shared.due_queue).add(), definition))),
-            }
+            shared.put(&mut jobs, definition, is_changed);
         }
         Ok(changes)
     }
@@ -157,20 +176,22 @@ impl Scheduler {
     #[must_use]
     pub fn control(&self, by: impl Into<String>) -> Control {
         let shared = Arc::clone(&self.shared);
-        Control::new(Arc::clone(&shared.store), Arc::clone(&shared.clock), by)
+        Control::new(Arc::clone(&shared.store), shared.clock.clone(), by)
             .with_known_jobs(move |name| shared.job(name).is_some())
     }
 
-    /// Extends the lease of every lease cycle in progress. Call it about three times per lifetime of a lease, from a thread that
-    /// no job can block.
-    pub async fn renew_leases(&self) {
+    /// Extends the lease of every lease cycle in progress, and returns the shortest lifetime among them. Call it about three times per
+    /// lifetime of a lease, from a thread that no job can block, as [`LeaseRenewal`](crate::LeaseRenewal) does.
+    pub async fn renew_leases(&self) -> Option<Duration> {
         let held: Vec<(Lease, StopHandle)> = lock(&self.shared.running)
             .values()
             .filter_map(|running| Some((running.lease.clone()?, running.stop.clone())))
             .collect();
+        let shortest = held.iter().map(|(lease, _)| lease.ttl).min();
         for (lease, stop) in held {
             self.shared.renew(&lease, &stop).await;
         }
+        shortest
     }
 
     /// Waits until every lease cycle has ended or waits for an instant still to come. For tests.
@@ -183,6 +204,12 @@ impl Scheduler {
                 return;
             }
         }
+    }
+
+    /// Returns when a job wakes up next, or a run starts; `None` without jobs.
+    pub(crate) fn next_wakeup(&self) -> Option<DateTime<Utc>> {
+        let queued = lock(&self.shared.due_queue).first();
+        [queued, self.shared.progress.first()].into_iter().flatten().min()
     }
 
     /// Starts nothing new, and waits until the runs in progress have ended. After `timeout`, or at [`Scheduler::interrupt`],

@@ -2,25 +2,30 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard},
     time::Duration,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{broadcast, watch},
+    task::JoinSet,
+};
 use tracing::warn;
 
 use super::{
-    control_poll::PollState, due_queue::DueQueue, lease_cycle::Running, progress::Progress,
+    control_poll::PollState, due_queue::DueQueue, events::Event, lease_cycle::Running, progress::Progress,
     scheduled_job::ScheduledJob,
 };
 use crate::{
     clock::Clock,
     job::{StopHandle, StopReason},
     mask::Mask,
+    registry::Registry,
     runtime::{
         middleware::Middleware,
         store::{ControlState, Lease, Store, StoreError},
+        store_clock::StoreClock,
     },
 };
 
@@ -43,14 +48,17 @@ pub(super) enum Phase {
 
 pub(super) struct Shared {
     pub(super) store: Arc<dyn Store>,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<StoreClock>,
     pub(super) middleware: Vec<Arc<dyn Middleware>>,
     /// Hides secrets in what jobs return.
     pub(super) mask: Mutex<Mask>,
+    /// The kinds of jobs that are added while the scheduler runs.
+    pub(super) kinds: OnceLock<Registry>,
     pub(super) jobs: RwLock<Vec<Arc<ScheduledJob>>>,
     /// Held during a reload.
     pub(super) reloading: Mutex<()>,
     pub(super) due_queue: Mutex<DueQueue>,
+    pub(super) events: OnceLock<broadcast::Sender<Event>>,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) cycles: Mutex<JoinSet<()>>,
     /// The poll for control requests: at most one.
@@ -62,7 +70,7 @@ pub(super) struct Shared {
     pub(super) progress: Arc<Progress>,
     /// The jobs that wait because a clock was ahead, with their cursors.
     pub(super) ahead: Mutex<BTreeMap<String, DateTime<Utc>>>,
-    /// The wall clock and the monotonic clock at the last tick.
+    /// The wall clock and the monotonic clock at the last tick that started lease cycles.
     pub(super) last_tick: Mutex<Option<(DateTime<Utc>, Duration)>>,
 }
 
@@ -95,6 +103,7 @@ impl Shared {
             Ok(()) => stop.trust_lease_until(lease.trusted_until(sent)),
             Err(StoreError::LeaseLost { fencing_token, .. }) => {
                 stop.stop(StopReason::LeaseLost);
+                self.emit_lost(name, fencing_token);
                 warn!(job.name = %name, %fencing_token, "job `{name}` lost its lease and stops");
             }
             Err(error) => {

@@ -12,10 +12,20 @@ use super::{
     shared::{LOOKAHEAD, Phase, Shared, lock},
     start_gate::StartGate,
 };
+use crate::clock::Clock;
 
 impl Shared {
+    /// Starts a lease cycle for each job that is due before the next tick.
+    pub(super) fn arm_due(self: &Arc<Self>) {
+        let now = self.clock.now();
+        if self.clock_was_set_back(now) {
+            lock(&self.due_queue).requeue_all();
+        }
+        self.arm(now, now + LOOKAHEAD);
+    }
+
     /// Starts a lease cycle for each job whose wake-up is not after `until`.
-    pub(super) fn arm(self: &Arc<Self>, now: DateTime<Utc>, until: DateTime<Utc>) {
+    fn arm(self: &Arc<Self>, now: DateTime<Utc>, until: DateTime<Utc>) {
         let wakeups = lock(&self.due_queue).take(now, until);
         self.start(&wakeups);
     }
@@ -104,6 +114,11 @@ impl Shared {
     /// Whether a lease cycle that ends may start another one. It may not after a drain, outside of a runtime, or in a scheduler
     /// that nothing ticks.
     fn may_start(&self) -> bool {
-        !self.is_closed() && lock(&self.last_tick).is_some() && Handle::try_current().is_ok()
+        !self.is_closed() && self.has_started() && Handle::try_current().is_ok()
+    }
+
+    /// Whether ticks start lease cycles, which they do from the end of the first poll on.
+    pub(super) fn has_started(&self) -> bool {
+        lock(&self.last_tick).is_some()
     }
 }

@@ -79,13 +79,17 @@ pub enum RunCause {
     Manual,
     /// An operator requested this scheduled time again.
     Replay,
+    /// It is a one-off job of the queue.
+    Queue,
 }
 
 impl RunCause {
     /// Returns the cause of which [`RunCause::as_str`] is `word`.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Schedule, Self::Manual, Self::Replay].into_iter().find(|cause| cause.as_str() == word)
+        [Self::Schedule, Self::Manual, Self::Replay, Self::Queue]
+            .into_iter()
+            .find(|cause| cause.as_str() == word)
     }
 
     /// Returns the word under which a store keeps it, such as `schedule`.
@@ -95,6 +99,7 @@ impl RunCause {
             Self::Schedule => "schedule",
             Self::Manual => "manual",
             Self::Replay => "replay",
+            Self::Queue => "queue",
         }
     }
 }
@@ -140,7 +145,7 @@ pub struct RunRecord {
     pub finished_at: DateTime<Utc>,
     /// The number of processed items.
     pub items: u64,
-    /// The control request that the record answers.
+    /// The control request that the record answers, or the queued job that ran.
     pub request_id: Option<Uuid>,
     /// Why the scheduled time was not run or the run was interrupted, or who requested it.
     pub reason: Option<String>,

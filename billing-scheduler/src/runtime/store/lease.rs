@@ -59,8 +59,12 @@ impl Lease {
     /// renewal was sent at `sent`: two seconds before the end of the lease, or after half of a short lease.
     #[must_use]
     pub fn trusted_until(&self, sent: Duration) -> Duration {
-        sent + self.ttl.saturating_sub(LEASE_MARGIN).max(self.ttl / 2)
+        trusted_until(sent, self.ttl)
     }
+}
+
+pub(crate) fn trusted_until(sent: Duration, ttl: Duration) -> Duration {
+    sent + ttl.saturating_sub(LEASE_MARGIN).max(ttl / 2)
 }
 
 /// The position of a job in its schedule.

@@ -10,13 +10,13 @@ use chrono::{DateTime, Utc};
 
 use crate::job::{BoxError, FencingToken};
 
-pub(crate) use self::request::signed;
 pub use self::{
     history::{OccurrenceRange, RunCause, RunRecord, RunStatus},
     lease::{Claim, ClaimHint, JobState, Lease, Retrying},
-    request::{ControlAction, ControlReceipt, ControlRequest, ControlState, NOT_AHEAD, Pause},
+    request::{ControlAction, ControlReceipt, ControlRequest, ControlState, NOT_AHEAD, Pause, StorePoll},
     view::{Holder, JobRow, LateJob, RunFilter, RunRow, ScheduleAhead},
 };
+pub(crate) use self::{lease::trusted_until, request::signed};
 
 /// Keeps the leases, cursors, control requests and history of jobs. The suite behind the feature `conformance` tests an
 /// implementation.
@@ -50,12 +50,12 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Releases a lease, so that the next claim need not wait for its end, and stores its claim hint. Does nothing if the lease
-    /// is lost.
+    /// is lost. After a failure the same store may claim the lease again before its end: nothing runs under it.
     async fn release(&self, lease: &Lease) -> Result<(), StoreError>;
 
-    /// Returns the pauses and requests of all jobs if they changed since the revision `known`. Called about once a second, so it
-    /// should be one cheap query.
-    async fn control_state(&self, known: Option<i64>) -> Result<Option<ControlState>, StoreError>;
+    /// Returns the time, and the pauses and requests of all jobs if they changed since the revision `known`. Called about once a
+    /// second, so it should be one cheap query.
+    async fn poll(&self, known: Option<i64>) -> Result<StorePoll, StoreError>;
 
     /// Opens a control request and logs it in the audit log. The receipt reports whether there was nothing to do: a paused job is
     /// not paused again. A request to cancel gets the fencing token of the current claim, and withdraws earlier requests
@@ -65,7 +65,7 @@ pub trait Store: Send + Sync + 'static {
     /// Returns every job that was ever claimed, sorted by name.
     async fn jobs(&self) -> Result<Vec<JobRow>, StoreError>;
 
-    /// Returns the jobs that should have run by `now` and did not, sorted by name. Called every ten seconds.
+    /// Returns the jobs that should have run by `now` and did not, sorted by name. Called at every tenth poll.
     async fn late(&self, now: DateTime<Utc>) -> Result<Vec<LateJob>, StoreError> {
         Ok(self.jobs().await?.iter().filter_map(|row| row.late(now)).collect())
     }

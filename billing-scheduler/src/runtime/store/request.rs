@@ -120,6 +120,15 @@ impl ControlState {
     }
 }
 
+/// What a store returns to a poll.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StorePoll {
+    /// The time by the store's clock, which all processes follow. `None` if the store has no clock other than that of the host.
+    pub now: Option<DateTime<Utc>>,
+    /// The pauses and open requests of all jobs, if they changed since the known revision.
+    pub changed: Option<ControlState>,
+}
+
 /// Whether a request changed anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlReceipt {

@@ -15,7 +15,12 @@ use croner::{
 };
 use jiff::tz::TimeZone;
 
-use super::{Dst, DstFold, DstGap, ScheduleError, cron_error::CronError, grammar, zone};
+use super::{
+    Dst, DstFold, DstGap, ScheduleError,
+    cron_error::CronError,
+    grammar::{self, CronFields},
+    zone,
+};
 
 /// A cron text in a time zone.
 #[derive(Clone)]
@@ -46,6 +51,15 @@ impl CronSchedule {
         let zone = zone::named(zone_name)?;
         let (gap, fold) = parsed.like_cron();
         Ok(Self { parsed, zone, gap: dst.gap.unwrap_or(gap), fold: dst.fold.unwrap_or(fold) })
+    }
+
+    /// Returns the values that the text selects.
+    pub(super) fn fields(&self) -> Option<CronFields> {
+        grammar::parse(&self.parsed.text).ok()
+    }
+
+    pub(super) fn zone_name(&self) -> &str {
+        self.zone.iana_name().unwrap_or("UTC")
     }
 
     pub(super) fn zone(&self) -> &TimeZone {

@@ -1,8 +1,10 @@
 //! Schedules: pure arithmetic on instants, without a clock.
 
+mod builders;
 mod cron;
 mod cron_error;
 mod grammar;
+mod words;
 mod zone;
 
 use std::{
@@ -16,6 +18,7 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Timelike, Utc};
 use crate::duration::{Formatted, LONGEST};
 use cron::CronSchedule;
 
+pub use builders::{Cron, Daily, Every, IntoSchedule, Period, cron, daily, every};
 pub use cron_error::{CronError, CronField};
 
 /// A rule that yields the scheduled times of a job, in whole seconds.
@@ -96,6 +99,12 @@ pub enum DstFold {
 /// Why a schedule is invalid, or its next time cannot be computed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleError {
+    /// A text that is not a valid duration.
+    #[error("{0}")]
+    Duration(String),
+    /// A text that is not a time of day.
+    #[error("invalid time of day `{0}`: use hours and minutes, such as `02:30`")]
+    TimeOfDay(String),
     /// A period that is not a positive number of whole seconds.
     #[error("a period must be a whole number of seconds, at least one and at most ten years, not {0:?}")]
     Period(Duration),
@@ -450,10 +459,16 @@ impl fmt::Display for Schedule {
             }
             Rule::Within(window) => {
                 write!(f, "{}", window.schedule)?;
-                window.not_before.iter().try_for_each(|at| write!(f, ", not before {}", iso(*at)))?;
-                window.not_after.iter().try_for_each(|at| write!(f, ", not after {}", iso(*at)))
+                window.limits(f)
             }
         }
+    }
+}
+
+impl Window {
+    fn limits(&self, f: &mut impl fmt::Write) -> fmt::Result {
+        self.not_before.iter().try_for_each(|at| write!(f, ", not before {}", iso(*at)))?;
+        self.not_after.iter().try_for_each(|at| write!(f, ", not after {}", iso(*at)))
     }
 }
 

@@ -1,0 +1,130 @@
+//! The front door: a scheduler from jobs written in the program, with defaults for everything else.
+
+use std::{fmt, sync::Arc};
+
+use super::{
+    decide::IntoSchedule,
+    engine::{NewJob, Scheduler, SetupError},
+    memory_store::MemoryStore,
+    middleware::Middleware,
+    running::RunningScheduler,
+    store::Store,
+};
+use crate::{
+    clock::{Clock, SystemClock},
+    function::IntoOutcome,
+    job::JobContext,
+    registry::Registry,
+};
+
+/// The number of runs that the default store keeps in its history.
+const HISTORY: usize = 10_000;
+
+/// Collects the jobs of a scheduler: see [`Scheduler::builder`].
+#[must_use]
+pub struct SchedulerBuilder {
+    kinds: Registry,
+    jobs: Vec<NewJob>,
+    store: Option<Arc<dyn Store>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Scheduler {
+    /// Returns a builder without jobs, on the clock of this host, and with a store in memory that keeps the newest 10,000 runs.
+    ///
+    /// ```no_run
+    /// use billing_scheduler::{BoxError, JobContext, Scheduler, cron, every};
+    ///
+    /// async fn send_report(ctx: JobContext) -> Result<(), std::io::Error> {
+    ///     std::fs::write("report", ctx.occurrence.to_string())
+    /// }
+    ///
+    /// #[tokio::main]
+    /// async fn main() -> Result<(), BoxError> {
+    ///     let scheduler = Scheduler::builder()
+    ///         .job("greet", every("10s"), |ctx| async move { println!("{}", ctx.occurrence) })
+    ///         .job("report", cron("30 2 * * *").timezone("Europe/Berlin"), send_report)
+    ///         .start()?;
+    ///     scheduler.run_until(tokio::time::sleep(std::time::Duration::from_secs(60))).await;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn builder() -> SchedulerBuilder {
+        SchedulerBuilder {
+            kinds: Registry::new(),
+            jobs: Vec::new(),
+            store: None,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+impl SchedulerBuilder {
+    /// Adds a job that calls an async function or closure. State is captured by the closure.
+    pub fn job<F, R>(self, name: impl Into<String>, schedule: impl IntoSchedule, run: F) -> Self
+    where
+        F: Fn(JobContext) -> R + Send + Sync + 'static,
+        R: Future<Output: IntoOutcome> + Send + 'static,
+    {
+        self.with_job(NewJob::new(name, schedule, run))
+    }
+
+    /// Adds a job with its own settings, of a type that implements [`Job`](crate::Job), or of a registered kind.
+    pub fn with_job(mut self, job: NewJob) -> Self {
+        self.jobs.push(job);
+        self
+    }
+
+    /// Registers job kinds, for [`NewJob::of_kind`]: `register` is the function of a plugin, or a closure.
+    pub fn kinds(mut self, register: impl FnOnce(&mut Registry)) -> Self {
+        register(&mut self.kinds);
+        self
+    }
+
+    /// Wraps each run of each job. The first middleware is the outermost.
+    pub fn layer(mut self, middleware: impl Middleware) -> Self {
+        self.kinds.layer(middleware);
+        self
+    }
+
+    /// Replaces the store in memory.
+    pub fn store(mut self, store: impl Store) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// Replaces the clock of this host, for tests.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Builds a scheduler that nothing ticks, for tests and for applications with their own timer.
+    ///
+    /// # Errors
+    /// A job is invalid; the error names it.
+    pub fn build(self) -> Result<Scheduler, SetupError> {
+        let Self { kinds, jobs, store, clock } = self;
+        let store = store.unwrap_or_else(|| {
+            Arc::new(MemoryStore::new(Arc::clone(&clock)).with_history_limit(HISTORY)) as Arc<dyn Store>
+        });
+        Scheduler::from_jobs(kinds, jobs, store, clock)
+    }
+
+    /// Builds the scheduler and starts it: a task of this runtime ticks it, and a thread renews its leases.
+    ///
+    /// # Errors
+    /// A job is invalid, which the error names, or the thread cannot be started.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(self) -> Result<RunningScheduler, SetupError> {
+        RunningScheduler::start(self.build()?).map_err(SetupError::Thread)
+    }
+}
+
+impl fmt::Debug for SchedulerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SchedulerBuilder").field("jobs", &self.jobs).finish_non_exhaustive()
+    }
+}

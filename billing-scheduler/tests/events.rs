@@ -1,0 +1,118 @@
+//! What listeners receive.
+
+use std::time::Duration;
+
+use billing_scheduler::{
+    Event, JobError, NewJob, Retry, RunStatus, Scheduler, SchedulerBuilder, TestScheduler, every,
+};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+fn at_noon(builder: SchedulerBuilder) -> TestScheduler {
+    TestScheduler::new("2026-01-05T12:00:00Z".parse().unwrap(), builder).unwrap()
+}
+
+/// Describes an event by its name, the job, the time of day and the attempt.
+fn line(event: &Event) -> String {
+    let run = |name: &str, run: &billing_scheduler::RunRecord| {
+        format!("{name} {} {} #{}", run.job, run.scheduled_at.format("%H:%M:%S"), run.attempt)
+    };
+    match event {
+        Event::Scheduled { job, at } => format!("scheduled {job} {}", at.format("%H:%M:%S")),
+        Event::Started { occurrence, attempt, .. } => {
+            format!("started {} {} #{attempt}", occurrence.job, occurrence.scheduled_at.format("%H:%M:%S"))
+        }
+        Event::Finished(record) => run("finished", record),
+        Event::Retrying(record) => run("retrying", record),
+        Event::Failed(record) => run("failed", record),
+        Event::Interrupted(record) => run("interrupted", record),
+        Event::Skipped(record) => run("skipped", record),
+        Event::Missed(record) => run("missed", record),
+        Event::Paused(record) => run("paused", record),
+        Event::LeaseLost { job, fencing_token } => format!("lease lost {job} {fencing_token}"),
+        other => format!("{other:?}"),
+    }
+}
+
+async fn lines(events: &mut billing_scheduler::Events) -> Vec<String> {
+    let mut lines = Vec::new();
+    while let Ok(Some(event)) = tokio::time::timeout(Duration::ZERO, events.next()).await {
+        lines.push(line(&event));
+    }
+    lines
+}
+
+#[tokio::test]
+async fn listener_receives_life_of_each_run() {
+    let fails = NewJob::new("flaky", every("1m"), |ctx| async move {
+        Err::<(), _>(if ctx.attempt < 2 { JobError::retry("boom") } else { JobError::fatal("never") })
+    });
+    let fails = fails.configure(|spec| {
+        spec.retry = Retry { backoff: Duration::from_secs(5), jitter_percent: 0, ..Retry::default() };
+    });
+    let test = at_noon(Scheduler::builder().with_job(fails));
+    let mut events = test.events();
+    test.advance(MINUTE + Duration::from_secs(10)).await;
+    assert_eq!(
+        lines(&mut events).await,
+        [
+            "scheduled flaky 12:01:00",
+            "started flaky 12:01:00 #1",
+            "retrying flaky 12:01:00 #1",
+            "scheduled flaky 12:01:05",
+            "started flaky 12:01:00 #2",
+            "failed flaky 12:01:00 #2",
+            "scheduled flaky 12:02:00",
+        ]
+    );
+    let record = test.run_once("flaky", None).await.unwrap();
+    assert_eq!(record.status, RunStatus::Dead);
+    assert_eq!(
+        lines(&mut events).await,
+        ["started flaky 12:01:10 #1", "failed flaky 12:01:10 #1"],
+        "a run on request is reported as well"
+    );
+}
+
+#[tokio::test]
+async fn listener_receives_times_without_run() {
+    let strict = NewJob::new("strict", every("1m"), |_| async {}).configure(|spec| {
+        spec.misfire_grace = Some(Duration::from_secs(5));
+    });
+    let test = at_noon(Scheduler::builder().with_job(strict).job("paused", every("1h"), |_| async {}));
+    test.advance(Duration::from_secs(1)).await;
+    test.control("ada").pause("paused", "maintenance").await.unwrap();
+    let mut events = test.events();
+    // The process is suspended for an hour and a half.
+    test.manual_clock().advance(90 * MINUTE + MINUTE / 2);
+    test.advance(MINUTE).await;
+    test.control("ada").resume("paused", None).await.unwrap();
+    test.advance(2 * MINUTE).await;
+    let lines = lines(&mut events).await;
+    for expected in ["missed strict 13:30:00 #0", "finished strict 13:31:00 #1", "paused paused 13:00:00 #0"]
+    {
+        assert!(lines.iter().any(|line| line == expected), "{expected}: {lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn slow_listener_loses_oldest_events() {
+    let test = at_noon(Scheduler::builder().job("often", every("1s"), |_| async {}));
+    let mut events = test.events();
+    test.advance(10 * MINUTE).await;
+    let Some(Event::Lagged { dropped }) = events.next().await else {
+        panic!("the buffer holds 1,024 events")
+    };
+    let kept = lines(&mut events).await;
+    assert_eq!(kept.len(), 1_024);
+    assert!((700..=900).contains(&dropped), "three events for each of 600 runs: {dropped}");
+    assert_eq!(kept.last().map(String::as_str), Some("scheduled often 12:10:01"));
+}
+
+#[tokio::test]
+async fn events_end_with_their_scheduler() {
+    let test = at_noon(Scheduler::builder());
+    let mut events = test.events();
+    drop(test);
+    assert_eq!(events.next().await, None);
+}
