@@ -17,6 +17,8 @@ pub struct Model {
     pub last_success_at: Option<Instant>,
     /// The time without a success after which the panel may bill.
     pub hand_back_after_seconds: i64,
+    /// Why no daemon bills, as JSON; `None` unless a committed batch is missing.
+    pub halt: Option<String>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

@@ -2,7 +2,7 @@
 
 use sea_orm::entity::prelude::*;
 
-use crate::types::Instant;
+use crate::types::{Id, Instant};
 
 /// The state of a job.
 #[sea_orm::model]
@@ -15,6 +15,8 @@ pub struct Model {
     pub fencing_token: i64,
     /// The process that holds the lease; `None` if no process does.
     pub holder: Option<String>,
+    /// The store that made the last claim, by the random id that it chose when it was opened: several may have the same name.
+    pub claimed_by: Option<Id>,
     /// The end of the lease unless it is renewed.
     pub expires_at: Option<Instant>,
     /// The last scheduled time that is finished.

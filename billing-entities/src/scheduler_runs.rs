@@ -17,7 +17,7 @@ pub struct Model {
     pub scheduled_at: Instant,
     /// `done`, `retrying`, `dead`, `interrupted`, `skipped`, `missed`, `paused` or `rescheduled`.
     pub status: String,
-    /// `schedule`, `manual` or `replay`.
+    /// `schedule`, `manual`, `replay` or `queue`.
     pub cause: String,
     /// The number of the attempt; 0 if nothing ran.
     pub attempt: i32,
@@ -40,7 +40,7 @@ pub struct Model {
     pub scheduled_from: Option<Instant>,
     /// The number of scheduled times in the row.
     pub scheduled_count: i64,
-    /// The control request that the run answers.
+    /// The control request that the run answers, or the queued job.
     pub request_id: Option<Id>,
 }
 

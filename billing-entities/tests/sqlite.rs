@@ -30,9 +30,9 @@ INSERT INTO vps_billing_cycles VALUES ('00000000-0000-4000-8000-000000000007',
     'billed', '00000000-0000-4000-8000-000000000006', NULL, NULL, NULL);
 INSERT INTO billing_daemon_status VALUES (8, 'host-1', 'running', AT, TRUE, 9, 123456, 50000, NULL, AT, NULL, NULL,
     NULL, NULL);
-INSERT INTO scheduler_jobs VALUES ('billing', 1, 'me', 1795341600123456, 1795341600123456, 1795341600123456,
-    NULL, 2, NULL, 1795341600123456, 'every 1h', 1795341600123456, NULL, 1795341600123456);
-INSERT INTO scheduler_fencing VALUES ('billing', 3, NULL, 4500);
+INSERT INTO scheduler_jobs VALUES ('billing', 1, 'me', '00000000-0000-4000-8000-000000000012', 1795341600123456, 1795341600123456,
+    1795341600123456, NULL, 2, NULL, 1795341600123456, 'every 1h', 1795341600123456, NULL, 1795341600123456);
+INSERT INTO scheduler_fencing VALUES ('billing', 3, NULL, 4500, NULL);
 INSERT INTO scheduler_runs VALUES ('00000000-0000-4000-8000-000000000009', 'billing', '', 1795341600123456,
     'done', 'manual', 1, 2, 'me', 1795341600123456, 1795341600123456, 3, 4, NULL, NULL, '{"amount":5}', NULL, 1,
     NULL);
@@ -40,6 +40,8 @@ INSERT INTO scheduler_pauses VALUES ('00000000-0000-4000-8000-000000000010', 'bi
     NULL, NULL);
 INSERT INTO scheduler_requests VALUES ('00000000-0000-4000-8000-000000000011', 'billing', 'replay', 1795341600123456,
     NULL, 1795341600123456, 'ada', 'tea');
+INSERT INTO scheduler_queue VALUES ('00000000-0000-4000-8000-000000000012', 'mail', '{"to":"ada"}', 1795341600123456,
+    1795341600123456, 5, NULL, 2, 3, 'one', 1795341600123456, NULL);
 INSERT INTO scheduler_audit_log VALUES (1, 1795341600123456, 'ada', 'pause', 'billing', NULL, '{}', '', 'abc');
 INSERT INTO billing_batches VALUES (1, '00000000-0000-4000-8000-000000000009', 2, 1795341600123456, 3, 4, 5, 6,
     '{"USD":{"charges":4,"hours":6,"amount":7}}', 1795341600123456, NULL);
@@ -53,6 +55,10 @@ INSERT INTO billing_holds VALUES (1, '00000000-0000-4000-8000-000000000005',
 INSERT INTO billing_seen_rates VALUES ('plan', 'daily', 1795341600123456, 3, 2);
 INSERT INTO billing_wallet_openings VALUES ('00000000-0000-4000-8000-000000000003',
     '00000000-0000-4000-8000-000000000002', 1, -2, 1795341600123456);
+INSERT INTO billing_standings VALUES ('00000000-0000-4000-8000-000000000002', 'exhausted', 1795341600123456, TRUE, 2, -1, 3, 4, -5,
+    1795341600123456, 6, 'running', 1795341600123456);
+INSERT INTO billing_notices VALUES ('00000000-0000-4000-8000-000000000002', 2, -1, '00000000-0000-4000-8000-000000000013', FALSE,
+    1795341600123456, 1795341600123456);
 "#;
 
 async fn filled() -> (TempDir, DatabaseConnection) {
@@ -223,6 +229,7 @@ async fn jobs_and_runs_are_read() {
             job: "billing".to_owned(),
             fencing_token: 1,
             holder: Some("me".to_owned()),
+            claimed_by: Some(id(0x12)),
             expires_at: Some(now),
             cursor_at: now,
             retry_scheduled_at: Some(now),
@@ -243,6 +250,7 @@ async fn jobs_and_runs_are_read() {
             fencing_token: 3,
             last_success_at: None,
             hand_back_after_seconds: 4500,
+            halt: None,
         },
     );
     check(
@@ -314,6 +322,23 @@ async fn pauses_requests_and_audit_log_are_read() {
             requested_at: now,
             requested_by: "ada".to_owned(),
             reason: Some("tea".to_owned()),
+        },
+    );
+    check(
+        scheduler_queue::Entity::find().all(&db).await,
+        scheduler_queue::Model {
+            id: id(0x12),
+            kind: "mail".to_owned(),
+            payload: json(r#"{"to":"ada"}"#),
+            scheduled_at: now,
+            not_before: now,
+            priority: 5,
+            unique_key: None,
+            failed_attempts: 2,
+            fencing_token: 3,
+            holder: Some("one".to_owned()),
+            expires_at: Some(now),
+            finished_at: None,
         },
     );
     check(
@@ -408,6 +433,42 @@ async fn charges_meters_and_holds_are_read() {
             opening_balance: 1,
             opening_ledger: -2,
             opened_at: now,
+        },
+    );
+}
+
+#[tokio::test]
+async fn standings_and_notices_are_read() {
+    let (_dir, db) = filled().await;
+    let now = Instant(at());
+    check(
+        billing_standings::Entity::find().all(&db).await,
+        billing_standings::Model {
+            organization_id: id(2),
+            state: "exhausted".to_owned(),
+            since: now,
+            watched: true,
+            episode: 2,
+            level: Some(-1),
+            burn: Some(3),
+            owed: Some(4),
+            runway_hours: Some(-5),
+            exhausted_at: Some(now),
+            epoch: 6,
+            desired: "running".to_owned(),
+            evaluated_at: now,
+        },
+    );
+    check(
+        billing_notices::Entity::find().all(&db).await,
+        billing_notices::Model {
+            organization_id: id(2),
+            episode: 2,
+            level: -1,
+            event_id: Some(id(0x13)),
+            passed: false,
+            created_at: now,
+            delivered_at: Some(now),
         },
     );
 }

@@ -13,7 +13,9 @@ const DROP_TABLES: &str = "
     DROP TABLE IF EXISTS billing_meters;
     DROP TABLE IF EXISTS billing_holds;
     DROP TABLE IF EXISTS billing_seen_rates;
-    DROP TABLE IF EXISTS billing_wallet_openings;";
+    DROP TABLE IF EXISTS billing_wallet_openings;
+    DROP TABLE IF EXISTS billing_standings;
+    DROP TABLE IF EXISTS billing_notices;";
 
 const DROP_PANEL_GUARD: &str = include_str!("sql/drop_panel_guard.sql");
 

@@ -2,14 +2,11 @@
 
 use std::io::{IsTerminal as _, Write as _, stderr, stdout};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use billing_store::DatabaseUrl;
+use billing_store::{Database, DatabaseUrl, Pool};
 use clap::{Parser, Subcommand};
 use migration::{MigrationError, SchemaError};
-use sea_orm_migration::sea_orm::{
-    ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr, SqlxError,
-};
+use sea_orm_migration::sea_orm::{DatabaseConnection, DbErr, RuntimeErr, SqlxError};
 use tracing_subscriber::EnvFilter;
 
 const USAGE: u8 = 64;
@@ -105,7 +102,7 @@ async fn run(cli: Cli) -> Result<String, Failure> {
     let url: DatabaseUrl =
         url.parse().map_err(|error| Failure { code: CONFIG, message: format!("{error}") })?;
     let url = if matches!(command, Command::Up { .. }) { url.creating() } else { url.existing() };
-    let db = connect(&url, cli.database_schema, cli.verbose).await?;
+    let db = connect(url, cli.database_schema, cli.verbose).await?;
     let report = match command {
         Command::Up { num } => names("applied", &migration::up(&db, num).await?),
         Command::Down { num } => names("reverted", &migration::down(&db, Some(num)).await?),
@@ -125,21 +122,18 @@ fn refusal(command: &Command) -> Option<String> {
 }
 
 async fn connect(
-    url: &DatabaseUrl,
+    url: DatabaseUrl,
     schema: Option<String>,
     verbose: bool,
 ) -> Result<DatabaseConnection, Failure> {
-    let mut options = ConnectOptions::new(url.expose());
-    options.max_connections(1).connect_timeout(Duration::from_secs(10)).sqlx_logging(verbose);
-    // PgBouncer in transaction mode knows no prepared statements.
-    options.map_sqlx_postgres_opts(|options| options.statement_cache_capacity(0));
-    if let Some(schema) = schema.filter(|schema| !schema.is_empty()) {
-        options.set_schema_search_path(schema);
-    }
-    Database::connect(options).await.map_err(|error| Failure {
-        code: code(&error),
-        message: format!("cannot open {url}: {}", url.redact(&error.to_string())),
-    })
+    let database = Database::new(url)
+        .with_application_name("migration")
+        .with_schema(schema.filter(|schema| !schema.is_empty()))
+        .with_statement_log(verbose);
+    database
+        .connect(Pool::Single)
+        .await
+        .map_err(|error| Failure { code: code(&error.source), message: error.to_string() })
 }
 
 fn code(error: &DbErr) -> u8 {

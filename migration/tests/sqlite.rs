@@ -17,7 +17,7 @@ const PANEL: [&str; 8] = [
     "vps_plans",
     "wallets",
 ];
-const OURS: [&str; 14] = [
+const OURS: [&str; 17] = [
     "billing_batches",
     "billing_charges",
     "billing_created_tables",
@@ -25,12 +25,15 @@ const OURS: [&str; 14] = [
     "billing_holds",
     "scheduler_audit_log",
     "scheduler_pauses",
+    "scheduler_queue",
     "scheduler_requests",
     "scheduler_runs",
     "scheduler_jobs",
     "billing_meters",
     "billing_migrations",
+    "billing_notices",
     "billing_seen_rates",
+    "billing_standings",
     "billing_wallet_openings",
 ];
 
@@ -245,5 +248,36 @@ async fn charges_are_append_only() {
     for sql in ["UPDATE billing_charges SET amount = 1", "DELETE FROM billing_charges"] {
         let error = db.execute_unprepared(sql).await.unwrap_err().to_string();
         assert!(error.contains("billing_charges is append-only"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn hour_before_watermark_cannot_be_charged() {
+    let (_dir, db) = migrated().await;
+    let insert = |batch: i64, start: i64| {
+        let sql = format!(
+            "INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount, carry, currency)
+             VALUES ({start}, 'i', 'o', {batch}, 1, 0, 0, 0, 'USD')"
+        );
+        let db = &db;
+        async move { db.execute_unprepared(&sql).await.map_err(|error| error.to_string()) }
+    };
+    insert(1, 0).await.unwrap();
+    let meter =
+        "INSERT INTO billing_meters (instance_id, organization_id, billed_through, carry, seen_at, opened_at)
+                 VALUES ('i', 'o', 3600000000, 0, 0, 0)";
+    db.execute_unprepared(meter).await.unwrap();
+    for start in [0, 3_599_999_999] {
+        let error = insert(2, start).await.unwrap_err();
+        assert!(error.contains("was charged before"), "{error}");
+    }
+    insert(2, 3_600_000_000).await.unwrap();
+    for (sql, message) in [
+        ("UPDATE billing_meters SET billed_through = billed_through - 1", "never moves back"),
+        ("UPDATE billing_meters SET instance_id = 'other'", "never moves back"),
+        ("DELETE FROM billing_meters", "pay the same hours again"),
+    ] {
+        let error = db.execute_unprepared(sql).await.unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
     }
 }

@@ -114,3 +114,36 @@ CREATE TABLE IF NOT EXISTS billing_wallet_openings (
     opening_ledger bigint NOT NULL,
     opened_at timestamptz NOT NULL DEFAULT now()
 );
+
+-- What the prepaid policy has decided of each organization whose wallet was ever low. `watched` marks those that each run of the job
+-- checks; of all others every instance is paid for longer than any notice is due. The figures are those of `evaluated_at`.
+CREATE TABLE IF NOT EXISTS billing_standings (
+    organization_id uuid PRIMARY KEY,
+    state text NOT NULL CHECK (state IN ('ok', 'low', 'exhausted', 'suspended', 'unknown')),
+    since timestamptz NOT NULL,
+    watched boolean NOT NULL,
+    episode bigint NOT NULL CHECK (episode >= 0),
+    level integer CHECK (level >= -1),
+    burn bigint CHECK (burn >= 0),
+    owed bigint CHECK (owed >= 0),
+    runway_hours bigint,
+    exhausted_at timestamptz,
+    epoch bigint NOT NULL CHECK (epoch >= 0),
+    desired text NOT NULL CHECK (desired IN ('running', 'suspended')),
+    evaluated_at timestamptz NOT NULL,
+    CHECK ((state = 'exhausted') = (exhausted_at IS NOT NULL))
+) WITH (fillfactor = 80);
+CREATE INDEX IF NOT EXISTS billing_standings_watched ON billing_standings (organization_id) WHERE watched;
+
+-- The notices of the prepaid policy: each level at most once in an episode.
+CREATE TABLE IF NOT EXISTS billing_notices (
+    organization_id uuid NOT NULL,
+    episode bigint NOT NULL CHECK (episode >= 0),
+    level integer NOT NULL CHECK (level >= -1),
+    event_id uuid,
+    passed boolean NOT NULL,
+    created_at timestamptz NOT NULL,
+    delivered_at timestamptz,
+    PRIMARY KEY (organization_id, episode, level),
+    CHECK (event_id IS NOT NULL OR delivered_at IS NULL)
+);

@@ -19,9 +19,12 @@ CREATE TABLE IF NOT EXISTS billing_batches (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS billing_batches_by_run ON billing_batches (run_id);
 CREATE INDEX IF NOT EXISTS billing_batches_by_ledger ON billing_batches (ledger_until);
+CREATE INDEX IF NOT EXISTS billing_batches_by_as_of ON billing_batches (as_of);
 
--- The charge ledger: append-only. The key begins with the period, so that new rows go to its right edge. The table is not
--- WITHOUT ROWID: a batch inserts rows in the order of wallets, and changes a seventh less of the file than in the order of the key.
+-- The charge ledger: append-only. The key begins with the batch, so that a batch writes consecutive pages; the charges of an
+-- instance are found with one search for each batch. A key of instance and period would be changed at a
+-- random position by each charge, so triggers replace it: no charge begins before the watermark of its instance, and a watermark
+-- never moves back.
 -- `currency` is that of `amount`, or XXX without a wallet. `by_panel` marks the charges of the panel's own biller behind the panel
 -- guard: `amount` and `hours` are the panel's, and `rate` is computed from them.
 CREATE TABLE IF NOT EXISTS billing_charges (
@@ -36,8 +39,12 @@ CREATE TABLE IF NOT EXISTS billing_charges (
     payment_transaction_id TEXT,
     currency TEXT NOT NULL CHECK (currency GLOB '[A-Z][A-Z][A-Z]'),
     by_panel INTEGER NOT NULL DEFAULT 0 CHECK (by_panel IN (0, 1)),
-    PRIMARY KEY (period_start, instance_id)
-) STRICT;
+    PRIMARY KEY (batch_id, instance_id, period_start)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER IF NOT EXISTS billing_charges_once BEFORE INSERT ON billing_charges
+WHEN EXISTS (SELECT 1 FROM billing_meters WHERE instance_id = NEW.instance_id AND billed_through > NEW.period_start)
+BEGIN SELECT RAISE(ABORT, 'billing_charges: the meter shows that this hour of the instance was charged before'); END;
 
 CREATE TRIGGER IF NOT EXISTS billing_charges_no_update BEFORE UPDATE ON billing_charges
 BEGIN SELECT RAISE(ABORT, 'billing_charges is append-only: a charge is corrected by a refund, never by an UPDATE'); END;
@@ -63,6 +70,12 @@ CREATE TABLE IF NOT EXISTS billing_meters (
     panel_debited_at INTEGER,
     deleted_at INTEGER
 ) STRICT;
+
+CREATE TRIGGER IF NOT EXISTS billing_meters_forward BEFORE UPDATE OF instance_id, billed_through ON billing_meters
+WHEN NEW.billed_through < OLD.billed_through OR NEW.instance_id <> OLD.instance_id
+BEGIN SELECT RAISE(ABORT, 'billing_meters: a watermark never moves back, because hours would be charged twice'); END;
+CREATE TRIGGER IF NOT EXISTS billing_meters_no_delete BEFORE DELETE ON billing_meters
+BEGIN SELECT RAISE(ABORT, 'billing_meters: without its meter an instance would pay the same hours again'); END;
 
 -- The prices that runs saw, each with the time when it was first seen: append-only, a row for each change. `backup_rate` is the part
 -- of `rate` that pays for backups. An instance without a meter pays for each hour what was seen when the hour ended.
@@ -110,3 +123,36 @@ CREATE TABLE IF NOT EXISTS billing_wallet_openings (
     opening_ledger INTEGER NOT NULL,
     opened_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER))
 ) STRICT;
+
+-- What the prepaid policy has decided of each organization whose wallet was ever low. `watched` marks those that each run of the job
+-- checks; of all others every instance is paid for longer than any notice is due. The figures are those of `evaluated_at`.
+CREATE TABLE IF NOT EXISTS billing_standings (
+    organization_id TEXT PRIMARY KEY NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('ok', 'low', 'exhausted', 'suspended', 'unknown')),
+    since INTEGER NOT NULL,
+    watched INTEGER NOT NULL CHECK (watched IN (0, 1)),
+    episode INTEGER NOT NULL CHECK (episode >= 0),
+    level INTEGER CHECK (level >= -1),
+    burn INTEGER CHECK (burn >= 0),
+    owed INTEGER CHECK (owed >= 0),
+    runway_hours INTEGER,
+    exhausted_at INTEGER,
+    epoch INTEGER NOT NULL CHECK (epoch >= 0),
+    desired TEXT NOT NULL CHECK (desired IN ('running', 'suspended')),
+    evaluated_at INTEGER NOT NULL,
+    CHECK ((state = 'exhausted') = (exhausted_at IS NOT NULL))
+) STRICT;
+CREATE INDEX IF NOT EXISTS billing_standings_watched ON billing_standings (organization_id) WHERE watched = 1;
+
+-- The notices of the prepaid policy: each level at most once in an episode.
+CREATE TABLE IF NOT EXISTS billing_notices (
+    organization_id TEXT NOT NULL,
+    episode INTEGER NOT NULL CHECK (episode >= 0),
+    level INTEGER NOT NULL CHECK (level >= -1),
+    event_id TEXT,
+    passed INTEGER NOT NULL CHECK (passed IN (0, 1)),
+    created_at INTEGER NOT NULL,
+    delivered_at INTEGER,
+    PRIMARY KEY (organization_id, episode, level),
+    CHECK (event_id IS NOT NULL OR delivered_at IS NULL)
+) STRICT, WITHOUT ROWID;
