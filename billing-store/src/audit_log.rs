@@ -4,15 +4,13 @@
 //! hashes reveals a change. It does not reveal that rows were removed at the end: compare the newest id with a copy outside of
 //! the database.
 
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value,
-};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, Value};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::{
     columns,
-    transaction::{SQLITE_NOW, begin, query_all, statement},
+    transaction::{SQLITE_NOW, Transaction, begin, query_all, statement},
 };
 
 /// One change by an operator.
@@ -75,7 +73,7 @@ pub fn fingerprint(text: &str) -> String {
 
 /// Appends `event` in the transaction that makes the change. Call it last: another transaction that appends waits for the end of
 /// this one.
-pub async fn append(txn: &DatabaseTransaction, event: &AuditEvent) -> Result<(), DbErr> {
+pub async fn append(txn: &Transaction, event: &AuditEvent) -> Result<(), DbErr> {
     // The types of the operands are explicit: in a function with the owner's rights, an operator of another role must not replace a
     // built-in one that does not match exactly.
     let (now, at) = match txn.get_database_backend() {

@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, SqlxSqliteConnector, Statement,
-    sqlx::{self, ConnectOptions as _, PgConnection},
+    sqlx::{self, PgConnection, sqlite::SqlitePoolOptions},
 };
 use tokio::sync::Mutex;
+use tracing::warn;
 
 use crate::{
-    error_class::{ErrorClass, classify, code},
-    transaction::{
-        QueryOutput, WRITING_ALONE, accept_any_text, execute, failed, query_all, single_round_trip, statement,
-    },
+    connection_check::{SHOW_READ_ONLY, discard_open_connections},
+    connector::Connector,
+    database::Database,
+    error_class::{ErrorClass, ServerError, classify, code},
+    transaction::{QueryOutput, StatementLimit, execute, failed, query_all, single_round_trip, statement},
 };
 
 /// The time that a transaction waits for the previous one on the same connection.
@@ -21,6 +23,10 @@ const EXCLUSIVE_TIMEOUT: Duration = Duration::from_mins(2);
 /// The number of pages in SQLite's write-ahead log from which on it is written back into the file. Successive batches change the same
 /// pages, so a longer log writes less in total; but another connection that commits meanwhile may have to write all of it back.
 pub const SQLITE_LOG_PAGES: u32 = 16_384;
+
+/// The page cache of a writer, in KiB as a negative number: it holds the pages that one batch reads and changes. With a smaller one,
+/// pages would be written several times before the commit.
+const SQLITE_WRITER_CACHE: &str = "-16384";
 
 /// Returns a connection for one task that writes much, until it is closed. On SQLite it is a separate one: the page cache of a
 /// connection becomes invalid when another connection writes. Its commits do not write back the log: see [`checkpoint`].
@@ -32,9 +38,30 @@ pub fn exclusive_writer(db: &DatabaseConnection) -> DatabaseConnection {
     let options = db.get_sqlite_connection_pool().connect_options();
     // A statement on several rows journals the previous pages, which would double the writes to a file. Other connections keep
     // temporary data in a file, because sorting a whole fleet would need much memory.
-    let options = (*options).clone().pragma("temp_store", "MEMORY").pragma("wal_autocheckpoint", "0");
-    let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).acquire_timeout(EXCLUSIVE_TIMEOUT);
-    SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with(options))
+    let options = (*options)
+        .clone()
+        .pragma("temp_store", "MEMORY")
+        .pragma("wal_autocheckpoint", "0")
+        .pragma("cache_size", SQLITE_WRITER_CACHE);
+    let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(EXCLUSIVE_TIMEOUT);
+    SqlxSqliteConnector::from_sqlx_sqlite_pool(without_open_transactions(pool).connect_lazy_with(options))
+}
+
+/// Lets a pool close a connection that returns with a transaction open, because its COMMIT or its ROLLBACK failed: after a full disk
+/// or an error of the file. It would keep the lock of the file, and with it every other writer, until the process ends.
+///
+/// The check before a use is left out: a connection to a file is not lost while it is idle.
+pub(crate) fn without_open_transactions(pool: SqlitePoolOptions) -> SqlitePoolOptions {
+    pool.test_before_acquire(false).after_release(|connection, _| {
+        Box::pin(async {
+            // SQLite refuses to begin a transaction within another one. This one reads nothing, so it takes no lock.
+            let ended = sqlx::raw_sql("BEGIN; COMMIT").execute(connection).await;
+            if let Err(error) = &ended {
+                warn!("closing a connection to the database whose transaction did not end: {error}");
+            }
+            Ok(ended.is_ok())
+        })
+    })
 }
 
 /// Writes SQLite's log back into the file if it has at least `pages` pages. To be called between two transactions of an
@@ -55,29 +82,41 @@ pub async fn checkpoint(db: &DatabaseConnection, pages: u32) -> Result<(), DbErr
 /// The time that a statement waits for the previous one on a dedicated connection. Most take a millisecond.
 const DEDICATED_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// The codes with which a server ends a connection without executing the statement: administrator shutdown and restart.
-const ENDED: [&str; 2] = ["57P01", "57P02"];
+/// The codes with which a server ends a connection without executing the statement: administrator shutdown and restart, and
+/// `idle_session_timeout`.
+const ENDED: [&str; 3] = ["57P01", "57P02", "57P05"];
 
 /// A connection next to the pool for short, frequent statements. On PostgreSQL each costs one round trip; a pool also pings a
-/// connection before and after each use.
+/// connection before and after each use. When it is lost, the next statement searches all servers of the URL for the primary, and
+/// the pool follows.
 #[derive(Debug)]
 pub struct DedicatedConnection {
     db: DatabaseConnection,
+    connector: Connector,
     /// `None` while it is used, so that a cancelled statement closes it.
     own: Mutex<Option<PgConnection>>,
 }
 
 impl DedicatedConnection {
-    /// Returns a connection to the database of this pool. The first statement opens it.
+    /// Returns a connection to `database`, which `db` is a pool of. The first statement opens it.
     #[must_use]
-    pub fn new(db: DatabaseConnection) -> Self {
-        Self { db, own: Mutex::default() }
+    pub fn new(db: DatabaseConnection, database: &Database) -> Self {
+        Self { db, connector: database.connector(), own: Mutex::default() }
+    }
+
+    /// Lets a pool of the same database open its new connections on the server of this connection.
+    pub(crate) fn lead(&self, db: &DatabaseConnection) {
+        if db.get_database_backend() != DbBackend::Sqlite
+            && let Some(options) = self.connector.current_of_several()
+        {
+            db.get_postgres_connection_pool().set_connect_options(options);
+        }
     }
 
     /// Returns the rows of a statement, like [`query_all`]; the statement may also change rows.
     pub async fn query_all(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
         if self.db.get_database_backend() != DbBackend::Sqlite {
-            return Ok(self.send(WRITING_ALONE, &statement).await?.rows);
+            return Ok(self.send(StatementLimit::Call.before(&statement)).await?.rows);
         }
         query_all(&self.db, statement).await
     }
@@ -85,36 +124,37 @@ impl DedicatedConnection {
     /// Returns the number of rows that a statement changed, like [`execute`].
     pub async fn execute(&self, statement: Statement) -> Result<u64, DbErr> {
         if self.db.get_database_backend() != DbBackend::Sqlite {
-            return Ok(self.send(WRITING_ALONE, &statement).await?.affected);
+            return Ok(self.send(StatementLimit::Call.before(&statement)).await?.affected);
         }
         execute(&self.db, statement).await
     }
 
-    /// Returns the number that a query without parameters selects; `None` without a row.
-    pub async fn query_scalar(&self, sql: &'static str) -> Result<Option<i64>, DbErr> {
-        let statement = Statement::from_string(self.db.get_database_backend(), sql);
-        let row = match self.db.get_database_backend() {
-            DbBackend::Sqlite => self.db.query_one_raw(statement).await?,
-            _ => self.send("", &statement).await?.rows.into_iter().next(),
-        };
-        row.map(|row| row.try_get_by_index(0)).transpose()
+    /// Returns the first row of a query without parameters, which must not take long: it sets no limits.
+    pub async fn query_one(&self, sql: String) -> Result<Option<QueryResult>, DbErr> {
+        Ok(match self.db.get_database_backend() {
+            DbBackend::Sqlite => {
+                self.db.query_one_raw(Statement::from_string(DbBackend::Sqlite, sql)).await?
+            }
+            _ => self.send(sql).await?.rows.into_iter().next(),
+        })
     }
 
     /// Sends a statement. Uses the pool if another statement, which may wait for a lock, uses the connection.
-    async fn send(&self, limits: &str, statement: &Statement) -> Result<QueryOutput, DbErr> {
+    async fn send(&self, message: String) -> Result<QueryOutput, DbErr> {
+        let limit = StatementLimit::Call;
         let pool = self.db.get_postgres_connection_pool();
         let Ok(mut own) = tokio::time::timeout(DEDICATED_TIMEOUT, self.own.lock()).await else {
-            return single_round_trip(pool, limits, statement).await;
+            return single_round_trip(pool, message, limit).await;
         };
         let mut connection = match own.take() {
             Some(connection) => connection,
-            None => open(pool).await.map_err(failed)?,
+            None => self.open().await?,
         };
-        match single_round_trip(&mut connection, limits, statement).await {
+        match self.checked_round_trip(&mut connection, &message, limit).await {
             // The server ended the connection while it was idle, or rolled back the statement: it may be available again.
             Err(error) if code(&error).is_some_and(|code| ENDED.contains(&code.as_str())) => {
                 drop(own);
-                single_round_trip(pool, limits, statement).await
+                single_round_trip(pool, message, limit).await
             }
             Err(error) if classify(&error) == ErrorClass::Lost => Err(error),
             answer => {
@@ -123,17 +163,31 @@ impl DedicatedConnection {
             }
         }
     }
-}
 
-async fn open(pool: &sqlx::PgPool) -> Result<PgConnection, sqlx::Error> {
-    let options = pool.connect_options();
-    let opened = async {
-        let mut connection = options.connect().await?;
-        accept_any_text(&mut connection).await?;
+    async fn open(&self) -> Result<PgConnection, DbErr> {
+        let connection = self.connector.connect().await.map_err(failed)?;
+        self.lead(&self.db);
         Ok(connection)
-    };
-    let opened = tokio::time::timeout(pool.options().get_acquire_timeout(), opened);
-    opened.await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
+    /// Sends a statement, and fails if the session has become read-only: a poll of a demoted server would report its old state.
+    async fn checked_round_trip(
+        &self,
+        connection: &mut PgConnection,
+        message: &str,
+        limit: StatementLimit,
+    ) -> Result<QueryOutput, DbErr> {
+        if !self.connector.writes() {
+            return single_round_trip(connection, message.to_owned(), limit).await;
+        }
+        let mut output = single_round_trip(connection, format!("{SHOW_READ_ONLY}; {message}"), limit).await?;
+        if output.rows.remove(0).try_get_by_index::<String>(0)? == "on" {
+            discard_open_connections();
+            let message = "the server of this connection has become read-only".to_owned();
+            return Err(failed(ServerError::read_only(message).into()));
+        }
+        Ok(output)
+    }
 }
 
 #[cfg(test)]
@@ -149,6 +203,19 @@ mod tests {
         let log = log.expect("SQLite reports the length of its log").expect("in a row");
         let pages = |column| log.try_get("", column).expect("a number of pages");
         (pages("log"), pages("checkpointed"))
+    }
+
+    #[tokio::test]
+    async fn connection_with_open_transaction_is_closed() {
+        let folder = tempfile::tempdir().expect("a folder is made");
+        let url = format!("sqlite://{}?mode=rwc", folder.path().join("open.db").display());
+        let db = Database::connect(url).await.expect("a file is made");
+        let writer = exclusive_writer(&db);
+        // sqlx does not notice this transaction, as it does not notice one whose COMMIT failed.
+        writer.execute_unprepared("BEGIN IMMEDIATE").await.expect("a transaction begins");
+        let other = begin(&db).await.expect("the lock is free");
+        other.commit().await.expect("an empty transaction ends");
+        writer.execute_unprepared("BEGIN IMMEDIATE").await.expect("another connection has no transaction");
     }
 
     #[tokio::test]

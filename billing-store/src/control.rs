@@ -4,12 +4,10 @@ use std::{collections::HashMap, time::Duration};
 
 use billing_scheduler::{
     ControlAction, ControlReceipt, ControlRequest, ControlState, FencingToken, Holder, JobRow, LateJob,
-    NOT_AHEAD, Pause, RunFilter, RunRow,
+    NOT_AHEAD, Pause, RunFilter, RunRow, StorePoll,
 };
 use chrono::{DateTime, Utc};
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, Statement, Value,
-};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, Statement, Value};
 use serde_json::{Value as JsonValue, json};
 
 use crate::{
@@ -18,25 +16,45 @@ use crate::{
     dialect::Dialect,
     rows::{claim_hint, instant, pauses, requests, run, run_columns, state},
     store::is_unique_violation,
-    transaction::{begin, begin_read, query_all},
+    transaction::{StatementLimit, Transaction, begin, begin_read, query_all, query_one},
 };
 
 /// The maximum number of attempts at a request while other requests are written at the same time.
 const ATTEMPTS: u32 = 50;
 const RETRY_DELAY: Duration = Duration::from_millis(5);
 
-/// Selects the id of the newest request. Polled about once a second: one round trip, and one page of an index.
-const REVISION: &str = "SELECT coalesce(max(id), 0) AS revision FROM scheduler_audit_log";
+/// Selects the id of the newest request. Polled every second or two: one round trip, and one page of an index.
+const REVISION: &str = "coalesce(max(id), 0) AS revision FROM scheduler_audit_log";
 
-pub(crate) async fn control_state(
+pub(crate) async fn poll(
     connection: &DedicatedConnection,
     dialect: Dialect,
     known: Option<i64>,
-) -> Result<Option<ControlState>, DbErr> {
-    if known.is_some() && known == connection.query_scalar(REVISION).await? {
-        return Ok(None);
+) -> Result<StorePoll, DbErr> {
+    if known.is_some() {
+        let revision = format!("SELECT {} AS now, {REVISION}", dialect.clock());
+        if let Some(row) = connection.query_one(revision).await?
+            && known == row.try_get("", "revision")?
+        {
+            return Ok(StorePoll { now: time(&row)?, changed: None });
+        }
     }
-    decode_control_state(&connection.query_all(control_state_query(dialect)).await?).map(Some)
+    let rows = connection.query_all(control_state_query(dialect)).await?;
+    let now = rows.first().map_or(Ok(None), time)?;
+    Ok(StorePoll { now, changed: Some(decode_control_state(&rows)?) })
+}
+
+/// Returns the time by the database's clock, which every process follows.
+pub async fn read_time(db: &DatabaseConnection) -> Result<DateTime<Utc>, DbErr> {
+    let dialect = Dialect::of(db.get_database_backend());
+    let sql = format!("SELECT {} AS now", dialect.micros(dialect.now()));
+    let row = query_one(db, Statement::from_string(dialect.backend(), sql)).await?;
+    row.as_ref().map_or(Ok(None), time)?.ok_or_else(|| DbErr::RecordNotFound("the time".to_owned()))
+}
+
+/// Returns the time in the column `now`.
+fn time(row: &QueryResult) -> Result<Option<DateTime<Utc>>, DbErr> {
+    row.try_get::<Option<i64>>("", "now")?.map(instant).transpose()
 }
 
 /// Reads which jobs are paused and which requests are open.
@@ -47,7 +65,8 @@ pub async fn read_control_state(db: &DatabaseConnection) -> Result<ControlState,
 /// Returns one statement, so that its parts are consistent.
 fn control_state_query(dialect: Dialect) -> Statement {
     let sql = format!(
-        "SELECT r.revision, {} AS pauses, {} AS requests FROM ({REVISION}) r",
+        "SELECT {} AS now, r.revision, {} AS pauses, {} AS requests FROM (SELECT {REVISION}) r",
+        dialect.clock(),
         dialect.pauses("p.resumed_at IS NULL"),
         dialect.requests("true"),
     );
@@ -114,7 +133,7 @@ fn audit_event(request: &ControlRequest, before: &JsonValue, after: &JsonValue) 
     }
 }
 
-async fn apply_request(txn: &DatabaseTransaction, request: &ControlRequest) -> Result<RequestEffect, DbErr> {
+async fn apply_request(txn: &Transaction, request: &ControlRequest) -> Result<RequestEffect, DbErr> {
     let dialect = Dialect::of(txn.get_database_backend());
     let unchanged = |why: &str| Ok(RequestEffect::Unchanged(why.to_owned()));
     let changed = |before: JsonValue, after: JsonValue| Ok(RequestEffect::Changed { before, after });
@@ -172,7 +191,7 @@ async fn apply_request(txn: &DatabaseTransaction, request: &ControlRequest) -> R
 }
 
 /// Withdraws the open requests of a job, and requests the run of its present claim to stop.
-async fn cancel(txn: &DatabaseTransaction, request: &ControlRequest) -> Result<RequestEffect, DbErr> {
+async fn cancel(txn: &Transaction, request: &ControlRequest) -> Result<RequestEffect, DbErr> {
     let (dialect, job) = (Dialect::of(txn.get_database_backend()), request.job.as_str());
     let withdraw = "DELETE FROM scheduler_requests WHERE job = $1 AND kind <> 'cancel'";
     let withdrawn = txn.execute_raw(statement(txn, withdraw, [job.into()])).await?.rows_affected();
@@ -207,7 +226,7 @@ async fn cancel(txn: &DatabaseTransaction, request: &ControlRequest) -> Result<R
 }
 
 /// Returns the current pause of a job.
-async fn open_pause(txn: &DatabaseTransaction, job: &str) -> Result<Option<Pause>, DbErr> {
+async fn open_pause(txn: &Transaction, job: &str) -> Result<Option<Pause>, DbErr> {
     let dialect = Dialect::of(txn.get_database_backend());
     let open = format!("SELECT {} AS pauses", dialect.pauses("p.job = $1 AND p.resumed_at IS NULL"));
     let row = txn.query_one_raw(statement(txn, &open, [job.into()])).await?;
@@ -215,11 +234,7 @@ async fn open_pause(txn: &DatabaseTransaction, job: &str) -> Result<Option<Pause
     Ok(pauses(open.as_deref())?.pop().map(|(_, pause)| pause))
 }
 
-async fn open(
-    txn: &DatabaseTransaction,
-    request: &ControlRequest,
-    fencing_token: Option<i64>,
-) -> Result<(), DbErr> {
+async fn open(txn: &Transaction, request: &ControlRequest, fencing_token: Option<i64>) -> Result<(), DbErr> {
     let dialect = Dialect::of(txn.get_database_backend());
     let insert = format!(
         "INSERT INTO scheduler_requests
@@ -250,22 +265,46 @@ async fn open(
 
 /// Reads every job that was ever claimed, sorted by name, with its last run.
 pub async fn read_jobs(db: &DatabaseConnection) -> Result<Vec<JobRow>, DbErr> {
-    let newest = format!(
-        "SELECT {} FROM scheduler_jobs s JOIN scheduler_runs r ON r.id =
-                (SELECT n.id FROM scheduler_runs n WHERE n.job = s.job ORDER BY n.started_at DESC, n.id DESC LIMIT 1)",
-        run_columns(Dialect::of(db.get_database_backend()))
-    );
-    let txn = begin_read(db).await?;
+    let txn = begin_read(db, StatementLimit::Fleet).await?;
     let states = states(Dialect::of(txn.get_database_backend()), "true", []);
     let mut jobs = in_order(&txn.query_all_raw(states).await?)?;
-    let newest = txn.query_all_raw(statement(&txn, &newest, [])).await?;
+    let names: Vec<&str> = jobs.iter().map(|row| row.job.as_str()).collect();
+    let mut newest = last_runs(&txn, &names).await?;
     txn.commit().await?;
-    let newest = newest.iter().map(|row| run(row).map(|row| (row.run.job.clone(), row)));
-    let mut newest = newest.collect::<Result<HashMap<_, _>, _>>()?;
     for row in &mut jobs {
         row.last_run = newest.remove(&row.job);
     }
     Ok(jobs)
+}
+
+/// Reads the last run of each of these jobs that has one.
+pub async fn read_last_runs(
+    db: &DatabaseConnection,
+    jobs: &[&str],
+) -> Result<HashMap<String, RunRow>, DbErr> {
+    if jobs.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let txn = begin_read(db, StatementLimit::Fleet).await?;
+    let newest = last_runs(&txn, jobs).await?;
+    txn.commit().await?;
+    Ok(newest)
+}
+
+async fn last_runs(txn: &Transaction, jobs: &[&str]) -> Result<HashMap<String, RunRow>, DbErr> {
+    let dialect = Dialect::of(txn.get_database_backend());
+    let names = if dialect.is_sqlite() {
+        "json_each($1) AS j"
+    } else {
+        "jsonb_array_elements_text($1::jsonb) AS j (value)"
+    };
+    let sql = format!(
+        "SELECT {} FROM {names} JOIN scheduler_runs r ON r.id =
+                (SELECT n.id FROM scheduler_runs n WHERE n.job = j.value ORDER BY n.started_at DESC, n.id DESC LIMIT 1)",
+        run_columns(dialect),
+    );
+    let newest = txn.query_all_raw(statement(txn, &sql, [json!(jobs).to_string().into()])).await?;
+    newest.iter().map(|row| run(row).map(|row| (row.run.job.clone(), row))).collect()
 }
 
 /// Reads one job with its last run.
@@ -390,6 +429,6 @@ pub async fn read_runs(db: &DatabaseConnection, filter: &RunFilter) -> Result<Ve
     query_all(db, statement).await?.iter().map(run).collect()
 }
 
-fn statement(txn: &DatabaseTransaction, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
+fn statement(txn: &Transaction, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
     Statement::from_sql_and_values(txn.get_database_backend(), sql, values)
 }

@@ -7,20 +7,20 @@ use std::{
 };
 
 use sea_orm::{
-    ConnectOptions, DatabaseConnection, DbBackend, DbErr, RuntimeErr,
+    ConnectOptions, DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqlxPostgresConnector,
     sqlx::{
         self, ConnectOptions as _, Connection as _,
-        postgres::PgConnectOptions,
+        postgres::{PgConnectOptions, PgPoolOptions},
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
     },
 };
 use tracing::warn;
 
 use crate::{
-    connection::SQLITE_LOG_PAGES,
+    connection::{SQLITE_LOG_PAGES, without_open_transactions},
+    connector::{Access, Connector},
     database_url::DatabaseUrl,
-    error_class::{ErrorClass, classify, code, with_help},
-    transaction::accept_any_text,
+    error_class::{ErrorClass, classify, with_help},
 };
 
 /// The waits between attempts to connect at the start: five attempts in total.
@@ -30,9 +30,8 @@ const CONNECT_BACKOFF: [Duration; 4] =
 const FIRST_OPEN: Duration = Duration::from_secs(1);
 /// The time limit for opening a connection, and for waiting for one of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The page cache of an SQLite connection, in KiB as a negative number: it holds the pages that one batch changes. With a smaller
-/// one, pages would be written several times before the commit.
-const SQLITE_CACHE: &str = "-32768";
+/// The page cache of an SQLite connection, in KiB as a negative number. What it does not hold is in the cache of the system.
+const SQLITE_CACHE: &str = "-8192";
 /// The number of rows that SQLite's thread reads ahead. Each time it waits for the reader, two threads must be woken.
 const SQLITE_ROWS: usize = 1_024;
 /// The time that a writer waits for another transaction on SQLite.
@@ -43,6 +42,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Database {
     url: DatabaseUrl,
     application_name: &'static str,
+    access: Access,
+    schema: Option<String>,
+    logs_statements: bool,
 }
 
 /// The size of a connection pool.
@@ -68,7 +70,34 @@ impl Database {
     /// Returns the database at `url`. Nothing is opened yet.
     #[must_use]
     pub fn new(url: DatabaseUrl) -> Self {
-        Self { url, application_name: "billing-scheduler" }
+        Self {
+            url,
+            application_name: "billing-scheduler",
+            access: Access::Write,
+            schema: None,
+            logs_statements: false,
+        }
+    }
+
+    /// Returns the same database for a caller that only reads. The server may then be a standby, but one that accepts writes is
+    /// preferred, because a standby may lag behind.
+    #[must_use]
+    pub fn reading(&self) -> Self {
+        Self { access: Access::Read, ..self.clone() }
+    }
+
+    /// Sets the `search_path` of the sessions on PostgreSQL, as names with commas between them.
+    #[must_use]
+    pub fn with_schema(mut self, schema: Option<String>) -> Self {
+        self.schema = schema;
+        self
+    }
+
+    /// Sets whether each statement is logged.
+    #[must_use]
+    pub fn with_statement_log(mut self, logs_statements: bool) -> Self {
+        self.logs_statements = logs_statements;
+        self
     }
 
     /// Sets the name of the connections in `pg_stat_activity.application_name` of PostgreSQL; `billing-scheduler` by default.
@@ -109,18 +138,20 @@ impl Database {
     }
 
     async fn connect_once(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
-        // A pool retries until its timeout and then reports only the timeout: one plain connection first shows the cause.
-        self.probe().await.map_err(|source| self.failed(source))?;
-        let application_name = self.application_name;
+        let opened = match self.url.backend() {
+            DbBackend::Sqlite => self.connect_to_file(pool).await,
+            _ => self.connect_to_server(pool).await,
+        };
+        opened.map_err(|source| self.failed(source))
+    }
+
+    async fn connect_to_file(&self, pool: Pool) -> Result<DatabaseConnection, DbErr> {
+        self.probe_file().await?;
         let mut options = ConnectOptions::new(self.url.expose());
         options
-            .max_connections(match (pool, self.url.backend()) {
-                (Pool::Single, _) => 1,
-                (Pool::Shared, DbBackend::Sqlite) => 4,
-                (Pool::Shared, _) => 6,
-            })
+            .max_connections(if pool == Pool::Single { 1 } else { 4 })
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .sqlx_logging(false)
+            .sqlx_logging(self.logs_statements)
             .map_sqlx_sqlite_opts(|options| {
                 options
                     .journal_mode(SqliteJournalMode::Wal)
@@ -131,39 +162,45 @@ impl Database {
                     .pragma("cache_size", SQLITE_CACHE)
                     .pragma("wal_autocheckpoint", SQLITE_LOG_PAGES.to_string())
             })
-            .map_sqlx_postgres_opts(move |options| pooler_safe_options(options, application_name))
-            // A future that was dropped early leaves unsent data on its connection, at least a ROLLBACK. Such a connection is not
-            // reused.
-            .map_sqlx_postgres_pool_opts(|pool| {
-                let pool = pool.after_connect(|connection, _| Box::pin(accept_any_text(connection)));
-                pool.after_release(|connection, _| Box::pin(async { Ok(!connection.should_flush()) }))
-            });
-        sea_orm::Database::connect(options).await.map_err(|source| self.failed(source))
+            .map_sqlx_sqlite_pool_opts(without_open_transactions);
+        sea_orm::Database::connect(options).await
     }
 
-    /// Opens a pool; retries after 1, 2, 4 and 8 seconds if the database cannot be reached or another process locks it.
-    pub async fn connect_with_retry(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
-        with_retry(async || self.connect(pool).await, |error| Some(&error.source)).await
-    }
-
-    async fn probe(&self) -> Result<(), DbErr> {
-        let refused = |error: sqlx::Error| DbErr::Conn(RuntimeErr::SqlxError(error.into()));
+    /// A pool retries until its timeout and then reports only the timeout: one plain connection first shows the cause.
+    async fn probe_file(&self) -> Result<(), DbErr> {
         let probe = async {
-            if self.url.backend() == DbBackend::Sqlite {
-                let options = SqliteConnectOptions::from_str(self.url.expose())?;
-                options.busy_timeout(busy_timeout()).connect().await?.close().await
-            } else {
-                let options = pooler_safe_options(
-                    PgConnectOptions::from_str(self.url.expose())?,
-                    self.application_name,
-                );
-                options.connect().await?.close().await
-            }
+            let options = SqliteConnectOptions::from_str(self.url.expose())?;
+            options.busy_timeout(busy_timeout()).connect().await?.close().await
         };
         tokio::time::timeout(ACQUIRE_TIMEOUT, probe)
             .await
             .map_err(|_| refused(sqlx::Error::PoolTimedOut))?
             .map_err(refused)
+    }
+
+    async fn connect_to_server(&self, pool: Pool) -> Result<DatabaseConnection, DbErr> {
+        let connector = self.connector();
+        // It shows the cause of a failure, and which server is suitable.
+        let probe = connector.connect().await.map_err(refused)?;
+        probe.close().await.map_err(refused)?;
+        let options = PgPoolOptions::new()
+            .max_connections(if pool == Pool::Single { 1 } else { 6 })
+            .acquire_timeout(ACQUIRE_TIMEOUT);
+        Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(connector.pool(options)))
+    }
+
+    /// Returns a connector to the servers of the URL.
+    pub(crate) fn connector(&self) -> Connector {
+        let (application_name, logs_statements) = (self.application_name, self.logs_statements);
+        Connector::new(self.url.servers(), self.access, self.schema.as_deref(), |options| {
+            let options = pooler_safe_options(options, application_name);
+            if logs_statements { options } else { options.disable_statement_logging() }
+        })
+    }
+
+    /// Opens a pool; retries after 1, 2, 4 and 8 seconds if the database cannot be reached or another process locks it.
+    pub async fn connect_with_retry(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
+        with_retry(async || self.connect(pool).await, |error| Some(&error.source)).await
     }
 
     fn failed(&self, source: DbErr) -> ConnectError {
@@ -183,7 +220,7 @@ pub async fn with_retry<T, E: Display>(
         match attempt().await {
             Err(error)
                 if source(&error).is_some_and(|source| {
-                    matches!(classify(source), ErrorClass::Lost | ErrorClass::Conflict) || is_full(source)
+                    matches!(classify(source), ErrorClass::Lost | ErrorClass::Conflict | ErrorClass::Storage)
                 }) =>
             {
                 warn!("{error}; next attempt in {} s", wait.as_secs());
@@ -195,9 +232,8 @@ pub async fn with_retry<T, E: Display>(
     attempt().await
 }
 
-/// Whether the error means that the disk is full.
-fn is_full(error: &DbErr) -> bool {
-    matches!(code(error).as_deref(), Some("13" | "53100"))
+fn refused(error: sqlx::Error) -> DbErr {
+    DbErr::Conn(RuntimeErr::SqlxError(error.into()))
 }
 
 fn busy_timeout() -> Duration {

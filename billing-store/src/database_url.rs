@@ -10,11 +10,15 @@ use sea_orm::{
 };
 use url::Url;
 
+use crate::server_list::{ServerList, SessionTarget, authority};
+
 /// The URL of a database. `Debug` and `Display` print `***` instead of the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DatabaseUrl {
     text: String,
     backend: DbBackend,
+    /// Empty for SQLite.
+    servers: ServerList,
 }
 
 /// Why a text is not a valid database URL. No message contains the text, which may contain a password.
@@ -36,9 +40,30 @@ pub enum DatabaseUrlError {
         "the database URL has `@` or `#` where it cannot be: in a user name or password write @ as %40, # as %23, / as %2F, ? as %3F and : as %3A"
     )]
     Unescaped,
-    /// The URL has more than one host.
-    #[error("the database URL names several hosts: give one, or a proxy in front of them")]
-    SeveralHosts,
+    /// A list of hosts has an empty entry.
+    #[error("a host is missing in the database URL: write postgres://user@a:5432,b:5432/database")]
+    EmptyHost,
+    /// The numbers of hosts and ports do not match.
+    #[error(
+        "the database URL names {hosts} hosts and {ports} ports: name one port for all hosts, or one for each"
+    )]
+    Ports {
+        /// The number of hosts.
+        hosts: usize,
+        /// The number of ports.
+        ports: usize,
+    },
+    /// An unknown kind of server.
+    #[error(
+        "invalid target_session_attrs in the database URL: use any, read-write, read-only, primary, standby or prefer-standby"
+    )]
+    Target,
+    /// The time limit is not a number.
+    #[error("invalid connect_timeout in the database URL: use a whole number of seconds")]
+    ConnectTimeout,
+    /// sqlx rejects an option.
+    #[error("the database URL has an invalid option: {0}")]
+    Option(String),
     /// The URL of an SQLite database has no file name.
     #[error("the database URL names no file: write sqlite://billing.db, or sqlite::memory:")]
     NoFile,
@@ -67,25 +92,25 @@ impl FromStr for DatabaseUrl {
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(Error::Blank);
         }
-        // SeaORM panics on a URL that this parser rejects.
-        let parsed = Url::parse(text).map_err(Error::Malformed)?;
-        match (backend, rest.strip_prefix("//")) {
+        let servers = match (backend, rest.strip_prefix("//")) {
             (DbBackend::Sqlite, name) => {
+                // SeaORM panics on a URL that this parser rejects.
+                Url::parse(text).map_err(Error::Malformed)?;
                 if matches!(name.unwrap_or(rest).chars().next(), None | Some('?')) {
                     return Err(Error::NoFile);
                 }
+                ServerList::default()
             }
             (_, None) => return Err(Error::NoScheme),
             (_, Some(rest)) => {
-                if parsed.fragment().is_some() || rest[authority_end(rest)..].contains('@') {
+                let servers = ServerList::parse(text)?;
+                if rest.contains('#') || rest[authority_end(rest)..].contains('@') {
                     return Err(Error::Unescaped);
                 }
-                if parsed.host_str().is_some_and(|host| host.contains(',')) {
-                    return Err(Error::SeveralHosts);
-                }
+                servers
             }
-        }
-        Ok(Self { text: text.to_owned(), backend })
+        };
+        Ok(Self { text: text.to_owned(), backend, servers })
     }
 }
 
@@ -102,6 +127,16 @@ impl DatabaseUrl {
         self.backend
     }
 
+    /// Returns which servers of PostgreSQL a connection may use, if the URL restricts that (`target_session_attrs`).
+    #[must_use]
+    pub fn session_target(&self) -> Option<SessionTarget> {
+        self.servers.target
+    }
+
+    pub(crate) fn servers(&self) -> &ServerList {
+        &self.servers
+    }
+
     /// Returns the URL with `mode=rwc`, so that SQLite creates a missing file. An explicit `mode` is kept.
     #[must_use]
     pub fn creating(&self) -> Self {
@@ -112,7 +147,7 @@ impl DatabaseUrl {
             return self.clone();
         }
         let separator = if query.is_some() { '&' } else { '?' };
-        Self { text: format!("{}{separator}mode=rwc", self.text), backend: self.backend }
+        Self { text: format!("{}{separator}mode=rwc", self.text), ..self.clone() }
     }
 
     /// Returns the URL without `mode=rwc`, for commands that must not create a file.
@@ -124,23 +159,13 @@ impl DatabaseUrl {
         };
         let kept: Vec<_> = query.split('&').filter(|pair| *pair != "mode=rwc").collect();
         let separator = if kept.is_empty() { "" } else { "?" };
-        Self { text: format!("{file}{separator}{}", kept.join("&")), backend: self.backend }
+        Self { text: format!("{file}{separator}{}", kept.join("&")), ..self.clone() }
     }
 
-    /// Returns the host of the database if it is remote and its certificate is not verified.
+    /// Returns the first host of the database that is remote and whose certificate is not verified.
     #[must_use]
     pub fn unverified_host(&self) -> Option<String> {
-        if self.backend == DbBackend::Sqlite {
-            return None;
-        }
-        let options = PgConnectOptions::from_str(&self.text).ok()?;
-        let host = options.get_host().trim_start_matches('[').trim_end_matches(']');
-        let is_here = options.get_socket().is_some()
-            || host.starts_with('/')
-            || host.eq_ignore_ascii_case("localhost")
-            || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-        let is_verified = matches!(options.get_ssl_mode(), PgSslMode::VerifyFull);
-        (!is_here && !is_verified).then(|| host.to_owned())
+        self.servers.options().iter().find_map(unverified_host)
     }
 
     /// Returns the file of an SQLite database; `None` for PostgreSQL and for a database in memory.
@@ -159,8 +184,9 @@ impl DatabaseUrl {
     /// Returns the file with the private key of the client certificate, if the URL has one.
     #[must_use]
     pub fn key_file(&self) -> Option<PathBuf> {
-        let url = Url::parse(&self.text).ok().filter(|_| self.backend != DbBackend::Sqlite)?;
-        let key = url.query_pairs().find(|(key, _)| matches!(&**key, "sslkey" | "ssl-key"));
+        let (_, query) = self.text.split_once('?').filter(|_| self.backend != DbBackend::Sqlite)?;
+        let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+        let key = pairs.find(|(key, _)| matches!(&**key, "sslkey" | "ssl-key"));
         key.map(|(_, file)| PathBuf::from(&*file))
     }
 
@@ -210,16 +236,25 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
+/// Returns the host of a server if it is remote and its certificate is not verified.
+fn unverified_host(options: &PgConnectOptions) -> Option<String> {
+    let host = options.get_host();
+    let is_here = options.get_socket().is_some()
+        || host.starts_with('/')
+        || host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let is_verified = matches!(options.get_ssl_mode(), PgSslMode::VerifyFull);
+    (!is_here && !is_verified).then(|| host.to_owned())
+}
+
 /// Returns the ranges of the passwords in a URL: that of the user, and those in the query.
 fn secret_ranges(url: &str) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
-    if let Some(start) = url.find("://").map(|at| at + 3) {
-        let authority = &url[start..start + authority_end(&url[start..])];
-        if let Some(at) = authority.rfind('@')
-            && let Some(colon) = authority[..at].find(':')
-        {
-            ranges.push(start + colon + 1..start + at);
-        }
+    if let Some(Range { start, end }) = authority(url)
+        && let Some(at) = url[start..end].rfind('@')
+        && let Some(colon) = url[start..start + at].find(':')
+    {
+        ranges.push(start + colon + 1..start + at);
     }
     let mut start = url.find('?').map_or(url.len(), |at| at + 1);
     for pair in url[start..].split('&') {
@@ -235,7 +270,7 @@ fn secret_ranges(url: &str) -> Vec<Range<usize>> {
 }
 
 /// Returns the end of user, password, host and port in the text after `//`.
-fn authority_end(rest: &str) -> usize {
+pub(crate) fn authority_end(rest: &str) -> usize {
     rest.find(['/', '?', '#']).unwrap_or(rest.len())
 }
 
@@ -255,6 +290,7 @@ mod tests {
             ("postgres://ada:s3@cret@db/panel", "postgres://ada:***@db/panel"),
             ("postgres://ada:s3:cret@[::1]/panel", "postgres://ada:***@[::1]/panel"),
             ("postgres://ada@db/panel", "postgres://ada@db/panel"),
+            ("postgres://ada:s3cret@a:1,b:2/panel", "postgres://ada:***@a:1,b:2/panel"),
             (
                 "postgres:///panel?host=/run/postgresql&password=s3cret&user=ada",
                 "postgres:///panel?host=/run/postgresql&password=***&user=ada",
@@ -299,8 +335,8 @@ mod tests {
                 "the database URL has a blank or a control character: write it as % and its two digits, a blank as %20",
             ),
             (
-                "postgres://a,b/panel",
-                "the database URL names several hosts: give one, or a proxy in front of them",
+                "postgres://a,,b/panel",
+                "a host is missing in the database URL: write postgres://user@a:5432,b:5432/database",
             ),
             ("sqlite://", "the database URL names no file: write sqlite://billing.db, or sqlite::memory:"),
             (
@@ -341,6 +377,10 @@ mod tests {
             ("postgres:///panel?host=db", Some("db")),
             ("postgres://localhost/panel?host=db", Some("db")),
             ("postgres://%2Frun%2Fpostgresql/panel", None),
+            ("postgres://ada@localhost,127.0.0.1:5433/panel", None),
+            ("postgres://ada@localhost,db/panel", Some("db")),
+            ("postgres://ada@a,b/panel?sslmode=verify-full", None),
+            ("postgres:///panel?host=/run/postgresql,db", Some("db")),
             ("sqlite://billing.db", None),
         ] {
             assert_eq!(url(text).unverified_host().as_deref(), host, "{text}");

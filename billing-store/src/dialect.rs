@@ -34,6 +34,15 @@ impl Dialect {
         }
     }
 
+    /// Returns the expression for the time that every process follows, in microseconds since 1970: NULL if the database uses the
+    /// clock of the process's own host.
+    pub(crate) fn clock(self) -> String {
+        match self {
+            Self::Sqlite => "NULL".to_owned(),
+            Self::Postgres => self.micros(self.now()),
+        }
+    }
+
     /// Returns the expression for the instant that is `parameter` milliseconds from now.
     pub(crate) fn in_ms(self, parameter: &str) -> String {
         match self {

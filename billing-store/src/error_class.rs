@@ -1,6 +1,16 @@
 //! Classifies database errors: the reaction of the caller, and the help for the operator.
 
-use sea_orm::{DbErr, RuntimeErr, sqlx};
+use std::{borrow::Cow, error::Error};
+
+use billing_scheduler::JobError;
+use sea_orm::{
+    DbErr, RuntimeErr,
+    sqlx::{
+        self,
+        error::{DatabaseError, ErrorKind},
+        postgres::PgDatabaseError,
+    },
+};
 
 /// The reaction to a database error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +19,8 @@ pub enum ErrorClass {
     Conflict,
     /// The connection or the response is lost: retry on another connection.
     Lost,
+    /// The disk of the database is full or fails: retry, it may recover.
+    Storage,
     /// The database rejected the rows: others may be accepted.
     Rows,
     /// An operator must repair the cause before a retry can succeed.
@@ -17,7 +29,7 @@ pub enum ErrorClass {
 
 impl ErrorClass {
     /// The classes in the order of the documentation.
-    pub const ALL: [Self; 4] = [Self::Conflict, Self::Lost, Self::Rows, Self::Broken];
+    pub const ALL: [Self; 5] = [Self::Conflict, Self::Lost, Self::Storage, Self::Rows, Self::Broken];
 
     /// Returns the word for metrics, such as `conflict`.
     #[must_use]
@@ -25,6 +37,7 @@ impl ErrorClass {
         match self {
             Self::Conflict => "conflict",
             Self::Lost => "lost",
+            Self::Storage => "storage",
             Self::Rows => "rows",
             Self::Broken => "broken",
         }
@@ -34,14 +47,29 @@ impl ErrorClass {
 /// Returns the class of `error`. Every decision about retries uses it.
 #[must_use]
 pub fn classify(error: &DbErr) -> ErrorClass {
-    let source = match error {
+    match (source(error), error) {
+        (Some(source), _) => class_of(source),
+        (None, DbErr::ConnectionAcquire(_)) => ErrorClass::Lost,
+        (None, _) => ErrorClass::Broken,
+    }
+}
+
+/// Returns whether the same attempt may succeed later without a correction by an operator.
+pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
+    matches!(class_of(error), ErrorClass::Lost | ErrorClass::Conflict)
+}
+
+fn source(error: &DbErr) -> Option<&sqlx::Error> {
+    match error {
         DbErr::Conn(RuntimeErr::SqlxError(source))
         | DbErr::Exec(RuntimeErr::SqlxError(source))
-        | DbErr::Query(RuntimeErr::SqlxError(source)) => source,
-        DbErr::ConnectionAcquire(_) => return ErrorClass::Lost,
-        _ => return ErrorClass::Broken,
-    };
-    match &**source {
+        | DbErr::Query(RuntimeErr::SqlxError(source)) => Some(source),
+        _ => None,
+    }
+}
+
+fn class_of(error: &sqlx::Error) -> ErrorClass {
+    match error {
         sqlx::Error::Database(error) => {
             let code = error.code().unwrap_or_default();
             match error.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
@@ -63,10 +91,12 @@ fn postgres_class(sqlstate: &str) -> ErrorClass {
     match sqlstate {
         // Serialization failure, deadlock, lock timeout, statement timeout.
         "40001" | "40P01" | "55P03" | "57014" => ErrorClass::Conflict,
-        // Connection errors, administrator's shutdown, starting up, too many clients, read-only (a standby).
-        "57P01" | "57P02" | "57P03" | "53300" | "25006" | "25P03" => ErrorClass::Lost,
-        // A pooler rejects a client with a protocol violation, which is permanent.
-        code if code.starts_with("08") && code != "08P01" => ErrorClass::Lost,
+        // The server is a standby or read-only, or it ended the session: a limit of a transaction, a shutdown, an idle session.
+        "25006" | "25P03" | "25P04" | "57P01" | "57P02" | "57P03" | "57P04" | "57P05" => ErrorClass::Lost,
+        // Disk full, error of a file.
+        "53100" | "58030" => ErrorClass::Storage,
+        // Connection errors, also those that a pooler without a server reports; a lack of resources; internal errors.
+        code if ["08", "53", "XX"].iter().any(|class| code.starts_with(class)) => ErrorClass::Lost,
         // Data exceptions, constraints, and errors that triggers raise.
         code if ["22", "23", "44", "P0"].iter().any(|class| code.starts_with(class)) => ErrorClass::Rows,
         _ => ErrorClass::Broken,
@@ -78,31 +108,122 @@ fn sqlite_class(code: &str) -> ErrorClass {
     match code.parse::<u32>().unwrap_or_default() & 0xff {
         // Busy, locked.
         5 | 6 => ErrorClass::Conflict,
+        // Error of a file, disk full.
+        10 | 13 => ErrorClass::Storage,
         // Too big, constraint, mismatch, range.
         18 | 19 | 20 | 25 => ErrorClass::Rows,
         _ => ErrorClass::Broken,
     }
 }
 
+/// Returns the failure of a job whose database failed: [`JobError::Unavailable`] if it does not answer or its disk is full,
+/// [`JobError::Retry`] otherwise.
+#[must_use]
+pub fn job_error(error: DbErr) -> JobError {
+    match classify(&error) {
+        ErrorClass::Lost | ErrorClass::Storage => JobError::unavailable(error),
+        ErrorClass::Conflict | ErrorClass::Rows | ErrorClass::Broken => JobError::retry(error),
+    }
+}
+
 /// Returns the SQLSTATE of PostgreSQL or the extended result code of SQLite, if the database returned the error.
 #[must_use]
 pub fn code(error: &DbErr) -> Option<String> {
-    match error {
-        DbErr::Conn(RuntimeErr::SqlxError(source))
-        | DbErr::Exec(RuntimeErr::SqlxError(source))
-        | DbErr::Query(RuntimeErr::SqlxError(source)) => {
-            source.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned))
-        }
-        _ => None,
-    }
+    let error = source(error)?.as_database_error()?;
+    error.code().map(Cow::into_owned)
 }
+
+/// Whether the server is a standby or read-only.
+pub(crate) fn is_read_only(error: &DbErr) -> bool {
+    code(error).as_deref() == Some(READ_ONLY)
+}
+
+/// The SQLSTATE of a write on a server that only reads.
+const READ_ONLY: &str = "25006";
 
 /// Returns the text of the error, with the help for the operator if the error has one.
 #[must_use]
 pub fn with_help(error: &DbErr) -> String {
+    let mut message = error.to_string();
+    if let Some(source) = source(error)
+        && let Some(attempt) = message.strip_suffix(&source.to_string())
+    {
+        message = format!("{attempt}{}", text(source));
+    }
     match code(error).as_deref().and_then(help) {
-        Some(advice) => format!("{error}; {advice}"),
-        None => error.to_string(),
+        Some(advice) => format!("{message}; {advice}"),
+        None => message,
+    }
+}
+
+/// Returns the text of the error. sqlx appends the line of PostgreSQL's source code, which an operator would take for one of the SQL.
+pub(crate) fn text(error: &sqlx::Error) -> String {
+    let line = match error {
+        sqlx::Error::Database(error) => error.try_downcast_ref().and_then(PgDatabaseError::line),
+        _ => None,
+    };
+    let text = error.to_string();
+    let without = line.and_then(|line| text.strip_suffix(&format!(" at line {line}")));
+    without.map(str::to_owned).unwrap_or(text)
+}
+
+/// Returns the error without the line of PostgreSQL's source code: see [`text`].
+pub(crate) fn without_source_line(error: DbErr) -> DbErr {
+    let database_error = source(&error).and_then(|source| source.as_database_error());
+    let Some(of_server) = database_error.and_then(|error| error.try_downcast_ref::<PgDatabaseError>()) else {
+        return error;
+    };
+    let without = sqlx::Error::from(ServerError::new(of_server.message().to_owned(), of_server.code()));
+    let without = RuntimeErr::SqlxError(without.into());
+    match error {
+        DbErr::Conn(_) => DbErr::Conn(without),
+        DbErr::Exec(_) => DbErr::Exec(without),
+        _ => DbErr::Query(without),
+    }
+}
+
+/// An error of PostgreSQL: its message and its SQLSTATE.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct ServerError {
+    message: String,
+    code: String,
+}
+
+impl ServerError {
+    pub(crate) fn new(message: String, code: impl Into<String>) -> Self {
+        Self { message, code: code.into() }
+    }
+
+    /// A server that does not accept writes.
+    pub(crate) fn read_only(message: String) -> Self {
+        Self::new(message, READ_ONLY)
+    }
+}
+
+impl DatabaseError for ServerError {
+    fn message(&self) -> &str {
+        &self.message
+    }
+
+    fn code(&self) -> Option<Cow<'_, str>> {
+        Some(Cow::Borrowed(&self.code))
+    }
+
+    fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+        self
+    }
+
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Other
     }
 }
 
@@ -122,7 +243,10 @@ fn help(code: &str) -> Option<String> {
             Some("the file is damaged: stop every process that uses it and restore a backup")
         }
         (Some(13), _) => Some("free space on its disk; the jobs continue automatically"),
-        (Some(14), _) => Some("if the file is missing, create it by applying the migrations (`migrate up`)"),
+        (Some(14), _) => Some(
+            "if the file is missing, create it by applying the migrations (`migrate up`); if it exists, check its rights and the limit \
+             of open files",
+        ),
         (_, "53100") => Some("free space on the database server's disk; the jobs continue automatically"),
         (_, "25006") => Some(
             "this server is read-only: use the primary in DATABASE_URL, or check default_transaction_read_only",
@@ -171,14 +295,28 @@ mod tests {
         let postgres = [
             ("40001", ErrorClass::Conflict),
             ("55P03", ErrorClass::Conflict),
-            ("57P01", ErrorClass::Lost),
+            ("57014", ErrorClass::Conflict),
             ("08006", ErrorClass::Lost),
+            ("08P01", ErrorClass::Lost),
             ("25006", ErrorClass::Lost),
+            ("25P03", ErrorClass::Lost),
+            ("25P04", ErrorClass::Lost),
+            ("53100", ErrorClass::Storage),
+            ("58030", ErrorClass::Storage),
+            ("53200", ErrorClass::Lost),
+            ("53300", ErrorClass::Lost),
+            ("57P01", ErrorClass::Lost),
+            ("57P02", ErrorClass::Lost),
+            ("57P03", ErrorClass::Lost),
+            ("57P04", ErrorClass::Lost),
+            ("57P05", ErrorClass::Lost),
+            ("XX000", ErrorClass::Lost),
             ("22003", ErrorClass::Rows),
             ("23505", ErrorClass::Rows),
             ("P0001", ErrorClass::Rows),
+            ("28P01", ErrorClass::Broken),
+            ("3D000", ErrorClass::Broken),
             ("42501", ErrorClass::Broken),
-            ("53100", ErrorClass::Broken),
         ];
         for (code, expected) in postgres {
             assert_eq!(postgres_class(code), expected, "{code}");
@@ -187,7 +325,9 @@ mod tests {
             ("5", ErrorClass::Conflict),
             ("517", ErrorClass::Conflict),
             ("2067", ErrorClass::Rows),
-            ("13", ErrorClass::Broken),
+            ("13", ErrorClass::Storage),
+            ("778", ErrorClass::Storage),
+            ("11", ErrorClass::Broken),
         ] {
             assert_eq!(sqlite_class(code), expected, "{code}");
         }

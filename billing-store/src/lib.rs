@@ -3,6 +3,8 @@
 pub mod audit_log;
 pub mod columns;
 mod connection;
+mod connection_check;
+mod connector;
 mod control;
 mod database;
 mod database_url;
@@ -10,7 +12,9 @@ mod dialect;
 mod error_class;
 pub mod fault_injection;
 pub mod migrations;
+pub mod queue;
 mod rows;
+mod server_list;
 mod statements;
 mod store;
 mod transaction;
@@ -18,15 +22,17 @@ mod transaction;
 pub use self::{
     connection::{DedicatedConnection, SQLITE_LOG_PAGES, checkpoint, exclusive_writer},
     control::{
-        is_known_job, read_control_state, read_job, read_job_names, read_jobs, read_runs, submit_request,
+        is_known_job, read_control_state, read_job, read_job_names, read_jobs, read_last_runs, read_runs,
+        read_time, submit_request,
     },
     database::{ConnectError, Database, Pool, with_retry},
     database_url::{DatabaseUrl, DatabaseUrlError},
-    error_class::{ErrorClass, GRANTS_PAGE, classify, code, with_help},
+    error_class::{ErrorClass, GRANTS_PAGE, classify, code, job_error, with_help},
+    server_list::SessionTarget,
     store::{QueryFailed, SeaOrmStore},
     transaction::{
-        SQLITE_NOW, accept_any_text, begin, begin_deferred, begin_read, execute, query_all, query_one,
-        statement,
+        SQLITE_NOW, StatementLimit, Transaction, begin, begin_command, begin_deferred, begin_read, execute,
+        query_all, query_fleet, query_one, statement, within,
     },
 };
 pub use migrations::migrate;

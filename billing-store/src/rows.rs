@@ -72,7 +72,7 @@ fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-fn storable_json(value: &serde_json::Value) -> serde_json::Value {
+pub(crate) fn storable_json(value: &serde_json::Value) -> serde_json::Value {
     use serde_json::Value;
     match value {
         Value::String(text) => Value::String(storable(text)),

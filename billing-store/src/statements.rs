@@ -37,10 +37,12 @@ impl Sql {
             ),
             insert_fencing: "INSERT INTO scheduler_fencing (job) VALUES ($1) ON CONFLICT DO NOTHING".to_owned(),
             claim: claim(dialect, &format!("(holder IS NULL OR expires_at <= {now})")),
-            claim_unchanged: claim(dialect, &format!("fencing_token = $4 AND {} = $5", micros("expires_at"))),
+            claim_unchanged: claim(dialect, &format!("fencing_token = $5 AND {} = $6", micros("expires_at"))),
             holder: format!(
-                "SELECT CASE WHEN expires_at > {now} THEN holder END AS holder, fencing_token, coalesce({}, 0) AS expires_at
+                "SELECT CASE WHEN expires_at > {now} THEN holder END AS holder, {} AS claimed_by, fencing_token,
+                        coalesce({}, 0) AS expires_at
                    FROM scheduler_jobs WHERE job = $1",
+                dialect.cast("claimed_by", "text"),
                 micros("expires_at")
             ),
             raise: "UPDATE scheduler_fencing SET fencing_token = $2 WHERE job = $1 AND fencing_token < $2".to_owned(),
@@ -69,10 +71,11 @@ fn claim(dialect: Dialect, condition: &str) -> String {
     let claim = format!(
         "UPDATE scheduler_jobs
             SET fencing_token = 1 + CASE WHEN fencing_token > f.newest THEN fencing_token ELSE f.newest END, holder = $2,
-                expires_at = {expires}, updated_at = {now}
+                claimed_by = {id}, expires_at = {expires}, updated_at = {now}
            FROM (SELECT job AS fenced, fencing_token AS newest FROM scheduler_fencing) AS f
           WHERE f.fenced = job AND job = $1 AND {condition}
       RETURNING fencing_token, {state}, {pauses} AS pauses, {requests} AS requests",
+        id = dialect.cast("$4", "uuid"),
         expires = dialect.in_ms("$3"),
         now = dialect.now(),
         state = dialect.state_columns(""),

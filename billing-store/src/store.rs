@@ -4,19 +4,20 @@
 //! alone. They are two rows because every transaction of a job may hold the fencing row `FOR SHARE`, and a renewal must not wait for that.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use billing_scheduler::{
-    BoxError, Claim, Clock, ControlReceipt, ControlRequest, ControlState, FencingToken, JobRow, JobState,
-    LateJob, Lease, RunFilter, RunRecord, RunRow, Store, StoreError,
+    BoxError, Claim, Clock, ControlReceipt, ControlRequest, FencingToken, JobRow, JobState, LateJob, Lease,
+    RunFilter, RunRecord, RunRow, Store, StoreError, StorePoll,
 };
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, Statement, Value};
 use tokio::sync::OnceCell;
+use uuid::Uuid;
 
 use crate::{
     connection::DedicatedConnection,
@@ -31,18 +32,22 @@ use crate::{
 
 /// The store of one process. Several processes may use the same database.
 pub struct SeaOrmStore {
-    db: DatabaseConnection,
+    pub(crate) db: DatabaseConnection,
     /// For the statements of lease cycles and polls, whose cost is mostly round trips.
     dedicated: DedicatedConnection,
     /// The connection of the thread that renews leases, opened there at the first renewal.
     renewals: OnceCell<DatabaseConnection>,
     database: Database,
-    holder: String,
-    ttl: Duration,
+    pub(crate) holder: String,
+    pub(crate) ttl: Duration,
     clock: Arc<dyn Clock>,
     sql: Sql,
     /// The leases of other processes as they were last read.
     observed: Mutex<HashMap<String, ObservedLease>>,
+    /// The id of this store, which its claims contain: other processes may have the same name.
+    id: Uuid,
+    /// The jobs whose lease this store may have without using it: a release failed, or a claim whose result is unknown.
+    unused: Mutex<HashSet<String>>,
 }
 
 /// A lease of another process, as it was last read.
@@ -79,7 +84,7 @@ impl SeaOrmStore {
         #[cfg(feature = "testing")]
         let sql = sql.tested();
         Self {
-            dedicated: DedicatedConnection::new(db.clone()),
+            dedicated: DedicatedConnection::new(db.clone(), &database),
             db,
             renewals: OnceCell::new(),
             database,
@@ -88,25 +93,56 @@ impl SeaOrmStore {
             clock,
             sql,
             observed: Mutex::default(),
+            id: Uuid::new_v4(),
+            unused: Mutex::default(),
         }
     }
 
     /// Claims the lease row under a new token. Returns the name of the holder if another process has the lease.
     async fn claim(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Result<Claimed, String>, DbErr> {
-        let values: [Value; 3] = [job.into(), self.holder.as_str().into(), millis(self.ttl).into()];
+        let may_be_ours = lock(&self.unused).contains(job);
+        let claimed = self.claim_or_holder(job, first_cursor, may_be_ours).await;
+        if claimed.is_ok() {
+            lock(&self.unused).remove(job);
+        } else {
+            lock(&self.unused).insert(job.to_owned());
+        }
+        claimed
+    }
+
+    async fn claim_or_holder(
+        &self,
+        job: &str,
+        first_cursor: DateTime<Utc>,
+        may_be_ours: bool,
+    ) -> Result<Result<Claimed, String>, DbErr> {
+        let id = self.id.to_string();
+        let values: [Value; 4] =
+            [job.into(), self.holder.as_str().into(), millis(self.ttl).into(), id.as_str().into()];
         if let Some(claimed) = self.try_claim(job, &self.sql.claim, values.clone()).await? {
             return Ok(Ok(claimed));
         }
-        if let Some(stale) = self.stale_lease(job) {
-            let values =
-                values.clone().into_iter().chain([stale.fencing_token.into(), stale.expires_at.into()]);
-            if let Some(claimed) = self.try_claim(job, &self.sql.claim_unchanged, values).await? {
-                return Ok(Ok(claimed));
-            }
+        let claim_unchanged = async |fencing_token: i64, expires_at: i64| {
+            let values = values.clone().into_iter().chain([fencing_token.into(), expires_at.into()]);
+            self.try_claim(job, &self.sql.claim_unchanged, values).await
+        };
+        if let Some(stale) = self.stale_lease(job)
+            && let Some(claimed) = claim_unchanged(stale.fencing_token, stale.expires_at).await?
+        {
+            return Ok(Ok(claimed));
         }
         let holder = self.statement(&self.sql.holder, [job.into()]);
         if let Some(row) = self.dedicated.query_all(holder).await?.first() {
-            self.observe(job, row.try_get("", "fencing_token")?, row.try_get("", "expires_at")?);
+            let (fencing_token, expires_at) =
+                (row.try_get("", "fencing_token")?, row.try_get("", "expires_at")?);
+            let claimed_by: Option<String> = row.try_get("", "claimed_by")?;
+            if may_be_ours
+                && claimed_by.is_some_and(|by| by == id)
+                && let Some(claimed) = claim_unchanged(fencing_token, expires_at).await?
+            {
+                return Ok(Ok(claimed));
+            }
+            self.observe(job, fencing_token, expires_at);
             if let Some(holder) = row.try_get("", "holder")? {
                 return Ok(Err(holder));
             }
@@ -237,7 +273,7 @@ impl SeaOrmStore {
     /// Records the current lease of another process.
     fn observe(&self, job: &str, fencing_token: i64, expires_at: i64) {
         let since = self.clock.monotonic();
-        let mut observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut observed = lock(&self.observed);
         let unchanged = observed
             .get(job)
             .is_some_and(|last| last.fencing_token == fencing_token && last.expires_at == expires_at);
@@ -249,16 +285,16 @@ impl SeaOrmStore {
     /// Returns the lease of another process if it has not changed for two lifetimes by the clock of this process: the clock of the
     /// database was set back.
     fn stale_lease(&self, job: &str) -> Option<ObservedLease> {
-        let observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        let observed = lock(&self.observed);
         let now = self.clock.monotonic();
         observed.get(job).filter(|lease| now.saturating_sub(lease.since) > self.ttl * 2).cloned()
     }
 
-    fn dialect(&self) -> Dialect {
+    pub(crate) fn dialect(&self) -> Dialect {
         Dialect::of(self.db.get_database_backend())
     }
 
-    fn statement(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
+    pub(crate) fn statement(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
         Statement::from_sql_and_values(self.db.get_database_backend(), sql, values)
     }
 }
@@ -307,6 +343,7 @@ impl Store for SeaOrmStore {
     async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
         let open = || self.database.connect(Pool::Single);
         let db = self.renewals.get_or_try_init(open).await.map_err(|error| unavailable(error.source))?;
+        self.dedicated.lead(db);
         let values: [Value; 4] = [
             lease.job.as_str().into(),
             lease.fencing_token.0.into(),
@@ -334,12 +371,15 @@ impl Store for SeaOrmStore {
         let holder: [Value; 3] =
             [lease.job.as_str().into(), lease.fencing_token.0.into(), self.holder.as_str().into()];
         let values = holder.into_iter().chain(release_values(lease));
-        self.dedicated.execute(self.statement(&self.sql.release, values)).await.map_err(unavailable)?;
+        if let Err(error) = self.dedicated.execute(self.statement(&self.sql.release, values)).await {
+            lock(&self.unused).insert(lease.job.clone());
+            return Err(unavailable(error));
+        }
         Ok(())
     }
 
-    async fn control_state(&self, known: Option<i64>) -> Result<Option<ControlState>, StoreError> {
-        control::control_state(&self.dedicated, self.dialect(), known).await.map_err(unavailable)
+    async fn poll(&self, known: Option<i64>) -> Result<StorePoll, StoreError> {
+        control::poll(&self.dedicated, self.dialect(), known).await.map_err(unavailable)
     }
 
     async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {
@@ -359,7 +399,11 @@ impl Store for SeaOrmStore {
     }
 }
 
-fn unavailable(error: DbErr) -> StoreError {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn unavailable(error: DbErr) -> StoreError {
     StoreError::Unavailable(BoxError::from(QueryFailed(error)))
 }
 

@@ -8,10 +8,13 @@ use sea_orm_migration::sea_orm::{
 
 /// The number is "billing" in ASCII. The lock ends with the transaction, so that it also works behind PgBouncer.
 /// A stricter default isolation level would keep the snapshot from before the wait.
-/// A migrator may wait long for another one, but not for a lock on a table, because the panel would queue behind it.
+/// A migrator may wait long for another one, but not for a lock on a table, because the panel would queue behind it. An index on a
+/// large table of the panel takes longer than limits that a role may have.
 const LOCK: &str = "
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     DEALLOCATE ALL;
+    SET LOCAL statement_timeout = 0;
+    SET LOCAL idle_in_transaction_session_timeout = '60s';
     SET LOCAL lock_timeout = '60s';
     SELECT pg_advisory_xact_lock(27700462113877607);
     SET LOCAL lock_timeout = '5s'";

@@ -8,6 +8,7 @@ use super::run_script;
 pub(super) struct Migration;
 
 const DROP_TABLES: &str = "
+    DROP TABLE IF EXISTS scheduler_queue;
     DROP TABLE IF EXISTS scheduler_requests;
     DROP TABLE IF EXISTS scheduler_pauses;
     DROP TABLE IF EXISTS scheduler_audit_log;

@@ -10,6 +10,8 @@ mod m20261122_000002_scheduler_tables;
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
 
+use crate::error_class::with_help;
+
 use self::history::{MigrationHistory, UnlockedMigrator};
 
 /// A list of migrations, and the table of their history.
@@ -68,7 +70,7 @@ pub enum SchemaError {
         unknown: String,
     },
     /// The query failed.
-    #[error("cannot read which migrations are applied: {0}")]
+    #[error("cannot read which migrations are applied: {}", with_help(.0))]
     Database(#[from] DbErr),
 }
 
@@ -79,7 +81,7 @@ pub enum MigrationError {
     #[error(transparent)]
     Schema(#[from] SchemaError),
     /// A statement failed.
-    #[error("cannot change the schema, so nothing was changed: {0}")]
+    #[error("cannot change the schema, so nothing was changed: {}", with_help(.0))]
     Database(#[from] DbErr),
 }
 

@@ -5,6 +5,7 @@ CREATE TABLE IF NOT EXISTS scheduler_jobs (
     job TEXT PRIMARY KEY NOT NULL,
     fencing_token INTEGER NOT NULL DEFAULT 0,
     holder TEXT,
+    claimed_by TEXT,
     expires_at INTEGER,
     cursor_at INTEGER NOT NULL,
     retry_scheduled_at INTEGER,
@@ -20,12 +21,14 @@ CREATE TABLE IF NOT EXISTS scheduler_jobs (
 
 -- One row per job: the newest fencing token, under which alone work may be committed. A transaction of a job locks it FOR SHARE, so
 -- renewal of the lease, which would wait behind that, happens in the other table. `last_success_at` is written by billing alone: once
--- billing has not succeeded for `hand_back_after_seconds` since then, heartbeats end and the panel may charge.
+-- billing has not succeeded for `hand_back_after_seconds` since then, heartbeats end and the panel may charge. While `halt` is set,
+-- neither a daemon nor the panel charges: a committed batch is missing (JSON: which one, and who found that).
 CREATE TABLE IF NOT EXISTS scheduler_fencing (
     job TEXT PRIMARY KEY NOT NULL,
     fencing_token INTEGER NOT NULL DEFAULT 0,
     last_success_at INTEGER,
-    hand_back_after_seconds INTEGER NOT NULL DEFAULT 4500 CHECK (hand_back_after_seconds > 0)
+    hand_back_after_seconds INTEGER NOT NULL DEFAULT 4500 CHECK (hand_back_after_seconds > 0),
+    halt TEXT
 ) STRICT;
 
 -- Every scheduled time leaves a row. `node` is empty for a job that runs once for all daemons.
@@ -36,7 +39,7 @@ CREATE TABLE IF NOT EXISTS scheduler_runs (
     scheduled_at INTEGER NOT NULL,
     status TEXT NOT NULL
         CHECK (status IN ('done', 'retrying', 'dead', 'interrupted', 'skipped', 'missed', 'paused', 'rescheduled')),
-    cause TEXT NOT NULL DEFAULT 'schedule' CHECK (cause IN ('schedule', 'manual', 'replay')),
+    cause TEXT NOT NULL DEFAULT 'schedule' CHECK (cause IN ('schedule', 'manual', 'replay', 'queue')),
     attempt INTEGER NOT NULL DEFAULT 0,
     fencing_token INTEGER NOT NULL,
     daemon_id TEXT NOT NULL,
@@ -86,6 +89,27 @@ CREATE TABLE IF NOT EXISTS scheduler_requests (
     reason TEXT
 ) STRICT;
 CREATE INDEX IF NOT EXISTS scheduler_requests_by_job ON scheduler_requests (job);
+
+-- One-off jobs with a payload. `fencing_token` is the number of the last claim, made by `holder`; the claim is in force until
+-- `expires_at`. A finished job is kept for a while, so that its id cannot be added again.
+CREATE TABLE IF NOT EXISTS scheduler_queue (
+    id TEXT PRIMARY KEY NOT NULL,
+    kind TEXT NOT NULL,
+    payload TEXT NOT NULL,
+    scheduled_at INTEGER NOT NULL,
+    not_before INTEGER NOT NULL,
+    priority INTEGER NOT NULL DEFAULT 0,
+    unique_key TEXT,
+    failed_attempts INTEGER NOT NULL DEFAULT 0 CHECK (failed_attempts >= 0),
+    fencing_token INTEGER NOT NULL DEFAULT 0,
+    holder TEXT,
+    expires_at INTEGER,
+    finished_at INTEGER
+) STRICT;
+CREATE INDEX IF NOT EXISTS scheduler_queue_due ON scheduler_queue (kind, priority DESC, not_before, id) WHERE finished_at IS NULL;
+CREATE UNIQUE INDEX IF NOT EXISTS scheduler_queue_unique_key ON scheduler_queue (kind, unique_key)
+    WHERE finished_at IS NULL AND unique_key IS NOT NULL;
+CREATE INDEX IF NOT EXISTS scheduler_queue_finished ON scheduler_queue (finished_at) WHERE finished_at IS NOT NULL;
 
 -- Every change and control request of an operator: append-only. Ids have no gaps, and each row holds the hash of the row
 -- before it (see the module audit_log of billing-store), so that a row that was changed or taken out is found.
