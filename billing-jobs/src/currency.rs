@@ -90,16 +90,18 @@ impl Amounts {
 }
 
 impl fmt::Display for Amounts {
-    /// Each amount that is not zero with its currency: `1.50 EUR, 12.00 USD`; `0.00` if there is none.
+    /// Each amount that is not zero with its currency: `1.50 EUR, 12.00 USD`; an amount without a currency is only a number. `0.00` if
+    /// all are zero.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.iter().filter(|(_, amount)| amount.0 != 0);
-        match shown.next() {
-            None => f.write_str("0.00"),
-            Some((currency, amount)) => {
-                write!(f, "{amount} {currency}")?;
-                shown.try_for_each(|(currency, amount)| write!(f, ", {amount} {currency}"))
+        let mut separator = "";
+        for (currency, amount) in self.iter().filter(|(_, amount)| amount.0 != 0) {
+            write!(f, "{separator}{amount}")?;
+            if currency != Currency::NONE {
+                write!(f, " {currency}")?;
             }
+            separator = ", ";
         }
+        if separator.is_empty() { f.write_str("0.00") } else { Ok(()) }
     }
 }
 
@@ -154,5 +156,7 @@ mod tests {
             serde_json::to_value(&amounts).expect("texts are JSON"),
             serde_json::json!({ "EUR": "1.50", "USD": "12.0001", "XXX": "0.00" })
         );
+        amounts.add(Currency::NONE, Money(8_161));
+        assert_eq!(amounts.to_string(), "1.50 EUR, 12.0001 USD, 0.8161");
     }
 }

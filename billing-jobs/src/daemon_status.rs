@@ -1,21 +1,25 @@
 //! This process's row in the panel's table of daemons: what the panel reads to decide whether it bills itself.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
-use sea_orm::{ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Value};
+use billing_scheduler::Clock;
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr, Value};
 use serde_json::json;
 
 use crate::{BILLING_JOB, billing::Totals, currency::Amounts};
-use billing_store::{execute, query_one, statement};
+use billing_store::{Transaction, execute, query_one, statement};
 
 /// A daemon that has written nothing for this long counts as dead: two and a half heartbeat intervals.
 pub const ALIVE_WITHIN: Duration = Duration::from_secs(150);
 
 /// The key of the metadata that has the minutes between two billings; null if the daemon has no billing job.
 const INTERVAL: &str = "billingIntervalMinutes";
+
+/// The key of the metadata that has the measured difference between the database's clock and the host's, in milliseconds.
+pub const CLOCK_OFFSET: &str = "clockOffsetMs";
 
 /// How a run of billing ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +39,8 @@ pub struct StatusRow {
     daemon_id: String,
     hostname: String,
     metadata: Mutex<Metadata>,
+    /// The clock whose measured offset the row contains.
+    clock: OnceLock<Arc<dyn Clock>>,
 }
 
 /// What the column `metadata` holds.
@@ -56,12 +62,18 @@ impl StatusRow {
         metadata: &serde_json::Value,
     ) -> Self {
         let metadata = Mutex::new(Metadata { process: metadata.clone(), amounts: None });
-        Self { db, daemon_id: daemon_id.into(), hostname: hostname.into(), metadata }
+        Self { db, daemon_id: daemon_id.into(), hostname: hostname.into(), metadata, clock: OnceLock::new() }
     }
 
     /// Sets the description of the process, which the next write stores.
     pub fn set_metadata(&self, metadata: &serde_json::Value) {
         self.locked().process = metadata.clone();
+    }
+
+    /// Writes the measured offset of `clock` into the row from now on.
+    pub fn report_clock(&self, clock: Arc<dyn Clock>) {
+        // A process has one scheduler.
+        let _ = self.clock.set(clock);
     }
 
     fn locked(&self) -> MutexGuard<'_, Metadata> {
@@ -71,8 +83,10 @@ impl StatusRow {
     fn metadata(&self) -> String {
         let metadata = self.locked();
         let mut all = metadata.process.clone();
-        if let (Some(all), Some(amounts)) = (all.as_object_mut(), &metadata.amounts) {
-            all.insert("totalAmounts".to_owned(), json!(amounts));
+        let offset = self.clock.get().and_then(|clock| clock.offset());
+        if let Some(all) = all.as_object_mut() {
+            all.extend(metadata.amounts.as_ref().map(|amounts| ("totalAmounts".to_owned(), json!(amounts))));
+            all.extend(offset.map(|offset| (CLOCK_OFFSET.to_owned(), json!(offset.num_milliseconds()))));
         }
         all.to_string()
     }
@@ -294,7 +308,7 @@ impl StatusRow {
 }
 
 /// The daemon that is configured to bill and wrote its row last, if that was not too long ago to be alive.
-pub(crate) async fn alive(txn: &DatabaseTransaction) -> Result<Option<String>, DbErr> {
+pub(crate) async fn alive(txn: &Transaction) -> Result<Option<String>, DbErr> {
     let sql = format!(
         "SELECT daemon_instance_id AS instance FROM billing_daemon_status
           WHERE status <> 'stopped' AND NOT ({}) AND {}

@@ -9,8 +9,8 @@ use sea_orm::{DbBackend, DbErr};
 use serde::Deserialize;
 use tracing::{error, info};
 
-use crate::{BILLING_JOB, Services, billing::HAND_BACK_AFTER};
-use billing_store::{query_one, statement};
+use crate::{BILLING_JOB, Services, billing::HAND_BACK_AFTER, restore_detection::Halt};
+use billing_store::{job_error, query_one, statement};
 
 /// The parameters of kind `heartbeat`: there are none.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
@@ -30,6 +30,8 @@ pub struct HeartbeatFacts {
     pub last_error: Option<String>,
     /// Whether that run waits for an approval of what it would charge.
     pub spike: bool,
+    /// Why no daemon bills, if a committed batch is missing.
+    pub halt: Option<String>,
 }
 
 /// What the daemon reports to the panel.
@@ -39,8 +41,8 @@ pub enum HeartbeatDecision {
     Write,
     /// It fails, but the panel need not take over yet.
     Failing(String),
-    /// A spike waits for an approval: the panel would charge the same, so it must wait.
-    AwaitingApproval(String),
+    /// A spike or a restored database waits for an operator: the panel would charge the same, so it must wait.
+    AwaitingOperator(String),
     /// It has failed for too long: the panel bills from its next poll on.
     HandBack(String),
 }
@@ -49,6 +51,9 @@ pub enum HeartbeatDecision {
 /// before its first result.
 #[must_use]
 pub fn decide(facts: &HeartbeatFacts, billing_interval: Duration) -> HeartbeatDecision {
+    if let Some(halt) = &facts.halt {
+        return HeartbeatDecision::AwaitingOperator(format!("billing is halted: {halt}"));
+    }
     let fresh = facts.since_start < billing_interval;
     // The panel guard lets the panel bill from the same moment on.
     let stalled = facts.since_worked.is_none_or(|since| since >= facts.hand_back_after) && !fresh;
@@ -58,7 +63,7 @@ pub fn decide(facts: &HeartbeatFacts, billing_interval: Duration) -> HeartbeatDe
         (None, None) => "no billing run has worked since the start".to_owned(),
     };
     if facts.spike && facts.last_error.is_some() {
-        return HeartbeatDecision::AwaitingApproval(message);
+        return HeartbeatDecision::AwaitingOperator(message);
     }
     match (stalled, &facts.last_error) {
         (true, _) => HeartbeatDecision::HandBack(message),
@@ -82,46 +87,39 @@ impl Heartbeat {
 
     async fn facts(&self) -> Result<HeartbeatFacts, DbErr> {
         let db = &self.services.db;
-        let sql = match db.get_database_backend() {
-            DbBackend::Sqlite => {
-                "SELECT max(0, CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) - f.last_success_at / 1000) AS age_ms,
-                        s.last_error, f.hand_back_after_seconds,
-                        coalesce((SELECT r.details ->> '$.spike' FROM scheduler_runs r
-                                   WHERE r.job = s.job AND r.status IN ('done', 'dead', 'retrying')
-                                   ORDER BY r.started_at DESC, r.id DESC LIMIT 1), '') <> '' AS spike
-                   FROM scheduler_jobs s LEFT JOIN scheduler_fencing f ON f.job = s.job WHERE s.job = $1"
-            }
-            _ => {
-                "SELECT greatest(0, extract(epoch FROM now() - f.last_success_at) * 1000)::bigint AS age_ms, s.last_error,
-                        f.hand_back_after_seconds,
-                        coalesce((SELECT r.details ->> 'spike' FROM scheduler_runs r
-                                   WHERE r.job = s.job AND r.status IN ('done', 'dead', 'retrying')
-                                   ORDER BY r.started_at DESC, r.id DESC LIMIT 1), '') <> '' AS spike
-                   FROM scheduler_jobs s LEFT JOIN scheduler_fencing f ON f.job = s.job WHERE s.job = $1"
-            }
+        let (age, spike) = match db.get_database_backend() {
+            DbBackend::Sqlite => (
+                "max(0, CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) - f.last_success_at / 1000)",
+                "r.details ->> '$.spike'",
+            ),
+            _ => (
+                "greatest(0, extract(epoch FROM now() - f.last_success_at) * 1000)::bigint",
+                "r.details ->> 'spike'",
+            ),
         };
-        let row = query_one(db, statement(db, sql, [BILLING_JOB.into()])).await?;
-        let since_start = self.services.clock.monotonic().saturating_sub(self.services.started);
-        let Some(row) = row else {
-            let (since_worked, last_error, spike) = (None, None, false);
-            return Ok(HeartbeatFacts {
-                since_start,
-                since_worked,
-                hand_back_after: HAND_BACK_AFTER,
-                last_error,
-                spike,
-            });
-        };
+        // A job that no daemon has claimed yet has neither row.
+        let sql = format!(
+            "SELECT CASE WHEN s.job IS NOT NULL THEN {age} END AS age_ms, s.last_error, f.hand_back_after_seconds, f.halt,
+                    coalesce((SELECT {spike} FROM scheduler_runs r
+                               WHERE r.job = s.job AND r.status IN ('done', 'dead', 'retrying')
+                               ORDER BY r.started_at DESC, r.id DESC LIMIT 1), '') <> '' AS spike
+               FROM (SELECT 1 AS one) AS here
+               LEFT JOIN scheduler_jobs s ON s.job = $1 LEFT JOIN scheduler_fencing f ON f.job = $1"
+        );
+        let row = query_one(db, statement(db, &sql, [BILLING_JOB.into()])).await?;
+        let row = row.ok_or_else(|| DbErr::RecordNotFound("the state of billing".to_owned()))?;
         let number = |column| -> Result<Option<u64>, DbErr> {
             Ok(row.try_get::<Option<i64>>("", column)?.map(i64::unsigned_abs))
         };
         let hand_back_after = number("hand_back_after_seconds")?.map(Duration::from_secs);
+        let halt: Option<String> = row.try_get("", "halt")?;
         Ok(HeartbeatFacts {
-            since_start,
+            since_start: self.services.clock.monotonic().saturating_sub(self.services.started),
             since_worked: number("age_ms")?.map(Duration::from_millis),
             hand_back_after: hand_back_after.unwrap_or(HAND_BACK_AFTER),
             last_error: row.try_get("", "last_error")?,
             spike: row.try_get("", "spike")?,
+            halt: halt.map(|halt| Halt::of_json(&halt).map(|halt| halt.to_string())).transpose()?,
         })
     }
 }
@@ -130,15 +128,15 @@ impl Heartbeat {
 impl Job for Heartbeat {
     async fn run(&self, _ctx: &JobContext) -> Result<Outcome, JobError> {
         let status = &self.services.status;
-        let facts = self.facts().await.map_err(JobError::retry)?;
+        let facts = self.facts().await.map_err(job_error)?;
         let written = match decide(&facts, self.services.billing_interval) {
             HeartbeatDecision::Write => status.heartbeat().await,
             HeartbeatDecision::Failing(message) => {
                 info!("no heartbeat: {message}");
                 status.report_failure(&message).await
             }
-            HeartbeatDecision::AwaitingApproval(message) => {
-                info!("billing waits for an approval, and the panel for billing: {message}");
+            HeartbeatDecision::AwaitingOperator(message) => {
+                info!("billing waits for an operator, and the panel for billing: {message}");
                 status.keep_billing(&message).await
             }
             HeartbeatDecision::HandBack(message) => {
@@ -149,7 +147,7 @@ impl Job for Heartbeat {
                 }
             }
         };
-        written.map_err(JobError::retry)?;
+        written.map_err(job_error)?;
         Ok(Outcome::done(1))
     }
 }
@@ -176,6 +174,9 @@ mod tests {
             // Neither biller charges a spike before it is approved.
             (0, None, Some("spike"), "hold"),
             (500, Some(10_000), Some("spike"), "hold"),
+            // Neither biller charges a database that lost a batch, whatever the last run was.
+            (0, None, Some("halt"), "hold"),
+            (500, Some(10_000), Some("halt"), "hold"),
         ];
         for (since_start, since_worked, last_error, expected) in rows {
             let facts = HeartbeatFacts {
@@ -184,11 +185,12 @@ mod tests {
                 hand_back_after: minutes(75),
                 last_error: last_error.map(str::to_owned),
                 spike: last_error == Some("spike"),
+                halt: last_error.filter(|error| *error == "halt").map(str::to_owned),
             };
             let decision = match decide(&facts, minutes(60)) {
                 HeartbeatDecision::Write => "beat",
                 HeartbeatDecision::Failing(_) => "failing",
-                HeartbeatDecision::AwaitingApproval(_) => "hold",
+                HeartbeatDecision::AwaitingOperator(_) => "hold",
                 HeartbeatDecision::HandBack(_) => "give back",
             };
             assert_eq!(decision, expected, "{facts:?}");

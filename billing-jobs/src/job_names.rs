@@ -5,3 +5,6 @@ pub const BILLING_JOB: &str = "billing";
 
 /// The kind of the job that audits.
 pub const AUDIT_KIND: &str = "audit";
+
+/// The kind of the job that checks the runway of wallets.
+pub const PREPAID_KIND: &str = "prepaid";

@@ -1,5 +1,5 @@
-//! The jobs that ship with the daemon, as one plugin: billing, the audit of the ledger, the heartbeat that the panel reads, the
-//! clean-up of rows of dead daemons, and the pruning of history. [`register`] declares them; [`billing`] and [`audit`] also work
+//! The jobs that ship with the daemon, as one plugin: billing, the audit of the ledger, the prepaid policy, the heartbeat that the panel
+//! reads, the clean-up of rows of dead daemons, and the pruning of history. [`register`] declares them; [`billing`] and [`audit`] also work
 //! without a scheduler.
 
 pub mod audit;
@@ -20,6 +20,7 @@ pub mod panel;
 pub mod panel_guard;
 mod params;
 pub mod period;
+pub mod prepaid;
 pub mod price;
 mod prune_history;
 pub mod restore_detection;
@@ -36,15 +37,16 @@ pub use audit::{AuditJob, AuditParams};
 pub use heartbeat::{
     Heartbeat, HeartbeatDecision, HeartbeatFacts, HeartbeatParams, decide as decide_heartbeat,
 };
-pub use job_names::{AUDIT_KIND, BILLING_JOB};
+pub use job_names::{AUDIT_KIND, BILLING_JOB, PREPAID_KIND};
 pub use may_bill::{PANEL_TAKEOVER_AFTER, may_bill};
+pub use prepaid::{PrepaidJob, PrepaidParams};
 pub use prune_history::{PruneHistory, PruneHistoryParams};
 pub use services::Services;
 pub use stale_daemons::{StaleDaemons, StaleDaemonsParams};
 
 use crate::billing::{Billing, BillingParams};
 
-/// Declares the kinds `audit`, `billing`, `heartbeat`, `stale-daemons` and `prune-history`, whose jobs work with `services`.
+/// Declares the kinds `audit`, `billing`, `heartbeat`, `prepaid`, `prune-history` and `stale-daemons`, whose jobs work with `services`.
 /// Without services the registry checks parameters and builds no job.
 ///
 /// # Panics
@@ -54,6 +56,7 @@ pub fn register(registry: &mut Registry, services: Option<&Services>) {
     kind(registry, services, "heartbeat", |services, params| Heartbeat::new(services.clone(), params));
     kind(registry, services, "stale-daemons", StaleDaemons::new);
     kind(registry, services, AUDIT_KIND, AuditJob::new);
+    kind(registry, services, PREPAID_KIND, PrepaidJob::new);
     kind(registry, services, "prune-history", PruneHistory::new);
 }
 

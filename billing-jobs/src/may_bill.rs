@@ -43,7 +43,8 @@ pub async fn may_bill(db: &impl ConnectionTrait, threshold: Duration) -> bool {
 
 /// Whether the panel guard lets debits of others through. It exists on PostgreSQL alone.
 async fn has_handed_back(db: &impl ConnectionTrait) -> Result<bool, DbErr> {
-    let sql = "SELECT coalesce(last_success_at <= now() - hand_back_after_seconds * interval '1 second', true) AS handed_back
+    let sql = "SELECT halt IS NULL
+                      AND coalesce(last_success_at <= now() - hand_back_after_seconds * interval '1 second', true) AS handed_back
                  FROM scheduler_fencing WHERE job = $1";
     let row = db.query_one_raw(statement(db, sql, [BILLING_JOB.into()])).await?;
     row.map_or(Ok(false), |row| row.try_get("", "handed_back"))

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Hours in a billing month.
 const HOURS_PER_MONTH: i64 = 730;
 /// u in a ten-thousandth of the currency.
-const U_PER_TEN_THOUSANDTH: i64 = 100 * HOURS_PER_MONTH;
+pub(crate) const U_PER_TEN_THOUSANDTH: i64 = 100 * HOURS_PER_MONTH;
 
 /// An amount of the wallet's currency, in ten-thousandths of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -74,7 +74,7 @@ impl WalletUnit {
         }
     }
 
-    fn u(self) -> i64 {
+    pub(crate) fn u(self) -> i64 {
         self.ten_thousandths() * U_PER_TEN_THOUSANDTH
     }
 }

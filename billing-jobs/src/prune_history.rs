@@ -10,7 +10,7 @@ use sea_orm::{DatabaseConnection, DbBackend, DbErr, Value};
 use serde::Deserialize;
 
 use crate::Services;
-use billing_store::{SQLITE_NOW, execute, query_one, statement};
+use billing_store::{SQLITE_NOW, execute, job_error, query_one, statement};
 
 /// How many rows one transaction deletes, so that no other transaction waits for it.
 const BATCH: i64 = 1_000;
@@ -90,13 +90,13 @@ impl PruneHistory {
 impl Job for PruneHistory {
     async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
         let (mut pruned, mut job) = (0, String::new());
-        while let Some(next) = self.job_after(&job).await.map_err(JobError::retry)? {
+        while let Some(next) = self.job_after(&job).await.map_err(job_error)? {
             job = next;
             loop {
                 if ctx.stop_requested().is_some() {
                     return Ok(Outcome::Interrupted { items: pruned });
                 }
-                match self.prune(&job).await.map_err(JobError::retry)? {
+                match self.prune(&job).await.map_err(job_error)? {
                     0 => break,
                     rows => pruned += rows,
                 }

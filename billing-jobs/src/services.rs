@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use billing_scheduler::Clock;
 use sea_orm::DatabaseConnection;
 
-use crate::{daemon_status::StatusRow, panel::Panel, restore_detection::CommitMarker};
+use crate::{daemon_status::StatusRow, panel::Panel, restore_detection::RestoreDetection};
 
 /// What the jobs work with.
 #[derive(Clone, Debug)]
@@ -22,8 +22,8 @@ pub struct Services {
     pub billing_interval: Duration,
     /// Whether billing relies on the panel guard: see [`Biller::relying_on_guard`](crate::billing::Biller::relying_on_guard).
     pub needs_guard: bool,
-    /// The marker of the last commit of this host, if it is kept.
-    pub last_commit: Option<CommitMarker>,
+    /// What this process knows of the newest batch.
+    pub restores: Arc<RestoreDetection>,
     /// The clock of the process.
     pub clock: Arc<dyn Clock>,
 }

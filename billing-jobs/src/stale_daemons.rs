@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
+use billing_store::job_error;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -47,8 +48,8 @@ impl StaleDaemons {
 #[async_trait]
 impl Job for StaleDaemons {
     async fn run(&self, _ctx: &JobContext) -> Result<Outcome, JobError> {
-        let marked = self.status.mark_dead(self.params.dead_after).await.map_err(JobError::retry)?;
-        let pruned = self.status.prune(self.params.keep).await.map_err(JobError::retry)?;
+        let marked = self.status.mark_dead(self.params.dead_after).await.map_err(job_error)?;
+        let pruned = self.status.prune(self.params.keep).await.map_err(job_error)?;
         Ok(Outcome::Done { items: marked + pruned, details: json!({ "marked": marked, "pruned": pruned }) })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use sea_orm::{ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -81,8 +81,8 @@ pub enum Closed {
 ///
 /// # Errors
 /// The database fails.
-pub async fn uncharged(txn: &DatabaseTransaction, closed: Closed) -> Result<Vec<Uncharged>, DbErr> {
-    let at = match txn.get_database_backend() {
+pub async fn uncharged(db: &impl ConnectionTrait, closed: Closed) -> Result<Vec<Uncharged>, DbErr> {
+    let at = match db.get_database_backend() {
         DbBackend::Sqlite => "$1",
         _ => "timestamptz 'epoch' + $1::float8 * interval '1 microsecond'",
     };
@@ -99,7 +99,7 @@ pub async fn uncharged(txn: &DatabaseTransaction, closed: Closed) -> Result<Vec<
     );
     let values: [Value; 1] = [at_micros.into()];
     let mut all: Vec<Uncharged> = Vec::new();
-    for row in &txn.query_all_raw(statement(txn, &sql, values)).await? {
+    for row in &db.query_all_raw(statement(db, &sql, values)).await? {
         let count = |column| row.try_get::<i64>("", column).map(i64::unsigned_abs);
         let reason: String = row.try_get("", "reason")?;
         if all.last().is_none_or(|last| last.reason != reason) {

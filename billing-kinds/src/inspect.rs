@@ -6,7 +6,7 @@ use std::{io, time::Duration};
 
 use billing_scheduler::{Remark, Severity, duration};
 
-use crate::{HttpParams, Secret, pem};
+use crate::{HttpParams, Secret, input_file, pem};
 
 fn remark(severity: Severity, path: &[&str], message: String, help: &str) -> Remark {
     let path = path.iter().map(|key| (*key).to_owned()).collect();
@@ -53,22 +53,21 @@ pub(crate) fn http(params: &HttpParams, timeout: Duration) -> Vec<Remark> {
 /// cannot be read is not reported.
 fn unreadable(path: &[&str], secret: &Secret) -> Option<Remark> {
     let Secret::File(file) = secret else { return None };
-    let is_missing = file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-    is_missing.then(|| missing(path, format!("{} does not exist", file.display())))
+    (!input_file::exists(file)).then(|| missing(path, format!("{} does not exist", file.display())))
 }
 
 #[cfg(unix)]
 pub(crate) fn command(params: &crate::CommandParams) -> Vec<Remark> {
     let mut remarks = Vec::new();
     let folder = params.working_directory.as_deref();
-    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+    if let Some(folder) = folder.filter(|folder| !is_folder(folder)) {
         remarks.push(missing(&["working-directory"], format!("{} is not a folder", folder.display())));
     }
     let program = Path::new(&params.argv[0]);
     if params.argv[0].contains('/') {
         let path = folder.map_or_else(|| program.to_owned(), |folder| folder.join(program));
         // The missing folder is reported already.
-        if folder.is_none_or(Path::is_dir) && !is_program(&path) {
+        if folder.is_none_or(is_folder) && !is_program(&path) {
             remarks.push(missing(&["argv", "0"], format!("{} is not a program", path.display())));
         }
     } else if let Some(folders) = params.path()
@@ -85,8 +84,14 @@ pub(crate) fn command(params: &crate::CommandParams) -> Vec<Remark> {
 }
 
 #[cfg(unix)]
+fn is_folder(path: &Path) -> bool {
+    input_file::metadata(path).is_ok_and(|metadata| metadata.is_dir())
+}
+
+#[cfg(unix)]
 fn is_program(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
     // Not whether this user may execute it: the daemon often runs as another user.
-    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    input_file::metadata(path)
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }

@@ -7,6 +7,7 @@ mod concealed;
 #[cfg(unix)]
 mod group;
 mod http;
+pub mod input_file;
 mod inspect;
 pub mod pem;
 #[cfg(feature = "pings")]

@@ -1,8 +1,10 @@
 //! Files in PEM: certificates and private keys.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 use ureq::tls::{Certificate, PemItem, PrivateKey, parse_pem};
+
+use crate::input_file;
 
 /// Reads the certificates in a file, at least one.
 ///
@@ -32,7 +34,7 @@ pub fn private_key(path: &Path) -> io::Result<PrivateKey<'static>> {
 }
 
 fn items(path: &Path) -> io::Result<Vec<PemItem<'static>>> {
-    let text = fs::read(path)?;
+    let text = input_file::read(path)?;
     parse_pem(&text).collect::<Result<_, _>>().map_err(|_| invalid("it is not valid PEM"))
 }
 

@@ -1,9 +1,11 @@
 //! A text that may be a secret, or the place to read it from.
 
-use std::{borrow::Cow, env, fmt, fs, io, path::PathBuf};
+use std::{borrow::Cow, env, fmt, io, path::PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
+
+use crate::input_file;
 
 /// A text, or the place to read it from. `Debug` does not print the text.
 #[derive(Clone, PartialEq, Eq)]
@@ -12,7 +14,7 @@ pub enum Secret {
     Text(String),
     /// The name of a variable in this process's environment.
     Env(String),
-    /// The path of a file, which is read without its last line break.
+    /// The path of a regular file of at most 1 MiB, which is read without its last line break.
     File(PathBuf),
 }
 
@@ -39,7 +41,7 @@ impl Secret {
             Self::Text(text) => Ok(text.clone()),
             Self::Env(name) => env::var(name).map_err(|_| SecretError::Env(name.clone())),
             Self::File(path) => {
-                let text = fs::read_to_string(path)
+                let text = input_file::read_text(path)
                     .map_err(|source| SecretError::File { path: path.clone(), source })?;
                 let line = text.strip_suffix('\n').unwrap_or(&text);
                 Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())

@@ -153,6 +153,7 @@ async fn status_decides_result_and_retry() {
         let result = match job.run(&context()).await {
             Ok(_) => "done",
             Err(JobError::Retry(_)) => "retry",
+            Err(JobError::Unavailable(_)) => "unavailable",
             Err(JobError::Fatal(_)) => "fatal",
         };
         assert_eq!(result, outcome, "{path} {expected}");

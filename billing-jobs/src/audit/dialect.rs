@@ -48,6 +48,11 @@ impl Dialect {
         self.choose(micros(DbBackend::Sqlite, column), column.to_owned())
     }
 
+    /// An instant that a row does not have.
+    pub(super) fn no_time(self) -> &'static str {
+        if self.sqlite { "NULL" } else { "NULL::timestamptz" }
+    }
+
     /// An instant of PostgreSQL with the panel's precision, which is a millisecond.
     pub(super) fn panels(self, instant: &str) -> String {
         self.choose(instant.to_owned(), milliseconds(instant))

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
+use billing_store::job_error;
 use schemars::JsonSchema;
 use sea_orm::DatabaseConnection;
 use serde::Deserialize;
@@ -34,7 +35,7 @@ impl Job for AuditJob {
     async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
         let stop = || ctx.stop_requested().is_some();
         // Half of an audit has no result: the next run starts again.
-        let Some(audit) = audit_until(&self.db, stop).await.map_err(JobError::retry)? else {
+        let Some(audit) = audit_until(&self.db, stop).await.map_err(job_error)? else {
             return Ok(Outcome::Interrupted { items: 0 });
         };
         for violation in &audit.violations {

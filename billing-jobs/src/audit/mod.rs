@@ -8,6 +8,8 @@ mod unique_key;
 
 use serde::Serialize;
 
+#[cfg(feature = "testing")]
+pub use self::run::queries;
 pub use self::{
     job::{AuditJob, AuditParams},
     run::{audit, audit_until},

@@ -13,7 +13,7 @@ use super::{
     BatchTransaction, BeyondLimit, Mode,
     decide::decide,
     error::CeilingExceeded,
-    fencing,
+    fencing::{self, Permission, permission},
     findings::{Findings, LISTED},
     id::{self, Id},
     model::Posting,
@@ -25,7 +25,7 @@ use super::{
     summary::RunSummary,
     transaction::{Connection as _, PostError, Writes},
 };
-use crate::{BILLING_JOB, metrics, spans};
+use crate::{BILLING_JOB, metrics, restore_detection::Batch as NotedBatch, spans};
 use billing_store::{ErrorClass, SQLITE_LOG_PAGES, checkpoint, classify, code, with_help};
 
 /// Why one attempt at a batch failed.
@@ -38,6 +38,8 @@ pub(super) struct BatchFailure {
 
 pub(super) enum BatchFailureKind {
     Fenced,
+    /// Billing is halted, or the database has lost the noted batch or its file.
+    Restored,
     /// The panel guard is missing.
     Unguarded,
     /// Another number of rows of this table was written than expected: what was read has changed since, or an object of the database
@@ -81,8 +83,8 @@ pub(super) async fn post_batch(
     let txn = BatchTransaction::begin(&context.writer, writes).instrument(step("begin")).await;
     let txn = txn.map_err(|error| BatchFailure::of(error, None))?;
     let loaded = OnceLock::new();
-    let posting = match load_and_post(context, spend_limit, &txn, batch, &loaded).await {
-        Ok(posting) => posting,
+    let (posting, committed) = match load_and_post(context, spend_limit, &txn, batch, &loaded).await {
+        Ok(posted) => posted,
         Err(kind) => {
             // The first error is the cause; an error of the rollback adds nothing.
             let _ = txn.rollback().instrument(step("roll back")).await;
@@ -99,6 +101,9 @@ pub(super) async fn post_batch(
         BatchFailure::of(error, loaded.get().cloned())
     })?;
     let ended = Instant::now();
+    if context.options.mode != Mode::DryRun {
+        context.restores.committed(committed);
+    }
     if let Err(error) = checkpoint(&context.writer, SQLITE_LOG_PAGES).await {
         debug!("cannot write the log of the database back: {error}");
     }
@@ -124,7 +129,7 @@ async fn load_and_post<'a>(
     txn: &BatchTransaction,
     batch: &'a Batch,
     loaded: &'a OnceLock<LoadedBatch>,
-) -> Result<Posting<'a>, BatchFailureKind> {
+) -> Result<(Posting<'a>, NotedBatch), BatchFailureKind> {
     check_token_and_guard(context, txn).await?;
     let (lock, due) = batch.statements(context);
     let [wallets, instances] = txn.read_under_locks(lock, due).await?;
@@ -140,9 +145,9 @@ async fn load_and_post<'a>(
         as_of: context.as_of,
     };
     match post(txn, context.sql, header, &posting).await {
-        Ok(()) => {
+        Ok(written) => {
             spend_limit.reserve(&posting.totals.currencies).map_err(BatchFailureKind::CeilingExceeded)?;
-            Ok(posting)
+            Ok((posting, written))
         }
         Err(PostError::Database(error)) => Err(error.into()),
         Err(PostError::Count { table, expected, found }) => {
@@ -152,7 +157,8 @@ async fn load_and_post<'a>(
     }
 }
 
-/// Sets the limits of the transaction, and checks that the panel guard is in place and the fencing token is the newest one.
+/// Sets the limits of the transaction, and checks that the panel guard is in place, the fencing token is the newest one, and the database
+/// has not lost the noted batch.
 async fn check_token_and_guard(
     context: &RunContext<'_>,
     txn: &BatchTransaction,
@@ -169,9 +175,15 @@ async fn check_token_and_guard(
         }
     }
     if let Some(token) = token {
-        let check = fencing::check(backend, &sql.check_fence, token);
-        if txn.query_one(check).instrument(step("check the fencing token")).await?.is_none() {
-            return Err(BatchFailureKind::Fenced);
+        if context.restores.ensure_same_file().is_err() {
+            return Err(BatchFailureKind::Restored);
+        }
+        let check = fencing::check(backend, &sql.check_fence, token, context.restores);
+        let row = txn.query_one(check).instrument(step("check the fencing token")).await?;
+        match permission(row.as_ref())? {
+            Permission::Granted => {}
+            Permission::Fenced => return Err(BatchFailureKind::Fenced),
+            Permission::Restored => return Err(BatchFailureKind::Restored),
         }
     }
     Ok(())
@@ -207,6 +219,7 @@ impl BatchFailureKind {
     fn message(&self) -> String {
         match self {
             Self::Fenced => "fenced".to_owned(),
+            Self::Restored => "a committed batch is missing".to_owned(),
             Self::Unguarded => "the panel guard is missing".to_owned(),
             Self::CeilingExceeded(exceeded) => exceeded.to_string(),
             Self::Stale { table } => {
@@ -233,6 +246,7 @@ impl BatchFailure {
             BatchFailureKind::CeilingExceeded(_)
             | BatchFailureKind::Stale { .. }
             | BatchFailureKind::HiddenWallets
+            | BatchFailureKind::Restored
             | BatchFailureKind::Unguarded => {}
         }
     }

@@ -1,6 +1,6 @@
 //! The front door of billing: one run over the fleet of a database.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use billing_scheduler::FencingToken;
 use chrono::{DateTime, Utc};
@@ -19,11 +19,11 @@ use crate::{
     hold::Reason,
     panel::Panel,
     price::{DailyBackupFactor, Plan, PriceList},
-    restore_detection::CommitMarker,
+    restore_detection::RestoreDetection,
     spans,
     uncharged::{Closed, Debt, Uncharged, uncharged as uncharged_in},
 };
-use billing_store::{begin_read, exclusive_writer, execute, query_all, query_one, statement};
+use billing_store::{StatementLimit, begin_read, exclusive_writer, execute, query_all, query_one, statement};
 
 /// Bills the fleet of one database.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub struct Biller {
     pub(super) panel: Panel,
     pub(super) sql: Statements,
     pub(super) settings: BillingSettings,
-    last_commit: Option<CommitMarker>,
+    restores: Arc<RestoreDetection>,
     needs_guard: bool,
     /// What earlier runs measured of the database.
     limits: Mutex<AdaptiveLimits>,
@@ -51,21 +51,22 @@ impl Biller {
     pub fn new(db: DatabaseConnection, panel: Panel, settings: BillingSettings) -> Self {
         let one_writer = panel.backend == DbBackend::Sqlite;
         let limits = AdaptiveLimits::new(settings.batch_instances, settings.connections, one_writer);
+        let restores = Arc::new(RestoreDetection::new(db.clone(), "a process"));
         Self {
             sql: Statements::of(panel),
             db,
             panel,
             settings,
-            last_commit: None,
+            restores,
             needs_guard: false,
             limits: Mutex::new(limits),
         }
     }
 
-    /// The same biller, which rejects a database that is older than what this host committed to it.
+    /// The same biller with the note of its process. Otherwise the biller keeps one in memory.
     #[must_use]
-    pub fn with_restore_detection(self, last_commit: Option<CommitMarker>) -> Self {
-        Self { last_commit, ..self }
+    pub fn with_restore_detection(self, restores: Arc<RestoreDetection>) -> Self {
+        Self { restores, ..self }
     }
 
     /// The same biller, which charges nothing without the panel guard if `needs_guard`. Every batch checks that.
@@ -87,35 +88,13 @@ impl Biller {
     /// # Errors
     /// Batches that were committed before an error stay committed; the next run continues from there.
     pub async fn bill(&self, options: &BillingOptions<'_>) -> Result<BillReport, BillingError> {
-        let Some(last_commit) = self.last_commit.as_ref().filter(|_| options.mode != Mode::DryRun) else {
+        if options.mode == Mode::DryRun {
             return self.run_fleet(options).await;
-        };
-        self.ensure_not_restored(last_commit).await?;
-        let result = self.run_fleet(options).await;
-        let remembered = match self.last_batch().await {
-            Ok(batch) => last_commit.set(batch).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        if let Err(error) = remembered {
-            warn!(error, "cannot record the last commit in {}: {error}", last_commit.file().display());
         }
+        self.restores.check().await?;
+        let result = self.run_fleet(options).await;
+        self.restores.save().await;
         result
-    }
-
-    async fn ensure_not_restored(&self, last_commit: &CommitMarker) -> Result<(), BillingError> {
-        let remembered = last_commit.batch().map_err(|source| BillingError::CommitMarker {
-            file: last_commit.file().display().to_string(),
-            source,
-        })?;
-        let here = self.last_batch().await.map_err(BillingError::database("find the last batch"))?;
-        if here < remembered { Err(BillingError::Restored { here, remembered }) } else { Ok(()) }
-    }
-
-    /// The number of the last batch in the database; 0 if there is none.
-    pub async fn last_batch(&self) -> Result<i64, DbErr> {
-        let sql = "SELECT coalesce(max(id), 0) AS batch FROM billing_batches";
-        let row = query_one(&self.db, statement(&self.db, sql, [])).await?;
-        row.map_or(Ok(0), |row| row.try_get("", "batch"))
     }
 
     /// Bills all organizations once.
@@ -200,7 +179,7 @@ impl Biller {
     }
 
     async fn uncharged(&self, closed: Closed) -> Result<Vec<Uncharged>, DbErr> {
-        let txn = begin_read(&self.db).await?;
+        let txn = begin_read(&self.db, StatementLimit::Fleet).await?;
         let found = uncharged_in(&txn, closed).await?;
         txn.commit().await?;
         Ok(found)
@@ -228,6 +207,7 @@ impl Biller {
             panel: self.panel,
             sql: &self.sql,
             settings: self.settings,
+            restores: &self.restores,
             needs_guard: self.needs_guard,
             options,
             as_of,
@@ -305,7 +285,7 @@ impl Biller {
     }
 
     /// The prices of all plans, and what cannot be read.
-    async fn prices(&self) -> Result<(PriceList, Findings), DbErr> {
+    pub(crate) async fn prices(&self) -> Result<(PriceList, Findings), DbErr> {
         let plans = self.plans().await?;
         let mut unreadable = Findings::default();
         for plan in &plans {

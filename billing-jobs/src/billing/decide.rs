@@ -316,6 +316,8 @@ fn charge_row<'a>(
     charge: &Charge,
     debit: Option<Debit>,
 ) -> ChargeRow<'a> {
+    // On SQLite the cycles have no index by instance: the cycle of a charge is found by the id of its debit.
+    let cycle = debit.as_ref().map_or_else(Uuid::now_v7, |debit| debit.id);
     ChargeRow {
         instance,
         currency,
@@ -326,7 +328,7 @@ fn charge_row<'a>(
         amount: charge.amount,
         carry: charge.carry,
         debit,
-        cycle: (!instance.gone).then(Uuid::now_v7),
+        cycle: (!instance.gone).then_some(cycle),
     }
 }
 

@@ -4,8 +4,9 @@
 //! the end of a run the meter of every instance that exists was moved within the last hour or has an open hold, so one comparison
 //! of the meters with the instances finds those that are gone.
 
+use billing_store::{StatementLimit, Transaction};
 use chrono::{DateTime, SecondsFormat};
-use sea_orm::{ConnectionTrait as _, DatabaseTransaction, DbErr, QueryResult, Value};
+use sea_orm::{ConnectionTrait as _, DbErr, QueryResult, Value};
 use tracing::debug;
 
 use super::{
@@ -62,7 +63,7 @@ pub(super) async fn record_deleted(
         if matches!(context.options.mode, Mode::Commit(_))
             && !context.retry("record deleted instances", || record(context, page)).await?
         {
-            return Err(BillingError::Fenced);
+            return Err(context.refusal().await);
         }
         for gone in page {
             let Lost { hours, amount } = gone.lost(context.as_of, context.panel.unit);
@@ -118,7 +119,7 @@ impl Gone {
 
 async fn find(context: &RunContext<'_>) -> Result<(Vec<Gone>, Findings), DbErr> {
     let began = std::time::Instant::now();
-    let txn = begin_read(&context.writer).await?;
+    let txn = begin_read(&context.writer, StatementLimit::Fleet).await?;
     let values: [Value; 1] = [context.as_of.into()];
     let rows = txn.query_all_raw(statement(&txn, &context.sql.deleted_meters, values)).await?;
     txn.commit().await?;
@@ -152,11 +153,7 @@ async fn record(context: &RunContext<'_>, page: &[Gone]) -> Result<bool, DbErr> 
     Ok(true)
 }
 
-async fn insert_holds(
-    context: &RunContext<'_>,
-    txn: &DatabaseTransaction,
-    page: &[Gone],
-) -> Result<(), DbErr> {
+async fn insert_holds(context: &RunContext<'_>, txn: &Transaction, page: &[Gone]) -> Result<(), DbErr> {
     let lost = page.iter().map(|gone| (gone, gone.lost(context.as_of, context.panel.unit)));
     let lost: Vec<_> = lost
         .filter(|(_, lost)| lost.hours > 0)

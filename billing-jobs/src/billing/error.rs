@@ -1,10 +1,11 @@
 //! The errors of a billing run.
 
+use billing_scheduler::JobError;
 use sea_orm::DbErr;
 
 use super::spike::Spike;
-use crate::{currency::Currency, money::Money};
-use billing_store::with_help;
+use crate::{currency::Currency, money::Money, restore_detection::RestoreError};
+use billing_store::{ErrorClass, classify, with_help};
 
 /// Why a run failed.
 #[derive(Debug, thiserror::Error)]
@@ -27,27 +28,9 @@ pub enum BillingError {
         /// The error of the database.
         source: DbErr,
     },
-    /// The database is older than what was committed to it.
-    #[error(
-        "the database ends at batch {here}, but this host committed batch {remembered}: a backup was restored, or this is another \
-         database; find out what is missing, then run `billing-daemon accept-restore`"
-    )]
-    Restored {
-        /// The last batch in the database.
-        here: i64,
-        /// The last batch that this host knows of.
-        remembered: i64,
-    },
-    /// The number of the last commit of this host cannot be read.
-    #[error(
-        "cannot read {file}, which contains the number of the last commit: {source}; repair it, or remove it if it is lost"
-    )]
-    CommitMarker {
-        /// The path of the file.
-        file: String,
-        /// The error of the file system.
-        source: std::io::Error,
-    },
+    /// The database has lost a committed batch, or that cannot be checked.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// Nothing was charged.
     #[error("nothing was charged, because {0}, then run `billing-daemon bill {approve}`", approve = .0.approval())]
     Spike(Spike),
@@ -87,6 +70,21 @@ pub struct CeilingExceeded {
     pub charged: Money,
     /// What the run may charge.
     pub ceiling: Money,
+}
+
+impl From<BillingError> for JobError {
+    fn from(error: BillingError) -> Self {
+        match &error {
+            // A retry would find the same; the next scheduled run checks again.
+            BillingError::Spike(_) | BillingError::Restore(RestoreError::Halted(_)) => Self::fatal(error),
+            BillingError::Database { source, .. } | BillingError::Restore(RestoreError::Database(source))
+                if matches!(classify(source), ErrorClass::Lost | ErrorClass::Storage) =>
+            {
+                Self::unavailable(error)
+            }
+            _ => Self::retry(error),
+        }
+    }
 }
 
 impl BillingError {

@@ -205,6 +205,8 @@ impl<'a> FleetRun<'a> {
                 BatchFailureKind::Fenced => return Err(BillingError::Fenced),
                 BatchFailureKind::Unguarded => return Err(BillingError::Unguarded),
                 BatchFailureKind::CeilingExceeded(exceeded) => return Err(exceeded.into()),
+                // Ends the run, unless an operator has accepted the restore meanwhile.
+                BatchFailureKind::Restored if again => self.context.restores.check().await?,
                 BatchFailureKind::HiddenWallets
                 | BatchFailureKind::Database(ErrorClass::Conflict | ErrorClass::Lost, _)
                     if again => {}
@@ -223,10 +225,15 @@ impl<'a> FleetRun<'a> {
                 {
                     before = failure.loaded;
                 }
-                BatchFailureKind::Database(ErrorClass::Broken | ErrorClass::Lost, source) => {
+                BatchFailureKind::Database(
+                    ErrorClass::Broken | ErrorClass::Lost | ErrorClass::Storage,
+                    source,
+                ) => {
                     return Err(BillingError::Database { doing: POSTING, source });
                 }
-                BatchFailureKind::HiddenWallets | BatchFailureKind::Database(ErrorClass::Conflict, _) => {
+                BatchFailureKind::Restored
+                | BatchFailureKind::HiddenWallets
+                | BatchFailureKind::Database(ErrorClass::Conflict, _) => {
                     return Ok(Attempted::GivenUp(failure.message));
                 }
                 BatchFailureKind::Stale { .. } | BatchFailureKind::Database(ErrorClass::Rows, _) => {
@@ -298,6 +305,7 @@ fn unpostable(kind: BatchFailureKind, message: &str) -> BillingError {
         BatchFailureKind::Database(_, source) => source,
         BatchFailureKind::Stale { .. } => DbErr::Custom(message.to_owned()),
         BatchFailureKind::Fenced
+        | BatchFailureKind::Restored
         | BatchFailureKind::Unguarded
         | BatchFailureKind::HiddenWallets
         | BatchFailureKind::CeilingExceeded(_) => DbErr::RecordNotUpdated,

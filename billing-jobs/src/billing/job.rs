@@ -8,6 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use billing_scheduler::{Job, JobContext, JobError, Outcome};
+use billing_store::job_error;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::{info, warn};
@@ -99,7 +100,7 @@ impl Billing {
     pub fn new(services: &Services, params: &BillingParams) -> Self {
         let settings = BillingSettings::from(params).at_interval(services.billing_interval);
         let biller = Biller::new(services.db.clone(), services.panel, settings)
-            .with_restore_detection(services.last_commit.clone())
+            .with_restore_detection(Arc::clone(&services.restores))
             .relying_on_guard(services.needs_guard);
         Self { biller, status: Arc::clone(&services.status) }
     }
@@ -139,7 +140,7 @@ impl Job for Billing {
             }
             Ok(bill) => {
                 let totals = &bill.totals;
-                self.biller.record_success(ctx.fencing_token).await.map_err(JobError::retry)?;
+                self.biller.record_success(ctx.fencing_token).await.map_err(job_error)?;
                 self.report(totals, RunEnd::Done).await;
                 let amounts = totals.amounts();
                 info!(
@@ -169,14 +170,12 @@ impl Job for Billing {
                 ctx.report(RunDetails::unfinished(&first_prices, Some(&error)).to_json());
                 if let BillingError::Spike(_) = &error {
                     // The panel would charge the same prices without an approval, so it waits for as long as this run waits.
-                    self.biller.record_success(ctx.fencing_token).await.map_err(JobError::retry)?;
+                    self.biller.record_success(ctx.fencing_token).await.map_err(job_error)?;
                 }
                 let sentence = error.to_string();
                 let totals = self.biller.totals_of(ctx.run_id).await.unwrap_or_default();
                 self.report(&totals, RunEnd::Failed(&sentence)).await;
-                // A retry would find the same spike; the next scheduled run checks again.
-                let fatal = matches!(error, BillingError::Spike(_));
-                Err(if fatal { JobError::fatal(error) } else { JobError::retry(error) })
+                Err(error.into())
             }
         }
     }

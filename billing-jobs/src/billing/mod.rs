@@ -35,9 +35,9 @@ mod transfer;
 
 #[cfg(feature = "testing")]
 use self::faulty::FaultyTransaction as BatchTransaction;
-pub(crate) use self::sql::{is_amount, milliseconds};
+pub(crate) use self::sql::{Sections, is_amount, milliseconds};
 #[cfg(not(feature = "testing"))]
-use self::transaction::Transaction as BatchTransaction;
+use self::transaction::BatchTransaction;
 pub use self::{
     approvals::{APPROVED_FOR, Scope, approve_catch_up},
     biller::Biller,

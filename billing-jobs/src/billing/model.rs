@@ -181,11 +181,11 @@ pub(super) struct ChargeRow<'a> {
     pub(super) rate: HourlyRate,
     /// What they cost together, after what was carried.
     pub(super) amount: Money,
-    /// The new carry.
+    /// The remainder that the next charge of the instance begins with.
     pub(super) carry: Carry,
     /// What was taken from the wallet; none if that is nothing.
     pub(super) debit: Option<Debit>,
-    /// The id of the cycle row; none if the panel no longer has the instance.
+    /// The id of the cycle row, which is that of the debit if there is one; none if the panel no longer has the instance.
     pub(super) cycle: Option<Uuid>,
 }
 
@@ -207,9 +207,9 @@ pub(super) struct MeterRow {
     pub(super) organization: Id,
     /// The watermark that was read, which must be unchanged.
     pub(super) billed_through_before: Option<Micros>,
-    /// The new watermark.
+    /// The time up to which the instance is charged now.
     pub(super) billed_through: Micros,
-    /// The new carry.
+    /// The remainder that the next charge of the instance begins with.
     pub(super) carry: Carry,
     /// The rate of the next hour, if it is known.
     pub(super) rate: Option<HourlyRate>,
@@ -225,7 +225,7 @@ pub(super) struct AnchorRow {
     pub(super) instance: Id,
     /// The value that was read, which must be unchanged.
     pub(super) before: Option<Micros>,
-    /// The new value.
+    /// The time up to which the instance is charged, as the panel reads it.
     pub(super) after: Micros,
 }
 

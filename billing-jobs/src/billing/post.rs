@@ -1,5 +1,6 @@
 //! The only module that writes money: one transaction, every row counted.
 
+use chrono::DateTime;
 use sea_orm::{DbBackend, Statement, Value};
 use tracing::Instrument as _;
 use uuid::Uuid;
@@ -12,7 +13,7 @@ use super::{
     sql::rows,
     transaction::{Connection as _, PostError},
 };
-use crate::{hold::Reason, period::Micros, spans};
+use crate::{hold::Reason, period::Micros, restore_detection::Batch, spans};
 
 /// Under which run, claim and time a posting is made.
 #[derive(Clone, Copy, Debug)]
@@ -22,18 +23,18 @@ pub(super) struct BatchHeader {
     pub(super) as_of: Micros,
 }
 
-/// Writes `posting` inside `txn`. The wallets come last: what others wait for is locked and changed for the shortest time.
+/// Writes `posting` inside `txn` and returns the batch. The wallets come last: what others wait for is locked and changed for the shortest time.
 pub(super) async fn post(
     txn: &BatchTransaction,
     sql: &Statements,
     header: BatchHeader,
     posting: &Posting<'_>,
-) -> Result<(), PostError> {
+) -> Result<Batch, PostError> {
     let on = txn.backend();
     let (batch, ledger_until) = insert_batch(txn, sql, header, posting).await?;
     let openings = ids(on, &sql.insert_openings, &[], &posting.openings);
     write(txn, "billing_wallet_openings", posting.openings.len(), openings).await?;
-    write_charges(txn, sql, &posting.charges, batch, ledger_until).await?;
+    write_charges(txn, sql, &posting.charges, batch.id, ledger_until).await?;
     for (sql, fields, meters) in [
         (&sql.insert_meters, rows::NEW_METERS, &posting.new_meters),
         (&sql.update_meters, rows::METERS, &posting.meters),
@@ -49,16 +50,17 @@ pub(super) async fn post(
     }
     write_holds(txn, sql, header.as_of, posting).await?;
     let wallets = rows::wallets(on, &posting.wallets).statements(&sql.update_wallets);
-    write(txn, "wallets", posting.wallets.len(), wallets).await
+    write(txn, "wallets", posting.wallets.len(), wallets).await?;
+    Ok(batch)
 }
 
-/// Inserts the row of the batch. Returns its id, and the `created_at` of the last of its debits.
+/// Inserts the row of the batch. Returns the batch, and the `created_at` of the last of its debits.
 async fn insert_batch(
     txn: &BatchTransaction,
     sql: &Statements,
     header: BatchHeader,
     posting: &Posting<'_>,
-) -> Result<(i64, Micros), PostError> {
+) -> Result<(Batch, Micros), PostError> {
     const TABLE: &str = "billing_batches";
     let totals = &posting.totals;
     let currencies = serde_json::to_string(&totals.currencies).expect("numbers are always JSON");
@@ -76,7 +78,9 @@ async fn insert_batch(
     let statement = Statement::from_sql_and_values(txn.backend(), &sql.insert_batch, values);
     let row = txn.query_one(statement).instrument(spans::write(txn.backend(), TABLE)).await?;
     let row = row.ok_or(PostError::Count { table: TABLE, expected: 1, found: 0 })?;
-    Ok((row.try_get("", "id")?, row.try_get("", "ledger_until")?))
+    let at = DateTime::from_timestamp_micros(row.try_get("", "created_at")?).unwrap_or_default();
+    let batch = Batch { id: row.try_get("", "id")?, run: header.run.to_string(), at };
+    Ok((batch, row.try_get("", "ledger_until")?))
 }
 
 /// Writes charges into the wallets' ledger, into the ledger of hours, and into the panel's cycles.

@@ -3,17 +3,22 @@
 use std::time::Duration;
 
 use billing_scheduler::FencingToken;
-use sea_orm::{
-    ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value,
-};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr, QueryResult, Value};
 use tracing::{Instrument as _, debug};
 
 use super::{
-    BillingError, BillingOptions, BillingSettings, approvals::Approvals, decide::BillingTerms, fencing,
+    BillingError, BillingOptions, BillingSettings,
+    approvals::Approvals,
+    decide::BillingTerms,
+    fencing::{self, Permission, permission},
     sql::Statements,
 };
-use crate::{BILLING_JOB, panel::Panel, period::Micros, price::PriceList, spans};
-use billing_store::{ErrorClass, begin, begin_read, classify, statement};
+use crate::{
+    BILLING_JOB, panel::Panel, period::Micros, price::PriceList, restore_detection::RestoreDetection, spans,
+};
+use billing_store::{
+    ErrorClass, StatementLimit, Transaction, begin, begin_read, classify, statement, within,
+};
 
 /// The most attempts at a statement or a batch.
 pub(super) const MAX_ATTEMPTS: u32 = 5;
@@ -29,6 +34,7 @@ pub(super) struct RunContext<'a> {
     pub(super) panel: Panel,
     pub(super) sql: &'a Statements,
     pub(super) settings: BillingSettings,
+    pub(super) restores: &'a RestoreDetection,
     /// Whether a batch is rolled back without the panel guard.
     pub(super) needs_guard: bool,
     pub(super) options: &'a BillingOptions<'a>,
@@ -51,17 +57,15 @@ impl RunContext<'_> {
         }
     }
 
-    /// Begins a transaction outside of the batches that writes under `token`; none if `token` is not the newest one.
-    pub(super) async fn begin_fenced(
-        &self,
-        token: FencingToken,
-    ) -> Result<Option<DatabaseTransaction>, DbErr> {
+    /// Begins a transaction outside of the batches that writes under `token`; none if `token` is not the newest one, or billing is
+    /// halted.
+    pub(super) async fn begin_fenced(&self, token: FencingToken) -> Result<Option<Transaction>, DbErr> {
         let txn = begin(&self.writer).await?;
         if let Some(settings) = &self.sql.settings {
             txn.query_one_raw(statement(&txn, settings, [token.0.into(), BILLING_JOB.into()])).await?;
         }
-        let check = fencing::check(self.panel.backend, &self.sql.check_fence, token);
-        if txn.query_one_raw(check).await?.is_none() {
+        let check = fencing::check(self.panel.backend, &self.sql.check_fence, token, self.restores);
+        if permission(txn.query_one_raw(check).await?.as_ref())? != Permission::Granted {
             txn.rollback().await?;
             return Ok(None);
         }
@@ -77,7 +81,7 @@ impl RunContext<'_> {
     ) -> Result<Option<QueryResult>, BillingError> {
         let query = statement(&self.writer, sql, values);
         let read = || async {
-            let txn = begin_read(&self.writer).await?;
+            let txn = begin_read(&self.writer, StatementLimit::Fleet).await?;
             if let Some(settings) = &self.sql.plan_settings {
                 txn.query_one_raw(statement(&txn, settings, [])).await?;
             }
@@ -88,7 +92,8 @@ impl RunContext<'_> {
         self.retry(doing, read).await
     }
 
-    /// Calls `work` until it succeeds, at most [`MAX_ATTEMPTS`] times.
+    /// Calls `work` until it succeeds, at most [`MAX_ATTEMPTS`] times. The first attempt has the time of a batch: what takes longer may
+    /// be a large fleet or a connection without an answer, and the second attempt, on another connection, shows which.
     pub(super) async fn retry<T, F: Future<Output = Result<T, DbErr>>>(
         &self,
         doing: &'static str,
@@ -97,9 +102,14 @@ impl RunContext<'_> {
         let mut wait = FIRST_WAIT;
         let mut attempt = 1;
         loop {
-            match work().instrument(spans::step(self.panel.backend, doing)).await {
+            let limit = if attempt == 1 { StatementLimit::Batch } else { StatementLimit::Fleet };
+            let work = within(self.panel.backend, limit, work());
+            match work.instrument(spans::step(self.panel.backend, doing)).await {
                 Ok(result) => return Ok(result),
-                Err(error) if attempt < MAX_ATTEMPTS && classify(&error) != ErrorClass::Broken => {
+                Err(error)
+                    if attempt < MAX_ATTEMPTS
+                        && !matches!(classify(&error), ErrorClass::Broken | ErrorClass::Storage) =>
+                {
                     debug!(attempt, "cannot {doing}: {error}; retrying");
                 }
                 Err(source) => return Err(BillingError::Database { doing, source }),
@@ -108,6 +118,11 @@ impl RunContext<'_> {
             wait *= 2;
             attempt += 1;
         }
+    }
+
+    /// Returns why a transaction outside of the batches may not write.
+    pub(super) async fn refusal(&self) -> BillingError {
+        self.restores.check().await.map_or_else(BillingError::from, |()| BillingError::Fenced)
     }
 
     /// Closes the connection that writes, on SQLite a separate one.

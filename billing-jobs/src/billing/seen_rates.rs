@@ -1,7 +1,8 @@
 //! The prices that runs have seen, plan by plan: an instance that no run has priced yet pays for each hour what was seen when the hour
 //! ended. A price is written once, before the first hour is charged at it.
 
-use sea_orm::{ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult};
+use billing_store::Transaction;
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbErr, QueryResult};
 use tracing::info;
 
 use super::{BillingError, FirstSeenPrice, Mode, run_context::RunContext, sql::Statements, sql::rows};
@@ -11,7 +12,7 @@ use crate::{
 };
 use billing_store::{
     columns::{self, Unreadable, text, value},
-    query_all, statement,
+    query_fleet, statement,
 };
 
 /// All seen prices, of each plan the oldest first, and why other rows cannot be read.
@@ -19,7 +20,7 @@ pub(super) async fn read(
     db: &DatabaseConnection,
     sql: &Statements,
 ) -> Result<(Vec<SeenRate>, Vec<Unreadable>), DbErr> {
-    let rows = query_all(db, statement(db, &sql.seen_rates, [])).await?;
+    let rows = query_fleet(db, statement(db, &sql.seen_rates, [])).await?;
     let (mut seen, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in &rows {
         match seen_rate(row) {
@@ -56,7 +57,7 @@ pub(super) async fn record(context: &RunContext<'_>) -> Result<Vec<FirstSeenPric
             Ok(true)
         };
         if !context.retry("record prices", write).await? {
-            return Err(BillingError::Fenced);
+            return Err(context.refusal().await);
         }
     }
     // Free backups do not change the price without backups.
@@ -73,7 +74,7 @@ pub(super) async fn record(context: &RunContext<'_>) -> Result<Vec<FirstSeenPric
 }
 
 /// Writes new prices; those that an earlier attempt has written stay.
-pub(super) async fn insert(txn: &DatabaseTransaction, sql: &Statements, new: &NewRates) -> Result<(), DbErr> {
+pub(super) async fn insert(txn: &Transaction, sql: &Statements, new: &NewRates) -> Result<(), DbErr> {
     let all: Vec<&SeenRate> = new.first.iter().chain(&new.changed).collect();
     let rows = rows::seen_rates(txn.get_database_backend(), &all);
     for statement in rows.statements(&sql.insert_seen_rates) {

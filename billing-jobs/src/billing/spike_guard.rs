@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use billing_store::StatementLimit;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
@@ -33,7 +34,7 @@ use crate::{
 use billing_store::{
     SQLITE_NOW,
     audit_log::{self, AuditEvent},
-    begin_read, columns, query_all, query_one, statement,
+    begin_read, columns, query_fleet, query_one, statement,
 };
 
 /// How many of the last runs are compared with.
@@ -177,7 +178,7 @@ async fn recent(db: &DatabaseConnection) -> Result<Vec<TotalsByCurrency>, DbErr>
           ORDER BY started_at DESC LIMIT $3"
     );
     let values: [Value; 3] = [BILLING_JOB.into(), LOOKED_AT.into(), RECENT.into()];
-    let rows = query_all(db, statement(db, &sql, values)).await?;
+    let rows = query_fleet(db, statement(db, &sql, values)).await?;
     let totals = rows.iter().map(|row| {
         let details: Json = serde_json::from_str(&columns::lossy(row, "details")).unwrap_or_default();
         RunDetails::from_json(&details).totals.unwrap_or_default().currencies
@@ -214,7 +215,12 @@ async fn upper_bound(context: &RunContext<'_>, most_hours: i64) -> Result<Totals
         Currencies::One(_) => &context.sql.due_amounts,
         Currencies::Several => &context.sql.due_amounts_by_currency,
     };
-    let groups = query_all(db, statement(db, sql, values)).await?;
+    let txn = begin_read(db, StatementLimit::Fleet).await?;
+    if let Some(settings) = &context.sql.whole_table_settings {
+        txn.query_one_raw(statement(&txn, settings, [])).await?;
+    }
+    let groups = txn.query_all_raw(statement(&txn, sql, values)).await?;
+    txn.commit().await?;
     let mut sums = TotalsByCurrency::default();
     for group in &groups {
         let currency = match currencies {
@@ -297,7 +303,7 @@ async fn exact_amounts(context: &RunContext<'_>) -> Result<TotalsByCurrency, Bil
 async fn read_range(context: &RunContext<'_>, owners: &Owners) -> Result<LoadedBatch, DbErr> {
     let sql = context.sql;
     let Owners::Range { first, last } = owners else { return Ok(LoadedBatch::of(&[], &[])) };
-    let txn = begin_read(context.db).await?;
+    let txn = begin_read(context.db, StatementLimit::Fleet).await?;
     if let Some(settings) = &sql.plan_settings {
         txn.query_one_raw(statement(&txn, settings, [])).await?;
     }
@@ -337,7 +343,7 @@ async fn newest(db: &DatabaseConnection, action: &str, limit: u32) -> Result<Vec
     let sql = format!(
         "SELECT id, details, {age} AS age FROM scheduler_audit_log WHERE action = $1 AND job = $2 ORDER BY id DESC LIMIT {limit}"
     );
-    let rows = query_all(db, statement(db, &sql, [action.into(), BILLING_JOB.into()])).await?;
+    let rows = query_fleet(db, statement(db, &sql, [action.into(), BILLING_JOB.into()])).await?;
     let row = |row: &QueryResult| {
         let details = serde_json::from_str(&columns::lossy(row, "details")).unwrap_or_default();
         Ok((row.try_get("", "id")?, row.try_get("", "age")?, details))

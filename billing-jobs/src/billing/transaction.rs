@@ -1,12 +1,10 @@
 //! The transaction of a batch: every write has an expected number of rows.
 
-use sea_orm::{
-    ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement,
-};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr, QueryResult, Statement};
 use tracing::Instrument as _;
 
 use crate::spans;
-use billing_store::{begin, begin_deferred};
+use billing_store::{Transaction, begin, begin_deferred};
 
 /// Why a posting must be rolled back.
 #[derive(Debug)]
@@ -36,9 +34,9 @@ pub(super) enum Writes {
 }
 
 /// The transaction of one batch.
-pub(super) struct Transaction(DatabaseTransaction);
+pub(super) struct BatchTransaction(Transaction);
 
-impl Transaction {
+impl BatchTransaction {
     pub(super) async fn begin(db: &DatabaseConnection, writes: Writes) -> Result<Self, DbErr> {
         match writes {
             Writes::AtOnce => begin(db).await,
@@ -75,7 +73,7 @@ impl Transaction {
     }
 }
 
-impl Connection for Transaction {
+impl Connection for BatchTransaction {
     fn backend(&self) -> DbBackend {
         self.0.get_database_backend()
     }

@@ -55,13 +55,19 @@ BEGIN
         -- The panel's biller, or code of ours that forgot its token. Checks, locks the row, and checks again.
         LOOP
             SELECT f.fencing_token AS number, f.last_success_at, pg_catalog.make_interval(secs => f.hand_back_after_seconds) AS silence,
-                   coalesce(s.fencing_token, 0) AS claimed, coalesce(s.fencing_token = f.fencing_token, false) AS in_force
+                   coalesce(s.fencing_token, 0) AS claimed, coalesce(s.fencing_token = f.fencing_token, false) AS in_force,
+                   f.halt IS NOT NULL AS halted
               INTO ours
               FROM scheduler_fencing f LEFT JOIN scheduler_jobs s ON s.job = f.job
              WHERE f.job = 'billing';
             IF NOT FOUND THEN
                 RAISE EXCEPTION 'the panel guard has lost its row in scheduler_fencing, so no program may debit an hour'
                     USING ERRCODE = 'BF002', HINT = 'Run `billing-daemon guard install` again.';
+            END IF;
+            IF ours.halted THEN
+                RAISE EXCEPTION 'billing of this database is halted, because charges that were committed are missing'
+                    USING ERRCODE = 'BF001',
+                          HINT = 'Nothing was taken from the wallet. This ends with `billing-daemon accept-restore`.';
             END IF;
             IF ours.last_success_at > clock_timestamp() - ours.silence THEN
                 RAISE EXCEPTION 'billing-daemon charges the hours of this database: its last success was % ago, and the panel may charge them '

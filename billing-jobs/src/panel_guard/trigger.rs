@@ -8,13 +8,14 @@
 
 use std::fmt;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr};
+use billing_store::{StatementLimit, Transaction};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr};
 use serde_json::json;
 
 use crate::{BILLING_JOB, daemon_status::alive};
 use billing_store::{
     audit_log::{self, AuditEvent},
-    begin, begin_read, statement,
+    begin_command, begin_read, statement,
 };
 
 /// The function of the trigger on the ledger.
@@ -267,7 +268,7 @@ async fn billing_instance(db: &DatabaseConnection) -> Result<Option<String>, Pan
     }
     let sql =
         "SELECT holder FROM scheduler_jobs WHERE job = $1 AND holder IS NOT NULL AND expires_at > now()";
-    let txn = begin_read(db).await?;
+    let txn = begin_read(db, StatementLimit::Fleet).await?;
     let holder = txn.query_one_raw(statement(&txn, sql, [BILLING_JOB.into()])).await?;
     let holder = holder.map(|row| row.try_get("", "holder")).transpose()?;
     let instance = alive(&txn).await?.or(holder);
@@ -280,7 +281,7 @@ pub async fn status(db: &DatabaseConnection) -> Result<PanelGuardStatus, DbErr> 
     if db.get_database_backend() == DbBackend::Sqlite {
         return Ok(PanelGuardStatus::default());
     }
-    let txn = begin_read(db).await?;
+    let txn = begin_read(db, StatementLimit::Fleet).await?;
     let status = read(&txn).await?;
     txn.commit().await?;
     Ok(status)
@@ -295,11 +296,7 @@ pub(crate) async fn is_installed(db: &impl ConnectionTrait) -> Result<bool, DbEr
 }
 
 /// Checks that the current role has the rights of the panel guard, or only those of the audit log.
-async fn check_rights(
-    txn: &DatabaseTransaction,
-    place: &TriggerTarget,
-    all: bool,
-) -> Result<(), PanelGuardError> {
+async fn check_rights(txn: &Transaction, place: &TriggerTarget, all: bool) -> Result<(), PanelGuardError> {
     let grants = txn.query_all_raw(statement(txn, LACKING, [all.into()])).await?;
     let grants = grants.iter().map(|row| row.try_get("", "wanted")).collect::<Result<Vec<String>, _>>()?;
     if grants.is_empty() {
@@ -334,11 +331,11 @@ struct TriggerTarget {
 }
 
 /// A transaction that acts for the owner of the ledger.
-async fn open(db: &DatabaseConnection) -> Result<(DatabaseTransaction, TriggerTarget), PanelGuardError> {
+async fn open(db: &DatabaseConnection) -> Result<(Transaction, TriggerTarget), PanelGuardError> {
     if db.get_database_backend() == DbBackend::Sqlite {
         return Err(PanelGuardError::NotPostgres);
     }
-    let txn = begin(db).await?;
+    let txn = begin_command(db).await?;
     let row = txn.query_one_raw(statement(&txn, TARGET, [])).await?.ok_or(PanelGuardError::NoTables)?;
     let text = |column| row.try_get::<String>("", column);
     let place = TriggerTarget {

@@ -7,6 +7,7 @@ SELECT 'instance ' || m.instance_id || ': the meter is at ' || m.billed_through
          ON c.instance_id = m.instance_id
   LEFT JOIN vps_instances i ON i.id = m.instance_id
   LEFT JOIN billing_batches b ON b.id = {last_run}
+  LEFT JOIN billing_holds h ON h.instance_id = m.instance_id AND h.closed_at IS NULL AND h.reason IN ('invalid_time', 'failed')
  WHERE m.billed_through < c.ended
     OR ({panels_anchor} < {panels_watermark}
         -- The panel has debited and not yet moved its anchor.
@@ -15,6 +16,4 @@ SELECT 'instance ' || m.instance_id || ': the meter is at ' || m.billed_through
         AND NOT ({anchor} > {an_hour_before} AND m.billed_through <= b.as_of)
         AND NOT {is_unseen}
         -- Billing leaves the anchor of such an instance alone.
-        AND NOT EXISTS (SELECT 1 FROM billing_holds h
-                         WHERE h.instance_id = m.instance_id AND h.closed_at IS NULL
-                           AND h.reason IN ('invalid_time', 'failed')))
+        AND h.id IS NULL)

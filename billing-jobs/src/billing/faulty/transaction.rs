@@ -11,16 +11,16 @@ use std::{
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, QueryResult, Statement};
 
 use crate::{
-    billing::transaction::{Connection, PostError, Transaction, Writes, read_under_locks, write},
+    billing::transaction::{BatchTransaction, Connection, PostError, Writes, read_under_locks, write},
     fault_injection::{abort_at, linger, mutated},
 };
 
 /// The transaction that a failed batch left open for its next attempt.
-static LEFT_OPEN: Mutex<Option<Transaction>> = Mutex::new(None);
+static LEFT_OPEN: Mutex<Option<BatchTransaction>> = Mutex::new(None);
 
 /// A transaction that counts its statements and can leave out safeguards.
 pub(in crate::billing) struct FaultyTransaction {
-    inner: Transaction,
+    inner: BatchTransaction,
     db: DatabaseConnection,
     statements: AtomicU64,
     /// Whether it continues the transaction of an attempt that failed.
@@ -44,7 +44,7 @@ impl FaultyTransaction {
         count(&statements);
         let inner = match left_open {
             Some(transaction) => transaction,
-            None => Transaction::begin(db, writes).await?,
+            None => BatchTransaction::begin(db, writes).await?,
         };
         let (failed, separate) = (AtomicBool::new(false), Mutex::default());
         Ok(Self { inner, db: db.clone(), statements, continued, failed, separate })
@@ -101,7 +101,7 @@ impl FaultyTransaction {
         let separate = std::mem::take(&mut *locked(&self.separate));
         for statements in separate {
             linger().await;
-            let transaction = Transaction::begin(&self.db, Writes::AtOnce).await?;
+            let transaction = BatchTransaction::begin(&self.db, Writes::AtOnce).await?;
             for statement in statements {
                 transaction.execute(statement).await?;
             }

@@ -5,7 +5,7 @@ mod statements;
 
 use sea_orm::DbBackend;
 
-pub(crate) use self::statements::Statements;
+pub(crate) use self::statements::{Sections, Statements};
 
 /// SQL for the microseconds since 1970 of an instant of the panel; NULL for NULL and for what is not an instant.
 #[must_use]

@@ -8,6 +8,11 @@
 set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
 set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true)
 
+-- name: of_whole_tables
+-- For statements that join whole tables. A nested loop that a planner with old statistics chooses for a few rows never ends for a
+-- fleet.
+set_config('enable_nestloop', 'off', true), set_config('jit', 'off', true)
+
 -- name: may_be_due
 -- Whether a run must read the instance `i`: its anchor is an hour old, missing or not plausible. $1 is the time of the run.
 (coalesce(i.last_billed_at, i.created_at) > (timestamptz 'epoch' + ($1 - 3600000000) * interval '1 microsecond')
@@ -76,6 +81,9 @@ SELECT (array_agg(organization ORDER BY organization))[1]::text AS first,
 -- name: plan_settings
 SELECT {by_index}
 
+-- name: whole_table_settings
+SELECT {of_whole_tables}
+
 -- name: settings
 SELECT set_config('app.current_user_is_admin', 'true', true), {by_index},
    set_config('billing.fencing_token', coalesce($1::text, (
@@ -87,8 +95,17 @@ SELECT set_config('app.current_user_is_admin', 'true', true), {by_index},
 WITH locked AS (INSERT INTO payment_transactions (description) SELECT NULL WHERE false)
 {settings}, {guard_is_effective} AS guarded
 
+-- name: handover_settings
+-- Without a fencing token, since a handover debits nothing.
+SELECT set_config('app.current_user_is_admin', 'true', true), set_config('billing.fencing_token', '0', true), {of_whole_tables}
+
 -- name: check_fence
-SELECT 1 AS newest FROM scheduler_fencing f JOIN scheduler_jobs s ON s.job = f.job
+-- The halt is read from the locked row, so it is never older than the lock.
+SELECT f.halt IS NOT NULL AS halted,
+       ($3::bigint IS NULL OR EXISTS (
+           SELECT FROM billing_batches b
+            WHERE b.id = $3 AND b.run_id = $4::uuid AND (extract(epoch FROM b.created_at) * 1000000)::bigint = $5)) AS intact
+FROM scheduler_fencing f JOIN scheduler_jobs s ON s.job = f.job
 WHERE f.job = $1 AND f.fencing_token = $2 AND s.fencing_token = $2 FOR SHARE OF f
 
 -- name: read_wallets
@@ -142,7 +159,8 @@ VALUES ($1::uuid, $2, (timestamptz 'epoch' + $3 * interval '1 microsecond'),
                    WHERE ledger_until < statement_timestamp() + interval '24 hours'))
         + $9 * interval '1 microsecond')
 RETURNING id, CASE WHEN ledger_until > '-infinity' AND ledger_until < '290000-01-01Z'
-                   THEN (extract(epoch FROM ledger_until) * 1000000)::bigint END AS ledger_until
+                   THEN (extract(epoch FROM ledger_until) * 1000000)::bigint END AS ledger_until,
+          (extract(epoch FROM created_at) * 1000000)::bigint AS created_at
 
 -- name: insert_openings
 INSERT INTO billing_wallet_openings (wallet_id, organization_id, opening_balance, opening_ledger)
@@ -151,6 +169,17 @@ SELECT w.id, w.organization_id, CASE WHEN abs(w.balance) < 100000000000000 THEN 
                   WHERE t.organization_id = w.organization_id AND t.status = 'completed'
                     AND (abs(t.amount) < 100000000 AND t.amount = round(t.amount::numeric, 4))), 0)
   FROM wallets w
+ WHERE w.id IN (SELECT value::uuid FROM jsonb_array_elements_text($1::jsonb))
+
+-- name: insert_all_openings
+-- The same, in one pass over the whole wallet ledger.
+INSERT INTO billing_wallet_openings (wallet_id, organization_id, opening_balance, opening_ledger)
+SELECT w.id, w.organization_id, CASE WHEN abs(w.balance) < 100000000000000 THEN (w.balance * 10000)::bigint END,
+       coalesce(t.ledger, 0)
+  FROM wallets w
+  LEFT JOIN (SELECT organization_id, sum(amount * 10000)::bigint AS ledger FROM payment_transactions
+              WHERE status = 'completed' AND (abs(amount) < 100000000 AND amount = round(amount::numeric, 4))
+              GROUP BY organization_id) AS t ON t.organization_id = w.organization_id
  WHERE w.id IN (SELECT value::uuid FROM jsonb_array_elements_text($1::jsonb))
 
 -- name: insert_ledger
@@ -293,34 +322,33 @@ WHERE job = $1 AND fencing_token = $2
 -- that it began at the price before, which is one to compare with. That saves most of the time. No sum is larger than 64 bits.
 -- As a floating-point number an infinite instant is one that is too long ago.
 SELECT {currency} AS currency, plan, provider, backups, rate, changes, gone,
-      coalesce(balance < coalesce(rate / 73000, 1), false) AS broke,
-      count(*) AS machines, least(coalesce(sum(hours), 0), 9e18)::bigint AS hours, least(max(hours),
-          9e18)::bigint AS longest, least(coalesce(sum(balance), 0), 9e18)::bigint AS balance
- FROM (SELECT i.organization_id, i.plan, i.provider, i.backups, m.rate, m.rate_changes::text AS changes, false AS gone,
+      coalesce(due.poor AND coalesce(w.balance, 0) < coalesce(rate / 73000, 1), false) AS broke,
+      count(*) AS machines, least(coalesce(sum(hours), 0), 9e18)::bigint AS hours, least(max(hours), 9e18)::bigint AS longest,
+      least(coalesce(sum(w.balance) FILTER (WHERE due.poor), 0), 9e18)::bigint AS balance
+ FROM (SELECT i.organization_id, i.plan, i.provider, i.backups, m.rate, m.rate_changes::text AS changes, false AS gone, i.poor,
               CASE WHEN m.billed_through IS NOT NULL THEN least(i.hours, floor(($1::float8 / 1000000 - date_part('epoch',
                   m.billed_through)) / 3600))
                    WHEN i.hours > 1 THEN least(i.hours, coalesce(i.age, i.hours))
                    ELSE i.hours END AS hours,
-              CASE WHEN i.poor THEN floor(($1::float8 / 1000000 - date_part('epoch', m.seen_at)) / 3600) END AS unseen,
-              CASE WHEN i.poor THEN (
-                 SELECT coalesce(max(CASE WHEN abs(w.balance) < 100000000000000 THEN (w.balance * 10000)::bigint END), 0)
-                   FROM wallets w WHERE w.organization_id = i.organization_id) END AS balance
-         FROM (SELECT id, organization_id, plan_id AS plan, {provider} AS provider, {backups} AS backups,
-             floor(($1::float8 / 1000000 - date_part('epoch', coalesce(last_billed_at, created_at))) / 3600) AS hours,
-             floor(($1::float8 / 1000000 - date_part('epoch', created_at)) / 3600) AS age,
-                      id IN (SELECT instance_id FROM billing_holds
-                              WHERE closed_at IS NULL AND reason = 'insufficient_balance') AS poor
-                 FROM vps_instances WHERE coalesce(last_billed_at,
-                     created_at) <= (SELECT (timestamptz 'epoch' + ($1 - 3600000000) * interval '1 microsecond'))) AS i
+              CASE WHEN i.poor THEN floor(($1::float8 / 1000000 - date_part('epoch', m.seen_at)) / 3600) END AS unseen
+         FROM (SELECT v.id, v.organization_id, v.plan_id AS plan, {v_provider} AS provider, {v_backups} AS backups,
+             floor(($1::float8 / 1000000 - date_part('epoch', coalesce(v.last_billed_at, v.created_at))) / 3600) AS hours,
+             floor(($1::float8 / 1000000 - date_part('epoch', v.created_at)) / 3600) AS age, h.id IS NOT NULL AS poor
+                 FROM vps_instances v
+                 LEFT JOIN billing_holds h
+                        ON h.instance_id = v.id AND h.closed_at IS NULL AND h.reason = 'insufficient_balance'
+                WHERE coalesce(v.last_billed_at,
+                     v.created_at) <= (SELECT (timestamptz 'epoch' + ($1 - 3600000000) * interval '1 microsecond'))) AS i
          LEFT JOIN billing_meters m ON m.instance_id = CASE WHEN i.poor OR i.hours > 1 THEN i.id END
        UNION ALL
-       SELECT h.organization_id, '', NULL::text, NULL::text, m.rate, m.rate_changes::text, true, floor(date_part('epoch',
-           m.seen_at - m.billed_through) / 3600),
-              CASE WHEN h.reason = 'insufficient_balance' THEN 0 END,
-                  (SELECT coalesce(max(CASE WHEN abs(w.balance) < 100000000000000 THEN (w.balance * 10000)::bigint END),
-                  0) FROM wallets w WHERE w.organization_id = h.organization_id)
+       SELECT h.organization_id, '', NULL::text, NULL::text, m.rate, m.rate_changes::text, true, true,
+              floor(date_part('epoch', m.seen_at - m.billed_through) / 3600),
+              CASE WHEN h.reason = 'insufficient_balance' THEN 0 END
          FROM billing_holds h JOIN billing_meters m ON m.instance_id = h.instance_id
         WHERE h.closed_at IS NULL AND NOT EXISTS (SELECT 1 FROM vps_instances v WHERE v.id = h.instance_id)) AS due
+ LEFT JOIN (SELECT organization_id,
+                   max(CASE WHEN abs(balance) < 100000000000000 THEN (balance * 10000)::bigint END) AS balance
+              FROM wallets GROUP BY organization_id) AS w ON w.organization_id = due.organization_id
  {currency_join}
 WHERE hours >= 1 AND least(hours, coalesce(unseen, hours)) <= $2
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8

@@ -307,6 +307,11 @@ pub(in crate::billing) fn debits(charges: &[ChargeRow<'_>]) -> usize {
 
 pub(in crate::billing) fn charges(backend: DbBackend, batch: i64, charges: &[ChargeRow<'_>]) -> Rows {
     let mut rows = Rows::new(backend, CHARGES, charges.len());
+    let mut charges: Vec<_> = charges.iter().collect();
+    if backend == DbBackend::Sqlite {
+        // In the order of the table's key, each row goes to the end of the table.
+        charges.sort_unstable_by_key(|charge| (&charge.instance.id, charge.start));
+    }
     for charge in charges {
         rows.begin()
             .number(batch)

@@ -76,7 +76,10 @@ AND (created_at IS NULL OR created_at GLOB '[0-9][0-9][0-9][0-9]-*'
        ORDER BY organization LIMIT ?3)
 
 -- name: check_fence
-SELECT 1 AS newest FROM scheduler_fencing f JOIN scheduler_jobs s ON s.job = f.job
+SELECT f.halt IS NOT NULL AS halted,
+       (?3 IS NULL OR EXISTS (
+           SELECT 1 FROM billing_batches b WHERE b.id = ?3 AND b.run_id = ?4 AND b.created_at = ?5)) AS intact
+FROM scheduler_fencing f JOIN scheduler_jobs s ON s.job = f.job
 WHERE f.job = ?1 AND f.fencing_token = ?2 AND s.fencing_token = ?2
 
 -- name: read_wallets
@@ -124,7 +127,7 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,
         max({now_micros},
             coalesce((SELECT max(ledger_until) FROM billing_batches
                        WHERE ledger_until < {now_micros} + 24 * 3600000000), 0)) + ?9)
-RETURNING id, ledger_until
+RETURNING id, ledger_until, created_at
 
 -- name: insert_openings
 INSERT INTO billing_wallet_openings (wallet_id, organization_id, opening_balance, opening_ledger)
@@ -133,6 +136,16 @@ SELECT w.id, w.organization_id, w.balance,
                   WHERE t.organization_id = w.organization_id AND t.status = 'completed'
                     AND (t.amount BETWEEN -999999999999 AND 999999999999)), 0)
   FROM wallets w WHERE w.id IN (SELECT value FROM json_each(?1))
+
+-- name: insert_all_openings
+-- The same, in one pass over the whole wallet ledger.
+INSERT INTO billing_wallet_openings (wallet_id, organization_id, opening_balance, opening_ledger)
+SELECT w.id, w.organization_id, w.balance, coalesce(t.ledger, 0)
+  FROM wallets w
+  LEFT JOIN (SELECT organization_id, sum(amount) AS ledger FROM payment_transactions
+              WHERE status = 'completed' AND (amount BETWEEN -999999999999 AND 999999999999)
+              GROUP BY organization_id) AS t ON t.organization_id = w.organization_id
+ WHERE w.id IN (SELECT value FROM json_each(?1))
 
 -- name: insert_ledger
 INSERT INTO payment_transactions (id, organization_id, amount, currency, description, metadata,
@@ -166,22 +179,56 @@ UPDATE billing_meters
 UPDATE vps_instances SET last_billed_at = d.column1, updated_at = {now_text} FROM (VALUES {(?, ?)}) AS d
  WHERE vps_instances.id = d.column2
 
--- name: repair_cycles
-INSERT INTO vps_billing_cycles (vps_instance_id, organization_id, billing_period_start,
-                                   billing_period_end, hourly_rate, total_amount, status,
-                                   payment_transaction_id, metadata)
-   SELECT c.instance_id, c.organization_id, (strftime('%Y-%m-%dT%H:%M:%S', c.period_start / 1000000, 'unixepoch')
-|| printf('.%06d+00:00', c.period_start % 1000000)), (strftime('%Y-%m-%dT%H:%M:%S',
+-- name: cycle_start
+(strftime('%Y-%m-%dT%H:%M:%S', c.period_start / 1000000, 'unixepoch')
+|| printf('.%06d+00:00', c.period_start % 1000000))
+
+-- name: repaired_cycle
+-- The id is that of the debit, as in a run, unless an altered cycle has it.
+SELECT CASE WHEN c.payment_transaction_id IS NOT NULL
+             AND NOT EXISTS (SELECT 1 FROM vps_billing_cycles y WHERE y.id = c.payment_transaction_id)
+            THEN c.payment_transaction_id
+            ELSE lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-8'
+                       || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6))) END,
+       c.instance_id, c.organization_id, {cycle_start}, (strftime('%Y-%m-%dT%H:%M:%S',
     (c.period_start + c.hours * 3600000000) / 1000000, 'unixepoch')
 || printf('.%06d+00:00', (c.period_start + c.hours * 3600000000) % 1000000)), (c.rate + 36500) / 73000, c.amount, 'billed',
-          c.payment_transaction_id, json_object('hours_charged', c.hours, 'repaired', json('true'))
-     FROM (VALUES {(?, ?, ?)}) AS d
-     JOIN billing_charges c ON c.instance_id = d.column1
-          AND c.period_start >= d.column2 AND c.period_start < d.column3
-    WHERE NOT EXISTS (SELECT 1 FROM vps_billing_cycles y
-                       WHERE y.vps_instance_id = c.instance_id AND y.status IN ('billed', 'refunded')
-                         AND y.billing_period_start = (strftime('%Y-%m-%dT%H:%M:%S', c.period_start / 1000000, 'unixepoch')
-|| printf('.%06d+00:00', c.period_start % 1000000)))
+       c.payment_transaction_id, json_object('hours_charged', c.hours, 'repaired', json('true'))
+
+-- name: cycle_columns
+id, vps_instance_id, organization_id, billing_period_start, billing_period_end, hourly_rate, total_amount, status,
+payment_transaction_id, metadata
+
+-- name: repair_cycles
+-- All cycles of the instances are read only if one has not the id of its debit.
+WITH d AS MATERIALIZED (VALUES {(?, ?, ?)}),
+     present AS MATERIALIZED (
+         SELECT y.vps_instance_id AS instance, y.billing_period_start AS starts FROM vps_billing_cycles y
+          WHERE y.status IN ('billed', 'refunded') AND y.vps_instance_id IN (SELECT column1 FROM d))
+INSERT INTO vps_billing_cycles ({cycle_columns})
+{repaired_cycle}
+  FROM d
+  CROSS JOIN billing_batches b ON b.as_of > d.column2
+  CROSS JOIN billing_charges c ON c.batch_id = b.id AND c.instance_id = d.column1
+         AND c.period_start >= d.column2 AND c.period_start < d.column3
+ WHERE NOT EXISTS (SELECT 1 FROM vps_billing_cycles y
+                    WHERE y.id = c.payment_transaction_id AND y.vps_instance_id = c.instance_id
+                      AND y.status IN ('billed', 'refunded') AND y.billing_period_start = {cycle_start})
+   AND NOT EXISTS (SELECT 1 FROM present p WHERE p.instance = c.instance_id AND p.starts = {cycle_start})
+
+-- name: repair_all_cycles
+-- The same for many instances, in one pass over the charges. Without the type TEXT of `instance` SQLite would not index the list.
+WITH repairs AS MATERIALIZED (
+         SELECT CAST(value ->> 0 AS TEXT) AS instance, value ->> 1 AS since, value ->> 2 AS until FROM json_each(?1)),
+     present AS MATERIALIZED (
+         SELECT DISTINCT vps_instance_id AS instance, billing_period_start AS starts
+           FROM vps_billing_cycles WHERE status IN ('billed', 'refunded'))
+INSERT INTO vps_billing_cycles ({cycle_columns})
+{repaired_cycle}
+  FROM billing_charges c
+  CROSS JOIN repairs d ON d.instance = c.instance_id AND c.period_start >= d.since AND c.period_start < d.until
+  LEFT JOIN present ON present.instance = c.instance_id AND present.starts = {cycle_start}
+ WHERE present.instance IS NULL
 
 -- name: upsert_holds
 INSERT INTO billing_holds (instance_id, organization_id, label, reason, detail, hours_due, amount_due,
@@ -246,29 +293,29 @@ UPDATE scheduler_fencing SET last_success_at = {now_micros}, hand_back_after_sec
 -- The meter of an instance that is due for one hour is not read: it could only say that this hour is charged already, or
 -- that it began at the price before, which is one to compare with. That saves most of the time. No sum is larger than 64 bits.
 SELECT {currency} AS currency, plan, provider, backups, rate, changes, gone,
-      coalesce(balance < coalesce(rate / 73000, 1), 0) AS broke,
+      coalesce(due.poor AND coalesce(w.balance, 0) < coalesce(rate / 73000, 1), 0) AS broke,
       count(*) AS machines, CAST(min(total(hours), 9e18) AS INTEGER) AS hours, max(hours) AS longest,
-          CAST(min(total(balance), 9e18) AS INTEGER) AS balance
- FROM (SELECT i.organization_id, i.plan, i.provider, i.backups, m.rate, m.rate_changes AS changes, 0 AS gone,
+      CAST(min(total(w.balance) FILTER (WHERE due.poor), 9e18) AS INTEGER) AS balance
+ FROM (SELECT i.organization_id, i.plan, i.provider, i.backups, m.rate, m.rate_changes AS changes, 0 AS gone, i.poor,
               CASE WHEN m.billed_through IS NOT NULL THEN min(i.hours, ($1 - m.billed_through) / 3600000000)
                    WHEN i.hours > 1 THEN min(i.hours, coalesce(i.age, i.hours))
                    ELSE i.hours END AS hours,
-              CASE WHEN i.poor THEN ($1 - m.seen_at) / 3600000000 END AS unseen,
-              CASE WHEN i.poor THEN (SELECT coalesce(max(w.balance), 0)
-                  FROM wallets w WHERE w.organization_id = i.organization_id) END AS balance
-         FROM (SELECT id, organization_id, plan_id AS plan, provider_id AS provider, backup_frequency AS backups,
-             ($1 / 1000000 - unixepoch(coalesce(last_billed_at, created_at))) / 3600 AS hours,
-             ($1 / 1000000 - unixepoch(created_at)) / 3600 AS age,
-                      id IN (SELECT instance_id FROM billing_holds
-                              WHERE closed_at IS NULL AND reason = 'insufficient_balance') AS poor
-                 FROM vps_instances WHERE unixepoch(coalesce(last_billed_at, created_at)) <= $1 / 1000000 - 3600) AS i
+              CASE WHEN i.poor THEN ($1 - m.seen_at) / 3600000000 END AS unseen
+         FROM (SELECT v.id, v.organization_id, v.plan_id AS plan, v.provider_id AS provider, v.backup_frequency AS backups,
+             ($1 / 1000000 - unixepoch(coalesce(v.last_billed_at, v.created_at))) / 3600 AS hours,
+             ($1 / 1000000 - unixepoch(v.created_at)) / 3600 AS age, h.id IS NOT NULL AS poor
+                 FROM vps_instances v
+                 LEFT JOIN billing_holds h
+                        ON h.instance_id = v.id AND h.closed_at IS NULL AND h.reason = 'insufficient_balance'
+                WHERE unixepoch(coalesce(v.last_billed_at, v.created_at)) <= $1 / 1000000 - 3600) AS i
          LEFT JOIN billing_meters m ON m.instance_id = CASE WHEN i.poor OR i.hours > 1 THEN i.id END
        UNION ALL
-       SELECT h.organization_id, '', NULL, NULL, m.rate, m.rate_changes, 1, (m.seen_at - m.billed_through) / 3600000000,
-              CASE WHEN h.reason = 'insufficient_balance' THEN 0 END, (SELECT coalesce(max(w.balance), 0)
-                  FROM wallets w WHERE w.organization_id = h.organization_id)
+       SELECT h.organization_id, '', NULL, NULL, m.rate, m.rate_changes, 1, 1, (m.seen_at - m.billed_through) / 3600000000,
+              CASE WHEN h.reason = 'insufficient_balance' THEN 0 END
          FROM billing_holds h JOIN billing_meters m ON m.instance_id = h.instance_id
         WHERE h.closed_at IS NULL AND NOT EXISTS (SELECT 1 FROM vps_instances v WHERE v.id = h.instance_id)) AS due
+ LEFT JOIN (SELECT organization_id, max(balance) AS balance FROM wallets GROUP BY organization_id) AS w
+        ON w.organization_id = due.organization_id
  {currency_join}
 WHERE hours >= 1 AND min(hours, coalesce(unseen, hours)) <= $2
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8

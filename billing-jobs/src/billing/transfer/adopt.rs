@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 
+use billing_store::Transaction;
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Value};
 use serde::Serialize;
 use serde_json::json;
 
@@ -33,8 +34,10 @@ use billing_store::{
     statement,
 };
 
-/// How many instances, or wallets, are read or written at a time.
+/// How many instances are read at a time.
 const PAGE: usize = 5_000;
+/// How many wallets are opened at a time. Each time the whole wallet ledger is read.
+const OPENED_AT_ONCE: usize = 50_000;
 /// Of each kind of finding no more than these are listed.
 const LISTED: usize = 100;
 
@@ -132,7 +135,7 @@ impl Biller {
 
 struct Work<'a> {
     biller: &'a Biller,
-    txn: &'a DatabaseTransaction,
+    txn: &'a Transaction,
     plans: &'a [Plan],
     prices: PriceList,
     /// What the panel's own biller would charge.
@@ -147,12 +150,16 @@ impl Work<'_> {
         self.wallets().await?;
         self.plans();
         self.labels().await?;
-        let mut after = None;
+        if self.txn.get_database_backend() != DbBackend::Sqlite {
+            // A page of instances finds its meters by their key.
+            self.txn.execute_unprepared("SET LOCAL enable_nestloop = on").await?;
+        }
+        let mut after: Option<Value> = None;
         loop {
-            let values: [Value; 1] = [after.clone().into()];
-            let page = self.txn.query_all_raw(statement(self.txn, &self.instances_sql(), values)).await?;
+            let sql = self.instances_sql(after.is_some());
+            let page = self.txn.query_all_raw(statement(self.txn, &sql, after)).await?;
             let Some(last) = page.last() else { return Ok(()) };
-            after = Some(last.try_get::<Vec<u8>>("", "place")?);
+            after = Some(last.try_get::<Vec<u8>>("", "place")?.into());
             self.instances(&page).await?;
         }
     }
@@ -207,8 +214,8 @@ impl Work<'_> {
             }
             fresh.push(wallet);
         }
-        for page in fresh.chunks(PAGE) {
-            let opened = statement(self.txn, &self.biller.sql.insert_openings, [id::list(page)]);
+        for page in fresh.chunks(OPENED_AT_ONCE) {
+            let opened = statement(self.txn, &self.biller.sql.insert_all_openings, [id::list(page)]);
             self.adoption.baselines += self.txn.execute_raw(opened).await?.rows_affected();
         }
         Ok(())
@@ -361,8 +368,8 @@ impl Work<'_> {
         self.adoption.findings.entry(kind.to_owned()).or_default().add(sentence, LISTED);
     }
 
-    /// `(id) -> ...`: the next instances after that one, or the first ones.
-    fn instances_sql(&self) -> String {
+    /// `(id) -> ...`: the next instances after that one; `() -> ...`: the first ones.
+    fn instances_sql(&self, is_next: bool) -> String {
         let sqlite = self.txn.get_database_backend() == DbBackend::Sqlite;
         // The place of a instance among the others, and what is behind one: SQLite takes any bytes for text.
         let (place, behind, id_text, through) = if sqlite {
@@ -375,7 +382,7 @@ impl Work<'_> {
                 micros(DbBackend::Postgres, "m.billed_through"),
             )
         };
-        let bytes = if sqlite { "" } else { "::bytea" };
+        let condition = if is_next { format!("WHERE {behind}") } else { String::new() };
         let provider = match self.biller.panel.providers {
             true if sqlite => "i.provider_id",
             true => "i.provider_id::text",
@@ -387,7 +394,7 @@ impl Work<'_> {
                     i.organization_id AS organization, i.label AS label, i.plan_id AS plan,
                     {backups} AS backup_frequency, {provider} AS provider_id, {through} AS billed_through
                FROM vps_instances i LEFT JOIN billing_meters m ON m.instance_id = i.id
-              WHERE $1{bytes} IS NULL OR {behind}
+              {condition}
               ORDER BY i.id LIMIT {PAGE}"
         )
     }

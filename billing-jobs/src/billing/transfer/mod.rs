@@ -3,11 +3,11 @@
 mod adopt;
 mod release;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult};
 
 use super::sql::Statements;
 use crate::BILLING_JOB;
-use billing_store::{SQLITE_NOW, begin, statement};
+use billing_store::{SQLITE_NOW, Transaction, begin_command, statement};
 
 pub use self::{
     adopt::{Adoption, PriceDifference},
@@ -49,13 +49,11 @@ impl HandoverError {
 pub(super) async fn begin_alone(
     db: &DatabaseConnection,
     sql: &Statements,
-) -> Result<DatabaseTransaction, HandoverError> {
+) -> Result<Transaction, HandoverError> {
     let failed = HandoverError::database("keep other daemons from billing");
-    let txn = begin(db).await.map_err(&failed)?;
-    if let Some(settings) = &sql.settings {
-        // Without a fencing token: nothing is debited here.
-        let values = [0_i64.into(), BILLING_JOB.into()];
-        txn.query_one_raw(statement(&txn, settings, values)).await.map_err(&failed)?;
+    let txn = begin_command(db).await.map_err(&failed)?;
+    if let Some(settings) = &sql.handover_settings {
+        txn.query_one_raw(statement(&txn, settings, [])).await.map_err(&failed)?;
     }
     let row = "INSERT INTO scheduler_fencing (job) VALUES ($1) ON CONFLICT DO NOTHING";
     txn.execute_raw(statement(&txn, row, [BILLING_JOB.into()])).await.map_err(&failed)?;
@@ -71,11 +69,14 @@ pub(super) async fn begin_alone(
     let lease = txn.query_one_raw(statement(&txn, &lease, [BILLING_JOB.into()])).await.map_err(&failed)?;
     match lease {
         None => Ok(txn),
-        Some(row) => Err(HandoverError::Busy { holder: row.try_get("", "holder").map_err(&failed)? }),
+        Some(row) => {
+            txn.rollback().await.map_err(&failed)?;
+            Err(HandoverError::Busy { holder: row.try_get("", "holder").map_err(&failed)? })
+        }
     }
 }
 
 /// All rows of a query without parameters.
-pub(super) async fn all(txn: &DatabaseTransaction, sql: &str) -> Result<Vec<QueryResult>, DbErr> {
+pub(super) async fn all(txn: &Transaction, sql: &str) -> Result<Vec<QueryResult>, DbErr> {
     txn.query_all_raw(statement(txn, sql, [])).await
 }

@@ -1,6 +1,7 @@
 //! From this biller back to the built-in one of the panel: the tables of the panel get what they lack, and the panel need not wait.
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr};
+use billing_store::Transaction;
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 use serde_json::json;
 
 use super::{HandoverError, all, begin_alone};
@@ -64,6 +65,7 @@ impl Biller {
         let as_of = self.now().await.map_err(&failed)?.timestamp_micros();
         let txn = begin_alone(&self.db, &self.sql).await?;
         if let Some(instance) = alive(&txn).await.map_err(&failed)? {
+            txn.rollback().await.map_err(&failed)?;
             return Err(HandoverError::Alive { instance });
         }
         let release = self.give_back(&txn, as_of).await.map_err(&failed)?;
@@ -78,7 +80,7 @@ impl Biller {
         Ok(release)
     }
 
-    async fn give_back(&self, txn: &DatabaseTransaction, as_of: Micros) -> Result<Release, DbErr> {
+    async fn give_back(&self, txn: &Transaction, as_of: Micros) -> Result<Release, DbErr> {
         let mut release = Release::default();
         let (mut anchors, mut repairs) = (Vec::new(), Vec::new());
         for row in all(txn, &behind_sql(txn.get_database_backend())).await? {
@@ -96,7 +98,7 @@ impl Biller {
             anchors.push(AnchorRow { instance, before: row.try_get("", "last_billed_at")?, after });
         }
         let on = txn.get_database_backend();
-        for statement in rows::repairs(on, &repairs).statements(&self.sql.repair_cycles) {
+        for statement in self.repair_statements(&repairs) {
             release.cycles += txn.execute_raw(statement).await?.rows_affected();
         }
         for statement in rows::anchors(on, &anchors).statements(&self.sql.update_anchors) {
@@ -125,6 +127,20 @@ impl Biller {
                       WHERE job = $1";
         txn.execute_raw(statement(txn, fencing_token, [BILLING_JOB.into()])).await?;
         Ok(release)
+    }
+
+    /// The cycles that our charges lack.
+    fn repair_statements(&self, repairs: &[RepairRow]) -> Vec<Statement> {
+        let on = self.panel.backend;
+        match &self.sql.repair_all_cycles {
+            Some(sql) => {
+                let each =
+                    |repair: &RepairRow| json!([repair.instance.to_string(), repair.since, repair.until]);
+                let list = repairs.iter().map(each).collect::<serde_json::Value>();
+                vec![Statement::from_sql_and_values(on, sql, [list.to_string().into()])]
+            }
+            None => rows::repairs(on, repairs).statements(&self.sql.repair_cycles),
+        }
     }
 }
 

@@ -1,0 +1,230 @@
+//! One check: the watched organizations and, after a run of billing, all others. What changes is decided again under the lock of the
+//! wallet before it is written.
+
+use billing_scheduler::FencingToken;
+use billing_store::{Transaction, begin, statement};
+use sea_orm::{ConnectionTrait as _, DbErr, Value};
+use serde_json::{Value as Json, json};
+
+use super::{
+    Prepaid,
+    assessment::{Assessment, Change},
+    read::{Context, PAGE, Selection},
+};
+use crate::period::Micros;
+
+/// How many organizations are decided in one transaction. Their wallets are locked meanwhile.
+const BATCH: usize = 250;
+
+/// Whose check it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// The name of the job.
+    pub job: &'a str,
+    /// The number of its claim.
+    pub fencing_token: FencingToken,
+}
+
+/// What a check did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evaluation {
+    /// The organizations whose facts were compared with their standing.
+    pub checked: u64,
+    /// The standings that were written.
+    pub changed: u64,
+    /// The notices that were recorded, without those that a more urgent one replaced.
+    pub notices: u64,
+    /// Whether it ended early, because it had to stop.
+    pub stopped: bool,
+}
+
+/// Why a check failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EvaluationError {
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] DbErr),
+    /// Another daemon has claimed the job since.
+    #[error("another daemon has claimed job `{0}`")]
+    Fenced(String),
+    /// A statement wrote another number of rows than expected.
+    #[error("wrote {found} rows of {table} instead of {expected}")]
+    Count {
+        /// The name of the table that the statement wrote.
+        table: &'static str,
+        /// The number of rows in the statement.
+        expected: usize,
+        /// The number of rows that were written.
+        found: u64,
+    },
+}
+
+impl Prepaid {
+    /// Checks once. The present is `as_of` instead of the time of the database, if it is given.
+    ///
+    /// # Errors
+    /// What was committed before an error stays committed; the next check continues from there.
+    pub async fn evaluate(
+        &self,
+        claim: Claim<'_>,
+        as_of: Option<Micros>,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Evaluation, EvaluationError> {
+        let context = self.context(as_of).await?;
+        let mut evaluation = Evaluation::default();
+        let mut after = String::new();
+        loop {
+            let page = self.page(&context, &Selection::Watched(after)).await?;
+            let is_last = i64::try_from(page.len()).is_ok_and(|found| found < PAGE);
+            after = page.last().map(|last| last.organization.clone()).unwrap_or_default();
+            evaluation.checked += page.len() as u64;
+            let changing = page.iter().filter(|one| one.change(&self.rules, self.mode).is_some());
+            let changing: Vec<String> = changing.map(|one| one.organization.clone()).collect();
+            self.write(claim, &context, &changing, stop, &mut evaluation).await?;
+            if is_last || evaluation.stopped {
+                break;
+            }
+        }
+        if !evaluation.stopped && self.is_new_run(&context) {
+            self.find_low(claim, &context, stop, &mut evaluation).await?;
+        }
+        Ok(evaluation)
+    }
+
+    /// Whether billing has finished a run since the last check of all organizations.
+    fn is_new_run(&self, context: &Context) -> bool {
+        let checked = self.checked_run.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *checked != Some(context.last_run.unwrap_or(Micros::MIN))
+    }
+
+    async fn find_low(
+        &self,
+        claim: Claim<'_>,
+        context: &Context,
+        stop: &(dyn Fn() -> bool + Sync),
+        evaluation: &mut Evaluation,
+    ) -> Result<(), EvaluationError> {
+        let mut after = String::new();
+        loop {
+            let (found, is_last) = self.low(context.now, &after).await?;
+            after = found.last().cloned().unwrap_or_default();
+            evaluation.checked += found.len() as u64;
+            self.write(claim, context, &found, stop, evaluation).await?;
+            if evaluation.stopped {
+                return Ok(());
+            }
+            if is_last {
+                break;
+            }
+        }
+        *self.checked_run.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            Some(context.last_run.unwrap_or(Micros::MIN));
+        Ok(())
+    }
+
+    /// Decides for these organizations under the locks of their wallets, and writes what changes.
+    async fn write(
+        &self,
+        claim: Claim<'_>,
+        context: &Context,
+        organizations: &[String],
+        stop: &(dyn Fn() -> bool + Sync),
+        evaluation: &mut Evaluation,
+    ) -> Result<(), EvaluationError> {
+        // Outside of the transactions, which may hold the only connection.
+        let prices = if organizations.is_empty() { return Ok(()) } else { self.prices(context).await? };
+        for batch in organizations.chunks(BATCH) {
+            if stop() {
+                evaluation.stopped = true;
+                return Ok(());
+            }
+            let txn = begin(&self.db).await?;
+            self.lock(&txn, claim, batch).await?;
+            let found = self.listed(&txn, context, prices, batch).await?;
+            let changes: Vec<(&Assessment, Change)> =
+                found.iter().filter_map(|one| Some((one, one.change(&self.rules, self.mode)?))).collect();
+            let standings: Vec<Json> =
+                changes.iter().map(|(one, change)| standing_row(one, change)).collect();
+            let notices: Vec<Json> =
+                changes.iter().flat_map(|(one, change)| notice_rows(one, change)).collect();
+            insert(&txn, "billing_standings", &self.sql.write_standings, &standings).await?;
+            insert(&txn, "billing_notices", &self.sql.insert_notices, &notices).await?;
+            txn.commit().await?;
+            evaluation.changed += standings.len() as u64;
+            let sent = changes
+                .iter()
+                .flat_map(|(_, change)| &change.decision.notices)
+                .filter(|notice| !notice.passed);
+            evaluation.notices += sent.count() as u64;
+        }
+        Ok(())
+    }
+
+    /// Begins the work of a transaction: its settings, the check of the claim, and the locks of the wallets in the order of their ids, as
+    /// billing locks them.
+    async fn lock(
+        &self,
+        txn: &Transaction,
+        claim: Claim<'_>,
+        batch: &[String],
+    ) -> Result<(), EvaluationError> {
+        if let Some(settings) = &self.sql.settings {
+            txn.query_one_raw(statement(txn, settings, [])).await?;
+        }
+        let values: [Value; 2] = [claim.job.into(), claim.fencing_token.0.into()];
+        if txn.query_one_raw(statement(txn, &self.sql.check_fence, values)).await?.is_none() {
+            return Err(EvaluationError::Fenced(claim.job.to_owned()));
+        }
+        if let Some(lock) = &self.sql.lock_wallets {
+            txn.query_all_raw(statement(txn, lock, [Json::from(batch).to_string().into()])).await?;
+        }
+        Ok(())
+    }
+}
+
+fn standing_row(assessment: &Assessment, Change { decision, stored }: &Change) -> Json {
+    let standing = &decision.standing;
+    let account = assessment.account.as_ref().ok();
+    json!({
+        "organization": assessment.organization,
+        "state": standing.state.as_str(),
+        "since": standing.since,
+        "watched": stored.watched,
+        "episode": standing.episode,
+        "level": standing.level.map(|level| level.0),
+        "burn": account.map(|account| account.burn.0),
+        "owed": account.map(|account| account.owed.0),
+        "runway_hours": stored.runway_hours,
+        "exhausted_at": standing.exhausted_at,
+        "epoch": standing.epoch,
+        "desired": standing.desired.as_str(),
+        "evaluated_at": assessment.facts.now,
+    })
+}
+
+fn notice_rows<'a>(assessment: &'a Assessment, change: &'a Change) -> impl Iterator<Item = Json> + 'a {
+    change.decision.notices.iter().map(|notice| {
+        json!({
+            "organization": assessment.organization,
+            "episode": notice.episode,
+            "level": notice.level.0,
+            "passed": notice.passed,
+            "created_at": assessment.facts.now,
+        })
+    })
+}
+
+async fn insert(
+    txn: &Transaction,
+    table: &'static str,
+    sql: &str,
+    rows: &[Json],
+) -> Result<(), EvaluationError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let rows_json = Json::from(rows).to_string();
+    let found = txn.execute_raw(statement(txn, sql, [rows_json.into()])).await?.rows_affected();
+    let expected = rows.len();
+    if found == expected as u64 { Ok(()) } else { Err(EvaluationError::Count { table, expected, found }) }
+}

@@ -1,0 +1,113 @@
+//! The prepaid policy: how many hours each wallet covers, who is notified of it, and when instances are suspended and resumed.
+//! [`decide`](fn@decide) decides for one organization and is pure. [`Prepaid`] reads the facts of a fleet and writes what changes.
+
+mod assessment;
+mod decide;
+mod evaluate;
+mod job;
+mod read;
+mod rules;
+mod runway;
+mod sql;
+
+use std::{sync::Mutex, time::Duration};
+
+use sea_orm::{DatabaseConnection, DbErr};
+
+pub use self::{
+    assessment::Assessment,
+    decide::{
+        Decision, Desired, Facts, Given, Guard, Notice, NoticeRow, Order, Standing, State, Unmet, decide,
+        earliest, unmet,
+    },
+    evaluate::{Claim, Evaluation, EvaluationError},
+    job::{PrepaidJob, PrepaidMode, PrepaidParams},
+    rules::{Level, Mode, Policy, Rules},
+    runway::{Account, Runway},
+};
+use self::{
+    read::{PAGE, Selection},
+    sql::Statements,
+};
+use crate::{
+    billing::{Biller, BillingSettings},
+    panel::Panel,
+    period::Micros,
+};
+
+/// The prepaid policy on the fleet of one database.
+#[derive(Debug)]
+pub struct Prepaid {
+    db: DatabaseConnection,
+    panel: Panel,
+    sql: Statements,
+    rules: Rules,
+    mode: Mode,
+    billing_interval: Duration,
+    /// Knows the prices of instances that billing has not priced yet.
+    biller: Biller,
+    /// The end of the run of billing after which all organizations were checked last; the earliest time if there was no run.
+    checked_run: Mutex<Option<Micros>>,
+}
+
+impl Prepaid {
+    /// The policy for the database behind `db`, whose schema is `panel`, where billing runs at this interval.
+    #[must_use]
+    pub fn new(
+        db: DatabaseConnection,
+        panel: Panel,
+        params: &PrepaidParams,
+        billing_interval: Duration,
+    ) -> Self {
+        Self {
+            biller: Biller::new(db.clone(), panel, BillingSettings::default()),
+            db,
+            panel,
+            sql: Statements::of(panel),
+            rules: params.rules(),
+            mode: params.mode(),
+            billing_interval,
+            checked_run: Mutex::new(None),
+        }
+    }
+
+    /// The rules that apply.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// What the policy may do.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Reads the present facts of one organization; none if it neither exists nor has a standing.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn organization(&self, id: &str) -> Result<Option<Assessment>, DbErr> {
+        let context = self.context(None).await?;
+        let found = self.page(&context, &Selection::Listed(vec![id.to_owned()])).await?;
+        Ok(found.into_iter().next())
+    }
+
+    /// Reads the present facts of all organizations, page by page, and calls `each` with every page.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn organizations(&self, mut each: impl FnMut(Vec<Assessment>)) -> Result<(), DbErr> {
+        let context = self.context(None).await?;
+        let mut after = String::new();
+        loop {
+            let page = self.page(&context, &Selection::All(after)).await?;
+            let is_last = i64::try_from(page.len()).is_ok_and(|found| found < PAGE);
+            after = page.last().map(|last| last.organization.clone()).unwrap_or_default();
+            each(page);
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+}
