@@ -6,6 +6,7 @@ use std::{
 };
 
 use migration::{MigrationError, SchemaError};
+use sea_orm::{DbErr, RuntimeErr, SqlxError};
 
 use crate::escape::escaped;
 use billing_scheduler::StoreError;
@@ -68,9 +69,9 @@ impl Failure {
 
     /// An error of the database during `doing`, a verb phrase.
     #[must_use]
-    pub fn database(doing: &str, error: &sea_orm::DbErr) -> Self {
+    pub fn database(doing: &str, error: &DbErr) -> Self {
         let exit = match billing_store::classify(error) {
-            billing_store::ErrorClass::Lost => Exit::Unavailable,
+            billing_store::ErrorClass::Lost | billing_store::ErrorClass::Storage => Exit::Unavailable,
             billing_store::ErrorClass::Conflict => Exit::TryAgain,
             _ if billing_store::code(error).as_deref() == Some("42501") => Exit::Permission,
             _ => Exit::Internal,
@@ -104,8 +105,16 @@ impl Display for Failure {
 
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
-        let refused = billing_store::code(&error.source).is_some_and(|code| code.starts_with("28"));
-        Self::new(if refused { Exit::Permission } else { Exit::Unavailable }, error)
+        let exit = match &error.source {
+            DbErr::Conn(RuntimeErr::SqlxError(source)) if matches!(**source, SqlxError::Configuration(_)) => {
+                Exit::Configuration
+            }
+            source if billing_store::code(source).is_some_and(|code| code.starts_with("28")) => {
+                Exit::Permission
+            }
+            _ => Exit::Unavailable,
+        };
+        Self::new(exit, error)
     }
 }
 

@@ -36,6 +36,10 @@ const BLOCKING_TASK_GRACE: Duration = Duration::from_secs(1);
 /// The whole program: parses the command line and runs its command.
 #[must_use]
 pub fn main(plugins: &Plugins) -> ExitCode {
+    if let Some(position) = cli::control_character(std::env::args_os().skip(1)) {
+        let message = format!("argument {position} contains a control character");
+        return print_failure(&exit::Failure::new(exit::Exit::Usage, message)).into();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -1,9 +1,10 @@
 //! A database that is open, has the schema of this program, and belongs to a panel of a known generation.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
-use billing_jobs::{panel::Panel, restore_detection::CommitMarker};
-use billing_store::{Database, Pool, with_retry};
+use billing_jobs::{panel::Panel, restore_detection::RestoreDetection};
+use billing_store::{Database, Pool, read_time, with_retry};
+use chrono::{DateTime, Utc};
 use migration::SchemaError;
 use sea_orm::{DatabaseConnection, DbErr};
 
@@ -16,6 +17,13 @@ pub struct PanelDatabase {
     pub db: DatabaseConnection,
     /// Which schema it has.
     pub panel: Panel,
+}
+
+impl PanelDatabase {
+    /// Returns the time by the database's clock, which every daemon follows.
+    pub(crate) async fn now(&self) -> Result<DateTime<Utc>, DbErr> {
+        read_time(&self.db).await
+    }
 }
 
 /// Opens `database`, and refuses a schema that does not fit this program.
@@ -46,11 +54,21 @@ fn of_database(error: &SchemaError) -> Option<&DbErr> {
     }
 }
 
-/// The file in which this host records its last commit: in `state-dir`, or in the folder that systemd gives a service.
+/// What the process `found_by` knows of the newest batch of `opened`. Its note is in `state-dir`, or in the folder that systemd gives a
+/// service.
 #[must_use]
-pub fn last_commit(settings: &DaemonSettings, database: &Database) -> Option<CommitMarker> {
-    let of_service =
-        || std::env::var_os("STATE_DIRECTORY").filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    let folder = settings.state_dir.clone().or_else(of_service)?;
-    Some(CommitMarker::new(&folder, database.url().to_string()))
+pub fn restore_detection(
+    settings: &DaemonSettings,
+    database: &Database,
+    opened: &PanelDatabase,
+    found_by: &str,
+) -> Arc<RestoreDetection> {
+    let mut restores = RestoreDetection::new(opened.db.clone(), found_by);
+    if let Some(folder) = settings.state_folder() {
+        restores = restores.with_folder(&folder, database.url().to_string());
+    }
+    if let Some(file) = database.url().file() {
+        restores = restores.with_database_file(file);
+    }
+    Arc::new(restores)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use billing_jobs::billing::Scope;
-use billing_store::{columns, query_all};
+use billing_store::{columns, query_fleet};
 use sea_orm::{DatabaseConnection, DbErr, Statement};
 use uuid::Uuid;
 
@@ -66,7 +66,7 @@ async fn find(db: &DatabaseConnection, name: &str) -> Result<BTreeMap<Subject, S
     );
     let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, [name.into()]);
     let mut found = BTreeMap::new();
-    for row in query_all(db, statement).await? {
+    for row in query_fleet(db, statement).await? {
         let subject =
             Subject { is_instance: row.try_get::<i32>("", "is_instance")? == 1, id: row.try_get("", "id")? };
         found.insert(subject, columns::lossy(&row, "name"));

@@ -70,7 +70,17 @@ const DAEMON: [(&str, &[&str]); 20] = [
 /// The rooms of billing-jobs from bottom to top. A module imports only rooms of the same line and of the lines above.
 const JOBS: &[&[&str]] = &[
     &["currency", "hold", "job_names", "money", "panel", "params", "period", "price"],
-    &["fault_injection", "metrics", "restore_detection", "uncharged"],
+    &[
+        "fault_injection",
+        "metrics",
+        "prepaid::rules",
+        "prepaid::runway",
+        "restore_detection::note",
+        "uncharged",
+    ],
+    &["prepaid::decide"],
+    &["restore_detection::halt"],
+    &["restore_detection"],
     &["billing::findings", "billing::id", "billing::panel_time", "billing::totals"],
     &["daemon_status", "spans"],
     &["panel_guard", "services"],
@@ -85,19 +95,38 @@ const JOBS: &[&[&str]] = &[
     &["billing::fleet_run", "billing::spike_guard"],
     &["billing::biller"],
     &["billing::job", "billing::transfer"],
-    &["audit", "heartbeat", "may_bill", "prune_history", "stale_daemons"],
+    &["prepaid::assessment", "prepaid::sql"],
+    &["audit", "heartbeat", "may_bill", "prepaid", "prune_history", "stale_daemons"],
     &["lib", "billing"],
 ];
 
 /// The rooms of billing-scheduler, in the same order.
 const SCHEDULER: &[&[&str]] = &[
-    &["blocking", "clock", "duration", "job", "mask", "registry"],
+    &["blocking", "clock", "duration", "function", "job", "mask", "registry"],
     &["runtime::store"],
     &["runtime::decide"],
-    &["runtime::control", "runtime::memory_store", "runtime::middleware", "runtime::spans"],
+    &["runtime::control", "runtime::middleware", "runtime::spans", "runtime::store_clock"],
     &["runtime::engine"],
+    &["runtime::queue"],
+    &["runtime::memory_queue", "runtime::memory_store", "runtime::running"],
+    &["runtime::builder"],
+    &["runtime::testing"],
     &["conformance"],
     &["lib", "runtime"],
+];
+
+/// The rooms of billing-store, in the same order.
+const STORE: &[&[&str]] = &[
+    &["columns", "fault_injection"],
+    &["error_class"],
+    &["database_url", "server_list"],
+    &["connection_check", "transaction"],
+    &["audit_log", "connector", "dialect"],
+    &["connection", "database", "rows", "statements"],
+    &["control", "store"],
+    &["queue"],
+    &["migrations"],
+    &["lib"],
 ];
 
 /// Under the feature `runtime` a registry holds middleware.
@@ -324,6 +353,11 @@ fn jobs_import_only_rooms_below() {
 #[test]
 fn scheduler_imports_only_rooms_below() {
     check_layers("billing-scheduler", SCHEDULER, &[EXCEPTION]);
+}
+
+#[test]
+fn store_imports_only_rooms_below() {
+    check_layers("billing-store", STORE, &[]);
 }
 
 #[test]

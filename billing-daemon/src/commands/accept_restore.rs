@@ -1,44 +1,24 @@
-//! `accept-restore`: billing continues from the last batch of a restored database.
+//! `accept-restore`: ends the halt of a database that lost committed batches, and billing continues from its last batch.
 
-use billing_jobs::{
-    BILLING_JOB,
-    billing::{Biller, BillingSettings},
-};
-use serde_json::json;
+use billing_jobs::restore_detection::{Acceptance, Batch, accept};
 
-use super::{append_to_audit_log, session::Session};
-use crate::{
-    exit::{Exit, Failure},
-    output::line as say,
-    panel_database,
-};
+use super::{args::AuthorArgs, session::Session};
+use crate::{exit::Failure, format::instant, output::line as say};
 
-pub(super) async fn execute(session: &Session<'_>) -> Result<(), Failure> {
-    let database = session.database()?;
-    let settings = &session.load()?.config.daemon;
-    let last_commit = panel_database::last_commit(settings, &database).ok_or_else(|| {
-        Failure::new(Exit::Configuration, "cannot find the last committed batch: there is no state folder")
-            .help("set `state-dir` in the [daemon] section of jobs.toml")
-    })?;
-    let failed = |error| Failure::new(Exit::Internal, format!("{}: {error}", last_commit.file().display()));
-    let opened = panel_database::open(&database).await?;
-    let biller = Biller::new(opened.db.clone(), opened.panel, BillingSettings::default());
-    let here = biller.last_batch().await.map_err(|error| Failure::database("read the last batch", &error))?;
-    let before = last_commit.batch().map_err(failed)?;
-    if here < before {
-        let details = json!({ "before": { "batch": before }, "after": { "batch": here } });
-        append_to_audit_log(&opened.db, "accept a restore", (BILLING_JOB, None), details).await?;
-    }
-    last_commit.set(here).map_err(failed)?;
-    if here < before {
-        say(format!(
-            "accepted: the database ends at batch {here}; batches {} to {before} are gone",
-            here + 1
-        ));
-    } else {
-        say(format!(
-            "nothing to accept: the database ends at batch {here}, and {before} is the last committed batch"
-        ));
-    }
+pub(super) async fn execute(session: &Session<'_>, author: &AuthorArgs) -> Result<(), Failure> {
+    let opened = session.panel().await?;
+    let accepted = accept(&opened.db, &author.name()).await;
+    let Acceptance { halt, newest } =
+        accepted.map_err(|error| Failure::database("accept the restore", &error))?;
+    let shown = |batch: &Batch| format!("batch {} of {}", batch.id, instant(batch.at));
+    let end = match &newest {
+        Some(newest) => format!("the database ends with {}", shown(newest)),
+        None => "the database has no batch".to_owned(),
+    };
+    say(match halt {
+        Some(halt) => format!("accepted: {} is missing; {end}", shown(&halt.missing)),
+        None => format!("accepted: no daemon has found a missing batch; {end}"),
+    });
+    say("the next run bills from there on; `billing-daemon jobs trigger billing` runs it now");
     Ok(())
 }

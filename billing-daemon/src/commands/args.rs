@@ -6,12 +6,28 @@ use billing_scheduler::duration;
 use chrono::{DateTime, NaiveDate, Utc};
 use clap::Args;
 
+use crate::host::identity::operator_name;
+
 /// The output format of a command that prints one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
 pub(crate) struct JsonArgs {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Who makes a change.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AuthorArgs {
+    /// Author of the change, for the audit log [default: user and host name]
+    #[arg(long = "as", value_name = "NAME")]
+    by: Option<String>,
+}
+
+impl AuthorArgs {
+    pub(crate) fn name(&self) -> String {
+        self.by.clone().unwrap_or_else(operator_name)
+    }
 }
 
 /// An instant, or a duration before now.

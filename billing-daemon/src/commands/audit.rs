@@ -9,7 +9,7 @@ use crate::{
 };
 
 pub(super) async fn execute(session: &Session<'_>, format: JsonArgs) -> Result<(), Failure> {
-    let opened = session.panel().await?;
+    let opened = session.panel_for_reading().await?;
     let audit = billing_jobs::audit::audit(&opened.db)
         .await
         .map_err(|error| Failure::database("audit the ledger", &error))?;

@@ -1,14 +1,26 @@
 //! The command line: the commands and the options that all of them share.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::{
-    adopt::AdoptArgs, args::JsonArgs, bill::BillArgs, charges::ChargesCommand, demo::DemoArgs,
-    doctor::DoctorArgs, guard::GuardCommand, holds::HoldsCommand, jobs::JobsCommand, migrate::MigrateCommand,
-    run::RunArgs, runs::RunsCommand, service::ServiceCommand,
+    adopt::AdoptArgs,
+    args::{AuthorArgs, JsonArgs},
+    bill::BillArgs,
+    charges::ChargesCommand,
+    demo::DemoArgs,
+    doctor::DoctorArgs,
+    guard::GuardCommand,
+    healthcheck::HealthcheckArgs,
+    holds::HoldsCommand,
+    jobs::JobsCommand,
+    migrate::MigrateCommand,
+    prepaid::{PrepaidCommand, StandingCommand, WalletsArgs},
+    run::RunArgs,
+    runs::RunsCommand,
+    service::ServiceCommand,
 };
 use crate::config::log::LogFormat;
 
@@ -39,6 +51,9 @@ Environment:
   DATABASE_URL_FILE  file that contains this URL
   BILLING_INTERVAL_MINUTES
                      replaces the schedule of the job of kind `billing`
+  BILLING_LIVENESS_FILE
+                     file that `run` renews while it makes progress, for
+                     `healthcheck`; on a file system in memory
   LOG_LEVEL          error, warn, info, debug or trace, or target=level pairs
   OTEL_EXPORTER_OTLP_ENDPOINT
                      where `run` sends traces, such as http://127.0.0.1:4318
@@ -56,6 +71,14 @@ Exit codes:
 Example:
   billing-daemon demo";
 
+const HEALTHCHECK: &str = "\
+Check that the daemon in this container makes progress; exit 1 if it hangs
+
+For the health check or liveness probe of a container. It reads the file that
+BILLING_LIVENESS_FILE names, which the running daemon renews each second. A
+daemon that waits for its database is healthy: a restart would not help. Use
+`status` to check whether billing works.";
+
 /// The message of a clap error, if it would otherwise repeat an argument that may contain a password.
 pub(crate) fn sanitized_error(
     error: &clap::Error,
@@ -68,6 +91,14 @@ pub(crate) fn sanitized_error(
         text.replace(value.map_or(argument.as_str(), |(_, value)| value), "***")
     });
     (sanitized != text).then_some(sanitized)
+}
+
+/// Returns the position of the first argument with a control character, from 1. No name or reason has one, and it could forge a line
+/// of a log. The argument itself may be a secret.
+pub(crate) fn control_character(arguments: impl IntoIterator<Item = OsString>) -> Option<usize> {
+    let found =
+        arguments.into_iter().position(|argument| argument.to_string_lossy().contains(char::is_control));
+    found.map(|position| position + 1)
 }
 
 /// The options of every command.
@@ -101,6 +132,12 @@ pub(crate) enum Command {
     /// Show the state of billing; exit 1 unless it is healthy
     #[command(after_help = "Example:\n  billing-daemon status --json | jq -r '.problems[].message'")]
     Status(JsonArgs),
+    /// Check that the daemon in this container makes progress; exit 1 if it hangs
+    #[command(
+        long_about = HEALTHCHECK,
+        after_help = "Example:\n  BILLING_LIVENESS_FILE=/dev/shm/billing-daemon billing-daemon healthcheck"
+    )]
+    Healthcheck(HealthcheckArgs),
     /// Check everything that could prevent billing; exit 1 if a check fails
     #[command(after_help = "Example:\n  billing-daemon doctor --bundle support.tar.gz")]
     Doctor(DoctorArgs),
@@ -169,6 +206,21 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: HoldsCommand,
     },
+    /// List how many hours each wallet covers
+    #[command(after_help = "Example:\n  billing-daemon wallets --below 72h")]
+    Wallets(WalletsArgs),
+    /// Show the standing of an organization under the prepaid policy
+    #[command(after_help = "Example:\n  billing-daemon standing show acme")]
+    Standing {
+        #[command(subcommand)]
+        action: StandingCommand,
+    },
+    /// Simulate the prepaid policy
+    #[command(after_help = "Example:\n  billing-daemon prepaid simulate --hours 96")]
+    Prepaid {
+        #[command(subcommand)]
+        action: PrepaidCommand,
+    },
     /// Take billing over from the panel's built-in biller
     #[command(after_help = "Example:\n  billing-daemon adopt --dry-run")]
     Adopt(AdoptArgs),
@@ -181,9 +233,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: GuardCommand,
     },
-    /// Resume billing on a database that was restored from a backup
+    /// Resume billing on a database that was restored from a backup, or lost commits in a fail-over
     #[command(after_help = "Example:\n  billing-daemon accept-restore")]
-    AcceptRestore,
+    AcceptRestore(AuthorArgs),
     /// Check every invariant of the charges and wallets; exit 1 if one is violated
     #[command(after_help = "Example:\n  billing-daemon audit --json | jq .violations")]
     Audit(JsonArgs),
@@ -219,6 +271,37 @@ mod tests {
         for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
             commands(command, &path, found);
         }
+    }
+
+    #[test]
+    fn control_character_in_argument_is_found() {
+        for (arguments, position) in [
+            (["holds", "--reason=a b \u{fc}"], None),
+            (["jobs\0", "list"], Some(1)),
+            (["--job", "a\nb"], Some(2)),
+            (["--job", "\u{85}"], Some(2)),
+        ] {
+            assert_eq!(control_character(arguments.map(OsString::from)), position, "{arguments:?}");
+        }
+    }
+
+    /// clap prints a default on a separate line, so the help of each option contains it instead.
+    #[test]
+    fn help_contains_each_default() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments().filter(|argument| argument.get_action().takes_values()) {
+                for default in argument.get_default_values() {
+                    let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                    let end = format!(" [default: {}]", default.display());
+                    assert!(help.ends_with(&end), "{} {}: {help}", command.get_name(), argument.get_id());
+                    assert!(argument.is_hide_default_value_set(), "{help}");
+                }
+            }
+            command.get_subcommands().for_each(check);
+        }
+        let mut cli = Cli::command();
+        cli.build();
+        check(&cli);
     }
 
     #[test]

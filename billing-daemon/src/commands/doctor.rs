@@ -6,8 +6,9 @@ use std::{
 };
 
 use billing_entities::scheduler_audit_log;
+use billing_kinds::input_file::read_text;
 use billing_scheduler::{Clock, SystemClock};
-use billing_store::{Database, DatabaseUrl, Pool, begin_read};
+use billing_store::{Database, DatabaseUrl, Pool, StatementLimit, begin_read};
 use clap::Args;
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder, QuerySelect};
 use serde_json::{Value, json};
@@ -16,8 +17,10 @@ use super::{session::Session, version};
 use crate::{
     commands::cli::Common,
     config::{Config, DaemonSettings, environment::Environment, http::HttpSettings, secret_file},
-    doctor::{Bundle, Finding, HostFacts, Verdict, examine_database, examine_host},
+    doctor::{Bundle, Finding, HostFacts, StateFolder, Verdict, examine_database, examine_host},
     exit::{Exit, Failure},
+    host::open_files,
+    http::Token,
     output::{Mark, checked, json as say_json, line as say},
     plugins::{Plugins, kinds_for_validation},
     runtime::reload::ConfigFile,
@@ -43,6 +46,8 @@ const RUNS: u32 = 500;
 const AUDIT_ENTRIES: u64 = 200;
 
 pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &DoctorArgs) -> Result<(), Failure> {
+    // As the daemon does, whose limit it checks.
+    open_files::raise_limit();
     let mut findings = Vec::new();
     let environment = Environment::from_process(common.env_file.as_deref()).unwrap_or_else(|problems| {
         for problem in problems {
@@ -64,11 +69,15 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, options: &Doctor
     let file = source.as_ref().and_then(ConfigFile::path);
     let config = source.as_ref().and_then(|source| configuration(source, &mut findings));
     let daemon = config.as_ref().map_or_else(DaemonSettings::default, |config| config.daemon.clone());
+    findings.extend(config.as_ref().and_then(http_token));
     let database = database(&session, &daemon, &mut findings);
     session.start_log(database.as_ref())?;
-    findings.extend(examine_host(&host_facts(file, environment, &daemon, database.as_ref())));
-    findings.extend(traces());
     let expected = config.as_ref().map(Expected::from).unwrap_or_default();
+    let bills = expected.has_billing().unwrap_or(true);
+    let mut facts = host_facts(file, environment, &daemon, database.as_ref(), bills);
+    facts.exposed.extend(config.as_ref().and_then(Config::token_file).and_then(secret_file::world_readable));
+    findings.extend(examine_host(&facts));
+    findings.extend(traces());
     let mut status = None;
     if let Some(database) = &database {
         let (found, read) = examine_database(database, &expected).await;
@@ -150,6 +159,18 @@ fn database(session: &Session<'_>, daemon: &DaemonSettings, findings: &mut Vec<F
     }
 }
 
+/// Without its token the daemon does not start.
+fn http_token(config: &Config) -> Option<Finding> {
+    let source = config.http.as_ref()?.token.as_ref()?;
+    Some(match Token::read(source) {
+        Ok(_) => Finding::ok("http", format!("the token is in {source:?}")),
+        Err(error) => {
+            let advice = "correct `token` in [http] of jobs.toml, or its file or variable";
+            Finding::fail("http", format!("cannot use the token: {error}"), advice)
+        }
+    })
+}
+
 fn traces() -> Option<Finding> {
     match otel::describe_destination() {
         Ok(collector) => collector.map(|collector| Finding::ok("traces", format!("are sent to {collector}"))),
@@ -165,11 +186,12 @@ fn host_facts(
     environment: &Environment,
     daemon: &DaemonSettings,
     database: Option<&Database>,
+    bills: bool,
 ) -> HostFacts {
     let mut exposed = environment.world_readable();
     if daemon.database_url.as_ref().is_some_and(|url| !url.secrets().is_empty()) {
         let of_config = config.filter(|path| {
-            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let text = read_text(path).unwrap_or_default();
             daemon.database_url.iter().flat_map(DatabaseUrl::secrets).any(|secret| text.contains(&secret))
         });
         exposed.extend(of_config.and_then(secret_file::world_readable));
@@ -184,10 +206,16 @@ fn host_facts(
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
     };
-    let folders = [daemon.state_dir.clone(), sqlite.clone().map(folder_of)];
+    let state = match daemon.state_folder() {
+        _ if !bills => StateFolder::NotNeeded,
+        Some(folder) => StateFolder::Configured(folder),
+        None => StateFolder::OfService,
+    };
+    let folders = [daemon.state_folder(), sqlite.clone().map(folder_of)];
     HostFacts {
         exposed,
         folders: folders.into_iter().flatten().collect(),
+        state,
         drain_timeout: daemon.drain_timeout,
         unit: HostFacts::installed_unit(),
         file: sqlite,
@@ -244,7 +272,7 @@ async fn bundle(path: &Path, known: &Known<'_>, plugins: &Plugins) -> Result<(),
     bundle.text("version.txt", &format!("{}\nsystem    {os} {arch}\n", version::in_words().join("\n")));
     bundle.json("doctor.json", &Ok(known.findings));
     bundle.json("settings.json", &Ok(settings(known)));
-    if let Some(text) = known.file.and_then(|path| std::fs::read_to_string(path).ok()) {
+    if let Some(text) = known.file.and_then(|path| read_text(path).ok()) {
         bundle.toml("jobs.toml", &text);
     }
     if let Some(status) = known.status {
@@ -301,8 +329,13 @@ fn settings(known: &Known<'_>) -> Value {
         })
     });
     let http = config.and_then(|config| config.http.as_ref()).map(|http| {
-        let HttpSettings { listen, allowed_hosts, allowed_uids } = http;
-        json!({ "listen": listen.to_string(), "allowed-hosts": allowed_hosts, "allowed-uids": allowed_uids })
+        let HttpSettings { listen, token, allowed_hosts, allowed_uids } = http;
+        json!({
+            "listen": listen.to_string(),
+            "token": token.as_ref().map(|token| format!("{token:?}")),
+            "allowed-hosts": allowed_hosts,
+            "allowed-uids": allowed_uids,
+        })
     });
     json!({
         "file": file,
@@ -319,7 +352,7 @@ async fn migrations(db: &DatabaseConnection) -> Result<Vec<Value>, String> {
 }
 
 async fn audit_log(db: &DatabaseConnection) -> Result<Vec<Value>, DbErr> {
-    let txn = begin_read(db).await?;
+    let txn = begin_read(db, StatementLimit::Report).await?;
     let rows = scheduler_audit_log::Entity::find()
         .order_by_desc(scheduler_audit_log::Column::Id)
         .limit(AUDIT_ENTRIES)

@@ -3,17 +3,22 @@
 use billing_jobs::hold::Reason;
 use billing_scheduler::{Clock, SystemClock};
 use chrono::{DateTime, Utc};
-use clap::{Args, Subcommand};
+use clap::{
+    Args, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
 
-use super::{args::parse_time, session::Session};
+use super::{
+    args::{AuthorArgs, parse_time},
+    session::Session,
+};
 use crate::{
     escape::escaped,
     exit::{Exit, Failure},
     format::instant,
     holds::{Acceptance, Filter, HeldInstance, Pages, accept, write_off},
-    host::identity::operator_name,
     output::{
         Left, Right, json as say_json, json_element, layout as say_lines, line as say, render_table, width,
         wrapped,
@@ -47,8 +52,8 @@ pub(crate) enum HoldsCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct HoldsListArgs {
-    /// Only instances that are held for this reason, such as `no_price`
-    #[arg(long, value_name = "REASON", value_parser = parse_reason)]
+    /// Only instances that are held for this reason
+    #[arg(long, value_name = "REASON", value_parser = reasons())]
     reason: Option<Reason>,
     /// Only instances of this organization: its id, slug or name
     #[arg(long, value_name = "ORGANIZATION")]
@@ -67,32 +72,39 @@ pub(crate) struct DecisionArgs {
     /// The held instances: their ids, or labels that are unique among held instances
     #[arg(value_name = "INSTANCE", required = true)]
     instances: Vec<String>,
-    /// Reason for the approval, for the audit log
+    /// Reason for the decision, for the audit log
     #[arg(long, value_name = "TEXT")]
     reason: String,
+    #[command(flatten)]
+    author: AuthorArgs,
     /// Print one JSON object for each instance
     #[arg(long)]
     json: bool,
 }
 
-fn parse_reason(text: &str) -> Result<Reason, String> {
-    let words = || Reason::ALL.map(Reason::as_str).join(", ");
-    let known = Reason::ALL.into_iter().find(|reason| reason.as_str() == text);
-    known.ok_or_else(|| format!("use one of {}", words()))
+fn reasons() -> impl TypedValueParser<Value = Reason> {
+    PossibleValuesParser::new(Reason::ALL.map(Reason::as_str)).map(|text| {
+        let known = Reason::ALL.into_iter().find(|reason| reason.as_str() == text);
+        known.expect("clap accepts the words of reasons alone")
+    })
 }
 
 const CSV_HEAD: &str = "reason,since,instance,label,deleted,organization,organization_name,hours,amount,currency,detail,advice,\
                         accepted_by,accepted_until,accepted_note";
 
 pub(super) async fn execute(session: &Session<'_>, action: &HoldsCommand) -> Result<(), Failure> {
+    if let HoldsCommand::List(options) = action {
+        return list(&session.panel_for_reading().await?.db, options).await;
+    }
     let db = session.panel_without_retry().await?.db;
     match action {
-        HoldsCommand::List(options) => list(&db, options).await,
+        HoldsCommand::List(_) => Ok(()),
         HoldsCommand::Accept { decision, until } => {
             if until.is_some_and(|until| until <= now()) {
                 return Err(Failure::new(Exit::Usage, "`--until` is in the past"));
             }
-            let acceptance = Acceptance { by: &operator_name(), note: &decision.reason, until: *until };
+            let acceptance =
+                Acceptance { by: &decision.author.name(), note: &decision.reason, until: *until };
             let holds = accept(&db, &decision.instances, acceptance).await?;
             let end = until
                 .map_or_else(|| "until it is closed".to_owned(), |until| format!("until {}", instant(until)));
@@ -107,7 +119,8 @@ pub(super) async fn execute(session: &Session<'_>, action: &HoldsCommand) -> Res
             Ok(())
         }
         HoldsCommand::WriteOff { decision } => {
-            let holds = write_off(&db, &decision.instances, &operator_name(), &decision.reason).await?;
+            let holds =
+                write_off(&db, &decision.instances, &decision.author.name(), &decision.reason).await?;
             for hold in &holds {
                 let amount = hold.amount().unwrap_or_else(|| "an unknown amount".to_owned());
                 report(decision, &hold.instance, &hold.label, &format!("{amount} written off"));

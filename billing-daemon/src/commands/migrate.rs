@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{append_to_audit_log, session::Session};
 use crate::{
     exit::{Exit, Failure},
+    host::identity::operator_name,
     output::line as say,
 };
 
@@ -45,7 +46,7 @@ pub(super) async fn execute(session: &Session<'_>, action: MigrateCommand) -> Re
             let applied = migration::up(&db, None).await?;
             if !applied.is_empty() {
                 let details = json!({ "after": { "applied": applied } });
-                append_to_audit_log(&db, "migrate up", ("", None), details).await?;
+                append_to_audit_log(&db, operator_name(), "migrate up", ("", None), details).await?;
             }
             report("applied", &applied);
         }

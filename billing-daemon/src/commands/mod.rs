@@ -13,10 +13,12 @@ mod demo;
 mod doctor;
 pub(crate) mod guard;
 mod handover;
+mod healthcheck;
 mod holds;
 mod jobs;
 mod man;
 mod migrate;
+mod prepaid;
 mod release;
 mod run;
 mod runs;
@@ -43,7 +45,7 @@ use self::{
 };
 pub use demo::PLANS;
 
-use crate::{exit::Failure, host::identity::operator_name, output, plugins::Plugins, telemetry};
+use crate::{exit::Failure, output, plugins::Plugins, telemetry};
 
 /// Runs the command of the command line.
 pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> {
@@ -54,6 +56,7 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
         Command::Service { action } => service::execute(action),
         Command::Doctor(options) => doctor::execute(common, plugins, &options).await,
         Command::Charges { action } => charges::execute(&session()?, action).await,
+        Command::Healthcheck(options) => healthcheck::execute(&options),
         Command::Status(format) => status::execute(&session()?, format).await,
         Command::Jobs { action } => jobs::execute(common, plugins, &action).await,
         Command::Runs { action } => runs::execute(&session()?, &action).await,
@@ -75,10 +78,13 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
         Command::Migrate { action } => migrate::execute(&session()?, action).await,
         Command::Bill(bill) => bill::execute(&session()?, &bill).await,
         Command::Holds { action } => holds::execute(&session()?, &action).await,
+        Command::Wallets(options) => prepaid::wallets(&session()?, &options).await,
+        Command::Standing { action } => prepaid::standing(&session()?, &action).await,
+        Command::Prepaid { action } => prepaid::execute(&session()?, &action).await,
         Command::Adopt(options) => adopt::execute(&session()?, &options).await,
         Command::Release(format) => release::execute(&session()?, format).await,
         Command::Guard { action } => guard::execute(&session()?, action).await,
-        Command::AcceptRestore => accept_restore::execute(&session()?).await,
+        Command::AcceptRestore(author) => accept_restore::execute(&session()?, &author).await,
         Command::Audit(format) => audit::execute(&session()?, format).await,
     }
 }
@@ -86,12 +92,13 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
 /// Writes what the operator does to the audit log.
 async fn append_to_audit_log(
     db: &DatabaseConnection,
+    by: String,
     action: &'static str,
     (job, reason): (&str, Option<&str>),
     details: Value,
 ) -> Result<(), Failure> {
     let (job, reason) = (job.to_owned(), reason.map(str::to_owned));
-    let event = AuditEvent { by: operator_name(), action, job, reason, details };
+    let event = AuditEvent { by, action, job, reason, details };
     let appended = audit_log::append_in_own_transaction(db, &event).await;
     appended.map_err(|error| Failure::database("write the audit log", &error))
 }

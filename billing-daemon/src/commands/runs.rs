@@ -1,10 +1,12 @@
 //! `runs`: the history of runs, and of scheduled times without a run.
 
-use std::time::Duration;
+use std::{iter, time::Duration};
 
+use billing_jobs::currency::Currency;
 use billing_scheduler::{Clock, RunFilter, RunStatus, SystemClock, duration::format_rounded};
 use billing_store::read_runs;
 use clap::Subcommand;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
@@ -32,8 +34,8 @@ pub(crate) enum RunsCommand {
         /// Only runs that started since this time, or within this duration
         #[arg(long, value_name = "TIME|DURATION", value_parser = parse_since)]
         since: Option<Since>,
-        /// Maximum number of rows; 0 for all
-        #[arg(long, value_name = "N", default_value_t = 50)]
+        /// Maximum number of rows; 0 for all [default: 50]
+        #[arg(long, value_name = "N", default_value_t = 50, hide_default_value = true)]
         limit: u32,
         /// Print one JSON array
         #[arg(long)]
@@ -65,7 +67,7 @@ pub(super) async fn execute(session: &Session<'_>, action: &RunsCommand) -> Resu
         },
         RunsCommand::Show { id, .. } => RunFilter { id: Some(*id), ..RunFilter::default() },
     };
-    let opened = session.panel_without_retry().await?;
+    let opened = session.panel_for_reading().await?;
     let rows = read_runs(&opened.db, &filter).await;
     let rows = rows.map_err(|error| Failure::database("read the history", &error))?;
     let runs: Vec<RunView> = rows.into_iter().map(RunView::from).collect();
@@ -163,6 +165,79 @@ fn report(run: &RunView) -> Report {
     report.add_some("request", run.request_id.map(|id| id.to_string()));
     report.add_some("reason", run.reason.as_ref());
     report.add_some("error", run.error.as_ref());
-    report.add_some("details", run.details.as_ref().map(ToString::to_string));
+    report.add_list("details", run.details.iter().flat_map(|details| details_lines(details, None)));
     report
+}
+
+/// The details of a run, one per line; an amount below the key of a currency is printed with that currency.
+fn details_lines(details: &Value, currency: Option<Currency>) -> Vec<String> {
+    match details {
+        Value::Object(entries) => {
+            let entry = |(key, value): (&String, &Value)| {
+                let currency = key.parse().ok().or(currency);
+                match value {
+                    Value::Object(_) | Value::Array(_) => {
+                        let lines =
+                            details_lines(value, currency).into_iter().map(|line| format!("  {line}"));
+                        iter::once(format!("{key}:")).chain(lines).collect()
+                    }
+                    _ => vec![format!("{key}: {}", scalar(key, value, currency))],
+                }
+            };
+            entries.iter().flat_map(entry).collect()
+        }
+        Value::Array(values) => {
+            let element = |value: &Value| {
+                let lines = details_lines(value, currency).into_iter().enumerate();
+                lines
+                    .map(|(n, line)| format!("{}{line}", if n == 0 { "- " } else { "  " }))
+                    .collect::<Vec<_>>()
+            };
+            values.iter().flat_map(element).collect()
+        }
+        _ => vec![scalar("", details, None)],
+    }
+}
+
+fn scalar(key: &str, value: &Value, currency: Option<Currency>) -> String {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    match currency.filter(|currency| *currency != Currency::NONE) {
+        Some(currency) if matches!(key, "amount" | "limit") => format!("{text} {currency}"),
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::details_lines;
+
+    #[test]
+    fn details_are_printed_line_by_line() {
+        let details = json!({
+            "charged": 4,
+            "currencies": { "USD": { "amount": "0.12", "hours": 12 }, "XXX": { "amount": "0.00" } },
+            "first_seen_prices": { "count": 2, "listed": [{ "hourly": "0.01", "plan": "one" }, { "plan": "two" }] },
+            "note": "a text",
+        });
+        let expected = [
+            "charged: 4",
+            "currencies:",
+            "  USD:",
+            "    amount: 0.12 USD",
+            "    hours: 12",
+            "  XXX:",
+            "    amount: 0.00",
+            "first_seen_prices:",
+            "  count: 2",
+            "  listed:",
+            "    - hourly: 0.01",
+            "      plan: one",
+            "    - plan: two",
+            "note: a text",
+        ];
+        assert_eq!(details_lines(&details, None), expected);
+        assert_eq!(details_lines(&json!("a text"), None), ["a text"]);
+    }
 }

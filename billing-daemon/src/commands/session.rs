@@ -2,10 +2,11 @@
 
 use std::{
     cell::OnceCell,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
+use billing_kinds::input_file::{self, read_text};
 use billing_store::{Database, DatabaseUrl, DatabaseUrlError};
 
 use super::{complain, warn_of};
@@ -15,7 +16,7 @@ use crate::{
     exit::{Exit, Failure},
     panel_database::{self, PanelDatabase},
     plugins::Plugins,
-    runtime::reload::{ConfigFile, file_exists},
+    runtime::reload::ConfigFile,
     telemetry::{self, mask::Concealed},
 };
 
@@ -84,12 +85,14 @@ impl<'a> Session<'a> {
     pub(super) fn config_file(&self) -> Result<ConfigFile, Failure> {
         let usual = || [LOCAL_CONFIG, INSTALLED_CONFIG].map(PathBuf::from).to_vec();
         let path = self.common.config.clone();
-        let Some(path) = path.or_else(|| usual().into_iter().find(|path| file_exists(path))) else {
+        let Some(path) = path.or_else(|| usual().into_iter().find(|path| input_file::exists(path))) else {
             return Ok(ConfigFile::built_in(usual(), self.environment.clone(), self.plugins));
         };
         ConfigFile::open(&path, self.environment.clone(), self.plugins).map_err(|error| {
             let exit = match error.kind() {
                 io::ErrorKind::PermissionDenied => Exit::Permission,
+                // Its file system may respond later, so a service manager tries again.
+                io::ErrorKind::TimedOut => Exit::TryAgain,
                 _ => Exit::Configuration,
             };
             Failure::new(exit, format!("cannot read {}: {error}", path.display()))
@@ -107,6 +110,7 @@ impl<'a> Session<'a> {
         if secrets.into_iter().any(|secret| file.text().contains(&secret)) {
             self.refuse_exposed(file.path().and_then(world_readable))?;
         }
+        self.refuse_exposed(config.token_file().and_then(world_readable))?;
         for warning in &config.warnings {
             warn_of(&warning.to_string());
         }
@@ -158,7 +162,12 @@ impl<'a> Session<'a> {
         panel_database::open(&self.database()?).await
     }
 
-    /// The opened database of a command that reports the current state, without retries.
+    /// The opened database of a command that reports the current state, without retries. The server may be a standby.
+    pub(super) async fn panel_for_reading(&self) -> Result<PanelDatabase, Failure> {
+        panel_database::open_without_retry(&self.database()?.reading()).await
+    }
+
+    /// The opened database of a command that an operator may repeat, without retries.
     pub(super) async fn panel_without_retry(&self) -> Result<PanelDatabase, Failure> {
         panel_database::open_without_retry(&self.database()?).await
     }
@@ -245,7 +254,7 @@ enum InstalledUrlError {
 
 /// The URL in `file`; `None` if the file is missing or, as after an installation, empty.
 fn installed_url(file: &Path) -> Result<Option<DatabaseUrl>, InstalledUrlError> {
-    let text = match fs::read_to_string(file) {
+    let text = match read_text(file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(InstalledUrlError::Read(error)),
@@ -258,6 +267,8 @@ fn installed_url(file: &Path) -> Result<Option<DatabaseUrl>, InstalledUrlError> 
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

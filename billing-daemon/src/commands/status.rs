@@ -9,7 +9,7 @@ use crate::{
 
 pub(super) async fn execute(session: &Session<'_>, format: JsonArgs) -> Result<(), Failure> {
     let expected = Expected::from(session.announced_config()?);
-    let opened = session.panel_without_retry().await?;
+    let opened = session.panel_for_reading().await?;
     let status = status::read(&opened, &expected).await?;
     if format.json {
         say_json(&status);

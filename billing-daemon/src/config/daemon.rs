@@ -55,6 +55,13 @@ impl Default for DaemonSettings {
 }
 
 impl DaemonSettings {
+    /// Returns the folder of this host's state: `state-dir`, or the one that systemd gives a service.
+    #[must_use]
+    pub fn state_folder(&self) -> Option<PathBuf> {
+        let of_service = || std::env::var_os("STATE_DIRECTORY").filter(|folder| !folder.is_empty());
+        self.state_dir.clone().or_else(|| of_service().map(PathBuf::from))
+    }
+
     /// Reads `[daemon]` and the environment.
     pub(super) fn read(
         report: &Report<'_>,

@@ -7,14 +7,16 @@ use std::{
     str::FromStr,
 };
 
+use billing_kinds::Secret;
+
 use super::{report::Section, tables::HttpTable};
 
 /// The address of the HTTP server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
-    /// At this loopback address.
+    /// An IP address with a port.
     Tcp(SocketAddr),
-    /// At this Unix socket.
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
@@ -23,6 +25,8 @@ pub enum Listen {
 pub struct HttpSettings {
     /// The address on which the server listens.
     pub listen: Listen,
+    /// Where the token is that requests must have. Without one, only this host can connect.
+    pub token: Option<Secret>,
     /// Host names that requests may use, in addition to those of loopback.
     pub allowed_hosts: Vec<String>,
     /// Ids of users that may connect to a Unix socket, in addition to root and the user of the daemon.
@@ -52,17 +56,9 @@ impl FromStr for Listen {
                 ))
             };
         }
-        let address: SocketAddr = text.parse().map_err(|_| {
-            format!("invalid address `{text}`: use `127.0.0.1:9464` or `unix:/path/of/a.sock`")
-        })?;
-        if address.ip().is_loopback() {
-            Ok(Self::Tcp(address))
-        } else {
-            Err(format!(
-                "`{text}` is reachable from other hosts, which are not authenticated here: use 127.0.0.1 or [::1], and a \
-                 proxy with TLS and authentication"
-            ))
-        }
+        text.parse()
+            .map(Self::Tcp)
+            .map_err(|_| format!("invalid address `{text}`: use `127.0.0.1:9464` or `unix:/path/of/a.sock`"))
     }
 }
 
@@ -71,7 +67,80 @@ pub(super) fn read(root: &Section<'_, '_>) -> Option<HttpSettings> {
     let section = root.table::<HttpTable>("http", "a table")?;
     let allowed_hosts = section.strings("allowed-hosts").unwrap_or_default();
     let allowed_uids = section.numbers("allowed-uids").unwrap_or_default();
+    let token = token(&section);
     let text = section.string("listen")?;
     let listen = section.parsed("listen", &text, str::parse)?;
-    Some(HttpSettings { listen: listen.into_inner(), allowed_hosts, allowed_uids })
+    if let Listen::Tcp(address) = listen.get_ref()
+        && !address.ip().is_loopback()
+        && section.value("token").is_none()
+    {
+        let message = format!("`listen`: other hosts can reach `{address}`, and `token` is not set");
+        let help = "set `token = { file = \"/etc/billing-daemon/http-token\" }` in [http], or use 127.0.0.1 or [::1]";
+        section.report().error_with_help(&listen.span(), message, Some(help.to_owned()));
+    }
+    Some(HttpSettings { listen: listen.into_inner(), token, allowed_hosts, allowed_uids })
+}
+
+/// Reads where the token is. The file itself must not contain it: other users may read jobs.toml.
+fn token(section: &Section<'_, '_>) -> Option<Secret> {
+    let token = section.secret("token")?;
+    if let Secret::Text(_) = token {
+        let message = "`token` must be { env = \"NAME\" } or { file = \"/path\" }, not the token itself";
+        section.report().error(&section.value("token")?.span(), message);
+        return None;
+    }
+    Some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{HOURLY, check, job},
+        *,
+    };
+
+    #[test]
+    fn listen_is_address_or_socket() {
+        for (text, accepted) in [
+            ("127.0.0.1:9464", true),
+            ("[::1]:9464", true),
+            ("0.0.0.0:9464", true),
+            ("unix:/run/billing-daemon/http.sock", true),
+            ("unix:http.sock", false),
+            ("localhost:9464", false),
+            ("9464", false),
+        ] {
+            assert_eq!(text.parse::<Listen>().is_ok(), accepted, "{text}");
+        }
+    }
+
+    #[test]
+    fn other_hosts_need_token() {
+        let reachable = |address: &str| {
+            format!(
+                "jobs.toml:7:10: `listen`: other hosts can reach `{address}`, and `token` is not set\nhelp: set \
+                 `token = {{ file = \"/etc/billing-daemon/http-token\" }}` in [http], or use 127.0.0.1 or [::1]"
+            )
+        };
+        let text =
+            "jobs.toml:8:9: `token` must be { env = \"NAME\" } or { file = \"/path\" }, not the token itself";
+        let (file, env) = ("{ file = '/etc/token' }", "{ env = 'TOKEN' }");
+        for (listen, token, expected) in [
+            ("127.0.0.1:9464", None, None),
+            ("[::1]:9464", None, None),
+            ("unix:/run/http.sock", None, None),
+            ("0.0.0.0:9464", None, Some(reachable("0.0.0.0:9464"))),
+            ("10.0.0.1:9464", None, Some(reachable("10.0.0.1:9464"))),
+            ("[::]:9464", None, Some(reachable("[::]:9464"))),
+            ("0.0.0.0:9464", Some(file), None),
+            ("[::]:9464", Some(env), None),
+            ("127.0.0.1:9464", Some(env), None),
+            ("0.0.0.0:9464", Some("'0123456789abcdef'"), Some(text.to_owned())),
+        ] {
+            let token = token.map(|token| format!("token = {token}\n")).unwrap_or_default();
+            let http = format!("\n[http]\nlisten = \"{listen}\"\n{token}");
+            let expected: Vec<_> = expected.iter().map(String::as_str).collect();
+            check(&format!("{}{http}", job(HOURLY)), &expected);
+        }
+    }
 }

@@ -20,10 +20,10 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use billing_jobs::BILLING_JOB;
-use billing_kinds::Ping;
+use billing_kinds::{Ping, Secret};
 use billing_scheduler::{JobSpec, Registry};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_spanned::Spanned;
@@ -128,6 +128,15 @@ impl Config {
     #[must_use]
     pub fn billing_interval_or_default(&self) -> Duration {
         self.billing_interval.unwrap_or(DEFAULT_BILLING_INTERVAL)
+    }
+
+    /// Returns the file with the token of HTTP, if it is in a file.
+    #[must_use]
+    pub fn token_file(&self) -> Option<&Path> {
+        match self.http.as_ref()?.token.as_ref()? {
+            Secret::File(path) => Some(path),
+            Secret::Env(_) | Secret::Text(_) => None,
+        }
     }
 
     /// Returns the current secrets of the jobs, which their parameters contain or refer to.

@@ -1,6 +1,8 @@
 //! Files that contain a secret: only their owner and group may read or change them.
 
-use std::{fs, path::Path};
+use std::path::Path;
+
+use billing_kinds::input_file::metadata;
 
 /// Returns an error message if every user of this host may read or change `path`; `None` if the file is missing, or where files have
 /// no modes.
@@ -17,17 +19,17 @@ pub fn world_readable(path: &Path) -> Option<String> {
 #[cfg(unix)]
 fn mode(path: &Path) -> Option<u32> {
     use std::os::unix::fs::PermissionsExt;
-    Some(fs::metadata(path).ok()?.permissions().mode() & 0o7777)
+    Some(metadata(path).ok()?.permissions().mode() & 0o7777)
 }
 
 #[cfg(not(unix))]
 fn mode(path: &Path) -> Option<u32> {
-    fs::metadata(path).ok().map(|_| 0o600)
+    metadata(path).ok().map(|_| 0o600)
 }
 
 #[cfg(all(test, unix))]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     use super::*;
 

@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, marker::PhantomData};
 
-use billing_kinds::Ping;
+use billing_kinds::{Ping, Secret};
 use billing_scheduler::{DstFold, DstGap, JobSpec, Misfire, Retry, Scope, Skipped, duration};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value};
@@ -56,9 +56,12 @@ pub(super) struct DaemonTable {
 #[derive(JsonSchema)]
 #[schemars(inline, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct HttpTable {
-    /// A loopback address such as 127.0.0.1:9464, or a Unix socket: unix:/run/billing-daemon/http.sock.
-    #[schemars(regex(pattern = r"^(unix:/.*|127\.[0-9.]+:[0-9]+|\[::1\]:[0-9]+)$"))]
+    /// An address such as 127.0.0.1:9464, or a Unix socket: unix:/run/billing-daemon/http.sock. An address that other hosts can reach,
+    /// such as 0.0.0.0:9464, needs `token`.
+    #[schemars(regex(pattern = r"^(unix:/.*|[0-9.]+:[0-9]+|\[[0-9A-Fa-f:.]+\]:[0-9]+)$"))]
     listen: String,
+    /// Where the token is that every request except /healthz must have, as `Authorization: Bearer TOKEN`; at least 16 characters.
+    token: Option<SecretSource>,
     /// Host names that a proxy on this host may use in requests, in addition to localhost, 127.0.0.1 and [::1].
     #[schemars(extend("default" = []))]
     allowed_hosts: Option<Vec<String>>,
@@ -239,6 +242,8 @@ pub(super) struct DurationText;
 pub(super) struct InstantText;
 /// The schema of a log filter.
 pub(super) struct LogLevel;
+/// The schema of the place of a secret.
+pub(super) struct SecretSource;
 
 macro_rules! inline_schema {
     ($type:ty $(, $parameter:ident: $bound:ident)?; $schema:expr) => {
@@ -283,6 +288,14 @@ inline_schema!(LogLevel; json_schema!({
         { "type": "string", "pattern": r"[=\[,]|^(ERROR|WARN|INFO|DEBUG|TRACE)$" },
     ],
 }));
+
+inline_schema!(SecretSource; {
+    let mut schema = Secret::json_schema(&mut SchemaGenerator::default());
+    let places = schema.get_mut("anyOf").and_then(Value::as_array_mut);
+    // Not the text itself.
+    places.expect("a secret has alternatives").retain(|place| place["type"] == "object");
+    schema
+});
 
 /// The keys of a table.
 pub(super) struct TableKeys {

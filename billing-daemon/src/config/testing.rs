@@ -55,6 +55,7 @@ pub(super) fn registry() -> Registry {
     for kind in ["audit", "heartbeat", "prune-history"] {
         registry.declare::<Nought>(kind);
     }
+    registry.declare::<billing_jobs::PrepaidParams>("prepaid");
     registry
 }
 
@@ -87,7 +88,7 @@ pub(super) fn check_with(text: &str, variables: &[(&str, &str)], expected: &[&st
 }
 
 /// Mistakes that a schema cannot find: they depend on other keys, the time or the time zones.
-const BEYOND_A_SCHEMA: [&str; 24] = [
+const BEYOND_A_SCHEMA: [&str; 25] = [
     "environment: ",
     "`backoff` is longer than",
     "must be at least 3s",
@@ -112,6 +113,7 @@ const BEYOND_A_SCHEMA: [&str; 24] = [
     "has no run",
     "invalid URL",
     "invalid number: ",
+    "`token` is not set",
 ];
 
 /// Asserts that the schema rejects `text` if a schema can find its mistakes, and only if the daemon rejects it.

@@ -1,31 +1,31 @@
 //! The database: whether it answers, which rights the login has, and which rows of the panel hold instances.
 
-use std::time::Instant;
-
-use billing_jobs::{
-    billing::{Biller, BillingSettings},
-    hold::Reason,
-    panel::Panel,
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
 };
-use billing_scheduler::{Clock, SystemClock};
+
+use billing_jobs::{hold::Reason, panel::Panel};
+use billing_scheduler::{Clock as _, StoreClock, SystemClock};
 use billing_store::{
     GRANTS_PAGE,
     audit_log::{ChainCheck, verify},
-    begin, query_one,
+    begin_command, query_fleet, query_one, with_help,
 };
-use chrono::TimeDelta;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
-use super::{Finding, rights};
+use super::{Finding, Verdict, rights};
 use crate::{
     holds::advice,
     panel_database::PanelDatabase,
-    status::{Expected, HoldSummary, Liveness, Status, panel_presence::PanelPresence},
+    status::{Expected, HoldSummary, Liveness, Status, panel_presence::PanelPresence, wrong_clock},
 };
 use billing_store::{Database, Pool};
 
-/// The largest difference between the database's clock and the host's that is not a warning.
-const CLOCKS_AGREE: TimeDelta = TimeDelta::seconds(2);
+/// The time that a transaction of billing may take when the server is busy.
+const LONGEST_BATCH: Duration = Duration::from_mins(1);
+/// The time that a statement of a report may take.
+const LONGEST_REPORT: Duration = Duration::from_mins(10);
 
 /// Checks the database; returns the findings, and the status if it could be read.
 pub(crate) async fn examine(database: &Database, expected: &Expected) -> (Vec<Finding>, Option<Status>) {
@@ -68,14 +68,15 @@ async fn rest(
     expected: &Expected,
     findings: &mut Vec<Finding>,
 ) -> Result<Status, String> {
-    let text = |error: DbErr| error.to_string();
+    let text = |error: DbErr| with_help(&error);
     let panel = Panel::detect(&db).await.map_err(text)?;
     let opened = PanelDatabase { db, panel };
     findings.push(clock(&opened).await.map_err(text)?);
+    findings.extend(transaction_timeout(&opened.db).await.map_err(text)?);
     // A daemon without a billing job does not need the rights of billing.
     let bills = expected.has_billing().unwrap_or(true);
     let rights = rights::examine(&opened.db, bills).await.map_err(text)?;
-    let may_write = rights.iter().all(|finding| finding.verdict != super::Verdict::Fail);
+    let may_write = rights.iter().all(|finding| finding.verdict != Verdict::Fail);
     findings.extend(rights);
     if bills && panel.row_security && may_write {
         findings.push(row_security(&opened.db).await.map_err(text)?);
@@ -102,28 +103,46 @@ async fn rest(
 }
 
 async fn clock(opened: &PanelDatabase) -> Result<Finding, DbErr> {
-    let biller = Biller::new(opened.db.clone(), opened.panel, BillingSettings::default());
-    let before = SystemClock.now();
-    let theirs = biller.now().await?;
-    let after = SystemClock.now();
-    let ours = before + (after - before) / 2;
-    let off = (theirs - ours).abs();
-    // The database read its clock at an unknown moment between the two.
-    let uncertain = (after - before) / 2;
-    let shown = format!("{}.{} s", off.num_seconds(), off.subsec_nanos().unsigned_abs() / 100_000_000);
-    if off <= CLOCKS_AGREE + uncertain {
-        return Ok(Finding::ok("clocks", format!("the database's clock differs from the host's by {shown}")));
+    let clock = StoreClock::new(Arc::new(SystemClock));
+    let sent = clock.monotonic();
+    let correction = clock.observe(sent, opened.now().await?);
+    Ok(match correction.and_then(wrong_clock) {
+        None => {
+            let shown = clock.offset().unwrap_or_default().abs().as_seconds_f64();
+            Finding::ok("clocks", format!("the database's clock differs from the host's by {shown:.1} s"))
+        }
+        Some(wrong) => Finding::warn(
+            "clocks",
+            format!("the clock of this host is {wrong} the database's"),
+            "daemons follow the database's clock: synchronize both with NTP",
+        ),
+    })
+}
+
+/// PostgreSQL 17 can end every transaction after a time. Each transaction of the daemon replaces the other limits of its role.
+async fn transaction_timeout(db: &DatabaseConnection) -> Result<Option<Finding>, DbErr> {
+    if db.get_database_backend() == DbBackend::Sqlite {
+        return Ok(None);
     }
-    Ok(Finding::warn(
-        "clocks",
-        format!("the database's clock differs from the host's by {shown}"),
-        "hours are charged by the database's clock, jobs start by the host's: synchronize both with NTP",
-    ))
+    let sql = "SELECT setting::bigint AS ms FROM pg_settings WHERE name = 'transaction_timeout'";
+    let row = query_one(db, Statement::from_string(DbBackend::Postgres, sql)).await?;
+    let ms: Option<i64> = row.map(|row| row.try_get("", "ms")).transpose()?;
+    Ok(ms.and_then(|ms| check_transaction_timeout(Duration::from_millis(ms.unsigned_abs()))))
+}
+
+fn check_transaction_timeout(limit: Duration) -> Option<Finding> {
+    if limit.is_zero() || limit >= LONGEST_REPORT {
+        return None;
+    }
+    let message = format!("the server ends every transaction of this login after {} ms", limit.as_millis());
+    let advice = "ALTER ROLE ... SET transaction_timeout = 0: each transaction of the daemon has limits";
+    let verdict = if limit < LONGEST_BATCH { Verdict::Fail } else { Verdict::Warn };
+    Some(Finding { verdict, ..Finding::warn("transaction_timeout", message, advice) })
 }
 
 /// A write that row-level security forbids changes nothing and fails without an error, so this tries one and rolls it back.
 async fn row_security(db: &DatabaseConnection) -> Result<Finding, DbErr> {
-    let txn = begin(db).await?;
+    let txn = begin_command(db).await?;
     txn.execute_unprepared("SET LOCAL app.current_user_is_admin = 'true'").await?;
     let sql = "SELECT (SELECT count(*) FROM (SELECT FROM wallets LIMIT 1) w) AS seen,
                       (SELECT count(*) FROM (SELECT FROM wallets ORDER BY id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) w) AS locked,
@@ -162,24 +181,25 @@ const ROW_CHECKS: [RowCheck; 4] = [
     RowCheck {
         check: "missing wallets",
         count: "SELECT count(*) AS n FROM vps_instances i
-                 WHERE NOT EXISTS (SELECT 1 FROM wallets w WHERE w.organization_id = i.organization_id)",
+                  LEFT JOIN (SELECT DISTINCT organization_id FROM wallets) AS w ON w.organization_id = i.organization_id
+                 WHERE w.organization_id IS NULL",
         what: "instances of organizations without a wallet",
         reason: Reason::NoWallet,
     },
     RowCheck {
         check: "unknown plans",
         count: "SELECT count(*) AS n FROM vps_instances i
-                 WHERE NOT EXISTS (SELECT 1 FROM vps_plans p
-                                    WHERE CAST(p.id AS text) = i.plan_id OR p.provider_plan_id = i.plan_id)",
+                  LEFT JOIN (SELECT CAST(id AS text) AS name FROM vps_plans
+                             UNION SELECT provider_plan_id FROM vps_plans) AS p ON p.name = i.plan_id
+                 WHERE p.name IS NULL",
         what: "instances on a plan that does not exist",
         reason: Reason::UnknownPlan,
     },
     RowCheck {
         check: "missing prices",
         count: "SELECT count(*) AS n FROM vps_instances i
-                 WHERE EXISTS (SELECT 1 FROM vps_plans p
-                                WHERE (CAST(p.id AS text) = i.plan_id OR p.provider_plan_id = i.plan_id)
-                                  AND p.base_price IS NULL)",
+                  JOIN (SELECT CAST(id AS text) AS name FROM vps_plans WHERE base_price IS NULL
+                        UNION SELECT provider_plan_id FROM vps_plans WHERE base_price IS NULL) AS p ON p.name = i.plan_id",
         what: "instances on a plan without a price",
         reason: Reason::NoPrice,
     },
@@ -212,8 +232,8 @@ fn invalid_times(backend: DbBackend) -> RowCheck {
 }
 
 async fn count_rows(db: &DatabaseConnection, check: RowCheck) -> Result<Finding, DbErr> {
-    let row = query_one(db, Statement::from_string(db.get_database_backend(), check.count)).await?;
-    let count: i64 = row.map_or(Ok(0), |row| row.try_get("", "n"))?;
+    let rows = query_fleet(db, Statement::from_string(db.get_database_backend(), check.count)).await?;
+    let count: i64 = rows.first().map_or(Ok(0), |row| row.try_get("", "n"))?;
     let message = format!("{}: {count}", check.what);
     Ok(if count == 0 {
         Finding::ok(check.check, message)
@@ -267,5 +287,22 @@ fn daemons(status: &Status) -> Finding {
         Finding::ok("daemons", message)
     } else {
         Finding::warn("daemons", message, "start one with `billing-daemon run`; see `billing-daemon status`")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_transaction_timeout_is_reported() {
+        for (limit, verdict) in [
+            (Duration::ZERO, None),
+            (Duration::from_secs(5), Some(Verdict::Fail)),
+            (LONGEST_BATCH, Some(Verdict::Warn)),
+            (LONGEST_REPORT, None),
+        ] {
+            assert_eq!(check_transaction_timeout(limit).map(|finding| finding.verdict), verdict, "{limit:?}");
+        }
     }
 }

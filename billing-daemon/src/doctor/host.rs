@@ -9,6 +9,7 @@ use std::{
 use billing_scheduler::{Clock, STOP_GRACE, SystemClock};
 
 use super::{Finding, Verdict};
+use crate::host::open_files;
 
 /// The paths of the unit, in systemd's order of precedence.
 const UNITS: [&str; 4] = [
@@ -28,12 +29,25 @@ pub(crate) struct HostFacts {
     pub(crate) exposed: Vec<String>,
     /// The folders of the state and of an SQLite database.
     pub(crate) folders: Vec<PathBuf>,
+    /// The folder of the note of the newest batch, if the daemon keeps one in a file and bills.
+    pub(crate) state: StateFolder,
     /// The longest time that a stop takes.
     pub(crate) drain_timeout: Duration,
     /// The service's unit, if one is installed.
     pub(crate) unit: Option<(PathBuf, String)>,
     /// The SQLite database, if the daemon uses one.
     pub(crate) file: Option<PathBuf>,
+}
+
+/// Where a daemon keeps its note of the newest batch.
+#[derive(Clone, Debug)]
+pub(crate) enum StateFolder {
+    /// It does not bill.
+    NotNeeded,
+    /// In this folder, according to jobs.toml or the environment.
+    Configured(PathBuf),
+    /// In the folder of the service, if there is a unit.
+    OfService,
 }
 
 impl HostFacts {
@@ -54,6 +68,8 @@ pub(crate) fn examine(host: &HostFacts) -> Vec<Finding> {
     if let (Some(file), Some((_, unit))) = (&host.file, &host.unit) {
         findings.extend(owner(file, unit));
     }
+    findings.extend(open_files(open_files::limit()));
+    findings.extend(state(&host.state, host.unit.as_ref()));
     findings.push(zones());
     findings.extend(unit(host.unit.as_ref(), host.drain_timeout));
     findings
@@ -136,6 +152,18 @@ impl Users {
     }
 }
 
+/// The limit of this process, which the daemon raises to what it needs if the system permits it.
+fn open_files(limit: Option<u64>) -> Option<Finding> {
+    let limit = limit?;
+    let message = format!("a process may open {limit} files, and the daemon needs {}", open_files::NEEDED);
+    Some(if limit < open_files::NEEDED {
+        let advice = "raise the hard limit: `LimitNOFILE` of the service, or `ulimit -n`";
+        Finding::warn("open files", message, advice)
+    } else {
+        Finding::ok("open files", message)
+    })
+}
+
 fn space(folder: &Path) -> Option<Finding> {
     let free = free_space(folder)?;
     let message = format!("{} MB free on the disk of {}", free >> 20, folder.display());
@@ -143,6 +171,38 @@ fn space(folder: &Path) -> Option<Finding> {
         0..TOO_LITTLE => Finding::fail("disk", message, "free space, or no transaction can be committed"),
         TOO_LITTLE..LITTLE => Finding::warn("disk", message, "free space soon"),
         _ => Finding::ok("disk", message),
+    })
+}
+
+/// Checks that a daemon remembers over a restart which batch is the newest.
+fn state(state: &StateFolder, unit: Option<&(PathBuf, String)>) -> Option<Finding> {
+    const CHECK: &str = "restore detection";
+    let folder = match state {
+        StateFolder::NotNeeded => return None,
+        StateFolder::Configured(folder) => folder,
+        StateFolder::OfService => {
+            let folder = unit.and_then(|(_, text)| value_of(text, "StateDirectory"));
+            return Some(match folder {
+                Some(folder) => {
+                    Finding::ok(CHECK, format!("the service keeps its note in /var/lib/{folder}"))
+                }
+                None => Finding::warn(
+                    CHECK,
+                    "no state folder is configured: a daemon that was restarted does not detect a restored database",
+                    "set `state-dir` in [daemon] of jobs.toml to a folder on a persistent disk",
+                ),
+            });
+        }
+    };
+    let shown = folder.display();
+    Some(if folder.is_dir() {
+        Finding::ok(CHECK, format!("the note of the newest batch is kept in {shown}"))
+    } else {
+        Finding::fail(
+            CHECK,
+            format!("the state folder {shown} is not a folder"),
+            "create it, writable for the user of the daemon, or correct `state-dir`",
+        )
     })
 }
 
@@ -297,10 +357,41 @@ mod tests {
     }
 
     #[test]
+    fn low_limit_of_open_files_warns() {
+        for (limit, verdict) in [
+            (None, None),
+            (Some(1024), Some(Verdict::Ok)),
+            (Some(256), Some(Verdict::Ok)),
+            (Some(64), Some(Verdict::Warn)),
+        ] {
+            assert_eq!(open_files(limit).map(|finding| finding.verdict), verdict, "{limit:?}");
+        }
+    }
+
+    #[test]
+    fn missing_state_folder_is_reported() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let with_state = (PathBuf::from("/unit"), "[Service]\nStateDirectory=billing-daemon\n".to_owned());
+        let without = (PathBuf::from("/unit"), "[Service]\n".to_owned());
+        for (of, unit, expected) in [
+            (StateFolder::NotNeeded, None, None),
+            (StateFolder::OfService, None, Some(Verdict::Warn)),
+            (StateFolder::OfService, Some(&without), Some(Verdict::Warn)),
+            (StateFolder::OfService, Some(&with_state), Some(Verdict::Ok)),
+            (StateFolder::Configured(folder.path().to_owned()), None, Some(Verdict::Ok)),
+            (StateFolder::Configured(folder.path().join("none")), None, Some(Verdict::Fail)),
+        ] {
+            let found = state(&of, unit).map(|finding| finding.verdict);
+            assert_eq!(found, expected, "{of:?} {unit:?}");
+        }
+    }
+
+    #[test]
     fn exposed_secret_is_a_failure() {
         let host = HostFacts {
             exposed: vec!["/etc/x holds a secret".to_owned()],
             folders: vec![std::env::temp_dir()],
+            state: StateFolder::NotNeeded,
             drain_timeout: Duration::from_secs(30),
             unit: None,
             file: None,

@@ -13,7 +13,7 @@ use crate::exit::Failure;
 
 pub(crate) use bundle::Bundle;
 pub(crate) use database::examine as examine_database;
-pub(crate) use host::{HostFacts, examine as examine_host};
+pub(crate) use host::{HostFacts, StateFolder, examine as examine_host};
 
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

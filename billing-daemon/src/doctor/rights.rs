@@ -6,7 +6,7 @@ use sea_orm::{DatabaseConnection, DbBackend, DbErr, Statement};
 use super::Finding;
 
 /// Table, privileges, and their columns; all columns if none is named.
-const NEEDED: [(&str, &str, &[&str]); 30] = [
+const NEEDED: [(&str, &str, &[&str]); 32] = [
     ("organizations", "SELECT", &[]),
     ("wallets", "SELECT", &[]),
     ("wallets", "UPDATE", &["balance", "updated_at"]),
@@ -63,6 +63,8 @@ const NEEDED: [(&str, &str, &[&str]); 30] = [
     ("billing_charges", "INSERT", &[]),
     ("billing_meters", "SELECT, INSERT, UPDATE", &[]),
     ("billing_holds", "SELECT, INSERT, UPDATE", &[]),
+    ("billing_standings", "SELECT, INSERT, UPDATE", &[]),
+    ("billing_notices", "SELECT, INSERT, UPDATE", &[]),
     ("scheduler_audit_log", "SELECT, INSERT", &[]),
     ("billing_seen_rates", "SELECT, INSERT", &[]),
     ("billing_wallet_openings", "SELECT", &[]),

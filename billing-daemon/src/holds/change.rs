@@ -1,13 +1,14 @@
 //! What operators decide about a hold, each in one transaction with its entry in the audit log.
 
 use billing_jobs::{BILLING_JOB, money::Money};
+use billing_store::Transaction;
 use billing_store::{
     SQLITE_NOW,
     audit_log::{self, AuditEvent},
     begin,
 };
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Statement, Value};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement, Value};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -62,7 +63,7 @@ pub(crate) async fn accept(
 }
 
 async fn accept_one(
-    txn: &DatabaseTransaction,
+    txn: &Transaction,
     hold: &Hold,
     Acceptance { by, note, until }: Acceptance<'_>,
 ) -> Result<(), DbErr> {
@@ -115,7 +116,7 @@ pub(crate) async fn write_off(
 
 /// Waits for the batches of a run and lets no other begin until the end of `txn`: a batch that has read a hold as open would open
 /// it again. (SQLite has one writer, and refuses a batch whose reading is outdated.)
-async fn exclude_billing(txn: &DatabaseTransaction) -> Result<(), DbErr> {
+async fn exclude_billing(txn: &Transaction) -> Result<(), DbErr> {
     if txn.get_database_backend() != DbBackend::Sqlite {
         let sql = "SELECT fencing_token FROM scheduler_fencing WHERE job = $1 FOR NO KEY UPDATE";
         txn.query_one_raw(statement(txn, sql, [BILLING_JOB.into()])).await?;
@@ -123,7 +124,7 @@ async fn exclude_billing(txn: &DatabaseTransaction) -> Result<(), DbErr> {
     Ok(())
 }
 
-async fn write_off_one(txn: &DatabaseTransaction, hold: &Hold, by: &str, note: &str) -> Result<(), DbErr> {
+async fn write_off_one(txn: &Transaction, hold: &Hold, by: &str, note: &str) -> Result<(), DbErr> {
     let now = match txn.get_database_backend() {
         DbBackend::Sqlite => SQLITE_NOW,
         _ => "now()",
@@ -162,7 +163,7 @@ impl Hold {
 }
 
 /// Finds the open hold of the instance with this id, or with this label if no other held instance has it.
-async fn find(txn: &DatabaseTransaction, instance: &str) -> Result<Hold, Failure> {
+async fn find(txn: &Transaction, instance: &str) -> Result<Hold, Failure> {
     let failed = |error| Failure::database("look up the hold", &error);
     let name = instance.parse::<Uuid>().map_or_else(|_| instance.to_owned(), |id| id.to_string());
     let sql =
@@ -201,7 +202,7 @@ async fn find(txn: &DatabaseTransaction, instance: &str) -> Result<Hold, Failure
 
 /// The hold was read in the same transaction; a run may have changed it since.
 async fn changed_one(
-    txn: &DatabaseTransaction,
+    txn: &Transaction,
     sql: &str,
     values: impl IntoIterator<Item = Value>,
 ) -> Result<(), DbErr> {
@@ -211,6 +212,6 @@ async fn changed_one(
     }
 }
 
-fn statement(txn: &DatabaseTransaction, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
+fn statement(txn: &Transaction, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
     Statement::from_sql_and_values(txn.get_database_backend(), sql, values)
 }

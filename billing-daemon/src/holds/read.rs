@@ -2,7 +2,7 @@
 
 use billing_entities::Instant;
 use billing_jobs::money::Money;
-use billing_store::{columns, query_all};
+use billing_store::{columns, query_fleet};
 use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, QueryResult, Statement, Value};
 use serde::Serialize;
@@ -81,7 +81,7 @@ impl<'a> Pages<'a> {
     /// Finds the reasons for which instances are held.
     pub(crate) async fn of(db: &'a DatabaseConnection, filter: Filter) -> Result<Self, DbErr> {
         let sql = "SELECT DISTINCT reason FROM billing_holds WHERE closed_at IS NULL ORDER BY reason DESC";
-        let rows = query_all(db, Statement::from_string(db.get_database_backend(), sql)).await?;
+        let rows = query_fleet(db, Statement::from_string(db.get_database_backend(), sql)).await?;
         let reasons = rows.iter().map(|row| row.try_get("", "reason")).collect::<Result<Vec<String>, _>>()?;
         let is_wanted = |reason: &String| filter.reason.as_ref().is_none_or(|wanted| wanted == reason);
         let reasons = reasons.into_iter().filter(is_wanted).collect();
@@ -95,7 +95,7 @@ impl<'a> Pages<'a> {
                 [reason.as_str().into(), self.after.into(), self.filter.organization.clone().into()];
             let backend = self.db.get_database_backend();
             let statement = Statement::from_sql_and_values(backend, page_sql(backend), values);
-            let rows = query_all(self.db, statement).await?;
+            let rows = query_fleet(self.db, statement).await?;
             let page = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
             match page.last() {
                 Some(last) if page.len() == PAGE => self.after = last.id,
@@ -120,10 +120,12 @@ fn page_sql(backend: DbBackend) -> String {
                 h.detail, CAST(h.organization_id AS text) AS organization, o.name AS organization_name,
                 NOT EXISTS (SELECT 1 FROM vps_instances i WHERE i.id = h.instance_id) AS deleted,
                 ({accepted}) AS accepted, h.accepted_by, h.accepted_until, h.accepted_note
-           FROM billing_holds h LEFT JOIN organizations o ON o.id = h.organization_id
-          WHERE h.closed_at IS NULL AND h.reason = $1 AND h.id > $2
-            AND ($3{text} IS NULL OR CAST(h.organization_id AS text) = $3{text})
-          ORDER BY h.id LIMIT {PAGE}",
+           FROM (SELECT * FROM billing_holds
+                  WHERE closed_at IS NULL AND reason = $1 AND id > $2
+                    AND ($3{text} IS NULL OR CAST(organization_id AS text) = $3{text})
+                  ORDER BY id LIMIT {PAGE}) AS h
+           LEFT JOIN organizations o ON o.id = h.organization_id
+          ORDER BY h.id",
         accepted = is_accepted(backend),
     )
 }

@@ -1,6 +1,7 @@
-//! Access rules: which peer, which host name, which method, and how many requests per second.
+//! Access rules: which peer, which host name, which token, which method, and how many requests per second.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -8,36 +9,44 @@ use std::{
 use axum::{
     body::Body,
     extract::{ConnectInfo, State},
-    http::{HeaderMap, Method, Request, StatusCode, header, uri::Authority},
+    http::{HeaderMap, Method, Request, StatusCode, Uri, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 
-use super::PeerIdentity;
+use percent_encoding::percent_decode_str;
+
+use super::{peer::PeerIdentity, token::Token};
 use crate::config::http::{HttpSettings, Listen};
 
-/// The number of requests that may come at once, and the number per second after that.
+/// The number of requests of one peer that may come at once, and the number per second after that.
 const BURST: f64 = 200.0;
 const PER_SECOND: f64 = 100.0;
 
+/// The path that needs no token, for probes: it only shows that the process is alive.
+pub(super) const PUBLIC_PATH: &str = "/healthz";
+
 /// The rules of one listener.
 pub(crate) struct AccessPolicy {
-    /// The accepted values of the `Host` header; `None` on a Unix socket, which a browser cannot reach.
+    /// The accepted values of the `Host` header. `None` where no web page of a browser can get an answer: on a Unix socket, and where a
+    /// token is needed.
     hosts: Option<Vec<String>>,
+    token: Option<Token>,
     /// The users that a Unix socket accepts: root, the user of this process, and those that the configuration names.
     uids: Vec<u32>,
-    rate_limit: Mutex<RateLimit>,
+    rate_limits: Mutex<HashMap<PeerIdentity, RateLimit>>,
 }
 
 impl AccessPolicy {
-    pub(crate) fn new(settings: &HttpSettings) -> Self {
+    pub(crate) fn new(settings: &HttpSettings, token: Option<Token>) -> Self {
         let own = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned);
         let hosts =
             own.into_iter().chain(settings.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()));
         Self {
-            hosts: matches!(settings.listen, Listen::Tcp(_)).then(|| hosts.collect()),
+            hosts: (token.is_none() && matches!(settings.listen, Listen::Tcp(_))).then(|| hosts.collect()),
+            token,
             uids: [0, crate::host::platform::uid()].iter().chain(&settings.allowed_uids).copied().collect(),
-            rate_limit: Mutex::new(RateLimit { left: BURST, at: Instant::now() }),
+            rate_limits: Mutex::default(),
         }
     }
 
@@ -46,9 +55,13 @@ impl AccessPolicy {
         &self,
         peer: PeerIdentity,
         method: &Method,
+        uri: &Uri,
         headers: &HeaderMap,
         now: Instant,
     ) -> Option<(StatusCode, &'static str)> {
+        if !self.is_within_rate(peer, now) {
+            return Some((StatusCode::TOO_MANY_REQUESTS, "too many requests\n"));
+        }
         if let PeerIdentity::User(uid) = peer
             && !uid.is_some_and(|uid| self.uids.contains(&uid))
         {
@@ -62,12 +75,33 @@ impl AccessPolicy {
             let message = "this host name is not in `allowed-hosts` in the [http] section of jobs.toml\n";
             return Some((StatusCode::MISDIRECTED_REQUEST, message));
         }
+        if let Some(token) = &self.token
+            && uri.path() != PUBLIC_PATH
+            && !token.is_in(headers)
+        {
+            return Some((StatusCode::UNAUTHORIZED, "missing or wrong token\n"));
+        }
         if method != Method::GET && method != Method::HEAD {
             return Some((StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"));
         }
-        let mut rate_limit = self.rate_limit.lock().unwrap_or_else(PoisonError::into_inner);
-        (!rate_limit.take(now)).then_some((StatusCode::TOO_MANY_REQUESTS, "too many requests\n"))
+        has_control_character(uri)
+            .then_some((StatusCode::BAD_REQUEST, "the path or the query contains a control character\n"))
     }
+
+    fn is_within_rate(&self, peer: PeerIdentity, now: Instant) -> bool {
+        let mut limits = self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner);
+        if !limits.contains_key(&peer) {
+            // A peer whose limit is whole again is like a new one, so only those of the last seconds are kept.
+            limits.retain(|_, limit| !limit.is_whole(now));
+        }
+        limits.entry(peer).or_insert(RateLimit { left: BURST, at: now }).take(now)
+    }
+}
+
+/// Whether the decoded path or query has a control character. No name has one, and PostgreSQL rejects a text with NUL.
+fn has_control_character(uri: &Uri) -> bool {
+    let target = uri.path_and_query().map_or("", |target| target.as_str());
+    percent_decode_str(target).decode_utf8_lossy().contains(char::is_control)
 }
 
 /// Whether the `Host` header has an allowed name. This rejects a web page whose name was rebound to this address.
@@ -94,6 +128,10 @@ impl RateLimit {
         }
         enough
     }
+
+    fn is_whole(&self, now: Instant) -> bool {
+        self.left + now.saturating_duration_since(self.at).as_secs_f64() * PER_SECOND >= BURST
+    }
 }
 
 pub(super) async fn check(
@@ -102,8 +140,11 @@ pub(super) async fn check(
     request: Request<Body>,
     next: Next,
 ) -> Response {
-    if let Some(rejection) = policy.rejection(peer, request.method(), request.headers(), Instant::now()) {
-        return rejection.into_response();
+    let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+    if let Some(rejection) = policy.rejection(peer, method, uri, headers, Instant::now()) {
+        let needs_token = rejection.0 == StatusCode::UNAUTHORIZED;
+        let challenge = needs_token.then_some([(header::WWW_AUTHENTICATE, "Bearer")]);
+        return (challenge, rejection).into_response();
     }
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
@@ -116,6 +157,8 @@ pub(super) async fn check(
 mod tests {
     use std::time::Duration;
 
+    use billing_kinds::Secret;
+
     use super::*;
 
     fn policy(listen: &str) -> AccessPolicy {
@@ -124,11 +167,22 @@ mod tests {
 
     fn policy_with(listen: &str, allowed_uids: Vec<u32>) -> AccessPolicy {
         let listen = listen.parse().expect("an address");
-        AccessPolicy::new(&HttpSettings {
+        let settings = HttpSettings {
             listen,
+            token: None,
             allowed_hosts: vec!["Billing.internal".to_owned()],
             allowed_uids,
-        })
+        };
+        AccessPolicy::new(&settings, None)
+    }
+
+    /// A peer on this host.
+    fn local(last: u8) -> PeerIdentity {
+        PeerIdentity::Host([127, 0, 0, last].into())
+    }
+
+    fn uri(text: &str) -> Uri {
+        text.parse().expect("a path")
     }
 
     fn named(host: &str) -> HeaderMap {
@@ -151,14 +205,14 @@ mod tests {
             ("127.0.0.1@evil.example", false),
             ("", false),
         ] {
-            let rejection = policy.rejection(PeerIdentity::Loopback, &Method::GET, &named(host), now);
+            let rejection = policy.rejection(local(1), &Method::GET, &uri("/"), &named(host), now);
             assert_eq!(rejection.is_none(), accepted, "{host}");
         }
         let mut twice = named("localhost");
         twice.append(header::HOST, "evil.example".parse().expect("a header"));
-        assert!(policy.rejection(PeerIdentity::Loopback, &Method::GET, &twice, now).is_some());
-        assert!(policy.rejection(PeerIdentity::Loopback, &Method::GET, &HeaderMap::new(), now).is_some());
-        let post = policy.rejection(PeerIdentity::Loopback, &Method::POST, &named("localhost"), now);
+        assert!(policy.rejection(local(1), &Method::GET, &uri("/"), &twice, now).is_some());
+        assert!(policy.rejection(local(1), &Method::GET, &uri("/"), &HeaderMap::new(), now).is_some());
+        let post = policy.rejection(local(1), &Method::POST, &uri("/"), &named("localhost"), now);
         assert_eq!(post.map(|(status, _)| status), Some(StatusCode::METHOD_NOT_ALLOWED));
     }
 
@@ -177,24 +231,71 @@ mod tests {
             (&one, None, false),
         ] {
             let policy = policy_with("unix:/run/http.sock", allowed.clone());
-            let rejection =
-                policy.rejection(PeerIdentity::User(uid), &Method::GET, &HeaderMap::new(), Instant::now());
+            let (peer, headers) = (PeerIdentity::User(uid), HeaderMap::new());
+            let rejection = policy.rejection(peer, &Method::GET, &uri("/"), &headers, Instant::now());
             assert_eq!(rejection.is_none(), accepted, "{uid:?} of {allowed:?}");
         }
     }
 
     #[test]
-    fn excess_requests_are_rejected_until_later() {
+    fn token_is_needed_except_for_probe() {
+        let listen = "0.0.0.0:9464".parse().expect("an address");
+        let (allowed_hosts, allowed_uids) = (Vec::new(), Vec::new());
+        let settings = HttpSettings { listen, token: None, allowed_hosts, allowed_uids };
+        let token = Token::read(&Secret::Text("0123456789abcdef".to_owned())).expect("a token");
+        let policy = AccessPolicy::new(&settings, Some(token));
+        for (path, given, accepted) in [
+            ("/metrics", Some("Bearer 0123456789abcdef"), true),
+            ("/metrics", Some("Bearer 0123456789abcdeF"), false),
+            ("/metrics", None, false),
+            ("/readyz", None, false),
+            ("/unknown", None, false),
+            ("/healthz/", None, false),
+            ("//healthz", None, false),
+            ("/healthz", None, true),
+            ("/healthz?verbose", None, true),
+        ] {
+            let mut headers = named("10.0.0.1:9464");
+            headers.extend(given.map(|given| (header::AUTHORIZATION, given.parse().expect("a header"))));
+            let rejection = policy.rejection(local(1), &Method::GET, &uri(path), &headers, Instant::now());
+            let status = rejection.map(|(status, _)| status);
+            assert_eq!(status, (!accepted).then_some(StatusCode::UNAUTHORIZED), "{path} with {given:?}");
+        }
+    }
+
+    #[test]
+    fn control_characters_in_target_are_rejected() {
         let (policy, now) = (policy("127.0.0.1:9464"), Instant::now());
-        let rejected = |now| {
-            let rejection = policy.rejection(PeerIdentity::Loopback, &Method::GET, &named("localhost"), now);
+        for (target, accepted) in [
+            ("/api/runs?job=a%00", false),
+            ("/api/runs?job=%0a", false),
+            ("/api/runs?%7f=a", false),
+            ("/api/runs?job=%c2%85", false),
+            ("/api/%1bruns", false),
+            ("/api/runs?job=a%20b+%C3%BC%ff", true),
+            ("/api/runs?job=a%2500", true),
+        ] {
+            let rejection = policy.rejection(local(1), &Method::GET, &uri(target), &named("localhost"), now);
+            let status = rejection.map(|(status, _)| status);
+            assert_eq!(status, (!accepted).then_some(StatusCode::BAD_REQUEST), "{target}");
+        }
+    }
+
+    #[test]
+    fn excess_requests_of_peer_are_rejected() {
+        let (policy, now) = (policy("127.0.0.1:9464"), Instant::now());
+        let rejected = |peer, now| {
+            let rejection = policy.rejection(peer, &Method::GET, &uri("/"), &named("localhost"), now);
             rejection.map(|(status, _)| status)
         };
         for number in 0..1_000 {
             let expected = (number >= 200).then_some(StatusCode::TOO_MANY_REQUESTS);
-            assert_eq!(rejected(now), expected, "request {number}");
+            assert_eq!(rejected(local(1), now), expected, "request {number}");
         }
-        assert_eq!(rejected(now + Duration::from_secs(1)), None);
+        assert_eq!(rejected(local(2), now), None, "it has a separate limit");
+        assert_eq!(rejected(local(1), now + Duration::from_secs(1)), None);
+        assert_eq!(rejected(local(3), now + Duration::from_secs(9)), None);
+        assert_eq!(policy.rate_limits.lock().expect("no test panicked").len(), 1, "idle peers are forgotten");
     }
 
     #[test]

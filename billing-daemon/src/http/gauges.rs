@@ -14,7 +14,7 @@ use metrics::gauge;
 use crate::{
     status::Status,
     telemetry::metrics::{
-        ARREARS_AMOUNT, ARREARS_INSTANCES, AUDIT_VIOLATIONS, DAEMONS_ALIVE, GUARD_MISSING, HEARTBEAT,
+        ARREARS_AMOUNT, ARREARS_INSTANCES, AUDIT_VIOLATIONS, DAEMONS_ALIVE, GUARD_MISSING, HALTED, HEARTBEAT,
         HELD_INSTANCES, INTERVAL, JOBS_AHEAD_UNTIL, JOBS_LATE, LAST_SUCCESS, PROBLEMS, SPIKE_AMOUNT,
     },
 };
@@ -65,6 +65,7 @@ pub(crate) fn set_gauges(status: &Status, billing_interval: Option<std::time::Du
     let spike = status.last_run.as_ref().and_then(|run| run.billing_details().pending_amounts());
     set_amounts(SPIKE_AMOUNT, &spike.unwrap_or_default());
     gauge!(GUARD_MISSING).set(f64::from(u8::from(status.lacks_guard())));
+    gauge!(HALTED).set(f64::from(u8::from(status.halt.is_some())));
     let audit = status.last_audit.as_ref().and_then(|run| run.details.as_ref());
     if let Some(violations) = audit.and_then(|details| details.get("violations")?.as_u64()) {
         gauge!(AUDIT_VIOLATIONS).set(violations as f64);

@@ -52,13 +52,14 @@ pub(crate) fn render_status(status: &Status, width: Option<usize>) -> String {
 }
 
 fn headline(status: &Status) -> String {
-    let is_paused = status.problems.iter().any(|problem| problem.kind == "billing_paused");
-    match (status.problems.len() as u64, is_paused) {
-        (1, true) => "paused".to_owned(),
-        (problems, true) => format!("paused, {}", count(problems, "problem")),
-        (0, false) if !status.has_billing => "not configured; no problems".to_owned(),
-        (0, false) => "healthy".to_owned(),
-        (problems, false) => count(problems, "problem"),
+    let kinds = [("billing_halted", "halted"), ("billing_paused", "paused")];
+    let stopped = kinds.iter().find(|(kind, _)| status.problems.iter().any(|problem| problem.kind == *kind));
+    match (status.problems.len() as u64, stopped) {
+        (1, Some((_, state))) => (*state).to_owned(),
+        (problems, Some((_, state))) => format!("{state}, {}", count(problems, "problem")),
+        (0, None) if !status.has_billing => "not configured; no problems".to_owned(),
+        (0, None) => "healthy".to_owned(),
+        (problems, None) => count(problems, "problem"),
     }
 }
 
@@ -136,7 +137,9 @@ fn daemons(report: &mut Report, status: &Status, since: &impl Fn(DateTime<Utc>) 
         };
         let host = daemon.host.as_deref().unwrap_or("an unknown host");
         let version = daemon.version.as_deref().unwrap_or("unknown");
-        [daemon.daemon_id.clone(), format!("  {liveness}{role}; on {host}, version {version}")]
+        let clock = daemon.wrong_clock().map(|wrong| format!(", clock {wrong} the database's"));
+        let clock = clock.unwrap_or_default();
+        [daemon.daemon_id.clone(), format!("  {liveness}{role}; on {host}{clock}, version {version}")]
     };
     let recent: Vec<String> = status.daemons.iter().filter(is_recent).flat_map(lines).collect();
     if recent.is_empty() {

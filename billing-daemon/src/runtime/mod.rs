@@ -1,10 +1,10 @@
 //! The running daemon: it starts the jobs, ticks the scheduler until a signal arrives, and then drains it.
 
+mod config_watch;
 mod drain;
 mod presence;
 pub mod reload;
 mod reload_audit;
-mod renewals;
 mod running_daemon;
 pub(crate) mod signals;
 mod ticker;
@@ -17,23 +17,23 @@ use std::{
 
 use billing_jobs::{Services, daemon_status::StatusRow};
 use billing_kinds::Pings;
-use billing_scheduler::{Clock, STOP_GRACE, Scheduler, SystemClock};
+use billing_scheduler::{Clock, LeaseRenewal, STOP_GRACE, Scheduler, SystemClock};
 use billing_store::{Database, SeaOrmStore};
 use sea_orm::DatabaseConnection;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     config::{Config, http::HttpSettings},
     exit::{Exit, Failure},
-    host::{identity::Identity, platform::Platform},
-    http::{AppState, Server},
-    panel_database::{PanelDatabase, last_commit, open},
-    plugins::{Plugins, registry},
+    host::{identity::Identity, open_files, platform::Platform},
+    http::{AppState, Server, Token},
+    panel_database::{PanelDatabase, open, restore_detection},
+    plugins::{Plugins, kinds_for_validation, registry},
     runtime::{
+        config_watch::ConfigWatch,
         presence::Presence,
         reload::ConfigFile,
         reload_audit::ReloadAudit,
-        renewals::Renewals,
         running_daemon::{ReloadLoop, RunningDaemon, Secrets, warn_without_billing},
         signals::{ReloadSignal, Signals},
         ticker::Ticker,
@@ -45,6 +45,9 @@ use crate::{
 
 /// How long the shutdown takes after the runs: HTTP requests, the last row, the connections.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a control request waits at most while no job runs.
+const IDLE_POLL_SECONDS: u32 = 2;
 
 /// The kind of the job that reports to the panel that billing works.
 const HEARTBEAT: &str = "heartbeat";
@@ -61,6 +64,19 @@ pub async fn run(
     if Platform::current().is_none() {
         warn!("unknown operating system `{}`: it is treated as Linux", std::env::consts::OS);
     }
+    let token = config.http.as_ref().and_then(|http| http.token.as_ref()).map(Token::read).transpose();
+    let token = token.map_err(|error| {
+        Failure::new(Exit::Configuration, format!("cannot use `token` of [http] in jobs.toml: {error}"))
+    })?;
+    open_files::raise_limit();
+    if let Some(limit) = open_files::limit().filter(|limit| *limit < open_files::NEEDED) {
+        let needed = open_files::NEEDED;
+        warn!(
+            "this process may open only {limit} files, and needs {needed}: raise `LimitNOFILE` of the service, or `ulimit -n`"
+        );
+    }
+    // Files may not respond. Until here SIGTERM ends the process at once.
+    let job_secrets = config.secrets(&kinds_for_validation(plugins));
     let manager = Arc::new(ServiceManager::from_process());
     let deaf = |error| internal("listen to signals", &error);
     let mut signals = Signals::listen().map_err(deaf)?;
@@ -73,20 +89,36 @@ pub async fn run(
             return Ok(());
         }
     };
-    let start =
-        Start { config, source, database, plugins, identity, concealed, manager: Arc::clone(&manager) };
-    let Started { in_force, scheduler, renewals, presence, mut ticker, server } =
+    let start = Start {
+        config,
+        token,
+        job_secrets,
+        source,
+        database,
+        plugins,
+        identity,
+        concealed,
+        manager: Arc::clone(&manager),
+    };
+    let Started { in_force, watch, scheduler, renewals, mut presence, mut ticker, server } =
         start.start(panel_database.clone()).await?;
 
     let status = Arc::clone(&in_force.services.status);
-    let mut reload_loop = ReloadLoop::new(in_force);
-    let signal = reload_loop.run(&scheduler, &manager, &mut ticker, &mut reload_signal, &mut signals).await;
+    let mut reload_loop = ReloadLoop::new(in_force, watch);
+    let running = reload_loop.run(&scheduler, &manager, &mut ticker, &mut reload_signal, &mut signals);
+    let (cause, failure) = tokio::select! {
+        signal = running => (signal.to_string(), None),
+        error = presence.failure() => {
+            error!("{error}");
+            ("the database file was replaced".to_owned(), Some(Failure::new(Exit::TryAgain, error)))
+        }
+    };
     let mut in_force = reload_loop.finish().await;
 
     let timeout = in_force.daemon.drain_timeout;
     manager.notify(Notification::Stopping { within: timeout + STOP_GRACE + SHUTDOWN_TIMEOUT });
-    manager.notify_status(&format_args!("stopping after {signal}: runs in progress continue"));
-    info!("{signal}: nothing new starts; runs in progress continue for up to {} s", timeout.as_secs());
+    manager.notify_status(&format_args!("stopping after {cause}: runs in progress continue"));
+    info!("{cause}: nothing new starts; runs in progress continue for up to {} s", timeout.as_secs());
     let drained = drain::drain(&scheduler, timeout, &mut signals, &mut ticker, &manager).await;
     ticker.stop().await;
     renewals.stop();
@@ -97,6 +129,9 @@ pub async fn run(
     let pings = drain::finish_pings(in_force.pings.clone());
     let (stopped, (), ()) = tokio::join!(status.stop(), in_force.reloads.finish(), pings);
     drain::close(panel_database.db).await?;
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
     stopped.map_err(|error| Failure::database("write that the daemon stopped", &error))?;
     drain::result_of(drained)
 }
@@ -104,6 +139,8 @@ pub async fn run(
 /// What a daemon starts with.
 struct Start<'a> {
     config: Config,
+    token: Option<Token>,
+    job_secrets: Vec<String>,
     source: Option<ConfigFile>,
     database: Database,
     plugins: &'a Plugins,
@@ -115,8 +152,9 @@ struct Start<'a> {
 /// A daemon whose scheduler was not ticked yet.
 struct Started {
     in_force: RunningDaemon,
+    watch: Option<ConfigWatch>,
     scheduler: Scheduler,
-    renewals: Renewals,
+    renewals: LeaseRenewal,
     presence: Presence,
     ticker: Ticker,
     server: Option<Server>,
@@ -124,15 +162,21 @@ struct Started {
 
 impl Start<'_> {
     async fn start(self, panel_database: PanelDatabase) -> Result<Started, Failure> {
-        let Self { config, source, database, plugins, identity, concealed, manager } = self;
+        let Self { config, token, job_secrets, source, database, plugins, identity, concealed, manager } =
+            self;
         let panel_presence = PanelPresence::detect(&panel_database).await?;
         let bills = config.bills();
         if bills {
             panel_presence.ensure_may_charge(config.daemon.panel_billing)?;
         }
         let expected = Arc::new(RwLock::new(Arc::new(Expected::from(&config))));
+        let mut process_secrets = database.url().secrets();
+        process_secrets.extend(token.as_ref().map(|token| token.expose().to_owned()));
+        concealed.add(process_secrets.clone());
         let server = match &config.http {
-            Some(settings) => Some(serve(settings, panel_database.clone(), Arc::clone(&expected)).await?),
+            Some(settings) => {
+                Some(serve(settings, token, panel_database.clone(), Arc::clone(&expected)).await?)
+            }
             None => None,
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -140,8 +184,8 @@ impl Start<'_> {
         let mut registry = registry(&services, plugins);
         let last_billing = LastBilling::default();
         registry.layer(last_billing.clone());
-        let secrets = Secrets { database: database.url().secrets(), log: concealed };
-        secrets.conceal(&mut registry, &config);
+        let secrets = Secrets { process: process_secrets, log: concealed };
+        secrets.conceal(&mut registry, job_secrets);
         let pings = Pings::new(config.pings).map_err(|error| ping_setup_failed(&error))?;
         registry.layer(pings.clone());
 
@@ -152,9 +196,12 @@ impl Start<'_> {
         let store = metered_store(&panel_database.db, database, &identity, lease_ttl, &clock);
         let scheduler = Scheduler::build(&registry, config.jobs, Arc::new(store), clock)
             .map_err(|error| Failure::new(Exit::Configuration, error))?;
-        let renewals = Renewals::start(scheduler.clone(), lease_ttl / 3)
+        scheduler.poll_idle_every(IDLE_POLL_SECONDS);
+        services.status.report_clock(scheduler.clock());
+        let renewals = LeaseRenewal::start(scheduler.clone())
             .map_err(|error| internal("start the renewal of leases", &error))?;
-        let presence = Presence::start(Arc::clone(&services.status), has_heartbeat);
+        let presence =
+            Presence::start(Arc::clone(&services.status), Arc::clone(&services.restores), has_heartbeat);
         let ticker = Ticker::start().await.map_err(|error| internal("start the ticker", &error))?;
         log_startup(&identity, &names, &panel_database, panel_presence);
         warn_without_billing(bills);
@@ -170,25 +217,27 @@ impl Start<'_> {
             jobs: names.len(),
             manager,
             last_billing,
-            source,
             http: config.http,
             expected,
             pings,
             secrets,
         };
-        Ok(Started { in_force, scheduler, renewals, presence, ticker, server })
+        let watch = source.map(ConfigWatch::start).transpose();
+        let watch = watch.map_err(|error| internal("start the thread for jobs.toml", &error))?;
+        Ok(Started { in_force, watch, scheduler, renewals, presence, ticker, server })
     }
 }
 
 fn services(
     config: &Config,
     database: &Database,
-    PanelDatabase { db, panel }: &PanelDatabase,
+    opened: &PanelDatabase,
     identity: &Identity,
     panel_presence: PanelPresence,
     clock: &Arc<dyn Clock>,
 ) -> Services {
     let Identity { daemon_id, hostname, metadata } = identity;
+    let PanelDatabase { db, panel } = opened;
     Services {
         db: db.clone(),
         panel: *panel,
@@ -196,7 +245,7 @@ fn services(
         started: clock.monotonic(),
         billing_interval: config.billing_interval_or_default(),
         needs_guard: panel_presence.needs_guard(config.daemon.panel_billing),
-        last_commit: last_commit(&config.daemon, database),
+        restores: restore_detection(&config.daemon, database, opened, daemon_id),
         clock: Arc::clone(clock),
     }
 }
@@ -215,6 +264,7 @@ fn metered_store(
 /// Installs the metrics and starts the HTTP server.
 async fn serve(
     settings: &HttpSettings,
+    token: Option<Token>,
     panel_database: PanelDatabase,
     expected: Arc<RwLock<Arc<Expected>>>,
 ) -> Result<Server, Failure> {
@@ -223,7 +273,7 @@ async fn serve(
     metrics::set_global_recorder(recorder).map_err(|error| internal("install the metrics", &error))?;
     measured::begin();
     let state = AppState::new(panel_database, expected, handle);
-    Server::start(settings, state).await.map_err(|error| {
+    Server::start(settings, token, state).await.map_err(|error| {
         let message = format!("cannot serve HTTP at `listen` of [http] in jobs.toml: {error}");
         Failure::new(Exit::Configuration, message)
     })

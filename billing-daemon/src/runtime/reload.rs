@@ -6,8 +6,9 @@ use std::{
     time::SystemTime,
 };
 
+use billing_kinds::input_file::{self, metadata, read_text};
 use billing_scheduler::{Clock, SystemClock};
-
+use billing_store::{DatabaseUrl, audit_log::fingerprint};
 use tracing::warn;
 
 use crate::{
@@ -16,14 +17,13 @@ use crate::{
     },
     plugins::{Plugins, kinds_for_validation},
 };
-use billing_store::DatabaseUrl;
 
 /// The settings of the process, as opposed to those of jobs.
 type ProcessSettings<'a> = (&'a DaemonSettings, Option<&'a HttpSettings>);
 
 /// The source of the configuration, so that it can be reread.
 ///
-/// The file is polled once a second. That costs one system call, and works where notifications do not: network file systems, bind
+/// The file is polled once a second. That costs one system call in a thread, and works where notifications do not: network file systems, bind
 /// mounts of containers, editors and configuration managers that replace the file.
 #[derive(Clone, Debug)]
 pub struct ConfigFile {
@@ -38,8 +38,23 @@ pub struct ConfigFile {
     stamp: Option<FileStamp>,
     /// The file was different at the last poll, and another process may still be writing it.
     is_changing: bool,
-    /// The file does not exist any more, which was logged.
-    is_gone: bool,
+    /// Why the file cannot be inspected, which was logged.
+    loss: Option<String>,
+    /// Why the changed file cannot be read, which was logged.
+    unreadable: Option<String>,
+}
+
+/// A configuration that was read from the file of a running daemon.
+#[derive(Debug)]
+pub struct Reading {
+    /// The name of the file for messages.
+    pub name: String,
+    /// The fingerprint of the text.
+    pub fingerprint: String,
+    /// The id of the user that owns the file.
+    pub owner: Option<u32>,
+    /// The configuration and the current secrets of its jobs, or every mistake.
+    pub config: Result<(Config, Vec<String>), Vec<Diagnostic>>,
 }
 
 /// What identifies the version of a file without reading it.
@@ -52,9 +67,9 @@ struct FileStamp {
 }
 
 impl FileStamp {
-    fn at(path: &Path) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
-        Some(Self { modified: metadata.modified().ok(), size: metadata.len(), inode: inode(&metadata) })
+    fn at(path: &Path) -> io::Result<Self> {
+        let metadata = metadata(path)?;
+        Ok(Self { modified: metadata.modified().ok(), size: metadata.len(), inode: inode(&metadata) })
     }
 }
 
@@ -74,9 +89,13 @@ impl ConfigFile {
     /// # Errors
     /// The file cannot be read.
     pub fn open(path: &Path, environment: Environment, plugins: &Plugins) -> io::Result<Self> {
-        let stamp = FileStamp::at(path);
-        let text = fs::read_to_string(path)?;
-        Ok(Self { path: Some(path.to_owned()), stamp, ..Self::from_text(text, environment, plugins) })
+        let stamp = FileStamp::at(path)?;
+        let text = read_text(path)?;
+        Ok(Self {
+            path: Some(path.to_owned()),
+            stamp: Some(stamp),
+            ..Self::from_text(text, environment, plugins)
+        })
     }
 
     /// Returns the built-in defaults, which apply until one of the `usual` files exists.
@@ -94,7 +113,8 @@ impl ConfigFile {
             text,
             stamp: None,
             is_changing: false,
-            is_gone: false,
+            loss: None,
+            unreadable: None,
         }
     }
 
@@ -114,7 +134,7 @@ impl ConfigFile {
     #[cfg(unix)]
     #[must_use]
     pub fn owner(&self) -> Option<u32> {
-        let metadata = fs::metadata(self.path.as_ref()?).ok()?;
+        let metadata = metadata(self.path.as_ref()?).ok()?;
         Some(std::os::unix::fs::MetadataExt::uid(&metadata))
     }
 
@@ -140,12 +160,21 @@ impl ConfigFile {
         Config::load(&self.text, &self.name(), &self.environment, &registry, SystemClock.now())
     }
 
-    /// Whether the file has a different text that is complete: it did not change since the last call, about a second ago.
+    /// Whether the file has a different text that is complete: it did not change since the last call, about a second ago. Returns
+    /// true once if it cannot be read.
     pub fn has_changed(&mut self) -> bool {
         self.adopt_usual();
         let Some(path) = &self.path else { return false };
-        let stamp = FileStamp::at(path);
-        self.report_loss(stamp.is_none());
+        let stamp = match FileStamp::at(path) {
+            Ok(stamp) => {
+                self.loss = None;
+                Some(stamp)
+            }
+            Err(error) => {
+                self.report_loss(&error);
+                None
+            }
+        };
         if stamp != self.stamp {
             self.stamp = stamp;
             self.is_changing = true;
@@ -154,23 +183,41 @@ impl ConfigFile {
         if !std::mem::take(&mut self.is_changing) {
             return false;
         }
-        let text = self.path.as_ref().map_or_else(|| Ok(String::new()), fs::read_to_string);
-        // A file that cannot be read now may become readable with the same stamp.
-        self.is_changing = text.is_err();
-        text.is_ok_and(|text| text != self.text)
+        if stamp.is_none() {
+            return false;
+        }
+        match self.path.as_deref().map(read_text) {
+            Some(Err(error)) => {
+                // A file that cannot be read now may become readable with the same stamp.
+                self.is_changing = true;
+                let error = error.to_string();
+                self.unreadable.replace(error.clone()) != Some(error)
+            }
+            Some(Ok(text)) => {
+                self.unreadable = None;
+                text != self.text
+            }
+            None => false,
+        }
     }
 
-    /// Rereads and parses the file.
-    ///
-    /// # Errors
-    /// It cannot be read, or every mistake in it.
-    pub fn reread(&mut self) -> Result<Config, Vec<Diagnostic>> {
+    /// Rereads and parses the file, and reads the secrets of its jobs.
+    pub fn reread(&mut self) -> Reading {
+        let config = self.reread_config().map(|config| {
+            let secrets = config.secrets(&kinds_for_validation(&self.plugins));
+            (config, secrets)
+        });
+        Reading { name: self.name(), fingerprint: fingerprint(&self.text), owner: self.owner(), config }
+    }
+
+    fn reread_config(&mut self) -> Result<Config, Vec<Diagnostic>> {
         self.adopt_usual();
         if let Some(path) = &self.path {
-            self.stamp = FileStamp::at(path);
-            self.text = fs::read_to_string(path).map_err(|error| {
+            let read = FileStamp::at(path).and_then(|stamp| Ok((stamp, read_text(path)?)));
+            let (stamp, text) = read.map_err(|error| {
                 vec![Diagnostic::new(Location::file(&self.name()), format!("cannot be read: {error}"))]
             })?;
+            (self.stamp, self.text) = (Some(stamp), text);
         }
         self.config()
     }
@@ -178,25 +225,23 @@ impl ConfigFile {
     /// Replaces the built-in defaults by the first of the usual files that exists.
     fn adopt_usual(&mut self) {
         if self.path.is_none() {
-            self.path = self.usual.iter().find(|path| file_exists(path)).cloned();
+            self.path = self.usual.iter().find(|path| input_file::exists(path)).cloned();
         }
     }
 
-    /// Logs once that the file does not exist any more. Its jobs keep running: an editor or a deployment may be replacing it,
-    /// and the built-in defaults are other jobs.
-    fn report_loss(&mut self, is_gone: bool) {
-        if is_gone && !self.is_gone {
+    /// Logs once that the file does not exist any more, or cannot be inspected. Its jobs keep running: an editor or a deployment may
+    /// be replacing it, and the built-in defaults are other jobs.
+    fn report_loss(&mut self, error: &io::Error) {
+        let reason = match error.kind() {
+            io::ErrorKind::NotFound => "does not exist any more".to_owned(),
+            _ => format!("cannot be inspected: {error}"),
+        };
+        if self.loss.as_ref() != Some(&reason) {
             let name = self.name();
-            warn!("{name} does not exist any more: its jobs keep running until the daemon is restarted");
+            warn!("{name} {reason}: its jobs keep running until the daemon is restarted");
+            self.loss = Some(reason);
         }
-        self.is_gone = is_gone;
     }
-}
-
-/// Whether there is a file at `path`, readable or not. One that cannot be inspected counts: the operator expects it to
-/// be used.
-pub(crate) fn file_exists(path: &Path) -> bool {
-    !fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Returns the settings of the process whose new values apply after a restart.
@@ -223,10 +268,11 @@ pub(crate) fn needs_restart(before: ProcessSettings<'_>, after: ProcessSettings<
     let of_http = |http: Option<&HttpSettings>| match http {
         None => {
             let none = || Some("[]".to_owned());
-            [("listen", None), ("allowed-hosts", none()), ("allowed-uids", none())]
+            [("listen", None), ("token", None), ("allowed-hosts", none()), ("allowed-uids", none())]
         }
-        Some(HttpSettings { listen, allowed_hosts, allowed_uids }) => [
+        Some(HttpSettings { listen, token, allowed_hosts, allowed_uids }) => [
             ("listen", Some(listen.to_string())),
+            ("token", token.as_ref().map(|token| format!("{token:?}"))),
             ("allowed-hosts", Some(format!("{allowed_hosts:?}"))),
             ("allowed-uids", Some(format!("{allowed_uids:?}"))),
         ],
@@ -243,6 +289,8 @@ pub(crate) fn needs_restart(before: ProcessSettings<'_>, after: ProcessSettings<
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use billing_kinds::Secret;
 
     use super::*;
     use crate::config::PanelBilling;
@@ -261,11 +309,14 @@ mod tests {
         };
         let http = HttpSettings {
             listen: "127.0.0.1:1".parse().expect("an address"),
+            token: None,
             allowed_hosts: Vec::new(),
             allowed_uids: Vec::new(),
         };
         let elsewhere = HttpSettings { listen: "unix:/a".parse().expect("a socket"), ..http.clone() };
         let named = HttpSettings { allowed_hosts: vec!["a".to_owned()], ..http.clone() };
+        let token = Some(Secret::Env("TOKEN".to_owned()));
+        let with_token = HttpSettings { token, ..http.clone() };
         let shared = HttpSettings { allowed_uids: vec![33], ..http.clone() };
         assert_eq!(needs_restart((&before, Some(&http)), (&before, Some(&http))), [""; 0]);
         let all = [
@@ -281,6 +332,7 @@ mod tests {
             (None, Some(&http), ["`listen` of [http]"].as_slice()),
             (Some(&http), None, &["`listen` of [http]"]),
             (Some(&http), Some(&elsewhere), &["`listen` of [http]"]),
+            (Some(&http), Some(&with_token), &["`token` of [http]"]),
             (Some(&http), Some(&named), &["`allowed-hosts` of [http]"]),
             (Some(&http), Some(&shared), &["`allowed-uids` of [http]"]),
             (None, Some(&named), &["`listen` of [http]", "`allowed-hosts` of [http]"]),
@@ -300,7 +352,7 @@ mod tests {
         fs::write(&path, "another").expect("written");
         assert!(!source.has_changed(), "another process may still be writing it");
         assert!(source.has_changed());
-        assert!(source.reread().is_err(), "`another` is not a configuration");
+        assert!(source.reread().config.is_err(), "`another` is not a configuration");
         assert!(!source.has_changed() && !source.has_changed(), "a mistake is reported once");
         let other = folder.path().join("other");
         fs::write(&other, "a third").expect("written");
@@ -310,7 +362,7 @@ mod tests {
         fs::remove_file(&path).expect("removed");
         assert!(!source.has_changed() && !source.has_changed(), "a missing file is not a change");
         fs::write(&path, "a third").expect("written");
-        source.reread().expect_err("not a configuration");
+        source.reread().config.expect_err("not a configuration");
         fs::write(&path, "a third").expect("written");
         assert!(!source.has_changed() && !source.has_changed(), "the same text is no change");
     }
@@ -327,13 +379,14 @@ mod tests {
         fs::write(&path, b"\xff\xff\xff\xff").expect("written");
         let stamp = FileStamp::at(&path).expect("it is there");
         assert!(!source.has_changed(), "another process may still be writing it");
-        assert!(!source.has_changed() && !source.has_changed(), "it cannot be read");
+        assert!(source.has_changed(), "it cannot be read, which is reported");
+        assert!(!source.has_changed() && !source.has_changed(), "once");
         fs::write(&path, "four").expect("written");
         let file = fs::File::options().write(true).open(&path).expect("it is there");
         file.set_modified(stamp.modified.expect("a time")).expect("our own file");
-        assert_eq!(FileStamp::at(&path), Some(stamp), "the stamp is the same");
+        assert_eq!(FileStamp::at(&path).expect("it is there"), stamp, "the stamp is the same");
         assert!(source.has_changed());
-        source.reread().expect_err("`four` is not a configuration");
+        source.reread().config.expect_err("`four` is not a configuration");
         assert!(!source.has_changed() && !source.has_changed(), "the same text is not reread");
     }
 
@@ -345,7 +398,7 @@ mod tests {
         let source = || ConfigFile::built_in(usual.to_vec(), environment(), &Plugins::none());
         let mut followed = source();
         assert_eq!((followed.name(), followed.path()), ("built-in defaults".to_owned(), None));
-        assert_eq!(followed.reread().expect("valid").jobs.len(), 4);
+        assert_eq!(followed.reread().config.expect("valid").0.jobs.len(), 4);
         assert!(!followed.has_changed() && !followed.has_changed(), "there is no file");
 
         let one =
@@ -353,17 +406,17 @@ mod tests {
         fs::write(&usual[1], one).expect("written");
         assert!(!followed.has_changed(), "another process may still be writing it");
         assert!(followed.has_changed());
-        assert_eq!(followed.reread().expect("valid").jobs.len(), 1);
+        assert_eq!(followed.reread().config.expect("valid").0.jobs.len(), 1);
         assert_eq!(followed.path(), Some(&*usual[1]));
         // A preferred file that appears later is for the next start, and one that vanishes leaves its jobs in force.
         fs::write(&usual[0], BUILT_IN).expect("written");
         fs::remove_file(&usual[1]).expect("removed");
-        assert!(!followed.has_changed() && !followed.has_changed() && followed.is_gone);
-        let problem = followed.reread().expect_err("it is gone")[0].to_string();
+        assert!(!followed.has_changed() && !followed.has_changed() && followed.loss.is_some());
+        let problem = followed.reread().config.expect_err("it is gone")[0].to_string();
         assert!(problem.contains("installed.toml: cannot be read: "), "{problem}");
         // A request to read again does not wait until the file has settled.
         let mut requested = source();
-        assert_eq!(requested.reread().expect("valid").jobs.len(), 4);
+        assert_eq!(requested.reread().config.expect("valid").0.jobs.len(), 4);
         assert_eq!(requested.path(), Some(&*usual[0]));
     }
 }

@@ -37,10 +37,16 @@ impl ReloadAudit {
         }
     }
 
-    /// Records that the text of `source` is in force. The entry contains the owner of the file, since its author is unknown, and not
-    /// the text, which may contain a password. While the database is unreachable a background task retries.
-    pub(crate) fn record(&mut self, source: &ConfigFile, changes: &ConfigChanges) {
-        let before = self.text.replace(fingerprint(source.text()));
+    /// Records that the text with this fingerprint is in force. The entry contains the owner of the file, since its author is unknown,
+    /// and not the text, which may contain a password. While the database is unreachable a background task retries.
+    pub(crate) fn record(
+        &mut self,
+        file: &str,
+        fingerprint: String,
+        owner: Option<u32>,
+        changes: &ConfigChanges,
+    ) {
+        let before = self.text.replace(fingerprint);
         if before == self.text {
             return;
         }
@@ -50,8 +56,8 @@ impl ReloadAudit {
             job: String::new(),
             reason: None,
             details: json!({
-                "file": source.name(),
-                "owner_uid": source.owner(),
+                "file": file,
+                "owner_uid": owner,
                 "changes": changes.to_string().lines().collect::<Vec<_>>(),
                 "before": { "sha256": before },
                 "after": { "sha256": self.text },

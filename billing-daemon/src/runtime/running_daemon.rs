@@ -4,19 +4,21 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use billing_jobs::{BILLING_JOB, Services};
 use billing_kinds::Pings;
-use billing_scheduler::{ConfigChanges, JobSpec, Registry, Scheduler};
+use billing_scheduler::{Clock as _, ConfigChanges, JobSpec, Registry, Scheduler};
 use tokio::task::{JoinError, JoinHandle, block_in_place};
 use tracing::{Instrument as _, debug_span, error, field::Empty, info, warn};
 
 use super::{
-    HEARTBEAT, ping_setup_failed,
-    reload::{ConfigFile, needs_restart},
+    HEARTBEAT,
+    config_watch::ConfigWatch,
+    ping_setup_failed,
+    reload::{Reading, needs_restart},
     reload_audit::ReloadAudit,
     signals::{ReloadSignal, ShutdownSignal, Signals},
     ticker::Ticker,
 };
 use crate::{
-    config::{Config, DaemonSettings, http::HttpSettings},
+    config::{DaemonSettings, http::HttpSettings},
     exit::Failure,
     host::identity::Identity,
     panel_database::PanelDatabase,
@@ -38,8 +40,6 @@ pub(super) struct RunningDaemon {
     pub(super) jobs: usize,
     pub(super) manager: Arc<ServiceManager>,
     pub(super) last_billing: LastBilling,
-    /// `None` if the configuration comes from no file.
-    pub(super) source: Option<ConfigFile>,
     pub(super) reloads: ReloadAudit,
     pub(super) http: Option<HttpSettings>,
     /// What HTTP requests judge the status by.
@@ -50,16 +50,15 @@ pub(super) struct RunningDaemon {
 
 /// What no log line and no run in the history contains.
 pub(super) struct Secrets {
-    /// The password of the database.
-    pub(super) database: Vec<String>,
+    /// The password of the database, and the token of HTTP.
+    pub(super) process: Vec<String>,
     pub(super) log: Concealed,
 }
 
 impl Secrets {
-    /// Masks the password of the database, and the secrets of the jobs of `config`, in the history and in the log.
-    pub(super) fn conceal(&self, registry: &mut Registry, config: &Config) {
-        let secrets = config.secrets(registry);
-        registry.conceal(secrets.iter().chain(&self.database));
+    /// Masks the secrets of the process and those of the jobs in the history and in the log.
+    pub(super) fn conceal(&self, registry: &mut Registry, secrets: Vec<String>) {
+        registry.conceal(secrets.iter().chain(&self.process));
         self.log.add(secrets);
     }
 }
@@ -70,21 +69,11 @@ impl RunningDaemon {
         self.manager.notify_status(&self.last_billing.status_line(self.jobs));
     }
 
-    /// Whether the file has a different text than the one in force.
-    fn has_changed(&mut self) -> bool {
-        self.source.as_mut().is_some_and(ConfigFile::has_changed)
-    }
-
-    /// Rereads the configuration and applies it, or logs why it cannot.
-    async fn reload(&mut self, scheduler: &Scheduler) {
-        let Some(mut source) = self.source.take() else {
-            info!("this daemon has no file to read again");
-            return;
-        };
+    /// Applies a configuration that was read, or logs why it cannot.
+    async fn reload(&mut self, scheduler: &Scheduler, reading: Reading) {
         self.manager.notify(Notification::Reloading);
-        let name = source.name();
-        let span = debug_span!("reload", config.file = name, outcome = Empty, error = Empty);
-        let applied = self.apply_reload(scheduler, &mut source).instrument(span.clone()).await;
+        let span = debug_span!("reload", config.file = reading.name, outcome = Empty, error = Empty);
+        let applied = self.apply(scheduler, reading).instrument(span.clone()).await;
         metrics::reloaded(applied.is_ok());
         match applied {
             Ok(()) => {
@@ -96,13 +85,12 @@ impl RunningDaemon {
             }
         }
         self.manager.notify(Notification::Ready);
-        self.source = Some(source);
     }
 
-    /// Puts the configuration of `source` into force, or returns why it cannot.
-    async fn apply_reload(&mut self, scheduler: &Scheduler, source: &mut ConfigFile) -> Result<(), String> {
-        let name = source.name();
-        let config = block_in_place(|| source.reread()).map_err(|problems| {
+    /// Puts the configuration into force, or returns why it cannot.
+    async fn apply(&mut self, scheduler: &Scheduler, reading: Reading) -> Result<(), String> {
+        let Reading { name, fingerprint, owner, config } = reading;
+        let (config, secrets) = config.map_err(|problems| {
             for problem in &problems {
                 error!("{problem:#}");
             }
@@ -117,7 +105,7 @@ impl RunningDaemon {
         let has_other_interval = billing_interval != self.services.billing_interval;
         let services = Services { billing_interval, needs_guard, ..self.services.clone() };
         let mut registry = registry(&services, &self.plugins);
-        self.secrets.conceal(&mut registry, &config);
+        self.secrets.conceal(&mut registry, secrets);
         // Both jobs depend on the interval: how long a new daemon may beat, and when the panel may bill.
         let renew =
             |spec: &JobSpec| has_other_interval && [HEARTBEAT, BILLING_JOB].contains(&spec.kind.as_str());
@@ -148,7 +136,7 @@ impl RunningDaemon {
             warn!("{name}: {} {verb} into force at the next start", pending.join(", "));
         }
         self.daemon.drain_timeout = config.daemon.drain_timeout;
-        self.reloads.record(source, &changes);
+        self.reloads.record(&name, fingerprint, owner, &changes);
         Ok(())
     }
 
@@ -187,18 +175,18 @@ pub(super) fn warn_without_billing(bills: bool) {
 }
 
 /// Owns the configuration in force. During a reload a separate task owns it: the task that ticks the scheduler does not wait for
-/// the validation of a file.
+/// the database.
 pub(super) struct ReloadLoop {
     /// `None` during a reload.
     in_force: Option<Box<RunningDaemon>>,
     reload: Option<JoinHandle<Box<RunningDaemon>>>,
-    /// A reload was requested during another one.
-    again: bool,
+    /// `None` if the configuration comes from no file.
+    watch: Option<ConfigWatch>,
 }
 
 impl ReloadLoop {
-    pub(super) fn new(in_force: RunningDaemon) -> Self {
-        Self { in_force: Some(Box::new(in_force)), reload: None, again: false }
+    pub(super) fn new(in_force: RunningDaemon, watch: Option<ConfigWatch>) -> Self {
+        Self { in_force: Some(Box::new(in_force)), reload: None, watch }
     }
 
     /// Ticks the scheduler and applies changed configurations until a signal arrives.
@@ -221,40 +209,46 @@ impl ReloadLoop {
             tokio::select! {
                 () = ticker.tick() => {
                     scheduler.tick();
+                    metrics::clock_offset(scheduler.clock().offset());
                     watchdog.ticked(manager);
-                    if self.in_force.as_mut().is_some_and(|in_force| in_force.has_changed()) {
-                        self.begin_reload(scheduler);
-                    }
                 }
-                () = reload_signal.next() => self.begin_reload(scheduler),
-                () = self.reloaded() => {
-                    if std::mem::take(&mut self.again) {
-                        self.begin_reload(scheduler);
-                    }
-                }
+                () = reload_signal.next() => self.request_reload(),
+                () = self.progress(scheduler) => {}
                 signal = signals.next() => return signal,
             }
         }
     }
 
-    /// Starts a reload, or requests one after the reload in progress.
-    fn begin_reload(&mut self, scheduler: &Scheduler) {
-        let Some(mut in_force) = self.in_force.take() else {
-            self.again = true;
-            return;
-        };
+    fn request_reload(&self) {
+        if let Some(watch) = &self.watch {
+            watch.request();
+        } else {
+            info!("this daemon has no file to read again");
+        }
+    }
+
+    /// Waits for the end of the reload in progress, or else for a configuration, whose reload begins. Nothing is lost if the future is
+    /// dropped.
+    async fn progress(&mut self, scheduler: &Scheduler) {
+        if self.reload.is_some() {
+            return self.reloaded().await;
+        }
+        let Some(watch) = &mut self.watch else { return std::future::pending().await };
+        let reading = watch.next().await;
+        let Some(mut in_force) = self.in_force.take() else { return };
         let scheduler = scheduler.clone();
         self.reload = Some(tokio::spawn(async move {
-            in_force.reload(&scheduler).await;
+            in_force.reload(&scheduler, reading).await;
             in_force
         }));
     }
 
-    /// Returns when a reload has ended, and never without one. Nothing is lost if the future is dropped.
+    /// Waits for the end of the reload in progress, if there is one.
     async fn reloaded(&mut self) {
-        let Some(reload) = &mut self.reload else { return std::future::pending().await };
-        self.in_force = Some(joined(reload.await));
-        self.reload = None;
+        if let Some(reload) = &mut self.reload {
+            self.in_force = Some(joined(reload.await));
+            self.reload = None;
+        }
     }
 
     /// Returns the configuration in force, after the reload in progress.

@@ -1,5 +1,7 @@
-//! Reports to the service manager that started the daemon: readiness, status, and a watchdog.
+//! Reports to the service manager that started the daemon: readiness, status, and a watchdog. A container's runtime, which reads no
+//! reports, probes the liveness file instead.
 
+pub(crate) mod liveness;
 mod status_line;
 #[cfg(unix)]
 mod systemd;
@@ -16,6 +18,7 @@ use std::{
 
 use tracing::warn;
 
+use liveness::LivenessFile;
 #[cfg(unix)]
 use systemd::Channel;
 #[cfg(windows)]
@@ -45,9 +48,10 @@ pub(crate) enum Notification<'a> {
     Status(&'a str),
 }
 
-/// The service manager, if one started this process.
+/// The service manager, if one started this process, and the liveness file, if there is one.
 pub(crate) struct ServiceManager {
     channel: Option<Channel>,
+    liveness: Option<LivenessFile>,
     last: Mutex<LastReport>,
 }
 
@@ -59,18 +63,24 @@ struct LastReport {
 }
 
 impl ServiceManager {
-    /// Returns the service manager that the environment names.
+    /// Returns the service manager and the liveness file that the environment names.
     pub(crate) fn from_process() -> Self {
         let channel = Channel::from_process().unwrap_or_else(|error| {
             warn!(%error, "cannot notify the service manager: {error}");
             None
         });
-        Self { channel, last: Mutex::default() }
+        let liveness = LivenessFile::from_process().unwrap_or_else(|error| {
+            warn!(%error, "{error}; `billing-daemon healthcheck` reports that no daemon runs");
+            None
+        });
+        Self { channel, liveness, last: Mutex::default() }
     }
 
-    /// The watchdog's timeout, if there is a watchdog.
+    /// The shortest timeout of a watchdog, if there is a watchdog.
     pub(crate) fn watchdog(&self) -> Option<Duration> {
-        self.channel.as_ref().and_then(Channel::watchdog)
+        let of_file = self.liveness.as_ref().map(|_| liveness::WATCHDOG);
+        let of_manager = self.channel.as_ref().and_then(Channel::watchdog);
+        of_file.into_iter().chain(of_manager).min()
     }
 
     pub(crate) fn notify(&self, notification: Notification<'_>) {
@@ -106,6 +116,10 @@ impl ServiceManager {
 
     fn send(&self, last: &mut LastReport, notifications: &[Notification<'_>]) {
         let sent = self.channel.as_ref().map_or(Ok(()), |channel| channel.send(notifications));
+        // A status alone, which may be reported at any time, does not mean progress.
+        let is_progress = notifications.iter().any(|one| !matches!(one, Notification::Status(_)));
+        let renewed = self.liveness.as_ref().filter(|_| is_progress).map_or(Ok(()), LivenessFile::renew);
+        let sent = sent.and(renewed);
         if let Err(error) = &sent
             && !last.failed
         {

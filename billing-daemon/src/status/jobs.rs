@@ -1,7 +1,7 @@
 //! The jobs that the database or the configuration knows.
 
 use billing_scheduler::{JobRow, JobSpec, Pause, RunFilter, RunRow, Scope};
-use billing_store::{read_control_state, read_job, read_jobs, read_runs};
+use billing_store::{read_control_state, read_job, read_jobs, read_last_runs, read_runs};
 use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DbErr};
 
@@ -36,10 +36,13 @@ pub(crate) async fn read_job_views(
             rows.insert(place, JobRows::new(name));
         }
     }
+    let missing = rows.iter().filter(|rows| rows.row.is_none());
+    let missing: Vec<&str> = missing.map(|rows| rows.name.as_str()).collect();
+    let mut last_runs = read_last_runs(db, &missing).await?;
     for rows in rows.iter_mut().filter(|rows| rows.row.is_none()) {
         let pause = paused.iter().find(|(name, _)| *name == rows.name);
         rows.paused = pause.map(|(_, pause)| pause.clone());
-        rows.last_run = read_last_run(db, &rows.name).await?;
+        rows.last_run = last_runs.remove(&rows.name);
     }
     Ok(rows.into_iter().map(|rows| rows.view(configured, now)).collect())
 }

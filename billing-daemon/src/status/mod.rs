@@ -1,5 +1,6 @@
 //! The status of billing: read once, judged by one pure function, and shown alike by the command line, HTTP and the metrics.
 
+mod halt;
 pub(crate) mod jobs;
 pub(crate) mod panel_presence;
 mod problems;
@@ -13,9 +14,11 @@ use std::time::Duration;
 use billing_jobs::BILLING_JOB;
 use billing_scheduler::JobSpec;
 
+pub use halt::HaltView;
 pub use problems::problems;
 pub(crate) use read::daemons_alive;
 pub use read::{read, runs};
+pub(crate) use views::wrong_clock;
 pub use views::{
     AmountDue, BillingRole, Daemon, HoldSummary, JobState, JobView, LeaseView, Liveness, PanelGuardView,
     PanelStatus, PauseView, Problem, RetryView, RunView, Status, Uncharged,

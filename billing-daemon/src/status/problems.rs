@@ -16,9 +16,14 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
     let mut problems = Vec::new();
     problems.extend(no_daemon(status));
     problems.extend(status.daemons.iter().filter_map(|daemon| of_daemon(status, daemon)));
+    problems.extend(status.daemons.iter().filter_map(clock_offset));
     if status.has_billing {
-        problems.extend(billing_paused(status).or_else(|| billing_silent(status, interval)));
-        problems.extend(billing_failed(status));
+        let halted = billing_halted(status);
+        if halted.is_none() {
+            problems.extend(billing_paused(status).or_else(|| billing_silent(status, interval)));
+            problems.extend(billing_failed(status));
+        }
+        problems.extend(halted);
         problems.extend(panel_guard(status));
         problems.extend(holds(status));
     }
@@ -61,6 +66,27 @@ fn of_daemon(status: &Status, daemon: &Daemon) -> Option<Problem> {
             Some(Problem::new("daemon_failing", format!("{id}: {error}")))
         }
     }
+}
+
+fn clock_offset(daemon: &Daemon) -> Option<Problem> {
+    let wrong = daemon.wrong_clock().filter(|_| daemon.liveness.is_alive())?;
+    let host = daemon.host.as_deref().unwrap_or(&daemon.daemon_id);
+    let message = format!(
+        "the clock of {host} is {wrong} the database's, which the schedules follow: synchronize both"
+    );
+    Some(Problem::new("clock_offset", message))
+}
+
+/// It explains every failed run, and a pause changes nothing meanwhile.
+fn billing_halted(status: &Status) -> Option<Problem> {
+    let halt = status.halt.as_ref()?;
+    let message = format!(
+        "billing is halted since {}: {}; a backup was restored, or commits were lost in a fail-over: find out what is missing, then run \
+         `billing-daemon accept-restore`",
+        ago(since(status, halt.found_at)),
+        halt.reason
+    );
+    Some(Problem::new("billing_halted", message))
 }
 
 fn billing_paused(status: &Status) -> Option<Problem> {
@@ -172,7 +198,7 @@ fn is_new(daemon: &Daemon, now: DateTime<Utc>, interval: Duration) -> bool {
 mod tests {
     use super::*;
     use crate::status::{
-        HoldSummary, PanelGuardView, PauseView,
+        HaltView, HoldSummary, PanelGuardView, PauseView,
         testing::{daemon, healthy, held, job, minutes_ago, run},
     };
 
@@ -282,6 +308,38 @@ mod tests {
             |status| status.panel.guard = PanelGuardView { outdated: true, ..on },
             &["panel_guard"],
         );
+    }
+
+    #[test]
+    fn wrong_clock_of_live_daemon_is_problem() {
+        let rows = [
+            (None, Liveness::Alive, [].as_slice()),
+            (Some(5_000), Liveness::Alive, &[]),
+            (Some(-5_001), Liveness::Alive, &["clock_offset"]),
+            (Some(7_200_000), Liveness::Alive, &["clock_offset"]),
+            (Some(7_200_000), Liveness::Stopped, &["no_daemon"]),
+        ];
+        for (clock_offset_ms, liveness, expected) in rows {
+            let wrong = Daemon { clock_offset_ms, ..daemon(liveness) };
+            check(&format!("{clock_offset_ms:?}"), |status| status.daemons = vec![wrong], expected);
+        }
+    }
+
+    #[test]
+    fn halt_explains_failed_and_missing_runs() {
+        let halt = HaltView {
+            found_at: minutes_ago(5),
+            found_by: "web-1".to_owned(),
+            missing_batch: 7,
+            missing_batch_at: minutes_ago(10),
+            newest_batch: None,
+            reason: String::new(),
+        };
+        let halt = |status: &mut Status| {
+            (status.halt, status.last_run, status.last_success_at) =
+                (Some(halt), Some(run(RunStatus::Dead)), Some(minutes_ago(600)));
+        };
+        check("halted", halt, &["billing_halted"]);
     }
 
     #[test]

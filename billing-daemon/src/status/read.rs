@@ -5,18 +5,20 @@ use billing_jobs::{
     AUDIT_KIND, BILLING_JOB,
     billing::{Biller, BillingSettings, HAND_BACK_AFTER, micros},
     currency::Currency,
-    daemon_status::ALIVE_WITHIN,
+    daemon_status::{ALIVE_WITHIN, CLOCK_OFFSET},
     hold::Reason,
     money::Money,
+    restore_detection::Halt,
     uncharged::Closed,
 };
 use billing_scheduler::{RunFilter, RunRow, RunStatus};
-use billing_store::{begin_read, columns, query_all, read_runs};
+use billing_store::{StatementLimit, begin_read, columns, query_fleet, read_runs};
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryResult, Statement};
 
 use super::{
-    AmountDue, BillingRole, Daemon, Expected, HoldSummary, Liveness, PanelStatus, RunView, Status, Uncharged,
+    AmountDue, BillingRole, Daemon, Expected, HaltView, HoldSummary, Liveness, PanelStatus, RunView, Status,
+    Uncharged,
     jobs::{ConfiguredJobs, read_job_views},
     panel_presence::PanelPresence,
     problems,
@@ -65,6 +67,7 @@ pub async fn read(opened: &PanelDatabase, expected: &Expected) -> Result<Status,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         engine: engine(db),
         schema: schema(db).await?,
+        halt: fencing.as_ref().and_then(|row| row.halt.as_deref()).map(halt).transpose().map_err(failed)?,
         panel: PanelStatus {
             generation: presence.generation.to_string(),
             present: presence.present,
@@ -109,8 +112,12 @@ async fn schema(db: &DatabaseConnection) -> Result<String, Failure> {
     Ok(newest.unwrap_or_else(|| "none".to_owned()))
 }
 
+fn halt(text: &str) -> Result<HaltView, DbErr> {
+    Halt::of_json(text).map(HaltView::from)
+}
+
 async fn fencing_row(db: &DatabaseConnection) -> Result<Option<scheduler_fencing::Model>, DbErr> {
-    let txn = begin_read(db).await?;
+    let txn = begin_read(db, StatementLimit::Fleet).await?;
     let fencing = scheduler_fencing::Entity::find_by_id(BILLING_JOB).one(&txn).await?;
     txn.commit().await?;
     Ok(fencing)
@@ -169,8 +176,7 @@ async fn last_done(db: &DatabaseConnection, job: &str) -> Result<Option<RunRow>,
 /// Returns the number of daemons that are alive.
 pub(crate) async fn daemons_alive(opened: &PanelDatabase) -> Result<usize, Failure> {
     let failed = |error| Failure::database("read which daemons are alive", &error);
-    let biller = Biller::new(opened.db.clone(), opened.panel, BillingSettings::default());
-    let observed_at = biller.now().await.map_err(failed)?;
+    let observed_at = opened.now().await.map_err(failed)?;
     let daemons = daemons(&opened.db, observed_at, None).await.map_err(failed)?;
     Ok(daemons.iter().filter(|daemon| daemon.liveness.is_alive()).count())
 }
@@ -190,7 +196,7 @@ async fn daemons(
         at("heartbeat_at"),
         at("started_at"),
     );
-    let rows = query_all(db, Statement::from_string(backend, sql)).await?;
+    let rows = query_fleet(db, Statement::from_string(backend, sql)).await?;
     rows.iter().map(|row| daemon(row, observed_at, bills_now)).collect()
 }
 
@@ -227,6 +233,7 @@ fn daemon(row: &QueryResult, observed_at: DateTime<Utc>, bills_now: Option<&str>
         started_at: at("started_at")?,
         billing_role,
         has_billing,
+        clock_offset_ms: metadata.get(CLOCK_OFFSET).and_then(serde_json::Value::as_i64),
         error: Some(columns::lossy(row, "error_message"))
             .filter(|error| !error.is_empty() && liveness != Liveness::Stopped),
     })
@@ -245,7 +252,7 @@ async fn holds(db: &DatabaseConnection) -> Result<Vec<HoldSummary>, DbErr> {
            FROM billing_holds h WHERE h.closed_at IS NULL GROUP BY h.reason, h.currency ORDER BY h.reason, h.currency",
         is_accepted(backend)
     );
-    let rows = query_all(db, Statement::from_string(backend, sql)).await?;
+    let rows = query_fleet(db, Statement::from_string(backend, sql)).await?;
     let mut all: Vec<HoldSummary> = Vec::new();
     for row in &rows {
         let count = |column| row.try_get::<i64>("", column).map(i64::unsigned_abs);
@@ -272,7 +279,7 @@ async fn holds(db: &DatabaseConnection) -> Result<Vec<HoldSummary>, DbErr> {
 
 async fn uncharged(db: &DatabaseConnection, observed_at: DateTime<Utc>) -> Result<Vec<Uncharged>, DbErr> {
     let since = (observed_at - UNCHARGED_SHOWN).timestamp_micros();
-    let txn = begin_read(db).await?;
+    let txn = begin_read(db, StatementLimit::Fleet).await?;
     let closed = billing_jobs::uncharged::uncharged(&txn, Closed::Since(since)).await?;
     txn.commit().await?;
     let shown = |of_one: billing_jobs::uncharged::Uncharged| Uncharged {

@@ -29,6 +29,7 @@ pub(crate) fn daemon(liveness: Liveness) -> Daemon {
         started_at: None,
         billing_role: BillingRole::None,
         has_billing: true,
+        clock_offset_ms: None,
         error: None,
     }
 }
@@ -76,6 +77,7 @@ pub(crate) fn healthy() -> Status {
         engine: String::new(),
         schema: String::new(),
         has_billing: true,
+        halt: None,
         panel: PanelStatus {
             generation: "G1".to_owned(),
             present: true,

@@ -8,12 +8,13 @@ use billing_jobs::{
     panel_guard::PanelGuardStatus,
     uncharged::Debt,
 };
-use billing_scheduler::{Holder, Pause, Retrying, RunCause, RunRow, RunStatus, ScheduleAhead};
-use chrono::{DateTime, Utc};
+use billing_scheduler::{Holder, Pause, Retrying, RunCause, RunRow, RunStatus, ScheduleAhead, StoreClock};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::HaltView;
 use crate::format::age_of;
 
 /// The status of billing. Amounts are decimal texts.
@@ -33,6 +34,8 @@ pub struct Status {
     pub schema: String,
     /// Whether a daemon is configured to bill: the problems of billing count only then.
     pub has_billing: bool,
+    /// Why no daemon bills, if a committed batch is missing.
+    pub halt: Option<HaltView>,
     /// The panel that uses the same database.
     pub panel: PanelStatus,
     /// When the last successful billing run ended.
@@ -142,8 +145,25 @@ pub struct Daemon {
     pub billing_role: BillingRole,
     /// Whether the daemon is configured to bill, even if it is dead.
     pub has_billing: bool,
+    /// The database's clock minus that of the daemon's host, in milliseconds, as the daemon last measured it: positive if the host's
+    /// clock is behind. None on SQLite, which uses the host's clock.
+    pub clock_offset_ms: Option<i64>,
     /// The error that the daemon reports.
     pub error: Option<String>,
+}
+
+impl Daemon {
+    /// How much the host's clock differs from the database's, such as `2h behind`, if that is more than the clocks may differ.
+    pub(crate) fn wrong_clock(&self) -> Option<String> {
+        wrong_clock(TimeDelta::milliseconds(self.clock_offset_ms?))
+    }
+}
+
+/// Describes a host's clock to which `offset` must be added: `2h behind`. None if it is correct enough.
+pub(crate) fn wrong_clock(offset: TimeDelta) -> Option<String> {
+    let direction = if offset > TimeDelta::zero() { "behind" } else { "ahead of" };
+    (offset.abs() > StoreClock::TOLERANCE)
+        .then(|| format!("{} {direction}", age_of(offset.abs().to_std().unwrap_or_default())))
 }
 
 /// Whether a daemon is alive.
@@ -197,7 +217,7 @@ pub struct RunView {
     #[serde(serialize_with = "status_as_word")]
     #[schema(value_type = String)]
     pub status: RunStatus,
-    /// What started the run: `schedule`, `manual` or `replay`.
+    /// What started the run: `schedule`, `manual`, `replay` or `queue`.
     #[serde(serialize_with = "cause_as_word")]
     #[schema(value_type = String)]
     pub cause: RunCause,

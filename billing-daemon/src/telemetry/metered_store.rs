@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use billing_scheduler::{
-    Claim, ControlReceipt, ControlRequest, ControlState, JobRow, JobState, LateJob, Lease, RunFilter,
-    RunRecord, RunRow, Store, StoreError,
+    Claim, ControlReceipt, ControlRequest, JobRow, JobState, LateJob, Lease, RunFilter, RunRecord, RunRow,
+    Store, StoreError, StorePoll,
 };
 use billing_store::{QueryFailed, classify};
 use chrono::{DateTime, Utc};
@@ -57,8 +57,8 @@ impl<S: Store> Store for MeteredStore<S> {
         counted(self.0.release(lease).await)
     }
 
-    async fn control_state(&self, known: Option<i64>) -> Result<Option<ControlState>, StoreError> {
-        counted(self.0.control_state(known).await)
+    async fn poll(&self, known: Option<i64>) -> Result<StorePoll, StoreError> {
+        counted(self.0.poll(known).await)
     }
 
     async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {

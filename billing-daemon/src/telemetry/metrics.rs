@@ -8,6 +8,7 @@ use billing_jobs::{
 };
 use billing_scheduler::{RunRecord, RunStatus};
 use billing_store::ErrorClass;
+use chrono::TimeDelta;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
 
@@ -60,10 +61,12 @@ pub(crate) const LAST_SUCCESS: &str = "billing_daemon_last_success_timestamp_sec
 pub(crate) const INTERVAL: &str = "billing_daemon_billing_interval_seconds";
 pub(crate) const SPIKE_AMOUNT: &str = "billing_daemon_spike_amount";
 pub(crate) const GUARD_MISSING: &str = "billing_daemon_panel_guard_missing";
+pub(crate) const HALTED: &str = "billing_daemon_billing_halted";
 pub(crate) const AUDIT_VIOLATIONS: &str = "billing_daemon_audit_violations";
+const CLOCK_OFFSET: &str = "billing_daemon_clock_offset_seconds";
 
 /// All metrics of the daemon.
-pub const ALL: [Metric; 26] = [
+pub const ALL: [Metric; 28] = [
     gauge(BUILD_INFO, "always 1; the label is the version"),
     counter(RUNS, "runs of this daemon, by job and status"),
     seconds(RUN_DURATION, "duration of runs"),
@@ -113,7 +116,12 @@ pub const ALL: [Metric; 26] = [
         GUARD_MISSING,
         "1 if the panel could charge the same hours because the panel guard is missing, disabled or outdated",
     ),
+    gauge(HALTED, "1 if no daemon bills because a committed batch is missing, until `accept-restore`"),
     gauge(AUDIT_VIOLATIONS, "violations of an invariant that the last complete audit job found"),
+    gauge(
+        CLOCK_OFFSET,
+        "the database's clock minus that of this daemon's host, which is behind if this is positive; 0 on SQLite",
+    ),
 ];
 
 const fn gauge(name: &'static str, help: &'static str) -> Metric {
@@ -157,6 +165,7 @@ fn describe() {
 /// its first one, so the first reload that is refused would go unnoticed.
 pub fn begin() {
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    clock_offset(None);
     for name in [CHARGED_INSTANCES, CHARGED_HOURS] {
         counter!(name).increment(0);
     }
@@ -223,6 +232,11 @@ pub fn claimed(job: &str) {
     counter!(LEASE_CLAIMS, "job" => job.to_owned()).increment(1);
 }
 
+/// Sets the measured difference between the database's clock and the host's.
+pub fn clock_offset(offset: Option<TimeDelta>) {
+    gauge!(CLOCK_OFFSET).set(offset.unwrap_or_default().as_seconds_f64());
+}
+
 /// Counts a reload of the configuration.
 pub fn reloaded(accepted: bool) {
     counter!(RELOADS, "result" => if accepted { ACCEPTED } else { REFUSED }).increment(1);
@@ -233,7 +247,7 @@ pub(crate) mod tests {
     use std::collections::BTreeSet;
 
     use billing_scheduler::{FencingToken, RunCause};
-    use chrono::{DateTime, TimeDelta, Utc};
+    use chrono::{DateTime, Utc};
     use serde_json::json;
 
     use super::*;
@@ -360,7 +374,7 @@ pub(crate) mod tests {
     fn each_alert_has_a_manual_section() {
         let alerts: Vec<_> =
             ALERTS.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
-        assert_eq!(alerts.len(), 8);
+        assert_eq!(alerts.len(), 10);
         for alert in alerts {
             assert!(
                 MANUAL.contains(&format!("\n### {alert}\n")),

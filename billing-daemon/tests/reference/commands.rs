@@ -72,6 +72,11 @@ fn usage(name: &str, own: &[&Arg]) -> String {
     if own.iter().any(|argument| !argument.is_positional()) {
         usage += " [OPTIONS]";
     }
+    for argument in own.iter().filter(|argument| argument.is_required_set()) {
+        if let Some(long) = argument.get_long() {
+            usage += &format!(" --{long} {}", value_name(argument));
+        }
+    }
     for argument in own.iter().filter(|argument| argument.is_positional()) {
         let many = if takes_many(argument) { "..." } else { "" };
         let value = value_name(argument);
@@ -104,7 +109,7 @@ fn arguments(arguments: &[&Arg]) -> String {
                 None => argument.get_id().to_string(),
             };
             let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
-            // Defaults that are not one value are at the end of the help: `[default: ./.env]`.
+            // The default is at the end of the help: `[default: ./.env]`.
             let (help, default) = help.trim_end_matches(']').split_once(" [default: ").unwrap_or((&help, ""));
             let mut meaning = markdown::sentence(help);
             if !default.is_empty() {
@@ -115,12 +120,6 @@ fn arguments(arguments: &[&Arg]) -> String {
             if takes_value(argument) && !values.is_empty() {
                 let values: Vec<_> = values.iter().map(|value| markdown::code(value.get_name())).collect();
                 meaning += &format!(" Values: {}.", values.join(", "));
-            }
-            let defaults = argument.get_default_values();
-            if takes_value(argument) && !defaults.is_empty() {
-                let defaults: Vec<_> =
-                    defaults.iter().map(|value| markdown::code(&value.to_string_lossy())).collect();
-                meaning += &format!(" Default: {}.", defaults.join(", "));
             }
             vec![markdown::code(&name), meaning]
         })

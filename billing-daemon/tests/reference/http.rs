@@ -7,8 +7,23 @@ use super::markdown;
 const INTRODUCTION: &str = "\
 # HTTP interface
 
-The daemon serves these paths if jobs.toml has an `[http]` section. The interface is read-only: it accepts `GET` and `HEAD`, and only \
-connections from this host. `/api/openapi.json` is the OpenAPI document from which this page is generated.
+The daemon serves these paths if jobs.toml has an `[http]` section. The interface is read-only: it accepts `GET` and `HEAD`. Without \
+`token` in `[http]` it accepts only connections from this host. With it, every request except `/healthz` needs the header \
+`Authorization: Bearer TOKEN`, or is answered with 401. `/api/openapi.json` is the OpenAPI document from which this page is generated.
+
+## Limits
+
+Clients cannot take what billing needs. A client is an address, an IPv6 network of 64 bits, or a user of a Unix socket.
+
+| limit | value |
+|---|---|
+| requests of one client | 200 at once, and 100 per second after that; more are answered with 429 |
+| open connections | 64, of which 32 of one client; more are closed |
+| requests of one connection | 1 |
+| time for the header of a request | 5 seconds |
+| duration of a connection | 30 seconds |
+
+A path or a query with a control character, such as `%00`, is answered with 400.
 
 ";
 

@@ -11,7 +11,6 @@ use sea_orm::DatabaseConnection;
 use super::{BillArgs, manual_run::billing_failure};
 use crate::{
     exit::{Exit, Failure},
-    host::identity::operator_name,
     subjects,
 };
 
@@ -30,19 +29,20 @@ pub(super) async fn scope(db: &DatabaseConnection, options: &BillArgs) -> Result
 pub(super) async fn record(
     db: &DatabaseConnection,
     scope: &Scope,
-    reason: Option<&str>,
+    options: &BillArgs,
 ) -> Result<DateTime<Utc>, Failure> {
-    let recorded = approve_catch_up(db, scope, &operator_name(), reason).await;
+    let recorded = approve_catch_up(db, scope, &options.author.name(), options.reason.as_deref()).await;
     recorded.map_err(|error| Failure::database("record the approval", &error))
 }
 
-/// Approves spikes. `words` are amounts that a run has announced or would announce now, each followed by its currency where several
-/// wait.
+/// Approves spikes. `--approve` has amounts that a run has announced or would announce now, each followed by its currency where
+/// several wait.
 pub(super) async fn approve_spike(
     db: &DatabaseConnection,
     biller: &Biller,
-    words: &[String],
+    options: &BillArgs,
 ) -> Result<(), Failure> {
+    let (words, by) = (&options.approve, options.author.name());
     let failed = |error| Failure::database("approve the announced amount", &error);
     let is_currency = |word: &String| word.parse::<Currency>().is_ok();
     // A currency belongs to the amount before it.
@@ -53,7 +53,7 @@ pub(super) async fn approve_spike(
     if announced.as_ref().is_none_or(|announced| all_of(&announced.excesses).is_err()) {
         let spike = biller.spike(None).await.map_err(billing_failure)?;
         if let Some(spike) = spike.filter(|spike| all_of(&spike.excesses).is_ok()) {
-            spike_guard::record_pending_spike(db, &operator_name(), &spike).await.map_err(failed)?;
+            spike_guard::record_pending_spike(db, &by, &spike).await.map_err(failed)?;
             announced = spike_guard::pending_spike(db).await.map_err(failed)?;
         }
     }
@@ -61,7 +61,7 @@ pub(super) async fn approve_spike(
         return Err(Failure::new(Exit::Usage, "no run waits for an approval: omit `--approve`"));
     };
     for excess in all_of(&announced.excesses).map_err(|message| Failure::new(Exit::Usage, message))? {
-        spike_guard::approve(db, announced.id, excess, &operator_name()).await.map_err(failed)?;
+        spike_guard::approve(db, announced.id, excess, &by).await.map_err(failed)?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use billing_jobs::{
     BILLING_JOB,
     billing::{BillReport, Biller, BillingError, BillingOptions, Mode, RunDetails},
+    restore_detection::RestoreError,
 };
 use billing_scheduler::{
     Clock, Job, JobContext, JobError, JobSpec, Outcome, Registry, RunOnceError, RunStatus, Schedule,
@@ -39,6 +40,8 @@ pub(in crate::commands) struct ManualRun {
     pub(in crate::commands) biller: Biller,
     /// Hours that have ended by then are due; now if it is not set.
     pub(in crate::commands) as_of: Option<DateTime<Utc>>,
+    /// Who runs it, for the audit log.
+    pub(in crate::commands) by: String,
     /// The reason, for the audit log.
     pub(in crate::commands) reason: Option<String>,
     /// Receives the number of further instances that are billed.
@@ -122,9 +125,9 @@ impl Job for ManualJob {
 
 impl ManualJob {
     async fn bill(&self, ctx: &JobContext) -> Result<Billed, Failure> {
-        let ManualRun { biller, as_of, reason, progress } = &*self.run;
+        let ManualRun { biller, as_of, by, reason, progress } = &*self.run;
         let about = (BILLING_JOB, reason.as_deref());
-        append_to_audit_log(&self.db, "bill", about, json!({ "run": ctx.run_id })).await?;
+        append_to_audit_log(&self.db, by.clone(), "bill", about, json!({ "run": ctx.run_id })).await?;
         let started = Instant::now();
         let first_prices = Mutex::new(Vec::new());
         let options = BillingOptions {
@@ -165,9 +168,10 @@ pub(in crate::commands) fn billing_failure(error: BillingError) -> Failure {
             Failure::new(Exit::TryAgain, error)
         }
         BillingError::Spike(_) | BillingError::Refused { .. } => Failure::new(Exit::Negative, error),
-        BillingError::Restored { .. } | BillingError::CommitMarker { .. } | BillingError::Unguarded => {
-            Failure::new(Exit::Configuration, error)
+        BillingError::Restore(RestoreError::Database(source)) => {
+            Failure::database("check for a restored database", &source)
         }
+        BillingError::Restore(_) | BillingError::Unguarded => Failure::new(Exit::Configuration, error),
     }
 }
 

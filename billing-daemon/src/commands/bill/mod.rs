@@ -24,7 +24,7 @@ pub(super) use self::{
     manual_run::{ManualRun, bill_once},
     report::uncharged,
 };
-use super::{complain, jobs::control::needs_force, session::Session};
+use super::{args::AuthorArgs, complain, jobs::control::needs_force, session::Session};
 use crate::{
     config::Config,
     exit::{Exit, Failure},
@@ -49,9 +49,11 @@ pub(crate) struct BillArgs {
     /// With --approve-catch-up: leave out instances with more due hours than this
     #[arg(long, value_name = "N", requires = "approve_catch_up")]
     hours: Option<u32>,
-    /// Reason for the approval, for the audit log
+    /// Reason for the run and its approvals, for the audit log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    #[command(flatten)]
+    author: AuthorArgs,
     /// Approve a run that waits because it would charge far more than usual: the announced amount, and its currency if
     /// there are several
     #[arg(
@@ -83,16 +85,19 @@ pub(super) async fn execute(session: &Session<'_>, options: &BillArgs) -> Result
     let scope = approvals::scope(&opened.db, options).await?;
     if !options.approve.is_empty() {
         let biller = Biller::new(opened.db.clone(), opened.panel, settings);
-        approvals::approve_spike(&opened.db, &biller, &options.approve).await?;
+        approvals::approve_spike(&opened.db, &biller, options).await?;
     }
     let approved_until = match &scope {
-        Some(scope) if !options.dry_run => {
-            Some(approvals::record(&opened.db, scope, options.reason.as_deref()).await?)
-        }
+        Some(scope) if !options.dry_run => Some(approvals::record(&opened.db, scope, options).await?),
         _ => None,
     };
     let biller = Biller::new(opened.db.clone(), opened.panel, settings)
-        .with_restore_detection(panel_database::last_commit(daemon, &database))
+        .with_restore_detection(panel_database::restore_detection(
+            daemon,
+            &database,
+            &opened,
+            &options.author.name(),
+        ))
         .relying_on_guard(presence.needs_guard(daemon.panel_billing));
     let bar = progress_bar(None);
     let counted = bar.clone();
@@ -100,7 +105,13 @@ pub(super) async fn execute(session: &Session<'_>, options: &BillArgs) -> Result
     let (bill, took) = if options.dry_run {
         dry_run(&biller, scope.as_ref(), &progress).await?
     } else {
-        let run = ManualRun { biller, as_of: None, reason: options.reason.clone(), progress };
+        let run = ManualRun {
+            biller,
+            as_of: None,
+            by: options.author.name(),
+            reason: options.reason.clone(),
+            progress,
+        };
         bill_once(&opened, &database, run).await?
     };
     bar.finish_and_clear();

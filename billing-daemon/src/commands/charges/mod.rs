@@ -33,7 +33,7 @@ pub(crate) enum ChargesCommand {
 
 pub(super) async fn execute(session: &Session<'_>, action: ChargesCommand) -> Result<(), Failure> {
     let ChargesCommand::Explain { instance, at, format } = action;
-    let opened = session.panel_without_retry().await?;
+    let opened = session.panel_for_reading().await?;
     let explanation = read::explain(&opened, &instance, at).await?;
     if format.json {
         say_json(&explanation);

@@ -7,14 +7,15 @@ use billing_jobs::{
     billing::micros,
     money::{Money, Rate},
 };
+use billing_store::{StatementLimit, Transaction};
 use billing_store::{
     begin_read,
     columns::{self, Unreadable},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, QueryFilter,
-    QueryOrder, QueryResult, QuerySelect, Statement, Value,
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder, QueryResult,
+    QuerySelect, Statement, Value,
 };
 use uuid::Uuid;
 
@@ -32,7 +33,7 @@ pub(super) async fn explain(
     at: Option<DateTime<Utc>>,
 ) -> Result<ChargeExplanation, Failure> {
     let failed = |error| Failure::database("explain the charge", &error);
-    let txn = begin_read(&opened.db).await.map_err(failed)?;
+    let txn = begin_read(&opened.db, StatementLimit::Report).await.map_err(failed)?;
     let found = find(&txn, instance).await.map_err(failed)??;
     let explanation = read(&txn, found, at).await.map_err(failed)?;
     txn.commit().await.map_err(failed)?;
@@ -71,7 +72,7 @@ impl PresentRow {
     }
 }
 
-async fn find(txn: &DatabaseTransaction, instance: &str) -> Result<Result<FoundInstance, Failure>, DbErr> {
+async fn find(txn: &Transaction, instance: &str) -> Result<Result<FoundInstance, Failure>, DbErr> {
     let by_id = instance.parse::<Uuid>().ok();
     let condition = match by_id {
         Some(_) => format!("id = {}", uuid(txn, "$1")),
@@ -110,7 +111,7 @@ async fn find(txn: &DatabaseTransaction, instance: &str) -> Result<Result<FoundI
 
 /// Reads rows of the panel's tables.
 async fn rows(
-    txn: &DatabaseTransaction,
+    txn: &Transaction,
     sql: &str,
     values: impl IntoIterator<Item = Value>,
 ) -> Result<Vec<QueryResult>, DbErr> {
@@ -118,7 +119,7 @@ async fn rows(
 }
 
 /// The SQL of a parameter that is an id as text.
-fn uuid(txn: &DatabaseTransaction, parameter: &str) -> String {
+fn uuid(txn: &Transaction, parameter: &str) -> String {
     match txn.get_database_backend() {
         DbBackend::Sqlite => parameter.to_owned(),
         _ => format!("{parameter}::uuid"),
@@ -126,7 +127,7 @@ fn uuid(txn: &DatabaseTransaction, parameter: &str) -> String {
 }
 
 async fn read(
-    txn: &DatabaseTransaction,
+    txn: &Transaction,
     found: FoundInstance,
     at: Option<DateTime<Utc>>,
 ) -> Result<ChargeExplanation, DbErr> {
@@ -139,7 +140,12 @@ async fn read(
         .into_tuple()
         .one(txn)
         .await?;
-    let charge = match last_charge(txn, id, at.unwrap_or(DateTime::<Utc>::MAX_UTC)).await? {
+    // The meter of a charged instance is never deleted.
+    let last = match meter {
+        Some(_) => last_charge(txn, id, at.unwrap_or(DateTime::<Utc>::MAX_UTC), i64::MAX).await?,
+        None => None,
+    };
+    let charge = match last {
         // A charge that ended before that time does not explain it.
         Some(charge) if at.is_none_or(|at| at < end(&charge)) => {
             Some(charge_view(txn, charge, &mut unreadable).await?)
@@ -194,36 +200,43 @@ fn end(charge: &billing_charges::Model) -> DateTime<Utc> {
     charge.period_start.0 + TimeDelta::hours(i64::from(charge.hours))
 }
 
-/// Reads the newest charge that begins at `until` or before.
+/// Reads the newest charge that begins at `until` or before, in the batch with the id `newest` or an older one.
 async fn last_charge(
-    txn: &DatabaseTransaction,
+    txn: &Transaction,
     instance: Uuid,
     until: DateTime<Utc>,
+    newest: i64,
 ) -> Result<Option<billing_charges::Model>, DbErr> {
     let backend = sea_orm::ConnectionTrait::get_database_backend(txn);
     // No text form of an instant works on both databases.
-    let (id, before) = match backend {
-        DbBackend::Sqlite => ("$1", "$2"),
-        _ => ("$1::uuid", "timestamptz 'epoch' + $2 * interval '1 microsecond'"),
+    let sql = match backend {
+        // One search by the key for each batch, from the newest on.
+        DbBackend::Sqlite => {
+            "SELECT c.* FROM billing_batches b
+              CROSS JOIN billing_charges c ON c.batch_id = b.id AND c.instance_id = $1 AND c.period_start <= $2
+              WHERE b.id <= $3 ORDER BY b.id DESC, c.period_start DESC LIMIT 1"
+        }
+        _ => {
+            "SELECT * FROM billing_charges
+              WHERE instance_id = $1::uuid AND period_start <= timestamptz 'epoch' + $2 * interval '1 microsecond'
+                AND batch_id <= $3 ORDER BY period_start DESC LIMIT 1"
+        }
     };
-    let sql = format!(
-        "SELECT * FROM billing_charges WHERE instance_id = {id} AND period_start <= {before}
-          ORDER BY period_start DESC LIMIT 1"
-    );
     // The range of PostgreSQL ends before the range of this type.
     let until = until.timestamp_micros().min(8_000_000_000_000_000);
-    let values: [Value; 2] = [instance.to_string().into(), until.into()];
+    let values: [Value; 3] = [instance.to_string().into(), until.into(), newest.into()];
     let query = Statement::from_sql_and_values(backend, sql, values);
     billing_charges::Entity::find().from_raw_sql(query).one(txn).await
 }
 
 async fn charge_view(
-    txn: &DatabaseTransaction,
+    txn: &Transaction,
     charge: billing_charges::Model,
     unreadable: &mut Vec<String>,
 ) -> Result<ChargeView, DbErr> {
     let Instant(start) = charge.period_start;
-    let before = last_charge(txn, charge.instance_id.0, start - TimeDelta::microseconds(1)).await?;
+    let just_before = start - TimeDelta::microseconds(1);
+    let before = last_charge(txn, charge.instance_id.0, just_before, charge.batch_id).await?;
     let carry_before = before.map_or(0, |before| before.carry);
     let owed = i128::from(carry_before) + i128::from(charge.rate) * i128::from(charge.hours);
     let taken = i128::from(charge.amount) * 73_000 + i128::from(charge.carry);
@@ -252,7 +265,7 @@ async fn charge_view(
 
 /// Reads the row of the wallet ledger.
 async fn ledger(
-    txn: &DatabaseTransaction,
+    txn: &Transaction,
     id: Uuid,
     unreadable: &mut Vec<String>,
 ) -> Result<Option<LedgerView>, DbErr> {
@@ -272,22 +285,32 @@ async fn ledger(
     }))
 }
 
-/// Reads the panel's billing cycle of a charge.
+/// Reads the panel's billing cycle of a charge. On SQLite only those of the panel's own biller, of charges without a debit and
+/// repaired ones have another id than the debit; then all cycles are read, because no index finds them.
 async fn cycle(
-    txn: &DatabaseTransaction,
+    txn: &Transaction,
     charge: &billing_charges::Model,
     unreadable: &mut Vec<String>,
 ) -> Result<Option<CycleView>, DbErr> {
+    let backend = txn.get_database_backend();
     // The panel stores milliseconds.
-    let sql = format!(
+    let by_instance = format!(
         "SELECT CAST(id AS text) AS id, metadata FROM vps_billing_cycles
           WHERE vps_instance_id = {} AND status = 'billed' AND {} BETWEEN $2 - 1000 AND $2 + 1000",
         uuid(txn, "$1"),
-        micros(txn.get_database_backend(), "billing_period_start"),
+        micros(backend, "billing_period_start"),
     );
     let start = charge.period_start.0.timestamp_micros();
-    let rows = rows(txn, &sql, [charge.instance_id.to_string().into(), start.into()]).await?;
-    let cycle = rows.iter().find_map(|row| Some((row, columns::lossy(row, "id").parse().ok()?)));
+    let values: [Value; 2] = [charge.instance_id.to_string().into(), start.into()];
+    let mut found = Vec::new();
+    if let (DbBackend::Sqlite, Some(debit)) = (backend, charge.payment_transaction_id) {
+        let by_debit = format!("{by_instance} AND id = $3");
+        found = rows(txn, &by_debit, values.clone().into_iter().chain([debit.to_string().into()])).await?;
+    }
+    if found.is_empty() {
+        found = rows(txn, &by_instance, values).await?;
+    }
+    let cycle = found.iter().find_map(|row| Some((row, columns::lossy(row, "id").parse().ok()?)));
     Ok(cycle.map(|(row, id)| CycleView {
         id,
         status: "billed",
@@ -303,7 +326,7 @@ fn readable<T: Default>(value: Result<T, Unreadable>, unreadable: &mut Vec<Strin
     })
 }
 
-async fn batch(txn: &DatabaseTransaction, id: i64) -> Result<Option<BatchView>, DbErr> {
+async fn batch(txn: &Transaction, id: i64) -> Result<Option<BatchView>, DbErr> {
     let Some(batch) = billing_batches::Entity::find_by_id(id).one(txn).await? else { return Ok(None) };
     let run = scheduler_runs::Entity::find_by_id(batch.run_id).one(txn).await?;
     Ok(Some(BatchView {
@@ -319,7 +342,7 @@ async fn batch(txn: &DatabaseTransaction, id: i64) -> Result<Option<BatchView>, 
 }
 
 async fn plan(
-    txn: &DatabaseTransaction,
+    txn: &Transaction,
     plan_id: &str,
     unreadable: &mut Vec<String>,
 ) -> Result<Option<PlanView>, DbErr> {

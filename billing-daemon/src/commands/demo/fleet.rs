@@ -1,10 +1,10 @@
 //! Generates a fleet from a seed: plans from $2 to $160 a month, instances from minutes to weeks old, and every faulty row that a
 //! panel's database may contain.
 
-use billing_store::begin;
+use billing_store::{Transaction, begin_command};
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -79,7 +79,7 @@ pub(super) async fn seed(
 ) -> Result<(), DbErr> {
     let mut rng = StdRng::seed_from_u64(seed);
     let plans = plans(&mut rng);
-    let txn = begin(db).await?;
+    let txn = begin_command(db).await?;
     Insert { db: &txn }.rows(PLAN_ROWS, &plans).await?;
     txn.commit().await?;
     let count = organizations(instances);
@@ -97,7 +97,7 @@ pub(super) async fn seed(
                 made += 1;
             }
         }
-        let txn = begin(db).await?;
+        let txn = begin_command(db).await?;
         let insert = Insert { db: &txn };
         for sql in [USER_ROWS, ORGANIZATION_ROWS, WALLET_ROWS, SECOND_WALLET_ROWS] {
             insert.rows(sql, &organizations).await?;
@@ -211,7 +211,7 @@ const INSTANCE_ROWS: &str = "INSERT INTO vps_instances (id, organization_id, pla
            {time:created}, {time:billed} FROM {rows}";
 
 struct Insert<'a> {
-    db: &'a DatabaseTransaction,
+    db: &'a Transaction,
 }
 
 impl Insert<'_> {

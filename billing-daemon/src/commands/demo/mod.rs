@@ -12,7 +12,7 @@ use billing_jobs::{
     billing::{Biller, BillingSettings, Totals},
 };
 use billing_scheduler::duration::format_rounded;
-use billing_store::{Database, DatabaseUrl, Pool, begin_read};
+use billing_store::{Database, DatabaseUrl, Pool, StatementLimit, begin_read};
 use chrono::{DateTime, Utc};
 use clap::Args;
 use indicatif::ProgressBar;
@@ -28,21 +28,28 @@ use super::{
 use crate::{
     config::DaemonSettings,
     exit::{Exit, Failure},
+    host::identity::operator_name,
     output::{json as say_json, line as say},
     panel_database::{self, PanelDatabase},
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Number of instances; five share one organization
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=5_000_000))]
+    /// Number of instances; five share one organization [default: 1000]
+    #[arg(
+        long, value_name = "N", default_value_t = 1_000, hide_default_value = true,
+        value_parser = clap::value_parser!(u32).range(10..=5_000_000)
+    )]
     instances: u32,
-    /// Seed of the generated fleet; the same seed generates the same fleet
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    /// Seed of the generated fleet; the same seed generates the same fleet [default: 1]
+    #[arg(long, value_name = "N", default_value_t = 1, hide_default_value = true)]
     seed: u64,
     /// Empty database to use instead of a temporary SQLite file
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
+    /// Generate the fleet unless the database has one, and leave it to a daemon to bill it
+    #[arg(long, requires = "database_url")]
+    generate_only: bool,
     /// Print one JSON object as the last line
     #[arg(long)]
     json: bool,
@@ -68,13 +75,22 @@ pub(super) async fn execute(session: &Session<'_>, options: &DemoArgs) -> Result
 }
 
 async fn execute_at(target: &DemoDatabase, session: &Session<'_>, options: &DemoArgs) -> Result<(), Failure> {
-    let database = session.verified_database(&target.url, &DaemonSettings::default())?.creating();
+    // A valid jobs.toml may permit a database on another host that does not prove its identity.
+    let default = DaemonSettings::default();
+    let daemon = session.load_if_valid().map_or(&default, |loaded| &loaded.config.daemon);
+    let database = session.verified_database(&target.url, daemon)?.creating();
     session.start_log(Some(&database))?;
     let db = database.connect(Pool::Single).await?;
     migration::up(&db, None).await?;
     db.close().await.map_err(|error| Failure::database("close the database", &error))?;
     let opened = panel_database::open(&database).await?;
-    refuse_nonempty(&opened).await?;
+    if options.generate_only {
+        return generate_only(&opened, options).await;
+    }
+    if is_in_use(&opened).await? {
+        let message = "cannot use this database for the demo: it has organizations or plans";
+        return Err(Failure::new(Exit::Configuration, message));
+    }
     let shown = show(&opened, &database, options).await?;
     let engine = engine(opened.panel);
     opened.db.close().await.map_err(|error| Failure::database("close the database", &error))?;
@@ -133,22 +149,48 @@ impl DemoDatabase {
     }
 }
 
-async fn refuse_nonempty(opened: &PanelDatabase) -> Result<(), Failure> {
+/// Generates the fleet in an empty database. A database that is in use stays as it is.
+async fn generate_only(opened: &PanelDatabase, options: &DemoArgs) -> Result<(), Failure> {
+    let instances = if is_in_use(opened).await? { 0 } else { options.instances };
+    if instances > 0 {
+        let biller = Biller::new(opened.db.clone(), opened.panel, BillingSettings::default());
+        generate(opened, options, now(&biller).await?, &ProgressBar::hidden()).await?;
+    }
+    opened.db.clone().close().await.map_err(|error| Failure::database("close the database", &error))?;
+    if options.json {
+        say_json(&json!({ "generated": instances }));
+    } else if instances == 0 {
+        say("The database has organizations or plans: nothing was generated");
+    } else {
+        say(format!("Generated a fleet of {} instances", grouped(u64::from(instances))));
+    }
+    Ok(())
+}
+
+async fn is_in_use(opened: &PanelDatabase) -> Result<bool, Failure> {
     let used = async {
-        let txn = begin_read(&opened.db).await?;
+        let txn = begin_read(&opened.db, StatementLimit::Report).await?;
         let used = organizations::Entity::find().count(&txn).await? > 0
             || vps_plans::Entity::find().count(&txn).await? > 0;
         txn.rollback().await?;
         Ok(used)
     };
-    match used.await {
-        Ok(false) => Ok(()),
-        Ok(true) => {
-            let message = "cannot use this database for the demo: it has organizations or plans";
-            Err(Failure::new(Exit::Configuration, message))
-        }
-        Err(error) => Err(Failure::database("check whether the database is empty", &error)),
-    }
+    used.await.map_err(|error| Failure::database("check whether the database is empty", &error))
+}
+
+async fn now(biller: &Biller) -> Result<DateTime<Utc>, Failure> {
+    biller.now().await.map_err(|error| Failure::database("read the database's clock", &error))
+}
+
+async fn generate(
+    opened: &PanelDatabase,
+    options: &DemoArgs,
+    as_of: DateTime<Utc>,
+    bar: &ProgressBar,
+) -> Result<(), Failure> {
+    fleet::seed(&opened.db, options.instances, options.seed, as_of, &|made| bar.inc(made))
+        .await
+        .map_err(|error| Failure::database("generate a fleet", &error))
 }
 
 async fn show(
@@ -157,12 +199,10 @@ async fn show(
     options: &DemoArgs,
 ) -> Result<DemoResult, Failure> {
     let biller = Biller::new(opened.db.clone(), opened.panel, BillingSettings::default());
-    let as_of = biller.now().await.map_err(|error| Failure::database("read the database's clock", &error))?;
+    let as_of = now(&biller).await?;
     let bar = progress_bar(Some(u64::from(options.instances)));
     bar.set_message("generating");
-    fleet::seed(&opened.db, options.instances, options.seed, as_of, &|made| bar.inc(made))
-        .await
-        .map_err(|error| Failure::database("generate a fleet", &error))?;
+    generate(opened, options, as_of, &bar).await?;
     bar.set_position(0);
     bar.set_message("billing");
     let (first, took) = bill(opened, database, as_of, &bar).await?;
@@ -183,14 +223,14 @@ async fn bill(
     let biller = Biller::new(opened.db.clone(), opened.panel, BillingSettings::default());
     let bar = bar.clone();
     let progress = Box::new(move |instances| bar.inc(instances));
-    let run = ManualRun { biller, as_of: Some(as_of), reason: None, progress };
+    let run = ManualRun { biller, as_of: Some(as_of), by: operator_name(), reason: None, progress };
     let (bill, took) = bill_once(opened, database, run).await?;
     Ok((bill.totals, took))
 }
 
 /// Counts the held instances by reason.
 async fn reasons(opened: &PanelDatabase) -> Result<BTreeMap<String, i64>, DbErr> {
-    let txn = begin_read(&opened.db).await?;
+    let txn = begin_read(&opened.db, StatementLimit::Report).await?;
     let counted = billing_holds::Entity::find()
         .filter(billing_holds::Column::ClosedAt.is_null())
         .select_only()

@@ -11,12 +11,13 @@ use clap::Args;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{
-    explain::is_scheduled,
-    session::{JobSession, now},
-};
+use super::{explain::is_scheduled, session::JobSession};
 use crate::{
-    commands::{args::parse_time, complain, runs::sentence},
+    commands::{
+        args::{AuthorArgs, parse_time},
+        complain,
+        runs::sentence,
+    },
     exit::{Exit, Failure},
     format::instant,
     output::{json as say_json, line as say},
@@ -29,17 +30,16 @@ pub(crate) struct RequestArgs {
     /// The job's name
     #[arg(value_name = "NAME")]
     job: String,
-    /// Author of the request, for the audit log [default: user and host name]
-    #[arg(long = "as", value_name = "NAME")]
-    by: Option<String>,
+    #[command(flatten)]
+    author: AuthorArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 impl RequestArgs {
-    fn by(&self) -> Option<&str> {
-        self.by.as_deref()
+    fn by(&self) -> String {
+        self.author.name()
     }
 }
 
@@ -48,7 +48,7 @@ impl RequestArgs {
 pub(crate) struct PauseArgs {
     #[command(flatten)]
     request: RequestArgs,
-    /// Reason for the approval, for the audit log
+    /// Reason for the request, for the audit log
     #[arg(long, value_name = "TEXT")]
     reason: String,
 }
@@ -58,7 +58,7 @@ pub(crate) struct PauseArgs {
 pub(crate) struct CancelArgs {
     #[command(flatten)]
     request: RequestArgs,
-    /// Reason for the approval, for the audit log
+    /// Reason for the request, for the audit log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
@@ -67,7 +67,7 @@ pub(crate) struct CancelArgs {
 pub(crate) struct TriggerArgs {
     #[command(flatten)]
     request: RequestArgs,
-    /// Reason for the approval, for the audit log
+    /// Reason for the request, for the audit log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     /// Run the job even if it is paused
@@ -88,7 +88,7 @@ pub(crate) struct ReplayArgs {
     /// Run it even if it is already done
     #[arg(long)]
     again: bool,
-    /// Reason for the approval, for the audit log
+    /// Reason for the request, for the audit log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     /// Wait for the run and print its result; exit 1 unless its status is `done`
@@ -174,7 +174,7 @@ pub(super) async fn replay(session: &JobSession, options: &ReplayArgs) -> Result
     let (request, scheduled_at) = (&options.request, options.scheduled_at);
     let job = session.job(&request.job).await?.job;
     let at = instant(scheduled_at);
-    if scheduled_at > now() {
+    if scheduled_at > session.now().await? {
         return Err(Failure::new(Exit::Usage, format!("{at} is in the future")));
     }
     let filter =

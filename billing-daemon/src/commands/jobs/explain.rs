@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use serde_json::json;
 
-use super::session::{JobSession, now};
+use super::session::JobSession;
 use crate::{
     commands::{args::parse_time, runs::outcome},
     exit::Failure,
@@ -31,7 +31,7 @@ pub(crate) struct ExplainArgs {
 const START_GRACE: TimeDelta = TimeDelta::seconds(3);
 
 pub(super) async fn execute(session: &JobSession, options: &ExplainArgs) -> Result<(), Failure> {
-    let (job, now) = (session.job(&options.job).await?, now());
+    let (job, now) = (session.job(&options.job).await?, session.now().await?);
     let spec = session.configured().find(&options.job);
     let latest = || spec.and_then(|spec| spec.schedule.last_until(now).ok().flatten());
     let at = options.at.or_else(latest).or_else(|| job.last_run.as_ref().map(|last| last.scheduled_at));

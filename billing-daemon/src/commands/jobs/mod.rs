@@ -69,7 +69,9 @@ pub(super) async fn execute(common: &Common, plugins: &Plugins, action: &JobsCom
         // A cron expression needs neither a database nor a configuration.
         return next::execute(common, plugins, options);
     }
-    let session = &JobSession::open(&Session::new(common, plugins)?).await?;
+    let reads =
+        matches!(action, JobsCommand::List { .. } | JobsCommand::Show { .. } | JobsCommand::Explain(_));
+    let session = &JobSession::open(&Session::new(common, plugins)?, reads).await?;
     match action {
         JobsCommand::Next(_) => Ok(()),
         JobsCommand::List { json } => list::list(session, *json).await,

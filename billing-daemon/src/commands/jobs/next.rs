@@ -27,8 +27,11 @@ pub(crate) struct NextArgs {
     /// Earliest time to print, inclusive [default: now]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     from: Option<DateTime<Utc>>,
-    /// Number of scheduled times to print
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    /// Number of scheduled times to print [default: 5]
+    #[arg(
+        long, value_name = "N", default_value_t = 5, hide_default_value = true,
+        value_parser = clap::value_parser!(u32).range(1..=100_000)
+    )]
     count: u32,
     /// Print one JSON array
     #[arg(long)]
@@ -65,6 +68,7 @@ pub(super) fn execute(common: &Common, plugins: &Plugins, options: &NextArgs) ->
     } else if times.is_empty() {
         say("no scheduled time is left");
     } else {
+        say(schedule.words());
         say_lines(&times.join("\n"));
     }
     Ok(())

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use billing_scheduler::{
-    Clock, Control, ControlAction, ControlReceipt, ControlRequest, JobSpec, RunFilter, SystemClock,
+    Control, ControlAction, ControlReceipt, ControlRequest, JobSpec, RunFilter, StoreClock, SystemClock,
 };
 use billing_store::{Database, SeaOrmStore, is_known_job, read_job_names, read_runs, submit_request};
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, Utc};
 use sea_orm::DbErr;
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ use crate::{
     commands::session::Session,
     config::{DaemonSettings, did_you_mean},
     exit::{Exit, Failure},
-    host::identity::{Identity, operator_name},
+    host::identity::Identity,
     panel_database::{self, PanelDatabase},
     status::{
         JobView, RunView,
@@ -33,9 +33,11 @@ pub(super) struct JobSession {
 }
 
 impl JobSession {
-    /// Opens the database. A configuration with mistakes does not prevent a pause.
-    pub(super) async fn open(session: &Session<'_>) -> Result<Self, Failure> {
+    /// Opens the database; its server may be a standby if the command only `reads`. A configuration with mistakes does not prevent a
+    /// pause.
+    pub(super) async fn open(session: &Session<'_>, reads: bool) -> Result<Self, Failure> {
         let database = session.database()?;
+        let database = if reads { database.reading() } else { database };
         let loaded = session.load_if_valid();
         let opened = panel_database::open_without_retry(&database).await?;
         Ok(Self {
@@ -51,20 +53,27 @@ impl JobSession {
         })
     }
 
+    /// Returns the time by the database's clock, which the daemon that answers a request follows.
+    pub(super) async fn now(&self) -> Result<DateTime<Utc>, Failure> {
+        self.opened.now().await.map_err(|error| Failure::database("read the database's clock", &error))
+    }
+
     pub(super) fn configured(&self) -> ConfiguredJobs<'_> {
         ConfiguredJobs { specs: &self.specs, is_complete: self.is_complete }
     }
 
     /// Reads every job that the database or the configuration knows, sorted by name.
     pub(super) async fn jobs(&self) -> Result<Vec<JobView>, Failure> {
-        read_job_views(&self.opened.db, self.configured(), now())
+        let now = self.now().await?;
+        read_job_views(&self.opened.db, self.configured(), now)
             .await
             .map_err(|error| cannot_read_jobs(&error))
     }
 
     /// Reads the job called `name`, which must be known.
     pub(super) async fn job(&self, name: &str) -> Result<JobView, Failure> {
-        let job = read_job_view(&self.opened.db, name, self.configured(), now()).await;
+        let now = self.now().await?;
+        let job = read_job_view(&self.opened.db, name, self.configured(), now).await;
         match job.map_err(|error| cannot_read_jobs(&error))? {
             Some(job) => Ok(job),
             None => Err(self.unknown(name).await),
@@ -96,12 +105,12 @@ impl JobSession {
         Ok(runs.into_iter().map(RunView::from).collect())
     }
 
-    /// Stores a request to a known job, signed with `by` or else the operator's name. Returns what became of it, and its id.
+    /// Stores a request of `by` to a known job. Returns what became of it, and its id.
     pub(super) async fn submit(
         &self,
         job: &str,
         action: ControlAction,
-        by: Option<&str>,
+        by: String,
         reason: Option<&str>,
     ) -> Result<(ControlReceipt, Uuid), Failure> {
         self.check_known(job).await?;
@@ -109,9 +118,9 @@ impl JobSession {
             id: Uuid::now_v7(),
             job: job.to_owned(),
             action,
-            by: by.map_or_else(operator_name, str::to_owned),
+            by,
             reason: reason.map(str::to_owned),
-            at: now().trunc_subsecs(6),
+            at: self.now().await?,
         };
         let receipt = submit_request(&self.opened.db, &request).await;
         let receipt = receipt.map_err(|error| Failure::database("store the request", &error))?;
@@ -122,26 +131,22 @@ impl JobSession {
     pub(super) async fn cancel(
         &self,
         job: &str,
-        by: Option<&str>,
+        by: String,
         reason: Option<&str>,
     ) -> Result<ControlReceipt, Failure> {
         self.check_known(job).await?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let holder = Identity::from_process(None).daemon_id;
         let (db, ttl) = (self.opened.db.clone(), self.daemon.lease_ttl);
-        let store = SeaOrmStore::new(db, self.database.clone(), holder, ttl, Arc::clone(&clock));
-        let by = by.map_or_else(operator_name, str::to_owned);
-        Control::new(Arc::new(store), clock, by)
-            .cancel(job, reason)
-            .await
-            .map_err(|error| Failure::store("cancel the run", error))
+        let store = SeaOrmStore::new(db, self.database.clone(), holder, ttl, Arc::new(SystemClock));
+        let clock = StoreClock::new(Arc::new(SystemClock));
+        let cancelled = async {
+            clock.synchronize(&store).await?;
+            Control::new(Arc::new(store), Arc::new(clock), by).cancel(job, reason).await
+        };
+        cancelled.await.map_err(|error| Failure::store("cancel the run", error))
     }
 }
 
 fn cannot_read_jobs(error: &DbErr) -> Failure {
     Failure::database("read the jobs", error)
-}
-
-pub(super) fn now() -> DateTime<Utc> {
-    SystemClock.now()
 }

@@ -5,14 +5,16 @@ mod dotenv;
 
 use std::{
     ffi::OsString,
-    fmt, fs,
+    fmt,
     io::ErrorKind,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use crate::config::{Diagnostic, Location, log::LogFilter, secret_file};
+use billing_kinds::input_file::read_text;
 use billing_store::DatabaseUrl;
+
+use crate::config::{Diagnostic, Location, log::LogFilter, secret_file};
 
 const DATABASE_URL: &str = "DATABASE_URL";
 /// The path of a file that contains only the URL.
@@ -109,11 +111,11 @@ impl Environment {
                 }
             }
             // It belongs to another program in this folder.
-            Err(problem) if env_file.is_none() && is_inaccessible(&directory.join(".env")) => {
+            Err((kind, problem)) if env_file.is_none() && is_inaccessible(kind) => {
                 let message = format!("{}; it counts as absent", problem.message);
                 warnings.push(Diagnostic { message, ..problem });
             }
-            Err(problem) => problems.push(problem),
+            Err((_, problem)) => problems.push(problem),
         }
         settings.retain(|setting| !setting.value.trim().is_empty());
         if problems.is_empty() { Ok(Self { settings, secret_files, warnings }) } else { Err(problems) }
@@ -214,7 +216,7 @@ fn read_secret_file(
     let credential = || set(CREDENTIALS_DIRECTORY).map(|folder| PathBuf::from(folder).join(CREDENTIAL));
     let must_exist = named.is_some();
     let Some(path) = named.or_else(credential) else { return Ok(None) };
-    match fs::read_to_string(&path) {
+    match read_text(&path) {
         Ok(text) => Ok(Some((path, text.trim().to_owned()))),
         Err(error) if error.kind() == ErrorKind::NotFound && !must_exist => Ok(None),
         Err(error) => Err(Diagnostic::new(
@@ -224,27 +226,30 @@ fn read_secret_file(
     }
 }
 
-/// Whether the file cannot be opened at all.
-fn is_inaccessible(file: &Path) -> bool {
-    let refused =
-        |error: std::io::Error| matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::IsADirectory);
-    file.is_dir() || fs::File::open(file).is_err_and(refused)
+/// Whether this user cannot read the file at all, or it is a folder.
+fn is_inaccessible(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::PermissionDenied | ErrorKind::IsADirectory)
 }
 
 /// Returns the name and the text of the file; an empty text if it is optional and missing.
-fn read(directory: &Path, env_file: Option<&Path>) -> Result<(String, String), Diagnostic> {
+fn read(directory: &Path, env_file: Option<&Path>) -> Result<(String, String), (ErrorKind, Diagnostic)> {
     let default = directory.join(".env");
     let path = env_file.unwrap_or(&default);
     let file = path.display().to_string();
-    match fs::read_to_string(path) {
+    match read_text(path) {
         Ok(text) => Ok((file, text)),
         Err(error) if error.kind() == ErrorKind::NotFound && env_file.is_none() => Ok((file, String::new())),
-        Err(error) => Err(Diagnostic::new(Location::file(&file), format!("cannot be read: {error}"))),
+        Err(error) => {
+            let problem = Diagnostic::new(Location::file(&file), format!("cannot be read: {error}"));
+            Err((error.kind(), problem))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// Loads the environment of `process` in a folder with this `.env`.

@@ -171,8 +171,8 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://a:s3cret@b", "use OTEL_EXPORTER_OTLP_HEADERS"),
             ("OTEL_TRACES_EXPORTER", "zipkin", "use `otlp` or `none`"),
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere.pem", "cannot read /nowhere.pem"),
-            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/dev/null", "it has no certificate in PEM"),
-            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/dev/null", "it has no private key in PEM"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "Cargo.toml", "it has no certificate in PEM"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "Cargo.toml", "it has no private key in PEM"),
         ] {
             let problem = read(&[COLLECTOR, (name, value)]).expect_err(value);
             assert!(problem.starts_with(&format!("{name}: ")) && problem.contains(help), "{problem}");
