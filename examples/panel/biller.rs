@@ -6,10 +6,11 @@ use billing_entities::{
     Id, Money, payment_transactions, vps_billing_cycles, vps_instances, vps_plans, wallets,
 };
 use billing_jobs::may_bill;
+use billing_store::Transaction;
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{
-    ActiveModelTrait, ActiveValue::Set, ColumnTrait, DatabaseConnection, DatabaseTransaction, DbErr,
-    EntityTrait, IntoActiveModel, QueryFilter, prelude::Uuid,
+    ActiveModelTrait, ActiveValue::Set, ColumnTrait, DatabaseConnection, DbErr, EntityTrait, IntoActiveModel,
+    QueryFilter, prelude::Uuid,
 };
 
 /// The result of a pass.
@@ -53,7 +54,7 @@ struct Charge {
     amount: i64,
 }
 
-async fn due(txn: &DatabaseTransaction, id: Id, now: DateTime<Utc>) -> Result<Option<Charge>, DbErr> {
+async fn due(txn: &Transaction, id: Id, now: DateTime<Utc>) -> Result<Option<Charge>, DbErr> {
     // The list may be old: another process may have charged or deleted the instance since.
     let Some(instance) = vps_instances::Entity::find_by_id(id).one(txn).await? else { return Ok(None) };
     let Some(start) = instance.last_billed_at.or(instance.created_at) else { return Ok(None) };
@@ -72,7 +73,7 @@ async fn due(txn: &DatabaseTransaction, id: Id, now: DateTime<Utc>) -> Result<Op
 }
 
 /// Writes the debit, its cycle and the end of the billed period in the caller's transaction.
-async fn write(txn: &DatabaseTransaction, charge: Charge) -> Result<(), DbErr> {
+async fn write(txn: &Transaction, charge: Charge) -> Result<(), DbErr> {
     let Charge { instance, wallet, balance, start, hours, amount } = charge;
     let end = start + TimeDelta::hours(hours);
     let mut wallet = wallet.into_active_model();

@@ -43,16 +43,6 @@ impl Drop for Daemon {
     }
 }
 
-#[test]
-fn embed_runs_without_database() {
-    let output = example("embed").output().expect("the program starts");
-    let text = text(&output);
-    assert!(output.status.success(), "{text}");
-    let greetings = text.lines().filter(|line| line.starts_with("hello Ada, at 20")).count();
-    assert!((2..=4).contains(&greetings), "{text}");
-    assert_eq!(text.lines().last(), Some(format!("{greetings} runs in the history").as_str()));
-}
-
 /// The fenced block of the guide after this text, without its fences.
 fn block(after: &str) -> &'static str {
     let rest = GUIDE.split_once(after).unwrap_or_else(|| panic!("the guide contains `{after}`")).1;

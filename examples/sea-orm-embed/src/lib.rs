@@ -3,73 +3,50 @@
 //! `Database::connect` opens a separate pool for the store, without prepared statements, so that the store also works behind
 //! PgBouncer. The application's own pool does not change.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use billing_scheduler::{
-    Job, JobContext, JobError, JobSpec, Outcome, Registry, Schedule, Scheduler, SystemClock, serde_json::json,
+    BoxError, Event, JobError, NewJob, Outcome, Scheduler, SystemClock, every, serde_json::json,
 };
 use billing_store::{Database, Pool, SeaOrmStore};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
-use serde::Deserialize;
-use tokio::time::interval;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Nothing {}
 
 /// A job that uses the application's connection.
-struct CountUsers {
-    db: DatabaseConnection,
-}
-
-#[async_trait]
-impl Job for CountUsers {
-    async fn run(&self, _: &JobContext) -> Result<Outcome, JobError> {
-        let count = count(&self.db, "users").await.map_err(JobError::retry)?;
-        Ok(Outcome::Done { items: 1, details: json!({ "users": count }) })
-    }
+fn count_users(db: &DatabaseConnection) -> NewJob {
+    let db = db.clone();
+    let job = NewJob::new("count-users", every("1s"), move |_| {
+        let db = db.clone();
+        async move {
+            let users = count(&db, "users").await.map_err(JobError::retry)?;
+            Ok::<_, JobError>(Outcome::Done { items: 1, details: json!({ "users": users }) })
+        }
+    });
+    job.configure(|spec| spec.run_at_start = true)
 }
 
 /// Runs the job three times in the database at `url`, and returns the number of completed runs in the history.
 ///
 /// # Errors
 /// The database cannot be opened, or it rejects a statement.
-pub async fn run_three_times(url: &str) -> Result<i64, Box<dyn Error>> {
+pub async fn run_three_times(url: &str) -> Result<i64, BoxError> {
     let db = sea_orm::Database::connect(url).await?;
     db.execute_unprepared("CREATE TABLE IF NOT EXISTS users (id bigint PRIMARY KEY)").await?;
     // Creates the scheduler's tables, all of which begin with `scheduler_`, next to the application's own.
     billing_store::migrate(&db).await?;
 
-    let mut registry = Registry::new();
-    let own = db.clone();
-    registry.register("app.count-users", move |_: Nothing| CountUsers { db: own.clone() });
-
-    let clock = Arc::new(SystemClock);
     let database = Database::new(url.parse()?);
     let pool = database.connect(Pool::Shared).await?;
     let lease = Duration::from_secs(10);
-    let store = SeaOrmStore::new(pool, database, "my-application", lease, clock.clone());
-    let mut every_second =
-        JobSpec::new("count-users", "app.count-users", Schedule::every(Duration::from_secs(1))?);
-    every_second.run_at_start = true;
-    let scheduler = Scheduler::build(&registry, [(every_second, json!({}))], Arc::new(store), clock)?;
-
-    // Renewal keeps the lease of a run that takes longer than the lease.
-    let renewals = scheduler.clone();
-    tokio::spawn(async move {
-        let mut third = interval(lease / 3);
-        loop {
-            third.tick().await;
-            renewals.renew_leases().await;
+    let store = SeaOrmStore::new(pool, database, "my-application", lease, Arc::new(SystemClock));
+    let scheduler = Scheduler::builder().store(store).with_job(count_users(&db)).start()?;
+    let mut events = scheduler.events();
+    let three_runs = async {
+        let mut runs = 0;
+        while runs < 3 {
+            runs += usize::from(matches!(events.next().await, Some(Event::Finished(_))));
         }
-    });
-    let mut second = interval(Duration::from_secs(1));
-    for _ in 0..3 {
-        second.tick().await;
-        scheduler.tick();
-    }
-    scheduler.drain(Duration::from_secs(5)).await;
+    };
+    scheduler.run_until(three_runs).await;
     Ok(count(&db, "scheduler_runs WHERE status = 'done'").await?)
 }
 
