@@ -1,15 +1,20 @@
 //! Databases that are full, damaged, missing or read-only: each is reported with help, nothing is lost, and billing
 //! continues when it can.
 
+use std::time::{Duration, Instant as Clock};
+
 use billing_test_support::{
-    Db, LimitedDisk, Login, Panel, Postgres, Program, eventually, on_every_engine, on_variants,
-    process::Signal,
+    Db, Fleet, Instance, LimitedDisk, Login, Panel, Plan, Postgres, Program, Running, eventually,
+    on_every_engine, on_variants, process::Signal,
 };
+use chrono::TimeDelta;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use sea_orm::DbBackend;
+use uuid::Uuid;
 
 use crate::daemon::{
-    BILLING, HEARTBEAT, check_all_charged_once, daemon, fetch, free_all_jobs, program, rows, seed,
+    BILLING, HEARTBEAT, check_all_charged_once, check_audit, daemon, fetch, free_all_jobs, now, program,
+    rows, seed,
 };
 
 /// A file may not grow, and later it may: the effect of a full disk, without privileges.
@@ -51,6 +56,79 @@ async fn full_disk_delays_billing_only() {
     daemon.terminated().await.expect_code(0);
     assert_eq!(fetch(&db, "SELECT integrity_check FROM pragma_integrity_check").await, "ok");
     check_all_charged_once(&db, &organizations).await;
+}
+
+const FLEET: i64 = 2_500;
+
+/// Starts a daemon on a fleet whose disk is almost full, and waits until a COMMIT has failed.
+async fn on_almost_full_disk(db: &Db, disk: &LimitedDisk, customer: Uuid, every: &str) -> (Running, i64) {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly("7.30")).await;
+    let (mut due, now) = (0, now(db).await);
+    for instance in 0..FLEET {
+        let hours = instance % 48 + 1;
+        due += hours;
+        let created = now - TimeDelta::minutes(hours * 60 + 5);
+        fleet.instance(Instance::new(customer, plan, created)).await;
+    }
+    disk.fill_until_free(200 << 10);
+    let billing = format!(
+        "[[job]]\nname = \"billing\"\nkind = \"billing\"\nrun-at-start = true\nschedule = {{ every = \"{every}\" }}\n"
+    );
+    let daemon = daemon(db, &[&billing]).start("run");
+    let failed = daemon.wait_for_line("disk is full").await;
+    assert!(failed.contains("free space on its disk"), "{failed}");
+    daemon.wait_for_lines("closing a connection to the database whose transaction did not end", 2).await;
+    (daemon, due)
+}
+
+/// As soon as the disk has room, the panel can write and billing continues.
+async fn full_disk_is_freed(every: &str) {
+    let Some(disk) = LimitedDisk::of(12) else { return };
+    let db = Db::sqlite_in(disk.path()).await;
+    let fleet = Fleet::new(&db);
+    let customer = fleet.wallet("100000.00").await;
+    let (daemon, due) = on_almost_full_disk(&db, &disk, customer, every).await;
+    let count = "SELECT count(*) FROM billing_charges";
+    let before = fetch(&db, count).await;
+    disk.make_room();
+    let freed = Clock::now();
+    fleet.top_up(customer, "1.00").await;
+    assert!(freed.elapsed() < Duration::from_secs(5), "the panel waited {:?}", freed.elapsed());
+    eventually("billing resumes", async || (fetch(&db, count).await != before).then_some(())).await;
+    eprintln!("every {every}: billing resumes after {:?}", freed.elapsed());
+    assert!(freed.elapsed() < Duration::from_secs(5), "billing waited {:?}", freed.elapsed());
+    daemon.wait_for_line("job `billing` done").await;
+    let charged = "SELECT count(DISTINCT instance_id) || ' ' || sum(hours) FROM billing_charges";
+    assert_eq!(fetch(&db, charged).await, format!("{FLEET} {due}"));
+    daemon.terminated().await.expect_code(0);
+    check_audit(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn freed_disk_resumes_billing_each_second() {
+    full_disk_is_freed("1s").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn freed_disk_resumes_billing_each_hour() {
+    full_disk_is_freed("1h").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_disk_does_not_prevent_stop() {
+    let Some(disk) = LimitedDisk::of(12) else { return };
+    let db = Db::sqlite_in(disk.path()).await;
+    let customer = Fleet::new(&db).wallet("100000.00").await;
+    let (daemon, _) = on_almost_full_disk(&db, &disk, customer, "1s").await;
+    let stopped = daemon.terminated().await;
+    match stopped.code {
+        Some(0) => {}
+        Some(69) => {
+            assert!(stopped.text().contains("cannot write that the daemon stopped"), "{}", stopped.text());
+        }
+        other => panic!("code {other:?}: {}", stopped.text()),
+    }
 }
 
 /// The table of cycles is on a separate disk, which is full.
@@ -95,7 +173,7 @@ async fn standby_is_billed_after_promotion() {
     assert!(refused.text().contains(advice), "{}", refused.text());
 
     let daemon = daemon(&db, &[BILLING, HEARTBEAT]).start("run");
-    let logged = daemon.wait_for_line("job `billing` cannot reach its store").await;
+    let logged = daemon.wait_for_line("next attempt in 1 s").await;
     assert!(logged.contains(advice), "{logged}");
     for db in [&on_primary, &db] {
         assert_eq!(fetch(db, "SELECT count(*) FROM billing_charges").await, "0");
@@ -186,6 +264,8 @@ async fn read_only_database_delays_billing(db: &Db) {
     assert!(refused.text().contains(advice), "{}", refused.text());
     assert_eq!(fetch(db, "SELECT count(*) FROM billing_charges").await, "0");
     if !sqlite {
+        let failed = program().env("DATABASE_URL", &url).run("doctor").await.expect_code(1);
+        assert!(failed.text().contains("is read-only (default_transaction_read_only)"), "{}", failed.text());
         let name = fetch(db, "SELECT current_database()").await;
         db.execute(&format!("BEGIN READ WRITE; ALTER DATABASE {name} RESET {read_only}; COMMIT")).await;
     }
@@ -252,21 +332,21 @@ on_every_engine!(incomplete_schema_is_rejected);
 async fn kill_during_writes_leaves_valid_file() {
     let db = Db::sqlite().await;
     let organizations = seed(&db, 60).await;
-    let charges = "SELECT count(*) FROM billing_charges";
+    let count = "SELECT count(*) FROM billing_charges";
     let mut before = "0".to_owned();
     let mut in_the_middle = 0;
     for _ in 0..8 {
         free_all_jobs(&db).await;
         let daemon = daemon(&db, &[BILLING]).env("BILLING_LINGER_MS", "10").start("run");
         let more = async || {
-            let now = fetch(&db, charges).await;
+            let now = fetch(&db, count).await;
             (now != before).then_some(now)
         };
         before = eventually("something is charged", more).await;
         daemon.signal(Signal::KILL);
         daemon.ended().await;
         assert_eq!(fetch(&db, "SELECT integrity_check FROM pragma_integrity_check").await, "ok");
-        if fetch(&db, charges).await == "60" {
+        if fetch(&db, count).await == "60" {
             break;
         }
         in_the_middle += 1;

@@ -7,9 +7,9 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use billing_store::{Database, Pool};
+use billing_store::{Database, Pool, Transaction};
 use billing_test_support::{Db, eventually, on_every_engine, process::Signal};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 
 use crate::daemon::{BILLING, check_all_charged_once, daemon, fetch, free_all_jobs, seed};
 
@@ -21,7 +21,7 @@ async fn pool(db: &Db) -> DatabaseConnection {
 }
 
 /// Which connection of the pool it is; always the same one on SQLite, which has no such id.
-async fn connection(txn: &DatabaseTransaction) -> i32 {
+async fn connection(txn: &Transaction) -> i32 {
     let sql = match txn.get_database_backend() {
         DbBackend::Sqlite => "SELECT 0",
         _ => "SELECT pg_backend_pid()",

@@ -32,6 +32,7 @@ async fn check(url: &str) {
             "scheduler_jobs",
             "scheduler_migrations",
             "scheduler_pauses",
+            "scheduler_queue",
             "scheduler_requests",
             "scheduler_runs",
             "users"

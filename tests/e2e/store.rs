@@ -8,7 +8,7 @@ use billing_scheduler::{
     conformance::{Harness, check_all},
 };
 use billing_store::{Database, Pool, SeaOrmStore};
-use billing_test_support::{Db, eventually, on_every_engine, on_variants};
+use billing_test_support::{Db, FreezingProxy, Login, eventually, on_every_engine, on_variants};
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, TransactionTrait};
 
@@ -49,6 +49,33 @@ async fn lease_is_claimed_after_clock_rollback(db: &Db) {
     other.renew(&taken).await.expect("the lease is in force");
 }
 
+/// For example when the server fails over: its run ended, so there is no reason to wait for the end of the lease.
+async fn unreleased_lease_is_claimed_by_same_process(db: &Db) {
+    let (one, other) = (store(db, "one").await, store(db, "other").await);
+    let of_same_name = store(db, "one").await;
+    let first = held(&one).await;
+    fail_to_release(db, &of_same_name, &first).await;
+    assert_busy(&of_same_name, "one").await;
+    fail_to_release(db, &one, &first).await;
+    assert_busy(&other, "one").await;
+    let second = held(&one).await;
+    assert!(second.fencing_token > first.fencing_token);
+    assert_busy(&one, "one").await;
+    // It may claim only the lease that it failed to release.
+    fail_to_release(db, &one, &second).await;
+    expire(db, &second.job).await;
+    let third = held(&other).await;
+    assert_busy(&one, "other").await;
+    other.renew(&third).await.expect("the lease is in force");
+}
+
+async fn fail_to_release(db: &Db, store: &SeaOrmStore, lease: &Lease) {
+    db.execute("ALTER TABLE scheduler_jobs RENAME TO moved").await;
+    let failed = store.release(lease).await;
+    db.execute("ALTER TABLE moved RENAME TO scheduler_jobs").await;
+    assert!(matches!(failed, Err(StoreError::Unavailable { .. })), "{failed:?}");
+}
+
 async fn concurrent_first_claims_have_one_winner(db: &Db) {
     let stores = [store(db, "one").await, store(db, "other").await];
     let mut claims = Vec::new();
@@ -73,7 +100,7 @@ async fn concurrent_first_claims_have_one_winner(db: &Db) {
 }
 
 async fn lease_is_renewed_with_busy_pool(db: &Db) {
-    let (pool, database) = open(db).await;
+    let (pool, database) = open(&db.url).await;
     let store = SeaOrmStore::new(pool.clone(), database, "one", TTL, Arc::new(SystemClock));
     let lease = held(&store).await;
     let mut busy = Vec::new();
@@ -93,9 +120,42 @@ async fn lease_is_renewed_with_busy_pool(db: &Db) {
 
 on_every_engine!(
     lease_is_claimed_after_clock_rollback,
+    unreleased_lease_is_claimed_by_same_process,
     concurrent_first_claims_have_one_winner,
     lease_is_renewed_with_busy_pool,
 );
+
+/// The claim was committed, but its answer was lost with the connection. The lease protects nothing, so nothing has to be waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claim_with_lost_answer_is_repeated() {
+    let db = Db::g1_role().await;
+    let (setup, other) = (store(&db, "one").await, store(&db, "other").await);
+    let lease = held(&setup).await;
+    setup.release(&lease).await.expect("the database answers");
+    let proxy = FreezingProxy::start().await;
+    let one = store_at(&proxy.url(&db, Login::Billing), "one").await;
+    // The claim waits for this transaction.
+    let (pool, _) = open(&db.url).await;
+    let blocking = pool.begin().await.expect("a transaction begins");
+    blocking.execute_unprepared("SELECT 1 FROM scheduler_jobs FOR UPDATE").await.expect("a row is locked");
+    let claim = tokio::spawn({
+        let one = Arc::clone(&one);
+        async move { one.acquire("billing", CURSOR).await }
+    });
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("the claim waits", async || (fetch(&db, waiting).await == "1").then_some(())).await;
+    proxy.freeze();
+    blocking.commit().await.expect("an unchanged row");
+    let held_by_one = "SELECT count(*) FROM scheduler_jobs WHERE holder = 'one'";
+    eventually("the claim is committed", async || (fetch(&db, held_by_one).await == "1").then_some(())).await;
+    let failed = claim.await.expect("a claim does not panic");
+    assert!(matches!(failed, Err(StoreError::Unavailable { .. })), "{failed:?}");
+    assert_busy(&other, "one").await;
+    let repeated = held(&one).await;
+    assert_eq!(repeated.fencing_token.0, lease.fencing_token.0 + 2);
+    one.renew(&repeated).await.expect("the lease is in force");
+}
 
 /// For example when the server restarts while a job runs: its run is recorded nevertheless.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,7 +181,7 @@ async fn takeover_waits_for_open_transaction() {
     work.execute_unprepared("SELECT FROM scheduler_fencing WHERE fencing_token = 1 FOR SHARE")
         .await
         .expect("a batch begins");
-    db.execute("UPDATE scheduler_jobs SET expires_at = now()").await;
+    expire(&db, &old.job).await;
     let take_over = tokio::spawn(async move { held(&other).await });
     let waiting = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND wait_event_type = 'Lock'
@@ -151,8 +211,7 @@ impl Harness for Stores<'_> {
     }
 
     async fn expire(&self, job: &str) {
-        let past = if self.db.backend() == DbBackend::Sqlite { "0" } else { "timestamptz 'epoch'" };
-        self.db.execute(&format!("UPDATE scheduler_jobs SET expires_at = {past} WHERE job = '{job}'")).await;
+        expire(self.db, job).await;
     }
 
     async fn runs(&self, job: &str) -> u64 {
@@ -161,19 +220,29 @@ impl Harness for Stores<'_> {
     }
 }
 
-async fn open(db: &Db) -> (DatabaseConnection, Database) {
-    let database = Database::new(db.url.parse().expect("the URL of a database of ours"));
+/// Ends the lease of `job`.
+async fn expire(db: &Db, job: &str) {
+    let past = if db.backend() == DbBackend::Sqlite { "0" } else { "timestamptz 'epoch'" };
+    db.execute(&format!("UPDATE scheduler_jobs SET expires_at = {past} WHERE job = '{job}'")).await;
+}
+
+async fn open(url: &str) -> (DatabaseConnection, Database) {
+    let database = Database::new(url.parse().expect("the URL of a database of ours"));
     let pool = database.connect(Pool::Shared).await.expect("a database of ours opens");
     (pool, database)
 }
 
 async fn store(db: &Db, holder: &str) -> Arc<SeaOrmStore> {
-    let (pool, database) = open(db).await;
+    store_at(&db.url, holder).await
+}
+
+async fn store_at(url: &str, holder: &str) -> Arc<SeaOrmStore> {
+    let (pool, database) = open(url).await;
     Arc::new(SeaOrmStore::new(pool, database, holder, TTL, Arc::new(SystemClock)))
 }
 
 async fn store_with(db: &Db, holder: &str, clock: ManualClock) -> SeaOrmStore {
-    let (pool, database) = open(db).await;
+    let (pool, database) = open(&db.url).await;
     SeaOrmStore::new(pool, database, holder, TTL, Arc::new(clock))
 }
 

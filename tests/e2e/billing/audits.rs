@@ -13,6 +13,7 @@ use billing_jobs::{
     audit::{audit, audit_until},
     daemon_status::StatusRow,
     panel::Panel,
+    restore_detection::RestoreDetection,
 };
 use billing_scheduler::{Job as _, JobContext, Outcome, StopReason, SystemClock};
 use billing_test_support::{Db, Fleet, Instance, Plan, on_variants};
@@ -42,11 +43,12 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Copies the rows, and disables the triggers that protect the charges.
+    /// Copies the rows, and drops the triggers that protect the charges and the meters.
     pub(super) async fn of(db: &Db) -> Self {
         let (lift, without_keys, with_keys) = match db.backend() {
             DbBackend::Sqlite => (
-                "DROP TRIGGER billing_charges_no_update; DROP TRIGGER billing_charges_no_delete",
+                "DROP TRIGGER billing_charges_no_update; DROP TRIGGER billing_charges_no_delete;
+                 DROP TRIGGER billing_meters_forward; DROP TRIGGER billing_meters_no_delete",
                 "PRAGMA foreign_keys = OFF",
                 "PRAGMA foreign_keys = ON",
             ),
@@ -60,10 +62,10 @@ impl Snapshot {
         let save =
             TABLES.map(|table| format!("CREATE TABLE saved_{table} AS SELECT * FROM {table};")).concat();
         db.execute(&save).await;
-        let restore = TABLES
-            .map(|table| format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM saved_{table};"))
-            .concat();
-        Self { restore: format!("{without_keys}; {restore} {with_keys}") }
+        // A meter does not let earlier hours be charged, so all tables are empty first.
+        let delete = TABLES.map(|table| format!("DELETE FROM {table};")).concat();
+        let insert = TABLES.map(|table| format!("INSERT INTO {table} SELECT * FROM saved_{table};")).concat();
+        Self { restore: format!("{without_keys}; {delete} {insert} {with_keys}") }
     }
 
     /// Restores the rows.
@@ -216,7 +218,7 @@ fn tamperings(db: &Db, books: &Books) -> Vec<(String, &'static [&'static str])> 
     let cycle = "vps_instance_id, organization_id, billing_period_start, billing_period_end, hourly_rate, \
                  total_amount, status";
     let far_future = 1_000 * 365 * 24;
-    vec![
+    let mut cases: Vec<(String, &[&str])> = vec![
         (second_charge("carry = carry + 1"), &["charge_arithmetic", "meter_carry"]),
         (second_charge("rate = rate + 1"), &["charge_arithmetic"]),
         (
@@ -296,6 +298,43 @@ fn tamperings(db: &Db, books: &Books) -> Vec<(String, &'static [&'static str])> 
         (details("currencies.USD.hours"), &["run_totals"]),
         (format!("UPDATE billing_holds SET closed_at = {}", ours(3)), &["due_charged_or_held"]),
         (format!("DELETE FROM billing_holds WHERE instance_id = '{unpaid}'"), &["due_charged_or_held"]),
+    ];
+    if sqlite {
+        cases.extend(cases_without_constraints());
+    }
+    cases
+}
+
+/// What constraints prevent on PostgreSQL only.
+fn cases_without_constraints() -> Vec<(String, &'static [&'static str])> {
+    let unknown = "00000000-0000-4000-8000-0000000000ff";
+    vec![
+        (
+            // Without their meters.
+            "CREATE TABLE metered AS SELECT * FROM billing_meters;
+             DELETE FROM billing_meters;
+             INSERT INTO billing_charges
+             SELECT period_start, instance_id, organization_id, batch_id + 1, hours, rate, amount, carry,
+                    payment_transaction_id, currency, by_panel
+               FROM billing_charges WHERE batch_id = 1;
+             INSERT INTO billing_meters SELECT * FROM metered;
+             DROP TABLE metered"
+                .to_owned(),
+            &["charges_contiguous", "batch_totals"],
+        ),
+        (
+            format!("UPDATE vps_billing_cycles SET payment_transaction_id = '{unknown}'"),
+            &["cycle_references"],
+        ),
+        (
+            format!(
+                "INSERT INTO vps_billing_cycles (vps_instance_id, organization_id, billing_period_start, billing_period_end,
+                                                 hourly_rate, total_amount, status)
+                 SELECT '{unknown}', organization_id, billing_period_start, billing_period_end, hourly_rate, total_amount, status
+                   FROM vps_billing_cycles LIMIT 1"
+            ),
+            &["cycle_references"],
+        ),
     ]
 }
 
@@ -340,6 +379,7 @@ async fn audit_stops_before_any_step(db: &Db) {
     // Each invariant, the key of charges, and each page of the record.
     assert!(steps >= 18, "{steps} steps");
 
+    let restores = Arc::new(RestoreDetection::new(connection.clone(), ""));
     let services = Services {
         status: Arc::new(StatusRow::new(connection.clone(), "", "", &json!({}))),
         panel: Panel::detect(&connection).await.expect("a panel"),
@@ -347,7 +387,7 @@ async fn audit_stops_before_any_step(db: &Db) {
         started: Duration::ZERO,
         billing_interval: Duration::ZERO,
         needs_guard: false,
-        last_commit: None,
+        restores,
         clock: Arc::new(SystemClock),
     };
     let job = AuditJob::new(&services, AuditParams {});

@@ -16,6 +16,7 @@ mod holds;
 mod legal_states;
 mod money;
 mod panel;
+mod prepaid;
 mod prices;
 mod resolutions;
 mod rule;

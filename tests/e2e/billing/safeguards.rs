@@ -3,7 +3,7 @@
 use billing_jobs::billing::BillingError;
 use billing_store::{ErrorClass, classify};
 use billing_test_support::{Db, Fleet, Instance, Plan, on_every_database, on_every_engine, on_variants};
-use sea_orm::DbBackend;
+use sea_orm::{ConnectionTrait as _, DbBackend};
 use uuid::Uuid;
 
 use super::{
@@ -221,8 +221,17 @@ async fn charge_key_holds_when_watermarks_are_reset(db: &Db) {
         DbBackend::Sqlite => hour(0).timestamp_micros().to_string(),
         _ => format!("'{}'", hour(0).to_rfc3339()),
     };
-    db.execute(&format!("UPDATE billing_meters SET billed_through = {start}")).await;
+    let reset =
+        db.admin().execute_unprepared(&format!("UPDATE billing_meters SET billed_through = {start}")).await;
     db.execute("UPDATE vps_instances SET last_billed_at = NULL").await;
+    if db.backend() == DbBackend::Sqlite {
+        let error = reset.expect_err("a trigger rejects it").to_string();
+        assert!(error.contains("a watermark never moves back"), "{error}");
+        daemon.bill(hour(2)).await;
+        assert_eq!(charged(&victim.fleet, instance).await, (2, 2, 20 * CENT), "no hour is charged twice");
+        return;
+    }
+    reset.expect("the meter is reset");
 
     daemon.refused(hour(2)).await;
 

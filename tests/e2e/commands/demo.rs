@@ -32,6 +32,12 @@ async fn number(db: &DatabaseConnection, sql: &str) -> i64 {
     row.expect("the query is valid").expect("there is a row").try_get_by_index(0).expect("a number")
 }
 
+/// The figures without the number of rows that the audit checked: SQLite has one more check, in place of its foreign keys.
+fn without_checked(mut figures: Value) -> Value {
+    figures["audit"].as_object_mut().expect("the audit is an object").remove("checked");
+    figures
+}
+
 #[tokio::test]
 async fn demo_depends_on_seed_alone() {
     let shown = figures("").await;
@@ -44,7 +50,8 @@ async fn demo_depends_on_seed_alone() {
     let file = Sqlite::database();
     let postgres = Postgres::database(Panel::Empty).await;
     for url in [file.url(), postgres.url(Login::Owner)] {
-        assert_eq!(figures(&format!("--database-url {url}")).await, shown, "{url}");
+        let billed = figures(&format!("--database-url {url}")).await;
+        assert_eq!(without_checked(billed), without_checked(shown.clone()), "{url}");
         let db = connect(&url).await;
         let charged = number(&db, "SELECT count(DISTINCT instance_id) FROM billing_charges").await;
         let held = number(&db, "SELECT count(*) FROM billing_holds WHERE closed_at IS NULL").await;
@@ -66,6 +73,23 @@ async fn demo_depends_on_seed_alone() {
         );
         assert!(held > 0 && charged > held, "{shown}");
     }
+}
+
+/// A container that starts again finds the fleet of its first start.
+#[tokio::test]
+async fn generated_fleet_is_left_to_daemon() {
+    let file = Sqlite::database();
+    let generate = format!("demo --instances 250 --generate-only --database-url {}", file.url());
+    let printed = program().run(&generate).await.expect_code(0);
+    assert_eq!(printed.out, ["Generated a fleet of 250 instances"]);
+    let printed = json(&program().run(&format!("{generate} --json")).await.expect_code(0));
+    assert_eq!(printed, json!({ "generated": 0 }));
+    let db = file.connect().await;
+    assert_eq!(number(&db, "SELECT count(*) FROM vps_instances").await, 250);
+    assert_eq!(number(&db, "SELECT count(*) FROM billing_charges").await, 0);
+    let billed = program().env("DATABASE_URL", &file.url()).run("bill").await.expect_code(0);
+    assert!(billed.text().contains("charged"), "{}", billed.text());
+    assert!(number(&db, "SELECT count(*) FROM billing_charges").await > 0);
 }
 
 #[tokio::test]

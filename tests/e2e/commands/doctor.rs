@@ -9,7 +9,7 @@ use chrono::TimeDelta;
 use serde_json::Value;
 
 use super::json;
-use crate::daemon::{BILLING, HEARTBEAT, daemon, now, program, seed, with_panel_billing_off};
+use crate::daemon::{BILLING, HEARTBEAT, STATE, daemon, now, program, seed, with_panel_billing_off};
 
 async fn findings(program: &Program, code: i32) -> Vec<Value> {
     let shown = json(&program.run("doctor --json").await.expect_code(code));
@@ -33,7 +33,7 @@ fn without_host(wrong: Vec<String>) -> Vec<String> {
 
 async fn documented_roles_pass_doctor(db: &Db) {
     seed(db, 1).await;
-    let found = findings(&daemon(db, &[BILLING, HEARTBEAT]), 0).await;
+    let found = findings(&daemon(db, &[STATE, BILLING, HEARTBEAT]), 0).await;
     assert_eq!(without_host(wrong(&found)), ["warn daemons"], "{found:#?}");
     let narrow = daemon(db, &[BILLING, HEARTBEAT]).env("COLUMNS", "80");
     let output = narrow.run("doctor").await.expect_code(0);
@@ -55,6 +55,7 @@ async fn doctor_counts_audit_violations(db: &Db) {
     fleet.instance(Instance::new(org, priced, created).billed(created + TimeDelta::days(90))).await;
     let found = findings(&daemon(db, &[BILLING, HEARTBEAT]), 0).await;
     let expected = [
+        "warn restore detection",
         "warn duplicate wallets",
         "warn missing wallets",
         "warn unknown plans",

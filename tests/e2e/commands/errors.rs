@@ -50,6 +50,16 @@ async fn check_reports_every_mistake_with_position() {
 }
 
 #[tokio::test]
+async fn control_character_in_argument_is_rejected() {
+    for arguments in ["jobs show a\u{7}", "runs list --job=\u{1b}[2J", "holds accept web-1 --reason a\u{9b}b"]
+    {
+        let ended = program().run(arguments).await.expect_code(64);
+        let last = arguments.split_whitespace().count();
+        assert_eq!(ended.err, [format!("error: argument {last} contains a control character")]);
+    }
+}
+
+#[tokio::test]
 async fn check_of_valid_file_changes_nothing() {
     let program = program().env("DATABASE_URL", "postgres://me:secret@nowhere/panel?sslmode=verify-full");
     let program = program.file("jobs.toml", &[BILLING, HEARTBEAT].concat());

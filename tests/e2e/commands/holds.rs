@@ -156,7 +156,7 @@ async fn deleted_instance_debt_can_be_written_off(db: &Db) {
     let refused = program.run(&format!("holds write-off web-3 {} --reason x", held.owes)).await;
     refused.expect_code(64);
     assert_eq!(list(&program, "").await.len(), 3, "all of them or none");
-    let output = program.run("holds write-off web-3 --reason left").await.expect_code(0);
+    let output = program.run("holds write-off web-3 --reason left --as grace").await.expect_code(0);
     assert!(
         output.text().contains(&format!("instance {} (web-3): 0.02 written off", held.deleted)),
         "{}",
@@ -175,9 +175,15 @@ async fn deleted_instance_debt_can_be_written_off(db: &Db) {
     assert!(shown["uncharged"].as_array().is_some_and(|list| list.contains(&expected)), "{shown}");
     let audit = json(&program.run("audit --json").await.expect_code(0));
     assert_eq!(audit["uncharged"]["written_off"]["hours"], 2, "{audit}");
-    let entry =
-        rows(db, "reason || ' ' || details FROM scheduler_audit_log WHERE action = 'write off a hold'").await;
-    assert!(entry.len() == 1 && entry[0].starts_with("left {") && entry[0].contains("\"0.02\""), "{entry:?}");
+    let entry = rows(
+        db,
+        "actor || ' ' || reason || ' ' || details FROM scheduler_audit_log WHERE action = 'write off a hold'",
+    );
+    let entry = entry.await;
+    assert!(
+        entry.len() == 1 && entry[0].starts_with("grace left {") && entry[0].contains("\"0.02\""),
+        "{entry:?}"
+    );
 }
 
 /// A batch that has read a hold as open would open it again, so a write-off waits for it.

@@ -10,7 +10,7 @@ use std::{
     process::Command,
 };
 
-use billing_test_support::{Db, Running, eventually, on_every_engine, skipped};
+use billing_test_support::{Db, Program, Running, eventually, on_every_engine, skipped};
 use sea_orm::ConnectionTrait as _;
 use serde_json::{Value, json};
 use tokio::{
@@ -24,10 +24,10 @@ use crate::daemon::{BILLING, HEARTBEAT, daemon, fetch, seed};
 const HTTP: &str = "[http]\nlisten = \"127.0.0.1:0\"\nallowed-hosts = [\"billing.internal\"]\n";
 const AUDIT: &str = "[[job]]\nname = 'audit'\nkind = 'audit'\nschedule = { every = '1s' }\n";
 
-pub(super) struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     headers: String,
-    pub(super) body: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
@@ -36,7 +36,11 @@ impl Answer {
     }
 }
 
-async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, line: &str, host: &str) -> Answer {
+pub(super) async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    line: &str,
+    host: &str,
+) -> Answer {
     let request = format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("the server reads");
     let mut text = String::new();
@@ -47,12 +51,12 @@ async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, line: &str, h
 }
 
 /// The addresses that a daemon listens on.
-pub(super) async fn address(daemon: &Running) -> String {
+pub(crate) async fn address(daemon: &Running) -> String {
     let line = daemon.wait_for_line("listening for HTTP on ").await;
     line.rsplit_once(' ').expect("an address ends the line").1.to_owned()
 }
 
-pub(super) async fn get(address: &str, path: &str) -> Answer {
+pub(crate) async fn get(address: &str, path: &str) -> Answer {
     let stream = TcpStream::connect(address).await.expect("the daemon listens");
     exchange(stream, &format!("GET {path}"), "localhost").await
 }
@@ -82,7 +86,9 @@ async fn daemon_serves_billing_status(db: &Db) {
     assert_eq!(jobs.as_array().map(Vec::len), Some(3));
     let runs = get(&address, "/api/runs?job=billing&limit=10").await.json();
     assert_eq!((runs.as_array().map(Vec::len), &runs[0]["id"]), (Some(1), &status["last_run"]["id"]));
-    assert_eq!(get(&address, "/api/runs?limit=many").await.status, 400);
+    for invalid in ["limit=many", "job=a%00", "job=%0a"] {
+        assert_eq!(get(&address, &format!("/api/runs?{invalid}")).await.status, 400, "{invalid}");
+    }
 
     // As the original's panel reads it.
     let health = get(&address, "/api/health/billing-daemon").await.json();
@@ -291,10 +297,85 @@ async fn shared_socket_admits_listed_users_only() {
     }
 }
 
+const TOKEN: &str = "0123456789abcdef-of-a-test";
+
+/// A daemon that other hosts can reach, with this `token` in `[http]`.
+fn reachable_daemon(db: &Db, token: &str) -> Program {
+    let http = format!("[http]\nlisten = \"0.0.0.0:0\"\n{token}\n");
+    daemon(db, &[&http, BILLING, HEARTBEAT])
+}
+
+fn with_token_file(program: Program, text: &str, mode: u32) -> Program {
+    let program = program.file("token", text);
+    let path = program.folder().join("token");
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own file");
+    program
+}
+
 #[tokio::test]
-async fn non_loopback_address_is_rejected() {
+async fn address_of_network_needs_token() {
     let db = Db::sqlite().await;
-    let program = daemon(&db, &["[http]\nlisten = \"0.0.0.0:9464\"\n", BILLING]);
-    let ended = program.run("check").await.expect_code(78);
-    assert!(ended.text().contains("is reachable from other hosts"), "{}", ended.text());
+    let program = reachable_daemon(&db, "");
+    for command in ["check", "run"] {
+        let ended = program.run(command).await.expect_code(78);
+        let expected = "jobs.toml:2:10: `listen`: other hosts can reach `0.0.0.0:0`, and `token` is not set";
+        assert_eq!(ended.err[0], expected, "{}", ended.text());
+    }
+}
+
+#[tokio::test]
+async fn requests_need_configured_token() {
+    for token in ["token = { file = 'token' }", "token = { env = 'HTTP_TOKEN' }"] {
+        let db = Db::sqlite().await;
+        let program = reachable_daemon(&db, token).env("HTTP_TOKEN", TOKEN);
+        let running = with_token_file(program, &format!("{TOKEN}\n"), 0o600).start("run");
+        let address = address(&running).await.replace("0.0.0.0", "127.0.0.1");
+        running.wait_for_line("job `billing` done").await;
+        let wrong = TOKEN.replace('0', "1");
+        for (path, given, status) in [
+            ("/metrics", Some(TOKEN), 200),
+            ("/api/status", Some(TOKEN), 200),
+            ("/readyz", Some(TOKEN), 200),
+            ("/metrics", Some(&*wrong), 401),
+            ("/metrics", None, 401),
+            ("/readyz", None, 401),
+            ("/api/runs", None, 401),
+            ("/nowhere", None, 401),
+            ("/healthz", None, 200),
+        ] {
+            let stream = TcpStream::connect(&address).await.expect("the daemon listens");
+            let authorization = given.map(|given| format!("\r\nAuthorization: Bearer {given}"));
+            let host = format!("10.0.0.1:9464{}", authorization.unwrap_or_default());
+            let answer = exchange(stream, &format!("GET {path}"), &host).await;
+            assert_eq!(answer.status, status, "{path} with {given:?}: {}", answer.body);
+            assert_eq!(answer.headers.contains("www-authenticate: bearer"), status == 401, "{path}");
+        }
+        let ended = running.terminated().await.expect_code(0);
+        assert!(!ended.text().contains(TOKEN), "{}", ended.text());
+    }
+}
+
+#[tokio::test]
+async fn unusable_token_prevents_start() {
+    let db = Db::sqlite().await;
+    let unusable = "error: cannot use `token` of [http] in jobs.toml: ";
+    for (text, mode, expected) in [
+        (Some("short"), 0o600, format!("{unusable}token must have at least 16 characters")),
+        (
+            Some("a text with blanks in it"),
+            0o600,
+            format!("{unusable}token must have at least 16 characters"),
+        ),
+        (Some(TOKEN), 0o644, "error: token contains a secret and has mode 0644".to_owned()),
+        (None, 0, format!("{unusable}cannot read token: No such file")),
+    ] {
+        let program = reachable_daemon(&db, "token = { file = 'token' }");
+        let program = text.map_or(program.clone(), |text| with_token_file(program, text, mode));
+        let ended = program.run("run").await.expect_code(78);
+        assert!(ended.text().contains(&expected), "{}", ended.text());
+        let doctor = program.run("doctor").await.expect_code(1).text();
+        let finding = expected.trim_start_matches(unusable).trim_start_matches("error: ");
+        assert!(doctor.contains(finding), "{doctor}");
+        assert!(!doctor.contains(TOKEN) && !ended.text().contains(TOKEN), "{doctor}");
+    }
 }

@@ -7,13 +7,15 @@ mod doctor;
 mod errors;
 mod generated_docs;
 mod holds;
-mod http;
+pub(crate) mod http;
+mod http_limits;
 mod output;
 mod secrets;
 mod service;
 mod spike;
 mod status;
 mod tls;
+mod wallets;
 
 use billing_test_support::Ended;
 use serde_json::Value;

@@ -61,6 +61,7 @@ async fn status_is_healthy_only_while_billing(db: &Db) {
             "arrears",
             "daemons",
             "engine",
+            "halt",
             "hand_back_after_seconds",
             "has_billing",
             "holds",

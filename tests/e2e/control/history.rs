@@ -24,7 +24,11 @@ async fn next_times_need_no_job_or_database() {
     );
     let ended =
         bare.run("jobs next --cron @hourly --from 2026-11-22T15:00:00Z --count 2").await.expect_code(0);
-    assert_eq!(ended.out, ["2026-11-22T15:00:00Z", "2026-11-22T16:00:00Z"], "the instant itself counts");
+    assert_eq!(
+        ended.out,
+        ["at minute 0, in every hour, UTC", "2026-11-22T15:00:00Z", "2026-11-22T16:00:00Z"],
+        "the instant itself counts"
+    );
     for (arguments, output) in [
         ("", "name a job of jobs.toml, or a cron expression with --cron"),
         ("--cron @never", "`@never` is an unknown nickname, use @hourly, @daily"),

@@ -1,6 +1,8 @@
 //! The daemon as a process, including regressions against the original daemon.
 
 mod failing;
+mod healthcheck;
+mod input_files;
 mod kinds;
 mod lifecycle;
 mod log_file;
@@ -21,6 +23,9 @@ pub(crate) const SHORT_LEASE: &str = r#"
 [daemon]
 lease-ttl = "4s"
 "#;
+
+/// Notes of the newest batch are kept in the program's folder.
+pub(crate) const STATE: &str = "[daemon]\nstate-dir = \".\"\n";
 
 /// Billing once, at the start, in small batches one after the other: the next occurrence is months away.
 pub(crate) const BILLING: &str = r#"

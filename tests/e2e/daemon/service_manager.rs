@@ -11,7 +11,7 @@ use billing_test_support::{
 use super::{BILLING, HANGS_FOREVER, HEARTBEAT, TICK, daemon, program, seed};
 
 /// Blocks every worker thread until the process ends.
-const HANG: &str = r#"
+pub(super) const HANG: &str = r#"
 [[job]]
 name = "hang"
 kind = "test.hang"
@@ -113,7 +113,7 @@ async fn hanging_scheduler_stops_watchdog_notifications() {
     running.signal(Signal::KILL);
 }
 
-async fn make_it_hang(db: &Db, running: &Running) {
+pub(super) async fn make_it_hang(db: &Db, running: &Running) {
     let asker = program().env("DATABASE_URL", &db.url).file("jobs.toml", HANG);
     asker.run("jobs trigger hang").await.expect_code(0);
     running.wait_for_line("hangs from now on").await;

@@ -3,8 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use billing_jobs::{
-    Heartbeat, HeartbeatParams, PANEL_TAKEOVER_AFTER, Services, billing::BillingSettings,
-    daemon_status::StatusRow, may_bill,
+    Heartbeat, HeartbeatParams, PANEL_TAKEOVER_AFTER, Services,
+    billing::BillingSettings,
+    daemon_status::StatusRow,
+    may_bill,
+    restore_detection::{RestoreDetection, RestoreError, accept},
 };
 use billing_scheduler::{FencingToken, Job, JobContext, ManualClock, Occurrence, StopHandle};
 use billing_test_support::{Db, Login, on_variants};
@@ -27,7 +30,7 @@ async fn beat(daemon: &Daemon, interval: Duration) {
         started: Duration::ZERO,
         billing_interval: interval,
         needs_guard: false,
-        last_commit: None,
+        restores: Arc::new(RestoreDetection::new(daemon.db.clone(), "one")),
         clock: clock.clone(),
     };
     let occurrence = Occurrence { job: "heartbeat".to_owned(), scheduled_at: DateTime::UNIX_EPOCH };
@@ -74,4 +77,37 @@ async fn heartbeat_ends_when_guard_opens(db: &Db) {
     }
 }
 
+/// The last success is as old as the backup that was restored.
+async fn halted_billing_holds_panel_back(db: &Db) {
+    install_guard(db).await;
+    let panel = panel(db, &db.url_for(Login::Owner)).await;
+    seed(db, 1, 1, 2).await;
+    let daemon = Daemon::with(db, BillingSettings::default()).await;
+    assert_eq!(daemon.bill().await.expect("it bills"), 2);
+    let restores = RestoreDetection::new(daemon.db.clone(), "one");
+    restores.check().await.expect("the batch exists");
+    db.execute("DELETE FROM billing_batches").await;
+    let halted = restores.check().await.expect_err("the batch is missing");
+    assert!(matches!(halted, RestoreError::Halted(_)), "{halted}");
+    db.execute("UPDATE vps_instances SET last_billed_at = now() - interval '150 minutes'").await;
+    db.execute("DELETE FROM billing_meters").await;
+
+    silent_for(db, 600).await;
+    let beating = "SELECT count(*) FROM billing_daemon_status WHERE heartbeat_at IS NOT NULL";
+    beat(&daemon, 60 * MINUTE).await;
+    assert_eq!(number(db, beating).await, 1);
+    db.execute("UPDATE billing_daemon_status SET heartbeat_at = NULL").await;
+    assert!(!may_bill(&daemon.db, PANEL_TAKEOVER_AFTER).await);
+    let pass = panel.pass().await;
+    assert!(pass.billed == 0 && pass.failed[0].contains("billing of this database is halted"), "{pass:?}");
+    daemon.bill().await.expect_err("billing is halted");
+
+    accept(&daemon.db, "ada").await.expect("it is recorded");
+    restores.check().await.expect("it was accepted");
+    beat(&daemon, 60 * MINUTE).await;
+    assert_eq!(number(db, beating).await, 0, "billing has not worked for ten hours");
+    assert_eq!(panel.pass().await.billed, 1);
+}
+
 on_variants!(heartbeat_ends_when_guard_opens: g1_role, g3_role);
+on_variants!(halted_billing_holds_panel_back: g1_role, g3_role);

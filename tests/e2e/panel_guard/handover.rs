@@ -66,7 +66,7 @@ async fn adopt_continues_where_panel_stopped(db: &Db) {
         // Two hours of each instance, one of `two`, and a hundred more of `late`.
         assert_eq!((adoption.due_instances, adoption.due_hours), (7, 113));
         // Those that can be priced, at a cent; one has no wallet.
-        assert_eq!(adoption.due_amounts.to_string(), "1.07 USD, 0.02 XXX");
+        assert_eq!(adoption.due_amounts.to_string(), "1.07 USD, 0.02");
         assert_eq!(adoption.due_unpriced, 2);
         let expected = [
             ("catch_up_limit", 1),
@@ -239,7 +239,7 @@ async fn adopt_prints_table_and_json() {
         "  drifting          1  by 99.00 USD in total",
         "instances           8",
         "  meters            7  set to where the panel stopped",
-        "  due               7  113 hours, 1.07 USD, 0.02 XXX",
+        "  due               7  113 hours, 1.07 USD, 0.02",
         "catch_up_limit      1  instance late (",
         "drift               1  wallet ",
         "duplicate_label     1  2 instances of organization ",

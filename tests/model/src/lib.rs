@@ -7,6 +7,8 @@ mod locks;
 pub mod model;
 mod money;
 mod panel;
+pub mod prepaid;
 pub mod properties;
+pub mod queue;
 pub mod state;
 pub mod variant;

@@ -1,6 +1,14 @@
 //! What tests use of the host: the programs of PostgreSQL, a library that changes a clock, and a user.
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{
+    env, fs, io,
+    os::unix::{
+        fs::{MetadataExt as _, chown},
+        process::CommandExt as _,
+    },
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// The folder of `initdb`, `pg_ctl` and `postgres`: on the PATH, or the newest of those that Debian installs.
 pub(crate) fn find_programs() -> Option<PathBuf> {
@@ -27,19 +35,34 @@ pub fn postgres_command(name: &str) -> Command {
     Command::new(server.with_file_name(name))
 }
 
-/// Debian has it in a folder of the host's architecture.
-pub(crate) fn find_faketime() -> Option<PathBuf> {
+/// Returns the library that changes the clock of a process, if it is installed. Debian has it in a folder of the host's architecture.
+#[must_use]
+pub fn find_faketime() -> Option<PathBuf> {
     let of_architectures = fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
     let folders = ["/usr/lib", "/usr/lib64", "/usr/local/lib"].into_iter().map(PathBuf::from);
     let files = folders.chain(of_architectures).map(|folder| folder.join("faketime/libfaketime.so.1"));
     files.into_iter().find(|file| file.is_file())
 }
 
+/// Gives a folder of this process to the user that servers run as, and lets the command run as this user: servers refuse to run as
+/// root.
+///
+/// # Errors
+/// If the folder cannot be read, or the user of this process may not give it away.
+pub fn run_unprivileged(command: &mut Command, folder: &Path) -> io::Result<()> {
+    if fs::metadata("/proc/self")?.uid() == 0 {
+        let (uid, gid) = postgres_user().unwrap_or(UNPRIVILEGED);
+        chown(folder, Some(uid), Some(gid))?;
+        command.uid(uid).gid(gid);
+    }
+    Ok(())
+}
+
 /// The ids of a user without rights, on every Linux system.
-pub(crate) const UNPRIVILEGED: (u32, u32) = (65_534, 65_534);
+const UNPRIVILEGED: (u32, u32) = (65_534, 65_534);
 
 /// The user and group ids of `postgres`, if there is such a user.
-pub(crate) fn postgres_user() -> Option<(u32, u32)> {
+fn postgres_user() -> Option<(u32, u32)> {
     let users = fs::read_to_string("/etc/passwd").ok()?;
     let ids_of = |name: &str| {
         let mut fields =

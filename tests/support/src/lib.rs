@@ -27,7 +27,9 @@
 #![expect(clippy::missing_panics_doc, reason = "the harness panics to fail the test that called it")]
 
 pub mod db;
+pub mod hanging_mount;
 mod installation;
+mod ledger;
 pub mod limited_disk;
 pub mod manager;
 pub mod panel;
@@ -35,6 +37,7 @@ pub mod panel_biller;
 pub mod pooler;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod query_accounting;
 mod requirements;
 pub mod rows;
@@ -42,12 +45,14 @@ pub mod seed;
 pub mod sqlite;
 
 pub use db::{Db, connect, migrate};
-pub use installation::postgres_command;
+pub use hanging_mount::HangingMount;
+pub use installation::{find_faketime, postgres_command, run_unprivileged};
 pub use limited_disk::LimitedDisk;
 pub use panel::{BILLING_ROLE, Login, OWNER_ROLE, Panel, READING_ROLE};
 pub use pooler::Pooler;
 pub use postgres::{Database, Postgres, operations};
 pub use process::{Ended, Program, Running, eventually};
+pub use proxy::FreezingProxy;
 pub use requirements::skipped;
 pub use rows::{ChargeRow, CycleRow, HoldRow, LedgerRow};
 pub use seed::{Amount, Fleet, Instance, Plan};

@@ -8,6 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use rustix::fs::statvfs;
 use tempfile::TempDir;
 
 use crate::skipped;
@@ -54,7 +55,14 @@ impl LimitedDisk {
         }
     }
 
-    /// Deletes what [`LimitedDisk::fill`] wrote.
+    /// Fills the file system until this number of bytes is free.
+    pub fn fill_until_free(&self, free: u64) {
+        let disk = statvfs(self.path()).expect("it is mounted");
+        let ballast = (disk.f_bavail * disk.f_frsize).saturating_sub(free);
+        fs::write(self.ballast(), vec![0; ballast.try_into().expect("a small disk")]).expect("it has room");
+    }
+
+    /// Deletes what filled the file system.
     pub fn make_room(&self) {
         fs::remove_file(self.ballast()).expect("it was filled");
     }

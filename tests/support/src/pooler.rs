@@ -3,12 +3,11 @@
 use std::{
     fs,
     net::TcpListener,
-    os::unix::{fs::MetadataExt, process::CommandExt},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use crate::{BILLING_ROLE, Db, Login, OWNER_ROLE, Postgres};
+use crate::{BILLING_ROLE, Db, Login, OWNER_ROLE, Postgres, run_unprivileged};
 
 /// How long it may take to listen. Only a failure takes that long.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -25,31 +24,29 @@ impl Pooler {
     /// Starts one with this many servers for each database and login.
     #[must_use]
     pub fn start(servers: u32) -> Self {
-        let postgres = Postgres::server();
+        Self::start_before(Postgres::server().port(), servers)
+    }
+
+    /// Starts one before the server on this port of 127.0.0.1, which may be missing.
+    #[must_use]
+    pub fn start_before(server_port: u16, servers: u32) -> Self {
         let folder = tempfile::Builder::new().prefix("billing-e2e-").tempdir().expect("a folder is made");
         let port = free_port();
         let users: String =
             ["postgres", OWNER_ROLE, BILLING_ROLE].map(|user| format!("\"{user}\" \"\"\n")).concat();
         let settings = format!(
-            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+            "[databases]\n* = host=127.0.0.1 port={server_port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
              unix_socket_dir =\nauth_type = trust\nauth_file = {users_file}\npool_mode = transaction\n\
              default_pool_size = {servers}\nmax_client_conn = 200\n",
-            postgres.port(),
             users_file = folder.path().join("users").display(),
         );
         fs::write(folder.path().join("users"), users).expect("a file in a folder of ours is written");
         fs::write(folder.path().join("pgbouncer.ini"), settings)
             .expect("a file in a folder of ours is written");
-        // It refuses to run as root, so it runs as the server's user.
-        let server = fs::metadata(postgres.folder()).expect("the server's folder is there");
-        std::os::unix::fs::chown(folder.path(), Some(server.uid()), Some(server.gid()))
-            .expect("a folder of ours");
         let mut command = Command::new("pgbouncer");
         command.arg("-q").arg(folder.path().join("pgbouncer.ini")).stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        if fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
-            command.uid(server.uid()).gid(server.gid());
-        }
+        run_unprivileged(&mut command, folder.path()).expect("a folder of ours");
         let child = command
             .spawn()
             .unwrap_or_else(|error| panic!("pgbouncer: {error}; install the package `pgbouncer`"));
@@ -60,6 +57,12 @@ impl Pooler {
             std::thread::sleep(Duration::from_millis(5));
         }
         pooler
+    }
+
+    /// The port on 127.0.0.1 that it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The URL under which a login reaches a database through it.

@@ -27,7 +27,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     connect,
-    installation::{UNPRIVILEGED, find_faketime, find_programs, postgres_user},
+    installation::{find_faketime, find_programs, run_unprivileged},
     migrate,
     panel::{Login, OWNER_ROLE, Panel},
 };
@@ -215,6 +215,24 @@ impl Postgres {
         Ok(())
     }
 
+    /// A server on this port of 127.0.0.1 that the caller starts and ends. It trusts every login.
+    #[must_use]
+    pub fn of_caller(port: u16) -> &'static Self {
+        Box::leak(Box::new(Self::elsewhere(PathBuf::new(), port)))
+    }
+
+    fn elsewhere(folder: PathBuf, port: u16) -> Self {
+        Self {
+            folder,
+            port,
+            templates: Default::default(),
+            roles: OnceCell::new(),
+            databases_made: AtomicU32::new(0),
+            finished: Mutex::default(),
+            watchdog: Mutex::new(None),
+        }
+    }
+
     /// A database with the panel's schema as the panel leaves it.
     pub async fn database(panel: Panel) -> Database {
         let server = Self::server();
@@ -282,25 +300,15 @@ impl Postgres {
             // The time at every read, and only of the wall clock.
             watchdog.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
-        // The folder is new: it belongs to the user of this process.
-        if fs::metadata(folder.path())?.uid() == 0 {
-            let (uid, gid) = postgres_user().unwrap_or(UNPRIVILEGED);
-            chown(folder.path(), Some(uid), Some(gid))?;
-            watchdog.uid(uid).gid(gid);
-        }
+        run_unprivileged(&mut watchdog, folder.path())?;
         let mut watchdog = watchdog.spawn()?;
         let answers = watchdog.stdout.take().expect("its output is a pipe");
         let mut watchdog = Watchdog { child: watchdog, answers: BufReader::new(answers).lines() };
         let port = start_cluster(&mut watchdog, folder.path())?;
         Ok(Self {
-            // From here on the watchdog alone removes it, since nothing in this process survives a `kill -9`.
-            folder: folder.keep(),
-            port,
-            templates: Default::default(),
-            roles: OnceCell::new(),
-            databases_made: AtomicU32::new(0),
-            finished: Mutex::default(),
             watchdog: Mutex::new(Some(watchdog)),
+            // From here on the watchdog alone removes it, since nothing in this process survives a `kill -9`.
+            ..Self::elsewhere(folder.keep(), port)
         })
     }
 

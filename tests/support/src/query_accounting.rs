@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// A text that occurs only in round trips for one purpose, and that purpose. The first match counts.
-const CAUSES: [(&str, &str); 11] = [
+const CAUSES: [(&str, &str); 14] = [
     ("max(id), 0) AS revision FROM scheduler_audit_log", CONTROL_POLL),
     ("WHERE s.late_at <", LATE),
     ("WITH claimed AS", CLAIM),
@@ -13,13 +13,16 @@ const CAUSES: [(&str, &str); 11] = [
     ("SET expires_at = now() +", RENEWAL),
     ("billing_daemon_status", WORK),
     ("AS age_ms", WORK),
+    ("WITH clock AS", WORK),
+    ("WITH selected AS", WORK),
     ("connect", CONNECTION),
     ("client_encoding", CONNECTION),
+    ("SHOW transaction_read_only", POOL),
 ];
 
-/// The query of each second for control requests.
+/// The query for control requests: every two seconds, or every second while a job runs.
 pub const CONTROL_POLL: &str = "control poll";
-/// The query of every ten seconds for late jobs.
+/// The query for late jobs: at every tenth of these polls.
 pub const LATE: &str = "late jobs";
 /// The claim of a job's lease.
 pub const CLAIM: &str = "claim";
@@ -31,9 +34,9 @@ pub const CONNECTION: &str = "connection";
 pub const LAST_RECORD: &str = "record";
 /// The row of a run that each node records.
 pub const NODE_RECORD: &str = "record of a node";
-/// Reads and writes of a heartbeat or a clean-up.
+/// Reads and writes of a heartbeat, a clean-up or a check of wallets.
 pub const WORK: &str = "work";
-/// A pool's check whether a connection is alive.
+/// A pool's check whether a connection is alive and may write.
 pub const POOL: &str = "pool";
 
 /// The number of round trips by purpose. One of unknown purpose is listed under its text.

@@ -6,6 +6,7 @@
 #![expect(clippy::missing_panics_doc, reason = "a measurement or a campaign that cannot continue panics")]
 
 pub mod bench;
+pub mod cluster;
 mod commands;
 pub mod faults;
 

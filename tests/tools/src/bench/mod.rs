@@ -26,6 +26,7 @@ use self::{ours::Ours, postgres::PostgresEngine, report::median, sqlite::SqliteE
 use crate::Engine;
 
 pub use ours::peak_memory;
+pub(crate) use ours::printed_peak_mib;
 pub use report::Report;
 
 /// How long a daemon may be away without an approval.

@@ -60,10 +60,7 @@ impl Ours {
         assert!(output.status.success(), "billing failed:\n{out}\n{err}");
         let mut bill: Bill =
             serde_json::from_str(out.trim()).unwrap_or_else(|error| panic!("{error} in {out}"));
-        let peak =
-            err.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the process prints its peak");
-        let kib: f64 = peak.trim().trim_end_matches(" kB").parse().expect("a number of kB");
-        bill.peak_mb = kib / 1024.0;
+        bill.peak_mb = printed_peak_mib(&err);
         let spike_guard = err.lines().find_map(|line| line.strip_suffix(" ms")?.rsplit(' ').next());
         bill.spike_guard_seconds =
             spike_guard.map_or(0.0, |ms| ms.parse::<f64>().expect("a number of ms") / 1000.0);
@@ -76,4 +73,11 @@ impl Ours {
 pub fn peak_memory() -> String {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or("VmHWM: 0 kB").to_owned()
+}
+
+/// The peak memory in MiB that a process printed at its end, among its other output.
+pub(crate) fn printed_peak_mib(err: &str) -> f64 {
+    let peak = err.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the process prints its peak");
+    let kib: f64 = peak.trim().trim_end_matches(" kB").parse().expect("a number of kB");
+    kib / 1024.0
 }

@@ -120,11 +120,10 @@ fn make_history(connection: &Connection, rows: u32) -> rusqlite::Result<()> {
     if rows == 0 {
         return Ok(());
     }
-    // Foreign keys hold by construction; to check each would take most of the time. A number made of hour and instance is at
-    // the same time the id of a row, so the ids rise with time.
+    // A number made of hour and instance is at the same time the id of a row, so the ids rise with time. So do the numbers of the
+    // batches, which are older than those of ours.
     connection.execute_batch(&format!(
-        "PRAGMA foreign_keys = OFF;
-         BEGIN IMMEDIATE;
+        "BEGIN IMMEDIATE;
          CREATE TEMP TABLE fleet AS
          SELECT row_number() OVER (ORDER BY id) - 1 AS n, id, organization_id AS organization, label,
                 unixepoch(last_billed_at) - 36000000 AS start
@@ -134,11 +133,11 @@ fn make_history(connection: &Connection, rows: u32) -> rusqlite::Result<()> {
                                        WHERE h < ({rows} - 1) / (SELECT count(*) FROM fleet))
          SELECT printf('00000000-0000-4000-8000-%012x', h * 100000000 + n) AS ledger,
                 printf('10000000-0000-4000-8000-%012x', h * 100000000 + n) AS cycle, id, organization, label,
-                start + h * 3600 AS start
+                start + h * 3600 AS start, h
            FROM hours CROSS JOIN fleet ORDER BY h, n LIMIT {rows};
          INSERT INTO billing_charges (period_start, instance_id, organization_id, batch_id, hours, rate, amount, carry,
                                       payment_transaction_id, currency)
-         SELECT start * 1000000, id, organization, 0, 1, 5000000, 68, 0, ledger, 'USD' FROM past ORDER BY start, id;
+         SELECT start * 1000000, id, organization, h - 1000000, 1, 5000000, 68, 0, ledger, 'USD' FROM past;
          INSERT INTO payment_transactions (id, organization_id, amount, currency, payment_method, payment_provider, status,
                                            description, metadata)
          SELECT ledger, organization, -68, 'USD', 'wallet_debit', 'internal', 'completed',
@@ -154,8 +153,7 @@ fn make_history(connection: &Connection, rows: u32) -> rusqlite::Result<()> {
          DROP TABLE past;
          DROP TABLE fleet;
          COMMIT;
-         PRAGMA wal_checkpoint(TRUNCATE);
-         PRAGMA foreign_keys = ON;"
+         PRAGMA wal_checkpoint(TRUNCATE);"
     ))
 }
 

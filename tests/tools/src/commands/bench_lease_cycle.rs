@@ -58,7 +58,7 @@ pub(super) async fn run(args: &BenchLeaseCycleArgs) -> serde_json::Value {
 
 async fn measure(store: &SeaOrmStore, cycles: u32) -> Times {
     let mut times = Times::default();
-    let known = store.control_state(None).await.expect("the store answers").map(|state| state.revision);
+    let known = store.poll(None).await.expect("the store answers").changed.map(|state| state.revision);
     for _ in 0..cycles {
         let began = Instant::now();
         let now = SystemClock.now();
@@ -79,7 +79,7 @@ async fn measure(store: &SeaOrmStore, cycles: u32) -> Times {
         store.release(&lease).await.expect("it is released");
         let released = Instant::now();
         assert_eq!(
-            store.control_state(known).await.expect("the store answers"),
+            store.poll(known).await.expect("the store answers").changed,
             None,
             "there are no requests"
         );

@@ -1,11 +1,16 @@
 //! The command line: one command a file, with its options.
 
+mod bench_audit;
 mod bench_billing;
 mod bench_idle;
 mod bench_lease_cycle;
 mod bench_panel_guard;
+mod bench_prepaid;
+mod bench_queue;
 mod bench_takeover;
+mod cluster;
 mod faults;
+mod queue_faults;
 mod scratch_database;
 
 use std::{env, path::PathBuf, process::ExitCode};
@@ -27,10 +32,15 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Faults(faults::FaultsArgs),
+    QueueFaults(queue_faults::QueueFaultsArgs),
+    Cluster(cluster::ClusterArgs),
     BenchBilling(bench_billing::BenchBillingArgs),
+    BenchAudit(bench_audit::BenchAuditArgs),
     BenchIdle(bench_idle::BenchIdleArgs),
     BenchPanelGuard(bench_panel_guard::BenchPanelGuardArgs),
+    BenchPrepaid(bench_prepaid::BenchPrepaidArgs),
     BenchTakeover(bench_takeover::BenchTakeoverArgs),
+    BenchQueue(bench_queue::BenchQueueArgs),
     BenchLeaseCycle(bench_lease_cycle::BenchLeaseCycleArgs),
     ScratchDatabase(scratch_database::ScratchDatabaseArgs),
 }
@@ -41,6 +51,7 @@ pub fn main() -> ExitCode {
     if let Ok(command) = env::var(DAEMON) {
         return match command.as_str() {
             "faults" => faults::daemon(),
+            "queue-faults" => queue_faults::daemon(),
             "bench-billing" => bench_billing::daemon(),
             "bench-idle" => bench_idle::daemon(),
             "bench-takeover" => bench_takeover::daemon(),
@@ -51,11 +62,16 @@ pub fn main() -> ExitCode {
     let runtime = Runtime::new().expect("a runtime starts");
     let figures = match command {
         Command::Faults(args) => return runtime.block_on(faults::run(args)),
+        Command::QueueFaults(args) => return runtime.block_on(Box::pin(queue_faults::run(&args))),
+        Command::Cluster(args) => return runtime.block_on(cluster::run(args)),
         Command::BenchBilling(args) => return bench_billing::run(args, &runtime),
         Command::ScratchDatabase(args) => return runtime.block_on(scratch_database::run(&args)),
+        Command::BenchAudit(args) => runtime.block_on(bench_audit::run(&args)),
         Command::BenchIdle(args) => runtime.block_on(bench_idle::run(&args)),
         Command::BenchPanelGuard(args) => runtime.block_on(bench_panel_guard::run(&args)),
+        Command::BenchPrepaid(args) => runtime.block_on(bench_prepaid::run(&args)),
         Command::BenchTakeover(args) => runtime.block_on(bench_takeover::run(&args)),
+        Command::BenchQueue(args) => runtime.block_on(bench_queue::run(&args)),
         Command::BenchLeaseCycle(args) => runtime.block_on(bench_lease_cycle::run(&args)),
     };
     println!("{figures}");

@@ -8,9 +8,10 @@ use tokio::{sync::watch, time::sleep};
 
 use super::{
     Options, Report,
-    daemons::Daemons,
+    daemons::{self, Daemons, Setup},
     fleet::{self, Fleet, Micros},
     injections::Injector,
+    journal::Journal,
     model, panel,
     server::Server,
     tables::Tables,
@@ -39,12 +40,19 @@ pub async fn run(options: &Options) -> Report {
     for sabotage in &options.sabotage {
         server.db.execute(sabotage).await;
     }
-    let count = match options.engine {
+    let daemon_count = match options.engine {
         Engine::Sqlite => 2,
         Engine::Postgres => 3,
     };
-    let url = server.url();
-    let daemons = Daemons::start(&options.daemon, folder.path(), &url, &options.environment, count).await;
+    let daemons = Daemons::start(&Setup {
+        program: &options.daemon,
+        folder: folder.path(),
+        configuration: daemons::CONFIGURATION,
+        clock: daemons::CLOCK,
+        environment: &options.environment,
+        urls: &vec![server.url(); daemon_count],
+    })
+    .await;
     let injector = Injector::new(&server, &daemons);
 
     let (stop, stopped) = watch::channel(false);
@@ -110,17 +118,22 @@ pub async fn run(options: &Options) -> Report {
     for _ in 0..stuck {
         report.violate("a daemon did not end after SIGTERM".to_owned());
     }
-    let tables = Tables::read(&server.db).await.expect("the final tables are read");
-    model::check(&mut report, &journal, &tables, now);
-    let audit = billing_jobs::audit::audit(server.db.admin()).await.expect("the audit reads its tables");
-    for violation in audit.violations {
-        report.violate(format!("audit: {}: {}", violation.check, violation.detail));
-    }
+    count(&mut report, &server.db, &journal, now).await;
     if options.keep_logs && !report.is_clean() {
         let logs = folder.keep();
         report.find(format!("daemons that ended unexpectedly: {exits:?}; logs: {}", logs.display()));
     }
     report
+}
+
+/// Adds to `report` what the model and the audit find in the database at `now`, the fleet's time.
+pub(crate) async fn count(report: &mut Report, db: &Db, journal: &Journal, now: Micros) {
+    let tables = Tables::read(db).await.expect("the final tables are read");
+    model::check(report, journal, &tables, now);
+    let audit = billing_jobs::audit::audit(db.admin()).await.expect("the audit reads its tables");
+    for violation in audit.violations {
+        report.violate(format!("audit: {}: {}", violation.check, violation.detail));
+    }
 }
 
 /// Waits until this many runs of billing have ended, up to a time limit.
@@ -141,7 +154,7 @@ async fn until_so_many_runs(db: &Db, runs: u64) {
 }
 
 /// Waits until two runs in a row finished that billed everything up to `now`, the fleet's time.
-async fn all_billed(db: &Db, now: Micros, settle_timeout: Duration) -> bool {
+pub(crate) async fn all_billed(db: &Db, now: Micros, settle_timeout: Duration) -> bool {
     let since = fleet::real_now();
     let started = Instant::now();
     let (begun, as_of) = match db.backend() {

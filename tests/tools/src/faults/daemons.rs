@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -18,7 +18,8 @@ use tokio::{
 
 use crate::DAEMON;
 
-const CONFIGURATION: &str = r#"
+/// The configuration of a campaign on one server.
+pub(super) const CONFIGURATION: &str = r#"
 [daemon]
 panel-billing = "off"
 lease-ttl = "3s"
@@ -40,17 +41,32 @@ scope = "node"
 run-at-start = true
 "#;
 
-/// The clock by which billing is due: only the campaign moves it.
-const CLOCK: &str = "SELECT now_micros AS now FROM campaign_clock";
+/// The clock by which billing is due in a campaign on one server: only the campaign moves it.
+pub(super) const CLOCK: &str = "SELECT now_micros AS now FROM campaign_clock";
 /// How long a daemon may take to end after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_mins(1);
 const SUPERVISE_EVERY: Duration = Duration::from_millis(200);
 
+/// What the daemons of a campaign are started with.
+pub(crate) struct Setup<'a> {
+    pub(crate) program: &'a Path,
+    /// The folder of their files and logs.
+    pub(crate) folder: &'a Path,
+    pub(crate) configuration: &'a str,
+    /// The query that returns the time up to which billing is due.
+    pub(crate) clock: &'a str,
+    /// Further variables of their environment.
+    pub(crate) environment: &'a [(String, String)],
+    /// One daemon is started for each URL.
+    pub(crate) urls: &'a [String],
+}
+
 /// All daemons of a campaign.
-pub(super) struct Daemons {
+pub(crate) struct Daemons {
     program: PathBuf,
     folder: PathBuf,
     environment: Vec<(String, String)>,
+    urls: Vec<String>,
     inner: Mutex<Inner>,
 }
 
@@ -61,28 +77,22 @@ struct Inner {
 }
 
 impl Daemons {
-    /// Starts this many for the database at `url`, with `folder` for their files and logs.
-    pub(super) async fn start(
-        program: &Path,
-        folder: &Path,
-        url: &str,
-        environment: &[(String, String)],
-        count: usize,
-    ) -> Self {
-        std::fs::write(folder.join("jobs.toml"), CONFIGURATION)
+    /// Starts all of them.
+    pub(crate) async fn start(setup: &Setup<'_>) -> Self {
+        fs::write(setup.folder.join("jobs.toml"), setup.configuration)
             .expect("a file in a folder of ours is written");
-        let own =
-            [("DATABASE_URL", url), ("BILLING_CLOCK", CLOCK), ("LOG_LEVEL", "info"), (DAEMON, "faults")];
+        let own = [("BILLING_CLOCK", setup.clock), ("LOG_LEVEL", "info"), (DAEMON, "faults")];
         let mut variables: Vec<(String, String)> =
             own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        variables.extend_from_slice(environment);
+        variables.extend_from_slice(setup.environment);
         let daemons = Self {
-            program: program.to_owned(),
-            folder: folder.to_owned(),
+            program: setup.program.to_owned(),
+            folder: setup.folder.to_owned(),
             environment: variables,
+            urls: setup.urls.to_owned(),
             inner: Mutex::new(Inner { children: Vec::new(), exits: BTreeMap::new() }),
         };
-        for slot in 0..count {
+        for slot in 0..setup.urls.len() {
             let child = daemons.spawn(slot);
             daemons.inner.lock().await.children.push(Some(child));
         }
@@ -96,12 +106,17 @@ impl Daemons {
             .append(true)
             .open(log)
             .expect("a log in a folder of ours is opened");
+        // As if each daemon ran on a separate host: its notes about the database are not those of the others.
+        let state = self.folder.join(format!("state-{slot}"));
+        fs::create_dir_all(&state).expect("a folder in a folder of ours is made");
         let mut command = Command::new(&self.program);
         command
             .args(["run", "--config", "jobs.toml"])
             .current_dir(&self.folder)
             .env_clear()
             .env("TMPDIR", &self.folder)
+            .env("DATABASE_URL", &self.urls[slot])
+            .env("STATE_DIRECTORY", state)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             // Its other end closes with this process, however that ends.
             .stdin(Stdio::piped())
@@ -112,7 +127,7 @@ impl Daemons {
     }
 
     /// Starts another daemon for each that ended unexpectedly, until it is stopped.
-    pub(super) async fn supervise(&self, stop: &watch::Receiver<bool>) {
+    pub(crate) async fn supervise(&self, stop: &watch::Receiver<bool>) {
         while !*stop.borrow() {
             sleep(SUPERVISE_EVERY).await;
             self.revive().await;
@@ -133,12 +148,12 @@ impl Daemons {
     }
 
     /// The process ids of the running daemons.
-    pub(super) async fn pids(&self) -> Vec<u32> {
+    pub(crate) async fn pids(&self) -> Vec<u32> {
         self.inner.lock().await.children.iter().flatten().filter_map(Child::id).collect()
     }
 
     /// Kills a daemon with `kill -9` and starts another; returns whether there was one.
-    pub(super) async fn kill(&self, pid: u32) -> bool {
+    pub(crate) async fn kill(&self, pid: u32) -> bool {
         let mut inner = self.inner.lock().await;
         for (slot, place) in inner.children.iter_mut().enumerate() {
             if let Some(child) = place
@@ -154,7 +169,7 @@ impl Daemons {
     }
 
     /// Sends SIGTERM, waits for its end, and starts another; returns whether it was alive and ended in time.
-    pub(super) async fn terminate(&self, pid: u32) -> bool {
+    pub(crate) async fn terminate(&self, pid: u32) -> bool {
         let mut inner = self.inner.lock().await;
         let slot = inner
             .children
@@ -165,14 +180,29 @@ impl Daemons {
         };
         drop(inner);
         signal(pid, Signal::TERM);
-        let ended = timeout(STOP_TIMEOUT, child.wait()).await.is_ok();
+        let ended = ends(&mut child).await;
         drop(child);
         self.inner.lock().await.children[slot] = Some(self.spawn(slot));
         ended
     }
 
+    /// Sends SIGTERM to all at once, and starts another one for each that has ended.
+    pub(crate) async fn restart_all(&self) {
+        let mut inner = self.inner.lock().await;
+        for pid in inner.children.iter().flatten().filter_map(Child::id) {
+            signal(pid, Signal::TERM);
+        }
+        for (slot, place) in inner.children.iter_mut().enumerate() {
+            if let Some(mut child) = place.take() {
+                // One that does not end in time is killed when it is dropped.
+                ends(&mut child).await;
+            }
+            *place = Some(self.spawn(slot));
+        }
+    }
+
     /// Ends all of them; returns the exits that were unexpected, and how many did not end in time.
-    pub(super) async fn stop(&self) -> (BTreeMap<String, u64>, u64) {
+    pub(crate) async fn stop(&self) -> (BTreeMap<String, u64>, u64) {
         let mut inner = self.inner.lock().await;
         let mut stuck = 0;
         for pid in inner.children.iter().flatten().filter_map(Child::id) {
@@ -180,9 +210,8 @@ impl Daemons {
             signal(pid, Signal::TERM);
         }
         for child in inner.children.iter_mut().flatten() {
-            match timeout(STOP_TIMEOUT, child.wait()).await {
-                Ok(_) => {}
-                Err(_) => stuck += 1,
+            if !ends(child).await {
+                stuck += 1;
             }
         }
         inner.children.clear();
@@ -190,8 +219,17 @@ impl Daemons {
     }
 }
 
+/// Waits for the end of a daemon that got SIGTERM; returns whether it ended in time.
+async fn ends(child: &mut Child) -> bool {
+    // Waiting closes the input, and the daemon would abort instead of completing its run.
+    let input = child.stdin.take();
+    let ended = timeout(STOP_TIMEOUT, child.wait()).await.is_ok();
+    drop(input);
+    ended
+}
+
 /// Sends a signal to a process that may have ended.
-pub(super) fn signal(pid: u32, signal: Signal) {
+pub(crate) fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         // A process that has ended needs none.
         let _ = kill_process(pid, signal);

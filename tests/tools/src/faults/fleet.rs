@@ -1,21 +1,24 @@
-//! The actions of customers and operators during a campaign, and a journal of them outside of the database.
+//! The actions of customers and operators during a campaign.
 
-use std::{collections::BTreeMap, ops::Range, time::Duration};
+use std::{ops::Range, time::Duration};
 
 use billing_scheduler::{Clock, SystemClock};
-use chrono::DateTime;
 use rand::{RngExt as _, rngs::StdRng};
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DbErr, Statement};
 use tokio::{sync::watch, time::sleep};
 use uuid::Uuid;
 
-use super::{report::Report, server::Server};
+use super::{
+    journal::{Action, Deleted, Instance, Journal, PlanLog, Price, instant, money},
+    report::Report,
+    server::Server,
+};
 use billing_test_support::Db;
 
 /// Microseconds since 1970.
-pub(super) type Micros = i64;
+pub(crate) type Micros = i64;
 /// An hour of the fleet.
-pub(super) const HOUR: Micros = 3_600_000_000;
+pub(crate) const HOUR: Micros = 3_600_000_000;
 
 /// The age of the fleet's clock.
 const AGO: Micros = 10_000 * HOUR;
@@ -28,61 +31,18 @@ const WAIT: Duration = Duration::from_millis(100);
 /// The number of waits after which a server counts as dead.
 const WAITS: usize = 600;
 
-/// The campaign's own record of its actions.
-#[derive(Debug, Default)]
-pub(super) struct Journal {
-    /// Each organization's wallet: its first balance and its payments, in ten-thousandths.
-    pub(super) wallets: BTreeMap<Uuid, i64>,
-    /// Each plan's prices, oldest first.
-    pub(super) plans: Vec<PlanLog>,
-    pub(super) instances: BTreeMap<Uuid, Instance>,
-}
-
-#[derive(Debug)]
-pub(super) struct PlanLog {
-    id: Uuid,
-    pub(super) prices: Vec<Price>,
-}
-
-/// A plan's monthly price.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Price {
-    pub(super) cents: i64,
-    /// The range of real time in which it came into force.
-    pub(super) since: (Micros, Micros),
-}
-
-#[derive(Debug)]
-pub(super) struct Instance {
-    pub(super) organization: Uuid,
-    pub(super) plan: usize,
-    pub(super) label: String,
-    /// By the fleet's clock.
-    pub(super) created: Micros,
-    pub(super) deleted: Option<Deleted>,
-}
-
-/// When an instance was deleted.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Deleted {
-    /// The last real time at which it existed for certain.
-    pub(super) begun: Micros,
-    /// The time of the fleet's clock by which it was deleted.
-    pub(super) by: Micros,
-}
-
 /// The fleet of one campaign.
-pub(super) struct Fleet<'a> {
+pub(crate) struct Fleet<'a> {
     server: &'a Server,
     db: &'a Db,
     rng: StdRng,
-    pub(super) journal: Journal,
-    pub(super) report: Report,
+    pub(crate) journal: Journal,
+    pub(crate) report: Report,
 }
 
 impl<'a> Fleet<'a> {
     /// Creates a fleet of this many instances, all created within a day before now by its own clock.
-    pub(super) async fn found(server: &'a Server, rng: StdRng, instances: usize) -> Self {
+    pub(crate) async fn found(server: &'a Server, rng: StdRng, instances: usize) -> Self {
         let mut fleet =
             Self { server, db: &server.db, rng, journal: Journal::default(), report: Report::default() };
         let now = real_now() - AGO;
@@ -104,7 +64,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// Acts until it is stopped; an action that has begun is finished.
-    pub(super) async fn live(&mut self, pace_ms: Range<u64>, stop: &watch::Receiver<bool>) {
+    pub(crate) async fn live(&mut self, pace_ms: Range<u64>, stop: &watch::Receiver<bool>) {
         while !*stop.borrow() {
             let wait = self.rng.random_range(pace_ms.clone());
             sleep(Duration::from_millis(wait)).await;
@@ -135,7 +95,7 @@ impl<'a> Fleet<'a> {
 
     async fn make_organization(&mut self, balance: i64) {
         let (owner, id) = (Uuid::new_v4(), Uuid::new_v4());
-        let money = self.money(balance);
+        let money = money(self.db.backend(), balance);
         self.surely(&[
             format!("INSERT INTO users (id, email, name) VALUES ('{owner}', '{owner}@example.com', 'Owner')"),
             format!("INSERT INTO organizations (id, name, slug, owner_id) VALUES ('{id}', 'Organization', '{id}', '{owner}')"),
@@ -146,21 +106,12 @@ impl<'a> Fleet<'a> {
     }
 
     async fn make_instance(&mut self, created: Micros) {
-        let id = Uuid::new_v4();
         let plan = self.rng.random_range(0..self.journal.plans.len());
         let organization = self.any_organization();
-        let label = format!("vm-{id}");
-        let created_at = instant(created);
-        // The panel marks the time of creation as billed, for its own charge of the first hour; an older one did not.
-        let billed = if self.rng.random_bool(0.5) { format!("'{created_at}'") } else { "NULL".to_owned() };
-        let plan_id = self.journal.plans[plan].id;
-        self.surely(&[format!(
-            "INSERT INTO vps_instances (id, organization_id, plan_id, provider_instance_id, label, status, created_at, last_billed_at)
-             VALUES ('{id}', '{organization}', '{plan_id}', '{id}', '{label}', 'running', '{created_at}', {billed})"
-        )])
-        .await;
+        let is_marked = self.rng.random_bool(0.5);
+        let action = self.journal.creation(organization, plan, created, is_marked);
+        self.act(action).await;
         self.report.creations += 1;
-        self.journal.instances.insert(id, Instance { organization, plan, label, created, deleted: None });
     }
 
     async fn top_up(&mut self) {
@@ -168,17 +119,7 @@ impl<'a> Fleet<'a> {
         // Preferably while the panel debits: it must not write back what the wallet held before.
         let organization = self.server.read_by_panel().unwrap_or(anyone);
         let amount = self.rng.random_range(500..20_000);
-        let money = self.money(amount);
-        self.surely(&[
-            format!("UPDATE wallets SET balance = balance + {money} WHERE organization_id = '{organization}'"),
-            format!(
-                "INSERT INTO payment_transactions (id, organization_id, amount, payment_method, payment_provider, status, description)
-                 VALUES ('{}', '{organization}', {money}, 'paypal', 'paypal', 'completed', 'Wallet top-up')",
-                Uuid::new_v4()
-            ),
-        ])
-        .await;
-        *self.journal.wallets.entry(organization).or_default() += amount;
+        self.act(Action::top_up(self.db.backend(), organization, amount)).await;
         self.report.top_ups += 1;
     }
 
@@ -239,6 +180,12 @@ impl<'a> Fleet<'a> {
         now(self.db).await
     }
 
+    /// Performs an action exactly once, and notes it.
+    async fn act(&mut self, action: Action) {
+        self.surely(&action.statements).await;
+        self.journal.note(action.entry);
+    }
+
     /// Executes the statements in one transaction, exactly once, with retries for failures of the database.
     async fn surely(&self, statements: &[String]) {
         let mark = Uuid::new_v4();
@@ -269,20 +216,13 @@ impl<'a> Fleet<'a> {
         transaction.commit().await
     }
 
-    fn money(&self, ten_thousandths: i64) -> String {
-        match self.db.backend() {
-            DbBackend::Sqlite => ten_thousandths.to_string(),
-            _ => format!("{ten_thousandths} * 0.0001"),
-        }
-    }
-
     fn cents(&self, cents: i64) -> String {
-        self.money(cents * 100)
+        money(self.db.backend(), cents * 100)
     }
 }
 
 /// Moves the fleet's clock on until it is stopped.
-pub(super) async fn tick(server: &Server, stop: &watch::Receiver<bool>) {
+pub(crate) async fn tick(server: &Server, stop: &watch::Receiver<bool>) {
     let sql = format!("UPDATE campaign_clock SET now_micros = now_micros + {STEP}");
     while !*stop.borrow() {
         sleep(STEP_EVERY).await;
@@ -294,13 +234,13 @@ pub(super) async fn tick(server: &Server, stop: &watch::Receiver<bool>) {
 }
 
 /// Advances the clock by a few minutes, so that no retry waits any more; returns the time.
-pub(super) async fn rest(db: &Db) -> Micros {
+pub(crate) async fn rest(db: &Db) -> Micros {
     db.execute(&format!("UPDATE campaign_clock SET now_micros = now_micros + {}", HOUR / 4)).await;
     now(db).await
 }
 
 /// The time by the fleet's clock, once the database answers.
-pub(super) async fn now(db: &Db) -> Micros {
+pub(crate) async fn now(db: &Db) -> Micros {
     let query = Statement::from_string(db.backend(), "SELECT now_micros FROM campaign_clock");
     for _ in 0..WAITS {
         if let Ok(Some(row)) = db.admin().query_one_raw(query.clone()).await {
@@ -312,13 +252,8 @@ pub(super) async fn now(db: &Db) -> Micros {
 }
 
 /// The time by the clock of this host, which is the database's and the daemons' as well.
-pub(super) fn real_now() -> Micros {
+pub(crate) fn real_now() -> Micros {
     SystemClock.now().timestamp_micros()
-}
-
-fn instant(micros: Micros) -> String {
-    let instant = DateTime::from_timestamp_micros(micros).expect("a time of a campaign");
-    instant.format("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string()
 }
 
 /// Whether the statement itself is wrong: a fault of the campaign. A mark that exists already is not.

@@ -21,7 +21,7 @@ use crate::Engine;
 
 use super::{
     daemons::{Daemons, signal},
-    report::{Failover, Report},
+    report::{Report, Seconds},
     server::{ROLE_CONNECTIONS, Server},
 };
 
@@ -127,7 +127,7 @@ impl<'a> Injector<'a> {
     pub(super) fn counts(&self) -> Report {
         let mut counts = self.counts.lock().expect("no holder of the lock panics").clone();
         counts.failover_seconds =
-            Failover::of(self.failovers.lock().expect("no holder of the lock panics").clone());
+            Seconds::of(self.failovers.lock().expect("no holder of the lock panics").clone());
         if let Some((_, proxy)) = &self.server.postgres {
             counts.cuts = proxy.cuts();
             counts.lost_commits = proxy.lost_commits();

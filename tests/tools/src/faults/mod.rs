@@ -3,15 +3,16 @@
 //! [`run`] is one campaign. The invariants are checked by `model` from the campaign's own record, with no
 //! line of the billing code; [`billing_jobs::audit`] is called as well.
 
-mod campaign;
-mod daemons;
-mod fleet;
+pub(crate) mod campaign;
+pub(crate) mod daemons;
+pub(crate) mod fleet;
 mod injections;
+pub(crate) mod journal;
 mod model;
 mod panel;
-mod proxy;
+pub(crate) mod proxy;
 mod report;
-mod server;
+pub(crate) mod server;
 mod tables;
 
 use std::{ops::Range, path::PathBuf, time::Duration};
@@ -21,7 +22,7 @@ use crate::Engine;
 pub use campaign::run;
 pub use injections::Fault;
 pub use proxy::Proxy;
-pub use report::{Failover, Report};
+pub use report::{Report, Seconds};
 
 /// The options of a campaign.
 #[derive(Clone, Debug)]

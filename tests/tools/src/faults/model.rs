@@ -9,7 +9,8 @@ use chrono::DateTime;
 use uuid::Uuid;
 
 use super::{
-    fleet::{HOUR, Instance, Journal, Micros, PlanLog},
+    fleet::{HOUR, Micros},
+    journal::{Instance, Journal, PlanLog},
     report::Report,
     tables::{Charge, Cycle, Tables},
 };

@@ -26,7 +26,7 @@ use tokio::{
 /// The code of a client that requests encryption before anything else.
 const SSL_REQUEST: i32 = 80_877_103;
 /// What distinguishes a transaction that charges from others.
-const BATCH: &[u8] = b"INSERT INTO billing_batches";
+pub(crate) const BATCH: &[u8] = b"INSERT INTO billing_batches";
 
 /// A proxy that closes all its connections when it is dropped.
 #[derive(Debug)]

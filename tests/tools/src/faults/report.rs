@@ -38,7 +38,7 @@ pub struct Report {
     /// Wallets that do not hold what they should.
     pub wallets_off: u64,
     /// From the kill of a lease's holder to the next claim.
-    pub failover_seconds: Failover,
+    pub failover_seconds: Seconds,
     /// Other violated rules, including those of the audit.
     pub violations: u64,
     /// Of the refused debits, those that would have written a balance back over a charge or a payment.
@@ -70,17 +70,17 @@ pub struct Report {
     pub findings: Vec<String>,
 }
 
-/// How long others took to take over.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Failover {
-    /// Half of them took less.
+/// A summary of durations, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Seconds {
+    /// Half of them are shorter.
     pub p50: f64,
-    /// None took longer.
+    /// None is longer.
     pub max: f64,
 }
 
-impl Failover {
-    /// Of these times.
+impl Seconds {
+    /// The summary of these times.
     #[must_use]
     pub fn of(mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
@@ -97,12 +97,12 @@ impl Report {
         self.double == 0 && self.lost == 0 && self.wallets_off == 0 && self.violations == 0
     }
 
-    pub(super) fn violate(&mut self, finding: String) {
+    pub(crate) fn violate(&mut self, finding: String) {
         self.violations += 1;
         self.find(finding);
     }
 
-    pub(super) fn find(&mut self, finding: String) {
+    pub(crate) fn find(&mut self, finding: String) {
         const LISTED: usize = 40;
         if self.findings.len() < LISTED {
             self.findings.push(finding);
@@ -142,7 +142,7 @@ impl fmt::Display for Report {
             "the panel: {} debits tried, {} refused ({} of them for a balance that was read too early), {} charged",
             self.panel_attempts, self.panel_refused, self.panel_overwrites_refused, self.panel_charged
         )?;
-        let Failover { p50, max } = self.failover_seconds;
+        let Seconds { p50, max } = self.failover_seconds;
         writeln!(f, "take-over after a kill: {p50} s (p50), {max} s at most")?;
         write!(
             f,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use sea_orm::DbBackend;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -13,9 +14,9 @@ use billing_test_support::{Db, Login, Panel, Postgres};
 pub(super) const ROLE_CONNECTIONS: u32 = 30;
 
 /// A database with the campaign's own tables in it.
-pub(super) struct Server {
-    pub(super) db: Db,
-    /// None on SQLite.
+pub(crate) struct Server {
+    pub(crate) db: Db,
+    /// The server of the campaign and the proxy in front of it; none on SQLite, and if other code serves the database.
     pub(super) postgres: Option<(&'static Postgres, Proxy)>,
     /// Whether it has no other client.
     is_own: bool,
@@ -30,41 +31,47 @@ impl Server {
     pub(super) async fn start(engine: Engine, faults: &[Fault]) -> Self {
         let is_own = faults.iter().any(|fault| fault.needs_own_server());
         let server = match engine {
-            Engine::Sqlite => Self {
-                db: Db::sqlite().await,
-                postgres: None,
-                is_own,
-                calm: Mutex::default(),
-                read_by_panel: std::sync::Mutex::default(),
-            },
+            Engine::Sqlite => Self::of(Db::sqlite().await),
             Engine::Postgres => {
                 let postgres = if is_own { Postgres::private().await } else { Postgres::server() };
                 let db = Db::on_server(postgres, Panel::G3, Login::Billing).await;
                 let proxy = Proxy::start(postgres.port()).await.expect("a port is free");
-                Self {
-                    db,
-                    postgres: Some((postgres, proxy)),
-                    is_own,
-                    calm: Mutex::default(),
-                    read_by_panel: std::sync::Mutex::default(),
-                }
+                let mut server = Self::of(db);
+                server.postgres = Some((postgres, proxy));
+                server.is_own = is_own;
+                server
             }
         };
-        server
-            .db
-            .execute(
-                "CREATE TABLE campaign_clock (now_micros bigint NOT NULL);
-                 CREATE TABLE campaign_marks (id text PRIMARY KEY)",
-            )
-            .await;
-        if engine == Engine::Postgres {
-            server.db.execute("GRANT SELECT ON campaign_clock TO billing_run").await;
-        }
+        server.add_tables().await;
         if engine == Engine::Postgres && is_own {
             let limit = format!("ALTER ROLE billing_run CONNECTION LIMIT {ROLE_CONNECTIONS}");
             server.db.execute(&limit).await;
         }
         server
+    }
+
+    /// Adds the campaign's own tables.
+    pub(crate) async fn add_tables(&self) {
+        self.db
+            .execute(
+                "CREATE TABLE campaign_clock (now_micros bigint NOT NULL);
+                 CREATE TABLE campaign_marks (id text PRIMARY KEY)",
+            )
+            .await;
+        if self.db.backend() == DbBackend::Postgres {
+            self.db.execute("GRANT SELECT ON campaign_clock TO billing_run").await;
+        }
+    }
+
+    /// A database that other code serves.
+    pub(crate) fn of(db: Db) -> Self {
+        Self {
+            db,
+            postgres: None,
+            is_own: false,
+            calm: Mutex::default(),
+            read_by_panel: std::sync::Mutex::default(),
+        }
     }
 
     /// The panel has read, or written, a balance of this organization.

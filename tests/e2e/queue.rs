@@ -1,0 +1,174 @@
+//! The queue in a database keeps the promises of a queue, and shares the transactions of an application.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use billing_scheduler::{
+    Clock, JobContext, JobError, NewQueuedJob, Occurrence, Outcome, Queue, QueueJob, QueueStore, RunFilter,
+    RunRecord, RunStatus, StopHandle, Store, SystemClock,
+    conformance::{QueueHarness, check_queue},
+};
+use billing_store::{Database, Pool, SeaOrmStore, begin, queue};
+use billing_test_support::{Db, on_every_engine, on_variants};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
+
+use crate::daemon::fetch;
+
+const TTL: Duration = Duration::from_secs(10);
+
+async fn queue_passes_conformance_suite(db: &Db) {
+    let stores = (Arc::new(store(db, "one").await), Arc::new(store(db, "other").await));
+    check_queue(&Stores { db, stores }).await;
+}
+
+on_variants!(queue_passes_conformance_suite: sqlite, postgres, g1_role);
+
+/// A job is added with the application's changes, and finished with them.
+async fn job_shares_transactions_of_application(db: &Db) {
+    create_effects(db).await;
+    let pool = pool(db).await;
+    for commits in [false, true] {
+        let txn = begin(&pool).await.expect("a transaction begins");
+        let job = NewQueuedJob::new("note", serde_json::json!("hello"));
+        assert_eq!(queue::enqueue_in(&txn, &[job]).await.expect("it is added").len(), 1);
+        if commits {
+            txn.commit().await.expect("it commits");
+        } else {
+            txn.rollback().await.expect("it is rolled back");
+        }
+    }
+    let effects = pool.clone();
+    let store = store(db, "one").await;
+    let queue = Queue::new(Arc::new(store), Arc::new(SystemClock)).job(QueueJob::new(
+        "note",
+        move |ctx, note: String| {
+            let pool = effects.clone();
+            async move { write_note(&pool, &ctx, &note).await }
+        },
+    ));
+    assert_eq!(queue.run_due().await.expect("the store is available"), 1);
+    assert_eq!(fetch(db, "SELECT note FROM effects").await, "hello");
+    let store = self::store(db, "one").await;
+    let runs = store.runs(&RunFilter::default()).await.expect("the store is available");
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    let run = &runs[0].run;
+    assert_eq!((run.status, run.items, run.attempt), (RunStatus::Done, 3, 1));
+    assert!(run.finished_at > run.started_at, "the worker knows when the run started");
+}
+
+/// A run whose claim was lost changes nothing.
+async fn lost_claim_rolls_changes_back(db: &Db) {
+    create_effects(db).await;
+    let (one, other) = (store(db, "one").await, store(db, "other").await);
+    let job = NewQueuedJob::new("note", serde_json::Value::Null);
+    one.enqueue(&[job]).await.expect("the store is available");
+    let limits = [("note".to_owned(), 1)];
+    let mut contexts = Vec::new();
+    for store in [&one, &other] {
+        let job = store.claim(&limits).await.expect("the store is available").remove(0);
+        let occurrence = Occurrence { job: job.kind.clone(), scheduled_at: job.scheduled_at };
+        let clock = Arc::new(SystemClock) as Arc<dyn Clock>;
+        let ctx = JobContext::new(occurrence, 1, job.fencing_token, clock, StopHandle::new());
+        contexts.push(ctx.with_request_id(Some(job.id)));
+        expire(db, "note").await;
+    }
+    let pool = pool(db).await;
+    write_note(&pool, &contexts[0], "old").await.expect_err("the claim is lost");
+    write_note(&pool, &contexts[1], "new").await.expect("the claim is current");
+    write_note(&pool, &contexts[1], "twice").await.expect_err("the job is finished");
+    assert_eq!(fetch(db, "SELECT note FROM effects").await, "new");
+    assert_eq!(fetch(db, "SELECT count(*) FROM scheduler_runs").await, "1");
+}
+
+/// A run that has finished its job in an open transaction keeps its claim, and does not delay the renewal of others.
+async fn open_transaction_keeps_claim(db: &Db) {
+    if db.backend() == DbBackend::Sqlite {
+        return;
+    }
+    let (one, other) = (store(db, "one").await, store(db, "other").await);
+    let jobs = [
+        NewQueuedJob::new("note", serde_json::Value::Null),
+        NewQueuedJob::new("note", serde_json::Value::Null),
+    ];
+    one.enqueue(&jobs).await.expect("the store is available");
+    let claimed = one.claim(&[("note".to_owned(), 2)]).await.expect("the store is available");
+    let pool = pool(db).await;
+    let txn = begin(&pool).await.expect("a transaction begins");
+    let lock = format!("UPDATE scheduler_queue SET finished_at = now() WHERE id = '{}'", claimed[0].id);
+    txn.execute_unprepared(&lock).await.expect("the row is locked");
+    let claims: Vec<_> = claimed.iter().map(|job| (job.id, job.fencing_token)).collect();
+    let renewed = tokio::time::timeout(Duration::from_secs(2), QueueStore::renew(&one, &claims)).await;
+    assert_eq!(renewed.expect("it does not wait").expect("the store is available").len(), 2);
+    expire_unlocked(db, &claimed[1].id.to_string()).await;
+    let again = other.claim(&[("note".to_owned(), 2)]).await.expect("the store is available");
+    assert_eq!(again.iter().map(|job| job.id).collect::<Vec<_>>(), [claimed[1].id]);
+    txn.commit().await.expect("it commits");
+}
+
+on_every_engine!(
+    job_shares_transactions_of_application,
+    lost_claim_rolls_changes_back,
+    open_transaction_keeps_claim,
+);
+
+async fn create_effects(db: &Db) {
+    db.execute("CREATE TABLE effects (note text NOT NULL)").await;
+    if db.backend() != DbBackend::Sqlite {
+        db.execute("GRANT SELECT, INSERT ON effects TO PUBLIC").await;
+    }
+}
+
+async fn write_note(pool: &DatabaseConnection, ctx: &JobContext, note: &str) -> Result<Outcome, JobError> {
+    let txn = begin(pool).await.map_err(JobError::retry)?;
+    queue::finish_in(&txn, ctx).await?;
+    txn.execute_unprepared(&format!("INSERT INTO effects VALUES ('{note}')"))
+        .await
+        .map_err(JobError::retry)?;
+    txn.commit().await.map_err(JobError::retry)?;
+    Ok(Outcome::done(3))
+}
+
+struct Stores<'a> {
+    db: &'a Db,
+    stores: (Arc<SeaOrmStore>, Arc<SeaOrmStore>),
+}
+
+#[async_trait]
+impl QueueHarness for Stores<'_> {
+    fn stores(&self) -> (Arc<dyn QueueStore>, Arc<dyn QueueStore>) {
+        (Arc::clone(&self.stores.0) as _, Arc::clone(&self.stores.1) as _)
+    }
+
+    async fn expire(&self, kind: &str) {
+        expire(self.db, kind).await;
+    }
+
+    async fn runs(&self, kind: &str) -> Vec<RunRecord> {
+        let filter = RunFilter { job: Some(kind.to_owned()), ..RunFilter::default() };
+        let runs = self.stores.0.runs(&filter).await.expect("the store is available");
+        runs.into_iter().map(|row| row.run).collect()
+    }
+}
+
+async fn expire(db: &Db, kind: &str) {
+    expire_where(db, &format!("kind = '{kind}' AND expires_at IS NOT NULL")).await;
+}
+
+async fn expire_unlocked(db: &Db, id: &str) {
+    expire_where(db, &format!("id = '{id}'")).await;
+}
+
+async fn expire_where(db: &Db, condition: &str) {
+    let past = if db.backend() == DbBackend::Sqlite { "0" } else { "timestamptz 'epoch'" };
+    db.execute(&format!("UPDATE scheduler_queue SET expires_at = {past} WHERE {condition}")).await;
+}
+
+async fn pool(db: &Db) -> DatabaseConnection {
+    let database = Database::new(db.url.parse().expect("the URL of a database of ours"));
+    database.connect(Pool::Shared).await.expect("a database of ours opens")
+}
+
+async fn store(db: &Db, holder: &str) -> SeaOrmStore {
+    let database = Database::new(db.url.parse().expect("the URL of a database of ours"));
+    SeaOrmStore::new(pool(db).await, database, holder, TTL, Arc::new(SystemClock))
+}

@@ -1,0 +1,26 @@
+//! The prepaid policy keeps its promises in every order of events, and each of its guards is missed when it is taken away.
+
+use protocol_model::prepaid::{Broken, VARIANTS, explore};
+
+#[test]
+fn policy_keeps_its_promises() {
+    let finding = explore(&VARIANTS[0]);
+    assert!(finding.broken.is_empty(), "{finding:?}");
+    assert!(finding.impossible.is_empty(), "{finding:?}");
+    let row = format!("| `{}` | {} |", VARIANTS[0].name, finding.states);
+    assert!(include_str!("../README.md").contains(&row), "the README should contain `{row}`");
+}
+
+#[test]
+fn each_removed_guard_is_missed() {
+    for variant in &VARIANTS[1..] {
+        let finding = explore(variant);
+        let broken = variant.breaks.map(Broken::what);
+        assert!(
+            broken.is_some_and(|broken| finding.broken.contains(&broken)),
+            "{}: {finding:?}",
+            variant.name
+        );
+        println!("{}: {:?}", variant.name, finding.steps);
+    }
+}
