@@ -32,3 +32,23 @@ print_steps() {
     printf '%s\n' "${steps[@]}"
     printf '%9s  total\n' "$(duration $SECONDS)"
 }
+
+as_root() {
+    if [[ $EUID -eq 0 ]]; then
+        "$@"
+    elif sudo -n true 2>/dev/null; then
+        sudo -n "$@"
+    else
+        die "this needs root, and sudo is missing or needs a password" "run: sudo $*"
+    fi
+}
+
+# apt_install PACKAGE...
+apt_install() {
+    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120)
+    # Fetching the package lists is slow, so the present ones are tried first.
+    as_root "${apt[@]}" install --no-install-recommends "$@" || {
+        as_root "${apt[@]}" update
+        as_root "${apt[@]}" install --no-install-recommends "$@"
+    }
+}

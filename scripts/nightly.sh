@@ -6,8 +6,8 @@
 #   scripts/nightly.sh --list          the names of the steps
 #   scripts/nightly.sh faults model    these steps
 #
-# NIGHTLY_SECONDS is the length of one fault campaign (600), NIGHTLY_SEEDS the number of simulated seeds (1000000), NIGHTLY_CASES
-# the number of cases of each property (50000).
+# NIGHTLY_SECONDS is the length of one fault campaign (600; 300 on a cluster), NIGHTLY_SEEDS the number of simulated seeds (1000000),
+# NIGHTLY_CASES the number of cases of each property (50000).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -20,6 +20,18 @@ tools() { cargo run --quiet --release --locked --package billing-tools -- "$@"; 
 packages() { ./scripts/check-packages.py --verify; }
 
 debian() { ./scripts/package.sh --build-only; }
+
+# The image with the optimized program, whose size this prints; then the build of the Containerfile as it is, with its own base images,
+# where their registries can be reached.
+container() {
+    local builder
+    cargo build --quiet --release --locked --package billing-daemon --features otel || return 1
+    ./scripts/try-image.sh target/release/billing-daemon || return 1
+    builder=$(command -v podman || command -v docker) || { skip "podman and docker are missing; the Containerfile is not built as it is"; return; }
+    "$builder" pull --quiet gcr.io/distroless/cc-debian12 >/dev/null || { skip "no registry can be reached; the Containerfile is not built as it is"; return; }
+    if [[ $builder = */podman ]]; then builder="$builder build --format docker"; else builder="$builder build"; fi
+    $builder --file packaging/container/Containerfile --tag billing-daemon:nightly .
+}
 
 # The advisory database is fetched, so this needs the network.
 advisories() {
@@ -77,6 +89,34 @@ faults() {
     return $code
 }
 
+has_cluster() {
+    local program
+    for program in etcd patroni patronictl haproxy; do command -v "$program" || return 1; done
+    compgen -G '/usr/lib/postgresql/*/bin/pg_rewind'
+} >/dev/null
+
+# Installs what a cluster consists of. Meanwhile a policy rejects the start of each service, so the packages start no server.
+install_cluster() {
+    local policy=/usr/sbin/policy-rc.d own='' code=0
+    PATH=$PATH:/usr/sbin
+    if has_cluster; then return 0; fi
+    command -v apt-get >/dev/null || return 1
+    if [[ ! -e $policy ]]; then
+        own=yes
+        printf '#!/bin/sh\nexit 101\n' | as_root install -m 755 /dev/stdin "$policy"
+    fi
+    # A policy of the host may permit starts.
+    "$policy" etcd start || code=$?
+    if [[ $code -eq 101 ]]; then apt_install postgresql etcd-server patroni haproxy || true; fi
+    [[ -z $own ]] || as_root rm -f "$policy"
+    has_cluster
+}
+
+cluster() {
+    install_cluster || { skip "etcd, Patroni or HAProxy is missing, and cannot be installed"; return; }
+    tools cluster --seconds "${NIGHTLY_SECONDS:-300}" --seed 1 --json
+}
+
 # Figures for docs/performance.md; scripts/bench-gate.sh is what compares two commits.
 benchmarks() {
     local name code=0
@@ -103,7 +143,7 @@ book() {
     mdbook build docs && ./scripts/check-book.py target/book
 }
 
-all=(packages oldest_compiler debian advisories book ignored_tests model simulation properties faults benchmarks)
+all=(packages oldest_compiler debian container advisories book ignored_tests model simulation properties faults cluster benchmarks)
 case ${1:-} in
 --list) printf '%s\n' "${all[@]}"; exit 0 ;;
 -*) die "unknown option $1" "scripts/nightly.sh [--list | STEP...]" ;;

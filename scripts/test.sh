@@ -16,26 +16,11 @@ has_postgres() {
     return 1
 }
 
-as_root() {
-    if [[ $EUID -eq 0 ]]; then
-        "$@"
-    elif sudo -n true 2>/dev/null; then
-        sudo -n "$@"
-    else
-        die "this needs root, and sudo is missing or needs a password" "run: sudo $*"
-    fi
-}
-
 # install NAME-ON-DEBIAN NAME-ON-FEDORA NAME-ON-ALPINE NAME-ON-HOMEBREW
 install() {
     say "installing $1"
     if command -v apt-get >/dev/null; then
-        local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120)
-        # Fetching the package lists is slow, so the present ones are tried first.
-        as_root "${apt[@]}" install --no-install-recommends "$1" || {
-            as_root "${apt[@]}" update
-            as_root "${apt[@]}" install --no-install-recommends "$1"
-        }
+        apt_install "$1"
     elif command -v dnf >/dev/null; then
         as_root dnf -q -y install "$2"
     elif command -v apk >/dev/null; then
@@ -63,6 +48,11 @@ command -v promtool >/dev/null || say "promtool is missing (on Debian: apt-get i
 has_faketime() { compgen -G '/usr/lib*/faketime/libfaketime.so.1' || compgen -G '/usr/lib/*/faketime/libfaketime.so.1' || compgen -G '/usr/local/lib/faketime/libfaketime.so.1'; } >/dev/null
 has_faketime || install faketime libfaketime libfaketime libfaketime
 
+# One test builds the container image of Debian packages. Where these are missing it prints SKIPPED.
+for tool in podman crun mmdebstrap; do
+    command -v $tool >/dev/null || ! command -v apt-get >/dev/null || (install $tool "" "" "") || say "cannot install $tool"
+done
+
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 # What is before `--` goes to cargo and selects packages; what follows goes to the test programs.
@@ -78,8 +68,13 @@ cargo test --quiet --no-run "${selection[@]}"
 say "built after $(duration $SECONDS); running: cargo test ${selection[*]} $*"
 status=0
 cargo test --no-fail-fast "${selection[@]}" "$@" 2>&1 | tee "$log" || status=$?
+if ((status != 0)); then
+    # Thousands of lines may follow what a failed test printed.
+    say "what the failed tests printed"
+    awk '/^---- .* stdout ----$/ { shown = 1 } /^(failures:|test result:)/ { shown = 0 } shown' "$log"
+fi
 say "the slowest test programs"
-awk '/Running|Doc-tests/ { name = $0; sub(/^ *Running /, "", name); sub(/ \(.*/, "", name); sub(/^ */, "", name) }
+awk '/^ *(Running .*\(.*\)|Doc-tests .*)$/ { name = $0; sub(/^ *Running /, "", name); sub(/ \(.*/, "", name); sub(/^ */, "", name) }
      /^test result:/ { seconds = $0; sub(/.*finished in /, "", seconds); printf "%8ss  %s\n", seconds + 0, name }' "$log" |
     sort -rn | head -n 5
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
