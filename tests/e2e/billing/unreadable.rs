@@ -319,10 +319,12 @@ async fn refused_run_stops_heartbeat(db: &Db) {
 
     drop_trigger(db, "no_debits").await;
     let row = "SELECT count(*) FROM billing_daemon_status
-                WHERE status = 'running' AND last_run_success AND instances_billed = 3 AND heartbeat_at IS NOT NULL";
+                WHERE status = 'running' AND last_run_success AND instances_billed > 0 AND heartbeat_at IS NOT NULL";
     eventually("the heartbeat continues", async || (number(db, row).await == 1).then_some(())).await;
     assert_eq!(number(db, worked).await, 1);
     running.terminated().await.expect_code(0);
+    // A run that was in progress when the trigger went may have had its first instances refused.
+    program.run("bill").await.expect_code(0);
     check_all_charged_once(db, &organizations).await;
 
     seed(db, 2).await;

@@ -20,6 +20,8 @@ start_unit() {
         sleep 0.1
     done
     cat /mnt/log
+    ls -ln "$(of_unit WorkingDirectory)"
+    echo "waited for a status without problems:"
     sudo billing-daemon status
     return 1
 }
