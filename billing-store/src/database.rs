@@ -1,17 +1,13 @@
 //! Opening the database: the limits of the pool, and retries while the database cannot be reached.
 
-use std::{
-    fmt::Display,
-    str::FromStr,
-    time::{Duration, Instant},
-};
+use std::{fmt::Display, str::FromStr, time::Duration};
 
 use sea_orm::{
     ConnectOptions, DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqlxPostgresConnector,
     sqlx::{
         self, ConnectOptions as _, Connection as _,
         postgres::{PgConnectOptions, PgPoolOptions},
-        sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+        sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous},
     },
 };
 use tracing::warn;
@@ -20,14 +16,18 @@ use crate::{
     connection::{SQLITE_LOG_PAGES, without_open_transactions},
     connector::{Access, Connector},
     database_url::DatabaseUrl,
-    error_class::{ErrorClass, classify, with_help},
+    error_class::{
+        ErrorClass, SQLITE_BUSY, SQLITE_CANTOPEN, SQLITE_LOCKED, SQLITE_READONLY, classify, sqlite_code,
+        with_help,
+    },
 };
 
 /// The waits between attempts to connect at the start: five attempts in total.
 const CONNECT_BACKOFF: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
-/// The time that another process may take to create or close an SQLite file.
-const FIRST_OPEN: Duration = Duration::from_secs(1);
+/// How often a file is opened while another process may be creating or closing it, and the wait between two attempts.
+const FIRST_OPEN_ATTEMPTS: u32 = 20;
+const FIRST_OPEN_INTERVAL: Duration = Duration::from_millis(50);
 /// The time limit for opening a connection, and for waiting for one of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The page cache of an SQLite connection, in KiB as a negative number. What it does not hold is in the cache of the system.
@@ -121,23 +121,6 @@ impl Database {
 
     /// Opens a pool, or fails within seconds.
     pub async fn connect(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
-        let began = Instant::now();
-        loop {
-            match self.connect_once(pool).await {
-                // While another process creates the file or closes it as the last one, SQLite fails immediately.
-                Err(error)
-                    if self.url.backend() == DbBackend::Sqlite
-                        && classify(&error.source) == ErrorClass::Conflict
-                        && began.elapsed() < FIRST_OPEN =>
-                {
-                    tokio::time::sleep(FIRST_OPEN / 20).await;
-                }
-                result => return result,
-            }
-        }
-    }
-
-    async fn connect_once(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
         let opened = match self.url.backend() {
             DbBackend::Sqlite => self.connect_to_file(pool).await,
             _ => self.connect_to_server(pool).await,
@@ -146,10 +129,12 @@ impl Database {
     }
 
     async fn connect_to_file(&self, pool: Pool) -> Result<DatabaseConnection, DbErr> {
-        self.probe_file().await?;
+        // Open until the pool has a connection: the process keeps the shared memory of the log as long as any connection is open.
+        let probe = self.probe_file().await?;
         let mut options = ConnectOptions::new(self.url.expose());
         options
             .max_connections(if pool == Pool::Single { 1 } else { 4 })
+            .min_connections(1)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .sqlx_logging(self.logs_statements)
             .map_sqlx_sqlite_opts(|options| {
@@ -162,20 +147,61 @@ impl Database {
                     .pragma("cache_size", SQLITE_CACHE)
                     .pragma("wal_autocheckpoint", SQLITE_LOG_PAGES.to_string())
             })
-            .map_sqlx_sqlite_pool_opts(without_open_transactions);
-        sea_orm::Database::connect(options).await
+            .map_sqlx_sqlite_pool_opts(|pool| without_open_transactions(pool).max_lifetime(None));
+        let opened = sea_orm::Database::connect(options).await;
+        probe.close().await.map_err(refused)?;
+        opened
     }
 
-    /// A pool retries until its timeout and then reports only the timeout: one plain connection first shows the cause.
-    async fn probe_file(&self) -> Result<(), DbErr> {
-        let probe = async {
-            let options = SqliteConnectOptions::from_str(self.url.expose())?;
-            options.busy_timeout(busy_timeout()).connect().await?.close().await
-        };
-        tokio::time::timeout(ACQUIRE_TIMEOUT, probe)
+    /// Opens one plain connection, which shows the cause of a failure: a pool retries until its timeout and then reports only the
+    /// timeout.
+    ///
+    /// Retries while another process creates or closes the file. The files of the log belong to the first process that opens the
+    /// database. If root does, SQLite gives them to the owner of the database a moment later. Who opens the database in between cannot
+    /// open it, or opens the shared memory read-only; then no connection of this process can write until all of them are closed.
+    async fn probe_file(&self) -> Result<SqliteConnection, DbErr> {
+        for _ in 0..FIRST_OPEN_ATTEMPTS {
+            match self.open_used_file().await {
+                Err(error) if self.may_be_in_creation(&error) => {
+                    tokio::time::sleep(FIRST_OPEN_INTERVAL).await
+                }
+                result => return result.map_err(refused),
+            }
+        }
+        self.open_file().await.map_err(refused)
+    }
+
+    async fn open_file(&self) -> Result<SqliteConnection, sqlx::Error> {
+        let options = SqliteConnectOptions::from_str(self.url.expose())?.busy_timeout(busy_timeout());
+        tokio::time::timeout(ACQUIRE_TIMEOUT, options.connect())
             .await
-            .map_err(|_| refused(sqlx::Error::PoolTimedOut))?
-            .map_err(refused)
+            .map_err(|_| sqlx::Error::PoolTimedOut)?
+    }
+
+    /// Opens the file and its log, which SQLite does not open before the first statement.
+    async fn open_used_file(&self) -> Result<SqliteConnection, sqlx::Error> {
+        let first = match self.access {
+            Access::Read => "PRAGMA schema_version",
+            Access::Write => "PRAGMA busy_timeout = 0; BEGIN IMMEDIATE; ROLLBACK",
+        };
+        let mut probe = self.open_file().await?;
+        match sqlx::raw_sql(first).execute(&mut probe).await {
+            // The lock of another writer shows that the log is open.
+            Err(error) if self.access == Access::Read || sqlite_code(&error) != Some(SQLITE_BUSY) => {
+                probe.close().await?;
+                Err(error)
+            }
+            _ => Ok(probe),
+        }
+    }
+
+    /// Whether another process may be creating the file or its log, or closing it as the last one.
+    fn may_be_in_creation(&self, error: &sqlx::Error) -> bool {
+        match sqlite_code(error) {
+            Some(SQLITE_BUSY | SQLITE_LOCKED | SQLITE_READONLY) => true,
+            Some(SQLITE_CANTOPEN) => self.url.file().is_some_and(|file| file.exists()),
+            _ => false,
+        }
     }
 
     async fn connect_to_server(&self, pool: Pool) -> Result<DatabaseConnection, DbErr> {

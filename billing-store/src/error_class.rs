@@ -73,7 +73,7 @@ fn class_of(error: &sqlx::Error) -> ErrorClass {
         sqlx::Error::Database(error) => {
             let code = error.code().unwrap_or_default();
             match error.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
-                Some(_) => sqlite_class(&code),
+                Some(_) => sqlite_class(primary_code(&code)),
                 None => postgres_class(&code),
             }
         }
@@ -103,11 +103,26 @@ fn postgres_class(sqlstate: &str) -> ErrorClass {
     }
 }
 
-fn sqlite_class(code: &str) -> ErrorClass {
-    // The low byte is the primary code.
-    match code.parse::<u32>().unwrap_or_default() & 0xff {
-        // Busy, locked.
-        5 | 6 => ErrorClass::Conflict,
+pub(crate) const SQLITE_BUSY: u32 = 5;
+pub(crate) const SQLITE_LOCKED: u32 = 6;
+pub(crate) const SQLITE_READONLY: u32 = 8;
+pub(crate) const SQLITE_CANTOPEN: u32 = 14;
+
+/// Returns the primary code of an extended result code of SQLite: its low byte.
+fn primary_code(code: &str) -> u32 {
+    code.parse::<u32>().unwrap_or_default() & 0xff
+}
+
+/// Returns the primary result code, if SQLite returned the error.
+pub(crate) fn sqlite_code(error: &sqlx::Error) -> Option<u32> {
+    let error = error.as_database_error()?;
+    error.try_downcast_ref::<sqlx::sqlite::SqliteError>()?;
+    Some(primary_code(&error.code()?))
+}
+
+fn sqlite_class(primary_code: u32) -> ErrorClass {
+    match primary_code {
+        SQLITE_BUSY | SQLITE_LOCKED => ErrorClass::Conflict,
         // Error of a file, disk full.
         10 | 13 => ErrorClass::Storage,
         // Too big, constraint, mismatch, range.
@@ -231,9 +246,9 @@ impl DatabaseError for ServerError {
 pub const GRANTS_PAGE: &str = "docs/operate/roles.md";
 
 fn help(code: &str) -> Option<String> {
-    let of_sqlite = code.parse::<u32>().ok().filter(|_| code.len() < 5).map(|code| code & 0xff);
+    let of_sqlite = (code.len() < 5).then(|| primary_code(code)).filter(|code| *code != 0);
     let advice = match (of_sqlite, code) {
-        (Some(8), _) => {
+        (Some(SQLITE_READONLY), _) => {
             Some("let this user write the file and its folder, or remove `mode=ro` from DATABASE_URL")
         }
         (Some(10), _) => {
@@ -243,7 +258,7 @@ fn help(code: &str) -> Option<String> {
             Some("the file is damaged: stop every process that uses it and restore a backup")
         }
         (Some(13), _) => Some("free space on its disk; the jobs continue automatically"),
-        (Some(14), _) => Some(
+        (Some(SQLITE_CANTOPEN), _) => Some(
             "if the file is missing, create it by applying the migrations (`migrate up`); if it exists, check its rights and the limit \
              of open files",
         ),
@@ -329,7 +344,7 @@ mod tests {
             ("778", ErrorClass::Storage),
             ("11", ErrorClass::Broken),
         ] {
-            assert_eq!(sqlite_class(code), expected, "{code}");
+            assert_eq!(sqlite_class(primary_code(code)), expected, "{code}");
         }
     }
 }

@@ -1,15 +1,20 @@
 //! Databases that are full, damaged, missing or read-only: each is reported with help, nothing is lost, and billing
 //! continues when it can.
 
-use std::time::{Duration, Instant as Clock};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    time::{Duration, Instant as Clock},
+};
 
+use billing_store::{Database, Pool};
 use billing_test_support::{
     Db, Fleet, Instance, LimitedDisk, Login, Panel, Plan, Postgres, Program, Running, eventually,
     on_every_engine, on_variants, process::Signal,
 };
 use chrono::TimeDelta;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use sea_orm::DbBackend;
+use sea_orm::{ConnectionTrait as _, DbBackend};
 use uuid::Uuid;
 
 use crate::daemon::{
@@ -300,6 +305,29 @@ async fn unusable_file_is_reported_with_help() {
         assert!(refused.code.is_some_and(|code| code != 0), "{url}: {}", refused.text());
         assert!(refused.text().contains(advice), "{url}: {}", refused.text());
     }
+}
+
+/// Root opens the file first, for example with `status`. Until SQLite gives the shared memory of its log to the owner of the file, the
+/// daemon's user cannot open it.
+#[tokio::test]
+async fn log_of_other_user_delays_opening() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("billing.db");
+    let url = format!("sqlite://{}", file.display()).parse().expect("a URL");
+    let database = Database::new(url);
+    database.creating().connect(Pool::Single).await.expect("a new file").close().await.expect("closed");
+    let memory = file.with_extension("db-shm");
+    // SQLite does not follow a link here.
+    symlink("/dev/null/denied", &memory).expect("nothing is open");
+    let removed = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        fs::remove_file(&memory).expect("the link is there");
+    };
+
+    let (opened, ()) = tokio::join!(database.connect(Pool::Shared), removed);
+
+    let opened = opened.expect("it opens after the link is gone");
+    opened.execute_unprepared("CREATE TABLE written (id INTEGER)").await.expect("writable");
 }
 
 /// Rights to read and to bill suffice when no migration is pending.
