@@ -114,7 +114,8 @@ install_cluster() {
 
 cluster() {
     install_cluster || { skip "etcd, Patroni or HAProxy is missing, and cannot be installed"; return; }
-    tools cluster --seconds "${NIGHTLY_SECONDS:-300}" --seed 1 --json
+    tools cluster --seconds "${NIGHTLY_SECONDS:-300}" --seed 1 --json &&
+        tools cluster --asynchronous --faults lose-commits,kill-leader --seconds 70 --seed 1 --json
 }
 
 # Figures for docs/performance.md; scripts/bench-gate.sh is what compares two commits.

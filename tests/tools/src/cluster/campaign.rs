@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::{
     Options, Report,
     injections::Injector,
+    operator::Operator,
     relay::{Network, Relay},
     servers::Servers,
     share::Way,
@@ -83,12 +84,14 @@ pub async fn run(options: &Options) -> Report {
     .await;
 
     let workload = Workload::new(journal);
+    let operator = Operator::default();
     let injector = Injector {
         servers: &servers,
         daemons: &daemons,
         network: &network,
         workload: &workload,
         db,
+        operator: &operator,
         verbose: options.verbose,
     };
     let (stop, stopped) = watch::channel(false);
@@ -106,7 +109,8 @@ pub async fn run(options: &Options) -> Report {
         end.send_replace(true);
         (episodes, now, finished)
     };
-    let ((episodes, now, finished), ()) = tokio::join!(campaign, daemons.supervise(&ended));
+    let ((episodes, now, finished), (), ()) =
+        tokio::join!(campaign, daemons.supervise(&ended), operator.work(&daemons, db, &ended));
     let (exits, stuck) = daemons.stop().await;
 
     let mut counted = faults::Report { seed: options.seed, ..Default::default() };
@@ -119,6 +123,11 @@ pub async fn run(options: &Options) -> Report {
     for (exit, times) in exits {
         counted.violate(format!("a daemon ended unexpectedly {times} times with {exit}"));
     }
+    let (accepted, violations) = operator.end();
+    violations.into_iter().for_each(|violation| counted.violate(violation));
+    if options.synchronous && accepted > 0 {
+        counted.violate(format!("{accepted} halts, although no commit can be lost"));
+    }
     let done = workload.end(db).await;
     counted.top_ups = done.top_ups;
     if options.synchronous && done.lost > 0 {
@@ -127,6 +136,7 @@ pub async fn run(options: &Options) -> Report {
     count(&mut counted, db, &done.journal, now).await;
     let mut report = Report::new(counted, &episodes);
     report.lost_by_cluster = done.lost;
+    report.accepted_restores = accepted;
     if options.keep_logs || !report.is_clean() {
         servers.keep_logs();
         report.findings.push(format!("the logs are in {}", servers.folder().display()));

@@ -13,6 +13,7 @@ use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
 use tokio::time::{sleep, timeout};
 
 use super::{
+    operator::Operator,
     relay::Network,
     servers::Servers,
     share::{Effect, effect, is_steady},
@@ -33,12 +34,17 @@ const STEADY: Duration = Duration::from_secs(4);
 /// The longest time from a fault to the end of its effects.
 const OVER: Duration = Duration::from_mins(3);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How many commits of the panel, and how many batches, a dying leader has that no standby has.
+const LOST_WRITES: usize = 50;
+const LOST_BATCHES: i64 = 3;
 
 /// A fault that can be injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Fault {
     /// `kill -9` of the leader's Patroni and PostgreSQL
     KillLeader,
+    /// `kill -9` of a leader whose last commits no standby has: only with `--asynchronous`
+    LoseCommits,
     /// `patronictl switchover`
     Switchover,
     /// `patronictl failover` to the synchronous standby
@@ -76,6 +82,7 @@ pub(super) struct Injector<'a> {
     pub(super) network: &'a Arc<Network>,
     pub(super) workload: &'a Workload,
     pub(super) db: &'a Db,
+    pub(super) operator: &'a Operator,
     /// Whether each episode is printed when it is over.
     pub(super) verbose: bool,
 }
@@ -137,6 +144,21 @@ impl Injector<'_> {
                 sleep(AWAY).await;
                 leader.start();
             }
+            Fault::LoseCommits => {
+                if self.servers.is_synchronous() {
+                    return false;
+                }
+                leader.suspend_replication();
+                let is_committed = timeout(OVER, self.commits()).await.is_ok();
+                leader.kill();
+                sleep(AWAY).await;
+                leader.start();
+                // The daemon that committed the lost batches compares its note with the database each minute.
+                if is_committed && timeout(OVER, self.operator.accepts_restore()).await.is_err() {
+                    self.operator.violate("no daemon halted a database that lost its batches".to_owned());
+                }
+                return is_committed;
+            }
             Fault::Switchover => {
                 return self.servers.patronictl(&["switchover", "--leader", leader.name(), "--force"]).await;
             }
@@ -179,6 +201,21 @@ impl Injector<'_> {
         true
     }
 
+    /// Waits until the panel and billing have committed enough to lose.
+    async fn commits(&self) {
+        let since = self.workload.now();
+        loop {
+            sleep(POLL_INTERVAL).await;
+            let writes = self.workload.writes_since(since);
+            if let (Some(first), Some(last)) = (writes.first(), writes.last())
+                && writes.len() >= LOST_WRITES
+                && last.newest - first.newest >= LOST_BATCHES
+            {
+                return;
+            }
+        }
+    }
+
     /// The process id of the daemon that bills, as soon as one does.
     async fn holder(&self) -> Option<u32> {
         let begun = Instant::now();
@@ -214,6 +251,8 @@ impl Fault {
     pub(super) fn target(self) -> Duration {
         match self {
             Self::FreezeIdle | Self::FreezeInBatch => Duration::from_secs(15),
+            // Billing waits for the operator.
+            Self::LoseCommits => Duration::MAX,
             _ => Duration::from_secs(2),
         }
     }

@@ -5,6 +5,7 @@
 
 mod campaign;
 mod injections;
+mod operator;
 mod relay;
 mod report;
 mod servers;

@@ -40,6 +40,8 @@ pub struct Report {
     pub top_ups: u64,
     /// Confirmed transactions of the panel that the cluster lost, which is possible in asynchronous mode only.
     pub lost_by_cluster: u64,
+    /// Databases without committed batches that halted billing until the operator accepted them.
+    pub accepted_restores: u64,
     /// Each finding in a sentence; the first ones.
     #[serde(skip)]
     pub findings: Vec<String>,
@@ -76,6 +78,7 @@ impl Report {
             instances: counted.instances,
             top_ups: counted.top_ups,
             lost_by_cluster: 0,
+            accepted_restores: 0,
             missed: by_fault.keys().filter(missed).map(|fault| fault.name()).collect(),
             findings: counted.findings,
         }
@@ -114,8 +117,14 @@ impl fmt::Display for Report {
         writeln!(f, "billing's share of all: {p50} s (p50), {max} s at most")?;
         write!(
             f,
-            "hours charged twice: {}; lost: {}; wallets off: {}; rules broken: {}; transactions lost by the cluster: {}",
-            self.double, self.lost, self.wallets_off, self.violations, self.lost_by_cluster
+            "hours charged twice: {}; lost: {}; wallets off: {}; rules broken: {}; transactions lost by the cluster: {}; \
+             accepted restores: {}",
+            self.double,
+            self.lost,
+            self.wallets_off,
+            self.violations,
+            self.lost_by_cluster,
+            self.accepted_restores
         )?;
         self.findings.iter().try_for_each(|finding| write!(f, "\n- {finding}"))
     }

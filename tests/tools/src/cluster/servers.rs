@@ -110,6 +110,11 @@ impl Servers {
         &self.folder
     }
 
+    /// Whether a standby confirms each commit.
+    pub(super) fn is_synchronous(&self) -> bool {
+        self.synchronous
+    }
+
     /// Keeps the folder with all logs.
     pub(super) fn keep_logs(&self) {
         fs::write(self.folder.join("keep"), "").expect("a file in a folder of ours is written");
@@ -241,17 +246,29 @@ impl Node {
         }
     }
 
-    /// Sends a signal to all processes of its PostgreSQL: they work in its data folder.
+    /// Sends a signal to all processes of its PostgreSQL.
     pub(super) fn signal_postgres(&self, what: Signal) {
-        let data = self.folder.join("data");
-        for process in fs::read_dir("/proc").expect("/proc is readable").flatten() {
-            let pid = process.file_name().to_str().and_then(|name| name.parse().ok());
-            if let Some(pid) = pid
-                && fs::read_link(process.path().join("cwd")).is_ok_and(|folder| folder == data)
-            {
-                signal(pid, what);
+        self.postgres_processes().for_each(|(pid, _)| signal(pid, what));
+    }
+
+    /// Suspends the processes that send the log to the standbys. They continue at the next start of its PostgreSQL.
+    pub(super) fn suspend_replication(&self) {
+        for (pid, folder) in self.postgres_processes() {
+            if fs::read_to_string(folder.join("cmdline")).is_ok_and(|title| title.contains("walsender")) {
+                signal(pid, Signal::STOP);
             }
         }
+    }
+
+    /// The ids of the processes of its PostgreSQL, which work in its data folder, and their folders in `/proc`.
+    fn postgres_processes(&self) -> impl Iterator<Item = (u32, PathBuf)> {
+        let data = self.folder.join("data");
+        let processes = fs::read_dir("/proc").expect("/proc is readable").flatten();
+        processes.filter_map(move |process| {
+            let pid = process.file_name().to_str()?.parse().ok()?;
+            let folder = process.path();
+            (fs::read_link(folder.join("cwd")).ok()? == data).then_some((pid, folder))
+        })
     }
 
     async fn members(&self) -> io::Result<Vec<Member>> {

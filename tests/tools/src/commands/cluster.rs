@@ -18,7 +18,7 @@ pub(super) struct ClusterArgs {
     /// Seed of all random choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Faults to inject, separated by commas; all by default
+    /// Faults to inject, separated by commas; by default all that the mode permits
     #[arg(long, value_enum, value_delimiter = ',')]
     faults: Vec<Fault>,
     /// Let no standby confirm commits, so that a failover loses some

@@ -100,30 +100,42 @@ impl Daemons {
     }
 
     fn spawn(&self, slot: usize) -> Child {
-        let log = self.folder.join(format!("daemon-{slot}.log"));
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(log)
-            .expect("a log in a folder of ours is opened");
         // As if each daemon ran on a separate host: its notes about the database are not those of the others.
         let state = self.folder.join(format!("state-{slot}"));
         fs::create_dir_all(&state).expect("a folder in a folder of ours is made");
+        let log = format!("daemon-{slot}.log");
+        self.command(slot, &["run"], &log).env("STATE_DIRECTORY", state).spawn().expect("a daemon starts")
+    }
+
+    /// The program with these arguments, on the database of this daemon.
+    fn command(&self, slot: usize, arguments: &[&str], log: &str) -> Command {
+        let log = OpenOptions::new().create(true).append(true).open(self.folder.join(log));
+        let log = log.expect("a log in a folder of ours is opened");
         let mut command = Command::new(&self.program);
         command
-            .args(["run", "--config", "jobs.toml"])
+            .args(arguments)
+            .args(["--config", "jobs.toml"])
             .current_dir(&self.folder)
             .env_clear()
             .env("TMPDIR", &self.folder)
             .env("DATABASE_URL", &self.urls[slot])
-            .env("STATE_DIRECTORY", state)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             // Its other end closes with this process, however that ends.
             .stdin(Stdio::piped())
             .stdout(log.try_clone().expect("a log is opened twice"))
             .stderr(log)
             .kill_on_drop(true);
-        command.spawn().expect("a daemon starts")
+        command
+    }
+
+    /// Runs a command of an operator on the database of the first daemon; returns whether it succeeded.
+    pub(crate) async fn operate(&self, arguments: &[&str]) -> bool {
+        let mut child = self.command(0, arguments, "operator.log").spawn().expect("a command starts");
+        // Waiting would close the input, and the program would abort.
+        let input = child.stdin.take();
+        let ended = timeout(STOP_TIMEOUT, child.wait()).await;
+        drop(input);
+        ended.is_ok_and(|ended| ended.is_ok_and(|status| status.success()))
     }
 
     /// Starts another daemon for each that ended unexpectedly, until it is stopped.
