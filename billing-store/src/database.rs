@@ -163,7 +163,7 @@ impl Database {
         for _ in 0..FIRST_OPEN_ATTEMPTS {
             match self.open_used_file().await {
                 Err(error) if self.may_be_in_creation(&error) => {
-                    tokio::time::sleep(FIRST_OPEN_INTERVAL).await
+                    tokio::time::sleep(FIRST_OPEN_INTERVAL).await;
                 }
                 result => return result.map_err(refused),
             }

@@ -124,7 +124,9 @@ pub async fn run(options: &Options) -> Report {
         counted.violate(format!("a daemon ended unexpectedly {times} times with {exit}"));
     }
     let (accepted, violations) = operator.end();
-    violations.into_iter().for_each(|violation| counted.violate(violation));
+    for violation in violations {
+        counted.violate(violation);
+    }
     if options.synchronous && accepted > 0 {
         counted.violate(format!("{accepted} halts, although no commit can be lost"));
     }
