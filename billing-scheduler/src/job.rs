@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
@@ -52,7 +52,7 @@ impl fmt::Display for Occurrence {
 }
 
 /// The number of a claim of a job's lease, greater than every earlier one. Work is committed only under the newest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FencingToken(pub i64);
 
 impl fmt::Display for FencingToken {

@@ -28,28 +28,31 @@ pub use job::{
 };
 pub use mask::{MASK, Mask};
 pub use registry::{BuildError, Registry, Remark, Severity};
+#[cfg(feature = "signals")]
+pub use runtime::signals::{ShutdownSignal, Signals};
 #[cfg(feature = "runtime")]
 pub use runtime::{
     builder::SchedulerBuilder,
     control::Control,
     decide::{
-        AppliedOutcome, ConfigChanges, Cron, CronError, CronField, Daily, Dst, DstFold, DstGap, Due, Every,
-        IntoSchedule, JobChange, JobSpec, Misfire, Period, Retry, Schedule, ScheduleError, ScheduleGap,
-        Scope, SkipReason, Skipped, ZoneDifference, apply_outcome, cron, daily, due, every,
+        AppliedOutcome, ConfigChanges, Cron, CronError, CronField, CronText, Daily, Dst, DstFold, DstGap,
+        Due, Every, IntoSchedule, JobChange, JobSpec, LocalSchedule, Misfire, Period, Retry, Schedule,
+        ScheduleError, ScheduleGap, Scope, SkipReason, Skipped, TimesOfDay, ZoneDifference, apply_outcome,
+        cron, daily, due, every,
     },
-    engine::{DrainReport, Event, Events, NewJob, RunOnceError, STOP_GRACE, Scheduler, SetupError},
+    engine::{DrainReport, NewJob, RunOnceError, Scheduler, SetupError},
+    events::{Event, Events},
+    executor::STOP_GRACE,
     memory_store::MemoryStore,
     middleware::{Middleware, Next},
-    queue::{
-        Enqueue, NewQueuedJob, Queue, QueueJob, QueueNext, QueueResult, QueueStore, QueueTime, QueuedJob,
-        Settled, claim_limits, settle,
-    },
+    queue::{Enqueue, EnqueueError, QueueJob, Settled, claim_limits, settle},
     running::{LeaseRenewal, RunningScheduler},
     spans::Tracing,
     store::{
         Claim, ClaimHint, ControlAction, ControlReceipt, ControlRequest, ControlState, Holder, JobRow,
-        JobState, LateJob, Lease, NOT_AHEAD, OccurrenceRange, Pause, Retrying, RunCause, RunFilter,
-        RunRecord, RunRow, RunStatus, ScheduleAhead, Store, StoreError, StorePoll,
+        JobState, LateJob, Lease, NOT_AHEAD, NewQueuedJob, OccurrenceRange, Pause, QueueNext, QueueResult,
+        QueueStore, QueueTime, QueuedJob, Retrying, RunCause, RunFilter, RunRecord, RunRow, RunStatus,
+        ScheduleAhead, Store, StoreError, StorePoll,
     },
     store_clock::StoreClock,
     testing::{TestScheduler, run_due},

@@ -3,22 +3,20 @@
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
-use async_trait::async_trait;
 use billing_scheduler::{
-    BoxError, Claim, ControlReceipt, ControlRequest, Dst, DstFold, IntoSchedule, JobContext, JobError,
-    JobRow, JobState, Lease, ManualClock, MemoryStore, NewJob, Outcome, RunFilter, RunRecord, RunRow,
-    RunStatus, Schedule, Scheduler, Store, StoreError, StorePoll, SystemClock,
-    chrono::{DateTime, Utc},
+    BoxError, Dst, DstFold, IntoSchedule, JobContext, JobError, JobRow, ManualClock, MemoryStore, NewJob,
+    Outcome, RunStatus, Schedule, Scheduler, Store, SystemClock,
+    chrono::{DateTime, TimeDelta, Utc},
     cron, daily, every,
     serde_json::json,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 async fn unit(_: JobContext) {}
 
@@ -216,71 +214,38 @@ async fn bounded_memory_store_drops_oldest_runs() {
     assert_eq!(last(&rows, "rare"), None, "its run was dropped");
 }
 
-/// A store whose leases are short, and which counts renewals.
-struct ShortLeases {
-    inner: MemoryStore,
-    renewed: Arc<Notify>,
+/// Returns when the lease of the job ends; `None` if it has none.
+fn lease_end(store: &MemoryStore) -> Option<DateTime<Utc>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let rows = runtime.block_on(Store::jobs(store)).unwrap();
+    rows.into_iter().next()?.lease.map(|lease| lease.expires_at)
 }
 
-#[async_trait]
-impl Store for ShortLeases {
-    async fn acquire(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Claim, StoreError> {
-        Ok(match self.inner.acquire(job, first_cursor).await? {
-            Claim::Held(lease) => Claim::Held(Lease { ttl: Duration::from_millis(60), ..lease }),
-            busy @ Claim::Busy { .. } => busy,
-        })
-    }
-    async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
-        self.renewed.notify_one();
-        self.inner.renew(lease).await
-    }
-    async fn record(
-        &self,
-        lease: Option<&Lease>,
-        run: &RunRecord,
-        next: &JobState,
-    ) -> Result<(), StoreError> {
-        self.inner.record(lease, run, next).await
-    }
-    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        self.inner.release(lease).await
-    }
-    async fn poll(&self, known: Option<i64>) -> Result<StorePoll, StoreError> {
-        self.inner.poll(known).await
-    }
-    async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {
-        self.inner.request(request).await
-    }
-    async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
-        Store::jobs(&self.inner).await
-    }
-    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
-        Store::runs(&self.inner, filter).await
-    }
-}
-
-/// The job blocks the only thread of the runtime until its lease was renewed three times.
+/// The job blocks the only thread of the runtime until its lease was renewed.
 #[tokio::test]
 async fn blocked_runtime_keeps_renewing_leases() {
-    let renewed = Arc::new(Notify::new());
-    let store = ShortLeases { inner: MemoryStore::new(Arc::new(SystemClock)), renewed: Arc::clone(&renewed) };
-    let done = Arc::new(Notify::new());
-    let end = Arc::clone(&done);
+    let store = MemoryStore::new(Arc::new(SystemClock));
+    let watched = store.clone();
+    let (sender, renewed) = oneshot::channel();
+    let sender = Mutex::new(Some(sender));
     let blocks = NewJob::new("blocks", every("1h"), move |_| {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let renewed = Arc::clone(&renewed);
-        let wait = move || {
-            runtime.block_on(async {
-                for _ in 0..3 {
-                    renewed.notified().await;
+        let store = watched.clone();
+        let is_renewed = std::thread::spawn(move || {
+            let first = lease_end(&store).expect("the job runs under a lease");
+            loop {
+                match lease_end(&store) {
+                    None => return false,
+                    Some(end) if end - first > TimeDelta::milliseconds(500) => return true,
+                    Some(_) => std::thread::sleep(Duration::from_millis(5)),
                 }
-            });
-        };
-        std::thread::spawn(wait).join().unwrap();
-        end.notify_one();
+            }
+        });
+        let sender = sender.lock().unwrap().take();
+        sender.expect("one run").send(is_renewed.join().unwrap()).unwrap();
         async {}
     });
     let blocks = blocks.configure(|spec| spec.run_at_start = true);
     let scheduler = Scheduler::builder().store(store).with_job(blocks).start().unwrap();
-    scheduler.run_until(async { done.notified().await }).await;
+    assert!(renewed.await.unwrap(), "the lease expired during the run");
+    scheduler.run_until(async {}).await;
 }

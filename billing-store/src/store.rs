@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use billing_scheduler::{
     BoxError, Claim, Clock, ControlReceipt, ControlRequest, FencingToken, JobRow, JobState, LateJob, Lease,
-    RunFilter, RunRecord, RunRow, Store, StoreError, StorePoll,
+    QueueStore, RunFilter, RunRecord, RunRow, Store, StoreError, StorePoll,
 };
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, Statement, Value};
@@ -96,6 +96,14 @@ impl SeaOrmStore {
             id: Uuid::new_v4(),
             unused: Mutex::default(),
         }
+    }
+
+    /// Returns the connection of the thread that renews leases and claims.
+    pub(crate) async fn renewal_connection(&self) -> Result<&DatabaseConnection, StoreError> {
+        let open = || self.database.connect(Pool::Single);
+        let db = self.renewals.get_or_try_init(open).await.map_err(|error| unavailable(error.source))?;
+        self.dedicated.lead(db);
+        Ok(db)
     }
 
     /// Claims the lease row under a new token. Returns the name of the holder if another process has the lease.
@@ -341,9 +349,7 @@ impl Store for SeaOrmStore {
     }
 
     async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
-        let open = || self.database.connect(Pool::Single);
-        let db = self.renewals.get_or_try_init(open).await.map_err(|error| unavailable(error.source))?;
-        self.dedicated.lead(db);
+        let db = self.renewal_connection().await?;
         let values: [Value; 4] = [
             lease.job.as_str().into(),
             lease.fencing_token.0.into(),
@@ -396,6 +402,10 @@ impl Store for SeaOrmStore {
 
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
         control::read_runs(&self.db, filter).await.map_err(unavailable)
+    }
+
+    fn queue(self: Arc<Self>) -> Option<Arc<dyn QueueStore>> {
+        Some(self)
     }
 }
 

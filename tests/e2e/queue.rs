@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use billing_scheduler::{
-    Clock, JobContext, JobError, NewQueuedJob, Occurrence, Outcome, Queue, QueueJob, QueueStore, RunFilter,
-    RunRecord, RunStatus, StopHandle, Store, SystemClock,
+    Clock, JobContext, JobError, NewQueuedJob, Occurrence, Outcome, QueueStore, QueueTime, RunFilter,
+    RunRecord, RunStatus, Scheduler, StopHandle, Store, SystemClock,
     conformance::{QueueHarness, check_queue},
+    run_due,
 };
 use billing_store::{Database, Pool, SeaOrmStore, begin, queue};
 use billing_test_support::{Db, on_every_engine, on_variants};
+use chrono::DateTime;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
 
 use crate::daemon::fetch;
@@ -38,17 +40,14 @@ async fn job_shares_transactions_of_application(db: &Db) {
         }
     }
     let effects = pool.clone();
-    let store = store(db, "one").await;
-    let queue = Queue::new(Arc::new(store), Arc::new(SystemClock)).job(QueueJob::new(
-        "note",
-        move |ctx, note: String| {
+    let builder =
+        Scheduler::builder().store(store(db, "one").await).queue_job("note", move |ctx, note: String| {
             let pool = effects.clone();
             async move { write_note(&pool, &ctx, &note).await }
-        },
-    ));
-    assert_eq!(queue.run_due().await.expect("the store is available"), 1);
+        });
+    run_due(&builder.build().expect("no job is invalid")).await;
     assert_eq!(fetch(db, "SELECT note FROM effects").await, "hello");
-    let store = self::store(db, "one").await;
+    let store = store(db, "one").await;
     let runs = store.runs(&RunFilter::default()).await.expect("the store is available");
     assert_eq!(runs.len(), 1, "{runs:?}");
     let run = &runs[0].run;
@@ -97,7 +96,7 @@ async fn open_transaction_keeps_claim(db: &Db) {
     let lock = format!("UPDATE scheduler_queue SET finished_at = now() WHERE id = '{}'", claimed[0].id);
     txn.execute_unprepared(&lock).await.expect("the row is locked");
     let claims: Vec<_> = claimed.iter().map(|job| (job.id, job.fencing_token)).collect();
-    let renewed = tokio::time::timeout(Duration::from_secs(2), QueueStore::renew(&one, &claims)).await;
+    let renewed = tokio::time::timeout(Duration::from_secs(2), one.renew_claims(&claims)).await;
     assert_eq!(renewed.expect("it does not wait").expect("the store is available").len(), 2);
     expire_unlocked(db, &claimed[1].id.to_string()).await;
     let again = other.claim(&[("note".to_owned(), 2)]).await.expect("the store is available");
@@ -105,7 +104,70 @@ async fn open_transaction_keeps_claim(db: &Db) {
     txn.commit().await.expect("it commits");
 }
 
+/// A claim does not wait for a job that another transaction has locked.
+async fn claim_skips_locked_jobs(db: &Db) {
+    if db.backend() == DbBackend::Sqlite {
+        return;
+    }
+    let store = store(db, "one").await;
+    let jobs: Vec<_> = (0..3).map(|_| NewQueuedJob::new("note", serde_json::Value::Null)).collect();
+    store.enqueue(&jobs).await.expect("the store is available");
+    let pool = pool(db).await;
+    let txn = begin(&pool).await.expect("a transaction begins");
+    let lock = format!("UPDATE scheduler_queue SET priority = 0 WHERE id = '{}'", jobs[0].id);
+    txn.execute_unprepared(&lock).await.expect("the row is locked");
+    let claimed = store.claim(&[("note".to_owned(), 3)]).await.expect("it does not wait");
+    let mut ids: Vec<_> = claimed.iter().map(|job| job.id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [jobs[1].id, jobs[2].id]);
+    txn.rollback().await.expect("it is rolled back");
+}
+
+/// The row has the exact instant, by the database's clock at the call, even in an older transaction; the scheduled time is its second.
+async fn job_is_due_at_its_exact_instant(db: &Db) {
+    let pool = pool(db).await;
+    let now = |db| async move {
+        fetch(db, &format!("SELECT {}", now_us(db))).await.parse::<i64>().expect("a number")
+    };
+    let txn = begin(&pool).await.expect("a transaction begins");
+    let called = now(db).await;
+    let at = DateTime::from_timestamp_nanos(1_700_000_000_123_456_789);
+    let times = [QueueTime::At(at), QueueTime::After(Duration::from_millis(10_250))];
+    for (priority, time) in (0..).zip(times) {
+        let job = NewQueuedJob { time, priority, ..NewQueuedJob::new("note", serde_json::Value::Null) };
+        queue::enqueue_in(&txn, &[job]).await.expect("it is added");
+    }
+    txn.commit().await.expect("it commits");
+    let column = |column: &'static str, priority: i32| async move {
+        let column = if db.backend() == DbBackend::Sqlite {
+            column.to_owned()
+        } else {
+            format!("(extract(epoch FROM {column}) * 1000000)::bigint")
+        };
+        let sql = format!("SELECT {column} FROM scheduler_queue WHERE priority = {priority}");
+        fetch(db, &sql).await.parse::<i64>().expect("a number")
+    };
+    assert_eq!(column("not_before", 0).await, 1_700_000_000_123_457);
+    assert_eq!(column("scheduled_at", 0).await, 1_700_000_000_000_000);
+    let due = column("not_before", 1).await;
+    assert!(due >= called + 10_250_000, "{due} is less than 10.25 s after {called}");
+    let scheduled = column("scheduled_at", 1).await;
+    assert!(
+        scheduled % 1_000_000 == 0 && (due - scheduled) < 1_000_000,
+        "{scheduled} is the second of {due}"
+    );
+}
+
+fn now_us(db: &Db) -> &'static str {
+    match db.backend() {
+        DbBackend::Sqlite => billing_store::SQLITE_NOW,
+        _ => "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+    }
+}
+
 on_every_engine!(
+    claim_skips_locked_jobs,
+    job_is_due_at_its_exact_instant,
     job_shares_transactions_of_application,
     lost_claim_rolls_changes_back,
     open_transaction_keeps_claim,

@@ -1,32 +1,8 @@
 //! The signals that end the daemon, on every platform, and the one that makes it reread its configuration.
 
-use std::{fmt, io};
+use std::io;
 
-/// A request to end the daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ShutdownSignal {
-    Terminate,
-    Interrupt,
-}
-
-impl ShutdownSignal {
-    /// Returns what a shell reports for a process that the signal ended: 128 and the signal's number.
-    pub(crate) fn exit_code(self) -> i32 {
-        match self {
-            Self::Terminate => 128 + 15,
-            Self::Interrupt => 128 + 2,
-        }
-    }
-}
-
-impl fmt::Display for ShutdownSignal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Terminate => "SIGTERM",
-            Self::Interrupt => "SIGINT",
-        })
-    }
-}
+pub(crate) use billing_scheduler::ShutdownSignal;
 
 /// Requests that the configuration is reread, where the platform has a signal for that.
 pub(crate) struct ReloadSignal {
@@ -61,34 +37,16 @@ async fn stop_requested() {
 }
 
 /// Listens from its construction on: a signal between two calls of `next` is not lost.
-pub(crate) struct Signals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-    #[cfg(windows)]
-    terminate: tokio::signal::windows::CtrlShutdown,
-    #[cfg(windows)]
-    interrupt: tokio::signal::windows::CtrlC,
-}
+pub(crate) struct Signals(billing_scheduler::Signals);
 
 impl Signals {
-    #[cfg(unix)]
     pub(crate) fn listen() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    #[cfg(windows)]
-    pub(crate) fn listen() -> io::Result<Self> {
-        use tokio::signal::windows::{ctrl_c, ctrl_shutdown};
-        Ok(Self { terminate: ctrl_shutdown()?, interrupt: ctrl_c()? })
+        billing_scheduler::Signals::listen().map(Self)
     }
 
     pub(crate) async fn next(&mut self) -> ShutdownSignal {
         tokio::select! {
-            _ = self.terminate.recv() => ShutdownSignal::Terminate,
-            _ = self.interrupt.recv() => ShutdownSignal::Interrupt,
+            signal = self.0.next() => signal,
             () = stop_requested() => ShutdownSignal::Terminate,
         }
     }

@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use crate::{
     job::FencingToken,
-    runtime::{
-        queue::{NewQueuedJob, QueueNext, QueueResult, QueueStore, QueueTime, QueuedJob},
-        store::{RunCause, RunRecord, RunStatus},
+    runtime::store::{
+        NewQueuedJob, QueueNext, QueueResult, QueueStore, QueueTime, QueuedJob, RunCause, RunRecord,
+        RunStatus,
     },
 };
 
@@ -154,6 +154,8 @@ async fn expired_claim_has_greater_token(harness: &dyn QueueHarness) {
     let second = claim_one(&*b, "expired").await;
     assert_eq!(second.id, first.id, "a job is claimed again when its claim has expired");
     assert!(second.fencing_token > first.fencing_token, "each claim of a job has a greater token");
+    let failed = (first.failed_attempts, second.failed_attempts);
+    assert_eq!(failed, (0, 1), "a claim that expired without a result counts as a failed attempt");
 }
 
 async fn old_claim_settles_nothing(harness: &dyn QueueHarness) {
@@ -174,7 +176,7 @@ async fn renewal_keeps_current_claims(harness: &dyn QueueHarness) {
     add(&*a, past("renewed")).await;
     let first = claim_one(&*a, "renewed").await;
     let renew = async |store: &dyn QueueStore, job: &QueuedJob| {
-        store.renew(&[(job.id, job.fencing_token)]).await.expect(AVAILABLE)
+        store.renew_claims(&[(job.id, job.fencing_token)]).await.expect(AVAILABLE)
     };
     assert_eq!(renew(&*a, &first).await, [first.id], "a held claim is renewed");
     assert!(claim(&*b, "renewed", 10).await.is_empty(), "a renewed claim holds the job");

@@ -8,8 +8,7 @@ use uuid::Uuid;
 
 use super::{
     memory_store::{MemoryStore, TTL},
-    queue::{NewQueuedJob, QueueNext, QueueResult, QueueStore, QueueTime, QueuedJob},
-    store::StoreError,
+    store::{NewQueuedJob, QueueNext, QueueResult, QueueStore, QueueTime, QueuedJob, StoreError},
 };
 use crate::job::FencingToken;
 
@@ -37,13 +36,18 @@ impl MemoryStore {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns when the next queued job is due after now, unless a claim holds it.
+    pub(super) fn next_queued(&self) -> Option<DateTime<Utc>> {
+        let now = self.clock().now();
+        let rows = self.rows();
+        let waits = rows.values().filter(|row| row.finished_at.is_none() && row.expires_at.is_none());
+        waits.map(|row| row.not_before).filter(|at| *at > now).min()
+    }
+
     fn row(&self, new: &NewQueuedJob) -> QueueRow {
         let at = match new.time {
             QueueTime::At(at) => at,
-            QueueTime::After(after) if after.is_zero() => self.clock().now(),
-            QueueTime::After(after) => {
-                later(self.clock().now(), after.saturating_add(Duration::from_micros(999_999)))
-            }
+            QueueTime::After(after) => later(self.clock().now(), after),
         };
         let scheduled_at = Utc.timestamp_opt(at.timestamp(), 0).single().unwrap_or(at);
         let job = QueuedJob {
@@ -58,7 +62,7 @@ impl MemoryStore {
             job,
             priority: new.priority,
             unique_key: new.unique_key.clone(),
-            not_before: scheduled_at,
+            not_before: at,
             expires_at: None,
             finished_at: None,
         }
@@ -100,15 +104,17 @@ impl QueueStore for MemoryStore {
                 .collect();
             due.sort_by_key(|row| (Reverse(row.priority), row.not_before, row.job.id));
             for row in due.into_iter().take(*limit as usize) {
+                // A claim that is still there was lost without a result.
+                let is_lost = row.expires_at.replace(now + TTL).is_some();
+                row.job.failed_attempts = row.job.failed_attempts.saturating_add(is_lost.into());
                 row.job.fencing_token.0 += 1;
-                row.expires_at = Some(now + TTL);
                 claimed.push(row.job.clone());
             }
         }
         Ok(claimed)
     }
 
-    async fn renew(&self, claims: &[(Uuid, FencingToken)]) -> Result<Vec<Uuid>, StoreError> {
+    async fn renew_claims(&self, claims: &[(Uuid, FencingToken)]) -> Result<Vec<Uuid>, StoreError> {
         let now = self.clock().monotonic();
         let mut rows = self.rows();
         let mut held = Vec::new();

@@ -14,8 +14,8 @@ use super::{
     memory_queue::QueueRow,
     store::{
         Claim, ClaimHint, ControlAction, ControlReceipt, ControlRequest, ControlState, Holder, JobRow,
-        JobState, LateJob, Lease, NOT_AHEAD, Pause, RunCause, RunFilter, RunRecord, RunRow, RunStatus, Store,
-        StoreError, StorePoll,
+        JobState, LateJob, Lease, NOT_AHEAD, Pause, QueueStore, RunCause, RunFilter, RunRecord, RunRow,
+        RunStatus, Store, StoreError, StorePoll,
     },
 };
 use crate::{clock::Clock, job::FencingToken};
@@ -365,5 +365,9 @@ impl Store for MemoryStore {
         let limit = if filter.limit == 0 { usize::MAX } else { filter.limit as usize };
         let matches = |row: &&RunRow| filter.matches(&row.run);
         Ok(tables.runs.iter().rev().filter(matches).take(limit).cloned().collect())
+    }
+
+    fn queue(self: Arc<Self>) -> Option<Arc<dyn QueueStore>> {
+        Some(self)
     }
 }

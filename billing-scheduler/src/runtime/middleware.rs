@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::{decide::JobSpec, store::RunRecord};
 use crate::job::{Job, JobContext, JobError, Outcome};
 
-/// Code that wraps each run of each job. [`Registry::layer`](crate::Registry::layer) adds it. The scheduler's own log lines
+/// Code that wraps each run of each job, scheduled or queued. [`Registry::layer`](crate::Registry::layer) adds it. The scheduler's own log lines
 /// come from the middleware [`Tracing`](crate::Tracing).
 ///
 /// Both methods have a default. A panic in either is caught: in `run` it is a failure of that run, in `on_outcome` it is
@@ -56,7 +56,7 @@ pub trait Middleware: Send + Sync + 'static {
     }
 
     /// Receives each record just before it is written: of an attempt, or of scheduled times without a run. The scheduler waits
-    /// for it, so it must not block.
+    /// for it, so it must not block. The specification of a queued job has its kind as name, and a schedule that is due once.
     fn on_outcome(&self, spec: &JobSpec, run: &RunRecord) {
         let _ = (spec, run);
     }

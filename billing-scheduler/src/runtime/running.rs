@@ -1,14 +1,19 @@
 //! A scheduler with its own timer and its own renewal of leases, until it is shut down.
 
-use std::{io, ops::Deref, thread, time::Duration};
+use std::{io, ops::Deref, sync::Arc, thread, time::Duration};
 
 use tokio::{
     sync::oneshot,
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::{MissedTickBehavior, interval},
 };
 
-use super::engine::{DrainReport, Scheduler};
+#[cfg(feature = "signals")]
+use super::signals::Signals;
+use super::{
+    engine::{DrainReport, Scheduler},
+    queue::Queue,
+};
 
 /// How long runs in progress may continue after the end, if the caller sets no limit.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -22,6 +27,29 @@ pub struct RunningScheduler {
     /// The task that ticks; it is aborted when this is dropped.
     ticker: JoinSet<()>,
     renewal: LeaseRenewal,
+    queue: Option<QueueTask>,
+}
+
+/// The task that runs queued jobs. If this is dropped without a shutdown, the task requests its runs to stop, and ends.
+struct QueueTask {
+    /// How long runs in progress may continue.
+    end: oneshot::Sender<Duration>,
+    task: JoinHandle<usize>,
+}
+
+impl QueueTask {
+    fn start(queue: Arc<Queue>) -> Self {
+        let (end, ended) = oneshot::channel();
+        let task = tokio::spawn(async move { queue.work(async { ended.await.unwrap_or_default() }).await });
+        Self { end, task }
+    }
+
+    /// Returns the number of abandoned runs.
+    async fn shutdown(self, timeout: Duration) -> usize {
+        // Both fail only if the runtime has ended.
+        let _ = self.end.send(timeout);
+        self.task.await.unwrap_or_default()
+    }
 }
 
 impl RunningScheduler {
@@ -37,16 +65,23 @@ impl RunningScheduler {
                 clone.tick();
             }
         });
-        Ok(Self { scheduler, ticker, renewal })
+        let queue = scheduler.working_queue().map(QueueTask::start);
+        Ok(Self { scheduler, ticker, renewal, queue })
     }
 
     /// Starts nothing new, and waits until the runs in progress have ended. After `timeout` they are requested to stop: see
     /// [`Scheduler::drain`].
     pub async fn shutdown(mut self, timeout: Duration) -> DrainReport {
-        let report = self.scheduler.drain(timeout).await;
+        let queue = async {
+            match self.queue {
+                Some(queue) => queue.shutdown(timeout).await,
+                None => 0,
+            }
+        };
+        let (report, abandoned) = tokio::join!(self.scheduler.drain(timeout), queue);
         self.ticker.shutdown().await;
         self.renewal.stop();
-        report
+        DrainReport { abandoned: report.abandoned + abandoned }
     }
 
     /// Runs until `end` is ready, and then shuts down; runs in progress may continue for 30 seconds.
@@ -67,7 +102,7 @@ impl RunningScheduler {
         let mut shutdown = std::pin::pin!(self.shutdown(SHUTDOWN_TIMEOUT));
         tokio::select! {
             report = &mut shutdown => return Ok(report),
-            () = signals.next() => scheduler.interrupt(),
+            _ = signals.next() => scheduler.interrupt(),
         }
         Ok(shutdown.await)
     }
@@ -126,43 +161,5 @@ impl LeaseRenewal {
         // Both fail only if the thread has ended already.
         let _ = self.stop.send(());
         let _ = self.thread.join();
-    }
-}
-
-/// The signals that end the process. It listens from its construction on: a signal between two calls of `next` is not lost.
-#[cfg(feature = "signals")]
-struct Signals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-    #[cfg(windows)]
-    terminate: tokio::signal::windows::CtrlShutdown,
-    #[cfg(windows)]
-    interrupt: tokio::signal::windows::CtrlC,
-}
-
-#[cfg(feature = "signals")]
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        #[cfg(unix)]
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            #[cfg(unix)]
-            terminate: signal(SignalKind::terminate())?,
-            #[cfg(unix)]
-            interrupt: signal(SignalKind::interrupt())?,
-            #[cfg(windows)]
-            terminate: tokio::signal::windows::ctrl_shutdown()?,
-            #[cfg(windows)]
-            interrupt: tokio::signal::windows::ctrl_c()?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

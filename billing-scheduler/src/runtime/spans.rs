@@ -9,7 +9,7 @@ use tracing::{
 use super::{
     decide::JobSpec,
     middleware::Middleware,
-    store::{RunRecord, RunStatus},
+    store::{RunCause, RunRecord, RunStatus},
 };
 use crate::job::JobContext;
 
@@ -48,7 +48,9 @@ impl Middleware for Tracing {
         let ms = (run.finished_at - run.started_at).num_milliseconds();
         let error = run.error.as_deref().unwrap_or_default();
         match run.status {
-            RunStatus::Done if run.per_node => debug!(job.name = %name, ms, "job `{name}` done"),
+            RunStatus::Done if run.per_node || run.cause == RunCause::Queue => {
+                debug!(job.name = %name, ms, "job `{name}` done");
+            }
             RunStatus::Done => info!(job.name = %name, items = run.items, ms, "job `{name}` done in {ms} ms"),
             RunStatus::Interrupted => {
                 let reason = run.reason.as_deref().unwrap_or("the same occurrence runs again");

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::clock::{Clock, ManualClock};
 
-/// Runs everything that is due now by the scheduler's clock, and returns when the runs have ended.
+/// Runs everything that is due now by the scheduler's clock, scheduled and queued jobs, and returns when the runs have ended.
 ///
 /// A job must not wait for a manual clock meanwhile: no test moves it.
 ///
@@ -31,8 +31,13 @@ use crate::clock::{Clock, ManualClock};
 /// # }
 /// ```
 pub async fn run_due(scheduler: &Scheduler) {
-    scheduler.tick();
-    scheduler.idle().await;
+    loop {
+        scheduler.tick();
+        scheduler.idle().await;
+        if scheduler.run_queued().await == 0 {
+            return;
+        }
+    }
 }
 
 /// A scheduler whose time passes only in [`TestScheduler::advance`], with a store in memory. It is a [`Scheduler`].
@@ -100,7 +105,8 @@ impl TestScheduler {
         while let Ok(left) = (end - self.clock.now()).to_std()
             && !left.is_zero()
         {
-            let next = self.scheduler.next_wakeup().map_or(TimeDelta::MAX, |next| next - self.clock.now());
+            let next = [self.scheduler.next_wakeup(), self.store.next_queued()].into_iter().flatten().min();
+            let next = next.map_or(TimeDelta::MAX, |next| next - self.clock.now());
             // A job that could not start yet is tried again a second later.
             let step = next.to_std().ok().filter(|step| !step.is_zero()).unwrap_or(Duration::from_secs(1));
             self.clock.advance(step.min(left));

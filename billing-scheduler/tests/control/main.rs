@@ -3,6 +3,8 @@
 mod cancellation;
 mod claimed_ahead;
 mod clock_ahead;
+#[path = "../common/intercepted.rs"]
+mod intercepted;
 mod late_jobs;
 mod manual_runs;
 mod pauses;

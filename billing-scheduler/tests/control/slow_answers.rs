@@ -6,19 +6,17 @@ use std::{
 };
 
 use async_trait::async_trait;
-use billing_scheduler::{
-    Claim, Clock as _, Control, ControlReceipt, ControlRequest, JobRow, JobSpec, JobState, Lease,
-    MemoryStore, Misfire, RunFilter, RunRecord, RunRow, StopReason, Store, StoreError, StorePoll,
-    chrono::{DateTime, Utc},
-};
+use billing_scheduler::{Clock as _, Control, ControlReceipt, JobSpec, Misfire, StopReason, StoreError};
 use tokio::sync::Notify;
 
-use super::support::{Act, World, at, daemon, hourly};
+use super::{
+    intercepted::{Around, Intercepted},
+    support::{Act, World, at, daemon, hourly},
+};
 
-/// A store whose next response to one call is delayed until the test releases it, or which does not respond to some calls.
-#[derive(Clone)]
+/// Delays the next response to one call until the test releases it, and fails some calls.
+#[derive(Clone, Default)]
 struct SlowAnswers {
-    store: MemoryStore,
     slow: Arc<Mutex<Option<&'static str>>>,
     unavailable: Arc<Mutex<&'static [&'static str]>>,
     polls: Arc<Mutex<u32>>,
@@ -27,17 +25,6 @@ struct SlowAnswers {
 }
 
 impl SlowAnswers {
-    fn of(store: &MemoryStore) -> Self {
-        Self {
-            store: store.clone(),
-            slow: Arc::default(),
-            unavailable: Arc::default(),
-            polls: Arc::default(),
-            called: Arc::default(),
-            proceed: Arc::default(),
-        }
-    }
-
     fn keep(&self, call: &'static str) {
         *self.slow.lock().unwrap() = Some(call);
     }
@@ -45,67 +32,24 @@ impl SlowAnswers {
     fn fail(&self, calls: &'static [&'static str]) {
         *self.unavailable.lock().unwrap() = calls;
     }
+}
 
-    fn ensure_available(&self, call: &'static str) -> Result<(), StoreError> {
+#[async_trait]
+impl Around for SlowAnswers {
+    fn before(&self, call: &'static str) -> Result<(), StoreError> {
+        *self.polls.lock().unwrap() += u32::from(call == "poll");
         if self.unavailable.lock().unwrap().contains(&call) {
             return Err(StoreError::Unavailable("no response".into()));
         }
         Ok(())
     }
 
-    async fn answer<T>(&self, call: &'static str, answer: T) -> T {
+    async fn after(&self, call: &'static str) {
         let is_slow = self.slow.lock().unwrap().take_if(|slow| *slow == call).is_some();
         if is_slow {
             self.called.notify_one();
             self.proceed.notified().await;
         }
-        answer
-    }
-}
-
-#[async_trait]
-impl Store for SlowAnswers {
-    async fn acquire(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Claim, StoreError> {
-        self.ensure_available("acquire")?;
-        let claim = self.store.acquire(job, first_cursor).await;
-        self.answer("acquire", claim).await
-    }
-
-    async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
-        self.store.renew(lease).await
-    }
-
-    async fn record(
-        &self,
-        lease: Option<&Lease>,
-        run: &RunRecord,
-        next: &JobState,
-    ) -> Result<(), StoreError> {
-        self.store.record(lease, run, next).await
-    }
-
-    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        self.store.release(lease).await
-    }
-
-    async fn poll(&self, known: Option<i64>) -> Result<StorePoll, StoreError> {
-        *self.polls.lock().unwrap() += 1;
-        self.ensure_available("poll")?;
-        let poll = self.store.poll(known).await;
-        self.answer("poll", poll).await
-    }
-
-    async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {
-        self.store.request(request).await
-    }
-
-    async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
-        let jobs = self.store.jobs().await;
-        self.answer("jobs", jobs).await
-    }
-
-    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
-        Store::runs(&self.store, filter).await
     }
 }
 
@@ -114,9 +58,10 @@ fn slow_world(acts: &[Act], change: impl FnOnce(&mut JobSpec)) -> (World, SlowAn
     let world = World::new("13:30:00", acts, |_| {});
     let mut spec = JobSpec::new("job", "script", hourly());
     change(&mut spec);
-    let store = SlowAnswers::of(&world.store);
+    let answers = SlowAnswers::default();
+    let store = Intercepted { store: world.store.clone(), around: answers.clone() };
     let scheduler = daemon(&store, &world.clock, &world.script, spec);
-    (World { scheduler, ..world }, store)
+    (World { scheduler, ..world }, answers)
 }
 
 #[tokio::test]
@@ -178,8 +123,9 @@ async fn cancellation_before_claim_answer_stops_run() {
 #[tokio::test]
 async fn retry_starting_during_cancellation_stops() {
     let world = World::new("13:30:00", &[Act::Fail, Act::WaitForStop], |_| {});
-    let store = SlowAnswers::of(&world.store);
-    let bob = Control::new(Arc::new(store.clone()), Arc::new(world.clock.clone()), "bob");
+    let store = SlowAnswers::default();
+    let slow = Intercepted { store: world.store.clone(), around: store.clone() };
+    let bob = Control::new(Arc::new(slow), Arc::new(world.clock.clone()), "bob");
     world.tick().await;
     world.begin_at("14:00:00").await;
     world.scheduler.idle().await;
@@ -257,7 +203,8 @@ async fn unavailable_service_is_retried_without_limit() {
 #[tokio::test]
 async fn idle_scheduler_polls_less_often() {
     let world = World::new("13:30:00", &[Act::WaitForStop], |_| {});
-    let store = SlowAnswers::of(&world.store);
+    let answers = SlowAnswers::default();
+    let store = Intercepted { store: world.store.clone(), around: answers.clone() };
     let scheduler = daemon(&store, &world.clock, &world.script, JobSpec::new("job", "script", hourly()));
     scheduler.poll_idle_every(2);
     let polls_of = async |ticks: u32| {
@@ -268,13 +215,13 @@ async fn idle_scheduler_polls_less_often() {
                 tokio::task::yield_now().await;
             }
         }
-        std::mem::take(&mut *store.polls.lock().unwrap())
+        std::mem::take(&mut *answers.polls.lock().unwrap())
     };
     assert_eq!(polls_of(1).await, 1);
     assert_eq!(polls_of(4).await, 2);
-    store.fail(&["poll"]);
+    answers.fail(&["poll"]);
     assert_eq!(polls_of(4).await, 3, "after a failure each tick polls");
-    store.fail(&[]);
+    answers.fail(&[]);
     assert_eq!(polls_of(3).await, 2);
 
     world.clock.advance((at("14:00:00") - world.clock.now()).to_std().expect("forwards"));

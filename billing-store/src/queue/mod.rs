@@ -9,6 +9,7 @@ use billing_scheduler::{
     FencingToken, JobContext, JobError, NewQueuedJob, QueueNext, QueueResult, QueueStore, QueueTime,
     QueuedJob, StoreError,
 };
+use chrono::TimeDelta;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 use serde_json::json;
 use uuid::Uuid;
@@ -85,12 +86,13 @@ impl QueueStore for SeaOrmStore {
         rows.iter().map(queued_job).collect::<Result<_, _>>().map_err(unavailable)
     }
 
-    async fn renew(&self, claims: &[(Uuid, FencingToken)]) -> Result<Vec<Uuid>, StoreError> {
+    async fn renew_claims(&self, claims: &[(Uuid, FencingToken)]) -> Result<Vec<Uuid>, StoreError> {
         let rows: Vec<_> =
             claims.iter().map(|(id, token)| json!({ "id": id.to_string(), "token": token.0 })).collect();
         let values: [Value; 3] =
             [json!(rows).to_string().into(), self.holder.as_str().into(), millis(self.ttl).into()];
-        let held = query_all(&self.db, self.statement(&sql::renew(self.dialect()), values)).await;
+        let db = self.renewal_connection().await?;
+        let held = query_all(db, self.statement(&sql::renew_claims(self.dialect()), values)).await;
         held.and_then(|rows| ids(&rows)).map_err(unavailable)
     }
 
@@ -145,10 +147,12 @@ impl SeaOrmStore {
 fn encode(jobs: &[NewQueuedJob]) -> String {
     let row = |job: &NewQueuedJob| {
         let (at, after) = match job.time {
-            QueueTime::At(at) => (Some(at.timestamp_micros()), None),
-            QueueTime::After(Duration::ZERO) => (None, Some(0)),
-            // A fraction of a second is cut off, so this is the first whole second after the duration.
-            QueueTime::After(after) => (None, Some(micros(after).saturating_add(999_999))),
+            // A job never starts early: what is shorter than a microsecond is rounded up.
+            QueueTime::At(at) => (
+                Some(at.checked_add_signed(TimeDelta::nanoseconds(999)).unwrap_or(at).timestamp_micros()),
+                None,
+            ),
+            QueueTime::After(after) => (None, Some(micros(after))),
         };
         json!({
             "id": job.id.to_string(),
@@ -217,5 +221,5 @@ fn id(row: &QueryResult) -> Result<Uuid, DbErr> {
 fn micros(duration: Duration) -> i64 {
     // A century is more than any wait, and cannot overflow an instant.
     const CENTURY: i64 = 3_155_760_000_000_000;
-    i64::try_from(duration.as_micros()).unwrap_or(CENTURY).min(CENTURY)
+    i64::try_from(duration.as_nanos().div_ceil(1_000)).unwrap_or(CENTURY).min(CENTURY)
 }

@@ -38,19 +38,20 @@ pub(super) fn enqueue(dialect: Dialect) -> String {
             ("unique_key", "text"),
         ],
     );
-    let due = if dialect.is_sqlite() {
-        format!("coalesce(r.at, {} + r.after) / 1000000 * 1000000", dialect.now())
+    let (due, second) = if dialect.is_sqlite() {
+        // The clock has milliseconds. A wait begins with the next one, so that no job starts early.
+        let due = format!("coalesce(r.at, {} + r.after + (r.after > 0) * 1000)", dialect.now());
+        (due, "due / 1000000 * 1000000")
     } else {
-        format!(
-            "date_trunc('second', coalesce({}, now() + r.after * interval '1 microsecond'))",
-            dialect.at("r.at")
-        )
+        // A wait begins now, which may be long after the transaction of the application has begun.
+        let wait = "clock_timestamp() + r.after * interval '1 microsecond'";
+        (format!("coalesce({}, {wait})", dialect.at("r.at")), "date_trunc('second', due)")
     };
     format!(
         "INSERT INTO scheduler_queue (id, kind, payload, scheduled_at, not_before, priority, unique_key)
-         SELECT r.id, r.kind, {payload}, {due}, {due}, r.priority, r.unique_key FROM {rows} WHERE true
+         SELECT id, kind, {payload}, {second}, due, priority, unique_key FROM (SELECT r.*, {due} AS due FROM {rows}) AS d WHERE true
              ON CONFLICT DO NOTHING RETURNING {id} AS id",
-        payload = dialect.cast("r.payload", "jsonb"),
+        payload = dialect.cast("payload", "jsonb"),
         id = dialect.cast("id", "text"),
     )
 }
@@ -67,8 +68,12 @@ pub(super) fn claim(dialect: Dialect) -> String {
               ORDER BY d.priority DESC, d.not_before, d.id LIMIT {limit}"
         )
     };
-    let hold =
-        format!("fencing_token = q.fencing_token + 1, holder = $2, expires_at = {}", dialect.in_ms("$3"));
+    // A row that still has the end of a claim lost it without a result.
+    let hold = format!(
+        "fencing_token = q.fencing_token + 1, holder = $2, expires_at = {},
+             failed_attempts = q.failed_attempts + CASE WHEN q.expires_at IS NULL THEN 0 ELSE 1 END",
+        dialect.in_ms("$3")
+    );
     if dialect.is_sqlite() {
         let columns = claimed(dialect, "");
         let due = due("$1", "$4");
@@ -84,7 +89,7 @@ pub(super) fn claim(dialect: Dialect) -> String {
 }
 
 /// Returns the renewal of claims of the process `$2` for `$3` milliseconds, which returns the ids of those that are held.
-pub(super) fn renew(dialect: Dialect) -> String {
+pub(super) fn renew_claims(dialect: Dialect) -> String {
     let rows = rows(dialect, &[("id", "uuid"), ("token", "bigint")]);
     let (now, end) = (dialect.now(), dialect.in_ms("$3"));
     let held = format!(

@@ -102,6 +102,17 @@ fn dynamic_jobs_are_listed_after_changes() {
     );
 }
 
+#[test]
+fn queue_retries_and_reports() {
+    assert_eq!(
+        output(env!("CARGO_BIN_EXE_queue")),
+        "a second mail to bob: not added\n\
+         dead after attempt 1: no such address\n\
+         retrying after attempt 1: no connection\n\
+         done after attempt 2\n"
+    );
+}
+
 /// Sends a request; returns the status and the body.
 fn request(address: &str, line: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("the server listens");

@@ -13,8 +13,9 @@ pub use self::{
     due::{Due, SkipReason, Skipped, due},
     outcome::{AppliedOutcome, apply_outcome},
     schedule::{
-        Cron, CronError, CronField, Daily, Dst, DstFold, DstGap, Every, IntoSchedule, Period, Schedule,
-        ScheduleError, ScheduleGap, ZoneDifference, cron, daily, every,
+        Cron, CronError, CronField, CronText, Daily, Dst, DstFold, DstGap, Every, IntoSchedule,
+        LocalSchedule, Period, Schedule, ScheduleError, ScheduleGap, TimesOfDay, ZoneDifference, cron, daily,
+        every,
     },
     spec::{JobSpec, Misfire, Retry, Scope},
 };

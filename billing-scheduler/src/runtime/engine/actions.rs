@@ -198,7 +198,7 @@ impl<'a> Actions<'a> {
         let (shared, spec) = (self.shared, self.spec);
         let per_node = spec.scope == Scope::Node;
         let record = RunRecord { fencing_token: self.fencing_token(), per_node, ..record };
-        shared.report_outcome(spec, &record);
+        shared.surroundings.report_outcome(spec, &record);
         let after = self.snapshot.after(spec, &record, state, applies_schedule_change);
         let last = self.end_after(&record, &after);
         if last.is_some() {
@@ -209,7 +209,7 @@ impl<'a> Actions<'a> {
             self.lease.map(|lease| Lease { claim_hint: released_hint(spec, &after), ..lease.clone() });
         let written = self.write(lease.as_ref(), last.is_some(), &record, &after.state);
         let skipped = written.instrument(span).await?;
-        shared.emit_record(skipped.as_ref().map_or(&record, |(skipped, _)| skipped));
+        shared.surroundings.events.emit_record(skipped.as_ref().map_or(&record, |(skipped, _)| skipped));
         shared.remove_answered(record.request_id);
         if let Some(next) = last {
             return Ok(Some(CycleEnd { next, released: true }));
@@ -255,7 +255,7 @@ impl<'a> Actions<'a> {
             Err(StoreError::AlreadyFinished { .. }) => {
                 let cursor = self.snapshot.state.cursor;
                 let (skipped, state) = already_finished_record(self.spec, record, cursor);
-                self.shared.report_outcome(self.spec, &skipped);
+                self.shared.surroundings.report_outcome(self.spec, &skipped);
                 write(&skipped, &state).await?;
                 Ok(Some((skipped, state)))
             }

@@ -129,9 +129,9 @@ impl DueQueue {
         self.wakeups.first().map(|(at, _)| *at)
     }
 
-    /// Whether `job` never wakes up again.
-    pub(super) fn is_retired(&self, job: usize) -> bool {
-        self.slots[job] == Slot::Waits(NEVER)
+    /// Returns the jobs that never wake up again.
+    pub(super) fn retired(&self) -> impl Iterator<Item = usize> {
+        self.wakeups.range((NEVER, 0)..).map(|(_, job)| *job)
     }
 
     /// Wakes every job immediately, because the clock was set back: the recorded wake-ups are wrong, and so are those that running

@@ -7,8 +7,9 @@ use std::{
 };
 
 use super::{
+    job_list::JobList,
     scheduled_job::{Definition, ScheduledJob},
-    scheduler::Scheduler,
+    scheduler::{QueueKinds, Scheduler},
     shared::{Shared, lock},
 };
 use crate::{
@@ -83,6 +84,12 @@ pub enum SetupError {
         /// The requested name.
         job: String,
     },
+    /// The scheduler has kinds of queued jobs, and [`Store::queue`] returned `None`.
+    #[error("cannot run queued jobs of kind `{kind}`: the store has no queue")]
+    NoQueue {
+        /// One of the kinds.
+        kind: String,
+    },
     /// The thread that renews leases cannot be started.
     #[error("cannot start the thread that renews leases: {0}")]
     Thread(#[source] std::io::Error),
@@ -155,15 +162,26 @@ impl Scheduler {
     pub(crate) fn from_jobs(
         kinds: Registry,
         jobs: Vec<NewJob>,
+        queue: QueueKinds,
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SetupError> {
         let definitions = jobs.into_iter().map(|job| job.define(&kinds)).collect::<Result<Vec<_>, _>>()?;
         let mut names = HashSet::new();
-        if let Some(twice) = definitions.iter().find(|definition| !names.insert(&definition.spec.name)) {
+        if let Some(twice) =
+            definitions.iter().find(|definition| !names.insert(definition.spec.name.as_str()))
+        {
             return Err(SetupError::Duplicate { job: twice.spec.name.clone() });
         }
-        let scheduler = Self::with_definitions(&kinds, definitions, store, clock);
+        names.clear();
+        if let Some(twice) = queue.kinds.iter().find(|kind| !names.insert(kind.name())) {
+            return Err(SetupError::Duplicate { job: twice.name().to_owned() });
+        }
+        let kind = queue.kinds.first().map(|kind| kind.name().to_owned());
+        let scheduler = Self::with_definitions(&kinds, definitions, queue, store, clock);
+        if let Some(kind) = kind.filter(|_| scheduler.shared.queue.is_none()) {
+            return Err(SetupError::NoQueue { kind });
+        }
         // It is set here alone.
         let _ = scheduler.shared.kinds.set(kinds);
         Ok(scheduler)
@@ -238,11 +256,11 @@ impl Shared {
     /// Puts a definition in force: in the job of its name, or in a new one. The job wakes up if the definition `is_changed`.
     pub(super) fn put(
         &self,
-        jobs: &mut Vec<Arc<ScheduledJob>>,
+        jobs: &mut JobList,
         definition: Definition,
         is_changed: bool,
     ) -> Arc<ScheduledJob> {
-        if let Some(job) = jobs.iter().find(|job| job.name == definition.spec.name) {
+        if let Some(job) = jobs.find(&definition.spec.name) {
             let was_removed = job.removed.swap(false, Ordering::SeqCst);
             *lock(&job.definition) = Arc::new(definition);
             if is_changed || was_removed {
@@ -252,15 +270,15 @@ impl Shared {
         }
         let mut due_queue = lock(&self.due_queue);
         // A job that was removed leaves its number to the next new one, so that their count does not grow without limit.
-        let retired = jobs.iter().position(|job| job.is_removed() && due_queue.is_retired(job.index));
-        let index = retired.unwrap_or_else(|| due_queue.add());
-        let job = Arc::new(ScheduledJob::new(index, definition));
-        if retired.is_some() {
+        let retired = due_queue.retired().find(|index| jobs[*index].is_removed());
+        let index = if let Some(index) = retired {
             due_queue.requeue(index);
-            jobs[index] = Arc::clone(&job);
+            index
         } else {
-            jobs.push(Arc::clone(&job));
-        }
+            due_queue.add()
+        };
+        let job = Arc::new(ScheduledJob::new(index, definition));
+        jobs.put(&job);
         job
     }
 }

@@ -17,8 +17,6 @@ use uuid::Uuid;
 use super::{
     actions::{Actions, released_hint},
     due_queue::{NEVER, Wakeup},
-    events::Event,
-    executor::AbandonedRun,
     scheduled_job::{Definition, ScheduledJob},
     shared::{Shared, TICK_INTERVAL, lock},
     start_gate::StartGate,
@@ -31,6 +29,8 @@ use crate::{
             JobSpec, Scope,
             next_action::{JobSnapshot, PAUSED_POLL, first_cursor, hint_for_release, hint_of_removed_job},
         },
+        events::Event,
+        executor::AbandonedRun,
         store::{Claim, JobState, Lease, StoreError},
     },
 };
@@ -130,7 +130,7 @@ impl LeaseCycle {
         self.next = self.run_cycle().await;
         if self.next.is_instant {
             let (job, at) = (&self.job.name, self.next.at);
-            self.shared.emit(|| Event::Scheduled { job: job.clone(), at });
+            self.shared.surroundings.events.emit(|| Event::Scheduled { job: job.clone(), at });
         }
         if let Some(abandoned) = self.job.take_abandoned() {
             self.shared.wait_for_abandoned(&self.job.name, abandoned).await;
@@ -289,7 +289,7 @@ impl LeaseCycle {
                 if let StoreError::LeaseLost { job, fencing_token } = &error
                     && stop.requested(StopReason::LeaseLost).now_or_never().is_none()
                 {
-                    shared.emit_lost(job, *fencing_token);
+                    shared.surroundings.events.emit_lost(job, *fencing_token);
                 }
                 shared.store_failed(&self.job, &error).into()
             }

@@ -3,11 +3,11 @@
 mod actions;
 mod control_poll;
 mod due_queue;
-mod events;
-mod executor;
+mod job_list;
 mod jobs;
 mod lease_cycle;
 mod progress;
+mod queue;
 mod run;
 mod run_once;
 mod scheduled_job;
@@ -16,10 +16,8 @@ mod shared;
 mod start_gate;
 mod starter;
 
-pub(crate) use self::executor::{Executor, catch_unwind};
+pub(crate) use self::scheduler::QueueKinds;
 pub use self::{
-    events::{Event, Events},
-    executor::STOP_GRACE,
     jobs::{NewJob, SetupError},
     run_once::RunOnceError,
     scheduler::{DrainReport, Scheduler},

@@ -6,8 +6,6 @@ use chrono::{DateTime, Utc};
 use tracing::{error, info};
 
 use super::{
-    events::Event,
-    executor::{Executor, catch, catch_unwind},
     lease_cycle::LeaseCycle,
     shared::{Shared, lock},
     start_gate::StartTicket,
@@ -20,7 +18,8 @@ use crate::{
             AppliedOutcome, JobSpec, ScheduleError, apply_outcome,
             next_action::{Action, JobSnapshot, NextRun, next_action, occurrence_range},
         },
-        middleware::Next,
+        events::Event,
+        executor::Executor,
         store::{JobState, Lease, RunCause, RunRecord, RunStatus, ScheduleAhead},
     },
 };
@@ -34,9 +33,8 @@ impl Shared {
         stop: &StopHandle,
     ) -> JobContext {
         let occurrence = Occurrence { job: spec.name.clone(), scheduled_at: run.scheduled_at };
-        JobContext::new(occurrence, run.attempt, fencing_token, self.clock.clone(), stop.clone())
-            .with_request_id(run.request_id)
-            .with_mask(&lock(&self.mask))
+        let ctx = JobContext::new(occurrence, run.attempt, fencing_token, self.clock.clone(), stop.clone());
+        self.surroundings.masked(ctx.with_request_id(run.request_id))
     }
 
     /// Runs a job; returns the run's record and the state after it.
@@ -56,7 +54,11 @@ impl Shared {
             Ok(Outcome::Interrupted { items: 0 })
         } else {
             let (occurrence, attempt, run_id) = (&ctx.occurrence, ctx.attempt, ctx.run_id);
-            self.emit(|| Event::Started { occurrence: occurrence.clone(), attempt, run_id });
+            self.surroundings.events.emit(|| Event::Started {
+                occurrence: occurrence.clone(),
+                attempt,
+                run_id,
+            });
             self.execute(cycle, ctx).await
         };
         let finished_at = self.clock.now();
@@ -99,21 +101,11 @@ impl Shared {
     async fn execute(&self, cycle: &LeaseCycle, ctx: &JobContext) -> Result<Outcome, JobError> {
         let definition = &cycle.definition;
         let executor = Executor::new(Arc::clone(&definition.job), definition.spec.timeout);
-        let result = catch_unwind(Next::through(&self.middleware, &executor).run(ctx)).await;
+        let result = self.surroundings.run(&executor, ctx).await;
         if let Some(abandoned) = executor.into_abandoned() {
             cycle.job.update_local(|local| local.abandoned = Some(abandoned));
         }
         result
-    }
-
-    /// Passes a record to each middleware before it is written.
-    pub(super) fn report_outcome(&self, spec: &JobSpec, run: &RunRecord) {
-        for middleware in &self.middleware {
-            if let Err(panic) = catch(|| middleware.on_outcome(spec, run)) {
-                let name = &spec.name;
-                error!(job.name = %name, "a middleware panicked at the outcome of job `{name}`: {panic}");
-            }
-        }
     }
 
     /// Returns the next action of a lease cycle.

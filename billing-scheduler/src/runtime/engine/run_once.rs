@@ -165,7 +165,7 @@ impl LeaseCycle {
             }
             return Err(RunOnceError::Record(error));
         }
-        shared.emit_record(&record);
+        shared.surroundings.events.emit_record(&record);
         Ok(record)
     }
 
@@ -176,7 +176,7 @@ impl LeaseCycle {
         let (record, _) = shared.run(self, run, &ctx, None, &lease.state).instrument(span.clone()).await;
         spans::ended(&span, &record);
         let record = RunRecord { fencing_token: lease.fencing_token, ..record };
-        shared.report_outcome(spec, &record);
+        shared.surroundings.report_outcome(spec, &record);
         record
     }
 }

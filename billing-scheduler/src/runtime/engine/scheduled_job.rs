@@ -7,12 +7,13 @@ use std::sync::{
 
 use chrono::{DateTime, Utc};
 
-use super::{executor::AbandonedRun, shared::lock};
+use super::shared::lock;
 use crate::{
     job::Job,
     registry::{BuildError, Registry},
     runtime::{
         decide::{JobSpec, Scope},
+        executor::AbandonedRun,
         store::{ClaimHint, JobState, Pause},
     },
 };

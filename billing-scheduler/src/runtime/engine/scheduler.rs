@@ -1,6 +1,7 @@
 //! The public handle of the engine: build, tick, reload, control, drain.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, atomic::Ordering},
     time::Duration,
 };
@@ -11,7 +12,6 @@ use tracing::warn;
 
 use super::{
     due_queue::DueQueue,
-    executor::STOP_GRACE,
     scheduled_job::{Definition, ScheduledJob},
     shared::{Phase, Shared, lock},
 };
@@ -22,10 +22,11 @@ use crate::{
     runtime::{
         control::Control,
         decide::{ConfigChanges, JobSpec, config_diff::changes},
-        middleware::Middleware,
-        spans::Tracing,
+        executor::STOP_GRACE,
+        queue::{Queue, QueueJob},
         store::{Lease, Store},
         store_clock::StoreClock,
+        surroundings::Surroundings,
     },
 };
 
@@ -38,10 +39,22 @@ pub struct Scheduler {
     pub(super) shared: Arc<Shared>,
 }
 
+/// The kinds of queued jobs that a process runs, and how long finished jobs are kept.
+pub(crate) struct QueueKinds {
+    pub(crate) kinds: Vec<QueueJob>,
+    pub(crate) retention: Duration,
+}
+
+impl Default for QueueKinds {
+    fn default() -> Self {
+        Self { kinds: Vec::new(), retention: Queue::RETENTION }
+    }
+}
+
 /// The result of [`Scheduler::drain`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainReport {
-    /// The number of lease cycles that did not end in time and were abandoned. Their occurrences run again.
+    /// The number of lease cycles and of runs of queued jobs that did not end in time and were abandoned. They run again.
     pub abandoned: usize,
 }
 
@@ -61,12 +74,13 @@ impl Scheduler {
             .into_iter()
             .map(|(spec, params)| Definition::build(registry, spec, params))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self::with_definitions(registry, definitions, store, clock))
+        Ok(Self::with_definitions(registry, definitions, QueueKinds::default(), store, clock))
     }
 
     pub(super) fn with_definitions(
         registry: &Registry,
         definitions: Vec<Definition>,
+        queue: QueueKinds,
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -75,18 +89,21 @@ impl Scheduler {
             .into_iter()
             .map(|definition| Arc::new(ScheduledJob::new(due_queue.add(), definition)))
             .collect();
+        let clock = Arc::new(StoreClock::new(clock));
+        let surroundings = Arc::new(Surroundings::new(registry));
+        let queue = Arc::clone(&store).queue().map(|store| {
+            let QueueKinds { kinds, retention } = queue;
+            Arc::new(Queue::new(store, clock.clone(), Arc::clone(&surroundings), kinds, retention))
+        });
         let shared = Shared {
             store,
-            clock: Arc::new(StoreClock::new(clock)),
-            middleware: std::iter::once(Arc::new(Tracing) as Arc<dyn Middleware>)
-                .chain(registry.middleware().iter().cloned())
-                .collect(),
-            mask: Mutex::new(registry.mask().clone()),
+            clock,
+            surroundings,
+            queue,
             kinds: OnceLock::new(),
             jobs: RwLock::new(jobs),
             reloading: Mutex::default(),
             due_queue: Mutex::new(due_queue),
-            events: OnceLock::new(),
             phase: watch::Sender::new(Phase::Open),
             cycles: Mutex::default(),
             polls: Mutex::default(),
@@ -147,12 +164,13 @@ impl Scheduler {
         // Building validates parameters and may take long, so it comes before the locks that a tick needs.
         let _one_at_a_time = lock(&shared.reloading);
         let present: Vec<_> = shared.jobs().iter().filter(|job| !job.is_removed()).cloned().collect();
-        let definitions: Vec<_> = present.iter().map(|job| job.definition()).collect();
-        let before = definitions.iter().map(|definition| (&definition.spec, &definition.params));
+        let definitions: HashMap<_, _> =
+            present.iter().map(|job| (job.name.as_str(), job.definition())).collect();
+        let before = definitions.values().map(|definition| (&definition.spec, &definition.params));
         let changes = changes(before, specs.iter().map(|(spec, params)| (spec, params)));
         let mut made = Vec::new();
         for (spec, params) in specs {
-            let old = definitions.iter().find(|old| old.spec.name == spec.name);
+            let old = definitions.get(spec.name.as_str());
             let old = old.filter(|old| old.spec.kind == spec.kind && old.params == params && !rebuild(&spec));
             made.push(match old {
                 Some(old) => Definition::new(spec, params, Arc::clone(&old.job)),
@@ -160,13 +178,15 @@ impl Scheduler {
             });
         }
         let mut jobs = shared.jobs.write().unwrap_or_else(PoisonError::into_inner);
-        lock(&shared.mask).clone_from(registry.mask());
-        for job in present.iter().filter(|job| changes.removed.contains(&job.name)) {
+        shared.surroundings.set_mask(registry.mask());
+        // The changes are sorted by name.
+        for job in present.iter().filter(|job| changes.removed.binary_search(&job.name).is_ok()) {
             job.removed.store(true, Ordering::SeqCst);
             lock(&shared.due_queue).requeue(job.index);
         }
         for definition in made {
-            let is_changed = changes.changed.iter().any(|change| change.job == definition.spec.name);
+            let is_changed =
+                changes.changed.binary_search_by(|change| change.job.cmp(&definition.spec.name)).is_ok();
             shared.put(&mut jobs, definition, is_changed);
         }
         Ok(changes)
@@ -180,7 +200,8 @@ impl Scheduler {
             .with_known_jobs(move |name| shared.job(name).is_some())
     }
 
-    /// Extends the lease of every lease cycle in progress, and returns the shortest lifetime among them. Call it about three times per
+    /// Extends the lease of every lease cycle in progress, and the claim of every queued job that this process runs, and returns the
+    /// shortest lifetime among them. Call it about three times per
     /// lifetime of a lease, from a thread that no job can block, as [`LeaseRenewal`](crate::LeaseRenewal) does.
     pub async fn renew_leases(&self) -> Option<Duration> {
         let held: Vec<(Lease, StopHandle)> = lock(&self.shared.running)
@@ -191,7 +212,11 @@ impl Scheduler {
         for (lease, stop) in held {
             self.shared.renew(&lease, &stop).await;
         }
-        shortest
+        let claims = match &self.shared.queue {
+            Some(queue) => queue.renew_claims().await,
+            None => None,
+        };
+        [shortest, claims].into_iter().flatten().min()
     }
 
     /// Waits until every lease cycle has ended or waits for an instant still to come. For tests.

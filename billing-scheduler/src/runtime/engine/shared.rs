@@ -7,25 +7,22 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::{
-    sync::{broadcast, watch},
-    task::JoinSet,
-};
+use tokio::{sync::watch, task::JoinSet};
 use tracing::warn;
 
 use super::{
-    control_poll::PollState, due_queue::DueQueue, events::Event, lease_cycle::Running, progress::Progress,
-    scheduled_job::ScheduledJob,
+    control_poll::PollState, due_queue::DueQueue, job_list::JobList, lease_cycle::Running,
+    progress::Progress, scheduled_job::ScheduledJob,
 };
 use crate::{
     clock::Clock,
     job::{StopHandle, StopReason},
-    mask::Mask,
     registry::Registry,
     runtime::{
-        middleware::Middleware,
+        queue::Queue,
         store::{ControlState, Lease, Store, StoreError},
         store_clock::StoreClock,
+        surroundings::Surroundings,
     },
 };
 
@@ -49,16 +46,15 @@ pub(super) enum Phase {
 pub(super) struct Shared {
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Arc<StoreClock>,
-    pub(super) middleware: Vec<Arc<dyn Middleware>>,
-    /// Hides secrets in what jobs return.
-    pub(super) mask: Mutex<Mask>,
+    pub(super) surroundings: Arc<Surroundings>,
+    /// The one-off jobs, if the store has a queue.
+    pub(super) queue: Option<Arc<Queue>>,
     /// The kinds of jobs that are added while the scheduler runs.
     pub(super) kinds: OnceLock<Registry>,
-    pub(super) jobs: RwLock<Vec<Arc<ScheduledJob>>>,
+    pub(super) jobs: RwLock<JobList>,
     /// Held during a reload.
     pub(super) reloading: Mutex<()>,
     pub(super) due_queue: Mutex<DueQueue>,
-    pub(super) events: OnceLock<broadcast::Sender<Event>>,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) cycles: Mutex<JoinSet<()>>,
     /// The poll for control requests: at most one.
@@ -86,13 +82,13 @@ impl Shared {
         passed.is_ok_and(|passed| passed - (now - then) > TICK_INTERVAL)
     }
 
-    pub(super) fn jobs(&self) -> RwLockReadGuard<'_, Vec<Arc<ScheduledJob>>> {
+    pub(super) fn jobs(&self) -> RwLockReadGuard<'_, JobList> {
         self.jobs.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the job with this name, unless it was removed.
     pub(super) fn job(&self, name: &str) -> Option<Arc<ScheduledJob>> {
-        self.jobs().iter().find(|job| job.name == name && !job.is_removed()).cloned()
+        self.jobs().find(name).filter(|job| !job.is_removed()).cloned()
     }
 
     /// Extends a lease by its full length.
@@ -103,7 +99,7 @@ impl Shared {
             Ok(()) => stop.trust_lease_until(lease.trusted_until(sent)),
             Err(StoreError::LeaseLost { fencing_token, .. }) => {
                 stop.stop(StopReason::LeaseLost);
-                self.emit_lost(name, fencing_token);
+                self.surroundings.events.emit_lost(name, fencing_token);
                 warn!(job.name = %name, %fencing_token, "job `{name}` lost its lease and stops");
             }
             Err(error) => {
@@ -115,6 +111,9 @@ impl Shared {
     /// Requests every run in progress to stop; returns their number.
     pub(super) fn interrupt(&self) -> usize {
         self.phase.send_replace(Phase::Interrupting);
+        if let Some(queue) = &self.queue {
+            queue.interrupt();
+        }
         let running = lock(&self.running);
         for running in running.values() {
             running.stop.stop(StopReason::Drain);

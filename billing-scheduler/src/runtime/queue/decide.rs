@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use super::store::{QueueNext, QueuedJob};
 use crate::{
     job::{JobError, Outcome},
     runtime::{
         decide::{Retry, stable_hash::StableHash},
-        store::RunStatus,
+        store::{QueueNext, QueuedJob, RunStatus},
     },
 };
 
@@ -60,6 +59,18 @@ pub fn settle(retry: &Retry, job: &QueuedJob, result: Result<Outcome, JobError>)
         }
         Err(error) => failed(RunStatus::Dead, QueueNext::Finished, error),
     }
+}
+
+/// Returns why a claimed job must not run again: its last attempt was lost. An attempt whose process ended or lost the claim leaves
+/// no result, so a job that ends its process would otherwise run without limit.
+pub(super) fn last_attempt_is_lost(retry: &Retry, job: &QueuedJob) -> Option<JobError> {
+    let attempts = job.failed_attempts;
+    (attempts >= retry.max_attempts.max(1)).then(|| {
+        JobError::fatal(format!(
+            "attempt {attempts} of {} left no result: its process ended, or lost the claim, during the run",
+            retry.max_attempts
+        ))
+    })
 }
 
 /// Returns the wait after `failed_attempts` failures. Its jitter depends on the id: many jobs have one scheduled time.
@@ -125,6 +136,15 @@ mod tests {
             let case = format!("{failed_attempts} failures, then {result:?}");
             let settled = settle(&retry, &job(failed_attempts), result);
             assert_eq!((settled.status, settled.next), (status, next), "{case}");
+        }
+    }
+
+    #[test]
+    fn lost_attempts_are_bounded() {
+        let retry = Retry { max_attempts: 3, ..Retry::default() };
+        for (failed_attempts, is_lost) in [(0, false), (2, false), (3, true), (4, true)] {
+            let error = last_attempt_is_lost(&retry, &job(failed_attempts));
+            assert_eq!(error.is_some(), is_lost, "{failed_attempts}: {error:?}");
         }
     }
 

@@ -1,13 +1,15 @@
-//! One-off jobs with a payload: the contract of their store, the decisions, and the worker that runs them.
+//! One-off jobs with a payload: what may be run, the decisions, and the worker that runs them.
 
+mod claims;
 mod decide;
 mod enqueue;
-mod store;
+mod kind;
+mod run;
 mod worker;
 
 pub use self::{
     decide::{Settled, claim_limits, settle},
-    enqueue::Enqueue,
-    store::{NewQueuedJob, QueueNext, QueueResult, QueueStore, QueueTime, QueuedJob},
-    worker::{Queue, QueueJob},
+    enqueue::{Enqueue, EnqueueError},
+    kind::QueueJob,
 };
+pub(crate) use self::{enqueue::enqueue_all, worker::Queue};

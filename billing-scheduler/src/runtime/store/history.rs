@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::job::FencingToken;
 
 /// The result of a run, or the reason why a scheduled time was not run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RunStatus {
     /// The run finished.
     Done,
@@ -70,7 +72,8 @@ impl RunStatus {
 }
 
 /// What started a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RunCause {
     /// Its scheduled time.
     #[default]
@@ -105,7 +108,7 @@ impl RunCause {
 }
 
 /// Several scheduled times in one record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OccurrenceRange {
     /// The first scheduled time; the last one is that of the record.
     pub from: DateTime<Utc>,
@@ -119,7 +122,7 @@ impl OccurrenceRange {
 }
 
 /// One row of the history.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// The run's id, which the job gets as `ctx.run_id`.
     pub id: Uuid,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::request::{ControlRequest, Pause};
 use crate::job::FencingToken;
@@ -42,7 +43,7 @@ pub struct Lease {
 }
 
 /// What the next claim of a job is expected to find. It shows in the job's row whether the job is late.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClaimHint {
     /// The schedule as text. A different text is a different schedule.
     pub schedule: String,
@@ -68,7 +69,7 @@ pub(crate) fn trusted_until(sent: Duration, ttl: Duration) -> Duration {
 }
 
 /// The position of a job in its schedule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobState {
     /// The last finished scheduled time: this one and all earlier ones are finished.
     pub cursor: DateTime<Utc>,
@@ -77,7 +78,7 @@ pub struct JobState {
 }
 
 /// An occurrence between two attempts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retrying {
     /// The occurrence's scheduled time.
     pub scheduled_at: DateTime<Utc>,

@@ -2,8 +2,11 @@
 
 mod history;
 mod lease;
+mod queue;
 mod request;
 mod view;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -13,6 +16,7 @@ use crate::job::{BoxError, FencingToken};
 pub use self::{
     history::{OccurrenceRange, RunCause, RunRecord, RunStatus},
     lease::{Claim, ClaimHint, JobState, Lease, Retrying},
+    queue::{NewQueuedJob, QueueNext, QueueResult, QueueStore, QueueTime, QueuedJob},
     request::{ControlAction, ControlReceipt, ControlRequest, ControlState, NOT_AHEAD, Pause, StorePoll},
     view::{Holder, JobRow, LateJob, RunFilter, RunRow, ScheduleAhead},
 };
@@ -72,6 +76,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns the matching rows of the history, newest first.
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError>;
+
+    /// Returns the queue of one-off jobs in this store; `None` if it has none.
+    fn queue(self: Arc<Self>) -> Option<Arc<dyn QueueStore>> {
+        None
+    }
 }
 
 /// Why a request to the store failed.

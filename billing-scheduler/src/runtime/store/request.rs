@@ -3,12 +3,13 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::job::FencingToken;
 
 /// A request of an operator to change how a job runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlRequest {
     /// The request's id; the run that answers the request has it in its record.
     pub id: Uuid,
@@ -25,7 +26,8 @@ pub struct ControlRequest {
 }
 
 /// The action of a control request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ControlAction {
     /// Run nothing by schedule until the job is resumed.
     Pause,
@@ -76,7 +78,7 @@ impl ControlRequest {
 }
 
 /// A period in which a job runs nothing by schedule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
     /// The begin: scheduled times from here on are not run.
     pub since: DateTime<Utc>,

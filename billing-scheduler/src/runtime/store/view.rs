@@ -3,6 +3,7 @@
 use std::fmt;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
@@ -67,7 +68,7 @@ pub struct Holder {
 }
 
 /// A row of the history, with the process that wrote it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRow {
     /// The record of the run.
     pub run: RunRecord,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use billing_scheduler::{
-    JobContext, JobError, NewQueuedJob, Outcome, Queue, QueueJob, QueueStore, Retry, SystemClock,
+    JobContext, JobError, NewQueuedJob, Outcome, QueueJob, QueueStore, Retry, Scheduler, SystemClock,
 };
 use billing_store::{Database, Pool, SeaOrmStore, begin, queue};
 use billing_test_support::{Db, Postgres};
@@ -183,8 +183,10 @@ pub(super) fn daemon() -> ExitCode {
             let pool = pool.clone();
             async move { execute(&pool, &ctx, n).await }
         });
-        let queue = Queue::new(Arc::new(store), Arc::new(SystemClock)).job(job.concurrency(12).retry(retry));
-        queue.run_until(sleep(SHIFT), Duration::from_secs(1)).await;
+        let job = job.concurrency(12).retry(retry);
+        let scheduler = Scheduler::builder().store(store).with_queue_job(job).start().expect("it is valid");
+        sleep(SHIFT).await;
+        scheduler.shutdown(Duration::from_secs(1)).await;
     });
     ExitCode::SUCCESS
 }

@@ -68,81 +68,55 @@ impl IntoSchedule for Every {
 }
 
 /// A cron text with its time zone: see [`cron`].
-#[derive(Clone, Debug, PartialEq)]
-#[must_use]
-pub struct Cron {
-    text: String,
-    local: LocalTime,
-}
+pub type Cron = LocalSchedule<CronText>;
 
 /// Times of day in a time zone: see [`daily`].
+pub type Daily = LocalSchedule<TimesOfDay>;
+
+/// A schedule that follows the local time of a time zone: [`Cron`] or [`Daily`].
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
-pub struct Daily {
-    times: Vec<String>,
-    weekdays: String,
-    local: LocalTime,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct LocalTime {
+pub struct LocalSchedule<T> {
+    times: T,
     zone: String,
     dst: Dst,
 }
 
+/// The text of a [`Cron`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct CronText(String);
+
+/// The times and the weekdays of a [`Daily`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct TimesOfDay {
+    times: Vec<String>,
+    weekdays: String,
+}
+
 /// Returns a schedule for a cron text, in UTC unless a time zone is set. [`Schedule::cron`] documents the grammar.
 pub fn cron(text: impl Into<String>) -> Cron {
-    Cron { text: text.into(), local: LocalTime::utc() }
+    LocalSchedule::utc(CronText(text.into()))
 }
 
 /// Returns a schedule that is due once a day, at midnight in UTC unless times and a time zone are set:
 /// `daily().on("MON-FRI").at("09:00").at("17:30").timezone("Europe/Berlin")`.
 pub fn daily() -> Daily {
-    Daily { times: Vec::new(), weekdays: "*".to_owned(), local: LocalTime::utc() }
+    LocalSchedule::utc(TimesOfDay { times: Vec::new(), weekdays: "*".to_owned() })
 }
 
-impl Cron {
-    /// Sets the IANA time zone, such as `Europe/Berlin`.
-    pub fn timezone(mut self, zone: impl Into<String>) -> Self {
-        self.local.zone = zone.into();
-        self
-    }
-
-    /// Sets the policy for local times that a clock change skips or repeats.
-    pub fn dst(mut self, dst: Dst) -> Self {
-        self.local.dst = dst;
-        self
-    }
-}
-
-impl Daily {
-    /// Adds a time of day: `02:30`, or `02:30:15` with seconds.
-    pub fn at(mut self, time: impl Into<String>) -> Self {
-        self.times.push(time.into());
-        self
-    }
-
-    /// Limits the schedule to days of the week, as in a cron text: `MON-FRI`, `SAT,SUN`, `FRIL` for the last Friday of a month.
-    pub fn on(self, weekdays: impl Into<String>) -> Self {
-        Self { weekdays: weekdays.into(), ..self }
+impl<T> LocalSchedule<T> {
+    fn utc(times: T) -> Self {
+        Self { times, zone: "UTC".to_owned(), dst: Dst::default() }
     }
 
     /// Sets the IANA time zone, such as `Europe/Berlin`.
-    pub fn timezone(mut self, zone: impl Into<String>) -> Self {
-        self.local.zone = zone.into();
-        self
+    pub fn timezone(self, zone: impl Into<String>) -> Self {
+        Self { zone: zone.into(), ..self }
     }
 
     /// Sets the policy for local times that a clock change skips or repeats.
-    pub fn dst(mut self, dst: Dst) -> Self {
-        self.local.dst = dst;
-        self
-    }
-}
-
-impl LocalTime {
-    fn utc() -> Self {
-        Self { zone: "UTC".to_owned(), dst: Dst::default() }
+    pub fn dst(self, dst: Dst) -> Self {
+        Self { dst, ..self }
     }
 
     fn cron(&self, text: &str) -> Result<Schedule, ScheduleError> {
@@ -150,23 +124,38 @@ impl LocalTime {
     }
 }
 
+impl Daily {
+    /// Adds a time of day: `02:30`, or `02:30:15` with seconds.
+    pub fn at(mut self, time: impl Into<String>) -> Self {
+        self.times.times.push(time.into());
+        self
+    }
+
+    /// Limits the schedule to days of the week, as in a cron text: `MON-FRI`, `SAT,SUN`, `FRIL` for the last Friday of a month.
+    pub fn on(mut self, weekdays: impl Into<String>) -> Self {
+        self.times.weekdays = weekdays.into();
+        self
+    }
+}
+
 impl IntoSchedule for Cron {
     fn into_schedule(self) -> Result<Schedule, ScheduleError> {
-        self.local.cron(&self.text)
+        self.cron(&self.times.0)
     }
 }
 
 impl IntoSchedule for Daily {
-    fn into_schedule(mut self) -> Result<Schedule, ScheduleError> {
-        if self.times.is_empty() {
-            self.times.push("00:00".to_owned());
-        }
-        let at = |time: &String| {
+    fn into_schedule(self) -> Result<Schedule, ScheduleError> {
+        let TimesOfDay { times, weekdays } = &self.times;
+        let at = |time: &str| {
             let [hour, minute, second] =
-                time_of_day(time).ok_or_else(|| ScheduleError::TimeOfDay(time.clone()))?;
-            self.local.cron(&format!("{second} {minute} {hour} * * {}", self.weekdays))
+                time_of_day(time).ok_or_else(|| ScheduleError::TimeOfDay(time.to_owned()))?;
+            self.cron(&format!("{second} {minute} {hour} * * {weekdays}"))
         };
-        Schedule::any(self.times.iter().map(at).collect::<Result<Vec<_>, _>>()?)
+        if times.is_empty() {
+            return at("00:00");
+        }
+        Schedule::any(times.iter().map(|time| at(time)).collect::<Result<Vec<_>, _>>()?)
     }
 }
 

@@ -18,7 +18,9 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Timelike, Utc};
 use crate::duration::{Formatted, LONGEST};
 use cron::CronSchedule;
 
-pub use builders::{Cron, Daily, Every, IntoSchedule, Period, cron, daily, every};
+pub use builders::{
+    Cron, CronText, Daily, Every, IntoSchedule, LocalSchedule, Period, TimesOfDay, cron, daily, every,
+};
 pub use cron_error::{CronError, CronField};
 
 /// A rule that yields the scheduled times of a job, in whole seconds.

@@ -1,6 +1,6 @@
-//! What happens to the jobs of a scheduler, for listeners in the same process.
+//! What happens to jobs, for listeners in the same process.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use chrono::{DateTime, Utc};
 use futures_util::stream::{Stream, unfold};
@@ -10,20 +10,18 @@ use tokio::sync::broadcast::{
 };
 use uuid::Uuid;
 
-use super::{scheduler::Scheduler, shared::Shared};
-use crate::{
-    job::{FencingToken, Occurrence},
-    runtime::store::{RunRecord, RunStatus},
-};
+use super::store::{RunRecord, RunStatus};
+use crate::job::{FencingToken, Occurrence};
 
 /// The number of events that wait for a slow listener.
 const BUFFER: usize = 1_024;
 
-/// Something that happened to a job in this process. An event with a [`RunRecord`] follows its write to the store.
+/// Something that happened to a job in this process. An event with a [`RunRecord`] follows its write to the store. The name of a queued
+/// job is its kind, and its record has the cause [`RunCause::Queue`](crate::RunCause::Queue).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The job waits for its next start: a scheduled time with its jitter, or a retry.
+    /// The job waits for its next start: a scheduled time with its jitter, or a retry. Queued jobs have no such event.
     Scheduled {
         /// The job's name.
         job: String,
@@ -55,7 +53,7 @@ pub enum Event {
     Paused(Arc<RunRecord>),
     /// Times of an edited schedule were never due.
     Rescheduled(Arc<RunRecord>),
-    /// Another process may run the job, because this one did not renew its lease in time.
+    /// Another process may run the job, because this one did not renew its lease, or its claim of the queued job, in time.
     LeaseLost {
         /// The job's name.
         job: String,
@@ -69,7 +67,7 @@ pub enum Event {
     },
 }
 
-/// The events of a scheduler from [`Scheduler::events`] on.
+/// The events of a scheduler from [`Scheduler::events`](crate::Scheduler::events) on.
 #[derive(Debug)]
 pub struct Events(broadcast::Receiver<Event>);
 
@@ -89,38 +87,25 @@ impl Events {
     }
 }
 
-impl Scheduler {
-    /// Returns the events of all jobs in this process from now on. A listener that is more than 1,024 events behind loses the oldest
-    /// ones, and never delays a job.
-    ///
-    /// ```
-    /// # use billing_scheduler::{Event, Scheduler};
-    /// # async fn listen(scheduler: &Scheduler) {
-    /// let mut events = scheduler.events();
-    /// while let Some(event) = events.next().await {
-    ///     if let Event::Failed(run) = event {
-    ///         eprintln!("{} failed: {}", run.job, run.error.as_deref().unwrap_or_default());
-    ///     }
-    /// }
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn events(&self) -> Events {
-        Events(self.shared.events.get_or_init(|| broadcast::Sender::new(BUFFER)).subscribe())
-    }
-}
+/// Sends events to listeners, of which most schedulers have none.
+#[derive(Default)]
+pub(crate) struct EventSender(OnceLock<broadcast::Sender<Event>>);
 
-impl Shared {
+impl EventSender {
+    pub(crate) fn subscribe(&self) -> Events {
+        Events(self.0.get_or_init(|| broadcast::Sender::new(BUFFER)).subscribe())
+    }
+
     /// Sends an event, if there is a listener.
-    pub(super) fn emit(&self, event: impl FnOnce() -> Event) {
-        if let Some(events) = self.events.get().filter(|events| events.receiver_count() > 0) {
+    pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
+        if let Some(events) = self.0.get().filter(|events| events.receiver_count() > 0) {
             // The last listener may have left meanwhile.
             let _ = events.send(event());
         }
     }
 
     /// Sends the event of a written record.
-    pub(super) fn emit_record(&self, record: &RunRecord) {
+    pub(crate) fn emit_record(&self, record: &RunRecord) {
         self.emit(|| {
             let run = Arc::new(record.clone());
             match record.status {
@@ -136,8 +121,8 @@ impl Shared {
         });
     }
 
-    /// Sends the event of a lost lease.
-    pub(super) fn emit_lost(&self, job: &str, fencing_token: FencingToken) {
+    /// Sends the event of a lost lease or claim.
+    pub(crate) fn emit_lost(&self, job: &str, fencing_token: FencingToken) {
         self.emit(|| Event::LeaseLost { job: job.to_owned(), fencing_token });
     }
 }

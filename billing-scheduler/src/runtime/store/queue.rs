@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{
-    job::FencingToken,
-    runtime::store::{RunRecord, StoreError},
-};
+use super::{RunRecord, StoreError};
+use crate::job::FencingToken;
 
 /// Keeps one-off jobs. Times are those of the store's clock. The suite behind the feature `conformance` tests an implementation.
 #[async_trait]
@@ -22,11 +21,12 @@ pub trait QueueStore: Send + Sync + 'static {
     async fn enqueue(&self, jobs: &[NewQueuedJob]) -> Result<Vec<Uuid>, StoreError>;
 
     /// Claims due jobs of each kind, up to its limit: those with the highest priority first, then those that are due for the longest
-    /// time. A job is not claimed while an unexpired claim holds it. Each claim of a job has a greater fencing token than the last.
+    /// time. A job is not claimed while an unexpired claim holds it. Each claim of a job has a greater fencing token than the last. A
+    /// claim that expired without a result counts as a failed attempt of the job.
     async fn claim(&self, limits: &[(String, u32)]) -> Result<Vec<QueuedJob>, StoreError>;
 
     /// Extends claims by their full length, and returns the ids of those that are still held.
-    async fn renew(&self, claims: &[(Uuid, FencingToken)]) -> Result<Vec<Uuid>, StoreError>;
+    async fn renew_claims(&self, claims: &[(Uuid, FencingToken)]) -> Result<Vec<Uuid>, StoreError>;
 
     /// Writes the results of runs and their rows in the history, in one transaction, and returns the ids of the jobs that were
     /// written, or that the run itself has finished under the same token. Nothing is written for a job whose claim is lost.
@@ -36,17 +36,18 @@ pub trait QueueStore: Send + Sync + 'static {
     async fn prune(&self, age: Duration) -> Result<u64, StoreError>;
 }
 
-/// When a one-off job is due. Scheduled times are whole seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// When a one-off job is due. It never starts earlier. Its scheduled time is the second in which it is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum QueueTime {
     /// This long after it was added, by the store's clock.
     After(Duration),
-    /// At this time; a fraction of a second is cut off.
+    /// At this time.
     At(DateTime<Utc>),
 }
 
 /// A one-off job to add.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NewQueuedJob {
     /// The job's id, which the caller draws.
     pub id: Uuid,
@@ -63,7 +64,7 @@ pub struct NewQueuedJob {
 }
 
 /// A claimed job.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct QueuedJob {
     /// The job's id.
     pub id: Uuid,
@@ -71,9 +72,9 @@ pub struct QueuedJob {
     pub kind: String,
     /// The data for the run.
     pub payload: serde_json::Value,
-    /// When the job was due for the first time.
+    /// The second in which the job was due for the first time.
     pub scheduled_at: DateTime<Utc>,
-    /// The number of failed attempts.
+    /// The number of failed attempts, with those whose claim expired without a result.
     pub failed_attempts: u32,
     /// The number of this claim.
     pub fencing_token: FencingToken,
