@@ -1,7 +1,7 @@
 //! The claims of a worker, from the claim of a job until its result is recorded.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,10 +12,19 @@ use super::decide::claim_limits;
 use crate::job::{FencingToken, StopHandle, StopReason};
 
 /// The most results that wait to be recorded. A worker whose store is unavailable claims nothing more then.
-const MAX_UNRECORDED: u32 = 10_000;
+const MAX_UNRECORDED: usize = 10_000;
 
 #[derive(Default)]
-pub(super) struct Claims(Mutex<HashMap<Uuid, Held>>);
+pub(super) struct Claims(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    held: HashMap<Uuid, Held>,
+    /// The number of runs in progress of each kind.
+    running: HashMap<String, u32>,
+    /// The number of runs that have ended and are not recorded.
+    unrecorded: usize,
+}
 
 /// A claimed job whose result is not recorded yet.
 struct Held {
@@ -28,47 +37,77 @@ struct Held {
     is_lost: bool,
 }
 
+impl State {
+    fn running(&self, kind: &str) -> u32 {
+        self.running.get(kind).copied().unwrap_or(0)
+    }
+
+    fn end_run(&mut self, id: Uuid) {
+        if let Some(job) = self.held.get_mut(&id)
+            && !std::mem::replace(&mut job.is_ended, true)
+        {
+            self.unrecorded += 1;
+            if let Some(running) = self.running.get_mut(&job.kind) {
+                *running -= 1;
+            }
+        }
+    }
+}
+
 impl Claims {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Held>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn add(&self, id: Uuid, kind: &str, fencing_token: FencingToken, stop: StopHandle) {
         let held = Held { kind: kind.to_owned(), fencing_token, stop, is_ended: false, is_lost: false };
-        self.lock().insert(id, held);
+        let mut state = self.lock();
+        // The store may return a job whose claim by this process has expired: its old run stops, and no longer counts.
+        state.end_run(id);
+        if let Some(old) = state.held.insert(id, held) {
+            old.stop.stop(StopReason::LeaseLost);
+            state.unrecorded -= 1;
+        }
+        *state.running.entry(kind.to_owned()).or_default() += 1;
     }
 
-    /// Returns how many jobs of each of `kinds`, which have names and limits, may be claimed.
-    pub(super) fn limits<'a>(&self, kinds: impl Iterator<Item = (&'a str, u32)>) -> Vec<(String, u32)> {
-        let held = self.lock();
-        let mut running: BTreeMap<&str, u32> = BTreeMap::new();
-        let mut unrecorded = 0;
-        for job in held.values() {
-            if job.is_ended {
-                unrecorded += 1;
-            } else {
-                *running.entry(&job.kind).or_default() += 1;
-            }
-        }
-        if unrecorded >= MAX_UNRECORDED {
+    /// Whether a quarter of the places of one of `kinds`, which have names and limits, is free.
+    pub(super) fn have_room<'a>(&self, mut kinds: impl Iterator<Item = (&'a str, u32)>) -> bool {
+        let state = self.lock();
+        state.unrecorded < MAX_UNRECORDED
+            && kinds.any(|(kind, limit)| limit.saturating_sub(state.running(kind)) >= limit.div_ceil(4))
+    }
+
+    /// Returns how many jobs of each of `kinds` may be claimed.
+    pub(super) fn free<'a>(&self, kinds: impl Iterator<Item = (&'a str, u32)>) -> Vec<(String, u32)> {
+        let state = self.lock();
+        if state.unrecorded >= MAX_UNRECORDED {
             return Vec::new();
         }
-        claim_limits(kinds.map(|(kind, limit)| (kind, limit, running.get(kind).copied().unwrap_or(0))))
+        claim_limits(kinds.map(|(kind, limit)| (kind, limit, state.running(kind))))
     }
 
-    pub(super) fn end_run(&self, id: Uuid) {
-        if let Some(job) = self.lock().get_mut(&id) {
-            job.is_ended = true;
+    /// Ends the run of a claim, unless the job was claimed again meanwhile.
+    pub(super) fn end_run(&self, id: Uuid, fencing_token: FencingToken) {
+        let mut state = self.lock();
+        if state.held.get(&id).is_some_and(|job| job.fencing_token == fencing_token) {
+            state.end_run(id);
         }
     }
 
-    /// Removes a claim. Returns whether its loss was reported.
-    pub(super) fn remove(&self, id: Uuid) -> bool {
-        self.lock().remove(&id).is_some_and(|job| job.is_lost)
+    /// Removes a claim, unless the job was claimed again meanwhile. Returns whether its loss was reported.
+    pub(super) fn remove(&self, id: Uuid, fencing_token: FencingToken) -> bool {
+        let mut state = self.lock();
+        if state.held.get(&id).is_none_or(|job| job.fencing_token != fencing_token) {
+            return false;
+        }
+        state.end_run(id);
+        state.unrecorded -= 1;
+        state.held.remove(&id).is_some_and(|job| job.is_lost)
     }
 
     pub(super) fn held(&self) -> Vec<(Uuid, FencingToken)> {
-        self.lock().iter().map(|(id, job)| (*id, job.fencing_token)).collect()
+        self.lock().held.iter().map(|(id, job)| (*id, job.fencing_token)).collect()
     }
 
     /// Applies a renewal of `claims`, of which the store renewed `held`: runs are trusted until then, or stop. Returns the kinds and the
@@ -79,14 +118,13 @@ impl Claims {
         held: &[Uuid],
         trusted_until: Duration,
     ) -> Vec<(String, FencingToken)> {
-        let held: std::collections::HashSet<_> = held.iter().collect();
-        let mut jobs = self.lock();
+        let held: HashSet<_> = held.iter().collect();
+        let mut state = self.lock();
         let mut lost = Vec::new();
         for (id, fencing_token) in claims {
             // A claim whose result was recorded meanwhile is no longer in force.
-            let Some(job) = jobs.get_mut(id).filter(|job| job.fencing_token == *fencing_token) else {
-                continue;
-            };
+            let job = state.held.get_mut(id);
+            let Some(job) = job.filter(|job| job.fencing_token == *fencing_token) else { continue };
             if held.contains(id) {
                 job.stop.trust_lease_until(trusted_until);
             } else if !job.is_ended {
@@ -100,10 +138,10 @@ impl Claims {
     }
 
     pub(super) fn stop_all(&self, reason: StopReason) {
-        self.lock().values().for_each(|job| job.stop.stop(reason));
+        self.lock().held.values().for_each(|job| job.stop.stop(reason));
     }
 
     pub(super) fn clear(&self) {
-        self.lock().clear();
+        *self.lock() = State::default();
     }
 }

@@ -31,6 +31,9 @@ use crate::{
 
 /// The time between two claims while no job is known to be due.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How long free places wait for further ones, if they are few. A claim passes over the jobs that are claimed, so a claim for each
+/// place would cost as much as one for all of them.
+const CLAIM_DELAY: Duration = Duration::from_millis(10);
 /// The time between two removals of finished jobs.
 const PRUNE_INTERVAL: Duration = Duration::from_mins(1);
 /// How long the worker tries to record a result. After that the attempt counts as failed without a result.
@@ -132,19 +135,24 @@ impl Queue {
     ) -> Duration {
         let mut end = pin!(end);
         let mut more = self.try_claim(runs, &sender).await;
+        // Whether a run has ended since the last claim.
+        let mut is_freed = false;
         loop {
             tokio::select! {
                 biased;
                 timeout = &mut end => return timeout,
                 _ = runs.join_next(), if !runs.is_empty() => {
                     while runs.try_join_next().is_some() {}
-                    if !more {
+                    is_freed = true;
+                    if !more || !self.claims.have_room(self.limits()) {
                         continue;
                     }
                 }
                 () = self.added.notified() => {}
+                () = self.clock.sleep(CLAIM_DELAY), if more && is_freed => {}
                 () = self.clock.sleep(POLL_INTERVAL) => {}
             }
+            is_freed = false;
             more = self.try_claim(runs, &sender).await;
         }
     }
@@ -170,8 +178,7 @@ impl Queue {
         runs: &mut JoinSet<()>,
         sender: &UnboundedSender<QueueResult>,
     ) -> Result<Claimed, StoreError> {
-        let kinds = self.kinds.values().map(|kind| (kind.kind.as_str(), kind.concurrency));
-        let limits = self.claims.limits(kinds);
+        let limits = self.claims.free(self.limits());
         if limits.is_empty() {
             return Ok(Claimed { count: 0, more: true });
         }
@@ -189,7 +196,7 @@ impl Queue {
             let (queue, kind, sender) = (Arc::clone(self), Arc::clone(kind), sender.clone());
             runs.spawn(async move {
                 let result = run(&kind, job, stop, &queue.clock, &queue.surroundings).await;
-                queue.claims.end_run(result.id);
+                queue.claims.end_run(result.id, result.run.fencing_token);
                 // It fails only if the worker was dropped.
                 let _ = sender.send(result);
             });
@@ -197,6 +204,11 @@ impl Queue {
         let more = limits.len() < self.kinds.len()
             || limits.iter().any(|(kind, limit)| by_kind.get(kind).is_some_and(|n| n >= limit));
         Ok(Claimed { count, more })
+    }
+
+    /// Returns the names and the limits of the kinds.
+    fn limits(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.kinds.values().map(|kind| (kind.kind.as_str(), kind.concurrency))
     }
 
     async fn drain(&self, runs: &mut JoinSet<()>, timeout: Duration) -> usize {
@@ -238,7 +250,7 @@ impl Queue {
                 let limit = if *draining.borrow() { STOP_GRACE } else { RECORD_TIMEOUT };
                 if self.clock.monotonic().saturating_sub(began) >= limit {
                     for result in &batch {
-                        self.claims.remove(result.id);
+                        self.claims.remove(result.id, result.run.fencing_token);
                     }
                     break;
                 }
@@ -250,7 +262,7 @@ impl Queue {
     async fn record(&self, results: &[QueueResult]) -> Result<(), StoreError> {
         let written: HashSet<_> = self.store.settle(results).await?.into_iter().collect();
         for QueueResult { id, run, .. } in results {
-            let was_reported = self.claims.remove(*id);
+            let was_reported = self.claims.remove(*id, run.fencing_token);
             if written.contains(id) {
                 self.surroundings.events.emit_record(run);
             } else if !was_reported {
