@@ -3,6 +3,8 @@
 
 mod commands;
 pub mod config;
+#[cfg(feature = "console")]
+mod console;
 pub mod doctor;
 mod escape;
 pub mod exit;

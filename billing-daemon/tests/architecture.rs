@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Each room of billing-daemon with the rooms that it may import, besides itself.
-const DAEMON: [(&str, &[&str]); 20] = [
+const DAEMON: [(&str, &[&str]); 21] = [
     ("escape", &[]),
     ("format", &[]),
     ("exit", &["escape"]),
@@ -23,8 +23,24 @@ const DAEMON: [(&str, &[&str]); 20] = [
     ("service_install", &["host", "exit"]),
     ("http", &["status", "panel_database", "telemetry", "config", "host", "exit", "format"]),
     (
+        "console",
+        &[
+            "http",
+            "status",
+            "holds",
+            "subjects",
+            "panel_database",
+            "telemetry",
+            "config",
+            "host",
+            "exit",
+            "format",
+        ],
+    ),
+    (
         "runtime",
         &[
+            "console",
             "http",
             "status",
             "panel_database",
@@ -44,6 +60,7 @@ const DAEMON: [(&str, &[&str]); 20] = [
     (
         "commands",
         &[
+            "console",
             "output",
             "doctor",
             "runtime",

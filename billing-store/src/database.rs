@@ -52,8 +52,20 @@ pub struct Database {
 pub enum Pool {
     /// Six connections on PostgreSQL, four on SQLite.
     Shared,
+    /// Two connections, for pages that persons read.
+    Pages,
     /// One connection, for tasks that run one statement after another.
     Single,
+}
+
+impl Pool {
+    fn connections(self, shared: u32) -> u32 {
+        match self {
+            Self::Shared => shared,
+            Self::Pages => 2,
+            Self::Single => 1,
+        }
+    }
 }
 
 /// Why a database cannot be opened.
@@ -133,7 +145,7 @@ impl Database {
         let probe = self.probe_file().await?;
         let mut options = ConnectOptions::new(self.url.expose());
         options
-            .max_connections(if pool == Pool::Single { 1 } else { 4 })
+            .max_connections(pool.connections(4))
             .min_connections(1)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .sqlx_logging(self.logs_statements)
@@ -209,9 +221,8 @@ impl Database {
         // It shows the cause of a failure, and which server is suitable.
         let probe = connector.connect().await.map_err(refused)?;
         probe.close().await.map_err(refused)?;
-        let options = PgPoolOptions::new()
-            .max_connections(if pool == Pool::Single { 1 } else { 6 })
-            .acquire_timeout(ACQUIRE_TIMEOUT);
+        let options =
+            PgPoolOptions::new().max_connections(pool.connections(6)).acquire_timeout(ACQUIRE_TIMEOUT);
         Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(connector.pool(options)))
     }
 

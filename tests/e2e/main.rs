@@ -7,6 +7,7 @@ mod campaign;
 mod cancelled;
 mod clocks;
 mod commands;
+mod console;
 mod container;
 mod control;
 mod daemon;

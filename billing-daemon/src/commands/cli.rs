@@ -5,6 +5,8 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+#[cfg(feature = "console")]
+use super::console::ConsoleCommand;
 use super::{
     adopt::AdoptArgs,
     args::{AuthorArgs, JsonArgs},
@@ -138,6 +140,13 @@ pub(crate) enum Command {
         after_help = "Example:\n  BILLING_LIVENESS_FILE=/dev/shm/billing-daemon billing-daemon healthcheck"
     )]
     Healthcheck(HealthcheckArgs),
+    /// Manage who can sign in to the console
+    #[cfg(feature = "console")]
+    #[command(after_help = "Example:\n  billing-daemon console token --name ada --rights view,operate")]
+    Console {
+        #[command(subcommand)]
+        action: ConsoleCommand,
+    },
     /// Check everything that could prevent billing; exit 1 if a check fails
     #[command(after_help = "Example:\n  billing-daemon doctor --bundle support.tar.gz")]
     Doctor(DoctorArgs),

@@ -329,12 +329,13 @@ fn settings(known: &Known<'_>) -> Value {
         })
     });
     let http = config.and_then(|config| config.http.as_ref()).map(|http| {
-        let HttpSettings { listen, token, allowed_hosts, allowed_uids } = http;
+        let HttpSettings { listen, token, allowed_hosts, allowed_uids, console } = http;
         json!({
             "listen": listen.to_string(),
             "token": token.as_ref().map(|token| format!("{token:?}")),
             "allowed-hosts": allowed_hosts,
             "allowed-uids": allowed_uids,
+            "console": console.as_ref().map(|console| format!("{console:?}")),
         })
     });
     json!({

@@ -9,6 +9,8 @@ mod charges;
 mod check;
 pub(crate) mod cli;
 mod completions;
+#[cfg(feature = "console")]
+mod console;
 mod demo;
 mod doctor;
 pub(crate) mod guard;
@@ -56,6 +58,8 @@ pub(crate) async fn execute(cli: Cli, plugins: &Plugins) -> Result<(), Failure> 
         Command::Service { action } => service::execute(action),
         Command::Doctor(options) => doctor::execute(common, plugins, &options).await,
         Command::Charges { action } => charges::execute(&session()?, action).await,
+        #[cfg(feature = "console")]
+        Command::Console { action } => console::execute(&action),
         Command::Healthcheck(options) => healthcheck::execute(&options),
         Command::Status(format) => status::execute(&session()?, format).await,
         Command::Jobs { action } => jobs::execute(common, plugins, &action).await,

@@ -8,8 +8,13 @@ use std::{
 };
 
 use billing_kinds::Secret;
+use serde_spanned::Spanned;
 
-use super::{report::Section, tables::HttpTable};
+use super::{
+    console::{self, ConsoleSettings},
+    report::Section,
+    tables::HttpTable,
+};
 
 /// The address of the HTTP server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +36,8 @@ pub struct HttpSettings {
     pub allowed_hosts: Vec<String>,
     /// Ids of users that may connect to a Unix socket, in addition to root and the user of the daemon.
     pub allowed_uids: Vec<u32>,
+    /// The console, if there is one.
+    pub console: Option<ConsoleSettings>,
 }
 
 impl fmt::Display for Listen {
@@ -67,9 +74,10 @@ pub(super) fn read(root: &Section<'_, '_>) -> Option<HttpSettings> {
     let section = root.table::<HttpTable>("http", "a table")?;
     let allowed_hosts = section.strings("allowed-hosts").unwrap_or_default();
     let allowed_uids = section.numbers("allowed-uids").unwrap_or_default();
-    let token = token(&section);
-    let text = section.string("listen")?;
-    let listen = section.parsed("listen", &text, str::parse)?;
+    let token = secret_elsewhere(&section, "token");
+    let listen = section.string("listen").and_then(|text| section.parsed("listen", &text, str::parse));
+    let console = console::read(&section, listen.as_ref().map(Spanned::get_ref));
+    let listen = listen?;
     if let Listen::Tcp(address) = listen.get_ref()
         && !address.ip().is_loopback()
         && section.value("token").is_none()
@@ -78,18 +86,19 @@ pub(super) fn read(root: &Section<'_, '_>) -> Option<HttpSettings> {
         let help = "set `token = { file = \"/etc/billing-daemon/http-token\" }` in [http], or use 127.0.0.1 or [::1]";
         section.report().error_with_help(&listen.span(), message, Some(help.to_owned()));
     }
-    Some(HttpSettings { listen: listen.into_inner(), token, allowed_hosts, allowed_uids })
+    Some(HttpSettings { listen: listen.into_inner(), token, allowed_hosts, allowed_uids, console })
 }
 
-/// Reads where the token is. The file itself must not contain it: other users may read jobs.toml.
-fn token(section: &Section<'_, '_>) -> Option<Secret> {
-    let token = section.secret("token")?;
-    if let Secret::Text(_) = token {
-        let message = "`token` must be { env = \"NAME\" } or { file = \"/path\" }, not the token itself";
-        section.report().error(&section.value("token")?.span(), message);
+/// Reads where a secret is. The file itself must not contain it: other users may read jobs.toml.
+pub(super) fn secret_elsewhere(section: &Section<'_, '_>, key: &str) -> Option<Secret> {
+    let secret = section.secret(key)?;
+    if let Secret::Text(_) = secret {
+        let message =
+            format!("`{key}` must be {{ env = \"NAME\" }} or {{ file = \"/path\" }}, not the {key} itself");
+        section.report().error(&section.value(key)?.span(), message);
         return None;
     }
-    Some(token)
+    Some(secret)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The operator's file, `jobs.toml`, and the environment, parsed once into typed values; every mistake is reported at once.
 
+pub mod console;
 mod daemon;
 mod diagnostic;
 pub mod environment;

@@ -199,6 +199,13 @@ mod tests {
                 is_read(&key, format!("[{section}]\n{key} = 1.5"));
             }
         }
+        let console = &tables["http"]["properties"]["console"];
+        for key in keys(console) {
+            is_read(&key, format!("[http.console]\n{key} = 1.5"));
+        }
+        for key in keys(&console["properties"]["proxy"]) {
+            is_read(&key, format!("[http.console.proxy]\n{key} = 1.5"));
+        }
         for key in keys(item).iter().filter(|key| *key != "schedule") {
             let given = [("name", "'a'"), ("kind", "'stale-daemons'"), ("schedule", "{ every = '1h' }")];
             let given = given.iter().filter(|(given, _)| given != key);

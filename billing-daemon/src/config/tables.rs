@@ -10,7 +10,11 @@ use billing_scheduler::{DstFold, DstGap, JobSpec, Misfire, Retry, Scope, Skipped
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value};
 
-use super::{DaemonSettings, PanelBilling, log::LEVELS};
+use super::{
+    DaemonSettings, PanelBilling,
+    console::{ConsoleAccess, OtherPersons, PATH},
+    log::LEVELS,
+};
 
 /// What billing-daemon runs, and when. `billing-daemon check` reports every mistake in it.
 #[derive(JsonSchema)]
@@ -68,6 +72,43 @@ pub(super) struct HttpTable {
     /// Ids of users that may connect to a Unix socket, in addition to root and the daemon's user.
     #[schemars(extend("default" = []))]
     allowed_uids: Option<Vec<u32>>,
+    console: Option<ConsoleTable>,
+}
+
+/// Pages for operators: what is wrong, why, and the actions that fix it. Off without this section.
+#[derive(JsonSchema)]
+#[schemars(inline, deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct ConsoleTable {
+    /// The most that any person may do on this listener: nothing, read, or read and act.
+    #[schemars(extend("default" = "off"))]
+    access: Option<Word<ConsoleAccess>>,
+    /// Where the pages are.
+    #[schemars(regex(pattern = r"^(/[A-Za-z0-9_-]+)+$"), extend("default" = PATH))]
+    path: Option<String>,
+    /// Where browsers reach the console through a proxy, such as https://ops.example.com/billing. With https the cookie is Secure.
+    public_url: Option<String>,
+    /// A file with one line for each token: `billing-daemon console token` prints it.
+    tokens_file: Option<String>,
+    proxy: Option<ProxyTable>,
+}
+
+/// A proxy that signs people in. It must remove both headers from the requests that it receives.
+#[derive(JsonSchema)]
+#[schemars(inline, deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct ProxyTable {
+    /// The header in which the proxy sends the person's name.
+    user_header: String,
+    /// Where the secret is that the proxy sends as X-Billing-Proxy-Secret; at least 16 characters.
+    secret: SecretSource,
+    /// Who may view, operate and read the audit log.
+    #[schemars(extend("default" = []))]
+    operators: Option<Vec<String>>,
+    /// Who may view, approve and read the audit log.
+    #[schemars(extend("default" = []))]
+    approvers: Option<Vec<String>>,
+    /// What everyone else may do.
+    #[schemars(extend("default" = "none"))]
+    others: Option<Word<OtherPersons>>,
 }
 
 /// A job: what it does, when, and how it retries.
@@ -214,6 +255,15 @@ pub(super) trait Words: Copy + 'static {
 
 impl Words for PanelBilling {
     const WORDS: &'static [(&'static str, Self)] = &[("on", Self::On), ("off", Self::Off)];
+}
+
+impl Words for ConsoleAccess {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("off", Self::Off), ("read", Self::Read), ("operate", Self::Operate)];
+}
+
+impl Words for OtherPersons {
+    const WORDS: &'static [(&'static str, Self)] = &[("view", Self::View), ("none", Self::None)];
 }
 
 impl Words for Scope {

@@ -88,7 +88,7 @@ pub(super) fn check_with(text: &str, variables: &[(&str, &str)], expected: &[&st
 }
 
 /// Mistakes that a schema cannot find: they depend on other keys, the time or the time zones.
-const BEYOND_A_SCHEMA: [&str; 25] = [
+const BEYOND_A_SCHEMA: [&str; 30] = [
     "environment: ",
     "`backoff` is longer than",
     "must be at least 3s",
@@ -114,6 +114,11 @@ const BEYOND_A_SCHEMA: [&str; 25] = [
     "invalid URL",
     "invalid number: ",
     "`token` is not set",
+    "no one can sign in",
+    "must not listen for other hosts",
+    "cannot be combined with `token`",
+    "invalid path `/api`",
+    "invalid header name",
 ];
 
 /// Asserts that the schema rejects `text` if a schema can find its mistakes, and only if the daemon rejects it.

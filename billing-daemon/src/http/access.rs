@@ -34,11 +34,13 @@ pub(crate) struct AccessPolicy {
     token: Option<Token>,
     /// The users that a Unix socket accepts: root, the user of this process, and those that the configuration names.
     uids: Vec<u32>,
+    /// The path below which requests may change something.
+    writable: Option<String>,
     rate_limits: Mutex<HashMap<PeerIdentity, RateLimit>>,
 }
 
 impl AccessPolicy {
-    pub(crate) fn new(settings: &HttpSettings, token: Option<Token>) -> Self {
+    pub(crate) fn new(settings: &HttpSettings, token: Option<Token>, writable: Option<String>) -> Self {
         let own = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned);
         let hosts =
             own.into_iter().chain(settings.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()));
@@ -46,8 +48,14 @@ impl AccessPolicy {
             hosts: (token.is_none() && matches!(settings.listen, Listen::Tcp(_))).then(|| hosts.collect()),
             token,
             uids: [0, crate::host::platform::uid()].iter().chain(&settings.allowed_uids).copied().collect(),
+            writable,
             rate_limits: Mutex::default(),
         }
+    }
+
+    fn is_writable(&self, path: &str) -> bool {
+        let below = self.writable.as_ref().and_then(|writable| path.strip_prefix(writable));
+        below.is_some_and(|rest| rest.starts_with('/'))
     }
 
     /// Returns the response to a request that is rejected.
@@ -81,7 +89,9 @@ impl AccessPolicy {
         {
             return Some((StatusCode::UNAUTHORIZED, "missing or wrong token\n"));
         }
-        if method != Method::GET && method != Method::HEAD {
+        let is_read = method == Method::GET || method == Method::HEAD;
+        let is_permitted_write = method == Method::POST && self.is_writable(uri.path());
+        if !is_read && !is_permitted_write {
             return Some((StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"));
         }
         has_control_character(uri)
@@ -148,7 +158,7 @@ pub(super) async fn check(
     }
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert(header::HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
     response
 }
@@ -172,8 +182,9 @@ mod tests {
             token: None,
             allowed_hosts: vec!["Billing.internal".to_owned()],
             allowed_uids,
+            console: None,
         };
-        AccessPolicy::new(&settings, None)
+        AccessPolicy::new(&settings, None, Some("/console".to_owned()))
     }
 
     /// A peer on this host.
@@ -212,8 +223,19 @@ mod tests {
         twice.append(header::HOST, "evil.example".parse().expect("a header"));
         assert!(policy.rejection(local(1), &Method::GET, &uri("/"), &twice, now).is_some());
         assert!(policy.rejection(local(1), &Method::GET, &uri("/"), &HeaderMap::new(), now).is_some());
-        let post = policy.rejection(local(1), &Method::POST, &uri("/"), &named("localhost"), now);
-        assert_eq!(post.map(|(status, _)| status), Some(StatusCode::METHOD_NOT_ALLOWED));
+        for (method, path, accepted) in [
+            (Method::POST, "/", false),
+            (Method::POST, "/api/jobs", false),
+            (Method::POST, "/console", false),
+            (Method::POST, "/consoles/jobs", false),
+            (Method::POST, "/console/jobs/a/pause", true),
+            (Method::PUT, "/console/jobs/a/pause", false),
+            (Method::DELETE, "/console/", false),
+        ] {
+            let rejection = policy.rejection(local(1), &method, &uri(path), &named("localhost"), now);
+            let expected = (!accepted).then_some(StatusCode::METHOD_NOT_ALLOWED);
+            assert_eq!(rejection.map(|(status, _)| status), expected, "{method} {path}");
+        }
     }
 
     #[test]
@@ -241,9 +263,9 @@ mod tests {
     fn token_is_needed_except_for_probe() {
         let listen = "0.0.0.0:9464".parse().expect("an address");
         let (allowed_hosts, allowed_uids) = (Vec::new(), Vec::new());
-        let settings = HttpSettings { listen, token: None, allowed_hosts, allowed_uids };
+        let settings = HttpSettings { listen, token: None, allowed_hosts, allowed_uids, console: None };
         let token = Token::read(&Secret::Text("0123456789abcdef".to_owned())).expect("a token");
-        let policy = AccessPolicy::new(&settings, Some(token));
+        let policy = AccessPolicy::new(&settings, Some(token), None);
         for (path, given, accepted) in [
             ("/metrics", Some("Bearer 0123456789abcdef"), true),
             ("/metrics", Some("Bearer 0123456789abcdeF"), false),

@@ -1,4 +1,5 @@
-//! The read-only HTTP interface for a panel or Prometheus: off unless configured, and for this host alone unless it has a token.
+//! The HTTP server: a read-only interface for a panel or Prometheus, and what another room mounts. It is off unless configured, and for
+//! this host alone unless it has a token.
 
 mod access;
 mod connections;
@@ -45,6 +46,7 @@ use crate::{
 };
 use access::AccessPolicy;
 pub use openapi::document;
+pub(crate) use peer::PeerIdentity;
 pub(crate) use token::Token;
 
 /// No request needs a body.
@@ -64,6 +66,13 @@ pub(crate) struct AppState {
     last: Mutex<Option<(Instant, Arc<Status>)>>,
 }
 
+/// Pages that another room serves on the same listener. Their router checks who sends a request and whether it may change something.
+pub(crate) struct Mounted {
+    /// The path below which requests may change something.
+    pub(crate) path: String,
+    pub(crate) router: Router<Arc<AppState>>,
+}
+
 impl AppState {
     pub(crate) fn new(
         opened: PanelDatabase,
@@ -74,12 +83,12 @@ impl AppState {
     }
 
     /// The parts of the current configuration that the status is compared with.
-    fn expected(&self) -> Arc<Expected> {
+    pub(crate) fn expected(&self) -> Arc<Expected> {
         Arc::clone(&self.expected.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The status of billing, at most [`STATUS_CACHE_TTL`] old.
-    async fn status(&self) -> Result<Arc<Status>, Failure> {
+    pub(crate) async fn status(&self) -> Result<Arc<Status>, Failure> {
         let mut last = self.last.lock().await;
         if let Some((read, status)) = &*last
             && read.elapsed() < STATUS_CACHE_TTL
@@ -89,6 +98,14 @@ impl AppState {
         let status = Arc::new(status::read(&self.opened, &self.expected()).await?);
         *last = Some((Instant::now(), Arc::clone(&status)));
         Ok(status)
+    }
+}
+
+#[cfg(feature = "console")]
+impl AppState {
+    /// The status that was read last, however old it is.
+    pub(crate) async fn last_status(&self) -> Option<Arc<Status>> {
+        self.last.lock().await.as_ref().map(|(_, status)| Arc::clone(status))
     }
 }
 
@@ -107,10 +124,11 @@ fn routes() -> [(&'static str, MethodRouter<Arc<AppState>>); 8] {
 }
 
 /// The paths behind the access rules.
-fn router(shared: Arc<AppState>, policy: AccessPolicy) -> Router {
+fn router(shared: Arc<AppState>, policy: AccessPolicy, mounted: Option<Mounted>) -> Router {
     routes()
         .into_iter()
         .fold(Router::new(), |router, (path, handler)| router.route(path, handler))
+        .merge(mounted.map(|mounted| mounted.router).unwrap_or_default())
         .fallback(handlers::not_found)
         .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIMEOUT))
@@ -130,18 +148,20 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Listens at `settings.listen`; requests need the `token`, if there is one.
+    /// Listens at `settings.listen`; requests need the `token`, if there is one. `mounted` is served as well.
     pub(crate) async fn start(
         settings: &HttpSettings,
         token: Option<Token>,
         shared: Arc<AppState>,
+        mounted: Option<Mounted>,
     ) -> std::io::Result<Self> {
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async {
             let _ = stopped.await;
         };
         let metrics = shared.metrics.clone();
-        let router = router(shared, AccessPolicy::new(settings, token));
+        let policy = AccessPolicy::new(settings, token, mounted.as_ref().map(|mounted| mounted.path.clone()));
+        let router = router(shared, policy, mounted);
         let limit = connections::limit(open_files::limit());
         let (serving, socket): (Serving, _) = match &settings.listen {
             Listen::Tcp(address) => {

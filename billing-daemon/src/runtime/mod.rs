@@ -22,6 +22,8 @@ use billing_store::{Database, SeaOrmStore};
 use sea_orm::DatabaseConnection;
 use tracing::{error, info, warn};
 
+#[cfg(feature = "console")]
+use crate::console;
 use crate::{
     config::{Config, http::HttpSettings},
     exit::{Exit, Failure},
@@ -175,7 +177,7 @@ impl Start<'_> {
         concealed.add(process_secrets.clone());
         let server = match &config.http {
             Some(settings) => {
-                Some(serve(settings, token, panel_database.clone(), Arc::clone(&expected)).await?)
+                Some(serve(settings, token, &database, panel_database.clone(), Arc::clone(&expected)).await?)
             }
             None => None,
         };
@@ -265,6 +267,7 @@ fn metered_store(
 async fn serve(
     settings: &HttpSettings,
     token: Option<Token>,
+    database: &Database,
     panel_database: PanelDatabase,
     expected: Arc<RwLock<Arc<Expected>>>,
 ) -> Result<Server, Failure> {
@@ -272,8 +275,18 @@ async fn serve(
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|error| internal("install the metrics", &error))?;
     measured::begin();
-    let state = AppState::new(panel_database, expected, handle);
-    Server::start(settings, token, state).await.map_err(|error| {
+    let state = AppState::new(panel_database.clone(), expected, handle);
+    #[cfg(feature = "console")]
+    let mounted = match &settings.console {
+        Some(console) => {
+            let mounted = console::mount(console, database, &panel_database, Arc::clone(&state));
+            Some(Box::pin(mounted).await?)
+        }
+        None => None,
+    };
+    #[cfg(not(feature = "console"))]
+    let mounted = None;
+    Server::start(settings, token, state, mounted).await.map_err(|error| {
         let message = format!("cannot serve HTTP at `listen` of [http] in jobs.toml: {error}");
         Failure::new(Exit::Configuration, message)
     })

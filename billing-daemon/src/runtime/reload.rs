@@ -268,13 +268,20 @@ pub(crate) fn needs_restart(before: ProcessSettings<'_>, after: ProcessSettings<
     let of_http = |http: Option<&HttpSettings>| match http {
         None => {
             let none = || Some("[]".to_owned());
-            [("listen", None), ("token", None), ("allowed-hosts", none()), ("allowed-uids", none())]
+            [
+                ("listen", None),
+                ("token", None),
+                ("allowed-hosts", none()),
+                ("allowed-uids", none()),
+                ("console", None),
+            ]
         }
-        Some(HttpSettings { listen, token, allowed_hosts, allowed_uids }) => [
+        Some(HttpSettings { listen, token, allowed_hosts, allowed_uids, console }) => [
             ("listen", Some(listen.to_string())),
             ("token", token.as_ref().map(|token| format!("{token:?}"))),
             ("allowed-hosts", Some(format!("{allowed_hosts:?}"))),
             ("allowed-uids", Some(format!("{allowed_uids:?}"))),
+            ("console", console.as_ref().map(|console| format!("{console:?}"))),
         ],
     };
     let daemon = of_daemon(before.0).into_iter().zip(of_daemon(after.0));
@@ -312,6 +319,7 @@ mod tests {
             token: None,
             allowed_hosts: Vec::new(),
             allowed_uids: Vec::new(),
+            console: None,
         };
         let elsewhere = HttpSettings { listen: "unix:/a".parse().expect("a socket"), ..http.clone() };
         let named = HttpSettings { allowed_hosts: vec!["a".to_owned()], ..http.clone() };

@@ -44,9 +44,12 @@ const CHARGED_HOURS: &str = "billing_daemon_charged_hours_total";
 const CHARGED_AMOUNT: &str = "billing_daemon_charged_ten_thousandths_total";
 const UNCHARGED_HOURS: &str = "billing_daemon_uncharged_hours_total";
 const LEASE_CLAIMS: &str = "billing_daemon_lease_claims_total";
+const CONSOLE_REFUSED: &str = "billing_daemon_console_refused_total";
 const RELOADS: &str = "billing_daemon_config_reloads_total";
 /// Why a run closes a debt without a charge.
 const UNCHARGED: [&str; 2] = ["instance_deleted", "instance_transferred"];
+/// Why the console refuses a request: the token is wrong, or another origin sent the request.
+const CONSOLE_REFUSALS: [&str; 2] = ["credential", "origin"];
 const ACCEPTED: &str = "accepted";
 const REFUSED: &str = "refused";
 pub(crate) const HELD_INSTANCES: &str = "billing_daemon_held_instances";
@@ -66,7 +69,7 @@ pub(crate) const AUDIT_VIOLATIONS: &str = "billing_daemon_audit_violations";
 const CLOCK_OFFSET: &str = "billing_daemon_clock_offset_seconds";
 
 /// All metrics of the daemon.
-pub const ALL: [Metric; 28] = [
+pub const ALL: [Metric; 29] = [
     gauge(BUILD_INFO, "always 1; the label is the version"),
     counter(RUNS, "runs of this daemon, by job and status"),
     seconds(RUN_DURATION, "duration of runs"),
@@ -89,6 +92,7 @@ pub const ALL: [Metric; 28] = [
     counter(FENCING_REJECTIONS, "writes that were rejected because another daemon had claimed the job"),
     counter(DATABASE_ERRORS, "database errors of leases, history and billing, by class"),
     counter(RELOADS, "reloads of jobs.toml, by result"),
+    counter(CONSOLE_REFUSED, "requests to the console that were refused, by reason"),
     gauge(HELD_INSTANCES, "instances that are due but cannot be charged, by reason"),
     gauge(ARREARS_INSTANCES, "instances whose wallets have too small a balance"),
     gauge(ARREARS_AMOUNT, "amount that these instances owe, by currency"),
@@ -176,6 +180,9 @@ pub fn begin() {
     for result in [ACCEPTED, REFUSED] {
         counter!(RELOADS, "result" => result).increment(0);
     }
+    for reason in CONSOLE_REFUSALS {
+        counter!(CONSOLE_REFUSED, "reason" => reason).increment(0);
+    }
     for class in ErrorClass::ALL {
         counter!(DATABASE_ERRORS, "class" => class.as_str()).increment(0);
     }
@@ -240,6 +247,12 @@ pub fn clock_offset(offset: Option<TimeDelta>) {
 /// Counts a reload of the configuration.
 pub fn reloaded(accepted: bool) {
     counter!(RELOADS, "result" => if accepted { ACCEPTED } else { REFUSED }).increment(1);
+}
+
+/// Counts a request that the console refused for this reason.
+#[cfg(feature = "console")]
+pub(crate) fn console_refused(reason: &'static str) {
+    counter!(CONSOLE_REFUSED, "reason" => reason).increment(1);
 }
 
 #[cfg(test)]

@@ -1,0 +1,110 @@
+//! One job: its schedule, its state, how punctual it is, and its history.
+
+use chrono::{DateTime, Utc};
+use maud::{Markup, html};
+use serde::Serialize;
+
+use super::timeline::{Timeline, read_newest_runs};
+use crate::{
+    config::did_you_mean,
+    console::{
+        chart,
+        layout::{facts, grouped, milliseconds, run_badge, table, text, time},
+        problem::Problem,
+        visit::{View, Visit},
+    },
+    status::{JobView, RunView},
+};
+
+/// How many scheduled times are shown.
+const NEXT: usize = 5;
+
+#[derive(Serialize)]
+pub(in crate::console) struct JobPage {
+    job: JobView,
+    /// The next scheduled times, if the configuration has the job.
+    next: Vec<DateTime<Utc>>,
+    /// The newest first.
+    runs: Vec<RunView>,
+    timeline: Timeline,
+}
+
+/// Returns the job in the path.
+pub(super) fn known(visit: &Visit) -> Result<&JobView, Problem> {
+    let name = visit.param("name");
+    visit.status.job(name).ok_or_else(|| {
+        let names = visit.status.jobs.iter().map(|job| &*job.job);
+        let hint = did_you_mean(name, names).map(|hint| format!(", {hint}")).unwrap_or_default();
+        Problem::NotFound(format!("there is no job `{name}`{hint}"))
+    })
+}
+
+pub(in crate::console) async fn read(visit: &Visit) -> Result<JobPage, Problem> {
+    let job = known(visit)?.clone();
+    let runs = read_newest_runs(visit, &job.job).await?;
+    let timeline = Timeline::of(visit, &job.job, &runs).await;
+    let timeline = timeline.map_err(|error| Problem::database("read the pauses", &error))?;
+    let expected = visit.console.shared.expected();
+    let schedule = expected.jobs.iter().find(|spec| spec.name == job.job).map(|spec| &spec.schedule);
+    let after = |at: &DateTime<Utc>| schedule.and_then(|schedule| schedule.next_after(*at).ok().flatten());
+    let next = std::iter::successors(after(&visit.status.observed_at), after).take(NEXT).collect();
+    Ok(JobPage { job, next, runs, timeline })
+}
+
+impl View for JobPage {
+    fn title(&self) -> String {
+        format!("Job {}", self.job.job)
+    }
+
+    fn body(&self, visit: &Visit) -> Markup {
+        let job = &self.job;
+        let next: Vec<_> = self.next.iter().map(|at| time(*at)).collect();
+        let mut shown = vec![
+            ("state", super::jobs::state(job)),
+            ("kind", text(job.kind.as_deref().unwrap_or("not configured"))),
+            ("schedule", text(job.schedule.as_deref().unwrap_or("unknown"))),
+            ("next times", html! { @for at in &next { div { (at) } } @if next.is_empty() { "none" } }),
+        ];
+        if let Some(lease) = &job.lease {
+            let holder = format!("{}, token {}", lease.holder, lease.fencing_token);
+            shown.push(("runs on", html! { (holder) " until " (time(lease.expires_at)) }));
+        }
+        if let Some(retry) = &job.retrying {
+            let failed = format!("{} failed attempts, again at ", retry.failed_attempts);
+            shown.push(("retry", html! { (failed) (time(retry.not_before)) }));
+        }
+        if let Some(pause) = &job.paused {
+            shown.push(("paused", html! { (pause.to_string()) ", since " (time(pause.since)) }));
+        }
+        html! {
+            (facts(&shown))
+            section aria-label="History" {
+                h2 { "Last " (self.runs.len()) " runs" }
+                (chart::bars(&self.runs))
+                p.hint { (chart::in_words(&self.runs)) }
+                h2 { "Planned and actual times" }
+                (chart::timeline(&self.timeline))
+                (self.timeline.lateness.facts())
+                (runs(visit, &self.runs))
+            }
+        }
+    }
+}
+
+/// A table of runs.
+fn runs(visit: &Visit, runs: &[RunView]) -> Markup {
+    let rows = runs.iter().map(|run| {
+        [
+            html! { a href=(visit.link(format!("runs/{}", run.id))) { (time(run.scheduled_at)) } },
+            run_badge(run),
+            text(milliseconds(run.duration_ms)),
+            text(milliseconds(run.lateness_ms.max(0).unsigned_abs())),
+            text(run.attempt.to_string()),
+            text(grouped(run.items)),
+            text(&run.daemon_id),
+            text(run.error.as_deref().or(run.reason.as_deref()).unwrap_or_default()),
+        ]
+    });
+    let headings = ["scheduled", "status", "#took", "#late", "#attempt", "#items", "daemon", "why"];
+    table(headings, &rows.collect::<Vec<_>>(), "No runs yet.")
+}

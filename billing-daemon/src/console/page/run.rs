@@ -1,0 +1,149 @@
+//! One run: what started it, how it ended, and what it charged.
+
+use billing_entities::{Id, billing_batches};
+use billing_jobs::{
+    BILLING_JOB,
+    billing::{Biller, BillingSettings},
+};
+use billing_scheduler::RunFilter;
+use billing_store::{StatementLimit, begin_read, read_runs};
+use chrono::{DateTime, Utc};
+use maud::{Markup, html};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::{
+    console::{
+        layout::{facts, grouped, milliseconds, run_badge, table, text, time},
+        problem::Problem,
+        visit::{View, Visit},
+    },
+    status::RunView,
+};
+
+/// How many batches are shown.
+const BATCHES: u64 = 50;
+
+#[derive(Serialize)]
+pub(in crate::console) struct Run {
+    run: RunView,
+    /// The first batches of a billing run.
+    batches: Vec<Batch>,
+}
+
+#[derive(Serialize)]
+struct Batch {
+    id: i64,
+    committed_at: DateTime<Utc>,
+    fencing_token: i64,
+    instances: i32,
+    charges: i32,
+    held: i32,
+    hours: i64,
+}
+
+pub(in crate::console) async fn read(visit: &Visit) -> Result<Run, Problem> {
+    let id = visit.param("id");
+    let unknown = || Problem::NotFound(format!("there is no run `{id}`: the history may be pruned"));
+    let id: Uuid = id.parse().map_err(|_| unknown())?;
+    let read = async {
+        let filter = RunFilter { id: Some(id), limit: 1, ..RunFilter::default() };
+        let Some(run) = read_runs(visit.db(), &filter).await?.pop() else { return Ok(None) };
+        let mut run = RunView::from(run);
+        let mut batches = Vec::new();
+        if run.job == BILLING_JOB {
+            let panel = visit.console.reading.panel;
+            let biller = Biller::new(visit.db().clone(), panel, BillingSettings::default());
+            run.totals = Some(biller.totals_of(id).await?);
+            batches = read_batches(visit, id).await?;
+        }
+        Ok(Some(Run { run, batches }))
+    };
+    let run: Result<_, DbErr> = read.await;
+    run.map_err(|error| Problem::database("read the run", &error))?.ok_or_else(unknown)
+}
+
+async fn read_batches(visit: &Visit, run: Uuid) -> Result<Vec<Batch>, DbErr> {
+    let txn = begin_read(visit.db(), StatementLimit::Call).await?;
+    let rows = billing_batches::Entity::find()
+        .filter(billing_batches::Column::RunId.eq(Id(run)))
+        .order_by_asc(billing_batches::Column::Id)
+        .limit(BATCHES)
+        .all(&txn)
+        .await?;
+    txn.commit().await?;
+    let batch = |row: billing_batches::Model| Batch {
+        id: row.id,
+        committed_at: row.created_at.0,
+        fencing_token: row.fencing_token,
+        instances: row.instances,
+        charges: row.charges,
+        held: row.held,
+        hours: row.hours,
+    };
+    Ok(rows.into_iter().map(batch).collect())
+}
+
+impl View for Run {
+    fn title(&self) -> String {
+        format!("Run of {}", self.run.job)
+    }
+
+    fn body(&self, visit: &Visit) -> Markup {
+        let run = &self.run;
+        let job = html! { a href=(visit.link(format!("jobs/{}", run.job))) { (run.job) } };
+        let mut shown = vec![
+            ("status", run_badge(run)),
+            ("job", job),
+            ("scheduled", time(run.scheduled_at)),
+            ("started", time(run.started_at)),
+            ("ended", time(run.finished_at)),
+            ("took", text(milliseconds(run.duration_ms))),
+            ("late", text(milliseconds(run.lateness_ms.max(0).unsigned_abs()))),
+            ("attempt", text(run.attempt.to_string())),
+            ("started by", text(run.cause.as_str())),
+            ("daemon", text(&run.daemon_id)),
+            ("fencing token", text(run.fencing_token.to_string())),
+            ("items", text(grouped(run.items))),
+        ];
+        if let Some(totals) = &run.totals {
+            shown.push(("charged", text(totals.amounts().to_string())));
+            shown.push(("hours", text(grouped(totals.hours))));
+            shown.push(("held", text(format!("{} instances", grouped(totals.held)))));
+        }
+        if let Some(reason) = &run.reason {
+            shown.push(("reason", text(reason)));
+        }
+        if let Some(error) = &run.error {
+            shown.push(("error", html! { code { (error) } }));
+        }
+        html! {
+            (facts(&shown))
+            @if !self.batches.is_empty() { h2 { "Batches" } (self.batches()) }
+            @if let Some(details) = &run.details {
+                details { summary { "Details as JSON" } pre { (format!("{details:#}")) } }
+            }
+            p.hint { "Run " code { (run.id) } }
+        }
+    }
+}
+
+impl Run {
+    fn batches(&self) -> Markup {
+        let figure = |number: i64| text(grouped(number.unsigned_abs()));
+        let rows = self.batches.iter().map(|batch| {
+            [
+                figure(batch.id),
+                time(batch.committed_at),
+                figure(batch.fencing_token),
+                figure(batch.instances.into()),
+                figure(batch.charges.into()),
+                figure(batch.held.into()),
+                figure(batch.hours),
+            ]
+        });
+        let headings = ["#batch", "committed", "#token", "#instances", "#charges", "#held", "#hours"];
+        table(headings, &rows.collect::<Vec<_>>(), "No batch.")
+    }
+}

@@ -1,0 +1,191 @@
+//! How punctual a job is: when its runs were scheduled, when they took place, and when it was paused.
+
+use billing_entities::scheduler_pauses;
+use billing_scheduler::{RunFilter, RunStatus};
+use billing_store::{StatementLimit, begin_read, read_runs};
+use chrono::{DateTime, Utc};
+use maud::{Markup, html};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use serde::{Serialize, Serializer};
+
+use crate::{
+    console::{
+        chart,
+        layout::{Tone, badge, facts, milliseconds, table, text, time},
+        problem::Problem,
+        visit::{View, Visit},
+    },
+    status::RunView,
+};
+
+/// How many runs are shown, unless the query has another number.
+pub(super) const RUNS: u32 = 60;
+const MAX_RUNS: u32 = 500;
+/// How many pauses are shown, the newest.
+const PAUSES: u64 = 50;
+
+#[derive(Serialize)]
+pub(in crate::console) struct Timeline {
+    pub(in crate::console) job: String,
+    /// The scheduled times, the oldest first.
+    pub(in crate::console) planned: Vec<DateTime<Utc>>,
+    pub(in crate::console) pauses: Vec<PauseSpan>,
+    /// The oldest first.
+    pub(in crate::console) runs: Vec<TimelineRun>,
+    /// The lateness of the runs that took place.
+    pub(in crate::console) lateness: Lateness,
+}
+
+#[derive(Serialize)]
+pub(in crate::console) struct PauseSpan {
+    pub(in crate::console) from: DateTime<Utc>,
+    pub(in crate::console) until: Option<DateTime<Utc>>,
+    pub(in crate::console) by: String,
+    reason: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(in crate::console) struct TimelineRun {
+    pub(in crate::console) scheduled_at: DateTime<Utc>,
+    pub(in crate::console) started_at: DateTime<Utc>,
+    pub(in crate::console) finished_at: DateTime<Utc>,
+    #[serde(serialize_with = "as_word")]
+    pub(in crate::console) status: RunStatus,
+    pub(in crate::console) lateness_ms: i64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn as_word<S: Serializer>(status: &RunStatus, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(status.as_str())
+}
+
+/// Percentiles of the lateness; 0 without a run.
+#[expect(clippy::struct_field_names, reason = "the names are keys of JSON")]
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub(in crate::console) struct Lateness {
+    p50_ms: i64,
+    p90_ms: i64,
+    p99_ms: i64,
+    max_ms: i64,
+}
+
+impl Lateness {
+    fn of(mut values: Vec<i64>) -> Self {
+        values.sort_unstable();
+        // The nearest rank: the smallest value that so many of all do not exceed.
+        let rank = |percent: usize| {
+            let rank = (values.len() * percent).div_ceil(100).max(1);
+            values.get(rank - 1).copied().unwrap_or_default()
+        };
+        Self { p50_ms: rank(50), p90_ms: rank(90), p99_ms: rank(99), max_ms: rank(100) }
+    }
+
+    pub(super) fn facts(&self) -> Markup {
+        let shown = |ms: i64| text(milliseconds(ms.max(0).unsigned_abs()));
+        facts(&[
+            ("lateness p50", shown(self.p50_ms)),
+            ("p90", shown(self.p90_ms)),
+            ("p99", shown(self.p99_ms)),
+            ("max", shown(self.max_ms)),
+        ])
+    }
+}
+
+impl Timeline {
+    /// The timeline of these runs, the newest first.
+    pub(super) async fn of(visit: &Visit, job: &str, runs: &[RunView]) -> Result<Self, DbErr> {
+        let mut planned: Vec<_> = runs.iter().map(|run| run.scheduled_at).collect();
+        planned.sort_unstable();
+        planned.dedup();
+        let begin = planned.first().copied().unwrap_or_default();
+        let lateness = runs.iter().filter(|run| run.status.has_run()).map(|run| run.lateness_ms);
+        Ok(Self {
+            job: job.to_owned(),
+            lateness: Lateness::of(lateness.collect()),
+            pauses: pauses(visit, job, begin).await?,
+            planned,
+            runs: runs
+                .iter()
+                .rev()
+                .map(|run| TimelineRun {
+                    scheduled_at: run.scheduled_at,
+                    started_at: run.started_at,
+                    finished_at: run.finished_at,
+                    status: run.status,
+                    lateness_ms: run.lateness_ms,
+                })
+                .collect(),
+        })
+    }
+}
+
+async fn pauses(visit: &Visit, job: &str, begin: DateTime<Utc>) -> Result<Vec<PauseSpan>, DbErr> {
+    let txn = begin_read(visit.db(), StatementLimit::Call).await?;
+    let rows = scheduler_pauses::Entity::find()
+        .filter(scheduler_pauses::Column::Job.eq(job))
+        .order_by_desc(scheduler_pauses::Column::PausedAt)
+        .limit(PAUSES)
+        .all(&txn)
+        .await?;
+    txn.commit().await?;
+    let spans = rows.into_iter().map(|row| PauseSpan {
+        from: row.paused_at.0,
+        until: row.resumed_at.map(|at| at.0),
+        by: row.paused_by,
+        reason: row.reason,
+    });
+    Ok(spans.filter(|pause| pause.until.is_none_or(|until| until > begin)).collect())
+}
+
+/// Reads the runs of a job, the newest first: as many as the query has.
+pub(super) async fn read_newest_runs(visit: &Visit, job: &str) -> Result<Vec<RunView>, Problem> {
+    let limit = visit.number("runs")?.unwrap_or(RUNS).clamp(1, MAX_RUNS);
+    let filter = RunFilter { job: Some(job.to_owned()), limit, ..RunFilter::default() };
+    let runs = read_runs(visit.db(), &filter).await;
+    let runs = runs.map_err(|error| Problem::database("read the history", &error))?;
+    Ok(runs.into_iter().map(RunView::from).collect())
+}
+
+pub(in crate::console) async fn read(visit: &Visit) -> Result<Timeline, Problem> {
+    let job = super::job::known(visit)?.job.clone();
+    let runs = read_newest_runs(visit, &job).await?;
+    Timeline::of(visit, &job, &runs).await.map_err(|error| Problem::database("read the pauses", &error))
+}
+
+impl View for Timeline {
+    fn title(&self) -> String {
+        format!("Timeline of {}", self.job)
+    }
+
+    fn body(&self, visit: &Visit) -> Markup {
+        let rows = self.runs.iter().rev().map(|run| {
+            [
+                time(run.scheduled_at),
+                time(run.started_at),
+                time(run.finished_at),
+                text(milliseconds(run.lateness_ms.max(0).unsigned_abs())),
+                badge(Tone::of_run(run.status), run.status.as_str()),
+            ]
+        });
+        html! {
+            p { a href=(visit.link(format!("jobs/{}", self.job))) { "Job " (self.job) } }
+            (chart::timeline(self))
+            (self.lateness.facts())
+            (table(["scheduled", "started", "ended", "#late", "status"], &rows.collect::<Vec<_>>(), "No runs yet."))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_nearest_ranks() {
+        let lateness = |p50_ms, p90_ms, p99_ms, max_ms| Lateness { p50_ms, p90_ms, p99_ms, max_ms };
+        assert_eq!(Lateness::of(Vec::new()), lateness(0, 0, 0, 0));
+        assert_eq!(Lateness::of(vec![7]), lateness(7, 7, 7, 7));
+        assert_eq!(Lateness::of((1..=100).rev().collect()), lateness(50, 90, 99, 100));
+        assert_eq!(Lateness::of((1..=10).collect()), lateness(5, 9, 10, 10));
+    }
+}

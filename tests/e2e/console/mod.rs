@@ -1,0 +1,77 @@
+//! The console over HTTP: who may see what, what a page shows, and what an action leaves in the database.
+
+mod access;
+mod client;
+mod pages;
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use billing_test_support::{Db, Program, Running};
+use client::Client;
+use serde_json::Value;
+
+use crate::{
+    commands::http::address,
+    daemon::{BILLING, HEARTBEAT, daemon},
+};
+
+/// The persons of the tests, with their rights.
+const PERSONS: [(&str, &str); 3] =
+    [("vera", "view"), ("olga", "view,operate,audit-log"), ("anna", "view,approve,audit-log")];
+const TOKENS: &str = "console-tokens";
+const PROXY_SECRET: &str = "secret-of-the-proxy";
+
+/// A running daemon with a console, and the token of each of [`PERSONS`].
+struct Site {
+    program: Program,
+    running: Running,
+    address: String,
+    tokens: Vec<(&'static str, String)>,
+}
+
+/// The section of jobs.toml with the console.
+fn section(access: &str) -> String {
+    format!(
+        "[http]\nlisten = '127.0.0.1:0'\n[http.console]\naccess = '{access}'\ntokens-file = '{TOKENS}'\n\
+         [http.console.proxy]\nuser-header = 'X-Remote-User'\nsecret = {{ env = 'PROXY_SECRET' }}\noperators = ['Olga Ö.']\n\
+         others = 'view'\n"
+    )
+}
+
+impl Site {
+    /// Starts a daemon that bills once and serves the console.
+    async fn start(db: &Db, access: &str) -> Self {
+        let program = daemon(db, &[&section(access), BILLING, HEARTBEAT]).env("PROXY_SECRET", PROXY_SECRET);
+        let (mut lines, mut tokens) = (String::new(), Vec::new());
+        for (name, rights) in PERSONS {
+            let made = program.run(&format!("console token --name {name} --rights {rights} --json")).await;
+            let made: Value = serde_json::from_str(&made.expect_code(0).out.concat()).expect("an object");
+            lines += &format!("{}\n", made["line"].as_str().expect("a line"));
+            tokens.push((name, made["token"].as_str().expect("a token").to_owned()));
+        }
+        let program = program.file(TOKENS, &lines);
+        let mode = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(program.folder().join(TOKENS), mode).expect("our own file");
+        let running = program.start("run");
+        let address = address(&running).await;
+        Self { program, running, address, tokens }
+    }
+
+    fn client(&self) -> Client<'_> {
+        Client::new(&self.address)
+    }
+
+    /// A client with the token of this person.
+    fn of(&self, name: &str) -> Client<'_> {
+        let (_, token) = self.tokens.iter().find(|(known, _)| *known == name).expect("a person");
+        self.client().with("Authorization", &format!("Bearer {token}"))
+    }
+
+    fn token(&self, name: &str) -> &str {
+        self.tokens.iter().find(|(known, _)| *known == name).map(|(_, token)| token).expect("a person")
+    }
+
+    async fn billed(&self) {
+        self.running.wait_for_line("job `billing` done").await;
+    }
+}

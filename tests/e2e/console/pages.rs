@@ -1,0 +1,103 @@
+//! What the pages show, and that commands print the same.
+
+use billing_test_support::{Db, eventually, on_every_engine};
+use serde_json::Value;
+
+use super::Site;
+use crate::{commands::json, daemon::seed};
+
+async fn pages_show_what_commands_print(db: &Db) {
+    seed(db, 2).await;
+    let site = Site::start(db, "read").await;
+    site.billed().await;
+    let vera = site.of("vera");
+    let runs = json(&site.program.run("runs list --json --job billing").await.expect_code(0));
+    let page = vera.get("/api/jobs/billing").await.json();
+    assert_eq!(page["runs"], runs);
+    let id = runs[0]["id"].as_str().expect("an id");
+    let run = vera.get(&format!("/api/runs/{id}")).await.json();
+    let charged = "0.06";
+    assert_eq!(run["run"]["totals"]["hours"], 6);
+    assert_eq!(run["batches"].as_array().map(Vec::len), Some(2));
+    let status = json(&site.program.run("status --json").await);
+    let overview = eventually("the cached status has the run", async || {
+        let overview = vera.get("/api/overview").await.json();
+        (overview["status"]["last_run"]["id"] == id).then_some(overview)
+    })
+    .await;
+    for key in ["last_run", "arrears", "holds", "panel", "schema"] {
+        assert_eq!(overview["status"][key], status[key], "{key}");
+    }
+    let timeline = vera.get("/api/jobs/billing/timeline?runs=60").await.json();
+    assert_eq!(timeline["runs"].as_array().map(Vec::len), Some(1));
+    assert_eq!(timeline["runs"][0]["lateness_ms"], timeline["lateness"]["p99_ms"]);
+    let html = vera.get(&format!("/console/runs/{id}")).await.body;
+    assert!(html.contains(charged) && html.contains("done"), "{html}");
+}
+
+/// The headers and the markup agree with the policy for content: nothing inline, nothing from elsewhere.
+async fn pages_contain_nothing_inline(db: &Db) {
+    seed(db, 1).await;
+    let site = Site::start(db, "operate").await;
+    site.billed().await;
+    let vera = site.of("vera");
+    let runs = vera.get("/api/runs").await.json();
+    let run = format!("/console/runs/{}", runs[0]["id"].as_str().expect("an id"));
+    let mut links = Vec::new();
+    for page in
+        ["/console/", "/console/jobs", "/console/jobs/billing", "/console/jobs/billing/timeline", &*run]
+    {
+        let answer = vera.get(page).await;
+        assert_eq!(answer.status, 200, "{page}");
+        let policy = answer.header("content-security-policy").expect("a policy");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'"), "{policy}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{page}");
+        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"), "{page}");
+        for inline in
+            [" style=", "<style", " onclick", " onload", " hx-", "javascript:", "href=\"http", "src=\"http"]
+        {
+            assert!(!answer.body.contains(inline), "{page}: {inline}");
+        }
+        // Every table cell has the heading that a small screen shows.
+        assert_eq!(
+            answer.body.matches("<td").count(),
+            answer.body.matches("<td data-label=").count(),
+            "{page}"
+        );
+        let asset = |text: &str| text.split('"').next().map(|name| format!("/console/assets/{name}"));
+        links.extend(answer.body.split("assets/").skip(1).filter_map(asset));
+        // The same page is not sent twice.
+        let tag = answer.header("etag").expect("a tag").to_owned();
+        let again = vera.clone().with("If-None-Match", &tag).get(page).await;
+        assert!([200, 304].contains(&again.status), "{page}");
+        assert_eq!(again.body.is_empty(), again.status == 304, "{page}");
+    }
+    links.sort_unstable();
+    links.dedup();
+    assert_eq!(links.len(), 3, "{links:?}");
+    for link in links {
+        let answer = site.client().get(&link).await;
+        assert_eq!(answer.status, 200, "{link}");
+        assert_eq!(answer.header("cache-control"), Some("public, max-age=31536000, immutable"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn database_failure_shows_last_status() {
+    let db = Db::sqlite().await;
+    seed(&db, 1).await;
+    let site = Site::start(&db, "read").await;
+    site.billed().await;
+    let vera = site.of("vera");
+    assert_eq!(vera.get("/console/").await.status, 200);
+    let connection = db.connect().await;
+    let renamed = "ALTER TABLE billing_standings RENAME TO hidden";
+    sea_orm::ConnectionTrait::execute_unprepared(&connection, renamed).await.expect("it is renamed");
+    let page = vera.get("/console/").await;
+    assert_eq!(page.status, 503);
+    assert!(page.body.contains("Last known status"), "{}", page.body);
+    let error: Value = vera.get("/api/overview").await.json();
+    assert_eq!(error["error"], "the database does not answer: see the log of the daemon");
+}
+
+on_every_engine!(pages_show_what_commands_print, pages_contain_nothing_inline);
