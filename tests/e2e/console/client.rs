@@ -51,12 +51,12 @@ impl<'a> Client<'a> {
     pub(super) async fn send(&self, line: &str, body: &str) -> Answer {
         let mut request = format!("{line} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
         for (name, value) in &self.headers {
-            request += &format!("{name}: {value}\r\n");
+            request.extend([name, ": ", value, "\r\n"]);
         }
         if !body.is_empty() {
             request += "Content-Type: application/x-www-form-urlencoded\r\n";
         }
-        request += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
+        request.extend([format!("Content-Length: {}\r\n\r\n{body}", body.len())]);
         let mut stream = TcpStream::connect(self.address).await.expect("the daemon listens");
         stream.write_all(request.as_bytes()).await.expect("the server reads");
         let mut text = String::new();

@@ -46,7 +46,7 @@ impl Site {
         for (name, rights) in PERSONS {
             let made = program.run(&format!("console token --name {name} --rights {rights} --json")).await;
             let made: Value = serde_json::from_str(&made.expect_code(0).out.concat()).expect("an object");
-            lines += &format!("{}\n", made["line"].as_str().expect("a line"));
+            lines.extend([made["line"].as_str().expect("a line"), "\n"]);
             tokens.push((name, made["token"].as_str().expect("a token").to_owned()));
         }
         let program = program.file(TOKENS, &lines);
