@@ -1,6 +1,7 @@
 //! The daemon as a library: configuration, runtime, HTTP API and command line. `main.rs` is one call of [`main`]; a daemon with
 //! additional job kinds is the same call with [`Plugins`].
 
+mod charges;
 mod commands;
 pub mod config;
 #[cfg(feature = "console")]
@@ -30,6 +31,9 @@ use clap::Parser;
 pub use commands::PLANS as DEMO_PLANS;
 use commands::cli;
 pub use commands::cli::Cli;
+#[cfg(feature = "console")]
+#[doc(hidden)]
+pub use console::actions as console_actions;
 pub use plugins::Plugins;
 
 /// How long the process waits at its end for jobs that block a thread and were abandoned.

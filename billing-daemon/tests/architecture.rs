@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Each room of billing-daemon with the rooms that it may import, besides itself.
-const DAEMON: [(&str, &[&str]); 21] = [
+const DAEMON: [(&str, &[&str]); 22] = [
     ("escape", &[]),
     ("format", &[]),
     ("exit", &["escape"]),
@@ -17,6 +17,7 @@ const DAEMON: [(&str, &[&str]); 21] = [
     ("telemetry", &["config", "host", "escape"]),
     ("panel_database", &["config", "exit"]),
     ("holds", &["exit", "panel_database"]),
+    ("charges", &["exit", "panel_database", "format"]),
     ("subjects", &["exit", "panel_database", "escape"]),
     ("status", &["panel_database", "holds", "subjects", "config", "exit", "format", "escape"]),
     ("service_manager", &["host"]),
@@ -27,6 +28,7 @@ const DAEMON: [(&str, &[&str]); 21] = [
         &[
             "http",
             "status",
+            "charges",
             "holds",
             "subjects",
             "panel_database",
@@ -60,6 +62,7 @@ const DAEMON: [(&str, &[&str]); 21] = [
     (
         "commands",
         &[
+            "charges",
             "console",
             "output",
             "doctor",

@@ -7,6 +7,7 @@
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, Value};
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::{
     columns,
@@ -71,9 +72,34 @@ pub fn fingerprint(text: &str) -> String {
     digits
 }
 
+/// How many of the newest rows are searched for a request.
+const SEARCHED: u32 = 10_000;
+
+/// Whether one of the newest rows is of the request with this id.
+pub async fn is_recorded(txn: &Transaction, request: Uuid) -> Result<bool, DbErr> {
+    let sql = format!(
+        "SELECT 1 AS found FROM (SELECT details FROM scheduler_audit_log ORDER BY id DESC LIMIT {SEARCHED}) newest
+          WHERE details LIKE $1 LIMIT 1"
+    );
+    let like = format!("%\"request\":\"{request}\"%");
+    Ok(txn.query_one_raw(statement(txn, &sql, [like.into()])).await?.is_some())
+}
+
 /// Appends `event` in the transaction that makes the change. Call it last: another transaction that appends waits for the end of
 /// this one.
 pub async fn append(txn: &Transaction, event: &AuditEvent) -> Result<(), DbErr> {
+    append_unless(txn, event, None).await.map(|_| ())
+}
+
+/// Appends `event` with the id of its request, unless a row has it already: then it returns false, and the caller rolls back. Of two
+/// transactions with the same request, the later one waits for the earlier one and finds its row.
+pub async fn append_once(txn: &Transaction, event: &AuditEvent, request: Uuid) -> Result<bool, DbErr> {
+    let mut event = event.clone();
+    event.details["request"] = json!(request);
+    append_unless(txn, &event, Some(request)).await
+}
+
+async fn append_unless(txn: &Transaction, event: &AuditEvent, request: Option<Uuid>) -> Result<bool, DbErr> {
     // The types of the operands are explicit: in a function with the owner's rights, an operator of another role must not replace a
     // built-in one that does not match exactly.
     let (now, at) = match txn.get_database_backend() {
@@ -93,6 +119,11 @@ pub async fn append(txn: &Transaction, event: &AuditEvent) -> Result<(), DbErr> 
     );
     let details = event.details.to_string();
     for _ in 0..ATTEMPTS {
+        if let Some(request) = request
+            && is_recorded(txn, request).await?
+        {
+            return Ok(false);
+        }
         let row = txn.query_one_raw(statement(txn, &newest, [])).await?;
         let row = row.ok_or_else(|| DbErr::RecordNotFound("the end of the audit log".to_owned()))?;
         let (id, previous): (i64, String) = (row.try_get("", "id")?, row.try_get("", "hash")?);
@@ -119,7 +150,7 @@ pub async fn append(txn: &Transaction, event: &AuditEvent) -> Result<(), DbErr> 
         ];
         // Of two concurrent transactions, the later one waits for the earlier one and then finds that its id exists.
         if txn.execute_raw(statement(txn, &insert, values)).await?.rows_affected() == 1 {
-            return Ok(());
+            return Ok(true);
         }
     }
     Err(DbErr::RecordNotInserted)

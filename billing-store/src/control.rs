@@ -83,7 +83,11 @@ fn decode_control_state(rows: &[QueryResult]) -> Result<ControlState, DbErr> {
     })
 }
 
-/// Stores a control request without a lease: a process that runs the job applies it. The caller checks that the job is known.
+/// Why a claim is not cancelled.
+pub const OTHER_CLAIM: &str = "another claim holds the job";
+
+/// Stores a control request without a lease: a process that runs the job applies it. The caller checks that the job is known. A
+/// request with an id that was stored before changes nothing.
 pub async fn submit_request(
     db: &DatabaseConnection,
     request: &ControlRequest,
@@ -91,17 +95,28 @@ pub async fn submit_request(
     for attempt in 1.. {
         let txn = begin(db).await?;
         let done = async {
+            const REPEATED: &str = "this request is already stored";
+            if audit_log::is_recorded(&txn, request.id).await? {
+                return Ok(ControlReceipt::Unchanged(REPEATED.to_owned()));
+            }
             Ok(match apply_request(&txn, request).await? {
                 RequestEffect::Unchanged(why) => ControlReceipt::Unchanged(why),
                 RequestEffect::Changed { before, after } => {
-                    audit_log::append(&txn, &audit_event(request, &before, &after)).await?;
+                    let event = audit_event(request, &before, &after);
+                    if !audit_log::append_once(&txn, &event, request.id).await? {
+                        return Ok(ControlReceipt::Unchanged(REPEATED.to_owned()));
+                    }
                     ControlReceipt::Accepted
                 }
             })
         };
         match done.await {
-            Ok(receipt) => {
+            Ok(receipt @ ControlReceipt::Accepted) => {
                 txn.commit().await?;
+                return Ok(receipt);
+            }
+            Ok(receipt @ ControlReceipt::Unchanged(_)) => {
+                txn.rollback().await?;
                 return Ok(receipt);
             }
             Err(error) => {
@@ -208,6 +223,13 @@ async fn cancel(txn: &Transaction, request: &ControlRequest) -> Result<RequestEf
         Some(row) => (row.try_get("", "fencing_token")?, row.try_get("", "retrying")?),
         None => (0, None),
     };
+    // The caller saw this claim.
+    if let ControlAction::Cancel { fencing_token: FencingToken(seen) } = request.action
+        && seen > 0
+        && seen != fencing_token
+    {
+        return Ok(RequestEffect::Unchanged(OTHER_CLAIM.to_owned()));
+    }
     let stale = format!(
         "DELETE FROM scheduler_requests WHERE kind = 'cancel' AND requested_at < {}",
         dialect.in_ms("$1")

@@ -22,8 +22,8 @@ mod transaction;
 pub use self::{
     connection::{DedicatedConnection, SQLITE_LOG_PAGES, checkpoint, exclusive_writer},
     control::{
-        is_known_job, read_control_state, read_job, read_job_names, read_jobs, read_last_runs, read_runs,
-        read_time, submit_request,
+        OTHER_CLAIM, is_known_job, read_control_state, read_job, read_job_names, read_jobs, read_last_runs,
+        read_runs, read_time, submit_request,
     },
     database::{ConnectError, Database, Pool, with_retry},
     database_url::{DatabaseUrl, DatabaseUrlError},

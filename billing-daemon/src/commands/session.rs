@@ -33,7 +33,7 @@ const QUIET: &str = "warn,billing_scheduler=off";
 /// What a command works with, each part opened when it is needed.
 pub(super) struct Session<'a> {
     common: &'a Common,
-    plugins: &'a Plugins,
+    pub(super) plugins: &'a Plugins,
     pub(super) environment: Environment,
     loaded: OnceCell<Loaded>,
 }

@@ -10,14 +10,16 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use billing_store::audit_log::fingerprint;
-use maud::Markup;
+use maud::{Markup, html};
 
 use super::{
-    Console, assets,
+    Console,
+    action::{self, Fields},
+    assets,
     auth::{AuthError, Principal, line_of},
     csrf, layout,
     problem::Problem,
-    routes::{PAGES, PageRoute},
+    routes::{ACTIONS, ActionRoute, PAGES, PageRoute},
     visit::Visit,
 };
 use crate::{
@@ -58,6 +60,9 @@ pub(super) fn router(console: &Arc<Console>) -> Routes {
             router = router.route(&format!("/api{api}"), page(console, route, Format::Json));
         }
     }
+    for route in &ACTIONS {
+        router = router.route(&format!("{path}{}", route.path), act(console, route));
+    }
     let last = path.rsplit('/').next().unwrap_or_default().to_owned();
     router
         .route(&path, get(async move || see_other(&format!("{last}/"))))
@@ -78,6 +83,26 @@ fn page(console: &Arc<Console>, route: &'static PageRoute, format: Format) -> Me
                     uri: Uri| {
             let request = Request { console, peer, headers, uri, format };
             secured(request.answer_page(route, params).await)
+        },
+    )
+}
+
+fn act(console: &Arc<Console>, route: &'static ActionRoute) -> MethodRouter<Arc<AppState>> {
+    let console = Arc::clone(console);
+    post(
+        async move |ConnectInfo(peer): ConnectInfo<PeerIdentity>,
+                    Path(params): Path<HashMap<String, String>>,
+                    headers: HeaderMap,
+                    uri: Uri,
+                    body: String| {
+            let wants_json =
+                headers.get(header::ACCEPT).is_some_and(|kind| kind.as_bytes() == b"application/json");
+            let format = if wants_json { Format::Json } else { Format::Html };
+            let request = Request { console, peer, headers, uri, format };
+            secured(match request.act(route, params, &body).await {
+                Ok(response) => response,
+                Err(problem) => request.answer_problem(&problem).await,
+            })
         },
     )
 }
@@ -158,7 +183,8 @@ impl Request {
             },
             Format::Html => {
                 let content = layout::content(&visit, &page.title(), &page.body(&visit));
-                let tag = format!("\"{}\"", &fingerprint(&content.0)[..32]);
+                // Forms have an id that is always new, so the tag is that of the data.
+                let tag = format!("\"{}\"", &fingerprint(&page.json().unwrap_or_default())[..32]);
                 let is_known = self
                     .headers
                     .get(header::IF_NONE_MATCH)
@@ -171,6 +197,36 @@ impl Request {
                 }
             }
         })
+    }
+
+    async fn act(
+        &self,
+        route: &ActionRoute,
+        params: HashMap<String, String>,
+        body: &str,
+    ) -> Result<Response, Problem> {
+        self.check_origin()?;
+        let visit = self.visit(&[], params).await?;
+        if !visit.person.rights.contains(&route.right) {
+            return Err(Problem::Forbidden(route.right));
+        }
+        if !visit.may(route.right) {
+            return Err(Problem::Refused("this console is read-only: `access` of [http.console] is `read`"));
+        }
+        let fields = Fields::parse(body);
+        let path = self.uri.path().strip_prefix(&*self.console.settings.path).unwrap_or_default();
+        match (route.act)(&visit, &fields).await {
+            Ok(done) => {
+                self.console.shared.expire_status().await;
+                Ok(action::answer(&visit, path, self.format, &done, &fields))
+            }
+            Err(problem @ Problem::Invalid(_)) if self.format == Format::Html => {
+                let content = fields.again(&visit, path, &problem.message());
+                let page = layout::document(&visit, "Not done", &html! { h1 { "Not done" } (content) });
+                Ok((problem.status(), self::html(&page)).into_response())
+            }
+            Err(problem) => Err(problem),
+        }
     }
 
     /// Returns the request of a known person with its query, which may have these keys.
@@ -227,7 +283,7 @@ impl Request {
     }
 }
 
-fn html(markup: &Markup) -> Response {
+pub(super) fn html(markup: &Markup) -> Response {
     ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], markup.0.clone()).into_response()
 }
 

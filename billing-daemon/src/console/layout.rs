@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use billing_jobs::hold::Reason;
 use billing_scheduler::RunStatus;
 use chrono::{DateTime, SecondsFormat, Utc};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -154,8 +155,21 @@ pub(super) fn link(visit: &Visit, path: &str, label: &str) -> Markup {
 }
 
 /// The pages in the menu: the first part of the path, the label, and how many things on the page need a person.
-fn menu(status: &Status) -> [(&'static str, &'static str, u64); 2] {
-    [("", "Overview", status.problems.len() as u64), ("jobs", "Jobs", 0)]
+fn menu(status: &Status) -> [(&'static str, &'static str, u64); 7] {
+    let held = |reason: &str| {
+        let held = status.holds.iter().find(|held| held.reason == reason);
+        held.map_or(0, |held| held.owed.instances)
+    };
+    let spike = status.last_run.as_ref().and_then(|run| run.billing_details().pending_amounts());
+    [
+        ("", "Overview", status.problems.len() as u64),
+        ("approvals", "Approvals", u64::from(spike.is_some()) + held(Reason::CatchUpLimit.as_str())),
+        ("jobs", "Jobs", status.jobs.iter().filter(|job| job.late_seconds.is_some()).count() as u64),
+        ("holds", "Holds", 0),
+        ("wallets", "Wallets", 0),
+        ("daemons", "Daemons", 0),
+        ("audit-log", "Audit log", 0),
+    ]
 }
 
 /// The part of the page that live refresh replaces.
@@ -261,7 +275,7 @@ fn frame(root: &str, secure: bool, title: &str, bar: &Markup, content: &Markup) 
                 a.skip href="#main" { "Skip to the content" }
                 header { a.brand href=(root) { "billing-daemon" } (bar) }
                 @if !secure {
-                    p.banner { "This console is served without https: use it on this host or through a tunnel only." }
+                    aside.banner aria-label="Connection" { "This console is served without https: use it on this host or through a tunnel only." }
                 }
                 main #main tabindex="-1" { (content) }
                 footer { "All times are UTC · billing-daemon " (PreEscaped(env!("CARGO_PKG_VERSION"))) }

@@ -1,12 +1,14 @@
 //! The console: pages for operators that show what is wrong and why, and the actions that fix it. Each page is read into one type, which
 //! is shown as HTML and served as JSON.
 
+mod action;
 mod answer;
 mod assets;
 mod auth;
 mod chart;
 mod csrf;
 mod layout;
+mod openapi;
 mod page;
 mod problem;
 mod routes;
@@ -31,6 +33,7 @@ use crate::{
 };
 use auth::Authentication;
 pub(crate) use auth::{Right, TokenLine, hex};
+pub use routes::actions;
 
 /// A shorter secret of the proxy could be guessed.
 const MIN_SECRET_LENGTH: usize = 16;
@@ -68,7 +71,7 @@ pub(crate) async fn mount(
     let settings = settings.clone();
     let path = settings.path.clone();
     let console = Console { shared, reading, settings, authentication, clock: Arc::new(SystemClock) };
-    Ok(Mounted { path, router: answer::router(&Arc::new(console)) })
+    Ok(Mounted { path, router: answer::router(&Arc::new(console)), documented: openapi::paths() })
 }
 
 /// Reads the file with the tokens, which no other user may read.

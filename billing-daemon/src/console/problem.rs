@@ -20,10 +20,8 @@ pub(super) enum Problem {
     /// The subject of the page does not exist.
     NotFound(String),
     /// What the form shows has changed.
-    #[expect(dead_code, reason = "actions use it")]
     Conflict(String),
     /// A field of the form is invalid.
-    #[expect(dead_code, reason = "actions use it")]
     Invalid(String),
     /// The database failed. The error is logged, and not sent.
     Unavailable,

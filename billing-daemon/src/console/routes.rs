@@ -1,8 +1,9 @@
-//! The table of the pages. A page without a row is not served, and a row without a right does not compile.
+//! The tables of the pages and of the actions. What has no row is not served, and a row without a right does not compile.
 
 use std::pin::Pin;
 
 use super::{
+    action::{self, Done, Fields},
     auth::Right,
     page,
     problem::Problem,
@@ -36,7 +37,7 @@ macro_rules! page {
 }
 
 /// Every page, besides signing in.
-pub(super) static PAGES: [PageRoute; 5] = [
+pub(super) static PAGES: [PageRoute; 12] = [
     page!("/", Some("/overview"), Right::View, &[], page::overview::read),
     page!("/jobs", None, Right::View, &[], page::jobs::read),
     page!("/jobs/{name}", Some("/jobs/{name}"), Right::View, &["runs"], page::job::read),
@@ -48,4 +49,56 @@ pub(super) static PAGES: [PageRoute; 5] = [
         page::timeline::read
     ),
     page!("/runs/{id}", Some("/runs/{id}"), Right::View, &[], page::run::read),
+    page!("/approvals", Some("/approvals"), Right::View, &[], page::approvals::read),
+    page!("/holds", Some("/holds"), Right::View, &["reason", "after", "organization"], page::holds::read),
+    page!(
+        "/wallets",
+        Some("/wallets"),
+        Right::View,
+        &["below", "find", "runway", "after"],
+        page::wallets::read
+    ),
+    page!("/wallets/{organization}", Some("/wallets/{organization}"), Right::View, &[], page::wallet::read),
+    page!("/charges/{instance}", Some("/charges/{instance}"), Right::View, &["at"], page::charge::read),
+    page!("/daemons", Some("/daemons"), Right::View, &[], page::daemons::read),
+    page!(
+        "/audit-log",
+        Some("/audit-log"),
+        Right::View,
+        &["before", "actor", "action", "job"],
+        page::audit_log::read
+    ),
 ];
+
+type Acting<'a> = Pin<Box<dyn Future<Output = Result<Done, Problem>> + Send + 'a>>;
+
+/// An action: a form is sent to its path, which is that of its page and a verb.
+pub(super) struct ActionRoute {
+    /// The path below that of the console.
+    pub(super) path: &'static str,
+    pub(super) right: Right,
+    pub(super) act: for<'a> fn(&'a Visit, &'a Fields) -> Acting<'a>,
+}
+
+macro_rules! action {
+    ($path:literal, $right:expr, $act:path) => {
+        ActionRoute { path: $path, right: $right, act: |visit, fields| Box::pin($act(visit, fields)) }
+    };
+}
+
+/// Every action, besides signing in and out.
+pub(super) static ACTIONS: [ActionRoute; 7] = [
+    action!("/jobs/{name}/pause", Right::Operate, action::pause),
+    action!("/jobs/{name}/resume", Right::Operate, action::resume),
+    action!("/jobs/{name}/trigger", Right::Operate, action::trigger),
+    action!("/jobs/{name}/replay", Right::Operate, action::replay),
+    action!("/jobs/{name}/cancel", Right::Operate, action::cancel),
+    action!("/approvals/spike", Right::Approve, action::approve_spike),
+    action!("/approvals/catch-up", Right::Approve, action::approve_catch_up),
+];
+
+/// The path of each action below that of the console, and the right that it needs.
+#[must_use]
+pub fn actions() -> Vec<(&'static str, &'static str)> {
+    ACTIONS.iter().map(|action| (action.path, action.right.as_str())).collect()
+}

@@ -6,4 +6,6 @@ mod read;
 
 pub(crate) use advice::advice;
 pub(crate) use change::{Acceptance, accept, write_off};
+#[cfg(feature = "console")]
+pub(crate) use read::page;
 pub(crate) use read::{Filter, HeldInstance, Pages, is_accepted};

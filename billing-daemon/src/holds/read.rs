@@ -24,8 +24,9 @@ pub(crate) struct Filter {
 /// An instance that is held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct HeldInstance {
+    /// The position among the holds for the same reason.
     #[serde(skip)]
-    id: i64,
+    pub(crate) id: i64,
     /// The reason of the hold.
     pub(crate) reason: String,
     /// When the hold was opened.
@@ -91,12 +92,7 @@ impl<'a> Pages<'a> {
     /// Reads the next holds, all for one reason; none after the last.
     pub(crate) async fn next(&mut self) -> Result<Vec<HeldInstance>, DbErr> {
         while let Some(reason) = self.reasons.last() {
-            let values: [Value; 3] =
-                [reason.as_str().into(), self.after.into(), self.filter.organization.clone().into()];
-            let backend = self.db.get_database_backend();
-            let statement = Statement::from_sql_and_values(backend, page_sql(backend), values);
-            let rows = query_fleet(self.db, statement).await?;
-            let page = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+            let page = page(self.db, reason, self.after, self.filter.organization.as_deref(), PAGE).await?;
             match page.last() {
                 Some(last) if page.len() == PAGE => self.after = last.id,
                 _ => {
@@ -112,8 +108,22 @@ impl<'a> Pages<'a> {
     }
 }
 
+/// Reads the `limit` oldest holds for `reason` after that with the id `after`, of one organization or of all.
+pub(crate) async fn page(
+    db: &DatabaseConnection,
+    reason: &str,
+    after: i64,
+    organization: Option<&str>,
+    limit: usize,
+) -> Result<Vec<HeldInstance>, DbErr> {
+    let values: [Value; 3] = [reason.into(), after.into(), organization.map(str::to_owned).into()];
+    let backend = db.get_database_backend();
+    let statement = Statement::from_sql_and_values(backend, page_sql(backend, limit), values);
+    query_fleet(db, statement).await?.iter().map(read).collect()
+}
+
 /// `(reason, after, organization) -> ...`, as [`read`] reads it.
-fn page_sql(backend: DbBackend) -> String {
+fn page_sql(backend: DbBackend, limit: usize) -> String {
     let text = if backend == DbBackend::Sqlite { "" } else { "::text" };
     format!(
         "SELECT h.id, h.reason, h.opened_at, CAST(h.instance_id AS text) AS instance, h.label, h.hours_due, h.amount_due, h.currency,
@@ -123,7 +133,7 @@ fn page_sql(backend: DbBackend) -> String {
            FROM (SELECT * FROM billing_holds
                   WHERE closed_at IS NULL AND reason = $1 AND id > $2
                     AND ($3{text} IS NULL OR CAST(organization_id AS text) = $3{text})
-                  ORDER BY id LIMIT {PAGE}) AS h
+                  ORDER BY id LIMIT {limit}) AS h
            LEFT JOIN organizations o ON o.id = h.organization_id
           ORDER BY h.id",
         accepted = is_accepted(backend),

@@ -216,8 +216,12 @@ fn main_amount(totals: &Totals) -> f64 {
 
 /// The `OpenAPI` document of this interface.
 #[utoipa::path(get, path = "/api/openapi.json", responses((status = 200, description = "An OpenAPI 3.1 document")))]
-pub(super) async fn openapi() -> Response {
-    Json(super::document()).into_response()
+pub(super) async fn openapi(State(shared): State<Arc<AppState>>) -> Response {
+    let mut document = super::document();
+    if let Some(mounted) = shared.mounted.get() {
+        document.paths.paths.extend(mounted.paths.clone());
+    }
+    Json(document).into_response()
 }
 
 pub(super) async fn not_found() -> Response {

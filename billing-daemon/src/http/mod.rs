@@ -16,7 +16,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     pin::Pin,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -64,6 +64,8 @@ pub(crate) struct AppState {
     expected: Arc<RwLock<Arc<Expected>>>,
     metrics: PrometheusHandle,
     last: Mutex<Option<(Instant, Arc<Status>)>>,
+    /// The paths of what is mounted.
+    mounted: OnceLock<utoipa::openapi::Paths>,
 }
 
 /// Pages that another room serves on the same listener. Their router checks who sends a request and whether it may change something.
@@ -71,6 +73,8 @@ pub(crate) struct Mounted {
     /// The path below which requests may change something.
     pub(crate) path: String,
     pub(crate) router: Router<Arc<AppState>>,
+    /// Its paths for programs.
+    pub(crate) documented: utoipa::openapi::Paths,
 }
 
 impl AppState {
@@ -79,7 +83,7 @@ impl AppState {
         expected: Arc<RwLock<Arc<Expected>>>,
         metrics: PrometheusHandle,
     ) -> Arc<Self> {
-        Arc::new(Self { opened, expected, metrics, last: Mutex::default() })
+        Arc::new(Self { opened, expected, metrics, last: Mutex::default(), mounted: OnceLock::new() })
     }
 
     /// The parts of the current configuration that the status is compared with.
@@ -103,6 +107,18 @@ impl AppState {
 
 #[cfg(feature = "console")]
 impl AppState {
+    /// The panel's database, with the connections of billing.
+    pub(crate) fn database(&self) -> &PanelDatabase {
+        &self.opened
+    }
+
+    /// Reads the status again for the next request, because it has changed.
+    pub(crate) async fn expire_status(&self) {
+        if let Some((read, _)) = &mut *self.last.lock().await {
+            *read = read.checked_sub(STATUS_CACHE_TTL).unwrap_or(*read);
+        }
+    }
+
     /// The status that was read last, however old it is.
     pub(crate) async fn last_status(&self) -> Option<Arc<Status>> {
         self.last.lock().await.as_ref().map(|(_, status)| Arc::clone(status))
@@ -161,6 +177,9 @@ impl Server {
         };
         let metrics = shared.metrics.clone();
         let policy = AccessPolicy::new(settings, token, mounted.as_ref().map(|mounted| mounted.path.clone()));
+        if let Some(mounted) = &mounted {
+            let _ = shared.mounted.set(mounted.documented.clone());
+        }
         let router = router(shared, policy, mounted);
         let limit = connections::limit(open_files::limit());
         let (serving, socket): (Serving, _) = match &settings.listen {

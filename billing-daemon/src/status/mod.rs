@@ -11,7 +11,7 @@ mod views;
 
 use std::time::Duration;
 
-use billing_jobs::BILLING_JOB;
+use billing_jobs::{BILLING_JOB, PREPAID_KIND, PrepaidParams};
 use billing_scheduler::JobSpec;
 
 pub use halt::HaltView;
@@ -35,6 +35,8 @@ pub struct Expected {
     pub billing_interval: Option<Duration>,
     /// Whether the panel's own billing is switched off.
     pub panel_billing: PanelBilling,
+    /// The parameters of the prepaid policy.
+    pub prepaid: PrepaidParams,
 }
 
 impl Expected {
@@ -50,6 +52,12 @@ impl From<&Config> for Expected {
             jobs: config.jobs.iter().map(|(spec, _)| spec.clone()).collect(),
             billing_interval: config.billing_interval,
             panel_billing: config.daemon.panel_billing,
+            prepaid: config
+                .jobs
+                .iter()
+                .find(|(spec, _)| spec.kind == PREPAID_KIND)
+                .and_then(|(_, params)| serde_json::from_value(params.clone()).ok())
+                .unwrap_or_default(),
         }
     }
 }

@@ -10,6 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::id::Id;
 use crate::{
@@ -111,6 +112,21 @@ pub async fn approve_catch_up(
     by: &str,
     reason: Option<&str>,
 ) -> Result<DateTime<Utc>, DbErr> {
+    let recorded = approve_catch_up_once(db, scope, by, reason, Uuid::now_v7()).await?;
+    recorded.ok_or(DbErr::RecordNotInserted)
+}
+
+/// As [`approve_catch_up`]; none if an approval with the same `request` was recorded before.
+///
+/// # Errors
+/// The database fails.
+pub async fn approve_catch_up_once(
+    db: &DatabaseConnection,
+    scope: &Scope,
+    by: &str,
+    reason: Option<&str>,
+    request: Uuid,
+) -> Result<Option<DateTime<Utc>>, DbErr> {
     let txn = begin(db).await?;
     let now = match db.get_database_backend() {
         DbBackend::Sqlite => SQLITE_NOW,
@@ -123,9 +139,9 @@ pub async fn approve_catch_up(
     let details = Details { scope: scope.clone(), through, expires_at };
     let event = AuditEvent::new(by, APPROVE, BILLING_JOB, json!(details));
     let entry = AuditEvent { reason: reason.map(str::to_owned), ..event };
-    audit_log::append(&txn, &entry).await?;
+    let is_new = audit_log::append_once(&txn, &entry, request).await?;
     txn.commit().await?;
-    Ok(expires_at)
+    Ok(is_new.then_some(expires_at))
 }
 
 /// Reads the approvals that are in force by the database's clock, for a run over the hours that ended by `as_of`.

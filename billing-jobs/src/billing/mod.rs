@@ -39,7 +39,7 @@ pub(crate) use self::sql::{Sections, is_amount, milliseconds};
 #[cfg(not(feature = "testing"))]
 use self::transaction::BatchTransaction;
 pub use self::{
-    approvals::{APPROVED_FOR, Scope, approve_catch_up},
+    approvals::{APPROVED_FOR, Scope, approve_catch_up, approve_catch_up_once},
     biller::Biller,
     error::{BillingError, CeilingExceeded},
     findings::{Findings, FindingsByKind},

@@ -12,6 +12,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use tracing::debug;
+use uuid::Uuid;
 
 use super::{
     BillingError, CurrencyTotals, TotalsByCurrency,
@@ -34,7 +35,7 @@ use crate::{
 use billing_store::{
     SQLITE_NOW,
     audit_log::{self, AuditEvent},
-    begin_read, columns, query_fleet, query_one, statement,
+    begin, begin_read, columns, query_fleet, query_one, statement,
 };
 
 /// How many of the last runs are compared with.
@@ -397,9 +398,28 @@ pub async fn pending_spike(db: &DatabaseConnection) -> Result<Option<PendingSpik
 /// # Errors
 /// The database fails.
 pub async fn approve(db: &DatabaseConnection, announced: i64, excess: Excess, by: &str) -> Result<(), DbErr> {
+    approve_once(db, announced, excess, by, None, Uuid::now_v7()).await.map(|_| ())
+}
+
+/// As [`approve`], with a reason. Returns whether it is new: an approval with the same `request` is recorded once.
+///
+/// # Errors
+/// The database fails.
+pub async fn approve_once(
+    db: &DatabaseConnection,
+    announced: i64,
+    excess: Excess,
+    by: &str,
+    reason: Option<&str>,
+    request: Uuid,
+) -> Result<bool, DbErr> {
     let approval = Approval { announced, excess, for_hours: APPROVED_FOR_HOURS };
-    let entry = AuditEvent::new(by, APPROVE, BILLING_JOB, json!(approval));
-    audit_log::append_in_own_transaction(db, &entry).await
+    let event = AuditEvent::new(by, APPROVE, BILLING_JOB, json!(approval));
+    let entry = AuditEvent { reason: reason.map(str::to_owned), ..event };
+    let txn = begin(db).await?;
+    let is_new = audit_log::append_once(&txn, &entry, request).await?;
+    txn.commit().await?;
+    Ok(is_new)
 }
 
 /// What the approvals in force allow: of each currency the newest.

@@ -7,7 +7,8 @@ use billing_test_support::{Db, on_every_engine};
 use super::{PROXY_SECRET, Site, TOKENS};
 use crate::daemon::seed;
 
-const PAGES: [&str; 3] = ["/console/", "/console/jobs", "/console/jobs/billing"];
+const PAGES: [&str; 5] =
+    ["/console/", "/console/jobs/billing", "/console/holds", "/console/wallets", "/console/audit-log"];
 
 async fn pages_need_a_person(db: &Db) {
     seed(db, 1).await;
@@ -26,6 +27,19 @@ async fn pages_need_a_person(db: &Db) {
     // What machines read needs no person.
     for path in ["/healthz", "/api/status", "/api/jobs", "/api/runs", "/metrics", "/api/openapi.json"] {
         assert_eq!(anonymous.get(path).await.status, 200, "{path}");
+    }
+    let document = anonymous.get("/api/openapi.json").await.json();
+    for path in [
+        "overview",
+        "jobs/{name}",
+        "jobs/{name}/timeline",
+        "runs/{id}",
+        "approvals",
+        "holds",
+        "wallets",
+        "audit-log",
+    ] {
+        assert!(document["paths"][format!("/api/{path}")]["get"]["responses"]["401"].is_object(), "{path}");
     }
     for (path, status) in [
         ("/console", 303),

@@ -1,12 +1,13 @@
 //! The console over HTTP: who may see what, what a page shows, and what an action leaves in the database.
 
 mod access;
+mod actions;
 mod client;
 mod pages;
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use billing_test_support::{Db, Program, Running};
+use billing_test_support::{Db, Program, Running, eventually};
 use client::Client;
 use serde_json::Value;
 
@@ -24,7 +25,8 @@ const PROXY_SECRET: &str = "secret-of-the-proxy";
 /// A running daemon with a console, and the token of each of [`PERSONS`].
 struct Site {
     program: Program,
-    running: Running,
+    /// Ends with the test.
+    _running: Running,
     address: String,
     tokens: Vec<(&'static str, String)>,
 }
@@ -54,7 +56,7 @@ impl Site {
         fs::set_permissions(program.folder().join(TOKENS), mode).expect("our own file");
         let running = program.start("run");
         let address = address(&running).await;
-        Self { program, running, address, tokens }
+        Self { program, _running: running, address, tokens }
     }
 
     fn client(&self) -> Client<'_> {
@@ -71,7 +73,12 @@ impl Site {
         self.tokens.iter().find(|(known, _)| *known == name).map(|(_, token)| token).expect("a person")
     }
 
+    /// Waits until the billing run is in the history, which it is a little later than in the log.
     async fn billed(&self) {
-        self.running.wait_for_line("job `billing` done").await;
+        eventually("the billing run is recorded", async || {
+            let runs = self.client().get("/api/runs?job=billing").await;
+            (runs.status == 200 && runs.json()[0]["status"] == "done").then_some(())
+        })
+        .await;
     }
 }

@@ -1,10 +1,13 @@
 //! What the pages show, and that commands print the same.
 
-use billing_test_support::{Db, eventually, on_every_engine};
+use billing_test_support::{Db, Fleet, Instance, Plan, eventually, on_every_engine};
 use serde_json::Value;
 
 use super::Site;
-use crate::{commands::json, daemon::seed};
+use crate::{
+    commands::json,
+    daemon::{rows, seed},
+};
 
 async fn pages_show_what_commands_print(db: &Db) {
     seed(db, 2).await;
@@ -44,9 +47,19 @@ async fn pages_contain_nothing_inline(db: &Db) {
     let runs = vera.get("/api/runs").await.json();
     let run = format!("/console/runs/{}", runs[0]["id"].as_str().expect("an id"));
     let mut links = Vec::new();
-    for page in
-        ["/console/", "/console/jobs", "/console/jobs/billing", "/console/jobs/billing/timeline", &*run]
-    {
+    let pages = [
+        "",
+        "jobs",
+        "jobs/billing",
+        "jobs/billing/timeline",
+        "approvals",
+        "holds",
+        "wallets",
+        "daemons",
+        "audit-log",
+    ];
+    for page in pages.map(|page| format!("/console/{page}")).into_iter().chain([run]) {
+        let page = &*page;
         let answer = vera.get(page).await;
         assert_eq!(answer.status, 200, "{page}");
         let policy = answer.header("content-security-policy").expect("a policy");
@@ -82,6 +95,69 @@ async fn pages_contain_nothing_inline(db: &Db) {
     }
 }
 
+async fn money_pages_equal_commands(db: &Db) {
+    let organization = seed(db, 1).await[0];
+    let site = Site::start(db, "read").await;
+    site.billed().await;
+    let vera = site.of("vera");
+    let instance = rows(db, "CAST(id AS text) FROM vps_instances").await.remove(0);
+    let command = json(&site.program.run(&format!("charges explain {instance} --json")).await.expect_code(0));
+    assert_eq!(command["charge"]["adds_up"], true);
+    assert_eq!(vera.get(&format!("/api/charges/{instance}")).await.json(), command);
+    let page = vera.get(&format!("/console/charges/{instance}")).await.body;
+    assert!(page.contains("3 h × 0.010000 per hour") && page.contains("adds up"), "{page}");
+    assert_eq!(vera.get(&format!("/console/charges/{instance}?at=noon")).await.status, 400);
+    assert_eq!(vera.get("/console/charges/unknown").await.status, 404);
+
+    let printed =
+        site.program.run(&format!("wallets --organization {organization} --json")).await.expect_code(0);
+    let command: Value = serde_json::from_str(&printed.out.concat()).expect("an array");
+    let wallet = vera.get(&format!("/api/wallets/{organization}")).await.json();
+    for key in [
+        "organization",
+        "name",
+        "balance",
+        "currency",
+        "owed",
+        "burn_per_hour",
+        "runway_hours",
+        "state",
+        "order",
+    ] {
+        assert_eq!(wallet[key], command[0][key], "{key}");
+    }
+    assert_eq!(wallet["instances"][0]["id"], *instance);
+    assert_eq!(vera.get("/console/wallets/unknown").await.status, 404);
+    let daemons = vera.get("/api/daemons").await.json();
+    assert_eq!(daemons["daemons"][0]["liveness"], "alive");
+}
+
+/// An instance without a price is held; the page shows what resolves that, and the next page follows the last instance.
+async fn holds_are_listed_by_reason(db: &Db) {
+    let fleet = Fleet::new(db);
+    let (organization, plan) = (fleet.wallet("100.00").await, fleet.plan(Plan::unpriced()).await);
+    let created = crate::daemon::now(db).await - chrono::TimeDelta::hours(2);
+    for number in 0..51 {
+        let label = format!("web-{number}<i>");
+        fleet.instance(Instance::new(organization, plan, created).label(&label)).await;
+    }
+    let site = Site::start(db, "read").await;
+    site.billed().await;
+    let vera = site.of("vera");
+    let page = eventually("the cached status has the holds", async || {
+        let page = vera.get("/console/holds?reason=no_price").await.body;
+        page.contains("Next instances").then_some(page)
+    })
+    .await;
+    assert!(page.contains("set the plan&#39;s price") || page.contains("set the plan's price"), "{page}");
+    assert!(page.contains("&lt;i&gt;") && !page.contains("<i>"), "{page}");
+    let first = vera.get("/api/holds?reason=no_price").await.json();
+    assert_eq!(first["held"].as_array().map(Vec::len), Some(50));
+    let next = vera.get(&format!("/api/holds?reason=no_price&after={}", first["next"])).await.json();
+    assert_eq!((next["held"].as_array().map(Vec::len), &next["next"]), (Some(1), &Value::Null));
+    assert_ne!(next["held"][0]["instance"], first["held"][49]["instance"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn database_failure_shows_last_status() {
     let db = Db::sqlite().await;
@@ -100,4 +176,9 @@ async fn database_failure_shows_last_status() {
     assert_eq!(error["error"], "the database does not answer: see the log of the daemon");
 }
 
-on_every_engine!(pages_show_what_commands_print, pages_contain_nothing_inline);
+on_every_engine!(
+    pages_show_what_commands_print,
+    pages_contain_nothing_inline,
+    money_pages_equal_commands,
+    holds_are_listed_by_reason,
+);

@@ -7,6 +7,7 @@ use billing_jobs::{
 };
 use chrono::{DateTime, Utc};
 use sea_orm::DatabaseConnection;
+use uuid::Uuid;
 
 use super::{BillArgs, manual_run::billing_failure};
 use crate::{
@@ -61,7 +62,9 @@ pub(super) async fn approve_spike(
         return Err(Failure::new(Exit::Usage, "no run waits for an approval: omit `--approve`"));
     };
     for excess in all_of(&announced.excesses).map_err(|message| Failure::new(Exit::Usage, message))? {
-        spike_guard::approve(db, announced.id, excess, &by).await.map_err(failed)?;
+        spike_guard::approve_once(db, announced.id, excess, &by, options.reason.as_deref(), Uuid::now_v7())
+            .await
+            .map_err(failed)?;
     }
     Ok(())
 }

@@ -1,8 +1,6 @@
 //! `charges`: why an amount was charged.
 
-mod read;
 mod report;
-mod views;
 
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
@@ -12,6 +10,7 @@ use super::{
     session::Session,
 };
 use crate::{
+    charges::explain,
     exit::Failure,
     output::{self, json as say_json},
 };
@@ -34,7 +33,7 @@ pub(crate) enum ChargesCommand {
 pub(super) async fn execute(session: &Session<'_>, action: ChargesCommand) -> Result<(), Failure> {
     let ChargesCommand::Explain { instance, at, format } = action;
     let opened = session.panel_for_reading().await?;
-    let explanation = read::explain(&opened, &instance, at).await?;
+    let explanation = explain(&opened, &instance, at).await?;
     if format.json {
         say_json(&explanation);
     } else {

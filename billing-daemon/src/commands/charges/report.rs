@@ -2,8 +2,8 @@
 
 use billing_jobs::money::{Carry, Rate};
 
-use super::views::{ChargeExplanation, ChargeView, HoldView};
 use crate::{
+    charges::{ChargeExplanation, ChargeView, HoldView},
     format::{count, instant},
     output::Report,
 };

@@ -1,6 +1,8 @@
 //! `demo`: generates a fleet, bills it twice and audits it, on a separate database.
 
 mod fleet;
+#[cfg(feature = "console")]
+mod serve;
 
 pub use fleet::PLANS;
 
@@ -50,7 +52,11 @@ pub(crate) struct DemoArgs {
     /// Generate the fleet unless the database has one, and leave it to a daemon to bill it
     #[arg(long, requires = "database_url")]
     generate_only: bool,
-    /// Print one JSON object as the last line
+    /// Run a daemon on the demo's database, with a console, until Ctrl+C
+    #[cfg(feature = "console")]
+    #[arg(long, conflicts_with = "database_url")]
+    serve: bool,
+    /// Print one JSON object as the last line, or with --serve as the first one
     #[arg(long)]
     json: bool,
 }
@@ -66,6 +72,12 @@ struct DemoResult {
 
 pub(super) async fn execute(session: &Session<'_>, options: &DemoArgs) -> Result<(), Failure> {
     let target = DemoDatabase::of(options)?;
+    #[cfg(feature = "console")]
+    if options.serve {
+        let served = Box::pin(serve::serve(&target, session, options)).await;
+        target.remove();
+        return served;
+    }
     let done = execute_at(&target, session, options).await;
     // Without --json, the lines "Try next" need the database.
     if options.json || done.as_ref().is_err_and(|failure| !failure.message.is_empty()) {
@@ -74,7 +86,8 @@ pub(super) async fn execute(session: &Session<'_>, options: &DemoArgs) -> Result
     done
 }
 
-async fn execute_at(target: &DemoDatabase, session: &Session<'_>, options: &DemoArgs) -> Result<(), Failure> {
+/// Opens the demo's database with its tables.
+async fn prepare(target: &DemoDatabase, session: &Session<'_>) -> Result<(PanelDatabase, Database), Failure> {
     // A valid jobs.toml may permit a database on another host that does not prove its identity.
     let default = DaemonSettings::default();
     let daemon = session.load_if_valid().map_or(&default, |loaded| &loaded.config.daemon);
@@ -83,7 +96,11 @@ async fn execute_at(target: &DemoDatabase, session: &Session<'_>, options: &Demo
     let db = database.connect(Pool::Single).await?;
     migration::up(&db, None).await?;
     db.close().await.map_err(|error| Failure::database("close the database", &error))?;
-    let opened = panel_database::open(&database).await?;
+    Ok((panel_database::open(&database).await?, database))
+}
+
+async fn execute_at(target: &DemoDatabase, session: &Session<'_>, options: &DemoArgs) -> Result<(), Failure> {
+    let (opened, database) = prepare(target, session).await?;
     if options.generate_only {
         return generate_only(&opened, options).await;
     }

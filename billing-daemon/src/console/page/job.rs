@@ -8,6 +8,8 @@ use super::timeline::{Timeline, read_newest_runs};
 use crate::{
     config::did_you_mean,
     console::{
+        action::{Form, form},
+        auth::Right,
         chart,
         layout::{facts, grouped, milliseconds, run_badge, table, text, time},
         problem::Problem,
@@ -30,7 +32,7 @@ pub(in crate::console) struct JobPage {
 }
 
 /// Returns the job in the path.
-pub(super) fn known(visit: &Visit) -> Result<&JobView, Problem> {
+pub(in crate::console) fn known(visit: &Visit) -> Result<&JobView, Problem> {
     let name = visit.param("name");
     visit.status.job(name).ok_or_else(|| {
         let names = visit.status.jobs.iter().map(|job| &*job.job);
@@ -77,6 +79,7 @@ impl View for JobPage {
             shown.push(("paused", html! { (pause.to_string()) ", since " (time(pause.since)) }));
         }
         html! {
+            @if visit.may(Right::Operate) { (actions(visit, job)) }
             (facts(&shown))
             section aria-label="History" {
                 h2 { "Last " (self.runs.len()) " runs" }
@@ -86,6 +89,33 @@ impl View for JobPage {
                 (chart::timeline(&self.timeline))
                 (self.timeline.lateness.facts())
                 (runs(visit, &self.runs))
+            }
+        }
+    }
+}
+
+/// The forms of the actions that are possible now.
+fn actions(visit: &Visit, job: &JobView) -> Markup {
+    let name = &job.job;
+    let simple = |verb: &str, label: &str, hint: &str| {
+        form(visit, &Form { path: &format!("jobs/{name}/{verb}"), label, hidden: &[], visible: &[], hint })
+    };
+    html! {
+        div.actions {
+            @if job.paused.is_some() {
+                (simple("resume", "Resume", "The next scheduled time is run again; those of the pause are not."))
+            } @else {
+                (simple("pause", "Pause", "A run in progress continues, and no other starts until the job is resumed."))
+                (simple("trigger", "Trigger", "The job runs once now, in addition to its schedule."))
+            }
+            @if let Some(lease) = &job.lease {
+                (form(visit, &Form {
+                    path: &format!("jobs/{name}/cancel"),
+                    label: "Cancel the run",
+                    hidden: &[("fencing_token", &lease.fencing_token.to_string())],
+                    visible: &[],
+                    hint: "The run in progress is requested to stop, and is not repeated.",
+                }))
             }
         }
     }

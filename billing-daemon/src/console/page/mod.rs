@@ -1,7 +1,14 @@
 //! One page a file: what is read, and how it is shown.
 
+pub(super) mod approvals;
+pub(super) mod audit_log;
+pub(super) mod charge;
+pub(super) mod daemons;
+pub(super) mod holds;
 pub(super) mod job;
 pub(super) mod jobs;
 pub(super) mod overview;
 pub(super) mod run;
 pub(super) mod timeline;
+pub(super) mod wallet;
+pub(super) mod wallets;

@@ -82,11 +82,11 @@ impl View for Overview {
                 h2 { "Money" }
                 (facts(&[
                     ("arrears", text(status.arrears.to_string())),
-                    ("runway below 72 h", text(format!("{} wallets", self.runway.below_72_hours))),
+                    ("runway below 72 h", html! { a href=(visit.link("wallets")) { (self.runway.below_72_hours) " wallets" } }),
                     ("below 24 h", text(format!("{} wallets", self.runway.below_24_hours))),
                     ("below 1 h", text(format!("{} wallets", self.runway.below_1_hour))),
                 ]))
-                (self.holds())
+                (self.holds(visit))
             }
         }
     }
@@ -96,6 +96,11 @@ impl View for Overview {
 fn place(kind: &str) -> Option<(&'static str, &'static str)> {
     Some(match kind {
         "billing_paused" | "billing_silent" | "billing_failed" => ("jobs/billing", "See the job"),
+        "spike" => ("approvals", "See the approval"),
+        "held" => ("holds", "See the holds"),
+        "no_daemon" | "daemon_dead" | "daemon_failing" | "clock_offset" | "panel_guard" => {
+            ("daemons", "See the daemons")
+        }
         "job_late" | "job_ahead" => ("jobs", "See the jobs"),
         _ => return None,
     })
@@ -136,10 +141,10 @@ impl Overview {
         ])
     }
 
-    fn holds(&self) -> Markup {
+    fn holds(&self, visit: &Visit) -> Markup {
         let rows = self.status.holds.iter().map(|held| {
             [
-                html! { code { (held.reason) } },
+                html! { a href=(visit.link(format!("holds?reason={}", held.reason))) { (held.reason) } },
                 text(grouped(held.owed.instances)),
                 text(grouped(held.owed.hours)),
                 text(held.owed.amounts.to_string()),

@@ -5,7 +5,7 @@ use billing_jobs::{
     BILLING_JOB,
     billing::{Biller, BillingSettings},
 };
-use billing_scheduler::RunFilter;
+use billing_scheduler::{RunFilter, RunStatus};
 use billing_store::{StatementLimit, begin_read, read_runs};
 use chrono::{DateTime, Utc};
 use maud::{Markup, html};
@@ -15,10 +15,13 @@ use uuid::Uuid;
 
 use crate::{
     console::{
+        action::{Form, form},
+        auth::Right,
         layout::{facts, grouped, milliseconds, run_badge, table, text, time},
         problem::Problem,
         visit::{View, Visit},
     },
+    format::instant,
     status::RunView,
 };
 
@@ -118,7 +121,19 @@ impl View for Run {
         if let Some(error) = &run.error {
             shown.push(("error", html! { code { (error) } }));
         }
+        let may_replay = visit.may(Right::Operate) && run.status != RunStatus::Done;
         html! {
+            @if may_replay {
+                div.actions {
+                    (form(visit, &Form {
+                        path: &format!("jobs/{}/replay", run.job),
+                        label: "Replay",
+                        hidden: &[("scheduled_at", &instant(run.scheduled_at))],
+                        visible: &[],
+                        hint: "The scheduled time is run again, unless it is done.",
+                    }))
+                }
+            }
             (facts(&shown))
             @if !self.batches.is_empty() { h2 { "Batches" } (self.batches()) }
             @if let Some(details) = &run.details {

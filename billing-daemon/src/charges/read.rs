@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Explains the charge or hold of an instance, given by its id or a unique label, at `at` or the latest.
-pub(super) async fn explain(
+pub(crate) async fn explain(
     opened: &PanelDatabase,
     instance: &str,
     at: Option<DateTime<Utc>>,

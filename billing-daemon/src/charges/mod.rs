@@ -1,0 +1,7 @@
+//! Why an amount was charged: one charge or hold with the hours, the price, the carry, the balance and the run.
+
+mod read;
+mod views;
+
+pub(crate) use read::explain;
+pub(crate) use views::{ChargeExplanation, ChargeView, HoldView};

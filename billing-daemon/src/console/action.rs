@@ -1,0 +1,288 @@
+//! Actions: each in the name of a person, with a reason, and with one entry in the audit log in the transaction that makes the change.
+//! A form has the id of its request, so the same form changes something once.
+
+use std::collections::HashMap;
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use billing_jobs::{
+    billing::{Excess, Scope, approve_catch_up_once, spike_guard},
+    currency::Currency,
+    money::Money,
+};
+use billing_scheduler::{ControlAction, ControlReceipt, ControlRequest, FencingToken, RunFilter, RunStatus};
+use billing_store::{StatementLimit, audit_log::is_recorded, begin_read, read_runs, submit_request};
+use chrono::{DateTime, Utc};
+use maud::{Markup, html};
+use sea_orm::{DatabaseConnection, DbErr};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{
+    answer::Format,
+    layout,
+    page::{approvals, job},
+    problem::Problem,
+    visit::Visit,
+};
+use crate::format::instant;
+
+/// The longest reason, in characters.
+const MAX_REASON: usize = 500;
+const REPEATED: &str = "this form was already sent";
+
+/// The fields of a form.
+pub(super) struct Fields(HashMap<String, String>);
+
+/// What became of an action.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    Accepted,
+    /// Nothing had to be done, for this reason.
+    Unchanged(String),
+}
+
+/// A form of an action. The person fills the reason and the visible fields.
+pub(super) struct Form<'a> {
+    /// The path below that of the console.
+    pub(super) path: &'a str,
+    pub(super) label: &'a str,
+    pub(super) hidden: &'a [(&'a str, &'a str)],
+    pub(super) visible: &'a [(&'a str, &'a str)],
+    /// What the action does, in a sentence.
+    pub(super) hint: &'a str,
+}
+
+/// The form, closed until the person opens it.
+pub(super) fn form(visit: &Visit, form: &Form<'_>) -> Markup {
+    html! {
+        details.action {
+            summary { (form.label) }
+            form.stacked method="post" action=(visit.link(form.path)) {
+                p.hint { (form.hint) }
+                input type="hidden" name="request" value=(Uuid::now_v7());
+                @for (name, value) in form.hidden { input type="hidden" name=(name) value=(value); }
+                @for (name, label) in form.visible { (field(name, label, "")) }
+                (field("reason", "Reason", ""))
+                button { (form.label) }
+            }
+        }
+    }
+}
+
+fn field(name: &str, label: &str, value: &str) -> Markup {
+    html! {
+        label { (label) " " input name=(name) value=(value) required maxlength=(MAX_REASON) autocomplete="off"; }
+    }
+}
+
+impl Fields {
+    pub(super) fn parse(form: &str) -> Self {
+        let pairs = url::form_urlencoded::parse(form.as_bytes());
+        Self(pairs.map(|(key, value)| (key.into_owned(), value.into_owned())).collect())
+    }
+
+    fn get(&self, key: &str) -> Result<&str, Problem> {
+        let value = self.0.get(key).map(|value| value.trim());
+        value.filter(|value| !value.is_empty()).ok_or_else(|| Problem::Invalid(format!("`{key}` is missing")))
+    }
+
+    fn parsed<T: std::str::FromStr>(&self, key: &str) -> Result<T, Problem> {
+        let value = self.get(key)?;
+        value.parse().map_err(|_| Problem::Invalid(format!("`{key}` cannot be `{value}`")))
+    }
+
+    fn request(&self) -> Result<Uuid, Problem> {
+        self.parsed("request")
+    }
+
+    fn reason(&self) -> Result<&str, Problem> {
+        let reason = self.get("reason")?;
+        if reason.chars().count() > MAX_REASON {
+            return Err(Problem::Invalid(format!("the reason is longer than {MAX_REASON} characters")));
+        }
+        if reason.contains(char::is_control) {
+            return Err(Problem::Invalid("the reason contains a control character".to_owned()));
+        }
+        Ok(reason)
+    }
+
+    /// The form again, filled, with what is wrong with it.
+    pub(super) fn again(&self, visit: &Visit, path: &str, message: &str) -> Markup {
+        let is_shown = |key: &&String| ["reason", "amount"].contains(&key.as_str());
+        let mut hidden: Vec<_> = self.0.iter().filter(|(key, _)| !is_shown(key)).collect();
+        hidden.sort_unstable();
+        let value = |key: &str| self.0.get(key).map_or("", String::as_str);
+        html! {
+            p.notice.bad role="alert" { (layout::sentence(message)) }
+            form.stacked method="post" action=(visit.link(path.trim_start_matches('/'))) {
+                @for (name, value) in hidden { input type="hidden" name=(name) value=(value); }
+                @if self.0.contains_key("amount") { (field("amount", "Amount", value("amount"))) }
+                (field("reason", "Reason", value("reason")))
+                button { "Send again" }
+            }
+        }
+    }
+}
+
+/// Answers with what became of the action of `path`, whose page is shown next.
+pub(super) fn answer(visit: &Visit, path: &str, format: Format, done: &Done, fields: &Fields) -> Response {
+    let page = path.rsplit_once('/').map_or("", |(page, _)| page).trim_start_matches('/');
+    match (format, done) {
+        (Format::Json, Done::Accepted) => {
+            Json(json!({ "accepted": true, "request": fields.0.get("request") })).into_response()
+        }
+        (Format::Json, Done::Unchanged(why)) => {
+            Json(json!({ "accepted": false, "unchanged": format!("nothing had to be done: {why}") }))
+                .into_response()
+        }
+        (Format::Html, Done::Accepted) => super::answer::see_other(&visit.link(page)),
+        (Format::Html, Done::Unchanged(why)) => {
+            let content = html! {
+                h1 { "Nothing had to be done" }
+                p { (layout::sentence(why)) }
+                p { a href=(visit.link(page)) { "Back to the page" } }
+            };
+            let page = layout::document(visit, "Nothing had to be done", &content);
+            (StatusCode::OK, super::answer::html(&page)).into_response()
+        }
+    }
+}
+
+fn writing(visit: &Visit) -> &DatabaseConnection {
+    &visit.console.shared.database().db
+}
+
+async fn request(visit: &Visit, fields: &Fields, action: ControlAction) -> Result<Done, Problem> {
+    let job = job::known(visit)?;
+    let failed = |error: DbErr| Problem::database("store the request", &error);
+    let request = ControlRequest {
+        id: fields.request()?,
+        job: job.job.clone(),
+        action,
+        by: visit.person.name.clone(),
+        reason: Some(fields.reason()?.to_owned()),
+        at: billing_store::read_time(writing(visit)).await.map_err(failed)?,
+    };
+    Ok(match submit_request(writing(visit), &request).await.map_err(failed)? {
+        ControlReceipt::Accepted => Done::Accepted,
+        ControlReceipt::Unchanged(why) => Done::Unchanged(why),
+    })
+}
+
+/// Whether the form was sent before: what it shows may have changed since then.
+async fn repeated(visit: &Visit, fields: &Fields) -> Result<Option<Done>, Problem> {
+    let request = fields.request()?;
+    let read = async {
+        let txn = begin_read(writing(visit), StatementLimit::Call).await?;
+        let recorded = is_recorded(&txn, request).await?;
+        txn.commit().await?;
+        Ok(recorded)
+    };
+    let recorded: Result<_, DbErr> = read.await;
+    let recorded = recorded.map_err(|error| Problem::database("read the audit log", &error))?;
+    Ok(recorded.then(|| Done::Unchanged(REPEATED.to_owned())))
+}
+
+pub(super) async fn pause(visit: &Visit, fields: &Fields) -> Result<Done, Problem> {
+    request(visit, fields, ControlAction::Pause).await
+}
+
+pub(super) async fn resume(visit: &Visit, fields: &Fields) -> Result<Done, Problem> {
+    request(visit, fields, ControlAction::Resume).await
+}
+
+pub(super) async fn trigger(visit: &Visit, fields: &Fields) -> Result<Done, Problem> {
+    if let Some(pause) = &job::known(visit)?.paused {
+        return Err(Problem::Conflict(format!("the job is {pause}: resume it first")));
+    }
+    request(visit, fields, ControlAction::RunNow).await
+}
+
+pub(super) async fn cancel(visit: &Visit, fields: &Fields) -> Result<Done, Problem> {
+    let shown: i64 = fields.parsed("fencing_token")?;
+    if let Some(done) = repeated(visit, fields).await? {
+        return Ok(done);
+    }
+    // The status may be a few seconds old, so the store compares as well.
+    let action = ControlAction::Cancel { fencing_token: FencingToken(shown) };
+    match request(visit, fields, action).await? {
+        Done::Unchanged(why) if why == billing_store::OTHER_CLAIM => {
+            Err(Problem::Conflict(format!("claim {shown} has ended: {why}")))
+        }
+        done => Ok(done),
+    }
+}
+
+pub(super) async fn replay(visit: &Visit, fields: &Fields) -> Result<Done, Problem> {
+    let scheduled_at: DateTime<Utc> = fields.parsed("scheduled_at")?;
+    if let Some(done) = repeated(visit, fields).await? {
+        return Ok(done);
+    }
+    let job = Some(job::known(visit)?.job.clone());
+    let filter = RunFilter { job, scheduled_at: Some(scheduled_at), limit: 100, ..RunFilter::default() };
+    let runs = read_runs(visit.db(), &filter).await;
+    let runs = runs.map_err(|error| Problem::database("read the history", &error))?;
+    let at = instant(scheduled_at);
+    if runs.is_empty() {
+        return Err(Problem::Invalid(format!("{at} is not in the history of the job")));
+    }
+    let is_done = |run: &&billing_scheduler::RunRow| {
+        run.run.status == RunStatus::Done && run.run.scheduled_at == scheduled_at
+    };
+    if let Some(done) = runs.iter().find(is_done) {
+        return Err(Problem::Conflict(format!("{at} is done, by run {}", done.run.id)));
+    }
+    request(visit, fields, ControlAction::Replay { scheduled_at }).await
+}
+
+/// Approves exactly the amount that the form shows and the person has typed.
+pub(super) async fn approve_spike(visit: &Visit, fields: &Fields) -> Result<Done, Problem> {
+    let (request, reason) = (fields.request()?, fields.reason()?);
+    let (announced, currency): (i64, Currency) = (fields.parsed("announced")?, fields.parsed("currency")?);
+    let amount: Money = fields.parsed("amount")?;
+    if let Some(done) = repeated(visit, fields).await? {
+        return Ok(done);
+    }
+    let failed = |error: DbErr| Problem::database("approve the announced amount", &error);
+    let pending = spike_guard::pending_spike(writing(visit)).await.map_err(failed)?;
+    let is_shown = |excess: &&Excess| excess.currency == currency;
+    let excess = pending
+        .filter(|pending| pending.id == announced)
+        .and_then(|pending| pending.excesses.iter().find(is_shown).copied());
+    let Some(excess) = excess else {
+        return Err(Problem::Conflict("no run waits for this approval any more".to_owned()));
+    };
+    if excess.due.amount != amount {
+        return Err(Problem::Conflict(format!(
+            "{} {currency} waits for an approval, not {amount}",
+            excess.due.amount
+        )));
+    }
+    let by = &visit.person.name;
+    let recorded =
+        spike_guard::approve_once(writing(visit), announced, excess, by, Some(reason), request).await;
+    Ok(if recorded.map_err(failed)? { Done::Accepted } else { Done::Unchanged(REPEATED.to_owned()) })
+}
+
+/// Approves the due hours of one organization, if they are those that the form shows.
+pub(super) async fn approve_catch_up(visit: &Visit, fields: &Fields) -> Result<Done, Problem> {
+    let (request, reason, organization) = (fields.request()?, fields.reason()?, fields.get("organization")?);
+    let shown: (i64, i64) = (fields.parsed("instances")?, fields.parsed("hours")?);
+    if let Some(done) = repeated(visit, fields).await? {
+        return Ok(done);
+    }
+    let failed = |error: DbErr| Problem::database("approve the due hours", &error);
+    let waiting = approvals::catch_up(writing(visit), Some(organization)).await.map_err(failed)?.pop();
+    if waiting.map(|waiting| (waiting.instances, waiting.hours)) != Some(shown) {
+        return Err(Problem::Conflict("other hours wait for an approval now".to_owned()));
+    }
+    let scope = Scope { organizations: vec![organization.to_owned()], ..Scope::default() };
+    let by = &visit.person.name;
+    let recorded = approve_catch_up_once(writing(visit), &scope, by, Some(reason), request).await;
+    let expires_at = recorded.map_err(failed)?;
+    Ok(if expires_at.is_some() { Done::Accepted } else { Done::Unchanged(REPEATED.to_owned()) })
+}

@@ -1,0 +1,91 @@
+//! Held instances with what resolves each, by reason.
+
+use maud::{Markup, html};
+use serde::Serialize;
+
+use crate::{
+    console::{
+        layout::{Tone, badge, grouped, since, table, text},
+        problem::Problem,
+        visit::{View, Visit},
+    },
+    holds::{HeldInstance, page},
+    status::HoldSummary,
+};
+
+/// How many instances are shown at once.
+const SHOWN: usize = 50;
+
+#[derive(Serialize)]
+pub(in crate::console) struct Holds {
+    /// The reasons for which instances are held.
+    reasons: Vec<HoldSummary>,
+    /// The reason of the listed instances.
+    reason: Option<String>,
+    held: Vec<HeldInstance>,
+    /// The value of `after` for the next page.
+    next: Option<i64>,
+}
+
+pub(in crate::console) async fn read(visit: &Visit) -> Result<Holds, Problem> {
+    let reasons = visit.status.holds.clone();
+    let first = || reasons.first().map(|held| held.reason.clone());
+    let reason = visit.query("reason").map(str::to_owned).or_else(first);
+    let after = visit.number("after")?.unwrap_or_default();
+    let mut held = Vec::new();
+    if let Some(reason) = &reason {
+        let read = page(visit.db(), reason, after, visit.query("organization"), SHOWN + 1).await;
+        held = read.map_err(|error| Problem::database("read the holds", &error))?;
+    }
+    let next = (held.len() > SHOWN).then(|| held[SHOWN - 1].id);
+    held.truncate(SHOWN);
+    Ok(Holds { reasons, reason, held, next })
+}
+
+impl View for Holds {
+    fn title(&self) -> String {
+        "Holds".to_owned()
+    }
+
+    fn body(&self, visit: &Visit) -> Markup {
+        let of_reason = self.reasons.iter().find(|held| Some(&held.reason) == self.reason.as_ref());
+        let label = |held: &HoldSummary| format!("{} ({})", held.reason, grouped(held.owed.instances));
+        let rows = self.held.iter().map(|held| row(visit, held));
+        let headings =
+            ["instance", "organization", "#hours", "#amount", "since", "what is wrong", "accepted"];
+        html! {
+            nav aria-label="Reasons" {
+                ul {
+                    @for held in &self.reasons {
+                        li {
+                            a href=(visit.link(format!("holds?reason={}", held.reason)))
+                                aria-current=[(Some(&held.reason) == self.reason.as_ref()).then_some("true")] { (label(held)) }
+                        }
+                    }
+                }
+            }
+            @if let Some(held) = of_reason {
+                p.notice.good { b { "What resolves it: " } (held.advice) "." }
+            }
+            (table(headings, &rows.collect::<Vec<_>>(), "No instance is held."))
+            @if let (Some(next), Some(reason)) = (self.next, &self.reason) {
+                p { a href=(visit.link(format!("holds?reason={reason}&after={next}"))) { "Next instances" } }
+            }
+        }
+    }
+}
+
+fn row(visit: &Visit, held: &HeldInstance) -> [Markup; 7] {
+    let amount = held.amount.as_deref().unwrap_or("unknown");
+    let currency = held.currency.as_deref().unwrap_or_default();
+    let name = held.organization_name.as_deref().unwrap_or(&held.organization);
+    [
+        html! { a href=(visit.link(format!("charges/{}", held.instance))) { (held.label) } @if held.deleted { " (deleted)" } },
+        html! { a href=(visit.link(format!("wallets/{}", held.organization))) { (name) } },
+        text(held.hours.map_or_else(|| "unknown".to_owned(), |hours| hours.to_string())),
+        text(format!("{amount} {currency}")),
+        text(since(&visit.status, held.since)),
+        text(held.detail.as_deref().unwrap_or_default()),
+        held.accepted_by.as_deref().map_or_else(|| text("no"), |by| badge(Tone::Idle, by)),
+    ]
+}

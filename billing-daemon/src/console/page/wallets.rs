@@ -1,0 +1,187 @@
+//! The wallets that cover few hours, the most urgent first.
+
+use billing_jobs::{
+    currency::Currency,
+    money::{Money, Rate},
+};
+use billing_store::{columns, query_fleet, statement};
+use maud::{Markup, html};
+use sea_orm::{DbBackend, DbErr, QueryResult, Value};
+use serde::Serialize;
+
+use crate::{
+    console::{
+        layout::{Tone, badge, table, text},
+        problem::Problem,
+        visit::{View, Visit},
+    },
+    subjects,
+};
+
+/// The hours that a listed wallet does not cover, unless the query has another number.
+const BELOW: i64 = 72;
+/// How many wallets are shown at once.
+const SHOWN: usize = 50;
+/// The runway of wallets of which it is unknown, which come first.
+const UNKNOWN: i64 = -9_000_000_000;
+
+#[derive(Serialize)]
+pub(in crate::console) struct WalletsPage {
+    below: i64,
+    /// The organization that the query names.
+    found: Option<String>,
+    wallets: Vec<WatchedWallet>,
+    /// The values of `runway` and `after` for the next page.
+    next: Option<(i64, String)>,
+}
+
+/// A wallet that the prepaid policy watches, as its last check wrote it.
+#[derive(Serialize)]
+struct WatchedWallet {
+    organization: String,
+    name: String,
+    balance: Option<String>,
+    currency: Option<Currency>,
+    owed: Option<String>,
+    burn_per_hour: Option<String>,
+    runway_hours: Option<i64>,
+    state: String,
+    episode: i64,
+    /// The most urgent notice: hours of runway, 0 for an exhausted wallet, -1 for the final notice.
+    level: Option<i32>,
+    /// The number of the newest order.
+    order: Option<i64>,
+}
+
+pub(in crate::console) async fn read(visit: &Visit) -> Result<WalletsPage, Problem> {
+    let below = visit.number("below")?.unwrap_or(BELOW);
+    let found = match visit.query("find") {
+        Some(name) => Some(subjects::organization(visit.db(), name).await?),
+        None => None,
+    };
+    let (runway, after) =
+        (visit.number("runway")?.unwrap_or(UNKNOWN), visit.query("after").unwrap_or_default());
+    let wallets = read_watched(visit, below, runway, after).await;
+    let mut wallets = wallets.map_err(|error| Problem::database("read the wallets", &error))?;
+    let next = (wallets.len() > SHOWN).then(|| &wallets[SHOWN - 1]);
+    let next = next.map(|last| (last.runway_hours.unwrap_or(UNKNOWN), last.organization.clone()));
+    wallets.truncate(SHOWN);
+    Ok(WalletsPage { below, found, wallets, next })
+}
+
+async fn read_watched(
+    visit: &Visit,
+    below: i64,
+    runway: i64,
+    after: &str,
+) -> Result<Vec<WatchedWallet>, DbErr> {
+    // The first wallet of an organization with several, which are held anyway.
+    let sql = format!(
+        "SELECT s.*, o.name,
+                (SELECT CAST(w.balance AS text) FROM wallets w WHERE w.organization_id = s.id ORDER BY w.id LIMIT 1) AS balance,
+                (SELECT w.currency FROM wallets w WHERE w.organization_id = s.id ORDER BY w.id LIMIT 1) AS currency
+           FROM (SELECT organization_id AS id, CAST(organization_id AS text) AS organization, state, episode, level, burn, owed, epoch,
+                        runway_hours, coalesce(runway_hours, {UNKNOWN}) AS runway
+                   FROM billing_standings WHERE watched) AS s
+           LEFT JOIN organizations o ON o.id = s.id
+          WHERE s.runway < $1 AND (s.runway > $2 OR s.runway = $2 AND s.organization > $3)
+          ORDER BY s.runway, s.organization LIMIT {}",
+        SHOWN + 1
+    );
+    let values: [Value; 3] = [below.into(), runway.into(), after.into()];
+    let rows = query_fleet(visit.db(), statement(visit.db(), &sql, values)).await?;
+    let is_integer = visit.db().get_database_backend() == DbBackend::Sqlite;
+    rows.iter().map(|row| watched(row, is_integer)).collect()
+}
+
+fn watched(row: &QueryResult, is_integer: bool) -> Result<WatchedWallet, DbErr> {
+    let balance = columns::optional_text(row, "balance", "wallets.balance").ok().flatten();
+    // SQLite has ten-thousandths.
+    let decimal = |text: String| {
+        if is_integer { text.parse().ok().map(|amount| Money(amount).to_string()) } else { Some(text) }
+    };
+    let epoch: i64 = row.try_get("", "epoch")?;
+    Ok(WatchedWallet {
+        organization: row.try_get("", "organization")?,
+        name: columns::lossy(row, "name"),
+        balance: balance.and_then(decimal),
+        currency: columns::lossy(row, "currency").parse().ok(),
+        owed: row.try_get::<Option<i64>>("", "owed")?.map(|owed| Money(owed).to_string()),
+        burn_per_hour: row.try_get::<Option<i64>>("", "burn")?.map(|burn| Rate(burn).per_hour(4)),
+        runway_hours: row.try_get("", "runway_hours")?,
+        state: row.try_get("", "state")?,
+        episode: row.try_get("", "episode")?,
+        level: row.try_get("", "level")?,
+        order: Some(epoch).filter(|epoch| *epoch > 0),
+    })
+}
+
+/// The state of a wallet as a badge.
+pub(super) fn state_badge(state: &str) -> Markup {
+    let tone = match state {
+        "ok" => Tone::Good,
+        "low" => Tone::Warning,
+        "exhausted" | "suspended" => Tone::Bad,
+        _ => Tone::Idle,
+    };
+    badge(tone, state)
+}
+
+/// The hours that a wallet covers.
+pub(super) fn runway(hours: Option<i64>) -> Markup {
+    text(match hours {
+        None => "unknown".to_owned(),
+        Some(hours) if hours < 0 => format!("owes {} h", hours.unsigned_abs()),
+        Some(hours) => format!("{hours} h"),
+    })
+}
+
+/// What the level of a notice means.
+pub(super) fn level(level: i32) -> String {
+    match level {
+        0 => "wallet exhausted".to_owned(),
+        -1 => "final notice".to_owned(),
+        hours => format!("{hours} h left"),
+    }
+}
+
+impl View for WalletsPage {
+    fn title(&self) -> String {
+        format!("Wallets below {} h", self.below)
+    }
+
+    fn body(&self, visit: &Visit) -> Markup {
+        let rows = self.wallets.iter().map(|wallet| {
+            let name = if wallet.name.is_empty() { &wallet.organization } else { &wallet.name };
+            let currency = wallet.currency.map(|currency| format!(" {currency}")).unwrap_or_default();
+            let amount = |amount: &Option<String>| amount.clone().unwrap_or_else(|| "unknown".to_owned());
+            [
+                html! { a href=(visit.link(format!("wallets/{}", wallet.organization))) { (name) } },
+                state_badge(&wallet.state),
+                runway(wallet.runway_hours),
+                text(format!("{}{currency}", amount(&wallet.balance))),
+                text(amount(&wallet.owed)),
+                text(amount(&wallet.burn_per_hour)),
+                text(wallet.level.map(level).unwrap_or_default()),
+                text(wallet.order.map(|order| order.to_string()).unwrap_or_default()),
+            ]
+        });
+        let headings =
+            ["organization", "state", "#runway", "#balance", "#owed", "#per hour", "last notice", "#order"];
+        let empty = "No watched wallet covers fewer hours. A job of kind `prepaid` watches them.";
+        html! {
+            form.filter method="get" action=(visit.link("wallets")) {
+                label { "Fewer hours than " input name="below" inputmode="numeric" value=(self.below); }
+                label { "Organization (id, slug or name) " input name="find"; }
+                button { "Show" }
+            }
+            @if let Some(found) = &self.found {
+                p { "Found " a href=(visit.link(format!("wallets/{found}"))) { (found) } }
+            }
+            (table(headings, &rows.collect::<Vec<_>>(), empty))
+            @if let Some((runway, after)) = &self.next {
+                p { a href=(visit.link(format!("wallets?below={}&runway={runway}&after={after}", self.below))) { "Next wallets" } }
+            }
+        }
+    }
+}
