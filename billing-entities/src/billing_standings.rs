@@ -34,6 +34,9 @@ pub struct Model {
     pub epoch: i64,
     /// What that order wants: `running` or `suspended`.
     pub desired: String,
+    /// The number of the newest order that every needed endpoint has accepted.
+    pub acked_epoch: Option<i64>,
+    pub acked_at: Option<Instant>,
     /// The time at which the row was written last. A check that changes nothing does not write it.
     pub evaluated_at: Instant,
 }

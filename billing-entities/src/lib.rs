@@ -4,9 +4,12 @@
 pub mod billing_batches;
 pub mod billing_charges;
 pub mod billing_daemon_status;
+pub mod billing_deliveries;
+pub mod billing_events;
 pub mod billing_holds;
 pub mod billing_meters;
 pub mod billing_notices;
+pub mod billing_policies;
 pub mod billing_seen_rates;
 pub mod billing_standings;
 pub mod billing_wallet_openings;

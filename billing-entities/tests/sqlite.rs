@@ -56,9 +56,15 @@ INSERT INTO billing_seen_rates VALUES ('plan', 'daily', 1795341600123456, 3, 2);
 INSERT INTO billing_wallet_openings VALUES ('00000000-0000-4000-8000-000000000003',
     '00000000-0000-4000-8000-000000000002', 1, -2, 1795341600123456);
 INSERT INTO billing_standings VALUES ('00000000-0000-4000-8000-000000000002', 'exhausted', 1795341600123456, TRUE, 2, -1, 3, 4, -5,
-    1795341600123456, 6, 'running', 1795341600123456);
+    1795341600123456, 6, 'running', 5, 1795341600123456, 1795341600123456);
 INSERT INTO billing_notices VALUES ('00000000-0000-4000-8000-000000000002', 2, -1, '00000000-0000-4000-8000-000000000013', FALSE,
     1795341600123456, 1795341600123456);
+INSERT INTO billing_events VALUES ('00000000-0000-4000-8000-000000000013', 'billing.service.suspend',
+    '00000000-0000-4000-8000-000000000002', 6, '{}', 1795341600123456);
+INSERT INTO billing_deliveries VALUES ('00000000-0000-4000-8000-000000000013', 'panel', '00000000-0000-4000-8000-000000000002', TRUE,
+    'pending', 1, 1795341600123456, 1795341600123456, 503, 'busy', NULL);
+INSERT INTO billing_policies VALUES ('00000000-0000-4000-8000-000000000002', 'exempt', 7, 1795341600123456, 'a@b.example', 'ada',
+    'tea', 1795341600123456);
 "#;
 
 async fn filled() -> (TempDir, DatabaseConnection) {
@@ -456,6 +462,8 @@ async fn standings_and_notices_are_read() {
             exhausted_at: Some(now),
             epoch: 6,
             desired: "running".to_owned(),
+            acked_epoch: Some(5),
+            acked_at: Some(now),
             evaluated_at: now,
         },
     );
@@ -469,6 +477,52 @@ async fn standings_and_notices_are_read() {
             passed: false,
             created_at: now,
             delivered_at: Some(now),
+        },
+    );
+}
+
+#[tokio::test]
+async fn events_and_policies_are_read() {
+    let (_dir, db) = filled().await;
+    let now = Instant(at());
+    check(
+        billing_events::Entity::find().all(&db).await,
+        billing_events::Model {
+            id: id(0x13),
+            kind: "billing.service.suspend".to_owned(),
+            organization_id: Some(id(2)),
+            epoch: Some(6),
+            body: "{}".to_owned(),
+            created_at: now,
+        },
+    );
+    check(
+        billing_deliveries::Entity::find().all(&db).await,
+        billing_deliveries::Model {
+            event_id: id(0x13),
+            endpoint: "panel".to_owned(),
+            organization_id: Some(id(2)),
+            needed: true,
+            status: "pending".to_owned(),
+            attempts: 1,
+            next_at: now,
+            claimed_until: Some(now),
+            last_code: Some(503),
+            last_error: Some("busy".to_owned()),
+            sent_at: None,
+        },
+    );
+    check(
+        billing_policies::Entity::find().all(&db).await,
+        billing_policies::Model {
+            organization_id: id(2),
+            mode: "exempt".to_owned(),
+            credit_limit: 7,
+            never_suspend_until: Some(now),
+            contact: Some("a@b.example".to_owned()),
+            changed_by: "ada".to_owned(),
+            reason: "tea".to_owned(),
+            changed_at: now,
         },
     );
 }

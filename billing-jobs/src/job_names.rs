@@ -8,3 +8,6 @@ pub const AUDIT_KIND: &str = "audit";
 
 /// The kind of the job that checks the runway of wallets.
 pub const PREPAID_KIND: &str = "prepaid";
+
+/// The kind of the job that sends the events of the prepaid policy.
+pub const DELIVER_KIND: &str = "deliver";

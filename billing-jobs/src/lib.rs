@@ -37,16 +37,16 @@ pub use audit::{AuditJob, AuditParams};
 pub use heartbeat::{
     Heartbeat, HeartbeatDecision, HeartbeatFacts, HeartbeatParams, decide as decide_heartbeat,
 };
-pub use job_names::{AUDIT_KIND, BILLING_JOB, PREPAID_KIND};
+pub use job_names::{AUDIT_KIND, BILLING_JOB, DELIVER_KIND, PREPAID_KIND};
 pub use may_bill::{PANEL_TAKEOVER_AFTER, may_bill};
-pub use prepaid::{PrepaidJob, PrepaidParams};
+pub use prepaid::{DeliverJob, DeliverParams, PrepaidJob, PrepaidParams};
 pub use prune_history::{PruneHistory, PruneHistoryParams};
 pub use services::Services;
 pub use stale_daemons::{StaleDaemons, StaleDaemonsParams};
 
 use crate::billing::{Billing, BillingParams};
 
-/// Declares the kinds `audit`, `billing`, `heartbeat`, `prepaid`, `prune-history` and `stale-daemons`, whose jobs work with `services`.
+/// Declares the kinds `audit`, `billing`, `deliver`, `heartbeat`, `prepaid`, `prune-history` and `stale-daemons`, whose jobs work with `services`.
 /// Without services the registry checks parameters and builds no job.
 ///
 /// # Panics
@@ -58,6 +58,12 @@ pub fn register(registry: &mut Registry, services: Option<&Services>) {
     kind(registry, services, AUDIT_KIND, AuditJob::new);
     kind(registry, services, PREPAID_KIND, PrepaidJob::new);
     kind(registry, services, "prune-history", PruneHistory::new);
+    let deliver =
+        registry.declare::<DeliverParams>(DELIVER_KIND).schema(|| schema_for!(DeliverParams).to_value());
+    let deliver = deliver.secrets(DeliverParams::secrets);
+    if let Some(services) = services.cloned() {
+        deliver.job(move |params| DeliverJob::new(&services, params));
+    }
 }
 
 fn kind<P, J>(registry: &mut Registry, services: Option<&Services>, name: &str, make: fn(&Services, P) -> J)

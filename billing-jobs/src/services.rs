@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use billing_scheduler::Clock;
 use sea_orm::DatabaseConnection;
 
-use crate::{daemon_status::StatusRow, panel::Panel, restore_detection::RestoreDetection};
+use crate::{
+    daemon_status::StatusRow, panel::Panel, prepaid::endpoint::DeliverySettings,
+    restore_detection::RestoreDetection,
+};
 
 /// What the jobs work with.
 #[derive(Clone, Debug)]
@@ -20,6 +23,8 @@ pub struct Services {
     pub started: Duration,
     /// The longest time between two scheduled billings.
     pub billing_interval: Duration,
+    /// Where the prepaid policy sends events.
+    pub deliveries: DeliverySettings,
     /// Whether billing relies on the panel guard: see [`Biller::relying_on_guard`](crate::billing::Biller::relying_on_guard).
     pub needs_guard: bool,
     /// What this process knows of the newest batch.

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The search path for programs.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The scheduler abandons a run that does not stop within 30 seconds.
 const LONGEST_GRACE: Duration = Duration::from_secs(25);
 /// How long a stream may stay open after its program has ended: only a process that left the group can hold it.

@@ -104,6 +104,8 @@ pub struct Request {
 pub struct Response {
     /// The HTTP status code.
     pub status: u16,
+    /// The header `Retry-After`.
+    pub retry_after: Option<String>,
     /// The beginning of the body.
     pub beginning: Vec<u8>,
     /// The number of bytes of the body that arrived.
@@ -240,12 +242,13 @@ impl Job for Http {
             _ = ctx.stopped() => return Ok(Outcome::Interrupted { items: 0 }),
             response = response => response.map_err(JobError::retry)?,
         };
-        let Response { status, beginning, bytes, incomplete } = response.map_err(|error| match error {
-            HttpError::Url(_) | HttpError::Request { .. } => JobError::fatal(error),
-            HttpError::Authorities { .. } | HttpError::NoResponse { .. } | HttpError::Incomplete { .. } => {
-                JobError::retry(error)
-            }
-        })?;
+        let Response { status, beginning, bytes, incomplete, .. } =
+            response.map_err(|error| match error {
+                HttpError::Url(_) | HttpError::Request { .. } => JobError::fatal(error),
+                HttpError::Authorities { .. }
+                | HttpError::NoResponse { .. }
+                | HttpError::Incomplete { .. } => JobError::retry(error),
+            })?;
         ctx.report(json!({ "status": status, "bytes": bytes }));
         if self.expects(status) {
             return match incomplete {
@@ -299,6 +302,8 @@ impl Request {
             |error: ureq::Error| HttpError::NoResponse { server: server.clone(), reason: reason(&error) };
         let mut response = sent.map_err(no_response)?;
         let status = response.status().as_u16();
+        let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
+        let retry_after = retry_after.map(str::to_owned);
         let (mut beginning, mut bytes, mut chunk) = (Vec::new(), 0, vec![0; 8 * 1024]);
         let mut body = response.body_mut().as_reader();
         let incomplete = loop {
@@ -313,7 +318,7 @@ impl Request {
                 Err(error) => break Some(HttpError::Incomplete { server, bytes, reason: error.to_string() }),
             }
         };
-        Ok(Response { status, beginning, bytes, incomplete })
+        Ok(Response { status, retry_after, beginning, bytes, incomplete })
     }
 }
 

@@ -9,6 +9,8 @@ mod group;
 mod http;
 pub mod input_file;
 mod inspect;
+#[cfg(unix)]
+mod one_shot;
 pub mod pem;
 #[cfg(feature = "pings")]
 mod pings;
@@ -21,6 +23,8 @@ pub use checked::{UrlError, check_url};
 #[cfg(unix)]
 pub use command::{Command, CommandParams};
 pub use http::{Http, HttpError, HttpParams, Method, Request, Response};
+#[cfg(unix)]
+pub use one_shot::{Finished, run_with_input};
 #[cfg(feature = "pings")]
 pub use pings::{Ping, Pings};
 pub use secret::{Secret, SecretError};

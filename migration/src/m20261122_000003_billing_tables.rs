@@ -15,11 +15,17 @@ const DROP_TABLES: &str = "
     DROP TABLE IF EXISTS billing_seen_rates;
     DROP TABLE IF EXISTS billing_wallet_openings;
     DROP TABLE IF EXISTS billing_standings;
-    DROP TABLE IF EXISTS billing_notices;";
+    DROP TABLE IF EXISTS billing_notices;
+    DROP TABLE IF EXISTS billing_deliveries;
+    DROP TABLE IF EXISTS billing_events;
+    DROP TABLE IF EXISTS billing_policies;
+    DROP INDEX IF EXISTS billing_audit_log_by_action;";
 
 const DROP_PANEL_GUARD: &str = include_str!("sql/drop_panel_guard.sql");
 
-const DROP_FUNCTION: &str = "DROP FUNCTION IF EXISTS billing_charges_are_append_only();";
+const DROP_FUNCTIONS: &str = "
+    DROP FUNCTION IF EXISTS billing_charges_are_append_only();
+    DROP FUNCTION IF EXISTS billing_events_are_append_only();";
 
 /// The panel's tables that billing reads by organization. Not every generation has these indexes.
 const BY_ORGANIZATION: [&str; 3] = ["vps_instances", "wallets", "payment_transactions"];
@@ -50,7 +56,7 @@ impl MigrationTrait for Migration {
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let indexes =
             BY_ORGANIZATION.map(|table| format!("DROP INDEX IF EXISTS {};", index_name(table))).concat();
-        run_script(manager, &[DROP_PANEL_GUARD, DROP_TABLES, DROP_FUNCTION, &indexes].concat(), DROP_TABLES)
+        run_script(manager, &[DROP_PANEL_GUARD, DROP_TABLES, DROP_FUNCTIONS, &indexes].concat(), DROP_TABLES)
             .await
     }
 }

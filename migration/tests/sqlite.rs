@@ -17,10 +17,12 @@ const PANEL: [&str; 8] = [
     "vps_plans",
     "wallets",
 ];
-const OURS: [&str; 17] = [
+const OURS: [&str; 20] = [
     "billing_batches",
     "billing_charges",
     "billing_created_tables",
+    "billing_deliveries",
+    "billing_events",
     "scheduler_fencing",
     "billing_holds",
     "scheduler_audit_log",
@@ -32,6 +34,7 @@ const OURS: [&str; 17] = [
     "billing_meters",
     "billing_migrations",
     "billing_notices",
+    "billing_policies",
     "billing_seen_rates",
     "billing_standings",
     "billing_wallet_openings",

@@ -19,7 +19,7 @@ use super::{
     holds::HoldsCommand,
     jobs::JobsCommand,
     migrate::MigrateCommand,
-    prepaid::{PrepaidCommand, StandingCommand, WalletsArgs},
+    prepaid::{EventsCommand, PolicyCommand, PrepaidCommand, StandingCommand, WalletsArgs, WebhookCommand},
     run::RunArgs,
     runs::RunsCommand,
     service::ServiceCommand,
@@ -224,7 +224,25 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: StandingCommand,
     },
-    /// Simulate the prepaid policy
+    /// Show or set what the prepaid policy applies to one organization
+    #[command(after_help = "Example:\n  billing-daemon policy show acme")]
+    Policy {
+        #[command(subcommand)]
+        action: PolicyCommand,
+    },
+    /// Inspect the events of the prepaid policy, send them again or give them up
+    #[command(after_help = "Example:\n  billing-daemon events list --status dead")]
+    Events {
+        #[command(subcommand)]
+        action: EventsCommand,
+    },
+    /// Test the endpoints of the prepaid policy
+    #[command(after_help = "Example:\n  billing-daemon webhook test panel")]
+    Webhook {
+        #[command(subcommand)]
+        action: WebhookCommand,
+    },
+    /// Simulate the prepaid policy, or send its wanted states again
     #[command(after_help = "Example:\n  billing-daemon prepaid simulate --hours 96")]
     Prepaid {
         #[command(subcommand)]

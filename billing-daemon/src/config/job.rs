@@ -116,6 +116,11 @@ impl<'r> Draft<'r> {
         self.kind.as_ref().is_some_and(|own| *own.get_ref() == kind)
     }
 
+    /// Returns the parameters as JSON; null if they were not read.
+    pub(super) fn params(&self) -> &Value {
+        &self.params
+    }
+
     /// Returns the job and its pings; `None` if a part that it needs is missing, which was reported.
     pub(super) fn into_job(self) -> Option<(JobSpec, Value, Option<Ping>)> {
         let mut spec = JobSpec::new(self.name?.into_inner(), self.kind?.into_inner(), self.timing?.schedule);

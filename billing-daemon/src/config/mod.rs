@@ -10,6 +10,7 @@ pub mod log;
 mod panel;
 mod params;
 mod position;
+mod prepaid;
 mod report;
 mod schedule;
 mod schema;
@@ -23,10 +24,11 @@ mod tests;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use billing_jobs::BILLING_JOB;
+use billing_jobs::{BILLING_JOB, DELIVER_KIND, DeliverParams, PREPAID_KIND, prepaid::DeliverySettings};
 use billing_kinds::{Ping, Secret};
 use billing_scheduler::{JobSpec, Registry};
 use chrono::{DateTime, SecondsFormat, Utc};
+use serde::de::DeserializeOwned;
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue, Error};
 
@@ -98,6 +100,7 @@ impl Config {
         }
         panel::check_names(&report, &drafts);
         panel::check_scope(&report, &drafts);
+        prepaid::check(&report, &drafts);
         let interval = report.accept(environment.billing_interval()).flatten();
         let mut warnings: Vec<_> =
             interval.and_then(|interval| panel::apply_interval(&mut drafts, interval)).into_iter().collect();
@@ -129,6 +132,21 @@ impl Config {
     #[must_use]
     pub fn billing_interval_or_default(&self) -> Duration {
         self.billing_interval.unwrap_or(DEFAULT_BILLING_INTERVAL)
+    }
+
+    /// Returns the endpoints of the prepaid policy, and the parameters of its job.
+    #[must_use]
+    pub fn deliveries(&self) -> DeliverySettings {
+        DeliverySettings {
+            endpoints: self.params_of::<DeliverParams>(DELIVER_KIND).endpoint.into(),
+            params: self.params_of(PREPAID_KIND),
+        }
+    }
+
+    /// Returns the parameters of the first job of this kind; the defaults without one. The registry has checked them.
+    fn params_of<P: DeserializeOwned + Default>(&self, kind: &str) -> P {
+        let params = self.jobs.iter().find(|(spec, _)| spec.kind == kind).map(|(_, params)| params.clone());
+        params.and_then(|params| serde_json::from_value(params).ok()).unwrap_or_default()
     }
 
     /// Returns the file with the token of HTTP, if it is in a file.

@@ -56,6 +56,7 @@ pub(super) fn registry() -> Registry {
         registry.declare::<Nought>(kind);
     }
     registry.declare::<billing_jobs::PrepaidParams>("prepaid");
+    registry.declare::<billing_jobs::DeliverParams>("deliver");
     registry
 }
 

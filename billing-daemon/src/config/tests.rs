@@ -166,7 +166,7 @@ fn invalid_names_and_kinds_are_reported() {
     check(
         &format!("[[job]]\nname = \"a\"\nkind = \"mine-bitcoin\"\n{HOURLY}"),
         &[
-            "jobs.toml:3:8: unknown kind `mine-bitcoin`\nhelp: known: `audit`, `billing`, `greet`, `heartbeat`, `prepaid`, `prune-history`, `stale-daemons`",
+            "jobs.toml:3:8: unknown kind `mine-bitcoin`\nhelp: known: `audit`, `billing`, `deliver`, `greet`, `heartbeat`, `prepaid`, `prune-history`, `stale-daemons`",
         ],
     );
 }

@@ -6,7 +6,7 @@ use sea_orm::{DatabaseConnection, DbBackend, DbErr, Statement};
 use super::Finding;
 
 /// Table, privileges, and their columns; all columns if none is named.
-const NEEDED: [(&str, &str, &[&str]); 32] = [
+const NEEDED: [(&str, &str, &[&str]); 36] = [
     ("organizations", "SELECT", &[]),
     ("wallets", "SELECT", &[]),
     ("wallets", "UPDATE", &["balance", "updated_at"]),
@@ -65,6 +65,10 @@ const NEEDED: [(&str, &str, &[&str]); 32] = [
     ("billing_holds", "SELECT, INSERT, UPDATE", &[]),
     ("billing_standings", "SELECT, INSERT, UPDATE", &[]),
     ("billing_notices", "SELECT, INSERT, UPDATE", &[]),
+    ("billing_events", "SELECT, INSERT, DELETE", &[]),
+    ("billing_deliveries", "SELECT, INSERT, UPDATE, DELETE", &[]),
+    ("billing_policies", "SELECT", &[]),
+    ("users", "SELECT", &["id", "email", "name"]),
     ("scheduler_audit_log", "SELECT, INSERT", &[]),
     ("billing_seen_rates", "SELECT, INSERT", &[]),
     ("billing_wallet_openings", "SELECT", &[]),

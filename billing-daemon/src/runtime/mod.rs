@@ -246,6 +246,7 @@ fn services(
         status: Arc::new(StatusRow::new(db.clone(), daemon_id, hostname, metadata)),
         started: clock.monotonic(),
         billing_interval: config.billing_interval_or_default(),
+        deliveries: config.deliveries(),
         needs_guard: panel_presence.needs_guard(config.daemon.panel_billing),
         restores: restore_detection(&config.daemon, database, opened, daemon_id),
         clock: Arc::clone(clock),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use billing_jobs::{BILLING_JOB, Services};
+use billing_jobs::{BILLING_JOB, DELIVER_KIND, PREPAID_KIND, Services};
 use billing_kinds::Pings;
 use billing_scheduler::{Clock as _, ConfigChanges, JobSpec, Registry, Scheduler};
 use tokio::task::{JoinError, JoinHandle, block_in_place};
@@ -103,12 +103,18 @@ impl RunningDaemon {
         let needs_guard = self.needs_guard(config.bills()).await.map_err(|failure| failure.message)?;
         let billing_interval = config.billing_interval_or_default();
         let has_other_interval = billing_interval != self.services.billing_interval;
-        let services = Services { billing_interval, needs_guard, ..self.services.clone() };
+        let deliveries = config.deliveries();
+        let has_other_deliveries = deliveries != self.services.deliveries;
+        let services = Services { billing_interval, deliveries, needs_guard, ..self.services.clone() };
         let mut registry = registry(&services, &self.plugins);
         self.secrets.conceal(&mut registry, secrets);
-        // Both jobs depend on the interval: how long a new daemon may beat, and when the panel may bill.
-        let renew =
-            |spec: &JobSpec| has_other_interval && [HEARTBEAT, BILLING_JOB].contains(&spec.kind.as_str());
+        // Both jobs depend on the interval: how long a new daemon may beat, and when the panel may bill. Of the jobs of the prepaid policy,
+        // each depends on the parameters of the other one.
+        let renew = |spec: &JobSpec| {
+            let kind = spec.kind.as_str();
+            has_other_interval && [HEARTBEAT, BILLING_JOB].contains(&kind)
+                || has_other_deliveries && [PREPAID_KIND, DELIVER_KIND].contains(&kind)
+        };
         let expected = Arc::new(Expected {
             // Settings that need a restart are not in force.
             panel_billing: self.daemon.panel_billing,

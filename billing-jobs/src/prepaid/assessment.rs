@@ -61,6 +61,14 @@ impl Assessment {
         is_needed.then_some(Change { decision, stored })
     }
 
+    /// An order of the state that is wanted already; none without a row.
+    pub(super) fn order_again(&self) -> Option<Change> {
+        let stored = self.stored?;
+        let mut standing = self.standing;
+        let order = standing.order(standing.desired, self.facts.now);
+        Some(Change { decision: Decision { standing, notices: Vec::new(), order: Some(order) }, stored })
+    }
+
     /// The decisions of a number of hours in which no payment arrives and billing works, each with its time. What is sent is delivered.
     #[must_use]
     pub fn simulate(&self, rules: &Rules, hours: u32, unit: WalletUnit) -> Vec<(Micros, Decision)> {

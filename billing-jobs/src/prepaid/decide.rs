@@ -4,7 +4,7 @@
 mod tests;
 
 use super::{
-    rules::{Level, Mode, Policy, Rules},
+    rules::{Level, Mode, Policy, PolicyMode, Rules},
     runway::Runway,
 };
 use crate::period::Micros;
@@ -116,7 +116,8 @@ impl Standing {
         }
     }
 
-    fn order(&mut self, desired: Desired, now: Micros) -> Order {
+    /// Makes the next order.
+    pub(super) fn order(&mut self, desired: Desired, now: Micros) -> Order {
         self.desired = desired;
         // A receiver keeps the greatest number. After a restore the time is greater than any number that was lost.
         self.epoch = self.epoch.saturating_add(1).max(now);
@@ -286,7 +287,7 @@ impl Standing {
 
     /// The notices that are due and were not given in this episode. Only the most urgent is sent.
     fn due_notices(&self, rules: &Rules, mode: Mode, runway: Runway, facts: &Facts) -> Vec<NoticeRow> {
-        if !matches!(self.state, State::Low | State::Exhausted) {
+        if !matches!(self.state, State::Low | State::Exhausted) || facts.policy.mode == PolicyMode::Postpaid {
             return Vec::new();
         }
         let exhausted = self.state == State::Exhausted;
@@ -295,6 +296,10 @@ impl Standing {
         let reached = reached.chain(self.is_final_due(rules, mode, facts).then_some(Level::FINAL));
         let reached: Vec<Level> = reached.collect();
         let most_urgent = reached.iter().copied().min();
+        let can_wait = most_urgent.is_some_and(|level| level > Level::LAST_HOUR);
+        if can_wait && rules.quiet.as_ref().is_some_and(|quiet| quiet.contains(facts.now)) {
+            return Vec::new();
+        }
         let due = reached.into_iter().filter(|level| facts.notice(*level, mode).is_none());
         due.map(|level| NoticeRow { episode: self.episode, level, passed: Some(level) != most_urgent })
             .collect()
@@ -319,6 +324,13 @@ impl Standing {
     }
 }
 
+/// The earliest time of a suspension that a final notice of this moment announces.
+#[must_use]
+pub fn suspension_time(rules: &Rules, mode: Mode, standing: &Standing, facts: &Facts) -> Option<Micros> {
+    let earliest = standing.grace_end(rules, mode, facts)?.max(facts.now.saturating_add(rules.final_lead));
+    rules.window.as_ref().map_or(Some(earliest), |window| window.next(earliest))
+}
+
 fn is_reached(level: Level, runway: Runway) -> bool {
     !runway.covers(i64::from(level.0) + 1)
 }
@@ -336,6 +348,8 @@ pub enum Guard {
     Notices,
     /// The final notice was sent, and its hour has come.
     FinalNotice,
+    /// Instances are suspended at this hour.
+    Window,
     /// The organization is not exempt.
     Exempt,
     /// The time before which the organization is not suspended has passed.
@@ -352,6 +366,7 @@ impl Guard {
             Self::Grace => "grace",
             Self::Notices => "notices",
             Self::FinalNotice => "final_notice",
+            Self::Window => "window",
             Self::Exempt => "exempt",
             Self::NeverSuspendUntil => "never_suspend_until",
         }
@@ -386,7 +401,10 @@ pub fn unmet(rules: &Rules, mode: Mode, standing: &Standing, facts: &Facts) -> V
     require(rules.notices_needed == 0 || has_passed(old_enough), Guard::Notices, old_enough);
     let announced = facts.notice(Level::FINAL, mode).map(|notice| notice.at.saturating_add(rules.final_lead));
     require(rules.final_lead == 0 || has_passed(announced), Guard::FinalNotice, announced);
-    require(!facts.policy.exempt, Guard::Exempt, None);
+    if let Some(window) = &rules.window {
+        require(window.contains(facts.now), Guard::Window, window.next(facts.now));
+    }
+    require(!facts.policy.is_exempt(), Guard::Exempt, None);
     let never_before = facts.policy.never_suspend_until;
     require(never_before.is_none() || has_passed(never_before), Guard::NeverSuspendUntil, never_before);
     unmet

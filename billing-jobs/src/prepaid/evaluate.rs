@@ -1,20 +1,23 @@
 //! One check: the watched organizations and, after a run of billing, all others. What changes is decided again under the lock of the
 //! wallet before it is written.
 
+use std::collections::BTreeMap;
+
 use billing_scheduler::FencingToken;
-use billing_store::{Transaction, begin, statement};
+use billing_store::{Transaction, begin, columns, statement};
 use sea_orm::{ConnectionTrait as _, DbErr, Value};
 use serde_json::{Value as Json, json};
 
 use super::{
-    Prepaid,
+    Desired, Prepaid,
     assessment::{Assessment, Change},
+    event::{Event, LISTED_INSTANCES, events},
     read::{Context, PAGE, Selection},
 };
 use crate::period::Micros;
 
 /// How many organizations are decided in one transaction. Their wallets are locked meanwhile.
-const BATCH: usize = 250;
+pub(super) const BATCH: usize = 250;
 
 /// Whose check it is.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +37,12 @@ pub struct Evaluation {
     pub changed: u64,
     /// The notices that were recorded, without those that a more urgent one replaced.
     pub notices: u64,
+    /// The orders to suspend.
+    pub suspended: u64,
+    /// The orders to resume.
+    pub resumed: u64,
+    /// Whether a delivery is due.
+    pub has_deliveries: bool,
     /// Whether it ended early, because it had to stop.
     pub stopped: bool,
 }
@@ -71,14 +80,15 @@ impl Prepaid {
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Evaluation, EvaluationError> {
         let context = self.context(as_of).await?;
-        let mut evaluation = Evaluation::default();
+        let mut evaluation = Evaluation { has_deliveries: context.is_due, ..Evaluation::default() };
         let mut after = String::new();
         loop {
             let page = self.page(&context, &Selection::Watched(after)).await?;
             let is_last = i64::try_from(page.len()).is_ok_and(|found| found < PAGE);
             after = page.last().map(|last| last.organization.clone()).unwrap_or_default();
             evaluation.checked += page.len() as u64;
-            let changing = page.iter().filter(|one| one.change(&self.rules, self.mode).is_some());
+            let mode = self.effective_mode(&context);
+            let changing = page.iter().filter(|one| one.change(&self.rules, mode).is_some());
             let changing: Vec<String> = changing.map(|one| one.organization.clone()).collect();
             self.write(claim, &context, &changing, stop, &mut evaluation).await?;
             if is_last || evaluation.stopped {
@@ -141,48 +151,150 @@ impl Prepaid {
             let txn = begin(&self.db).await?;
             self.lock(&txn, claim, batch).await?;
             let found = self.listed(&txn, context, prices, batch).await?;
-            let changes: Vec<(&Assessment, Change)> =
-                found.iter().filter_map(|one| Some((one, one.change(&self.rules, self.mode)?))).collect();
-            let standings: Vec<Json> =
-                changes.iter().map(|(one, change)| standing_row(one, change)).collect();
-            let notices: Vec<Json> =
-                changes.iter().flat_map(|(one, change)| notice_rows(one, change)).collect();
-            insert(&txn, "billing_standings", &self.sql.write_standings, &standings).await?;
-            insert(&txn, "billing_notices", &self.sql.insert_notices, &notices).await?;
+            let mode = self.effective_mode(context);
+            let changes: Vec<Changed<'_>> =
+                found.iter().filter_map(|one| Some((one, one.change(&self.rules, mode)?))).collect();
+            self.store(&txn, context, &changes).await?;
             txn.commit().await?;
-            evaluation.changed += standings.len() as u64;
-            let sent = changes
-                .iter()
-                .flat_map(|(_, change)| &change.decision.notices)
-                .filter(|notice| !notice.passed);
-            evaluation.notices += sent.count() as u64;
+            evaluation.add(&changes);
         }
         Ok(())
     }
 
-    /// Begins the work of a transaction: its settings, the check of the claim, and the locks of the wallets in the order of their ids, as
-    /// billing locks them.
+    /// Writes the standings, the notices, the events and their deliveries.
+    async fn store(
+        &self,
+        txn: &Transaction,
+        context: &Context,
+        changes: &[Changed<'_>],
+    ) -> Result<(), EvaluationError> {
+        let ordered = changes.iter().filter(|(_, change)| change.decision.order.is_some());
+        let ordered: Vec<&str> = ordered.map(|(one, _)| one.organization.as_str()).collect();
+        let instances = self.instances(txn, &ordered).await?;
+        let mode = self.effective_mode(context);
+        let events: Vec<Event> = changes
+            .iter()
+            .flat_map(|(one, change)| {
+                let instances = instances.get(&one.organization).map_or(&[][..], Vec::as_slice);
+                events(&self.rules, mode, one, change, instances)
+            })
+            .collect();
+        let standings: Vec<Json> = changes.iter().map(|(one, change)| standing_row(one, change)).collect();
+        let notices: Vec<Json> =
+            changes.iter().flat_map(|(one, change)| notice_rows(one, change, &events)).collect();
+        insert(txn, "billing_standings", &self.sql.write_standings, &standings).await?;
+        insert(txn, "billing_notices", &self.sql.insert_notices, &notices).await?;
+        self.store_events(txn, context.now, &events).await
+    }
+
+    /// Writes events, each with a delivery for every endpoint that receives it. Older orders of the same organizations are not sent any
+    /// more.
+    pub(super) async fn store_events(
+        &self,
+        txn: &Transaction,
+        now: Micros,
+        events: &[Event],
+    ) -> Result<(), EvaluationError> {
+        let orders = events.iter().filter(|event| event.epoch.is_some());
+        let ordered: Vec<&str> = orders.map(|event| event.organization.as_str()).collect();
+        if !ordered.is_empty() {
+            let ordered = Json::from(ordered).to_string();
+            txn.execute_raw(statement(txn, &self.sql.supersede, [ordered.into()])).await?;
+        }
+        let rows: Vec<Json> = events.iter().map(|event| event_row(event, now)).collect();
+        insert(txn, "billing_events", &self.sql.insert_events, &rows).await?;
+        let receivers = |event: &Event| {
+            let kind = event.kind;
+            self.endpoints.iter().filter(move |endpoint| endpoint.receives(kind))
+        };
+        let deliveries = events.iter().flat_map(|event| {
+            receivers(event).map(|endpoint| {
+                json!({
+                    "event_id": event.id,
+                    "endpoint": endpoint.name,
+                    "organization": event.organization,
+                    "needed": endpoint.needed,
+                    "next_at": now,
+                })
+            })
+        });
+        let deliveries: Vec<Json> = deliveries.collect();
+        insert(txn, "billing_deliveries", &self.sql.insert_deliveries, &deliveries).await
+    }
+
+    /// The instances of these organizations, of each one more than an order lists at most.
+    pub(super) async fn instances(
+        &self,
+        txn: &Transaction,
+        organizations: &[&str],
+    ) -> Result<BTreeMap<String, Vec<Json>>, DbErr> {
+        let mut instances: BTreeMap<String, Vec<Json>> = BTreeMap::new();
+        if organizations.is_empty() {
+            return Ok(instances);
+        }
+        let limit = i64::try_from(LISTED_INSTANCES + 1).unwrap_or(i64::MAX);
+        let values: [Value; 2] = [Json::from(organizations).to_string().into(), limit.into()];
+        for row in txn.query_all_raw(statement(txn, &self.sql.instances, values)).await? {
+            let instance = json!({
+                "id": row.try_get::<String>("", "id")?,
+                "provider_instance_id": columns::lossy(&row, "provider_instance_id"),
+                "label": columns::lossy(&row, "label"),
+            });
+            instances.entry(row.try_get("", "organization")?).or_default().push(instance);
+        }
+        Ok(instances)
+    }
+
+    /// Begins the work of a transaction: the check of the claim, and the locks of the wallets.
     async fn lock(
         &self,
         txn: &Transaction,
         claim: Claim<'_>,
         batch: &[String],
     ) -> Result<(), EvaluationError> {
-        if let Some(settings) = &self.sql.settings {
-            txn.query_one_raw(statement(txn, settings, [])).await?;
-        }
         let values: [Value; 2] = [claim.job.into(), claim.fencing_token.0.into()];
         if txn.query_one_raw(statement(txn, &self.sql.check_fence, values)).await?.is_none() {
             return Err(EvaluationError::Fenced(claim.job.to_owned()));
         }
+        Ok(self.lock_wallets(txn, batch).await?)
+    }
+
+    /// Locks the wallets of these organizations in the order of their ids, as billing locks them.
+    pub(super) async fn lock_wallets(
+        &self,
+        txn: &Transaction,
+        organizations: &[String],
+    ) -> Result<(), DbErr> {
+        if let Some(settings) = &self.sql.settings {
+            txn.query_one_raw(statement(txn, settings, [])).await?;
+        }
         if let Some(lock) = &self.sql.lock_wallets {
-            txn.query_all_raw(statement(txn, lock, [Json::from(batch).to_string().into()])).await?;
+            txn.query_all_raw(statement(txn, lock, [Json::from(organizations).to_string().into()])).await?;
         }
         Ok(())
     }
 }
 
-fn standing_row(assessment: &Assessment, Change { decision, stored }: &Change) -> Json {
+/// An organization with what a check writes for it.
+type Changed<'a> = (&'a Assessment, Change);
+
+impl Evaluation {
+    fn add(&mut self, changes: &[Changed<'_>]) {
+        self.changed += changes.len() as u64;
+        for (_, change) in changes {
+            let decision = &change.decision;
+            self.notices += decision.notices.iter().filter(|notice| !notice.passed).count() as u64;
+            match decision.order.map(|order| order.desired) {
+                Some(Desired::Suspended) => self.suspended += 1,
+                Some(Desired::Running) => self.resumed += 1,
+                None => {}
+            }
+            self.has_deliveries |= decision.order.is_some();
+        }
+    }
+}
+
+pub(super) fn standing_row(assessment: &Assessment, Change { decision, stored }: &Change) -> Json {
     let standing = &decision.standing;
     let account = assessment.account.as_ref().ok();
     json!({
@@ -202,9 +314,28 @@ fn standing_row(assessment: &Assessment, Change { decision, stored }: &Change) -
     })
 }
 
-fn notice_rows<'a>(assessment: &'a Assessment, change: &'a Change) -> impl Iterator<Item = Json> + 'a {
+fn event_row(event: &Event, now: Micros) -> Json {
+    json!({
+        "id": event.id,
+        "type": event.kind,
+        "organization": event.organization,
+        "epoch": event.epoch,
+        "body": event.body,
+        "created_at": now,
+    })
+}
+
+fn notice_rows<'a>(
+    assessment: &'a Assessment,
+    change: &'a Change,
+    events: &'a [Event],
+) -> impl Iterator<Item = Json> + 'a {
     change.decision.notices.iter().map(|notice| {
+        let is_of_notice = |event: &&Event| {
+            event.organization == assessment.organization && event.level == Some(notice.level)
+        };
         json!({
+            "event_id": events.iter().find(is_of_notice).map(|event| event.id),
             "organization": assessment.organization,
             "episode": notice.episode,
             "level": notice.level.0,
@@ -214,7 +345,7 @@ fn notice_rows<'a>(assessment: &'a Assessment, change: &'a Change) -> impl Itera
     })
 }
 
-async fn insert(
+pub(super) async fn insert(
     txn: &Transaction,
     table: &'static str,
     sql: &str,

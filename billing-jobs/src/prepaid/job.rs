@@ -3,98 +3,32 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use billing_scheduler::{Job, JobContext, JobError, Outcome, serde_json::json};
-use billing_store::job_error;
-use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
-use tracing::info;
+use billing_scheduler::{
+    ControlAction, ControlRequest, Job, JobContext, JobError, Outcome, serde_json::json,
+};
+use billing_store::{job_error, submit_request};
+use sea_orm::DatabaseConnection;
+use tracing::{info, warn};
+use uuid::Uuid;
 
 use super::{
-    Prepaid,
-    evaluate::{Claim, EvaluationError},
-    rules::{Mode, Rules},
+    Prepaid, Which, delivery,
+    evaluate::{Claim, Evaluation, EvaluationError},
+    params::PrepaidParams,
 };
-use crate::{Services, period::Micros};
-
-/// The parameters of kind `prepaid`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub struct PrepaidParams {
-    /// `watch` evaluates and records what would be sent, and sends nothing.
-    pub mode: PrepaidMode,
-    /// The hours of runway at which customers are notified, the highest first.
-    #[serde(deserialize_with = "notice_hours")]
-    #[schemars(length(min = 1), inner(range(min = 1, max = 720)))]
-    pub notice_hours: Vec<u16>,
-    /// How long an exhausted wallet is tolerated while billing works, from `1h` to `30d`.
-    #[serde(deserialize_with = "grace", serialize_with = "billing_scheduler::duration::serialize")]
-    #[schemars(with = "String", regex(pattern = billing_scheduler::duration::PATTERN))]
-    pub grace: Duration,
-    /// The hours of runway with which a suspended organization is resumed.
-    pub resume_hours: std::num::NonZeroU16,
-}
-
-/// The modes of the job.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum PrepaidMode {
-    /// Nothing is sent.
-    #[default]
-    Watch,
-}
-
-impl Default for PrepaidParams {
-    fn default() -> Self {
-        Self {
-            mode: PrepaidMode::Watch,
-            notice_hours: vec![72, 24, 1],
-            grace: Duration::from_hours(24),
-            resume_hours: std::num::NonZeroU16::MIN,
-        }
-    }
-}
-
-impl PrepaidParams {
-    /// The rules that these parameters set.
-    #[must_use]
-    pub fn rules(&self) -> Rules {
-        let grace = Micros::try_from(self.grace.as_micros()).unwrap_or(Micros::MAX);
-        Rules::new(&self.notice_hours, grace, self.resume_hours.get().into())
-    }
-
-    pub(super) fn mode(&self) -> Mode {
-        match self.mode {
-            PrepaidMode::Watch => Mode::Watch,
-        }
-    }
-}
-
-fn notice_hours<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, D::Error> {
-    let hours = Vec::<u16>::deserialize(deserializer)?;
-    let is_valid = !hours.is_empty()
-        && hours.iter().all(|hours| (1..=720).contains(hours))
-        && hours.is_sorted_by(|one, next| one > next);
-    if is_valid {
-        return Ok(hours);
-    }
-    Err(D::Error::custom(
-        "is not a list of hours from 720 to 1, each less than the one before, such as [72, 24, 1]",
-    ))
-}
-
-fn grace<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let grace = billing_scheduler::duration::deserialize(deserializer)?;
-    if (Duration::from_hours(1)..=Duration::from_hours(720)).contains(&grace) {
-        return Ok(grace);
-    }
-    Err(D::Error::custom("is not a duration from 1h to 30d"))
-}
+use crate::{BILLING_JOB, Services};
 
 /// The job of kind `prepaid`.
 #[derive(Debug)]
 pub struct PrepaidJob {
     prepaid: Prepaid,
+    db: DatabaseConnection,
 }
+
+/// How long a run sends orders at most: the next check must not wait for slow receivers.
+const DELIVERY_LIMIT: Duration = Duration::from_secs(25);
+/// The operator of a run of billing that charges arrears.
+const REQUESTED_BY: &str = "prepaid";
 
 impl PrepaidJob {
     /// Checks the organizations in the database of `services`.
@@ -102,7 +36,26 @@ impl PrepaidJob {
     #[expect(clippy::needless_pass_by_value, reason = "the registry passes parameters by value")]
     pub fn new(services: &Services, params: PrepaidParams) -> Self {
         let prepaid = Prepaid::new(services.db.clone(), services.panel, &params, services.billing_interval);
-        Self { prepaid }
+        Self {
+            prepaid: prepaid.with_endpoints(services.deliveries.endpoints.clone()),
+            db: services.db.clone(),
+        }
+    }
+
+    /// Requests a run of billing, so that arrears are charged without waiting for the next one.
+    async fn charge_arrears(&self, ctx: &JobContext) {
+        let request = ControlRequest {
+            id: Uuid::now_v7(),
+            job: BILLING_JOB.to_owned(),
+            action: ControlAction::RunNow,
+            by: REQUESTED_BY.to_owned(),
+            reason: Some("an organization is resumed".to_owned()),
+            at: ctx.clock().now(),
+        };
+        // The next run by schedule charges them as well.
+        if let Err(error) = submit_request(&self.db, &request).await {
+            warn!(%error, "cannot request a run of job `{BILLING_JOB}`: {error}");
+        }
     }
 }
 
@@ -118,48 +71,36 @@ impl Job for PrepaidJob {
         if evaluation.stopped {
             return Ok(Outcome::Interrupted { items: evaluation.checked });
         }
-        if evaluation.notices > 0 {
-            info!(
-                notices = evaluation.notices,
-                "{} notices are due; mode `watch` sends none", evaluation.notices
-            );
+        log(&evaluation);
+        if evaluation.resumed > 0 {
+            self.charge_arrears(ctx).await;
+        }
+        // The orders do not wait for the next run of the job that makes the other deliveries.
+        if evaluation.has_deliveries {
+            let until = ctx.clock().monotonic() + DELIVERY_LIMIT;
+            let stop = || stop() || ctx.clock().monotonic() > until;
+            let drained = self.prepaid.deliver(Which::Orders, None, &stop).await.map_err(job_error)?;
+            delivery::report(&drained);
         }
         let details = json!({
             "checked": evaluation.checked,
             "changed": evaluation.changed,
             "notices": evaluation.notices,
+            "suspended": evaluation.suspended,
+            "resumed": evaluation.resumed,
         });
         Ok(Outcome::Done { items: evaluation.checked, details })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use serde_json::{from_value, json};
-
-    use super::*;
-
-    #[test]
-    fn parameters_reject_unusable_values() {
-        let params = |params| from_value::<PrepaidParams>(params).map_err(|error| error.to_string());
-        assert_eq!(params(json!({})), Ok(PrepaidParams::default()));
-        assert_eq!(
-            params(json!({ "notice-hours": [720, 1], "grace": "1h", "resume-hours": 3 }))
-                .map(|params| params.rules().recovered_hours),
-            Ok(900)
+fn log(evaluation: &Evaluation) {
+    let Evaluation { notices, suspended, resumed, .. } = evaluation;
+    if notices + suspended + resumed > 0 {
+        info!(
+            notices,
+            suspended,
+            resumed,
+            "{notices} notices are due; {suspended} organizations are suspended, {resumed} resumed"
         );
-        for invalid in [
-            json!({ "notice-hours": [] }),
-            json!({ "notice-hours": [24, 72] }),
-            json!({ "notice-hours": [24, 24] }),
-            json!({ "notice-hours": [721] }),
-            json!({ "notice-hours": [1, 0] }),
-            json!({ "grace": "59m" }),
-            json!({ "grace": "31d" }),
-            json!({ "resume-hours": 0 }),
-            json!({ "mode": "enforce" }),
-        ] {
-            params(invalid.clone()).expect_err(&invalid.to_string());
-        }
     }
 }

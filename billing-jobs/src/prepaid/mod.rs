@@ -3,14 +3,24 @@
 
 mod assessment;
 mod decide;
+mod delivery;
+pub(crate) mod endpoint;
 mod evaluate;
+mod event;
+mod event_type;
 mod job;
+mod params;
 mod read;
+mod reconcile;
 mod rules;
 mod runway;
 mod sql;
+mod window;
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use sea_orm::{DatabaseConnection, DbErr};
 
@@ -18,18 +28,26 @@ pub use self::{
     assessment::Assessment,
     decide::{
         Decision, Desired, Facts, Given, Guard, Notice, NoticeRow, Order, Standing, State, Unmet, decide,
-        earliest, unmet,
+        earliest, suspension_time, unmet,
+    },
+    delivery::{DeliverJob, Drained, Which},
+    endpoint::{
+        Answer, DeliverParams, DeliverySettings, Endpoint, EndpointKind, EndpointParams, Status, Verdict,
     },
     evaluate::{Claim, Evaluation, EvaluationError},
-    job::{PrepaidJob, PrepaidMode, PrepaidParams},
-    rules::{Level, Mode, Policy, Rules},
+    event_type::{TYPES, notice_type, order_type},
+    job::PrepaidJob,
+    params::{PrepaidMode, PrepaidParams},
+    rules::{Level, Mode, Policy, PolicyMode, Rules},
     runway::{Account, Runway},
+    window::{Window, WindowParams},
 };
 use self::{
-    read::{PAGE, Selection},
+    read::{Context, PAGE, Selection},
     sql::Statements,
 };
 use crate::{
+    PREPAID_KIND,
     billing::{Biller, BillingSettings},
     panel::Panel,
     period::Micros,
@@ -44,6 +62,8 @@ pub struct Prepaid {
     rules: Rules,
     mode: Mode,
     billing_interval: Duration,
+    /// Where events are sent.
+    endpoints: Arc<[Endpoint]>,
     /// Knows the prices of instances that billing has not priced yet.
     biller: Biller,
     /// The end of the run of billing after which all organizations were checked last; the earliest time if there was no run.
@@ -67,8 +87,15 @@ impl Prepaid {
             rules: params.rules(),
             mode: params.mode(),
             billing_interval,
+            endpoints: Arc::default(),
             checked_run: Mutex::new(None),
         }
+    }
+
+    /// With these endpoints for its events.
+    #[must_use]
+    pub fn with_endpoints(self, endpoints: Arc<[Endpoint]>) -> Self {
+        Self { endpoints, ..self }
     }
 
     /// The rules that apply.

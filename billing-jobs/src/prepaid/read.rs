@@ -9,7 +9,7 @@ use super::{
     Prepaid,
     assessment::{Assessment, Stored},
     decide::{Desired, Facts, Given, Notice, Standing, State},
-    rules::{Level, Policy},
+    rules::{Level, Mode, Policy, PolicyMode},
     runway::Account,
 };
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     money::{Carry, HourlyRate, Money, Rate},
     period::{Change, Micros, Rates, whole_hours},
     price::{PriceKey, PriceList},
+    restore_detection::ACCEPTED,
 };
 
 /// What is read once for all organizations.
@@ -29,6 +30,12 @@ pub(super) struct Context {
     pub(super) last_run: Option<Micros>,
     /// Since when billing has worked without an outage; none if it does not work.
     pub(super) billing_ok_since: Option<Micros>,
+    /// The time that replaces that of the database.
+    pub(super) as_of: Option<Micros>,
+    /// Whether a delivery is due.
+    pub(super) is_due: bool,
+    /// Whether a restored database was accepted and not reconciled.
+    is_restored: bool,
     prices: OnceCell<PriceList>,
 }
 
@@ -43,6 +50,8 @@ pub(super) enum Selection {
     Listed(Vec<String>),
 }
 
+/// The action in the audit log after which the policy is in force again on a restored database.
+pub(super) const RECONCILED: &str = "reconcile";
 /// How many organizations are read at a time.
 pub(super) const PAGE: i64 = 2_000;
 /// How many organizations that may be low are found at a time.
@@ -54,7 +63,8 @@ impl Prepaid {
         let gap =
             Micros::try_from(self.billing_interval.as_micros()).unwrap_or(Micros::MAX / 8).saturating_mul(2);
         let window = self.rules.grace.saturating_add(gap.saturating_mul(2));
-        let values: [Value; 4] = [as_of.into(), BILLING_JOB.into(), gap.into(), window.into()];
+        let values: [Value; 6] =
+            [as_of.into(), BILLING_JOB.into(), gap.into(), window.into(), ACCEPTED.into(), RECONCILED.into()];
         let row = query_one(&self.db, statement(&self.db, &self.sql.context, values)).await?;
         let row = row.ok_or_else(|| DbErr::RecordNotFound("the time".to_owned()))?;
         let now: Micros = row.try_get("", "now")?;
@@ -66,8 +76,16 @@ impl Prepaid {
             now,
             last_run,
             billing_ok_since: works_since.filter(|_| works),
+            as_of,
+            is_due: row.try_get("", "is_due")?,
+            is_restored: row.try_get("", "is_restored")?,
             prices: OnceCell::new(),
         })
+    }
+
+    /// What the policy may do at present: after a restore it watches until the wanted states are sent again.
+    pub(super) fn effective_mode(&self, context: &Context) -> Mode {
+        if context.is_restored { Mode::Watch } else { self.mode }
     }
 
     /// The ids of the next organizations after `after` that are not watched and may have to be.
@@ -131,7 +149,7 @@ impl Prepaid {
     }
 
     /// The value of a parameter that is the id of an organization; the first one of all is empty.
-    fn id(&self, after: &str) -> Value {
+    pub(super) fn id(&self, after: &str) -> Value {
         let least = match self.db.get_database_backend() {
             DbBackend::Sqlite => "",
             _ => "00000000-0000-0000-0000-000000000000",
@@ -148,8 +166,9 @@ impl Prepaid {
         let standing = standing(row)?;
         let wallet = wallet(row);
         let currency = wallet.as_ref().ok().map(|(_, currency)| *currency);
+        let (policy, credit_limit) = policy(row)?;
         let account = self.account(row, context.now, prices).and_then(|account| match wallet {
-            Ok((balance, _)) => Ok(Account { balance, ..account }),
+            Ok((balance, _)) => Ok(Account { balance, credit_limit, ..account }),
             // What nothing is spent of need not be known.
             Err(_) if account.burn.0 == 0 => Ok(account),
             Err(problem) => Err(problem),
@@ -161,7 +180,7 @@ impl Prepaid {
             owes: account.as_ref().is_ok_and(|account| account.owed.0 > 0),
             billing_ok_since: context.billing_ok_since.filter(|_| !waits),
             notices: notices(row)?,
-            policy: Policy::default(),
+            policy,
         };
         let stored = match row.try_get::<Option<bool>>("", "watched")? {
             Some(watched) => Some(Stored { watched, runway_hours: row.try_get("", "runway_hours")? }),
@@ -269,6 +288,17 @@ fn standing(row: &QueryResult) -> Result<Option<Standing>, DbErr> {
         epoch: row.try_get("", "epoch")?,
         desired: if is_suspended { Desired::Suspended } else { Desired::Running },
     }))
+}
+
+/// What the organization's row of `billing_policies` sets, and its credit limit.
+fn policy(row: &QueryResult) -> Result<(Policy, Money), DbErr> {
+    let Some(mode) = row.try_get::<Option<String>>("", "policy_mode")? else {
+        return Ok((Policy::default(), Money(0)));
+    };
+    let known = PolicyMode::ALL.into_iter().find(|known| known.as_str() == mode);
+    let mode = known.ok_or_else(|| DbErr::Type(format!("billing_policies.mode is `{mode}`")))?;
+    let policy = Policy { mode, never_suspend_until: row.try_get("", "never_suspend_until")? };
+    Ok((policy, Money(row.try_get("", "credit_limit")?)))
 }
 
 fn notices(row: &QueryResult) -> Result<Vec<Notice>, DbErr> {

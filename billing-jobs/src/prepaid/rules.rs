@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 
+use super::window::Window;
 use crate::period::{HOUR, Micros};
 
 /// How many notices of the episode are delivered before a suspension.
@@ -29,6 +30,8 @@ pub struct Level(pub i32);
 impl Level {
     /// The wallet does not cover the next hour.
     pub const EXHAUSTED: Self = Self(0);
+    /// The least number of hours at which a notice does not wait for the end of the quiet hours.
+    pub(super) const LAST_HOUR: Self = Self(1);
     /// The last notice before a suspension.
     pub const FINAL: Self = Self(-1);
 }
@@ -49,6 +52,10 @@ pub struct Rules {
     pub notice_age: Micros,
     /// How long before a suspension the final notice is sent.
     pub final_lead: Micros,
+    /// When notices that are not urgent wait.
+    pub quiet: Option<Window>,
+    /// When instances may be suspended; at any time by default.
+    pub window: Option<Window>,
 }
 
 impl Rules {
@@ -66,6 +73,8 @@ impl Rules {
             notices_needed: NOTICES_NEEDED,
             notice_age: NOTICE_AGE,
             final_lead: FINAL_LEAD.min(grace),
+            quiet: None,
+            window: None,
         }
     }
 
@@ -89,19 +98,52 @@ impl Default for Rules {
     }
 }
 
+/// How an organization pays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PolicyMode {
+    /// The rules apply.
+    #[default]
+    Prepaid,
+    /// It pays invoices: it is neither notified nor suspended.
+    Postpaid,
+    /// It is notified and never suspended.
+    Exempt,
+}
+
+impl PolicyMode {
+    /// Every mode, in the order of the documentation.
+    pub const ALL: [Self; 3] = [Self::Prepaid, Self::Postpaid, Self::Exempt];
+
+    /// The word for it in the database.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Prepaid => "prepaid",
+            Self::Postpaid => "postpaid",
+            Self::Exempt => "exempt",
+        }
+    }
+}
+
 /// What applies to one organization alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// The organization is never suspended.
-    pub exempt: bool,
+    /// How the organization pays.
+    pub mode: PolicyMode,
     /// The organization is not suspended before this time.
     pub never_suspend_until: Option<Micros>,
 }
 
 impl Policy {
+    /// Whether the organization is never suspended.
+    #[must_use]
+    pub fn is_exempt(&self) -> bool {
+        self.mode != PolicyMode::Prepaid
+    }
+
     /// Whether the organization may be suspended at `now`.
     #[must_use]
     pub fn allows_suspension(&self, now: Micros) -> bool {
-        !self.exempt && self.never_suspend_until.is_none_or(|until| until <= now)
+        !self.is_exempt() && self.never_suspend_until.is_none_or(|until| until <= now)
     }
 }

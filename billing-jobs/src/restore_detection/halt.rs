@@ -17,7 +17,7 @@ use billing_store::{
 };
 
 /// The action of an acceptance in the audit log.
-const ACCEPTED: &str = "accept a restore";
+pub(crate) const ACCEPTED: &str = "accept a restore";
 
 /// Why no daemon bills: a batch that was committed is missing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

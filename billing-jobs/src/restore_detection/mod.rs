@@ -18,6 +18,7 @@ use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbErr, Value};
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
+pub(crate) use self::halt::ACCEPTED;
 pub use self::{
     halt::{Acceptance, Halt, accept},
     note::{Batch, Note},

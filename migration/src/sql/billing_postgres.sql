@@ -130,6 +130,8 @@ CREATE TABLE IF NOT EXISTS billing_standings (
     exhausted_at timestamptz,
     epoch bigint NOT NULL CHECK (epoch >= 0),
     desired text NOT NULL CHECK (desired IN ('running', 'suspended')),
+    acked_epoch bigint CHECK (acked_epoch <= epoch),
+    acked_at timestamptz,
     evaluated_at timestamptz NOT NULL,
     CHECK ((state = 'exhausted') = (exhausted_at IS NOT NULL))
 ) WITH (fillfactor = 80);
@@ -147,3 +149,58 @@ CREATE TABLE IF NOT EXISTS billing_notices (
     PRIMARY KEY (organization_id, episode, level),
     CHECK (event_id IS NOT NULL OR delivered_at IS NULL)
 );
+
+-- What the prepaid policy sends: `body` is what is signed. An event is never changed, and stays as long as one of its deliveries.
+CREATE TABLE IF NOT EXISTS billing_events (
+    id uuid PRIMARY KEY,
+    type text NOT NULL,
+    organization_id uuid,
+    epoch bigint,
+    body text NOT NULL,
+    created_at timestamptz NOT NULL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS billing_events_one_order ON billing_events (organization_id, epoch) WHERE epoch IS NOT NULL;
+
+CREATE OR REPLACE FUNCTION billing_events_are_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'billing_events is append-only: a receiver may have an event already' USING ERRCODE = 'restrict_violation';
+END $$;
+DROP TRIGGER IF EXISTS billing_events_append_only ON billing_events;
+CREATE TRIGGER billing_events_append_only BEFORE UPDATE OR TRUNCATE ON billing_events
+    FOR EACH STATEMENT EXECUTE FUNCTION billing_events_are_append_only();
+
+-- The deliveries of events, one for each endpoint that receives the type of the event. `attempts` identifies a claim, which ends at
+-- `claimed_until`. Of an endpoint that answered 410, no delivery is attempted until an operator repeats the one that it refused.
+CREATE TABLE IF NOT EXISTS billing_deliveries (
+    event_id uuid NOT NULL REFERENCES billing_events (id),
+    endpoint text NOT NULL,
+    organization_id uuid,
+    needed boolean NOT NULL,
+    status text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'sent', 'dead', 'superseded', 'cancelled')),
+    attempts integer NOT NULL DEFAULT 0 CHECK (attempts >= 0),
+    next_at timestamptz NOT NULL,
+    claimed_until timestamptz,
+    last_code integer,
+    last_error text,
+    sent_at timestamptz,
+    PRIMARY KEY (event_id, endpoint),
+    CHECK ((status = 'sent') = (sent_at IS NOT NULL))
+) WITH (fillfactor = 80);
+CREATE INDEX IF NOT EXISTS billing_deliveries_due ON billing_deliveries (next_at) WHERE status = 'pending';
+CREATE INDEX IF NOT EXISTS billing_deliveries_claimed ON billing_deliveries (endpoint, organization_id) WHERE claimed_until IS NOT NULL;
+CREATE INDEX IF NOT EXISTS billing_deliveries_dead ON billing_deliveries (endpoint) WHERE status = 'dead';
+
+-- What applies to one organization alone. Only an operator writes it.
+CREATE TABLE IF NOT EXISTS billing_policies (
+    organization_id uuid PRIMARY KEY,
+    mode text NOT NULL CHECK (mode IN ('prepaid', 'postpaid', 'exempt')),
+    credit_limit bigint NOT NULL CHECK (credit_limit >= 0),
+    never_suspend_until timestamptz,
+    contact text,
+    changed_by text NOT NULL,
+    reason text NOT NULL,
+    changed_at timestamptz NOT NULL
+);
+
+-- The newest acceptance of a restore is read by each check of the prepaid policy.
+CREATE INDEX IF NOT EXISTS billing_audit_log_by_action ON scheduler_audit_log (action, id);

@@ -139,6 +139,8 @@ CREATE TABLE IF NOT EXISTS billing_standings (
     exhausted_at INTEGER,
     epoch INTEGER NOT NULL CHECK (epoch >= 0),
     desired TEXT NOT NULL CHECK (desired IN ('running', 'suspended')),
+    acked_epoch INTEGER CHECK (acked_epoch <= epoch),
+    acked_at INTEGER,
     evaluated_at INTEGER NOT NULL,
     CHECK ((state = 'exhausted') = (exhausted_at IS NOT NULL))
 ) STRICT;
@@ -156,3 +158,52 @@ CREATE TABLE IF NOT EXISTS billing_notices (
     PRIMARY KEY (organization_id, episode, level),
     CHECK (event_id IS NOT NULL OR delivered_at IS NULL)
 ) STRICT, WITHOUT ROWID;
+
+-- What the prepaid policy sends: `body` is what is signed. An event is never changed, and stays as long as one of its deliveries.
+CREATE TABLE IF NOT EXISTS billing_events (
+    id TEXT PRIMARY KEY NOT NULL,
+    type TEXT NOT NULL,
+    organization_id TEXT,
+    epoch INTEGER,
+    body TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX IF NOT EXISTS billing_events_one_order ON billing_events (organization_id, epoch) WHERE epoch IS NOT NULL;
+CREATE TRIGGER IF NOT EXISTS billing_events_no_update BEFORE UPDATE ON billing_events
+BEGIN SELECT RAISE(ABORT, 'billing_events is append-only: a receiver may have an event already'); END;
+
+-- The deliveries of events, one for each endpoint that receives the type of the event. `attempts` identifies a claim, which ends at
+-- `claimed_until`. Of an endpoint that answered 410, no delivery is attempted until an operator repeats the one that it refused.
+CREATE TABLE IF NOT EXISTS billing_deliveries (
+    event_id TEXT NOT NULL REFERENCES billing_events (id),
+    endpoint TEXT NOT NULL,
+    organization_id TEXT,
+    needed INTEGER NOT NULL CHECK (needed IN (0, 1)),
+    status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'sent', 'dead', 'superseded', 'cancelled')),
+    attempts INTEGER NOT NULL DEFAULT 0 CHECK (attempts >= 0),
+    next_at INTEGER NOT NULL,
+    claimed_until INTEGER,
+    last_code INTEGER,
+    last_error TEXT,
+    sent_at INTEGER,
+    PRIMARY KEY (event_id, endpoint),
+    CHECK ((status = 'sent') = (sent_at IS NOT NULL))
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS billing_deliveries_due ON billing_deliveries (next_at) WHERE status = 'pending';
+CREATE INDEX IF NOT EXISTS billing_deliveries_claimed ON billing_deliveries (endpoint, organization_id) WHERE claimed_until IS NOT NULL;
+CREATE INDEX IF NOT EXISTS billing_deliveries_dead ON billing_deliveries (endpoint) WHERE status = 'dead';
+
+-- What applies to one organization alone. Only an operator writes it.
+CREATE TABLE IF NOT EXISTS billing_policies (
+    organization_id TEXT PRIMARY KEY NOT NULL,
+    mode TEXT NOT NULL CHECK (mode IN ('prepaid', 'postpaid', 'exempt')),
+    credit_limit INTEGER NOT NULL CHECK (credit_limit >= 0),
+    never_suspend_until INTEGER,
+    contact TEXT,
+    changed_by TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    changed_at INTEGER NOT NULL
+) STRICT;
+
+-- The newest acceptance of a restore is read by each check of the prepaid policy.
+CREATE INDEX IF NOT EXISTS billing_audit_log_by_action ON scheduler_audit_log (action, id);

@@ -386,6 +386,7 @@ async fn audit_stops_before_any_step(db: &Db) {
         db: connection,
         started: Duration::ZERO,
         billing_interval: Duration::ZERO,
+        deliveries: billing_jobs::prepaid::DeliverySettings::default(),
         needs_guard: false,
         restores,
         clock: Arc::new(SystemClock),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use billing_jobs::{
     PREPAID_KIND, PrepaidParams,
-    prepaid::{Claim, Evaluation, EvaluationError, Prepaid, State},
+    prepaid::{Claim, Endpoint, Evaluation, EvaluationError, Prepaid, State},
 };
 use billing_scheduler::{Claim as LeaseClaim, FencingToken, Store as _};
 use billing_test_support::{Db, Fleet, Instance, Plan};
@@ -14,17 +14,23 @@ use uuid::Uuid;
 use super::{CENT, Daemon, TEN_CENTS_AN_HOUR, fetch_rows, hold_of, hour, minute, number};
 
 /// The prepaid job of a daemon.
-struct Checker {
-    daemon: Daemon,
-    prepaid: Prepaid,
+pub(super) struct Checker {
+    pub(super) daemon: Daemon,
+    pub(super) prepaid: Prepaid,
     fencing_token: FencingToken,
 }
 
 impl Checker {
     async fn of(db: &Db) -> Self {
+        Self::with(db, &PrepaidParams::default(), Vec::new()).await
+    }
+
+    /// With these parameters and endpoints.
+    pub(super) async fn with(db: &Db, params: &PrepaidParams, endpoints: Vec<Endpoint>) -> Self {
         let daemon = Daemon::of(db).await;
         let interval = Duration::from_hours(1);
-        let prepaid = Prepaid::new(daemon.db.clone(), daemon.panel, &PrepaidParams::default(), interval);
+        let prepaid = Prepaid::new(daemon.db.clone(), daemon.panel, params, interval);
+        let prepaid = prepaid.with_endpoints(endpoints.into());
         let lease = match daemon.store.acquire(PREPAID_KIND, hour(0)).await {
             Ok(LeaseClaim::Held(lease)) => lease,
             other => panic!("the job is not free: {other:?}"),
@@ -39,12 +45,12 @@ impl Checker {
         self.prepaid.evaluate(claim, Some(minute(minutes).timestamp_micros()), &|| false).await
     }
 
-    async fn check(&self, minutes: i64) -> Evaluation {
+    pub(super) async fn check(&self, minutes: i64) -> Evaluation {
         self.try_check(minutes).await.expect("the check finishes")
     }
 
     /// Bills at the hour, with a run of that time in the history, and checks a minute later.
-    async fn bill_and_check(&self, db: &Db, hours: i64) -> Evaluation {
+    pub(super) async fn bill_and_check(&self, db: &Db, hours: i64) -> Evaluation {
         self.daemon.bill(hour(hours)).await;
         let at = match db.backend() {
             DbBackend::Sqlite => hour(hours).timestamp_micros().to_string(),
@@ -60,7 +66,7 @@ impl Checker {
 }
 
 /// The state, the episode, the runway and the level of the organization.
-async fn standing(db: &Db, organization: Uuid) -> Option<(String, i64, Option<i64>, Option<i32>)> {
+pub(super) async fn standing(db: &Db, organization: Uuid) -> Option<(String, i64, Option<i64>, Option<i32>)> {
     let sql = "SELECT state, episode, runway_hours, level, CAST(organization_id AS text) AS organization FROM billing_standings";
     let rows = fetch_rows(db, sql).await;
     let is_wanted = |row: &&sea_orm::QueryResult| {
@@ -254,7 +260,10 @@ async fn fenced_check_writes_nothing(db: &Db) {
     assert!(matches!(error, EvaluationError::Fenced(_)), "{error}");
     assert_eq!(standing(db, org).await, None);
 
-    assert_eq!(newer.check(30).await, Evaluation { checked: 1, changed: 1, notices: 1, stopped: false });
+    assert_eq!(
+        newer.check(30).await,
+        Evaluation { checked: 1, changed: 1, notices: 1, ..Evaluation::default() }
+    );
 }
 
 on_each_kind!(

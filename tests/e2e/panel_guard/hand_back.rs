@@ -29,6 +29,7 @@ async fn beat(daemon: &Daemon, interval: Duration) {
         status: Arc::new(StatusRow::new(daemon.db.clone(), "one", "here", &json!({}))),
         started: Duration::ZERO,
         billing_interval: interval,
+        deliveries: billing_jobs::prepaid::DeliverySettings::default(),
         needs_guard: false,
         restores: Arc::new(RestoreDetection::new(daemon.db.clone(), "one")),
         clock: clock.clone(),

@@ -1,24 +1,36 @@
-//! `wallets`, `standing show` and `prepaid simulate`: how long the money of each organization lasts, and what follows from it.
+//! The commands of the prepaid policy: how long the money of each organization lasts, what follows from it, and what was sent.
 
+mod events;
+mod policy;
 mod simulate;
 mod standing;
 mod views;
 mod wallets;
+mod webhook;
 
 use billing_jobs::{
-    PREPAID_KIND, PrepaidParams,
     period::Micros,
-    prepaid::{Assessment, Prepaid},
+    prepaid::{Assessment, DeliverySettings, EvaluationError, Prepaid},
 };
 use chrono::{DateTime, Utc};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use sea_orm::DatabaseConnection;
+use serde_json::json;
 
-pub(super) use self::wallets::{WalletsArgs, execute as wallets};
+pub(super) use self::{
+    events::{EventsCommand, execute as events},
+    policy::{PolicyCommand, execute as policy},
+    wallets::{WalletsArgs, execute as wallets},
+    webhook::{WebhookCommand, execute as webhook},
+};
 use self::{simulate::SimulateArgs, standing::ShowArgs};
-use super::session::Session;
+use super::{
+    args::{AuthorArgs, JsonArgs},
+    session::Session,
+};
 use crate::{
     exit::{Exit, Failure},
+    output::{json as say_json, line as say},
     panel_database::PanelDatabase,
     subjects,
 };
@@ -35,6 +47,17 @@ pub(crate) enum PrepaidCommand {
     /// List what the policy would send and order if no one paid
     #[command(after_help = "Example:\n  billing-daemon prepaid simulate --hours 96 --organization acme")]
     Simulate(SimulateArgs),
+    /// Send the wanted state of every organization again, after `accept-restore`
+    #[command(after_help = "Example:\n  billing-daemon prepaid reconcile")]
+    Reconcile(ReconcileArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReconcileArgs {
+    #[command(flatten)]
+    author: AuthorArgs,
+    #[command(flatten)]
+    format: JsonArgs,
 }
 
 pub(super) async fn standing(session: &Session<'_>, action: &StandingCommand) -> Result<(), Failure> {
@@ -43,19 +66,34 @@ pub(super) async fn standing(session: &Session<'_>, action: &StandingCommand) ->
 }
 
 pub(super) async fn execute(session: &Session<'_>, action: &PrepaidCommand) -> Result<(), Failure> {
-    let PrepaidCommand::Simulate(options) = action;
-    simulate::execute(session, options).await
+    match action {
+        PrepaidCommand::Simulate(options) => simulate::execute(session, options).await,
+        PrepaidCommand::Reconcile(options) => reconcile(session, options).await,
+    }
+}
+
+async fn reconcile(session: &Session<'_>, options: &ReconcileArgs) -> Result<(), Failure> {
+    let config = &session.load()?.config;
+    let DeliverySettings { endpoints, params } = config.deliveries();
+    let interval = config.billing_interval_or_default();
+    let opened = session.panel_without_retry().await?;
+    let prepaid = Prepaid::new(opened.db, opened.panel, &params, interval).with_endpoints(endpoints);
+    let sent = prepaid.reconcile(&options.author.name(), None).await.map_err(|error| match error {
+        EvaluationError::Database(error) => Failure::database("order the wanted states", &error),
+        other => Failure::new(Exit::TryAgain, other),
+    })?;
+    if options.format.json {
+        say_json(&json!({ "sent": sent }));
+    } else {
+        say(format!("the wanted state of {sent} organizations is sent again"));
+    }
+    Ok(())
 }
 
 /// The policy as the configuration sets it, on an opened database.
 async fn open(session: &Session<'_>) -> Result<(Prepaid, PanelDatabase), Failure> {
     let config = &session.load()?.config;
-    let params = match config.jobs.iter().find(|(spec, _)| spec.kind == PREPAID_KIND) {
-        None => PrepaidParams::default(),
-        Some((spec, params)) => serde_json::from_value(params.clone()).map_err(|error| {
-            Failure::new(Exit::Configuration, format!("invalid parameters of job `{}`: {error}", spec.name))
-        })?,
-    };
+    let params = config.deliveries().params;
     let interval = config.billing_interval_or_default();
     let opened = session.panel_for_reading().await?;
     Ok((Prepaid::new(opened.db.clone(), opened.panel, &params, interval), opened))

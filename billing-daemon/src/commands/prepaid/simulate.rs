@@ -1,6 +1,6 @@
 //! `prepaid simulate`: what the policy would send and order if no one paid.
 
-use billing_jobs::prepaid::{Decision, Desired, Level};
+use billing_jobs::prepaid::{Decision, Level, notice_type, order_type};
 use chrono::{DateTime, Utc};
 use clap::{Args, value_parser};
 use serde::Serialize;
@@ -75,17 +75,7 @@ fn row(event: &EventView) -> [String; 4] {
 
 /// The events of a decision, each with the level of its notice.
 fn sent(decision: &Decision) -> impl Iterator<Item = (&'static str, Option<i32>)> + '_ {
-    let notices = decision.notices.iter().filter(|notice| !notice.passed).map(|notice| {
-        let kind = match notice.level {
-            Level::EXHAUSTED => "billing.wallet.exhausted",
-            Level::FINAL => "billing.wallet.final_notice",
-            Level(_) => "billing.wallet.low",
-        };
-        (kind, Some(notice.level.0))
-    });
-    let orders = decision.order.iter().map(|order| match order.desired {
-        Desired::Suspended => ("billing.service.suspend", None),
-        Desired::Running => ("billing.service.resume", None),
-    });
-    notices.chain(orders)
+    let notices = decision.notices.iter().filter(|notice| !notice.passed);
+    let notices = notices.map(|notice| (notice_type(notice.level), Some(notice.level.0)));
+    notices.chain(decision.order.iter().map(|order| (order_type(order.desired), None)))
 }

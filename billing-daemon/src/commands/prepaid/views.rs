@@ -144,6 +144,7 @@ impl StandingView {
                 Guard::Notices => format!("the oldest delivered notice is too new{until}"),
                 Guard::FinalNotice if until.is_empty() => "the final notice was not sent".to_owned(),
                 Guard::FinalNotice => format!("the final notice was just sent: not{until}"),
+                Guard::Window => format!("instances are not suspended at this hour{until}"),
                 Guard::Exempt => "the organization is exempt".to_owned(),
                 Guard::NeverSuspendUntil => format!("the organization is not suspended{until}"),
             }

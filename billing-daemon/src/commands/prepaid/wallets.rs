@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use billing_jobs::prepaid::{Level, Runway};
 use billing_scheduler::duration;
-use clap::Args;
+use clap::{Args, value_parser};
 
 use super::{
     open, selected,
     views::{WalletView, level_in_words},
 };
 use crate::{
-    commands::session::Session,
+    commands::{complain, session::Session},
     exit::Failure,
     output::{Left, Right, json_element, line as say, table},
 };
@@ -24,6 +24,9 @@ pub(crate) struct WalletsArgs {
     /// Only this organization: its id, slug or name
     #[arg(long, value_name = "ORGANIZATION")]
     organization: Option<String>,
+    /// Maximum number of wallets, those with the shortest runway [default: 1000]
+    #[arg(long, value_name = "N", default_value_t = 1_000, hide_default_value = true, value_parser = value_parser!(u32).range(1..=100_000))]
+    limit: u32,
     /// Print one JSON array
     #[arg(long)]
     json: bool,
@@ -38,14 +41,25 @@ pub(crate) async fn execute(session: &Session<'_>, options: &WalletsArgs) -> Res
         (Some(below), Some(runway)) => !runway.covers(below),
         _ => true,
     };
+    let limit = usize::try_from(options.limit).unwrap_or(usize::MAX);
     let mut wallets: Vec<WalletView> = Vec::new();
+    let mut found_wallets = 0_u64;
     selected(&prepaid, &opened.db, options.organization.as_deref(), |found| {
         if is_below(found.facts.runway) {
+            found_wallets += 1;
             wallets.push(WalletView::from(&found));
+            // Of a large fleet, no more than twice the limit is kept.
+            if wallets.len() >= 2 * limit {
+                keep_shortest(&mut wallets, limit);
+            }
         }
     })
     .await?;
-    wallets.sort_by_key(|wallet| wallet.runway);
+    keep_shortest(&mut wallets, limit);
+    let more = found_wallets.saturating_sub(options.limit.into());
+    if more > 0 {
+        complain(&format!("{more} wallets with a longer runway are not shown: use --limit or --below"));
+    }
     if options.json {
         for (n, wallet) in wallets.iter().enumerate() {
             json_element(if n == 0 { '[' } else { ',' }, wallet);
@@ -69,6 +83,11 @@ pub(crate) async fn execute(session: &Session<'_>, options: &WalletsArgs) -> Res
     ];
     table(heads, &wallets.iter().map(row).collect::<Vec<_>>());
     Ok(())
+}
+
+fn keep_shortest(wallets: &mut Vec<WalletView>, limit: usize) {
+    wallets.sort_by_key(|wallet| wallet.runway);
+    wallets.truncate(limit);
 }
 
 fn row(wallet: &WalletView) -> [String; 8] {

@@ -168,7 +168,7 @@ fn suspension_waits_for_each_guard() {
         (Guard::Grace, |customer| customer.facts.billing_ok_since = Some(customer.facts.now - 23 * HOUR)),
         (Guard::Notices, |customer| customer.facts.notices.retain(|notice| notice.level == Level::FINAL)),
         (Guard::FinalNotice, |customer| customer.facts.notices.retain(|notice| notice.level != Level::FINAL)),
-        (Guard::Exempt, |customer| customer.facts.policy.exempt = true),
+        (Guard::Exempt, |customer| customer.facts.policy.mode = PolicyMode::Exempt),
         (Guard::NeverSuspendUntil, |customer| {
             customer.facts.policy.never_suspend_until = Some(customer.facts.now + 1);
         }),
@@ -236,7 +236,7 @@ fn payment_resumes_at_next_check() {
         assert!(sent(&decision).is_empty());
     }
     assert_eq!(customer.check(1, 0).order, None);
-    customer.facts.policy.exempt = true;
+    customer.facts.policy.mode = PolicyMode::Exempt;
     assert_eq!(
         customer.check(0, -9).order.map(|order| order.desired),
         Some(Desired::Running),

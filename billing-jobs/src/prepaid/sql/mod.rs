@@ -11,8 +11,9 @@ use crate::{
 /// The text of each statement. A field's comment names its parameters and columns.
 #[derive(Debug)]
 pub(super) struct Statements {
-    /// `(now or NULL, job, gap, window) -> now, last_run, works_since, waits`, times in microseconds: the runs of billing within the window,
-    /// the end of the last gap between two good ones, and whether billing waits for an operator.
+    /// `(now or NULL, job, gap, window, accepted, reconciled) -> now, last_run, works_since, waits, is_due, is_restored`, times in
+    /// microseconds: the runs of billing within the window, the end of the last gap between two good ones, whether billing waits for an
+    /// operator, whether a delivery is due, and whether the audit log has no later action `reconciled` than `accepted`.
     pub(super) context: String,
     /// `(now, after, limit) -> ...`, as `read::organization` reads it: the next watched organizations.
     pub(super) watched: String,
@@ -33,8 +34,32 @@ pub(super) struct Statements {
     pub(super) lock_wallets: Option<String>,
     /// `(rows)`, a JSON array of objects.
     pub(super) write_standings: String,
-    /// `(rows)`, a JSON array of objects. A notice that exists is an error.
+    /// `(rows)`, a JSON array of objects. A notice that exists and was not only recorded is left out.
     pub(super) insert_notices: String,
+    /// `(rows)`, a JSON array of objects.
+    pub(super) insert_events: String,
+    /// `(rows)`, a JSON array of objects.
+    pub(super) insert_deliveries: String,
+    /// `(organizations)`: their orders are not sent any more.
+    pub(super) supersede: String,
+    /// `(organizations, limit) -> organization, id, provider_instance_id, label`: at most that many of each.
+    pub(super) instances: String,
+    /// `(now or NULL, endpoint, limit, microseconds, only orders) -> event, organization, attempts, type, body, epoch`.
+    pub(super) claim_deliveries: String,
+    /// `(organization)`. None on SQLite.
+    pub(super) lock_standing: Option<String>,
+    /// `(now or NULL, event, endpoint, attempts, status, delay, code, error)`.
+    pub(super) settle_delivery: String,
+    /// `(now or NULL, event, endpoint, attempts, delay, reason)`: gives a claim back.
+    pub(super) postpone_delivery: String,
+    /// `(now or NULL, event, organization)`: its notice is delivered, if every needed endpoint has accepted it.
+    pub(super) confirm_notice: String,
+    /// `(now or NULL, event, organization)`: its order is acknowledged, if every needed endpoint has accepted it.
+    pub(super) acknowledge: String,
+    /// `(after, limit) -> organization`: the next organizations that have a standing.
+    pub(super) standings: String,
+    /// `(organization) -> email`.
+    pub(super) recipient: String,
 }
 
 impl Statements {
@@ -57,6 +82,18 @@ impl Statements {
             lock_wallets: sections.optional("lock_wallets"),
             write_standings: sections.required("write_standings"),
             insert_notices: sections.required("insert_notices"),
+            insert_events: sections.required("insert_events"),
+            insert_deliveries: sections.required("insert_deliveries"),
+            supersede: sections.required("supersede"),
+            instances: sections.required("instances"),
+            claim_deliveries: sections.required("claim_deliveries"),
+            lock_standing: sections.optional("lock_standing"),
+            settle_delivery: sections.required("settle_delivery"),
+            postpone_delivery: sections.required("postpone_delivery"),
+            confirm_notice: sections.required("confirm_notice"),
+            acknowledge: sections.required("acknowledge"),
+            standings: sections.required("standings"),
+            recipient: sections.required("recipient"),
         }
     }
 }
@@ -81,7 +118,8 @@ mod tests {
     use super::*;
 
     /// What may be scanned: the organizations of a page, what was found of them, and the parameters.
-    const SMALL: [&str; 8] = ["selected", "p", "owned", "json_each", "good", "gaps", "clock", "CONSTANT"];
+    const SMALL: [&str; 9] =
+        ["selected", "p", "owned", "json_each", "good", "gaps", "clock", "v", "CONSTANT"];
 
     #[tokio::test]
     async fn sqlite_statements_scan_no_growing_table() {
@@ -89,8 +127,26 @@ mod tests {
         migration::up(&db, None).await.expect("an empty database can be migrated");
         let s = Statements::of(Panel::OURS_ON_SQLITE);
         // Without `low`, which reads the whole fleet once.
-        for sql in [s.context, s.watched, s.all, s.listed, s.check_fence, s.write_standings, s.insert_notices]
-        {
+        for sql in [
+            s.context,
+            s.watched,
+            s.all,
+            s.listed,
+            s.check_fence,
+            s.write_standings,
+            s.insert_notices,
+            s.insert_events,
+            s.insert_deliveries,
+            s.supersede,
+            s.instances,
+            s.claim_deliveries,
+            s.settle_delivery,
+            s.postpone_delivery,
+            s.confirm_notice,
+            s.acknowledge,
+            s.standings,
+            s.recipient,
+        ] {
             let explain = Statement::from_string(DbBackend::Sqlite, format!("EXPLAIN QUERY PLAN {sql}"));
             for row in db.query_all_raw(explain).await.expect("the statement is valid") {
                 let step: String = row.try_get("", "detail").expect("a query plan");

@@ -41,7 +41,10 @@ SELECT (SELECT now FROM clock) AS now, (SELECT max(at) FROM good) AS last_run,
        EXISTS (SELECT 1 FROM scheduler_fencing WHERE job = ?2 AND halt IS NOT NULL)
        OR coalesce((SELECT r.details ->> '$.spike' FROM scheduler_runs r
                      WHERE r.job = ?2 AND r.status IN ('done', 'dead', 'retrying')
-                     ORDER BY r.started_at DESC, r.id DESC LIMIT 1), '') <> '' AS waits
+                     ORDER BY r.started_at DESC, r.id DESC LIMIT 1), '') <> '' AS waits,
+       EXISTS (SELECT 1 FROM billing_deliveries WHERE status = 'pending' AND next_at <= (SELECT now FROM clock)) AS is_due,
+       coalesce((SELECT max(id) FROM scheduler_audit_log WHERE action = ?5), 0)
+       > coalesce((SELECT max(id) FROM scheduler_audit_log WHERE action = ?6), 0) AS is_restored
 
 -- name: facts
 WITH selected AS MATERIALIZED ({selected}),
@@ -59,6 +62,7 @@ WITH selected AS MATERIALIZED ({selected}),
 SELECT p.organization AS organization, (SELECT o.name FROM organizations o WHERE o.id = p.organization) AS name,
        t.state, t.since, t.watched, t.episode, t.level, t.runway_hours, t.exhausted_at, t.epoch, t.desired,
        w.wallets,
+       y.mode AS policy_mode, y.credit_limit, y.never_suspend_until,
        coalesce(p.burn, 0) AS burn, coalesce(p.owed, 0) AS owed, p.details AS details,
        (SELECT coalesce(sum(min(h.amount_due, 1000000000000000)), 0) FROM billing_holds h
          WHERE h.closed_at IS NULL AND h.organization_id = p.organization
@@ -72,6 +76,7 @@ SELECT p.organization AS organization, (SELECT o.name FROM organizations o WHERE
   FROM spent p
   LEFT JOIN billing_standings t ON t.organization_id = p.organization
   LEFT JOIN owned w ON w.organization_id = p.organization
+  LEFT JOIN billing_policies y ON y.organization_id = p.organization
  ORDER BY p.organization
 
 -- name: low
@@ -105,5 +110,80 @@ ON CONFLICT (organization_id) DO UPDATE
        epoch = excluded.epoch, desired = excluded.desired, evaluated_at = excluded.evaluated_at
 
 -- name: insert_notices
-INSERT INTO billing_notices (organization_id, episode, level, passed, created_at)
-SELECT value ->> 'organization', value ->> 'episode', value ->> 'level', value ->> 'passed', value ->> 'created_at' FROM json_each(?1)
+-- A notice that was only recorded is replaced when it is sent. Any other one stays, and then a row is missing in the result.
+INSERT INTO billing_notices (organization_id, episode, level, event_id, passed, created_at)
+SELECT value ->> 'organization', value ->> 'episode', value ->> 'level', value ->> 'event_id', value ->> 'passed',
+       value ->> 'created_at'
+  FROM json_each(?1) WHERE true
+ON CONFLICT (organization_id, episode, level) DO UPDATE
+   SET event_id = excluded.event_id, passed = excluded.passed, created_at = excluded.created_at
+ WHERE billing_notices.event_id IS NULL AND NOT billing_notices.passed AND (excluded.event_id IS NOT NULL OR excluded.passed)
+
+-- name: insert_events
+INSERT INTO billing_events (id, type, organization_id, epoch, body, created_at)
+SELECT value ->> 'id', value ->> 'type', value ->> 'organization', value ->> 'epoch', value ->> 'body', value ->> 'created_at'
+  FROM json_each(?1)
+
+-- name: insert_deliveries
+INSERT INTO billing_deliveries (event_id, endpoint, organization_id, needed, next_at)
+SELECT value ->> 'event_id', value ->> 'endpoint', value ->> 'organization', value ->> 'needed', value ->> 'next_at' FROM json_each(?1)
+
+-- name: supersede
+UPDATE billing_deliveries SET status = 'superseded', claimed_until = NULL
+ WHERE status = 'pending' AND event_id IN (
+       SELECT e.id FROM billing_events e WHERE e.epoch IS NOT NULL AND e.organization_id IN (SELECT value FROM json_each(?1)))
+
+-- name: instances
+SELECT organization_id AS organization, id, provider_instance_id, label
+  FROM (SELECT v.*, row_number() OVER (PARTITION BY v.organization_id ORDER BY v.id) AS position FROM vps_instances v
+         WHERE v.organization_id IN (SELECT value FROM json_each(?1))) AS v
+ WHERE position <= ?2 ORDER BY v.organization_id, v.id
+
+-- name: present
+coalesce(?1, CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER))
+
+-- name: claim_deliveries
+UPDATE billing_deliveries AS d SET claimed_until = {present} + ?4, attempts = attempts + 1
+ WHERE endpoint = ?2 AND event_id IN (
+    SELECT d.event_id FROM billing_deliveries d
+     WHERE d.status = 'pending' AND d.endpoint = ?2 AND d.next_at <= {present}
+       AND (d.claimed_until IS NULL OR d.claimed_until <= {present})
+       AND (NOT ?5 OR EXISTS (SELECT 1 FROM billing_events e WHERE e.id = d.event_id AND e.epoch IS NOT NULL))
+       AND NOT EXISTS (SELECT 1 FROM billing_deliveries g WHERE g.endpoint = ?2 AND g.status = 'dead' AND g.last_code = 410)
+       AND NOT EXISTS (SELECT 1 FROM billing_deliveries o
+                        WHERE o.endpoint = ?2 AND o.organization_id = d.organization_id AND o.claimed_until > {present})
+     ORDER BY d.next_at, d.event_id LIMIT ?3)
+RETURNING event_id AS event, organization_id AS organization, attempts,
+          (SELECT e.type FROM billing_events e WHERE e.id = event_id) AS type,
+          (SELECT e.body FROM billing_events e WHERE e.id = event_id) AS body,
+          (SELECT e.epoch FROM billing_events e WHERE e.id = event_id) AS epoch
+
+-- name: settle_delivery
+UPDATE billing_deliveries
+   SET status = ?5, next_at = CASE WHEN ?5 = 'pending' THEN {present} + ?6 ELSE next_at END,
+       claimed_until = NULL, last_code = ?7, last_error = ?8, sent_at = CASE WHEN ?5 = 'sent' THEN {present} END
+ WHERE event_id = ?2 AND endpoint = ?3 AND attempts = ?4 AND status = 'pending'
+
+-- name: postpone_delivery
+UPDATE billing_deliveries
+   SET next_at = {present} + ?5, claimed_until = NULL, attempts = attempts - 1, last_error = ?6
+ WHERE event_id = ?2 AND endpoint = ?3 AND attempts = ?4 AND status = 'pending'
+
+-- name: is_accepted
+EXISTS (SELECT 1 FROM billing_deliveries WHERE event_id = ?2 AND needed AND status = 'sent')
+   AND NOT EXISTS (SELECT 1 FROM billing_deliveries WHERE event_id = ?2 AND needed AND status <> 'sent')
+
+-- name: confirm_notice
+UPDATE billing_notices SET delivered_at = {present}
+ WHERE organization_id = ?3 AND event_id = ?2 AND delivered_at IS NULL AND {is_accepted}
+
+-- name: acknowledge
+UPDATE billing_standings SET acked_epoch = epoch, acked_at = {present}
+ WHERE organization_id = ?3 AND epoch = (SELECT epoch FROM billing_events WHERE id = ?2) AND {is_accepted}
+
+-- name: standings
+SELECT organization_id AS organization FROM billing_standings WHERE organization_id > ?1 ORDER BY billing_standings.organization_id LIMIT ?2
+
+-- name: recipient
+SELECT coalesce((SELECT contact FROM billing_policies WHERE organization_id = ?1),
+                (SELECT u.email FROM organizations o JOIN users u ON u.id = o.owner_id WHERE o.id = ?1)) AS email

@@ -1,0 +1,73 @@
+//! Sends the wanted state of every organization again, after a restore: a receiver may know orders that the database lost.
+
+use billing_store::{
+    audit_log::{self, AuditEvent},
+    begin, query_all, statement,
+};
+use sea_orm::Value;
+use serde_json::{Value as Json, json};
+
+use super::{
+    Mode, PREPAID_KIND, Prepaid,
+    assessment::{Assessment, Change},
+    evaluate::{BATCH, EvaluationError, insert, standing_row},
+    event::{Event, events},
+    read::{Context, RECONCILED},
+};
+use crate::period::Micros;
+
+impl Prepaid {
+    /// Orders the wanted state of every organization that has a standing, under a new number, and ends the time in which a restored
+    /// database is only watched. Returns the number of orders, which are none unless the policy is enforced. The present is `as_of`
+    /// instead of the time of the database, if it is given.
+    ///
+    /// # Errors
+    /// Orders that were committed before an error stay, and are replaced when this is repeated.
+    pub async fn reconcile(&self, by: &str, as_of: Option<Micros>) -> Result<u64, EvaluationError> {
+        let context = self.context(as_of).await?;
+        let sent = if self.mode == Mode::Enforce { self.order_all(&context).await? } else { 0 };
+        let txn = begin(&self.db).await?;
+        let event = AuditEvent::new(by, RECONCILED, PREPAID_KIND, json!({ "sent": sent }));
+        audit_log::append(&txn, &event).await?;
+        txn.commit().await?;
+        Ok(sent)
+    }
+
+    async fn order_all(&self, context: &Context) -> Result<u64, EvaluationError> {
+        let (mut sent, mut after) = (0, String::new());
+        loop {
+            let batch = i64::try_from(BATCH).unwrap_or(i64::MAX);
+            let values: [Value; 2] = [self.id(&after), batch.into()];
+            let rows = query_all(&self.db, statement(&self.db, &self.sql.standings, values)).await?;
+            let ids = rows.iter().map(|row| row.try_get("", "organization"));
+            let ids = ids.collect::<Result<Vec<String>, _>>()?;
+            let Some(last) = ids.last() else { return Ok(sent) };
+            after.clone_from(last);
+            sent += self.order_again(context, &ids).await?;
+        }
+    }
+
+    async fn order_again(&self, context: &Context, ids: &[String]) -> Result<u64, EvaluationError> {
+        let prices = self.prices(context).await?;
+        let txn = begin(&self.db).await?;
+        self.lock_wallets(&txn, ids).await?;
+        let found = self.listed(&txn, context, prices, ids).await?;
+        let organizations: Vec<&str> = found.iter().map(|one| one.organization.as_str()).collect();
+        let instances = self.instances(&txn, &organizations).await?;
+        let changes: Vec<(&Assessment, Change)> =
+            found.iter().filter_map(|one| Some((one, one.order_again()?))).collect();
+        let orders: Vec<Event> = changes
+            .iter()
+            .flat_map(|(one, change)| {
+                let instances = instances.get(&one.organization).map_or(&[][..], Vec::as_slice);
+                events(&self.rules, self.mode, one, change, instances)
+            })
+            .filter(|event| event.epoch.is_some())
+            .collect();
+        let standings: Vec<Json> = changes.iter().map(|(one, change)| standing_row(one, change)).collect();
+        insert(&txn, "billing_standings", &self.sql.write_standings, &standings).await?;
+        self.store_events(&txn, context.now, &orders).await?;
+        txn.commit().await?;
+        Ok(orders.len() as u64)
+    }
+}
