@@ -162,16 +162,17 @@ async fn job_that_kills_processes_is_dead() {
 async fn concurrency_of_a_kind_is_limited() {
     let (now, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let (counted, highest) = (Arc::clone(&now), Arc::clone(&most));
-    let slow = QueueJob::new("slow", move |_, ()| {
+    // They end one after the other, so the worker claims while others run.
+    let slow = QueueJob::new("slow", move |_, seconds: u64| {
         let (now, most) = (Arc::clone(&counted), Arc::clone(&highest));
         async move {
             most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
             now.fetch_sub(1, Ordering::SeqCst);
         }
     });
     let World { store, scheduler, .. } = world(|builder| builder.with_queue_job(slow.concurrency(3)));
-    let jobs: Vec<_> = (0..20).map(|_| NewQueuedJob::new("slow", serde_json::Value::Null)).collect();
+    let jobs: Vec<_> = (0..20).map(|n| NewQueuedJob::new("slow", serde_json::json!(1 + n % 7))).collect();
     scheduler.enqueue_all(&jobs).await.expect("they are added");
     run_due(&scheduler).await;
     assert_eq!((store.runs().len(), most.load(Ordering::SeqCst)), (20, 3));
@@ -237,7 +238,8 @@ async fn added_job_wakes_idle_worker() {
     let scheduler = builder.start().expect("no job is invalid");
     for n in 0..3 {
         scheduler.enqueue("send", n).await.expect("it is added");
-        assert_eq!(ran.recv().await, Some(n));
+        let started = tokio::time::timeout(Duration::from_mins(1), ran.recv()).await;
+        assert_eq!(started.expect("the worker is woken"), Some(n));
     }
     scheduler.run_until(async {}).await;
 }
@@ -288,7 +290,7 @@ async fn lost_claim_stops_run_and_is_reported() {
     ended.await.expect_err("the run stops");
     assert!(store.runs().is_empty(), "the result of a lost claim is not recorded");
     assert!(matches!(events.next().await, Some(Event::Started { attempt: 1, .. })));
-    let lost = events.next().await;
+    let lost = tokio::time::timeout(Duration::ZERO, events.next()).await.expect("it is reported");
     assert!(
         matches!(&lost, Some(Event::LeaseLost { job, fencing_token }) if job == "waits" && fencing_token.0 == 1),
         "{lost:?}"

@@ -166,9 +166,14 @@ async fn old_claim_settles_nothing(harness: &dyn QueueHarness) {
     let second = claim_one(&*b, "old").await;
     assert!(!settle(&*a, &done(&first)).await, "an old claim settles nothing");
     assert!(harness.runs("old").await.is_empty(), "a rejected result leaves no row");
-    assert!(settle(&*b, &done(&second)).await, "the current claim settles the job");
+    let both = [done(&first), done(&second)];
+    assert_eq!(b.settle(&both).await.expect(AVAILABLE), [second.id], "the current claim settles the job");
     assert!(!settle(&*a, &done(&first)).await, "an old claim settles nothing after the end, either");
-    assert_eq!(harness.runs("old").await.len(), 1, "one run is recorded");
+    assert_eq!(
+        harness.runs("old").await,
+        [both[1].run.clone()],
+        "only the run of the current claim is recorded"
+    );
 }
 
 async fn renewal_keeps_current_claims(harness: &dyn QueueHarness) {

@@ -88,6 +88,12 @@ pub(super) fn claim(dialect: Dialect) -> String {
     )
 }
 
+/// Returns the join of each row `r` with its job `q` on PostgreSQL. Neither a lock nor an OFFSET is moved out of the subquery, so each job
+/// is found by its id. Otherwise the planner, which expects few jobs to meet the conditions, compares each of them with each row.
+fn each(conditions: &str, end: &str) -> String {
+    format!("CROSS JOIN LATERAL (SELECT q.id FROM scheduler_queue q WHERE {conditions} {end}) q")
+}
+
 /// Returns the renewal of claims of the process `$2` for `$3` milliseconds, which returns the ids of those that are held.
 pub(super) fn renew_claims(dialect: Dialect) -> String {
     let rows = rows(dialect, &[("id", "uuid"), ("token", "bigint")]);
@@ -103,9 +109,11 @@ pub(super) fn renew_claims(dialect: Dialect) -> String {
     // A run that has finished its job in an open transaction has locked the row. No process can claim it, and a renewal that waited
     // for it would delay all others.
     format!(
-        "WITH free AS MATERIALIZED (SELECT q.id FROM scheduler_queue q, {rows} WHERE {held} FOR UPDATE OF q SKIP LOCKED),
+        "WITH free AS MATERIALIZED (SELECT q.id FROM {rows} {free}),
               renewed AS (UPDATE scheduler_queue q SET expires_at = {end} FROM free WHERE q.id = free.id)
-         SELECT q.id::text AS id FROM scheduler_queue q, {rows} WHERE {held}"
+         SELECT q.id::text AS id FROM {rows} {all}",
+        free = each(&held, "FOR UPDATE SKIP LOCKED"),
+        all = each(&held, "OFFSET 0"),
     )
 }
 
@@ -145,14 +153,13 @@ pub(super) fn settle(dialect: Dialect) -> Settle {
         Dialect::Sqlite => format!("{now} + r.after"),
         Dialect::Postgres => format!("{now} + r.after * interval '1 microsecond'"),
     };
-    let update = format!(
+    let change = format!(
         "UPDATE scheduler_queue AS q
             SET expires_at = NULL, failed_attempts = r.failed, not_before = coalesce({later}, q.not_before),
-                finished_at = CASE WHEN r.after IS NULL THEN {now} END
-           FROM {rows}
-          WHERE q.id = r.id AND q.fencing_token = r.token AND q.holder = $2 AND q.expires_at IS NOT NULL
-            AND q.finished_at IS NULL"
+                finished_at = CASE WHEN r.after IS NULL THEN {now} END"
     );
+    let held = "q.id = r.id AND q.fencing_token = r.token AND q.holder = $2 AND q.expires_at IS NOT NULL
+                AND q.finished_at IS NULL";
     // What this call has changed; what an earlier call changed whose answer was lost; and what the run finished in its transaction.
     let settled = "q.id = r.id AND q.fencing_token = r.token AND q.holder = $2 AND q.expires_at IS NULL";
     let columns = format!(
@@ -170,15 +177,20 @@ pub(super) fn settle(dialect: Dialect) -> Settle {
         SET started_at = excluded.started_at, finished_at = excluded.finished_at, lateness_ms = excluded.lateness_ms,
             items = excluded.items, details = excluded.details";
     if dialect.is_sqlite() {
+        let update = format!("{change} FROM {rows} WHERE {held}");
         let from = format!("FROM scheduler_queue q, {rows} WHERE {settled}");
         let record = format!("{insert} SELECT {columns} {from} {figures} RETURNING request_id AS id");
         return Settle { update, record: Some(record) };
     }
     let update = format!(
-        "WITH updated AS ({update} RETURNING q.id),
-              settled AS (SELECT id FROM updated UNION SELECT q.id FROM scheduler_queue q, {rows} WHERE {settled}),
-              recorded AS ({insert} SELECT {columns} FROM {rows} JOIN settled s ON s.id = r.id {figures})
-         SELECT id::text AS id FROM settled"
+        "WITH r AS MATERIALIZED (SELECT * FROM {rows}),
+              held AS MATERIALIZED (SELECT r.id, r.after, r.failed FROM r {held}),
+              updated AS ({change} FROM held AS r WHERE q.id = r.id RETURNING q.id, q.fencing_token AS token),
+              settled AS (SELECT id, token FROM updated UNION SELECT r.id, r.token FROM r {settled}),
+              recorded AS ({insert} SELECT {columns} FROM r JOIN settled s ON s.id = r.id AND s.token = r.token {figures})
+         SELECT id::text AS id FROM settled",
+        held = each(held, "FOR UPDATE"),
+        settled = each(settled, "OFFSET 0"),
     );
     Settle { update, record: None }
 }

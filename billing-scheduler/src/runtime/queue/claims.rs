@@ -12,7 +12,7 @@ use super::decide::claim_limits;
 use crate::job::{FencingToken, StopHandle, StopReason};
 
 /// The most results that wait to be recorded. A worker whose store is unavailable claims nothing more then.
-const MAX_UNRECORDED: usize = 10_000;
+const MAX_UNRECORDED: usize = 2_000;
 
 #[derive(Default)]
 pub(super) struct Claims(Mutex<State>);
@@ -59,16 +59,23 @@ impl Claims {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn add(&self, id: Uuid, kind: &str, fencing_token: FencingToken, stop: StopHandle) {
+    /// Adds a claim. If this process still runs the job under an older one, which has expired, that run stops and no longer counts.
+    /// Returns the token of the older claim, unless its loss was reported.
+    pub(super) fn add(
+        &self,
+        id: Uuid,
+        kind: &str,
+        fencing_token: FencingToken,
+        stop: StopHandle,
+    ) -> Option<FencingToken> {
         let held = Held { kind: kind.to_owned(), fencing_token, stop, is_ended: false, is_lost: false };
         let mut state = self.lock();
-        // The store may return a job whose claim by this process has expired: its old run stops, and no longer counts.
         state.end_run(id);
-        if let Some(old) = state.held.insert(id, held) {
-            old.stop.stop(StopReason::LeaseLost);
-            state.unrecorded -= 1;
-        }
         *state.running.entry(kind.to_owned()).or_default() += 1;
+        let old = state.held.insert(id, held)?;
+        state.unrecorded -= 1;
+        old.stop.stop(StopReason::LeaseLost);
+        (!old.is_lost).then_some(old.fencing_token)
     }
 
     /// Whether a quarter of the places of one of `kinds`, which have names and limits, is free.
@@ -85,6 +92,11 @@ impl Claims {
             return Vec::new();
         }
         claim_limits(kinds.map(|(kind, limit)| (kind, limit, state.running(kind))))
+    }
+
+    /// Whether this is the newest claim of the job by this process.
+    pub(super) fn is_newest(&self, id: Uuid, fencing_token: FencingToken) -> bool {
+        self.lock().held.get(&id).is_some_and(|job| job.fencing_token == fencing_token)
     }
 
     /// Ends the run of a claim, unless the job was claimed again meanwhile.

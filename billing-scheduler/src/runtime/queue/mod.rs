@@ -5,6 +5,8 @@ mod decide;
 mod enqueue;
 mod kind;
 mod run;
+#[cfg(test)]
+mod simulation;
 mod worker;
 
 pub use self::{

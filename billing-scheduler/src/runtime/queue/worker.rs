@@ -94,13 +94,15 @@ impl Queue {
         let (sender, mut results) = unbounded_channel();
         let (mut runs, mut count, mut recorded) = (JoinSet::new(), 0, 0);
         loop {
-            count += self.claim(&mut runs, &sender).await?.count;
+            // A failure drops the runs, so their claims end here.
+            let claimed = self.claim(&mut runs, &sender).await;
+            count += claimed.inspect_err(|_| self.claims.clear())?.count;
             if count == recorded {
                 return Ok(count);
             }
             let batch = next_batch(&mut results).await;
             recorded += batch.len();
-            self.record(&batch).await?;
+            self.record(&batch).await.inspect_err(|_| self.claims.clear())?;
         }
     }
 
@@ -192,7 +194,9 @@ impl Queue {
             *by_kind.entry(job.kind.clone()).or_default() += 1;
             let stop = StopHandle::new();
             stop.trust_lease_until(trusted_until);
-            self.claims.add(job.id, &job.kind, job.fencing_token, stop.clone());
+            if let Some(lost) = self.claims.add(job.id, &job.kind, job.fencing_token, stop.clone()) {
+                self.report_lost(&job.kind, lost);
+            }
             let (queue, kind, sender) = (Arc::clone(self), Arc::clone(kind), sender.clone());
             runs.spawn(async move {
                 let result = run(&kind, job, stop, &queue.clock, &queue.surroundings).await;
@@ -260,8 +264,14 @@ impl Queue {
     }
 
     async fn record(&self, results: &[QueueResult]) -> Result<(), StoreError> {
-        let written: HashSet<_> = self.store.settle(results).await?.into_iter().collect();
-        for QueueResult { id, run, .. } in results {
+        // The loss of an older claim was reported when this process claimed the job again.
+        let is_newest = |result: &&QueueResult| self.claims.is_newest(result.id, result.run.fencing_token);
+        let results: Vec<_> = results.iter().filter(is_newest).cloned().collect();
+        if results.is_empty() {
+            return Ok(());
+        }
+        let written: HashSet<_> = self.store.settle(&results).await?.into_iter().collect();
+        for QueueResult { id, run, .. } in &results {
             let was_reported = self.claims.remove(*id, run.fencing_token);
             if written.contains(id) {
                 self.surroundings.events.emit_record(run);
