@@ -83,7 +83,7 @@ const DAEMON: [(&str, &[&str]); 22] = [
             "subjects",
         ],
     ),
-    ("lib", &["commands", "plugins", "exit", "service_manager"]),
+    ("lib", &["console", "commands", "plugins", "exit", "service_manager"]),
     ("main", &["lib", "plugins"]),
 ];
 
