@@ -20,8 +20,8 @@ pub(crate) enum ConsoleCommand {
         /// The person's name, for the audit log
         #[arg(long, value_name = "NAME")]
         name: String,
-        /// Rights with commas between them: view, operate, approve, audit-log
-        #[arg(long, value_name = "RIGHTS", default_value = "view")]
+        /// Rights with commas between them: view, operate, approve, audit-log [default: view]
+        #[arg(long, value_name = "RIGHTS", default_value = "view", hide_default_value = true)]
         rights: String,
         #[command(flatten)]
         format: JsonArgs,
