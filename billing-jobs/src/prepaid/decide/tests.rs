@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::period::HOUR;
+use crate::{
+    period::HOUR,
+    prepaid::window::{Window, WindowParams},
+};
 
 /// 2026-11-27T00:00:00Z.
 const NOW: Micros = 1_795_737_600_000_000;
@@ -179,6 +182,70 @@ fn suspension_waits_for_each_guard() {
         assert!(customer.unmet().contains(&guard), "{guard:?}: {:?}", customer.unmet());
         let decision = decide(&customer.rules, customer.mode, &customer.standing, &customer.facts);
         assert_eq!(decision.order, None, "{guard:?}");
+    }
+}
+
+/// A window in UTC.
+fn window(from: &str, until: &str) -> Window {
+    let params = WindowParams {
+        days: None,
+        from: from.to_owned(),
+        until: until.to_owned(),
+        timezone: "UTC".to_owned(),
+    };
+    params.try_into().expect("a window")
+}
+
+#[test]
+fn suspension_waits_for_window() {
+    // Ready at 20:00.
+    let mut customer = Customer::exhausted(23);
+    customer.rules.window = Some(window("09:00", "17:00"));
+    assert_eq!(customer.check(1, -25).order, None);
+    assert_eq!(customer.unmet(), [Guard::Window]);
+    let all = unmet(&customer.rules, customer.mode, &customer.standing, &customer.facts);
+    assert_eq!(earliest(&all), Some(NOW + (24 + 24 + 9) * HOUR));
+    assert_eq!(customer.check(12, -37).order, None);
+    assert!(customer.check(1, -38).order.is_some());
+}
+
+#[test]
+fn final_notice_names_hour_of_window() {
+    let mut customer = Customer::exhausted(23);
+    let at = |customer: &Customer| {
+        suspension_time(&customer.rules, customer.mode, &customer.standing, &customer.facts)
+    };
+    let grace_end = NOW + (20 + 24) * HOUR;
+    assert!(at(&customer) >= Some(grace_end));
+    customer.rules.window = Some(window("09:00", "17:00"));
+    assert_eq!(at(&customer), Some(NOW + (24 + 24 + 9) * HOUR));
+}
+
+#[test]
+fn quiet_hours_delay_early_notices() {
+    let mut customer = Customer::new(Mode::Enforce);
+    customer.rules.quiet = Some(window("22:00", "07:00"));
+    // Midnight.
+    for (hours, runway, expected) in [
+        (0, 70, vec![]),
+        (6, 64, vec![]),
+        (1, 24, vec![24]),
+        (16, 8, vec![]),
+        (1, 1, vec![1]),
+        (1, -1, vec![0]),
+    ] {
+        assert_eq!(sent(&customer.check(hours, runway)), expected, "{runway}");
+    }
+    assert_eq!(customer.standing.state, State::Exhausted);
+}
+
+#[test]
+fn postpaid_customers_are_left_alone() {
+    let mut customer = Customer::new(Mode::Enforce);
+    customer.facts.policy.mode = PolicyMode::Postpaid;
+    for hours in 0..300 {
+        let decision = customer.check(1, 100 - hours);
+        assert!(decision.notices.is_empty() && decision.order.is_none());
     }
 }
 
