@@ -6,7 +6,7 @@ mod enqueue;
 mod kind;
 mod run;
 #[cfg(test)]
-mod simulation;
+mod tests;
 mod worker;
 
 pub use self::{
