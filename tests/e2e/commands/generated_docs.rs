@@ -136,7 +136,7 @@ async fn version_prints_target_and_schema() {
         applied.text()
     );
     let text = program.run("version").await.expect_code(0).text();
-    assert!(text.contains(&schema) && text.contains("features  otel, testing"), "{text}");
+    assert!(text.contains(&schema) && text.contains("features  console, otel, testing"), "{text}");
 }
 
 #[test]
