@@ -24,7 +24,7 @@ use tokio::{runtime::Builder, sync::Notify};
 use event_loop::World;
 
 /// The default number of simulations.
-const SEEDS: u64 = 10_000;
+const SEEDS: u64 = 5_000;
 
 #[test]
 fn occurrences_finish_once_despite_failures() {
