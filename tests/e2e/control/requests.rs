@@ -1,5 +1,7 @@
 //! Pause, resume, trigger, cancel and replay on the command line.
 
+use std::time::{Duration, Instant};
+
 use billing_test_support::{Db, Login, Pooler, eventually, on_every_engine};
 use sea_orm::DbBackend;
 
@@ -197,7 +199,14 @@ async fn transaction_pooler_permits_job_control() {
     // A scheduled time passes while it is paused.
     until_a_second_begins(&db).await;
     run_json(&program, "jobs resume tick").await;
+    let resumed = Instant::now();
     until_history_has(&program, "tick", "paused schedule").await;
+    // The pause was shorter than the interval of polls; a daemon whose claim has met it checks again after a minute.
+    assert!(
+        resumed.elapsed() < Duration::from_secs(40),
+        "a poll wakes the resumed job: {:?}",
+        resumed.elapsed()
+    );
     for daemon in daemons {
         let ended = daemon.terminated().await.expect_code(0);
         for wrong in ["prepared statement", "[ERROR]", "cannot poll the store for control requests"] {

@@ -15,7 +15,9 @@ use super::shared::{Shared, lock};
 use crate::{
     clock::Clock,
     job::StopReason,
-    runtime::store::{ControlAction, ControlRequest, ControlState, LateJob, Lease, StoreError, StorePoll},
+    runtime::store::{
+        ControlAction, ControlRequest, ControlState, LateJob, Lease, Pause, StoreError, StorePoll,
+    },
 };
 
 /// Late jobs are checked at every poll with this number.
@@ -166,6 +168,22 @@ impl Shared {
             job.update_local(|local| local.record_pause(control_state.pause_of(&job.name), now));
             self.wake(&job);
         }
+    }
+
+    /// The revision of the newest poll.
+    pub(super) fn control_revision(&self) -> Option<i64> {
+        lock(&self.control_state).as_ref().map(|known| known.revision)
+    }
+
+    /// Notes a pause that a claim has found before a poll has: otherwise no poll would show that it ended, if that was soon. Returns false
+    /// if a poll since `revision` may have shown its end already.
+    pub(super) fn note_pause(&self, job: &str, pause: &Pause, revision: Option<i64>) -> bool {
+        let mut known = lock(&self.control_state);
+        let Some(known) = known.as_mut() else { return false };
+        if known.pause_of(job).is_none() && Some(known.revision) == revision {
+            known.paused.push((job.to_owned(), pause.clone()));
+        }
+        known.pause_of(job).is_some()
     }
 
     /// Stops the run of the job that `request` names, if `is_meant` returns true for its lease.

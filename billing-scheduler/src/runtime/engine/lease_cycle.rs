@@ -193,6 +193,7 @@ impl LeaseCycle {
         let began = shared.clock.now();
         let stop = StopHandle::new();
         let open_requests = shared.open_requests(&spec.name);
+        let revision = shared.control_revision();
         let sent = shared.clock.monotonic();
         let mut lease = match shared.store.acquire(&spec.name, first_cursor(spec, began)).await {
             Ok(Claim::Held(lease)) => lease,
@@ -221,7 +222,12 @@ impl LeaseCycle {
             }
         }
         self.definition.has_left_hint.store(true, Ordering::SeqCst);
-        next
+        match snapshot.pauses.iter().find(|pause| pause.until.is_none()) {
+            Some(pause) if !shared.note_pause(&spec.name, pause, revision) => {
+                next.earlier((shared.clock.now() + TICK_INTERVAL).into())
+            }
+            _ => next,
+        }
     }
 
     /// Leaves the claim hint of a job that was removed: if it is added again, the scheduled times until then were not due.
