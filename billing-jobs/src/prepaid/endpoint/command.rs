@@ -42,6 +42,7 @@ pub(super) async fn send(
 }
 
 #[cfg(not(unix))]
+#[expect(clippy::unused_async, reason = "as on Unix")]
 pub(super) async fn send(_: &[String], _: &BTreeMap<String, Secret>, _: String, _: Duration) -> Answer {
     Answer::none("commands are run on Unix alone")
 }
