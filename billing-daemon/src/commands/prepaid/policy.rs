@@ -11,7 +11,7 @@ use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr, QueryR
 use serde::Serialize;
 use serde_json::json;
 
-use super::time;
+use super::{standing::ShowArgs, time};
 use crate::{
     commands::{
         args::{AuthorArgs, JsonArgs, parse_time},
@@ -31,15 +31,6 @@ pub(crate) enum PolicyCommand {
     /// Exempt an organization, or give it credit or time
     #[command(after_help = "Example:\n  billing-daemon policy set acme --mode exempt --reason internal")]
     Set(SetArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ShowArgs {
-    /// The organization: its id, slug or name
-    #[arg(value_name = "ORGANIZATION")]
-    organization: String,
-    #[command(flatten)]
-    format: JsonArgs,
 }
 
 #[derive(Debug, Args)]

@@ -18,9 +18,9 @@ use crate::{
 pub(crate) struct ShowArgs {
     /// The organization: its id, slug or name
     #[arg(value_name = "ORGANIZATION")]
-    organization: String,
+    pub(super) organization: String,
     #[command(flatten)]
-    format: JsonArgs,
+    pub(super) format: JsonArgs,
 }
 
 pub(super) async fn show(session: &Session<'_>, options: &ShowArgs) -> Result<(), Failure> {
