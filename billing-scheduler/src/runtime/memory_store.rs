@@ -1,7 +1,7 @@
 //! A store in memory, for tests and for applications without a database.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -46,8 +46,6 @@ struct Tables {
     requests: Vec<ControlRequest>,
     /// Every accepted request.
     audit: Vec<ControlRequest>,
-    /// The occurrences that were finished under a lease.
-    finished: HashSet<(String, DateTime<Utc>)>,
 }
 
 #[derive(Debug)]
@@ -56,6 +54,8 @@ struct Row {
     held: Option<Box<(String, Duration)>>,
     state: JobState,
     claim_hint: Option<ClaimHint>,
+    /// The occurrences in the history that were finished under a lease, in ascending order.
+    finished: VecDeque<DateTime<Utc>>,
     /// The number of the newest run, from the first one in the history on.
     last: Option<usize>,
 }
@@ -141,7 +141,11 @@ impl Tables {
             && let Some(RunRow { run, .. }) = self.runs.pop_front()
         {
             self.dropped += 1;
-            self.finished.remove(&(run.job, run.scheduled_at));
+            if let Some(row) = self.jobs.get_mut(&run.job)
+                && let Ok(index) = row.finished.binary_search(&run.scheduled_at)
+            {
+                row.finished.remove(index);
+            }
         }
     }
 
@@ -175,6 +179,7 @@ impl Store for MemoryStore {
                 held: None,
                 state: JobState::at(first_cursor),
                 claim_hint: None,
+                finished: VecDeque::new(),
                 last,
             };
             tables.jobs.insert(job.to_owned(), new);
@@ -228,22 +233,20 @@ impl Store for MemoryStore {
     ) -> Result<(), StoreError> {
         let mut tables = self.lock();
         if let Some(lease) = lease {
-            let newest =
-                tables.jobs.get(&lease.job).is_some_and(|row| row.fencing_token == lease.fencing_token.0);
-            if !newest {
-                return Err(Self::lost(lease));
-            }
+            let row = tables.jobs.get_mut(&lease.job);
+            let row = row.filter(|row| row.fencing_token == lease.fencing_token.0);
+            let row = row.ok_or_else(|| Self::lost(lease))?;
             let ends = matches!(run.status, RunStatus::Done | RunStatus::Dead);
-            let occurrence = (run.job.clone(), run.scheduled_at);
-            if ends && run.cause == RunCause::Schedule && !tables.finished.insert(occurrence) {
-                return Err(StoreError::AlreadyFinished {
-                    job: run.job.clone(),
-                    scheduled_at: run.scheduled_at,
-                });
+            if ends && run.cause == RunCause::Schedule {
+                let Err(index) = row.finished.binary_search(&run.scheduled_at) else {
+                    return Err(StoreError::AlreadyFinished {
+                        job: run.job.clone(),
+                        scheduled_at: run.scheduled_at,
+                    });
+                };
+                row.finished.insert(index, run.scheduled_at);
             }
-            if let Some(row) = tables.jobs.get_mut(&lease.job) {
-                row.state = next.clone();
-            }
+            row.state = next.clone();
             tables.requests.retain(|request| {
                 request.job != run.job
                     || !matches!(request.action, ControlAction::Cancel { fencing_token } if fencing_token.0 > 0 && fencing_token <= run.fencing_token)

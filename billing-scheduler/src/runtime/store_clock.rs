@@ -1,7 +1,7 @@
 //! The clock that a scheduler follows: the host's clock, corrected by the store's.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -28,7 +28,8 @@ const CERTAIN: TimeDelta = TimeDelta::milliseconds(500);
 #[derive(Debug)]
 pub struct StoreClock {
     host: Arc<dyn Clock>,
-    reading: Mutex<Option<Reading>>,
+    /// Empty until the store shows a time, which a store without a clock of its own never does: then no lock is taken.
+    reading: OnceLock<Mutex<Reading>>,
 }
 
 /// The last reading of the store's clock.
@@ -57,7 +58,7 @@ impl StoreClock {
     /// Returns a clock that shows the time of `host` until it is synchronized.
     #[must_use]
     pub fn new(host: Arc<dyn Clock>) -> Self {
-        Self { host, reading: Mutex::default() }
+        Self { host, reading: OnceLock::new() }
     }
 
     /// Reads the clock of `store` once. A store that uses the clock of this host changes nothing.
@@ -76,14 +77,18 @@ impl StoreClock {
         // The store read its clock between the request and the answer.
         let uncertainty = TimeDelta::from_std(monotonic.saturating_sub(sent) / 2).ok()?;
         let offset = now + uncertainty - host;
-        let mut reading = self.reading();
-        let before = reading.map_or(TimeDelta::zero(), |reading| reading.correction);
+        let mut previous = self.reading();
+        let before = previous.as_deref().map_or(TimeDelta::zero(), |reading| reading.correction);
         let correction = corrected(before, offset, uncertainty);
-        if reading.is_some() && correction == before && uncertainty > CERTAIN {
+        if previous.is_some() && correction == before && uncertainty > CERTAIN {
             return None;
         }
-        let latest = reading.map_or(now, |reading| reading.latest.max(now));
-        *reading = Some(Reading { wall: host + correction, monotonic, offset, correction, latest });
+        let latest = previous.as_deref().map_or(now, |reading| reading.latest.max(now));
+        let reading = Reading { wall: host + correction, monotonic, offset, correction, latest };
+        match &mut previous {
+            Some(previous) => **previous = reading,
+            None => drop(self.reading.set(Mutex::new(reading))),
+        }
         (correction != before).then_some(correction)
     }
 
@@ -92,8 +97,8 @@ impl StoreClock {
         self.reading().is_some_and(|reading| at <= reading.latest + Self::TOLERANCE)
     }
 
-    fn reading(&self) -> MutexGuard<'_, Option<Reading>> {
-        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reading(&self) -> Option<MutexGuard<'_, Reading>> {
+        self.reading.get().map(|reading| reading.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -113,7 +118,7 @@ fn corrected(before: TimeDelta, offset: TimeDelta, uncertainty: TimeDelta) -> Ti
 #[async_trait]
 impl Clock for StoreClock {
     fn now(&self) -> DateTime<Utc> {
-        let reading = *self.reading();
+        let reading = self.reading().map(|reading| *reading);
         reading.map_or_else(|| self.host.now(), |reading| reading.at(self.host.monotonic()))
     }
 
