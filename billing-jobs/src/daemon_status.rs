@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use billing_scheduler::Clock;
@@ -41,6 +41,8 @@ pub struct StatusRow {
     metadata: Mutex<Metadata>,
     /// The clock whose measured offset the row contains.
     clock: OnceLock<Arc<dyn Clock>>,
+    /// When this process wrote the row last.
+    written: Mutex<Option<Instant>>,
 }
 
 /// What the column `metadata` holds.
@@ -62,7 +64,14 @@ impl StatusRow {
         metadata: &serde_json::Value,
     ) -> Self {
         let metadata = Mutex::new(Metadata { process: metadata.clone(), amounts: None });
-        Self { db, daemon_id: daemon_id.into(), hostname: hostname.into(), metadata, clock: OnceLock::new() }
+        Self {
+            db,
+            daemon_id: daemon_id.into(),
+            hostname: hostname.into(),
+            metadata,
+            clock: OnceLock::new(),
+            written: Mutex::default(),
+        }
     }
 
     /// Sets the description of the process, which the next write stores.
@@ -104,23 +113,27 @@ impl StatusRow {
         let changes = format!(
             "status = 'running', heartbeat_at = {now}, metadata = excluded.metadata, error_message = NULL"
         );
-        self.execute(&self.upsert("'running'", now, "NULL", &changes), values).await
+        self.write(&self.upsert("'running'", now, "NULL", &changes), values).await
     }
 
     /// The process runs, whether or not it bills: its row is as fresh as after a heartbeat, and `heartbeat_at`, which the panel reads,
-    /// stays as it is.
-    pub async fn present(&self) -> Result<(), DbErr> {
+    /// stays as it is. Writes nothing if this process wrote the row less than `interval` ago.
+    pub async fn present(&self, interval: Duration) -> Result<(), DbErr> {
+        let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.is_some_and(|written| written.elapsed() < interval) {
+            return Ok(());
+        }
         let values = [self.daemon_id.as_str().into(), self.metadata().into()];
         let changes = "status = CASE WHEN own.status = 'stopped' THEN 'running' ELSE own.status END, \
                        metadata = excluded.metadata";
-        self.execute(&self.upsert("'running'", "NULL", "NULL", changes), values).await
+        self.write(&self.upsert("'running'", "NULL", "NULL", changes), values).await
     }
 
     /// Billing fails: the row contains the message, and its last heartbeat ages.
     pub async fn report_failure(&self, message: &str) -> Result<(), DbErr> {
         let values = [self.daemon_id.as_str().into(), self.metadata().into(), message.into()];
         let changes = "status = 'error', error_message = excluded.error_message";
-        self.execute(&self.upsert("'error'", "NULL", "$3", changes), values).await
+        self.write(&self.upsert("'error'", "NULL", "$3", changes), values).await
     }
 
     /// Writes the row of this process, with the figures of the newest run of any daemon: the panel shows the row with the newest
@@ -218,7 +231,7 @@ impl StatusRow {
             i64::try_from(totals.hours).unwrap_or(i64::MAX).into(),
             error.into(),
         ];
-        self.execute(&sql, values).await
+        self.write(&sql, values).await
     }
 
     /// A clean stop: the totals of the last run stay, and the panel no longer waits for this daemon. Dead rows of this host lose
@@ -296,6 +309,13 @@ impl StatusRow {
             DbBackend::Sqlite => parameter.to_owned(),
             _ => format!("{parameter}::jsonb"),
         }
+    }
+
+    /// Executes a statement that writes the row of this process.
+    async fn write(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<(), DbErr> {
+        self.execute(sql, values).await?;
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Ok(())
     }
 
     async fn execute(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<(), DbErr> {

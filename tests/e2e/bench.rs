@@ -35,6 +35,18 @@ async fn benchmark_of_postgres_prints_json() {
 }
 
 #[tokio::test]
+async fn fleet_benchmark_prints_each_hour() {
+    let program = Program::new(TOOLS).env("PATH", &std::env::var("PATH").unwrap_or_default());
+    let ended = program.run("bench-fleet --instances 60").await.expect_code(0);
+    let report: Value = serde_json::from_str(&ended.out.join("\n")).expect("one line of JSON");
+    let hours = report["hours"].as_array().expect("one element for each hour");
+    assert_eq!(hours.len(), 2);
+    for figure in ["instances_per_s", "server_cpu_us_per_instance", "rss_mb", "top_up_max_ms"] {
+        assert!(hours[1][figure].as_f64().is_some_and(|figure| figure > 0.0), "{figure} in {report}");
+    }
+}
+
+#[tokio::test]
 async fn panel_guard_benchmark_prints_costs() {
     let program = Program::new(TOOLS).env("PATH", &std::env::var("PATH").unwrap_or_default());
     let ended = program.run("bench-panel-guard --rows 20 --rounds 1").await.expect_code(0);

@@ -10,7 +10,7 @@ use billing_jobs::{
 use tokio::{sync::oneshot, task::JoinHandle};
 use tracing::{debug, warn};
 
-/// How often the row is written. A daemon whose row is older than two and a half intervals counts as dead.
+/// How often the row is written, by this task unless a heartbeat does. A daemon whose row is older than two and a half intervals counts as dead.
 const INTERVAL: Duration = Duration::from_mins(1);
 /// How long a write in progress may delay the shutdown.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -45,7 +45,7 @@ impl Presence {
                     checked => checks.note(checked),
                 }
                 if std::mem::replace(&mut writes, true) {
-                    let written = status.present().await;
+                    let written = status.present(INTERVAL).await;
                     reports.note(
                         written.map_err(|error| format!("cannot report that this daemon runs: {error}")),
                     );

@@ -19,7 +19,10 @@ mod sqlite;
 mod top_up;
 pub mod workload;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Instant};
+
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use self::{ours::Ours, postgres::PostgresEngine, report::median, sqlite::SqliteEngine, top_up::Waits};
 
@@ -91,7 +94,7 @@ trait Bench {
     /// Checksums of what ours and the floor wrote, a line for each table.
     async fn checksums(&mut self) -> [Vec<String>; 2];
     /// Tops up wallets of the database that ours bills, until it is stopped.
-    async fn top_up(&self, stop: tokio::sync::oneshot::Receiver<()>) -> Waits;
+    async fn top_up(&self, stop: oneshot::Receiver<()>) -> Waits;
 }
 
 /// Runs the benchmark.
@@ -138,7 +141,7 @@ async fn measure(bench: &mut impl Bench, options: &Options) -> Report {
             originals.push(original);
         }
     }
-    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let (stop, stopped) = oneshot::channel();
     let ended = 1 + (options.rounds + 1) * options.hours;
     bench.settle().await;
     let (waits, bill) = tokio::join!(bench.top_up(stopped), async {
@@ -168,6 +171,53 @@ async fn measure(bench: &mut impl Bench, options: &Options) -> Report {
         waits,
     };
     Report::new(options, &measured)
+}
+
+/// Bills two hours of a fleet on PostgreSQL, which needs one database instead of three.
+pub async fn run_fleet(options: &Options) -> Value {
+    let began = Instant::now();
+    let mut bench = PostgresEngine::seeded_alone(options).await;
+    let seeded = began.elapsed();
+    eprintln!("seeded in {:.0} s", seeded.as_secs_f64());
+    let ours = Ours::new(options, bench.url());
+    let instances = f64::from(options.instances);
+    let mut hours = Vec::new();
+    for hour in 1..=2 {
+        bench.settle().await;
+        let before = bench.used().await;
+        let (stop_top_ups, top_ups_stopped) = oneshot::channel();
+        let (stop_watch, watch_stopped) = oneshot::channel();
+        let top_ups =
+            async { if hour == 1 { Waits::default() } else { bench.top_up(top_ups_stopped).await } };
+        let bill = async {
+            let bill = ours.bill(hour).await;
+            // Nothing receives it in the hour without top-ups.
+            let _ = (stop_top_ups.send(()), stop_watch.send(()));
+            bill
+        };
+        let (waits, longest_transaction, bill) =
+            tokio::join!(top_ups, bench.longest_transaction(watch_stopped), bill);
+        assert_eq!(bill.charged, u64::from(options.instances), "every instance is charged in each hour");
+        let used = minus(bench.used().await, before);
+        eprintln!("hour {hour}: {:.0}/s", instances / bill.seconds);
+        hours.push(json!({
+            "seconds": bill.seconds,
+            "instances_per_s": instances / bill.seconds,
+            "server_cpu_us_per_instance": used.0 * 1e6 / instances,
+            "wal_bytes_per_instance": used.1 / instances,
+            "rss_mb": bill.peak_mb,
+            "longest_transaction_ms": longest_transaction,
+            "top_ups": waits.len(),
+            "top_up_p99_ms": waits.quantile(0.99),
+            "top_up_max_ms": waits.quantile(1.0),
+        }));
+    }
+    json!({
+        "instances": options.instances,
+        "seed_seconds": seeded.as_secs_f64(),
+        "database_bytes": bench.database_bytes().await,
+        "hours": hours,
+    })
 }
 
 fn minus(after: (f64, f64), before: (f64, f64)) -> (f64, f64) {

@@ -1,9 +1,17 @@
 //! The benchmark on PostgreSQL: a separate server that keeps what it has committed.
 
-use std::{fmt::Write as _, fs, path::Path, time::Instant};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use sea_orm::sqlx::{self, AssertSqlSafe, Connection as _, PgConnection, Row as _};
-use tokio::sync::oneshot;
+use tokio::{
+    sync::oneshot::{self, error::TryRecvError},
+    time::sleep,
+};
 use uuid::Uuid;
 
 use super::{Bench, Options, Waits, fleet};
@@ -18,6 +26,8 @@ const SETTINGS: [&str; 6] = [
     "max_wal_size = '8GB'",
     "checkpoint_timeout = '30min'",
 ];
+/// The time between two readings of the transactions in progress.
+const SAMPLING: Duration = Duration::from_millis(5);
 /// Organizations in one COPY.
 const CHUNK: usize = 5_000;
 
@@ -45,13 +55,51 @@ impl Drop for PostgresEngine {
 
 impl PostgresEngine {
     pub(super) async fn seeded(options: &Options) -> Self {
+        Self::with_others(options, options.instances).await
+    }
+
+    /// Only the database of ours contains the fleet.
+    pub(super) async fn seeded_alone(options: &Options) -> Self {
+        Self::with_others(options, 0).await
+    }
+
+    async fn with_others(options: &Options, instances: u32) -> Self {
         let server = Postgres::durable(&SETTINGS).await;
         let mut ours = Place::seeded(server, options.instances).await;
         ours.make_history(options.history).await;
-        let floor = Place::seeded(server, options.instances).await;
-        let original = Place::seeded(server, options.instances).await;
+        let floor = Place::seeded(server, instances).await;
+        let original = Place::seeded(server, instances).await;
         let since = ours.text("SELECT clock_timestamp()::text").await;
         Self { server, ours, floor, original, last_batch: 0, since }
+    }
+}
+
+impl PostgresEngine {
+    /// Returns the duration of the longest transaction of the daemon that wrote, in milliseconds. Until its end, others wait for the rows
+    /// that it locks.
+    pub(super) async fn longest_transaction(&self, mut stop: oneshot::Receiver<()>) -> f64 {
+        let mut connection =
+            PgConnection::connect(&self.ours.database.url(Login::Admin)).await.expect("the server answers");
+        let mut longest: f64 = 0.0;
+        while matches!(stop.try_recv(), Err(TryRecvError::Empty)) {
+            let oldest: f64 = sqlx::query_scalar(
+                "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start) * 1000), 0)::float8
+                   FROM pg_stat_activity
+                  WHERE datname = current_database() AND usename <> current_user AND backend_xid IS NOT NULL",
+            )
+            .fetch_one(&mut connection)
+            .await
+            .expect("the server answers");
+            longest = longest.max(oldest);
+            sleep(SAMPLING).await;
+        }
+        longest
+    }
+
+    /// Returns the size of the database that ours bills.
+    pub(super) async fn database_bytes(&mut self) -> u64 {
+        let size = self.ours.text("SELECT pg_database_size(current_database())::text").await;
+        size.parse().expect("a number of bytes")
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bench_audit;
 mod bench_billing;
+mod bench_fleet;
 mod bench_idle;
 mod bench_lease_cycle;
 mod bench_panel_guard;
@@ -35,6 +36,7 @@ enum Command {
     QueueFaults(queue_faults::QueueFaultsArgs),
     Cluster(cluster::ClusterArgs),
     BenchBilling(bench_billing::BenchBillingArgs),
+    BenchFleet(bench_fleet::BenchFleetArgs),
     BenchAudit(bench_audit::BenchAuditArgs),
     BenchIdle(bench_idle::BenchIdleArgs),
     BenchPanelGuard(bench_panel_guard::BenchPanelGuardArgs),
@@ -66,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Cluster(args) => return runtime.block_on(cluster::run(args)),
         Command::BenchBilling(args) => return bench_billing::run(args, &runtime),
         Command::ScratchDatabase(args) => return runtime.block_on(scratch_database::run(&args)),
+        Command::BenchFleet(args) => runtime.block_on(bench_fleet::run(&args)),
         Command::BenchAudit(args) => runtime.block_on(bench_audit::run(&args)),
         Command::BenchIdle(args) => runtime.block_on(bench_idle::run(&args)),
         Command::BenchPanelGuard(args) => runtime.block_on(bench_panel_guard::run(&args)),
