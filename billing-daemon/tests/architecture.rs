@@ -126,7 +126,7 @@ const JOBS: &[&[&str]] = &[
 /// The rooms of billing-scheduler, in the same order.
 const SCHEDULER: &[&[&str]] = &[
     &["blocking", "clock", "duration", "function", "job", "mask", "registry"],
-    &["runtime::store"],
+    &["runtime::interner", "runtime::store"],
     &["runtime::decide"],
     &[
         "runtime::control",
@@ -149,7 +149,7 @@ const SCHEDULER: &[&[&str]] = &[
 
 /// The rooms of billing-store, in the same order.
 const STORE: &[&[&str]] = &[
-    &["columns", "fault_injection"],
+    &["columns", "fault_injection", "sync"],
     &["error_class"],
     &["database_url", "server_list"],
     &["connection_check", "transaction"],

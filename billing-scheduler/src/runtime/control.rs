@@ -40,6 +40,10 @@ impl Control {
     }
 
     /// Runs nothing of `job` by schedule until it is resumed. A run in progress continues.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if it is unknown whether the request was stored. A repeated one changes nothing, and returns
+    /// [`ControlReceipt::Unchanged`].
     pub async fn pause(&self, job: &str, reason: &str) -> Result<ControlReceipt, StoreError> {
         self.submit(job, ControlAction::Pause, Some(reason)).await.map(|(receipt, _)| receipt)
     }

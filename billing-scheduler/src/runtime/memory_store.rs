@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -11,11 +12,12 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
+    interner::Interner,
     memory_queue::QueueRow,
     store::{
         Claim, ClaimHint, ControlAction, ControlReceipt, ControlRequest, ControlState, Holder, JobRow,
-        JobState, LateJob, Lease, NOT_AHEAD, Pause, QueueStore, RunCause, RunFilter, RunRecord, RunRow,
-        RunStatus, Store, StoreError, StorePoll,
+        JobState, LateJob, Lease, NOT_AHEAD, Pause, QueueStore, Retrying, RunCause, RunFilter, RunRecord,
+        RunRow, RunStatus, Store, StoreError, StorePoll,
     },
 };
 use crate::{clock::Clock, job::FencingToken};
@@ -37,7 +39,8 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Tables {
-    jobs: HashMap<String, Row>,
+    jobs: HashMap<Box<str>, Row>,
+    claim_hints: Interner<ClaimHint>,
     runs: VecDeque<RunRow>,
     /// The number of runs that were dropped from the history.
     dropped: usize,
@@ -48,19 +51,26 @@ struct Tables {
     audit: Vec<ControlRequest>,
 }
 
+/// A job. There may be very many, so what few of them have is behind a pointer.
 #[derive(Debug)]
 struct Row {
     fencing_token: i64,
     held: Option<Box<(String, Duration)>>,
-    state: JobState,
-    claim_hint: Option<ClaimHint>,
-    /// The occurrences in the history that were finished under a lease, in ascending order.
-    finished: VecDeque<DateTime<Utc>>,
-    /// The number of the newest run, from the first one in the history on.
-    last: Option<usize>,
+    cursor: DateTime<Utc>,
+    retrying: Option<Box<Retrying>>,
+    /// Jobs of one schedule share it.
+    claim_hint: Option<Arc<ClaimHint>>,
+    /// The occurrences in the history that were finished under a lease, in ascending order; `None` before the first one.
+    finished: Option<Box<VecDeque<DateTime<Utc>>>>,
+    /// The number of the newest run; the first one in the history has the number 1.
+    last: Option<NonZeroUsize>,
 }
 
 impl Row {
+    fn state(&self) -> JobState {
+        JobState { cursor: self.cursor, retrying: self.retrying.as_deref().copied() }
+    }
+
     /// Returns the holder of the lease and its end by the monotonic clock.
     fn holder(&self, now: Duration) -> Option<(&str, Duration)> {
         let (name, until) = self.held.as_deref()?;
@@ -132,19 +142,19 @@ impl MemoryStore {
 
 impl Tables {
     fn append(&mut self, run: &RunRecord, holder: &str, history_limit: usize) {
-        let number = self.dropped + self.runs.len();
-        if let Some(row) = self.jobs.get_mut(&run.job) {
-            row.last = Some(number);
-        }
         self.runs.push_back(RunRow { run: run.clone(), daemon_id: holder.to_owned() });
+        if let Some(row) = self.jobs.get_mut(run.job.as_str()) {
+            row.last = NonZeroUsize::new(self.dropped + self.runs.len());
+        }
         while self.runs.len() > history_limit
             && let Some(RunRow { run, .. }) = self.runs.pop_front()
         {
             self.dropped += 1;
-            if let Some(row) = self.jobs.get_mut(&run.job)
-                && let Ok(index) = row.finished.binary_search(&run.scheduled_at)
+            let finished = self.jobs.get_mut(run.job.as_str()).and_then(|row| row.finished.as_mut());
+            if let Some(finished) = finished
+                && let Ok(index) = finished.binary_search(&run.scheduled_at)
             {
-                row.finished.remove(index);
+                finished.remove(index);
             }
         }
     }
@@ -153,15 +163,18 @@ impl Tables {
         let open = self.pauses.iter().find(|(paused, pause)| paused == job && pause.until.is_none());
         JobRow {
             job: job.to_owned(),
-            state: row.state.clone(),
-            claim_hint: row.claim_hint.clone(),
+            state: row.state(),
+            claim_hint: row.claim_hint.as_deref().cloned(),
             lease: row.holder(now).map(|(name, until)| Holder {
                 name: name.to_owned(),
                 fencing_token: FencingToken(row.fencing_token),
                 expires_at: wall + until.saturating_sub(now),
             }),
             paused: open.map(|(_, pause)| pause.clone()),
-            last_run: row.last.and_then(|number| self.runs.get(number.checked_sub(self.dropped)?)).cloned(),
+            last_run: row
+                .last
+                .and_then(|number| self.runs.get((number.get() - 1).checked_sub(self.dropped)?))
+                .cloned(),
         }
     }
 }
@@ -173,16 +186,17 @@ impl Store for MemoryStore {
         let mut tables = self.lock();
         if !tables.jobs.contains_key(job) {
             let last = tables.runs.iter().rposition(|row| row.run.job == job);
-            let last = last.map(|index| index + tables.dropped);
+            let last = last.and_then(|index| NonZeroUsize::new(tables.dropped + index + 1));
             let new = Row {
                 fencing_token: 0,
                 held: None,
-                state: JobState::at(first_cursor),
+                cursor: first_cursor,
+                retrying: None,
                 claim_hint: None,
-                finished: VecDeque::new(),
+                finished: None,
                 last,
             };
-            tables.jobs.insert(job.to_owned(), new);
+            tables.jobs.insert(job.into(), new);
         }
         let row = tables.jobs.get_mut(job).expect("it is there or was just inserted");
         if let Some((holder, _)) = row.holder(now) {
@@ -191,7 +205,7 @@ impl Store for MemoryStore {
         row.fencing_token += 1;
         row.held = Some(Box::new((self.holder.clone(), now + TTL)));
         let (fencing_token, state, claim_hint) =
-            (FencingToken(row.fencing_token), row.state.clone(), row.claim_hint.clone());
+            (FencingToken(row.fencing_token), row.state(), row.claim_hint.as_deref().cloned());
         let pauses = tables.pauses.iter().filter(|(paused, _)| paused == job).map(|(_, pause)| pause);
         let open_since =
             state.retrying.map_or(state.cursor, |retrying| retrying.scheduled_at.min(state.cursor));
@@ -215,7 +229,8 @@ impl Store for MemoryStore {
     async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
         let now = self.clock.monotonic();
         let mut tables = self.lock();
-        let row = tables.jobs.get_mut(&lease.job).filter(|row| row.fencing_token == lease.fencing_token.0);
+        let row = tables.jobs.get_mut(lease.job.as_str());
+        let row = row.filter(|row| row.fencing_token == lease.fencing_token.0);
         match row.and_then(|row| row.held.as_deref_mut()) {
             Some((_, expires_at)) if *expires_at > now => {
                 *expires_at = now + TTL;
@@ -233,20 +248,22 @@ impl Store for MemoryStore {
     ) -> Result<(), StoreError> {
         let mut tables = self.lock();
         if let Some(lease) = lease {
-            let row = tables.jobs.get_mut(&lease.job);
+            let row = tables.jobs.get_mut(lease.job.as_str());
             let row = row.filter(|row| row.fencing_token == lease.fencing_token.0);
             let row = row.ok_or_else(|| Self::lost(lease))?;
             let ends = matches!(run.status, RunStatus::Done | RunStatus::Dead);
             if ends && run.cause == RunCause::Schedule {
-                let Err(index) = row.finished.binary_search(&run.scheduled_at) else {
+                let finished = row.finished.get_or_insert_default();
+                let Err(index) = finished.binary_search(&run.scheduled_at) else {
                     return Err(StoreError::AlreadyFinished {
                         job: run.job.clone(),
                         scheduled_at: run.scheduled_at,
                     });
                 };
-                row.finished.insert(index, run.scheduled_at);
+                finished.insert(index, run.scheduled_at);
             }
-            row.state = next.clone();
+            row.cursor = next.cursor;
+            row.retrying = next.retrying.map(Box::new);
             tables.requests.retain(|request| {
                 request.job != run.job
                     || !matches!(request.action, ControlAction::Cancel { fencing_token } if fencing_token.0 > 0 && fencing_token <= run.fencing_token)
@@ -258,12 +275,14 @@ impl Store for MemoryStore {
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        let mut tables = self.lock();
-        if let Some(row) =
-            tables.jobs.get_mut(&lease.job).filter(|row| row.fencing_token == lease.fencing_token.0)
-        {
+        let Tables { jobs, claim_hints, .. } = &mut *self.lock();
+        let row = jobs.get_mut(lease.job.as_str());
+        if let Some(row) = row.filter(|row| row.fencing_token == lease.fencing_token.0) {
             row.held = None;
-            row.claim_hint.clone_from(&lease.claim_hint);
+            let left = lease.claim_hint.as_ref().map(|hint| claim_hints.intern(hint));
+            if let Some(before) = std::mem::replace(&mut row.claim_hint, left) {
+                claim_hints.release(&before);
+            }
         }
         Ok(())
     }
@@ -305,15 +324,15 @@ impl Store for MemoryStore {
             }
             (ControlAction::RunNow | ControlAction::Replay { .. }, _) => requests.push(request.clone()),
             (ControlAction::Reset, _) => {
-                let row = jobs.get(&request.job);
-                if row.is_none_or(|row| row.state.cursor <= request.at) {
+                let row = jobs.get(request.job.as_str());
+                if row.is_none_or(|row| row.cursor <= request.at) {
                     return Ok(ControlReceipt::Unchanged(NOT_AHEAD.to_owned()));
                 }
                 requests.push(request.clone());
             }
             (ControlAction::Cancel { .. }, _) => {
                 // A job that runs on every node has neither a claim hint nor a claim to cancel.
-                let row = jobs.get(&request.job);
+                let row = jobs.get(request.job.as_str());
                 let fencing_token = match row {
                     Some(row) if row.holder(now).is_some() => Some(FencingToken(row.fencing_token)),
                     Some(row) if row.claim_hint.is_some() => None,
@@ -329,7 +348,7 @@ impl Store for MemoryStore {
                         action: ControlAction::Cancel { fencing_token },
                         ..request.clone()
                     }),
-                    None if withdrawn || row.is_some_and(|row| row.state.retrying.is_some()) => {}
+                    None if withdrawn || row.is_some_and(|row| row.retrying.is_some()) => {}
                     None => return Ok(ControlReceipt::Unchanged("no daemon runs it".to_owned())),
                 }
             }
@@ -372,5 +391,16 @@ impl Store for MemoryStore {
 
     fn queue(self: Arc<Self>) -> Option<Arc<dyn QueueStore>> {
         Some(self)
+    }
+}
+
+#[cfg(all(test, target_pointer_width = "64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_stay_small() {
+        let bytes = size_of::<Row>();
+        assert!(bytes <= 64, "a row takes {bytes} bytes");
     }
 }

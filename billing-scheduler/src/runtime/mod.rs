@@ -6,6 +6,7 @@ pub(crate) mod decide;
 pub(crate) mod engine;
 pub(crate) mod events;
 pub(crate) mod executor;
+mod interner;
 pub(crate) mod memory_queue;
 pub(crate) mod memory_store;
 pub(crate) mod middleware;

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{schedule::Schedule, stable_hash::StableHash};
 
 /// One job: the code to run, when to run it, and how to handle misfires and failures.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct JobSpec {
     /// The job's name, unique among the daemons that share a store.
     pub name: String,
@@ -37,7 +37,7 @@ pub struct JobSpec {
 }
 
 /// Which daemons run an occurrence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Scope {
     /// One of the daemons that share a store, under a lease.
     #[default]
@@ -48,7 +48,7 @@ pub enum Scope {
 
 /// The policy for scheduled times that passed without a run, for any reason: the process was down, the host was suspended, the
 /// clock jumped, an earlier run took too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Misfire {
     /// The latest runs once for all of them.
     #[default]
@@ -60,7 +60,7 @@ pub enum Misfire {
 }
 
 /// How often and how soon a failed occurrence is retried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Retry {
     /// The maximum number of attempts, including the first one; at least 1.
     pub max_attempts: u32,

@@ -178,7 +178,7 @@ impl<'a> Actions<'a> {
     async fn start(&mut self, run: &NextRun, ctx: &JobContext, ticket: Option<StartTicket>) -> Effect {
         let (shared, cycle) = (self.shared, self.cycle);
         if self.has_run
-            && let Some(running) = lock(&shared.running).get_mut(&cycle.job.index)
+            && let Some(running) = lock(&shared.running).get_mut(&cycle.job.index())
         {
             running.followed_at = Some(shared.clock.monotonic());
         }
@@ -203,7 +203,7 @@ impl<'a> Actions<'a> {
         let last = self.end_after(&record, &after);
         if last.is_some() {
             // The lease is about to be released and must not be renewed.
-            lock(&shared.running).remove(&self.cycle.job.index);
+            lock(&shared.running).remove(&self.cycle.job.index());
         }
         let lease =
             self.lease.map(|lease| Lease { claim_hint: released_hint(spec, &after), ..lease.clone() });

@@ -123,7 +123,7 @@ impl Shared {
                 let fencing_token = running.lease.as_ref().map(|lease| lease.fencing_token);
                 let means_its_claim =
                     matches!(request.action, ControlAction::Cancel { fencing_token: meant } if fencing_token == Some(meant));
-                request.job == running.job.name && means_its_claim
+                *request.job == *running.job.name && means_its_claim
             };
             running.followed_at.is_some_and(|at| at >= polled_at) && control_state.requests.iter().any(cancels)
         })
@@ -149,20 +149,20 @@ impl Shared {
                         lease.map_or(!is_first, |lease| lease.fencing_token == fencing_token)
                     });
                 }
-                _ => drop(affected.insert(&request.job)),
+                _ => drop(affected.insert(request.job.as_str())),
             }
         }
         for (job, pause) in &control_state.paused {
             if !known.paused.contains(&(job.clone(), pause.clone())) {
-                affected.insert(job);
+                affected.insert(job.as_str());
             }
         }
-        let resumed = known.paused.iter().map(|(job, _)| job);
-        affected.extend(resumed.filter(|job| control_state.paused.iter().all(|(paused, _)| paused != *job)));
+        let resumed = known.paused.iter().map(|(job, _)| job.as_str());
+        affected.extend(resumed.filter(|job| control_state.paused.iter().all(|(paused, _)| paused != job)));
         if affected.is_empty() {
             return;
         }
-        let jobs: Vec<_> = self.jobs().iter().filter(|job| affected.contains(&job.name)).cloned().collect();
+        let jobs: Vec<_> = self.jobs().iter().filter(|job| affected.contains(&*job.name)).cloned().collect();
         for job in jobs {
             let now = self.clock.now();
             job.update_local(|local| local.record_pause(control_state.pause_of(&job.name), now));
@@ -189,7 +189,7 @@ impl Shared {
     /// Stops the run of the job that `request` names, if `is_meant` returns true for its lease.
     fn cancel(&self, request: &ControlRequest, is_meant: impl Fn(Option<&Lease>) -> bool) {
         if let Some(running) =
-            lock(&self.running).values_mut().find(|running| running.job.name == request.job)
+            lock(&self.running).values_mut().find(|running| *running.job.name == *request.job)
             && running.cancelled.is_none()
             && is_meant(running.lease.as_ref())
         {
@@ -259,7 +259,7 @@ impl Shared {
         let Ok(mut late) = self.store.late(self.clock.now()).await else { return };
         if !late.is_empty() {
             let jobs = self.jobs();
-            let ours = jobs.iter().filter(|job| job.has_store_state()).map(|job| job.name.as_str());
+            let ours = jobs.iter().filter(|job| job.has_store_state()).map(|job| &*job.name);
             let ours: HashSet<&str> = ours.collect();
             late.retain(|late| ours.contains(late.job.as_str()));
         }

@@ -18,10 +18,13 @@ pub(super) const NEVER: DateTime<Utc> = DateTime::<Utc>::MAX_UTC;
 #[derive(Debug, Default)]
 pub(super) struct DueQueue {
     slots: Vec<Slot>,
-    wakeups: BTreeSet<(DateTime<Utc>, usize)>,
+    wakeups: BTreeSet<WakeupKey>,
     /// The number of late lease cycles that have not decided yet.
     late_cycles: usize,
 }
+
+/// The time of a wake-up and the job's number, in 16 bytes: every job has one.
+type WakeupKey = (DateTime<Utc>, u32);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Slot {
@@ -47,7 +50,7 @@ impl DueQueue {
     pub(super) fn add(&mut self) -> usize {
         let job = self.slots.len();
         self.slots.push(Slot::Waits(IMMEDIATELY));
-        self.wakeups.insert((IMMEDIATELY, job));
+        self.wakeups.insert(key(IMMEDIATELY, job));
         job
     }
 
@@ -60,14 +63,13 @@ impl DueQueue {
         {
             self.late_cycles += 1;
             self.wakeups.pop_first();
-            taken.push(Wakeup { job, at, is_late: true });
+            taken.push(Wakeup { job: job as usize, at, is_late: true });
         }
         while until > now
-            && let Some((at, job)) =
-                self.wakeups.range((now, usize::MAX)..=(until, usize::MAX)).next().copied()
+            && let Some((at, job)) = self.wakeups.range((now, u32::MAX)..=(until, u32::MAX)).next().copied()
         {
             self.wakeups.remove(&(at, job));
-            taken.push(Wakeup { job, at, is_late: false });
+            taken.push(Wakeup { job: job as usize, at, is_late: false });
         }
         for wakeup in &taken {
             self.slots[wakeup.job] = Slot::Busy;
@@ -91,7 +93,7 @@ impl DueQueue {
     /// Takes the wake-up of one job, whenever it is; `None` if a lease cycle of the job is running.
     pub(super) fn take_early(&mut self, job: usize) -> Option<Wakeup> {
         let Slot::Waits(at) = self.slots[job] else { return None };
-        self.wakeups.remove(&(at, job));
+        self.wakeups.remove(&key(at, job));
         self.slots[job] = Slot::Busy;
         Some(Wakeup { job, at, is_late: false })
     }
@@ -105,14 +107,14 @@ impl DueQueue {
     pub(super) fn put(&mut self, job: usize, at: DateTime<Utc>) {
         let at = if self.is_requeued(job) { IMMEDIATELY } else { at };
         self.slots[job] = Slot::Waits(at);
-        self.wakeups.insert((at, job));
+        self.wakeups.insert(key(at, job));
     }
 
     /// Wakes `job` immediately, or as soon as its running lease cycle ends.
     pub(super) fn requeue(&mut self, job: usize) {
         match self.slots[job] {
             Slot::Waits(at) => {
-                self.wakeups.remove(&(at, job));
+                self.wakeups.remove(&key(at, job));
                 self.put(job, IMMEDIATELY);
             }
             Slot::Busy | Slot::BusyAgain => self.slots[job] = Slot::BusyAgain,
@@ -131,7 +133,7 @@ impl DueQueue {
 
     /// Returns the jobs that never wake up again.
     pub(super) fn retired(&self) -> impl Iterator<Item = usize> {
-        self.wakeups.range((NEVER, 0)..).map(|(_, job)| *job)
+        self.wakeups.range((NEVER, 0)..).map(|(_, job)| *job as usize)
     }
 
     /// Wakes every job immediately, because the clock was set back: the recorded wake-ups are wrong, and so are those that running
@@ -141,9 +143,13 @@ impl DueQueue {
             *slot = Slot::BusyAgain;
         }
         for (_, job) in std::mem::take(&mut self.wakeups) {
-            self.put(job, IMMEDIATELY);
+            self.put(job as usize, IMMEDIATELY);
         }
     }
+}
+
+fn key(at: DateTime<Utc>, job: usize) -> WakeupKey {
+    (at, u32::try_from(job).expect("a process has fewer than four billion jobs"))
 }
 
 #[cfg(test)]

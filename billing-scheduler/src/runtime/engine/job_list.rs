@@ -2,13 +2,15 @@
 
 use std::{borrow::Borrow, collections::HashSet, hash, sync::Arc};
 
-use super::scheduled_job::ScheduledJob;
+use super::scheduled_job::{Definition, ScheduledJob};
+use crate::runtime::{decide::JobSpec, interner::Interner};
 
 /// The jobs, those that were removed included. A job's number is its place.
 #[derive(Default)]
 pub(super) struct JobList {
     jobs: Vec<Arc<ScheduledJob>>,
     by_name: HashSet<ByName>,
+    settings: Interner<JobSpec>,
 }
 
 /// A job that is equal to another one with the same name.
@@ -19,24 +21,23 @@ impl JobList {
         self.by_name.get(name).map(|ByName(job)| job)
     }
 
-    /// Puts a job in its place: at the end, or in that of a job that was removed.
-    pub(super) fn put(&mut self, job: &Arc<ScheduledJob>) {
-        if let Some(place) = self.jobs.get_mut(job.index) {
-            let before = std::mem::replace(place, Arc::clone(job));
-            self.by_name.remove(before.name.as_str());
+    /// Adds a job in the place of its number: at the end, or in that of a job that was removed.
+    pub(super) fn add(&mut self, index: usize, definition: Definition) -> Arc<ScheduledJob> {
+        let job = Arc::new(ScheduledJob::new(index, definition, &mut self.settings));
+        if let Some(place) = self.jobs.get_mut(index) {
+            let before = std::mem::replace(place, Arc::clone(&job));
+            self.by_name.remove(&*before.name);
+            before.release_settings(&mut self.settings);
         } else {
-            self.jobs.push(Arc::clone(job));
+            self.jobs.push(Arc::clone(&job));
         }
-        self.by_name.insert(ByName(Arc::clone(job)));
+        self.by_name.insert(ByName(Arc::clone(&job)));
+        job
     }
-}
 
-impl FromIterator<Arc<ScheduledJob>> for JobList {
-    #[expect(clippy::mutable_key_type, reason = "the hash is that of the name, which does not change")]
-    fn from_iter<T: IntoIterator<Item = Arc<ScheduledJob>>>(jobs: T) -> Self {
-        let jobs: Vec<_> = jobs.into_iter().collect();
-        let by_name = jobs.iter().map(|job| ByName(Arc::clone(job))).collect();
-        Self { jobs, by_name }
+    /// Replaces the definition of `job` by another one with the same name.
+    pub(super) fn redefine(&mut self, job: &ScheduledJob, definition: Definition) {
+        job.define(definition, &mut self.settings);
     }
 }
 

@@ -239,14 +239,14 @@ impl Scheduler {
     /// Returns the specification of a job.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<JobSpec> {
-        Some(self.shared.job(name)?.definition().spec.clone())
+        Some(self.shared.job(name)?.definition().spec)
     }
 
     /// Returns the specifications of all jobs, sorted by name.
     #[must_use]
     pub fn list(&self) -> Vec<JobSpec> {
         let jobs: Vec<_> = self.shared.jobs().iter().filter(|job| !job.is_removed()).cloned().collect();
-        let mut specs: Vec<_> = jobs.iter().map(|job| job.definition().spec.clone()).collect();
+        let mut specs: Vec<_> = jobs.iter().map(|job| job.definition().spec).collect();
         specs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         specs
     }
@@ -260,13 +260,13 @@ impl Shared {
         definition: Definition,
         is_changed: bool,
     ) -> Arc<ScheduledJob> {
-        if let Some(job) = jobs.find(&definition.spec.name) {
+        if let Some(job) = jobs.find(&definition.spec.name).cloned() {
             let was_removed = job.removed.swap(false, Ordering::SeqCst);
-            *lock(&job.definition) = Arc::new(definition);
+            jobs.redefine(&job, definition);
             if is_changed || was_removed {
-                lock(&self.due_queue).requeue(job.index);
+                lock(&self.due_queue).requeue(job.index());
             }
-            return Arc::clone(job);
+            return job;
         }
         let mut due_queue = lock(&self.due_queue);
         // A job that was removed leaves its number to the next new one, so that their count does not grow without limit.
@@ -277,9 +277,7 @@ impl Shared {
         } else {
             due_queue.add()
         };
-        let job = Arc::new(ScheduledJob::new(index, definition));
-        jobs.put(&job);
-        job
+        jobs.add(index, definition)
     }
 }
 

@@ -44,7 +44,7 @@ const MAX_STORE_BACKOFF: TimeDelta = TimeDelta::seconds(4);
 pub(super) struct LeaseCycle {
     pub(super) shared: Arc<Shared>,
     pub(super) job: Arc<ScheduledJob>,
-    pub(super) definition: Arc<Definition>,
+    pub(super) definition: Definition,
     /// When the job is expected to be due; the begin of the cycle if that has passed.
     pub(super) at: DateTime<Utc>,
     /// The gate of the jobs that are due at the same instant.
@@ -130,7 +130,7 @@ impl LeaseCycle {
         self.next = self.run_cycle().await;
         if self.next.is_instant {
             let (job, at) = (&self.job.name, self.next.at);
-            self.shared.surroundings.events.emit(|| Event::Scheduled { job: job.clone(), at });
+            self.shared.surroundings.events.emit(|| Event::Scheduled { job: job.to_string(), at });
         }
         if let Some(abandoned) = self.job.take_abandoned() {
             self.shared.wait_for_abandoned(&self.job.name, abandoned).await;
@@ -148,7 +148,7 @@ impl LeaseCycle {
 
     /// Whether the job was paused, cancelled, requested or removed since the cycle began.
     pub(super) fn is_requeued(&self) -> bool {
-        lock(&self.shared.due_queue).is_requeued(self.job.index)
+        lock(&self.shared.due_queue).is_requeued(self.job.index())
     }
 
     /// Frees the place for another late cycle: a run may take any time.
@@ -185,7 +185,7 @@ impl LeaseCycle {
 
     /// Whether a claim would only find that the job is paused. A definition that the store has no claim hint of is claimed once.
     fn is_paused(&self) -> bool {
-        self.definition.has_left_hint.load(Ordering::SeqCst) && self.shared.is_paused(&self.job.name)
+        self.job.has_left_hint.load(Ordering::SeqCst) && self.shared.is_paused(&self.job.name)
     }
 
     async fn with_lease(&self) -> NextWakeup {
@@ -221,7 +221,7 @@ impl LeaseCycle {
                 return next;
             }
         }
-        self.definition.has_left_hint.store(true, Ordering::SeqCst);
+        self.job.note_left_hint(spec);
         match snapshot.pauses.iter().find(|pause| pause.until.is_none()) {
             Some(pause) if !shared.note_pause(&spec.name, pause, revision) => {
                 next.earlier((shared.clock.now() + TICK_INTERVAL).into())
@@ -284,7 +284,7 @@ impl LeaseCycle {
         let shared = &self.shared;
         shared.add_running(&self.job, lease, stop);
         let end = Actions::new(self, lease, stop, snapshot).run().await;
-        lock(&shared.running).remove(&self.job.index);
+        lock(&shared.running).remove(&self.job.index());
         match end {
             Ok(end) => {
                 self.job.reset_store_failures();
@@ -306,16 +306,16 @@ impl LeaseCycle {
 impl Drop for LeaseCycle {
     /// Ends the cycle, also after a panic.
     fn drop(&mut self) {
-        lock(&self.shared.running).remove(&self.job.index);
+        lock(&self.shared.running).remove(&self.job.index());
         {
             let mut due_queue = lock(&self.shared.due_queue);
-            due_queue.put(self.job.index, self.next.at);
+            due_queue.put(self.job.index(), self.next.at);
             if *self.holds_late_slot.get_mut() {
                 due_queue.release_late_slot();
             }
         }
         if self.next.is_instant {
-            self.shared.arm_next(self.job.index);
+            self.shared.arm_next(self.job.index());
         }
         self.shared.arm_late();
     }
@@ -331,7 +331,7 @@ impl Shared {
             cancelled: None,
             followed_at: None,
         };
-        lock(&self.running).insert(job.index, running);
+        lock(&self.running).insert(job.index(), running);
         if let Some(lease) = lease {
             self.cancel_known(lease);
         }

@@ -65,7 +65,7 @@ impl Shared {
         cycle.gate.all_started().await;
         let is_done = matches!(result, Ok(Outcome::Done { .. }));
         let cancelled =
-            lock(&self.running).get(&cycle.job.index).and_then(|running| running.cancelled.clone());
+            lock(&self.running).get(&cycle.job.index()).and_then(|running| running.cancelled.clone());
         let cancelled = cancelled.filter(|_| !is_done);
         let applied = apply_outcome(spec, state, run.scheduled_at, run.attempt, result, finished_at);
         let applied = adjust(applied, run, state, cancelled.is_some());

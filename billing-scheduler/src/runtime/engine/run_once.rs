@@ -102,7 +102,7 @@ impl Scheduler {
         let Some(scheduled) = shared.job(job) else {
             return Err(RunOnceError::UnknownJob { job: job.to_owned() });
         };
-        let Some(wakeup) = lock(&shared.due_queue).take_early(scheduled.index) else {
+        let Some(wakeup) = lock(&shared.due_queue).take_early(scheduled.index()) else {
             return Err(RunOnceError::AlreadyRunning { job: job.to_owned() });
         };
         let gate = Arc::<StartGate>::default();
@@ -156,7 +156,7 @@ impl LeaseCycle {
         };
         // A renewal in progress is completed, not dropped.
         let (record, ()) = tokio::join!(running, keep_lease(shared, &lease, &stop, &ended));
-        lock(&shared.running).remove(&self.job.index);
+        lock(&shared.running).remove(&self.job.index());
         // The state is unchanged, so the claim hint stays as it was.
         let written = shared.store.finish(&lease, &record, &lease.state).await;
         if let Err(error) = written {

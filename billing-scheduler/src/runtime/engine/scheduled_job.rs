@@ -14,28 +14,37 @@ use crate::{
     runtime::{
         decide::{JobSpec, Scope},
         executor::AbandonedRun,
+        interner::Interner,
         store::{ClaimHint, JobState, Pause},
     },
 };
 
+/// A process may have very many jobs, so one takes less than 100 bytes and its name.
 pub(super) struct ScheduledJob {
-    pub(super) name: String,
-    /// The job's number in the list of jobs and in the due queue.
-    pub(super) index: usize,
-    pub(super) definition: Mutex<Arc<Definition>>,
+    pub(super) name: Box<str>,
+    index: u32,
     /// Whether the configuration no longer contains the job.
     pub(super) removed: AtomicBool,
-    /// `None` for most jobs: a process may have very many.
-    pub(super) local: Mutex<Option<Box<LocalState>>>,
+    /// Whether the store has the claim hint of the definition, so that a paused job needs no claim.
+    pub(super) has_left_hint: AtomicBool,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The specification with an empty name. Jobs with equal settings share it.
+    settings: Arc<JobSpec>,
+    /// `None` if they are `null`.
+    params: Option<Arc<serde_json::Value>>,
+    job: Arc<dyn Job>,
+    /// `None` for most jobs.
+    local: Option<Box<LocalState>>,
 }
 
 /// A job as its configuration defines it. A run keeps the definition that it started with.
 pub(super) struct Definition {
     pub(super) spec: JobSpec,
-    pub(super) params: serde_json::Value,
+    pub(super) params: Option<Arc<serde_json::Value>>,
     pub(super) job: Arc<dyn Job>,
-    /// Whether the store has the claim hint of this definition, so that a paused job needs no claim.
-    pub(super) has_left_hint: AtomicBool,
 }
 
 /// State of a job that only this process has.
@@ -52,31 +61,70 @@ pub(super) struct LocalState {
 }
 
 impl ScheduledJob {
-    pub(super) fn new(index: usize, definition: Definition) -> Self {
+    pub(super) fn new(index: usize, definition: Definition, all_settings: &mut Interner<JobSpec>) -> Self {
+        let Definition { mut spec, params, job } = definition;
+        let name = std::mem::take(&mut spec.name).into_boxed_str();
+        let settings = all_settings.intern(&spec);
         Self {
-            name: definition.spec.name.clone(),
-            index,
-            definition: Mutex::new(Arc::new(definition)),
+            name,
+            index: u32::try_from(index).expect("a process has fewer than four billion jobs"),
             removed: AtomicBool::new(false),
-            local: Mutex::default(),
+            has_left_hint: AtomicBool::new(false),
+            state: Mutex::new(State { settings, params, job, local: None }),
+        }
+    }
+
+    /// The job's number in the list of jobs and in the due queue.
+    pub(super) fn index(&self) -> usize {
+        self.index as usize
+    }
+
+    /// Replaces the definition by another one with the same name.
+    pub(super) fn define(&self, definition: Definition, all_settings: &mut Interner<JobSpec>) {
+        let Definition { mut spec, params, job } = definition;
+        spec.name.clear();
+        let settings = all_settings.intern(&spec);
+        let mut state = lock(&self.state);
+        let before = std::mem::replace(&mut state.settings, settings);
+        (state.params, state.job) = (params, job);
+        all_settings.release(&before);
+        self.has_left_hint.store(false, Ordering::SeqCst);
+    }
+
+    /// Ends the use of its settings, because the job is no longer in the list.
+    pub(super) fn release_settings(&self, all_settings: &mut Interner<JobSpec>) {
+        all_settings.release(&lock(&self.state).settings);
+    }
+
+    /// Notes that the store has the claim hint of a specification, unless another one is in force by now.
+    pub(super) fn note_left_hint(&self, spec: &JobSpec) {
+        if self.has_left_hint.load(Ordering::SeqCst) {
+            return;
+        }
+        let state = lock(&self.state);
+        if *state.settings == (JobSpec { name: String::new(), ..spec.clone() }) {
+            self.has_left_hint.store(true, Ordering::SeqCst);
         }
     }
 
     pub(super) fn update_local<T>(&self, change: impl FnOnce(&mut LocalState) -> T) -> T {
-        change(lock(&self.local).get_or_insert_default())
+        change(lock(&self.state).local.get_or_insert_default())
     }
 
     pub(super) fn take_abandoned(&self) -> Option<AbandonedRun> {
-        lock(&self.local).as_mut()?.abandoned.take()
+        lock(&self.state).local.as_mut()?.abandoned.take()
     }
 
     /// Resets the number of failed requests; returns whether there were any.
     pub(super) fn reset_store_failures(&self) -> bool {
-        lock(&self.local).as_mut().is_some_and(|local| std::mem::take(&mut local.store_failures) > 0)
+        let local = &mut lock(&self.state).local;
+        local.as_mut().is_some_and(|local| std::mem::take(&mut local.store_failures) > 0)
     }
 
-    pub(super) fn definition(&self) -> Arc<Definition> {
-        Arc::clone(&lock(&self.definition))
+    pub(super) fn definition(&self) -> Definition {
+        let State { settings, params, job, .. } = &*lock(&self.state);
+        let spec = JobSpec { name: self.name.to_string(), ..JobSpec::clone(settings) };
+        Definition { spec, params: params.clone(), job: Arc::clone(job) }
     }
 
     pub(super) fn is_removed(&self) -> bool {
@@ -85,13 +133,20 @@ impl ScheduledJob {
 
     /// Whether the store's row shows if the job is late. A job that runs on every node may have left an old row.
     pub(super) fn has_store_state(&self) -> bool {
-        !self.is_removed() && self.definition().spec.scope == Scope::Cluster
+        !self.is_removed() && lock(&self.state).settings.scope == Scope::Cluster
     }
 }
 
+/// The parameters of a job without any.
+static NO_PARAMS: serde_json::Value = serde_json::Value::Null;
+
 impl Definition {
     pub(super) fn new(spec: JobSpec, params: serde_json::Value, job: Arc<dyn Job>) -> Self {
-        Self { spec, params, job, has_left_hint: AtomicBool::new(false) }
+        Self { spec, params: Some(params).filter(|params| !params.is_null()).map(Arc::new), job }
+    }
+
+    pub(super) fn params(&self) -> &serde_json::Value {
+        self.params.as_deref().unwrap_or(&NO_PARAMS)
     }
 
     pub(super) fn build(
@@ -114,5 +169,17 @@ impl LocalState {
             (Some(open), Some(pause)) => *open = pause.clone(),
             (None, None) => {}
         }
+    }
+}
+
+#[cfg(all(test, target_pointer_width = "64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scheduled_jobs_stay_small() {
+        // With the counts of its Arc and the header of an allocation, 96 bytes.
+        let bytes = size_of::<ScheduledJob>();
+        assert!(bytes <= 72, "a job takes {bytes} bytes");
     }
 }

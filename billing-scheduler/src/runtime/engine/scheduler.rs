@@ -12,7 +12,8 @@ use tracing::warn;
 
 use super::{
     due_queue::DueQueue,
-    scheduled_job::{Definition, ScheduledJob},
+    job_list::JobList,
+    scheduled_job::Definition,
     shared::{Phase, Shared, lock},
 };
 use crate::{
@@ -84,11 +85,10 @@ impl Scheduler {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let mut due_queue = DueQueue::default();
-        let jobs = definitions
-            .into_iter()
-            .map(|definition| Arc::new(ScheduledJob::new(due_queue.add(), definition)))
-            .collect();
+        let (mut due_queue, mut jobs) = (DueQueue::default(), JobList::default());
+        for definition in definitions {
+            jobs.add(due_queue.add(), definition);
+        }
         let clock = Arc::new(StoreClock::new(clock));
         let surroundings = Arc::new(Surroundings::new(registry));
         let queue = Arc::clone(&store).queue().map(|store| {
@@ -164,14 +164,14 @@ impl Scheduler {
         // Building validates parameters and may take long, so it comes before the locks that a tick needs.
         let _one_at_a_time = lock(&shared.reloading);
         let present: Vec<_> = shared.jobs().iter().filter(|job| !job.is_removed()).cloned().collect();
-        let definitions: HashMap<_, _> =
-            present.iter().map(|job| (job.name.as_str(), job.definition())).collect();
-        let before = definitions.values().map(|definition| (&definition.spec, &definition.params));
+        let definitions: HashMap<_, _> = present.iter().map(|job| (&*job.name, job.definition())).collect();
+        let before = definitions.values().map(|definition| (&definition.spec, definition.params()));
         let changes = changes(before, specs.iter().map(|(spec, params)| (spec, params)));
         let mut made = Vec::new();
         for (spec, params) in specs {
             let old = definitions.get(spec.name.as_str());
-            let old = old.filter(|old| old.spec.kind == spec.kind && old.params == params && !rebuild(&spec));
+            let old =
+                old.filter(|old| old.spec.kind == spec.kind && *old.params() == params && !rebuild(&spec));
             made.push(match old {
                 Some(old) => Definition::new(spec, params, Arc::clone(&old.job)),
                 None => Definition::build(registry, spec, params)?,
@@ -180,9 +180,10 @@ impl Scheduler {
         let mut jobs = shared.jobs.write().unwrap_or_else(PoisonError::into_inner);
         shared.surroundings.set_mask(registry.mask());
         // The changes are sorted by name.
-        for job in present.iter().filter(|job| changes.removed.binary_search(&job.name).is_ok()) {
+        let is_removed = |name: &str| changes.removed.binary_search_by(|job| job.as_str().cmp(name)).is_ok();
+        for job in present.iter().filter(|job| is_removed(&job.name)) {
             job.removed.store(true, Ordering::SeqCst);
-            lock(&shared.due_queue).requeue(job.index);
+            lock(&shared.due_queue).requeue(job.index());
         }
         for definition in made {
             let is_changed =

@@ -87,7 +87,7 @@ impl Shared {
 
     /// Wakes a job immediately, or as soon as its running lease cycle ends.
     pub(super) fn wake(self: &Arc<Self>, job: &ScheduledJob) {
-        lock(&self.due_queue).requeue(job.index);
+        lock(&self.due_queue).requeue(job.index());
         self.arm_late();
     }
 

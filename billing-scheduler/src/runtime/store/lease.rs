@@ -43,7 +43,7 @@ pub struct Lease {
 }
 
 /// What the next claim of a job is expected to find. It shows in the job's row whether the job is late.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClaimHint {
     /// The schedule as text. A different text is a different schedule.
     pub schedule: String,

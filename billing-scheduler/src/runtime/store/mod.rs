@@ -30,19 +30,24 @@ pub trait Store: Send + Sync + 'static {
     /// store does not know starts with `first_cursor`.
     ///
     /// Once this returns a lease, no process can commit work under an older token.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if it is unknown whether the job was claimed. A claim that the caller does not know of expires.
     async fn acquire(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Claim, StoreError>;
 
     /// Extends a lease by its full length. The daemon calls this on a separate thread, so it needs a separate connection.
     ///
     /// # Errors
-    /// [`StoreError::LeaseLost`] if the lease expired or another process claimed it.
+    /// [`StoreError::LeaseLost`] if the lease expired or another process claimed it: the run must stop. After
+    /// [`StoreError::Unavailable`] the lease is used until its end, and the next renewal may succeed.
     async fn renew(&self, lease: &Lease) -> Result<(), StoreError>;
 
     /// Appends a run to the history and updates the job's state, in one transaction. Without a lease (a job that runs on every
     /// node) only the history changes. The request that the run answers is closed, and so is every request to cancel it.
     ///
     /// # Errors
-    /// [`StoreError::LeaseLost`] if the lease's token is not the newest; nothing is written then.
+    /// [`StoreError::LeaseLost`] if the lease's token is not the newest, and [`StoreError::AlreadyFinished`] if another run has
+    /// finished the scheduled time; nothing is written then. After [`StoreError::Unavailable`] it may or may not be written.
     async fn record(&self, lease: Option<&Lease>, run: &RunRecord, next: &JobState)
     -> Result<(), StoreError>;
 

@@ -17,12 +17,18 @@ pub trait QueueStore: Send + Sync + 'static {
     fn claim_ttl(&self) -> Duration;
 
     /// Adds jobs in one transaction, and returns the ids of those that were added. A job is not added if the store has its id, or if
-    /// an unfinished job of the same kind has the same unique key. A call whose result is unknown can therefore be repeated.
+    /// an unfinished job of the same kind has the same unique key.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if it is unknown whether the jobs were added. The call can be repeated, because an id is added once.
     async fn enqueue(&self, jobs: &[NewQueuedJob]) -> Result<Vec<Uuid>, StoreError>;
 
     /// Claims due jobs of each kind, up to its limit: those with the highest priority first, then those that are due for the longest
     /// time. A job is not claimed while an unexpired claim holds it. Each claim of a job has a greater fencing token than the last. A
     /// claim that expired without a result counts as a failed attempt of the job.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]; jobs that were claimed without an answer are claimed again when these claims expire.
     async fn claim(&self, limits: &[(String, u32)]) -> Result<Vec<QueuedJob>, StoreError>;
 
     /// Extends claims by their full length, and returns the ids of those that are still held.
@@ -30,6 +36,9 @@ pub trait QueueStore: Send + Sync + 'static {
 
     /// Writes the results of runs and their rows in the history, in one transaction, and returns the ids of the jobs that were
     /// written, or that the run itself has finished under the same token. Nothing is written for a job whose claim is lost.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if it is unknown whether the results were written. The call can be repeated: it writes no row twice.
     async fn settle(&self, results: &[QueueResult]) -> Result<Vec<Uuid>, StoreError>;
 
     /// Removes jobs that were finished longer than `age` ago, and returns their number. Their runs stay in the history.

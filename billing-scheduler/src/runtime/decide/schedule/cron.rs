@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    hash::{Hash, Hasher},
     ops::RangeInclusive,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
@@ -121,6 +122,14 @@ impl PartialEq for CronSchedule {
         self.parsed.text == other.parsed.text
             && self.zone == other.zone
             && (self.gap, self.fold) == (other.gap, other.fold)
+    }
+}
+
+impl Eq for CronSchedule {}
+
+impl Hash for CronSchedule {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parsed.text.hash(state);
     }
 }
 

@@ -44,10 +44,10 @@ pub use cron_error::{CronError, CronField};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Schedule(Rule);
 
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 enum Rule {
     /// Each multiple of the period since the epoch, plus the offset.
     Every {
@@ -60,7 +60,7 @@ enum Rule {
     Within(Arc<Window>),
 }
 
-#[derive(PartialEq)]
+#[derive(PartialEq, Eq, Hash)]
 struct Window {
     schedule: Schedule,
     not_before: Option<DateTime<Utc>>,
