@@ -2,13 +2,13 @@
 
 use std::{
     io,
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
 use sea_orm::sqlx::{self, Connection as _, PgConnection, Row as _};
 
-use crate::transaction::unanswered;
+use crate::{sync::lock, transaction::unanswered};
 
 /// The time in which a pooled connection answers.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -19,12 +19,12 @@ static DISCARD_BEFORE: Mutex<Option<Instant>> = Mutex::new(None);
 /// Lets no connection that is open now be used again. Connections share a server: if one of them does not answer or has become
 /// read-only, the others are probably no better.
 pub(crate) fn discard_open_connections() {
-    *DISCARD_BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    *lock(&DISCARD_BEFORE) = Some(Instant::now());
 }
 
 /// Whether no connection that was opened `age` ago may be used.
 fn is_suspect(age: Duration) -> bool {
-    let discard_before = *DISCARD_BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
+    let discard_before = *lock(&DISCARD_BEFORE);
     discard_before.is_some_and(|discard_before| discard_before.elapsed() < age)
 }
 

@@ -132,6 +132,10 @@ impl Database {
     }
 
     /// Opens a pool, or fails within seconds.
+    ///
+    /// # Errors
+    /// The message names the database without its password, and contains the cause with help for the operator: the server or the file
+    /// cannot be reached, it rejects the login, or its certificate is invalid.
     pub async fn connect(&self, pool: Pool) -> Result<DatabaseConnection, ConnectError> {
         let opened = match self.url.backend() {
             DbBackend::Sqlite => self.connect_to_file(pool).await,

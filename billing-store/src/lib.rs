@@ -17,6 +17,7 @@ mod rows;
 mod server_list;
 mod statements;
 mod store;
+mod sync;
 mod transaction;
 
 pub use self::{

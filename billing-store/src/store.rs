@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -27,6 +27,7 @@ use crate::{
     error_class::{ErrorClass, classify, code, with_help},
     rows::{self, millis, release_values},
     statements::Sql,
+    sync::lock,
     transaction::{begin, execute},
 };
 
@@ -407,10 +408,6 @@ impl Store for SeaOrmStore {
     fn queue(self: Arc<Self>) -> Option<Arc<dyn QueueStore>> {
         Some(self)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(crate) fn unavailable(error: DbErr) -> StoreError {

@@ -97,7 +97,8 @@ impl From<MigrationError> for DbErr {
 /// Creates the scheduler's tables that are missing.
 ///
 /// # Errors
-/// The database rejects a statement, or its schema is newer than this program.
+/// The database rejects a statement, for example because the login may not create tables; or its tables are of a newer version, which
+/// this program must not change. No table was created or changed then.
 pub async fn migrate(db: &DatabaseConnection) -> Result<(), MigrationError> {
     up::<SchedulerMigrations>(db, None).await.map(drop)
 }

@@ -28,6 +28,10 @@ const PRUNED: i64 = 10_000;
 /// Adds jobs within a transaction of the application: they become due with its commit. Returns the ids of those that were added.
 ///
 /// The transaction must be of a database that has the tables of [`migrations`](crate::migrations).
+///
+/// # Errors
+/// The error of the statement, such as a missing table or a lost connection. On PostgreSQL the transaction accepts no further
+/// statement then, and nothing is added.
 pub async fn enqueue_in(db: &impl ConnectionTrait, jobs: &[NewQueuedJob]) -> Result<Vec<Uuid>, DbErr> {
     let rows = encode(jobs);
     let sql = sql::enqueue(Dialect::of(db.get_database_backend()));
@@ -38,7 +42,10 @@ pub async fn enqueue_in(db: &impl ConnectionTrait, jobs: &[NewQueuedJob]) -> Res
 /// neither. The row of the job is locked until then. After the commit, the run returns success.
 ///
 /// # Errors
-/// The claim of the job is lost, or the database fails: the transaction must be rolled back.
+/// The transaction must be rolled back then.
+/// - [`JobError::Retry`] if the claim of the job is lost, because it expired and another process may run the job; or if the database
+///   rejects the statement, for example after a conflict with another transaction.
+/// - [`JobError::Unavailable`] if the connection is lost, or the disk of the database is full.
 pub async fn finish_in(txn: &impl ConnectionTrait, ctx: &JobContext) -> Result<(), JobError> {
     let id = ctx.request_id.unwrap_or_default().to_string();
     let token = ctx.fencing_token.0;
