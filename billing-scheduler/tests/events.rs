@@ -1,10 +1,12 @@
 //! What listeners receive.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use billing_scheduler::{
-    Event, JobError, NewJob, Retry, RunStatus, Scheduler, SchedulerBuilder, TestScheduler, every,
+    Claim, Event, JobError, ManualClock, MemoryStore, NewJob, Retry, RunStatus, Scheduler, SchedulerBuilder,
+    Store as _, TestScheduler, chrono::DateTime, every,
 };
+use tokio::sync::Notify;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -107,6 +109,41 @@ async fn slow_listener_loses_oldest_events() {
     assert_eq!(kept.len(), 1_024);
     assert!((700..=900).contains(&dropped), "three events for each of 600 runs: {dropped}");
     assert_eq!(kept.last().map(String::as_str), Some("scheduled often 12:10:01"));
+}
+
+/// Of a lost lease, the renewal or the record of the run learns first.
+#[tokio::test]
+async fn lost_lease_is_reported_once() {
+    for renews in [true, false] {
+        let clock = ManualClock::at(DateTime::UNIX_EPOCH);
+        let store = MemoryStore::new(Arc::new(clock.clone()));
+        let started = Arc::new(Notify::new());
+        let notify = Arc::clone(&started);
+        let slow = NewJob::new("slow", every("1m"), move |ctx| {
+            notify.notify_one();
+            async move {
+                ctx.stopped().await;
+            }
+        });
+        let builder = Scheduler::builder().clock(clock.clone()).store(store.clone()).with_job(slow);
+        let scheduler = builder.build().unwrap();
+        scheduler.tick();
+        scheduler.idle().await;
+        clock.advance(MINUTE);
+        scheduler.tick();
+        started.notified().await;
+        let mut events = scheduler.events();
+        // The lease expires without a renewal, and another process claims the job.
+        clock.advance(Duration::from_secs(11));
+        let other = store.as_holder("other");
+        assert!(matches!(other.acquire("slow", DateTime::UNIX_EPOCH).await, Ok(Claim::Held(_))));
+        if renews {
+            scheduler.renew_leases().await;
+        }
+        scheduler.idle().await;
+        let lost = lines(&mut events).await.into_iter().filter(|line| line.starts_with("lease lost"));
+        assert_eq!(lost.collect::<Vec<_>>(), ["lease lost slow 2"], "renews: {renews}");
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ impl World {
         let mut wrong = self.failed_requests();
         let mut state = self.state();
         let due = self.wall(0) - DEADLINE;
-        for name in ["each", "latest"] {
+        for name in ["each", "latest", "extra"] {
             let Some(job) = state.jobs.get(name) else {
                 wrong.push(format!("job `{name}` never ran"));
                 continue;

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use billing_scheduler::{
-    Clock, JobSpec, Misfire, Registry, Retry, Schedule, Scheduler, Scope,
+    Clock, JobSpec, Misfire, NewJob, Registry, Retry, Schedule, Scheduler, Scope,
     chrono::{DateTime, Utc},
     serde_json::{Value, json},
 };
@@ -40,7 +40,7 @@ impl World {
     }
 
     /// Returns the current configuration of a daemon.
-    pub(crate) fn specs(&self, daemon: usize) -> [(JobSpec, Value); 3] {
+    pub(crate) fn specs(&self, daemon: usize) -> Vec<(JobSpec, Value)> {
         let spec = |name: &str, seconds, misfire, scope| {
             let schedule = Schedule::every(Duration::from_secs(seconds)).expect("a period");
             let retry = Retry {
@@ -52,11 +52,23 @@ impl World {
             let spec = JobSpec::new(name, "act", schedule);
             (JobSpec { misfire, scope, timeout: TIMEOUT, retry, ..spec }, json!({}))
         };
-        [
+        let mut specs = vec![
             spec("each", 15, Misfire::CatchUp, Scope::Cluster),
             spec("latest", self.period_s[daemon].load(Ordering::Relaxed), Misfire::Coalesce, Scope::Cluster),
             spec("own", 20, Misfire::CatchUp, Scope::Node),
-        ]
+        ];
+        if self.has_extra[daemon].load(Ordering::Relaxed) {
+            specs.push(spec("extra", 10, Misfire::Coalesce, Scope::Cluster));
+        }
+        specs
+    }
+
+    /// Returns the job `name` of a daemon's configuration, for a change at run time.
+    pub(crate) fn new_job(self: &Arc<Self>, life: Life, name: &str) -> NewJob {
+        let mut specs = self.specs(life.daemon).into_iter().map(|(spec, _)| spec);
+        let spec = specs.find(|spec| spec.name == name).expect("the daemon has it");
+        let code = RandomJob { world: Arc::clone(self), life };
+        NewJob::of(name, spec.schedule.clone(), code).configure(|configured| *configured = spec)
     }
 
     pub(crate) fn clock(self: &Arc<Self>, life: Life) -> Arc<dyn Clock> {

@@ -17,7 +17,7 @@ use billing_scheduler::{
 };
 use tokio::sync::{Notify, oneshot};
 
-use crate::{operators::Operators, random::Random};
+use crate::{membership::Membership, operators::Operators, random::Random};
 
 /// The number of daemons.
 pub(crate) const DAEMONS: usize = 3;
@@ -43,6 +43,8 @@ pub(crate) struct World {
     pub(crate) clocks_jump: AtomicBool,
     /// The period of the job `latest` in each daemon's configuration, in seconds.
     pub(crate) period_s: [AtomicU64; DAEMONS],
+    /// Whether each daemon's configuration has the job `extra`.
+    pub(crate) has_extra: [AtomicBool; DAEMONS],
     pub(crate) store: MemoryStore,
     pub(crate) store_clock: ManualClock,
     pub(crate) state: Mutex<WorldState>,
@@ -65,6 +67,7 @@ pub(crate) struct WorldState {
     pub(crate) finished_by_node: HashMap<Life, HashSet<DateTime<Utc>>>,
     pub(crate) active_runs: Vec<(Life, JobContext)>,
     pub(crate) operators: Operators,
+    pub(crate) membership: Membership,
 }
 
 #[derive(Default)]
@@ -101,6 +104,8 @@ pub(crate) enum Event {
     Jump(usize, i64),
     Request(&'static str, ControlAction),
     Edit(usize, u64),
+    /// Adds the job `extra` to a daemon, or removes it.
+    Put(usize, bool),
     Quiet,
     /// Wakes a task of the process, or a request on its way to the store.
     Wake(Option<Life>, oneshot::Sender<()>),
@@ -120,6 +125,7 @@ impl World {
             follows_store,
             clocks_jump: AtomicBool::new(false),
             period_s: std::array::from_fn(|_| AtomicU64::new(PERIOD_S)),
+            has_extra: std::array::from_fn(|_| AtomicBool::new(true)),
             store,
             store_clock,
             state: Mutex::new(state),
@@ -203,6 +209,7 @@ impl World {
         }
         self.plan_requests();
         self.plan_resets();
+        self.plan_membership();
         self.plan(FAULT_PHASE, Event::Quiet);
     }
 
@@ -228,6 +235,7 @@ impl World {
             }
             Event::Request(job, what) => self.send(job, what),
             Event::Edit(daemon, period_s) => self.edit(daemon, period_s),
+            Event::Put(daemon, is_present) => self.put_extra(daemon, is_present),
             Event::Quiet => {
                 self.log(format_args!("the faults end"));
                 for job in ["each", "latest", "own"] {
@@ -239,6 +247,7 @@ impl World {
                     self.resume(daemon);
                     self.start(daemon);
                     self.edit(daemon, self.period_s[0].load(Ordering::Relaxed));
+                    self.put_extra(daemon, true);
                 }
             }
             Event::Wake(life, sleeper) => {

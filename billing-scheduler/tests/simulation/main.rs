@@ -5,6 +5,7 @@ mod checks;
 mod clocks;
 mod daemon;
 mod event_loop;
+mod membership;
 mod operators;
 mod random;
 mod random_job;

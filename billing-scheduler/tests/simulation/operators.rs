@@ -7,7 +7,7 @@ use std::{
 };
 
 use billing_scheduler::{
-    ControlAction, ControlReceipt, ControlRequest, FencingToken, JobContext, JobRow, JobState, Lease, NewJob,
+    ControlAction, ControlReceipt, ControlRequest, FencingToken, JobContext, JobRow, JobState, Lease,
     RunCause, RunRecord, RunStatus, Schedule, Store as _,
     chrono::{DateTime, SubsecRound as _, TimeDelta, Utc},
 };
@@ -16,7 +16,6 @@ use uuid::Uuid;
 use crate::{
     event_loop::{DAEMONS, DEADLINE, Event, FAULT_PHASE, Life, PERIOD_S, QUIET_PHASE, World, beginning},
     random::Random,
-    random_job::RandomJob,
     store::ready,
 };
 
@@ -25,7 +24,7 @@ const JOBS: [&str; 3] = ["each", "latest", "own"];
 /// The maximum duration of a pause.
 const LONGEST_PAUSE_MS: u64 = 60_000;
 /// The maximum difference of wall clocks that are not set.
-const MAX_SKEW: TimeDelta = TimeDelta::seconds(5);
+pub(crate) const MAX_SKEW: TimeDelta = TimeDelta::seconds(5);
 /// By this time, every request of the first phase has arrived.
 const SETTLED: Duration = Duration::from_secs(FAULT_PHASE.as_secs() + 20);
 /// Without faults, a cancelled run is requested to stop within this time.
@@ -184,10 +183,7 @@ impl World {
         self.log(format_args!("{daemon} is configured to run `latest` every {period_s} s"));
         let Some(scheduler) = scheduler else { return };
         if self.now().as_millis().is_multiple_of(2) {
-            let [_, (latest, _), _] = self.specs(daemon);
-            let code = RandomJob { world: Arc::clone(self), life };
-            let job = NewJob::of("latest", latest.schedule.clone(), code).configure(|spec| *spec = latest);
-            scheduler.update(job).expect("the job is good");
+            scheduler.update(self.new_job(life, "latest")).expect("the job is good");
         } else {
             scheduler
                 .reload(&self.registry(life), self.specs(daemon), |_| false)
@@ -199,7 +195,7 @@ impl World {
         self.row(job).map(|row| row.state)
     }
 
-    fn row(&self, job: &str) -> Option<JobRow> {
+    pub(crate) fn row(&self, job: &str) -> Option<JobRow> {
         ready(self.store.jobs()).ok()?.into_iter().find(|row| row.job == job)
     }
 
@@ -244,7 +240,8 @@ impl World {
             state.operators.check_requested(run, before, next)
         };
         drop(state);
-        for wrong in wrong.into_iter().chain(self.check_settled(run)) {
+        let settled = self.check_settled(run);
+        for wrong in wrong.into_iter().chain(settled).chain(self.check_membership(run)) {
             self.wrong(wrong);
         }
     }
@@ -262,7 +259,7 @@ impl World {
 
     /// Returns the failed checks at the end of the simulation.
     pub(crate) fn failed_requests(&self) -> Vec<String> {
-        let mut missed = Vec::new();
+        let mut missed = self.lost_by_removal();
         let open = ready(self.store.poll(None)).ok().and_then(|poll| poll.changed).unwrap_or_default();
         let is_over = |at: DateTime<Utc>| at < self.true_time() - DEADLINE;
         let runs = self.store.runs();
@@ -423,12 +420,12 @@ impl Operators {
 }
 
 /// Whether the row is that of a run.
-fn is_real(run: &RunRecord) -> bool {
+pub(crate) fn is_real(run: &RunRecord) -> bool {
     use RunStatus::{Dead, Done, Interrupted, Retrying};
     matches!(run.status, Done | Dead | Retrying | Interrupted)
 }
 
-fn is_cancelled(run: &RunRecord) -> bool {
+pub(crate) fn is_cancelled(run: &RunRecord) -> bool {
     run.status == RunStatus::Interrupted
         && run.reason.as_ref().is_some_and(|reason| reason.contains("cancelled by"))
 }

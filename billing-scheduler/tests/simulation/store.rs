@@ -162,7 +162,12 @@ impl Store for FaultyStore {
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         let (store, held) = (self.store.clone(), lease.clone());
-        self.send("releases", &lease.job, move || ready(store.release(&held))).await
+        let world = Arc::clone(&self.world);
+        self.send("releases", &lease.job, move || {
+            world.note_removal(&held);
+            ready(store.release(&held))
+        })
+        .await
     }
 
     async fn poll(&self, known: Option<i64>) -> Result<StorePoll, StoreError> {
