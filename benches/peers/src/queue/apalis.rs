@@ -9,7 +9,7 @@ use apalis_core::backend::finalize::Durable;
 use apalis_postgres::PostgresStorage;
 use apalis_sqlite::SqliteStorage;
 use futures_util::stream::{self, StreamExt as _};
-use tokio::task::JoinHandle;
+use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle};
 
 use super::Queue;
 use crate::{database::TestDatabase, starts::record};
@@ -23,6 +23,7 @@ pub(super) struct Apalis<'a, S> {
     database: &'a TestDatabase,
     storage: S,
     worker: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
     /// The query for the number of finished jobs.
     finished: &'static str,
 }
@@ -39,9 +40,19 @@ pub(super) async fn start_postgres(database: &TestDatabase) -> Apalis<'_, Postgr
     let storage = PostgresStorage::<u64>::new(&pool).with_config(config);
     let backend = storage.clone().with_pubsub().poll_with_strategy(Strategy::new().interval(POLL_INTERVAL));
     let worker = WorkerBuilder::new("peers").backend(backend).parallelize(tokio::spawn).build(run);
-    let worker = tokio::spawn(async move { worker.run().await.expect("the worker does not fail") });
+    let (stop, stopped) = oneshot::channel::<()>();
+    let runtime = Handle::current();
+    // The compiler cannot prove that this future is `Send`, so it has its own thread; its jobs run on the runtime.
+    let worker = tokio::task::spawn_blocking(move || {
+        runtime.block_on(async move {
+            tokio::select! {
+                ended = worker.run() => ended.expect("the worker does not fail"),
+                _ = stopped => {}
+            }
+        });
+    });
     let finished = "SELECT count(*) FROM apalis.jobs WHERE status = 'Done'";
-    Apalis { database, storage, worker, finished }
+    Apalis { database, storage, worker, stop, finished }
 }
 
 pub(super) async fn start_sqlite(database: &TestDatabase) -> Apalis<'_, SqliteStorage<u64>> {
@@ -52,9 +63,19 @@ pub(super) async fn start_sqlite(database: &TestDatabase) -> Apalis<'_, SqliteSt
     let strategy = Strategy::new().stream(listener.ready_chunks(BATCH)).interval(POLL_INTERVAL);
     let backend = storage.clone().poll_with_strategy(strategy);
     let worker = WorkerBuilder::new("peers").backend(backend).parallelize(tokio::spawn).build(run);
-    let worker = tokio::spawn(async move { worker.run().await.expect("the worker does not fail") });
+    let (stop, stopped) = oneshot::channel::<()>();
+    let runtime = Handle::current();
+    // The compiler cannot prove that this future is `Send`, so it has its own thread; its jobs run on the runtime.
+    let worker = tokio::task::spawn_blocking(move || {
+        runtime.block_on(async move {
+            tokio::select! {
+                ended = worker.run() => ended.expect("the worker does not fail"),
+                _ = stopped => {}
+            }
+        });
+    });
     let finished = "SELECT count(*) FROM Jobs WHERE status = 'Done'";
-    Apalis { database, storage, worker, finished }
+    Apalis { database, storage, worker, stop, finished }
 }
 
 impl<S> Queue for Apalis<'_, S>
@@ -78,6 +99,7 @@ where
     }
 
     async fn stop(self) {
-        self.worker.abort();
+        let _ = self.stop.send(());
+        self.worker.await.expect("the worker does not panic");
     }
 }
