@@ -1,7 +1,7 @@
 //! A store in memory, for tests and for applications without a database.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -39,7 +39,8 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Tables {
-    jobs: HashMap<Box<str>, Row>,
+    /// Ordered, because the growth of a large hash table leaves as much memory unused as it takes.
+    jobs: BTreeMap<Box<str>, Row>,
     claim_hints: Interner<ClaimHint>,
     runs: VecDeque<RunRow>,
     /// The number of runs that were dropped from the history.
@@ -360,10 +361,7 @@ impl Store for MemoryStore {
     async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
         let (now, wall) = (self.clock.monotonic(), self.clock.now());
         let tables = self.lock();
-        let mut jobs: Vec<JobRow> =
-            tables.jobs.iter().map(|(job, row)| tables.show(job, row, now, wall)).collect();
-        jobs.sort_unstable_by(|a, b| a.job.cmp(&b.job));
-        Ok(jobs)
+        Ok(tables.jobs.iter().map(|(job, row)| tables.show(job, row, now, wall)).collect())
     }
 
     async fn late(&self, wall: DateTime<Utc>) -> Result<Vec<LateJob>, StoreError> {
@@ -376,10 +374,7 @@ impl Store for MemoryStore {
                 .is_some_and(|claim_hint| claim_hint.late_at.is_some_and(|late_at| late_at < wall))
         };
         let rows = tables.jobs.iter().filter(|(_, row)| may_be(row));
-        let mut late: Vec<LateJob> =
-            rows.filter_map(|(job, row)| tables.show(job, row, now, wall).late(wall)).collect();
-        late.sort_unstable_by(|a, b| a.job.cmp(&b.job));
-        Ok(late)
+        Ok(rows.filter_map(|(job, row)| tables.show(job, row, now, wall).late(wall)).collect())
     }
 
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {

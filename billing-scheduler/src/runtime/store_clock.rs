@@ -28,7 +28,7 @@ const CERTAIN: TimeDelta = TimeDelta::milliseconds(500);
 #[derive(Debug)]
 pub struct StoreClock {
     host: Arc<dyn Clock>,
-    /// Empty until the store shows a time, which a store without a clock of its own never does: then no lock is taken.
+    /// Empty until the store shows a time, which a store that uses the clock of the host never does: then no lock is taken.
     reading: OnceLock<Mutex<Reading>>,
 }
 
