@@ -62,6 +62,7 @@ struct Row {
     /// Jobs of one schedule share it.
     claim_hint: Option<Arc<ClaimHint>>,
     /// The occurrences in the history that were finished under a lease, in ascending order; `None` before the first one.
+    #[expect(clippy::box_collection, reason = "most of very many jobs have none")]
     finished: Option<Box<VecDeque<DateTime<Utc>>>>,
     /// The number of the newest run; the first one in the history has the number 1.
     last: Option<NonZeroUsize>,

@@ -12,7 +12,7 @@ use super::decide::claim_limits;
 use crate::job::{FencingToken, StopHandle, StopReason};
 
 /// The most results that wait to be recorded. A worker whose store is unavailable claims nothing more then.
-const MAX_UNRECORDED: usize = 2_000;
+pub(super) const MAX_UNRECORDED: usize = 2_000;
 
 #[derive(Default)]
 pub(super) struct Claims(Mutex<State>);

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -17,7 +17,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{kind::QueueJob, worker::Queue};
+use super::{claims::MAX_UNRECORDED, kind::QueueJob, worker::Queue};
 use crate::{
     clock::{Clock, ManualClock},
     job::{FencingToken, JobContext, JobError, Outcome},
@@ -314,4 +314,69 @@ async fn queued_jobs_survive_faults() {
         eprintln!("seed {seed}");
         simulate(seed).await;
     }
+}
+
+/// A store whose first record waits until the worker waits for it.
+struct SlowRecord {
+    store: MemoryStore,
+    claimed: AtomicUsize,
+    recorded: AtomicUsize,
+}
+
+#[async_trait]
+impl QueueStore for SlowRecord {
+    fn claim_ttl(&self) -> Duration {
+        self.store.claim_ttl()
+    }
+
+    async fn enqueue(&self, jobs: &[NewQueuedJob]) -> Result<Vec<Uuid>, StoreError> {
+        self.store.enqueue(jobs).await
+    }
+
+    async fn claim(&self, limits: &[(String, u32)]) -> Result<Vec<QueuedJob>, StoreError> {
+        let claimed = self.store.claim(limits).await?;
+        self.claimed.fetch_add(claimed.len(), Ordering::SeqCst);
+        Ok(claimed)
+    }
+
+    async fn renew_claims(&self, claims: &[(Uuid, FencingToken)]) -> Result<Vec<Uuid>, StoreError> {
+        self.store.renew_claims(claims).await
+    }
+
+    async fn settle(&self, results: &[QueueResult]) -> Result<Vec<Uuid>, StoreError> {
+        while self.claimed.load(Ordering::SeqCst) < MAX_UNRECORDED {
+            yield_now().await;
+        }
+        // The runs end meanwhile: each of these lets every other task make a step.
+        settle().await;
+        self.recorded.fetch_add(results.len(), Ordering::SeqCst);
+        self.store.settle(results).await
+    }
+
+    async fn prune(&self, age: Duration) -> Result<u64, StoreError> {
+        self.store.prune(age).await
+    }
+}
+
+/// The clock does not move, so no poll claims them.
+#[tokio::test]
+async fn recorded_results_make_room_for_claims() {
+    const JOBS: usize = 3 * MAX_UNRECORDED;
+    let clock = Arc::new(ManualClock::at(DateTime::UNIX_EPOCH));
+    let store = MemoryStore::new(clock.clone());
+    let store = Arc::new(SlowRecord { store, claimed: AtomicUsize::new(0), recorded: AtomicUsize::new(0) });
+    let jobs: Vec<_> = (0..JOBS).map(|n| NewQueuedJob::new("small", n.into())).collect();
+    store.enqueue(&jobs).await.expect("the store answers");
+    let surroundings = Arc::new(Surroundings::new(&Registry::new()));
+    let kind = QueueJob::new("small", |_, _: usize| async {}).concurrency(1_000);
+    let queue = Arc::new(Queue::new(store.clone(), clock, surroundings, vec![kind], Queue::RETENTION));
+    let all_recorded = async {
+        while store.recorded.load(Ordering::SeqCst) < JOBS {
+            yield_now().await;
+        }
+        Duration::ZERO
+    };
+    // Only a failed test takes so long.
+    let abandoned = tokio::time::timeout(Duration::from_mins(2), queue.work(all_recorded)).await;
+    assert_eq!(abandoned.ok(), Some(0), "{} of {JOBS} are recorded", store.recorded.load(Ordering::SeqCst));
 }

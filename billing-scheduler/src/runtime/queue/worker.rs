@@ -46,6 +46,8 @@ pub(crate) struct Queue {
     pub(super) store: Arc<dyn QueueStore>,
     /// Wakes the worker, because this process has added jobs.
     pub(super) added: Notify,
+    /// Wakes the worker, because results are recorded and no longer hold back claims.
+    recorded: Notify,
     clock: Arc<dyn Clock>,
     surroundings: Arc<Surroundings>,
     kinds: HashMap<String, Arc<QueueJob>>,
@@ -75,6 +77,7 @@ impl Queue {
         Self {
             store,
             added: Notify::new(),
+            recorded: Notify::new(),
             clock,
             surroundings,
             kinds: kinds.into_iter().map(|kind| (kind.kind.clone(), Arc::new(kind))).collect(),
@@ -151,6 +154,11 @@ impl Queue {
                     }
                 }
                 () = self.added.notified() => {}
+                () = self.recorded.notified(), if more => {
+                    if !self.claims.have_room(self.limits()) {
+                        continue;
+                    }
+                }
                 () = self.clock.sleep(CLAIM_DELAY), if more && is_freed => {}
                 () = self.clock.sleep(POLL_INTERVAL) => {}
             }
@@ -260,6 +268,7 @@ impl Queue {
                 }
                 self.clock.sleep(POLL_INTERVAL).await;
             }
+            self.recorded.notify_one();
         }
     }
 
