@@ -44,7 +44,7 @@ impl Program {
             match self.lines.recv_timeout(TIMEOUT) {
                 Ok(line) if line == expected => return before,
                 Ok(line) => before.push(line),
-                Err(_) => panic!("no line `{expected}` after {before:?}"),
+                Err(error) => panic!("no line `{expected}` after {before:?}: {error}"),
             }
         }
     }

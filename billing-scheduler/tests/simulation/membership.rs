@@ -57,7 +57,9 @@ impl World {
             let mut state = self.state();
             let Membership { gaps, overdue } = &mut state.membership;
             if is_present {
-                gaps.iter_mut().for_each(|gap| gap.until = gap.until.or(Some(now)));
+                for gap in gaps {
+                    gap.until = gap.until.or(Some(now));
+                }
             } else {
                 overdue.extend(due.filter(|at| *at < now - MAX_SKEW));
             }
