@@ -16,6 +16,7 @@ pub mod http;
 mod output;
 pub mod panel_database;
 mod plugins;
+mod prepaid;
 pub mod runtime;
 mod service_install;
 mod service_manager;

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Each room of billing-daemon with the rooms that it may import, besides itself.
-const DAEMON: [(&str, &[&str]); 22] = [
+const DAEMON: [(&str, &[&str]); 23] = [
     ("escape", &[]),
     ("format", &[]),
     ("exit", &["escape"]),
@@ -19,6 +19,7 @@ const DAEMON: [(&str, &[&str]); 22] = [
     ("holds", &["exit", "panel_database"]),
     ("charges", &["exit", "panel_database", "format"]),
     ("subjects", &["exit", "panel_database", "escape"]),
+    ("prepaid", &["format"]),
     ("status", &["panel_database", "holds", "subjects", "config", "exit", "format", "escape"]),
     ("service_manager", &["host"]),
     ("service_install", &["host", "exit"]),
@@ -30,6 +31,7 @@ const DAEMON: [(&str, &[&str]); 22] = [
             "status",
             "charges",
             "holds",
+            "prepaid",
             "subjects",
             "panel_database",
             "telemetry",
@@ -80,6 +82,7 @@ const DAEMON: [(&str, &[&str]); 22] = [
             "format",
             "escape",
             "holds",
+            "prepaid",
             "subjects",
         ],
     ),

@@ -1,17 +1,10 @@
 //! `events`: what the prepaid policy sends, and how the receivers answered.
 
-use billing_store::{
-    audit_log::{self, AuditEvent},
-    begin_command, columns, query_fleet, statement,
-};
-use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, ValueEnum, value_parser};
-use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr, QueryResult, Value};
-use serde::Serialize;
+use sea_orm::DbErr;
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use super::time;
 use crate::{
     commands::{
         args::{AuthorArgs, JsonArgs},
@@ -20,6 +13,7 @@ use crate::{
     exit::{Exit, Failure},
     format::instant,
     output::{self, Left, Report, Right, json as say_json, json_element, line as say, table},
+    prepaid::{Author, DeliveryChange, DeliveryFilter, DeliveryView, change_deliveries, read_deliveries},
     subjects,
 };
 
@@ -86,31 +80,12 @@ enum StatusArg {
     Cancelled,
 }
 
-/// A delivery of an event; the fields of the delivery are unset for an event that no endpoint receives.
-#[derive(Debug, Serialize)]
-struct DeliveryView {
-    event: String,
-    #[serde(rename = "type")]
-    kind: String,
-    organization: Option<String>,
-    at: DateTime<Utc>,
-    endpoint: Option<String>,
-    status: Option<String>,
-    attempts: Option<i32>,
-    next_at: Option<DateTime<Utc>>,
-    code: Option<i32>,
-    error: Option<String>,
-    sent_at: Option<DateTime<Utc>>,
-    #[serde(skip)]
-    body: String,
-}
-
 pub(crate) async fn execute(session: &Session<'_>, action: &EventsCommand) -> Result<(), Failure> {
     match action {
         EventsCommand::List(options) => list(session, options).await,
         EventsCommand::Show(options) => show(session, options).await,
-        EventsCommand::Redeliver(options) => change(session, options, Change::Redeliver).await,
-        EventsCommand::Cancel(options) => change(session, options, Change::Cancel).await,
+        EventsCommand::Redeliver(options) => change(session, options, DeliveryChange::Redeliver).await,
+        EventsCommand::Cancel(options) => change(session, options, DeliveryChange::Cancel).await,
     }
 }
 
@@ -122,7 +97,13 @@ async fn list(session: &Session<'_>, options: &ListArgs) -> Result<(), Failure> 
     };
     let status = options.status.and_then(|status| status.to_possible_value());
     let status = status.map(|status| status.get_name().to_owned()).unwrap_or_default();
-    let found = read(&db, "", &status, &organization, options.limit).await.map_err(|error| failed(&error))?;
+    let filter = DeliveryFilter {
+        status: &status,
+        organization: &organization,
+        limit: options.limit,
+        ..DeliveryFilter::default()
+    };
+    let found = read_deliveries(&db, filter).await.map_err(|error| failed(&error))?;
     if options.json {
         for (n, delivery) in found.iter().enumerate() {
             json_element(if n == 0 { '[' } else { ',' }, delivery);
@@ -158,20 +139,15 @@ fn row(found: &DeliveryView) -> [String; 8] {
         found.endpoint.clone().unwrap_or_default(),
         found.status.clone().unwrap_or_else(|| "no endpoint".to_owned()),
         found.attempts.map(|attempts| attempts.to_string()).unwrap_or_default(),
-        answer(found),
+        found.answer(),
     ]
-}
-
-fn answer(found: &DeliveryView) -> String {
-    let code = found.code.map(|code| code.to_string());
-    let parts = [code, found.error.clone()];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 async fn show(session: &Session<'_>, options: &ShowArgs) -> Result<(), Failure> {
     let db = session.panel_for_reading().await?.db;
     let id = options.event.to_string();
-    let found = read(&db, &id, "", "", 10_000).await.map_err(|error| failed(&error))?;
+    let filter = DeliveryFilter { event: &id, limit: 10_000, ..DeliveryFilter::default() };
+    let found = read_deliveries(&db, filter).await.map_err(|error| failed(&error))?;
     let Some(first) = found.first() else { return Err(unknown(&id)) };
     let body: Json = serde_json::from_str(&first.body).unwrap_or_else(|_| first.body.clone().into());
     let deliveries: Vec<&DeliveryView> = found.iter().filter(|one| one.endpoint.is_some()).collect();
@@ -189,7 +165,7 @@ async fn show(session: &Session<'_>, options: &ShowArgs) -> Result<(), Failure> 
     let in_words = |one: &&DeliveryView| {
         let [endpoint, status] = [&one.endpoint, &one.status].map(|text| text.clone().unwrap_or_default());
         let attempts = one.attempts.unwrap_or_default();
-        format!("{endpoint}: {status} after {attempts} attempts {}", answer(one)).trim_end().to_owned()
+        format!("{endpoint}: {status} after {attempts} attempts {}", one.answer()).trim_end().to_owned()
     };
     report.add_list("deliveries", deliveries.iter().map(in_words));
     report.add_list("body", format!("{body:#}").lines().map(str::to_owned));
@@ -197,100 +173,27 @@ async fn show(session: &Session<'_>, options: &ShowArgs) -> Result<(), Failure> 
     Ok(())
 }
 
-/// What an operator changes about the deliveries of an event.
-#[derive(Clone, Copy)]
-enum Change {
-    Redeliver,
-    Cancel,
-}
-
-async fn change(session: &Session<'_>, options: &ChangeArgs, change: Change) -> Result<(), Failure> {
+async fn change(session: &Session<'_>, options: &ChangeArgs, change: DeliveryChange) -> Result<(), Failure> {
     let db = session.panel_without_retry().await?.db;
     let id = options.event.to_string();
-    if read(&db, &id, "", "", 1).await.map_err(|error| failed(&error))?.is_empty() {
+    let filter = DeliveryFilter { event: &id, limit: 1, ..DeliveryFilter::default() };
+    if read_deliveries(&db, filter).await.map_err(|error| failed(&error))?.is_empty() {
         return Err(unknown(&id));
     }
-    let now = match db.get_database_backend() {
-        DbBackend::Sqlite => billing_store::SQLITE_NOW,
-        _ => "now()",
-    };
-    let (action, done, set) = match change {
-        Change::Redeliver => (
-            "redeliver",
-            "to be sent again",
-            format!(
-                "status = 'pending', attempts = 0, next_at = {now}, claimed_until = NULL, last_code = NULL, sent_at = NULL
-                  WHERE true"
-            ),
-        ),
-        Change::Cancel => {
-            ("cancel delivery", "given up", "status = 'cancelled', claimed_until = NULL WHERE status = 'pending'".into())
-        }
-    };
-    let sql = format!("UPDATE billing_deliveries SET {set} AND CAST(event_id AS text) = $1 ");
-    let changed = async {
-        let txn = begin_command(&db).await?;
-        let changed = txn.execute_raw(statement(&txn, &sql, [id.as_str().into()])).await?.rows_affected();
-        let details = json!({ "event": id, "deliveries": changed });
-        audit_log::append(&txn, &AuditEvent::new(&options.author.name(), action, "deliver", details)).await?;
-        txn.commit().await?;
-        Ok(changed)
-    };
-    let changed: u64 =
-        changed.await.map_err(|error: DbErr| Failure::database("change the deliveries", &error))?;
+    let author = Author { name: &options.author.name(), reason: None, request: None };
+    let changed = change_deliveries(&db, &id, change, author).await;
+    let changed = changed.map_err(|error| Failure::database("change the deliveries", &error))?;
+    let changed = changed.unwrap_or_default();
     if options.format.json {
         say_json(&json!({ "deliveries": changed }));
-    } else {
-        say(format!("{changed} deliveries are {done}"));
+        return Ok(());
     }
-    Ok(())
-}
-
-/// The newest deliveries; all for an empty id, status or organization.
-async fn read(
-    db: &DatabaseConnection,
-    id: &str,
-    status: &str,
-    organization: &str,
-    limit: u32,
-) -> Result<Vec<DeliveryView>, DbErr> {
-    let micros = |column: &str| match db.get_database_backend() {
-        DbBackend::Sqlite => column.to_owned(),
-        _ => format!("(extract(epoch FROM {column}) * 1000000)::bigint"),
+    let done = match change {
+        DeliveryChange::Redeliver => "to be sent again",
+        DeliveryChange::Cancel => "given up",
     };
-    let sql = format!(
-        "SELECT CAST(e.id AS text) AS event, e.type, CAST(e.organization_id AS text) AS organization, {at} AS at, e.body, d.endpoint,
-                d.status, d.attempts, {next_at} AS next_at, d.last_code, d.last_error, {sent_at} AS sent_at
-           FROM billing_events e LEFT JOIN billing_deliveries d ON d.event_id = e.id
-          WHERE ($1 = '' OR CAST(e.id AS text) = $1) AND ($2 = '' OR d.status = $2)
-            AND ($3 = '' OR CAST(e.organization_id AS text) = $3)
-          ORDER BY e.id DESC, d.endpoint LIMIT $4",
-        at = micros("e.created_at"),
-        next_at = micros("d.next_at"),
-        sent_at = micros("d.sent_at"),
-    );
-    let values: [Value; 4] = [id.into(), status.into(), organization.into(), i64::from(limit).into()];
-    query_fleet(db, statement(db, &sql, values)).await?.iter().map(view).collect()
-}
-
-fn view(row: &QueryResult) -> Result<DeliveryView, DbErr> {
-    let at = |column| Ok::<_, DbErr>(row.try_get::<Option<i64>>("", column)?.map(time));
-    let status: Option<String> = row.try_get("", "status")?;
-    Ok(DeliveryView {
-        event: row.try_get("", "event")?,
-        kind: columns::lossy(row, "type"),
-        organization: row.try_get("", "organization")?,
-        at: time(row.try_get("", "at")?),
-        endpoint: row.try_get("", "endpoint")?,
-        attempts: row.try_get("", "attempts")?,
-        // Only a pending delivery has a next attempt.
-        next_at: at("next_at")?.filter(|_| status.as_deref() == Some("pending")),
-        code: row.try_get("", "last_code")?,
-        error: row.try_get("", "last_error")?,
-        sent_at: at("sent_at")?,
-        body: columns::lossy(row, "body"),
-        status,
-    })
+    say(format!("{changed} deliveries are {done}"));
+    Ok(())
 }
 
 fn unknown(id: &str) -> Failure {

@@ -4,15 +4,10 @@ mod events;
 mod policy;
 mod simulate;
 mod standing;
-mod views;
 mod wallets;
 mod webhook;
 
-use billing_jobs::{
-    period::Micros,
-    prepaid::{Assessment, DeliverySettings, EvaluationError, Prepaid},
-};
-use chrono::{DateTime, Utc};
+use billing_jobs::prepaid::{Assessment, DeliverySettings, EvaluationError, Prepaid};
 use clap::{Args, Subcommand};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
@@ -123,8 +118,4 @@ async fn selected(
 
 fn failed(error: &sea_orm::DbErr) -> Failure {
     Failure::database("read the wallets", error)
-}
-
-fn time(micros: Micros) -> DateTime<Utc> {
-    DateTime::from_timestamp_micros(micros).unwrap_or_default()
 }

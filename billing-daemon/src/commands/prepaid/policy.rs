@@ -1,17 +1,10 @@
 //! `policy`: what applies to one organization alone.
 
-use billing_jobs::{PREPAID_KIND, money::Money, prepaid::PolicyMode};
-use billing_store::{
-    audit_log::{self, AuditEvent},
-    begin_command, query_one, statement,
-};
-use chrono::{DateTime, Utc};
+use billing_jobs::prepaid::PolicyMode;
 use clap::{Args, Subcommand, ValueEnum};
-use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr, QueryResult, Value};
-use serde::Serialize;
-use serde_json::json;
+use sea_orm::DatabaseConnection;
 
-use super::{standing::ShowArgs, time};
+use super::standing::ShowArgs;
 use crate::{
     commands::{
         args::{AuthorArgs, JsonArgs, parse_time},
@@ -20,6 +13,7 @@ use crate::{
     exit::{Exit, Failure},
     format::instant,
     output::{self, Report, json as say_json},
+    prepaid::{Author, Policy, PolicyError, read_policy, set_policy},
     subjects,
 };
 
@@ -66,19 +60,6 @@ enum ModeArg {
     Exempt,
 }
 
-/// What is set for one organization.
-#[derive(Clone, Debug, Serialize)]
-struct PolicyView {
-    organization: String,
-    mode: String,
-    credit_limit: String,
-    never_suspend_until: Option<DateTime<Utc>>,
-    contact: Option<String>,
-    changed_by: Option<String>,
-    reason: Option<String>,
-    changed_at: Option<DateTime<Utc>>,
-}
-
 pub(crate) async fn execute(session: &Session<'_>, action: &PolicyCommand) -> Result<(), Failure> {
     match action {
         PolicyCommand::Show(options) => {
@@ -101,125 +82,43 @@ async fn set(db: &DatabaseConnection, organization: &str, options: &SetArgs) -> 
     if options.reason.trim().is_empty() {
         return Err(usage("`--reason` is empty".to_owned()));
     }
-    let before = read(db, organization).await?;
-    let mut after = before.clone();
-    if let Some(mode) = options.mode {
-        let mode = match mode {
-            ModeArg::Prepaid => PolicyMode::Prepaid,
-            ModeArg::Postpaid => PolicyMode::Postpaid,
-            ModeArg::Exempt => PolicyMode::Exempt,
-        };
-        mode.as_str().clone_into(&mut after.mode);
-    }
-    if let Some(limit) = &options.credit_limit {
-        after.credit_limit.clone_from(limit);
-    }
-    let limit: Money =
-        after.credit_limit.parse().ok().filter(|limit: &Money| limit.0 >= 0).ok_or_else(|| {
-            usage(format!(
-                "`{}` is not an amount of money of zero or more, such as 25.00",
-                after.credit_limit
-            ))
-        })?;
-    let set = |value: &String| Some(value.clone()).filter(|value| value != "none");
-    if let Some(until) = &options.never_suspend_until {
-        after.never_suspend_until = set(until).map(|until| parse_time(&until)).transpose().map_err(usage)?;
-    }
-    if let Some(contact) = &options.contact {
-        after.contact = set(contact);
-        if after.contact.as_ref().is_some_and(|contact| !contact.contains('@')) {
-            return Err(usage(format!("`{contact}` is not a mail address")));
+    let given = |value: &String| Some(value.clone()).filter(|value| value != "none");
+    let mode = options.mode.map(|mode| match mode {
+        ModeArg::Prepaid => PolicyMode::Prepaid,
+        ModeArg::Postpaid => PolicyMode::Postpaid,
+        ModeArg::Exempt => PolicyMode::Exempt,
+    });
+    let until = match &options.never_suspend_until {
+        Some(until) => Some(given(until).as_deref().map(parse_time).transpose().map_err(usage)?),
+        None => None,
+    };
+    let edit = |policy: &mut Policy| {
+        if let Some(mode) = mode {
+            mode.as_str().clone_into(&mut policy.mode);
         }
-    }
-    store(db, &before, &after, limit, options)
-        .await
-        .map_err(|error| Failure::database("set the policy", &error))
-}
-
-async fn store(
-    db: &DatabaseConnection,
-    before: &PolicyView,
-    after: &PolicyView,
-    limit: Money,
-    options: &SetArgs,
-) -> Result<(), DbErr> {
-    let (id, until, now) = match db.get_database_backend() {
-        DbBackend::Sqlite => ("$1", "$4", billing_store::SQLITE_NOW),
-        _ => ("$1::uuid", "timestamptz 'epoch' + $4::bigint * interval '1 microsecond'", "now()"),
+        if let Some(limit) = &options.credit_limit {
+            policy.credit_limit.clone_from(limit);
+        }
+        if let Some(until) = until {
+            policy.never_suspend_until = until;
+        }
+        if let Some(contact) = &options.contact {
+            policy.contact = given(contact);
+        }
     };
-    let sql = format!(
-        "INSERT INTO billing_policies (organization_id, mode, credit_limit, never_suspend_until, contact, changed_by, reason, changed_at)
-         VALUES ({id}, $2, $3, {until}, $5, $6, $7, {now})
-         ON CONFLICT (organization_id) DO UPDATE
-            SET mode = excluded.mode, credit_limit = excluded.credit_limit, never_suspend_until = excluded.never_suspend_until,
-                contact = excluded.contact, changed_by = excluded.changed_by, reason = excluded.reason, changed_at = excluded.changed_at"
-    );
-    let by = options.author.name();
-    let values: [Value; 7] = [
-        after.organization.as_str().into(),
-        after.mode.as_str().into(),
-        limit.0.into(),
-        after.never_suspend_until.map(|until| until.timestamp_micros()).into(),
-        after.contact.clone().into(),
-        by.as_str().into(),
-        options.reason.as_str().into(),
-    ];
-    let details = json!({ "organization": after.organization, "before": before, "after": after });
-    let event = AuditEvent {
-        reason: Some(options.reason.clone()),
-        ..AuditEvent::new(&by, "set policy", PREPAID_KIND, details)
-    };
-    let txn = begin_command(db).await?;
-    txn.execute_raw(statement(&txn, &sql, values)).await?;
-    audit_log::append(&txn, &event).await?;
-    txn.commit().await
-}
-
-async fn read(db: &DatabaseConnection, organization: &str) -> Result<PolicyView, Failure> {
-    let failed = |error| Failure::database("read the policy", &error);
-    let micros = |column: &str| match db.get_database_backend() {
-        DbBackend::Sqlite => column.to_owned(),
-        _ => format!("(extract(epoch FROM {column}) * 1000000)::bigint"),
-    };
-    let sql = format!(
-        "SELECT mode, credit_limit, {} AS until, contact, changed_by, reason, {} AS changed_at
-           FROM billing_policies WHERE CAST(organization_id AS text) = $1",
-        micros("never_suspend_until"),
-        micros("changed_at")
-    );
-    let row = query_one(db, statement(db, &sql, [organization.into()])).await.map_err(failed)?;
-    let policy = row.map_or_else(|| Ok(none(organization)), |row| view(organization, &row));
-    policy.map_err(failed)
-}
-
-/// What applies to an organization without a row.
-fn none(organization: &str) -> PolicyView {
-    PolicyView {
-        organization: organization.to_owned(),
-        mode: PolicyMode::default().as_str().to_owned(),
-        credit_limit: Money(0).to_string(),
-        never_suspend_until: None,
-        contact: None,
-        changed_by: None,
-        reason: None,
-        changed_at: None,
+    let author = Author { name: &options.author.name(), reason: Some(&options.reason), request: None };
+    match set_policy(db, organization, edit, author).await {
+        Ok(_) => Ok(()),
+        Err(PolicyError::Invalid(message)) => Err(usage(message)),
+        Err(PolicyError::Database(error)) => Err(Failure::database("set the policy", &error)),
     }
 }
 
-fn view(organization: &str, row: &QueryResult) -> Result<PolicyView, DbErr> {
-    Ok(PolicyView {
-        organization: organization.to_owned(),
-        mode: row.try_get("", "mode")?,
-        credit_limit: Money(row.try_get("", "credit_limit")?).to_string(),
-        never_suspend_until: row.try_get::<Option<i64>>("", "until")?.map(time),
-        contact: row.try_get("", "contact")?,
-        changed_by: row.try_get("", "changed_by")?,
-        reason: row.try_get("", "reason")?,
-        changed_at: Some(time(row.try_get("", "changed_at")?)),
-    })
+async fn read(db: &DatabaseConnection, organization: &str) -> Result<Policy, Failure> {
+    read_policy(db, organization).await.map_err(|error| Failure::database("read the policy", &error))
 }
 
-fn print(policy: &PolicyView, format: JsonArgs) {
+fn print(policy: &Policy, format: JsonArgs) {
     if format.json {
         return say_json(policy);
     }

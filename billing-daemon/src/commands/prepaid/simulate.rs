@@ -5,12 +5,13 @@ use chrono::{DateTime, Utc};
 use clap::{Args, value_parser};
 use serde::Serialize;
 
-use super::{open, selected, time, views::level_in_words};
+use super::{open, selected};
 use crate::{
     commands::session::Session,
     exit::Failure,
     format::instant,
     output::{Left, json_element, line as say, table},
+    prepaid::{level_in_words, time},
 };
 
 #[derive(Debug, Args)]

@@ -3,15 +3,13 @@
 use billing_jobs::prepaid::Level;
 use clap::Args;
 
-use super::{
-    find, open,
-    views::{StandingView, level_in_words},
-};
+use super::{find, open};
 use crate::{
     commands::{args::JsonArgs, session::Session},
     exit::Failure,
     format::instant,
     output::{self, Report, json as say_json},
+    prepaid::{StandingView, level_in_words},
 };
 
 #[derive(Debug, Args)]

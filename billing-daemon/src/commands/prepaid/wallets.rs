@@ -6,14 +6,12 @@ use billing_jobs::prepaid::{Level, Runway};
 use billing_scheduler::duration;
 use clap::{Args, value_parser};
 
-use super::{
-    open, selected,
-    views::{WalletView, level_in_words},
-};
+use super::{open, selected};
 use crate::{
     commands::{complain, session::Session},
     exit::Failure,
     output::{Left, Right, json_element, line as say, table},
+    prepaid::{WalletView, level_in_words},
 };
 
 #[derive(Debug, Args)]

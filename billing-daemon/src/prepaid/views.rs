@@ -1,4 +1,4 @@
-//! What the commands print of an organization, as JSON and in words.
+//! What commands and pages show of an organization, as JSON and in words.
 
 use std::cmp::Reverse;
 
@@ -14,28 +14,28 @@ use crate::format::instant;
 
 /// The wallet of an organization with what it pays for.
 #[derive(Debug, Serialize)]
-pub(super) struct WalletView {
-    pub(super) organization: String,
-    pub(super) name: String,
+pub(crate) struct WalletView {
+    pub(crate) organization: String,
+    pub(crate) name: String,
     /// The balance as decimal text, as all amounts; unset if it is unknown.
-    pub(super) balance: Option<String>,
-    pub(super) credit_limit: Option<String>,
-    pub(super) currency: Option<Currency>,
+    pub(crate) balance: Option<String>,
+    pub(crate) credit_limit: Option<String>,
+    pub(crate) currency: Option<Currency>,
     /// What is due and unpaid.
-    pub(super) owed: Option<String>,
-    pub(super) burn_per_hour: Option<String>,
+    pub(crate) owed: Option<String>,
+    pub(crate) burn_per_hour: Option<String>,
     /// The hours that the wallet covers, negative if it owes; unset if nothing is spent, or if the hours are unknown.
-    pub(super) runway_hours: Option<i64>,
-    pub(super) state: &'static str,
-    pub(super) episode: i64,
+    pub(crate) runway_hours: Option<i64>,
+    pub(crate) state: &'static str,
+    pub(crate) episode: i64,
     /// The notices of the episode, the most urgent last.
-    pub(super) notices: Vec<NoticeView>,
+    pub(crate) notices: Vec<NoticeView>,
     /// The number of the newest order.
-    pub(super) order: Option<i64>,
+    pub(crate) order: Option<i64>,
     /// Why the hours are unknown.
-    pub(super) problem: Option<String>,
+    pub(crate) problem: Option<String>,
     #[serde(skip)]
-    pub(super) runway: Option<Runway>,
+    pub(crate) runway: Option<Runway>,
 }
 
 impl From<&Assessment> for WalletView {
@@ -64,7 +64,7 @@ impl From<&Assessment> for WalletView {
 
 impl WalletView {
     /// Returns the runway as a cell of a table.
-    pub(super) fn runway_in_words(&self) -> String {
+    pub(crate) fn runway_in_words(&self) -> String {
         match self.runway {
             None => "unknown".to_owned(),
             Some(Runway::Infinite) => "no limit".to_owned(),
@@ -76,22 +76,22 @@ impl WalletView {
 
 /// The standing of an organization.
 #[derive(Debug, Serialize)]
-pub(super) struct StandingView {
+pub(crate) struct StandingView {
     #[serde(flatten)]
-    pub(super) wallet: WalletView,
-    pub(super) since: DateTime<Utc>,
-    pub(super) desired: &'static str,
-    pub(super) suspension: SuspensionView,
+    pub(crate) wallet: WalletView,
+    pub(crate) since: DateTime<Utc>,
+    pub(crate) desired: &'static str,
+    pub(crate) suspension: SuspensionView,
 }
 
 /// A notice of the present episode.
 #[derive(Debug, Serialize)]
-pub(super) struct NoticeView {
-    pub(super) level: i32,
-    pub(super) at: DateTime<Utc>,
+pub(crate) struct NoticeView {
+    pub(crate) level: i32,
+    pub(crate) at: DateTime<Utc>,
     /// `recorded`, `passed`, `sent` or `delivered`.
-    pub(super) outcome: &'static str,
-    pub(super) delivered_at: Option<DateTime<Utc>>,
+    pub(crate) outcome: &'static str,
+    pub(crate) delivered_at: Option<DateTime<Utc>>,
 }
 
 impl From<&Notice> for NoticeView {
@@ -108,21 +108,21 @@ impl From<&Notice> for NoticeView {
 
 /// What a suspension would need.
 #[derive(Debug, Serialize)]
-pub(super) struct SuspensionView {
+pub(crate) struct SuspensionView {
     /// The earliest time; unset if something besides time is missing.
-    pub(super) earliest: Option<DateTime<Utc>>,
-    pub(super) unmet: Vec<UnmetView>,
+    pub(crate) earliest: Option<DateTime<Utc>>,
+    pub(crate) unmet: Vec<UnmetView>,
 }
 
 /// A condition that is not met.
 #[derive(Debug, Serialize)]
-pub(super) struct UnmetView {
-    pub(super) guard: &'static str,
-    pub(super) detail: String,
+pub(crate) struct UnmetView {
+    pub(crate) guard: &'static str,
+    pub(crate) detail: String,
 }
 
 impl StandingView {
-    pub(super) fn of(prepaid: &Prepaid, found: &Assessment) -> Self {
+    pub(crate) fn of(prepaid: &Prepaid, found: &Assessment) -> Self {
         let wallet = WalletView::from(found);
         let unmet = unmet(prepaid.rules(), prepaid.mode(), &found.standing, &found.facts);
         let detail = |guard, until: Option<_>| {
@@ -163,7 +163,7 @@ impl StandingView {
 }
 
 /// Returns what a level means to a support person.
-pub(super) fn level_in_words(level: Level) -> String {
+pub(crate) fn level_in_words(level: Level) -> String {
     match level {
         Level::EXHAUSTED => "wallet exhausted".to_owned(),
         Level::FINAL => "final notice".to_owned(),

@@ -1,0 +1,134 @@
+//! What the prepaid policy sends, and how the receivers answered.
+
+use billing_store::{audit_log::AuditEvent, begin_command, columns, query_fleet, statement};
+use chrono::{DateTime, Utc};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr, QueryResult, Value};
+use serde::Serialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{Author, micros, now, time};
+
+/// A delivery of an event; the fields of the delivery are unset for an event that no endpoint receives.
+#[derive(Debug, Serialize)]
+pub(crate) struct DeliveryView {
+    pub(crate) event: String,
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) organization: Option<String>,
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) status: Option<String>,
+    pub(crate) attempts: Option<i32>,
+    pub(crate) next_at: Option<DateTime<Utc>>,
+    pub(crate) code: Option<i32>,
+    pub(crate) error: Option<String>,
+    pub(crate) sent_at: Option<DateTime<Utc>>,
+    #[serde(skip)]
+    pub(crate) body: String,
+}
+
+impl DeliveryView {
+    /// The last answer of the receiver.
+    pub(crate) fn answer(&self) -> String {
+        let code = self.code.map(|code| code.to_string());
+        let parts = [code, self.error.clone()];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Which deliveries are read; an empty text is no condition.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DeliveryFilter<'a> {
+    pub(crate) event: &'a str,
+    pub(crate) status: &'a str,
+    pub(crate) organization: &'a str,
+    /// The event and the endpoint of the last delivery before.
+    pub(crate) after: Option<(Uuid, &'a str)>,
+    pub(crate) limit: u32,
+}
+
+/// Reads deliveries, those of the newest events first.
+pub(crate) async fn read_deliveries(
+    db: &DatabaseConnection,
+    filter: DeliveryFilter<'_>,
+) -> Result<Vec<DeliveryView>, DbErr> {
+    let sql = format!(
+        "SELECT CAST(e.id AS text) AS event, e.type, CAST(e.organization_id AS text) AS organization, {at} AS at, e.body, d.endpoint,
+                d.status, d.attempts, {next_at} AS next_at, d.last_code, d.last_error, {sent_at} AS sent_at
+           FROM billing_events e LEFT JOIN billing_deliveries d ON d.event_id = e.id
+          WHERE ($1 = '' OR CAST(e.id AS text) = $1) AND ($2 = '' OR d.status = $2)
+            AND ($3 = '' OR CAST(e.organization_id AS text) = $3)
+            AND e.id <= {last} AND (e.id < {last} OR coalesce(d.endpoint, '') > $6)
+          ORDER BY e.id DESC, d.endpoint LIMIT $4",
+        at = micros(db, "e.created_at"),
+        next_at = micros(db, "d.next_at"),
+        sent_at = micros(db, "d.sent_at"),
+        last = if db.get_database_backend() == DbBackend::Sqlite { "$5" } else { "$5::uuid" },
+    );
+    let DeliveryFilter { event, status, organization, after, limit } = filter;
+    let (last, endpoint) = after.unwrap_or((Uuid::max(), ""));
+    let (limit, last) = (i64::from(limit), last.to_string());
+    let values: [Value; 6] =
+        [event.into(), status.into(), organization.into(), limit.into(), last.into(), endpoint.into()];
+    query_fleet(db, statement(db, &sql, values)).await?.iter().map(view).collect()
+}
+
+fn view(row: &QueryResult) -> Result<DeliveryView, DbErr> {
+    let at = |column| Ok::<_, DbErr>(row.try_get::<Option<i64>>("", column)?.map(time));
+    let status: Option<String> = row.try_get("", "status")?;
+    Ok(DeliveryView {
+        event: row.try_get("", "event")?,
+        kind: columns::lossy(row, "type"),
+        organization: row.try_get("", "organization")?,
+        at: time(row.try_get("", "at")?),
+        endpoint: row.try_get("", "endpoint")?,
+        attempts: row.try_get("", "attempts")?,
+        // Only a pending delivery has a next attempt.
+        next_at: at("next_at")?.filter(|_| status.as_deref() == Some("pending")),
+        code: row.try_get("", "last_code")?,
+        error: row.try_get("", "last_error")?,
+        sent_at: at("sent_at")?,
+        body: columns::lossy(row, "body"),
+        status,
+    })
+}
+
+/// What an operator changes about the deliveries of an event.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum DeliveryChange {
+    Redeliver,
+    Cancel,
+}
+
+/// Changes the deliveries of the event with this id; returns their number, or none if the same form was sent before.
+pub(crate) async fn change_deliveries(
+    db: &DatabaseConnection,
+    event: &str,
+    change: DeliveryChange,
+    author: Author<'_>,
+) -> Result<Option<u64>, DbErr> {
+    let (action, set) = match change {
+        DeliveryChange::Redeliver => (
+            "redeliver",
+            format!(
+                "status = 'pending', attempts = 0, next_at = {}, claimed_until = NULL, last_code = NULL, sent_at = NULL
+                  WHERE true",
+                now(db)
+            ),
+        ),
+        DeliveryChange::Cancel => {
+            ("cancel delivery", "status = 'cancelled', claimed_until = NULL WHERE status = 'pending'".into())
+        }
+    };
+    let sql = format!("UPDATE billing_deliveries SET {set} AND CAST(event_id AS text) = $1 ");
+    let txn = begin_command(db).await?;
+    let changed = txn.execute_raw(statement(&txn, &sql, [event.into()])).await?.rows_affected();
+    let details = json!({ "event": event, "deliveries": changed });
+    if !author.record(&txn, AuditEvent::new(author.name, action, "deliver", details)).await? {
+        txn.rollback().await?;
+        return Ok(None);
+    }
+    txn.commit().await?;
+    Ok(Some(changed))
+}
