@@ -119,6 +119,12 @@ impl Database {
         self
     }
 
+    /// Returns the same database, opened with another login.
+    #[must_use]
+    pub fn with_url(&self, url: DatabaseUrl) -> Self {
+        Self { url, ..self.clone() }
+    }
+
     /// Returns the same database, whose file is created if it does not exist.
     #[must_use]
     pub fn creating(&self) -> Self {

@@ -33,7 +33,7 @@ pub use self::{
     store::{QueryFailed, SeaOrmStore},
     transaction::{
         SQLITE_NOW, StatementLimit, Transaction, begin, begin_command, begin_deferred, begin_read, execute,
-        query_all, query_fleet, query_one, statement, within,
+        query_all, query_fleet, query_one, statement, with_statements_within, within,
     },
 };
 pub use migrations::migrate;

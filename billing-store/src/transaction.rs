@@ -41,17 +41,28 @@ pub enum StatementLimit {
     Report,
 }
 
+tokio::task_local! {
+    /// The most that a statement of this task may take.
+    static AT_MOST: Duration;
+}
+
+/// Does `work`, none of whose statements may take longer than `limit` on PostgreSQL, whatever they could take otherwise.
+pub async fn with_statements_within<T>(limit: Duration, work: impl Future<Output = T>) -> T {
+    AT_MOST.scope(limit, work).await
+}
+
 /// The time that the client waits for an answer after the limit of the server.
 const GRACE: Duration = Duration::from_secs(3);
 
 impl StatementLimit {
     fn statement_timeout(self) -> Duration {
-        match self {
+        let own = match self {
             Self::Call => Duration::from_secs(5),
             Self::Batch => Duration::from_secs(10),
             Self::Fleet => Duration::from_mins(1),
             Self::Report => Duration::from_mins(10),
-        }
+        };
+        AT_MOST.try_with(|limit| own.min(*limit)).unwrap_or(own)
     }
 
     /// Returns the time that the client waits for the answer to one statement.
@@ -222,6 +233,8 @@ async fn begin_under(
     limit: StatementLimit,
 ) -> Result<Transaction, DbErr> {
     let db = db.clone();
+    // The task that begins does not know the limit of this one.
+    let limits = limit.of_transaction();
     let begin = tokio::spawn(async move {
         let backend = db.get_database_backend();
         let sqlite = backend == DbBackend::Sqlite;
@@ -230,7 +243,7 @@ async fn begin_under(
             let options = TransactionOptions { sqlite_transaction_mode, ..Default::default() };
             let txn = db.begin_with_options(options).await?;
             if !sqlite {
-                txn.execute_unprepared(&limit.of_transaction()).await?;
+                txn.execute_unprepared(&limits).await?;
             }
             Ok(Transaction { inner: txn, limit, lost: AtomicBool::new(false) })
         };
