@@ -16,12 +16,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sea_orm::DatabaseConnection;
 use uuid::Uuid;
 
-use self::{
-    manual_run::{Billed, billing_failure},
-    report::Report,
-};
+use self::{manual_run::Billed, report::Report};
 pub(super) use self::{
-    manual_run::{ManualRun, bill_once},
+    manual_run::{ManualRun, bill_once, billing_failure},
     report::uncharged,
 };
 use super::{args::AuthorArgs, complain, jobs::control::needs_force, session::Session};

@@ -2,6 +2,8 @@
 
 mod fleet;
 #[cfg(feature = "console")]
+mod history;
+#[cfg(feature = "console")]
 mod serve;
 
 pub use fleet::PLANS;
