@@ -44,6 +44,10 @@ pub struct ConsoleSettings {
     pub public_url: Option<Url>,
     /// The file with the hashes of the tokens.
     pub tokens_file: Option<PathBuf>,
+    /// What signs the cookies; a random key of the process if it is unset.
+    pub session_key: Option<Secret>,
+    /// The URL with the login that may write what applies to one customer.
+    pub adjust_database_url: Option<Secret>,
     /// A proxy that signs people in.
     pub proxy: Option<ProxySettings>,
 }
@@ -75,6 +79,8 @@ pub(super) fn read(http: &Section<'_, '_>, listen: Option<&Listen>) -> Option<Co
         path: path(&section).unwrap_or_else(|| PATH.to_owned()),
         public_url: public_url(&section),
         tokens_file: section.string("tokens-file").map(|path| PathBuf::from(path.into_inner())),
+        session_key: super::http::secret_elsewhere(&section, "session-key"),
+        adjust_database_url: super::http::secret_elsewhere(&section, "adjust-database-url"),
         proxy: proxy(&section),
     };
     if access == ConsoleAccess::Off {

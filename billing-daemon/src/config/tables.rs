@@ -89,6 +89,11 @@ pub(super) struct ConsoleTable {
     public_url: Option<String>,
     /// A file with one line for each token: `billing-daemon console token` prints it.
     tokens_file: Option<String>,
+    /// Where the key is that signs cookies, at least 16 characters, for sign-ins that survive a restart and are valid on several daemons.
+    /// Without it each process has a random one.
+    session_key: Option<SecretSource>,
+    /// Where the URL is with the login of `billing_adjust`, which may write the policy of a customer.
+    adjust_database_url: Option<SecretSource>,
     proxy: Option<ProxyTable>,
 }
 

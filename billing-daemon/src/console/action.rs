@@ -12,6 +12,7 @@ use billing_jobs::{
     billing::{Excess, Scope, approve_catch_up_once, spike_guard},
     currency::Currency,
     money::Money,
+    prepaid::PolicyMode,
 };
 use billing_scheduler::{ControlAction, ControlReceipt, ControlRequest, FencingToken, RunFilter, RunStatus};
 use billing_store::{StatementLimit, audit_log::is_recorded, begin_read, read_runs, submit_request};
@@ -24,11 +25,15 @@ use uuid::Uuid;
 use super::{
     answer::Format,
     layout,
-    page::{approvals, job},
+    page::{approvals, event, job},
     problem::Problem,
     visit::Visit,
 };
-use crate::format::instant;
+use crate::{
+    format::instant,
+    prepaid::{Author, DeliveryChange, Policy, PolicyError, change_deliveries, set_policy},
+    subjects,
+};
 
 /// The longest reason, in characters.
 const MAX_REASON: usize = 500;
@@ -51,9 +56,54 @@ pub(super) struct Form<'a> {
     pub(super) path: &'a str,
     pub(super) label: &'a str,
     pub(super) hidden: &'a [(&'a str, &'a str)],
-    pub(super) visible: &'a [(&'a str, &'a str)],
+    pub(super) visible: &'a [Field<'a>],
     /// What the action does, in a sentence.
     pub(super) hint: &'a str,
+}
+
+/// A field that the person fills.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Field<'a> {
+    pub(super) name: &'a str,
+    pub(super) value: &'a str,
+    /// The possible values; any text if there are none.
+    pub(super) choices: &'a [&'a str],
+    pub(super) is_optional: bool,
+}
+
+/// The labels of the fields that a person fills.
+const LABELS: [(&str, &str); 6] = [
+    ("amount", "Type the amount"),
+    ("mode", "Mode"),
+    ("credit_limit", "Credit limit"),
+    ("never_suspend_until", "Not suspended before (UTC, such as 2026-11-22T15:00:00Z)"),
+    ("contact", "Address for mails"),
+    ("reason", "Reason"),
+];
+
+impl<'a> Field<'a> {
+    pub(super) fn new(name: &'a str) -> Self {
+        Self { name, ..Self::default() }
+    }
+
+    fn label(&self) -> Option<&'static str> {
+        LABELS.iter().find(|(name, _)| *name == self.name).map(|(_, label)| *label)
+    }
+
+    fn shown(&self) -> Markup {
+        html! {
+            label {
+                (self.label().unwrap_or(self.name)) " "
+                @if self.choices.is_empty() {
+                    input name=(self.name) value=(self.value) required[!self.is_optional] maxlength=(MAX_REASON) autocomplete="off";
+                } @else {
+                    select name=(self.name) {
+                        @for choice in self.choices { option selected[*choice == self.value] { (choice) } }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// The form, closed until the person opens it.
@@ -65,17 +115,11 @@ pub(super) fn form(visit: &Visit, form: &Form<'_>) -> Markup {
                 p.hint { (form.hint) }
                 input type="hidden" name="request" value=(Uuid::now_v7());
                 @for (name, value) in form.hidden { input type="hidden" name=(name) value=(value); }
-                @for (name, label) in form.visible { (field(name, label, "")) }
-                (field("reason", "Reason", ""))
+                @for field in form.visible { (field.shown()) }
+                (Field::new("reason").shown())
                 button { (form.label) }
             }
         }
-    }
-}
-
-fn field(name: &str, label: &str, value: &str) -> Markup {
-    html! {
-        label { (label) " " input name=(name) value=(value) required maxlength=(MAX_REASON) autocomplete="off"; }
     }
 }
 
@@ -88,6 +132,11 @@ impl Fields {
     fn get(&self, key: &str) -> Result<&str, Problem> {
         let value = self.0.get(key).map(|value| value.trim());
         value.filter(|value| !value.is_empty()).ok_or_else(|| Problem::Invalid(format!("`{key}` is missing")))
+    }
+
+    /// The value of an optional field; none if it is missing or empty.
+    fn given(&self, key: &str) -> Option<String> {
+        self.get(key).ok().map(str::to_owned)
     }
 
     fn parsed<T: std::str::FromStr>(&self, key: &str) -> Result<T, Problem> {
@@ -112,16 +161,21 @@ impl Fields {
 
     /// The form again, filled, with what is wrong with it.
     pub(super) fn again(&self, visit: &Visit, path: &str, message: &str) -> Markup {
-        let is_shown = |key: &&String| ["reason", "amount"].contains(&key.as_str());
-        let mut hidden: Vec<_> = self.0.iter().filter(|(key, _)| !is_shown(key)).collect();
+        let sent = |name| Field {
+            value: self.0.get(name).map_or("", String::as_str),
+            is_optional: name != "reason",
+            ..Field::new(name)
+        };
+        let is_shown = |name: &str| name == "reason" || self.0.contains_key(name);
+        let shown = LABELS.iter().map(|(name, _)| *name).filter(|name| is_shown(name)).map(sent);
+        let mut hidden: Vec<_> =
+            self.0.iter().filter(|(key, _)| sent(key.as_str()).label().is_none()).collect();
         hidden.sort_unstable();
-        let value = |key: &str| self.0.get(key).map_or("", String::as_str);
         html! {
             p.notice.bad role="alert" { (layout::sentence(message)) }
             form.stacked method="post" action=(visit.link(path.trim_start_matches('/'))) {
                 @for (name, value) in hidden { input type="hidden" name=(name) value=(value); }
-                @if self.0.contains_key("amount") { (field("amount", "Amount", value("amount"))) }
-                (field("reason", "Reason", value("reason")))
+                @for field in shown { (field.shown()) }
                 button { "Send again" }
             }
         }
@@ -265,7 +319,7 @@ pub(super) async fn approve_spike(visit: &Visit, fields: &Fields) -> Result<Done
     let by = &visit.person.name;
     let recorded =
         spike_guard::approve_once(writing(visit), announced, excess, by, Some(reason), request).await;
-    Ok(if recorded.map_err(failed)? { Done::Accepted } else { Done::Unchanged(REPEATED.to_owned()) })
+    recorded.map(once).map_err(failed)
 }
 
 /// Approves the due hours of one organization, if they are those that the form shows.
@@ -283,6 +337,57 @@ pub(super) async fn approve_catch_up(visit: &Visit, fields: &Fields) -> Result<D
     let scope = Scope { organizations: vec![organization.to_owned()], ..Scope::default() };
     let by = &visit.person.name;
     let recorded = approve_catch_up_once(writing(visit), &scope, by, Some(reason), request).await;
-    let expires_at = recorded.map_err(failed)?;
-    Ok(if expires_at.is_some() { Done::Accepted } else { Done::Unchanged(REPEATED.to_owned()) })
+    Ok(once(recorded.map_err(failed)?.is_some()))
+}
+
+/// What an action did, by whether its entry is new.
+fn once(recorded: bool) -> Done {
+    if recorded { Done::Accepted } else { Done::Unchanged(REPEATED.to_owned()) }
+}
+
+/// Sets what applies to one organization, with the login that may write it.
+pub(super) async fn policy(visit: &Visit, fields: &Fields) -> Result<Done, Problem> {
+    let author =
+        Author { name: &visit.person.name, reason: Some(fields.reason()?), request: Some(fields.request()?) };
+    let mode = fields.get("mode")?;
+    let mode = PolicyMode::ALL.into_iter().find(|known| known.as_str() == mode);
+    let mode = mode.ok_or_else(|| Problem::Invalid("`mode` is prepaid, postpaid or exempt".to_owned()))?;
+    let limit = fields.get("credit_limit")?.to_owned();
+    let until = fields.given("never_suspend_until").map(|until| until.parse()).transpose();
+    let until = until.map_err(|_| {
+        Problem::Invalid("`never_suspend_until` is a time such as 2026-11-22T15:00:00Z".to_owned())
+    })?;
+    let contact = fields.given("contact");
+    let edit = |policy: &mut Policy| {
+        mode.as_str().clone_into(&mut policy.mode);
+        (policy.credit_limit, policy.never_suspend_until, policy.contact) = (limit, until, contact);
+    };
+    let organization = subjects::organization(visit.db(), visit.param("organization")).await?;
+    let adjusting = visit.console.adjusting().await?;
+    let set = set_policy(&adjusting, &organization, edit, author).await;
+    // The daemon's own pool stays open.
+    if visit.console.settings.adjust_database_url.is_some() {
+        let _ = adjusting.close().await;
+    }
+    set.map(once).map_err(|error| match error {
+        PolicyError::Invalid(message) => Problem::Invalid(message),
+        PolicyError::Database(error) => Problem::database("set the policy", &error),
+    })
+}
+
+async fn change_event(visit: &Visit, fields: &Fields, change: DeliveryChange) -> Result<Done, Problem> {
+    let author =
+        Author { name: &visit.person.name, reason: Some(fields.reason()?), request: Some(fields.request()?) };
+    let event = event::known(visit).await?;
+    let changed = change_deliveries(writing(visit), &event, change, author).await;
+    let changed = changed.map_err(|error| Problem::database("change the deliveries", &error))?;
+    Ok(once(changed.is_some()))
+}
+
+pub(super) async fn redeliver(visit: &Visit, fields: &Fields) -> Result<Done, Problem> {
+    change_event(visit, fields, DeliveryChange::Redeliver).await
+}
+
+pub(super) async fn cancel_delivery(visit: &Visit, fields: &Fields) -> Result<Done, Problem> {
+    change_event(visit, fields, DeliveryChange::Cancel).await
 }

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
-use billing_store::audit_log::fingerprint;
+use billing_store::{audit_log::fingerprint, with_statements_within};
 use maud::{Markup, html};
 
 use super::{
@@ -29,6 +29,9 @@ use crate::{
 
 /// How long a wrong credential is answered later, in addition to the limit of requests.
 const WRONG_CREDENTIAL_DELAY: Duration = Duration::from_secs(1);
+
+/// The most that one statement of a page may take on PostgreSQL.
+const PAGE_STATEMENT: Duration = Duration::from_secs(2);
 
 const SECURITY_HEADERS: [(&str, &str); 4] = [
     (
@@ -175,7 +178,7 @@ impl Request {
         if !visit.may(route.right) {
             return Err(Problem::Forbidden(route.right));
         }
-        let page = (route.read)(&visit).await?;
+        let page = with_statements_within(PAGE_STATEMENT, (route.read)(&visit)).await?;
         Ok(match self.format {
             Format::Json => match page.json() {
                 Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),

@@ -132,10 +132,10 @@ impl TokenLine {
         Principal { name: self.name.clone(), rights: self.rights.clone(), by_cookie }
     }
 
-    /// The proof that this token was used to sign in at `issued`.
-    fn mac(&self, issued: i64) -> String {
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.hash.as_bytes()).expect("a key of any length");
-        mac.update(format!("{}.{issued}", self.name).as_bytes());
+    /// The proof that this token was used to sign in at `issued`. It has the hash of the token, so that another token ends it.
+    fn mac(&self, key: &SessionKey, issued: i64) -> String {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&key.0).expect("a key of any length");
+        mac.update(format!("{}.{issued}.{}", self.name, self.hash).as_bytes());
         hex(&mac.finalize().into_bytes())
     }
 }
@@ -167,8 +167,24 @@ pub(super) fn line_of<'a>(tokens: &'a [TokenLine], token: &str) -> Option<&'a To
     tokens.iter().find(|line| is_equal(&line.hash, &hash))
 }
 
+/// What signs the cookies. The tokens file does not have it: its reader could make a cookie.
+pub(super) struct SessionKey(Vec<u8>);
+
+impl SessionKey {
+    pub(super) fn random() -> Self {
+        Self(rand::random::<[u8; 32]>().into())
+    }
+}
+
+impl From<String> for SessionKey {
+    fn from(key: String) -> Self {
+        Self(key.into_bytes())
+    }
+}
+
 /// How persons prove who they are.
 pub(super) struct Authentication {
+    key: SessionKey,
     settings: ConsoleSettings,
     proxy_secret: Option<String>,
     cookie: Cookie,
@@ -196,8 +212,13 @@ impl Cookie {
 }
 
 impl Authentication {
-    pub(super) fn new(settings: ConsoleSettings, proxy_secret: Option<String>, host: String) -> Self {
-        Self { cookie: Cookie::of(&settings), settings, proxy_secret, host }
+    pub(super) fn new(
+        settings: ConsoleSettings,
+        proxy_secret: Option<String>,
+        key: SessionKey,
+        host: String,
+    ) -> Self {
+        Self { key, cookie: Cookie::of(&settings), settings, proxy_secret, host }
     }
 
     /// Whether browsers send the cookie over TLS alone.
@@ -223,7 +244,7 @@ impl Authentication {
         }
         if let Some(value) = self.cookie_value(headers) {
             // An old cookie is not an attack: the person signs in again.
-            return Ok(session(tokens, value, now).map(|line| line.principal(true)));
+            return Ok(self.session(tokens, value, now).map(|line| line.principal(true)));
         }
         Ok(self.by_socket(peer))
     }
@@ -279,10 +300,25 @@ impl Authentication {
         pairs.find(|(name, _)| name.trim() == self.cookie.name).map(|(_, value)| value.trim())
     }
 
+    /// Returns the line whose token made the cookie `value`, if that is not too old.
+    fn session<'a>(&self, tokens: &'a [TokenLine], value: &str, now: i64) -> Option<&'a TokenLine> {
+        let (name, rest) = value.split_once('.')?;
+        let (issued, mac) = rest.split_once('.')?;
+        let issued: i64 = issued.parse().ok()?;
+        // The clock of another daemon may be a little ahead.
+        let is_fresh = (-300..SESSION_SECONDS).contains(&now.checked_sub(issued)?);
+        let is_of = |line: &&TokenLine| line.name == name && is_equal(&line.mac(&self.key, issued), mac);
+        tokens.iter().filter(|_| is_fresh).find(is_of)
+    }
+
     /// The cookie of a sign-in with the token of `line` at `now`.
     pub(super) fn sign_in(&self, line: &TokenLine, now: i64) -> String {
         let Cookie { name, attributes } = &self.cookie;
-        format!("{name}={}.{now}.{}; {attributes}; Max-Age={SESSION_SECONDS}", line.name, line.mac(now))
+        format!(
+            "{name}={}.{now}.{}; {attributes}; Max-Age={SESSION_SECONDS}",
+            line.name,
+            line.mac(&self.key, now)
+        )
     }
 
     /// The cookie that removes the sign-in.
@@ -297,17 +333,6 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (Some(given), None) = (given.next(), given.next()) else { return None };
     let (scheme, token) = given.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
-/// Returns the line whose token made the cookie `value`, if that is not too old.
-fn session<'a>(tokens: &'a [TokenLine], value: &str, now: i64) -> Option<&'a TokenLine> {
-    let (name, rest) = value.split_once('.')?;
-    let (issued, mac) = rest.split_once('.')?;
-    let issued: i64 = issued.parse().ok()?;
-    // The clock of another daemon may be a little ahead.
-    let is_fresh = (-300..SESSION_SECONDS).contains(&now.checked_sub(issued)?);
-    let is_of = |line: &&TokenLine| line.name == name && is_equal(&line.mac(issued), mac);
-    tokens.iter().filter(|_| is_fresh).find(is_of)
 }
 
 #[cfg(test)]
@@ -326,6 +351,8 @@ mod tests {
             path: "/console".to_owned(),
             public_url: public_url.map(|url| url.parse().expect("a URL")),
             tokens_file: None,
+            session_key: None,
+            adjust_database_url: None,
             proxy: Some(ProxySettings {
                 user_header: "x-remote-user".to_owned(),
                 secret: Secret::Text(String::new()),
@@ -337,7 +364,8 @@ mod tests {
     }
 
     fn authentication(public_url: Option<&str>) -> Authentication {
-        Authentication::new(settings(public_url), Some("proxy-secret".to_owned()), "north".to_owned())
+        let key = SessionKey::from("key of every daemon".to_owned());
+        Authentication::new(settings(public_url), Some("proxy-secret".to_owned()), key, "north".to_owned())
     }
 
     fn tokens() -> Vec<TokenLine> {
@@ -427,14 +455,19 @@ mod tests {
         for (age, accepted) in
             [(0, true), (SESSION_SECONDS - 1, true), (SESSION_SECONDS, false), (-301, false)]
         {
-            assert_eq!(session(&tokens, &value, NOW + age).is_some(), accepted, "{age}");
+            assert_eq!(authentication.session(&tokens, &value, NOW + age).is_some(), accepted, "{age}");
         }
+        let restarted = |key| Authentication::new(settings(None), None, key, "north".to_owned());
+        let other = restarted(SessionKey::random());
+        assert_eq!(other.session(&tokens, &value, NOW), None, "another daemon has another key");
+        let same = restarted(SessionKey::from("key of every daemon".to_owned()));
+        assert!(same.session(&tokens, &value, NOW).is_some(), "it is configured");
         tokens[0].hash = fingerprint("another token of the same person");
-        assert_eq!(session(&tokens, &value, NOW), None);
+        assert_eq!(authentication.session(&tokens, &value, NOW), None);
         for value in
             ["", ".", "..", "ada", "ada.", "ada.1", "ada.x.y", "ada.9223372036854775807.0", "ada.-1."]
         {
-            assert_eq!(session(&tokens, value, NOW), None, "{value}");
+            assert_eq!(authentication.session(&tokens, value, NOW), None, "{value}");
         }
     }
 

@@ -50,6 +50,30 @@ pub(super) fn bars(runs: &[RunView]) -> Markup {
     }
 }
 
+/// A line through values from 0 up, the newest at the right, each with its text.
+pub(super) fn line(label: &str, points: &[(DateTime<Utc>, i64, String)]) -> Markup {
+    const HIGH: i64 = 120;
+    let first = points.first().map_or(0, |(at, ..)| at.timestamp());
+    let span = points.last().map_or(1, |(at, ..)| at.timestamp() - first).max(1);
+    let most = points.iter().map(|(_, value, _)| *value).max().unwrap_or_default().max(1);
+    let place = |(at, value, _): &(DateTime<Utc>, i64, String)| {
+        let y = i128::from(HIGH - 16) * i128::from(*value) / i128::from(most);
+        ((at.timestamp() - first) * (WIDTH - 12) / span + 6, HIGH - 8 - i64::try_from(y).unwrap_or_default())
+    };
+    let path: Vec<_> = points.iter().map(place).map(|(x, y)| format!("{x},{y}")).collect();
+    let newest = points.last().map_or("none", |(.., text)| text);
+    html! {
+        svg.timeline viewBox=(format!("0 0 {WIDTH} {HIGH}")) role="img" aria-label=(format!("{label}, newest {newest}")) {
+            line.axis x1="0" x2=(WIDTH) y1=(HIGH - 8) y2=(HIGH - 8) {}
+            polyline.line points=(path.join(" ")) {}
+            @for point in points {
+                @let (x, y) = place(point);
+                circle.good cx=(x) cy=(y) r="3" { title { (instant(point.0)) ": " (point.2) } }
+            }
+        }
+    }
+}
+
 /// When runs were scheduled, when they took place, and when the job was paused.
 pub(super) fn timeline(timeline: &Timeline) -> Markup {
     let begin = timeline.planned.first().copied().unwrap_or_default();

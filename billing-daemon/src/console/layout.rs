@@ -93,7 +93,8 @@ pub(super) fn milliseconds(ms: u64) -> String {
 
 /// The age of `at`, by the clock that the status was read with.
 pub(super) fn since(status: &Status, at: DateTime<Utc>) -> String {
-    ago((status.observed_at - at).to_std().unwrap_or_default())
+    // It stays on one line.
+    ago((status.observed_at - at).to_std().unwrap_or_default()).replace(' ', "\u{a0}")
 }
 
 /// A number with commas: `12,345`.
@@ -155,7 +156,7 @@ pub(super) fn link(visit: &Visit, path: &str, label: &str) -> Markup {
 }
 
 /// The pages in the menu: the first part of the path, the label, and how many things on the page need a person.
-fn menu(status: &Status) -> [(&'static str, &'static str, u64); 7] {
+fn menu(status: &Status) -> [(&'static str, &'static str, u64); 10] {
     let held = |reason: &str| {
         let held = status.holds.iter().find(|held| held.reason == reason);
         held.map_or(0, |held| held.owed.instances)
@@ -165,8 +166,11 @@ fn menu(status: &Status) -> [(&'static str, &'static str, u64); 7] {
         ("", "Overview", status.problems.len() as u64),
         ("approvals", "Approvals", u64::from(spike.is_some()) + held(Reason::CatchUpLimit.as_str())),
         ("jobs", "Jobs", status.jobs.iter().filter(|job| job.late_seconds.is_some()).count() as u64),
+        ("schedule", "Schedule", 0),
+        ("billing", "Billing", 0),
         ("holds", "Holds", 0),
         ("wallets", "Wallets", 0),
+        ("events", "Events", 0),
         ("daemons", "Daemons", 0),
         ("audit-log", "Audit log", 0),
     ]
@@ -269,7 +273,7 @@ fn frame(root: &str, secure: bool, title: &str, bar: &Markup, content: &Markup) 
                 title { (title) " · billing-daemon" }
                 link rel="stylesheet" href=(asset(&STYLE.name));
                 link rel="icon" href=(asset(&ICON.name));
-                script src=(asset(&SCRIPT.name)) defer {}
+                script src=(asset(&SCRIPT.name)) {}
             }
             body {
                 a.skip href="#main" { "Skip to the content" }

@@ -16,26 +16,25 @@ mod visit;
 
 use std::{path::Path, sync::Arc};
 
-use billing_kinds::input_file::read_text;
+use billing_kinds::{Secret, input_file::read_text};
 use billing_scheduler::{Clock, SystemClock};
-use billing_store::{Database, Pool};
+use billing_store::{Database, DatabaseUrl, Pool};
+use sea_orm::{DatabaseConnection, DbBackend};
 use tracing::warn;
 
 use crate::{
-    config::{
-        console::{ConsoleSettings, ProxySettings},
-        secret_file::world_readable,
-    },
+    config::{console::ConsoleSettings, secret_file::world_readable},
     exit::{Exit, Failure},
     host::platform,
     http::{AppState, Mounted},
     panel_database::PanelDatabase,
 };
-use auth::Authentication;
+use auth::{Authentication, SessionKey};
 pub(crate) use auth::{Right, TokenLine, hex};
+use problem::Problem;
 pub use routes::actions;
 
-/// A shorter secret of the proxy could be guessed.
+/// A shorter secret could be guessed.
 const MIN_SECRET_LENGTH: usize = 16;
 
 /// What the pages of one listener share.
@@ -43,6 +42,7 @@ struct Console {
     shared: Arc<AppState>,
     /// For pages: its own few connections, so that no page takes one that billing needs.
     reading: PanelDatabase,
+    database: Database,
     settings: ConsoleSettings,
     authentication: Authentication,
     clock: Arc<dyn Clock>,
@@ -64,13 +64,18 @@ pub(crate) async fn mount(
     if let Some(file) = &settings.tokens_file {
         read_tokens(file).map_err(invalid)?;
     }
-    let secret = settings.proxy.as_ref().map(proxy_secret).transpose().map_err(invalid)?;
+    let secret = settings.proxy.as_ref().map(|proxy| secret(&proxy.secret, "secret of the proxy"));
+    let secret = secret.transpose().map_err(invalid)?;
+    let key = settings.session_key.as_ref().map(|key| self::secret(key, "session key"));
+    let key = key.transpose().map_err(invalid)?.map_or_else(SessionKey::random, SessionKey::from);
     let reading =
         PanelDatabase { db: database.reading().connect_with_retry(Pool::Pages).await?, ..opened.clone() };
-    let authentication = Authentication::new(settings.clone(), secret, platform::hostname());
+    let authentication = Authentication::new(settings.clone(), secret, key, platform::hostname());
     let settings = settings.clone();
     let path = settings.path.clone();
-    let console = Console { shared, reading, settings, authentication, clock: Arc::new(SystemClock) };
+    let database = database.clone();
+    let console =
+        Console { shared, reading, database, settings, authentication, clock: Arc::new(SystemClock) };
     Ok(Mounted { path, router: answer::router(&Arc::new(console)), documented: openapi::paths() })
 }
 
@@ -83,10 +88,10 @@ fn read_tokens(file: &Path) -> Result<Vec<TokenLine>, String> {
     TokenLine::parse_all(&text).map_err(|error| format!("{}: {error}", file.display()))
 }
 
-fn proxy_secret(proxy: &ProxySettings) -> Result<String, String> {
-    let secret = proxy.secret.read().map_err(|error| error.to_string())?;
+fn secret(secret: &Secret, name: &str) -> Result<String, String> {
+    let secret = secret.read().map_err(|error| error.to_string())?;
     if secret.len() < MIN_SECRET_LENGTH {
-        return Err(format!("the secret of the proxy must have at least {MIN_SECRET_LENGTH} characters"));
+        return Err(format!("the {name} must have at least {MIN_SECRET_LENGTH} characters"));
     }
     Ok(secret)
 }
@@ -104,6 +109,31 @@ impl Console {
                 Vec::new()
             }
         }
+    }
+
+    /// Whether what applies to one customer can be written: a file of SQLite has no logins.
+    fn can_adjust(&self) -> bool {
+        self.settings.adjust_database_url.is_some()
+            || self.reading.db.get_database_backend() == DbBackend::Sqlite
+    }
+
+    /// Connects with the login that may write what applies to one customer.
+    async fn adjusting(&self) -> Result<DatabaseConnection, Problem> {
+        let Some(secret) = &self.settings.adjust_database_url else {
+            if self.can_adjust() {
+                return Ok(self.shared.database().db.clone());
+            }
+            let hint = "`adjust-database-url` of [http.console] is not set: use `billing-daemon policy set`";
+            return Err(Problem::Refused(hint));
+        };
+        let unusable = |error: String| {
+            warn!("cannot use `adjust-database-url` of [http.console]: {error}");
+            Problem::Unavailable
+        };
+        let url = secret.read().map_err(|error| unusable(error.to_string()))?;
+        let url: DatabaseUrl = url.trim().parse().map_err(|error| unusable(format!("{error}")))?;
+        let database = self.database.with_url(url.existing());
+        database.connect(Pool::Single).await.map_err(|error| unusable(error.to_string()))
     }
 
     /// The time in seconds since 1970.

@@ -37,7 +37,7 @@ macro_rules! page {
 }
 
 /// Every page, besides signing in.
-pub(super) static PAGES: [PageRoute; 12] = [
+pub(super) static PAGES: [PageRoute; 16] = [
     page!("/", Some("/overview"), Right::View, &[], page::overview::read),
     page!("/jobs", None, Right::View, &[], page::jobs::read),
     page!("/jobs/{name}", Some("/jobs/{name}"), Right::View, &["runs"], page::job::read),
@@ -60,6 +60,22 @@ pub(super) static PAGES: [PageRoute; 12] = [
     ),
     page!("/wallets/{organization}", Some("/wallets/{organization}"), Right::View, &[], page::wallet::read),
     page!("/charges/{instance}", Some("/charges/{instance}"), Right::View, &["at"], page::charge::read),
+    page!("/billing", Some("/billing"), Right::View, &[], page::billing::read),
+    page!(
+        "/schedule",
+        Some("/schedule"),
+        Right::View,
+        &["cron", "zone", "from", "job"],
+        page::schedule::read
+    ),
+    page!(
+        "/events",
+        Some("/events"),
+        Right::View,
+        &["status", "organization", "event", "endpoint"],
+        page::events::read
+    ),
+    page!("/events/{id}", Some("/events/{id}"), Right::View, &[], page::event::read),
     page!("/daemons", Some("/daemons"), Right::View, &[], page::daemons::read),
     page!(
         "/audit-log",
@@ -87,7 +103,7 @@ macro_rules! action {
 }
 
 /// Every action, besides signing in and out.
-pub(super) static ACTIONS: [ActionRoute; 7] = [
+pub(super) static ACTIONS: [ActionRoute; 10] = [
     action!("/jobs/{name}/pause", Right::Operate, action::pause),
     action!("/jobs/{name}/resume", Right::Operate, action::resume),
     action!("/jobs/{name}/trigger", Right::Operate, action::trigger),
@@ -95,6 +111,9 @@ pub(super) static ACTIONS: [ActionRoute; 7] = [
     action!("/jobs/{name}/cancel", Right::Operate, action::cancel),
     action!("/approvals/spike", Right::Approve, action::approve_spike),
     action!("/approvals/catch-up", Right::Approve, action::approve_catch_up),
+    action!("/wallets/{organization}/policy", Right::Approve, action::policy),
+    action!("/events/{id}/redeliver", Right::Operate, action::redeliver),
+    action!("/events/{id}/cancel", Right::Operate, action::cancel_delivery),
 ];
 
 /// The path of each action below that of the console, and the right that it needs.

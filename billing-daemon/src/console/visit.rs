@@ -2,8 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use billing_scheduler::RunFilter;
+use billing_store::{StatementLimit, begin_read, query_fleet, read_runs, statement};
 use maud::Markup;
-use sea_orm::DatabaseConnection;
+use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryResult, Select, Value};
 use serde::Serialize;
 
 use super::{
@@ -11,7 +13,10 @@ use super::{
     auth::{Principal, Right},
     problem::Problem,
 };
-use crate::{config::console::ConsoleAccess, status::Status};
+use crate::{
+    config::console::ConsoleAccess,
+    status::{RunView, Status},
+};
 
 /// A request of a person.
 pub(super) struct Visit {
@@ -38,6 +43,46 @@ impl Visit {
         &self.console.reading.db
     }
 
+    /// Reads the rows of a statement, each as `view` returns it. `doing` is a verb phrase for the message of an error.
+    pub(super) async fn rows<T>(
+        &self,
+        doing: &str,
+        sql: &str,
+        values: impl IntoIterator<Item = Value>,
+        view: impl Fn(&QueryResult) -> Result<T, DbErr> + Send,
+    ) -> Result<Vec<T>, Problem> {
+        let rows = query_fleet(self.db(), statement(self.db(), sql, values)).await;
+        let views = rows.and_then(|rows| rows.iter().map(view).collect());
+        views.map_err(|error| Problem::database(doing, &error))
+    }
+
+    /// Reads rows of a table, each as `view` returns it.
+    pub(super) async fn models<E: EntityTrait, T>(
+        &self,
+        doing: &str,
+        query: Select<E>,
+        view: impl Fn(E::Model) -> T + Send,
+    ) -> Result<Vec<T>, Problem>
+    where
+        E::Model: Send,
+    {
+        let read = async {
+            let txn = begin_read(self.db(), StatementLimit::Call).await?;
+            let rows = query.all(&txn).await?;
+            txn.commit().await?;
+            Ok(rows)
+        };
+        let rows: Result<Vec<E::Model>, DbErr> = read.await;
+        Ok(rows.map_err(|error| Problem::database(doing, &error))?.into_iter().map(view).collect())
+    }
+
+    /// Reads runs, the newest first.
+    pub(super) async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunView>, Problem> {
+        let runs = read_runs(self.db(), filter).await;
+        let runs = runs.map_err(|error| Problem::database("read the history", &error))?;
+        Ok(runs.into_iter().map(RunView::from).collect())
+    }
+
     /// The variable part `name` of the path, which the route has.
     pub(super) fn param(&self, name: &str) -> &str {
         self.params.get(name).map_or("", String::as_str)
@@ -48,11 +93,10 @@ impl Visit {
         self.query.get(key).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The value of `key` in the query as a number.
-    pub(super) fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, Problem> {
-        let parse = |text: &str| {
-            text.parse().map_err(|_| Problem::BadRequest(format!("`{key}` must be a number, not `{text}`")))
-        };
+    /// The value of `key` in the query, parsed.
+    pub(super) fn parsed<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, Problem> {
+        let parse =
+            |text: &str| text.parse().map_err(|_| Problem::BadRequest(format!("`{key}` cannot be `{text}`")));
         self.query(key).map(parse).transpose()
     }
 
@@ -60,6 +104,11 @@ impl Visit {
     pub(super) fn link(&self, path: impl std::fmt::Display) -> String {
         format!("{}{path}", self.root)
     }
+}
+
+/// The query of a link with these pairs.
+pub(super) fn pairs(pairs: &[(&str, &str)]) -> String {
+    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
 impl Console {

@@ -30,6 +30,10 @@ async fn pages_need_a_person(db: &Db) {
     }
     let document = anonymous.get("/api/openapi.json").await.json();
     for path in [
+        "billing",
+        "schedule",
+        "events",
+        "events/{id}",
         "overview",
         "jobs/{name}",
         "jobs/{name}/timeline",
@@ -104,6 +108,25 @@ async fn sign_in_ends_with_token_line(db: &Db) {
 
 on_every_engine!(pages_need_a_person);
 
+/// Who can read the file with the tokens cannot make a cookie, and a configured key survives a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn session_key_outlives_daemon() {
+    let db = Db::sqlite().await;
+    seed(&db, 1).await;
+    for (more, survives) in [("", false), ("session-key = { env = 'SESSION_KEY' }", true)] {
+        let site = Site::with(&db, "read", more).await;
+        let form = format!("token={}", site.token("vera"));
+        let signed_in = site.client().post("/console/sign-in", &form).await;
+        let cookie = signed_in.header("set-cookie").and_then(|cookie| cookie.split(';').next());
+        let cookie = cookie.expect("a cookie").to_owned();
+        assert_eq!(site.client().with("Cookie", &cookie).get("/console/").await.status, 200);
+        let again = site.program.start("run");
+        let address = crate::commands::http::address(&again).await;
+        let status = super::Client::new(&address).with("Cookie", &cookie).get("/console/").await.status;
+        assert_eq!(status, if survives { 200 } else { 401 }, "{more}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn removed_token_line_ends_sign_in() {
     sign_in_ends_with_token_line(&Db::sqlite().await).await;
@@ -112,7 +135,7 @@ async fn removed_token_line_ends_sign_in() {
 #[tokio::test]
 async fn exposed_tokens_file_prevents_start() {
     let db = Db::sqlite().await;
-    let jobs = format!("{}{}", super::section("read"), super::HEARTBEAT);
+    let jobs = format!("{}{}", super::section("read", ""), super::HEARTBEAT);
     let program = crate::daemon::daemon(&db, &[&jobs]).env("PROXY_SECRET", PROXY_SECRET).file(TOKENS, "");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     fs::set_permissions(program.folder().join(TOKENS), mode).expect("our own file");

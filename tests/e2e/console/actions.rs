@@ -2,6 +2,7 @@
 
 use billing_test_support::{Db, eventually, on_every_engine};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use sea_orm::DbBackend;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -32,7 +33,9 @@ async fn actions_need_right_and_access(db: &Db) {
     for access in ["read", "operate"] {
         let site = Site::start(db, access).await;
         for (path, right) in billing_daemon::console_actions() {
-            let path = format!("/console{}", path.replace("{name}", "billing"));
+            let path =
+                path.replace("{name}", "billing").replace("{organization}", "none").replace("{id}", "none");
+            let path = format!("/console{path}");
             assert_eq!(site.client().post(&path, "").await.status, 401, "{access}: {path} by no one");
             // Another origin is refused before the sender is identified.
             for client in [site.client(), site.of("olga"), site.of("anna")] {
@@ -160,39 +163,138 @@ async fn invalid_form_changes_nothing(db: &Db) {
     assert_eq!((rows(db, ENTRIES).await, paused(db).await), (Vec::new(), Vec::new()));
 }
 
+/// An event with one delivery that was given up.
+async fn dead_letter(db: &Db, organization: Uuid) -> String {
+    let event = request();
+    let (uuid, now) = match db.backend() {
+        DbBackend::Sqlite => ("", "1000000"),
+        _ => ("::uuid", "now()"),
+    };
+    let needed = if db.backend() == DbBackend::Sqlite { "1" } else { "true" };
+    for sql in [
+        format!(
+            "INSERT INTO billing_events (id, type, organization_id, body, created_at)
+             VALUES ('{event}'{uuid}, 'billing.wallet.low', '{organization}'{uuid}, '{{\"type\":\"<b>\"}}', {now})"
+        ),
+        format!(
+            "INSERT INTO billing_deliveries (event_id, endpoint, organization_id, needed, status, attempts, next_at, last_error)
+             VALUES ('{event}'{uuid}, 'crm', '{organization}'{uuid}, {needed}, 'dead', 12, {now}, 'refused <i>')"
+        ),
+    ] {
+        db.execute(&sql).await;
+    }
+    event
+}
+
+const DELIVERIES: &str = "status || ' ' || CAST(attempts AS text) FROM billing_deliveries ORDER BY status";
+
+async fn deliveries_are_changed_once(db: &Db) {
+    let organization = seed(db, 1).await[0];
+    let site = Site::start(db, "operate").await;
+    let event = dead_letter(db, organization).await;
+    let olga = site.of("olga");
+    let page = olga.get(&format!("/console/events/{event}")).await.body;
+    assert!(page.contains("refused &lt;i&gt;") && page.contains("Send again"), "{page}");
+    assert!(!page.contains("Give up") && !page.contains("<b>\""), "nothing is pending: {page}");
+    let listed = olga.get(&format!("/api/events?status=dead&organization={organization}")).await.json();
+    assert_eq!((&listed["dead"], &listed["pending"]), (&1.into(), &0.into()));
+    let command = site.program.run("events list --status dead --json").await.expect_code(0);
+    assert_eq!(listed["deliveries"], serde_json::from_str::<Value>(&command.out.concat()).expect("an array"));
+    assert_eq!(olga.get("/console/events?status=lost").await.status, 400);
+
+    let again = form(&[("request", &request()), ("reason", "their server is back")]);
+    let path = format!("/console/events/{event}/redeliver");
+    assert_eq!(olga.post(&path, &again).await.status, 303);
+    assert_eq!(olga.post(&path, &again).await.status, 200, "a double click");
+    assert_eq!(rows(db, DELIVERIES).await, ["pending 0"]);
+    let cancel = form(&[("request", &request()), ("reason", "too old")]);
+    assert_eq!(olga.post(&format!("/console/events/{event}/cancel"), &cancel).await.status, 303);
+    assert_eq!(rows(db, DELIVERIES).await, ["cancelled 0"]);
+    // The first form again, late.
+    assert_eq!(olga.post(&path, &again).await.status, 200);
+    assert_eq!(rows(db, DELIVERIES).await, ["cancelled 0"]);
+    let entries = ["olga redeliver deliver their server is back", "olga cancel delivery deliver too old"];
+    assert_eq!(rows(db, ENTRIES).await, entries);
+    let unknown = format!("/console/events/{}/redeliver", Uuid::now_v7());
+    assert_eq!(olga.post(&unknown, &cancel).await.status, 404);
+}
+
+async fn policy_needs_its_own_login(db: &Db) {
+    let organization = seed(db, 1).await[0];
+    let path = format!("/console/wallets/{organization}/policy");
+    let fields = |id, limit| {
+        form(&[
+            ("request", id),
+            ("reason", "internal"),
+            ("mode", "exempt"),
+            ("credit_limit", limit),
+            ("never_suspend_until", "2030-01-01T00:00:00Z"),
+            ("contact", ""),
+        ])
+    };
+    let id = request();
+    if db.backend() != DbBackend::Sqlite {
+        let site = Site::start(db, "operate").await;
+        let shown = site.of("anna").get(&format!("/console/wallets/{organization}")).await.body;
+        assert!(shown.contains("billing-daemon policy set"), "the command is shown: {shown}");
+        assert_eq!(site.of("anna").post(&path, &fields(&id, "25.00")).await.status, 403);
+    }
+    let site = Site::with(db, "operate", "adjust-database-url = { env = 'ADJUST_URL' }").await;
+    let anna = site.of("anna");
+    let shown = anna.get(&format!("/console/wallets/{organization}")).await.body;
+    assert!(shown.contains("Set the policy"), "{shown}");
+    let invalid = anna.post(&path, &fields(&id, "much")).await;
+    assert!(invalid.status == 422 && invalid.body.contains("value=\"much\""), "{}", invalid.body);
+    assert_eq!(anna.post(&path, &fields(&id, "25.00")).await.status, 303);
+    assert_eq!(anna.post(&path, &fields(&id, "30.00")).await.status, 200, "the same form");
+    let policy = &anna.get(&format!("/api/wallets/{organization}")).await.json()["policy"];
+    let command = site.program.run(&format!("policy show {organization} --json")).await.expect_code(0);
+    assert_eq!(*policy, serde_json::from_str::<Value>(&command.out.concat()).expect("an object"));
+    assert_eq!((&policy["mode"], &policy["credit_limit"]), (&"exempt".into(), &"25.00".into()));
+    assert_eq!(rows(db, ENTRIES).await, ["anna set policy prepaid internal"]);
+}
+
 /// Random forms, many of them invalid or sent twice: what is accepted is in the audit log once, and nothing else is.
 async fn accepted_action_has_entry(db: &Db) {
-    seed(db, 1).await;
-    let site = Site::start(db, "operate").await;
+    let organization = seed(db, 1).await[0];
+    let site = Site::with(db, "operate", "adjust-database-url = { env = 'ADJUST_URL' }").await;
     site.billed().await;
+    let event = dead_letter(db, organization).await;
+    let jobs = ["pause", "resume", "trigger", "replay", "cancel"].map(|verb| format!("jobs/billing/{verb}"));
+    let events = ["redeliver", "cancel"].map(|verb| format!("events/{event}/{verb}"));
+    let policy = [format!("wallets/{organization}/policy"), "wallets/none/policy".to_owned()];
+    let paths = [&jobs[..], &events, &policy].concat();
     let mut rng = StdRng::seed_from_u64(33);
     let (mut accepted, mut sent) = (Vec::new(), vec![(String::new(), request())]);
-    for _ in 0..60 {
-        let verbs = ["pause", "resume", "trigger", "replay", "cancel"];
-        let mut verb = verbs[rng.random_range(0..verbs.len())].to_owned();
+    for _ in 0..90 {
+        let mut path = paths[rng.random_range(0..paths.len())].clone();
         let mut id = request();
         if rng.random_ratio(1, 4) {
-            (verb, id) = sent[rng.random_range(0..sent.len())].clone();
+            (path, id) = sent[rng.random_range(0..sent.len())].clone();
         }
-        let job = if rng.random_ratio(1, 8) { "biling" } else { "billing" };
+        if rng.random_ratio(1, 8) {
+            path = path.replace("billing", "biling");
+        }
         let reason = ["why", "", "<b>", "x&y=z"][rng.random_range(0..4)];
         let fields = [
             ("request", &*id),
             ("reason", reason),
             ("scheduled_at", "2020-01-01T00:00:00Z"),
             ("fencing_token", "1"),
+            ("mode", ["postpaid", "free"][rng.random_range(0..2)]),
+            ("credit_limit", ["5.00", "-1"][rng.random_range(0..2)]),
         ];
         let name = PERSONS[rng.random_range(0..PERSONS.len())].0;
         let json = site.of(name).with("Accept", "application/json");
-        let answer = json.post(&format!("/console/jobs/{job}/{verb}"), &form(&fields)).await;
+        let answer = json.post(&format!("/console/{path}"), &form(&fields)).await;
         if answer.status == 200 && answer.json()["accepted"] == true {
             accepted.push(id.clone());
         }
-        sent.push((verb, id));
+        sent.push((path, id));
     }
     assert!(accepted.len() > 3, "{accepted:?}");
     let details = match db.backend() {
-        sea_orm::DbBackend::Sqlite => "details ->> 'request'",
+        DbBackend::Sqlite => "details ->> 'request'",
         _ => "details::jsonb ->> 'request'",
     };
     let recorded =
@@ -205,4 +307,6 @@ on_every_engine!(
     action_is_recorded_once,
     invalid_form_changes_nothing,
     accepted_action_has_entry,
+    deliveries_are_changed_once,
+    policy_needs_its_own_login,
 );

@@ -7,7 +7,7 @@ mod pages;
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use billing_test_support::{Db, Program, Running, eventually};
+use billing_test_support::{Db, Login, Program, Running, eventually};
 use client::Client;
 use serde_json::Value;
 
@@ -20,6 +20,7 @@ use crate::{
 const PERSONS: [(&str, &str); 3] =
     [("vera", "view"), ("olga", "view,operate,audit-log"), ("anna", "view,approve,audit-log")];
 const TOKENS: &str = "console-tokens";
+const SESSION_KEY: &str = "key of the sessions";
 const PROXY_SECRET: &str = "secret-of-the-proxy";
 
 /// A running daemon with a console, and the token of each of [`PERSONS`].
@@ -31,10 +32,10 @@ struct Site {
     tokens: Vec<(&'static str, String)>,
 }
 
-/// The section of jobs.toml with the console.
-fn section(access: &str) -> String {
+/// The section of jobs.toml with the console, and with further keys.
+fn section(access: &str, more: &str) -> String {
     format!(
-        "[http]\nlisten = '127.0.0.1:0'\n[http.console]\naccess = '{access}'\ntokens-file = '{TOKENS}'\n\
+        "[http]\nlisten = '127.0.0.1:0'\n[http.console]\naccess = '{access}'\ntokens-file = '{TOKENS}'\n{more}\n\
          [http.console.proxy]\nuser-header = 'X-Remote-User'\nsecret = {{ env = 'PROXY_SECRET' }}\noperators = ['Olga Ö.']\n\
          others = 'view'\n"
     )
@@ -43,7 +44,15 @@ fn section(access: &str) -> String {
 impl Site {
     /// Starts a daemon that bills once and serves the console.
     async fn start(db: &Db, access: &str) -> Self {
-        let program = daemon(db, &[&section(access), BILLING, HEARTBEAT]).env("PROXY_SECRET", PROXY_SECRET);
+        Self::with(db, access, "").await
+    }
+
+    /// Starts a daemon whose section has further keys.
+    async fn with(db: &Db, access: &str, keys: &str) -> Self {
+        let program = daemon(db, &[&section(access, keys), BILLING, HEARTBEAT])
+            .env("PROXY_SECRET", PROXY_SECRET)
+            .env("SESSION_KEY", SESSION_KEY)
+            .env("ADJUST_URL", &db.url_for(Login::Owner));
         let (mut lines, mut tokens) = (String::new(), Vec::new());
         for (name, rights) in PERSONS {
             let made = program.run(&format!("console token --name {name} --rights {rights} --json")).await;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::Site;
 use crate::{
     commands::json,
-    daemon::{rows, seed},
+    daemon::{fetch, rows, seed},
 };
 
 async fn pages_show_what_commands_print(db: &Db) {
@@ -55,6 +55,9 @@ async fn pages_contain_nothing_inline(db: &Db) {
         "approvals",
         "holds",
         "wallets",
+        "billing",
+        "schedule?cron=30+2+*+*+*&zone=Europe/Berlin",
+        "events",
         "daemons",
         "audit-log",
     ];
@@ -92,6 +95,46 @@ async fn pages_contain_nothing_inline(db: &Db) {
         let answer = site.client().get(&link).await;
         assert_eq!(answer.status, 200, "{link}");
         assert_eq!(answer.header("cache-control"), Some("public, max-age=31536000, immutable"));
+    }
+}
+
+/// The figures of a run are the sums of its batches, and an expression is compared with a schedule in force.
+async fn billing_and_schedule_show_jobs(db: &Db) {
+    seed(db, 2).await;
+    let site = Site::start(db, "read").await;
+    site.billed().await;
+    let vera = site.of("vera");
+    let run = vera.get("/api/billing").await.json()["runs"][0].clone();
+    let hours = fetch(db, "SELECT sum(hours) FROM billing_batches").await;
+    assert_eq!(run["charged"]["hours"].to_string(), hours);
+    assert_eq!((&run["charged"]["amounts"]["USD"], &run["adds_up"]), (&"0.06".into(), &true.into()));
+    let page = vera.get("/console/billing").await.body;
+    assert!(page.contains("0.010000 USD"), "the price of an hour: {page}");
+
+    let upcoming = vera.get("/api/schedule").await.json()["upcoming"].clone();
+    let jobs: Vec<_> = upcoming.as_array().expect("times").iter().map(|next| next["job"].clone()).collect();
+    assert!(jobs.contains(&"billing".into()) && jobs.contains(&"heartbeat".into()), "{upcoming}");
+    // At the end of March the clocks of Berlin skip 02:30, at the end of October they repeat it.
+    for (from, at, clock) in [
+        ("2027-03-27T12:00:00Z", "2027-03-28T01:00:00Z", "the first instant after the clock is changed"),
+        ("2027-10-30T12:00:00Z", "2027-10-31T00:30:00Z", "a local time that occurs twice"),
+    ] {
+        let path = format!("/api/schedule?cron=30+2+*+*+*&zone=Europe/Berlin&from={from}&job=heartbeat");
+        let preview = vera.get(&path).await.json()["preview"].clone();
+        assert_eq!(
+            (&preview["times"][0]["scheduled_at"], &preview["times"][0]["clock"]),
+            (&at.into(), &clock.into())
+        );
+        assert_eq!(preview["times"].as_array().map(Vec::len), Some(50));
+        assert!(preview["lost"].as_array().is_some_and(|lost| lost.len() == 50), "{preview}");
+    }
+    for (query, problem) in [
+        ("cron=30+2", "field"),
+        ("cron=0+0+*+*+*&zone=Mars", "zone"),
+        ("cron=0+0+*+*+*&job=x", "no enabled job"),
+    ] {
+        let shown = vera.get(&format!("/api/schedule?{query}")).await.json();
+        assert!(shown["problem"].as_str().is_some_and(|text| text.contains(problem)), "{query}: {shown}");
     }
 }
 
@@ -177,6 +220,7 @@ async fn database_failure_shows_last_status() {
 }
 
 on_every_engine!(
+    billing_and_schedule_show_jobs,
     pages_show_what_commands_print,
     pages_contain_nothing_inline,
     money_pages_equal_commands,

@@ -45,15 +45,18 @@ function button(id, label, press) {
   found.addEventListener("click", () => { press(); found.textContent = label(); });
 }
 
+// The theme is set before the page is painted; the rest needs the page.
 applyTheme();
-showLocalTimes();
-button("theme", () => "Theme: " + theme, () => {
-  theme = themes[(themes.indexOf(theme) + 1) % themes.length];
-  localStorage.setItem("theme", theme);
-  applyTheme();
+document.addEventListener("DOMContentLoaded", () => {
+  showLocalTimes();
+  button("theme", () => "Theme: " + theme, () => {
+    theme = themes[(themes.indexOf(theme) + 1) % themes.length];
+    localStorage.setItem("theme", theme);
+    applyTheme();
+  });
+  button("refresh", () => (paused ? "Resume refresh" : "Pause refresh"), () => {
+    paused = !paused;
+    localStorage.setItem("refresh", paused ? "paused" : "");
+  });
+  if (document.getElementById("refresh")) setInterval(() => refresh().catch(() => {}), EVERY_MS);
 });
-button("refresh", () => (paused ? "Resume refresh" : "Pause refresh"), () => {
-  paused = !paused;
-  localStorage.setItem("refresh", paused ? "paused" : "");
-});
-if (document.getElementById("refresh")) setInterval(() => refresh().catch(() => {}), EVERY_MS);

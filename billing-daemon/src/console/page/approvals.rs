@@ -13,7 +13,7 @@ use sea_orm::{DatabaseConnection, DbErr, QueryResult};
 use serde::Serialize;
 
 use crate::console::{
-    action::{Form, form},
+    action::{Field, Form, form},
     auth::Right,
     layout::{grouped, since, table, text},
     problem::Problem,
@@ -127,7 +127,7 @@ impl Approvals {
                         path: "approvals/spike",
                         label: "Approve for 24 h",
                         hidden: &[("announced", &announced), ("currency", &currency)],
-                        visible: &[("amount", "Type the amount")],
+                        visible: &[Field::new("amount")],
                         hint: "Every run of the next 24 hours may charge this much per hour.",
                     }))
                 }

@@ -3,14 +3,10 @@
 use std::time::{Duration, Instant};
 
 use billing_entities::scheduler_audit_log as log;
-use billing_store::{
-    StatementLimit,
-    audit_log::{ChainCheck, verify_until},
-    begin_read,
-};
+use billing_store::audit_log::{ChainCheck, verify_until};
 use chrono::{DateTime, Utc};
 use maud::{Markup, html};
-use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use serde::Serialize;
 
 use crate::console::{
@@ -51,19 +47,19 @@ struct Entry {
 
 pub(in crate::console) async fn read(visit: &Visit) -> Result<AuditLog, Problem> {
     let only_newest = !visit.may(Right::AuditLog);
-    let before = visit.number("before")?.filter(|_| !only_newest);
+    let before = visit.parsed("before")?.filter(|_| !only_newest);
     let limit = if only_newest { 1 } else { SHOWN + 1 };
-    let failed = |error: DbErr| Problem::database("read the audit log", &error);
-    let mut entries = entries(visit, before, limit).await.map_err(failed)?;
+    let mut entries = entries(visit, before, limit).await?;
     let next = (entries.len() > SHOWN).then(|| entries[SHOWN - 1].id);
     entries.truncate(SHOWN);
     let began = Instant::now();
-    let chain = verify_until(visit.db(), || began.elapsed() > VERIFY_WITHIN).await.map_err(failed)?;
+    let chain = verify_until(visit.db(), || began.elapsed() > VERIFY_WITHIN).await;
+    let chain = chain.map_err(|error| Problem::database("verify the audit log", &error))?;
     let ChainCheck { rows, broken } = chain.unwrap_or_default();
     Ok(AuditLog { entries, next, verified: chain.map(|_| rows), broken, only_newest })
 }
 
-async fn entries(visit: &Visit, before: Option<i64>, limit: usize) -> Result<Vec<Entry>, DbErr> {
+async fn entries(visit: &Visit, before: Option<i64>, limit: usize) -> Result<Vec<Entry>, Problem> {
     let mut query = log::Entity::find().order_by_desc(log::Column::Id).limit(limit as u64);
     if let Some(before) = before {
         query = query.filter(log::Column::Id.lt(before));
@@ -74,9 +70,6 @@ async fn entries(visit: &Visit, before: Option<i64>, limit: usize) -> Result<Vec
             query = query.filter(column.eq(value));
         }
     }
-    let txn = begin_read(visit.db(), StatementLimit::Call).await?;
-    let rows = query.all(&txn).await?;
-    txn.commit().await?;
     let entry = |row: log::Model| Entry {
         id: row.id,
         at: row.at.0,
@@ -86,7 +79,7 @@ async fn entries(visit: &Visit, before: Option<i64>, limit: usize) -> Result<Vec
         reason: row.reason,
         details: serde_json::from_str(&row.details).unwrap_or_default(),
     };
-    Ok(rows.into_iter().map(entry).collect())
+    visit.models("read the audit log", query, entry).await
 }
 
 impl View for AuditLog {

@@ -10,7 +10,7 @@ use crate::{
         visit::{View, Visit},
     },
     holds::{HeldInstance, page},
-    status::HoldSummary,
+    status::{HoldSummary, Uncharged},
 };
 
 /// How many instances are shown at once.
@@ -20,6 +20,8 @@ const SHOWN: usize = 50;
 pub(in crate::console) struct Holds {
     /// The reasons for which instances are held.
     reasons: Vec<HoldSummary>,
+    /// The hours that were given up during the last 30 days.
+    uncharged: Vec<Uncharged>,
     /// The reason of the listed instances.
     reason: Option<String>,
     held: Vec<HeldInstance>,
@@ -31,7 +33,7 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<Holds, Problem> {
     let reasons = visit.status.holds.clone();
     let first = || reasons.first().map(|held| held.reason.clone());
     let reason = visit.query("reason").map(str::to_owned).or_else(first);
-    let after = visit.number("after")?.unwrap_or_default();
+    let after = visit.parsed("after")?.unwrap_or_default();
     let mut held = Vec::new();
     if let Some(reason) = &reason {
         let read = page(visit.db(), reason, after, visit.query("organization"), SHOWN + 1).await;
@@ -39,7 +41,7 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<Holds, Problem> {
     }
     let next = (held.len() > SHOWN).then(|| held[SHOWN - 1].id);
     held.truncate(SHOWN);
-    Ok(Holds { reasons, reason, held, next })
+    Ok(Holds { reasons, uncharged: visit.status.uncharged.clone(), reason, held, next })
 }
 
 impl View for Holds {
@@ -71,8 +73,22 @@ impl View for Holds {
             @if let (Some(next), Some(reason)) = (self.next, &self.reason) {
                 p { a href=(visit.link(format!("holds?reason={reason}&after={next}"))) { "Next instances" } }
             }
+            @if !self.uncharged.is_empty() {
+                h2 { "Closed without a charge in the last 30 days" }
+                (table(["reason", "#instances", "#hours", "#amount"], &self.uncharged.iter().map(given_up).collect::<Vec<_>>(), ""))
+            }
         }
     }
+}
+
+fn given_up(debt: &Uncharged) -> [Markup; 4] {
+    let owed = &debt.owed;
+    [
+        text(&debt.reason),
+        text(grouped(owed.instances)),
+        text(grouped(owed.hours)),
+        text(owed.amounts.to_string()),
+    ]
 }
 
 fn row(visit: &Visit, held: &HeldInstance) -> [Markup; 7] {

@@ -20,6 +20,8 @@ use crate::{
 
 /// How many scheduled times are shown.
 const NEXT: usize = 5;
+/// How many runs the table has; the bars have all of them.
+const LISTED: usize = 15;
 
 #[derive(Serialize)]
 pub(in crate::console) struct JobPage {
@@ -44,8 +46,7 @@ pub(in crate::console) fn known(visit: &Visit) -> Result<&JobView, Problem> {
 pub(in crate::console) async fn read(visit: &Visit) -> Result<JobPage, Problem> {
     let job = known(visit)?.clone();
     let runs = read_newest_runs(visit, &job.job).await?;
-    let timeline = Timeline::of(visit, &job.job, &runs).await;
-    let timeline = timeline.map_err(|error| Problem::database("read the pauses", &error))?;
+    let timeline = Timeline::of(visit, &job.job, &runs).await?;
     let expected = visit.console.shared.expected();
     let schedule = expected.jobs.iter().find(|spec| spec.name == job.job).map(|spec| &spec.schedule);
     let after = |at: &DateTime<Utc>| schedule.and_then(|schedule| schedule.next_after(*at).ok().flatten());
@@ -88,7 +89,9 @@ impl View for JobPage {
                 h2 { "Planned and actual times" }
                 (chart::timeline(&self.timeline))
                 (self.timeline.lateness.facts())
-                (runs(visit, &self.runs))
+                h2 { "Newest runs" }
+                (runs(visit, &self.runs[..self.runs.len().min(LISTED)]))
+                p { a href=(visit.link(format!("jobs/{}/timeline?runs=500", job.job))) { "Older runs" } }
             }
         }
     }
@@ -129,7 +132,8 @@ fn runs(visit: &Visit, runs: &[RunView]) -> Markup {
             run_badge(run),
             text(milliseconds(run.duration_ms)),
             text(milliseconds(run.lateness_ms.max(0).unsigned_abs())),
-            text(run.attempt.to_string()),
+            // Most runs need one attempt.
+            text(if run.attempt == 1 { String::new() } else { run.attempt.to_string() }),
             text(grouped(run.items)),
             text(&run.daemon_id),
             text(run.error.as_deref().or(run.reason.as_deref()).unwrap_or_default()),

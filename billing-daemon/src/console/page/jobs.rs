@@ -1,7 +1,6 @@
 //! Every job: its state, its last runs, and its next one.
 
 use billing_scheduler::RunFilter;
-use billing_store::read_runs;
 use maud::{Markup, html};
 use serde::Serialize;
 
@@ -39,9 +38,7 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<Jobs, Problem> {
         let mut runs = Vec::new();
         if jobs.len() < JOBS_WITH_RUNS {
             let filter = RunFilter { job: Some(job.job.clone()), limit: RUNS, ..RunFilter::default() };
-            let read = read_runs(visit.db(), &filter).await;
-            let read = read.map_err(|error| Problem::database("read the history", &error))?;
-            runs = read.into_iter().map(RunView::from).collect();
+            runs = visit.runs(&filter).await?;
         }
         jobs.push(JobWithRuns { job, runs });
     }

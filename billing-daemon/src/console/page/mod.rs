@@ -2,13 +2,17 @@
 
 pub(super) mod approvals;
 pub(super) mod audit_log;
+pub(super) mod billing;
 pub(super) mod charge;
 pub(super) mod daemons;
+pub(super) mod event;
+pub(super) mod events;
 pub(super) mod holds;
 pub(super) mod job;
 pub(super) mod jobs;
 pub(super) mod overview;
 pub(super) mod run;
+pub(super) mod schedule;
 pub(super) mod timeline;
 pub(super) mod wallet;
 pub(super) mod wallets;

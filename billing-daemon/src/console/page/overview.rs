@@ -1,9 +1,7 @@
 //! What is wrong and which page fixes it, and the figures that an operator checks every day.
 
 use billing_jobs::BILLING_JOB;
-use billing_store::query_one;
 use maud::{Markup, html};
-use sea_orm::Statement;
 use serde::Serialize;
 
 use crate::{
@@ -20,6 +18,8 @@ pub(in crate::console) struct Overview {
     status: Status,
     /// The watched wallets that cover fewer hours than these.
     runway: Runway,
+    /// How many deliveries of events were given up, up to 10,001.
+    dead_letters: i64,
 }
 
 /// How many wallets cover few hours, according to the prepaid policy.
@@ -40,19 +40,16 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<Overview, Problem>
         below(24),
         below(1)
     );
-    let row = async {
-        let backend = visit.db().get_database_backend();
-        let Some(row) = query_one(visit.db(), Statement::from_string(backend, sql)).await? else {
-            return Ok(Runway::default());
-        };
+    let counts = |row: &sea_orm::QueryResult| {
         Ok(Runway {
             below_72_hours: row.try_get("", "below_72")?,
             below_24_hours: row.try_get("", "below_24")?,
             below_1_hour: row.try_get("", "below_1")?,
         })
     };
-    let runway = row.await.map_err(|error| Problem::database("count the low wallets", &error))?;
-    Ok(Overview { status: Status::clone(&visit.status), runway })
+    let runway = visit.rows("count the low wallets", &sql, [], counts).await?.pop().unwrap_or_default();
+    let dead_letters = super::events::count(visit, "dead").await?;
+    Ok(Overview { status: Status::clone(&visit.status), runway, dead_letters })
 }
 
 impl View for Overview {
@@ -68,11 +65,20 @@ impl View for Overview {
                     p.notice.good { (badge(Tone::Good, "No problems")) " Billing works and nothing waits for a person." }
                 }
                 ul.problems {
-                    @for problem in &status.problems {
+                    @for problem in status.problems.iter().filter(|problem| problem.kind != "held") {
                         li {
                             (badge(Tone::Bad, &problem.kind.replace('_', " ")))
                             span { (problem.message) }
                             @if let Some((path, label)) = place(problem.kind) { (link(visit, path, label)) }
+                        }
+                    }
+                    // The table of held instances has the reasons.
+                    @if status.problems.iter().any(|problem| problem.kind == "held") {
+                        @let held = status.holds.iter().map(|held| held.owed.instances).sum();
+                        li {
+                            (badge(Tone::Bad, "held"))
+                            span { (grouped(held)) " instances are held for " (status.holds.len()) " reasons" }
+                            (link(visit, "holds", "See the holds"))
                         }
                     }
                 }
@@ -85,6 +91,9 @@ impl View for Overview {
                     ("runway below 72 h", html! { a href=(visit.link("wallets")) { (self.runway.below_72_hours) " wallets" } }),
                     ("below 24 h", text(format!("{} wallets", self.runway.below_24_hours))),
                     ("below 1 h", text(format!("{} wallets", self.runway.below_1_hour))),
+                    ("dead letters", html! {
+                        a href=(visit.link("events?status=dead")) { (super::events::counted(self.dead_letters)) }
+                    }),
                 ]))
                 (self.holds(visit))
             }

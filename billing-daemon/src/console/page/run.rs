@@ -6,10 +6,9 @@ use billing_jobs::{
     billing::{Biller, BillingSettings},
 };
 use billing_scheduler::{RunFilter, RunStatus};
-use billing_store::{StatementLimit, begin_read, read_runs};
 use chrono::{DateTime, Utc};
 use maud::{Markup, html};
-use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -50,32 +49,24 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<Run, Problem> {
     let id = visit.param("id");
     let unknown = || Problem::NotFound(format!("there is no run `{id}`: the history may be pruned"));
     let id: Uuid = id.parse().map_err(|_| unknown())?;
-    let read = async {
-        let filter = RunFilter { id: Some(id), limit: 1, ..RunFilter::default() };
-        let Some(run) = read_runs(visit.db(), &filter).await?.pop() else { return Ok(None) };
-        let mut run = RunView::from(run);
-        let mut batches = Vec::new();
-        if run.job == BILLING_JOB {
-            let panel = visit.console.reading.panel;
-            let biller = Biller::new(visit.db().clone(), panel, BillingSettings::default());
-            run.totals = Some(biller.totals_of(id).await?);
-            batches = read_batches(visit, id).await?;
-        }
-        Ok(Some(Run { run, batches }))
-    };
-    let run: Result<_, DbErr> = read.await;
-    run.map_err(|error| Problem::database("read the run", &error))?.ok_or_else(unknown)
+    let filter = RunFilter { id: Some(id), limit: 1, ..RunFilter::default() };
+    let mut run = visit.runs(&filter).await?.pop().ok_or_else(unknown)?;
+    let mut batches = Vec::new();
+    if run.job == BILLING_JOB {
+        let panel = visit.console.reading.panel;
+        let biller = Biller::new(visit.db().clone(), panel, BillingSettings::default());
+        let totals = biller.totals_of(id).await;
+        run.totals = Some(totals.map_err(|error| Problem::database("sum up the run", &error))?);
+        batches = read_batches(visit, id).await?;
+    }
+    Ok(Run { run, batches })
 }
 
-async fn read_batches(visit: &Visit, run: Uuid) -> Result<Vec<Batch>, DbErr> {
-    let txn = begin_read(visit.db(), StatementLimit::Call).await?;
-    let rows = billing_batches::Entity::find()
+async fn read_batches(visit: &Visit, run: Uuid) -> Result<Vec<Batch>, Problem> {
+    let query = billing_batches::Entity::find()
         .filter(billing_batches::Column::RunId.eq(Id(run)))
         .order_by_asc(billing_batches::Column::Id)
-        .limit(BATCHES)
-        .all(&txn)
-        .await?;
-    txn.commit().await?;
+        .limit(BATCHES);
     let batch = |row: billing_batches::Model| Batch {
         id: row.id,
         committed_at: row.created_at.0,
@@ -85,7 +76,7 @@ async fn read_batches(visit: &Visit, run: Uuid) -> Result<Vec<Batch>, DbErr> {
         held: row.held,
         hours: row.hours,
     };
-    Ok(rows.into_iter().map(batch).collect())
+    visit.models("read the batches", query, batch).await
 }
 
 impl View for Run {

@@ -2,11 +2,11 @@
 
 use billing_entities::scheduler_pauses;
 use billing_scheduler::{RunFilter, RunStatus};
-use billing_store::{StatementLimit, begin_read, read_runs};
 use chrono::{DateTime, Utc};
 use maud::{Markup, html};
-use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use serde::{Serialize, Serializer};
+use uuid::Uuid;
 
 use crate::{
     console::{
@@ -46,6 +46,7 @@ pub(in crate::console) struct PauseSpan {
 
 #[derive(Serialize)]
 pub(in crate::console) struct TimelineRun {
+    id: Uuid,
     pub(in crate::console) scheduled_at: DateTime<Utc>,
     pub(in crate::console) started_at: DateTime<Utc>,
     pub(in crate::console) finished_at: DateTime<Utc>,
@@ -93,7 +94,7 @@ impl Lateness {
 
 impl Timeline {
     /// The timeline of these runs, the newest first.
-    pub(super) async fn of(visit: &Visit, job: &str, runs: &[RunView]) -> Result<Self, DbErr> {
+    pub(super) async fn of(visit: &Visit, job: &str, runs: &[RunView]) -> Result<Self, Problem> {
         let mut planned: Vec<_> = runs.iter().map(|run| run.scheduled_at).collect();
         planned.sort_unstable();
         planned.dedup();
@@ -108,6 +109,7 @@ impl Timeline {
                 .iter()
                 .rev()
                 .map(|run| TimelineRun {
+                    id: run.id,
                     scheduled_at: run.scheduled_at,
                     started_at: run.started_at,
                     finished_at: run.finished_at,
@@ -119,37 +121,33 @@ impl Timeline {
     }
 }
 
-async fn pauses(visit: &Visit, job: &str, begin: DateTime<Utc>) -> Result<Vec<PauseSpan>, DbErr> {
-    let txn = begin_read(visit.db(), StatementLimit::Call).await?;
-    let rows = scheduler_pauses::Entity::find()
+async fn pauses(visit: &Visit, job: &str, begin: DateTime<Utc>) -> Result<Vec<PauseSpan>, Problem> {
+    let query = scheduler_pauses::Entity::find()
         .filter(scheduler_pauses::Column::Job.eq(job))
         .order_by_desc(scheduler_pauses::Column::PausedAt)
-        .limit(PAUSES)
-        .all(&txn)
-        .await?;
-    txn.commit().await?;
-    let spans = rows.into_iter().map(|row| PauseSpan {
+        .limit(PAUSES);
+    let span = |row: scheduler_pauses::Model| PauseSpan {
         from: row.paused_at.0,
         until: row.resumed_at.map(|at| at.0),
         by: row.paused_by,
         reason: row.reason,
-    });
-    Ok(spans.filter(|pause| pause.until.is_none_or(|until| until > begin)).collect())
+    };
+    let mut spans = visit.models("read the pauses", query, span).await?;
+    spans.retain(|pause| pause.until.is_none_or(|until| until > begin));
+    Ok(spans)
 }
 
 /// Reads the runs of a job, the newest first: as many as the query has.
 pub(super) async fn read_newest_runs(visit: &Visit, job: &str) -> Result<Vec<RunView>, Problem> {
-    let limit = visit.number("runs")?.unwrap_or(RUNS).clamp(1, MAX_RUNS);
+    let limit = visit.parsed("runs")?.unwrap_or(RUNS).clamp(1, MAX_RUNS);
     let filter = RunFilter { job: Some(job.to_owned()), limit, ..RunFilter::default() };
-    let runs = read_runs(visit.db(), &filter).await;
-    let runs = runs.map_err(|error| Problem::database("read the history", &error))?;
-    Ok(runs.into_iter().map(RunView::from).collect())
+    visit.runs(&filter).await
 }
 
 pub(in crate::console) async fn read(visit: &Visit) -> Result<Timeline, Problem> {
     let job = super::job::known(visit)?.job.clone();
     let runs = read_newest_runs(visit, &job).await?;
-    Timeline::of(visit, &job, &runs).await.map_err(|error| Problem::database("read the pauses", &error))
+    Timeline::of(visit, &job, &runs).await
 }
 
 impl View for Timeline {
@@ -160,7 +158,7 @@ impl View for Timeline {
     fn body(&self, visit: &Visit) -> Markup {
         let rows = self.runs.iter().rev().map(|run| {
             [
-                time(run.scheduled_at),
+                html! { a href=(visit.link(format!("runs/{}", run.id))) { (time(run.scheduled_at)) } },
                 time(run.started_at),
                 time(run.finished_at),
                 text(milliseconds(run.lateness_ms.max(0).unsigned_abs())),

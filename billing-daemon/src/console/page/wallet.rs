@@ -1,24 +1,25 @@
-//! One organization: what its wallet covers, what the prepaid policy has decided, and what spends the money.
+//! One organization: what its wallet covers, what the prepaid policy has decided, what applies to it alone, and what spends the money.
 
 use billing_jobs::{
-    currency::Currency,
     money::Rate,
-    period::Micros,
-    prepaid::{Assessment, Given, Prepaid, Runway, earliest, unmet},
+    prepaid::{Level, PolicyMode, Prepaid},
 };
-use billing_store::{columns, query_fleet, statement};
-use chrono::{DateTime, Utc};
+use billing_store::columns;
 use maud::{Markup, html};
-use sea_orm::{DbBackend, DbErr};
+use sea_orm::{DbBackend, DbErr, QueryResult};
 use serde::Serialize;
 
-use super::wallets::{level, runway, state_badge};
+use super::wallets::state_badge;
 use crate::{
     console::{
+        action::{Field, Form, form},
+        auth::Right,
         layout::{facts, table, text, time},
         problem::Problem,
         visit::{View, Visit},
     },
+    format::instant,
+    prepaid::{Policy, StandingView, level_in_words, read_policy},
     subjects,
 };
 
@@ -27,36 +28,10 @@ const INSTANCES: u32 = 50;
 
 #[derive(Serialize)]
 pub(in crate::console) struct Wallet {
-    organization: String,
-    name: String,
-    balance: Option<String>,
-    credit_limit: Option<String>,
-    currency: Option<Currency>,
-    owed: Option<String>,
-    burn_per_hour: Option<String>,
-    runway_hours: Option<i64>,
-    /// Whether nothing is spent.
-    is_unlimited: bool,
-    state: &'static str,
-    since: DateTime<Utc>,
-    episode: i64,
-    notices: Vec<NoticeSent>,
-    order: Option<i64>,
-    desired: &'static str,
-    /// The conditions of a suspension that are not met.
-    unmet: Vec<&'static str>,
-    /// When a suspension is possible at the earliest, if only time is missing.
-    suspension_from: Option<DateTime<Utc>>,
-    /// Why the figures are unknown.
-    problem: Option<String>,
+    #[serde(flatten)]
+    standing: StandingView,
+    policy: Policy,
     instances: Vec<Spender>,
-}
-
-#[derive(Serialize)]
-struct NoticeSent {
-    level: i32,
-    at: DateTime<Utc>,
-    outcome: &'static str,
 }
 
 /// An instance with its price.
@@ -69,10 +44,6 @@ struct Spender {
     per_hour: Option<String>,
 }
 
-fn at(micros: Micros) -> DateTime<Utc> {
-    DateTime::from_timestamp_micros(micros).unwrap_or_default()
-}
-
 pub(in crate::console) async fn read(visit: &Visit) -> Result<Wallet, Problem> {
     let name = visit.param("organization");
     let id = subjects::organization(visit.db(), name).await?;
@@ -82,19 +53,22 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<Wallet, Problem> {
     let failed = |error: DbErr| Problem::database("read the wallet", &error);
     let found = prepaid.organization(&id).await.map_err(failed)?;
     let found = found.ok_or_else(|| Problem::NotFound(format!("organization `{name}` was deleted")))?;
-    let instances = spenders(visit, &id).await.map_err(failed)?;
-    Ok(Wallet::of(&prepaid, found, instances))
+    let policy = read_policy(visit.db(), &id).await.map_err(failed)?;
+    Ok(Wallet {
+        standing: StandingView::of(&prepaid, &found),
+        policy,
+        instances: spenders(visit, &id).await?,
+    })
 }
 
-async fn spenders(visit: &Visit, organization: &str) -> Result<Vec<Spender>, DbErr> {
+async fn spenders(visit: &Visit, organization: &str) -> Result<Vec<Spender>, Problem> {
     let uuid = if visit.db().get_database_backend() == DbBackend::Sqlite { "" } else { "::uuid" };
     let sql = format!(
         "SELECT CAST(i.id AS text) AS id, i.label, i.status, m.rate
            FROM vps_instances i LEFT JOIN billing_meters m ON m.instance_id = i.id
           WHERE i.organization_id = $1{uuid} ORDER BY coalesce(m.rate, 0) DESC, i.id LIMIT {INSTANCES}"
     );
-    let rows = query_fleet(visit.db(), statement(visit.db(), &sql, [organization.into()])).await?;
-    let spender = |row: &sea_orm::QueryResult| {
+    let spender = |row: &QueryResult| {
         Ok(Spender {
             id: columns::lossy(row, "id"),
             label: columns::lossy(row, "label"),
@@ -102,64 +76,21 @@ async fn spenders(visit: &Visit, organization: &str) -> Result<Vec<Spender>, DbE
             per_hour: row.try_get::<Option<i64>>("", "rate")?.map(|rate| Rate(rate).per_hour(4)),
         })
     };
-    rows.iter().map(spender).collect()
-}
-
-impl Wallet {
-    fn of(prepaid: &Prepaid, found: Assessment, instances: Vec<Spender>) -> Self {
-        let unmet = unmet(prepaid.rules(), prepaid.mode(), &found.standing, &found.facts);
-        let account = found.account.as_ref().ok();
-        let notices = found.facts.notices.iter().map(|notice| NoticeSent {
-            level: notice.level.0,
-            at: at(notice.at),
-            outcome: match notice.given {
-                Given::Recorded => "recorded",
-                Given::Passed => "passed",
-                Given::Sent => "sent",
-                Given::Delivered(_) => "delivered",
-            },
-        });
-        Self {
-            balance: account.map(|account| account.balance.to_string()),
-            credit_limit: account.map(|account| account.credit_limit.to_string()),
-            owed: account.map(|account| account.owed.to_string()),
-            burn_per_hour: account.map(|account| account.burn.per_hour(4)),
-            currency: found.currency,
-            runway_hours: found.facts.runway.and_then(Runway::hours),
-            is_unlimited: found.facts.runway == Some(Runway::Infinite),
-            state: found.standing.state.as_str(),
-            since: at(found.standing.since),
-            episode: found.standing.episode,
-            notices: notices.collect(),
-            order: Some(found.standing.epoch).filter(|epoch| *epoch > 0),
-            desired: found.standing.desired.as_str(),
-            suspension_from: earliest(&unmet).map(at),
-            unmet: unmet.iter().map(|unmet| unmet.guard.as_str()).collect(),
-            problem: found.account.err(),
-            organization: found.organization,
-            name: found.name,
-            instances,
-        }
-    }
+    visit.rows("read the instances", &sql, [organization.into()], spender).await
 }
 
 impl View for Wallet {
     fn title(&self) -> String {
-        format!("Wallet of {}", if self.name.is_empty() { &self.organization } else { &self.name })
+        let wallet = &self.standing.wallet;
+        format!("Wallet of {}", if wallet.name.is_empty() { &wallet.organization } else { &wallet.name })
     }
 
     fn body(&self, visit: &Visit) -> Markup {
-        let currency = self.currency.map(|currency| format!(" {currency}")).unwrap_or_default();
-        let amount = |amount: &Option<String>| {
-            text(amount.as_ref().map_or_else(|| "unknown".to_owned(), |amount| format!("{amount}{currency}")))
-        };
-        let covered =
-            if self.is_unlimited { text("no limit: nothing is spent") } else { runway(self.runway_hours) };
-        let suspension = self.suspension_from.map_or_else(|| text("not foreseeable"), time);
-        let notices = self
+        let StandingView { wallet, since, desired, suspension } = &self.standing;
+        let notices = wallet
             .notices
             .iter()
-            .map(|notice| [text(level(notice.level)), time(notice.at), text(notice.outcome)]);
+            .map(|notice| [text(level_in_words(Level(notice.level))), time(notice.at), text(notice.outcome)]);
         let instances = self.instances.iter().map(|spender| {
             [
                 html! { a href=(visit.link(format!("charges/{}", spender.id))) { (spender.label) } },
@@ -168,25 +99,88 @@ impl View for Wallet {
             ]
         });
         html! {
-            @if let Some(problem) = &self.problem { p.notice.bad { (problem) } }
+            @if let Some(problem) = &wallet.problem { p.notice.bad { (problem) } }
+            (self.money())
+            h2 { "What the prepaid policy decided" }
             (facts(&[
-                ("balance", amount(&self.balance)),
-                ("per hour", amount(&self.burn_per_hour)),
-                ("runway", covered),
-                ("owed", amount(&self.owed)),
-                ("credit limit", amount(&self.credit_limit)),
-                ("state", html! { (state_badge(self.state)) " since " (time(self.since)) }),
-                ("episode", text(self.episode.to_string())),
-                ("newest order", text(self.order.map_or_else(|| "none".to_owned(), |order| format!("{order}: {}", self.desired)))),
-                ("suspension from", suspension),
-                ("a suspension lacks", text(if self.unmet.is_empty() { "nothing".to_owned() } else { self.unmet.join(", ") })),
+                ("state", html! { (state_badge(wallet.state)) " since " (time(*since)) }),
+                ("episode", text(wallet.episode.to_string())),
+                ("newest order", text(wallet.order.map_or_else(|| "none".to_owned(), |order| format!("{order}: {desired}")))),
+                ("suspension from", suspension.earliest.map_or_else(|| text("not foreseeable"), time)),
             ]))
+            @if !suspension.unmet.is_empty() {
+                p.hint { "A suspension lacks:" }
+                ul { @for unmet in &suspension.unmet { li { (unmet.detail) } } }
+            }
             h2 { "Notices of this episode" }
             (table(["notice", "at", "outcome"], &notices.collect::<Vec<_>>(), "No notice."))
+            h2 { "What applies to this organization alone" }
+            (self.policy(visit))
             h2 { "Instances by price" }
             (table(["instance", "status", "#per hour"], &instances.collect::<Vec<_>>(), "No instance."))
-            p { a href=(visit.link(format!("holds?organization={}", self.organization))) { "Holds of this organization" } }
-            p.hint { "Organization " code { (self.organization) } }
+            p {
+                a href=(visit.link(format!("holds?organization={}", wallet.organization))) { "Holds" } " · "
+                a href=(visit.link(format!("events?organization={}", wallet.organization))) { "Events" }
+            }
+            p.hint { "Organization " code { (wallet.organization) } }
+        }
+    }
+}
+
+impl Wallet {
+    fn money(&self) -> Markup {
+        let wallet = &self.standing.wallet;
+        let currency = wallet.currency.map(|currency| format!(" {currency}")).unwrap_or_default();
+        let amount = |amount: &Option<String>| {
+            text(amount.as_ref().map_or_else(|| "unknown".to_owned(), |amount| format!("{amount}{currency}")))
+        };
+        facts(&[
+            ("balance", amount(&wallet.balance)),
+            ("per hour", amount(&wallet.burn_per_hour)),
+            ("runway", text(wallet.runway_in_words())),
+            ("owed", amount(&wallet.owed)),
+            ("credit limit", amount(&wallet.credit_limit)),
+        ])
+    }
+
+    /// The policy, and the form that changes it; without the login that may write it, the command.
+    fn policy(&self, visit: &Visit) -> Markup {
+        let policy = &self.policy;
+        let until = policy.never_suspend_until.map(instant).unwrap_or_default();
+        let contact = policy.contact.as_deref().unwrap_or_default();
+        let or_none = |value: &str| text(if value.is_empty() { "not set" } else { value });
+        let changed = policy.changed_by.as_ref().zip(policy.changed_at);
+        html! {
+            (facts(&[
+                ("mode", text(&policy.mode)),
+                ("not suspended before", or_none(&until)),
+                ("contact", or_none(contact)),
+                ("set by", changed.map_or_else(|| text("no one"), |(by, at)| html! { (by) ", " (time(at)) })),
+                ("reason", or_none(policy.reason.as_deref().unwrap_or_default())),
+            ]))
+            @if !visit.may(Right::Approve) {
+            } @else if !visit.console.can_adjust() {
+                p.hint {
+                    "This daemon's login may not write it. On the command line: "
+                    code { "billing-daemon policy set " (policy.organization) " --mode " (policy.mode) " --reason ..." }
+                }
+            } @else {
+                div.actions {
+                    (form(visit, &Form {
+                        path: &format!("wallets/{}/policy", policy.organization),
+                        label: "Set the policy",
+                        hidden: &[],
+                        visible: &[
+                            Field { value: &policy.mode, choices: &PolicyMode::ALL.map(PolicyMode::as_str), ..Field::new("mode") },
+                            Field { value: &policy.credit_limit, ..Field::new("credit_limit") },
+                            Field { value: &until, is_optional: true, ..Field::new("never_suspend_until") },
+                            Field { value: contact, is_optional: true, ..Field::new("contact") },
+                        ],
+                        hint: "postpaid: neither notified nor suspended; exempt: notified and never suspended. \
+                               The next check of the policy follows it.",
+                    }))
+                }
+            }
         }
     }
 }

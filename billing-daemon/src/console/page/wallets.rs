@@ -3,8 +3,9 @@
 use billing_jobs::{
     currency::Currency,
     money::{Money, Rate},
+    prepaid::Level,
 };
-use billing_store::{columns, query_fleet, statement};
+use billing_store::columns;
 use maud::{Markup, html};
 use sea_orm::{DbBackend, DbErr, QueryResult, Value};
 use serde::Serialize;
@@ -15,6 +16,7 @@ use crate::{
         problem::Problem,
         visit::{View, Visit},
     },
+    prepaid::level_in_words,
     subjects,
 };
 
@@ -54,15 +56,14 @@ struct WatchedWallet {
 }
 
 pub(in crate::console) async fn read(visit: &Visit) -> Result<WalletsPage, Problem> {
-    let below = visit.number("below")?.unwrap_or(BELOW);
+    let below = visit.parsed("below")?.unwrap_or(BELOW);
     let found = match visit.query("find") {
         Some(name) => Some(subjects::organization(visit.db(), name).await?),
         None => None,
     };
     let (runway, after) =
-        (visit.number("runway")?.unwrap_or(UNKNOWN), visit.query("after").unwrap_or_default());
-    let wallets = read_watched(visit, below, runway, after).await;
-    let mut wallets = wallets.map_err(|error| Problem::database("read the wallets", &error))?;
+        (visit.parsed("runway")?.unwrap_or(UNKNOWN), visit.query("after").unwrap_or_default());
+    let mut wallets = read_watched(visit, below, runway, after).await?;
     let next = (wallets.len() > SHOWN).then(|| &wallets[SHOWN - 1]);
     let next = next.map(|last| (last.runway_hours.unwrap_or(UNKNOWN), last.organization.clone()));
     wallets.truncate(SHOWN);
@@ -74,7 +75,7 @@ async fn read_watched(
     below: i64,
     runway: i64,
     after: &str,
-) -> Result<Vec<WatchedWallet>, DbErr> {
+) -> Result<Vec<WatchedWallet>, Problem> {
     // The first wallet of an organization with several, which are held anyway.
     let sql = format!(
         "SELECT s.*, o.name,
@@ -89,9 +90,8 @@ async fn read_watched(
         SHOWN + 1
     );
     let values: [Value; 3] = [below.into(), runway.into(), after.into()];
-    let rows = query_fleet(visit.db(), statement(visit.db(), &sql, values)).await?;
     let is_integer = visit.db().get_database_backend() == DbBackend::Sqlite;
-    rows.iter().map(|row| watched(row, is_integer)).collect()
+    visit.rows("read the wallets", &sql, values, |row| watched(row, is_integer)).await
 }
 
 fn watched(row: &QueryResult, is_integer: bool) -> Result<WatchedWallet, DbErr> {
@@ -136,15 +136,6 @@ pub(super) fn runway(hours: Option<i64>) -> Markup {
     })
 }
 
-/// What the level of a notice means.
-pub(super) fn level(level: i32) -> String {
-    match level {
-        0 => "wallet exhausted".to_owned(),
-        -1 => "final notice".to_owned(),
-        hours => format!("{hours} h left"),
-    }
-}
-
 impl View for WalletsPage {
     fn title(&self) -> String {
         format!("Wallets below {} h", self.below)
@@ -162,7 +153,7 @@ impl View for WalletsPage {
                 text(format!("{}{currency}", amount(&wallet.balance))),
                 text(amount(&wallet.owed)),
                 text(amount(&wallet.burn_per_hour)),
-                text(wallet.level.map(level).unwrap_or_default()),
+                text(wallet.level.map(|level| level_in_words(Level(level))).unwrap_or_default()),
                 text(wallet.order.map(|order| order.to_string()).unwrap_or_default()),
             ]
         });
