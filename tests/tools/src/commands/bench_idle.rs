@@ -97,7 +97,8 @@ fn ticks(pid: u32) -> u64 {
     fields[11..=12].iter().map(|field| field.parse::<u64>().expect("a number")).sum()
 }
 
-fn resident_mb(pid: u32) -> f64 {
+/// The resident memory of a process.
+pub(super) fn resident_mb(pid: u32) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux reports it");
     let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number of kB");

@@ -3,6 +3,7 @@
 mod bench_audit;
 mod bench_billing;
 mod bench_fleet;
+mod bench_console;
 mod bench_idle;
 mod bench_lease_cycle;
 mod bench_panel_guard;
@@ -38,6 +39,7 @@ enum Command {
     BenchBilling(bench_billing::BenchBillingArgs),
     BenchFleet(bench_fleet::BenchFleetArgs),
     BenchAudit(bench_audit::BenchAuditArgs),
+    BenchConsole(bench_console::BenchConsoleArgs),
     BenchIdle(bench_idle::BenchIdleArgs),
     BenchPanelGuard(bench_panel_guard::BenchPanelGuardArgs),
     BenchPrepaid(bench_prepaid::BenchPrepaidArgs),
@@ -55,6 +57,7 @@ pub fn main() -> ExitCode {
             "faults" => faults::daemon(),
             "queue-faults" => queue_faults::daemon(),
             "bench-billing" => bench_billing::daemon(),
+            "bench-console" => bench_console::daemon(),
             "bench-idle" => bench_idle::daemon(),
             "bench-takeover" => bench_takeover::daemon(),
             unknown => panic!("{DAEMON} is `{unknown}`, which starts no daemon"),
@@ -70,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::ScratchDatabase(args) => return runtime.block_on(scratch_database::run(&args)),
         Command::BenchFleet(args) => runtime.block_on(bench_fleet::run(&args)),
         Command::BenchAudit(args) => runtime.block_on(bench_audit::run(&args)),
+        Command::BenchConsole(args) => runtime.block_on(bench_console::run(&args)),
         Command::BenchIdle(args) => runtime.block_on(bench_idle::run(&args)),
         Command::BenchPanelGuard(args) => runtime.block_on(bench_panel_guard::run(&args)),
         Command::BenchPrepaid(args) => runtime.block_on(bench_prepaid::run(&args)),
