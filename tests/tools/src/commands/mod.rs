@@ -2,8 +2,8 @@
 
 mod bench_audit;
 mod bench_billing;
-mod bench_fleet;
 mod bench_console;
+mod bench_fleet;
 mod bench_idle;
 mod bench_lease_cycle;
 mod bench_panel_guard;
