@@ -26,7 +26,7 @@ pub(crate) fn write_json(path: &Path, rows: &[Row]) {
     fs::write(path, text + "\n").unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
 }
 
-/// Returns one Markdown table per case: the median of the rounds of each engine.
+/// Returns one Markdown table per case: of each engine the median of the rounds, and the sum of what was lost or repeated.
 pub(crate) fn tables(rows: &[Row]) -> String {
     let mut text = String::new();
     for case in distinct(rows.iter().map(|row| row.case.as_str())) {
@@ -40,14 +40,17 @@ pub(crate) fn tables(rows: &[Row]) -> String {
             "---|".repeat(names.len())
         );
         for engine in distinct(of_case.iter().map(|row| row.engine.as_str())) {
-            let median = |name: &&str| {
+            let cell = |name: &&str| {
                 let rounds = of_case.iter().filter(|row| row.engine == engine);
                 let mut values: Vec<f64> = rounds.filter_map(|row| row.values[*name].as_f64()).collect();
+                if matches!(*name, "lost" | "repeated") {
+                    return values.iter().sum::<f64>().to_string();
+                }
                 values.sort_unstable_by(f64::total_cmp);
                 let middle = values.get(values.len().saturating_sub(1) / 2);
                 middle.map_or("-".to_owned(), |value| format!("{}", (value * 10.0).round() / 10.0))
             };
-            let cells: Vec<_> = names.iter().map(median).collect();
+            let cells: Vec<_> = names.iter().map(cell).collect();
             let _ = writeln!(text, "| {engine} | {} |", cells.join(" | "));
         }
     }
