@@ -5,7 +5,7 @@ Rules:
   dialect     a word of scripts/dialect.txt in a tracked text file or in its path
   filler-doc  a doc comment that only repeats a name: at most two words, or no word that the item's name lacks
   test-name   a test function, or a check that a macro runs on several databases, whose name has more than seven words
-  link        a relative link in Markdown whose file or heading does not exist
+  link        a relative link in Markdown whose file or heading does not exist, or is not part of the book that the page is part of
 
 Without options, prints every finding and fails if there is one.
 """
@@ -158,6 +158,21 @@ def anchors(text):
     return found
 
 
+def outside_of_book(path, place):
+    """Why a page of the book cannot link to `place`, or that the page itself is not part of it."""
+    book = ROOT / "docs"
+    if not path.startswith("docs/") or path == "docs/SUMMARY.md":
+        return None
+    if not place.is_relative_to(book):
+        return "it is not part of the book; name it without a link"
+    if place.name == "README.md" and place.parent != book:
+        return "link to the folder, since the book calls this page index.html"
+    pages = [place] if place.suffix == ".md" else []
+    listed = (book / "SUMMARY.md").read_text(encoding="utf-8")
+    missing = [page for page in [ROOT / path, *pages] if f"({page.relative_to(book)})" not in listed]
+    return f"docs/SUMMARY.md does not list {missing[0].relative_to(ROOT)}" if missing else None
+
+
 def check_links(path, text):
     if not path.endswith(".md"):
         return
@@ -172,6 +187,8 @@ def check_links(path, text):
             place = ((ROOT / path).parent / file).resolve() if file else ROOT / path
             if not place.exists():
                 yield number, f"`{target}`: no such file"
+            elif message := outside_of_book(path, place):
+                yield number, f"`{target}`: {message}"
             elif anchor and place.suffix == ".md" and anchor not in anchors(place.read_text(encoding="utf-8")):
                 yield number, f"`{target}`: no such heading"
 
