@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use billing_jobs::billing::Scope;
 use billing_store::{columns, query_fleet};
-use sea_orm::{DatabaseConnection, DbErr, Statement};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, Statement};
 use uuid::Uuid;
 
 use crate::exit::{Exit, Failure};
@@ -50,20 +50,26 @@ pub(crate) async fn organization(db: &DatabaseConnection, name: &str) -> Result<
 
 /// Instances that exist or are held, and organizations; each with its label or name.
 async fn find(db: &DatabaseConnection, name: &str) -> Result<BTreeMap<Subject, String>, DbErr> {
-    // As PostgreSQL writes one.
-    let name = name.parse::<Uuid>().map_or_else(|_| name.to_owned(), |id| id.to_string());
+    // An id is compared as the columns have it, so that their indexes find it in a large fleet.
+    let id = name.parse::<Uuid>().ok().map(|id| id.to_string());
+    let is = |column: &str, names: &str| match (&id, db.get_database_backend()) {
+        (None, _) => names.to_owned(),
+        (Some(_), DbBackend::Sqlite) => format!("{column} = $1"),
+        (Some(_), _) => format!("{column} = $1::uuid"),
+    };
     let sql = format!(
-        "SELECT 1 AS is_instance, CAST(id AS text) AS id, label AS name FROM vps_instances
-          WHERE label = $1 OR CAST(id AS text) = $1
+        "SELECT 1 AS is_instance, CAST(id AS text) AS id, label AS name FROM vps_instances WHERE {}
          UNION
-         SELECT 1, CAST(instance_id AS text), label FROM billing_holds
-          WHERE closed_at IS NULL AND (label = $1 OR CAST(instance_id AS text) = $1)
+         SELECT 1, CAST(instance_id AS text), label FROM billing_holds WHERE closed_at IS NULL AND {}
          UNION
-         SELECT 0, CAST(id AS text), name FROM organizations
-          WHERE slug = $1 OR name = $1 OR CAST(id AS text) = $1
+         SELECT 0, CAST(id AS text), name FROM organizations WHERE {}
          LIMIT {}",
+        is("id", "label = $1"),
+        is("instance_id", "label = $1"),
+        is("id", "(slug = $1 OR name = $1)"),
         2 * LISTED
     );
+    let name = id.unwrap_or_else(|| name.to_owned());
     let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, [name.into()]);
     let mut found = BTreeMap::new();
     for row in query_fleet(db, statement).await? {
