@@ -335,16 +335,20 @@ def main():
     parser.add_argument("--screenshots", type=pathlib.Path)
     parser.add_argument("--picture", type=pathlib.Path)
     parser.add_argument("--only")
+    parser.add_argument("--sample", action="store_true")
     parser.add_argument("--widths", type=lambda text: [int(width) for width in text.split(",")], default=WIDTHS)
     arguments = parser.parse_args()
     if arguments.screenshots:
         arguments.screenshots.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     variants = list(itertools.product(THEMES, arguments.widths, SCRIPTS))
+    if arguments.sample:
+        # Half of them, in which each two values of two properties occur together.
+        variants = [one for one in variants if (one[0] == "dark") ^ (one[1] == WIDTHS[0]) ^ one[2]]
     site = Site(arguments)
     try:
-        # Two browsers, because most of a flow is waiting.
-        halves = [variants[:: 2], variants[1 :: 2]]
+        # Two browsers, because most of a flow is waiting: one with JavaScript and one without it, which act on different jobs.
+        halves = [[one for one in variants if one[2]], [one for one in variants if not one[2]]]
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             results = list(pool.map(lambda half: run_variants(site, half, arguments), halves))
     finally:

@@ -2,10 +2,10 @@
 # Checks the console in a browser: 12 flows in light and dark, at 375 and 1280 pixels, with and without JavaScript. Each page is checked by
 # axe-core for accessibility, and the browser must report no error, such as a violation of the policy for content.
 #
-#   scripts/browser.sh [--json] [--screenshots FOLDER] [--widths 375,1280,1920] [--only REGEX] [--picture docs/console.png]
+#   scripts/browser.sh [--json] [--sample] [--screenshots FOLDER] [--widths 375,1280,1920] [--only REGEX] [--picture docs/console.png]
 #
-# It uses the system's Chromium, Playwright from PyPI and axe-core from npm; the last two are installed into target/browser. Where one of
-# them cannot be installed, it prints SKIPPED and succeeds.
+# --sample takes half of the variants, in which each two properties meet. The script uses the system's Chromium, Playwright from PyPI and
+# axe-core from npm; the last two are installed into target/browser. Where one of them cannot be installed, it prints SKIPPED and succeeds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

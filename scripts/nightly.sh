@@ -133,6 +133,9 @@ benchmarks() {
     return $code
 }
 
+# Every variant; .ci/run has half of them.
+browser() { ./scripts/browser.sh --json; }
+
 book() {
     local mdbook=0.5.4
     export PATH=$PWD/target/tools/bin:$PATH
@@ -144,7 +147,7 @@ book() {
     mdbook build docs && ./scripts/check-book.py target/book
 }
 
-all=(packages oldest_compiler debian container advisories book ignored_tests model simulation properties faults cluster benchmarks)
+all=(packages oldest_compiler debian container advisories book browser ignored_tests model simulation properties faults cluster benchmarks)
 case ${1:-} in
 --list) printf '%s\n' "${all[@]}"; exit 0 ;;
 -*) die "unknown option $1" "scripts/nightly.sh [--list | STEP...]" ;;

@@ -271,8 +271,8 @@ async fn spend(opened: &PanelDatabase) -> Result<(), DbErr> {
     for (row, hours) in rows.iter().zip(RUNWAYS) {
         let (organization, rate): (String, i64) =
             (row.try_get("", "organization")?, row.try_get("", "rate")?);
-        // A little more than these hours, so that the carries do not matter.
-        let left = (rate * hours + rate / 2) / 73_000;
+        // A little more than these hours, so that the carries do not matter, and the hour that the newest run left due.
+        let left = (rate * (hours + 1) + rate / 2) / 73_000;
         let spent = "INSERT INTO payment_transactions
                     (organization_id, amount, currency, payment_method, payment_provider, status, description)
              SELECT organization_id, $2 - balance, currency, 'manual', 'internal', 'completed', 'Refund of a payment'
