@@ -41,7 +41,7 @@ pub use job_names::{AUDIT_KIND, BILLING_JOB, DELIVER_KIND, PREPAID_KIND};
 pub use may_bill::{PANEL_TAKEOVER_AFTER, may_bill};
 pub use prepaid::{DeliverJob, DeliverParams, PrepaidJob, PrepaidParams};
 pub use prune_history::{PruneHistory, PruneHistoryParams};
-pub use services::Services;
+pub use services::{ProblemSource, Services};
 pub use stale_daemons::{StaleDaemons, StaleDaemonsParams};
 
 use crate::billing::{Billing, BillingParams};

@@ -1,5 +1,5 @@
 //! Keeps the history of runs bounded: what is too old, or too much of one job, goes. The newest row of a job stays, and so does
-//! the newest that is done, which the audit uses.
+//! the newest that is done, which the audit uses. The events of the prepaid policy are pruned by age as well.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, Value};
 use serde::Deserialize;
 
-use crate::Services;
+use crate::{Services, prepaid::prune::prune_events};
 use billing_store::{SQLITE_NOW, execute, job_error, query_one, statement};
 
 /// How many rows one transaction deletes, so that no other transaction waits for it.
@@ -19,7 +19,7 @@ const BATCH: i64 = 1_000;
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct PruneHistoryParams {
-    /// Rows that are older go.
+    /// Runs that are older go, and events of the prepaid policy, unless a delivery is pending or dead.
     #[serde(with = "billing_scheduler::duration")]
     #[schemars(with = "String", regex(pattern = billing_scheduler::duration::PATTERN))]
     pub keep: Duration,
@@ -100,6 +100,13 @@ impl Job for PruneHistory {
                     0 => break,
                     rows => pruned += rows,
                 }
+            }
+        }
+        let keep_ms = i64::try_from(self.params.keep.as_millis()).unwrap_or(i64::MAX / 1_000);
+        while ctx.stop_requested().is_none() {
+            match prune_events(&self.db, keep_ms, BATCH).await.map_err(job_error)? {
+                0 => break,
+                events => pruned += events,
             }
         }
         Ok(Outcome::Done { items: pruned, details: json!({ "pruned": pruned }) })

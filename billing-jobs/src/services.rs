@@ -1,7 +1,8 @@
 //! What the jobs of this crate work with.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use billing_scheduler::Clock;
 use sea_orm::DatabaseConnection;
 
@@ -9,6 +10,16 @@ use crate::{
     daemon_status::StatusRow, panel::Panel, prepaid::endpoint::DeliverySettings,
     restore_detection::RestoreDetection,
 };
+
+/// Finds what an operator must solve.
+#[async_trait]
+pub trait ProblemSource: fmt::Debug + Send + Sync {
+    /// Returns each problem as a word for programs and a sentence for people.
+    ///
+    /// # Errors
+    /// The problems cannot be found; the message is for the log.
+    async fn problems(&self) -> Result<Vec<(&'static str, String)>, String>;
+}
 
 /// What the jobs work with.
 #[derive(Clone, Debug)]
@@ -25,6 +36,8 @@ pub struct Services {
     pub billing_interval: Duration,
     /// Where the prepaid policy sends events.
     pub deliveries: DeliverySettings,
+    /// The problems that operators are notified of; none in a process that does not know them.
+    pub problems: Option<Arc<dyn ProblemSource>>,
     /// Whether billing relies on the panel guard: see [`Biller::relying_on_guard`](crate::billing::Biller::relying_on_guard).
     pub needs_guard: bool,
     /// What this process knows of the newest batch.

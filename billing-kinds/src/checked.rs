@@ -53,7 +53,7 @@ pub(crate) fn secret_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<S
     let secret = Secret::deserialize(deserializer)?;
     match &secret {
         Secret::Text(text) => url(text).map(drop).map_err(de::Error::custom)?,
-        Secret::Env(_) | Secret::File(_) => {}
+        Secret::Env(_) | Secret::File(_) | Secret::Credential(_) => {}
     }
     Ok(secret)
 }

@@ -138,7 +138,7 @@ impl CommandParams {
         match self.environment.get("PATH") {
             None => Some(PATH),
             Some(Secret::Text(path)) => Some(path),
-            Some(Secret::Env(_) | Secret::File(_)) => None,
+            Some(Secret::Env(_) | Secret::File(_) | Secret::Credential(_)) => None,
         }
     }
 }

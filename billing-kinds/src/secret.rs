@@ -1,6 +1,10 @@
 //! A text that may be a secret, or the place to read it from.
 
-use std::{borrow::Cow, env, fmt, io, path::PathBuf};
+use std::{
+    borrow::Cow,
+    env, fmt, io,
+    path::{Path, PathBuf},
+};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
@@ -16,7 +20,12 @@ pub enum Secret {
     Env(String),
     /// The path of a regular file of at most 1 MiB, which is read without its last line break.
     File(PathBuf),
+    /// The name of a credential that systemd passes to the service: a file of `$CREDENTIALS_DIRECTORY`, read as other files.
+    Credential(String),
 }
+
+/// The variable in which systemd passes the folder of the credentials of a service.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 /// Why a secret cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +33,11 @@ pub enum SecretError {
     /// The variable is not set, or is not UTF-8.
     #[error("cannot read environment variable `{0}`: set it and restart")]
     Env(String),
+    /// The service manager passed no credentials.
+    #[error(
+        "cannot read credential `{0}`: {CREDENTIALS} is not set; use `LoadCredential=` in the unit of the service"
+    )]
+    Credential(String),
     /// The file does not exist, cannot be read, or is not UTF-8.
     #[error("cannot read {}: {source}", path.display())]
     File {
@@ -35,19 +49,37 @@ pub enum SecretError {
 }
 
 impl Secret {
+    /// The credential with this name.
+    ///
+    /// # Errors
+    /// The name could leave the folder of the credentials.
+    pub fn credential(name: &str) -> Result<Self, &'static str> {
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
+            return Err("`credential` is not a valid name");
+        }
+        Ok(Self::Credential(name.to_owned()))
+    }
+
     /// Returns the current text.
     pub fn read(&self) -> Result<String, SecretError> {
         match self {
             Self::Text(text) => Ok(text.clone()),
             Self::Env(name) => env::var(name).map_err(|_| SecretError::Env(name.clone())),
-            Self::File(path) => {
-                let text = input_file::read_text(path)
-                    .map_err(|source| SecretError::File { path: path.clone(), source })?;
-                let line = text.strip_suffix('\n').unwrap_or(&text);
-                Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+            Self::File(path) => read_line(path),
+            Self::Credential(name) => {
+                let folder = env::var_os(CREDENTIALS).ok_or_else(|| SecretError::Credential(name.clone()))?;
+                read_line(&Path::new(&folder).join(name))
             }
         }
     }
+}
+
+/// The text of a file without its last line break.
+fn read_line(path: &Path) -> Result<String, SecretError> {
+    let text =
+        input_file::read_text(path).map_err(|source| SecretError::File { path: path.to_owned(), source })?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
 }
 
 impl Secret {
@@ -63,6 +95,7 @@ impl fmt::Debug for Secret {
             Self::Text(_) => f.write_str("***"),
             Self::Env(name) => write!(f, "${name}"),
             Self::File(path) => write!(f, "{}", path.display()),
+            Self::Credential(name) => write!(f, "credential {name}"),
         }
     }
 }
@@ -87,6 +120,7 @@ impl JsonSchema for Secret {
                 { "type": "string" },
                 source("env", "A variable of the daemon's environment."),
                 source("file", "A file, without its last line break."),
+                source("credential", "A credential of the systemd service, without its last line break."),
             ],
         })
     }
@@ -106,13 +140,14 @@ impl<'de> Deserialize<'de> for Secret {
         enum Source {
             Env(String),
             File(PathBuf),
+            Credential(String),
         }
 
         impl<'de> de::Visitor<'de> for Visitor {
             type Value = Secret;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text, { env = \"NAME\" } or { file = \"/path\" }")
+                f.write_str("text, { env = \"NAME\" }, { file = \"/path\" } or { credential = \"name\" }")
             }
 
             fn visit_bool<E: de::Error>(self, _: bool) -> Result<Secret, E> {
@@ -144,6 +179,7 @@ impl<'de> Deserialize<'de> for Secret {
                     Source::File(path) if path.as_os_str().is_empty() => {
                         Err(de::Error::custom("`file` is empty"))
                     }
+                    Source::Credential(name) => Secret::credential(&name).map_err(de::Error::custom),
                     Source::Env(name) => Ok(Secret::Env(name)),
                     Source::File(path) => Ok(Secret::File(path)),
                 }

@@ -295,7 +295,7 @@ fn invalid_parameters_are_reported_with_path() {
         ),
         (
             json!({ "argv": ["a"], "environment": { "A": 1 } }),
-            "parameters of kind `command` at `environment.A`: invalid type: a number or a boolean, expected text, { env = \"NAME\" } or { file = \"/path\" }",
+            "parameters of kind `command` at `environment.A`: invalid type: a number or a boolean, expected text, { env = \"NAME\" }, { file = \"/path\" } or { credential = \"name\" }",
         ),
         (
             json!({ "argv": ["a"], "environment": { "A=B": "s3cret" } }),

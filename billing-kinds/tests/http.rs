@@ -456,7 +456,7 @@ fn invalid_parameters_are_reported_with_path() {
         ),
         (
             json!({ "url": { "environment": "A" } }),
-            "parameters of kind `http` at `url.environment`: invalid type: map, expected text, { env = \"NAME\" } or { file = \"/path\" }",
+            "parameters of kind `http` at `url.environment`: invalid type: map, expected text, { env = \"NAME\" }, { file = \"/path\" } or { credential = \"name\" }",
         ),
         (
             json!({ "url": "http://a", "timeout": "0s" }),

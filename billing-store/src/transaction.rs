@@ -16,6 +16,7 @@ use sea_orm::{
 use crate::{
     connection_check::discard_open_connections,
     error_class::{is_read_only, without_source_line},
+    fault_injection::before_call,
 };
 
 /// The SQL expression for the current time on SQLite, in microseconds since 1970.
@@ -172,6 +173,7 @@ pub async fn within<T>(
     limit: StatementLimit,
     call: impl Future<Output = Result<T, DbErr>>,
 ) -> Result<T, DbErr> {
+    before_call();
     if backend == DbBackend::Sqlite { call.await } else { answered_within(limit.deadline(), call).await }
 }
 
@@ -311,6 +313,7 @@ pub(crate) async fn single_round_trip(
     text: String,
     limit: StatementLimit,
 ) -> Result<QueryOutput, DbErr> {
+    before_call();
     let answer = async {
         let mut answers = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).fetch_many(connection);
         let mut answer = QueryOutput::default();

@@ -320,12 +320,15 @@ mod tests {
             ("{ start = \"http://a\" }", "5:8: missing key `url`"),
             (
                 "{ url = 1 }",
-                "5:16: `url` must be text, { env = \"NAME\" } or { file = \"/path\" }, not an integer",
+                "5:16: `url` must be text, { env = \"NAME\" }, { file = \"/path\" } or { credential = \"name\" }, not an integer",
             ),
-            ("{ url = {} }", "5:16: `url` must be text, { env = \"NAME\" } or { file = \"/path\" }"),
+            (
+                "{ url = {} }",
+                "5:16: `url` must be text, { env = \"NAME\" }, { file = \"/path\" } or { credential = \"name\" }",
+            ),
             (
                 "{ url = { env = \"A\", file = \"/b\" } }",
-                "5:16: `url` must be text, { env = \"NAME\" } or { file = \"/path\" }",
+                "5:16: `url` must be text, { env = \"NAME\" }, { file = \"/path\" } or { credential = \"name\" }",
             ),
             ("{ url = { file = 1 } }", "5:25: `file` must be a string, not an integer"),
             (

@@ -154,7 +154,7 @@ impl Config {
     pub fn token_file(&self) -> Option<&Path> {
         match self.http.as_ref()?.token.as_ref()? {
             Secret::File(path) => Some(path),
-            Secret::Env(_) | Secret::Text(_) => None,
+            Secret::Env(_) | Secret::Text(_) | Secret::Credential(_) => None,
         }
     }
 

@@ -208,14 +208,22 @@ impl<'r, 't> Section<'r, 't> {
     /// Reads a secret, or where it is.
     pub(super) fn secret(&self, key: &str) -> Option<Secret> {
         let value = self.value(key)?;
-        let expected = "text, { env = \"NAME\" } or { file = \"/path\" }";
+        let expected = "text, { env = \"NAME\" }, { file = \"/path\" } or { credential = \"name\" }";
         if let DeValue::String(text) = value.get_ref() {
             return Some(Secret::Text(text.to_string()));
         }
         let source = Self::of::<Secret>(self.report, key, value, expected)?;
-        match (source.value("env"), source.value("file")) {
-            (Some(_), None) => source.string("env").map(|name| Secret::Env(name.into_inner().to_owned())),
-            (None, Some(_)) => source.string("file").map(|path| Secret::File(path.into_inner().into())),
+        match ["env", "file", "credential"].map(|key| source.value(key).is_some()) {
+            [true, false, false] => {
+                source.string("env").map(|name| Secret::Env(name.into_inner().to_owned()))
+            }
+            [false, true, false] => source.string("file").map(|path| Secret::File(path.into_inner().into())),
+            [false, false, true] => {
+                let name = source.string("credential")?.into_inner();
+                Secret::credential(name)
+                    .map_err(|error| self.report.error(&value.span(), error.to_string()))
+                    .ok()
+            }
             _ => {
                 self.report.error(&value.span(), format!("`{key}` must be {expected}"));
                 None

@@ -8,14 +8,16 @@ use std::{
 use billing_jobs::{
     currency::{Amounts, Currency},
     hold::Reason,
+    prepaid::State,
 };
 use metrics::gauge;
 
 use crate::{
     status::Status,
     telemetry::metrics::{
-        ARREARS_AMOUNT, ARREARS_INSTANCES, AUDIT_VIOLATIONS, DAEMONS_ALIVE, GUARD_MISSING, HALTED, HEARTBEAT,
-        HELD_INSTANCES, INTERVAL, JOBS_AHEAD_UNTIL, JOBS_LATE, LAST_SUCCESS, PROBLEMS, SPIKE_AMOUNT,
+        ARREARS_AMOUNT, ARREARS_INSTANCES, AUDIT_VIOLATIONS, DAEMONS_ALIVE, DELIVERIES, GUARD_MISSING,
+        HALTED, HEARTBEAT, HELD_INSTANCES, INTERVAL, JOBS_AHEAD_UNTIL, JOBS_LATE, LAST_SUCCESS,
+        OLDEST_DELIVERY, PROBLEMS, SPIKE_AMOUNT, STANDINGS,
     },
 };
 
@@ -66,10 +68,25 @@ pub(crate) fn set_gauges(status: &Status, billing_interval: Option<std::time::Du
     set_amounts(SPIKE_AMOUNT, &spike.unwrap_or_default());
     gauge!(GUARD_MISSING).set(f64::from(u8::from(status.lacks_guard())));
     gauge!(HALTED).set(f64::from(u8::from(status.halt.is_some())));
+    set_prepaid(status);
     let audit = status.last_audit.as_ref().and_then(|run| run.details.as_ref());
     if let Some(violations) = audit.and_then(|details| details.get("violations")?.as_u64()) {
         gauge!(AUDIT_VIOLATIONS).set(violations as f64);
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of organizations and seconds are far below 2^52")]
+fn set_prepaid(status: &Status) {
+    let prepaid = &status.prepaid;
+    for state in State::ALL {
+        let organizations = prepaid.standings.get(state.as_str()).copied().unwrap_or_default();
+        gauge!(STANDINGS, "state" => state.as_str()).set(organizations as f64);
+    }
+    let dead: u64 = prepaid.dead_deliveries.iter().map(|dead| dead.deliveries).sum();
+    gauge!(DELIVERIES, "status" => "pending").set(prepaid.pending_deliveries as f64);
+    gauge!(DELIVERIES, "status" => "dead").set(dead as f64);
+    let age = prepaid.oldest_pending_at.map_or(0, |at| (status.observed_at - at).num_seconds().max(0));
+    gauge!(OLDEST_DELIVERY).set(age as f64);
 }
 
 #[cfg(test)]
@@ -79,6 +96,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::status::{DeadDeliveries, PrepaidStatus};
     use crate::telemetry::metrics::tests::{rendered, shows};
 
     #[test]
@@ -90,6 +108,25 @@ mod tests {
         shows(&text, "billing_daemon_billing_interval_seconds 3600");
         shows(&text, "billing_daemon_daemons_alive 1");
         assert_eq!(text.matches("billing_daemon_held_instances{").count(), Reason::ALL.len());
+    }
+
+    #[test]
+    fn deliveries_and_standings_are_shown() {
+        let mut status = crate::status::testing::healthy();
+        status.prepaid = PrepaidStatus {
+            standings: [("low", 7)].into(),
+            pending_deliveries: 3,
+            oldest_pending_at: Some(status.observed_at - chrono::TimeDelta::seconds(90)),
+            dead_deliveries: ["mail", "panel"]
+                .map(|endpoint| DeadDeliveries { endpoint: endpoint.to_owned(), deliveries: 2, gone: false })
+                .into(),
+        };
+        let text = rendered(|| set_gauges(&status, None));
+        shows(&text, r#"billing_daemon_prepaid_standings{state="low"} 7"#);
+        shows(&text, r#"billing_daemon_prepaid_standings{state="suspended"} 0"#);
+        shows(&text, r#"billing_daemon_deliveries{status="pending"} 3"#);
+        shows(&text, r#"billing_daemon_deliveries{status="dead"} 4"#);
+        shows(&text, "billing_daemon_oldest_delivery_age_seconds 90");
     }
 
     #[test]

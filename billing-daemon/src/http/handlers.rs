@@ -53,8 +53,9 @@ pub(super) async fn healthz() -> &'static str {
 pub(super) async fn readyz(State(shared): State<Arc<AppState>>) -> ApiResult<Response> {
     migration::check(&shared.opened.db).await.map_err(Failure::from)?;
     let status = shared.status().await?;
-    let is_tolerable = |kind: &str| matches!(kind, "held" | "daemon_dead" | "no_daemon" | "clock_offset");
-    // A held instance, another dead daemon or a wrong clock does not prevent this one from billing, and this one is alive.
+    let is_tolerable =
+        |kind: &str| matches!(kind, "held" | "daemon_dead" | "no_daemon" | "clock_offset" | "delivery_dead");
+    // A held instance, another dead daemon, a wrong clock or a dead delivery does not prevent this one from billing, and this one is alive.
     let serious: Vec<_> = status.problems.iter().filter(|problem| !is_tolerable(problem.kind)).collect();
     // Before the first run nothing has succeeded yet, and nothing has failed.
     let is_new = status.last_run.is_none();

@@ -9,6 +9,7 @@ mod openapi;
 mod peer;
 #[cfg(unix)]
 mod socket;
+mod standings;
 mod token;
 mod trace;
 
@@ -126,7 +127,7 @@ impl AppState {
 }
 
 /// The paths of the interface, each with its handler.
-fn routes() -> [(&'static str, MethodRouter<Arc<AppState>>); 8] {
+fn routes() -> [(&'static str, MethodRouter<Arc<AppState>>); 9] {
     [
         ("/healthz", get(handlers::healthz)),
         ("/readyz", get(handlers::readyz)),
@@ -134,6 +135,7 @@ fn routes() -> [(&'static str, MethodRouter<Arc<AppState>>); 8] {
         ("/api/status", get(handlers::status)),
         ("/api/jobs", get(handlers::jobs)),
         ("/api/runs", get(handlers::runs)),
+        ("/api/standings", get(standings::standings)),
         ("/api/health/billing-daemon", get(handlers::panel_health)),
         ("/api/openapi.json", get(handlers::openapi)),
     ]

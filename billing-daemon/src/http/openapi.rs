@@ -5,7 +5,7 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 
-use super::handlers;
+use super::{handlers, standings};
 
 /// The bearer token, which a daemon without `token` in jobs.toml does not need.
 struct OptionalToken;
@@ -31,6 +31,7 @@ impl Modify for OptionalToken {
         handlers::status,
         handlers::jobs,
         handlers::runs,
+        standings::standings,
         handlers::panel_health,
         handlers::openapi,
     )

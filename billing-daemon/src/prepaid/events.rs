@@ -118,7 +118,7 @@ pub(crate) async fn change_deliveries(
             ),
         ),
         DeliveryChange::Cancel => {
-            ("cancel delivery", "status = 'cancelled', claimed_until = NULL WHERE status = 'pending'".into())
+            ("cancel delivery", "status = 'cancelled', claimed_until = NULL WHERE status IN ('pending', 'dead')".into())
         }
     };
     let sql = format!("UPDATE billing_deliveries SET {set} AND CAST(event_id AS text) = $1 ");

@@ -7,6 +7,7 @@ pub mod reload;
 mod reload_audit;
 mod running_daemon;
 pub(crate) mod signals;
+mod status_problems;
 mod ticker;
 
 use std::{
@@ -38,6 +39,7 @@ use crate::{
         reload_audit::ReloadAudit,
         running_daemon::{ReloadLoop, RunningDaemon, Secrets, warn_without_billing},
         signals::{ReloadSignal, Signals},
+        status_problems::StatusProblems,
         ticker::Ticker,
     },
     service_manager::{LastBilling, Notification, ServiceManager},
@@ -182,7 +184,11 @@ impl Start<'_> {
             None => None,
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let services = services(&config, &database, &panel_database, &identity, panel_presence, &clock);
+        let problems = StatusProblems { opened: panel_database.clone(), expected: Arc::clone(&expected) };
+        let services = Services {
+            problems: Some(Arc::new(problems)),
+            ..services(&config, &database, &panel_database, &identity, panel_presence, &clock)
+        };
         let mut registry = registry(&services, plugins);
         let last_billing = LastBilling::default();
         registry.layer(last_billing.clone());
@@ -247,6 +253,7 @@ fn services(
         started: clock.monotonic(),
         billing_interval: config.billing_interval_or_default(),
         deliveries: config.deliveries(),
+        problems: None,
         needs_guard: panel_presence.needs_guard(config.daemon.panel_billing),
         restores: restore_detection(&config.daemon, database, opened, daemon_id),
         clock: Arc::clone(clock),

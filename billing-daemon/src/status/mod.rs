@@ -3,6 +3,7 @@
 mod halt;
 pub(crate) mod jobs;
 pub(crate) mod panel_presence;
+mod prepaid;
 mod problems;
 mod read;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use billing_jobs::{BILLING_JOB, PREPAID_KIND, PrepaidParams};
 use billing_scheduler::JobSpec;
 
 pub use halt::HaltView;
+pub use prepaid::{DeadDeliveries, PrepaidStatus};
 pub use problems::problems;
 pub(crate) use read::daemons_alive;
 pub use read::{read, runs};

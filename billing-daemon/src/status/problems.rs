@@ -6,7 +6,7 @@ use billing_jobs::{BILLING_JOB, hold::Reason};
 use billing_scheduler::{RunCause, RunStatus};
 use chrono::{DateTime, Utc};
 
-use super::{BillingRole, Daemon, Expected, JobView, Liveness, Problem, RunView, Status};
+use super::{BillingRole, Daemon, DeadDeliveries, Expected, JobView, Liveness, Problem, RunView, Status};
 use crate::format::{age_of, ago, count};
 
 /// Returns every problem of `status`.
@@ -27,6 +27,7 @@ pub fn problems(status: &Status, expected: &Expected) -> Vec<Problem> {
         problems.extend(panel_guard(status));
         problems.extend(holds(status));
     }
+    problems.extend(status.prepaid.dead_deliveries.iter().map(DeadDeliveries::problem));
     for job in &status.jobs {
         problems.extend(job_ahead(job));
         problems.extend(job_late(job));
@@ -267,6 +268,10 @@ mod tests {
         for (accepted, expected) in [(1, &["held"][..]), (2, &[])] {
             let hold = HoldSummary { accepted, ..held("no_price") };
             check("some are accepted", |status| status.holds.push(hold), expected);
+        }
+        for gone in [false, true] {
+            let dead = DeadDeliveries { endpoint: "mail".to_owned(), deliveries: 2, gone };
+            check("dead deliveries", |status| status.prepaid.dead_deliveries.push(dead), &["delivery_dead"]);
         }
         check("G3 unguarded", |status| status.panel.generation = "G3".to_owned(), &["panel_guard"]);
         check(

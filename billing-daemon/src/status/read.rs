@@ -21,7 +21,7 @@ use super::{
     Uncharged,
     jobs::{ConfiguredJobs, read_job_views},
     panel_presence::PanelPresence,
-    problems,
+    prepaid, problems,
 };
 use crate::{
     exit::Failure,
@@ -83,6 +83,7 @@ pub async fn read(opened: &PanelDatabase, expected: &Expected) -> Result<Status,
         daemons,
         jobs,
         holds,
+        prepaid: prepaid::read(db).await.map_err(failed)?,
         uncharged: uncharged(db, observed_at).await.map_err(failed)?,
         last_run,
     };

@@ -90,6 +90,7 @@ pub(crate) fn healthy() -> Status {
         last_audit: None,
         arrears: AmountDue::default(),
         holds: vec![held("insufficient_balance")],
+        prepaid: crate::status::PrepaidStatus::default(),
         uncharged: Vec::new(),
         daemons: vec![daemon(Liveness::Alive), daemon(Liveness::Stopped)],
         jobs: vec![job(None)],

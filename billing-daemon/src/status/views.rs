@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::HaltView;
+use super::{HaltView, PrepaidStatus};
 use crate::format::age_of;
 
 /// The status of billing. Amounts are decimal texts.
@@ -50,6 +50,8 @@ pub struct Status {
     pub arrears: AmountDue,
     /// The held instances, by reason.
     pub holds: Vec<HoldSummary>,
+    /// The prepaid policy.
+    pub prepaid: PrepaidStatus,
     /// The debts that were closed without a charge during the last 30 days, by reason.
     pub uncharged: Vec<Uncharged>,
     /// The daemons that this database knows, newest first.

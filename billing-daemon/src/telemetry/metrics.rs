@@ -66,10 +66,13 @@ pub(crate) const SPIKE_AMOUNT: &str = "billing_daemon_spike_amount";
 pub(crate) const GUARD_MISSING: &str = "billing_daemon_panel_guard_missing";
 pub(crate) const HALTED: &str = "billing_daemon_billing_halted";
 pub(crate) const AUDIT_VIOLATIONS: &str = "billing_daemon_audit_violations";
+pub(crate) const STANDINGS: &str = "billing_daemon_prepaid_standings";
+pub(crate) const DELIVERIES: &str = "billing_daemon_deliveries";
+pub(crate) const OLDEST_DELIVERY: &str = "billing_daemon_oldest_delivery_age_seconds";
 const CLOCK_OFFSET: &str = "billing_daemon_clock_offset_seconds";
 
 /// All metrics of the daemon.
-pub const ALL: [Metric; 29] = [
+pub const ALL: [Metric; 32] = [
     gauge(BUILD_INFO, "always 1; the label is the version"),
     counter(RUNS, "runs of this daemon, by job and status"),
     seconds(RUN_DURATION, "duration of runs"),
@@ -122,6 +125,9 @@ pub const ALL: [Metric; 29] = [
     ),
     gauge(HALTED, "1 if no daemon bills because a committed batch is missing, until `accept-restore`"),
     gauge(AUDIT_VIOLATIONS, "violations of an invariant that the last complete audit job found"),
+    gauge(STANDINGS, "organizations that the prepaid policy has a standing of, by state"),
+    gauge(DELIVERIES, "deliveries of events that are pending or dead, by status"),
+    gauge(OLDEST_DELIVERY, "age of the oldest event with a pending delivery; 0 if none is pending"),
     gauge(
         CLOCK_OFFSET,
         "the database's clock minus that of this daemon's host, which is behind if this is positive; 0 on SQLite",
@@ -387,7 +393,7 @@ pub(crate) mod tests {
     fn each_alert_has_a_manual_section() {
         let alerts: Vec<_> =
             ALERTS.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
-        assert_eq!(alerts.len(), 10);
+        assert_eq!(alerts.len(), 11);
         for alert in alerts {
             assert!(
                 MANUAL.contains(&format!("\n### {alert}\n")),

@@ -4,7 +4,9 @@
 //!
 //! | variable | effect |
 //! |---|---|
-//! | `BILLING_CLOCK` | a query whose column `now` is the time up to which billing is due, in microseconds |
+//! | `BILLING_CLOCK` | a query whose column `now` is the time up to which billing is due, in microseconds; also the time of the prepaid policy |
+//! | `BILLING_INTERVAL_SECONDS` | the interval of billing by that clock |
+//! | `BILLING_CLOCK_RATE` | the seconds of that clock that pass in a second of the host's |
 //! | `BILLING_MUTATION` | names of safeguards to leave out, separated by commas |
 //! | `BILLING_LINGER_MS` | how long a batch waits before it begins, and between what it reads and what it writes |
 //! | `BILLING_LOCK_TIMEOUT_MS` | the lock timeout of a billing transaction; on SQLite, of any |

@@ -21,7 +21,8 @@ pub(super) const LISTED_INSTANCES: usize = 1_000;
 pub(super) struct Event {
     pub(super) id: Uuid,
     pub(super) kind: &'static str,
-    pub(super) organization: String,
+    /// None of an event for operators.
+    pub(super) organization: Option<String>,
     /// The number of an order.
     pub(super) epoch: Option<i64>,
     /// The notice that it sends.
@@ -46,7 +47,7 @@ pub(super) fn events(
         let mut data = account(rules, found);
         data.extend(fields.as_object().cloned().unwrap_or_default());
         let body = json!({ "type": kind, "timestamp": instant(now), "data": data }).to_string();
-        Event { id: Uuid::now_v7(), kind, organization: found.organization.clone(), epoch, level, body }
+        Event { id: Uuid::now_v7(), kind, organization: Some(found.organization.clone()), epoch, level, body }
     };
     let mut events = Vec::new();
     for notice in decision.notices.iter().filter(|notice| !notice.passed) {

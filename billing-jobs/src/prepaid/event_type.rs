@@ -8,10 +8,17 @@ pub(super) const FINAL_NOTICE: &str = "billing.wallet.final_notice";
 pub(super) const RECOVERED: &str = "billing.wallet.recovered";
 pub(super) const SUSPEND: &str = "billing.service.suspend";
 pub(super) const RESUME: &str = "billing.service.resume";
-pub(super) const RUN_WAITS: &str = "billing.run.waits";
+pub(super) const PROBLEM_APPEARED: &str = "billing.problem.appeared";
+pub(super) const PROBLEM_CLEARED: &str = "billing.problem.cleared";
 
 /// The types of events.
-pub const TYPES: [&str; 7] = [LOW, EXHAUSTED, FINAL_NOTICE, RECOVERED, SUSPEND, RESUME, RUN_WAITS];
+pub const TYPES: [&str; 8] =
+    [LOW, EXHAUSTED, FINAL_NOTICE, RECOVERED, SUSPEND, RESUME, PROBLEM_APPEARED, PROBLEM_CLEARED];
+
+/// Whether events of this type concern operators, and no customer.
+pub(super) fn is_for_operators(kind: &str) -> bool {
+    kind.starts_with("billing.problem.")
+}
 
 /// The type of the event that sends a notice of this level.
 #[must_use]

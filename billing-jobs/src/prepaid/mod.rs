@@ -10,11 +10,14 @@ mod event;
 mod event_type;
 mod job;
 mod params;
+mod problems;
+pub(crate) mod prune;
 mod read;
 mod reconcile;
 mod rules;
 mod runway;
 mod sql;
+mod wanted;
 mod window;
 
 use std::{
@@ -40,6 +43,7 @@ pub use self::{
     params::{PrepaidMode, PrepaidParams},
     rules::{Level, Mode, Policy, PolicyMode, Rules},
     runway::{Account, Runway},
+    wanted::Wanted,
     window::{Window, WindowParams},
 };
 use self::{
@@ -49,6 +53,7 @@ use self::{
 use crate::{
     PREPAID_KIND,
     billing::{Biller, BillingSettings},
+    fault_injection,
     panel::Panel,
     period::Micros,
 };
@@ -86,7 +91,7 @@ impl Prepaid {
             sql: Statements::of(panel),
             rules: params.rules(),
             mode: params.mode(),
-            billing_interval,
+            billing_interval: fault_injection::billing_interval(billing_interval),
             endpoints: Arc::default(),
             checked_run: Mutex::new(None),
         }

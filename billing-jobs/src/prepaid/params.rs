@@ -27,6 +27,12 @@ pub struct PrepaidParams {
     pub grace: Duration,
     /// The hours of runway with which a suspended organization is resumed.
     pub resume_hours: std::num::NonZeroU16,
+    /// What becomes of the hours of suspended instances: `owe`, they are due as all others.
+    pub while_suspended: WhileSuspended,
+    /// Rejected with an explanation: a limit of what is owed needs waivers.
+    #[serde(skip_serializing, deserialize_with = "not_available")]
+    #[schemars(skip)]
+    pub owe_at_most: (),
     /// The hours of the day in which notices of two hours and more wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<WindowParams>")]
@@ -35,6 +41,27 @@ pub struct PrepaidParams {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<WindowParams>")]
     pub suspend_window: Option<Window>,
+}
+
+/// What becomes of the hours of suspended instances.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhileSuspended {
+    /// They are due, as those of other instances.
+    #[default]
+    Owe,
+}
+
+impl<'de> Deserialize<'de> for WhileSuspended {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "owe" => Ok(Self::Owe),
+            "waive" => {
+                Err(D::Error::custom("`waive` is not available: this version has no waivers; use `owe`"))
+            }
+            _ => Err(D::Error::custom("is not `owe`")),
+        }
+    }
 }
 
 /// The modes of the job.
@@ -57,6 +84,8 @@ impl Default for PrepaidParams {
             notice_hours: vec![72, 24, 1],
             grace: Duration::from_hours(24),
             resume_hours: std::num::NonZeroU16::MIN,
+            while_suspended: WhileSuspended::Owe,
+            owe_at_most: (),
             quiet: None,
             suspend_window: None,
         }
@@ -96,6 +125,12 @@ fn notice_hours<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, 
     ))
 }
 
+fn not_available<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+    Err(D::Error::custom(
+        "is not available: this version has no waivers, so suspended instances owe their hours",
+    ))
+}
+
 fn grace<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let grace = billing_scheduler::duration::deserialize(deserializer)?;
     if (Duration::from_hours(1)..=Duration::from_hours(720)).contains(&grace) {
@@ -115,7 +150,7 @@ mod tests {
         let params = |params| from_value::<PrepaidParams>(params).map_err(|error| error.to_string());
         assert_eq!(params(json!({})), Ok(PrepaidParams::default()));
         assert_eq!(
-            params(json!({ "notice-hours": [720, 1], "grace": "1h", "resume-hours": 3 }))
+            params(json!({ "notice-hours": [720, 1], "grace": "1h", "resume-hours": 3, "while-suspended": "owe" }))
                 .map(|params| params.rules().recovered_hours),
             Ok(900)
         );
@@ -128,6 +163,9 @@ mod tests {
             json!({ "grace": "59m" }),
             json!({ "grace": "31d" }),
             json!({ "resume-hours": 0 }),
+            json!({ "while-suspended": "waive" }),
+            json!({ "while-suspended": "free" }),
+            json!({ "owe-at-most": "72h" }),
             json!({ "mode": "enforced" }),
             json!({ "quiet": { "from": "22:00", "until": "22:00", "timezone": "UTC" } }),
             json!({ "suspend-window": { "from": "09:00", "until": "17:00", "timezone": "Mars/Olympus" } }),

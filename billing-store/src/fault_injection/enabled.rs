@@ -9,7 +9,10 @@ use std::{
     collections::BTreeSet,
     env,
     str::FromStr,
-    sync::{LazyLock, OnceLock},
+    sync::{
+        LazyLock, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// The safeguards of the store that can be removed, with the effect.
@@ -31,6 +34,8 @@ static MUTATED: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
         })
         .collect()
 });
+/// How many calls of the database are made before the process aborts; 0: it does not.
+static CALLS_LEFT: AtomicU64 = AtomicU64::new(0);
 static LOCK_TIMEOUT_MS: LazyLock<Option<u64>> = LazyLock::new(|| number("BILLING_LOCK_TIMEOUT_MS"));
 
 /// Enables the switches: the first call of a test program. `others` are the removable safeguards of other crates.
@@ -83,6 +88,19 @@ pub fn instead(name: &str, sql: &mut String, guard: &str, other: &str) {
     if mutated(name) {
         assert!(sql.contains(guard), "{name}: `{guard}` is not in `{sql}`");
         *sql = sql.replace(guard, other);
+    }
+}
+
+/// Aborts the process before this call of the database, counted from 1 and from now.
+pub fn abort_before_call(number: u64) {
+    CALLS_LEFT.store(number, Ordering::SeqCst);
+}
+
+/// Counts a call of the database that is about to be made.
+pub(crate) fn before_call() {
+    let left = CALLS_LEFT.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+    if left == Ok(1) {
+        std::process::abort();
     }
 }
 

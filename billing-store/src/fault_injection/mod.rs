@@ -6,6 +6,10 @@ mod disabled;
 mod enabled;
 
 #[cfg(not(feature = "testing"))]
+pub(crate) use self::disabled::before_call;
+#[cfg(not(feature = "testing"))]
 pub use self::disabled::mutated;
 #[cfg(feature = "testing")]
-pub use self::enabled::{enable, instead, lock_timeout_ms, mutated, variable, without};
+pub(crate) use self::enabled::before_call;
+#[cfg(feature = "testing")]
+pub use self::enabled::{abort_before_call, enable, instead, lock_timeout_ms, mutated, variable, without};

@@ -159,6 +159,8 @@ CREATE TABLE IF NOT EXISTS billing_events (
     body text NOT NULL,
     created_at timestamptz NOT NULL
 );
+CREATE INDEX IF NOT EXISTS billing_events_by_age ON billing_events (created_at);
+CREATE INDEX IF NOT EXISTS billing_events_of_operators ON billing_events (created_at, id) WHERE organization_id IS NULL;
 CREATE UNIQUE INDEX IF NOT EXISTS billing_events_one_order ON billing_events (organization_id, epoch) WHERE epoch IS NOT NULL;
 
 CREATE OR REPLACE FUNCTION billing_events_are_append_only() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -168,6 +168,8 @@ CREATE TABLE IF NOT EXISTS billing_events (
     body TEXT NOT NULL,
     created_at INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX IF NOT EXISTS billing_events_by_age ON billing_events (created_at);
+CREATE INDEX IF NOT EXISTS billing_events_of_operators ON billing_events (created_at, id) WHERE organization_id IS NULL;
 CREATE UNIQUE INDEX IF NOT EXISTS billing_events_one_order ON billing_events (organization_id, epoch) WHERE epoch IS NOT NULL;
 CREATE TRIGGER IF NOT EXISTS billing_events_no_update BEFORE UPDATE ON billing_events
 BEGIN SELECT RAISE(ABORT, 'billing_events is append-only: a receiver may have an event already'); END;

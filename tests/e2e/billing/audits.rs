@@ -387,6 +387,7 @@ async fn audit_stops_before_any_step(db: &Db) {
         started: Duration::ZERO,
         billing_interval: Duration::ZERO,
         deliveries: billing_jobs::prepaid::DeliverySettings::default(),
+        problems: None,
         needs_guard: false,
         restores,
         clock: Arc::new(SystemClock),

@@ -21,7 +21,7 @@ use tokio::{
 use super::keys;
 use crate::daemon::{BILLING, HEARTBEAT, daemon, fetch, seed};
 
-const HTTP: &str = "[http]\nlisten = \"127.0.0.1:0\"\nallowed-hosts = [\"billing.internal\"]\n";
+pub(crate) const HTTP: &str = "[http]\nlisten = \"127.0.0.1:0\"\nallowed-hosts = [\"billing.internal\"]\n";
 const AUDIT: &str = "[[job]]\nname = 'audit'\nkind = 'audit'\nschedule = { every = '1s' }\n";
 
 pub(crate) struct Answer {
@@ -31,7 +31,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 }

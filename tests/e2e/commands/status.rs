@@ -72,6 +72,7 @@ async fn status_is_healthy_only_while_billing(db: &Db) {
             "observed_at",
             "ok",
             "panel",
+            "prepaid",
             "problems",
             "schema",
             "uncharged",

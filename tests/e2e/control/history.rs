@@ -204,7 +204,55 @@ async fn history_is_pruned_to_limits(db: &Db) {
     }
 }
 
+/// Old events go with their deliveries. Those that an operator must see and the newest order of an organization stay.
+async fn old_events_are_pruned(db: &Db) {
+    let (old, new) = match db.backend() {
+        sea_orm::DbBackend::Sqlite => ("1", "CAST(unixepoch('now') * 1000000 AS INTEGER)"),
+        _ => ("to_timestamp(1)", "now()"),
+    };
+    let org = uuid::Uuid::new_v4();
+    db.execute(&format!(
+        "INSERT INTO billing_standings (organization_id, state, since, watched, episode, epoch, desired, evaluated_at)
+         VALUES ('{org}', 'low', {old}, true, 0, 6, 'running', {old})"
+    ))
+    .await;
+    for (number, at, epoch, status) in [
+        (1, old, "NULL", Some("sent")),
+        (2, old, "NULL", Some("superseded")),
+        (3, old, "NULL", Some("dead")),
+        (4, old, "NULL", Some("pending")),
+        (5, old, "5", Some("cancelled")),
+        (6, old, "6", Some("sent")),
+        (7, old, "NULL", None),
+        (8, new, "NULL", Some("sent")),
+    ] {
+        let id = format!("00000000-0000-7000-8000-00000000000{number}");
+        db.execute(&format!(
+            "INSERT INTO billing_events VALUES ('{id}', 'billing.wallet.low', '{org}', {epoch}, '{{}}', {at})"
+        ))
+        .await;
+        if let Some(status) = status {
+            let sent = if status == "sent" { at } else { "NULL" };
+            db.execute(&format!(
+                "INSERT INTO billing_deliveries (event_id, endpoint, needed, status, next_at, sent_at)
+                 VALUES ('{id}', 'mail', true, '{status}', {at}, {sent})"
+            ))
+            .await;
+        }
+    }
+    let program = with(db, &[&job("prune", "prune-history", "365d", "params = { keep = '90d' }")]);
+    let daemon = started(&program).await;
+    let run = run_json(&program, "jobs trigger prune --wait").await;
+    assert_eq!(run["run"]["items"], 4, "{run}");
+    let left = crate::daemon::rows(db, "substr(CAST(id AS text), 36) FROM billing_events ORDER BY 1").await;
+    assert_eq!(left, ["3", "4", "6", "8"]);
+    let left = crate::daemon::rows(db, "status FROM billing_deliveries ORDER BY event_id").await;
+    assert_eq!(left, ["dead", "pending", "sent", "sent"]);
+    daemon.terminated().await.expect_code(0);
+}
+
 on_every_engine!(
+    old_events_are_pruned,
     history_is_pruned_to_limits,
     jobs_are_listed_with_their_state,
     job_without_daemon_is_late,

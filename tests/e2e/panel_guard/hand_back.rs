@@ -30,6 +30,7 @@ async fn beat(daemon: &Daemon, interval: Duration) {
         started: Duration::ZERO,
         billing_interval: interval,
         deliveries: billing_jobs::prepaid::DeliverySettings::default(),
+        problems: None,
         needs_guard: false,
         restores: Arc::new(RestoreDetection::new(daemon.db.clone(), "one")),
         clock: clock.clone(),

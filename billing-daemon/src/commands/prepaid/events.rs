@@ -30,7 +30,7 @@ pub(crate) enum EventsCommand {
         after_help = "Example:\n  billing-daemon events redeliver 0198c5f2-7d5a-7000-8000-000000000001"
     )]
     Redeliver(ChangeArgs),
-    /// Give up the deliveries of an event that are pending
+    /// Give up the deliveries of an event that are pending or dead
     #[command(after_help = "Example:\n  billing-daemon events cancel 0198c5f2-7d5a-7000-8000-000000000001")]
     Cancel(ChangeArgs),
 }

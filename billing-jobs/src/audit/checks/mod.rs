@@ -33,6 +33,7 @@ pub(super) fn checks(d: Dialect) -> Vec<Check> {
     checks.extend(wallets(d));
     checks.extend(totals(d));
     checks.push(due(d));
+    checks.extend(orders());
     checks
 }
 
@@ -252,6 +253,26 @@ fn totals(d: Dialect) -> Vec<Check> {
                 of_run = d.each(&currencies),
                 of_batch = d.each("b.currencies"),
             ),
+        },
+    ]
+}
+
+/// The orders of the prepaid policy.
+fn orders() -> [Check; 2] {
+    let count = "SELECT count(*) AS n FROM billing_standings";
+    [
+        Check {
+            name: "suspension_without_notices",
+            resolve: "evidence of tampering, unless a backup was restored: `billing-daemon policy set ORGANIZATION --mode exempt` resumes \
+                      the customer",
+            count,
+            broken: include_str!("suspension_without_notices.sql").to_owned(),
+        },
+        Check {
+            name: "order_without_event",
+            resolve: "run `billing-daemon prepaid reconcile`, which orders the wanted state again",
+            count,
+            broken: include_str!("order_without_event.sql").to_owned(),
         },
     ]
 }

@@ -5,6 +5,7 @@ mod outbox;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use billing_scheduler::{Clock as _, SystemClock};
 use futures_util::{StreamExt as _, future::join_all, stream};
 use sea_orm::DbErr;
 
@@ -20,8 +21,10 @@ use crate::period::Micros;
 
 /// How many deliveries of one endpoint are made at the same time.
 const CONCURRENT: usize = 8;
-/// How long a claimed delivery belongs to its process: longer than any attempt takes.
+/// How long a claimed delivery belongs to its process.
 const CLAIM: Duration = Duration::from_mins(1);
+/// How long after a claim an attempt may begin. None takes longer than the rest of the claim.
+const BEGINS_WITHIN: Duration = Duration::from_secs(30);
 
 /// The results of the attempts of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,9 +101,14 @@ impl Prepaid {
             for one in claimed {
                 of_each.entry(one.organization.clone().unwrap_or_default()).or_default().push(one);
             }
+            let until = SystemClock.monotonic() + BEGINS_WITHIN;
             let attempts = of_each.into_values().map(async |all| {
                 let mut statuses = Vec::new();
                 for one in all {
+                    if !statuses.is_empty() && (stop() || SystemClock.monotonic() > until) {
+                        self.postpone(context, endpoint, &one, Duration::ZERO).await?;
+                        continue;
+                    }
                     statuses.push(self.attempt(context, endpoint, &one).await?);
                 }
                 Ok::<_, DbErr>(statuses)

@@ -7,6 +7,7 @@ use sea_orm::{ConnectionTrait as _, DbErr, QueryResult, Value};
 
 use super::{CLAIM, CONCURRENT, Which};
 use crate::{
+    fault_injection::{mutated, scaled},
     period::Micros,
     prepaid::{
         Context, Desired, Mode, Prepaid, State,
@@ -67,7 +68,7 @@ impl Prepaid {
             context.as_of.into(),
             endpoint.into(),
             i64::try_from(CONCURRENT).unwrap_or(i64::MAX).into(),
-            micros(CLAIM).into(),
+            micros(scaled(CLAIM)).into(),
             (which == Which::Orders).into(),
         ];
         let txn = begin(&self.db).await?;
@@ -90,6 +91,7 @@ impl Prepaid {
         let permission = match &claimed.organization {
             Some(_) if self.effective_mode(context) == Mode::Watch => Permission::Later,
             Some(organization) => match claimed.epoch {
+                Some(_) if mutated("prepaid-no-recheck") => Permission::Now,
                 Some(epoch) => self.permission(context, organization, epoch).await?,
                 None => Permission::Now,
             },
@@ -97,7 +99,7 @@ impl Prepaid {
         };
         match permission {
             Permission::Now => return Ok(true),
-            Permission::Later => self.postpone(context, endpoint, claimed).await?,
+            Permission::Later => self.postpone(context, endpoint, claimed, POSTPONED).await?,
             Permission::Never(status, reason) => {
                 let answer = Answer::none(reason);
                 self.settle(context, endpoint, claimed, &answer, (status, Duration::ZERO)).await?;
@@ -107,14 +109,21 @@ impl Prepaid {
     }
 
     /// Gives a claim back, which is no attempt.
-    async fn postpone(&self, context: &Context, endpoint: &Endpoint, claimed: &Claimed) -> Result<(), DbErr> {
+    pub(super) async fn postpone(
+        &self,
+        context: &Context,
+        endpoint: &Endpoint,
+        claimed: &Claimed,
+        delay: Duration,
+    ) -> Result<(), DbErr> {
+        let reason = "waits: the mode of the policy does not permit it, or a fact is unknown";
         let values: [Value; 6] = [
             context.as_of.into(),
             claimed.event.as_str().into(),
             endpoint.name.as_str().into(),
             i64::from(claimed.attempts).into(),
-            micros(POSTPONED).into(),
-            "waits: the mode of the policy does not permit it, or a fact is unknown".into(),
+            micros(delay).into(),
+            Some(reason).filter(|_| !delay.is_zero()).into(),
         ];
         execute(&self.db, statement(&self.db, &self.sql.postpone_delivery, values)).await?;
         Ok(())

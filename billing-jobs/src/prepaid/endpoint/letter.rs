@@ -93,7 +93,7 @@ fn content(kind: &str, data: &Data) -> Result<(String, Vec<String>), String> {
             (
                 format!("Your balance lasts for {left}"),
                 vec![
-                    format!("your balance covers your servers {covers}. Please add money before then."),
+                    format!("Your balance covers your servers {covers}. Please add money before then."),
                     "If you do not, your servers keep running for a while, and we write to you again before \
                      they are switched off."
                         .to_owned(),
@@ -108,7 +108,7 @@ fn content(kind: &str, data: &Data) -> Result<(String, Vec<String>), String> {
             (
                 "Your balance is used up".to_owned(),
                 vec![
-                    "your balance no longer covers the hours that are due. Please add money now.".to_owned(),
+                    "Your balance no longer covers the hours that are due. Please add money now.".to_owned(),
                     format!(
                         "Your servers keep running{grace}. We write to you again before they are switched off. {nothing_is_deleted}"
                     ),
@@ -121,7 +121,7 @@ fn content(kind: &str, data: &Data) -> Result<(String, Vec<String>), String> {
                 format!("Your servers will be switched off on {at}"),
                 vec![
                     format!(
-                        "your balance is used up. If no money arrives, your servers are switched off on {at} or later."
+                        "Your balance is used up. If no money arrives, your servers are switched off on {at} or later."
                     ),
                     nothing_is_deleted.to_owned(),
                 ],
@@ -130,14 +130,14 @@ fn content(kind: &str, data: &Data) -> Result<(String, Vec<String>), String> {
         "billing.service.suspend" => (
             "Your servers are switched off".to_owned(),
             vec![
-                "your balance was used up, and no money arrived. Your servers are now switched off."
+                "Your balance was used up, and no money arrived. Your servers are now switched off."
                     .to_owned(),
                 nothing_is_deleted.to_owned(),
             ],
         ),
         "billing.service.resume" | "billing.wallet.recovered" => (
             "Your servers are switched on again".to_owned(),
-            vec!["thank you: money has arrived, and your servers are switched on again.".to_owned()],
+            vec!["Thank you: money has arrived, and your servers are switched on again.".to_owned()],
         ),
         other => return Err(format!("no mail is written for events of type {other}")),
     })
@@ -151,11 +151,18 @@ fn facts(data: &Data) -> Vec<(&'static str, String)> {
     [
         ("Balance", amount(&data.balance)),
         ("Due and unpaid", amount(&data.owed).filter(|_| is_due)),
-        ("Cost per hour", amount(&data.burn_per_hour)),
+        ("Cost per hour", amount(&data.burn_per_hour.as_deref().map(shortened))),
     ]
     .into_iter()
     .filter_map(|(name, value)| Some((name, value?)))
     .collect()
+}
+
+/// A price without zeros at its end, but with at least two digits after the point.
+fn shortened(price: &str) -> String {
+    let digits = price.find('.').map_or(0, |point| point + 3);
+    let rest = price.trim_end_matches('0').len();
+    price[..rest.max(digits.min(price.len()))].to_owned()
 }
 
 /// The words for a number of hours.
@@ -208,7 +215,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::prepaid::event_type::TYPES;
+    use crate::prepaid::event_type::{TYPES, is_for_operators};
 
     fn body(kind: &str, more: &Value) -> String {
         let mut data = json!({
@@ -222,7 +229,7 @@ mod tests {
 
     #[test]
     fn customer_types_have_texts() {
-        for kind in TYPES.iter().filter(|kind| !kind.starts_with("billing.run.")) {
+        for kind in TYPES.iter().filter(|kind| !is_for_operators(kind)) {
             let letter =
                 letter(&body(kind, &json!({})), "Example Hosting", Some("https://panel.example/pay?a=1&b=2"));
             let Letter { subject, text, html } = letter.expect(kind);
@@ -234,7 +241,8 @@ mod tests {
             assert!(!html.contains('{') || !html.contains("{name}"), "{html}");
             assert!(html.contains("href=\"https://panel.example/pay?a=1&amp;b=2\""), "{html}");
         }
-        letter(&body("billing.run.waits", &json!({})), "Example", None).expect_err("a notice for operators");
+        letter(&body("billing.problem.appeared", &json!({})), "Example", None)
+            .expect_err("an event for operators");
     }
 
     #[test]
@@ -244,10 +252,10 @@ mod tests {
         assert_eq!(letter.subject, "Your balance lasts for 15 hours");
         assert_eq!(
             letter.text,
-            "Hello Acme & Söhne,\n\nyour balance covers your servers for another 15 hours, until about 28\n\
+            "Hello Acme & Söhne,\n\nYour balance covers your servers for another 15 hours, until about 28\n\
              November 2026 at 05:00 UTC. Please add money before then.\n\n\
              If you do not, your servers keep running for a while, and we write to\n\
-             you again before they are switched off.\n\n  Balance:          1.55 EUR\n  Cost per hour:    0.1000 EUR\n\n\
+             you again before they are switched off.\n\n  Balance:          1.55 EUR\n  Cost per hour:    0.10 EUR\n\n\
              Example Hosting\n"
         );
     }
@@ -262,6 +270,13 @@ mod tests {
             "{}",
             letter.text
         );
+    }
+
+    #[test]
+    fn prices_have_two_digits_at_least() {
+        for (price, shown) in [("0.1000", "0.10"), ("0.0137", "0.0137"), ("12.0000", "12.00"), ("10", "10")] {
+            assert_eq!(shortened(price), shown);
+        }
     }
 
     #[test]

@@ -18,7 +18,10 @@ use tokio::task::spawn_blocking;
 pub(super) use self::answer::settle;
 pub use self::answer::{Answer, Status, Verdict};
 use self::{mail::MailTarget, webhook::WebhookTarget};
-use super::{event_type::TYPES, params::PrepaidParams};
+use super::{
+    event_type::{TYPES, is_for_operators},
+    params::PrepaidParams,
+};
 
 /// How long a program may run.
 const COMMAND_LIMIT: Duration = Duration::from_secs(20);
@@ -120,7 +123,8 @@ impl Endpoint {
     /// Whether it receives events of this type.
     #[must_use]
     pub fn receives(&self, kind: &str) -> bool {
-        self.types.iter().any(|pattern| matches(pattern, kind))
+        // A mail is sent to a customer.
+        !(self.is_mail() && is_for_operators(kind)) && self.types.iter().any(|pattern| matches(pattern, kind))
     }
 
     /// Whether it gets mails, each to the customer of its event.

@@ -1,5 +1,8 @@
 //! The statements of the prepaid policy for both databases.
 
+#[cfg(feature = "testing")]
+mod faulty;
+
 use sea_orm::DbBackend;
 
 use crate::{
@@ -58,6 +61,12 @@ pub(super) struct Statements {
     pub(super) acknowledge: String,
     /// `(after, limit) -> organization`: the next organizations that have a standing.
     pub(super) standings: String,
+    /// `(type, type) -> body`: the events of these types, which concern no organization, the newest last.
+    pub(super) problems: String,
+    /// `(after, limit, desired or "") -> organization, state, desired, epoch, acked_epoch, since`.
+    pub(super) wanted: String,
+    /// `(organization)`: the same for this one.
+    pub(super) wanted_of: String,
     /// `(organization) -> email`.
     pub(super) recipient: String,
 }
@@ -67,6 +76,8 @@ impl Statements {
     pub(super) fn of(panel: Panel) -> Self {
         let sqlite = panel.backend == DbBackend::Sqlite;
         let text = if sqlite { include_str!("sqlite.sql") } else { include_str!("postgres.sql") };
+        #[cfg(feature = "testing")]
+        let text = &faulty::mutated(text, panel.backend);
         let sections = Sections::parse(text, fragments(panel));
         let facts = sections.required("facts");
         let of = |selected: &str| facts.replace("{selected}", &sections.required(selected));
@@ -93,6 +104,9 @@ impl Statements {
             confirm_notice: sections.required("confirm_notice"),
             acknowledge: sections.required("acknowledge"),
             standings: sections.required("standings"),
+            problems: sections.required("problems"),
+            wanted: sections.required("wanted"),
+            wanted_of: sections.required("wanted_of"),
             recipient: sections.required("recipient"),
         }
     }
@@ -145,6 +159,9 @@ mod tests {
             s.confirm_notice,
             s.acknowledge,
             s.standings,
+            s.problems,
+            s.wanted,
+            s.wanted_of,
             s.recipient,
         ] {
             let explain = Statement::from_string(DbBackend::Sqlite, format!("EXPLAIN QUERY PLAN {sql}"));

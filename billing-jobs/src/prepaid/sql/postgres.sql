@@ -208,6 +208,22 @@ UPDATE billing_standings SET acked_epoch = epoch, acked_at = {present}
 -- name: standings
 SELECT organization_id::text AS organization FROM billing_standings WHERE organization_id > $1::uuid ORDER BY billing_standings.organization_id LIMIT $2
 
+-- name: wanted_columns
+SELECT organization_id::text AS organization, state, desired, epoch, acked_epoch, (extract(epoch FROM since) * 1000000)::bigint AS since FROM billing_standings
+
+-- name: wanted
+{wanted_columns}
+ WHERE organization_id > $1::uuid AND ($3::text = '' OR desired = $3::text) ORDER BY billing_standings.organization_id LIMIT $2
+
+-- name: wanted_of
+SELECT $1::text AS organization, coalesce(t.state, 'ok') AS state, coalesce(t.desired, 'running') AS desired, t.epoch, t.acked_epoch,
+       (extract(epoch FROM t.since) * 1000000)::bigint AS since
+  FROM (SELECT 1 AS one) AS c LEFT JOIN billing_standings t ON t.organization_id = $1::uuid
+ WHERE t.organization_id IS NOT NULL OR EXISTS (SELECT 1 FROM organizations o WHERE o.id = $1::uuid)
+
+-- name: problems
+SELECT body FROM billing_events WHERE organization_id IS NULL AND type IN ($1, $2) ORDER BY created_at, id
+
 -- name: recipient
 SELECT coalesce((SELECT contact FROM billing_policies WHERE organization_id = $1::uuid),
                 (SELECT u.email FROM organizations o JOIN users u ON u.id = o.owner_id WHERE o.id = $1::uuid))::text AS email

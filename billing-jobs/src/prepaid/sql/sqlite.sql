@@ -184,6 +184,22 @@ UPDATE billing_standings SET acked_epoch = epoch, acked_at = {present}
 -- name: standings
 SELECT organization_id AS organization FROM billing_standings WHERE organization_id > ?1 ORDER BY billing_standings.organization_id LIMIT ?2
 
+-- name: wanted_columns
+SELECT organization_id AS organization, state, desired, epoch, acked_epoch, since FROM billing_standings
+
+-- name: wanted
+{wanted_columns}
+ WHERE organization_id > ?1 AND (?3 = '' OR desired = ?3) ORDER BY billing_standings.organization_id LIMIT ?2
+
+-- name: wanted_of
+SELECT ?1 AS organization, coalesce(t.state, 'ok') AS state, coalesce(t.desired, 'running') AS desired, t.epoch, t.acked_epoch,
+       t.since
+  FROM (SELECT 1 AS one) AS c LEFT JOIN billing_standings t ON t.organization_id = ?1
+ WHERE t.organization_id IS NOT NULL OR EXISTS (SELECT 1 FROM organizations o WHERE o.id = ?1)
+
+-- name: problems
+SELECT body FROM billing_events WHERE organization_id IS NULL AND type IN (?1, ?2) ORDER BY created_at, id
+
 -- name: recipient
 SELECT coalesce((SELECT contact FROM billing_policies WHERE organization_id = ?1),
                 (SELECT u.email FROM organizations o JOIN users u ON u.id = o.owner_id WHERE o.id = ?1)) AS email

@@ -1,0 +1,116 @@
+//! `/api/standings`: the wanted state of organizations, for a receiver that compares it with its own.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    extract::{Query, State},
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
+use billing_jobs::{
+    PrepaidParams,
+    prepaid::{Desired, Prepaid, Wanted},
+};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::{AppState, handlers::Unavailable};
+use crate::exit::Failure;
+
+/// The number of organizations in one answer, unless the request has another one.
+const PAGE: u32 = 100;
+
+/// The selected organizations.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StandingsQuery {
+    /// Only the organization with this id.
+    organization: Option<Uuid>,
+    /// Only organizations with this wanted state: `running` or `suspended`.
+    #[param(value_type = Option<String>)]
+    desired: Option<DesiredParam>,
+    /// The last organization of the previous page; those after it follow.
+    after: Option<Uuid>,
+    /// The number of organizations: 100 by default, at most 1,000.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+}
+
+/// A wanted state.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum DesiredParam {
+    Running,
+    Suspended,
+}
+
+/// What the prepaid policy wants of an organization.
+#[derive(Serialize, ToSchema)]
+pub(super) struct StandingEntry {
+    /// The id of the organization.
+    organization: String,
+    /// `ok`, `low`, `exhausted`, `suspended` or `unknown`.
+    state: String,
+    /// `running` or `suspended`.
+    desired: String,
+    /// The number of the newest order; null if there was none.
+    order: Option<i64>,
+    /// The number of the last order that every needed endpoint has carried out.
+    acked_order: Option<i64>,
+    /// When the state began; null for an organization that was never low.
+    since: Option<DateTime<Utc>>,
+    /// The instances, at most 1,001, each with `id`, `provider_instance_id` and `label`.
+    #[schema(value_type = Vec<Object>)]
+    instances: Vec<serde_json::Value>,
+}
+
+impl From<Wanted> for StandingEntry {
+    fn from(wanted: Wanted) -> Self {
+        let Wanted { organization, state, desired, order, acked_order, since, instances } = wanted;
+        let since = since.and_then(DateTime::from_timestamp_micros);
+        Self { organization, state, desired, order, acked_order, since, instances }
+    }
+}
+
+/// The wanted state of organizations, in the order of their ids. An organization that was never low is listed only if it is requested.
+#[utoipa::path(
+    get,
+    path = "/api/standings",
+    params(StandingsQuery),
+    responses(
+        (status = 200, body = Vec<StandingEntry>),
+        (status = 400, body = String),
+        (status = 404, body = String, description = "No organization has this id"),
+        (status = 503, body = String)
+    )
+)]
+pub(super) async fn standings(
+    State(shared): State<Arc<AppState>>,
+    Query(query): Query<StandingsQuery>,
+) -> Result<Response, Unavailable> {
+    let opened = &shared.opened;
+    let failed = |error| Failure::database("read the standings", &error);
+    // The parameters of the policy decide nothing here.
+    let params = PrepaidParams::default();
+    let prepaid = Prepaid::new(opened.db.clone(), opened.panel, &params, Duration::from_hours(1));
+    let found = if let Some(organization) = query.organization {
+        let Some(found) = prepaid.wanted_of(&organization.to_string()).await.map_err(failed)? else {
+            return Ok((StatusCode::NOT_FOUND, "no such organization\n").into_response());
+        };
+        vec![found]
+    } else {
+        let desired = query.desired.map(|desired| match desired {
+            DesiredParam::Running => Desired::Running,
+            DesiredParam::Suspended => Desired::Suspended,
+        });
+        let after = query.after.map(|after| after.to_string()).unwrap_or_default();
+        let limit = query.limit.unwrap_or(PAGE).clamp(1, 1_000);
+        prepaid.wanted(desired, &after, limit).await.map_err(failed)?
+    };
+    let entries: Vec<StandingEntry> = found.into_iter().map(StandingEntry::from).collect();
+    Ok(Json(entries).into_response())
+}
