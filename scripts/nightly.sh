@@ -89,6 +89,14 @@ faults() {
     return $code
 }
 
+prepaid() {
+    local code=0
+    for database in postgres sqlite; do
+        tools prepaid --database "$database" --seconds 120 --seed 1 --json || code=1
+    done
+    return $code
+}
+
 has_cluster() {
     local program
     for program in etcd patroni patronictl haproxy; do command -v "$program" || return 1; done
@@ -147,7 +155,7 @@ book() {
     mdbook build docs && ./scripts/check-book.py target/book
 }
 
-all=(packages oldest_compiler debian container advisories book browser ignored_tests model simulation properties faults cluster benchmarks)
+all=(packages oldest_compiler debian container advisories book browser ignored_tests model simulation properties faults prepaid cluster benchmarks)
 case ${1:-} in
 --list) printf '%s\n' "${all[@]}"; exit 0 ;;
 -*) die "unknown option $1" "scripts/nightly.sh [--list | STEP...]" ;;

@@ -20,6 +20,7 @@ mod prepaid;
 mod prepaid_daemon;
 mod prepaid_deliveries;
 mod prepaid_enforced;
+mod prepaid_killed;
 mod prices;
 mod resolutions;
 mod rule;

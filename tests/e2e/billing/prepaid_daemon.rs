@@ -1,8 +1,10 @@
 //! The prepaid policy in a running daemon, and the commands of operators for its events and policies.
 
+use std::time::{Duration, Instant};
+
 use billing_test_support::{
-    BILLING_ROLE, Db, Fleet, Instance, Login, MailServer, Plan, Program, Reply, WebhookReceiver, eventually,
-    on_variants,
+    BILLING_ROLE, Db, Fleet, Instance, Login, MailServer, Plan, Pooler, Program, Reply, WebhookReceiver,
+    eventually, on_variants,
 };
 use chrono::TimeDelta;
 use sea_orm::DbBackend;
@@ -11,20 +13,34 @@ use uuid::Uuid;
 
 use super::{TEN_CENTS_AN_HOUR, number, prepaid_deliveries::receiver, texts};
 use crate::{
-    commands::json,
-    daemon::{BILLING, daemon, job, now},
+    commands::{
+        http::{HTTP, address, get},
+        json,
+    },
+    daemon::{BILLING, HEARTBEAT, daemon, job, now},
 };
 
 /// The jobs of the policy, each of them every second.
 fn program(db: &Db, panel: &WebhookReceiver, mails: &MailServer) -> Program {
-    let prepaid = job("prepaid", "prepaid", "1s", "run-at-start = true\nparams.mode = 'enforce'");
+    program_every(db, panel, mails, BILLING, "1s")
+}
+
+/// The jobs of the policy at this interval, next to billing.
+fn program_every(
+    db: &Db,
+    panel: &WebhookReceiver,
+    mails: &MailServer,
+    billing: &str,
+    interval: &str,
+) -> Program {
+    let prepaid = job("prepaid", "prepaid", interval, "run-at-start = true\nparams.mode = 'enforce'");
     let endpoints = format!(
         "run-at-start = true
          [[job.params.endpoint]]
          name = 'panel'
          kind = 'webhook'
          url = {{ file = 'panel-url' }}
-         secrets = [{{ file = 'panel-secret' }}]
+         secrets = [{{ credential = 'panel-secret' }}]
          types = ['billing.service.*']
          needed = true
          [[job.params.endpoint]]
@@ -36,7 +52,8 @@ fn program(db: &Db, panel: &WebhookReceiver, mails: &MailServer) -> Program {
          needed = true",
         mails.url()
     );
-    daemon(db, &[BILLING, &prepaid, &job("deliver", "deliver", "1s", &endpoints)])
+    daemon(db, &[billing, &prepaid, &job("deliver", "deliver", interval, &endpoints)])
+        .env("CREDENTIALS_DIRECTORY", ".")
         .file("panel-url", &panel.url())
         .file("panel-secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
 }
@@ -49,20 +66,24 @@ async fn instance_of(db: &Db, balance: &str) -> Uuid {
     org
 }
 
-async fn daemon_warns_and_resumes(db: &Db) {
-    let (panel, mails) = (receiver(), MailServer::start());
-    let program = program(db, &panel, &mails);
-    program.run("check").await.expect_code(0);
-    let (_, paid) = (instance_of(db, "1.00").await, instance_of(db, "90.00").await);
+/// Stores that an organization was suspended long ago.
+async fn suspend(db: &Db, org: Uuid) {
     let long_ago = match db.backend() {
         DbBackend::Sqlite => "1",
         _ => "to_timestamp(0)",
     };
     db.execute(&format!(
         "INSERT INTO billing_standings (organization_id, state, since, watched, episode, level, epoch, desired, evaluated_at)
-         VALUES ('{paid}', 'suspended', {long_ago}, true, 0, -1, 7, 'suspended', {long_ago})"
+         VALUES ('{org}', 'suspended', {long_ago}, true, 0, -1, 7, 'suspended', {long_ago})"
     ))
     .await;
+}
+
+/// A customer whose wallet is low gets a mail, and one who was suspended and has paid is resumed.
+async fn warn_and_resume(db: &Db, program: &Program, panel: &WebhookReceiver, mails: &MailServer) {
+    program.run("check").await.expect_code(0);
+    let (_, paid) = (instance_of(db, "1.00").await, instance_of(db, "90.00").await);
+    suspend(db, paid).await;
     let running = program.start("run");
     let resumed =
         eventually("the paid organization is resumed", async || panel.received().into_iter().next()).await;
@@ -77,6 +98,12 @@ async fn daemon_warns_and_resumes(db: &Db) {
     })
     .await;
     running.terminated().await.expect_code(0);
+}
+
+async fn daemon_warns_and_resumes(db: &Db) {
+    let (panel, mails) = (receiver(), MailServer::start());
+    let program = program(db, &panel, &mails);
+    warn_and_resume(db, &program, &panel, &mails).await;
 
     let events = json_list(&program, "events list --json").await;
     let event = |kind: &str| events.iter().find(|event| event["type"] == kind).expect(kind).clone();
@@ -89,6 +116,12 @@ async fn daemon_warns_and_resumes(db: &Db) {
     let shown = json(&program.run(&format!("events show {id} --json")).await.expect_code(0));
     assert_eq!(shown["body"]["data"]["level"], 24, "{shown}");
     program.run(&format!("events show {id}")).await.expect_code(0);
+    db.execute(&format!(
+        "UPDATE billing_deliveries SET status = 'dead', sent_at = NULL WHERE event_id = '{id}'"
+    ))
+    .await;
+    let status = program.run("status").await.expect_code(1).text();
+    assert!(status.contains("dead deliveries to endpoint `mail`: 1"), "{status}");
     let changed = json(&program.run(&format!("events redeliver {id} --json")).await.expect_code(0));
     assert_eq!(changed, json!({ "deliveries": 1 }));
     assert_eq!(json_list(&program, "events list --status pending --json").await.len(), 1);
@@ -161,6 +194,113 @@ async fn policy_is_set_by_its_own_role(db: &Db) {
     assert!(guards.iter().any(|unmet| unmet["guard"] == "exempt"), "{standing}");
 }
 
+/// A receiver that lost everything compares its state with the wanted one.
+async fn standings_show_wanted_states(db: &Db) {
+    let suspended = [instance_of(db, "0.00").await, instance_of(db, "0.00").await];
+    let (running, unknown) = (instance_of(db, "90.00").await, Uuid::nil());
+    for org in suspended {
+        suspend(db, org).await;
+    }
+    let daemon = daemon(db, &[HTTP, HEARTBEAT]).start("run");
+    let address = address(&daemon).await;
+    let standings = async |query: &str| {
+        let answer = get(&address, &format!("/api/standings?{query}")).await;
+        assert_eq!(answer.status, 200, "{query}: {}", answer.body);
+        answer.json().as_array().expect("a list").clone()
+    };
+    let first = standings("desired=suspended&limit=1").await;
+    let after = first[0]["organization"].as_str().expect("an id");
+    let second = standings(&format!("desired=suspended&limit=1&after={after}")).await;
+    let pages = [&first[0], &second[0]];
+    for org in suspended {
+        let entry = pages.iter().find(|entry| entry["organization"] == json!(org)).expect("it is listed");
+        assert_eq!((&entry["state"], &entry["order"]), (&json!("suspended"), &json!(7)));
+        assert_eq!((&entry["acked_order"], &entry["since"].is_string()), (&Value::Null, &true));
+        assert_eq!(entry["instances"].as_array().map(Vec::len), Some(1), "{entry}");
+    }
+    assert_eq!(standings("desired=running").await, [Value::Null; 0]);
+    let never_low = standings(&format!("organization={running}")).await;
+    assert_eq!((&never_low[0]["desired"], &never_low[0]["order"]), (&json!("running"), &Value::Null));
+    for (query, status) in [
+        (format!("organization={unknown}"), 404),
+        ("desired=off".to_owned(), 400),
+        ("organization=acme".to_owned(), 400),
+    ] {
+        assert_eq!(get(&address, &format!("/api/standings?{query}")).await.status, status, "{query}");
+    }
+    daemon.terminated().await.expect_code(0);
+}
+
+/// Each kind of problem that `status` reports is an event when it appears and when it clears.
+async fn problems_are_events_for_operators(db: &Db) {
+    let operators = receiver();
+    let endpoint = format!(
+        "run-at-start = true
+         [[job.params.endpoint]]
+         name = 'operators'
+         kind = 'webhook'
+         url = '{}'
+         secrets = ['whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw']
+         types = ['billing.problem.*']",
+        operators.url()
+    );
+    let program = daemon(db, &[BILLING, HEARTBEAT, &job("deliver", "deliver", "1s", &endpoint)]);
+    let running = program.start("run");
+    running.wait_for_line("job `billing` done").await;
+    let has = async |kind: &str| {
+        eventually(kind, async || {
+            let found = operators.received().into_iter().filter(|event| event.kind() == kind);
+            found.into_iter().find(|event| event.body["data"]["kind"] == "billing_paused")
+        })
+        .await
+    };
+    program.run("jobs pause billing --reason maintenance").await.expect_code(0);
+    let appeared = has("billing.problem.appeared").await;
+    let messages = appeared.body["data"]["messages"].to_string();
+    assert!(messages.contains("maintenance"), "{messages}");
+    program.run("jobs resume billing").await.expect_code(0);
+    has("billing.problem.cleared").await;
+    running.terminated().await.expect_code(0);
+    let of_pause = operators.received();
+    let of_pause = of_pause.iter().filter(|event| event.body["data"]["kind"] == "billing_paused");
+    assert_eq!(of_pause.count(), 2, "each is sent once");
+}
+
+/// The shipped schedule in real time: two checks are a minute apart, and a payment that just misses one waits for the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes more than a minute; a nightly step runs it"]
+async fn shipped_schedule_resumes_within_seventy_seconds() {
+    let db = Db::postgres().await;
+    let (panel, mails) = (receiver(), MailServer::start());
+    let org = instance_of(&db, "0.00").await;
+    suspend(&db, org).await;
+    let hourly = "\n[[job]]\nname = 'billing'\nkind = 'billing'\nschedule = '@hourly'\nrun-at-start = true\n";
+    let daemon = program_every(&db, &panel, &mails, hourly, "60s").start("run");
+    daemon.wait_for_line("job `prepaid` done").await;
+    assert_eq!(panel.received().len(), 0);
+    let began = Instant::now();
+    Fleet::new(&db).top_up(org, "9.00").await;
+    while panel.received().is_empty() && began.elapsed() < Duration::from_mins(3) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let waited = began.elapsed();
+    assert_eq!(panel.kinds(), ["billing.service.resume"]);
+    println!("resumed {} ms after the payment", waited.as_millis());
+    assert!(waited < Duration::from_secs(70), "{waited:?}");
+    daemon.terminated().await.expect_code(0);
+}
+
+/// Each transaction may have another server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pooled_daemon_warns_and_resumes() {
+    let db = Db::g3_role().await;
+    let (panel, mails, pooler) = (receiver(), MailServer::start(), Pooler::start(2));
+    let program = program(&db, &panel, &mails).env("DATABASE_URL", &pooler.url(&db, Login::Billing));
+    warn_and_resume(&db, &program, &panel, &mails).await;
+}
+
 on_variants!(daemon_warns_and_resumes: sqlite, g3_role);
+on_variants!(problems_are_events_for_operators: sqlite, g3_role);
+on_variants!(standings_show_wanted_states: sqlite, g3_role);
 on_variants!(test_event_shows_answer_of_endpoint: sqlite);
 on_variants!(policy_is_set_by_its_own_role: sqlite, g2_role);

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{TEN_CENTS_AN_HOUR, hour, minute, number, prepaid::Checker, texts};
 
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+pub(super) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OLD_SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX";
 
 pub(super) fn webhook(receiver: &WebhookReceiver, types: &[&str], needed: bool) -> Endpoint {

@@ -2,6 +2,7 @@
 
 mod mutations;
 mod paused;
+mod prepaid;
 mod targeted_faults;
 
 use std::{env, time::Duration};

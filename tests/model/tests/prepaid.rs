@@ -1,6 +1,6 @@
 //! The prepaid policy keeps its promises in every order of events, and each of its guards is missed when it is taken away.
 
-use protocol_model::prepaid::{Broken, VARIANTS, explore};
+use protocol_model::prepaid::{Broken, VARIANTS, delivery, explore};
 
 #[test]
 fn policy_keeps_its_promises() {
@@ -22,5 +22,22 @@ fn each_removed_guard_is_missed() {
             variant.name
         );
         println!("{}: {:?}", variant.name, finding.steps);
+    }
+}
+
+#[test]
+fn receiver_ends_in_wanted_state() {
+    for (name, breaks, guards) in delivery::VARIANTS {
+        let (states, broken, impossible) = delivery::explore(guards);
+        println!("{name}: {states} states, broken: {broken:?}");
+        assert!(impossible.is_empty() || breaks.is_some(), "{name}: {impossible:?}");
+        match breaks {
+            None => {
+                assert!(broken.is_empty(), "{name}: {broken:?}");
+                let row = format!("| `{name}` | {states} |");
+                assert!(include_str!("../README.md").contains(&row), "the README should contain `{row}`");
+            }
+            Some(breaks) => assert!(broken.contains(&breaks), "{name}: {broken:?}"),
+        }
     }
 }

@@ -106,25 +106,40 @@ impl Reply {
 #[derive(Debug, Default)]
 struct Inbox {
     received: Vec<Received>,
-    replies: VecDeque<Reply>,
     refused: Vec<String>,
 }
+
+/// Decides how an event is answered; without an answer the connection is closed.
+type Answer = dyn Fn(&Received) -> Option<Reply> + Send + Sync;
 
 /// A web server that receives events. It accepts only those that one of its secrets has signed.
 #[derive(Debug)]
 pub struct WebhookReceiver {
     server: Server,
     inbox: Arc<Mutex<Inbox>>,
+    replies: Arc<Mutex<VecDeque<Reply>>>,
 }
 
 impl WebhookReceiver {
     /// A receiver with this secret, which answers 200.
     #[must_use]
     pub fn start(secret: &str) -> Self {
+        Self::answering(secret, |_| Some(Reply::status(200)))
+    }
+
+    /// A receiver with this secret, which answers each event so. It has the event before it answers.
+    #[must_use]
+    pub fn answering(
+        secret: &str,
+        answer: impl Fn(&Received) -> Option<Reply> + Send + Sync + 'static,
+    ) -> Self {
         let inbox = Arc::new(Mutex::new(Inbox::default()));
+        let replies = Arc::new(Mutex::new(VecDeque::new()));
         let (verifier, entries) = (Webhook::new(secret).expect("a secret"), Arc::clone(&inbox));
-        let server = Server::start(move |connection| receive(&connection, &verifier, &entries));
-        Self { server, inbox }
+        let next = Arc::clone(&replies);
+        let answer = move |event: &Received| lock(&next).pop_front().or_else(|| answer(event));
+        let server = Server::start(move |connection| receive(&connection, &verifier, &entries, &answer));
+        Self { server, inbox, replies }
     }
 
     /// The address for events.
@@ -135,7 +150,7 @@ impl WebhookReceiver {
 
     /// Answers the next events so, one after the other.
     pub fn replies(&self, replies: impl IntoIterator<Item = Reply>) {
-        lock(&self.inbox).replies.extend(replies);
+        lock(&self.replies).extend(replies);
     }
 
     /// The events so far.
@@ -156,7 +171,12 @@ impl WebhookReceiver {
     }
 }
 
-fn receive(connection: &TcpStream, verifier: &Webhook, inbox: &Mutex<Inbox>) -> io::Result<()> {
+fn receive(
+    connection: &TcpStream,
+    verifier: &Webhook,
+    inbox: &Mutex<Inbox>,
+    answer: &Answer,
+) -> io::Result<()> {
     let mut reader = BufReader::new(connection);
     let mut headers = HeaderMap::new();
     let mut line = String::new();
@@ -164,6 +184,10 @@ fn receive(connection: &TcpStream, verifier: &Webhook, inbox: &Mutex<Inbox>) -> 
     loop {
         line.clear();
         reader.read_line(&mut line)?;
+        if !line.ends_with('\n') {
+            // The client broke off.
+            return Ok(());
+        }
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         let header = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value.trim()));
         if let (Ok(name), Ok(value)) = header {
@@ -176,7 +200,7 @@ fn receive(connection: &TcpStream, verifier: &Webhook, inbox: &Mutex<Inbox>) -> 
     reader.read_exact(&mut body)?;
     let reply = if let Err(error) = verifier.verify(&body, &headers) {
         lock(inbox).refused.push(error.to_string());
-        Reply::status(401)
+        Some(Reply::status(401))
     } else {
         let signed = String::from_utf8_lossy(&body).into_owned();
         let event = Received {
@@ -185,11 +209,10 @@ fn receive(connection: &TcpStream, verifier: &Webhook, inbox: &Mutex<Inbox>) -> 
             text: signed,
             signatures: text("webhook-signature").split(' ').count(),
         };
-        let mut inbox = lock(inbox);
-        inbox.received.push(event);
-        inbox.replies.pop_front().unwrap_or_else(|| Reply::status(200))
+        lock(inbox).received.push(event.clone());
+        answer(&event)
     };
-    let Reply { status, headers, body } = reply;
+    let Some(Reply { status, headers, body }) = reply else { return Ok(()) };
     let length = body.len();
     let mut connection = connection;
     write!(
@@ -223,6 +246,9 @@ struct Mailbox {
     always: Option<&'static str>,
 }
 
+/// Decides how a mail is answered; without an answer the connection is closed. A line that begins with 250 accepts it.
+type MailAnswer = dyn Fn(&Mail) -> Option<&'static str> + Send + Sync;
+
 /// A mail server that keeps what it gets.
 #[derive(Debug)]
 pub struct MailServer {
@@ -240,9 +266,15 @@ impl MailServer {
     /// A server that accepts every mail.
     #[must_use]
     pub fn start() -> Self {
+        Self::answering(|_| Some("250 kept"))
+    }
+
+    /// A server that answers each mail so, once its text is complete.
+    #[must_use]
+    pub fn answering(answer: impl Fn(&Mail) -> Option<&'static str> + Send + Sync + 'static) -> Self {
         let mailbox = Arc::new(Mutex::new(Mailbox::default()));
         let entries = Arc::clone(&mailbox);
-        Self { server: Server::start(move |connection| converse(&connection, &entries)), mailbox }
+        Self { server: Server::start(move |connection| converse(&connection, &entries, &answer)), mailbox }
     }
 
     /// The address of the server.
@@ -274,7 +306,7 @@ impl MailServer {
     }
 }
 
-fn converse(connection: &TcpStream, mailbox: &Mutex<Mailbox>) -> io::Result<()> {
+fn converse(connection: &TcpStream, mailbox: &Mutex<Mailbox>, answer: &MailAnswer) -> io::Result<()> {
     let mut reader = BufReader::new(connection);
     let mut writer = connection;
     let mut say = |line: &str| write!(writer, "{line}\r\n");
@@ -307,8 +339,12 @@ fn converse(connection: &TcpStream, mailbox: &Mutex<Mailbox>) -> io::Result<()> 
                 }
                 data.push_str(line.strip_prefix('.').unwrap_or(&line));
             }
-            lock(mailbox).mails.push(Mail { to: to.clone(), data });
-            say("250 kept")?;
+            let mail = Mail { to: to.clone(), data };
+            let Some(answer) = answer(&mail) else { return Ok(()) };
+            if answer.starts_with("250") {
+                lock(mailbox).mails.push(mail);
+            }
+            say(answer)?;
         } else if command == "QUIT" {
             return say("221 bye");
         } else {

@@ -9,6 +9,7 @@ pub mod bench;
 pub mod cluster;
 mod commands;
 pub mod faults;
+pub mod prepaid;
 
 use clap::ValueEnum;
 

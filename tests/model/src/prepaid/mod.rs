@@ -1,6 +1,7 @@
 //! The prepaid policy of one organization: the decision of `billing-jobs` itself, called in every order of hours, payments, outages,
 //! deliveries and checks.
 
+pub mod delivery;
 mod variant;
 mod world;
 

@@ -12,6 +12,8 @@ mod bench_queue;
 mod bench_takeover;
 mod cluster;
 mod faults;
+mod prepaid;
+mod prepaid_check;
 mod queue_faults;
 mod scratch_database;
 
@@ -34,6 +36,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Faults(faults::FaultsArgs),
+    Prepaid(prepaid::PrepaidArgs),
     QueueFaults(queue_faults::QueueFaultsArgs),
     Cluster(cluster::ClusterArgs),
     BenchBilling(bench_billing::BenchBillingArgs),
@@ -55,6 +58,7 @@ pub fn main() -> ExitCode {
     if let Ok(command) = env::var(DAEMON) {
         return match command.as_str() {
             "faults" => faults::daemon(),
+            "prepaid-check" => prepaid_check::daemon(),
             "queue-faults" => queue_faults::daemon(),
             "bench-billing" => bench_billing::daemon(),
             "bench-console" => bench_console::daemon(),
@@ -67,6 +71,7 @@ pub fn main() -> ExitCode {
     let runtime = Runtime::new().expect("a runtime starts");
     let figures = match command {
         Command::Faults(args) => return runtime.block_on(faults::run(args)),
+        Command::Prepaid(args) => return runtime.block_on(prepaid::run(args)),
         Command::QueueFaults(args) => return runtime.block_on(Box::pin(queue_faults::run(&args))),
         Command::Cluster(args) => return runtime.block_on(cluster::run(args)),
         Command::BenchBilling(args) => return bench_billing::run(args, &runtime),

@@ -42,7 +42,7 @@ run-at-start = true
 "#;
 
 /// The clock by which billing is due in a campaign on one server: only the campaign moves it.
-pub(super) const CLOCK: &str = "SELECT now_micros AS now FROM campaign_clock";
+pub(crate) const CLOCK: &str = "SELECT now_micros AS now FROM campaign_clock";
 /// How long a daemon may take to end after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_mins(1);
 const SUPERVISE_EVERY: Duration = Duration::from_millis(200);
@@ -72,6 +72,8 @@ pub(crate) struct Daemons {
 
 struct Inner {
     children: Vec<Option<Child>>,
+    /// Whether an outage lasts, in which none is started.
+    down: bool,
     /// The exit codes of daemons that ended unexpectedly.
     exits: BTreeMap<String, u64>,
 }
@@ -90,7 +92,7 @@ impl Daemons {
             folder: setup.folder.to_owned(),
             environment: variables,
             urls: setup.urls.to_owned(),
-            inner: Mutex::new(Inner { children: Vec::new(), exits: BTreeMap::new() }),
+            inner: Mutex::new(Inner { children: Vec::new(), down: false, exits: BTreeMap::new() }),
         };
         for slot in 0..setup.urls.len() {
             let child = daemons.spawn(slot);
@@ -148,7 +150,7 @@ impl Daemons {
 
     async fn revive(&self) {
         let mut inner = self.inner.lock().await;
-        let Inner { children, exits } = &mut *inner;
+        let Inner { children, exits, .. } = &mut *inner;
         for (slot, place) in children.iter_mut().enumerate() {
             if let Some(child) = place
                 && let Ok(Some(status)) = child.try_wait()
@@ -194,8 +196,31 @@ impl Daemons {
         signal(pid, Signal::TERM);
         let ended = ends(&mut child).await;
         drop(child);
-        self.inner.lock().await.children[slot] = Some(self.spawn(slot));
+        let mut inner = self.inner.lock().await;
+        if !inner.down {
+            inner.children[slot] = Some(self.spawn(slot));
+        }
         ended
+    }
+
+    /// Kills all of them with `kill -9`, and starts none until [`Daemons::end_outage`].
+    pub(crate) async fn begin_outage(&self) {
+        let mut inner = self.inner.lock().await;
+        inner.down = true;
+        for child in inner.children.iter_mut().flatten() {
+            // It may have ended a moment ago.
+            let _ = child.kill().await;
+        }
+        inner.children.iter_mut().for_each(|place| *place = None);
+    }
+
+    /// Starts all of them again.
+    pub(crate) async fn end_outage(&self) {
+        let mut inner = self.inner.lock().await;
+        inner.down = false;
+        for (slot, place) in inner.children.iter_mut().enumerate() {
+            *place = Some(self.spawn(slot));
+        }
     }
 
     /// Sends SIGTERM to all at once, and starts another one for each that has ended.

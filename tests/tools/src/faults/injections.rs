@@ -86,7 +86,7 @@ impl Fault {
 }
 
 /// Injects faults into one campaign.
-pub(super) struct Injector<'a> {
+pub(crate) struct Injector<'a> {
     server: &'a Server,
     daemons: &'a Daemons,
     counts: Mutex<Report>,
@@ -96,7 +96,7 @@ pub(super) struct Injector<'a> {
 }
 
 impl<'a> Injector<'a> {
-    pub(super) fn new(server: &'a Server, daemons: &'a Daemons) -> Self {
+    pub(crate) fn new(server: &'a Server, daemons: &'a Daemons) -> Self {
         Self {
             server,
             daemons,
@@ -107,7 +107,7 @@ impl<'a> Injector<'a> {
     }
 
     /// Injects one after the other until it is stopped; a fault that has begun is finished.
-    pub(super) async fn inject(&self, faults: &[Fault], seed: u64, stop: &watch::Receiver<bool>) {
+    pub(crate) async fn inject(&self, faults: &[Fault], seed: u64, stop: &watch::Receiver<bool>) {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut deck = Vec::new();
         while !*stop.borrow() {
@@ -124,7 +124,7 @@ impl<'a> Injector<'a> {
     }
 
     /// The counts of injected faults.
-    pub(super) fn counts(&self) -> Report {
+    pub(crate) fn counts(&self) -> Report {
         let mut counts = self.counts.lock().expect("no holder of the lock panics").clone();
         counts.failover_seconds =
             Seconds::of(self.failovers.lock().expect("no holder of the lock panics").clone());

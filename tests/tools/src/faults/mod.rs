@@ -6,7 +6,7 @@
 pub(crate) mod campaign;
 pub(crate) mod daemons;
 pub(crate) mod fleet;
-mod injections;
+pub(crate) mod injections;
 pub(crate) mod journal;
 mod model;
 mod panel;

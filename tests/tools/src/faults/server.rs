@@ -17,7 +17,7 @@ pub(super) const ROLE_CONNECTIONS: u32 = 30;
 pub(crate) struct Server {
     pub(crate) db: Db,
     /// The server of the campaign and the proxy in front of it; none on SQLite, and if other code serves the database.
-    pub(super) postgres: Option<(&'static Postgres, Proxy)>,
+    pub(crate) postgres: Option<(&'static Postgres, Proxy)>,
     /// Whether it has no other client.
     is_own: bool,
     /// Held while something must not be disturbed: see where it is taken.
@@ -28,7 +28,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// A new database, on a separate server if anything is to happen to that.
-    pub(super) async fn start(engine: Engine, faults: &[Fault]) -> Self {
+    pub(crate) async fn start(engine: Engine, faults: &[Fault]) -> Self {
         let is_own = faults.iter().any(|fault| fault.needs_own_server());
         let server = match engine {
             Engine::Sqlite => Self::of(Db::sqlite().await),
@@ -85,7 +85,7 @@ impl Server {
     }
 
     /// Under which the daemons reach it: through the proxy, if there is one.
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         match &self.postgres {
             None => self.db.url.clone(),
             Some((postgres, proxy)) => {
