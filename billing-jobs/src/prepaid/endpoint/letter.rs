@@ -160,9 +160,9 @@ fn facts(data: &Data) -> Vec<(&'static str, String)> {
 
 /// A price without zeros at its end, but with at least two digits after the point.
 fn shortened(price: &str) -> String {
-    let digits = price.find('.').map_or(0, |point| point + 3);
+    let Some(point) = price.find('.') else { return price.to_owned() };
     let rest = price.trim_end_matches('0').len();
-    price[..rest.max(digits.min(price.len()))].to_owned()
+    price[..rest.max((point + 3).min(price.len()))].to_owned()
 }
 
 /// The words for a number of hours.
