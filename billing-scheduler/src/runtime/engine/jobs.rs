@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     fmt,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, PoisonError},
 };
 
 use super::{
@@ -231,7 +231,7 @@ impl Scheduler {
         let shared = &self.shared;
         let _one_at_a_time = lock(&shared.reloading);
         let job = shared.job(name).ok_or_else(|| SetupError::Unknown { job: name.to_owned() })?;
-        job.removed.store(true, Ordering::SeqCst);
+        job.remove(shared.clock.now());
         shared.wake(&job);
         Ok(())
     }
@@ -261,7 +261,7 @@ impl Shared {
         is_changed: bool,
     ) -> Arc<ScheduledJob> {
         if let Some(job) = jobs.find(&definition.spec.name).cloned() {
-            let was_removed = job.removed.swap(false, Ordering::SeqCst);
+            let was_removed = job.restore();
             jobs.redefine(&job, definition);
             if is_changed || was_removed {
                 lock(&self.due_queue).requeue(job.index());

@@ -230,14 +230,16 @@ impl LeaseCycle {
         }
     }
 
-    /// Leaves the claim hint of a job that was removed: if it is added again, the scheduled times until then were not due.
+    /// Leaves the claim hint of a job that was removed: if it is added again, the scheduled times between were not due, however late
+    /// the store is told.
     async fn retire(&self) -> NextWakeup {
         let (shared, spec) = (&self.shared, self.spec());
         let now = shared.clock.now();
+        let removed_at = self.job.removed_at().unwrap_or(now);
         if spec.scope == Scope::Node {
             self.job.update_local(|local| {
                 if let Some((_, hint)) = &mut local.schedule {
-                    *hint = hint.as_ref().map(|hint| hint_of_removed_job(hint, now));
+                    *hint = hint.as_ref().map(|hint| hint_of_removed_job(hint, removed_at));
                 }
             });
         } else {
@@ -245,7 +247,7 @@ impl LeaseCycle {
             let Ok(Claim::Held(mut lease)) = claim else {
                 return (now + TICK_INTERVAL).into();
             };
-            lease.claim_hint = lease.claim_hint.as_ref().map(|hint| hint_of_removed_job(hint, now));
+            lease.claim_hint = lease.claim_hint.as_ref().map(|hint| hint_of_removed_job(hint, removed_at));
             if shared.store.release(&lease).await.is_err() {
                 return (now + TICK_INTERVAL).into();
             }

@@ -24,7 +24,7 @@ pub(super) struct ScheduledJob {
     pub(super) name: Box<str>,
     index: u32,
     /// Whether the configuration no longer contains the job.
-    pub(super) removed: AtomicBool,
+    removed: AtomicBool,
     /// Whether the store has the claim hint of the definition, so that a paused job needs no claim.
     pub(super) has_left_hint: AtomicBool,
     state: Mutex<State>,
@@ -56,6 +56,8 @@ pub(super) struct LocalState {
     pub(super) schedule: Option<(JobState, Option<ClaimHint>)>,
     /// The pauses since the process started, for a job that runs on every node.
     pub(super) pauses: Vec<Pause>,
+    /// When the job was removed.
+    removed_at: Option<DateTime<Utc>>,
     /// A run that did not stop and may still exist.
     pub(super) abandoned: Option<AbandonedRun>,
 }
@@ -129,6 +131,22 @@ impl ScheduledJob {
 
     pub(super) fn is_removed(&self) -> bool {
         self.removed.load(Ordering::SeqCst)
+    }
+
+    /// Notes that the configuration does not contain the job from `now` on.
+    pub(super) fn remove(&self, now: DateTime<Utc>) {
+        self.update_local(|local| local.removed_at = Some(now));
+        self.removed.store(true, Ordering::SeqCst);
+    }
+
+    /// Notes that the configuration contains the job. Returns whether it did not.
+    pub(super) fn restore(&self) -> bool {
+        self.removed.swap(false, Ordering::SeqCst)
+    }
+
+    /// When the job was removed last.
+    pub(super) fn removed_at(&self) -> Option<DateTime<Utc>> {
+        self.update_local(|local| local.removed_at)
     }
 
     /// Whether the store's row shows if the job is late. A job that runs on every node may have left an old row.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, atomic::Ordering},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -182,7 +182,7 @@ impl Scheduler {
         // The changes are sorted by name.
         let is_removed = |name: &str| changes.removed.binary_search_by(|job| job.as_str().cmp(name)).is_ok();
         for job in present.iter().filter(|job| is_removed(&job.name)) {
-            job.removed.store(true, Ordering::SeqCst);
+            job.remove(shared.clock.now());
             lock(&shared.due_queue).requeue(job.index());
         }
         for definition in made {

@@ -257,11 +257,11 @@ pub(crate) fn hint_for_release(spec: &JobSpec, job: &JobSnapshot) -> Option<Clai
     }
 }
 
-/// Returns the claim hint of a job that was removed from the configuration: only a time that was due is kept.
-pub(crate) fn hint_of_removed_job(hint: &ClaimHint, now: DateTime<Utc>) -> ClaimHint {
+/// Returns the claim hint of a job that was removed from the configuration: only a time that was due by then is kept.
+pub(crate) fn hint_of_removed_job(hint: &ClaimHint, removed_at: DateTime<Utc>) -> ClaimHint {
     ClaimHint {
         schedule: "no schedule".to_owned(),
-        next_at: hint.next_at.filter(|at| *at <= now),
+        next_at: hint.next_at.filter(|at| *at <= removed_at),
         late_at: None,
         stuck_at: None,
     }
