@@ -230,8 +230,8 @@ impl LeaseCycle {
         }
     }
 
-    /// Leaves the claim hint of a job that was removed: if it is added again, the scheduled times between were not due, however late
-    /// the store is told.
+    /// Leaves the claim hint of a job that was removed: if it is added again, the scheduled times between were not due, also if the
+    /// store was unavailable for a while.
     async fn retire(&self) -> NextWakeup {
         let (shared, spec) = (&self.shared, self.spec());
         let now = shared.clock.now();
