@@ -274,7 +274,8 @@ async fn shipped_schedule_resumes_within_seventy_seconds() {
     let (panel, mails) = (receiver(), MailServer::start());
     let org = instance_of(&db, "0.00").await;
     suspend(&db, org).await;
-    let hourly = "\n[[job]]\nname = 'billing'\nkind = 'billing'\nschedule = '@hourly'\nrun-at-start = true\n";
+    let hourly =
+        "\n[[job]]\nname = 'billing'\nkind = 'billing'\nschedule = { every = '1h' }\nrun-at-start = true\n";
     let daemon = program_every(&db, &panel, &mails, hourly, "60s").start("run");
     daemon.wait_for_line("job `prepaid` done").await;
     assert_eq!(panel.received().len(), 0);
