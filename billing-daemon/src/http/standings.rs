@@ -31,17 +31,17 @@ pub(super) struct StandingsQuery {
     /// Only the organization with this id.
     organization: Option<Uuid>,
     /// Only organizations with this wanted state: `running` or `suspended`.
-    #[param(value_type = Option<String>)]
+    #[param(inline)]
     desired: Option<DesiredParam>,
     /// The last organization of the previous page; those after it follow.
     after: Option<Uuid>,
     /// The number of organizations: 100 by default, at most 1,000.
-    #[param(value_type = Option<i64>, minimum = 1, maximum = 1000)]
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 4_294_967_295_i64)]
     limit: Option<u32>,
 }
 
 /// A wanted state.
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum DesiredParam {
     Running,
