@@ -38,9 +38,6 @@ const ROLES: &str = include_str!("../../../docs/operate/roles.md");
 /// A free port may be taken by another process before the server has it.
 const PORTS_TRIED: usize = 5;
 const POLL: Duration = Duration::from_millis(10);
-/// The bytes that the databases of all tests may take.
-const ROOM_IN_MEMORY: u64 = 4 << 30;
-
 const HOW_TO_INSTALL: &str = "on Debian and Ubuntu: `apt-get install postgresql`; `scripts/test.sh` does it";
 
 static SERVER: OnceLock<Result<Postgres, StartError>> = OnceLock::new();
@@ -371,13 +368,10 @@ impl Postgres {
     }
 }
 
-/// The folder of the servers: in memory if there is room, and TMPDIR names no other one. Each test makes a database of 300 files, which
-/// takes a third of the time there.
+/// The folder of the servers. scripts/test.sh chooses one in memory, since each test makes a database of 300 files; a benchmark needs the
+/// disk.
 fn servers_folder() -> PathBuf {
-    let memory = Path::new("/dev/shm");
-    let has_room =
-        || rustix::fs::statvfs(memory).is_ok_and(|space| space.f_bavail * space.f_frsize >= ROOM_IN_MEMORY);
-    if env::var_os("TMPDIR").is_none() && has_room() { memory.to_owned() } else { env::temp_dir() }
+    env::var_os("BILLING_TEST_SERVERS").map_or_else(env::temp_dir, PathBuf::from)
 }
 
 /// The statements that the operator's manual marks with this name.
