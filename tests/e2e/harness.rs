@@ -339,7 +339,7 @@ fn holder(parent: &Path) -> Child {
     let mut holder = Command::new(env!("CARGO_BIN_EXE_e2e-tools"));
     holder
         .args(["scratch-database", "postgres"])
-        .env("TMPDIR", parent)
+        .env("BILLING_TEST_SERVERS", parent)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     holder.spawn().expect("the holder starts")
