@@ -122,7 +122,7 @@ def check_test_names(path, text):
     if not path.endswith(".rs"):
         return
     lines = text.splitlines()
-    for macro in re.finditer(r"^ *on_\w+!\s*[({]([^;]*?)[)}]", text, flags=re.M):
+    for macro in re.finditer(r"^ *(?:\w+::)*on_\w+!\s*[({]([^;]*?)[)}]", text, flags=re.M):
         for name in re.findall(r"\b[a-z]\w*\b(?!!)", macro.group(1)):
             words = len(name.split("_"))
             if words > MAX_TEST_NAME_WORDS:

@@ -23,7 +23,7 @@ use crate::exit::Failure;
 /// The number of organizations in one answer, unless the request has another one.
 const PAGE: u32 = 100;
 
-/// The selected organizations.
+/// Which organizations a request selects, and how many of them.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -40,7 +40,7 @@ pub(super) struct StandingsQuery {
     limit: Option<u32>,
 }
 
-/// A wanted state.
+/// The wanted states that a request can select.
 #[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum DesiredParam {

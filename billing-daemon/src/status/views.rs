@@ -50,7 +50,7 @@ pub struct Status {
     pub arrears: AmountDue,
     /// The held instances, by reason.
     pub holds: Vec<HoldSummary>,
-    /// The prepaid policy.
+    /// The standings of the prepaid policy, and its deliveries that wait or are dead.
     pub prepaid: PrepaidStatus,
     /// The debts that were closed without a charge during the last 30 days, by reason.
     pub uncharged: Vec<Uncharged>,

@@ -118,7 +118,7 @@ impl Prepaid {
     /// Reads the present facts of one organization; none if it neither exists nor has a standing.
     ///
     /// # Errors
-    /// The database fails.
+    /// The database cannot be reached, or does not answer within a minute. Nothing is written, so a retry is harmless.
     pub async fn organization(&self, id: &str) -> Result<Option<Assessment>, DbErr> {
         let context = self.context(None).await?;
         let found = self.page(&context, &Selection::Listed(vec![id.to_owned()])).await?;
@@ -128,7 +128,7 @@ impl Prepaid {
     /// Reads the present facts of all organizations, page by page, and calls `each` with every page.
     ///
     /// # Errors
-    /// The database fails.
+    /// The database cannot be reached, or does not answer within a minute; pages that were passed on until then stay valid.
     pub async fn organizations(&self, mut each: impl FnMut(Vec<Assessment>)) -> Result<(), DbErr> {
         let context = self.context(None).await?;
         let mut after = String::new();

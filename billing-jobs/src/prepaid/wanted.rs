@@ -46,7 +46,7 @@ impl Prepaid {
     /// the wanted state `desired`, if it is given.
     ///
     /// # Errors
-    /// The database fails.
+    /// The database cannot be reached, or does not answer within ten seconds. Nothing is written, so a retry is harmless.
     pub async fn wanted(
         &self,
         desired: Option<Desired>,
@@ -61,7 +61,7 @@ impl Prepaid {
     /// The wanted state of one organization; none if it neither exists nor has a standing.
     ///
     /// # Errors
-    /// The database fails.
+    /// The database cannot be reached, or does not answer within ten seconds. Nothing is written, so a retry is harmless.
     pub async fn wanted_of(&self, organization: &str) -> Result<Option<Wanted>, DbErr> {
         Ok(self.read_wanted(&self.sql.wanted_of, vec![organization.into()]).await?.pop())
     }

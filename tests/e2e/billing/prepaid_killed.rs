@@ -136,7 +136,7 @@ impl<'a> World<'a> {
     }
 }
 
-async fn kill_before_any_call_of_check_is_harmless(db: &Db) {
+async fn check_survives_kill_before_any_call(db: &Db) {
     let world = World::new(db).await;
     for call in 1..CALLS {
         let at = 120 * call;
@@ -159,7 +159,7 @@ async fn kill_before_any_call_of_check_is_harmless(db: &Db) {
     panic!("a check has no end");
 }
 
-async fn kill_before_any_call_of_delivery_is_harmless(db: &Db) {
+async fn delivery_survives_kill_before_any_call(db: &Db) {
     let world = World::new(db).await;
     for call in 1..CALLS {
         let at = 120 * call;
@@ -183,5 +183,5 @@ async fn kill_before_any_call_of_delivery_is_harmless(db: &Db) {
     panic!("the deliveries have no end");
 }
 
-billing_test_support::on_variants!(kill_before_any_call_of_check_is_harmless: sqlite, g3_role);
-billing_test_support::on_variants!(kill_before_any_call_of_delivery_is_harmless: sqlite, g3_role);
+billing_test_support::on_variants!(check_survives_kill_before_any_call: sqlite, g3_role);
+billing_test_support::on_variants!(delivery_survives_kill_before_any_call: sqlite, g3_role);

@@ -79,6 +79,18 @@ async fn heartbeat_ends_when_guard_opens(db: &Db) {
     }
 }
 
+async fn presence_leaves_fresh_row_alone(db: &Db) {
+    let daemon = Daemon::with(db, BillingSettings::default()).await;
+    let status = StatusRow::new(daemon.db.clone(), "one", "here", &json!({ "version": "1" }));
+    status.heartbeat().await.expect("the row is writable");
+    status.set_metadata(&json!({ "version": "2" }));
+    let rewritten = "SELECT count(*) FROM billing_daemon_status WHERE metadata ->> 'version' = '2'";
+    status.present(60 * MINUTE).await.expect("nothing is written");
+    assert_eq!(number(db, rewritten).await, 0);
+    status.present(Duration::ZERO).await.expect("the row is writable");
+    assert_eq!(number(db, rewritten).await, 1);
+}
+
 /// The last success is as old as the backup that was restored.
 async fn halted_billing_holds_panel_back(db: &Db) {
     install_guard(db).await;
@@ -113,3 +125,4 @@ async fn halted_billing_holds_panel_back(db: &Db) {
 
 on_variants!(heartbeat_ends_when_guard_opens: g1_role, g3_role);
 on_variants!(halted_billing_holds_panel_back: g1_role, g3_role);
+on_variants!(presence_leaves_fresh_row_alone: g3_role);

@@ -35,4 +35,12 @@ impl Engine {
             Self::Postgres => "postgres",
         }
     }
+
+    /// How many daemons share the database of a campaign.
+    fn daemons(self) -> usize {
+        match self {
+            Self::Sqlite => 2,
+            Self::Postgres => 3,
+        }
+    }
 }

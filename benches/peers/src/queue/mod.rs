@@ -34,7 +34,7 @@ const BATCH: u64 = 1_000;
 /// How long a measurement may take. What has not run by then is lost.
 const TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Jobs per second.
+/// How many jobs an engine adds, and runs and records, in a second.
 #[derive(Clone, Serialize)]
 pub(crate) struct Throughput {
     /// Added one after the other, each by one call.

@@ -29,7 +29,7 @@ const RUNS: u32 = 24;
 
 #[derive(Serialize)]
 pub(in crate::console) struct BillingPage {
-    /// The newest first.
+    /// At most [`RUNS`] runs of billing, the newest first.
     runs: Vec<BilledRun>,
 }
 

@@ -4,33 +4,17 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 
-use super::this_program;
-use crate::{
-    Engine,
-    faults::{self, Options},
-};
+use super::{campaign_args::CampaignArgs, this_program};
+use crate::faults::{self, Options};
 
 /// Run real daemons while faults are injected, and count what went wrong
 #[derive(Args)]
 pub(super) struct FaultsArgs {
-    /// Database that the daemons share
-    #[arg(long, value_enum)]
-    database: Engine,
-    /// Seconds during which faults are injected
-    #[arg(long, default_value_t = 120)]
-    seconds: u64,
-    /// Seed of all random choices
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Safeguards to remove from the daemons, separated by commas
-    #[arg(long)]
-    mutation: Option<String>,
-    /// End with one line of JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    campaign: CampaignArgs,
 }
 
-pub(super) async fn run(args: FaultsArgs) -> ExitCode {
+pub(super) async fn run(FaultsArgs { campaign: args }: FaultsArgs) -> ExitCode {
     let mut options =
         Options::new(args.database, Duration::from_secs(args.seconds), args.seed, this_program());
     if let Some(names) = &args.mutation {

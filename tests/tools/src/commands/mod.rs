@@ -10,6 +10,7 @@ mod bench_panel_guard;
 mod bench_prepaid;
 mod bench_queue;
 mod bench_takeover;
+mod campaign_args;
 mod cluster;
 mod faults;
 mod prepaid;

@@ -40,17 +40,13 @@ pub async fn run(options: &Options) -> Report {
     for sabotage in &options.sabotage {
         server.db.execute(sabotage).await;
     }
-    let daemon_count = match options.engine {
-        Engine::Sqlite => 2,
-        Engine::Postgres => 3,
-    };
     let daemons = Daemons::start(&Setup {
         program: &options.daemon,
         folder: folder.path(),
         configuration: daemons::CONFIGURATION,
         clock: daemons::CLOCK,
         environment: &options.environment,
-        urls: &vec![server.url(); daemon_count],
+        urls: &vec![server.url(); options.engine.daemons()],
     })
     .await;
     let injector = Injector::new(&server, &daemons);

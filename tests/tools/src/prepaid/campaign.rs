@@ -20,15 +20,12 @@ use super::{
     receivers::{Receivers, SECRET},
     record::{Outage, Record},
 };
-use crate::{
-    Engine,
-    faults::{
-        self,
-        daemons::{CLOCK, Daemons, Setup},
-        fleet::HOUR,
-        injections::Injector,
-        server::Server,
-    },
+use crate::faults::{
+    self,
+    daemons::{CLOCK, Daemons, Setup},
+    fleet::HOUR,
+    injections::Injector,
+    server::Server,
 };
 
 /// The hours of the policy in a campaign: an episode is over soon.
@@ -66,17 +63,13 @@ pub async fn run(options: &Options) -> Report {
     for sabotage in &options.sabotage {
         server.db.execute(sabotage).await;
     }
-    let daemon_count = match options.engine {
-        Engine::Sqlite => 2,
-        Engine::Postgres => 3,
-    };
     let daemons = Daemons::start(&Setup {
         program: &options.daemon,
         folder: folder.path(),
         configuration: &configuration(&receivers),
         clock: CLOCK,
         environment: &environment(options),
-        urls: &vec![server.url(); daemon_count],
+        urls: &vec![server.url(); options.engine.daemons()],
     })
     .await;
     let injector = Injector::new(&server, &daemons);
