@@ -18,6 +18,8 @@ pub struct Model {
     pub organization_id: Option<Id>,
     /// The number of an order to suspend or to resume.
     pub epoch: Option<i64>,
+    /// How many endpoints receive it: the number of its deliveries.
+    pub endpoints: i32,
     /// The JSON text that is signed and sent.
     pub body: String,
     pub created_at: Instant,

@@ -60,7 +60,7 @@ INSERT INTO billing_standings VALUES ('00000000-0000-4000-8000-000000000002', 'e
 INSERT INTO billing_notices VALUES ('00000000-0000-4000-8000-000000000002', 2, -1, '00000000-0000-4000-8000-000000000013', FALSE,
     1795341600123456, 1795341600123456);
 INSERT INTO billing_events VALUES ('00000000-0000-4000-8000-000000000013', 'billing.service.suspend',
-    '00000000-0000-4000-8000-000000000002', 6, '{}', 1795341600123456);
+    '00000000-0000-4000-8000-000000000002', 6, 1, '{}', 1795341600123456);
 INSERT INTO billing_deliveries VALUES ('00000000-0000-4000-8000-000000000013', 'panel', '00000000-0000-4000-8000-000000000002', TRUE,
     'pending', 1, 1795341600123456, 1795341600123456, 503, 'busy', NULL);
 INSERT INTO billing_policies VALUES ('00000000-0000-4000-8000-000000000002', 'exempt', 7, 1795341600123456, 'a@b.example', 'ada',
@@ -492,6 +492,7 @@ async fn events_and_policies_are_read() {
             kind: "billing.service.suspend".to_owned(),
             organization_id: Some(id(2)),
             epoch: Some(6),
+            endpoints: 1,
             body: "{}".to_owned(),
             created_at: now,
         },

@@ -136,8 +136,20 @@ async fn analyze_small_fleet(db: &Db) {
     .await;
 }
 
-/// More plans than a panel has, and a hold of each instance.
+/// More plans than a panel has, a hold of each instance, and a customer who was notified and suspended of each organization.
 async fn seed_plans_and_holds(db: &Db) {
+    db.execute(
+        "INSERT INTO billing_standings
+             (organization_id, state, since, watched, episode, level, burn, owed, runway_hours, epoch, desired, evaluated_at)
+         SELECT id, 'suspended', now(), true, 0, -1, 1, 1, -1, 7, 'suspended', now() FROM organizations;
+         INSERT INTO billing_events (id, type, organization_id, endpoints, body, created_at)
+         SELECT gen_random_uuid(), 'billing.wallet.low', id, 1, '{}', now() FROM organizations, generate_series(1, 3);
+         INSERT INTO billing_notices
+         SELECT organization_id, 0, row_number() OVER (PARTITION BY organization_id), id, false, now(), now() FROM billing_events;
+         INSERT INTO billing_deliveries (event_id, endpoint, organization_id, needed, status, next_at, sent_at)
+         SELECT id, 'mail', organization_id, true, 'sent', now(), now() FROM billing_events",
+    )
+    .await;
     db.execute(
         "INSERT INTO vps_plans (name, provider_plan_id, base_price)
          SELECT 'plan', 'plan-' || n, n FROM generate_series(1, 400) AS n;

@@ -75,7 +75,7 @@ async fn rest(
     findings.extend(transaction_timeout(&opened.db).await.map_err(text)?);
     // A daemon without a billing job does not need the rights of billing.
     let bills = expected.has_billing().unwrap_or(true);
-    let rights = rights::examine(&opened.db, bills).await.map_err(text)?;
+    let rights = rights::examine(&opened.db, bills, expected.has_prepaid()).await.map_err(text)?;
     let may_write = rights.iter().all(|finding| finding.verdict != Verdict::Fail);
     findings.extend(rights);
     if bills && panel.row_security && may_write {

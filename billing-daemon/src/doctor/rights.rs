@@ -1,12 +1,26 @@
 //! Compares the rights of the login with those that billing needs, which `docs/operate/roles.md` lists as well.
 
-use billing_store::{GRANTS_PAGE, query_all, query_one};
+use billing_store::{GRANTS_PAGE, query_all, query_one, statement};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, Statement};
 
-use super::Finding;
+use super::{Finding, Verdict};
 
 /// Table, privileges, and their columns; all columns if none is named.
-const NEEDED: [(&str, &str, &[&str]); 36] = [
+type Right = (&'static str, &'static str, &'static [&'static str]);
+
+/// The role that may write what applies to a single customer.
+const ADJUST: &str = "billing_adjust";
+
+/// What that role needs.
+const NEEDED_TO_ADJUST: [Right; 4] = [
+    ("organizations", "SELECT", &[]),
+    ("billing_migrations", "SELECT", &[]),
+    ("billing_policies", "SELECT, INSERT, UPDATE", &[]),
+    ("scheduler_audit_log", "SELECT, INSERT", &[]),
+];
+
+/// What billing needs.
+const NEEDED: [Right; 39] = [
     ("organizations", "SELECT", &[]),
     ("wallets", "SELECT", &[]),
     ("wallets", "UPDATE", &["balance", "updated_at"]),
@@ -57,6 +71,9 @@ const NEEDED: [(&str, &str, &[&str]); 36] = [
     ("scheduler_fencing", "UPDATE", &[]),
     ("scheduler_runs", "SELECT", &[]),
     ("scheduler_runs", "INSERT", &[]),
+    ("scheduler_pauses", "SELECT, INSERT, UPDATE, DELETE", &[]),
+    ("scheduler_requests", "SELECT, INSERT, UPDATE, DELETE", &[]),
+    ("scheduler_queue", "SELECT, INSERT, UPDATE, DELETE", &[]),
     ("billing_batches", "SELECT", &[]),
     ("billing_batches", "INSERT", &[]),
     ("billing_charges", "SELECT", &[]),
@@ -80,42 +97,77 @@ fn is_of_scheduler(table: &str) -> bool {
     table.starts_with("scheduler_") || ["billing_daemon_status", "billing_migrations"].contains(&table)
 }
 
-/// Checks each right and returns the GRANT for a missing one; checks those of billing only if the daemon bills.
-pub(super) async fn examine(db: &DatabaseConnection, bills: bool) -> Result<Vec<Finding>, DbErr> {
+/// Checks each right and returns the GRANT for a missing one; checks those of billing and of the prepaid policy only if the daemon has
+/// their jobs.
+pub(super) async fn examine(
+    db: &DatabaseConnection,
+    bills: bool,
+    has_prepaid: bool,
+) -> Result<Vec<Finding>, DbErr> {
     if db.get_database_backend() == DbBackend::Sqlite {
         return Ok(vec![Finding::ok("rights", "SQLite has no logins: write access to the file is enough")]);
     }
-    let mut findings = Vec::new();
-    for (table, privileges, columns) in
-        NEEDED.into_iter().filter(|(table, ..)| bills || is_of_scheduler(table))
-    {
-        for privilege in privileges.split(", ") {
-            findings.push(right(db, table, privilege, columns).await?);
+    let sql =
+        "SELECT current_user::text AS login, EXISTS (SELECT FROM pg_roles WHERE rolname = $1) AS may_adjust";
+    let row = query_one(db, statement(db, sql, [ADJUST.into()])).await?;
+    let row = row.ok_or_else(|| DbErr::RecordNotFound("the login".to_owned()))?;
+    let login: String = row.try_get("", "login")?;
+    let needed = NEEDED.into_iter().filter(|(table, ..)| bills || is_of_scheduler(table));
+    let mut findings = rights(db, &login, needed).await?;
+    if has_prepaid {
+        if row.try_get("", "may_adjust")? {
+            let of_role = rights(db, ADJUST, NEEDED_TO_ADJUST).await?;
+            // Without them, the daemon works and `policy set` does not.
+            findings.extend(of_role.into_iter().map(|finding| {
+                let verdict = finding.verdict.min(Verdict::Warn);
+                Finding { check: format!("{ADJUST}: {}", finding.check), verdict, ..finding }
+            }));
+        } else {
+            findings.push(Finding::warn(
+                ADJUST,
+                "this role does not exist, so `policy set` has no login",
+                format!("create it: {GRANTS_PAGE} lists its GRANTs"),
+            ));
         }
     }
     findings.push(owner(db).await?);
     Ok(findings)
 }
 
+/// A finding for each right of `role`.
+async fn rights(
+    db: &DatabaseConnection,
+    role: &str,
+    needed: impl IntoIterator<Item = Right>,
+) -> Result<Vec<Finding>, DbErr> {
+    let mut findings = Vec::new();
+    for (table, privileges, columns) in needed {
+        for privilege in privileges.split(", ") {
+            findings.push(right(db, role, table, privilege, columns).await?);
+        }
+    }
+    Ok(findings)
+}
+
 async fn right(
     db: &DatabaseConnection,
+    role: &str,
     table: &str,
     privilege: &str,
     columns: &[&str],
 ) -> Result<Finding, DbErr> {
     let allowed = if columns.is_empty() {
-        "has_table_privilege(current_user, c.oid, $2)".to_owned()
+        "has_table_privilege($3::name, c.oid, $2)".to_owned()
     } else {
         let each =
-            columns.iter().map(|column| format!("has_column_privilege(current_user, c.oid, '{column}', $2)"));
+            columns.iter().map(|column| format!("has_column_privilege($3::name, c.oid, '{column}', $2)"));
         each.collect::<Vec<_>>().join(" AND ")
     };
     let sql = format!(
         "SELECT coalesce((SELECT {allowed} FROM pg_class c WHERE c.oid = to_regclass($1)), false) AS allowed,
-                quote_ident(current_user::text) AS login"
+                quote_ident($3) AS login"
     );
-    let values = [table.into(), privilege.into()];
-    let row = query_one(db, Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
+    let row = query_one(db, statement(db, &sql, [table.into(), privilege.into(), role.into()])).await?;
     let row = row.ok_or_else(|| DbErr::RecordNotFound("the catalog returned no row".to_owned()))?;
     let check = format!("{privilege} on {table}");
     if row.try_get("", "allowed")? {

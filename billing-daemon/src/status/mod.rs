@@ -46,6 +46,11 @@ impl Expected {
     pub(crate) fn has_billing(&self) -> Option<bool> {
         (!self.jobs.is_empty()).then(|| self.jobs.iter().any(|spec| spec.kind == BILLING_JOB))
     }
+
+    /// Whether the prepaid policy is one of the jobs.
+    pub(crate) fn has_prepaid(&self) -> bool {
+        self.jobs.iter().any(|spec| spec.kind == PREPAID_KIND)
+    }
 }
 
 impl From<&Config> for Expected {

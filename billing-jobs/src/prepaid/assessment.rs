@@ -61,12 +61,11 @@ impl Assessment {
         is_needed.then_some(Change { decision, stored })
     }
 
-    /// An order of the state that is wanted already; none without a row.
-    pub(super) fn order_again(&self) -> Option<Change> {
-        let stored = self.stored?;
+    /// An order of the state that is wanted already.
+    pub(super) fn order_again(&self) -> Decision {
         let mut standing = self.standing;
         let order = standing.order(standing.desired, self.facts.now);
-        Some(Change { decision: Decision { standing, notices: Vec::new(), order: Some(order) }, stored })
+        Decision { standing, notices: Vec::new(), order: Some(order) }
     }
 
     /// The decisions of a number of hours in which no payment arrives and billing works, each with its time. What is sent is delivered.

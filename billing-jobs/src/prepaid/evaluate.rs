@@ -9,7 +9,7 @@ use sea_orm::{ConnectionTrait as _, DbErr, Value};
 use serde_json::{Value as Json, json};
 
 use super::{
-    Desired, Prepaid,
+    Decision, Desired, Mode, Prepaid,
     assessment::{Assessment, Change},
     event::{Event, LISTED_INSTANCES, events},
     read::{Context, PAGE, Selection},
@@ -170,23 +170,31 @@ impl Prepaid {
         context: &Context,
         changes: &[Changed<'_>],
     ) -> Result<(), EvaluationError> {
-        let ordered = changes.iter().filter(|(_, change)| change.decision.order.is_some());
-        let ordered: Vec<&str> = ordered.map(|(one, _)| one.organization.as_str()).collect();
-        let instances = self.instances(txn, &ordered).await?;
-        let mode = self.effective_mode(context);
-        let events: Vec<Event> = changes
-            .iter()
-            .flat_map(|(one, change)| {
-                let instances = instances.get(&one.organization).map_or(&[][..], Vec::as_slice);
-                events(&self.rules, mode, one, change, instances)
-            })
-            .collect();
+        let decided: Vec<_> = changes.iter().map(|(one, change)| (*one, &change.decision)).collect();
+        let events = self.events(txn, self.effective_mode(context), &decided).await?;
         let standings: Vec<Json> = changes.iter().map(|(one, change)| standing_row(one, change)).collect();
         let notices: Vec<Json> =
             changes.iter().flat_map(|(one, change)| notice_rows(one, change, &events)).collect();
         insert(txn, "billing_standings", &self.sql.write_standings, &standings).await?;
         insert(txn, "billing_notices", &self.sql.insert_notices, &notices).await?;
         self.store_events(txn, context.now, &events).await
+    }
+
+    /// The events of these decisions, whose orders list the instances.
+    pub(super) async fn events(
+        &self,
+        txn: &Transaction,
+        mode: Mode,
+        decided: &[(&Assessment, &Decision)],
+    ) -> Result<Vec<Event>, DbErr> {
+        let ordered = decided.iter().filter(|(_, decision)| decision.order.is_some());
+        let ordered: Vec<&str> = ordered.map(|(one, _)| one.organization.as_str()).collect();
+        let instances = self.instances(txn, &ordered).await?;
+        let of_one = |(one, decision): &(&Assessment, &Decision)| {
+            let instances = instances.get(&one.organization).map_or(&[][..], Vec::as_slice);
+            events(&self.rules, mode, one, decision, instances)
+        };
+        Ok(decided.iter().flat_map(of_one).collect())
     }
 
     /// Writes events, each with a delivery for every endpoint that receives it. Older orders of the same organizations are not sent any
@@ -203,18 +211,19 @@ impl Prepaid {
             let ordered = Json::from(ordered).to_string();
             txn.execute_raw(statement(txn, &self.sql.supersede, [ordered.into()])).await?;
         }
-        let rows: Vec<Json> = events.iter().map(|event| event_row(event, now)).collect();
-        insert(txn, "billing_events", &self.sql.insert_events, &rows).await?;
         let receivers = |event: &Event| {
             let kind = event.kind;
             self.endpoints.iter().filter(move |endpoint| endpoint.receives(kind))
         };
+        let rows: Vec<Json> =
+            events.iter().map(|event| event_row(event, receivers(event).count(), now)).collect();
+        insert(txn, "billing_events", &self.sql.insert_events, &rows).await?;
         let deliveries = events.iter().flat_map(|event| {
             receivers(event).map(|endpoint| {
                 json!({
                     "event_id": event.id,
                     "endpoint": endpoint.name,
-                    "organization": event.organization,
+                    "organization_id": event.organization,
                     "needed": endpoint.needed,
                     "next_at": now,
                 })
@@ -296,11 +305,11 @@ impl Evaluation {
     }
 }
 
-pub(super) fn standing_row(assessment: &Assessment, Change { decision, stored }: &Change) -> Json {
+fn standing_row(assessment: &Assessment, Change { decision, stored }: &Change) -> Json {
     let standing = &decision.standing;
     let account = assessment.account.as_ref().ok();
     json!({
-        "organization": assessment.organization,
+        "organization_id": assessment.organization,
         "state": standing.state.as_str(),
         "since": standing.since,
         "watched": stored.watched,
@@ -316,12 +325,13 @@ pub(super) fn standing_row(assessment: &Assessment, Change { decision, stored }:
     })
 }
 
-fn event_row(event: &Event, now: Micros) -> Json {
+fn event_row(event: &Event, endpoints: usize, now: Micros) -> Json {
     json!({
         "id": event.id,
         "type": event.kind,
-        "organization": event.organization,
+        "organization_id": event.organization,
         "epoch": event.epoch,
+        "endpoints": endpoints,
         "body": event.body,
         "created_at": now,
     })
@@ -338,7 +348,7 @@ fn notice_rows<'a>(
         };
         json!({
             "event_id": events.iter().find(is_of_notice).map(|event| event.id),
-            "organization": assessment.organization,
+            "organization_id": assessment.organization,
             "episode": notice.episode,
             "level": notice.level.0,
             "passed": notice.passed,

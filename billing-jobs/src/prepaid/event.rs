@@ -5,8 +5,8 @@ use serde_json::{Map, Value as Json, json};
 use uuid::Uuid;
 
 use super::{
-    assessment::{Assessment, Change},
-    decide::{Desired, Given, suspension_time},
+    assessment::Assessment,
+    decide::{Decision, Desired, Given, suspension_time},
     event_type::{RECOVERED, notice_type, order_type},
     rules::{Level, Mode, Rules},
     runway::Runway,
@@ -30,15 +30,14 @@ pub(super) struct Event {
     pub(super) body: String,
 }
 
-/// The events of a change; in mode `watch` there are none. `instances` are those of the organization if there is an order.
+/// The events of a decision; in mode `watch` there are none. `instances` are those of the organization if there is an order.
 pub(super) fn events(
     rules: &Rules,
     mode: Mode,
     found: &Assessment,
-    change: &Change,
+    decision: &Decision,
     instances: &[Json],
 ) -> Vec<Event> {
-    let decision = &change.decision;
     if mode == Mode::Watch {
         return Vec::new();
     }

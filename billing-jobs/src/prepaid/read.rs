@@ -303,11 +303,11 @@ fn policy(row: &QueryResult) -> Result<(Policy, Money), DbErr> {
 
 fn notices(row: &QueryResult) -> Result<Vec<Notice>, DbErr> {
     let text: Option<String> = row.try_get("", "notices")?;
-    let rows: Vec<(i32, Micros, bool, bool, Option<Micros>)> =
+    let rows: Vec<(i32, Micros, u8, u8, Option<Micros>)> =
         serde_json::from_str(text.as_deref().unwrap_or("[]"))
             .map_err(|error| DbErr::Json(error.to_string()))?;
-    let notice = |(level, at, passed, sent, delivered): (i32, Micros, bool, bool, Option<Micros>)| {
-        let given = match (passed, sent, delivered) {
+    let notice = |(level, at, passed, sent, delivered): (i32, Micros, u8, u8, Option<Micros>)| {
+        let given = match (passed == 1, sent == 1, delivered) {
             (true, ..) => Given::Passed,
             (false, false, _) => Given::Recorded,
             (false, true, None) => Given::Sent,

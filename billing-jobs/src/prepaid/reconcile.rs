@@ -9,9 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::{
     Mode, PREPAID_KIND, Prepaid,
-    assessment::{Assessment, Change},
-    evaluate::{BATCH, EvaluationError, insert, standing_row},
-    event::{Event, events},
+    evaluate::{BATCH, EvaluationError, insert},
     read::{Context, RECONCILED},
 };
 use crate::period::Micros;
@@ -52,20 +50,15 @@ impl Prepaid {
         let txn = begin(&self.db).await?;
         self.lock_wallets(&txn, ids).await?;
         let found = self.listed(&txn, context, prices, ids).await?;
-        let organizations: Vec<&str> = found.iter().map(|one| one.organization.as_str()).collect();
-        let instances = self.instances(&txn, &organizations).await?;
-        let changes: Vec<(&Assessment, Change)> =
-            found.iter().filter_map(|one| Some((one, one.order_again()?))).collect();
-        let orders: Vec<Event> = changes
-            .iter()
-            .flat_map(|(one, change)| {
-                let instances = instances.get(&one.organization).map_or(&[][..], Vec::as_slice);
-                events(&self.rules, self.mode, one, change, instances)
-            })
-            .filter(|event| event.epoch.is_some())
-            .collect();
-        let standings: Vec<Json> = changes.iter().map(|(one, change)| standing_row(one, change)).collect();
-        insert(&txn, "billing_standings", &self.sql.write_standings, &standings).await?;
+        let again: Vec<_> = found.iter().map(|one| (one, one.order_again())).collect();
+        let decided: Vec<_> = again.iter().map(|(one, decision)| (*one, decision)).collect();
+        let mut orders = self.events(&txn, self.mode, &decided).await?;
+        orders.retain(|event| event.epoch.is_some());
+        let numbers = again.iter().map(
+            |(one, decision)| json!({ "organization_id": one.organization, "epoch": decision.standing.epoch }),
+        );
+        let numbers: Vec<Json> = numbers.collect();
+        insert(&txn, "billing_standings", &self.sql.renumber, &numbers).await?;
         self.store_events(&txn, context.now, &orders).await?;
         txn.commit().await?;
         Ok(orders.len() as u64)

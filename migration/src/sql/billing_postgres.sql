@@ -150,12 +150,14 @@ CREATE TABLE IF NOT EXISTS billing_notices (
     CHECK (event_id IS NOT NULL OR delivered_at IS NULL)
 );
 
--- What the prepaid policy sends: `body` is what is signed. An event is never changed, and stays as long as one of its deliveries.
+-- What the prepaid policy sends: `body` is what is signed. An event is never changed, and stays as long as one of its deliveries, of
+-- which it has as many as `endpoints`.
 CREATE TABLE IF NOT EXISTS billing_events (
     id uuid PRIMARY KEY,
     type text NOT NULL,
     organization_id uuid,
     epoch bigint,
+    endpoints integer NOT NULL DEFAULT 0 CHECK (endpoints >= 0),
     body text NOT NULL,
     created_at timestamptz NOT NULL
 );

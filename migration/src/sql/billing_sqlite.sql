@@ -144,7 +144,7 @@ CREATE TABLE IF NOT EXISTS billing_standings (
     evaluated_at INTEGER NOT NULL,
     CHECK ((state = 'exhausted') = (exhausted_at IS NOT NULL))
 ) STRICT;
-CREATE INDEX IF NOT EXISTS billing_standings_watched ON billing_standings (organization_id) WHERE watched = 1;
+CREATE INDEX IF NOT EXISTS billing_standings_watched ON billing_standings (organization_id) WHERE watched;
 
 -- The notices of the prepaid policy: each level at most once in an episode.
 CREATE TABLE IF NOT EXISTS billing_notices (
@@ -159,12 +159,14 @@ CREATE TABLE IF NOT EXISTS billing_notices (
     CHECK (event_id IS NOT NULL OR delivered_at IS NULL)
 ) STRICT, WITHOUT ROWID;
 
--- What the prepaid policy sends: `body` is what is signed. An event is never changed, and stays as long as one of its deliveries.
+-- What the prepaid policy sends: `body` is what is signed. An event is never changed, and stays as long as one of its deliveries, of
+-- which it has as many as `endpoints`.
 CREATE TABLE IF NOT EXISTS billing_events (
     id TEXT PRIMARY KEY NOT NULL,
     type TEXT NOT NULL,
     organization_id TEXT,
     epoch INTEGER,
+    endpoints INTEGER NOT NULL DEFAULT 0 CHECK (endpoints >= 0),
     body TEXT NOT NULL,
     created_at INTEGER NOT NULL
 ) STRICT;

@@ -17,6 +17,7 @@ mod legal_states;
 mod money;
 mod panel;
 mod prepaid;
+mod prepaid_audits;
 mod prepaid_daemon;
 mod prepaid_deliveries;
 mod prepaid_enforced;

@@ -1,12 +1,17 @@
 //! The prepaid policy in mode `watch`: runway, standings and notices, next to billing.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use billing_jobs::{
-    PREPAID_KIND, PrepaidParams,
-    prepaid::{Claim, Endpoint, Evaluation, EvaluationError, Prepaid, State},
+    PREPAID_KIND, PrepaidParams, Services,
+    daemon_status::StatusRow,
+    prepaid::{Claim, DeliverySettings, Endpoint, Evaluation, EvaluationError, Prepaid, State},
+    restore_detection::RestoreDetection,
 };
-use billing_scheduler::{Claim as LeaseClaim, FencingToken, Store as _};
+use billing_scheduler::{
+    Claim as LeaseClaim, Clock as _, FencingToken, JobContext, ManualClock, Occurrence, StopHandle,
+    Store as _, SystemClock,
+};
 use billing_test_support::{Db, Fleet, Instance, Plan};
 use sea_orm::DbBackend;
 use uuid::Uuid;
@@ -38,6 +43,29 @@ impl Checker {
         let fencing_token = lease.fencing_token;
         daemon.store.release(&lease).await.expect("released");
         Self { daemon, prepaid, fencing_token }
+    }
+
+    /// What the jobs of the policy work with.
+    pub(super) fn services(&self, params: &PrepaidParams, endpoints: Vec<Endpoint>) -> Services {
+        let db = self.daemon.db.clone();
+        Services {
+            status: Arc::new(StatusRow::new(db.clone(), "", "", &serde_json::json!({}))),
+            panel: self.daemon.panel,
+            started: Duration::ZERO,
+            billing_interval: Duration::from_hours(1),
+            deliveries: DeliverySettings { endpoints: endpoints.into(), params: params.clone() },
+            problems: None,
+            needs_guard: false,
+            restores: Arc::new(RestoreDetection::new(db.clone(), "")),
+            clock: Arc::new(SystemClock),
+            db,
+        }
+    }
+
+    /// A run of the job on this clock.
+    pub(super) fn context(&self, clock: &ManualClock) -> JobContext {
+        let occurrence = Occurrence { job: PREPAID_KIND.to_owned(), scheduled_at: clock.now() };
+        JobContext::new(occurrence, 1, self.fencing_token, Arc::new(clock.clone()), StopHandle::new())
     }
 
     async fn try_check(&self, minutes: i64) -> Result<Evaluation, EvaluationError> {

@@ -67,7 +67,7 @@ async fn instance_of(db: &Db, balance: &str) -> Uuid {
 }
 
 /// Stores that an organization was suspended long ago.
-async fn suspend(db: &Db, org: Uuid) {
+pub(super) async fn suspend(db: &Db, org: Uuid) {
     let long_ago = match db.backend() {
         DbBackend::Sqlite => "1",
         _ => "to_timestamp(0)",

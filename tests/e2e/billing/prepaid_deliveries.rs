@@ -1,11 +1,12 @@
 //! What the prepaid policy sends: notices by webhook, by mail and to a program, each at least once under one id.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use billing_jobs::{
-    PrepaidParams,
+    DeliverJob, DeliverParams, PrepaidJob, PrepaidParams,
     prepaid::{Drained, Endpoint, PrepaidMode, Which},
 };
+use billing_scheduler::{Job as _, ManualClock, Outcome};
 use billing_test_support::{Db, Fleet, Instance, MailServer, Plan, Reply, WebhookReceiver};
 use sea_orm::DbBackend;
 use serde_json::{Value, json};
@@ -237,10 +238,72 @@ async fn recorded_notices_are_sent_later(db: &Db) {
     assert_eq!(deliver(&notifying, 68).await.sent, 1);
 }
 
+/// A receiver that answers after this time of `clock`.
+fn slow(clock: &ManualClock, seconds: u64) -> WebhookReceiver {
+    let clock = clock.clone();
+    WebhookReceiver::answering(SECRET, move |_| {
+        clock.advance(Duration::from_secs(seconds));
+        Some(Reply::status(200))
+    })
+}
+
+/// Customers of whom each has an instance that was created a moment ago.
+async fn customers(db: &Db, number: usize, balance: &str) -> Vec<Uuid> {
+    let fleet = Fleet::new(db);
+    let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
+    let now = crate::daemon::now(db).await;
+    let mut customers = Vec::new();
+    for _ in 0..number {
+        let org = fleet.wallet(balance).await;
+        fleet.instance(Instance::new(org, plan, now)).await;
+        customers.push(org);
+    }
+    customers
+}
+
+/// A run begins no attempt once 30 seconds have passed, so that the next one is on time.
+async fn slow_receiver_ends_deliver_run(db: &Db) {
+    let clock = ManualClock::at(hour(1));
+    let panel = slow(&clock, 31);
+    customers(db, 12, "2.40").await;
+    let endpoints = vec![webhook(&panel, &["billing.*"], true)];
+    let checker = Checker::with(db, &params(PrepaidMode::Notify), endpoints.clone()).await;
+    let now = crate::daemon::now(db).await;
+    checker.check((now - hour(0)).num_minutes()).await;
+    let services = checker.services(&params(PrepaidMode::Notify), endpoints.clone());
+    let job = DeliverJob::new(&services, DeliverParams { endpoint: endpoints });
+    // Eight deliveries are claimed at once.
+    for (run, expected) in [8, 12, 12].into_iter().enumerate() {
+        let ended = job.run(&checker.context(&clock)).await.expect("the run ends");
+        assert!(matches!(ended, Outcome::Done { .. }), "{ended:?}");
+        assert_eq!(panel.received().len(), expected, "after run {run}");
+    }
+}
+
+/// The next check is on time as well: a run sends orders for at most 25 seconds.
+async fn slow_receiver_ends_prepaid_run(db: &Db) {
+    let clock = ManualClock::at(hour(1));
+    let panel = slow(&clock, 26);
+    let endpoints = vec![webhook(&panel, &["billing.service.*"], true)];
+    for org in customers(db, 12, "90.00").await {
+        super::prepaid_daemon::suspend(db, org).await;
+    }
+    let checker = Checker::with(db, &params(PrepaidMode::Enforce), endpoints.clone()).await;
+    let services = checker.services(&params(PrepaidMode::Enforce), endpoints);
+    let job = PrepaidJob::new(&services, params(PrepaidMode::Enforce));
+    for (run, expected) in [8, 12, 12].into_iter().enumerate() {
+        job.run(&checker.context(&clock)).await.expect("the run ends");
+        assert_eq!(panel.received().len(), expected, "after run {run}");
+    }
+    assert_eq!(number(db, "SELECT count(*) FROM billing_standings WHERE acked_epoch = epoch").await, 12);
+}
+
 on_each_kind!(notices_reach_every_endpoint, failed_delivery_keeps_its_id, final_answers_are_kept);
 billing_test_support::on_every_engine!(
     claim_of_killed_process_ends,
     program_receives_events,
     recorded_notices_are_sent_later,
+    slow_receiver_ends_deliver_run,
+    slow_receiver_ends_prepaid_run,
     unreachable_receiver_ends_as_dead,
 );

@@ -21,17 +21,17 @@ const ORDERS: [&str; 1] = ["billing.service.*"];
 const NOTICES: [&str; 1] = ["billing.wallet.*"];
 
 /// A panel that receives orders, a mail server, and an organization that cannot pay its only instance from the second hour on.
-struct World<'a> {
+pub(super) struct World<'a> {
     db: &'a Db,
     panel: WebhookReceiver,
     mails: MailServer,
-    checker: Checker,
-    org: Uuid,
+    pub(super) checker: Checker,
+    pub(super) org: Uuid,
     instance: Uuid,
 }
 
 impl<'a> World<'a> {
-    async fn new(db: &'a Db, params: &PrepaidParams) -> Self {
+    pub(super) async fn new(db: &'a Db, params: &PrepaidParams) -> Self {
         let fleet = Fleet::new(db);
         let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
         let org = fleet.wallet("0.10").await;
@@ -46,7 +46,7 @@ impl<'a> World<'a> {
     }
 
     /// Bills, checks and delivers at each of these hours.
-    async fn live(&self, hours: std::ops::RangeInclusive<i64>) {
+    pub(super) async fn live(&self, hours: std::ops::RangeInclusive<i64>) {
         for hours in hours {
             self.checker.bill_and_check(self.db, hours).await;
             deliver(&self.checker, 60 * hours + 2).await;

@@ -9,7 +9,7 @@ use chrono::TimeDelta;
 use serde_json::Value;
 
 use super::json;
-use crate::daemon::{BILLING, HEARTBEAT, STATE, daemon, now, program, seed, with_panel_billing_off};
+use crate::daemon::{BILLING, HEARTBEAT, STATE, daemon, job, now, program, seed, with_panel_billing_off};
 
 async fn findings(program: &Program, code: i32) -> Vec<Value> {
     let shown = json(&program.run("doctor --json").await.expect_code(code));
@@ -93,6 +93,42 @@ async fn missing_right_is_reported_with_grant(db: &Db) {
     }
 }
 
+/// Role, table and rights, of which none is granted on all columns if there are columns.
+const OF_PREPAID: [(&str, &str, &[&str], &str); 8] = [
+    ("billing_run", "billing_standings", &["SELECT", "INSERT", "UPDATE"], ""),
+    ("billing_run", "billing_notices", &["SELECT", "INSERT", "UPDATE"], ""),
+    ("billing_run", "billing_events", &["SELECT", "INSERT", "DELETE"], ""),
+    ("billing_run", "billing_deliveries", &["SELECT", "INSERT", "UPDATE", "DELETE"], ""),
+    ("billing_run", "users", &["SELECT"], " (id, email, name)"),
+    ("billing_run", "scheduler_requests", &["SELECT", "INSERT", "DELETE"], ""),
+    ("billing_adjust", "billing_policies", &["SELECT", "INSERT", "UPDATE"], ""),
+    ("billing_adjust", "scheduler_audit_log", &["SELECT", "INSERT"], ""),
+];
+
+/// Each right that the prepaid policy needs is reported when it is missing, also those of the role that sets policies.
+async fn missing_prepaid_rights_are_reported(db: &Db) {
+    let program = daemon(db, &[STATE, BILLING, HEARTBEAT, &job("prepaid", "prepaid", "60s", "")]);
+    for (role, table, rights, columns) in OF_PREPAID {
+        for right in rights {
+            db.execute(&format!("REVOKE {right}{columns} ON {table} FROM {role}")).await;
+        }
+    }
+    let found = findings(&program, 1).await;
+    for (role, table, rights, columns) in OF_PREPAID {
+        let (prefix, verdict) =
+            if role == "billing_run" { ("", "fail") } else { ("billing_adjust: ", "warn") };
+        for right in rights {
+            let check = format!("{prefix}{right} on {table}");
+            let finding = found.iter().find(|finding| finding["check"] == check).expect(&check);
+            assert_eq!(finding["verdict"], verdict, "{finding}");
+            let grant = format!("GRANT {right}{columns} ON {table} TO {role};");
+            assert!(finding["advice"].to_string().contains(&grant), "{finding}");
+            db.execute(&grant).await;
+        }
+    }
+    assert_eq!(without_host(wrong(&findings(&program, 0).await)), ["warn daemons"]);
+}
+
 async fn policy_hiding_wallets_is_reported(db: &Db) {
     seed(db, 1).await;
     let program = daemon(db, &[BILLING, HEARTBEAT]);
@@ -121,6 +157,7 @@ async fn panel_biller_without_guard_fails_doctor(db: &Db) {
 on_every_engine!(doctor_counts_audit_violations);
 on_variants!(documented_roles_pass_doctor: sqlite, g1_role, g2_role, g3_role);
 on_variants!(missing_right_is_reported_with_grant: g1_role, g3_role);
+on_variants!(missing_prepaid_rights_are_reported: g2_role);
 on_variants!(policy_hiding_wallets_is_reported: g3_role);
 on_variants!(owner_role_is_reported_as_excessive: g1_role, g3_role);
 on_variants!(panel_biller_without_guard_fails_doctor: g1_role, g2_role, g3_role);

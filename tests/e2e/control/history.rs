@@ -228,7 +228,8 @@ async fn old_events_are_pruned(db: &Db) {
     ] {
         let id = format!("00000000-0000-7000-8000-00000000000{number}");
         db.execute(&format!(
-            "INSERT INTO billing_events VALUES ('{id}', 'billing.wallet.low', '{org}', {epoch}, '{{}}', {at})"
+            "INSERT INTO billing_events (id, type, organization_id, epoch, body, created_at)
+             VALUES ('{id}', 'billing.wallet.low', '{org}', {epoch}, '{{}}', {at})"
         ))
         .await;
         if let Some(status) = status {

@@ -203,18 +203,21 @@ fn runs_of(hour: DateTime<Utc>, now: DateTime<Utc>, age: i64) -> Vec<RunRecord> 
 
 /// Three notices with their deliveries: one was sent, one waits for its next attempt, one was given up.
 async fn events(opened: &PanelDatabase, hour: DateTime<Utc>) -> Result<(), DbErr> {
-    const EVENT: &str = "INSERT INTO billing_events (id, type, organization_id, body, created_at) VALUES ($1, $2, $3, $4, $5)";
+    const EVENT: &str = "INSERT INTO billing_events (id, type, organization_id, endpoints, body, created_at) VALUES ($1, $2, $3, 1, $4, $5)";
+    const NOTICE: &str = "INSERT INTO billing_notices (organization_id, episode, level, event_id, passed, created_at, delivered_at)
+        VALUES ($1, 0, $2, $3, 0, $4, CASE $5 WHEN 'sent' THEN $4 END)";
     const DELIVERY: &str = "INSERT INTO billing_deliveries
             (event_id, endpoint, organization_id, needed, status, attempts, next_at, last_code, last_error, sent_at)
         VALUES ($1, 'crm', $2, 1, $3, $4, $5, $6, $7, CASE $3 WHEN 'sent' THEN $5 END)";
     let txn = begin_command(&opened.db).await?;
     let sql = "SELECT organization_id AS id FROM vps_instances WHERE label LIKE '%-00055' LIMIT 1";
     let organization = txn.query_one_raw(statement(&txn, sql, [])).await?;
-    let organization: Option<String> = organization.map(|row| row.try_get("", "id")).transpose()?;
-    for (age, kind, status, attempts, code, error) in [
-        (30, "billing.wallet.low", "sent", 1, Some(200), None),
-        (9, "billing.wallet.exhausted", "dead", 12, None, Some("connection refused")),
-        (2, "billing.wallet.final_notice", "pending", 3, Some(503), Some("Service Unavailable")),
+    let Some(organization) = organization else { return Ok(()) };
+    let organization: String = organization.try_get("", "id")?;
+    for (age, kind, level, status, attempts, code, error) in [
+        (30, "billing.wallet.low", 72, "sent", 1, Some(200), None),
+        (9, "billing.wallet.exhausted", 0, "dead", 12, None, Some("connection refused")),
+        (2, "billing.wallet.final_notice", -1, "pending", 3, Some(503), Some("Service Unavailable")),
     ] {
         let at = hour - TimeDelta::hours(age);
         let (id, micros) = (Uuid::now_v7().to_string(), at.timestamp_micros());
@@ -227,6 +230,9 @@ async fn events(opened: &PanelDatabase, hour: DateTime<Utc>) -> Result<(), DbErr
             micros.into(),
         ];
         txn.execute_raw(statement(&txn, EVENT, values)).await?;
+        let values =
+            [organization.clone().into(), level.into(), id.as_str().into(), micros.into(), status.into()];
+        txn.execute_raw(statement(&txn, NOTICE, values)).await?;
         let values = [
             id.into(),
             organization.clone().into(),

@@ -33,7 +33,7 @@ pub(super) fn checks(d: Dialect) -> Vec<Check> {
     checks.extend(wallets(d));
     checks.extend(totals(d));
     checks.push(due(d));
-    checks.extend(orders());
+    checks.extend(prepaid(d));
     checks
 }
 
@@ -257,22 +257,48 @@ fn totals(d: Dialect) -> Vec<Check> {
     ]
 }
 
-/// The orders of the prepaid policy.
-fn orders() -> [Check; 2] {
+/// The standings of the prepaid policy, and what it sends.
+fn prepaid(d: Dialect) -> [Check; 6] {
     let count = "SELECT count(*) AS n FROM billing_standings";
+    let six_hours = d.choose("21600000000".to_owned(), "interval '6 hours'".to_owned());
     [
         Check {
             name: "suspension_without_notices",
             resolve: "evidence of tampering, unless a backup was restored: `billing-daemon policy set ORGANIZATION --mode exempt` resumes \
                       the customer",
             count,
-            broken: include_str!("suspension_without_notices.sql").to_owned(),
+            broken: format!(include_str!("suspension_without_notices.sql"), six_hours = six_hours),
         },
         Check {
             name: "order_without_event",
             resolve: "run `billing-daemon prepaid reconcile`, which orders the wanted state again",
             count,
             broken: include_str!("order_without_event.sql").to_owned(),
+        },
+        Check {
+            name: "acknowledged_order",
+            resolve: "run `billing-daemon prepaid reconcile`, which orders the wanted state again, under a greater number",
+            count,
+            broken: include_str!("acknowledged_order.sql").to_owned(),
+        },
+        Check {
+            name: "standing_facts",
+            resolve: "the next run of the job `prepaid` corrects a standing that it checks; otherwise evidence of tampering",
+            count,
+            broken: include_str!("standing_facts.sql").to_owned(),
+        },
+        Check {
+            name: "event_without_delivery",
+            resolve: "evidence of tampering: the daemon deletes a delivery with its event alone; `billing-daemon prepaid reconcile` \
+                      orders the wanted states again",
+            count: "SELECT count(*) AS n FROM billing_events",
+            broken: include_str!("event_without_delivery.sql").to_owned(),
+        },
+        Check {
+            name: "notice_twice",
+            resolve: "evidence of tampering: the primary key of billing_notices permits a level once in an episode",
+            count: "SELECT count(*) AS n FROM billing_notices",
+            broken: include_str!("notice_twice.sql").to_owned(),
         },
     ]
 }

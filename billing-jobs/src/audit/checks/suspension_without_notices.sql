@@ -1,8 +1,8 @@
-SELECT 'organization ' || s.organization_id || ' is suspended by order ' || s.epoch || ', and '
-       || (SELECT count(*) FROM billing_notices n
-            WHERE n.organization_id = s.organization_id AND n.episode = s.episode AND n.delivered_at IS NOT NULL)
-       || ' notices of episode ' || s.episode || ' were delivered' AS detail
+SELECT 'organization ' || s.organization_id || ' is suspended by order ' || s.epoch || ', and ' || count(n.delivered_at)
+       || ' notices of episode ' || s.episode || ' were delivered before, two are needed, the first six hours before' AS detail
   FROM billing_standings s
- WHERE s.state = 'suspended' AND s.desired = 'suspended'
-   AND (SELECT count(*) FROM billing_notices n
-         WHERE n.organization_id = s.organization_id AND n.episode = s.episode AND n.delivered_at IS NOT NULL) < 2
+  LEFT JOIN billing_notices n
+         ON n.organization_id = s.organization_id AND n.episode = s.episode AND n.delivered_at <= s.since
+ WHERE s.state = 'suspended'
+ GROUP BY s.organization_id, s.epoch, s.episode, s.since
+HAVING count(n.delivered_at) < 2 OR min(n.delivered_at) > s.since - {six_hours}

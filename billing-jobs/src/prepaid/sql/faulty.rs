@@ -1,57 +1,47 @@
 //! The statements of the prepaid policy as the fault campaign breaks them: by the campaign's clock, and without some safeguards.
 
-use sea_orm::DbBackend;
-
 use crate::fault_injection::{clock, instead, without};
 
 /// The texts of the statements with the campaign's clock and without the safeguards that it leaves out.
-pub(super) fn mutated(text: &str, backend: DbBackend) -> String {
+pub(super) fn mutated(text: &str, sqlite: bool) -> String {
     let mut text = text.to_owned();
-    let sqlite = backend == DbBackend::Sqlite;
     if let Some(clock) = clock() {
         let now = format!("(SELECT c.now FROM ({clock}) AS c)");
-        let replaced = if sqlite {
-            [
-                ("CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)", now),
-                (
-                    "SELECT finished_at AS at",
-                    "SELECT CAST(unixepoch(details ->> '$.as_of', 'subsec') * 1000000 AS INTEGER) AS at"
-                        .to_owned(),
-                ),
-                ("AND started_at > (SELECT now FROM clock) - ?4", "AND ?4 > 0".to_owned()),
-            ]
-            .to_vec()
+        let as_of = if sqlite {
+            "CAST(unixepoch(details ->> '$.as_of', 'subsec') * 1000000 AS INTEGER)"
         } else {
-            [
-                ("(extract(epoch FROM now()) * 1000000)::bigint", now.clone()),
-                ("interval '1 microsecond', now())", format!("interval '1 microsecond', timestamptz 'epoch' + {now} * interval '1 microsecond')")),
-                ("extract(epoch FROM finished_at)", "extract(epoch FROM (details ->> 'as_of')::timestamptz)".to_owned()),
-                (
-                    "AND started_at > timestamptz 'epoch' + ((SELECT now FROM clock) - $4) * interval '1 microsecond'",
-                    "AND $4::bigint > 0".to_owned(),
-                ),
-            ]
-            .to_vec()
+            "(extract(epoch FROM (details ->> 'as_of')::timestamptz) * 1000000)::bigint"
         };
-        for (original, other) in replaced {
+        let at_present = if sqlite {
+            ("CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)", now.clone())
+        } else {
+            ("interval '1 microsecond', now())", format!("interval '1 microsecond', instant!({now}))"))
+        };
+        for (original, other) in [
+            at_present,
+            ("coalesce($1, {now}) AS now", format!("coalesce($1, {now}) AS now")),
+            ("micros!(finished_at) AS at", format!("{as_of} AS at")),
+            ("AND started_at > instant!((SELECT now FROM clock) - $4)", "AND number!($4) > 0".to_owned()),
+        ] {
             assert!(text.contains(original), "`{original}` is not in the statements");
             text = text.replace(original, &other);
         }
     }
-    let number = if sqlite { '?' } else { '$' };
-    let tokens = format!("AND f.fencing_token = {number}2 AND s.fencing_token = {number}2");
-    instead("prepaid-no-fencing-check", &mut text, &tokens, &format!("AND {number}2 > 0"));
+    instead(
+        "prepaid-no-fencing-check",
+        &mut text,
+        "AND f.fencing_token = $2 AND s.fencing_token = $2",
+        "AND $2 > 0",
+    );
     without("prepaid-no-notice-key", &mut text, NOTICE_KEY);
     if !sqlite {
         without("prepaid-no-wallet-lock", &mut text, "FOR NO KEY UPDATE OF w");
         without("prepaid-no-claim", &mut text, "FOR UPDATE OF d SKIP LOCKED");
-        let claimed =
-            "SET claimed_until = {present} + $4 * interval '1 microsecond', attempts = d.attempts + 1";
         instead(
             "prepaid-no-claim",
             &mut text,
-            claimed,
-            "SET claimed_until = NULL, attempts = d.attempts + 1 * ($4 > 0)::integer",
+            "SET claimed_until = later!($4), attempts = attempts + 1",
+            "SET claimed_until = NULL, attempts = attempts + 1 * ($4 > 0)::integer",
         );
     }
     text

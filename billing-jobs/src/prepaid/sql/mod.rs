@@ -2,6 +2,7 @@
 
 #[cfg(feature = "testing")]
 mod faulty;
+mod macros;
 
 use sea_orm::DbBackend;
 
@@ -43,11 +44,13 @@ pub(super) struct Statements {
     pub(super) insert_events: String,
     /// `(rows)`, a JSON array of objects.
     pub(super) insert_deliveries: String,
+    /// `(rows)`, a JSON array of objects: other numbers of the newest orders.
+    pub(super) renumber: String,
     /// `(organizations)`: their orders are not sent any more.
     pub(super) supersede: String,
     /// `(organizations, limit) -> organization, id, provider_instance_id, label`: at most that many of each.
     pub(super) instances: String,
-    /// `(now or NULL, endpoint, limit, microseconds, only orders) -> event, organization, attempts, type, body, epoch`.
+    /// `(now or NULL, endpoint, limit, microseconds, only orders) -> event, organization, attempts, body, epoch`.
     pub(super) claim_deliveries: String,
     /// `(organization)`. None on SQLite.
     pub(super) lock_standing: Option<String>,
@@ -75,10 +78,11 @@ impl Statements {
     /// The statements for the schema of `panel`.
     pub(super) fn of(panel: Panel) -> Self {
         let sqlite = panel.backend == DbBackend::Sqlite;
-        let text = if sqlite { include_str!("sqlite.sql") } else { include_str!("postgres.sql") };
+        let of_database = if sqlite { include_str!("sqlite.sql") } else { include_str!("postgres.sql") };
+        let text = [include_str!("statements.sql"), of_database].concat();
         #[cfg(feature = "testing")]
-        let text = &faulty::mutated(text, panel.backend);
-        let sections = Sections::parse(text, fragments(panel));
+        let text = faulty::mutated(&text, sqlite);
+        let sections = Sections::parse(&macros::expanded(&text, sqlite), fragments(panel, sqlite));
         let facts = sections.required("facts");
         let of = |selected: &str| facts.replace("{selected}", &sections.required(selected));
         Self {
@@ -95,6 +99,7 @@ impl Statements {
             insert_notices: sections.required("insert_notices"),
             insert_events: sections.required("insert_events"),
             insert_deliveries: sections.required("insert_deliveries"),
+            renumber: sections.required("renumber"),
             supersede: sections.required("supersede"),
             instances: sections.required("instances"),
             claim_deliveries: sections.required("claim_deliveries"),
@@ -112,10 +117,12 @@ impl Statements {
     }
 }
 
-fn fragments(panel: Panel) -> Vec<(&'static str, String)> {
-    let column = |exists: bool, column: &str| if exists { column } else { "NULL::text" }.to_owned();
+/// What the schema of `panel` contributes.
+fn fragments(panel: Panel, sqlite: bool) -> Vec<(&'static str, String)> {
+    let text = if sqlite { "" } else { "::text" };
+    let column = |exists: bool, column: &str| format!("{}{text}", if exists { column } else { "NULL" });
     vec![
-        ("v_provider", column(panel.providers, "v.provider_id::text")),
+        ("v_provider", column(panel.providers, "v.provider_id")),
         ("v_backups", column(panel.backups, "v.backup_frequency")),
         ("last_billed_at", micros(panel.backend, "v.last_billed_at")),
         ("created_at", micros(panel.backend, "v.created_at")),
@@ -132,8 +139,8 @@ mod tests {
     use super::*;
 
     /// What may be scanned: the organizations of a page, what was found of them, and the parameters.
-    const SMALL: [&str; 10] =
-        ["selected", "p", "owned", "json_each", "good", "gaps", "clock", "c", "v", "CONSTANT"];
+    const SMALL: [&str; 11] =
+        ["selected", "p", "owned", "json_each", "good", "gaps", "clock", "c", "v", "due", "CONSTANT"];
 
     #[tokio::test]
     async fn sqlite_statements_scan_no_growing_table() {
@@ -151,6 +158,7 @@ mod tests {
             s.insert_notices,
             s.insert_events,
             s.insert_deliveries,
+            s.renumber,
             s.supersede,
             s.instances,
             s.claim_deliveries,
