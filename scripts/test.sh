@@ -57,6 +57,9 @@ done
 room=$(df --output=avail -B G /dev/shm 2>/dev/null | tail -n 1 | tr -dc 0-9 || true)
 if [[ -z ${BILLING_TEST_SERVERS:-} && -z ${TMPDIR:-} && ${room:-0} -ge 4 ]]; then export BILLING_TEST_SERVERS=/dev/shm; fi
 
+# Many tests wait for a server or for another process, so one more of them runs than there are processors.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(getconf _NPROCESSORS_ONLN) + 1))}
+
 log=$(mktemp)
 trap 'rm -f "$log" "$log.alone"' EXIT
 # What is before `--` goes to cargo and selects packages; what follows goes to the test programs.
