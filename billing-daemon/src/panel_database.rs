@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use billing_jobs::{panel::Panel, restore_detection::RestoreDetection};
-use billing_store::{Database, Pool, read_time, with_retry};
+use billing_store::{Database, DedicatedConnection, Pool, read_time, with_retry};
 use chrono::{DateTime, Utc};
 use migration::SchemaError;
 use sea_orm::{DatabaseConnection, DbErr};
@@ -54,16 +54,16 @@ fn of_database(error: &SchemaError) -> Option<&DbErr> {
     }
 }
 
-/// What the process `found_by` knows of the newest batch of `opened`. Its note is in `state-dir`, or in the folder that systemd gives a
+/// What the process `found_by` knows of the newest batch of `database`, which it reads over `connection`. Its note is in `state-dir`, or in the folder that systemd gives a
 /// service.
 #[must_use]
 pub fn restore_detection(
     settings: &DaemonSettings,
     database: &Database,
-    opened: &PanelDatabase,
+    connection: impl Into<DedicatedConnection>,
     found_by: &str,
 ) -> Arc<RestoreDetection> {
-    let mut restores = RestoreDetection::new(opened.db.clone(), found_by);
+    let mut restores = RestoreDetection::new(connection, found_by);
     if let Some(folder) = settings.state_folder() {
         restores = restores.with_folder(&folder, database.url().to_string());
     }

@@ -6,11 +6,11 @@ use std::{
 };
 
 use billing_scheduler::Clock;
-use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr, Value};
+use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, QueryResult, Value};
 use serde_json::json;
 
 use crate::{BILLING_JOB, billing::Totals, currency::Amounts};
-use billing_store::{Transaction, execute, query_one, statement};
+use billing_store::{DedicatedConnection, Transaction, statement};
 
 /// A daemon that has written nothing for this long counts as dead: two and a half heartbeat intervals.
 pub const ALIVE_WITHIN: Duration = Duration::from_secs(150);
@@ -35,7 +35,7 @@ pub enum RunEnd<'a> {
 /// One process's row of `billing_daemon_status`.
 #[derive(Debug)]
 pub struct StatusRow {
-    db: DatabaseConnection,
+    connection: DedicatedConnection,
     daemon_id: String,
     hostname: String,
     metadata: Mutex<Metadata>,
@@ -58,14 +58,14 @@ impl StatusRow {
     /// The row of the daemon `daemon_id`, on this host; `metadata` describes the process.
     #[must_use]
     pub fn new(
-        db: DatabaseConnection,
+        connection: impl Into<DedicatedConnection>,
         daemon_id: impl Into<String>,
         hostname: impl Into<String>,
         metadata: &serde_json::Value,
     ) -> Self {
         let metadata = Mutex::new(Metadata { process: metadata.clone(), amounts: None });
         Self {
-            db,
+            connection: connection.into(),
             daemon_id: daemon_id.into(),
             hostname: hostname.into(),
             metadata,
@@ -165,7 +165,7 @@ impl StatusRow {
 
     /// PostgreSQL takes a bare NULL of a SELECT for text.
     fn null_instant(&self) -> &'static str {
-        match self.db.get_database_backend() {
+        match self.backend() {
             DbBackend::Sqlite => "NULL",
             _ => "NULL::timestamptz",
         }
@@ -200,7 +200,7 @@ impl StatusRow {
             RunEnd::Interrupted => (None, None),
             RunEnd::Failed(error) => (Some(false), Some(error)),
         };
-        let (amount, hours) = match self.db.get_database_backend() {
+        let (amount, hours) = match self.backend() {
             DbBackend::Sqlite => ("$5", "$6"),
             _ => ("$5 * 0.0001", "$6::numeric"),
         };
@@ -217,7 +217,7 @@ impl StatusRow {
                     error_message = excluded.error_message, metadata = excluded.metadata, updated_at = {now}",
             now = self.now(),
             metadata = self.json("$2"),
-            charged = match self.db.get_database_backend() {
+            charged = match self.backend() {
                 DbBackend::Sqlite => "$4",
                 _ => "$4::bigint::int",
             },
@@ -245,7 +245,7 @@ impl StatusRow {
         );
         self.execute(&sql, [self.daemon_id.as_str().into()]).await?;
         let silent = self.silent_since("$1");
-        let hostname = match self.db.get_database_backend() {
+        let hostname = match self.backend() {
             DbBackend::Sqlite => "metadata ->> '$.hostname'",
             _ => "metadata ->> 'hostname'",
         };
@@ -261,9 +261,9 @@ impl StatusRow {
         let sql = format!(
             "SELECT count(*) AS others FROM billing_daemon_status
               WHERE status <> 'stopped' AND NOT ({silent}) AND {}",
-            may_bill(self.db.get_database_backend())
+            may_bill(self.backend())
         );
-        let row = query_one(&self.db, statement(&self.db, &sql, [alive_within.into()])).await?;
+        let row = self.query_one(&sql, [alive_within.into()]).await?;
         let others: i64 = row.map_or(Ok(0), |row| row.try_get("", "others"))?;
         if others == 0 {
             self.release_billing().await?;
@@ -294,18 +294,18 @@ impl StatusRow {
     }
 
     fn silent_since(&self, seconds: &str) -> String {
-        silent_since(self.db.get_database_backend(), seconds)
+        silent_since(self.backend(), seconds)
     }
 
     fn now(&self) -> &'static str {
-        match self.db.get_database_backend() {
+        match self.backend() {
             DbBackend::Sqlite => "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')",
             _ => "now()",
         }
     }
 
     fn json(&self, parameter: &str) -> String {
-        match self.db.get_database_backend() {
+        match self.backend() {
             DbBackend::Sqlite => parameter.to_owned(),
             _ => format!("{parameter}::jsonb"),
         }
@@ -323,7 +323,21 @@ impl StatusRow {
     }
 
     async fn affected(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, DbErr> {
-        execute(&self.db, statement(&self.db, sql, values)).await
+        self.connection.execute(statement(self.connection.pool(), sql, values)).await
+    }
+
+    /// Returns the first row of a statement that only reads a few rows.
+    pub(crate) async fn query_one(
+        &self,
+        sql: &str,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<Option<QueryResult>, DbErr> {
+        let rows = self.connection.query_all(statement(self.connection.pool(), sql, values)).await?;
+        Ok(rows.into_iter().next())
+    }
+
+    pub(crate) fn backend(&self) -> DbBackend {
+        self.connection.pool().get_database_backend()
     }
 }
 

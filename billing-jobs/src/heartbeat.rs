@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tracing::{error, info};
 
 use crate::{BILLING_JOB, Services, billing::HAND_BACK_AFTER, restore_detection::Halt};
-use billing_store::{job_error, query_one, statement};
+use billing_store::job_error;
 
 /// The parameters of kind `heartbeat`: there are none.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
@@ -86,8 +86,8 @@ impl Heartbeat {
     }
 
     async fn facts(&self) -> Result<HeartbeatFacts, DbErr> {
-        let db = &self.services.db;
-        let (age, spike) = match db.get_database_backend() {
+        let status = &self.services.status;
+        let (age, spike) = match status.backend() {
             DbBackend::Sqlite => (
                 "max(0, CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) - f.last_success_at / 1000)",
                 "r.details ->> '$.spike'",
@@ -106,7 +106,7 @@ impl Heartbeat {
                FROM (SELECT 1 AS one) AS here
                LEFT JOIN scheduler_jobs s ON s.job = $1 LEFT JOIN scheduler_fencing f ON f.job = $1"
         );
-        let row = query_one(db, statement(db, &sql, [BILLING_JOB.into()])).await?;
+        let row = status.query_one(&sql, [BILLING_JOB.into()]).await?;
         let row = row.ok_or_else(|| DbErr::RecordNotFound("the state of billing".to_owned()))?;
         let number = |column| -> Result<Option<u64>, DbErr> {
             Ok(row.try_get::<Option<i64>>("", column)?.map(i64::unsigned_abs))

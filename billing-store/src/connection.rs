@@ -1,6 +1,6 @@
 //! Connections next to the pool: one for short, frequent statements, and one for a task that writes much on SQLite.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, SqlxSqliteConnector, Statement,
@@ -88,85 +88,111 @@ const ENDED: [&str; 3] = ["57P01", "57P02", "57P05"];
 
 /// A connection next to the pool for short, frequent statements. On PostgreSQL each costs one round trip; a pool also pings a
 /// connection before and after each use. When it is lost, the next statement searches all servers of the URL for the primary, and
-/// the pool follows.
-#[derive(Debug)]
+/// the pool follows. Clones share the connection.
+#[derive(Clone, Debug)]
 pub struct DedicatedConnection {
     db: DatabaseConnection,
+    /// `None` on SQLite and if every statement uses the pool.
+    own: Option<Arc<OwnConnection>>,
+}
+
+#[derive(Debug)]
+struct OwnConnection {
     connector: Connector,
     /// `None` while it is used, so that a cancelled statement closes it.
-    own: Mutex<Option<PgConnection>>,
+    open: Mutex<Option<PgConnection>>,
+}
+
+/// Every statement uses the pool, in a process that sends few.
+impl From<DatabaseConnection> for DedicatedConnection {
+    fn from(db: DatabaseConnection) -> Self {
+        Self { db, own: None }
+    }
 }
 
 impl DedicatedConnection {
     /// Returns a connection to `database`, which `db` is a pool of. The first statement opens it.
     #[must_use]
     pub fn new(db: DatabaseConnection, database: &Database) -> Self {
-        Self { db, connector: database.connector(), own: Mutex::default() }
+        let is_file = db.get_database_backend() == DbBackend::Sqlite;
+        let own = || OwnConnection { connector: database.connector(), open: Mutex::default() };
+        Self { db, own: (!is_file).then(|| Arc::new(own())) }
+    }
+
+    /// Returns the pool, for a transaction of several statements.
+    #[must_use]
+    pub fn pool(&self) -> &DatabaseConnection {
+        &self.db
     }
 
     /// Lets a pool of the same database open its new connections on the server of this connection.
     pub(crate) fn lead(&self, db: &DatabaseConnection) {
-        if db.get_database_backend() != DbBackend::Sqlite
-            && let Some(options) = self.connector.current_of_several()
-        {
-            db.get_postgres_connection_pool().set_connect_options(options);
+        if let Some(own) = &self.own {
+            own.lead(db);
         }
     }
 
     /// Returns the rows of a statement, like [`query_all`]; the statement may also change rows.
     pub async fn query_all(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        if self.db.get_database_backend() != DbBackend::Sqlite {
-            return Ok(self.send(StatementLimit::Call.before(&statement)).await?.rows);
+        match &self.own {
+            Some(own) => Ok(own.send(&self.db, StatementLimit::Call.before(&statement)).await?.rows),
+            None => query_all(&self.db, statement).await,
         }
-        query_all(&self.db, statement).await
     }
 
     /// Returns the number of rows that a statement changed, like [`execute`].
     pub async fn execute(&self, statement: Statement) -> Result<u64, DbErr> {
-        if self.db.get_database_backend() != DbBackend::Sqlite {
-            return Ok(self.send(StatementLimit::Call.before(&statement)).await?.affected);
+        match &self.own {
+            Some(own) => Ok(own.send(&self.db, StatementLimit::Call.before(&statement)).await?.affected),
+            None => execute(&self.db, statement).await,
         }
-        execute(&self.db, statement).await
     }
 
     /// Returns the first row of a query without parameters, which must not take long: it sets no limits.
     pub async fn query_one(&self, sql: String) -> Result<Option<QueryResult>, DbErr> {
-        Ok(match self.db.get_database_backend() {
-            DbBackend::Sqlite => {
-                self.db.query_one_raw(Statement::from_string(DbBackend::Sqlite, sql)).await?
-            }
-            _ => self.send(sql).await?.rows.into_iter().next(),
-        })
+        match &self.own {
+            Some(own) => Ok(own.send(&self.db, sql).await?.rows.into_iter().next()),
+            None => self.db.query_one_raw(Statement::from_string(self.db.get_database_backend(), sql)).await,
+        }
+    }
+}
+
+impl OwnConnection {
+    /// Lets a pool of the same database open its new connections on the server of this connection.
+    fn lead(&self, db: &DatabaseConnection) {
+        if let Some(options) = self.connector.current_of_several() {
+            db.get_postgres_connection_pool().set_connect_options(options);
+        }
     }
 
-    /// Sends a statement. Uses the pool if another statement, which may wait for a lock, uses the connection.
-    async fn send(&self, message: String) -> Result<QueryOutput, DbErr> {
+    /// Sends a statement. Uses the pool `db` if another statement, which may wait for a lock, uses the connection.
+    async fn send(&self, db: &DatabaseConnection, message: String) -> Result<QueryOutput, DbErr> {
         let limit = StatementLimit::Call;
-        let pool = self.db.get_postgres_connection_pool();
-        let Ok(mut own) = tokio::time::timeout(DEDICATED_TIMEOUT, self.own.lock()).await else {
+        let pool = db.get_postgres_connection_pool();
+        let Ok(mut open) = tokio::time::timeout(DEDICATED_TIMEOUT, self.open.lock()).await else {
             return single_round_trip(pool, message, limit).await;
         };
-        let mut connection = match own.take() {
+        let mut connection = match open.take() {
             Some(connection) => connection,
-            None => self.open().await?,
+            None => self.connect(db).await?,
         };
         match self.checked_round_trip(&mut connection, &message, limit).await {
             // The server ended the connection while it was idle, or rolled back the statement: it may be available again.
             Err(error) if code(&error).is_some_and(|code| ENDED.contains(&code.as_str())) => {
-                drop(own);
+                drop(open);
                 single_round_trip(pool, message, limit).await
             }
             Err(error) if classify(&error) == ErrorClass::Lost => Err(error),
             answer => {
-                *own = Some(connection);
+                *open = Some(connection);
                 answer
             }
         }
     }
 
-    async fn open(&self) -> Result<PgConnection, DbErr> {
+    async fn connect(&self, db: &DatabaseConnection) -> Result<PgConnection, DbErr> {
         let connection = self.connector.connect().await.map_err(failed)?;
-        self.lead(&self.db);
+        self.lead(db);
         Ok(connection)
     }
 

@@ -99,6 +99,12 @@ impl SeaOrmStore {
         }
     }
 
+    /// Returns the connection of the polls, for other short statements of this process.
+    #[must_use]
+    pub fn connection(&self) -> &DedicatedConnection {
+        &self.dedicated
+    }
+
     /// Returns the connection of the thread that renews leases and claims.
     pub(crate) async fn renewal_connection(&self) -> Result<&DatabaseConnection, StoreError> {
         let open = || self.database.connect(Pool::Single);

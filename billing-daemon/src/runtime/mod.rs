@@ -19,8 +19,7 @@ use std::{
 use billing_jobs::{Services, daemon_status::StatusRow};
 use billing_kinds::Pings;
 use billing_scheduler::{Clock, LeaseRenewal, STOP_GRACE, Scheduler, SystemClock};
-use billing_store::{Database, SeaOrmStore};
-use sea_orm::DatabaseConnection;
+use billing_store::{Database, DedicatedConnection, SeaOrmStore};
 use tracing::{error, info, warn};
 
 #[cfg(feature = "console")]
@@ -185,9 +184,13 @@ impl Start<'_> {
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let problems = StatusProblems { opened: panel_database.clone(), expected: Arc::clone(&expected) };
+        let lease_ttl = config.daemon.lease_ttl;
+        let (db, daemon_id) = (panel_database.db.clone(), &identity.daemon_id);
+        let store = SeaOrmStore::new(db, database.clone(), daemon_id, lease_ttl, Arc::clone(&clock));
         let services = Services {
             problems: Some(Arc::new(problems)),
-            ..services(&config, &database, &panel_database, &identity, panel_presence, &clock)
+            needs_guard: panel_presence.needs_guard(config.daemon.panel_billing),
+            ..services(&config, &database, &panel_database, &identity, store.connection(), &clock)
         };
         let mut registry = registry(&services, plugins);
         let last_billing = LastBilling::default();
@@ -200,9 +203,7 @@ impl Start<'_> {
         let names: Vec<String> = config.jobs.iter().map(|(spec, _)| spec.name.clone()).collect();
         let has_heartbeat = config.jobs.iter().any(|(spec, _)| spec.kind == HEARTBEAT);
         measured::in_force(&names);
-        let lease_ttl = config.daemon.lease_ttl;
-        let store = metered_store(&panel_database.db, database, &identity, lease_ttl, &clock);
-        let scheduler = Scheduler::build(&registry, config.jobs, Arc::new(store), clock)
+        let scheduler = Scheduler::build(&registry, config.jobs, Arc::new(MeteredStore(store)), clock)
             .map_err(|error| Failure::new(Exit::Configuration, error))?;
         scheduler.poll_idle_every(IDLE_POLL_SECONDS);
         services.status.report_clock(scheduler.clock());
@@ -241,7 +242,7 @@ fn services(
     database: &Database,
     opened: &PanelDatabase,
     identity: &Identity,
-    panel_presence: PanelPresence,
+    connection: &DedicatedConnection,
     clock: &Arc<dyn Clock>,
 ) -> Services {
     let Identity { daemon_id, hostname, metadata } = identity;
@@ -249,26 +250,15 @@ fn services(
     Services {
         db: db.clone(),
         panel: *panel,
-        status: Arc::new(StatusRow::new(db.clone(), daemon_id, hostname, metadata)),
+        status: Arc::new(StatusRow::new(connection.clone(), daemon_id, hostname, metadata)),
         started: clock.monotonic(),
         billing_interval: config.billing_interval_or_default(),
         deliveries: config.deliveries(),
         problems: None,
-        needs_guard: panel_presence.needs_guard(config.daemon.panel_billing),
-        restores: restore_detection(&config.daemon, database, opened, daemon_id),
+        needs_guard: true,
+        restores: restore_detection(&config.daemon, database, connection.clone(), daemon_id),
         clock: Arc::clone(clock),
     }
-}
-
-/// Returns the store of the jobs, whose results the metrics count.
-fn metered_store(
-    db: &DatabaseConnection,
-    database: Database,
-    identity: &Identity,
-    lease_ttl: Duration,
-    clock: &Arc<dyn Clock>,
-) -> MeteredStore<SeaOrmStore> {
-    MeteredStore(SeaOrmStore::new(db.clone(), database, &identity.daemon_id, lease_ttl, Arc::clone(clock)))
 }
 
 /// Installs the metrics and starts the HTTP server.

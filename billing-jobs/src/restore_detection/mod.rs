@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbErr, Value};
+use sea_orm::{ConnectionTrait as _, DbErr, Value};
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
@@ -28,7 +28,7 @@ use self::{
     note::{NoteFile, OpenedFile},
 };
 use crate::BILLING_JOB;
-use billing_store::{begin, query_one, statement, with_help};
+use billing_store::{DedicatedConnection, begin, statement, with_help};
 
 /// How long the file system may take to read or write the note.
 const FILE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,7 +65,7 @@ pub enum RestoreError {
 /// The note of one process, and what it is compared with.
 #[derive(Debug)]
 pub struct RestoreDetection {
-    db: DatabaseConnection,
+    connection: DedicatedConnection,
     found_by: String,
     file: Option<NoteFile>,
     opened: Option<OpenedFile>,
@@ -83,11 +83,12 @@ struct State {
 }
 
 impl RestoreDetection {
-    /// Keeps the note in memory only, for the process `found_by` that uses `db`.
+    /// Keeps the note in memory only, for the process `found_by` that uses `connection`.
     #[must_use]
-    pub fn new(db: DatabaseConnection, found_by: impl Into<String>) -> Self {
+    pub fn new(connection: impl Into<DedicatedConnection>, found_by: impl Into<String>) -> Self {
         let (state, replaced) = (Mutex::default(), Notify::new());
-        Self { db, found_by: found_by.into(), file: None, opened: None, state, replaced }
+        let connection = connection.into();
+        Self { connection, found_by: found_by.into(), file: None, opened: None, state, replaced }
     }
 
     /// Keeps the note in a file in `folder` as well, for the database called `database` (its URL without a password).
@@ -206,8 +207,9 @@ impl RestoreDetection {
     }
 
     async fn facts(&self, note: Option<&Note>) -> Result<Facts, DbErr> {
-        let row = query_one(&self.db, Facts::query(self.db.get_database_backend(), note)).await?;
-        Facts::of(row.as_ref())
+        let query = Facts::query(self.connection.pool().get_database_backend(), note);
+        let rows = self.connection.query_all(query).await?;
+        Facts::of(rows.first())
     }
 
     /// Replaces the note `before` with the newest batch of `facts`, unless this process has committed one meanwhile.
@@ -222,7 +224,7 @@ impl RestoreDetection {
     /// Halts billing because the batch of `note` is missing. It is checked again under the lock that every batch shares, so no batch is
     /// in progress and no operator accepts the restore meanwhile.
     async fn halt(&self, note: &Note) -> Result<(), RestoreError> {
-        let txn = begin(&self.db).await?;
+        let txn = begin(self.connection.pool()).await?;
         lock_fencing_row(&txn).await?;
         let row = txn.query_one_raw(Facts::query(txn.get_database_backend(), Some(note))).await?;
         let facts = Facts::of(row.as_ref())?;

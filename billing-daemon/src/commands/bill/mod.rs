@@ -92,7 +92,7 @@ pub(super) async fn execute(session: &Session<'_>, options: &BillArgs) -> Result
         .with_restore_detection(panel_database::restore_detection(
             daemon,
             &database,
-            &opened,
+            opened.db.clone(),
             &options.author.name(),
         ))
         .relying_on_guard(presence.needs_guard(daemon.panel_billing));
