@@ -3,18 +3,18 @@
 //! It runs the three jobs that ship on an empty, migrated PostgreSQL database: billing each hour, the heartbeat each minute, the
 //! clean-up each ten minutes. Between it and the server a proxy counts its round trips by purpose.
 
-use std::{fs, process::ExitCode, time::Duration};
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use billing_test_support::{
-    Db, Postgres, Program, eventually,
+    Db, Postgres, eventually,
     query_accounting::{CONTROL_POLL, by_cause},
 };
 use clap::Args;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::{number, this_program};
-use crate::{DAEMON, faults::Proxy};
+use super::{number, shipped_or_this};
+use crate::faults::Proxy;
 
 /// Measure a daemon that has no work
 #[derive(Args)]
@@ -22,6 +22,9 @@ pub(super) struct BenchIdleArgs {
     /// Length of the measurement in seconds
     #[arg(long, value_name = "S", default_value_t = 60)]
     seconds: u64,
+    /// Program to measure: a release build of billing-daemon; by default this program, whose pages and symbols take more memory
+    #[arg(long, value_name = "PATH")]
+    program: Option<PathBuf>,
 }
 
 pub(super) fn daemon() -> ExitCode {
@@ -34,8 +37,7 @@ pub(super) async fn run(args: &BenchIdleArgs) -> serde_json::Value {
     let server = Postgres::server().port();
     let proxy = Proxy::start(server).await.expect("a port is free");
     let url = db.url.replace(&format!(":{server}/"), &format!(":{}/", proxy.port()));
-    let program = Program::new(this_program())
-        .env(DAEMON, "bench-idle")
+    let program = shipped_or_this(args.program.as_deref(), "bench-idle")
         .env("DATABASE_URL", &url)
         .file("jobs.toml", include_str!("../../../../jobs.toml"));
     let began = number(&db, "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS n").await;
@@ -66,6 +68,8 @@ pub(super) async fn run(args: &BenchIdleArgs) -> serde_json::Value {
         "seconds": duration.as_secs(),
         "cpu_percent_of_a_core": (cpu_seconds / duration.as_secs_f64() * 1e5).round() / 1e3,
         "rss_mb": resident_mb(pid),
+        "rss_heap_and_stacks_mb": memory_mb(pid, "RssAnon:"),
+        "rss_mapped_files_mb": memory_mb(pid, "RssFile:"),
         "transactions": transactions,
         "round_trips": trips.len(),
         "round_trips_per_tick": per(trips.len(), by_cause.get(CONTROL_POLL).copied().unwrap_or_default()),
@@ -99,8 +103,13 @@ fn ticks(pid: u32) -> u64 {
 
 /// The resident memory of a process.
 pub(super) fn resident_mb(pid: u32) -> f64 {
+    memory_mb(pid, "VmRSS:")
+}
+
+/// A field of the status that Linux reports of a process.
+fn memory_mb(pid: u32, field: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux reports it");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("Linux reports it");
     let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number of kB");
     (kib / 102.4).round() / 10.0
 }

@@ -9,6 +9,7 @@ mod bench_lease_cycle;
 mod bench_panel_guard;
 mod bench_prepaid;
 mod bench_queue;
+mod bench_status;
 mod bench_takeover;
 mod campaign_args;
 mod cluster;
@@ -18,9 +19,13 @@ mod prepaid_check;
 mod queue_faults;
 mod scratch_database;
 
-use std::{env, path::PathBuf, process::ExitCode};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use billing_test_support::Db;
+use billing_test_support::{Db, Program};
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 
@@ -49,6 +54,7 @@ enum Command {
     BenchPrepaid(bench_prepaid::BenchPrepaidArgs),
     BenchTakeover(bench_takeover::BenchTakeoverArgs),
     BenchQueue(bench_queue::BenchQueueArgs),
+    BenchStatus(bench_status::BenchStatusArgs),
     BenchLeaseCycle(bench_lease_cycle::BenchLeaseCycleArgs),
     ScratchDatabase(scratch_database::ScratchDatabaseArgs),
 }
@@ -84,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::BenchPanelGuard(args) => runtime.block_on(bench_panel_guard::run(&args)),
         Command::BenchPrepaid(args) => runtime.block_on(bench_prepaid::run(&args)),
         Command::BenchTakeover(args) => runtime.block_on(bench_takeover::run(&args)),
+        Command::BenchStatus(args) => runtime.block_on(Box::pin(bench_status::run(&args))),
         Command::BenchQueue(args) => runtime.block_on(bench_queue::run(&args)),
         Command::BenchLeaseCycle(args) => runtime.block_on(bench_lease_cycle::run(&args)),
     };
@@ -94,6 +101,15 @@ pub fn main() -> ExitCode {
 /// The path of this program.
 fn this_program() -> PathBuf {
     env::current_exe().expect("the path of a running program is known")
+}
+
+/// A release build of billing-daemon at `path`, or else this program as the daemon of the command `daemon`.
+fn shipped_or_this(path: Option<&Path>, daemon: &str) -> Program {
+    match path {
+        // A program works in a separate folder.
+        Some(path) => Program::new(path.canonicalize().expect("the option names a program")),
+        None => Program::new(this_program()).env(DAEMON, daemon),
+    }
 }
 
 /// A new database.
