@@ -1,8 +1,11 @@
 //! What happens to jobs, for listeners in the same process.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::stream::{Stream, unfold};
 use tokio::sync::broadcast::{
     self,
@@ -67,12 +70,53 @@ pub enum Event {
     },
 }
 
+/// One line, such as "retrying `mail` of 2026-01-05T14:00:01Z, attempt 1: no connection".
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, run) = match self {
+            Self::Scheduled { job, at } => {
+                return write!(
+                    f,
+                    "scheduled `{job}` for {}",
+                    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+                );
+            }
+            Self::Started { occurrence, attempt, .. } => {
+                return write!(f, "started {occurrence}, attempt {attempt}");
+            }
+            Self::LeaseLost { job, fencing_token } => {
+                return write!(f, "lost the lease of `{job}` under fencing token {fencing_token}");
+            }
+            Self::Lagged { dropped } => {
+                return write!(f, "dropped {dropped} events: the listener is too slow");
+            }
+            Self::Finished(run) => ("finished", run),
+            Self::Retrying(run) => ("retrying", run),
+            Self::Failed(run) => ("failed", run),
+            Self::Interrupted(run) => ("interrupted", run),
+            Self::Skipped(run) => ("skipped", run),
+            Self::Missed(run) => ("missed", run),
+            Self::Paused(run) => ("paused", run),
+            Self::Rescheduled(run) => ("rescheduled", run),
+        };
+        write!(f, "{what} {}", Occurrence { job: run.job.clone(), scheduled_at: run.scheduled_at })?;
+        if let Some(range) = run.range {
+            let from = range.from.to_rfc3339_opts(SecondsFormat::Secs, true);
+            write!(f, " and earlier times since {from}, {} in total", range.count)?;
+        } else if run.status.has_run() {
+            write!(f, ", attempt {}", run.attempt)?;
+        }
+        run.error.iter().chain(&run.reason).try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
 /// The events of a scheduler from [`Scheduler::events`](crate::Scheduler::events) on.
 #[derive(Debug)]
 pub struct Events(broadcast::Receiver<Event>);
 
 impl Events {
-    /// Waits for the next event; `None` after the last copy of the scheduler was dropped.
+    /// Waits for the next event; `None` after the last copy of the scheduler was dropped. A shutdown does not end the events while the
+    /// application has a copy, such as the state of a web server: then do not wait for the end of a task that listens.
     pub async fn next(&mut self) -> Option<Event> {
         match self.0.recv().await {
             Ok(event) => Some(event),
