@@ -1,4 +1,4 @@
-//! Adding one job to the queue.
+//! Adding one job to the queue, directly or in a transaction of the application.
 
 use std::{future::IntoFuture, pin::Pin, sync::Arc, time::Duration};
 
@@ -35,36 +35,90 @@ pub enum EnqueueError {
     Store(#[from] StoreError),
 }
 
-impl Enqueue {
-    pub(crate) fn new(queue: Option<Arc<Queue>>, kind: &str, payload: impl Serialize) -> Self {
-        let payload = serde_json::to_value(payload);
-        let job = payload.map(|payload| NewQueuedJob::new(kind, payload));
-        Self { job: job.map_err(|source| EnqueueError::Payload { kind: kind.to_owned(), source }), queue }
+impl NewQueuedJob {
+    /// Returns a job as [`NewQueuedJob::new`] does, with a payload of any type that serde can represent as JSON.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use billing_scheduler::{EnqueueError, NewQueuedJob};
+    ///
+    /// #[derive(serde::Serialize)]
+    /// struct Mail {
+    ///     to: String,
+    /// }
+    ///
+    /// # fn main() -> Result<(), EnqueueError> {
+    /// let mail = Mail { to: "ada@example.org".to_owned() };
+    /// let job = NewQueuedJob::encode("mail", &mail)?.after(Duration::from_mins(10)).unique_by("ada");
+    /// // In a transaction of the application: billing_store::queue::enqueue_in(&txn, &[job]).await?
+    /// assert_eq!(job.payload, billing_scheduler::serde_json::json!({ "to": "ada@example.org" }));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The payload cannot be represented as JSON, such as a map whose keys are not strings.
+    pub fn encode(kind: impl Into<String>, payload: impl Serialize) -> Result<Self, EnqueueError> {
+        let kind = kind.into();
+        match serde_json::to_value(payload) {
+            Ok(payload) => Ok(Self::new(kind, payload)),
+            Err(source) => Err(EnqueueError::Payload { kind, source }),
+        }
     }
 
-    fn change(mut self, change: impl FnOnce(&mut NewQueuedJob)) -> Self {
-        self.job.as_mut().map(change).ok();
-        self
+    /// Sets when the job is due.
+    #[must_use]
+    pub fn at(self, time: DateTime<Utc>) -> Self {
+        Self { time: QueueTime::At(time), ..self }
+    }
+
+    /// Sets how long after it was added, by the store's clock, the job is due.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        Self { time: QueueTime::After(duration), ..self }
+    }
+
+    /// Adds the job only if no unfinished job of its kind has this key.
+    #[must_use]
+    pub fn unique_by(self, key: impl Into<String>) -> Self {
+        Self { unique_key: Some(key.into()), ..self }
+    }
+
+    /// Sets the priority: jobs with a greater one are claimed first. The default is 0.
+    #[must_use]
+    pub fn priority(self, priority: i32) -> Self {
+        Self { priority, ..self }
+    }
+}
+
+impl Enqueue {
+    pub(crate) fn new(queue: Option<Arc<Queue>>, kind: &str, payload: impl Serialize) -> Self {
+        Self { job: NewQueuedJob::encode(kind, payload), queue }
+    }
+
+    fn change(self, change: impl FnOnce(NewQueuedJob) -> NewQueuedJob) -> Self {
+        Self { job: self.job.map(change), ..self }
     }
 
     /// Sets when the job is due.
     pub fn at(self, time: DateTime<Utc>) -> Self {
-        self.change(|job| job.time = QueueTime::At(time))
+        self.change(|job| job.at(time))
     }
 
     /// Sets how long after now, by the store's clock, the job is due.
     pub fn after(self, duration: Duration) -> Self {
-        self.change(|job| job.time = QueueTime::After(duration))
+        self.change(|job| job.after(duration))
     }
 
     /// Adds the job only if no unfinished job of its kind has this key.
     pub fn unique_by(self, key: impl Into<String>) -> Self {
-        self.change(|job| job.unique_key = Some(key.into()))
+        self.change(|job| job.unique_by(key))
     }
 
     /// Sets the priority: jobs with a greater one are claimed first. The default is 0.
     pub fn priority(self, priority: i32) -> Self {
-        self.change(|job| job.priority = priority)
+        self.change(|job| job.priority(priority))
     }
 }
 
