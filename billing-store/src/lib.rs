@@ -12,6 +12,7 @@ mod dialect;
 mod error_class;
 pub mod fault_injection;
 pub mod migrations;
+mod prune_runs;
 pub mod queue;
 mod rows;
 mod server_list;
@@ -29,6 +30,7 @@ pub use self::{
     database::{ConnectError, Database, Pool, with_retry},
     database_url::{DatabaseUrl, DatabaseUrlError},
     error_class::{ErrorClass, GRANTS_PAGE, classify, code, job_error, with_help},
+    prune_runs::PruneRuns,
     server_list::SessionTarget,
     store::{QueryFailed, SeaOrmStore},
     transaction::{
