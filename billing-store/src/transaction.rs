@@ -206,7 +206,8 @@ fn is_unanswered(error: &DbErr) -> bool {
         if matches!(&**error, sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut))
 }
 
-/// Begins a transaction that may write: on SQLite it takes the one place for a writer at once, and waits for it.
+/// Begins a transaction that may write: on SQLite it takes the one place for a writer at once, and waits for it. `db` is a pool that
+/// [`Database::connect`](crate::Database::connect) opened.
 pub async fn begin(db: &DatabaseConnection) -> Result<Transaction, DbErr> {
     begin_under(db, SqliteTransactionMode::Immediate, StatementLimit::Batch).await
 }

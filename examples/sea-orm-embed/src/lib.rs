@@ -3,6 +3,8 @@
 //! `Database::connect` opens a separate pool for the store, without prepared statements, so that the store also works behind
 //! PgBouncer. The application's own pool does not change.
 
+pub mod order;
+
 use std::{sync::Arc, time::Duration};
 
 use billing_scheduler::{

@@ -190,6 +190,9 @@ impl Scheduler {
     /// Adds a job while the scheduler runs, by the rules of [`Scheduler::reload`]: a new job is due at its next scheduled time, and a
     /// job that the store knows continues at its position there. Times that passed after its removal were not due.
     ///
+    /// The store has the positions of jobs, not their code: other processes do not get the job, and neither does this one after a
+    /// restart, unless they add it as well.
+    ///
     /// # Errors
     /// The scheduler has a job with this name, or the job is invalid. Nothing has changed then.
     pub fn add(&self, job: NewJob) -> Result<(), SetupError> {
