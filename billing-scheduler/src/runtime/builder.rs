@@ -65,7 +65,8 @@ impl Scheduler {
 }
 
 impl SchedulerBuilder {
-    /// Adds a job that calls an async function or closure. State is captured by the closure.
+    /// Adds a job that calls an async function or closure. State is captured by the closure, which clones it for each run: `move |_| { let
+    /// db = db.clone(); async move { .. } }`. An `async move |_| ..` closure with state does not implement [`Fn`].
     pub fn job<F, R>(self, name: impl Into<String>, schedule: impl IntoSchedule, run: F) -> Self
     where
         F: Fn(JobContext) -> R + Send + Sync + 'static,
