@@ -4,16 +4,18 @@ use protocol_model::prepaid::{Broken, VARIANTS, delivery, explore};
 
 #[test]
 fn policy_keeps_its_promises() {
-    let finding = explore(&VARIANTS[0]);
-    assert!(finding.broken.is_empty(), "{finding:?}");
-    assert!(finding.impossible.is_empty(), "{finding:?}");
-    let row = format!("| `{}` | {} |", VARIANTS[0].name, finding.states);
-    assert!(include_str!("../README.md").contains(&row), "the README should contain `{row}`");
+    for variant in VARIANTS.iter().filter(|variant| variant.breaks.is_none()) {
+        let finding = explore(variant);
+        assert!(finding.broken.is_empty(), "{}: {finding:?}", variant.name);
+        assert!(finding.impossible.is_empty(), "{}: {finding:?}", variant.name);
+        let row = format!("| `{}` | {} |", variant.name, finding.states);
+        assert!(include_str!("../README.md").contains(&row), "the README should contain `{row}`");
+    }
 }
 
 #[test]
 fn each_removed_guard_is_missed() {
-    for variant in &VARIANTS[1..] {
+    for variant in VARIANTS.iter().filter(|variant| variant.breaks.is_some()) {
         let finding = explore(variant);
         let broken = variant.breaks.map(Broken::what);
         assert!(

@@ -1,5 +1,5 @@
-//! The delivery of orders: payments between the decision and the call, calls that are repeated because their answer is lost, and calls
-//! that arrive late. The policy is reduced to a wallet that covers the next hour or does not.
+//! The delivery of orders: payments between the decision and the call, calls that are repeated because their answer is lost, calls that
+//! arrive late, and a backup that is restored. The policy is reduced to a wallet that covers the next hour or does not.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,10 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 
 /// What the newest order, or one before it, requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Wanted {
+pub enum Wanted {
+    /// That the instances run.
     Running,
+    /// That they are off.
     Suspended,
 }
 
@@ -27,6 +29,7 @@ enum Stage {
 
 /// Which guards are in place.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each guard is there or not, whatever the others are")]
 pub struct Guards {
     /// The wallet is read again before the call.
     rechecks: bool,
@@ -34,20 +37,31 @@ pub struct Guards {
     greatest: bool,
     /// A call without an answer is repeated.
     repeats: bool,
+    /// A restored database is only watched until it is reconciled.
+    watches: bool,
+    /// The wanted state is ordered again then.
+    reconciles: bool,
+    /// The number of an order is at least the time, so that it is greater than one that a restore has lost.
+    timed: bool,
 }
 
-const ALL: Guards = Guards { rechecks: true, greatest: true, repeats: true };
+const ALL: Guards =
+    Guards { rechecks: true, greatest: true, repeats: true, watches: true, reconciles: true, timed: true };
 
 /// The deliveries as they are, and each guard removed once, with the promise that is then broken.
-pub const VARIANTS: [(&str, Option<&str>, Guards); 4] = [
+pub const VARIANTS: [(&str, Option<&str>, Guards); 7] = [
     ("delivery", None, ALL),
     ("no-recheck", Some(NOT_PAID), Guards { rechecks: false, ..ALL }),
     ("no-greatest", Some(WANTED), Guards { greatest: false, ..ALL }),
     ("no-repeat", Some(ENDS), Guards { repeats: false, ..ALL }),
+    ("no-watch", Some(RESTORED), Guards { watches: false, ..ALL }),
+    ("no-reconciliation", Some(WANTED), Guards { reconciles: false, ..ALL }),
+    ("no-time", Some(WANTED), Guards { timed: false, ..ALL }),
 ];
 
 const NOT_PAID: &str = "no suspension is sent that was paid before";
 const WANTED: &str = "a receiver that has answered the newest order is in its state";
+const RESTORED: &str = "no suspension is sent from a restored database before it is reconciled";
 const ENDS: &str = "an order can be carried out as long as it is not answered";
 
 /// What can happen.
@@ -67,6 +81,10 @@ pub enum Action {
     Answer,
     /// An order from before the newest one arrives late, or again.
     ArriveLate,
+    /// A backup is restored, whose newest order requested this.
+    Restore(Wanted),
+    /// The operator sends the wanted state of the restored database again.
+    Reconcile,
 }
 
 /// A state of the model.
@@ -83,7 +101,13 @@ pub struct World {
     receiver: Wanted,
     /// Whether the receiver has carried out the newest order last.
     is_newest: bool,
+    /// Whether the receiver has answered the newest order without doing anything, because it has a greater number.
+    is_ignored: bool,
+    was_restored: bool,
+    /// Whether the restored database is not reconciled.
+    is_restored: bool,
     sent_paid: bool,
+    sent_restored: bool,
 }
 
 /// The deliveries with some guards.
@@ -94,14 +118,21 @@ impl World {
     fn apply(&mut self, guards: Guards, action: Action) {
         match action {
             Action::Wallet => self.covered = !self.covered,
+            Action::Check if self.is_restored && guards.watches => {}
             Action::Check => self.check(),
             Action::Call => self.call(guards),
+            // The receiver has seen the numbers that the restore has lost.
+            Action::Arrive if self.in_flight && self.was_restored && !guards.timed && guards.greatest => {
+                self.is_ignored = true;
+            }
             Action::Arrive if self.in_flight => {
                 // The copy may arrive again later.
                 (self.receiver, self.is_newest) = (self.wanted, true);
             }
             Action::Lose => self.in_flight = false,
-            Action::Answer if self.newest == Stage::Called && self.is_newest => self.newest = Stage::Sent,
+            Action::Answer if self.newest == Stage::Called && (self.is_newest || self.is_ignored) => {
+                self.newest = Stage::Sent;
+            }
             Action::ArriveLate => {
                 if let Some(late) = self.late.first().copied()
                     && !(guards.greatest && self.is_newest)
@@ -109,22 +140,39 @@ impl World {
                     (self.receiver, self.is_newest) = (late, false);
                 }
             }
-            Action::Arrive | Action::Answer => {}
+            Action::Restore(wanted) if !self.was_restored => {
+                self.order(wanted, Stage::Sent);
+                (self.was_restored, self.is_restored) = (true, true);
+            }
+            Action::Reconcile if self.is_restored => {
+                self.is_restored = false;
+                if guards.reconciles {
+                    self.order(self.wanted, Stage::Pending);
+                }
+            }
+            Action::Arrive | Action::Answer | Action::Restore(_) | Action::Reconcile => {}
         }
     }
 
     fn check(&mut self) {
         let wanted = if self.covered { Wanted::Running } else { Wanted::Suspended };
-        if wanted == self.wanted {
-            return;
+        if wanted != self.wanted {
+            self.order(wanted, Stage::Pending);
         }
+    }
+
+    fn order(&mut self, wanted: Wanted, stage: Stage) {
         if matches!(self.newest, Stage::Called | Stage::Sent) || self.in_flight {
             self.late.insert(self.wanted);
         }
-        (self.wanted, self.newest, self.in_flight, self.is_newest) = (wanted, Stage::Pending, false, false);
+        (self.wanted, self.newest, self.in_flight) = (wanted, stage, false);
+        (self.is_newest, self.is_ignored) = (false, false);
     }
 
     fn call(&mut self, guards: Guards) {
+        if self.is_restored && guards.watches {
+            return;
+        }
         let is_due = self.newest == Stage::Pending || guards.repeats && self.newest == Stage::Called;
         if !is_due || self.in_flight {
             return;
@@ -135,6 +183,7 @@ impl World {
             return;
         }
         self.sent_paid |= is_paid;
+        self.sent_restored |= self.is_restored && self.wanted == Wanted::Suspended;
         (self.newest, self.in_flight) = (Stage::Called, true);
     }
 
@@ -142,7 +191,7 @@ impl World {
     fn can_end(&self, guards: Guards) -> bool {
         match self.newest {
             Stage::Pending | Stage::Sent | Stage::Cancelled => true,
-            Stage::Called => self.in_flight || self.is_newest || guards.repeats,
+            Stage::Called => self.in_flight || self.is_newest || self.is_ignored || guards.repeats,
         }
     }
 }
@@ -160,7 +209,11 @@ impl Model for Delivery {
             late: BTreeSet::new(),
             receiver: Wanted::Running,
             is_newest: true,
+            is_ignored: false,
+            was_restored: false,
+            is_restored: false,
             sent_paid: false,
+            sent_restored: false,
         }]
     }
 
@@ -173,6 +226,9 @@ impl Model for Delivery {
             Action::Lose,
             Action::Answer,
             Action::ArriveLate,
+            Action::Restore(Wanted::Running),
+            Action::Restore(Wanted::Suspended),
+            Action::Reconcile,
         ]);
     }
 
@@ -186,11 +242,15 @@ impl Model for Delivery {
         vec![
             Property::always(NOT_PAID, |_, world: &World| !world.sent_paid),
             Property::always(WANTED, |_, world: &World| {
-                world.newest != Stage::Sent || world.receiver == world.wanted
+                world.newest != Stage::Sent || world.receiver == world.wanted || world.is_restored
             }),
+            Property::always(RESTORED, |_, world: &World| !world.sent_restored),
             Property::always(ENDS, |model: &Self, world: &World| world.can_end(model.0)),
             Property::sometimes("an organization is suspended", |_, world: &World| {
                 world.newest == Stage::Sent && world.receiver == Wanted::Suspended
+            }),
+            Property::sometimes("a restored database is reconciled", |_, world: &World| {
+                world.was_restored && !world.is_restored && world.newest == Stage::Sent
             }),
             Property::sometimes("a suspension is cancelled", |_, world: &World| {
                 world.newest == Stage::Cancelled

@@ -10,13 +10,14 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 use self::variant::Guards;
 pub use self::{
     variant::{VARIANTS, Variant},
-    world::{Action, Broken, World},
+    world::{Action, Broken, Permission, World},
 };
 
 /// The policy with some guards.
 #[derive(Clone, Copy, Debug)]
 pub struct Prepaid {
     guards: Guards,
+    actions: &'static [Action],
 }
 
 impl Model for Prepaid {
@@ -29,7 +30,7 @@ impl Model for Prepaid {
 
     fn actions(&self, world: &World, actions: &mut Vec<Action>) {
         if world.broken.is_none() {
-            actions.extend(Action::ALL);
+            actions.extend_from_slice(self.actions);
             actions.extend(world.undelivered().map(Action::Deliver));
         }
     }
@@ -58,6 +59,9 @@ impl Model for Prepaid {
             Property::always(Broken::Guessed.what(), |_, world: &World| {
                 world.broken != Some(Broken::Guessed)
             }),
+            Property::always(Broken::Forbidden.what(), |_, world: &World| {
+                world.broken != Some(Broken::Forbidden)
+            }),
             Property::sometimes("an organization is suspended", |_, world: &World| world.is_suspended()),
             Property::sometimes("a suspended organization is resumed", |_, world: &World| world.resumed),
         ]
@@ -83,7 +87,7 @@ pub fn explore(variant: &Variant) -> Finding {
     let until = variant
         .breaks
         .map_or(HasDiscoveries::AnyFailures, |broken| HasDiscoveries::AllOf([broken.what()].into()));
-    let model = Prepaid { guards: variant.guards };
+    let model = Prepaid { guards: variant.guards, actions: variant.actions };
     let checker = model.checker().finish_when(until).spawn_bfs().join();
     let discovered = checker.discoveries();
     let names = |always: bool, found: bool| -> Vec<&'static str> {

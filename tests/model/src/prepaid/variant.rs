@@ -1,6 +1,6 @@
 //! The policy as it is, and with guards taken away.
 
-use super::world::Broken;
+use super::world::{Action, Broken};
 
 /// Which guards are in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,12 @@ pub struct Guards {
     pub resumes: bool,
     /// A missing fact is not replaced by a guess.
     pub unknown: bool,
+    /// A suspension waits for the window.
+    pub window: bool,
+    /// An exempt organization is not suspended.
+    pub exempt: bool,
+    /// A suspension waits for the time before which there is none.
+    pub not_before: bool,
 }
 
 const ALL: Guards = Guards {
@@ -36,6 +42,9 @@ const ALL: Guards = Guards {
     hysteresis: true,
     resumes: true,
     unknown: true,
+    window: true,
+    exempt: true,
+    not_before: true,
 };
 
 /// A named policy.
@@ -47,15 +56,22 @@ pub struct Variant {
     pub breaks: Option<Broken>,
     /// The guards that it has.
     pub guards: Guards,
+    /// What can happen, besides the delivery of notices.
+    pub actions: &'static [Action],
 }
 
 const fn without(name: &'static str, broken: Broken, guards: Guards) -> Variant {
-    Variant { name, breaks: Some(broken), guards }
+    Variant { name, breaks: Some(broken), guards, actions: Action::USUAL }
+}
+
+const fn permits(name: &'static str, breaks: Option<Broken>, guards: Guards) -> Variant {
+    Variant { name, breaks, guards, actions: Action::EXCEPTIONS }
 }
 
 /// The policy, and each guard removed once.
-pub const VARIANTS: [Variant; 10] = [
-    Variant { name: "prepaid", breaks: None, guards: ALL },
+pub const VARIANTS: [Variant; 14] = [
+    Variant { name: "prepaid", breaks: None, guards: ALL, actions: Action::USUAL },
+    permits("exceptions", None, ALL),
     without("no-grace", Broken::NoGrace, Guards { grace: false, ..ALL }),
     without("no-outage", Broken::NoGrace, Guards { outage: false, ..ALL }),
     without("no-count", Broken::Unwarned, Guards { counted: false, ..ALL }),
@@ -65,4 +81,7 @@ pub const VARIANTS: [Variant; 10] = [
     without("no-hysteresis", Broken::Twice, Guards { hysteresis: false, ..ALL }),
     without("no-resume", Broken::NotResumed, Guards { resumes: false, ..ALL }),
     without("no-unknown", Broken::Guessed, Guards { unknown: false, ..ALL }),
+    permits("no-window", Some(Broken::Forbidden), Guards { window: false, ..ALL }),
+    permits("no-exemption", Some(Broken::Forbidden), Guards { exempt: false, ..ALL }),
+    permits("no-not-before", Some(Broken::Forbidden), Guards { not_before: false, ..ALL }),
 ];

@@ -1,10 +1,13 @@
-//! One organization, its customer, the mail, and billing. Time moves past a fixed instant, and an age counts only up to where a rule
+//! One organization, its customer, the mail, billing, and what an operator permits. Time moves past a fixed instant, and an age counts only up to where a rule
 //! reads it, so that the world is finite.
+
+use std::sync::LazyLock;
 
 use billing_jobs::{
     period::{HOUR, Micros},
     prepaid::{
-        Decision, Desired, Facts, Given, Level, Mode, Notice, Policy, Rules, Runway, Standing, decide,
+        Decision, Desired, Facts, Given, Level, Mode, Notice, Policy, PolicyMode, Rules, Runway, Standing,
+        Window, WindowParams, decide,
     },
 };
 
@@ -23,6 +26,17 @@ const RECOVERED: i8 = 3;
 const RICH: i8 = 4;
 const POOR: i8 = -2;
 
+/// A window that does not contain the present, which is at 16:00.
+static CLOSED: LazyLock<Window> = LazyLock::new(|| {
+    let params = WindowParams {
+        days: None,
+        from: "01:00".to_owned(),
+        until: "02:00".to_owned(),
+        timezone: "UTC".to_owned(),
+    };
+    params.try_into().expect("a window")
+});
+
 /// A promise of the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Broken {
@@ -38,6 +52,8 @@ pub enum Broken {
     NotResumed,
     /// Something was decided without the facts.
     Guessed,
+    /// Suspended although that was not permitted.
+    Forbidden,
 }
 
 impl Broken {
@@ -51,6 +67,9 @@ impl Broken {
             Self::Twice => "a notice is sent once in an episode",
             Self::NotResumed => "the next check after a payment resumes",
             Self::Guessed => "nothing is sent or ordered while a fact is missing",
+            Self::Forbidden => {
+                "no suspension outside of the window, of an exempt organization, or before its time"
+            }
         }
     }
 }
@@ -70,11 +89,37 @@ pub enum Action {
     Check,
     /// A notice that was sent arrives.
     Deliver(Level),
+    /// Suspensions are permitted, or are not.
+    Permit(Permission),
 }
 
 impl Action {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Hour, Self::Pay(1), Self::Pay(6), Self::Billing, Self::Wallet, Self::Check];
+    /// What happens to a customer of whom nothing is exceptional.
+    pub(super) const USUAL: &[Self] =
+        &[Self::Hour, Self::Pay(1), Self::Pay(6), Self::Billing, Self::Wallet, Self::Check];
+    /// What happens to a customer with exceptions, while billing works.
+    pub(super) const EXCEPTIONS: &[Self] = &[
+        Self::Hour,
+        Self::Pay(6),
+        Self::Check,
+        Self::Permit(Permission::Granted),
+        Self::Permit(Permission::WindowClosed),
+        Self::Permit(Permission::Exempt),
+        Self::Permit(Permission::NotYet),
+    ];
+}
+
+/// Whether suspensions are permitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Permission {
+    /// The customer can be suspended at any time.
+    Granted,
+    /// It is an hour in which no one is suspended.
+    WindowClosed,
+    /// The organization is exempt.
+    Exempt,
+    /// The time before which it is not suspended has not passed.
+    NotYet,
 }
 
 /// Billing, as seen from outside.
@@ -95,6 +140,7 @@ pub struct World {
     billing: Billing,
     billing_since: Micros,
     readable: bool,
+    permission: Permission,
     standing: Standing,
     notices: Vec<Notice>,
     /// The levels that were sent since the wallet last covered so much that a new episode is due.
@@ -116,6 +162,7 @@ impl World {
             billing: Billing::Works,
             billing_since: NOW - GRACE * HOUR,
             readable: true,
+            permission: Permission::Granted,
             standing: Standing::new(NOW),
             notices: Vec::new(),
             sent: Vec::new(),
@@ -141,6 +188,7 @@ impl World {
             Action::Billing => self.toggle_billing(),
             Action::Wallet => self.readable = !self.readable,
             Action::Check => self.check(guards),
+            Action::Permit(permission) => self.permission = permission,
             Action::Deliver(level) => {
                 for notice in self.notices.iter_mut().filter(|notice| notice.level == level) {
                     notice.given = Given::Delivered(NOW);
@@ -197,13 +245,23 @@ impl World {
                 Some(NOW - GRACE * HOUR)
             },
             notices: if guards.keyed { self.notices.clone() } else { Vec::new() },
-            policy: Policy::default(),
+            policy: self.policy(guards),
+        }
+    }
+
+    fn policy(&self, guards: &Guards) -> Policy {
+        match self.permission {
+            Permission::Exempt if guards.exempt => Policy { mode: PolicyMode::Exempt, ..Policy::default() },
+            Permission::NotYet if guards.not_before => {
+                Policy { never_suspend_until: Some(NOW + HOUR), ..Policy::default() }
+            }
+            _ => Policy::default(),
         }
     }
 
     fn check(&mut self, guards: &Guards) {
         let Decision { mut standing, notices, order } =
-            decide(&rules(guards), Mode::Enforce, &self.standing, &self.facts(guards));
+            decide(&self.rules(guards), Mode::Enforce, &self.standing, &self.facts(guards));
         self.observe();
         if !self.readable && (order.is_some() || !notices.is_empty()) {
             self.broken = Some(Broken::Guessed);
@@ -211,6 +269,8 @@ impl World {
         match order.map(|order| order.desired) {
             Some(Desired::Suspended) => {
                 self.resumed = false;
+                let is_forbidden = self.permission != Permission::Granted;
+                self.broken = self.broken.or(is_forbidden.then_some(Broken::Forbidden));
                 self.broken = self.broken.or(self.suspension_breaks());
             }
             Some(Desired::Running) => self.resumed = true,
@@ -250,6 +310,21 @@ impl World {
         self.exhausted_hours = (works && self.exhausted).then(|| self.exhausted_hours.unwrap_or(0));
     }
 
+    fn rules(&self, guards: &Guards) -> Rules {
+        let when = |guard: bool, hours: i64| if guard { hours * HOUR } else { 0 };
+        let mut rules = Rules::new(&LEVELS, when(guards.grace, GRACE), if guards.resumes { 1 } else { 100 });
+        if !guards.hysteresis {
+            rules.recovered_hours = 1;
+        }
+        rules.notices_needed = if guards.counted { NOTICES } else { 0 };
+        rules.notice_age = when(guards.aged, NOTICE_AGE);
+        rules.final_lead = when(guards.announced, FINAL_LEAD);
+        if self.permission == Permission::WindowClosed && guards.window {
+            rules.window = Some(CLOSED.clone());
+        }
+        rules
+    }
+
     fn suspension_breaks(&self) -> Option<Broken> {
         let old = |at: Micros, hours: i64| at <= NOW - hours * HOUR;
         let delivered = || {
@@ -267,16 +342,4 @@ impl World {
         }
         announced.is_none_or(|notice| !old(notice.at, FINAL_LEAD)).then_some(Broken::Unannounced)
     }
-}
-
-fn rules(guards: &Guards) -> Rules {
-    let when = |guard: bool, hours: i64| if guard { hours * HOUR } else { 0 };
-    let mut rules = Rules::new(&LEVELS, when(guards.grace, GRACE), if guards.resumes { 1 } else { 100 });
-    if !guards.hysteresis {
-        rules.recovered_hours = 1;
-    }
-    rules.notices_needed = if guards.counted { NOTICES } else { 0 };
-    rules.notice_age = when(guards.aged, NOTICE_AGE);
-    rules.final_lead = when(guards.announced, FINAL_LEAD);
-    rules
 }

@@ -1,4 +1,5 @@
-//! The cost of a check of the prepaid policy: `cargo run --release -p billing-tools -- bench-prepaid --instances 1000000`.
+//! The cost of a check of the prepaid policy and of its deliveries:
+//! `cargo run --release -p billing-tools -- bench-prepaid --instances 1000000 --deliveries 10000`.
 
 use std::{
     sync::Arc,
@@ -8,12 +9,14 @@ use std::{
 use billing_jobs::{
     PREPAID_KIND, PrepaidParams,
     panel::Panel,
-    prepaid::{Claim, Evaluation, Prepaid},
+    prepaid::{Claim, DeliverParams, Drained, Evaluation, Prepaid, PrepaidMode, Which},
 };
 use billing_scheduler::{Claim as LeaseClaim, Store as _, SystemClock};
 use billing_store::{Database, Pool, SeaOrmStore};
+use billing_test_support::{Db, WebhookReceiver};
 use chrono::DateTime;
 use clap::Args;
+use sea_orm::{DatabaseConnection, DbBackend};
 use serde_json::{Value, json};
 
 use super::database;
@@ -37,7 +40,13 @@ pub(super) struct BenchPrepaidArgs {
     /// Number of rounds, of which the median counts
     #[arg(long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Number of events that are delivered to a receiver on this host, at most one for each wallet
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    deliveries: u32,
 }
+
+/// The secret of the receiver.
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 pub(super) async fn run(args: &BenchPrepaidArgs) -> Value {
     let db = database(args.database).await;
@@ -78,6 +87,8 @@ pub(super) async fn run(args: &BenchPrepaidArgs) -> Value {
             if first.is_none() { first = Some(ms) } else { times.push(ms) }
         }
     }
+    let peak = printed_peak_mib(&peak_memory()).round();
+    let per_minute = deliver(&db, &pool, panel, args.deliveries).await;
     json!({
         "database": args.database.name(),
         "instances": args.instances,
@@ -86,8 +97,37 @@ pub(super) async fn run(args: &BenchPrepaidArgs) -> Value {
         "first_ms": first.map(f64::round),
         "full_ms": median(full),
         "watched_ms": median(watched),
-        "peak_mib": printed_peak_mib(&peak_memory()).round(),
+        "peak_mib": peak,
+        "deliveries_per_minute": per_minute,
     })
+}
+
+/// How many events a minute a receiver on this host gets and confirms.
+async fn deliver(db: &Db, pool: &DatabaseConnection, panel: Panel, number: u32) -> f64 {
+    let (id, now) = match db.backend() {
+        DbBackend::Sqlite => ("lower(hex(randomblob(16)))", "0"),
+        _ => ("gen_random_uuid()", "now()"),
+    };
+    let body = json!({ "type": "billing.wallet.low", "data": { "organization": "x".repeat(36), "padding": "x".repeat(300) } });
+    db.execute(&format!(
+        "INSERT INTO billing_events (id, type, organization_id, endpoints, body, created_at)
+         SELECT {id}, 'billing.wallet.low', id, 1, '{body}', {now} FROM organizations LIMIT {number};
+         INSERT INTO billing_deliveries (event_id, endpoint, organization_id, needed, next_at)
+         SELECT id, 'panel', organization_id, true, created_at FROM billing_events"
+    ))
+    .await;
+    let receiver = WebhookReceiver::start(SECRET);
+    let params = json!({ "endpoint": [{ "name": "panel", "kind": "webhook", "types": ["billing.*"], "needed": true,
+                                        "url": receiver.url(), "secrets": [SECRET] }] });
+    let endpoints: DeliverParams = serde_json::from_value(params).expect("an endpoint");
+    let params = PrepaidParams { mode: PrepaidMode::Notify, ..PrepaidParams::default() };
+    let prepaid = Prepaid::new(pool.clone(), panel, &params, Duration::from_hours(1))
+        .with_endpoints(endpoints.endpoint.into());
+    let began = Instant::now();
+    let drained = prepaid.deliver(Which::All, None, &|| false).await.expect("the deliveries are made");
+    let minutes = began.elapsed().as_secs_f64() / 60.0;
+    assert_eq!(drained, Drained { sent: number.into(), ..Drained::default() });
+    (f64::from(number) / minutes).round()
 }
 
 fn median(mut times: Vec<f64>) -> f64 {
