@@ -260,7 +260,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: GuardCommand,
     },
-    /// Resume billing on a database that was restored from a backup, or lost commits in a fail-over
+    /// Resume billing on a database that was restored from a backup, or lost commits in a failover
     #[command(after_help = "Example:\n  billing-daemon accept-restore")]
     AcceptRestore(AuthorArgs),
     /// Check every invariant of the charges and wallets; exit 1 if one is violated

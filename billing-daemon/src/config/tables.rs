@@ -46,7 +46,8 @@ pub(super) struct DaemonTable {
     /// How long the work of a daemon that died waits for another one; at least 3s.
     #[schemars(extend("default" = duration::format(DaemonSettings::default().lease_ttl)))]
     lease_ttl: Option<DurationText>,
-    /// Where this host records the last batch that it committed. A systemd service has $STATE_DIRECTORY without this.
+    /// The folder in which this daemon notes the newest batch of charges, to detect a restored database. A systemd service has
+    /// $STATE_DIRECTORY without this.
     state_dir: Option<String>,
     /// Whether a panel on the same database bills itself. `off`: the operator has switched that off.
     #[schemars(extend("default" = "on"))]
@@ -89,10 +90,10 @@ pub(super) struct ConsoleTable {
     public_url: Option<String>,
     /// A file with one line for each token: `billing-daemon console token` prints it.
     tokens_file: Option<String>,
-    /// Where the key is that signs cookies, at least 16 characters, for sign-ins that survive a restart and are valid on several daemons.
+    /// Where the key that signs cookies is, at least 16 characters: sign-ins then survive a restart and are valid on several daemons.
     /// Without it each process has a random one.
     session_key: Option<SecretSource>,
-    /// Where the URL is with the login of `billing_adjust`, which may write the policy of a customer.
+    /// Where the URL with the login `billing_adjust` is, which may write the policy of a customer.
     adjust_database_url: Option<SecretSource>,
     proxy: Option<ProxyTable>,
 }

@@ -82,7 +82,7 @@ fn clock_offset(daemon: &Daemon) -> Option<Problem> {
 fn billing_halted(status: &Status) -> Option<Problem> {
     let halt = status.halt.as_ref()?;
     let message = format!(
-        "billing is halted since {}: {}; a backup was restored, or commits were lost in a fail-over: find out what is missing, then run \
+        "billing is halted since {}: {}; a backup was restored, or commits were lost in a failover: find out what is missing, then run \
          `billing-daemon accept-restore`",
         ago(since(status, halt.found_at)),
         halt.reason

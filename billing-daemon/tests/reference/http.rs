@@ -7,7 +7,7 @@ use super::markdown;
 const INTRODUCTION: &str = "\
 # HTTP interface
 
-The daemon serves these paths if jobs.toml has an `[http]` section. The interface is read-only: it accepts `GET` and `HEAD`; only the [console](../operate/console.md) accepts `POST`. Without \
+The daemon serves these paths if jobs.toml has an `[http]` section. The interface is read-only: it accepts `GET` and `HEAD`. The [console](../operate/console.md) is an exception: its actions are `POST` requests, and it serves further paths below `/api`, which `/api/openapi.json` of its daemon lists. Without \
 `token` in `[http]` it accepts only connections from this host. With it, every request except `/healthz` needs the header \
 `Authorization: Bearer TOKEN`, or is answered with 401. `/api/openapi.json` is the OpenAPI document from which this page is generated.
 

@@ -12,7 +12,7 @@ const INTRODUCTION: &str = "\
 
 jobs.toml lists the jobs of the daemon and their schedules. `billing-daemon check` reports every mistake in it with file, line and \
 column. `billing-daemon schema` prints the JSON Schema from which this page is generated; editors use it to complete and check the \
-file. The file `jobs.toml` of the repository shows each key with an explanation.
+file. The file `jobs.toml` of the repository explains the keys of the usual jobs.
 
 A *duration* is a number with a unit, or several of them: `90s`, `15m`, `1h 30m`, `30d`. Months and years are rejected, because their \
 length varies. An *instant* is a date with a time and a time zone, such as `2026-12-01T00:00:00Z`.
@@ -32,12 +32,7 @@ pub(crate) fn page() -> String {
         let keys = if of["type"] == "array" { page.resolve(&of["items"]) } else { &of };
         let brackets = if of["type"] == "array" { format!("[[{section}]]") } else { format!("[{section}]") };
         text += &format!("## {brackets}\n\n{}{}", paragraph(&of), page.keys(keys));
-        // A table inside of a table has its own list of keys.
-        for (key, of) in object(&keys["properties"]) {
-            if !object(&of["properties"]).is_empty() {
-                text += &format!("### {key}\n\n{}{}", paragraph(&of), page.keys(&of));
-            }
-        }
+        text += &page.tables_in(keys, "###");
     }
     text += "## Tables inside a job\n\n";
     for (name, of) in object(&schema["$defs"]) {
@@ -54,7 +49,7 @@ pub(crate) fn page() -> String {
         let keys = if object(&parameters["properties"]).is_empty() {
             "This kind has no parameters.\n\n".to_owned()
         } else {
-            page.keys(parameters)
+            page.keys(parameters) + &page.tables_in(parameters, "####")
         };
         text += &format!("### {kind}\n\n{}{keys}", paragraph(parameters));
     }
@@ -97,6 +92,21 @@ impl Page<'_> {
             })
             .collect();
         markdown::table(&["key", "value", "default", "meaning"], &rows)
+    }
+
+    /// The lists of keys of the tables inside of a table without a separate section.
+    fn tables_in(&self, table: &Value, heading: &str) -> String {
+        let mut text = String::new();
+        for (key, of) in object(&table["properties"]) {
+            let of = if of["type"] == "array" { &of["items"] } else { &of };
+            let inner = self.resolve(of);
+            let has_section = of["$ref"].as_str().is_some_and(|name| !name.contains('.'));
+            if !has_section && !object(&inner["properties"]).is_empty() {
+                text += &format!("{heading} {key}\n\n{}{}", paragraph(inner), self.keys(inner));
+                text += &self.tables_in(inner, &format!("{heading}#"));
+            }
+        }
+        text
     }
 
     /// The values that the schema accepts, in a few words.

@@ -38,7 +38,7 @@ const FILE_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum RestoreError {
     /// A daemon found that a committed batch is missing, and no operator has accepted that.
     #[error(
-        "billing is halted: {0}. A backup was restored, commits were lost in a fail-over, or this is another database: find out what is \
+        "billing is halted: {0}. A backup was restored, commits were lost in a failover, or this is another database: find out what is \
          missing, then run `billing-daemon accept-restore`"
     )]
     Halted(Box<Halt>),
