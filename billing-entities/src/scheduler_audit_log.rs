@@ -14,7 +14,7 @@ pub struct Model {
     pub id: i64,
     /// The time, from the clock of the database.
     pub at: Instant,
-    /// The operator, as `user@host`.
+    /// The operator: `user@host`, the name of `--as`, or the person of the console.
     pub actor: String,
     /// The action, such as `pause`, `trigger`, `bill` or `guard install`.
     pub action: String,

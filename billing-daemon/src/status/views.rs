@@ -148,7 +148,7 @@ pub struct Daemon {
     /// Whether the daemon is configured to bill, even if it is dead.
     pub has_billing: bool,
     /// The database's clock minus that of the daemon's host, in milliseconds, as the daemon last measured it: positive if the host's
-    /// clock is behind. None on SQLite, which uses the host's clock.
+    /// clock is behind. Null on SQLite, which uses the host's clock.
     pub clock_offset_ms: Option<i64>,
     /// The error that the daemon reports.
     pub error: Option<String>,

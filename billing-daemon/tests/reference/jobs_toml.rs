@@ -97,12 +97,12 @@ impl Page<'_> {
     /// The lists of keys of the tables inside of a table without a separate section.
     fn tables_in(&self, table: &Value, heading: &str) -> String {
         let mut text = String::new();
-        for (key, of) in object(&table["properties"]) {
-            let of = if of["type"] == "array" { &of["items"] } else { &of };
+        for (key, property) in object(&table["properties"]) {
+            let of = if property["type"] == "array" { &property["items"] } else { &property };
             let inner = self.resolve(of);
             let has_section = of["$ref"].as_str().is_some_and(|name| !name.contains('.'));
             if !has_section && !object(&inner["properties"]).is_empty() {
-                text += &format!("{heading} {key}\n\n{}{}", paragraph(inner), self.keys(inner));
+                text += &format!("{heading} {key}\n\n{}{}", paragraph(&property), self.keys(inner));
                 text += &self.tables_in(inner, &format!("{heading}#"));
             }
         }

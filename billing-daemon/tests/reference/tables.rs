@@ -50,7 +50,11 @@ fn section(table: &Table, sqlite: Option<&Table>) -> String {
                 markdown::code(&column.name),
                 format!("{}{}", column.kind, if column.nullable { ", or NULL" } else { "" }),
                 other.map_or_else(|| "-".to_owned(), |other| other.kind.clone()),
-                meanings.get(&column.name).map(|text| markdown::sentence(text)).unwrap_or_default(),
+                // Of an entity, `None` is what the database calls NULL.
+                meanings
+                    .get(&column.name)
+                    .map(|text| markdown::sentence(&text.replace("`None`", "NULL")))
+                    .unwrap_or_default(),
             ]
         })
         .collect();
