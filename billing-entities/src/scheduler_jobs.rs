@@ -37,6 +37,8 @@ pub struct Model {
     pub late_at: Option<Instant>,
     /// The time at which `next_at` is late even if a process runs it.
     pub stuck_at: Option<Instant>,
+    /// The schedules before `schedule` that still have times to decide, and when each was replaced, as JSON.
+    pub replaced_schedules: Option<String>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

@@ -247,6 +247,7 @@ async fn jobs_and_runs_are_read() {
             next_at: Some(now),
             late_at: None,
             stuck_at: Some(now),
+            replaced_schedules: None,
         },
     );
     check(

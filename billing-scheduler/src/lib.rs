@@ -51,8 +51,8 @@ pub use runtime::{
     store::{
         Claim, ClaimHint, ControlAction, ControlReceipt, ControlRequest, ControlState, Holder, JobRow,
         JobState, LateJob, Lease, NOT_AHEAD, NewQueuedJob, OccurrenceRange, Pause, QueueNext, QueueResult,
-        QueueStore, QueueTime, QueuedJob, Retrying, RunCause, RunFilter, RunRecord, RunRow, RunStatus,
-        ScheduleAhead, Store, StoreError, StorePoll,
+        QueueStore, QueueTime, QueuedJob, ReplacedSchedule, Retrying, RunCause, RunFilter, RunRecord, RunRow,
+        RunStatus, ScheduleAhead, Store, StoreError, StorePoll,
     },
     store_clock::StoreClock,
     testing::{TestScheduler, run_due},

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use billing_scheduler::{
-    Clock, IntoSchedule, JobContext, ManualClock, MemoryStore, NewJob, RunStatus, Scheduler, daily, every,
+    Clock, IntoSchedule, JobContext, ManualClock, MemoryStore, Misfire, NewJob, RunStatus, Scheduler,
+    Store as _, daily, every,
 };
 use tokio::sync::Notify;
 
@@ -105,6 +106,54 @@ async fn update_keeps_missed_time_of_old_schedule() {
     assert_eq!(world.done(), ["a 13:00"]);
     world.advance_to("20:00:00").await;
     assert_eq!(world.done(), ["a 13:00", "a 20:00"]);
+}
+
+#[tokio::test]
+async fn update_follows_misfire_policy_of_job() {
+    for (misfire, expected) in [
+        (Misfire::CatchUp, &["a 13:00", "a 14:00", "a 15:00"][..]),
+        (Misfire::Coalesce, &["a 15:00"]),
+        (Misfire::Skip, &[]),
+    ] {
+        let world = World::new().await;
+        let configured = |schedule: &str| job("a", every(schedule)).configure(|spec| spec.misfire = misfire);
+        world.scheduler.add(configured("1h")).unwrap();
+        world.scheduler.idle().await;
+        world.clock.advance(Duration::from_mins(185));
+        world.scheduler.update(configured("25m")).unwrap();
+        world.scheduler.update(configured("10h")).unwrap();
+        world.scheduler.idle().await;
+        world.run_due().await;
+        assert_eq!(world.done(), expected, "{misfire:?}");
+        let hint = world.store.jobs().await.unwrap()[0].claim_hint.clone().unwrap();
+        assert_eq!((hint.schedule.as_str(), hint.replaced), ("every 10h", Vec::new()));
+    }
+}
+
+#[tokio::test]
+async fn edit_is_stored_before_missed_times_run() {
+    let world = World::new().await;
+    let hourly = job("a", every("1h")).configure(|spec| spec.misfire = Misfire::CatchUp);
+    world.scheduler.add(hourly).unwrap();
+    world.scheduler.idle().await;
+    world.clock.advance(Duration::from_mins(125));
+    let started = Arc::new(Notify::new());
+    let run = Arc::clone(&started);
+    let hanging = NewJob::new("a", every("10h"), move |_| {
+        run.notify_one();
+        std::future::pending::<()>()
+    });
+    world.scheduler.update(hanging.configure(|spec| spec.misfire = Misfire::CatchUp)).unwrap();
+    world.scheduler.tick();
+    started.notified().await;
+    // The process ends. Three more hours pass until another one continues with the new schedule.
+    world.clock.advance(Duration::from_hours(3));
+    let again = job("a", every("10h")).configure(|spec| spec.misfire = Misfire::CatchUp);
+    let builder = Scheduler::builder().clock(world.clock.clone()).store(world.store.clone());
+    let next = World { scheduler: builder.with_job(again).build().unwrap(), ..world };
+    next.run_due().await;
+    next.run_due().await;
+    assert_eq!(next.done(), ["a 13:00", "a 14:00"], "15:00 to 17:00 passed after the edit");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use billing_scheduler::{
-    Clock as _, ManualClock, MemoryStore, Misfire, NewJob, RunStatus, Scheduler,
+    Clock as _, ManualClock, MemoryStore, Misfire, NewJob, RunStatus, Scheduler, SchedulerBuilder,
     chrono::{DateTime, Utc},
     every,
 };
@@ -29,6 +29,11 @@ enum Step {
     Remove {
         job: usize,
     },
+    /// Another process continues with another schedule of the job.
+    Restart {
+        job: usize,
+        period: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -37,6 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
         (1_u64..100).prop_map(|tens| Step::Tick(tens * 10)),
         (0..JOBS.len(), 0..PERIODS.len()).prop_map(|(job, period)| Step::Put { job, period }),
         (0..JOBS.len()).prop_map(|job| Step::Remove { job }),
+        (0..JOBS.len(), 0..PERIODS.len()).prop_map(|(job, period)| Step::Restart { job, period }),
     ]
 }
 
@@ -47,8 +53,8 @@ struct Model {
     period: Option<i64>,
     /// Every time until then is decided.
     cursor: DateTime<Utc>,
-    /// A time that was due when the job was removed.
-    left: Option<DateTime<Utc>>,
+    /// The times that were due when the job was removed.
+    left: Vec<DateTime<Utc>>,
     /// The times that have run.
     done: Vec<DateTime<Utc>>,
 }
@@ -68,18 +74,23 @@ impl Model {
         self.cursor = now;
     }
 
-    /// Another schedule, or none, applies from now on. Of the previous one, the first time that passed without a run is kept.
+    /// Another schedule, or none, applies from now on. The times of the previous one that passed without a run are kept.
     fn change(&mut self, period: Option<i64>, now: DateTime<Utc>) {
         if self.period == period {
             return;
         }
-        let first = self.due(now).first().copied();
-        self.left = self.left.or(first);
+        let due = self.due(now);
+        self.left.extend(due);
         (self.period, self.cursor) = (period, now);
         if period.is_some() {
-            self.done.extend(self.left.take());
+            self.done.append(&mut self.left);
         }
     }
+}
+
+fn new_job(name: &str, period: i64) -> NewJob {
+    let schedule = every(Duration::from_secs(period.unsigned_abs()));
+    NewJob::new(name, schedule, |_| async {}).configure(|spec| spec.misfire = Misfire::CatchUp)
 }
 
 struct World {
@@ -94,9 +105,17 @@ impl World {
         // Every step is five seconds and a half after a multiple of ten, so no lease cycle waits for a scheduled time meanwhile.
         let clock = ManualClock::at("2026-01-05T12:00:05.5Z".parse().unwrap());
         let store = MemoryStore::new(Arc::new(clock.clone()));
-        let builder = Scheduler::builder().clock(clock.clone()).store(store.clone());
+        let scheduler = Scheduler::builder().clock(clock.clone()).store(store.clone()).build().unwrap();
         let models = JOBS.map(|job| (job, Model::default())).into();
-        Self { clock, store, scheduler: builder.build().unwrap(), models }
+        Self { clock, store, scheduler, models }
+    }
+
+    /// Replaces the scheduler by one with the jobs of the models.
+    fn restart(&mut self) {
+        let builder = Scheduler::builder().clock(self.clock.clone()).store(self.store.clone());
+        let jobs = self.models.iter().filter_map(|(name, model)| Some(new_job(name, model.period?)));
+        self.scheduler = jobs.fold(builder, SchedulerBuilder::with_job).build().unwrap();
+        self.scheduler.tick();
     }
 
     async fn apply(&mut self, step: &Step) {
@@ -110,9 +129,7 @@ impl World {
             }
             Step::Put { job, period } => {
                 let (name, period, now) = (JOBS[job], PERIODS[period], now(self));
-                let schedule = every(Duration::from_secs(period.unsigned_abs()));
-                let job = NewJob::new(name, schedule, |_| async {})
-                    .configure(|spec| spec.misfire = Misfire::CatchUp);
+                let job = new_job(name, period);
                 let is_present = self.scheduler.get(name).is_some();
                 let put = if is_present { self.scheduler.update(job) } else { self.scheduler.add(job) };
                 put.unwrap();
@@ -124,6 +141,15 @@ impl World {
                     return;
                 }
                 self.models.get_mut(name).unwrap().change(None, now);
+            }
+            Step::Restart { job, period } => {
+                let now = now(self);
+                let model = self.models.get_mut(JOBS[job]).unwrap();
+                // A process that never had the job does not know that it was removed.
+                if model.period.is_some() {
+                    model.change(Some(PERIODS[period]), now);
+                }
+                self.restart();
             }
         }
         self.scheduler.idle().await;

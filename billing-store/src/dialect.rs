@@ -81,7 +81,7 @@ impl Dialect {
         let instants =
             ["cursor_at", "retry_scheduled_at", "retry_not_before", "next_at", "late_at", "stuck_at"];
         format!(
-            "{}, {} AS failed_attempts, {table}schedule",
+            "{}, {} AS failed_attempts, {table}schedule, {table}replaced_schedules",
             instants.map(micros).join(", "),
             self.cast(&format!("{table}failed_attempts"), "bigint"),
         )

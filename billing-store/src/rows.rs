@@ -9,6 +9,7 @@ use billing_scheduler::{
 use chrono::{DateTime, Utc};
 use sea_orm::{DbErr, QueryResult, Value};
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::{dialect::Dialect, statements::RUN_VALUES};
@@ -56,7 +57,7 @@ pub(crate) fn update_values(holder: &str, lease: &Lease, run: &RunRecord, next: 
 }
 
 /// Returns the parameters for the claim hint of a released lease.
-pub(crate) fn release_values(lease: &Lease) -> [Value; 4] {
+pub(crate) fn release_values(lease: &Lease) -> [Value; 5] {
     let hint = lease.claim_hint.as_ref();
     let micros = |at: Option<DateTime<Utc>>| at.map(|at| at.timestamp_micros());
     [
@@ -64,6 +65,7 @@ pub(crate) fn release_values(lease: &Lease) -> [Value; 4] {
         hint.and_then(|hint| micros(hint.next_at)).into(),
         hint.and_then(|hint| micros(hint.late_at)).into(),
         hint.and_then(|hint| micros(hint.stuck_at)).into(),
+        hint.filter(|hint| !hint.replaced.is_empty()).map(|hint| json!(hint.replaced).to_string()).into(),
     ]
 }
 
@@ -104,11 +106,15 @@ pub(crate) fn state(row: &QueryResult) -> Result<JobState, DbErr> {
 pub(crate) fn claim_hint(row: &QueryResult) -> Result<Option<ClaimHint>, DbErr> {
     let Some(schedule) = row.try_get("", "schedule")? else { return Ok(None) };
     let at = |column| row.try_get::<Option<i64>>("", column)?.map(instant).transpose();
+    let replaced: Option<String> = row.try_get("", "replaced_schedules")?;
+    let replaced = replaced.map_or(Ok(Vec::new()), |replaced| serde_json::from_str(&replaced));
+    let replaced = replaced.map_err(|error| DbErr::Type(format!("cannot decode replaced_schedules: {error}")))?;
     Ok(Some(ClaimHint {
         schedule,
         next_at: at("next_at")?,
         late_at: at("late_at")?,
         stuck_at: at("stuck_at")?,
+        replaced,
     }))
 }
 

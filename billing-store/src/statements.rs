@@ -60,7 +60,7 @@ impl Sql {
             append: append(dialect),
             release: format!(
                 "UPDATE scheduler_jobs SET {} WHERE job = $1 AND fencing_token = $2 AND holder = $3",
-                released(dialect, &["$4", "$5", "$6", "$7"].map(str::to_owned))
+                released(dialect, &["$4", "$5", "$6", "$7", "$8"].map(str::to_owned))
             ),
         }
     }
@@ -126,7 +126,7 @@ fn record(dialect: Dialect, last: bool) -> String {
         |number: usize| format!("${}", if dialect.is_sqlite() { number } else { RUN_VALUES + number });
     let [job, fencing_token, holder, cursor, scheduled, not_before, failed, ran, error] =
         [1, 2, 3, 4, 5, 6, 7, 8, 9].map(numbered);
-    let hint = [10, 11, 12, 13].map(numbered);
+    let hint = [10, 11, 12, 13, 14].map(numbered);
     let update = format!(
         "UPDATE scheduler_jobs
             SET cursor_at = {cursor}, retry_scheduled_at = {scheduled}, retry_not_before = {not_before},
@@ -161,13 +161,15 @@ fn closed(dialect: Dialect, fencing_token: &str, request: &str) -> String {
 }
 
 /// Returns the assignments that release the lease and store the claim hint.
-fn released(dialect: Dialect, [schedule, next, late, stuck]: &[String; 4]) -> String {
+fn released(dialect: Dialect, [schedule, next, late, stuck, replaced]: &[String; 5]) -> String {
     format!(
-        "holder = NULL, expires_at = NULL, schedule = {schedule}, next_at = {next}, late_at = {late}, stuck_at = {stuck}",
+        "holder = NULL, expires_at = NULL, schedule = {schedule}, next_at = {next}, late_at = {late}, stuck_at = {stuck},
+         replaced_schedules = {replaced}",
         schedule = dialect.cast(schedule, "text"),
         next = dialect.at(next),
         late = dialect.at(late),
         stuck = dialect.at(stuck),
+        replaced = dialect.cast(replaced, "text"),
     )
 }
 

@@ -151,7 +151,8 @@ pub(super) async fn cancel_names_current_claim(harness: &dyn Harness) {
 
     let mut lease = held(&*a, "cancelled").await;
     let (schedule, never) = ("every 1h".to_owned(), None);
-    lease.claim_hint = Some(ClaimHint { schedule, next_at: never, late_at: never, stuck_at: never });
+    lease.claim_hint =
+        Some(ClaimHint { schedule, next_at: never, late_at: never, stuck_at: never, replaced: Vec::new() });
     a.release(&lease).await.expect("the store is available");
     unchanged(&*b, &request("cancelled", cancel, 0)).await;
     accepted(&*b, &request("cancelled", ControlAction::RunNow, 0)).await;
@@ -208,7 +209,8 @@ pub(super) async fn job_row_shows_current_state(harness: &dyn Harness) {
     a.record(Some(&lease), &done, &JobState::at(at)).await.expect("the newest fencing token records");
     let ago = |minutes| Some(noon() - TimeDelta::minutes(minutes));
     let schedule = "every 1h".to_owned();
-    lease.claim_hint = Some(ClaimHint { schedule, next_at: ago(60), late_at: ago(59), stuck_at: ago(-60) });
+    let (next_at, late_at, stuck_at) = (ago(60), ago(59), ago(-60));
+    lease.claim_hint = Some(ClaimHint { schedule, next_at, late_at, stuck_at, replaced: Vec::new() });
     a.release(&lease).await.expect("the store is available");
     let found = late().await;
     assert_eq!(found.len(), 1, "it is the only one whose claim hint is overdue");

@@ -4,8 +4,8 @@ use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use uuid::Uuid;
 
 use crate::runtime::store::{
-    Claim, ClaimHint, ControlAction, ControlReceipt, ControlRequest, Lease, Pause, RunCause, RunRecord,
-    RunStatus, Store,
+    Claim, ClaimHint, ControlAction, ControlReceipt, ControlRequest, Lease, Pause, ReplacedSchedule,
+    RunCause, RunRecord, RunStatus, Store,
 };
 
 pub(super) fn noon() -> DateTime<Utc> {
@@ -31,6 +31,10 @@ pub(super) fn hint_at(next_at: DateTime<Utc>) -> ClaimHint {
         next_at: Some(next_at),
         late_at: Some(next_at + TimeDelta::minutes(1)),
         stuck_at: None,
+        replaced: vec![ReplacedSchedule {
+            schedule: "every 30m".to_owned(),
+            until: next_at - TimeDelta::minutes(1),
+        }],
     }
 }
 

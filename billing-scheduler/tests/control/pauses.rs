@@ -169,7 +169,7 @@ async fn paused_job_is_not_claimed() {
 }
 
 #[tokio::test]
-async fn schedule_edited_during_pause_is_claimed_once() {
+async fn schedule_edited_during_pause_is_claimed_twice() {
     let world = World::new("13:30:00", &[], |_| {});
     world.tick().await;
     world.control.pause("job", "an upgrade").await.unwrap();
@@ -182,7 +182,7 @@ async fn schedule_edited_during_pause_is_claimed_once() {
     for minute in 31..40 {
         world.tick_at(&format!("13:{minute}:30")).await;
     }
-    assert_eq!(next_fencing_token(&world).await, before + 2, "one claim leaves the new schedule's hint");
+    assert_eq!(next_fencing_token(&world).await, before + 3, "one claim stores the edit, another one decides");
     world.tick_at("14:40:00").await;
     world.control.resume("job", None).await.unwrap();
     world.two_seconds().await;

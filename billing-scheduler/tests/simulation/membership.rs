@@ -20,6 +20,8 @@ pub(crate) struct Membership {
     /// The ranges in which no daemon had the job, and the store knew it: from the first claim hint without a schedule until the job
     /// was added to the first daemon.
     gaps: Vec<Gap>,
+    /// The ranges in which no daemon had the job.
+    absences: Vec<Gap>,
     /// The times that were due and had not run when the job was removed.
     overdue: Vec<DateTime<Utc>>,
 }
@@ -55,13 +57,16 @@ impl World {
         });
         let (life, scheduler) = {
             let mut state = self.state();
-            let Membership { gaps, overdue } = &mut state.membership;
+            let Membership { gaps, absences, overdue } = &mut state.membership;
             if is_present {
-                for gap in gaps {
+                for gap in gaps.iter_mut().chain(absences) {
                     gap.until = gap.until.or(Some(now));
                 }
             } else {
                 overdue.extend(due.filter(|at| *at < now - MAX_SKEW));
+                if self.has_extra.iter().all(|has| !has.load(Ordering::Relaxed)) {
+                    absences.push(Gap { from: now, until: None });
+                }
             }
             let daemon_of = &state.daemons[daemon];
             (Life { daemon, life: daemon_of.life }, daemon_of.scheduler.clone())
@@ -118,7 +123,14 @@ impl World {
                 && (run.status != RunStatus::Interrupted || is_cancelled(run))
         };
         let state = self.state();
-        let lost = state.membership.overdue.iter().filter(|at| !runs.iter().any(|run| covers(run, **at)));
+        let Membership { absences, overdue, .. } = &state.membership;
+        let was_due = |at: &&DateTime<Utc>| {
+            let is_in = |gap: &Gap| {
+                gap.from - MAX_SKEW < **at && gap.until.is_none_or(|until| **at < until + MAX_SKEW)
+            };
+            !absences.iter().any(is_in)
+        };
+        let lost = overdue.iter().filter(was_due).filter(|at| !runs.iter().any(|run| covers(run, **at)));
         lost.map(|at| format!("{at} of job `extra` was due before its removal, and is lost")).collect()
     }
 }

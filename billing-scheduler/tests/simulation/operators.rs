@@ -167,15 +167,21 @@ impl World {
     pub(crate) fn edit(self: &Arc<Self>, daemon: usize, period_s: u64) {
         let before = self.period_s[daemon].swap(period_s, Ordering::Relaxed);
         let now = self.true_time();
-        let due_before = self.row("latest").and_then(|row| {
-            let next_at = row.claim_hint?.next_at?;
-            (row.state.cursor < next_at && row.state.retrying.is_none()).then_some(next_at)
+        let due_before = self.row("latest").map_or_else(Vec::new, |row| {
+            let schedule = Schedule::every(Duration::from_secs(before)).expect("a period");
+            // A schedule that has just replaced another one is not in force since the cursor.
+            let is_known = row
+                .claim_hint
+                .is_some_and(|hint| hint.schedule == schedule.to_string() && hint.replaced.is_empty());
+            let after = |at: &DateTime<Utc>| schedule.next_after(*at).ok().flatten();
+            let times = std::iter::successors(after(&row.state.cursor), after);
+            times.take_while(|at| is_known && *at < now - MAX_SKEW).collect()
         });
         let (life, scheduler) = {
             let mut state = self.state();
             state.operators.configured.entry(period_s).or_insert(now);
             if before != period_s {
-                state.operators.overdue.extend(due_before.filter(|at| *at < now - MAX_SKEW));
+                state.operators.overdue.extend(due_before);
             }
             let daemon_of = &state.daemons[daemon];
             (Life { daemon, life: daemon_of.life }, daemon_of.scheduler.clone())

@@ -83,6 +83,16 @@ impl fmt::Display for Skipped {
 /// # Errors
 /// The next scheduled time cannot be computed. This never means that the schedule has ended: that is [`Due::Never`].
 pub fn due(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Result<Due, ScheduleError> {
+    due_until(spec, state, DateTime::<Utc>::MAX_UTC, now)
+}
+
+/// Decides like [`due`] about a schedule that ends at `end`.
+pub(crate) fn due_until(
+    spec: &JobSpec,
+    state: &JobState,
+    end: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<Due, ScheduleError> {
     if let Some(retrying) = state.retrying {
         // No backoff is that long: the clock was ahead and has been set back.
         let wait_is_void = TimeDelta::from_std(spec.retry.max_backoff)
@@ -97,12 +107,13 @@ pub fn due(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Result<Due, 
             Due::Later(retrying.not_before)
         });
     }
-    let Some(first) = spec.schedule.next_after(state.cursor)? else { return Ok(Due::Never) };
+    let first = spec.schedule.next_after(state.cursor)?.filter(|first| *first <= end);
+    let Some(first) = first else { return Ok(Due::Never) };
     let starts_at = spec.starts_at(first);
     if starts_at > now {
         return Ok(Due::Later(starts_at));
     }
-    let range = DueRange { spec, after: state.cursor, first, last: last_started(spec, first, now)? };
+    let range = DueRange { spec, after: state.cursor, first, last: last_started(spec, first, end, now)? };
     range.decide(now)
 }
 
@@ -175,17 +186,19 @@ impl DueRange<'_> {
     }
 }
 
-/// Returns the last scheduled time whose start has passed; that of `first` has.
+/// Returns the last scheduled time up to `end` whose start has passed; that of `first` has.
 fn last_started(
     spec: &JobSpec,
     first: DateTime<Utc>,
+    end: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> Result<DateTime<Utc>, ScheduleError> {
+    let latest = end.min(now);
     // There is rarely more than one.
-    if spec.schedule.next_after(first)?.is_none_or(|second| second > now) {
+    if spec.schedule.next_after(first)?.is_none_or(|second| second > latest) {
         return Ok(first);
     }
-    let mut last = spec.schedule.last_until(now)?.unwrap_or(first);
+    let mut last = spec.schedule.last_until(latest)?.unwrap_or(first);
     // With jitter, the start of the latest may be still to come; a sensible jitter is shorter than a period.
     for _ in 0..100 {
         if last <= first || spec.starts_at(last) <= now {

@@ -41,7 +41,6 @@ pub(super) struct Actions<'a> {
 struct Effect {
     record: RunRecord,
     state: JobState,
-    applies_schedule_change: bool,
     span: Span,
 }
 
@@ -55,8 +54,8 @@ enum Start {
 }
 
 impl Effect {
-    fn new(record: RunRecord, state: JobState, applies_schedule_change: bool) -> Self {
-        Self { record, state, applies_schedule_change, span: Span::none() }
+    fn new(record: RunRecord, state: JobState) -> Self {
+        Self { record, state, span: Span::none() }
     }
 }
 
@@ -154,17 +153,17 @@ impl<'a> Actions<'a> {
 
     fn skip(&self, skip: &SkipOccurrences, now: DateTime<Utc>) -> Effect {
         let state = skip.state(self.snapshot.state.cursor);
-        Effect::new(skip_record(self.spec, skip, now), state, skip.applies_schedule_change)
+        Effect::new(skip_record(self.spec, skip, now), state)
     }
 
     fn reset(&self, request_id: Option<Uuid>, reason: &str, now: DateTime<Utc>) -> Effect {
         let (record, state) = reset_record(self.spec, request_id, reason, self.snapshot.state.cursor, now);
-        Effect::new(record, state, false)
+        Effect::new(record, state)
     }
 
     fn refuse(&self, request: &ControlRequest, reason: String, now: DateTime<Utc>) -> Effect {
         let record = refusal_record(self.spec, request, reason, now);
-        Effect::new(record, self.snapshot.state.clone(), false)
+        Effect::new(record, self.snapshot.state.clone())
     }
 
     /// Whether the claim was answered too late, an earlier run of this cycle was stopped, or the scheduler is draining. A run that
@@ -188,18 +187,17 @@ impl<'a> Actions<'a> {
         let running = shared.run(cycle, run, ctx, ticket, &self.snapshot.state);
         let (record, state) = running.instrument(span.clone()).await;
         spans::ended(&span, &record);
-        let applies_schedule_change = run.applies_schedule_change;
-        Effect { record, state, applies_schedule_change, span }
+        Effect { record, state, span }
     }
 
     /// Writes an effect. Returns the end of the cycle if nothing is left to do.
     async fn record(&mut self, effect: Effect) -> Result<Option<CycleEnd>, StoreError> {
-        let Effect { record, state, applies_schedule_change, span } = effect;
+        let Effect { record, state, span } = effect;
         let (shared, spec) = (self.shared, self.spec);
         let per_node = spec.scope == Scope::Node;
         let record = RunRecord { fencing_token: self.fencing_token(), per_node, ..record };
         shared.surroundings.report_outcome(spec, &record);
-        let after = self.snapshot.after(spec, &record, state, applies_schedule_change);
+        let after = self.snapshot.after(&record, state);
         let last = self.end_after(&record, &after);
         if last.is_some() {
             // The lease is about to be released and must not be renewed.
@@ -216,7 +214,7 @@ impl<'a> Actions<'a> {
         }
         *self.snapshot = match skipped {
             None => after,
-            Some((skipped, state)) => self.snapshot.after(spec, &skipped, state, applies_schedule_change),
+            Some((skipped, state)) => self.snapshot.after(&skipped, state),
         };
         let is_interrupted = record.status == RunStatus::Interrupted;
         Ok(is_interrupted.then(|| (shared.clock.now() + TICK_INTERVAL).into()))
@@ -274,5 +272,5 @@ impl<'a> Actions<'a> {
 
 /// The claim hint to leave when the lease is released. A job that runs on every node leaves none.
 pub(super) fn released_hint(spec: &JobSpec, snapshot: &JobSnapshot) -> Option<ClaimHint> {
-    (spec.scope == Scope::Cluster).then(|| hint_for_release(spec, snapshot)).flatten()
+    (spec.scope == Scope::Cluster).then(|| hint_for_release(spec, snapshot))
 }

@@ -2,6 +2,8 @@
 
 use std::{borrow::Borrow, collections::HashSet, hash, sync::Arc};
 
+use chrono::{DateTime, Utc};
+
 use super::scheduled_job::{Definition, ScheduledJob};
 use crate::runtime::{decide::JobSpec, interner::Interner};
 
@@ -35,9 +37,14 @@ impl JobList {
         job
     }
 
-    /// Replaces the definition of `job` by another one with the same name.
-    pub(super) fn redefine(&mut self, job: &ScheduledJob, definition: Definition) {
-        job.define(definition, &mut self.settings);
+    /// Replaces the definition of `job` at the time `now` by another one with the same name. Returns whether the job was removed before.
+    pub(super) fn redefine(
+        &mut self,
+        job: &ScheduledJob,
+        definition: Definition,
+        now: DateTime<Utc>,
+    ) -> bool {
+        job.define(definition, &mut self.settings, now)
     }
 }
 

@@ -264,8 +264,7 @@ impl Shared {
         is_changed: bool,
     ) -> Arc<ScheduledJob> {
         if let Some(job) = jobs.find(&definition.spec.name).cloned() {
-            let was_removed = job.restore();
-            jobs.redefine(&job, definition);
+            let was_removed = jobs.redefine(&job, definition, self.clock.now());
             if is_changed || was_removed {
                 lock(&self.due_queue).requeue(job.index());
             }

@@ -27,7 +27,9 @@ use crate::{
     runtime::{
         decide::{
             JobSpec, Scope,
-            next_action::{JobSnapshot, PAUSED_POLL, first_cursor, hint_for_release, hint_of_removed_job},
+            next_action::{
+                JobSnapshot, PAUSED_POLL, edited_hint, first_cursor, hint_for_release, hint_of_removed_job,
+            },
         },
         events::Event,
         executor::AbandonedRun,
@@ -194,20 +196,38 @@ impl LeaseCycle {
         let stop = StopHandle::new();
         let open_requests = shared.open_requests(&spec.name);
         let revision = shared.control_revision();
-        let sent = shared.clock.monotonic();
-        let mut lease = match shared.store.acquire(&spec.name, first_cursor(spec, began)).await {
-            Ok(Claim::Held(lease)) => lease,
-            Ok(Claim::Busy { holder }) => {
-                debug!(job.name = %spec.name, %holder, "job `{}` is run by {holder}", spec.name);
-                return (shared.clock.now() + TICK_INTERVAL).into();
+        let is_shared = spec.scope == Scope::Cluster;
+        let mut edits = if is_shared { &self.definition.edits[..] } else { &[] };
+        let (mut lease, sent) = loop {
+            let sent = shared.clock.monotonic();
+            let lease = match shared.store.acquire(&spec.name, first_cursor(spec, began)).await {
+                Ok(Claim::Held(lease)) => lease,
+                Ok(Claim::Busy { holder }) => {
+                    debug!(job.name = %spec.name, %holder, "job `{}` is run by {holder}", spec.name);
+                    return (shared.clock.now() + TICK_INTERVAL).into();
+                }
+                Err(error) => return shared.store_failed(&self.job, &error).into(),
+            };
+            let hint = lease.claim_hint.as_ref().filter(|_| is_shared);
+            let edited = hint.and_then(|hint| edited_hint(spec, hint, edits, began));
+            let Some(edited) = edited else { break (lease, sent) };
+            // The definition of this cycle may be older than the hint.
+            let is_requeued = self.is_requeued();
+            let claim_hint = if is_requeued { lease.claim_hint.clone() } else { Some(edited) };
+            // The time of the change is stored before the times until then are run. A process that continues them after a crash would
+            // otherwise take its own start for it.
+            if let Err(error) = shared.store.release(&Lease { claim_hint, ..lease }).await {
+                return shared.store_failed(&self.job, &error).into();
             }
-            Err(error) => return shared.store_failed(&self.job, &error).into(),
+            if is_requeued {
+                return began.into();
+            }
+            self.job.forget_edits(std::mem::take(&mut edits).len());
         };
         stop.trust_lease_until(lease.trusted_until(sent));
         let is_open = |id: &Uuid| lease.requests.iter().any(|request| request.id == *id);
         shared.remove_answered(open_requests.into_iter().filter(|id| !is_open(id)));
         let mut snapshot = JobSnapshot {
-            began,
             state: lease.state.clone(),
             claim_hint: lease.claim_hint.take(),
             pauses: std::mem::take(&mut lease.pauses),
@@ -221,6 +241,7 @@ impl LeaseCycle {
                 return next;
             }
         }
+        self.job.forget_edits(edits.len());
         self.job.note_left_hint(spec);
         match snapshot.pauses.iter().find(|pause| pause.until.is_none()) {
             Some(pause) if !shared.note_pause(&spec.name, pause, revision) => {
@@ -234,12 +255,12 @@ impl LeaseCycle {
     /// store was unavailable for a while.
     async fn retire(&self) -> NextWakeup {
         let (shared, spec) = (&self.shared, self.spec());
-        let now = shared.clock.now();
-        let removed_at = self.job.removed_at().unwrap_or(now);
+        let (now, edits) = (shared.clock.now(), &self.definition.edits);
+        let removed = |hint: &_, state: &_| hint_of_removed_job(hint, state, edits, now);
         if spec.scope == Scope::Node {
             self.job.update_local(|local| {
-                if let Some((_, hint)) = &mut local.schedule {
-                    *hint = hint.as_ref().map(|hint| hint_of_removed_job(hint, removed_at));
+                if let Some((state, Some(hint))) = &mut local.schedule {
+                    *hint = removed(hint, state);
                 }
             });
         } else {
@@ -247,11 +268,12 @@ impl LeaseCycle {
             let Ok(Claim::Held(mut lease)) = claim else {
                 return (now + TICK_INTERVAL).into();
             };
-            lease.claim_hint = lease.claim_hint.as_ref().map(|hint| hint_of_removed_job(hint, removed_at));
+            lease.claim_hint = lease.claim_hint.as_ref().map(|hint| removed(hint, &lease.state));
             if shared.store.release(&lease).await.is_err() {
                 return (now + TICK_INTERVAL).into();
             }
         }
+        self.job.forget_edits(edits.len());
         NEVER.into()
     }
 
@@ -266,14 +288,17 @@ impl LeaseCycle {
         let (state, claim_hint) = job
             .update_local(|local| local.schedule.take())
             .unwrap_or_else(|| (JobState::at(first_cursor(spec, began)), None));
+        let edits = &self.definition.edits;
+        let claim_hint = claim_hint.map(|hint| edited_hint(spec, &hint, edits, began).unwrap_or(hint));
+        job.forget_edits(edits.len());
         let pauses = job.update_local(|local| {
             local.pauses.retain(|pause| pause.until.is_none_or(|until| state.cursor < until));
             local.pauses.clone()
         });
-        let mut snapshot = JobSnapshot { began, state, claim_hint, pauses, requests: Vec::new() };
+        let mut snapshot = JobSnapshot { state, claim_hint, pauses, requests: Vec::new() };
         let CycleEnd { next, .. } = self.run_actions(None, &StopHandle::new(), &mut snapshot).await;
         let hint = hint_for_release(spec, &snapshot);
-        job.update_local(|local| local.schedule = Some((snapshot.state, hint)));
+        job.update_local(|local| local.schedule = Some((snapshot.state, Some(hint))));
         next
     }
 

@@ -16,7 +16,7 @@ use crate::{
     runtime::{
         decide::{
             AppliedOutcome, JobSpec, ScheduleError, apply_outcome,
-            next_action::{Action, JobSnapshot, NextRun, next_action, occurrence_range},
+            next_action::{Action, JobSnapshot, NextRun, next_action},
         },
         events::Event,
         executor::Executor,
@@ -82,7 +82,7 @@ impl Shared {
             job: spec.name.clone(),
             per_node: false,
             scheduled_at: run.scheduled_at,
-            range: run.since.and_then(|since| occurrence_range(&spec.schedule, since, run.scheduled_at)),
+            range: run.range,
             status: applied.status,
             cause: run.cause,
             attempt: run.attempt,

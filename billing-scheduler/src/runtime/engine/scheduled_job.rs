@@ -12,10 +12,10 @@ use crate::{
     job::Job,
     registry::{BuildError, Registry},
     runtime::{
-        decide::{JobSpec, Scope},
+        decide::{JobSpec, Scope, next_action::NO_SCHEDULE},
         executor::AbandonedRun,
         interner::Interner,
-        store::{ClaimHint, JobState, Pause},
+        store::{ClaimHint, JobState, Pause, ReplacedSchedule},
     },
 };
 
@@ -45,6 +45,8 @@ pub(super) struct Definition {
     pub(super) spec: JobSpec,
     pub(super) params: Option<Arc<serde_json::Value>>,
     pub(super) job: Arc<dyn Job>,
+    /// The changes of the schedule that this process has not stored yet, oldest first.
+    pub(super) edits: Vec<ReplacedSchedule>,
 }
 
 /// State of a job that only this process has.
@@ -56,15 +58,15 @@ pub(super) struct LocalState {
     pub(super) schedule: Option<(JobState, Option<ClaimHint>)>,
     /// The pauses since the process started, for a job that runs on every node.
     pub(super) pauses: Vec<Pause>,
-    /// When the job was removed.
-    removed_at: Option<DateTime<Utc>>,
+    /// The changes of the schedule that are not stored yet, oldest first.
+    edits: Vec<ReplacedSchedule>,
     /// A run that did not stop and may still exist.
     pub(super) abandoned: Option<AbandonedRun>,
 }
 
 impl ScheduledJob {
     pub(super) fn new(index: usize, definition: Definition, all_settings: &mut Interner<JobSpec>) -> Self {
-        let Definition { mut spec, params, job } = definition;
+        let Definition { mut spec, params, job, .. } = definition;
         let name = std::mem::take(&mut spec.name).into_boxed_str();
         let settings = all_settings.intern(&spec);
         Self {
@@ -81,21 +83,40 @@ impl ScheduledJob {
         self.index as usize
     }
 
-    /// Replaces the definition by another one with the same name.
-    pub(super) fn define(&self, definition: Definition, all_settings: &mut Interner<JobSpec>) {
-        let Definition { mut spec, params, job } = definition;
+    /// Replaces the definition at the time `now` by another one with the same name. Returns whether the job was removed before.
+    pub(super) fn define(
+        &self,
+        definition: Definition,
+        all_settings: &mut Interner<JobSpec>,
+        now: DateTime<Utc>,
+    ) -> bool {
+        let Definition { mut spec, params, job, .. } = definition;
         spec.name.clear();
         let settings = all_settings.intern(&spec);
+        let was_removed = self.removed.swap(false, Ordering::SeqCst);
         let mut state = lock(&self.state);
         let before = std::mem::replace(&mut state.settings, settings);
         (state.params, state.job) = (params, job);
+        if was_removed {
+            state.end_schedule(NO_SCHEDULE.to_owned(), now);
+        } else if before.schedule != spec.schedule {
+            state.end_schedule(before.schedule.to_string(), now);
+        }
         all_settings.release(&before);
         self.has_left_hint.store(false, Ordering::SeqCst);
+        was_removed
     }
 
     /// Ends the use of its settings, because the job is no longer in the list.
     pub(super) fn release_settings(&self, all_settings: &mut Interner<JobSpec>) {
         all_settings.release(&lock(&self.state).settings);
+    }
+
+    /// Forgets the oldest changes of the schedule, because they are stored.
+    pub(super) fn forget_edits(&self, stored: usize) {
+        if stored > 0 {
+            self.update_local(|local| drop(local.edits.drain(..stored.min(local.edits.len()))));
+        }
     }
 
     /// Notes that the store has the claim hint of a specification, unless another one is in force by now.
@@ -124,9 +145,10 @@ impl ScheduledJob {
     }
 
     pub(super) fn definition(&self) -> Definition {
-        let State { settings, params, job, .. } = &*lock(&self.state);
+        let State { settings, params, job, local } = &*lock(&self.state);
         let spec = JobSpec { name: self.name.to_string(), ..JobSpec::clone(settings) };
-        Definition { spec, params: params.clone(), job: Arc::clone(job) }
+        let edits = local.as_ref().map_or_else(Vec::new, |local| local.edits.clone());
+        Definition { spec, params: params.clone(), job: Arc::clone(job), edits }
     }
 
     pub(super) fn is_removed(&self) -> bool {
@@ -135,18 +157,10 @@ impl ScheduledJob {
 
     /// Notes that the configuration does not contain the job from `now` on.
     pub(super) fn remove(&self, now: DateTime<Utc>) {
-        self.update_local(|local| local.removed_at = Some(now));
+        let mut state = lock(&self.state);
+        let schedule = state.settings.schedule.to_string();
+        state.end_schedule(schedule, now);
         self.removed.store(true, Ordering::SeqCst);
-    }
-
-    /// Notes that the configuration contains the job. Returns whether it did not.
-    pub(super) fn restore(&self) -> bool {
-        self.removed.swap(false, Ordering::SeqCst)
-    }
-
-    /// When the job was removed last.
-    pub(super) fn removed_at(&self) -> Option<DateTime<Utc>> {
-        self.update_local(|local| local.removed_at)
     }
 
     /// Whether the store's row shows if the job is late. A job that runs on every node may have left an old row.
@@ -155,12 +169,19 @@ impl ScheduledJob {
     }
 }
 
+impl State {
+    fn end_schedule(&mut self, schedule: String, until: DateTime<Utc>) {
+        self.local.get_or_insert_default().edits.push(ReplacedSchedule { schedule, until });
+    }
+}
+
 /// The parameters of a job without any.
 static NO_PARAMS: serde_json::Value = serde_json::Value::Null;
 
 impl Definition {
     pub(super) fn new(spec: JobSpec, params: serde_json::Value, job: Arc<dyn Job>) -> Self {
-        Self { spec, params: Some(params).filter(|params| !params.is_null()).map(Arc::new), job }
+        let params = Some(params).filter(|params| !params.is_null()).map(Arc::new);
+        Self { spec, params, job, edits: Vec::new() }
     }
 
     pub(super) fn params(&self) -> &serde_json::Value {

@@ -53,6 +53,18 @@ pub struct ClaimHint {
     pub late_at: Option<DateTime<Utc>>,
     /// When the job is late even if a process holds its lease.
     pub stuck_at: Option<DateTime<Utc>>,
+    /// The schedules before this one that still have times to decide, oldest first.
+    #[serde(default)]
+    pub replaced: Vec<ReplacedSchedule>,
+}
+
+/// A schedule that another one has replaced, or that ended because the job was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ReplacedSchedule {
+    /// The schedule as text.
+    pub schedule: String,
+    /// When it was replaced: times up to then are due by it.
+    pub until: DateTime<Utc>,
 }
 
 impl Lease {

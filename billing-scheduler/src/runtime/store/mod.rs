@@ -15,7 +15,7 @@ use crate::job::{BoxError, FencingToken};
 
 pub use self::{
     history::{OccurrenceRange, RunCause, RunRecord, RunStatus},
-    lease::{Claim, ClaimHint, JobState, Lease, Retrying},
+    lease::{Claim, ClaimHint, JobState, Lease, ReplacedSchedule, Retrying},
     queue::{NewQueuedJob, QueueNext, QueueResult, QueueStore, QueueTime, QueuedJob},
     request::{ControlAction, ControlReceipt, ControlRequest, ControlState, NOT_AHEAD, Pause, StorePoll},
     view::{Holder, JobRow, LateJob, RunFilter, RunRow, ScheduleAhead},

@@ -16,7 +16,8 @@ CREATE TABLE IF NOT EXISTS scheduler_jobs (
     schedule text,
     next_at timestamptz,
     late_at timestamptz,
-    stuck_at timestamptz
+    stuck_at timestamptz,
+    replaced_schedules text
 );
 
 -- One row per job: the newest fencing token, under which alone work may be committed. A transaction of a job locks it FOR SHARE, so

@@ -16,7 +16,8 @@ CREATE TABLE IF NOT EXISTS scheduler_jobs (
     schedule TEXT,
     next_at INTEGER,
     late_at INTEGER,
-    stuck_at INTEGER
+    stuck_at INTEGER,
+    replaced_schedules TEXT
 ) STRICT;
 
 -- One row per job: the newest fencing token, under which alone work may be committed. A transaction of a job locks it FOR SHARE, so

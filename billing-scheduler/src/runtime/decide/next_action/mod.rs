@@ -1,23 +1,26 @@
-//! The next action of a lease cycle, as a pure function: requests first, then ended pauses and edited schedules, then [`due`].
+//! The next action of a lease cycle, as a pure function: requests first, then schedules that were replaced, ended pauses, and what is
+//! due.
+
+mod hints;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{
-    due::{Due, SkipReason, due},
+    due::{Due, SkipReason, due_until},
     schedule::{Schedule, ScheduleError},
     spec::JobSpec,
 };
 use crate::runtime::store::{
-    ClaimHint, ControlAction, ControlRequest, JobState, OccurrenceRange, Pause, Retrying, RunCause,
+    ClaimHint, ControlAction, ControlRequest, JobState, OccurrenceRange, Pause, ReplacedSchedule, RunCause,
     RunRecord, RunStatus,
 };
+
+pub(crate) use hints::{NO_SCHEDULE, edited_hint, hint_for_release, hint_of_removed_job};
 
 /// The state, pauses and requests of a job, as read with its lease or as this node keeps them.
 #[derive(Clone, Debug)]
 pub(crate) struct JobSnapshot {
-    /// When the lease cycle began. Times of an edited schedule before this instant count as passed.
-    pub(crate) began: DateTime<Utc>,
     pub(crate) state: JobState,
     pub(crate) claim_hint: Option<ClaimHint>,
     pub(crate) pauses: Vec<Pause>,
@@ -26,18 +29,9 @@ pub(crate) struct JobSnapshot {
 
 impl JobSnapshot {
     /// Returns the snapshot after `record`, which leaves the job in `state`.
-    pub(crate) fn after(
-        &self,
-        spec: &JobSpec,
-        record: &RunRecord,
-        state: JobState,
-        applies_schedule_change: bool,
-    ) -> Self {
+    pub(crate) fn after(&self, record: &RunRecord, state: JobState) -> Self {
         let mut after = Self { state, ..self.clone() };
         after.requests.retain(|request| Some(request.id) != record.request_id);
-        if applies_schedule_change {
-            after.claim_hint = Some(claim_hint(spec, &after.state));
-        }
         after
     }
 }
@@ -63,11 +57,9 @@ pub(crate) struct SkipOccurrences {
     pub(crate) status: RunStatus,
     pub(crate) from: DateTime<Utc>,
     pub(crate) until: DateTime<Utc>,
+    /// The range from `from` to `until`, unless that is one scheduled time.
+    pub(crate) range: Option<OccurrenceRange>,
     pub(crate) reason: String,
-    /// A scheduled time among them that is still to be run.
-    pub(crate) except: Option<DateTime<Utc>>,
-    /// Whether an edited schedule takes effect with this record.
-    pub(crate) applies_schedule_change: bool,
 }
 
 /// A run to start.
@@ -78,11 +70,9 @@ pub(crate) struct NextRun {
     pub(crate) cause: RunCause,
     /// The control request that the run answers.
     pub(crate) request_id: Option<Uuid>,
-    /// The first of the scheduled times that the run is coalesced from.
-    pub(crate) since: Option<DateTime<Utc>>,
+    /// The scheduled times that the run is coalesced from, if they are several.
+    pub(crate) range: Option<OccurrenceRange>,
     pub(crate) reason: Option<String>,
-    /// Whether an edited schedule takes effect with the record of this run.
-    pub(crate) applies_schedule_change: bool,
 }
 
 /// A request that is older is refused: a run would come as a surprise.
@@ -108,40 +98,62 @@ pub(crate) fn next_action(
         return Ok(Action::Wait(now + PAUSED_POLL));
     }
     if let Some(retrying) = job.state.retrying {
-        // A scheduled time that an edited schedule left has no attempt yet, so a pause applies to it.
+        // A pause applies to a scheduled time without a failed attempt: no attempt has begun its work.
         let pause = job.pauses.iter().find(|pause| pause.skipped(retrying.scheduled_at));
         if let Some(pause) = pause.filter(|_| retrying.failed_attempts == 0) {
             let at = retrying.scheduled_at;
-            return Ok(Action::Skip(SkipOccurrences::new(RunStatus::Paused, at, at, pause.to_string())));
+            return Ok(Action::Skip(SkipOccurrences::new(
+                spec,
+                RunStatus::Paused,
+                at,
+                at,
+                pause.to_string(),
+            )));
         }
-        return action_from_due(spec, &job.state, now);
-    }
-    if let Some(action) = action_for_edited_schedule(spec, job)? {
+    } else if let Some(action) = action_for_replaced_schedules(spec, job, now)? {
         return Ok(action);
     }
-    let cursor = job.state.cursor;
-    for pause in &job.pauses {
+    let action = scheduled_action(spec, job, &job.state, DateTime::<Utc>::MAX_UTC, now)?;
+    Ok(action.unwrap_or_else(|| Action::Wait(now + TimeDelta::days(1))))
+}
+
+/// Returns the action for a job in `state` whose schedule ends at `end`; `None` if it has no scheduled time left.
+fn scheduled_action(
+    spec: &JobSpec,
+    job: &JobSnapshot,
+    state: &JobState,
+    end: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<Option<Action>, ScheduleError> {
+    let cursor = state.cursor;
+    for pause in job.pauses.iter().filter(|_| state.retrying.is_none()) {
         let Some(until) = pause.until.filter(|until| cursor < *until && pause.since <= now) else { continue };
         if cursor < pause.since {
             // What was due before the pause is not part of it. It is decided as if no time had passed since.
-            match action_from_due(spec, &job.state, pause.since - TICK)? {
-                Action::Wait(_) => {}
+            match action_from_due(spec, state, end, pause.since - TICK)? {
+                None | Some(Action::Wait(_)) => {}
                 action => return Ok(action),
             }
         }
-        if let Some((from, until)) = between(&spec.schedule, cursor, until - TICK)? {
-            return Ok(Action::Skip(SkipOccurrences::new(RunStatus::Paused, from, until, pause.to_string())));
+        if let Some((from, until)) = between(&spec.schedule, cursor, end.min(until - TICK))? {
+            let skipped = SkipOccurrences::new(spec, RunStatus::Paused, from, until, pause.to_string());
+            return Ok(Some(Action::Skip(skipped)));
         }
     }
-    action_from_due(spec, &job.state, now)
+    action_from_due(spec, state, end, now)
 }
 
-/// Translates the result of [`due`].
-fn action_from_due(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Result<Action, ScheduleError> {
-    Ok(match due(spec, state, now)? {
+/// Translates the result of [`due_until`].
+fn action_from_due(
+    spec: &JobSpec,
+    state: &JobState,
+    end: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<Option<Action>, ScheduleError> {
+    Ok(Some(match due_until(spec, state, end, now)? {
         Due::Now { scheduled_at, attempt, coalesced_from } => Action::Run(NextRun {
             attempt,
-            since: coalesced_from,
+            range: coalesced_from.and_then(|from| occurrence_range(&spec.schedule, from, scheduled_at)),
             reason: coalesced_from.map(|from| format!("covers every scheduled time since {from}")),
             ..NextRun::new(scheduled_at, RunCause::Schedule)
         }),
@@ -150,11 +162,11 @@ fn action_from_due(spec: &JobSpec, state: &JobState, now: DateTime<Utc>) -> Resu
                 SkipReason::Grace(_) => RunStatus::Missed,
                 SkipReason::Policy | SkipReason::CatchUpLimit(_) => RunStatus::Skipped,
             };
-            Action::Skip(SkipOccurrences::new(status, skip.from, skip.until, skip.to_string()))
+            Action::Skip(SkipOccurrences::new(spec, status, skip.from, skip.until, skip.to_string()))
         }
         Due::Later(at) => Action::Wait(at),
-        Due::Never => Action::Wait(now + TimeDelta::days(1)),
-    })
+        Due::Never => return Ok(None),
+    }))
 }
 
 fn action_for_request(request: &ControlRequest, now: DateTime<Utc>) -> Action {
@@ -173,97 +185,75 @@ fn action_for_request(request: &ControlRequest, now: DateTime<Utc>) -> Action {
     })
 }
 
-/// Handles an edited schedule: a time of the old schedule that passed without a run is not lost, and times of the new schedule
-/// that passed before the edit are not run.
-fn action_for_edited_schedule(spec: &JobSpec, job: &JobSnapshot) -> Result<Option<Action>, ScheduleError> {
-    let JobState { cursor, .. } = job.state;
-    let Some(hint) = job.claim_hint.as_ref().filter(|hint| !spec.schedule.reads(&hint.schedule)) else {
-        return Ok(None);
-    };
-    let before = &hint.schedule;
-    let left = hint.next_at.filter(|at| cursor < *at && *at <= job.began);
-    let pause = |at| job.pauses.iter().find(|pause| pause.skipped(at));
-    if let Some((paused, pause)) = left.and_then(|at| Some((at, pause(at)?))) {
-        return Ok(Some(Action::Skip(SkipOccurrences::new(
-            RunStatus::Paused,
-            paused,
-            paused,
-            pause.to_string(),
-        ))));
+/// Handles the schedules that were replaced: the times of each up to its end follow the misfire policy of the job, and times of the
+/// present schedule that passed before its begin are not run.
+fn action_for_replaced_schedules(
+    spec: &JobSpec,
+    job: &JobSnapshot,
+    now: DateTime<Utc>,
+) -> Result<Option<Action>, ScheduleError> {
+    let replaced = job.claim_hint.as_ref().map_or(&[][..], |hint| &hint.replaced);
+    let Some(last) = replaced.last() else { return Ok(None) };
+    let mut since = job.state.cursor;
+    for ReplacedSchedule { schedule: text, until } in replaced {
+        if let Some(schedule) = Schedule::from_text(text) {
+            let before = JobSpec { schedule, ..spec.clone() };
+            let action = scheduled_action(&before, job, &JobState::at(since), *until, now)?;
+            if let Some(action) = action {
+                return Ok(Some(action.by_previous_schedule(text)));
+            }
+        }
+        since = since.max(*until);
     }
-    let reason = format!("was due by the previous schedule ({before})");
-    if let Some(stale) = left.filter(|at| is_stale(spec, *at, job.began)) {
-        return Ok(Some(Action::Skip(SkipOccurrences::new(RunStatus::Skipped, stale, stale, reason))));
-    }
-    if let Some((from, until)) = between(&spec.schedule, cursor, job.began)? {
-        let reason = format!("the schedule was changed from {before} to {}: nothing was due", spec.schedule);
-        let skipped = SkipOccurrences::new(RunStatus::Rescheduled, from, until, reason);
-        return Ok(Some(Action::Skip(SkipOccurrences {
-            except: left,
-            applies_schedule_change: true,
-            ..skipped
-        })));
-    }
-    Ok(left.map(|scheduled_at| {
-        Action::Run(NextRun {
-            reason: Some(reason),
-            applies_schedule_change: true,
-            ..NextRun::new(scheduled_at, RunCause::Schedule)
-        })
-    }))
+    // A clock may have been set back in this lease cycle.
+    let since = since.min(now);
+    let Some((from, until)) = between(&spec.schedule, job.state.cursor, since)? else { return Ok(None) };
+    let reason =
+        format!("the schedule was changed from {} to {}: nothing was due", last.schedule, spec.schedule);
+    Ok(Some(Action::Skip(SkipOccurrences::new(spec, RunStatus::Rescheduled, from, until, reason))))
 }
 
-/// Whether a scheduled time is older than the job's grace.
-fn is_stale(spec: &JobSpec, at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
-    spec.grace().and_then(|grace| TimeDelta::from_std(grace).ok()).is_some_and(|grace| now - at >= grace)
+impl Action {
+    /// Adds to the reason that the scheduled times are those of a previous schedule.
+    fn by_previous_schedule(self, schedule: &str) -> Self {
+        let previous = format!("was due by the previous schedule ({schedule})");
+        match self {
+            Self::Run(run) => {
+                let reason =
+                    run.reason.map_or_else(|| previous.clone(), |reason| format!("{reason}; {previous}"));
+                Self::Run(NextRun { reason: Some(reason), ..run })
+            }
+            Self::Skip(skip) => {
+                let reason = format!("{}; {previous}", skip.reason);
+                Self::Skip(SkipOccurrences { reason, ..skip })
+            }
+            action => action,
+        }
+    }
 }
 
 impl NextRun {
     /// Returns the first attempt at `scheduled_at`.
     pub(crate) fn new(scheduled_at: DateTime<Utc>, cause: RunCause) -> Self {
-        Self {
-            scheduled_at,
-            attempt: 1,
-            cause,
-            request_id: None,
-            since: None,
-            reason: None,
-            applies_schedule_change: false,
-        }
+        Self { scheduled_at, attempt: 1, cause, request_id: None, range: None, reason: None }
     }
 }
 
 impl SkipOccurrences {
-    fn new(status: RunStatus, from: DateTime<Utc>, until: DateTime<Utc>, reason: String) -> Self {
-        Self { status, from, until, reason, except: None, applies_schedule_change: false }
+    /// Returns the scheduled times of `spec` from `from` to `until`.
+    fn new(
+        spec: &JobSpec,
+        status: RunStatus,
+        from: DateTime<Utc>,
+        until: DateTime<Utc>,
+        reason: String,
+    ) -> Self {
+        Self { status, from, until, range: occurrence_range(&spec.schedule, from, until), reason }
     }
 
     /// Returns the state after the skipped times.
     pub(crate) fn state(&self, cursor: DateTime<Utc>) -> JobState {
-        let retrying = self.except.map(|scheduled_at| Retrying {
-            scheduled_at,
-            failed_attempts: 0,
-            not_before: scheduled_at,
-        });
-        JobState { cursor: cursor.max(self.until), retrying }
-    }
-}
-
-/// Returns the claim hint for the release of the lease. An edit that is not handled yet is left for the next lease cycle.
-pub(crate) fn hint_for_release(spec: &JobSpec, job: &JobSnapshot) -> Option<ClaimHint> {
-    match action_for_edited_schedule(spec, job) {
-        Ok(None) => Some(claim_hint(spec, &job.state)),
-        Ok(Some(_)) | Err(_) => job.claim_hint.clone(),
-    }
-}
-
-/// Returns the claim hint of a job that was removed from the configuration: only a time that was due by then is kept.
-pub(crate) fn hint_of_removed_job(hint: &ClaimHint, removed_at: DateTime<Utc>) -> ClaimHint {
-    ClaimHint {
-        schedule: "no schedule".to_owned(),
-        next_at: hint.next_at.filter(|at| *at <= removed_at),
-        late_at: None,
-        stuck_at: None,
+        JobState::at(cursor.max(self.until))
     }
 }
 
@@ -281,7 +271,7 @@ fn between(
 }
 
 /// Returns the range from `from` to `until`; `None` if that is one scheduled time.
-pub(crate) fn occurrence_range(
+fn occurrence_range(
     schedule: &Schedule,
     from: DateTime<Utc>,
     until: DateTime<Utc>,
@@ -293,25 +283,6 @@ pub(crate) fn occurrence_range(
         .count(from - TICK, until, OccurrenceRange::MAX_COUNTED)
         .unwrap_or(OccurrenceRange::MAX_COUNTED);
     Some(OccurrenceRange { from, count })
-}
-
-/// Returns what the next claim of a job in this state is expected to find.
-pub(crate) fn claim_hint(spec: &JobSpec, state: &JobState) -> ClaimHint {
-    let next_at = match state.retrying {
-        Some(retrying) => Some(retrying.scheduled_at),
-        None => spec.schedule.next_after(state.cursor).ok().flatten(),
-    };
-    let begins_at = state.retrying.map(|retrying| retrying.not_before);
-    let begins_at = begins_at.or_else(|| next_at.map(|at| spec.starts_at(at)));
-    let grace = spec.misfire_grace.and_then(|grace| TimeDelta::from_std(grace).ok()).unwrap_or(LATE_AFTER);
-    let late_at = begins_at.and_then(|at| at.checked_add_signed(grace.max(LATE_AFTER)));
-    let timeout = TimeDelta::from_std(spec.timeout).unwrap_or(TimeDelta::MAX);
-    ClaimHint {
-        schedule: spec.schedule.to_string(),
-        next_at,
-        late_at,
-        stuck_at: late_at.and_then(|at| at.checked_add_signed(timeout)),
-    }
 }
 
 /// Returns the cursor of a job that was never claimed.
@@ -329,7 +300,7 @@ pub(crate) fn first_cursor(spec: &JobSpec, now: DateTime<Utc>) -> DateTime<Utc> 
 /// Returns the record of skipped scheduled times.
 pub(crate) fn skip_record(spec: &JobSpec, skip: &SkipOccurrences, now: DateTime<Utc>) -> RunRecord {
     RunRecord {
-        range: occurrence_range(&spec.schedule, skip.from, skip.until),
+        range: skip.range,
         reason: Some(skip.reason.clone()),
         ..RunRecord::new(&spec.name, skip.until, skip.status, RunCause::Schedule, now)
     }

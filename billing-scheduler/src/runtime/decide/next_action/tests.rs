@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use super::*;
-use crate::runtime::decide::spec::Misfire;
+use super::{hints::claim_hint, *};
+use crate::runtime::{decide::spec::Misfire, store::Retrying};
 
 fn at(clock: &str) -> DateTime<Utc> {
     format!("2026-01-05T{clock}Z").parse().expect("a time of day")
@@ -28,21 +28,21 @@ fn check(job: Job<'_>, now: &str, expected: &str) {
         let failed_attempts = u32::from(!job.has_not_begun);
         state.retrying = Some(Retrying { scheduled_at, failed_attempts, not_before });
     }
-    let hint = job.claim_hint.map(|(schedule, next)| ClaimHint {
+    let replaced = |&(schedule, until): &(&str, &str)| ReplacedSchedule {
         schedule: schedule.to_owned(),
-        next_at: Some(at(next)),
-        late_at: None,
-        stuck_at: None,
-    });
-    let snapshot =
-        JobSnapshot { began: at(now), state, claim_hint: hint, pauses: job.pauses, requests: job.requests };
+        until: at(until),
+    };
+    let hint = ClaimHint {
+        replaced: job.replaced.iter().map(replaced).collect(),
+        ..claim_hint(&JobSpec::new("job", "kind", hourly()), &state, &[])
+    };
+    let snapshot = JobSnapshot { state, claim_hint: Some(hint), pauses: job.pauses, requests: job.requests };
     let spec = JobSpec { misfire: job.misfire, ..JobSpec::new("job", "kind", hourly()) };
     let time = |at: DateTime<Utc>| at.format("%H:%M").to_string();
     let actual = match next_action(&spec, &snapshot, at(now)).expect("an hourly schedule can be computed") {
         Action::Run(run) => format!("{} run of {}", run.cause.as_str(), time(run.scheduled_at)),
         Action::Skip(pass) => {
-            let except = pass.except.map(|at| format!(" except {}", time(at))).unwrap_or_default();
-            format!("{} from {} until {}{except}", pass.status.as_str(), time(pass.from), time(pass.until))
+            format!("{} from {} until {}", pass.status.as_str(), time(pass.from), time(pass.until))
         }
         Action::Refuse { .. } => "refuse".to_owned(),
         Action::Reset { .. } => "reset".to_owned(),
@@ -56,7 +56,8 @@ struct Job<'a> {
     cursor: &'a str,
     retry: Option<&'a str>,
     has_not_begun: bool,
-    claim_hint: Option<(&'a str, &'a str)>,
+    /// The schedules before the hourly one, and until when they were in force.
+    replaced: &'a [(&'a str, &'a str)],
     pauses: Vec<Pause>,
     requests: Vec<ControlRequest>,
     misfire: Misfire,
@@ -93,7 +94,7 @@ fn time_due_before_pause_is_kept() {
 }
 
 #[test]
-fn pause_skips_time_left_by_edit() {
+fn pause_skips_time_without_attempt() {
     let job = |has_not_begun, until| Job {
         cursor: "12:00:00",
         retry: Some("10:00:00"),
@@ -133,48 +134,124 @@ fn fresh_request_precedes_pause() {
 }
 
 #[test]
-fn edited_schedule_keeps_due_time_only() {
-    let job = |cursor, next, misfire| Job {
-        cursor,
-        misfire,
-        claim_hint: Some(("every 30m", next)),
-        ..Job::default()
-    };
+fn replaced_schedule_follows_misfire_policy() {
+    let edited = [("every 30m", "10:45:00")];
+    let job = |cursor, misfire| Job { cursor, misfire, replaced: &edited, ..Job::default() };
     // Half-hourly until 10:45, hourly from then on: 10:30 was done, and 11:00 is the next of both.
-    check(job("10:30:00", "11:00:00", Misfire::Coalesce), "10:45:00", "wait until 11:00");
+    check(job("10:30:00", Misfire::Coalesce), "10:45:00", "wait until 11:00");
     // 10:30 was due and not done.
-    check(job("10:00:00", "10:30:00", Misfire::Coalesce), "10:45:00", "schedule run of 10:30");
-    check(job("10:00:00", "10:30:00", Misfire::Skip), "10:30:59", "schedule run of 10:30");
-    check(job("10:00:00", "10:30:00", Misfire::Skip), "10:31:00", "skipped from 10:30 until 10:30");
-    // It came daily before: the hours since the cursor are not of that schedule.
-    let daily = |cursor| Job { cursor, claim_hint: Some(("daily", "23:00:00")), ..Job::default() };
-    check(daily("03:15:00"), "10:45:00", "rescheduled from 04:00 until 10:00");
-    check(daily("10:00:00"), "10:45:00", "wait until 11:00");
-    // Both: it came at half past before.
-    let half = |cursor| Job { cursor, claim_hint: Some(("half past", "09:30:00")), ..Job::default() };
-    check(half("08:30:00"), "10:45:00", "rescheduled from 09:00 until 10:00 except 09:30");
-    // The same text is the same schedule: what passed is a misfire.
-    let same = Job { cursor: "08:00:00", claim_hint: Some(("every 1h", "09:00:00")), ..Job::default() };
-    check(same, "10:45:00", "schedule run of 10:00");
+    check(job("10:00:00", Misfire::Coalesce), "10:45:00", "schedule run of 10:30");
+    check(job("10:00:00", Misfire::Skip), "10:45:00", "skipped from 10:30 until 10:30");
+    // Several were due. None of the hours before the edit was.
+    check(job("08:40:00", Misfire::Coalesce), "12:10:00", "schedule run of 10:30");
+    check(job("08:40:00", Misfire::Skip), "12:10:00", "skipped from 09:00 until 10:30");
+    for (cursor, run) in
+        [("08:40:00", "09:00"), ("09:00:00", "09:30"), ("10:00:00", "10:30"), ("10:30:00", "11:00")]
+    {
+        check(job(cursor, Misfire::CatchUp), "12:10:00", &format!("schedule run of {run}"));
+    }
+}
+
+#[test]
+fn times_before_edit_are_rescheduled() {
+    let daily = [("0 23 * * * in UTC", "10:45:00")];
+    let job = |cursor| Job { cursor, replaced: &daily, ..Job::default() };
+    check(job("03:15:00"), "10:45:00", "rescheduled from 04:00 until 10:00");
+    check(job("03:15:00"), "14:10:00", "rescheduled from 04:00 until 10:00");
+    check(job("10:00:00"), "10:45:00", "wait until 11:00");
+    let unknown = [("by the moon", "10:45:00")];
+    check(
+        Job { cursor: "08:00:00", replaced: &unknown, ..Job::default() },
+        "10:45:00",
+        "rescheduled from 09:00 until 10:00",
+    );
+    // A clock was set back after the edit.
+    check(job("08:00:00"), "09:10:00", "rescheduled from 09:00 until 09:00");
+}
+
+#[test]
+fn replaced_schedules_follow_each_other() {
+    // It was removed at 09:10, added again at 10:10, and edited at 11:10.
+    let replaced = [("every 20m", "09:10:00"), ("no schedule", "10:10:00"), ("every 15m", "11:10:00")];
+    let expected = [
+        ("08:20:00", "schedule run of 08:40"),
+        ("08:40:00", "schedule run of 09:00"),
+        ("09:00:00", "schedule run of 10:15"),
+        ("10:15:00", "schedule run of 10:30"),
+        ("10:45:00", "schedule run of 11:00"),
+        ("11:00:00", "schedule run of 12:00"),
+    ];
+    for (cursor, expected) in expected {
+        check(
+            Job { cursor, misfire: Misfire::CatchUp, replaced: &replaced, ..Job::default() },
+            "12:30:00",
+            expected,
+        );
+    }
 }
 
 #[test]
 fn schedule_edited_during_pause_runs_nothing() {
-    let job = |cursor, since, hint| Job {
+    let job = |cursor, since, replaced| Job {
         cursor,
         pauses: vec![pause(since, Some("14:05:00"))],
-        claim_hint: Some(hint),
+        replaced,
         ..Job::default()
     };
     // The hours before the pause were not due by the schedule of then.
-    let daily = ("daily", "23:00:00");
-    check(job("08:00:00", "10:40:00", daily), "14:10:00", "rescheduled from 09:00 until 14:00");
-    // 10:30 was due before the pause, and not done.
-    let half = ("every 30m", "10:30:00");
-    check(job("10:00:00", "10:40:00", half), "14:10:00", "rescheduled from 11:00 until 14:00 except 10:30");
-    // It came while the job was paused.
-    check(job("10:00:00", "10:20:00", half), "14:10:00", "paused from 10:30 until 10:30");
-    check(job("10:30:00", "10:20:00", half), "14:10:00", "rescheduled from 11:00 until 14:00");
+    let daily = &[("0 23 * * * in UTC", "13:10:00")];
+    check(job("08:00:00", "10:40:00", daily), "14:10:00", "rescheduled from 09:00 until 13:00");
+    check(job("13:00:00", "10:40:00", daily), "14:10:00", "paused from 14:00 until 14:00");
+    // 10:30 was due before the pause, and not done. What came after that came while the job was paused.
+    let half = &[("every 30m", "13:10:00")];
+    check(job("10:00:00", "10:40:00", half), "14:10:00", "schedule run of 10:30");
+    check(job("10:30:00", "10:40:00", half), "14:10:00", "paused from 11:00 until 13:00");
+}
+
+#[test]
+fn edits_are_added_to_hint() {
+    let spec = JobSpec::new("job", "kind", hourly());
+    let replaced =
+        |schedule: &str, until| ReplacedSchedule { schedule: schedule.to_owned(), until: at(until) };
+    let hint = |schedule: &str, replaced: &[ReplacedSchedule]| ClaimHint {
+        schedule: schedule.to_owned(),
+        replaced: replaced.to_vec(),
+        ..claim_hint(&spec, &JobState::at(at("08:00:00")), &[])
+    };
+    let now = at("12:00:00");
+    let edited = |hint: &ClaimHint, edits: &[ReplacedSchedule]| {
+        edited_hint(&spec, hint, edits, now).map(|hint| (hint.schedule, hint.replaced))
+    };
+    let every = |replaced: &[ReplacedSchedule]| Some(("every 1h".to_owned(), replaced.to_vec()));
+    assert_eq!(edited(&hint("every 1h", &[]), &[]), None);
+    // Another process left it, or this one before it was started again.
+    assert_eq!(edited(&hint("every 2h", &[]), &[]), every(&[replaced("every 2h", "12:00:00")]));
+    let edits = [replaced("every 2h", "10:00:00"), replaced("every 3h", "11:00:00")];
+    assert_eq!(edited(&hint("every 2h", &[]), &edits), every(&edits));
+    assert_eq!(edited(&hint("every 3h", &edits[..1]), &edits), every(&edits));
+    assert_eq!(edited(&hint("every 1h", &edits), &[]), None, "they are stored");
+    // A clock was set back.
+    let ahead = [replaced("every 2h", "13:00:00")];
+    assert_eq!(edited(&hint("every 1h", &ahead), &[]), every(&[replaced("every 2h", "12:00:00")]));
+}
+
+#[test]
+fn hint_keeps_schedules_with_times_left() {
+    let spec = JobSpec::new("job", "kind", hourly());
+    let replaced = [ReplacedSchedule { schedule: "every 30m".to_owned(), until: at("10:45:00") }];
+    let hint = |cursor| claim_hint(&spec, &JobState::at(at(cursor)), &replaced);
+    assert_eq!((hint("09:00:00").next_at, hint("09:00:00").replaced.len()), (Some(at("09:30:00")), 1));
+    assert_eq!((hint("10:30:00").next_at, hint("10:30:00").replaced.len()), (Some(at("11:00:00")), 0));
+    let removed = |cursor| {
+        hint_of_removed_job(
+            &claim_hint(&spec, &JobState::at(at(cursor)), &[]),
+            &JobState::at(at(cursor)),
+            &[],
+            at("10:10:00"),
+        )
+    };
+    assert_eq!((removed("09:00:00").next_at, removed("09:00:00").replaced.len()), (Some(at("10:00:00")), 1));
+    assert_eq!((removed("10:00:00").next_at, removed("10:00:00").replaced.len()), (None, 0));
 }
 
 #[test]
@@ -209,12 +286,13 @@ fn occurrence_range_counts_its_times() {
 #[test]
 fn claim_hint_shows_when_job_is_late() {
     let spec = JobSpec::new("job", "kind", hourly());
-    let expected = claim_hint(&spec, &JobState::at(at("09:00:00")));
+    let expected = claim_hint(&spec, &JobState::at(at("09:00:00")), &[]);
     assert_eq!(expected.next_at, Some(at("10:00:00")));
     assert_eq!(expected.late_at, Some(at("10:01:00")));
     assert_eq!(expected.stuck_at, Some(at("10:11:00")));
     assert_eq!(expected.schedule, "every 1h");
     let retrying = Retrying { scheduled_at: at("10:00:00"), failed_attempts: 1, not_before: at("10:05:00") };
-    let expected = claim_hint(&spec, &JobState { retrying: Some(retrying), ..JobState::at(at("09:00:00")) });
+    let expected =
+        claim_hint(&spec, &JobState { retrying: Some(retrying), ..JobState::at(at("09:00:00")) }, &[]);
     assert_eq!((expected.next_at, expected.late_at), (Some(at("10:00:00")), Some(at("10:06:00"))));
 }

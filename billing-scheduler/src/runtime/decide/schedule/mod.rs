@@ -4,6 +4,7 @@ mod builders;
 mod cron;
 mod cron_error;
 mod grammar;
+mod text;
 mod words;
 mod zone;
 
@@ -460,7 +461,10 @@ impl fmt::Display for Schedule {
                 Ok(())
             }
             Rule::Within(window) => {
-                write!(f, "{}", window.schedule)?;
+                match &window.schedule.0 {
+                    Rule::Any(_) => write!(f, "({})", window.schedule)?,
+                    _ => write!(f, "{}", window.schedule)?,
+                }
                 window.limits(f)
             }
         }
